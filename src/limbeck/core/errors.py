@@ -1,0 +1,23 @@
+"""Errors a user can act on: each says what was given, what was allowed, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["LimbeckError", "nearest"]
+
+
+class LimbeckError(Exception):
+    """A mistake in what limbeck was given, in one sentence; the command line prints it and exits with 2."""
+
+
+def nearest(name: str, allowed: Iterable[str], *, most: int = 3) -> str:
+    """The allowed names closest to ``name``, as words for an error; all of them where none is close.
+
+    >>> nearest("layre2", ["layer1", "layer2", "fc"])
+    'layer2, layer1'
+    """
+    names = list(allowed)
+    close = get_close_matches(name, names, n=most, cutoff=0.5)
+    return ", ".join(close or names[:12]) or "none"

@@ -1,0 +1,65 @@
+"""One batch, as the terms see it: what the student said, what each teacher said, the truth, and how far training is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import final
+
+from torch import Tensor
+
+from limbeck.core.errors import LimbeckError, nearest
+from limbeck.core.outputs import Outputs
+from limbeck.core.progress import Progress
+
+__all__ = ["Exchange"]
+
+_NOBODY: Mapping[str, Outputs] = MappingProxyType({})
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """What a term turns into one number.
+
+    Attributes:
+        student: what the student said.
+        teachers: what each teacher said, by name.
+        teacher: their combination: the teacher itself where there is one.
+        target: the truth by row: class numbers ``[rows]`` (-100 where a row has no label) or probabilities
+            ``[rows, classes]``; ``None`` where the data has none.
+        progress: how far training is.
+    """
+
+    student: Outputs
+    teachers: Mapping[str, Outputs] = field(default_factory=lambda: _NOBODY)
+    teacher: Outputs | None = None
+    target: Tensor | None = None
+    progress: Progress = field(default_factory=Progress)
+
+    def pair(self, name: str | None = None) -> tuple[Outputs, Outputs]:
+        """The student's and one teacher's outputs, both cut to the samples which that teacher answered.
+
+        ``name`` chooses a teacher; ``None`` takes the combination of all.
+        """
+        teacher = self._teacher(name)
+        if teacher.present is None:
+            return self.student, teacher
+        return self.student.select(teacher.present), teacher.select(teacher.present)
+
+    def truth(self) -> Tensor:
+        """The target, or an error where the data has none."""
+        if self.target is None:
+            raise LimbeckError("this term compares with the truth, and the batch carries none: drop it, or give labels")
+        return self.target
+
+    def _teacher(self, name: str | None) -> Outputs:
+        if name is None:
+            if self.teacher is None:
+                raise LimbeckError("this term needs a teacher, and there is none: give Distiller(teachers=...)")
+            return self.teacher
+        try:
+            return self.teachers[name]
+        except KeyError:
+            raise LimbeckError(f"no teacher is named {name!r}; there are: {nearest(name, self.teachers)}") from None

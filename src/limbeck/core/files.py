@@ -1,0 +1,46 @@
+"""Files that appear whole: written beside their place, flushed to disk, and renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from limbeck.core.errors import LimbeckError
+
+__all__ = ["digest", "write_atomically"]
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let ``write`` fill a file beside ``path``, then rename it to ``path``: readers see the old file or the new one.
+
+    A full disk or a fault while writing leaves the old file as it was, removes the partial one, and raises.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        # torch and safetensors wrap the system's error in their own; the sentence is the same for the user.
+        if isinstance(error, (OSError, RuntimeError)) or type(error).__name__ == "SafetensorError":
+            raise LimbeckError(
+                f"{path} could not be written ({_first_line(error)}): free some space or choose another folder; "
+                "what stood there before is untouched"
+            ) from error
+        raise
+    return path
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

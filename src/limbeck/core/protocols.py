@@ -1,0 +1,55 @@
+"""The interfaces between the rooms. A class keeps one by having its methods; nothing is inherited."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from limbeck.core.exchange import Exchange
+from limbeck.core.outputs import Outputs
+
+__all__ = ["Answers", "Preparable", "Task", "TeacherSource", "Term"]
+
+
+@runtime_checkable
+class Term(Protocol):
+    """One loss: turns an exchange into one scalar. A term with learned parts is an ``nn.Module`` as well."""
+
+    def __call__(self, exchange: Exchange) -> Tensor:
+        """The loss of this exchange, a float32 scalar."""
+        ...
+
+
+@runtime_checkable
+class Preparable(Protocol):
+    """A term that shapes its learned parts (a projection) by the first exchange, before the optimizer is built."""
+
+    def prepare(self, exchange: Exchange) -> None:
+        """Build what is to be learned, for features of the shapes in ``exchange``."""
+        ...
+
+
+class Task(Protocol):
+    """What a batch means: how a network is called on it, what its rows are, and what is true."""
+
+    def outputs(self, network: nn.Module, batch: Any) -> Outputs:
+        """Call ``network`` on ``batch`` and put its answer into rows (taps are added by the caller)."""
+        ...
+
+    def target(self, batch: Any) -> Tensor | None:
+        """The truth by row, or ``None`` where the batch has none."""
+        ...
+
+
+@runtime_checkable
+class TeacherSource(Protocol):
+    """Something that answers like a teacher: a frozen network, a cache, an endpoint."""
+
+    def answer(self, batch: Any, task: Task) -> Outputs:
+        """What the teacher says about ``batch``, without gradients."""
+        ...
+
+
+Answers = Mapping[str, Outputs]

@@ -1,0 +1,142 @@
+"""Numbers that move with training: a weight or a temperature is a plain number or one of these.
+
+Each constructor gives a frozen function of :class:`~limbeck.core.progress.Progress`; all are continuous in the
+fraction of training that is over, so changing the batch size or the number of epochs keeps their shape.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, final, runtime_checkable
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.progress import Progress
+
+__all__ = ["Cosine", "Linear", "Schedule", "Steps", "Warmup", "at", "cosine", "linear", "steps", "warmup"]
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """A number that depends on how far training is."""
+
+    def __call__(self, progress: Progress) -> float:
+        """The number at this moment."""
+        ...
+
+
+def at(value: float | Schedule, progress: Progress) -> float:
+    """The number that ``value`` stands for now.
+
+    >>> at(0.5, Progress())
+    0.5
+    >>> at(linear(1.0, 0.0), Progress(step=3, steps=4))
+    0.25
+    """
+    return float(value(progress)) if callable(value) else float(value)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A straight line from ``start`` to ``end``; see :func:`linear`."""
+
+    start: float
+    end: float
+
+    def __call__(self, progress: Progress) -> float:
+        return self.start + (self.end - self.start) * progress.fraction
+
+    def __str__(self) -> str:
+        return f"{self.start:g}→{self.end:g}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cosine:
+    """Half a cosine wave from ``start`` to ``end``; see :func:`cosine`."""
+
+    start: float
+    end: float
+
+    def __call__(self, progress: Progress) -> float:
+        return self.end + (self.start - self.end) * 0.5 * (1.0 + math.cos(math.pi * progress.fraction))
+
+    def __str__(self) -> str:
+        return f"{self.start:g}⤳{self.end:g}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """``start``, times ``factor`` at each milestone passed; see :func:`steps`."""
+
+    start: float
+    factor: float
+    milestones: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if any(not 0 <= mark <= 1 for mark in self.milestones):
+            raise LimbeckError(f"milestones are fractions of training between 0 and 1, not {self.milestones}")
+
+    def __call__(self, progress: Progress) -> float:
+        passed = sum(progress.fraction >= mark for mark in self.milestones)
+        return self.start * float(self.factor**passed)
+
+    def __str__(self) -> str:
+        return f"{self.start:g}·{self.factor:g}^passed{self.milestones}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Warmup:
+    """A ramp from zero to ``value``; see :func:`warmup`."""
+
+    value: float
+    over: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.over <= 1:
+            raise LimbeckError(f"a warm-up takes a fraction of training above 0 and up to 1, not {self.over}")
+
+    def __call__(self, progress: Progress) -> float:
+        return self.value * min(progress.fraction / self.over, 1.0)
+
+    def __str__(self) -> str:
+        return f"0→{self.value:g}"
+
+
+def linear(start: float, end: float) -> Linear:
+    """From ``start`` to ``end`` in a straight line.
+
+    >>> linear(100.0, 0.0)(Progress(step=1, steps=4))
+    75.0
+    """
+    return Linear(start, end)
+
+
+def cosine(start: float, end: float) -> Cosine:
+    """From ``start`` to ``end`` along half a cosine: slow, fast, slow.
+
+    >>> cosine(1.0, 0.0)(Progress(step=1, steps=2))
+    0.5
+    """
+    return Cosine(start, end)
+
+
+def steps(start: float, *, factor: float, milestones: tuple[float, ...]) -> Steps:
+    """``start``, multiplied by ``factor`` at each of ``milestones`` (fractions of training).
+
+    >>> steps(1.0, factor=0.1, milestones=(0.5, 0.75))(Progress(step=6, steps=10))
+    0.1
+    """
+    return Steps(start, factor, tuple(milestones))
+
+
+def warmup(value: float, *, over: float) -> Warmup:
+    """From 0 to ``value`` over the first ``over`` (a fraction) of training, then ``value``.
+
+    >>> warmup(8.0, over=0.1)(Progress(step=5, steps=100))
+    4.0
+    """
+    return Warmup(value, over)
