@@ -1,1 +1,14 @@
-"""Under construction."""
+"""Where batches come from: sources, splits with a sealed test part, views, and streams that know no state."""
+
+from limbeck.data.data import Data, arrays, datasets, loaders
+from limbeck.data.normalization import Normalization
+from limbeck.data.part import Part
+from limbeck.data.sealed import Sealed
+from limbeck.data.sources import CIFAR10, CIFAR100, Digits, FashionMNIST, ImageFolder
+from limbeck.data.transforms import affine, crop, flip
+from limbeck.data.views import Views
+
+__all__ = [
+    "CIFAR10", "CIFAR100", "Data", "Digits", "FashionMNIST", "ImageFolder", "Normalization", "Part", "Sealed", "Views",
+    "affine", "arrays", "crop", "datasets", "flip", "loaders",
+]  # fmt: skip

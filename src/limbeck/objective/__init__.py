@@ -1,1 +1,6 @@
-"""Under construction."""
+"""The weighted sum of terms, and the module that holds student, teachers and that sum."""
+
+from limbeck.objective.distiller import Distiller
+from limbeck.objective.objective import Loss, Objective
+
+__all__ = ["Distiller", "Loss", "Objective"]

@@ -1,1 +1,6 @@
-"""Under construction."""
+"""Those who know: frozen networks, and how several of them speak with one voice."""
+
+from limbeck.teachers.ensemble import combine
+from limbeck.teachers.frozen import Frozen
+
+__all__ = ["Frozen", "combine"]

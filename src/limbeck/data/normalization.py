@@ -1,0 +1,52 @@
+"""Mean and spread of the pixels, which the data takes off and the exported file takes off again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from limbeck.data.part import Part
+
+__all__ = ["Normalization"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """(x − mean) / std by channel, for pixels in 0..1.
+
+    >>> Normalization((0.5,), (0.25,)).apply(torch.ones(1, 1, 1, 1)).item()
+    2.0
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def imagenet(cls, channels: int) -> Normalization:
+        """The usual numbers of ImageNet; their average for grey pictures."""
+        if channels == 3:
+            return cls((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        return cls((0.449,) * channels, (0.226,) * channels)
+
+    @classmethod
+    def none(cls, channels: int) -> Normalization:
+        """Pixels as they are."""
+        return cls((0.0,) * channels, (1.0,) * channels)
+
+    @classmethod
+    def measured(cls, part: Part, *, most: int = 5000) -> Normalization:
+        """Mean and standard deviation of ``part``, over ``most`` samples evenly chosen."""
+        step = max(1, len(part) // most)
+        images = part.read(torch.arange(0, len(part), step)[:most]).double().transpose(0, 1).flatten(1)
+        spread = images.std(dim=1).clamp(min=1e-3)
+        return cls(tuple(round(m, 6) for m in images.mean(dim=1).tolist()), tuple(round(s, 6) for s in spread.tolist()))
+
+    def apply(self, images: Tensor) -> Tensor:
+        """``[batch, channels, ...]`` pictures, normalised."""
+        shape = (1, -1) + (1,) * (images.ndim - 2)
+        mean, std = (images.new_tensor(numbers).reshape(shape) for numbers in (self.mean, self.std))
+        return (images - mean) / std

@@ -1,0 +1,166 @@
+"""One part of a data set: pictures, their classes, and the number by which each is known for ever."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor
+
+from limbeck.core.errors import LimbeckError
+
+__all__ = ["Files", "Images", "Part", "Stored", "Wrapped"]
+
+UNLABELLED = -100
+
+
+class Images(Protocol):
+    """Pictures that can be read by place, as float32 ``[n, channels, height, width]`` in 0..1."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, places: Tensor) -> Tensor:
+        """The pictures at ``places`` (``[n]`` integers)."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash that changes when the pictures do."""
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Pictures in memory: uint8 0..255 or float 0..1, ``[n, channels, height, width]`` (or any ``[n, ...]`` floats)."""
+
+    tensor: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def read(self, places: Tensor) -> Tensor:
+        chosen = self.tensor[places]
+        return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen.float()
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.tensor.contiguous().numpy().tobytes()).hexdigest()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Pictures in files, read when asked for.
+
+    Arguments:
+        paths: the files.
+        size: the shorter side is scaled to it and the centre cut out; ``None`` takes pictures as they are, all alike.
+        channels: 1 for grey, 3 for colour.
+    """
+
+    paths: tuple[Path, ...]
+    size: int | None
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, places: Tensor) -> Tensor:
+        return self.read_bytes(places.tolist()).float() / 255
+
+    def read_bytes(self, places: Sequence[int]) -> Tensor:
+        """Like :meth:`read`, as uint8 0..255."""
+        pictures = [_decode(self.paths[i], self.size, self.channels) for i in places]
+        shapes = {tuple(picture.shape) for picture in pictures}
+        if len(shapes) > 1:
+            raise LimbeckError(
+                f"the pictures have different sizes ({sorted(shapes)[:3]} …): set `size` to bring them to one"
+            )
+        return torch.stack(pictures)
+
+    def fingerprint(self) -> str:
+        # Names and sizes: hashing every byte of a large folder would take longer than training on it.
+        text = "\n".join(f"{'/'.join(path.parts[-3:])} {path.stat().st_size}" for path in self.paths)
+        return hashlib.sha256(f"{text} {self.size} {self.channels}".encode()).hexdigest()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Wrapped:
+    """The inputs of any map-style torch data set whose items are ``(input, target)``."""
+
+    dataset: Any
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, places: Tensor) -> Tensor:
+        return torch.stack([torch.as_tensor(self.dataset[i][0]) for i in places.tolist()]).float()
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{type(self.dataset).__name__} {len(self.dataset)}".encode()).hexdigest()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some samples of a data set.
+
+    Attributes:
+        images: the pictures, of this part and perhaps of others.
+        places: ``[n]``, where this part's pictures stand in ``images``.
+        target: ``[n]`` class numbers, −100 where there is no label.
+        number: ``[n]``, the number of each sample in its source: its name in views and caches.
+    """
+
+    images: Images
+    places: Tensor
+    target: Tensor
+    number: Tensor
+
+    @classmethod
+    def whole(cls, images: Images, target: Tensor, *, first: int = 0) -> Part:
+        """All of ``images``, numbered from ``first``."""
+        places = torch.arange(len(images))
+        if len(images) != len(target):
+            raise LimbeckError(f"there are {len(images)} pictures and {len(target)} labels")
+        return cls(images, places, target.long(), places + first)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def subset(self, which: Tensor) -> Part:
+        """The samples at ``which`` (places in this part, or booleans)."""
+        return Part(self.images, self.places[which], self.target[which], self.number[which])
+
+    def labelled(self) -> Part:
+        """The samples that have a label."""
+        return self.subset(self.target != UNLABELLED)
+
+    def read(self, which: Tensor) -> Tensor:
+        """The pictures at ``which`` places of this part, float32 in 0..1."""
+        return self.images.read(self.places[which])
+
+
+def _decode(path: Path, size: int | None, channels: int) -> Tensor:
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            picture = file.convert("L" if channels == 1 else "RGB")
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise LimbeckError(f"the picture {path} cannot be read ({error}): mend or remove it") from error
+    if size is not None:
+        width, height = picture.size
+        scale = size / min(width, height)
+        picture = picture.resize(
+            (max(size, round(width * scale)), max(size, round(height * scale))), Image.Resampling.BILINEAR
+        )
+        left, top = (picture.size[0] - size) // 2, (picture.size[1] - size) // 2
+        picture = picture.crop((left, top, left + size, top + size))
+    pixels = torch.from_numpy(np.asarray(picture).copy())
+    return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1).contiguous()

@@ -1,0 +1,112 @@
+"""What a view does to a picture. Each works on a whole batch at once, every picture by its own random numbers.
+
+A constructor (:func:`crop`, :func:`flip`, :func:`affine`) gives a frozen transform: called with pictures
+``[batch, channels, height, width]`` in 0..1 and :class:`~limbeck.data.draws.Draws`, it gives pictures of that shape.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol, final, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from limbeck.core.errors import LimbeckError
+from limbeck.data.draws import Draws
+
+__all__ = ["Affine", "Crop", "Flip", "Transform", "affine", "crop", "flip"]
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """A change of pictures that depends on nothing but the draws."""
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        """The changed pictures, of the same shape."""
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """See :func:`crop`."""
+
+    padding: int
+    mode: Literal["constant", "reflect"]
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        height, width = images.shape[2:]
+        padded = F.pad(images, (self.padding,) * 4, mode=self.mode)
+        offsets = (draws.uniform(2) * (2 * self.padding + 1)).long().tolist()
+        return torch.stack([padded[i, :, y : y + height, x : x + width] for i, (y, x) in enumerate(offsets)])
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """See :func:`flip`."""
+
+    probability: float
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        turned = draws.uniform(1).reshape(-1, 1, 1, 1) < self.probability
+        return torch.where(turned, images.flip(3), images)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """See :func:`affine`."""
+
+    degrees: float
+    scale: tuple[float, float]
+    shift: float
+    border: Literal["zeros", "border", "reflection"]
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        turn = math.radians(self.degrees)
+        low = torch.tensor([-turn, self.scale[0], -self.shift, -self.shift])
+        high = torch.tensor([turn, self.scale[1], self.shift, self.shift])
+        angle, scale, right, down = draws.between(low, high).unbind(1)
+        # affine_grid asks where each output pixel comes from, in units of half the width and height: the inverse map.
+        cos, sin, aspect = angle.cos() / scale, angle.sin() / scale, images.shape[2] / images.shape[3]
+        matrix = torch.stack([torch.stack([cos, sin * aspect], 1), torch.stack([-sin / aspect, cos], 1)], 1)
+        offset = -(matrix @ torch.stack([2 * right, 2 * down], 1).unsqueeze(2))
+        grid = F.affine_grid(torch.cat([matrix, offset], 2), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode=self.border, align_corners=False)
+
+
+def crop(padding: int = 4, mode: Literal["constant", "reflect"] = "constant") -> Crop:
+    """Pad by ``padding`` pixels on each side and cut the old size out at a random place."""
+    if padding < 1:
+        raise LimbeckError(f"crop pads by at least 1 pixel, not {padding}")
+    return Crop(padding, mode)
+
+
+def flip(probability: float = 0.5) -> Flip:
+    """Mirror left and right with this probability."""
+    if not 0 <= probability <= 1:
+        raise LimbeckError(f"a probability is from 0 to 1, not {probability}")
+    return Flip(probability)
+
+
+def affine(
+    degrees: float = 15.0,
+    scale: tuple[float, float] = (0.9, 1.1),
+    shift: float = 0.1,
+    border: Literal["zeros", "border", "reflection"] = "zeros",
+) -> Affine:
+    """Turn by up to ``degrees`` either way, zoom by ``scale``, shift by up to ``shift`` of the size; bilinear.
+
+    >>> affine(degrees=0.0, scale=(1.0, 1.0), shift=0.0)(torch.ones(1, 1, 4, 4), Draws.of(
+    ...     torch.tensor([0]), torch.tensor([0]), seed=0, place=0)).sum()
+    tensor(16.)
+    """
+    if not 0 < scale[0] <= scale[1]:
+        raise LimbeckError(f"a zoom goes from a number above zero to one at least as large, not {scale}")
+    if degrees < 0 or not 0 <= shift <= 1:
+        raise LimbeckError(f"degrees are 0 or more and shift a share from 0 to 1, not {degrees} and {shift}")
+    return Affine(degrees, (scale[0], scale[1]), shift, border)

@@ -1,0 +1,177 @@
+"""The student, its teachers and what they are to agree on: a module that owns no training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.errors import LimbeckError, nearest
+from limbeck.core.exchange import Exchange
+from limbeck.core.progress import Progress
+from limbeck.core.protocols import Task, TeacherSource, Term
+from limbeck.core.schedule import Schedule
+from limbeck.objective.objective import Loss, Objective
+from limbeck.taps import Taps
+from limbeck.teachers import Frozen, combine
+from limbeck.teachers.ensemble import Combination
+
+__all__ = ["Distiller"]
+
+Teachers = nn.Module | TeacherSource | Sequence[nn.Module | TeacherSource] | Mapping[str, nn.Module | TeacherSource]
+
+
+@final
+class Distiller(nn.Module):
+    """A student with its teachers and an objective; calling it on a batch gives the loss.
+
+    Arguments:
+        student: the network that learns.
+        teachers: one module, a list (named ``teacher0`` …) or names; none for a student on its own.
+        objective: terms by name, or an :class:`Objective`.
+        weights: a number or a schedule for each term.
+        taps: hidden features to read: for ``"student"`` and for each teacher's name, places by the name to give them.
+        task: what a batch means, such as ``limbeck.tasks.Classification(classes=10)``.
+        combination: how several teachers speak together to terms that name none.
+
+    ``parameters()`` are the student's and the terms' own (projections), never a teacher's; ``state_dict()`` likewise.
+    Teachers stay in eval mode, get no gradient, and follow ``.to(device)``. A term that learns is shaped by
+    :meth:`prepare`, before the optimizer is built; asking for the parameters before that is an error, since the
+    optimizer would miss the projection without a word.
+
+    The loop is yours (plain, Lightning, ``transformers.Trainer``, Accelerate) or :func:`limbeck.fit`'s:
+
+    >>> import limbeck
+    >>> from limbeck.terms import SoftTarget
+    >>> student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
+    >>> task = limbeck.tasks.Classification(classes=3)
+    >>> distiller = Distiller(student, teacher, objective={"soft": SoftTarget(tau=4.0)}, task=task)
+    >>> loss = distiller((torch.randn(8, 4), torch.zeros(8, dtype=torch.long)))
+    >>> loss.total.backward()
+    >>> sum(p.numel() for p in distiller.parameters())
+    15
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teachers: Teachers | None = None,
+        *,
+        objective: Mapping[str, Term] | Objective,
+        weights: Mapping[str, float | Schedule] | None = None,
+        taps: Mapping[str, Mapping[str, str]] | None = None,
+        task: Task,
+        combination: Combination = "mean_logits",
+    ) -> None:
+        super().__init__()
+        if isinstance(objective, Objective) and weights:
+            raise LimbeckError("weights were given twice: this Objective has its own")
+        taps = dict(taps or {})
+        named = _named(teachers)
+        for name in taps:
+            if name != "student" and name not in named:
+                raise LimbeckError(f"taps are given for {name!r}; there are: {nearest(name, ['student', *named])}")
+        self.student = student
+        self.objective = objective if isinstance(objective, Objective) else Objective(objective, weights)
+        self.task, self.combination = task, combination
+        self.progress = Progress()
+        # A plain dict: nn.Module must not register the teachers as its own.
+        self.teachers: dict[str, TeacherSource] = {
+            name: _source(name, teacher, taps.get(name), student) for name, teacher in named.items()
+        }
+        self._taps = Taps(student, taps.get("student", {}))
+
+    def forward(self, batch: Any = None, /, **fields: Any) -> Loss:
+        """The loss of one batch, given whole or, as ``transformers.Trainer`` does, by keywords."""
+        if not self.objective.ready:
+            raise LimbeckError(f"{_UNREADY} before training: call distiller.prepare(batch)")
+        exchange = self.exchange(fields if batch is None else batch)
+        loss: Loss = self.objective(exchange)
+        logits = exchange.student.logits
+        return loss._replace(logits=None if logits is None else logits.detach(), target=exchange.target)
+
+    def exchange(self, batch: Any) -> Exchange:
+        """What student and teachers say about ``batch``."""
+        with self._taps.listening() as heard:
+            student = self.task.outputs(self.student, batch)
+        teachers = {name: teacher.answer(batch, self.task) for name, teacher in self.teachers.items()}
+        return Exchange(
+            student=replace(student, taps=heard),
+            teachers=teachers,
+            teacher=combine(teachers, how=self.combination),
+            target=self.task.target(batch),
+            progress=self.progress,
+        )
+
+    def prepare(self, batch: Any) -> Self:
+        """Shape what the terms learn by one dry pass over ``batch``, which moves no BatchNorm statistics.
+
+        Nothing happens where no term learns, or where it was done.
+        """
+        if not self.objective.ready:
+            modes = {module: module.training for module in self.student.modules()}
+            self.student.eval()
+            try:
+                with torch.no_grad():
+                    self.objective.prepare(self.exchange(batch))
+            finally:
+                for module, mode in modes.items():
+                    module.training = mode
+        return self
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """The student's and the terms' own parameters; see the class."""
+        return (parameter for _, parameter in self.named_parameters(recurse=recurse))
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Like :meth:`parameters`, with names."""
+        if not self.objective.ready:
+            raise LimbeckError(f"{_UNREADY} before its parameters are asked for: call distiller.prepare(batch)")
+        return super().named_parameters(prefix, recurse, remove_duplicate)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for teacher in self.teachers.values():
+            if isinstance(teacher, Frozen):
+                teacher.move(fn)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"teachers={list(self.teachers)}, loss = {self.objective}"
+
+
+_UNREADY = "a term of this objective learns a projection, which has to be shaped"
+
+
+def _named(teachers: Teachers | None) -> dict[str, nn.Module | TeacherSource]:
+    if teachers is None:
+        return {}
+    if isinstance(teachers, Mapping):
+        if "student" in teachers:
+            raise LimbeckError("a teacher cannot be named 'student': taps and reports would confuse the two")
+        return dict(teachers)
+    # A ModuleList is one module to Python and several teachers to its user.
+    if isinstance(teachers, Sequence | nn.ModuleList):
+        return {f"teacher{i}": teacher for i, teacher in enumerate(teachers)}
+    return {"teacher": teachers}
+
+
+def _source(
+    name: str, teacher: nn.Module | TeacherSource, taps: Mapping[str, str] | None, student: nn.Module
+) -> TeacherSource:
+    if not isinstance(teacher, nn.Module):
+        if taps:
+            raise LimbeckError(f"the teacher {name!r} is no module, so it cannot be tapped: {teacher!r}")
+        return teacher
+    shared = {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}
+    if shared or teacher is student:
+        raise LimbeckError(
+            f"the teacher {name!r} shares parameters with the student, and freezing it would freeze the student: "
+            "give copy.deepcopy(student)"
+        )
+    return Frozen(teacher, taps)

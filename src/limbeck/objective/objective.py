@@ -1,0 +1,111 @@
+"""An objective: a named, weighted sum of terms, which prints itself as a formula."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.errors import LimbeckError, nearest
+from limbeck.core.exchange import Exchange
+from limbeck.core.protocols import Preparable, Term
+from limbeck.core.schedule import Schedule, at
+
+__all__ = ["Loss", "Objective"]
+
+
+class Loss(NamedTuple):
+    """The loss of one batch.
+
+    Attributes:
+        total: the number to call ``backward`` on.
+        parts: each term's share of it, weight included, without gradients; they sum to ``total``.
+        weights: the weight each term had.
+        logits: the student's logits ``[rows, classes]``, without gradients, for whoever counts right answers;
+            ``None`` where the task has none.
+        target: the truth they were compared with, or ``None``.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    weights: dict[str, float]
+    logits: Tensor | None = None
+    target: Tensor | None = None
+
+
+@final
+class Objective(nn.Module):
+    """Σ weight · term.
+
+    Arguments:
+        terms: by name; a term is any callable from an exchange to a scalar, and one that learns is an ``nn.Module``.
+        weights: by the same names, a number or a schedule; 1 where none is given.
+
+    >>> from limbeck.terms import CrossEntropy, SoftTarget
+    >>> print(Objective({"truth": CrossEntropy(), "soft": SoftTarget(tau=4.0)}, {"truth": 0.1, "soft": 0.9}))
+    0.1·truth + 0.9·soft, with truth = CrossEntropy(label_smoothing=0.0), soft = SoftTarget(tau=4.0, teacher=None)
+    """
+
+    def __init__(self, terms: Mapping[str, Term], weights: Mapping[str, float | Schedule] | None = None) -> None:
+        super().__init__()
+        if not terms:
+            raise LimbeckError("an objective needs at least one term, such as {'soft': SoftTarget()}")
+        for name in weights or {}:
+            if name not in terms:
+                raise LimbeckError(f"the weight {name!r} belongs to no term; the terms are: {nearest(name, terms)}")
+        for name, term in terms.items():
+            if isinstance(term, type) or not callable(term):
+                raise LimbeckError(f"the term {name!r} is {term!r}, and a term is an object such as SoftTarget()")
+        self.terms = dict(terms)
+        self.weights: dict[str, float | Schedule] = {name: (weights or {}).get(name, 1.0) for name in terms}
+        self.learned = nn.ModuleDict({name: term for name, term in terms.items() if isinstance(term, nn.Module)})
+        self._ready = not any(isinstance(term, Preparable) for term in terms.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether every term that learns has been shaped."""
+        return self._ready
+
+    def prepare(self, exchange: Exchange) -> None:
+        """Let each term that learns shape its parts by ``exchange``; once."""
+        if not self._ready:
+            for term in self.terms.values():
+                if isinstance(term, Preparable):
+                    term.prepare(exchange)
+            self._ready = True
+
+    def forward(self, exchange: Exchange) -> Loss:
+        """The weighted sum for one exchange, outside autocast: terms compute in float32."""
+        total: Tensor | None = None
+        parts: dict[str, Tensor] = {}
+        weights = {name: at(weight, exchange.progress) for name, weight in self.weights.items()}
+        for name, term in self.terms.items():
+            value = weights[name] * self._value(name, term, exchange)
+            parts[name] = value.detach()
+            total = value if total is None else total + value
+        assert total is not None
+        return Loss(total, parts, weights)
+
+    def _value(self, name: str, term: Callable[[Exchange], Tensor], exchange: Exchange) -> Tensor:
+        device = next(
+            (t.device.type for t in (exchange.student.logits, *exchange.student.taps.values()) if t is not None), "cpu"
+        )
+        if not torch.is_autocast_enabled(device):
+            return _scalar(name, term(exchange))
+        with torch.autocast(device, enabled=False):
+            return _scalar(name, term(exchange))
+
+    def __str__(self) -> str:
+        formula = " + ".join(
+            f"{weight:g}·{name}" if not callable(weight) else f"({weight})·{name}"
+            for name, weight in self.weights.items()
+        )
+        return f"{formula}, with " + ", ".join(f"{name} = {term!r}" for name, term in self.terms.items())
+
+
+def _scalar(name: str, value: Tensor) -> Tensor:
+    if value.ndim:
+        raise LimbeckError(f"the term {name!r} gave a tensor of shape {list(value.shape)}, and a loss is one number")
+    return value

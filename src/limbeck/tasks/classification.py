@@ -1,0 +1,87 @@
+"""Classification: a row is a picture (or a vector, or a clip), and each has one class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import Tensor, nn
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.outputs import Outputs
+
+__all__ = ["Classification"]
+
+_INPUTS = ("input", "x", "image", "images", "pixel_values")
+_TARGETS = ("target", "y", "label", "labels")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """One class for each sample.
+
+    Arguments:
+        classes: how many there are.
+
+    A batch is ``(input, target)``, or a mapping that has the input under ``input``, ``x``, ``image(s)`` or
+    ``pixel_values`` and the truth under ``target``, ``y`` or ``label(s)``. The network is called with the input and
+    gives logits ``[batch, classes]``, as a tensor, the first of a tuple, or in ``.logits`` or ``["logits"]``.
+    Targets are class numbers, −100 where there is no label, or probabilities ``[batch, classes]``.
+    """
+
+    classes: int
+
+    def __post_init__(self) -> None:
+        if self.classes < 2:
+            raise LimbeckError(f"classification takes at least 2 classes, not {self.classes}")
+
+    def outputs(self, network: nn.Module, batch: Any) -> Outputs:
+        """What ``network`` says about ``batch``, one row a sample."""
+        logits = _logits(network(_take(batch, 0, _INPUTS, what="input")))
+        if logits.ndim != 2 or logits.shape[1] != self.classes:
+            raise LimbeckError(
+                f"{type(network).__name__} gave logits of shape {list(logits.shape)}, and this task takes "
+                f"[batch, {self.classes}]: give the network a head of {self.classes} classes, or set the task's classes"
+            )
+        return Outputs(logits=logits)
+
+    def target(self, batch: Any) -> Tensor | None:
+        """The class numbers or probabilities, or ``None`` where the batch carries none."""
+        if isinstance(batch, Mapping) and not any(name in batch for name in _TARGETS):
+            return None
+        if isinstance(batch, Tensor) or (isinstance(batch, tuple | list) and len(batch) < 2):
+            return None
+        target: Tensor = _take(batch, 1, _TARGETS, what="target")
+        # Elsewhere than on a CPU, looking would make the device wait.
+        if target.is_cpu and target.ndim == 1 and target.numel() and int(target.max()) >= self.classes:
+            raise LimbeckError(
+                f"the data has a label {int(target.max())}, and this task has {self.classes} classes, counted from 0"
+            )
+        return target
+
+
+def _take(batch: Any, place: int, names: tuple[str, ...], *, what: str) -> Any:
+    if isinstance(batch, Mapping):
+        for name in names:
+            if name in batch:
+                return batch[name]
+        raise LimbeckError(f"the batch has {sorted(map(str, batch))}, and its {what} is looked for under {list(names)}")
+    if isinstance(batch, tuple | list):
+        return batch[place]
+    if isinstance(batch, Tensor) and place == 0:
+        return batch
+    raise LimbeckError(f"a batch is (input, target) or a mapping, not a {type(batch).__name__}")
+
+
+def _logits(said: Any) -> Tensor:
+    if isinstance(said, Tensor):
+        return said
+    if isinstance(found := getattr(said, "logits", None), Tensor):
+        return found
+    if isinstance(said, Mapping) and isinstance(found := said.get("logits"), Tensor):
+        return found
+    if isinstance(said, tuple | list) and said and isinstance(said[0], Tensor):
+        return said[0]
+    raise LimbeckError(f"the network gave a {type(said).__name__} without logits")

@@ -1,0 +1,54 @@
+"""What the terms on features share: the axes of a feature tensor, and the learned step between unequal widths."""
+
+from __future__ import annotations
+
+from typing import final
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limbeck.core.errors import LimbeckError
+
+__all__ = ["Projection", "match_size", "pooled"]
+
+
+def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Average-pool the larger of two ``[batch, channels, height, width]`` maps to the smaller; leave others alone."""
+    if student.ndim != 4 or teacher.ndim != 4 or student.shape[2:] == teacher.shape[2:]:
+        return student, teacher
+    size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
+    return pooled(student, size), pooled(teacher, size)
+
+
+def pooled(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """``features`` at ``size`` by adaptive average pooling; untouched where they have it already."""
+    return features if tuple(features.shape[2:]) == size else F.adaptive_avg_pool2d(features, size)
+
+
+@final
+class Projection(nn.Module):
+    """A learned linear step from the student's width to the teacher's, at every position.
+
+    ``[batch, channels, height, width]`` goes through a 1×1 convolution (channels are axis 1), ``[batch, width]`` and
+    ``[batch, tokens, width]`` through a linear layer on the last axis.
+    """
+
+    def __init__(self, student: Tensor, teacher: Tensor) -> None:
+        super().__init__()
+        if student.ndim != teacher.ndim or student.ndim not in (2, 3, 4):
+            raise LimbeckError(
+                f"features of shapes {list(student.shape)} and {list(teacher.shape)} cannot be compared: tap layers "
+                "that both give [batch, width], [batch, tokens, width] or [batch, channels, height, width]"
+            )
+        axis = 1 if student.ndim == 4 else -1
+        self.widths = (student.shape[axis], teacher.shape[axis])
+        layer = nn.Conv2d(*self.widths, 1) if student.ndim == 4 else nn.Linear(*self.widths)
+        self.layer = layer.to(student.device)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The student's features in the teacher's width."""
+        projected: Tensor = self.layer(features)
+        return projected
+
+    def extra_repr(self) -> str:
+        return f"{self.widths[0]} → {self.widths[1]}"

@@ -1,0 +1,65 @@
+"""Knowledge of responses: the teacher's softened probabilities (Hinton, Vinyals & Dean, 2015).
+
+https://arxiv.org/abs/1503.02531. With p and q the teacher's and the student's softmax at temperature tau, the loss is
+tau² · mean over rows of sum over classes of p · (log p − log q). The factor tau² keeps the size of the gradient when
+tau changes. ``kl_div(reduction="mean")`` would divide by the number of classes as well; this does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.exchange import Exchange
+from limbeck.core.numeric import mean_rows, require_same_shape, widen
+from limbeck.core.schedule import Schedule, at
+
+__all__ = ["SoftTarget", "soft_target"]
+
+
+def soft_target(student: Tensor, teacher: Tensor, *, tau: float | Tensor = 4.0) -> Tensor:
+    """Mean over rows of KL(teacher ‖ student) at temperature ``tau``, times ``tau ** 2`` (Hinton et al., 2015).
+
+    Shapes: both ``[rows, classes]`` logits; ``tau`` a number or ``[rows]``, each row then scaled by its own square.
+    Zero where they agree; in nats. A class of logit −inf in both counts for nothing.
+
+    >>> soft_target(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), tau=1.0)
+    tensor(0.4338)
+    """
+    require_same_shape(student, teacher, what="logits", hint="both must answer the same rows with the same classes")
+    student, teacher = widen(student), widen(teacher).detach()
+    if isinstance(tau, Tensor):
+        tau = tau.to(student).reshape(-1, 1)
+    log_q = F.log_softmax(student / tau, dim=1)
+    log_p = F.log_softmax(teacher / tau, dim=1)
+    # A class that the teacher rules out has p = 0 and log p = −inf; its share is 0, not 0 · inf.
+    gap = (log_p - log_q).masked_fill(log_p == -torch.inf, 0.0)
+    by_row = (log_p.exp() * gap).sum(dim=1)
+    return mean_rows(by_row * (tau.squeeze(1) ** 2 if isinstance(tau, Tensor) else tau**2))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SoftTarget:
+    """:func:`soft_target` of the student's and a teacher's logits.
+
+    Arguments:
+        tau: the temperature, above zero: a number, or a schedule.
+        teacher: which teacher; ``None`` takes the combination of all.
+    """
+
+    tau: float | Schedule = 4.0
+    teacher: str | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.tau) and not self.tau > 0:
+            raise LimbeckError(f"a temperature is a number above zero, not {self.tau}")
+
+    def __call__(self, exchange: Exchange) -> Tensor:
+        student, teacher = exchange.pair(self.teacher)
+        return soft_target(student.rows(), teacher.rows(), tau=at(self.tau, exchange.progress))
