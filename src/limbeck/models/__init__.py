@@ -1,1 +1,70 @@
-"""Under construction."""
+"""Networks to teach and to be taught: small ones of our own, any of torchvision or timm, and their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from torch import nn
+
+from limbeck.models.build import timm, torchvision
+from limbeck.models.cifar_resnet import (
+    resnet8,
+    resnet8x4,
+    resnet14,
+    resnet20,
+    resnet32,
+    resnet32x4,
+    resnet44,
+    resnet56,
+    resnet110,
+)
+from limbeck.models.mlp import mlp
+from limbeck.models.small_cnn import small_cnn
+from limbeck.models.weights import load_weights, save_weights
+from limbeck.models.wide_resnet import wide_resnet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
+
+__all__ = [
+    "catalogue",
+    "load_weights",
+    "mlp",
+    "resnet8",
+    "resnet8x4",
+    "resnet14",
+    "resnet20",
+    "resnet32",
+    "resnet32x4",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+    "save_weights",
+    "small_cnn",
+    "timm",
+    "torchvision",
+    "wide_resnet",
+    "wrn_16_1",
+    "wrn_16_2",
+    "wrn_40_1",
+    "wrn_40_2",
+]
+
+_BUILDERS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
+    {
+        build.__name__: build
+        for build in (
+            *(small_cnn, mlp),
+            *(resnet8, resnet14, resnet20, resnet32, resnet44, resnet56, resnet110, resnet8x4, resnet32x4),
+            *(wide_resnet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2),
+            *(torchvision, timm),
+        )
+    }
+)
+
+
+def catalogue() -> Mapping[str, Callable[..., nn.Module]]:
+    """Every builder by the name that a recipe gives it; looking imports neither torchvision nor timm.
+
+    >>> sum(p.numel() for p in catalogue()["resnet8x4"](classes=100).parameters())
+    1233540
+    """
+    return _BUILDERS

@@ -1,0 +1,113 @@
+"""Wide residual networks for small pictures: few layers, many channels, BatchNorm and ReLU before each convolution.
+
+Zagoruyko and Komodakis, *Wide Residual Networks*, BMVC 2016: https://arxiv.org/abs/1605.07146.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from limbeck.core.errors import LimbeckError
+from limbeck.models.numbers import at_least
+
+__all__ = ["WideResNet", "wide_resnet", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"]
+
+
+def wide_resnet(depth: int, width: int, *, classes: int = 10, channels: int = 3, dropout: float = 0.0) -> WideResNet:
+    """WRN-``depth``-``width``: ``depth`` is 6 n + 4, ``width`` multiplies the channels of the three stages.
+
+    >>> sum(p.numel() for p in wide_resnet(16, 2, classes=100).parameters())
+    703284
+    """
+    return WideResNet(depth, width, classes=classes, channels=channels, dropout=dropout)
+
+
+def wrn_16_1(*, classes: int = 10, channels: int = 3, dropout: float = 0.0) -> WideResNet:
+    """WRN-16-1, 0.18 M parameters."""
+    return WideResNet(16, 1, classes=classes, channels=channels, dropout=dropout)
+
+
+def wrn_16_2(*, classes: int = 10, channels: int = 3, dropout: float = 0.0) -> WideResNet:
+    """WRN-16-2, 0.70 M parameters at 100 classes."""
+    return WideResNet(16, 2, classes=classes, channels=channels, dropout=dropout)
+
+
+def wrn_40_1(*, classes: int = 10, channels: int = 3, dropout: float = 0.0) -> WideResNet:
+    """WRN-40-1, 0.57 M parameters at 100 classes."""
+    return WideResNet(40, 1, classes=classes, channels=channels, dropout=dropout)
+
+
+def wrn_40_2(*, classes: int = 10, channels: int = 3, dropout: float = 0.0) -> WideResNet:
+    """WRN-40-2, 2.26 M parameters at 100 classes."""
+    return WideResNet(40, 2, classes=classes, channels=channels, dropout=dropout)
+
+
+@final
+class WideResNet(nn.Module):
+    """A 3×3 stem, three stages of ``(depth - 4) / 6`` blocks with 16, 32 and 64 times ``width`` channels, and a head.
+
+    Args:
+        depth: 10, 16, 22, 28, 34, 40, ...
+        width: the factor on the channels.
+        classes: width of the answer.
+        channels: of the picture.
+        dropout: share of the map between a block's two convolutions that is dropped in training, from 0 to below 1.
+
+    Takes ``[batch, channels, height, width]`` of any size, gives ``[batch, classes]``. Tap ``layer1``, ``layer2`` and
+    ``layer3`` (sums, before the next BatchNorm; 1, 1/2, 1/4 of the picture), ``norm`` or ``pool``.
+    """
+
+    def __init__(self, depth: int, width: int, *, classes: int = 10, channels: int = 3, dropout: float = 0.0) -> None:
+        super().__init__()
+        at_least(1, width=width, classes=classes, channels=channels)
+        if depth < 10 or (depth - 4) % 6:
+            raise LimbeckError(f"the depth of a wide ResNet is 6 n + 4 (10, 16, 22, ...), not {depth}")
+        if not 0 <= dropout < 1:
+            raise LimbeckError(f"dropout is a share from 0 to below 1, not {dropout}")
+        blocks = (depth - 4) // 6
+        self.stem = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        self.layer1 = _stage(16, 16 * width, blocks, stride=1, dropout=dropout)
+        self.layer2 = _stage(16 * width, 32 * width, blocks, stride=2, dropout=dropout)
+        self.layer3 = _stage(32 * width, 64 * width, blocks, stride=2, dropout=dropout)
+        self.norm = nn.BatchNorm2d(64 * width)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(64 * width, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """The logits, ``[batch, classes]``."""
+        maps: Tensor = self.layer3(self.layer2(self.layer1(self.stem(picture))))
+        logits: Tensor = self.fc(self.pool(F.relu(self.norm(maps))).flatten(1))
+        return logits
+
+
+@final
+class _Block(nn.Module):
+    """BatchNorm, ReLU, convolution, twice. Where the shape changes, the shortcut starts behind the first ReLU."""
+
+    def __init__(self, before: int, after: int, *, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(before)
+        self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        changes = stride != 1 or before != after
+        self.shortcut = nn.Conv2d(before, after, 1, stride=stride, bias=False) if changes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.bn1(x))
+        inner = self.dropout(F.relu(self.bn2(self.conv1(active))))
+        past = x if self.shortcut is None else self.shortcut(active)
+        total: Tensor = self.conv2(inner) + past
+        return total
+
+
+def _stage(before: int, after: int, blocks: int, *, stride: int, dropout: float) -> nn.Sequential:
+    first = _Block(before, after, stride=stride, dropout=dropout)
+    return nn.Sequential(first, *(_Block(after, after, stride=1, dropout=dropout) for _ in range(blocks - 1)))
