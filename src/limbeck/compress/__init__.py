@@ -1,1 +1,6 @@
-"""Under construction."""
+"""From a trained student to a file that a device runs, checked against the network it came from."""
+
+from limbeck.compress.export import to_onnx
+from limbeck.compress.runner import onnx_logits
+
+__all__ = ["onnx_logits", "to_onnx"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import final
 
 from torch import Tensor
@@ -14,8 +13,6 @@ from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 
 __all__ = ["Exchange"]
-
-_NOBODY: Mapping[str, Outputs] = MappingProxyType({})
 
 
 @final
@@ -33,7 +30,7 @@ class Exchange:
     """
 
     student: Outputs
-    teachers: Mapping[str, Outputs] = field(default_factory=lambda: _NOBODY)
+    teachers: Mapping[str, Outputs] = field(default_factory=dict)
     teacher: Outputs | None = None
     target: Tensor | None = None
     progress: Progress = field(default_factory=Progress)
@@ -56,6 +53,10 @@ class Exchange:
 
     def _teacher(self, name: str | None) -> Outputs:
         if name is None:
+            if self.teacher is None and self.teachers:
+                raise LimbeckError(
+                    f"these teachers have no logits to combine, so the term names one of them: {', '.join(self.teachers)}"
+                )
             if self.teacher is None:
                 raise LimbeckError("this term needs a teacher, and there is none: give Distiller(teachers=...)")
             return self.teacher

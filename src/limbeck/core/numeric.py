@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["mean_rows", "require_same_shape", "widen"]
+__all__ = ["mean_rows", "mean_squared", "require_same_shape", "widen"]
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -26,6 +27,17 @@ def mean_rows(values: Tensor) -> Tensor:
     (tensor(2.), tensor(0.))
     """
     return values.sum() / max(len(values), 1)
+
+
+def mean_squared(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over all elements of (student − teacher)²; zero, with a gradient of zero, where there is none.
+
+    A teacher that answered no sample of a batch leaves such an empty tensor, whose plain mean is NaN.
+
+    >>> mean_squared(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2)), mean_squared(torch.zeros(0, 2), torch.zeros(0, 2))
+    (tensor(2.5000), tensor(0.))
+    """
+    return F.mse_loss(student, teacher) if student.numel() else student.sum()
 
 
 def require_same_shape(student: Tensor, teacher: Tensor, *, what: str, hint: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from types import MappingProxyType
 from typing import final
 
 import torch
@@ -16,8 +15,6 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError, nearest
 
 __all__ = ["Outputs"]
-
-_NONE: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @final
@@ -40,8 +37,8 @@ class Outputs:
     logits: Tensor | None = None
     maps: Tensor | None = None
     embedding: Tensor | None = None
-    taps: Mapping[str, Tensor] = field(default_factory=lambda: _NONE)
-    extra: Mapping[str, Tensor] = field(default_factory=lambda: _NONE)
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
     sample: Tensor | None = None
     present: Tensor | None = None
 
@@ -65,7 +62,8 @@ class Outputs:
         except KeyError:
             raise LimbeckError(
                 f"no tap is named {name!r}; there are: {nearest(name, self.taps)}. "
-                'Name taps when you build the distiller: taps={"student": {"mid": "layer2"}}'
+                'Name taps when you build the distiller: taps={"student": {"mid": "layer2"}}; '
+                'where there are several teachers, the term names one as well: teacher="big"'
             ) from None
 
     def detach(self) -> Outputs:

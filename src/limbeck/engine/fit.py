@@ -71,6 +71,7 @@ def fit(
     *,
     epochs: int | None = None,
     steps: int | None = None,
+    steps_per_epoch: int | None = None,
     training: Training = Training(),
     out: str | Path | None = None,
     phase: str = "distilled",
@@ -88,6 +89,7 @@ def fit(
         data: limbeck's :class:`~limbeck.data.Data`, or :func:`limbeck.data.loaders` of your own.
         epochs: how often to show every picture; or give ``steps``.
         steps: how many optimizer steps to make; an epoch is then still one round of the pictures.
+        steps_per_epoch: after how many steps to validate and count an epoch; ``None``: when all were shown once.
         training: optimizer, batch and the like.
         out: the run folder; gets ``metrics.csv`` and ``checkpoint/``. ``None`` writes nothing.
         phase: whose training this is, in files and bars.
@@ -102,7 +104,7 @@ def fit(
     """
     fabric = fabric or _one_device()
     stream = data.stream(batch=training.batch, pictures=pictures, rank=fabric.global_rank, world=fabric.world_size)
-    plan = _plan(stream, epochs, steps, training)
+    plan = _plan(stream, epochs, steps, steps_per_epoch, training)
     state = _begin(distiller, stream, plan, training, fabric, seed=mix(seed, zlib.crc32(f"{phase}/{stage}".encode())))
     folder = None if out is None else Path(out)
     path = None if folder is None else folder / "checkpoint" / f"{phase}.{stage}.pt"
@@ -129,7 +131,7 @@ def fit(
             state.advance(training)
 
             now = time.monotonic()
-            if now - last_told > 0.2:
+            if now - last_told > 0.2 or state.step == plan.steps:
                 last_told = now
                 figures = _figures(meter, state)
                 for watcher in told:
@@ -162,10 +164,12 @@ class _Plan:
     epochs: int
 
 
-def _plan(stream: Stream, epochs: int | None, steps: int | None, training: Training) -> _Plan:
+def _plan(
+    stream: Stream, epochs: int | None, steps: int | None, steps_per_epoch: int | None, training: Training
+) -> _Plan:
     if (epochs is None) == (steps is None):
         raise LimbeckError("say how long to train: either epochs or steps")
-    per_epoch = max(1, stream.steps_per_epoch // training.accumulate)
+    per_epoch = steps_per_epoch or max(1, stream.steps_per_epoch // training.accumulate)
     total = steps if steps is not None else per_epoch * (epochs or 0)
     if total < 1:
         raise LimbeckError(f"training takes at least one step, not {total}")
@@ -303,8 +307,10 @@ def _batches(stream: Stream, start: int, stop: int, workers: int) -> Iterator[An
     from torch.utils.data import DataLoader
 
     # Each item is a whole batch and depends on its number only, so workers change nothing but the speed.
-    items = _Items(stream)
-    loader = DataLoader(items, batch_size=None, sampler=range(start, stop), num_workers=workers)
+    # Without a generator of its own, the loader would draw from the one that dropout draws from.
+    loader = DataLoader(
+        _Items(stream), batch_size=None, sampler=range(start, stop), num_workers=workers, generator=torch.Generator()
+    )
     return iter(loader)
 
 

@@ -88,6 +88,8 @@ class Distiller(nn.Module):
         """The loss of one batch, given whole or, as ``transformers.Trainer`` does, by keywords."""
         if not self.objective.ready:
             raise LimbeckError(f"{_UNREADY} before training: call distiller.prepare(batch)")
+        if batch is not None and fields:
+            raise LimbeckError(f"a batch is given whole or by keywords, and here are both: {', '.join(fields)}")
         exchange = self.exchange(fields if batch is None else batch)
         loss: Loss = self.objective(exchange)
         logits = exchange.student.logits
@@ -156,7 +158,7 @@ def _named(teachers: Teachers | None) -> dict[str, nn.Module | TeacherSource]:
             raise LimbeckError("a teacher cannot be named 'student': taps and reports would confuse the two")
         return dict(teachers)
     # A ModuleList is one module to Python and several teachers to its user.
-    if isinstance(teachers, Sequence | nn.ModuleList):
+    if isinstance(teachers, Sequence | nn.ModuleList) and not isinstance(teachers, str):
         return {f"teacher{i}": teacher for i, teacher in enumerate(teachers)}
     return {"teacher": teachers}
 
@@ -164,14 +166,27 @@ def _named(teachers: Teachers | None) -> dict[str, nn.Module | TeacherSource]:
 def _source(
     name: str, teacher: nn.Module | TeacherSource, taps: Mapping[str, str] | None, student: nn.Module
 ) -> TeacherSource:
-    if not isinstance(teacher, nn.Module):
-        if taps:
-            raise LimbeckError(f"the teacher {name!r} is no module, so it cannot be tapped: {teacher!r}")
-        return teacher
-    shared = {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}
-    if shared or teacher is student:
-        raise LimbeckError(
-            f"the teacher {name!r} shares parameters with the student, and freezing it would freeze the student: "
-            "give copy.deepcopy(student)"
-        )
-    return Frozen(teacher, taps)
+    network = teacher.network if isinstance(teacher, Frozen) else teacher
+    if isinstance(network, nn.Module):
+        _refuse_shared(name, network, student)
+    if isinstance(teacher, nn.Module):
+        return Frozen(teacher, taps)
+    if isinstance(teacher, type) or not isinstance(teacher, TeacherSource):
+        raise LimbeckError(f"the teacher {name!r} is {teacher!r}, and a teacher is a network, such as an nn.Module")
+    if taps:
+        raise LimbeckError(f"the teacher {name!r} is no module, so it cannot be tapped: {teacher!r}")
+    return teacher
+
+
+def _refuse_shared(name: str, teacher: nn.Module, student: nn.Module) -> None:
+    """A shared parameter would freeze with the teacher; a shared buffer or dropout would follow the wrong mode."""
+    for what, own, its in (
+        ("parameters", student.parameters(), teacher.parameters()),
+        ("buffers", student.buffers(), teacher.buffers()),
+        ("modules", student.modules(), teacher.modules()),
+    ):
+        if {id(one) for one in own} & {id(one) for one in its}:
+            raise LimbeckError(
+                f"the teacher {name!r} shares {what} with the student, and freezing it would freeze the student: "
+                "give copy.deepcopy(teacher)"
+            )

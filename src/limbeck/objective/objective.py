@@ -58,6 +58,8 @@ class Objective(nn.Module):
         for name, term in terms.items():
             if isinstance(term, type) or not callable(term):
                 raise LimbeckError(f"the term {name!r} is {term!r}, and a term is an object such as SoftTarget()")
+            if isinstance(term, nn.Module) and ("." in name or hasattr(nn.ModuleDict(), name)):
+                raise LimbeckError(f"a term that learns cannot be called {name!r}, which PyTorch keeps: choose another")
         self.terms = dict(terms)
         self.weights: dict[str, float | Schedule] = {name: (weights or {}).get(name, 1.0) for name in terms}
         self.learned = nn.ModuleDict({name: term for name, term in terms.items() if isinstance(term, nn.Module)})
@@ -89,9 +91,9 @@ class Objective(nn.Module):
         return Loss(total, parts, weights)
 
     def _value(self, name: str, term: Callable[[Exchange], Tensor], exchange: Exchange) -> Tensor:
-        device = next(
-            (t.device.type for t in (exchange.student.logits, *exchange.student.taps.values()) if t is not None), "cpu"
-        )
+        said = exchange.student
+        tensors = (said.logits, said.maps, said.embedding, *said.taps.values())
+        device = next((tensor.device.type for tensor in tensors if tensor is not None), "cpu")
         if not torch.is_autocast_enabled(device):
             return _scalar(name, term(exchange))
         with torch.autocast(device, enabled=False):

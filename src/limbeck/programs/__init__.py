@@ -1,1 +1,5 @@
-"""Under construction."""
+"""How many times the engine runs: once for each teacher, once for the student alone, once distilled."""
+
+from limbeck.programs.distill import distill
+
+__all__ = ["distill"]

@@ -1,1 +1,7 @@
-"""Under construction."""
+"""What a run found out, for people: one page that opens from disk, a table for the terminal, and the verdict."""
+
+from limbeck.report.page import write_report
+from limbeck.report.table import summary, summary_table
+from limbeck.report.verdict import RULE, verdict
+
+__all__ = ["RULE", "summary", "summary_table", "verdict", "write_report"]

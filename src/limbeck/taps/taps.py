@@ -76,8 +76,10 @@ class Taps:
 
     def __init__(self, network: nn.Module, places: Mapping[str, str]) -> None:
         self._network = bare(network)
+        self._compiled = type(network).__name__ == "OptimizedModule"
         self._places = {name: parse(place) for name, place in places.items()}
-        modules = dict(self._network.named_modules())
+        # A module that stands in two places answers to both of its paths.
+        modules = dict(self._network.named_modules(remove_duplicate=False))
         for place in self._places.values():
             if place.path not in modules:
                 raise LimbeckError(
@@ -94,13 +96,14 @@ class Taps:
         """Hooks on, for one forward pass; the features stand in the yielded mapping when it ends without an error."""
         heard: dict[str, Tensor] = {}
         runs: dict[str, list[_Heard]] = {name: [] for name in self._places}
+        learning = torch.is_grad_enabled()
         with ExitStack() as hooks:
             for name, place in self._places.items():
                 module = self._network.get_submodule(place.path)
                 hooks.callback(self._hook(module, name, place, runs[name]).remove)
             yield heard
         for name, place in self._places.items():
-            heard[name] = self._choose(name, place, runs[name])
+            heard[name] = self._choose(name, place, runs[name], learning)
 
     def _hook(self, module: nn.Module, name: str, place: Place, runs: list[_Heard]) -> Any:
         def hear(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *result: Any) -> None:
@@ -114,9 +117,14 @@ class Taps:
             return module.register_forward_pre_hook(hear, with_kwargs=True)
         return module.register_forward_hook(hear, with_kwargs=True)
 
-    def _choose(self, name: str, place: Place, runs: list[_Heard]) -> Tensor:
+    def _choose(self, name: str, place: Place, runs: list[_Heard], learning: bool) -> Tensor:
         if not runs:
-            raise LimbeckError(f"the tap {name!r} heard nothing: {place.path!r} did not run in this forward pass")
+            why = (
+                ", or it was compiled before it was tapped (then torch.compiler.reset() helps)"
+                if self._compiled
+                else ""
+            )
+            raise LimbeckError(f"the tap {name!r} heard nothing: {place.path!r} did not run in this forward pass{why}")
         if place.run is None and len(runs) > 1:
             raise LimbeckError(
                 f"{place.path!r} ran {len(runs)} times in one forward pass, so the tap {name!r} is not one tensor: "
@@ -125,6 +133,11 @@ class Taps:
         if place.run is not None and place.run >= len(runs):
             raise LimbeckError(
                 f"{place.path!r} ran {len(runs)} times, so there is no run @{place.run} (they count from 0)"
+            )
+        if learning and not all(heard.state[2] for heard in runs):
+            raise LimbeckError(
+                f"{place.path!r} ran without gradients, so the tap {name!r} could teach it nothing: use "
+                "checkpoint(..., use_reentrant=False), or tap outside the no_grad block"
             )
         self._learn(runs, name)
         return runs[place.run or 0].kept

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
+from limbeck.terms.cross_entropy import UNLABELLED
 
 __all__ = ["Classification"]
 
@@ -53,12 +54,17 @@ class Classification:
             return None
         if isinstance(batch, Tensor) or (isinstance(batch, tuple | list) and len(batch) < 2):
             return None
-        target: Tensor = _take(batch, 1, _TARGETS, what="target")
+        target: Tensor | None = _take(batch, 1, _TARGETS, what="target")
+        if target is None:
+            return None
         # Elsewhere than on a CPU, looking would make the device wait.
-        if target.is_cpu and target.ndim == 1 and target.numel() and int(target.max()) >= self.classes:
-            raise LimbeckError(
-                f"the data has a label {int(target.max())}, and this task has {self.classes} classes, counted from 0"
-            )
+        if target.is_cpu and target.ndim == 1 and target.numel():
+            wrong = target[(target >= self.classes) | ((target < 0) & (target != UNLABELLED))]
+            if len(wrong):
+                raise LimbeckError(
+                    f"the data has a label {int(wrong[0])}, and this task has {self.classes} classes, counted from 0 "
+                    "(-100 says that there is no label)"
+                )
         return target
 
 
@@ -68,11 +74,11 @@ def _take(batch: Any, place: int, names: tuple[str, ...], *, what: str) -> Any:
             if name in batch:
                 return batch[name]
         raise LimbeckError(f"the batch has {sorted(map(str, batch))}, and its {what} is looked for under {list(names)}")
-    if isinstance(batch, tuple | list):
+    if isinstance(batch, tuple | list) and len(batch) > place:
         return batch[place]
     if isinstance(batch, Tensor) and place == 0:
         return batch
-    raise LimbeckError(f"a batch is (input, target) or a mapping, not a {type(batch).__name__}")
+    raise LimbeckError(f"a batch is (input, target) or a mapping, and no {what} is in this {type(batch).__name__}")
 
 
 def _logits(said: Any) -> Tensor:

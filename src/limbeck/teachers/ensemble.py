@@ -34,19 +34,23 @@ def combine(teachers: Mapping[str, Outputs], *, how: Combination = "mean_logits"
     >>> combine({"a": a, "b": b}).rows()
     tensor([[0., 3.]])
     """
-    if len(teachers) < 2:
-        return next(iter(teachers.values()), None)
     if how not in _MEANS:
         raise LimbeckError(f"teachers are combined by {' or '.join(_MEANS)}, not {how!r}")
+    if len(teachers) < 2:
+        return next(iter(teachers.values()), None)
     said = list(teachers.values())
     if any(one.logits is None for one in said):
         return None
     shapes = {name: list(one.rows().shape) for name, one in teachers.items()}
     if len({tuple(shape) for shape in shapes.values()}) > 1:
         raise LimbeckError(f"teachers answer in different shapes {shapes}: let each term name its teacher")
+    if not all(_same_samples(one.sample, said[0].sample) for one in said):
+        raise LimbeckError(
+            f"the rows of {', '.join(teachers)} belong to different samples: let each term name its teacher"
+        )
     rows = torch.stack([widen(one.rows()) for one in said])
     if all(one.present is None for one in said):
-        weight = torch.full(rows.shape[:2], 1 / len(said), device=rows.device)
+        weight = torch.full(rows.shape[:2], 1 / len(said), dtype=rows.dtype, device=rows.device)
     else:
         here = torch.stack([_answered(one) for one in said]).to(rows)
         weight = here / here.sum(dim=0).clamp(min=1)
@@ -62,6 +66,10 @@ def _answered(outputs: Outputs) -> Tensor:
     if outputs.present is None:
         return torch.ones(len(rows), device=rows.device)
     return outputs.present if outputs.sample is None else outputs.present[outputs.sample]
+
+
+def _same_samples(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other or (one is not None and other is not None and torch.equal(one, other))
 
 
 def _mean_logits(rows: Tensor, weight: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.numeric import widen
 
 __all__ = ["Projection", "match_size", "pooled"]
 
@@ -43,11 +44,12 @@ class Projection(nn.Module):
         axis = 1 if student.ndim == 4 else -1
         self.widths = (student.shape[axis], teacher.shape[axis])
         layer = nn.Conv2d(*self.widths, 1) if student.ndim == 4 else nn.Linear(*self.widths)
-        self.layer = layer.to(student.device)
+        self.layer = layer.to(widen(student))
 
     def forward(self, features: Tensor) -> Tensor:
         """The student's features in the teacher's width."""
-        projected: Tensor = self.layer(features)
+        # distiller.to(bfloat16) moves the layer as well; what comes out is widened again by the loss.
+        projected: Tensor = self.layer(features.to(self.layer.weight.dtype))
         return projected
 
     def extra_repr(self) -> str:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
-from limbeck.core.numeric import widen
+from limbeck.core.numeric import mean_squared, widen
 from limbeck.terms._features import match_size
 
 __all__ = ["AttentionTransfer", "attention"]
@@ -39,7 +39,7 @@ def attention(student: Tensor, teacher: Tensor, *, power: float = 2.0) -> Tensor
                 f"{list(features.shape)}: tap a convolutional layer"
             )
     student, teacher = match_size(widen(student), widen(teacher).detach())
-    return F.mse_loss(_map(student, power), _map(teacher, power))
+    return mean_squared(_map(student, power), _map(teacher, power))
 
 
 @final
@@ -49,7 +49,7 @@ class AttentionTransfer:
 
     Arguments:
         at: the name of the tap, given to the student and to the teacher alike.
-        power: the exponent of the activations, above zero.
+        power: the exponent of the activations, at least 1 (below it, a zero after a ReLU has no finite gradient).
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
@@ -58,8 +58,8 @@ class AttentionTransfer:
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.power > 0:
-            raise LimbeckError(f"the power of an attention map is above zero, not {self.power}")
+        if not self.power >= 1:
+            raise LimbeckError(f"the power of an attention map is at least 1, not {self.power}")
 
     def __call__(self, exchange: Exchange) -> Tensor:
         student, teacher = exchange.pair(self.teacher)

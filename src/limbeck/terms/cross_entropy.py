@@ -33,17 +33,18 @@ def cross_entropy(student: Tensor, target: Tensor, *, label_smoothing: float = 0
     """
     if len(student) != len(target):
         raise LimbeckError(f"the student answered {len(student)} rows and the target has {len(target)}")
+    if target.ndim == 1 and target.is_floating_point():
+        raise LimbeckError(f"class numbers are integers, and these targets are {target.dtype}: give target.long()")
     student, classes = widen(student), student.shape[1]
     if target.ndim == 2:
         if target.shape[1] != classes:
             raise LimbeckError(f"the student knows {classes} classes and the target has {target.shape[1]}")
-        return mean_rows(
-            F.cross_entropy(
-                widen(student), target.to(widen(student)), label_smoothing=label_smoothing, reduction="none"
-            )
-        )
+        wanted = target.to(student) * (1 - label_smoothing) + label_smoothing / classes
+        # Nothing wanted of an impossible class (logit −inf) costs 0, not 0 · inf.
+        log_q = F.log_softmax(student, dim=1).masked_fill(wanted == 0, 0.0)
+        return mean_rows(-(wanted * log_q).sum(dim=1))
     total = F.cross_entropy(
-        widen(student), target, label_smoothing=label_smoothing, ignore_index=UNLABELLED, reduction="sum"
+        student, target.long(), label_smoothing=label_smoothing, ignore_index=UNLABELLED, reduction="sum"
     )
     return total / (target != UNLABELLED).sum().clamp(min=1)
 

@@ -12,11 +12,10 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
-from limbeck.core.numeric import widen
+from limbeck.core.numeric import mean_squared, widen
 from limbeck.terms._features import Projection
 
 __all__ = ["Gram", "gram"]
@@ -35,7 +34,7 @@ def gram(student: Tensor, teacher: Tensor) -> Tensor:
             f"Gram matrices of {list(student.shape)} and {list(teacher.shape)} have different sizes: batch and "
             "channels must agree (the class Gram learns a projection)"
         )
-    return F.mse_loss(_gram(widen(student)), _gram(widen(teacher).detach()))
+    return mean_squared(_gram(widen(student)), _gram(widen(teacher).detach()))
 
 
 @final

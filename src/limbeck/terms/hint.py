@@ -11,14 +11,17 @@ from __future__ import annotations
 from typing import final
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
-from limbeck.core.numeric import require_same_shape, widen
+from limbeck.core.numeric import mean_squared, require_same_shape, widen
 from limbeck.terms._features import Projection, match_size
 
 __all__ = ["Hint", "hint"]
+
+_DIFFER = (
+    "the class Hint projects unequal widths and pools unequal maps, and batch and tokens have to be equal in number"
+)
 
 
 def hint(student: Tensor, teacher: Tensor) -> Tensor:
@@ -30,8 +33,8 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
     >>> hint(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]]))
     tensor(2.5000)
     """
-    require_same_shape(student, teacher, what="features", hint="use the class Hint, which learns a projection")
-    return F.mse_loss(widen(student), widen(teacher).detach())
+    require_same_shape(student, teacher, what="features", hint=_DIFFER)
+    return mean_squared(widen(student), widen(teacher).detach())
 
 
 @final

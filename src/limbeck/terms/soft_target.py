@@ -7,6 +7,7 @@ tau changes. ``kl_div(reduction="mean")`` would divide by the number of classes 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -32,6 +33,10 @@ def soft_target(student: Tensor, teacher: Tensor, *, tau: float | Tensor = 4.0) 
     tensor(0.4338)
     """
     require_same_shape(student, teacher, what="logits", hint="both must answer the same rows with the same classes")
+    if not isinstance(tau, Tensor) and not 0 < tau < math.inf:
+        raise LimbeckError(
+            f"a temperature is a number above zero, and here it is {tau}: let its schedule end above zero"
+        )
     student, teacher = widen(student), widen(teacher).detach()
     if isinstance(tau, Tensor):
         tau = tau.to(student).reshape(-1, 1)
@@ -57,7 +62,7 @@ class SoftTarget:
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        if not callable(self.tau) and not self.tau > 0:
+        if not callable(self.tau) and not 0 < self.tau < math.inf:
             raise LimbeckError(f"a temperature is a number above zero, not {self.tau}")
 
     def __call__(self, exchange: Exchange) -> Tensor:

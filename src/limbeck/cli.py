@@ -1,0 +1,156 @@
+"""The commands. Nothing heavy is imported before a command is known, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from limbeck._version import __version__
+from limbeck.core.errors import LimbeckError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit status: 0 done, 2 a mistake in what was given, 128 + n stopped by signal n."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options) or 0
+    except LimbeckError as error:
+        _say(f"limbeck: {error}")
+        return 128 + int(getattr(error, "signal", -126))
+    except KeyboardInterrupt:
+        _say("limbeck: stopped by SIGINT before training began; nothing was lost")
+        return 130
+    except BrokenPipeError:
+        return 141
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="limbeck",
+        description="Knowledge distillation from theory to deployment. Start with: limbeck distill",
+    )
+    parser.add_argument("--version", action="version", version=f"limbeck {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    distill = commands.add_parser(
+        "distill",
+        help="train a student with its teachers, measure it against itself alone, export, report",
+        description="Without a recipe: digits, the embedded data. KEY=VALUE changes a setting: student.width=16",
+    )
+    distill.add_argument("recipe", nargs="?", metavar="RECIPE", help="a YAML file, or a name of `limbeck recipe list`")
+    distill.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the recipe")
+    distill.add_argument(
+        "--out", type=Path, metavar="DIR", help="the run folder (default: runs/NAME, numbered if taken)"
+    )
+    distill.add_argument("--seed", type=int, metavar="N", help="replaces the recipe's seed")
+    distill.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out (or the newest of its name)"
+    )
+    distill.add_argument("--data-root", metavar="DIR", help="where the data stands; the same as data.root=DIR")
+    distill.set_defaults(run=_distill)
+
+    evaluate = commands.add_parser("evaluate", help="measure a run's student again, on the validation part")
+    evaluate.add_argument("folder", type=Path, metavar="RUN")
+    evaluate.add_argument(
+        "--part", choices=("validation", "test"), default="validation", help="the test part opens once in a run"
+    )
+    evaluate.add_argument("--data-root", metavar="DIR", help="where the data stands now, if it has moved")
+    evaluate.set_defaults(run=_evaluate)
+
+    export = commands.add_parser("export", help="write a run's student as ONNX and check it against torch")
+    export.add_argument("folder", type=Path, metavar="RUN")
+    export.add_argument("--to", type=Path, metavar="FILE", help="where to (default: RUN/student.onnx)")
+    export.add_argument("--data-root", metavar="DIR", help="where the data stands now, if it has moved")
+    export.set_defaults(run=_export)
+
+    report = commands.add_parser("report", help="write a run's report.html again from its record")
+    report.add_argument("folder", type=Path, metavar="RUN")
+    report.set_defaults(run=_report)
+
+    taps = commands.add_parser("taps", help="list the places in a model where features can be read")
+    taps.add_argument("model", metavar="MODEL", help="resnet20, torchvision:resnet18, timm:vit_tiny_patch16_224, or "
+                      "package.module:function with --plugin package")  # fmt: skip
+    taps.add_argument("--input", default="3x32x32", metavar="CxHxW", help="the shape of one input (default: 3x32x32)")
+    taps.add_argument("--plugin", action="append", default=[], metavar="PACKAGE", help="a package MODEL may come from")
+    taps.set_defaults(run=_taps)
+
+    recipe = commands.add_parser("recipe", help="check or show a recipe, or list those that come with limbeck")
+    acts = recipe.add_subparsers(required=True, metavar="ACTION")
+    for name, does in (("check", "say whether a recipe is sound"), ("show", "print it with every setting filled in")):
+        act = acts.add_parser(name, help=does)
+        act.add_argument("recipe", metavar="FILE")
+        act.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+        act.set_defaults(run=_recipe_check if name == "check" else _recipe_show)
+    acts.add_parser("list", help="the recipes that come with limbeck").set_defaults(run=_recipe_list)
+    return parser
+
+
+def _distill(options: argparse.Namespace) -> None:
+    from limbeck.programs.distill import distill
+
+    settings, name = list(options.settings), options.recipe
+    if name is not None and "=" in name and not Path(name).exists():
+        settings, name = [name, *settings], None
+    if options.data_root is not None:
+        settings.append(f"data.root={options.data_root}")
+    if options.seed is not None:
+        settings.append(f"seed={options.seed}")
+    distill(name, settings, out=options.out, resume=options.resume)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from limbeck.programs.revisit import evaluate
+
+    evaluate(options.folder, part=options.part, data_root=options.data_root)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from limbeck.programs.revisit import export
+
+    export(options.folder, to=options.to, data_root=options.data_root)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from limbeck.report import write_report
+
+    print(write_report(options.folder))  # noqa: T201
+
+
+def _taps(options: argparse.Namespace) -> None:
+    from limbeck.programs.revisit import taps
+
+    taps(options.model, options.input, plugins=options.plugin)
+
+
+def _recipe_check(options: argparse.Namespace) -> None:
+    from limbeck.recipe import check, find, load
+
+    recipe = load(find(options.recipe), options.settings)
+    check(recipe)
+    print(f"{options.recipe} is sound")  # noqa: T201
+
+
+def _recipe_show(options: argparse.Namespace) -> None:
+    from limbeck.recipe import find, load, show
+
+    print(show(load(find(options.recipe), options.settings)), end="")  # noqa: T201
+
+
+def _recipe_list(options: argparse.Namespace) -> None:
+    from limbeck.recipe import listing
+
+    for name, first in listing():
+        print(f"{name:<36} {first}")  # noqa: T201
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""The main job: teachers, the same student alone, the distilled student; measured, exported, reported.
+
+Everything that was finished is kept in the run folder, so a run that was stopped goes on where it was. The sealed test
+part is opened once, after all training, for all networks together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck._version import __version__
+from limbeck.compress import to_onnx
+from limbeck.core.errors import LimbeckError
+from limbeck.core.files import digest, write_atomically
+from limbeck.engine import Run
+from limbeck.engine.watchers import Watcher
+from limbeck.evaluate import machine, versions
+from limbeck.models import save_weights
+from limbeck.programs.folder import choose, locked
+from limbeck.programs.job import Job
+from limbeck.programs.measuring import Deployed, compare, costs, figures, pictures
+from limbeck.recipe import Recipe, find, load, show
+from limbeck.recipe.schema import plain
+from limbeck.report import summary_table, write_report
+
+__all__ = ["DEFAULT", "distill"]
+
+DEFAULT = "digits"
+
+
+def distill(
+    recipe: Recipe | str | Path | None = None,
+    settings: Sequence[str] = (),
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    watchers: Sequence[Watcher] | None = None,
+) -> dict[str, Any]:
+    """Run a recipe from the data to the report, and give its record.
+
+    Arguments:
+        recipe: a recipe, its file, or the name of one that comes with limbeck; ``None``: digits.
+        settings: ``key=value`` settings laid over a file.
+        out: the run folder; ``None``: ``runs/NAME``, numbered where taken.
+        resume: go on with the run in that folder.
+        watchers: who is told how training goes; ``None``: a progress bar.
+    """
+    begun = time.monotonic()
+    if not isinstance(recipe, Recipe):
+        recipe = load(find(DEFAULT if recipe is None else recipe), settings)
+    folder = choose(recipe.name, out, resume=resume)
+    with locked(folder):
+        text = show(recipe)
+        _same_recipe(folder / "recipe.yaml", text, resume=resume)
+        if resume and (folder / "record.json").exists():
+            record: dict[str, Any] = json.loads((folder / "record.json").read_text())
+            _say(f"{folder} is finished: nothing is left to do")
+        else:
+            job = Job.of(recipe, folder)
+            _write_text(folder / "recipe.yaml", text)
+            record = _run(job, begun, resume=resume, watchers=watchers)
+        page = write_report(folder)
+    _say(summary_table(record))
+    _say(f"{record['verdict']['sentence']}\n{page.resolve()}")
+    return record
+
+
+def _run(job: Job, begun: float, *, resume: bool, watchers: Sequence[Watcher] | None) -> dict[str, Any]:
+    networks: dict[str, nn.Module] = {}
+    runs: dict[str, Run | None] = {}
+    _say(f"{job.recipe.name}: {_sizes(job)}")
+    for name, node in job.recipe.teachers.items():
+        networks[name] = job.teacher(name)
+        runs[name] = None if node.weights else job.teach(name, networks[name], resume=resume, watchers=watchers)
+    teachers = dict(networks)
+    if job.recipe.control == "alone":
+        networks["alone"] = job.student()
+        runs["alone"] = job.train("alone", networks["alone"], {}, resume=resume, watchers=watchers)
+    networks["distilled"] = job.student()
+    runs["distilled"] = job.train("distilled", networks["distilled"], teachers, resume=resume, watchers=watchers)
+    networks = {name: network.cpu().eval() for name, network in networks.items()}
+
+    _say("measuring …")
+    record = _measured(job, networks, runs)
+    save_weights(networks["distilled"], job.folder / "student.safetensors", metadata={"recipe": job.recipe.name})
+    for name in teachers:
+        save_weights(networks[name], job.folder / "checkpoint" / f"{name}.safetensors")
+    if "onnx" in job.recipe.export.to:
+        _say("exporting …")
+        record["export"]["onnx"] = export_onnx(job, networks["distilled"], job.folder / "student.onnx")
+    record["files"] = {
+        path.name: {"sha256": digest(path), "bytes": path.stat().st_size}
+        for path in (job.folder / "student.safetensors", job.folder / "student.onnx")
+        if path.exists()
+    }
+    record |= _tested(job, networks, record)
+    record["seconds"] = round(time.monotonic() - begun, 2)
+    _write_text(job.folder / "record.json", json.dumps(record, indent=1, allow_nan=False))
+    job.data.sealed.finish()
+    return record
+
+
+def export_onnx(job: Job, student: nn.Module, path: Path) -> dict[str, Any]:
+    """Write ``student`` as it is handed over (pixels in 0..1) and check it on the validation part."""
+    pixels = job.data.validation.read(torch.arange(min(len(job.data.validation), 2000)))
+    return to_onnx(Deployed(student, job.data.normalization, rank=pixels.ndim - 1), pixels[:1], path, examples=pixels)
+
+
+def _measured(job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, Run | None]) -> dict[str, Any]:
+    """The record without anything that needs the test part."""
+    data = job.data
+    models: dict[str, Any] = {}
+    warnings: list[str] = []
+    for name, network in networks.items():
+        found = costs(network, data)
+        warnings += [f"{name}: {text}" for text in found.pop("warnings")]
+        run = runs[name]
+        role = "teacher" if name in job.recipe.teachers else name
+        models[name] = {
+            "role": role, "title": _title(job, name), **found,
+            "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None,
+            "validation": figures(network, data, job.task, data.validation)[0], "test": None,
+        }  # fmt: skip
+    warnings += _warnings(models)
+    return {
+        "schema": 1, "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0,
+        "recipe": plain(job.recipe), "versions": versions(), "machine": machine(),
+        "data": {
+            "name": data.name, "classes": list(data.classes), "shape": list(data.shape), "train": len(data.train),
+            "labelled": data.labelled, "validation": len(data.validation), "test": len(data.sealed),
+            "fingerprint": data.fingerprint(),
+        },
+        "models": models, "export": {}, "warnings": warnings,
+    }  # fmt: skip
+
+
+def _tested(job: Job, networks: Mapping[str, nn.Module], record: dict[str, Any]) -> dict[str, Any]:
+    """Open the sealed part, once, and measure every network on it."""
+    weights = hashlib.sha256()
+    for network in networks.values():
+        for tensor in network.state_dict().values():
+            weights.update(tensor.contiguous().numpy().tobytes())
+    part = job.data.sealed.open(weights.hexdigest())
+    said = {}
+    target = torch.empty(0)
+    for name, network in networks.items():
+        record["models"][name]["test"], said[name], target = figures(network, job.data, job.task, part)
+    history = job.data.sealed.history()
+    teachers = [name for name in networks if name in job.recipe.teachers]
+    best = max(teachers, key=lambda name: record["models"][name]["validation"]["top1"], default=None)
+    found = compare(said, target, record["models"], best)
+    found["disagreements"] = pictures(found["disagreements"], part)
+    return {
+        **found,
+        "sealed_test": {"reads": history["reads"], "opened": history["opened"], "examples": len(part)},
+    }
+
+
+def _warnings(models: Mapping[str, Any]) -> list[str]:
+    """What a user should know before believing the figures; by validation, never by the test part."""
+    found = []
+    alone = models.get("alone")
+    for name, model in models.items():
+        if model["role"] == "teacher" and alone is not None:
+            margin = 100 * (model["validation"]["top1"] - alone["validation"]["top1"])
+            if margin <= 0:
+                found.append(
+                    f"the teacher {name!r} is {abs(margin):.1f} points below the student alone on validation: it has "
+                    "nothing to teach"
+                )
+    return found
+
+
+def _same_recipe(path: Path, text: str, *, resume: bool) -> None:
+    if resume and path.exists() and path.read_text() != text:
+        before, now = path.read_text().splitlines(), text.splitlines()
+        changed = next((line for line in now if line not in before), next((x for x in before if x not in now), "?"))
+        raise LimbeckError(
+            f"{path.parent} was begun with another recipe (now {changed.strip()!r}): resume with the settings it was "
+            "begun with, or choose another --out"
+        )
+
+
+def _title(job: Job, name: str) -> str:
+    if name in job.recipe.teachers:
+        return f"Teacher {name}: {_called(plain(job.recipe.teachers[name]))}"
+    words = {"alone": "Student alone", "distilled": "Distilled student"}
+    return f"{words[name]}: {_called(plain(job.recipe.student))}"
+
+
+def _called(node: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{key}={value}" for key, value in node.items() if key not in ("use", "weights"))
+    return f"{node['use']}({settings})"
+
+
+def _sizes(job: Job) -> str:
+    data = job.data
+    labelled = "" if data.labelled == len(data.train) else f" ({data.labelled} with a label)"
+    return f"{len(data.train)} to train on{labelled}, {len(data.validation)} to choose on, {len(data.sealed)} sealed"
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda partial: partial.write_text(text))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stdout, flush=True)  # noqa: T201

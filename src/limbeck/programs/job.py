@@ -1,0 +1,175 @@
+"""A recipe come alive: its data, networks and trainings, each made by seed."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self, final
+
+import torch
+from torch import nn
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.protocols import Task
+from limbeck.data import Data
+from limbeck.data.draws import mix
+from limbeck.engine import Run, Training, fit
+from limbeck.engine.watchers import Watcher, logger
+from limbeck.models import load_weights
+from limbeck.objective import Distiller
+from limbeck.recipe import Plan, Recipe, StagePlan, check
+from limbeck.taps import Taps
+from limbeck.terms import CrossEntropy
+
+__all__ = ["Job"]
+
+Phase = Literal["alone", "distilled"]
+_STUDENT = zlib.crc32(b"student")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a recipe asks for, with its data loaded.
+
+    Attributes:
+        plan: the checked recipe.
+        data: cut by the recipe's seed, its sealed part bound to the run folder.
+        task: what a batch means.
+        folder: the run folder.
+    """
+
+    plan: Plan
+    data: Data
+    task: Task
+    folder: Path
+
+    @classmethod
+    def of(cls, recipe: Recipe, folder: Path) -> Self:
+        """Check the whole recipe, then load its data."""
+        plan = check(recipe)
+        if recipe.threads is not None:
+            torch.set_num_threads(recipe.threads)
+        data = plan.data.build().load(seed=recipe.seed)
+        if not isinstance(data, Data):
+            raise LimbeckError(f"data: {plan.data.use}.load gave a {type(data).__name__}, not a limbeck.data.Data")
+        task = plan.task.build(classes=len(data.classes))
+        if (asked := getattr(task, "classes", len(data.classes))) != len(data.classes):
+            raise LimbeckError(
+                f"task.classes is {asked}, and the data has {len(data.classes)} classes ({', '.join(data.classes[:5])}"
+                f"{' …' if len(data.classes) > 5 else ''}): leave task.classes away, or give other data"
+            )
+        sealed = data.sealed.bound(folder / "checkpoint" / "sealed.json")
+        return cls(plan, replace(data, sealed=sealed), task, folder)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as it was given."""
+        return self.plan.recipe
+
+    def teacher(self, name: str) -> nn.Module:
+        """The teacher ``name``, with its weights where the recipe has some, and by seed where not."""
+        network = self._network(self.plan.teachers[name], zlib.crc32(name.encode()))
+        weights = self.recipe.teachers[name].weights
+        return network if weights is None else load_weights(network, weights)
+
+    def student(self) -> nn.Module:
+        """The student at its start: the same weights each time."""
+        return self._network(self.plan.student, _STUDENT)
+
+    def teach(self, name: str, network: nn.Module, *, resume: bool, watchers: Sequence[Watcher] | None) -> Run:
+        """Train a teacher by the recipe's ``teaching``, on the labelled pictures."""
+        assert self.plan.teaching is not None
+        return self._fit(network, {}, self.plan.teaching, phase=name, resume=resume, watchers=watchers)
+
+    def train(
+        self, phase: Phase, network: nn.Module, teachers: Mapping[str, nn.Module], *, resume: bool,
+        watchers: Sequence[Watcher] | None,
+    ) -> Run:  # fmt: skip
+        """Take the student through every stage: ``distilled`` as the recipe says, ``alone`` towards the labels only.
+
+        Alone is the fair control: the same start, stages, number of steps, batch, optimizer, schedule and views; only
+        what teachers say is missing, and the pictures without a label, about which nobody tells it anything.
+        """
+        seconds, steps, history = 0.0, 0, list[dict[str, Any]]()
+        for stage in self.plan.stages:
+            present = teachers if phase == "distilled" else {}
+            run = self._fit(network, present, stage, phase=phase, resume=resume, watchers=watchers)
+            seconds, steps, history = seconds + run.seconds, steps + run.steps, history + run.history
+        return Run(network.eval(), history, steps, seconds, self.folder)
+
+    def _fit(
+        self, network: nn.Module, teachers: Mapping[str, nn.Module], stage: StagePlan, *, phase: str, resume: bool,
+        watchers: Sequence[Watcher] | None,
+    ) -> Run:  # fmt: skip
+        from lightning_fabric import Fabric
+
+        training = _training(stage)
+        objective, weights = stage.objective(classes=len(self.data.classes), seed=self.recipe.seed)
+        listens = bool(teachers) and any(not isinstance(term, CrossEntropy) for term in objective.values())
+        if phase == "alone":
+            truth = [term for term in objective.values() if isinstance(term, CrossEntropy)]
+            objective, weights = {"truth": truth[0] if truth else CrossEntropy()}, {"truth": 1.0}
+        taps = {n: places for n, places in stage.stage.taps.items() if listens and (n == "student" or n in teachers)}
+        distiller = Distiller(
+            network, teachers if listens else None, objective=objective, weights=weights, taps=taps, task=self.task
+        )
+        with _frozen(network, stage.stage.frozen):
+            return fit(
+                distiller, self.data, steps=self._steps(stage, training),
+                steps_per_epoch=self._epoch(training, "all"), training=training, out=self.folder,
+                phase=phase, stage=stage.stage.name, pictures="all" if listens else "labelled", seed=self.recipe.seed,
+                resume=resume, watchers=watchers,
+                fabric=Fabric(
+                    accelerator="auto", devices=1, precision=stage.training.precision,
+                    loggers=[logger(name, self.folder, run=self.recipe.name) for name in self.recipe.loggers],
+                ),
+            )  # fmt: skip
+
+    def _steps(self, stage: StagePlan, training: Training) -> int:
+        """The optimizer steps of a stage; epochs count the pictures that the distilled student sees, for all alike."""
+        if stage.stage.steps is not None:
+            return stage.stage.steps
+        return self._epoch(training, "labelled" if stage is self.plan.teaching else "all") * (stage.stage.epochs or 1)
+
+    def _epoch(self, training: Training, pictures: Literal["all", "labelled"]) -> int:
+        """The optimizer steps that show all those pictures once."""
+        stream = self.data.stream(batch=training.batch, pictures=pictures)
+        return max(1, stream.steps_per_epoch // training.accumulate)
+
+    def _network(self, node: Any, who: int) -> nn.Module:
+        torch.manual_seed(mix(self.recipe.seed, who))
+        channels = self.data.shape[0]
+        network = node.build(classes=len(self.data.classes), channels=channels)
+        if not isinstance(network, nn.Module):
+            raise LimbeckError(f"{node.place}: {node.use} gave a {type(network).__name__}, not a torch.nn.Module")
+        return network
+
+
+def _training(stage: StagePlan) -> Training:
+    said = stage.training
+    scheduler = stage.scheduler
+    return Training(
+        optimizer=stage.optimizer.build,
+        scheduler=None if scheduler is None else lambda optimizer, steps: scheduler.build(optimizer, steps=steps),
+        per="step" if said.scheduler is None else said.scheduler.per,
+        batch=said.batch, accumulate=said.accumulate, clip=said.clip, ema=said.ema, patience=said.patience,
+        keep=said.keep, workers=said.workers,
+    )  # fmt: skip
+
+
+@contextmanager
+def _frozen(network: nn.Module, paths: Sequence[str]) -> Iterator[None]:
+    """For one stage, parts of the student that keep their weights; an unknown path names the nearest."""
+    Taps(network, {path: path for path in paths})
+    kept = [p for path in paths for p in network.get_submodule(path).parameters() if p.requires_grad]
+    for parameter in kept:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in kept:
+            parameter.requires_grad_(True)

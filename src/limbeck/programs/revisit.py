@@ -1,0 +1,100 @@
+"""Going back to a finished run: measuring it again, exporting it again; and looking into any model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limbeck.core.errors import LimbeckError
+from limbeck.models import load_weights
+from limbeck.programs.distill import export_onnx
+from limbeck.programs.job import Job
+from limbeck.programs.measuring import figures
+from limbeck.recipe import load
+from limbeck.recipe.build import check
+from limbeck.taps import listing
+
+__all__ = ["evaluate", "export", "taps"]
+
+
+def evaluate(folder: Path, *, part: str = "validation", data_root: str | None = None) -> dict[str, Any]:
+    """Measure the student of the run in ``folder`` on the validation part, and print the figures.
+
+    Asking for the test part is an error where it was read already, as it is at the end of every finished run.
+    """
+    job, student = _opened(folder, data_root)
+    samples = job.data.validation if part == "validation" else job.data.sealed.open(f"limbeck evaluate {folder}")
+    found, _, _ = figures(student, job.data, job.task, samples)
+    short = {name: value for name, value in found.items() if not isinstance(value, list)}
+    _say(f"{folder}, {part} part:")
+    for name, value in short.items():
+        _say(f"  {name:<10} {value if isinstance(value, int | None) else f'{value:.4f}'}")
+    _compare_with_record(folder, part, found)
+    return found
+
+
+def export(folder: Path, *, to: Path | None = None, data_root: str | None = None) -> dict[str, Any]:
+    """Write the student of the run in ``folder`` as ONNX, checked against torch, and print what was found."""
+    job, student = _opened(folder, data_root)
+    path = to or folder / "student.onnx"
+    found = export_onnx(job, student, path)
+    _say(
+        f"{path}: {found['bytes']:,} bytes, largest difference of a logit {found['max_abs_difference']:.2g}, "
+        f"labels agree on {found['label_agreement']:.1%} of {found['examples']}, "
+        f"{found['latency_ms']['median']:.3f} ms a picture (median, 1 thread)"
+    )
+    return found
+
+
+def taps(model: str, shape: str, *, plugins: Sequence[str] = ()) -> None:
+    """Print every place in ``model`` where features can be read, with the shape it has for one input."""
+    sizes = _shape(shape)
+    room, _, name = model.partition(":")
+    node: dict[str, Any] = {"use": room, "name": name} if room in ("torchvision", "timm") and name else {"use": model}
+    network = check(node, "model", plugins=plugins, place="MODEL").build(classes=10, channels=sizes[0], size=sizes[-1])
+    rows = listing(network, torch.zeros(1, *sizes))
+    width = max(len(path) for path, *_ in rows)
+    kinds = max(len(kind) for _, kind, *_ in rows)
+    for path, kind, out, runs in rows:
+        shown = "did not run" if not runs else "no tensor" if out is None else "×".join(map(str, out[1:]))
+        _say(
+            f"{path:<{width}}  {kind:<{kinds}}  {shown}{f'   runs {runs} times: write {path}@0 …' if runs > 1 else ''}"
+        )
+
+
+def _opened(folder: Path, data_root: str | None) -> tuple[Job, torch.nn.Module]:
+    recipe = folder / "recipe.yaml"
+    if not recipe.exists():
+        raise LimbeckError(f"{folder} is no run folder: it has no recipe.yaml")
+    if not (folder / "student.safetensors").exists():
+        raise LimbeckError(f"{folder} is not finished: go on with limbeck distill --resume --out {folder}")
+    job = Job.of(load(recipe, [] if data_root is None else [f"data.root={data_root}"]), folder)
+    return job, load_weights(job.student(), folder).eval()
+
+
+def _compare_with_record(folder: Path, part: str, found: dict[str, Any]) -> None:
+    try:
+        before = json.loads((folder / "record.json").read_text())["models"]["distilled"][part]
+    except (OSError, ValueError, KeyError):
+        return
+    if before is not None:
+        same = abs(before["top1"] - found["top1"]) < 1e-9
+        _say(f"the record says {before['top1']:.4f}: {'the same' if same else 'NOT the same; did the data change?'}")
+
+
+def _shape(text: str) -> list[int]:
+    try:
+        sizes = [int(number) for number in text.lower().replace("×", "x").split("x")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise LimbeckError(f"--input is the shape of one input, such as 3x32x32, not {text!r}")
+    return sizes
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201

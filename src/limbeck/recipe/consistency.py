@@ -1,0 +1,85 @@
+"""Whether the parts of a recipe agree with each other: names that are spoken of exist, and nothing is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from limbeck.core.errors import LimbeckError, nearest
+from limbeck.recipe.checked import Checked
+from limbeck.recipe.schema import Recipe, Scheduler, Stage
+from limbeck.recipe.words import at
+
+__all__ = ["check"]
+
+
+def check(recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]]) -> None:
+    """Raise ``LimbeckError`` for the first disagreement; ``terms`` are checked, by the place of their stage."""
+    for complaint in _complaints(recipe, terms):
+        raise LimbeckError(complaint)
+
+
+def _complaints(recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]]) -> Iterator[str]:
+    if not recipe.stages:
+        yield (
+            "stages: a recipe needs at least one, such as "
+            "{name: distill, epochs: 30, objective: {soft: {use: SoftTarget, weight: 0.9}}}"
+        )
+    yield from _same_names(recipe)
+    untaught = [name for name, teacher in recipe.teachers.items() if teacher.weights is None]
+    if untaught and recipe.teaching is None:
+        yield (
+            f"teachers.{untaught[0]}: it has no weights, and there is no `teaching` to train it by: "
+            "give weights, a file or a run folder, or add teaching: {epochs: …, objective: …}"
+        )
+    for place, stage in recipe.each_stage():
+        teachers = [] if place == "teaching" else list(recipe.teachers)
+        yield from _taps(stage, place, teachers)
+        for name, term in terms[place].items():
+            yield from _term(term, at(place, "objective", name), stage, teachers)
+        yield from _scheduler(recipe.training_of(stage, place=place).scheduler, place)
+
+
+def _same_names(recipe: Recipe) -> Iterator[str]:
+    first: dict[str, int] = {}
+    for i, stage in enumerate(recipe.stages):
+        if stage.name in first:
+            yield f"stages.{i}.name: {stage.name!r} is the name of stages.{first[stage.name]} already: choose another"
+        first[stage.name] = i
+
+
+def _taps(stage: Stage, place: str, teachers: list[str]) -> Iterator[str]:
+    networks = ["student", *teachers]
+    for network in stage.taps:
+        if network not in networks:
+            # In teaching the network that learns is the teacher, and it is the student of its own training.
+            hint = " (while a teacher is taught, it is called student)" if place == "teaching" else ""
+            yield f"{place}.taps: no network is named {network!r}; there are: {nearest(network, networks)}{hint}"
+
+
+def _term(term: Checked, place: str, stage: Stage, teachers: list[str]) -> Iterator[str]:
+    teacher = term.settings.get("teacher")
+    own = ":" not in term.use
+    if isinstance(teacher, str) and teacher not in teachers:
+        yield f"{place}.teacher: no teacher is named {teacher!r}; there are: {nearest(teacher, teachers)}"
+    if own and "teacher" in term.resolved and not teachers:
+        where = "and a teacher is taught without one" if place.startswith("teaching") else "and the recipe has none"
+        yield f"{place}: {term.use} compares with a teacher, {where}: choose a term on the truth, or add teachers"
+    tap: Any = term.settings.get("at")
+    if own and isinstance(tap, str):
+        speaking = [teacher] if isinstance(teacher, str) else teachers if len(teachers) == 1 else []
+        for network in ["student", *speaking]:
+            if tap not in stage.taps.get(network, {}):
+                stage_place = place.rpartition(".objective.")[0]
+                yield (
+                    f"{place}.at: no tap of {network} is named {tap!r}: name the module to read, "
+                    f"{stage_place}.taps: {{{network}: {{{tap}: PATH}}}}"
+                )
+
+
+def _scheduler(scheduler: Scheduler | None, place: str) -> Iterator[str]:
+    if scheduler is not None and scheduler.use == "ReduceLROnPlateau" and scheduler.per == "step":
+        yield (
+            f"{place}: ReduceLROnPlateau watches the validation loss, which is measured once an epoch: "
+            "set per: epoch in training.scheduler"
+        )

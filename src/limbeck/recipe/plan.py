@@ -1,0 +1,162 @@
+"""A recipe whose every node was compared with what it names: what remains is to build it.
+
+Checking needs no data and trains nothing; what the data decides (classes, channels) is filled in when it is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from limbeck.recipe import build, consistency
+from limbeck.recipe.checked import GIVEN, LATER, Checked
+from limbeck.recipe.schema import Node, Recipe, Scheduler, Stage, Teacher, Term, Training, plain
+from limbeck.recipe.words import at
+
+__all__ = ["Plan", "StagePlan", "check", "resolved"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """One stage, checked.
+
+    Attributes:
+        stage: as the recipe has it.
+        training: the recipe's training with the changes of this stage.
+        terms: the terms by name.
+        weights: a number or a schedule for each.
+        optimizer: takes the parameters: ``optimizer.build(parameters)``.
+        scheduler: takes the optimizer and how often it will be stepped: ``scheduler.build(optimizer, steps=n)``.
+    """
+
+    stage: Stage
+    training: Training
+    terms: Mapping[str, Checked]
+    weights: Mapping[str, float | Checked]
+    optimizer: Checked
+    scheduler: Checked | None
+
+    def objective(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Fresh terms and their weights, as a ``Distiller`` takes them."""
+        weights = {name: w.build() if isinstance(w, Checked) else w for name, w in self.weights.items()}
+        return {name: term.build(**given) for name, term in self.terms.items()}, weights
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A whole recipe, checked: each part has ``build()``, and networks take ``classes=`` and ``channels=``."""
+
+    recipe: Recipe
+    task: Checked
+    data: Checked
+    student: Checked
+    teachers: Mapping[str, Checked]
+    teaching: StagePlan | None
+    stages: tuple[StagePlan, ...]
+    training: tuple[Checked, Checked | None]
+
+
+def check(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Plan:
+    """Compare every node with the signature of what it names, and the parts with each other.
+
+    Arguments:
+        recipe: from :func:`~limbeck.recipe.load`.
+        given: ``classes``, ``channels``, ``seed``, ``steps``, as far as they are known.
+
+    Raises ``LimbeckError`` with the dotted place of the first mistake.
+    """
+    known = _Known(recipe.plugins, {**dict.fromkeys(GIVEN, LATER), **(given or {})})
+    named = [(place, stage, known.stage(recipe, stage, place)) for place, stage in recipe.each_stage()]
+    plan = Plan(
+        recipe=recipe,
+        task=known.node(recipe.task, "task", "task"),
+        data=known.node(recipe.data, "data", "data"),
+        student=known.node(recipe.student, "model", "student"),
+        teachers={
+            name: known.node(teacher, "model", f"teachers.{name}", "weights")
+            for name, teacher in recipe.teachers.items()
+        },
+        training=known.training(recipe.training, "training"),
+        teaching=next((stage for place, _, stage in named if place == "teaching"), None),
+        stages=tuple(stage for place, _, stage in named if place != "teaching"),
+    )
+    consistency.check(recipe, {place: stage.terms for place, _, stage in named})
+    return plan
+
+
+def resolved(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe with every setting of every node, defaults too; what waits for the data stays open."""
+    plan = check(recipe, given=given)
+    return recipe.model_copy(
+        update={
+            "task": _full(Node, plan.task),
+            "data": _full(Node, plan.data),
+            "student": _full(Node, plan.student),
+            "teachers": {
+                name: _full(Teacher, plan.teachers[name], weights=teacher.weights)
+                for name, teacher in recipe.teachers.items()
+            },
+            "teaching": None if plan.teaching is None else _full_stage(plan.teaching),
+            "stages": tuple(map(_full_stage, plan.stages)),
+            "training": _full_training(recipe.training, *plan.training),
+        }
+    )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is the same for every node of one recipe."""
+
+    plugins: tuple[str, ...]
+    given: Mapping[str, Any]
+
+    def node(self, node: Any, kind: str, place: str, *own: str) -> Checked:
+        """``node`` without the keys that are the recipe's ``own``."""
+        settings = {name: value for name, value in plain(node).items() if name not in own}
+        return build.check(settings, kind, plugins=self.plugins, given=self.given, place=place)
+
+    def training(self, training: Training, place: str) -> tuple[Checked, Checked | None]:
+        optimizer = self.node(training.optimizer, "optimizer", at(place, "optimizer"))
+        if training.scheduler is None:
+            return optimizer, None
+        return optimizer, self.node(training.scheduler, "scheduler", at(place, "scheduler"), "per")
+
+    def stage(self, recipe: Recipe, stage: Stage, place: str) -> StagePlan:
+        training = recipe.training_of(stage, place=place)
+        optimizer, scheduler = self.training(training, at(place, "training") if stage.training else "training")
+        terms = {
+            name: self.node(term, "term", at(place, "objective", name), "weight")
+            for name, term in stage.objective.items()
+        }
+        weights = {
+            name: self.node(term.weight, "schedule", at(place, "objective", name, "weight"))
+            if isinstance(term.weight, Node)
+            else term.weight
+            for name, term in stage.objective.items()
+        }
+        return StagePlan(
+            stage=stage, training=training, terms=terms, weights=weights, optimizer=optimizer, scheduler=scheduler
+        )
+
+
+def _full(model: type[Any], checked: Checked, **own: Any) -> Any:
+    return model.model_validate({**checked.resolved, **own})
+
+
+def _full_training(training: Training, optimizer: Checked, scheduler: Checked | None) -> Training:
+    per = {} if training.scheduler is None else {"per": training.scheduler.per}
+    full = None if scheduler is None else _full(Scheduler, scheduler, **per)
+    return training.model_copy(update={"optimizer": _full(Node, optimizer), "scheduler": full})
+
+
+def _full_stage(plan: StagePlan) -> Stage:
+    """The stage with whole terms; its changes of the training stay changes, so that the recipe's still reaches it."""
+    terms = {}
+    for name, checked in plan.terms.items():
+        weight = plan.weights[name]
+        terms[name] = _full(Term, checked, weight=weight.resolved if isinstance(weight, Checked) else weight)
+    return plan.stage.model_copy(update={"objective": terms})

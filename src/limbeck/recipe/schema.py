@@ -1,0 +1,275 @@
+"""What a recipe is: its keys, their types and defaults. A key that is not here is an error that names the right one.
+
+Nodes (``use: …``) are kept as they were written; :mod:`limbeck.recipe.plan` compares them with what they name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from limbeck.core.errors import LimbeckError
+from limbeck.recipe.names import FileName, Name, Plugin, TeacherName
+from limbeck.recipe.values import Integer, Number, Text, complaint, sentence
+from limbeck.recipe.words import at, shown, unknown_setting
+
+__all__ = ["Export", "Node", "Recipe", "Scheduler", "Stage", "Teacher", "Term", "Training", "plain", "validated"]
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+Precision = Literal[
+    "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "transformer-engine",
+    "transformer-engine-float16",
+]  # fmt: skip
+Format = Literal["onnx"]
+
+_STRICT: Final = ConfigDict(extra="forbid", frozen=True)
+_NODE: Final = ConfigDict(extra="allow", frozen=True)
+
+
+def _weight(value: Any) -> Any:
+    if isinstance(value, Mapping | Node):
+        return Node.model_validate(value)
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise sentence(f"{shown(value)} is not a number or a schedule")
+    try:
+        number = float(value)
+    except ValueError:
+        raise sentence(f"{shown(value)} is not a number or a schedule, such as {{use: linear, …}}") from None
+    if not math.isfinite(number):
+        raise sentence(f"{shown(value)} is not a finite number")
+    return number
+
+
+def _node(value: Any) -> Any:
+    """A mapping with ``use``; the name alone is short for it."""
+    if isinstance(value, str):
+        return {"use": value}
+    if not isinstance(value, Mapping):
+        return value if isinstance(value, BaseModel) else _refuse(f"{shown(value)} is not a node: write {{use: NAME}}")
+    if "use" not in value:
+        _refuse(f"{shown(value)} lacks `use`, the name of what to build")
+    for key in value:
+        if not isinstance(key, str):
+            _refuse(f"the key {shown(key)} is not text: put it in quotes")
+    return value
+
+
+def _known(value: Any, model: type[BaseModel], noun: str) -> Any:
+    """The keys that ``model`` has; with a sentence that names the right one for any other."""
+    if isinstance(value, Mapping):
+        for key in value:
+            if key not in model.model_fields:
+                _refuse(unknown_setting(noun, key, model.model_fields))
+    return value
+
+
+def _refuse(text: str) -> None:
+    raise sentence(text)
+
+
+@final
+class Node(BaseModel):
+    """Something to build: what it is, and its settings beside that."""
+
+    model_config = _NODE
+    use: Text
+
+    before = model_validator(mode="before")(_node)
+
+
+@final
+class Term(BaseModel):
+    """A term of an objective, with its weight: a number or a schedule."""
+
+    model_config = _NODE
+    use: Text
+    weight: Annotated[float | Node, BeforeValidator(_weight)] = 1.0
+
+    before = model_validator(mode="before")(_node)
+
+
+@final
+class Teacher(BaseModel):
+    """A teacher network; ``weights`` is a file or a run folder, and without it the teacher is trained first."""
+
+    model_config = _NODE
+    use: Text
+    weights: Text | None = None
+
+    before = model_validator(mode="before")(_node)
+
+
+@final
+class Scheduler(BaseModel):
+    """A learning-rate scheduler, stepped after each optimizer ``step`` or each ``epoch``."""
+
+    model_config = _NODE
+    use: Text
+    per: Literal["step", "epoch"] = "step"
+
+    before = model_validator(mode="before")(_node)
+
+
+@final
+class Training(BaseModel):
+    """How to train: see :class:`limbeck.engine.Training`; ``precision`` is one of Lightning Fabric's."""
+
+    model_config = _STRICT
+    optimizer: Node = Node.model_validate({"use": "AdamW", "lr": 1e-3})
+    scheduler: Scheduler | None = None
+    batch: Annotated[Integer, Field(ge=1)] = 64
+    accumulate: Annotated[Integer, Field(ge=1)] = 1
+    clip: Annotated[Number, Field(gt=0)] | None = None
+    ema: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    patience: Annotated[Integer, Field(ge=1)] | None = None
+    precision: Precision = "32-true"
+    keep: Literal["last", "best"] = "last"
+    workers: Annotated[Integer, Field(ge=0)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys(cls, value: Any) -> Any:
+        return _known(value, cls, "training")
+
+
+@final
+class Stage(BaseModel):
+    """One stretch of training: for so many ``epochs`` or optimizer ``steps``, towards one objective.
+
+    ``training`` changes single settings of the recipe's for this stage; in ``optimizer`` and ``scheduler`` a node with
+    ``use`` takes the place of the recipe's, and one without changes its settings. ``frozen`` are paths of the student's
+    modules that keep their weights.
+    """
+
+    model_config = _STRICT
+    name: Name
+    epochs: Annotated[Integer, Field(ge=1)] | None = None
+    steps: Annotated[Integer, Field(ge=1)] | None = None
+    objective: Annotated[dict[Name, Term], Field(min_length=1)]
+    taps: dict[Text, dict[Name, Text]] = {}
+    training: dict[Text, Any] = {}
+    frozen: tuple[Text, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            objective = value.get("objective")
+            if objective is not None and not isinstance(objective, Mapping):
+                _refuse("objective is terms by name, such as {soft: {use: SoftTarget, tau: 4}}")
+            if isinstance(objective, Mapping) and not objective:
+                _refuse("objective has no term, such as {soft: {use: SoftTarget, tau: 4}}")
+            for key in ("weight", "weights"):
+                term = objective.get(key) if isinstance(objective, Mapping) else None
+                if term is not None and not (isinstance(term, Mapping) and "use" in term):
+                    _refuse(f"objective has {key!r} beside its terms: write each weight inside its term")
+        return _known(value, cls, "a stage")
+
+    @model_validator(mode="after")
+    def _length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            both = "has both epochs and steps" if self.epochs else "has no length"
+            _refuse(f"the stage {self.name!r} {both}: give epochs or steps, one of the two")
+        return self
+
+
+@final
+class Export(BaseModel):
+    """What to write the finished student as."""
+
+    model_config = _STRICT
+    to: tuple[Format, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys(cls, value: Any) -> Any:
+        return _known(value, cls, "export")
+
+
+@final
+class Recipe(BaseModel):
+    """Everything that decides a run; :func:`limbeck.recipe.load` makes one from YAML."""
+
+    model_config = _STRICT
+    name: FileName = "run"
+    seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0
+    plugins: tuple[Plugin, ...] = ()
+    task: Node
+    data: Node
+    teachers: dict[TeacherName, Teacher] = {}
+    student: Node
+    teaching: Stage | None = None
+    stages: tuple[Stage, ...] = ()
+    training: Training = Training()
+    control: Literal["alone", "none"] = "alone"
+    export: Export = Export()
+    threads: Annotated[Integer, Field(ge=1)] | None = None
+    loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and isinstance(value.get("teaching"), Mapping):
+            value = {**value, "teaching": {"name": "teaching", **value["teaching"]}}
+        return _known(value, cls, "a recipe")
+
+    @model_validator(mode="after")
+    def _trainings(self) -> Self:
+        for place, stage in self.each_stage():
+            self.training_of(stage, place=place)
+        return self
+
+    def each_stage(self) -> list[tuple[str, Stage]]:
+        """Teaching, if there is any, and the stages, each with its place."""
+        teaching = [("teaching", self.teaching)] if self.teaching is not None else []
+        return [*teaching, *((f"stages.{i}", stage) for i, stage in enumerate(self.stages))]
+
+    def training_of(self, stage: Stage, *, place: str = "stage") -> Training:
+        """The recipe's training with the changes of ``stage``."""
+        place, whole = at(place, "training"), plain(self.training)
+        for key, change in stage.training.items():
+            partial = key in ("optimizer", "scheduler") and isinstance(change, Mapping) and "use" not in change
+            if partial and whole[key] is None:
+                raise LimbeckError(
+                    f"{at(place, key)}: {shown(change)} changes nothing, as the recipe has none: add use"
+                )
+            whole[key] = {**whole[key], **change} if partial else change
+        return validated(Training, whole, place)
+
+
+def validated(model: type[_Model], data: Any, place: str = "") -> _Model:
+    """``data`` as ``model``, or a ``LimbeckError`` of one sentence with the dotted place."""
+    if not isinstance(data, Mapping):
+        raise LimbeckError(f"{place or 'a recipe'}: {shown(data)} is not a mapping of settings, such as `seed: 0`")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    steps = [step for step in first["loc"] if step != "[key]"]
+    if first["type"] == "missing":
+        raise LimbeckError(f"{at(place, *steps[:-1]) or 'recipe'}: {steps[-1]!r} is missing")
+    raise LimbeckError(f"{at(place, *steps) or 'recipe'}: {complaint(first)}")
+
+
+def plain(value: Any) -> Any:
+    """A recipe, or a part of one, as plain data in the order of the schema; the settings of a node follow its name.
+
+    >>> plain(Term.model_validate({"use": "SoftTarget", "weight": 0.9, "tau": 4}))
+    {'use': 'SoftTarget', 'tau': 4, 'weight': 0.9}
+    """
+    if isinstance(value, BaseModel):
+        own = {name: plain(getattr(value, name)) for name in type(value).model_fields}
+        if isinstance(value, Stage):
+            own = {name: item for name, item in own.items() if item is not None}
+        if value.model_extra is not None:
+            return {"use": own.pop("use"), **{name: plain(item) for name, item in value.model_extra.items()}, **own}
+        return own
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value

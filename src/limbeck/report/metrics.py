@@ -1,0 +1,89 @@
+"""``metrics.csv`` as curves: one per phase, its stages joined end to end."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from limbeck.core.errors import LimbeckError
+
+__all__ = ["Curve", "curves"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What one phase (the training of one model) wrote down, a row an epoch.
+
+    Attributes:
+        phase: the model's name in the record.
+        steps: optimizer steps done since the phase began, over all its stages.
+        accuracy: validation accuracy, a fraction; NaN where the row has none.
+        losses: by term, its share of the loss with the weight included; NaN where the stage has no such term.
+        stages: by stage, the step at which it began.
+    """
+
+    phase: str
+    steps: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    losses: dict[str, tuple[float, ...]]
+    stages: dict[str, float]
+
+
+def curves(path: Path) -> dict[str, Curve]:
+    """The curves by phase, in the order of the file; none where there is no file or no row.
+
+    Raises:
+        LimbeckError: the file is no text, or has no columns ``phase`` and ``step``.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LimbeckError(f"{path} could not be read ({error}): delete it to make the report without curves") from None
+    if rows and not {"phase", "step"} <= rows[0].keys():
+        raise LimbeckError(
+            f"{path} has the columns {', '.join(map(str, list(rows[0])[:6]))}, and a file of figures has at least "
+            "phase and step: delete it to make the report without curves"
+        )
+    phases: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        if math.isfinite(_number(row.get("step"))):
+            phases.setdefault(row["phase"], []).append(row)
+    return {phase: _curve(phase, mine) for phase, mine in phases.items()}
+
+
+def _curve(phase: str, rows: list[dict[str, str]]) -> Curve:
+    steps: list[float] = []
+    stages: dict[str, float] = {}
+    before = last = 0.0
+    for row in rows:
+        step, stage = _number(row["step"]), row.get("stage") or ""
+        if stage not in stages:
+            # A stage that counts its own steps from one goes on where the last one ended.
+            before = before + last if step <= last else before
+            stages[stage] = steps[-1] if steps else 0.0
+        last = step
+        steps.append(before + step)
+    names = [name for name in rows[0] if name and name.startswith("loss/")]
+    losses = {name.removeprefix("loss/"): tuple(_number(row.get(name)) for row in rows) for name in names}
+    return Curve(
+        phase=phase,
+        steps=tuple(steps),
+        accuracy=tuple(_number(row.get("validation_top1")) for row in rows),
+        losses={name: values for name, values in losses.items() if any(map(math.isfinite, values))},
+        stages=stages,
+    )
+
+
+def _number(text: str | None) -> float:
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan

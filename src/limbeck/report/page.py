@@ -1,0 +1,125 @@
+"""One page that holds all a run found out, opens from disk, asks the network for nothing and needs no script.
+
+The page forbids itself every connection by a Content-Security-Policy, and Jinja escapes every word of the record.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.core.files import write_atomically
+from limbeck.report import cases, rows, words
+from limbeck.report.verdict import RULE, judge, verdict
+
+if TYPE_CHECKING:
+    from limbeck.report.metrics import Curve
+    from limbeck.report.record import Record
+
+__all__ = ["write_report"]
+
+_HERE = Path(__file__).parent
+
+
+def write_report(run: Path) -> Path:
+    """Write ``run/report.html`` from ``run/record.json`` and ``run/metrics.csv``; gives its path.
+
+    The same record gives the same bytes. Without ``metrics.csv`` the page says that there are no curves.
+
+    Raises:
+        LimbeckError: there is no record, or it is not one of a finished run.
+    """
+    from limbeck.report.metrics import curves
+    from limbeck.report.read import read
+
+    run = Path(run)
+    page = _render(read(run / "record.json"), curves(run / "metrics.csv"))
+    return write_atomically(run / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+
+
+def _render(record: Record, curves: dict[str, Curve]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    house = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    house.filters |= {
+        name: getattr(words, name) for name in ("amount", "duration", "fixed", "percent", "power", "size", "tie")
+    }
+    style = (_HERE / "report.css").read_text(encoding="utf-8")
+    return house.get_template("report.html.j2").render(r=record, style=style, **_contents(record, curves))
+
+
+def _contents(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
+    """Everything the template shows beside the record itself."""
+    good, dear = rows.comparison(record)
+    measured = [quality for _, model in record.ordered() if (quality := record.quality(model))]
+    found = record.verdict
+    ends, gain = (found.interval_points, found.gain_points) if found else (None, None)
+    models = {name: model.model_dump() for name, model in record.models.items()}
+    said = (found.sentence if found else "") or verdict(models, gain, ends, found.gap_recovered if found else None)
+    return {
+        "judgement": judge(ends), "said": said.partition(":"), "rule": RULE,
+        "created": _date(record.created), "tiles": rows.tiles(record), "span": rows.span(record),
+        "models": [(name, record.short(name), model) for name, model in record.ordered()],
+        "control": _control(record), "good": good, "dear": dear, "n": _examples(record),
+        "classes": cases.classes(record), "samples": cases.samples(record),
+        "latency": next((model.latency_ms for _, model in record.ordered() if model.latency_ms), None),
+        "bins": next((len(quality.reliability) for quality in measured if quality.reliability), 15),
+        "against": next((record.short(name) for name, model in record.ordered() if model is record.teacher), "Teacher"),
+        "recipe": _yaml(record.recipe), **_pictures(record, curves),
+    }  # fmt: skip
+
+
+def _pictures(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
+    from limbeck.report.curves import accuracy_curves, loss_parts
+    from limbeck.report.figures import reliability, tradeoff
+
+    drawn = [
+        (record.short(name), model.role, record.quality(model), reliability(
+            record.quality(model), role=model.role, title=record.short(name), name=f"reliability{place}"
+        ))
+        for place, (name, model) in enumerate(record.ordered())
+    ]  # fmt: skip
+    distilled = next(name for name, model in record.ordered() if model.role == "distilled")
+    return {
+        "accuracy": accuracy_curves(record, curves), "losses": loss_parts(curves.get(distilled)),
+        "reliability": [one for one in drawn if one[3]], "tradeoff": tradeoff(record),
+    }  # fmt: skip
+
+
+def _control(record: Record) -> str:
+    """How fair the comparison is, in a sentence."""
+    alone, distilled = record.alone, record.distilled
+    if alone is None:
+        return "No control: the same student was not trained alone in this run."
+    if alone.steps is None or distilled.steps is None:
+        return "Control: the same student, trained alone on the same data; its steps were not recorded."
+    if alone.steps == distilled.steps:
+        return (
+            f"Control: the same student, trained alone on the same data for equally many steps ({distilled.steps:,})."
+        )
+    return (
+        f"Control: the same student, trained alone on the same data, but for {alone.steps:,} steps "
+        f"against {distilled.steps:,}: the budgets were not equal."
+    )
+
+
+def _examples(record: Record) -> int | None:
+    quality = record.quality(record.distilled)
+    return quality.examples if quality else None
+
+
+def _date(iso: str) -> str:
+    try:
+        moment = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".rstrip()
+
+
+def _yaml(recipe: dict[str, Any]) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100)) if recipe else ""

@@ -1,0 +1,244 @@
+"""``record.json`` as typed objects, so that the page never meets a surprise; :mod:`limbeck.report.read` reads them.
+
+Imported by the functions that need it, since pydantic is not needed to look at this room.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+__all__ = ["Bin", "Disagreement", "Latency", "Model", "Quality", "Record", "figure"]
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity, which Python's JSON can hold, are figures nobody could compute."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]
+Count = Annotated[int | None, BeforeValidator(_finite)]
+Name = Annotated[str, BeforeValidator(str)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+@final
+class Latency(_Part):
+    """Milliseconds for one call."""
+
+    median: Number = None
+    p95: Number = None
+    batch: Count = None
+    threads: Count = None
+    repeats: Count = None
+
+
+@final
+class ClassFigure(_Part):
+    """Accuracy within one class."""
+
+    name: Name = Field(alias="class")
+    accuracy: Number = None
+    examples: int = 0
+
+
+@final
+class Bin(_Part):
+    """One bin of the reliability diagram."""
+
+    low: float
+    high: float
+    confidence: Number = None
+    accuracy: Number = None
+    examples: int = 0
+
+
+@final
+class Quality(_Part):
+    """How good a model is on one part of the data; all accuracies are fractions."""
+
+    examples: int
+    top1: Number = None
+    top5: Number = None
+    macro_f1: Number = None
+    nll: Number = None
+    ece: Number = None
+    per_class: list[ClassFigure] = []
+    reliability: list[Bin] = []
+
+
+@final
+class Model(_Part):
+    """One model of the comparison."""
+
+    role: Literal["teacher", "alone", "distilled"]
+    title: Name = ""
+    parameters: Count = None
+    flops: Number = None
+    bytes: Count = None
+    latency_ms: Latency | None = None
+    steps: Count = None
+    seconds: Number = None
+    validation: Quality | None = None
+    test: Quality | None = None
+
+
+@final
+class Agreement(_Part):
+    """How often student and teacher say the same."""
+
+    on: Name = "test"
+    top1: Number = None
+    kl: Number = None
+    both_wrong: Number = None
+    student_only_wrong: Number = None
+    teacher_only_wrong: Number = None
+
+
+@final
+class Verdict(_Part):
+    """What the run found out."""
+
+    sentence: str = ""
+    gain_points: Number = None
+    interval_points: tuple[Number, Number] | None = None
+    gap_recovered: Number = None
+    test: Name = ""
+
+
+@final
+class Exported(_Part):
+    """One exported file and its parity with the student it came from."""
+
+    file: Name
+    bytes: Count = None
+    opset: Count = None
+    max_abs_difference: Number = None
+    label_agreement: Number = None
+    examples: Count = None
+    tolerance: Number = None
+    latency_ms: Latency | None = None
+
+
+@final
+class Disagreement(_Part):
+    """One sample where student and teacher differ."""
+
+    index: int
+    target: Count = None
+    teacher: int
+    student: int
+    teacher_confidence: Number = None
+    student_confidence: Number = None
+    png: str | None = None
+
+
+@final
+class Data(_Part):
+    """What the models were trained and measured on."""
+
+    name: Name = ""
+    classes: list[Name] = []
+    shape: list[int] = []
+    train: Count = None
+    labelled: Count = None
+    validation: Count = None
+    test: Count = None
+    fingerprint: Name = ""
+
+
+@final
+class Sealed(_Part):
+    """Whether the test part was opened."""
+
+    reads: int = 0
+    opened: str | None = None
+    examples: Count = None
+
+
+@final
+class File(_Part):
+    """A file of the run."""
+
+    sha256: Name = ""
+    bytes: Count = None
+
+
+@final
+class Record(_Part):
+    """Everything a run wrote down."""
+
+    version: int = Field(alias="schema")
+    limbeck: Name = ""
+    name: Name
+    seed: Count = None
+    created: Name = ""
+    seconds: Number = None
+    recipe: dict[str, Any] = {}
+    versions: dict[str, Name] = {}
+    machine: dict[str, Any] = {}
+    data: Data = Data()
+    sealed_test: Sealed = Sealed()
+    models: dict[str, Model]
+    agreement: Agreement | None = None
+    verdict: Verdict | None = None
+    export: dict[str, Exported] = {}
+    disagreements: list[Disagreement] = []
+    warnings: list[Name] = []
+    files: dict[str, File] = {}
+
+    @property
+    def part(self) -> Literal["test", "validation"]:
+        """The part of the data that the page speaks of: test, where any model was measured on it."""
+        return "test" if any(model.test for model in self.models.values()) else "validation"
+
+    @property
+    def distilled(self) -> Model:
+        """The student that was taught."""
+        return next(model for model in self.models.values() if model.role == "distilled")
+
+    @property
+    def alone(self) -> Model | None:
+        """The control: the same student without a teacher."""
+        return next((model for model in self.models.values() if model.role == "alone"), None)
+
+    @property
+    def teacher(self) -> Model | None:
+        """The teacher to compare with: the most accurate one where there are several."""
+        teachers = [model for model in self.models.values() if model.role == "teacher"]
+        return max(teachers, key=lambda model: figure(self.quality(model), "top1") or 0.0, default=None)
+
+    def quality(self, model: Model | None) -> Quality | None:
+        """The figures of ``model`` on :attr:`part`."""
+        return None if model is None else model.test if self.part == "test" else model.validation
+
+    def ordered(self) -> Iterator[tuple[str, Model]]:
+        """Names and models: teachers, the control, the distilled student."""
+        for role in ("teacher", "alone", "distilled"):
+            yield from ((name, model) for name, model in self.models.items() if model.role == role)
+
+    def short(self, name: str) -> str:
+        """What a column or a mark is called: a teacher by its own name where there are several."""
+        role = self.models[name].role
+        several = sum(model.role == "teacher" for model in self.models.values()) > 1
+        return (
+            name if role == "teacher" and several else {"teacher": "Teacher", "alone": "Alone"}.get(role, "Distilled")
+        )
+
+    def label(self, target: int | None) -> str:
+        """The name of a class."""
+        if target is None or target < 0:
+            return "unlabelled"
+        return self.data.classes[target] if target < len(self.data.classes) else str(target)
+
+
+def figure(quality: Quality | None, name: str) -> float | None:
+    """One figure of a quality that may be missing."""
+    value: float | None = getattr(quality, name, None)
+    return value

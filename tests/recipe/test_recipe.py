@@ -1,0 +1,318 @@
+"""A recipe is read whole, checked against itself and what it names, shown, and read back the same."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.schedule import Linear
+from limbeck.recipe import Recipe, check, load, resolved, show
+from limbeck.recipe.document import dump, parse
+from limbeck.recipe.schema import plain, validated
+
+DESIGN = """
+task: {use: Classification, classes: 10}
+data: {use: ImageFolder, root: data/cifar10, views: {use: Views, transforms: [crop, flip], per_sample: 4}}
+teachers: {big: {use: timm, name: resnet50, weights: runs/teacher}}
+student: {use: torchvision, name: mobilenet_v3_small}
+stages:
+  - {name: warmup, epochs: 5, objective: {truth: {use: CrossEntropy}}}
+  - name: distill
+    epochs: 30
+    objective: {truth: {use: CrossEntropy, weight: 0.1}, soft: {use: SoftTarget, tau: 4, weight: 0.9}}
+export: {to: [onnx]}
+"""
+
+
+def changed(data, path, value):
+    """A copy of ``data`` with ``value`` at ``path``; ``...`` removes what is there."""
+    data = copy.deepcopy(data)
+    here, (*steps, last) = data, path
+    for step in steps:
+        here = here[step]
+    if value is ...:
+        del here[last]
+    else:
+        here[last] = value
+    return data
+
+
+def test_the_whole_recipe_is_read(digits):
+    recipe = load(digits)
+    assert (recipe.name, recipe.seed, recipe.control, recipe.export.to) == ("digits", 0, "alone", ("onnx",))
+    assert recipe.teachers["big"].weights == "runs/teacher"
+    assert recipe.teaching is not None and recipe.teaching.epochs == 40  # noqa: PT018
+    soft = recipe.stages[0].objective["soft"]
+    assert soft.weight.use == "linear" and soft.tau == 4  # noqa: PT018
+    assert recipe.training.scheduler.per == "step"
+
+
+def test_defaults_are_those_of_the_schema():
+    recipe = load(DESIGN)
+    training = recipe.training
+    assert plain(training).items() >= {
+        "optimizer": {"use": "AdamW", "lr": 0.001}, "scheduler": None, "batch": 64, "accumulate": 1, "clip": None,
+        "ema": None, "patience": None, "precision": "32-true", "keep": "last",
+    }.items()  # fmt: skip
+    assert (recipe.seed, recipe.plugins, recipe.control, recipe.teaching) == (0, (), "alone", None)
+    assert recipe.stages[0].objective["truth"].weight == 1.0
+
+
+@pytest.mark.parametrize("override", [[], ["student=mlp"], ["training.scheduler=null"], ["teachers.big.weights=null"]])
+def test_a_shown_recipe_reads_back_the_same(digits, override):
+    for text in (digits, DESIGN):
+        recipe = load(text, override if text is digits else [])
+        shown = show(recipe)
+        assert load(shown) == resolved(recipe)
+        assert show(load(shown)) == shown
+        assert load(dump(plain(recipe))) == recipe
+
+
+def test_a_shown_recipe_has_every_setting_in_the_order_of_the_schema(digits):
+    data = parse(show(load(digits)))
+    assert list(data) == list(Recipe.model_fields)
+    assert data["student"] == {"use": "small_cnn", "width": 8, "depth": 3}
+    assert data["training"]["optimizer"]["betas"] == [0.9, 0.999]
+    assert data["stages"][0]["objective"]["truth"] == {"use": "CrossEntropy", "label_smoothing": 0.0, "weight": 0.1}
+    assert "steps" not in data["stages"][0]
+
+
+def test_what_the_data_decides_is_shown_only_when_it_is_given(digits):
+    recipe = load(digits)
+    assert "classes" not in parse(show(recipe))["task"]
+    given = parse(show(recipe, given={"classes": 10, "channels": 1}))
+    assert given["task"] == {"use": "Classification", "classes": 10}
+    assert given["student"]["channels"] == 1
+
+
+def test_a_plan_builds_live_objects(digits):
+    plan = check(load(digits))
+    assert plan.task.build(classes=10).classes == 10
+    student = plan.student.build(classes=10, channels=1)
+    assert student(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert isinstance(plan.teachers["big"].build(classes=10, channels=1), nn.Module)
+    terms, weights = plan.stages[0].objective()
+    assert list(terms) == ["truth", "soft"]
+    assert weights == {"truth": 0.1, "soft": Linear(1.0, 0.5)}
+    optimizer = plan.stages[0].optimizer.build(student.parameters())
+    assert plan.stages[0].scheduler.build(optimizer, steps=30).total_steps == 30
+    assert plan.data.settings["labels"] == 200
+
+
+def test_checking_builds_nothing(digits, monkeypatch):
+    monkeypatch.setattr("limbeck.recipe.checked.Checked.build", lambda *_args, **_more: pytest.fail("was built"))
+    check(load(digits))
+
+
+def test_a_stage_changes_single_settings_of_the_training(digits):
+    recipe = load(digits, ["stages.0.training={batch: 8, optimizer: {lr: 1}, scheduler: null}"])
+    training = recipe.training_of(recipe.stages[0])
+    assert plain(training.optimizer) == {"use": "AdamW", "lr": 1}
+    assert (training.batch, training.scheduler, training.keep) == (8, None, "last")
+    other = load(digits, ["stages.0.training.optimizer={use: SGD, momentum: 0.9}"])
+    assert plain(other.training_of(other.stages[0]).optimizer) == {"use": "SGD", "momentum": 0.9}
+    assert recipe.training.batch == 64
+    stage = check(other).stages[0]
+    assert stage.optimizer.target is torch.optim.SGD
+
+
+def test_the_file_names_a_recipe_without_a_name(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(DESIGN)
+    assert load(file).name == load(str(file)).name == "mine"
+    assert load(file, ["name=other"]).name == "other"
+    assert load(DESIGN).name == "run"
+
+
+def test_numbers_in_yaml_s_old_blind_spot_are_numbers(digits):
+    text = digits.replace("lr: 0.003", "lr: 3e-3").replace("clip: null", "clip: '1e-1'")
+    recipe = load(text)
+    assert (recipe.training.optimizer.lr, recipe.training.clip) == (0.003, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (["sed"], 3, "recipe: a recipe has no setting 'sed'; did you mean 'seed'? (it takes: name, seed, plugins,"),
+        (["seed"], "x", "seed: 'x' is not an integer"),
+        (["seed"], True, "seed: true is not an integer"),
+        (["seed"], -1, "seed: -1 is not at least 0"),
+        (["student"], ..., "recipe: 'student' is missing"),
+        (["student"], 3, "student: 3 is not a node: write {use: NAME}"),
+        (["student"], {"widht": 3}, "student: {widht: 3} lacks `use`"),
+        (["student", 1], 3, "student: the key 1 is not text"),
+        (
+            ["stages", 0, "epoch"],
+            3,
+            "stages.0: a stage has no setting 'epoch'; did you mean 'epochs'? (it takes: name,",
+        ),
+        (["stages", 0, "steps"], 3, "stages.0: the stage 'distill' has both epochs and steps"),
+        (["stages", 0, "epochs"], ..., "stages.0: the stage 'distill' has no length: give epochs or steps"),
+        (["stages", 0, "epochs"], 0, "stages.0.epochs: 0 is not at least 1"),
+        (["stages", 0, "epochs"], 1.5, "stages.0.epochs: 1.5 is not an integer"),
+        (["stages", 0, "name"], ..., "stages.0: 'name' is missing"),
+        (["stages", 0, "name"], "a/b", "stages.0.name: 'a/b' is not a name"),
+        (["stages", 0, "objective"], {}, "stages.0: objective has no term"),
+        (["stages", 0, "objective"], [1], "stages.0: objective is terms by name"),
+        (["stages", 0, "objective", "weights"], {"soft": 1}, "objective has 'weights' beside its terms"),
+        (["stages", 0, "objective", "a.b"], "Gram", "stages.0.objective.a.b: 'a.b' is not a name"),
+        (["stages", 0, "objective", "soft", "weight"], "abc", "soft.weight: 'abc' is not a number or a schedule"),
+        (["stages", 0, "objective", "soft", "weight"], True, "soft.weight: true is not a number or a schedule"),
+        (["stages", 0, "objective", "soft", "weight"], float("inf"), "soft.weight: inf is not a finite number"),
+        (["stages", 0, "objective", "soft", "weight"], {"end": 1}, "soft.weight: {end: 1} lacks `use`"),
+        (["stages", 0, "taps"], {"student": "x"}, "stages.0.taps.student: 'x' is not a mapping"),
+        (["stages", 0, "frozen"], "x", "stages.0.frozen: 'x' is not a list"),
+        (
+            ["stages", 0, "training"],
+            {"bach": 3},
+            "stages.0.training: training has no setting 'bach'; did you mean 'batch'",
+        ),
+        (["stages", 0, "training"], {"batch": "x"}, "stages.0.training.batch: 'x' is not an integer"),
+        (["stages"], {"a": 1}, "stages: {a: 1} is not a list"),
+        (["training", "precision"], "32", "training.precision: '32' is not one of '32-true', '16-mixed'"),
+        (["training", "keep"], "first", "training.keep: 'first' is not one of 'last', 'best'"),
+        (["training", "clip"], 0, "training.clip: 0 is not above 0"),
+        (["training", "ema"], 1.0, "training.ema: 1.0 is not below 1"),
+        (["training", "patience"], 0, "training.patience: 0 is not at least 1"),
+        (["training", "batch"], "x", "training.batch: 'x' is not an integer"),
+        (["training", "scheduler", "per"], "x", "training.scheduler.per: 'x' is not one of 'step', 'epoch'"),
+        (["teachers"], ["a"], "teachers: ['a'] is not a mapping"),
+        (["teachers", "student"], "mlp", "teachers.student: a teacher cannot be named student"),
+        (["teachers", "big", "weights"], 3, "teachers.big.weights: 3 is not text"),
+        (["plugins"], ["os"], "plugins.0: 'os' is part of Python itself"),
+        (["plugins"], "mine", "plugins: 'mine' is not a list"),
+        (["name"], False, "name: false is not text: put it in quotes"),
+        (["name"], "../x", "name: '../x' is not a name that can be a folder"),
+        (["control"], "alnoe", "control: 'alnoe' is not one of 'alone', 'none'"),
+        (["export"], {"to": ["onx"]}, "export.to.0: 'onx' is not one of 'onnx'"),
+        (["export", "taget"], "x", "export: export has no setting 'taget' (it takes: to)"),
+        (["teaching", "name"], 3, "teaching.name: 3 is not text"),
+        (["teaching", "objective"], ..., "teaching: 'objective' is missing"),
+    ],
+)
+def test_a_mistake_in_the_schema_is_said_with_its_place(sentence, digits, path, value, said):
+    assert said in sentence(load, dump(changed(parse(digits), path, value)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["student.widht=3"], "student: small_cnn has no setting 'widht'; did you mean 'width'?"),
+        (["student.width=abc"], "student.width: 'abc' is not an integer"),
+        (["student.weight=3"], "a weight belongs to a term of an objective"),
+        (["student.weights=x"], "weights are read for teachers only"),
+        (["student=smal_cnn"], "student: no model is named 'smal_cnn'; there are: small_cnn"),
+        (["student=SoftTarget"], "student: no model is named 'SoftTarget'"),
+        (["teachers.big.widht=3"], "teachers.big: small_cnn has no setting 'widht'"),
+        (["data=digits"], "data: no data source is named 'digits'; there are: Digits"),
+        (["data.views.transforms=[crop, flop]"], "data.views.transforms.1: no transform is named 'flop'"),
+        (["data.views.transforms.0.degree=3"], "data.views.transforms.0: affine has no setting 'degree'"),
+        (["training.optimizer.lrr=3"], "training.optimizer: AdamW has no setting 'lrr'; did you mean 'lr'?"),
+        (["stages.0.training.optimizer.lrr=3"], "stages.0.training.optimizer: AdamW has no setting 'lrr'"),
+        (["training.scheduler.gamma=3"], "training.scheduler: OneCycleLR has no setting 'gamma'"),
+        (["stages.0.objective.soft.tau=abc"], "stages.0.objective.soft.tau: 'abc' is not a number or a Schedule"),
+        (["stages.0.objective.soft.weight={use: linear}"], "stages.0.objective.soft.weight: linear needs 'start'"),
+        (["stages.0.objective.soft.weight={use: SGD}"], "weight: no schedule is named 'SGD'"),
+        (["stages=[]"], "stages: a recipe needs at least one"),
+        (["teachers.big.weights=null", "teaching=null"], "teachers.big: it has no weights, and there is no `teaching`"),
+        (["stages.0.taps.bgi={a: b}"], "stages.0.taps: no network is named 'bgi'; there are: big"),
+        (["stages.0.objective.soft.teacher=bgi"], "soft.teacher: no teacher is named 'bgi'; there are: big"),
+        (["teaching.objective.soft=SoftTarget"], "teaching.objective.soft: SoftTarget compares with a teacher"),
+        (["teaching.taps.big={a: b}"], "while a teacher is taught, it is called student"),
+        (["teachers={}", "stages.0.taps={}"], "SoftTarget compares with a teacher, and the recipe has none"),
+        (["stages.0.objective.h={use: Hint, at: mdi}"], "h.at: no tap of student is named 'mdi'"),
+        (["stages.0.objective.h={use: Hint, at: mid}", "stages.0.taps.big={}"], "h.at: no tap of big is named 'mid'"),
+        (["training.scheduler=ReduceLROnPlateau"], "set per: epoch in training.scheduler"),
+    ],
+)
+def test_a_mistake_in_what_is_named_is_said_with_its_place(sentence, digits, overrides, said):
+    recipe = load(digits, overrides)
+    assert said in sentence(check, recipe)
+    assert said in sentence(show, recipe)
+
+
+def test_two_stages_of_one_name_are_refused(sentence, digits):
+    data = parse(digits)
+    data["stages"].append(data["stages"][0])
+    assert "stages.1.name: 'distill' is the name of stages.0 already" in sentence(check, load(dump(data)))
+
+
+def test_a_change_of_a_scheduler_that_is_not_there_is_refused(sentence):
+    said = sentence(load, DESIGN, ["stages.0.training.scheduler.gamma=3"])
+    assert said.startswith("stages.0.training.scheduler: {gamma: 3} changes nothing, as the recipe has none")
+
+
+def test_a_teacher_that_is_taught_needs_no_weights(digits):
+    assert check(load(digits, ["teachers.big.weights=null"])).recipe.teachers["big"].weights is None
+
+
+def test_a_plugin_is_used_where_it_is_listed(sentence, digits, plugin):
+    overrides = [f"student={{use: '{plugin}.nets:Net', width: 3}}"]
+    assert f"student: {plugin}.nets:Net is not limbeck's" in sentence(check, load(digits, overrides))
+    plan = check(load(digits, [*overrides, f"plugins=[{plugin}]"]))
+    assert plan.student.build(classes=4).classes == 4
+    assert "has no setting 'widht'" in sentence(
+        check, load(digits, [f"student={{use: '{plugin}.nets:Net', widht: 3}}", f"plugins=[{plugin}]"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the recipe is empty"),
+        ("\n# nothing\n", "the recipe is empty"),
+        ("---\n", "the recipe is empty"),
+        ("- a\n- b\n", "the recipe is ['a', 'b'], and a recipe is a mapping"),
+        ("just words\nand more", "and a recipe is a mapping"),
+        ("task: !!python/object/apply:os.system ['echo']", "is refused"),
+        ("seed: 1\nseed: 2", "'seed' stands twice"),
+        ("seed: [1", "is not valid YAML at line 1"),
+        ("{}", "recipe: 'task' is missing"),
+    ],
+)
+def test_a_text_that_is_no_recipe_is_a_sentence(sentence, text, said):
+    assert said in sentence(load, text)
+
+
+def test_an_empty_file_is_named(sentence, tmp_path):
+    file = tmp_path / "x.yaml"
+    file.touch()
+    assert sentence(load, file).startswith(f"{file} is empty")
+
+
+def test_a_recipe_cannot_be_changed(digits):
+    with pytest.raises(ValueError, match="frozen"):
+        load(digits).seed = 3
+
+
+def test_unknown_text_anywhere_is_a_sentence(digits):
+    """Each value of the recipe in turn is replaced by things that do not belong there."""
+    document = parse(digits)
+    paths = list(_paths(document))
+    assert len(paths) > 40
+    for path in paths:
+        for value in ("§", -7, {"use": "§"}, [[1]], None):
+            try:
+                check(validated(Recipe, changed(document, path, value)))
+            except LimbeckError as error:
+                assert "\n" not in str(error)  # noqa: PT017
+
+
+def _paths(value, path=()):
+    if path:
+        yield list(path)
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _paths(item, (*path, key))
+
+
+def test_the_schema_can_be_written_for_editors():
+    assert "stages" in Recipe.model_json_schema()["properties"]
+
+
+def test_what_is_no_mapping_is_no_recipe(sentence):
+    assert "a recipe: [1] is not a mapping" in sentence(validated, Recipe, [1])
