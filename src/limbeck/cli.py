@@ -15,7 +15,13 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit status: 0 done, 2 a mistake in what was given, 128 + n stopped by signal n."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes no positional words after an option; settings may stand anywhere.
+    if rest and not (hasattr(options, "settings") and all("=" in word and word[0] != "-" for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.settings = [*options.settings, *rest]
     try:
         status: int = options.run(options) or 0
     except LimbeckError as error:

@@ -184,3 +184,19 @@ def test_the_catalogue_holds_every_builder_and_imports_no_zoo():
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert set(run.stdout.split()) == set(models.__all__) - {"catalogue", "load_weights", "save_weights"}
     assert all(getattr(models, name) is build for name, build in models.catalogue().items())
+
+
+def test_cifar_stem_keeps_small_pictures_large():
+    net = models.torchvision("resnet18", classes=10, stem="cifar")
+    sides = []
+    net.layer1.register_forward_hook(lambda _, __, out: sides.append(out.shape[-1]))
+    assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert sides == [32]
+    # The figure of the usual CIFAR ResNet-18 (11.17 M parameters with 10 classes).
+    assert sum(p.numel() for p in net.parameters()) == 11_173_962
+
+
+@pytest.mark.parametrize("wrong", [{"name": "vgg11"}, {"name": "mobilenet_v3_small"}])
+def test_cifar_stem_is_refused_where_there_is_no_such_stem(wrong):
+    with pytest.raises(LimbeckError, match="stem: cifar"):
+        models.torchvision(classes=10, stem="cifar", **wrong)

@@ -1,4 +1,4 @@
-"""A record like one of the main job: three classifiers of real digit pictures, every figure computed from their answers."""
+"""A record like one of the main job: three classifiers of real digits, every figure computed from their answers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import copy
 import csv
 import io
+import itertools
 import json
 from functools import lru_cache
 
@@ -40,13 +41,21 @@ def metrics():
     """A row an epoch for the three phases; the distilled one has two terms in its loss."""
     random = np.random.default_rng(1)
     rows = []
-    for phase, epochs, top, speed in (("teacher", 40, 0.981, 3.0), ("alone", 30, 0.915, 7.0), ("distilled", 30, 0.946, 6.0)):
+    for phase, epochs, top, speed in (
+        ("teacher", 40, 0.981, 3.0),
+        ("alone", 30, 0.915, 7.0),
+        ("distilled", 30, 0.946, 6.0),
+    ):
         for epoch in range(1, epochs + 1):
             gone = 1 - np.exp(-epoch / speed)
             accuracy = 0.1 + (top - 0.1) * gone + random.normal(0, 0.006)
             parts = {"loss/truth": 2.3 * (1 - gone) + 0.08 + random.normal(0, 0.004)}
             if phase == "distilled":
-                parts = {"loss/truth": 0.1 * parts["loss/truth"], "loss/soft": 2.9 * (1 - gone) + 0.21, "weight/truth": 0.1}
+                parts = {
+                    "loss/truth": 0.1 * parts["loss/truth"],
+                    "loss/soft": 2.9 * (1 - gone) + 0.21,
+                    "weight/truth": 0.1,
+                }
             rows.append(
                 {
                     "phase": phase, "stage": phase, "epoch": epoch, "step": 17 * epoch, "seconds": 0.4 * epoch,
@@ -76,9 +85,11 @@ def _record():
     sure["distilled"] = LogisticRegression(C=0.8).fit(pictures[train], taught).predict_proba(pictures[test])
     truth, names = target[test], [str(name) for name in digits.target_names]
     models = {
-        "teacher": _model("teacher", "small_cnn(width=64)", (94_026, 2_410_000, 380_184), 0.31, 680, 21.4),
-        "alone": _model("alone", "small_cnn(width=8)", (1_898, 61_200, 9_876), 0.0502, 510, 9.2),
-        "distilled": _model("distilled", "small_cnn(width=8)", (1_898, 61_200, 9_876), 0.0497, 510, 12.8),
+        "teacher": _model("teacher", "Teacher: small_cnn(width=64)", (94_026, 2_410_000, 380_184), 0.31, 680, 21.4),
+        "alone": _model("alone", "Student alone: small_cnn(width=8)", (1_898, 61_200, 9_876), 0.0502, 510, 9.2),
+        "distilled": _model(
+            "distilled", "Distilled student: small_cnn(width=8)", (1_898, 61_200, 9_876), 0.0497, 510, 12.8
+        ),
     }
     for name, model in models.items():
         model["test"] = model["validation"] = quality(sure[name], truth, names)
@@ -99,20 +110,23 @@ def _record():
     differ = np.flatnonzero(said["teacher"] != said["distilled"])
     differ = differ[np.argsort(-sure["distilled"].max(1)[differ])][:12]
     return {
-        "schema": 1, "limbeck": "0.1.0", "name": "digits", "seed": 0, "created": "2026-11-24T02:00:00+00:00", "seconds": 71.2,
+        "schema": 1, "limbeck": "0.1.0", "name": "digits", "seed": 0,
+        "created": "2026-11-24T02:00:00+00:00", "seconds": 71.2,
         "recipe": {
             "name": "digits", "seed": 0, "plugins": [], "task": {"use": "Classification"},
             "data": {"use": "Digits", "labels": 200, "views": {"use": "Views", "per_sample": 0}},
             "teachers": {"teacher": {"use": "small_cnn", "width": 64}}, "student": {"use": "small_cnn", "width": 8},
             "stages": [{"name": "distill", "epochs": 30, "objective": {
-                "truth": {"use": "CrossEntropy", "weight": 0.1}, "soft": {"use": "SoftTarget", "tau": 4.0, "weight": 0.9}}}],
+                "truth": {"use": "CrossEntropy", "weight": 0.1},
+                "soft": {"use": "SoftTarget", "tau": 4.0, "weight": 0.9}}}],
             "control": "alone", "export": {"to": ["onnx"]},
         },
         "versions": {"python": "3.11.7", "torch": "2.15.0", "torchvision": "0.29.0", "lightning-fabric": "2.6.6",
                      "onnxruntime": "1.32.0", "numpy": "2.4.1"},
-        "machine": {"cpu": "AMD EPYC 7B13", "cores": 2, "threads": 2, "system": "Linux 6.8 x86_64", "accelerator": "cpu"},
-        "data": {"name": "Digits", "classes": names, "shape": [1, 8, 8], "train": 1078, "labelled": 200, "validation": 359,
-                 "test": 360, "fingerprint": "3f7a" * 16},
+        "machine": {"cpu": "AMD EPYC 7B13", "cores": 2, "threads": 2, "system": "Linux 6.8 x86_64",
+                    "accelerator": "cpu"},
+        "data": {"name": "Digits", "classes": names, "shape": [1, 8, 8], "train": 1078, "labelled": 200,
+                 "validation": 359, "test": 360, "fingerprint": "3f7a" * 16},
         "sealed_test": {"reads": 1, "opened": "2026-11-24T02:01:02+00:00", "examples": 360},
         "models": models,
         "agreement": {
@@ -127,13 +141,16 @@ def _record():
                             "label_agreement": 1.0, "examples": 359, "tolerance": 1e-4,
                             "latency_ms": {"median": 0.0131, "p95": 0.0152, "batch": 1, "threads": 1, "repeats": 200}}},
         "disagreements": [
-            {"index": int(i), "target": int(truth[i]), "teacher": int(said["teacher"][i]), "student": int(said["distilled"][i]),
-             "teacher_confidence": float(sure["teacher"][i].max()), "student_confidence": float(sure["distilled"][i].max()),
+            {"index": int(i), "target": int(truth[i]),
+             "teacher": int(said["teacher"][i]), "student": int(said["distilled"][i]),
+             "teacher_confidence": float(sure["teacher"][i].max()),
+             "student_confidence": float(sure["distilled"][i].max()),
              "png": png(pictures[test][i].reshape(8, 8))}
             for i in differ
         ],
         "warnings": [],
-        "files": {"student.safetensors": {"sha256": "9b1c" * 16, "bytes": 9876}, "student.onnx": {"sha256": "07de" * 16, "bytes": 12345}},
+        "files": {"student.safetensors": {"sha256": "9b1c" * 16, "bytes": 9876},
+                  "student.onnx": {"sha256": "07de" * 16, "bytes": 12345}},
     }  # fmt: skip
 
 
@@ -146,7 +163,7 @@ def quality(sure, truth, names):
         hit = np.sum(right & (truth == label))
         f1.append(2 * hit / max(np.sum(said == label) + np.sum(truth == label), 1))
     edges, bins, ece = np.linspace(0, 1, 16), [], 0.0
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
         inside = (top > low) & (top <= high)
         n = int(inside.sum())
         mean = (float(top[inside].mean()), float(right[inside].mean())) if n else (None, None)

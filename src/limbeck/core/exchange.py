@@ -55,7 +55,7 @@ class Exchange:
         if name is None:
             if self.teacher is None and self.teachers:
                 raise LimbeckError(
-                    f"these teachers have no logits to combine, so the term names one of them: {', '.join(self.teachers)}"
+                    f"these teachers have no logits to combine, so the term names one: {', '.join(self.teachers)}"
                 )
             if self.teacher is None:
                 raise LimbeckError("this term needs a teacher, and there is none: give Distiller(teachers=...)")

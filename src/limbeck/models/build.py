@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -31,6 +31,7 @@ def torchvision(
     channels: int = 3,
     pretrained: bool = False,
     weights: str | Path | None = None,
+    stem: Literal["imagenet", "cifar"] = "imagenet",
     **options: Any,
 ) -> nn.Module:
     """A classification network of ``torchvision.models``.
@@ -44,6 +45,8 @@ def torchvision(
         pretrained: start from the weights that torchvision publishes (its default set), which needs a network once.
             Their head is kept if it has as many classes as asked for, and is replaced by a random one if not.
         weights: a file or run folder to load, as in :func:`~limbeck.models.load_weights`; instead of ``pretrained``.
+        stem: ``cifar`` begins a ResNet with a 3×3 convolution of stride 1 and no pooling, as is usual for 32×32
+            pictures, which the ``imagenet`` stem shrinks to 8×8 before the first block.
         options: passed on to torchvision: ``dropout``, ``image_size``, ...
 
     Raises:
@@ -73,6 +76,8 @@ def torchvision(
         net = _built("torchvision", zoo.get_model, name, {"num_classes": classes, **quiet, **options})
     if channels != 3:
         _change_input(net, name, channels, pretrained=pretrained)
+    if stem == "cifar":
+        _shrink_stem(net, name, pretrained=pretrained)
     return net if weights is None else load_weights(net, weights)
 
 
@@ -113,6 +118,16 @@ def timm(
         settings["pretrained"] = True
     net = _built("timm", zoo.create_model, name, settings)
     return net if weights is None else load_weights(net, weights)
+
+
+def _shrink_stem(net: nn.Module, name: str, *, pretrained: bool) -> None:
+    """He et al.'s stem for CIFAR in place of the one for ImageNet."""
+    first = getattr(net, "conv1", None)
+    if not isinstance(first, nn.Conv2d) or not isinstance(getattr(net, "maxpool", None), nn.MaxPool2d) or pretrained:
+        raise LimbeckError(f"{name}: `stem: cifar` is for a ResNet without pretrained weights; leave it out")
+    stem = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    net.conv1, net.maxpool = stem, nn.Identity()
 
 
 def _refuse(name: str, options: Mapping[str, Any], *, pretrained: bool, weights: str | Path | None) -> None:

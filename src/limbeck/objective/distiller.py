@@ -158,7 +158,7 @@ def _named(teachers: Teachers | None) -> dict[str, nn.Module | TeacherSource]:
             raise LimbeckError("a teacher cannot be named 'student': taps and reports would confuse the two")
         return dict(teachers)
     # A ModuleList is one module to Python and several teachers to its user.
-    if isinstance(teachers, Sequence | nn.ModuleList) and not isinstance(teachers, str):
+    if isinstance(teachers, Sequence | nn.ModuleList):
         return {f"teacher{i}": teacher for i, teacher in enumerate(teachers)}
     return {"teacher": teachers}
 

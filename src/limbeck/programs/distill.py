@@ -59,14 +59,15 @@ def distill(
     if not isinstance(recipe, Recipe):
         recipe = load(find(DEFAULT if recipe is None else recipe), settings)
     folder = choose(recipe.name, out, resume=resume)
+    text = show(recipe)
+    _same_recipe(folder / "recipe.yaml", text, resume=resume)
+    finished = resume and (folder / "record.json").exists()
+    job = None if finished else Job.of(recipe, folder)  # what is wrong with recipe or data shows before a file is made
     with locked(folder):
-        text = show(recipe)
-        _same_recipe(folder / "recipe.yaml", text, resume=resume)
-        if resume and (folder / "record.json").exists():
+        if job is None:
             record: dict[str, Any] = json.loads((folder / "record.json").read_text())
             _say(f"{folder} is finished: nothing is left to do")
         else:
-            job = Job.of(recipe, folder)
             _write_text(folder / "recipe.yaml", text)
             record = _run(job, begun, resume=resume, watchers=watchers)
         page = write_report(folder)

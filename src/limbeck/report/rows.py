@@ -54,7 +54,8 @@ def tiles(record: Record) -> list[Tile]:
         why = "not measured" if record.alone is None or gain is None else "the teacher is not clearly better than alone"
     else:
         why = "of the way from alone to the teacher"
-        why += "" if judgement == "helped" else "; the interval of the gain includes zero, so this may be zero as well"
+        why += "; the interval of the gain includes zero, so this may be zero as well" if judgement == "open" else ""
+        why = "distillation led away from the teacher" if judgement == "hurt" else why
     shown.append(Tile("Gap to the teacher recovered", percent(gap, digits=0), "", why))
     if teacher is None:
         return shown

@@ -18,7 +18,7 @@ def percent(value: float | None, *, digits: int = 1) -> str:
     >>> percent(0.9634), percent(1.0), percent(None)
     ('96.3 %', '100.0 %', '–')
     """
-    return f"{100 * value:.{digits}f} %" if _known(value) else NONE
+    return f"{100 * value:.{digits}f} %".replace("-", "−") if _known(value) else NONE
 
 
 def points(value: float | None, *, digits: int = 1) -> str:

@@ -1,0 +1,92 @@
+"""Schedules are functions of the fraction of training that is over, and Progress is the one clock they read."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import pytest
+
+from limbeck import schedule
+from limbeck.core.errors import LimbeckError
+from limbeck.core.progress import Progress
+from limbeck.core.schedule import Schedule
+
+LINE, WAVE = schedule.linear(100.0, 0.0), schedule.cosine(1.0, 0.2)
+STAIRS, RAMP = schedule.steps(1.0, factor=0.1, milestones=(0.5, 0.75)), schedule.warmup(8.0, over=0.25)
+
+
+@pytest.mark.parametrize(
+    ("moves", "start", "eighth", "middle", "end"),
+    [
+        (LINE, 100.0, 87.5, 50.0, 0.0),
+        # 0.2 + 0.8 · (1 + cos(π/8)) / 2 = 0.2 + 0.8 · 0.961940 = 0.969552.
+        (WAVE, 1.0, 0.969552, 0.6, 0.2),
+        (STAIRS, 1.0, 1.0, 0.1, 0.01),
+        (RAMP, 0.0, 4.0, 8.0, 8.0),
+    ],
+)
+def test_a_schedule_at_the_start_an_eighth_the_middle_and_the_end(moves, start, eighth, middle, end):
+    values = [moves(Progress(step=step, steps=8)) for step in (0, 1, 4, 8)]
+    assert values == pytest.approx([start, eighth, middle, end], abs=1e-6)
+
+
+@pytest.mark.parametrize("moves", [LINE, WAVE, STAIRS, RAMP])
+def test_a_schedule_keeps_its_shape_when_training_has_more_steps(moves):
+    short, long = (moves(Progress(step=steps // 4, steps=steps)) for steps in (8, 8000))
+    assert short == pytest.approx(long)
+
+
+@pytest.mark.parametrize("moves", [LINE, WAVE, STAIRS, RAMP])
+def test_a_schedule_stands_still_after_the_end(moves):
+    assert moves(Progress(step=99, steps=8)) == moves(Progress(step=8, steps=8))
+
+
+@pytest.mark.parametrize("moves", [LINE, WAVE, STAIRS, RAMP])
+def test_a_schedule_is_one_and_travels(moves):
+    assert isinstance(moves, Schedule)
+    assert pickle.loads(pickle.dumps(moves)) == moves
+
+
+def test_a_milestone_counts_from_the_step_that_reaches_it():
+    assert [STAIRS(Progress(step=step, steps=4)) for step in (1, 2, 3)] == pytest.approx([1.0, 0.1, 0.01])
+
+
+def test_the_order_of_the_milestones_does_not_matter():
+    backwards = schedule.steps(1.0, factor=0.1, milestones=(0.75, 0.5))
+    assert backwards(Progress(step=5, steps=8)) == STAIRS(Progress(step=5, steps=8))
+
+
+def test_a_plain_number_needs_no_clock_and_a_schedule_does():
+    assert schedule.at(0.5, Progress()) == 0.5
+    assert schedule.at(3, Progress()) == 3.0
+    assert schedule.at(lambda progress: progress.epoch / 2, Progress(epoch=3)) == 1.5
+    with pytest.raises(LimbeckError, match=r"set `distiller.progress = limbeck.Progress\(step=..., steps=...\)`"):
+        schedule.at(LINE, Progress())
+
+
+@pytest.mark.parametrize("milestones", [(0.5, 1.5), (-0.1,), (30.0,), (math.nan,)])
+def test_milestones_outside_training_are_refused(milestones):
+    with pytest.raises(LimbeckError, match="fractions of training between 0 and 1"):
+        schedule.steps(1.0, factor=0.1, milestones=milestones)
+
+
+@pytest.mark.parametrize("over", [0.0, -0.5, 1.01, 5, math.nan])
+def test_a_warm_up_outside_training_is_refused(over):
+    with pytest.raises(LimbeckError, match="above 0 and up to 1"):
+        schedule.warmup(1.0, over=over)
+
+
+def test_schedules_print_what_they_do():
+    assert [str(moves) for moves in (LINE, WAVE, STAIRS, RAMP)] == [
+        "100→0", "1⤳0.2", "1·0.1^passed(0.5, 0.75)", "0→8",
+    ]  # fmt: skip
+
+
+def test_progress_is_the_share_of_steps_that_are_done():
+    assert [Progress(step=step, steps=4).fraction for step in (0, 1, 4, 9)] == [0.0, 0.25, 1.0, 1.0]
+
+
+def test_progress_of_unknown_length_is_an_error_that_says_how_to_set_it():
+    with pytest.raises(LimbeckError, match=r"how long training is.*train with limbeck.fit"):
+        _ = Progress(step=3).fraction

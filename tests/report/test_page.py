@@ -1,0 +1,278 @@
+"""What the page says, and that it says something true of whatever a record lacks."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from limbeck.core.errors import LimbeckError
+from limbeck.report import RULE, verdict, write_report
+
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+def page(run):
+    return write_report(run).read_text(encoding="utf-8")
+
+
+def words(text):
+    """What a reader sees: no styles, no tags, single spaces."""
+    text = re.sub(r"<(style|title)>.*?</\1>", " ", text, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", text))).replace("\u00a0", " ")
+
+
+def test_page_states_the_verdict_the_control_and_the_sealed_test(record, write):
+    text = words(page(write(record)))
+    assert record["verdict"]["sentence"].split(": ")[1] in text
+    assert "trained alone on the same data for equally many steps (510)" in text
+    assert "360 test examples; the sealed test part was read once" in text
+    assert RULE in text
+
+
+def test_page_shows_the_figures_of_the_record(record, write):
+    text = words(page(write(record)))
+    distilled = record["models"]["distilled"]["test"]
+    assert f"{100 * distilled['top1']:.1f}" in text
+    assert f"{distilled['ece']:.3f}" in text
+    assert "50×" in text  # 94,026 / 1,898 parameters
+    assert "÷50" in text
+    assert "1.9 k against 94 k parameters" in text
+    assert "9.5e-7" in text
+
+
+def test_page_is_whole_and_every_tag_is_closed(record, write):
+    run = write(record)
+    text = page(run)
+
+    class Balance(HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.open_tags = []
+
+        def handle_starttag(self, tag, attrs):
+            if tag not in VOID:
+                self.open_tags.append(tag)
+
+        def handle_startendtag(self, tag, attrs):
+            pass
+
+        def handle_endtag(self, tag):
+            assert self.open_tags.pop() == tag
+
+    checker = Balance()
+    checker.feed(text)
+    assert checker.open_tags == []
+    assert sorted(path.name for path in run.iterdir()) == ["metrics.csv", "record.json", "report.html"]
+
+
+def test_page_asks_the_network_for_nothing(record, write):
+    text = page(write(record))
+    assert "default-src 'none'" in text
+    assert "<script" not in text
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)[^\"]*\"|url\((?!#)|@import|https?://", text)
+
+
+def test_ids_are_unique_over_all_pictures_and_each_reference_is_met(record, write):
+    text = page(write(record))
+    ids = re.findall(r"\bid=\"([^\"]+)\"", text)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"(?:href=\"|url\()#([^\")]+)", text)) <= set(ids)
+
+
+def test_pictures_take_their_colours_from_the_style_sheet(record, write):
+    pictures = re.findall(r"<svg.*?</svg>", page(write(record)), flags=re.DOTALL)
+    assert len(pictures) == 6
+    for picture in pictures:
+        assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r"href=\"#\S+\"|url\(#\S+\)", "", picture))
+        assert "var(--" in picture
+        assert "<text" in picture
+
+
+def test_every_colour_in_use_is_defined_for_light_dark_and_print(record, write):
+    text = page(write(record))
+    used = set(re.findall(r"var\(--([a-z0-9]+)\)", text)) - {"chip"}
+    blocks = re.findall(r":root \{.*?\}", text, flags=re.DOTALL)
+    light, dark, printed = (set(re.findall(r"--([a-z0-9]+): #", block)) for block in blocks)
+    assert used <= light == dark == printed
+
+
+def test_same_record_gives_the_same_bytes(record, write):
+    run = write(record)
+    assert page(run) == page(run)
+
+
+def test_words_of_the_record_stay_words(record, write):
+    evil = "<script>alert('x')</script>"
+    record["name"], record["warnings"] = evil, [evil]
+    record["data"]["classes"][3] = record["models"]["distilled"]["title"] = evil
+    record["versions"][evil] = record["machine"][evil] = record["recipe"][evil] = evil
+    record["files"] = {evil: {"sha256": evil, "bytes": 1}}
+    record["verdict"]["sentence"] = record["data"]["name"] = evil
+    record["export"]["onnx"]["file"] = '"><img src=x onerror=alert(1)>'
+    for one in record["models"].values():
+        one["test"]["per_class"][3]["class"] = evil
+        one["test"]["per_class"][3]["accuracy"] = 0.1
+    record["disagreements"][0] |= {"target": 3, "png": '"><script>alert(1)</script>'}
+    record["models"] = {
+        evil: record["models"].pop("teacher"),
+        "$x_{1}$": dict(record["models"]["alone"], role="teacher"),
+        **record["models"],
+    }
+    rows = [
+        {"phase": "distilled", "stage": evil, "step": 5 * i, "validation_top1": 0.5, f"loss/{evil}": 1.0}
+        for i in (1, 2)
+    ]
+    text = page(write(record, rows=[*rows, {"phase": evil, "stage": "$", "step": 3, "validation_top1": 0.5}]))
+    assert "<script" not in text
+    assert "<img src=x" not in text
+    assert text.count("&lt;script&gt;") > 10
+    assert "$x_{1}$" in text
+
+
+def test_null_result_reads_as_one(record, write):
+    found = record["verdict"]
+    found |= {"gain_points": 0.6, "interval_points": [-1.1, 2.2], "gap_recovered": 0.09}
+    found["sentence"] = verdict(record["models"], 0.6, (-1.1, 2.2), 0.09)
+    text = page(write(record))
+    assert "cannot be told apart" in words(text)
+    assert "this may be zero as well" in words(text)
+    assert 'class="span open"' in text
+
+
+def test_harm_reads_as_harm(record, write):
+    found = record["verdict"]
+    found |= {"gain_points": -2.0, "interval_points": [-3.1, -0.4], "gap_recovered": -0.4}
+    found["sentence"] = verdict(record["models"], -2.0, (-3.1, -0.4), -0.4)
+    text = page(write(record))
+    assert "Distillation hurt:" in words(text)
+    assert "−40 % distillation led away from the teacher" in words(text)
+    assert 'class="span hurt"' in text
+
+
+def test_more_than_one_read_of_the_test_part_is_pointed_out(record, write):
+    record["sealed_test"]["reads"] = 2
+    assert "the sealed test part was read 2 times , so its figures may flatter" in words(page(write(record)))
+
+
+def test_unequal_budgets_are_pointed_out(record, write):
+    record["models"]["alone"]["steps"] = 400
+    assert "400 steps against 510: the budgets were not equal" in words(page(write(record)))
+
+
+def test_run_without_control_says_so(record, write):
+    del record["models"]["alone"]
+    record["verdict"] |= {"sentence": "", "gain_points": None, "interval_points": None, "gap_recovered": None}
+    text = words(page(write(record)))
+    assert "Whether distillation helped is not known: the same student was not trained alone" in text
+    assert "No control: the same student was not trained alone in this run" in text
+    assert "against alone" in text
+
+
+def test_run_with_the_test_part_shut_shows_validation_and_says_so(record, write):
+    for model in record["models"].values():
+        model["test"] = None
+    record["sealed_test"]["reads"] = 0
+    text = words(page(write(record)))
+    assert "The sealed test part was not opened." in text
+    assert "Quality on the validation part, n = 360" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"export": {}}, "The student was not exported in this run."),
+        ({"agreement": None}, "Agreement between student and teacher was not measured."),
+        ({"disagreements": []}, "The record holds no example on which the two disagree."),
+        ({"recipe": {}}, "The record holds no recipe."),
+        ({"files": {}}, "The record holds no hashes of files."),
+        ({"verdict": None}, "Whether distillation helped is not known"),
+    ],
+)
+def test_each_missing_part_is_one_honest_sentence(record, write, change, sentence):
+    assert sentence in words(page(write(record | change)))
+
+
+def test_record_with_the_least_in_it_gives_a_page(write):
+    least = {"schema": 1, "name": "least", "models": {"distilled": {"role": "distilled"}}}
+    text = words(page(write(least, rows=[])))
+    assert "metrics.csv holds none" in text
+    assert "No model has both an accuracy and a latency" in text
+    assert "The record holds no accuracy by class." in text
+    assert "Traceback" not in text
+    assert "None" not in text
+    assert "nan" not in text.split()
+
+
+def test_null_and_nan_figures_are_dashes(record, write):
+    for model in record["models"].values():
+        model["test"] |= {"top5": None, "nll": math.nan, "reliability": []}
+        model["latency_ms"] = None
+        model["flops"] = None
+    text = words(page(write(record)))
+    assert "Top-5 accuracy" not in text
+    assert "calibration cannot be shown" in text
+    assert "Speed against the teacher –" in text
+    assert "nan" not in text.split()
+
+
+def test_one_epoch_is_still_a_curve(record, write):
+    rows = [{"phase": "distilled", "stage": "a", "step": 17, "validation_top1": 0.5, "loss/soft": 1.25}]
+    text = page(write(record, rows=rows))
+    assert "Distilled, last 50.0" in words(text)
+    assert "soft, last 1.25" in words(text)
+
+
+def test_several_teachers_keep_their_names_and_the_best_is_compared(record, write):
+    teacher = record["models"].pop("teacher")
+    worse = json.loads(json.dumps(teacher))
+    worse["test"]["top1"] = 0.5
+    record["models"] = {"small": worse, "big": teacher, **record["models"]}
+    text = words(page(write(record)))
+    assert "against big" in text
+    assert "small small_cnn(width=64)" in text
+
+
+def test_worst_classes_come_first_with_their_differences(record, write):
+    for name, accuracy in (("distilled", 0.5), ("alone", 0.4), ("teacher", 0.9)):
+        record["models"][name]["test"]["per_class"][7] |= {"accuracy": accuracy, "examples": 40}
+    table = words(page(write(record))).split("Where the student is worst")[1]
+    assert "7 40 50.0 40.0 +10.0 90.0 −40.0" in table
+    assert "With n = 40, one example more or less is 2.5 points" in table
+
+
+def test_what_is_no_png_is_left_out(record, write):
+    record["disagreements"] = [dict(record["disagreements"][0], png="bm90IGEgcG5n", target=None)]
+    text = page(write(record))
+    assert "bm90IGEgcG5n" not in text
+    assert "no picture" in text
+    assert "no label" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, r"holds no record\.json.*limbeck distill"),
+        ("{", "is not JSON"),
+        ("[1]", "holds list"),
+        ('{"schema": 2}', r"has the schema 2, and this limbeck reads 1"),
+        ('{"schema": 1, "name": "x", "models": {}}', "no model with the role 'distilled'"),
+        ('{"schema": 1, "name": "x", "models": {"a": {"role": "pupil"}}}', r"models\.a\.role .*found 'pupil'"),
+        (
+            '{"schema": 1, "name": "x", "models": {"a": {"role": "distilled", "parameters": "many"}}}',
+            "models.a.parameters",
+        ),
+        ("\x00\ud800", "could not be read"),
+    ],
+)
+def test_record_that_is_absent_or_malformed_is_one_sentence(tmp_path, content, says):
+    if content is not None:
+        (tmp_path / "record.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(LimbeckError, match=says) as caught:
+        write_report(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "report.html").exists()

@@ -1,0 +1,45 @@
+"""The table of the terminal."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from limbeck.core.errors import LimbeckError
+from limbeck.report import summary, summary_table
+
+
+def test_table_has_a_line_for_each_model_and_fits_a_terminal(record):
+    lines = summary_table(record).splitlines()
+    assert "test part, n = 360" in lines[0]
+    distilled = next(line for line in lines if "distilled student" in line).split()
+    quality = record["models"]["distilled"]["test"]
+    assert distilled[2:] == [
+        f"{100 * quality['top1']:.1f}", "%", f"{100 * quality['macro_f1']:.1f}", "%", f"{quality['ece']:.3f}",
+        "1.9", "k", "0.0497", "ms",
+    ]  # fmt: skip
+    assert max(map(len, lines)) <= 80
+    assert not any(line.endswith(" ") or "\x1b" in line for line in lines)
+
+
+def test_names_with_brackets_are_no_markup(record):
+    record["models"] = {"[red]big[/]": record["models"].pop("teacher"), **record["models"]}
+    assert "[red]big[/]" in summary_table(record)
+
+
+def test_missing_figures_are_dashes(record):
+    record["models"]["alone"]["test"] = None
+    record["models"]["alone"]["latency_ms"] = None
+    line = next(line for line in summary_table(record).splitlines() if "alone" in line)
+    assert line.split() == ["student", "alone", "–", "–", "–", "1.9", "k", "–"]
+
+
+def test_table_is_one_for_rich(record):
+    console = Console(width=90, record=True, file=None, quiet=True)
+    console.print(summary(record))
+    assert summary(record).row_count == 3
+
+
+def test_what_is_no_record_is_an_error():
+    with pytest.raises(LimbeckError, match="has the schema None"):
+        summary_table({"name": "x"})

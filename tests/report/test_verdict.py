@@ -1,0 +1,61 @@
+"""The verdict follows the interval, and nothing else."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from limbeck.report import RULE, verdict
+from limbeck.report.verdict import judge
+
+MODELS = {
+    "teacher": {"role": "teacher", "test": {"top1": 0.99, "examples": 360}},
+    "alone": {"role": "alone", "test": {"top1": 0.932, "examples": 360}},
+    "distilled": {"role": "distilled", "test": {"top1": 0.963, "examples": 360}},
+}
+
+
+def test_interval_above_zero_helped_with_every_figure_named():
+    assert verdict(MODELS, 3.1, (0.4, 5.8), 0.72) == (
+        "Distillation helped: the student gained 3.1 points over the same student alone (96.3 % against 93.2 %), "
+        "95 % interval +0.4 to +5.8, n = 360, and recovered 72 % of the gap to its teacher."
+    )
+
+
+def test_interval_below_zero_hurt():
+    assert verdict(MODELS, -3.1, (-5.8, -0.4), None).startswith("Distillation hurt: the student lost 3.1 points")
+
+
+@pytest.mark.parametrize("interval", [(-0.1, 5.0), (-5.0, 0.1), (0.0, 3.0), (-3.0, 0.0), (0.0, 0.0)])
+def test_interval_with_zero_cannot_be_told_apart_however_large_the_gain(interval):
+    sentence = verdict(MODELS, 4.9, interval, 0.9)
+    assert sentence.startswith("Distilled and alone cannot be told apart at n = 360")
+    assert "helped" not in sentence
+    assert "recovered" not in sentence
+
+
+def test_gain_beyond_the_teacher_is_said():
+    assert "stands above its teacher (125 % of the gap)" in verdict(MODELS, 3.1, (0.4, 5.8), 1.25)
+
+
+@pytest.mark.parametrize("gap", [None, math.nan])
+def test_no_gap_is_not_spoken_of(gap):
+    assert "gap" not in verdict(MODELS, 3.1, (0.4, 5.8), gap)
+
+
+@pytest.mark.parametrize("interval", [None, (None, 3.0), (math.nan, 1.0), ()])
+def test_no_interval_is_no_verdict(interval):
+    assert judge(interval) == "unknown"
+    assert verdict(MODELS, 3.1, interval, 0.7).startswith("Whether distillation helped is not known")
+
+
+def test_reason_why_nothing_is_known_is_the_true_one():
+    without = {name: model for name, model in MODELS.items() if name != "alone"}
+    shut = {name: {**model, "test": None} for name, model in MODELS.items()}
+    assert "was not trained alone" in verdict(without, None, None, None)
+    assert "was not opened" in verdict(shut, None, None, None)
+
+
+def test_rule_names_all_three_outcomes():
+    assert all(word in RULE for word in ("helped", "hurt", "cannot be told apart"))

@@ -1,0 +1,94 @@
+"""The command line: quick help, versions, taps, recipes, one clear sentence for a mistake."""
+
+import subprocess
+import sys
+
+import pytest
+
+import limbeck
+from limbeck.cli import main
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from limbeck.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'pydantic', 'rich', 'yaml', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.strip() == f"limbeck {limbeck.__version__}"
+
+
+def test_taps_lists_paths_and_shapes(capsys):
+    assert main(["taps", "resnet20", "--input", "3x32x32"]) == 0
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert lines["layer2"][-1] == "32×16×16"
+    assert lines["fc"][1:] == ["Linear", "10"]
+
+
+def test_taps_shows_modules_that_run_twice(capsys):
+    assert main(["taps", "torchvision:resnet18", "--input", "3x32x32"]) == 0
+    assert "runs 2 times: write layer1.0.relu@0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["taps", "resnet21"], "resnet20"),
+        (["taps", "resnet20", "--input", "3-32"], "3x32x32"),
+        (["taps", "somewhere:thing"], "plugins"),
+        (["distill", "digit"], "digits"),
+        (["distill", "nowhere.yaml"], "nowhere.yaml"),
+        (["recipe", "check", "nowhere.yaml"], "nowhere.yaml"),
+        (["evaluate", "nowhere"], "no run folder"),
+        (["export", "nowhere"], "no run folder"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(words, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert says in said.err
+    assert len(said.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["task: !!python/object/apply:os.system ['touch hacked']", "student: {use: 'os:system'}", "plugins: [os]"],
+)
+def test_a_hostile_recipe_runs_nothing(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = "task: Classification\ndata: Digits\nstudent: small_cnn\nstages: [{name: a, steps: 1, objective: {t: CrossEntropy}}]\n"
+    kept = "".join(f"{line}\n" for line in whole.splitlines() if line.split(":")[0] != text.split(":")[0])
+    (tmp_path / "bad.yaml").write_text(kept + text + "\n")
+    assert main(["distill", "bad.yaml"]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert not (tmp_path / "hacked").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_recipes_that_come_along_are_sound(capsys):
+    assert main(["recipe", "list"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names[:1] == ["cifar100_resnet152_resnet18"]
+    assert {"digits", "fashion_mnist", "fashion_mnist_full"} <= set(names)
+    for name in names:
+        assert main(["recipe", "check", name]) == 0
+
+
+def test_show_fills_in_every_setting_and_reads_back(capsys, tmp_path):
+    assert main(["recipe", "show", "digits", "student.width=16"]) == 0
+    text = capsys.readouterr().out
+    assert "width: 16" in text
+    assert "label_smoothing" not in text.split("teaching")[0]
+    (tmp_path / "again.yaml").write_text(text)
+    assert main(["recipe", "show", str(tmp_path / "again.yaml")]) == 0
+    assert capsys.readouterr().out == text
