@@ -66,7 +66,8 @@ def test_a_mistake_is_one_sentence_and_status_2(words, says, capsys, tmp_path, m
 )
 def test_a_hostile_recipe_runs_nothing(text, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    whole = "task: Classification\ndata: Digits\nstudent: small_cnn\nstages: [{name: a, steps: 1, objective: {t: CrossEntropy}}]\n"
+    whole = "task: Classification\ndata: Digits\nstudent: small_cnn\n"
+    whole += "stages: [{name: a, steps: 1, objective: {t: CrossEntropy}}]\n"
     kept = "".join(f"{line}\n" for line in whole.splitlines() if line.split(":")[0] != text.split(":")[0])
     (tmp_path / "bad.yaml").write_text(kept + text + "\n")
     assert main(["distill", "bad.yaml"]) == 2

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from limbeck._version import __version__
 
 if TYPE_CHECKING:
-    from limbeck import data, models, schedule, tasks, taps, teachers, terms
+    from limbeck import data, models, schedule, taps, tasks, teachers, terms
     from limbeck.core.errors import LimbeckError
     from limbeck.core.exchange import Exchange
     from limbeck.core.outputs import Outputs

@@ -83,7 +83,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path, error):
         raise error
 
     with pytest.raises(
-        LimbeckError, match="No space left on device.*free some space or choose another folder"
+        LimbeckError, match=r"No space left on device.*free some space or choose another folder"
     ) as caught:
         write_atomically(path, write)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Exchange.pair gives a student and a teacher the same samples, also where a row is no sample and a teacher is absent."""
+"""Exchange.pair gives student and teacher the same samples, also where rows are no samples and a teacher is absent."""
 
 from __future__ import annotations
 

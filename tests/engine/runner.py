@@ -1,4 +1,4 @@
-"""A small training to run in a process of its own, so that tests can kill it: python runner.py OUT [resume] [KEY=VALUE…]."""
+"""A small training in a process of its own, so that tests can kill it: python runner.py OUT [resume] [KEY=VALUE…]."""
 
 import hashlib
 import sys

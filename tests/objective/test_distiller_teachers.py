@@ -158,7 +158,7 @@ def test_a_teacher_that_shares_a_part_with_the_student_is_refused(which):
 
 @pytest.mark.parametrize("teacher", ["resnet50", net, nn.Linear])
 def test_what_is_no_network_is_refused_by_name(teacher):
-    with pytest.raises(LimbeckError, match="the teacher 'big' is .*, and a teacher is a network"):
+    with pytest.raises(LimbeckError, match=r"the teacher 'big' is .*, and a teacher is a network"):
         distiller({"big": teacher})
 
 

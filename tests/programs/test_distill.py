@@ -167,7 +167,7 @@ def test_a_finished_run_is_not_done_again(run, recipe, capsys):
 )
 def test_bad_input_is_one_sentence(run, recipe, tmp_path, capsys, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
-    words = [word.format(run=run, tmp=tmp_path) for word in words]
+    words = [word.replace("{run}", str(run)).replace("{tmp}", str(tmp_path)) for word in words]
     assert main(["distill", str(recipe), *words]) == 2
     said = capsys.readouterr().err
     assert says in said
@@ -184,9 +184,9 @@ def test_no_folder_is_left_behind_by_a_bad_recipe(recipe, tmp_path, monkeypatch)
 def test_killed_and_resumed_the_whole_job_ends_with_the_same_bits(run, recipe, tmp_path):
     """Kills it in the teacher, in the student alone and in the distilled student."""
     out = tmp_path / "tiny"
-    slow = "import sys, time, limbeck.engine; f = sys.modules['limbeck.engine.fit']; step = f._State.advance\n" \
+    slow = "import sys, time, limbeck.engine; f = sys.modules['limbeck.engine.state']; step = f.State.advance\n" \
         "def advance(self, training): time.sleep(0.05); step(self, training)\n" \
-        "f._State.advance = advance\nfrom limbeck.cli import main; sys.exit(main(sys.argv[1:]))"  # fmt: skip
+        "f.State.advance = advance\nfrom limbeck.cli import main; sys.exit(main(sys.argv[1:]))"  # fmt: skip
     for phase in ("big.teaching", "alone.second", "distilled.second"):
         resume = ["--resume"] if (out / "recipe.yaml").exists() else []
         process = subprocess.Popen(
@@ -221,8 +221,11 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
 
 def test_a_full_disk_leaves_nothing_half_written(recipe, tmp_path):
     """Files may not grow beyond 4 kB: the first checkpoint fails, in one sentence."""
-    limited = "import resource, signal, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n" \
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from limbeck.cli import main; sys.exit(main(sys.argv[1:]))"  # fmt: skip
+    limited = (
+        "import resource, signal, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from limbeck.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     out = tmp_path / "full"
     done = subprocess.run(
         [sys.executable, "-c", limited, "distill", str(recipe), "--out", str(out)], capture_output=True, text=True

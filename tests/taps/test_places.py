@@ -72,9 +72,9 @@ def test_a_network_compiled_before_it_was_tapped_says_how_to_go_on():
 
     compiled = _compiled(Net())
     compiled(X)
-    with pytest.raises(LimbeckError, match=r"compiled before it was tapped \(then torch.compiler.reset\(\) helps\)"):
-        with Taps(compiled, {"mid": "layer"}).listening():
-            compiled(X)
+    sentence = r"compiled before it was tapped \(then torch.compiler.reset\(\) helps\)"
+    with pytest.raises(LimbeckError, match=sentence), Taps(compiled, {"mid": "layer"}).listening():
+        compiled(X)
 
 
 def test_a_module_of_the_users_own_called_module_is_no_wrapper():

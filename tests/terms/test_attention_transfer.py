@@ -1,4 +1,4 @@
-"""attention is the mean squared difference of two L2-normalised maps of mean |f|^power, in the published code's scale."""
+"""attention is the mean squared difference of two L2-normalised maps of mean |f|^power, as the published code has it."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_teacher_that_answered_no_sample_costs_zero():
     teacher = Outputs(taps={"mid": torch.randn(2, 3, 2, 2)}, present=torch.tensor([False, False]))
     value = AttentionTransfer("mid")(Exchange(student=Outputs(taps={"mid": student}), teacher=teacher))
     value.backward()
-    assert float(value) == 0.0
+    assert value.item() == 0.0
     assert not student.grad.any()
 
 

@@ -95,7 +95,7 @@ def test_a_batch_without_any_label_costs_zero_with_a_gradient_of_zero(smoothing)
     student = torch.randn(3, 4, requires_grad=True)
     value = cross_entropy(student, torch.full((3,), -100), label_smoothing=smoothing)
     value.backward()
-    assert float(value) == 0.0
+    assert value.item() == 0.0
     assert torch.equal(student.grad, torch.zeros(3, 4))
 
 

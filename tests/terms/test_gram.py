@@ -91,7 +91,7 @@ def test_the_class_agrees_with_numpy_through_its_projection():
     term = prepared(said)
     weight, bias = (p.detach().numpy() for p in term.parameters())
     projected = np.einsum("oi,bihw->bohw", weight[:, :, 0, 0], student) + bias[None, :, None, None]
-    assert float(term(said)) == pytest.approx(paper(projected, teacher), rel=1e-6)
+    assert term(said).item() == pytest.approx(paper(projected, teacher), rel=1e-6)
 
 
 def test_the_class_reads_tokens_with_their_channels_last():

@@ -62,7 +62,7 @@ def test_the_class_agrees_with_numpy_through_its_own_projection_and_pooling():
     weight, bias = (p.detach().numpy() for p in term.parameters())
     projected = np.einsum("oi,bihw->bohw", weight[:, :, 0, 0], student) + bias[None, :, None, None]
     pooled = projected.reshape(2, 5, 2, 2, 2, 2).mean(axis=(3, 5))
-    assert float(term(said)) == pytest.approx(np.square(pooled - teacher).mean(), rel=1e-6)
+    assert term(said).item() == pytest.approx(np.square(pooled - teacher).mean(), rel=1e-6)
 
 
 def test_channels_last_memory_costs_the_same():
@@ -117,7 +117,7 @@ def test_a_teacher_that_answered_no_sample_costs_zero_with_a_gradient_of_zero():
     term = prepared(said)
     value = term(said)
     value.backward()
-    assert float(value) == 0.0
+    assert value.item() == 0.0
     assert all(not p.grad.any() for p in (student, *term.parameters()))
 
 

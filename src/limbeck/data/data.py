@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.normalization import Normalization
-from limbeck.data.part import Part, Stored, Wrapped
+from limbeck.data.part import UNLABELLED, Part, Stored, Wrapped
 from limbeck.data.sealed import Sealed
 from limbeck.data.splits import cut, hide_labels, take
 from limbeck.data.stream import Batch, Looped, Shuffled, Stream
@@ -62,6 +62,8 @@ class Data:
 
     def stream(self, *, batch: int, pictures: Pictures = "all", rank: int = 0, world: int = 1) -> Stream:
         """Training batches by number: of all pictures, or of the labelled ones only."""
+        if pictures not in ("all", "labelled"):
+            raise LimbeckError(f"`pictures` is all or labelled, not {pictures!r}")
         part = self.train if pictures == "all" else self.train.labelled()
         return Shuffled(part, self.views, self.normalization, batch=batch, seed=self.seed, rank=rank, world=world)
 
@@ -71,8 +73,11 @@ class Data:
 
     def fingerprint(self) -> str:
         """A hash that changes when the data or its split does."""
-        text = [self.name, *self.classes, str(self.train.target.tolist()), str(self.train.number.tolist())]
-        text += [str(self.validation.number.tolist()), self.train.images.fingerprint()]
+        text = [self.name, *self.classes, self.train.images.fingerprint(), self.sealed.fingerprint()]
+        if self.validation.images is not self.train.images:
+            text.append(self.validation.images.fingerprint())
+        for part in (self.train, self.validation):
+            text += [str(part.number.tolist()), str(part.target.tolist())]
         return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
 
@@ -95,6 +100,11 @@ def arrange(
 
     The test part is cut first, so that it is the same whatever the validation part.
     """
+    if normalize not in _NORMALIZE:
+        raise LimbeckError(f"`normalize` is one of {', '.join(_NORMALIZE)}, not {normalize!r}")
+    for given in (train, validation, test):
+        if isinstance(given, Part):
+            _require_known_classes(given.target, classes, name)
     if isinstance(test, float | int):
         train, test = cut(train, test, seed=seed, purpose=_TEST)
     if isinstance(validation, float | int):
@@ -120,6 +130,13 @@ def arrays(
     >>> len(data.train), len(data.validation), len(data.sealed), data.classes
     (64, 16, 20, ('0', '1', '2', '3'))
     """
+    if views.transforms and inputs.dtype != torch.uint8 and len(inputs):
+        low, high = float(inputs.min()), float(inputs.max())
+        if not 0 <= low <= high <= 1:
+            raise LimbeckError(
+                f"views change pictures in 0..1, and these inputs ({inputs.dtype}) go from {low:g} to {high:g}: give "
+                "uint8, or divide them first"
+            )
     part = Part.whole(Stored(inputs), target)
     return arrange(
         name, classes or _numbered(target), part, seed=seed, validation=validation, test=test, labels=labels, keep=None,
@@ -135,9 +152,11 @@ def datasets(
 
     Their own transforms are kept as they are: teacher and student still see one picture, since both get one batch.
     """
-    parts = {what: part for what, part in (("validation", validation), ("test", test)) if part is not None}
-    cuts = {what: Part.whole(Wrapped(part), _targets(part)) for what, part in parts.items()}
-    whole = Part.whole(Wrapped(train), _targets(train))
+    whole, cuts = Part.whole(Wrapped(train), _targets(train)), dict[str, Part]()
+    for what, dataset in (("validation", validation), ("test", test)):
+        if dataset is not None:  # numbered on from the parts before, since a number is one sample's name
+            first = len(whole) + sum(map(len, cuts.values()))
+            cuts[what] = Part.whole(Wrapped(dataset), _targets(dataset), first=first)
     return arrange(
         name, classes or _numbered(whole.target), whole, seed=seed, validation=cuts.get("validation", 0.2),
         test=cuts.get("test", 0.2), labels=None, keep=None, views=Views(), normalize="none",
@@ -154,6 +173,11 @@ class Loaders:
 
     def stream(self, *, batch: int, pictures: Pictures = "all", rank: int = 0, world: int = 1) -> Stream:
         """The training loader, begun again each epoch; its batches are what they are."""
+        if pictures != "all":
+            raise LimbeckError(
+                f"a loader of your own gives the pictures it gives, and {pictures!r} ones were asked for: give a "
+                "loader of those"
+            )
         return Looped(self.train)
 
     def validation_batches(self, *, batch: int = 512) -> Iterator[Any]:
@@ -170,12 +194,32 @@ def loaders(train: Iterable[Any], validation: Iterable[Any] = ()) -> Loaders:
 
 
 def _targets(dataset: Any) -> Tensor:
-    known = getattr(dataset, "targets", None)
-    return torch.as_tensor(known if known is not None else [int(dataset[i][1]) for i in range(len(dataset))])
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise LimbeckError(
+            f"a {type(dataset).__name__} has no length or no items by number: give a map-style data set, or your own "
+            "loaders to limbeck.data.loaders"
+        )
+    known, change = getattr(dataset, "targets", None), getattr(dataset, "target_transform", None)
+    if known is None:
+        known = [int(dataset[i][1]) for i in range(len(dataset))]
+    elif change is not None:
+        known = [int(change(label)) for label in known]
+    return torch.as_tensor(known)
 
 
 def _numbered(target: Tensor) -> tuple[str, ...]:
+    if not len(target):
+        raise LimbeckError("there is no sample at all: give at least one for each part")
     return tuple(str(i) for i in range(int(target.max()) + 1))
+
+
+def _require_known_classes(target: Tensor, classes: Sequence[str], name: str) -> None:
+    strange = target[(target != UNLABELLED) & ((target < 0) | (target >= len(classes)))]
+    if len(strange):
+        raise LimbeckError(
+            f"{name} has a label {int(strange[0])}, and with {len(classes)} classes a label is from 0 to "
+            f"{len(classes) - 1}, or {UNLABELLED} where there is none"
+        )
 
 
 def _channels(part: Part) -> int:

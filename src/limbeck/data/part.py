@@ -47,7 +47,8 @@ class Stored:
         return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen.float()
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(self.tensor.contiguous().numpy().tobytes()).hexdigest()
+        kind = f"{self.tensor.dtype} {list(self.tensor.shape)} ".encode()
+        return hashlib.sha256(kind + self.tensor.contiguous().numpy().tobytes()).hexdigest()
 
 
 @final
@@ -98,9 +99,17 @@ class Wrapped:
         return len(self.dataset)
 
     def read(self, places: Tensor) -> Tensor:
-        return torch.stack([torch.as_tensor(self.dataset[i][0]) for i in places.tolist()]).float()
+        tensors = [_tensor(self.dataset[i][0]) for i in places.tolist()]
+        if len(shapes := {tuple(tensor.shape) for tensor in tensors}) > 1:
+            raise LimbeckError(
+                f"the data set's inputs have different shapes ({sorted(shapes)[:3]} …): give it a transform that "
+                "brings them to one"
+            )
+        chosen = torch.stack(tensors)
+        return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen.float()
 
     def fingerprint(self) -> str:
+        # Items may be made anew each time they are asked for, so only their kind and number can be told for certain.
         return hashlib.sha256(f"{type(self.dataset).__name__} {len(self.dataset)}".encode()).hexdigest()
 
 
@@ -125,6 +134,8 @@ class Part:
     def whole(cls, images: Images, target: Tensor, *, first: int = 0) -> Part:
         """All of ``images``, numbered from ``first``."""
         places = torch.arange(len(images))
+        if target.ndim != 1:
+            raise LimbeckError(f"labels are one class number for each sample, [n], not {list(target.shape)}")
         if len(images) != len(target):
             raise LimbeckError(f"there are {len(images)} pictures and {len(target)} labels")
         return cls(images, places, target.long(), places + first)
@@ -145,15 +156,27 @@ class Part:
         return self.images.read(self.places[which])
 
 
+def _tensor(given: Any) -> Tensor:
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise LimbeckError(
+            f"the data set gives a {type(given).__name__} as input, and a network takes tensors: give it a transform "
+            "that makes one, such as torchvision's ToTensor"
+        ) from error
+
+
 def _decode(path: Path, size: int | None, channels: int) -> Tensor:
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as file:
-            picture = file.convert("L" if channels == 1 else "RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            mode, picture = file.mode, file.convert("L" if channels == 1 else "RGB")
+    except Exception as error:  # each decoder raises its own; a damaged file is the same sentence for the user
         raise LimbeckError(f"the picture {path} cannot be read ({error}): mend or remove it") from error
+    if mode[0] in "IF":  # PIL would clip everything above 255 to white
+        raise LimbeckError(f"the picture {path} has more than 8 bits a channel (mode {mode}): bring it to 8 bits")
     if size is not None:
         width, height = picture.size
         scale = size / min(width, height)

@@ -6,6 +6,7 @@ limbeck opens it in one place, after training, and writes that down before the p
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,8 @@ from limbeck.core.files import write_atomically
 from limbeck.data.part import Part
 
 __all__ = ["Sealed"]
+
+_KEYS = {"reads", "opened", "by", "finished"}
 
 
 @final
@@ -42,13 +45,21 @@ class Sealed:
         """What is known of the read: ``reads``, ``opened`` (time), ``by`` (what was to be measured), ``finished``."""
         if self._ledger is not None and self._ledger.exists():
             try:
-                written: dict[str, Any] = json.loads(self._ledger.read_text())
-                return written
-            except ValueError as error:
+                written = json.loads(self._ledger.read_text())
+                if not isinstance(written, dict) or not written.keys() >= _KEYS:
+                    raise ValueError(f"it needs {', '.join(sorted(_KEYS))}")
+            except (OSError, ValueError) as error:
                 raise LimbeckError(
-                    f"{self._ledger} is damaged, so nobody knows whether the test part was read"
+                    f"{self._ledger} is damaged, so nobody knows whether the test part was read: start a new run"
                 ) from error
+            return written
         return dict(self._memory)
+
+    def fingerprint(self) -> str:
+        """A hash that changes when the test samples do; taking it shows nobody anything and is no read."""
+        part = self._part
+        text = [part.images.fingerprint(), str(part.number.tolist()), str(part.target.tolist())]
+        return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
     def bound(self, ledger: Path) -> Sealed:
         """The same part, with its reads remembered in ``ledger``."""
@@ -73,7 +84,9 @@ class Sealed:
 
     def finish(self) -> None:
         """Say that the figures have been written down; from now on the part stays shut."""
-        self._write({**self.history(), "finished": True})
+        if not (before := self.history()):
+            raise LimbeckError("the test part was not opened, so there are no figures to finish: call open(by) first")
+        self._write({**before, "finished": True})
 
     def _write(self, history: dict[str, Any]) -> None:
         self._memory = history

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -24,6 +25,7 @@ __all__ = ["CIFAR10", "CIFAR100", "Digits", "FashionMNIST", "ImageFolder"]
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff"}
 _DEBIAN = Path("/usr/share/datasets")
+_VALIDATION, _TEST = ("val", "validation", "valid"), ("test",)
 _FASHION = ("t-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 
@@ -193,27 +195,34 @@ class ImageFolder:
             raise LimbeckError(
                 f"there is no folder {root.resolve()}: give data.root, the folder with one folder a class"
             )
+        if (self.size is not None and self.size < 1) or self.channels not in (1, 3):
+            raise LimbeckError(f"size is 1 pixel or more and channels 1 or 3, not {self.size} and {self.channels}")
         train = root / "train" if (root / "train").is_dir() else root
         classes = _folders(train)
+        if train == root and set(classes) <= {*_VALIDATION, *_TEST}:
+            raise LimbeckError(f"{root.resolve()} has the folders {', '.join(classes)} and no train folder beside them")
+        whole = self._read(train, classes, first=0)
+        if bare := [name for label, name in enumerate(classes) if not (whole.target == label).any()]:
+            raise LimbeckError(f"the class folder {train / bare[0]} holds no picture: fill it or remove it")
         parts: dict[str, Part | float] = {}
-        first = 0
-        for what, given, usual in (
-            ("train", train.name if train != root else ".", ()),
-            ("validation", self.validation, ("val", "validation", "valid")),
-            ("test", self.test, ("test",)),
+        first, used = len(whole), {train.resolve(): "train"}
+        for what, given, other, usual in (
+            ("validation", self.validation, self.test, _VALIDATION),
+            ("test", self.test, self.validation, _TEST),
         ):
-            where = _part_folder(root, given, usual) if train != root or what == "train" else given
-            if isinstance(where, str):
-                raise LimbeckError(f"`{what}: {where}` names a folder, and {root} has no train folder beside it")
-            if isinstance(where, Path):
-                part = self._read(where, classes, first=first)
-                first += len(part)
-                parts[what] = part
-            else:
-                parts[what] = 0.2 if where is None else where
-        whole = parts["train"]
-        assert isinstance(whole, Part)
-        return _arranged(self, root.name, classes, whole, parts["validation"], parts["test"], seed)
+            if train == root and isinstance(given, str):
+                raise LimbeckError(f"`{what}: {given}` names a folder, and {root} has no train folder beside it")
+            # A folder that the other part was given by name is not this part's usual one any more.
+            names = tuple(name for name in usual if not isinstance(other, str) or Path(name) != Path(other))
+            where = given if train == root else _part_folder(root, given, names)
+            if not isinstance(where, Path):
+                parts[what] = 0.2 if where is None else float(where)
+                continue
+            if (taken := used.setdefault(where.resolve(), what)) != what:
+                raise LimbeckError(f"`{what}: {given}` names the {taken} folder: a sample belongs to one part only")
+            parts[what] = part = self._read(where, classes, first=first)
+            first += len(part)
+        return _arranged(self, root.resolve().name, classes, whole, parts["validation"], parts["test"], seed)
 
     def _read(self, folder: Path, classes: list[str], *, first: int) -> Part:
         if unknown := sorted(set(_folders(folder)) - set(classes)):
@@ -252,8 +261,13 @@ def _arranged(
 def _cifar(source: CIFAR10 | CIFAR100, name: str, folder: str, batches: str, seed: int) -> Data:
     for base in _bases(source.root, folder):
         if (base / "train").is_dir():
+            if (found := len(_folders(base / "train"))) != (many := int(name.removeprefix("CIFAR"))):
+                raise LimbeckError(
+                    f"{base.resolve()} holds {found} classes, and {name} has {many}: give data.root, the folder it "
+                    "stands in, or use ImageFolder"
+                )
             return ImageFolder(
-                root=str(base), labels=source.labels, take=source.take, validation=source.validation,
+                root=str(base), labels=source.labels, take=source.take, validation=source.validation, test="test",
                 views=source.views, normalize=source.normalize,
             ).load(seed=seed)  # fmt: skip
     from torchvision import datasets
@@ -280,8 +294,9 @@ def _downloaded(name: str, otherwise: str, fetch: Any) -> Any:
     try:
         return fetch()
     except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise LimbeckError(
-            f"{name} was found nowhere and could not be downloaded ({str(error).splitlines()[0][:120]}): {otherwise}, "
+            f"{name} was found nowhere and could not be downloaded ({reason}): {otherwise}, "
             "or give --data-root, the folder it stands in"
         ) from error
 
@@ -308,9 +323,7 @@ def _folders(folder: Path) -> list[str]:
 def _part_folder(root: Path, given: float | str | None, usual: tuple[str, ...]) -> Path | float | None:
     if isinstance(given, str):
         if not (root / given).is_dir():
-            raise LimbeckError(
-                f"{root} has no folder {given!r}; it has: {nearest(given, [p.name for p in root.iterdir()])}"
-            )
+            raise LimbeckError(f"{root} has no folder {given!r}; it has: {nearest(given, _folders(root))}")
         return root / given
     if given is None:
         return next((root / name for name in usual if (root / name).is_dir()), None)
@@ -325,5 +338,5 @@ def _idx(folder: Path, name: str) -> Tensor:
         rank = raw[3]
         sizes = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
         return torch.frombuffer(bytearray(raw[4 + 4 * rank :]), dtype=torch.uint8).reshape(sizes)
-    except (OSError, EOFError, IndexError, struct.error, RuntimeError) as error:
+    except (OSError, EOFError, IndexError, ValueError, struct.error, zlib.error, RuntimeError) as error:
         raise LimbeckError(f"{path} is no whole IDX file ({error}): fetch it again") from error

@@ -38,13 +38,15 @@ def take(part: Part, many: int, *, seed: int) -> Part:
 
 def hide_labels(part: Part, many: int, *, seed: int) -> Part:
     """The same samples, with a label left on ``many`` of them, evenly by class, and −100 on the others."""
-    classes = len(torch.unique(part.target[part.target >= 0]))
-    if not classes <= many <= len(part):
+    known = part.target != UNLABELLED
+    classes, most = len(torch.unique(part.target[known])), int(known.sum())
+    if not max(classes, 1) <= many <= most:
         raise LimbeckError(
-            f"`labels` is how many training samples keep their label: from {classes} (one a class) to {len(part)}, "
+            f"`labels` is how many training samples keep their label: from {classes} (one a class) to {most}, "
             f"not {many}"
         )
-    kept = _by_class(part.target, many, seed=seed, purpose=_LABELS, evenly=True)
+    kept = torch.zeros_like(known)
+    kept[known] = _by_class(part.target[known], many, seed=seed, purpose=_LABELS, evenly=True)
     return Part(part.images, part.places, torch.where(kept, part.target, UNLABELLED), part.number)
 
 

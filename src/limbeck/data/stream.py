@@ -47,7 +47,8 @@ class Shuffled:
         world: how many processes there are.
 
     A batch has ``input``, ``target``, ``index`` (the sample's number) and ``view``. The last, smaller batch of an epoch
-    is left out (the order is new each epoch, so no sample is left out for long); a part smaller than one batch repeats.
+    is left out (the order is new each epoch, so no sample is left out for long); a part smaller than one batch repeats,
+    each time in its next view.
     """
 
     def __init__(
@@ -69,9 +70,11 @@ class Shuffled:
     def batch(self, step: int) -> Batch:
         epoch, place = divmod(step, self.steps_per_epoch)
         start = place * self._together + self._rank * self._batch
-        which = self._permutation(epoch)[torch.arange(start, start + self._batch) % len(self._part)]
+        position = torch.arange(start, start + self._batch)
+        which = self._permutation(epoch)[position % len(self._part)]
         number = self._part.number[which]
-        view = self._views.number(torch.full_like(number, epoch))
+        rounds = -(-self._together // len(self._part))  # 1, or how often a small part is shown in one batch
+        view = self._views.number(epoch * rounds + position // len(self._part))
         images = self._views.apply(self._part.read(which), number, view, seed=self._seed)
         return {
             "input": self._normalization.apply(images),
@@ -104,9 +107,21 @@ class Looped:
         self._batches: Iterator[Any] = iter(())
 
     def batch(self, step: int) -> Any:
-        if step != self._next or step % self.steps_per_epoch == 0:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if step != self._next or place == 0:
+            if (tell := getattr(getattr(self._loader, "sampler", None), "set_epoch", None)) is not None:
+                tell(epoch)  # without it, a DistributedSampler gives each epoch the same order
             self._batches = iter(self._loader)
-            for _ in range(step % self.steps_per_epoch):
-                next(self._batches)
+            for _ in range(place):
+                self._following(place)
         self._next = step + 1
-        return next(self._batches)
+        return self._following(place)
+
+    def _following(self, place: int) -> Any:
+        try:
+            return next(self._batches)
+        except StopIteration:
+            raise LimbeckError(
+                f"the loader says that it has {self.steps_per_epoch} batches and did not give number {place + 1}: give "
+                "one that can be begun again and has the length it says"
+            ) from None

@@ -39,6 +39,11 @@ class Crop:
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         height, width = images.shape[2:]
+        if self.mode == "reflect" and self.padding >= min(height, width):
+            raise LimbeckError(
+                f"crop cannot reflect {self.padding} pixels of a {height}×{width} picture: pad by at most "
+                f"{min(height, width) - 1}, or take the mode constant"
+            )
         padded = F.pad(images, (self.padding,) * 4, mode=self.mode)
         offsets = (draws.uniform(2) * (2 * self.padding + 1)).long().tolist()
         return torch.stack([padded[i, :, y : y + height, x : x + width] for i, (y, x) in enumerate(offsets)])
@@ -83,6 +88,7 @@ def crop(padding: int = 4, mode: Literal["constant", "reflect"] = "constant") ->
     """Pad by ``padding`` pixels on each side and cut the old size out at a random place."""
     if padding < 1:
         raise LimbeckError(f"crop pads by at least 1 pixel, not {padding}")
+    _require_one_of(mode, ("constant", "reflect"), what="crop's mode")
     return Crop(padding, mode)
 
 
@@ -109,4 +115,10 @@ def affine(
         raise LimbeckError(f"a zoom goes from a number above zero to one at least as large, not {scale}")
     if degrees < 0 or not 0 <= shift <= 1:
         raise LimbeckError(f"degrees are 0 or more and shift a share from 0 to 1, not {degrees} and {shift}")
+    _require_one_of(border, ("zeros", "border", "reflection"), what="affine's border")
     return Affine(degrees, (scale[0], scale[1]), shift, border)
+
+
+def _require_one_of(value: str, allowed: tuple[str, ...], *, what: str) -> None:
+    if value not in allowed:
+        raise LimbeckError(f"{what} is one of {', '.join(allowed)}, not {value!r}")

@@ -58,7 +58,7 @@ class Objective(nn.Module):
         for name, term in terms.items():
             if isinstance(term, type) or not callable(term):
                 raise LimbeckError(f"the term {name!r} is {term!r}, and a term is an object such as SoftTarget()")
-            if isinstance(term, nn.Module) and ("." in name or hasattr(nn.ModuleDict(), name)):
+            if isinstance(term, nn.Module) and (not name or "." in name or hasattr(nn.ModuleDict(), name)):
                 raise LimbeckError(f"a term that learns cannot be called {name!r}, which PyTorch keeps: choose another")
         self.terms = dict(terms)
         self.weights: dict[str, float | Schedule] = {name: (weights or {}).get(name, 1.0) for name in terms}

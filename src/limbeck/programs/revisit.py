@@ -55,7 +55,8 @@ def taps(model: str, shape: str, *, plugins: Sequence[str] = ()) -> None:
     sizes = _shape(shape)
     room, _, name = model.partition(":")
     node: dict[str, Any] = {"use": room, "name": name} if room in ("torchvision", "timm") and name else {"use": model}
-    network = check(node, "model", plugins=plugins, place="MODEL").build(classes=10, channels=sizes[0])
+    given = {"classes": 10, "channels": sizes[0]}
+    network = check(node, "model", plugins=plugins, given=given, place="MODEL").build()
     rows = listing(network, torch.zeros(1, *sizes))
     width = max(len(path) for path, *_ in rows)
     kinds = max(len(kind) for _, kind, *_ in rows)

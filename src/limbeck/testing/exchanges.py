@@ -50,8 +50,8 @@ def make_exchange(
     student = outputs(shapes)
     others = {name: outputs(shapes if teacher_taps is None else teacher_taps) for name in teachers}
     said = list(others.values())
-    together = said[0] if len(said) == 1 else Outputs(logits=torch.stack([one.rows() for one in said]).mean(0))
+    together = said[0] if len(said) == 1 else None
+    if len(said) > 1:
+        together = Outputs(logits=torch.stack([one.rows() for one in said]).mean(0))
     target = torch.randint(classes, (rows,), generator=draw)
-    return Exchange(
-        student=student, teachers=others, teacher=together if said else None, target=target, progress=progress
-    )
+    return Exchange(student=student, teachers=others, teacher=together, target=target, progress=progress)

@@ -1,0 +1,59 @@
+"""Frozen puts a network in eval mode for good, asks it without gradients, and reads its taps."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import torch
+from torch import nn
+
+from limbeck.core.protocols import TeacherSource
+from limbeck.tasks import Classification
+from limbeck.teachers import Frozen
+
+X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+
+
+def net():
+    return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3))
+
+
+def test_a_frozen_network_is_a_teacher_and_no_module():
+    frozen = Frozen(net())
+    assert isinstance(frozen, TeacherSource)
+    assert not isinstance(frozen, nn.Module)
+
+
+def test_its_answer_is_what_the_network_says_in_eval_mode_without_gradients():
+    network = net()
+    said = Frozen(network, {"mid": "1", "in": "3:input"}).answer((X, None), Classification(3))
+    assert torch.equal(said.rows(), network.eval()(X))
+    assert torch.equal(said.tap("mid"), network[1](network[0](X)))
+    assert torch.equal(said.tap("in"), said.tap("mid"))
+    assert not any(tensor.requires_grad for tensor in (said.rows(), *said.taps.values()))
+
+
+def test_one_module_deep_inside_that_went_to_train_mode_comes_back():
+    frozen = Frozen(net())
+    frozen.network[2].train()
+    one, two = (frozen.answer((X, None), Classification(3)).rows() for _ in range(2))
+    assert torch.equal(one, two)
+    assert not frozen.network[2].training
+
+
+def test_its_weights_move_where_they_are_told():
+    network = net()
+    Frozen(network).move(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    assert {tensor.dtype for tensor in network.parameters()} == {torch.float64}
+    assert network[1].num_batches_tracked.dtype == torch.int64
+
+
+def test_a_frozen_network_survives_copy_and_pickle():
+    frozen = Frozen(net(), {"mid": "0"})
+    expected = frozen.answer((X, None), Classification(3))
+    for other in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
+        said = other.answer((X, None), Classification(3))
+        assert torch.equal(said.rows(), expected.rows())
+        assert torch.equal(said.tap("mid"), expected.tap("mid"))
+    assert repr(frozen) == "Frozen(Sequential)"
