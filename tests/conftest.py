@@ -1,4 +1,7 @@
-"""One thread for every test: two workers on two cores leave no core for more, and waiting threads are slow."""
+"""One thread and one seed for every test.
+
+Two workers on two cores leave no core for a second thread, and threads that wait for each other are slow.
+"""
 
 import os
 
@@ -9,6 +12,7 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """A recipe may ask for more; the next test starts with one again."""
+def one_thread_one_seed():
+    """A recipe may ask for more threads; the next test starts with one again."""
     torch.set_num_threads(1)
+    torch.manual_seed(0)

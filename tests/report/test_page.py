@@ -29,7 +29,7 @@ def words(text):
 def test_page_states_the_verdict_the_control_and_the_sealed_test(record, write):
     text = words(page(write(record)))
     assert record["verdict"]["sentence"].split(": ")[1] in text
-    assert "trained alone on the same data for equally many steps (510)" in text
+    assert "trained alone on the 200 labelled examples for equally many steps (510)" in text
     assert "360 test examples; the sealed test part was read once" in text
     assert RULE in text
 

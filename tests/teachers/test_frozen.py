@@ -57,3 +57,12 @@ def test_a_frozen_network_survives_copy_and_pickle():
         assert torch.equal(said.rows(), expected.rows())
         assert torch.equal(said.tap("mid"), expected.tap("mid"))
     assert repr(frozen) == "Frozen(Sequential)"
+
+
+def test_it_remembers_nothing_for_a_backward_pass_also_where_the_input_asks_for_one():
+    enabled = []
+    network = net()
+    network[0].register_forward_hook(lambda *_: enabled.append(torch.is_grad_enabled()))
+    said = Frozen(network).answer((X.clone().requires_grad_(), None), Classification(3))
+    assert enabled == [False]
+    assert not said.rows().requires_grad

@@ -1,4 +1,4 @@
-"""attention is the mean squared difference of two L2-normalised maps of mean |f|^power, as the published code has it."""
+"""attention is the mean squared difference of two L2-normalised maps of mean |f|^power, in the published form."""
 
 from __future__ import annotations
 

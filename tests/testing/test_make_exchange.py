@@ -56,7 +56,7 @@ def test_no_teacher_is_no_combination():
 
 
 def test_scale_is_the_standard_deviation():
-    assert float(make_exchange(rows=100, classes=100, scale=7.0).student.rows().std()) == pytest.approx(7.0, rel=0.05)
+    assert make_exchange(rows=100, classes=100, scale=7.0).student.rows().std().item() == pytest.approx(7.0, rel=0.05)
 
 
 def test_training_stands_where_it_was_put():

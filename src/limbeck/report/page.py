@@ -94,14 +94,17 @@ def _control(record: Record) -> str:
     alone, distilled = record.alone, record.distilled
     if alone is None:
         return "No control: the same student was not trained alone in this run."
+    labelled, train = record.data.labelled, record.data.train
+    some = labelled is not None and train is not None and labelled < train
+    what = f"the {labelled:,} labelled examples" if some else "the same data"
     if alone.steps is None or distilled.steps is None:
-        return "Control: the same student, trained alone on the same data; its steps were not recorded."
+        return f"Control: the same student, trained alone on {what}; its steps were not recorded."
     if alone.steps == distilled.steps:
-        return (
-            f"Control: the same student, trained alone on the same data for equally many steps ({distilled.steps:,})."
-        )
+        rest = f" (distilled also saw {train - labelled:,} without a label)" if some and train and labelled else ""
+        steps = f"for equally many steps ({distilled.steps:,}){rest}"
+        return f"Control: the same student, trained alone on {what} {steps}."
     return (
-        f"Control: the same student, trained alone on the same data, but for {alone.steps:,} steps "
+        f"Control: the same student, trained alone on {what}, but for {alone.steps:,} steps "
         f"against {distilled.steps:,}: the budgets were not equal."
     )
 

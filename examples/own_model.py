@@ -1,0 +1,133 @@
+"""Your own networks and your own pictures, in Python: train, choose on validation, export to ONNX.
+
+    python examples/own_model.py [--pictures FOLDER] [--out DIR] [--steps N]
+
+FOLDER holds one folder a class, ``FOLDER/<class>/*.png``, or ``FOLDER/{train,val,test}/<class>/*.png``. Without it,
+scikit-learn's digits are written into a temporary one, as PNG. The same by recipe: ``own_model.yaml``.
+"""
+
+import argparse
+import copy
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+import limbeck
+from limbeck.compress import to_onnx
+from limbeck.data import ImageFolder, Views, affine
+from limbeck.engine import Training
+from limbeck.evaluate import predictions, quality
+from limbeck.terms import CrossEntropy, Hint, SoftTarget
+
+
+class Teacher(nn.Module):
+    """Two convolutions and the mean over the picture."""
+
+    def __init__(self, classes, channels=1, width=32):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, pictures):
+        maps = nn.functional.max_pool2d(self.stem(pictures), 2)
+        return self.head(self.body(maps).mean(dim=(2, 3)))
+
+
+class Student(nn.Module):
+    """The same idea, narrower and at half the size."""
+
+    def __init__(self, classes, channels=1, width=12):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+        )  # fmt: skip
+        self.classify = nn.Linear(width, classes)
+
+    def forward(self, pictures):
+        return self.classify(self.features(pictures).mean(dim=(2, 3)))
+
+
+class Deployed(nn.Module):
+    """The student as it is handed over: takes pixels in 0..1 and normalises them itself."""
+
+    def __init__(self, network, normalization):
+        super().__init__()
+        self.network, self.normalization = network, normalization
+
+    def forward(self, pixels):
+        return self.network(self.normalization.apply(pixels))
+
+
+def write_digits(root):
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    for number, (picture, label) in enumerate(zip(bunch.images, bunch.target, strict=True)):
+        folder = root / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((picture * 255 / 16).round().astype("uint8")).save(folder / f"{number}.png")
+    return root
+
+
+def main(pictures, out, steps):
+    torch.set_num_threads(1)  # networks this small lose more time to handing work over than they win
+    views = Views((affine(degrees=10, shift=0.06),))
+    # With labels=200, only so many keep their label, and the teacher speaks about all. Leave it out for your own.
+    data = ImageFolder(root=str(pictures), size=8, channels=1, labels=200, normalize="data", views=views).load(seed=0)
+    classes = len(data.classes)
+    task = limbeck.tasks.Classification(classes=classes)
+    truth = {"truth": CrossEntropy()}
+    training = Training(
+        optimizer=partial(torch.optim.AdamW, lr=0.02),
+        scheduler=lambda optimizer, steps: OneCycleLR(optimizer, max_lr=0.02, total_steps=steps),
+        batch=64,
+    )
+
+    def fit(distiller, phase, **how):
+        return limbeck.fit(distiller, data, training=training, out=out, phase=phase, **how).student
+
+    torch.manual_seed(0)
+    teaching = limbeck.Distiller(Teacher(classes), objective=truth, task=task)
+    teacher = fit(teaching, "teacher", steps=steps // 2, pictures="labelled")
+    # A teacher that is trained already: limbeck.models.load_weights(Teacher(classes), "teacher.safetensors")
+
+    start = Student(classes)
+    alone = limbeck.Distiller(copy.deepcopy(start), objective=truth, task=task)
+    distiller = limbeck.Distiller(
+        start,
+        teacher,
+        objective={**truth, "soft": SoftTarget(tau=4.0), "hint": Hint(at="late")},
+        weights={"truth": 0.1, "soft": 0.9, "hint": limbeck.schedule.linear(1.0, 0.0)},
+        taps={"student": {"late": "features"}, "teacher": {"late": "body"}},
+        task=task,
+    )
+    networks = {
+        "teacher": teacher,
+        "alone": fit(alone, "alone", steps=steps, pictures="labelled"),
+        "distilled": fit(distiller, "distilled", steps=steps),
+    }
+    for name, network in networks.items():
+        found = quality(*predictions(network, data.validation_batches(), task), classes=data.classes)
+        print(f"validation, {name}: accuracy {found['top1']:.4f}, calibration error {found['ece']:.4f}")
+
+    pixels = data.validation.read(torch.arange(len(data.validation)))
+    student = Deployed(networks["distilled"], data.normalization)
+    written = to_onnx(student, pixels[:1], out / "student.onnx", examples=pixels)
+    print(f"{out / written['file']}: the same labels as torch on {written['label_agreement']:.0%} of the pictures")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Distil your own networks on your own pictures.")
+    parser.add_argument("--pictures", type=Path, help="a folder with one folder a class; without it: digits")
+    parser.add_argument("--out", type=Path, default=Path("runs/own_model"), help="the run folder")
+    parser.add_argument("--steps", type=int, default=800, help="optimizer steps of the student")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        main(given.pictures or write_digits(Path(folder) / "digits"), given.out, given.steps)
