@@ -20,7 +20,7 @@ from limbeck.engine import Training
 from limbeck.models import small_cnn
 from limbeck.terms import SoftTarget
 
-STEPS, TURNS, BATCH = 300, 15, 64
+STEPS, TURNS, BATCH = 100, 40, 64
 
 
 def networks() -> tuple[torch.nn.Module, torch.nn.Module]:

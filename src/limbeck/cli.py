@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"limbeck: {error}")
         return 128 + int(getattr(error, "signal", -126))
     except KeyboardInterrupt:
-        _say("limbeck: stopped by SIGINT before training began; nothing was lost")
+        _say("limbeck: stopped by SIGINT; whatever was finished is kept, and --resume goes on from there")
         return 130
     except BrokenPipeError:
         return 141

@@ -101,7 +101,7 @@ class Distiller(nn.Module):
             student = self.task.outputs(self.student, batch)
         teachers = {name: teacher.answer(batch, self.task) for name, teacher in self.teachers.items()}
         return Exchange(
-            student=replace(student, taps=heard),
+            student=replace(student, taps=heard) if heard else student,
             teachers=teachers,
             teacher=combine(teachers, how=self.combination),
             target=self.task.target(batch),

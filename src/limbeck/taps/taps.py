@@ -95,6 +95,9 @@ class Taps:
     def listening(self) -> Iterator[dict[str, Tensor]]:
         """Hooks on, for one forward pass; the features stand in the yielded mapping when it ends without an error."""
         heard: dict[str, Tensor] = {}
+        if not self._places:
+            yield heard
+            return
         runs: dict[str, list[_Heard]] = {name: [] for name in self._places}
         learning = torch.is_grad_enabled()
         with ExitStack() as hooks:

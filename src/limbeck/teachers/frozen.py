@@ -31,15 +31,16 @@ class Frozen:
     def __init__(self, network: nn.Module, taps: Mapping[str, str] | None = None) -> None:
         self.network = network.eval().requires_grad_(False)
         self.taps = Taps(network, taps or {})
+        self._modules = list(network.modules())
 
     @torch.no_grad()
     def answer(self, batch: Any, task: Task) -> Outputs:
         """What the network says about ``batch``, as the task reads it, with the tapped features."""
-        if any(module.training for module in self.network.modules()):
+        if any(module.training for module in self._modules):
             self.network.eval()
         with self.taps.listening() as heard:
             said = task.outputs(self.network, batch)
-        return replace(said, taps=heard).detach()
+        return (replace(said, taps=heard) if heard else said).detach()
 
     def move(self, change: Callable[[Tensor], Tensor]) -> None:
         """Apply to the weights what ``nn.Module.to`` applies to its own."""

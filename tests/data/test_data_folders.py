@@ -1,0 +1,347 @@
+"""Any folder of pictures: which part each folder is, how pictures are decoded, and what is said of a bad one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limbeck.core.errors import LimbeckError
+from limbeck.data import ImageFolder, Normalization
+
+
+def pixels(seed, height=8, width=8):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def write(folder, many, *, height=8, width=8, seed=0, kind="png"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(many):
+        Image.fromarray(pixels(seed + i, height, width)).save(folder / f"{i:03d}.{kind}")
+
+
+def plain(root, many=20, classes="ab", **how):
+    for label, name in enumerate(classes):
+        write(root / name, many, seed=1000 * label, **how)
+    return root
+
+
+def parted(root, **parts):
+    for number, (part, many) in enumerate(parts.items()):
+        for label, name in enumerate("ab"):
+            write(root / part / name, many, seed=10_000 * number + 1000 * label)
+    return root
+
+
+def everything(piece):
+    return piece.read(torch.arange(len(piece)))
+
+
+def sizes(data):
+    return len(data.train), len(data.validation), len(data.sealed)
+
+
+def greys(piece):
+    """The pictures of a part, as bytes that can be put in a set."""
+    return {picture.numpy().tobytes() for picture in everything(piece)}
+
+
+def disjoint(data):
+    parts = [data.train, data.validation, data.sealed.open("weights")]
+    pictures, numbers = set().union(*map(greys, parts)), torch.cat([part.number for part in parts])
+    return len(pictures) == len(numbers.unique()) == sum(map(len, parts))
+
+
+# Which part is which
+
+
+def test_plain_class_folders_are_cut_by_seed(tmp_path):
+    data = ImageFolder(root=str(plain(tmp_path / "pets"))).load(seed=1)
+    assert (data.name, data.classes, data.shape, sizes(data)) == ("pets", ("a", "b"), (3, 8, 8), (26, 6, 8))
+    assert disjoint(data)
+    assert data.normalization == Normalization.imagenet(3)
+    other = ImageFolder(root=str(tmp_path / "pets")).load(seed=2)
+    assert set(other.train.number.tolist()) != set(data.train.number.tolist())
+
+
+def test_shares_are_kept(tmp_path):
+    data = ImageFolder(root=str(plain(tmp_path)), validation=0.5, test=0.5, take=7, labels=4).load()
+    assert (sizes(data), data.labelled) == ((7, 10, 20), 4)
+
+
+@pytest.mark.parametrize("validation", ["val", "validation", "valid"])
+def test_train_validation_and_test_folders_are_used_as_such(tmp_path, validation):
+    data = ImageFolder(root=str(parted(tmp_path, train=10, **{validation: 3}, test=4))).load()
+    assert sizes(data) == (20, 6, 8)
+    assert disjoint(data)
+    assert data.train.number.tolist() == list(range(20))
+    expected = [Image.open(p) for c in "ab" for p in sorted((tmp_path / validation / c).iterdir())]
+    assert np.array_equal(
+        (everything(data.validation) * 255).round().byte().permute(0, 2, 3, 1),
+        np.stack(list(map(np.asarray, expected))),
+    )
+
+
+def test_a_part_without_a_folder_is_cut_off_the_training_part(tmp_path):
+    data = ImageFolder(root=str(parted(tmp_path, train=10, test=4))).load()
+    assert sizes(data) == (16, 4, 8)
+    assert disjoint(data)
+    data = ImageFolder(root=str(parted(tmp_path / "b", train=10, val=4)), test=0.1).load()
+    assert sizes(data) == (18, 8, 2)
+    assert disjoint(data)
+
+
+def test_a_folder_named_as_the_test_part_is_not_the_validation_part_as_well(tmp_path):
+    # Tiny-ImageNet: the published figures are those of its folder val.
+    data = ImageFolder(root=str(parted(tmp_path, train=10, val=4)), test="val").load()
+    assert sizes(data) == (16, 4, 8)
+    assert disjoint(data)
+    assert len(data.sealed) == len(list((tmp_path / "val").rglob("*.png")))
+
+
+def test_a_folder_named_as_the_validation_part_is_not_the_test_part_as_well(tmp_path):
+    data = ImageFolder(root=str(parted(tmp_path, train=10, test=4)), validation="test").load()
+    assert sizes(data) == (16, 8, 4)
+    assert disjoint(data)
+
+
+def test_a_share_given_leaves_the_folder_of_that_name_alone(tmp_path):
+    data = ImageFolder(root=str(parted(tmp_path, train=10, val=4, test=3)), validation=0.1).load()
+    assert sizes(data) == (18, 2, 6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"validation": "val", "test": "val"}, "`test: val` names the validation folder"),
+        ({"validation": "val", "test": "val/"}, "names the validation folder"),
+        ({"validation": "train"}, "`validation: train` names the train folder"),
+        ({"test": "train"}, "`test: train` names the train folder"),
+    ],
+)
+def test_one_folder_cannot_be_two_parts(tmp_path, settings, said):
+    parted(tmp_path, train=5, val=2)
+    with pytest.raises(LimbeckError, match=said):
+        ImageFolder(root=str(tmp_path), **settings).load()
+
+
+def test_a_link_to_a_folder_is_that_folder(tmp_path):
+    parted(tmp_path, train=5, val=2)
+    (tmp_path / "test").symlink_to(tmp_path / "val")
+    with pytest.raises(LimbeckError, match="names the validation folder|a sample belongs to one part only"):
+        ImageFolder(root=str(tmp_path)).load()
+
+
+def test_a_folder_that_is_not_there_is_named_with_those_that_are(tmp_path):
+    parted(tmp_path, train=5, val=2)
+    with pytest.raises(LimbeckError, match="has no folder 'vall'; it has: val"):
+        ImageFolder(root=str(tmp_path), test="vall").load()
+    with pytest.raises(LimbeckError, match=r"there is no folder .*typo: give data\.root"):
+        ImageFolder(root=str(tmp_path / "typo")).load()
+    with pytest.raises(LimbeckError, match=r"`test: val` names a folder, and .* has no train folder"):
+        ImageFolder(root=str(plain(tmp_path / "plain")), test="val").load()
+
+
+def test_val_and_test_without_train_are_not_two_classes(tmp_path):
+    parted(tmp_path, val=3, test=3)
+    with pytest.raises(LimbeckError, match="has the folders test, val and no train folder"):
+        ImageFolder(root=str(tmp_path)).load()
+
+
+# What is in the folders
+
+
+def test_classes_are_in_the_order_of_their_names_and_pictures_may_stand_deeper(tmp_path):
+    for name in ("cat", "ant", "Bee"):
+        write(tmp_path / name / "more", 6)
+    write(tmp_path / "cat", 4, seed=50, kind="JPEG")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "cat" / "notes.txt").write_text("no picture")
+    data = ImageFolder(root=str(tmp_path), validation=0.2, test=0.2).load()
+    assert data.classes == ("Bee", "ant", "cat")
+    target = torch.cat([data.train.target, data.validation.target, data.sealed.open("weights").target])
+    assert torch.bincount(target).tolist() == [6, 6, 10]
+
+
+def test_an_empty_folder_is_one_sentence(tmp_path):
+    with pytest.raises(LimbeckError, match="holds no folder, and pictures are looked for in one folder a class"):
+        ImageFolder(root=str(tmp_path)).load()
+
+
+def test_a_folder_without_pictures_is_one_sentence(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notes.txt").write_text("no picture")
+    with pytest.raises(LimbeckError, match="there is no picture in"):
+        ImageFolder(root=str(tmp_path)).load()
+
+
+def test_a_class_without_pictures_is_named(tmp_path):
+    plain(tmp_path)
+    (tmp_path / "c").mkdir()
+    with pytest.raises(LimbeckError, match=r"the class folder .*c holds no picture: fill it or remove it"):
+        ImageFolder(root=str(tmp_path)).load()
+
+
+def test_a_class_that_only_training_has_is_fine_and_one_that_only_validation_has_is_not(tmp_path):
+    parted(tmp_path, train=10, val=2)
+    write(tmp_path / "train" / "c", 10)
+    assert torch.bincount(ImageFolder(root=str(tmp_path)).load().validation.target).tolist() == [2, 2]
+    write(tmp_path / "val" / "d", 2)
+    with pytest.raises(LimbeckError, match="val has classes that the training part has not: d"):
+        ImageFolder(root=str(tmp_path)).load()
+
+
+# Pictures
+
+
+def broken_header(path):
+    path.write_bytes(b"no picture at all")
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def too_large(path):
+    # The header of a picture of 60,000 × 60,000: PIL refuses it as a bomb, with an error of its own kind.
+    raw = bytearray(path.read_bytes())
+    if path.suffix == ".bmp":
+        raw[18:26] = (60_000).to_bytes(4, "little") * 2
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("kind", "spoil"),
+    [
+        ("png", broken_header), ("png", truncated), ("png", empty), ("jpg", broken_header), ("jpg", truncated),
+        ("jpg", empty), ("bmp", truncated), ("bmp", too_large), ("gif", truncated), ("webp", truncated),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("memory", [1024, 0])
+def test_a_corrupt_picture_is_one_sentence_that_names_the_file(tmp_path, kind, spoil, memory):
+    plain(tmp_path, 10, kind=kind, height=24, width=24)
+    spoil(tmp_path / "b" / f"004.{kind}")
+    with pytest.raises(
+        LimbeckError, match=rf"the picture .*/b/004\.{kind} cannot be read \(.*mend or remove it"
+    ) as found:
+        data = ImageFolder(root=str(tmp_path), memory=memory).load()
+        for piece in (data.train, data.validation, data.sealed.open("weights")):
+            everything(piece)
+    assert "\n" not in str(found.value)
+
+
+def test_a_picture_of_16_bits_is_refused_and_not_clipped_to_white(tmp_path):
+    plain(tmp_path)
+    deep = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(deep).save(tmp_path / "a" / "000.png")
+    with pytest.raises(LimbeckError, match=r"a/000\.png has more than 8 bits a channel \(mode I;16\)"):
+        ImageFolder(root=str(tmp_path)).load()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "LA"])
+def test_pictures_of_every_usual_mode_become_colour(tmp_path, mode):
+    plain(tmp_path)
+    kind = "tif" if mode == "CMYK" else "png"
+    Image.fromarray(pixels(7)).convert("RGBA" if mode == "LA" else "RGB").convert(mode).save(
+        tmp_path / "a" / f"x.{kind}"
+    )
+    data = ImageFolder(root=str(tmp_path)).load()
+    assert data.shape == (3, 8, 8)
+
+
+def test_different_sizes_without_size_are_one_sentence(tmp_path):
+    plain(tmp_path)
+    write(tmp_path / "b", 1, height=9)
+    with pytest.raises(LimbeckError, match="pictures have different sizes .*: set `size`"):
+        ImageFolder(root=str(tmp_path)).load()
+
+
+def test_size_scales_the_shorter_side_and_cuts_the_centre_out(tmp_path):
+    for name in "ab":
+        write(tmp_path / name, 10, height=8, width=8)
+    wide = np.zeros((10, 40, 3), np.uint8)
+    wide[:, 10:30, 0] = 200  # its middle half is red
+    Image.fromarray(wide).save(tmp_path / "a" / "000.png")
+    tall = np.ascontiguousarray(wide.transpose(1, 0, 2))
+    Image.fromarray(tall).save(tmp_path / "b" / "000.png")
+    data = ImageFolder(root=str(tmp_path), size=5, validation=0.2, test=0.2).load()
+    assert data.shape == (3, 5, 5)
+    parts = [data.train, data.validation, data.sealed.open("weights")]
+    whole = torch.cat([everything(part) for part in parts])
+    whole = whole[torch.cat([part.number for part in parts]).argsort()]
+    # Shrunk by half to 5 × 20, the centre 5 × 5 lies wholly in the middle half.
+    for number in (0, 10):
+        assert torch.equal(whole[number, 0], torch.full((5, 5), 200 / 255))
+        assert (whole[number, 1:] == 0).all()
+    assert torch.equal(whole[1], from_pil(tmp_path / "a" / "001.png", (5, 5)))
+
+
+def from_pil(path, size):
+    picture = Image.open(path).resize(size, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy()).float() / 255
+
+
+def test_size_enlarges_as_well(tmp_path):
+    assert ImageFolder(root=str(plain(tmp_path, height=3, width=31)), size=17).load().shape == (3, 17, 17)
+
+
+def test_grey_pictures_have_one_channel(tmp_path):
+    data = ImageFolder(root=str(plain(tmp_path)), channels=1).load()
+    assert data.shape == (1, 8, 8)
+    assert data.normalization == Normalization.imagenet(1)
+    number = int(data.train.number[0])
+    colour = np.asarray(Image.open(tmp_path / "ab"[number // 20] / f"{number % 20:03d}.png")).astype(float)
+    luma = colour @ [0.299, 0.587, 0.114]  # ITU-R 601
+    np.testing.assert_allclose(data.train.read(torch.tensor([0]))[0, 0].numpy() * 255, luma, atol=1)
+
+
+@pytest.mark.parametrize("settings", [{"size": 0}, {"size": -5}, {"channels": 2}, {"channels": 4}])
+def test_impossible_sizes_and_channels_are_refused(tmp_path, settings):
+    with pytest.raises(LimbeckError, match="size is 1 pixel or more and channels 1 or 3"):
+        ImageFolder(root=str(plain(tmp_path)), **settings).load()
+
+
+# Memory
+
+
+def test_pictures_read_from_files_are_the_same_pixels(tmp_path):
+    from limbeck.data.part import Files, Stored
+
+    plain(tmp_path, kind="jpg", height=12, width=9)
+    kept, files = (ImageFolder(root=str(tmp_path), size=6, memory=memory).load(seed=1) for memory in (1, 0))
+    assert isinstance(kept.train.images, Stored)
+    assert isinstance(files.train.images, Files)
+    for one, other in ((kept.train, files.train), (kept.validation, files.validation)):
+        assert torch.equal(one.number, other.number)
+        assert torch.equal(everything(one), everything(other))
+    for step in (0, 5):
+        assert torch.equal(kept.stream(batch=4).batch(step)["input"], files.stream(batch=4).batch(step)["input"])
+    assert kept.normalization == files.normalization
+
+
+def test_the_fingerprint_of_files_sees_other_files_names_sizes_and_settings(tmp_path):
+    plain(tmp_path)
+
+    def mark(**settings):
+        return ImageFolder(root=str(tmp_path), memory=0, **settings).load().fingerprint()
+
+    found = [mark(), mark(size=4), mark(channels=1)]
+    assert mark() == found[0]
+    (tmp_path / "a" / "000.png").rename(tmp_path / "a" / "000b.png")
+    found.append(mark())
+    Image.new("RGB", (8, 8)).save(tmp_path / "a" / "001.png")
+    found.append(mark())
+    assert len(set(found)) == 5
+
+
+def test_a_picture_that_went_away_is_one_sentence(tmp_path):
+    data = ImageFolder(root=str(plain(tmp_path)), memory=0).load()
+    for path in (tmp_path / "a").iterdir():
+        path.unlink()
+    with pytest.raises(LimbeckError, match=r"the picture .*/a/.* cannot be read"):
+        everything(data.train)

@@ -1,0 +1,68 @@
+"""The pages do what they say: their blocks run, in their order, and their links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from limbeck.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RUN = [ROOT / "docs" / "bring-your-own.md"]
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, its text, and the line it begins on."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks(page):
+    text = page.read_text()
+    found = re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(one[1], one[2], text.count("\n", 0, one.start(2)) + 1) for one in found]
+
+
+def run_commands(text, monkeypatch):
+    for line in text.splitlines():
+        words = shlex.split(line, comments=True)
+        with monkeypatch.context() as patched:
+            if words and words[0].startswith("PYTHONPATH="):
+                patched.syspath_prepend(words.pop(0).partition("=")[2])
+            if words:
+                assert words[0] == "limbeck", line
+                assert main(words[1:]) == 0, line
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_every_block_runs_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    space = {"__name__": page.stem}
+    try:
+        for block in blocks(page):
+            if name := re.match(r"# ([\w.]+\.(?:py|yaml))\n", block.text):
+                (tmp_path / name[1]).write_text(block.text)
+            if block.language == "python":
+                # Empty lines first, so that an error tells the line of the page.
+                exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), space)
+            elif block.language == "sh":
+                run_commands(block.text, monkeypatch)
+            else:
+                assert (block.language, bool(name)) == ("yaml", True), f"{page.name}:{block.line} is tested by nobody"
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"

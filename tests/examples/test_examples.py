@@ -1,0 +1,121 @@
+"""Every example runs as a reader would run it, with fewer steps, and comes to what it says."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+LOOPS = [
+    pytest.param("plain_loop.py", "120", id="plain"),
+    pytest.param("with_accelerate.py", "3", id="accelerate", marks=pytest.mark.skipif(
+        find_spec("accelerate") is None, reason="accelerate is not installed: pip install accelerate")),
+    pytest.param("with_lightning.py", "3", id="lightning", marks=pytest.mark.skipif(
+        find_spec("lightning") is None, reason="lightning is not installed: pip install lightning")),
+]  # fmt: skip
+
+# Runs a script and then looks at the distiller it leaves behind, against what stood there before training.
+PROBE = """
+import runpy, sys
+import torch
+import limbeck
+
+begun, prepare = {}, limbeck.Distiller.prepare
+
+def noted(distiller, batch):
+    prepare(distiller, batch)
+    tensors = {f"term {n}": p for n, p in distiller.objective.named_parameters()}
+    for name, teacher in distiller.teachers.items():
+        teacher.network.zero_grad()  # what is left of its own training
+        tensors |= {f"{name} {n}": t for n, t in teacher.network.state_dict().items()}
+    begun.clear()
+    begun.update({n: (t, t.detach().clone()) for n, t in tensors.items()})
+    return distiller
+
+limbeck.Distiller.prepare = noted
+script, *sys.argv[1:] = sys.argv[1:]
+distiller = runpy.run_path(script, run_name="__main__")["distiller"]
+
+moved = {name for name, (now, then) in begun.items() if not torch.equal(now.detach().cpu(), then)}
+assert moved == {n for n in begun if n.startswith("term ")} != set(), moved
+teacher = distiller.teachers["teacher"].network
+assert not any(m.training for m in teacher.modules())
+assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+assert distiller.progress.step == distiller.progress.steps - 1
+"""
+
+
+def python(*words, **environment):
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+def said(done):
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def accuracies(text):
+    lines = re.findall(r"^validation.*?, ([a-z ]+): (?:accuracy )?([01]\.\d+)", text, re.MULTILINE)
+    return {name: float(value) for name, value in lines}
+
+
+@pytest.mark.parametrize(("script", "length"), LOOPS)
+def test_the_distiller_works_unchanged_in_any_loop(script, length):
+    """Its projection learns, its teacher stays as it was and out of the checkpoint, schedules run to the end."""
+    text = said(python("-c", PROBE, EXAMPLES / script, length))
+    found = accuracies(text)
+    assert found["distilled"] > found.get("student alone", 0.5)
+    held = re.search(r"beside the student's weights, .* holds: (.+)", text)[1].split(", ")
+    assert {name.partition("objective.")[2] for name in held} == {
+        "learned.hint.projection.layer.weight", "learned.hint.projection.layer.bias",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        from own_model import write_digits
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    return write_digits(tmp_path_factory.mktemp("pictures"))
+
+
+def test_own_networks_and_pictures_in_python(tmp_path):
+    text = said(python(EXAMPLES / "own_model.py", "--out", tmp_path / "run", "--steps", "160"))
+    found = accuracies(text)
+    assert found["distilled"] > found["alone"]
+    session = onnxruntime.InferenceSession(tmp_path / "run" / "student.onnx")
+    assert session.get_inputs()[0].shape[1:] == [1, 8, 8]
+    assert {"metrics.csv", "checkpoint", "student.onnx"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_own_networks_and_pictures_by_recipe(tmp_path, pictures):
+    done = python(
+        "-m", "limbeck.cli", "distill", EXAMPLES / "own_model.yaml", "--data-root", pictures, "--out", tmp_path / "run",
+        "teaching.steps=60", "stages.0.steps=60", PYTHONPATH=str(EXAMPLES),
+    )  # fmt: skip
+    said(done)
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["models"]["teacher"]["title"] == "Teacher teacher: own_networks:Teacher(width=32)"
+    assert [model["steps"] for model in record["models"].values()] == [60, 60, 60]
+    assert record["data"]["classes"] == list("0123456789")
+    assert record["export"]["onnx"]["label_agreement"] == 1.0
+
+
+def test_without_its_folder_on_the_path_the_recipe_says_what_to_do(tmp_path, pictures):
+    done = python("-m", "limbeck.cli", "distill", EXAMPLES / "own_model.yaml", "--data-root", pictures,
+                  "--out", tmp_path / "run", PYTHONPATH="")  # fmt: skip
+    assert done.returncode == 2
+    assert "put its folder on PYTHONPATH" in done.stderr
+    assert not (tmp_path / "run").exists()
