@@ -91,7 +91,8 @@ def main(pictures, out, steps):
     )
 
     def fit(distiller, phase, **how):
-        return limbeck.fit(distiller, data, training=training, out=out, phase=phase, **how).student
+        run = limbeck.fit(distiller, data, training=training, out=out, phase=phase, steps_per_epoch=50, **how)
+        return run.student
 
     torch.manual_seed(0)
     teaching = limbeck.Distiller(Teacher(classes), objective=truth, task=task)

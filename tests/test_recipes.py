@@ -44,6 +44,6 @@ def test_fashion_mnist_runs_from_the_debian_package_or_a_data_root(tmp_path, set
     except LimbeckError:
         pytest.skip("Fashion-MNIST is not here: apt install dataset-fashion-mnist")
     short = ["teaching.steps=3", "stages.0.steps=3", "export.to=[]", "control=none", "threads=1"]
-    short += ["teachers.teacher.width=8", "student.width=4"]
+    short += ["teachers.teacher.width=8", "student.hidden=[8]"]
     record = distill("fashion_mnist", [*settings, *short], out=tmp_path / "run", watchers=[])
     assert record["data"]["train"] == 600

@@ -129,7 +129,9 @@ def test_one_folder_cannot_be_two_parts(tmp_path, settings, said):
 def test_a_link_to_a_folder_is_that_folder(tmp_path):
     parted(tmp_path, train=5, val=2)
     (tmp_path / "test").symlink_to(tmp_path / "val")
-    with pytest.raises(LimbeckError, match="names the validation folder|a sample belongs to one part only"):
+    with pytest.raises(
+        LimbeckError, match="`test: test` names the validation folder: a sample belongs to one part only"
+    ):
         ImageFolder(root=str(tmp_path)).load()
 
 
@@ -215,6 +217,12 @@ def too_large(path):
     path.write_bytes(raw)
 
 
+def read_all(source):
+    data = source.load()
+    for piece in (data.train, data.validation, data.sealed.open("weights")):
+        everything(piece)
+
+
 @pytest.mark.parametrize(
     ("kind", "spoil"),
     [
@@ -226,12 +234,8 @@ def too_large(path):
 def test_a_corrupt_picture_is_one_sentence_that_names_the_file(tmp_path, kind, spoil, memory):
     plain(tmp_path, 10, kind=kind, height=24, width=24)
     spoil(tmp_path / "b" / f"004.{kind}")
-    with pytest.raises(
-        LimbeckError, match=rf"the picture .*/b/004\.{kind} cannot be read \(.*mend or remove it"
-    ) as found:
-        data = ImageFolder(root=str(tmp_path), memory=memory).load()
-        for piece in (data.train, data.validation, data.sealed.open("weights")):
-            everything(piece)
+    with pytest.raises(LimbeckError, match=rf"picture .*/b/004\.{kind} cannot be read \(.*mend or remove it") as found:
+        read_all(ImageFolder(root=str(tmp_path), memory=memory))
     assert "\n" not in str(found.value)
 
 
@@ -257,7 +261,7 @@ def test_pictures_of_every_usual_mode_become_colour(tmp_path, mode):
 def test_different_sizes_without_size_are_one_sentence(tmp_path):
     plain(tmp_path)
     write(tmp_path / "b", 1, height=9)
-    with pytest.raises(LimbeckError, match="pictures have different sizes .*: set `size`"):
+    with pytest.raises(LimbeckError, match=r"pictures have different sizes .*: set `size`"):
         ImageFolder(root=str(tmp_path)).load()
 
 

@@ -1,6 +1,6 @@
 """Where batches come from: sources, splits with a sealed test part, views, and streams that know no state."""
 
-from limbeck.data.data import Data, arrays, datasets, loaders
+from limbeck.data.data import Data, arrays, batches, datasets, loaders
 from limbeck.data.normalization import Normalization
 from limbeck.data.part import Part
 from limbeck.data.sealed import Sealed
@@ -10,5 +10,5 @@ from limbeck.data.views import Views
 
 __all__ = [
     "CIFAR10", "CIFAR100", "Data", "Digits", "FashionMNIST", "ImageFolder", "Normalization", "Part", "Sealed", "Views",
-    "affine", "arrays", "crop", "datasets", "flip", "loaders",
+    "affine", "arrays", "batches", "crop", "datasets", "flip", "loaders",
 ]  # fmt: skip

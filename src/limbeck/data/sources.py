@@ -219,7 +219,9 @@ class ImageFolder:
                 parts[what] = 0.2 if where is None else float(where)
                 continue
             if (taken := used.setdefault(where.resolve(), what)) != what:
-                raise LimbeckError(f"`{what}: {given}` names the {taken} folder: a sample belongs to one part only")
+                raise LimbeckError(
+                    f"`{what}: {where.name}` names the {taken} folder: a sample belongs to one part only"
+                )
             parts[what] = part = self._read(where, classes, first=first)
             first += len(part)
         return _arranged(self, root.resolve().name, classes, whole, parts["validation"], parts["test"], seed)

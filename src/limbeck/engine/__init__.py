@@ -1,7 +1,7 @@
 """The training loop and what keeps its work safe: checkpoints, resume, seeds, watchers. Only this room knows Fabric."""
 
 from limbeck.engine.checkpoint import Diverged, Stopped
-from limbeck.engine.fit import Run, fit
+from limbeck.engine.fit import Run, fit, one_device
 from limbeck.engine.training import Training
 
-__all__ = ["Diverged", "Run", "Stopped", "Training", "fit"]
+__all__ = ["Diverged", "Run", "Stopped", "Training", "fit", "one_device"]

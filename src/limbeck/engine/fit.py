@@ -30,7 +30,7 @@ from limbeck.objective.objective import Loss
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Run", "Source", "fit"]
+__all__ = ["Run", "Source", "fit", "one_device"]
 
 
 class Source(Protocol):
@@ -102,7 +102,7 @@ def fit(
 
     Raises :class:`Diverged` when the loss is not finite, and :class:`Stopped`, after saving, on Ctrl-C or SIGTERM.
     """
-    fabric = fabric or _one_device()
+    fabric = fabric or one_device()
     stream = data.stream(batch=training.batch, pictures=pictures, rank=fabric.global_rank, world=fabric.world_size)
     plan = make_plan(stream, epochs, steps, steps_per_epoch, training)
     state = begin(distiller, stream, plan, training, fabric, seed=mix(seed, zlib.crc32(f"{phase}/{stage}".encode())))
@@ -220,7 +220,13 @@ def _watched(watchers: list[Watcher], title: str, step: int, steps: int) -> Iter
             watcher.end()
 
 
-def _one_device() -> Fabric:
+def one_device(*, precision: Any = "32-true", loggers: Sequence[Any] = ()) -> Fabric:
+    """A Fabric for the best single device there is.
+
+    Arguments:
+        precision: one of Fabric's, such as ``bf16-mixed``.
+        loggers: from :func:`~limbeck.engine.watchers.logger`, or Fabric's own.
+    """
     from lightning_fabric import Fabric
 
-    return Fabric(accelerator="auto", devices=1)
+    return Fabric(accelerator="auto", devices=1, precision=precision, loggers=list(loggers))

@@ -16,7 +16,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Task
 from limbeck.data import Data
 from limbeck.data.draws import mix
-from limbeck.engine import Run, Training, fit
+from limbeck.engine import Run, Training, fit, one_device
 from limbeck.engine.watchers import Watcher, logger
 from limbeck.models import load_weights
 from limbeck.objective import Distiller
@@ -105,8 +105,6 @@ class Job:
         self, network: nn.Module, teachers: Mapping[str, nn.Module], stage: StagePlan, *, phase: str, resume: bool,
         watchers: Sequence[Watcher] | None,
     ) -> Run:  # fmt: skip
-        from lightning_fabric import Fabric
-
         training = _training(stage)
         objective, weights = stage.objective(classes=len(self.data.classes), seed=self.recipe.seed)
         listens = bool(teachers) and any(not isinstance(term, CrossEntropy) for term in objective.values())
@@ -123,8 +121,8 @@ class Job:
                 steps_per_epoch=self._epoch(training, "all"), training=training, out=self.folder,
                 phase=phase, stage=stage.stage.name, pictures="all" if listens else "labelled", seed=self.recipe.seed,
                 resume=resume, watchers=watchers,
-                fabric=Fabric(
-                    accelerator="auto", devices=1, precision=stage.training.precision,
+                fabric=one_device(
+                    precision=stage.training.precision,
                     loggers=[logger(name, self.folder, run=self.recipe.name) for name in self.recipe.loggers],
                 ),
             )  # fmt: skip

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.protocols import Task
-from limbeck.data import Data, Normalization, Part
-from limbeck.data.data import batches
+from limbeck.data import Data, Normalization, Part, batches
 from limbeck.evaluate import agreement, cost, disagreements, gap_recovered, paired_bootstrap, predictions, quality
 from limbeck.report import verdict
 

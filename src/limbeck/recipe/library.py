@@ -18,7 +18,7 @@ def find(name: str | Path) -> Path:
     'digits.yaml'
     """
     path = Path(name)
-    if path.exists() or path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+    if path.is_file() or path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         return path
     ours = _SHELF / f"{name}.yaml"
     if not ours.exists():
