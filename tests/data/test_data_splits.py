@@ -171,6 +171,19 @@ def test_another_seed_cuts_another_test_part():
     assert one != two
 
 
+def test_the_parts_of_digits_never_change():
+    # Figures of two versions can be compared only if they were measured on the same test pictures.
+    data = Digits(labels=50).load()
+    labelled = data.train.labelled().number
+    parts = (data.train.number, data.validation.number, data.sealed.open("a test").number, labelled)
+    assert [part[:5].tolist() for part in parts] == [
+        [0, 1, 2, 8, 9],
+        [3, 4, 5, 6, 7],
+        [11, 16, 17, 18, 22],
+        [36, 77, 119, 133, 152],
+    ]
+
+
 def test_a_part_that_would_be_empty_is_refused():
     with pytest.raises(LimbeckError, match="the validation part of arrays is empty"):
         arrays(torch.rand(20, 1, 2, 2), torch.arange(20) % 2, validation=0.01)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from limbeck.core import timing
 from limbeck.core.errors import LimbeckError
 
 __all__ = ["BATCH", "answer", "onnx_logits", "reason", "session_of", "timed"]
 
 BATCH = 64
-_WARMUP, _REPEATS, _BUDGET = 20, 200, 5.0
 
 
 def onnx_logits(path: str | Path, inputs: Tensor) -> Tensor:
@@ -70,20 +67,8 @@ def answer(session: Any, inputs: Tensor) -> Tensor:
 
 def timed(session: Any, one: Tensor) -> dict[str, Any]:
     """Milliseconds of one answer, in the record's form: up to 200 answers after 20, or what five seconds allow."""
-    feed, start = {"input": one.numpy()}, time.perf_counter()
-
-    def times(most: int, until: float) -> list[float]:
-        taken: list[float] = []
-        while len(taken) < most and (not taken or time.perf_counter() < start + until):
-            begun = time.perf_counter()
-            session.run(["logits"], feed)
-            taken.append(1e3 * (time.perf_counter() - begun))
-        return taken
-
-    times(_WARMUP, _BUDGET / 5)
-    taken = sorted(times(_REPEATS, _BUDGET))
-    p95 = taken[math.ceil(0.95 * len(taken)) - 1]
-    return {"median": statistics.median(taken), "p95": p95, "batch": 1, "threads": 1, "repeats": len(taken)}
+    feed = {"input": one.numpy()}
+    return {**timing.timed(lambda: session.run(["logits"], feed)), "batch": 1, "threads": 1}
 
 
 def reason(error: BaseException) -> str:

@@ -8,10 +8,7 @@ products and attention count, what is done to each element (norms, activations) 
 from __future__ import annotations
 
 import copy
-import math
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.timing import timed
 from limbeck.evaluate.rows import evaluating
 from limbeck.taps import bare
 
@@ -92,19 +90,10 @@ def latency(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        start = time.perf_counter()
-        _times(call, most=max(warmup, 1), until=start + budget / 5)
-        taken = _times(call, most=repeats, until=start + budget)
+        taken = timed(call, warmup=warmup, repeats=repeats, budget=budget)
     finally:
         torch.set_num_threads(before)
-    p95 = sorted(taken)[math.ceil(0.95 * len(taken)) - 1]
-    return {
-        "median": 1e3 * statistics.median(taken),
-        "p95": 1e3 * p95,
-        "batch": batch,
-        "threads": threads,
-        "repeats": len(taken),
-    }
+    return {**taken, "batch": batch, "threads": threads}
 
 
 def weights_bytes(model: nn.Module) -> int:
@@ -133,10 +122,10 @@ def cost(model: nn.Module, example: Tensor) -> dict[str, Any]:
     """
     count, warning = flops(model, example)
     on_cpu = all(tensor.is_cpu for tensor in (*model.parameters(), *model.buffers()))
-    timed = model if on_cpu else copy.deepcopy(model).cpu()
+    measured = model if on_cpu else copy.deepcopy(model).cpu()
     one = _first(example).cpu()
-    with evaluating(timed):
-        took = latency(lambda: timed(one))
+    with evaluating(measured):
+        took = latency(lambda: measured(one))
     return {
         "parameters": parameters(model),
         "flops": count,
@@ -150,13 +139,3 @@ def _first(example: Tensor) -> Tensor:
     if not example.ndim or not len(example):
         raise LimbeckError(f"an example is a batch of at least one input, [n, ...], not {list(example.shape)}")
     return example[:1].detach()
-
-
-def _times(call: Callable[[], object], *, most: int, until: float) -> list[float]:
-    """Seconds of each of up to ``most`` calls, none begun after ``until`` but the first."""
-    taken: list[float] = []
-    while len(taken) < most and (not taken or time.perf_counter() < until):
-        start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
-    return taken
