@@ -176,6 +176,12 @@ def test_own_loaders_train(data):
     assert "validation_top1" in run.history[-1]
 
 
+def test_workers_are_refused_for_own_loaders(data):
+    loader = [(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.long))]
+    with pytest.raises(limbeck.LimbeckError, match="num_workers on your own loader"):
+        limbeck.fit(alone(network()), loaders(loader), epochs=1, training=Training(workers=1), watchers=[])
+
+
 def test_labelled_only_is_all_that_is_shown():
     data = arrays(torch.rand(200, 1, 4, 4), torch.arange(200) % 4, labels=8)
     batch = data.stream(batch=4, pictures="labelled").batch(0)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, final
 import torch
 from torch import nn
 
+from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
 from limbeck.data.draws import mix
-from limbeck.data.stream import Stream
+from limbeck.data.stream import Looped, Stream
 from limbeck.engine import checkpoint as saved
 from limbeck.engine.checkpoint import Diverged, Stopped
 from limbeck.engine.meter import Meter, measure
@@ -160,6 +161,8 @@ def fit(
 
 
 def _batches(stream: Stream, start: int, stop: int, workers: int) -> Iterator[Any]:
+    if workers and isinstance(stream, Looped):
+        raise LimbeckError("training.workers is for limbeck's own data: set num_workers on your own loader instead")
     if not workers:
         return (stream.batch(number) for number in range(start, stop))
     from torch.utils.data import DataLoader

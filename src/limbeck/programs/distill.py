@@ -117,6 +117,15 @@ def export_onnx(job: Job, student: nn.Module, path: Path) -> dict[str, Any]:
     return to_onnx(Deployed(student, job.data.normalization, rank=pixels.ndim - 1), pixels[:1], path, examples=pixels)
 
 
+def fingerprint(networks: Mapping[str, nn.Module]) -> str:
+    """A hash of all their weights: who asks to read the sealed part."""
+    weights = hashlib.sha256()
+    for network in networks.values():
+        for tensor in network.state_dict().values():
+            weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return weights.hexdigest()
+
+
 def _measured(job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, Run | None]) -> dict[str, Any]:
     """The record without anything that needs the test part."""
     data = job.data
@@ -148,11 +157,7 @@ def _measured(job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, Ru
 
 def _tested(job: Job, networks: Mapping[str, nn.Module], record: dict[str, Any]) -> dict[str, Any]:
     """Open the sealed part, once, and measure every network on it."""
-    weights = hashlib.sha256()
-    for network in networks.values():
-        for tensor in network.state_dict().values():
-            weights.update(tensor.contiguous().numpy().tobytes())
-    part = job.data.sealed.open(weights.hexdigest())
+    part = job.data.sealed.open(fingerprint(networks))
     said = {}
     target = torch.empty(0)
     for name, network in networks.items():

@@ -11,7 +11,7 @@ import torch
 
 from limbeck.core.errors import LimbeckError
 from limbeck.models import load_weights
-from limbeck.programs.distill import export_onnx
+from limbeck.programs.distill import export_onnx, fingerprint
 from limbeck.programs.job import Job
 from limbeck.programs.measuring import figures
 from limbeck.recipe import load
@@ -27,13 +27,15 @@ def evaluate(folder: Path, *, part: str = "validation", data_root: str | None = 
     Asking for the test part is an error where it was read already, as it is at the end of every finished run.
     """
     job, student = _opened(folder, data_root)
-    samples = job.data.validation if part == "validation" else job.data.sealed.open(f"limbeck evaluate {folder}")
+    samples = job.data.validation if part == "validation" else job.data.sealed.open(fingerprint({"distilled": student}))
     found, _, _ = figures(student, job.data, job.task, samples)
     short = {name: value for name, value in found.items() if not isinstance(value, list)}
     _say(f"{folder}, {part} part:")
     for name, value in short.items():
         _say(f"  {name:<10} {value if isinstance(value, int | None) else f'{value:.4f}'}")
     _compare_with_record(folder, part, found)
+    if part == "test":
+        job.data.sealed.finish()
     return found
 
 
@@ -71,7 +73,7 @@ def _opened(folder: Path, data_root: str | None) -> tuple[Job, torch.nn.Module]:
     recipe = folder / "recipe.yaml"
     if not recipe.exists():
         raise LimbeckError(f"{folder} is no run folder: it has no recipe.yaml")
-    if not (folder / "student.safetensors").exists():
+    if not all((folder / name).exists() for name in ("student.safetensors", "record.json")):
         raise LimbeckError(f"{folder} is not finished: go on with limbeck distill --resume --out {folder}")
     job = Job.of(load(recipe, [] if data_root is None else [f"data.root={data_root}"]), folder)
     return job, load_weights(job.student(), folder).eval()
