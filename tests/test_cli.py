@@ -43,6 +43,7 @@ def test_taps_shows_modules_that_run_twice(capsys):
     [
         (["taps", "resnet21"], "resnet20"),
         (["taps", "resnet20", "--input", "3-32"], "3x32x32"),
+        (["taps", "resnet20", "--input", "1x2"], "give --input another"),
         (["taps", "somewhere:thing"], "plugins"),
         (["distill", "digit"], "digits"),
         (["distill", "nowhere.yaml"], "nowhere.yaml"),

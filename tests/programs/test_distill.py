@@ -162,6 +162,11 @@ def test_a_finished_run_is_not_done_again(run, recipe, capsys):
         (["data.labels=5"], "from 10"),
         (["student={use: 'os:system'}"], "part of Python itself"),
         (["training.batch=0"], "batch"),
+        (["stages.1.objective.soft.tau=-1"], "above zero, not -1"),
+        (["stages.1.taps.big.mid=blok2"], "block2"),
+        (["stages.1.frozen=[blok1]"], "block1"),
+        (["training.optimizer.lr=-1"], "Invalid learning rate"),
+        (["teachers.big={use: small_cnn, weights: '{run}'}"], "does not fit"),
         (["teachers.big.weights={tmp}/nowhere"], "nowhere"),
     ],
 )
@@ -174,11 +179,11 @@ def test_bad_input_is_one_sentence(run, recipe, tmp_path, capsys, monkeypatch, w
     assert len(said.strip().splitlines()) == 1
 
 
-def test_no_folder_is_left_behind_by_a_bad_recipe(recipe, tmp_path, monkeypatch):
+@pytest.mark.parametrize("wrong", ["student.widht=3", "data.labels=5", "stages.1.taps.big.mid=nowhere"])
+def test_nothing_is_left_behind_by_a_bad_recipe(recipe, tmp_path, monkeypatch, wrong):
     monkeypatch.chdir(tmp_path)
-    assert main(["distill", str(recipe), "student.widht=3"]) == 2
-    assert not list(tmp_path.rglob("record.json"))
-    assert not (tmp_path / "runs" / "tiny" / "recipe.yaml").exists()
+    assert main(["distill", str(recipe), wrong]) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_killed_and_resumed_the_whole_job_ends_with_the_same_bits(run, recipe, tmp_path):

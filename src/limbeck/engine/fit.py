@@ -134,7 +134,7 @@ def fit(
             state.advance(training)
 
             now = time.monotonic()
-            if now - last_told > 0.2 or state.step == plan.steps:
+            if now - last_told > 0.2:
                 last_told = now
                 figures = _figures(meter, state)
                 for watcher in told:
@@ -145,9 +145,10 @@ def fit(
                 row |= {"step": state.step, "seconds": clock(), **_figures(meter, state)}
                 row |= measure(state.kept(), data.validation_batches(), distiller.task, fabric.to_device)
                 state.end_epoch(row, training)
-                meter.reset()
                 for watcher in told:
+                    watcher.step(state.step, _figures(meter, state))
                     watcher.epoch(state.history)
+                meter.reset()
                 fabric.log_dict({f"{phase}/{k}": v for k, v in row.items() if isinstance(v, float)}, step=state.step)
             if signals or state.step == plan.steps or state.over or now - last_saved > training.checkpoint_every:
                 last_saved = now

@@ -100,7 +100,7 @@ class Bar:
         self._progress = Progress(
             TextColumn("{task.description:<11}"), BarColumn(bar_width=24), TextColumn("{task.completed}/{task.total}"),
             TimeRemainingColumn(compact=True), TextColumn("{task.fields[figures]}"),
-            console=Console(file=sys.stderr), refresh_per_second=5,
+            console=Console(file=sys.stderr, width=None if sys.stderr.isatty() else 140), refresh_per_second=5,
         )  # fmt: skip
         self._progress.start()
         self._task = self._progress.add_task(title, total=steps, completed=step, figures="")

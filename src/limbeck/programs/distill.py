@@ -62,7 +62,10 @@ def distill(
     text = show(recipe)
     _same_recipe(folder / "recipe.yaml", text, resume=resume)
     finished = resume and (folder / "record.json").exists()
-    job = None if finished else Job.of(recipe, folder)  # what is wrong with recipe or data shows before a file is made
+    # What is wrong with the recipe or the data shows before a file is made or an hour is spent on a teacher.
+    job = None if finished else Job.of(recipe, folder)
+    if job is not None:
+        job.rehearse()
     with locked(folder):
         if job is None:
             record: dict[str, Any] = json.loads((folder / "record.json").read_text())

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.progress import Progress
 from limbeck.core.protocols import Task
 from limbeck.data import Data
 from limbeck.data.draws import mix
@@ -80,6 +81,29 @@ class Job:
         """The student at its start: the same weights each time."""
         return self._network(self.plan.student, _STUDENT)
 
+    def rehearse(self) -> None:
+        """Every stage once on two samples, with networks of its own that are thrown away.
+
+        A tap that is nowhere, weights that do not fit, a head of other classes, a setting that a constructor refuses:
+        each is an error now, and not after the teachers were trained.
+        """
+        teachers = {name: self.teacher(name) for name in self.recipe.teachers}
+        plans = [(stage, self.student(), teachers) for stage in self.plan.stages]
+        if self.plan.teaching is not None:
+            plans += [(self.plan.teaching, network, {}) for network in teachers.values()]
+        for stage, network, present in plans:
+            training = _training(stage)
+            distiller = self._distiller(network, present, stage, phase="distilled")
+            distiller.progress = Progress(step=0, steps=1)
+            batch = self.data.stream(batch=2).batch(0)
+            with torch.no_grad():
+                distiller.prepare(batch).eval()(batch)
+            optimizer = training.optimizer(distiller.parameters())
+            if training.scheduler is not None:
+                training.scheduler(optimizer, 2)
+            with _frozen(network, stage.stage.frozen):
+                pass
+
     def teach(self, name: str, network: nn.Module, *, resume: bool, watchers: Sequence[Watcher] | None) -> Run:
         """Train a teacher by the recipe's ``teaching``, on the labelled pictures."""
         assert self.plan.teaching is not None
@@ -106,26 +130,32 @@ class Job:
         watchers: Sequence[Watcher] | None,
     ) -> Run:  # fmt: skip
         training = _training(stage)
+        distiller = self._distiller(network, teachers, stage, phase=phase)
+        with _frozen(network, stage.stage.frozen):
+            return fit(
+                distiller, self.data, steps=self._steps(stage, training),
+                steps_per_epoch=self._epoch(training, "all"), training=training, out=self.folder,
+                phase=phase, stage=stage.stage.name, pictures="all" if distiller.teachers else "labelled",
+                seed=self.recipe.seed, resume=resume, watchers=watchers,
+                fabric=one_device(
+                    precision=stage.training.precision,
+                    loggers=[logger(name, self.folder, run=self.recipe.name) for name in self.recipe.loggers],
+                ),
+            )  # fmt: skip
+
+    def _distiller(
+        self, network: nn.Module, teachers: Mapping[str, nn.Module], stage: StagePlan, *, phase: str
+    ) -> Distiller:
+        """Student, teachers and objective of one stage; alone, the labels are all that is left of it."""
         objective, weights = stage.objective(classes=len(self.data.classes), seed=self.recipe.seed)
         listens = bool(teachers) and any(not isinstance(term, CrossEntropy) for term in objective.values())
         if phase == "alone":
             truth = [term for term in objective.values() if isinstance(term, CrossEntropy)]
             objective, weights = {"truth": truth[0] if truth else CrossEntropy()}, {"truth": 1.0}
         taps = {n: places for n, places in stage.stage.taps.items() if listens and (n == "student" or n in teachers)}
-        distiller = Distiller(
+        return Distiller(
             network, teachers if listens else None, objective=objective, weights=weights, taps=taps, task=self.task
         )
-        with _frozen(network, stage.stage.frozen):
-            return fit(
-                distiller, self.data, steps=self._steps(stage, training),
-                steps_per_epoch=self._epoch(training, "all"), training=training, out=self.folder,
-                phase=phase, stage=stage.stage.name, pictures="all" if listens else "labelled", seed=self.recipe.seed,
-                resume=resume, watchers=watchers,
-                fabric=one_device(
-                    precision=stage.training.precision,
-                    loggers=[logger(name, self.folder, run=self.recipe.name) for name in self.recipe.loggers],
-                ),
-            )  # fmt: skip
 
     def _steps(self, stage: StagePlan, training: Training) -> int:
         """The optimizer steps of a stage; epochs count the pictures that the distilled student sees, for all alike."""

@@ -59,7 +59,11 @@ def taps(model: str, shape: str, *, plugins: Sequence[str] = ()) -> None:
     node: dict[str, Any] = {"use": room, "name": name} if room in ("torchvision", "timm") and name else {"use": model}
     given = {"classes": 10, "channels": sizes[0]}
     network = check(node, "model", plugins=plugins, given=given, place="MODEL").build()
-    rows = listing(network, torch.zeros(1, *sizes))
+    try:
+        rows = listing(network, torch.zeros(1, *sizes))
+    except Exception as error:  # a network may refuse an input with any error there is
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise LimbeckError(f"{model} does not take an input of {shape} ({line[:160]}): give --input another") from error
     width = max(len(path) for path, *_ in rows)
     kinds = max(len(kind) for _, kind, *_ in rows)
     for path, kind, out, runs in rows:
