@@ -67,7 +67,10 @@ class Outputs:
             ) from None
 
     def detach(self) -> Outputs:
-        """The same, cut off from the graph."""
+        """The same, cut off from the graph; itself where nothing hangs on one."""
+        own = (self.logits, self.maps, self.embedding, self.sample, self.present)
+        if not any(t is not None and t.requires_grad for t in (*own, *self.taps.values(), *self.extra.values())):
+            return self
         return self._each(lambda tensor: tensor.detach())
 
     def select(self, keep: Tensor) -> Outputs:

@@ -120,11 +120,15 @@ def fit(
         batches = _batches(stream, state.step * training.accumulate, plan.steps * training.accumulate, training.workers)
         # Walking through a batch to move it nowhere would be a tenth of a millisecond a step.
         to_device: Callable[[Any], Any] = fabric.to_device if fabric.device.type != "cpu" else lambda batch: batch
-        clock = state.clock()
+        shared, clock = fabric.world_size > 1, state.clock()
         while state.step < plan.steps and not state.over:
             distiller.progress = Progress(state.step, plan.steps, state.step // plan.steps_per_epoch, plan.epochs)
             for micro in range(training.accumulate):
-                with fabric.no_backward_sync(state.model) if micro + 1 < training.accumulate else nullcontext():
+                with (
+                    fabric.no_backward_sync(state.model)
+                    if shared and micro + 1 < training.accumulate
+                    else nullcontext()
+                ):
                     loss: Loss = state.model(to_device(next(batches)))
                     _require_finite(loss, distiller, state, path)
                     fabric.backward(loss.total / training.accumulate if training.accumulate > 1 else loss.total)

@@ -14,10 +14,16 @@ from limbeck.objective.objective import Loss
 
 __all__ = ["Meter", "measure"]
 
+_MOST_HELD = 2**18
+
 
 @final
 class Meter:
-    """Means over the batches since the last :meth:`reset`."""
+    """Means over the batches since the last :meth:`reset`.
+
+    What a batch says is put by and counted for many at once: a handful of operations on a few numbers each step would
+    cost as much as a small network's loss. No more than a megabyte is put by.
+    """
 
     def __init__(self) -> None:
         self.reset()
@@ -25,32 +31,47 @@ class Meter:
     def reset(self) -> None:
         """Begin again."""
         self._batches, self.samples, self.since = 0, 0, time.monotonic()
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, float] = {}
         self._weights: dict[str, float] = {}
-        self._right: Tensor | None = None
-        self._counted: Tensor | None = None
+        self._right = self._counted = 0
+        self._parts: list[dict[str, Tensor]] = []
+        self._answers: list[tuple[Tensor, Tensor]] = []
+        self._held = 0
 
     def add(self, loss: Loss) -> None:
         """Take in one batch."""
         self._batches += 1
         self._weights = loss.weights
-        for name, part in loss.parts.items():
-            self._sums[name] = self._sums[name] + part if name in self._sums else part
+        self._parts.append(loss.parts)
         if loss.logits is not None:
             self.samples += len(loss.logits)
             if loss.target is not None:
-                right, counted = _count(loss.logits, loss.target)
-                self._right = right if self._right is None else self._right + right
-                self._counted = counted if self._counted is None else self._counted + counted
+                self._answers.append((loss.logits, loss.target))
+                self._held += loss.logits.numel()
+        if self._held > _MOST_HELD or len(self._parts) > _MOST_HELD // 1024:
+            self._count()
 
     def means(self) -> dict[str, float]:
         """``loss``, ``loss/<term>``, ``weight/<term>`` (the newest), and ``train_accuracy`` where it is known."""
-        parts = {name: float(value) / self._batches for name, value in self._sums.items()}
+        self._count()
+        parts = {name: value / self._batches for name, value in self._sums.items()}
         means = {"loss": sum(parts.values())}
-        if self._right is not None and self._counted is not None and int(self._counted):
-            means["train_accuracy"] = int(self._right) / int(self._counted)
+        if self._counted:
+            means["train_accuracy"] = self._right / self._counted
         means |= {f"loss/{name}": value for name, value in parts.items()}
         return means | {f"weight/{name}": value for name, value in self._weights.items()}
+
+    def _count(self) -> None:
+        """Count what was put by."""
+        for name in self._parts[0] if self._parts else ():
+            values = torch.stack([parts[name] for parts in self._parts])
+            self._sums[name] = self._sums.get(name, 0.0) + float(values.double().sum())
+        if self._answers:
+            logits = torch.cat([logits for logits, _ in self._answers])
+            target = torch.cat([target if target.ndim == 1 else target.argmax(dim=1) for _, target in self._answers])
+            right, counted = _count(logits, target)
+            self._right, self._counted = self._right + int(right), self._counted + int(counted)
+        self._parts, self._answers, self._held = [], [], 0
 
 
 @torch.no_grad()

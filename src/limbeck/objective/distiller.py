@@ -97,11 +97,15 @@ class Distiller(nn.Module):
 
     def exchange(self, batch: Any) -> Exchange:
         """What student and teachers say about ``batch``."""
-        with self._taps.listening() as heard:
+        if not len(self._taps):
             student = self.task.outputs(self.student, batch)
+        else:
+            with self._taps.listening() as heard:
+                student = self.task.outputs(self.student, batch)
+            student = replace(student, taps=heard)
         teachers = {name: teacher.answer(batch, self.task) for name, teacher in self.teachers.items()}
         return Exchange(
-            student=replace(student, taps=heard) if heard else student,
+            student=student,
             teachers=teachers,
             teacher=combine(teachers, how=self.combination),
             target=self.task.target(batch),

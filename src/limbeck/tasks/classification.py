@@ -57,13 +57,14 @@ class Classification:
         target: Tensor | None = _take(batch, 1, _TARGETS, what="target")
         if target is None:
             return None
-        # Elsewhere than on a CPU, looking would make the device wait.
-        if target.is_cpu and target.ndim == 1 and target.numel():
-            wrong = target[(target >= self.classes) | ((target < 0) & (target != UNLABELLED))]
-            if len(wrong):
+        # Elsewhere than on a CPU, looking would make the device wait. numpy is ten times quicker on so few numbers.
+        if target.is_cpu and target.ndim == 1 and not target.is_floating_point():
+            numbers = target.numpy()
+            wrong = (numbers >= self.classes) | ((numbers < 0) & (numbers != UNLABELLED))
+            if wrong.any():
                 raise LimbeckError(
-                    f"the data has a label {int(wrong[0])}, and this task has {self.classes} classes, counted from 0 "
-                    "(-100 says that there is no label)"
+                    f"the data has a label {int(numbers[wrong][0])}, and this task has {self.classes} classes, "
+                    "counted from 0 (-100 says that there is no label)"
                 )
         return target
 

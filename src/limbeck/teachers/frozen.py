@@ -38,9 +38,11 @@ class Frozen:
         """What the network says about ``batch``, as the task reads it, with the tapped features."""
         if any(module.training for module in self._modules):
             self.network.eval()
+        if not len(self.taps):
+            return task.outputs(self.network, batch).detach()
         with self.taps.listening() as heard:
             said = task.outputs(self.network, batch)
-        return (replace(said, taps=heard) if heard else said).detach()
+        return replace(said, taps=heard).detach()
 
     def move(self, change: Callable[[Tensor], Tensor]) -> None:
         """Apply to the weights what ``nn.Module.to`` applies to its own."""
