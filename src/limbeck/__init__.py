@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from limbeck._version import __version__
 
 if TYPE_CHECKING:
-    from limbeck import data, models, schedule, taps, tasks, teachers, terms
+    from limbeck import data, engine, models, schedule, taps, tasks, teachers, terms
     from limbeck.core.errors import LimbeckError
     from limbeck.core.exchange import Exchange
     from limbeck.core.outputs import Outputs
@@ -31,11 +31,11 @@ _NAMES = {
     "Run": "limbeck.engine.fit",
     "fit": "limbeck.engine.fit",
 }
-_ROOMS = {"data", "models", "schedule", "taps", "tasks", "teachers", "terms"}
+_ROOMS = {"data", "engine", "models", "schedule", "taps", "tasks", "teachers", "terms"}
 
 __all__ = [
     "Distiller", "Exchange", "LimbeckError", "Loss", "Objective", "Outputs", "Progress", "Run", "__version__", "data",
-    "fit", "models", "schedule", "taps", "tasks", "teachers", "terms",
+    "engine", "fit", "models", "schedule", "taps", "tasks", "teachers", "terms",
 ]  # fmt: skip
 
 
