@@ -235,3 +235,11 @@ def test_an_unknown_logger_is_refused(tmp_path):
 
     with pytest.raises(limbeck.LimbeckError, match="tensorboard or mlflow, not 'wandb'"):
         logger("wandb", tmp_path, run="test")
+
+
+@pytest.mark.parametrize("wrong", [{"format": 1}, {"format": 1, "identity": 3}])
+def test_a_checkpoint_without_its_parts_is_one_sentence(data, tmp_path, wrong):
+    (tmp_path / "checkpoint").mkdir()
+    torch.save(wrong, tmp_path / "checkpoint" / "distilled.distill.pt")
+    with pytest.raises(limbeck.LimbeckError, match="lacks what a training needs"):
+        limbeck.fit(alone(network()), data, steps=2, out=tmp_path, resume=True, watchers=[])

@@ -110,7 +110,13 @@ def fit(
     folder = None if out is None else Path(out)
     path = None if folder is None else folder / "checkpoint" / f"{phase}.{stage}.pt"
     if resume and path is not None and path.exists():
-        state.restore(saved.load(path), path)
+        try:
+            state.restore(saved.load(path), path)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise LimbeckError(
+                f"the checkpoint {path} lacks what a training needs ({type(error).__name__}: {str(error)[:80]!r}): "
+                "remove it to begin this stage again, or put a copy back"
+            ) from error
     told: list[Watcher] = [] if fabric.global_rank else list([Bar()] if watchers is None else watchers)
     if folder is not None and not fabric.global_rank:
         told.append(Metrics(folder / "metrics.csv", phase=phase, stage=stage))

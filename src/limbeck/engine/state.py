@@ -159,7 +159,8 @@ def begin(distiller: Distiller, stream: Stream, plan: Plan, training: Training, 
     if isinstance(scheduler, ReduceLROnPlateau) and training.per == "step":
         raise LimbeckError("ReduceLROnPlateau watches the validation loss: set `per: epoch` beside it")
     model, wrapped = fabric.setup(distiller, optimizer)
-    if fabric.world_size == 1 and fabric.strategy.precision.precision == "32-true":
+    alone = type(fabric.strategy).__name__ == "SingleDeviceStrategy"
+    if alone and fabric.strategy.precision.precision == "32-true":
         model = distiller  # Fabric's wrapper would walk through every batch and loss, to change nothing
     distiller.train()
     average = None
