@@ -126,7 +126,7 @@ def fit(
         batches = _batches(stream, state.step * training.accumulate, plan.steps * training.accumulate, training.workers)
         # Walking through a batch to move it nowhere would be a tenth of a millisecond a step.
         to_device: Callable[[Any], Any] = fabric.to_device if fabric.device.type != "cpu" else lambda batch: batch
-        shared, clock = fabric.world_size > 1, state.clock()
+        shared, clock, begun = fabric.world_size > 1, state.clock(), state.step
         while state.step < plan.steps and not state.over:
             distiller.progress = Progress(state.step, plan.steps, state.step // plan.steps_per_epoch, plan.epochs)
             for micro in range(training.accumulate):
@@ -136,7 +136,6 @@ def fit(
                     else nullcontext()
                 ):
                     loss: Loss = state.model(to_device(next(batches)))
-                    _require_finite(loss, distiller, state, path)
                     fabric.backward(loss.total / training.accumulate if training.accumulate > 1 else loss.total)
                 meter.add(loss)
             if training.clip is not None:
@@ -144,13 +143,18 @@ def fit(
             state.advance(training)
 
             now = time.monotonic()
-            if now - last_told > 0.2:
+            ended = state.step % plan.steps_per_epoch == 0 or state.step == plan.steps
+            save = signals or state.step == plan.steps or now - last_saved > training.checkpoint_every
+            tell = now - last_told > 0.2
+            if (tell or ended or save) and (bad := meter.bad()) is not None:
+                raise _diverged(distiller, begun + bad[0] // training.accumulate, bad[1], path)
+            if tell:
                 last_told = now
                 figures = _figures(meter, state)
                 for watcher in told:
                     watcher.step(state.step, figures)
                 fabric.log_dict({f"{phase}/{name}": value for name, value in figures.items()}, step=state.step)
-            if state.step % plan.steps_per_epoch == 0 or state.step == plan.steps:
+            if ended:
                 row = {"phase": phase, "stage": stage, "epoch": math.ceil(state.step / plan.steps_per_epoch)}
                 row |= {"step": state.step, "seconds": clock(), **_figures(meter, state)}
                 row |= measure(state.kept(), data.validation_batches(), distiller.task, fabric.to_device)
@@ -160,7 +164,7 @@ def fit(
                     watcher.epoch(state.history)
                 meter.reset()
                 fabric.log_dict({f"{phase}/{k}": v for k, v in row.items() if isinstance(v, float)}, step=state.step)
-            if signals or state.step == plan.steps or state.over or now - last_saved > training.checkpoint_every:
+            if save or state.over:
                 last_saved = now
                 state.seconds = clock()
                 _require_finite_weights(distiller, state, path)
@@ -168,7 +172,18 @@ def fit(
                     saved.save(path, state.whole())
             if signals:
                 raise Stopped(signals[0], path)
+    _finish(distiller, fabric)
     return Run(state.finish(training), state.history, state.step, state.seconds, folder)
+
+
+def _finish(distiller: Distiller, fabric: Fabric) -> None:
+    """Tell the teachers that it is over, once all processes have come here: a cache then writes its index."""
+    closing = [finish for teacher in distiller.teachers.values() if (finish := getattr(teacher, "finish", None))]
+    if closing and fabric.world_size > 1:
+        fabric.barrier()
+    if not fabric.global_rank:
+        for finish in closing:
+            finish()
 
 
 def _batches(stream: Stream, start: int, stop: int, workers: int) -> Iterator[Any]:
@@ -203,12 +218,9 @@ def _figures(meter: Meter, state: State) -> dict[str, float]:
     return figures
 
 
-def _require_finite(loss: Loss, distiller: Distiller, state: State, path: Path | None) -> None:
-    if math.isfinite(float(loss.total.detach())):
-        return
-    bad = [name for name, part in loss.parts.items() if not math.isfinite(float(part))] or list(loss.parts)
+def _diverged(distiller: Distiller, step: int, bad: Sequence[str], path: Path | None) -> Diverged:
     terms = ", ".join(f"{name!r} ({type(distiller.objective.terms[name]).__name__})" for name in bad)
-    raise Diverged(f"the loss is not finite at step {state.step}: the term {terms} is; {_advice(path)}")
+    return Diverged(f"the loss is not finite at step {step}: the term {terms} is; {_advice(path)}")
 
 
 def _require_finite_weights(distiller: Distiller, state: State, path: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, final
@@ -26,6 +27,8 @@ class Meter:
     """
 
     def __init__(self) -> None:
+        self._seen = 0
+        self._bad: tuple[int, list[str]] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -61,17 +64,38 @@ class Meter:
         means |= {f"loss/{name}": value for name, value in parts.items()}
         return means | {f"weight/{name}": value for name, value in self._weights.items()}
 
+    def bad(self) -> tuple[int, list[str]] | None:
+        """The first batch ever taken in whose loss was not finite, counted from 0, with the terms that were not.
+
+        Looking at each loss as it comes would make the device wait at every step.
+        """
+        self._count()
+        return self._bad
+
     def _count(self) -> None:
         """Count what was put by."""
+        sums: dict[str, Tensor] = {}
         for name in self._parts[0] if self._parts else ():
-            values = torch.stack([parts[name] for parts in self._parts])
-            self._sums[name] = self._sums.get(name, 0.0) + float(values.double().sum())
+            values = torch.stack([parts[name] for parts in self._parts]).double()
+            sums[name] = values
+            self._sums[name] = self._sums.get(name, 0.0) + float(values.sum())
+        if self._bad is None and not all(math.isfinite(self._sums[name]) for name in sums):
+            self._bad = self._first_bad(sums)
+        self._seen += len(self._parts)
         if self._answers:
             logits = torch.cat([logits for logits, _ in self._answers])
             target = torch.cat([target if target.ndim == 1 else target.argmax(dim=1) for _, target in self._answers])
             right, counted = _count(logits, target)
             self._right, self._counted = self._right + int(right), self._counted + int(counted)
         self._parts, self._answers, self._held = [], [], 0
+
+    def _first_bad(self, values: dict[str, Tensor]) -> tuple[int, list[str]] | None:
+        wrong = {name: (~torch.isfinite(each)).nonzero() for name, each in values.items()}
+        places = {name: int(where[0]) for name, where in wrong.items() if len(where)}
+        if not places:
+            return None
+        first = min(places.values())
+        return self._seen + first, [name for name, place in places.items() if place == first]
 
 
 @torch.no_grad()

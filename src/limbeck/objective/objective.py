@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import NamedTuple, final
 
 import torch
@@ -80,24 +82,15 @@ class Objective(nn.Module):
 
     def forward(self, exchange: Exchange) -> Loss:
         """The weighted sum for one exchange, outside autocast: terms compute in float32."""
-        total: Tensor | None = None
-        parts: dict[str, Tensor] = {}
+        device = _device(exchange)
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+            values = {name: _scalar(name, term(exchange)) for name, term in self.terms.items()}
         weights = {name: at(weight, exchange.progress) for name, weight in self.weights.items()}
-        for name, term in self.terms.items():
-            value = weights[name] * self._value(name, term, exchange)
-            parts[name] = value.detach()
-            total = value if total is None else total + value
-        assert total is not None
-        return Loss(total, parts, weights)
-
-    def _value(self, name: str, term: Callable[[Exchange], Tensor], exchange: Exchange) -> Tensor:
-        said = exchange.student
-        tensors = (said.logits, said.maps, said.embedding, *said.taps.values())
-        device = next((tensor.device.type for tensor in tensors if tensor is not None), "cpu")
-        if not torch.is_autocast_enabled(device):
-            return _scalar(name, term(exchange))
-        with torch.autocast(device, enabled=False):
-            return _scalar(name, term(exchange))
+        # A small network's step feels each operation, and most objectives have a weight of 1 in them.
+        weighted = {name: v if weights[name] == 1.0 else weights[name] * v for name, v in values.items()}
+        first, *others = weighted.values()
+        total = first if not others else functools.reduce(torch.add, others, first)
+        return Loss(total, {name: value.detach() for name, value in weighted.items()}, weights)
 
     def __str__(self) -> str:
         formula = " + ".join(
@@ -105,6 +98,12 @@ class Objective(nn.Module):
             for name, weight in self.weights.items()
         )
         return f"{formula}, with " + ", ".join(f"{name} = {term!r}" for name, term in self.terms.items())
+
+
+def _device(exchange: Exchange) -> str:
+    said = exchange.student
+    tensors = (said.logits, said.maps, said.embedding, *said.taps.values())
+    return next((tensor.device.type for tensor in tensors if tensor is not None), "cpu")
 
 
 def _scalar(name: str, value: Tensor) -> Tensor:

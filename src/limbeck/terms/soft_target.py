@@ -38,14 +38,17 @@ def soft_target(student: Tensor, teacher: Tensor, *, tau: float | Tensor = 4.0) 
             f"a temperature is a number above zero, and here it is {tau}: let its schedule end above zero"
         )
     student, teacher = widen(student), widen(teacher).detach()
+    # A class that the teacher rules out has p = 0 and log p = −inf; its share is 0, not 0 · inf.
+    least = torch.finfo(student.dtype).min
     if isinstance(tau, Tensor):
         tau = tau.to(student).reshape(-1, 1)
-    log_q = F.log_softmax(student / tau, dim=1)
-    log_p = F.log_softmax(teacher / tau, dim=1)
-    # A class that the teacher rules out has p = 0 and log p = −inf; its share is 0, not 0 · inf.
-    gap = (log_p - log_q).masked_fill(log_p == -torch.inf, 0.0)
-    by_row = (log_p.exp() * gap).sum(dim=1)
-    return mean_rows(by_row * (tau.squeeze(1) ** 2 if isinstance(tau, Tensor) else tau**2))
+    log_q = F.log_softmax(student / tau, dim=1).clamp(min=least)
+    log_p = F.log_softmax(teacher / tau, dim=1).clamp(min=least)
+    if isinstance(tau, Tensor):
+        by_row = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
+        return mean_rows(by_row * tau.squeeze(1) ** 2)
+    total = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
+    return total * (tau**2 / max(len(student), 1))
 
 
 @final
