@@ -245,11 +245,16 @@ def test_a_nested_node_must_give_what_stands_there(sentence):
 def test_text_names_a_node_only_where_no_text_can_stand():
     assert check({"use": "thing", "width": 1, "name": "Frozen"}).build()["name"] == "Frozen"
     views = build.check({"use": "Digits", "views": "Views"}, "data").resolved["views"]
-    assert views == {"use": "Views", "transforms": [], "per_sample": 0}
+    assert views == {"use": "Views", "transforms": [], "per_sample": 0, "per_decode": 1}
 
 
 def test_a_default_that_is_an_object_is_shown_as_its_node():
-    assert build.check("Digits", "data").resolved["views"] == {"use": "Views", "transforms": [], "per_sample": 0}
+    assert build.check("Digits", "data").resolved["views"] == {
+        "use": "Views",
+        "transforms": [],
+        "per_sample": 0,
+        "per_decode": 1,
+    }
 
 
 def test_limbeck_fills_in_what_the_recipe_leaves_out_and_nothing_else():

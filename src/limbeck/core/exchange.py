@@ -25,7 +25,7 @@ class Exchange:
         teachers: what each teacher said, by name.
         teacher: their combination: the teacher itself where there is one.
         target: the truth by row: class numbers ``[rows]`` (-100 where a row has no label) or probabilities
-            ``[rows, classes]``; ``None`` where the data has none.
+            ``[rows, classes]`` (all zero where a row has no label); ``None`` where the data has none.
         progress: how far training is.
     """
 

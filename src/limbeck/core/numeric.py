@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["mean_rows", "mean_squared", "require_same_shape", "widen"]
+__all__ = ["likeliest", "mean_rows", "mean_squared", "require_same_shape", "widen"]
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -18,6 +18,19 @@ def widen(tensor: Tensor) -> Tensor:
     torch.float32
     """
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def likeliest(target: Tensor) -> Tensor:
+    """Class numbers ``[rows]`` of a target: itself, or the likeliest of its probabilities ``[rows, classes]``.
+
+    −100 where a row has no label: it says so itself, or its probabilities are all zero.
+
+    >>> likeliest(torch.tensor([[0.3, 0.7], [0.0, 0.0]])), likeliest(torch.tensor([1, -100]))
+    (tensor([   1, -100]), tensor([   1, -100]))
+    """
+    if target.ndim == 1:
+        return target
+    return target.argmax(dim=1).masked_fill((target == 0).all(dim=1), -100)
 
 
 def mean_rows(values: Tensor) -> Tensor:

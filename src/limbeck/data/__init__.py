@@ -5,10 +5,21 @@ from limbeck.data.normalization import Normalization
 from limbeck.data.part import Part
 from limbeck.data.sealed import Sealed
 from limbeck.data.sources import CIFAR10, CIFAR100, Digits, FashionMNIST, ImageFolder
-from limbeck.data.transforms import affine, crop, flip
-from limbeck.data.views import Views
+from limbeck.data.transforms import (
+    affine,
+    color_jitter,
+    crop,
+    cutmix,
+    flip,
+    mixup,
+    rand_augment,
+    resized_crop,
+    torchvision,
+)
+from limbeck.data.views import Views, composite
 
 __all__ = [
     "CIFAR10", "CIFAR100", "Data", "Digits", "FashionMNIST", "ImageFolder", "Normalization", "Part", "Sealed", "Views",
-    "affine", "arrays", "batches", "crop", "datasets", "flip", "loaders",
+    "affine", "arrays", "batches", "color_jitter", "composite", "crop", "cutmix", "datasets", "flip", "loaders",
+    "mixup", "rand_augment", "resized_crop", "torchvision",
 ]  # fmt: skip

@@ -60,12 +60,15 @@ class Data:
         """How many training samples have a label."""
         return len(self.train.labelled())
 
-    def stream(self, *, batch: int, pictures: Pictures = "all", rank: int = 0, world: int = 1) -> Stream:
+    def stream(self, *, batch: int, pictures: Pictures = "all", rank: int = 0, world: int = 1) -> Shuffled:
         """Training batches by number: of all pictures, or of the labelled ones only."""
         if pictures not in ("all", "labelled"):
             raise LimbeckError(f"`pictures` is all or labelled, not {pictures!r}")
         part = self.train if pictures == "all" else self.train.labelled()
-        return Shuffled(part, self.views, self.normalization, batch=batch, seed=self.seed, rank=rank, world=world)
+        return Shuffled(
+            part, self.views, self.normalization, batch=batch, seed=self.seed, classes=len(self.classes), rank=rank,
+            world=world,
+        )  # fmt: skip
 
     def validation_batches(self, *, batch: int = 512) -> Iterator[Batch]:
         """The validation part in order, without views."""

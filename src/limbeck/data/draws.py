@@ -60,6 +60,10 @@ class Draws:
         words = _scramble(self.keys[:, None] + counters[None, :])
         return torch.from_numpy(((words >> np.uint64(40)).astype(np.float32)) * np.float32(2.0**-24))
 
+    def seeds(self) -> list[int]:
+        """A 63-bit seed for each row, for what draws from a generator; no number of :meth:`uniform` tells it."""
+        return [int(word) for word in _scramble(~self.keys) >> np.uint64(1)]
+
     def between(self, low: Tensor, high: Tensor) -> Tensor:
         """``[batch, k]`` numbers, column by column from ``low`` to below ``high`` (``[k]`` each)."""
         return low + (high - low) * self.uniform(len(low))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -16,6 +17,8 @@ from limbeck.core.errors import LimbeckError
 __all__ = ["Files", "Images", "Part", "Stored", "Wrapped"]
 
 UNLABELLED = -100
+_SMALL = 256 * 2**20
+_LOOKED_AT = 32
 
 
 class Images(Protocol):
@@ -29,6 +32,10 @@ class Images(Protocol):
 
     def fingerprint(self) -> str:
         """A hash that changes when the pictures do."""
+        ...
+
+    def steady(self) -> bool:
+        """Whether a place gives the same picture each time."""
         ...
 
 
@@ -49,6 +56,9 @@ class Stored:
     def fingerprint(self) -> str:
         kind = f"{self.tensor.dtype} {list(self.tensor.shape)} ".encode()
         return hashlib.sha256(kind + self.tensor.contiguous().numpy().tobytes()).hexdigest()
+
+    def steady(self) -> bool:
+        return True
 
 
 @final
@@ -83,9 +93,21 @@ class Files:
         return torch.stack(pictures)
 
     def fingerprint(self) -> str:
-        # Names and sizes: hashing every byte of a large folder would take longer than training on it.
-        text = "\n".join(f"{'/'.join(path.parts[-3:])} {path.stat().st_size}" for path in self.paths)
-        return hashlib.sha256(f"{text} {self.size} {self.channels}".encode()).hexdigest()
+        """Names, sizes and bytes of the files; above 256 MB in all, the time of the last change for the bytes.
+
+        So a small folder is the same in every copy, and a large one, which would take minutes to read, is another after
+        it was copied.
+        """
+        facts = [path.stat() for path in self.paths]
+        small = sum(fact.st_size for fact in facts) <= _SMALL
+        found = hashlib.sha256(f"{self.size} {self.channels} {len(facts)}".encode())
+        for path, fact in zip(self.paths, facts, strict=True):
+            found.update(f"\n{'/'.join(path.parts[-3:])} {fact.st_size} ".encode())
+            found.update(path.read_bytes() if small else str(fact.st_mtime_ns).encode())
+        return found.hexdigest()
+
+    def steady(self) -> bool:
+        return True
 
 
 @final
@@ -109,8 +131,23 @@ class Wrapped:
         return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen.float()
 
     def fingerprint(self) -> str:
-        # Items may be made anew each time they are asked for, so only their kind and number can be told for certain.
-        return hashlib.sha256(f"{type(self.dataset).__name__} {len(self.dataset)}".encode()).hexdigest()
+        """The bytes of every item, which are read for it; of a data set that is not :meth:`steady`, kind and length."""
+        found = hashlib.sha256(f"{type(self.dataset).__name__} {len(self.dataset)}".encode())
+        if self.steady():
+            for i in range(len(self)):
+                item = _tensor(self.dataset[i][0])
+                found.update(f"\n{item.dtype} {list(item.shape)} ".encode() + _bytes(item))
+        return found.hexdigest()
+
+    def steady(self) -> bool:
+        """Whether 32 items, evenly chosen and read twice, are the same both times; random states are left alone."""
+        many = min(len(self), _LOOKED_AT)
+        with _random_states_kept():
+            for i in (place * len(self) // many for place in range(many)):
+                one, other = (_tensor(self.dataset[i][0]) for _ in range(2))
+                if one.shape != other.shape or _bytes(one) != _bytes(other):
+                    return False
+        return True
 
 
 @final
@@ -164,6 +201,26 @@ def _tensor(given: Any) -> Tensor:
             f"the data set gives a {type(given).__name__} as input, and a network takes tensors: give it a transform "
             "that makes one, such as torchvision's ToTensor"
         ) from error
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    # A number alone has no last dimension to be seen as bytes.
+    return tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    import random
+
+    import numpy as np
+
+    python, numpy, own = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.default_generator.set_state(own)
 
 
 def _decode(path: Path, size: int | None, channels: int) -> Tensor:

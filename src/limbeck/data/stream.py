@@ -10,6 +10,7 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.draws import generator
+from limbeck.data.identity import identity
 from limbeck.data.normalization import Normalization
 from limbeck.data.part import Part
 from limbeck.data.views import Views
@@ -43,49 +44,93 @@ class Shuffled:
         normalization: taken off after the views.
         batch: samples in a batch, for each process.
         seed: of the order and of the views.
+        classes: how many there are; needed where views mix pictures, and with them their labels.
         rank: this process among ``world``: all of them together show every sample once an epoch.
         world: how many processes there are.
 
     A batch has ``input``, ``target``, ``index`` (the sample's number) and ``view``. The last, smaller batch of an epoch
     is left out (the order is new each epoch, so no sample is left out for long); a part smaller than one batch repeats,
-    each time in its next view.
+    each time in its next view. With ``views.per_decode`` M, a batch shows each of its samples in M views, and M epochs,
+    of as many steps as ever, make one round in which all samples are shown M times.
     """
 
     def __init__(
-        self, part: Part, views: Views, normalization: Normalization, *, batch: int, seed: int, rank: int = 0,
-        world: int = 1,
+        self, part: Part, views: Views, normalization: Normalization, *, batch: int, seed: int,
+        classes: int | None = None, rank: int = 0, world: int = 1,
     ) -> None:  # fmt: skip
         if not len(part):
             raise LimbeckError("there is no sample to train on: the training part, or its labelled share, is empty")
         if batch < 1:
             raise LimbeckError(f"a batch has at least 1 sample, not {batch}")
+        if batch % views.per_decode:
+            raise LimbeckError(
+                f"a batch is a multiple of per_decode, since each sample is shown in {views.per_decode} views, and "
+                f"{batch} is none: set training.batch or per_decode"
+            )
+        if views.mixings and classes is None:
+            raise LimbeckError("views that mix pictures mix their labels too: say how many classes there are")
         self._part, self._views, self._normalization = part, views, normalization
-        self._batch, self._seed, self._rank, self._together = batch, seed, rank, batch * world
+        self._batch, self._seed, self._classes = batch, seed, classes
+        self._rank, self._together = rank, batch * world
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     @property
     def steps_per_epoch(self) -> int:
         return max(1, len(self._part) // self._together)
 
-    def batch(self, step: int) -> Batch:
-        epoch, place = divmod(step, self.steps_per_epoch)
-        start = place * self._together + self._rank * self._batch
-        position = torch.arange(start, start + self._batch)
-        which = self._permutation(epoch)[position % len(self._part)]
-        number = self._part.number[which]
-        rounds = -(-self._together // len(self._part))  # 1, or how often a small part is shown in one batch
-        view = self._views.number(epoch * rounds + position // len(self._part))
-        images = self._views.apply(self._part.read(which), number, view, seed=self._seed)
-        return {
-            "input": self._normalization.apply(images),
-            "target": self._part.target[which],
-            "index": number,
-            "view": view,
-        }
+    @property
+    def part(self) -> Part:
+        """The samples; the numbers that :meth:`show` takes are places among them."""
+        return self._part
 
-    def _permutation(self, epoch: int) -> Tensor:
-        if self._order[0] != epoch:
-            self._order = (epoch, torch.randperm(len(self._part), generator=generator(self._seed, _ORDER, epoch)))
+    @property
+    def views_per_sample(self) -> int:
+        """How many different views a sample has: 1 where nothing changes it, 0 where each time is a fresh one."""
+        return self._views.per_sample if self._views.transforms else 1
+
+    def identity(self) -> str:
+        """A hash that changes when anything does that decides the pictures; see :func:`limbeck.data.identity`."""
+        return identity(self._part, self._views, self._normalization, seed=self._seed)
+
+    def batch(self, step: int) -> Batch:
+        many = self._views.per_decode
+        round_, place = divmod(step, self.steps_per_epoch * many)
+        start = (place * self._together + self._rank * self._batch) // many
+        position = torch.arange(start, start + self._batch // many)
+        rounds = -(-self._together // len(self._part))  # 1, or how often a small part is shown in one batch
+        showing = (round_ * rounds + position // len(self._part)) * many
+        which = self._permutation(round_)[position % len(self._part)].repeat_interleave(many)
+        showing = (showing[:, None] + torch.arange(many)).flatten()
+        # Without views there is one picture, and its number is 0 however often it is shown.
+        view = self._views.number(showing) if self._views.transforms else torch.zeros_like(showing)
+        return self.show(which, view)
+
+    def show(self, which: Tensor, view: Tensor) -> Batch:
+        """The samples at the places ``which`` of the part in the views ``view``, both ``[batch]``.
+
+        The same picture as in any other batch that shows this view of this sample. Where views change pictures, a
+        sample that occurs several times is read once.
+        """
+        number, target = self._part.number[which], self._part.target[which]
+        images = self._changed(which, view)
+        mixture = self._views.mixture(number, view, seed=self._seed, among=len(self._part))
+        if mixture is not None:
+            assert self._classes is not None
+            others = self._changed(mixture.partner, view[mixture.rows])
+            images, left = mixture.pictures(images, others)
+            target = mixture.target(target, self._part.target[mixture.partner], left, classes=self._classes)
+        return {"input": self._normalization.apply(images), "target": target, "index": number, "view": view}
+
+    def _changed(self, which: Tensor, view: Tensor) -> Tensor:
+        if not self._views.transforms:
+            return self._part.read(which)
+        once, again = torch.unique(which, return_inverse=True)
+        images = self._part.read(which) if len(once) == len(which) else self._part.read(once)[again]
+        return self._views.apply(images, self._part.number[which], view, seed=self._seed)
+
+    def _permutation(self, round_: int) -> Tensor:
+        if self._order[0] != round_:
+            self._order = (round_, torch.randperm(len(self._part), generator=generator(self._seed, _ORDER, round_)))
         return self._order[1]
 
 

@@ -10,6 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from limbeck.core.numeric import likeliest
 from limbeck.core.protocols import Task
 from limbeck.objective.objective import Loss
 
@@ -84,7 +85,7 @@ class Meter:
         self._seen += len(self._parts)
         if self._answers:
             logits = torch.cat([logits for logits, _ in self._answers])
-            target = torch.cat([target if target.ndim == 1 else target.argmax(dim=1) for _, target in self._answers])
+            target = torch.cat([likeliest(target) for _, target in self._answers])
             right, counted = _count(logits, target)
             self._right, self._counted = self._right + int(right), self._counted + int(counted)
         self._parts, self._answers, self._held = [], [], 0
@@ -113,9 +114,9 @@ def measure(
             rows, target = task.outputs(network, batch).logits, task.target(batch)
             if rows is None or target is None:
                 continue
-            good, many = _count(rows, target)
+            hard = likeliest(target)
+            good, many = _count(rows, hard)
             right, counted = right + int(good), counted + int(many)
-            hard = target if target.ndim == 1 else target.argmax(dim=1)
             nll += float(torch.nn.functional.cross_entropy(rows.float(), hard, ignore_index=-100, reduction="sum"))
     finally:
         for module, mode in modes.items():
@@ -123,7 +124,6 @@ def measure(
     return {"validation_top1": right / counted, "validation_nll": nll / counted} if counted else {}
 
 
-def _count(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """How many rows are right, and how many have a label."""
-    hard = target if target.ndim == 1 else target.argmax(dim=1)
+def _count(logits: Tensor, hard: Tensor) -> tuple[Tensor, Tensor]:
+    """How many rows are right, and how many have a label, of class numbers ``hard``."""
     return (logits.argmax(dim=1) == hard).sum(), (hard >= 0).sum()

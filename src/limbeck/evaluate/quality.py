@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.numeric import likeliest
 from limbeck.core.protocols import Task
 from limbeck.data.part import UNLABELLED
 from limbeck.evaluate.rows import checked, evaluating, labelled
@@ -160,7 +161,7 @@ def _calibration(confidence: Tensor, right: Tensor) -> tuple[float, list[dict[st
 def _hard(target: Tensor | None, *, rows: int) -> Tensor:
     if target is None:
         return torch.full((rows,), UNLABELLED)
-    return (target if target.ndim == 1 else target.argmax(dim=1)).cpu().long()
+    return likeliest(target).cpu().long()
 
 
 def _moved(item: Any, device: torch.device) -> Any:

@@ -95,7 +95,7 @@ class Job:
             training = _training(stage)
             distiller = self._distiller(network, present, stage, phase="distilled")
             distiller.progress = Progress(step=0, steps=1)
-            batch = self.data.stream(batch=2).batch(0)
+            batch = self.data.stream(batch=2 * self.data.views.per_decode).batch(0)
             with torch.no_grad():
                 distiller.prepare(batch).eval()(batch)
             optimizer = training.optimizer(distiller.parameters())

@@ -63,7 +63,7 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             wanted=lambda thing: inspect.isclass(thing) and hasattr(thing, "load"),
             filled=_same("seed"),
         ),
-        "views": Kind(noun="kind of views", module="limbeck.data.views", wanted=inspect.isclass),
+        "views": Kind(noun="kind of views", module="limbeck.data.views", wanted=callable),
         "transform": Kind(noun="transform", module="limbeck.data.transforms", wanted=inspect.isfunction),
         "model": Kind(
             noun="model", module="limbeck.models", wanted=_builder, filled=_same("classes", "channels", "seed")

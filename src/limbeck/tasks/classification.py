@@ -29,7 +29,8 @@ class Classification:
     A batch is ``(input, target)``, or a mapping that has the input under ``input``, ``x``, ``image(s)`` or
     ``pixel_values`` and the truth under ``target``, ``y`` or ``label(s)``. The network is called with the input and
     gives logits ``[batch, classes]``, as a tensor, the first of a tuple, or in ``.logits`` or ``["logits"]``.
-    Targets are class numbers, −100 where there is no label, or probabilities ``[batch, classes]``.
+    Targets are class numbers, −100 where there is no label, or probabilities ``[batch, classes]``, all zero where there
+    is none.
     """
 
     classes: int

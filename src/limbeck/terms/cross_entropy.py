@@ -1,6 +1,7 @@
 """The truth: cross-entropy with the labels (or with label probabilities, as Mixup makes them).
 
-Rows whose target is −100 carry no label and are left out of the mean; a batch with no label at all costs zero. Label
+Rows whose target is −100, or probabilities that are all zero, carry no label and are left out of the mean; a batch with
+no label at all costs zero. Label
 smoothing is Szegedy et al. (2016), https://arxiv.org/abs/1512.00567: the uniform distribution takes its share.
 """
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
-from limbeck.core.numeric import mean_rows, widen
+from limbeck.core.numeric import widen
 
 __all__ = ["UNLABELLED", "CrossEntropy", "cross_entropy"]
 
@@ -25,7 +26,7 @@ def cross_entropy(student: Tensor, target: Tensor, *, label_smoothing: float = 0
     """Mean over the labelled rows of −log q(target), in nats.
 
     Shapes: ``student`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class numbers (−100: no label) or
-    ``[rows, classes]`` probabilities.
+    ``[rows, classes]`` probabilities (all zero: no label).
 
     >>> import torch
     >>> cross_entropy(torch.tensor([[2.0, 0.0], [0.0, 9.0]]), torch.tensor([0, -100]))
@@ -42,7 +43,8 @@ def cross_entropy(student: Tensor, target: Tensor, *, label_smoothing: float = 0
         wanted = target.to(student) * (1 - label_smoothing) + label_smoothing / classes
         # Nothing wanted of an impossible class (logit −inf) costs 0, not 0 · inf.
         log_q = F.log_softmax(student, dim=1).masked_fill(wanted == 0, 0.0)
-        return mean_rows(-(wanted * log_q).sum(dim=1))
+        known = (target != 0).any(dim=1)
+        return -(wanted * log_q).sum(dim=1).masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
     total = F.cross_entropy(
         student, target.long(), label_smoothing=label_smoothing, ignore_index=UNLABELLED, reduction="sum"
     )

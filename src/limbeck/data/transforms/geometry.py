@@ -1,14 +1,10 @@
-"""What a view does to a picture. Each works on a whole batch at once, every picture by its own random numbers.
-
-A constructor (:func:`crop`, :func:`flip`, :func:`affine`) gives a frozen transform: called with pictures
-``[batch, channels, height, width]`` in 0..1 and :class:`~limbeck.data.draws.Draws`, it gives pictures of that shape.
-"""
+"""Moving a picture about: cut out, mirrored, turned, zoomed and shifted, each for a whole batch at once."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol, final, runtime_checkable
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -17,16 +13,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.data.draws import Draws
 
-__all__ = ["Affine", "Crop", "Flip", "Transform", "affine", "crop", "flip"]
-
-
-@runtime_checkable
-class Transform(Protocol):
-    """A change of pictures that depends on nothing but the draws."""
-
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """The changed pictures, of the same shape."""
-        ...
+__all__ = ["Affine", "Crop", "Flip", "affine", "crop", "flip"]
 
 
 @final

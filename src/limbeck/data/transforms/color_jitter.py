@@ -1,0 +1,129 @@
+"""Colour jitter, as ``torchvision.transforms.v2.ColorJitter`` does it, for a whole batch at once.
+
+Howard (2013, https://arxiv.org/abs/1312.5402) varied brightness, contrast and colour in random order; hue is shifted in
+HSV (Smith, SIGGRAPH 1978, https://doi.org/10.1145/800248.807361).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from limbeck.core.errors import LimbeckError
+from limbeck.data.draws import Draws
+
+__all__ = ["ColorJitter", "brighten", "color_jitter", "shift_hue"]
+
+_Range = tuple[float, float]
+_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
+
+
+def brighten(images: Tensor, what: Tensor, factor: Tensor) -> Tensor:
+    """Brightness (0), contrast (1) or saturation (2) of each picture, times its factor; other numbers change nothing.
+
+    Shapes: ``images`` ``[batch, 3 or 1, height, width]``, ``what`` and ``factor`` ``[batch]``. Each is a blend: with
+    black, with the mean grey, with the picture's own grey, and a grey picture's saturation stays as it is.
+
+    >>> brighten(torch.full((1, 1, 1, 2), 0.5), torch.tensor([0]), torch.tensor([1.5])).flatten()
+    tensor([0.7500, 0.7500])
+    """
+    factor = torch.where((what >= 0) & (what < _HUE), factor, 1.0)
+    grey = images
+    if images.shape[1] == 3:
+        red, green, blue = images.unbind(1)
+        grey = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).unsqueeze(1)
+    rest = 1 - factor
+    own, mean = torch.where(what == _SATURATION, rest, 0.0), torch.where(what == _CONTRAST, rest, 0.0)
+    mean = mean * grey.flatten(1).mean(1)
+    other = (grey * own.reshape(-1, 1, 1, 1)).add_(mean.reshape(-1, 1, 1, 1))
+    return (images * factor.reshape(-1, 1, 1, 1)).add_(other).clamp_(0, 1)
+
+
+def shift_hue(images: Tensor, turn: Tensor) -> Tensor:
+    """The hue of each picture ``[batch, 3, height, width]`` turned by a share of the circle ``[batch]``.
+
+    >>> red = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1)
+    >>> shift_hue(red, torch.tensor([1 / 3])).flatten().round(decimals=3)
+    tensor([0., 1., 0.])
+    """
+    red, green, blue = images.unbind(1)
+    low, high = torch.aminmax(images, dim=1)
+    chroma = high - low
+    divisor = torch.where(chroma == 0, 1.0, chroma)
+    hue = torch.where(
+        high == red, (green - blue) / divisor,
+        torch.where(high == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
+    ).add_(6 * turn.reshape(-1, 1, 1))  # fmt: skip
+    # Each channel is the highest within a sixth of the circle about itself and the lowest within a third opposite.
+    place = torch.remainder(hue.unsqueeze(1) + images.new_tensor([5.0, 3.0, 1.0]).reshape(1, 3, 1, 1), 6)
+    less = torch.minimum(place, 4 - place).clamp_(0, 1)
+    return high.unsqueeze(1) - less.mul_(chroma.unsqueeze(1))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ColorJitter:
+    """See :func:`color_jitter`."""
+
+    brightness: _Range
+    contrast: _Range
+    saturation: _Range
+    hue: _Range
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise LimbeckError(
+                f"color_jitter takes pictures of 1 or 3 channels, and these inputs are {list(images.shape[1:])}: "
+                "leave it out"
+            )
+        ranges = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue])
+        numbers = draws.uniform(8)
+        factors = ranges[:, 0] + (ranges[:, 1] - ranges[:, 0]) * numbers[:, :4]
+        turns = images.shape[1] == 3 and self.hue != (0, 0)
+        for what in numbers[:, 4:].argsort(dim=1, stable=True).unbind(1):
+            factor = factors.gather(1, what[:, None]).squeeze(1)
+            images = brighten(images, what, factor)
+            if turns and len(rows := (what == _HUE).nonzero().squeeze(1)):
+                images[rows] = shift_hue(images[rows], factor[rows])
+        return images
+
+
+def color_jitter(
+    brightness: float | tuple[float, float] = 0.4,
+    contrast: float | tuple[float, float] = 0.4,
+    saturation: float | tuple[float, float] = 0.4,
+    hue: float | tuple[float, float] = 0.1,
+) -> ColorJitter:
+    """Brightness, contrast and saturation times a factor and hue turned, in a new order for each picture.
+
+    A number ``x`` draws the factor from max(0, 1 − x) to 1 + x, and the turn from −x to x, in turns of the colour
+    circle; a pair gives the ends. Grey pictures have no saturation and no hue, and keep what they have.
+
+    >>> color_jitter(hue=0.0).brightness
+    (0.6, 1.4)
+    """
+    ends = [
+        _range(name, given, middle=1.0, low=0.0, high=float("inf"))
+        for name, given in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation))
+    ]
+    ends.append(_range("hue", hue, middle=0.0, low=-0.5, high=0.5))
+    if ends == [(1.0, 1.0)] * 3 + [(0.0, 0.0)]:
+        raise LimbeckError("color_jitter has nothing to change: give brightness, contrast, saturation or hue above 0")
+    return ColorJitter(*ends)
+
+
+def _range(name: str, given: float | tuple[float, float], *, middle: float, low: float, high: float) -> _Range:
+    if isinstance(given, int | float):
+        # Below zero a factor would turn colours round; a hue beyond its bounds is refused instead.
+        ends = (max(middle - given, 0.0), middle + given) if middle else (-float(given), float(given))
+        if given < 0:
+            raise LimbeckError(f"color_jitter's {name} is 0 or more, not {given}")
+    else:
+        ends = (float(given[0]), float(given[1]))
+    if not low <= ends[0] <= ends[1] <= high or ends[1] == float("inf"):
+        bounds = "from 0 up" if high > 1 else f"from {low} to {high}"
+        raise LimbeckError(f"color_jitter's {name} goes from a number to one at least as large, {bounds}, not {given}")
+    return ends
