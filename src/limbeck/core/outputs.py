@@ -73,6 +73,10 @@ class Outputs:
             return self
         return self._each(lambda tensor: tensor.detach())
 
+    def to(self, device: torch.device) -> Outputs:
+        """The same on ``device``."""
+        return self._each(lambda tensor: tensor.to(device))
+
     def select(self, keep: Tensor) -> Outputs:
         """Only the samples where ``keep`` (``[batch]`` booleans) is true, with the rows that belong to them.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from limbeck.core.exchange import Exchange
 from limbeck.core.outputs import Outputs
 
-__all__ = ["Answers", "Preparable", "Task", "TeacherSource", "Term"]
+__all__ = ["Answers", "Identified", "Preparable", "Task", "TeacherSource", "Term"]
 
 
 @runtime_checkable
@@ -45,10 +45,23 @@ class Task(Protocol):
 
 @runtime_checkable
 class TeacherSource(Protocol):
-    """Something that answers like a teacher: a frozen network, a cache, an endpoint."""
+    """Something that answers like a teacher: a frozen network, a cache, an endpoint.
+
+    It may also have ``tapped(places)``, which gives the same with hidden features read; ``move(change)``, to follow
+    ``nn.Module.to``; ``finish()``, called once when a training has ended; and what :class:`Identified` has.
+    """
 
     def answer(self, batch: Any, task: Task) -> Outputs:
         """What the teacher says about ``batch``, without gradients."""
+        ...
+
+
+@runtime_checkable
+class Identified(TeacherSource, Protocol):
+    """A teacher that can say what it is."""
+
+    def identity(self) -> str:
+        """What changes when its answers would: a hash of its weights, say."""
         ...
 
 

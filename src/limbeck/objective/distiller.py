@@ -143,8 +143,8 @@ class Distiller(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for teacher in self.teachers.values():
-            if isinstance(teacher, Frozen):
-                teacher.move(fn)
+            if (move := getattr(teacher, "move", None)) is not None:
+                move(fn)
         return self
 
     def extra_repr(self) -> str:
@@ -170,16 +170,19 @@ def _named(teachers: Teachers | None) -> dict[str, nn.Module | TeacherSource]:
 def _source(
     name: str, teacher: nn.Module | TeacherSource, taps: Mapping[str, str] | None, student: nn.Module
 ) -> TeacherSource:
-    network = teacher.network if isinstance(teacher, Frozen) else teacher
+    network = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "network", None)
     if isinstance(network, nn.Module):
         _refuse_shared(name, network, student)
     if isinstance(teacher, nn.Module):
         return Frozen(teacher, taps)
     if isinstance(teacher, type) or not isinstance(teacher, TeacherSource):
         raise LimbeckError(f"the teacher {name!r} is {teacher!r}, and a teacher is a network, such as an nn.Module")
-    if taps:
+    if not taps:
+        return teacher
+    if not hasattr(teacher, "tapped"):
         raise LimbeckError(f"the teacher {name!r} is no module, so it cannot be tapped: {teacher!r}")
-    return teacher
+    tapped: TeacherSource = teacher.tapped(taps)
+    return tapped
 
 
 def _refuse_shared(name: str, teacher: nn.Module, student: nn.Module) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task
 from limbeck.taps import Taps
+from limbeck.teachers.identity import of_network
 
 __all__ = ["Frozen"]
 
@@ -30,7 +31,8 @@ class Frozen:
 
     def __init__(self, network: nn.Module, taps: Mapping[str, str] | None = None) -> None:
         self.network = network.eval().requires_grad_(False)
-        self.taps = Taps(network, taps or {})
+        self._places = dict(taps or {})
+        self.taps = Taps(network, self._places)
         self._modules = list(network.modules())
 
     @torch.no_grad()
@@ -47,6 +49,14 @@ class Frozen:
     def move(self, change: Callable[[Tensor], Tensor]) -> None:
         """Apply to the weights what ``nn.Module.to`` applies to its own."""
         self.network._apply(change)  # type: ignore[no-untyped-call]
+
+    def tapped(self, places: Mapping[str, str]) -> Frozen:
+        """The same network with features read at ``places``."""
+        return Frozen(self.network, places)
+
+    def identity(self) -> str:
+        """What it is: weights, layers, source text, and the places read."""
+        return of_network(self.network, self._places)
 
     def __repr__(self) -> str:
         return f"Frozen({type(self.network).__name__})"

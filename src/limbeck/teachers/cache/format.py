@@ -1,0 +1,73 @@
+"""How a teacher's answers are written down: all classes or the largest few, in half or full precision.
+
+Logits are kept, never probabilities, so the temperature may change later. What top-k costs and keeps is measured in
+Shen & Xing, "A Fast Knowledge Distillation Framework" (ECCV 2022), https://arxiv.org/abs/2112.01528.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, final
+
+from limbeck.core.errors import LimbeckError
+
+__all__ = ["Format"]
+
+Tail = Literal["spread", "renormalised"]
+Precision = Literal["float16", "float32"]
+Features = Literal["float16", "float32", "int8"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """How answers are written.
+
+    Arguments:
+        top: how many logits of each row to keep, the largest; ``None`` keeps all of them (dense).
+        tail: what the other classes get back, with ``top``: ``spread`` shares the probability they had together evenly
+            among them (exact at temperature 1); ``renormalised`` gives them none, so that the kept ones sum to 1.
+            ``None``: spread.
+        precision: of logits, spatial logits and embeddings.
+        features: of tapped features; ``int8`` has one scale for each sample, its largest magnitude over 127.
+        pool: average-pool maps ``[channels, height, width]`` by this factor before they are written. Tapped features
+            come back at that size; spatial logits are brought back to their own, bilinearly.
+
+    One answer takes ``4·k + 12`` bytes with ``top=k`` and up to 65,536 classes in float16 (``6·k`` for float32 or for
+    more classes, ``8·k`` for both), and ``2·classes + 8`` (``4·classes + 8``) dense; features come on top. Eight of
+    these bytes are the stamp of the picture and the check sum.
+
+    >>> Format(top=10)
+    Format(top=10, tail='spread', precision='float16', features='float16', pool=1)
+    """
+
+    top: int | None = None
+    tail: Tail | None = None
+    precision: Precision = "float16"
+    features: Features = "float16"
+    pool: int = 1
+
+    def __post_init__(self) -> None:
+        if self.top is None and self.tail is not None:
+            raise LimbeckError(f"tail is {self.tail!r}, and without `top` every logit is kept, so there is no tail")
+        if self.top is not None and self.top < 1:
+            raise LimbeckError(f"top is how many logits of each row to keep, at least 1, not {self.top}")
+        for name, allowed in _ALLOWED.items():
+            if getattr(self, name) not in allowed:
+                words = ", ".join(map(str, filter(None, allowed)))
+                raise LimbeckError(f"{name} is one of {words}, not {getattr(self, name)!r}")
+        if self.pool < 1:
+            raise LimbeckError(f"pool is a factor of at least 1, not {self.pool}")
+        if self.top is not None and self.tail is None:
+            object.__setattr__(self, "tail", "spread")
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as plain data, for the key and the index."""
+        return asdict(self)
+
+
+_ALLOWED = {
+    "tail": (None, "spread", "renormalised"),
+    "precision": ("float16", "float32"),
+    "features": ("float16", "float32", "int8"),
+}
