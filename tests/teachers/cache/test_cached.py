@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import limbeck
-from limbeck.data import Digits, Views, affine, arrays, composite
+from limbeck.data import Digits, Views, affine, arrays, composite, loaders
 from limbeck.engine import Training
 from limbeck.teachers import Cached, Format, Frozen
 from limbeck.terms import AttentionTransfer, CrossEntropy, SoftTarget
@@ -235,6 +235,12 @@ def test_batches_that_do_not_say_what_they_hold_are_refused(tmp_path, wrong, say
     data = digits(per_sample=4)
     with pytest.raises(limbeck.LimbeckError, match=says):
         Cached(network(), data, root=tmp_path).answer(wrong(data.stream(batch=8).batch(0)), TASK)
+
+
+def test_loaders_whose_pictures_nobody_can_name_are_refused(tmp_path):
+    loader = [(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))]
+    with pytest.raises(limbeck.LimbeckError, match="a Loaders cannot say which pictures it shows"):
+        Cached(network(), loaders(loader), root=tmp_path)
 
 
 def test_a_teacher_that_cannot_say_what_it_is_is_refused(tmp_path):

@@ -22,6 +22,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.files import write_atomically
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Identified, Task, TeacherSource
+from limbeck.data import Data
 from limbeck.teachers.cache.codes import Bytes
 from limbeck.teachers.cache.format import Format
 from limbeck.teachers.cache.key import key
@@ -100,7 +101,7 @@ class Cached:
                 "another's: give it an identity()"
             )
         self._teacher = source
-        self._pictures: Pictures = data.stream(batch=1) if hasattr(data, "validation_batches") else data
+        self._pictures = _pictures(data)
         self._root, self._format, self._name, self._tell = root, format, name, tell or _to_stderr
         self._slots = Slots(self._pictures.part.number, views=self._pictures.views_per_sample)
         self._folder: Path | None = None
@@ -265,6 +266,17 @@ class Cached:
 
     def __repr__(self) -> str:
         return f"Cached({self._teacher!r}, views={self._slots.views}, format={self._format})"
+
+
+def _pictures(data: Any) -> Pictures:
+    stream = data.stream(batch=data.views.per_decode) if isinstance(data, Data) else data
+    if not all(hasattr(stream, name) for name in ("part", "views_per_sample", "show", "identity")):
+        raise LimbeckError(
+            f"a {type(data).__name__} cannot say which pictures it shows, so no answer about them could be kept: give "
+            "limbeck.data's, such as limbeck.data.datasets(yours)"
+        )
+    pictures: Pictures = stream
+    return pictures
 
 
 def _some(batch: dict[str, Any], which: Any) -> dict[str, Any]:
