@@ -11,7 +11,7 @@ from torch import nn
 
 from limbeck.compress import export, onnx_logits, to_onnx
 from limbeck.core.errors import LimbeckError
-from limbeck.models import small_cnn
+from limbeck.models import graph, small_cnn
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_what_cannot_be_exported_is_told_in_a_sentence(changed, sentence, tmp_pa
 
 
 def test_weights_beyond_two_gigabytes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_LARGEST", 10)
+    monkeypatch.setattr(graph, "_LARGEST", 10)
     with pytest.raises(LimbeckError, match="holds up to 2 GB"):
         to_onnx(nn.Linear(4, 3), torch.zeros(1, 4), tmp_path / "a.onnx", examples=torch.zeros(1, 4))
 

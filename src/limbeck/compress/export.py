@@ -6,28 +6,22 @@ tracing freezes what a network decides while it runs, and without the check nobo
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
 import math
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.compress.runner import BATCH, answer, reason, session_of, timed
-from limbeck.core.errors import LimbeckError
+from limbeck.compress.runner import BATCH, answer, session_of, timed
+from limbeck.core.errors import LimbeckError, reason
 from limbeck.core.files import write_atomically
+from limbeck.models.graph import OPSET, onnx_bytes
 from limbeck.taps import bare
 
 __all__ = ["to_onnx"]
-
-_OPSET = 18
-_LARGEST = 2**31 - 1
 
 
 def to_onnx(
@@ -67,7 +61,7 @@ def to_onnx(
     return {
         "file": target.name,
         "bytes": len(content),
-        "opset": _OPSET,
+        "opset": OPSET,
         "max_abs_difference": difference,
         "label_agreement": agreement,
         "examples": len(examples),
@@ -116,28 +110,8 @@ def _require(path: Path, example: Tensor, examples: Tensor, tolerance: float) ->
 
 def _exported(network: _Logits, example: Tensor) -> bytes:
     """The ONNX file's bytes."""
-    weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
-    if weights > _LARGEST:
-        raise LimbeckError(f"one ONNX file holds up to 2 GB, and the weights are {weights / 2**30:.1f} GB")
     _require_runs(network, example[:1])
-    # The exporter takes an example batch of one as a promise that there will never be more.
-    two = torch.cat([example[:1], example[-1:]])
-    try:
-        with _silence(), torch.no_grad():
-            program = torch.onnx.export(
-                network, (two,), dynamo=True, opset_version=_OPSET, input_names=["input"], output_names=["logits"],
-                dynamic_shapes={"input": {0: torch.export.Dim("batch")}}, external_data=False, verbose=False,
-            )  # fmt: skip
-            assert program is not None
-            proto = program.model_proto
-    except Exception as error:  # the exporter raises whatever the network's own code does
-        raise LimbeckError(
-            f"{type(network.network).__name__} cannot be exported to ONNX ({reason(error)}): its forward has to be "
-            "tensor operations for any batch size, without a branch on values"
-        ) from error
-    _strip(proto)
-    content: bytes = proto.SerializeToString(deterministic=True)
-    return content
+    return onnx_bytes(network, example, of=type(network.network).__name__)
 
 
 def _require_runs(network: _Logits, one: Tensor) -> None:
@@ -152,46 +126,6 @@ def _require_runs(network: _Logits, one: Tensor) -> None:
             f"{type(network.network).__name__} does not take the example, {one.dtype} {list(one.shape)} "
             f"({reason(error)}): give an input as in training"
         ) from error
-
-
-def _strip(proto: Any) -> None:
-    """Take off the exporter's notes: they hold this machine's paths, and are most of a small file."""
-    del proto.metadata_props[:]
-    _strip_graph(proto.graph)
-    for function in proto.functions:
-        del function.metadata_props[:]
-        _strip_nodes(function.node)
-
-
-def _strip_graph(graph: Any) -> None:
-    for noted in (graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del noted.metadata_props[:]
-    _strip_nodes(graph.node)
-
-
-def _strip_nodes(nodes: Any) -> None:
-    for node in nodes:
-        del node.metadata_props[:]
-        for attribute in node.attribute:  # the branches and bodies of If and Loop are graphs again
-            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-                _strip_graph(inner)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Neither prints, nor warnings, nor log lines: what matters of them the check tells."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def _compared(network: nn.Module, session: Any, examples: Tensor, *, tolerance: float, of: str) -> tuple[float, float]:

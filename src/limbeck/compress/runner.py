@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from limbeck.core import timing
-from limbeck.core.errors import LimbeckError
+from limbeck.core.errors import LimbeckError, reason
 
-__all__ = ["BATCH", "answer", "onnx_logits", "reason", "session_of", "timed"]
+__all__ = ["BATCH", "answer", "onnx_logits", "session_of", "timed"]
 
 BATCH = 64
 
@@ -69,10 +69,3 @@ def timed(session: Any, one: Tensor) -> dict[str, Any]:
     """Milliseconds of one answer, in the record's form: up to 200 answers after 20, or what five seconds allow."""
     feed = {"input": one.numpy()}
     return {**timing.timed(lambda: session.run(["logits"], feed)), "batch": 1, "threads": 1}
-
-
-def reason(error: BaseException) -> str:
-    """The first line of the error at the bottom: exporters wrap a network's own error in several of theirs."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"

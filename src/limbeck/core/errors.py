@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["LimbeckError", "nearest"]
+__all__ = ["LimbeckError", "nearest", "reason"]
 
 
 class LimbeckError(Exception):
@@ -21,3 +21,14 @@ def nearest(name: str, allowed: Iterable[str], *, most: int = 3) -> str:
     names = list(allowed)
     close = get_close_matches(name, names, n=most, cutoff=0.5)
     return ", ".join(close or names[:12]) or "none"
+
+
+def reason(error: BaseException) -> str:
+    r"""The kind and first line of the error at the bottom: libraries wrap a network's own error in several of theirs.
+
+    >>> reason(ValueError("too wide\nand more"))
+    'ValueError: too wide'
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"

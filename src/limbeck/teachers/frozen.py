@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
+from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task
 from limbeck.taps import Taps
+from limbeck.teachers.engines import Engine
+from limbeck.teachers.engines.hearing import answered
+from limbeck.teachers.foreign.foreign import Foreign
 from limbeck.teachers.identity import of_network
 
 __all__ = ["Frozen"]
@@ -24,15 +27,22 @@ class Frozen:
     Arguments:
         network: any module; it is put in eval mode and its parameters stop asking for gradients.
         taps: places to read, by the name to give them.
+        engine: what computes the answers: ``eager``, ``folded``, ``compile``, ``onnxruntime``, ``openvino``, or
+            ``auto``, the fastest that answers like eager; an :class:`~limbeck.teachers.Engine` to share a choice.
 
     It is deliberately no ``nn.Module``: so the student's ``train()``, ``parameters()`` and ``state_dict()`` never
-    reach it. Its device and precision follow through :meth:`move`.
+    reach it. Its device and precision follow through :meth:`move`. Which engine runs, and how much faster it is, stands
+    in ``frozen.engine.report`` after the first batch.
     """
 
-    def __init__(self, network: nn.Module, taps: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, taps: Mapping[str, str] | None = None, *, engine: Engine | str = "eager"
+    ) -> None:
         self.network = network.eval().requires_grad_(False)
-        self._places = dict(taps or {})
-        self.taps = Taps(network, self._places)
+        self.places = dict(taps or {})
+        self.engine = Engine(engine) if isinstance(engine, str) else engine
+        self._refuse()
+        self.taps = Taps(network, self.places)
         self._modules = list(network.modules())
 
     @torch.no_grad()
@@ -40,23 +50,37 @@ class Frozen:
         """What the network says about ``batch``, as the task reads it, with the tapped features."""
         if any(module.training for module in self._modules):
             self.network.eval()
-        if not len(self.taps):
-            return task.outputs(self.network, batch).detach()
-        with self.taps.listening() as heard:
-            said = task.outputs(self.network, batch)
-        return replace(said, taps=heard).detach()
+        if self.engine.name == "eager":
+            return answered(self.network, self.taps, batch, task)
+        return self.engine.answer(self.network, self.places, batch, task)
 
     def move(self, change: Callable[[Tensor], Tensor]) -> None:
         """Apply to the weights what ``nn.Module.to`` applies to its own."""
+        before = self._kinds()
         self.network._apply(change)  # type: ignore[no-untyped-call]
+        if self._kinds() != before:
+            self.engine.forget()
 
     def tapped(self, places: Mapping[str, str]) -> Frozen:
         """The same network with features read at ``places``."""
-        return Frozen(self.network, places)
+        return Frozen(self.network, places, engine=self.engine)
 
     def identity(self) -> str:
         """What it is: weights, layers, source text, and the places read."""
-        return of_network(self.network, self._places)
+        return of_network(self.network, self.places)
 
     def __repr__(self) -> str:
-        return f"Frozen({type(self.network).__name__})"
+        engine = "" if self.engine.name == "eager" else f", engine={self.engine.name!r}"
+        return f"Frozen({type(self.network).__name__}{engine})"
+
+    def _refuse(self) -> None:
+        self.engine.require_taps(self.places)
+        if isinstance(self.network, Foreign) and self.places:
+            raise LimbeckError(
+                f"{self.network.called} gives answers only, so nothing in it can be tapped: {self.places}"
+            )
+        if isinstance(self.network, Foreign) and self.engine.name != "eager":
+            raise LimbeckError(f"{self.network.called} answers by itself: leave engine {self.engine.name!r} away")
+
+    def _kinds(self) -> set[tuple[torch.device, torch.dtype]]:
+        return {(tensor.device, tensor.dtype) for tensor in (*self.network.parameters(), *self.network.buffers())}

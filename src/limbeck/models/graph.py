@@ -1,0 +1,94 @@
+"""A network as an ONNX graph (https://onnx.ai) that takes batches of any size, by ``torch.onnx`` and torch.export."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.errors import LimbeckError, reason
+
+__all__ = ["OPSET", "onnx_bytes"]
+
+OPSET = 18
+_LARGEST = 2**31 - 1
+
+
+def onnx_bytes(network: nn.Module, example: Tensor, *, of: str) -> bytes:
+    """The file's bytes: one ``input``, one output ``logits``, the weights inside, the first dimension free.
+
+    Args:
+        network: on the CPU and in eval mode; takes one tensor and gives one. It stays as it is.
+        example: inputs ``[n, ...]`` that tell the shape and type.
+        of: what the network is called in an error.
+
+    Raises:
+        LimbeckError: the network cannot be exported, or passes the 2 GB that one file holds.
+    """
+    weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+    if weights > _LARGEST:
+        raise LimbeckError(f"one ONNX file holds up to 2 GB, and the weights are {weights / 2**30:.1f} GB")
+    # The exporter takes an example batch of one as a promise that there will never be more.
+    two = torch.cat([example[:1], example[-1:]])
+    try:
+        with _silence(), torch.no_grad():
+            program = torch.onnx.export(
+                network, (two,), dynamo=True, opset_version=OPSET, input_names=["input"], output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False,
+            )  # fmt: skip
+            assert program is not None
+            proto = program.model_proto
+    except Exception as error:  # the exporter raises whatever the network's own code does
+        raise LimbeckError(
+            f"{of} cannot be exported to ONNX ({reason(error)}): its forward has to be tensor operations for any batch "
+            "size, without a branch on values"
+        ) from error
+    _strip(proto)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def _strip(proto: Any) -> None:
+    """Take off the exporter's notes: they hold this machine's paths, and are most of a small file."""
+    del proto.metadata_props[:]
+    _strip_graph(proto.graph)
+    for function in proto.functions:
+        del function.metadata_props[:]
+        _strip_nodes(function.node)
+
+
+def _strip_graph(graph: Any) -> None:
+    for noted in (graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del noted.metadata_props[:]
+    _strip_nodes(graph.node)
+
+
+def _strip_nodes(nodes: Any) -> None:
+    for node in nodes:
+        del node.metadata_props[:]
+        for attribute in node.attribute:  # the branches and bodies of If and Loop are graphs again
+            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                _strip_graph(inner)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Neither prints, nor warnings, nor log lines: what matters of them the check of the answers tells."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
