@@ -32,6 +32,7 @@ from limbeck.programs.measuring import Deployed, compare, costs, figures, pictur
 from limbeck.recipe import Recipe, find, load, show
 from limbeck.recipe.schema import plain
 from limbeck.report import summary_table, write_report
+from limbeck.teachers import Foreign
 
 __all__ = ["DEFAULT", "distill"]
 
@@ -85,7 +86,8 @@ def _run(job: Job, begun: float, *, resume: bool, watchers: Sequence[Watcher] | 
     _say(f"{job.recipe.name}: {_sizes(job)}")
     for name, node in job.recipe.teachers.items():
         networks[name] = job.teacher(name)
-        runs[name] = None if node.weights else job.teach(name, networks[name], resume=resume, watchers=watchers)
+        ready = node.weights is not None or isinstance(networks[name], Foreign)
+        runs[name] = None if ready else job.teach(name, networks[name], resume=resume, watchers=watchers)
     teachers = dict(networks)
     if job.recipe.control == "alone":
         networks["alone"] = job.student()
@@ -97,7 +99,7 @@ def _run(job: Job, begun: float, *, resume: bool, watchers: Sequence[Watcher] | 
     _say("measuring …")
     record = _measured(job, networks, runs)
     save_weights(networks["distilled"], job.folder / "student.safetensors", metadata={"recipe": job.recipe.name})
-    for name in teachers:
+    for name in (name for name in teachers if not isinstance(networks[name], Foreign)):
         save_weights(networks[name], job.folder / "checkpoint" / f"{name}.safetensors")
     if "onnx" in job.recipe.export.to:
         _say("exporting …")
@@ -143,6 +145,7 @@ def _measured(job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, Ru
             "role": role, "title": _title(job, name), **found,
             "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None,
             "validation": figures(network, data, job.task, data.validation)[0], "test": None,
+            **({"engine": job.engines[name].report.plain()} if name in job.engines else {}),
         }  # fmt: skip
     warnings += _warnings(models)
     return {
@@ -203,13 +206,21 @@ def _same_recipe(path: Path, text: str, *, resume: bool) -> None:
 
 def _title(job: Job, name: str) -> str:
     if name in job.recipe.teachers:
-        return f"Teacher {name}: {_called(plain(job.recipe.teachers[name]))}"
+        return f"Teacher {name}: {_called(plain(job.recipe.teachers[name]))}{_answered(job, name)}"
     words = {"alone": "Student alone", "distilled": "Distilled student"}
     return f"{words[name]}: {_called(plain(job.recipe.student))}"
 
 
+def _answered(job: Job, name: str) -> str:
+    """By what a teacher's answers were computed, where it was not by its network as it is."""
+    found = job.engines[name].report if name in job.engines else None
+    if found is None or found.speedup is None or found.engine == "eager":
+        return ""
+    return f", answering by {found.engine} at {found.speedup:.1f} times eager's speed"
+
+
 def _called(node: Mapping[str, Any]) -> str:
-    settings = ", ".join(f"{key}={value}" for key, value in node.items() if key not in ("use", "weights"))
+    settings = ", ".join(f"{key}={value}" for key, value in node.items() if key not in ("use", "weights", "engine"))
     return f"{node['use']}({settings})"
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, final
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
-from limbeck.core.protocols import Task
+from limbeck.core.protocols import Task, TeacherSource
 from limbeck.data import Data
 from limbeck.data.draws import mix
 from limbeck.engine import Run, Training, fit, one_device
@@ -22,12 +23,15 @@ from limbeck.engine.watchers import Watcher, logger
 from limbeck.models import load_weights
 from limbeck.objective import Distiller
 from limbeck.recipe import Plan, Recipe, StagePlan, check
+from limbeck.recipe.checked import Checked
 from limbeck.taps import Taps
+from limbeck.teachers import Engine, Foreign, Frozen, answers
 from limbeck.terms import CrossEntropy
 
 __all__ = ["Job"]
 
 Phase = Literal["alone", "distilled"]
+_Source = Callable[[str, nn.Module, Mapping[str, str] | None], TeacherSource]
 _STUDENT = zlib.crc32(b"student")
 
 
@@ -41,12 +45,14 @@ class Job:
         data: cut by the recipe's seed, its sealed part bound to the run folder.
         task: what a batch means.
         folder: the run folder.
+        engines: what the teachers' answers are computed by, once they were asked.
     """
 
     plan: Plan
     data: Data
     task: Task
     folder: Path
+    engines: dict[str, Engine] = field(default_factory=dict)
 
     @classmethod
     def of(cls, recipe: Recipe, folder: Path) -> Self:
@@ -72,14 +78,34 @@ class Job:
         return self.plan.recipe
 
     def teacher(self, name: str) -> nn.Module:
-        """The teacher ``name``, with its weights where the recipe has some, and by seed where not."""
-        network = self._network(self.plan.teachers[name], zlib.crc32(name.encode()))
-        weights = self.recipe.teachers[name].weights
-        return network if weights is None else load_weights(network, weights)
+        """The teacher ``name``, with its weights where the recipe has some, and by seed where not.
+
+        A ``Foreign`` one has none: an ONNX file, an endpoint, or the callable that a user's own function gave.
+        """
+        said, node = self.recipe.teachers[name], self.plan.teachers[name]
+        built = self._built(node, zlib.crc32(name.encode()))
+        network = built if isinstance(built, nn.Module) or not callable(built) else answers(built)
+        if isinstance(network, Foreign):
+            if said.weights is not None or said.engine != "eager":
+                key = "engine" if said.weights is None else "weights"
+                raise LimbeckError(f"{node.place}.{key}: {node.use} gave no network, so leave {key} away")
+            network.normalization = network.normalization or self.data.normalization
+            return network
+        if said.weights is not None:
+            return load_weights(_network(network, node), said.weights)
+        if self.plan.teaching is None:
+            raise LimbeckError(f"{node.place}: {node.use} has no weights, and there is no `teaching` to train it by")
+        return _network(network, node)
+
+    def source(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
+        """What answers for the teacher ``name`` while a student learns: ``network``, by the recipe's engine."""
+        if name not in self.engines:
+            self.engines[name] = Engine(self.recipe.teachers[name].engine, tell=partial(_tell, name))
+        return Frozen(network, taps, engine=self.engines[name])
 
     def student(self) -> nn.Module:
         """The student at its start: the same weights each time."""
-        return self._network(self.plan.student, _STUDENT)
+        return _network(self._built(self.plan.student, _STUDENT), self.plan.student)
 
     def rehearse(self) -> None:
         """Every stage once on two samples, with networks of its own that are thrown away.
@@ -90,10 +116,11 @@ class Job:
         teachers = {name: self.teacher(name) for name in self.recipe.teachers}
         plans = [(stage, self.student(), teachers) for stage in self.plan.stages]
         if self.plan.teaching is not None:
-            plans += [(self.plan.teaching, network, {}) for network in teachers.values()]
+            taught = [network for network in teachers.values() if not isinstance(network, Foreign)]
+            plans += [(self.plan.teaching, network, {}) for network in taught]
         for stage, network, present in plans:
             training = _training(stage)
-            distiller = self._distiller(network, present, stage, phase="distilled")
+            distiller = self._distiller(network, present, stage, phase="distilled", source=self._rehearsed)
             distiller.progress = Progress(step=0, steps=1)
             batch = self.data.stream(batch=2 * self.data.views.per_decode).batch(0)
             with torch.no_grad():
@@ -130,7 +157,7 @@ class Job:
         watchers: Sequence[Watcher] | None,
     ) -> Run:  # fmt: skip
         training = _training(stage)
-        distiller = self._distiller(network, teachers, stage, phase=phase)
+        distiller = self._distiller(network, teachers, stage, phase=phase, source=self.source)
         with _frozen(network, stage.stage.frozen):
             return fit(
                 distiller, self.data, steps=self._steps(stage, training),
@@ -144,7 +171,7 @@ class Job:
             )  # fmt: skip
 
     def _distiller(
-        self, network: nn.Module, teachers: Mapping[str, nn.Module], stage: StagePlan, *, phase: str
+        self, network: nn.Module, teachers: Mapping[str, nn.Module], stage: StagePlan, *, phase: str, source: _Source
     ) -> Distiller:
         """Student, teachers and objective of one stage; alone, the labels are all that is left of it."""
         objective, weights = stage.objective(classes=len(self.data.classes), seed=self.recipe.seed)
@@ -152,10 +179,17 @@ class Job:
         if phase == "alone":
             truth = [term for term in objective.values() if isinstance(term, CrossEntropy)]
             objective, weights = {"truth": truth[0] if truth else CrossEntropy()}, {"truth": 1.0}
-        taps = {n: places for n, places in stage.stage.taps.items() if listens and (n == "student" or n in teachers)}
-        return Distiller(
-            network, teachers if listens else None, objective=objective, weights=weights, taps=taps, task=self.task
-        )
+        places = stage.stage.taps if listens else {}
+        sources = {name: source(name, teacher, places.get(name)) for name, teacher in teachers.items() if listens}
+        taps = {"student": places["student"]} if "student" in places else {}
+        return Distiller(network, sources, objective=objective, weights=weights, taps=taps, task=self.task)
+
+    def _rehearsed(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
+        """Like :meth:`source`, with an engine that is thrown away; two samples are no batch to choose one on."""
+        engine = Engine(self.recipe.teachers[name].engine)
+        engine.require_taps(taps or {})
+        # To compile takes a minute, and what auto cannot use it leaves out.
+        return Frozen(network, taps, engine="eager" if engine.name in ("auto", "compile") else engine)
 
     def _steps(self, stage: StagePlan, training: Training) -> int:
         """The optimizer steps of a stage; epochs count the pictures that the distilled student sees, for all alike."""
@@ -168,13 +202,19 @@ class Job:
         stream = self.data.stream(batch=training.batch, pictures=pictures)
         return max(1, stream.steps_per_epoch // training.accumulate)
 
-    def _network(self, node: Any, who: int) -> nn.Module:
+    def _built(self, node: Checked, who: int) -> Any:
         torch.manual_seed(mix(self.recipe.seed, who))
-        channels = self.data.shape[0]
-        network = node.build(classes=len(self.data.classes), channels=channels)
-        if not isinstance(network, nn.Module):
-            raise LimbeckError(f"{node.place}: {node.use} gave a {type(network).__name__}, not a torch.nn.Module")
-        return network
+        return node.build(classes=len(self.data.classes), channels=self.data.shape[0])
+
+
+def _network(built: Any, node: Checked) -> nn.Module:
+    if not isinstance(built, nn.Module):
+        raise LimbeckError(f"{node.place}: {node.use} gave a {type(built).__name__}, not a torch.nn.Module")
+    return built
+
+
+def _tell(name: str, found: str) -> None:
+    print(f"{name} answers by {found}", flush=True)  # noqa: T201
 
 
 def _training(stage: StagePlan) -> Training:

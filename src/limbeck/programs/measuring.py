@@ -14,6 +14,7 @@ from limbeck.core.protocols import Task
 from limbeck.data import Data, Normalization, Part, batches
 from limbeck.evaluate import agreement, cost, disagreements, gap_recovered, paired_bootstrap, predictions, quality
 from limbeck.report import verdict
+from limbeck.teachers import Foreign
 
 __all__ = ["Deployed", "compare", "example", "figures", "pictures"]
 
@@ -75,7 +76,9 @@ def pictures(found: list[dict[str, Any]], part: Part) -> list[dict[str, Any]]:
 
 
 def costs(network: nn.Module, data: Data) -> dict[str, Any]:
-    """Parameters, FLOPs, size and latency of ``network``."""
+    """Parameters, FLOPs, size and latency of ``network``; none of one that only answers."""
+    if isinstance(network, Foreign):
+        return {"parameters": None, "flops": None, "bytes": None, "latency_ms": None, "warnings": []}
     return cost(network, example(data))
 
 

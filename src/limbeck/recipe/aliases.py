@@ -68,6 +68,9 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "model": Kind(
             noun="model", module="limbeck.models", wanted=_builder, filled=_same("classes", "channels", "seed")
         ),
+        "teacher": Kind(
+            noun="teacher", module="limbeck.teachers.foreign", wanted=inspect.isfunction, filled=_same("classes")
+        ),
         "term": Kind(noun="term", module="limbeck.terms", wanted=inspect.isclass, filled=_same("classes", "seed")),
         "schedule": Kind(
             noun="schedule",
@@ -122,7 +125,7 @@ def find(
             found: Callable[..., Any] = getattr(import_module(KINDS[kind].module), use)
             return kind, found
         allowed += here
-    what = KINDS[order[0]].noun if len(order) == 1 else "part"
+    what = " or ".join(KINDS[kind].noun for kind in order) if len(order) < 3 else "part"
     raise LimbeckError(
         f"{place}: no {what} is named {use!r}; there are: {nearest(use, allowed)} "
         "(a class of your own is written package.module:Name)"

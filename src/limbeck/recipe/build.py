@@ -26,6 +26,7 @@ _LIMITS: Final = {"gt", "ge", "lt", "le", "min_length", "max_length", "multiple_
 _ELSEWHERE: Final = {
     "weight": "a weight belongs to a term of an objective",
     "weights": "weights are read for teachers only",
+    "engine": "an engine is a teacher's",
     "per": "`per` belongs to the training's scheduler",
 }
 _LENGTHS: Final = ("T_max", "total_steps")

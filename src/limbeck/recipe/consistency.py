@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from limbeck.core.errors import LimbeckError, nearest
@@ -13,20 +14,43 @@ from limbeck.recipe.words import at
 __all__ = ["check"]
 
 
-def check(recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]]) -> None:
-    """Raise ``LimbeckError`` for the first disagreement; ``terms`` are checked, by the place of their stage."""
-    for complaint in _complaints(recipe, terms):
+def check(
+    recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]], teachers: Mapping[str, Checked] = MappingProxyType({})
+) -> None:
+    """Raise ``LimbeckError`` for the first disagreement.
+
+    ``terms`` are checked, by the place of their stage; ``teachers`` likewise, by name.
+    """
+    foreign = [name for name, teacher in teachers.items() if teacher.kind == "teacher"]
+    for complaint in (*_foreign(recipe, foreign), *_complaints(recipe, terms, foreign)):
         raise LimbeckError(complaint)
 
 
-def _complaints(recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]]) -> Iterator[str]:
+def _foreign(recipe: Recipe, foreign: Sequence[str]) -> Iterator[str]:
+    """What a teacher cannot have that only answers."""
+    for name in foreign:
+        teacher = recipe.teachers[name]
+        if teacher.weights is not None:
+            yield f"teachers.{name}.weights: {teacher.use} has no weights to read: leave them away"
+        if teacher.engine != "eager":
+            yield f"teachers.{name}.engine: {teacher.use} answers by itself: leave engine away"
+        for place, stage in recipe.each_stage():
+            if stage.taps.get(name):
+                yield f"{place}.taps.{name}: {teacher.use} gives answers only, so nothing in it can be tapped"
+
+
+def _complaints(recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]], foreign: Sequence[str]) -> Iterator[str]:
     if not recipe.stages:
         yield (
             "stages: a recipe needs at least one, such as "
             "{name: distill, epochs: 30, objective: {soft: {use: SoftTarget, weight: 0.9}}}"
         )
     yield from _same_names(recipe)
-    untaught = [name for name, teacher in recipe.teachers.items() if teacher.weights is None]
+    # What a user's own function builds is known once it is built; Job looks then.
+    untaught = [
+        name for name, teacher in recipe.teachers.items()
+        if teacher.weights is None and name not in foreign and ":" not in teacher.use
+    ]  # fmt: skip
     if untaught and recipe.teaching is None:
         yield (
             f"teachers.{untaught[0]}: it has no weights, and there is no `teaching` to train it by: "

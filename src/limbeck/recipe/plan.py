@@ -5,7 +5,7 @@ Checking needs no data and trains nothing; what the data decides (classes, chann
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -76,14 +76,14 @@ def check(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Plan:
         data=known.node(recipe.data, "data", "data"),
         student=known.node(recipe.student, "model", "student"),
         teachers={
-            name: known.node(teacher, "model", f"teachers.{name}", "weights")
+            name: known.node(teacher, ("model", "teacher"), f"teachers.{name}", "weights", "engine")
             for name, teacher in recipe.teachers.items()
         },
         training=known.training(recipe.training, "training"),
         teaching=next((stage for place, _, stage in named if place == "teaching"), None),
         stages=tuple(stage for place, _, stage in named if place != "teaching"),
     )
-    consistency.check(recipe, {place: stage.terms for place, _, stage in named})
+    consistency.check(recipe, {place: stage.terms for place, _, stage in named}, plan.teachers)
     return plan
 
 
@@ -96,7 +96,7 @@ def resolved(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Recip
             "data": _full(Node, plan.data),
             "student": _full(Node, plan.student),
             "teachers": {
-                name: _full(Teacher, plan.teachers[name], weights=teacher.weights)
+                name: _full(Teacher, plan.teachers[name], weights=teacher.weights, engine=teacher.engine)
                 for name, teacher in recipe.teachers.items()
             },
             "teaching": None if plan.teaching is None else _full_stage(plan.teaching),
@@ -114,7 +114,7 @@ class _Known:
     plugins: tuple[str, ...]
     given: Mapping[str, Any]
 
-    def node(self, node: Any, kind: str, place: str, *own: str) -> Checked:
+    def node(self, node: Any, kind: str | Sequence[str], place: str, *own: str) -> Checked:
         """``node`` without the keys that are the recipe's ``own``."""
         settings = {name: value for name, value in plain(node).items() if name not in own}
         return build.check(settings, kind, plugins=self.plugins, given=self.given, place=place)

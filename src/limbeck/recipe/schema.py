@@ -25,6 +25,7 @@ Precision = Literal[
     "transformer-engine-float16",
 ]  # fmt: skip
 Format = Literal["onnx"]
+EngineName = Literal["auto", "eager", "folded", "compile", "onnxruntime", "openvino"]
 
 _STRICT: Final = ConfigDict(extra="forbid", frozen=True)
 _NODE: Final = ConfigDict(extra="allow", frozen=True)
@@ -94,11 +95,15 @@ class Term(BaseModel):
 
 @final
 class Teacher(BaseModel):
-    """A teacher network; ``weights`` is a file or a run folder, and without it the teacher is trained first."""
+    """A teacher; ``weights`` is a file or a run folder, and without it the network is trained first.
+
+    ``engine`` is what a network's answers are computed by, see :class:`limbeck.teachers.Engine`.
+    """
 
     model_config = _NODE
     use: Text
     weights: Text | None = None
+    engine: EngineName = "eager"
 
     before = model_validator(mode="before")(_node)
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from limbeck.core.errors import reason
 
 __all__ = ["Folded", "fold"]
 
@@ -47,7 +46,7 @@ def fold(network: nn.Module, *, keep: Set[str] = frozenset()) -> tuple[nn.Module
     try:
         graph = fx.symbolic_trace(copied).graph
     except Exception as error:  # tracing runs the network's own code, which may branch on values
-        return copied, f"nothing was folded, for it cannot be traced ({reason(error)})"
+        return copied, f"nothing was folded, for it cannot be traced ({type(error).__name__})"
     pairs = [pair for pair in _pairs(copied, graph) if not keep & set(pair)]
     for layer, norm in pairs:
         one, other = copied.get_submodule(layer), copied.get_submodule(norm)

@@ -54,7 +54,8 @@ class Report:
         others = [
             f"{name} {took:.3g} ms" for name, took in self.milliseconds.items() if name not in ("eager", self.engine)
         ]
-        others += [f"not {name}: {why}" for name, why in {**self.left_out, **self.notes}.items() if name != "eager"]
+        others += [f"{name}: {note}" for name, note in self.notes.items()]
+        others += [f"not {name}: {why}" for name, why in self.left_out.items()]
         return "; ".join([f"{self.engine}{faster} ({', '.join(about)})", *others])
 
     def plain(self) -> dict[str, Any]:
