@@ -1,5 +1,21 @@
 """Numbers that move with training, under the name users write: ``from limbeck import schedule``."""
 
-from limbeck.core.schedule import Cosine, Linear, Schedule, Steps, Warmup, at, cosine, linear, steps, warmup
+from limbeck.core.schedule import (
+    Cosine,
+    Linear,
+    Overall,
+    Schedule,
+    Steps,
+    Warmup,
+    at,
+    cosine,
+    linear,
+    overall,
+    steps,
+    warmup,
+)
 
-__all__ = ["Cosine", "Linear", "Schedule", "Steps", "Warmup", "at", "cosine", "linear", "steps", "warmup"]
+__all__ = [
+    "Cosine", "Linear", "Overall", "Schedule", "Steps", "Warmup", "at", "cosine", "linear", "overall", "steps",
+    "warmup",
+]  # fmt: skip

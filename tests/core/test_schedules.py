@@ -90,3 +90,33 @@ def test_progress_is_the_share_of_steps_that_are_done():
 def test_progress_of_unknown_length_is_an_error_that_says_how_to_set_it():
     with pytest.raises(LimbeckError, match=r"how long training is.*train with limbeck.fit"):
         _ = Progress(step=3).fraction
+
+
+def test_an_overall_schedule_goes_on_over_the_boundary_of_two_stages():
+    """Stages of 3 and 5 steps: the line is the one of a single stage of 8 steps."""
+    stages = [(step, 3, 0) for step in range(3)] + [(step, 5, 3) for step in range(5)]
+    moves = schedule.overall(LINE)
+    values = [moves(Progress(step, steps, before=before, total=8)) for step, steps, before in stages]
+    assert values == pytest.approx([100 - 12.5 * step for step in range(8)])
+    within = [LINE(Progress(step, steps, before=before, total=8)) for step, steps, before in stages]
+    assert within[3] == 100.0
+
+
+@pytest.mark.parametrize("inner", [LINE, WAVE, STAIRS, RAMP])
+def test_any_schedule_can_be_overall(inner):
+    moves = schedule.overall(inner)
+    assert moves(Progress(1, 2, before=4, total=8)) == inner(Progress(5, 8))
+    assert isinstance(moves, Schedule)
+    assert pickle.loads(pickle.dumps(moves)) == moves
+    assert str(moves) == f"{inner} over all stages"
+
+
+def test_an_overall_schedule_of_unknown_length_says_what_to_set():
+    with pytest.raises(LimbeckError, match=r"before=\.\.\., total=\.\.\..*give before= and total= to limbeck\.fit"):
+        schedule.overall(LINE)(Progress(step=1, steps=8))
+
+
+@pytest.mark.parametrize("inner", [0.5, "linear", schedule.Linear])
+def test_overall_takes_a_schedule_and_nothing_else(inner):
+    with pytest.raises(LimbeckError, match="overall stretches a schedule"):
+        schedule.overall(inner)

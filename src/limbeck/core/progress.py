@@ -13,24 +13,48 @@ __all__ = ["Progress"]
 class Progress:
     """Where training stands: ``step`` of ``steps`` optimizer steps done, ``epoch`` of ``epochs`` begun, from zero.
 
-    ``steps == 0`` says that the length of training is not known; then asking for the fraction is an error rather than
-    a silent zero, since a schedule would never move.
+    Where training has several stages, these count within the stage; ``before`` are the steps of the stages before it,
+    and ``total`` those of all stages together.
 
-    >>> Progress(step=25, steps=100).fraction
-    0.25
+    ``steps == 0`` says that the length of training is not known; then asking for the fraction is an error rather than
+    a silent zero, since a schedule would never move. ``total == 0`` says the same of all stages together.
+
+    >>> now = Progress(step=25, steps=100, before=300, total=400)
+    >>> now.fraction, now.whole
+    (0.25, 0.8125)
     """
 
     step: int = 0
     steps: int = 0
     epoch: int = 0
     epochs: int = 0
+    before: int = 0
+    total: int = 0
 
     @property
     def fraction(self) -> float:
-        """Share of training that is over, from 0 to 1."""
+        """Share of this stage that is over, from 0 to 1; where training has one stage, of training."""
         if self.steps < 1:
             raise LimbeckError(
                 "a schedule needs to know how long training is, and it is not known: set "
                 "`distiller.progress = limbeck.Progress(step=..., steps=...)` in your loop, or train with limbeck.fit"
             )
         return min(self.step / self.steps, 1.0)
+
+    @property
+    def whole(self) -> float:
+        """Share of all stages together that is over, from 0 to 1."""
+        return self.across().fraction
+
+    def across(self) -> Progress:
+        """The clock of all stages together, as one long stage.
+
+        It counts steps only: a stage with a batch size of its own has epochs of its own.
+        """
+        if self.total < 1:
+            raise LimbeckError(
+                "a schedule over all stages needs to know how long they are together, and it is not known: set "
+                "`distiller.progress = limbeck.Progress(step=..., steps=..., before=..., total=...)` in your loop, or "
+                "give before= and total= to limbeck.fit"
+            )
+        return Progress(self.before + self.step, self.total, total=self.total)

@@ -1,7 +1,8 @@
 """Numbers that move with training: a weight or a temperature is a plain number or one of these.
 
-Each constructor gives a frozen function of :class:`~limbeck.core.progress.Progress`; all are continuous in the
-fraction of training that is over, so changing the batch size or the number of epochs keeps their shape.
+Each constructor gives a frozen function of :class:`~limbeck.core.progress.Progress`; all are functions of the fraction
+of training that is over, so changing the batch size or the number of epochs keeps their shape. In a training of several
+stages that is the fraction of the stage; :func:`overall` makes it the fraction of all stages together.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from typing import Protocol, final, runtime_checkable
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
 
-__all__ = ["Cosine", "Linear", "Schedule", "Steps", "Warmup", "at", "cosine", "linear", "steps", "warmup"]
+__all__ = [
+    "Cosine", "Linear", "Overall", "Schedule", "Steps", "Warmup", "at", "cosine", "linear", "overall", "steps",
+    "warmup",
+]  # fmt: skip
 
 
 @runtime_checkable
@@ -106,6 +110,26 @@ class Warmup:
         return f"0→{self.value:g}"
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Overall:
+    """A schedule on the clock of all stages; see :func:`overall`."""
+
+    schedule: Schedule
+
+    def __post_init__(self) -> None:
+        if isinstance(self.schedule, type) or not callable(self.schedule):
+            raise LimbeckError(
+                f"overall stretches a schedule over all stages, such as linear(1, 0), not {self.schedule!r}"
+            )
+
+    def __call__(self, progress: Progress) -> float:
+        return self.schedule(progress.across())
+
+    def __str__(self) -> str:
+        return f"{self.schedule} over all stages"
+
+
 def linear(start: float, end: float) -> Linear:
     """From ``start`` to ``end`` in a straight line.
 
@@ -140,3 +164,12 @@ def warmup(value: float, *, over: float) -> Warmup:
     4.0
     """
     return Warmup(value, over)
+
+
+def overall(schedule: Schedule) -> Overall:
+    """``schedule`` over all stages of training together, rather than over each from its start.
+
+    >>> overall(linear(1.0, 0.0))(Progress(step=0, steps=100, before=300, total=400))
+    0.25
+    """
+    return Overall(schedule)

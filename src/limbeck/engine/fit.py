@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.progress import Progress
 from limbeck.data.draws import mix
 from limbeck.data.stream import Looped, Stream
 from limbeck.engine import checkpoint as saved
@@ -73,6 +72,9 @@ def fit(
     epochs: int | None = None,
     steps: int | None = None,
     steps_per_epoch: int | None = None,
+    stop: int | None = None,
+    before: int = 0,
+    total: int = 0,
     training: Training = Training(),
     out: str | Path | None = None,
     phase: str = "distilled",
@@ -91,6 +93,9 @@ def fit(
         epochs: how often to show every picture; or give ``steps``.
         steps: how many optimizer steps to make; an epoch is then still one round of the pictures.
         steps_per_epoch: after how many steps to validate and count an epoch; ``None``: when all were shown once.
+        stop: end after so many steps, with the schedules of the full length; ``None``: at the full length.
+        before: in a training of several stages, the steps of those before this one.
+        total: the steps of all stages together, which ``schedule.overall`` reads; 0: not known.
         training: optimizer, batch and the like.
         out: the run folder; gets ``metrics.csv`` and ``checkpoint/``. ``None`` writes nothing.
         phase: whose training this is, in files and bars.
@@ -105,7 +110,7 @@ def fit(
     """
     fabric = fabric or one_device()
     stream = data.stream(batch=training.batch, pictures=pictures, rank=fabric.global_rank, world=fabric.world_size)
-    plan = make_plan(stream, epochs, steps, steps_per_epoch, training)
+    plan = make_plan(stream, epochs, steps, steps_per_epoch, training, stop=stop, before=before, total=total)
     state = begin(distiller, stream, plan, training, fabric, seed=mix(seed, zlib.crc32(f"{phase}/{stage}".encode())))
     folder = None if out is None else Path(out)
     path = None if folder is None else folder / "checkpoint" / f"{phase}.{stage}.pt"
@@ -121,14 +126,14 @@ def fit(
     if folder is not None and not fabric.global_rank:
         told.append(Metrics(folder / "metrics.csv", phase=phase, stage=stage))
 
-    with saved.listen_for_signals() as signals, _watched(told, phase, state.step, plan.steps):
+    with saved.listen_for_signals() as signals, _watched(told, phase, state.step, plan.stop):
         meter, last_saved, last_told = Meter(), time.monotonic(), 0.0
-        batches = _batches(stream, state.step * training.accumulate, plan.steps * training.accumulate, training.workers)
+        batches = _batches(stream, state.step * training.accumulate, plan.stop * training.accumulate, training.workers)
         # Walking through a batch to move it nowhere would be a tenth of a millisecond a step.
         to_device: Callable[[Any], Any] = fabric.to_device if fabric.device.type != "cpu" else lambda batch: batch
         shared, clock, begun = fabric.world_size > 1, state.clock(), state.step
-        while state.step < plan.steps and not state.over:
-            distiller.progress = Progress(state.step, plan.steps, state.step // plan.steps_per_epoch, plan.epochs)
+        while state.step < plan.stop and not state.over:
+            distiller.progress = plan.progress(state.step)
             for micro in range(training.accumulate):
                 with (
                     fabric.no_backward_sync(state.model)
@@ -143,8 +148,8 @@ def fit(
             state.advance(training)
 
             now = time.monotonic()
-            ended = state.step % plan.steps_per_epoch == 0 or state.step == plan.steps
-            save = signals or state.step == plan.steps or now - last_saved > training.checkpoint_every
+            ended = state.step % plan.steps_per_epoch == 0 or state.step == plan.stop
+            save = signals or state.step == plan.stop or now - last_saved > training.checkpoint_every
             tell = now - last_told > 0.2
             if (tell or ended or save) and (bad := meter.bad()) is not None:
                 raise _diverged(distiller, begun + bad[0] // training.accumulate, bad[1], path)

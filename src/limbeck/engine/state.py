@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.progress import Progress
 from limbeck.data.stream import Stream
 from limbeck.engine import checkpoint as saved
 from limbeck.engine.training import Training
@@ -29,24 +30,55 @@ __all__ = ["Plan", "State", "begin", "plan"]
 @final
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long a training is: optimizer steps, how many make an epoch, and how many epochs that is."""
+    """How long a training is.
+
+    Attributes:
+        steps: its optimizer steps; schedules and the scheduler go by these.
+        steps_per_epoch: how many make an epoch.
+        epochs: how many epochs that is.
+        stop: after how many steps it ends: all of them, or fewer.
+        before: the steps of the stages before it.
+        total: the steps of all stages together; 0 where that is not known.
+    """
 
     steps: int
     steps_per_epoch: int
     epochs: int
+    stop: int
+    before: int = 0
+    total: int = 0
+
+    def progress(self, step: int) -> Progress:
+        """The clock after so many steps."""
+        return Progress(step, self.steps, step // self.steps_per_epoch, self.epochs, self.before, self.total)
+
+    @property
+    def length(self) -> int | str:
+        """What tells this length from another, for the identity of a training."""
+        cut = "" if self.stop == self.steps else f", stopped at {self.stop}"
+        stages = f", after {self.before} of {self.total}" if self.total not in (0, self.steps) else ""
+        return f"{self.steps}{cut}{stages}" if cut or stages else self.steps
 
 
 def plan(
-    stream: Stream, epochs: int | None, steps: int | None, steps_per_epoch: int | None, training: Training
-) -> Plan:
+    stream: Stream, epochs: int | None, steps: int | None, steps_per_epoch: int | None, training: Training,
+    *, stop: int | None = None, before: int = 0, total: int = 0,
+) -> Plan:  # fmt: skip
     """The length that ``epochs`` or ``steps`` ask for, whichever was given."""
     if (epochs is None) == (steps is None):
         raise LimbeckError("say how long to train: either epochs or steps")
     per_epoch = steps_per_epoch or max(1, stream.steps_per_epoch // training.accumulate)
-    total = steps if steps is not None else per_epoch * (epochs or 0)
-    if total < 1:
-        raise LimbeckError(f"training takes at least one step, not {total}")
-    return Plan(total, per_epoch, math.ceil(total / per_epoch))
+    length = steps if steps is not None else per_epoch * (epochs or 0)
+    if length < 1:
+        raise LimbeckError(f"training takes at least one step, not {length}")
+    if stop is not None and not 1 <= stop <= length:
+        raise LimbeckError(f"a training of {length} steps can stop early after 1 to {length} steps, not after {stop}")
+    if before < 0 or (total and total < before + length) or (before and not total):
+        raise LimbeckError(
+            f"before={before} and total={total} do not hold this stage of {length} steps: give the steps of the stages "
+            "before it and those of all stages together"
+        )
+    return Plan(length, per_epoch, math.ceil(length / per_epoch), stop or length, before, total)
 
 
 @final
@@ -170,7 +202,7 @@ def begin(distiller: Distiller, stream: Stream, plan: Plan, training: Training, 
         decay = get_ema_multi_avg_fn(training.ema)  # type: ignore[no-untyped-call]
         average = AveragedModel(distiller.student, multi_avg_fn=decay, use_buffers=True)
     identity = {
-        "objective": str(distiller.objective), "steps": plan.steps, "steps per epoch": plan.steps_per_epoch,
+        "objective": str(distiller.objective), "steps": plan.length, "steps per epoch": plan.steps_per_epoch,
         "batch": training.batch, "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}", "seed": seed,
         "student": zlib.crc32(str([(n, tuple(p.shape)) for n, p in distiller.student.state_dict().items()]).encode()),
     }  # fmt: skip

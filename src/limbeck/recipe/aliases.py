@@ -98,7 +98,7 @@ def names(kind: str) -> list[str]:
     """Every name of ``kind``, sorted; this imports its room.
 
     >>> names("schedule")
-    ['cosine', 'linear', 'steps', 'warmup']
+    ['cosine', 'linear', 'overall', 'steps', 'warmup']
     """
     room = import_module(KINDS[kind].module)
     public = [name for name in getattr(room, "__all__", ()) if not name.startswith("_")]
