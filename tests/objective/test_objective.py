@@ -105,3 +105,42 @@ def test_an_objective_prints_its_formula():
     assert str(objective) == (
         "(100→0)·a + 0.1·b, with a = SoftTarget(tau=2.0, teacher=None), b = CrossEntropy(label_smoothing=0.0)"
     )
+
+
+TWO = {"mid": (8, 4, 4), "late": (8, 4, 4)}
+NARROW = {"mid": (4, 4, 4), "late": (4, 4, 4)}
+
+
+def shaped(objective, teacher_taps=NARROW):
+    objective.prepare(make_exchange(student_taps=TWO, teacher_taps=teacher_taps))
+    return objective
+
+
+@pytest.mark.parametrize("when", ["before it is shaped", "after"])
+def test_what_a_term_learned_goes_on_in_the_next_objective(when):
+    torch.manual_seed(0)
+    first = shaped(Objective({"hint": Hint("mid"), "gram": Gram("mid")}))
+    second = Objective({"hint": Hint("mid"), "gram": Gram("late"), "other": Hint("mid")})
+    second = shaped(second.follow(first)) if when == "before it is shaped" else shaped(second).follow(first)
+    ours, theirs = (
+        {name: term.projection.layer.weight for name, term in made.terms.items()} for made in (second, first)
+    )
+    assert torch.equal(ours["hint"], theirs["hint"])
+    assert not torch.equal(ours["other"], theirs["hint"])
+    # Another setting (the tap) is another term, whatever its name.
+    assert not torch.equal(ours["gram"], theirs["gram"])
+
+
+def test_a_projection_of_another_shape_begins_afresh():
+    second = Objective({"hint": Hint("mid")}).follow(shaped(Objective({"hint": Hint("mid")})))
+    shaped(second, {"mid": (6, 4, 4)})
+    assert second.terms["hint"].projection.layer.weight.shape == (6, 8, 1, 1)
+
+
+def test_the_next_objective_learns_without_changing_the_earlier_one():
+    first = shaped(Objective({"hint": Hint("mid")}))
+    second = shaped(Objective({"hint": Hint("mid")})).follow(first)
+    before = first.terms["hint"].projection.layer.weight.clone()
+    with torch.no_grad():
+        second.terms["hint"].projection.layer.weight.add_(1)
+    assert torch.equal(first.terms["hint"].projection.layer.weight, before)

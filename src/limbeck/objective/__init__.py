@@ -1,6 +1,7 @@
 """The weighted sum of terms, and the module that holds student, teachers and that sum."""
 
 from limbeck.objective.distiller import Distiller
+from limbeck.objective.each import each_teacher
 from limbeck.objective.objective import Loss, Objective
 
-__all__ = ["Distiller", "Loss", "Objective"]
+__all__ = ["Distiller", "Loss", "Objective", "each_teacher"]

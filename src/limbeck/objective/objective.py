@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import NamedTuple, final
+from typing import NamedTuple, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,7 @@ class Objective(nn.Module):
         self.weights: dict[str, float | Schedule] = {name: (weights or {}).get(name, 1.0) for name in terms}
         self.learned = nn.ModuleDict({name: term for name, term in terms.items() if isinstance(term, nn.Module)})
         self._ready = not any(isinstance(term, Preparable) for term in terms.values())
+        self._earlier: dict[str, dict[str, Tensor]] = {}
 
     @property
     def ready(self) -> bool:
@@ -79,6 +80,32 @@ class Objective(nn.Module):
                 if isinstance(term, Preparable):
                     term.prepare(exchange)
             self._ready = True
+            self._take_over()
+
+    def follow(self, earlier: Objective) -> Self:
+        """Go on with what the terms of ``earlier`` learned, the objective of a stage before this one.
+
+        A term goes on where it has the name, the class and the settings (as ``extra_repr`` prints them) of an earlier
+        one, and what it learns has the same shapes; any other begins afresh.
+
+        >>> first, second = (Objective({"fit": nn.Linear(2, 1)}) for _ in range(2))
+        >>> torch.equal(first.terms["fit"].weight, second.follow(first).terms["fit"].weight)
+        True
+        """
+        for name, term in self.learned.items():
+            other = dict(earlier.learned.items()).get(name)
+            if other is not None and type(other) is type(term) and other.extra_repr() == term.extra_repr():
+                self._earlier[name] = {key: tensor.detach().clone() for key, tensor in other.state_dict().items()}
+        if self._ready:
+            self._take_over()
+        return self
+
+    def _take_over(self) -> None:
+        for name, state in self._earlier.items():
+            mine = self.learned[name].state_dict()
+            if {key: tensor.shape for key, tensor in mine.items()} == {key: t.shape for key, t in state.items()}:
+                self.learned[name].load_state_dict(state)
+        self._earlier = {}
 
     def forward(self, exchange: Exchange) -> Loss:
         """The weighted sum for one exchange, outside autocast: terms compute in float32."""
