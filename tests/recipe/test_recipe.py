@@ -187,7 +187,7 @@ def test_numbers_in_yaml_s_old_blind_spot_are_numbers(digits):
         (["plugins"], "mine", "plugins: 'mine' is not a list"),
         (["name"], False, "name: false is not text: put it in quotes"),
         (["name"], "../x", "name: '../x' is not a name that can be a folder"),
-        (["control"], "alnoe", "control: 'alnoe' is not one of 'alone', 'none'"),
+        (["control"], "alnoe", "control: 'alnoe' is not one of 'alone', 'direct', 'none'"),
         (["export"], {"to": ["onx"]}, "export.to.0: 'onx' is not one of 'onnx'"),
         (["export", "taget"], "x", "export: export has no setting 'taget' (it takes: to)"),
         (["teaching", "name"], 3, "teaching.name: 3 is not text"),

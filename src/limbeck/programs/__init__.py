@@ -1,5 +1,6 @@
 """How many times the engine runs: once for each teacher, once for the student alone, once distilled."""
 
+from limbeck.programs.chain import chain
 from limbeck.programs.distill import distill
 
-__all__ = ["distill"]
+__all__ = ["chain", "distill"]

@@ -26,6 +26,8 @@ from limbeck.engine import Run
 from limbeck.engine.watchers import Watcher
 from limbeck.evaluate import machine, versions
 from limbeck.models import save_weights
+from limbeck.programs.chain import assist
+from limbeck.programs.chain import warnings as order_warnings
 from limbeck.programs.folder import choose, locked
 from limbeck.programs.job import Job
 from limbeck.programs.measuring import Deployed, compare, costs, figures, pictures
@@ -76,7 +78,10 @@ def distill(
             record = _run(job, begun, resume=resume, watchers=watchers)
         page = write_report(folder)
     _say(summary_table(record))
-    _say(f"{record['verdict']['sentence']}\n{page.resolve()}")
+    _say(record["verdict"]["sentence"])
+    if "over_direct" in record["verdict"]:
+        _say(record["verdict"]["over_direct"]["sentence"])
+    _say(str(page.resolve()))
     return record
 
 
@@ -89,17 +94,19 @@ def _run(job: Job, begun: float, *, resume: bool, watchers: Sequence[Watcher] | 
         ready = node.weights is not None or isinstance(networks[name], Foreign)
         runs[name] = None if ready else job.teach(name, networks[name], resume=resume, watchers=watchers)
     teachers = dict(networks)
-    if job.recipe.control == "alone":
-        networks["alone"] = job.student()
-        runs["alone"] = job.train("alone", networks["alone"], {}, resume=resume, watchers=watchers)
-    networks["distilled"] = job.student()
-    runs["distilled"] = job.train("distilled", networks["distilled"], teachers, resume=resume, watchers=watchers)
+    for name, run in assist(job, teachers, resume=resume, watchers=watchers).items():
+        networks[name], runs[name] = run.student, run
+    guides = {name: networks[name] for name in job.recipe.links()[-1].guides}
+    taught = {"alone": {}, "direct": teachers, "distilled": guides}
+    for name in (*job.recipe.controls, "distilled"):
+        networks[name] = job.student()
+        runs[name] = job.train(name, networks[name], taught[name], resume=resume, watchers=watchers)
     networks = {name: network.cpu().eval() for name, network in networks.items()}
 
     _say("measuring …")
     record = _measured(job, networks, runs)
     save_weights(networks["distilled"], job.folder / "student.safetensors", metadata={"recipe": job.recipe.name})
-    for name in (name for name in teachers if not isinstance(networks[name], Foreign)):
+    for name in (name for name in (*teachers, *job.recipe.assistants) if not isinstance(networks[name], Foreign)):
         save_weights(networks[name], job.folder / "checkpoint" / f"{name}.safetensors")
     if "onnx" in job.recipe.export.to:
         _say("exporting …")
@@ -140,14 +147,13 @@ def _measured(job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, Ru
         found = costs(network, data)
         warnings += [f"{name}: {text}" for text in found.pop("warnings")]
         run = runs[name]
-        role = "teacher" if name in job.recipe.teachers else name
         models[name] = {
-            "role": role, "title": _title(job, name), **found,
+            "role": _role(job, name), "title": _title(job, name), **found,
             "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None,
             "validation": figures(network, data, job.task, data.validation)[0], "test": None,
             **({"engine": job.engines[name].report.plain()} if name in job.engines else {}),
         }  # fmt: skip
-    warnings += _warnings(models)
+    warnings += _warnings(models) + order_warnings(job, models)
     return {
         "schema": 1, "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0,
@@ -204,10 +210,18 @@ def _same_recipe(path: Path, text: str, *, resume: bool) -> None:
         )
 
 
+def _role(job: Job, name: str) -> str:
+    return "teacher" if name in job.recipe.teachers else "assistant" if name in job.recipe.assistants else name
+
+
 def _title(job: Job, name: str) -> str:
     if name in job.recipe.teachers:
-        return f"Teacher {name}: {_called(plain(job.recipe.teachers[name]))}{_answered(job, name)}"
-    words = {"alone": "Student alone", "distilled": "Distilled student"}
+        stop = job.recipe.teachers[name].stop
+        early = "" if stop in (None, 1) else f", stopped early at {100 * stop:g} % of its training"
+        return f"Teacher {name}: {_called(plain(job.recipe.teachers[name]))}{early}{_answered(job, name)}"
+    if name in job.recipe.assistants:
+        return f"Assistant {name}: {_called(plain(job.recipe.assistants[name]))}"
+    words = {"alone": "Student alone", "direct": "Student without assistants", "distilled": "Distilled student"}
     return f"{words[name]}: {_called(plain(job.recipe.student))}"
 
 
@@ -220,7 +234,8 @@ def _answered(job: Job, name: str) -> str:
 
 
 def _called(node: Mapping[str, Any]) -> str:
-    settings = ", ".join(f"{key}={value}" for key, value in node.items() if key not in ("use", "weights", "engine"))
+    own = ("use", "weights", "engine", "stop")
+    settings = ", ".join(f"{key}={value}" for key, value in node.items() if key not in own)
     return f"{node['use']}({settings})"
 
 

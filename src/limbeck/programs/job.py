@@ -21,7 +21,7 @@ from limbeck.data.draws import mix
 from limbeck.engine import Run, Training, fit, one_device
 from limbeck.engine.watchers import Watcher, logger
 from limbeck.models import load_weights
-from limbeck.objective import Distiller
+from limbeck.objective import Distiller, Objective, each_teacher
 from limbeck.recipe import Plan, Recipe, StagePlan, check
 from limbeck.recipe.checked import Checked
 from limbeck.taps import Taps
@@ -30,7 +30,6 @@ from limbeck.terms import CrossEntropy
 
 __all__ = ["Job"]
 
-Phase = Literal["alone", "distilled"]
 _Source = Callable[[str, nn.Module, Mapping[str, str] | None], TeacherSource]
 _STUDENT = zlib.crc32(b"student")
 
@@ -100,8 +99,13 @@ class Job:
     def source(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
         """What answers for the teacher ``name`` while a student learns: ``network``, by the recipe's engine."""
         if name not in self.engines:
-            self.engines[name] = Engine(self.recipe.teachers[name].engine, tell=partial(_tell, name))
+            self.engines[name] = Engine(self._engine(name), tell=partial(_tell, name))
         return Frozen(network, taps, engine=self.engines[name])
+
+    def assistant(self, name: str) -> nn.Module:
+        """The assistant ``name`` at its start, by seed."""
+        node = self.plan.assistants[name]
+        return _network(self._built(node, zlib.crc32(name.encode())), node)
 
     def student(self) -> nn.Module:
         """The student at its start: the same weights each time."""
@@ -114,14 +118,21 @@ class Job:
         each is an error now, and not after the teachers were trained.
         """
         teachers = {name: self.teacher(name) for name in self.recipe.teachers}
-        plans = [(stage, self.student(), teachers) for stage in self.plan.stages]
+        everyone = teachers | {name: self.assistant(name) for name in self.recipe.assistants}
+        plans: list[tuple[StagePlan, nn.Module, Mapping[str, nn.Module], str]] = []
+        for learner, guides in self.recipe.links():
+            network = everyone[learner] if learner in everyone else self.student()
+            known = {name: everyone[name] for name in guides}
+            plans += [(stage, network, known, learner) for stage in self.plan.stages]
+        if "direct" in self.recipe.controls:
+            plans += [(stage, self.student(), teachers, "direct") for stage in self.plan.stages]
         if self.plan.teaching is not None:
-            taught = [network for network in teachers.values() if not isinstance(network, Foreign)]
-            plans += [(self.plan.teaching, network, {}) for network in taught]
-        for stage, network, present in plans:
+            taught = {name: network for name, network in teachers.items() if not isinstance(network, Foreign)}
+            plans += [(self.plan.teaching, network, {}, name) for name, network in taught.items()]
+        for stage, network, present, phase in plans:
             training = _training(stage)
-            distiller = self._distiller(network, present, stage, phase="distilled", source=self._rehearsed)
-            distiller.progress = Progress(step=0, steps=1)
+            distiller = self._distiller(network, present, stage, phase=phase, source=self._rehearsed)
+            distiller.progress = Progress(step=0, steps=1, total=1)
             batch = self.data.stream(batch=2 * self.data.views.per_decode).batch(0)
             with torch.no_grad():
                 distiller.prepare(batch).eval()(batch)
@@ -134,33 +145,45 @@ class Job:
     def teach(self, name: str, network: nn.Module, *, resume: bool, watchers: Sequence[Watcher] | None) -> Run:
         """Train a teacher by the recipe's ``teaching``, on the labelled pictures."""
         assert self.plan.teaching is not None
-        return self._fit(network, {}, self.plan.teaching, phase=name, resume=resume, watchers=watchers)
+        steps, share = self._steps(self.plan.teaching, _training(self.plan.teaching)), self.recipe.teachers[name].stop
+        stop = None if share is None else max(1, round(share * steps))
+        distiller = self._distiller(network, {}, self.plan.teaching, phase=name, source=self.source)
+        return self._fit(
+            distiller, self.plan.teaching, phase=name, stop=stop, total=steps, resume=resume, watchers=watchers
+        )
 
     def train(
-        self, phase: Phase, network: nn.Module, teachers: Mapping[str, nn.Module], *, resume: bool,
+        self, phase: str, network: nn.Module, teachers: Mapping[str, nn.Module], *, resume: bool,
         watchers: Sequence[Watcher] | None,
     ) -> Run:  # fmt: skip
-        """Take the student through every stage: ``distilled`` as the recipe says, ``alone`` towards the labels only.
+        """Take a network through every stage, as the recipe says; ``alone`` towards the labels only.
 
         Alone is the fair control: the same start, stages, number of steps, batch, optimizer, schedule and views; only
         what teachers say is missing, and the pictures without a label, about which nobody tells it anything.
         """
         seconds, steps, history = 0.0, 0, list[dict[str, Any]]()
-        for stage in self.plan.stages:
-            present = teachers if phase == "distilled" else {}
-            run = self._fit(network, present, stage, phase=phase, resume=resume, watchers=watchers)
+        lengths = [self._steps(stage, _training(stage)) for stage in self.plan.stages]
+        earlier: list[Objective] = []
+        for number, stage in enumerate(self.plan.stages):
+            distiller = self._distiller(network, teachers, stage, phase=phase, source=self.source)
+            for objective in earlier:
+                distiller.objective.follow(objective)
+            run = self._fit(
+                distiller, stage, phase=phase, before=sum(lengths[:number]), total=sum(lengths), resume=resume,
+                watchers=watchers,
+            )  # fmt: skip
+            earlier.append(distiller.objective)
             seconds, steps, history = seconds + run.seconds, steps + run.steps, history + run.history
         return Run(network.eval(), history, steps, seconds, self.folder)
 
     def _fit(
-        self, network: nn.Module, teachers: Mapping[str, nn.Module], stage: StagePlan, *, phase: str, resume: bool,
-        watchers: Sequence[Watcher] | None,
+        self, distiller: Distiller, stage: StagePlan, *, phase: str, stop: int | None = None, before: int = 0,
+        total: int, resume: bool, watchers: Sequence[Watcher] | None,
     ) -> Run:  # fmt: skip
         training = _training(stage)
-        distiller = self._distiller(network, teachers, stage, phase=phase, source=self.source)
-        with _frozen(network, stage.stage.frozen):
+        with _frozen(distiller.student, stage.stage.frozen):
             return fit(
-                distiller, self.data, steps=self._steps(stage, training),
+                distiller, self.data, steps=self._steps(stage, training), stop=stop, before=before, total=total,
                 steps_per_epoch=self._epoch(training, "all"), training=training, out=self.folder,
                 phase=phase, stage=stage.stage.name, pictures="all" if distiller.teachers else "labelled",
                 seed=self.recipe.seed, resume=resume, watchers=watchers,
@@ -173,23 +196,32 @@ class Job:
     def _distiller(
         self, network: nn.Module, teachers: Mapping[str, nn.Module], stage: StagePlan, *, phase: str, source: _Source
     ) -> Distiller:
-        """Student, teachers and objective of one stage; alone, the labels are all that is left of it."""
+        """Learner, teachers and objective of one stage; alone, the labels are all that is left of it."""
         objective, weights = stage.objective(classes=len(self.data.classes), seed=self.recipe.seed)
+        if self.recipe.guided == "dense" and phase != "alone":
+            objective, weights = each_teacher(objective, weights, list(teachers))
         listens = bool(teachers) and any(not isinstance(term, CrossEntropy) for term in objective.values())
         if phase == "alone":
             truth = [term for term in objective.values() if isinstance(term, CrossEntropy)]
             objective, weights = {"truth": truth[0] if truth else CrossEntropy()}, {"truth": 1.0}
         places = stage.stage.taps if listens else {}
         sources = {name: source(name, teacher, places.get(name)) for name, teacher in teachers.items() if listens}
-        taps = {"student": places["student"]} if "student" in places else {}
-        return Distiller(network, sources, objective=objective, weights=weights, taps=taps, task=self.task)
+        # An assistant that learns is the student of its own training, and its places go by its own name.
+        own = places.get(phase if phase in self.plan.assistants else "student", {})
+        return Distiller(
+            network, sources, objective=objective, weights=weights, taps={"student": own} if own else {}, task=self.task
+        )
 
     def _rehearsed(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
         """Like :meth:`source`, with an engine that is thrown away; two samples are no batch to choose one on."""
-        engine = Engine(self.recipe.teachers[name].engine)
+        engine = Engine(self._engine(name))
         engine.require_taps(taps or {})
         # To compile takes a minute, and what auto cannot use it leaves out.
         return Frozen(network, taps, engine="eager" if engine.name in ("auto", "compile") else engine)
+
+    def _engine(self, name: str) -> str:
+        """By what ``name`` answers; an assistant as it is."""
+        return self.recipe.teachers[name].engine if name in self.recipe.teachers else "eager"
 
     def _steps(self, stage: StagePlan, training: Training) -> int:
         """The optimizer steps of a stage; epochs count the pictures that the distilled student sees, for all alike."""
@@ -231,9 +263,22 @@ def _training(stage: StagePlan) -> Training:
 
 @contextmanager
 def _frozen(network: nn.Module, paths: Sequence[str]) -> Iterator[None]:
-    """For one stage, parts of the student that keep their weights; an unknown path names the nearest."""
+    """For one stage, parts of the student that keep their weights; an unknown path names the nearest.
+
+    They run in eval mode: BatchNorm keeps its statistics as well, and dropout is off.
+    """
     Taps(network, {path: path for path in paths})
-    kept = [p for path in paths for p in network.get_submodule(path).parameters() if p.requires_grad]
+    parts = [network.get_submodule(path) for path in paths]
+    kept = [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
+    modules = [module for part in parts for module in part.modules()]
+
+    def still(*_: Any) -> None:
+        # Whoever calls train() on the whole student reaches its frozen parts as well: put them back before they run.
+        if any(module.training for module in modules):
+            for part in parts:
+                part.eval()
+
+    hook = network.register_forward_pre_hook(still) if parts else None
     for parameter in kept:
         parameter.requires_grad_(False)
     try:
@@ -241,3 +286,5 @@ def _frozen(network: nn.Module, paths: Sequence[str]) -> Iterator[None]:
     finally:
         for parameter in kept:
             parameter.requires_grad_(True)
+        if hook is not None:
+            hook.remove()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from limbeck.core.protocols import Task
 from limbeck.data import Data, Normalization, Part, batches
 from limbeck.evaluate import agreement, cost, disagreements, gap_recovered, paired_bootstrap, predictions, quality
-from limbeck.report import verdict
+from limbeck.report import over_direct, verdict
 from limbeck.teachers import Foreign
 
 __all__ = ["Deployed", "compare", "example", "figures", "pictures"]
@@ -67,6 +67,12 @@ def compare(
         "sentence": verdict(models, gain, interval, share), "gain_points": gain, "interval_points": interval,
         "gap_recovered": share, "test": "paired bootstrap over the test samples, 95 %",
     }  # fmt: skip
+    if "direct" in said:
+        right = {name: said[name].argmax(dim=1) == target for name in ("distilled", "direct")}
+        more, *ends = paired_bootstrap(right["distilled"], right["direct"])
+        found["verdict"]["over_direct"] = {
+            "sentence": over_direct(more, ends), "gain_points": more, "interval_points": ends,
+        }  # fmt: skip
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from limbeck.core.errors import LimbeckError, nearest
 from limbeck.recipe.checked import Checked
+from limbeck.recipe.links import Link
 from limbeck.recipe.schema import Recipe, Scheduler, Stage
 from limbeck.recipe.words import at
 
@@ -56,11 +57,15 @@ def _complaints(recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]], fore
             f"teachers.{untaught[0]}: it has no weights, and there is no `teaching` to train it by: "
             "give weights, a file or a run folder, or add teaching: {epochs: …, objective: …}"
         )
+    yield from _chain(recipe)
     for place, stage in recipe.each_stage():
-        teachers = [] if place == "teaching" else list(recipe.teachers)
-        yield from _taps(stage, place, teachers)
+        taught = place == "teaching"
+        yield from _taps(stage, place, [] if taught else [*recipe.teachers, *recipe.assistants])
+        chain = [Link("student", ())] if taught else recipe.links()
         for name, term in terms[place].items():
-            yield from _term(term, at(place, "objective", name), stage, teachers)
+            yield from _teacher(term, at(place, "objective", name), chain)
+            for link in chain:
+                yield from _term(term, at(place, "objective", name), stage, link, each=recipe.guided == "dense")
         yield from _scheduler(recipe.training_of(stage, place=place).scheduler, place)
 
 
@@ -81,18 +86,45 @@ def _taps(stage: Stage, place: str, teachers: list[str]) -> Iterator[str]:
             yield f"{place}.taps: no network is named {network!r}; there are: {nearest(network, networks)}{hint}"
 
 
-def _term(term: Checked, place: str, stage: Stage, teachers: list[str]) -> Iterator[str]:
+def _chain(recipe: Recipe) -> Iterator[str]:
+    for name in recipe.assistants:
+        if name in recipe.teachers:
+            yield f"assistants.{name}: a teacher has that name already: choose another"
+        if not recipe.teachers:
+            yield f"assistants.{name}: an assistant learns from the teachers, and the recipe has none: add teachers"
+    if not recipe.assistants and recipe.guided == "dense":
+        yield "guided: dense says who guides assistants, and the recipe has none: add assistants, or leave guided away"
+    if not recipe.assistants and "direct" in recipe.controls:
+        yield "control: direct is the student without assistants, and the recipe has none: write alone or none"
+
+
+def _teacher(term: Checked, place: str, chain: list[Link]) -> Iterator[str]:
+    """Whether the teacher that a term names is there for everyone who learns by it."""
+    teacher = term.settings.get("teacher")
+    everyone = list(dict.fromkeys(name for link in chain for name in (*link.guides, link.learner)))[:-1]
+    lacking = next((link for link in chain if teacher not in link.guides), None)
+    if not isinstance(teacher, str) or lacking is None:
+        return
+    if teacher not in everyone:
+        yield f"{place}.teacher: no teacher is named {teacher!r}; there are: {nearest(teacher, everyone)}"
+    guides = " and ".join(lacking.guides)
+    yield (
+        f"{place}.teacher: {lacking.learner} goes through the same stages and learns from {guides}, not from "
+        f"{teacher}: leave `teacher` away, and the term listens to whoever teaches"
+    )
+
+
+def _term(term: Checked, place: str, stage: Stage, link: Link, *, each: bool) -> Iterator[str]:
     teacher = term.settings.get("teacher")
     own = ":" not in term.use
-    if isinstance(teacher, str) and teacher not in teachers:
-        yield f"{place}.teacher: no teacher is named {teacher!r}; there are: {nearest(teacher, teachers)}"
-    if own and "teacher" in term.resolved and not teachers:
+    if own and "teacher" in term.resolved and not link.guides:
         where = "and a teacher is taught without one" if place.startswith("teaching") else "and the recipe has none"
         yield f"{place}: {term.use} compares with a teacher, {where}: choose a term on the truth, or add teachers"
     tap: Any = term.settings.get("at")
     if own and isinstance(tap, str):
-        speaking = [teacher] if isinstance(teacher, str) else teachers if len(teachers) == 1 else []
-        for network in ["student", *speaking]:
+        alone = each or len(link.guides) == 1
+        speaking = [teacher] if isinstance(teacher, str) else list(link.guides) if alone else []
+        for network in [link.learner, *speaking]:
             if tap not in stage.taps.get(network, {}):
                 stage_place = place.rpartition(".objective.")[0]
                 yield (

@@ -14,6 +14,7 @@ from limbeck.recipe.words import shown
 __all__ = ["FileName", "Name", "Plugin", "TeacherName"]
 
 _NAME: Final = re.compile(r"\w[\w-]{0,99}")
+_STUDENTS: Final = ("alone", "direct", "distilled")
 _FILE_NAME: Final = re.compile(r"\w[\w.-]{0,99}")
 
 
@@ -32,6 +33,8 @@ def _file_name(value: str) -> str:
 def _teacher_name(value: str) -> str:
     if value == "student":
         raise sentence("a teacher cannot be named student, since taps and terms mean the student by it")
+    if value in _STUDENTS:
+        raise sentence(f"a teacher cannot be named {value}, which is one of the students of a run: choose another name")
     return _name(value)
 
 

@@ -54,6 +54,7 @@ class Plan:
     data: Checked
     student: Checked
     teachers: Mapping[str, Checked]
+    assistants: Mapping[str, Checked]
     teaching: StagePlan | None
     stages: tuple[StagePlan, ...]
     training: tuple[Checked, Checked | None]
@@ -76,8 +77,11 @@ def check(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Plan:
         data=known.node(recipe.data, "data", "data"),
         student=known.node(recipe.student, "model", "student"),
         teachers={
-            name: known.node(teacher, ("model", "teacher"), f"teachers.{name}", "weights", "engine")
+            name: known.node(teacher, ("model", "teacher"), f"teachers.{name}", "weights", "engine", "stop")
             for name, teacher in recipe.teachers.items()
+        },
+        assistants={
+            name: known.node(assistant, "model", f"assistants.{name}") for name, assistant in recipe.assistants.items()
         },
         training=known.training(recipe.training, "training"),
         teaching=next((stage for place, _, stage in named if place == "teaching"), None),
@@ -96,9 +100,12 @@ def resolved(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Recip
             "data": _full(Node, plan.data),
             "student": _full(Node, plan.student),
             "teachers": {
-                name: _full(Teacher, plan.teachers[name], weights=teacher.weights, engine=teacher.engine)
+                name: _full(
+                    Teacher, plan.teachers[name], weights=teacher.weights, engine=teacher.engine, stop=teacher.stop
+                )
                 for name, teacher in recipe.teachers.items()
             },
+            "assistants": {name: _full(Node, assistant) for name, assistant in plan.assistants.items()},
             "teaching": None if plan.teaching is None else _full_stage(plan.teaching),
             "stages": tuple(map(_full_stage, plan.stages)),
             "training": _full_training(recipe.training, *plan.training),

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar, final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from limbeck.core.errors import LimbeckError
+from limbeck.recipe.links import Guided, Link, links
 from limbeck.recipe.names import FileName, Name, Plugin, TeacherName
 from limbeck.recipe.values import Integer, Number, Text, complaint, sentence
 from limbeck.recipe.words import at, shown, unknown_setting
@@ -43,6 +44,17 @@ def _weight(value: Any) -> Any:
     if not math.isfinite(number):
         raise sentence(f"{shown(value)} is not a finite number")
     return number
+
+
+def _controls(value: Any) -> Any:
+    allowed = ("alone", "direct")
+    several = isinstance(value, list | tuple)
+    for one in value if several else [value]:
+        if one not in (allowed if several else (*allowed, "none")):
+            _refuse(f"{shown(one)} is not one of 'alone', 'direct'" + ("" if several else ", 'none'"))
+    if several and (not value or len(set(value)) < len(value)):
+        _refuse(f"{shown(value)} does not name each control once: write [alone, direct], alone, direct or none")
+    return value
 
 
 def _node(value: Any) -> Any:
@@ -97,15 +109,24 @@ class Term(BaseModel):
 class Teacher(BaseModel):
     """A teacher; ``weights`` is a file or a run folder, and without it the network is trained first.
 
-    ``engine`` is what a network's answers are computed by, see :class:`limbeck.teachers.Engine`.
+    ``engine`` is what a network's answers are computed by, see :class:`limbeck.teachers.Engine`. ``stop`` ends the
+    training early, after this fraction of its steps, since a teacher that was stopped early may teach a small student
+    better (Cho & Hariharan, ICCV 2019, https://arxiv.org/abs/1910.01348).
     """
 
     model_config = _NODE
     use: Text
     weights: Text | None = None
     engine: EngineName = "eager"
+    stop: Annotated[Number, Field(gt=0, le=1)] | None = None
 
     before = model_validator(mode="before")(_node)
+
+    @model_validator(mode="after")
+    def _trained(self) -> Self:
+        if self.stop is not None and self.weights is not None:
+            _refuse(f"stop: {self.stop:g} ends a training early, and a teacher with weights is not trained: drop one")
+        return self
 
 
 @final
@@ -206,11 +227,13 @@ class Recipe(BaseModel):
     task: Node
     data: Node
     teachers: dict[TeacherName, Teacher] = {}
+    assistants: dict[TeacherName, Node] = {}
+    guided: Guided = "last"
     student: Node
     teaching: Stage | None = None
     stages: tuple[Stage, ...] = ()
     training: Training = Training()
-    control: Literal["alone", "none"] = "alone"
+    control: Annotated[Text | tuple[Text, ...], BeforeValidator(_controls)] = "alone"
     export: Export = Export()
     threads: Annotated[Integer, Field(ge=1)] | None = None
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
@@ -221,6 +244,15 @@ class Recipe(BaseModel):
         if isinstance(value, Mapping) and isinstance(value.get("teaching"), Mapping):
             value = {**value, "teaching": {"name": "teaching", **value["teaching"]}}
         return _known(value, cls, "a recipe")
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The students that the distilled one is compared with: ``alone``, and ``direct`` without the assistants."""
+        return self.control if isinstance(self.control, tuple) else () if self.control == "none" else (self.control,)
+
+    def links(self) -> list[Link]:
+        """Who learns from whom, in the order of training: each assistant, then the student."""
+        return links(list(self.teachers), [*self.assistants, "student"], guided=self.guided)
 
     @model_validator(mode="after")
     def _trainings(self) -> Self:

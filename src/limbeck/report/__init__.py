@@ -2,6 +2,6 @@
 
 from limbeck.report.page import write_report
 from limbeck.report.table import summary, summary_table
-from limbeck.report.verdict import RULE, verdict
+from limbeck.report.verdict import RULE, over_direct, verdict
 
-__all__ = ["RULE", "summary", "summary_table", "verdict", "write_report"]
+__all__ = ["RULE", "over_direct", "summary", "summary_table", "verdict", "write_report"]

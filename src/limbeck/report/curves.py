@@ -26,11 +26,12 @@ def accuracy_curves(record: Record, curves: dict[str, Curve]) -> ink.Plot | None
         return None
     figure = ink.blank(*_SIZE)
     panel = ink.axes(figure, left=44, bottom=44, right=14, top=12)
-    keys, said, teachers = [], [], 0
+    keys, said = [], []
+    seen: dict[str, int] = {}
     for name, curve in drawn:
         role = record.models[name].role
-        place = teachers if role == "teacher" else 0
-        teachers += role == "teacher"
+        place = seen.get(role, 0)
+        seen[role] = place + 1
         panel.plot(
             curve.steps, curve.accuracy, color=ink.colour(role), linestyle=ink.dash(place),
             linewidth=1.6 if role == "teacher" else 2, markersize=5,

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["INK", "SERIES", "Key", "Plot", "axes", "blank", "colour", "dash", "marker", "svg"]
 
 SERIES: Final = 8
-_NAMES = ("ink", "muted", "line", "paper", "teacher", "alone", "distilled", *(f"t{i}" for i in range(1, SERIES + 1)))
+_ROLES = ("teacher", "assistant", "alone", "direct", "distilled")
+_NAMES = ("ink", "muted", "line", "paper", *_ROLES, *(f"t{i}" for i in range(1, SERIES + 1)))
 INK: Final = MappingProxyType({name: f"#{i:02x}00fe" for i, name in enumerate(_NAMES, start=1)})
 _FONT = 12
 
@@ -94,11 +95,11 @@ def colour(role: str) -> str:
 
 def marker(role: str) -> str:
     """The mark of a model by its role, so that no reader depends on colour."""
-    return {"teacher": "s", "alone": "o", "distilled": "D"}[role]
+    return {"teacher": "s", "assistant": "^", "alone": "o", "direct": "v", "distilled": "D"}[role]
 
 
 def dash(place: int) -> Any:
-    """Line styles for several teachers, who share one ink."""
+    """Line styles for several teachers, or several assistants, who share one ink."""
     styles: Sequence[Any] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
     return styles[place % len(styles)]
 

@@ -64,6 +64,7 @@ def _contents(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
         "created": _date(record.created), "tiles": rows.tiles(record), "span": rows.span(record),
         "models": [(name, record.short(name), model) for name, model in record.ordered()],
         "control": _control(record), "good": good, "dear": dear, "n": _examples(record),
+        "teachers": sum(model.role == "teacher" for model in record.models.values()),
         "classes": cases.classes(record), "samples": cases.samples(record),
         "latency": next((model.latency_ms for _, model in record.ordered() if model.latency_ms), None),
         "bins": next((len(quality.reliability) for quality in measured if quality.reliability), 15),

@@ -77,7 +77,7 @@ class Quality(_Part):
 class Model(_Part):
     """One model of the comparison."""
 
-    role: Literal["teacher", "alone", "distilled"]
+    role: Literal["teacher", "assistant", "alone", "direct", "distilled"]
     title: Name = ""
     parameters: Count = None
     flops: Number = None
@@ -102,6 +102,15 @@ class Agreement(_Part):
 
 
 @final
+class Gain(_Part):
+    """The distilled student's gain over another one."""
+
+    sentence: str = ""
+    gain_points: Number = None
+    interval_points: tuple[Number, Number] | None = None
+
+
+@final
 class Verdict(_Part):
     """What the run found out."""
 
@@ -110,6 +119,7 @@ class Verdict(_Part):
     interval_points: tuple[Number, Number] | None = None
     gap_recovered: Number = None
     test: Name = ""
+    over_direct: Gain | None = None
 
 
 @final
@@ -219,17 +229,17 @@ class Record(_Part):
         return None if model is None else model.test if self.part == "test" else model.validation
 
     def ordered(self) -> Iterator[tuple[str, Model]]:
-        """Names and models: teachers, the control, the distilled student."""
-        for role in ("teacher", "alone", "distilled"):
+        """Names and models: teachers, assistants, the controls, the distilled student."""
+        for role in ("teacher", "assistant", "alone", "direct", "distilled"):
             yield from ((name, model) for name, model in self.models.items() if model.role == role)
 
     def short(self, name: str) -> str:
-        """What a column or a mark is called: a teacher by its own name where there are several."""
+        """What a column or a mark is called: an assistant by its own name, and a teacher where there are several."""
         role = self.models[name].role
         several = sum(model.role == "teacher" for model in self.models.values()) > 1
-        return (
-            name if role == "teacher" and several else {"teacher": "Teacher", "alone": "Alone"}.get(role, "Distilled")
-        )
+        if role == "assistant" or (role == "teacher" and several):
+            return name
+        return {"teacher": "Teacher", "alone": "Alone", "direct": "Direct"}.get(role, "Distilled")
 
     def label(self, target: int | None) -> str:
         """The name of a class."""

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["summary", "summary_table"]
 
+_STUDENTS = {"alone": "student alone", "direct": "student, no assistants", "distilled": "distilled student"}
+
 
 def summary(record: Mapping[str, Any]) -> Table:
     """The table of a record (the contents of ``record.json``), for a Rich console.
@@ -40,7 +42,7 @@ def summary(record: Mapping[str, Any]) -> Table:
         median = model.latency_ms.median if model.latency_ms else None
         table.add_row(
             # Text, not a string: a name with brackets is no markup.
-            Text(name if model.role == "teacher" else {"alone": "student alone"}.get(model.role, "distilled student")),
+            Text(_STUDENTS.get(model.role, name)),
             percent(figures[0]), percent(figures[1]), fixed(figures[2]), amount(model.parameters),
             NONE if median is None else f"{median:.3g} ms",
             style="bold" if model.role == "distilled" else "",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from limbeck.report.words import percent, points
 
-__all__ = ["RULE", "Judgement", "judge", "verdict"]
+__all__ = ["RULE", "Judgement", "judge", "over_direct", "verdict"]
 
 RULE = (
     "Rule: distillation helped if the whole 95 % interval of the gain over the same student alone lies above zero, "
@@ -73,6 +73,28 @@ def verdict(
     return (
         f"Distillation helped: the student gained {gain_points:.1f} points over the same student alone{shares}, "
         f"95 % interval {ends}, {n}{_share(gap_recovered)}."
+    )
+
+
+def over_direct(gain_points: float, interval: Sequence[float]) -> str:
+    """Whether assistants between teacher and student helped, in one sentence, by the same rule.
+
+    Arguments:
+        gain_points: distilled minus the student that learned from the teachers without assistants, in points.
+        interval: its 95 % interval in points, low and high.
+
+    >>> over_direct(1.25, (0.5, 2.0))
+    'The assistants helped: +1.2 points against the same student without them, 95 % interval +0.5 to +2.0.'
+    """
+    judgement, ends = judge(interval), f"{points(interval[0])} to {points(interval[1])}"
+    if judgement == "open":
+        return (
+            "Whether the assistants helped cannot be told: the difference to the same student without them is "
+            f"{points(gain_points)} points, and its 95 % interval, {ends}, includes zero."
+        )
+    return (
+        f"The assistants {judgement}: {points(gain_points)} points against the same student without them, 95 % "
+        f"interval {ends}."
     )
 
 
