@@ -85,6 +85,29 @@ def _parser() -> argparse.ArgumentParser:
     taps.add_argument("--plugin", action="append", default=[], metavar="PACKAGE", help="a package MODEL may come from")
     taps.set_defaults(run=_taps)
 
+    cache = commands.add_parser("cache", help="fill, list, check or remove caches of teachers' answers")
+    acts = cache.add_subparsers(required=True, metavar="ACTION")
+    act = acts.add_parser("fill", help="ask a recipe's teachers about every view of every picture, ahead of all runs")
+    act.add_argument("recipe", metavar="RECIPE")
+    act.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    act.add_argument("--batch", type=int, default=256, metavar="N", help="pictures asked about at once (default: 256)")
+    act.add_argument("--data-root", metavar="DIR", help="where the data stands; the same as data.root=DIR")
+    act.set_defaults(run=_cache_fill)
+    act = acts.add_parser("info", help="list the caches there are")
+    act.set_defaults(run=_cache_info, keys=())
+    check = acts.add_parser("verify", help="read every answer and check it")
+    check.add_argument("keys", nargs="*", metavar="KEY", help="the caches to check, by the start of their keys; all")
+    check.set_defaults(run=_cache_verify)
+    gone = acts.add_parser("prune", help="remove caches: those named, those not used for long, or all")
+    gone.add_argument("keys", nargs="*", metavar="KEY", help="the caches to remove, by the start of their keys")
+    gone.add_argument("--older", type=float, metavar="DAYS", help="those that were not used for so many days")
+    gone.add_argument("--all", action="store_true", dest="everything", help="all of them")
+    gone.set_defaults(run=_cache_prune)
+    for one in (act, check, gone):
+        one.add_argument(
+            "--root", metavar="DIR", help="the folder of all caches ($LIMBECK_CACHE, ~/.cache/limbeck/answers)"
+        )
+
     recipe = commands.add_parser("recipe", help="check or show a recipe, or list those that come with limbeck")
     acts = recipe.add_subparsers(required=True, metavar="ACTION")
     for name, does in (("check", "say whether a recipe is sound"), ("show", "print it with every setting filled in")):
@@ -131,6 +154,31 @@ def _taps(options: argparse.Namespace) -> None:
     from limbeck.programs.revisit import taps
 
     taps(options.model, options.input, plugins=options.plugin)
+
+
+def _cache_fill(options: argparse.Namespace) -> None:
+    from limbeck.programs.cache import fill
+
+    root = [] if options.data_root is None else [f"data.root={options.data_root}"]
+    fill(options.recipe, [*options.settings, *root], batch=options.batch)
+
+
+def _cache_info(options: argparse.Namespace) -> None:
+    from limbeck.programs.cache import info
+
+    info(options.root)
+
+
+def _cache_verify(options: argparse.Namespace) -> None:
+    from limbeck.programs.cache import verify
+
+    verify(options.keys, options.root)
+
+
+def _cache_prune(options: argparse.Namespace) -> None:
+    from limbeck.programs.cache import prune
+
+    prune(options.keys, older=options.older, everything=options.everything, root=options.root)
 
 
 def _recipe_check(options: argparse.Namespace) -> None:

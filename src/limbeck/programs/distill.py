@@ -163,7 +163,7 @@ def _measured(job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, Ru
             "labelled": data.labelled, "validation": len(data.validation), "test": len(data.sealed),
             "fingerprint": data.fingerprint(),
         },
-        "models": models, "export": {}, "warnings": warnings,
+        "models": models, "export": {}, "warnings": warnings, "cache": _kept(job),
     }  # fmt: skip
 
 
@@ -197,6 +197,16 @@ def _warnings(models: Mapping[str, Any]) -> list[str]:
                     f"the teacher {name!r} is {abs(margin):.1f} points below the student alone on validation: it has "
                     "nothing to teach"
                 )
+    return found
+
+
+def _kept(job: Job) -> dict[str, Any]:
+    """What was asked of each teacher and what was read, over all stages; empty without a cache."""
+    found: dict[str, Any] = {}
+    for name, cached in job.caches:
+        new, before = cached.figures(), found.get(name)
+        counts = ("asked", "read", "mended")
+        found[name] = new if before is None else {**new, **{count: before[count] + new[count] for count in counts}}
     return found
 
 

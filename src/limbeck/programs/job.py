@@ -25,7 +25,7 @@ from limbeck.objective import Distiller, Objective, each_teacher
 from limbeck.recipe import Plan, Recipe, StagePlan, check
 from limbeck.recipe.checked import Checked
 from limbeck.taps import Taps
-from limbeck.teachers import Engine, Foreign, Frozen, answers
+from limbeck.teachers import Cached, Engine, Foreign, Format, Frozen, answers
 from limbeck.terms import CrossEntropy
 
 __all__ = ["Job"]
@@ -45,6 +45,7 @@ class Job:
         task: what a batch means.
         folder: the run folder.
         engines: what the teachers' answers are computed by, once they were asked.
+        caches: where their answers are kept, if they are, as they were opened: for each stage anew.
     """
 
     plan: Plan
@@ -52,6 +53,7 @@ class Job:
     task: Task
     folder: Path
     engines: dict[str, Engine] = field(default_factory=dict)
+    caches: list[tuple[str, Cached]] = field(default_factory=list)
 
     @classmethod
     def of(cls, recipe: Recipe, folder: Path) -> Self:
@@ -97,10 +99,23 @@ class Job:
         return _network(network, node)
 
     def source(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
-        """What answers for the teacher ``name`` while a student learns: ``network``, by the recipe's engine."""
+        """What answers for the teacher ``name`` while a student learns.
+
+        It is ``network``, by the recipe's engine, asked once where the recipe keeps answers in a cache.
+        """
         if name not in self.engines:
             self.engines[name] = Engine(self._engine(name), tell=partial(_tell, name))
-        return Frozen(network, taps, engine=self.engines[name])
+        asked = Frozen(network, taps, engine=self.engines[name])
+        if self.recipe.cache is None:
+            return asked
+        self.caches.append((name, self._cached(name, asked)))
+        return self.caches[-1][1]
+
+    def kept(self, network: nn.Module, teachers: Mapping[str, nn.Module]) -> list[tuple[str, Cached]]:
+        """The caches that the stages of the recipe read, each once: by teacher, and by what is tapped in it."""
+        for stage in self.plan.stages:
+            self._distiller(network, teachers, stage, phase="distilled", source=self.source)
+        return list({(name, cached.subject): (name, cached) for name, cached in self.caches}.values())
 
     def assistant(self, name: str) -> nn.Module:
         """The assistant ``name`` at its start, by seed."""
@@ -214,10 +229,18 @@ class Job:
 
     def _rehearsed(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
         """Like :meth:`source`, with an engine that is thrown away; two samples are no batch to choose one on."""
+        if self.recipe.cache is not None:
+            self._cached(name, Frozen(network))  # which looks at the views
         engine = Engine(self._engine(name))
         engine.require_taps(taps or {})
         # To compile takes a minute, and what auto cannot use it leaves out.
         return Frozen(network, taps, engine="eager" if engine.name in ("auto", "compile") else engine)
+
+    def _cached(self, name: str, asked: TeacherSource) -> Cached:
+        said = self.recipe.cache
+        assert said is not None
+        kept = Format(top=said.top, tail=said.tail, precision=said.precision, features=said.features, pool=said.pool)
+        return Cached(asked, self.data, root=said.root, format=kept, name=name)
 
     def _engine(self, name: str) -> str:
         """By what ``name`` answers; an assistant as it is."""

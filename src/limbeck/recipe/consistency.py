@@ -46,6 +46,8 @@ def _complaints(recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]], fore
             "stages: a recipe needs at least one, such as "
             "{name: distill, epochs: 30, objective: {soft: {use: SoftTarget, weight: 0.9}}}"
         )
+    if recipe.cache is not None and not recipe.teachers:
+        yield "cache: it keeps what teachers answer, and the recipe has none: leave it away, or add teachers"
     yield from _same_names(recipe)
     # What a user's own function builds is known once it is built; Job looks then.
     untaught = [

@@ -17,7 +17,19 @@ from limbeck.recipe.names import FileName, Name, Plugin, TeacherName
 from limbeck.recipe.values import Integer, Number, Text, complaint, sentence
 from limbeck.recipe.words import at, shown, unknown_setting
 
-__all__ = ["Export", "Node", "Recipe", "Scheduler", "Stage", "Teacher", "Term", "Training", "plain", "validated"]
+__all__ = [
+    "Cache",
+    "Export",
+    "Node",
+    "Recipe",
+    "Scheduler",
+    "Stage",
+    "Teacher",
+    "Term",
+    "Training",
+    "plain",
+    "validated",
+]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -204,6 +216,33 @@ class Stage(BaseModel):
 
 
 @final
+class Cache(BaseModel):
+    """Teachers' answers on disk, each asked for once; the settings are those of :class:`limbeck.teachers.Format`.
+
+    ``root`` is the folder of all caches; ``null``: ``$LIMBECK_CACHE``, or ``~/.cache/limbeck/answers``.
+    """
+
+    model_config = _STRICT
+    root: Text | None = None
+    top: Annotated[Integer, Field(ge=1)] | None = None
+    tail: Literal["spread", "renormalised"] | None = None
+    precision: Literal["float16", "float32"] = "float16"
+    features: Literal["float16", "float32", "int8"] = "float16"
+    pool: Annotated[Integer, Field(ge=1)] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys(cls, value: Any) -> Any:
+        return _known(value, cls, "cache")
+
+    @model_validator(mode="after")
+    def _tail(self) -> Self:
+        if self.top is None and self.tail is not None:
+            _refuse("tail says what happens to the classes beyond `top`, and without `top` every logit is kept")
+        return self
+
+
+@final
 class Export(BaseModel):
     """What to write the finished student as."""
 
@@ -233,6 +272,7 @@ class Recipe(BaseModel):
     teaching: Stage | None = None
     stages: tuple[Stage, ...] = ()
     training: Training = Training()
+    cache: Cache | None = None
     control: Annotated[Text | tuple[Text, ...], BeforeValidator(_controls)] = "alone"
     export: Export = Export()
     threads: Annotated[Integer, Field(ge=1)] | None = None

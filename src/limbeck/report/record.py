@@ -173,6 +173,20 @@ class Sealed(_Part):
 
 
 @final
+class Kept(_Part):
+    """The cache of one teacher's answers: how many were asked for, and how many were read."""
+
+    key: str | None = None
+    answers: Count = None
+    views: Count = None
+    asked: Count = None
+    read: Count = None
+    mended: Count = None
+    bytes: Count = None
+    complete: bool = False
+
+
+@final
 class File(_Part):
     """A file of the run."""
 
@@ -201,6 +215,7 @@ class Record(_Part):
     export: dict[str, Exported] = {}
     disagreements: list[Disagreement] = []
     warnings: list[Name] = []
+    cache: dict[str, Kept] = {}
     files: dict[str, File] = {}
 
     @property

@@ -1,4 +1,4 @@
-"""Those who know: frozen networks, answers from elsewhere and from disk, and how several of them speak with one voice."""
+"""Those who know: frozen networks, answers from elsewhere and from disk; and how several speak with one voice."""
 
 from limbeck.teachers.cache import Cached, Format
 from limbeck.teachers.engines import ENGINES, Engine, Report

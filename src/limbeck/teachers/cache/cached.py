@@ -119,6 +119,11 @@ class Cached:
         """How many answers the whole cache holds: samples times views."""
         return len(self._slots)
 
+    @property
+    def subject(self) -> str:
+        """Whose answers these are, and how they are written: the same for two caches with one key."""
+        return f"{self._teacher.identity()} {self._format}"
+
     def tapped(self, places: Mapping[str, str]) -> Cached:
         """The same with hidden features read at ``places``, kept in a cache of their own."""
         teacher = self._teacher.tapped(places) if hasattr(self._teacher, "tapped") else None
@@ -153,7 +158,10 @@ class Cached:
             places = np.arange(start, min(start + batch, self.answers), dtype=np.int64)
             store = self._open(task)
             wanted = places if store is None else places[~store.read(places)[1]]
-            self._write(wanted, task)
+            if store is not None and store.complete and len(wanted):
+                self._mend(store, wanted, task)
+            else:
+                self._write(wanted, task)
             yield min((turn + 1) * batch * world, self.answers), self.answers
         self.finish()
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-
 __all__ = ["Folded", "fold"]
 
 _PAIRS: dict[Any, tuple[Any, Any]] = {

@@ -1,0 +1,117 @@
+"""The cache by recipe and by hand: filled by runs or ahead of them, listed, checked, mended, removed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import limbeck
+import limbeck.recipe
+from limbeck.cli import main
+from limbeck.recipe import load
+
+RECIPE = """
+name: tiny
+threads: 1
+task: Classification
+data: {use: Digits, take: 96, views: {use: Views, transforms: [{use: affine, degrees: 10}], per_sample: 2}}
+teachers: {teacher: {use: small_cnn, width: 8}}
+student: {use: small_cnn, width: 4}
+teaching: {steps: 4, objective: {truth: CrossEntropy}}
+stages:
+  - {name: distill, epochs: 4, objective: {soft: {use: SoftTarget, tau: 4}}}
+training: {batch: 32}
+cache: {top: 5}
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path / "answers"))
+    Path("tiny.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def run(*words):
+    return main([str(word) for word in words])
+
+
+def shards():
+    return sorted(Path("answers").glob("*/shard-*.bin"))
+
+
+def test_a_second_run_asks_nothing_and_ends_with_the_same_student(place, capsys):
+    assert run("distill", "tiny.yaml", "--out", "one") == 0
+    weights = "teachers.teacher.weights=one/checkpoint/teacher.safetensors"
+    assert run("distill", "tiny.yaml", weights, "--out", "two") == 0
+    one, two = (json.loads(Path(name, "record.json").read_text()) for name in ("one", "two"))
+    assert (one["cache"]["teacher"]["asked"], two["cache"]["teacher"]["asked"]) == (96 * 2, 0)
+    assert two["cache"]["teacher"]["read"] == 96 * 4
+    assert one["files"]["student.safetensors"]["sha256"] == two["files"]["student.safetensors"]["sha256"]
+    assert "read from the cache" in Path("two/report.html").read_text()
+
+    assert run("cache", "fill", "tiny.yaml", weights) == 0
+    assert "0 answers asked for, 192 known before" in capsys.readouterr().out
+    assert run("cache", "info") == 0
+    assert "96 samples × 2 views, top 5, spread, float16" in capsys.readouterr().out
+    assert run("cache", "verify") == 0
+
+    (shard,) = shards()
+    raw = bytearray(shard.read_bytes())
+    raw[100] ^= 1
+    shard.write_bytes(raw)
+    assert run("cache", "verify") == 2
+    said = capsys.readouterr()
+    assert "shard-00000.bin: 1 damaged" in said.out
+    assert "cache fill" in said.err
+    assert run("cache", "fill", "tiny.yaml", weights) == 0
+    assert "1 of its answers are asked again" in capsys.readouterr().err
+    assert run("cache", "verify") == 0
+
+    assert run("cache", "prune", "--older", "1") == 0
+    assert shards()
+    assert run("cache", "prune", shard.parent.name[:6]) == 0
+    assert not shards()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("fill", "tiny.yaml"), "teachers.teacher has no weights yet"),
+        (("fill", "tiny.yaml", "cache=null"), "the recipe keeps no answers"),
+        (("fill", "tiny.yaml", "--batch", "0"), "at least 1 picture"),
+        (("prune",), "one of the three"),
+        (("prune", "abc"), "there is no cache 'abc'"),
+        (("verify", "abc"), "there is no cache 'abc'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(place, capsys, words, says):
+    assert run("cache", *words) == 2
+    errors = capsys.readouterr().err
+    assert says in errors
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("data.views.per_sample=0", "per_sample: 8"),
+        ("cache.tail=spread", "without `top`"),
+        ("cache.topp=3", "top"),
+        ("cache.precision=float64", "float16"),
+    ],
+)
+def test_a_cache_that_could_not_work_is_refused_before_anything_is_trained(place, capsys, change, says):
+    words = [change] if change != "cache.tail=spread" else ["cache.top=null", change]
+    assert run("distill", "tiny.yaml", *words, "--out", "one") == 2
+    assert says in capsys.readouterr().err
+    assert not Path("one").exists()
+
+
+def test_a_cache_without_teachers_is_refused():
+    text = RECIPE.replace("teachers: {teacher: {use: small_cnn, width: 8}}\n", "").replace(
+        "soft: {use: SoftTarget, tau: 4}", "truth: CrossEntropy"
+    )
+    with pytest.raises(limbeck.LimbeckError, match="cache: it keeps what teachers answer"):
+        limbeck.recipe.check(load(text.replace("teaching: {steps: 4, objective: {truth: CrossEntropy}}\n", "")))
