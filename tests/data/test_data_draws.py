@@ -47,6 +47,11 @@ def test_numbers_are_those_worked_out_in_plain_integers(seed, sample, view, plac
     assert found[0].tolist() == by_hand(seed, sample, view, place, 4)
 
 
+def test_seeds_are_those_worked_out_in_plain_integers():
+    key = splitmix(splitmix(17 ^ (splitmix(splitmix(3) ^ 1) >> 1)) ^ 5)
+    assert draws([17], 5, seed=3, place=1).seeds() == [splitmix(~key % WORD) >> 1]
+
+
 def test_numbers_never_change():
     # Caches of teachers' answers rest on these: a change here makes every one of them wrong without a word.
     assert (draws([17], 5, seed=3, place=1).uniform(3)[0] * 2**24).int().tolist() == [15299038, 13498487, 14811189]

@@ -22,7 +22,7 @@ _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
 
 
 def brighten(images: Tensor, what: Tensor, factor: Tensor) -> Tensor:
-    """Brightness (0), contrast (1) or saturation (2) of each picture, times its factor; other numbers change nothing.
+    """Brightness (0), contrast (1) or saturation (2) of each picture, times its factor; 3 changes nothing.
 
     Shapes: ``images`` ``[batch, 3 or 1, height, width]``, ``what`` and ``factor`` ``[batch]``. Each is a blend: with
     black, with the mean grey, with the picture's own grey, and a grey picture's saturation stays as it is.
@@ -30,9 +30,9 @@ def brighten(images: Tensor, what: Tensor, factor: Tensor) -> Tensor:
     >>> brighten(torch.full((1, 1, 1, 2), 0.5), torch.tensor([0]), torch.tensor([1.5])).flatten()
     tensor([0.7500, 0.7500])
     """
-    factor = torch.where((what >= 0) & (what < _HUE), factor, 1.0)
-    grey = images
-    if images.shape[1] == 3:
+    grey, coloured = images, images.shape[1] == 3
+    factor = torch.where(what < (_HUE if coloured else _SATURATION), factor, 1.0)
+    if coloured:
         red, green, blue = images.unbind(1)
         grey = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).unsqueeze(1)
     rest = 1 - factor
@@ -50,17 +50,20 @@ def shift_hue(images: Tensor, turn: Tensor) -> Tensor:
     tensor([0., 1., 0.])
     """
     red, green, blue = images.unbind(1)
-    low, high = torch.aminmax(images, dim=1)
-    chroma = high - low
-    divisor = torch.where(chroma == 0, 1.0, chroma)
-    hue = torch.where(
-        high == red, (green - blue) / divisor,
-        torch.where(high == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
-    ).add_(6 * turn.reshape(-1, 1, 1))  # fmt: skip
-    # Each channel is the highest within a sixth of the circle about itself and the lowest within a third opposite.
-    place = torch.remainder(hue.unsqueeze(1) + images.new_tensor([5.0, 3.0, 1.0]).reshape(1, 3, 1, 1), 6)
-    less = torch.minimum(place, 4 - place).clamp_(0, 1)
-    return high.unsqueeze(1) - less.mul_(chroma.unsqueeze(1))
+    # Channel by channel and in place: several times as fast as amin, remainder and division over the whole.
+    high = torch.maximum(torch.maximum(red, green), blue)
+    chroma = torch.minimum(torch.minimum(red, green), blue).neg_().add_(high)
+    scale = chroma.clamp(min=1e-30).reciprocal_()
+    hue = torch.where(high == green, (blue - red).mul_(scale).add_(2), (red - green).mul_(scale).add_(4))
+    hue = torch.where(high == red, (green - blue).mul_(scale), hue).add_(6 * turn.reshape(-1, 1, 1))
+    shown = torch.empty_like(images)
+    for channel, offset in enumerate((5, 3, 1)):
+        # A channel is highest within a sixth of the circle about itself, and lowest in the third that lies opposite.
+        place = hue + offset
+        place.sub_((place / 6).floor_().mul_(6))
+        torch.minimum(place, 4 - place, out=place)
+        shown[:, channel] = high - place.clamp_(0, 1).mul_(chroma)
+    return shown
 
 
 @final
