@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from limbeck.core.schedule import Linear, Schedule
+from limbeck.data import Views, composite, crop, mixup, torchvision
 from limbeck.recipe import aliases, build
 from limbeck.recipe.aliases import Kind
 from limbeck.recipe.checked import LATER
@@ -357,3 +358,29 @@ def test_any_settings_are_checked_or_a_sentence(node):
         assert str(error).startswith("here")  # noqa: PT017
     else:
         assert resolved["use"] == "thing"
+
+
+def test_a_preset_of_views_stands_where_views_stand():
+    node = {"use": "Digits", "views": {"use": "composite", "crop": 1, "per_sample": 8}}
+    checked = build.check(node, "data")
+    assert checked.resolved["views"] == {
+        "use": "composite", "crop": 1, "jitter": 0.4, "mixup": 0.2, "flip": 0.0, "per_sample": 8, "per_decode": 1,
+    }  # fmt: skip
+    assert checked.build().views == composite(crop=1, per_sample=8)
+
+
+def test_transforms_are_named_alone_or_with_their_settings():
+    transforms = ["crop", {"use": "torchvision", "name": "RandomErasing", "p": 0.25, "scale": [0.02, 0.1]}, "mixup"]
+    checked = build.check({"use": "Views", "transforms": transforms, "per_decode": 4}, "views")
+    assert checked.build() == Views(
+        (crop(), torchvision("RandomErasing", p=0.25, scale=(0.02, 0.1)), mixup()), per_decode=4
+    )
+    assert checked.resolved["transforms"][1] == transforms[1]
+
+
+def test_views_that_cannot_be_are_told_by_their_place(sentence):
+    node = {"use": "Views", "transforms": ["mixup", "flip"]}
+    assert sentence(build.check(node, "views").build).startswith("views: Views: mixup and cutmix come last")
+    assert sentence(build.check, {"use": "Views", "transforms": [5]}, "views").startswith(
+        "views.transforms.0: 5 is not"
+    )

@@ -99,6 +99,21 @@ def test_a_batch_without_any_label_costs_zero_with_a_gradient_of_zero(smoothing)
     assert torch.equal(student.grad, torch.zeros(3, 4))
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_row_of_zero_probabilities_has_no_label(smoothing):
+    # What a mixture with a sample without a label becomes: neither its share of the mean nor of the gradient is there.
+    student = torch.randn(4, 3, requires_grad=True)
+    target = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    value = cross_entropy(student, target, label_smoothing=smoothing)
+    wanted = np.where(target.numpy().any(1, keepdims=True), target.numpy(), np.nan)
+    assert value.item() == pytest.approx(paper(student.detach().double().numpy(), wanted, smoothing), rel=1e-6)
+    value.backward()
+    assert (student.grad[[1, 3]] == 0).all()
+    assert (student.grad[[0, 2]] != 0).all()
+    nobody = cross_entropy(student, torch.zeros(4, 3), label_smoothing=smoothing)
+    assert nobody.item() == 0.0
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("target", [torch.tensor([0, 1]), torch.tensor([[0.5, 0.5], [0.0, 1.0]])])
 def test_half_precision_is_computed_in_float32(dtype, target):

@@ -148,7 +148,9 @@ class Job:
             training = _training(stage)
             distiller = self._distiller(network, present, stage, phase=phase, source=self._rehearsed)
             distiller.progress = Progress(step=0, steps=1, total=1)
-            batch = self.data.stream(batch=2 * self.data.views.per_decode).batch(0)
+            stream = self.data.stream(batch=training.batch)
+            two = torch.arange(2) % len(stream.part)
+            batch = stream.show(two, torch.zeros_like(two))
             with torch.no_grad():
                 distiller.prepare(batch).eval()(batch)
             optimizer = training.optimizer(distiller.parameters())
