@@ -10,15 +10,19 @@ from limbeck.programs import distill
 @pytest.fixture
 def few_pictures(tmp_path):
     """A folder of pictures in the layout of CIFAR-100 as a folder: 100 classes, a few 32×32 pictures each."""
-    draw = np.random.default_rng(0)
     # The teacher takes 7 GFLOPs a picture: 100 classes to train on, and a test part of ten pictures.
-    for part, labels, many in (("train", 100, 2), ("test", 10, 1)):
+    return drawn(tmp_path / "cifar100", (("train", 100, 2), ("test", 10, 1)))
+
+
+def drawn(root, parts):
+    draw = np.random.default_rng(0)
+    for part, labels, many in parts:
         for label in range(labels):
-            folder = tmp_path / "cifar100" / part / f"class{label:02d}"
+            folder = root / part / f"class{label:02d}"
             folder.mkdir(parents=True)
             for number in range(many):
                 Image.fromarray(draw.integers(0, 255, (32, 32, 3), np.uint8)).save(folder / f"{number}.png")
-    return tmp_path / "cifar100"
+    return root
 
 
 def test_the_full_scale_recipe_runs_its_first_twenty_steps(few_pictures, tmp_path):
@@ -32,6 +36,26 @@ def test_the_full_scale_recipe_runs_its_first_twenty_steps(few_pictures, tmp_pat
     assert record["models"]["distilled"]["steps"] == 20
     assert record["models"]["teacher"]["parameters"] == pytest.approx(58.3e6, rel=0.01)
     assert record["models"]["distilled"]["parameters"] == pytest.approx(11.2e6, rel=0.01)
+
+
+def test_the_chain_runs_its_first_steps(tmp_path):
+    root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
+    settings = [
+        f"data.root={root}", "teaching={steps: 2, objective: {truth: CrossEntropy}}", "stages.0.epochs=null",
+        "stages.0.steps=3", "training.batch=4", "training.precision=32-true", "training.workers=0", "export.to=[]",
+        "threads=1",
+    ]  # fmt: skip
+    record = distill("cifar10_chain", settings, out=tmp_path / "run", watchers=[])
+    assert [(name, model["steps"]) for name, model in record["models"].items()] == [
+        ("teacher", 2), ("mid", 3), ("alone", 3), ("direct", 3), ("distilled", 3),
+    ]  # fmt: skip
+    assert record["models"]["mid"]["parameters"] == pytest.approx(0.46e6, rel=0.02)
+
+
+def test_two_stages_run_their_first_steps_with_a_frozen_block(tmp_path):
+    short = ["teaching.steps=3", "stages.0.steps=3", "stages.1.steps=4", "stages.1.frozen=[block1]", "export.to=[]"]
+    record = distill("digits_two_stages", [*short, "control=none"], out=tmp_path / "run", watchers=[])
+    assert record["models"]["distilled"]["steps"] == 7
 
 
 @pytest.mark.parametrize("settings", [["data.take=600"]])
