@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report import RULE, verdict, write_report
+from limbeck.report import RULE, over_direct, verdict, write_report
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -94,7 +94,8 @@ def test_pictures_take_their_colours_from_the_style_sheet(record, write):
 
 
 def test_every_colour_in_use_is_defined_for_light_dark_and_print(record, write):
-    text = page(write(record))
+    text = page(write(with_assistants(record)))
+    assert {"assistant", "direct"} <= set(re.findall(r"var\(--([a-z0-9]+)\)", text))
     used = set(re.findall(r"var\(--([a-z0-9]+)\)", text)) - {"chip"}
     blocks = re.findall(r":root \{.*?\}", text, flags=re.DOTALL)
     light, dark, printed = (set(re.findall(r"--([a-z0-9]+): #", block)) for block in blocks)
@@ -235,6 +236,31 @@ def test_several_teachers_keep_their_names_and_the_best_is_compared(record, writ
     text = words(page(write(record)))
     assert "against big" in text
     assert "small small_cnn(width=64)" in text
+
+
+def with_assistants(record):
+    """The record of a chain: two assistants, and the student that learned without them."""
+    models = record["models"]
+    more = {name: {**json.loads(json.dumps(models["teacher"])), "role": "assistant", "title": f"Assistant {name}: x"}
+            for name in ("mid", "small")}  # fmt: skip
+    direct = {**json.loads(json.dumps(models["alone"])), "role": "direct", "title": "Student without assistants: x"}
+    record["models"] = {**models, "direct": direct, **more}
+    record["verdict"]["over_direct"] = {
+        "sentence": over_direct(2.0, (1.0, 3.0)), "gain_points": 2.0, "interval_points": [1.0, 3.0],
+    }  # fmt: skip
+    return record
+
+
+def test_assistants_and_the_student_without_them_have_columns_marks_and_a_verdict(record, write):
+    text = page(write(with_assistants(record)))
+    heads = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', text)
+    assert heads[:6] == ["Teacher", "mid", "small", "Alone", "Direct", "Distilled"]
+    assert text.count('class="chip up"') == 4  # beside its name and above its calibration, for two assistants
+    assert text.count('class="chip down"') == 2
+    assert "The assistants helped: +2.0 points against the same student without them" in words(text)
+    # An assistant is no second teacher.
+    assert "of the most accurate teacher" not in text
+    assert "against teacher" in text
 
 
 def test_worst_classes_come_first_with_their_differences(record, write):

@@ -22,6 +22,16 @@ def test_table_has_a_line_for_each_model_and_fits_a_terminal(record):
     assert not any(line.endswith(" ") or "\x1b" in line for line in lines)
 
 
+def test_assistants_have_their_names_and_the_student_without_them_its_own(record):
+    models = record["models"]
+    record["models"] = {
+        **models, "direct": {**models["alone"], "role": "direct"}, "mid": {**models["teacher"], "role": "assistant"},
+    }  # fmt: skip
+    lines = summary_table(record).splitlines()[4:]
+    starts = ["teacher ", "mid ", "student alone ", "student, no assistants ", "distilled student "]
+    assert all(line.strip().startswith(start) for line, start in zip(lines, starts, strict=True))
+
+
 def test_names_with_brackets_are_no_markup(record):
     record["models"] = {"[red]big[/]": record["models"].pop("teacher"), **record["models"]}
     assert "[red]big[/]" in summary_table(record)

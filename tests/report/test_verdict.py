@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from limbeck.report import RULE, verdict
+from limbeck.report import RULE, over_direct, verdict
 from limbeck.report.verdict import judge
 
 MODELS = {
@@ -21,6 +21,18 @@ def test_interval_above_zero_helped_with_every_figure_named():
         "Distillation helped: the student gained 3.1 points over the same student alone (96.3 % against 93.2 %), "
         "95 % interval +0.4 to +5.8, n = 360, and recovered 72 % of the gap to its teacher."
     )
+
+
+@pytest.mark.parametrize(
+    ("gain", "interval", "says"),
+    [
+        (-2.0, (-3.0, -1.0), "The assistants hurt: −2.0 points against the same student without them"),
+        (0.4, (-0.5, 1.2), "Whether the assistants helped cannot be told: the difference to the same student"),
+        (0.4, (0.0, 1.2), "+0.4 points, and its 95 % interval, 0.0 to +1.2, includes zero."),
+    ],
+)
+def test_assistants_are_judged_by_the_same_rule(gain, interval, says):
+    assert says in over_direct(gain, interval)
 
 
 def test_interval_below_zero_hurt():

@@ -12,7 +12,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from torch import nn
 
@@ -77,6 +77,8 @@ def chain(
     names = list(networks)
     if len(names) < 2:
         raise LimbeckError(f"a chain takes a teacher and at least one network that learns, and here are: {names}")
+    if guided not in get_args(Guided):
+        raise LimbeckError(f"guided is {' or '.join(get_args(Guided))}, not {guided!r}")
     for name in taps or {}:
         if name not in names:
             raise LimbeckError(f"taps are given for {name!r}; there are: {nearest(name, names)}")
