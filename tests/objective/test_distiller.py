@@ -175,3 +175,15 @@ def test_a_wrapped_student_is_tapped_too():
 def test_a_distiller_prints_its_teachers_and_its_formula():
     made = distiller(teachers={"big": net(7)}, weights={"truth": 0.1, "soft": schedule.linear(1.0, 0.0)})
     assert "teachers=['big'], loss = 0.1·truth + (1→0)·soft, with truth = CrossEntropy(" in repr(made)
+
+
+def test_an_overall_weight_and_temperature_read_the_clock_of_a_loop_of_your_own():
+    made = distiller(
+        {"soft": SoftTarget(tau=schedule.overall(schedule.linear(8, 4)))},
+        weights={"soft": schedule.overall(schedule.linear(1, 0))},
+    )
+    made.progress = limbeck.Progress(step=1, steps=2, before=2, total=4)  # three of four steps are over
+    loss = made((X, Y))
+    assert loss.weights == {"soft": 0.25}
+    plain = SoftTarget(tau=5.0)(made.exchange((X, Y)))
+    torch.testing.assert_close(loss.total, 0.25 * plain)
