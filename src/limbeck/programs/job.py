@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,13 +17,12 @@ from limbeck.core.progress import Progress
 from limbeck.core.protocols import Task, TeacherSource
 from limbeck.data import Data
 from limbeck.data.draws import mix
-from limbeck.engine import Run, Training, fit, one_device
+from limbeck.engine import Run, Training, fit, frozen, one_device
 from limbeck.engine.watchers import Watcher, logger
 from limbeck.models import load_weights
 from limbeck.objective import Distiller, Objective, each_teacher
 from limbeck.recipe import Plan, Recipe, StagePlan, check
 from limbeck.recipe.checked import Checked
-from limbeck.taps import Taps
 from limbeck.teachers import Cached, Engine, Foreign, Format, Frozen, answers
 from limbeck.terms import CrossEntropy
 
@@ -156,7 +154,7 @@ class Job:
             optimizer = training.optimizer(distiller.parameters())
             if training.scheduler is not None:
                 training.scheduler(optimizer, 2)
-            with _frozen(network, stage.stage.frozen):
+            with frozen(network, stage.stage.frozen):
                 pass
 
     def teach(self, name: str, network: nn.Module, *, resume: bool, watchers: Sequence[Watcher] | None) -> Run:
@@ -198,7 +196,7 @@ class Job:
         total: int, resume: bool, watchers: Sequence[Watcher] | None,
     ) -> Run:  # fmt: skip
         training = _training(stage)
-        with _frozen(distiller.student, stage.stage.frozen):
+        with frozen(distiller.student, stage.stage.frozen):
             return fit(
                 distiller, self.data, steps=self._steps(stage, training), stop=stop, before=before, total=total,
                 steps_per_epoch=self._epoch(training, "all"), training=training, out=self.folder,
@@ -284,32 +282,3 @@ def _training(stage: StagePlan) -> Training:
         batch=said.batch, accumulate=said.accumulate, clip=said.clip, ema=said.ema, patience=said.patience,
         keep=said.keep, workers=said.workers,
     )  # fmt: skip
-
-
-@contextmanager
-def _frozen(network: nn.Module, paths: Sequence[str]) -> Iterator[None]:
-    """For one stage, parts of the student that keep their weights; an unknown path names the nearest.
-
-    They run in eval mode: BatchNorm keeps its statistics as well, and dropout is off.
-    """
-    Taps(network, {path: path for path in paths})
-    parts = [network.get_submodule(path) for path in paths]
-    kept = [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
-    modules = [module for part in parts for module in part.modules()]
-
-    def still(*_: Any) -> None:
-        # Whoever calls train() on the whole student reaches its frozen parts as well: put them back before they run.
-        if any(module.training for module in modules):
-            for part in parts:
-                part.eval()
-
-    hook = network.register_forward_pre_hook(still) if parts else None
-    for parameter in kept:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in kept:
-            parameter.requires_grad_(True)
-        if hook is not None:
-            hook.remove()
