@@ -2,11 +2,23 @@
 
 from limbeck.evaluate.agreement import agreement, disagreements
 from limbeck.evaluate.difference import gap_recovered, over_seeds, paired_bootstrap
+from limbeck.evaluate.diversity import (
+    disagreement,
+    double_fault,
+    error_correlation,
+    family,
+    linear_cka,
+    pairs,
+    unbiased_cka,
+)
 from limbeck.evaluate.efficiency import cost, flops, latency, parameters, weights_bytes
+from limbeck.evaluate.hearing import Heard, hear
 from limbeck.evaluate.machine import machine, versions
+from limbeck.evaluate.memory import peak_memory
 from limbeck.evaluate.quality import predictions, quality
 
 __all__ = [
-    "agreement", "cost", "disagreements", "flops", "gap_recovered", "latency", "machine", "over_seeds",
-    "paired_bootstrap", "parameters", "predictions", "quality", "versions", "weights_bytes",
+    "Heard", "agreement", "cost", "disagreement", "disagreements", "double_fault", "error_correlation", "family",
+    "flops", "gap_recovered", "hear", "latency", "linear_cka", "machine", "over_seeds", "paired_bootstrap", "pairs",
+    "parameters", "peak_memory", "predictions", "quality", "unbiased_cka", "versions", "weights_bytes",
 ]  # fmt: skip

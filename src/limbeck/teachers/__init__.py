@@ -1,11 +1,14 @@
-"""Those who know: frozen networks, answers from elsewhere and from disk; and how several speak with one voice."""
+"""Those who know: frozen networks, answers from elsewhere and from disk; how they speak together, and which are to."""
 
 from limbeck.teachers.cache import Cached, Format
 from limbeck.teachers.engines import ENGINES, Engine, Report
 from limbeck.teachers.ensemble import combine
 from limbeck.teachers.foreign import Foreign, answers, endpoint, onnx
 from limbeck.teachers.frozen import Frozen
+from limbeck.teachers.rules import Facts, Likeness, Rules, warnings
+from limbeck.teachers.select import Candidate, Selection, select
 
 __all__ = [
-    "ENGINES", "Cached", "Engine", "Foreign", "Format", "Frozen", "Report", "answers", "combine", "endpoint", "onnx",
+    "ENGINES", "Cached", "Candidate", "Engine", "Facts", "Foreign", "Format", "Frozen", "Likeness", "Report", "Rules",
+    "Selection", "answers", "combine", "endpoint", "onnx", "select", "warnings",
 ]  # fmt: skip
