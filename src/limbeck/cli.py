@@ -60,6 +60,27 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--data-root", metavar="DIR", help="where the data stands; the same as data.root=DIR")
     distill.set_defaults(run=_distill)
 
+    teachers = commands.add_parser(
+        "teachers",
+        help="measure a recipe's teachers on the validation part and choose among them",
+        description="Candidates are the recipe's teachers; the test part stays shut. Writes teachers.json and "
+        "teachers.svg.",
+    )
+    teachers.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a name of `limbeck recipe list`")
+    teachers.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the recipe")
+    teachers.add_argument(
+        "--budget", type=float, metavar="MS",
+        help="ms a picture for all teachers together (default: 30 times the student's)",
+    )  # fmt: skip
+    teachers.add_argument(
+        "--margin", type=float, default=5.0, metavar="POINTS", help="how far above the student alone (default: 5)"
+    )
+    teachers.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to (default: runs/NAME-teachers); what is trained there is kept"
+    )
+    teachers.add_argument("--alone", type=Path, metavar="RUN", help="a finished run to take the student alone from")
+    teachers.set_defaults(run=_teachers)
+
     evaluate = commands.add_parser("evaluate", help="measure a run's student again, on the validation part")
     evaluate.add_argument("folder", type=Path, metavar="RUN")
     evaluate.add_argument(
@@ -130,6 +151,15 @@ def _distill(options: argparse.Namespace) -> None:
     if options.seed is not None:
         settings.append(f"seed={options.seed}")
     distill(name, settings, out=options.out, resume=options.resume)
+
+
+def _teachers(options: argparse.Namespace) -> None:
+    from limbeck.programs.teachers import teachers
+
+    teachers(
+        options.recipe, options.settings, budget=options.budget, margin=options.margin, out=options.out,
+        alone=options.alone,
+    )  # fmt: skip
 
 
 def _evaluate(options: argparse.Namespace) -> None:

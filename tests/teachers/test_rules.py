@@ -14,7 +14,7 @@ def teacher(**changes):
     return Facts(**{"accuracy": 0.90, "ece": 0.02, "latency": 5.0, "parameters": 9000, **changes})
 
 
-def said(*, rules=Rules(), student=STUDENT, likeness=(), bridged=False, **changes):
+def said(*, rules=Rules(), student=STUDENT, likeness=(), bridged=(), **changes):
     return warnings({"big": teacher(**changes)}, student, likeness=likeness, rules=rules, bridged=bridged)
 
 
@@ -47,7 +47,7 @@ def test_a_large_gap_names_its_remedies_until_one_is_taken():
     (found,) = said(parameters=21_000)
     assert "`assistants:`" in found
     assert "`stop:`" in found
-    assert said(parameters=21_000, bridged=True) == []
+    assert said(parameters=21_000, bridged=["big"]) == []
 
 
 def test_teachers_within_the_budget_can_be_too_slow_together():

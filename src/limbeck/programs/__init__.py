@@ -2,5 +2,6 @@
 
 from limbeck.programs.chain import chain
 from limbeck.programs.distill import distill
+from limbeck.programs.teachers import teachers
 
-__all__ = ["chain", "distill"]
+__all__ = ["chain", "distill", "teachers"]

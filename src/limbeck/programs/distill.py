@@ -31,6 +31,7 @@ from limbeck.programs.chain import warnings as order_warnings
 from limbeck.programs.folder import choose, locked
 from limbeck.programs.job import Job
 from limbeck.programs.measuring import Deployed, compare, costs, figures, pictures
+from limbeck.programs.rules import broken_rules
 from limbeck.recipe import Recipe, find, load, show
 from limbeck.recipe.schema import plain
 from limbeck.report import summary_table, write_report
@@ -78,6 +79,8 @@ def distill(
             record = _run(job, begun, resume=resume, watchers=watchers)
         page = write_report(folder)
     _say(summary_table(record))
+    for text in record["warnings"]:
+        _say(f"warning: {text}")
     _say(record["verdict"]["sentence"])
     if "over_direct" in record["verdict"]:
         _say(record["verdict"]["over_direct"]["sentence"])
@@ -153,7 +156,7 @@ def _measured(job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, Ru
             "validation": figures(network, data, job.task, data.validation)[0], "test": None,
             **({"engine": job.engines[name].report.plain()} if name in job.engines else {}),
         }  # fmt: skip
-    warnings += _warnings(models) + order_warnings(job, models)
+    warnings += broken_rules(job, networks, models) + order_warnings(job, models)
     return {
         "schema": 1, "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0,
@@ -183,21 +186,6 @@ def _tested(job: Job, networks: Mapping[str, nn.Module], record: dict[str, Any])
         **found,
         "sealed_test": {"reads": history["reads"], "opened": history["opened"], "examples": len(part)},
     }
-
-
-def _warnings(models: Mapping[str, Any]) -> list[str]:
-    """What a user should know before believing the figures; by validation, never by the test part."""
-    found = []
-    alone = models.get("alone")
-    for name, model in models.items():
-        if model["role"] == "teacher" and alone is not None:
-            margin = 100 * (model["validation"]["top1"] - alone["validation"]["top1"])
-            if margin <= 0:
-                found.append(
-                    f"the teacher {name!r} is {abs(margin):.1f} points below the student alone on validation: it has "
-                    "nothing to teach"
-                )
-    return found
 
 
 def _kept(job: Job) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["choose", "locked"]
+__all__ = ["HOME", "choose", "locked"]
 
-_HOME = Path("runs")
+HOME = Path("runs")
 
 
 def choose(name: str, out: Path | None, *, resume: bool) -> Path:
@@ -20,14 +20,14 @@ def choose(name: str, out: Path | None, *, resume: bool) -> Path:
     that holds a run already is not written over.
     """
     if out is None:
-        taken = sorted(_HOME.glob(f"{name}*/recipe.yaml"), key=lambda path: path.stat().st_mtime_ns)
+        taken = sorted(HOME.glob(f"{name}*/recipe.yaml"), key=lambda path: path.stat().st_mtime_ns)
         mine = [path.parent for path in taken if _numbered(path.parent.name, name)]
         if resume:
             if not mine:
-                raise LimbeckError(f"there is no run {name!r} in {_HOME.resolve()} to go on with: leave --resume away")
+                raise LimbeckError(f"there is no run {name!r} in {HOME.resolve()} to go on with: leave --resume away")
             return mine[-1]
         names = {path.name for path in mine}
-        return next(_HOME / free for free in _names(name) if free not in names)
+        return next(HOME / free for free in _names(name) if free not in names)
     if resume and not (out / "recipe.yaml").exists():
         raise LimbeckError(f"{out} holds no run to go on with: leave --resume away, or give another --out")
     if not resume and out.exists() and any(out.iterdir()):

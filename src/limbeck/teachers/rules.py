@@ -8,7 +8,7 @@ https://arxiv.org/abs/1910.01348).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -91,7 +91,7 @@ class Likeness:
 
 def warnings(
     teachers: Mapping[str, Facts], student: Facts, *, likeness: Sequence[Likeness] = (), rules: Rules = Rules(),
-    bridged: bool = False,
+    bridged: Collection[str] = (),
 ) -> list[str]:  # fmt: skip
     """A sentence for each rule that these teachers break together, in the order of the teachers.
 
@@ -100,7 +100,8 @@ def warnings(
         student: the student alone.
         likeness: of the teachers' pairs.
         rules: the numbers.
-        bridged: the recipe has assistants or stops its teachers early, so a large gap needs no word.
+        bridged: those between whom and the student there are assistants, or whose training is stopped early: a large
+            gap needs no word.
 
     >>> student = Facts(accuracy=0.90, ece=0.02, latency=0.1, parameters=1000)
     >>> big = Facts(accuracy=0.92, ece=0.02, latency=0.5, parameters=9000)
@@ -110,7 +111,7 @@ def warnings(
     found: list[str] = []
     for name, teacher in teachers.items():
         found += _quality(name, teacher, student, rules)
-        found += _size(name, teacher, student, rules, bridged)
+        found += _size(name, teacher, student, rules, name in bridged)
     allowed, total = rules.allowed(student.latency), math.fsum(teacher.latency for teacher in teachers.values())
     if total > allowed and all(teacher.latency <= allowed for teacher in teachers.values()):
         found.append(
@@ -184,14 +185,14 @@ def _quality(name: str, teacher: Facts, student: Facts, rules: Rules) -> list[st
     return found
 
 
-def _size(name: str, teacher: Facts, student: Facts, rules: Rules, bridged: bool) -> list[str]:
+def _size(name: str, teacher: Facts, student: Facts, rules: Rules, near: bool) -> list[str]:
     found = []
     if teacher.latency > rules.allowed(student.latency):
         found.append(
             f"the teacher {name!r} is too slow: {milliseconds(teacher.latency)} a picture, and the budget is "
             f"{_budget(rules, student.latency)}; choose a smaller one, or one within it by limbeck teachers"
         )
-    if not bridged and student.parameters and teacher.parameters > rules.ratio * student.parameters:
+    if not near and student.parameters and teacher.parameters > rules.ratio * student.parameters:
         found.append(
             f"the teacher {name!r} has {teacher.parameters / student.parameters:.0f} times the parameters of the "
             f"student, and from {rules.ratio:g} times on a nearer teacher often teaches better: put assistants between "

@@ -1,0 +1,204 @@
+"""Choosing teachers: every candidate of a recipe measured on the validation part, and why each is taken or left.
+
+The test part is never opened. What has to be trained (candidates without weights, the student alone) is kept in the
+folder, so that a later call trains only what is new.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck._version import __version__
+from limbeck.core.errors import LimbeckError
+from limbeck.core.files import write_atomically
+from limbeck.engine.watchers import Watcher
+from limbeck.evaluate import Heard, family, machine, paired_bootstrap, pairs, peak_memory, quality, versions
+from limbeck.programs.candidates import TRAINED, Known, Measured, Trained, control, control_of, taught
+from limbeck.programs.folder import HOME, locked
+from limbeck.programs.job import Job
+from limbeck.programs.measuring import costs, example
+from limbeck.programs.rules import bridged, facts, likeness, listen
+from limbeck.recipe import Recipe, find, load
+from limbeck.recipe.schema import plain
+from limbeck.report import candidates_table, write_candidates
+from limbeck.teachers import Candidate, Rules, Selection, select, warnings
+
+__all__ = ["teachers"]
+
+
+def teachers(
+    recipe: Recipe | str | Path,
+    settings: Sequence[str] = (),
+    *,
+    budget: float | None = None,
+    margin: float = Rules().margin,
+    out: Path | None = None,
+    alone: Path | None = None,
+    watchers: Sequence[Watcher] | None = None,
+) -> dict[str, Any]:
+    """Measure the recipe's teachers, choose among them, print why, and give what ``teachers.json`` holds.
+
+    Arguments:
+        recipe: a recipe, its file, or the name of one that comes with limbeck.
+        settings: ``key=value`` settings laid over a file.
+        budget: ms a picture for all chosen teachers together; ``None``: 30 times the student's latency.
+        margin: points of validation accuracy that a teacher is to be above the student alone.
+        out: the folder; ``None``: ``runs/NAME-teachers``. What it has trained already is taken from there.
+        alone: a finished run to take the student alone from; ``None``: one of the recipe's name that trained it just
+            so, or else it is trained.
+        watchers: who is told how training goes; ``None``: a progress bar.
+    """
+    begun = time.monotonic()
+    rules = Rules(margin=margin, budget=budget)
+    if not isinstance(recipe, Recipe):
+        recipe = load(find(recipe), settings)
+    if not recipe.teachers:
+        raise LimbeckError(f"{recipe.name} has no teachers to choose among: list candidates under `teachers`")
+    folder = _folder(recipe.name, out)
+    job = Job.of(recipe, folder)
+    # What is wrong with a candidate shows before a file is made or an hour is spent on another one.
+    _require_answers(job)
+    job.rehearse()
+    measured = None if alone is None else control_of(job, alone)
+    with locked(folder):
+        (folder / TRAINED).mkdir(exist_ok=True)
+        found = _chosen(job, rules, measured, watchers=watchers)
+        found["seconds"] = round(time.monotonic() - begun, 2)
+        text = json.dumps(found, indent=1, allow_nan=False)
+        write_atomically(folder / "teachers.json", lambda partial: partial.write_text(text))
+        picture = write_candidates(folder)
+    _say(candidates_table(found))
+    _say(str(picture.resolve()))
+    return found
+
+
+def _chosen(
+    job: Job, rules: Rules, measured: Measured | None, *, watchers: Sequence[Watcher] | None
+) -> dict[str, Any]:  # fmt: skip
+    """Everything that is measured, and what was chosen by it, as plain data."""
+    data, known = job.data, Known.of(job.recipe.name)
+    _say(f"{job.recipe.name}: {len(job.recipe.teachers)} candidate(s), {len(data.validation)} samples to choose on")
+    trained = {name: taught(job, name, known, watchers=watchers) for name in job.recipe.teachers}
+    student, right = _student(job, measured or control(job, known, watchers=watchers))
+    _say("measuring …")
+    heard: dict[str, Heard] = {}
+    models: dict[str, Any] = {}
+    for name in list(trained):
+        models[name], heard[name] = _candidate(job, name, trained.pop(name))
+        models[name] |= _margin(models[name], heard[name], student, right)
+    compared = pairs(heard)
+    allowed = rules.allowed(student["latency_ms"]["median"])
+    selection = select(
+        {name: _offer(models[name], heard[name]) for name in models}, heard[next(iter(heard))].target,
+        budget=allowed, likeness=likeness(compared), rules=rules,
+    )  # fmt: skip
+    for name, model in models.items():
+        model |= {"chosen": name in selection.chosen, "reason": selection.reasons[name]}
+    said = warnings(
+        {name: facts(model) for name, model in models.items()}, facts(student), likeness=likeness(compared),
+        rules=rules, bridged=bridged(job.recipe),
+    )  # fmt: skip
+    return {
+        "schema": 1, "kind": "teachers", "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "recipe": plain(job.recipe),
+        "versions": versions(), "machine": machine(),
+        "data": {
+            "name": data.name, "classes": list(data.classes), "shape": list(data.shape),
+            "validation": len(data.validation), "fingerprint": data.fingerprint(),
+        },
+        "rules": {**asdict(rules), "budget": allowed, "given": rules.budget is not None},
+        "alone": student, "candidates": models, "pairs": compared, "selection": _selection(selection),
+        "warnings": said, "sealed_test": {"reads": data.sealed.reads},
+    }  # fmt: skip
+
+
+def _require_answers(job: Job) -> None:
+    """Each candidate answers two samples as the task takes it, with the classes of the data."""
+    batch = next(job.data.validation_batches(batch=2))
+    for name in job.recipe.teachers:
+        try:
+            with torch.no_grad():
+                job.task.outputs(job.teacher(name).eval(), batch)
+        except LimbeckError as error:
+            raise LimbeckError(f"teachers.{name}: {error}") from error
+
+
+def _student(job: Job, found: Trained | Measured) -> tuple[dict[str, Any], Tensor | None]:
+    """The student alone, and on which validation samples it is right, where its network is here."""
+    if isinstance(found, Trained):
+        heard = listen(job, found.network.cpu())
+        measured = _measured(job, found, heard) | {"from": "trained"}
+        return measured, heard.logits.argmax(dim=1) == heard.target
+    # Cost is measured here and now like that of the candidates: another day's latency is not comparable.
+    cost = _cost(job, Trained(job.student(), None, ""))
+    taken = {name: found.figures.get(name) for name in ("steps", "seconds", "validation")}
+    return {**cost, **taken, "from": str(found.folder)}, None
+
+
+def _candidate(job: Job, name: str, trained: Trained) -> tuple[dict[str, Any], Heard]:
+    heard = listen(job, trained.network.cpu(), place=f"teachers.{name}")
+    node = plain(job.recipe.teachers[name])
+    # torchvision and timm are rooms; the network's own name says what it is.
+    called = node["name"] if isinstance(node.get("name"), str) else node["use"]
+    measured = {"network": node["use"], "family": family(called), **_measured(job, trained, heard)}
+    return measured | {"weights": trained.weights, "features": heard.place}, heard
+
+
+def _measured(job: Job, trained: Trained, heard: Heard) -> dict[str, Any]:
+    run = trained.run
+    return {
+        **_cost(job, trained),
+        "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None,
+        "validation": quality(heard.logits, heard.target, classes=job.data.classes),
+    }  # fmt: skip
+
+
+def _cost(job: Job, trained: Trained) -> dict[str, Any]:
+    found = costs(trained.network, job.data)
+    del found["warnings"]  # FLOPs that cannot be counted are null, and nothing here is judged by them
+    return {**found, "memory": peak_memory(trained.network, example(job.data))}
+
+
+def _margin(model: Mapping[str, Any], heard: Heard, student: Mapping[str, Any], right: Tensor | None) -> dict[str, Any]:
+    """Points above the student alone, with the 95 % interval over the samples where both answered them here."""
+    points = 100 * (model["validation"]["top1"] - student["validation"]["top1"])
+    if right is None:
+        return {"margin_points": points, "margin_interval": None}
+    known = heard.target >= 0
+    mine = (heard.logits.argmax(dim=1) == heard.target)[known]
+    return {"margin_points": points, "margin_interval": list(paired_bootstrap(mine, right[known])[1:])}
+
+
+def _offer(model: Mapping[str, Any], heard: Heard) -> Candidate:
+    return Candidate(
+        probabilities=heard.logits.double().softmax(dim=1), margin=model["margin_points"],
+        latency=model["latency_ms"]["median"],
+    )  # fmt: skip
+
+
+def _selection(selection: Selection) -> dict[str, Any]:
+    return {
+        "by": "validation NLL of the mean of probabilities, greedy forward",
+        "chosen": list(selection.chosen), "steps": [asdict(step) for step in selection.steps],
+    }  # fmt: skip
+
+
+def _folder(name: str, out: Path | None) -> Path:
+    folder = HOME / f"{name}-teachers" if out is None else out
+    ours = (folder / TRAINED).is_dir() or (folder / "teachers.json").exists()
+    if folder.exists() and not ours and any(path.name != ".lock" for path in folder.iterdir()):
+        raise LimbeckError(f"{folder} holds something else than candidates of an earlier call: give another --out")
+    return folder
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
