@@ -7,5 +7,6 @@ from limbeck.report.table import summary, summary_table
 from limbeck.report.verdict import RULE, over_direct, verdict
 
 __all__ = [
-    "RULE", "candidates_table", "over_direct", "summary", "summary_table", "verdict", "write_candidates", "write_report",
+    "RULE", "candidates_table", "over_direct", "summary", "summary_table", "verdict", "write_candidates",
+    "write_report",
 ]  # fmt: skip
