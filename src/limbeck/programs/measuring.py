@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from limbeck.core.protocols import Task
 from limbeck.data import Data, Normalization, Part, batches
-from limbeck.evaluate import agreement, cost, disagreements, gap_recovered, paired_bootstrap, predictions, quality
+from limbeck.evaluate import (
+    agreement,
+    cost,
+    disagreements,
+    gap_recovered,
+    latency,
+    paired_bootstrap,
+    predictions,
+    quality,
+)  # fmt: skip
 from limbeck.report import over_direct, verdict
 from limbeck.teachers import Foreign
 
@@ -82,9 +91,13 @@ def pictures(found: list[dict[str, Any]], part: Part) -> list[dict[str, Any]]:
 
 
 def costs(network: nn.Module, data: Data) -> dict[str, Any]:
-    """Parameters, FLOPs, size and latency of ``network``; none of one that only answers."""
+    """Parameters, FLOPs, size and latency of ``network``; of one that only answers, the latency."""
     if isinstance(network, Foreign):
-        return {"parameters": None, "flops": None, "bytes": None, "latency_ms": None, "warnings": []}
+        one = example(data)
+        return {
+            "parameters": None, "flops": None, "bytes": None, "latency_ms": latency(lambda: network(one)),
+            "warnings": [],
+        }  # fmt: skip
     return cost(network, example(data))
 
 
