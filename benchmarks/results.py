@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -38,6 +39,15 @@ def write(rows: list[dict], **more: object) -> Path:
         ends = "" if one["low"] is None else f" [{one['low']}, {one['high']}]"
         print(f"{one['name']}: {one['value']}{ends} {one['unit']} (n = {one['n']}; aim {one['aim']})")
     return path
+
+
+def parsed(parser: argparse.ArgumentParser, *, places: tuple[str, ...]) -> argparse.Namespace:
+    """The options; rows tell the command without those in ``places``, which are only this machine's."""
+    options = parser.parse_args()
+    told = [(name, value) for name, value in vars(options).items() if name not in places]
+    changed = [(f"--{name.replace('_', '-')}", value) for name, value in told if value != parser.get_default(name)]
+    sys.argv[1:] = [str(word) for pair in changed for word in pair]
+    return options
 
 
 def _script() -> str:
