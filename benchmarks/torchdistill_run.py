@@ -76,9 +76,9 @@ def turn(seed: int, options: argparse.Namespace, python: str) -> dict[str, dict]
     ours = settings | {"views": options.views, "engine": options.engine}
     cache = work / f"cache-{known_by(ours)}"
     ours["cache"] = str(cache)
-    begun = work / f"first-{seed}-{known_by(ours)}.json"
-    if not cache.exists():
-        begun.unlink(missing_ok=True)  # the third run reads the cache of the first
+    first_of, third_of = (work / f"{side}-{seed}-{known_by(ours)}.json" for side in ("first", "third"))
+    if not cache.exists() and not third_of.exists():
+        first_of.unlink(missing_ok=True)  # the third run reads the cache that the first one filled
 
     def first() -> dict:
         shutil.rmtree(cache, ignore_errors=True)
