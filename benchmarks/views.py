@@ -1,0 +1,102 @@
+"""Draws docs/images/views.png: what each transform makes of two real pictures of CIFAR-10, in four views each.
+
+    python benchmarks/views.py [FOLDER WITH cifar10/train/<class>/*]
+
+Every cell is what `Shuffled.show` gives for that sample and view, so the page shows what networks see.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import matplotlib
+import torch
+from torch import Tensor
+
+from limbeck.data import (
+    Data,
+    ImageFolder,
+    Views,
+    affine,
+    color_jitter,
+    composite,
+    crop,
+    cutmix,
+    flip,
+    mixup,
+    rand_augment,
+    resized_crop,
+    torchvision,
+)
+from limbeck.data.stream import Shuffled
+
+OUT = Path(__file__).parents[1] / "docs" / "images" / "views.png"
+ROWS = {
+    "as they are": Views(),
+    "crop": Views((crop(),)),
+    "flip": Views((flip(),)),
+    "affine": Views((affine(),)),
+    "resized_crop": Views((resized_crop((0.25, 1.0)),)),
+    "color_jitter": Views((color_jitter(),)),
+    "rand_augment": Views((rand_augment(),)),
+    "torchvision:\nRandomErasing": Views((torchvision("RandomErasing", p=1.0),)),
+    "mixup(1.0)": Views((mixup(1.0),)),
+    "cutmix": Views((cutmix(),)),
+    "composite": composite(),
+}
+CLASSES, PLACE, VIEWS = ("horse", "ship"), 7, 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", nargs="?", default=os.environ.get("LIMBECK_DATA", "data"))
+    root = Path(parser.parse_args().root) / "cifar10"
+    data = ImageFolder(root=str(root), test="test", memory=0, take=1000, normalize="none").load(seed=0)
+    matplotlib.use("Agg")
+    draw({name: row(data, views) for name, views in ROWS.items()})
+
+
+def row(data: Data, views: Views) -> list[tuple[Tensor, str]]:
+    """Each cell's picture ``[height, width, 3]`` and what is true of it."""
+    stream = Shuffled(data.train, views, data.normalization, batch=8, seed=0, classes=len(data.classes))
+    first = [int((data.train.target == data.classes.index(name)).nonzero()[PLACE]) for name in CLASSES]
+    which = torch.tensor(first).repeat_interleave(VIEWS)
+    batch = stream.show(which, torch.arange(VIEWS).repeat(len(first)))
+    return [
+        (picture.permute(1, 2, 0), truth(target, data.classes))
+        for picture, target in zip(batch["input"], batch["target"], strict=True)
+    ]
+
+
+def truth(target: Tensor, classes: tuple[str, ...]) -> str:
+    if target.ndim == 0:
+        return ""
+    said = [f"{float(share):.2f} {classes[i]}" for i, share in enumerate(target) if share >= 0.005]
+    return "\n".join(said)
+
+
+def draw(rows: dict[str, list[tuple[Tensor, str]]]) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(
+        len(rows), len(CLASSES) * VIEWS, figsize=(8.6, 12.2), gridspec_kw={"wspace": 0.06, "hspace": 0.06},
+        height_ratios=[1.32 if any(text for _, text in cells) else 1 for cells in rows.values()],
+    )  # fmt: skip
+    for line, (name, cells) in zip(axes, rows.items(), strict=True):
+        for axis, (picture, text) in zip(line, cells, strict=True):
+            axis.imshow(picture, interpolation="nearest", vmin=0, vmax=1)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_anchor("N")
+            axis.spines[:].set_visible(False)
+            axis.set_xlabel(text, fontsize=6, labelpad=2)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, labelpad=6)
+    for i in range(len(CLASSES) * VIEWS):
+        axes[0][i].set_title(f"view {i % VIEWS}", fontsize=8)
+    figure.savefig(OUT, dpi=110, bbox_inches="tight", pil_kwargs={"optimize": True})
+
+
+if __name__ == "__main__":
+    main()
