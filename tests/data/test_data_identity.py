@@ -30,7 +30,7 @@ from limbeck.data import (
     rand_augment,
     torchvision,
 )
-from limbeck.data import part as parts
+from limbeck.data import images as kinds
 from limbeck.data.part import Files, Stored, Wrapped
 from limbeck.data.stream import Shuffled
 
@@ -182,7 +182,7 @@ def folder(root, many=6):
 
 @pytest.mark.parametrize("small", [2**28, 0])
 def test_a_file_that_changed_is_a_new_identity(tmp_path, monkeypatch, small):
-    monkeypatch.setattr(parts, "_SMALL", small)
+    monkeypatch.setattr(kinds, "_SMALL", small)
     folder(tmp_path)
 
     def ask():
@@ -205,3 +205,25 @@ def test_a_small_folder_is_the_same_in_every_copy(tmp_path):
     os.utime(other / "a" / "3.bmp", ns=(1, 2**60))
     ask = [ImageFolder(root=str(root), memory=0).load().stream(batch=2).identity() for root in (one, other)]
     assert ask[0] == ask[1]
+
+
+def test_a_data_set_that_tells_its_files_is_known_by_them(tmp_path):
+    from torchvision.datasets import ImageFolder as Theirs
+    from torchvision.transforms import v2
+
+    folder(tmp_path, many=40)  # of which 32 are looked at
+    change = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+
+    def ask(change=change):
+        return Wrapped(Theirs(str(tmp_path), transform=change)).fingerprint()
+
+    before = ask()
+    assert ask() == before
+    assert ask(v2.Compose([change, v2.Grayscale(3)])) != before
+    for i in range(40):
+        path = tmp_path / "b" / f"{i}.bmp"
+        kept = path.read_bytes()
+        Image.new("RGB", (4, 4), (1, 2, 3)).save(path)
+        assert ask() != before
+        path.write_bytes(kept)
+    assert ask() == before
