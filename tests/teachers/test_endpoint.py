@@ -115,7 +115,7 @@ def test_a_server_that_stays_broken_is_given_up_with_its_status(server):
 
 def test_a_mistake_in_the_request_is_not_repeated(server):
     url, seen = server(lambda handler, request, turn: answer(handler, {"error": "no model dogs"}, 404))
-    with pytest.raises(LimbeckError, match="status 404 .*no model dogs"):
+    with pytest.raises(LimbeckError, match=r"status 404 .*no model dogs"):
         endpoint(url, "dogs")(X)
     assert len(seen) == 1
 
@@ -132,9 +132,7 @@ def test_nobody_at_the_address_is_told():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(
-        LimbeckError, match=r"no server answers at http://127.0.0.1:\d+/v2/models/cats/infer \(2 tries\)"
-    ):
+    with pytest.raises(LimbeckError, match=r"no server answers at .*/v2/models/cats/infer \(2 tries\)"):
         endpoint(f"http://127.0.0.1:{port}", "cats", retries=1)(X)
 
 

@@ -200,7 +200,7 @@ def test_inputs_of_another_shape_are_answered_by_torch_with_a_warning():
 
 def test_a_teacher_in_double_precision_stays_with_torch(networks):
     network = copy.deepcopy(networks["resnet20"])
-    frozen = Frozen(network, engine=Engine("auto", seconds=0.05))
+    frozen = Frozen(network, engine=Engine("auto", seconds=5))
     frozen.move(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
     frozen.answer((pictures(2).double(), None), TASK)
     assert frozen.engine.report.left_out["onnxruntime"] == "it computes in float32, and the teacher in torch.float64"
@@ -250,7 +250,7 @@ class Both(nn.Module):
 
 
 def test_any_task_works_with_the_engines_that_fit_it():
-    frozen = Frozen(Both(), engine=Engine("auto", seconds=0.05))
+    frozen = Frozen(Both(), engine=Engine("auto", seconds=5))
     x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(frozen.answer(x, Words()).rows(), 2 * frozen.network(x, x))
     assert frozen.engine.report.left_out["onnxruntime"].startswith("the task calls the network otherwise than once")
@@ -268,7 +268,7 @@ class Method:
 
 
 def test_a_task_that_calls_a_method_stays_with_eager():
-    frozen = Frozen(Both(), engine=Engine("auto", seconds=0.05))
+    frozen = Frozen(Both(), engine=Engine("auto", seconds=5))
     x = torch.ones(2, 4)
     assert torch.equal(frozen.answer(x, Method()).rows(), frozen.network.fc(x))
     assert frozen.engine.report.engine == "eager"
@@ -286,6 +286,6 @@ def test_a_runtime_that_is_absent_says_what_to_install(monkeypatch):
     monkeypatch.setattr(session, "find_spec", lambda name: None)
     with pytest.raises(LimbeckError, match=r"openvino is not installed: pip install limbeck\[openvino\]"):
         Frozen(tiny(), engine="openvino")
-    frozen = Frozen(tiny(), engine=Engine("auto", seconds=0.05))
+    frozen = Frozen(tiny(), engine=Engine("auto", seconds=5))
     frozen.answer((pictures(2), None), TASK)
     assert frozen.engine.report.left_out["openvino"].startswith("openvino is not installed")
