@@ -16,9 +16,10 @@ from limbeck.evaluate.hearing import Heard, hear
 from limbeck.evaluate.machine import machine, versions
 from limbeck.evaluate.memory import peak_memory
 from limbeck.evaluate.quality import predictions, quality
+from limbeck.evaluate.turns import latencies
 
 __all__ = [
     "Heard", "agreement", "cost", "disagreement", "disagreements", "double_fault", "error_correlation", "family",
-    "flops", "gap_recovered", "hear", "latency", "linear_cka", "machine", "over_seeds", "paired_bootstrap", "pairs",
-    "parameters", "peak_memory", "predictions", "quality", "unbiased_cka", "versions", "weights_bytes",
+    "flops", "gap_recovered", "hear", "latencies", "latency", "linear_cka", "machine", "over_seeds", "paired_bootstrap",
+    "pairs", "parameters", "peak_memory", "predictions", "quality", "unbiased_cka", "versions", "weights_bytes",
 ]  # fmt: skip

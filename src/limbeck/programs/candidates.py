@@ -24,7 +24,7 @@ from limbeck.programs.job import Job
 from limbeck.recipe import Recipe, load, resolved
 from limbeck.recipe.schema import plain
 
-__all__ = ["TRAINED", "Known", "Measured", "Trained", "control", "control_of", "taught"]
+__all__ = ["TRAINED", "Known", "Measured", "Trained", "control_of", "taught", "train_alone"]
 
 TRAINED = "trained"
 
@@ -91,7 +91,7 @@ def taught(job: Job, name: str, known: Known, *, watchers: Sequence[Watcher] | N
     return Trained(run.student, run, str(file))
 
 
-def control(job: Job, known: Known, *, watchers: Sequence[Watcher] | None) -> Trained | Measured:
+def train_alone(job: Job, known: Known, *, watchers: Sequence[Watcher] | None) -> Trained | Measured:
     """The student alone: as a finished run of its name measured it, or else trained as the recipe's control is."""
     key = _key(job.recipe, job.data.fingerprint(), None)
     if key in known.alone:

@@ -11,21 +11,35 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck._version import __version__
 from limbeck.core.errors import LimbeckError
 from limbeck.core.files import write_atomically
 from limbeck.engine.watchers import Watcher
-from limbeck.evaluate import Heard, family, machine, paired_bootstrap, pairs, peak_memory, quality, versions
-from limbeck.programs.candidates import TRAINED, Known, Measured, Trained, control, control_of, taught
+from limbeck.evaluate import (
+    Heard,
+    family,
+    flops,
+    latencies,
+    machine,
+    paired_bootstrap,
+    pairs,
+    parameters,
+    peak_memory,
+    quality,
+    versions,
+    weights_bytes,
+)
+from limbeck.programs.candidates import TRAINED, Known, Measured, Trained, control_of, taught, train_alone
 from limbeck.programs.folder import HOME, locked
 from limbeck.programs.job import Job
-from limbeck.programs.measuring import costs, example
+from limbeck.programs.measuring import example
 from limbeck.programs.rules import bridged, facts, likeness, listen
 from limbeck.recipe import Recipe, find, load
 from limbeck.recipe.schema import plain
@@ -74,7 +88,7 @@ def teachers(
         found = _chosen(job, rules, measured, watchers=watchers)
         found["seconds"] = round(time.monotonic() - begun, 2)
         text = json.dumps(found, indent=1, allow_nan=False)
-        write_atomically(folder / "teachers.json", lambda partial: partial.write_text(text))
+        write_atomically(folder / "teachers.json", lambda path: path.write_text(text))
         picture = write_candidates(folder)
     _say(candidates_table(found))
     _say(str(picture.resolve()))
@@ -88,13 +102,16 @@ def _chosen(
     data, known = job.data, Known.of(job.recipe.name)
     _say(f"{job.recipe.name}: {len(job.recipe.teachers)} candidate(s), {len(data.validation)} samples to choose on")
     trained = {name: taught(job, name, known, watchers=watchers) for name in job.recipe.teachers}
-    student, right = _student(job, measured or control(job, known, watchers=watchers))
+    control = measured or train_alone(job, known, watchers=watchers)
     _say("measuring …")
+    took = _latencies(job, trained, control)
+    student, right = _student(job, control)
+    student["latency_ms"] = took[""]
     heard: dict[str, Heard] = {}
     models: dict[str, Any] = {}
-    for name in list(trained):
-        models[name], heard[name] = _candidate(job, name, trained.pop(name))
-        models[name] |= _margin(models[name], heard[name], student, right)
+    for name, one in trained.items():
+        models[name], heard[name] = _candidate(job, name, one)
+        models[name] |= {"latency_ms": took[name], **_margin(models[name], heard[name], student, right)}
     compared = pairs(heard)
     allowed = rules.allowed(student["latency_ms"]["median"])
     selection = select(
@@ -135,17 +152,14 @@ def _require_answers(job: Job) -> None:
 def _student(job: Job, found: Trained | Measured) -> tuple[dict[str, Any], Tensor | None]:
     """The student alone, and on which validation samples it is right, where its network is here."""
     if isinstance(found, Trained):
-        heard = listen(job, found.network.cpu())
-        measured = _measured(job, found, heard) | {"from": "trained"}
-        return measured, heard.logits.argmax(dim=1) == heard.target
-    # Cost is measured here and now like that of the candidates: another day's latency is not comparable.
-    cost = _cost(job, Trained(job.student(), None, ""))
+        heard = listen(job, found.network)
+        return {**_measured(job, found, heard), "from": "trained"}, heard.logits.argmax(dim=1) == heard.target
     taken = {name: found.figures.get(name) for name in ("steps", "seconds", "validation")}
-    return {**cost, **taken, "from": str(found.folder)}, None
+    return {**_cost(job, job.student()), **taken, "from": str(found.folder)}, None
 
 
 def _candidate(job: Job, name: str, trained: Trained) -> tuple[dict[str, Any], Heard]:
-    heard = listen(job, trained.network.cpu(), place=f"teachers.{name}")
+    heard = listen(job, trained.network, place=f"teachers.{name}")
     node = plain(job.recipe.teachers[name])
     # torchvision and timm are rooms; the network's own name says what it is.
     called = node["name"] if isinstance(node.get("name"), str) else node["use"]
@@ -156,16 +170,27 @@ def _candidate(job: Job, name: str, trained: Trained) -> tuple[dict[str, Any], H
 def _measured(job: Job, trained: Trained, heard: Heard) -> dict[str, Any]:
     run = trained.run
     return {
-        **_cost(job, trained),
+        **_cost(job, trained.network),
         "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None,
         "validation": quality(heard.logits, heard.target, classes=job.data.classes),
     }  # fmt: skip
 
 
-def _cost(job: Job, trained: Trained) -> dict[str, Any]:
-    found = costs(trained.network, job.data)
-    del found["warnings"]  # FLOPs that cannot be counted are null, and nothing here is judged by them
-    return {**found, "memory": peak_memory(trained.network, example(job.data))}
+def _cost(job: Job, network: nn.Module) -> dict[str, Any]:
+    one = example(job.data)
+    return {
+        "parameters": parameters(network), "flops": flops(network, one)[0], "bytes": weights_bytes(network),
+        "memory": peak_memory(network, one),
+    }  # fmt: skip
+
+
+def _latencies(job: Job, trained: Mapping[str, Trained], control: Trained | Measured) -> dict[str, dict[str, Any]]:
+    """Of all candidates by name, and of the student by the empty one: here and now, and not of another day's record."""
+    one = example(job.data)
+    networks = {name: found.network.cpu().eval() for name, found in trained.items()}
+    networks[""] = control.network.cpu().eval() if isinstance(control, Trained) else job.student().eval()
+    with torch.no_grad():
+        return latencies({name: partial(network, one) for name, network in networks.items()})
 
 
 def _margin(model: Mapping[str, Any], heard: Heard, student: Mapping[str, Any], right: Tensor | None) -> dict[str, Any]:
