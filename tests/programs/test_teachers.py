@@ -123,6 +123,14 @@ def test_the_student_alone_is_the_control_of_distill(here, found, run):
     assert {path.name.split("-")[0] for path in (here / "other" / "trained").iterdir()} == {"big", "flat"}
 
 
+def test_distill_prints_what_its_record_holds(here, run, capsys):
+    record = json.loads((run / "record.json").read_text())
+    assert record["warnings"]
+    assert main(["distill", "tiny.yaml", "--out", str(run), "--resume"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"warning: {text}\n" in printed for text in record["warnings"])
+
+
 def test_what_a_finished_run_of_its_name_trained_is_not_trained_again(here, run):
     shutil.copytree(run, here / "runs" / "tiny")
     found = teachers(here / "tiny.yaml", out=here / "other", watchers=[])

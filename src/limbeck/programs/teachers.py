@@ -99,19 +99,9 @@ def _chosen(
     job: Job, rules: Rules, measured: Measured | None, *, watchers: Sequence[Watcher] | None
 ) -> dict[str, Any]:  # fmt: skip
     """Everything that is measured, and what was chosen by it, as plain data."""
-    data, known = job.data, Known.of(job.recipe.name)
+    data = job.data
     _say(f"{job.recipe.name}: {len(job.recipe.teachers)} candidate(s), {len(data.validation)} samples to choose on")
-    trained = {name: taught(job, name, known, watchers=watchers) for name in job.recipe.teachers}
-    control = measured or train_alone(job, known, watchers=watchers)
-    _say("measuring …")
-    took = _latencies(job, trained, control)
-    student, right = _student(job, control)
-    student["latency_ms"] = took[""]
-    heard: dict[str, Heard] = {}
-    models: dict[str, Any] = {}
-    for name, one in trained.items():
-        models[name], heard[name] = _candidate(job, name, one)
-        models[name] |= {"latency_ms": took[name], **_margin(models[name], heard[name], student, right)}
+    student, models, heard = _measured_all(job, measured, watchers)
     compared = pairs(heard)
     allowed = rules.allowed(student["latency_ms"]["median"])
     selection = select(
@@ -136,6 +126,25 @@ def _chosen(
         "alone": student, "candidates": models, "pairs": compared, "selection": _selection(selection),
         "warnings": said, "sealed_test": {"reads": data.sealed.reads},
     }  # fmt: skip
+
+
+def _measured_all(
+    job: Job, measured: Measured | None, watchers: Sequence[Watcher] | None
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Heard]]:
+    """Figures of the student alone, and figures and answers of each candidate."""
+    known = Known.of(job.recipe.name)
+    trained = {name: taught(job, name, known, watchers=watchers) for name in job.recipe.teachers}
+    control = measured or train_alone(job, known, watchers=watchers)
+    _say("measuring …")
+    took = _latencies(job, trained, control)
+    student, right = _student(job, control)
+    student["latency_ms"] = took[""]
+    heard: dict[str, Heard] = {}
+    models: dict[str, Any] = {}
+    for name, one in trained.items():
+        models[name], heard[name] = _candidate(job, name, one)
+        models[name] |= {"latency_ms": took[name], **_margin(models[name], heard[name], student, right)}
+    return student, models, heard
 
 
 def _require_answers(job: Job) -> None:
