@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, final
 
 import torch
@@ -70,9 +71,9 @@ class Data:
             world=world,
         )  # fmt: skip
 
-    def validation_batches(self, *, batch: int = 512) -> Iterator[Batch]:
-        """The validation part in order, without views."""
-        return batches(self.validation, self.normalization, batch=batch)
+    def validation_batches(self, *, batch: int = 512, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """The validation part in order, without views; of several processes each gets every ``world``-th batch."""
+        return batches(self.validation, self.normalization, batch=batch, rank=rank, world=world)
 
     def fingerprint(self) -> str:
         """A hash that changes when the data or its split does."""
@@ -84,9 +85,11 @@ class Data:
         return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
 
-def batches(part: Part, normalization: Normalization, *, batch: int = 512) -> Iterator[Batch]:
-    """``part`` in order, without views."""
-    for which in torch.split(torch.arange(len(part)), batch):
+def batches(
+    part: Part, normalization: Normalization, *, batch: int = 512, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """``part`` in order, without views: all of its batches, or every ``world``-th beginning with number ``rank``."""
+    for which in torch.split(torch.arange(len(part)), batch)[rank::world]:
         yield {
             "input": normalization.apply(part.read(which)),
             "target": part.target[which],
@@ -183,9 +186,10 @@ class Loaders:
             )
         return Looped(self.train)
 
-    def validation_batches(self, *, batch: int = 512) -> Iterator[Any]:
-        """The validation loader."""
-        return iter(self.validation)
+    def validation_batches(self, *, batch: int = 512, rank: int = 0, world: int = 1) -> Iterator[Any]:
+        """The validation loader: all of it where its sampler deals it out itself, else every ``world``-th batch."""
+        deals = isinstance(getattr(self.validation, "sampler", None), torch.utils.data.DistributedSampler)
+        return iter(self.validation) if deals else islice(self.validation, rank, None, world)
 
 
 def loaders(train: Iterable[Any], validation: Iterable[Any] = ()) -> Loaders:

@@ -36,10 +36,10 @@ class Diverged(LimbeckError):
 
 
 class Stopped(LimbeckError):
-    """A signal asked for an end; the work is saved."""
+    """A signal asked for an end; the work is saved. ``told``: another process of the run says so already."""
 
-    def __init__(self, number: int, path: Path | None) -> None:
-        self.signal = number
+    def __init__(self, number: int, path: Path | None, *, told: bool = False) -> None:
+        self.signal, self.told = number, told
         where = (
             f"the work is saved in {path}; go on with --resume" if path else "nothing was saved: no folder was given"
         )

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, final
 
@@ -19,7 +20,9 @@ from limbeck.data.draws import mix
 from limbeck.data.stream import Looped, Stream
 from limbeck.engine import checkpoint as saved
 from limbeck.engine.checkpoint import Diverged, Stopped
-from limbeck.engine.meter import Meter, measure
+from limbeck.engine.meter import Meter, in_step, measure
+from limbeck.engine.processes import agreed, from_all, launched, raise_together
+from limbeck.engine.shards import is_sharding, own_share
 from limbeck.engine.state import State, begin
 from limbeck.engine.state import plan as make_plan
 from limbeck.engine.training import Training
@@ -41,7 +44,7 @@ class Source(Protocol):
         ...
 
     def validation_batches(self) -> Iterator[Any]:
-        """The validation part."""
+        """The validation part; with several processes, ``rank`` and ``world`` ask for a share of its batches."""
         ...
 
 
@@ -103,21 +106,26 @@ def fit(
         pictures: train on ``all``, or only on those with a label.
         seed: of whatever is drawn from torch's generators (dropout, new projections).
         resume: go on from the checkpoint in ``out``, if there is one.
-        fabric: devices, precision, processes; ``None``: one device, the best there is, float32.
+        fabric: devices, precision, processes; ``None``: float32 on the processes that ``torchrun`` started, and without
+            it on one device, the best there is.
         watchers: who is told how it goes; ``None``: a progress bar.
+
+    With several processes, each calls this alike with its own share of the pictures; the first one writes. The student
+    comes out the same in all of them.
 
     Raises :class:`Diverged` when the loss is not finite, and :class:`Stopped`, after saving, on Ctrl-C or SIGTERM.
     """
-    fabric = fabric or one_device()
+    fabric = fabric or launched()
     stream = data.stream(batch=training.batch, pictures=pictures, rank=fabric.global_rank, world=fabric.world_size)
     plan = make_plan(stream, epochs, steps, steps_per_epoch, training, stop=stop, before=before, total=total)
     state = begin(distiller, stream, plan, training, fabric, seed=mix(seed, zlib.crc32(f"{phase}/{stage}".encode())))
     folder = None if out is None else Path(out)
     path = None if folder is None else folder / "checkpoint" / f"{phase}.{stage}.pt"
-    if resume and path is not None and path.exists():
+    distiller = state.distiller
+    if resume and path is not None and _there(path, fabric):
         try:
             state.restore(saved.load(path), path)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise LimbeckError(
                 f"the checkpoint {path} lacks what a training needs ({type(error).__name__}: {str(error)[:80]!r}): "
                 "remove it to begin this stage again, or put a copy back"
@@ -132,6 +140,7 @@ def fit(
         # Walking through a batch to move it nowhere would be a tenth of a millisecond a step.
         to_device: Callable[[Any], Any] = fabric.to_device if fabric.device.type != "cpu" else lambda batch: batch
         shared, clock, begun = fabric.world_size > 1, state.clock(), state.step
+        everyone = partial(from_all, fabric)
         while state.step < plan.stop and not state.over:
             distiller.progress = plan.progress(state.step)
             for micro in range(training.accumulate):
@@ -149,10 +158,13 @@ def fit(
 
             now = time.monotonic()
             ended = state.step % plan.steps_per_epoch == 0 or state.step == plan.stop
-            save = signals or state.step == plan.stop or now - last_saved > training.checkpoint_every
+            late = int(now - last_saved > training.checkpoint_every)
+            number, due = agreed(fabric, signals[0] if signals else 0, late)
+            save = number or due or state.step == plan.stop
             tell = now - last_told > 0.2
-            if (tell or ended or save) and (bad := meter.bad()) is not None:
-                raise _diverged(distiller, begun + bad[0] // training.accumulate, bad[1], path)
+            # By the clock of one process alone, the others would not know of it.
+            if ended or save or (tell and not shared):
+                raise_together(fabric, _infinite_loss(meter.bad(), distiller, begun, training, path))
             if tell:
                 last_told = now
                 figures = _figures(meter, state)
@@ -161,8 +173,11 @@ def fit(
                 fabric.log_dict({f"{phase}/{name}": value for name, value in figures.items()}, step=state.step)
             if ended:
                 row = {"phase": phase, "stage": stage, "epoch": math.ceil(state.step / plan.steps_per_epoch)}
-                row |= {"step": state.step, "seconds": clock(), **_figures(meter, state)}
-                row |= measure(state.kept(), data.validation_batches(), distiller.task, fabric.to_device)
+                row |= {"step": state.step, "seconds": clock(), **_figures(meter.together(everyone), state)}
+                state.together()
+                row |= measure(
+                    state.kept(), _validation(data, stream, fabric), distiller.task, fabric.to_device, everyone
+                )
                 state.end_epoch(row, training)
                 for watcher in told:
                     watcher.step(state.step, _figures(meter, state))
@@ -172,11 +187,10 @@ def fit(
             if save or state.over:
                 last_saved = now
                 state.seconds = clock()
-                _require_finite_weights(distiller, state, path)
-                if path is not None and not fabric.global_rank:
-                    saved.save(path, state.whole())
-            if signals:
-                raise Stopped(signals[0], path)
+                raise_together(fabric, _infinite_weights(distiller, state, path))
+                state.save(path)
+            if number:
+                raise Stopped(number, path, told=fabric.global_rank > 0)
     _finish(distiller, fabric)
     return Run(state.finish(training), state.history, state.step, state.seconds, folder)
 
@@ -214,6 +228,24 @@ class _Items(torch.utils.data.Dataset[Any]):
         return self.stream.batch(number)
 
 
+def _validation(data: Any, stream: Stream, fabric: Fabric) -> Iterator[Any]:
+    """The part of the validation part that this process measures."""
+    place = {} if fabric.world_size == 1 else {"rank": fabric.global_rank, "world": fabric.world_size}
+    batches: Iterator[Any] = data.validation_batches(**place)
+    return in_step(batches, partial(stream.batch, 0), partial(from_all, fabric)) if is_sharding(fabric) else batches
+
+
+def _there(path: Path, fabric: Fabric) -> bool:
+    """Whether there is a checkpoint; all processes have to see the same."""
+    seen = from_all(fabric, path.exists())
+    if len(set(seen)) > 1:
+        raise LimbeckError(
+            f"the checkpoint {path} is there for some processes and not for process {seen.index(False)}: put the run "
+            "folder on a file system that all machines share"
+        )
+    return seen[0]
+
+
 def _figures(meter: Meter, state: State) -> dict[str, float]:
     figures = meter.means()
     figures["lr"] = float(state.optimizer.param_groups[0]["lr"])
@@ -223,15 +255,21 @@ def _figures(meter: Meter, state: State) -> dict[str, float]:
     return figures
 
 
-def _diverged(distiller: Distiller, step: int, bad: Sequence[str], path: Path | None) -> Diverged:
-    terms = ", ".join(f"{name!r} ({type(distiller.objective.terms[name]).__name__})" for name in bad)
+def _infinite_loss(
+    bad: tuple[int, list[str]] | None, distiller: Distiller, begun: int, training: Training, path: Path | None
+) -> Diverged | None:
+    if bad is None:
+        return None
+    step = begun + bad[0] // training.accumulate
+    terms = ", ".join(f"{name!r} ({type(distiller.objective.terms[name]).__name__})" for name in bad[1])
     return Diverged(f"the loss is not finite at step {step}: the term {terms} is; {_advice(path)}")
 
 
-def _require_finite_weights(distiller: Distiller, state: State, path: Path | None) -> None:
+def _infinite_weights(distiller: Distiller, state: State, path: Path | None) -> Diverged | None:
     for name, parameter in distiller.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise Diverged(f"the weights {name!r} are not finite after step {state.step}; {_advice(path)}")
+        if not bool(torch.isfinite(own_share(parameter)).all()):
+            return Diverged(f"the weights {name!r} are not finite after step {state.step}; {_advice(path)}")
+    return None
 
 
 def _advice(path: Path | None) -> str:
@@ -252,7 +290,7 @@ def _watched(watchers: list[Watcher], title: str, step: int, steps: int) -> Iter
 
 
 def one_device(*, precision: Any = "32-true", loggers: Sequence[Any] = ()) -> Fabric:
-    """A Fabric for the best single device there is.
+    """A Fabric for the best single device there is, also where ``torchrun`` started several processes.
 
     Arguments:
         precision: one of Fabric's, such as ``bf16-mixed``.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Self, final
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from limbeck.core.numeric import likeliest
 from limbeck.core.protocols import Task
 from limbeck.objective.objective import Loss
 
-__all__ = ["Meter", "measure"]
+__all__ = ["Meter", "in_step", "measure"]
 
 _MOST_HELD = 2**18
 
@@ -73,6 +73,18 @@ class Meter:
         self._count()
         return self._bad
 
+    def together(self, everyone: Callable[[Any], list[Any]]) -> Self:
+        """A meter that has seen the batches of all processes; ``everyone`` gives what each of them has."""
+        self._count()
+        shares = everyone((self._batches, self.samples, self._right, self._counted, self._sums))
+        if len(shares) == 1:
+            return self
+        all_ = type(self)()
+        all_.since, all_._weights = self.since, self._weights
+        all_._batches, all_.samples, all_._right, all_._counted = (sum(share[i] for share in shares) for i in range(4))
+        all_._sums = {name: math.fsum(share[4][name] for share in shares) for name in self._sums}
+        return all_
+
     def _count(self) -> None:
         """Count what was put by."""
         sums: dict[str, Tensor] = {}
@@ -101,27 +113,56 @@ class Meter:
 
 @torch.no_grad()
 def measure(
-    network: torch.nn.Module, batches: Iterable[Any], task: Task, to_device: Callable[[Any], Any]
-) -> dict[str, float]:
-    """Accuracy and NLL of ``network`` on ``batches``; empty where no row has a label. The mode is put back."""
-    right = counted = 0
-    nll = 0.0
+    network: torch.nn.Module, batches: Iterable[Any], task: Task, to_device: Callable[[Any], Any],
+    everyone: Callable[[Any], list[Any]] = lambda share: [share],
+) -> dict[str, float]:  # fmt: skip
+    """Accuracy and NLL of ``network`` on ``batches``; empty where no row has a label. The mode is put back.
+
+    Where several processes have each some of the batches, ``everyone`` gives what each of them counted. A batch is
+    counted as a whole and in float64, and the sum is exact, so it is the same however the batches are dealt out.
+    """
+    counted: list[tuple[int, int, float]] = []
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
         for item in batches:
+            if isinstance(item, _Spare):
+                task.outputs(network, to_device(item.batch))
+                continue
             batch = to_device(item)
             rows, target = task.outputs(network, batch).logits, task.target(batch)
             if rows is None or target is None:
                 continue
             hard = likeliest(target)
             good, many = _count(rows, hard)
-            right, counted = right + int(good), counted + int(many)
-            nll += float(torch.nn.functional.cross_entropy(rows.float(), hard, ignore_index=-100, reduction="sum"))
+            costs = torch.nn.functional.cross_entropy(rows.float(), hard, ignore_index=-100, reduction="none")
+            counted.append((int(good), int(many), float(costs.cpu().double().sum())))
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return {"validation_top1": right / counted, "validation_nll": nll / counted} if counted else {}
+    whole = [one for share in everyone(counted) for one in share]
+    labelled = sum(many for _, many, _ in whole)
+    if not labelled:
+        return {}
+    right, nll = sum(good for good, _, _ in whole), math.fsum(cost for _, _, cost in whole)
+    return {"validation_top1": right / labelled, "validation_nll": nll / labelled}
+
+
+def in_step(batches: Iterable[Any], spare: Callable[[], Any], everyone: Callable[[Any], list[Any]]) -> Iterator[Any]:
+    """``batches``, and then some that :func:`measure` does not count, until no process has any left.
+
+    A network in shares answers in all processes or in none. ``spare`` gives a batch where this process has none at all.
+    """
+    own, last = iter(batches), None
+    while any(everyone((batch := next(own, None)) is not None)):
+        last = batch if batch is not None else spare() if last is None else last
+        yield _Spare(last) if batch is None else batch
+
+
+class _Spare(NamedTuple):
+    """A batch that is shown for company only."""
+
+    batch: Any
 
 
 def _count(logits: Tensor, hard: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,13 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+import torch.distributed as dist
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
+from limbeck.data.draws import mix
 from limbeck.data.stream import Stream
 from limbeck.engine import checkpoint as saved
+from limbeck.engine import shards
+from limbeck.engine.processes import from_all
 from limbeck.engine.training import Training
 from limbeck.engine.watchers import Row
 from limbeck.objective.distiller import Distiller
@@ -84,8 +88,12 @@ def plan(
 @final
 @dataclass(slots=True)
 class State:
-    """All that moves while training, and how to put it away and take it out again."""
+    """All that moves while training, and how to put it away and take it out again.
 
+    ``given`` is the distiller that came in; ``distiller`` the one that trains, another where its student is in shares.
+    """
+
+    given: Distiller
     distiller: Distiller
     model: Any
     optimizer: Any
@@ -124,7 +132,8 @@ class State:
         if top1 is not None and top1 > self.best.get("top1", -1.0):
             self.best = {"top1": top1, "epoch": row["epoch"]}
             if training.keep == "best":
-                self.best["student"] = {n: t.detach().cpu().clone() for n, t in self.kept().state_dict().items()}
+                weights = shards.whole(self.kept().state_dict())
+                self.best["student"] = {n: t.detach().cpu().clone() for n, t in weights.items()}
         if training.patience is not None and self.best:
             self.over = row["epoch"] - self.best["epoch"] >= training.patience
 
@@ -133,18 +142,34 @@ class State:
         begun = time.monotonic() - self.seconds
         return lambda: time.monotonic() - begun
 
+    def save(self, path: Path | None) -> None:
+        """Write everything to ``path``: the first process, while the others take part and wait until it is done."""
+        if path is None:
+            return
+        state = self.whole()
+        if not self.fabric.global_rank:
+            saved.save(path, state)
+        self.together()
+
+    def together(self) -> None:
+        """Wait for every process, and take the first one's buffers: BatchNorm's are of each process's own pictures."""
+        if self.fabric.world_size > 1:
+            for buffer in self.kept().buffers():
+                dist.broadcast(buffer, 0)
+            from_all(self.fabric, None)
+
     def whole(self) -> dict[str, Any]:
-        """Everything, as tensors and plain values."""
+        """Everything, as tensors and plain values; all processes take part."""
         return {
             "identity": self.identity,
             "step": self.step, "seconds": self.seconds, "history": self.history, "best": self.best, "over": self.over,
-            "student": self.distiller.student.state_dict(),
-            "terms": self.distiller.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "student": shards.whole(self.distiller.student.state_dict()),
+            "terms": shards.whole(self.distiller.objective.state_dict()),
+            "optimizer": shards.whole(self.optimizer.state_dict()),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
-            "random": saved.random_states(),
+            "random": from_all(self.fabric, saved.random_states()),
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
@@ -157,23 +182,26 @@ class State:
                 )
         self.step, self.seconds, self.over = state["step"], state["seconds"], state["over"]
         self.history, self.best = state["history"], state["best"]
-        self.distiller.student.load_state_dict(state["student"])
-        self.distiller.objective.load_state_dict(state["terms"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        shards.restore_weights(self.distiller.student, state["student"])
+        shards.restore_weights(self.distiller.objective, state["terms"])
+        shards.restore_optimizer(self.optimizer, state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
-        saved.restore_random_states(state["random"])
+        saved.restore_random_states(state["random"][self.fabric.global_rank])
 
     def finish(self, training: Training) -> nn.Module:
-        """The student with the weights to keep, in eval mode."""
-        student = self.distiller.student
+        """The student that was given, with the weights to keep, whole and the same in every process, in eval mode."""
+        self.together()
+        student = self.given.student
+        if self.given is not self.distiller:
+            self.given.objective.load_state_dict(shards.whole(self.distiller.objective.state_dict()))
         if training.keep == "best" and "student" in self.best:
             student.load_state_dict(self.best["student"])
-        elif self.average is not None:
-            student.load_state_dict(self.average.module.state_dict())
+        elif self.given is not self.distiller or self.average is not None:
+            student.load_state_dict(shards.whole(self.kept().state_dict()))
         return student.eval()
 
 
@@ -182,6 +210,14 @@ def begin(distiller: Distiller, stream: Stream, plan: Plan, training: Training, 
     saved.seed_all(seed)
     distiller.to(fabric.device)
     distiller.prepare(fabric.to_device(stream.batch(0)))
+    given, model = distiller, None
+    if shards.is_sharding(fabric):
+        if training.ema is not None:
+            raise LimbeckError(
+                "training.ema keeps an average of whole weights, and under the strategy fsdp no process has them: "
+                "leave ema away, or set the strategy to ddp"
+            )
+        distiller, model = shards.shared_out(given, fabric)
     learned = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
     if not learned:
         raise LimbeckError("nothing is left to train: every parameter of the student is frozen")
@@ -190,7 +226,10 @@ def begin(distiller: Distiller, stream: Stream, plan: Plan, training: Training, 
     scheduler = None if training.scheduler is None else training.scheduler(optimizer, times)
     if isinstance(scheduler, ReduceLROnPlateau) and training.per == "step":
         raise LimbeckError("ReduceLROnPlateau watches the validation loss: set `per: epoch` beside it")
-    model, wrapped = fabric.setup(distiller, optimizer)
+    if model is None:
+        model, wrapped = fabric.setup(distiller, optimizer)
+    else:
+        wrapped = fabric.setup_optimizers(optimizer)
     alone = type(fabric.strategy).__name__ == "SingleDeviceStrategy"
     if alone and fabric.strategy.precision.precision == "32-true":
         model = distiller  # Fabric's wrapper would walk through every batch and loss, to change nothing
@@ -201,9 +240,12 @@ def begin(distiller: Distiller, stream: Stream, plan: Plan, training: Training, 
 
         decay = get_ema_multi_avg_fn(training.ema)  # type: ignore[no-untyped-call]
         average = AveragedModel(distiller.student, multi_avg_fn=decay, use_buffers=True)
+    if fabric.global_rank:
+        saved.seed_all(mix(seed, fabric.global_rank))  # else dropout would draw the same mask in every process
     identity = {
         "objective": str(distiller.objective), "steps": plan.length, "steps per epoch": plan.steps_per_epoch,
-        "batch": training.batch, "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}", "seed": seed,
+        "batch": training.batch, "processes": fabric.world_size,
+        "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}", "seed": seed,
         "student": zlib.crc32(str([(n, tuple(p.shape)) for n, p in distiller.student.state_dict().items()]).encode()),
     }  # fmt: skip
-    return State(distiller, model, wrapped, scheduler, fabric, average, identity)
+    return State(given, distiller, model, wrapped, scheduler, fabric, average, identity)

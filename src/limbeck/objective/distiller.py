@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self, final
 
@@ -33,6 +33,7 @@ class Distiller(nn.Module):
         teachers: one module, a list (named ``teacher0`` …) or names; none for a student on its own.
         objective: terms by name, or an :class:`Objective`.
         weights: a number or a schedule for each term.
+        gather: names of terms that see the batches of all processes together, see :class:`Objective`.
         taps: hidden features to read: for ``"student"`` and for each teacher's name, places by the name to give them.
         task: what a batch means, such as ``limbeck.tasks.Classification(classes=10)``.
         combination: how several teachers speak together to terms that name none.
@@ -62,20 +63,21 @@ class Distiller(nn.Module):
         *,
         objective: Mapping[str, Term] | Objective,
         weights: Mapping[str, float | Schedule] | None = None,
+        gather: Collection[str] = (),
         taps: Mapping[str, Mapping[str, str]] | None = None,
         task: Task,
         combination: Combination = "mean_logits",
     ) -> None:
         super().__init__()
-        if isinstance(objective, Objective) and weights:
-            raise LimbeckError("weights were given twice: this Objective has its own")
+        if isinstance(objective, Objective) and (weights or gather):
+            raise LimbeckError(f"{'weights' if weights else 'gather'} were given twice: this Objective has its own")
         taps = dict(taps or {})
         named = _named(teachers)
         for name in taps:
             if name != "student" and name not in named:
                 raise LimbeckError(f"taps are given for {name!r}; there are: {nearest(name, ['student', *named])}")
         self.student = student
-        self.objective = objective if isinstance(objective, Objective) else Objective(objective, weights)
+        self.objective = objective if isinstance(objective, Objective) else Objective(objective, weights, gather=gather)
         self.task, self.combination = task, combination
         self.progress = Progress()
         # A plain dict: nn.Module must not register the teachers as its own.

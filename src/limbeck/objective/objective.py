@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from typing import NamedTuple, Self, final
 
@@ -14,6 +14,7 @@ from limbeck.core.errors import LimbeckError, nearest
 from limbeck.core.exchange import Exchange
 from limbeck.core.protocols import Preparable, Term
 from limbeck.core.schedule import Schedule, at
+from limbeck.objective.gathered import gathered
 
 __all__ = ["Loss", "Objective"]
 
@@ -44,25 +45,34 @@ class Objective(nn.Module):
     Arguments:
         terms: by name; a term is any callable from an exchange to a scalar, and one that learns is an ``nn.Module``.
         weights: by the same names, a number or a schedule; 1 where none is given.
+        gather: names of terms that get the exchange of all processes together (:func:`~limbeck.objective.gathered`):
+            for terms that relate samples, or whose mean is over a part of the rows. Nothing changes with one process.
 
     >>> from limbeck.terms import CrossEntropy, SoftTarget
     >>> print(Objective({"truth": CrossEntropy(), "soft": SoftTarget(tau=4.0)}, {"truth": 0.1, "soft": 0.9}))
     0.1·truth + 0.9·soft, with truth = CrossEntropy(label_smoothing=0.0), soft = SoftTarget(tau=4.0, teacher=None)
     """
 
-    def __init__(self, terms: Mapping[str, Term], weights: Mapping[str, float | Schedule] | None = None) -> None:
+    def __init__(
+        self, terms: Mapping[str, Term], weights: Mapping[str, float | Schedule] | None = None, *,
+        gather: Collection[str] = (),
+    ) -> None:  # fmt: skip
         super().__init__()
         if not terms:
             raise LimbeckError("an objective needs at least one term, such as {'soft': SoftTarget()}")
         for name in weights or {}:
             if name not in terms:
                 raise LimbeckError(f"the weight {name!r} belongs to no term; the terms are: {nearest(name, terms)}")
+        for name in gather:
+            if name not in terms:
+                raise LimbeckError(f"gather names {name!r}, and no term is; the terms are: {nearest(name, terms)}")
         for name, term in terms.items():
             if isinstance(term, type) or not callable(term):
                 raise LimbeckError(f"the term {name!r} is {term!r}, and a term is an object such as SoftTarget()")
             if isinstance(term, nn.Module) and (not name or "." in name or hasattr(nn.ModuleDict(), name)):
                 raise LimbeckError(f"a term that learns cannot be called {name!r}, which PyTorch keeps: choose another")
         self.terms = dict(terms)
+        self.gather = tuple(name for name in terms if name in gather)
         self.weights: dict[str, float | Schedule] = {name: (weights or {}).get(name, 1.0) for name in terms}
         self.learned = nn.ModuleDict({name: term for name, term in terms.items() if isinstance(term, nn.Module)})
         self._ready = not any(isinstance(term, Preparable) for term in terms.values())
@@ -111,7 +121,11 @@ class Objective(nn.Module):
         """The weighted sum for one exchange, outside autocast: terms compute in float32."""
         device = _device(exchange)
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-            values = {name: _scalar(name, term(exchange)) for name, term in self.terms.items()}
+            whole = gathered(exchange) if self.gather else exchange
+            values = {
+                name: _scalar(name, term(whole if name in self.gather else exchange))
+                for name, term in self.terms.items()
+            }
         weights = {name: at(weight, exchange.progress) for name, weight in self.weights.items()}
         # A small network's step feels each operation, and most objectives have a weight of 1 in them.
         weighted = {name: v if weights[name] == 1.0 else weights[name] * v for name, v in values.items()}
@@ -124,7 +138,8 @@ class Objective(nn.Module):
             f"{weight:g}·{name}" if not callable(weight) else f"({weight})·{name}"
             for name, weight in self.weights.items()
         )
-        return f"{formula}, with " + ", ".join(f"{name} = {term!r}" for name, term in self.terms.items())
+        together = f"; gathered: {', '.join(self.gather)}" if self.gather else ""
+        return f"{formula}, with " + ", ".join(f"{name} = {term!r}" for name, term in self.terms.items()) + together
 
 
 def _device(exchange: Exchange) -> str:

@@ -9,9 +9,10 @@ from limbeck.terms.attention_transfer import AttentionTransfer, attention
 from limbeck.terms.cross_entropy import CrossEntropy, cross_entropy
 from limbeck.terms.gram import Gram, gram
 from limbeck.terms.hint import Hint, hint
+from limbeck.terms.similarity import Similarity, similarity
 from limbeck.terms.soft_target import SoftTarget, soft_target
 
 __all__ = [
-    "AttentionTransfer", "CrossEntropy", "Gram", "Hint", "SoftTarget", "attention", "cross_entropy", "gram", "hint",
-    "soft_target",
+    "AttentionTransfer", "CrossEntropy", "Gram", "Hint", "Similarity", "SoftTarget", "attention", "cross_entropy",
+    "gram", "hint", "similarity", "soft_target",
 ]  # fmt: skip
