@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options) or 0
     except LimbeckError as error:
-        _say(f"limbeck: {error}")
+        if not getattr(error, "told", False):
+            _say(f"limbeck{_which()}: {error}")
         return 128 + int(getattr(error, "signal", -126))
     except KeyboardInterrupt:
-        _say("limbeck: stopped by SIGINT; whatever was finished is kept, and --resume goes on from there")
+        if not _which():
+            _say("limbeck: stopped by SIGINT; whatever was finished is kept, and --resume goes on from there")
         return 130
     except BrokenPipeError:
         return 141
@@ -230,6 +233,12 @@ def _recipe_list(options: argparse.Namespace) -> None:
 
     for name, first in listing():
         print(f"{name:<36} {first}")  # noqa: T201
+
+
+def _which() -> str:
+    """Which process speaks, where it is not the first of those that torchrun started."""
+    rank = os.environ.get("RANK", "0") if int(os.environ.get("WORLD_SIZE") or 1) > 1 else "0"
+    return "" if rank == "0" else f" (process {rank})"
 
 
 def _say(sentence: str) -> None:

@@ -3,7 +3,9 @@
 from limbeck.engine.checkpoint import Diverged, Stopped
 from limbeck.engine.fit import Run, fit, one_device
 from limbeck.engine.freeze import frozen
-from limbeck.engine.processes import join, launched
+from limbeck.engine.processes import Processes, join, launched
 from limbeck.engine.training import Training
 
-__all__ = ["Diverged", "Run", "Stopped", "Training", "fit", "frozen", "join", "launched", "one_device"]
+__all__ = [
+    "Diverged", "Processes", "Run", "Stopped", "Training", "fit", "frozen", "join", "launched", "one_device",
+]  # fmt: skip

@@ -173,7 +173,8 @@ def fit(
                 fabric.log_dict({f"{phase}/{name}": value for name, value in figures.items()}, step=state.step)
             if ended:
                 row = {"phase": phase, "stage": stage, "epoch": math.ceil(state.step / plan.steps_per_epoch)}
-                row |= {"step": state.step, "seconds": clock(), **_figures(meter.together(everyone), state)}
+                meter = meter.together(everyone)
+                row |= {"step": state.step, "seconds": clock(), **_figures(meter, state)}
                 state.together()
                 row |= measure(
                     state.kept(), _validation(data, stream, fabric), distiller.task, fabric.to_device, everyone

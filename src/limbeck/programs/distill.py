@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from limbeck._version import __version__
 from limbeck.compress import to_onnx
 from limbeck.core.errors import LimbeckError
 from limbeck.core.files import digest, write_atomically
-from limbeck.engine import Run
+from limbeck.engine import Processes, Run, join
 from limbeck.engine.watchers import Watcher
 from limbeck.evaluate import machine, versions
 from limbeck.models import save_weights
@@ -58,26 +59,51 @@ def distill(
         out: the run folder; ``None``: ``runs/NAME``, numbered where taken.
         resume: go on with the run in that folder.
         watchers: who is told how training goes; ``None``: a progress bar.
+
+    Where ``torchrun`` started several processes, each calls this alike. They train together; the first one alone
+    writes the folder, opens the test part and prints, and all get the record.
     """
-    begun = time.monotonic()
-    if not isinstance(recipe, Recipe):
-        recipe = load(find(DEFAULT if recipe is None else recipe), settings)
-    folder = choose(recipe.name, out, resume=resume)
-    text = show(recipe)
-    _same_recipe(folder / "recipe.yaml", text, resume=resume)
-    finished = resume and (folder / "record.json").exists()
-    # What is wrong with the recipe or the data shows before a file is made or an hour is spent on a teacher.
-    job = None if finished else Job.of(recipe, folder)
-    if job is not None:
-        job.rehearse()
-    with locked(folder):
+    begun, processes = time.monotonic(), join()
+    with processes.one_fate(), ExitStack() as opened:
+        whole = processes.each(lambda: _read(recipe, settings))
+        text = show(whole)
+        folder, finished = processes.first(lambda: _place(whole, text, out, resume=resume))
+        # What is wrong with the recipe or the data shows before a file is made or an hour is spent on a teacher.
+        job = None if finished else processes.each(lambda: _rehearsed(whole, folder, processes))
+        processes.first(lambda: opened.enter_context(locked(folder)))
         if job is None:
-            record: dict[str, Any] = json.loads((folder / "record.json").read_text())
-            _say(f"{folder} is finished: nothing is left to do")
-        else:
-            _write_text(folder / "recipe.yaml", text)
-            record = _run(job, begun, resume=resume, watchers=watchers)
-        page = write_report(folder)
+            return processes.first(lambda: _told_again(folder))
+        processes.first(lambda: _write_text(folder / "recipe.yaml", text))
+        networks, runs = _trained(job, resume=resume, watchers=watchers)
+        return processes.first(lambda: _told(folder, _finished(job, networks, runs, begun)))
+
+
+def _read(recipe: Recipe | str | Path | None, settings: Sequence[str]) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    return load(find(DEFAULT if recipe is None else recipe), settings)
+
+
+def _place(recipe: Recipe, text: str, out: Path | None, *, resume: bool) -> tuple[Path, bool]:
+    """The run folder, and whether the run in it is finished."""
+    folder = choose(recipe.name, out, resume=resume)
+    _same_recipe(folder / "recipe.yaml", text, resume=resume)
+    return folder, resume and (folder / "record.json").exists()
+
+
+def _rehearsed(recipe: Recipe, folder: Path, processes: Processes) -> Job:
+    job = Job.of(recipe, folder, processes)
+    job.rehearse()
+    return job
+
+
+def _told_again(folder: Path) -> dict[str, Any]:
+    _say(f"{folder} is finished: nothing is left to do")
+    return _told(folder, json.loads((folder / "record.json").read_text()))
+
+
+def _told(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    page = write_report(folder)
     _say(summary_table(record))
     for text in record["warnings"]:
         _say(f"warning: {text}")
@@ -88,10 +114,13 @@ def distill(
     return record
 
 
-def _run(job: Job, begun: float, *, resume: bool, watchers: Sequence[Watcher] | None) -> dict[str, Any]:
+def _trained(
+    job: Job, *, resume: bool, watchers: Sequence[Watcher] | None
+) -> tuple[dict[str, nn.Module], dict[str, Run | None]]:
+    """Every network of the comparison, and its training; all processes take part."""
     networks: dict[str, nn.Module] = {}
     runs: dict[str, Run | None] = {}
-    _say(f"{job.recipe.name}: {_sizes(job)}")
+    job.processes.first(lambda: _say(f"{job.recipe.name}: {_sizes(job)}"))
     for name, node in job.recipe.teachers.items():
         networks[name] = job.teacher(name)
         ready = node.weights is not None or isinstance(networks[name], Foreign)
@@ -104,12 +133,18 @@ def _run(job: Job, begun: float, *, resume: bool, watchers: Sequence[Watcher] | 
     for name in (*job.recipe.controls, "distilled"):
         networks[name] = job.student()
         runs[name] = job.train(name, networks[name], taught[name], resume=resume, watchers=watchers)
-    networks = {name: network.cpu().eval() for name, network in networks.items()}
+    return {name: network.cpu().eval() for name, network in networks.items()}, runs
 
+
+def _finished(
+    job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, Run | None], begun: float
+) -> dict[str, Any]:
+    """Measure, export, open the test part, and write the record."""
     _say("measuring …")
     record = _measured(job, networks, runs)
     save_weights(networks["distilled"], job.folder / "student.safetensors", metadata={"recipe": job.recipe.name})
-    for name in (name for name in (*teachers, *job.recipe.assistants) if not isinstance(networks[name], Foreign)):
+    teachers = (*job.recipe.teachers, *job.recipe.assistants)
+    for name in (name for name in teachers if not isinstance(networks[name], Foreign)):
         save_weights(networks[name], job.folder / "checkpoint" / f"{name}.safetensors")
     if "onnx" in job.recipe.export.to:
         _say("exporting …")
@@ -160,7 +195,7 @@ def _measured(job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, Ru
     return {
         "schema": 1, "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0,
-        "recipe": plain(job.recipe), "versions": versions(), "machine": machine(),
+        "recipe": plain(job.recipe), "versions": versions(), "machine": machine(), "processes": _together(job),
         "data": {
             "name": data.name, "classes": list(data.classes), "shape": list(data.shape), "train": len(data.train),
             "labelled": data.labelled, "validation": len(data.validation), "test": len(data.sealed),
@@ -206,6 +241,13 @@ def _same_recipe(path: Path, text: str, *, resume: bool) -> None:
             f"{path.parent} was begun with another recipe (now {changed.strip()!r}): resume with the settings it was "
             "begun with, or choose another --out"
         )
+
+
+def _together(job: Job) -> dict[str, Any]:
+    """How many processes trained; a batch is that of each, so a step saw so many times as many pictures."""
+    world, said = job.processes.world, job.recipe.training
+    strategy = "one device" if world == 1 else "ddp" if said.strategy == "auto" else said.strategy
+    return {"number": world, "strategy": strategy, "batch_each": said.batch, "batch_together": said.batch * world}
 
 
 def _role(job: Job, name: str) -> str:

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.gather import apart
 from limbeck.core.progress import Progress
 from limbeck.core.protocols import Task, TeacherSource
 from limbeck.data import Data
 from limbeck.data.draws import mix
-from limbeck.engine import Run, Training, fit, frozen, one_device
+from limbeck.engine import Processes, Run, Training, fit, frozen, launched
 from limbeck.engine.watchers import Watcher, logger
 from limbeck.models import load_weights
 from limbeck.objective import Distiller, Objective, each_teacher
@@ -44,6 +45,7 @@ class Job:
         folder: the run folder.
         engines: what the teachers' answers are computed by, once they were asked.
         caches: where their answers are kept, if they are, as they were opened: for each stage anew.
+        processes: those that work on it, of which this is one.
     """
 
     plan: Plan
@@ -52,9 +54,10 @@ class Job:
     folder: Path
     engines: dict[str, Engine] = field(default_factory=dict)
     caches: list[tuple[str, Cached]] = field(default_factory=list)
+    processes: Processes = field(default_factory=Processes)
 
     @classmethod
-    def of(cls, recipe: Recipe, folder: Path) -> Self:
+    def of(cls, recipe: Recipe, folder: Path, processes: Processes = Processes()) -> Self:
         """Check the whole recipe, then load its data."""
         plan = check(recipe)
         if recipe.threads is not None:
@@ -69,7 +72,7 @@ class Job:
                 f"{' …' if len(data.classes) > 5 else ''}): leave task.classes away, or give other data"
             )
         sealed = data.sealed.bound(folder / "checkpoint" / "sealed.json")
-        return cls(plan, replace(data, sealed=sealed), task, folder)
+        return cls(plan, replace(data, sealed=sealed), task, folder, processes=processes)
 
     @property
     def recipe(self) -> Recipe:
@@ -102,7 +105,8 @@ class Job:
         It is ``network``, by the recipe's engine, asked once where the recipe keeps answers in a cache.
         """
         if name not in self.engines:
-            self.engines[name] = Engine(self._engine(name), tell=partial(_tell, name))
+            tell = _tell if self.processes.rank == 0 else _tell_nobody
+            self.engines[name] = Engine(self._engine(name), tell=partial(tell, name))
         asked = Frozen(network, taps, engine=self.engines[name])
         if self.recipe.cache is None:
             return asked
@@ -130,6 +134,7 @@ class Job:
         A tap that is nowhere, weights that do not fit, a head of other classes, a setting that a constructor refuses:
         each is an error now, and not after the teachers were trained.
         """
+        self._require_processes()
         teachers = {name: self.teacher(name) for name in self.recipe.teachers}
         everyone = teachers | {name: self.assistant(name) for name in self.recipe.assistants}
         plans: list[tuple[StagePlan, nn.Module, Mapping[str, nn.Module], str]] = []
@@ -149,7 +154,7 @@ class Job:
             stream = self.data.stream(batch=training.batch)
             two = torch.arange(2) % len(stream.part)
             batch = stream.show(two, torch.zeros_like(two))
-            with torch.no_grad():
+            with torch.no_grad(), apart():
                 distiller.prepare(batch).eval()(batch)
             optimizer = training.optimizer(distiller.parameters())
             if training.scheduler is not None:
@@ -202,9 +207,8 @@ class Job:
                 steps_per_epoch=self._epoch(training, "all"), training=training, out=self.folder,
                 phase=phase, stage=stage.stage.name, pictures="all" if distiller.teachers else "labelled",
                 seed=self.recipe.seed, resume=resume, watchers=watchers,
-                fabric=one_device(
-                    precision=stage.training.precision,
-                    loggers=[logger(name, self.folder, run=self.recipe.name) for name in self.recipe.loggers],
+                fabric=launched(
+                    strategy=stage.training.strategy, precision=stage.training.precision, loggers=self._loggers()
                 ),
             )  # fmt: skip
 
@@ -213,19 +217,23 @@ class Job:
     ) -> Distiller:
         """Learner, teachers and objective of one stage; alone, the labels are all that is left of it."""
         objective, weights = stage.objective(classes=len(self.data.classes), seed=self.recipe.seed)
+        gathered = stage.gathered
         if self.recipe.guided == "dense" and phase != "alone":
             objective, weights = each_teacher(objective, weights, list(teachers))
+            gathered += tuple(f"{name}-{teacher}" for name in gathered for teacher in teachers)
         listens = bool(teachers) and any(not isinstance(term, CrossEntropy) for term in objective.values())
         if phase == "alone":
-            truth = [term for term in objective.values() if isinstance(term, CrossEntropy)]
-            objective, weights = {"truth": truth[0] if truth else CrossEntropy()}, {"truth": 1.0}
+            truth = {name: term for name, term in objective.items() if isinstance(term, CrossEntropy)}
+            called, term = next(iter(truth.items()), ("truth", CrossEntropy()))
+            objective, weights, gathered = {"truth": term}, {"truth": 1.0}, ("truth",) if called in gathered else ()
         places = stage.stage.taps if listens else {}
         sources = {name: source(name, teacher, places.get(name)) for name, teacher in teachers.items() if listens}
         # An assistant that learns is the student of its own training, and its places go by its own name.
         own = places.get(phase if phase in self.plan.assistants else "student", {})
         return Distiller(
-            network, sources, objective=objective, weights=weights, taps={"student": own} if own else {}, task=self.task
-        )
+            network, sources, objective=objective, weights=weights, taps={"student": own} if own else {},
+            task=self.task, gather=[name for name in objective if name in gathered],
+        )  # fmt: skip
 
     def _rehearsed(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
         """Like :meth:`source`, with an engine that is thrown away; two samples are no batch to choose one on."""
@@ -242,6 +250,27 @@ class Job:
         kept = Format(top=said.top, tail=said.tail, precision=said.precision, features=said.features, pool=said.pool)
         return Cached(asked, self.data, root=said.root, format=kept, name=name)
 
+    def _require_processes(self) -> None:
+        """Refuse a number of processes that the recipe was not made for, and a strategy that needs several."""
+        world = self.processes.world
+        for place, stage in self.recipe.each_stage():
+            said = self.recipe.training_of(stage, place=place)
+            if said.devices not in (None, world):
+                raise LimbeckError(
+                    f"{place}: training.devices is {said.devices}, and the number of processes is {world}: start it "
+                    f"with torchrun --nproc-per-node {said.devices} -m limbeck distill …, or change devices"
+                )
+            if said.strategy != "auto" and world == 1:
+                raise LimbeckError(
+                    f"{place}: training.strategy {said.strategy} spreads a training over processes, and there is one: "
+                    "start it with torchrun --nproc-per-node N -m limbeck distill …, or set it to auto"
+                )
+
+    def _loggers(self) -> list[Any]:
+        if self.processes.rank:
+            return []
+        return [logger(name, self.folder, run=self.recipe.name) for name in self.recipe.loggers]
+
     def _engine(self, name: str) -> str:
         """By what ``name`` answers; an assistant as it is."""
         return self.recipe.teachers[name].engine if name in self.recipe.teachers else "eager"
@@ -254,7 +283,7 @@ class Job:
 
     def _epoch(self, training: Training, pictures: Literal["all", "labelled"]) -> int:
         """The optimizer steps that show all those pictures once."""
-        stream = self.data.stream(batch=training.batch, pictures=pictures)
+        stream = self.data.stream(batch=training.batch, pictures=pictures, world=self.processes.world)
         return max(1, stream.steps_per_epoch // training.accumulate)
 
     def _built(self, node: Checked, who: int) -> Any:
@@ -270,6 +299,10 @@ def _network(built: Any, node: Checked) -> nn.Module:
 
 def _tell(name: str, found: str) -> None:
     print(f"{name} answers by {found}", flush=True)  # noqa: T201
+
+
+def _tell_nobody(name: str, found: str) -> None:
+    """The first process has told it."""
 
 
 def _training(stage: StagePlan) -> Training:

@@ -38,6 +38,11 @@ class StagePlan:
     optimizer: Checked
     scheduler: Checked | None
 
+    @property
+    def gathered(self) -> tuple[str, ...]:
+        """The names of the terms that get what all processes said together."""
+        return tuple(name for name, term in self.stage.objective.items() if term.gather)
+
     def objective(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Fresh terms and their weights, as a ``Distiller`` takes them."""
         weights = {name: w.build() if isinstance(w, Checked) else w for name, w in self.weights.items()}
@@ -136,7 +141,7 @@ class _Known:
         training = recipe.training_of(stage, place=place)
         optimizer, scheduler = self.training(training, at(place, "training") if stage.training else "training")
         terms = {
-            name: self.node(term, "term", at(place, "objective", name), "weight")
+            name: self.node(term, "term", at(place, "objective", name), "weight", "gather")
             for name, term in stage.objective.items()
         }
         weights = {
@@ -165,5 +170,6 @@ def _full_stage(plan: StagePlan) -> Stage:
     terms = {}
     for name, checked in plan.terms.items():
         weight = plan.weights[name]
-        terms[name] = _full(Term, checked, weight=weight.resolved if isinstance(weight, Checked) else weight)
+        own = {"weight": weight.resolved if isinstance(weight, Checked) else weight}
+        terms[name] = _full(Term, checked, **own, gather=plan.stage.objective[name].gather)
     return plan.stage.model_copy(update={"objective": terms})

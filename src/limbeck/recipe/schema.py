@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from limbeck.core.errors import LimbeckError
 from limbeck.recipe.links import Guided, Link, links
 from limbeck.recipe.names import FileName, Name, Plugin, TeacherName
-from limbeck.recipe.values import Integer, Number, Text, complaint, sentence
+from limbeck.recipe.values import Flag, Integer, Number, Text, complaint, sentence
 from limbeck.recipe.words import at, shown, unknown_setting
 
 __all__ = [
@@ -38,6 +38,7 @@ Precision = Literal[
     "transformer-engine-float16",
 ]  # fmt: skip
 Format = Literal["onnx"]
+_SHARED_PRECISIONS: Final = ("32-true", "bf16-mixed", "bf16-true", "16-true")
 EngineName = Literal["auto", "eager", "folded", "compile", "onnxruntime", "openvino"]
 
 _STRICT: Final = ConfigDict(extra="forbid", frozen=True)
@@ -108,11 +109,15 @@ class Node(BaseModel):
 
 @final
 class Term(BaseModel):
-    """A term of an objective, with its weight: a number or a schedule."""
+    """A term of an objective, with its weight: a number or a schedule.
+
+    With ``gather`` it gets what all processes said together, see :func:`limbeck.objective.gathered`.
+    """
 
     model_config = _NODE
     use: Text
     weight: Annotated[float | Node, BeforeValidator(_weight)] = 1.0
+    gather: Flag = False
 
     before = model_validator(mode="before")(_node)
 
@@ -154,7 +159,11 @@ class Scheduler(BaseModel):
 
 @final
 class Training(BaseModel):
-    """How to train: see :class:`limbeck.engine.Training`; ``precision`` is one of Lightning Fabric's."""
+    """How to train: see :class:`limbeck.engine.Training`; ``precision`` is one of Lightning Fabric's.
+
+    ``strategy`` is how the processes that ``torchrun`` started share the work (:func:`limbeck.engine.launched`);
+    ``devices`` is for how many of them the recipe was made, and any other number is refused.
+    """
 
     model_config = _STRICT
     optimizer: Node = Node.model_validate({"use": "AdamW", "lr": 1e-3})
@@ -165,6 +174,8 @@ class Training(BaseModel):
     ema: Annotated[Number, Field(gt=0, lt=1)] | None = None
     patience: Annotated[Integer, Field(ge=1)] | None = None
     precision: Precision = "32-true"
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    devices: Annotated[Integer, Field(ge=1)] | None = None
     keep: Literal["last", "best"] = "last"
     workers: Annotated[Integer, Field(ge=0)] = 0
 
@@ -172,6 +183,16 @@ class Training(BaseModel):
     @classmethod
     def _keys(cls, value: Any) -> Any:
         return _known(value, cls, "training")
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if self.strategy == "fsdp" and self.ema is not None:
+            _refuse(
+                f"ema: {self.ema:g} averages whole weights, and under fsdp no process has them: drop ema, or use ddp"
+            )
+        if self.strategy == "fsdp" and self.precision not in _SHARED_PRECISIONS:
+            _refuse(f"precision: under fsdp it is one of {', '.join(_SHARED_PRECISIONS)}, not {self.precision}")
+        return self
 
 
 @final
@@ -342,6 +363,8 @@ def plain(value: Any) -> Any:
         own = {name: plain(getattr(value, name)) for name in type(value).model_fields}
         if isinstance(value, Stage):
             own = {name: item for name, item in own.items() if item is not None}
+        if isinstance(value, Term) and not value.gather:
+            del own["gather"]
         if value.model_extra is not None:
             return {"use": own.pop("use"), **{name: plain(item) for name, item in value.model_extra.items()}, **own}
         return own
