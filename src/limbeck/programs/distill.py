@@ -65,8 +65,7 @@ def distill(
     """
     begun, processes = time.monotonic(), join()
     with processes.one_fate(), ExitStack() as opened:
-        whole = processes.each(lambda: _read(recipe, settings))
-        text = show(whole)
+        whole, text = processes.each(lambda: _read(recipe, settings))
         folder, finished = processes.first(lambda: _place(whole, text, out, resume=resume))
         # What is wrong with the recipe or the data shows before a file is made or an hour is spent on a teacher.
         job = None if finished else processes.each(lambda: _rehearsed(whole, folder, processes))
@@ -78,10 +77,11 @@ def distill(
         return processes.first(lambda: _told(folder, _finished(job, networks, runs, begun)))
 
 
-def _read(recipe: Recipe | str | Path | None, settings: Sequence[str]) -> Recipe:
-    if isinstance(recipe, Recipe):
-        return recipe
-    return load(find(DEFAULT if recipe is None else recipe), settings)
+def _read(recipe: Recipe | str | Path | None, settings: Sequence[str]) -> tuple[Recipe, str]:
+    """The recipe, and its text with every setting."""
+    if not isinstance(recipe, Recipe):
+        recipe = load(find(DEFAULT if recipe is None else recipe), settings)
+    return recipe, show(recipe)
 
 
 def _place(recipe: Recipe, text: str, out: Path | None, *, resume: bool) -> tuple[Path, bool]:

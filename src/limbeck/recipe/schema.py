@@ -187,9 +187,7 @@ class Training(BaseModel):
     @model_validator(mode="after")
     def _shares(self) -> Self:
         if self.strategy == "fsdp" and self.ema is not None:
-            _refuse(
-                f"ema: {self.ema:g} averages whole weights, and under fsdp no process has them: drop ema, or use ddp"
-            )
+            _refuse(f"ema: {self.ema:g} averages whole weights, and under fsdp nobody has them: drop it, or use ddp")
         if self.strategy == "fsdp" and self.precision not in _SHARED_PRECISIONS:
             _refuse(f"precision: under fsdp it is one of {', '.join(_SHARED_PRECISIONS)}, not {self.precision}")
         return self
