@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, final
 
 from torch import Tensor, nn
@@ -58,16 +59,21 @@ class Classification:
         target: Tensor | None = _take(batch, 1, _TARGETS, what="target")
         if target is None:
             return None
-        # Elsewhere than on a CPU, looking would make the device wait. numpy is ten times quicker on so few numbers.
+        # Elsewhere than on a CPU, looking would make the device wait. On so few numbers, a set is quicker than tensors.
         if target.is_cpu and target.ndim == 1 and not target.is_floating_point():
-            numbers = target.numpy()
-            wrong = (numbers >= self.classes) | ((numbers < 0) & (numbers != UNLABELLED))
-            if wrong.any():
+            labels, allowed = target.tolist(), _allowed(self.classes)
+            if not allowed.issuperset(labels):
+                wrong = next(label for label in labels if label not in allowed)
                 raise LimbeckError(
-                    f"the data has a label {int(numbers[wrong][0])}, and this task has {self.classes} classes, "
+                    f"the data has a label {wrong}, and this task has {self.classes} classes, "
                     "counted from 0 (-100 says that there is no label)"
                 )
         return target
+
+
+@lru_cache(maxsize=8)
+def _allowed(classes: int) -> frozenset[int]:
+    return frozenset((*range(classes), UNLABELLED))
 
 
 def _take(batch: Any, place: int, names: tuple[str, ...], *, what: str) -> Any:
