@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any, final
 
 import torch
@@ -18,6 +19,8 @@ from limbeck.teachers.foreign.foreign import Foreign
 from limbeck.teachers.identity import of_network
 
 __all__ = ["Frozen"]
+
+_training = attrgetter("training")
 
 
 @final
@@ -48,7 +51,7 @@ class Frozen:
     @torch.no_grad()
     def answer(self, batch: Any, task: Task) -> Outputs:
         """What the network says about ``batch``, as the task reads it, with the tapped features."""
-        if any(module.training for module in self._modules):
+        if any(map(_training, self._modules)):
             self.network.eval()
         if self.engine.name == "eager":
             return answered(self.network, self.taps, batch, task)
