@@ -150,7 +150,7 @@ def fit(
                     else nullcontext()
                 ):
                     loss: Loss = state.model(to_device(next(batches)))
-                    fabric.backward(loss.total / training.accumulate if training.accumulate > 1 else loss.total)
+                    state.backward(loss.total / training.accumulate if training.accumulate > 1 else loss.total)
                 meter.add(loss)
             if training.clip is not None:
                 fabric.clip_gradients(state.model, state.optimizer, max_norm=training.clip, error_if_nonfinite=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from limbeck.core.errors import LimbeckError
@@ -96,6 +96,7 @@ class State:
     given: Distiller
     distiller: Distiller
     model: Any
+    backward: Callable[[Tensor], None]
     optimizer: Any
     scheduler: Any
     fabric: Any
@@ -231,8 +232,12 @@ def begin(distiller: Distiller, stream: Stream, plan: Plan, training: Training, 
     else:
         wrapped = fabric.setup_optimizers(optimizer)
     alone = type(fabric.strategy).__name__ == "SingleDeviceStrategy"
+    backward = fabric.backward
     if alone and fabric.strategy.precision.precision == "32-true":
-        model = distiller  # Fabric's wrapper would walk through every batch and loss, to change nothing
+        # Here Fabric's wrappers change nothing; but they would walk through every batch and loss to do so.
+        model, backward = distiller, Tensor.backward
+        if not getattr(wrapped, "_callbacks", True):
+            wrapped = optimizer
     distiller.train()
     average = None
     if training.ema is not None:
@@ -248,4 +253,4 @@ def begin(distiller: Distiller, stream: Stream, plan: Plan, training: Training, 
         "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}", "seed": seed,
         "student": zlib.crc32(str([(n, tuple(p.shape)) for n, p in distiller.student.state_dict().items()]).encode()),
     }  # fmt: skip
-    return State(given, distiller, model, wrapped, scheduler, fabric, average, identity)
+    return State(given, distiller, model, backward, wrapped, scheduler, fabric, average, identity)
