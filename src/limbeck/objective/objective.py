@@ -144,7 +144,9 @@ class Objective(nn.Module):
 
 def _device(exchange: Exchange) -> str:
     said = exchange.student
-    tensors = (said.logits, said.maps, said.embedding, *said.taps.values())
+    if said.logits is not None:
+        return said.logits.device.type
+    tensors = (said.maps, said.embedding, *said.taps.values())
     return next((tensor.device.type for tensor in tensors if tensor is not None), "cpu")
 
 
