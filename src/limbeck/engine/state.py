@@ -96,7 +96,7 @@ class State:
     given: Distiller
     distiller: Distiller
     model: Any
-    backward: Callable[[Tensor], None]
+    backward: Callable[[Tensor], Any]
     optimizer: Any
     scheduler: Any
     fabric: Any
@@ -232,7 +232,7 @@ def begin(distiller: Distiller, stream: Stream, plan: Plan, training: Training, 
     else:
         wrapped = fabric.setup_optimizers(optimizer)
     alone = type(fabric.strategy).__name__ == "SingleDeviceStrategy"
-    backward = fabric.backward
+    backward: Callable[[Tensor], Any] = fabric.backward
     if alone and fabric.strategy.precision.precision == "32-true":
         # Here Fabric's wrappers change nothing; but they would walk through every batch and loss to do so.
         model, backward = distiller, Tensor.backward
