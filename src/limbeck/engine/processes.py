@@ -103,6 +103,14 @@ class Processes:
             raise Elsewhere(guilty, *failures[guilty])
         return value  # type: ignore[return-value]
 
+    def gathered(self, value: T) -> list[T]:
+        """``value`` (plain data) of every process, in their order; all have to call it."""
+        if self.world == 1:
+            return [value]
+        everyone: list[Any] = [None] * self.world
+        dist.all_gather_object(everyone, value, group=self.waiting)
+        return everyone
+
     @contextmanager
     def one_fate(self) -> Iterator[None]:
         """Within, a lost connection is one sentence: another process died, and the work cannot go on."""

@@ -74,7 +74,8 @@ def distill(
             return processes.first(lambda: _told_again(folder))
         processes.first(lambda: _write_text(folder / "recipe.yaml", text))
         networks, runs = _trained(job, resume=resume, watchers=watchers)
-        return processes.first(lambda: _told(folder, _finished(job, networks, runs, begun)))
+        kept = _kept(job)
+        return processes.first(lambda: _told(folder, _finished(job, networks, runs, kept, begun)))
 
 
 def _read(recipe: Recipe | str | Path | None, settings: Sequence[str]) -> tuple[Recipe, str]:
@@ -137,11 +138,11 @@ def _trained(
 
 
 def _finished(
-    job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, Run | None], begun: float
+    job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, Run | None], kept: Mapping[str, Any], begun: float
 ) -> dict[str, Any]:
     """Measure, export, open the test part, and write the record."""
     _say("measuring …")
-    record = _measured(job, networks, runs)
+    record = _measured(job, networks, runs) | {"cache": kept}
     save_weights(networks["distilled"], job.folder / "student.safetensors", metadata={"recipe": job.recipe.name})
     teachers = (*job.recipe.teachers, *job.recipe.assistants)
     for name in (name for name in teachers if not isinstance(networks[name], Foreign)):
@@ -201,7 +202,7 @@ def _measured(job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, Ru
             "labelled": data.labelled, "validation": len(data.validation), "test": len(data.sealed),
             "fingerprint": data.fingerprint(),
         },
-        "models": models, "export": {}, "warnings": warnings, "cache": _kept(job),
+        "models": models, "export": {}, "warnings": warnings,
     }  # fmt: skip
 
 
@@ -224,12 +225,13 @@ def _tested(job: Job, networks: Mapping[str, nn.Module], record: dict[str, Any])
 
 
 def _kept(job: Job) -> dict[str, Any]:
-    """What was asked of each teacher and what was read, over all stages; empty without a cache."""
+    """What was asked of each teacher and what was read, over all stages and processes; empty without a cache."""
     found: dict[str, Any] = {}
-    for name, cached in job.caches:
-        new, before = cached.figures(), found.get(name)
-        counts = ("asked", "read", "mended")
-        found[name] = new if before is None else {**new, **{count: before[count] + new[count] for count in counts}}
+    for name, new in (
+        one for each in job.processes.gathered([(n, c.figures()) for n, c in job.caches]) for one in each
+    ):
+        before = found.get(name, {})
+        found[name] = {**new, **{count: before.get(count, 0) + new[count] for count in ("asked", "read", "mended")}}
     return found
 
 
