@@ -30,16 +30,7 @@ def brighten(images: Tensor, what: Tensor, factor: Tensor) -> Tensor:
     >>> brighten(torch.full((1, 1, 1, 2), 0.5), torch.tensor([0]), torch.tensor([1.5])).flatten()
     tensor([0.7500, 0.7500])
     """
-    grey, coloured = images, images.shape[1] == 3
-    factor = torch.where(what < (_HUE if coloured else _SATURATION), factor, 1.0)
-    if coloured:
-        red, green, blue = images.unbind(1)
-        grey = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).unsqueeze(1)
-    rest = 1 - factor
-    own, mean = torch.where(what == _SATURATION, rest, 0.0), torch.where(what == _CONTRAST, rest, 0.0)
-    mean = mean * grey.flatten(1).mean(1)
-    other = (grey * own.reshape(-1, 1, 1, 1)).add_(mean.reshape(-1, 1, 1, 1))
-    return (images * factor.reshape(-1, 1, 1, 1)).add_(other).clamp_(0, 1)
+    return _brighten(images.clone(), what, factor)
 
 
 def shift_hue(images: Tensor, turn: Tensor) -> Tensor:
@@ -86,9 +77,10 @@ class ColorJitter:
         numbers = draws.uniform(8)
         factors = ranges[:, 0] + (ranges[:, 1] - ranges[:, 0]) * numbers[:, :4]
         turns = images.shape[1] == 3 and self.hue != (0, 0)
+        images = images.clone()
         for what in numbers[:, 4:].argsort(dim=1, stable=True).unbind(1):
             factor = factors.gather(1, what[:, None]).squeeze(1)
-            images = brighten(images, what, factor)
+            _brighten(images, what, factor)
             if turns and len(rows := (what == _HUE).nonzero().squeeze(1)):
                 images[rows] = shift_hue(images[rows], factor[rows])
         return images
@@ -116,6 +108,22 @@ def color_jitter(
     if ends == [(1.0, 1.0)] * 3 + [(0.0, 0.0)]:
         raise LimbeckError("color_jitter has nothing to change: give brightness, contrast, saturation or hue above 0")
     return ColorJitter(*ends)
+
+
+def _brighten(images: Tensor, what: Tensor, factor: Tensor) -> Tensor:
+    """:func:`brighten` in place: a new batch for each change would cost more than the change, in fresh memory."""
+    coloured = images.shape[1] == 3
+    factor = torch.where(what < (_HUE if coloured else _SATURATION), factor, 1.0)
+    if coloured:
+        red, green, blue = images.unbind(1)
+        grey = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).unsqueeze(1)
+    else:
+        grey = images.clone()
+    rest = 1 - factor
+    own, mean = torch.where(what == _SATURATION, rest, 0.0), torch.where(what == _CONTRAST, rest, 0.0)
+    mean = mean * grey.flatten(1).mean(1)
+    grey.mul_(own.reshape(-1, 1, 1, 1)).add_(mean.reshape(-1, 1, 1, 1))
+    return images.mul_(factor.reshape(-1, 1, 1, 1)).add_(grey).clamp_(0, 1)
 
 
 def _range(name: str, given: float | tuple[float, float], *, middle: float, low: float, high: float) -> _Range:

@@ -27,7 +27,7 @@ class Mixup:
 
     def blend(self, images: Tensor, others: Tensor, share: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
         weight = share.reshape(-1, *[1] * (images.ndim - 1))
-        return images * weight + others * (1 - weight), share
+        return (images * weight).add_(others * (1 - weight)), share
 
 
 @final
