@@ -27,7 +27,8 @@ __all__ = ["CHECK", "Store"]
 
 CHECK: Final = 4
 _SHARD = 32 * 2**20
-_OPEN = 16
+# Each open shard holds a file descriptor, of which a process has 1,024 as a rule.
+_OPEN = 256
 # The system maps up to 64 kB around each page that is touched; what was touched is let go before it is this much.
 _AROUND, _RESIDENT = 2**16, 16 * 2**20
 _AT_ONCE = 4 * 2**20
@@ -53,6 +54,7 @@ class Store:
         self.per_shard = max(1, min(many, shard // self._whole))
         self.shards = -(-many // self.per_shard)
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
+        self._recent: set[int] = set()
         self._touched = 0
 
     @property
@@ -78,7 +80,8 @@ class Store:
             raw[mine] = self._view(shard)[rows[mine]]
         self._let_go(len(places))
         sound = self._sums(raw, places) == raw[:, self.size :].copy().view(np.uint32)[:, 0]
-        empty: NDArray[np.bool_] = np.logical_not(raw.any(axis=1))
+        empty = np.zeros(len(places), np.bool_)
+        empty[~sound] = ~raw[~sound].any(axis=1)  # the sum of a sound record is never 0
         return raw[:, : self.size], sound, empty
 
     def write(self, places: Places, records: Bytes) -> None:
@@ -160,6 +163,7 @@ class Store:
                 found.madvise(mmap.MADV_RANDOM)
             self._maps[shard] = found
         self._maps.move_to_end(shard)
+        self._recent.add(shard)
         rows = min(self.per_shard, self.many - shard * self.per_shard)
         return np.frombuffer(found, np.uint8, count=rows * self._whole).reshape(rows, self._whole)
 
@@ -167,8 +171,9 @@ class Store:
         """Pages that were read count as resident until they are let go; the system keeps them in its own cache."""
         self._touched += rows * (_AROUND + self._whole)
         if self._touched > _RESIDENT and hasattr(mmap, "MADV_DONTNEED"):
-            for each in self._maps.values():
-                each.madvise(mmap.MADV_DONTNEED)
+            for shard in self._recent & self._maps.keys():
+                self._maps[shard].madvise(mmap.MADV_DONTNEED)
+            self._recent.clear()
             self._touched = 0
 
     def _sums(self, raw: Bytes, places: Places) -> NDArray[np.uint32]:
