@@ -1,18 +1,17 @@
 """What `limbeck.fit` costs beside a bare PyTorch loop doing the same work: the ratio of their step times.
 
 Both train the same student with the same frozen teacher on the same batches (views included), with the same loss,
-optimizer and schedule, one thread, and both keep the running loss. The steps of the two alternate, one by one, in one
-process: the machine's speed drifts by more than what is looked for. Each turn gives one ratio, of the medians of its
-steps. The networks are the main job's (digits), where a step is a few milliseconds and any overhead shows most.
+optimizer and schedule, one thread, and both keep the running loss. The steps of the two alternate; each turn gives one
+ratio, of the medians of its steps. The networks are the main job's (digits), where a step is a few milliseconds and any
+overhead shows most.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Iterator
 
 import torch
+from alternating import Alternating
 from results import row, write
 from torch.nn import functional as F
 
@@ -62,33 +61,6 @@ def bare(data) -> Iterator[None]:
         yield
 
 
-class Alternating:
-    """Data that makes one step of the bare loop before it hands `fit` its next batch, and times both."""
-
-    def __init__(self, data) -> None:
-        self.data, self.bare, self.fit, self.begun = data, [], [], None
-
-    def stream(self, **settings):
-        self.batches, self.other = self.data.stream(**settings), bare(self.data)
-        self.steps_per_epoch = STEPS
-        return self
-
-    def batch(self, step: int):
-        if self.begun is not None:
-            self.fit.append(time.perf_counter() - self.begun)
-        elif step == 0 and not hasattr(self, "dry"):
-            self.dry = True  # fit looks at one batch before it begins
-            return self.batches.batch(0)
-        start = time.perf_counter()
-        next(self.other)
-        self.begun = time.perf_counter()
-        self.bare.append(self.begun - start)
-        return self.batches.batch(step)
-
-    def validation_batches(self):
-        return iter(())
-
-
 def turn(data) -> tuple[float, float]:
     """Median milliseconds of a step, of fit and of the bare loop."""
     student, teacher = networks()
@@ -96,9 +68,9 @@ def turn(data) -> tuple[float, float]:
         student, teacher, objective={"soft": SoftTarget(tau=4.0)}, task=limbeck.tasks.Classification(classes=10)
     )
     training = Training(optimizer=optimizer, scheduler=schedule, batch=BATCH)
-    both = Alternating(data)
-    limbeck.fit(distiller, both, steps=STEPS, training=training, watchers=[])
-    return 1e3 * statistics.median(both.fit), 1e3 * statistics.median(both.bare)
+    both = Alternating(data.stream(batch=BATCH), bare(data))
+    limbeck.fit(distiller, both, steps=STEPS, steps_per_epoch=STEPS, training=training, watchers=[])
+    return both.medians()
 
 
 def main() -> None:

@@ -1,0 +1,129 @@
+"""What a cache of answers takes: resident memory while it is read, bytes on the disk, and microseconds a batch.
+
+The answers are made up, by a teacher that costs nothing, about pictures of 4×4 pixels. Run as a script, it reads a
+cache that stands already and prints by how much its own memory grew, so that nothing else is counted.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import limbeck
+from limbeck.core.outputs import Outputs
+from limbeck.data import Normalization, Part, Views, flip
+from limbeck.data.part import Stored
+from limbeck.data.stream import Shuffled
+from limbeck.teachers import Cached, Format
+
+BATCH, BATCHES, CLASSES, VIEWS = 64, 8000, 1000, 16
+TASK = limbeck.tasks.Classification(CLASSES)
+DENSE, TOP = Format(), Format(top=10)
+
+
+class MadeUp:
+    """A teacher that gives one of 512 rows of random logits, at once."""
+
+    def __init__(self) -> None:
+        self.rows = torch.randn(512, CLASSES, generator=torch.Generator().manual_seed(0)) * 3
+
+    def identity(self) -> str:
+        return "made up"
+
+    def answer(self, batch, task) -> Outputs:
+        return Outputs(logits=self.rows[(batch["index"] * VIEWS + batch["view"]) % 512])
+
+
+def cache(root: Path, format: Format, *, samples: int, views: int = VIEWS) -> tuple[Cached, Shuffled]:
+    """A cache for so many made-up samples, and the batches that are asked about."""
+    pictures = torch.randint(0, 256, (samples, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    part = Part.whole(Stored(pictures), torch.arange(samples) % CLASSES)
+    stream = Shuffled(part, Views((flip(),), per_sample=views), Normalization.none(3), batch=BATCH, seed=0)
+    return Cached(MadeUp(), stream, root=root, format=format), stream
+
+
+def bytes_a_view(root: Path, *, samples: int, views: int) -> dict[str, int]:
+    """Bytes of all files of a full top-10 cache, and how many answers it holds."""
+    teacher, _ = cache(root, TOP, samples=samples, views=views)
+    for _ in teacher.fill(TASK):
+        pass
+    files = [path for path in Path(teacher.figures()["folder"]).iterdir() if path.is_file()]
+    assert teacher.figures()["complete"]
+    return {"bytes": sum(path.stat().st_size for path in files), "answers": teacher.answers}
+
+
+def microseconds(root: Path, *, batches: int) -> dict[str, float]:
+    """Median time of `Cached.answer` for a batch of 64, where it is written and where it is read."""
+    found = {}
+    for name, format in (("top 10 of 1,000", TOP), ("dense 1,000, float16", DENSE)):
+        teacher, stream = cache(root, format, samples=BATCH * batches)
+        asked = [stream.batch(number) for number in range(batches)]
+        for what in ("written", "read"):
+            spent = []
+            for batch in asked:
+                begun = time.perf_counter()
+                teacher.answer(batch, TASK)
+                spent.append(1e6 * (time.perf_counter() - begun))
+            found[f"{what}, {name}"] = round(statistics.median(spent), 1)
+        assert teacher.asked == teacher.read == BATCH * batches
+    return found
+
+
+def resident(root: Path, kind: str, *, megabytes: int) -> dict[str, object]:
+    """By how many megabytes the resident memory of a process grows that reads a large cache in random order."""
+    samples = megabytes * 1_000_000 // (VIEWS * (2 * CLASSES + 8))
+    teacher, _ = cache(root, DENSE, samples=samples)
+    for _ in teacher.fill(TASK, batch=1024):
+        pass
+    folder, answers = teacher.figures()["folder"], teacher.answers
+    command = [sys.executable, __file__, kind, str(root), folder, str(samples)]
+    growth = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {"growth": growth, "data": f"{answers:,} answers of {2 * CLASSES + 8:,} bytes", "batches": BATCHES}
+
+
+def main(kind: str, root: str, folder: str, samples: str) -> None:
+    """Read and print the growth in megabytes, the first batches not counted."""
+    torch.set_num_threads(1)
+    draw = torch.Generator().manual_seed(1)
+    if kind == "cache":
+        teacher, stream = cache(Path(root), DENSE, samples=int(samples))
+
+        def read() -> None:
+            which, view = (torch.randint(0, high, (BATCH,), generator=draw) for high in (int(samples), VIEWS))
+            teacher.answer(stream.show(which, view), TASK)
+    else:
+        size = 2 * CLASSES + 8
+        maps = [np.memmap(path, np.uint8, "r") for path in sorted(Path(folder).glob("shard-*.bin"))]
+        records = [shard.reshape(-1, size) for shard in maps]
+
+        def read() -> None:
+            for _ in range(BATCH):
+                shard = records[int(torch.randint(0, len(records), (), generator=draw))]
+                shard[int(torch.randint(0, len(shard), (), generator=draw))].copy()
+
+    for _ in range(5):
+        read()
+    before, most = megabytes_resident(), 0.0
+    for number in range(BATCHES):
+        read()
+        if number % 10 == 0:
+            most = max(most, megabytes_resident() - before)
+    if kind == "cache":
+        assert teacher.asked == 0, "the cache was full"
+    print(json.dumps(round(most, 1)))
+
+
+def megabytes_resident() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
