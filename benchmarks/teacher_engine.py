@@ -12,6 +12,7 @@ timm's random ones where they are not installed. Speed does not depend on them, 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from importlib.util import find_spec
@@ -93,7 +94,7 @@ def main() -> None:
         data = f"random pictures {'×'.join(map(str, shape))}; {weights}"
         rows.append(row(f"teacher_engine_speedup_{name}", ratios, unit="×", aim=">= 1.5", data=data, digits=2))
         found[name] = report
-    write(rows, engines=found)
+    write(rows, engines=found, load_average=os.getloadavg()[0])
 
 
 if __name__ == "__main__":

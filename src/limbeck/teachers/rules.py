@@ -69,13 +69,13 @@ class Facts:
         accuracy: a fraction; ``None`` where it is not known (a student that was not trained alone).
         ece: expected calibration error; ``None`` where it is not known.
         latency: ms a picture.
-        parameters: how many.
+        parameters: how many; ``None`` where it is not known (a teacher that only answers).
     """
 
     accuracy: float | None
     ece: float | None
     latency: float
-    parameters: int
+    parameters: int | None
 
 
 @final
@@ -192,9 +192,10 @@ def _size(name: str, teacher: Facts, student: Facts, rules: Rules, near: bool) -
             f"the teacher {name!r} is too slow: {milliseconds(teacher.latency)} a picture, and the budget is "
             f"{_budget(rules, student.latency)}; choose a smaller one, or one within it by limbeck teachers"
         )
-    if not near and student.parameters and teacher.parameters > rules.ratio * student.parameters:
+    sizes = (teacher.parameters, student.parameters)
+    if not near and sizes[0] and sizes[1] and sizes[0] > rules.ratio * sizes[1]:
         found.append(
-            f"the teacher {name!r} has {teacher.parameters / student.parameters:.0f} times the parameters of the "
+            f"the teacher {name!r} has {sizes[0] / sizes[1]:.0f} times the parameters of the "
             f"student, and from {rules.ratio:g} times on a nearer teacher often teaches better: put assistants between "
             "them (`assistants:` in the recipe), or stop its training early (`stop:`)"
         )
