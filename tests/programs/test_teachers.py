@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -147,6 +148,20 @@ def test_a_later_call_trains_only_what_is_new(here, found):
     assert before.items() <= after.items()
     assert again["candidates"]["big"]["validation"] == found["candidates"]["big"]["validation"]
     assert again["alone"]["validation"] == found["alone"]["validation"]
+
+
+def test_stopped_it_says_that_the_same_command_goes_on_and_it_does(here, found, capsys):
+    class Stops:
+        begin = epoch = end = lambda self, *args, **kwargs: None
+
+        def step(self, step, figures):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(limbeck.LimbeckError, match="the same command goes on") as stopped:
+        teachers(here / "tiny.yaml", out=here / "stopped", watchers=[Stops()])
+    assert stopped.value.signal == signal.SIGTERM
+    again = teachers(here / "tiny.yaml", out=here / "stopped", watchers=[])
+    assert again["candidates"]["big"]["validation"] == found["candidates"]["big"]["validation"]
 
 
 def test_weights_that_a_recipe_names_are_taken_as_they_are(here, found):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from limbeck._version import __version__
 from limbeck.core.errors import LimbeckError
 from limbeck.core.files import write_atomically
+from limbeck.engine.checkpoint import Stopped
 from limbeck.engine.watchers import Watcher
 from limbeck.evaluate import (
     Heard,
@@ -85,7 +86,11 @@ def teachers(
     measured = None if alone is None else control_of(job, alone)
     with locked(folder):
         (folder / TRAINED).mkdir(exist_ok=True)
-        found = _chosen(job, rules, measured, watchers=watchers)
+        try:
+            found = _chosen(job, rules, measured, watchers=watchers)
+        except Stopped as stopped:
+            stopped.args = (f"stopped: the work is saved in {folder}; the same command goes on from there",)
+            raise
         found["seconds"] = round(time.monotonic() - begun, 2)
         text = json.dumps(found, indent=1, allow_nan=False)
         write_atomically(folder / "teachers.json", lambda path: path.write_text(text))
