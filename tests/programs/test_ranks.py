@@ -132,6 +132,16 @@ def test_a_signal_stops_all_and_the_run_goes_on_to_the_same_bits(two, recipe, ra
     assert record(out)["sealed_test"]["reads"] == 1
 
 
+def test_both_fill_one_cache_and_the_next_run_asks_nothing(recipe, ranks, tmp_path):
+    """384 pictures in 2 views, in 6 steps of 2 × 32 each: four rounds show every view twice."""
+    settings = [f"cache.root={tmp_path / 'answers'}", "data.views.per_sample=2", "data.take=384", "control=none"]
+    for run, (asked, read) in {"first": (768, 768), "second": (0, 1536)}.items():
+        both = ranks("distill", recipe, *settings, f"student.hidden=[{len(run)}]", "--out", tmp_path / run)
+        assert both.wait() == [0, 0], both.said()
+        kept = record(tmp_path / run)["cache"]["big"]
+        assert (kept["asked"], kept["read"], kept["mended"], kept["complete"]) == (asked, read, 0, True)
+
+
 def test_a_failure_in_training_ends_all(recipe, ranks, tmp_path):
     run = ranks("distill", recipe, "--out", tmp_path / "run", first=BROKEN + "State.advance = broken")
     assert run.wait() == [2, 2]

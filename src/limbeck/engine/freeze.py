@@ -31,12 +31,12 @@ def frozen(network: nn.Module, paths: Sequence[str]) -> Iterator[None]:
     Taps(network, {path: path for path in paths})
     parts = [network.get_submodule(path) for path in paths]
     kept = [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
-    modules = [module for part in parts for module in part.modules()]
 
-    def still(*_: Any) -> None:
+    def still(called: nn.Module, _: Any) -> None:
         # Whoever calls train() on the whole network reaches its frozen parts as well: put them back before they run.
-        if any(module.training for module in modules):
-            for part in parts:
+        # A copy has this hook too (a student in shares is one), and its own parts.
+        for part in map(called.get_submodule, paths):
+            if any(module.training for module in part.modules()):
                 part.eval()
 
     hook = network.register_forward_pre_hook(still) if parts else None

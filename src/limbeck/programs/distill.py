@@ -227,9 +227,9 @@ def _tested(job: Job, networks: Mapping[str, nn.Module], record: dict[str, Any])
 def _kept(job: Job) -> dict[str, Any]:
     """What was asked of each teacher and what was read, over all stages and processes; empty without a cache."""
     found: dict[str, Any] = {}
-    for name, new in (
-        one for each in job.processes.gathered([(n, c.figures()) for n, c in job.caches]) for one in each
-    ):
+    everyone = job.processes.gathered([(name, cached.figures()) for name, cached in job.caches])
+    # The first process writes the index, so it has the last word on whether a cache is complete.
+    for name, new in (one for each in reversed(everyone) for one in each):
         before = found.get(name, {})
         found[name] = {**new, **{count: before.get(count, 0) + new[count] for count in ("asked", "read", "mended")}}
     return found
