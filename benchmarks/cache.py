@@ -4,8 +4,8 @@
   student on the same batches by cross-entropy, without any teacher. CIFAR-10 pictures in memory.
 - `shared_decode_over_student_only`: the same on JPEG files, each read once for 4 views; the bare loop has torchvision's
   ImageFolder, transforms and a DataLoader, as usual. Both show equally many pictures a step. The labels are arbitrary.
-- `cost_growth_50k_over_1k`: seconds a sample of a cached run over 50,000 pictures of noise, over that of 1,000, in windows
-  of 100 steps by turns; the student is small, so that what grows shows.
+- `cost_growth_50k_over_1k`: seconds a sample of a cached run over 50,000 pictures of noise, over that of 1,000, in
+  windows of 100 steps by turns; the student is small, so that what grows shows.
 - The rest, see cache_disk.py: resident memory, bytes and microseconds, with answers that are made up.
 
 Steps of two loops alternate in one process with one thread; a turn gives one ratio, of the medians of its steps. What
