@@ -1,12 +1,12 @@
 """Two processes together do what one does with the doubled batch."""
 
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from limbeck.engine import one_device
 
 SCRIPT = Path(__file__).with_name("together.py")
 
@@ -20,22 +20,15 @@ def trainings():
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(ranks, tmp_path_factory):
     out = tmp_path_factory.mktemp("two")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run([*launch, str(SCRIPT), str(out)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    run = ranks(SCRIPT, out)
+    assert run.wait() == [0, 0], run.said()
     return out
 
 
 def found(out, name):
     return torch.load(out / "found.pt", weights_only=True)[name]
-
-
-def one_device():
-    from limbeck.engine import one_device
-
-    return one_device()
 
 
 def farthest(ours, theirs):

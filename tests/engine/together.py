@@ -1,4 +1,4 @@
-"""Trainings for one or two processes: torchrun together.py OUT. The first process writes what each ended with."""
+"""Trainings for one or two processes: python together.py OUT, in each of two. The first writes what they ended with."""
 
 import sys
 from functools import partial
