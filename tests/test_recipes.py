@@ -52,6 +52,17 @@ def test_the_chain_runs_its_first_steps(tmp_path):
     assert record["models"]["mid"]["parameters"] == pytest.approx(0.46e6, rel=0.02)
 
 
+def test_the_cached_recipe_asks_its_teacher_once_about_each_view(tmp_path):
+    root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
+    settings = [
+        f"data.root={root}", f"cache.root={tmp_path / 'answers'}", "teaching.epochs=1", "stages.0.epochs=6", "training.optimizer.lr=0.001",
+        "training.batch=4", "training.precision=32-true", "training.workers=0", "export.to=[]", "threads=1",
+        "control=none",
+    ]  # fmt: skip
+    kept = distill("cifar10_cached", settings, out=tmp_path / "run", watchers=[])["cache"]["teacher"]
+    assert (kept["asked"], kept["read"], kept["complete"]) == (36 * 4, 36 * 2, True)
+
+
 def test_two_stages_run_their_first_steps_with_a_frozen_block(tmp_path):
     short = ["teaching.steps=3", "stages.0.steps=3", "stages.1.steps=4", "stages.1.frozen=[block1]", "export.to=[]"]
     record = distill("digits_two_stages", [*short, "control=none"], out=tmp_path / "run", watchers=[])

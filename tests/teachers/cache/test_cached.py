@@ -193,6 +193,14 @@ def test_a_shard_cut_short_is_mended(tmp_path):
     assert "damaged" in told[0]
 
 
+def test_answers_are_the_same_whatever_the_precision_of_the_run(tmp_path):
+    data, teacher = digits(per_sample=1), network(2)
+    batch, cached = data.stream(batch=16).batch(0), Cached(teacher, data, root=tmp_path, format=FULL)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        said = cached.answer(batch, TASK)
+    assert torch.equal(said.rows(), Frozen(teacher).answer(batch, TASK).rows())
+
+
 def test_features_are_kept_with_the_logits(tmp_path):
     data, teacher = digits(per_sample=2), network(2)
     cached = Cached(teacher, data, root=tmp_path, format=Format(precision="float32", features="float32"))

@@ -228,7 +228,9 @@ class Cached:
                 self._begun(task).write(some, records)
 
     def _ask(self, batch: Any, stamps: Bytes, task: Task) -> Bytes:
-        said = self._teacher.answer(batch, task)
+        # In full precision whatever the run's: mixed precision is no part of the key, and another run may have none.
+        with torch.autocast(inputs_of(batch).device.type, enabled=False):
+            said = self._teacher.answer(batch, task)
         self.asked += len(stamps)
         if self._layout is None:
             self._layout = Layout.of(said, len(stamps), self._format)
