@@ -55,7 +55,8 @@ def test_the_chain_runs_its_first_steps(tmp_path):
 def test_the_cached_recipe_asks_its_teacher_once_about_each_view(tmp_path):
     root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
     settings = [
-        f"data.root={root}", f"cache.root={tmp_path / 'answers'}", "teaching.epochs=1", "stages.0.epochs=6", "training.optimizer.lr=0.001",
+        f"data.root={root}", f"cache.root={tmp_path / 'answers'}", "teaching.epochs=1",
+        "stages.0.epochs=6", "training.optimizer.lr=0.001",
         "training.batch=4", "training.precision=32-true", "training.workers=0", "export.to=[]", "threads=1",
         "control=none",
     ]  # fmt: skip

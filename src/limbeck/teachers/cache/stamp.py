@@ -38,7 +38,7 @@ def stamp(inputs: Tensor) -> Bytes:
     flat = inputs.detach().reshape(len(inputs), -1)
     step = max(1, -(-flat.shape[1] // _MOST))
     some = flat[:, ::step].float().cpu()
-    # By numpy, which mixed precision does not reach: it would round the sums, or the stamps of another run would differ.
+    # By numpy, which mixed precision does not reach: rounded sums would be those of another picture to the next run.
     sums = (some.numpy() @ _signs(some.shape[1])).clip(-6e4, 6e4)
     return np.ascontiguousarray(sums.astype(np.float16)).view(np.uint8)
 
