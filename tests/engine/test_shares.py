@@ -78,16 +78,67 @@ def test_a_checkpoint_of_shares_is_whole(out, found, trainings):
     assert type(moments) is torch.Tensor
 
 
-def test_averaged_weights_are_refused_in_one_sentence(ranks, tmp_path):
-    script = tmp_path / "averaged.py"
-    script.write_text(
-        f"import runpy; found = runpy.run_path({str(SCRIPT)!r})\n"
-        "import limbeck\n"
-        "try:\n"
-        "    found['train'](found['distiller'](), found['launched'](strategy='fsdp'), None, ema=0.9)\n"
-        "except limbeck.LimbeckError as error:\n"
-        "    print(error)\n"
-    )
+POISON = """
+import runpy
+import torch
+import limbeck
+from limbeck.engine import launched
+found, fabric, seen = runpy.run_path({script!r}), launched(), []
+def poison(exchange):
+    seen.append(1)
+    bad = fabric.global_rank == 1 and len(seen) == 14
+    return exchange.student.rows().sum() * (float("nan") if bad else 0.0)
+made = found["distiller"]()
+made.objective = limbeck.Objective(dict(truth=limbeck.terms.CrossEntropy(), bad=poison))
+try:
+    found["train"](made, fabric, None)
+except limbeck.LimbeckError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_all_and_tells_where_it_began(ranks, tmp_path):
+    """The 14th batch of the second process, of two batches a step, after an epoch of 4: it belongs to step 6.
+
+    Its gradient reaches the weights of all, so that the losses of the first are not finite a step later.
+    """
+    script = tmp_path / "poison.py"
+    script.write_text(POISON.format(script=str(SCRIPT)))
     run = ranks(script)
     assert run.wait() == [0, 0], run.said()
-    assert "leave ema away, or set the strategy to ddp" in run.said()[0]
+    where = "the loss is not finite at step 6: the term 'bad' (function) is; there is no checkpoint yet"
+    assert run.said()[1].startswith(f"Diverged {where}")
+    assert run.said()[0].startswith(f"Elsewhere process 1 of this run ended: {where}")
+
+
+WRONG = """
+import runpy
+import limbeck
+from torch import nn
+from limbeck.engine import join
+found = runpy.run_path({script!r})
+made, more = found["distiller"](), {more}
+if not more:
+    made.student.unused = nn.Linear(2, 2)
+    made.student.forward = lambda pictures: nn.Sequential(*list(made.student)[:4])(pictures)
+try:
+    with join().one_fate():
+        found["train"](made, found["launched"](strategy={strategy!r}), None, **more)
+except limbeck.LimbeckError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("strategy", "more", "says"),
+    [
+        ("fsdp", {"ema": 0.9}, "leave ema away, or set the strategy to ddp"),
+        ("ddp", {}, "parts of the student have no share in the loss"),
+    ],
+)
+def test_what_processes_cannot_do_is_one_sentence(ranks, tmp_path, strategy, more, says):
+    script = tmp_path / "wrong.py"
+    script.write_text(WRONG.format(script=str(SCRIPT), strategy=strategy, more=more))
+    run = ranks(script)
+    assert run.wait() == [0, 0], run.said()
+    assert says in run.said()[0]

@@ -32,7 +32,11 @@ _FORMAT = 1
 
 
 class Diverged(LimbeckError):
-    """The loss or the weights are no longer finite."""
+    """The loss or the weights are no longer finite, since ``step``."""
+
+    def __init__(self, sentence: str, *, step: int = 0) -> None:
+        self.step = step
+        super().__init__(sentence)
 
 
 class Stopped(LimbeckError):

@@ -21,7 +21,7 @@ from limbeck.data.stream import Looped, Stream
 from limbeck.engine import checkpoint as saved
 from limbeck.engine.checkpoint import Diverged, Stopped
 from limbeck.engine.meter import Meter, in_step, measure
-from limbeck.engine.processes import agreed, from_all, launched, raise_together
+from limbeck.engine.processes import Agreement, from_all, launched, raise_together
 from limbeck.engine.shards import is_sharding, own_share
 from limbeck.engine.state import State, begin
 from limbeck.engine.state import plan as make_plan
@@ -135,7 +135,8 @@ def fit(
         told.append(Metrics(folder / "metrics.csv", phase=phase, stage=stage))
 
     with saved.listen_for_signals() as signals, _watched(told, phase, state.step, plan.stop):
-        meter, last_saved, last_told = Meter(), time.monotonic(), 0.0
+        meter, agreement = Meter(), Agreement(fabric)
+        last_saved, last_late, last_told = time.monotonic(), 0.0, 0.0
         batches = _batches(stream, state.step * training.accumulate, plan.stop * training.accumulate, training.workers)
         # Walking through a batch to move it nowhere would be a tenth of a millisecond a step.
         to_device: Callable[[Any], Any] = fabric.to_device if fabric.device.type != "cpu" else lambda batch: batch
@@ -158,8 +159,10 @@ def fit(
 
             now = time.monotonic()
             ended = state.step % plan.steps_per_epoch == 0 or state.step == plan.stop
-            late = int(now - last_saved > training.checkpoint_every)
-            number, due = agreed(fabric, signals[0] if signals else 0, late)
+            if late := now - max(last_saved, last_late) > training.checkpoint_every:
+                last_late = now
+            ask = agreement.now if ended else agreement.later  # after an epoch it may be over, and nobody asks again
+            number, due = ask(signals[0] if signals else 0, int(late))
             save = number or due or state.step == plan.stop
             tell = now - last_told > 0.2
             # By the clock of one process alone, the others would not know of it.
@@ -173,15 +176,15 @@ def fit(
                 fabric.log_dict({f"{phase}/{name}": value for name, value in figures.items()}, step=state.step)
             if ended:
                 row = {"phase": phase, "stage": stage, "epoch": math.ceil(state.step / plan.steps_per_epoch)}
-                meter = meter.together(everyone)
-                row |= {"step": state.step, "seconds": clock(), **_figures(meter, state)}
+                whole = meter.together(everyone)
+                row |= {"step": state.step, "seconds": clock(), **_figures(whole, state)}
                 state.together()
                 row |= measure(
                     state.kept(), _validation(data, stream, fabric), distiller.task, fabric.to_device, everyone
                 )
                 state.end_epoch(row, training)
                 for watcher in told:
-                    watcher.step(state.step, _figures(meter, state))
+                    watcher.step(state.step, _figures(whole, state))
                     watcher.epoch(state.history)
                 meter.reset()
                 fabric.log_dict({f"{phase}/{k}": v for k, v in row.items() if isinstance(v, float)}, step=state.step)
@@ -263,13 +266,14 @@ def _infinite_loss(
         return None
     step = begun + bad[0] // training.accumulate
     terms = ", ".join(f"{name!r} ({type(distiller.objective.terms[name]).__name__})" for name in bad[1])
-    return Diverged(f"the loss is not finite at step {step}: the term {terms} is; {_advice(path)}")
+    return Diverged(f"the loss is not finite at step {step}: the term {terms} is; {_advice(path)}", step=step)
 
 
 def _infinite_weights(distiller: Distiller, state: State, path: Path | None) -> Diverged | None:
     for name, parameter in distiller.named_parameters():
         if not bool(torch.isfinite(own_share(parameter)).all()):
-            return Diverged(f"the weights {name!r} are not finite after step {state.step}; {_advice(path)}")
+            words = f"the weights {name!r} are not finite after step {state.step}; {_advice(path)}"
+            return Diverged(words, step=state.step)
     return None
 
 

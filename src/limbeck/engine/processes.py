@@ -24,7 +24,7 @@ from limbeck.core.errors import LimbeckError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Elsewhere", "Processes", "Strategy", "agreed", "from_all", "join", "launched", "raise_together"]
+__all__ = ["Agreement", "Elsewhere", "Processes", "Strategy", "from_all", "join", "launched", "raise_together"]
 
 Strategy = Literal["auto", "ddp", "fsdp"]
 T = TypeVar("T")
@@ -113,11 +113,16 @@ class Processes:
 
     @contextmanager
     def one_fate(self) -> Iterator[None]:
-        """Within, a lost connection is one sentence: another process died, and the work cannot go on."""
+        """Within, what can go wrong between processes is one sentence: most of all that another one died."""
         try:
             yield
         except RuntimeError as error:
             text = str(error)
+            if "not used in producing loss" in text:
+                raise LimbeckError(
+                    "parts of the student have no share in the loss, and DDP waits for their gradients: hold them "
+                    "still (frozen: in a stage), or train in one process"
+                ) from error
             if self.world == 1 or not (isinstance(error, dist.DistError) or any(word in text for word in _LOST)):
                 raise
             raise LimbeckError(
@@ -168,15 +173,41 @@ def launched(*, strategy: Strategy = "auto", precision: Any = "32-true", loggers
     return fabric
 
 
-def agreed(fabric: Fabric, *numbers: int) -> list[int]:
-    """The largest of each number over all processes: what one of them wants, all do."""
-    if fabric.world_size == 1:
-        return list(numbers)
-    # On the CPU where it can be: asking a GPU each step would make the processor wait for it.
-    device = "cpu" if "gloo" in str(dist.get_backend_config()) else fabric.device
-    most = torch.tensor(numbers, dtype=torch.int64, device=device)
-    dist.all_reduce(most, dist.ReduceOp.MAX)
-    return [int(number) for number in most.tolist()]
+@final
+class Agreement:
+    """What one process wants, all do: the largest of each number over all processes.
+
+    Asked in every step, by all alike. Waiting for each other's answer would cost as much as a small network's step, so
+    :meth:`later` gives that of the question before, which came in while the step was computed.
+    """
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._several = fabric.world_size > 1
+        # On the CPU where it can be: asking a GPU each step would make the processor wait for it.
+        by_cpu = self._several and "gloo" in str(dist.get_backend_config())
+        self._device = torch.device("cpu") if by_cpu else fabric.device
+        self._asked: tuple[Any, torch.Tensor] | None = None
+
+    def now(self, *numbers: int) -> list[int]:
+        """The answer, at least that of the question before."""
+        before = self.later(*numbers)
+        return [max(pair) for pair in zip(before, self._answer(len(numbers)), strict=True)] if self._several else before
+
+    def later(self, *numbers: int) -> list[int]:
+        """The answer to the question before, zeros at first; in a single process, that of now."""
+        if not self._several:
+            return list(numbers)
+        before = self._answer(len(numbers))
+        mine = torch.tensor(numbers, dtype=torch.int64, device=self._device)
+        self._asked = dist.all_reduce(mine, dist.ReduceOp.MAX, async_op=True), mine
+        return before
+
+    def _answer(self, many: int) -> list[int]:
+        if self._asked is None:
+            return [0] * many
+        (work, most), self._asked = self._asked, None
+        work.wait()
+        return [int(number) for number in most.tolist()]
 
 
 def from_all(fabric: Fabric, value: T) -> list[T]:
@@ -189,17 +220,19 @@ def from_all(fabric: Fabric, value: T) -> list[T]:
 
 
 def raise_together(fabric: Fabric, error: LimbeckError | None) -> None:
-    """Raise ``error``, in all processes where one of them has any; the first that has one says it."""
+    """Raise ``error``, in all processes where one of them has any.
+
+    One of them says it: the first, of those whose error came about at the earliest ``step``, where errors have one.
+    """
     if fabric.world_size == 1:
         if error is not None:
             raise error
         return
-    said = from_all(fabric, None if error is None else _told(error))
-    guilty = next((rank for rank, one in enumerate(said) if one is not None), None)
-    if error is not None and guilty == fabric.global_rank:
-        raise error
-    if guilty is not None and (failure := said[guilty]) is not None:
-        raise Elsewhere(guilty, *failure)
+    said = from_all(fabric, None if error is None else (getattr(error, "step", 0), _told(error)))
+    failures = [(one[0], rank, one[1]) for rank, one in enumerate(said) if one is not None]
+    if failures:
+        _, guilty, failure = min(failures)
+        raise error if error is not None and guilty == fabric.global_rank else Elsewhere(guilty, *failure)
 
 
 def _world() -> int:
