@@ -15,7 +15,7 @@ from torch import nn
 import limbeck
 from limbeck.data import Digits, Views, affine, arrays, composite, loaders
 from limbeck.engine import Training
-from limbeck.teachers import Cached, Format, Frozen
+from limbeck.teachers import Cached, Format, Frozen, answers
 from limbeck.terms import AttentionTransfer, CrossEntropy, SoftTarget
 
 TASK = limbeck.tasks.Classification(10)
@@ -97,6 +97,18 @@ def test_a_teacher_is_asked_once(tmp_path):
     assert teacher.pictures == 96 * 2
     train(Cached(teacher, data, root=tmp_path), data, epochs=3)
     assert teacher.pictures == 96 * 2
+
+
+def test_a_function_that_gives_probabilities_is_asked_once_and_known_by_its_version(tmp_path):
+    data, calls, inner = digits(per_sample=1), [], network(2)
+
+    def ask(pictures):
+        calls.append(len(pictures))
+        return inner.eval()(pictures).softmax(1)
+
+    for version, asked in (("1", 96), ("1", 96), ("2", 192)):
+        train(Cached(answers(ask, returns="probabilities", version=version), data, root=tmp_path), data, epochs=2)
+        assert sum(calls) == asked
 
 
 def test_views_are_used_in_turn(tmp_path):
