@@ -90,6 +90,8 @@ def fit(
 ) -> Run:
     """Train the distiller's student.
 
+    On a CPU this process keeps from now on what it frees, see :func:`~limbeck.core.memory.keep_freed_memory`.
+
     Arguments:
         distiller: student, teachers and objective.
         data: limbeck's :class:`~limbeck.data.Data`, or :func:`limbeck.data.loaders` of your own.

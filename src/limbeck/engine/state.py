@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.memory import keep_freed_memory
 from limbeck.core.progress import Progress
 from limbeck.data.draws import mix
 from limbeck.data.stream import Stream
@@ -209,6 +210,8 @@ class State:
 def begin(distiller: Distiller, stream: Stream, plan: Plan, training: Training, fabric: Fabric, *, seed: int) -> State:
     """Everything at its start: seeded, on its device, projections shaped, optimizer and scheduler built."""
     saved.seed_all(seed)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     distiller.to(fabric.device)
     distiller.prepare(fabric.to_device(stream.batch(0)))
     given, model = distiller, None
