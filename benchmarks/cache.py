@@ -8,9 +8,9 @@
   windows of 100 steps by turns; the student is small, so that what grows shows.
 - The rest, see cache_disk.py: resident memory, bytes and microseconds, with answers that are made up.
 
-Steps of two loops alternate in one process with one thread; a turn gives one ratio, of the medians of its steps. That
-process keeps the memory that either frees (see limbeck.core.memory), as fit makes it: else each loop would pay by chance
-for what the other gave back. What the answers say costs nothing here, so the teachers are untrained.
+Steps of two loops alternate in one process with one thread; a turn gives one ratio, of the medians of its steps. Both
+loops profit from fit's making that process keep what it frees (limbeck.core.memory); without it, each would pay by
+chance for what the other gave back. What the answers say costs nothing here, so the teachers are untrained.
 """
 
 from __future__ import annotations
