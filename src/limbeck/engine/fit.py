@@ -145,7 +145,8 @@ def fit(
         shared, clock, begun = fabric.world_size > 1, state.clock(), state.step
         everyone = partial(from_all, fabric)
         while state.step < plan.stop and not state.over:
-            distiller.progress = plan.progress(state.step)
+            # Not by nn.Module, which would look each step whether it is a parameter, a module or a buffer.
+            object.__setattr__(distiller, "progress", plan.progress(state.step))
             for micro in range(training.accumulate):
                 with (
                     fabric.no_backward_sync(state.model)

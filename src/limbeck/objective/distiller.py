@@ -88,14 +88,13 @@ class Distiller(nn.Module):
 
     def forward(self, batch: Any = None, /, **fields: Any) -> Loss:
         """The loss of one batch, given whole or, as ``transformers.Trainer`` does, by keywords."""
-        if not self.objective.ready:
+        objective = self.objective
+        if not objective.ready:
             raise LimbeckError(f"{_UNREADY} before training: call distiller.prepare(batch)")
         if batch is not None and fields:
             raise LimbeckError(f"a batch is given whole or by keywords, and here are both: {', '.join(fields)}")
-        exchange = self.exchange(fields if batch is None else batch)
-        loss: Loss = self.objective(exchange)
-        logits = exchange.student.logits
-        return loss._replace(logits=None if logits is None else logits.detach(), target=exchange.target)
+        loss: Loss = objective(self.exchange(fields if batch is None else batch))
+        return loss
 
     def exchange(self, batch: Any) -> Exchange:
         """What student and teachers say about ``batch``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from typing import NamedTuple, Self, final
@@ -126,12 +125,16 @@ class Objective(nn.Module):
                 name: _scalar(name, term(whole if name in self.gather else exchange))
                 for name, term in self.terms.items()
             }
-        weights = {name: at(weight, exchange.progress) for name, weight in self.weights.items()}
         # A small network's step feels each operation, and most objectives have a weight of 1 in them.
-        weighted = {name: v if weights[name] == 1.0 else weights[name] * v for name, v in values.items()}
-        first, *others = weighted.values()
-        total = first if not others else functools.reduce(torch.add, others, first)
-        return Loss(total, {name: value.detach() for name, value in weighted.items()}, weights)
+        total, parts, weights = None, dict[str, Tensor](), dict[str, float]()
+        for name, value in values.items():
+            weights[name] = weight = at(self.weights[name], exchange.progress)
+            weighted = value if weight == 1.0 else weight * value
+            parts[name] = weighted.detach()
+            total = weighted if total is None else total + weighted
+        assert total is not None
+        logits = exchange.student.logits
+        return Loss(total, parts, weights, None if logits is None else logits.detach(), exchange.target)
 
     def __str__(self) -> str:
         formula = " + ".join(
@@ -145,7 +148,7 @@ class Objective(nn.Module):
 def _device(exchange: Exchange) -> str:
     said = exchange.student
     if said.logits is not None:
-        return said.logits.device.type
+        return "cpu" if said.logits.is_cpu else said.logits.device.type
     tensors = (said.maps, said.embedding, *said.taps.values())
     return next((tensor.device.type for tensor in tensors if tensor is not None), "cpu")
 
