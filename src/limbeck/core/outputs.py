@@ -68,10 +68,10 @@ class Outputs:
 
     def detach(self) -> Outputs:
         """The same, cut off from the graph; itself where nothing hangs on one."""
-        own = (self.logits, self.maps, self.embedding, self.sample, self.present)
-        if not any(t is not None and t.requires_grad for t in (*own, *self.taps.values(), *self.extra.values())):
-            return self
-        return self._each(lambda tensor: tensor.detach())
+        for tensor in (self.logits, self.maps, self.embedding, *self.taps.values(), *self.extra.values()):
+            if tensor is not None and tensor.requires_grad:
+                return self._each(lambda each: each.detach())
+        return self
 
     def to(self, device: torch.device) -> Outputs:
         """The same on ``device``."""

@@ -52,11 +52,13 @@ class Classification:
 
     def target(self, batch: Any) -> Tensor | None:
         """The class numbers or probabilities, or ``None`` where the batch carries none."""
-        if isinstance(batch, Mapping) and not any(name in batch for name in _TARGETS):
-            return None
-        if isinstance(batch, Tensor) or (isinstance(batch, tuple | list) and len(batch) < 2):
-            return None
-        target: Tensor | None = _take(batch, 1, _TARGETS, what="target")
+        target: Tensor | None
+        if isinstance(batch, Mapping):
+            target = _named(batch, _TARGETS)
+        elif isinstance(batch, Tensor) or (isinstance(batch, tuple | list) and len(batch) < 2):
+            target = None
+        else:
+            target = _take(batch, 1, _TARGETS, what="target")
         if target is None:
             return None
         # Elsewhere than on a CPU, looking would make the device wait. On so few numbers, a set is quicker than tensors.
@@ -74,6 +76,13 @@ class Classification:
 @lru_cache(maxsize=8)
 def _allowed(classes: int) -> frozenset[int]:
     return frozenset((*range(classes), UNLABELLED))
+
+
+def _named(batch: Mapping[Any, Any], names: tuple[str, ...]) -> Any:
+    for name in names:
+        if name in batch:
+            return batch[name]
+    return None
 
 
 def _take(batch: Any, place: int, names: tuple[str, ...], *, what: str) -> Any:

@@ -48,14 +48,14 @@ class Frozen:
         self.taps = Taps(network, self.places)
         self._modules = list(network.modules())
 
-    @torch.no_grad()
     def answer(self, batch: Any, task: Task) -> Outputs:
         """What the network says about ``batch``, as the task reads it, with the tapped features."""
         if any(map(_training, self._modules)):
             self.network.eval()
-        if self.engine.name == "eager":
-            return answered(self.network, self.taps, batch, task)
-        return self.engine.answer(self.network, self.places, batch, task)
+        with torch.no_grad():
+            if self.engine.name == "eager":
+                return answered(self.network, self.taps, batch, task)
+            return self.engine.answer(self.network, self.places, batch, task)
 
     def move(self, change: Callable[[Tensor], Tensor]) -> None:
         """Apply to the weights what ``nn.Module.to`` applies to its own."""
