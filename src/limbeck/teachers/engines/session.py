@@ -6,6 +6,7 @@ onnxruntime: https://onnxruntime.ai. OpenVINO: https://docs.openvino.ai.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, final
 
@@ -130,10 +131,21 @@ def _onnxruntime(model: bytes | str) -> _Opened:
     )  # fmt: skip
 
 
-def _openvino(model: bytes | str) -> _Opened:
+@cache
+def _core() -> Any:
+    """The one core of this process, kept to its end.
+
+    Its CPU plugin gives the thread a stack for signals and frees it with the core. Freed in another order than made,
+    a stack that is gone stays in place, and the next Ctrl-C would end in a segmentation fault instead of a checkpoint
+    (seen with OpenVINO 2026.4).
+    """
     import openvino
 
-    core = openvino.Core()
+    return openvino.Core()
+
+
+def _openvino(model: bytes | str) -> _Opened:
+    core = _core()
     settings = {
         "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1,
         # Two processes that both pin themselves to the first core would halve each other's speed.

@@ -1,0 +1,34 @@
+"""A signal after a runtime has come and gone is handled, and does not end the process."""
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import copy, faulthandler, gc, signal, sys
+import torch
+from torch import nn
+import limbeck
+from limbeck.teachers import Frozen
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+task, batch = limbeck.tasks.Classification(2), {"input": torch.zeros(2, 3)}
+teachers = [Frozen(nn.Linear(3, 2), engine=sys.argv[1]) for _ in range(3)]
+for teacher in teachers:
+    teacher.answer(batch, task)
+while teachers:
+    teachers.pop(0)
+    del teacher
+    gc.collect()
+    signal.raise_signal(signal.SIGTERM)
+    teacher = None
+print(len(heard))
+"""
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_signal_is_handled_when_the_sessions_of_teachers_are_gone(engine):
+    pytest.importorskip(engine, reason=f"{engine} is not installed")
+    done = subprocess.run([sys.executable, "-c", SCRIPT, engine], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout.strip()) == (0, "3"), done.stderr[-500:]
