@@ -349,3 +349,14 @@ def test_a_picture_that_went_away_is_one_sentence(tmp_path):
         path.unlink()
     with pytest.raises(LimbeckError, match=r"the picture .*/a/.* cannot be read"):
         everything(data.train)
+
+
+def test_only_some_class_folders_are_used(tmp_path):
+    root = plain(tmp_path, classes="abc")
+    data = ImageFolder(root=str(root), only=("c", "a")).load(seed=0)
+    assert data.classes == ("a", "c")
+    assert sum(sizes(data)) == 40
+    with pytest.raises(LimbeckError, match=r"only: there is no class folder 'd' in .*: there are a, b, c"):
+        ImageFolder(root=str(root), only=("a", "d")).load(seed=0)
+    with pytest.raises(LimbeckError, match="at least two class folders, each once"):
+        ImageFolder(root=str(root), only=("a", "a")).load(seed=0)

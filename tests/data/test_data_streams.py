@@ -233,3 +233,15 @@ def test_a_loader_that_gives_fewer_batches_than_it_says_is_an_error():
         stream.batch(step)
     with pytest.raises(LimbeckError, match="says that it has 4 batches and did not give number 4"):
         stream.batch(3)
+
+
+def test_another_order_shows_the_same_views_of_the_same_samples():
+    views = Views((crop(padding=1), flip()), per_sample=2)
+    one, other = shuffled(views=views, seed=3), shuffled(views=views, seed=3, order=4)
+    first, second = one.batch(0), other.batch(0)
+    assert first["index"].tolist() != second["index"].tolist()
+    assert sorted(shown(one, 0)) == sorted(shown(other, 0))
+    assert one.identity() == other.identity()
+    assert torch.equal(other.show(torch.arange(4), torch.ones(4).long())["input"],
+                       one.show(torch.arange(4), torch.ones(4).long())["input"])  # fmt: skip
+    assert shuffled(seed=3, order=3).batch(0)["index"].tolist() == first["index"].tolist()

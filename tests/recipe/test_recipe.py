@@ -137,7 +137,11 @@ def test_numbers_in_yaml_s_old_blind_spot_are_numbers(digits):
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        (["sed"], 3, "recipe: a recipe has no setting 'sed'; did you mean 'seed'? (it takes: name, seed, plugins,"),
+        (
+            ["sed"],
+            3,
+            "recipe: a recipe has no setting 'sed'; did you mean 'seed'? (it takes: name, seed, data_seed,",
+        ),
         (["seed"], "x", "seed: 'x' is not an integer"),
         (["seed"], True, "seed: true is not an integer"),
         (["seed"], -1, "seed: -1 is not at least 0"),

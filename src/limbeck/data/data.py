@@ -39,7 +39,8 @@ class Data:
         sealed: the test part, which opens once.
         views: how training pictures are changed.
         normalization: what is taken off every picture.
-        seed: of the order and the views.
+        seed: of the views, and of the order where ``order`` is ``None``.
+        order: seed of the order; runs that differ in it alone show the same views of the same samples.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Data:
     views: Views
     normalization: Normalization
     seed: int = 0
+    order: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,8 +69,8 @@ class Data:
             raise LimbeckError(f"`pictures` is all or labelled, not {pictures!r}")
         part = self.train if pictures == "all" else self.train.labelled()
         return Shuffled(
-            part, self.views, self.normalization, batch=batch, seed=self.seed, classes=len(self.classes), rank=rank,
-            world=world,
+            part, self.views, self.normalization, batch=batch, seed=self.seed, order=self.order,
+            classes=len(self.classes), rank=rank, world=world,
         )  # fmt: skip
 
     def validation_batches(self, *, batch: int = 512, rank: int = 0, world: int = 1) -> Iterator[Batch]:

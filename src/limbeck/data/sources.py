@@ -168,6 +168,7 @@ class ImageFolder:
         root: the folder.
         size: shorter side after scaling, then the centre is cut out; ``None``: pictures as they are, all of one size.
         channels: 3 for colour, 1 for grey.
+        only: the class folders to use, for a subset of the classes; ``None``: all.
         labels: how many training samples keep their label, evenly by class; ``None``: all.
         take: how many training samples there are at all; ``None``: all.
         validation: a share, or a folder in ``root``; ``None``: ``val`` or ``validation`` where it stands, else 0.2.
@@ -180,6 +181,7 @@ class ImageFolder:
     root: str
     size: int | None = None
     channels: int = 3
+    only: tuple[str, ...] | None = None
     labels: int | None = None
     take: int | None = None
     validation: float | str | None = None
@@ -198,7 +200,7 @@ class ImageFolder:
         if (self.size is not None and self.size < 1) or self.channels not in (1, 3):
             raise LimbeckError(f"size is 1 pixel or more and channels 1 or 3, not {self.size} and {self.channels}")
         train = root / "train" if (root / "train").is_dir() else root
-        classes = _folders(train)
+        classes = self._chosen(_folders(train))
         if train == root and set(classes) <= {*_VALIDATION, *_TEST}:
             raise LimbeckError(f"{root.resolve()} has the folders {', '.join(classes)} and no train folder beside them")
         whole = self._read(train, classes, first=0)
@@ -226,8 +228,20 @@ class ImageFolder:
             first += len(part)
         return _arranged(self, root.resolve().name, classes, whole, parts["validation"], parts["test"], seed)
 
+    def _chosen(self, classes: list[str]) -> list[str]:
+        if self.only is None:
+            return classes
+        for name in self.only:
+            if name not in classes:
+                raise LimbeckError(
+                    f"only: there is no class folder {name!r} in {self.root}: there are {nearest(name, classes)}"
+                )
+        if len(set(self.only)) < max(2, len(self.only)):
+            raise LimbeckError(f"only: name at least two class folders, each once, not {', '.join(self.only)}")
+        return [name for name in classes if name in self.only]
+
     def _read(self, folder: Path, classes: list[str], *, first: int) -> Part:
-        if unknown := sorted(set(_folders(folder)) - set(classes)):
+        if self.only is None and (unknown := sorted(set(_folders(folder)) - set(classes))):
             raise LimbeckError(f"{folder} has classes that the training part has not: {', '.join(unknown[:5])}")
         paths, target = list[Path](), list[int]()
         for label, name in enumerate(classes):

@@ -43,7 +43,8 @@ class Shuffled:
         views: how they are changed.
         normalization: taken off after the views.
         batch: samples in a batch, for each process.
-        seed: of the order and of the views.
+        seed: of the views, and of the order where ``order`` is ``None``.
+        order: seed of the order.
         classes: how many there are; needed where views mix pictures, and with them their labels.
         rank: this process among ``world``: all of them together show every sample once an epoch.
         world: how many processes there are.
@@ -56,7 +57,7 @@ class Shuffled:
 
     def __init__(
         self, part: Part, views: Views, normalization: Normalization, *, batch: int, seed: int,
-        classes: int | None = None, rank: int = 0, world: int = 1,
+        order: int | None = None, classes: int | None = None, rank: int = 0, world: int = 1,
     ) -> None:  # fmt: skip
         if not len(part):
             raise LimbeckError("there is no sample to train on: the training part, or its labelled share, is empty")
@@ -71,7 +72,7 @@ class Shuffled:
             raise LimbeckError("views that mix pictures mix their labels too: say how many classes there are")
         self._part, self._views, self._normalization = part, views, normalization
         self._batch, self._seed, self._classes = batch, seed, classes
-        self._rank, self._together = rank, batch * world
+        self._rank, self._together, self._order_seed = rank, batch * world, seed if order is None else order
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     @property
@@ -130,7 +131,10 @@ class Shuffled:
 
     def _permutation(self, round_: int) -> Tensor:
         if self._order[0] != round_:
-            self._order = (round_, torch.randperm(len(self._part), generator=generator(self._seed, _ORDER, round_)))
+            self._order = (
+                round_,
+                torch.randperm(len(self._part), generator=generator(self._order_seed, _ORDER, round_)),
+            )
         return self._order[1]
 
 

@@ -62,7 +62,7 @@ class Job:
         plan = check(recipe)
         if recipe.threads is not None:
             torch.set_num_threads(recipe.threads)
-        data = plan.data.build().load(seed=recipe.seed)
+        data = plan.data.build().load(seed=recipe.seed if recipe.data_seed is None else recipe.data_seed)
         if not isinstance(data, Data):
             raise LimbeckError(f"data: {plan.data.use}.load gave a {type(data).__name__}, not a limbeck.data.Data")
         task = plan.task.build(classes=len(data.classes))
@@ -72,7 +72,7 @@ class Job:
                 f"{' …' if len(data.classes) > 5 else ''}): leave task.classes away, or give other data"
             )
         sealed = data.sealed.bound(folder / "checkpoint" / "sealed.json")
-        return cls(plan, replace(data, sealed=sealed), task, folder, processes=processes)
+        return cls(plan, replace(data, sealed=sealed, order=recipe.seed), task, folder, processes=processes)
 
     @property
     def recipe(self) -> Recipe:

@@ -276,11 +276,16 @@ class Export(BaseModel):
 
 @final
 class Recipe(BaseModel):
-    """Everything that decides a run; :func:`limbeck.recipe.load` makes one from YAML."""
+    """Everything that decides a run; :func:`limbeck.recipe.load` makes one from YAML.
+
+    ``data_seed`` decides how the data are cut, which labels are kept, and the views; ``None``: ``seed`` does. With it
+    set, runs of different seeds share their parts, a teacher that was trained elsewhere, and the cache of its answers.
+    """
 
     model_config = _STRICT
     name: FileName = "run"
     seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0
+    data_seed: Annotated[Integer, Field(ge=0, lt=2**32)] | None = None
     plugins: tuple[Plugin, ...] = ()
     task: Node
     data: Node
