@@ -1,6 +1,7 @@
 """How good, how like its teacher, how much better, and at what cost: the figures of a record."""
 
 from limbeck.evaluate.agreement import agreement, disagreements
+from limbeck.evaluate.answers import Answers, load_answers, save_answers
 from limbeck.evaluate.difference import gap_recovered, over_seeds, paired_bootstrap
 from limbeck.evaluate.diversity import (
     disagreement,
@@ -19,7 +20,32 @@ from limbeck.evaluate.quality import predictions, quality
 from limbeck.evaluate.turns import latencies
 
 __all__ = [
-    "Heard", "agreement", "cost", "disagreement", "disagreements", "double_fault", "error_correlation", "family",
-    "flops", "gap_recovered", "hear", "latencies", "latency", "linear_cka", "machine", "over_seeds", "paired_bootstrap",
-    "pairs", "parameters", "peak_memory", "predictions", "quality", "unbiased_cka", "versions", "weights_bytes",
+    "Answers",
+    "Heard",
+    "agreement",
+    "cost",
+    "disagreement",
+    "disagreements",
+    "double_fault",
+    "error_correlation",
+    "family",
+    "flops",
+    "gap_recovered",
+    "hear",
+    "latencies",
+    "latency",
+    "linear_cka",
+    "load_answers",
+    "machine",
+    "over_seeds",
+    "paired_bootstrap",
+    "pairs",
+    "parameters",
+    "peak_memory",
+    "predictions",
+    "quality",
+    "save_answers",
+    "unbiased_cka",
+    "versions",
+    "weights_bytes",
 ]  # fmt: skip

@@ -25,7 +25,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.files import digest, write_atomically
 from limbeck.engine import Processes, Run, join
 from limbeck.engine.watchers import Watcher
-from limbeck.evaluate import machine, versions
+from limbeck.evaluate import machine, save_answers, versions
 from limbeck.models import save_weights
 from limbeck.programs.chain import assist
 from limbeck.programs.chain import warnings as order_warnings
@@ -213,6 +213,7 @@ def _tested(job: Job, networks: Mapping[str, nn.Module], record: dict[str, Any])
     target = torch.empty(0)
     for name, network in networks.items():
         record["models"][name]["test"], said[name], target = figures(network, job.data, job.task, part)
+    save_answers(job.folder / "answers.safetensors", said, target, fingerprint=job.data.sealed.fingerprint())
     history = job.data.sealed.history()
     teachers = [name for name in networks if name in job.recipe.teachers]
     best = max(teachers, key=lambda name: record["models"][name]["validation"]["top1"], default=None)

@@ -74,10 +74,24 @@ class Quality(_Part):
 
 
 @final
-class Model(_Part):
-    """One model of the comparison."""
+class Spent(_Part):
+    """What the training took: seconds on the clock, of processors and of accelerators, and joules where told."""
 
-    role: Literal["teacher", "assistant", "alone", "direct", "distilled"]
+    seconds: Number = None
+    cpu_seconds: Number = None
+    gpu_seconds: Number = None
+    joules: Number = None
+
+
+@final
+class Model(_Part):
+    """One model of the comparison.
+
+    The controls beside ``alone`` are ``longer``, alone for as much wall time as the distilled student took, and
+    ``smoothed``, alone with label smoothing.
+    """
+
+    role: Literal["teacher", "assistant", "alone", "longer", "smoothed", "direct", "distilled"]
     title: Name = ""
     parameters: Count = None
     flops: Number = None
@@ -85,6 +99,7 @@ class Model(_Part):
     latency_ms: Latency | None = None
     steps: Count = None
     seconds: Number = None
+    spent: Spent | None = None
     validation: Quality | None = None
     test: Quality | None = None
 
@@ -187,6 +202,15 @@ class Kept(_Part):
 
 
 @final
+class Arm(_Part):
+    """Which arm of which study a run was, with which seed."""
+
+    study: Name
+    arm: Name
+    seed: int
+
+
+@final
 class File(_Part):
     """A file of the run."""
 
@@ -201,6 +225,8 @@ class Record(_Part):
     version: int = Field(alias="schema")
     limbeck: Name = ""
     name: Name
+    kind: Literal["run", "arm"] = "run"
+    arm: Arm | None = None
     seed: Count = None
     created: Name = ""
     seconds: Number = None
