@@ -16,13 +16,22 @@ from limbeck.evaluate.efficiency import cost, flops, latency, parameters, weight
 from limbeck.evaluate.hearing import Heard, hear
 from limbeck.evaluate.machine import machine, versions
 from limbeck.evaluate.memory import peak_memory
+from limbeck.evaluate.paired import bootstrap_over_samples, mcnemar
 from limbeck.evaluate.quality import predictions, quality
+from limbeck.evaluate.seeds import (
+    gap_recovered_over_seeds,
+    holm,
+    mean_over_seeds,
+    paired_over_seeds,
+    seeds_needed,
+)
 from limbeck.evaluate.turns import latencies
 
 __all__ = [
     "Answers",
     "Heard",
     "agreement",
+    "bootstrap_over_samples",
     "cost",
     "disagreement",
     "disagreements",
@@ -31,20 +40,26 @@ __all__ = [
     "family",
     "flops",
     "gap_recovered",
+    "gap_recovered_over_seeds",
     "hear",
+    "holm",
     "latencies",
     "latency",
     "linear_cka",
     "load_answers",
     "machine",
+    "mcnemar",
+    "mean_over_seeds",
     "over_seeds",
     "paired_bootstrap",
+    "paired_over_seeds",
     "pairs",
     "parameters",
     "peak_memory",
     "predictions",
     "quality",
     "save_answers",
+    "seeds_needed",
     "unbiased_cka",
     "versions",
     "weights_bytes",
