@@ -25,11 +25,13 @@ from limbeck.evaluate.seeds import (
     paired_over_seeds,
     seeds_needed,
 )
+from limbeck.evaluate.spending import Spending
 from limbeck.evaluate.turns import latencies
 
 __all__ = [
     "Answers",
     "Heard",
+    "Spending",
     "agreement",
     "bootstrap_over_samples",
     "cost",
