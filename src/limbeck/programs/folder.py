@@ -8,7 +8,7 @@ from pathlib import Path
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["HOME", "choose", "locked"]
+__all__ = ["HOME", "choose", "free", "locked"]
 
 HOME = Path("runs")
 
@@ -50,6 +50,17 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError:
             raise LimbeckError(f"another process is working in {folder}: wait for it, or give another --out") from None
         yield
+
+
+def free(folder: Path) -> bool:
+    """Whether no process works in ``folder``; one that is not there is free."""
+    if not folder.exists():
+        return True
+    try:
+        with locked(folder):
+            return True
+    except LimbeckError:
+        return False
 
 
 def _numbered(folder: str, name: str) -> bool:
