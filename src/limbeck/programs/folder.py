@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,17 +37,28 @@ def choose(name: str, out: Path | None, *, resume: bool) -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of ``folder``; a killed process leaves no lock behind."""
+def locked(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
+    """Keep other processes out of ``folder``; a killed process leaves no lock behind.
+
+    Where another is in there, it is waited for, so many seconds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # Windows has no such lock; a second run there is the user's own care.
         yield
         return
+    end = time.monotonic() + patience
     with (folder / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() >= end:
+                        raise
+                    time.sleep(0.05)
         except OSError:
             raise LimbeckError(f"another process is working in {folder}: wait for it, or give another --out") from None
         yield

@@ -13,6 +13,7 @@ from typing import Any
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.files import write_atomically
+from limbeck.engine.checkpoint import Stopped
 from limbeck.engine.watchers import Watcher
 from limbeck.programs.folder import HOME
 from limbeck.programs.job import Job
@@ -73,6 +74,9 @@ def study(
     _say(f"{recipe.name}: {len(every)} arms x {len((recipe.study or Study()).seeds)} seeds, {queue.waiting()} to run")
     try:
         work(recipe, shared, storage, jobs, watchers)
+    except Stopped as stopped:
+        stopped.args = (f"stopped: the work is saved; limbeck study … --resume --out {folder} goes on from there",)
+        raise
     finally:
         found = summed(recipe, queue, shared)
     _say(study_table(found))

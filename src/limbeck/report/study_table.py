@@ -29,7 +29,8 @@ def study_table(found: Mapping[str, Any]) -> str:
     for heading in ("accuracy", "± sd", "gain", "interval", "gap recovered", "ECE", "CPU time", "n"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, arm in told.items():
-        table.add_row(Text(name), *_row(arm))
+        best = " (best on validation)" if arm.get("kept") == "best on validation" else ""
+        table.add_row(Text(f"{name}{best}"), *_row(arm))
     console = Console(width=_WIDTH, no_color=True, highlight=False, force_terminal=False)
     with console.capture() as caught:
         console.print(table)

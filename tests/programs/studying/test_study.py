@@ -222,3 +222,38 @@ def test_without_teachers_there_is_no_teacher_arm(tmp_path):
 
 def test_the_program_is_found_by_name():
     assert limbeck.programs.study is study
+
+
+def test_two_workers_of_two_commands_share_one_queue(file, tmp_path):
+    """As two machines would: one database, one folder."""
+    out, url = tmp_path / "both", f"sqlite:///{tmp_path / 'shared.db'}"
+    code = (
+        "import sys; from pathlib import Path; from limbeck.programs import study;"
+        "study(sys.argv[1], seeds=2, out=Path(sys.argv[2]), resume=True, storage=sys.argv[3], watchers=[])"
+    )
+    out.mkdir()
+    (out / "recipe.yaml").write_text(file.read_text())
+    words = [sys.executable, "-c", code, str(file), str(out), url]
+    both = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    worked = [out_.count(", seed ") for out_, _ in said]
+    assert sum(worked) == 12
+    assert json.loads((out / "study.json").read_text())["results"]["arms"]["hot"]["top1"]["n"] == 2
+
+
+def test_the_best_epoch_by_validation_is_named_as_such(file, tmp_path, capsys):
+    found = study(file, ["study.arms.kept={training.keep: best}"], seeds=1, out=tmp_path / "s", watchers=[])
+    assert found["results"]["arms"]["kept"]["kept"] == "best on validation"
+    assert found["results"]["arms"]["hot"]["kept"] == "last epoch"
+    assert "kept (best on validation)" in capsys.readouterr().out
+
+
+def test_the_choice_among_arms_is_made_on_validation(done):
+    out, found = done
+    means = {
+        arm: sum(record(out, arm, seed)["models"][arm]["validation"]["top1"] for seed in (0, 1)) / 2
+        for arm in ("distilled", "hot")
+    }
+    assert found["results"]["chosen"]["arm"] == max(means, key=means.get)
+    assert {"p", "p_holm"} <= found["results"]["arms"]["hot"]["gain"].keys()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from limbeck.core.errors import LimbeckError, reason
-from limbeck.programs.folder import free
+from limbeck.programs.folder import free, locked
 from limbeck.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -82,6 +82,10 @@ class Queue:
 
     def fill(self, cells: Iterable[Cell]) -> None:
         """Put every cell in the queue that neither waits there nor is worked on; those of lost workers again."""
+        with locked(self.folder / "cells", patience=60):
+            self._fill(cells)
+
+    def _fill(self, cells: Iterable[Cell]) -> None:
         import optuna
 
         with warnings.catch_warnings():

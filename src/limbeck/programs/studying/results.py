@@ -13,6 +13,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.evaluate import (
     bootstrap_over_samples,
     gap_recovered_over_seeds,
+    holm,
     load_answers,
     mcnemar,
     mean_over_seeds,
@@ -40,6 +41,7 @@ def results(folder: Path, arms: Mapping[str, Arm], seeds: Sequence[int]) -> dict
         if found[name]:
             told[name] = _figures(found[name], arm)
             told[name] |= _against(folder, arm, found[name], control, taught, told[name])
+    _corrected(told, arms)
     return {"arms": told, "rule": RULE_OVER_SEEDS, "chosen": _chosen(told, arms)}
 
 
@@ -71,7 +73,14 @@ def _figures(records: Found, arm: Arm) -> dict[str, Any]:
     for name in _SPENT:
         values = [model["spent"][name] for model in models if model.get("spent")]
         spent[name] = mean_over_seeds(values) if values and None not in values else None
-    return told | {"spent": spent, "steps": models[0]["steps"]}
+    return told | {"spent": spent, "steps": models[0]["steps"], "kept": _kept(next(iter(records.values())))}
+
+
+def _kept(record: Mapping[str, Any]) -> str:
+    """Which epoch's weights a figure is of; the last one's, where the recipe does not name the best on validation."""
+    recipe = record["recipe"]
+    said = [recipe["training"]["keep"], *(stage.get("training", {}).get("keep") for stage in recipe["stages"])]
+    return "best on validation" if "best" in said else "last epoch"
 
 
 def _against(
@@ -120,6 +129,14 @@ def _by_sample(folder: Path, arm: str, seeds: Sequence[int]) -> dict[str, Any]:
         told.append({"seed": seed, **mcnemar(*pair)})
     found = bootstrap_over_samples(pairs, shared=len(prints) == 1)
     return {"samples": {"low": found["low"], "high": found["high"]}, "mcnemar": told}
+
+
+def _corrected(told: Mapping[str, Any], arms: Mapping[str, Arm]) -> None:
+    """Of many arms that are compared some look good by chance: Holm's correction of their p-values stands beside."""
+    compared = [one["gain"] for name, one in told.items() if arms[name].listens and one["gain"] is not None]
+    compared = [gain for gain in compared if gain["p"] is not None]
+    for gain, p in zip(compared, holm([gain["p"] for gain in compared]) if compared else [], strict=True):
+        gain["p_holm"] = p
 
 
 def _chosen(told: Mapping[str, Any], arms: Mapping[str, Arm]) -> dict[str, Any] | None:

@@ -84,8 +84,8 @@ def _take_all(
         begun = time.monotonic()
         try:
             with queue.take() as cell:
-                if cell is None:
-                    return
+                if cell is None or done(shared.folder, cell):
+                    continue
                 record = _cell(recipe, every[cell.arm], cell.seed, shared, queue, neighbours, watchers)
         except Stopped:
             raise
