@@ -20,7 +20,7 @@ _TICKS = 5
 class Line:
     """One arm: where its mean and intervals lie, in per cent of the axis, and the same in words.
 
-    ``wide`` is Student's interval, where it reaches beyond the bootstrap; ``seeds`` are left out where there is one.
+    ``wide`` is Student's interval, where it reaches beyond the bootstrap; ``judgement`` is empty for a teacher.
     """
 
     name: str
@@ -68,7 +68,8 @@ def forest(arms: Sequence[Arm]) -> tuple[list[Line], Axis] | None:
         wider = t if t and (reach is None or t[0] < reach[0] or t[1] > reach[1]) else None
         over = f"{gain.n} seeds" if gain.over == "seeds" else "test samples, one seed" if whole else "one seed"
         said = f"{points(whole[0])} to {points(whole[1])}" if whole else "no interval"
-        lines.append(Line(arm.name, arm.judgement, place(gain.mean), reach, wider, points(gain.mean), said, over))
+        judgement = arm.judgement if arm.student else ""
+        lines.append(Line(arm.name, judgement, place(gain.mean), reach, wider, points(gain.mean), said, over))
     return lines, Axis(place(0.0), tuple((place(tick), points(tick, digits=_digits(high - low)))
                                          for tick in _rounds(low, high)))  # fmt: skip
 

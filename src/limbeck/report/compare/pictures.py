@@ -18,6 +18,8 @@ from limbeck.report.words import amount, percent
 __all__ = ["learning", "plane"]
 
 _SIZE = (420.0, 280.0)
+_SAME = 1.05
+"""Times another one's latency up to which two count as equally quick: one network measured twice differs by as much."""
 
 
 def learning(arms: Sequence[Arm], looks: Mapping[str, Look]) -> ink.Plot | None:
@@ -46,9 +48,7 @@ def learning(arms: Sequence[Arm], looks: Mapping[str, Look]) -> ink.Plot | None:
     panel.set_xlim(0, max(curve.steps[-1] for _, curves in drawn for curve in curves) * 1.01)
     _ticks(panel, top - floor)
     several = any(len(curves) > 1 for _, curves in drawn)
-    note = (
-        "Thin lines are seeds, thick ones their mean over the steps that all of them have reached." if several else ""
-    )
+    note = "Thin lines are seeds, thick ones the mean of those that came furthest." if several else ""
     if any(value < floor for values in every for value in values):
         start = f"The axis starts at {percent(floor, digits=0)}; lower values of the first steps are cut off."
         note = f"{note} {start}".strip()
@@ -63,7 +63,8 @@ def plane(arms: Sequence[Arm], looks: Mapping[str, Look]) -> ink.Plot | None:
         return None
     figure = ink.blank(*_SIZE)
     panel = ink.axes(figure, left=52, bottom=44, right=16, top=14, grid="both")
-    ranges(panel, [latency for _, latency, _ in dots], [top for *_, top in dots])
+    ends = [end for arm, *_ in dots if arm.top1 for end in (arm.top1.low, arm.top1.high) if end is not None]
+    ranges(panel, [latency for _, latency, _ in dots], [*(top for *_, top in dots), *ends])
     best = _front([(latency, top) for _, latency, top in dots])
     panel.step(
         [latency for latency, _ in best], [top for _, top in best], where="post", color=ink.INK["muted"], linewidth=1,
@@ -72,9 +73,8 @@ def plane(arms: Sequence[Arm], looks: Mapping[str, Look]) -> ink.Plot | None:
     keys = []
     for arm, latency, top in sorted(dots, key=lambda dot: -(dot[0].parameters or 0)):
         look = looks[arm.name]
-        ends = (arm.top1.low, arm.top1.high) if arm.top1 else (None, None)
-        if ends[0] is not None and ends[1] is not None:
-            panel.vlines([latency], ends[0], ends[1], color=look.colour, linewidth=1.2, alpha=0.6)
+        if arm.top1 and arm.top1.low is not None and arm.top1.high is not None:
+            panel.vlines([latency], arm.top1.low, arm.top1.high, color=look.colour, linewidth=1.2, alpha=0.6)
         panel.plot(
             [latency], [top], linestyle="none", marker=look.mark, markersize=0.8 * diameter(arm.parameters),
             markerfacecolor=look.colour, markeredgecolor=ink.INK["paper"], markeredgewidth=1.2, alpha=0.92, zorder=3,
@@ -86,26 +86,30 @@ def plane(arms: Sequence[Arm], looks: Mapping[str, Look]) -> ink.Plot | None:
     names = ", ".join(arm.name for arm, latency, top in dots if (latency, top) in best)
     note = (
         "Up and to the left is better; the mark grows with the logarithm of the parameters. The dashed line joins the "
-        f"arms that no other beats in both: {names}. Latencies within a few per cent of each other are the same."
+        f"arms that no other beats in accuracy in the same time: {names}. Latencies within 5 % count as the same."
     )
     said = "; ".join(key.words for key in keys)
     return ink.Plot(ink.svg(figure, name="plane"), f"Accuracy against latency: {said}.", note, tuple(keys))
 
 
 def _front(dots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The dots that no other one beats: quicker and at least as accurate, or as quick and more accurate."""
-    best: list[tuple[float, float]] = []
-    for latency, top in sorted(dots, key=lambda dot: (dot[0], -dot[1])):
-        if not best or top > best[-1][1]:
-            best.append((latency, top))
-    return best
+    """The dots that no other one beats by more accuracy in the same time or less, the quickest first.
+
+    >>> _front([(1.0, 0.80), (1.02, 0.90), (3.0, 0.95), (4.0, 0.93)])
+    [(1.02, 0.9), (3.0, 0.95)]
+    """
+    return sorted(
+        one for one in dots if not any(top > one[1] and latency <= _SAME * one[0] for latency, top in dots)
+    )  # fmt: skip
 
 
 def _means(curves: Sequence[Curve]) -> tuple[list[float], list[float]]:
-    """Mean accuracy at the steps that every seed has; those of the longest where no step is common."""
+    """Mean accuracy of the seeds that have come furthest, at the steps that all of them have."""
     ones: list[dict[float, float]] = [dict(zip(*_known(curve), strict=True)) for curve in curves]
-    steps = sorted(set.intersection(*(set(one) for one in ones))) or sorted(max(ones, key=len))
-    return steps, [fmean(one[step] for one in ones if step in one) for step in steps]
+    last = max(max(one) for one in ones)
+    ones = [one for one in ones if max(one) == last]
+    steps = sorted(set.intersection(*(set(one) for one in ones)))
+    return steps, [fmean(one[step] for one in ones) for step in steps]
 
 
 def _known(curve: Curve) -> tuple[list[float], list[float]]:

@@ -97,7 +97,6 @@ QUALITY: Final = (
     Column("ECE", "", "lower", _mean(lambda arm: arm.ece, fixed)),
     Column("Parameters", "", "lower", _plain(lambda arm: arm.parameters, amount)),
     Column("Latency", "ms", "lower", _plain(lambda arm: arm.latency, milliseconds)),
-    Column("Size", "", "lower", _plain(lambda arm: arm.bytes, size)),
 )
 COSTS: Final = (
     Column("Steps", "", "lower", _plain(lambda arm: arm.steps, _count)),
@@ -105,5 +104,6 @@ COSTS: Final = (
     Column("CPU time", "", "lower", _plain(lambda arm: arm.spent.cpu_seconds, duration)),
     Column("GPU time", "", "lower", _plain(lambda arm: arm.spent.gpu_seconds, duration)),
     Column("Energy", "J", "lower", _plain(lambda arm: arm.spent.joules, _count)),
+    Column("Size", "", "lower", _plain(lambda arm: arm.bytes, size)),
     Column("FLOPs of an answer", "", "lower", _plain(lambda arm: arm.flops, amount)),
 )
