@@ -8,7 +8,7 @@ from pathlib import Path
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["serve"]
+__all__ = ["listening", "serve"]
 
 
 def serve(folder: Path, *, port: int = 8642) -> None:
@@ -38,18 +38,23 @@ def serve(folder: Path, *, port: int = 8642) -> None:
         raise LimbeckError(
             f"the board needs the package {error.name}, which is not installed: pip install 'limbeck[board]'"
         ) from None
-    with _listening(port) as listening:
-        print(f"http://127.0.0.1:{listening.getsockname()[1]}/ shows {folder} until Ctrl-C", flush=True)  # noqa: T201
+    with listening(port) as door:
+        print(f"http://127.0.0.1:{door.getsockname()[1]}/ shows {folder} until Ctrl-C", flush=True)  # noqa: T201
         settings = uvicorn.Config(
             app, log_level="error", access_log=False, server_header=False, ws="none", lifespan="off",
             timeout_graceful_shutdown=1,
         )  # fmt: skip
         # Ctrl-C is how one leaves the board, so it is no failure.
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(settings).run(sockets=[listening])
+            uvicorn.Server(settings).run(sockets=[door])
 
 
-def _listening(port: int) -> socket.socket:
+def listening(port: int) -> socket.socket:
+    """A socket of this machine alone; port 0 is any free one.
+
+    Raises:
+        LimbeckError: something else listens there.
+    """
     try:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:

@@ -34,7 +34,7 @@ def sentence(arm: str, control: str | None, gain: Gain | None, gap: Share | None
     """The verdict on ``arm`` in one sentence; ``examples`` is how many test samples there are.
 
     >>> sentence("distilled", "alone", Gain(mean=2.04, low=1.5, high=2.5, n=5), Share(0.66), examples=360)
-    'distilled helps: +2.0 points over alone, 95 % interval over 5 seeds +1.5 to +2.5; 66 % of the gap to the teacher.'
+    'distilled helps: +2.0 points over alone, 95 % interval +1.5 to +2.5 over 5 seeds; 66 % of the gap to the teacher.'
     """
     if control is None:
         return f"Whether {arm} helps is not known: there is no control to compare it with."
@@ -43,9 +43,9 @@ def sentence(arm: str, control: str | None, gain: Gain | None, gap: Share | None
         return f"Whether {arm} helps is not known: it has no finished seed in common with {control}."
     if ends is None:
         return f"Whether {arm} helps is not known: one seed alone, and no answers to the test samples beside it."
-    samples = "test samples, one seed" if examples is None else f"{examples:,} test samples, one seed"
-    over = f"over {gain.n} seeds" if gain.over == "seeds" else f"over {samples}"
-    interval = f"95 % interval {over} {points(ends[0])} to {points(ends[1])}"
+    samples = "the test samples of one seed" if examples is None else f"the {examples:,} test samples of one seed"
+    over = f"{gain.n} seeds" if gain.over == "seeds" else samples
+    interval = f"95 % interval {points(ends[0])} to {points(ends[1])} over {over}"
     judgement = judged(gain)
     if judgement == "open":
         return f"{arm} and {control} cannot be told apart: {points(gain.mean)} points, {interval}."
