@@ -10,7 +10,7 @@ from limbeck.evaluate import save_answers
 
 CLASSES = ["zero", "one", "two", "three"]
 ARMS = {"teacher": 0.96, "alone": 0.80, "longer": 0.81, "smoothed": 0.79, "distilled": 0.88, "wide_tau": 0.74}
-ROLES = {"wide_tau": "distilled"}
+CONTROLS = ("teacher", "alone", "longer", "smoothed")
 EXAMPLES = 200
 
 
@@ -24,13 +24,17 @@ def answers(arm, seed, *, top, examples=EXAMPLES):
     return 3.0 * torch.nn.functional.one_hot(said, len(CLASSES)).float(), target
 
 
+def role(arm):
+    return arm if arm in CONTROLS else "distilled"
+
+
 def hash_of(text):
     return sum(ord(letter) * 31**place for place, letter in enumerate(text)) % 100_000
 
 
-def model(role, logits, target, *, title, latency, parameters, steps, spent):
+def model(part, logits, target, *, title, latency, parameters, steps, spent):
     return {
-        "role": role, "title": title, "parameters": parameters, "flops": 60 * parameters, "bytes": 4 * parameters + 800,
+        "role": part, "title": title, "parameters": parameters, "flops": 60 * parameters, "bytes": 4 * parameters + 800,
         "latency_ms": {"median": latency, "p95": 1.2 * latency, "batch": 1, "threads": 1, "repeats": 200},
         "steps": steps, "seconds": spent["seconds"], "spent": spent, "validation": figures(logits, target),
         "test": figures(logits, target),
@@ -84,7 +88,7 @@ def fill(folder, arms, seed, *, kept="samples", named=None, **more):
         logits[arm], target = answers(arm, seed, top=top)
         big = arm == "teacher"
         models[arm] = model(
-            ROLES.get(arm, arm), logits[arm], target, title=f"Student {arm}: small_cnn(width=8)",
+            role(arm), logits[arm], target, title=f"Student {arm}: small_cnn(width=8)",
             latency=0.21 if big else 0.07 + 0.001 * seed, parameters=94_154 if big else 1_698,
             steps=600 if arm == "longer" else 300,
             spent={"seconds": 3.0 + seed, "cpu_seconds": 5.0 + seed, "gpu_seconds": None, "joules": None},
@@ -129,7 +133,7 @@ def write_study(folder, *, seeds=(0, 1, 2, 3, 4), arms=ARMS, unfinished=(), fail
         "schema": 1, "kind": "study", "name": "digits-study", "limbeck": "0.2.0",
         "created": "2026-11-25T10:00:00+00:00", "recipe": {"name": "digits"},
         "seeds": list(seeds), "against": "alone", "keep": "last",
-        "arms": {arm: {"role": ROLES.get(arm, arm), "title": f"What {arm} is",
+        "arms": {arm: {"role": role(arm), "title": f"Student {arm}: small_cnn(width=8)",
                        "changes": {"stages.0.objective.soft.tau": 40} if arm == "wide_tau" else {}, "note": None}
                  for arm in arms},
         "cells": cells, "results": {"arms": {}, "rule": "The rule of the study."},
@@ -167,7 +171,7 @@ def result(folder, arm, seeds):
         "spent": {"seconds": mean([3.0] * len(tops)), "cpu_seconds": mean([5.0] * len(tops)), "gpu_seconds": None,
                   "joules": None},
         "gap_recovered": {"share": 0.52, "low": 0.4, "high": 0.66, "n": len(tops)} if arm == "distilled" else None,
-        "verdict": {"judgement": judgement, "sentence": f"The study says that {arm} {judgement}.",
+        "verdict": {"judgement": judgement, "sentence": f"The study says of {arm}: {judgement}.",
                     "seeds_needed": 24 if judgement == "open" else None},
     }  # fmt: skip
 

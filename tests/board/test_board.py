@@ -19,6 +19,7 @@ from limbeck.board import serve
 from limbeck.board.folders import entries, phases
 from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
+from limbeck.report import write_report
 
 pytest.importorskip("starlette")
 from limbeck.board.app import application
@@ -130,7 +131,8 @@ def test_a_written_report_is_served_as_it_stands(app, root):
     [
         "/at/../outside.txt", "/at/..%2foutside.txt", "/at/%2e%2e/outside", "/at/%2e%2e%2foutside", "/../outside.txt",
         "/at//etc/passwd", "/at/%2fetc%2fpasswd", "/at/done/../../outside", "/at/link", "/at/link/", "/at/mixed",
-        "/at/loop/done", "/at/notes.txt", "/at/done/record.json", "/at/done%00", "/at/study/cells/alone/0", "/notes.txt",
+        "/at/loop/done", "/at/notes.txt", "/at/done/record.json", "/at/done%00", "/at/study/cells/alone/0",
+        "/notes.txt",
         "/at/..\\outside", "/at/done/.", "/at/" + "a" * 5000, "/at/%ff%fe", "/at", "/favicon.ico",
     ],
 )  # fmt: skip
@@ -223,6 +225,15 @@ def test_the_folder_itself_may_be_a_study(studies, tmp_path):
     app = application(tmp_path / "S")
     assert 'href="/at/"' in ask(app, "/").text
     assert "Did it help?" in ask(app, "/at/").text
+
+
+def test_a_cell_alone_has_a_page_as_well(studies, tmp_path):
+    studies.write_study(tmp_path / "S", seeds=(0,))
+    (tmp_path / "S" / "study.json").rename(tmp_path / "elsewhere.json")
+    got = ask(application(tmp_path / "S"), "/at/cells/alone/0")
+    assert (got.status, "Arms beside each other" in got.text) == (200, True)
+    with pytest.raises(LimbeckError, match="one arm of the study digits-study"):
+        write_report(tmp_path / "S" / "cells" / "alone" / "0")
 
 
 def test_a_page_is_drawn_again_once_its_files_change(studies, tmp_path):

@@ -92,7 +92,6 @@ def serving(app):
 @pytest.fixture(scope="module")
 def study(studies, tmp_path_factory):
     arms = {**studies.ARMS, LONG: 0.7}
-    studies.ROLES[LONG] = "distilled"
     return studies.write_study(
         tmp_path_factory.mktemp("browser") / "S", seeds=(0, 1), arms=arms, unfinished=[("wide_tau", 0), ("wide_tau", 1)]
     )

@@ -191,7 +191,7 @@ def test_a_study_is_shown_whatever_is_not_written_yet(studies, tmp_path, seen):
     assert compare_page(found).endswith("</html>")
     if "record" in seen:
         cell = next(cell for cell in found.cells if cell.arm == "distilled")
-        assert cell.state == "waiting"
+        assert cell.state == "failed"
         assert "record.json" in cell.error
 
 
@@ -274,4 +274,4 @@ def test_the_page_of_one_folder_stands_in_it(studies, tmp_path, capsys):
     folder = studies.write_study(tmp_path / "S", seeds=(0,))
     assert main(["compare", str(folder)]) == 0
     assert (folder / "compare.html").exists()
-    assert "The study says that distilled" in capsys.readouterr().out
+    assert "The study says of distilled" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from limbeck.report.compare import Arm, compare_page, template
 from limbeck.report.compare.look import looks
 from limbeck.report.compare.pictures import learning
 from limbeck.report.metrics import Curve, curves
+from limbeck.report.read import read
 from limbeck.report.words import duration
 
 __all__ = ["index", "missing", "page"]
@@ -33,7 +34,7 @@ def page(entry: Entry) -> str:
     """The page of one run or study; where its files cannot be read just now, one sentence on it."""
     try:
         if entry.kind == "study":
-            return compare_page(comparison([entry.folder]))
+            return compare_page(comparison([entry.folder]), home="/")
         if entry.state == "finished":
             return _report(entry.folder)
         return _training(entry)
@@ -56,7 +57,11 @@ def _told(title: str, text: str) -> str:
 
 def _report(folder: Path) -> str:
     written = folder / "report.html"
-    return written.read_text(encoding="utf-8") if written.exists() else report_page(folder)
+    if written.exists():
+        return written.read_text(encoding="utf-8")
+    # A cell of a study is one arm, and has no page of its own beside what a comparison says of it.
+    whole = read(folder / "record.json").kind == "run"
+    return report_page(folder) if whole else compare_page(comparison([folder]), home="/")
 
 
 def _training(entry: Entry) -> str:

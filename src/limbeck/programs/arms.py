@@ -182,8 +182,8 @@ def _cell(folder: Path, study: Mapping[str, Any], cell: Mapping[str, Any]) -> Tr
             role=record.models[model].role,
         )  # fmt: skip
     except LimbeckError as error:
-        # A study is shown while it is written: what cannot be read now may be whole at the next look.
-        state = "running" if cell["state"] == "running" else "failed" if cell["state"] == "failed" else "waiting"
+        # The others are shown all the same; one that trains may be whole at the next look.
+        state = "failed" if cell["state"] == "done" else cell["state"]
         return replace(found, state=state, error=found.error or str(error))
 
 

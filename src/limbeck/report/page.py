@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limbeck.core.errors import LimbeckError
 from limbeck.core.files import write_atomically
 from limbeck.report import cases, rows, words
 from limbeck.report.verdict import RULE, judge, verdict
@@ -39,7 +40,13 @@ def report_page(run: Path) -> str:
     from limbeck.report.metrics import curves
     from limbeck.report.read import read
 
-    return _render(read(Path(run) / "record.json"), curves(Path(run) / "metrics.csv"))
+    record = read(Path(run) / "record.json")
+    if record.kind == "arm":
+        raise LimbeckError(
+            f"{run} holds one arm of the study {record.arm.study if record.arm else ''}, and a report is of a whole "
+            "run: give the folder of the study to `limbeck compare`"
+        )
+    return _render(record, curves(Path(run) / "metrics.csv"))
 
 
 def dated(iso: str) -> str:

@@ -28,9 +28,9 @@ __all__ = ["compare_page", "policy", "template"]
 _HERE = Path(__file__).parent
 
 
-def compare_page(found: Comparison) -> str:
-    """The page as HTML; the same comparison gives the same bytes."""
-    return template("compare.html.j2").render(c=found, **_contents(found))
+def compare_page(found: Comparison, *, home: str = "") -> str:
+    """The page as HTML; the same comparison gives the same bytes. ``home`` is where a way back leads, if there is one."""
+    return template("compare.html.j2").render(c=found, home=home, **_contents(found))
 
 
 def policy() -> str:
@@ -73,8 +73,9 @@ def _contents(found: Comparison) -> dict[str, Any]:
 
 
 def _verdicts(found: Comparison) -> list[Arm]:
-    """The arms of which a verdict is to be told: students that have a control."""
-    return [arm for arm in found.arms if arm.student and arm.name not in found.against]
+    """The arms of which a verdict is to be told: students that are not themselves what others are held against."""
+    students = [arm for arm in found.arms if arm.student and arm.name not in found.against]
+    return [arm for arm in students if arm.control or arm.role != "alone"]
 
 
 def _states(cells: tuple[Cell, ...]) -> dict[str, int]:
