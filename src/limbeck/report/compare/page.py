@@ -29,7 +29,7 @@ _HERE = Path(__file__).parent
 
 
 def compare_page(found: Comparison, *, home: str = "") -> str:
-    """The page as HTML; the same comparison gives the same bytes. ``home`` is where a way back leads, if there is one."""
+    """The page as HTML; the same comparison gives the same bytes. ``home`` is the address of a way back, if any."""
     return template("compare.html.j2").render(c=found, home=home, **_contents(found))
 
 
