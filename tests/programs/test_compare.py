@@ -254,6 +254,15 @@ def test_a_study_that_is_none_is_refused(studies, tmp_path, edit, says):
         comparison([folder])
 
 
+def test_a_cell_whose_file_is_a_link_out_of_the_study_is_refused(studies, tmp_path):
+    folder = studies.write_study(tmp_path / "S", seeds=(0,))
+    record = folder / "cells" / "alone" / "0" / "record.json"
+    record.rename(tmp_path / "outside.json")
+    record.symlink_to(tmp_path / "outside.json")
+    with pytest.raises(LimbeckError, match="a cell outside of itself"):
+        comparison([folder])
+
+
 def test_the_command_writes_the_page_and_each_table_whole(studies, tmp_path, capsys, monkeypatch):
     runs = [studies.write_run(tmp_path / f"r{s}", s) for s in (0, 1)]
     monkeypatch.chdir(tmp_path)

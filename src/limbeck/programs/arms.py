@@ -16,6 +16,7 @@ from limbeck.report.record import Model, Record
 
 __all__ = ["Trained", "from_runs", "from_study", "read_study", "unlike"]
 
+_FILES = ("record.json", "metrics.csv", "answers.safetensors")
 _STATES = ("waiting", "running", "done", "failed")
 
 
@@ -163,7 +164,8 @@ def _of(folder: Path) -> list[Trained]:
 
 def _cell(folder: Path, study: Mapping[str, Any], cell: Mapping[str, Any]) -> Trained:
     arm, place = cell["arm"], folder / cell["folder"]
-    if not place.resolve().is_relative_to(folder.resolve()):
+    # Also each file: a link could show a stranger's as this study's own.
+    if not all(path.resolve().is_relative_to(folder.resolve()) for path in (place, *(place / name for name in _FILES))):
         raise LimbeckError(f"{folder} has a cell outside of itself ({cell['folder']}): move the cell into it")
     role = str((study["arms"].get(arm) or {}).get("role", "distilled"))
     found = Trained(
