@@ -160,7 +160,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _cells(folder: Path) -> list[str]:
-    from limbeck.programs.arms import read_study
+    from limbeck.programs.comparing.arms import read_study
 
     try:
         return [str(cell["state"]) for cell in read_study(folder)["cells"]]

@@ -8,9 +8,9 @@ from typing import Any, Literal, cast
 
 from limbeck.core.errors import LimbeckError, nearest
 from limbeck.core.files import write_atomically
-from limbeck.programs.against import Seeds, agreement, quality
-from limbeck.programs.arm_figures import arm_figures
-from limbeck.programs.arms import Trained, from_runs, from_study, read_study, unlike
+from limbeck.programs.comparing.against import Seeds, agreement, quality
+from limbeck.programs.comparing.arm_figures import arm_figures
+from limbeck.programs.comparing.arms import Trained, from_runs, from_study, read_study, unlike
 from limbeck.report.compare import (
     RULE,
     Cell,

@@ -15,6 +15,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.files import write_atomically
 from limbeck.engine.checkpoint import Stopped
 from limbeck.engine.watchers import Watcher
+from limbeck.programs.compare import comparison
 from limbeck.programs.folder import HOME
 from limbeck.programs.job import Job
 from limbeck.programs.studying.arms import Arm, Shared, arms, cell_recipe
@@ -25,7 +26,7 @@ from limbeck.programs.studying.work import work
 from limbeck.recipe import Recipe, find, load, resolved, show
 from limbeck.recipe.schema import plain, validated
 from limbeck.recipe.study import Study
-from limbeck.report import study_table
+from limbeck.report.compare import compare_page, compare_table
 
 __all__ = ["study"]
 
@@ -79,7 +80,9 @@ def study(
         raise
     finally:
         found = summed(recipe, queue, shared)
-    _say(study_table(found))
+    told = comparison([folder])
+    _write(folder / "compare.html", compare_page(told))
+    _say("\n".join([compare_table(told), told.rule, str((folder / "compare.html").resolve())]))
     failed = [cell for cell in found["cells"] if cell["state"] == "failed"]
     if failed:
         first = failed[0]

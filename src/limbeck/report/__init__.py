@@ -4,11 +4,10 @@ from limbeck.report.candidates import candidates_table
 from limbeck.report.choice import write_candidates
 from limbeck.report.judged import RULE_OVER_SEEDS, judge_over_seeds, verdict_over_seeds
 from limbeck.report.page import report_page, write_report
-from limbeck.report.study_table import study_table
 from limbeck.report.table import summary, summary_table
 from limbeck.report.verdict import RULE, over_direct, verdict
 
 __all__ = [
-    "RULE", "RULE_OVER_SEEDS", "candidates_table", "judge_over_seeds", "over_direct", "report_page", "study_table", "summary",
-    "summary_table", "verdict", "verdict_over_seeds", "write_candidates", "write_report",
+    "RULE", "RULE_OVER_SEEDS", "candidates_table", "judge_over_seeds", "over_direct", "report_page",
+    "summary", "summary_table", "verdict", "verdict_over_seeds", "write_candidates", "write_report",
 ]  # fmt: skip

@@ -7,9 +7,9 @@ from statistics import fmean
 from typing import Any, cast
 
 from limbeck.evaluate import gap_recovered
-from limbeck.programs.against import Seeds, changes, difference, mean, quality
-from limbeck.programs.arms import Trained
-from limbeck.programs.written import mean_of, written_gain, written_share
+from limbeck.programs.comparing.against import Seeds, changes, difference, mean, quality
+from limbeck.programs.comparing.arms import Trained
+from limbeck.programs.comparing.written import mean_of, written_gain, written_share
 from limbeck.report.compare import Arm, Mean, Share, Spent, judged, sentence
 from limbeck.report.record import Model
 

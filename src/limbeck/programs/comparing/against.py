@@ -7,8 +7,8 @@ from statistics import fmean
 
 from torch import Tensor
 
-from limbeck.evaluate import Answers, over_seeds, paired_bootstrap
-from limbeck.programs.arms import Trained
+from limbeck.evaluate import Answers, mean_over_seeds, paired_bootstrap, paired_over_seeds
+from limbeck.programs.comparing.arms import Trained
 from limbeck.report.compare import Agreement, ClassChange, Gain, Mean
 from limbeck.report.record import Quality
 
@@ -16,8 +16,6 @@ __all__ = ["agreement", "changes", "difference", "mean", "quality"]
 
 Seeds = Mapping[int | None, Trained]
 """The finished trainings of one arm by seed."""
-
-_RESAMPLES = 10_000
 
 
 def quality(one: Trained, part: str) -> Quality | None:
@@ -31,7 +29,7 @@ def mean(values: Sequence[float | None]) -> Mean | None:
     known = [value for value in values if value is not None]
     if not known:
         return None
-    found = over_seeds(known)
+    found = mean_over_seeds(known)
     return Mean(found["mean"], found["low"], found["high"], found["n"])
 
 
@@ -40,21 +38,19 @@ def difference(ours: Seeds, theirs: Seeds, part: str) -> Gain | None:
 
     All statistics of runs that belong to no study are made here, and nowhere else.
     """
-    gains, right = [], []
+    mine_top, their_top, right = list[float](), list[float](), list[tuple[Tensor, Tensor]]()
     for seed in sorted(set(ours) & set(theirs), key=str):
         mine, other = quality(ours[seed], part), quality(theirs[seed], part)
         if mine is None or other is None or mine.top1 is None or other.top1 is None:
             continue
-        gains.append(100 * (mine.top1 - other.top1))
+        mine_top.append(100 * mine.top1)
+        their_top.append(100 * other.top1)
         right += _right(ours[seed], theirs[seed], part)
-    if not gains:
+    if not mine_top:
         return None
-    found = over_seeds(gains)
-    if len(gains) > 1:
-        low, high = _bootstrap(gains)
-        return Gain(
-            mean=found["mean"], low=low, high=high, t_low=found["low"], t_high=found["high"], n=len(gains)
-        )  # fmt: skip
+    found = paired_over_seeds(mine_top, their_top)
+    if len(mine_top) > 1:
+        return Gain(**{name: found[name] for name in ("mean", "low", "high", "t_low", "t_high", "n", "p")})
     ends = paired_bootstrap(*right[0])[1:] if right else _recorded(ours, theirs)
     return Gain(mean=found["mean"], samples=ends, n=1)
 
@@ -133,13 +129,3 @@ def _recorded(ours: Seeds, theirs: Seeds) -> tuple[float, float] | None:
         return None
     ends = one.record.verdict.interval_points if one.record.verdict else None
     return (ends[0], ends[1]) if ends and ends[0] is not None and ends[1] is not None else None
-
-
-def _bootstrap(gains: Sequence[float]) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean, seeds drawn again."""
-    import numpy as np
-
-    values = np.asarray(gains)
-    drawn = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
-    low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
