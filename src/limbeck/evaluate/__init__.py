@@ -2,6 +2,8 @@
 
 from limbeck.evaluate.agreement import agreement, disagreements
 from limbeck.evaluate.answers import Answers, load_answers, save_answers
+from limbeck.evaluate.attacks import ATTACKS, EPS, apgd, attacked, fgsm, pgd
+from limbeck.evaluate.corruptions import CORRUPTIONS, DEVIATIONS, corrupt, corrupted
 from limbeck.evaluate.difference import gap_recovered, over_seeds, paired_bootstrap
 from limbeck.evaluate.diversity import (
     disagreement,
@@ -16,36 +18,69 @@ from limbeck.evaluate.efficiency import cost, flops, latency, parameters, weight
 from limbeck.evaluate.hearing import Heard, hear
 from limbeck.evaluate.machine import machine, versions
 from limbeck.evaluate.memory import peak_memory
+from limbeck.evaluate.noise import SIGMAS, noised, noisy
+from limbeck.evaluate.outside import auroc, auroc_difference, energy, max_softmax, outside
+from limbeck.evaluate.paired import paired_difference, unpaired_difference
 from limbeck.evaluate.quality import predictions, quality
+from limbeck.evaluate.rows import require_pixels, said
+from limbeck.evaluate.shift import shift
+from limbeck.evaluate.temperature import calibrated, ece, fit_temperature, halves
 from limbeck.evaluate.turns import latencies
 
 __all__ = [
+    "ATTACKS",
+    "CORRUPTIONS",
+    "DEVIATIONS",
+    "EPS",
+    "SIGMAS",
     "Answers",
     "Heard",
     "agreement",
+    "apgd",
+    "attacked",
+    "auroc",
+    "auroc_difference",
+    "calibrated",
+    "corrupt",
+    "corrupted",
     "cost",
     "disagreement",
     "disagreements",
     "double_fault",
+    "ece",
+    "energy",
     "error_correlation",
     "family",
+    "fgsm",
+    "fit_temperature",
     "flops",
     "gap_recovered",
+    "halves",
     "hear",
     "latencies",
     "latency",
     "linear_cka",
     "load_answers",
     "machine",
+    "max_softmax",
+    "noised",
+    "noisy",
+    "outside",
     "over_seeds",
     "paired_bootstrap",
+    "paired_difference",
     "pairs",
     "parameters",
     "peak_memory",
+    "pgd",
     "predictions",
     "quality",
+    "require_pixels",
+    "said",
     "save_answers",
+    "shift",
     "unbiased_cka",
+    "unpaired_difference",
     "versions",
     "weights_bytes",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from limbeck.core.protocols import Task
 from limbeck.data.part import UNLABELLED
 from limbeck.evaluate.rows import checked, evaluating, labelled
 
-__all__ = ["predictions", "quality"]
+__all__ = ["predictions", "quality", "reliability"]
 
 _BINS = 15
 _TOP5_FROM = 6
@@ -61,7 +61,7 @@ def quality(logits: Tensor, target: Tensor, *, classes: Sequence[str]) -> dict[s
         )
     confidence, predicted, nll = _by_row(logits, target)
     right = predicted == target
-    ece, reliability = _calibration(confidence, right)
+    ece, bins = reliability(confidence, right)
     return {
         "examples": len(target),
         "top1": float(right.double().mean()),
@@ -70,7 +70,7 @@ def quality(logits: Tensor, target: Tensor, *, classes: Sequence[str]) -> dict[s
         "nll": float(nll.mean()),
         "ece": ece,
         "per_class": _per_class(right, target, classes),
-        "reliability": reliability,
+        "reliability": bins,
     }
 
 
@@ -105,6 +105,32 @@ def predictions(model: nn.Module, batches: Iterable[Any], task: Task) -> tuple[T
     return torch.cat(said), torch.cat(truth)
 
 
+def reliability(confidence: Tensor, right: Tensor) -> tuple[float, list[dict[str, Any]]]:
+    """ECE and its 15 bins, of ``confidence`` (``[n]`` float64) and whether it was ``right`` (``[n]`` booleans).
+
+    Ours: torchmetrics keeps a confidence of exactly 1 in a sixteenth bin of its own.
+
+    >>> round(reliability(torch.tensor([0.8, 0.8], dtype=torch.float64), torch.tensor([True, False]))[0], 4)
+    0.3
+    """
+    edges = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)
+    place = torch.bucketize(confidence, edges[1:-1])
+    many = torch.bincount(place, minlength=_BINS)
+    sure = torch.bincount(place, weights=confidence, minlength=_BINS)
+    good = torch.bincount(place, weights=right.double(), minlength=_BINS)
+    bins = [
+        {
+            "low": float(edges[i]),
+            "high": float(edges[i + 1]),
+            "confidence": float(sure[i] / many[i]) if many[i] else None,
+            "accuracy": float(good[i] / many[i]) if many[i] else None,
+            "examples": int(many[i]),
+        }
+        for i in range(_BINS)
+    ]
+    return float((sure - good).abs().sum() / len(right)), bins
+
+
 def _by_row(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Confidence, predicted class and negative log-likelihood of each row, in float64."""
     found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -136,26 +162,6 @@ def _per_class(right: Tensor, target: Tensor, classes: Sequence[str]) -> list[di
         {"class": name, "accuracy": hits / n if n else None, "examples": n}
         for name, hits, n in zip(classes, good, many, strict=True)
     ]
-
-
-def _calibration(confidence: Tensor, right: Tensor) -> tuple[float, list[dict[str, Any]]]:
-    """ECE and its bins. Ours: torchmetrics keeps a confidence of exactly 1 in a sixteenth bin of its own."""
-    edges = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)
-    place = torch.bucketize(confidence, edges[1:-1])
-    many = torch.bincount(place, minlength=_BINS)
-    sure = torch.bincount(place, weights=confidence, minlength=_BINS)
-    good = torch.bincount(place, weights=right.double(), minlength=_BINS)
-    bins = [
-        {
-            "low": float(edges[i]),
-            "high": float(edges[i + 1]),
-            "confidence": float(sure[i] / many[i]) if many[i] else None,
-            "accuracy": float(good[i] / many[i]) if many[i] else None,
-            "examples": int(many[i]),
-        }
-        for i in range(_BINS)
-    ]
-    return float((sure - good).abs().sum() / len(right)), bins
 
 
 def _hard(target: Tensor | None, *, rows: int) -> Tensor:
