@@ -17,6 +17,7 @@ from limbeck.evaluate import (
     fit_temperature,
     halves,
     max_softmax,
+    mean_difference,
     noised,
     noisy,
     outside,
@@ -135,11 +136,13 @@ def test_a_shift_counts_flips_that_keep_the_accuracy():
         shift(nn.Identity(), first, second.subset(torch.tensor([0, 1])))
 
 
-def test_both_bootstraps_of_right_and_wrong_agree():
+def test_all_bootstraps_of_right_and_wrong_agree():
     draw = torch.Generator().manual_seed(0)
     a, b = torch.rand(400, generator=draw) < 0.8, torch.rand(400, generator=draw) < 0.7
     found = paired_difference(lambda rows: 100 * rows.double().mean(), a, b)
     assert [found["difference"], found["low"], found["high"]] == pytest.approx(paired_bootstrap(a, b), abs=0.4)
+    means = mean_difference(100 * a.double(), 100 * b.double())
+    assert [means["difference"], means["low"], means["high"]] == pytest.approx(paired_bootstrap(a, b), abs=0.4)
     apart = unpaired_difference(a, b)
     half = 196 * (0.8 * 0.2 / 400 + 0.7 * 0.3 / 400) ** 0.5
     assert apart["high"] - apart["low"] == pytest.approx(2 * half, rel=0.1)
@@ -154,6 +157,7 @@ def test_both_bootstraps_of_right_and_wrong_agree():
         (lambda: fit_temperature(torch.zeros(2, 3), torch.tensor([-100, -100])), "no sample has a label"),
         (lambda: halves(1, seed=0), "takes 2 samples"),
         (lambda: paired_difference(torch.mean, torch.ones(2), torch.ones(3)), "same samples"),
+        (lambda: mean_difference(torch.ones(2), torch.ones(3)), "same samples"),
         (lambda: unpaired_difference(torch.ones(0).bool(), torch.ones(3).bool()), "at least one"),
     ],
 )

@@ -20,8 +20,8 @@ from limbeck.evaluate.machine import machine, versions
 from limbeck.evaluate.memory import peak_memory
 from limbeck.evaluate.noise import SIGMAS, noised, noisy
 from limbeck.evaluate.outside import auroc, auroc_difference, energy, max_softmax, outside
-from limbeck.evaluate.paired import paired_difference, unpaired_difference
-from limbeck.evaluate.quality import predictions, quality
+from limbeck.evaluate.paired import mean_difference, paired_difference, unpaired_difference
+from limbeck.evaluate.quality import calibration_error, predictions, quality
 from limbeck.evaluate.rows import require_pixels, said
 from limbeck.evaluate.shift import shift
 from limbeck.evaluate.temperature import calibrated, ece, fit_temperature, halves
@@ -41,6 +41,7 @@ __all__ = [
     "auroc",
     "auroc_difference",
     "calibrated",
+    "calibration_error",
     "corrupt",
     "corrupted",
     "cost",
@@ -63,6 +64,7 @@ __all__ = [
     "load_answers",
     "machine",
     "max_softmax",
+    "mean_difference",
     "noised",
     "noisy",
     "outside",

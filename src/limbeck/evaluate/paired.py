@@ -15,7 +15,9 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["paired_difference", "unpaired_difference"]
+__all__ = ["mean_difference", "paired_difference", "unpaired_difference"]
+
+_AT_ONCE = 2_000_000
 
 
 def paired_difference(
@@ -51,6 +53,27 @@ def paired_difference(
         which = torch.randint(len(rows_a), (len(rows_a),), generator=generator)
         drawn[i] = float(statistic(rows_a[which])) - float(statistic(rows_b[which]))
     return _told(float(statistic(rows_a)) - float(statistic(rows_b)), drawn, n=len(rows_a))
+
+
+def mean_difference(values_a: Tensor, values_b: Tensor, *, resamples: int = 10_000, seed: int = 0) -> dict[str, Any]:
+    """The mean of ``values_a`` (``[n]``) minus that of ``values_b``, like :func:`paired_difference` but at once.
+
+    >>> found = mean_difference(torch.tensor([1.0, 0.5, 1.0, 0.5]), torch.tensor([0.5, 0.5, 0.5, 0.5]))
+    >>> found["difference"], found["low"], found["high"]
+    (0.25, 0.0, 0.5)
+    """
+    if values_a.ndim != 1 or values_a.shape != values_b.shape or not len(values_a):
+        raise LimbeckError(
+            "a paired difference of means takes the same samples of both, at least one, "
+            f"not {list(values_a.shape)} and {list(values_b.shape)}"
+        )
+    generator, each = torch.Generator().manual_seed(seed), values_a.double() - values_b.double()
+    n, many = len(each), max(1, _AT_ONCE // len(each))
+    drawn = [
+        each[torch.randint(n, (min(many, resamples - done), n), generator=generator)].mean(dim=1)
+        for done in range(0, resamples, many)
+    ]
+    return _told(float(each.mean()), torch.cat(drawn), n=n)
 
 
 def unpaired_difference(

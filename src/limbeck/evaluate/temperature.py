@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluate.quality import reliability
+from limbeck.evaluate.quality import calibration_error
 from limbeck.evaluate.rows import checked, labelled
 
 __all__ = ["calibrated", "ece", "fit_temperature", "halves"]
@@ -82,7 +82,7 @@ def ece(logits: Tensor, target: Tensor) -> float:
     0.482
     """
     sure, predicted = logits.double().softmax(dim=1).max(dim=1)
-    return reliability(sure, predicted == target)[0]
+    return calibration_error(sure, predicted == target)
 
 
 def halves(n: int, *, seed: int) -> tuple[Tensor, Tensor]:

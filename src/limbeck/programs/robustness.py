@@ -23,9 +23,10 @@ from limbeck.evaluate import (
     attacked,
     auroc_difference,
     calibrated,
+    calibration_error,
     corrupted,
-    ece,
     halves,
+    mean_difference,
     noised,
     outside,
     paired_bootstrap,
@@ -252,22 +253,19 @@ def _calibration(at: _Place, asked: Asked, pairs: _Pairs) -> _Found:
     if own:
         first, second = halves(len(told), seed=asked.seed)
         fitted, told = told.subset(first), told.subset(second)
-    figures, rows = {}, dict[str, dict[str, Tensor]]()
+    figures, rows = dict[str, dict[str, Any]](), dict[str, dict[str, Tensor]]()
     for name, one in at.networks.items():
-        before = _answers(one, told)
-        found = calibrated((_answers(one, fitted), fitted.target), (before, told.target))
+        logits = _answers(one, told).double()
+        found = calibrated((_answers(one, fitted), fitted.target), (logits, told.target))
         figures[name] = {**found, "fitted_on_part": "half of validation" if own else "validation"}
-        rows[name] = {"before": before.double(), "after": before.double() / found["temperature"]}
+        rows[name] = {"before": logits, "after": logits / found["temperature"]}
     more = []
     for when in ("before", "after"):
-        for figure, statistic in (("ece", _ece), ("nll", _nll)):
-            joined = {name: torch.cat([each[when], told.target[:, None]], dim=1) for name, each in rows.items()}
-            more += [
-                _line(
-                    f"{figure} {when}", "1", (a, b), paired_difference(statistic, joined[a], joined[b], resamples=1000)
-                )
-                for a, b in pairs
-            ]
+        sure = {name: _sure(each[when], told.target) for name, each in rows.items()}
+        nll = {name: _nll(each[when], told.target) for name, each in rows.items()}
+        for a, b in pairs:
+            more.append(_line(f"ece {when}", "1", (a, b), paired_difference(_ece, sure[a], sure[b], resamples=1000)))
+            more.append(_line(f"nll {when}", "1", (a, b), mean_difference(nll[a], nll[b])))
     return figures, more
 
 
@@ -277,13 +275,18 @@ _SECTIONS: Mapping[str, Callable[[_Place, Asked, _Pairs], _Found]] = {
 }  # fmt: skip
 
 
-def _ece(rows: Tensor) -> float:
-    """Of logits with the class number as their last column."""
-    return ece(rows[:, :-1], rows[:, -1].long())
+def _sure(logits: Tensor, target: Tensor) -> Tensor:
+    """Confidence of each row, and whether it was right, ``[n, 2]`` float64."""
+    confidence, predicted = logits.softmax(dim=1).max(dim=1)
+    return torch.stack([confidence, (predicted == target).double()], dim=1)
 
 
-def _nll(rows: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(rows[:, :-1], rows[:, -1].long())
+def _ece(sure: Tensor) -> float:
+    return calibration_error(sure[:, 0], sure[:, 1] > 0)
+
+
+def _nll(logits: Tensor, target: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits, target, reduction="none")
 
 
 def _answers(network: nn.Module, part: Part, *, batch: int = 256) -> Tensor:
@@ -307,9 +310,7 @@ def _points(figure: str, right: Mapping[str, Tensor], pairs: _Pairs) -> list[dic
 
 
 def _means(figure: str, each: Mapping[str, Tensor], pairs: _Pairs) -> list[dict[str, Any]]:
-    return [
-        _line(figure, "points", (a, b), paired_difference(torch.mean, 100 * each[a], 100 * each[b])) for a, b in pairs
-    ]
+    return [_line(figure, "points", (a, b), mean_difference(100 * each[a], 100 * each[b])) for a, b in pairs]
 
 
 def _line(figure: str, unit: str, pair: tuple[str, str], found: Mapping[str, Any]) -> dict[str, Any]:
