@@ -121,7 +121,9 @@ def test_the_same_call_gives_the_same_figures(run):
     assert first["models"] == again["models"]
     assert first["differences"] == again["differences"]
     assert len(first["models"]["distilled"]["corruptions"]["by"]) == 15
-    assert "procedural" in first["models"]["distilled"]["corruptions"]["note"]
+    note = first["models"]["distilled"]["corruptions"]["note"]
+    assert "procedural" in note
+    assert "weigh more on 8×8" in note
 
 
 def test_without_a_flag_it_does_what_it_did(run, capsys):
@@ -237,8 +239,11 @@ def test_a_network_is_asked_with_pixels_and_normalises_them_itself(job, student)
 
 def test_data_that_are_no_pixels_are_refused():
     data = arrays(torch.randn(100, 1, 8, 8), torch.arange(100) % 4)
-    with pytest.raises(LimbeckError, match="normalisation inside the network"):
-        robustness(small_cnn(classes=4, width=4).eval(), data, Classification(4), data.validation, what=["attacks"])
+    network, task = small_cnn(classes=4, width=4).eval(), Classification(4)
+    for what in ("attacks", "corruptions", "noise", "ood"):
+        with pytest.raises(LimbeckError, match="normalisation inside the network"):
+            robustness(network, data, task, data.validation, what=[what])
+    assert robustness(network, data, task, data.validation, what=["calibration"])["calibration"]["n"] == 8
 
 
 def test_a_run_without_the_weights_of_its_control_says_so(run, tmp_path, capsys):

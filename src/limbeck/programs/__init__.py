@@ -2,6 +2,7 @@
 
 from limbeck.programs.chain import chain
 from limbeck.programs.distill import distill
+from limbeck.programs.robustness import robustness
 from limbeck.programs.teachers import teachers
 
-__all__ = ["chain", "distill", "teachers"]
+__all__ = ["chain", "distill", "robustness", "teachers"]

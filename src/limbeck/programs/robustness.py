@@ -114,7 +114,8 @@ def robustness(
         ``examples``, ``clean`` and one entry for each of ``asked.what``, as in ``evaluation.json``.
 
     Raises:
-        LimbeckError: no sample of ``part`` has a label, or its pixels are not in 0..1.
+        LimbeckError: no sample of ``part`` has a label; or its inputs are not in 0..1, and attacks, corruptions, noise,
+            or uniform noise from outside are asked for.
     """
     asked = asked if what is None else replace(asked, what=tuple(what))
     found: dict[str, Any] = side_by_side({"network": network}, data, task, part, asked=asked)["models"]["network"]
@@ -134,7 +135,6 @@ def side_by_side(
     whole = part.labelled()
     if not len(whole):
         raise LimbeckError("there is nothing to measure on: no sample of the part has a label")
-    require_pixels(whole.read(torch.arange(min(len(whole), 256))))
     at = _Place({name: Answering(one, data, task) for name, one in networks.items()}, data, part, _some(whole, asked))
     clean = {name: _answers(one, at.some).argmax(dim=1) == at.some.target for name, one in at.networks.items()}
     models: dict[str, dict[str, Any]] = {
@@ -189,7 +189,7 @@ def _corruptions(at: _Place, asked: Asked, pairs: _Pairs) -> _Found:
     each = {name: torch.cat(list(by.values())).double().mean(dim=0) for name, by in right.items()}
     figures = {
         name: {
-            "mean": float(each[name].mean()), "n": len(at.some), "note": DEVIATIONS,
+            "mean": float(each[name].mean()), "n": len(at.some), "note": _deviations(at.data.shape),
             "by": {one: masks.double().mean(dim=1).tolist() for one, masks in by.items()},
         }
         for name, by in right.items()
@@ -233,6 +233,9 @@ def _shift(at: _Place, asked: Asked, pairs: _Pairs) -> _Found:
 
 
 def _ood(at: _Place, asked: Asked, pairs: _Pairs) -> _Found:
+    if asked.outside is None:
+        # Noise in 0..1 is outside of pictures; of other inputs nobody knows what it is.
+        require_pixels(at.some.read(torch.arange(len(at.some))))
     other = noise(len(at.some), at.data, seed=asked.seed) if asked.outside is None else _some(asked.outside, asked)
     logits = {name: (_answers(one, at.some), _answers(one, other)) for name, one in at.networks.items()}
     against = "uniform noise" if asked.outside is None else "a folder"
@@ -273,6 +276,12 @@ _SECTIONS: Mapping[str, Callable[[_Place, Asked, _Pairs], _Found]] = {
     "attacks": _attacks, "corruptions": _corruptions, "noise": _noise, "shift": _shift, "ood": _ood,
     "calibration": _calibration,
 }  # fmt: skip
+
+
+def _deviations(shape: Sequence[int]) -> str:
+    if len(shape) == 3 and min(shape[1:]) < 32:
+        return f"{DEVIATIONS}; lengths are those for 32×32 pixels, and weigh more on {shape[1]}×{shape[2]}"
+    return DEVIATIONS
 
 
 def _sure(logits: Tensor, target: Tensor) -> Tensor:

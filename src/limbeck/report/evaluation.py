@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from limbeck.report.words import NONE, amount, fixed, percent, points, size
@@ -25,18 +26,19 @@ def evaluation_table(found: Mapping[str, Any]) -> str:
 
     console = Console(width=_WIDTH, no_color=True, highlight=False, force_terminal=False)
     with console.capture() as caught:
-        console.print(_quality(found))
-        if found["efficiency"]:
-            for table in _costs(found):
-                console.print(table)
+        for title, table in (_quality(found), *_costs(found)):
+            # As a line of its own: a table breaks its title where the table ends.
+            console.print(title, markup=False)
+            console.print(table)
     text = "\n".join(line.rstrip() for line in caught.get().strip("\n").splitlines())
-    return "\n".join([text, *(f"note: {note}" for note in _notes(found))])
+    notes = [line for note in _notes(found) for line in wrap(f"note: {note}", _WIDTH, subsequent_indent="  ")]
+    return "\n".join([text, *notes])
 
 
-def _quality(found: Mapping[str, Any]) -> Table:
+def _quality(found: Mapping[str, Any]) -> tuple[str, Table]:
     models = found["models"]
     n = max(model["examples"] for model in models.values())
-    table = _table(f"{found['name']}, {found['part']} part, n = {n} where nothing else is said")
+    table = _table()
     table.add_column("accuracy of", no_wrap=True)
     for name, model in models.items():
         table.add_column(_called(name, model), justify="right", no_wrap=True)
@@ -48,7 +50,7 @@ def _quality(found: Mapping[str, Any]) -> Table:
         values = [_at(model, place) for model in models.values()]
         differences = [_difference(by.get((*pair, figure))) for pair in pairs]
         table.add_row(title, *(shown(value) for value in values), *differences)
-    return table
+    return f"{found['name']}, {found['part']} part, n = {n} where nothing else is said", table
 
 
 def _rows(found: Mapping[str, Any]) -> Iterator[_Row]:
@@ -80,13 +82,16 @@ def _rows(found: Mapping[str, Any]) -> Iterator[_Row]:
             yield f"  {figure.upper()} {when}", f"{figure} {when}", ("calibration", when, figure), fixed
 
 
-def _costs(found: Mapping[str, Any]) -> Iterator[Table]:
+def _costs(found: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
+    if not found["efficiency"]:
+        return
     rows = found["efficiency"]["rows"]
     where, threads = rows[0]["machine"], rows[0]["threads"]
-    table = _table(
+    title = (
         f"ms for one call, median (95th percentile); {threads} thread{'s' if threads > 1 else ''} of {where['cores']} "
         f"cores, {where['cpu']}"
     )
+    table = _table()
     table.add_column("network", no_wrap=True)
     table.add_column("runtime", no_wrap=True)
     batches = list(rows[0]["latency_ms"])
@@ -98,14 +103,14 @@ def _costs(found: Mapping[str, Any]) -> Iterator[Table]:
             _called(row["model"], found["models"][row["model"]]), f"{row['runtime']} {row['precision']}",
             *(f"{one['median']:.3g} ({one['p95']:.3g})" for one in took), percent(row["top1"]), size(row["bytes"]),
         )  # fmt: skip
-    yield table
-    table = _table("of one picture in torch")
+    yield title, table
+    table = _table()
     for heading in ("network", "parameters", "FLOPs", "memory at most"):
         table.add_column(heading, justify="left" if heading == "network" else "right", no_wrap=True)
     for row in (row for row in rows if row["runtime"] == "torch"):
         called = _called(row["model"], found["models"][row["model"]])
         table.add_row(called, amount(row["parameters"]), amount(row["flops"]), size(row["memory"]))
-    yield table
+    yield "of one picture in torch", table
 
 
 def _notes(found: Mapping[str, Any]) -> Iterator[str]:
@@ -117,11 +122,11 @@ def _notes(found: Mapping[str, Any]) -> Iterator[str]:
     yield from found["notes"]
 
 
-def _table(title: str) -> Table:
+def _table() -> Table:
     from rich import box
     from rich.table import Table
 
-    return Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="dim", pad_edge=False)
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False)
 
 
 def _called(name: str, model: Mapping[str, Any]) -> str:
