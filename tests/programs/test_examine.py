@@ -226,8 +226,13 @@ def test_figures_of_one_network_are_those_of_many(job, student):
 def test_on_another_part_the_temperature_is_fitted_on_the_whole_validation_part(job, student):
     found = robustness(student, job.data, job.task, job.data.train.labelled(), what=["calibration"])["calibration"]
     assert (found["fitted_on"], found["n"], found["fitted_on_part"]) == (360, 200, "validation")
-    own = robustness(student, job.data, job.task, job.data.validation, what=["calibration"])["calibration"]
-    assert (own["fitted_on"], own["n"], own["fitted_on_part"]) == (180, 180, "half of validation")
+
+
+@pytest.mark.parametrize("many", [360, 100])
+def test_no_sample_is_fitted_on_and_told_on(job, student, many):
+    part = job.data.validation.subset(torch.arange(many))
+    own = robustness(student, job.data, job.task, part, what=["calibration"])["calibration"]
+    assert (own["fitted_on"], own["n"], own["fitted_on_part"]) == (many // 2, many // 2, "half of validation")
 
 
 def test_a_network_is_asked_with_pixels_and_normalises_them_itself(job, student):
