@@ -20,7 +20,7 @@ from limbeck.evaluate.machine import machine, versions
 from limbeck.evaluate.memory import peak_memory
 from limbeck.evaluate.noise import SIGMAS, noised, noisy
 from limbeck.evaluate.outside import auroc, auroc_difference, energy, max_softmax, outside
-from limbeck.evaluate.paired import mean_difference, paired_difference, unpaired_difference
+from limbeck.evaluate.resampled import mean_difference, paired_difference, unpaired_difference
 from limbeck.evaluate.quality import calibration_error, predictions, quality
 from limbeck.evaluate.rows import require_pixels, said
 from limbeck.evaluate.shift import shift
