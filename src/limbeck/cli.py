@@ -63,6 +63,26 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--data-root", metavar="DIR", help="where the data stands; the same as data.root=DIR")
     distill.set_defaults(run=_distill)
 
+    study = commands.add_parser(
+        "study",
+        help="did it help: a recipe's arms and matched controls over several seeds, with intervals and a verdict",
+        description="Trains the teacher, the student alone (for equal steps, for equal wall time, with label "
+        "smoothing), the recipe and its `study: {arms: ...}`, each with every seed. The test part opens once in each.",
+    )
+    study.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a name of `limbeck recipe list`")
+    study.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the recipe")
+    study.add_argument("--seeds", type=int, metavar="N", help="how many seeds, from 0 (default: the recipe's, or 5)")
+    study.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
+    study.add_argument(
+        "--out", type=Path, metavar="DIR", help="its folder (default: runs/NAME-study, numbered if taken)"
+    )
+    study.add_argument("--resume", action="store_true", help="go on with the study in --out; new arms and seeds join")
+    study.add_argument(
+        "--storage", metavar="URL", help="a database for the queue, which several machines name alike (default: a file)"
+    )
+    study.add_argument("--data-root", metavar="DIR", help="where the data stands; the same as data.root=DIR")
+    study.set_defaults(run=_study)
+
     teachers = commands.add_parser(
         "teachers",
         help="measure a recipe's teachers on the validation part and choose among them",
@@ -107,6 +127,24 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write a run's report.html again from its record")
     report.add_argument("folder", type=Path, metavar="RUN")
     report.set_defaults(run=_report)
+
+    compare = commands.add_parser(
+        "compare",
+        help="put runs, or the arms of a study, beside each other on one page",
+        description="Runs of one recipe with other seeds are seeds of the same arms. A study may still be running.",
+    )
+    compare.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="folders of runs, or that of a study")
+    compare.add_argument("--out", type=Path, metavar="FILE.html", help="the page (default: compare.html)")
+    compare.add_argument("--csv", type=Path, metavar="FILE", help="write the table with every figure in full as well")
+    compare.add_argument("--markdown", type=Path, metavar="FILE", help="write the table for GitHub as well")
+    compare.add_argument("--latex", type=Path, metavar="FILE", help="write the table for a paper (booktabs) as well")
+    compare.add_argument("--against", metavar="ARM", help="what to compare with (default: alone, or as the study says)")
+    compare.set_defaults(run=_compare)
+
+    board = commands.add_parser("board", help="show the runs and studies under a folder in a browser, live")
+    board.add_argument("folder", type=Path, metavar="DIR")
+    board.add_argument("--port", type=int, default=8642, metavar="N", help="of 127.0.0.1 (default: 8642)")
+    board.set_defaults(run=_board)
 
     taps = commands.add_parser("taps", help="list the places in a model where features can be read")
     taps.add_argument("model", metavar="MODEL", help="resnet20, torchvision:resnet18, timm:vit_tiny_patch16_224, or "
@@ -188,6 +226,16 @@ def _distill(options: argparse.Namespace) -> None:
     distill(name, settings, out=options.out, resume=options.resume)
 
 
+def _study(options: argparse.Namespace) -> None:
+    from limbeck.programs.study import study
+
+    root = [] if options.data_root is None else [f"data.root={options.data_root}"]
+    study(
+        options.recipe, [*options.settings, *root], seeds=options.seeds, jobs=options.jobs, out=options.out,
+        resume=options.resume, storage=options.storage,
+    )  # fmt: skip
+
+
 def _teachers(options: argparse.Namespace) -> None:
     from limbeck.programs.teachers import teachers
 
@@ -238,6 +286,21 @@ def _report(options: argparse.Namespace) -> None:
     from limbeck.report import write_report
 
     print(write_report(options.folder))  # noqa: T201
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from limbeck.programs.compare import compare
+
+    compare(
+        options.folders, out=options.out, csv=options.csv, markdown=options.markdown, latex=options.latex,
+        against=options.against,
+    )  # fmt: skip
+
+
+def _board(options: argparse.Namespace) -> None:
+    from limbeck.board import serve
+
+    serve(options.folder, port=options.port)
 
 
 def _taps(options: argparse.Namespace) -> None:

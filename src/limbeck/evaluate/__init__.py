@@ -20,10 +20,13 @@ from limbeck.evaluate.machine import machine, versions
 from limbeck.evaluate.memory import peak_memory
 from limbeck.evaluate.noise import SIGMAS, noised, noisy
 from limbeck.evaluate.outside import auroc, auroc_difference, energy, max_softmax, outside
-from limbeck.evaluate.resampled import mean_difference, paired_difference, unpaired_difference
+from limbeck.evaluate.paired import bootstrap_over_samples, mcnemar
 from limbeck.evaluate.quality import calibration_error, predictions, quality
+from limbeck.evaluate.resampled import mean_difference, paired_difference, unpaired_difference
 from limbeck.evaluate.rows import require_pixels, said
+from limbeck.evaluate.seeds import gap_recovered_over_seeds, holm, mean_over_seeds, paired_over_seeds, seeds_needed
 from limbeck.evaluate.shift import shift
+from limbeck.evaluate.spending import Spending
 from limbeck.evaluate.temperature import calibrated, ece, fit_temperature, halves
 from limbeck.evaluate.turns import latencies
 
@@ -35,11 +38,13 @@ __all__ = [
     "SIGMAS",
     "Answers",
     "Heard",
+    "Spending",
     "agreement",
     "apgd",
     "attacked",
     "auroc",
     "auroc_difference",
+    "bootstrap_over_samples",
     "calibrated",
     "calibration_error",
     "corrupt",
@@ -56,21 +61,26 @@ __all__ = [
     "fit_temperature",
     "flops",
     "gap_recovered",
+    "gap_recovered_over_seeds",
     "halves",
     "hear",
+    "holm",
     "latencies",
     "latency",
     "linear_cka",
     "load_answers",
     "machine",
     "max_softmax",
+    "mcnemar",
     "mean_difference",
+    "mean_over_seeds",
     "noised",
     "noisy",
     "outside",
     "over_seeds",
     "paired_bootstrap",
     "paired_difference",
+    "paired_over_seeds",
     "pairs",
     "parameters",
     "peak_memory",
@@ -80,6 +90,7 @@ __all__ = [
     "require_pixels",
     "said",
     "save_answers",
+    "seeds_needed",
     "shift",
     "unbiased_cka",
     "unpaired_difference",

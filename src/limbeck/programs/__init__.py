@@ -1,8 +1,9 @@
-"""How many times the engine runs: once for each teacher, once for the student alone, once distilled."""
+"""How many times the engine runs: for each teacher, for the student alone, distilled; and for arms × seeds."""
 
 from limbeck.programs.chain import chain
 from limbeck.programs.distill import distill
 from limbeck.programs.robustness import robustness
+from limbeck.programs.study import study
 from limbeck.programs.teachers import teachers
 
-__all__ = ["chain", "distill", "robustness", "teachers"]
+__all__ = ["chain", "distill", "robustness", "study", "teachers"]

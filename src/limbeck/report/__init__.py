@@ -3,11 +3,13 @@
 from limbeck.report.candidates import candidates_table
 from limbeck.report.choice import write_candidates
 from limbeck.report.evaluation import evaluation_table
-from limbeck.report.page import write_report
+from limbeck.report.judged import RULE_OVER_SEEDS, judge_over_seeds, verdict_over_seeds
+from limbeck.report.page import report_page, write_report
+from limbeck.report.study_table import study_table
 from limbeck.report.table import summary, summary_table
 from limbeck.report.verdict import RULE, over_direct, verdict
 
 __all__ = [
-    "RULE", "candidates_table", "evaluation_table", "over_direct", "summary", "summary_table", "verdict",
-    "write_candidates", "write_report",
+    "RULE", "RULE_OVER_SEEDS", "candidates_table", "evaluation_table", "judge_over_seeds", "over_direct", "report_page",
+    "study_table", "summary", "summary_table", "verdict", "verdict_over_seeds", "write_candidates", "write_report",
 ]  # fmt: skip

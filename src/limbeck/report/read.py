@@ -53,7 +53,8 @@ def parse(record: object, *, where: str = "the record") -> Record:
             f"{where} is not a record of a run: {place} ({first['msg'].lower()}, found {_brief(first['input'])}); "
             "run `limbeck distill` again"
         ) from None
-    if not any(model.role == "distilled" for model in parsed.models.values()):
+    # A cell of a study holds one arm, and that may be a control.
+    if parsed.kind == "run" and not any(model.role == "distilled" for model in parsed.models.values()):
         raise LimbeckError(f"{where} has no model with the role 'distilled': the run did not finish, so resume it")
     return parsed
 
