@@ -13,7 +13,7 @@ from limbeck.evaluate import (
     auroc_difference,
     calibrated,
     ece,
-    energy,
+    energy_score,
     fit_temperature,
     halves,
     max_softmax,
@@ -68,7 +68,7 @@ def test_scores_are_those_of_the_papers():
     z = logits.double().numpy()
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     assert max_softmax(logits).numpy() == pytest.approx(p.max(1))
-    assert energy(logits).numpy() == pytest.approx(np.log(np.exp(z).sum(1)))
+    assert energy_score(logits).numpy() == pytest.approx(np.log(np.exp(z).sum(1)))
     assert set(outside(logits, logits)) == {"max_softmax", "energy"}
     assert outside(logits, logits)["energy"]["auroc"] == 0.5
 

@@ -19,7 +19,7 @@ from limbeck.evaluate.hearing import Heard, hear
 from limbeck.evaluate.machine import machine, versions
 from limbeck.evaluate.memory import peak_memory
 from limbeck.evaluate.noise import SIGMAS, noised, noisy
-from limbeck.evaluate.outside import auroc, auroc_difference, energy, max_softmax, outside
+from limbeck.evaluate.outside import auroc, auroc_difference, energy_score, max_softmax, outside
 from limbeck.evaluate.paired import bootstrap_over_samples, mcnemar
 from limbeck.evaluate.quality import calibration_error, predictions, quality
 from limbeck.evaluate.resampled import mean_difference, paired_difference, unpaired_difference
@@ -54,7 +54,7 @@ __all__ = [
     "disagreements",
     "double_fault",
     "ece",
-    "energy",
+    "energy_score",
     "error_correlation",
     "family",
     "fgsm",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["SCORES", "auroc", "auroc_difference", "energy", "max_softmax", "outside"]
+__all__ = ["SCORES", "auroc", "auroc_difference", "energy_score", "max_softmax", "outside"]
 
 
 def max_softmax(logits: Tensor) -> Tensor:
@@ -29,16 +29,18 @@ def max_softmax(logits: Tensor) -> Tensor:
     return logits.detach().cpu().double().softmax(dim=1).amax(dim=1)
 
 
-def energy(logits: Tensor) -> Tensor:
+def energy_score(logits: Tensor) -> Tensor:
     """The negative energy of each row at temperature 1, ``[n]`` float64.
 
-    >>> round(float(energy(torch.tensor([[0.0, 0.0]]))), 4)
+    >>> round(float(energy_score(torch.tensor([[0.0, 0.0]]))), 4)
     0.6931
     """
     return logits.detach().cpu().double().logsumexp(dim=1)
 
 
-SCORES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({"max_softmax": max_softmax, "energy": energy})
+SCORES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {"max_softmax": max_softmax, "energy": energy_score}
+)
 
 
 def auroc(inside: Tensor, outside: Tensor) -> dict[str, Any]:
