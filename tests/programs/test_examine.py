@@ -259,6 +259,26 @@ def test_a_run_without_the_weights_of_its_control_says_so(run, tmp_path, capsys)
     assert list(evaluation(older)["models"]) == ["big", "distilled"]
 
 
+def test_cells_of_a_study_are_evaluated_too(run, tmp_path, capsys):
+    """A cell holds one student, or the teachers beside its record."""
+    record = json.loads((run / "record.json").read_text())
+    for name, file, place in (
+        ("alone", "checkpoint/alone.safetensors", "student.safetensors"),
+        ("big", "checkpoint/big.safetensors", "big.safetensors"),
+    ):
+        cell = tmp_path / name
+        cell.mkdir()
+        shutil.copy(run / "recipe.yaml", cell)
+        shutil.copy(run / file, cell / place)
+        one = {**record, "kind": "arm", "models": {name: record["models"][name]}}
+        (cell / "record.json").write_text(json.dumps(one))
+        assert main(["evaluate", str(cell), "--calibration"]) == 0
+        assert evaluation(cell)["models"][name]["clean"] == record["models"][name]["validation"]["top1"]
+        (cell / place).unlink()
+        assert main(["evaluate", str(cell), "--calibration"]) == 2
+        assert "keeps the weights of no network" in capsys.readouterr().err
+
+
 def test_without_torchattacks_the_other_attacks_are_made_and_a_note_says_why(run, monkeypatch, capsys):
     monkeypatch.setattr("limbeck.programs.examine.find_spec", lambda name: None)
     assert main(["evaluate", str(run), "--attacks", "--examples", "20"]) == 0

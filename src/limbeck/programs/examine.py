@@ -22,7 +22,7 @@ from limbeck.programs.distill import fingerprint
 from limbeck.programs.efficiency import efficiency
 from limbeck.programs.job import Job
 from limbeck.programs.pictures import any_pictures, by_class, twins
-from limbeck.programs.revisit import opened
+from limbeck.programs.revisit import finished
 from limbeck.programs.robustness import Asked, side_by_side
 from limbeck.report import evaluation_table
 from limbeck.teachers import Foreign
@@ -53,12 +53,12 @@ def examine(
         outside: a folder of other pictures, or ``noise``.
     """
     begun, notes = time.monotonic(), list[str]()
-    job, student = opened(folder, data_root)
+    job = finished(folder, data_root)
     asked = Asked(
         what=tuple(name for name in what if name != "efficiency"), attacks=_attacks(attacks, notes, what=what),
         eps=_eps(eps), examples=examples, seed=job.recipe.seed, **_folders(job.data, shifted, twin, outside),
     )  # fmt: skip
-    networks = _networks(job, folder, student, notes)
+    networks = _networks(job, folder, notes)
     samples = job.data.validation if part == "validation" else job.data.sealed.open(fingerprint(networks))
     pairs = [("distilled", name) for name in ("alone", "direct") if {"distilled", name} <= networks.keys()]
     found = {
@@ -98,23 +98,29 @@ def _head(job: Job, folder: Path, part: str, asked: Asked) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _networks(job: Job, folder: Path, student: nn.Module, notes: list[str]) -> dict[str, nn.Module]:
-    """Every network of the run whose weights are kept: teachers, controls, and the student that was taught."""
+def _networks(job: Job, folder: Path, notes: list[str]) -> dict[str, nn.Module]:
+    """Every network of the run whose weights are kept, in the order of the record: teachers, controls, the student."""
     found: dict[str, nn.Module] = {}
     models = _titles(folder)
-    own = next((name for name, one in models.items() if name == "distilled"), None) or next(iter(models), "distilled")
     for name, one in models.items():
-        file = folder / "checkpoint" / f"{name}.safetensors"
-        if name == own:
-            continue
-        if not file.exists():
+        places = _places(folder, name, one["role"], single=len(models) == 1)
+        file = next((file for file in places if file.exists()), None)
+        if file is None:
             why = "it only answers" if one["role"] == "teacher" else "this run was made by a limbeck that kept none"
             notes.append(f"{name} is left out, for its weights are not in {folder}: {why}")
-            continue
-        network = _built(job, name)
-        if not isinstance(network, Foreign):
+        elif not isinstance(network := _built(job, name), Foreign):
             found[name] = load_weights(network, file).eval()
-    return {**found, own: student}
+    if not found:
+        raise LimbeckError(f"{folder} keeps the weights of no network, so there is nothing to evaluate: run it again")
+    return found
+
+
+def _places(folder: Path, name: str, role: str, *, single: bool) -> tuple[Path, ...]:
+    """Where the weights may stand: in a run, or in a cell of a study, which holds one student or the teachers."""
+    beside = folder / "checkpoint" / f"{name}.safetensors"
+    if role in ("teacher", "assistant"):
+        return beside, folder / f"{name}.safetensors"
+    return (folder / "student.safetensors" if role == "distilled" or single else beside,)
 
 
 def _built(job: Job, name: str) -> nn.Module:

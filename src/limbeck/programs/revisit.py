@@ -18,7 +18,7 @@ from limbeck.recipe import load
 from limbeck.recipe.build import check
 from limbeck.taps import listing
 
-__all__ = ["evaluate", "export", "opened", "taps"]
+__all__ = ["evaluate", "export", "finished", "taps"]
 
 
 def evaluate(folder: Path, *, part: str = "validation", data_root: str | None = None) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def evaluate(folder: Path, *, part: str = "validation", data_root: str | None = 
 
     Asking for the test part is an error where it was read already, as it is at the end of every finished run.
     """
-    job, student = opened(folder, data_root)
+    job, student = _opened(folder, data_root)
     samples = job.data.validation if part == "validation" else job.data.sealed.open(fingerprint({"distilled": student}))
     found, _, _ = figures(student, job.data, job.task, samples)
     short = {name: value for name, value in found.items() if not isinstance(value, list)}
@@ -41,7 +41,7 @@ def evaluate(folder: Path, *, part: str = "validation", data_root: str | None = 
 
 def export(folder: Path, *, to: Path | None = None, data_root: str | None = None) -> dict[str, Any]:
     """Write the student of the run in ``folder`` as ONNX, checked against torch, and print what was found."""
-    job, student = opened(folder, data_root)
+    job, student = _opened(folder, data_root)
     path = to or folder / "student.onnx"
     found = export_onnx(job, student, path)
     _say(
@@ -73,14 +73,18 @@ def taps(model: str, shape: str, *, plugins: Sequence[str] = ()) -> None:
         )
 
 
-def opened(folder: Path, data_root: str | None) -> tuple[Job, torch.nn.Module]:
-    """The finished run in ``folder``, its data loaded, and its student with its weights."""
+def finished(folder: Path, data_root: str | None) -> Job:
+    """The finished run in ``folder``, with its data loaded."""
     recipe = folder / "recipe.yaml"
     if not recipe.exists():
         raise LimbeckError(f"{folder} is no run folder: it has no recipe.yaml")
-    if not all((folder / name).exists() for name in ("student.safetensors", "record.json")):
+    if not (folder / "record.json").exists():
         raise LimbeckError(f"{folder} is not finished: go on with limbeck distill --resume --out {folder}")
-    job = Job.of(load(recipe, [] if data_root is None else [f"data.root={data_root}"]), folder)
+    return Job.of(load(recipe, [] if data_root is None else [f"data.root={data_root}"]), folder)
+
+
+def _opened(folder: Path, data_root: str | None) -> tuple[Job, torch.nn.Module]:
+    job = finished(folder, data_root)
     return job, load_weights(job.student(), folder).eval()
 
 
