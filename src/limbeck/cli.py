@@ -104,12 +104,18 @@ def _parser() -> argparse.ArgumentParser:
     teachers.add_argument("--alone", type=Path, metavar="RUN", help="a finished run to take the student alone from")
     teachers.set_defaults(run=_teachers)
 
-    evaluate = commands.add_parser("evaluate", help="measure a run's student again, on the validation part")
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a run's networks again: attacked, corrupted, shifted, calibrated, in other runtimes",
+        description="Without a flag of what to measure: the student's figures, on the validation part. With "
+        "one or more: every network of the run side by side, into RUN/evaluation.json.",
+    )
     evaluate.add_argument("folder", type=Path, metavar="RUN")
     evaluate.add_argument(
         "--part", choices=("validation", "test"), default="validation", help="the test part opens once in a run"
     )
     evaluate.add_argument("--data-root", metavar="DIR", help="where the data stands now, if it has moved")
+    _add_measures(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
     export = commands.add_parser("export", help="write a run's student as ONNX and check it against torch")
@@ -181,6 +187,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_measures(evaluate: argparse.ArgumentParser) -> None:
+    say = evaluate.add_argument
+    say(
+        "--all", action="store_true", dest="everything", help="all that needs no folder, and what a folder is given for"
+    )
+    say(
+        "--attacks", nargs="?", const="", metavar="NAMES",
+        help="accuracy under attack: fgsm,pgd,apgd (default: all that are installed)",
+    )  # fmt: skip
+    say("--eps", metavar="E", help="the largest change of a pixel in 0..1 under attack (default: 8/255)")
+    say("--corruptions", action="store_true", help="accuracy under 15 common corruptions in 5 severities")
+    say("--noise", action="store_true", help="accuracy under Gaussian noise, more and more")
+    say("--shift", type=Path, metavar="DIR", help="accuracy on other pictures of the same classes, one folder a class")
+    say("--twin", type=Path, metavar="DIR", help="the pictures of --shift before they were shifted, by the same names")
+    say(
+        "--ood",
+        nargs="?",
+        const="noise",
+        metavar="DIR",
+        help="tell pictures of DIR, or noise, from those of the classes",
+    )
+    say("--calibration", action="store_true", help="ECE and NLL before and after temperature scaling")
+    say("--efficiency", action="store_true", help="latency, size and accuracy in torch, onnxruntime and OpenVINO")
+    say("--examples", type=int, metavar="N", help="pictures to attack, corrupt and make noisy (default: 1000)")
+
+
 def _distill(options: argparse.Namespace) -> None:
     from limbeck.programs.distill import distill
 
@@ -214,6 +246,31 @@ def _teachers(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    what = [
+        name
+        for name, given in (
+            ("attacks", options.attacks is not None or options.everything),
+            ("corruptions", options.corruptions or options.everything),
+            ("noise", options.noise or options.everything),
+            ("shift", options.shift is not None),
+            ("ood", options.ood is not None or options.everything),
+            ("calibration", options.calibration or options.everything),
+            ("efficiency", options.efficiency or options.everything),
+        )
+        if given
+    ]
+    if what:
+        from limbeck.programs.examine import EXAMPLES, examine
+
+        examine(
+            options.folder, what, part=options.part, data_root=options.data_root, attacks=options.attacks or None,
+            eps=options.eps, examples=EXAMPLES if options.examples is None else options.examples,
+            shifted=options.shift, twin=options.twin, outside=options.ood,
+        )  # fmt: skip
+        return
+    for name in ("eps", "examples", "twin"):
+        if getattr(options, name) is not None:
+            raise LimbeckError(f"--{name} says how to measure, and nothing to measure is asked for: add --all, say")
     from limbeck.programs.revisit import evaluate
 
     evaluate(options.folder, part=options.part, data_root=options.data_root)

@@ -21,9 +21,9 @@ from limbeck.data.data import Data, Normalize, arrange
 from limbeck.data.part import Files, Images, Part, Stored
 from limbeck.data.views import Views
 
-__all__ = ["CIFAR10", "CIFAR100", "Digits", "FashionMNIST", "ImageFolder"]
+__all__ = ["CIFAR10", "CIFAR100", "PICTURES", "Digits", "FashionMNIST", "ImageFolder"]
 
-_PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff"}
+PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff"}
 _DEBIAN = Path("/usr/share/datasets")
 _VALIDATION, _TEST = ("val", "validation", "valid"), ("test",)
 _FASHION = ("t-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -246,7 +246,7 @@ class ImageFolder:
         paths, target = list[Path](), list[int]()
         for label, name in enumerate(classes):
             found = (
-                sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in _PICTURES)
+                sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in PICTURES)
                 if (folder / name).is_dir()
                 else []
             )

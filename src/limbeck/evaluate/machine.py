@@ -14,7 +14,7 @@ __all__ = ["machine", "versions"]
 
 _PACKAGES = (
     "torch", "torchvision", "lightning-fabric", "numpy", "scipy", "scikit-learn", "safetensors", "torchmetrics",
-    "pydantic", "onnx", "onnxscript", "onnxruntime", "timm",
+    "pydantic", "onnx", "onnxscript", "onnxruntime", "openvino", "timm", "torchattacks",
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from limbeck.core.protocols import Task
 from limbeck.data.part import UNLABELLED
 from limbeck.evaluate.rows import checked, evaluating, labelled
 
-__all__ = ["predictions", "quality"]
+__all__ = ["calibration_error", "predictions", "quality", "reliability"]
 
 _BINS = 15
 _TOP5_FROM = 6
@@ -61,16 +61,15 @@ def quality(logits: Tensor, target: Tensor, *, classes: Sequence[str]) -> dict[s
         )
     confidence, predicted, nll = _by_row(logits, target)
     right = predicted == target
-    ece, reliability = _calibration(confidence, right)
     return {
         "examples": len(target),
         "top1": float(right.double().mean()),
         "top5": _top5(logits, target) if len(classes) >= _TOP5_FROM else None,
         "macro_f1": _macro_f1(predicted, target, len(classes)),
         "nll": float(nll.mean()),
-        "ece": ece,
+        "ece": calibration_error(confidence, right),
         "per_class": _per_class(right, target, classes),
-        "reliability": reliability,
+        "reliability": reliability(confidence, right),
     }
 
 
@@ -103,6 +102,39 @@ def predictions(model: nn.Module, batches: Iterable[Any], task: Task) -> tuple[T
     if not said:
         raise LimbeckError("there is nothing to measure on: the part gave no batch")
     return torch.cat(said), torch.cat(truth)
+
+
+def reliability(confidence: Tensor, right: Tensor) -> list[dict[str, Any]]:
+    """The 15 bins of ECE, of ``confidence`` (``[n]`` float64) and whether it was ``right`` (``[n]`` booleans).
+
+    >>> found = reliability(torch.tensor([0.8, 0.8], dtype=torch.float64), torch.tensor([True, False]))
+    >>> [(one["confidence"], one["accuracy"]) for one in found if one["examples"]]
+    [(0.8, 0.5)]
+    """
+    many, sure, good = _binned(confidence, right)
+    edges = _edges()
+    return [
+        {
+            "low": float(edges[i]),
+            "high": float(edges[i + 1]),
+            "confidence": float(sure[i] / many[i]) if many[i] else None,
+            "accuracy": float(good[i] / many[i]) if many[i] else None,
+            "examples": int(many[i]),
+        }
+        for i in range(_BINS)
+    ]
+
+
+def calibration_error(confidence: Tensor, right: Tensor) -> float:
+    """ECE, of ``confidence`` (``[n]`` float64) and whether it was ``right`` (``[n]`` booleans).
+
+    Ours: torchmetrics keeps a confidence of exactly 1 in a sixteenth bin of its own.
+
+    >>> round(calibration_error(torch.tensor([0.8, 0.8], dtype=torch.float64), torch.tensor([True, False])), 4)
+    0.3
+    """
+    _, sure, good = _binned(confidence, right)
+    return float((sure - good).abs().sum() / len(right))
 
 
 def _by_row(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,24 +170,16 @@ def _per_class(right: Tensor, target: Tensor, classes: Sequence[str]) -> list[di
     ]
 
 
-def _calibration(confidence: Tensor, right: Tensor) -> tuple[float, list[dict[str, Any]]]:
-    """ECE and its bins. Ours: torchmetrics keeps a confidence of exactly 1 in a sixteenth bin of its own."""
-    edges = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)
-    place = torch.bucketize(confidence, edges[1:-1])
+def _edges() -> Tensor:
+    return torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)
+
+
+def _binned(confidence: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How many samples each bin has, and the sums of their confidence and of those that are right."""
+    place = torch.bucketize(confidence.contiguous(), _edges()[1:-1])
     many = torch.bincount(place, minlength=_BINS)
     sure = torch.bincount(place, weights=confidence, minlength=_BINS)
-    good = torch.bincount(place, weights=right.double(), minlength=_BINS)
-    bins = [
-        {
-            "low": float(edges[i]),
-            "high": float(edges[i + 1]),
-            "confidence": float(sure[i] / many[i]) if many[i] else None,
-            "accuracy": float(good[i] / many[i]) if many[i] else None,
-            "examples": int(many[i]),
-        }
-        for i in range(_BINS)
-    ]
-    return float((sure - good).abs().sum() / len(right)), bins
+    return many, sure, torch.bincount(place, weights=right.double(), minlength=_BINS)
 
 
 def _hard(target: Tensor | None, *, rows: int) -> Tensor:

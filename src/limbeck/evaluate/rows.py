@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.data.part import UNLABELLED
 
-__all__ = ["checked", "evaluating", "labelled"]
+__all__ = ["checked", "evaluating", "labelled", "require_pixels", "said"]
 
 
 def checked(logits: Tensor, *, whose: str) -> Tensor:
@@ -55,3 +55,33 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def require_pixels(pixels: Tensor, *, eps: float | None = None) -> None:
+    """Refuse pixels, and an ε, that are not in units of 0..1: an unnormalised ε is refused.
+
+    >>> require_pixels(torch.tensor([0.0, 1.0]), eps=8 / 255)
+    """
+    if eps is not None and not 0 < eps <= 1:
+        raise LimbeckError(
+            f"an unnormalised ε is refused: ε is in pixel units of 0..1, and {eps:g} is not between 0 and 1; give "
+            "8/255 (0.0314) for 8 levels of 255"
+        )
+    low, high = (float(pixels.min()), float(pixels.max())) if pixels.numel() else (0.0, 0.0)
+    if not (low >= 0.0 and high <= 1.0):  # so written, NaN fails too
+        raise LimbeckError(
+            f"the pixels go from {low:.3g} to {high:.3g}, and here they are in 0..1, with the normalisation inside the "
+            "network: give pictures as they are, and a network that takes mean and spread off by itself"
+        )
+
+
+def said(network: nn.Module, pixels: Tensor) -> Tensor:
+    """The logits of ``network`` for one batch, in eval mode without gradients, float32 on the CPU.
+
+    >>> said(nn.Identity(), torch.eye(2)).argmax(dim=1)
+    tensor([0, 1])
+    """
+    held = next(iter(network.parameters()), None)
+    with evaluating(network):
+        logits: Tensor = network(pixels if held is None else pixels.to(held.device))
+    return logits.float().cpu()

@@ -144,8 +144,9 @@ def _finished(
     _say("measuring …")
     record = _measured(job, networks, runs) | {"cache": kept}
     save_weights(networks["distilled"], job.folder / "student.safetensors", metadata={"recipe": job.recipe.name})
-    teachers = (*job.recipe.teachers, *job.recipe.assistants)
-    for name in (name for name in teachers if not isinstance(networks[name], Foreign)):
+    # The controls too: a later look at all networks together compares what these were, and trains none again.
+    beside = (*job.recipe.teachers, *job.recipe.assistants, *job.recipe.controls)
+    for name in (name for name in beside if not isinstance(networks[name], Foreign)):
         save_weights(networks[name], job.folder / "checkpoint" / f"{name}.safetensors")
     if "onnx" in job.recipe.export.to:
         _say("exporting …")

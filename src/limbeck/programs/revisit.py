@@ -18,7 +18,7 @@ from limbeck.recipe import load
 from limbeck.recipe.build import check
 from limbeck.taps import listing
 
-__all__ = ["evaluate", "export", "taps"]
+__all__ = ["evaluate", "export", "finished", "taps"]
 
 
 def evaluate(folder: Path, *, part: str = "validation", data_root: str | None = None) -> dict[str, Any]:
@@ -73,13 +73,18 @@ def taps(model: str, shape: str, *, plugins: Sequence[str] = ()) -> None:
         )
 
 
-def _opened(folder: Path, data_root: str | None) -> tuple[Job, torch.nn.Module]:
+def finished(folder: Path, data_root: str | None) -> Job:
+    """The finished run in ``folder``, with its data loaded."""
     recipe = folder / "recipe.yaml"
     if not recipe.exists():
         raise LimbeckError(f"{folder} is no run folder: it has no recipe.yaml")
-    if not all((folder / name).exists() for name in ("student.safetensors", "record.json")):
+    if not (folder / "record.json").exists():
         raise LimbeckError(f"{folder} is not finished: go on with limbeck distill --resume --out {folder}")
-    job = Job.of(load(recipe, [] if data_root is None else [f"data.root={data_root}"]), folder)
+    return Job.of(load(recipe, [] if data_root is None else [f"data.root={data_root}"]), folder)
+
+
+def _opened(folder: Path, data_root: str | None) -> tuple[Job, torch.nn.Module]:
+    job = finished(folder, data_root)
     return job, load_weights(job.student(), folder).eval()
 
 
