@@ -2,6 +2,7 @@
 
 from limbeck.evaluate.agreement import agreement, disagreements
 from limbeck.evaluate.answers import Answers, load_answers, save_answers
+from limbeck.evaluate.cka import cka_by_layer
 from limbeck.evaluate.difference import gap_recovered, over_seeds, paired_bootstrap
 from limbeck.evaluate.diversity import (
     disagreement,
@@ -13,27 +14,36 @@ from limbeck.evaluate.diversity import (
     unbiased_cka,
 )
 from limbeck.evaluate.efficiency import cost, flops, latency, parameters, weights_bytes
+from limbeck.evaluate.fidelity import fidelity, likeness, sights
 from limbeck.evaluate.hearing import Heard, hear
+from limbeck.evaluate.layers import Ear
 from limbeck.evaluate.machine import machine, versions
 from limbeck.evaluate.memory import peak_memory
+from limbeck.evaluate.origin import environment, flags, source
 from limbeck.evaluate.quality import predictions, quality
 from limbeck.evaluate.turns import latencies
 
 __all__ = [
     "Answers",
+    "Ear",
     "Heard",
     "agreement",
+    "cka_by_layer",
     "cost",
     "disagreement",
     "disagreements",
     "double_fault",
+    "environment",
     "error_correlation",
     "family",
+    "fidelity",
+    "flags",
     "flops",
     "gap_recovered",
     "hear",
     "latencies",
     "latency",
+    "likeness",
     "linear_cka",
     "load_answers",
     "machine",
@@ -45,6 +55,8 @@ __all__ = [
     "predictions",
     "quality",
     "save_answers",
+    "sights",
+    "source",
     "unbiased_cka",
     "versions",
     "weights_bytes",
