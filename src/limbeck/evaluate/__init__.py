@@ -20,14 +20,25 @@ from limbeck.evaluate.layers import Ear
 from limbeck.evaluate.machine import machine, versions
 from limbeck.evaluate.memory import peak_memory
 from limbeck.evaluate.origin import environment, flags, source
+from limbeck.evaluate.paired import bootstrap_over_samples, mcnemar
 from limbeck.evaluate.quality import predictions, quality
+from limbeck.evaluate.seeds import (
+    gap_recovered_over_seeds,
+    holm,
+    mean_over_seeds,
+    paired_over_seeds,
+    seeds_needed,
+)
+from limbeck.evaluate.spending import Spending
 from limbeck.evaluate.turns import latencies
 
 __all__ = [
     "Answers",
     "Ear",
     "Heard",
+    "Spending",
     "agreement",
+    "bootstrap_over_samples",
     "cka_by_layer",
     "cost",
     "disagreement",
@@ -40,21 +51,27 @@ __all__ = [
     "flags",
     "flops",
     "gap_recovered",
+    "gap_recovered_over_seeds",
     "hear",
+    "holm",
     "latencies",
     "latency",
     "likeness",
     "linear_cka",
     "load_answers",
     "machine",
+    "mcnemar",
+    "mean_over_seeds",
     "over_seeds",
     "paired_bootstrap",
+    "paired_over_seeds",
     "pairs",
     "parameters",
     "peak_memory",
     "predictions",
     "quality",
     "save_answers",
+    "seeds_needed",
     "sights",
     "source",
     "unbiased_cka",

@@ -14,7 +14,7 @@ from limbeck.recipe.words import shown
 __all__ = ["FileName", "Name", "Plugin", "TeacherName"]
 
 _NAME: Final = re.compile(r"\w[\w-]{0,99}")
-_STUDENTS: Final = ("alone", "direct", "distilled")
+_STUDENTS: Final = ("alone", "longer", "smoothed", "direct", "distilled")
 _FILE_NAME: Final = re.compile(r"\w[\w.-]{0,99}")
 
 

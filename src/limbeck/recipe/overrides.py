@@ -17,7 +17,7 @@ from limbeck.recipe.document import parse
 from limbeck.recipe.schema import Node, Recipe, Scheduler, Stage, Teacher, Term, Training, plain
 from limbeck.recipe.words import at, shown
 
-__all__ = ["overridden"]
+__all__ = ["changed", "overridden"]
 
 _NODES: Final = (Node, Term, Teacher, Scheduler)
 _OPEN: Final = "the settings of a node"
@@ -30,7 +30,7 @@ def overridden(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
     >>> overridden({"student": "small_cnn", "seed": 0}, ["student.width=16", "seed=3"])
     {'student': {'use': 'small_cnn', 'width': 16}, 'seed': 3}
     """
-    changed: dict[str, Any] = _copied(document)
+    new: dict[str, Any] = _copied(document)
     for override in overrides:
         path, equals, text = override.partition("=")
         steps = path.strip().split(".")
@@ -38,8 +38,23 @@ def overridden(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
             raise LimbeckError(f"the override {override!r} is not of the form path.to.setting=value")
         if not text.strip():
             raise LimbeckError(f"the override {override!r} has no value: write null for none, '' for empty text")
-        _set(changed, steps, parse(text, f"the override {override!r}"))
-    return changed
+        _set(new, steps, parse(text, f"the override {override!r}"))
+    return new
+
+
+def changed(document: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``document`` with the value of every dotted path in ``changes`` set, in their order; it stays as it was.
+
+    >>> changed({"student": "small_cnn", "seed": 0}, {"student.width": 16})
+    {'student': {'use': 'small_cnn', 'width': 16}, 'seed': 0}
+    """
+    new: dict[str, Any] = _copied(document)
+    for path, value in changes.items():
+        steps = path.strip().split(".")
+        if not all(steps):
+            raise LimbeckError(f"{path!r} is not of the form path.to.setting")
+        _set(new, steps, _copied(value))
+    return new
 
 
 def _set(document: dict[str, Any], steps: list[str], value: Any) -> None:

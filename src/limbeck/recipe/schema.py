@@ -14,8 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from limbeck.core.errors import LimbeckError
 from limbeck.recipe.links import Guided, Link, links
 from limbeck.recipe.names import FileName, Name, Plugin, TeacherName
-from limbeck.recipe.values import Flag, Integer, Number, Text, complaint, sentence
-from limbeck.recipe.words import at, shown, unknown_setting
+from limbeck.recipe.study import Study
+from limbeck.recipe.values import Flag, Integer, Number, Text, complaint, known, refuse, sentence
+from limbeck.recipe.words import at, shown
 
 __all__ = [
     "Cache",
@@ -24,6 +25,7 @@ __all__ = [
     "Recipe",
     "Scheduler",
     "Stage",
+    "Study",
     "Teacher",
     "Term",
     "Training",
@@ -64,9 +66,9 @@ def _controls(value: Any) -> Any:
     several = isinstance(value, list | tuple)
     for one in value if several else [value]:
         if one not in (allowed if several else (*allowed, "none")):
-            _refuse(f"{shown(one)} is not one of 'alone', 'direct'" + ("" if several else ", 'none'"))
+            refuse(f"{shown(one)} is not one of 'alone', 'direct'" + ("" if several else ", 'none'"))
     if several and (not value or len(set(value)) < len(value)):
-        _refuse(f"{shown(value)} does not name each control once: write [alone, direct], alone, direct or none")
+        refuse(f"{shown(value)} does not name each control once: write [alone, direct], alone, direct or none")
     return value
 
 
@@ -75,26 +77,13 @@ def _node(value: Any) -> Any:
     if isinstance(value, str):
         return {"use": value}
     if not isinstance(value, Mapping):
-        return value if isinstance(value, BaseModel) else _refuse(f"{shown(value)} is not a node: write {{use: NAME}}")
+        return value if isinstance(value, BaseModel) else refuse(f"{shown(value)} is not a node: write {{use: NAME}}")
     if "use" not in value:
-        _refuse(f"{shown(value)} lacks `use`, the name of what to build")
+        refuse(f"{shown(value)} lacks `use`, the name of what to build")
     for key in value:
         if not isinstance(key, str):
-            _refuse(f"the key {shown(key)} is not text: put it in quotes")
+            refuse(f"the key {shown(key)} is not text: put it in quotes")
     return value
-
-
-def _known(value: Any, model: type[BaseModel], noun: str) -> Any:
-    """The keys that ``model`` has; with a sentence that names the right one for any other."""
-    if isinstance(value, Mapping):
-        for key in value:
-            if key not in model.model_fields:
-                _refuse(unknown_setting(noun, key, model.model_fields))
-    return value
-
-
-def _refuse(text: str) -> None:
-    raise sentence(text)
 
 
 @final
@@ -142,7 +131,7 @@ class Teacher(BaseModel):
     @model_validator(mode="after")
     def _trained(self) -> Self:
         if self.stop is not None and self.weights is not None:
-            _refuse(f"stop: {self.stop:g} ends a training early, and a teacher with weights is not trained: drop one")
+            refuse(f"stop: {self.stop:g} ends a training early, and a teacher with weights is not trained: drop one")
         return self
 
 
@@ -182,14 +171,14 @@ class Training(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _keys(cls, value: Any) -> Any:
-        return _known(value, cls, "training")
+        return known(value, cls, "training")
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
         if self.strategy == "fsdp" and self.ema is not None:
-            _refuse(f"ema: {self.ema:g} averages whole weights, and under fsdp nobody has them: drop it, or use ddp")
+            refuse(f"ema: {self.ema:g} averages whole weights, and under fsdp nobody has them: drop it, or use ddp")
         if self.strategy == "fsdp" and self.precision not in _SHARED_PRECISIONS:
-            _refuse(f"precision: under fsdp it is one of {', '.join(_SHARED_PRECISIONS)}, not {self.precision}")
+            refuse(f"precision: under fsdp it is one of {', '.join(_SHARED_PRECISIONS)}, not {self.precision}")
         return self
 
 
@@ -217,20 +206,20 @@ class Stage(BaseModel):
         if isinstance(value, Mapping):
             objective = value.get("objective")
             if objective is not None and not isinstance(objective, Mapping):
-                _refuse("objective is terms by name, such as {soft: {use: SoftTarget, tau: 4}}")
+                refuse("objective is terms by name, such as {soft: {use: SoftTarget, tau: 4}}")
             if isinstance(objective, Mapping) and not objective:
-                _refuse("objective has no term, such as {soft: {use: SoftTarget, tau: 4}}")
+                refuse("objective has no term, such as {soft: {use: SoftTarget, tau: 4}}")
             for key in ("weight", "weights"):
                 term = objective.get(key) if isinstance(objective, Mapping) else None
                 if term is not None and not (isinstance(term, Mapping) and "use" in term):
-                    _refuse(f"objective has {key!r} beside its terms: write each weight inside its term")
-        return _known(value, cls, "a stage")
+                    refuse(f"objective has {key!r} beside its terms: write each weight inside its term")
+        return known(value, cls, "a stage")
 
     @model_validator(mode="after")
     def _length(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
             both = "has both epochs and steps" if self.epochs else "has no length"
-            _refuse(f"the stage {self.name!r} {both}: give epochs or steps, one of the two")
+            refuse(f"the stage {self.name!r} {both}: give epochs or steps, one of the two")
         return self
 
 
@@ -252,12 +241,12 @@ class Cache(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _keys(cls, value: Any) -> Any:
-        return _known(value, cls, "cache")
+        return known(value, cls, "cache")
 
     @model_validator(mode="after")
     def _tail(self) -> Self:
         if self.top is None and self.tail is not None:
-            _refuse("tail says what happens to the classes beyond `top`, and without `top` every logit is kept")
+            refuse("tail says what happens to the classes beyond `top`, and without `top` every logit is kept")
         return self
 
 
@@ -271,7 +260,7 @@ class Export(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _keys(cls, value: Any) -> Any:
-        return _known(value, cls, "export")
+        return known(value, cls, "export")
 
 
 @final
@@ -297,6 +286,7 @@ class Recipe(BaseModel):
     stages: tuple[Stage, ...] = ()
     training: Training = Training()
     cache: Cache | None = None
+    study: Study | None = None
     control: Annotated[Text | tuple[Text, ...], BeforeValidator(_controls)] = "alone"
     export: Export = Export()
     threads: Annotated[Integer, Field(ge=1)] | None = None
@@ -307,7 +297,7 @@ class Recipe(BaseModel):
     def _keys(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and isinstance(value.get("teaching"), Mapping):
             value = {**value, "teaching": {"name": "teaching", **value["teaching"]}}
-        return _known(value, cls, "a recipe")
+        return known(value, cls, "a recipe")
 
     @property
     def controls(self) -> tuple[str, ...]:

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Strict
+from pydantic import BaseModel, BeforeValidator, Strict
 from pydantic_core import PydanticCustomError
 
-from limbeck.recipe.words import shown
+from limbeck.recipe.words import shown, unknown_setting
 
-__all__ = ["File", "Flag", "Integer", "Number", "Text", "complaint", "sentence"]
+__all__ = ["File", "Flag", "Integer", "Number", "Text", "complaint", "known", "refuse", "sentence"]
 
 _NUMERIC: Final = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
@@ -25,6 +25,20 @@ _NUMERIC: Final = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?
 def sentence(text: str) -> PydanticCustomError:
     """``text`` as an error that pydantic carries to its place."""
     return PydanticCustomError("sentence", "{text}", {"text": text})
+
+
+def refuse(text: str) -> Any:
+    """Raise ``text`` as such an error."""
+    raise sentence(text)
+
+
+def known(value: Any, model: type[BaseModel], noun: str) -> Any:
+    """``value``, if it has only keys that ``model`` has; a sentence that names the right one for any other."""
+    if isinstance(value, Mapping):
+        for key in value:
+            if key not in model.model_fields:
+                refuse(unknown_setting(noun, key, model.model_fields))
+    return value
 
 
 def _number(value: Any) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.core.files import write_atomically
-from limbeck.report import cases, rows, words
+from limbeck.report import cases, fidelity, rows, words
 from limbeck.report.verdict import RULE, judge, verdict
 
 if TYPE_CHECKING:
@@ -31,14 +31,19 @@ def write_report(run: Path) -> Path:
         LimbeckError: there is no record, or it is not one of a finished run.
     """
     from limbeck.report.metrics import curves
-    from limbeck.report.read import read
+    from limbeck.report.read import load, parse
+    from limbeck.report.seal import broken
 
     run = Path(run)
-    page = _render(read(run / "record.json"), curves(run / "metrics.csv"))
+    raw = load(run / "record.json")
+    record = parse(raw, where=str(run / "record.json"))
+    # One of schema 1 has no hash that could fit or not; that is no reason to warn.
+    changed = broken(raw) if raw["schema"] == record.version else None
+    page = _render(record, curves(run / "metrics.csv"), changed)
     return write_atomically(run / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
 
 
-def _render(record: Record, curves: dict[str, Curve]) -> str:
+def _render(record: Record, curves: dict[str, Curve], changed: str | None) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     house = Environment(
@@ -48,7 +53,10 @@ def _render(record: Record, curves: dict[str, Curve]) -> str:
         name: getattr(words, name) for name in ("amount", "duration", "fixed", "percent", "power", "size", "tie")
     }
     style = (_HERE / "report.css").read_text(encoding="utf-8")
-    return house.get_template("report.html.j2").render(r=record, style=style, **_contents(record, curves))
+    return house.get_template("report.html.j2").render(
+        r=record, style=style, warnings=[*([changed] if changed else []), *record.warnings],
+        **_contents(record, curves),
+    )  # fmt: skip
 
 
 def _contents(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
@@ -57,6 +65,7 @@ def _contents(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
     measured = [quality for _, model in record.ordered() if (quality := record.quality(model))]
     found = record.verdict
     ends, gain = (found.interval_points, found.gain_points) if found else (None, None)
+    students = fidelity.students(record)
     models = {name: model.model_dump() for name, model in record.models.items()}
     said = (found.sentence if found else "") or verdict(models, gain, ends, found.gap_recovered if found else None)
     return {
@@ -69,6 +78,9 @@ def _contents(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
         "latency": next((model.latency_ms for _, model in record.ordered() if model.latency_ms), None),
         "bins": next((len(quality.reliability) for quality in measured if quality.reliability), 15),
         "against": next((record.short(name) for name, model in record.ordered() if model is record.teacher), "Teacher"),
+        "students": [(record.short(name), role, one) for name, role, one in students],
+        "likeness": fidelity.lines([one for _, _, one in students]),
+        "wrong": fidelity.classes([one for _, _, one in students]), "cka": fidelity.maps(record),
         "recipe": _yaml(record.recipe), **_pictures(record, curves),
     }  # fmt: skip
 
