@@ -210,9 +210,11 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from limbeck.report import write_report
+    from limbeck.report import changed, write_report
 
     print(write_report(options.folder))  # noqa: T201
+    if doubt := changed(options.folder):
+        _say(f"warning: {doubt}")
 
 
 def _card(options: argparse.Namespace) -> None:

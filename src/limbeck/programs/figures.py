@@ -9,6 +9,7 @@ __all__ = ["agree", "compared"]
 
 Agreement = Literal["exactly", "within", "not"]
 _QUALITY = ("top1", "top5", "macro_f1", "nll", "ece")
+_GAIN = "gain in points"
 _COST = ("parameters", "flops", "bytes", "steps")
 
 
@@ -16,8 +17,8 @@ def compared(before: Mapping[str, Any], now: Mapping[str, Any], *, tolerance: fl
     """Every figure of both records that training decides: ``model``, ``figure``, ``before``, ``now``, ``agrees``.
 
     Latency and seconds are left out, since a machine has its moods. A figure within ``tolerance`` differs by at most so
-    much, times the larger of the two where that is above 1; points count as fractions. One that is missing in one of
-    the records does not agree.
+    much, in proportion where both are above 1 (NLL, KL); points count as fractions; counts agree exactly or not at all.
+    A figure that is missing in one of the records does not agree.
 
     >>> old, new = ({"models": {"a": {"test": {"top1": share}}}} for share in (0.90, 0.91))
     >>> [(one["figure"], one["agrees"]) for one in compared(old, new, tolerance=0.02)]
@@ -26,7 +27,7 @@ def compared(before: Mapping[str, Any], now: Mapping[str, Any], *, tolerance: fl
     mine, theirs = dict(_figures(before)), dict(_figures(now))
     return [
         {"model": place[0], "figure": place[1], "before": mine.get(place), "now": theirs.get(place),
-         "agrees": _agrees(mine.get(place), theirs.get(place), tolerance * (100 if "points" in place[1] else 1))}
+         "agrees": _agrees(mine.get(place), theirs.get(place), place[1], tolerance)}
         for place in dict.fromkeys([*mine, *theirs])
     ]  # fmt: skip
 
@@ -49,16 +50,19 @@ def _figures(record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Any]]
         yield from (((name, key), model[key]) for key in _COST if model.get(key) is not None)
     gain = (record.get("verdict") or {}).get("gain_points")
     if gain is not None:
-        yield ("distilled", "gain in points"), gain
+        yield ("distilled", _GAIN), gain
     for key in ("top1", "kl"):
         share = (record.get("agreement") or {}).get(key)
         if share is not None:
             yield ("distilled", f"agreement {key}"), share
 
 
-def _agrees(before: float | None, now: float | None, tolerance: float) -> Agreement:
+def _agrees(before: float | None, now: float | None, figure: str, tolerance: float) -> Agreement:
     if before is None or now is None:
         return "not"
     if before == now:
         return "exactly"
-    return "within" if abs(before - now) <= tolerance * max(1.0, min(abs(before), abs(now))) else "not"
+    if figure in _COST:
+        return "not"
+    scale = 100.0 if figure == _GAIN else max(1.0, min(abs(before), abs(now)))
+    return "within" if abs(before - now) <= tolerance * scale else "not"

@@ -1,8 +1,8 @@
 """Repeating a run from its record alone, and saying whether the figures agree.
 
-The repeated run is a run like any other, in a folder of its own: it opens the sealed test part once, and its record says
-how often it had been opened before, by the run that is repeated. That one's folder is left as it was: its hash says that
-nothing has changed there since it ended, and a look that chooses nothing takes nothing from its figures.
+The repeated run is a run like any other, in a folder of its own: it opens the sealed test part once, and its record
+says how often it had been opened before, by the run that is repeated. That one's folder is left as it was: its hash
+says that nothing has changed there since it ended, and a look that chooses nothing takes nothing from its figures.
 """
 
 from __future__ import annotations
@@ -114,37 +114,48 @@ def _require_same(record: Record, recipe: Recipe, folder: Path) -> None:
             )
         if now[place]["sha256"] != file.sha256:
             raise LimbeckError(
-                f"{place}: the file holds other weights than the run was made with (SHA-256 {now[place]['sha256'][:12]}… "
-                f"and then {file.sha256[:12]}…): put the old file back, or train anew with limbeck distill"
+                f"{place}: the file holds other weights than the run was made with (SHA-256 {file.sha256[:12]}… then, "
+                f"{now[place]['sha256'][:12]}… now): put the old file back, or train anew with limbeck distill"
             )
     found = Job.of(recipe, folder).data.fingerprint()
     if record.data.fingerprint and found != record.data.fingerprint:
         raise LimbeckError(
-            f"the data is not what the run was made with (fingerprint {found[:12]}…, and then "
-            f"{record.data.fingerprint[:12]}…): give --data-root of the old data, or train anew with limbeck distill"
+            f"the data is not what the run was made with (fingerprint {record.data.fingerprint[:12]}… then, "
+            f"{found[:12]}… now): give --data-root of the old data, or train anew with limbeck distill"
         )
 
 
 def _differences(raw: Mapping[str, Any], record: Record, *, world: int) -> list[str]:
     """What is not as it was, in sentences: the likely reasons where figures will differ."""
     told = [text] if (text := broken(raw)) else []
-    here = machine() | ({"threads": record.recipe["threads"]} if record.recipe.get("threads") else {})
-    told += _changed("", {"limbeck": record.limbeck, **record.versions}, {"limbeck": __version__, **versions()})
-    told += _changed("", record.machine, here)
+    packages = _changed("", {"limbeck": record.limbeck, **record.versions}, {"limbeck": __version__, **versions()})
+    if not packages and record.environment and record.environment != environment():
+        packages = ["other packages are installed, beside those that figures depend on"]
+    threads = {"threads": record.recipe["threads"]} if record.recipe.get("threads") else {}
+    told += packages + _changed("", record.machine, machine() | threads)
     if record.processes.number != world:
         told.append(
             f"processes: {record.processes.number} then, {world} now, so a step sees another number of pictures"
         )
-    code = source()
-    if record.source.commit and code["commit"] and record.source.commit != code["commit"]:
-        told.append(f"limbeck's code: commit {record.source.commit[:10]} then, {code['commit'][:10]} now")
-    if record.source.dirty or code["dirty"]:
-        when = " and ".join(word for word, dirty in (("then", record.source.dirty), ("now", code["dirty"])) if dirty)
-        told.append(f"limbeck's code: files that differed from the commit, {when}")
-    was, are = record.flags.model_dump(), flags()
-    told += _changed("torch's ", was | was.pop("variables"), are | are.pop("variables"))
-    if record.environment and record.environment != environment() and not any("then" in text for text in told):
-        told.append("the environment: other packages than those that figures depend on")
+    told += _code(record)
+    was, now = record.flags.model_dump(), flags()
+    then_set, now_set = was.pop("variables"), now.pop("variables")
+    told += _changed("torch's ", was, now)
+    if record.environment:  # an older record knows no variable, and does not say that none was set
+        names = sorted({*then_set, *now_set})
+        told += _changed("$", *({name: has.get(name, "unset") for name in names} for has in (then_set, now_set)))
+    return told
+
+
+def _code(record: Record) -> list[str]:
+    """How limbeck's own code differs, as far as git knows."""
+    then, now = record.source, source()
+    told = []
+    if then.commit and now["commit"] and then.commit != now["commit"]:
+        told.append(f"limbeck's code: commit {then.commit[:10]} then, {now['commit'][:10]} now")
+    if then.dirty or now["dirty"]:
+        when = " and ".join(word for word, dirty in (("then", then.dirty), ("now", now["dirty"])) if dirty)
+        told.append(f"limbeck's code: files differed from the commit, {when}")
     return told
 
 

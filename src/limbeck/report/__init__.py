@@ -2,7 +2,7 @@
 
 from limbeck.report.candidates import candidates_table
 from limbeck.report.card import write_card
-from limbeck.report.check import check_record
+from limbeck.report.check import changed, check_record
 from limbeck.report.choice import write_candidates
 from limbeck.report.judged import RULE_OVER_SEEDS, judge_over_seeds, verdict_over_seeds
 from limbeck.report.page import write_report
@@ -12,8 +12,8 @@ from limbeck.report.verdict import RULE, over_direct, verdict
 from limbeck.report.write import schema_text, write_record
 
 __all__ = [
-    "RULE", "RULE_OVER_SEEDS", "candidates_table", "check_record", "judge_over_seeds", "over_direct", "rerun_table",
-    "schema_text",
+    "RULE", "RULE_OVER_SEEDS", "candidates_table", "changed", "check_record", "judge_over_seeds", "over_direct",
+    "rerun_table",    "schema_text",
     "summary", "summary_table", "verdict", "verdict_over_seeds", "write_candidates", "write_card", "write_record",
     "write_report",
 ]  # fmt: skip

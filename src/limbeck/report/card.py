@@ -100,8 +100,8 @@ def _body(record: Record, license: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     # Markdown is no HTML: every word of the record goes through `md` in the template, and what is left are numbers.
-    house = Environment(  # noqa: S701
-        loader=FileSystemLoader(_HERE), autoescape=False, undefined=StrictUndefined, trim_blocks=True,
+    house = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=False, undefined=StrictUndefined, trim_blocks=True,  # noqa: S701
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     house.filters |= {name: getattr(words, name) for name in ("amount", "fixed", "percent", "points", "power", "size")}

@@ -7,7 +7,7 @@ from pathlib import Path
 from limbeck.core.errors import LimbeckError
 from limbeck.core.files import digest
 
-__all__ = ["check_record"]
+__all__ = ["changed", "check_record"]
 
 
 def check_record(run: Path) -> list[str]:
@@ -37,3 +37,16 @@ def check_record(run: Path) -> list[str]:
         elif digest(place) != file.sha256:
             found.append(f"{name} is not the file that the record names: its SHA-256 is another one")
     return found
+
+
+def changed(run: Path) -> str | None:
+    """In a sentence that, and how, ``run/record.json`` is not as it was written; ``None`` where its hashes fit.
+
+    One of schema 1 has no hash that could fit or not; that is no reason to warn.
+    """
+    from limbeck.report.read import load
+    from limbeck.report.record import SCHEMA
+    from limbeck.report.seal import broken
+
+    raw = load(Path(run) / "record.json")
+    return broken(raw) if isinstance(raw, dict) and raw.get("schema") == SCHEMA else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.core.files import write_atomically
 from limbeck.report import cases, fidelity, rows, words
+from limbeck.report.check import changed
 from limbeck.report.verdict import RULE, judge, verdict
 
 if TYPE_CHECKING:
@@ -31,19 +32,14 @@ def write_report(run: Path) -> Path:
         LimbeckError: there is no record, or it is not one of a finished run.
     """
     from limbeck.report.metrics import curves
-    from limbeck.report.read import load, parse
-    from limbeck.report.seal import broken
+    from limbeck.report.read import read
 
     run = Path(run)
-    raw = load(run / "record.json")
-    record = parse(raw, where=str(run / "record.json"))
-    # One of schema 1 has no hash that could fit or not; that is no reason to warn.
-    changed = broken(raw) if raw["schema"] == record.version else None
-    page = _render(record, curves(run / "metrics.csv"), changed)
+    page = _render(read(run / "record.json"), curves(run / "metrics.csv"), changed(run))
     return write_atomically(run / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
 
 
-def _render(record: Record, curves: dict[str, Curve], changed: str | None) -> str:
+def _render(record: Record, curves: dict[str, Curve], doubt: str | None) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     house = Environment(
@@ -54,7 +50,7 @@ def _render(record: Record, curves: dict[str, Curve], changed: str | None) -> st
     }
     style = (_HERE / "report.css").read_text(encoding="utf-8")
     return house.get_template("report.html.j2").render(
-        r=record, style=style, warnings=[*([changed] if changed else []), *record.warnings],
+        r=record, style=style, warnings=[*([doubt] if doubt else []), *record.warnings],
         **_contents(record, curves),
     )  # fmt: skip
 
