@@ -13,7 +13,6 @@ from limbeck.report.write import schema_text, write_record
 
 __all__ = [
     "RULE", "RULE_OVER_SEEDS", "candidates_table", "changed", "check_record", "judge_over_seeds", "over_direct",
-    "rerun_table",    "schema_text",
-    "summary", "summary_table", "verdict", "verdict_over_seeds", "write_candidates", "write_card", "write_record",
-    "write_report",
+    "rerun_table", "schema_text", "summary", "summary_table", "verdict", "verdict_over_seeds", "write_candidates",
+    "write_card", "write_record", "write_report",
 ]  # fmt: skip
