@@ -57,8 +57,7 @@ def escaped(text: object) -> str:
     >>> print(escaped("<b>[x](y)</b>\n# 1"))
     &lt;b&gt;\[x\](y)&lt;/b&gt; \# 1
     """
-    line = " ".join(str(text).split())
-    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = _line(str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]{}#|~$!])", r"\\\1", line)
 
 
@@ -77,7 +76,7 @@ def _front(record: Record, license: str) -> str:
     }  # fmt: skip
     quality = record.quality(record.distilled)
     if quality is not None and quality.top1 is not None:
-        head["model-index"] = [{"name": record.name, "results": [_result(record, quality)]}]
+        head["model-index"] = [{"name": _line(record.name), "results": [_result(record, quality)]}]
     text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=100)
     return f"---\n{text}---\n"
 
@@ -89,7 +88,7 @@ def _result(record: Record, quality: Quality) -> dict[str, Any]:
     )  # fmt: skip
     return {
         "task": {"type": _pipeline(record), "name": "Classification"},
-        "dataset": {"type": _dataset(record), "name": record.data.name or "data", "split": record.part},
+        "dataset": {"type": _dataset(record), "name": _line(record.data.name) or "data", "split": record.part},
         "metrics": [
             {"type": kind, "name": name, "value": round(value, 6)} for kind, name, value in figures if value is not None
         ],
@@ -151,6 +150,11 @@ def _term(term: Any) -> str:
     own = {key: value for key, value in term.items() if key in ("tau", "at", "weight") and not isinstance(value, dict)}
     settings = ", ".join(f"{key} {value}" for key, value in own.items() if value is not None)
     return f"{term.get('use')}{f' ({settings})' if settings else ''}"
+
+
+def _line(text: str) -> str:
+    """In one line: a line of a name could end the YAML."""
+    return " ".join(text.split())
 
 
 def _pipeline(record: Record) -> str:

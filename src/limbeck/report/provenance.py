@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, final
+from typing import final
 
 from limbeck.report.part import Count, Name, Number, Part
 
@@ -74,4 +74,3 @@ class Repeats(Part):
     hash: str | None = None
     identity: str | None = None
     reads: int = 0
-    kind: Literal["rerun"] = "rerun"
