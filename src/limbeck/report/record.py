@@ -189,6 +189,7 @@ class Kept(Part):
     """The cache of one teacher's answers: how many were asked for, and how many were read."""
 
     key: str | None = None
+    folder: str | None = None
     answers: Count = None
     views: Count = None
     asked: Count = None
