@@ -63,6 +63,26 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--data-root", metavar="DIR", help="where the data stands; the same as data.root=DIR")
     distill.set_defaults(run=_distill)
 
+    study = commands.add_parser(
+        "study",
+        help="did it help: a recipe's arms and matched controls over several seeds, with intervals and a verdict",
+        description="Trains the teacher, the student alone (for equal steps, for equal wall time, with label "
+        "smoothing), the recipe and its `study: {arms: ...}`, each with every seed. The test part opens once in each.",
+    )
+    study.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a name of `limbeck recipe list`")
+    study.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the recipe")
+    study.add_argument("--seeds", type=int, metavar="N", help="how many seeds, from 0 (default: the recipe's, or 5)")
+    study.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
+    study.add_argument(
+        "--out", type=Path, metavar="DIR", help="its folder (default: runs/NAME-study, numbered if taken)"
+    )
+    study.add_argument("--resume", action="store_true", help="go on with the study in --out; new arms and seeds join")
+    study.add_argument(
+        "--storage", metavar="URL", help="a database for the queue, which several machines name alike (default: a file)"
+    )
+    study.add_argument("--data-root", metavar="DIR", help="where the data stands; the same as data.root=DIR")
+    study.set_defaults(run=_study)
+
     teachers = commands.add_parser(
         "teachers",
         help="measure a recipe's teachers on the validation part and choose among them",
@@ -186,6 +206,16 @@ def _distill(options: argparse.Namespace) -> None:
     if options.seed is not None:
         settings.append(f"seed={options.seed}")
     distill(name, settings, out=options.out, resume=options.resume)
+
+
+def _study(options: argparse.Namespace) -> None:
+    from limbeck.programs.study import study
+
+    root = [] if options.data_root is None else [f"data.root={options.data_root}"]
+    study(
+        options.recipe, [*options.settings, *root], seeds=options.seeds, jobs=options.jobs, out=options.out,
+        resume=options.resume, storage=options.storage,
+    )  # fmt: skip
 
 
 def _teachers(options: argparse.Namespace) -> None:

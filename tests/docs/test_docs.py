@@ -12,7 +12,7 @@ from limbeck.cli import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RUN = [ROOT / "docs" / name for name in ("bring-your-own.md", "cache.md", "stages.md", "views.md")]
+RUN = [ROOT / "docs" / name for name in ("bring-your-own.md", "cache.md", "record.md", "stages.md", "study.md", "views.md")]
 
 
 class Block(NamedTuple):

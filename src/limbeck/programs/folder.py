@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["HOME", "choose", "locked"]
+__all__ = ["HOME", "choose", "free", "locked"]
 
 HOME = Path("runs")
 
@@ -36,20 +37,42 @@ def choose(name: str, out: Path | None, *, resume: bool) -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of ``folder``; a killed process leaves no lock behind."""
+def locked(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
+    """Keep other processes out of ``folder``; a killed process leaves no lock behind.
+
+    Where another is in there, it is waited for, so many seconds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # Windows has no such lock; a second run there is the user's own care.
         yield
         return
+    end = time.monotonic() + patience
     with (folder / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() >= end:
+                        raise
+                    time.sleep(0.05)
         except OSError:
             raise LimbeckError(f"another process is working in {folder}: wait for it, or give another --out") from None
         yield
+
+
+def free(folder: Path) -> bool:
+    """Whether no process works in ``folder``; one that is not there is free."""
+    if not folder.exists():
+        return True
+    try:
+        with locked(folder):
+            return True
+    except LimbeckError:
+        return False
 
 
 def _numbered(folder: str, name: str) -> bool:

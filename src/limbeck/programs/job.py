@@ -24,6 +24,7 @@ from limbeck.models import load_weights
 from limbeck.objective import Distiller, Objective, each_teacher
 from limbeck.recipe import Plan, Recipe, StagePlan, check
 from limbeck.recipe.checked import Checked
+from limbeck.recipe.study import CONTROLS
 from limbeck.teachers import Cached, Engine, Foreign, Format, Frozen, answers
 from limbeck.terms import CrossEntropy
 
@@ -162,6 +163,16 @@ class Job:
             with frozen(network, stage.stage.frozen):
                 pass
 
+    def lengths(self) -> list[int]:
+        """The optimizer steps of each stage."""
+        return [self._steps(stage, _training(stage)) for stage in self.plan.stages]
+
+    def trial(self, number: int, guides: Mapping[str, nn.Module]) -> tuple[Distiller, Training]:
+        """A fresh student in a stage, taught by ``guides`` or alone, to be looked at and thrown away."""
+        stage = self.plan.stages[number]
+        phase = "distilled" if guides else "alone"
+        return self._distiller(self.student(), guides, stage, phase=phase, source=self._rehearsed), _training(stage)
+
     def teach(self, name: str, network: nn.Module, *, resume: bool, watchers: Sequence[Watcher] | None) -> Run:
         """Train a teacher by the recipe's ``teaching``, on the labelled pictures."""
         assert self.plan.teaching is not None
@@ -182,7 +193,7 @@ class Job:
         what teachers say is missing, and the pictures without a label, about which nobody tells it anything.
         """
         seconds, steps, history = 0.0, 0, list[dict[str, Any]]()
-        lengths = [self._steps(stage, _training(stage)) for stage in self.plan.stages]
+        lengths = self.lengths()
         earlier: list[Objective] = []
         for number, stage in enumerate(self.plan.stages):
             distiller = self._distiller(network, teachers, stage, phase=phase, source=self.source)
@@ -218,11 +229,11 @@ class Job:
         """Learner, teachers and objective of one stage; alone, the labels are all that is left of it."""
         objective, weights = stage.objective(classes=len(self.data.classes), seed=self.recipe.seed)
         gathered = stage.gathered
-        if self.recipe.guided == "dense" and phase != "alone":
+        if self.recipe.guided == "dense" and phase not in CONTROLS:
             objective, weights = each_teacher(objective, weights, list(teachers))
             gathered += tuple(f"{name}-{teacher}" for name in gathered for teacher in teachers)
         listens = bool(teachers) and any(not isinstance(term, CrossEntropy) for term in objective.values())
-        if phase == "alone":
+        if phase in CONTROLS:
             truth = {name: term for name, term in objective.items() if isinstance(term, CrossEntropy)}
             called, term = next(iter(truth.items()), ("truth", CrossEntropy()))
             objective, weights, gathered = {"truth": term}, {"truth": 1.0}, ("truth",) if called in gathered else ()

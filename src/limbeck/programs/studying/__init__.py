@@ -1,0 +1,1 @@
+"""The parts of `limbeck study`: arms, their cells, the queue, and what is found."""

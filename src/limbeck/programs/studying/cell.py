@@ -1,0 +1,170 @@
+"""One cell of a study: one arm with one seed, trained, measured, and its test part opened once.
+
+A cell is a run folder like any other, except that it holds one student (or the teachers) and no page of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck._version import __version__
+from limbeck.core.errors import LimbeckError
+from limbeck.core.files import write_atomically
+from limbeck.engine import Run
+from limbeck.engine.watchers import Watcher
+from limbeck.evaluate import Spending, agreement, machine, save_answers, versions
+from limbeck.models import save_weights
+from limbeck.programs.chain import assist
+from limbeck.programs.distill import fingerprint
+from limbeck.programs.folder import locked
+from limbeck.programs.job import Job
+from limbeck.programs.measuring import costs, figures
+from limbeck.programs.studying.arms import Arm
+from limbeck.recipe import Recipe, show
+from limbeck.recipe.schema import plain
+from limbeck.teachers import Foreign
+
+__all__ = ["run_cell"]
+
+
+def run_cell(
+    recipe: Recipe,
+    arm: Arm,
+    folder: Path,
+    *,
+    study: str,
+    neighbours: int = 0,
+    watchers: Sequence[Watcher] | None = None,
+) -> dict[str, Any]:
+    """Train, measure and record one cell; what was finished of it is not done again.
+
+    Arguments:
+        recipe: what to train, from :func:`~limbeck.programs.studying.arms.cell_recipe`.
+        arm: which arm it is.
+        folder: the cell's run folder.
+        study: the name of the study, for the record.
+        neighbours: other workers on this machine: with any, its meters count theirs too, so joules are not told.
+        watchers: who is told how training goes.
+
+    Raises:
+        LimbeckError: another process works in the folder, or anything that stops a run.
+    """
+    with locked(folder):
+        if (folder / "record.json").exists():
+            record: dict[str, Any] = json.loads((folder / "record.json").read_text())
+            return record
+        begun, text = time.monotonic(), show(recipe)
+        _same(folder / "recipe.yaml", text)
+        job = Job.of(recipe, folder)
+        job.rehearse()
+        write_atomically(folder / "recipe.yaml", lambda path: path.write_text(text))
+        with Spending() as spent:
+            networks, runs, guides = (_teachers if arm.role == "teacher" else _student)(job, arm, watchers)
+        networks = {name: network.cpu().eval() for name, network in networks.items()}
+        told = spent.plain() | ({"joules": None} if neighbours else {})
+        record = _record(job, arm, study, networks, runs, told)
+        for name, network in networks.items():
+            if not isinstance(network, Foreign):
+                file = name if arm.role == "teacher" or name != arm.name else "student"
+                save_weights(network, folder / f"{file}.safetensors", metadata={"recipe": recipe.name})
+        record["agreement"] = _agreement(job, arm, networks, guides)
+        _opened(job, networks, record)
+        record["seconds"] = round(time.monotonic() - begun, 2)
+        write_atomically(
+            folder / "record.json", lambda path: path.write_text(json.dumps(record, indent=1, allow_nan=False))
+        )
+        job.data.sealed.finish()
+        return record
+
+
+_Trained = tuple[dict[str, nn.Module], dict[str, Run | None], dict[str, nn.Module]]
+
+
+def _teachers(job: Job, arm: Arm, watchers: Sequence[Watcher] | None) -> _Trained:
+    """Every teacher, trained where it has no weights."""
+    networks: dict[str, nn.Module] = {}
+    runs: dict[str, Run | None] = {}
+    for name, node in job.recipe.teachers.items():
+        networks[name] = job.teacher(name)
+        ready = node.weights is not None or isinstance(networks[name], Foreign)
+        runs[name] = None if ready else job.teach(name, networks[name], resume=True, watchers=watchers)
+    return networks, runs, {}
+
+
+def _student(job: Job, arm: Arm, watchers: Sequence[Watcher] | None) -> _Trained:
+    """The arm's student, and the assistants that were trained for it."""
+    teachers = {name: job.teacher(name).eval() for name in job.recipe.teachers}
+    assistants = assist(job, teachers, resume=True, watchers=watchers) if job.recipe.assistants else {}
+    known = teachers | {name: run.student for name, run in assistants.items()}
+    guides = {name: known[name] for name in job.recipe.links()[-1].guides}
+    student = job.student()
+    run = job.train(arm.name, student, guides, resume=True, watchers=watchers)
+    runs: dict[str, Run | None] = {**assistants, arm.name: run}
+    return {name: run.student for name, run in assistants.items()} | {arm.name: student}, runs, guides
+
+
+def _record(
+    job: Job, arm: Arm, study: str, networks: dict[str, nn.Module], runs: dict[str, Run | None], spent: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything but what needs the test part."""
+    data, models, warnings = job.data, dict[str, Any](), list[str]()
+    for name, network in networks.items():
+        found, run = costs(network, data), runs[name]
+        warnings += [f"{name}: {text}" for text in found.pop("warnings")]
+        role = arm.role if arm.role == "teacher" or name == arm.name else "assistant"
+        models[name] = {
+            "role": role, "title": arm.title if name == arm.name else name, **found,
+            "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None, "spent": spent,
+            "validation": figures(network, data, job.task, data.validation)[0], "test": None,
+        }  # fmt: skip
+    return {
+        "schema": 1, "kind": "arm", "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
+        "arm": {"study": study, "arm": arm.name, "seed": job.recipe.seed},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "recipe": plain(job.recipe),
+        "versions": versions(), "machine": machine(),
+        "data": {
+            "name": data.name, "classes": list(data.classes), "shape": list(data.shape), "train": len(data.train),
+            "labelled": data.labelled, "validation": len(data.validation), "test": len(data.sealed),
+            "fingerprint": data.fingerprint(),
+        },
+        "models": models, "export": {}, "warnings": warnings,
+        "cache": {name: cached.figures() for name, cached in job.caches},
+    }  # fmt: skip
+
+
+def _agreement(
+    job: Job, arm: Arm, networks: dict[str, nn.Module], guides: dict[str, nn.Module]
+) -> dict[str, Any] | None:
+    """How like its first guide the student answers on the validation part."""
+    if not guides:
+        return None
+    teacher = next(iter(guides.values()))
+    said, target = figures(networks[arm.name], job.data, job.task, job.data.validation)[1:]
+    taught = figures(teacher, job.data, job.task, job.data.validation)[1]
+    return {"on": "validation", **agreement(said, taught, target)}
+
+
+def _opened(job: Job, networks: dict[str, nn.Module], record: dict[str, Any]) -> None:
+    """Open the sealed part, once, and measure on it."""
+    part, said, target = job.data.sealed.open(fingerprint(networks)), dict[str, torch.Tensor](), torch.empty(0)
+    for name, network in networks.items():
+        record["models"][name]["test"], said[name], target = figures(network, job.data, job.task, part)
+    save_answers(job.folder / "answers.safetensors", said, target, fingerprint=job.data.sealed.fingerprint())
+    history = job.data.sealed.history()
+    record["sealed_test"] = {"reads": history["reads"], "opened": history["opened"], "examples": len(part)}
+
+
+def _same(path: Path, text: str) -> None:
+    if path.exists() and path.read_text() != text:
+        raise LimbeckError(
+            f"{path.parent} was begun with other settings: remove the folder to train this arm anew, or give the study "
+            "another --out"
+        )
