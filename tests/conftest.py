@@ -3,6 +3,7 @@
 Two workers on two cores leave no core for a second thread, and threads that wait for each other are slow.
 """
 
+import importlib.util
 import multiprocessing
 import os
 import runpy
@@ -23,6 +24,15 @@ def one_thread_one_seed():
     """A recipe may ask for more threads; the next test starts with one again."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def studies():
+    """The module ``studies.py`` beside this file: it writes folders of runs and studies."""
+    spec = importlib.util.spec_from_file_location("studies", Path(__file__).with_name("studies.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Ranks:

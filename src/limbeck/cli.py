@@ -154,6 +154,24 @@ def _parser() -> argparse.ArgumentParser:
     act.set_defaults(run=_record_check)
     acts.add_parser("schema", help="print the JSON Schema of record.json").set_defaults(run=_record_schema)
 
+    compare = commands.add_parser(
+        "compare",
+        help="put runs, or the arms of a study, beside each other on one page",
+        description="Runs of one recipe with other seeds are seeds of the same arms. A study may still be running.",
+    )
+    compare.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="folders of runs, or that of a study")
+    compare.add_argument("--out", type=Path, metavar="FILE.html", help="the page (default: compare.html)")
+    compare.add_argument("--csv", type=Path, metavar="FILE", help="write the table with every figure in full as well")
+    compare.add_argument("--markdown", type=Path, metavar="FILE", help="write the table for GitHub as well")
+    compare.add_argument("--latex", type=Path, metavar="FILE", help="write the table for a paper (booktabs) as well")
+    compare.add_argument("--against", metavar="ARM", help="what to compare with (default: alone, or as the study says)")
+    compare.set_defaults(run=_compare)
+
+    board = commands.add_parser("board", help="show the runs and studies under a folder in a browser, live")
+    board.add_argument("folder", type=Path, metavar="DIR")
+    board.add_argument("--port", type=int, default=8642, metavar="N", help="of 127.0.0.1 (default: 8642)")
+    board.set_defaults(run=_board)
+
     taps = commands.add_parser("taps", help="list the places in a model where features can be read")
     taps.add_argument("model", metavar="MODEL", help="resnet20, torchvision:resnet18, timm:vit_tiny_patch16_224, or "
                       "package.module:function with --plugin package")  # fmt: skip
@@ -279,6 +297,21 @@ def _record_schema(options: argparse.Namespace) -> None:
     from limbeck.report import schema_text
 
     print(schema_text(), end="")  # noqa: T201
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from limbeck.programs.compare import compare
+
+    compare(
+        options.folders, out=options.out, csv=options.csv, markdown=options.markdown, latex=options.latex,
+        against=options.against,
+    )  # fmt: skip
+
+
+def _board(options: argparse.Namespace) -> None:
+    from limbeck.board import serve
+
+    serve(options.folder, port=options.port)
 
 
 def _taps(options: argparse.Namespace) -> None:

@@ -95,6 +95,13 @@ def test_words_of_the_record_break_out_of_nothing(record, write):
     assert body.count("\n# ") == 1
 
 
+def test_one_arm_of_a_study_has_no_card(record, write):
+    arm = {"study": "s", "arm": "alone", "seed": 0}
+    record["models"] = {"alone": record["models"]["alone"]}
+    with pytest.raises(LimbeckError, match="one arm of a study"):
+        write_card(write(record | {"kind": "arm", "arm": arm}))
+
+
 def test_words_without_marks_stay_as_they_are():
     assert escaped("Digits, 8×8 (UCI) – n = 360.") == "Digits, 8×8 (UCI) – n = 360."
 

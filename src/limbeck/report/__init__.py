@@ -5,7 +5,7 @@ from limbeck.report.card import write_card
 from limbeck.report.check import changed, check_record
 from limbeck.report.choice import write_candidates
 from limbeck.report.judged import RULE_OVER_SEEDS, judge_over_seeds, verdict_over_seeds
-from limbeck.report.page import write_report
+from limbeck.report.page import report_page, write_report
 from limbeck.report.repeated import rerun_table
 from limbeck.report.study_table import study_table
 from limbeck.report.table import summary, summary_table
@@ -14,6 +14,6 @@ from limbeck.report.write import schema_text, write_record
 
 __all__ = [
     "RULE", "RULE_OVER_SEEDS", "candidates_table", "changed", "check_record", "judge_over_seeds", "over_direct",
-    "rerun_table", "schema_text", "study_table", "summary", "summary_table", "verdict", "verdict_over_seeds",
-    "write_candidates", "write_card", "write_record", "write_report",
+    "report_page", "rerun_table", "schema_text", "study_table", "summary", "summary_table", "verdict",
+    "verdict_over_seeds", "write_candidates", "write_card", "write_record", "write_report",
 ]  # fmt: skip

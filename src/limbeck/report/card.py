@@ -47,6 +47,8 @@ def write_card(run: Path, *, license: str = "other") -> Path:
         raise LimbeckError(f"a license is spelt as the Hub does, such as apache-2.0 or other, not {license!r}")
     run = Path(run)
     record = read(run / "record.json")
+    if record.kind == "arm":
+        raise LimbeckError(f"{run} holds one arm of a study, and a card is of a whole run: give the folder of a run")
     text = _front(record, license) + _body(record, license)
     return write_atomically(run / "README.md", lambda path: path.write_text(text, encoding="utf-8"))
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limbeck.core.errors import LimbeckError
 from limbeck.core.files import write_atomically
 from limbeck.report import cases, fidelity, rows, words
 from limbeck.report.check import changed
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from limbeck.report.metrics import Curve
     from limbeck.report.record import Record
 
-__all__ = ["write_report"]
+__all__ = ["dated", "report_page", "write_report"]
 
 _HERE = Path(__file__).parent
 
@@ -31,12 +32,31 @@ def write_report(run: Path) -> Path:
     Raises:
         LimbeckError: there is no record, or it is not one of a finished run.
     """
+    page = report_page(run)
+    return write_atomically(Path(run) / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+
+
+def report_page(run: Path) -> str:
+    """The page of :func:`write_report` as text, with nothing written; raises what it raises."""
     from limbeck.report.metrics import curves
     from limbeck.report.read import read
 
-    run = Path(run)
-    page = _render(read(run / "record.json"), curves(run / "metrics.csv"), changed(run))
-    return write_atomically(run / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+    record = read(Path(run) / "record.json")
+    if record.kind == "arm":
+        raise LimbeckError(
+            f"{run} holds one arm of the study {record.arm.study if record.arm else ''}, and a report is of a whole "
+            "run: give the folder of the study to `limbeck compare`"
+        )
+    return _render(record, curves(Path(run) / "metrics.csv"), changed(run))
+
+
+def dated(iso: str) -> str:
+    """A time as people write it; what is no time stays as it is."""
+    try:
+        moment = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".rstrip()
 
 
 def _render(record: Record, curves: dict[str, Curve], doubt: str | None) -> str:
@@ -66,7 +86,7 @@ def _contents(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
     said = (found.sentence if found else "") or verdict(models, gain, ends, found.gap_recovered if found else None)
     return {
         "judgement": judge(ends), "said": said.partition(":"), "rule": RULE,
-        "created": _date(record.created), "tiles": rows.tiles(record), "span": rows.span(record),
+        "created": dated(record.created), "tiles": rows.tiles(record), "span": rows.span(record),
         "models": [(name, record.short(name), model) for name, model in record.ordered()],
         "control": _control(record), "good": good, "dear": dear, "n": _examples(record),
         "teachers": sum(model.role == "teacher" for model in record.models.values()),
@@ -121,14 +141,6 @@ def _control(record: Record) -> str:
 def _examples(record: Record) -> int | None:
     quality = record.quality(record.distilled)
     return quality.examples if quality else None
-
-
-def _date(iso: str) -> str:
-    try:
-        moment = datetime.fromisoformat(iso)
-    except ValueError:
-        return iso
-    return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".rstrip()
 
 
 def _yaml(recipe: dict[str, Any]) -> str:

@@ -1,0 +1,130 @@
+"""Did it help? The published studies: digits, Fashion-MNIST and a part of Tiny-ImageNet, each by `limbeck study`.
+
+Digits and Fashion-MNIST over ten seeds, then by the number of labels; Tiny-ImageNet with one teacher for all seeds. The
+recipes are those that come along; settings were chosen on validation parts. Everything is kept under --work, and a
+second call only counts. Pages go to docs/results, figures to benchmarks/results/studies.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from results import parsed, row, write
+from studies_pages import write_pages
+
+from limbeck.programs import study
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One study: its recipe, what is changed of it, and how many seeds."""
+
+    recipe: str
+    settings: tuple[str, ...]
+    seeds: int
+    data: str
+
+
+PLANS = {
+    "digits-100": Plan("digits", (), 10, "digits, 100 labels of 1,078"),
+    "fashion-500": Plan("fashion_mnist", (), 10, "Fashion-MNIST, 500 labels of 12,000 pictures"),
+    **{
+        f"digits-{labels}": Plan("digits", (f"data.labels={labels}",), 5, f"digits, {labels:,} labels of 1,078")
+        for labels in (50, 200, 500, 1078)
+    },
+    **{
+        f"fashion-{labels}": Plan(
+            "fashion_mnist", (f"data.labels={labels}",), 3, f"Fashion-MNIST, {labels:,} labels of 12,000 pictures"
+        )
+        for labels in (100, 2000, 12000)
+    },
+    "tinyimagenet": Plan("tinyimagenet_first", (), 3, "Tiny-ImageNet at 32 pixels, 20 of 200 classes"),
+}
+
+
+def done(options: argparse.Namespace) -> dict[str, dict]:
+    """What ``study.json`` of each plan holds, after running what is missing."""
+    found = {}
+    for name, plan in PLANS.items():
+        if options.only and name.partition("-")[0] not in options.only:
+            continue
+        out, settings = options.work / name, list(plan.settings)
+        if plan.recipe == "tinyimagenet_first":
+            settings += [f"data.root={options.tinyimagenet}"]
+            settings += [f"teachers.teacher.weights={options.teacher}"] if options.teacher else []
+        found[name] = study(
+            plan.recipe, settings, seeds=plan.seeds, jobs=options.jobs, out=out,
+            resume=(out / "recipe.yaml").exists(), watchers=[],
+        )  # fmt: skip
+    return found
+
+
+def figures(found: dict[str, dict], work: Path) -> list[dict]:
+    """The rows by the names under which they are published."""
+    rows = []
+    names = {"digits-100": "digits_gain_10_seeds", "fashion-500": "fashion_gain_10_seeds"}
+    for name, one in found.items():
+        told, arms = PLANS[name].data, one["results"]["arms"]
+        label = names.get(name, f"{name.replace('-', '_gain_')}_labels")
+        if name != "tinyimagenet":
+            rows.append(gain(label, arms["distilled"]["gain"], told, aim="low > 0" if name in names else "report"))
+        if name in names or name == "tinyimagenet":
+            short = name.partition("-")[0]
+            rows += [
+                gain(f"{short}_{arm}_gain", arms[arm]["gain"], told)
+                for arm in arms if arm not in ("alone", "teacher") and (arm != "distilled" or short == "tinyimagenet")
+            ]  # fmt: skip
+            rows.append(share(f"{short}_first_gap_recovered" if short == "tinyimagenet" else f"{short}_gap_10_seeds",
+                              arms["distilled"]["gap_recovered"], told))  # fmt: skip
+            rows.append(
+                row(f"{short}_ece_change", paired(work / name, "ece"), unit="ECE", aim="report", data=told)
+            )
+    if "fashion-500" in found:
+        told = PLANS["fashion-500"].data
+        rows.append(row("ece_change", paired(work / "fashion-500", "ece"), unit="ECE", aim="report", data=told))
+    return rows
+
+
+def paired(folder: Path, figure: str) -> list[float]:
+    """The distilled student's figure on the test part minus that of the one alone, for each seed."""
+    values = []
+    for one in sorted((folder / "cells/distilled").iterdir(), key=lambda path: int(path.name)):
+        both = [json.loads((folder / "cells" / arm / one.name / "record.json").read_text())["models"][arm]["test"]
+                for arm in ("distilled", "alone")]  # fmt: skip
+        values.append(both[0][figure] - both[1][figure])
+    return values
+
+
+def gain(name: str, found: dict, data: str, *, aim: str = "report") -> dict:
+    """A gain in points, with the wider of the two intervals at each end, by which the verdict goes."""
+    one = row(name, [found["mean"]], unit="points", aim=aim, data=data, digits=2)
+    low, high = min(found["low"], found["t_low"]), max(found["high"], found["t_high"])
+    return one | {"low": round(low, 2), "high": round(high, 2), "n": found["n"]}
+
+
+def share(name: str, found: dict, data: str) -> dict:
+    """A share of the gap recovered."""
+    one = row(name, [found["share"]], unit="share", aim="report", data=data, digits=3)
+    ends = {end: None if found[end] is None else round(found[end], 3) for end in ("low", "high")}
+    return one | ends | {"n": found["n"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/studies"), help="where cells are kept")
+    parser.add_argument("--only", nargs="+", default=[], choices=("digits", "fashion", "tinyimagenet"))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--tinyimagenet", default="data/tinyimagenet32", help="the folder")
+    parser.add_argument("--teacher", help="weights of the Tiny-ImageNet teacher; without, one is trained for each seed")
+    options = parsed(parser, places=("work", "tinyimagenet", "teacher", "jobs"))
+    found = done(options)
+    rows = figures(found, options.work)
+    write_pages(found, {name: plan.data for name, plan in PLANS.items()})
+    write(rows)
+
+
+if __name__ == "__main__":
+    main()

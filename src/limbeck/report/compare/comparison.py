@@ -1,0 +1,211 @@
+"""What a comparison found, as plain data: whoever computed it, the page and the tables only show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+from limbeck.report.metrics import Curve
+
+__all__ = ["Agreement", "Arm", "Cell", "ClassChange", "Comparison", "Gain", "Judgement", "Mean", "Share", "Spent"]
+
+Judgement = Literal["helps", "hurts", "open", "unknown"]
+Role = Literal["teacher", "assistant", "alone", "longer", "smoothed", "direct", "distilled"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A figure over seeds with its 95 % interval; of a single seed there is none."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    n: int = 1
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """An arm minus its control in percentage points of top-1 accuracy, paired by seed.
+
+    Attributes:
+        mean: over the seeds that both have.
+        low: 95 % bootstrap over seeds, its lower end; ``None`` for a single seed.
+        high: its upper end.
+        t_low: 95 % by Student's t, its lower end.
+        t_high: its upper end.
+        samples: 95 % of a paired bootstrap over test samples, low and high.
+        n: how many seeds.
+        p: of the paired test over seeds, where it was made.
+    """
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    t_low: float | None = None
+    t_high: float | None = None
+    samples: tuple[float, float] | None = None
+    n: int = 1
+    p: float | None = None
+
+    @property
+    def over(self) -> Literal["seeds", "samples"]:
+        """What was drawn again for :attr:`interval`."""
+        return "samples" if self.n < 2 or not self._ends() else "seeds"
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval that the rule looks at: over seeds the wider one at each end, else over test samples."""
+        ends = self._ends()
+        if self.over == "samples" or not ends:
+            return self.samples
+        return min(low for low, _ in ends), max(high for _, high in ends)
+
+    def _ends(self) -> list[tuple[float, float]]:
+        both = ((self.low, self.high), (self.t_low, self.t_high))
+        return [(low, high) for low, high in both if low is not None and high is not None]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of the gap between control and teacher, with its interval where there is one."""
+
+    share: float
+    low: float | None = None
+    high: float | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ClassChange:
+    """One class: accuracy of an arm minus the control's in points, the mean over seeds, and the test examples of it."""
+
+    name: str
+    points: float
+    examples: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one training took, the mean over seeds."""
+
+    seconds: float | None = None
+    cpu_seconds: float | None = None
+    gpu_seconds: float | None = None
+    joules: float | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One arm: a way to train, over its seeds. Accuracies are fractions, latency is in ms, size in bytes.
+
+    ``control`` is the arm it is compared with; ``None`` where it is the control itself, or where there is none.
+    """
+
+    name: str
+    role: Role
+    title: str = ""
+    note: str = ""
+    control: str | None = None
+    top1: Mean | None = None
+    macro_f1: Mean | None = None
+    nll: Mean | None = None
+    ece: Mean | None = None
+    gain: Gain | None = None
+    gap: Share | None = None
+    judgement: Judgement = "unknown"
+    sentence: str = ""
+    seeds_needed: int | None = None
+    parameters: int | None = None
+    flops: float | None = None
+    bytes: int | None = None
+    latency: float | None = None
+    steps: int | None = None
+    spent: Spent = Spent()
+    classes: tuple[ClassChange, ...] = ()
+    curves: tuple[Curve, ...] = ()
+
+    @property
+    def student(self) -> bool:
+        """Whether a verdict on it makes sense: a teacher is not a way to train the student."""
+        return self.role not in ("teacher", "assistant")
+
+    @property
+    def told(self) -> str:
+        """Its verdict in a sentence; empty for a teacher and for the control."""
+        return self.sentence if self.student and self.control else ""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One training of one arm with one seed: where it stands and how far it is."""
+
+    arm: str
+    seed: int | None
+    folder: str
+    state: Literal["waiting", "running", "done", "failed"]
+    error: str = ""
+    top1: float | None = None
+    reads: int | None = None
+    step: int | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """On what share of the samples two arms choose the same class, mean over seeds; ``None`` where nobody knows.
+
+    ``shares[i][j]`` is of ``names[i]`` and ``names[j]``; on the diagonal two seeds of one arm.
+    """
+
+    names: tuple[str, ...]
+    shares: tuple[tuple[float | None, ...], ...]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Arms beside each other on the same data.
+
+    Attributes:
+        title: what was compared.
+        kind: ``study``, whose figures come from its ``study.json``, or ``runs``, computed here.
+        against: the controls: one, or one for each recipe; empty where nothing was trained alone.
+        facts: names and values for the foot of the page.
+    """
+
+    title: str
+    kind: Literal["study", "runs"]
+    arms: tuple[Arm, ...]
+    cells: tuple[Cell, ...]
+    against: tuple[str, ...] = ()
+    part: Literal["test", "validation"] = "test"
+    examples: int | None = None
+    rule: str = ""
+    agreement: Agreement | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    limbeck: str = ""
+    created: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> int:
+        """How often a sealed test part was opened, over all runs: cells of one folder share one read."""
+        return sum({cell.folder: cell.reads or 0 for cell in self.cells}.values())
+
+    @property
+    def finished(self) -> bool:
+        """Whether no cell is left to train."""
+        return all(cell.state in ("done", "failed") for cell in self.cells)
+
+    @property
+    def seeds(self) -> int:
+        """How many different seeds have come to an end."""
+        return len({cell.seed for cell in self.cells if cell.state == "done"})
