@@ -79,7 +79,9 @@ def figures(found: dict[str, dict], work: Path) -> list[dict]:
             ]  # fmt: skip
             rows.append(share(f"{short}_first_gap_recovered" if short == "tinyimagenet" else f"{short}_gap_10_seeds",
                               arms["distilled"]["gap_recovered"], told))  # fmt: skip
-            rows.append(row(f"{short}_ece_change", paired(work / name, "ece"), unit="ECE", aim="report", data=told))
+            rows.append(
+                row(f"{short}_ece_change", paired(work / name, "ece"), unit="ECE", aim="report", data=told)
+            )
     if "fashion-500" in found:
         told = PLANS["fashion-500"].data
         rows.append(row("ece_change", paired(work / "fashion-500", "ece"), unit="ECE", aim="report", data=told))
