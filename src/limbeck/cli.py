@@ -128,6 +128,38 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folder", type=Path, metavar="RUN")
     report.set_defaults(run=_report)
 
+    card = commands.add_parser("card", help="write a run's model card (README.md) again from its record")
+    card.add_argument("folder", type=Path, metavar="RUN")
+    card.add_argument(
+        "--license",
+        default="other",
+        metavar="ID",
+        help="of the weights, as the Hub spells it (apache-2.0); yours to say",
+    )
+    card.set_defaults(run=_card)
+
+    rerun = commands.add_parser(
+        "rerun",
+        help="repeat a run from its record, and say whether the figures agree",
+        description="Trains all of it again in a new folder. Exit status 0: the figures agree; 1: they do not.",
+    )
+    rerun.add_argument("folder", type=Path, metavar="RUN")
+    rerun.add_argument("--out", type=Path, metavar="DIR", help="the new folder (default: RUN-rerun, numbered if taken)")
+    rerun.add_argument(
+        "--tolerance", type=float, default=0.005, metavar="SHARE",
+        help="how far a figure may differ and still agree (default: 0.005, half a point of accuracy)",
+    )  # fmt: skip
+    rerun.add_argument("--data-root", metavar="DIR", help="where the data stands now, if it has moved")
+    rerun.add_argument("--resume", action="store_true", help="go on with a repetition in --out that was stopped")
+    rerun.set_defaults(run=_rerun)
+
+    record = commands.add_parser("record", help="check a run's record and its hash, or print the schema of records")
+    acts = record.add_subparsers(required=True, metavar="ACTION")
+    act = acts.add_parser("check", help="say whether a record is sound and as it was written; exit status 1: it is not")
+    act.add_argument("folder", type=Path, metavar="RUN")
+    act.set_defaults(run=_record_check)
+    acts.add_parser("schema", help="print the JSON Schema of record.json").set_defaults(run=_record_schema)
+
     compare = commands.add_parser(
         "compare",
         help="put runs, or the arms of a study, beside each other on one page",
@@ -283,9 +315,45 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from limbeck.report import write_report
+    from limbeck.report import changed, write_report
 
     print(write_report(options.folder))  # noqa: T201
+    if doubt := changed(options.folder):
+        _say(f"warning: {doubt}")
+
+
+def _card(options: argparse.Namespace) -> None:
+    from limbeck.report import write_card
+
+    print(write_card(options.folder, license=options.license))  # noqa: T201
+
+
+def _rerun(options: argparse.Namespace) -> int:
+    from limbeck.programs.rerun import rerun
+
+    if options.resume and options.out is None:
+        raise LimbeckError("--resume goes on with the repetition in --out: give its folder")
+    found = rerun(
+        options.folder, out=options.out, tolerance=options.tolerance, data_root=options.data_root, resume=options.resume
+    )
+    return int(found["agrees"] == "not")
+
+
+def _record_check(options: argparse.Namespace) -> int:
+    from limbeck.report import check_record
+
+    wrong = check_record(options.folder)
+    for sentence in wrong:
+        _say(sentence)
+    if not wrong:
+        print(f"{options.folder} is as it was written, and sound")  # noqa: T201
+    return int(bool(wrong))
+
+
+def _record_schema(options: argparse.Namespace) -> None:
+    from limbeck.report import schema_text
+
+    print(schema_text(), end="")  # noqa: T201
 
 
 def _compare(options: argparse.Namespace) -> None:

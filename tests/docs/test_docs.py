@@ -12,10 +12,8 @@ from limbeck.cli import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RUN = [
-    ROOT / "docs" / name
-    for name in ("bring-your-own.md", "cache.md", "robustness.md", "stages.md", "study.md", "views.md")
-]
+NAMES = ("bring-your-own", "cache", "record", "robustness", "stages", "study", "views")
+RUN = [ROOT / "docs" / f"{name}.md" for name in NAMES]
 
 
 class Block(NamedTuple):

@@ -70,9 +70,9 @@ def test_the_run_folder_is_whole(run):
 def test_the_record_says_what_was_done(run):
     record = json.loads((run / "record.json").read_text())
     assert record["sealed_test"]["reads"] == 1
-    assert record["data"] | {"fingerprint": ""} == {
+    assert record["data"] | {"fingerprint": "", "normalization": {}} == {
         "name": "Digits", "classes": list("0123456789"), "shape": [1, 8, 8], "train": 200, "labelled": 100,
-        "validation": 360, "test": 359, "fingerprint": "",
+        "validation": 360, "test": 359, "fingerprint": "", "normalization": {},
     }  # fmt: skip
     assert [(name, model["role"], model["steps"]) for name, model in record["models"].items()] == [
         ("big", "teacher", 12), ("alone", "alone", 14), ("distilled", "distilled", 14),

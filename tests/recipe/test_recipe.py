@@ -10,7 +10,7 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.schedule import Linear
-from limbeck.recipe import Recipe, check, load, resolved, show
+from limbeck.recipe import Recipe, check, find, listing, load, resolved, show
 from limbeck.recipe.document import dump, parse
 from limbeck.recipe.schema import plain, validated
 
@@ -320,3 +320,12 @@ def test_the_schema_can_be_written_for_editors():
 
 def test_what_is_no_mapping_is_no_recipe(sentence):
     assert "a recipe: [1] is not a mapping" in sentence(validated, Recipe, [1])
+
+
+@pytest.mark.parametrize("name", [name for name, _ in listing()])
+@pytest.mark.parametrize("settings", [[], ["training.optimizer={use: SGD, lr: 1, momentum: 0}", "student.width=8"]])
+def test_what_is_shown_shows_itself_for_every_recipe_that_comes_along(name, settings):
+    if settings and name != "digits":
+        settings = settings[:1]
+    shown = show(load(find(name), settings))
+    assert show(load(shown)) == shown

@@ -86,7 +86,7 @@ def test_ids_are_unique_over_all_pictures_and_each_reference_is_met(record, writ
 
 def test_pictures_take_their_colours_from_the_style_sheet(record, write):
     pictures = re.findall(r"<svg.*?</svg>", page(write(record)), flags=re.DOTALL)
-    assert len(pictures) == 6
+    assert len(pictures) == 8
     for picture in pictures:
         assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r"href=\"#\S+\"|url\(#\S+\)", "", picture))
         assert "var(--" in picture
@@ -285,7 +285,7 @@ def test_what_is_no_png_is_left_out(record, write):
         (None, r"holds no record\.json.*limbeck distill"),
         ("{", "is not JSON"),
         ("[1]", "holds list"),
-        ('{"schema": 2}', r"has the schema 2, and this limbeck reads 1"),
+        ('{"schema": 3}', r"has the schema 3, and this limbeck reads 1, 2"),
         ('{"schema": 1, "name": "x", "models": {}}', "no model with the role 'distilled'"),
         ('{"schema": 1, "name": "x", "models": {"a": {"role": "pupil"}}}', r"models\.a\.role .*found 'pupil'"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 import zlib
 from collections.abc import Callable
@@ -177,7 +178,7 @@ class State:
     def restore(self, state: dict[str, Any], path: Path) -> None:
         """Put everything back, unless it belongs to another training."""
         for name, value in self.identity.items():
-            if state["identity"].get(name) != value:
+            if _meant(state["identity"].get(name)) != _meant(value):
                 raise LimbeckError(
                     f"{path} was written by another training: its {name} was {state['identity'].get(name)!r} "
                     f"and is now {value!r}; resume with the settings it was begun with, or choose another folder"
@@ -257,3 +258,10 @@ def begin(distiller: Distiller, stream: Stream, plan: Plan, training: Training, 
         "student": zlib.crc32(str([(n, tuple(p.shape)) for n, p in distiller.student.state_dict().items()]).encode()),
     }  # fmt: skip
     return State(given, distiller, model, backward, wrapped, scheduler, fabric, average, identity)
+
+
+def _meant(value: Any) -> Any:
+    """The same text for the same settings: a recipe written out says 0.0 and [0.9] where a default is 0 and (0.9,)."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"(?<![\w.])(\d+)\.0(?![\de])", r"\1", value).translate({ord("("): "[", ord(")"): "]"})

@@ -3,6 +3,7 @@
 from limbeck.evaluate.agreement import agreement, disagreements
 from limbeck.evaluate.answers import Answers, load_answers, save_answers
 from limbeck.evaluate.attacks import ATTACKS, EPS, apgd, attacked, fgsm, pgd
+from limbeck.evaluate.cka import cka_by_layer
 from limbeck.evaluate.corruptions import CORRUPTIONS, DEVIATIONS, corrupt, corrupted
 from limbeck.evaluate.difference import gap_recovered, over_seeds, paired_bootstrap
 from limbeck.evaluate.diversity import (
@@ -15,10 +16,13 @@ from limbeck.evaluate.diversity import (
     unbiased_cka,
 )
 from limbeck.evaluate.efficiency import cost, flops, latency, parameters, weights_bytes
+from limbeck.evaluate.fidelity import fidelity, likeness, sights
 from limbeck.evaluate.hearing import Heard, hear
+from limbeck.evaluate.layers import Ear
 from limbeck.evaluate.machine import machine, versions
 from limbeck.evaluate.memory import peak_memory
 from limbeck.evaluate.noise import SIGMAS, noised, noisy
+from limbeck.evaluate.origin import environment, flags, source
 from limbeck.evaluate.outside import auroc, auroc_difference, energy_score, max_softmax, outside
 from limbeck.evaluate.paired import bootstrap_over_samples, mcnemar
 from limbeck.evaluate.quality import calibration_error, predictions, quality
@@ -37,6 +41,7 @@ __all__ = [
     "EPS",
     "SIGMAS",
     "Answers",
+    "Ear",
     "Heard",
     "Spending",
     "agreement",
@@ -47,6 +52,7 @@ __all__ = [
     "bootstrap_over_samples",
     "calibrated",
     "calibration_error",
+    "cka_by_layer",
     "corrupt",
     "corrupted",
     "cost",
@@ -55,10 +61,13 @@ __all__ = [
     "double_fault",
     "ece",
     "energy_score",
+    "environment",
     "error_correlation",
     "family",
     "fgsm",
+    "fidelity",
     "fit_temperature",
+    "flags",
     "flops",
     "gap_recovered",
     "gap_recovered_over_seeds",
@@ -67,6 +76,7 @@ __all__ = [
     "holm",
     "latencies",
     "latency",
+    "likeness",
     "linear_cka",
     "load_answers",
     "machine",
@@ -92,6 +102,8 @@ __all__ = [
     "save_answers",
     "seeds_needed",
     "shift",
+    "sights",
+    "source",
     "unbiased_cka",
     "unpaired_difference",
     "versions",

@@ -12,30 +12,30 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from limbeck._version import __version__
 from limbeck.compress import to_onnx
 from limbeck.core.errors import LimbeckError
 from limbeck.core.files import digest, write_atomically
 from limbeck.engine import Processes, Run, join
 from limbeck.engine.watchers import Watcher
-from limbeck.evaluate import machine, save_answers, versions
+from limbeck.evaluate import save_answers
 from limbeck.models import save_weights
 from limbeck.programs.chain import assist
 from limbeck.programs.chain import warnings as order_warnings
+from limbeck.programs.fidelity import fidelities
 from limbeck.programs.folder import choose, locked
 from limbeck.programs.job import Job
 from limbeck.programs.measuring import Deployed, compare, costs, figures, pictures
+from limbeck.programs.provenance import command, provenance
 from limbeck.programs.rules import broken_rules
 from limbeck.recipe import Recipe, find, load, show
 from limbeck.recipe.schema import plain
-from limbeck.report import summary_table, write_report
+from limbeck.report import summary_table, write_card, write_record, write_report
 from limbeck.teachers import Foreign
 
 __all__ = ["DEFAULT", "distill"]
@@ -50,6 +50,7 @@ def distill(
     out: Path | None = None,
     resume: bool = False,
     watchers: Sequence[Watcher] | None = None,
+    repeats: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run a recipe from the data to the report, and give its record.
 
@@ -59,6 +60,7 @@ def distill(
         out: the run folder; ``None``: ``runs/NAME``, numbered where taken.
         resume: go on with the run in that folder.
         watchers: who is told how training goes; ``None``: a progress bar.
+        repeats: the run that this one repeats, for the record; see :func:`limbeck.programs.rerun`.
 
     Where ``torchrun`` started several processes, each calls this alike. They train together; the first one alone
     writes the folder, opens the test part and prints, and all get the record.
@@ -73,9 +75,10 @@ def distill(
         if job is None:
             return processes.first(lambda: _told_again(folder))
         processes.first(lambda: _write_text(folder / "recipe.yaml", text))
+        made = processes.first(lambda: provenance(job, command(recipe, settings)) | {"repeats": repeats})
         networks, runs = _trained(job, resume=resume, watchers=watchers)
-        kept = _kept(job)
-        return processes.first(lambda: _told(folder, _finished(job, networks, runs, kept, begun)))
+        made["cache"] = _kept(job)
+        return processes.first(lambda: _told(folder, _finished(job, networks, runs, made, begun)))
 
 
 def _read(recipe: Recipe | str | Path | None, settings: Sequence[str]) -> tuple[Recipe, str]:
@@ -138,11 +141,11 @@ def _trained(
 
 
 def _finished(
-    job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, Run | None], kept: Mapping[str, Any], begun: float
+    job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, Run | None], made: Mapping[str, Any], begun: float
 ) -> dict[str, Any]:
-    """Measure, export, open the test part, and write the record."""
+    """Measure, export, open the test part, and write the record and the card."""
     _say("measuring …")
-    record = _measured(job, networks, runs) | {"cache": kept}
+    record = {**made, **_measured(job, networks, runs)}
     save_weights(networks["distilled"], job.folder / "student.safetensors", metadata={"recipe": job.recipe.name})
     # The controls too: a later look at all networks together compares what these were, and trains none again.
     beside = (*job.recipe.teachers, *job.recipe.assistants, *job.recipe.controls)
@@ -151,15 +154,16 @@ def _finished(
     if "onnx" in job.recipe.export.to:
         _say("exporting …")
         record["export"]["onnx"] = export_onnx(job, networks["distilled"], job.folder / "student.onnx")
-    record["files"] = {
-        path.name: {"sha256": digest(path), "bytes": path.stat().st_size}
-        for path in (job.folder / "student.safetensors", job.folder / "student.onnx")
-        if path.exists()
-    }
     record |= _tested(job, networks, record)
+    record["files"] = {
+        name: {"sha256": digest(path), "bytes": path.stat().st_size}
+        for name in ("student.safetensors", "student.onnx", "answers.safetensors")
+        if (path := job.folder / name).exists()
+    }
     record["seconds"] = round(time.monotonic() - begun, 2)
-    _write_text(job.folder / "record.json", json.dumps(record, indent=1, allow_nan=False))
+    record = write_record(job.folder, record)
     job.data.sealed.finish()
+    write_card(job.folder)
     return record
 
 
@@ -183,28 +187,22 @@ def _measured(job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, Ru
     data = job.data
     models: dict[str, Any] = {}
     warnings: list[str] = []
+    said = {}
+    target = torch.empty(0)
     for name, network in networks.items():
         found = costs(network, data)
         warnings += [f"{name}: {text}" for text in found.pop("warnings")]
         run = runs[name]
+        quality, said[name], target = figures(network, data, job.task, data.validation)
         models[name] = {
             "role": _role(job, name), "title": _title(job, name), **found,
             "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None,
-            "validation": figures(network, data, job.task, data.validation)[0], "test": None,
+            "validation": quality, "test": None,
             **({"engine": job.engines[name].report.plain()} if name in job.engines else {}),
         }  # fmt: skip
     warnings += broken_rules(job, networks, models) + order_warnings(job, models)
-    return {
-        "schema": 1, "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0,
-        "recipe": plain(job.recipe), "versions": versions(), "machine": machine(), "processes": _together(job),
-        "data": {
-            "name": data.name, "classes": list(data.classes), "shape": list(data.shape), "train": len(data.train),
-            "labelled": data.labelled, "validation": len(data.validation), "test": len(data.sealed),
-            "fingerprint": data.fingerprint(),
-        },
-        "models": models, "export": {}, "warnings": warnings,
-    }  # fmt: skip
+    likeness = fidelities(job, networks, said, target, teacher=_best(job, models))
+    return {"models": models, "fidelity": likeness, "export": {}, "warnings": warnings}
 
 
 def _tested(job: Job, networks: Mapping[str, nn.Module], record: dict[str, Any]) -> dict[str, Any]:
@@ -216,14 +214,17 @@ def _tested(job: Job, networks: Mapping[str, nn.Module], record: dict[str, Any])
         record["models"][name]["test"], said[name], target = figures(network, job.data, job.task, part)
     save_answers(job.folder / "answers.safetensors", said, target, fingerprint=job.data.sealed.fingerprint())
     history = job.data.sealed.history()
-    teachers = [name for name in networks if name in job.recipe.teachers]
-    best = max(teachers, key=lambda name: record["models"][name]["validation"]["top1"], default=None)
-    found = compare(said, target, record["models"], best)
+    found = compare(said, target, record["models"], _best(job, record["models"]))
     found["disagreements"] = pictures(found["disagreements"], part)
     return {
         **found,
         "sealed_test": {"reads": history["reads"], "opened": history["opened"], "examples": len(part)},
     }
+
+
+def _best(job: Job, models: Mapping[str, Any]) -> str | None:
+    """The teacher to compare with: of several the most accurate on the validation part."""
+    return max(job.recipe.teachers, key=lambda name: models[name]["validation"]["top1"], default=None)
 
 
 def _kept(job: Job) -> dict[str, Any]:
@@ -245,13 +246,6 @@ def _same_recipe(path: Path, text: str, *, resume: bool) -> None:
             f"{path.parent} was begun with another recipe (now {changed.strip()!r}): resume with the settings it was "
             "begun with, or choose another --out"
         )
-
-
-def _together(job: Job) -> dict[str, Any]:
-    """How many processes trained; a batch is that of each, so a step saw so many times as many pictures."""
-    world, said = job.processes.world, job.recipe.training
-    strategy = "one device" if world == 1 else "ddp" if said.strategy == "auto" else said.strategy
-    return {"number": world, "strategy": strategy, "batch_each": said.batch, "batch_together": said.batch * world}
 
 
 def _role(job: Job, name: str) -> str:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.files import write_atomically
-from limbeck.report import cases, rows, words
+from limbeck.report import cases, fidelity, rows, words
+from limbeck.report.check import changed
 from limbeck.report.verdict import RULE, judge, verdict
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def report_page(run: Path) -> str:
             f"{run} holds one arm of the study {record.arm.study if record.arm else ''}, and a report is of a whole "
             "run: give the folder of the study to `limbeck compare`"
         )
-    return _render(record, curves(Path(run) / "metrics.csv"))
+    return _render(record, curves(Path(run) / "metrics.csv"), changed(run))
 
 
 def dated(iso: str) -> str:
@@ -58,7 +59,7 @@ def dated(iso: str) -> str:
     return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".rstrip()
 
 
-def _render(record: Record, curves: dict[str, Curve]) -> str:
+def _render(record: Record, curves: dict[str, Curve], doubt: str | None) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     house = Environment(
@@ -68,7 +69,10 @@ def _render(record: Record, curves: dict[str, Curve]) -> str:
         name: getattr(words, name) for name in ("amount", "duration", "fixed", "percent", "power", "size", "tie")
     }
     style = (_HERE / "report.css").read_text(encoding="utf-8")
-    return house.get_template("report.html.j2").render(r=record, style=style, **_contents(record, curves))
+    return house.get_template("report.html.j2").render(
+        r=record, style=style, warnings=[*([doubt] if doubt else []), *record.warnings],
+        **_contents(record, curves),
+    )  # fmt: skip
 
 
 def _contents(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
@@ -77,6 +81,7 @@ def _contents(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
     measured = [quality for _, model in record.ordered() if (quality := record.quality(model))]
     found = record.verdict
     ends, gain = (found.interval_points, found.gain_points) if found else (None, None)
+    students = fidelity.students(record)
     models = {name: model.model_dump() for name, model in record.models.items()}
     said = (found.sentence if found else "") or verdict(models, gain, ends, found.gap_recovered if found else None)
     return {
@@ -89,6 +94,9 @@ def _contents(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
         "latency": next((model.latency_ms for _, model in record.ordered() if model.latency_ms), None),
         "bins": next((len(quality.reliability) for quality in measured if quality.reliability), 15),
         "against": next((record.short(name) for name, model in record.ordered() if model is record.teacher), "Teacher"),
+        "students": [(record.short(name), role, one) for name, role, one in students],
+        "likeness": fidelity.lines([one for _, _, one in students]),
+        "wrong": fidelity.classes([one for _, _, one in students]), "cka": fidelity.maps(record),
         "recipe": _yaml(record.recipe), **_pictures(record, curves),
     }  # fmt: skip
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report.record import Record
+from limbeck.report.migrate import OLDER, migrated
+from limbeck.report.record import SCHEMA, Record
 
-__all__ = ["SCHEMA", "parse", "read"]
-
-SCHEMA = 1
+__all__ = ["SCHEMA", "complaint", "load", "parse", "read"]
 
 
 def read(path: Path) -> Record:
     """The record at ``path``, or one sentence on what is wrong with it."""
+    return parse(load(path), where=str(path))
+
+
+def load(path: Path) -> Any:
+    """What stands in the file at ``path``, as plain data."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -28,7 +33,7 @@ def read(path: Path) -> Record:
     except (OSError, UnicodeDecodeError) as error:
         raise LimbeckError(f"{path} could not be read ({error}): give the folder of a finished run") from None
     try:
-        return parse(json.loads(text), where=str(path))
+        return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise LimbeckError(
             f"{path} is not JSON ({error}): it was cut off or edited, so run `limbeck distill` again"
@@ -36,27 +41,34 @@ def read(path: Path) -> Record:
 
 
 def parse(record: object, *, where: str = "the record") -> Record:
-    """``record`` as objects; anything of a wrong shape is one sentence that names the place."""
+    """``record`` as objects, also one of an older schema; anything of a wrong shape is a sentence with the place."""
     if not isinstance(record, Mapping):
         raise LimbeckError(f"{where} holds {type(record).__name__}, and a record of a run is a mapping")
-    if record.get("schema") != SCHEMA:
+    if record.get("schema") not in (*OLDER, SCHEMA):
+        known = ", ".join(map(str, (*OLDER, SCHEMA)))
         raise LimbeckError(
-            f"{where} has the schema {record.get('schema')!r}, and this limbeck reads {SCHEMA}: "
+            f"{where} has the schema {record.get('schema')!r}, and this limbeck reads {known}: "
             "make the report with the version of limbeck that wrote the run"
         )
     try:
-        parsed = Record.model_validate(record)
+        parsed = Record.model_validate(migrated(record))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(step) for step in first["loc"])
         raise LimbeckError(
-            f"{where} is not a record of a run: {place} ({first['msg'].lower()}, found {_brief(first['input'])}); "
-            "run `limbeck distill` again"
+            f"{where} is not a record of a run: {complaint(error)}; run `limbeck distill` again"
         ) from None
     # A cell of a study holds one arm, and that may be a control.
     if parsed.kind == "run" and not any(model.role == "distilled" for model in parsed.models.values()):
         raise LimbeckError(f"{where} has no model with the role 'distilled': the run did not finish, so resume it")
     return parsed
+
+
+def complaint(error: ValidationError) -> str:
+    """The first thing that is wrong, with its place."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(step) for step in first["loc"]) or "the record"
+    if first["type"] == "sentence":
+        return f"{place}: {first['msg']}"
+    return f"{place} ({first['msg'].lower()}, found {_brief(first['input'])})"
 
 
 def _brief(value: object) -> str:

@@ -3,33 +3,28 @@
 Imported by the functions that need it, since pydantic is not needed to look at this room.
 """
 
+# ruff: noqa: RUF012 - pydantic gives each object a default of its own
+
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, final
+from typing import Any, Literal, final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
-__all__ = ["Bin", "Disagreement", "Latency", "Model", "Quality", "Record", "figure"]
+from limbeck.report.likeness import Fidelity
+from limbeck.report.part import Count, Name, Number, Part
+from limbeck.report.provenance import Command, Flags, Processes, Repeats, Source, Spread, Weights
 
+__all__ = ["MINOR", "SCHEMA", "Bin", "Disagreement", "Latency", "Model", "Quality", "Record", "figure"]
 
-def _finite(value: Any) -> Any:
-    """NaN and infinity, which Python's JSON can hold, are figures nobody could compute."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Number = Annotated[float | None, BeforeValidator(_finite)]
-Count = Annotated[int | None, BeforeValidator(_finite)]
-Name = Annotated[str, BeforeValidator(str)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+SCHEMA = 2
+MINOR = 0
+"""Counted up with every key that joins; SCHEMA with every one that goes, or means something else."""
 
 
 @final
-class Latency(_Part):
+class Latency(Part):
     """Milliseconds for one call."""
 
     median: Number = None
@@ -40,7 +35,7 @@ class Latency(_Part):
 
 
 @final
-class ClassFigure(_Part):
+class ClassFigure(Part):
     """Accuracy within one class."""
 
     name: Name = Field(alias="class")
@@ -49,7 +44,7 @@ class ClassFigure(_Part):
 
 
 @final
-class Bin(_Part):
+class Bin(Part):
     """One bin of the reliability diagram."""
 
     low: float
@@ -60,7 +55,7 @@ class Bin(_Part):
 
 
 @final
-class Quality(_Part):
+class Quality(Part):
     """How good a model is on one part of the data; all accuracies are fractions."""
 
     examples: int
@@ -74,7 +69,7 @@ class Quality(_Part):
 
 
 @final
-class Spent(_Part):
+class Spent(Part):
     """What the training took: seconds on the clock, of processors and of accelerators, and joules where told."""
 
     seconds: Number = None
@@ -84,7 +79,7 @@ class Spent(_Part):
 
 
 @final
-class Model(_Part):
+class Model(Part):
     """One model of the comparison.
 
     The controls beside ``alone`` are ``longer``, alone for as much wall time as the distilled student took, and
@@ -100,12 +95,13 @@ class Model(_Part):
     steps: Count = None
     seconds: Number = None
     spent: Spent | None = None
+    engine: dict[str, Any] | None = None
     validation: Quality | None = None
     test: Quality | None = None
 
 
 @final
-class Agreement(_Part):
+class Agreement(Part):
     """How often student and teacher say the same."""
 
     on: Name = "test"
@@ -117,7 +113,7 @@ class Agreement(_Part):
 
 
 @final
-class Gain(_Part):
+class Gain(Part):
     """The distilled student's gain over another one."""
 
     sentence: str = ""
@@ -126,7 +122,7 @@ class Gain(_Part):
 
 
 @final
-class Verdict(_Part):
+class Verdict(Part):
     """What the run found out."""
 
     sentence: str = ""
@@ -138,7 +134,7 @@ class Verdict(_Part):
 
 
 @final
-class Exported(_Part):
+class Exported(Part):
     """One exported file and its parity with the student it came from."""
 
     file: Name
@@ -152,7 +148,7 @@ class Exported(_Part):
 
 
 @final
-class Disagreement(_Part):
+class Disagreement(Part):
     """One sample where student and teacher differ."""
 
     index: int
@@ -165,7 +161,7 @@ class Disagreement(_Part):
 
 
 @final
-class Data(_Part):
+class Data(Part):
     """What the models were trained and measured on."""
 
     name: Name = ""
@@ -176,10 +172,11 @@ class Data(_Part):
     validation: Count = None
     test: Count = None
     fingerprint: Name = ""
+    normalization: Spread | None = None
 
 
 @final
-class Sealed(_Part):
+class Sealed(Part):
     """Whether the test part was opened."""
 
     reads: int = 0
@@ -188,10 +185,11 @@ class Sealed(_Part):
 
 
 @final
-class Kept(_Part):
+class Kept(Part):
     """The cache of one teacher's answers: how many were asked for, and how many were read."""
 
     key: str | None = None
+    folder: str | None = None
     answers: Count = None
     views: Count = None
     asked: Count = None
@@ -202,7 +200,7 @@ class Kept(_Part):
 
 
 @final
-class Arm(_Part):
+class Arm(Part):
     """Which arm of which study a run was, with which seed."""
 
     study: Name
@@ -211,7 +209,7 @@ class Arm(_Part):
 
 
 @final
-class File(_Part):
+class File(Part):
     """A file of the run."""
 
     sha256: Name = ""
@@ -219,10 +217,11 @@ class File(_Part):
 
 
 @final
-class Record(_Part):
+class Record(Part):
     """Everything a run wrote down."""
 
     version: int = Field(alias="schema")
+    minor: int = 0
     limbeck: Name = ""
     name: Name
     kind: Literal["run", "arm"] = "run"
@@ -233,16 +232,26 @@ class Record(_Part):
     recipe: dict[str, Any] = {}
     versions: dict[str, Name] = {}
     machine: dict[str, Any] = {}
+    source: Source = Source()
+    environment: str | None = None
+    flags: Flags = Flags()
+    command: Command | None = None
+    processes: Processes = Processes()
+    weights: dict[str, Weights] = {}
+    repeats: Repeats | None = None
     data: Data = Data()
     sealed_test: Sealed = Sealed()
     models: dict[str, Model]
     agreement: Agreement | None = None
+    fidelity: Fidelity | None = None
     verdict: Verdict | None = None
     export: dict[str, Exported] = {}
     disagreements: list[Disagreement] = []
     warnings: list[Name] = []
     cache: dict[str, Kept] = {}
     files: dict[str, File] = {}
+    identity: str | None = None
+    hash: str | None = None
 
     @property
     def part(self) -> Literal["test", "validation"]:

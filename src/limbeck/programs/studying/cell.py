@@ -8,28 +8,28 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from limbeck._version import __version__
 from limbeck.core.errors import LimbeckError
 from limbeck.core.files import write_atomically
 from limbeck.engine import Run
 from limbeck.engine.watchers import Watcher
-from limbeck.evaluate import Spending, agreement, machine, save_answers, versions
+from limbeck.evaluate import Spending, agreement, save_answers
 from limbeck.models import save_weights
 from limbeck.programs.chain import assist
 from limbeck.programs.distill import fingerprint
+from limbeck.programs.fidelity import fidelities
 from limbeck.programs.folder import locked
 from limbeck.programs.job import Job
 from limbeck.programs.measuring import costs, figures
+from limbeck.programs.provenance import provenance
 from limbeck.programs.studying.arms import Arm
 from limbeck.recipe import Recipe, show
-from limbeck.recipe.schema import plain
+from limbeck.report import write_record
 from limbeck.teachers import Foreign
 
 __all__ = ["run_cell"]
@@ -66,11 +66,12 @@ def run_cell(
         job = Job.of(recipe, folder)
         job.rehearse()
         write_atomically(folder / "recipe.yaml", lambda path: path.write_text(text))
+        made = provenance(job)
         with Spending() as spent:
             networks, runs, guides = (_teachers if arm.role == "teacher" else _student)(job, arm, watchers)
         networks = {name: network.cpu().eval() for name, network in networks.items()}
         told = spent.plain() | ({"joules": None} if neighbours else {})
-        record = _record(job, arm, study, networks, runs, told)
+        record = {**made, **_record(job, arm, study, networks, runs, guides, told)}
         for name, network in networks.items():
             if not isinstance(network, Foreign):
                 file = name if arm.role == "teacher" or name != arm.name else "student"
@@ -78,9 +79,7 @@ def run_cell(
         record["agreement"] = _agreement(job, arm, networks, guides)
         _opened(job, networks, record)
         record["seconds"] = round(time.monotonic() - begun, 2)
-        write_atomically(
-            folder / "record.json", lambda path: path.write_text(json.dumps(record, indent=1, allow_nan=False))
-        )
+        record = write_record(folder, record)
         job.data.sealed.finish()
         return record
 
@@ -112,32 +111,40 @@ def _student(job: Job, arm: Arm, watchers: Sequence[Watcher] | None) -> _Trained
 
 
 def _record(
-    job: Job, arm: Arm, study: str, networks: dict[str, nn.Module], runs: dict[str, Run | None], spent: dict[str, Any]
-) -> dict[str, Any]:
-    """Everything but what needs the test part."""
+    job: Job, arm: Arm, study: str, networks: dict[str, nn.Module], runs: dict[str, Run | None],
+    guides: dict[str, nn.Module], spent: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """What was measured, but for what needs the test part."""
     data, models, warnings = job.data, dict[str, Any](), list[str]()
+    said, target = dict[str, torch.Tensor](), torch.empty(0)
     for name, network in networks.items():
         found, run = costs(network, data), runs[name]
         warnings += [f"{name}: {text}" for text in found.pop("warnings")]
+        quality, said[name], target = figures(network, data, job.task, data.validation)
         role = arm.role if arm.role == "teacher" or name == arm.name else "assistant"
         models[name] = {
             "role": role, "title": arm.title if name == arm.name else name, **found,
             "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None, "spent": spent,
-            "validation": figures(network, data, job.task, data.validation)[0], "test": None,
+            "validation": quality, "test": None,
         }  # fmt: skip
     return {
-        "schema": 1, "kind": "arm", "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
-        "arm": {"study": study, "arm": arm.name, "seed": job.recipe.seed},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "recipe": plain(job.recipe),
-        "versions": versions(), "machine": machine(),
-        "data": {
-            "name": data.name, "classes": list(data.classes), "shape": list(data.shape), "train": len(data.train),
-            "labelled": data.labelled, "validation": len(data.validation), "test": len(data.sealed),
-            "fingerprint": data.fingerprint(),
-        },
-        "models": models, "export": {}, "warnings": warnings,
+        "kind": "arm", "arm": {"study": study, "arm": arm.name, "seed": job.recipe.seed}, "models": models,
+        "fidelity": _fidelity(job, networks, guides, said, target), "export": {}, "warnings": warnings,
         "cache": {name: cached.figures() for name, cached in job.caches},
     }  # fmt: skip
+
+
+def _fidelity(
+    job: Job, networks: dict[str, nn.Module], guides: dict[str, nn.Module], said: dict[str, torch.Tensor],
+    target: torch.Tensor,
+) -> dict[str, Any] | None:  # fmt: skip
+    """How like its first guide the student became, also one that it never listened to."""
+    teacher = next(iter(guides), None)
+    if teacher is None:
+        return None
+    _, taught, _ = figures(guides[teacher], job.data, job.task, job.data.validation)
+    everyone = networks | {teacher: guides[teacher]}
+    return fidelities(job, everyone, said | {teacher: taught}, target, teacher=teacher)
 
 
 def _agreement(

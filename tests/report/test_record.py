@@ -1,0 +1,199 @@
+"""The record: strict when written, lenient when read, one schema in the package, two hashes that tell every change."""
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+import limbeck.report
+from limbeck.cli import main
+from limbeck.core.errors import LimbeckError
+from limbeck.report import changed, check_record, schema_text, write_card, write_record, write_report
+from limbeck.report.read import parse, read
+from limbeck.report.seal import hash_of, identity_of, sealed
+
+OLD = Path(__file__).with_name("record_schema_1.json")
+
+
+@pytest.fixture
+def run(record, tmp_path):
+    """A folder with a sealed record, and the files it names."""
+    for name in record["files"]:
+        (tmp_path / name).write_bytes(name.encode())
+        record["files"][name]["sha256"] = hashlib.sha256(name.encode()).hexdigest()
+    write_record(tmp_path, record)
+    return tmp_path
+
+
+def altered(run, change):
+    path = run / "record.json"
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+def test_a_record_of_schema_1_is_read_with_all_its_figures():
+    raw = json.loads(OLD.read_text())
+    assert raw["schema"] == 1
+    found = read(OLD)
+    assert found.version == 2
+    assert found.distilled.test.top1 == raw["models"]["distilled"]["test"]["top1"]
+    assert found.distilled.spent.seconds == raw["models"]["distilled"]["seconds"]
+    assert found.processes.number == 1
+    assert (found.hash, found.fidelity, found.weights) == (None, None, {})
+
+
+def test_a_record_of_schema_1_still_gives_a_page_and_a_card(tmp_path):
+    (tmp_path / "record.json").write_text(OLD.read_text())
+    page = write_report(tmp_path).read_text()
+    assert "was not measured" in page
+    assert "hash" not in page.split("How this was measured")[0].split("</style>")[1]
+    assert "93.0 %" in write_card(tmp_path).read_text()
+    assert "kept no hash" in check_record(tmp_path)[0]
+
+
+def test_the_schema_in_the_package_is_what_the_models_give():
+    shipped = Path(limbeck.report.__file__).with_name("record.schema.json").read_text(encoding="utf-8")
+    assert shipped == schema_text(), "run: limbeck record schema > src/limbeck/report/record.schema.json"
+
+
+def test_the_schema_takes_a_record_and_refuses_a_wrong_one(record):
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(schema_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    assert not list(validator.iter_errors(sealed(record)))
+    assert list(validator.iter_errors(record | {"models": {"a": {"role": "pupil"}}}))
+
+
+def test_what_is_written_is_what_is_read(record, tmp_path):
+    whole = write_record(tmp_path, record)
+    assert json.loads((tmp_path / "record.json").read_text()) == whole
+    assert list(whole)[-2:] == ["identity", "hash"]
+    assert read(tmp_path / "record.json").hash == whole["hash"]
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ((), r"the record: it has no 'colour'"),
+        (("models", "distilled"), r"models\.distilled: it has no 'colour'"),
+        (("models", "alone", "test", "per_class", 0), r"per_class\.0: it has no 'colour'"),
+        (("data", "normalization"), r"data\.normalization: it has no 'colour'"),
+        (("fidelity", "students", "alone", "cka"), r"cka: it has no 'colour'"),
+    ],
+)
+def test_a_key_that_nobody_knows_is_not_written_and_is_passed_over_when_read(record, tmp_path, place, says):
+    here = record
+    for step in place:
+        here = here[step]
+    here["colour"] = "blue"
+    with pytest.raises(LimbeckError, match=says):
+        write_record(tmp_path, record)
+    assert not list(tmp_path.iterdir())
+    assert parse(record | {"minor": 99}).name == "digits"
+
+
+@pytest.mark.parametrize("key", ["limbeck", "recipe", "versions", "machine", "environment"])
+def test_a_record_that_could_not_be_repeated_is_not_written(record, tmp_path, key):
+    del record[key]
+    with pytest.raises(LimbeckError, match=f"has no {key}"):
+        write_record(tmp_path, record)
+
+
+def test_nan_is_not_written(record, tmp_path):
+    record["models"]["alone"]["flops"] = float("nan")
+    with pytest.raises(LimbeckError, match="JSON cannot"):
+        write_record(tmp_path, record)
+
+
+def test_the_hash_is_the_sha256_of_canonical_json(record):
+    whole = sealed(record)
+    rest = {key: value for key, value in whole.items() if key != "hash"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert whole["hash"] == hashlib.sha256(text.encode()).hexdigest()
+    again = json.loads(json.dumps(whole, indent=3))
+    assert hash_of(dict(reversed(list(again.items())))) == whole["hash"]
+
+
+def test_identity_is_of_what_decides_the_figures_only(record):
+    record["weights"] = {"teachers.teacher.weights": {"sha256": "aa", "bytes": 3}}
+    record["recipe"]["teachers"]["teacher"]["weights"] = "here/teacher.safetensors"
+    record["recipe"]["data"]["root"] = "here"
+    first = identity_of(record)
+
+    def other(change):
+        changed = copy.deepcopy(record)
+        change(changed)
+        return identity_of(changed)
+
+    assert other(lambda r: r.update(name="b", seconds=1.0, created="later", machine={"cpu": "x"}, models={})) == first
+    assert other(lambda r: r["recipe"].update(name="b", loggers=["mlflow"], export={"to": []})) == first
+    assert other(lambda r: r["recipe"]["data"].update(root="there")) == first
+    assert other(lambda r: r["recipe"]["teachers"]["teacher"].update(weights="there")) == first
+    assert other(lambda r: r["weights"]["teachers.teacher.weights"].update(sha256="bb")) != first
+    assert other(lambda r: r.update(seed=1)) != first
+    assert other(lambda r: r["recipe"]["student"].update(width=9)) != first
+    assert other(lambda r: r["data"].update(fingerprint="0")) != first
+    assert other(lambda r: r["versions"].update(torch="0")) != first
+    assert other(lambda r: r.update(limbeck="9")) != first
+    assert other(lambda r: r.update(processes={"number": 2})) != first
+    assert other(lambda r: r.update(arm={"study": "s", "arm": "alone", "seed": 0})) != first
+
+
+def test_a_record_as_it_was_written_is_sound(run, capsys):
+    assert check_record(run) == []
+    assert changed(run) is None
+    assert main(["record", "check", str(run)]) == 0
+    assert "as it was written" in capsys.readouterr().out
+
+
+def test_one_changed_digit_is_told_by_check_and_on_the_page(run, capsys):
+    altered(run, lambda r: r["models"]["distilled"]["test"].update(top1=0.999))
+    assert main(["record", "check", str(run)]) == 1
+    assert "was changed after it was written" in capsys.readouterr().err
+    assert main(["report", str(run)]) == 0
+    said = capsys.readouterr()
+    assert "warning: record.json was changed" in said.err
+    assert "record.json was changed after it was written" in Path(said.out.strip()).read_text()
+
+
+def test_a_record_without_a_hash_and_one_with_a_false_identity_are_told(run):
+    altered(run, lambda r: r.update(hash=None))
+    assert "has no hash" in changed(run)
+
+    def forged(record):
+        record["seed"] = 5
+        record["hash"] = hash_of(record)
+
+    altered(run, forged)
+    assert "identity that does not fit" in changed(run)
+
+
+def test_files_that_are_gone_or_others_are_told(run):
+    (run / "student.onnx").unlink()
+    (run / "student.safetensors").write_bytes(b"other")
+    wrong = check_record(run)
+    assert any("student.onnx is gone" in text for text in wrong)
+    assert any("student.safetensors is not the file" in text for text in wrong)
+
+
+def test_a_file_outside_of_the_run_is_not_looked_at(run):
+    def outside(record):
+        record["files"] = {"../../etc/hostname": {"sha256": "0", "bytes": 1}}
+
+    altered(run, outside)
+    assert any("hostname is gone" in text for text in check_record(run))
+
+
+def test_the_schema_is_printed(capsys):
+    assert main(["record", "schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["$id"] == "limbeck-record-2.0"
+
+
+def test_one_arm_of_a_study_may_be_a_control(record):
+    arm = {"study": "s", "arm": "alone", "seed": 0}
+    del record["models"]["distilled"], record["models"]["teacher"]
+    assert parse(record | {"kind": "arm", "arm": arm}).arm.arm == "alone"
