@@ -259,3 +259,8 @@ def test_the_choice_among_arms_is_made_on_validation(done):
     }
     assert found["results"]["chosen"]["arm"] == max(means, key=means.get)
     assert {"p", "p_holm"} <= found["results"]["arms"]["hot"]["gain"].keys()
+
+
+def test_a_database_that_cannot_be_opened_is_one_sentence(file, tmp_path):
+    with pytest.raises(LimbeckError, match=r"the queue nowhere://x could not be opened .* give another --storage"):
+        study(file, out=tmp_path / "s", storage="nowhere://x")

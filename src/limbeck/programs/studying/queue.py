@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -65,15 +66,9 @@ class Queue:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.folder = folder
         url = url or f"sqlite:///{(folder / 'queue.db').resolve()}"
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self._storage = optuna.storages.RDBStorage(url, heartbeat_interval=_HEARTBEAT, grace_period=_GRACE)
-            self._study = optuna.create_study(storage=self._storage, study_name=name, load_if_exists=True)
-        except Exception as error:  # SQLAlchemy and each database's driver have errors of their own
-            raise LimbeckError(
-                f"the queue {url} could not be opened ({reason(error)}): give another --storage"
-            ) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._storage, self._study = _opened(url, name)
 
     @classmethod
     def of(cls, recipe: Recipe, folder: Path, url: str | None) -> Queue:
@@ -174,3 +169,20 @@ class Queue:
 
 def _cell(told: Mapping[str, Any]) -> Cell | None:
     return Cell(str(told["arm"]), int(told["seed"])) if "arm" in told else None
+
+
+def _opened(url: str, name: str, *, tries: int = 5) -> tuple[Any, Any]:
+    """The storage and the study in it; two workers that make the tables at one moment stand in each other's way."""
+    import optuna
+
+    for left in reversed(range(tries)):
+        try:
+            storage = optuna.storages.RDBStorage(url, heartbeat_interval=_HEARTBEAT, grace_period=_GRACE)
+            return storage, optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+        except Exception as error:  # SQLAlchemy and each database's driver have errors of their own
+            if not left:
+                raise LimbeckError(
+                    f"the queue {url} could not be opened ({reason(error)}): give another --storage"
+                ) from error
+            time.sleep(0.3)
+    raise AssertionError("the last try returns or raises")
