@@ -120,7 +120,7 @@ def main() -> None:
     options = parsed(parser, places=("work", "tinyimagenet", "teacher", "jobs"))
     found = done(options)
     rows = figures(found, options.work)
-    write_pages(found, {name: plan.data for name, plan in PLANS.items()})
+    write_pages(found, options.work)
     write(rows)
 
 

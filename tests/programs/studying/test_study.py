@@ -126,6 +126,19 @@ def test_gains_are_paired_by_seed(done):
     assert [one["seed"] for one in gain["mcnemar"]] == [0, 1]
 
 
+def test_a_gain_is_told_against_every_control(done):
+    out, found = done
+    over = found["results"]["arms"]["distilled"]["over"]
+    tops = {
+        arm: [record(out, arm, seed)["models"][arm]["test"]["top1"] for seed in (0, 1)]
+        for arm in ("distilled", "longer", "smoothed")
+    }
+    for control in ("longer", "smoothed"):
+        mean = sum(100 * (a - b) for a, b in zip(tops["distilled"], tops[control], strict=True)) / 2
+        assert over[control]["gain"]["mean"] == pytest.approx(mean)
+    assert "Against the other controls: longer" in found["results"]["arms"]["distilled"]["verdict"]["sentence"]
+
+
 def test_what_is_finished_is_not_done_again_and_arms_and_seeds_can_join(done, file, capsys):
     out, _ = done
     before = {path: path.stat().st_mtime_ns for path in out.rglob("record.json")}

@@ -21,7 +21,9 @@ from limbeck.evaluate import (
     seeds_needed,
 )
 from limbeck.programs.studying.arms import Arm
+from limbeck.recipe.study import CONTROLS
 from limbeck.report import RULE_OVER_SEEDS, judge_over_seeds, verdict_over_seeds
+from limbeck.report.words import points
 
 __all__ = ["AGAINST", "results"]
 
@@ -40,7 +42,10 @@ def results(folder: Path, arms: Mapping[str, Arm], seeds: Sequence[int]) -> dict
     for name, arm in arms.items():
         if found[name]:
             told[name] = _figures(found[name], arm)
-            told[name] |= _against(folder, arm, found[name], control, taught, told[name])
+            told[name] |= _against(folder, arm, found[name], control, taught)
+            if arm.listens and told[name]["verdict"]:
+                told[name] |= {"over": _over(arm, found)}
+                told[name]["verdict"]["sentence"] += _beside(told[name]["over"])
     _corrected(told, arms)
     return {"arms": told, "rule": RULE_OVER_SEEDS, "chosen": _chosen(told, arms)}
 
@@ -83,9 +88,34 @@ def _kept(record: Mapping[str, Any]) -> str:
     return "best on validation" if "best" in said else "last epoch"
 
 
-def _against(
-    folder: Path, arm: Arm, mine: Found, control: Found, taught: Found, told: Mapping[str, Any]
-) -> dict[str, Any]:
+def _over(arm: Arm, found: Mapping[str, Found]) -> dict[str, Any]:
+    """Gain over each of the other controls: much of what a teacher gives, more steps or smooth labels may give too."""
+    told = {}
+    for control in CONTROLS:
+        both = [seed for seed in found[arm.name] if seed in found.get(control, {})]
+        if control != AGAINST and both:
+            gain = paired_over_seeds(
+                [100 * _top1(found[arm.name][seed], arm.name) for seed in both],
+                [100 * _top1(found[control][seed], control) for seed in both],
+            )
+            told[control] = {"gain": gain, "judgement": judge_over_seeds(gain)}
+    return told
+
+
+def _beside(over: Mapping[str, Any]) -> str:
+    """The same in words, to stand after the verdict."""
+    words = {"helps": "helps", "hurts": "hurts", "open": "cannot be told apart", "unknown": "not known"}
+    said = []
+    for control, one in over.items():
+        gain, ends = one["gain"], ""
+        if gain["low"] is not None:
+            low, high = min(gain["low"], gain["t_low"]), max(gain["high"], gain["t_high"])
+            ends = f" ({points(low, digits=2)} to {points(high, digits=2)})"
+        said.append(f"{control} {points(gain['mean'], digits=2)} points{ends}, {words[one['judgement']]}")
+    return f" Against the other controls: {'; '.join(said)}." if said else ""
+
+
+def _against(folder: Path, arm: Arm, mine: Found, control: Found, taught: Found) -> dict[str, Any]:
     """Gain over the control on the seeds that both have, and what it means."""
     both = [seed for seed in mine if seed in control]
     if arm.name == AGAINST or not both:
