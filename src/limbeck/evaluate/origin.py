@@ -72,7 +72,7 @@ def _git(*words: str) -> str:
     """What git says of the package's folder; nothing where there is no git, or no checkout."""
     try:
         done = subprocess.run(  # noqa: S603
-            ["git", "-C", str(_ROOT), *words],  # noqa: S607
+            ["git", "--no-optional-locks", "-C", str(_ROOT), *words],  # noqa: S607
             capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
