@@ -237,13 +237,14 @@ class Job:
             truth = {name: term for name, term in objective.items() if isinstance(term, CrossEntropy)}
             called, term = next(iter(truth.items()), ("truth", CrossEntropy()))
             objective, weights, gathered = {"truth": term}, {"truth": 1.0}, ("truth",) if called in gathered else ()
+        balance = None if stage.balance is None or phase in CONTROLS else stage.balance.build()
         places = stage.stage.taps if listens else {}
         sources = {name: source(name, teacher, places.get(name)) for name, teacher in teachers.items() if listens}
         # An assistant that learns is the student of its own training, and its places go by its own name.
         own = places.get(phase if phase in self.plan.assistants else "student", {})
         return Distiller(
             network, sources, objective=objective, weights=weights, taps={"student": own} if own else {},
-            task=self.task, gather=[name for name in objective if name in gathered],
+            task=self.task, gather=[name for name in objective if name in gathered], balance=balance,
         )  # fmt: skip
 
     def _rehearsed(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:

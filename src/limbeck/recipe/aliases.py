@@ -77,6 +77,14 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             module="limbeck.schedule",
             wanted=lambda thing: inspect.isfunction(thing) and thing.__name__ != "at",
         ),
+        "temperature": Kind(
+            noun="temperature",
+            module="limbeck.temperature",
+            wanted=lambda thing: inspect.isclass(thing) and hasattr(thing, "bounds") and thing.__name__ != "Temperature",
+        ),
+        "balance": Kind(
+            noun="balance of weights", module="limbeck.objective.balance", wanted=lambda thing: hasattr(thing, "bind")
+        ),
         "optimizer": Kind(
             noun="optimizer",
             module="torch.optim",
@@ -98,7 +106,7 @@ def names(kind: str) -> list[str]:
     """Every name of ``kind``, sorted; this imports its room.
 
     >>> names("schedule")
-    ['cosine', 'linear', 'overall', 'steps', 'warmup']
+    ['cosine', 'linear', 'overall', 'steps', 'switch', 'warmup']
     """
     room = import_module(KINDS[kind].module)
     public = [name for name in getattr(room, "__all__", ()) if not name.startswith("_")]

@@ -28,6 +28,7 @@ class StagePlan:
         terms: the terms by name.
         weights: a number or a schedule for each.
         optimizer: takes the parameters: ``optimizer.build(parameters)``.
+        balance: what moves the weights, or ``None``.
         scheduler: takes the optimizer and how often it will be stepped: ``scheduler.build(optimizer, steps=n)``.
     """
 
@@ -35,6 +36,7 @@ class StagePlan:
     training: Training
     terms: Mapping[str, Checked]
     weights: Mapping[str, float | Checked]
+    balance: Checked | None
     optimizer: Checked
     scheduler: Checked | None
 
@@ -150,9 +152,11 @@ class _Known:
             else term.weight
             for name, term in stage.objective.items()
         }
+        balance = None if stage.balance is None else self.node(stage.balance, "balance", at(place, "balance"))
         return StagePlan(
-            stage=stage, training=training, terms=terms, weights=weights, optimizer=optimizer, scheduler=scheduler
-        )
+            stage=stage, training=training, terms=terms, weights=weights, balance=balance, optimizer=optimizer,
+            scheduler=scheduler,
+        )  # fmt: skip
 
 
 def _full(model: type[Any], checked: Checked, **own: Any) -> Any:
@@ -172,4 +176,5 @@ def _full_stage(plan: StagePlan) -> Stage:
         weight = plan.weights[name]
         own = {"weight": weight.resolved if isinstance(weight, Checked) else weight}
         terms[name] = _full(Term, checked, **own, gather=plan.stage.objective[name].gather)
-    return plan.stage.model_copy(update={"objective": terms})
+    balance = None if plan.balance is None else _full(Node, plan.balance)
+    return plan.stage.model_copy(update={"objective": terms, "balance": balance})
