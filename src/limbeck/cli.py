@@ -118,6 +118,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_measures(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
+    diagnose = commands.add_parser(
+        "diagnose",
+        help="say in plain words what is likely wrong with a run",
+        description="Reads what the run wrote down; trains nothing, and reads no data.",
+    )
+    diagnose.add_argument("folder", type=Path, metavar="RUN")
+    diagnose.set_defaults(run=_diagnose)
+
     export = commands.add_parser("export", help="write a run's student as ONNX and check it against torch")
     export.add_argument("folder", type=Path, metavar="RUN")
     export.add_argument("--to", type=Path, metavar="FILE", help="where to (default: RUN/student.onnx)")
@@ -306,6 +314,12 @@ def _evaluate(options: argparse.Namespace) -> None:
     from limbeck.programs.revisit import evaluate
 
     evaluate(options.folder, part=options.part, data_root=options.data_root)
+
+
+def _diagnose(options: argparse.Namespace) -> None:
+    from limbeck.programs.diagnose import diagnose
+
+    diagnose(options.folder)
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -20,7 +20,6 @@ from limbeck.objective.gradnorm import GradNorm
 __all__ = ["Balance", "GradNorm", "LossRatio", "Uncertainty", "loss_ratio", "uncertainty"]
 
 _MOST = 1000.0
-_LEAST = 1e-12
 
 
 @runtime_checkable
@@ -50,11 +49,13 @@ def uncertainty(values: Tensor, log_variance: Tensor) -> Tensor:
 def loss_ratio(means: Tensor, *, to: int = 0) -> Tensor:
     """The factors by which losses of these means all become as large as the one at ``to``, at most 1000 to one.
 
-    >>> loss_ratio(torch.tensor([2.0, 0.5, 8.0]))
-    tensor([1.0000, 4.0000, 0.2500])
+    Shapes: ``[terms]``. A mean of 0 is one that is not known: its factor is 1, and so are all where that of ``to`` is.
+
+    >>> loss_ratio(torch.tensor([2.0, 0.5, 8.0, 0.0]))
+    tensor([1.0000, 4.0000, 0.2500, 1.0000])
     """
-    floor = torch.finfo(means.dtype).tiny
-    return (means[to] / means.clamp(min=floor)).clamp(1.0 / _MOST, _MOST)
+    known = (means > 0) & (means[to] > 0)
+    return torch.where(known, means[to] / means, 1.0).clamp(1.0 / _MOST, _MOST)
 
 
 @final
@@ -110,7 +111,6 @@ class LossRatio(nn.Module):
     """
 
     mean: Tensor
-    seen: Tensor
 
     def __init__(self, to: str | None = None, *, decay: float = 0.99) -> None:
         super().__init__()
@@ -127,8 +127,7 @@ class LossRatio(nn.Module):
                     f"LossRatio measures by {self.to_term!r}, and no term is; they are: {nearest(self.to_term, names)}"
                 )
             self._place = list(names).index(self.to_term)
-        self.register_buffer("mean", torch.ones(len(names)))
-        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(len(names)))
 
     def forward(self, values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """The shares and the factors, by the means with this batch in them."""
@@ -141,9 +140,10 @@ class LossRatio(nn.Module):
     def _follow(self, losses: Tensor) -> None:
         if world() > 1:
             losses = gather(losses[None]).mean(dim=0)
-        losses = losses.to(self.mean).clamp(min=_LEAST)
-        self.mean.copy_(torch.where(self.seen == 0, losses, self.decay * self.mean + (1 - self.decay) * losses))
-        self.seen.fill_(1.0)
+        losses = losses.to(self.mean)
+        # A loss of 0 is that of a weight of 0, or of a batch without a label, and says nothing of the term's size.
+        moved = torch.where(self.mean == 0, losses, self.decay * self.mean + (1 - self.decay) * losses)
+        self.mean.copy_(torch.where(losses > 0, moved, self.mean))
 
     def __repr__(self) -> str:
         return f"LossRatio(to={self.to_term!r}, decay={self.decay})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self, final
@@ -16,6 +17,7 @@ from limbeck.core.protocols import Task, TeacherSource, Term
 from limbeck.core.schedule import Schedule
 from limbeck.objective.balance import Balance
 from limbeck.objective.objective import Loss, Objective
+from limbeck.objective.temperatures import doubts
 from limbeck.taps import Taps
 from limbeck.teachers import Frozen, combine
 from limbeck.teachers.ensemble import Combination
@@ -43,7 +45,7 @@ class Distiller(nn.Module):
     ``parameters()`` are the student's and the terms' own (projections), never a teacher's; ``state_dict()`` likewise.
     Teachers stay in eval mode, get no gradient, and follow ``.to(device)``. A term that learns is shaped by
     :meth:`prepare`, before the optimizer is built; asking for the parameters before that is an error, since the
-    optimizer would miss the projection without a word.
+    optimizer would miss the projection without a word. A temperature that the task is not used to is a warning.
 
     The loop is yours (plain, Lightning, ``transformers.Trainer``, Accelerate) or :func:`limbeck.fit`'s:
 
@@ -87,6 +89,8 @@ class Distiller(nn.Module):
         if (watch := getattr(objective.balance, "watch", None)) is not None:
             watch(student)
         self.task, self.combination = task, combination
+        for doubt in doubts(objective.terms, task):
+            warnings.warn(doubt, stacklevel=2)
         self.progress = Progress()
         # A plain dict: nn.Module must not register the teachers as its own.
         self.teachers: dict[str, TeacherSource] = {

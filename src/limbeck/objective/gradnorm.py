@@ -29,13 +29,17 @@ def gradnorm(weights: Tensor, norms: Tensor, rates: Tensor, *, alpha: float = 1.
     """The gradient of Σ|G_i − mean(G)·r_i^α| in the weights, the target held constant.
 
     Shapes: all ``[terms]``: the weights w, the norms ‖∇_W L_i‖ of the terms without them, and the rates
-    L_i / L_i of the first batch, whose mean is taken out here.
+    L_i / L_i of the first batch, whose mean is taken out here. A term without any gradient (one whose weight is still
+    0, a batch without a label) stands aside.
 
     >>> gradnorm(torch.tensor([1.0, 1.0]), torch.tensor([4.0, 1.0]), torch.tensor([1.0, 1.0]))
     tensor([ 4., -1.])
     """
+    there = (norms > 0).to(norms)
+    many = there.sum().clamp(min=1.0)
     scaled = weights * norms
-    target = scaled.mean() * (rates / rates.mean().clamp(min=torch.finfo(rates.dtype).tiny)) ** alpha
+    rate = (rates * there).sum() / many
+    target = scaled.sum() / many * (rates / rate.clamp(min=torch.finfo(rates.dtype).tiny)) ** alpha
     return torch.sign(scaled - target) * norms
 
 
@@ -99,9 +103,9 @@ class GradNorm(nn.Module):
     def _move(self, norms: Tensor, losses: Tensor) -> None:
         if world() > 1:
             norms, losses = gather(torch.stack([norms, losses])[None]).mean(dim=0)
-        tiny = torch.finfo(torch.float32).tiny
-        self.first.copy_(torch.where(self.steps == 0, losses.clamp(min=1e-12), self.first))
-        rates = losses.clamp(min=0.0) / self.first.clamp(min=tiny)
+        # The first loss of a term is the first that is one: a weight may be 0 for a while.
+        self.first.copy_(torch.where((self.first == 0) & (losses > 0), losses, self.first))
+        rates = torch.where(self.first > 0, losses.clamp(min=0.0) / self.first, 1.0)
         gradient = gradnorm(self.weight, norms, rates, alpha=self.alpha)
         self.steps += 1
         self.moment.lerp_(gradient, 1 - _BETAS[0])
