@@ -3,11 +3,12 @@
 A loss of 0.01 may move a network more than one of 10: what decides is the gradient. The figure that explains most
 "distillation does not help" is the ratio of each term's gradient to that of the loss with the truth.
 
-It is measured on a batch that is trained on anyway, before its backward pass: each term with its weight, over all weights
-of the student. That costs about one backward pass a term, so it is done at the end of an epoch only, and of these not
-oftener than every 200 steps, which is under a hundredth of the time; the last epoch is always looked at. Nothing of the
-training depends on it. With several processes it is the first one's share of the batch. A student in shares (FSDP) has no
-whole gradient and is not looked at; neither is one whose graph can be gone through once only (``torch.compile``).
+It is measured on a batch that is trained on anyway, before its backward pass: each term with its weight, over all the
+student's weights. That costs about one backward pass a term, so it is done at the end of an epoch only, and of these
+not oftener than every 200 steps, which is about a hundredth of the time; the last epoch is always looked at. Nothing of
+the training depends on it. With several processes it is the first one's share of the batch. A student in shares (FSDP)
+has no whole gradient and is not looked at; neither is one whose graph can be gone through once only
+(``torch.compile``).
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ def pulls(terms: Mapping[str, Tensor], weights: list[Tensor]) -> dict[str, float
 
 
 def looked(distiller: Distiller, loss: Loss) -> dict[str, float]:
-    """``gradient/<term>``, ``gradient_ratio/<term>`` to the hard loss, and ``flatness/<term>``, as far as there are any.
+    """``gradient/<term>``, ``gradient_ratio/<term>`` to the hard loss, ``flatness/<term>``, as far as there are any.
 
-    Flatness is the entropy of the teacher's answer at the term's temperature as a share of that of a guess, from 0 to 1.
+    Flatness is the entropy of the teacher's answer at the term's temperature as a share of a guess's, from 0 to 1.
     """
     figures = {f"flatness/{name}": float(torch.stack(list(flat)).mean()) for name, flat in loss.flat.items()}
     weights: list[Any] = [weight for weight in distiller.student.parameters() if weight.requires_grad]
@@ -81,4 +82,6 @@ def looked(distiller: Distiller, loss: Loss) -> dict[str, float]:
 
 def hard(terms: Mapping[str, Term]) -> str | None:
     """The name of the term that compares with the truth: a cross-entropy, or one that is called ``truth``."""
-    return next((n for n, term in terms.items() if isinstance(term, CrossEntropy)), "truth" if "truth" in terms else None)
+    return next(
+        (n for n, term in terms.items() if isinstance(term, CrossEntropy)), "truth" if "truth" in terms else None
+    )

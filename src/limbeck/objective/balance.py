@@ -30,8 +30,8 @@ class Balance(Protocol):
         """Be told the terms' names, once, when the objective is built."""
         ...
 
-    def __call__(self, values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Each term's share of the loss, from its weighted value, and the factors ``[terms]`` without gradients."""
+    def __call__(self, values: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
+        """Each term's share of the loss, from its value and the weight it was given, and the factors ``[terms]``."""
         ...
 
 
@@ -63,12 +63,12 @@ class Uncertainty(nn.Module):
     """:func:`uncertainty` of each term: the weight exp(−s) falls where the loss stays large.
 
     s is a parameter, trained with the student by the same optimizer, and begins at 0, a weight of 1. Weight decay pulls
-    it back there. A loss that goes to zero would take its weight to infinity: it stays below 1000. The shares of the loss
-    contain s, so they can be negative.
+    it back there. A loss that goes to zero would take its weight to infinity: it stays below 1000. The shares of the
+    loss contain s, so they can be negative.
 
     >>> balance = Uncertainty()
     >>> balance.bind(["truth", "soft"])
-    >>> parts, factors = balance({"truth": torch.tensor(2.0), "soft": torch.tensor(0.5)})
+    >>> parts, factors = balance({"truth": torch.tensor(2.0), "soft": torch.tensor(0.5)}, {"truth": 1.0, "soft": 1.0})
     >>> float(sum(parts.values()).detach()), factors
     (2.5, tensor([1., 1.]))
     """
@@ -80,11 +80,11 @@ class Uncertainty(nn.Module):
         _once(self, "log_variance")
         self.log_variance = nn.Parameter(torch.zeros(len(names)))
 
-    def forward(self, values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(self, values: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
         """The shares, which contain s, and exp(−s)."""
         most = float(torch.tensor(_MOST).log())
         s = self.log_variance.float().clamp(-most, most)
-        parts = {name: uncertainty(value, s[i]) for i, (name, value) in enumerate(values.items())}
+        parts = {name: uncertainty(weights[name] * value, s[i]) for i, (name, value) in enumerate(values.items())}
         return parts, torch.exp(-s).detach()
 
     def __repr__(self) -> str:
@@ -95,9 +95,9 @@ class Uncertainty(nn.Module):
 class LossRatio(nn.Module):
     """:func:`loss_ratio`: weights become ratios of losses, whatever the size of the terms.
 
-    With weights ``{"truth": 1, "soft": 9}``, ``soft`` is kept at nine times the loss of ``truth``. No paper's: it is the
-    plain answer to "which weight", where only the ratio was decided. Dynamic weight averaging (Liu et al., CVPR 2019,
-    https://arxiv.org/abs/1803.10704), also called by loss ratios, follows how fast losses fall instead.
+    With weights ``{"truth": 1, "soft": 9}``, ``soft`` is kept at nine times the loss of ``truth``. No paper's: it is
+    the plain answer to "which weight", where only the ratio was decided. Dynamic weight averaging (Liu et al., CVPR
+    2019, https://arxiv.org/abs/1803.10704), also called by loss ratios, follows how fast losses fall instead.
 
     Arguments:
         to: the term whose loss is the measure; ``None``: the first.
@@ -105,9 +105,9 @@ class LossRatio(nn.Module):
 
     >>> balance = LossRatio()
     >>> balance.bind(["truth", "soft"])
-    >>> parts, factors = balance({"truth": torch.tensor(2.0), "soft": torch.tensor(0.5)})
+    >>> parts, factors = balance({"truth": torch.tensor(2.0), "soft": torch.tensor(0.5)}, {"truth": 1.0, "soft": 9.0})
     >>> parts, factors
-    ({'truth': tensor(2.), 'soft': tensor(2.)}, tensor([1., 4.]))
+    ({'truth': tensor(2.), 'soft': tensor(18.)}, tensor([1., 4.]))
     """
 
     mean: Tensor
@@ -129,19 +129,20 @@ class LossRatio(nn.Module):
             self._place = list(names).index(self.to_term)
         self.register_buffer("mean", torch.zeros(len(names)))
 
-    def forward(self, values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(self, values: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
         """The shares and the factors, by the means with this batch in them."""
         if self.training:
             self._follow(torch.stack([value.detach() for value in values.values()]).float())
         factors = loss_ratio(self.mean.clone(), to=self._place)
-        return {name: factors[i] * value for i, (name, value) in enumerate(values.items())}, factors
+        parts = {name: factors[i] * weights[name] * value for i, (name, value) in enumerate(values.items())}
+        return parts, factors
 
     @torch.no_grad()
     def _follow(self, losses: Tensor) -> None:
         if world() > 1:
             losses = gather(losses[None]).mean(dim=0)
         losses = losses.to(self.mean)
-        # A loss of 0 is that of a weight of 0, or of a batch without a label, and says nothing of the term's size.
+        # A loss of 0 is that of a batch without a label, say, and tells nothing of the term's size.
         moved = torch.where(self.mean == 0, losses, self.decay * self.mean + (1 - self.decay) * losses)
         self.mean.copy_(torch.where(losses > 0, moved, self.mean))
 
@@ -152,5 +153,6 @@ class LossRatio(nn.Module):
 def _once(balance: nn.Module, what: str) -> None:
     if hasattr(balance, what):
         raise LimbeckError(
-            f"this {type(balance).__name__} balances another objective already, and keeps state for it: give each its own"
+            f"this {type(balance).__name__} balances another objective already, and keeps state for it: give each its "
+            "own"
         )

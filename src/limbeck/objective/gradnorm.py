@@ -84,12 +84,13 @@ class GradNorm(nn.Module):
         """Be told whose weights the terms share."""
         self._student, self._shared = (student,), ()
 
-    def forward(self, values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(self, values: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
         """The shares and the factors, by the weights as they were before this batch."""
         factors = self.weight.clone()
+        terms = {name: weights[name] * value for name, value in values.items()}
         if self.training and torch.is_grad_enabled():
-            self._follow(list(values.values()))
-        return {name: factors[i] * value for i, (name, value) in enumerate(values.items())}, factors
+            self._follow(list(terms.values()))
+        return {name: factors[i] * term for i, (name, term) in enumerate(terms.items())}, factors
 
     def _follow(self, values: Sequence[Tensor]) -> None:
         if not self._shared:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple, Self, final
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -16,34 +16,10 @@ from limbeck.core.schedule import Schedule, at
 from limbeck.core.temperature import listening
 from limbeck.objective.balance import Balance
 from limbeck.objective.gathered import gathered
+from limbeck.objective.loss import Loss
 from limbeck.objective.temperatures import Temperatures, learning
 
 __all__ = ["Loss", "Objective"]
-
-
-class Loss(NamedTuple):
-    """The loss of one batch.
-
-    Attributes:
-        total: the number to call ``backward`` on.
-        parts: each term's share of it, weight included, without gradients; they sum to ``total``.
-        weights: the weight each term had: a tensor of one number where a balance moves it.
-        logits: the student's logits ``[rows, classes]``, without gradients, for whoever counts right answers;
-            ``None`` where the task has none.
-        target: the truth they were compared with, or ``None``.
-        terms: ``parts`` with their gradients, for whoever compares these; they hold no more memory than ``total``.
-        taus: the temperatures that terms were taken at, by term.
-        flat: how flat these made the teacher's answers, where ``objective.look`` asked for it.
-    """
-
-    total: Tensor
-    parts: dict[str, Tensor]
-    weights: dict[str, float | Tensor]
-    logits: Tensor | None = None
-    target: Tensor | None = None
-    terms: Mapping[str, Tensor] = {}
-    taus: Mapping[str, Sequence[float | Tensor]] = {}
-    flat: Mapping[str, Sequence[Tensor]] = {}
 
 
 @final
@@ -128,10 +104,9 @@ class Objective(nn.Module):
             other = dict(earlier.learned.items()).get(name)
             if other is not None and type(other) is type(term) and other.extra_repr() == term.extra_repr():
                 self._earlier[name] = {key: tensor.detach().clone() for key, tensor in other.state_dict().items()}
-        mine, its = self.balance, earlier.balance
-        if isinstance(mine, nn.Module) and isinstance(its, nn.Module) and list(self.terms) == list(earlier.terms):
-            if repr(mine) == repr(its):
-                mine.load_state_dict(its.state_dict())
+        balances: list[Any] = [self.balance, earlier.balance]
+        if list(self.terms) == list(earlier.terms) and repr(balances[0]) == repr(balances[1]) != repr(None):
+            balances[0].load_state_dict(balances[1].state_dict())
         if self._ready:
             self._take_over()
         return self
@@ -153,14 +128,14 @@ class Objective(nn.Module):
         device = _device(exchange)
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             values, taus, flat = self._values(exchange, gathered(exchange) if self.gather else exchange)
-            weights: dict[str, float | Tensor] = {
-                name: at(weight, exchange.progress) for name, weight in self.weights.items()
-            }
-            # A small network's step feels each operation, and most objectives have a weight of 1 in them.
-            terms = {name: value if weights[name] == 1.0 else weights[name] * value for name, value in values.items()}
-            if self.balance is not None:
-                terms, factors = self.balance(terms)
-                weights = {name: weight * factors[i] for i, (name, weight) in enumerate(weights.items())}
+            given = {name: at(weight, exchange.progress) for name, weight in self.weights.items()}
+            weights: dict[str, float | Tensor] = {**given}
+            if self.balance is None:
+                # A small network's step feels each operation, and most objectives have a weight of 1 in them.
+                terms = {name: value if given[name] == 1.0 else given[name] * value for name, value in values.items()}
+            else:
+                terms, factors = self.balance(values, given)
+                weights = {name: weight * factors[i] for i, (name, weight) in enumerate(given.items())}
         total = None
         for part in terms.values():
             total = part if total is None else total + part
@@ -218,8 +193,8 @@ def _refuse_shared_state(terms: Mapping[str, Term]) -> None:
         for part in learning(term):
             if (other := owner.setdefault(id(part), name)) != name:
                 raise LimbeckError(
-                    f"the terms {other!r} and {name!r} share one {type(part).__name__}, which keeps state: give each its "
-                    "own"
+                    f"the terms {other!r} and {name!r} share one {type(part).__name__}, which keeps state: give each "
+                    "its own"
                 )
 
 

@@ -1,7 +1,7 @@
 """``limbeck diagnose RUN``: reads what a run wrote down, and says in plain words what is likely wrong.
 
-It trains nothing, asks no network and reads no data: the record, ``metrics.csv``, and of a projection its weights in the
-checkpoint. It says what it looked at as well, and what it could not look at and why.
+It trains nothing, asks no network and reads no data: the record, ``metrics.csv``, and of a projection its weights in
+the checkpoint. It says what it looked at as well, and what it could not look at and why.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def diagnosed(folder: Path) -> Diagnosis:
     record = read(folder / "record.json")
     name = next((name for name, model in record.models.items() if model.role == "distilled"), None)
     if name is None:
-        raise LimbeckError(f"{folder} holds no distilled student: give a run of `limbeck distill`, or an arm that has one")
+        raise LimbeckError(
+            f"{folder} holds no distilled student: give a run of `limbeck distill`, or an arm that has one"
+        )
     told = Diagnosis()
     curve = curves(folder / "metrics.csv").get(name)
     _pulls(curve, told)
@@ -99,11 +101,12 @@ def _teachers(record: Record, told: Diagnosis) -> None:
         sizes, share = (teacher.parameters, record.distilled.parameters), _recovered(record, top1)
         if sizes[0] and sizes[1] and share is not None:
             ratio = sizes[0] / sizes[1]
-            told.looked.append(f"the gap to the teacher {name!r}: {ratio:.1f} times the parameters, {share:.0%} recovered"
-                               .replace("%", " %"))  # fmt: skip
+            told.looked.append(f"the gap to {name!r}: {ratio:.1f} times the parameters, {100 * share:.0f} % recovered")
             told.found.extend(_said([diagnosis.capacity_gap(name, ratio, share)]))
         else:
-            told.unknown.append(f"a gap in capacity to the teacher {name!r}: sizes, or the student alone, are not known")
+            told.unknown.append(
+                f"a gap in capacity to the teacher {name!r}: sizes, or the student alone, are not known"
+            )
     if not teachers:
         told.unknown.append("whether the teacher is good enough: the run has none")
 
@@ -122,7 +125,7 @@ def _temperatures(curve: Curve | None, told: Diagnosis) -> None:
     for name, values in flatness.items():
         value, tau = diagnosis.settled(values), diagnosis.settled(taus.get(name, ()))
         if value is not None:
-            at = "" if tau is None else f" at τ = {tau:.3g}"
+            at = "" if tau is None else f" at τ = {tau:.4g}"
             told.looked.append(f"how flat the teacher is in {name}{at}: {value:.0%} of a guess".replace("%", " %"))
             told.found.extend(_said([diagnosis.flat(name, value, tau)]))
     if not flatness:
@@ -148,7 +151,7 @@ def _features(record: Record, curve: Curve | None, told: Diagnosis) -> None:
 
 
 def _on_features(recipe: Mapping[str, Any]) -> list[str]:
-    """The names of terms that have a tap, in the order of the recipe; with several guides they have the guide's name too."""
+    """The names of terms that have a tap, in the order of the recipe."""
     stages = recipe.get("stages") or ()
     terms = [item for stage in stages for item in (stage.get("objective") or {}).items()]
     return list(dict.fromkeys(name for name, term in terms if isinstance(term, Mapping) and term.get("at")))
@@ -166,7 +169,9 @@ def _projections(folder: Path, record: Record, phase: str, told: Diagnosis) -> N
         try:
             rank = diagnosis.effective_rank(singular.tolist())
         except LimbeckError:
-            told.found.append(f"the projection of {name!r} is not finite: lower the learning rate, or set training.clip")
+            told.found.append(
+                f"the projection of {name!r} is not finite: lower the learning rate, or set training.clip"
+            )
             continue
         told.looked.append(f"the projection of {name!r}: {rank:.1f} of {len(singular)} directions")
         told.found.extend(_said([diagnosis.saturated(name, rank, len(singular))]))

@@ -80,7 +80,9 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "temperature": Kind(
             noun="temperature",
             module="limbeck.temperature",
-            wanted=lambda thing: inspect.isclass(thing) and hasattr(thing, "bounds") and thing.__name__ != "Temperature",
+            wanted=lambda thing: (
+                inspect.isclass(thing) and hasattr(thing, "bounds") and thing.__name__ != "Temperature"
+            ),
         ),
         "balance": Kind(
             noun="balance of weights", module="limbeck.objective.balance", wanted=lambda thing: hasattr(thing, "bind")

@@ -1,7 +1,7 @@
 """What is likely wrong with a run, by rules with a number each: small pure functions on figures that a run wrote down.
 
-A rule gives a sentence where it is broken and ``None`` where it is not. The numbers are rules of thumb and are said with
-every finding, so that a reader can judge: they point at where to look, and prove nothing.
+A rule gives a sentence where it is broken and ``None`` where it is not. The numbers are rules of thumb and are said
+with every finding, so that a reader can judge: they point at where to look, and prove nothing.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ def flat(name: str, flatness: float, tau: float | None) -> str | None:
     """
     if not flatness > FLAT:
         return None
-    told = "" if tau is None else f", {tau:.3g},"
+    told = "" if tau is None else f", {tau:.4g},"
     return (
-        f"the temperature of {name}{told} flattens everything: the teacher's answers have {100 * flatness:.1f} % of the "
-        f"entropy of a guess (the rule is {100 * FLAT:.0f} %), so lower tau"
+        f"the temperature of {name}{told} flattens everything: the teacher's answers have {100 * flatness:.1f} % of "
+        f"the entropy of a guess (the rule is {100 * FLAT:.0f} %), so lower tau"
     )
 
 
@@ -96,8 +96,8 @@ def capacity_gap(name: str, ratio: float, recovered: float) -> str | None:
     return (
         f"the teacher {name!r} has {ratio:.0f} times the parameters of the student, which recovered "
         f"{100 * recovered:.0f} % of the gap in accuracy (the rule is {RATIO:g} times and {100 * GAP:.0f} %): a gap in "
-        "capacity is likely, so put assistants between them (`assistants:`), stop the teacher early (`stop:`), or take a "
-        "nearer one"
+        "capacity is likely, so put assistants between them (`assistants:`), stop the teacher early (`stop:`), or take "
+        "a nearer one"
     )
 
 
@@ -112,13 +112,13 @@ def not_aligning(name: str, first: float, last: float) -> str | None:
     if not (first > 0 and last > ALIGNED * first):
         return None
     return (
-        f"the features of {name!r} never align: the term went from {first:.3g} to {last:.3g} without its weight (the rule "
-        f"is to {100 * ALIGNED:.0f} %), so raise its weight, or tap layers that are as deep in both networks"
+        f"the features of {name!r} never align: the term went from {first:.3g} to {last:.3g} without its weight (the "
+        f"rule is to {100 * ALIGNED:.0f} %), so raise its weight, or tap layers that are as deep in both networks"
     )
 
 
 def saturated(name: str, rank: float, full: int) -> str | None:
-    """Whether a learned projection passes on a few directions only: an effective rank below :data:`RANK` of its full one.
+    """Whether a learned projection passes on a few directions only: an effective rank below :data:`RANK` of the full.
 
     >>> saturated("hint", 1.2, 64)[:41]
     "the projection of 'hint' is saturated: it"
@@ -135,7 +135,7 @@ def saturated(name: str, rank: float, full: int) -> str | None:
 
 
 def effective_rank(singular: Sequence[float]) -> float:
-    """exp of the entropy of the squared singular values as shares: how many directions carry a matrix.
+    """The exponential of the entropy of the squared singular values as shares: how many directions carry a matrix.
 
     Roy & Vetterli, EUSIPCO 2007, take the values themselves; squared, they are shares of the variance that passes.
 
@@ -176,7 +176,7 @@ def beside_largest(
     most = [max((abs(value) for value in each if math.isfinite(value)), default=math.nan) for each in epochs]
     found = []
     for name, values in pulls.items():
-        on = [not weight == 0 for weight in weights.get(name, ())] or [True] * len(values)
+        on = [weight != 0 for weight in weights.get(name, ())] or [True] * len(values)
         mine = [abs(value) if there else math.nan for value, there in zip(values, on, strict=True)]
         largest = [one if math.isfinite(value) else math.nan for one, value in zip(most, mine, strict=True)]
         own, other = settled(mine), settled(largest)

@@ -67,8 +67,8 @@ def gradient_ratios(curve: Curve | None) -> ink.Plot | None:
     panel.set_ylim(0.7 * low, 1.4 * high)
     panel.axhline(1.0, color=ink.INK["muted"], linewidth=1, linestyle=ink.dash(2))
     note = (
-        "Norm of each term's gradient in the student's weights, with its weight, over that of the hard loss; measured on "
-        "one batch now and then. On the dotted line both pull alike."
+        "Norm of each term's gradient in the student's weights, with its weight, over that of the hard loss; measured "
+        "on one batch now and then. On the dotted line both pull alike."
     )
     return _finished(
         figure, panel, curve, ratios, name="ratios", what="Gradient of each term against the hard loss", note=note,

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Tensor
 
 from limbeck.core.numeric import widen
@@ -31,6 +30,7 @@ def dynamic(student: Tensor, teacher: Tensor, *, tau: float = 4.0) -> tuple[Tens
 
     Shapes: both ``[rows, classes]``. A row of equal logits counts as one whose largest is 1e−6 above its mean.
 
+    >>> import torch
     >>> dynamic(torch.tensor([[1.0, -1.0]]), torch.tensor([[8.0, 2.0]]), tau=4.0)
     (tensor([2.]), tensor([6.]))
     """
@@ -46,6 +46,7 @@ class Dynamic:
 
     What is logged as τ is √(τ_s·τ_t), whose square the loss is multiplied by.
 
+    >>> import torch
     >>> student, teacher = Outputs(logits=torch.tensor([[1.0, -1.0]])), Outputs(logits=torch.tensor([[9.0, -9.0]]))
     >>> found = Dynamic(tau=5.0)(student, teacher, Progress())
     >>> found.tau, found.student / found.tau[:, None], found.teacher / found.tau[:, None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, cast, final
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
@@ -43,7 +43,7 @@ def doubt(low: float, high: float, *, usual: Range, who: str, task: str) -> str 
     """
     if high >= usual.low and low <= usual.high:
         return None
-    said = f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
+    said = f"{low:.4g}" if f"{low:.4g}" == f"{high:.4g}" else f"{low:.4g} to {high:.4g}"
     return (
         f"the temperature of {who} is {said}, and {task} is used to {usual.low:g} to {usual.high:g}: keep it only if "
         "you mean it"
@@ -63,5 +63,6 @@ def span(tau: float | Schedule | Temperature) -> tuple[float, float]:
     if known is not None:
         low, high = known()
         return float(low), float(high)
-    values = [tau(Progress(step=i, steps=_LOOKS, total=_LOOKS)) for i in range(_LOOKS + 1)]  # type: ignore[call-arg, arg-type]
-    return min(values), max(values)  # type: ignore[type-var]
+    schedule = cast(Schedule, tau)
+    values = [schedule(Progress(step=i, steps=_LOOKS, total=_LOOKS)) for i in range(_LOOKS + 1)]
+    return min(values), max(values)
