@@ -213,7 +213,7 @@ def test_the_learned_temperature_gets_the_gradient_that_the_formula_gives_turned
 
 def test_the_learned_temperature_by_sample_begins_the_same_for_all_and_can_differ():
     policy = Learned(per="sample", start=4.0)
-    with pytest.raises(LimbeckError, match="no network yet: call distiller.prepare"):
+    with pytest.raises(LimbeckError, match=r"no network yet: call distiller\.prepare"):
         SoftTarget(tau=policy)(make_exchange())
     said = make_exchange()
     policy.prepare(said)

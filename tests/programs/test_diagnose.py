@@ -56,7 +56,9 @@ def test_a_recipe_names_policies_balances_and_a_doubt_is_told(run):
     assert row["soft"] == pytest.approx(2 * row["truth"], rel=0.5)
     stage = record["recipe"]["stages"][0]
     assert stage["balance"] == {"use": "LossRatio", "to": "truth", "decay": 0.99}
-    assert stage["objective"]["each"]["tau"] == {"use": "PerSample", "by": "confidence", "sure": 6, "unsure": 3}
+    assert stage["objective"]["each"]["tau"] == {
+        "use": "PerSample", "by": "confidence", "sure": 6, "unsure": 3,
+    }  # fmt: skip
 
 
 def test_it_finds_the_temperature_that_flattens_everything(run, capsys):

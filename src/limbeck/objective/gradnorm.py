@@ -51,8 +51,8 @@ class GradNorm(nn.Module):
         alpha: how strongly terms that fell less are favoured; 0 makes all gradients equal.
         lr: of the weights' own Adam.
 
-    Weights given to the terms count as part of them. One process or several (DDP): norms and losses are the means over
-    processes. A student in shares (FSDP) has no whole weight to look at, and is refused.
+    Weights given to the terms count as part of them. Several processes (DDP) take the norm of the mean gradient, and
+    the mean losses. A student in shares (FSDP) has no whole weight to look at, and is refused.
     """
 
     weight: Tensor
@@ -95,15 +95,16 @@ class GradNorm(nn.Module):
     def _follow(self, values: Sequence[Tensor]) -> None:
         if not self._shared:
             self._shared = (self._last_shared(values),)
-        norms = torch.stack(
-            [torch.autograd.grad(value, self._shared[0], retain_graph=True)[0].float().norm() for value in values]
-        )
-        self._move(norms, torch.stack([value.detach() for value in values]).float())
+        gradients = [torch.autograd.grad(value, self._shared[0], retain_graph=True)[0].float() for value in values]
+        losses = torch.stack([value.detach() for value in values]).float()
+        if world() > 1:
+            # The norm of the mean, not the mean of the norms: what one process has with all of the batch.
+            gradients = [gather(gradient[None]).mean(dim=0) for gradient in gradients]
+            losses = gather(losses[None]).mean(dim=0)
+        self._move(torch.stack([gradient.norm() for gradient in gradients]), losses)
 
     @torch.no_grad()
     def _move(self, norms: Tensor, losses: Tensor) -> None:
-        if world() > 1:
-            norms, losses = gather(torch.stack([norms, losses])[None]).mean(dim=0)
         # The first loss of a term is the first that is one: a weight may be 0 for a while.
         self.first.copy_(torch.where((self.first == 0) & (losses > 0), losses, self.first))
         rates = torch.where(self.first > 0, losses.clamp(min=0.0) / self.first, 1.0)

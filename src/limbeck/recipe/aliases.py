@@ -71,7 +71,9 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "teacher": Kind(
             noun="teacher", module="limbeck.teachers.foreign", wanted=inspect.isfunction, filled=_same("classes")
         ),
-        "term": Kind(noun="term", module="limbeck.terms", wanted=inspect.isclass, filled=_same("classes", "seed")),
+        "term": Kind(
+            noun="term", module="limbeck.terms", wanted=inspect.isclass, filled=_same("classes", "seed", "tau")
+        ),
         "schedule": Kind(
             noun="schedule",
             module="limbeck.schedule",

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from limbeck.core.temperature import Range
 from limbeck.recipe import build, consistency
 from limbeck.recipe.checked import GIVEN, LATER, Checked
 from limbeck.recipe.schema import Node, Recipe, Scheduler, Stage, Teacher, Term, Training, plain
@@ -77,10 +78,14 @@ def check(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Plan:
     Raises ``LimbeckError`` with the dotted place of the first mistake.
     """
     known = _Known(recipe.plugins, {**dict.fromkeys(GIVEN, LATER), **(given or {})})
+    task = known.node(recipe.task, "task", "task")
+    usual = getattr(task.target, "temperatures", None)
+    if isinstance(usual, Range):
+        known = _Known(recipe.plugins, {**known.given, "tau": usual.usual})
     named = [(place, stage, known.stage(recipe, stage, place)) for place, stage in recipe.each_stage()]
     plan = Plan(
         recipe=recipe,
-        task=known.node(recipe.task, "task", "task"),
+        task=task,
         data=known.node(recipe.data, "data", "data"),
         student=known.node(recipe.student, "model", "student"),
         teachers={

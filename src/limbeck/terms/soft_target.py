@@ -19,7 +19,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_rows, require_same_shape, widen
 from limbeck.core.schedule import Schedule
-from limbeck.core.temperature import Temperature, require_tau, tempered
+from limbeck.core.temperature import USUAL, Temperature, require_tau, tempered
 
 __all__ = ["SoftTarget", "soft_target"]
 
@@ -63,7 +63,7 @@ class SoftTarget:
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    tau: float | Schedule | Temperature = 4.0
+    tau: float | Schedule | Temperature = USUAL
     teacher: str | None = None
 
     def __post_init__(self) -> None:

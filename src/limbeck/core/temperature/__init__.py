@@ -11,11 +11,11 @@ from limbeck.core.temperature.loss_adaptive import LossAdaptive, adapted
 from limbeck.core.temperature.per_sample import PerSample, per_sample
 from limbeck.core.temperature.plain import Fixed, Scheduled
 from limbeck.core.temperature.policy import Heard, Temperature, Tempered, listening, require_tau, tempered
-from limbeck.core.temperature.ranges import Range, doubt, span
+from limbeck.core.temperature.ranges import USUAL, Range, doubt, span
 from limbeck.core.temperature.standardised import Standardised, standardised
 
 __all__ = [
-    "Dynamic", "Fixed", "Heard", "Learned", "LossAdaptive", "PerSample", "Range", "Scheduled", "Standardised",
+    "USUAL", "Dynamic", "Fixed", "Heard", "Learned", "LossAdaptive", "PerSample", "Range", "Scheduled", "Standardised",
     "Temperature", "Tempered", "adapted", "doubt", "dynamic", "listening", "per_sample", "require_tau", "span",
     "standardised", "tempered",
 ]  # fmt: skip

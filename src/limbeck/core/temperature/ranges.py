@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast, final
+from typing import TYPE_CHECKING, Final, cast, final
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
@@ -12,9 +12,11 @@ from limbeck.core.schedule import Schedule
 if TYPE_CHECKING:
     from limbeck.core.temperature.policy import Temperature
 
-__all__ = ["Range", "doubt", "span"]
+__all__ = ["USUAL", "Range", "doubt", "span"]
 
-_LOOKS = 100
+USUAL: Final = 4.0
+"""The temperature of a method that has none of its own; in a recipe that of the task takes its place."""
+_LOOKS: Final = 100
 
 
 @final
