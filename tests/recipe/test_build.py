@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
+from limbeck.core.errors import LimbeckError
 from limbeck.core.schedule import Linear, Schedule
 from limbeck.data import Views, composite, crop, mixup, torchvision
 from limbeck.recipe import aliases, build
