@@ -405,4 +405,4 @@ def test_a_response_term_without_a_temperature_gets_the_one_that_its_task_is_use
 )
 def test_a_mistake_in_a_temperature_is_said_with_its_place(tau, said):
     with pytest.raises(LimbeckError, match=said):
-        check({"use": "SoftTarget", "tau": tau}, "term", place="here")
+        check({"use": "SoftTarget", "tau": tau}, "term")
