@@ -5,9 +5,9 @@ A loss of 0.01 may move a network more than one of 10: what decides is the gradi
 
 It is measured on a batch that is trained on anyway, before its backward pass: each term with its weight, over all the
 student's weights. That costs about one backward pass a term, so it is done at the end of an epoch only, and of these
-not oftener than every 200 steps, which is about a hundredth of the time; the last epoch is always looked at. Nothing of
-the training depends on it. With several processes it is the first one's share of the batch. A student in shares (FSDP)
-has no whole gradient and is not looked at; neither is one whose graph can be gone through once only
+not oftener than every 200 steps, which is less than a hundredth of the time; the last epoch is always looked at.
+Nothing of the training depends on it. With several processes it is the first one's share of the batch. A student in
+shares (FSDP) has no whole gradient and is not looked at; neither is one whose graph can be gone through once only
 (``torch.compile``).
 """
 

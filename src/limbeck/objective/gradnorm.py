@@ -128,8 +128,8 @@ class GradNorm(nn.Module):
             reached &= {i for i, gradient in enumerate(found) if gradient is not None}
         if not reached:
             raise LimbeckError(
-                "GradNorm needs a weight of the student that every term reaches, and there is none: leave out terms on "
-                "the truth alone or on frozen parts, or, under the strategy fsdp, take Uncertainty or LossRatio"
+                "GradNorm needs a weight of the student that every term reaches, and there is none: leave out terms "
+                "that reach no weight or frozen ones only, or, under the strategy fsdp, take Uncertainty or LossRatio"
             )
         return weights[max(reached)]
 

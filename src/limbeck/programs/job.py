@@ -251,7 +251,7 @@ class Job:
         own = places.get(phase if phase in self.plan.assistants else "student", {})
         with warnings.catch_warnings():
             # The run tells its doubts once, with its other warnings, and not for each stage and rehearsal.
-            warnings.simplefilter("ignore", UserWarning)
+            warnings.filterwarnings("ignore", message="the temperature of", category=UserWarning)
             return Distiller(
                 network, sources, objective=objective, weights=weights, taps={"student": own} if own else {},
                 task=self.task, gather=[name for name in objective if name in gathered], balance=balance,

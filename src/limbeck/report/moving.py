@@ -59,12 +59,14 @@ def gradient_ratios(curve: Curve | None) -> ink.Plot | None:
         return None
     figure, panel = _panel()
     panel.set_yscale("log")
+    panel.tick_params(which="minor", length=0, labelleft=False)
     for values, name in zip(ratios.values(), _inks(ratios), strict=True):
         known = [(step, value) for step, value in zip(curve.steps, values, strict=True) if math.isfinite(value)]
         _line(panel, [step for step, _ in known], [value for _, value in known], name)
     every = [v for values in ratios.values() for v in values if math.isfinite(v)]
     low, high = min(*every, 0.5), max(*every, 2.0)
     panel.set_ylim(0.7 * low, 1.4 * high)
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     panel.axhline(1.0, color=ink.INK["muted"], linewidth=1, linestyle=ink.dash(2))
     note = (
         "Norm of each term's gradient in the student's weights, with its weight, over that of the hard loss; measured "

@@ -129,7 +129,8 @@ class _Turned(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tau: Tensor, share: float) -> Tensor:
         ctx.share = share
-        return tau.view_as(tau)
+        # A copy and not a view: FSDP2 warns of modules that give views.
+        return tau.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
