@@ -78,7 +78,7 @@ def shaped(part: M | None, term: str) -> M:
     return part
 
 
-def pointwise(like: Tensor, inputs: int, outputs: int, *, bias: bool = True) -> nn.Module:
+def pointwise(like: Tensor, inputs: int, outputs: int, *, bias: bool = True) -> nn.Conv2d | nn.Linear:
     """A linear layer at every position of features of the rank, precision and device of ``like``."""
     layer = nn.Conv2d(inputs, outputs, 1, bias=bias) if like.ndim == 4 else nn.Linear(inputs, outputs, bias=bias)
     return layer.to(widen(like))
