@@ -67,8 +67,8 @@ def test_it_keeps_every_promise_but_zero_at_agreement():
 
 
 def test_the_value_worked_by_hand():
-    # Differences (1, 3; 0, 0): full 10/4; pooled to 1, their mean 1 squared: 1. (2.5 + ½ · 1) / 1.5 = 2. The second stage
-    # is one position with a difference of 2: 4. Together 6.
+    # Differences (1, 3; 0, 0): full 10/4; pooled to 1, their mean 1 squared: 1. (2.5 + ½ · 1) / 1.5 = 2. The second
+    # stage is one position with a difference of 2: 4. Together 6.
     early = torch.tensor([[[[1.0, 3.0], [0.0, 0.0]]]]), torch.zeros(1, 1, 2, 2)
     late = torch.tensor([[[[2.0]]]]), torch.zeros(1, 1, 1, 1)
     assert review((early[0], late[0]), (early[1], late[1])).item() == pytest.approx(6.0)

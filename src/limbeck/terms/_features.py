@@ -48,7 +48,7 @@ def mean_square(features: Tensor) -> Tensor:
     >>> mean_square(torch.tensor([[[3.0], [4.0]]]))
     tensor([[12.5000]])
     """
-    squares: Tensor = _MeanSquare.apply(features)  # type: ignore[no-untyped-call]
+    squares: Tensor = _MeanSquare.apply(features)
     return squares
 
 
@@ -190,7 +190,7 @@ class Layers(nn.Sequential):
     def forward(self, features: Tensor) -> Tensor:
         """What the last layer gives."""
         # distiller.to(bfloat16) moves the layers as well; what comes out is widened again by the loss.
-        out: Tensor = super().forward(features.to(next(self.parameters()).dtype))
+        out: Tensor = super().forward(features.to(next(self.parameters()).dtype))  # type: ignore[no-untyped-call]
         return out
 
     def extra_repr(self) -> str:
@@ -204,7 +204,8 @@ class _MeanSquare(torch.autograd.Function):
         if not features.is_cpu:
             return features.square().mean(dim=1)
         many = max(1, _AT_ONCE * len(features) // max(features.numel(), 1))
-        return torch.cat([some.square().mean(dim=1) for some in features.split(many)])
+        starts = range(0, max(len(features), 1), many)
+        return torch.cat([features[start : start + many].square().mean(dim=1) for start in starts])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
