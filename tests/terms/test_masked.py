@@ -168,7 +168,5 @@ def test_shapes_that_cannot_be_compared_are_refused():
         masked(maps, torch.zeros(2, 5, 4, 4), mask=mask, generator=nn.Identity())
     with pytest.raises(LimbeckError, match=r"the mask of maps \[2, 3, 4, 4\] is \[batch, 1, height, width\]"):
         masked(maps, maps, mask=torch.zeros(2, 3, 4, 4), generator=nn.Identity())
-    with pytest.raises(
-        LimbeckError, match=r"the student's features have the shape \[6, 5\]: tap a conv"
-    ):
+    with pytest.raises(LimbeckError, match=r"the student's features have the shape \[6, 5\]: tap a conv"):
         Masked("mid").prepare(make_exchange(student_taps={"mid": (5,)}))
