@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
@@ -122,11 +123,12 @@ def _term(term: Checked, place: str, stage: Stage, link: Link, *, each: bool) ->
     if own and "teacher" in term.resolved and not link.guides:
         where = "and a teacher is taught without one" if place.startswith("teaching") else "and the recipe has none"
         yield f"{place}: {term.use} compares with a teacher, {where}: choose a term on the truth, or add teachers"
-    tap: Any = term.settings.get("at")
-    if own and isinstance(tap, str):
+    said: Any = term.settings.get("at")
+    taps = [said] if isinstance(said, str) else said if isinstance(said, list) else []
+    if own and taps:
         alone = each or len(link.guides) == 1
         speaking = [teacher] if isinstance(teacher, str) else list(link.guides) if alone else []
-        for network in [link.learner, *speaking]:
+        for tap, network in product(taps, [link.learner, *speaking]):
             if tap not in stage.taps.get(network, {}):
                 stage_place = place.rpartition(".objective.")[0]
                 yield (
