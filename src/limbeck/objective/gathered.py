@@ -34,9 +34,9 @@ __all__ = ["gathered"]
 def gathered(exchange: Exchange) -> Exchange:
     """``exchange`` with the batches of all processes one after the other; itself where there is one process.
 
-    Logits, maps, embeddings, targets and numbers are gathered at once, and ``sample`` is numbered through. Taps and extra
-    tensors, which may be large, are gathered when a term first reads them; since every process holds the same whole by
-    then, all read the same ones. A scalar among the extra tensors becomes the mean over processes.
+    Logits, maps, embeddings, targets and numbers are gathered at once, and ``sample`` is numbered through. Taps and
+    extra tensors, which may be large, are gathered when a term first reads them; since every process holds the same
+    whole by then, all read the same ones. A scalar among the extra tensors becomes the mean over processes.
     """
     if world() == 1:
         return exchange

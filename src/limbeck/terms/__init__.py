@@ -6,23 +6,29 @@ gradients never reach a teacher.
 """
 
 from limbeck.terms.attention_transfer import AttentionTransfer, attention
+from limbeck.terms.correlation import Correlation, correlation
 from limbeck.terms.cross_entropy import CrossEntropy, cross_entropy
 from limbeck.terms.decoupled import Decoupled, decoupled
 from limbeck.terms.dist import Dist, dist
+from limbeck.terms.flow import Flow, flow
 from limbeck.terms.gram import Gram, gram
 from limbeck.terms.hint import Hint, hint
 from limbeck.terms.jensen_shannon import JensenShannon, jensen_shannon
 from limbeck.terms.logit_mse import LogitMSE, logit_mse
 from limbeck.terms.multi_level import MultiLevel, multi_level
 from limbeck.terms.normalized import Normalized, normalized
+from limbeck.terms.probability import Probability, probability
 from limbeck.terms.reverse_kl import ReverseKL, reverse_kl
+from limbeck.terms.rkd_angle import RKDAngle, rkd_angle
+from limbeck.terms.rkd_distance import RKDDistance, rkd_distance
 from limbeck.terms.similarity import Similarity, similarity
 from limbeck.terms.soft_target import SoftTarget, soft_target
 from limbeck.terms.transformed import Transformed, transformed
 
 __all__ = [
-    "AttentionTransfer", "CrossEntropy", "Decoupled", "Dist", "Gram", "Hint", "JensenShannon", "LogitMSE",
-    "MultiLevel", "Normalized", "ReverseKL", "Similarity", "SoftTarget", "Transformed", "attention", "cross_entropy",
-    "decoupled", "dist", "gram", "hint", "jensen_shannon", "logit_mse", "multi_level", "normalized", "reverse_kl",
-    "similarity", "soft_target", "transformed",
+    "AttentionTransfer", "Correlation", "CrossEntropy", "Decoupled", "Dist", "Flow", "Gram", "Hint",
+    "JensenShannon", "LogitMSE", "MultiLevel", "Normalized", "Probability", "RKDAngle", "RKDDistance", "ReverseKL",
+    "Similarity", "SoftTarget", "Transformed", "attention", "correlation", "cross_entropy", "decoupled", "dist",
+    "flow", "gram", "hint", "jensen_shannon", "logit_mse", "multi_level", "normalized", "probability", "reverse_kl",
+    "rkd_angle", "rkd_distance", "similarity", "soft_target", "transformed",
 ]  # fmt: skip

@@ -1,16 +1,20 @@
-"""What the terms on features share: the axes of a feature tensor, and the learned step between unequal widths."""
+"""What the terms on features share: the axes of a feature tensor, and the learned step between unequal widths.
+
+And what those on relations share: a batch as one row a sample, and how far its samples are from each other.
+"""
 
 from __future__ import annotations
 
 from typing import final
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.numeric import widen
 
-__all__ = ["Projection", "match_size", "pooled"]
+__all__ = ["Projection", "channels_first", "match_size", "pooled", "relations", "samples"]
 
 
 def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,6 +28,42 @@ def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 def pooled(features: Tensor, size: tuple[int, int]) -> Tensor:
     """``features`` at ``size`` by adaptive average pooling; untouched where they have it already."""
     return features if tuple(features.shape[2:]) == size else F.adaptive_avg_pool2d(features, size)
+
+
+def channels_first(features: Tensor) -> Tensor:
+    """``[batch, tokens, width]`` has its channels last; the others have them at axis 1 already."""
+    return features.transpose(1, 2) if features.ndim == 3 else features
+
+
+def samples(student: Tensor, teacher: Tensor, *, what: str) -> tuple[Tensor, Tensor]:
+    """Both as ``[batch, values]``, widened, the teacher without its gradient; an error where the batches differ."""
+    if not student.ndim or not teacher.ndim or len(student) != len(teacher):
+        raise LimbeckError(
+            f"{what} relates the samples of one batch, and the student's features have the shape "
+            f"{list(student.shape)} and the teacher's {list(teacher.shape)}: tap layers that give [batch, ...]"
+        )
+    return _rows(widen(student)), _rows(widen(teacher).detach())
+
+
+def relations(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Products, distances, and which samples are the same, each ``[batch, batch]``, of ``[batch, values]``.
+
+    The products are of the rows around their mean. Distances come of them, so no ``[batch, batch, values]`` is made;
+    two rows nearer than such a difference can tell are the same: at distance 0, without a gradient, whose root would
+    be infinite.
+
+    >>> relations(torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 4.0]]))[1]
+    tensor([[0., 5., 5.],
+            [5., 0., 0.],
+            [5., 0., 0.]])
+    """
+    rows = rows - rows.mean(dim=0)
+    products = rows @ rows.T
+    lengths = products.diagonal()
+    both = lengths.unsqueeze(1) + lengths
+    squares = both - 2 * products
+    same = squares <= 32 * torch.finfo(rows.dtype).eps * both
+    return products, squares.masked_fill(same, 1.0).sqrt().masked_fill(same, 0.0), same
 
 
 @final
@@ -54,3 +94,7 @@ class Projection(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.widths[0]} → {self.widths[1]}"
+
+
+def _rows(features: Tensor) -> Tensor:
+    return features.flatten(1) if features.ndim > 1 else features.unsqueeze(1)

@@ -1,7 +1,8 @@
 """Knowledge of responses at three levels and several temperatures: samples, the batch, and the classes.
 
-Jin et al., CVPR 2023, "Multi-level logit distillation". With P and Q the teacher's and the student's softmax at a
-temperature, as ``[rows, classes]``:
+Jin et al., CVPR 2023,
+https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html. With P and
+Q the teacher's and the student's softmax at a temperature, as ``[rows, classes]``:
 
     instances  tau² · mean over rows of KL(P ‖ Q)
     batch      ‖P·Pᵀ − Q·Qᵀ‖² / rows       which samples are answered alike
