@@ -6,6 +6,7 @@ gradients never reach a teacher.
 """
 
 from limbeck.terms.attention_transfer import AttentionTransfer, attention
+from limbeck.terms.contrast import Contrast, contrast
 from limbeck.terms.correlation import Correlation, correlation
 from limbeck.terms.cross_entropy import CrossEntropy, cross_entropy
 from limbeck.terms.decoupled import Decoupled, decoupled
@@ -22,13 +23,14 @@ from limbeck.terms.reverse_kl import ReverseKL, reverse_kl
 from limbeck.terms.rkd_angle import RKDAngle, rkd_angle
 from limbeck.terms.rkd_distance import RKDDistance, rkd_distance
 from limbeck.terms.similarity import Similarity, similarity
+from limbeck.terms.simkd import SimKD, simkd
 from limbeck.terms.soft_target import SoftTarget, soft_target
 from limbeck.terms.transformed import Transformed, transformed
 
 __all__ = [
-    "AttentionTransfer", "Correlation", "CrossEntropy", "Decoupled", "Dist", "Flow", "Gram", "Hint",
+    "AttentionTransfer", "Contrast", "Correlation", "CrossEntropy", "Decoupled", "Dist", "Flow", "Gram", "Hint",
     "JensenShannon", "LogitMSE", "MultiLevel", "Normalized", "Probability", "RKDAngle", "RKDDistance", "ReverseKL",
-    "Similarity", "SoftTarget", "Transformed", "attention", "correlation", "cross_entropy", "decoupled", "dist",
-    "flow", "gram", "hint", "jensen_shannon", "logit_mse", "multi_level", "normalized", "probability", "reverse_kl",
-    "rkd_angle", "rkd_distance", "similarity", "soft_target", "transformed",
+    "SimKD", "Similarity", "SoftTarget", "Transformed", "attention", "contrast", "correlation", "cross_entropy",
+    "decoupled", "dist", "flow", "gram", "hint", "jensen_shannon", "logit_mse", "multi_level", "normalized",
+    "probability", "reverse_kl", "rkd_angle", "rkd_distance", "similarity", "simkd", "soft_target", "transformed",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ projection where they do.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Final, final
 
 import torch
@@ -23,7 +24,11 @@ from limbeck.terms._features import Projection, channels_first
 
 __all__ = ["Flow", "flow"]
 
-_POOL: Final = {3: F.adaptive_avg_pool1d, 4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}
+_POOL: Final[Mapping[int, Callable[..., Tensor]]] = {
+    3: F.adaptive_avg_pool1d,
+    4: F.adaptive_avg_pool2d,
+    5: F.adaptive_avg_pool3d,
+}
 
 
 def flow(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
@@ -107,5 +112,4 @@ def _flow(first: Tensor, last: Tensor) -> Tensor:
 def _at_size(features: Tensor, size: tuple[int, ...]) -> Tensor:
     if tuple(features.shape[2:]) == size or not len(features):
         return features if len(features) else features.new_zeros(0, features.shape[1], *size)
-    smaller: Tensor = _POOL[features.ndim](features, size)
-    return smaller
+    return _POOL[features.ndim](features, size)
