@@ -24,7 +24,7 @@ AROUND = {"unchanged by an impossible class"}
 
 def uncorrelated(x, y):
     a, b = x - x.mean(), y - y.mean()
-    still = [np.linalg.norm(c) <= 8 * np.finfo(float).eps * np.linalg.norm(z) for c, z in ((a, x), (b, y))]
+    still = [np.linalg.norm(c) <= 8 * np.finfo(float).eps * len(z) ** 0.5 * z.mean() for c, z in ((a, x), (b, y))]
     if any(still):
         return float(not all(still))
     return 1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b)

@@ -14,7 +14,7 @@ from limbeck.core.schedule import Schedule
 
 __all__ = [
     "Tau", "known_classes", "log_probabilities", "logits_pair", "mean_known", "mean_softened", "require_temperature",
-    "temperature",
+    "softened", "temperature",
 ]  # fmt: skip
 
 Tau = float | Tensor
@@ -56,6 +56,11 @@ def temperature(tau: Tau, logits: Tensor) -> Tau:
     return tau
 
 
+def softened(logits: Tensor, tau: Tau) -> Tensor:
+    """``logits / tau``; themselves at 1, the default of several losses, as a small network feels each operation."""
+    return logits if isinstance(tau, float | int) and tau == 1 else logits / tau
+
+
 def log_probabilities(logits: Tensor, tau: Tau = 1.0) -> Tensor:
     """The logarithm of softmax(logits / tau), where a class ruled out (a logit of −inf) has the lowest finite number.
 
@@ -64,8 +69,8 @@ def log_probabilities(logits: Tensor, tau: Tau = 1.0) -> Tensor:
     >>> log_probabilities(torch.tensor([[0.0, 0.0, -torch.inf]])).exp()
     tensor([[0.5000, 0.5000, 0.0000]])
     """
-    softened = F.log_softmax(logits if isinstance(tau, float | int) and tau == 1 else logits / tau, dim=1)
-    return softened.clamp(min=torch.finfo(softened.dtype).min)
+    log_q = F.log_softmax(softened(logits, tau), dim=1)
+    return log_q.clamp(min=torch.finfo(log_q.dtype).min)
 
 
 def mean_softened(by_row: Tensor, tau: Tau) -> Tensor:

@@ -9,7 +9,7 @@ temperature tau and c the true class:
 
 A soft target is TCKD + (1 − p_c) · NCKD: it hears the less of the other classes, the surer the teacher is. Between two
 classes NCKD is 0, as one class is left. The published code subtracts 1000 from the true logit and takes the logarithm
-of summed probabilities, which is −inf in half precision; here both parts are sigmoids and log-sum-exps. The paper lets
+of summed probabilities, which is −inf in half precision; here both parts are log-sum-exps of logarithms. The paper lets
 the weight of the loss rise over 20 epochs: in a recipe, ``weight: {use: warmup, ...}``.
 """
 
@@ -53,12 +53,13 @@ def decoupled(
     student, teacher = logits_pair(student, teacher)
     wanted, known = known_classes(student, target)
     tau = temperature(tau, student)
-    (true_q, others_q), (true_p, others_p) = _parted(student / tau, wanted), _parted(teacher / tau, wanted)
-    true = torch.sigmoid(true_p) * (F.logsigmoid(true_p) - F.logsigmoid(true_q))
-    rest = torch.sigmoid(-true_p) * (F.logsigmoid(-true_p) - F.logsigmoid(-true_q))
+    (true_q, rest_q, others_q), (true_p, rest_p, others_p) = (
+        _parted(log_probabilities(logits, tau), wanted) for logits in (student, teacher)
+    )
+    own = true_p.exp() * (true_p - true_q) + rest_p.exp() * (rest_p - rest_q)
     others = F.kl_div(others_q, others_p, reduction="none", log_target=True).sum(dim=1)
     square = tau.reshape(-1) ** 2 if isinstance(tau, Tensor) else tau**2
-    return mean_known((alpha * (true + rest) + beta * others) * square, known)
+    return mean_known((alpha * own + beta * others) * square, known)
 
 
 @final
@@ -89,9 +90,8 @@ class Decoupled:
         )  # fmt: skip
 
 
-def _parted(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-odds of the true class, ``[rows]``, and the log-probabilities without it, ``[rows, classes]``."""
-    others = logits.scatter(1, wanted, -torch.inf)
-    odds = (logits.gather(1, wanted) - others.logsumexp(dim=1, keepdim=True)).squeeze(1)
-    largest = torch.finfo(logits.dtype).max
-    return odds.clamp(-largest, largest), log_probabilities(others)
+def _parted(log_q: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The logarithms of q_c and 1 − q_c, ``[rows]``, and of q without c, ``[rows, classes]``; all of them finite."""
+    others = log_q.scatter(1, wanted, torch.finfo(log_q.dtype).min)
+    rest = others.logsumexp(dim=1, keepdim=True)
+    return log_q.gather(1, wanted).squeeze(1), rest.squeeze(1), others - rest

@@ -15,7 +15,7 @@ columns of small probabilities cost more than they are apart.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor
@@ -23,9 +23,11 @@ from torch import Tensor
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_rows
 from limbeck.core.schedule import Schedule, at
-from limbeck.core.softening import Tau, logits_pair, mean_softened, require_temperature, temperature
+from limbeck.core.softening import Tau, logits_pair, mean_softened, require_temperature, softened, temperature
 
 __all__ = ["Dist", "dist"]
+
+_NOISE: Final = 8  # roundings by which equal probabilities may lie apart
 
 
 def dist(student: Tensor, teacher: Tensor, *, beta: float = 1.0, gamma: float = 1.0, tau: Tau = 1.0) -> Tensor:
@@ -41,11 +43,11 @@ def dist(student: Tensor, teacher: Tensor, *, beta: float = 1.0, gamma: float = 
     """
     student, teacher = logits_pair(student, teacher)
     tau = temperature(tau, student)
-    q, p = torch.softmax(student / tau, dim=1), torch.softmax(teacher / tau, dim=1)
+    q, p = (softened(logits, tau).softmax(dim=1) for logits in (student, teacher))
     square = mean_rows(tau.reshape(-1) ** 2) if isinstance(tau, Tensor) else tau**2
-    between_classes = mean_softened(_uncorrelated(q, p, dim=1), tau)
-    between_samples = mean_rows(_uncorrelated(q, p, dim=0))
-    return beta * between_classes + gamma * between_samples * square
+    between_classes = mean_softened(_doubly_uncorrelated(q, p, dim=1), tau)
+    between_samples = mean_rows(_doubly_uncorrelated(q, p, dim=0))
+    return between_classes * (beta / 2) + between_samples * (square * gamma / 2)
 
 
 @final
@@ -75,19 +77,20 @@ class Dist:
         )
 
 
-def _uncorrelated(student: Tensor, teacher: Tensor, *, dim: int) -> Tensor:
-    """1 − Pearson's correlation along ``dim``."""
-    (student, varies), (teacher, moves) = _direction(student, dim), _direction(teacher, dim)
-    # For vectors of length 1 half the squared distance is 1 − their product, and exactly 0 where they are the same.
-    return ((student - teacher).square().sum(dim=dim) + (varies != moves).squeeze(dim)) / 2
+def _doubly_uncorrelated(student: Tensor, teacher: Tensor, *, dim: int) -> Tensor:
+    """2 · (1 − Pearson's correlation along ``dim``)."""
+    (student, still), (teacher, silent) = _direction(student, dim), _direction(teacher, dim)
+    # The squared distance between vectors of length 1: exactly 0 where they are the same, as 1 − a product is not.
+    return (student - teacher).square().sum(dim=dim) + (still ^ silent).squeeze(dim)
 
 
 def _direction(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """``values`` around their mean, of length 1 along ``dim``; zero where they do not vary, and where they do."""
+    """Probabilities around their mean, of length 1 along ``dim``; zero where they stand still, and where they do."""
     if not values.shape[dim]:
         return values, values.new_zeros(values.shape[1 - dim], dtype=torch.bool).unsqueeze(dim)
-    around = values - values.mean(dim=dim, keepdim=True)
-    length = torch.linalg.vector_norm(around, dim=dim, keepdim=True)
-    noise = 8 * torch.finfo(values.dtype).eps * torch.linalg.vector_norm(values.detach(), dim=dim, keepdim=True)
-    varies = length > noise
-    return around / length.masked_fill(~varies, 1.0) * varies, varies
+    mean = values.mean(dim=dim, keepdim=True)
+    around = values - mean
+    square = around.square().sum(dim=dim, keepdim=True)
+    still = square.detach() <= (mean.detach() * (_NOISE * torch.finfo(values.dtype).eps)) ** 2 * values.shape[dim]
+    # Masked before the root, whose gradient is infinite at 0.
+    return around / square.masked_fill(still, torch.inf).sqrt(), still

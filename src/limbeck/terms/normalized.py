@@ -26,6 +26,7 @@ from limbeck.core.softening import (
     logits_pair,
     mean_known,
     require_temperature,
+    softened,
     temperature,
 )
 
@@ -50,7 +51,7 @@ def normalized(
     tau = temperature(tau, student)
     said, told = (log_probabilities(logits).gather(1, wanted).squeeze(1) for logits in (student, teacher))
     others_q, others_p = (
-        log_probabilities((logits / tau).scatter(1, wanted, -torch.inf)) for logits in (student, teacher)
+        log_probabilities(softened(logits, tau).scatter(1, wanted, -torch.inf)) for logits in (student, teacher)
     )
     others = -(others_p.exp() * others_q).sum(dim=1)
     square = tau.reshape(-1) ** 2 if isinstance(tau, Tensor) else tau**2
