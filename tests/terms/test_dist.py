@@ -24,7 +24,9 @@ AROUND = {"unchanged by an impossible class"}
 
 def uncorrelated(x, y):
     a, b = x - x.mean(), y - y.mean()
-    still = [np.linalg.norm(c) <= 8 * np.finfo(float).eps * len(z) ** 0.5 * z.mean() for c, z in ((a, x), (b, y))]
+    number = np.finfo(float)
+    noise = [(8 * number.eps * z.mean()) ** 2 * len(z) + number.tiny / number.eps for z in (x, y)]
+    still = [c @ c <= least for c, least in zip((a, b), noise, strict=True)]
     if any(still):
         return float(not all(still))
     return 1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b)

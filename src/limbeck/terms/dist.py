@@ -6,10 +6,11 @@ the teacher's softmax at temperature tau:
     loss = tau² · (beta · mean over rows of (1 − ρ over classes) + gamma · mean over classes of (1 − ρ over the batch))
 
 The first part relates the classes of one sample, the second the samples of one class; for the second, a batch spread
-over processes is gathered (``gather: true`` in a recipe). A row or column that does not vary beyond rounding, such as
-the columns of a batch of one, has no direction: two of them agree and cost 0, one of them beside one that varies is
-uncorrelated and costs 1, without a gradient. The published code adds 1e-8 to the denominator instead, which makes
-columns of small probabilities cost more than they are apart.
+over processes is gathered (``gather: true`` in a recipe). A row or column that does not vary beyond rounding (or by
+less than 3e-16 in float32, where squares lose their digits), such as the columns of a batch of one, has no direction:
+two of them agree and cost 0, one of them beside one that varies is uncorrelated and costs 1, without a gradient. The
+published code adds 1e-8 to the denominator instead, which makes columns of small probabilities cost more than they are
+apart.
 """
 
 from __future__ import annotations
@@ -91,6 +92,9 @@ def _direction(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     mean = values.mean(dim=dim, keepdim=True)
     around = values - mean
     square = around.square().sum(dim=dim, keepdim=True)
-    still = square.detach() <= (mean.detach() * (_NOISE * torch.finfo(values.dtype).eps)) ** 2 * values.shape[dim]
+    number = torch.finfo(values.dtype)
+    # Rounding of equal values, and squares that are too small to have all their digits.
+    noise = (mean.detach() * (_NOISE * number.eps)) ** 2 * values.shape[dim] + number.tiny / number.eps
+    still = square.detach() <= noise
     # Masked before the root, whose gradient is infinite at 0.
     return around / square.masked_fill(still, torch.inf).sqrt(), still
