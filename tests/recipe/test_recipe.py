@@ -231,6 +231,7 @@ def test_a_mistake_in_the_schema_is_said_with_its_place(sentence, digits, path, 
         (["stages.0.objective.h={use: Hint, at: mdi}"], "h.at: no tap of student is named 'mdi'"),
         (["stages.0.objective.h={use: Review, at: [mid, mdi]}"], "h.at: no tap of student is named 'mdi'"),
         (["stages.0.objective.h={use: Hint, at: mid}", "stages.0.taps.big={}"], "h.at: no tap of big is named 'mid'"),
+        (["stages.0.objective.h={use: Flow, first: mdi, last: mid}"], "h.first: no tap of student is named 'mdi'"),
         (["training.scheduler=ReduceLROnPlateau"], "set per: epoch in training.scheduler"),
     ],
 )

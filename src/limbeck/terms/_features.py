@@ -1,4 +1,7 @@
-"""What the terms on features share: the axes of a feature tensor, and the learned step between unequal widths."""
+"""What the terms on features share: the axes of a feature tensor, and the learned step between unequal widths.
+
+And what those on relations share: a batch as one row a sample, and how far its samples are from each other.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from limbeck.core.numeric import widen
 
 __all__ = [
     "Connector", "Layers", "Projection", "Same", "channels_first", "fitted", "match_size", "mean_square", "normed",
-    "pointwise", "pooled", "require_comparable", "require_maps", "shaped", "step",
+    "pointwise", "pooled", "relations", "require_comparable", "require_maps", "samples", "shaped", "step",
 ]  # fmt: skip
 
 M = TypeVar("M", bound=nn.Module)
@@ -114,6 +117,37 @@ def fitted(student: Tensor, teacher: Tensor) -> Projection | Same:
     return Same(student, teacher) if equal else Projection(student, teacher)
 
 
+def samples(student: Tensor, teacher: Tensor, *, what: str) -> tuple[Tensor, Tensor]:
+    """Both as ``[batch, values]``, widened, the teacher without its gradient; an error where the batches differ."""
+    if not student.ndim or not teacher.ndim or len(student) != len(teacher):
+        raise LimbeckError(
+            f"{what} relates the samples of one batch, and the student's features have the shape "
+            f"{list(student.shape)} and the teacher's {list(teacher.shape)}: tap layers that give [batch, ...]"
+        )
+    return _rows(widen(student)), _rows(widen(teacher).detach())
+
+
+def relations(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Products, distances, and which samples are the same, each ``[batch, batch]``, of ``[batch, values]``.
+
+    The products are of the rows around their mean. Distances come of them, so no ``[batch, batch, values]`` is made;
+    two rows nearer than such a difference can tell are the same: at distance 0, without a gradient, whose root would
+    be infinite.
+
+    >>> relations(torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 4.0]]))[1]
+    tensor([[0., 5., 5.],
+            [5., 0., 0.],
+            [5., 0., 0.]])
+    """
+    rows = rows - rows.mean(dim=0)
+    products = rows @ rows.T
+    lengths = products.diagonal()
+    both = lengths.unsqueeze(1) + lengths
+    squares = both - 2 * products
+    same = squares <= 32 * torch.finfo(rows.dtype).eps * both
+    return products, squares.masked_fill(same, 1.0).sqrt().masked_fill(same, 0.0), same
+
+
 @final
 class Projection(nn.Module):
     """A learned linear step from the student's width to the teacher's, at every position.
@@ -212,3 +246,7 @@ class _MeanSquare(torch.autograd.Function):
         (features,) = ctx.saved_tensors
         gradient: Tensor = features * (gradients[0] * (2 / features.shape[1])).unsqueeze(1)
         return gradient
+
+
+def _rows(features: Tensor) -> Tensor:
+    return features.flatten(1) if features.ndim > 1 else features.unsqueeze(1)
