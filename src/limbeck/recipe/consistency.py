@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from limbeck.core.errors import LimbeckError, nearest
 from limbeck.recipe.checked import Checked
