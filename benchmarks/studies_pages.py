@@ -19,7 +19,7 @@ ABOUT = {
     "different seeds overlap with pictures that other seeds trained on.",
     "fashion": "Each seed draws its own 12,000 pictures, labels, weights and teacher; the test part is the "
     "official one.",
-    "tinyimagenet": "One teacher, one split and one pool of five views a picture for all seeds; seeds differ in the "
+    "tinyimagenet": "One teacher, one split and one pool of four views a picture for all seeds; seeds differ in the "
     "start of the student and in the order of the pictures. The test part is the official validation folder of these "
     "classes.",
 }

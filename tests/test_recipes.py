@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limbeck.programs import distill
+from limbeck.programs import distill, study
 
 
 @pytest.fixture
@@ -83,3 +83,16 @@ def test_fashion_mnist_runs_from_the_debian_package_or_a_data_root(tmp_path, set
     short += ["teachers.teacher.width=8", "student.hidden=[8]"]
     record = distill("fashion_mnist", [*settings, *short], out=tmp_path / "run", watchers=[])
     assert record["data"]["train"] == 600
+
+
+def test_the_study_of_tiny_imagenet_trains_every_arm(tmp_path):
+    root = drawn(tmp_path / "tiny", (("train", 4, 10), ("val", 4, 1)))
+    settings = [
+        f"data.root={root}", "data.only=null", f"cache.root={tmp_path / 'answers'}", "teaching.epochs=1",
+        "stages.0.epochs=2", "training.optimizer.lr=0.001", "training.batch=8", "training.scheduler=null",
+        "teaching.training={}", "teachers.teacher.engine=eager", "teachers.teacher.depth=10",
+        "teachers.teacher.width=1", "data.validation=0.2",
+    ]  # fmt: skip
+    found = study("tinyimagenet_first", settings, seeds=1, out=tmp_path / "study", watchers=[])
+    arms = ["teacher", "alone", "longer", "smoothed", "distilled", "with_similarity"]
+    assert list(found["results"]["arms"]) == arms

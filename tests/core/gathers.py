@@ -8,6 +8,7 @@ from limbeck.core.gather import apart, counts, gather, place, world
 from limbeck.core.outputs import Outputs
 from limbeck.engine import join
 from limbeck.objective import gathered
+from limbeck.terms import Contrast
 
 SIZES = (3, 5)
 
@@ -57,12 +58,17 @@ def exchanges():
     )  # fmt: skip
     present = None if rank == 0 else torch.tensor([True, True, False, True, True])
     teacher = Outputs(logits=student.logits + 1, sample=sample, present=present, taps={"mid": numbers(rank, 3)})
-    said = Exchange(student=student, teachers={"big": teacher}, teacher=teacher, target=sample + 10 * rank)
+    said = Exchange(
+        student=student, teachers={"big": teacher}, teacher=teacher, target=sample + 10 * rank,
+        index=torch.arange(batch) + 10 * rank,
+    )  # fmt: skip
     whole = gathered(said)
     assert whole.teacher is whole.teachers["big"]
     assert whole.student.sample.tolist() == [1, 1, 2, 2, 4, 4, 5, 5, 6, 6, 7, 7]
     assert whole.teacher.present.tolist() == [True] * 5 + [False] + [True] * 2
     assert whole.target.tolist() == [1, 1, 2, 2, *(n for one in range(11, 15) for n in (one, one))]
+    assert whole.index.tolist() == [0, 1, 2, 10, 11, 12, 13, 14]
+    assert whole.numbers("big").tolist() == [0, 1, 2, 10, 11, 13, 14]
     assert torch.equal(whole.student.tap("mid"), torch.cat([numbers(other, 2, 2) for other in range(2)]))
     assert torch.equal(whole.student.embedding, torch.cat([numbers(other, 4) for other in range(2)]))
     assert whole.student.extra["own loss"] == 0.5
@@ -73,6 +79,22 @@ def exchanges():
     assert (nobody.teacher, nobody.target, nobody.student.present, len(nobody.student.rows())) == (None, None, None, 8)
 
 
+def banks():
+    """A contrast on shares remembers the samples of all, so that its banks stay the same everywhere."""
+    rank = dist.get_rank()
+    features = Outputs(taps={"mid": numbers(rank, 4)})
+    said = Exchange(student=features, teacher=features, index=torch.arange(SIZES[rank]) + 2 * rank)
+    torch.manual_seed(0)
+    term = Contrast("mid", size=8, width=2)
+    term.prepare(said)
+    for _ in range(2):
+        term(said)
+    assert term.number.tolist() == [0, 1, 2, 3, 4, 5, 6, -1]
+    for bank in (term.students, term.teachers):
+        ours, theirs = gather(bank).split(len(bank))
+        assert torch.equal(ours, theirs)
+
+
 def main():
     join()
     tensors()
@@ -80,6 +102,7 @@ def main():
         gradients(dtype)
     numbering()
     exchanges()
+    banks()
 
 
 if __name__ == "__main__":

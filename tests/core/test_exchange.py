@@ -65,3 +65,23 @@ def test_teachers_that_cannot_be_combined_are_not_called_absent():
 def test_a_batch_without_truth_says_so():
     with pytest.raises(LimbeckError, match="the batch carries none"):
         Exchange(student=Outputs()).truth()
+
+
+def test_the_truth_of_those_whom_a_teacher_answered_is_cut_like_the_pair():
+    student, teacher = Outputs(logits=torch.zeros(3, 2)), Outputs(logits=torch.ones(3, 2), present=PRESENT)
+    said = Exchange(student=student, teacher=teacher, target=torch.tensor([1, 2, 3]), index=torch.tensor([7, 8, 9]))
+    mine, its, target = said.judged()
+    assert mine.rows().shape == its.rows().shape == (2, 2)
+    assert target.tolist() == [2, 3]
+    assert said.numbers().tolist() == [8, 9]
+
+
+def test_the_truth_of_rows_is_cut_by_the_sample_they_belong_to():
+    sample = torch.tensor([0, 0, 1, 2])
+    student, teacher = Outputs(logits=torch.zeros(4, 2), sample=sample), Outputs(present=PRESENT)
+    assert Exchange(student=student, teacher=teacher, target=torch.arange(4)).judged()[2].tolist() == [2, 3]
+
+
+def test_a_batch_without_numbers_says_how_to_give_them():
+    with pytest.raises(LimbeckError, match="a mapping with 'index'"):
+        Exchange(student=Outputs(), teacher=Outputs()).numbers()

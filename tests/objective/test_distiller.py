@@ -57,6 +57,13 @@ def test_a_student_and_a_teacher_of_the_transformers_kind_work_by_keywords():
     assert torch.equal(loss.logits, student(X).logits)
 
 
+def test_a_batch_that_numbers_its_samples_tells_the_terms():
+    made, numbers = distiller(), torch.arange(8) + 100
+    assert made.exchange({"input": X, "target": Y, "index": numbers}).index is numbers
+    for other in ((X, Y), {"input": X, "target": Y}, {"input": X, "target": Y, "index": "first"}):
+        assert made.exchange(other).index is None
+
+
 def test_a_batch_given_twice_is_refused():
     with pytest.raises(LimbeckError, match="given whole or by keywords, and here are both: labels"):
         distiller()((X, Y), labels=Y)

@@ -106,6 +106,23 @@ def test_the_gradient_is_that_of_finite_differences():
     assert torch.autograd.gradcheck(lambda s: attention(s, teacher), student)
 
 
+def test_a_map_that_is_squared_in_pieces_agrees_with_the_published_form_and_with_autograd():
+    # One sample of 64 × 32 × 32 is a piece by itself; at another power autograd does everything.
+    student, teacher = torch.randn(3, 64, 32, 32).double(), torch.randn(3, 8, 32, 32).double()
+    student.requires_grad_()
+    value = attention(student, teacher)
+    assert value.item() == pytest.approx(paper(student.detach().numpy(), teacher.numpy(), 2.0), rel=1e-6)
+    plain = torch.nn.functional.mse_loss(
+        *(torch.nn.functional.normalize(f.pow(2).mean(1).flatten(1), dim=1) for f in (student, teacher))
+    )
+    torch.testing.assert_close(*(torch.autograd.grad(each, student)[0] for each in (value, plain)))
+
+
+def test_the_second_derivative_is_right_for_balances_that_need_it():
+    student, teacher = torch.randn(1, 2, 2, 2).double().requires_grad_(), torch.randn(1, 2, 2, 2).double()
+    assert torch.autograd.gradgradcheck(lambda s: attention(s, teacher), student)
+
+
 @pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
 def test_zeros_after_a_relu_have_a_finite_gradient(power):
     student = torch.randn(2, 3, 4, 4).relu().requires_grad_()

@@ -92,6 +92,11 @@ def test_a_projection_has_one_weight_for_each_pair_of_channels():
     assert str(term.projection).startswith("Projection(\n  3 → 5")
 
 
+def test_the_repr_tells_which_maps_are_pooled():
+    term = prepared(exchange(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 3)))
+    assert "3 → 5, maps 4×4 and 2×3 pooled to 2×3" in str(term)
+
+
 def test_equal_widths_are_projected_too():
     assert sum(p.numel() for p in prepared(exchange(torch.zeros(2, 3), torch.zeros(2, 3))).parameters()) == 12
 

@@ -26,6 +26,7 @@ class Exchange:
         teacher: their combination: the teacher itself where there is one.
         target: the truth by row: class numbers ``[rows]`` (-100 where a row has no label) or probabilities
             ``[rows, classes]`` (all zero where a row has no label); ``None`` where the data has none.
+        index: ``[batch]``, the number by which the data knows each sample; ``None`` where a batch does not say.
         progress: how far training is.
     """
 
@@ -33,6 +34,7 @@ class Exchange:
     teachers: Mapping[str, Outputs] = field(default_factory=dict)
     teacher: Outputs | None = None
     target: Tensor | None = None
+    index: Tensor | None = None
     progress: Progress = field(default_factory=Progress)
 
     def pair(self, name: str | None = None) -> tuple[Outputs, Outputs]:
@@ -44,6 +46,24 @@ class Exchange:
         if teacher.present is None:
             return self.student, teacher
         return self.student.select(teacher.present), teacher.select(teacher.present)
+
+    def judged(self, name: str | None = None) -> tuple[Outputs, Outputs, Tensor]:
+        """:meth:`pair` and the truth, all cut to the samples which that teacher answered."""
+        present, target = self._teacher(name).present, self.truth()
+        if present is not None:
+            sample = self.student.sample
+            target = target[present if sample is None else present[sample]]
+        return *self.pair(name), target
+
+    def numbers(self, name: str | None = None) -> Tensor:
+        """The ``index`` of the samples which that teacher answered, or an error where the batch has none."""
+        if self.index is None:
+            raise LimbeckError(
+                "this term knows samples by their numbers, and the batch carries none: give batches that are a mapping "
+                "with 'index', the number of each sample in the data"
+            )
+        present = self._teacher(name).present
+        return self.index if present is None else self.index[present]
 
     def truth(self) -> Tensor:
         """The target, or an error where the data has none."""

@@ -122,6 +122,7 @@ class Distiller(nn.Module):
             teachers=teachers,
             teacher=combine(teachers, how=self.combination),
             target=self.task.target(batch),
+            index=_index(batch),
             progress=self.progress,
         )
 
@@ -165,6 +166,12 @@ class Distiller(nn.Module):
 
 
 _UNREADY = "a term of this objective learns a projection, which has to be shaped"
+
+
+def _index(batch: Any) -> Tensor | None:
+    """The number of each sample in the data, where the batch says it."""
+    index = batch.get("index") if isinstance(batch, Mapping) else None
+    return index if isinstance(index, Tensor) and index.ndim == 1 else None
 
 
 def _named(teachers: Teachers | None) -> dict[str, nn.Module | TeacherSource]:

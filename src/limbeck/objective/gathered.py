@@ -34,9 +34,9 @@ __all__ = ["gathered"]
 def gathered(exchange: Exchange) -> Exchange:
     """``exchange`` with the batches of all processes one after the other; itself where there is one process.
 
-    Logits, maps, embeddings and targets are gathered at once, and ``sample`` is numbered through. Taps and extra
-    tensors, which may be large, are gathered when a term first reads them; since every process holds the same whole by
-    then, all read the same ones. A scalar among the extra tensors becomes the mean over processes.
+    Logits, maps, embeddings, targets and numbers are gathered at once, and ``sample`` is numbered through. Taps and
+    extra tensors, which may be large, are gathered when a term first reads them; since every process holds the same
+    whole by then, all read the same ones. A scalar among the extra tensors becomes the mean over processes.
     """
     if world() == 1:
         return exchange
@@ -59,6 +59,7 @@ def gathered(exchange: Exchange) -> Exchange:
         teachers=teachers,
         teacher=whole.get("together") if same is None else teachers[same],
         target=None if exchange.target is None else gather(exchange.target),
+        index=None if exchange.index is None else gather(exchange.index),
     )
 
 

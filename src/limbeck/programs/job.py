@@ -178,7 +178,7 @@ class Job:
         """A fresh student in a stage, taught by ``guides`` or alone, to be looked at and thrown away."""
         stage = self.plan.stages[number]
         phase = "distilled" if guides else "alone"
-        return self._distiller(self.student(), guides, stage, phase=phase, source=self._rehearsed), _training(stage)
+        return self._distiller(self.student(), guides, stage, phase=phase, source=self._asked), _training(stage)
 
     def teach(self, name: str, network: nn.Module, *, resume: bool, watchers: Sequence[Watcher] | None) -> Run:
         """Train a teacher by the recipe's ``teaching``, on the labelled pictures."""
@@ -256,6 +256,10 @@ class Job:
                 network, sources, objective=objective, weights=weights, taps={"student": own} if own else {},
                 task=self.task, gather=[name for name in objective if name in gathered], balance=balance,
             )  # fmt: skip
+
+    def _asked(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
+        """Like :meth:`source`, and never from a cache."""
+        return Frozen(network, taps, engine=Engine(self._engine(name), tell=partial(_tell_nobody, name)))
 
     def _rehearsed(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
         """Like :meth:`source`, with an engine that is thrown away; two samples are no batch to choose one on."""

@@ -73,6 +73,7 @@ def study(
     shared = _shared(recipe, every, folder, queue)
     queue.fill([cell for cell in cells(recipe) if not done(folder, cell)])
     _say(f"{recipe.name}: {len(every)} arms x {len((recipe.study or Study()).seeds)} seeds, {queue.waiting()} to run")
+    summed(recipe, queue, shared)  # so that whoever looks sees a study before its first cell has ended
     try:
         work(recipe, shared, storage, jobs, watchers)
     except Stopped as stopped:

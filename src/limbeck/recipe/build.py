@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from pydantic import ValidationError
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.temperature import USUAL
+from limbeck.core.ranges import USUAL
 from limbeck.recipe import aliases
 from limbeck.recipe.checked import LATER, Checked
 from limbeck.recipe.defaults import BY_HINT, whole

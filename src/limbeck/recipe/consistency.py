@@ -122,17 +122,23 @@ def _term(term: Checked, place: str, stage: Stage, link: Link, *, each: bool) ->
     if own and "teacher" in term.resolved and not link.guides:
         where = "and a teacher is taught without one" if place.startswith("teaching") else "and the recipe has none"
         yield f"{place}: {term.use} compares with a teacher, {where}: choose a term on the truth, or add teachers"
-    tap: Any = term.settings.get("at")
-    if own and isinstance(tap, str):
-        alone = each or len(link.guides) == 1
-        speaking = [teacher] if isinstance(teacher, str) else list(link.guides) if alone else []
-        for network in [link.learner, *speaking]:
+    alone = each or len(link.guides) == 1
+    speaking = [teacher] if isinstance(teacher, str) else list(link.guides) if alone else []
+    for setting, tap in _tapped(term) if own else ():
+        for network in (link.learner, *speaking):
             if tap not in stage.taps.get(network, {}):
                 stage_place = place.rpartition(".objective.")[0]
                 yield (
-                    f"{place}.at: no tap of {network} is named {tap!r}: name the module to read, "
+                    f"{place}.{setting}: no tap of {network} is named {tap!r}: name the module to read, "
                     f"{stage_place}.taps: {{{network}: {{{tap}: PATH}}}}"
                 )
+
+
+def _tapped(term: Checked) -> Iterator[tuple[str, str]]:
+    """The names of taps in a term's settings, one or several in each."""
+    for setting in ("at", "first", "last"):
+        said: Any = term.settings.get(setting)
+        yield from ((setting, tap) for tap in (said if isinstance(said, list) else [said]) if isinstance(tap, str))
 
 
 def _scheduler(scheduler: Scheduler | None, place: str) -> Iterator[str]:

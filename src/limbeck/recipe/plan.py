@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from limbeck.core.temperature import Range
+from limbeck.core.ranges import Range
 from limbeck.recipe import build, consistency
 from limbeck.recipe.checked import GIVEN, LATER, Checked
 from limbeck.recipe.schema import Node, Recipe, Scheduler, Stage, Teacher, Term, Training, plain

@@ -6,13 +6,43 @@ gradients never reach a teacher.
 """
 
 from limbeck.terms.attention_transfer import AttentionTransfer, attention
+from limbeck.terms.boundary import Boundary, boundary
+from limbeck.terms.channel import Channel, channel
+from limbeck.terms.contrast import Contrast, contrast
+from limbeck.terms.correlation import Correlation, correlation
 from limbeck.terms.cross_entropy import CrossEntropy, cross_entropy
+from limbeck.terms.decoupled import Decoupled, decoupled
+from limbeck.terms.dist import Dist, dist
+from limbeck.terms.factor import Factor, factor
+from limbeck.terms.flow import Flow, flow
 from limbeck.terms.gram import Gram, gram
 from limbeck.terms.hint import Hint, hint
+from limbeck.terms.jensen_shannon import JensenShannon, jensen_shannon
+from limbeck.terms.logit_mse import LogitMSE, logit_mse
+from limbeck.terms.masked import Masked, masked
+from limbeck.terms.multi_level import MultiLevel, multi_level
+from limbeck.terms.neuron import Neuron, neuron
+from limbeck.terms.normalized import Normalized, normalized
+from limbeck.terms.overhaul import Overhaul, batch_norm_margin, overhaul
+from limbeck.terms.pearson_map import PearsonMap, pearson_map
+from limbeck.terms.probability import Probability, probability
+from limbeck.terms.reverse_kl import ReverseKL, reverse_kl
+from limbeck.terms.review import Review, review
+from limbeck.terms.rkd_angle import RKDAngle, rkd_angle
+from limbeck.terms.rkd_distance import RKDDistance, rkd_distance
 from limbeck.terms.similarity import Similarity, similarity
+from limbeck.terms.simkd import SimKD, simkd
 from limbeck.terms.soft_target import SoftTarget, soft_target
+from limbeck.terms.transformed import Transformed, transformed
+from limbeck.terms.variational import Variational, variational
 
 __all__ = [
-    "AttentionTransfer", "CrossEntropy", "Gram", "Hint", "Similarity", "SoftTarget", "attention", "cross_entropy",
-    "gram", "hint", "similarity", "soft_target",
+    "AttentionTransfer", "Boundary", "Channel", "Contrast", "Correlation", "CrossEntropy", "Decoupled", "Dist",
+    "Factor", "Flow", "Gram", "Hint", "JensenShannon", "LogitMSE", "Masked", "MultiLevel", "Neuron", "Normalized",
+    "Overhaul", "PearsonMap", "Probability", "RKDAngle", "RKDDistance", "ReverseKL", "Review", "SimKD", "Similarity",
+    "SoftTarget", "Transformed", "Variational", "attention", "batch_norm_margin", "boundary", "channel", "contrast",
+    "correlation", "cross_entropy", "decoupled", "dist", "factor", "flow", "gram", "hint", "jensen_shannon",
+    "logit_mse", "masked", "multi_level", "neuron", "normalized", "overhaul", "pearson_map", "probability",
+    "reverse_kl", "review", "rkd_angle", "rkd_distance", "similarity", "simkd", "soft_target", "transformed",
+    "variational",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_squared, widen
-from limbeck.terms._features import match_size
+from limbeck.terms._features import match_size, mean_square, require_maps
 
 __all__ = ["AttentionTransfer", "attention"]
 
@@ -32,12 +32,7 @@ def attention(student: Tensor, teacher: Tensor, *, power: float = 2.0) -> Tensor
     >>> attention(torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]]))
     tensor(1.)
     """
-    for who, features in (("student", student), ("teacher", teacher)):
-        if features.ndim != 4:
-            raise LimbeckError(
-                f"attention transfer compares [batch, channels, height, width]; the {who}'s features have the shape "
-                f"{list(features.shape)}: tap a convolutional layer"
-            )
+    require_maps(student, teacher, method="attention transfer")
     student, teacher = match_size(widen(student), widen(teacher).detach())
     return mean_squared(_map(student, power), _map(teacher, power))
 
@@ -67,4 +62,5 @@ class AttentionTransfer:
 
 
 def _map(features: Tensor, power: float) -> Tensor:
-    return F.normalize(features.abs().pow(power).mean(dim=1).flatten(1), dim=1)
+    flat = mean_square(features) if power == 2 else features.abs().pow(power).mean(dim=1)
+    return F.normalize(flat.flatten(1), dim=1)

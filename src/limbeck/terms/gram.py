@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_squared, widen
-from limbeck.terms._features import Projection
+from limbeck.terms._features import Projection, channels_first
 
 __all__ = ["Gram", "gram"]
 
@@ -54,7 +54,7 @@ class Gram(nn.Module):
     def prepare(self, exchange: Exchange) -> None:
         """Shape the projection by the features of ``exchange``; none is needed between equal channels."""
         pair = exchange.pair(self.teacher)
-        student, teacher = (_channels_first(outputs.tap(self.at)) for outputs in pair)
+        student, teacher = (channels_first(outputs.tap(self.at)) for outputs in pair)
         equal = student.shape[1] == teacher.shape[1]
         self.projection = nn.Identity() if equal else Projection(*(outputs.tap(self.at) for outputs in pair))
 
@@ -66,7 +66,7 @@ class Gram(nn.Module):
             )
         student, teacher = exchange.pair(self.teacher)
         projected = self.projection(widen(student.tap(self.at)))
-        return gram(_channels_first(projected), _channels_first(teacher.tap(self.at)))
+        return gram(channels_first(projected), channels_first(teacher.tap(self.at)))
 
     def extra_repr(self) -> str:
         return f"at={self.at!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")
@@ -75,8 +75,3 @@ class Gram(nn.Module):
 def _gram(features: Tensor) -> Tensor:
     rows = features.flatten(2) if features.ndim > 2 else features.unsqueeze(2)
     return torch.bmm(rows, rows.transpose(1, 2)) / rows.shape[2]
-
-
-def _channels_first(features: Tensor) -> Tensor:
-    """``[batch, tokens, width]`` has its channels last; the others have them at axis 1 already."""
-    return features.transpose(1, 2) if features.ndim == 3 else features

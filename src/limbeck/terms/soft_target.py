@@ -19,7 +19,8 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_rows, require_same_shape, widen
 from limbeck.core.schedule import Schedule
-from limbeck.core.temperature import USUAL, Temperature, require_tau, tempered
+from limbeck.core.softening import require_temperature
+from limbeck.core.temperature import USUAL, Temperature, tempered
 
 __all__ = ["SoftTarget", "soft_target"]
 
@@ -67,7 +68,7 @@ class SoftTarget:
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        require_tau(self.tau)
+        require_temperature(self.tau)
 
     def __call__(self, exchange: Exchange) -> Tensor:
         student, teacher = exchange.pair(self.teacher)

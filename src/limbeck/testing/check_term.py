@@ -154,6 +154,7 @@ def _map(
         teachers={name: outputs(teacher) for name, teacher in exchange.teachers.items()},
         teacher=None if exchange.teacher is None else outputs(exchange.teacher),
         target=None if exchange.target is None else change(exchange.target),
+        index=None if exchange.index is None else change(exchange.index),
     )
 
 

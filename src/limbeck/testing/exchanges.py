@@ -54,4 +54,6 @@ def make_exchange(
     if len(said) > 1:
         together = Outputs(logits=torch.stack([one.rows() for one in said]).mean(0))
     target = torch.randint(classes, (rows,), generator=draw)
-    return Exchange(student=student, teachers=others, teacher=together, target=target, progress=progress)
+    return Exchange(
+        student=student, teachers=others, teacher=together, target=target, index=torch.arange(rows), progress=progress
+    )

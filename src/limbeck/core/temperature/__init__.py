@@ -5,17 +5,17 @@ So a policy knows no term, and a term no policy. Those that keep state are ``nn.
 with the parts that terms learn, so they reach the optimizer, the device and the checkpoint.
 """
 
+from limbeck.core.ranges import USUAL, Range, doubt, span
 from limbeck.core.temperature.dynamic import Dynamic, dynamic
 from limbeck.core.temperature.learned import Learned
 from limbeck.core.temperature.loss_adaptive import LossAdaptive, adapted
 from limbeck.core.temperature.per_sample import PerSample, per_sample
 from limbeck.core.temperature.plain import Fixed, Scheduled
-from limbeck.core.temperature.policy import Heard, Temperature, Tempered, listening, require_tau, tempered
-from limbeck.core.temperature.ranges import USUAL, Range, doubt, span
+from limbeck.core.temperature.policy import Heard, Temperature, Tempered, listening, tempered
 from limbeck.core.temperature.standardised import Standardised, standardised
 
 __all__ = [
     "USUAL", "Dynamic", "Fixed", "Heard", "Learned", "LossAdaptive", "PerSample", "Range", "Scheduled", "Standardised",
-    "Temperature", "Tempered", "adapted", "doubt", "dynamic", "listening", "per_sample", "require_tau", "span",
+    "Temperature", "Tempered", "adapted", "doubt", "dynamic", "listening", "per_sample", "span",
     "standardised", "tempered",
 ]  # fmt: skip

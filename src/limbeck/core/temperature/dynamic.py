@@ -17,7 +17,8 @@ from torch import Tensor
 from limbeck.core.numeric import widen
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
-from limbeck.core.temperature.policy import Tempered, require_tau
+from limbeck.core.softening import require_temperature
+from limbeck.core.temperature.policy import Tempered
 from limbeck.core.temperature.unsure import possible
 
 __all__ = ["Dynamic", "dynamic"]
@@ -56,7 +57,7 @@ class Dynamic:
     tau: float = 4.0
 
     def __post_init__(self) -> None:
-        require_tau(self.tau)
+        require_temperature(self.tau)
 
     def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> Tempered:
         mine, its = widen(student.rows()), widen(teacher.rows())

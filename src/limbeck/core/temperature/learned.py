@@ -21,7 +21,8 @@ from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import widen
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
-from limbeck.core.temperature.policy import Tempered, require_tau
+from limbeck.core.softening import require_temperature
+from limbeck.core.temperature.policy import Tempered
 
 __all__ = ["Learned"]
 
@@ -54,7 +55,7 @@ class Learned(nn.Module):
         ramp: float = 10 / 240, strength: float = 1.0, width: int = 64,
     ) -> None:  # fmt: skip
         super().__init__()
-        require_tau(low)
+        require_temperature(low)
         if per not in ("run", "sample"):
             raise LimbeckError(f"Learned is per 'run' or per 'sample', not {per!r}")
         if not low < start < high:

@@ -20,7 +20,8 @@ from limbeck.core.gather import gather, world
 from limbeck.core.numeric import widen
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
-from limbeck.core.temperature.policy import Tempered, require_tau
+from limbeck.core.softening import require_temperature
+from limbeck.core.temperature.policy import Tempered
 
 __all__ = ["LossAdaptive", "adapted"]
 
@@ -74,7 +75,7 @@ class LossAdaptive(nn.Module):
         self, start: float = 4.0, *, low: float = 3.0, high: float = 6.0, rate: float = 0.01, margin: float = 0.02
     ) -> None:
         super().__init__()
-        require_tau(low)
+        require_temperature(low)
         if not low <= start <= high or not low < high:
             raise LimbeckError(f"LossAdaptive starts between low and high, and here {low:g}, {start:g}, {high:g} stand")
         if not 0 < rate <= 1 or not 0 < margin < 1:

@@ -16,7 +16,8 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError, nearest
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
-from limbeck.core.temperature.policy import Tempered, require_tau
+from limbeck.core.softening import require_temperature
+from limbeck.core.temperature.policy import Tempered
 from limbeck.core.temperature.unsure import doubt_share, entropy_share
 
 __all__ = ["PerSample", "per_sample"]
@@ -57,8 +58,8 @@ class PerSample:
     unsure: float = 3.0
 
     def __post_init__(self) -> None:
-        require_tau(self.sure)
-        require_tau(self.unsure)
+        require_temperature(self.sure)
+        require_temperature(self.unsure)
 
     def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> Tempered:
         unsure = self._unsure(student, teacher).detach()

@@ -11,9 +11,10 @@ from typing import final
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
+from limbeck.core.ranges import span
 from limbeck.core.schedule import Schedule
-from limbeck.core.temperature.policy import Tempered, require_tau
-from limbeck.core.temperature.ranges import span
+from limbeck.core.softening import require_temperature
+from limbeck.core.temperature.policy import Tempered
 
 __all__ = ["Fixed", "Scheduled"]
 
@@ -30,7 +31,7 @@ class Fixed:
     tau: float = 4.0
 
     def __post_init__(self) -> None:
-        require_tau(self.tau)
+        require_temperature(self.tau)
 
     def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> Tempered:
         return Tempered(student.rows(), teacher.rows(), self.tau)

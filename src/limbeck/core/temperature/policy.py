@@ -7,7 +7,6 @@ z_s·τ/τ_s divided by τ is z_s/τ_s, and the factor τ² is τ_s·τ_t.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,13 +15,12 @@ from typing import NamedTuple, Protocol, final, runtime_checkable
 import torch
 from torch import Tensor
 
-from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.core.schedule import Schedule, at
 from limbeck.core.temperature.unsure import entropy_share
 
-__all__ = ["Heard", "Loss", "Temperature", "Tempered", "listening", "require_tau", "tempered"]
+__all__ = ["Heard", "Loss", "Temperature", "Tempered", "listening", "tempered"]
 
 
 class Tempered(NamedTuple):
@@ -86,14 +84,6 @@ def tempered(
     if (heard := _heard.get()) is not None:
         heard.hear(found)
     return loss(found.student, found.teacher, tau=found.tau)
-
-
-def require_tau(tau: float | Schedule | Temperature) -> None:
-    """Refuse what is no temperature: a number not above zero, a class instead of its object."""
-    if isinstance(tau, type):
-        raise LimbeckError(f"a temperature is an object such as {tau.__name__}(), and here it is the class itself")
-    if not callable(tau) and not 0 < tau < math.inf:
-        raise LimbeckError(f"a temperature is a number above zero, not {tau}")
 
 
 @final

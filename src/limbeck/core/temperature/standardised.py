@@ -18,9 +18,10 @@ from torch import Tensor
 from limbeck.core.numeric import widen
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
+from limbeck.core.ranges import span
 from limbeck.core.schedule import Schedule, at
-from limbeck.core.temperature.policy import Tempered, require_tau
-from limbeck.core.temperature.ranges import span
+from limbeck.core.softening import require_temperature
+from limbeck.core.temperature.policy import Tempered
 from limbeck.core.temperature.unsure import possible
 
 __all__ = ["Standardised", "standardised"]
@@ -61,7 +62,7 @@ class Standardised:
     tau: float | Schedule = 2.0
 
     def __post_init__(self) -> None:
-        require_tau(self.tau)
+        require_temperature(self.tau)
 
     def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> Tempered:
         return Tempered(standardised(student.rows()), standardised(teacher.rows()), at(self.tau, progress))

@@ -1,4 +1,4 @@
-"""Which temperatures are sane for a task, and what to say of one that is not."""
+"""Which temperatures are sane for a task, and what to say of one that is not; without torch, as recipes read it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,63 @@
+"""The commands. Nothing heavy is imported before a command is known, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from limbeck._version import __version__
+from limbeck.cli import looking, parts, training
+from limbeck.core.errors import LimbeckError
+
+__all__ = ["Commands", "main"]
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit status: 0 done, 2 a mistake in what was given, 128 + n stopped by signal n."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes no positional words after an option; settings may stand anywhere.
+    if rest and not (hasattr(options, "settings") and all("=" in word and word[0] != "-" for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.settings = [*options.settings, *rest]
+    try:
+        status: int = options.run(options) or 0
+    except LimbeckError as error:
+        if not getattr(error, "told", False):
+            _say(f"limbeck{_which()}: {error}")
+        return 128 + int(getattr(error, "signal", -126))
+    except KeyboardInterrupt:
+        if not _which():
+            _say("limbeck: stopped by SIGINT; whatever was finished is kept, and --resume goes on from there")
+        return 130
+    except BrokenPipeError:
+        return 141
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="limbeck",
+        description="Knowledge distillation from theory to deployment. Start with: limbeck distill",
+    )
+    parser.add_argument("--version", action="version", version=f"limbeck {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for room in (training, looking, parts):
+        room.add(commands)
+    return parser
+
+
+def _which() -> str:
+    """Which process speaks, where it is not the first of those that torchrun started."""
+    rank = os.environ.get("RANK", "0") if int(os.environ.get("WORLD_SIZE") or 1) > 1 else "0"
+    return "" if rank == "0" else f" (process {rank})"
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)  # noqa: T201

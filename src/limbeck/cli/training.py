@@ -1,0 +1,146 @@
+"""The commands that train: distill, study, teachers, rerun."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from limbeck.core.errors import LimbeckError
+
+if TYPE_CHECKING:
+    from limbeck.cli import Commands
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Add them to the parser."""
+    _add_distill(commands)
+    _add_study(commands)
+    _add_teachers(commands)
+    _add_rerun(commands)
+
+
+def _add_distill(commands: Commands) -> None:
+    distill = commands.add_parser(
+        "distill",
+        help="train a student with its teachers, measure it against itself alone, export, report",
+        description="Without a recipe: digits, the embedded data. KEY=VALUE changes a setting: student.width=16",
+    )
+    distill.add_argument("recipe", nargs="?", metavar="RECIPE", help="a YAML file, or a name of `limbeck recipe list`")
+    distill.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the recipe")
+    distill.add_argument(
+        "--out", type=Path, metavar="DIR", help="the run folder (default: runs/NAME, numbered if taken)"
+    )
+    distill.add_argument("--seed", type=int, metavar="N", help="replaces the recipe's seed")
+    distill.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out (or the newest of its name)"
+    )
+    distill.add_argument("--data-root", metavar="DIR", help="where the data stands; the same as data.root=DIR")
+    distill.set_defaults(run=_distill)
+
+
+def _add_study(commands: Commands) -> None:
+    study = commands.add_parser(
+        "study",
+        help="did it help: a recipe's arms and matched controls over several seeds, with intervals and a verdict",
+        description="Trains the teacher, the student alone (for equal steps, for equal wall time, with label "
+        "smoothing), the recipe and its `study: {arms: ...}`, each with every seed. The test part opens once in each.",
+    )
+    study.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a name of `limbeck recipe list`")
+    study.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the recipe")
+    study.add_argument("--seeds", type=int, metavar="N", help="how many seeds, from 0 (default: the recipe's, or 5)")
+    study.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
+    study.add_argument(
+        "--out", type=Path, metavar="DIR", help="its folder (default: runs/NAME-study, numbered if taken)"
+    )
+    study.add_argument("--resume", action="store_true", help="go on with the study in --out; new arms and seeds join")
+    study.add_argument(
+        "--storage", metavar="URL", help="a database for the queue, which several machines name alike (default: a file)"
+    )
+    study.add_argument("--data-root", metavar="DIR", help="where the data stands; the same as data.root=DIR")
+    study.set_defaults(run=_study)
+
+
+def _add_teachers(commands: Commands) -> None:
+    teachers = commands.add_parser(
+        "teachers",
+        help="measure a recipe's teachers on the validation part and choose among them",
+        description="Candidates are the recipe's teachers; the test part stays shut. Writes teachers.json and "
+        "teachers.svg.",
+    )
+    teachers.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a name of `limbeck recipe list`")
+    teachers.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the recipe")
+    teachers.add_argument(
+        "--budget", type=float, metavar="MS",
+        help="ms a picture for all teachers together (default: 30 times the student's)",
+    )  # fmt: skip
+    teachers.add_argument(
+        "--margin", type=float, default=5.0, metavar="POINTS", help="how far above the student alone (default: 5)"
+    )
+    teachers.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to (default: runs/NAME-teachers); what is trained there is kept"
+    )
+    teachers.add_argument("--alone", type=Path, metavar="RUN", help="a finished run to take the student alone from")
+    teachers.set_defaults(run=_teachers)
+
+
+def _add_rerun(commands: Commands) -> None:
+    rerun = commands.add_parser(
+        "rerun",
+        help="repeat a run from its record, and say whether the figures agree",
+        description="Trains all of it again in a new folder. Exit status 0: the figures agree; 1: they do not.",
+    )
+    rerun.add_argument("folder", type=Path, metavar="RUN")
+    rerun.add_argument("--out", type=Path, metavar="DIR", help="the new folder (default: RUN-rerun, numbered if taken)")
+    rerun.add_argument(
+        "--tolerance", type=float, default=0.005, metavar="SHARE",
+        help="how far a figure may differ and still agree (default: 0.005, half a point of accuracy)",
+    )  # fmt: skip
+    rerun.add_argument("--data-root", metavar="DIR", help="where the data stands now, if it has moved")
+    rerun.add_argument("--resume", action="store_true", help="go on with a repetition in --out that was stopped")
+    rerun.set_defaults(run=_rerun)
+
+
+def _distill(options: argparse.Namespace) -> None:
+    from limbeck.programs.distill import distill
+
+    settings, name = list(options.settings), options.recipe
+    if name is not None and "=" in name and not Path(name).exists():
+        settings, name = [name, *settings], None
+    if options.data_root is not None:
+        settings.append(f"data.root={options.data_root}")
+    if options.seed is not None:
+        settings.append(f"seed={options.seed}")
+    distill(name, settings, out=options.out, resume=options.resume)
+
+
+def _study(options: argparse.Namespace) -> None:
+    from limbeck.programs.study import study
+
+    root = [] if options.data_root is None else [f"data.root={options.data_root}"]
+    study(
+        options.recipe, [*options.settings, *root], seeds=options.seeds, jobs=options.jobs, out=options.out,
+        resume=options.resume, storage=options.storage,
+    )  # fmt: skip
+
+
+def _teachers(options: argparse.Namespace) -> None:
+    from limbeck.programs.teachers import teachers
+
+    teachers(
+        options.recipe, options.settings, budget=options.budget, margin=options.margin, out=options.out,
+        alone=options.alone,
+    )  # fmt: skip
+
+
+def _rerun(options: argparse.Namespace) -> int:
+    from limbeck.programs.rerun import rerun
+
+    if options.resume and options.out is None:
+        raise LimbeckError("--resume goes on with the repetition in --out: give its folder")
+    found = rerun(
+        options.folder, out=options.out, tolerance=options.tolerance, data_root=options.data_root, resume=options.resume
+    )
+    return int(found["agrees"] == "not")
