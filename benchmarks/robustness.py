@@ -27,6 +27,14 @@ EPS = {"digits-100": 8, "fashion-500": 8, "tinyimagenet": 1}
 ARMS = ("alone", "smoothed", "distilled")
 
 
+def kept(folder: Path, seed: int, options: argparse.Namespace, eps: float) -> dict[str, dict[str, float]]:
+    """:func:`measured`, once for all."""
+    path = folder / f"robustness-{seed}-{options.examples}-{eps:g}.json"
+    if not path.exists():
+        path.write_text(json.dumps(measured(folder, seed, options, eps)))
+    return json.loads(path.read_text())
+
+
 def measured(folder: Path, seed: int, options: argparse.Namespace, eps: float) -> dict[str, dict[str, float]]:
     """Figures by arm, of one seed."""
     job = Job.of(load(folder / "cells" / "distilled" / str(seed) / "recipe.yaml"), folder / "rehearsal")
@@ -110,13 +118,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/studies"), help="where studies.py kept its cells")
     parser.add_argument("--examples", type=int, default=500, help="pictures of the validation part")
+    parser.add_argument("--only", nargs="+", choices=tuple(EPS), help="some of the studies")
     options = parsed(parser, places=("work",))
     found: dict[str, list[dict]] = {}
-    for name in EPS:
+    for name in options.only or EPS:
         folder = options.work / name
         if (folder / "study.json").exists():
             seeds = json.loads((folder / "study.json").read_text())["seeds"]
-            found[name] = [measured(folder, seed, options, EPS[name]) for seed in seeds]
+            found[name] = [kept(folder, seed, options, EPS[name]) for seed in seeds]
             print(f"{name}: {len(seeds)} seeds", flush=True)
     rows = [one for name, seeds in found.items() for one in rows_of(name, seeds)]
     PAGE.write_text(page(found))
