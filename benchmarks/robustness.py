@@ -60,7 +60,7 @@ def flat(one: dict) -> dict[str, float]:
     return {
         "clean": 100 * one["clean"], "fgsm": 100 * one["attacks"]["fgsm"], "pgd": 100 * one["attacks"]["pgd"],
         "corruptions": 100 * one["corruptions"]["mean"],
-        "noise": 100 * fmean(point["accuracy"] for point in one["noise"]["sweep"]),
+        "noise": 100 * fmean(one["noise"]["top1"]),
     }  # fmt: skip
 
 
