@@ -40,18 +40,13 @@ class Exchange:
 
         ``name`` chooses a teacher; ``None`` takes the combination of all.
         """
-        teacher = self._teacher(name)
+        teacher = self.said_by(name)
         if teacher.present is None:
             return self.student, teacher
         return self.student.select(teacher.present), teacher.select(teacher.present)
 
-    def truth(self) -> Tensor:
-        """The target, or an error where the data has none."""
-        if self.target is None:
-            raise LimbeckError("this term compares with the truth, and the batch carries none: drop it, or give labels")
-        return self.target
-
-    def _teacher(self, name: str | None) -> Outputs:
+    def said_by(self, name: str | None = None) -> Outputs:
+        """What one teacher said, or the combination of all, also of samples that it did not answer."""
         if name is None:
             if self.teacher is None and self.teachers:
                 raise LimbeckError(
@@ -64,3 +59,9 @@ class Exchange:
             return self.teachers[name]
         except KeyError:
             raise LimbeckError(f"no teacher is named {name!r}; there are: {nearest(name, self.teachers)}") from None
+
+    def truth(self) -> Tensor:
+        """The target, or an error where the data has none."""
+        if self.target is None:
+            raise LimbeckError("this term compares with the truth, and the batch carries none: drop it, or give labels")
+        return self.target
