@@ -3,8 +3,9 @@
 from limbeck.programs.chain import chain
 from limbeck.programs.compare import compare
 from limbeck.programs.distill import distill
+from limbeck.programs.mutual import mutual
 from limbeck.programs.robustness import robustness
 from limbeck.programs.study import study
 from limbeck.programs.teachers import teachers
 
-__all__ = ["chain", "compare", "distill", "robustness", "study", "teachers"]
+__all__ = ["chain", "compare", "distill", "mutual", "robustness", "study", "teachers"]
