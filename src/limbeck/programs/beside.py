@@ -1,10 +1,12 @@
-"""What a run makes beside its student: the peers that learned with it, and its early exits."""
+"""What a run makes beside its student: peers that learned with it, early exits, the generations together."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,17 +15,19 @@ from torch import nn
 from limbeck.compress import to_onnx
 from limbeck.core.files import write_atomically
 from limbeck.models import save_weights
+from limbeck.models.ensemble import Ensemble
 from limbeck.programs.job import Job
 from limbeck.programs.measuring import Deployed, costs, figures
 
 __all__ = ["keep_beside"]
 
 
-def keep_beside(job: Job, weights: Path) -> None:
+def keep_beside(job: Job, weights: Path, networks: Mapping[str, nn.Module] = MappingProxyType({})) -> None:
     """Write what there is, measured on the validation part; the test part is not looked at.
 
     ``peers.json`` and ``WEIGHTS/NAME.safetensors`` for each peer; ``exits.json`` for the early exits, which are in
     the checkpoint of the training, and with ``export`` ``student.exit-NAME.onnx`` for each, checked like the student.
+    ``ensemble.json`` for all generations together, where ``networks`` holds them.
     """
     peers = {}
     for name, network in job.peers.items():
@@ -37,7 +41,11 @@ def keep_beside(job: Job, weights: Path) -> None:
             deployed = Deployed(network, job.data.normalization, rank=pixels.ndim - 1)
             file = job.folder / f"student.exit-{name}.onnx"
             exits[name]["onnx"] = to_onnx(deployed, pixels[:1], file, examples=pixels)
-    for what, found in (("peers", peers), ("exits", exits)):
+    ensemble = {}
+    if job.recipe.generations is not None and networks:
+        born = [networks[name] for name in (*job.recipe.teachers, *job.recipe.assistants, "distilled")]
+        ensemble = _measured(job, Ensemble(born), "parameters", "flops", "latency_ms")
+    for what, found in (("peers", peers), ("exits", exits), ("ensemble", ensemble)):
         if found:
             write_atomically(job.folder / f"{what}.json", partial(_write, json.dumps(found, indent=1)))
 

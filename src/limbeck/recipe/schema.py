@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar, final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from limbeck.core.errors import LimbeckError
+from limbeck.recipe.generations import spread
 from limbeck.recipe.links import Guided, Link, links
 from limbeck.recipe.names import FileName, Name, Plugin, TeacherName
 from limbeck.recipe.study import Study
@@ -278,7 +279,8 @@ class Recipe(BaseModel):
     ``data_seed`` decides how the data are cut, which labels are kept, and the views; ``None``: ``seed`` does. With it
     set, runs of different seeds share their parts, a teacher that was trained elsewhere, and the cache of its answers.
     ``self_teachers`` are made of the student itself (:mod:`limbeck.teachers.itself`), anew in each stage; ``peers`` are
-    students that learn together with it (:class:`limbeck.objective.Peers`).
+    students that learn together with it (:class:`limbeck.objective.Peers`). ``generations`` makes the student the last
+    of so many networks of its shape (:mod:`limbeck.recipe.generations`).
     """
 
     model_config = _STRICT
@@ -294,6 +296,7 @@ class Recipe(BaseModel):
     student: Node
     self_teachers: dict[TeacherName, Node] = {}
     peers: dict[TeacherName, Node] = {}
+    generations: Annotated[Integer, Field(ge=2)] | None = None
     teaching: Stage | None = None
     stages: tuple[Stage, ...] = ()
     training: Training = Training()
@@ -309,7 +312,7 @@ class Recipe(BaseModel):
     def _keys(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and isinstance(value.get("teaching"), Mapping):
             value = {**value, "teaching": {"name": "teaching", **value["teaching"]}}
-        return known(value, cls, "a recipe")
+        return known(spread(value) if isinstance(value, Mapping) else value, cls, "a recipe")
 
     @property
     def controls(self) -> tuple[str, ...]:

@@ -122,7 +122,15 @@ def _listening(whole: dict[str, Any], recipe: Recipe, seed: int, shared: Shared)
 
 def _control(whole: dict[str, Any], arm: Arm, recipe: Recipe, shared: Shared) -> dict[str, Any]:
     """The labels are all that is left of each stage's objective."""
-    whole |= {"teachers": {}, "assistants": {}, "self_teachers": {}, "peers": {}, "cache": None, "teaching": None}
+    whole |= {
+        "teachers": {},
+        "assistants": {},
+        "self_teachers": {},
+        "peers": {},
+        "generations": None,
+        "cache": None,
+        "teaching": None,
+    }
     whole["training"]["sampling"] = "plain"
     pace = shared.pace if arm.role == "longer" else 1.0
     for stage, length in zip(whole["stages"], shared.lengths, strict=True):
