@@ -179,7 +179,7 @@ class Job:
         phase = "alone" if guides is None else "distilled"
         network = self._learner(self.student(), phase)
         distiller = self._distiller(network, guides or {}, stage, phase=phase, source=self._rehearsed)
-        return distiller, _training(stage, phase=phase)
+        return distiller, _dealt(_training(stage), phase)
 
     def teach(self, name: str, network: nn.Module, *, resume: bool, watchers: Sequence[Watcher] | None) -> Run:
         """Train a teacher by the recipe's ``teaching``, on the labelled pictures."""
@@ -223,7 +223,7 @@ class Job:
         self, distiller: Distiller, stage: StagePlan, *, phase: str, stop: int | None = None, before: int = 0,
         total: int, resume: bool, watchers: Sequence[Watcher] | None,
     ) -> Run:  # fmt: skip
-        training = _training(stage, phase=phase)
+        training = _dealt(_training(stage), phase)
         with frozen(distiller.student, stage.stage.frozen):
             return fit(
                 distiller, self.data, steps=self._steps(stage, training), stop=stop, before=before, total=total,
@@ -347,8 +347,12 @@ def _tell_nobody(name: str, found: str) -> None:
     """The first process has told it."""
 
 
-def _training(stage: StagePlan, *, phase: str = "distilled") -> Training:
+def _dealt(training: Training, phase: str) -> Training:
     """A stage's settings; a control gets plain batches, as nothing of it needs others."""
+    return replace(training, sampling="plain") if phase in CONTROLS else training
+
+
+def _training(stage: StagePlan) -> Training:
     said = stage.training
     scheduler = stage.scheduler
     return Training(
@@ -356,5 +360,5 @@ def _training(stage: StagePlan, *, phase: str = "distilled") -> Training:
         scheduler=None if scheduler is None else lambda optimizer, steps: scheduler.build(optimizer, steps=steps),
         per="step" if said.scheduler is None else said.scheduler.per,
         batch=said.batch, accumulate=said.accumulate, clip=said.clip, ema=said.ema, patience=said.patience,
-        keep=said.keep, workers=said.workers, sampling="plain" if phase in CONTROLS else said.sampling,
+        keep=said.keep, workers=said.workers, sampling=said.sampling,
     )  # fmt: skip
