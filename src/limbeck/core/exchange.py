@@ -42,14 +42,14 @@ class Exchange:
 
         ``name`` chooses a teacher; ``None`` takes the combination of all.
         """
-        teacher = self._teacher(name)
+        teacher = self.said_by(name)
         if teacher.present is None:
             return self.student, teacher
         return self.student.select(teacher.present), teacher.select(teacher.present)
 
     def judged(self, name: str | None = None) -> tuple[Outputs, Outputs, Tensor]:
         """:meth:`pair` and the truth, all cut to the samples which that teacher answered."""
-        present, target = self._teacher(name).present, self.truth()
+        present, target = self.said_by(name).present, self.truth()
         if present is not None:
             sample = self.student.sample
             target = target[present if sample is None else present[sample]]
@@ -62,7 +62,7 @@ class Exchange:
                 "this term knows samples by their numbers, and the batch carries none: give batches that are a mapping "
                 "with 'index', the number of each sample in the data"
             )
-        present = self._teacher(name).present
+        present = self.said_by(name).present
         return self.index if present is None else self.index[present]
 
     def truth(self) -> Tensor:
@@ -71,7 +71,8 @@ class Exchange:
             raise LimbeckError("this term compares with the truth, and the batch carries none: drop it, or give labels")
         return self.target
 
-    def _teacher(self, name: str | None) -> Outputs:
+    def said_by(self, name: str | None = None) -> Outputs:
+        """What one teacher said, or the combination of all, also of samples that it did not answer."""
         if name is None:
             if self.teacher is None and self.teachers:
                 raise LimbeckError(

@@ -49,6 +49,10 @@ class TeacherSource(Protocol):
 
     It may also have ``tapped(places)``, which gives the same with hidden features read; ``move(change)``, to follow
     ``nn.Module.to``; ``finish()``, called once when a training has ended; and what :class:`Identified` has.
+
+    One that is made of the student itself may have ``bound(student)``, which gives one of its own for that student;
+    ``follow(student, progress)``, called before the answers of each training batch; ``hear(batch, said)``, called after
+    each with what the student said; and ``state_dict()`` with ``load_state_dict(state)``, for checkpoints.
     """
 
     def answer(self, batch: Any, task: Task) -> Outputs:

@@ -72,7 +72,7 @@ class Shuffled:
             raise LimbeckError("views that mix pictures mix their labels too: say how many classes there are")
         self._part, self._views, self._normalization = part, views, normalization
         self._batch, self._seed, self._classes = batch, seed, classes
-        self._rank, self._together, self._order_seed = rank, batch * world, seed if order is None else order
+        self.rank, self._together, self.order_seed = rank, batch * world, seed if order is None else order
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     @property
@@ -94,17 +94,23 @@ class Shuffled:
         return identity(self._part, self._views, self._normalization, seed=self._seed)
 
     def batch(self, step: int) -> Batch:
+        return self.show(*self.places(step))
+
+    def places(self, step: int, *, times: int = 1, time: int = 0) -> tuple[Tensor, Tensor]:
+        """Which samples batch number ``step`` shows, as places in the part, and in which views, both ``[batch]``.
+
+        Where each batch is shown ``times`` times, these are the views of the one numbered ``time``.
+        """
         many = self._views.per_decode
         round_, place = divmod(step, self.steps_per_epoch * many)
-        start = (place * self._together + self._rank * self._batch) // many
+        start = (place * self._together + self.rank * self._batch) // many
         position = torch.arange(start, start + self._batch // many)
         rounds = -(-self._together // len(self._part))  # 1, or how often a small part is shown in one batch
-        showing = (round_ * rounds + position // len(self._part)) * many
+        showing = ((round_ * rounds + position // len(self._part)) * times + time) * many
         which = self._permutation(round_)[position % len(self._part)].repeat_interleave(many)
         showing = (showing[:, None] + torch.arange(many)).flatten()
         # Without views there is one picture, and its number is 0 however often it is shown.
-        view = self._views.number(showing) if self._views.transforms else torch.zeros_like(showing)
-        return self.show(which, view)
+        return which, self._views.number(showing) if self._views.transforms else torch.zeros_like(showing)
 
     def show(self, which: Tensor, view: Tensor) -> Batch:
         """The samples at the places ``which`` of the part in the views ``view``, both ``[batch]``.
@@ -133,7 +139,7 @@ class Shuffled:
         if self._order[0] != round_:
             self._order = (
                 round_,
-                torch.randperm(len(self._part), generator=generator(self._order_seed, _ORDER, round_)),
+                torch.randperm(len(self._part), generator=generator(self.order_seed, _ORDER, round_)),
             )
         return self._order[1]
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.draws import mix
+from limbeck.data.sampling import sampled
 from limbeck.data.stream import Looped, Stream
 from limbeck.engine import checkpoint as saved
 from limbeck.engine.checkpoint import Diverged, Stopped
@@ -34,7 +35,7 @@ from limbeck.objective.objective import Loss
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Run", "Source", "fit", "one_device"]
+__all__ = ["Run", "Source", "dealt", "fit", "one_device"]
 
 
 class Source(Protocol):
@@ -119,7 +120,7 @@ def fit(
     Raises :class:`Diverged` when the loss is not finite, and :class:`Stopped`, after saving, on Ctrl-C or SIGTERM.
     """
     fabric = fabric or launched()
-    stream = data.stream(batch=training.batch, pictures=pictures, rank=fabric.global_rank, world=fabric.world_size)
+    stream = dealt(data, training, pictures, rank=fabric.global_rank, world=fabric.world_size)
     plan = make_plan(stream, epochs, steps, steps_per_epoch, training, stop=stop, before=before, total=total)
     state = begin(distiller, stream, plan, training, fabric, seed=mix(seed, zlib.crc32(f"{phase}/{stage}".encode())))
     folder = None if out is None else Path(out)
@@ -218,6 +219,20 @@ def _seen(state: State, batch: Any, pulled: dict[str, float], *, look: bool) -> 
         state.distiller.objective.look = False
     pulled |= looked(state.distiller, loss)
     return loss
+
+
+def dealt(
+    data: Source | Any,
+    training: Training,
+    pictures: Literal["all", "labelled"] = "all",
+    *,
+    rank: int = 0,
+    world: int = 1,
+) -> Stream:
+    """The batches of a training by number, for one of ``world`` processes."""
+    size = training.batch if training.sampling == "plain" else training.batch // 2
+    stream: Stream = data.stream(batch=size, pictures=pictures, rank=rank, world=world)
+    return stream if training.sampling == "plain" else sampled(stream, training.sampling)
 
 
 def _finish(distiller: Distiller, fabric: Fabric) -> None:

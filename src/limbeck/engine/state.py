@@ -168,6 +168,7 @@ class State:
             "step": self.step, "seconds": self.seconds, "history": self.history, "best": self.best, "over": self.over,
             "student": shards.whole(self.distiller.student.state_dict()),
             "terms": shards.whole(self.distiller.objective.state_dict()),
+            "teachers": {name: teacher.state_dict() for name, teacher in self._teachers().items()},
             "optimizer": shards.whole(self.optimizer.state_dict()),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
@@ -187,6 +188,8 @@ class State:
         self.history, self.best = state["history"], state["best"]
         shards.restore_weights(self.distiller.student, state["student"])
         shards.restore_weights(self.distiller.objective, state["terms"])
+        for name, teacher in self._teachers().items():
+            teacher.load_state_dict(state["teachers"][name])
         shards.restore_optimizer(self.optimizer, state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
@@ -194,6 +197,10 @@ class State:
             self.average.load_state_dict(state["average"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         saved.restore_random_states(state["random"][self.fabric.global_rank])
+
+    def _teachers(self) -> dict[str, Any]:
+        """The teachers that move with the student."""
+        return {n: teacher for n, teacher in self.distiller.teachers.items() if hasattr(teacher, "load_state_dict")}
 
     def finish(self, training: Training) -> nn.Module:
         """The student that was given, with the weights to keep, whole and the same in every process, in eval mode."""
@@ -253,8 +260,8 @@ def begin(distiller: Distiller, stream: Stream, plan: Plan, training: Training, 
         saved.seed_all(mix(seed, fabric.global_rank))  # else dropout would draw the same mask in every process
     identity = {
         "objective": str(distiller.objective), "steps": plan.length, "steps per epoch": plan.steps_per_epoch,
-        "batch": training.batch, "processes": fabric.world_size,
-        "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}", "seed": seed,
+        "batch": training.batch if training.sampling == "plain" else f"{training.batch} {training.sampling}",
+        "processes": fabric.world_size, "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}", "seed": seed,
         "student": zlib.crc32(str([(n, tuple(p.shape)) for n, p in distiller.student.state_dict().items()]).encode()),
     }  # fmt: skip
     return State(given, distiller, model, backward, wrapped, scheduler, fabric, average, identity)

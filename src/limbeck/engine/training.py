@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, Literal, final, get_args
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from limbeck.core.errors import LimbeckError
+from limbeck.data.sampling import Sampling
 
 __all__ = ["Training"]
 
@@ -39,6 +40,9 @@ class Training:
         keep: the weights to end with: of the ``last`` epoch, or of the ``best`` on validation.
         checkpoint_every: seconds between checkpoints; one is always written at the end and on a signal.
         workers: processes that read batches ahead; 0 reads in this one.
+        sampling: how samples are dealt into batches: ``plain``; ``classmates``, where the second half of each are
+            others of the same classes as the first; ``again``, where the first half is the second half of the batch
+            before. An epoch has as many batches in each case. See :mod:`limbeck.data.sampling`.
     """
 
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = _adamw
@@ -52,11 +56,18 @@ class Training:
     keep: Literal["last", "best"] = "last"
     checkpoint_every: float = 30.0
     workers: int = 0
+    sampling: Sampling = "plain"
 
     def __post_init__(self) -> None:
         for name in ("batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise LimbeckError(f"training.{name} is at least 1, not {getattr(self, name)}")
+        if self.sampling not in get_args(Sampling):
+            raise LimbeckError(f"training.sampling is one of {', '.join(get_args(Sampling))}, not {self.sampling!r}")
+        if self.sampling != "plain" and self.batch % 2:
+            raise LimbeckError(
+                f"with training.sampling {self.sampling} a batch has two halves, and {self.batch} is odd"
+            )
         if self.ema is not None and not 0 < self.ema < 1:
             raise LimbeckError(f"training.ema is a decay between 0 and 1, such as 0.999, not {self.ema}")
         if self.clip is not None and not self.clip > 0:

@@ -33,7 +33,8 @@ class Distiller(nn.Module):
 
     Arguments:
         student: the network that learns.
-        teachers: one module, a list (named ``teacher0`` …) or names; none for a student on its own.
+        teachers: one module, a list (named ``teacher0`` …) or names; none for a student on its own. Those of
+            :mod:`limbeck.teachers.itself` are made of the student.
         objective: terms by name, or an :class:`Objective`.
         weights: a number or a schedule for each term; or a balance, such as ``GradNorm()``, see :class:`Objective`.
         balance: moves the weights while training, on top of those given.
@@ -96,7 +97,9 @@ class Distiller(nn.Module):
         self.teachers: dict[str, TeacherSource] = {
             name: _source(name, teacher, taps.get(name), student) for name, teacher in named.items()
         }
-        self._taps = Taps(student, taps.get("student", {}))
+        self._moving = [one for one in self.teachers.values() if hasattr(one, "follow") or hasattr(one, "hear")]
+        self.student_taps = dict(taps.get("student", {}))
+        self._taps = Taps(student, self.student_taps)
 
     def forward(self, batch: Any = None, /, **fields: Any) -> Loss:
         """The loss of one batch, given whole or, as ``transformers.Trainer`` does, by keywords."""
@@ -105,6 +108,8 @@ class Distiller(nn.Module):
             raise LimbeckError(f"{_UNREADY} before training: call distiller.prepare(batch)")
         if batch is not None and fields:
             raise LimbeckError(f"a batch is given whole or by keywords, and here are both: {', '.join(fields)}")
+        if self._moving and self.training:
+            return self._moved(fields if batch is None else batch)
         loss: Loss = objective(self.exchange(fields if batch is None else batch))
         return loss
 
@@ -125,6 +130,18 @@ class Distiller(nn.Module):
             index=_index(batch),
             progress=self.progress,
         )
+
+    def _moved(self, batch: Any) -> Loss:
+        """The loss of one batch where teachers are made of the student: they move before it, and hear what it says."""
+        for teacher in self._moving:
+            if (follow := getattr(teacher, "follow", None)) is not None:
+                follow(self.student, self.progress)
+        exchange = self.exchange(batch)
+        loss: Loss = self.objective(exchange)
+        for teacher in self._moving:
+            if (hear := getattr(teacher, "hear", None)) is not None:
+                hear(batch, exchange.student)
+        return loss
 
     def prepare(self, batch: Any) -> Self:
         """Shape what the terms learn by one dry pass over ``batch``, which moves no BatchNorm statistics.
@@ -197,11 +214,13 @@ def _source(
         return Frozen(teacher, taps)
     if isinstance(teacher, type) or not isinstance(teacher, TeacherSource):
         raise LimbeckError(f"the teacher {name!r} is {teacher!r}, and a teacher is a network, such as an nn.Module")
+    bound = getattr(teacher, "bound", None)
+    source: TeacherSource = teacher if bound is None else bound(student)
     if not taps:
-        return teacher
-    if not hasattr(teacher, "tapped"):
+        return source
+    if not hasattr(source, "tapped"):
         raise LimbeckError(f"the teacher {name!r} is no module, so it cannot be tapped: {teacher!r}")
-    tapped: TeacherSource = teacher.tapped(taps)
+    tapped: TeacherSource = source.tapped(taps)
     return tapped
 
 

@@ -16,7 +16,7 @@ from limbeck.core.progress import Progress
 from limbeck.core.protocols import Term
 from limbeck.core.schedule import Schedule
 
-__all__ = ["each_teacher"]
+__all__ = ["each_teacher", "shared"]
 
 Weight = float | Schedule
 
@@ -48,8 +48,17 @@ def each_teacher(
                 raise LimbeckError(
                     f"the term {name!r} to the teacher {teacher!r} is called {called!r}: rename the other"
                 )
-            spread[called], shares[called] = _addressed(term, teacher), _share(weight, len(teachers))
+            spread[called], shares[called] = _addressed(term, teacher), shared(weight, len(teachers))
     return spread, shares
+
+
+def shared(weight: Weight, many: float) -> Weight:
+    """One of ``many`` equal shares of a number or a schedule.
+
+    >>> shared(0.8, 2)
+    0.4
+    """
+    return _Share(weight, many) if callable(weight) else weight / many
 
 
 @final
@@ -58,17 +67,13 @@ class _Share:
     """One of several equal shares of a schedule."""
 
     schedule: Schedule
-    many: int
+    many: float
 
     def __call__(self, progress: Progress) -> float:
         return self.schedule(progress) / self.many
 
     def __str__(self) -> str:
-        return f"({self.schedule})/{self.many}"
-
-
-def _share(weight: Weight, many: int) -> Weight:
-    return _Share(weight, many) if callable(weight) else weight / many
+        return f"({self.schedule})/{self.many:g}"
 
 
 def _addressed(term: Any, teacher: str) -> Any:

@@ -25,6 +25,7 @@ from limbeck.engine import Processes, Run, join
 from limbeck.engine.watchers import Watcher
 from limbeck.evaluate import save_answers
 from limbeck.models import save_weights
+from limbeck.programs.beside import keep_beside
 from limbeck.programs.chain import assist
 from limbeck.programs.chain import warnings as order_warnings
 from limbeck.programs.fidelity import fidelities
@@ -151,6 +152,7 @@ def _finished(
     beside = (*job.recipe.teachers, *job.recipe.assistants, *job.recipe.controls)
     for name in (name for name in beside if not isinstance(networks[name], Foreign)):
         save_weights(networks[name], job.folder / "checkpoint" / f"{name}.safetensors")
+    keep_beside(job, job.folder / "checkpoint", networks)
     if "onnx" in job.recipe.export.to:
         _say("exporting …")
         record["export"]["onnx"] = export_onnx(job, networks["distilled"], job.folder / "student.onnx")

@@ -22,7 +22,16 @@ from limbeck.data.draws import mix
 from limbeck.engine import Processes, Run, Training, fit, frozen, launched
 from limbeck.engine.watchers import Watcher, logger
 from limbeck.models import load_weights
-from limbeck.objective import Distiller, Objective, doubts, each_teacher
+from limbeck.objective import (
+    Distiller,
+    Objective,
+    Peers,
+    Together,
+    doubts,
+    each_teacher,
+    early_exits,
+    for_each_peer,
+)
 from limbeck.recipe import Plan, Recipe, StagePlan, check
 from limbeck.recipe.checked import Checked
 from limbeck.recipe.study import CONTROLS
@@ -48,6 +57,8 @@ class Job:
         engines: what the teachers' answers are computed by, once they were asked.
         caches: where their answers are kept, if they are, as they were opened: for each stage anew.
         processes: those that work on it, of which this is one.
+        peers: the students that learned together with the distilled one, once it is trained.
+        exits: its early exits, once it is trained.
     """
 
     plan: Plan
@@ -57,6 +68,8 @@ class Job:
     engines: dict[str, Engine] = field(default_factory=dict)
     caches: list[tuple[str, Cached]] = field(default_factory=list)
     processes: Processes = field(default_factory=Processes)
+    peers: dict[str, nn.Module] = field(default_factory=dict)
+    exits: dict[str, nn.Module] = field(default_factory=dict)
 
     @classmethod
     def of(cls, recipe: Recipe, folder: Path, processes: Processes = Processes()) -> Self:
@@ -143,6 +156,7 @@ class Job:
         for learner, guides in self.recipe.links():
             network = everyone[learner] if learner in everyone else self.student()
             known = {name: everyone[name] for name in guides}
+            network = self._learner(network, learner)
             plans += [(stage, network, known, learner) for stage in self.plan.stages]
         if "direct" in self.recipe.controls:
             plans += [(stage, self.student(), teachers, "direct") for stage in self.plan.stages]
@@ -154,7 +168,8 @@ class Job:
             distiller = self._distiller(network, present, stage, phase=phase, source=self._rehearsed)
             distiller.progress = Progress(step=0, steps=1, total=1)
             stream = self.data.stream(batch=training.batch)
-            two = torch.arange(2) % len(stream.part)
+            # Of one sample twice it is certain that both are of one class.
+            two = torch.arange(2) % (1 if training.sampling == "classmates" else len(stream.part))
             batch = stream.show(two, torch.zeros_like(two))
             with torch.no_grad(), apart():
                 distiller.prepare(batch).eval()(batch)
@@ -174,11 +189,13 @@ class Job:
         """The optimizer steps of each stage."""
         return [self._steps(stage, _training(stage)) for stage in self.plan.stages]
 
-    def trial(self, number: int, guides: Mapping[str, nn.Module]) -> tuple[Distiller, Training]:
-        """A fresh student in a stage, taught by ``guides`` or alone, to be looked at and thrown away."""
+    def trial(self, number: int, guides: Mapping[str, nn.Module] | None) -> tuple[Distiller, Training]:
+        """A fresh student in a stage, taught by ``guides`` or (``None``) alone, to be looked at and thrown away."""
         stage = self.plan.stages[number]
-        phase = "distilled" if guides else "alone"
-        return self._distiller(self.student(), guides, stage, phase=phase, source=self._asked), _training(stage)
+        phase = "alone" if guides is None else "distilled"
+        network = self._learner(self.student(), phase)
+        distiller = self._distiller(network, guides or {}, stage, phase=phase, source=self._asked)
+        return distiller, _dealt(_training(stage), phase)
 
     def teach(self, name: str, network: nn.Module, *, resume: bool, watchers: Sequence[Watcher] | None) -> Run:
         """Train a teacher by the recipe's ``teaching``, on the labelled pictures."""
@@ -200,10 +217,10 @@ class Job:
         what teachers say is missing, and the pictures without a label, about which nobody tells it anything.
         """
         seconds, steps, history = 0.0, 0, list[dict[str, Any]]()
-        lengths = self.lengths()
+        lengths, learner = self.lengths(), self._learner(network, phase)
         earlier: list[Objective] = []
         for number, stage in enumerate(self.plan.stages):
-            distiller = self._distiller(network, teachers, stage, phase=phase, source=self.source)
+            distiller = self._distiller(learner, teachers, stage, phase=phase, source=self.source)
             for objective in earlier:
                 distiller.objective.follow(objective)
             run = self._fit(
@@ -212,13 +229,17 @@ class Job:
             )  # fmt: skip
             earlier.append(distiller.objective)
             seconds, steps, history = seconds + run.seconds, steps + run.steps, history + run.history
+        if isinstance(learner, Peers):
+            self.peers.update({name: peer for name, peer in learner.students().items() if peer is not network})
+        if phase not in self.recipe.assistants:
+            self.exits.update(early_exits(distiller))
         return Run(network.eval(), history, steps, seconds, self.folder)
 
     def _fit(
         self, distiller: Distiller, stage: StagePlan, *, phase: str, stop: int | None = None, before: int = 0,
         total: int, resume: bool, watchers: Sequence[Watcher] | None,
     ) -> Run:  # fmt: skip
-        training = _training(stage)
+        training = _dealt(_training(stage), phase)
         with frozen(distiller.student, stage.stage.frozen):
             return fit(
                 distiller, self.data, steps=self._steps(stage, training), stop=stop, before=before, total=total,
@@ -239,27 +260,46 @@ class Job:
         if self.recipe.guided == "dense" and phase not in CONTROLS:
             objective, weights = each_teacher(objective, weights, list(teachers))
             gathered += tuple(f"{name}-{teacher}" for name in gathered for teacher in teachers)
-        listens = bool(teachers) and any(not isinstance(term, CrossEntropy) for term in objective.values())
+        beyond = any(not isinstance(term, CrossEntropy) for term in objective.values())
+        listens = bool(teachers) and beyond
+        itself = self.plan.self_teachers if beyond and stage is not self.plan.teaching else {}
         if phase in CONTROLS:
             truth = {name: term for name, term in objective.items() if isinstance(term, CrossEntropy)}
             called, term = next(iter(truth.items()), ("truth", CrossEntropy()))
             objective, weights, gathered = {"truth": term}, {"truth": 1.0}, ("truth",) if called in gathered else ()
-        balance = None if stage.balance is None or phase in CONTROLS else stage.balance.build()
-        places = stage.stage.taps if listens else {}
+            beyond, itself = False, {}
+        places = stage.stage.taps if beyond else {}
         sources = {name: source(name, teacher, places.get(name)) for name, teacher in teachers.items() if listens}
         # An assistant that learns is the student of its own training, and its places go by its own name.
         own = places.get(phase if phase in self.plan.assistants else "student", {})
+        # Those that are made of the student are bound to it by the distiller, which taps them as well.
+        sources |= {name: node.build(classes=len(self.data.classes)) for name, node in itself.items()}
+        tapped = {"student": own, **{name: places[name] for name in itself if name in places}}
+        task = self.task
+        if isinstance(network, Peers):
+            task, weights = Together(task, len(network.names)), for_each_peer(weights, len(network.names))
+        balance = None if stage.balance is None or phase in CONTROLS else stage.balance.build()
         with warnings.catch_warnings():
             # The run tells its doubts once, with its other warnings, and not for each stage and rehearsal.
             warnings.filterwarnings("ignore", message="the temperature of", category=UserWarning)
             return Distiller(
-                network, sources, objective=objective, weights=weights, taps={"student": own} if own else {},
-                task=self.task, gather=[name for name in objective if name in gathered], balance=balance,
+                network, sources, objective=objective, weights=weights,
+                taps={name: taps for name, taps in tapped.items() if taps}, task=task,
+                gather=[name for name in objective if name in gathered], balance=balance,
             )  # fmt: skip
 
     def _asked(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
         """Like :meth:`source`, and never from a cache."""
         return Frozen(network, taps, engine=Engine(self._engine(name), tell=partial(_tell_nobody, name)))
+
+    def _learner(self, network: nn.Module, phase: str) -> nn.Module:
+        """``network``, or together with its peers where it has some: those of the distilled student, at their start."""
+        if not self.recipe.peers or phase in CONTROLS:
+            return network
+        peers = {
+            name: _network(self._built(node, zlib.crc32(name.encode())), node) for name, node in self.plan.peers.items()
+        }
+        return Peers({"student": network, **peers})
 
     def _rehearsed(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
         """Like :meth:`source`, with an engine that is thrown away; two samples are no batch to choose one on."""
@@ -331,6 +371,11 @@ def _tell_nobody(name: str, found: str) -> None:
     """The first process has told it."""
 
 
+def _dealt(training: Training, phase: str) -> Training:
+    """A stage's settings; a control gets plain batches, as nothing of it needs others."""
+    return replace(training, sampling="plain") if phase in CONTROLS else training
+
+
 def _training(stage: StagePlan) -> Training:
     said = stage.training
     scheduler = stage.scheduler
@@ -339,5 +384,5 @@ def _training(stage: StagePlan) -> Training:
         scheduler=None if scheduler is None else lambda optimizer, steps: scheduler.build(optimizer, steps=steps),
         per="step" if said.scheduler is None else said.scheduler.per,
         batch=said.batch, accumulate=said.accumulate, clip=said.clip, ema=said.ema, patience=said.patience,
-        keep=said.keep, workers=said.workers,
+        keep=said.keep, workers=said.workers, sampling=said.sampling,
     )  # fmt: skip

@@ -71,6 +71,12 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "teacher": Kind(
             noun="teacher", module="limbeck.teachers.foreign", wanted=inspect.isfunction, filled=_same("classes")
         ),
+        "self_teacher": Kind(
+            noun="teacher made of the student",
+            module="limbeck.teachers.itself",
+            wanted=inspect.isclass,
+            filled=_same("classes"),
+        ),
         "term": Kind(
             noun="term", module="limbeck.terms", wanted=inspect.isclass, filled=_same("classes", "seed", "tau")
         ),

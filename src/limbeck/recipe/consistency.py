@@ -60,10 +60,13 @@ def _complaints(recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]], fore
             "give weights, a file or a run folder, or add teaching: {epochs: …, objective: …}"
         )
     yield from _chain(recipe)
+    yield from _itself(recipe, terms)
     for place, stage in recipe.each_stage():
         taught = place == "teaching"
-        yield from _taps(stage, place, [] if taught else [*recipe.teachers, *recipe.assistants])
-        chain = [Link("student", ())] if taught else recipe.links()
+        own = [] if taught else list(recipe.self_teachers)
+        yield from _taps(stage, place, [] if taught else [*recipe.teachers, *recipe.assistants, *own])
+        links = [Link("student", ())] if taught else recipe.links()
+        chain = [Link(learner, (*guides, *own)) for learner, guides in links]
         for name, term in terms[place].items():
             yield from _teacher(term, at(place, "objective", name), chain)
             for link in chain:
@@ -98,6 +101,32 @@ def _chain(recipe: Recipe) -> Iterator[str]:
         yield "guided: dense says who guides assistants, and the recipe has none: add assistants, or leave guided away"
     if not recipe.assistants and "direct" in recipe.controls:
         yield "control: direct is the student without assistants, and the recipe has none: write alone or none"
+
+
+def _itself(recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]]) -> Iterator[str]:
+    """What stands beside the student: teachers made of it, and peers that learn with it."""
+    others = {**dict.fromkeys(recipe.teachers, "teacher"), **dict.fromkeys(recipe.assistants, "assistant")}
+    for key, names in (("self_teachers", recipe.self_teachers), ("peers", recipe.peers)):
+        for name in names:
+            if name in others:
+                yield f"{key}.{name}: a {others[name]} has that name already: choose another"
+    both = [name for name in recipe.peers if name in recipe.self_teachers]
+    if both:
+        yield f"peers.{both[0]}: a teacher made of the student has that name already: choose another"
+    for place, stage in recipe.each_stage():
+        training = recipe.training_of(stage, place=place)
+        for name, term in terms[place].items():
+            if term.use == "DeepToShallow" and (training.ema is not None or training.keep == "best"):
+                yield (
+                    f"{at(place, 'objective', name)}: its heads are those of the last step, and training keeps other "
+                    "weights of the student, which they do not fit: leave ema away, and keep: last"
+                )
+        if recipe.peers and (stage.taps or stage.frozen or training.sampling != "plain"):
+            key = "taps" if stage.taps else "frozen" if stage.frozen else "training.sampling"
+            yield f"{place}.{key}: it is for one student, and the recipe has peers: leave {key} away, or the peers"
+    for key in ("self_teachers", "assistants", "cache"):
+        if recipe.peers and getattr(recipe, key):
+            yield f"{key}: it is for one student, and the recipe has peers: leave {key} away, or the peers"
 
 
 def _teacher(term: Checked, place: str, chain: list[Link]) -> Iterator[str]:

@@ -63,6 +63,8 @@ class Plan:
     student: Checked
     teachers: Mapping[str, Checked]
     assistants: Mapping[str, Checked]
+    self_teachers: Mapping[str, Checked]
+    peers: Mapping[str, Checked]
     teaching: StagePlan | None
     stages: tuple[StagePlan, ...]
     training: tuple[Checked, Checked | None]
@@ -95,6 +97,11 @@ def check(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Plan:
         assistants={
             name: known.node(assistant, "model", f"assistants.{name}") for name, assistant in recipe.assistants.items()
         },
+        self_teachers={
+            name: known.node(node, "self_teacher", f"self_teachers.{name}")
+            for name, node in recipe.self_teachers.items()
+        },
+        peers={name: known.node(peer, "model", f"peers.{name}") for name, peer in recipe.peers.items()},
         training=known.training(recipe.training, "training"),
         teaching=next((stage for place, _, stage in named if place == "teaching"), None),
         stages=tuple(stage for place, _, stage in named if place != "teaching"),
@@ -118,6 +125,8 @@ def resolved(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Recip
                 for name, teacher in recipe.teachers.items()
             },
             "assistants": {name: _full(Node, assistant) for name, assistant in plan.assistants.items()},
+            "self_teachers": {name: _full(Node, node) for name, node in plan.self_teachers.items()},
+            "peers": {name: _full(Node, peer) for name, peer in plan.peers.items()},
             "teaching": None if plan.teaching is None else _full_stage(plan.teaching),
             "stages": tuple(map(_full_stage, plan.stages)),
             "training": _full_training(recipe.training, *plan.training),

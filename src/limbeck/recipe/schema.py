@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar, final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from limbeck.core.errors import LimbeckError
+from limbeck.recipe.generations import spread
 from limbeck.recipe.links import Guided, Link, links
 from limbeck.recipe.names import FileName, Name, Plugin, TeacherName
 from limbeck.recipe.study import Study
@@ -41,6 +42,7 @@ Precision = Literal[
 ]  # fmt: skip
 Format = Literal["onnx"]
 _SHARED_PRECISIONS: Final = ("32-true", "bf16-mixed", "bf16-true", "16-true")
+Sampling = Literal["plain", "classmates", "again"]
 EngineName = Literal["auto", "eager", "folded", "compile", "onnxruntime", "openvino"]
 
 _STRICT: Final = ConfigDict(extra="forbid", frozen=True)
@@ -167,11 +169,18 @@ class Training(BaseModel):
     devices: Annotated[Integer, Field(ge=1)] | None = None
     keep: Literal["last", "best"] = "last"
     workers: Annotated[Integer, Field(ge=0)] = 0
+    sampling: Sampling = "plain"
 
     @model_validator(mode="before")
     @classmethod
     def _keys(cls, value: Any) -> Any:
         return known(value, cls, "training")
+
+    @model_validator(mode="after")
+    def _halves(self) -> Self:
+        if self.sampling != "plain" and self.batch % 2:
+            refuse(f"sampling: with {self.sampling} a batch has two halves, and batch {self.batch} is odd")
+        return self
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
@@ -270,6 +279,9 @@ class Recipe(BaseModel):
 
     ``data_seed`` decides how the data are cut, which labels are kept, and the views; ``None``: ``seed`` does. With it
     set, runs of different seeds share their parts, a teacher that was trained elsewhere, and the cache of its answers.
+    ``self_teachers`` are made of the student itself (:mod:`limbeck.teachers.itself`), anew in each stage; ``peers`` are
+    students that learn together with it (:class:`limbeck.objective.Peers`). ``generations`` makes the student the last
+    of so many networks of its shape (:mod:`limbeck.recipe.generations`).
     """
 
     model_config = _STRICT
@@ -283,6 +295,9 @@ class Recipe(BaseModel):
     assistants: dict[TeacherName, Node] = {}
     guided: Guided = "last"
     student: Node
+    self_teachers: dict[TeacherName, Node] = {}
+    peers: dict[TeacherName, Node] = {}
+    generations: Annotated[Integer, Field(ge=2)] | None = None
     teaching: Stage | None = None
     stages: tuple[Stage, ...] = ()
     training: Training = Training()
@@ -298,7 +313,7 @@ class Recipe(BaseModel):
     def _keys(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and isinstance(value.get("teaching"), Mapping):
             value = {**value, "teaching": {"name": "teaching", **value["teaching"]}}
-        return known(value, cls, "a recipe")
+        return known(spread(value) if isinstance(value, Mapping) else value, cls, "a recipe")
 
     @property
     def controls(self) -> tuple[str, ...]:

@@ -122,7 +122,16 @@ def _listening(whole: dict[str, Any], recipe: Recipe, seed: int, shared: Shared)
 
 def _control(whole: dict[str, Any], arm: Arm, recipe: Recipe, shared: Shared) -> dict[str, Any]:
     """The labels are all that is left of each stage's objective."""
-    whole |= {"teachers": {}, "assistants": {}, "cache": None, "teaching": None}
+    whole |= {
+        "teachers": {},
+        "assistants": {},
+        "self_teachers": {},
+        "peers": {},
+        "generations": None,
+        "cache": None,
+        "teaching": None,
+    }
+    whole["training"]["sampling"] = "plain"
     pace = shared.pace if arm.role == "longer" else 1.0
     for stage, length in zip(whole["stages"], shared.lengths, strict=True):
         terms = [term for term in stage["objective"].values() if term["use"] == "CrossEntropy"]
@@ -130,6 +139,7 @@ def _control(whole: dict[str, Any], arm: Arm, recipe: Recipe, shared: Shared) ->
         if arm.role == "smoothed":
             truth["label_smoothing"] = (recipe.study or Study()).smoothing
         stage |= {"objective": {"truth": truth}, "taps": {}}
+        stage["training"] = {key: value for key, value in stage["training"].items() if key != "sampling"}
         if arm.role == "longer":
             stage.pop("epochs", None)
             stage |= {"steps": max(1, round(pace * length)), "training": _drawn_out(stage, whole, pace)}

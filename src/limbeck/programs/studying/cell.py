@@ -20,6 +20,7 @@ from limbeck.engine import Run
 from limbeck.engine.watchers import Watcher
 from limbeck.evaluate import Spending, agreement, save_answers
 from limbeck.models import save_weights
+from limbeck.programs.beside import keep_beside
 from limbeck.programs.chain import assist
 from limbeck.programs.distill import fingerprint
 from limbeck.programs.fidelity import fidelities
@@ -76,6 +77,7 @@ def run_cell(
             if not isinstance(network, Foreign):
                 file = name if arm.role == "teacher" or name != arm.name else "student"
                 save_weights(network, folder / f"{file}.safetensors", metadata={"recipe": recipe.name})
+        keep_beside(job, folder)
         record["agreement"] = _agreement(job, arm, networks, guides)
         _opened(job, networks, record)
         record["seconds"] = round(time.monotonic() - begun, 2)

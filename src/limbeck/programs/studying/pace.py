@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from limbeck.core.progress import Progress
 from limbeck.engine import launched
+from limbeck.engine.fit import dealt
 from limbeck.programs.job import Job
 
 __all__ = ["pace"]
@@ -64,13 +65,15 @@ def _distilled(job: Job, number: int, guides: dict[str, nn.Module]) -> tuple[Cal
 
 
 def _alone(job: Job, number: int) -> Callable[[], None]:
-    return _trial(job, number, {})[2]
+    return _trial(job, number, None)[2]
 
 
-def _trial(job: Job, number: int, guides: dict[str, nn.Module]) -> tuple[Any, Callable[[], Any], Callable[[], None]]:
+def _trial(
+    job: Job, number: int, guides: dict[str, nn.Module] | None
+) -> tuple[Any, Callable[[], Any], Callable[[], None]]:
     distiller, training = job.trial(number, guides)
     device = launched().device
-    stream = job.data.stream(batch=training.batch, pictures="all" if guides else "labelled")
+    stream = dealt(job.data, training, "all" if distiller.teachers else "labelled")
     count = iter(range(1_000_000))
 
     def batches() -> Any:
