@@ -16,8 +16,8 @@ from limbeck.core.protocols import Task, TeacherSource, Term
 from limbeck.core.schedule import Schedule
 from limbeck.objective.objective import Loss, Objective
 from limbeck.taps import Taps
-from limbeck.teachers import Frozen, combine
-from limbeck.teachers.ensemble import Combination
+from limbeck.teachers import Combination, Frozen, combine
+from limbeck.teachers.ensemble import way
 
 __all__ = ["Distiller"]
 
@@ -36,7 +36,9 @@ class Distiller(nn.Module):
         gather: names of terms that see the batches of all processes together, see :class:`Objective`.
         taps: hidden features to read: for ``"student"`` and for each teacher's name, places by the name to give them.
         task: what a batch means, such as ``limbeck.tasks.Classification(classes=10)``.
-        combination: how several teachers speak together to terms that name none.
+        combination: how several teachers speak together to terms that name none: ``mean_logits``,
+            ``mean_probabilities``, or one of :mod:`limbeck.teachers.combinations`. One that learns is a term of the
+            objective as well, named ``combination``.
 
     ``parameters()`` are the student's and the terms' own (projections), never a teacher's; ``state_dict()`` likewise.
     Teachers stay in eval mode, get no gradient, and follow ``.to(device)``. A term that learns is shaped by
@@ -66,7 +68,7 @@ class Distiller(nn.Module):
         gather: Collection[str] = (),
         taps: Mapping[str, Mapping[str, str]] | None = None,
         task: Task,
-        combination: Combination = "mean_logits",
+        combination: Combination | str = "mean_logits",
     ) -> None:
         super().__init__()
         if isinstance(objective, Objective) and (weights or gather):
@@ -77,14 +79,23 @@ class Distiller(nn.Module):
             if name != "student" and name not in named:
                 raise LimbeckError(f"taps are given for {name!r}; there are: {nearest(name, ['student', *named])}")
         self.student = student
-        self.objective = objective if isinstance(objective, Objective) else Objective(objective, weights, gather=gather)
-        self.task, self.combination = task, combination
+        objective = objective if isinstance(objective, Objective) else Objective(objective, weights, gather=gather)
+        how = way(combination)
+        learns = isinstance(how, nn.Module) and len(named) > 1
+        self.objective = _with(objective, how) if learns else objective
+        # In a list: what learns belongs to the objective, and must not be registered twice.
+        self.task, self._combination = task, [how]
         self.progress = Progress()
         # A plain dict: nn.Module must not register the teachers as its own.
         self.teachers: dict[str, TeacherSource] = {
             name: _source(name, teacher, taps.get(name), student) for name, teacher in named.items()
         }
         self._taps = Taps(student, taps.get("student", {}))
+
+    @property
+    def combination(self) -> Combination:
+        """How several teachers speak together to terms that name none."""
+        return self._combination[0]
 
     def forward(self, batch: Any = None, /, **fields: Any) -> Loss:
         """The loss of one batch, given whole or, as ``transformers.Trainer`` does, by keywords."""
@@ -105,11 +116,12 @@ class Distiller(nn.Module):
                 student = self.task.outputs(self.student, batch)
             student = replace(student, taps=heard)
         teachers = {name: teacher.answer(batch, self.task) for name, teacher in self.teachers.items()}
+        target = self.task.target(batch)
         return Exchange(
             student=student,
             teachers=teachers,
-            teacher=combine(teachers, how=self.combination),
-            target=self.task.target(batch),
+            teacher=combine(teachers, how=self.combination, target=target, progress=self.progress),
+            target=target,
             progress=self.progress,
         )
 
@@ -152,7 +164,16 @@ class Distiller(nn.Module):
         return f"teachers={list(self.teachers)}, loss = {self.objective}"
 
 
+_COMBINATION = "combination"
 _UNREADY = "a term of this objective learns a projection, which has to be shaped"
+
+
+def _with(objective: Objective, combination: Any) -> Objective:
+    """``objective`` with a combination that learns among its terms, where it is trained and kept like any other."""
+    if _COMBINATION in objective.terms:
+        raise LimbeckError(f"the teachers' weights are learned by a term named {_COMBINATION!r}: rename the other one")
+    terms = {**objective.terms, _COMBINATION: combination}
+    return Objective(terms, objective.weights, gather=objective.gather)
 
 
 def _named(teachers: Teachers | None) -> dict[str, nn.Module | TeacherSource]:
