@@ -71,6 +71,12 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "teacher": Kind(
             noun="teacher", module="limbeck.teachers.foreign", wanted=inspect.isfunction, filled=_same("classes")
         ),
+        "combination": Kind(
+            noun="combination of teachers",
+            module="limbeck.teachers.combinations",
+            wanted=lambda thing: inspect.isclass(thing) and thing.__name__ != "Combination",
+            filled=_same("seed"),
+        ),
         "term": Kind(noun="term", module="limbeck.terms", wanted=inspect.isclass, filled=_same("classes", "seed")),
         "schedule": Kind(
             noun="schedule",

@@ -15,7 +15,7 @@ __all__ = ["ARMS", "CONTROLS", "Study"]
 CONTROLS: Final = ("alone", "longer", "smoothed")
 """The same student without a teacher: for equally many steps, for equal wall time, and with label smoothing."""
 ARMS: Final = ("teacher", *CONTROLS, "distilled")
-_CHANGEABLE: Final = ("stages", "training", "teachers", "assistants", "guided", "cache")
+_CHANGEABLE: Final = ("stages", "training", "teachers", "combination", "assistants", "guided", "cache")
 
 
 def _seeds(value: Any) -> Any:

@@ -1,16 +1,19 @@
 """Those who know: frozen networks, answers from elsewhere and from disk; how they speak together, and which are to."""
 
+from limbeck.teachers.adapter import Adapter, Lens, adapted, by_name
 from limbeck.teachers.cache import Cached, Format
 from limbeck.teachers.combinations import Combination, Confidence, Learned, MeanLogits, MeanProbabilities, Random
 from limbeck.teachers.engines import ENGINES, Engine, Report
 from limbeck.teachers.ensemble import combine
 from limbeck.teachers.foreign import Foreign, answers, endpoint, onnx
 from limbeck.teachers.frozen import Frozen
+from limbeck.teachers.partial import Partial, answered_samples
 from limbeck.teachers.rules import Facts, Likeness, Rules, warnings
 from limbeck.teachers.select import Candidate, Selection, select
 
 __all__ = [
-    "ENGINES", "Cached", "Candidate", "Combination", "Confidence", "Engine", "Facts", "Foreign", "Format", "Frozen",
-    "Learned", "Likeness", "MeanLogits", "MeanProbabilities", "Random", "Report", "Rules", "Selection", "answers",
-    "combine", "endpoint", "onnx", "select", "warnings",
+    "ENGINES", "Adapter", "Cached", "Candidate", "Combination", "Confidence", "Engine", "Facts", "Foreign", "Format",
+    "Frozen", "Learned", "Lens", "Likeness", "MeanLogits", "MeanProbabilities", "Partial", "Random", "Report", "Rules",
+    "Selection", "adapted", "answered_samples", "answers", "by_name", "combine", "endpoint", "onnx", "select",
+    "warnings",
 ]  # fmt: skip

@@ -77,7 +77,8 @@ def by_draw(order: Tensor, here: Tensor) -> Tensor:
 
 def pooled_logits(rows: Tensor, weight: Tensor) -> Tensor:
     """The weighted mean of logits, ``[rows, classes]``: a geometric mean of the teachers' distributions."""
-    return (rows * weight.unsqueeze(2)).sum(dim=0)
+    # Who has no weight says nothing: not 0 · −inf for a class that is impossible to it.
+    return (rows * weight.unsqueeze(2)).masked_fill((weight == 0).unsqueeze(2), 0.0).sum(dim=0)
 
 
 def pooled_probabilities(rows: Tensor, weight: Tensor, *, tau: float = 1.0) -> Tensor:
