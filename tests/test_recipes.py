@@ -90,8 +90,8 @@ def test_the_study_of_tiny_imagenet_trains_every_arm(tmp_path):
     settings = [
         f"data.root={root}", "data.only=null", f"cache.root={tmp_path / 'answers'}", "teaching.epochs=1",
         "stages.0.epochs=2", "training.optimizer.lr=0.001", "training.batch=8", "training.scheduler=null",
-        "teaching.training={}", "teachers.teacher.engine=eager", "teachers.teacher.depth=10", "teachers.teacher.width=1",
-        "data.validation=0.2",
+        "teaching.training={}", "teachers.teacher.engine=eager", "teachers.teacher.depth=10",
+        "teachers.teacher.width=1", "data.validation=0.2",
     ]  # fmt: skip
     found = study("tinyimagenet_first", settings, seeds=1, out=tmp_path / "study", watchers=[])
     arms = ["teacher", "alone", "longer", "smoothed", "distilled", "soft_only", "with_similarity"]

@@ -76,6 +76,7 @@ def test_a_foreign_teacher_sees_and_speaks_through_it_whether_it_sees_pixels_or_
         ("normalised", Lens(given=OURS, wanted=THEIRS, size=12, places=REVERSED)),
         ("pixels", Lens(given=OURS, size=12, places=REVERSED)),
     ):
+
         def ask(seen, sees=sees):
             return network((seen - 0.5) / 0.2 if sees == "pixels" else seen)
 
@@ -123,7 +124,9 @@ def test_its_weights_are_the_networks_in_both_directions(network, tmp_path):
     bare, behind = small_cnn(width=4), Adapter(small_cnn(width=4), Lens(given=OURS, size=12))
     load_weights(behind, save_weights(network, tmp_path / "bare.safetensors"))
     load_weights(bare, save_weights(behind, tmp_path / "behind.safetensors"))
-    assert all(torch.equal(a, b) for a, b in zip(bare.state_dict().values(), network.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(bare.state_dict().values(), network.state_dict().values(), strict=True)
+    )
 
 
 def test_classes_are_matched_by_name_and_not_by_place():

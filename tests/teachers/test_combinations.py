@@ -245,6 +245,21 @@ def test_without_labels_learned_weights_stay_where_they_are():
     assert made.combination.scores.grad.tolist() == [0.0, 0.0]
 
 
+def test_learned_weights_get_a_finite_gradient_where_teachers_are_absent():
+    how, logits = Learned(), np.random.default_rng(0).normal(size=(2, 3, 3))
+    present = np.array([[True, False, False], [True, True, False]])
+    exchange = Exchange(
+        student=Outputs(logits=torch.zeros(3, 3)), teachers=said(logits, present), target=torch.tensor([0, 1, 2])
+    )
+    how.prepare(exchange)
+    loss = how(exchange)
+    loss.backward()
+    # The row that one answered and the row that nobody answered say nothing about the weights.
+    p = softmax(logits)[:, 0, 0]
+    assert loss.item() == pytest.approx(-(np.log(p.mean()) + np.log(softmax(logits)[1, 1, 1])) / 2, rel=1e-6)
+    np.testing.assert_allclose(how.scores.grad.numpy(), -0.25 * (p / p.mean() - 1), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

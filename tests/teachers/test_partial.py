@@ -1,4 +1,4 @@
-"""A teacher without an answer for a sample drops out there: of the combination, of its own terms, and of nothing else."""
+"""A teacher without an answer for a sample drops out there: of the combination and of its own terms, and no more."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ def _wanted(said: Teacher, data: Data) -> Normalization | None:
     if isinstance(said.normalize, Normalizing):
         if len(said.normalize.mean) != channels:
             raise LimbeckError(
-                f"normalize has {len(said.normalize.mean)} channels, and the pictures have {channels}: give one mean and "
-                "one std for each"
+                f"normalize has {len(said.normalize.mean)} channels, and the pictures have {channels}: give one mean "
+                "and one std for each"
             )
         return Normalization(tuple(said.normalize.mean), tuple(said.normalize.std))
     if said.normalize in (None, "data"):

@@ -50,7 +50,7 @@ def _together(
     for name in weights if isinstance(weights, Mapping) else ():
         if name not in recipe.teachers:
             yield f"combination.weights: no teacher is named {name!r}; there are: {nearest(name, recipe.teachers)}"
-    if recipe.combination == Recipe.model_fields["combination"].default:
+    if combination.use == "MeanLogits" and not weights:  # the default, which nobody asked for
         return
     said = f"combination: {combination.use} says how several teachers speak together, and"
     if len(recipe.teachers) < 2:
@@ -84,7 +84,7 @@ def _complaints(recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]], fore
     for name in untaught:
         if recipe.teachers[name].named:
             yield (
-                f"teachers.{name}.classes: it has no weights, so it is trained here and learns the classes of the data: "
+                f"teachers.{name}.classes: it has no weights, so it is trained here and learns the data's classes: "
                 "leave classes away, or give weights"
             )
     yield from _chain(recipe)

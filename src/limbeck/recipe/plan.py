@@ -84,9 +84,7 @@ def check(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Plan:
         task=known.node(recipe.task, "task", "task"),
         data=known.node(recipe.data, "data", "data"),
         student=known.node(recipe.student, "model", "student"),
-        teachers={
-            name: known.teacher(teacher, f"teachers.{name}") for name, teacher in recipe.teachers.items()
-        },
+        teachers={name: known.teacher(teacher, f"teachers.{name}") for name, teacher in recipe.teachers.items()},
         combination=known.node(recipe.combination, "combination", "combination"),
         assistants={
             name: known.node(assistant, "model", f"assistants.{name}") for name, assistant in recipe.assistants.items()

@@ -154,8 +154,8 @@ class Teacher(BaseModel):
     better (Cho & Hariharan, ICCV 2019, https://arxiv.org/abs/1910.01348).
 
     Where it sees and names things otherwise than the student: ``size`` is the shorter side of its pictures,
-    ``normalize`` what is taken off them, ``classes`` the names of its classes in its order, and ``missing: mask`` allows
-    that some of the data's are not among them (:mod:`limbeck.teachers.adapter`). ``answers`` says for which samples it
+    ``normalize`` what is taken off them, ``classes`` the names of its classes in its order, and ``missing: mask``
+    allows that some of the data's are not among them (:mod:`limbeck.teachers.adapter`). ``answers`` says for which samples it
     has an answer: ``finite``, where its row is not NaN, or a mask in a ``.npy`` file
     (:mod:`limbeck.teachers.partial`).
     """
@@ -178,7 +178,9 @@ class Teacher(BaseModel):
         if self.stop is not None and self.weights is not None:
             refuse(f"stop: {self.stop:g} ends a training early, and a teacher with weights is not trained: drop one")
         if self.missing == "mask" and not self.named:
-            refuse("missing: mask leaves classes out that are missing among the teacher's, and it names none: give classes")
+            refuse(
+                "missing: mask leaves classes out that are missing among the teacher's, and it names none: give classes"
+            )
         return self
 
     @property
@@ -323,8 +325,9 @@ class Recipe(BaseModel):
     """Everything that decides a run; :func:`limbeck.recipe.load` makes one from YAML.
 
     ``combination`` is how several teachers speak to terms that name none, one of
-    :mod:`limbeck.teachers.combinations`. ``data_seed`` decides how the data are cut, which labels are kept, and the views; ``None``: ``seed`` does. With it
-    set, runs of different seeds share their parts, a teacher that was trained elsewhere, and the cache of its answers.
+    :mod:`limbeck.teachers.combinations`. ``data_seed`` decides how the data are cut, which labels are kept, and the
+    views; ``None``: ``seed`` does. With it set, runs of different seeds share their parts, a teacher that was trained
+    elsewhere, and the cache of its answers.
     """
 
     model_config = _STRICT
@@ -423,8 +426,6 @@ def plain(value: Any) -> Any:
             for name in _SELDOM:
                 if own[name] == Teacher.model_fields[name].default:
                     del own[name]
-        if isinstance(value, Recipe) and value.combination == _TOGETHER and len(value.teachers) < 2:
-            del own["combination"]
         if value.model_extra is not None:
             return {"use": own.pop("use"), **{name: plain(item) for name, item in value.model_extra.items()}, **own}
         return own

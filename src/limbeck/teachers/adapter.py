@@ -66,8 +66,8 @@ def by_name(theirs: Sequence[str], ours: Sequence[str], *, missing: Missing = "r
     if lacking and missing == "refuse":
         raise LimbeckError(
             f"the teacher does not know the class {lacking[0]!r} ({len(lacking)} of {len(ours)} are missing); near it: "
-            f"{nearest(lacking[0], theirs)}: correct the name, or set missing: mask to leave samples of such classes to "
-            "others"
+            f"{nearest(lacking[0], theirs)}: correct the name, or set missing: mask to leave samples of such classes "
+            "to others"
         )
     places = {name: place for place, name in enumerate(theirs)}
     return tuple(places.get(name, -1) for name in ours)
@@ -82,8 +82,8 @@ def in_order(logits: Tensor, places: Sequence[int]) -> Tensor:
     most = max(places)
     if logits.ndim != 2 or logits.shape[1] <= most:
         raise LimbeckError(
-            f"the teacher gave logits of shape {list(logits.shape)}, and its classes are said to be at least {most + 1}: "
-            "list its classes as it was trained"
+            f"the teacher gave logits of shape {list(logits.shape)}, and its classes are said to be at least "
+            f"{most + 1}: list its classes as it was trained"
         )
     at = torch.tensor(places, device=logits.device)
     known = logits[:, at.clamp(min=0)]

@@ -112,8 +112,8 @@ class Confidence:
             weight = by_entropy(voices.rows, voices.here)
         elif voices.target is None:
             raise LimbeckError(
-                "confidence by cross_entropy compares teachers with the truth, and the batch carries none: give labels, "
-                "or set by: entropy"
+                "confidence by cross_entropy compares teachers with the truth, and the batch carries none: give "
+                "labels, or set by: entropy"
             )
         else:
             weight = by_cross_entropy(voices.rows, voices.target, voices.here)
@@ -180,7 +180,8 @@ class Learned(nn.Module):
         voices, target = heard_together(exchange.teachers), exchange.truth()
         assert voices is not None
         known = voices.here.any(dim=0)
-        return cross_entropy(self._pooled(voices)[known], target[known])
+        answered = voices._replace(rows=voices.rows[:, known], here=voices.here[:, known])
+        return cross_entropy(self._pooled(answered), target[known])
 
     def weights(self) -> list[float]:
         """What each teacher weighs now."""
@@ -195,8 +196,8 @@ def _require_weights(weights: Weights) -> None:
     for name, weight in (weights or {}).items():
         if not 0 < weight < math.inf:
             raise LimbeckError(
-                f"a teacher's weight is a number above zero, and that of {name!r} is {weight}: leave out a teacher that "
-                "is not to be heard"
+                f"a teacher's weight is a number above zero, and that of {name!r} is {weight}: leave out a teacher "
+                "that is not to be heard"
             )
 
 

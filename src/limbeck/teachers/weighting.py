@@ -89,7 +89,10 @@ def pooled_probabilities(rows: Tensor, weight: Tensor, *, tau: float = 1.0) -> T
     >>> pooled_probabilities(torch.tensor([[[1.0986123, 0.0]], [[0.0, 0.0]]]), torch.full((2, 1), 0.5)).exp()
     tensor([[0.6250, 0.3750]])
     """
-    return tau * torch.logsumexp(F.log_softmax(rows / tau, dim=2) + weight.log().unsqueeze(2), dim=0)
+    none = weight == 0
+    # Not log(0): its gradient would be NaN where the weights are learned.
+    log_weight = weight.masked_fill(none, 1.0).log().masked_fill(none, -torch.inf)
+    return tau * torch.logsumexp(F.log_softmax(rows / tau, dim=2) + log_weight.unsqueeze(2), dim=0)
 
 
 def _less_to_doubt(doubt: Tensor, here: Tensor) -> Tensor:

@@ -139,8 +139,8 @@ class Foreign(nn.Module):
         answered = found[~unanswered(found)] if self.partial else found
         if not bool(answered.isfinite().all()):
             raise LimbeckError(
-                f"{self.called} gave NaN or infinity: look at what it does with these inputs, or set answers: finite if "
-                "a row of NaN says that it has no answer"
+                f"{self.called} gave NaN or infinity: look at what it does with these inputs, or set answers: finite "
+                "if a row of NaN says that it has no answer"
             )
         return found
 
