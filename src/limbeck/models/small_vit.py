@@ -50,8 +50,8 @@ class SmallViT(nn.Module):
         at_least(1, patch=patch, width=width, depth=depth, heads=heads, classes=classes, channels=channels)
         if width % 4 or width % heads:
             raise LimbeckError(
-                f"the width of a ViT is a multiple of 4 and of its heads, and {width} is none for {heads} heads: choose "
-                f"{4 * heads * max(1, round(width / (4 * heads)))}, say"
+                f"the width of a ViT is a multiple of 4 and of its heads, and {width} is none for {heads} heads: "
+                f"choose {4 * heads * max(1, round(width / (4 * heads)))}, say"
             )
         self.patch, self.channels = patch, channels
         self.embed = nn.Conv2d(channels, width, patch, stride=patch)

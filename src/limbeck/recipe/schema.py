@@ -155,8 +155,8 @@ class Teacher(BaseModel):
 
     Where it sees and names things otherwise than the student: ``size`` is the shorter side of its pictures,
     ``normalize`` what is taken off them, ``classes`` the names of its classes in its order, and ``missing: mask``
-    allows that some of the data's are not among them (:mod:`limbeck.teachers.adapter`). ``answers`` says for which samples
-    it has an answer: ``finite``, where its row is not NaN, or a mask in a ``.npy`` file
+    allows that some of the data's are not among them (:mod:`limbeck.teachers.adapter`). ``answers`` says for which
+    samples it has an answer: ``finite``, where its row is not NaN, or a mask in a ``.npy`` file
     (:mod:`limbeck.teachers.partial`).
     """
 
