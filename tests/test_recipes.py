@@ -1,10 +1,14 @@
 """The recipes that come along: the full-scale ones run their first steps on a few pictures."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from limbeck.programs import distill, study
+from limbeck.programs.studying.arms import Shared, arms, cell_recipe
+from limbeck.recipe import check, find, load
 
 
 @pytest.fixture
@@ -96,3 +100,26 @@ def test_the_study_of_tiny_imagenet_trains_every_arm(tmp_path):
     found = study("tinyimagenet_first", settings, seeds=1, out=tmp_path / "study", watchers=[])
     arms = ["teacher", "alone", "longer", "smoothed", "distilled"]
     assert list(found["results"]["arms"]) == arms
+
+
+def test_the_study_of_three_teachers_hears_them_alone_and_together(tmp_path):
+    root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
+    settings = [
+        f"data.root={root}", "data.take=null", f"cache.root={tmp_path / 'answers'}", "data.validation=0.2",
+        "data.views.per_sample=1", "teaching={steps: 1, objective: {truth: CrossEntropy}}", "stages.0.epochs=null",
+        "stages.0.steps=2", "training.scheduler=null", "training.batch=8", "teachers.cnn.engine=eager",
+        "teachers.resnet.engine=eager", "teachers.vit.engine=eager", "teachers.cnn.width=4", "teachers.vit.depth=1",
+    ]  # fmt: skip
+    whole = load(find("cifar10_three_teachers"), settings)
+    shared = Shared(tmp_path, [2], 1.0, 0)
+    for arm in arms(whole).values():
+        check(cell_recipe(whole, arm, 0, shared))
+    few = {name: whole.study.arms[name] for name in ("only_vit", "truest", "learned")}
+    some = whole.model_copy(update={"study": whole.study.model_copy(update={"arms": few})})
+    found = study(some, seeds=1, out=tmp_path / "study", watchers=[])
+    assert list(found["results"]["arms"])[4:] == ["distilled", "only_vit", "truest", "learned"]
+    teachers = tmp_path / "study" / "cells" / "teacher" / "0"
+    assert {file.stem for file in teachers.glob("*.safetensors")} == {"cnn", "resnet", "vit", "answers"}
+    # One cache for all arms: each of three teachers was asked once about each picture that was shown.
+    records = [json.loads(file.read_text()) for file in (tmp_path / "study" / "cells").glob("*/0/record.json")]
+    assert sum(one["asked"] for record in records for one in record["cache"].values()) == 3 * 16

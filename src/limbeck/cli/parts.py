@@ -1,4 +1,4 @@
-"""The commands around a training: taps, cache, recipe."""
+"""The commands around a training: taps, methods, cache, recipe."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ __all__ = ["add"]
 def add(commands: Commands) -> None:
     """Add them to the parser."""
     _add_taps(commands)
+    _add_methods(commands)
     _add_cache(commands)
     _add_recipe(commands)
 
@@ -25,6 +26,14 @@ def _add_taps(commands: Commands) -> None:
     taps.add_argument("--input", default="3x32x32", metavar="CxHxW", help="the shape of one input (default: 3x32x32)")
     taps.add_argument("--plugin", action="append", default=[], metavar="PACKAGE", help="a package MODEL may come from")
     taps.set_defaults(run=_taps)
+
+
+def _add_methods(commands: Commands) -> None:
+    methods = commands.add_parser(
+        "methods", help="list every term: what it compares, its paper, what it learns and keeps, the taps it needs"
+    )
+    methods.add_argument("--markdown", action="store_true", help="print docs/methods.md, with formulas and settings")
+    methods.set_defaults(run=_methods)
 
 
 def _add_cache(commands: Commands) -> None:
@@ -67,6 +76,15 @@ def _taps(options: argparse.Namespace) -> None:
     from limbeck.programs.revisit import taps
 
     taps(options.model, options.input, plugins=options.plugin)
+
+
+def _methods(options: argparse.Namespace) -> None:
+    from limbeck.programs.listing import methods, methods_page, methods_table
+
+    if options.markdown:
+        print(methods_page(methods()), end="")  # noqa: T201
+    else:
+        print(methods_table(methods()))  # noqa: T201
 
 
 def _cache_fill(options: argparse.Namespace) -> None:

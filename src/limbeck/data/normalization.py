@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from limbeck.core.errors import LimbeckError
 from limbeck.data.part import Part
 
 __all__ = ["Normalization"]
@@ -53,6 +54,24 @@ class Normalization:
 
     def apply(self, images: Tensor) -> Tensor:
         """``[batch, channels, ...]`` pictures, normalised."""
+        mean, std = self._like(images)
+        return (images - mean) / std
+
+    def undo(self, images: Tensor) -> Tensor:
+        """The pixels of normalised ``[batch, channels, ...]`` pictures.
+
+        >>> Normalization((0.5,), (0.25,)).undo(torch.full((1, 1, 1, 1), 2.0)).item()
+        1.0
+        """
+        mean, std = self._like(images)
+        return images * std + mean
+
+    def _like(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if images.ndim < 2 or images.shape[1] != len(self.mean):
+            raise LimbeckError(
+                f"this normalisation is of {len(self.mean)} channels, and the pictures have the shape "
+                f"{list(images.shape)}: give one mean and one std for each channel"
+            )
         shape = (1, -1) + (1,) * (images.ndim - 2)
         mean, std = (images.new_tensor(numbers).reshape(shape) for numbers in (self.mean, self.std))
-        return (images - mean) / std
+        return mean, std

@@ -40,7 +40,7 @@ def stages(model: nn.Module, batch: Any, task: Task) -> list[str]:
     out, and parts that ran several times.
     """
     network = bare(model)
-    places = _learning(network, [name for name, _ in network.named_children()])
+    places = _learning(network, _top(network))
     while len(places) < _ENOUGH and (longest := _openable(network, places)):
         inside = [f"{longest}.{name}" for name, _ in network.get_submodule(longest).named_children()]
         at = places.index(longest)
@@ -99,6 +99,14 @@ class Ear:
     def layers(self) -> dict[str, Tensor]:
         """``[samples, width]`` by place."""
         return {place: torch.cat(parts) for place, parts in self._layers.items()}
+
+
+def _top(network: nn.Module) -> list[str]:
+    """The parts at the top; of a network whose one part is the network itself, such as one in an adapter, its parts."""
+    names = [name for name, _ in network.named_children()]
+    while len(names) == 1 and (inside := [name for name, _ in network.get_submodule(names[0]).named_children()]):
+        names = [f"{names[0]}.{name}" for name in inside]
+    return names
 
 
 def _learning(network: nn.Module, places: Sequence[str]) -> list[str]:

@@ -21,6 +21,7 @@ from limbeck.models.cifar_resnet import (
 )
 from limbeck.models.mlp import mlp
 from limbeck.models.small_cnn import small_cnn
+from limbeck.models.small_vit import small_vit
 from limbeck.models.weights import load_weights, save_weights
 from limbeck.models.wide_resnet import wide_resnet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 
@@ -39,6 +40,7 @@ __all__ = [
     "resnet110",
     "save_weights",
     "small_cnn",
+    "small_vit",
     "timm",
     "torchvision",
     "wide_resnet",
@@ -52,7 +54,7 @@ _BUILDERS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
         build.__name__: build
         for build in (
-            *(small_cnn, mlp),
+            *(small_cnn, small_vit, mlp),
             *(resnet8, resnet14, resnet20, resnet32, resnet44, resnet56, resnet110, resnet8x4, resnet32x4),
             *(wide_resnet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2),
             *(torchvision, timm),

@@ -19,8 +19,8 @@ from limbeck.objective.balance import Balance
 from limbeck.objective.objective import Loss, Objective
 from limbeck.objective.temperatures import doubts
 from limbeck.taps import Taps
-from limbeck.teachers import Frozen, combine
-from limbeck.teachers.ensemble import Combination
+from limbeck.teachers import Combination, Frozen, combine
+from limbeck.teachers.ensemble import way
 
 __all__ = ["Distiller"]
 
@@ -41,7 +41,9 @@ class Distiller(nn.Module):
         gather: names of terms that see the batches of all processes together, see :class:`Objective`.
         taps: hidden features to read: for ``"student"`` and for each teacher's name, places by the name to give them.
         task: what a batch means, such as ``limbeck.tasks.Classification(classes=10)``.
-        combination: how several teachers speak together to terms that name none.
+        combination: how several teachers speak together to terms that name none: ``mean_logits``,
+            ``mean_probabilities``, or one of :mod:`limbeck.teachers.combinations`. One that learns is a term of the
+            objective as well, named ``combination``.
 
     ``parameters()`` are the student's and the terms' own (projections), never a teacher's; ``state_dict()`` likewise.
     Teachers stay in eval mode, get no gradient, and follow ``.to(device)``. A term that learns is shaped by
@@ -72,7 +74,7 @@ class Distiller(nn.Module):
         gather: Collection[str] = (),
         taps: Mapping[str, Mapping[str, str]] | None = None,
         task: Task,
-        combination: Combination = "mean_logits",
+        combination: Combination | str = "mean_logits",
     ) -> None:
         super().__init__()
         twice = [name for name, given in (("weights", weights), ("gather", gather), ("balance", balance)) if given]
@@ -86,10 +88,14 @@ class Distiller(nn.Module):
         self.student = student
         if not isinstance(objective, Objective):
             objective = Objective(objective, weights, gather=gather, balance=balance)
+        how = way(combination)
+        learns = isinstance(how, nn.Module) and len(named) > 1
+        objective = _with(objective, how) if learns else objective
         self.objective = objective
         if (watch := getattr(objective.balance, "watch", None)) is not None:
             watch(student)
-        self.task, self.combination = task, combination
+        # In a list: what learns belongs to the objective, and must not be registered twice.
+        self.task, self._combination = task, [how]
         for doubt in doubts(objective.terms, task):
             warnings.warn(doubt, stacklevel=2)
         self.progress = Progress()
@@ -100,6 +106,11 @@ class Distiller(nn.Module):
         self._moving = [one for one in self.teachers.values() if hasattr(one, "follow") or hasattr(one, "hear")]
         self.student_taps = dict(taps.get("student", {}))
         self._taps = Taps(student, self.student_taps)
+
+    @property
+    def combination(self) -> Combination:
+        """How several teachers speak together to terms that name none."""
+        return self._combination[0]
 
     def forward(self, batch: Any = None, /, **fields: Any) -> Loss:
         """The loss of one batch, given whole or, as ``transformers.Trainer`` does, by keywords."""
@@ -122,11 +133,12 @@ class Distiller(nn.Module):
                 student = self.task.outputs(self.student, batch)
             student = replace(student, taps=heard)
         teachers = {name: teacher.answer(batch, self.task) for name, teacher in self.teachers.items()}
+        target = self.task.target(batch)
         return Exchange(
             student=student,
             teachers=teachers,
-            teacher=combine(teachers, how=self.combination),
-            target=self.task.target(batch),
+            teacher=combine(teachers, how=self.combination, target=target, progress=self.progress),
+            target=target,
             index=_index(batch),
             progress=self.progress,
         )
@@ -182,6 +194,7 @@ class Distiller(nn.Module):
         return f"teachers={list(self.teachers)}, loss = {self.objective}"
 
 
+_COMBINATION = "combination"
 _UNREADY = "a term of this objective learns a projection, which has to be shaped"
 
 
@@ -189,6 +202,14 @@ def _index(batch: Any) -> Tensor | None:
     """The number of each sample in the data, where the batch says it."""
     index = batch.get("index") if isinstance(batch, Mapping) else None
     return index if isinstance(index, Tensor) and index.ndim == 1 else None
+
+
+def _with(objective: Objective, combination: Any) -> Objective:
+    """``objective`` with a combination that learns among its terms, where it is trained and kept like any other."""
+    if _COMBINATION in objective.terms:
+        raise LimbeckError(f"the teachers' weights are learned by a term named {_COMBINATION!r}: rename the other one")
+    terms = {**objective.terms, _COMBINATION: combination}
+    return Objective(terms, objective.weights, gather=objective.gather, balance=objective.balance)
 
 
 def _named(teachers: Teachers | None) -> dict[str, nn.Module | TeacherSource]:

@@ -40,12 +40,14 @@ def fidelities(
 
 
 def _layers(job: Job, network: nn.Module) -> dict[str, Tensor]:
-    """The features in the layers of ``network``, by place."""
+    """The features in the layers of ``network``, by place; zeros for a sample that a teacher leaves unanswered."""
     batches = _pictures(job)
     first = next(batches)
     ear = Ear(network, first, job.task, samples=_PICTURES)
     for batch in (first, *batches):
         ear.hear(batch)
+    if getattr(network, "partial", False):
+        return {place: torch.nan_to_num(features, nan=0.0) for place, features in ear.layers.items()}
     return ear.layers
 
 

@@ -32,6 +32,7 @@ from limbeck.objective import (
     early_exits,
     for_each_peer,
 )
+from limbeck.programs.lens import partly, translated
 from limbeck.recipe import Plan, Recipe, StagePlan, check
 from limbeck.recipe.checked import Checked
 from limbeck.recipe.study import CONTROLS
@@ -107,12 +108,11 @@ class Job:
                 key = "engine" if said.weights is None else "weights"
                 raise LimbeckError(f"{node.place}.{key}: {node.use} gave no network, so leave {key} away")
             network.normalization = network.normalization or self.data.normalization
-            return network
-        if said.weights is not None:
-            return load_weights(_network(network, node), said.weights)
-        if self.plan.teaching is None:
+        elif said.weights is not None:
+            network = load_weights(_network(network, node), said.weights)
+        elif self.plan.teaching is None:
             raise LimbeckError(f"{node.place}: {node.use} has no weights, and there is no `teaching` to train it by")
-        return _network(network, node)
+        return translated(_network(network, node), said, self.data, place=node.place)
 
     def source(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
         """What answers for the teacher ``name`` while a student learns.
@@ -122,11 +122,11 @@ class Job:
         if name not in self.engines:
             tell = _tell if self.processes.rank == 0 else _tell_nobody
             self.engines[name] = Engine(self._engine(name), tell=partial(tell, name))
-        asked = Frozen(network, taps, engine=self.engines[name])
-        if self.recipe.cache is None:
-            return asked
-        self.caches.append((name, self._cached(name, asked)))
-        return self.caches[-1][1]
+        asked: TeacherSource = Frozen(network, taps, engine=self.engines[name])
+        if self.recipe.cache is not None:
+            self.caches.append((name, self._cached(name, asked)))
+            asked = self.caches[-1][1]
+        return self._partly(name, asked)
 
     def kept(self, network: nn.Module, teachers: Mapping[str, nn.Module]) -> list[tuple[str, Cached]]:
         """The caches that the stages of the recipe read, each once: by teacher, and by what is tapped in it."""
@@ -286,6 +286,7 @@ class Job:
                 network, sources, objective=objective, weights=weights,
                 taps={name: taps for name, taps in tapped.items() if taps}, task=task,
                 gather=[name for name in objective if name in gathered], balance=balance,
+                combination=self.plan.combination.build(seed=self.recipe.seed) if len(teachers) > 1 else "mean_logits",
             )  # fmt: skip
 
     def _asked(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
@@ -308,7 +309,11 @@ class Job:
         engine = Engine(self._engine(name))
         engine.require_taps(taps or {})
         # To compile takes a minute, and what auto cannot use it leaves out.
-        return Frozen(network, taps, engine="eager" if engine.name in ("auto", "compile") else engine)
+        source = Frozen(network, taps, engine="eager" if engine.name in ("auto", "compile") else engine)
+        return self._partly(name, source)
+
+    def _partly(self, name: str, source: TeacherSource) -> TeacherSource:
+        return partly(source, self.recipe.teachers.get(name), self.data, place=f"teachers.{name}")
 
     def _cached(self, name: str, asked: TeacherSource) -> Cached:
         said = self.recipe.cache

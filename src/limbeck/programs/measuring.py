@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from limbeck.core.protocols import Task
 from limbeck.data import Data, Normalization, Part, batches
+from limbeck.data.part import UNLABELLED
 from limbeck.evaluate import (
     agreement,
     cost,
@@ -24,6 +25,7 @@ from limbeck.evaluate import (
 )  # fmt: skip
 from limbeck.report import over_direct, verdict
 from limbeck.teachers import Foreign
+from limbeck.teachers.foreign.foreign import unanswered
 
 __all__ = ["Deployed", "compare", "example", "figures", "pictures"]
 
@@ -51,9 +53,15 @@ def example(data: Data) -> Tensor:
 
 
 def figures(network: nn.Module, data: Data, task: Task, part: Part) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """Quality of ``network`` on ``part``, with its logits and the truth."""
+    """Quality of ``network`` on ``part``, with its logits and the truth.
+
+    Of a teacher that leaves samples unanswered it is that of its answers; the others have logits of zero.
+    """
     logits, target = predictions(network, batches(part, data.normalization), task)
-    return quality(logits, target, classes=data.classes), logits, target
+    counted = target
+    if getattr(network, "partial", False) and bool((gone := unanswered(logits)).any()):
+        logits, counted = logits.masked_fill(gone[:, None], 0.0), target.masked_fill(gone, UNLABELLED)
+    return quality(logits, counted, classes=data.classes), logits, target
 
 
 def compare(

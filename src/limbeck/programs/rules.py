@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from limbeck.evaluate import Heard, hear, pairs
 from limbeck.programs.job import Job
 from limbeck.recipe import Recipe
 from limbeck.teachers import Facts, Likeness, warnings
+from limbeck.teachers.foreign.foreign import unanswered
 
 __all__ = ["bridged", "broken_rules", "facts", "likeness", "listen"]
 
@@ -54,12 +56,18 @@ def likeness(compared: Sequence[Mapping[str, Any]]) -> list[Likeness]:
 
 
 def listen(job: Job, network: nn.Module, *, place: str = "") -> Heard:
-    """What ``network`` says about the validation part; features of at most 10,000 samples, evenly spread."""
+    """What ``network`` says about the validation part; features of at most 10,000 samples, evenly spread.
+
+    A sample that a teacher leaves unanswered has logits of zero: beside others it knows nothing there.
+    """
     every = -(-len(job.data.validation) // _MOST)
     try:
-        return hear(network, job.data.validation_batches(), job.task, every=max(1, every))
+        heard = hear(network, job.data.validation_batches(), job.task, every=max(1, every))
     except LimbeckError as error:
         raise LimbeckError(f"{place}: {error}" if place else str(error)) from error
+    if not getattr(network, "partial", False):
+        return heard
+    return replace(heard, logits=heard.logits.masked_fill(unanswered(heard.logits)[:, None], 0.0))
 
 
 def bridged(recipe: Recipe) -> list[str]:

@@ -77,6 +77,12 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             wanted=inspect.isclass,
             filled=_same("classes"),
         ),
+        "combination": Kind(
+            noun="combination of teachers",
+            module="limbeck.teachers.combinations",
+            wanted=lambda thing: inspect.isclass(thing) and thing.__name__ != "Combination",
+            filled=_same("seed"),
+        ),
         "term": Kind(
             noun="term", module="limbeck.terms", wanted=inspect.isclass, filled=_same("classes", "seed", "tau")
         ),

@@ -16,14 +16,16 @@ __all__ = ["check"]
 
 
 def check(
-    recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]], teachers: Mapping[str, Checked] = MappingProxyType({})
-) -> None:
+    recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]], teachers: Mapping[str, Checked] = MappingProxyType({}),
+    combination: Checked | None = None,
+) -> None:  # fmt: skip
     """Raise ``LimbeckError`` for the first disagreement.
 
-    ``terms`` are checked, by the place of their stage; ``teachers`` likewise, by name.
+    ``terms`` are checked, by the place of their stage; ``teachers`` likewise, by name; ``combination`` likewise.
     """
     foreign = [name for name, teacher in teachers.items() if teacher.kind == "teacher"]
-    for complaint in (*_foreign(recipe, foreign), *_complaints(recipe, terms, foreign)):
+    together = () if combination is None else _together(recipe, combination, terms)
+    for complaint in (*_foreign(recipe, foreign), *_complaints(recipe, terms, foreign), *together):
         raise LimbeckError(complaint)
 
 
@@ -38,6 +40,26 @@ def _foreign(recipe: Recipe, foreign: Sequence[str]) -> Iterator[str]:
         for place, stage in recipe.each_stage():
             if stage.taps.get(name):
                 yield f"{place}.taps.{name}: {teacher.use} gives answers only, so nothing in it can be tapped"
+
+
+def _together(
+    recipe: Recipe, combination: Checked, terms: Mapping[str, Mapping[str, Checked]]
+) -> Iterator[str]:  # fmt: skip
+    """Whether there is anything to combine, and somebody who listens to it."""
+    weights = combination.settings.get("weights")
+    for name in weights if isinstance(weights, Mapping) else ():
+        if name not in recipe.teachers:
+            yield f"combination.weights: no teacher is named {name!r}; there are: {nearest(name, recipe.teachers)}"
+    if combination.use == "MeanLogits" and not weights:  # the default, which nobody asked for
+        return
+    said = f"combination: {combination.use} says how several teachers speak together, and"
+    if len(recipe.teachers) < 2:
+        yield f"{said} the recipe has {len(recipe.teachers) or 'none'}: leave it away, or add teachers"
+    if recipe.guided == "dense" and recipe.assistants:
+        yield f"{said} with guided: dense each term listens to each of them by itself: leave one of the two away"
+    each = [term for place, stage in terms.items() if place != "teaching" for term in stage.values()]
+    if all(":" not in term.use and term.resolved.get("teacher", "none") is not None for term in each):
+        yield f"{said} every term names its own teacher: leave it away, or a term's `teacher`"
 
 
 def _complaints(recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]], foreign: Sequence[str]) -> Iterator[str]:
@@ -59,6 +81,12 @@ def _complaints(recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]], fore
             f"teachers.{untaught[0]}: it has no weights, and there is no `teaching` to train it by: "
             "give weights, a file or a run folder, or add teaching: {epochs: …, objective: …}"
         )
+    for name in untaught:
+        if recipe.teachers[name].named:
+            yield (
+                f"teachers.{name}.classes: it has no weights, so it is trained here and learns the data's classes: "
+                "leave classes away, or give weights"
+            )
     yield from _chain(recipe)
     yield from _itself(recipe, terms)
     for place, stage in recipe.each_stage():

@@ -5,13 +5,15 @@ Checking needs no data and trains nothing; what the data decides (classes, chann
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 from limbeck.core.ranges import Range
-from limbeck.recipe import build, consistency
+from limbeck.recipe import aliases, build, consistency
 from limbeck.recipe.checked import GIVEN, LATER, Checked
+from limbeck.recipe.class_names import class_names
 from limbeck.recipe.schema import Node, Recipe, Scheduler, Stage, Teacher, Term, Training, plain
 from limbeck.recipe.words import at
 
@@ -62,6 +64,7 @@ class Plan:
     data: Checked
     student: Checked
     teachers: Mapping[str, Checked]
+    combination: Checked
     assistants: Mapping[str, Checked]
     self_teachers: Mapping[str, Checked]
     peers: Mapping[str, Checked]
@@ -90,10 +93,8 @@ def check(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Plan:
         task=task,
         data=known.node(recipe.data, "data", "data"),
         student=known.node(recipe.student, "model", "student"),
-        teachers={
-            name: known.node(teacher, ("model", "teacher"), f"teachers.{name}", "weights", "engine", "stop")
-            for name, teacher in recipe.teachers.items()
-        },
+        teachers={name: known.teacher(teacher, f"teachers.{name}") for name, teacher in recipe.teachers.items()},
+        combination=known.node(recipe.combination, "combination", "combination"),
         assistants={
             name: known.node(assistant, "model", f"assistants.{name}") for name, assistant in recipe.assistants.items()
         },
@@ -106,7 +107,7 @@ def check(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Plan:
         teaching=next((stage for place, _, stage in named if place == "teaching"), None),
         stages=tuple(stage for place, _, stage in named if place != "teaching"),
     )
-    consistency.check(recipe, {place: stage.terms for place, _, stage in named}, plan.teachers)
+    consistency.check(recipe, {place: stage.terms for place, _, stage in named}, plan.teachers, plan.combination)
     return plan
 
 
@@ -119,11 +120,9 @@ def resolved(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Recip
             "data": _full(Node, plan.data),
             "student": _full(Node, plan.student),
             "teachers": {
-                name: _full(
-                    Teacher, plan.teachers[name], weights=teacher.weights, engine=teacher.engine, stop=teacher.stop
-                )
-                for name, teacher in recipe.teachers.items()
+                name: _full(Teacher, plan.teachers[name], **_own(teacher)) for name, teacher in recipe.teachers.items()
             },
+            "combination": _full(Node, plan.combination) if len(recipe.teachers) > 1 else recipe.combination,
             "assistants": {name: _full(Node, assistant) for name, assistant in plan.assistants.items()},
             "self_teachers": {name: _full(Node, node) for name, node in plan.self_teachers.items()},
             "peers": {name: _full(Node, peer) for name, peer in plan.peers.items()},
@@ -146,6 +145,19 @@ class _Known:
         """``node`` without the keys that are the recipe's ``own``."""
         settings = {name: value for name, value in plain(node).items() if name not in own}
         return build.check(settings, kind, plugins=self.plugins, given=self.given, place=place)
+
+    def teacher(self, teacher: Teacher, place: str) -> Checked:
+        """The network of a teacher, or what only answers."""
+        kinds, settings = ("model", "teacher"), {**plain(teacher)}
+        target = aliases.find(teacher.use, kinds, plugins=self.plugins, place=place)[1]
+        for name in _own(teacher):
+            # A network that is built for one size of pictures takes it as well.
+            if not (name == "size" and name in inspect.signature(target).parameters):
+                settings.pop(name, None)
+        given = dict(self.given)
+        if teacher.classes is not None and not isinstance(teacher.classes, int):
+            given["classes"] = len(class_names(teacher.classes, place=at(place, "classes")))
+        return build.check(settings, kinds, plugins=self.plugins, given=given, place=place)
 
     def training(self, training: Training, place: str) -> tuple[Checked, Checked | None]:
         optimizer = self.node(training.optimizer, "optimizer", at(place, "optimizer"))
@@ -171,6 +183,13 @@ class _Known:
             stage=stage, training=training, terms=terms, weights=weights, balance=balance, optimizer=optimizer,
             scheduler=scheduler,
         )  # fmt: skip
+
+
+def _own(teacher: Teacher) -> dict[str, Any]:
+    """What a teacher has beside the settings of its network."""
+    said = plain(teacher)
+    names = ["weights", "engine", "stop", "size", "normalize", "missing", "answers", *["classes"] * teacher.named]
+    return {name: said[name] for name in names if name in said}
 
 
 def _full(model: type[Any], checked: Checked, **own: Any) -> Any:

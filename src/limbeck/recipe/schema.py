@@ -74,6 +74,25 @@ def _controls(value: Any) -> Any:
     return value
 
 
+def _normalize(value: Any) -> Any:
+    if isinstance(value, Mapping | Normalizing):
+        return Normalizing.model_validate(value)
+    allowed = ("data", "imagenet", "none")
+    return value if value in allowed else refuse(
+        f"{shown(value)} is not one of {', '.join(map(repr, allowed))}, nor {{mean: [...], std: [...]}}"
+    )  # fmt: skip
+
+
+def _classes(value: Any) -> Any:
+    """A number is a setting of the network; names are a list of them, or a file."""
+    many = isinstance(value, list | tuple)
+    if many and value and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    if many or isinstance(value, bool) or not isinstance(value, int | str):
+        refuse(f"{shown(value)} is no list of class names, such as [cat, dog], and no file that holds them")
+    return value
+
+
 def _node(value: Any) -> Any:
     """A mapping with ``use``; the name alone is short for it."""
     if isinstance(value, str):
@@ -114,12 +133,33 @@ class Term(BaseModel):
 
 
 @final
+class Normalizing(BaseModel):
+    """Mean and spread of each channel, for pixels in 0..1."""
+
+    model_config = _STRICT
+    mean: tuple[Number, ...]
+    std: tuple[Annotated[Number, Field(gt=0)], ...]
+
+    @model_validator(mode="after")
+    def _channels(self) -> Self:
+        if len(self.mean) != len(self.std) or not self.mean:
+            refuse(f"mean has {len(self.mean)} channels and std {len(self.std)}: give one of each for every channel")
+        return self
+
+
+@final
 class Teacher(BaseModel):
     """A teacher; ``weights`` is a file or a run folder, and without it the network is trained first.
 
     ``engine`` is what a network's answers are computed by, see :class:`limbeck.teachers.Engine`. ``stop`` ends the
     training early, after this fraction of its steps, since a teacher that was stopped early may teach a small student
     better (Cho & Hariharan, ICCV 2019, https://arxiv.org/abs/1910.01348).
+
+    Where it sees and names things otherwise than the student: ``size`` is the shorter side of its pictures,
+    ``normalize`` what is taken off them, ``classes`` the names of its classes in its order, and ``missing: mask``
+    allows that some of the data's are not among them (:mod:`limbeck.teachers.adapter`). ``answers`` says for which
+    samples it has an answer: ``finite``, where its row is not NaN, or a mask in a ``.npy`` file
+    (:mod:`limbeck.teachers.partial`).
     """
 
     model_config = _NODE
@@ -127,6 +167,11 @@ class Teacher(BaseModel):
     weights: Text | None = None
     engine: EngineName = "eager"
     stop: Annotated[Number, Field(gt=0, le=1)] | None = None
+    size: Annotated[Integer, Field(ge=1)] | None = None
+    normalize: Annotated[Literal["data", "imagenet", "none"] | Normalizing | None, BeforeValidator(_normalize)] = None
+    classes: Annotated[Integer | Text | tuple[Text, ...] | None, BeforeValidator(_classes)] = None
+    missing: Literal["refuse", "mask"] = "refuse"
+    answers: Text | None = None
 
     before = model_validator(mode="before")(_node)
 
@@ -134,7 +179,16 @@ class Teacher(BaseModel):
     def _trained(self) -> Self:
         if self.stop is not None and self.weights is not None:
             refuse(f"stop: {self.stop:g} ends a training early, and a teacher with weights is not trained: drop one")
+        if self.missing == "mask" and not self.named:
+            refuse(
+                "missing: mask leaves classes out that are missing among the teacher's, and it names none: give classes"
+            )
         return self
+
+    @property
+    def named(self) -> bool:
+        """Whether it says which classes it knows; a bare number of classes is a setting of its network."""
+        return self.classes is not None and not isinstance(self.classes, int)
 
 
 @final
@@ -273,15 +327,20 @@ class Export(BaseModel):
         return known(value, cls, "export")
 
 
+_TOGETHER: Final = Node.model_validate({"use": "MeanLogits"})
+
+
 @final
 class Recipe(BaseModel):
     """Everything that decides a run; :func:`limbeck.recipe.load` makes one from YAML.
 
-    ``data_seed`` decides how the data are cut, which labels are kept, and the views; ``None``: ``seed`` does. With it
-    set, runs of different seeds share their parts, a teacher that was trained elsewhere, and the cache of its answers.
-    ``self_teachers`` are made of the student itself (:mod:`limbeck.teachers.itself`), anew in each stage; ``peers`` are
-    students that learn together with it (:class:`limbeck.objective.Peers`). ``generations`` makes the student the last
-    of so many networks of its shape (:mod:`limbeck.recipe.generations`).
+    ``combination`` is how several teachers speak to terms that name none, one of
+    :mod:`limbeck.teachers.combinations`. ``data_seed`` decides how the data are cut, which labels are kept, and the
+    views; ``None``: ``seed`` does. With it set, runs of different seeds share their parts, a teacher that was trained
+    elsewhere, and the cache of its answers. ``self_teachers`` are made of the student itself
+    (:mod:`limbeck.teachers.itself`), anew in each stage; ``peers`` are students that learn together with it
+    (:class:`limbeck.objective.Peers`). ``generations`` makes the student the last of so many networks of its shape
+    (:mod:`limbeck.recipe.generations`).
     """
 
     model_config = _STRICT
@@ -294,6 +353,7 @@ class Recipe(BaseModel):
     teachers: dict[TeacherName, Teacher] = {}
     assistants: dict[TeacherName, Node] = {}
     guided: Guided = "last"
+    combination: Node = _TOGETHER
     student: Node
     self_teachers: dict[TeacherName, Node] = {}
     peers: dict[TeacherName, Node] = {}
@@ -348,6 +408,10 @@ class Recipe(BaseModel):
         return validated(Training, whole, place)
 
 
+_SELDOM: Final = ("size", "normalize", "classes", "missing", "answers")
+"""What a teacher has only where it was said: most see and name things as the student does."""
+
+
 def validated(model: type[_Model], data: Any, place: str = "") -> _Model:
     """``data`` as ``model``, or a ``LimbeckError`` of one sentence with the dotted place."""
     if not isinstance(data, Mapping):
@@ -374,6 +438,10 @@ def plain(value: Any) -> Any:
             own = {name: item for name, item in own.items() if item is not None}
         if isinstance(value, Term) and not value.gather:
             del own["gather"]
+        if isinstance(value, Teacher):
+            for name in _SELDOM:
+                if own[name] == Teacher.model_fields[name].default:
+                    del own[name]
         if value.model_extra is not None:
             return {"use": own.pop("use"), **{name: plain(item) for name, item in value.model_extra.items()}, **own}
         return own

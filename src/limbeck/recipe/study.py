@@ -15,7 +15,9 @@ __all__ = ["ARMS", "CONTROLS", "Study"]
 CONTROLS: Final = ("alone", "longer", "smoothed")
 """The same student without a teacher: for equally many steps, for equal wall time, and with label smoothing."""
 ARMS: Final = ("teacher", *CONTROLS, "distilled")
-_CHANGEABLE: Final = ("stages", "training", "teachers", "assistants", "guided", "cache", "self_teachers", "peers")
+_CHANGEABLE: Final = (
+    "stages", "training", "teachers", "combination", "assistants", "guided", "cache", "self_teachers", "peers",
+)  # fmt: skip
 
 
 def _seeds(value: Any) -> Any:

@@ -2,17 +2,22 @@
 together, and which are to.
 """
 
+from limbeck.teachers.adapter import Adapter, Lens, adapted, by_name
 from limbeck.teachers.cache import Cached, Format
+from limbeck.teachers.combinations import Combination, Confidence, Learned, MeanLogits, MeanProbabilities, Random
 from limbeck.teachers.engines import ENGINES, Engine, Report
 from limbeck.teachers.ensemble import combine
 from limbeck.teachers.foreign import Foreign, answers, endpoint, onnx
 from limbeck.teachers.frozen import Frozen
 from limbeck.teachers.itself import Averaged, LastBatch, LastPrediction
+from limbeck.teachers.partial import Partial, answered_samples
 from limbeck.teachers.rules import Facts, Likeness, Rules, warnings
 from limbeck.teachers.select import Candidate, Selection, select
 
 __all__ = [
-    "ENGINES", "Averaged", "Cached", "Candidate", "Engine", "Facts", "Foreign", "Format", "Frozen", "LastBatch",
-    "LastPrediction", "Likeness", "Report", "Rules", "Selection", "answers", "combine", "endpoint", "onnx", "select",
+    "ENGINES", "Adapter", "Averaged", "Cached", "Candidate", "Combination", "Confidence", "Engine", "Facts", "Foreign",
+    "Format", "Frozen", "LastBatch", "LastPrediction", "Learned", "Lens", "Likeness", "MeanLogits",
+    "MeanProbabilities", "Partial", "Random", "Report", "Rules", "Selection", "adapted", "answered_samples", "answers",
+    "by_name", "combine", "endpoint", "onnx", "select",
     "warnings",
 ]  # fmt: skip

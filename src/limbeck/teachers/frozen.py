@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any, final
 
@@ -13,14 +14,16 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task
 from limbeck.taps import Taps
+from limbeck.teachers.adapter import Adapter
 from limbeck.teachers.engines import Engine
 from limbeck.teachers.engines.hearing import answered
-from limbeck.teachers.foreign.foreign import Foreign
+from limbeck.teachers.foreign.foreign import Foreign, unanswered
 from limbeck.teachers.identity import of_network
 
 __all__ = ["Frozen"]
 
 _training = attrgetter("training")
+_INSIDE = "module"
 
 
 @final
@@ -42,7 +45,9 @@ class Frozen:
         self, network: nn.Module, taps: Mapping[str, str] | None = None, *, engine: Engine | str = "eager"
     ) -> None:
         self.network = network.eval().requires_grad_(False)
-        self.places = dict(taps or {})
+        # Behind an adapter, a place is still named as in the network itself.
+        within = f"{_INSIDE}." if isinstance(network, Adapter) else ""
+        self.places = {name: within + place for name, place in (taps or {}).items()}
         self.engine = Engine(engine) if isinstance(engine, str) else engine
         self._refuse()
         self.taps = Taps(network, self.places)
@@ -54,8 +59,10 @@ class Frozen:
             self.network.eval()
         with torch.no_grad():
             if self.engine.name == "eager":
-                return answered(self.network, self.taps, batch, task)
-            return self.engine.answer(self.network, self.places, batch, task)
+                said = answered(self.network, self.taps, batch, task)
+            else:
+                said = self.engine.answer(self.network, self.places, batch, task)
+        return _absent(said) if getattr(self.network, "partial", False) else said
 
     def move(self, change: Callable[[Tensor], Tensor]) -> None:
         """Apply to the weights what ``nn.Module.to`` applies to its own."""
@@ -87,3 +94,10 @@ class Frozen:
 
     def _kinds(self) -> set[tuple[torch.device, torch.dtype]]:
         return {(tensor.device, tensor.dtype) for tensor in (*self.network.parameters(), *self.network.buffers())}
+
+
+def _absent(said: Outputs) -> Outputs:
+    """``said`` with the samples that were not answered, whose rows hold zeros from then on: a cache keeps numbers."""
+    rows = said.rows()
+    gone = unanswered(rows)
+    return replace(said, logits=rows.masked_fill(gone[:, None], 0.0), present=~gone)

@@ -102,9 +102,22 @@ def _changed(whole: dict[str, Any], arm: Arm) -> dict[str, Any]:
             if name not in whole["teachers"]:
                 raise LimbeckError(f"teachers: there is no teacher {name!r}: {nearest(str(name), whole['teachers'])}")
         whole["teachers"] = {name: node for name, node in whole["teachers"].items() if name in wanted}
+        whole = _fewer(whole, changes)
     if any(path.partition(".")[0] == "teachers" for path in changes):
         raise LimbeckError("teachers is a list of those to listen to; each is trained once, for all arms alike")
     return changed(whole, changes)
+
+
+def _fewer(whole: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's combination is of all its teachers: one alone has none, and who is gone has no weight in it."""
+    said = whole.get("combination")
+    if said is None or "combination" in changes:
+        return whole
+    if len(whole["teachers"]) < 2:
+        return {name: value for name, value in whole.items() if name != "combination"}
+    if isinstance(said, Mapping) and said.get("weights"):
+        said = {**said, "weights": {name: one for name, one in said["weights"].items() if name in whole["teachers"]}}
+    return whole | {"combination": said}
 
 
 def _listening(whole: dict[str, Any], recipe: Recipe, seed: int, shared: Shared) -> dict[str, Any]:
@@ -132,6 +145,7 @@ def _control(whole: dict[str, Any], arm: Arm, recipe: Recipe, shared: Shared) ->
         "teaching": None,
     }
     whole["training"]["sampling"] = "plain"
+    whole.pop("combination", None)
     pace = shared.pace if arm.role == "longer" else 1.0
     for stage, length in zip(whole["stages"], shared.lengths, strict=True):
         terms = [term for term in stage["objective"].values() if term["use"] == "CrossEntropy"]

@@ -17,7 +17,7 @@ __all__ = ["answers"]
 def answers(
     of: Callable[..., Any], *, returns: Returns = "logits", takes: Literal["torch", "numpy"] = "torch",
     sees: Sees = "normalised", normalization: Normalization | None = None, version: str = "",
-    classes: int | None = None,
+    classes: int | None = None, partial: bool = False,
 ) -> Foreign:  # fmt: skip
     """A teacher that answers as ``of`` does.
 
@@ -29,6 +29,7 @@ def answers(
         normalization: of the data; needed in Python for one that sees pixels.
         version: any text; change it when ``of`` answers otherwise than before, as no cache can see into a function.
         classes: how many there are.
+        partial: whether a row of NaN says that it has no answer for a sample, which then goes without it.
 
     >>> teacher = answers(lambda x: [[0.25, 0.75]] * len(x), returns="probabilities")
     >>> import torch
@@ -45,7 +46,7 @@ def answers(
     home = getattr(of, "__module__", type(of).__module__)
     return Foreign(
         of if takes == "torch" else _Numpy(of), called=f"the callable {name}", identity=f"{home}:{name} {version}",
-        returns=returns, sees=sees, normalization=normalization, classes=classes,
+        returns=returns, sees=sees, normalization=normalization, classes=classes, partial=partial,
     )  # fmt: skip
 
 

@@ -1,0 +1,88 @@
+"""The steps of docs/add-a-method.md, followed: a term in a package of its own, its test, and a recipe that uses it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shlex
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from limbeck.cli import main
+
+PAGE = Path(__file__).parents[2] / "docs" / "add-a-method.md"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def blocks(tmp_path, monkeypatch):
+    """The page's files in a folder of their own, its commands, and the folder on Python's path."""
+    files, commands = {}, []
+    for language, text in BLOCK.findall(PAGE.read_text()):
+        if name := re.match(r"# ([\w./]+\.(?:py|yaml))\n", text):
+            files[name[1]] = text
+            (tmp_path / name[1]).parent.mkdir(exist_ok=True)
+            (tmp_path / name[1]).write_text(text)
+        else:
+            assert language == "sh", f"{text!r} is followed by nobody"
+            commands += text.splitlines()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield files, commands
+    torch.set_num_threads(threads)
+    for name in [name for name in sys.modules if name.split(".")[0] in ("my_methods", "test_hellinger")]:
+        del sys.modules[name]
+
+
+def run_tests(module):
+    """Every test of ``module``, with each of its parameters."""
+    ran = 0
+    for name, test in vars(module).items():
+        if name.startswith("test_"):
+            marks = getattr(test, "pytestmark", [])
+            for values in [{marks[0].args[0]: value} for value in marks[0].args[1]] if marks else [{}]:
+                test(**values)
+                ran += 1
+    return ran
+
+
+def test_its_two_files_and_its_line_add_a_method_that_a_recipe_trains_with(blocks, tmp_path):
+    files, commands = blocks
+    assert list(files) == ["my_methods/hellinger.py", "test_hellinger.py", "recipe.yaml"]
+    done = []
+    for line in commands:
+        path, *words = shlex.split(line)
+        assert path == "PYTHONPATH=."
+        if words[0] == "python":
+            assert words == ["python", "-m", "pytest", "test_hellinger.py"]
+            assert run_tests(import_module("test_hellinger")) == 4
+        else:
+            assert words[0] == "limbeck"
+            assert main(words[1:]) == 0, line
+        done.append(words[0])
+    assert done == ["python", "limbeck", "limbeck"]
+    record = json.loads((tmp_path / "runs" / "with_hellinger" / "record.json").read_text())
+    assert record["models"]["distilled"]["steps"] == 10
+    with (tmp_path / "runs" / "with_hellinger" / "metrics.csv").open() as file:
+        row = next(row for row in csv.DictReader(file) if row["phase"] == "distilled")
+    assert float(row["loss/overlap"]) > 0
+
+
+def test_without_its_line_the_recipe_is_refused(blocks, tmp_path, capsys):
+    text = (tmp_path / "recipe.yaml").read_text().replace("plugins: [my_methods]\n", "")
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert main(["recipe", "check", "recipe.yaml"]) == 2
+    assert "add `plugins: [my_methods]` to the recipe" in capsys.readouterr().err
+
+
+def test_its_examples_are_true(blocks):
+    import doctest
+
+    assert doctest.testmod(import_module("my_methods.hellinger")) == (0, 1)

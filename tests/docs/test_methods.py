@@ -1,0 +1,126 @@
+"""docs/methods.md is what the docstrings say, and the list of methods is whole."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+import limbeck.terms
+from limbeck.cli import main
+from limbeck.programs.listing import methods, methods_page, methods_table
+from limbeck.programs.listing.cost import cost
+from limbeck.programs.listing.methods import _method
+from limbeck.recipe.aliases import names
+
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
+LISTED = methods()
+
+
+def test_the_page_is_what_the_docstrings_say():
+    again = "it is not what the docstrings say: run limbeck methods --markdown > docs/methods.md"
+    assert PAGE.read_text() == methods_page(LISTED), again
+
+
+def test_every_term_is_listed_with_a_form_of_knowledge_and_a_paper():
+    assert sorted(method.name for method in LISTED) == names("term")
+    for method in LISTED:
+        assert method.form != "other", f"{method.name}: begin its file with 'Knowledge of responses: …' or the like"
+        assert method.papers, f"{method.name}: its file names no paper"
+        assert method.functions, f"{method.name}: its arithmetic is no public function"
+        assert method.what
+
+
+def test_forms_and_costs_of_a_few_are_right():
+    known = {method.name: method for method in LISTED}
+    assert [known[name].form for name in ("SoftTarget", "Hint", "Similarity", "CrossEntropy")] == [
+        "responses", "features", "relations", "truth",
+    ]  # fmt: skip
+    assert known["Hint"].taps == ("at",)
+    assert known["Hint"].cost.learns == 16 * 32 + 32
+    assert known["SoftTarget"].cost.learns == known["Similarity"].cost.learns == 0
+    assert known["SoftTarget"].papers[0] == "https://arxiv.org/abs/1503.02531"
+
+
+def test_the_command_prints_the_table_and_the_page(capsys):
+    assert main(["methods"]) == 0
+    assert capsys.readouterr().out == methods_table(LISTED) + "\n"
+    assert main(["methods", "--markdown"]) == 0
+    assert capsys.readouterr().out == PAGE.read_text()
+
+
+class Bank(nn.Module):
+    """Remembers.
+
+    Arguments:
+        first: the name of the earlier tap.
+        last: the name of the later one.
+        other: one more tap, if any.
+        teacher: which teacher; ``None`` takes the combination of all.
+    """
+
+    def __init__(self, first: str, last: str, *, other: str | None = None, teacher: str | None = None) -> None:
+        super().__init__()
+        self.names, self.norm = (first, last), nn.BatchNorm1d(3)
+        self.register_buffer("bank", torch.zeros(100, 3))
+
+    def prepare(self, exchange):
+        widths = [exchange.student.tap(name).shape[1] for name in self.names]
+        self.layer = nn.Linear(*widths, bias=False)
+
+
+class Special(nn.Module):
+    """Needs what nobody has."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+
+
+@pytest.fixture
+def exported(monkeypatch):
+    def of(term):
+        monkeypatch.setattr(limbeck.terms, term.__name__, term, raising=False)
+        monkeypatch.setattr(limbeck.terms, "__all__", [*limbeck.terms.__all__, term.__name__])
+        return _method(term.__name__)
+
+    return of
+
+
+def test_taps_are_read_from_arguments_and_costs_are_counted(exported):
+    found = exported(Bank)
+    assert found.taps == ("first", "last", "[other]")
+    assert (found.cost.learns, found.cost.keeps) == (16 * 32 + 6, 100 * 3 * 4)
+
+
+def test_a_term_that_cannot_be_made_or_says_nothing_is_listed_all_the_same(exported, monkeypatch):
+    assert (cost(Special, ()).learns, cost(Special, ()).keeps) == (None, None)
+    monkeypatch.setattr(sys.modules[__name__], "__doc__", "A note.")
+    found = exported(Special)
+    assert (found.form, found.what, found.papers) == ("other", "A note", ())
+    assert "Special" in methods_table([found])
+    assert "## Others" in methods_page([found])
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "what"),
+    [
+        ("Knowledge of relations between samples: who is near (X), https://x.org/a.", "relations",
+         "between samples: who is near (X)"),
+        ("Knowledge of the student's own past: what it said.", "self", "what it said"),
+        ("The truth: the labels. More of it.", "truth", "the labels"),
+    ],
+)  # fmt: skip
+def test_the_first_words_of_a_file_say_what_it_is(exported, monkeypatch, text, form, what):
+    class Said:
+        """Of it."""
+
+        marks: ClassVar[int] = 0
+
+    Said.__module__ = __name__
+    monkeypatch.setattr(sys.modules[__name__], "__doc__", text)
+    found = exported(Said)
+    assert (found.form, found.what) == (form, what)

@@ -1,0 +1,279 @@
+"""Ways to combine teachers, against NumPy written from their formulas: shares, confidence, draws, learned weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import limbeck
+from limbeck.core.errors import LimbeckError
+from limbeck.core.exchange import Exchange
+from limbeck.core.outputs import Outputs
+from limbeck.core.progress import Progress
+from limbeck.tasks import Classification
+from limbeck.teachers import Confidence, Learned, MeanLogits, MeanProbabilities, Random, combine
+from limbeck.terms import CrossEntropy, SoftTarget
+
+FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
+SIZES = given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.integers(1, 5), st.integers(2, 6))
+ALL = [
+    MeanLogits({"0": 2.0}), MeanProbabilities({"0": 2.0}, tau=4.0), Confidence("entropy"), Confidence("cross_entropy"),
+    Random(seed=3), Learned(),
+]  # fmt: skip
+EACH = pytest.mark.parametrize("how", ALL, ids=lambda how: repr(how)[:30])
+
+
+def softmax(z, axis=-1):
+    z = np.exp(z - z.max(axis=axis, keepdims=True))
+    return z / z.sum(axis=axis, keepdims=True)
+
+
+def said(logits, present=None):
+    return {
+        str(i): Outputs(logits=torch.tensor(one), present=None if present is None else torch.tensor(present[i]))
+        for i, one in enumerate(logits)
+    }
+
+
+def drawn(seed, teachers, rows, classes):
+    """Logits, who is present (at least one for each row), and labels, some of them missing."""
+    random = np.random.default_rng(seed)
+    present = random.random((teachers, rows)) < 0.7
+    present[random.integers(teachers, size=rows), np.arange(rows)] = True
+    target = random.integers(-1, classes, rows)
+    return random.normal(size=(teachers, rows, classes)) * 4, present, np.where(target < 0, -100, target)
+
+
+def trusted(doubt, tau, rows):
+    """CA-MKD from the paper, on the teachers of one row: ``doubt`` ``[K]``, logits ``[K, classes]``."""
+    many = len(doubt)
+    weight = np.ones(1) if many == 1 else (1 - np.exp(doubt) / np.exp(doubt).sum()) / (many - 1)
+    return (weight[:, None] * softmax(rows / tau)).sum(axis=0)
+
+
+@FEW
+@SIZES
+def test_confidence_is_the_papers_over_those_who_answered(seed, teachers, rows, classes):
+    logits, present, target = drawn(seed, teachers, rows, classes)
+    answers = said(np.where(present[..., None], logits, np.nan), present)
+    for by in ("entropy", "cross_entropy"):
+        together = combine(answers, how=Confidence(by, tau=2.0), target=torch.tensor(target))
+        for row in range(rows):
+            mine = logits[present[:, row], row]
+            p = softmax(mine)
+            likely = np.log(p[:, target[row]]) if target[row] >= 0 else np.zeros(len(p))
+            doubt = -(p * np.log(p)).sum(axis=1) if by == "entropy" else -likely
+            found = (together.rows()[row] / 2.0).exp().numpy()
+            np.testing.assert_allclose(found, trusted(doubt, 2.0, mine), rtol=1e-6, atol=1e-12)
+
+
+@FEW
+@SIZES
+def test_given_weights_are_shares_of_those_who_answered(seed, teachers, rows, classes):
+    logits, present, _ = drawn(seed, teachers, rows, classes)
+    share = np.arange(teachers) + 0.5
+    weights = {str(i): float(one) for i, one in enumerate(share)}
+    of_logits = combine(said(logits, present), how=MeanLogits(weights)).rows().numpy()
+    of_probabilities = combine(said(logits, present), how=MeanProbabilities(weights, tau=3.0)).rows().numpy()
+    for row in range(rows):
+        here = present[:, row]
+        weight = share[here] / share[here].sum()
+        np.testing.assert_allclose(of_logits[row], weight @ logits[here, row], rtol=1e-6, atol=1e-12)
+        expected = weight @ softmax(logits[here, row] / 3.0)
+        np.testing.assert_allclose(np.exp(of_probabilities[row] / 3.0), expected, rtol=1e-6, atol=1e-12)
+
+
+def test_confidence_by_the_truth_worked_by_hand():
+    # Two teachers give the truth 1/2 and 3/4: they weigh 2/5 and 3/5, so the mean is 0.2 + 0.45 = 0.65.
+    answers = said(np.array([[[0.0, 0.0]], [[np.log(3.0), 0.0]]]))
+    together = combine(answers, how=Confidence("cross_entropy"), target=torch.tensor([0]))
+    assert float(together.rows().exp()[0, 0]) == pytest.approx(0.65)
+
+
+def test_soft_targets_at_the_same_tau_are_camkd_up_to_a_constant():
+    random = np.random.default_rng(0)
+    logits, target, student = random.normal(size=(3, 5, 4)), random.integers(0, 4, 5), random.normal(size=(2, 5, 4))
+    p = softmax(logits)[:, np.arange(5), target]
+    weight = (1 - (1 / p) / (1 / p).sum(axis=0)) / 2
+    log_q = np.log(softmax(student / 4.0))
+    paper = -(weight[..., None] * softmax(logits / 4.0)).sum(axis=0) * log_q
+    together = combine(said(logits), how=Confidence("cross_entropy", tau=4.0), target=torch.tensor(target))
+    ours = [
+        float(SoftTarget(tau=4.0)(Exchange(student=Outputs(logits=torch.tensor(one)), teacher=together)))
+        for one in student
+    ]
+    theirs = 16 * paper.sum(axis=2).mean(axis=1)
+    assert ours[0] - ours[1] == pytest.approx(theirs[0] - theirs[1], rel=1e-6)
+
+
+def test_confidence_takes_probabilities_as_targets_and_calls_all_zeros_no_label():
+    logits = np.random.default_rng(1).normal(size=(3, 2, 3))
+    target = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.0, 0.0]])
+    found = combine(said(logits), how=Confidence("cross_entropy"), target=target).rows().exp().numpy()
+    doubt = -(np.log(softmax(logits[:, 0])) @ np.array([0.25, 0.75, 0.0]))
+    np.testing.assert_allclose(found[0], trusted(doubt, 1.0, logits[:, 0]), rtol=1e-6)
+    np.testing.assert_allclose(found[1], softmax(logits[:, 1]).mean(axis=0), rtol=1e-6)
+
+
+@EACH
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_every_way_is_finite_float32_and_gives_what_all_agree_on(how, scale):
+    rows = scale * torch.tensor([[0.5, -1.0, 0.25], [1.0, 1.0, 1.0]], dtype=torch.float16)
+    answers = {str(i): Outputs(logits=rows) for i in range(3)}
+    together = combine(answers, how=how, target=torch.tensor([1, -100])).rows()
+    assert together.dtype == torch.float32
+    assert together.isfinite().all()
+    torch.testing.assert_close(together.softmax(1), rows.float().softmax(1))
+
+
+@EACH
+def test_a_row_that_nobody_answered_reaches_no_term(how):
+    present = np.array([[True, False], [True, False]])
+    logits = np.where(present[..., None], np.ones((2, 2, 3)), np.nan)
+    together = combine(said(logits, present), how=how, target=torch.tensor([0, 1]))
+    exchange = Exchange(student=Outputs(logits=torch.zeros(2, 3)), teacher=together)
+    assert [len(one.rows()) for one in exchange.pair()] == [1, 1]
+    assert float(SoftTarget()(exchange)) == pytest.approx(0.0, abs=1e-6)
+
+
+@EACH
+def test_an_impossible_class_poisons_no_way(how):
+    logits = np.array([[[0.0, 1.0, -np.inf]], [[0.0, 1.0, 0.0]]])
+    for truth in (1, 2):
+        assert not combine(said(logits), how=how, target=torch.tensor([truth])).rows().isnan().any()
+
+
+def test_random_hears_each_teacher_as_often_as_it_weighs_and_the_same_at_the_same_step():
+    answers, how = said(np.arange(3.0).reshape(3, 1, 1) * np.ones((1, 1, 2))), Random({"0": 2.0}, seed=7)
+    heard = [float(combine(answers, how=how, progress=Progress(step)).rows()[0, 0]) for step in range(800)]
+    assert heard == [float(combine(answers, how=how, progress=Progress(step)).rows()[0, 0]) for step in range(800)]
+    # 800 draws: the share of 1/2 has a standard error of 0.018, that of 1/4 one of 0.015.
+    assert [heard.count(i) / 800 for i in range(3)] == pytest.approx([0.5, 0.25, 0.25], abs=0.06)
+    later = [float(combine(answers, how=how, progress=Progress(s, before=9)).rows()[0, 0]) for s in range(100)]
+    assert later == heard[9:109]
+
+
+def test_random_gives_a_row_to_somebody_who_answered_it():
+    present = np.array([[True, False], [False, True]])
+    answers = said(np.stack([np.full((2, 2), 1.0), np.full((2, 2), 2.0)]), present)
+    for step in range(8):
+        rows = combine(answers, how=Random(), progress=Progress(step)).rows()
+        assert rows[:, 0].tolist() == [1.0, 2.0]
+
+
+class Says(nn.Module):
+    """Gives the right answer with so many logits above the others."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x):
+        return self.by * x
+
+
+def learning(**settings):
+    """A student, two teachers of which one knows the labels, and a batch whose input is the label."""
+    labels = torch.arange(6) % 3
+    student = nn.Linear(3, 3)
+    return limbeck.Distiller(
+        student, {"right": Says(2.0), "wrong": Says(-2.0)}, objective={"soft": SoftTarget()}, task=Classification(3),
+        combination=Learned(), **settings,
+    ), (nn.functional.one_hot(labels, 3).float(), labels)  # fmt: skip
+
+
+def test_learned_weights_go_to_the_teacher_that_knows_the_labels():
+    made, batch = learning()
+    made.prepare(batch)
+    assert made.combination.weights() == [0.5, 0.5]
+    optimizer = torch.optim.SGD(made.parameters(), lr=1.0)
+    for _ in range(30):
+        optimizer.zero_grad()
+        made(batch).total.backward()
+        optimizer.step()
+    assert made.combination.weights()[0] > 0.9
+
+
+def test_learned_weights_are_trained_by_the_teachers_answers_and_not_by_the_students_loss():
+    made, batch = learning()
+    made.prepare(batch)
+    loss = made(batch)
+    loss.total.backward()
+    scores = made.combination.scores
+    # The score of a linear pool by hand: the mean of p_k − (1/2) over w·p, d/ds softmax at equal weights.
+    p = np.array([np.exp(2) / (np.exp(2) + 2), np.exp(-2) / (np.exp(-2) + 2)])
+    assert float(loss.parts["combination"]) == pytest.approx(-np.log(p.mean()), rel=1e-6)
+    expected = -0.5 * (p / p.mean() - 1)
+    np.testing.assert_allclose(scores.grad.numpy(), expected, rtol=1e-5)
+    with torch.no_grad():
+        student = made.student.weight.grad.clone()
+    other = limbeck.Distiller(
+        made.student, {"right": Says(2.0), "wrong": Says(-2.0)}, objective={"soft": SoftTarget()},
+        task=Classification(3), combination="mean_probabilities",
+    )  # fmt: skip
+    made.student.zero_grad()
+    other(batch).total.backward()
+    torch.testing.assert_close(made.student.weight.grad, student)
+
+
+def test_learned_weights_stand_once_among_the_parameters_and_in_the_state():
+    made, batch = learning()
+    made.prepare(batch)
+    assert [name for name, _ in made.named_parameters() if "student" not in name] == [
+        "objective.learned.combination.scores"
+    ]
+    assert [name for name in made.state_dict() if "student" not in name] == ["objective.learned.combination.scores"]
+
+
+def test_one_teacher_leaves_nothing_to_learn():
+    made = limbeck.Distiller(
+        nn.Linear(3, 3), Says(1.0), objective={"soft": SoftTarget()}, task=Classification(3), combination=Learned()
+    )
+    assert list(made.objective.terms) == ["soft"]
+
+
+def test_without_labels_learned_weights_stay_where_they_are():
+    made, (inputs, labels) = learning()
+    made.prepare((inputs, labels))
+    loss = made((inputs, torch.full_like(labels, -100)))
+    loss.total.backward()
+    assert float(loss.parts["combination"]) == 0.0
+    assert made.combination.scores.grad.tolist() == [0.0, 0.0]
+
+
+def test_learned_weights_get_a_finite_gradient_where_teachers_are_absent():
+    how, logits = Learned(), np.random.default_rng(0).normal(size=(2, 3, 3))
+    present = np.array([[True, False, False], [True, True, False]])
+    exchange = Exchange(
+        student=Outputs(logits=torch.zeros(3, 3)), teachers=said(logits, present), target=torch.tensor([0, 1, 2])
+    )
+    how.prepare(exchange)
+    loss = how(exchange)
+    loss.backward()
+    # The row that one answered and the row that nobody answered say nothing about the weights.
+    p = softmax(logits)[:, 0, 0]
+    assert loss.item() == pytest.approx(-(np.log(p.mean()) + np.log(softmax(logits)[1, 1, 1])) / 2, rel=1e-6)
+    np.testing.assert_allclose(how.scores.grad.numpy(), -0.25 * (p / p.mean() - 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MeanLogits({"a": 0.0}), "weight is a number above zero, and that of 'a' is 0.0: leave out a teacher"),
+        (lambda: MeanProbabilities(tau=0.0), "a temperature is a number above zero, not 0.0"),
+        (lambda: Confidence("luck"), "confidence goes by entropy or cross_entropy, not by 'luck'"),
+        (lambda: combine(said(np.zeros((2, 1, 2))), how=MeanLogits({"x": 1.0})), "weighs 'x', and no teacher is named"),
+        (lambda: combine(said(np.zeros((2, 1, 2))), how=Confidence("cross_entropy")), "the batch carries none"),
+        (lambda: combine({}, how=MeanLogits), "an object such as MeanProbabilities\\(\\), not <class"),
+        (lambda: learning(weights={"soft": 1.0})[0] and limbeck.Distiller(
+            nn.Linear(3, 3), [Says(1.0), Says(2.0)], objective={"combination": CrossEntropy()},
+            task=Classification(3), combination=Learned()), "a term named 'combination': rename the other one"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence(make, message):
+    with pytest.raises(LimbeckError, match=message):
+        make()
