@@ -17,6 +17,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_squared, widen
 from limbeck.terms._features import Projection, channels_first
+from limbeck.terms._passes import products
 
 __all__ = ["Gram", "gram"]
 
@@ -74,4 +75,4 @@ class Gram(nn.Module):
 
 def _gram(features: Tensor) -> Tensor:
     rows = features.flatten(2) if features.ndim > 2 else features.unsqueeze(2)
-    return torch.bmm(rows, rows.transpose(1, 2)) / rows.shape[2]
+    return products(rows) / rows.shape[2]
