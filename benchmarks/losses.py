@@ -1,7 +1,7 @@
 """Every loss that limbeck.terms and torchdistill 1.1.5 both have: the same number or not, and the time of both.
 
-Both sides get the same tensors, in one process on one thread, and each call is a forward and a backward pass; calls of
-the two take turns. A figure is our time over theirs: each repeat gives one ratio, of the medians of its calls.
+Both sides get the same tensors, in one process on one thread, and take turns of a few calls, each a forward and a
+backward pass. A figure is our time over theirs: each repeat gives one ratio, of the medians of its calls.
 
 Nothing is believed of either side: ours has to be what NumPy makes of the paper in float64, and theirs what NumPy makes
 of their form, where that is another number. Where torchdistill's loss is the same, its gradient has to be as well.
@@ -25,6 +25,7 @@ import limbeck
 CLOSE = {"ours": 5e-5, "theirs": 2e-4, "gradients": 1e-4}  # float32; PKT takes logarithms of ratios close to 1
 HALF = ("attention", "attention_last", "flow", "contrast")
 # Beside these, torchdistill has the same squared error for hints, logits and SimKD, measured once, as `hint`.
+# torchdistill has the same squared error for hints, logits and SimKD, measured once as `hint`.
 ONLY = {
     "in_torchdistill_only": (
         "AuxSSKDLoss", "SSKDLoss", "PADL2Loss", "RegularizationLoss", "KTALoss", "AffinityLoss", "ChSimLoss",
@@ -102,7 +103,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=12, help="of each method")
-    parser.add_argument("--budget", type=float, default=0.1, help="seconds of a repeat, three calls at least")
+    parser.add_argument("--budget", type=float, default=0.1, help="seconds of a repeat; each side has a turn at least")
     parser.add_argument("--only", nargs="*", default=[], help="methods to look at; no file is written")
     parser.add_argument("--python", help=f"an interpreter with torchdistill {VERSION}, torch and torchvision")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "torchdistill_run")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from typing import final
 
-import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_squared, widen
+from limbeck.core.passes import products
 from limbeck.terms._features import Projection, channels_first
-from limbeck.terms._passes import products
 
 __all__ = ["Gram", "gram"]
 
@@ -27,6 +26,7 @@ def gram(student: Tensor, teacher: Tensor) -> Tensor:
 
     Shapes: ``[batch, channels, ...]`` of any rank and of equal channels; the positions may differ.
 
+    >>> import torch
     >>> gram(torch.tensor([[[1.0, 1.0]]]), torch.tensor([[[2.0]]]))
     tensor(9.)
     """

@@ -1,6 +1,6 @@
-"""Arithmetic of several terms whose gradient is written out, since autograd by itself takes more passes over memory.
+"""Arithmetic of several losses whose gradient is written out, since autograd by itself takes more passes over memory.
 
-On a CPU those passes are nearly all that a term on features costs. Every backward pass here is made of operations that
+On a CPU those passes are nearly all that a loss on features costs. Every backward pass here is made of operations that
 have a gradient themselves; what the forward pass left for it is computed again where a second derivative is asked for,
 as that has to know where it came from.
 """
@@ -17,7 +17,7 @@ from limbeck.core.numeric import mean_squared
 
 __all__ = ["distance_of_maps", "pooled", "products", "square_map"]
 
-_AT_ONCE: Final = 1 << 19  # elements squared at once on a CPU; more are parted by channels, and added in its cache
+_AT_ONCE: Final = 1 << 18  # elements squared at once on a CPU; more are parted by channels, and added in its cache
 _PARTS: Final = 4
 _SHORTEST: Final = 1e-12  # a shorter map is none; F.normalize divides by as much at least
 _SLICES: Final = 4  # windows up to here are pooled faster as a sum of slices
@@ -36,12 +36,12 @@ def square_map(features: Tensor) -> Tensor:
 
 
 def distance_of_maps(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean of the squared difference of two :func:`square_map`, of which only the student's has a gradient.
+    """Mean of the squared difference of two :func:`square_map`, of which the teacher's gets no gradient.
 
     >>> distance_of_maps(torch.tensor([[[3.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]]))
     tensor(1.)
     """
-    loss: Tensor = _DistanceOfMaps.apply(student, _unit_map(teacher.detach())[0])
+    loss: Tensor = _DistanceOfMaps.apply(student, teacher)
     return loss
 
 
@@ -90,20 +90,22 @@ class _SquareMap(torch.autograd.Function):
 class _DistanceOfMaps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
-        ctx.save_for_backward(student, teacher)
-        ctx.map = _unit_map(student)
-        return mean_squared(ctx.map[0], teacher)
+        unit, norm = _unit_map(student)
+        ctx.teacher = _unit_map(teacher)[0]
+        ctx.save_for_backward(student)
+        ctx.made = unit, norm
+        return mean_squared(unit, ctx.teacher)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        student, teacher = ctx.saved_tensors
-        unit, norm = _unit_map(student) if torch.is_grad_enabled() else ctx.map
+        (student,) = ctx.saved_tensors
+        unit, norm = _unit_map(student) if torch.is_grad_enabled() else ctx.made
         scale = gradients[0] * (4 / max(unit.numel(), 1)) / norm
-        return _by_features(student, unit, unit - teacher, scale), None
+        return _by_features(student, unit, unit - ctx.teacher, scale), None
 
 
 class _Pooled(torch.autograd.Function):
-    """Means over windows of ``high`` by ``wide``; the order of channels in memory stays what it was."""
+    """Means over windows of ``high`` by ``wide``."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, high: int, wide: int) -> Tensor:
