@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchdistill.losses import mid_level
 from torchdistill.models.wrapper import Normalizer4CRD
 
-from limbeck import terms
+from limbeck import temperature, terms
 from limbeck.core.exchange import Exchange
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
@@ -46,6 +46,8 @@ def pairs() -> dict[str, tuple[Callable[..., Pair], tuple[int, ...]]]:
     return {
         "soft_target": (soft_target, (64, 100)),
         "soft_target_1000": (soft_target, (128, 1000)),
+        "standardised": (standardised, (64, 100)),
+        "standardised_1000": (standardised, (128, 1000)),
         "dist": (dist, (64, 100)),
         "dist_1000": (dist, (128, 1000)),
         "hint": (hint, (64, 64, 8, 8)),
@@ -73,6 +75,17 @@ def soft_target(*shape: int) -> Pair:
         lambda: papers.soft_target(*arrays(student, teacher), tau=4.0), (student,),
         lambda: papers.soft_target(*arrays(student, teacher), tau=4.0) / 16,
         "without its hard loss (alpha 0) KDLoss forgets tau²; with one it keeps it",
+    )  # fmt: skip
+
+
+def standardised(*shape: int) -> Pair:
+    student, teacher = logits(*shape)
+    loss = mid_level.LogitStdKDLoss(**PATHS, temperature=2.0, alpha=0)
+    return Pair(
+        lambda: terms.soft_target(temperature.standardised(student), temperature.standardised(teacher), tau=2.0),
+        both(loss, student, teacher), lambda: papers.standardised(*arrays(student, teacher), tau=2.0), (student,),
+        lambda: papers.standardised(*arrays(student, teacher), tau=2.0) / 4,
+        "without its hard loss (alpha 0) LogitStdKDLoss forgets tau²; with one it keeps it",
     )  # fmt: skip
 
 

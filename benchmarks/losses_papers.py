@@ -18,6 +18,11 @@ def soft_target(student: Array, teacher: Array, *, tau: float) -> float:
     return float(tau**2 * (np.exp(log_p) * (log_p - log_q)).sum(1).mean())
 
 
+def standardised(student: Array, teacher: Array, *, tau: float) -> float:
+    own, its = ((x - x.mean(1, keepdims=True)) / x.std(1, ddof=1, keepdims=True) for x in (student, teacher))
+    return soft_target(own, its, tau=tau)
+
+
 def dist(student: Array, teacher: Array, *, beta: float, gamma: float, tau: float) -> float:
     q, p = (np.exp(_log_softmax(logits / tau)) for logits in (student, teacher))
     return float(tau**2 * (beta * (1 - _pearson(q, p)).mean() + gamma * (1 - _pearson(q.T, p.T)).mean()))

@@ -32,14 +32,14 @@ PLANS = {
     "digits-100": Plan("digits", (), 10, "digits, 100 labels of 1,078"),
     "fashion-500": Plan("fashion_mnist", (), 10, "Fashion-MNIST, 500 labels of 12,000 pictures"),
     **{
-        f"digits-{labels}": Plan("digits", (f"data.labels={labels}",), 5, f"digits, {labels:,} labels of 1,078")
+        f"digits-{labels}": Plan("digits", (f"data.labels={labels}",), 3, f"digits, {labels:,} labels of 1,078")
         for labels in (50, 200, 500, 1078)
     },
     **{
         f"fashion-{labels}": Plan(
             "fashion_mnist", (f"data.labels={labels}",), 3, f"Fashion-MNIST, {labels:,} labels of 12,000 pictures"
         )
-        for labels in (100, 2000, 12000)
+        for labels in (100, 12000)
     },
     "tinyimagenet": Plan("tinyimagenet_first", (), 3, "Tiny-ImageNet at 32 pixels, 20 of 200 classes"),
 }

@@ -94,5 +94,5 @@ def test_the_study_of_tiny_imagenet_trains_every_arm(tmp_path):
         "teachers.teacher.width=1", "data.validation=0.2",
     ]  # fmt: skip
     found = study("tinyimagenet_first", settings, seeds=1, out=tmp_path / "study", watchers=[])
-    arms = ["teacher", "alone", "longer", "smoothed", "distilled", "with_similarity"]
+    arms = ["teacher", "alone", "longer", "smoothed", "distilled"]
     assert list(found["results"]["arms"]) == arms

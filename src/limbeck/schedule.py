@@ -6,16 +6,18 @@ from limbeck.core.schedule import (
     Overall,
     Schedule,
     Steps,
+    Switch,
     Warmup,
     at,
     cosine,
     linear,
     overall,
     steps,
+    switch,
     warmup,
 )
 
 __all__ = [
-    "Cosine", "Linear", "Overall", "Schedule", "Steps", "Warmup", "at", "cosine", "linear", "overall", "steps",
-    "warmup",
+    "Cosine", "Linear", "Overall", "Schedule", "Steps", "Switch", "Warmup", "at", "cosine", "linear", "overall",
+    "steps", "switch", "warmup",
 ]  # fmt: skip

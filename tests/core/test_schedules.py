@@ -120,3 +120,16 @@ def test_an_overall_schedule_of_unknown_length_says_what_to_set():
 def test_overall_takes_a_schedule_and_nothing_else(inner):
     with pytest.raises(LimbeckError, match="overall stretches a schedule"):
         schedule.overall(inner)
+
+
+def test_distillation_comes_first_and_then_the_task():
+    soft, truth = schedule.switch(1.0, 0.0, when=0.5), schedule.switch(0.0, 1.0, when=0.5)
+    for step in range(11):
+        now = Progress(step=step, steps=10)
+        assert (soft(now), truth(now)) == ((1.0, 0.0) if step < 5 else (0.0, 1.0))
+
+
+@pytest.mark.parametrize("when", [0.0, 1.0, -0.5, 2.0])
+def test_a_switch_at_no_time_within_training_is_refused(when):
+    with pytest.raises(LimbeckError, match="between 0 and 1"):
+        schedule.switch(1.0, 0.0, when=when)

@@ -12,7 +12,7 @@ from limbeck.cli import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-NAMES = ("bring-your-own", "cache", "record", "robustness", "stages", "study", "views")
+NAMES = ("bring-your-own", "cache", "objectives", "record", "robustness", "stages", "study", "views")
 RUN = [ROOT / "docs" / f"{name}.md" for name in NAMES]
 
 

@@ -57,3 +57,14 @@ def test_gathered_terms_equal_one_process_with_the_doubled_batch(two, trainings)
     ours = trainings.gathered(one_device())["weights"]
     assert farthest(ours, found(two, "gathered")["weights"]) < 1e-5
     assert farthest(ours, found(two, "apart")["weights"]) > 1e-3, "gathering changes nothing, so this proves nothing"
+
+
+@pytest.mark.parametrize("balance", ["GradNorm", "LossRatio", "Uncertainty"])
+def test_temperatures_and_weights_move_by_what_all_processes_see(two, trainings, balance):
+    ours = trainings.moving(one_device(), getattr(trainings, balance))
+    theirs = found(two, balance)
+    assert any("balance" in name for name in ours["weights"])
+    assert abs(float(ours["weights"]["objective.learned.soft.tau"]) - 4.0) > 0.1, "the temperature did not move"
+    assert farthest(ours["weights"], theirs["weights"]) < 1e-5
+    for name in ("tau/soft", "tau_min/soft", "tau_max/hard", "weight/soft", "share/hint"):
+        assert ours["row"][name] == pytest.approx(theirs["row"][name], rel=1e-4), name

@@ -13,9 +13,12 @@ from limbeck.data import Digits, Views, affine
 from limbeck.engine import Training, launched
 from limbeck.engine.meter import measure
 from limbeck.engine.processes import from_all
+from limbeck.objective import GradNorm, LossRatio, Uncertainty
+from limbeck.temperature import Learned, LossAdaptive
 from limbeck.terms import CrossEntropy, Hint, Similarity, SoftTarget
 
 TASK = limbeck.tasks.Classification(10)
+BALANCES = (GradNorm, LossRatio, Uncertainty)
 
 
 class FewAtATime:
@@ -71,6 +74,15 @@ def gathered(fabric, *, gather=("alike", "truth", "hint")):
     return train(made, fabric, batch=32, labels=100)
 
 
+def moving(fabric, balance):
+    """Temperatures and weights that move by what all processes see."""
+    terms = {
+        "soft": SoftTarget(tau=LossAdaptive(rate=0.1, high=9.0)), "hard": SoftTarget(tau=Learned(ramp=0.5)),
+        "hint": Hint("mid"),
+    }  # fmt: skip
+    return train(distiller(terms, weights=balance()), fabric, batch=32)
+
+
 def same_figures(fabric):
     """Validation dealt out to the processes against validation of everything in each, bit for bit."""
     made, data = distiller({"truth": CrossEntropy()}), FewAtATime()
@@ -88,6 +100,7 @@ def main():
     own.launch()
     found = {"plain": plain(own, out=out / "plain"), "gathered": gathered(launched())}
     found["apart"] = gathered(launched(), gather=())
+    found |= {kind.__name__: moving(launched(), kind) for kind in BALANCES}
     same_figures(own)
     if own.global_rank == 0:
         torch.save(found, out / "found.pt")

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
+from limbeck.core.errors import LimbeckError
 from limbeck.core.schedule import Linear, Schedule
 from limbeck.data import Views, composite, crop, mixup, torchvision
 from limbeck.recipe import aliases, build
@@ -384,3 +385,24 @@ def test_views_that_cannot_be_are_told_by_their_place(sentence):
     assert sentence(build.check, {"use": "Views", "transforms": [5]}, "views").startswith(
         "views.transforms.0: 5 is not"
     )
+
+
+def test_a_response_term_without_a_temperature_gets_the_one_that_its_task_is_used_to():
+    assert check("SoftTarget", "term", given={"tau": 2.0}).build().tau == 2.0
+    assert check("SoftTarget", "term", given={"tau": 2.0}).resolved["tau"] == 2.0
+    assert check({"use": "SoftTarget", "tau": 5}, "term", given={"tau": 2.0}).build().tau == 5.0
+    assert "tau" not in check("CrossEntropy", "term", given={"tau": 2.0}).settings
+
+
+@pytest.mark.parametrize(
+    ("tau", "said"),
+    [
+        ({"use": "PerSampel"}, "no schedule or temperature is named 'PerSampel'; there are: PerSample"),
+        ({"use": "PerSample", "sur": 3}, "PerSample has no setting 'sur'; did you mean 'sure'"),
+        ({"use": "LossAdaptive", "start": "warm"}, "'warm' is not a number"),
+        ({"use": "GradNorm"}, "no schedule or temperature is named 'GradNorm'"),
+    ],
+)
+def test_a_mistake_in_a_temperature_is_said_with_its_place(tau, said):
+    with pytest.raises(LimbeckError, match=said):
+        check({"use": "SoftTarget", "tau": tau}, "term")

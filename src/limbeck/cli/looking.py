@@ -1,4 +1,4 @@
-"""The commands that look at what was trained: evaluate, compare, board, report, card, record, export."""
+"""The commands that look at what was trained: evaluate, diagnose, compare, board, report, card, record, export."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ __all__ = ["add"]
 def add(commands: Commands) -> None:
     """Add them to the parser."""
     _add_evaluate(commands)
+    _add_diagnose(commands)
     _add_compare(commands)
     _add_board(commands)
     _add_export(commands)
@@ -40,6 +41,16 @@ def _add_evaluate(commands: Commands) -> None:
     evaluate.add_argument("--data-root", metavar="DIR", help="where the data stands now, if it has moved")
     _add_measures(evaluate)
     evaluate.set_defaults(run=_evaluate)
+
+
+def _add_diagnose(commands: Commands) -> None:
+    diagnose = commands.add_parser(
+        "diagnose",
+        help="say in plain words what is likely wrong with a run",
+        description="Reads what the run wrote down; trains nothing, and reads no data.",
+    )
+    diagnose.add_argument("folder", type=Path, metavar="RUN")
+    diagnose.set_defaults(run=_diagnose)
 
 
 def _add_measures(evaluate: argparse.ArgumentParser) -> None:
@@ -123,6 +134,12 @@ def _add_record(commands: Commands) -> None:
     act.add_argument("folder", type=Path, metavar="RUN")
     act.set_defaults(run=_record_check)
     acts.add_parser("schema", help="print the JSON Schema of record.json").set_defaults(run=_record_schema)
+
+
+def _diagnose(options: argparse.Namespace) -> None:
+    from limbeck.programs.diagnose import diagnose
+
+    diagnose(options.folder)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

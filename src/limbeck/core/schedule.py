@@ -15,8 +15,8 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
 
 __all__ = [
-    "Cosine", "Linear", "Overall", "Schedule", "Steps", "Warmup", "at", "cosine", "linear", "overall", "steps",
-    "warmup",
+    "Cosine", "Linear", "Overall", "Schedule", "Steps", "Switch", "Warmup", "at", "cosine", "linear", "overall",
+    "steps", "switch", "warmup",
 ]  # fmt: skip
 
 
@@ -112,6 +112,26 @@ class Warmup:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Switch:
+    """One number, then another; see :func:`switch`."""
+
+    before: float
+    after: float
+    when: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.when < 1:
+            raise LimbeckError(f"a switch happens at a fraction of training between 0 and 1, not at {self.when}")
+
+    def __call__(self, progress: Progress) -> float:
+        return self.after if progress.fraction >= self.when else self.before
+
+    def __str__(self) -> str:
+        return f"{self.before:g}|{self.after:g} from {self.when:g}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Overall:
     """A schedule on the clock of all stages; see :func:`overall`."""
 
@@ -164,6 +184,18 @@ def warmup(value: float, *, over: float) -> Warmup:
     4.0
     """
     return Warmup(value, over)
+
+
+def switch(before: float, after: float, *, when: float) -> Switch:
+    """``before``, and from the fraction ``when`` of training on ``after``.
+
+    Distillation first and then the task's own loss is ``{"soft": switch(1, 0, when=0.5), "truth": switch(0, 1,
+    when=0.5)}``; a weight of 0 keeps a term's figures in the log, and a stage of its own would save its cost.
+
+    >>> [switch(0.0, 1.0, when=0.5)(Progress(step=i, steps=4)) for i in range(5)]
+    [0.0, 0.0, 1.0, 1.0, 1.0]
+    """
+    return Switch(before, after, when)
 
 
 def overall(schedule: Schedule) -> Overall:

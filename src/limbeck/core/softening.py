@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,7 +11,6 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.numeric import likeliest, mean_rows, require_same_shape, widen
-from limbeck.core.schedule import Schedule
 
 __all__ = [
     "Tau", "known_classes", "log_probabilities", "logits_pair", "mean_known", "mean_softened", "require_temperature",
@@ -31,8 +31,10 @@ def logits_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return widen(student), widen(teacher).detach()
 
 
-def require_temperature(tau: float | Schedule) -> None:
-    """Refuse a temperature that is not above zero; what a schedule says is seen when it says it."""
+def require_temperature(tau: float | Callable[..., object]) -> None:
+    """Refuse a temperature that is not above zero; what a schedule or a policy says is seen when it says it."""
+    if isinstance(tau, type):
+        raise LimbeckError(f"a temperature is an object such as {tau.__name__}(), and here it is the class itself")
     if not callable(tau) and not 0 < tau < math.inf:
         raise LimbeckError(f"a temperature is a number above zero, not {tau}")
 

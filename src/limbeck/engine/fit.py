@@ -20,6 +20,7 @@ from limbeck.data.draws import mix
 from limbeck.data.stream import Looped, Stream
 from limbeck.engine import checkpoint as saved
 from limbeck.engine.checkpoint import Diverged, Stopped
+from limbeck.engine.look import due, looked
 from limbeck.engine.meter import Meter, in_step, measure
 from limbeck.engine.processes import Agreement, from_all, launched, raise_together
 from limbeck.engine.shards import is_sharding, own_share
@@ -143,17 +144,19 @@ def fit(
         # Walking through a batch to move it nowhere would be a tenth of a millisecond a step.
         to_device: Callable[[Any], Any] = fabric.to_device if fabric.device.type != "cpu" else lambda batch: batch
         shared, clock, begun = fabric.world_size > 1, state.clock(), state.step
+        pulled: dict[str, float] = {}
         everyone = partial(from_all, fabric)
         while state.step < plan.stop and not state.over:
             # Not by nn.Module, which would look each step whether it is a parameter, a module or a buffer.
             object.__setattr__(distiller, "progress", plan.progress(state.step))
+            look = due(state.step + 1, steps_per_epoch=plan.steps_per_epoch, stop=plan.stop) and not is_sharding(fabric)
             for micro in range(training.accumulate):
                 with (
                     fabric.no_backward_sync(state.model)
                     if shared and micro + 1 < training.accumulate
                     else nullcontext()
                 ):
-                    loss: Loss = state.model(to_device(next(batches)))
+                    loss: Loss = _seen(state, to_device(next(batches)), pulled, look=look and not micro)
                     state.backward(loss.total / training.accumulate if training.accumulate > 1 else loss.total)
                 meter.add(loss)
             if training.clip is not None:
@@ -165,8 +168,8 @@ def fit(
             if late := now - max(last_saved, last_late) > training.checkpoint_every:
                 last_late = now
             ask = agreement.now if ended else agreement.later  # after an epoch it may be over, and nobody asks again
-            number, due = ask(signals[0] if signals else 0, int(late))
-            save = number or due or state.step == plan.stop
+            number, saving = ask(signals[0] if signals else 0, int(late))
+            save = number or saving or state.step == plan.stop
             tell = now - last_told > 0.2
             # By the clock of one process alone, the others would not know of it.
             if ended or save or (tell and not shared):
@@ -180,7 +183,8 @@ def fit(
             if ended:
                 row = {"phase": phase, "stage": stage, "epoch": math.ceil(state.step / plan.steps_per_epoch)}
                 whole = meter.together(everyone)
-                row |= {"step": state.step, "seconds": clock(), **_figures(whole, state)}
+                row |= {"step": state.step, "seconds": clock(), **_figures(whole, state), **pulled}
+                pulled.clear()
                 state.together()
                 row |= measure(
                     state.kept(), _validation(data, stream, fabric), distiller.task, fabric.to_device, everyone
@@ -200,6 +204,20 @@ def fit(
                 raise Stopped(number, path, told=fabric.global_rank > 0)
     _finish(distiller, fabric)
     return Run(state.finish(training), state.history, state.step, state.seconds, folder)
+
+
+def _seen(state: State, batch: Any, pulled: dict[str, float], *, look: bool) -> Loss:
+    """The loss of ``batch``; where it is time to ``look``, how hard each term pulls comes into ``pulled``."""
+    if not look:
+        loss: Loss = state.model(batch)
+        return loss
+    state.distiller.objective.look = True
+    try:
+        loss = state.model(batch)
+    finally:
+        state.distiller.objective.look = False
+    pulled |= looked(state.distiller, loss)
+    return loss
 
 
 def _finish(distiller: Distiller, fabric: Fabric) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self, final
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from limbeck.core.numeric import likeliest
 from limbeck.core.protocols import Task
+from limbeck.engine.spans import Span, joined, spans
 from limbeck.objective.objective import Loss
 
 __all__ = ["Meter", "in_step", "measure"]
@@ -36,7 +37,9 @@ class Meter:
         """Begin again."""
         self._batches, self.samples, self.since = 0, 0, time.monotonic()
         self._sums: dict[str, float] = {}
-        self._weights: dict[str, float] = {}
+        self._weights: dict[str, float | Tensor] = {}
+        self._taus: list[Mapping[str, Sequence[float | Tensor]]] = []
+        self._spans: dict[str, Span] = {}
         self._right = self._counted = 0
         self._parts: list[dict[str, Tensor]] = []
         self._answers: list[tuple[Tensor, Tensor]] = []
@@ -47,6 +50,8 @@ class Meter:
         self._batches += 1
         self._weights = loss.weights
         self._parts.append(loss.parts)
+        if loss.taus:
+            self._taus.append(loss.taus)
         if loss.logits is not None:
             self.samples += len(loss.logits)
             if loss.target is not None:
@@ -56,14 +61,23 @@ class Meter:
             self._count()
 
     def means(self) -> dict[str, float]:
-        """``loss``, ``loss/<term>``, ``weight/<term>`` (the newest), and ``train_accuracy`` where it is known."""
+        """``loss``, ``loss/<term>``, ``weight/<term>`` (the newest), and ``train_accuracy`` where it is known.
+
+        Where there are several terms, ``share/<term>`` too: its size as a share of the sizes of all. Where a term has a
+        temperature, ``tau/<term>``: the mean over its rows or batches, and ``tau_min`` and ``tau_max`` of it.
+        """
         self._count()
         parts = {name: value / self._batches for name, value in self._sums.items()}
         means = {"loss": sum(parts.values())}
         if self._counted:
             means["train_accuracy"] = self._right / self._counted
         means |= {f"loss/{name}": value for name, value in parts.items()}
-        return means | {f"weight/{name}": value for name, value in self._weights.items()}
+        sizes = sum(map(abs, parts.values()))
+        if len(parts) > 1 and sizes > 0:
+            means |= {f"share/{name}": abs(value) / sizes for name, value in parts.items()}
+        for name, each in self._spans.items():
+            means |= {f"tau/{name}": each.mean, f"tau_min/{name}": each.low, f"tau_max/{name}": each.high}
+        return means | {f"weight/{name}": float(value) for name, value in self._weights.items()}
 
     def bad(self) -> tuple[int, list[str]] | None:
         """The first batch ever taken in whose loss was not finite, counted from 0, with the terms that were not.
@@ -76,13 +90,14 @@ class Meter:
     def together(self, everyone: Callable[[Any], list[Any]]) -> Self:
         """A meter that has seen the batches of all processes; ``everyone`` gives what each of them has."""
         self._count()
-        shares = everyone((self._batches, self.samples, self._right, self._counted, self._sums))
+        shares = everyone((self._batches, self.samples, self._right, self._counted, self._sums, self._spans))
         if len(shares) == 1:
             return self
         all_ = type(self)()
         all_.since, all_._weights = self.since, self._weights
         all_._batches, all_.samples, all_._right, all_._counted = (sum(share[i] for share in shares) for i in range(4))
         all_._sums = {name: math.fsum(share[4][name] for share in shares) for name in self._sums}
+        all_._spans = {name: joined([share[5][name] for share in shares if name in share[5]]) for name in self._spans}
         return all_
 
     def _count(self) -> None:
@@ -100,7 +115,8 @@ class Meter:
             target = torch.cat([likeliest(target) for _, target in self._answers])
             right, counted = _count(logits, target)
             self._right, self._counted = self._right + int(right), self._counted + int(counted)
-        self._parts, self._answers, self._held = [], [], 0
+        self._spans = spans(self._spans, self._taus)
+        self._parts, self._answers, self._taus, self._held = [], [], [], 0
 
     def _first_bad(self, values: dict[str, Tensor]) -> tuple[int, list[str]] | None:
         wrong = {name: (~torch.isfinite(each)).nonzero() for name, each in values.items()}

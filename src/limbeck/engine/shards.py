@@ -102,7 +102,9 @@ def _shard(distiller: nn.Module, mesh: Any) -> nn.Module:
     assert isinstance(distiller, Distiller)
     for block in _blocks(distiller.student):
         fully_shard(block, mesh=mesh["data_parallel"])
-    for part in (distiller.student, *distiller.objective.learned.values()):
+    balance = distiller.objective.balance
+    balances = (balance,) if isinstance(balance, nn.Module) else ()
+    for part in (distiller.student, *distiller.objective.learned.values(), *balances):
         if any(True for _ in part.parameters()):
             fully_shard(part, mesh=mesh["data_parallel"])
     return distiller

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self, final
@@ -14,7 +15,9 @@ from limbeck.core.exchange import Exchange
 from limbeck.core.progress import Progress
 from limbeck.core.protocols import Task, TeacherSource, Term
 from limbeck.core.schedule import Schedule
+from limbeck.objective.balance import Balance
 from limbeck.objective.objective import Loss, Objective
+from limbeck.objective.temperatures import doubts
 from limbeck.taps import Taps
 from limbeck.teachers import Frozen, combine
 from limbeck.teachers.ensemble import Combination
@@ -32,7 +35,8 @@ class Distiller(nn.Module):
         student: the network that learns.
         teachers: one module, a list (named ``teacher0`` …) or names; none for a student on its own.
         objective: terms by name, or an :class:`Objective`.
-        weights: a number or a schedule for each term.
+        weights: a number or a schedule for each term; or a balance, such as ``GradNorm()``, see :class:`Objective`.
+        balance: moves the weights while training, on top of those given.
         gather: names of terms that see the batches of all processes together, see :class:`Objective`.
         taps: hidden features to read: for ``"student"`` and for each teacher's name, places by the name to give them.
         task: what a batch means, such as ``limbeck.tasks.Classification(classes=10)``.
@@ -41,7 +45,7 @@ class Distiller(nn.Module):
     ``parameters()`` are the student's and the terms' own (projections), never a teacher's; ``state_dict()`` likewise.
     Teachers stay in eval mode, get no gradient, and follow ``.to(device)``. A term that learns is shaped by
     :meth:`prepare`, before the optimizer is built; asking for the parameters before that is an error, since the
-    optimizer would miss the projection without a word.
+    optimizer would miss the projection without a word. A temperature that the task is not used to is a warning.
 
     The loop is yours (plain, Lightning, ``transformers.Trainer``, Accelerate) or :func:`limbeck.fit`'s:
 
@@ -62,23 +66,31 @@ class Distiller(nn.Module):
         teachers: Teachers | None = None,
         *,
         objective: Mapping[str, Term] | Objective,
-        weights: Mapping[str, float | Schedule] | None = None,
+        weights: Mapping[str, float | Schedule] | Balance | None = None,
+        balance: Balance | None = None,
         gather: Collection[str] = (),
         taps: Mapping[str, Mapping[str, str]] | None = None,
         task: Task,
         combination: Combination = "mean_logits",
     ) -> None:
         super().__init__()
-        if isinstance(objective, Objective) and (weights or gather):
-            raise LimbeckError(f"{'weights' if weights else 'gather'} were given twice: this Objective has its own")
+        twice = [name for name, given in (("weights", weights), ("gather", gather), ("balance", balance)) if given]
+        if isinstance(objective, Objective) and twice:
+            raise LimbeckError(f"{twice[0]} were given twice: this Objective has its own")
         taps = dict(taps or {})
         named = _named(teachers)
         for name in taps:
             if name != "student" and name not in named:
                 raise LimbeckError(f"taps are given for {name!r}; there are: {nearest(name, ['student', *named])}")
         self.student = student
-        self.objective = objective if isinstance(objective, Objective) else Objective(objective, weights, gather=gather)
+        if not isinstance(objective, Objective):
+            objective = Objective(objective, weights, gather=gather, balance=balance)
+        self.objective = objective
+        if (watch := getattr(objective.balance, "watch", None)) is not None:
+            watch(student)
         self.task, self.combination = task, combination
+        for doubt in doubts(objective.terms, task):
+            warnings.warn(doubt, stacklevel=2)
         self.progress = Progress()
         # A plain dict: nn.Module must not register the teachers as its own.
         self.teachers: dict[str, TeacherSource] = {

@@ -74,7 +74,8 @@ def _share(weight: Weight, many: int) -> Weight:
 def _addressed(term: Any, teacher: str) -> Any:
     """A copy of ``term`` that speaks to this teacher only."""
     if dataclasses.is_dataclass(term) and not isinstance(term, type):
-        return dataclasses.replace(term, teacher=teacher)
+        # A temperature that keeps state would be moved by every copy that shared it.
+        return dataclasses.replace(copy.deepcopy(term), teacher=teacher)
     mine = copy.deepcopy(term)
     mine.teacher = teacher
     return mine

@@ -200,7 +200,7 @@ def _measured(job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, Ru
             "validation": quality, "test": None,
             **({"engine": job.engines[name].report.plain()} if name in job.engines else {}),
         }  # fmt: skip
-    warnings += broken_rules(job, networks, models) + order_warnings(job, models)
+    warnings += broken_rules(job, networks, models) + order_warnings(job, models) + job.doubts()
     likeness = fidelities(job, networks, said, target, teacher=_best(job, models))
     return {"models": models, "fidelity": likeness, "export": {}, "warnings": warnings}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from limbeck.data.draws import mix
 from limbeck.engine import Processes, Run, Training, fit, frozen, launched
 from limbeck.engine.watchers import Watcher, logger
 from limbeck.models import load_weights
-from limbeck.objective import Distiller, Objective, each_teacher
+from limbeck.objective import Distiller, Objective, doubts, each_teacher
 from limbeck.recipe import Plan, Recipe, StagePlan, check
 from limbeck.recipe.checked import Checked
 from limbeck.recipe.study import CONTROLS
@@ -163,6 +164,12 @@ class Job:
             with frozen(network, stage.stage.frozen):
                 pass
 
+    def doubts(self) -> list[str]:
+        """What is to be said of the temperatures of the stages, each once."""
+        given = {"classes": len(self.data.classes), "seed": self.recipe.seed}
+        said = [text for stage in self.plan.stages for text in doubts(stage.objective(**given)[0], self.task)]
+        return list(dict.fromkeys(said))
+
     def lengths(self) -> list[int]:
         """The optimizer steps of each stage."""
         return [self._steps(stage, _training(stage)) for stage in self.plan.stages]
@@ -237,14 +244,18 @@ class Job:
             truth = {name: term for name, term in objective.items() if isinstance(term, CrossEntropy)}
             called, term = next(iter(truth.items()), ("truth", CrossEntropy()))
             objective, weights, gathered = {"truth": term}, {"truth": 1.0}, ("truth",) if called in gathered else ()
+        balance = None if stage.balance is None or phase in CONTROLS else stage.balance.build()
         places = stage.stage.taps if listens else {}
         sources = {name: source(name, teacher, places.get(name)) for name, teacher in teachers.items() if listens}
         # An assistant that learns is the student of its own training, and its places go by its own name.
         own = places.get(phase if phase in self.plan.assistants else "student", {})
-        return Distiller(
-            network, sources, objective=objective, weights=weights, taps={"student": own} if own else {},
-            task=self.task, gather=[name for name in objective if name in gathered],
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            # The run tells its doubts once, with its other warnings, and not for each stage and rehearsal.
+            warnings.filterwarnings("ignore", message="the temperature of", category=UserWarning)
+            return Distiller(
+                network, sources, objective=objective, weights=weights, taps={"student": own} if own else {},
+                task=self.task, gather=[name for name in objective if name in gathered], balance=balance,
+            )  # fmt: skip
 
     def _asked(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
         """Like :meth:`source`, and never from a cache."""

@@ -71,11 +71,23 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "teacher": Kind(
             noun="teacher", module="limbeck.teachers.foreign", wanted=inspect.isfunction, filled=_same("classes")
         ),
-        "term": Kind(noun="term", module="limbeck.terms", wanted=inspect.isclass, filled=_same("classes", "seed")),
+        "term": Kind(
+            noun="term", module="limbeck.terms", wanted=inspect.isclass, filled=_same("classes", "seed", "tau")
+        ),
         "schedule": Kind(
             noun="schedule",
             module="limbeck.schedule",
             wanted=lambda thing: inspect.isfunction(thing) and thing.__name__ != "at",
+        ),
+        "temperature": Kind(
+            noun="temperature",
+            module="limbeck.temperature",
+            wanted=lambda thing: (
+                inspect.isclass(thing) and hasattr(thing, "bounds") and thing.__name__ != "Temperature"
+            ),
+        ),
+        "balance": Kind(
+            noun="balance of weights", module="limbeck.objective.balance", wanted=lambda thing: hasattr(thing, "bind")
         ),
         "optimizer": Kind(
             noun="optimizer",
@@ -98,7 +110,7 @@ def names(kind: str) -> list[str]:
     """Every name of ``kind``, sorted; this imports its room.
 
     >>> names("schedule")
-    ['cosine', 'linear', 'overall', 'steps', 'warmup']
+    ['cosine', 'linear', 'overall', 'steps', 'switch', 'warmup']
     """
     room = import_module(KINDS[kind].module)
     public = [name for name in getattr(room, "__all__", ()) if not name.startswith("_")]

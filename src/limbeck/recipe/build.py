@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from pydantic import ValidationError
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.ranges import USUAL
 from limbeck.recipe import aliases
 from limbeck.recipe.checked import LATER, Checked
 from limbeck.recipe.defaults import BY_HINT, whole
@@ -47,7 +48,8 @@ def check(
         node: a mapping with ``use``, or the name alone.
         kind: one of :data:`limbeck.recipe.aliases.KINDS`, or several in the order to look in.
         plugins: packages that ``use`` may import from.
-        given: what limbeck fills in where the recipe says nothing: ``classes``, ``channels``, ``seed``, ``steps``.
+        given: what limbeck fills in where the recipe says nothing: ``classes``, ``channels``, ``seed``, ``steps``,
+            and of response terms ``tau``, by the task.
             :data:`~limbeck.recipe.checked.LATER` stands for what will be known when it is built.
         place: where the node stands in the recipe, for errors; the kind where none is given.
 
@@ -137,7 +139,14 @@ def _filled(
         name: (source, given[source])
         for name, source in kind.filled.items()
         if name in signature.settings and source in given and name not in said and not (source == "steps" and other)
+        if source != "tau" or _follows_the_task(signature, name)
     }
+
+
+def _follows_the_task(signature: _Signature, name: str) -> bool:
+    """Whether this is the temperature of a response term that has no default of its own method's."""
+    takes_policy = any(getattr(each, "__name__", "") == "Temperature" for each in classes(signature.hints.get(name)))
+    return takes_policy and signature.settings[name].default == USUAL
 
 
 def _value(value: Any, hint: Any, place: str, context: _Context) -> Any:

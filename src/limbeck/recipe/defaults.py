@@ -16,7 +16,7 @@ from limbeck.recipe.hints import reader
 
 __all__ = ["BY_HINT", "whole"]
 
-BY_HINT: Final = {"Schedule": "schedule", "Transform": "transform", "Views": "views"}
+BY_HINT: Final = {"Schedule": "schedule", "Temperature": "temperature", "Transform": "transform", "Views": "views"}
 """The kind of node that a parameter of this type wants."""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from limbeck.core.ranges import Range
 from limbeck.recipe import build, consistency
 from limbeck.recipe.checked import GIVEN, LATER, Checked
 from limbeck.recipe.schema import Node, Recipe, Scheduler, Stage, Teacher, Term, Training, plain
@@ -28,6 +29,7 @@ class StagePlan:
         terms: the terms by name.
         weights: a number or a schedule for each.
         optimizer: takes the parameters: ``optimizer.build(parameters)``.
+        balance: what moves the weights, or ``None``.
         scheduler: takes the optimizer and how often it will be stepped: ``scheduler.build(optimizer, steps=n)``.
     """
 
@@ -35,6 +37,7 @@ class StagePlan:
     training: Training
     terms: Mapping[str, Checked]
     weights: Mapping[str, float | Checked]
+    balance: Checked | None
     optimizer: Checked
     scheduler: Checked | None
 
@@ -75,10 +78,14 @@ def check(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Plan:
     Raises ``LimbeckError`` with the dotted place of the first mistake.
     """
     known = _Known(recipe.plugins, {**dict.fromkeys(GIVEN, LATER), **(given or {})})
+    task = known.node(recipe.task, "task", "task")
+    usual = getattr(task.target, "temperatures", None)
+    if isinstance(usual, Range):
+        known = _Known(recipe.plugins, {**known.given, "tau": usual.usual})
     named = [(place, stage, known.stage(recipe, stage, place)) for place, stage in recipe.each_stage()]
     plan = Plan(
         recipe=recipe,
-        task=known.node(recipe.task, "task", "task"),
+        task=task,
         data=known.node(recipe.data, "data", "data"),
         student=known.node(recipe.student, "model", "student"),
         teachers={
@@ -150,9 +157,11 @@ class _Known:
             else term.weight
             for name, term in stage.objective.items()
         }
+        balance = None if stage.balance is None else self.node(stage.balance, "balance", at(place, "balance"))
         return StagePlan(
-            stage=stage, training=training, terms=terms, weights=weights, optimizer=optimizer, scheduler=scheduler
-        )
+            stage=stage, training=training, terms=terms, weights=weights, balance=balance, optimizer=optimizer,
+            scheduler=scheduler,
+        )  # fmt: skip
 
 
 def _full(model: type[Any], checked: Checked, **own: Any) -> Any:
@@ -172,4 +181,5 @@ def _full_stage(plan: StagePlan) -> Stage:
         weight = plan.weights[name]
         own = {"weight": weight.resolved if isinstance(weight, Checked) else weight}
         terms[name] = _full(Term, checked, **own, gather=plan.stage.objective[name].gather)
-    return plan.stage.model_copy(update={"objective": terms})
+    balance = None if plan.balance is None else _full(Node, plan.balance)
+    return plan.stage.model_copy(update={"objective": terms, "balance": balance})

@@ -188,7 +188,7 @@ class Stage(BaseModel):
 
     ``training`` changes single settings of the recipe's for this stage; in ``optimizer`` and ``scheduler`` a node with
     ``use`` takes the place of the recipe's, and one without changes its settings. ``frozen`` are paths of the student's
-    modules that keep their weights.
+    modules that keep their weights. ``balance`` moves the weights of the terms, see :mod:`limbeck.objective.balance`.
     """
 
     model_config = _STRICT
@@ -196,6 +196,7 @@ class Stage(BaseModel):
     epochs: Annotated[Integer, Field(ge=1)] | None = None
     steps: Annotated[Integer, Field(ge=1)] | None = None
     objective: Annotated[dict[Name, Term], Field(min_length=1)]
+    balance: Node | None = None
     taps: dict[Text, dict[Name, Text]] = {}
     training: dict[Text, Any] = {}
     frozen: tuple[Text, ...] = ()

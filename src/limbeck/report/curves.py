@@ -13,7 +13,7 @@ from limbeck.report.words import amount, percent
 if TYPE_CHECKING:
     from limbeck.report.record import Record
 
-__all__ = ["accuracy_curves", "loss_parts"]
+__all__ = ["accuracy_curves", "boundaries", "last", "loss_parts", "step_axis"]
 
 _SIZE = (420.0, 260.0)
 _FEW = 12
@@ -37,7 +37,7 @@ def accuracy_curves(record: Record, curves: dict[str, Curve]) -> ink.Plot | None
             linewidth=1.6 if role == "teacher" else 2, markersize=5,
             marker=ink.marker(role) if len(curve.steps) < _FEW else None,
         )  # fmt: skip
-        words = f"{record.short(name)}, last {percent(_last(curve.accuracy))}"
+        words = f"{record.short(name)}, last {percent(last(curve.accuracy))}"
         keys.append(ink.Key(role, f"line dash{place % 4}", words))
         said.append(words)
     floor = _floor([curve for _, curve in drawn])
@@ -45,7 +45,7 @@ def accuracy_curves(record: Record, curves: dict[str, Curve]) -> ink.Plot | None
     panel.set_ylim(floor, min(1.0, top + 0.05 * (top - floor)) + 0.002 if top > floor else top + 0.01)
     panel.set_xlim(0, max(curve.steps[-1] for _, curve in drawn) * 1.01)
     panel.yaxis.set_major_formatter(lambda value, _: percent(value, digits=0 if top - floor > 0.04 else 1))
-    _steps(panel)
+    step_axis(panel)
     cut = any(value < floor for _, curve in drawn for value in curve.accuracy)
     note = f"The axis starts at {percent(floor, digits=0)}; lower values of the first steps are cut off." if cut else ""
     return ink.Plot(
@@ -81,17 +81,17 @@ def loss_parts(curve: Curve | None) -> ink.Plot | None:
     high, low = _roof(total if stacked else [*total, *(v for values in parts.values() for v in values)]), min(total)
     panel.set_ylim(0 if stacked or low >= 0 else low * 1.05, high)
     panel.set_xlim(0 if not stacked else curve.steps[0], curve.steps[-1] * (1 if stacked else 1.01))
-    _boundaries(panel, curve)
-    _steps(panel)
+    boundaries(panel, curve)
+    step_axis(panel)
     keys = [
-        ink.Key(name, "area" if stacked else "line", f"{term}, last {_last(values):.3g}")
+        ink.Key(name, "area" if stacked else "line", f"{term}, last {last(values):.3g}")
         for (term, values), name in zip(curve.losses.items(), inks, strict=True)
     ]
     note = "Each term with its weight; stacked, they are the loss." if stacked else "Each term with its weight."
     note = note if stacked or len(parts) < 2 else f"{note} The dotted line is their sum."
     if any(value > high for value in total):
         note += f" Higher values of the first steps, up to {max(total):.3g}, are cut off."
-    said = ", ".join(f"{term} ends at {_last(values):.3g}" for term, values in curve.losses.items())
+    said = ", ".join(f"{term} ends at {last(values):.3g}" for term, values in curve.losses.items())
     return ink.Plot(ink.svg(figure, name="losses"), f"Parts of the training loss: {said}.", note, tuple(keys))
 
 
@@ -110,7 +110,8 @@ def _roof(total: Sequence[float]) -> float:
     return max(ordered[-1] if ordered[-1] < 3 * late else 1.15 * late, 1e-12) * 1.04
 
 
-def _boundaries(panel: Any, curve: Curve) -> None:
+def boundaries(panel: Any, curve: Curve) -> None:
+    """A line where each stage but the first began."""
     for name, step in list(curve.stages.items())[1:]:
         panel.axvline(step, color=ink.INK["muted"], linewidth=1, linestyle=ink.dash(2))
         panel.text(
@@ -119,16 +120,19 @@ def _boundaries(panel: Any, curve: Curve) -> None:
         )  # fmt: skip
 
 
-def _steps(panel: Any) -> None:
+def step_axis(panel: Any, *, log: bool = False) -> None:
+    """Optimizer steps below, and a few round numbers at the side; ``log`` leaves a logarithmic side as it is."""
     from matplotlib.ticker import MaxNLocator
 
     panel.set_xlabel("optimizer steps", color=ink.INK["muted"], fontsize=12, labelpad=6)
     panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
-    panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    if not log:
+        panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     panel.xaxis.set_major_formatter(lambda value, _: amount(value, significant=2) if value else "0")
 
 
-def _last(values: Sequence[float]) -> float:
+def last(values: Sequence[float]) -> float:
+    """The last number that is one."""
     return next((value for value in reversed(values) if math.isfinite(value)), math.nan)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
@@ -23,6 +23,7 @@ class Curve:
         steps: optimizer steps done since the phase began, over all its stages.
         accuracy: validation accuracy, a fraction; NaN where the row has none.
         losses: by term, its share of the loss with the weight included; NaN where the stage has no such term.
+        columns: every other column of figures by its name, such as ``tau/soft``; NaN where a row has none.
         stages: by stage, the step at which it began.
     """
 
@@ -31,6 +32,17 @@ class Curve:
     accuracy: tuple[float, ...]
     losses: dict[str, tuple[float, ...]]
     stages: dict[str, float]
+    columns: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def of(self, kind: str) -> dict[str, tuple[float, ...]]:
+        """By term, the columns ``kind/<term>``; those of which no row has a figure are left out.
+
+        >>> Curve("d", (1.0,), (0.5,), {}, {}, {"tau/soft": (4.0,), "tau/hint": (math.nan,), "lr": (0.1,)}).of("tau")
+        {'soft': (4.0,)}
+        """
+        start = f"{kind}/"
+        mine = {name.removeprefix(start): column for name, column in self.columns.items() if name.startswith(start)}
+        return {name: values for name, values in mine.items() if any(map(math.isfinite, values))}
 
 
 def curves(path: Path) -> dict[str, Curve]:
@@ -70,14 +82,16 @@ def _curve(phase: str, rows: list[dict[str, str]]) -> Curve:
             stages[stage] = steps[-1] if steps else 0.0
         last = step
         steps.append(before + step)
-    names = [name for name in rows[0] if name and name.startswith("loss/")]
-    losses = {name.removeprefix("loss/"): tuple(_number(row.get(name)) for row in rows) for name in names}
+    names = [name for name in rows[0] if name and name not in ("phase", "stage")]
+    columns = {name: tuple(_number(row.get(name)) for row in rows) for name in names}
+    losses = {name.removeprefix("loss/"): column for name, column in columns.items() if name.startswith("loss/")}
     return Curve(
         phase=phase,
         steps=tuple(steps),
         accuracy=tuple(_number(row.get("validation_top1")) for row in rows),
         losses={name: values for name, values in losses.items() if any(map(math.isfinite, values))},
         stages=stages,
+        columns=columns,
     )
 
 

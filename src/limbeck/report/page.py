@@ -104,6 +104,7 @@ def _contents(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
 def _pictures(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
     from limbeck.report.curves import accuracy_curves, loss_parts
     from limbeck.report.figures import reliability, tradeoff
+    from limbeck.report.moving import gradient_ratios, shares, temperatures
 
     drawn = [
         (record.short(name), model.role, record.quality(model), reliability(
@@ -112,8 +113,10 @@ def _pictures(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
         for place, (name, model) in enumerate(record.ordered())
     ]  # fmt: skip
     distilled = next(name for name, model in record.ordered() if model.role == "distilled")
+    course = curves.get(distilled)
     return {
-        "accuracy": accuracy_curves(record, curves), "losses": loss_parts(curves.get(distilled)),
+        "accuracy": accuracy_curves(record, curves), "losses": loss_parts(course),
+        "taus": temperatures(course), "ratios": gradient_ratios(course), "shares": shares(course),
         "reliability": [one for one in drawn if one[3]], "tradeoff": tradeoff(record),
     }  # fmt: skip
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
+from limbeck.core.temperature import Range
 from limbeck.terms.cross_entropy import UNLABELLED
 
 __all__ = ["Classification"]
@@ -35,6 +36,7 @@ class Classification:
     """
 
     classes: int
+    temperatures: ClassVar[Range] = Range(usual=4.0, low=3.0, high=6.0)
 
     def __post_init__(self) -> None:
         if self.classes < 2:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.exchange import Exchange
-from limbeck.core.schedule import Schedule, at
+from limbeck.core.schedule import Schedule
 from limbeck.core.softening import (
     Tau,
     known_classes,
@@ -33,6 +33,7 @@ from limbeck.core.softening import (
     require_temperature,
     temperature,
 )
+from limbeck.core.temperature import USUAL, Temperature, tempered
 
 __all__ = ["Decoupled", "decoupled"]
 
@@ -70,13 +71,13 @@ class Decoupled:
     Arguments:
         alpha: weight of what is said of the true class.
         beta: weight of what is said of the others.
-        tau: the temperature, above zero: a number, or a schedule.
+        tau: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.temperature`.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
     alpha: float = 1.0
     beta: float = 8.0
-    tau: float | Schedule = 4.0
+    tau: float | Schedule | Temperature = USUAL
     teacher: str | None = None
 
     def __post_init__(self) -> None:
@@ -84,10 +85,11 @@ class Decoupled:
 
     def __call__(self, exchange: Exchange) -> Tensor:
         student, teacher, target = exchange.judged(self.teacher)
-        return decoupled(
-            student.rows(), teacher.rows(), target,
-            alpha=self.alpha, beta=self.beta, tau=at(self.tau, exchange.progress),
-        )  # fmt: skip
+
+        def loss(own: Tensor, other: Tensor, /, *, tau: Tau) -> Tensor:
+            return decoupled(own, other, target, alpha=self.alpha, beta=self.beta, tau=tau)
+
+        return tempered(loss, student, teacher, tau=self.tau, progress=exchange.progress)
 
 
 def _parted(log_q: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,6 +16,7 @@ apart.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, final
 
 import torch
@@ -23,8 +24,9 @@ from torch import Tensor
 
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_rows
-from limbeck.core.schedule import Schedule, at
+from limbeck.core.schedule import Schedule
 from limbeck.core.softening import Tau, logits_pair, mean_softened, require_temperature, softened, temperature
+from limbeck.core.temperature import Temperature, tempered
 
 __all__ = ["Dist", "dist"]
 
@@ -61,13 +63,13 @@ class Dist:
     Arguments:
         beta: weight of the correlation over the classes of a sample.
         gamma: weight of the correlation over the samples of a class.
-        tau: the temperature, above zero: a number, or a schedule.
+        tau: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.temperature`.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
     beta: float = 1.0
     gamma: float = 1.0
-    tau: float | Schedule = 1.0
+    tau: float | Schedule | Temperature = 1.0
     teacher: str | None = None
 
     def __post_init__(self) -> None:
@@ -75,9 +77,8 @@ class Dist:
 
     def __call__(self, exchange: Exchange) -> Tensor:
         student, teacher = exchange.pair(self.teacher)
-        return dist(
-            student.rows(), teacher.rows(), beta=self.beta, gamma=self.gamma, tau=at(self.tau, exchange.progress)
-        )
+        loss = partial(dist, beta=self.beta, gamma=self.gamma)
+        return tempered(loss, student, teacher, tau=self.tau, progress=exchange.progress)
 
 
 class _DoublyUncorrelated(torch.autograd.Function):

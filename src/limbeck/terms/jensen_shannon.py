@@ -10,6 +10,7 @@ goes to 0, and divided by 1 − beta to KL(q ‖ p) as beta goes to 1; other lib
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
-from limbeck.core.schedule import Schedule, at
+from limbeck.core.schedule import Schedule
 from limbeck.core.softening import (
     Tau,
     log_probabilities,
@@ -27,6 +28,7 @@ from limbeck.core.softening import (
     require_temperature,
     temperature,
 )
+from limbeck.core.temperature import USUAL, Temperature, tempered
 
 __all__ = ["JensenShannon", "jensen_shannon"]
 
@@ -60,12 +62,12 @@ class JensenShannon:
     """:func:`jensen_shannon` of the student's and a teacher's logits.
 
     Arguments:
-        tau: the temperature, above zero: a number, or a schedule.
+        tau: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.temperature`.
         beta: the teacher's share of the mixture, between 0 and 1.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    tau: float | Schedule = 4.0
+    tau: float | Schedule | Temperature = USUAL
     beta: float = 0.5
     teacher: str | None = None
 
@@ -75,7 +77,8 @@ class JensenShannon:
 
     def __call__(self, exchange: Exchange) -> Tensor:
         student, teacher = exchange.pair(self.teacher)
-        return jensen_shannon(student.rows(), teacher.rows(), tau=at(self.tau, exchange.progress), beta=self.beta)
+        loss = partial(jensen_shannon, beta=self.beta)
+        return tempered(loss, student, teacher, tau=self.tau, progress=exchange.progress)
 
 
 def _require_share(beta: float) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.exchange import Exchange
-from limbeck.core.schedule import Schedule, at
+from limbeck.core.schedule import Schedule
 from limbeck.core.softening import (
     Tau,
     known_classes,
@@ -29,6 +29,7 @@ from limbeck.core.softening import (
     softened,
     temperature,
 )
+from limbeck.core.temperature import Temperature, tempered
 
 __all__ = ["Normalized", "normalized"]
 
@@ -65,12 +66,13 @@ class Normalized:
 
     Arguments:
         gamma: weight of what is said of the classes that are not the true one.
-        tau: their temperature, above zero: a number, or a schedule.
+        tau: their temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.temperature`; one that
+            changes the logits (``Standardised``, ``Dynamic``) changes them for the true class as well.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
     gamma: float = 1.5
-    tau: float | Schedule = 1.0
+    tau: float | Schedule | Temperature = 1.0
     teacher: str | None = None
 
     def __post_init__(self) -> None:
@@ -78,4 +80,8 @@ class Normalized:
 
     def __call__(self, exchange: Exchange) -> Tensor:
         student, teacher, target = exchange.judged(self.teacher)
-        return normalized(student.rows(), teacher.rows(), target, gamma=self.gamma, tau=at(self.tau, exchange.progress))
+
+        def loss(own: Tensor, other: Tensor, /, *, tau: Tau) -> Tensor:
+            return normalized(own, other, target, gamma=self.gamma, tau=tau)
+
+        return tempered(loss, student, teacher, tau=self.tau, progress=exchange.progress)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.exchange import Exchange
-from limbeck.core.schedule import Schedule, at
+from limbeck.core.schedule import Schedule
 from limbeck.core.softening import (
     Tau,
     log_probabilities,
@@ -24,6 +24,7 @@ from limbeck.core.softening import (
     require_temperature,
     temperature,
 )
+from limbeck.core.temperature import USUAL, Temperature, tempered
 
 __all__ = ["ReverseKL", "reverse_kl"]
 
@@ -50,11 +51,11 @@ class ReverseKL:
     """:func:`reverse_kl` of the student's and a teacher's logits.
 
     Arguments:
-        tau: the temperature, above zero: a number, or a schedule.
+        tau: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.temperature`.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    tau: float | Schedule = 4.0
+    tau: float | Schedule | Temperature = USUAL
     teacher: str | None = None
 
     def __post_init__(self) -> None:
@@ -62,4 +63,4 @@ class ReverseKL:
 
     def __call__(self, exchange: Exchange) -> Tensor:
         student, teacher = exchange.pair(self.teacher)
-        return reverse_kl(student.rows(), teacher.rows(), tau=at(self.tau, exchange.progress))
+        return tempered(reverse_kl, student, teacher, tau=self.tau, progress=exchange.progress)

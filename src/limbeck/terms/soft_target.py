@@ -18,7 +18,9 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_rows, require_same_shape, widen
-from limbeck.core.schedule import Schedule, at
+from limbeck.core.schedule import Schedule
+from limbeck.core.softening import require_temperature
+from limbeck.core.temperature import USUAL, Temperature, tempered
 
 __all__ = ["SoftTarget", "soft_target"]
 
@@ -26,7 +28,8 @@ __all__ = ["SoftTarget", "soft_target"]
 def soft_target(student: Tensor, teacher: Tensor, *, tau: float | Tensor = 4.0) -> Tensor:
     """Mean over rows of KL(teacher ‖ student) at temperature ``tau``, times ``tau ** 2`` (Hinton et al., 2015).
 
-    Shapes: both ``[rows, classes]`` logits; ``tau`` a number or ``[rows]``, each row then scaled by its own square.
+    Shapes: both ``[rows, classes]`` logits; ``tau`` a number, or a tensor of one number or of ``[rows]``, each row then
+    scaled by its own square.
     Zero where they agree; in nats. A class of logit −inf in both counts for nothing.
 
     >>> soft_target(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), tau=1.0)
@@ -53,20 +56,19 @@ class SoftTarget:
     """:func:`soft_target` of the student's and a teacher's logits.
 
     Arguments:
-        tau: the temperature, above zero: a number, or a schedule.
+        tau: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.temperature`.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    tau: float | Schedule = 4.0
+    tau: float | Schedule | Temperature = USUAL
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        if not callable(self.tau) and not 0 < self.tau < math.inf:
-            raise LimbeckError(f"a temperature is a number above zero, not {self.tau}")
+        require_temperature(self.tau)
 
     def __call__(self, exchange: Exchange) -> Tensor:
         student, teacher = exchange.pair(self.teacher)
-        return soft_target(student.rows(), teacher.rows(), tau=at(self.tau, exchange.progress))
+        return tempered(soft_target, student, teacher, tau=self.tau, progress=exchange.progress)
 
 
 class _SoftTarget(torch.autograd.Function):

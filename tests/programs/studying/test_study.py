@@ -14,6 +14,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.evaluate import load_answers
 from limbeck.models import load_weights, small_cnn
 from limbeck.programs import distill, study
+from limbeck.programs.studying.queue import Cell, Queue
 from limbeck.recipe import load
 
 RECIPE = """
@@ -277,3 +278,13 @@ def test_the_choice_among_arms_is_made_on_validation(done):
 def test_a_database_that_cannot_be_opened_is_one_sentence(file, tmp_path):
     with pytest.raises(LimbeckError, match=r"the queue nowhere://x could not be opened .* give another --storage"):
         study(file, out=tmp_path / "s", storage="nowhere://x")
+
+
+def test_an_arm_that_left_the_study_is_not_trained(file, tmp_path):
+    out, recipe = tmp_path / "s", load(file)
+    study(file, ["study.arms={}"], seeds=1, out=out, watchers=[])
+    Queue.of(recipe, out, None).fill([Cell("hot", 0)])
+    found = study(file, ["study.arms={}"], seeds=1, out=out, resume=True, watchers=[])
+    assert "hot" not in found["arms"]
+    assert {cell["state"] for cell in found["cells"]} == {"done"}
+    assert not (out / "cells" / "hot").exists()

@@ -127,6 +127,8 @@ def _record(
             "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None, "spent": spent,
             "validation": quality, "test": None,
         }  # fmt: skip
+    if arm.role == "distilled":
+        warnings += job.doubts()
     return {
         "kind": "arm", "arm": {"study": study, "arm": arm.name, "seed": job.recipe.seed}, "models": models,
         "fidelity": _fidelity(job, networks, guides, said, target), "export": {}, "warnings": warnings,

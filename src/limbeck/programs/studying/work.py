@@ -84,7 +84,7 @@ def _take_all(
         begun = time.monotonic()
         try:
             with queue.take() as cell:
-                if cell is None or done(shared.folder, cell):
+                if cell is None or cell.arm not in every or done(shared.folder, cell):
                     continue
                 record = _cell(recipe, every[cell.arm], cell.seed, shared, queue, neighbours, watchers)
         except Stopped:

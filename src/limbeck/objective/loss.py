@@ -1,0 +1,35 @@
+"""What an objective says of one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ["Loss"]
+
+
+class Loss(NamedTuple):
+    """The loss of one batch.
+
+    Attributes:
+        total: the number to call ``backward`` on.
+        parts: each term's share of it, weight included, without gradients; they sum to ``total``.
+        weights: the weight each term had: a tensor of one number where a balance moves it.
+        logits: the student's logits ``[rows, classes]``, without gradients, for whoever counts right answers;
+            ``None`` where the task has none.
+        target: the truth they were compared with, or ``None``.
+        terms: ``parts`` with their gradients, for whoever compares these; they hold no more memory than ``total``.
+        taus: the temperatures that terms were taken at, by term.
+        flat: how flat these made the teacher's answers, where ``objective.look`` asked for it.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    weights: dict[str, float | Tensor]
+    logits: Tensor | None = None
+    target: Tensor | None = None
+    terms: Mapping[str, Tensor] = {}
+    taus: Mapping[str, Sequence[float | Tensor]] = {}
+    flat: Mapping[str, Sequence[Tensor]] = {}
