@@ -112,3 +112,15 @@ def test_what_does_not_fit_is_refused():
         dist(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(LimbeckError, match="above zero"):
         Dist(tau=0.0)
+
+
+def test_the_second_derivative_is_right_for_balances_that_need_it():
+    student, teacher = torch.randn(3, 4).double().requires_grad_(), torch.randn(3, 4).double()
+    assert torch.autograd.gradgradcheck(lambda s: dist(s, teacher, beta=2.0, gamma=0.5, tau=2.0), student)
+
+
+def test_a_temperature_that_is_learned_gets_its_gradient_through_both_answers():
+    student, teacher = torch.randn(3, 4).double(), torch.randn(3, 4).double()
+    tau = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda t: dist(student, teacher, tau=t), tau)
+    assert torch.autograd.gradgradcheck(lambda t: dist(student, teacher, tau=t), tau)

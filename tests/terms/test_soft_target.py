@@ -158,3 +158,10 @@ def test_networks_of_different_classes_are_refused_with_both_shapes():
     said = Exchange(student=Outputs(logits=torch.zeros(2, 3)), teacher=Outputs(logits=torch.zeros(2, 4)))
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*same rows with the same classes"):
         SoftTarget()(said)
+
+
+@pytest.mark.parametrize("tau", [1.0, 4.0])
+def test_both_derivatives_are_those_of_finite_differences(tau):
+    student, teacher = torch.randn(3, 4).double().requires_grad_(), torch.randn(3, 4).double()
+    assert torch.autograd.gradcheck(lambda s: soft_target(s, teacher, tau=tau), student)
+    assert torch.autograd.gradgradcheck(lambda s: soft_target(s, teacher, tau=tau), student)

@@ -5,7 +5,7 @@ And what those on relations share: a batch as one row a sample, and how far its 
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeVar, final
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,14 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.numeric import widen
+from limbeck.core.passes import pooled, products
 
 __all__ = [
-    "Connector", "Layers", "Projection", "Same", "channels_first", "fitted", "match_size", "mean_square", "normed",
-    "pointwise", "pooled", "relations", "require_comparable", "require_maps", "samples", "shaped", "step",
+    "Connector", "Layers", "Projection", "Same", "channels_first", "fitted", "match_size", "normed", "pointwise",
+    "relations", "require_comparable", "require_maps", "samples", "shaped", "step",
 ]  # fmt: skip
 
 M = TypeVar("M", bound=nn.Module)
-
-_AT_ONCE: Final = 1 << 16  # elements squared together on a CPU: they fit its cache
 
 
 def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,27 +31,9 @@ def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return pooled(student, size), pooled(teacher, size)
 
 
-def pooled(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """``features`` at ``size`` by adaptive average pooling; untouched where they have it already."""
-    return features if tuple(features.shape[2:]) == size else F.adaptive_avg_pool2d(features, size)
-
-
 def channels_first(features: Tensor) -> Tensor:
     """``[batch, tokens, width]`` has its channels last; the others have them at axis 1 already."""
     return features.transpose(1, 2) if features.ndim == 3 else features
-
-
-def mean_square(features: Tensor) -> Tensor:
-    """Mean over channels (axis 1) of f², with its gradient in one pass: 2 · f / channels.
-
-    Autograd by itself would keep and read the squares as well, and on a CPU these passes over memory are all the cost.
-
-    >>> import torch
-    >>> mean_square(torch.tensor([[[3.0], [4.0]]]))
-    tensor([[12.5000]])
-    """
-    squares: Tensor = _MeanSquare.apply(features)
-    return squares
 
 
 def require_maps(student: Tensor, teacher: Tensor, *, method: str) -> None:
@@ -140,12 +121,12 @@ def relations(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             [5., 0., 0.]])
     """
     rows = rows - rows.mean(dim=0)
-    products = rows @ rows.T
-    lengths = products.diagonal()
+    among = products(rows)
+    lengths = among.diagonal()
     both = lengths.unsqueeze(1) + lengths
-    squares = both - 2 * products
+    squares = both - 2 * among
     same = squares <= 32 * torch.finfo(rows.dtype).eps * both
-    return products, squares.masked_fill(same, 1.0).sqrt().masked_fill(same, 0.0), same
+    return among, squares.masked_fill(same, 1.0).sqrt().masked_fill(same, 0.0), same
 
 
 @final
@@ -229,23 +210,6 @@ class Layers(nn.Sequential):
 
     def extra_repr(self) -> str:
         return self.told
-
-
-class _MeanSquare(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, features: Tensor) -> Tensor:
-        ctx.save_for_backward(features)
-        if not features.is_cpu:
-            return features.square().mean(dim=1)
-        many = max(1, _AT_ONCE * len(features) // max(features.numel(), 1))
-        starts = range(0, max(len(features), 1), many)
-        return torch.cat([features[start : start + many].square().mean(dim=1) for start in starts])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (features,) = ctx.saved_tensors
-        gradient: Tensor = features * (gradients[0] * (2 / features.shape[1])).unsqueeze(1)
-        return gradient
 
 
 def _rows(features: Tensor) -> Tensor:

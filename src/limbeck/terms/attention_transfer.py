@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_squared, widen
-from limbeck.terms._features import match_size, mean_square, require_maps
+from limbeck.core.passes import distance_of_maps
+from limbeck.terms._features import match_size, require_maps
 
 __all__ = ["AttentionTransfer", "attention"]
 
@@ -34,6 +35,8 @@ def attention(student: Tensor, teacher: Tensor, *, power: float = 2.0) -> Tensor
     """
     require_maps(student, teacher, method="attention transfer")
     student, teacher = match_size(widen(student), widen(teacher).detach())
+    if power == 2:
+        return distance_of_maps(student, teacher)
     return mean_squared(_map(student, power), _map(teacher, power))
 
 
@@ -62,5 +65,4 @@ class AttentionTransfer:
 
 
 def _map(features: Tensor, power: float) -> Tensor:
-    flat = mean_square(features) if power == 2 else features.abs().pow(power).mean(dim=1)
-    return F.normalize(flat.flatten(1), dim=1)
+    return F.normalize(features.abs().pow(power).mean(dim=1).flatten(1), dim=1)

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_squared
+from limbeck.core.passes import products
 from limbeck.terms._features import samples
 
 __all__ = ["Correlation", "correlation"]
@@ -76,8 +77,8 @@ class Correlation:
 
 def _kernel(rows: Tensor, kernel: Kernel, gamma: float) -> Tensor:
     unit = F.normalize(rows, dim=1)
-    products = unit @ unit.T
-    return products if kernel == "bilinear" else (2 * gamma * (products - 1)).exp()
+    cosines = products(unit)
+    return cosines if kernel == "bilinear" else (2 * gamma * (cosines - 1)).exp()
 
 
 def _require(kernel: str, gamma: float) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ from limbeck.core.softening import Tau, logits_pair, mean_softened, require_temp
 from limbeck.core.temperature import Temperature, tempered
 
 __all__ = ["Dist", "dist"]
+
+Direction = tuple[Tensor, Tensor]
 
 _NOISE: Final = 8  # roundings by which equal probabilities may lie apart
 
@@ -48,8 +50,8 @@ def dist(student: Tensor, teacher: Tensor, *, beta: float = 1.0, gamma: float = 
     tau = temperature(tau, student)
     q, p = (softened(logits, tau).softmax(dim=1) for logits in (student, teacher))
     square = mean_rows(tau.reshape(-1) ** 2) if isinstance(tau, Tensor) else tau**2
-    between_classes = mean_softened(_doubly_uncorrelated(q, p, dim=1), tau)
-    between_samples = mean_rows(_doubly_uncorrelated(q, p, dim=0))
+    by_row, by_class = _DoublyUncorrelated.apply(q, p)
+    between_classes, between_samples = mean_softened(by_row, tau), mean_rows(by_class)
     return between_classes * (beta / 2) + between_samples * (square * gamma / 2)
 
 
@@ -79,23 +81,59 @@ class Dist:
         return tempered(loss, student, teacher, tau=self.tau, progress=exchange.progress)
 
 
-def _doubly_uncorrelated(student: Tensor, teacher: Tensor, *, dim: int) -> Tensor:
-    """2 · (1 − Pearson's correlation along ``dim``)."""
-    (student, still), (teacher, silent) = _direction(student, dim), _direction(teacher, dim)
+class _DoublyUncorrelated(torch.autograd.Function):
+    """2 · (1 − Pearson's correlation) over the classes, ``[rows]``, and over the rows, ``[classes]``.
+
+    With u and v the two directions and ρ = u·v, the gradient of the first is −2 · (v − ρ · u) over its length; that
+    takes a third of autograd's operations, which small logits feel. For a second derivative the directions are made
+    again, from the probabilities that they depend on.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        (by_row, *over_classes), (by_class, *over_rows) = (_compared(student, teacher, dim) for dim in (1, 0))
+        ctx.save_for_backward(student, teacher, by_row, by_class)
+        ctx.made = over_classes, over_rows
+        return by_row, by_class
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        student, teacher, *values = ctx.saved_tensors
+        made = ctx.made
+        if torch.is_grad_enabled():
+            made = [_compared(student, teacher, dim)[1:] for dim in (1, 0)]
+        by_student = by_teacher = None
+        for dim, by_value, value, ((u, length), (v, its_length)) in zip((1, 0), gradients, values, made, strict=True):
+            by_value, correlation = by_value.unsqueeze(dim), (1 - value / 2).unsqueeze(dim)
+            if ctx.needs_input_grad[0]:
+                here = (u * correlation - v) * (2 * by_value / length)
+                by_student = here if by_student is None else by_student + here
+            if ctx.needs_input_grad[1]:  # by a temperature that is learned
+                here = (v * correlation - u) * (2 * by_value / its_length)
+                by_teacher = here if by_teacher is None else by_teacher + here
+        return by_student, by_teacher
+
+
+def _compared(student: Tensor, teacher: Tensor, dim: int) -> tuple[Tensor, Direction, Direction]:
+    """2 · (1 − Pearson's correlation along ``dim``), and both directions with the lengths that they had."""
+    own, its = _direction(student, dim), _direction(teacher, dim)
     # The squared distance between vectors of length 1: exactly 0 where they are the same, as 1 − a product is not.
-    return (student - teacher).square().sum(dim=dim) + (still ^ silent).squeeze(dim)
+    apart = (own[0] - its[0]).square().sum(dim=dim)
+    # Where one stands still, that is 1 already.
+    return apart + (own[1].isinf() ^ its[1].isinf()).squeeze(dim), own, its
 
 
-def _direction(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Probabilities around their mean, of length 1 along ``dim``; zero where they stand still, and where they do."""
+def _direction(values: Tensor, dim: int) -> Direction:
+    """Probabilities around their mean, of length 1 along ``dim``, and their length; 0 and infinite where they stand."""
     if not values.shape[dim]:
-        return values, values.new_zeros(values.shape[1 - dim], dtype=torch.bool).unsqueeze(dim)
+        return values, values.sum(dim=dim, keepdim=True)
     mean = values.mean(dim=dim, keepdim=True)
     around = values - mean
     square = around.square().sum(dim=dim, keepdim=True)
     number = torch.finfo(values.dtype)
     # Rounding of equal values, and squares that are too small to have all their digits.
-    noise = (mean.detach() * (_NOISE * number.eps)) ** 2 * values.shape[dim] + number.tiny / number.eps
-    still = square.detach() <= noise
+    noise = (_NOISE * number.eps) ** 2 * values.shape[dim]
+    still = torch.addcmul(square, mean, mean, value=-noise) <= number.tiny / number.eps
     # Masked before the root, whose gradient is infinite at 0.
-    return around / square.masked_fill(still, torch.inf).sqrt(), still
+    length = square.masked_fill(still, torch.inf).sqrt()
+    return around / length, length

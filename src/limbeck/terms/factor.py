@@ -21,12 +21,12 @@ from itertools import pairwise
 from typing import final
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_squared, widen
-from limbeck.terms._features import Layers, match_size, mean_square, require_maps, shaped, step
+from limbeck.core.passes import square_map
+from limbeck.terms._features import Layers, match_size, require_maps, shaped, step
 
 __all__ = ["Factor", "factor"]
 
@@ -47,7 +47,7 @@ def factor(student: Tensor, teacher: Tensor) -> Tensor:
         raise LimbeckError(
             f"factors of {len(student)} and {len(teacher)} samples cannot be compared: the batch must be equal"
         )
-    difference = _map(student) - _map(teacher)
+    difference = square_map(student) - square_map(teacher)
     return difference.abs().sum() / max(difference.numel(), 1)
 
 
@@ -112,10 +112,6 @@ class Factor(nn.Module):
     def extra_repr(self) -> str:
         settings = f"at={self.at!r}, rate={self.rate:g}, paraphrase={self.paraphrase:g}"
         return settings + (f", teacher={self.teacher!r}" if self.teacher else "")
-
-
-def _map(features: Tensor) -> Tensor:
-    return F.normalize(mean_square(features).flatten(1), dim=1)
 
 
 def _convolutions(*widths: int, kind: type[nn.Conv2d | nn.ConvTranspose2d], told: str) -> Layers:

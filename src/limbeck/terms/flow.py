@@ -20,13 +20,14 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_squared, widen
+from limbeck.core.passes import pooled
 from limbeck.terms._features import Projection, channels_first
 
 __all__ = ["Flow", "flow"]
 
 _POOL: Final[Mapping[int, Callable[..., Tensor]]] = {
     3: F.adaptive_avg_pool1d,
-    4: F.adaptive_avg_pool2d,
+    4: pooled,
     5: F.adaptive_avg_pool3d,
 }
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_squared, widen
+from limbeck.core.passes import products
 from limbeck.terms._features import Projection, channels_first
 
 __all__ = ["Gram", "gram"]
@@ -26,6 +26,7 @@ def gram(student: Tensor, teacher: Tensor) -> Tensor:
 
     Shapes: ``[batch, channels, ...]`` of any rank and of equal channels; the positions may differ.
 
+    >>> import torch
     >>> gram(torch.tensor([[[1.0, 1.0]]]), torch.tensor([[[2.0]]]))
     tensor(9.)
     """
@@ -74,4 +75,4 @@ class Gram(nn.Module):
 
 def _gram(features: Tensor) -> Tensor:
     rows = features.flatten(2) if features.ndim > 2 else features.unsqueeze(2)
-    return torch.bmm(rows, rows.transpose(1, 2)) / rows.shape[2]
+    return products(rows) / rows.shape[2]

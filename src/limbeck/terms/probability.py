@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.exchange import Exchange
+from limbeck.core.passes import products
 from limbeck.terms._features import samples
 
 __all__ = ["Probability", "probability"]
@@ -63,5 +64,5 @@ class Probability:
 
 def _neighbours(rows: Tensor) -> Tensor:
     unit = F.normalize(rows, dim=1)
-    near = (unit @ unit.T + 1) / 2
+    near = (products(unit) + 1) / 2
     return near / near.sum(dim=1, keepdim=True)

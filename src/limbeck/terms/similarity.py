@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import widen
+from limbeck.core.passes import products
 
 __all__ = ["Similarity", "similarity"]
 
@@ -64,4 +65,4 @@ class Similarity:
 def _alike(features: Tensor) -> Tensor:
     """Row-normalised F·Fᵀ, ``[batch, batch]``."""
     rows = features.flatten(1) if features.ndim > 1 else features.unsqueeze(1)
-    return F.normalize(rows @ rows.T, p=2.0, dim=1)
+    return F.normalize(products(rows), p=2.0, dim=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -41,17 +41,13 @@ def soft_target(student: Tensor, teacher: Tensor, *, tau: float | Tensor = 4.0) 
             f"a temperature is a number above zero, and here it is {tau}: let its schedule end above zero"
         )
     student, teacher = widen(student), widen(teacher).detach()
-    # A class that the teacher rules out has p = 0 and log p = −inf; its share is 0, not 0 · inf.
-    least = torch.finfo(student.dtype).min
-    if isinstance(tau, Tensor):
-        tau = tau.to(student).reshape(-1, 1)
-    log_q = F.log_softmax(student / tau, dim=1).clamp(min=least)
-    log_p = F.log_softmax(teacher / tau, dim=1).clamp(min=least)
-    if isinstance(tau, Tensor):
-        by_row = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
-        return mean_rows(by_row * tau.squeeze(1) ** 2)
-    total = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
-    return total * (tau**2 / max(len(student), 1))
+    if not isinstance(tau, Tensor):
+        loss: Tensor = _SoftTarget.apply(student, teacher, tau)
+        return loss
+    tau = tau.to(student).reshape(-1, 1)
+    log_q, log_p = (_log_softmax(logits / tau) for logits in (student, teacher))
+    by_row = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
+    return mean_rows(by_row * tau.squeeze(1) ** 2)
 
 
 @final
@@ -73,3 +69,30 @@ class SoftTarget:
     def __call__(self, exchange: Exchange) -> Tensor:
         student, teacher = exchange.pair(self.teacher)
         return tempered(soft_target, student, teacher, tau=self.tau, progress=exchange.progress)
+
+
+class _SoftTarget(torch.autograd.Function):
+    """The loss at one temperature, with its gradient in few operations, which a small network feels.
+
+    It is tau · (q − p) / rows. In a second derivative q is computed again, from the logits it depends on.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, tau: float) -> Tensor:
+        log_q, log_p = (_log_softmax(logits / tau) for logits in (student, teacher))
+        p = log_p.exp()
+        ctx.save_for_backward(student, p)
+        ctx.tau, ctx.log_q = tau, log_q
+        return (p * log_p.sub_(log_q)).sum() * (tau**2 / max(len(student), 1))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        student, p = ctx.saved_tensors
+        log_q = _log_softmax(student / ctx.tau) if torch.is_grad_enabled() else ctx.log_q
+        return (log_q.exp() - p) * (gradients[0] * (ctx.tau / max(len(student), 1))), None, None
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """A class that is ruled out has p = 0 and log p = −inf; its share is to be 0, not 0 · inf."""
+    log_p = F.log_softmax(logits, dim=1)
+    return log_p.clamp(min=torch.finfo(log_p.dtype).min)

@@ -1,0 +1,307 @@
+"""The methods that limbeck.terms and torchdistill 1.1.5 both have, on the same tensors; losses_sides.py measures them.
+
+Shapes are those of ResNets on CIFAR: a batch of 64, logits of 100 classes (and 128 of 1,000), maps of the second and
+third stage, an embedding of 256.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import losses_papers as papers
+import torch
+from torch import Tensor, nn
+from torchdistill.losses import mid_level
+from torchdistill.models.wrapper import Normalizer4CRD
+
+from limbeck import temperature, terms
+from limbeck.core.exchange import Exchange
+from limbeck.core.outputs import Outputs
+from limbeck.core.progress import Progress
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One method on both sides.
+
+    Attributes:
+        ours, theirs: the loss of the same tensors.
+        paper: what ours has to be, in NumPy.
+        learned: tensors that get a gradient.
+        other: what theirs is, in NumPy, where that is another number by its form; ``None`` says it has to be ours.
+        why: in what its form is another.
+    """
+
+    ours: Callable[[], Tensor]
+    theirs: Callable[[], Tensor]
+    paper: Callable[[], float]
+    learned: tuple[Tensor, ...]
+    other: Callable[[], float] | None = None
+    why: str = ""
+
+
+def pairs() -> dict[str, tuple[Callable[..., Pair], tuple[int, ...]]]:
+    """What makes each pair, and of which shape, by the name of its figure."""
+    return {
+        "soft_target": (soft_target, (64, 100)),
+        "soft_target_1000": (soft_target, (128, 1000)),
+        "standardised": (standardised, (64, 100)),
+        "standardised_1000": (standardised, (128, 1000)),
+        "dist": (dist, (64, 100)),
+        "dist_1000": (dist, (128, 1000)),
+        "hint": (hint, (64, 64, 8, 8)),
+        "attention": (attention, (64, 32, 16, 16)),
+        "attention_last": (attention, (64, 64, 8, 8)),
+        "factor": (factor, (64, 32, 8, 8)),
+        "boundary": (boundary, (64, 64, 8, 8)),
+        "variational": (variational, (64, 64, 8, 8)),
+        "review": (review, (64, 64, 8, 8)),
+        "flow": (flow, (64, 16, 32, 32)),
+        "similarity": (similarity, (64, 64, 8, 8)),
+        "rkd_distance": (rkd_distance, (64, 256)),
+        "rkd_angle": (rkd_angle, (64, 256)),
+        "correlation": (correlation, (64, 256)),
+        "probability": (probability, (64, 256)),
+        "contrast": (contrast, (64, 256)),
+    }
+
+
+def soft_target(*shape: int) -> Pair:
+    student, teacher = logits(*shape)
+    loss = mid_level.KDLoss(**PATHS, temperature=4.0, alpha=0)
+    return Pair(
+        lambda: terms.soft_target(student, teacher, tau=4.0), both(loss, student, teacher),
+        lambda: papers.soft_target(*arrays(student, teacher), tau=4.0), (student,),
+        lambda: papers.soft_target(*arrays(student, teacher), tau=4.0) / 16,
+        "without its hard loss (alpha 0) KDLoss forgets tau²; with one it keeps it",
+    )  # fmt: skip
+
+
+def standardised(*shape: int) -> Pair:
+    student, teacher = logits(*shape)
+    loss = mid_level.LogitStdKDLoss(**PATHS, temperature=2.0, alpha=0)
+    return Pair(
+        lambda: terms.soft_target(temperature.standardised(student), temperature.standardised(teacher), tau=2.0),
+        both(loss, student, teacher), lambda: papers.standardised(*arrays(student, teacher), tau=2.0), (student,),
+        lambda: papers.standardised(*arrays(student, teacher), tau=2.0) / 4,
+        "without its hard loss (alpha 0) LogitStdKDLoss forgets tau²; with one it keeps it",
+    )  # fmt: skip
+
+
+def dist(*shape: int) -> Pair:
+    student, teacher = logits(*shape)
+    loss = mid_level.DISTLoss(**PATHS, beta=2.0, gamma=2.0, tau=4.0)
+    return Pair(
+        lambda: terms.dist(student, teacher, beta=2.0, gamma=2.0, tau=4.0), both(loss, student, teacher),
+        lambda: papers.dist(*arrays(student, teacher), beta=2.0, gamma=2.0, tau=4.0), (student,),
+    )  # fmt: skip
+
+
+def hint(*shape: int) -> Pair:
+    student, teacher = maps(*shape)
+    read = {"is_from_teacher": False, "module_path": "at", "io": "output"}
+    loss = mid_level.SimpleLossWrapper(nn.MSELoss(), input=read, target=read | {"is_from_teacher": True})
+    said, told = io(student), io(teacher)
+    return Pair(
+        lambda: terms.hint(student, teacher), lambda: loss(said, told, None),
+        lambda: papers.mean_squared(*arrays(student, teacher)), (student,),
+    )  # fmt: skip
+
+
+def attention(*shape: int) -> Pair:
+    student, teacher = maps(*shape)
+    loss = mid_level.ATLoss({"one": OF_ONE})
+    return Pair(
+        lambda: terms.attention(student, teacher), both(loss, student, teacher),
+        lambda: papers.attention(*arrays(student, teacher)), (student,),
+    )  # fmt: skip
+
+
+def factor(*shape: int) -> Pair:
+    student, teacher = maps(*shape)
+    loss = mid_level.FTLoss(paraphraser_path="at", translator_path="at")
+    return Pair(
+        lambda: terms.factor(student, teacher), both(loss, student, teacher),
+        lambda: papers.factor(*arrays(student, teacher)), (student,),
+        lambda: papers.their_factor(*arrays(student, teacher)),
+        "FTLoss compares whole factors of length 1, as the paper; factor() their maps of mean f², as the code for "
+        "which the usual weight was chosen",
+    )  # fmt: skip
+
+
+def boundary(*shape: int) -> Pair:
+    student, teacher = normal(*shape), normal(*shape).detach()
+    loss = mid_level.AltActTransferLoss({"one": OF_ONE}, margin=1.0, reduction="mean")
+    size = student[0].numel()
+    return Pair(
+        lambda: terms.boundary(student, teacher), both(loss, student, teacher),
+        lambda: papers.boundary(*arrays(student, teacher)), (student,),
+        lambda: papers.boundary(*arrays(student, teacher)) * size,
+        "AltActTransferLoss is a sum over neurons, so its size is that of the map; boundary() is their mean",
+    )  # fmt: skip
+
+
+def variational(*shape: int) -> Pair:
+    student, teacher = maps(*shape)
+    variance = torch.linspace(0.5, 5.0, shape[1]).requires_grad_()
+    loss = mid_level.VIDLoss({"one": OF_ONE})
+    told = io(teacher)
+    return Pair(
+        lambda: terms.variational(student, teacher, variance=variance),
+        lambda: loss({"at": {"output": (student, variance.view(1, -1, 1, 1))}}, told),
+        lambda: papers.variational(*arrays(student, teacher, variance)), (student, variance),
+    )  # fmt: skip
+
+
+def review(*shape: int) -> Pair:
+    student, teacher = maps(*shape)
+    loss, told = mid_level.HierarchicalContextLoss(**PATHS), io(teacher)
+    return Pair(
+        lambda: terms.review([student], [teacher]), lambda: loss({"at": {"output": (student, None)}}, told),
+        lambda: papers.review(*arrays(student, teacher)), (student,),
+    )  # fmt: skip
+
+
+def flow(batch: int, channels: int, height: int, width: int) -> Pair:
+    """The later layer has twice the channels, and maps of half the height and width."""
+    first, its_first = maps(batch, channels, height, width)
+    last, its_last = maps(batch, 2 * channels, height // 2, width // 2)
+    named = {
+        f"{who}_{which}": {"path": which, "io": "output"}
+        for who in ("student", "teacher") for which in ("first", "second")
+    }  # fmt: skip
+    loss = mid_level.FSPLoss({"one": named})
+    said, told = (
+        {"first": {"output": one}, "second": {"output": other}} for one, other in ((first, last), (its_first, its_last))
+    )
+    in_numpy = arrays(first, last), arrays(its_first, its_last)
+    return Pair(
+        lambda: terms.flow((first, last), (its_first, its_last)), lambda: loss(said, told),
+        lambda: papers.flow(*in_numpy), (first, last), lambda: papers.their_flow(*in_numpy),
+        "FSPLoss sums the lengths of the matrix's columns, where the paper sums its squares and flow() takes their "
+        "mean; it max-pools, as the paper, and flow() averages",
+    )  # fmt: skip
+
+
+def similarity(*shape: int) -> Pair:
+    student, teacher = maps(*shape)
+    loss = mid_level.SPKDLoss("at", "at", "batchmean")
+    return Pair(
+        lambda: terms.similarity(student, teacher), both(loss, student, teacher),
+        lambda: papers.similarity(*arrays(student, teacher)), (student,),
+        lambda: papers.their_similarity(*arrays(student, teacher)),
+        "SPKDLoss calls normalize(rows, 1), which is the norm of p = 1; the paper's rows have the Euclidean length 1",
+    )  # fmt: skip
+
+
+def rkd_distance(*shape: int) -> Pair:
+    student, teacher = maps(*shape)
+    loss = mid_level.RKDLoss("at", "at", dist_factor=1.0, angle_factor=0.0, reduction="mean")
+    return Pair(
+        lambda: terms.rkd_distance(student, teacher), both(loss, student, teacher),
+        lambda: papers.rkd_distance(*arrays(student, teacher)), (student,),
+    )  # fmt: skip
+
+
+def rkd_angle(*shape: int) -> Pair:
+    student, teacher = maps(*shape)
+    loss = mid_level.RKDLoss("at", "at", dist_factor=0.0, angle_factor=1.0, reduction="mean")
+    return Pair(
+        lambda: terms.rkd_angle(student, teacher), both(loss, student, teacher),
+        lambda: papers.rkd_angle(*arrays(student, teacher)), (student,),
+    )  # fmt: skip
+
+
+def correlation(*shape: int) -> Pair:
+    student, teacher = (nn.functional.normalize(each.detach(), dim=1) for each in maps(*shape))
+    student.requires_grad_()
+    loss = mid_level.CCKDLoss("at", "at", {"type": "gaussian", "gamma": 0.4, "max_p": 2}, "batchmean")
+    return Pair(
+        lambda: terms.correlation(student, teacher, gamma=0.4), both(loss, student, teacher),
+        lambda: papers.correlation(*arrays(student, teacher), gamma=0.4), (student,),
+        lambda: papers.their_correlation(*arrays(student, teacher), gamma=0.4, order=2),
+        "CCKDLoss divides the root of the sum of squares by batch², where the paper has the sum itself; it expands "
+        "the kernel to second order, where correlation() is exact; and it takes features as they are, where "
+        "correlation() makes them of length 1",
+    )  # fmt: skip
+
+
+def probability(*shape: int) -> Pair:
+    student, teacher = maps(*shape)
+    loss = mid_level.PKTLoss(**PATHS)
+    return Pair(
+        lambda: terms.probability(student, teacher), both(loss, student, teacher),
+        lambda: papers.probability(*arrays(student, teacher)), (student,),
+    )  # fmt: skip
+
+
+def contrast(rows: int, width: int) -> Pair:
+    """Both with their learned embeddings and the moving of their banks, the same negatives, from the same state."""
+    kept = 4096
+    student, teacher = maps(rows, width)
+    number = torch.arange(rows)
+    ours = terms.Contrast("mid", size=kept)
+    exchange = Exchange(
+        student=Outputs(taps={"mid": student}), teachers={"one": Outputs(taps={"mid": teacher})},
+        teacher=Outputs(taps={"mid": teacher}), index=number, progress=Progress(step=1, steps=4),
+    )  # fmt: skip
+    ours.prepare(exchange)
+    loss = mid_level.CRDLoss("student", "empty", "teacher", 128, kept, kept - 1, kept)
+    with torch.no_grad():
+        for bank, its in ((ours.students, loss.memory_v1), (ours.teachers, loss.memory_v2)):
+            its.copy_(bank.copy_(nn.functional.normalize(its, dim=1)))
+    ours.number.copy_(torch.arange(kept))
+    embeds = {name: Normalizer4CRD(ours.embed[name]) for name in ("student", "teacher")}
+    # Its own drawing of negatives raises AttributeError in 1.1.5 (`self.prob`), so they are given: all of the bank.
+    others = torch.arange(kept).expand(rows, -1)
+    others = torch.cat([number[:, None], others[others != number[:, None]].view(rows, -1)], dim=1)
+    empty = {"input": {"pos_idx": number, "contrast_idx": others}}
+
+    def theirs() -> Tensor:
+        said = {"student": {"output": embeds["student"](student)}, "empty": empty}
+        return loss(said, {"teacher": {"output": embeds["teacher"](teacher)}}).sum()
+
+    with torch.no_grad():
+        in_numpy = arrays(embeds["student"](student), embeds["teacher"](teacher), loss.memory_v1, loss.memory_v2)
+    return Pair(
+        lambda: ours(exchange), theirs, lambda: papers.contrast(*in_numpy, momentum=0.5),
+        (student, *ours.parameters()), lambda: papers.their_contrast(*in_numpy),
+        "CRDLoss pairs an embedding with the bank's older one of the same sample, as the paper's code, and keeps the "
+        "normaliser of the first batch for ever; contrast() pairs both of this batch and takes the normaliser anew",
+    )  # fmt: skip
+
+
+PATHS = {
+    "student_module_path": "at", "student_module_io": "output", "teacher_module_path": "at",
+    "teacher_module_io": "output",
+}  # fmt: skip
+OF_ONE = {who: {"path": "at", "io": "output"} for who in ("student", "teacher")}
+
+
+def both(loss: nn.Module, student: Tensor, teacher: Tensor) -> Callable[[], Tensor]:
+    said, told = io(student), io(teacher)
+    return lambda: loss(said, told)
+
+
+def io(tensor: Tensor) -> dict:
+    """What torchdistill's hooks hand to a loss."""
+    return {"at": {"output": tensor}}
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(*shape).requires_grad_()
+
+
+def logits(*shape: int) -> tuple[Tensor, Tensor]:
+    return (3 * torch.randn(*shape)).requires_grad_(), 3 * torch.randn(*shape)
+
+
+def maps(*shape: int) -> tuple[Tensor, Tensor]:
+    """Features behind a ReLU."""
+    return torch.randn(*shape).relu().requires_grad_(), torch.randn(*shape).relu()
+
+
+def arrays(*tensors: Tensor) -> tuple:
+    """Copies in float64: what is learned by a bank moves on."""
+    return tuple(tensor.detach().double().numpy().copy() for tensor in tensors)

@@ -1,0 +1,180 @@
+"""What losses.py checks both sides by: the formulas in NumPy, float64, the paper's and torchdistill's own forms.
+
+The functions called `their_…` are torchdistill 1.1.5's forms of a method, where the number is another one; that they
+give its number is the proof of what losses.py says of the difference.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def soft_target(student: Array, teacher: Array, *, tau: float) -> float:
+    log_q, log_p = _log_softmax(student / tau), _log_softmax(teacher / tau)
+    return float(tau**2 * (np.exp(log_p) * (log_p - log_q)).sum(1).mean())
+
+
+def standardised(student: Array, teacher: Array, *, tau: float) -> float:
+    own, its = ((x - x.mean(1, keepdims=True)) / x.std(1, ddof=1, keepdims=True) for x in (student, teacher))
+    return soft_target(own, its, tau=tau)
+
+
+def dist(student: Array, teacher: Array, *, beta: float, gamma: float, tau: float) -> float:
+    q, p = (np.exp(_log_softmax(logits / tau)) for logits in (student, teacher))
+    return float(tau**2 * (beta * (1 - _pearson(q, p)).mean() + gamma * (1 - _pearson(q.T, p.T)).mean()))
+
+
+def mean_squared(student: Array, teacher: Array) -> float:
+    return float(((student - teacher) ** 2).mean())
+
+
+def attention(student: Array, teacher: Array) -> float:
+    return mean_squared(_square_map(student), _square_map(teacher))
+
+
+def factor(student: Array, teacher: Array) -> float:
+    return float(np.abs(_square_map(student) - _square_map(teacher)).mean())
+
+
+def their_factor(student: Array, teacher: Array) -> float:
+    return float(np.abs(_unit(_flat(student)) - _unit(_flat(teacher))).mean())
+
+
+def boundary(student: Array, teacher: Array) -> float:
+    return float((np.maximum(1 + np.where(teacher > 0, -student, student), 0) ** 2).mean())
+
+
+def variational(student: Array, teacher: Array, variance: Array) -> float:
+    variance = variance.reshape(1, -1, 1, 1)
+    return float(0.5 * ((teacher - student) ** 2 / variance + np.log(variance)).mean())
+
+
+def review(student: Array, teacher: Array) -> float:
+    difference = student - teacher
+    parts = [(1.0, difference)] + [(1 / 2**n, _mean_pool(difference, k)) for n, k in ((1, 4), (2, 2), (3, 1))]
+    return float(sum(w * (part**2).mean() for w, part in parts) / sum(w for w, _ in parts))
+
+
+def flow(student: tuple[Array, Array], teacher: tuple[Array, Array]) -> float:
+    return mean_squared(_flow(*student, np.mean), _flow(*teacher, np.mean))
+
+
+def their_flow(student: tuple[Array, Array], teacher: tuple[Array, Array]) -> float:
+    difference = _flow(*student, np.max) - _flow(*teacher, np.max)
+    return float(np.sqrt((difference**2).sum(1)).sum() / len(difference))
+
+
+def similarity(student: Array, teacher: Array) -> float:
+    return float(((_unit(_products(student)) - _unit(_products(teacher))) ** 2).sum() / len(student) ** 2)
+
+
+def their_similarity(student: Array, teacher: Array) -> float:
+    own, its = (rows / np.abs(rows).sum(1, keepdims=True) for rows in map(_products, (student, teacher)))
+    return float(((own - its) ** 2).sum() / len(student) ** 2)
+
+
+def rkd_distance(student: Array, teacher: Array) -> float:
+    own, its = (np.linalg.norm(x[:, None] - x, axis=2) for x in (student, teacher))
+    return _smooth_l1(own / own[own > 0].mean() - its / its[its > 0].mean())
+
+
+def rkd_angle(student: Array, teacher: Array) -> float:
+    own, its = (np.einsum("jid,jkd->jik", unit, unit) for unit in map(_directions, (student, teacher)))
+    return _smooth_l1(own - its)
+
+
+def correlation(student: Array, teacher: Array, *, gamma: float) -> float:
+    own, its = (np.exp(2 * gamma * (_products(_unit(x)) - 1)) for x in (student, teacher))
+    return mean_squared(own, its)
+
+
+def their_correlation(student: Array, teacher: Array, *, gamma: float, order: int) -> float:
+    own, its = (
+        sum((2 * gamma * _products(x)) ** p / math.factorial(p) for p in range(order + 1)) / math.exp(2 * gamma)
+        for x in (student, teacher)
+    )
+    return float(np.sqrt(((own - its) ** 2).sum()) / len(student) ** 2)
+
+
+def probability(student: Array, teacher: Array) -> float:
+    near = [(_products(_unit(x)) + 1) / 2 for x in (student, teacher)]
+    q, p = (x / x.sum(1, keepdims=True) for x in near)
+    return float((p * np.log((p + 1e-7) / (q + 1e-7))).mean())
+
+
+def contrast(student: Array, teacher: Array, students: Array, teachers: Array, *, momentum: float) -> float:
+    """The first rows of the banks are this batch, which moves there before it is compared."""
+    many = len(student)
+    students, teachers = students.copy(), teachers.copy()
+    for bank, now in ((students, student), (teachers, teacher)):
+        bank[:many] = _unit(momentum * bank[:many] + (1 - momentum) * now)
+    own = np.exp((student * teacher).sum(1) / 0.07)
+    return _estimated(own, student @ teachers.T) + _estimated(own, teacher @ students.T)
+
+
+def their_contrast(student: Array, teacher: Array, students: Array, teachers: Array) -> float:
+    """The own pair is with the bank's older embedding, and counts where the mean of the others is taken."""
+    rows = np.arange(len(student))
+    pairs = [student @ teachers.T, teacher @ students.T]
+    return sum(_estimated(np.exp(each[rows, rows] / 0.07), each, also=True) for each in pairs)
+
+
+def _estimated(own: Array, cosines: Array, *, also: bool = False) -> float:
+    """Noise-contrastive estimation of ``own`` [rows] among the rest of ``cosines`` [rows, bank]."""
+    others = np.arange(cosines.shape[1]) != np.arange(len(own))[:, None]
+    r = np.exp(cosines / 0.07)
+    noise = (cosines.shape[1] - 1) * (r.mean() if also else r[others].mean())
+    return float((-np.log(own / (own + noise)) - (np.log(noise / (r + noise)) * others).sum(1)).mean())
+
+
+def _log_softmax(logits: Array) -> Array:
+    around = logits - logits.max(1, keepdims=True)
+    return around - np.log(np.exp(around).sum(1, keepdims=True))
+
+
+def _pearson(q: Array, p: Array) -> Array:
+    own, its = (_unit(x - x.mean(1, keepdims=True)) for x in (q, p))
+    return (own * its).sum(1)
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape(len(x), -1)
+
+
+def _unit(rows: Array) -> Array:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _square_map(features: Array) -> Array:
+    return _unit(_flat((features**2).mean(1)))
+
+
+def _products(features: Array) -> Array:
+    return _flat(features) @ _flat(features).T
+
+
+def _mean_pool(x: Array, size: int) -> Array:
+    step = x.shape[2] // size
+    return x.reshape(*x.shape[:2], size, step, size, step).mean((3, 5))
+
+
+def _flow(first: Array, last: Array, pool) -> Array:
+    """The earlier map is twice as high and wide."""
+    size = last.shape[2]
+    first = pool(first.reshape(*first.shape[:2], size, 2, size, 2), axis=(3, 5))
+    own, its = (x.reshape(*x.shape[:2], -1) for x in (first, last))
+    return own @ its.transpose(0, 2, 1) / own.shape[2]
+
+
+def _directions(rows: Array) -> Array:
+    difference = rows[None] - rows[:, None]
+    return difference / np.maximum(np.linalg.norm(difference, axis=2, keepdims=True), 1e-12)
+
+
+def _smooth_l1(difference: Array) -> float:
+    size = np.abs(difference)
+    return float(np.where(size < 1, size**2 / 2, size - 0.5).mean())
