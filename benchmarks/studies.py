@@ -8,7 +8,6 @@ second call only counts. Pages go to docs/results, figures to benchmarks/results
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def done(options: argparse.Namespace) -> dict[str, dict]:
     return found
 
 
-def figures(found: dict[str, dict], work: Path) -> list[dict]:
+def figures(found: dict[str, dict]) -> list[dict]:
     """The rows by the names under which they are published."""
     rows = []
     names = {"digits-100": "digits_gain_10_seeds", "fashion-500": "fashion_gain_10_seeds"}
@@ -79,21 +78,7 @@ def figures(found: dict[str, dict], work: Path) -> list[dict]:
             ]  # fmt: skip
             rows.append(share(f"{short}_first_gap_recovered" if short == "tinyimagenet" else f"{short}_gap_10_seeds",
                               arms["distilled"]["gap_recovered"], told))  # fmt: skip
-            rows.append(row(f"{short}_ece_change", paired(work / name, "ece"), unit="ECE", aim="report", data=told))
-    if "fashion-500" in found:
-        told = PLANS["fashion-500"].data
-        rows.append(row("ece_change", paired(work / "fashion-500", "ece"), unit="ECE", aim="report", data=told))
     return rows
-
-
-def paired(folder: Path, figure: str) -> list[float]:
-    """The distilled student's figure on the test part minus that of the one alone, for each seed."""
-    values = []
-    for one in sorted((folder / "cells/distilled").iterdir(), key=lambda path: int(path.name)):
-        both = [json.loads((folder / "cells" / arm / one.name / "record.json").read_text())["models"][arm]["test"]
-                for arm in ("distilled", "alone")]  # fmt: skip
-        values.append(both[0][figure] - both[1][figure])
-    return values
 
 
 def gain(name: str, found: dict, data: str, *, aim: str = "report") -> dict:
@@ -119,7 +104,7 @@ def main() -> None:
     parser.add_argument("--teacher", help="weights of the Tiny-ImageNet teacher; without, one is trained for each seed")
     options = parsed(parser, places=("work", "tinyimagenet", "teacher", "jobs"))
     found = done(options)
-    rows = figures(found, options.work)
+    rows = figures(found)
     write_pages(found, options.work)
     write(rows)
 
