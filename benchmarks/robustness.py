@@ -128,6 +128,7 @@ def main() -> None:
             found[name] = [kept(folder, seed, options, EPS[name]) for seed in seeds]
             print(f"{name}: {len(seeds)} seeds", flush=True)
     rows = [one for name, seeds in found.items() for one in rows_of(name, seeds)]
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text(page(found))
     write(rows, seeds=found)
 

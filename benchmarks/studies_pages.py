@@ -30,6 +30,7 @@ def write_pages(found: dict[str, dict], work: Path) -> list[Path]:
     written = []
     for short in dict.fromkeys(name.partition("-")[0] for name in found):
         mine = [name for name in found if name.partition("-")[0] == short]
+        PAGES.mkdir(parents=True, exist_ok=True)
         page = PAGES / f"{short}.md"
         page.write_text("\n".join(_page(short, mine, found, work)) + "\n")
         written.append(page)
