@@ -266,7 +266,18 @@ def test_a_flat_row_has_finite_gradients_when_it_is_standardised():
     flat = torch.zeros(2, 4, requires_grad=True)
     soft_target(standardised(flat), torch.randn(2, 4)).backward()
     assert torch.isfinite(flat.grad).all()
-    assert torch.autograd.gradcheck(lambda s: standardised(s), torch.randn(3, 4).double().requires_grad_())
+
+
+@pytest.mark.parametrize("ruled_out", [[], [1, 3]])
+def test_both_derivatives_of_standardised_logits_are_those_of_finite_differences(ruled_out):
+    def said(some):
+        logits = torch.full((3, 6), -torch.inf, dtype=torch.float64).index_copy(1, torch.tensor(classes), some)
+        return standardised(logits)[:, classes]
+
+    classes = [number for number in range(6) if number not in ruled_out]
+    some = torch.randn(3, len(classes)).double().requires_grad_()
+    assert torch.autograd.gradcheck(said, some)
+    assert torch.autograd.gradgradcheck(said, some)
 
 
 @pytest.mark.parametrize(

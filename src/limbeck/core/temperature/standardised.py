@@ -10,7 +10,7 @@ weight of 9 instead of 0.9: compare with the plain loss at the same weight.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ from limbeck.core.temperature.unsure import possible
 
 __all__ = ["Standardised", "standardised"]
 
-_EPSILON = 1e-7
+_EPSILON: Final = 1e-7
+_FLAT: Final = 1e-20  # a variance below counts as this: the square root of zero has no gradient
 
 
 def standardised(logits: Tensor) -> Tensor:
@@ -37,16 +38,8 @@ def standardised(logits: Tensor) -> Tensor:
     >>> standardised(torch.tensor([[1.0, 2.0, 3.0]]))
     tensor([[-1.0000,  0.0000,  1.0000]])
     """
-    logits = widen(logits)
-    there = possible(logits)
-    many = there.sum(dim=1, keepdim=True)
-    # −inf is taken away before the arithmetic: its gradient would be 0 · inf even where it is masked afterwards.
-    known = logits.masked_fill(~there, 0.0)
-    away = (known - known.sum(dim=1, keepdim=True) / many.clamp(min=1)).masked_fill(~there, 0.0)
-    variance = away.square().sum(dim=1, keepdim=True) / (many - 1).clamp(min=1)
-    # The square root of zero has no gradient; below this floor the row counts as flat, and the floor has none.
-    deviation = variance.clamp(min=1e-20).sqrt()
-    return (away / (deviation + _EPSILON)).masked_fill(~there, -torch.inf)
+    made: Tensor = _Standardised.apply(widen(logits))
+    return made
 
 
 @final
@@ -70,3 +63,39 @@ class Standardised:
     def bounds(self) -> tuple[float, float]:
         """Those of the base temperature."""
         return span(self.tau)
+
+
+class _Standardised(torch.autograd.Function):
+    """The gradient is written out, since small logits feel each of autograd's operations.
+
+    With z = away / (deviation + ε), it is g / (deviation + ε) around its mean, less what would change the deviation.
+    For a second derivative the parts are made again, from the logits that they depend on.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        ctx.save_for_backward(logits)
+        ctx.made = away, length, *_, ruled_out = _parted(logits)
+        return (away / length).masked_fill_(ruled_out, -torch.inf)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (logits,) = ctx.saved_tensors
+        away, length, flat, many, ruled_out = _parted(logits) if torch.is_grad_enabled() else ctx.made
+        by_away = (gradients[0] / length).masked_fill(ruled_out, 0.0)
+        along = (by_away * away).sum(dim=1, keepdim=True) / (length * (length - _EPSILON) * (many - 1).clamp(min=1))
+        along = along.masked_fill(flat, 0.0)  # their deviation is the floor, which does not move
+        mean = by_away.sum(dim=1, keepdim=True) / many
+        return (by_away - mean - away * along).masked_fill(ruled_out, 0.0)
+
+
+def _parted(logits: Tensor) -> tuple[Tensor, ...]:
+    """Around the mean; deviation + ε; which rows are flat; how many classes are possible; which are not."""
+    ruled_out = ~possible(logits)
+    many = (logits.shape[1] - ruled_out.sum(dim=1, keepdim=True)).clamp(min=1)
+    # −inf is taken away before the arithmetic: its gradient would be 0 · inf even where it is masked afterwards.
+    known = logits.masked_fill(ruled_out, 0.0)
+    away = (known - known.sum(dim=1, keepdim=True) / many).masked_fill(ruled_out, 0.0)
+    variance = away.square().sum(dim=1, keepdim=True) / (many - 1).clamp(min=1)
+    flat = variance <= _FLAT
+    return away, variance.masked_fill(flat, _FLAT).sqrt() + _EPSILON, flat, many, ruled_out
