@@ -92,7 +92,7 @@ def pictures(tmp_path_factory):
 
 
 def test_own_networks_and_pictures_in_python(tmp_path):
-    text = said(python(EXAMPLES / "own_model.py", "--out", tmp_path / "run", "--steps", "160"))
+    text = said(python(EXAMPLES / "own_model.py", "--out", tmp_path / "run", "--steps", "240"))
     found = accuracies(text)
     assert found["distilled"] > found["alone"]
     session = onnxruntime.InferenceSession(tmp_path / "run" / "student.onnx")
