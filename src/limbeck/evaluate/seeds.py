@@ -50,7 +50,7 @@ def paired_over_seeds(
     """The mean difference ours − theirs over seeds, paired by seed, with two intervals and the paired t-test.
 
     A percentile bootstrap of few seeds is too narrow: it knows no value beyond those seen, and of normal differences
-    its 95 % interval holds the truth in about 76 of 100 cases at three seeds, 84 at five and 90 at ten. Student's t
+    its 95 % interval holds the truth far less often (`benchmarks/coverage.py` measures how often). Student's t
     interval (1908, https://doi.org/10.1093/biomet/6.1.1) is right for normal differences at any n, and told beside it.
 
     Differences that are equal but for rounding have no spread: both intervals are then the mean itself, and ``p`` is 1

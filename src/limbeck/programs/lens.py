@@ -8,7 +8,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import TeacherSource
 from limbeck.data import Data, Normalization
 from limbeck.recipe.class_names import class_names
-from limbeck.recipe.schema import Normalizing, Teacher
+from limbeck.recipe.nodes import Normalizing, Teacher
 from limbeck.teachers import Lens, Partial, adapted, answered_samples, by_name
 
 __all__ = ["partly", "translated"]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.numeric import widen
-from limbeck.core.passes import pooled, products
+from limbeck.terms._passes import pooled, products
 
 __all__ = [
     "Connector", "Layers", "Projection", "Same", "channels_first", "fitted", "match_size", "normed", "pointwise",

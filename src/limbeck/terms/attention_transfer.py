@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_squared, widen
-from limbeck.core.passes import distance_of_maps
 from limbeck.terms._features import match_size, require_maps
+from limbeck.terms._passes import distance_of_maps
 
 __all__ = ["AttentionTransfer", "attention"]
 

@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_squared
-from limbeck.core.passes import products
 from limbeck.terms._features import samples
+from limbeck.terms._passes import products
 
 __all__ = ["Correlation", "correlation"]
 

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_squared, widen
-from limbeck.core.passes import square_map
 from limbeck.terms._features import Layers, match_size, require_maps, shaped, step
+from limbeck.terms._passes import square_map
 
 __all__ = ["Factor", "factor"]
 

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_squared, widen
-from limbeck.core.passes import pooled
 from limbeck.terms._features import Projection, channels_first
+from limbeck.terms._passes import pooled
 
 __all__ = ["Flow", "flow"]
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_squared, widen
-from limbeck.core.passes import products
 from limbeck.terms._features import Projection, channels_first
+from limbeck.terms._passes import products
 
 __all__ = ["Gram", "gram"]
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.exchange import Exchange
-from limbeck.core.passes import products
 from limbeck.terms._features import samples
+from limbeck.terms._passes import products
 
 __all__ = ["Probability", "probability"]
 

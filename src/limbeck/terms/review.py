@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import require_same_shape, widen
-from limbeck.core.passes import pooled
 from limbeck.terms._features import match_size, normed, require_maps, shaped, step
+from limbeck.terms._passes import pooled
 
 __all__ = ["Review", "review"]
 

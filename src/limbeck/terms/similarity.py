@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import widen
-from limbeck.core.passes import products
+from limbeck.terms._passes import products
 
 __all__ = ["Similarity", "similarity"]
 

@@ -1,9 +1,11 @@
 """`limbeck study` end to end on digits: its controls are matched, its cells are kept, its test parts opened once."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from limbeck.core.errors import LimbeckError
 from limbeck.evaluate import load_answers
 from limbeck.models import load_weights, small_cnn
 from limbeck.programs import distill, study
+from limbeck.programs.folder import free
+from limbeck.programs.studying import work
 from limbeck.programs.studying.queue import Cell, Queue
 from limbeck.recipe import load
 
@@ -156,7 +160,6 @@ def test_what_is_finished_is_not_done_again_and_arms_and_seeds_can_join(done, fi
 
 
 def test_a_failed_cell_leaves_the_others_and_is_tried_again(file, tmp_path, monkeypatch):
-    from limbeck.programs.studying import work
 
     real = work.run_cell
 
@@ -288,3 +291,68 @@ def test_an_arm_that_left_the_study_is_not_trained(file, tmp_path):
     assert "hot" not in found["arms"]
     assert {cell["state"] for cell in found["cells"]} == {"done"}
     assert not (out / "cells" / "hot").exists()
+
+
+def test_a_damaged_record_is_one_sentence_that_says_what_to_do(file, tmp_path):
+    out = tmp_path / "s"
+    study(file, ["study.arms={}"], seeds=1, out=out, watchers=[])
+    path = out / "cells" / "alone" / "0" / "record.json"
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(LimbeckError, match=r"alone/0/record.json cannot be read .*: remove the folder .*alone/0"):
+        study(file, ["study.arms={}"], seeds=1, out=out, resume=True, watchers=[])
+    shutil.rmtree(path.parent)
+    found = study(file, ["study.arms={}"], seeds=1, out=out, resume=True, watchers=[])
+    assert {cell["state"] for cell in found["cells"]} == {"done"}
+
+
+def test_any_error_of_one_cell_leaves_the_others(file, tmp_path, monkeypatch, capsys):
+    real = work.run_cell
+
+    def broken(recipe, arm, folder, **how):
+        if arm.name == "alone":
+            raise RuntimeError("a plugin's own error")
+        return real(recipe, arm, folder, **how)
+
+    monkeypatch.setattr(work, "run_cell", broken)
+    with pytest.raises(LimbeckError, match="1 of 5 cells failed, the first alone with seed 0: RuntimeError: a plugin"):
+        study(file, ["study.arms={}"], seeds=1, out=tmp_path / "s", watchers=[])
+    assert "a plugin's own error" in capsys.readouterr().err
+
+
+def test_nobody_waits_for_a_teacher_whose_worker_is_gone(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "_LOOKS", 1)
+    out = tmp_path / "s"
+    out.mkdir()
+    queue = Queue.of(load(file), out, None)
+    queue.fill([Cell("teacher", 0)])
+    with queue.take() as cell:  # taken by this machine, and nobody works in its folder
+        assert queue.lost(cell)
+        with pytest.raises(LimbeckError, match="whoever trained the teacher of seed 0 is gone"):
+            work._await_teacher(0, out, queue)
+
+
+def test_a_terminated_study_ends_its_workers_and_goes_on_later(file, tmp_path):
+    out = tmp_path / "s"
+    words = [sys.executable, "-m", "limbeck", "study", str(file), "study.arms={}", "stages.0.steps=4000",
+             "--seeds", "1", "--jobs", "2", "--out", str(out)]  # fmt: skip
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    checkpoint = out / "cells" / "alone" / "0" / "recipe.yaml"
+    for _ in range(400):
+        if checkpoint.exists():
+            break
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) != 0
+    for _ in range(100):
+        if free(checkpoint.parent):
+            break
+        time.sleep(0.1)
+    assert free(checkpoint.parent)
+    assert not (checkpoint.parent / "record.json").exists()
+
+
+def test_a_password_is_not_told():
+    from limbeck.programs.studying.queue import _shown
+
+    assert _shown("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert _shown("sqlite:////tmp/queue.db") == "sqlite:////tmp/queue.db"

@@ -68,11 +68,11 @@ def run_cell(
         job.rehearse()
         write_atomically(folder / "recipe.yaml", lambda path: path.write_text(text))
         made = provenance(job)
-        with Spending() as spent:
-            networks, runs, guides = (_teachers if arm.role == "teacher" else _student)(job, arm, watchers)
+        networks, runs, guides, spent = (_teachers if arm.role == "teacher" else _student)(job, arm, watchers)
         networks = {name: network.cpu().eval() for name, network in networks.items()}
-        told = spent.plain() | ({"joules": None} if neighbours else {})
-        record = {**made, **_record(job, arm, study, networks, runs, guides, told)}
+        if neighbours:
+            spent = {name: told | {"joules": None} for name, told in spent.items()}
+        record = {**made, **_record(job, arm, study, networks, runs, guides, spent)}
         for name, network in networks.items():
             if not isinstance(network, Foreign):
                 file = name if arm.role == "teacher" or name != arm.name else "student"
@@ -86,35 +86,40 @@ def run_cell(
         return record
 
 
-_Trained = tuple[dict[str, nn.Module], dict[str, Run | None], dict[str, nn.Module]]
+_Trained = tuple[dict[str, nn.Module], dict[str, Run | None], dict[str, nn.Module], dict[str, dict[str, Any]]]
 
 
 def _teachers(job: Job, arm: Arm, watchers: Sequence[Watcher] | None) -> _Trained:
     """Every teacher, trained where it has no weights."""
     networks: dict[str, nn.Module] = {}
     runs: dict[str, Run | None] = {}
+    spent: dict[str, dict[str, Any]] = {}
     for name, node in job.recipe.teachers.items():
         networks[name] = job.teacher(name)
         ready = node.weights is not None or isinstance(networks[name], Foreign)
-        runs[name] = None if ready else job.teach(name, networks[name], resume=True, watchers=watchers)
-    return networks, runs, {}
+        with Spending() as took:
+            runs[name] = None if ready else job.teach(name, networks[name], resume=True, watchers=watchers)
+        spent[name] = took.plain()
+    return networks, runs, {}, spent
 
 
 def _student(job: Job, arm: Arm, watchers: Sequence[Watcher] | None) -> _Trained:
-    """The arm's student, and the assistants that were trained for it."""
+    """The arm's student, and the assistants that were trained for it: they are part of what the arm costs."""
     teachers = {name: job.teacher(name).eval() for name in job.recipe.teachers}
-    assistants = assist(job, teachers, resume=True, watchers=watchers) if job.recipe.assistants else {}
-    known = teachers | {name: run.student for name, run in assistants.items()}
-    guides = {name: known[name] for name in job.recipe.links()[-1].guides}
-    student = job.student()
-    run = job.train(arm.name, student, guides, resume=True, watchers=watchers)
+    with Spending() as took:
+        assistants = assist(job, teachers, resume=True, watchers=watchers) if job.recipe.assistants else {}
+        known = teachers | {name: run.student for name, run in assistants.items()}
+        guides = {name: known[name] for name in job.recipe.links()[-1].guides}
+        student = job.student()
+        run = job.train(arm.name, student, guides, resume=True, watchers=watchers)
     runs: dict[str, Run | None] = {**assistants, arm.name: run}
-    return {name: run.student for name, run in assistants.items()} | {arm.name: student}, runs, guides
+    networks = {name: run.student for name, run in assistants.items()} | {arm.name: student}
+    return networks, runs, guides, {arm.name: took.plain()}
 
 
 def _record(
     job: Job, arm: Arm, study: str, networks: dict[str, nn.Module], runs: dict[str, Run | None],
-    guides: dict[str, nn.Module], spent: dict[str, Any],
+    guides: dict[str, nn.Module], spent: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
     """What was measured, but for what needs the test part."""
     data, models, warnings = job.data, dict[str, Any](), list[str]()
@@ -126,7 +131,8 @@ def _record(
         role = arm.role if arm.role == "teacher" or name == arm.name else "assistant"
         models[name] = {
             "role": role, "title": arm.title if name == arm.name else name, **found,
-            "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None, "spent": spent,
+            "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None,
+            "spent": spent.get(name),
             "validation": quality, "test": None,
         }  # fmt: skip
     if arm.role == "distilled":

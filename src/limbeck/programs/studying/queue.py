@@ -6,13 +6,16 @@ the same queue. Whoever works on a cell gives a sign of life; a cell whose worke
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -72,8 +75,12 @@ class Queue:
 
     @classmethod
     def of(cls, recipe: Recipe, folder: Path, url: str | None) -> Queue:
-        """The queue of a recipe's study in ``folder``."""
-        return cls(folder, url=url, name=f"{recipe.name} {folder.resolve()}")
+        """The queue of a recipe's study; its name stands in ``folder``, which machines mount at other paths."""
+        path = folder / "queue.name"
+        if not path.exists():
+            with suppress(FileExistsError), path.open("x") as file:
+                file.write(f"{recipe.name} {uuid.uuid4().hex}")
+        return cls(folder, url=url, name=path.read_text())
 
     def fill(self, cells: Iterable[Cell]) -> None:
         """Put every cell in the queue that neither waits there nor is worked on; those of lost workers again."""
@@ -144,9 +151,16 @@ class Queue:
                 found.append((trial, cell))
         return found
 
+    def lost(self, cell: Cell) -> bool:
+        """Whether the cell counts as worked on, and its worker, one of this machine, is gone."""
+        latest = [trial for trial, one in self._trials() if one == cell][-1:]
+        return bool(latest) and latest[0].state.name == "RUNNING" and self._left(latest[0], cell)
+
     def _left(self, trial: optuna.trial.FrozenTrial, cell: Cell) -> bool:
-        """Whether the worker was of this machine, and is gone."""
-        return trial.user_attrs.get("host") == socket.gethostname() and free(self.folder / cell.place)
+        """Whether the worker was of this machine, and is gone; one that never told its name was cut off at once."""
+        host, begun = trial.user_attrs.get("host"), trial.datetime_start
+        silent = host is None and begun is not None and (datetime.now() - begun).total_seconds() > _HEARTBEAT
+        return (silent or host == socket.gethostname()) and free(self.folder / cell.place)
 
     @contextmanager
     def _alive(self, trial: optuna.trial.Trial) -> Iterator[None]:
@@ -182,7 +196,12 @@ def _opened(url: str, name: str, *, tries: int = 5) -> tuple[Any, Any]:
         except Exception as error:  # SQLAlchemy and each database's driver have errors of their own
             if not left:
                 raise LimbeckError(
-                    f"the queue {url} could not be opened ({reason(error)}): give another --storage"
+                    f"the queue {_shown(url)} could not be opened ({reason(error)}): give another --storage"
                 ) from error
             time.sleep(0.3)
     raise AssertionError("the last try returns or raises")
+
+
+def _shown(url: str) -> str:
+    """A database's URL without its password."""
+    return re.sub(r"(?<=://)([^:@/]*):[^@/]*@", r"\1:***@", url)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from limbeck.core.errors import LimbeckError
+from limbeck.core.errors import LimbeckError, reason
 from limbeck.evaluate import (
     bootstrap_over_samples,
     gap_recovered_over_seeds,
@@ -56,8 +56,20 @@ def _records(folder: Path, arm: str, seeds: Sequence[int]) -> dict[int, dict[str
     for seed in seeds:
         path = folder / "cells" / arm / str(seed) / "record.json"
         if path.exists():
-            found[seed] = json.loads(path.read_text())
+            found[seed] = _read(path)
     return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        if not record["models"]:
+            raise ValueError("it has no model")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LimbeckError(
+            f"{path} cannot be read ({reason(error)}): remove the folder {path.parent}, and --resume trains it again"
+        ) from error
+    return record
 
 
 def _model(record: Mapping[str, Any], arm: str) -> Mapping[str, Any]:
@@ -151,7 +163,7 @@ def _by_sample(folder: Path, arm: str, seeds: Sequence[int]) -> dict[str, Any]:
                 answers = load_answers(place / "answers.safetensors")
             except LimbeckError:
                 return {"samples": None, "mcnemar": []}
-            record = json.loads((place / "record.json").read_text())
+            record = _read(place / "record.json")
             best = next(key for key, model in record["models"].items() if model is _model(record, name))
             pair.append(answers.right(best))
             prints.add(answers.fingerprint)

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ from limbeck.recipe.schema import plain, validated
 
 __all__ = ["work"]
 
+_PATIENCE = 30.0
+"""Seconds for a worker to save and stop after Ctrl-C."""
+_LOOKS = 10
+"""How often, half a second apart, a worker has to be seen gone: between taking a cell and working on it are moments."""
+
 
 def work(recipe: Recipe, shared: Shared, storage: str | None, jobs: int, watchers: Sequence[Watcher] | None) -> None:
     """Work on the queue until it is empty: here, or in so many processes."""
@@ -33,16 +39,20 @@ def work(recipe: Recipe, shared: Shared, storage: str | None, jobs: int, watcher
         context.Process(target=_worker, args=(plain(recipe), shared, storage, jobs), name=f"worker {number}")
         for number in range(jobs)
     ]
-    for worker in workers:
-        worker.start()
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers are ended too
     try:
         for worker in workers:
+            worker.start()
+        for worker in workers:
             worker.join()
-    except (KeyboardInterrupt, SystemExit):
-        _end(workers)
+    except KeyboardInterrupt:
+        # Ctrl-C reached the workers as well, and a second signal would kill them before they have saved.
+        for worker in workers:
+            worker.join(_PATIENCE)
         raise
     finally:
         _end([worker for worker in workers if worker.is_alive()])
+        signal.signal(signal.SIGTERM, before)
     stopped = [worker.exitcode for worker in workers if worker.exitcode]
     if stopped:
         raise LimbeckError(
@@ -92,6 +102,9 @@ def _take_all(
         except LimbeckError as error:
             _say(f"failed: {error}")
             continue
+        except Exception:  # a user's own code can raise anything; the queue has its reason, and here is the way to it
+            traceback.print_exc()
+            continue
         tops = [model["test"]["top1"] for model in record["models"].values() if model["role"] != "assistant"]
         _say(f"{cell.arm}, seed {cell.seed}: {100 * max(tops):.2f} % ({time.monotonic() - begun:.0f} s)")
         summed(recipe, queue, shared)
@@ -117,11 +130,14 @@ def _cell(
 
 def _await_teacher(seed: int, folder: Path, queue: Queue) -> None:
     """Another worker may be training it."""
-    cell = Cell("teacher", seed)
+    cell, gone = Cell("teacher", seed), 0
     while not done(folder, cell):
         state, error = queue.states().get(cell, ("failed", "it was never in the queue"))
         if state == "failed":
             raise LimbeckError(f"the teacher of seed {seed} failed, so nobody can learn from it: {error}")
+        gone = gone + 1 if queue.lost(cell) else 0
+        if gone >= _LOOKS:
+            raise LimbeckError(f"whoever trained the teacher of seed {seed} is gone, so nobody can learn from it yet")
         time.sleep(0.5)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
-from limbeck.core.passes import distance_of_maps, pooled, products, square_map
+from limbeck.terms._passes import distance_of_maps, pooled, products, square_map
 
 
 def numbers(*shape):
