@@ -28,11 +28,11 @@ def pictures(many=24, *, channels=1, side=8, seed=0):
 
 def hsic_by_definition(x, y):
     """Song et al., eq. 5, with its sums over pairs, triples and quadruples of different samples written out."""
-    k, l = x @ x.T, y @ y.T  # noqa: E741
+    k, h = x @ x.T, y @ y.T
     n = len(x)
-    two = sum(k[i, j] * l[i, j] for i, j in itertools.permutations(range(n), 2)) / (n * (n - 1))
-    three = sum(k[i, j] * l[i, m] for i, j, m in itertools.permutations(range(n), 3)) / (n * (n - 1) * (n - 2))
-    four = sum(k[i, j] * l[m, o] for i, j, m, o in itertools.permutations(range(n), 4))
+    two = sum(k[i, j] * h[i, j] for i, j in itertools.permutations(range(n), 2)) / (n * (n - 1))
+    three = sum(k[i, j] * h[i, m] for i, j, m in itertools.permutations(range(n), 3)) / (n * (n - 1) * (n - 2))
+    four = sum(k[i, j] * h[m, o] for i, j, m, o in itertools.permutations(range(n), 4))
     return two - 2 * three + four / (n * (n - 1) * (n - 2) * (n - 3))
 
 

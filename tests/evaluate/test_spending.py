@@ -169,8 +169,7 @@ def cards(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0 if device == 1 else 512)
     monkeypatch.setattr(torch.cuda, "synchronize", state.waited.append)
-    properties = lambda device: types.SimpleNamespace(uuid=str(device))  # noqa: E731
-    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(uuid=str(device)))
     return state
 
 

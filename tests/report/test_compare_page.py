@@ -186,8 +186,11 @@ def test_rule(gain, says):
 def test_forest_places_means_and_intervals_on_one_axis(found):
     lines, axis = forest(found.arms)
     (line,) = lines
-    # From 0 to 10.5 points with a margin of 6 % on both sides.
-    place = lambda points: 100 * (points + 0.63) / (10.5 + 1.26)  # noqa: E731
+
+    def place(points):
+        """From 0 to 10.5 points with a margin of 6 % on both sides."""
+        return 100 * (points + 0.63) / (10.5 + 1.26)
+
     assert line.mean == pytest.approx(place(6.04), abs=0.01)
     assert line.reach == pytest.approx((place(4), place(8)), abs=0.01)
     assert line.wide == pytest.approx((place(1.5), place(10.5)), abs=0.01)

@@ -55,10 +55,10 @@ def _kernel(features: Tensor) -> Tensor:
     return kernel.fill_diagonal_(0.0)
 
 
-def _hsic(k: Tensor, l: Tensor) -> float:  # noqa: E741
-    n = len(k)
-    rows, others = k.sum(dim=1), l.sum(dim=1)
-    total = (k * l).sum() + rows.sum() * others.sum() / ((n - 1) * (n - 2)) - 2 * (rows @ others) / (n - 2)
+def _hsic(one: Tensor, other: Tensor) -> float:
+    n = len(one)
+    rows, others = one.sum(dim=1), other.sum(dim=1)
+    total = (one * other).sum() + rows.sum() * others.sum() / ((n - 1) * (n - 2)) - 2 * (rows @ others) / (n - 2)
     return float(total) / (n * (n - 3))
 
 
