@@ -339,4 +339,6 @@ def one_device(*, precision: Any = "32-true", loggers: Sequence[Any] = ()) -> Fa
     """
     from lightning_fabric import Fabric
 
-    return Fabric(accelerator="auto", devices=1, precision=precision, loggers=list(loggers))
+    from limbeck.engine.precision import mixed
+
+    return Fabric(accelerator="auto", devices=1, loggers=list(loggers), **mixed(precision))

@@ -151,8 +151,10 @@ def launched(*, strategy: Strategy = "auto", precision: Any = "32-true", loggers
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
+    from limbeck.engine.precision import mixed
     from limbeck.engine.shards import sharding
 
+    told = mixed(precision)
     world = _world()
     if world == 1:
         if strategy != "auto":
@@ -160,14 +162,14 @@ def launched(*, strategy: Strategy = "auto", precision: Any = "32-true", loggers
                 f"the strategy {strategy!r} spreads a training over processes, and there is one: start several with "
                 "torchrun --nproc-per-node N -m limbeck distill …, or set training.strategy to auto"
             )
-        return Fabric(accelerator="auto", devices=1, precision=precision, loggers=list(loggers))
+        return Fabric(accelerator="auto", devices=1, loggers=list(loggers), **told)
     _meet()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     fabric = Fabric(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=here, num_nodes=world // here, strategy="ddp" if strategy != "fsdp" else sharding(world),
         # SLURM is recognised by Fabric as well, which then looks for one task a device, and torchrun is one a machine.
-        plugins=[TorchElasticEnvironment()], precision=precision, loggers=list(loggers),
+        plugins=[TorchElasticEnvironment(), *told["plugins"]], precision=told["precision"], loggers=list(loggers),
     )  # fmt: skip
     fabric.launch()
     return fabric

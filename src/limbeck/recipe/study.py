@@ -35,17 +35,28 @@ class Study(BaseModel):
 
     ``arms`` are variants by name, each the settings it changes, as ``dotted.path: value``; ``teachers: [NAME, ...]`` in
     one lets it listen to some of the recipe's teachers only. ``smoothing`` is the label smoothing of that control.
+    ``controls`` leaves some of the costly controls out, never ``alone``: every gain is over it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     seeds: Annotated[tuple[Annotated[Integer, Field(ge=0, lt=2**32)], ...], BeforeValidator(_seeds)] = (0, 1, 2, 3, 4)
     arms: dict[Name, dict[Text, Any]] = {}
     smoothing: Annotated[Number, Field(gt=0, lt=1)] = 0.1
+    controls: tuple[Text, ...] = CONTROLS
 
     @model_validator(mode="before")
     @classmethod
     def _keys(cls, value: Any) -> Any:
         return known(value, cls, "study")
+
+    @model_validator(mode="after")
+    def _controls(self) -> Self:
+        for name in self.controls:
+            if name not in CONTROLS:
+                refuse(f"controls: {shown(name)} is none of {', '.join(CONTROLS)}")
+        if CONTROLS[0] not in self.controls:
+            refuse(f"controls: {CONTROLS[0]} is always one of them, since every gain is over it: add it")
+        return self
 
     @model_validator(mode="after")
     def _arms(self) -> Self:

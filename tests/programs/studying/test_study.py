@@ -71,6 +71,17 @@ def test_every_arm_is_trained_with_every_seed(done):
     assert "95 %" in found["results"]["rule"]
 
 
+def test_costly_controls_may_be_left_out_and_never_the_student_alone(file, tmp_path):
+    change = ["study.controls=[alone]", "study.arms={}", "study.seeds=1"]
+    found = study(file, change, out=tmp_path / "few", watchers=[])
+    assert list(found["arms"]) == ["teacher", "alone", "distilled"]
+    assert found["results"]["arms"]["distilled"]["over"] == {}
+    with pytest.raises(LimbeckError, match="alone is always one of them"):
+        load(file, ["study.controls=[longer]"])
+    with pytest.raises(LimbeckError, match="'shorter' is none of alone, longer, smoothed"):
+        load(file, ["study.controls=[alone, shorter]"])
+
+
 def test_the_sealed_part_is_opened_once_for_each_arm_and_seed(done):
     out, _ = done
     for arm in ARMS:

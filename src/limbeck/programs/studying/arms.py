@@ -71,7 +71,8 @@ def arms(recipe: Recipe) -> dict[str, Arm]:
         LimbeckError: an arm changes what is not there, or has the name of a teacher or assistant.
     """
     said = recipe.study or Study()
-    found = [Arm(name, name, _TITLES[name], {}) for name in ARMS if name != "teacher" or recipe.teachers]
+    left = {name for name in CONTROLS if name not in said.controls} | (set() if recipe.teachers else {"teacher"})
+    found = [Arm(name, name, _TITLES[name], {}) for name in ARMS if name not in left]
     for name, changes in said.arms.items():
         if name in recipe.teachers or name in recipe.assistants:
             raise LimbeckError(f"study.arms.{name}: a teacher or assistant has that name already: choose another")

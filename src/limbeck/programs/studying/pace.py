@@ -1,8 +1,9 @@
 """How much longer a distilled training takes than the same alone: what "equal wall time" means for the control.
 
-Both steps are timed in turns, so that a busy moment slows both alike. The teacher is asked as a user of the recipe
-would ask it: at every step, or, where the recipe itself has a cache, for the share of the pictures that is new. What
-the study shares among its arms is no discount, and the teacher's own training is not counted.
+Both steps are timed in turns, so that a busy moment slows both alike, and in the precision that they are trained in.
+The teacher is asked as a user of the recipe would ask it: at every step, or, where the recipe itself has a cache, for
+the share of the pictures that is new. What the study shares among its arms is no discount, and the teacher's own
+training is not counted.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ def _trial(
     distiller, training = job.trial(number, guides)
     device = launched().device
     stream = dealt(job.data, training, "all" if distiller.teachers else "labelled")
+    precise = launched(precision=job.plan.stages[number].training.precision)
     count = iter(range(1_000_000))
 
     def batches() -> Any:
@@ -85,7 +87,8 @@ def _trial(
 
     def step() -> None:
         optimizer.zero_grad()
-        total: Tensor = distiller(batches()).total
+        with precise.autocast():
+            total: Tensor = distiller(batches()).total
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if device.type == "cuda":
