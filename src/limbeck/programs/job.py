@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, final
+from typing import Any, Final, Literal, Self, final
 
 import torch
 from torch import nn
@@ -39,10 +39,30 @@ from limbeck.recipe.study import CONTROLS
 from limbeck.teachers import Cached, Engine, Foreign, Format, Frozen, answers
 from limbeck.terms import CrossEntropy
 
-__all__ = ["Job"]
+__all__ = ["Job", "Loaded"]
 
 _Source = Callable[[str, nn.Module, Mapping[str, str] | None], TeacherSource]
 _STUDENT = zlib.crc32(b"student")
+
+
+@final
+class Loaded:
+    """What jobs of one process have loaded, so that those with the same data and seed read it once; the newest few."""
+
+    _MOST: Final = 2
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Any] = {}
+
+    def of(self, plan: Plan) -> Any:
+        """The data of ``plan``."""
+        recipe = plan.recipe
+        seed = recipe.seed if recipe.data_seed is None else recipe.data_seed
+        key = f"{plan.data} {seed}"
+        self._kept[key] = found = self._kept.pop(key) if key in self._kept else plan.data.build().load(seed=seed)
+        while len(self._kept) > self._MOST:
+            del self._kept[next(iter(self._kept))]
+        return found
 
 
 @final
@@ -73,12 +93,14 @@ class Job:
     exits: dict[str, nn.Module] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, recipe: Recipe, folder: Path, processes: Processes = Processes()) -> Self:
-        """Check the whole recipe, then load its data."""
+    def of(
+        cls, recipe: Recipe, folder: Path, processes: Processes = Processes(), loaded: Loaded | None = None
+    ) -> Self:  # fmt: skip
+        """Check the whole recipe, then load its data, or take it from ``loaded`` where another job has loaded it."""
         plan = check(recipe)
         if recipe.threads is not None:
             torch.set_num_threads(recipe.threads)
-        data = plan.data.build().load(seed=recipe.seed if recipe.data_seed is None else recipe.data_seed)
+        data = (loaded or Loaded()).of(plan)
         if not isinstance(data, Data):
             raise LimbeckError(f"data: {plan.data.use}.load gave a {type(data).__name__}, not a limbeck.data.Data")
         task = plan.task.build(classes=len(data.classes))

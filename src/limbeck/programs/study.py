@@ -17,7 +17,7 @@ from limbeck.engine.checkpoint import Stopped
 from limbeck.engine.watchers import Watcher
 from limbeck.programs.compare import comparison
 from limbeck.programs.folder import HOME
-from limbeck.programs.job import Job
+from limbeck.programs.job import Job, Loaded
 from limbeck.programs.studying.arms import Arm, Shared, arms, cell_recipe
 from limbeck.programs.studying.pace import pace
 from limbeck.programs.studying.queue import Queue
@@ -67,15 +67,16 @@ def study(
     recipe = _asked(recipe, settings, seeds)
     every = arms(recipe)
     folder = _folder(recipe, out, resume=resume)
-    _rehearse(recipe, every, folder)
+    loaded = Loaded()
+    _rehearse(recipe, every, folder, loaded)
     _write(folder / "recipe.yaml", show(recipe))
     queue = Queue.of(recipe, folder, storage)
-    shared = _shared(recipe, every, folder, queue)
+    shared = _shared(recipe, every, folder, queue, loaded)
     queue.fill([cell for cell in cells(recipe) if not done(folder, cell)])
     _say(f"{recipe.name}: {len(every)} arms x {len((recipe.study or Study()).seeds)} seeds, {queue.waiting()} to run")
     summed(recipe, queue, shared)  # so that whoever looks sees a study before its first cell has ended
     try:
-        work(recipe, shared, storage, jobs, watchers)
+        work(recipe, shared, storage, jobs, watchers, loaded)
     except Stopped as stopped:
         stopped.args = (f"stopped: the work is saved; limbeck study … --resume --out {folder} goes on from there",)
         raise
@@ -129,25 +130,26 @@ def _folder(recipe: Recipe, out: Path | None, *, resume: bool) -> Path:
     return folder
 
 
-def _rehearse(recipe: Recipe, every: Mapping[str, Arm], folder: Path) -> None:
+def _rehearse(recipe: Recipe, every: Mapping[str, Arm], folder: Path, loaded: Loaded) -> None:
     """What is wrong with any arm shows before an hour is spent on another one."""
     untimed = Shared(folder, [1] * len(recipe.stages), 1.0, 0)
     for arm in every.values():
         try:
-            Job.of(cell_recipe(recipe, arm, recipe.seed, untimed), folder / "rehearsal").rehearse()
+            own = cell_recipe(recipe, arm, recipe.seed, untimed)
+            Job.of(own, folder / "rehearsal", loaded=loaded).rehearse()
         except LimbeckError as error:
             raise LimbeckError(f"the arm {arm.name!r}: {error}") from error
 
 
-def _shared(recipe: Recipe, every: Mapping[str, Arm], folder: Path, queue: Queue) -> Shared:
+def _shared(recipe: Recipe, every: Mapping[str, Arm], folder: Path, queue: Queue, loaded: Loaded) -> Shared:
     """What all cells have alike; the first worker of all finds it out."""
-    job = Job.of(validated(Recipe, plain(recipe) | {"study": None}), folder / "rehearsal")
+    job = Job.of(validated(Recipe, plain(recipe) | {"study": None}), folder / "rehearsal", loaded=loaded)
     ratio = queue.shared("pace", lambda: pace(job) if recipe.teachers else 1.0)
-    views = queue.shared("views", lambda: _views(recipe, every, job))
+    views = queue.shared("views", lambda: _views(recipe, every, job, loaded))
     return Shared(folder, job.lengths(), float(ratio), int(views))
 
 
-def _views(recipe: Recipe, every: Mapping[str, Arm], job: Job) -> int:
+def _views(recipe: Recipe, every: Mapping[str, Arm], job: Job, loaded: Loaded) -> int:
     """How many views of a picture the longest arm shows, if a cache of them all is no burden.
 
     With as many views as showings, each is fresh, so the pictures are those that the recipe shows without a cache.
@@ -158,7 +160,7 @@ def _views(recipe: Recipe, every: Mapping[str, Arm], job: Job) -> int:
     for arm in every.values():
         if arm.listens:
             own = cell_recipe(recipe, arm, recipe.seed, Shared(job.folder, [], 1.0, 0))
-            mine = Job.of(own, job.folder)
+            mine = Job.of(own, job.folder, loaded=loaded)
             shown = sum(
                 length * own.training_of(stage).batch for length, stage in zip(mine.lengths(), own.stages, strict=True)
             )

@@ -25,7 +25,7 @@ from limbeck.programs.chain import assist
 from limbeck.programs.distill import fingerprint
 from limbeck.programs.fidelity import fidelities
 from limbeck.programs.folder import locked
-from limbeck.programs.job import Job
+from limbeck.programs.job import Job, Loaded
 from limbeck.programs.measuring import costs, figures
 from limbeck.programs.provenance import provenance
 from limbeck.programs.studying.arms import Arm
@@ -44,6 +44,7 @@ def run_cell(
     study: str,
     neighbours: int = 0,
     watchers: Sequence[Watcher] | None = None,
+    loaded: Loaded | None = None,
 ) -> dict[str, Any]:
     """Train, measure and record one cell; what was finished of it is not done again.
 
@@ -54,6 +55,7 @@ def run_cell(
         study: the name of the study, for the record.
         neighbours: other workers on this machine: with any, its meters count theirs too, so joules are not told.
         watchers: who is told how training goes.
+        loaded: what other cells of this process have read.
 
     Raises:
         LimbeckError: another process works in the folder, or anything that stops a run.
@@ -64,7 +66,7 @@ def run_cell(
             return record
         begun, text = time.monotonic(), show(recipe)
         _same(folder / "recipe.yaml", text)
-        job = Job.of(recipe, folder)
+        job = Job.of(recipe, folder, loaded=loaded)
         job.rehearse()
         write_atomically(folder / "recipe.yaml", lambda path: path.write_text(text))
         made = provenance(job)

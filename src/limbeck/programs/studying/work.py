@@ -15,6 +15,7 @@ from typing import Any
 from limbeck.core.errors import LimbeckError
 from limbeck.engine.checkpoint import Stopped
 from limbeck.engine.watchers import Watcher
+from limbeck.programs.job import Loaded
 from limbeck.programs.studying.arms import Arm, Shared, arms, cell_recipe
 from limbeck.programs.studying.cell import run_cell
 from limbeck.programs.studying.queue import Cell, Queue
@@ -30,10 +31,12 @@ _LOOKS = 10
 """How often, half a second apart, a worker has to be seen gone: between taking a cell and working on it are moments."""
 
 
-def work(recipe: Recipe, shared: Shared, storage: str | None, jobs: int, watchers: Sequence[Watcher] | None) -> None:
-    """Work on the queue until it is empty: here, or in so many processes."""
+def work(
+    recipe: Recipe, shared: Shared, storage: str | None, jobs: int, watchers: Sequence[Watcher] | None, loaded: Loaded
+) -> None:  # fmt: skip
+    """Work on the queue until it is empty: here, with what is ``loaded`` already, or in so many processes."""
     if jobs == 1:
-        return _take_all(recipe, shared, storage, 0, watchers)
+        return _take_all(recipe, shared, storage, 0, watchers, loaded)
     context = multiprocessing.get_context("spawn")
     workers = [
         context.Process(target=_worker, args=(plain(recipe), shared, storage, jobs), name=f"worker {number}")
@@ -80,14 +83,15 @@ def _worker(recipe: dict[str, Any], shared: Shared, storage: str | None, jobs: i
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        _take_all(told, shared, storage, jobs - 1, ())
+        _take_all(told, shared, storage, jobs - 1, (), Loaded())
     except (Stopped, KeyboardInterrupt):
         sys.exit(130)
 
 
 def _take_all(
-    recipe: Recipe, shared: Shared, storage: str | None, neighbours: int, watchers: Sequence[Watcher] | None
-) -> None:
+    recipe: Recipe, shared: Shared, storage: str | None, neighbours: int, watchers: Sequence[Watcher] | None,
+    loaded: Loaded,
+) -> None:  # fmt: skip
     """Take cells until none waits; one that fails leaves the others be."""
     every, queue = arms(recipe), Queue.of(recipe, shared.folder, storage)
     while queue.waiting():
@@ -96,7 +100,7 @@ def _take_all(
             with queue.take() as cell:
                 if cell is None or cell.arm not in every or done(shared.folder, cell):
                     continue
-                record = _cell(recipe, every[cell.arm], cell.seed, shared, queue, neighbours, watchers)
+                record = _cell(recipe, every[cell.arm], cell.seed, shared, queue, neighbours, watchers, loaded)
         except Stopped:
             raise
         except LimbeckError as error:
@@ -118,13 +122,14 @@ def _cell(
     queue: Queue,
     neighbours: int,
     watchers: Sequence[Watcher] | None,
+    loaded: Loaded,
 ) -> dict[str, Any]:
     if arm.listens and recipe.teachers:
         _await_teacher(seed, shared.folder, queue)
     own = cell_recipe(recipe, arm, seed, shared)
     return run_cell(
         own, arm, shared.folder / Cell(arm.name, seed).place, study=recipe.name, neighbours=neighbours,
-        watchers=watchers,
+        watchers=watchers, loaded=loaded,
     )  # fmt: skip
 
 
