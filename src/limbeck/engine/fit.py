@@ -27,6 +27,7 @@ from limbeck.engine.processes import Agreement, from_all, launched, raise_togeth
 from limbeck.engine.shards import is_sharding, own_share
 from limbeck.engine.state import State, begin
 from limbeck.engine.state import plan as make_plan
+from limbeck.engine.temperatures import Temperatures
 from limbeck.engine.training import Training
 from limbeck.engine.watchers import Bar, Metrics, Row, Watcher
 from limbeck.objective.distiller import Distiller
@@ -104,7 +105,8 @@ def fit(
         before: in a training of several stages, the steps of those before this one.
         total: the steps of all stages together, which ``schedule.overall`` reads; 0: not known.
         training: optimizer, batch and the like.
-        out: the run folder; gets ``metrics.csv`` and ``checkpoint/``. ``None`` writes nothing.
+        out: the run folder; gets ``metrics.csv``, ``temperatures.csv`` where a term has a temperature, and
+            ``checkpoint/``. ``None`` writes nothing.
         phase: whose training this is, in files and bars.
         stage: which of its stages, in files and bars.
         pictures: train on ``all``, or only on those with a label.
@@ -137,6 +139,9 @@ def fit(
     told: list[Watcher] = [] if fabric.global_rank else list([Bar()] if watchers is None else watchers)
     if folder is not None and not fabric.global_rank:
         told.append(Metrics(folder / "metrics.csv", phase=phase, stage=stage))
+        taus = Temperatures(folder / "temperatures.csv", phase=phase, stage=stage, step=state.step)
+    else:
+        taus = None
 
     with saved.listen_for_signals() as signals, _watched(told, phase, state.step, plan.stop):
         meter, agreement = Meter(), Agreement(fabric)
@@ -160,6 +165,8 @@ def fit(
                     loss: Loss = _seen(state, to_device(next(batches)), pulled, look=look and not micro)
                     state.backward(loss.total / training.accumulate if training.accumulate > 1 else loss.total)
                 meter.add(loss)
+                if taus is not None and loss.taus:
+                    taus.add(state.step + 1, loss.taus)
             if training.clip is not None:
                 fabric.clip_gradients(state.model, state.optimizer, max_norm=training.clip, error_if_nonfinite=False)
             state.advance(training)
@@ -191,6 +198,8 @@ def fit(
                     state.kept(), _validation(data, stream, fabric), distiller.task, fabric.to_device, everyone
                 )
                 state.end_epoch(row, training)
+                if taus is not None:
+                    taus.write()
                 for watcher in told:
                     watcher.step(state.step, _figures(whole, state))
                     watcher.epoch(state.history)
@@ -200,6 +209,8 @@ def fit(
                 last_saved = now
                 state.seconds = clock()
                 raise_together(fabric, _infinite_weights(distiller, state, path))
+                if taus is not None:
+                    taus.write()
                 state.save(path)
             if number:
                 raise Stopped(number, path, told=fabric.global_rank > 0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.report import ink
 from limbeck.report.curves import boundaries, last, step_axis
+from limbeck.report.steps import Taken
 
 if TYPE_CHECKING:
     from limbeck.report.metrics import Curve
@@ -18,23 +19,30 @@ _SIZE = (420.0, 220.0)
 _FEW = 12
 
 
-def temperatures(curve: Curve | None) -> ink.Plot | None:
-    """The mean temperature of each term, with a band from the lowest to the highest of an epoch where they differ."""
-    means = {} if curve is None else curve.of("tau")
-    if curve is None or not means:
+def temperatures(curve: Curve | None, steps: Mapping[str, Taken] | None = None) -> ink.Plot | None:
+    """The mean temperature of each term, with a band from the lowest to the highest where they differ.
+
+    By step where ``steps`` tells, and else by epoch.
+    """
+    if curve is None:
+        return None
+    told = dict(steps or {})
+    for term, mean in curve.of("tau").items():
+        low, high = (curve.of(kind).get(term, mean) for kind in ("tau_min", "tau_max"))
+        told.setdefault(term, Taken(curve.steps, mean, low, high))
+    if not told:
         return None
     figure, panel = _panel()
-    low, high = curve.of("tau_min"), curve.of("tau_max")
     wide = False
-    for (term, values), name in zip(means.items(), _inks(means), strict=True):
-        below, above = low.get(term, values), high.get(term, values)
-        if any(two - one > 1e-9 for one, two in zip(below, above, strict=True)):
-            panel.fill_between(curve.steps, below, above, color=ink.INK[name], alpha=0.2, linewidth=0)
+    for one, name in zip(told.values(), _inks(told), strict=True):
+        if any(two - below > 1e-9 for below, two in zip(one.low, one.high, strict=True)):
+            panel.fill_between(one.steps, one.low, one.high, color=ink.INK[name], alpha=0.2, linewidth=0)
             wide = True
-        _line(panel, curve.steps, values, name)
-    every = [v for kind in (means, low, high) for values in kind.values() for v in values if math.isfinite(v)]
+        _line(panel, one.steps, one.mean, name)
+    every = [v for one in told.values() for part in (one.mean, one.low, one.high) for v in part if math.isfinite(v)]
     panel.set_ylim(max(0.0, 0.9 * min(every)), 1.1 * max(every))
-    note = "The band goes from the lowest to the highest of each epoch." if wide else ""
+    note = "The band goes from the lowest to the highest." if wide else ""
+    means = {term: one.mean for term, one in told.items()}
     return _finished(figure, panel, curve, means, name="taus", what="Temperature by step", note=note)
 
 
@@ -83,7 +91,7 @@ def _panel() -> tuple[Any, Any]:
     return figure, ink.axes(figure, left=48, bottom=44, right=14, top=12)
 
 
-def _inks(terms: Mapping[str, Sequence[float]]) -> list[str]:
+def _inks(terms: Mapping[str, object]) -> list[str]:
     return [f"t{place % ink.SERIES + 1}" for place in range(len(terms))]
 
 

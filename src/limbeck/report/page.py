@@ -25,7 +25,7 @@ _HERE = Path(__file__).parent
 
 
 def write_report(run: Path) -> Path:
-    """Write ``run/report.html`` from ``run/record.json`` and ``run/metrics.csv``; gives its path.
+    """Write ``run/report.html`` from its ``record.json``, ``metrics.csv`` and ``temperatures.csv``; gives its path.
 
     The same record gives the same bytes. Without ``metrics.csv`` the page says that there are no curves.
 
@@ -47,7 +47,7 @@ def report_page(run: Path) -> str:
             f"{run} holds one arm of the study {record.arm.study if record.arm else ''}, and a report is of a whole "
             "run: give the folder of the study to `limbeck compare`"
         )
-    return _render(record, curves(Path(run) / "metrics.csv"), changed(run))
+    return _render(record, curves(Path(run) / "metrics.csv"), Path(run) / "temperatures.csv", changed(run))
 
 
 def dated(iso: str) -> str:
@@ -59,7 +59,7 @@ def dated(iso: str) -> str:
     return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".rstrip()
 
 
-def _render(record: Record, curves: dict[str, Curve], doubt: str | None) -> str:
+def _render(record: Record, curves: dict[str, Curve], taus: Path, doubt: str | None) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     house = Environment(
@@ -71,11 +71,11 @@ def _render(record: Record, curves: dict[str, Curve], doubt: str | None) -> str:
     style = (_HERE / "report.css").read_text(encoding="utf-8")
     return house.get_template("report.html.j2").render(
         r=record, style=style, warnings=[*([doubt] if doubt else []), *record.warnings],
-        **_contents(record, curves),
+        **_contents(record, curves, taus),
     )  # fmt: skip
 
 
-def _contents(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
+def _contents(record: Record, curves: dict[str, Curve], taus: Path) -> dict[str, Any]:
     """Everything the template shows beside the record itself."""
     good, dear = rows.comparison(record)
     measured = [quality for _, model in record.ordered() if (quality := record.quality(model))]
@@ -97,14 +97,15 @@ def _contents(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
         "students": [(record.short(name), role, one) for name, role, one in students],
         "likeness": fidelity.lines([one for _, _, one in students]),
         "wrong": fidelity.classes([one for _, _, one in students]), "cka": fidelity.maps(record),
-        "recipe": _yaml(record.recipe), **_pictures(record, curves),
+        "recipe": _yaml(record.recipe), **_pictures(record, curves, taus),
     }  # fmt: skip
 
 
-def _pictures(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
+def _pictures(record: Record, curves: dict[str, Curve], taus: Path) -> dict[str, Any]:
     from limbeck.report.curves import accuracy_curves, loss_parts
     from limbeck.report.figures import reliability, tradeoff
     from limbeck.report.moving import gradient_ratios, shares, temperatures
+    from limbeck.report.steps import taken
 
     drawn = [
         (record.short(name), model.role, record.quality(model), reliability(
@@ -116,7 +117,7 @@ def _pictures(record: Record, curves: dict[str, Curve]) -> dict[str, Any]:
     course = curves.get(distilled)
     return {
         "accuracy": accuracy_curves(record, curves), "losses": loss_parts(course),
-        "taus": temperatures(course), "ratios": gradient_ratios(course), "shares": shares(course),
+        "taus": temperatures(course, taken(taus, course)), "ratios": gradient_ratios(course), "shares": shares(course),
         "reliability": [one for one in drawn if one[3]], "tradeoff": tradeoff(record),
     }  # fmt: skip
 
