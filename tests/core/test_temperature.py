@@ -29,7 +29,17 @@ from limbeck.temperature import (
     standardised,
     tempered,
 )
-from limbeck.terms import Decoupled, Dist, JensenShannon, Normalized, ReverseKL, SoftTarget, soft_target
+from limbeck.terms import (
+    Decoupled,
+    Dist,
+    JensenShannon,
+    MultiLevel,
+    Normalized,
+    ReverseKL,
+    SoftTarget,
+    Transformed,
+    soft_target,
+)
 from limbeck.testing import check_term, make_exchange
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
@@ -82,7 +92,9 @@ def test_a_response_term_keeps_its_promises_under_each_policy(tau):
     check_term(SoftTarget(tau=tau))
 
 
-@pytest.mark.parametrize("term", [Decoupled, Dist, JensenShannon, Normalized, ReverseKL, SoftTarget])
+@pytest.mark.parametrize(
+    "term", [Decoupled, Dist, JensenShannon, MultiLevel, Normalized, ReverseKL, SoftTarget, Transformed]
+)
 @pytest.mark.parametrize("tau", POLICIES.values(), ids=POLICIES)
 def test_every_response_term_takes_every_policy(term, tau):
     said = make_exchange(rows=8)

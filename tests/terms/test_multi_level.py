@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.temperature import Fixed
 from limbeck.terms import MultiLevel, multi_level, soft_target
-from limbeck.testing import check_term
+from limbeck.testing import check_term, make_exchange
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_relations.py"))))
 # The two matrices are sums over rows and classes divided once, as in the paper.
@@ -70,6 +71,15 @@ def test_the_instances_alone_are_soft_targets_of_all_temperatures():
     student, teacher = torch.randn(3, 4).double(), torch.randn(3, 4).double()
     expected = soft_target(student, teacher, tau=2.0) + soft_target(student, teacher, tau=5.0)
     torch.testing.assert_close(multi_level(student, teacher, taus=[2, 5], batch=0.0, classes=0.0), expected)
+
+
+def test_a_policy_scales_all_temperatures_to_its_own():
+    said = make_exchange(rows=6)
+    torch.testing.assert_close(MultiLevel(tau=4.0)(said), MultiLevel()(said))
+    half = MultiLevel(taus=(1.0, 1.5, 2.0, 2.5, 3.0))(said)
+    torch.testing.assert_close(MultiLevel(tau=2.0)(said), half)
+    torch.testing.assert_close(MultiLevel(taus=(4.0, 6.0, 8.0, 10.0, 12.0), tau=Fixed(2.0))(said), half)
+    check_term(MultiLevel(tau=Fixed(2.0)), without=SUMS)
 
 
 def test_half_precision_is_computed_in_float32():

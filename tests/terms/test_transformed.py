@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.temperature import Tempered
 from limbeck.terms import Transformed, soft_target, transformed
-from limbeck.testing import check_term
+from limbeck.testing import check_term, make_exchange
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_relations.py"))))
 SOFTENED = {"zero at agreement"}  # only the teacher is softened
@@ -33,6 +34,7 @@ def test_it_keeps_every_promise_but_zero_at_agreement():
     check_term(Transformed(), without=SOFTENED)
     check_term(Transformed(power=0.1, rows="equal", teacher="teacher"), without=SOFTENED)
     check_term(Transformed(power=1.0))
+    check_term(Transformed(tau=2.0), without=SOFTENED)
 
 
 def test_the_value_worked_by_hand():
@@ -56,6 +58,28 @@ def test_at_a_power_of_one_it_is_a_soft_target_without_temperature():
     expected = soft_target(student, teacher, tau=1.0)
     torch.testing.assert_close(transformed(student, teacher, power=1.0, rows="equal"), expected)
     torch.testing.assert_close(transformed(student, teacher, power=1.0), expected)
+
+
+def test_a_temperature_is_one_over_the_power_and_may_differ_by_row():
+    said = make_exchange(rows=6)
+    torch.testing.assert_close(Transformed(tau=5.0)(said), Transformed(power=0.2)(said))
+    student, teacher = (one.rows().detach().double() for one in said.pair())
+    taus = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    each = [paper(student[i : i + 1].numpy(), teacher[i : i + 1].numpy(), 1 / float(taus[i]), True) for i in range(6)]
+    assert float(Transformed(tau=ByRow(taus))(said).detach()) == pytest.approx(np.mean(each), rel=1e-5)
+
+
+class ByRow:
+    """A temperature of each row's own."""
+
+    def __init__(self, taus):
+        self.taus = taus
+
+    def __call__(self, student, teacher, progress):
+        return Tempered(student.rows(), teacher.rows(), self.taus)
+
+    def bounds(self):
+        return 1.0, 6.0
 
 
 def test_half_precision_is_computed_in_float32():

@@ -11,7 +11,8 @@ Q the teacher's and the student's softmax at a temperature, as ``[rows, classes]
 all summed over the temperatures. The published code leaves out the surer half of the samples and of the classes, by a
 mask that for two of the three parts multiplies what has been summed already; the paper has no mask, and neither has
 this. The paper's weak and strong views are rows here: give each sample several views (``per_decode``). The two matrices
-relate rows, so a batch spread over processes is gathered (``gather: true`` in a recipe).
+relate rows, so a batch spread over processes is gathered (``gather: true`` in a recipe). A temperature policy moves
+all the temperatures together: they are scaled so that their mean is what the policy says.
 """
 
 from __future__ import annotations
@@ -26,7 +27,16 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
-from limbeck.core.softening import log_probabilities, logits_pair, mean_softened, require_temperature
+from limbeck.core.schedule import Schedule
+from limbeck.core.softening import (
+    Tau,
+    log_probabilities,
+    logits_pair,
+    mean_softened,
+    require_temperature,
+    temperature,
+)
+from limbeck.core.temperature import Temperature, tempered
 
 __all__ = ["MultiLevel", "multi_level"]
 
@@ -46,19 +56,21 @@ def multi_level(
     tensor(0.2712)
     """
     student, teacher = logits_pair(student, teacher)
-    total = student.new_zeros(())
-    for tau in _checked(taus):
-        log_q, log_p = log_probabilities(student, tau), log_probabilities(teacher, tau)
-        q, p = log_q.exp(), log_p.exp()
-        by_row = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
-        samples, confused = torch.mm(p, p.T) - torch.mm(q, q.T), torch.mm(p.T, p) - torch.mm(q.T, q)
-        total = (
-            total
-            + instances * mean_softened(by_row, tau)
-            + batch * samples.square().sum() / max(len(samples), 1)
-            + classes * confused.square().sum() / max(len(confused), 1)
-        )
-    return total
+    return sum(
+        (_levels(student, teacher, tau, instances, batch, classes) for tau in _checked(taus)), student.new_zeros(())
+    )
+
+
+def _levels(student: Tensor, teacher: Tensor, tau: Tau, instances: float, batch: float, classes: float) -> Tensor:
+    log_q, log_p = log_probabilities(student, tau), log_probabilities(teacher, tau)
+    q, p = log_q.exp(), log_p.exp()
+    by_row = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
+    samples, confused = torch.mm(p, p.T) - torch.mm(q, q.T), torch.mm(p.T, p) - torch.mm(q.T, q)
+    return (
+        instances * mean_softened(by_row, tau)
+        + batch * samples.square().sum() / max(len(samples), 1)
+        + classes * confused.square().sum() / max(len(confused), 1)
+    )
 
 
 @final
@@ -72,6 +84,7 @@ class MultiLevel:
         batch: weight of which samples are answered alike.
         classes: weight of which classes are confused.
         teacher: which teacher; ``None`` takes the combination of all.
+        tau: what the mean of ``taus`` is scaled to, a number, a schedule or a policy; ``None`` leaves them.
     """
 
     taus: tuple[float, ...] = _TAUS
@@ -79,16 +92,32 @@ class MultiLevel:
     batch: float = 1.0
     classes: float = 1.0
     teacher: str | None = None
+    tau: float | Schedule | Temperature | None = None
 
     def __post_init__(self) -> None:
+        if self.tau is not None:
+            require_temperature(self.tau)
         object.__setattr__(self, "taus", tuple(_checked(self.taus)))
 
     def __call__(self, exchange: Exchange) -> Tensor:
         student, teacher = exchange.pair(self.teacher)
+        if self.tau is not None:
+            return tempered(self._around, student, teacher, tau=self.tau, progress=exchange.progress)
         return multi_level(
             student.rows(), teacher.rows(),
             taus=self.taus, instances=self.instances, batch=self.batch, classes=self.classes,
         )  # fmt: skip
+
+    def _around(self, student: Tensor, teacher: Tensor, *, tau: Tau) -> Tensor:
+        student, teacher = logits_pair(student, teacher)
+        centre, middle = temperature(tau, student), sum(self.taus) / len(self.taus)
+        return sum(
+            (
+                _levels(student, teacher, centre * (one / middle), self.instances, self.batch, self.classes)
+                for one in self.taus
+            ),
+            student.new_zeros(()),
+        )
 
 
 def _checked(taus: Sequence[float]) -> Sequence[float]:

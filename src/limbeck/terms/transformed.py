@@ -13,6 +13,7 @@ teacher is sure, and classes to the power 1 − g where it knows nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, final
 
 from torch import Tensor
@@ -21,7 +22,9 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.exchange import Exchange
 from limbeck.core.numeric import mean_rows
-from limbeck.core.softening import log_probabilities, logits_pair
+from limbeck.core.schedule import Schedule
+from limbeck.core.softening import Tau, log_probabilities, logits_pair, require_temperature, temperature
+from limbeck.core.temperature import Temperature, tempered
 
 __all__ = ["Transformed", "transformed"]
 
@@ -42,11 +45,16 @@ def transformed(
     tensor(0.1060)
     """
     _require(power, rows)
+    return _transformed(student, teacher, tau=1 / power, rows=rows)
+
+
+def _transformed(student: Tensor, teacher: Tensor, *, tau: Tau, rows: Rows) -> Tensor:
     student, teacher = logits_pair(student, teacher)
+    tau = temperature(tau, teacher)
     log_q, log_p = log_probabilities(student), log_probabilities(teacher)
-    by_row = F.kl_div(log_q, log_probabilities(teacher, 1 / power), reduction="none", log_target=True).sum(dim=1)
+    by_row = F.kl_div(log_q, log_probabilities(teacher, tau), reduction="none", log_target=True).sum(dim=1)
     if rows == "by_softness":
-        by_row = by_row * (power * log_p).exp().sum(dim=1)
+        by_row = by_row * (log_p / tau).exp().sum(dim=1)
     return mean_rows(by_row)
 
 
@@ -59,17 +67,24 @@ class Transformed:
         power: of the teacher's probabilities, above 0; one over a temperature.
         rows: ``"by_softness"``: rows of which the teacher is unsure weigh more (WTTM); ``"equal"``: all the same (TTM).
         teacher: which teacher; ``None`` takes the combination of all.
+        tau: of the teacher, a number, a schedule or a policy, in place of one over ``power``.
     """
 
     power: float = 0.2
     rows: Rows = "by_softness"
     teacher: str | None = None
+    tau: float | Schedule | Temperature | None = None
 
     def __post_init__(self) -> None:
         _require(self.power, self.rows)
+        if self.tau is not None:
+            require_temperature(self.tau)
 
     def __call__(self, exchange: Exchange) -> Tensor:
         student, teacher = exchange.pair(self.teacher)
+        if self.tau is not None:
+            loss = partial(_transformed, rows=self.rows)
+            return tempered(loss, student, teacher, tau=self.tau, progress=exchange.progress)
         return transformed(student.rows(), teacher.rows(), power=self.power, rows=self.rows)
 
 
