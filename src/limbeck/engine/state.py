@@ -25,6 +25,7 @@ from limbeck.engine import shards
 from limbeck.engine.processes import from_all
 from limbeck.engine.training import Training
 from limbeck.engine.watchers import Row
+from limbeck.objective.deployed import deployed, reused
 from limbeck.objective.distiller import Distiller
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ class State:
             self.average.update_parameters(self.distiller.student)
 
     def kept(self) -> nn.Module:
-        """The network that is validated and kept: the student, or the average of its weights."""
-        network: nn.Module = self.distiller.student if self.average is None else self.average.module
+        """The network that is validated and kept: what the training is for, or the average of its weights."""
+        network: nn.Module = deployed(self.distiller) if self.average is None else self.average.module
         return network
 
     def end_epoch(self, row: Row, training: Training) -> None:
@@ -203,7 +204,10 @@ class State:
         return {n: teacher for n, teacher in self.distiller.teachers.items() if hasattr(teacher, "load_state_dict")}
 
     def finish(self, training: Training) -> nn.Module:
-        """The student that was given, with the weights to keep, whole and the same in every process, in eval mode."""
+        """What the training was for, with the weights to keep, whole and the same in every process, in eval mode.
+
+        It is the student that was given, or what stands in its place (:func:`limbeck.objective.deployed`).
+        """
         self.together()
         student = self.given.student
         if self.given is not self.distiller:
@@ -211,8 +215,29 @@ class State:
         if training.keep == "best" and "student" in self.best:
             student.load_state_dict(self.best["student"])
         elif self.given is not self.distiller or self.average is not None:
-            student.load_state_dict(shards.whole(self.kept().state_dict()))
-        return student.eval()
+            student.load_state_dict(shards.whole(self._weights()))
+        return deployed(self.given).eval()
+
+    def _weights(self) -> dict[str, Any]:
+        average = self.average
+        state: dict[str, Any] = (self.distiller.student if average is None else average.module).state_dict()
+        return state
+
+
+def _require_deployable(distiller: Distiller, training: Training, fabric: Fabric) -> None:
+    """Refuse what keeps the student without the rest of what is deployed; that it can be built is seen here too."""
+    if reused(distiller) is None:
+        return
+    deployed(distiller)
+    for setting, asked in (
+        ("training.keep best", training.keep == "best"), ("training.ema", training.ema is not None),
+        ("the strategy fsdp", shards.is_sharding(fabric)),
+    ):  # fmt: skip
+        if asked:
+            raise LimbeckError(
+                f"{setting} keeps the student's own weights, and with SimKD a projector of the term's is deployed with "
+                "them: leave it away"
+            )
 
 
 def begin(distiller: Distiller, stream: Stream, plan: Plan, training: Training, fabric: Fabric, *, seed: int) -> State:
@@ -222,6 +247,7 @@ def begin(distiller: Distiller, stream: Stream, plan: Plan, training: Training, 
         keep_freed_memory()
     distiller.to(fabric.device)
     distiller.prepare(fabric.to_device(stream.batch(0)))
+    _require_deployable(distiller, training, fabric)
     given, model = distiller, None
     if shards.is_sharding(fabric):
         if training.ema is not None:

@@ -136,8 +136,8 @@ def _trained(
     guides = {name: networks[name] for name in job.recipe.links()[-1].guides}
     taught = {"alone": {}, "direct": teachers, "distilled": guides}
     for name in (*job.recipe.controls, "distilled"):
-        networks[name] = job.student()
-        runs[name] = job.train(name, networks[name], taught[name], resume=resume, watchers=watchers)
+        runs[name] = run = job.train(name, job.student(), taught[name], resume=resume, watchers=watchers)
+        networks[name] = run.student
     return {name: network.cpu().eval() for name, network in networks.items()}, runs
 
 

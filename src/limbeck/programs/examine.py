@@ -24,6 +24,7 @@ from limbeck.programs.job import Job
 from limbeck.programs.pictures import any_pictures, by_class, twins
 from limbeck.programs.revisit import finished
 from limbeck.programs.robustness import Asked, side_by_side
+from limbeck.recipe.study import CONTROLS
 from limbeck.report import evaluation_table
 from limbeck.teachers import Foreign
 
@@ -126,7 +127,9 @@ def _places(folder: Path, name: str, role: str, *, single: bool) -> tuple[Path, 
 def _built(job: Job, name: str) -> nn.Module:
     if name in job.recipe.teachers:
         return job.teacher(name)
-    return job.assistant(name) if name in job.recipe.assistants else job.student()
+    if name in job.recipe.assistants:
+        return job.assistant(name)
+    return job.student() if name in CONTROLS else job.shipped()
 
 
 def _titles(folder: Path) -> dict[str, dict[str, str]]:

@@ -27,17 +27,19 @@ from limbeck.objective import (
     Objective,
     Peers,
     Together,
+    deployed,
     doubts,
     each_teacher,
     early_exits,
     for_each_peer,
+    reused,
 )
 from limbeck.programs.lens import partly, translated
 from limbeck.recipe import Plan, Recipe, StagePlan, check
 from limbeck.recipe.checked import Checked
 from limbeck.recipe.study import CONTROLS
 from limbeck.teachers import Cached, Engine, Foreign, Format, Frozen, answers
-from limbeck.terms import CrossEntropy
+from limbeck.terms import CrossEntropy, SimKD
 
 __all__ = ["Job", "Loaded"]
 
@@ -165,6 +167,25 @@ class Job:
         """The student at its start: the same weights each time."""
         return _network(self._built(self.plan.student, _STUDENT), self.plan.student)
 
+    def shipped(self) -> nn.Module:
+        """The distilled student in the shape in which a finished run keeps it, with weights that mean nothing yet.
+
+        It is the student's own shape, unless the last stage deploys more (:func:`limbeck.objective.deployed`).
+        """
+        student, stage = self.student(), self.plan.stages[-1]
+        objective, _ = stage.objective(classes=len(self.data.classes), seed=self.recipe.seed)
+        if not any(isinstance(term, SimKD) for term in objective.values()):
+            return student
+        teachers = {}
+        for name in self.recipe.links()[-1].guides:
+            node, said = self.plan.teachers[name], self.recipe.teachers[name]
+            teachers[name] = translated(_network(self._built(node, 0), node), said, self.data, place=node.place)
+        distiller = self._distiller(student, teachers, stage, phase="distilled", source=self._asked)
+        batch = self.data.stream(batch=2).batch(0)
+        with torch.no_grad():
+            distiller.prepare(batch)
+        return deployed(distiller)
+
     def rehearse(self) -> None:
         """Every stage once on two samples, with networks of its own that are thrown away.
 
@@ -195,6 +216,12 @@ class Job:
             batch = stream.show(two, torch.zeros_like(two))
             with torch.no_grad(), apart():
                 distiller.prepare(batch).eval()(batch)
+                deployed(distiller)
+            if phase in self.recipe.assistants and (found := reused(distiller)):
+                raise LimbeckError(
+                    f"stages: {found[0]} (SimKD) ends a student in its teacher's classifier, and an assistant teaches "
+                    "on as a network of its own: leave assistants away, or SimKD"
+                )
             optimizer = training.optimizer(distiller.parameters())
             if training.scheduler is not None:
                 training.scheduler(optimizer, 2)
@@ -255,7 +282,8 @@ class Job:
             self.peers.update({name: peer for name, peer in learner.students().items() if peer is not network})
         if phase not in self.recipe.assistants:
             self.exits.update(early_exits(distiller))
-        return Run(network.eval(), history, steps, seconds, self.folder)
+        kept = network.eval() if isinstance(learner, Peers) else run.student
+        return Run(kept, history, steps, seconds, self.folder)
 
     def _fit(
         self, distiller: Distiller, stage: StagePlan, *, phase: str, stop: int | None = None, before: int = 0,

@@ -85,7 +85,7 @@ def finished(folder: Path, data_root: str | None) -> Job:
 
 def _opened(folder: Path, data_root: str | None) -> tuple[Job, torch.nn.Module]:
     job = finished(folder, data_root)
-    return job, load_weights(job.student(), folder).eval()
+    return job, load_weights(job.shipped(), folder).eval()
 
 
 def _compare_with_record(folder: Path, part: str, found: dict[str, Any]) -> None:

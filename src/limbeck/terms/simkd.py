@@ -51,7 +51,9 @@ class SimKD(nn.Module):
         factor: how much narrower the projector is inside than the teacher's features.
         teacher: which teacher; ``None`` takes the combination of all.
 
-    The student's own classifier learns nothing from this term. :meth:`head` gives what stands in its place.
+    The student's own classifier learns nothing from this term. :meth:`head` gives what stands in its place; what
+    ``limbeck.fit`` validates and gives back, and a run measures, keeps and exports, has it there already
+    (``limbeck.objective.deployed``).
     """
 
     def __init__(self, at: str, *, factor: int = 2, teacher: str | None = None) -> None:

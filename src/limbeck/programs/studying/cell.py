@@ -115,7 +115,7 @@ def _student(job: Job, arm: Arm, watchers: Sequence[Watcher] | None) -> _Trained
         student = job.student()
         run = job.train(arm.name, student, guides, resume=True, watchers=watchers)
     runs: dict[str, Run | None] = {**assistants, arm.name: run}
-    networks = {name: run.student for name, run in assistants.items()} | {arm.name: student}
+    networks = {name: run.student for name, run in assistants.items()} | {arm.name: run.student}
     return networks, runs, guides, {arm.name: took.plain()}
 
 
