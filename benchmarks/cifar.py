@@ -54,18 +54,23 @@ def stored(images: np.ndarray):
     return Stored(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
 
 
+def published(name: str, root: str | None) -> dict[str, torch.Tensor]:
+    """The weights of the published ``resnet20``, 32, 44 or 56, by the names that limbeck's has for them."""
+    renamed = {"conv1.": "stem.0.", "bn1.": "stem.1.", "linear.": "fc."}
+    with np.load(found(root, f"cifar10_resnets/akamaster_{name}_cifar10.npz")) as file:
+        state = {}
+        for key in file.files:
+            ours = next((b + key.removeprefix(a) for a, b in renamed.items() if key.startswith(a)), key)
+            state[ours] = torch.from_numpy(file[key])
+    return state
+
+
 def teacher(root: str | None) -> torch.nn.Module:
     """The published ResNet-56."""
     from limbeck.models import resnet56
 
-    renamed = {"conv1.": "stem.0.", "bn1.": "stem.1.", "linear.": "fc."}
-    with np.load(found(root, "cifar10_resnets/akamaster_resnet56_cifar10.npz")) as file:
-        state = {}
-        for name in file.files:
-            ours = next((b + name.removeprefix(a) for a, b in renamed.items() if name.startswith(a)), name)
-            state[ours] = torch.from_numpy(file[name])
     network = resnet56(classes=10, shortcut="padding")
-    lacking, unknown = network.load_state_dict(state, strict=False)
+    lacking, unknown = network.load_state_dict(published("resnet56", root), strict=False)
     assert not unknown, unknown
     assert all(name.endswith("num_batches_tracked") for name in lacking), lacking
     return network.eval()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from limbeck.programs import distill, study
-from limbeck.programs.studying.arms import Shared, arms, cell_recipe
+from limbeck.programs.studying.arms import Shared, arms, cell_recipe, sound
 from limbeck.recipe import check, find, load
 
 
@@ -66,6 +66,29 @@ def test_the_cached_recipe_asks_its_teacher_once_about_each_view(tmp_path):
     ]  # fmt: skip
     kept = distill("cifar10_cached", settings, out=tmp_path / "run", watchers=[])["cache"]["teacher"]
     assert (kept["asked"], kept["read"], kept["complete"]) == (36 * 4, 36 * 2, True)
+
+
+@pytest.mark.parametrize(
+    "name", ["cifar10_methods", "cifar100_methods", "tinyimagenet_fine", "tinyimagenet_full", "tinyimagenet_small"]
+)
+def test_every_arm_of_a_study_of_methods_is_sound(name):
+    sound(load(find(name)))
+
+
+def test_the_study_of_methods_trains_arms_of_each_form(tmp_path):
+    root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
+    settings = [
+        f"data.root={root}", "data.take=null", f"cache.root={tmp_path / 'answers'}", "data.validation=0.2",
+        "teaching={steps: 1, objective: {truth: CrossEntropy}}", "stages.0.epochs=null", "stages.0.steps=3",
+        "training.batch=8", "teachers.resnet.engine=eager",
+    ]  # fmt: skip
+    whole = load(find("cifar10_methods"), settings)
+    few = {
+        name: whole.study.arms[name] for name in ("weight9_tau8", "learned_tau", "at", "hint", "rkd", "crd", "review")
+    }
+    some = whole.study.model_copy(update={"arms": few, "controls": ("alone",)})
+    found = study(whole.model_copy(update={"study": some}), seeds=1, out=tmp_path / "study", watchers=[])
+    assert list(found["results"]["arms"]) == ["teacher", "alone", "distilled", *few]
 
 
 def test_two_stages_run_their_first_steps_with_a_frozen_block(tmp_path):

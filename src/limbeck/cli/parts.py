@@ -117,6 +117,10 @@ def _recipe_check(options: argparse.Namespace) -> None:
 
     recipe = load(find(options.recipe), options.settings)
     check(recipe)
+    if recipe.study is not None:
+        from limbeck.programs.studying.arms import sound
+
+        sound(recipe)
     print(f"{options.recipe} is sound")  # noqa: T201
 
 

@@ -82,6 +82,13 @@ def test_costly_controls_may_be_left_out_and_never_the_student_alone(file, tmp_p
         load(file, ["study.controls=[alone, shorter]"])
 
 
+def test_a_check_of_the_recipe_looks_at_every_arm(file, capsys):
+    assert main(["recipe", "check", str(file)]) == 0
+    wrong = "study.arms.hot={stages.0.objective.soft: {use: SoftTarget, weight: {use: warmup, share: 0.1}}}"
+    assert main(["recipe", "check", str(file), wrong]) == 2
+    assert "study.arms.hot: stages.0.objective.soft.weight" in capsys.readouterr().err
+
+
 def test_the_sealed_part_is_opened_once_for_each_arm_and_seed(done):
     out, _ = done
     for arm in ARMS:

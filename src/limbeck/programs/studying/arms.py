@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, final
 
 from limbeck.core.errors import LimbeckError, nearest
-from limbeck.recipe import Recipe
+from limbeck.recipe import Recipe, check
 from limbeck.recipe.overrides import changed
 from limbeck.recipe.schema import plain, validated
 from limbeck.recipe.study import ARMS, CONTROLS, Study
 
-__all__ = ["Arm", "Shared", "arms", "cell_recipe"]
+__all__ = ["Arm", "Shared", "arms", "cell_recipe", "sound"]
 
 _TITLES = {
     "teacher": "Teacher", "alone": "Student alone", "longer": "Student alone, equal wall time",
@@ -92,6 +92,17 @@ def cell_recipe(recipe: Recipe, arm: Arm, seed: int, shared: Shared) -> Recipe:
         return validated(Recipe, whole)
     except LimbeckError as error:
         raise LimbeckError(f"study.arms.{arm.name}: {error}") from error
+
+
+def sound(recipe: Recipe) -> None:
+    """Check the recipe of every arm, as far as that goes without its data; an error names the arm."""
+    untimed = Shared(Path(), [1] * len(recipe.stages), 1.0, 0)
+    for arm in arms(recipe).values():
+        own = cell_recipe(recipe, arm, recipe.seed, untimed)
+        try:
+            check(own)
+        except LimbeckError as error:
+            raise LimbeckError(f"study.arms.{arm.name}: {error}") from error
 
 
 def _changed(whole: dict[str, Any], arm: Arm) -> dict[str, Any]:

@@ -1,0 +1,60 @@
+"""How hard does each arm of a study pull? Two epochs of each, with a seed of no study; no test part is opened.
+
+Prints the ratio of each term's gradient to that of the hard loss, and the weight with which it would pull as hard as
+the plain soft term of the recipe does (or half as hard: --share 0.5). Such weights stand in the recipes whose arms are
+compared at matched gradient ratios; what was reached in the studies stands in docs/results/methods.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+from pathlib import Path
+from statistics import geometric_mean
+
+from limbeck.programs.job import Job, Loaded
+from limbeck.programs.studying.arms import Shared, arms, cell_recipe
+from limbeck.recipe import find, load
+from limbeck.recipe.overrides import changed
+from limbeck.recipe.schema import plain, validated
+
+SEED, EPOCHS = 90, 2
+
+
+def pulls(recipe: object, name: str, folder: Path, loaded: Loaded) -> dict[str, tuple[float, float]]:
+    """By term, the ratio to the hard loss (geometric mean over the epochs), and the weight it had."""
+    own = cell_recipe(recipe, arms(recipe)[name], SEED, Shared(folder, [1], 1.0, 0))
+    own = validated(type(own), changed(plain(own), {"stages.0.epochs": EPOCHS}))
+    job = Job.of(own, folder, loaded=loaded)
+    teachers = {one: job.teacher(one).eval() for one in own.teachers}
+    job.train(name, job.student(), teachers, resume=False, watchers=[])
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    found = {}
+    for column in (one for one in rows[0] if one.startswith("gradient_ratio/")):
+        term = column.partition("/")[2]
+        values = [float(row[column]) for row in rows if row[column]]
+        found[term] = geometric_mean(values), float(rows[-1][f"weight/{term}"])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="a recipe with a study, whose teachers have weights")
+    parser.add_argument("settings", nargs="*", help="KEY=VALUE settings laid over it")
+    parser.add_argument("--arms", nargs="+", help="only these (default: all)")
+    parser.add_argument("--share", type=float, default=1.0, help="of the plain soft term's pull")
+    options = parser.parse_args()
+    recipe, loaded = load(find(options.recipe), options.settings), Loaded()
+    listening = [name for name, arm in arms(recipe).items() if arm.listens and name != "distilled"]
+    with tempfile.TemporaryDirectory() as work:
+        plain_pull = pulls(recipe, "distilled", Path(work) / "distilled", loaded)["soft"][0]
+        print(f"distilled: soft pulls {plain_pull:.1f} times as hard as the weighted hard loss")
+        for name in options.arms or listening:
+            for term, (ratio, weight) in pulls(recipe, name, Path(work) / name, loaded).items():
+                fit = weight * options.share * plain_pull / ratio
+                print(f"{name}: {term} with weight {weight:g} pulls {ratio:.3g}; weight {fit:.3g} would match")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The teachers of the studies of methods.py, trained once: one for all seeds and arms. About 40 minutes on two cores.
+
+CIFAR-10: the published ResNet-20 (trained on the pictures as published), tuned for two epochs on these, and a CNN and a
+ViT from their start, all on 47,500 training pictures; the students' 2,500 validation pictures are left out, though the
+published network knew them in their lossless form. Tiny-ImageNet: a wide ResNet for each set of classes, and a narrower
+one for the second; none has seen a validation or test picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cifar import published
+from results import parsed
+
+from limbeck.models import save_weights
+from limbeck.programs.job import Job
+from limbeck.programs.measuring import figures
+from limbeck.recipe import find, load
+
+ADAMW = ["training.optimizer={use: AdamW, lr: 0.001, weight_decay: 0.05}",
+         "training.scheduler={use: OneCycleLR, max_lr: 0.001}"]  # fmt: skip
+GENTLE = ["training.optimizer.lr=0.02", "training.scheduler.max_lr=0.02"]
+FRESH = ["data.views.per_sample=0", "cache=null"]
+CIFAR = [*FRESH, "data.take=null"]
+CNN, VIT = "use: small_cnn, width: 64, depth: 4", "use: small_vit, patch: 4, width: 64, depth: 4"
+TEACHERS = {
+    "resnet": ("cifar10_methods", "resnet", [*CIFAR, *GENTLE, "teaching.epochs=2"]),
+    "cnn": ("cifar10_methods", "cnn", [*CIFAR, f"teachers={{cnn: {{{CNN}}}}}", "teaching.epochs=10"]),
+    "vit": ("cifar10_methods", "vit", [*CIFAR, *ADAMW, f"teachers={{vit: {{{VIT}}}}}", "teaching.epochs=8"]),
+    "fine": ("tinyimagenet_fine", "teacher", [*FRESH, "teaching.epochs=18"]),
+    "wide": ("tinyimagenet_first", "teacher", FRESH),
+    "narrow": ("tinyimagenet_first", "teacher", [
+        *FRESH, "teachers.teacher.width=2", "teaching.epochs=16", "training.precision=bf16-mixed", "seed=1",
+    ]),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/method-teachers"))
+    parser.add_argument("--only", nargs="+", default=list(TEACHERS), choices=list(TEACHERS))
+    parser.add_argument("--cifar10", default="data/cifar10", help="the folder")
+    parser.add_argument("--tinyimagenet", default="data/tinyimagenet32", help="the folder")
+    parser.add_argument("--data-root", help="where cifar10_resnets stands")
+    options = parsed(parser, places=("out", "cifar10", "tinyimagenet", "data_root"))
+    for name in options.only:
+        file = options.out / f"{name}.safetensors"
+        if file.exists():
+            continue
+        recipe, called, settings = TEACHERS[name]
+        root = options.cifar10 if recipe.startswith("cifar10") else options.tinyimagenet
+        job = Job.of(load(find(recipe), [f"data.root={root}", "study=null", *settings]), options.out / name)
+        network = job.teacher(called)
+        if name == "resnet":
+            lacking, unknown = network.load_state_dict(published("resnet20", options.data_root), strict=False)
+            assert not unknown, unknown
+            assert all(one.endswith("num_batches_tracked") for one in lacking), lacking
+        run = job.teach(called, network, resume=True, watchers=None)
+        told = figures(network, job.data, job.task, job.data.validation)[0]
+        print(f"{name}: {100 * told['top1']:.1f} % on validation, {run.seconds:.0f} s", flush=True)
+        save_weights(network, file, metadata={"recipe": recipe})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Which form of knowledge helps? Studies on CIFAR-10 and Tiny-ImageNet, each by `limbeck study` with one shared cache.
+
+The recipes come along: cifar10_methods (weight × temperature, then other responses, features and relations at matched
+gradient ratios), cifar10_three_teachers, tinyimagenet_fine (relations between close classes) and tinyimagenet_small
+(the headline, and what each idea gives it). Teachers come from method_teachers.py. Arms are chosen on validation; each
+test part is opened once a cell. A second call only counts. Writes docs/results/methods.md and results/methods.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from methods_pages import write_page
+from methods_ratios import latency_ratio
+from results import parsed, row, write
+
+from limbeck.evaluate import paired_over_seeds
+from limbeck.programs import study
+from limbeck.report import judge_over_seeds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One study: its recipe, the teachers' weights by name, and what else is changed of it."""
+
+    recipe: str
+    teachers: dict[str, str]
+    settings: tuple[str, ...] = ()
+
+
+VIT = "{use: small_vit, patch: 4, width: 64, depth: 4, engine: auto}"
+LIKE_METHODS = (  # the data, views and training of cifar10_methods
+    "data.validation=0.05", "data.normalize=imagenet", "data.views.per_sample=6", "stages.0.epochs=6",
+    "training={optimizer: {use: SGD, lr: 0.1, momentum: 0.9, weight_decay: 0.0005, nesterov: true}, "
+    "scheduler: {use: OneCycleLR, max_lr: 0.1}, batch: 64, precision: bf16-mixed}",
+    "teachers.resnet.shortcut=padding", f"teachers.vit={VIT}", "export.to=[]",
+    "study={seeds: 3, controls: [alone], arms: {only_cnn: {teachers: [cnn]}, only_resnet: {teachers: [resnet]}, "
+    "only_vit: {teachers: [vit]}, surest: {combination: {use: Confidence, by: entropy, tau: 4}}}}",
+)  # fmt: skip
+PLANS = {
+    "methods": Plan("cifar10_methods", {"resnet": "resnet"}),
+    "three": Plan("cifar10_three_teachers", {"cnn": "cnn", "resnet": "resnet", "vit": "vit"}, LIKE_METHODS),
+    "fine": Plan("tinyimagenet_fine", {"teacher": "fine"}),
+    "small": Plan("tinyimagenet_small", {"wide": "wide", "narrow": "narrow"}),
+    "views": Plan(
+        "tinyimagenet_small", {"wide": "wide", "narrow": "narrow"},
+        ("data.views.per_sample=8", "study={seeds: 3, controls: [alone], arms: {one_teacher: {teachers: [wide]}}}"),
+    ),
+}  # fmt: skip
+GRID = ["distilled", *(f"weight{w}_tau{t}" for w in ("0_9", 3, 9) for t in (1, 2, 4, 8) if (w, t) != ("0_9", 4))]
+RESPONSES = ("dkd", "dist", "standardised", "learned_tau", "loss_adaptive_tau")
+BESIDE = ("at", "hint", "gram", "rkd", "sp", "crd", "review")
+CIFAR = "CIFAR-10 (JPEG), 10,000 pictures, ResNet-8 taught by ResNet-20, 6 epochs"
+FINE = "Tiny-ImageNet at 32 pixels, 20 furred mammals, ResNet-8 taught by WRN-16-2, 10 epochs"
+SMALL = "Tiny-ImageNet at 32 pixels, 20 of 200 classes, ResNet-14, 8 epochs"
+
+
+def done(options: argparse.Namespace) -> dict[str, dict]:
+    """What ``study.json`` of each plan holds, after running what is missing."""
+    found = {}
+    for name in options.only:
+        plan, out = PLANS[name], options.work / name
+        root = options.cifar10 if plan.recipe.startswith("cifar10") else options.tinyimagenet
+        settings = [f"data.root={root}", *plan.settings]
+        settings += [f"cache.root={options.cache}"] if options.cache else []
+        settings += [
+            f"teachers.{one}.weights={options.teachers}/{file}.safetensors" for one, file in plan.teachers.items()
+        ]
+        found[name] = study(
+            plan.recipe, settings, jobs=options.jobs, out=out, resume=(out / "recipe.yaml").exists(), watchers=[]
+        )
+    return found
+
+
+def against(one: dict, work: Path, arm: str, other: str) -> dict:
+    """The difference of two arms in points, paired by seed, and what it means."""
+    tops = [
+        [100 * _record(work, name, seed)["models"][name]["test"]["top1"] for seed in one["seeds"]]
+        for name in (arm, other)
+    ]
+    gain = paired_over_seeds(*tops)
+    return gain | {"judgement": judge_over_seeds(gain)}
+
+
+def best(one: dict, arms: list[str] | tuple[str, ...]) -> str:
+    """The arm of the best mean accuracy on validation."""
+    found = one["results"]["arms"]
+    return max(arms, key=lambda name: found[name]["validation_top1"]["mean"])
+
+
+def figures(found: dict[str, dict], work: Path) -> tuple[list[dict], dict]:
+    """The rows by the names under which they are published, and the comparisons that the page shows too."""
+    rows, told = [], {}
+    if "methods" in found:
+        one = found["methods"]
+        arms = one["results"]["arms"]
+        top = best(one, GRID)
+        rows.append(gain("kd_grid_best_gain", arms[top]["gain"], f"{CIFAR}; {top} of 12, chosen on validation"))
+        for arm in (*RESPONSES, *BESIDE):
+            over = told[arm] = against(one, work / "methods", arm, "distilled")
+            rows += [gain(f"matched_{arm}_gain", arms[arm]["gain"], CIFAR), gain(f"matched_{arm}_over_kd", over, CIFAR)]
+        told |= {
+            f"{arm}_over_kd": against(one, work / "methods", arm, "distilled") for arm in GRID if arm != "distilled"
+        }
+        told["best"] = top
+    if "three" in found:
+        one, single = found["three"], best(found["three"], ("only_cnn", "only_resnet", "only_vit"))
+        for arm in ("distilled", "surest"):
+            told[f"three_{arm}"] = against(one, work / "three", arm, single)
+        told["single"] = single
+        words = f"{CIFAR}; a CNN, a ResNet and a ViT, mean of probabilities, over {single}, chosen on validation"
+        rows.append(gain("three_teachers_over_best_single", told["three_distilled"], words))
+    if "fine" in found:
+        one = found["fine"]
+        alone, beside = best(one, ("rkd", "sp")), best(one, ("kd_rkd", "kd_sp", "kd_gram"))
+        arms = one["results"]["arms"]
+        told |= {"fine_alone": alone, "fine_beside": beside}
+        told |= {f"fine_{arm}": against(one, work / "fine", arm, "distilled") for arm in ("kd_rkd", "kd_sp", "kd_gram")}
+        rows += [
+            gain(
+                "fine_grained_relation_gain",
+                arms[alone]["gain"],
+                f"{FINE}; {alone} beside the label, over the label alone",
+            ),
+            gain("fine_grained_relation_over_kd", told[f"fine_{beside}"], f"{FINE}; {beside}, over plain KD"),
+            gain("fine_grained_kd_gain", arms["distilled"]["gain"], f"{FINE}; plain KD, over the label alone"),
+        ]
+    if "small" in found:
+        rows += small(found["small"], work / "small", told)
+    if "views" in found:
+        arms = found["views"]["results"]["arms"]
+        words = f"{SMALL}; one teacher, 8 fresh views a picture in place of 4"
+        rows.append(gain("tinyimagenet_fresh_views_gain", arms["one_teacher"]["gain"], words))
+    return rows, told
+
+
+def small(one: dict, work: Path, told: dict) -> list[dict]:
+    """The headline, and each idea against the recipe it changes."""
+    arms = one["results"]["arms"]
+    chosen = told["chosen"] = one["results"]["chosen"]
+    for arm in ("distilled", "heavier", "no_label", "dist", "relation", "twice_as_long", "together"):
+        told[f"small_{arm}"] = against(one, work, arm, "one_teacher")
+    told["small_over_longer"] = against(one, work, chosen, "longer")
+    teacher, student = (_record(work, arm, one["seeds"][0])["models"] for arm in ("teacher", chosen))
+    ratio = teacher["wide"]["parameters"] / student[chosen]["parameters"]
+    words = f"{SMALL}; {chosen}, chosen on validation"
+    parts = row(
+        "tinyimagenet_parameter_ratio", [ratio], unit="times", aim=">= 5", data="WRN-16-4 over ResNet-14", digits=1
+    )
+    rows = [
+        share("tinyimagenet_gap_recovered", arms[chosen]["gap_recovered"], words),
+        parts | {"low": None, "high": None},
+    ]
+    rows += [latency_ratio(one, work), gain("tinyimagenet_gain", arms[chosen]["gain"], words)]
+    rows += [
+        gain(f"tinyimagenet_{arm}_over_one_teacher", told[f"small_{arm}"], SMALL)
+        for arm in ("distilled", "heavier", "no_label", "dist", "relation", "twice_as_long", "together")
+    ]
+    return [*rows, gain("tinyimagenet_over_equal_time", told["small_over_longer"], words)]
+
+
+def gain(name: str, found: dict, data: str) -> dict:
+    """A difference in points, with the wider of the two intervals at each end, by which the verdict goes."""
+    one = row(name, [found["mean"]], unit="points", aim="report", data=data, digits=2)
+    low, high = min(found["low"], found["t_low"]), max(found["high"], found["t_high"])
+    return one | {"low": round(low, 2), "high": round(high, 2), "n": found["n"]}
+
+
+def share(name: str, found: dict, data: str) -> dict:
+    """A share of the gap recovered."""
+    one = row(name, [found["share"]], unit="share", aim=">= 0.62", data=data, digits=3)
+    ends = {end: None if found[end] is None else round(found[end], 3) for end in ("low", "high")}
+    return one | ends | {"n": found["n"]}
+
+
+def _record(work: Path, arm: str, seed: int) -> dict:
+    return json.loads((work / "cells" / arm / str(seed) / "record.json").read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/methods"), help="where cells are kept")
+    parser.add_argument("--only", nargs="+", default=list(PLANS), choices=list(PLANS))
+    parser.add_argument("--teachers", type=Path, default=Path("runs/method-teachers"), help="of method_teachers.py")
+    parser.add_argument("--cache", help="the folder of all caches")
+    parser.add_argument("--cifar10", default="data/cifar10", help="the folder")
+    parser.add_argument("--tinyimagenet", default="data/tinyimagenet32", help="the folder")
+    parser.add_argument("--jobs", type=int, default=1)
+    options = parsed(parser, places=("work", "teachers", "cache", "cifar10", "tinyimagenet", "jobs"))
+    found = done(options)
+    rows, told = figures(found, options.work)
+    write_page(found, told, options.work)
+    write(rows)
+
+
+if __name__ == "__main__":
+    main()
