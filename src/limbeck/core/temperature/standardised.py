@@ -10,7 +10,7 @@ weight of 9 instead of 0.9: compare with the plain loss at the same weight.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -75,27 +75,50 @@ class _Standardised(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
         ctx.save_for_backward(logits)
-        ctx.made = away, length, *_, ruled_out = _parted(logits)
-        return (away / length).masked_fill_(ruled_out, -torch.inf)
+        ctx.made = made = _parted(logits)
+        return _without(made.away / made.length, made.ruled_out, -torch.inf)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (logits,) = ctx.saved_tensors
-        away, length, flat, many, ruled_out = _parted(logits) if torch.is_grad_enabled() else ctx.made
-        by_away = (gradients[0] / length).masked_fill(ruled_out, 0.0)
-        along = (by_away * away).sum(dim=1, keepdim=True) / (length * (length - _EPSILON) * (many - 1).clamp(min=1))
+        away, length, flat, many, less, ruled_out = _parted(logits) if torch.is_grad_enabled() else ctx.made
+        by_away = _without(gradients[0] / length, ruled_out, 0.0)
+        along = (by_away * away).sum(dim=1, keepdim=True) / (length * (length - _EPSILON) * less)
         along = along.masked_fill(flat, 0.0)  # their deviation is the floor, which does not move
         mean = by_away.sum(dim=1, keepdim=True) / many
-        return (by_away - mean - away * along).masked_fill(ruled_out, 0.0)
+        return _without(by_away - mean - away * along, ruled_out, 0.0)
 
 
-def _parted(logits: Tensor) -> tuple[Tensor, ...]:
-    """Around the mean; deviation + ε; which rows are flat; how many classes are possible; which are not."""
+class _Parts(NamedTuple):
+    """Logits around their mean; deviation + ε; which rows are flat; how many classes are possible; one less, but 1 at
+    least; and which classes are ruled out, ``None`` where none is.
+    """
+
+    away: Tensor
+    length: Tensor
+    flat: Tensor
+    many: Tensor | int
+    less: Tensor | int
+    ruled_out: Tensor | None
+
+
+def _parted(logits: Tensor) -> _Parts:
+    if logits.is_cpu and logits.numel() and logits.shape[1] > 1 and float(logits.detach().min()) > -torch.inf:
+        # A small batch feels each operation, and here looking at the numbers makes nobody wait.
+        variance, mean = torch.var_mean(logits, dim=1, keepdim=True)
+        flat = variance <= _FLAT
+        length = variance.masked_fill(flat, _FLAT).sqrt() + _EPSILON
+        return _Parts(logits - mean, length, flat, logits.shape[1], logits.shape[1] - 1, None)
     ruled_out = ~possible(logits)
     many = (logits.shape[1] - ruled_out.sum(dim=1, keepdim=True)).clamp(min=1)
     # −inf is taken away before the arithmetic: its gradient would be 0 · inf even where it is masked afterwards.
     known = logits.masked_fill(ruled_out, 0.0)
     away = (known - known.sum(dim=1, keepdim=True) / many).masked_fill(ruled_out, 0.0)
-    variance = away.square().sum(dim=1, keepdim=True) / (many - 1).clamp(min=1)
+    less = (many - 1).clamp(min=1)
+    variance = away.square().sum(dim=1, keepdim=True) / less
     flat = variance <= _FLAT
-    return away, variance.masked_fill(flat, _FLAT).sqrt() + _EPSILON, flat, many, ruled_out
+    return _Parts(away, variance.masked_fill(flat, _FLAT).sqrt() + _EPSILON, flat, many, less, ruled_out)
+
+
+def _without(values: Tensor, ruled_out: Tensor | None, value: float) -> Tensor:
+    return values if ruled_out is None else values.masked_fill(ruled_out, value)
