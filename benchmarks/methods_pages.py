@@ -20,7 +20,8 @@ BESIDE = ("at", "hint", "gram", "rkd", "sp", "crd", "review")
 SMALL = {
     "distilled": "a second teacher (WRN-16-2), mean of probabilities", "heavier": "weight 3 at τ 8",
     "no_label": "no hard label", "dist": "DIST in place of KD", "relation": "RKD beside KD",
-    "twice_as_long": "twice as long (16 epochs)", "together": "two teachers, weight 3 at τ 8, 16 epochs",
+    "hint": "a hint beside KD (FitNets)",
+    "twice_as_long": "twice as long (12 epochs)", "together": "two teachers, hint, 12 epochs",
 }  # fmt: skip
 INTRO = """# Which form of knowledge helps?
 
@@ -172,7 +173,7 @@ def _small(one: dict, told: dict, views: dict | None) -> str:
     over = told["small_over_longer"]
     lines = [
         "## A small student, and what each idea gives it", "",
-        f"Tiny-ImageNet at 32 pixels, every tenth class, 8 epochs: WRN-16-4 ({_top(arms['teacher'])} %) teaching "
+        f"Tiny-ImageNet at 32 pixels, every tenth class, 6 epochs: WRN-16-4 ({_top(arms['teacher'])} %) teaching "
         f"ResNet-14 "
         f"({_top(arms['alone'])} % alone, {_top(arms['longer'])} % in equal wall time, {one['pace']:.2f} times "
         f"the steps). Chosen on "
@@ -195,7 +196,7 @@ def _small(one: dict, told: dict, views: dict | None) -> str:
     if views is not None:
         fresh = views["results"]["arms"]
         lines += [
-            "", f"With 8 fresh views a picture in place of a pool of 4, alone reaches {_top(fresh['alone'])} % "
+            "", f"With 6 fresh views a picture in place of a pool of 4, alone reaches {_top(fresh['alone'])} % "
             "and one "
             f"teacher's plain KD {_top(fresh['one_teacher'])} %: {_gain(fresh['one_teacher']['gain'])} points, "
             f"{_share(fresh['one_teacher'])} of the gap.",
