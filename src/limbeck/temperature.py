@@ -1,6 +1,8 @@
 """Temperatures that are more than a number, under the name users write: ``from limbeck import temperature``."""
 
 from limbeck.core.temperature import (
+    CLASSIFICATION,
+    DETECTION,
     Dynamic,
     Fixed,
     Learned,
@@ -20,6 +22,7 @@ from limbeck.core.temperature import (
 )
 
 __all__ = [
-    "Dynamic", "Fixed", "Learned", "LossAdaptive", "PerSample", "Range", "Scheduled", "Standardised", "Temperature",
-    "Tempered", "adapted", "doubt", "dynamic", "per_sample", "standardised", "tempered",
+    "CLASSIFICATION", "DETECTION", "Dynamic", "Fixed", "Learned", "LossAdaptive", "PerSample", "Range", "Scheduled",
+    "Standardised", "Temperature", "Tempered", "adapted", "doubt", "dynamic", "per_sample", "standardised",
+    "tempered",
 ]  # fmt: skip

@@ -12,7 +12,16 @@ import limbeck
 from limbeck import schedule
 from limbeck.core.errors import LimbeckError
 from limbeck.objective import Objective, doubts, each_teacher
-from limbeck.temperature import Learned, LossAdaptive, PerSample, Range, Standardised
+from limbeck.temperature import (
+    CLASSIFICATION,
+    DETECTION,
+    Learned,
+    LossAdaptive,
+    PerSample,
+    Range,
+    Standardised,
+    doubt,
+)
 from limbeck.terms import CrossEntropy, SoftTarget
 from limbeck.testing import make_exchange
 
@@ -107,3 +116,9 @@ def test_the_task_says_what_it_is_used_to_and_the_default_of_soft_target_is_its_
     assert TASK.temperatures == Range(usual=4.0, low=3.0, high=6.0)
     assert SoftTarget().tau == TASK.temperatures.usual
     assert doubts({"soft": SoftTarget(tau=1.0)}, object()) == [], "a task that says nothing doubts nothing"
+
+
+def test_each_kind_of_task_has_a_range():
+    assert limbeck.tasks.Classification(classes=2).temperatures == CLASSIFICATION == Range(usual=4, low=3, high=6)
+    assert Range(usual=2, low=1, high=3) == DETECTION
+    assert doubt(4.0, 4.0, usual=DETECTION, who="soft", task="Detection") is not None

@@ -12,7 +12,7 @@ from limbeck.core.schedule import Schedule
 if TYPE_CHECKING:
     from limbeck.core.temperature.policy import Temperature
 
-__all__ = ["USUAL", "Range", "doubt", "span"]
+__all__ = ["CLASSIFICATION", "DETECTION", "USUAL", "Range", "doubt", "span"]
 
 USUAL: Final = 4.0
 """The temperature of a method that has none of its own; in a recipe that of the task takes its place."""
@@ -33,6 +33,12 @@ class Range:
             raise LimbeckError(
                 f"a range of temperatures has 0 < low <= usual <= high, not {self.low:g}, {self.usual:g}, {self.high:g}"
             )
+
+
+CLASSIFICATION: Final = Range(usual=USUAL, low=3.0, high=6.0)
+"""Where classifiers are distilled."""
+DETECTION: Final = Range(usual=2.0, low=1.0, high=3.0)
+"""Where detectors are: most boxes are background, in which a high temperature drowns everything else."""
 
 
 def doubt(low: float, high: float, *, usual: Range, who: str, task: str) -> str | None:

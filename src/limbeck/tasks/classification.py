@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
-from limbeck.core.temperature import Range
+from limbeck.core.temperature import CLASSIFICATION, Range
 from limbeck.terms.cross_entropy import UNLABELLED
 
 __all__ = ["Classification"]
@@ -36,7 +36,7 @@ class Classification:
     """
 
     classes: int
-    temperatures: ClassVar[Range] = Range(usual=4.0, low=3.0, high=6.0)
+    temperatures: ClassVar[Range] = CLASSIFICATION
 
     def __post_init__(self) -> None:
         if self.classes < 2:

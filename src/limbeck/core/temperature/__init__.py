@@ -5,7 +5,7 @@ So a policy knows no term, and a term no policy. Those that keep state are ``nn.
 with the parts that terms learn, so they reach the optimizer, the device and the checkpoint.
 """
 
-from limbeck.core.ranges import USUAL, Range, doubt, span
+from limbeck.core.ranges import CLASSIFICATION, DETECTION, USUAL, Range, doubt, span
 from limbeck.core.temperature.dynamic import Dynamic, dynamic
 from limbeck.core.temperature.learned import Learned
 from limbeck.core.temperature.loss_adaptive import LossAdaptive, adapted
@@ -15,7 +15,7 @@ from limbeck.core.temperature.policy import Heard, Temperature, Tempered, listen
 from limbeck.core.temperature.standardised import Standardised, standardised
 
 __all__ = [
-    "USUAL", "Dynamic", "Fixed", "Heard", "Learned", "LossAdaptive", "PerSample", "Range", "Scheduled", "Standardised",
-    "Temperature", "Tempered", "adapted", "doubt", "dynamic", "listening", "per_sample", "span",
-    "standardised", "tempered",
+    "CLASSIFICATION", "DETECTION", "USUAL", "Dynamic", "Fixed", "Heard", "Learned", "LossAdaptive", "PerSample",
+    "Range", "Scheduled", "Standardised", "Temperature", "Tempered", "adapted", "doubt", "dynamic", "listening",
+    "per_sample", "span", "standardised", "tempered",
 ]  # fmt: skip
