@@ -12,6 +12,8 @@ from limbeck.core.errors import LimbeckError
 from limbeck.evaluate import load_answers
 from limbeck.programs.compare import comparison
 from limbeck.report.compare import compare_page
+from limbeck.report.record import SCHEMA
+from limbeck.report.seal import sealed
 
 T95 = {2: 12.7062, 3: 4.30265, 5: 2.77645}
 
@@ -120,6 +122,17 @@ def test_costs_reads_and_warnings_are_told(runs):
     change(runs[2], lambda record: record.update(warnings=["the teacher is large"]))
     assert comparison(runs).warnings == ("the teacher is large (1 of 3 runs)",)
     change(runs[2], lambda record: record.update(warnings=[]))
+
+
+def test_a_record_that_was_changed_by_hand_is_told(studies, tmp_path):
+    folder = studies.write_run(tmp_path / "r", 0)
+    record = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps(sealed({**record, "schema": SCHEMA})))
+    assert comparison([folder]).warnings == ()
+    change(folder, lambda record: record["models"]["distilled"]["test"].update(top1=0.99))
+    assert comparison([folder]).warnings == (
+        f"{folder}: record.json was changed after it was written: its hash does not fit what it holds",
+    )
 
 
 def test_a_study_is_shown_with_the_figures_and_sentences_that_it_worked_out(study):

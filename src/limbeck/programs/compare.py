@@ -11,6 +11,7 @@ from limbeck.core.files import write_atomically
 from limbeck.programs.comparing.against import Seeds, agreement, quality
 from limbeck.programs.comparing.arm_figures import arm_figures
 from limbeck.programs.comparing.arms import Trained, from_runs, from_study, read_study, unlike
+from limbeck.report import changed
 from limbeck.report.compare import (
     RULE,
     Cell,
@@ -131,13 +132,14 @@ def _shown(one: Trained, part: str, study: Path | None) -> Cell:
 
 
 def _warnings(found: Sequence[Trained]) -> tuple[str, ...]:
-    """Each warning once, with the number of runs that gave it where it was not all."""
+    """Each warning once, with the number of runs that gave it where it was not all; first records that were changed."""
     runs = {one.folder: one.record for one in found if one.record}
+    doubts = tuple(f"{folder}: {doubt}" for folder in runs if (doubt := changed(folder)))
     said: dict[str, int] = {}
     for record in runs.values():
         for text in dict.fromkeys(record.warnings):
             said[text] = said.get(text, 0) + 1
-    return tuple(text if n == len(runs) else f"{text} ({n} of {len(runs)} runs)" for text, n in said.items())
+    return doubts + tuple(text if n == len(runs) else f"{text} ({n} of {len(runs)} runs)" for text, n in said.items())
 
 
 def _facts(found: Sequence[Trained], study: Mapping[str, Any]) -> dict[str, str]:
