@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import limbeck
+from limbeck.core.errors import LimbeckError
 from limbeck.data import Digits
 from limbeck.engine import Training
 from limbeck.engine.checkpoint import Stopped
@@ -109,3 +110,12 @@ def test_the_page_draws_steps_of_all_stages_one_after_the_other_and_few_points(t
     assert (drawn.low[0], drawn.high[-1]) == (1.0, 1000.0)
     assert list(drawn.steps) == sorted(drawn.steps)
     assert taken(tmp_path / "none.csv", course) == taken(path, None) == {}
+
+
+def test_a_disk_that_takes_no_more_is_one_sentence(tmp_path):
+    (tmp_path / "temperatures.csv").mkdir()  # which cannot be appended to either
+    one = Temperatures(tmp_path / "other.csv", phase="d", stage="s", step=0)
+    one._path = tmp_path / "temperatures.csv"
+    one.add(1, {"soft": [4.0]})
+    with pytest.raises(LimbeckError, match="could not be written .*: free some space, and go on with --resume"):
+        one.write()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from limbeck.core.errors import LimbeckError, reason
 from limbeck.core.files import write_atomically
 from limbeck.engine.spans import spans
 
@@ -50,13 +51,18 @@ class Temperatures:
         """Write down what was put by."""
         if not self._held:
             return
-        new = not self._path.exists()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            if new:
-                table.writerow(COLUMNS)
-            table.writerows(self._rows())
+        rows = list(self._rows())
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", newline="", encoding="utf-8") as file:
+                table = csv.writer(file)
+                if not file.tell():
+                    table.writerow(COLUMNS)
+                table.writerows(rows)
+        except OSError as error:
+            raise LimbeckError(
+                f"{self._path} could not be written ({reason(error)}): free some space, and go on with --resume"
+            ) from error
         self._held = []
 
     def _rows(self) -> Iterator[tuple[str | int, ...]]:
