@@ -117,5 +117,5 @@ def test_a_disk_that_takes_no_more_is_one_sentence(tmp_path):
     one = Temperatures(tmp_path / "other.csv", phase="d", stage="s", step=0)
     one._path = tmp_path / "temperatures.csv"
     one.add(1, {"soft": [4.0]})
-    with pytest.raises(LimbeckError, match="could not be written .*: free some space, and go on with --resume"):
+    with pytest.raises(LimbeckError, match=r"could not be written .*: free some space, and go on with --resume"):
         one.write()
