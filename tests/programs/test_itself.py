@@ -83,6 +83,8 @@ def test_early_exits_are_measured_and_exported(recipe, tmp_path):
     assert 0 <= found["validation"]["top1"] <= 1
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert 0 < found["flops"] < record["models"]["distilled"]["flops"]
+    assert record["exits"]["low"] == found
+    assert "early exit low" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_peers_are_saved_and_measured(recipe, tmp_path):
@@ -92,6 +94,8 @@ def test_peers_are_saved_and_measured(recipe, tmp_path):
     )  # fmt: skip
     found = json.loads((tmp_path / "run" / "peers.json").read_text())
     assert list(found) == ["other"]
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["peers"] == found
+    assert "peer other" in (tmp_path / "run" / "report.html").read_text()
     load_weights(small_cnn(width=6), str(tmp_path / "run" / "checkpoint" / "other.safetensors"))
     load_weights(small_cnn(width=4), str(tmp_path / "run" / "student.safetensors"))
 

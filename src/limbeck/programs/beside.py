@@ -22,8 +22,10 @@ from limbeck.programs.measuring import Deployed, costs, figures
 __all__ = ["keep_beside"]
 
 
-def keep_beside(job: Job, weights: Path, networks: Mapping[str, nn.Module] = MappingProxyType({})) -> None:
-    """Write what there is, measured on the validation part; the test part is not looked at.
+def keep_beside(
+    job: Job, weights: Path, networks: Mapping[str, nn.Module] = MappingProxyType({})
+) -> dict[str, Any]:  # fmt: skip
+    """Write what there is, measured on the validation part, and give it for the record; the test part stays closed.
 
     ``peers.json`` and ``WEIGHTS/NAME.safetensors`` for each peer; ``exits.json`` for the early exits, which are in
     the checkpoint of the training, and with ``export`` ``student.exit-NAME.onnx`` for each, checked like the student.
@@ -45,9 +47,11 @@ def keep_beside(job: Job, weights: Path, networks: Mapping[str, nn.Module] = Map
     if job.recipe.generations is not None and networks:
         born = [networks[name] for name in (*job.recipe.teachers, *job.recipe.assistants, "distilled")]
         ensemble = _measured(job, Ensemble(born), "parameters", "flops", "latency_ms")
-    for what, found in (("peers", peers), ("exits", exits), ("ensemble", ensemble)):
-        if found:
-            write_atomically(job.folder / f"{what}.json", partial(_write, json.dumps(found, indent=1)))
+    whole: dict[str, Any] = {"peers": peers, "exits": exits, "ensemble": ensemble}
+    whole = {what: found for what, found in whole.items() if found}
+    for what, found in whole.items():
+        write_atomically(job.folder / f"{what}.json", partial(_write, json.dumps(found, indent=1)))
+    return whole
 
 
 def _write(text: str, path: Path) -> None:

@@ -152,7 +152,7 @@ def _finished(
     beside = (*job.recipe.teachers, *job.recipe.assistants, *job.recipe.controls)
     for name in (name for name in beside if not isinstance(networks[name], Foreign)):
         save_weights(networks[name], job.folder / "checkpoint" / f"{name}.safetensors")
-    keep_beside(job, job.folder / "checkpoint", networks)
+    record |= keep_beside(job, job.folder / "checkpoint", networks)
     if "onnx" in job.recipe.export.to:
         _say("exporting …")
         record["export"]["onnx"] = export_onnx(job, networks["distilled"], job.folder / "student.onnx")

@@ -17,7 +17,7 @@ from limbeck.report.verdict import RULE, judge, verdict
 
 if TYPE_CHECKING:
     from limbeck.report.metrics import Curve
-    from limbeck.report.record import Record
+    from limbeck.report.record import Companion, Record
 
 __all__ = ["dated", "report_page", "write_report"]
 
@@ -87,6 +87,7 @@ def _contents(record: Record, curves: dict[str, Curve], taus: Path) -> dict[str,
     return {
         "judgement": judge(ends), "said": said.partition(":"), "rule": RULE,
         "created": dated(record.created), "tiles": rows.tiles(record), "span": rows.span(record),
+        "companions": _companions(record),
         "models": [(name, record.short(name), model) for name, model in record.ordered()],
         "control": _control(record), "good": good, "dear": dear, "n": _examples(record),
         "teachers": sum(model.role == "teacher" for model in record.models.values()),
@@ -99,6 +100,13 @@ def _contents(record: Record, curves: dict[str, Curve], taus: Path) -> dict[str,
         "wrong": fidelity.classes([one for _, _, one in students]), "cka": fidelity.maps(record),
         "recipe": _yaml(record.recipe), **_pictures(record, curves, taus),
     }  # fmt: skip
+
+
+def _companions(record: Record) -> list[tuple[str, Companion]]:
+    """Peers, exits from shallow to deep, and the ensemble, with what they are called on the page."""
+    found = [(f"peer {name}", one) for name, one in record.peers.items()]
+    found += [(f"early exit {name}", one) for name, one in record.exits.items()]
+    return found + ([("all generations together", record.ensemble)] if record.ensemble else [])
 
 
 def _pictures(record: Record, curves: dict[str, Curve], taus: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from limbeck.report.provenance import Command, Flags, Processes, Repeats, Source
 __all__ = ["MINOR", "SCHEMA", "Bin", "Disagreement", "Latency", "Model", "Quality", "Record", "figure"]
 
 SCHEMA = 2
-MINOR = 0
+MINOR = 1
 """Counted up with every key that joins; SCHEMA with every one that goes, or means something else."""
 
 
@@ -148,6 +148,27 @@ class Exported(Part):
 
 
 @final
+class Judged(Part):
+    """Accuracy, NLL and calibration on one part."""
+
+    top1: Number = None
+    nll: Number = None
+    ece: Number = None
+
+
+@final
+class Companion(Part):
+    """What a run made beside its student, measured on the validation part: a peer, an early exit, an ensemble."""
+
+    parameters: Count = None
+    flops: Number = None
+    bytes: Count = None
+    latency_ms: Latency | None = None
+    validation: Judged = Judged()
+    onnx: Exported | None = None
+
+
+@final
 class Disagreement(Part):
     """One sample where student and teacher differ."""
 
@@ -246,6 +267,9 @@ class Record(Part):
     fidelity: Fidelity | None = None
     verdict: Verdict | None = None
     export: dict[str, Exported] = {}
+    peers: dict[str, Companion] = {}
+    exits: dict[str, Companion] = {}
+    ensemble: Companion | None = None
     disagreements: list[Disagreement] = []
     warnings: list[Name] = []
     cache: dict[str, Kept] = {}

@@ -79,7 +79,7 @@ def run_cell(
             if not isinstance(network, Foreign):
                 file = name if arm.role == "teacher" or name != arm.name else "student"
                 save_weights(network, folder / f"{file}.safetensors", metadata={"recipe": recipe.name})
-        keep_beside(job, folder)
+        record |= keep_beside(job, folder)
         record["agreement"] = _agreement(job, arm, networks, guides)
         _opened(job, networks, record)
         record["seconds"] = round(time.monotonic() - begun, 2)
