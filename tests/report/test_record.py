@@ -190,7 +190,7 @@ def test_a_file_outside_of_the_run_is_not_looked_at(run):
 
 def test_the_schema_is_printed(capsys):
     assert main(["record", "schema"]) == 0
-    assert json.loads(capsys.readouterr().out)["$id"] == "limbeck-record-2.0"
+    assert json.loads(capsys.readouterr().out)["$id"] == "limbeck-record-2.1"
 
 
 def test_one_arm_of_a_study_may_be_a_control(record):
