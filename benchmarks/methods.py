@@ -16,6 +16,7 @@ from pathlib import Path
 from methods_pages import write_page
 from methods_ratios import latency_ratio
 from results import parsed, row, write
+from study_figures import gain, share
 
 from limbeck.evaluate import paired_over_seeds
 from limbeck.programs import study
@@ -151,7 +152,7 @@ def small(one: dict, work: Path, told: dict) -> list[dict]:
         "tinyimagenet_parameter_ratio", [ratio], unit="times", aim=">= 5", data="WRN-16-4 over ResNet-14", digits=1
     )
     rows = [
-        share("tinyimagenet_gap_recovered", arms[chosen]["gap_recovered"], words),
+        share("tinyimagenet_gap_recovered", arms[chosen]["gap_recovered"], words, aim=">= 0.62"),
         parts | {"low": None, "high": None},
     ]
     rows += [latency_ratio(one, work), gain("tinyimagenet_gain", arms[chosen]["gain"], words)]
@@ -160,20 +161,6 @@ def small(one: dict, work: Path, told: dict) -> list[dict]:
         for arm in ("distilled", "heavier", "no_label", "dist", "relation", "hint", "twice_as_long", "together")
     ]
     return [*rows, gain("tinyimagenet_over_equal_time", told["small_over_longer"], words)]
-
-
-def gain(name: str, found: dict, data: str) -> dict:
-    """A difference in points, with the wider of the two intervals at each end, by which the verdict goes."""
-    one = row(name, [found["mean"]], unit="points", aim="report", data=data, digits=2)
-    low, high = min(found["low"], found["t_low"]), max(found["high"], found["t_high"])
-    return one | {"low": round(low, 2), "high": round(high, 2), "n": found["n"]}
-
-
-def share(name: str, found: dict, data: str) -> dict:
-    """A share of the gap recovered."""
-    one = row(name, [found["share"]], unit="share", aim=">= 0.62", data=data, digits=3)
-    ends = {end: None if found[end] is None else round(found[end], 3) for end in ("low", "high")}
-    return one | ends | {"n": found["n"]}
 
 
 def _record(work: Path, arm: str, seed: int) -> dict:

@@ -11,7 +11,8 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from results import parsed, row, write
+from results import parsed, write
+from study_figures import gain, share
 from studies_pages import write_pages
 
 from limbeck.programs import study
@@ -79,20 +80,6 @@ def figures(found: dict[str, dict]) -> list[dict]:
             rows.append(share(f"{short}_first_gap_recovered" if short == "tinyimagenet" else f"{short}_gap_10_seeds",
                               arms["distilled"]["gap_recovered"], told))  # fmt: skip
     return rows
-
-
-def gain(name: str, found: dict, data: str, *, aim: str = "report") -> dict:
-    """A gain in points, with the wider of the two intervals at each end, by which the verdict goes."""
-    one = row(name, [found["mean"]], unit="points", aim=aim, data=data, digits=2)
-    low, high = min(found["low"], found["t_low"]), max(found["high"], found["t_high"])
-    return one | {"low": round(low, 2), "high": round(high, 2), "n": found["n"]}
-
-
-def share(name: str, found: dict, data: str) -> dict:
-    """A share of the gap recovered."""
-    one = row(name, [found["share"]], unit="share", aim="report", data=data, digits=3)
-    ends = {end: None if found[end] is None else round(found[end], 3) for end in ("low", "high")}
-    return one | ends | {"n": found["n"]}
 
 
 def main() -> None:
