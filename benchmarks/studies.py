@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from results import parsed, write
-from study_figures import gain, share
 from studies_pages import write_pages
+from study_figures import gain, share
 
 from limbeck.programs import study
 
