@@ -32,7 +32,8 @@ seed is the student's start and the order of the pictures, and intervals know of
 wider of bootstrap and Student's t at each end, paired by seed; an arm *helps* or *hurts* if both lie on one side of
 zero. With as many arms as here some would look good by chance: no correction is in these verdicts, and `study.json`
 holds Holm's. Trainings are short, so that a study ends within the hour; a method that needs long training is at a loss.
-Weights of all terms but the grid's were set by how hard they pull in the first two epochs (`benchmarks/matching.py`),
+Weights of all terms but the grid's were set by how hard they pull in the first two epochs (`benchmarks/matching.py`;
+standardised logits pulled less and less with such a weight, so theirs was set anew by the pull over a whole training),
 and nothing was tuned on a test part.
 """
 
@@ -89,7 +90,7 @@ def _methods(one: dict, told: dict, work: Path) -> list[str]:
         "long as that "
         "one's. *Pull* is what was reached: the median over the training of its gradient over that of 0.1 · "
         "cross-entropy "
-        f"(plain KD: {_pull(work, 'distilled', one)}). CPU time is the least over seeds: the first one fills the cache.",
+        f"(plain KD: {_pull(work, 'distilled', one)}). CPU time: the least of the seeds, as the first fills the cache.",
         "",
         *_table(one, told, RESPONSES, work),
     ]  # fmt: skip
