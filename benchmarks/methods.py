@@ -141,7 +141,7 @@ def figures(found: dict[str, dict], work: Path) -> tuple[list[dict], dict]:
 def small(one: dict, work: Path, told: dict) -> list[dict]:
     """The headline, and each idea against the recipe it changes."""
     arms = one["results"]["arms"]
-    chosen = told["chosen"] = one["results"]["chosen"]
+    chosen = told["chosen"] = one["results"]["chosen"]["arm"]
     for arm in ("distilled", "heavier", "no_label", "dist", "relation", "hint", "twice_as_long", "together"):
         told[f"small_{arm}"] = against(one, work, arm, "one_teacher")
     told["small_over_longer"] = against(one, work, chosen, "longer")
