@@ -24,7 +24,7 @@ ADAMW = ["training.optimizer={use: AdamW, lr: 0.001, weight_decay: 0.05}",
 GENTLE = ["training.optimizer.lr=0.02", "training.scheduler.max_lr=0.02"]
 FRESH = ["data.views.per_sample=0", "cache=null"]
 CIFAR = [*FRESH, "data.take=null"]
-CNN, VIT = "use: small_cnn, width: 64, depth: 4", "use: small_vit, patch: 4, width: 64, depth: 4"
+CNN, VIT = "use: small_cnn, width: 64, depth: 4", "use: small_vit, patch: 4, width: 64, depth: 4, heads: 4"
 TEACHERS = {
     "resnet": ("cifar10_methods", "resnet", [*CIFAR, *GENTLE, "teaching.epochs=2"]),
     "cnn": ("cifar10_methods", "cnn", [*CIFAR, f"teachers={{cnn: {{{CNN}}}}}", "teaching.epochs=10"]),

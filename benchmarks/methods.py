@@ -32,7 +32,7 @@ class Plan:
     settings: tuple[str, ...] = ()
 
 
-VIT = "{use: small_vit, patch: 4, width: 64, depth: 4, engine: auto}"
+VIT = "{use: small_vit, patch: 4, width: 64, depth: 4, heads: 4, engine: auto}"
 LIKE_METHODS = (  # the data, views and training of cifar10_methods
     "data.validation=0.05", "data.normalize=imagenet", "data.views.per_sample=6", "stages.0.epochs=6",
     "training={optimizer: {use: SGD, lr: 0.1, momentum: 0.9, weight_decay: 0.0005, nesterov: true}, "
