@@ -28,7 +28,7 @@ CNN, VIT = "use: small_cnn, width: 64, depth: 4", "use: small_vit, patch: 4, wid
 TEACHERS = {
     "resnet": ("cifar10_methods", "resnet", [*CIFAR, *GENTLE, "teaching.epochs=2"]),
     "cnn": ("cifar10_methods", "cnn", [*CIFAR, f"teachers={{cnn: {{{CNN}}}}}", "teaching.epochs=10"]),
-    "vit": ("cifar10_methods", "vit", [*CIFAR, *ADAMW, f"teachers={{vit: {{{VIT}}}}}", "teaching.epochs=8"]),
+    "vit": ("cifar10_methods", "vit", [*CIFAR, *ADAMW, f"teachers={{vit: {{{VIT}}}}}", "teaching.epochs=5"]),
     "fine": ("tinyimagenet_fine", "teacher", [*FRESH, "teaching.epochs=18"]),
     "wide": ("tinyimagenet_first", "teacher", FRESH),
     "narrow": ("tinyimagenet_first", "teacher", [

@@ -39,7 +39,7 @@ LIKE_METHODS = (  # the data, views and training of cifar10_methods
     "scheduler: {use: OneCycleLR, max_lr: 0.1}, batch: 64, precision: bf16-mixed}",
     "teachers.resnet.shortcut=padding", f"teachers.vit={VIT}", "export.to=[]",
     "study={seeds: 3, controls: [alone], arms: {only_cnn: {teachers: [cnn]}, only_resnet: {teachers: [resnet]}, "
-    "only_vit: {teachers: [vit]}, surest: {combination: {use: Confidence, by: entropy, tau: 4}}}}",
+    "only_vit: {teachers: [vit]}}}",
 )  # fmt: skip
 PLANS = {
     "methods": Plan("cifar10_methods", {"resnet": "resnet"}),
@@ -109,8 +109,7 @@ def figures(found: dict[str, dict], work: Path) -> tuple[list[dict], dict]:
         told["best"] = top
     if "three" in found:
         one, single = found["three"], best(found["three"], ("only_cnn", "only_resnet", "only_vit"))
-        for arm in ("distilled", "surest"):
-            told[f"three_{arm}"] = against(one, work / "three", arm, single)
+        told["three_distilled"] = against(one, work / "three", "distilled", single)
         told["single"] = single
         words = f"{CIFAR}; a CNN, a ResNet and a ViT, mean of probabilities, over {single}, chosen on validation"
         rows.append(gain("three_teachers_over_best_single", told["three_distilled"], words))

@@ -126,7 +126,7 @@ def _three(one: dict, told: dict) -> str:
     arms = one["results"]["arms"]
     names = {
         "only_cnn": "the CNN", "only_resnet": "the ResNet", "only_vit": "the ViT",
-        "distilled": "all three, mean of probabilities", "surest": "all three, row by row the surest",
+        "distilled": "all three, mean of probabilities",
     }  # fmt: skip
     lines = [
         "## Three teachers of different architecture", "",
