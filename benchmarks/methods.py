@@ -39,7 +39,8 @@ LIKE_METHODS = (  # the data, views and training of cifar10_methods
     "scheduler: {use: OneCycleLR, max_lr: 0.1}, batch: 64, precision: bf16-mixed}",
     "teachers.resnet.shortcut=padding", f"teachers.vit={VIT}", "export.to=[]",
     "study={seeds: 3, controls: [alone], arms: {only_cnn: {teachers: [cnn]}, only_resnet: {teachers: [resnet]}, "
-    "only_vit: {teachers: [vit]}}}",
+    "only_vit: {teachers: [vit]}, cnn_and_resnet: {teachers: [cnn, resnet]}, "
+    "surest: {combination: {use: Confidence, by: entropy, tau: 4}}}}",
 )  # fmt: skip
 PLANS = {
     "methods": Plan("cifar10_methods", {"resnet": "resnet"}),
@@ -109,7 +110,8 @@ def figures(found: dict[str, dict], work: Path) -> tuple[list[dict], dict]:
         told["best"] = top
     if "three" in found:
         one, single = found["three"], best(found["three"], ("only_cnn", "only_resnet", "only_vit"))
-        told["three_distilled"] = against(one, work / "three", "distilled", single)
+        for arm in ("distilled", "cnn_and_resnet", "surest"):
+            told[f"three_{arm}"] = against(one, work / "three", arm, single)
         told["single"] = single
         words = f"{CIFAR}; a CNN, a ResNet and a ViT, mean of probabilities, over {single}, chosen on validation"
         rows.append(gain("three_teachers_over_best_single", told["three_distilled"], words))

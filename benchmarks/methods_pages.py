@@ -126,7 +126,8 @@ def _three(one: dict, told: dict) -> str:
     arms = one["results"]["arms"]
     names = {
         "only_cnn": "the CNN", "only_resnet": "the ResNet", "only_vit": "the ViT",
-        "distilled": "all three, mean of probabilities",
+        "cnn_and_resnet": "CNN and ResNet, mean of probabilities", "distilled": "all three, mean of probabilities",
+        "surest": "all three, row by row more of the surest",
     }  # fmt: skip
     lines = [
         "## Three teachers of different architecture", "",
@@ -219,7 +220,11 @@ def _summary(found: dict[str, dict], told: dict) -> str:
         for name in (*RESPONSES, *BESIDE):
             said[told[name]["judgement"]].append(f"{TITLES[name]} against plain KD (CIFAR-10)")
     if "three" in found:
-        said[told["three_distilled"]["judgement"]].append("three teachers against the best single (CIFAR-10)")
+        for name, title in (
+            ("distilled", "the mean of three teachers"), ("cnn_and_resnet", "the mean of CNN and ResNet"),
+            ("surest", "the surest of three teachers"),
+        ):  # fmt: skip
+            said[told[f"three_{name}"]["judgement"]].append(f"{title} against the best single one (CIFAR-10)")
     if "fine" in found:
         arms = found["fine"]["results"]["arms"]
         for name, title in (("rkd", "RKD"), ("sp", "SP"), ("distilled", "plain KD")):
