@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 from statistics import geometric_mean
 
-from limbeck.programs.job import Job, Loaded
+from limbeck.programs.job import Job
+from limbeck.programs.loaded import Loaded
 from limbeck.programs.studying.arms import Shared, arms, cell_recipe
 from limbeck.recipe import find, load
 from limbeck.recipe.overrides import changed

@@ -112,6 +112,17 @@ def test_the_page_draws_steps_of_all_stages_one_after_the_other_and_few_points(t
     assert taken(tmp_path / "none.csv", course) == taken(path, None) == {}
 
 
+def test_a_damaged_file_costs_its_damaged_lines_only(tmp_path):
+    path = tmp_path / "temperatures.csv"
+    one = Temperatures(path, phase="d", stage="s", step=0)
+    one.add(1, {"soft": [4.0]})
+    one.write()
+    with path.open("ab") as file:
+        file.write(b"\xff\xfe\x00d,s,2\r\n" + b"x" * 300_000 + b"\r\nd,s,\xc2\xb2,soft,1,1,1\r\nd,s,3,so")
+    Temperatures(path, phase="d", stage="s", step=5)
+    assert [row["step"] for row in rows(tmp_path)] == ["1"]
+
+
 def test_a_disk_that_takes_no_more_is_one_sentence(tmp_path):
     (tmp_path / "temperatures.csv").mkdir()  # which cannot be appended to either
     one = Temperatures(tmp_path / "other.csv", phase="d", stage="s", step=0)

@@ -18,6 +18,7 @@ __all__ = ["COLUMNS", "Temperatures"]
 
 COLUMNS = ("phase", "stage", "step", "term", "mean", "lowest", "highest")
 _MOST_HELD = 4096
+_LONGEST = 4096  # letters of a line; a longer one is damage
 
 
 @final
@@ -74,10 +75,14 @@ class Temperatures:
                 yield *self._mine, step, term, *(f"{value:.6g}" for value in (one.mean, one.low, one.high))
 
     def _kept(self, new: Path, done: int) -> None:
-        with self._path.open(newline="", encoding="utf-8") as old, new.open("w", newline="", encoding="utf-8") as file:
+        with (
+            self._path.open(newline="", encoding="utf-8", errors="replace") as old,
+            new.open("w", newline="", encoding="utf-8") as file,
+        ):
             table = csv.writer(file)
             table.writerow(COLUMNS)
-            for row in csv.reader(line for line in old if line.endswith("\n")):
-                known = len(row) == len(COLUMNS) and row[2].isdigit()
+            for line in (one for one in old if one.endswith("\n") and len(one) < _LONGEST):
+                row = next(csv.reader([line]), [])
+                known = len(row) == len(COLUMNS) and row[2].isdecimal()
                 if known and ((row[0], row[1]) != self._mine or int(row[2]) <= done):
                     table.writerow(row)

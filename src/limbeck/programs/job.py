@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, Self, final
+from typing import Any, Literal, Self, final
 
 import torch
 from torch import nn
@@ -35,36 +35,18 @@ from limbeck.objective import (
     reused,
 )
 from limbeck.programs.lens import partly, translated
+from limbeck.programs.loaded import Loaded
+from limbeck.programs.trainings import dealt, training_of
 from limbeck.recipe import Plan, Recipe, StagePlan, check
 from limbeck.recipe.checked import Checked
 from limbeck.recipe.study import CONTROLS
 from limbeck.teachers import Cached, Engine, Foreign, Format, Frozen, answers
 from limbeck.terms import CrossEntropy, SimKD
 
-__all__ = ["Job", "Loaded"]
+__all__ = ["Job"]
 
 _Source = Callable[[str, nn.Module, Mapping[str, str] | None], TeacherSource]
 _STUDENT = zlib.crc32(b"student")
-
-
-@final
-class Loaded:
-    """What jobs of one process have loaded, so that those with the same data and seed read it once; the newest few."""
-
-    _MOST: Final = 2
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Any] = {}
-
-    def of(self, plan: Plan) -> Any:
-        """The data of ``plan``."""
-        recipe = plan.recipe
-        seed = recipe.seed if recipe.data_seed is None else recipe.data_seed
-        key = f"{plan.data} {seed}"
-        self._kept[key] = found = self._kept.pop(key) if key in self._kept else plan.data.build().load(seed=seed)
-        while len(self._kept) > self._MOST:
-            del self._kept[next(iter(self._kept))]
-        return found
 
 
 @final
@@ -207,7 +189,7 @@ class Job:
             taught = {name: network for name, network in teachers.items() if not isinstance(network, Foreign)}
             plans += [(self.plan.teaching, network, {}, name) for name, network in taught.items()]
         for stage, network, present, phase in plans:
-            training = _training(stage)
+            training = training_of(stage)
             distiller = self._distiller(network, present, stage, phase=phase, source=self._rehearsed)
             distiller.progress = Progress(step=0, steps=1, total=1)
             stream = self.data.stream(batch=training.batch)
@@ -236,7 +218,7 @@ class Job:
 
     def lengths(self) -> list[int]:
         """The optimizer steps of each stage."""
-        return [self._steps(stage, _training(stage)) for stage in self.plan.stages]
+        return [self._steps(stage, training_of(stage)) for stage in self.plan.stages]
 
     def trial(self, number: int, guides: Mapping[str, nn.Module] | None) -> tuple[Distiller, Training]:
         """A fresh student in a stage, taught by ``guides`` or (``None``) alone, to be looked at and thrown away."""
@@ -244,12 +226,12 @@ class Job:
         phase = "alone" if guides is None else "distilled"
         network = self._learner(self.student(), phase)
         distiller = self._distiller(network, guides or {}, stage, phase=phase, source=self._asked)
-        return distiller, _dealt(_training(stage), phase)
+        return distiller, dealt(training_of(stage), phase)
 
     def teach(self, name: str, network: nn.Module, *, resume: bool, watchers: Sequence[Watcher] | None) -> Run:
         """Train a teacher by the recipe's ``teaching``, on the labelled pictures."""
         assert self.plan.teaching is not None
-        steps, share = self._steps(self.plan.teaching, _training(self.plan.teaching)), self.recipe.teachers[name].stop
+        steps, share = self._steps(self.plan.teaching, training_of(self.plan.teaching)), self.recipe.teachers[name].stop
         stop = None if share is None else max(1, round(share * steps))
         distiller = self._distiller(network, {}, self.plan.teaching, phase=name, source=self.source)
         return self._fit(
@@ -289,7 +271,7 @@ class Job:
         self, distiller: Distiller, stage: StagePlan, *, phase: str, stop: int | None = None, before: int = 0,
         total: int, resume: bool, watchers: Sequence[Watcher] | None,
     ) -> Run:  # fmt: skip
-        training = _dealt(_training(stage), phase)
+        training = dealt(training_of(stage), phase)
         with frozen(distiller.student, stage.stage.frozen):
             return fit(
                 distiller, self.data, steps=self._steps(stage, training), stop=stop, before=before, total=total,
@@ -424,20 +406,3 @@ def _tell(name: str, found: str) -> None:
 
 def _tell_nobody(name: str, found: str) -> None:
     """The first process has told it."""
-
-
-def _dealt(training: Training, phase: str) -> Training:
-    """A stage's settings; a control gets plain batches, as nothing of it needs others."""
-    return replace(training, sampling="plain") if phase in CONTROLS else training
-
-
-def _training(stage: StagePlan) -> Training:
-    said = stage.training
-    scheduler = stage.scheduler
-    return Training(
-        optimizer=stage.optimizer.build,
-        scheduler=None if scheduler is None else lambda optimizer, steps: scheduler.build(optimizer, steps=steps),
-        per="step" if said.scheduler is None else said.scheduler.per,
-        batch=said.batch, accumulate=said.accumulate, clip=said.clip, ema=said.ema, patience=said.patience,
-        keep=said.keep, workers=said.workers, sampling=said.sampling,
-    )  # fmt: skip

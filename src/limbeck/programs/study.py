@@ -17,7 +17,8 @@ from limbeck.engine.checkpoint import Stopped
 from limbeck.engine.watchers import Watcher
 from limbeck.programs.compare import comparison
 from limbeck.programs.folder import HOME
-from limbeck.programs.job import Job, Loaded
+from limbeck.programs.job import Job
+from limbeck.programs.loaded import Loaded
 from limbeck.programs.studying.arms import Arm, Shared, arms, cell_recipe
 from limbeck.programs.studying.pace import pace
 from limbeck.programs.studying.queue import Queue
@@ -126,8 +127,24 @@ def _folder(recipe: Recipe, out: Path | None, *, resume: bool) -> Path:
                 f"{folder} was begun with another recipe ({', '.join(changed)} changed): only arms and seeds can "
                 "join a study, so resume with the settings it was begun with, or give another --out"
             )
+        _require_same_arms(load(before), recipe, folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _require_same_arms(old: Recipe, new: Recipe, folder: Path) -> None:
+    """Refuse an arm that has finished cells and now means something else: its old figures would bear the new name."""
+    untimed = Shared(folder, [1] * len(new.stages), 1.0, 0)
+    before, now = arms(old), arms(new)
+    for name in before.keys() & now.keys():
+        if any((folder / "cells" / name).glob("*/record.json")):
+            asked = ((old, before[name]), (new, now[name]))
+            one, other = (plain(resolved(cell_recipe(recipe, arm, 0, untimed))) for recipe, arm in asked)
+            if one != other:
+                raise LimbeckError(
+                    f"the arm {name!r} has finished cells and is another now: give it another name, or remove "
+                    f"{folder / 'cells' / name} to train it anew"
+                )
 
 
 def _rehearse(recipe: Recipe, every: Mapping[str, Arm], folder: Path, loaded: Loaded) -> None:

@@ -82,6 +82,17 @@ def test_costly_controls_may_be_left_out_and_never_the_student_alone(file, tmp_p
         load(file, ["study.controls=[alone, shorter]"])
 
 
+def test_an_arm_with_finished_cells_cannot_become_another(file, tmp_path):
+    few = ["study.controls=[alone]", "study.seeds=1", "study.arms={hot: {stages.0.objective.soft.tau: 8}}"]
+    study(file, few, out=tmp_path / "s", watchers=[])
+    hotter = [*few[:2], "study.arms={hot: {stages.0.objective.soft.tau: 9}}"]
+    with pytest.raises(LimbeckError, match="the arm 'hot' has finished cells and is another now"):
+        study(file, hotter, out=tmp_path / "s", resume=True, watchers=[])
+    shutil.rmtree(tmp_path / "s" / "cells" / "hot")
+    assert study(file, hotter, out=tmp_path / "s", resume=True, watchers=[])["cells"][-1]["state"] == "done"
+    assert record(tmp_path / "s", "hot")["recipe"]["stages"][0]["objective"]["soft"]["tau"] == 9
+
+
 def test_a_check_of_the_recipe_looks_at_every_arm(file, capsys):
     assert main(["recipe", "check", str(file)]) == 0
     wrong = "study.arms.hot={stages.0.objective.soft: {use: SoftTarget, weight: {use: warmup, share: 0.1}}}"

@@ -25,7 +25,8 @@ from limbeck.programs.chain import assist
 from limbeck.programs.distill import fingerprint
 from limbeck.programs.fidelity import fidelities
 from limbeck.programs.folder import locked
-from limbeck.programs.job import Job, Loaded
+from limbeck.programs.job import Job
+from limbeck.programs.loaded import Loaded
 from limbeck.programs.measuring import costs, figures
 from limbeck.programs.provenance import provenance
 from limbeck.programs.studying.arms import Arm

@@ -15,7 +15,7 @@ from typing import Any
 from limbeck.core.errors import LimbeckError
 from limbeck.engine.checkpoint import Stopped
 from limbeck.engine.watchers import Watcher
-from limbeck.programs.job import Loaded
+from limbeck.programs.loaded import Loaded
 from limbeck.programs.studying.arms import Arm, Shared, arms, cell_recipe
 from limbeck.programs.studying.cell import run_cell
 from limbeck.programs.studying.queue import Cell, Queue
