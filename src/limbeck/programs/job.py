@@ -36,7 +36,7 @@ from limbeck.objective import (
 )
 from limbeck.programs.lens import partly, translated
 from limbeck.programs.loaded import Loaded
-from limbeck.programs.trainings import dealt, training_of
+from limbeck.programs.trainings import dealt, require_processes, training_of
 from limbeck.recipe import Plan, Recipe, StagePlan, check
 from limbeck.recipe.checked import Checked
 from limbeck.recipe.study import CONTROLS
@@ -174,7 +174,7 @@ class Job:
         A tap that is nowhere, weights that do not fit, a head of other classes, a setting that a constructor refuses:
         each is an error now, and not after the teachers were trained.
         """
-        self._require_processes()
+        require_processes(self.recipe, self.processes.world)
         teachers = {name: self.teacher(name) for name in self.recipe.teachers}
         everyone = teachers | {name: self.assistant(name) for name in self.recipe.assistants}
         plans: list[tuple[StagePlan, nn.Module, Mapping[str, nn.Module], str]] = []
@@ -352,22 +352,6 @@ class Job:
         assert said is not None
         kept = Format(top=said.top, tail=said.tail, precision=said.precision, features=said.features, pool=said.pool)
         return Cached(asked, self.data, root=said.root, format=kept, name=name)
-
-    def _require_processes(self) -> None:
-        """Refuse a number of processes that the recipe was not made for, and a strategy that needs several."""
-        world = self.processes.world
-        for place, stage in self.recipe.each_stage():
-            said = self.recipe.training_of(stage, place=place)
-            if said.devices not in (None, world):
-                raise LimbeckError(
-                    f"{place}: training.devices is {said.devices}, and the number of processes is {world}: start it "
-                    f"with torchrun --nproc-per-node {said.devices} -m limbeck distill …, or change devices"
-                )
-            if said.strategy != "auto" and world == 1:
-                raise LimbeckError(
-                    f"{place}: training.strategy {said.strategy} spreads a training over processes, and there is one: "
-                    "start it with torchrun --nproc-per-node N -m limbeck distill …, or set it to auto"
-                )
 
     def _loggers(self) -> list[Any]:
         if self.processes.rank:

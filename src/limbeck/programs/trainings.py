@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from limbeck.core.errors import LimbeckError
 from limbeck.engine import Training
-from limbeck.recipe import StagePlan
+from limbeck.recipe import Recipe, StagePlan
 from limbeck.recipe.study import CONTROLS
 
-__all__ = ["dealt", "training_of"]
+__all__ = ["dealt", "require_processes", "training_of"]
 
 
 def dealt(training: Training, phase: str) -> Training:
@@ -27,3 +28,19 @@ def training_of(stage: StagePlan) -> Training:
         batch=said.batch, accumulate=said.accumulate, clip=said.clip, ema=said.ema, patience=said.patience,
         keep=said.keep, workers=said.workers, sampling=said.sampling,
     )  # fmt: skip
+
+
+def require_processes(recipe: Recipe, world: int) -> None:
+    """Refuse a number of processes that the recipe was not made for, and a strategy that needs several."""
+    for place, stage in recipe.each_stage():
+        said = recipe.training_of(stage, place=place)
+        if said.devices not in (None, world):
+            raise LimbeckError(
+                f"{place}: training.devices is {said.devices}, and the number of processes is {world}: start it "
+                f"with torchrun --nproc-per-node {said.devices} -m limbeck distill …, or change devices"
+            )
+        if said.strategy != "auto" and world == 1:
+            raise LimbeckError(
+                f"{place}: training.strategy {said.strategy} spreads a training over processes, and there is one: "
+                "start it with torchrun --nproc-per-node N -m limbeck distill …, or set it to auto"
+            )
