@@ -47,8 +47,8 @@ import os, signal, sys
 from dataclasses import replace
 from limbeck.programs import distill
 job, state = sys.modules["limbeck.programs.job"], sys.modules["limbeck.engine.state"]
-make, advance, done = job._training, state.State.advance, []
-job._training = lambda stage: replace(make(stage), checkpoint_every=0.0)
+make, advance, done = job.training_of, state.State.advance, []
+job.training_of = lambda stage: replace(make(stage), checkpoint_every=0.0)
 def step(self, training):
     if len(done) == 6 + 4 + 3:
         os.kill(os.getpid(), signal.SIGKILL)
