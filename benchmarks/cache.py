@@ -32,12 +32,12 @@ from torch.nn import functional as F
 
 import limbeck
 from limbeck.data import CIFAR10, ImageFolder, Normalization, Part, Views, crop, flip
-from limbeck.data.part import Stored
-from limbeck.data.stream import Shuffled
-from limbeck.engine import Training
+from limbeck.data.batch_sampler import Shuffled
+from limbeck.data.split import Stored
+from limbeck.losses import CrossEntropy, SoftTarget
 from limbeck.models import resnet8, resnet20, small_cnn
 from limbeck.teachers import Cached
-from limbeck.terms import CrossEntropy, SoftTarget
+from limbeck.training import Training
 
 BATCH, PIXELS, SHARED = 64, 64, 4
 MOVED = (crop(4), flip())

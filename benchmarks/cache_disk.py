@@ -19,8 +19,8 @@ import torch
 import limbeck
 from limbeck.core.outputs import Outputs
 from limbeck.data import Normalization, Part, Views, flip
-from limbeck.data.part import Stored
-from limbeck.data.stream import Shuffled
+from limbeck.data.batch_sampler import Shuffled
+from limbeck.data.split import Stored
 from limbeck.teachers import Cached, Format
 
 BATCH, BATCHES, CLASSES, VIEWS = 64, 8000, 1000, 16

@@ -18,8 +18,8 @@ from PIL import Image
 from results import row, write
 
 from limbeck.models import cifar_resnet, save_weights
-from limbeck.programs import teachers
 from limbeck.recipe import load
+from limbeck.workflows import teachers
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 DEPTHS = (20, 32, 44, 56)

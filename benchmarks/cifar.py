@@ -49,7 +49,7 @@ def pictures(root: str | None) -> dict[str, tuple[np.ndarray, torch.Tensor]]:
 
 def stored(images: np.ndarray):
     """The pictures as limbeck holds them in memory."""
-    from limbeck.data.part import Stored
+    from limbeck.data.split import Stored
 
     return Stored(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
 
@@ -90,7 +90,7 @@ def frozen(network: torch.nn.Module, engine: str):
 def distiller(student: torch.nn.Module, source):
     """0.1 cross-entropy + 0.9 soft target at temperature 4."""
     import limbeck
-    from limbeck.terms import CrossEntropy, SoftTarget
+    from limbeck.losses import CrossEntropy, SoftTarget
 
     objective = {"truth": CrossEntropy(), "soft": SoftTarget(tau=TAU)}
     task = limbeck.tasks.Classification(classes=len(CLASSES))
@@ -99,7 +99,7 @@ def distiller(student: torch.nn.Module, source):
 
 def training():
     """SGD, its rate falling to zero by a cosine, step by step."""
-    from limbeck.engine import Training
+    from limbeck.training import Training
 
     return Training(optimizer=partial(torch.optim.SGD, **SGD), scheduler=_cosine, batch=BATCH)
 

@@ -1,7 +1,7 @@
 """How often a 95 % interval over few seeds holds the truth: the percentile bootstrap beside Student's t.
 
 Differences paired by seed are drawn from a normal distribution, as many studies as asked for; the intervals are those
-of `limbeck.evaluate.paired_over_seeds`, by which the verdicts of studies go.
+of `limbeck.evaluation.paired_over_seeds`, by which the verdicts of studies go.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import numpy as np
 from results import row, write
 
-from limbeck.evaluate import paired_over_seeds
+from limbeck.evaluation import paired_over_seeds
 
 
 def held(seeds: int, studies: int) -> dict[str, list[float]]:

@@ -1,4 +1,4 @@
-"""Every loss that limbeck.terms and torchdistill 1.1.5 both have: the same number or not, and the time of both.
+"""Every loss that limbeck.losses and torchdistill 1.1.5 both have: the same number or not, and the time of both.
 
 Both sides get the same tensors, in one process on one thread, and take turns of a few calls, each a forward and a
 backward pass. A figure is our time over theirs: each repeat gives one ratio, of the medians of its calls.

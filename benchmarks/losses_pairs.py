@@ -1,4 +1,4 @@
-"""The methods that limbeck.terms and torchdistill 1.1.5 both have, on the same tensors; losses_sides.py measures them.
+"""The methods that limbeck.losses and torchdistill 1.1.5 both have, on the same tensors; losses_sides.py measures them.
 
 Shapes are those of ResNets on CIFAR: a batch of 64, logits of 100 classes (and 128 of 1,000), maps of the second and
 third stage, an embedding of 256.
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torchdistill.losses import mid_level
 from torchdistill.models.wrapper import Normalizer4CRD
 
-from limbeck import temperature, terms
-from limbeck.core.exchange import Exchange
+from limbeck import losses as terms
+from limbeck import temperature
+from limbeck.core.loss_context import Exchange
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 

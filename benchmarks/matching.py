@@ -13,12 +13,12 @@ import tempfile
 from pathlib import Path
 from statistics import geometric_mean
 
-from limbeck.programs.job import Job
-from limbeck.programs.loaded import Loaded
-from limbeck.programs.studying.arms import Shared, arms, cell_recipe
 from limbeck.recipe import find, load
 from limbeck.recipe.overrides import changed
 from limbeck.recipe.schema import plain, validated
+from limbeck.workflows._job.data_cache import Loaded
+from limbeck.workflows._job.job import Job
+from limbeck.workflows.study.variants import Shared, arms, cell_recipe
 
 SEED, EPOCHS = 90, 2
 

@@ -15,9 +15,9 @@ from cifar import published
 from results import parsed
 
 from limbeck.models import save_weights
-from limbeck.programs.job import Job
-from limbeck.programs.measuring import figures
 from limbeck.recipe import find, load
+from limbeck.workflows._job.job import Job
+from limbeck.workflows._job.measure import figures
 
 ADAMW = ["training.optimizer={use: AdamW, lr: 0.001, weight_decay: 0.05}",
          "training.scheduler={use: OneCycleLR, max_lr: 0.001}"]  # fmt: skip

@@ -18,9 +18,9 @@ from methods_ratios import latency_ratio
 from results import parsed, row, write
 from study_figures import gain, share
 
-from limbeck.evaluate import paired_over_seeds
-from limbeck.programs import study
+from limbeck.evaluation import paired_over_seeds
 from limbeck.report import judge_over_seeds
+from limbeck.workflows import study
 
 
 @dataclass(frozen=True)

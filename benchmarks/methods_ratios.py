@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from results import row
 
-from limbeck.programs.job import Job
 from limbeck.recipe import load
+from limbeck.workflows._job.job import Job
 
 TURNS, CALLS = 30, 20
 

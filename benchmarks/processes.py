@@ -16,9 +16,9 @@ from results import row, write
 
 import limbeck
 from limbeck.data import arrays
-from limbeck.engine import Training, join, launched, one_device
+from limbeck.losses import SoftTarget
 from limbeck.models import resnet20, resnet56
-from limbeck.terms import SoftTarget
+from limbeck.training import Training, join, launched, one_device
 
 BATCH = 64
 

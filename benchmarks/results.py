@@ -16,7 +16,7 @@ HERE = Path(__file__).parent / "results"
 
 def row(name: str, values: list[float], *, unit: str, aim: str, data: str, digits: int = 4) -> dict:
     """One figure: the mean of ``values`` (seeds or repeats) with its 95 % interval by Student's t."""
-    from limbeck.evaluate import over_seeds
+    from limbeck.evaluation import over_seeds
 
     found = over_seeds(values)
 

@@ -16,9 +16,9 @@ from statistics import fmean
 from results import parsed, row, write
 
 from limbeck.models import load_weights
-from limbeck.programs.job import Job
-from limbeck.programs.robustness import Asked, side_by_side
 from limbeck.recipe import load
+from limbeck.workflows._job.job import Job
+from limbeck.workflows.evaluate.robustness_api import Asked, side_by_side
 from studies import PLANS
 
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "robustness.md"

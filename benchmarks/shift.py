@@ -15,9 +15,9 @@ from PIL import Image
 from results import parsed, row, write
 
 from limbeck.data import Normalization
-from limbeck.data.part import Part
-from limbeck.evaluate import shift
-from limbeck.programs.measuring import Deployed
+from limbeck.data.split import Part
+from limbeck.evaluation import shift
+from limbeck.workflows._job.measure import Deployed
 
 
 def both(options: argparse.Namespace) -> tuple[Part, Part]:

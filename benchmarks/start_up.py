@@ -23,7 +23,7 @@ def main() -> None:
     seconds(limbeck, "--help")
     helps = [seconds(limbeck, "--help") for _ in range(TURNS)]
     # A bare import is lazy; touching the public API is what a script does.
-    use = "import torch, limbeck; limbeck.Distiller, limbeck.terms.SoftTarget, limbeck.tasks.Classification"
+    use = "import torch, limbeck; limbeck.Distiller, limbeck.losses.SoftTarget, limbeck.tasks.Classification"
     seconds(sys.executable, "-c", use)
     extra = [seconds(sys.executable, "-c", use) - seconds(sys.executable, "-c", "import torch") for _ in range(TURNS)]
     write(

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 import limbeck
 from limbeck.data import Digits, Views, affine
-from limbeck.engine import Training
+from limbeck.losses import SoftTarget
 from limbeck.models import small_cnn
-from limbeck.terms import SoftTarget
+from limbeck.training import Training
 
 STEPS, TURNS, BATCH = 250, 12, 64
 

@@ -15,7 +15,7 @@ from results import parsed, write
 from studies_pages import write_pages
 from study_figures import gain, share
 
-from limbeck.programs import study
+from limbeck.workflows import study
 
 
 @dataclass(frozen=True)

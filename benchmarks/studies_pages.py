@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from limbeck.programs.compare import comparison
 from limbeck.report.compare import markdown_text
+from limbeck.workflows.compare.run import comparison
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "results"

@@ -84,7 +84,7 @@ class Shown:
     seed: int
 
     def stream(self, *, batch: int, pictures: str = "all", rank: int = 0, world: int = 1):
-        from limbeck.data.stream import Shuffled
+        from limbeck.data.batch_sampler import Shuffled
 
         return Shuffled(self.part, self.views, self.normalization, batch=batch, seed=self.seed, rank=rank, world=world)
 

@@ -23,7 +23,7 @@ from results import HERE, parsed, row, write
 
 import limbeck
 from limbeck.data import Data, Part, Views, crop, flip
-from limbeck.data.data import arrange
+from limbeck.data.module import arrange
 from limbeck.models import resnet8
 from limbeck.teachers import Cached
 

@@ -30,7 +30,7 @@ from limbeck.data import (
     resized_crop,
     torchvision,
 )
-from limbeck.data.stream import Shuffled
+from limbeck.data.batch_sampler import Shuffled
 
 OUT = Path(__file__).parents[1] / "docs" / "images" / "views.png"
 ROWS = {

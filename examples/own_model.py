@@ -17,11 +17,11 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 import limbeck
-from limbeck.compress import to_onnx
 from limbeck.data import ImageFolder, Views, affine
-from limbeck.engine import Training
-from limbeck.evaluate import predictions, quality
-from limbeck.terms import CrossEntropy, Hint, SoftTarget
+from limbeck.evaluation import predictions, quality
+from limbeck.export import to_onnx
+from limbeck.losses import CrossEntropy, Hint, SoftTarget
+from limbeck.training import Training
 
 
 class Teacher(nn.Module):

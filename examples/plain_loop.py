@@ -12,8 +12,8 @@ import torch
 
 import limbeck
 from limbeck.data import Digits, Views, affine
+from limbeck.losses import CrossEntropy, Hint, SoftTarget
 from limbeck.models import small_cnn
-from limbeck.terms import CrossEntropy, Hint, SoftTarget
 
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 300
 torch.set_num_threads(1)  # networks this small lose more time to handing work over than they win

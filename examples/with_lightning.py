@@ -16,8 +16,8 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
 import limbeck
+from limbeck.losses import CrossEntropy, Hint, SoftTarget
 from limbeck.models import small_cnn
-from limbeck.terms import CrossEntropy, Hint, SoftTarget
 
 EPOCHS = int(sys.argv[1]) if len(sys.argv) > 1 else 8
 torch.set_num_threads(1)  # networks this small lose more time to handing work over than they win

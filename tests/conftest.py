@@ -61,7 +61,7 @@ def ranks(tmp_path_factory):
     forked from a process that has imported torch already, which saves the seconds that torchrun needs for it.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["limbeck.programs", "lightning_fabric", "torch.distributed.tensor", "onnxscript"])
+    context.set_forkserver_preload(["limbeck.workflows", "lightning_fabric", "torch.distributed.tensor", "onnxscript"])
 
     def start(*words, world=2, first=""):
         folder = tmp_path_factory.mktemp("ranks")

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import torch
 
-from limbeck.evaluate import save_answers
+from limbeck.evaluation import save_answers
 
 CLASSES = ["zero", "one", "two", "three"]
 ARMS = {"teacher": 0.96, "alone": 0.80, "longer": 0.81, "smoothed": 0.79, "distilled": 0.88, "wide_tau": 0.74}

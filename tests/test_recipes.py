@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limbeck.programs import distill, study
-from limbeck.programs.studying.arms import Shared, arms, cell_recipe, sound
 from limbeck.recipe import check, find, load
+from limbeck.workflows import distill, study
+from limbeck.workflows.study.variants import Shared, arms, cell_recipe, sound
 
 
 @pytest.fixture

@@ -11,31 +11,31 @@ from typing import TYPE_CHECKING, Any
 from limbeck._version import __version__
 
 if TYPE_CHECKING:
-    from limbeck import data, engine, models, schedule, taps, tasks, teachers, terms
+    from limbeck import data, features, losses, models, schedule, tasks, teachers, training
     from limbeck.core.errors import LimbeckError
-    from limbeck.core.exchange import Exchange
+    from limbeck.core.loss_context import Exchange
     from limbeck.core.outputs import Outputs
     from limbeck.core.progress import Progress
-    from limbeck.engine.fit import Run, fit
-    from limbeck.objective.distiller import Distiller
-    from limbeck.objective.objective import Loss, Objective
+    from limbeck.distiller.distiller import Distiller
+    from limbeck.distiller.objective import Loss, Objective
+    from limbeck.training.fit import Run, fit
 
 _NAMES = {
-    "Distiller": "limbeck.objective.distiller",
-    "Exchange": "limbeck.core.exchange",
+    "Distiller": "limbeck.distiller.distiller",
+    "Exchange": "limbeck.core.loss_context",
     "LimbeckError": "limbeck.core.errors",
-    "Loss": "limbeck.objective.objective",
-    "Objective": "limbeck.objective.objective",
+    "Loss": "limbeck.distiller.objective",
+    "Objective": "limbeck.distiller.objective",
     "Outputs": "limbeck.core.outputs",
     "Progress": "limbeck.core.progress",
-    "Run": "limbeck.engine.fit",
-    "fit": "limbeck.engine.fit",
+    "Run": "limbeck.training.fit",
+    "fit": "limbeck.training.fit",
 }
-_ROOMS = {"data", "engine", "models", "schedule", "taps", "tasks", "teachers", "terms"}
+_ROOMS = {"data", "features", "losses", "models", "schedule", "tasks", "teachers", "training"}
 
 __all__ = [
     "Distiller", "Exchange", "LimbeckError", "Loss", "Objective", "Outputs", "Progress", "Run", "__version__", "data",
-    "engine", "fit", "models", "schedule", "taps", "tasks", "teachers", "terms",
+    "features", "fit", "losses", "models", "schedule", "tasks", "teachers", "training",
 ]  # fmt: skip
 
 

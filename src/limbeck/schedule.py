@@ -1,6 +1,6 @@
 """Numbers that move with training, under the name users write: ``from limbeck import schedule``."""
 
-from limbeck.core.schedule import (
+from limbeck.core.schedules import (
     Cosine,
     Linear,
     Overall,

@@ -1,6 +1,6 @@
 """Temperatures that are more than a number, under the name users write: ``from limbeck import temperature``."""
 
-from limbeck.core.temperature import (
+from limbeck.losses.temperature import (
     CLASSIFICATION,
     DETECTION,
     Dynamic,

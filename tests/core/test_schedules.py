@@ -10,7 +10,7 @@ import pytest
 from limbeck import schedule
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
-from limbeck.core.schedule import Schedule
+from limbeck.core.schedules import Schedule
 
 LINE, WAVE = schedule.linear(100.0, 0.0), schedule.cosine(1.0, 0.2)
 STAIRS, RAMP = schedule.steps(1.0, factor=0.1, milestones=(0.5, 0.75)), schedule.warmup(8.0, over=0.25)

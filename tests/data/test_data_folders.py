@@ -314,7 +314,7 @@ def test_impossible_sizes_and_channels_are_refused(tmp_path, settings):
 
 
 def test_pictures_read_from_files_are_the_same_pixels(tmp_path):
-    from limbeck.data.part import Files, Stored
+    from limbeck.data.split import Files, Stored
 
     plain(tmp_path, kind="jpg", height=12, width=9)
     kept, files = (ImageFolder(root=str(tmp_path), size=6, memory=memory).load(seed=1) for memory in (1, 0))

@@ -7,7 +7,7 @@ import torch
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data import Digits, Part, arrays
-from limbeck.data.part import UNLABELLED, Stored
+from limbeck.data.split import UNLABELLED, Stored
 from limbeck.data.splits import cut, hide_labels, take
 
 

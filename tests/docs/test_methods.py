@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-import limbeck.terms
+import limbeck.losses
 from limbeck.cli import main
-from limbeck.programs.listing import methods, methods_page, methods_table
-from limbeck.programs.listing.cost import cost
-from limbeck.programs.listing.methods import _method
-from limbeck.recipe.aliases import names
+from limbeck.recipe.registry import names
+from limbeck.workflows.list_losses import methods, methods_page, methods_table
+from limbeck.workflows.list_losses.cost import cost
+from limbeck.workflows.list_losses.describe import _method
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 LISTED = methods()
@@ -83,8 +83,8 @@ class Special(nn.Module):
 @pytest.fixture
 def exported(monkeypatch):
     def of(term):
-        monkeypatch.setattr(limbeck.terms, term.__name__, term, raising=False)
-        monkeypatch.setattr(limbeck.terms, "__all__", [*limbeck.terms.__all__, term.__name__])
+        monkeypatch.setattr(limbeck.losses, term.__name__, term, raising=False)
+        monkeypatch.setattr(limbeck.losses, "__all__", [*limbeck.losses.__all__, term.__name__])
         return _method(term.__name__)
 
     return of

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from limbeck import models
 from limbeck.core.errors import LimbeckError
-from limbeck.models.graph import onnx_bytes
+from limbeck.models.onnx_graph import onnx_bytes
 from limbeck.models.small_vit import _positions
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from limbeck.recipe.document import parse
 from limbeck.recipe.overrides import overridden
+from limbeck.recipe.yaml_io import parse
 
 SMALL = {
     "task": "Classification",

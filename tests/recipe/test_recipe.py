@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.schedule import Linear
+from limbeck.core.schedules import Linear
 from limbeck.recipe import Recipe, check, find, listing, load, resolved, show
-from limbeck.recipe.document import dump, parse
 from limbeck.recipe.schema import plain, validated
+from limbeck.recipe.yaml_io import dump, parse
 
 DESIGN = """
 task: {use: Classification, classes: 10}
@@ -104,7 +104,7 @@ def test_a_plan_builds_live_objects(digits):
 
 
 def test_checking_builds_nothing(digits, monkeypatch):
-    monkeypatch.setattr("limbeck.recipe.checked.Checked.build", lambda *_args, **_more: pytest.fail("was built"))
+    monkeypatch.setattr("limbeck.recipe.resolved_node.Checked.build", lambda *_args, **_more: pytest.fail("was built"))
     check(load(digits))
 
 

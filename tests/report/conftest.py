@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report.seal import sealed
+from limbeck.report.record_hash import sealed
 
 
 @pytest.fixture

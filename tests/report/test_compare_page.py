@@ -26,10 +26,10 @@ from limbeck.report.compare import (
     markdown_text,
     policy,
 )
-from limbeck.report.compare.classes import by_class
 from limbeck.report.compare.forest import forest
-from limbeck.report.compare.look import looks
-from limbeck.report.metrics import Curve
+from limbeck.report.compare.per_class import by_class
+from limbeck.report.compare.styles import looks
+from limbeck.report.metrics_csv import Curve
 
 EVIL = '=HYPERLINK("http://x.invalid"), <script>alert(1)</script> | a_b & 50% #1 {x} ~ ^ \\end{tabular} `q` *b*'
 VOID = {"meta", "link", "img", "br", "hr", "input"}

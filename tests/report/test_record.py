@@ -12,7 +12,7 @@ from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
 from limbeck.report import changed, check_record, schema_text, write_card, write_record, write_report
 from limbeck.report.read import parse, read
-from limbeck.report.seal import hash_of, identity_of, sealed
+from limbeck.report.record_hash import hash_of, identity_of, sealed
 
 OLD = Path(__file__).with_name("record_schema_1.json")
 

@@ -11,12 +11,12 @@ from torch import nn
 
 import limbeck
 from limbeck.core.errors import LimbeckError
-from limbeck.core.exchange import Exchange
+from limbeck.core.loss_context import Exchange
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
+from limbeck.losses import CrossEntropy, SoftTarget
 from limbeck.tasks import Classification
 from limbeck.teachers import Confidence, Learned, MeanLogits, MeanProbabilities, Random, combine
-from limbeck.terms import CrossEntropy, SoftTarget
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 SIZES = given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.integers(1, 5), st.integers(2, 6))

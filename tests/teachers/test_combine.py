@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.exchange import Exchange
+from limbeck.core.loss_context import Exchange
 from limbeck.core.outputs import Outputs
 from limbeck.teachers import combine
 

@@ -137,7 +137,7 @@ def _add_record(commands: Commands) -> None:
 
 
 def _diagnose(options: argparse.Namespace) -> None:
-    from limbeck.programs.diagnose import diagnose
+    from limbeck.workflows.diagnose import diagnose
 
     diagnose(options.folder)
 
@@ -157,7 +157,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         if given
     ]
     if what:
-        from limbeck.programs.examine import EXAMPLES, examine
+        from limbeck.workflows.evaluate.run import EXAMPLES, examine
 
         examine(
             options.folder, what, part=options.part, data_root=options.data_root, attacks=options.attacks or None,
@@ -168,13 +168,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     for name in ("eps", "examples", "twin"):
         if getattr(options, name) is not None:
             raise LimbeckError(f"--{name} says how to measure, and nothing to measure is asked for: add --all, say")
-    from limbeck.programs.revisit import evaluate
+    from limbeck.workflows.revisit import evaluate
 
     evaluate(options.folder, part=options.part, data_root=options.data_root)
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from limbeck.programs.compare import compare
+    from limbeck.workflows.compare.run import compare
 
     compare(
         options.folders, out=options.out, csv=options.csv, markdown=options.markdown, latex=options.latex,
@@ -183,13 +183,13 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _board(options: argparse.Namespace) -> None:
-    from limbeck.board import serve
+    from limbeck.dashboard import serve
 
     serve(options.folder, port=options.port)
 
 
 def _export(options: argparse.Namespace) -> None:
-    from limbeck.programs.revisit import export
+    from limbeck.workflows.revisit import export
 
     export(options.folder, to=options.to, data_root=options.data_root)
 

@@ -73,13 +73,13 @@ def _add_recipe(commands: Commands) -> None:
 
 
 def _taps(options: argparse.Namespace) -> None:
-    from limbeck.programs.revisit import taps
+    from limbeck.workflows.revisit import taps
 
     taps(options.model, options.input, plugins=options.plugin)
 
 
 def _methods(options: argparse.Namespace) -> None:
-    from limbeck.programs.listing import methods, methods_page, methods_table
+    from limbeck.workflows.list_losses import methods, methods_page, methods_table
 
     if options.markdown:
         print(methods_page(methods()), end="")  # noqa: T201
@@ -88,26 +88,26 @@ def _methods(options: argparse.Namespace) -> None:
 
 
 def _cache_fill(options: argparse.Namespace) -> None:
-    from limbeck.programs.cache import fill
+    from limbeck.workflows.teacher_cache import fill
 
     root = [] if options.data_root is None else [f"data.root={options.data_root}"]
     fill(options.recipe, [*options.settings, *root], batch=options.batch)
 
 
 def _cache_info(options: argparse.Namespace) -> None:
-    from limbeck.programs.cache import info
+    from limbeck.workflows.teacher_cache import info
 
     info(options.root)
 
 
 def _cache_verify(options: argparse.Namespace) -> None:
-    from limbeck.programs.cache import verify
+    from limbeck.workflows.teacher_cache import verify
 
     verify(options.keys, options.root)
 
 
 def _cache_prune(options: argparse.Namespace) -> None:
-    from limbeck.programs.cache import prune
+    from limbeck.workflows.teacher_cache import prune
 
     prune(options.keys, older=options.older, everything=options.everything, root=options.root)
 
@@ -118,7 +118,7 @@ def _recipe_check(options: argparse.Namespace) -> None:
     recipe = load(find(options.recipe), options.settings)
     check(recipe)
     if recipe.study is not None:
-        from limbeck.programs.studying.arms import sound
+        from limbeck.workflows.study.variants import sound
 
         sound(recipe)
     print(f"{options.recipe} is sound")  # noqa: T201

@@ -104,7 +104,7 @@ def _add_rerun(commands: Commands) -> None:
 
 
 def _distill(options: argparse.Namespace) -> None:
-    from limbeck.programs.distill import distill
+    from limbeck.workflows.distill.run import distill
 
     settings, name = list(options.settings), options.recipe
     if name is not None and "=" in name and not Path(name).exists():
@@ -117,7 +117,7 @@ def _distill(options: argparse.Namespace) -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
-    from limbeck.programs.study import study
+    from limbeck.workflows.study.run import study
 
     root = [] if options.data_root is None else [f"data.root={options.data_root}"]
     study(
@@ -127,7 +127,7 @@ def _study(options: argparse.Namespace) -> None:
 
 
 def _teachers(options: argparse.Namespace) -> None:
-    from limbeck.programs.teachers import teachers
+    from limbeck.workflows.select_teachers.run import teachers
 
     teachers(
         options.recipe, options.settings, budget=options.budget, margin=options.margin, out=options.out,
@@ -136,7 +136,7 @@ def _teachers(options: argparse.Namespace) -> None:
 
 
 def _rerun(options: argparse.Namespace) -> int:
-    from limbeck.programs.rerun import rerun
+    from limbeck.workflows.reproduce.run import rerun
 
     if options.resume and options.out is None:
         raise LimbeckError("--resume goes on with the repetition in --out: give its folder")

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from limbeck.core.exchange import Exchange
+from limbeck.core.loss_context import Exchange
 from limbeck.core.outputs import Outputs
 
 __all__ = ["Answers", "Identified", "Preparable", "Task", "TeacherSource", "Term"]

@@ -1,10 +1,11 @@
 """Where batches come from: sources, splits with a sealed test part, views, and streams that know no state."""
 
-from limbeck.data.data import Data, arrays, batches, datasets, loaders
+from limbeck.data.augmentation import Views, composite
+from limbeck.data.held_out import Sealed
+from limbeck.data.module import Data, arrays, batches, datasets, loaders
 from limbeck.data.normalization import Normalization
-from limbeck.data.part import Part
-from limbeck.data.sealed import Sealed
 from limbeck.data.sources import CIFAR10, CIFAR100, Digits, FashionMNIST, ImageFolder
+from limbeck.data.split import Part
 from limbeck.data.transforms import (
     affine,
     color_jitter,
@@ -16,7 +17,6 @@ from limbeck.data.transforms import (
     resized_crop,
     torchvision,
 )
-from limbeck.data.views import Views, composite
 
 __all__ = [
     "CIFAR10", "CIFAR100", "Data", "Digits", "FashionMNIST", "ImageFolder", "Normalization", "Part", "Sealed", "Views",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.part import Part
+from limbeck.data.split import Part
 
 __all__ = ["Normalization"]
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.draws import generator
-from limbeck.data.part import UNLABELLED, Part
+from limbeck.data.counter_rng import generator
+from limbeck.data.split import UNLABELLED, Part
 
 __all__ = ["cut", "hide_labels", "take"]
 
@@ -17,7 +17,7 @@ _CUT, _TAKE, _LABELS = 1, 2, 3
 def cut(part: Part, share: float, *, seed: int, purpose: int = _CUT) -> tuple[Part, Part]:
     """Split off ``share`` of ``part``: (what is left, what was cut), by ``seed``, in proportion by class.
 
-    >>> from limbeck.data.part import Stored
+    >>> from limbeck.data.split import Stored
     >>> part = Part.whole(Stored(torch.zeros(10, 1)), torch.tensor([0, 1] * 5))
     >>> left, off = cut(part, 0.2, seed=0)
     >>> len(left), sorted(off.target.tolist())

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError, nearest
-from limbeck.models.numbers import at_least
+from limbeck.models.checks import at_least
 from limbeck.models.weights import load_weights
 
 __all__ = ["timm", "torchvision"]

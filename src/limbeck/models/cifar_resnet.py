@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.models.numbers import at_least
+from limbeck.models.checks import at_least
 
 __all__ = [
     "CifarResNet",

@@ -11,7 +11,7 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.models.numbers import at_least
+from limbeck.models.checks import at_least
 
 __all__ = ["SmallCNN", "small_cnn"]
 

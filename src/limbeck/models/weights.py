@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, nearest
-from limbeck.core.files import write_atomically
+from limbeck.utils.io import write_atomically
 
 __all__ = ["load_weights", "save_weights"]
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.models.numbers import at_least
+from limbeck.models.checks import at_least
 
 __all__ = ["WideResNet", "wide_resnet", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"]
 

@@ -4,10 +4,10 @@
 have ``build()``, and :func:`show` writes the recipe out with every setting.
 """
 
-from limbeck.recipe.checked import Checked
-from limbeck.recipe.library import find, listing
-from limbeck.recipe.plan import Plan, StagePlan, check, resolved
+from limbeck.recipe.builtin import find, listing
 from limbeck.recipe.recipe import load, show
+from limbeck.recipe.resolve import Plan, StagePlan, check, resolved
+from limbeck.recipe.resolved_node import Checked
 from limbeck.recipe.schema import Export, Node, Recipe, Scheduler, Stage, Teacher, Term, Training
 
 __all__ = [

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from limbeck.recipe import aliases
-from limbeck.recipe.checked import Checked
-from limbeck.recipe.hints import reader
+from limbeck.recipe import registry as aliases
+from limbeck.recipe.resolved_node import Checked
+from limbeck.recipe.type_hints import reader
 
 __all__ = ["BY_HINT", "whole"]
 

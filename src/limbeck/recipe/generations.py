@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from limbeck.recipe.values import refuse
+from limbeck.recipe.scalars import refuse
 
 __all__ = ["generation", "spread"]
 

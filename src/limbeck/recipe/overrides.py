@@ -13,9 +13,9 @@ from typing import Any, Final, get_args, get_origin
 from pydantic import BaseModel
 
 from limbeck.core.errors import LimbeckError, nearest
-from limbeck.recipe.document import parse
+from limbeck.recipe.messages import at, shown
 from limbeck.recipe.schema import Node, Recipe, Scheduler, Stage, Teacher, Term, Training, plain
-from limbeck.recipe.words import at, shown
+from limbeck.recipe.yaml_io import parse
 
 __all__ = ["changed", "overridden"]
 

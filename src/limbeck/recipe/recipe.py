@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.errors import LimbeckError
-from limbeck.recipe import document
+from limbeck.recipe import yaml_io as document
+from limbeck.recipe.messages import shown
 from limbeck.recipe.overrides import overridden
-from limbeck.recipe.plan import resolved
+from limbeck.recipe.resolve import resolved
 from limbeck.recipe.schema import Recipe, plain, validated
-from limbeck.recipe.words import shown
 
 __all__ = ["load", "show"]
 

@@ -1,6 +1,6 @@
 """What a recipe is: its keys, their types and defaults. A key that is not here is an error that names the right one.
 
-What stands under ``use: …`` is a node (:mod:`limbeck.recipe.nodes`).
+What stands under ``use: …`` is a node (:mod:`limbeck.recipe.node_schema`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar, final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from limbeck.core.errors import LimbeckError
+from limbeck.recipe.assistant_chain import Guided, Link, links
 from limbeck.recipe.generations import spread
-from limbeck.recipe.links import Guided, Link, links
-from limbeck.recipe.names import FileName, Name, Plugin, TeacherName
-from limbeck.recipe.nodes import Node, Scheduler, Teacher, Term
-from limbeck.recipe.study import Study
-from limbeck.recipe.values import Integer, Number, Text, complaint, known, refuse
-from limbeck.recipe.words import at, shown
+from limbeck.recipe.identifiers import FileName, Name, Plugin, TeacherName
+from limbeck.recipe.messages import at, shown
+from limbeck.recipe.node_schema import Node, Scheduler, Teacher, Term
+from limbeck.recipe.scalars import Integer, Number, Text, complaint, known, refuse
+from limbeck.recipe.study_schema import Study
 
 __all__ = [
     "Cache",
@@ -60,9 +60,9 @@ def _controls(value: Any) -> Any:
 
 @final
 class Training(BaseModel):
-    """How to train: see :class:`limbeck.engine.Training`; ``precision`` is one of Lightning Fabric's.
+    """How to train: see :class:`limbeck.training.Training`; ``precision`` is one of Lightning Fabric's.
 
-    ``strategy`` is how the processes that ``torchrun`` started share the work (:func:`limbeck.engine.launched`);
+    ``strategy`` is how the processes that ``torchrun`` started share the work (:func:`limbeck.training.launched`);
     ``devices`` is for how many of them the recipe was made, and any other number is refused.
     """
 
@@ -107,7 +107,8 @@ class Stage(BaseModel):
 
     ``training`` changes single settings of the recipe's for this stage; in ``optimizer`` and ``scheduler`` a node with
     ``use`` takes the place of the recipe's, and one without changes its settings. ``frozen`` are paths of the student's
-    modules that keep their weights. ``balance`` moves the weights of the terms, see :mod:`limbeck.objective.balance`.
+    modules that keep their weights. ``balance`` moves the weights of the terms, see
+    :mod:`limbeck.losses.weighting.loss_weighting`.
     """
 
     model_config = _STRICT
@@ -194,8 +195,8 @@ class Recipe(BaseModel):
     :mod:`limbeck.teachers.combinations`. ``data_seed`` decides how the data are cut, which labels are kept, and the
     views; ``None``: ``seed`` does. With it set, runs of different seeds share their parts, a teacher that was trained
     elsewhere, and the cache of its answers. ``self_teachers`` are made of the student itself
-    (:mod:`limbeck.teachers.itself`), anew in each stage; ``peers`` are students that learn together with it
-    (:class:`limbeck.objective.Peers`). ``generations`` makes the student the last of so many networks of its shape
+    (:mod:`limbeck.teachers.self_teachers`), anew in each stage; ``peers`` are students that learn together with it
+    (:class:`limbeck.distiller.Peers`). ``generations`` makes the student the last of so many networks of its shape
     (:mod:`limbeck.recipe.generations`).
     """
 

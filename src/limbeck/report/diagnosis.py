@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report.words import points
+from limbeck.report.formatting import points
 
 __all__ = [
     "ALIGNED", "FLAT", "GAP", "RANK", "RATIO", "SMALL", "beside_largest", "capacity_gap", "effective_rank", "flat",

@@ -12,9 +12,9 @@ from typing import Any, Literal, final
 
 from pydantic import Field
 
-from limbeck.report.likeness import Fidelity
-from limbeck.report.part import Count, Name, Number, Part
-from limbeck.report.provenance import Command, Flags, Processes, Repeats, Source, Spread, Weights
+from limbeck.report.schema_base import Count, Name, Number, Part
+from limbeck.report.schema_fidelity import Fidelity
+from limbeck.report.schema_provenance import Command, Flags, Processes, Repeats, Source, Spread, Weights
 
 __all__ = ["MINOR", "SCHEMA", "Bin", "Disagreement", "Latency", "Model", "Quality", "Record", "figure"]
 

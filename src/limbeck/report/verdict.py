@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from limbeck.report.words import percent, points
+from limbeck.report.formatting import percent, points
 
 __all__ = ["RULE", "Judgement", "judge", "over_direct", "verdict"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.files import write_atomically
+from limbeck.utils.io import write_atomically
 
 __all__ = ["schema_text", "strictly", "write_record"]
 
@@ -20,7 +20,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         LimbeckError: the record is not what the schema says, has a key that the schema does not have, or holds NaN.
     """
     from limbeck.report.record import MINOR, SCHEMA
-    from limbeck.report.seal import sealed
+    from limbeck.report.record_hash import sealed
 
     whole = sealed({"schema": SCHEMA, "minor": MINOR, **record})
     strictly(whole)
@@ -33,9 +33,9 @@ def strictly(record: Mapping[str, Any]) -> None:
     """Refuse a record that this limbeck would not write: with keys of its own, or without what repeats the run."""
     from pydantic import ValidationError
 
-    from limbeck.report.part import WRITING
     from limbeck.report.read import complaint
     from limbeck.report.record import SCHEMA, Record
+    from limbeck.report.schema_base import WRITING
 
     try:
         read = Record.model_validate(record, context=WRITING)

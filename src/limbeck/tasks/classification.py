@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
-from limbeck.core.temperature import CLASSIFICATION, Range
-from limbeck.terms.cross_entropy import UNLABELLED
+from limbeck.losses.cross_entropy import UNLABELLED
+from limbeck.losses.temperature import CLASSIFICATION, Range
 
 __all__ = ["Classification"]
 

@@ -3,16 +3,16 @@ together, and which are to.
 """
 
 from limbeck.teachers.adapter import Adapter, Lens, adapted, by_name
+from limbeck.teachers.backends import ENGINES, Engine, Report
 from limbeck.teachers.cache import Cached, Format
 from limbeck.teachers.combinations import Combination, Confidence, Learned, MeanLogits, MeanProbabilities, Random
-from limbeck.teachers.engines import ENGINES, Engine, Report
 from limbeck.teachers.ensemble import combine
-from limbeck.teachers.foreign import Foreign, answers, endpoint, onnx
+from limbeck.teachers.external import Foreign, answers, endpoint, onnx
 from limbeck.teachers.frozen import Frozen
-from limbeck.teachers.itself import Averaged, LastBatch, LastPrediction
-from limbeck.teachers.partial import Partial, answered_samples
-from limbeck.teachers.rules import Facts, Likeness, Rules, warnings
-from limbeck.teachers.select import Candidate, Selection, select
+from limbeck.teachers.masked import Partial, answered_samples
+from limbeck.teachers.selection.rules import Facts, Likeness, Rules, warnings
+from limbeck.teachers.selection.select import Candidate, Selection, select
+from limbeck.teachers.self_teachers import Averaged, LastBatch, LastPrediction
 
 __all__ = [
     "ENGINES", "Adapter", "Averaged", "Cached", "Candidate", "Combination", "Confidence", "Engine", "Facts", "Foreign",

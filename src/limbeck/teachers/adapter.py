@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError, nearest
 from limbeck.data import Normalization
-from limbeck.teachers.foreign.foreign import Foreign
+from limbeck.teachers.external.external_teacher import Foreign
 
 __all__ = ["IMPOSSIBLE", "Adapter", "Lens", "adapted", "by_name", "in_order", "resized"]
 

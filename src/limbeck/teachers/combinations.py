@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.exchange import Exchange
-from limbeck.data.draws import generator
+from limbeck.core.loss_context import Exchange
+from limbeck.data.counter_rng import generator
+from limbeck.losses import cross_entropy
 from limbeck.teachers.voices import Voices, heard_together, shares
 from limbeck.teachers.weighting import (
     by_cross_entropy,
@@ -29,7 +30,6 @@ from limbeck.teachers.weighting import (
     pooled_logits,
     pooled_probabilities,
 )
-from limbeck.terms import cross_entropy
 
 __all__ = ["Combination", "Confidence", "Learned", "MeanLogits", "MeanProbabilities", "Random"]
 

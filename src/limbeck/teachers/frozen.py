@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task
-from limbeck.taps import Taps
+from limbeck.features import Taps
 from limbeck.teachers.adapter import Adapter
-from limbeck.teachers.engines import Engine
-from limbeck.teachers.engines.hearing import answered
-from limbeck.teachers.foreign.foreign import Foreign, unanswered
-from limbeck.teachers.identity import of_network
+from limbeck.teachers.backends import Engine
+from limbeck.teachers.backends.call_recorder import answered
+from limbeck.teachers.external.external_teacher import Foreign, unanswered
+from limbeck.teachers.model_fingerprint import of_network
 
 __all__ = ["Frozen"]
 

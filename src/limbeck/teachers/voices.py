@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError, nearest
-from limbeck.core.numeric import widen
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
+from limbeck.losses._ops import widen
 
 __all__ = ["Voices", "heard_together", "shares"]
 

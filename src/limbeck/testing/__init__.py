@@ -1,6 +1,6 @@
 """The contract suites, for limbeck's own terms and for yours: ``check_term(MyTerm())`` in your tests."""
 
-from limbeck.testing.check_term import CLAIMS, check_term
-from limbeck.testing.exchanges import make_exchange
+from limbeck.testing.check_loss import CLAIMS, check_term
+from limbeck.testing.contexts import make_exchange
 
 __all__ = ["CLAIMS", "check_term", "make_exchange"]

@@ -1,16 +1,16 @@
 """What a view does to a picture: changes of one picture, and mixings of two.
 
 A constructor gives a frozen transform. One that changes a picture is called with pictures
-``[batch, channels, height, width]`` in 0..1 and :class:`~limbeck.data.draws.Draws`, and gives pictures of that shape,
-every one by its own random numbers. :func:`mixup` and :func:`cutmix` need a second picture, and come last in a list.
+``[batch, channels, height, width]`` in 0..1 and :class:`~limbeck.data.counter_rng.Draws`, and gives pictures of that
+shape, every one by its own random numbers. :func:`mixup` and :func:`cutmix` need a second picture, and come last.
 """
 
 from limbeck.data.transforms.color_jitter import ColorJitter, color_jitter
 from limbeck.data.transforms.geometry import Affine, Crop, Flip, affine, crop, flip
-from limbeck.data.transforms.mixing import CutMix, Mixup, cutmix, mixup
-from limbeck.data.transforms.protocols import Mixing, Transform
-from limbeck.data.transforms.resized_crop import ResizedCrop, resized_crop
-from limbeck.data.transforms.v2 import Torchvision, rand_augment, torchvision
+from limbeck.data.transforms.mix_images import CutMix, Mixup, cutmix, mixup
+from limbeck.data.transforms.random_resized_crop import ResizedCrop, resized_crop
+from limbeck.data.transforms.torchvision_v2 import Torchvision, rand_augment, torchvision
+from limbeck.data.transforms.transform import Mixing, Transform
 
 __all__ = [
     "Affine", "ColorJitter", "Crop", "CutMix", "Flip", "Mixing", "Mixup", "ResizedCrop", "Torchvision", "Transform",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.draws import Draws
+from limbeck.data.counter_rng import Draws
 
 __all__ = ["ColorJitter", "brighten", "color_jitter", "shift_hue"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.draws import Draws
+from limbeck.data.counter_rng import Draws
 
 __all__ = ["Affine", "Crop", "Flip", "affine", "crop", "flip"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, final
 
-from limbeck.report.metrics import Curve
+from limbeck.report.metrics_csv import Curve
 
 __all__ = ["Agreement", "Arm", "Cell", "ClassChange", "Comparison", "Gain", "Judgement", "Mean", "Share", "Spent"]
 

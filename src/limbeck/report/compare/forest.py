@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 from limbeck.report.compare.comparison import Arm
-from limbeck.report.words import points
+from limbeck.report.formatting import points
 
 __all__ = ["Axis", "Line", "forest"]
 

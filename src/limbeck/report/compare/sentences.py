@@ -6,7 +6,7 @@ import math
 from typing import Final
 
 from limbeck.report.compare.comparison import Gain, Judgement, Share
-from limbeck.report.words import percent, points
+from limbeck.report.formatting import percent, points
 
 __all__ = ["RULE", "judged", "sentence"]
 

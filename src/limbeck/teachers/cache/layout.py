@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
-from limbeck.teachers.cache import codes
-from limbeck.teachers.cache.codes import Bytes
-from limbeck.teachers.cache.format import Format
+from limbeck.teachers.cache import codec as codes
+from limbeck.teachers.cache.cache_config import Format
+from limbeck.teachers.cache.codec import Bytes
 
 __all__ = ["Field", "Layout"]
 

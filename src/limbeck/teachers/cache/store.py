@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.files import digest, write_atomically
-from limbeck.teachers.cache.codes import Bytes
+from limbeck.teachers.cache.codec import Bytes
+from limbeck.utils.io import digest, write_atomically
 
 __all__ = ["CHECK", "Store"]
 

@@ -1,5 +1,0 @@
-"""Runs and studies under a folder, in a browser, live: read-only, on this machine only."""
-
-from limbeck.board.serve import serve
-
-__all__ = ["serve"]

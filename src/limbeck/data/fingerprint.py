@@ -1,0 +1,56 @@
+"""What decides the pictures of a stream, in one hash: whoever keeps answers to them asks whether it is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from typing import Final
+
+from limbeck.core.errors import LimbeckError
+from limbeck.data.augmentation import Views
+from limbeck.data.normalization import Normalization
+from limbeck.data.split import Part
+
+__all__ = ["identity"]
+
+_FORMAT: Final = "limbeck pictures 1"
+"""To be counted up when the same settings come to give other pictures."""
+
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+def identity(part: Part, views: Views, normalization: Normalization, *, seed: int) -> str:
+    """A sha256 of everything that decides which picture (sample, view) is: data, views, seed, normalisation.
+
+    The size of a batch, the process and ``per_decode`` decide nothing about a picture, and labels neither. Raises
+    ``LimbeckError`` where the pictures cannot be told for certain: a data set of your own that changes its items each
+    time, or a transform that does not tell its settings.
+    """
+    if not part.images.steady():
+        raise LimbeckError(
+            "the data set gives another picture each time the same one is asked for, so no answer to it can be kept: "
+            "take the randomness out of it, and put it into views"
+        )
+    text = [_FORMAT, part.images.fingerprint(), repr(normalization)]
+    text += [hashlib.sha256(numbers.numpy().tobytes()).hexdigest() for numbers in (part.number, part.places)]
+    if views.transforms:
+        text += [str(seed), str(views.per_sample), *map(_settings, views.transforms)]
+    return hashlib.sha256("\n".join(text).encode()).hexdigest()
+
+
+def _settings(transform: object) -> str:
+    """What a transform does, in text: its settings, and its code where that is not limbeck's."""
+    said = repr(transform)
+    kind = transform if inspect.isroutine(transform) else type(transform)
+    if _ADDRESS.search(said):
+        raise LimbeckError(
+            f"the transform {said} does not tell its settings, so nobody knows when an answer to it is still true: "
+            "make it a frozen dataclass"
+        )
+    if (kind.__module__ or "").startswith("limbeck."):
+        return f"{kind.__qualname__} {said}"
+    try:
+        return f"{kind.__qualname__} {said} {inspect.getsource(kind)}"
+    except (OSError, TypeError):  # written at a prompt: its settings are all there is
+        return f"{kind.__module__}.{kind.__qualname__} {said}"

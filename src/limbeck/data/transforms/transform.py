@@ -1,0 +1,50 @@
+"""The two kinds of transforms: those that change one picture, and those that mix two."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from limbeck.data.counter_rng import Draws
+
+__all__ = ["Mixing", "Transform"]
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """A change of pictures that depends on nothing but the draws."""
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        """The changed pictures, of the same shape."""
+        ...
+
+
+@runtime_checkable
+class Mixing(Protocol):
+    """A blend of two pictures, each with its share of the label.
+
+    Attributes:
+        alpha: the share is drawn from Beta(alpha, alpha).
+        probability: how often a picture is mixed at all.
+    """
+
+    @property
+    def alpha(self) -> float: ...
+
+    @property
+    def probability(self) -> float: ...
+
+    def blend(self, images: Tensor, others: Tensor, share: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+        """Each of ``images`` blended with the one of ``others`` in its place.
+
+        Arguments:
+            images: ``[batch, channels, height, width]``.
+            others: of the same shape.
+            share: ``[batch]``, how much of ``images`` is to be left.
+            centre: ``[batch, 2]`` numbers from 0 to below 1, for what has a place: from top and from left.
+
+        Returns:
+            The blend, and how much of ``images`` is left in it, ``[batch]``.
+        """
+        ...

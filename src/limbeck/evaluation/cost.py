@@ -1,0 +1,141 @@
+"""What a network costs: parameters, FLOPs, bytes, and the time of one answer.
+
+FLOPs are those of ``torch.utils.flop_counter`` (https://docs.pytorch.org/docs/stable) on the meta device, since on the
+CPU it misses fused scaled-dot-product attention. One multiply–add is 2 FLOPs; the batch is 1. Convolutions, matrix
+products and attention count, what is done to each element (norms, activations) does not.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.errors import LimbeckError
+from limbeck.evaluation.checks import evaluating
+from limbeck.features import bare
+from limbeck.utils.timing import timed
+
+__all__ = ["cost", "flops", "latency", "parameters", "weights_bytes"]
+
+
+def parameters(model: nn.Module) -> int:
+    """How many numbers the model learns; a parameter that several modules share counts once.
+
+    >>> parameters(nn.Linear(3, 2))
+    8
+    """
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def flops(model: nn.Module, example: Tensor) -> tuple[int | None, str | None]:
+    """The floating-point operations of one answer to one sample in eval mode, 2 for each multiply–add.
+
+    Args:
+        model: any module that takes ``example``; it is copied, and stays as it is.
+        example: inputs ``[n, ...]``, of which the first is taken. Values do not matter.
+
+    Returns:
+        The count and ``None``; or ``None`` and a sentence on why it could not be counted (a network that looks at
+        values, or keeps tensors outside its parameters and buffers, does not run on the meta device).
+
+    >>> flops(nn.Linear(3, 2), torch.zeros(1, 3))
+    (12, None)
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    one = _first(example)
+    try:
+        ghost = copy.deepcopy(bare(model)).to("meta").eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            ghost(one.to("meta"))
+    except Exception as error:  # a model's own code runs, and can raise anything
+        first_line = next(iter(str(error).splitlines()), "")
+        return None, (
+            f"the FLOPs of {type(model).__name__} are not known, since it does not run on the meta device "
+            f"({type(error).__name__}: {first_line[:160]})"
+        )
+    return int(counter.get_total_flops()), None
+
+
+def latency(
+    call: Callable[[], object], *, warmup: int = 20, repeats: int = 200, threads: int = 1, batch: int = 1,
+    budget: float = 5.0,
+) -> dict[str, Any]:  # fmt: skip
+    """How long ``call`` takes, in milliseconds of wall-clock time.
+
+    Args:
+        call: what is timed; on an accelerator it has to wait for its own result.
+        warmup: calls that are not timed; at least one, and no more than fit in a fifth of ``budget``.
+        repeats: calls that are timed; at least one, and no more than fit in ``budget``.
+        threads: torch threads while it is measured; put back after, also when ``call`` raises.
+        batch: samples in one call, which is only told again.
+        budget: seconds, after which a slow call is not begun again.
+
+    Returns:
+        ``median`` and ``p95`` (nearest rank) in ms, ``batch``, ``threads``, and ``repeats``: how many there were.
+
+    >>> sorted(latency(lambda: None, repeats=5))
+    ['batch', 'median', 'p95', 'repeats', 'threads']
+    """
+    if repeats < 1 or threads < 1 or warmup < 0:
+        raise LimbeckError(
+            f"latency takes repeats and threads from 1, warmup from 0, not {repeats}, {threads}, {warmup}"
+        )
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        taken = timed(call, warmup=warmup, repeats=repeats, budget=budget)
+    finally:
+        torch.set_num_threads(before)
+    return {**taken, "batch": batch, "threads": threads}
+
+
+def weights_bytes(model: nn.Module) -> int:
+    """The size of the ``.safetensors`` file that the model's weights and buffers make, in bytes.
+
+    Written to a temporary folder and looked at: shared tensors, types and the header are then what they will be.
+
+    >>> weights_bytes(nn.Linear(100, 10)) - 4 * 1010 < 200
+    True
+    """
+    from limbeck.models import save_weights
+
+    with tempfile.TemporaryDirectory() as folder:
+        return save_weights(model, Path(folder) / "weights.safetensors").stat().st_size
+
+
+def cost(model: nn.Module, example: Tensor) -> dict[str, Any]:
+    """Every efficiency figure of one network, as it stands in the record, and ``warnings`` on those that are missing.
+
+    The latency is that of eager torch on the CPU with one thread, for the first sample of ``example`` (``[n, ...]``).
+    The model's modes, device and weights stay as they are.
+
+    >>> found = cost(nn.Linear(3, 2), torch.zeros(1, 3))
+    >>> found["parameters"], found["flops"], found["latency_ms"]["batch"], found["warnings"]
+    (8, 12, 1, [])
+    """
+    count, warning = flops(model, example)
+    on_cpu = all(tensor.is_cpu for tensor in (*model.parameters(), *model.buffers()))
+    measured = model if on_cpu else copy.deepcopy(model).cpu()
+    one = _first(example).cpu()
+    with evaluating(measured):
+        took = latency(lambda: measured(one))
+    return {
+        "parameters": parameters(model),
+        "flops": count,
+        "bytes": weights_bytes(model),
+        "latency_ms": took,
+        "warnings": [warning] if warning else [],
+    }
+
+
+def _first(example: Tensor) -> Tensor:
+    if not example.ndim or not len(example):
+        raise LimbeckError(f"an example is a batch of at least one input, [n, ...], not {list(example.shape)}")
+    return example[:1].detach()

@@ -1,0 +1,120 @@
+"""Two networks on the same test samples: McNemar's exact test, and the gain's interval over samples of several seeds.
+
+Both say what another draw of test samples would change, and not what another training would: that is
+:mod:`limbeck.evaluation.seed_statistics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.core.errors import LimbeckError
+
+__all__ = ["bootstrap_over_samples", "mcnemar"]
+
+
+def mcnemar(right_a: Tensor, right_b: Tensor) -> dict[str, Any]:
+    """Whether two networks are right equally often, by the samples on which only one of them is right.
+
+    McNemar (1947, https://doi.org/10.1007/BF02295996), exact: where both are equally good, a sample that only one gets
+    right falls to either like a coin, so ``p`` is the two-sided binomial one; 1 where there is no such sample. For two
+    networks that are trained already it is the test to take (Dietterich, 1998,
+    https://doi.org/10.1162/089976698300017197).
+
+    Args:
+        right_a: ``[n]`` booleans, whether ours is right on each sample.
+        right_b: ``[n]`` booleans of the other for the same samples in the same order.
+
+    Returns:
+        ``only_ours`` and ``only_theirs``, the samples that only one gets right, and ``p``.
+
+    Raises:
+        LimbeckError: no sample, different lengths, or values that are not booleans.
+
+    >>> mcnemar(torch.tensor([True] * 7 + [False]), torch.tensor([True] + [False] * 6 + [True]))
+    {'only_ours': 6, 'only_theirs': 1, 'p': 0.125}
+    """
+    from scipy.stats import binomtest  # type: ignore[import-untyped,unused-ignore]
+
+    ours, theirs = _both(right_a, right_b)
+    only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    apart = only_ours + only_theirs
+    p = float(binomtest(only_ours, apart, 0.5).pvalue) if apart else 1.0
+    return {"only_ours": only_ours, "only_theirs": only_theirs, "p": p}
+
+
+def bootstrap_over_samples(
+    pairs: Sequence[tuple[Tensor, Tensor]], *, shared: bool, resamples: int = 2_000, seed: int = 0
+) -> dict[str, float]:
+    """How many points more of the samples ours gets right, mean over seeds, with the 95 % interval over the samples.
+
+    Efron's bootstrap (1979, https://doi.org/10.1214/aos/1176344552), with percentile intervals. Where all seeds
+    answered the same samples, a hard sample is hard for all of them, and
+    drawing samples for each seed apart would give an interval that is too narrow.
+
+    Args:
+        pairs: for each seed, whether ours and theirs are right, both ``[n]`` booleans in the same order.
+        shared: the seeds answered the same samples in the same order, which are drawn once for all; otherwise each
+            seed's samples are drawn apart.
+        resamples: how many times the samples are drawn again.
+        seed: of the draws.
+
+    Returns:
+        ``mean``, ``low`` and ``high`` in percentage points.
+
+    Raises:
+        LimbeckError: no seed or no sample, lengths that do not fit, or values that are not booleans.
+
+    >>> ours, theirs = torch.tensor([True] * 90 + [False] * 10), torch.tensor([True] * 80 + [False] * 20)
+    >>> bootstrap_over_samples([(ours, theirs)] * 3, shared=True)
+    {'mean': 10.0, 'low': 4.0, 'high': 16.0}
+    """
+    import numpy as np
+
+    if resamples < 1:
+        raise LimbeckError(f"resamples is at least 1, not {resamples}")
+    gains = [_gain(ours, theirs) for ours, theirs in pairs]
+    if not gains:
+        raise LimbeckError("a bootstrap over samples takes the answers of at least one seed, not none")
+    lengths = {len(gain) for gain in gains}
+    if shared and len(lengths) > 1:
+        raise LimbeckError(f"seeds that share their samples have equally many, not {sorted(lengths)}")
+    groups = [torch.stack(gains).sum(dim=0)] if shared else gains
+    rng = np.random.default_rng(seed)
+    drawn = sum(_drawn_means(group, resamples, rng) for group in groups) * (100 / len(gains))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    mean = sum(100 * int(gain.sum()) / len(gain) for gain in gains) / len(gains)
+    return {"mean": mean, "low": float(low), "high": float(high)}
+
+
+def _drawn_means(values: Tensor, resamples: int, rng: Any) -> Any:
+    """``[resamples]`` means of drawing whole numbers again.
+
+    A draw is known by how often it took each value, and of s seeds a sample's value is one of 2 s + 1: the same
+    distribution as drawing all samples, in memory that does not grow with them.
+    """
+    import numpy as np
+
+    found, counts = np.unique(values.numpy(), return_counts=True)
+    return rng.multinomial(len(values), counts / len(values), size=resamples) @ found / len(values)
+
+
+def _gain(ours: Tensor, theirs: Tensor) -> Tensor:
+    """``[n]``: 1 where only ours is right, −1 where only theirs is, else 0."""
+    ours, theirs = _both(ours, theirs)
+    return ours.int() - theirs.int()
+
+
+def _both(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    if ours.dtype != torch.bool or theirs.dtype != torch.bool:
+        raise LimbeckError(f"right and wrong are booleans, not {ours.dtype} and {theirs.dtype}")
+    if ours.ndim != 1 or ours.shape != theirs.shape or not len(ours):
+        raise LimbeckError(
+            "both networks answer the same samples, at least one, so there are as many answers of each, "
+            f"not {list(ours.shape)} and {list(theirs.shape)}"
+        )
+    return ours.detach().cpu(), theirs.detach().cpu()

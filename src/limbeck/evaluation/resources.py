@@ -1,0 +1,112 @@
+"""What a piece of work cost: wall seconds, CPU seconds, GPU seconds, and joules where the machine tells."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Self, final
+
+import torch
+
+from limbeck.core.errors import LimbeckError
+from limbeck.evaluation.energy import POWERCAP, PackageJoules, bare, card_joules
+
+__all__ = ["Spending"]
+
+
+@final
+class Spending:
+    """Measures what the block under ``with`` costs; a block that ends by an error is measured too.
+
+    - ``seconds``: of the clock on the wall.
+    - ``cpu_seconds``: of all threads of this process, and of those of its children that ended within the block and were
+      waited for. A loader's worker that outlives the block counts in the block in which it ends.
+    - ``gpu_seconds``: by convention, ``seconds`` times the CUDA devices this process holds memory on at the end, which
+      are waited for at both ends. It is how long the devices were kept, and not how busy they were. Without CUDA 0.
+    - ``joules``: of the processor's packages by RAPL, and of the devices of ``gpu_seconds`` by NVML, added where both
+      tell; ``None`` where neither does. It is the use of the whole package and the whole card, also by what others ran
+      there meanwhile; ``meters`` says what is in it, and only figures with the same meters can be compared.
+
+    Arguments:
+        powercap: the folder of the kernel's powercap zones.
+
+    Attributes:
+        meters: what told joules: of ``rapl`` and ``nvml`` none, one or both.
+
+    >>> with Spending() as spent:
+    ...     total = sum(range(1000))
+    >>> sorted(spent.plain()), 0 <= spent.plain()["seconds"] < 1
+    (['cpu_seconds', 'gpu_seconds', 'joules', 'seconds'], True)
+    """
+
+    def __init__(self, *, powercap: Path = POWERCAP) -> None:
+        self.meters: tuple[str, ...] = ()
+        self._packages = PackageJoules(powercap)
+        self._cards: dict[str, float] = {}
+        self._began = (0.0, 0.0)
+        self._spent: dict[str, float | None] | None = None
+
+    def __enter__(self) -> Self:
+        self._spent, self.meters = None, ()
+        _wait(_devices())
+        self._cards = card_joules()
+        self._packages.__enter__()
+        self._began = time.perf_counter(), _cpu_seconds()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        devices = _devices()
+        _wait(devices)
+        seconds, cpu_seconds = time.perf_counter() - self._began[0], _cpu_seconds() - self._began[1]
+        self._packages.__exit__()
+        told = {"rapl": self._packages.joules, "nvml": _used(self._cards, devices)}
+        joules = [value for value in told.values() if value is not None]
+        self.meters = tuple(meter for meter, value in told.items() if value is not None)
+        self._spent = {
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            "gpu_seconds": seconds * len(devices),
+            "joules": sum(joules) if joules else None,
+        }
+
+    def plain(self) -> dict[str, float | None]:
+        """``seconds``, ``cpu_seconds``, ``gpu_seconds`` and ``joules`` (or ``None``), as a record holds them.
+
+        Raises:
+            LimbeckError: the block has not ended.
+        """
+        if self._spent is None:
+            raise LimbeckError("what was spent is known at the end of its block: ask after it, not within or before")
+        return dict(self._spent)
+
+
+def _cpu_seconds() -> float:
+    """User and system time of this process and of its children that were waited for."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows, which tells a process its own time only
+        return time.process_time()
+    of = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in of)
+
+
+def _devices() -> list[int]:
+    """The CUDA devices on which this process holds memory; asking starts no CUDA, which a fork could not follow."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call,unused-ignore]
+        return []
+    return [device for device in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(device)]
+
+
+def _wait(devices: list[int]) -> None:
+    """Until what was sent to the devices is done."""
+    for device in devices:
+        torch.cuda.synchronize(device)
+
+
+def _used(before: dict[str, float], devices: list[int]) -> float | None:
+    """Joules of these devices since ``before``; ``None`` without a device, or where one of them does not tell."""
+    uuids = [bare(str(torch.cuda.get_device_properties(device).uuid)) for device in devices]
+    now = card_joules() if uuids else {}
+    if not uuids or any(uuid not in before or uuid not in now for uuid in uuids):
+        return None
+    return sum(now[uuid] - before[uuid] for uuid in uuids)

@@ -1,0 +1,1 @@
+"""Robustness: attacks, corruptions, noise, shift and out-of-distribution data."""

@@ -1,0 +1,90 @@
+"""What networks answered on one part, kept beside the record: who was right where, without the networks.
+
+A paired test, an agreement matrix and a bootstrap over samples need each sample's answer; a mean is not enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor
+
+from limbeck.core.errors import LimbeckError
+from limbeck.evaluation.checks import checked, labelled
+from limbeck.utils.io import write_atomically
+
+__all__ = ["Answers", "load_answers", "save_answers"]
+
+_FORMAT = "limbeck answers 1"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers of several networks to the same samples.
+
+    Attributes:
+        target: ``[n]`` class numbers, −100 where there is no label.
+        predicted: by network, ``[n]`` class numbers.
+        confidence: by network, ``[n]`` probabilities of the predicted class.
+        part: the part of the data, ``test`` or ``validation``.
+        fingerprint: of the samples; answers with the same one are about the same samples in the same order.
+    """
+
+    target: Tensor
+    predicted: Mapping[str, Tensor]
+    confidence: Mapping[str, Tensor]
+    part: str
+    fingerprint: str
+
+    def right(self, name: str) -> Tensor:
+        """Whether ``name`` is right, ``[labelled]`` booleans: samples without a label are left out."""
+        known = self.target >= 0
+        return (self.predicted[name] == self.target)[known]
+
+
+def save_answers(
+    path: Path, logits: Mapping[str, Tensor], target: Tensor, *, part: str = "test", fingerprint: str = ""
+) -> Path:
+    """Write the answers of networks by name, from their ``logits`` ``[n, classes]``, as one safetensors file.
+
+    Raises:
+        LimbeckError: logits that are not finite or do not fit the target.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {"target": target.detach().cpu().long().contiguous()}
+    for name, rows in logits.items():
+        rows = checked(rows, whose=f"{name}'s")
+        labelled(tensors["target"], rows=len(rows), classes=rows.shape[1])
+        sure, predicted = rows.double().softmax(dim=1).max(dim=1)
+        tensors |= {f"{name}.predicted": predicted, f"{name}.confidence": sure.float()}
+    told = {"format": _FORMAT, "part": part, "fingerprint": fingerprint}
+    return write_atomically(path, lambda partial: save_file(tensors, partial, metadata=told))
+
+
+def load_answers(path: Path) -> Answers:
+    """Read what :func:`save_answers` wrote.
+
+    Raises:
+        LimbeckError: there is no such file, or it holds something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            told, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise LimbeckError(f"{path} holds no answers that can be read: run it again with this limbeck") from error
+    if told.get("format") != _FORMAT or "target" not in tensors:
+        raise LimbeckError(f"{path} is not what limbeck writes for answers: give the file of a finished run")
+    names = [key.removesuffix(".predicted") for key in tensors if key.endswith(".predicted")]
+    return Answers(
+        tensors["target"], {name: tensors[f"{name}.predicted"] for name in names},
+        {name: tensors.get(f"{name}.confidence", torch.empty(0)) for name in names},
+        told.get("part", "test"), told.get("fingerprint", ""),
+    )  # fmt: skip

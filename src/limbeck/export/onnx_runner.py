@@ -1,0 +1,71 @@
+"""Running an exported file in onnxruntime (https://onnxruntime.ai), on the CPU with one thread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.core.errors import LimbeckError, reason
+from limbeck.utils import timing
+
+__all__ = ["BATCH", "answer", "onnx_logits", "session_of", "timed"]
+
+BATCH = 64
+
+
+def onnx_logits(path: str | Path, inputs: Tensor) -> Tensor:
+    """The logits ``[n, classes]`` that an exported file gives for ``inputs`` ``[n, ...]``, on the CPU in float32.
+
+    Raises:
+        LimbeckError: the file is absent, damaged or not of limbeck's form, or the inputs do not fit it.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise LimbeckError(f"there is no ONNX file at {file}: export the student first")
+    session = session_of(str(file), of=str(file))
+    if not len(inputs):
+        raise LimbeckError("there is nothing to run: the inputs have no row")
+    return torch.cat([answer(session, part) for part in torch.split(inputs.detach().cpu(), BATCH)])
+
+
+def session_of(content: bytes | str, *, of: str) -> Any:
+    """An onnxruntime session on one CPU thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has an exception of its own for each way to fail
+        raise LimbeckError(
+            f"onnxruntime cannot load {of} ({reason(error)}): the file is damaged or of another version; export again"
+        ) from error
+    names = [one.name for one in session.get_inputs()], [one.name for one in session.get_outputs()]
+    if names != (["input"], ["logits"]):
+        raise LimbeckError(
+            f"{of} takes {names[0]} and gives {names[1]}, and limbeck's files take 'input' and give 'logits'"
+        )
+    return session
+
+
+def answer(session: Any, inputs: Tensor) -> Tensor:
+    """What the session says about one batch, or one sentence on why the inputs do not fit."""
+    try:
+        (logits,) = session.run(["logits"], {"input": inputs.numpy()})
+    except Exception as error:
+        expected = session.get_inputs()[0]
+        raise LimbeckError(
+            f"onnxruntime refuses inputs of {inputs.dtype} {list(inputs.shape)}; the file takes {expected.type} "
+            f"{expected.shape} ({reason(error)})"
+        ) from error
+    return torch.from_numpy(logits).float()
+
+
+def timed(session: Any, one: Tensor) -> dict[str, Any]:
+    """Milliseconds of one answer, in the record's form: up to 200 answers after 20, or what five seconds allow."""
+    feed = {"input": one.numpy()}
+    return {**timing.timed(lambda: session.run(["logits"], feed)), "batch": 1, "threads": 1}

@@ -1,0 +1,216 @@
+"""What the terms on features share: the axes of a feature tensor, and the learned step between unequal widths.
+
+And what those on relations share: a batch as one row a sample, and how far its samples are from each other.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limbeck.core.errors import LimbeckError
+from limbeck.losses._autograd import pooled, products
+from limbeck.losses._ops import widen
+
+__all__ = [
+    "Connector", "Layers", "Projection", "Same", "channels_first", "fitted", "match_size", "normed", "pointwise",
+    "relations", "require_comparable", "require_maps", "samples", "shaped", "step",
+]  # fmt: skip
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Average-pool the larger of two ``[batch, channels, height, width]`` maps to the smaller; leave others alone."""
+    if student.ndim != 4 or teacher.ndim != 4 or student.shape[2:] == teacher.shape[2:]:
+        return student, teacher
+    size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
+    return pooled(student, size), pooled(teacher, size)
+
+
+def channels_first(features: Tensor) -> Tensor:
+    """``[batch, tokens, width]`` has its channels last; the others have them at axis 1 already."""
+    return features.transpose(1, 2) if features.ndim == 3 else features
+
+
+def require_maps(student: Tensor, teacher: Tensor, *, method: str) -> None:
+    """Refuse what is no ``[batch, channels, height, width]``, naming whose it is."""
+    for who, features in (("student", student), ("teacher", teacher)):
+        if features.ndim != 4:
+            raise LimbeckError(
+                f"{method} compares [batch, channels, height, width]; the {who}'s features have the shape "
+                f"{list(features.shape)}: tap a convolutional layer"
+            )
+
+
+def require_comparable(student: Tensor, teacher: Tensor) -> None:
+    """Refuse two tapped tensors between which no learned linear step leads."""
+    if student.ndim != teacher.ndim or student.ndim not in (2, 3, 4):
+        raise LimbeckError(
+            f"features of shapes {list(student.shape)} and {list(teacher.shape)} cannot be compared: tap layers "
+            "that both give [batch, width], [batch, tokens, width] or [batch, channels, height, width]"
+        )
+
+
+def shaped(part: M | None, term: str) -> M:
+    """What a term learns, or an error where ``prepare`` has not shaped it."""
+    if part is None:
+        raise LimbeckError(f"{term} has no projection yet: call distiller.prepare(batch) before building the optimizer")
+    return part
+
+
+def pointwise(like: Tensor, inputs: int, outputs: int, *, bias: bool = True) -> nn.Conv2d | nn.Linear:
+    """A linear layer at every position of features of the rank, precision and device of ``like``."""
+    layer = nn.Conv2d(inputs, outputs, 1, bias=bias) if like.ndim == 4 else nn.Linear(inputs, outputs, bias=bias)
+    return layer.to(widen(like))
+
+
+def normed(norm: nn.BatchNorm1d | nn.BatchNorm2d, features: Tensor) -> Tensor:
+    """``norm(features)``, by its running statistics where a channel has fewer than two values to take others from."""
+    if features.numel() < 2 * features.shape[1]:
+        return F.batch_norm(features, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    out: Tensor = norm(features)
+    return out
+
+
+def step(student: Tensor, teacher: Tensor) -> str:
+    """The step between two features, for a repr: their widths, and how maps of unequal size come together.
+
+    >>> import torch
+    >>> step(torch.zeros(1, 8, 4, 4), torch.zeros(1, 6, 2, 2))
+    '8 → 6, maps 4×4 and 2×2 pooled to 2×2'
+    """
+    widths = "{} → {}".format(*(channels_first(features).shape[1] for features in (student, teacher)))
+    if student.ndim != 4 or student.shape[2:] == teacher.shape[2:]:
+        return widths
+    own, its = (tuple(features.shape[2:]) for features in (student, teacher))
+    both = (min(own[0], its[0]), min(own[1], its[1]))
+    return widths + ", maps {}×{} and {}×{} pooled to {}×{}".format(*own, *its, *both)
+
+
+def fitted(student: Tensor, teacher: Tensor) -> Projection | Same:
+    """A :class:`Projection` where the widths differ; nothing to learn where they are equal."""
+    require_comparable(student, teacher)
+    equal = channels_first(student).shape[1] == channels_first(teacher).shape[1]
+    return Same(student, teacher) if equal else Projection(student, teacher)
+
+
+def samples(student: Tensor, teacher: Tensor, *, what: str) -> tuple[Tensor, Tensor]:
+    """Both as ``[batch, values]``, widened, the teacher without its gradient; an error where the batches differ."""
+    if not student.ndim or not teacher.ndim or len(student) != len(teacher):
+        raise LimbeckError(
+            f"{what} relates the samples of one batch, and the student's features have the shape "
+            f"{list(student.shape)} and the teacher's {list(teacher.shape)}: tap layers that give [batch, ...]"
+        )
+    return _rows(widen(student)), _rows(widen(teacher).detach())
+
+
+def relations(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Products, distances, and which samples are the same, each ``[batch, batch]``, of ``[batch, values]``.
+
+    The products are of the rows around their mean. Distances come of them, so no ``[batch, batch, values]`` is made;
+    two rows nearer than such a difference can tell are the same: at distance 0, without a gradient, whose root would
+    be infinite.
+
+    >>> relations(torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 4.0]]))[1]
+    tensor([[0., 5., 5.],
+            [5., 0., 0.],
+            [5., 0., 0.]])
+    """
+    rows = rows - rows.mean(dim=0)
+    among = products(rows)
+    lengths = among.diagonal()
+    both = lengths.unsqueeze(1) + lengths
+    squares = both - 2 * among
+    same = squares <= 32 * torch.finfo(rows.dtype).eps * both
+    return among, squares.masked_fill(same, 1.0).sqrt().masked_fill(same, 0.0), same
+
+
+@final
+class Projection(nn.Module):
+    """A learned linear step from the student's width to the teacher's, at every position.
+
+    ``[batch, channels, height, width]`` goes through a 1×1 convolution (channels are axis 1), ``[batch, width]`` and
+    ``[batch, tokens, width]`` through a linear layer on the last axis.
+    """
+
+    def __init__(self, student: Tensor, teacher: Tensor) -> None:
+        super().__init__()
+        require_comparable(student, teacher)
+        axis = 1 if student.ndim == 4 else -1
+        self.widths, self.told = (student.shape[axis], teacher.shape[axis]), step(student, teacher)
+        self.layer = pointwise(student, *self.widths)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The student's features in the teacher's width."""
+        # distiller.to(bfloat16) moves the layer as well; what comes out is widened again by the loss.
+        projected: Tensor = self.layer(features.to(next(self.layer.parameters()).dtype))
+        return projected
+
+    def extra_repr(self) -> str:
+        return self.told
+
+
+@final
+class Same(nn.Module):
+    """The step between equal widths, where none is needed: the features as they are."""
+
+    def __init__(self, student: Tensor, teacher: Tensor) -> None:
+        super().__init__()
+        self.told = step(student, teacher)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``features``."""
+        return features
+
+    def extra_repr(self) -> str:
+        return self.told
+
+
+@final
+class Connector(nn.Module):
+    """A learned linear step without bias and a BatchNorm: from the student's features to the teacher's pre-activations.
+
+    As :class:`Projection`, but what it gives has its channels at axis 1.
+    """
+
+    def __init__(self, student: Tensor, teacher: Tensor) -> None:
+        super().__init__()
+        require_comparable(student, teacher)
+        inside, outside = channels_first(student).shape[1], channels_first(teacher).shape[1]
+        self.told = step(student, teacher)
+        self.layer = pointwise(student, inside, outside, bias=False)
+        kind = nn.BatchNorm2d if student.ndim == 4 else nn.BatchNorm1d
+        self.norm = kind(outside).to(widen(student))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The student's features in the teacher's width, each channel normalised."""
+        return normed(self.norm, channels_first(self.layer(features.to(self.norm.weight.dtype))))
+
+    def extra_repr(self) -> str:
+        return self.told
+
+
+@final
+class Layers(nn.Sequential):
+    """Layers one after the other, in their own precision, which tell in their repr between what they stand."""
+
+    def __init__(self, *layers: nn.Module, told: str) -> None:
+        super().__init__(*layers)
+        self.told = told
+
+    def forward(self, features: Tensor) -> Tensor:
+        """What the last layer gives."""
+        # distiller.to(bfloat16) moves the layers as well; what comes out is widened again by the loss.
+        out: Tensor = super().forward(features.to(next(self.parameters()).dtype))  # type: ignore[no-untyped-call]
+        return out
+
+    def extra_repr(self) -> str:
+        return self.told
+
+
+def _rows(features: Tensor) -> Tensor:
+    return features.flatten(1) if features.ndim > 1 else features.unsqueeze(1)

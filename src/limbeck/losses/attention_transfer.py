@@ -1,0 +1,68 @@
+"""Knowledge of features: where the network looks (attention transfer).
+
+Zagoruyko & Komodakis, ICLR 2017, https://arxiv.org/abs/1612.03928. A map is the mean over channels of |f|^power,
+flattened and divided by its L2 norm. The published code takes the mean of the squared difference over batch and
+positions, the paper a sum of norms, some hundred times larger; this is the code's form, for which the usual weight of
+1000 was chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.loss_context import Exchange
+from limbeck.losses._autograd import distance_of_maps
+from limbeck.losses._features import match_size, require_maps
+from limbeck.losses._ops import mean_squared, widen
+
+__all__ = ["AttentionTransfer", "attention"]
+
+
+def attention(student: Tensor, teacher: Tensor, *, power: float = 2.0) -> Tensor:
+    """Mean over batch and positions of the squared difference of the two L2-normalised attention maps.
+
+    Shapes: ``[batch, channels, height, width]`` each; channels may differ, and the larger map is average-pooled to the
+    smaller before its attention is taken. Zero where the maps are proportional.
+
+    >>> import torch
+    >>> attention(torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]]))
+    tensor(1.)
+    """
+    require_maps(student, teacher, method="attention transfer")
+    student, teacher = match_size(widen(student), widen(teacher).detach())
+    if power == 2:
+        return distance_of_maps(student, teacher)
+    return mean_squared(_map(student, power), _map(teacher, power))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AttentionTransfer:
+    """:func:`attention` between two tapped layers.
+
+    Arguments:
+        at: the name of the tap, given to the student and to the teacher alike.
+        power: the exponent of the activations, at least 1 (below it, a zero after a ReLU has no finite gradient).
+        teacher: which teacher; ``None`` takes the combination of all.
+    """
+
+    at: str
+    power: float = 2.0
+    teacher: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.power >= 1:
+            raise LimbeckError(f"the power of an attention map is at least 1, not {self.power}")
+
+    def __call__(self, exchange: Exchange) -> Tensor:
+        student, teacher = exchange.pair(self.teacher)
+        return attention(student.tap(self.at), teacher.tap(self.at), power=self.power)
+
+
+def _map(features: Tensor, power: float) -> Tensor:
+    return F.normalize(features.abs().pow(power).mean(dim=1).flatten(1), dim=1)

@@ -1,0 +1,88 @@
+"""Knowledge of relations between samples: their kernel matrix (correlation congruence).
+
+Peng et al., ICCV 2019, https://arxiv.org/abs/1904.01802. With K a kernel between all pairs of a batch, the loss is the
+mean over batch² entries of the squared difference between the student's K and the teacher's. Features are flattened and
+made of length 1 first, for both kernels, so that networks of different widths and scales can be compared:
+
+    gaussian  exp(−gamma · ‖x − y‖²)    the paper's choice, gamma 0.4
+    bilinear  x · y
+
+The paper expands the Gaussian kernel to second order, to save work; between unit vectors it is exp(2 gamma (x·y − 1)),
+so here it is exact. A well-known benchmark calls by this name the product of differences of neighbours in the batch,
+which is another loss.
+
+On several processes, each sees only the pairs within its own share, unless the objective gathers this term
+(``gather: true`` in a recipe).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, final
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.loss_context import Exchange
+from limbeck.losses._autograd import products
+from limbeck.losses._features import samples
+from limbeck.losses._ops import mean_squared
+
+__all__ = ["Correlation", "correlation"]
+
+Kernel = Literal["gaussian", "bilinear"]
+
+
+def correlation(student: Tensor, teacher: Tensor, *, kernel: Kernel = "gaussian", gamma: float = 0.4) -> Tensor:
+    """Mean over all pairs of the squared difference of the two kernel matrices of the batch.
+
+    Shapes: ``[batch, ...]`` of any rank; only the batch has to agree. ``gamma`` is the Gaussian kernel's alone. Zero
+    where the angles between samples are the same.
+
+    >>> import torch
+    >>> correlation(torch.eye(2), torch.ones(2, 2), kernel="bilinear")
+    tensor(0.5000)
+    """
+    _require(kernel, gamma)
+    student, teacher = samples(student, teacher, what="correlation")
+    return mean_squared(_kernel(student, kernel, gamma), _kernel(teacher, kernel, gamma))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """:func:`correlation` between two tapped layers.
+
+    Arguments:
+        at: the name of the tap, given to the student and to the teacher alike.
+        kernel: ``"gaussian"`` or ``"bilinear"``.
+        gamma: of the Gaussian kernel, above zero; the bilinear one has none.
+        teacher: which teacher; ``None`` takes the combination of all.
+    """
+
+    at: str
+    kernel: Kernel = "gaussian"
+    gamma: float = 0.4
+    teacher: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.kernel, self.gamma)
+
+    def __call__(self, exchange: Exchange) -> Tensor:
+        student, teacher = exchange.pair(self.teacher)
+        return correlation(student.tap(self.at), teacher.tap(self.at), kernel=self.kernel, gamma=self.gamma)
+
+
+def _kernel(rows: Tensor, kernel: Kernel, gamma: float) -> Tensor:
+    unit = F.normalize(rows, dim=1)
+    cosines = products(unit)
+    return cosines if kernel == "bilinear" else (2 * gamma * (cosines - 1)).exp()
+
+
+def _require(kernel: str, gamma: float) -> None:
+    if kernel not in ("gaussian", "bilinear"):
+        raise LimbeckError(f"a kernel is 'gaussian' or 'bilinear', not {kernel!r}")
+    if not 0 < gamma < math.inf:
+        raise LimbeckError(f"the gamma of a Gaussian kernel is a number above zero, not {gamma}")

@@ -1,0 +1,70 @@
+"""The truth: cross-entropy with the labels (or with label probabilities, as Mixup makes them).
+
+Rows whose target is −100, or probabilities that are all zero, carry no label and are left out of the mean; a batch with
+no label at all costs zero. Label
+smoothing is Szegedy et al. (2016), https://arxiv.org/abs/1512.00567: the uniform distribution takes its share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, final
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.loss_context import Exchange
+from limbeck.losses._ops import widen
+
+__all__ = ["UNLABELLED", "CrossEntropy", "cross_entropy"]
+
+UNLABELLED: Final = -100
+
+
+def cross_entropy(student: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Mean over the labelled rows of −log q(target), in nats.
+
+    Shapes: ``student`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class numbers (−100: no label) or
+    ``[rows, classes]`` probabilities (all zero: no label).
+
+    >>> import torch
+    >>> cross_entropy(torch.tensor([[2.0, 0.0], [0.0, 9.0]]), torch.tensor([0, -100]))
+    tensor(0.1269)
+    """
+    if len(student) != len(target):
+        raise LimbeckError(f"the student answered {len(student)} rows and the target has {len(target)}")
+    if target.ndim == 1 and target.is_floating_point():
+        raise LimbeckError(f"class numbers are integers, and these targets are {target.dtype}: give target.long()")
+    student, classes = widen(student), student.shape[1]
+    if target.ndim == 2:
+        if target.shape[1] != classes:
+            raise LimbeckError(f"the student knows {classes} classes and the target has {target.shape[1]}")
+        wanted = target.to(student) * (1 - label_smoothing) + label_smoothing / classes
+        # Nothing wanted of an impossible class (logit −inf) costs 0, not 0 · inf.
+        log_q = F.log_softmax(student, dim=1).masked_fill(wanted == 0, 0.0)
+        known = (target != 0).any(dim=1)
+        return -(wanted * log_q).sum(dim=1).masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
+    total = F.cross_entropy(
+        student, target.long(), label_smoothing=label_smoothing, ignore_index=UNLABELLED, reduction="sum"
+    )
+    return total / (target != UNLABELLED).sum().clamp(min=1)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CrossEntropy:
+    """:func:`cross_entropy` of the student's logits with the truth.
+
+    Arguments:
+        label_smoothing: the share of the uniform distribution, from 0 to below 1.
+    """
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise LimbeckError(f"label smoothing is a share from 0 to below 1, not {self.label_smoothing}")
+
+    def __call__(self, exchange: Exchange) -> Tensor:
+        return cross_entropy(exchange.student.rows(), exchange.truth(), label_smoothing=self.label_smoothing)

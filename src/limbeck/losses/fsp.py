@@ -1,0 +1,116 @@
+"""Knowledge of relations: how a network goes from one layer to another (flow of solution procedure, FSP).
+
+Yim et al., CVPR 2017, https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html. The
+flow of a sample between two layers is F·Gᵀ / positions, with F and G their features as [channels, positions]; where the
+two have maps of different size, both are average-pooled to the smaller (the paper's max-pools). The loss is the mean of
+the squared difference over batch and channel pairs; the paper's is the sum over pairs, larger by their number.
+Positions are summed away, so the teacher's maps may have any size; channels may not differ, so the class learns a
+projection where they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.loss_context import Exchange
+from limbeck.losses._autograd import pooled
+from limbeck.losses._features import Projection, channels_first
+from limbeck.losses._ops import mean_squared, widen
+
+__all__ = ["Flow", "flow"]
+
+_POOL: Final[Mapping[int, Callable[..., Tensor]]] = {
+    3: F.adaptive_avg_pool1d,
+    4: pooled,
+    5: F.adaptive_avg_pool3d,
+}
+
+
+def flow(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean over batch and channel pairs of the squared difference of the flows between an earlier and a later layer.
+
+    Shapes: four times ``[batch, channels, ...]`` of up to three more axes, two for each network, of which one pair has
+    equally many axes. Student and teacher have equal channels at the earlier layer, and at the later.
+
+    >>> ones = torch.ones(1, 1, 2)
+    >>> flow((ones, 2 * ones), (ones, ones))
+    tensor(1.)
+    """
+    for ours, its in zip(student, teacher, strict=True):
+        if ours.shape[:2] != its.shape[:2]:
+            raise LimbeckError(
+                f"flows of {list(ours.shape)} and {list(its.shape)} have different sizes: batch and channels must "
+                "agree (the class Flow learns a projection)"
+            )
+    first, last = student
+    its_first, its_last = teacher
+    return mean_squared(
+        _flow(widen(first), widen(last)), _flow(widen(its_first).detach(), widen(its_last).detach())
+    )  # fmt: skip
+
+
+@final
+class Flow(nn.Module):
+    """:func:`flow` between two tapped layers of each network, through learned projections where channels differ.
+
+    Arguments:
+        first: the name of the earlier tap, given to the student and to the teacher alike.
+        last: the name of the later one.
+        teacher: which teacher; ``None`` takes the combination of all.
+    """
+
+    def __init__(self, first: str, last: str, *, teacher: str | None = None) -> None:
+        super().__init__()
+        self.first, self.last, self.teacher = first, last, teacher
+        self.projections: nn.ModuleList | None = None
+
+    def prepare(self, exchange: Exchange) -> None:
+        """Shape the projections by the features of ``exchange``; none is needed between equal channels."""
+        student, teacher = exchange.pair(self.teacher)
+        self.projections = nn.ModuleList()
+        for at in (self.first, self.last):
+            ours, its = student.tap(at), teacher.tap(at)
+            equal = channels_first(ours).shape[1] == channels_first(its).shape[1]
+            self.projections.append(nn.Identity() if equal else Projection(ours, its))
+
+    def forward(self, exchange: Exchange) -> Tensor:
+        """The loss of this exchange."""
+        if self.projections is None:
+            raise LimbeckError(
+                "Flow has no projections yet: call distiller.prepare(batch) before building the optimizer"
+            )
+        student, teacher = exchange.pair(self.teacher)
+        first, last = (
+            channels_first(projection(widen(student.tap(at))))
+            for at, projection in zip((self.first, self.last), self.projections, strict=True)
+        )
+        its_first, its_last = (channels_first(teacher.tap(at)) for at in (self.first, self.last))
+        return flow((first, last), (its_first, its_last))
+
+    def extra_repr(self) -> str:
+        named = f"first={self.first!r}, last={self.last!r}"
+        return named + (f", teacher={self.teacher!r}" if self.teacher else "")
+
+
+def _flow(first: Tensor, last: Tensor) -> Tensor:
+    """``[batch, channels, channels]``."""
+    if first.ndim != last.ndim or len(first) != len(last) or not 2 <= first.ndim <= 5:
+        raise LimbeckError(
+            f"a flow goes between two layers of one network, and these have the shapes {list(first.shape)} and "
+            f"{list(last.shape)}: tap layers that both give [batch, channels, ...] with equally many axes"
+        )
+    size = tuple(map(min, first.shape[2:], last.shape[2:]))
+    rows = [_at_size(features, size).flatten(2) if size else features.unsqueeze(2) for features in (first, last)]
+    return torch.bmm(rows[0], rows[1].transpose(1, 2)) / rows[0].shape[2]
+
+
+def _at_size(features: Tensor, size: tuple[int, ...]) -> Tensor:
+    if tuple(features.shape[2:]) == size or not len(features):
+        return features if len(features) else features.new_zeros(0, features.shape[1], *size)
+    return _POOL[features.ndim](features, size)

@@ -1,0 +1,78 @@
+"""Knowledge of relations: which channels fire together (Gram matrices).
+
+Gatys et al., CVPR 2016, https://arxiv.org/abs/1508.06576, and, between the layers of one network, Yim et al., CVPR
+2017. The Gram matrix of a sample is F·Fᵀ / positions, with F the features as [channels, positions]; the loss is the
+mean of the squared difference over batch and channel pairs. Positions may differ between the two networks, since they
+are summed away; channels may not, so the class learns a projection where they do.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+from torch import Tensor, nn
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.loss_context import Exchange
+from limbeck.losses._autograd import products
+from limbeck.losses._features import Projection, channels_first
+from limbeck.losses._ops import mean_squared, widen
+
+__all__ = ["Gram", "gram"]
+
+
+def gram(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over batch and channel pairs of the squared difference of F·Fᵀ / positions.
+
+    Shapes: ``[batch, channels, ...]`` of any rank and of equal channels; the positions may differ.
+
+    >>> import torch
+    >>> gram(torch.tensor([[[1.0, 1.0]]]), torch.tensor([[[2.0]]]))
+    tensor(9.)
+    """
+    if student.shape[:2] != teacher.shape[:2]:
+        raise LimbeckError(
+            f"Gram matrices of {list(student.shape)} and {list(teacher.shape)} have different sizes: batch and "
+            "channels must agree (the class Gram learns a projection)"
+        )
+    return mean_squared(_gram(widen(student)), _gram(widen(teacher).detach()))
+
+
+@final
+class Gram(nn.Module):
+    """:func:`gram` between two tapped layers, through a learned projection where their channels differ.
+
+    Arguments:
+        at: the name of the tap, given to the student and to the teacher alike.
+        teacher: which teacher; ``None`` takes the combination of all.
+    """
+
+    def __init__(self, at: str, *, teacher: str | None = None) -> None:
+        super().__init__()
+        self.at, self.teacher = at, teacher
+        self.projection: Projection | nn.Identity | None = None
+
+    def prepare(self, exchange: Exchange) -> None:
+        """Shape the projection by the features of ``exchange``; none is needed between equal channels."""
+        pair = exchange.pair(self.teacher)
+        student, teacher = (channels_first(outputs.tap(self.at)) for outputs in pair)
+        equal = student.shape[1] == teacher.shape[1]
+        self.projection = nn.Identity() if equal else Projection(*(outputs.tap(self.at) for outputs in pair))
+
+    def forward(self, exchange: Exchange) -> Tensor:
+        """The loss of this exchange."""
+        if self.projection is None:
+            raise LimbeckError(
+                "Gram has no projection yet: call distiller.prepare(batch) before building the optimizer"
+            )
+        student, teacher = exchange.pair(self.teacher)
+        projected = self.projection(widen(student.tap(self.at)))
+        return gram(channels_first(projected), channels_first(teacher.tap(self.at)))
+
+    def extra_repr(self) -> str:
+        return f"at={self.at!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+
+
+def _gram(features: Tensor) -> Tensor:
+    rows = features.flatten(2) if features.ndim > 2 else features.unsqueeze(2)
+    return products(rows) / rows.shape[2]

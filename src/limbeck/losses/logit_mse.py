@@ -1,0 +1,47 @@
+"""Knowledge of responses: the logits themselves (Ba & Caruana, NeurIPS 2014, https://arxiv.org/abs/1312.6184).
+
+The mean over rows and classes of (student − teacher)². It is the one response loss that is a mean over classes: the
+paper's own form, and the gradient that a soft target has at a high temperature (Hinton et al., 2015, section 2.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from limbeck.core.loss_context import Exchange
+from limbeck.losses._logits import logits_pair
+from limbeck.losses._ops import mean_squared
+
+__all__ = ["LogitMSE", "logit_mse"]
+
+
+def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over rows and classes of (student − teacher)².
+
+    Shapes: both ``[rows, classes]`` logits, which have to be finite: a class ruled out by −inf has no distance. Adding
+    a number to all logits of a row changes the loss, as it does not change a soft target.
+
+    >>> import torch
+    >>> logit_mse(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+    tensor(2.5000)
+    """
+    return mean_squared(*logits_pair(student, teacher))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LogitMSE:
+    """:func:`logit_mse` of the student's and a teacher's logits.
+
+    Arguments:
+        teacher: which teacher; ``None`` takes the combination of all.
+    """
+
+    teacher: str | None = None
+
+    def __call__(self, exchange: Exchange) -> Tensor:
+        student, teacher = exchange.pair(self.teacher)
+        return logit_mse(student.rows(), teacher.rows())

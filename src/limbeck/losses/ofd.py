@@ -1,0 +1,126 @@
+"""Knowledge of features: the teacher's pre-activations, as far as they say something (overhaul, OFD).
+
+Heo et al., ICCV 2019, https://arxiv.org/abs/1904.01866. Tap both networks before the activation (behind the BatchNorm).
+The teacher's features pass a margin ReLU, t = max(t, m), with m ≤ 0 by channel: the mean of its negative responses. The
+student's pass a learned 1×1 convolution and a BatchNorm. The distance is the squared difference, but nothing where the
+student is below a target that is not positive: both stay silent there, and by how much says nothing.
+
+The published code sums over channels and positions, so its size depends on the map; here it is the mean over all
+elements. The paper weights a layer by half of that of the next deeper one: give each its weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.loss_context import Exchange
+from limbeck.losses._features import Connector, channels_first, match_size, shaped
+from limbeck.losses._ops import mean_squared, require_same_shape, widen
+
+__all__ = ["Overhaul", "batch_norm_margin", "overhaul"]
+
+_DIFFER = "the class Overhaul projects unequal channels and pools unequal maps; batch and tokens must be equal"
+
+
+def overhaul(student: Tensor, teacher: Tensor, *, margin: Tensor) -> Tensor:
+    """Mean over all elements of (student − target)², counted where the target or the student above it says something.
+
+    The target is max(teacher, margin); an element counts where target > 0 or student > target.
+
+    Shapes: both ``[batch, channels, ...]`` of pre-activations; ``margin`` ``[channels]``, zero or below.
+
+    >>> import torch
+    >>> overhaul(torch.tensor([[1.0, -3.0]]), torch.tensor([[2.0, -9.0]]), margin=torch.tensor([-0.5, -0.5]))
+    tensor(0.5000)
+    """
+    require_same_shape(student, teacher, what="features", hint=_DIFFER)
+    if student.ndim < 2 or margin.shape != student.shape[1:2]:
+        raise LimbeckError(
+            f"the margin of features {list(student.shape)} is one number for each channel, [channels], and here its "
+            f"shape is {list(margin.shape)}"
+        )
+    student, teacher = widen(student), widen(teacher).detach()
+    target = torch.maximum(teacher, margin.detach().to(teacher).reshape(-1, *[1] * (teacher.ndim - 2)))
+    return mean_squared(torch.where((target > 0) | (student > target), student, target), target)
+
+
+def batch_norm_margin(weight: Tensor, bias: Tensor) -> Tensor:
+    """The mean of the negative responses behind a BatchNorm, from its ``weight`` and ``bias`` (``[channels]`` each).
+
+    A channel of a BatchNorm is taken for normal with mean b = bias and deviation s = |weight|, so that the mean of what
+    is below zero is b − s · φ(b/s) / Φ(−b/s); −3s where less than 0.1 % is below zero, as in the published code.
+
+    >>> import torch
+    >>> batch_norm_margin(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 4.0]))
+    tensor([-0.7979, -3.0000])
+    """
+    scale, bias = widen(weight).detach().abs().clamp(min=1e-12), widen(bias).detach()
+    ratio = bias / scale
+    below = torch.special.ndtr(-ratio)
+    density = torch.exp(-ratio.square() / 2) / math.sqrt(2 * math.pi)
+    return torch.where(below > 1e-3, bias - scale * density / below.clamp(min=1e-3), -3 * scale)
+
+
+@final
+class Overhaul(nn.Module):
+    """:func:`overhaul` between two tapped layers, the student's through a learned projection with a BatchNorm.
+
+    Arguments:
+        at: the name of the tap, given to the student and to the teacher alike.
+        margin: one number for each of the teacher's channels (:func:`batch_norm_margin`); ``None`` measures the mean of
+            its negative responses, once, on the batch that shapes the projection.
+        teacher: which teacher; ``None`` takes the combination of all.
+
+    >>> from limbeck.testing import make_exchange
+    >>> exchange, term = make_exchange(teacher_taps={"mid": (3, 4, 4)}), Overhaul("mid")
+    >>> term.prepare(exchange)
+    >>> term.margin
+    tensor([-0.8604, -0.8250, -0.8943])
+    """
+
+    margin: Tensor | None
+
+    def __init__(self, at: str, *, margin: Sequence[float] | None = None, teacher: str | None = None) -> None:
+        super().__init__()
+        if margin is not None and not all(-math.inf < each <= 0 for each in margin):
+            raise LimbeckError(f"a margin is a number not above zero for each channel, and here they are {margin}")
+        self.at, self.teacher, self.given = at, teacher, margin
+        self.projection: Connector | None = None
+        self.register_buffer("margin", None)
+
+    def prepare(self, exchange: Exchange) -> None:
+        """Shape the projection by the features of ``exchange``, and measure the margin where none was given."""
+        student, teacher = (widen(said.tap(self.at)) for said in exchange.pair(self.teacher))
+        self.projection = Connector(student, teacher)
+        measured = _negative_mean(channels_first(teacher))
+        if self.given is not None and len(self.given) != len(measured):
+            raise LimbeckError(
+                f"Overhaul was given {len(self.given)} margins, and the teacher has {len(measured)} channels at "
+                f"{self.at!r}: give one for each"
+            )
+        self.margin = measured if self.given is None else measured.new_tensor(list(self.given))
+
+    def forward(self, exchange: Exchange) -> Tensor:
+        """The loss of this exchange."""
+        student, teacher = exchange.pair(self.teacher)
+        own = widen(shaped(self.projection, "Overhaul")(widen(student.tap(self.at))))
+        own, its = match_size(own, widen(channels_first(teacher.tap(self.at))))
+        assert self.margin is not None
+        return overhaul(own, its, margin=self.margin)
+
+    def extra_repr(self) -> str:
+        margin = "" if self.given is None else f", margin={list(self.given)}"
+        return f"at={self.at!r}{margin}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+
+
+def _negative_mean(features: Tensor) -> Tensor:
+    """Mean of what is below zero, by channel; 0 where nothing is, since a margin then changes nothing."""
+    dims = [axis for axis in range(features.ndim) if axis != 1]
+    below = features.detach().clamp(max=0.0)
+    return below.sum(dim=dims) / (below < 0).sum(dim=dims).clamp(min=1)

@@ -1,0 +1,68 @@
+"""Knowledge of relations between samples: who would be whose neighbour (probabilistic knowledge transfer, PKT).
+
+Passalis & Tefas, ECCV 2018, https://arxiv.org/abs/1803.10837. The cosines of all pairs of a batch, moved to 0..1 by
+(cosine + 1) / 2, are divided by the sum of their row, which makes each row a distribution over the batch: p the
+teacher's, q the student's. The loss is the mean over batch² entries of p · log((p + ε) / (q + ε)), ε = 1e-7. The usual
+weight is 30000. A mean over entries rather than a sum over each row is the published code's, for which that weight was
+chosen; it makes the same samples twice over cost half.
+
+On several processes, each sees only the pairs within its own share, unless the objective gathers this term
+(``gather: true`` in a recipe).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, final
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from limbeck.core.loss_context import Exchange
+from limbeck.losses._autograd import products
+from limbeck.losses._features import samples
+
+__all__ = ["Probability", "probability"]
+
+_EPSILON: Final = 1e-7
+
+
+def probability(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over all pairs of p · log((p + ε) / (q + ε)), p and q the batch's neighbourhoods.
+
+    Shapes: ``[batch, ...]`` of any rank; only the batch has to agree. Zero where the angles between samples are the
+    same.
+
+    >>> import torch
+    >>> probability(torch.eye(2), torch.ones(2, 2))
+    tensor(0.0294)
+    """
+    student, teacher = samples(student, teacher, what="probability")
+    if not len(student):
+        return student.sum()
+    q, p = _neighbours(student), _neighbours(teacher)
+    return (p * ((p + _EPSILON) / (q + _EPSILON)).log()).mean()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Probability:
+    """:func:`probability` between two tapped layers.
+
+    Arguments:
+        at: the name of the tap, given to the student and to the teacher alike.
+        teacher: which teacher; ``None`` takes the combination of all.
+    """
+
+    at: str
+    teacher: str | None = None
+
+    def __call__(self, exchange: Exchange) -> Tensor:
+        student, teacher = exchange.pair(self.teacher)
+        return probability(student.tap(self.at), teacher.tap(self.at))
+
+
+def _neighbours(rows: Tensor) -> Tensor:
+    unit = F.normalize(rows, dim=1)
+    near = (products(unit) + 1) / 2
+    return near / near.sum(dim=1, keepdim=True)

@@ -1,0 +1,95 @@
+"""Knowledge of the student's own past: labels softened by what it said of the sample before (PS-KD).
+
+Kim et al., ICCV 2021, https://arxiv.org/abs/2006.12000. In epoch t of T the target is
+(1 − α_t) · label + α_t · p_{t−1}(x), with α_t = α_T · t/T and α_T = 0.8, and the loss is the cross-entropy with it. Its
+gain is in calibration far more than in accuracy: read ECE and NLL, beside label smoothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.loss_context import Exchange
+from limbeck.core.progress import Progress
+from limbeck.core.schedules import Schedule
+from limbeck.losses._ops import require_same_shape, widen
+
+__all__ = ["PriorPrediction", "prior_prediction"]
+
+_UNLABELLED: Final = -100
+
+
+def prior_prediction(student: Tensor, prior: Tensor, target: Tensor, *, alpha: float | Tensor = 0.8) -> Tensor:
+    """Mean over the labelled rows of the cross-entropy with (1 − ``alpha``) · label + ``alpha`` · softmax(``prior``).
+
+    Shapes: ``student`` and ``prior`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class numbers (−100: no label)
+    or ``[rows, classes]`` probabilities (all zero: no label); ``alpha`` a number from 0 to 1, or ``[rows]``. In nats.
+    No temperature, and no gradient to ``prior``. With ``alpha`` 0 it is the cross-entropy.
+
+    >>> prior_prediction(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), torch.tensor([0]), alpha=0.5)
+    tensor(0.6269)
+    """
+    require_same_shape(student, prior, what="logits", hint="both must answer the same rows with the same classes")
+    if len(target) != len(student):
+        raise LimbeckError(f"the student answered {len(student)} rows and the target has {len(target)}")
+    if not isinstance(alpha, Tensor) and not 0 <= alpha <= 1:
+        raise LimbeckError(f"alpha is the share of what was said before, from 0 to 1, not {alpha}")
+    student, past = widen(student), widen(prior).detach().softmax(dim=1)
+    if target.ndim == 2:
+        known, label = (target != 0).any(dim=1), target.to(student)
+    else:
+        known = target != _UNLABELLED
+        label = F.one_hot(target.long().masked_fill(~known, 0), student.shape[1]).to(student)
+    if isinstance(alpha, Tensor):
+        alpha = alpha.to(student).unsqueeze(1)
+    wanted = label + alpha * (past.to(student) - label)
+    # Nothing wanted of an impossible class (logit −inf) costs 0, not 0 · inf.
+    log_q = F.log_softmax(student, dim=1).masked_fill(wanted == 0, 0.0)
+    return -(wanted * log_q).sum(dim=1).masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PriorPrediction:
+    """:func:`prior_prediction` of the student's logits with the truth and what :class:`LastPrediction` remembers.
+
+    It takes the place of the cross-entropy. A sample that was not seen before is compared with its label alone.
+
+    Arguments:
+        alpha: α_T, the share in the last epoch, to which it grows with the epochs as α_T · t/T; a schedule is the share
+            itself, at every moment.
+        teacher: which teacher remembers; ``None`` takes the combination of all.
+    """
+
+    alpha: float | Schedule = 0.8
+    teacher: str | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.alpha) and not 0 <= self.alpha <= 1:
+            raise LimbeckError(f"alpha is the share of what was said before, from 0 to 1, not {self.alpha}")
+
+    def __call__(self, exchange: Exchange) -> Tensor:
+        said = exchange.said_by(self.teacher)
+        alpha: float | Tensor = self.share(exchange.progress)
+        if said.present is not None:
+            by_row = said.present if said.sample is None else said.present[said.sample]
+            alpha = torch.where(by_row, alpha, 0.0)
+        return prior_prediction(exchange.student.rows(), said.rows(), exchange.truth(), alpha=alpha)
+
+    def share(self, progress: Progress) -> float:
+        """α_t, the share of what was said before.
+
+        >>> PriorPrediction(alpha=0.8).share(Progress(step=30, steps=40, epoch=3, epochs=4))
+        0.8
+        """
+        if callable(self.alpha):
+            return float(self.alpha(progress))
+        if progress.epochs < 1:  # a clock that counts steps only
+            return self.alpha * progress.fraction
+        return self.alpha * min((progress.epoch + 1) / progress.epochs, 1.0)

@@ -1,0 +1,68 @@
+"""Knowledge of relations between samples: the angles of their triangles (relational distillation, angles).
+
+Park et al., CVPR 2019, https://arxiv.org/abs/1904.05068. For every triplet i, j, k of a batch, the cosine of the angle
+at j, (x_i − x_j)·(x_k − x_j) over both lengths, is compared by the smooth L1 distance (½x² below 1, |x| − ½ above); the
+loss is the mean over all batch³ entries. Where two of the three are one place there is no angle, and the cosine counts
+as 0, as in the published code. The usual weight is 50.
+
+The published code holds the differences of all pairs, [batch, batch, values]; here the cosines come of the batch's
+products, so beside the [batch, batch, batch] cosines themselves nothing grows with the width of the features. On
+several processes, each sees only the triplets within its own share, unless the objective gathers this term
+(``gather: true`` in a recipe).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from limbeck.core.loss_context import Exchange
+from limbeck.losses._features import relations, samples
+
+__all__ = ["RKDAngle", "rkd_angle"]
+
+
+def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over all triplets of the smooth L1 distance between the cosines of their angles.
+
+    Shapes: ``[batch, ...]`` of any rank; only the batch has to agree. Zero where one is the other turned, moved or
+    scaled.
+
+    >>> import torch
+    >>> rkd_angle(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0], [1.0], [2.0]]))
+    tensor(0.1296)
+    """
+    student, teacher = samples(student, teacher, what="rkd_angle")
+    if not len(student):
+        return student.sum()
+    return F.smooth_l1_loss(_cosines(student), _cosines(teacher))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RKDAngle:
+    """:func:`rkd_angle` between two tapped layers.
+
+    Arguments:
+        at: the name of the tap, given to the student and to the teacher alike.
+        teacher: which teacher; ``None`` takes the combination of all.
+    """
+
+    at: str
+    teacher: str | None = None
+
+    def __call__(self, exchange: Exchange) -> Tensor:
+        student, teacher = exchange.pair(self.teacher)
+        return rkd_angle(student.tap(self.at), teacher.tap(self.at))
+
+
+def _cosines(rows: Tensor) -> Tensor:
+    """``[at, from, to]``: (x_i − x_j)·(x_k − x_j) = x_i·x_k − x_i·x_j − x_j·x_k + x_j·x_j, over both lengths."""
+    products, distances, same = relations(rows)
+    inverse = distances.masked_fill(same, 1.0).reciprocal().masked_fill(same, 0.0)
+    half = products.diagonal().unsqueeze(1) / 2 - products
+    between = products.unsqueeze(0) + half.unsqueeze(2) + half.unsqueeze(1)
+    return between * inverse.unsqueeze(2) * inverse.unsqueeze(1)

@@ -1,0 +1,88 @@
+"""A temperature for each sample, by how unsure the teacher is of it, or by a quality that was measured.
+
+A sample the teacher is sure of tells little about the other classes unless it is softened more; one it is unsure of is
+soft already. The policy is a straight line between two temperatures, and which end is the higher is yours to say: for
+faces in the dark, τ = τ₀·(1 + k·(1 − quality)) is ``PerSample(by="quality", sure=τ₀, unsure=τ₀·(1 + k))``. That the
+temperature should follow the sample is from Li et al., AAAI 2023, https://arxiv.org/abs/2211.16231, who learn it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from limbeck.core.errors import LimbeckError, nearest
+from limbeck.core.outputs import Outputs
+from limbeck.core.progress import Progress
+from limbeck.losses._logits import require_temperature
+from limbeck.losses.temperature.entropy import doubt_share, entropy_share
+from limbeck.losses.temperature.policy import Tempered
+
+__all__ = ["PerSample", "per_sample"]
+
+_OF_THE_TEACHER = {"entropy": entropy_share, "confidence": doubt_share}
+
+
+def per_sample(unsure: Tensor, *, at_sure: float = 6.0, at_unsure: float = 3.0) -> Tensor:
+    """The temperature of each row, ``[rows]``: ``at_sure`` where ``unsure`` is 0, ``at_unsure`` where it is 1.
+
+    >>> import torch
+    >>> per_sample(torch.tensor([0.0, 0.5, 1.0]))
+    tensor([6.0000, 4.5000, 3.0000])
+    """
+    return at_sure + (at_unsure - at_sure) * unsure.clamp(0.0, 1.0)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PerSample:
+    """:func:`per_sample`, by what the teacher said of each row or by a measured quality.
+
+    Arguments:
+        by: ``entropy`` of the teacher's answer, as a share of that of a guess; ``confidence``, likewise by its largest
+            probability; or the name of a quality in 0..1 by row, among the ``extra`` tensors of the student's outputs,
+            where the task put it (brightness, say). A quality outside 0..1 counts as the nearer end.
+        sure: the temperature where the teacher is sure, or the quality is 1.
+        unsure: the temperature where the teacher guesses, or the quality is 0.
+
+    >>> import torch
+    >>> teacher = Outputs(logits=torch.tensor([[1e3, 0.0], [0.0, 0.0]]))
+    >>> PerSample(by="entropy", sure=6.0, unsure=3.0)(teacher, teacher, Progress()).tau
+    tensor([6., 3.])
+    """
+
+    by: str = "entropy"
+    sure: float = 6.0
+    unsure: float = 3.0
+
+    def __post_init__(self) -> None:
+        require_temperature(self.sure)
+        require_temperature(self.unsure)
+
+    def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> Tempered:
+        unsure = self._unsure(student, teacher).detach()
+        tau = per_sample(unsure, at_sure=self.sure, at_unsure=self.unsure)
+        return Tempered(student.rows(), teacher.rows(), tau)
+
+    def bounds(self) -> tuple[float, float]:
+        """Its two temperatures in order."""
+        return min(self.sure, self.unsure), max(self.sure, self.unsure)
+
+    def _unsure(self, student: Outputs, teacher: Outputs) -> Tensor:
+        if self.by in _OF_THE_TEACHER:
+            return _OF_THE_TEACHER[self.by](teacher.rows())
+        if self.by not in student.extra:
+            allowed = [*_OF_THE_TEACHER, *student.extra]
+            raise LimbeckError(
+                f"PerSample goes by {self.by!r}, and there are: {nearest(self.by, allowed)}; a quality of your own is "
+                "a tensor by row in the extra of your task's outputs"
+            )
+        quality = student.extra[self.by]
+        if quality.shape != (len(student.rows()),):
+            raise LimbeckError(
+                f"the quality {self.by!r} has the shape {list(quality.shape)}, and PerSample takes one number a row, "
+                f"[{len(student.rows())}]"
+            )
+        return 1.0 - quality.to(student.rows().device).float()

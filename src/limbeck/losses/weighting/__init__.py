@@ -1,0 +1,1 @@
+"""Loss weighting during training: GradNorm, uncertainty, loss ratio."""

@@ -1,0 +1,158 @@
+"""Weights that find themselves while training: uncertainty, equal rates of learning, fixed ratios of the losses.
+
+A balance multiplies each term, with the weight it was given, by a factor of its own: Σ factor · weight · term. It is an
+``nn.Module`` of the objective, so what it learns reaches the optimizer, and its state the checkpoint. Several processes
+look at the losses of all, and so keep the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, final, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.errors import LimbeckError, nearest
+from limbeck.losses.weighting.gradnorm import GradNorm
+from limbeck.utils.all_gather import gather, world
+
+__all__ = ["Balance", "GradNorm", "LossRatio", "Uncertainty", "loss_ratio", "uncertainty"]
+
+_MOST = 1000.0
+
+
+@runtime_checkable
+class Balance(Protocol):
+    """What moves the weights of an objective; an ``nn.Module`` as well."""
+
+    def bind(self, names: Sequence[str]) -> None:
+        """Be told the terms' names, once, when the objective is built."""
+        ...
+
+    def __call__(self, values: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
+        """Each term's share of the loss, from its value and the weight it was given, and the factors ``[terms]``."""
+        ...
+
+
+def uncertainty(values: Tensor, log_variance: Tensor) -> Tensor:
+    """exp(−s)·L + s for each loss, with s its learned log-variance (Kendall, Gal & Cipolla, CVPR 2018).
+
+    https://arxiv.org/abs/1705.07115. Shapes: both ``[terms]``. Least at s = log L, where the weight is 1/L.
+
+    >>> uncertainty(torch.tensor([2.0, 0.5]), torch.tensor([0.0, 0.6931]))
+    tensor([2.0000, 0.9431])
+    """
+    return torch.exp(-log_variance) * values + log_variance
+
+
+def loss_ratio(means: Tensor, *, to: int = 0) -> Tensor:
+    """The factors by which losses of these means all become as large as the one at ``to``, at most 1000 to one.
+
+    Shapes: ``[terms]``. A mean of 0 is one that is not known: its factor is 1, and so are all where that of ``to`` is.
+
+    >>> loss_ratio(torch.tensor([2.0, 0.5, 8.0, 0.0]))
+    tensor([1.0000, 4.0000, 0.2500, 1.0000])
+    """
+    known = (means > 0) & (means[to] > 0)
+    return torch.where(known, means[to] / means, 1.0).clamp(1.0 / _MOST, _MOST)
+
+
+@final
+class Uncertainty(nn.Module):
+    """:func:`uncertainty` of each term: the weight exp(−s) falls where the loss stays large.
+
+    s is a parameter, trained with the student by the same optimizer, and begins at 0, a weight of 1. Weight decay pulls
+    it back there. A loss that goes to zero would take its weight to infinity: it stays below 1000. The shares of the
+    loss contain s, so they can be negative.
+
+    >>> balance = Uncertainty()
+    >>> balance.bind(["truth", "soft"])
+    >>> parts, factors = balance({"truth": torch.tensor(2.0), "soft": torch.tensor(0.5)}, {"truth": 1.0, "soft": 1.0})
+    >>> float(sum(parts.values()).detach()), factors
+    (2.5, tensor([1., 1.]))
+    """
+
+    log_variance: nn.Parameter
+
+    def bind(self, names: Sequence[str]) -> None:
+        """Make an s for each term."""
+        _once(self, "log_variance")
+        self.log_variance = nn.Parameter(torch.zeros(len(names)))
+
+    def forward(self, values: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
+        """The shares, which contain s, and exp(−s)."""
+        most = float(torch.tensor(_MOST).log())
+        s = self.log_variance.float().clamp(-most, most)
+        parts = {name: uncertainty(weights[name] * value, s[i]) for i, (name, value) in enumerate(values.items())}
+        return parts, torch.exp(-s).detach()
+
+    def __repr__(self) -> str:
+        return "Uncertainty()"
+
+
+@final
+class LossRatio(nn.Module):
+    """:func:`loss_ratio`: weights become ratios of losses, whatever the size of the terms.
+
+    With weights ``{"truth": 1, "soft": 9}``, ``soft`` is kept at nine times the loss of ``truth``. No paper's: it is
+    the plain answer to "which weight", where only the ratio was decided. Dynamic weight averaging (Liu et al., CVPR
+    2019, https://arxiv.org/abs/1803.10704), also called by loss ratios, follows how fast losses fall instead.
+
+    Arguments:
+        to: the term whose loss is the measure; ``None``: the first.
+        decay: of the running mean over batches of each loss.
+
+    >>> balance = LossRatio()
+    >>> balance.bind(["truth", "soft"])
+    >>> parts, factors = balance({"truth": torch.tensor(2.0), "soft": torch.tensor(0.5)}, {"truth": 1.0, "soft": 9.0})
+    >>> parts, factors
+    ({'truth': tensor(2.), 'soft': tensor(18.)}, tensor([1., 4.]))
+    """
+
+    mean: Tensor
+
+    def __init__(self, to: str | None = None, *, decay: float = 0.99) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise LimbeckError(f"the decay of LossRatio is from 0 to below 1, not {decay}")
+        self.to_term, self.decay, self._place = to, decay, 0
+
+    def bind(self, names: Sequence[str]) -> None:
+        """Find the measure among the terms, and begin with no mean."""
+        _once(self, "mean")
+        if self.to_term is not None:
+            if self.to_term not in names:
+                raise LimbeckError(
+                    f"LossRatio measures by {self.to_term!r}, and no term is; they are: {nearest(self.to_term, names)}"
+                )
+            self._place = list(names).index(self.to_term)
+        self.register_buffer("mean", torch.zeros(len(names)))
+
+    def forward(self, values: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
+        """The shares and the factors, by the means with this batch in them."""
+        if self.training:
+            self._follow(torch.stack([value.detach() for value in values.values()]).float())
+        factors = loss_ratio(self.mean.clone(), to=self._place)
+        parts = {name: factors[i] * weights[name] * value for i, (name, value) in enumerate(values.items())}
+        return parts, factors
+
+    @torch.no_grad()
+    def _follow(self, losses: Tensor) -> None:
+        if world() > 1:
+            losses = gather(losses[None]).mean(dim=0)
+        losses = losses.to(self.mean)
+        # A loss of 0 is that of a batch without a label, say, and tells nothing of the term's size.
+        moved = torch.where(self.mean == 0, losses, self.decay * self.mean + (1 - self.decay) * losses)
+        self.mean.copy_(torch.where(losses > 0, moved, self.mean))
+
+    def __repr__(self) -> str:
+        return f"LossRatio(to={self.to_term!r}, decay={self.decay})"
+
+
+def _once(balance: nn.Module, what: str) -> None:
+    if hasattr(balance, what):
+        raise LimbeckError(
+            f"this {type(balance).__name__} balances another objective already, and keeps state for it: give each its "
+            "own"
+        )

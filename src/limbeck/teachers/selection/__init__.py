@@ -1,0 +1,1 @@
+"""Choosing teachers: rules and greedy selection."""

@@ -1,0 +1,132 @@
+"""The moving average of the student as its teacher (Mean Teacher: Tarvainen & Valpola, NeurIPS 2017).
+
+https://arxiv.org/abs/1703.01780. Before each step, average ← decay · average + (1 − decay) · student, over every
+parameter. Buffers are copied and not averaged: BatchNorm's statistics are moving averages already, and those of the
+start would stay wrong for as long as the weights do. The paper's code raises the decay at the beginning,
+min(decay, 1 − 1/(step + 1)); here a schedule does that.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.outputs import Outputs
+from limbeck.core.progress import Progress
+from limbeck.core.protocols import Task
+from limbeck.core.schedules import Schedule, at
+from limbeck.teachers.frozen import Frozen
+
+__all__ = ["Averaged"]
+
+
+@final
+class Averaged:
+    """A teacher whose weights are the moving average of the student's.
+
+    Arguments:
+        decay: the share of the average that stays, from 0 to below 1, or a schedule of it. Its memory is about
+            1/(1 − decay) steps: 0.999 is for thousands of them.
+
+    It answers in eval mode, without gradients, and may be tapped where the student may. It moves once for each step of
+    ``distiller.progress``; in a loop of your own that leaves the clock alone, at each training batch. Its weights are
+    part of a checkpoint.
+
+    >>> import limbeck
+    >>> from limbeck.losses import SoftTarget
+    >>> student, task = nn.Linear(4, 3), limbeck.tasks.Classification(classes=3)
+    >>> distiller = limbeck.Distiller(student, Averaged(decay=0.9), objective={"soft": SoftTarget()}, task=task)
+    >>> before = student.weight.detach().clone()
+    >>> with torch.no_grad():
+    ...     _ = student.weight.add_(1.0)
+    >>> _ = distiller((torch.randn(8, 4), torch.zeros(8, dtype=torch.long)))
+    >>> round(float((distiller.teachers["teacher"].network.weight - before).mean()), 6)
+    0.1
+    """
+
+    def __init__(self, decay: float | Schedule = 0.999) -> None:
+        if not callable(decay):
+            _require(decay)
+        self.decay = decay
+        self._frozen: Frozen | None = None
+        self._step: int | None = None
+
+    @property
+    def network(self) -> nn.Module | None:
+        """The averaged network, once there is a student."""
+        return None if self._frozen is None else self._frozen.network
+
+    def bound(self, student: nn.Module) -> Self:
+        """One of its own for ``student``, which begins as its copy."""
+        for name, parameter in student.named_parameters():
+            if parameter.dtype in (torch.float16, torch.bfloat16):
+                raise LimbeckError(
+                    f"the parameter {name!r} is {parameter.dtype}, in which an average would stand still: keep the "
+                    "weights in float32 (precision bf16-mixed does)"
+                )
+        mine = type(self)(self.decay)
+        mine._frozen = Frozen(copy.deepcopy(student))
+        return mine
+
+    def tapped(self, places: Mapping[str, str]) -> Self:
+        """The same with features read at ``places``."""
+        mine = type(self)(self.decay)
+        mine._frozen = self._of().tapped(places)
+        return mine
+
+    def follow(self, student: nn.Module, progress: Progress) -> None:
+        """Move towards ``student``, once for each step."""
+        if progress.steps and progress.step == self._step:
+            return  # another batch of the same step: the student has not moved either
+        self._step = progress.step
+        decay = at(self.decay, progress)
+        _require(decay)
+        network = self._of().network
+        own: list[Tensor] = list(network.parameters())
+        its: list[Tensor] = list(student.parameters())
+        if any(type(one).__name__ == "DTensor" for one in its):
+            raise LimbeckError(
+                "Averaged keeps whole weights, and under the strategy fsdp no process has the student's: set the "
+                "strategy to ddp"
+            )
+        with torch.no_grad():
+            if own:
+                torch._foreach_lerp_(own, its, 1.0 - decay)
+            for mine, buffer in zip(network.buffers(), student.buffers(), strict=True):
+                mine.copy_(buffer)
+
+    def answer(self, batch: Any, task: Task) -> Outputs:
+        """What the averaged network says about ``batch``."""
+        return self._of().answer(batch, task)
+
+    def move(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Follow ``nn.Module.to``."""
+        if self._frozen is not None:
+            self._frozen.move(change)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average's weights and buffers."""
+        return dict(self._of().network.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put them back."""
+        self._of().network.load_state_dict(state)
+        self._step = None
+
+    def _of(self) -> Frozen:
+        if self._frozen is None:
+            raise LimbeckError("Averaged has no student yet: give it to a Distiller, which binds it to its own")
+        return self._frozen
+
+    def __repr__(self) -> str:
+        return f"Averaged(decay={self.decay})"
+
+
+def _require(decay: float) -> None:
+    if not 0 <= decay < 1:
+        raise LimbeckError(f"the decay of an average is from 0 to below 1, such as 0.999, not {decay}")

@@ -1,0 +1,122 @@
+"""Checkpoints that hold all there is to go on with the same bits, and appear whole."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from limbeck.core.errors import LimbeckError
+from limbeck.utils.io import write_atomically
+
+__all__ = [
+    "Diverged",
+    "Stopped",
+    "listen_for_signals",
+    "load",
+    "random_states",
+    "restore_random_states",
+    "save",
+    "seed_all",
+]
+
+_FORMAT = 1
+
+
+class Diverged(LimbeckError):
+    """The loss or the weights are no longer finite, since ``step``."""
+
+    def __init__(self, sentence: str, *, step: int = 0) -> None:
+        self.step = step
+        super().__init__(sentence)
+
+
+class Stopped(LimbeckError):
+    """A signal asked for an end; the work is saved. ``told``: another process of the run says so already."""
+
+    def __init__(self, number: int, path: Path | None, *, told: bool = False) -> None:
+        self.signal, self.told = number, told
+        where = (
+            f"the work is saved in {path}; go on with --resume" if path else "nothing was saved: no folder was given"
+        )
+        super().__init__(f"stopped by {signal.Signals(number).name}: {where}")
+
+
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """Write ``state`` (tensors and plain values) whole, or leave the old file."""
+    write_atomically(path, lambda partial: torch.save({"format": _FORMAT, **state}, partial))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; nothing in it is executed."""
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise LimbeckError(
+            f"the checkpoint {path} is damaged or cut short ({str(error).splitlines()[0][:100]}): remove it "
+            "to begin this stage again, or put a copy back"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+        raise LimbeckError(f"{path} is no limbeck checkpoint of format {_FORMAT}: begin again with a new folder")
+    return state
+
+
+def seed_all(seed: int) -> None:
+    """Seed torch, numpy and Python, for whoever draws from them (dropout, a user's own transform)."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def random_states() -> dict[str, Any]:
+    """Every generator's state as tensors and plain values."""
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    """Put the generators back where :func:`random_states` found them."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    kind, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+@contextmanager
+def listen_for_signals() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM instead of dying, so that the loop can end a step and save; a second one kills."""
+    heard: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield heard
+        return
+
+    before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, hear)
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

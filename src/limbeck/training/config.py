@@ -1,0 +1,76 @@
+"""How to train: the settings of the loop, apart from what is trained and on what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, final, get_args
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from limbeck.core.errors import LimbeckError
+from limbeck.data.pair_batches import Sampling
+
+__all__ = ["Training"]
+
+
+def _adamw(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    return torch.optim.AdamW(parameters, lr=1e-3)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """Settings of one training.
+
+    Arguments:
+        optimizer: called with the parameters, gives a torch optimizer: ``partial(torch.optim.SGD, lr=0.1)``.
+        scheduler: called with the optimizer and the number of times it will be stepped, gives a torch scheduler.
+        per: whether the scheduler is stepped after each optimizer ``step`` or each ``epoch``.
+            ``ReduceLROnPlateau`` goes with ``epoch`` and watches the validation loss.
+        batch: samples in a batch, for each process.
+        accumulate: batches whose gradients make one step.
+        clip: the largest norm of the gradient; ``None`` leaves it.
+        ema: decay of an exponential moving average of the weights (BatchNorm statistics too), which is then what is
+            validated and kept; ``None`` keeps the weights themselves.
+        patience: epochs without a better validation accuracy after which to stop; ``None`` goes to the end.
+        keep: the weights to end with: of the ``last`` epoch, or of the ``best`` on validation.
+        checkpoint_every: seconds between checkpoints; one is always written at the end and on a signal.
+        workers: processes that read batches ahead; 0 reads in this one.
+        sampling: how samples are dealt into batches: ``plain``; ``classmates``, where the second half of each are
+            others of the same classes as the first; ``again``, where the first half is the second half of the batch
+            before. An epoch has as many batches in each case. See :mod:`limbeck.data.pair_batches`.
+    """
+
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = _adamw
+    scheduler: Callable[[Optimizer, int], LRScheduler | Any] | None = None
+    per: Literal["step", "epoch"] = "step"
+    batch: int = 64
+    accumulate: int = 1
+    clip: float | None = None
+    ema: float | None = None
+    patience: int | None = None
+    keep: Literal["last", "best"] = "last"
+    checkpoint_every: float = 30.0
+    workers: int = 0
+    sampling: Sampling = "plain"
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "accumulate"):
+            if getattr(self, name) < 1:
+                raise LimbeckError(f"training.{name} is at least 1, not {getattr(self, name)}")
+        if self.sampling not in get_args(Sampling):
+            raise LimbeckError(f"training.sampling is one of {', '.join(get_args(Sampling))}, not {self.sampling!r}")
+        if self.sampling != "plain" and self.batch % 2:
+            raise LimbeckError(
+                f"with training.sampling {self.sampling} a batch has two halves, and {self.batch} is odd"
+            )
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise LimbeckError(f"training.ema is a decay between 0 and 1, such as 0.999, not {self.ema}")
+        if self.clip is not None and not self.clip > 0:
+            raise LimbeckError(f"training.clip is a norm above 0, not {self.clip}")
+        if self.patience is not None and self.patience < 1:
+            raise LimbeckError(f"training.patience is at least 1 epoch, not {self.patience}")

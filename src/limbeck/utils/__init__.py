@@ -1,0 +1,1 @@
+"""Helpers without knowledge of distillation: atomic writes, digests, timing, gathering over processes."""

@@ -1,0 +1,1 @@
+"""What the commands share: a recipe with its data, networks and distillers."""

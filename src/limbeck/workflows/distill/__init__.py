@@ -1,0 +1,1 @@
+"""``limbeck distill``: teachers, baseline and distilled student; measured, exported, reported."""

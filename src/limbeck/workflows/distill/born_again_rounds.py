@@ -1,0 +1,111 @@
+"""Born-again networks: a network of the same shape learns from the one before it, again and again, and all vote.
+
+Furlanello et al., ICML 2018, https://arxiv.org/abs/1805.04770. The first generation learns from the labels, every other
+from labels and the one before it, each from a start of its own; the ensemble is the mean of their probabilities. A
+recipe does the same with ``generations``. It is a :func:`~limbeck.workflows.distill.assistants` whose networks are of
+one shape.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import nn
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.protocols import Task, Term
+from limbeck.core.schedules import Schedule
+from limbeck.data.counter_rng import mix
+from limbeck.distiller import Distiller
+from limbeck.losses import CrossEntropy, SoftTarget
+from limbeck.models import save_weights
+from limbeck.models.ensemble_model import Ensemble
+from limbeck.recipe.generations import generation
+from limbeck.training import Run, Training, fit
+from limbeck.training.fit import Source
+from limbeck.workflows.distill.assistants import chain
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["BornAgain", "born_again"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class BornAgain:
+    """The generations of one network.
+
+    Attributes:
+        runs: the training of each by its name, ``generation1`` first; ``run.student`` is the network, in eval mode.
+        ensemble: all of them together.
+    """
+
+    runs: dict[str, Run]
+    ensemble: Ensemble
+
+
+def born_again(
+    make: Callable[[], nn.Module],
+    data: Source | Any,
+    *,
+    generations: int = 3,
+    objective: Mapping[str, Term] | None = None,
+    weights: Mapping[str, float | Schedule] | None = None,
+    task: Task,
+    epochs: int | None = None,
+    steps: int | None = None,
+    training: Training = Training(),
+    out: str | Path | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    fabric: Fabric | None = None,
+    watchers: Any = None,
+) -> BornAgain:
+    """Train ``generations`` networks, each taught by the one before it; the first learns from the labels.
+
+    Arguments:
+        make: gives a new network at its start; called once for each, with torch seeded by ``seed`` and its name.
+        data: as for :func:`limbeck.fit`.
+        generations: how many networks there are, at least 2.
+        objective: what every generation after the first learns by; ``None``: ``CrossEntropy`` and
+            ``SoftTarget(tau=1)``.
+        weights: a number or a schedule for each term.
+        task: what a batch means.
+        epochs: how often each training shows every picture; or give ``steps``.
+        steps: how many optimizer steps each training makes.
+        training: optimizer, batch and the like, for each training alike.
+        out: the run folder; gets ``checkpoint/generationN.safetensors`` for each, and what ``fit`` writes.
+        seed: of the networks, and of whatever is drawn from torch's generators.
+        resume: go on where the training in ``out`` was; what is finished is not done again.
+        fabric: devices, precision, processes, as for :func:`limbeck.fit`.
+        watchers: who is told how it goes; ``None``: a progress bar.
+
+    All of them together cost ``generations`` trainings: compare with one network trained for as many steps, and the
+    ensemble with one of as many networks that nobody taught.
+    """
+    if generations < 2:
+        raise LimbeckError(f"a network is born again in generation 2: generations is at least 2, not {generations}")
+    names = [generation(number) for number in range(1, generations + 1)]
+    networks = {}
+    for name in names:
+        torch.manual_seed(mix(seed, zlib.crc32(name.encode())))
+        networks[name] = make()
+    first = Distiller(networks[names[0]], objective={"truth": CrossEntropy()}, task=task)
+    common: dict[str, Any] = {
+        "epochs": epochs, "steps": steps, "training": training, "out": out, "seed": seed, "resume": resume,
+        "fabric": fabric, "watchers": watchers,
+    }  # fmt: skip
+    runs = {names[0]: fit(first, data, phase=names[0], **common)}
+    if out is not None:
+        save_weights(networks[names[0]], Path(out) / "checkpoint" / f"{names[0]}.safetensors")
+    terms: Mapping[str, Term] = (
+        {"truth": CrossEntropy(), "soft": SoftTarget(tau=1.0)} if objective is None else objective
+    )
+    runs |= chain(networks, data, objective=terms, weights=weights, task=task, **common)
+    return BornAgain(runs, Ensemble(list(networks.values())).eval())

@@ -1,0 +1,1 @@
+"""``limbeck evaluate``: robustness and efficiency of a finished run."""

@@ -1,0 +1,1 @@
+"""``limbeck reproduce``: repeat a run from its record and compare the metrics."""

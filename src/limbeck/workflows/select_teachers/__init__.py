@@ -1,0 +1,1 @@
+"""``limbeck select-teachers``: compare and choose teachers."""

@@ -1,0 +1,234 @@
+"""Shuffled.show, several views for each read, and the preset of transforms."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from limbeck.core.errors import LimbeckError
+from limbeck.data import (
+    Normalization,
+    Part,
+    Views,
+    color_jitter,
+    composite,
+    crop,
+    cutmix,
+    flip,
+    mixup,
+    rand_augment,
+)
+from limbeck.data.batch_sampler import Shuffled
+from limbeck.data.split import Stored
+
+EVERYTHING = (crop(1), flip(), color_jitter(), rand_augment(), mixup(probability=0.6), cutmix())
+PIXELS = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@dataclass
+class Counted:
+    """Pictures that count how often each is read."""
+
+    many: int
+    reads: Counter = field(default_factory=Counter)
+
+    def __len__(self):
+        return self.many
+
+    def read(self, places):
+        self.reads.update(places.tolist())
+        return PIXELS[places % len(PIXELS)]
+
+    def fingerprint(self):
+        return "counted"
+
+    def steady(self):
+        return True
+
+
+def part(many=24, images=None):
+    return Part.whole(images or Stored(PIXELS[:many]), torch.arange(many) % 3, first=100)
+
+
+def stream(whole=None, transforms=EVERYTHING, *, batch=6, seed=2, mean=0.0, **views):
+    where = {name: views.pop(name) for name in ("rank", "world") if name in views}
+    normalization = Normalization((mean,) * 3, (1.0,) * 3)
+    return Shuffled(
+        whole or part(), Views(transforms, **views), normalization, batch=batch, seed=seed, classes=3, **where
+    )
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+class Steps(Dataset):
+    def __init__(self, shown):
+        self.shown = shown
+
+    def __getitem__(self, step):
+        return self.shown.batch(step)
+
+
+# Show
+
+
+@pytest.mark.parametrize("settings", [{}, {"per_sample": 4}, {"per_sample": 4, "per_decode": 2}])
+def test_a_batch_is_what_show_shows(settings):
+    shown = stream(**settings)
+    for step in (0, 3, 9):
+        batch = shown.batch(step)
+        assert same(stream(**settings).show(batch["index"] - 100, batch["view"]), batch)
+
+
+@pytest.mark.parametrize("settings", [{}, {"per_sample": 4, "per_decode": 2}])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_are_the_same_from_workers_and_after_a_resume(settings, workers):
+    loader = DataLoader(Steps(stream(**settings)), batch_size=None, sampler=range(5, 9), num_workers=workers)
+    for step, batch in enumerate(loader, start=5):
+        assert same(batch, stream(**settings).batch(step))
+
+
+def test_pictures_are_the_same_in_any_order_batch_size_and_rank():
+    seen = {}
+    for settings in ({"batch": 24}, {"batch": 6}, {"batch": 4, "rank": 1, "world": 3}, {"batch": 8, "per_decode": 4}):
+        shown = stream(**settings)
+        for step in reversed(range(4 * shown.steps_per_epoch)):
+            batch = shown.batch(step)
+            keys = zip(batch["index"].tolist(), batch["view"].tolist(), strict=True)
+            for key, *now in zip(keys, batch["input"], batch["target"], strict=True):
+                torch.testing.assert_close(now, seen.setdefault(key, now), rtol=0, atol=0)
+    assert len(seen) == 96  # 24 samples in 4 views: all of them were met again
+
+
+def test_showing_leaves_every_global_generator_alone():
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = stream().batch(1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (random.random(), np.random.rand()) == (0.8444218515250481, 0.5488135039273248)
+    torch.manual_seed(99)
+    assert same(stream().batch(1), first)
+
+
+def test_a_stream_tells_its_part_and_how_many_views_there_are():
+    assert stream().views_per_sample == 0
+    assert stream(per_sample=4).views_per_sample == 4
+    bare = stream(transforms=(), per_sample=4)
+    assert bare.views_per_sample == 1
+    assert {int(view) for step in range(12) for view in bare.batch(step)["view"]} == {0}
+    assert len(stream().part) == 24
+
+
+# Several views for each read
+
+
+def test_per_decode_reads_each_sample_of_a_batch_once():
+    images = Counted(24)
+    shown = stream(part(24, images), EVERYTHING[:4], batch=12, per_decode=4)
+    batch = shown.batch(0)
+    assert len(images.reads) == 3
+    assert set(images.reads.values()) == {1}
+    assert batch["index"].tolist() == [int(number) for number in batch["index"][::4] for _ in range(4)]
+    assert batch["view"].tolist() == [0, 1, 2, 3] * 3
+    images.reads.clear()
+    for step in range(1, 1 + 4 * shown.steps_per_epoch):
+        shown.batch(step)
+    assert sum(images.reads.values()) == 24  # a round shows 96 views
+
+
+def test_show_reads_what_it_is_asked_for_several_times_once():
+    images = Counted(24)
+    which, view = torch.tensor([5, 9, 5, 5, 9]), torch.arange(5)
+    together = stream(part(24, images), EVERYTHING[:4]).show(which, view)
+    assert images.reads == {5: 1, 9: 1}
+    assert same(together, stream(transforms=EVERYTHING[:4]).show(which, view))
+
+
+def test_mixing_reads_a_partner_for_each_view():
+    images = Counted(24)
+    stream(part(24, images), (flip(), mixup()), batch=12, per_decode=4).batch(0)
+    assert 3 < sum(images.reads.values()) <= 3 + 12
+
+
+@pytest.mark.parametrize(("many", "batch", "per_sample"), [(24, 6, 0), (26, 8, 6), (24, 24, 4)])
+def test_a_round_shows_each_sample_in_its_next_views(many, batch, per_sample):
+    whole = Part.whole(Stored(PIXELS[torch.arange(many) % 24]), torch.arange(many) % 3, first=100)
+    shown = stream(whole, EVERYTHING[:2], batch=batch, per_decode=2, per_sample=per_sample)
+    assert shown.steps_per_epoch == many // batch  # as without per_decode
+    for round_ in range(4):
+        pairs = Counter()
+        for step in range(round_ * 2 * shown.steps_per_epoch, (round_ + 1) * 2 * shown.steps_per_epoch):
+            now = shown.batch(step)
+            pairs.update(zip(now["index"].tolist(), now["view"].tolist(), strict=True))
+        views = [2 * round_, 2 * round_ + 1]
+        assert {view for _, view in pairs} == {view % per_sample if per_sample else view for view in views}
+        assert set(pairs.values()) == {1}
+        assert len(pairs) == 2 * len({number for number, _ in pairs}) == 2 * (many // batch) * batch
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("many", [24, 5])
+def test_ranks_share_the_batch_of_one_process_with_several_views(many, world):
+    settings = {"transforms": EVERYTHING[:2], "per_decode": 2}
+    one = stream(part(many), batch=4 * world, **settings)
+    ranks = [stream(part(many), batch=4, rank=rank, world=world, **settings) for rank in range(world)]
+    for step in range(5 * one.steps_per_epoch):
+        pieces = [rank.batch(step) for rank in ranks]
+        for key, value in one.batch(step).items():
+            assert torch.equal(torch.cat([piece[key] for piece in pieces]), value)
+
+
+def test_a_part_smaller_than_a_batch_repeats_in_the_next_views():
+    shown = stream(part(3), EVERYTHING[:2], batch=8, per_decode=2)
+    assert shown.steps_per_epoch == 1
+    pairs = [
+        pair
+        for step in range(6)
+        for pair in zip(*(shown.batch(step)[key].tolist() for key in ("index", "view")), strict=True)
+    ]
+    assert len(set(pairs)) == len(pairs) == 48  # never the same view of the same sample twice
+    counts = Counter(number for number, _ in pairs)
+    assert max(counts.values()) - min(counts.values()) <= 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Views((flip(),), per_decode=0), "at least 1, not 0"),
+        (lambda: Views((), per_decode=2), "per_decode 2 would show each picture unchanged as often: add transforms"),
+        (lambda: Views((flip(),), per_sample=6, per_decode=4), "a multiple of per_decode, .* 6 is none of 4"),
+        (lambda: Views((flip(),), per_sample=1, per_decode=2), "1 is none of 2"),
+        (lambda: stream(batch=6, per_decode=4), "a batch is a multiple of per_decode, .* 4 views, and 6 is none"),
+    ],
+)  # fmt: skip
+def test_what_does_not_come_out_even_is_one_sentence(make, message):
+    with pytest.raises(LimbeckError, match=message):
+        make()
+
+
+# The preset
+
+
+def test_composite_is_crop_jitter_and_mixup():
+    assert composite() == Views((crop(4), color_jitter(0.4, 0.4, 0.4, 0.1), mixup(0.2)))
+    assert composite(2, 0.2, 1.0, flip=0.5, per_sample=8, per_decode=4) == Views(
+        (crop(2), flip(0.5), color_jitter(0.2, 0.2, 0.2, 0.05), mixup(1.0)), per_sample=8, per_decode=4
+    )
+    assert composite(crop=0, jitter=0, mixup=0) == Views()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"crop": -1}, {"jitter": -0.1}, {"mixup": -1.0}, {"flip": 2.0}, {"per_sample": -1}]
+)
+def test_composite_refuses_what_its_parts_refuse(settings):
+    with pytest.raises(LimbeckError, match="not"):
+        composite(**settings)

@@ -1,0 +1,196 @@
+"""A Distiller takes batches as loops give them, moves weights with its clock, and names what was misspelt."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import limbeck
+from limbeck import schedule
+from limbeck.core.errors import LimbeckError
+from limbeck.losses import AttentionTransfer, CrossEntropy, Hint, SoftTarget
+from limbeck.losses import hint as plain_hint
+from limbeck.tasks import Classification
+
+TASK = Classification(3)
+X, Y = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
+BOTH = {"truth": CrossEntropy(), "soft": SoftTarget()}
+
+
+def net(width=5):
+    return nn.Sequential(nn.Linear(4, width), nn.ReLU(inplace=True), nn.Linear(width, 3))
+
+
+def distiller(objective=BOTH, teachers=None, **settings):
+    return limbeck.Distiller(net(), teachers or net(7), objective=objective, task=TASK, **settings)
+
+
+class Hugging(nn.Module):
+    """A network of the transformers kind: its answer has ``.logits``."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, pixel_values):
+        return SimpleNamespace(logits=self.net(pixel_values), hidden_states=None)
+
+
+def test_a_batch_is_given_whole_or_by_keywords():
+    made = distiller()
+    whole = made((X, Y)).total
+    for other in (made([X, Y]), made({"input": X, "target": Y}), made(pixel_values=X, labels=Y), made(x=X, y=Y)):
+        assert torch.equal(other.total, whole)
+
+
+def test_a_student_and_a_teacher_of_the_transformers_kind_work_by_keywords():
+    student, teacher = Hugging(), Hugging()
+    made = limbeck.Distiller(
+        student, teacher, objective={**BOTH, "hint": Hint("mid")}, task=TASK,
+        taps={"student": {"mid": "net.0"}, "teacher": {"mid": "net.0"}},
+    ).prepare({"pixel_values": X, "labels": Y})  # fmt: skip
+    loss = made(pixel_values=X, labels=Y)
+    loss.total.backward()
+    assert torch.equal(loss.logits, student(X).logits)
+
+
+def test_a_batch_that_numbers_its_samples_tells_the_terms():
+    made, numbers = distiller(), torch.arange(8) + 100
+    assert made.exchange({"input": X, "target": Y, "index": numbers}).index is numbers
+    for other in ((X, Y), {"input": X, "target": Y}, {"input": X, "target": Y, "index": "first"}):
+        assert made.exchange(other).index is None
+
+
+def test_a_batch_given_twice_is_refused():
+    with pytest.raises(LimbeckError, match="given whole or by keywords, and here are both: labels"):
+        distiller()((X, Y), labels=Y)
+
+
+def test_the_loss_brings_logits_and_target_for_whoever_counts():
+    made = distiller()
+    loss = made((X, Y))
+    assert torch.equal(loss.logits, made.student(X))
+    assert not loss.logits.requires_grad
+    assert loss.target is Y
+
+
+def test_taps_of_student_and_teacher_meet_under_one_name():
+    made = distiller(
+        {"hint": Hint("mid")}, {"big": net(7)}, taps={"student": {"mid": "0"}, "big": {"mid": "1:input"}}
+    ).prepare((X, Y))  # fmt: skip
+    projected = made.objective.terms["hint"].projection(made.student[0](X))
+    expected = plain_hint(projected, made.teachers["big"].network[0](X))
+    torch.testing.assert_close(made((X, Y)).total, expected)
+
+
+def test_weights_move_with_progress():
+    made = distiller(weights={"truth": 0.5, "soft": schedule.linear(2.0, 0.0)})
+    alone = distiller().objective(made.exchange((X, Y))).parts
+    for step, weight in ((0, 2.0), (1, 1.5), (4, 0.0), (9, 0.0)):
+        made.progress = limbeck.Progress(step=step, steps=4)
+        loss = made((X, Y))
+        assert loss.weights == {"truth": 0.5, "soft": weight}
+        torch.testing.assert_close(loss.parts["soft"], weight * alone["soft"])
+        torch.testing.assert_close(loss.parts["truth"], 0.5 * alone["truth"])
+
+
+@pytest.mark.parametrize(
+    ("objective", "weights"),
+    [(BOTH, {"soft": schedule.linear(1.0, 0.0)}), ({"soft": SoftTarget(tau=schedule.cosine(8.0, 1.0))}, None)],
+)
+def test_a_schedule_without_a_clock_is_an_error_that_says_how_to_set_it(objective, weights):
+    with pytest.raises(LimbeckError, match=r"a schedule needs to know how long training is.*distiller.progress = "):
+        distiller(objective, weights=weights)((X, Y))
+
+
+def test_a_batch_without_labels_serves_terms_that_need_none():
+    assert distiller({"soft": SoftTarget()})(X).target is None
+    with pytest.raises(LimbeckError, match="the batch carries none"):
+        distiller()(X)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"weights": {"sofft": 1.0}}, "the weight 'sofft' belongs to no term; the terms are: soft"),
+        ({"taps": {"studnet": {}}}, "taps are given for 'studnet'; there are: student"),
+        ({"taps": {"techer": {}}}, "taps are given for 'techer'; there are: teacher"),
+        ({"taps": {"student": {"mid": "O"}}}, "Sequential has no module 'O'; near it: 0, 1, 2"),
+        ({"taps": {"teacher": {"mid": "3"}}}, "Sequential has no module '3'; near it: 0, 1, 2"),
+    ],
+)
+def test_a_misspelt_name_meets_the_nearest_when_the_distiller_is_built(settings, sentence):
+    with pytest.raises(LimbeckError, match=sentence):
+        distiller(**settings)
+
+
+def test_a_misspelt_teacher_or_tap_of_a_term_meets_the_nearest():
+    with pytest.raises(LimbeckError, match="no teacher is named 'bgi'; there are: big"):
+        distiller({"soft": SoftTarget(teacher="bgi")}, {"big": net(7), "small": net(6)})((X, Y))
+    taps = {"student": {"mid": "0"}, "teacher": {"mid": "0"}}
+    with pytest.raises(LimbeckError, match="no tap is named 'middle'; there are: mid"):
+        distiller({"look": AttentionTransfer("middle")}, taps=taps)((X, Y))
+
+
+def test_a_term_on_features_of_several_teachers_is_told_to_name_one():
+    taps = {name: {"mid": "0"} for name in ("student", "teacher0", "teacher1")}
+    with pytest.raises(LimbeckError, match="where there are several teachers, the term names one as well"):
+        distiller({"hint": Hint("mid")}, [net(6), net(7)], taps=taps).prepare((X, Y))
+
+
+def test_weights_given_beside_a_whole_objective_are_refused():
+    with pytest.raises(LimbeckError, match="weights were given twice: this Objective has its own"):
+        distiller(limbeck.Objective(BOTH), weights={"soft": 0.5})
+
+
+def test_under_autocast_the_terms_compute_in_float32():
+    seen = {}
+
+    def spy(exchange):
+        seen["logits"] = exchange.student.rows().dtype
+        seen["product"] = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        return exchange.student.rows().float().mean()
+
+    made = distiller(
+        {**BOTH, "spy": spy, "hint": Hint("mid")}, taps={"student": {"mid": "0"}, "teacher": {"mid": "0"}}
+    ).prepare((X, Y))  # fmt: skip
+    with torch.autocast("cpu", torch.bfloat16):
+        said, loss = made.exchange((X, Y)), made((X, Y))
+        assert torch.is_autocast_enabled("cpu")
+    assert seen == {"logits": torch.bfloat16, "product": torch.float32}
+    assert {value.dtype for value in (loss.total, *loss.parts.values())} == {torch.float32}
+    # To the last bit what the same bfloat16 answers cost outside autocast.
+    outside = made.objective(said)
+    assert all(torch.equal(loss.parts[name], outside.parts[name]) for name in loss.parts)
+    loss.total.backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in made.parameters())
+
+
+def test_a_wrapped_student_is_tapped_too():
+    student = nn.DataParallel(net())
+    made = limbeck.Distiller(
+        student, net(7), objective={"hint": Hint("mid")}, task=TASK,
+        taps={"student": {"mid": "0"}, "teacher": {"mid": "0"}},
+    ).prepare((X, Y))  # fmt: skip
+    made((X, Y)).total.backward()
+    assert student.module[0].weight.grad is not None
+
+
+def test_a_distiller_prints_its_teachers_and_its_formula():
+    made = distiller(teachers={"big": net(7)}, weights={"truth": 0.1, "soft": schedule.linear(1.0, 0.0)})
+    assert "teachers=['big'], loss = 0.1·truth + (1→0)·soft, with truth = CrossEntropy(" in repr(made)
+
+
+def test_an_overall_weight_and_temperature_read_the_clock_of_a_loop_of_your_own():
+    made = distiller(
+        {"soft": SoftTarget(tau=schedule.overall(schedule.linear(8, 4)))},
+        weights={"soft": schedule.overall(schedule.linear(1, 0))},
+    )
+    made.progress = limbeck.Progress(step=1, steps=2, before=2, total=4)  # three of four steps are over
+    loss = made((X, Y))
+    assert loss.weights == {"soft": 0.25}
+    plain = SoftTarget(tau=5.0)(made.exchange((X, Y)))
+    torch.testing.assert_close(loss.total, 0.25 * plain)

@@ -1,0 +1,63 @@
+"""An early exit answers as its head does in training, computes nothing behind its stage, and can be exported."""
+
+import pytest
+import torch
+
+import limbeck
+from limbeck.core.errors import LimbeckError
+from limbeck.distiller import EarlyExit, early_exits
+from limbeck.export import to_onnx
+from limbeck.losses import CrossEntropy, DeepToShallow
+from limbeck.models import small_cnn
+
+
+@pytest.fixture
+def distiller():
+    torch.manual_seed(0)
+    terms = {"truth": CrossEntropy(), "heads": DeepToShallow(("first", "second"))}
+    found = limbeck.Distiller(
+        small_cnn(width=4), objective=terms, task=limbeck.tasks.Classification(10),
+        taps={"student": {"first": "block1", "second": "block3:input"}},
+    )  # fmt: skip
+    found.prepare((torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)))
+    for _ in range(3):
+        found((torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)))
+    return found.eval()
+
+
+def test_it_answers_as_the_head_on_the_tapped_features(distiller):
+    pictures = torch.rand(5, 1, 8, 8)
+    said = distiller.exchange((pictures, torch.zeros(5, dtype=torch.long))).student
+    for name, found in early_exits(distiller).items():
+        head = distiller.objective.terms["heads"].head(name)
+        assert torch.equal(found(pictures), head(said.tap(name))[0])
+
+
+def test_nothing_behind_it_runs_and_no_hook_is_left(distiller):
+    ran = []
+    for block in ("block1", "block2", "block3"):
+        distiller.student.get_submodule(block).register_forward_hook(lambda *_, block=block: ran.append(block))
+    early_exits(distiller)["second"](torch.rand(1, 1, 8, 8))
+    assert ran == ["block1", "block2"]
+    distiller.student(torch.rand(1, 1, 8, 8))
+    assert ran == ["block1", "block2", "block1", "block2", "block3"]
+
+
+def test_an_exit_is_exported_with_the_parity_check_and_without_what_is_behind_it(distiller, tmp_path):
+    pictures = torch.rand(6, 1, 8, 8)
+    found = early_exits(distiller)["first"]
+    report = to_onnx(found, pictures[:1], tmp_path / "first.onnx", examples=pictures)
+    assert report["max_abs_difference"] < 1e-4
+    weights = (tmp_path / "first.onnx").read_bytes()
+    assert b"block3" not in weights
+    assert b"block1" in weights
+
+
+def test_mistakes_are_one_sentence(distiller):
+    with pytest.raises(LimbeckError, match="tap a module that runs once"):
+        EarlyExit(distiller.student, "block1@0", torch.nn.Identity())
+    behind = EarlyExit(distiller.student, "block1", torch.nn.Identity())
+    behind.network = torch.nn.ModuleDict({"block1": torch.nn.Identity(), "rest": torch.nn.Identity()})
+    behind.network.forward = lambda pictures: pictures
+    with pytest.raises(LimbeckError, match="never came to 'block1'"):
+        behind(torch.rand(1, 1, 8, 8))

@@ -1,0 +1,179 @@
+"""The common corruptions: shape and range, the same in any batch, more with severity, and values known beforehand."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_sample_image
+from torch import nn
+
+from limbeck.core.errors import LimbeckError
+from limbeck.data.split import Part, Stored
+from limbeck.evaluation.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupted
+from limbeck.evaluation.robustness.corruptions.sampling import enlarged, plasma, streaked
+
+# The published numbers of these do not rise in the mean change of a pixel: frost darkens the picture as it whitens it,
+# glass alternates blur and turns, and the elastic map moves less as a whole while it tears more.
+UNEVEN = {"frost", "glass_blur", "elastic_transform"}
+
+
+def pictures(kind):
+    photo = torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1)[None].float() / 255
+    side = 32 if kind != "large" else 96
+    tiles = torch.cat([photo[..., y : y + 256, x : x + 256] for y, x in ((0, 0), (100, 50), (150, 300), (60, 380))])
+    small = nn.functional.interpolate(tiles, size=(side, side), mode="area")
+    return small.mean(1, keepdim=True) if kind == "grey" else small
+
+
+@pytest.mark.parametrize("kind", ["colour", "grey", "large"])
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_shape_and_range_stay_and_the_change_rises_with_severity(name, kind):
+    before = pictures(kind)
+    kept = before.clone()
+    changes = []
+    for severity in SEVERITIES:
+        after = corrupt(before, name, severity)
+        assert after.shape == before.shape
+        assert after.dtype == torch.float32
+        assert 0 <= float(after.min()) <= float(after.max()) <= 1
+        assert torch.equal((after * 255).round() / 255, after)
+        changes.append(float((after - before).abs().mean()))
+    assert torch.equal(before, kept)
+    assert min(changes) > 0.002
+    if name not in UNEVEN:
+        # Published motion blurs 3 and 4 of small pictures differ in their radius only, where little is left to see,
+        # and heavy snow is dense already at 2 in large ones.
+        assert all(b > a - 0.005 for a, b in itertools.pairwise(changes)), changes
+        assert changes[-1] > 1.25 * changes[0]
+
+
+@pytest.mark.parametrize("kind", ["colour", "large"])
+def test_frost_leaves_less_of_the_picture_with_severity(kind):
+    before = pictures(kind)
+    alike = [
+        np.corrcoef(before.flatten(), corrupt(before, "frost", severity).flatten())[0, 1] for severity in SEVERITIES
+    ]
+    assert alike == sorted(alike, reverse=True)
+
+
+def test_elastic_tears_more_with_severity():
+    """Past its affine part: how far a pixel's change differs from that of its neighbour."""
+    ramp = torch.linspace(0, 1, 32).expand(8, 1, 32, 32).contiguous()
+    rough = [
+        float(corrupt(ramp, "elastic_transform", severity)[..., 8:24, 8:24].diff(n=2, dim=3).abs().mean())
+        for severity in (2, 3, 4, 5)
+    ]
+    assert rough == sorted(rough)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_picture_comes_out_the_same_in_any_batch(name):
+    before = pictures("colour")
+    number = torch.tensor([7, 8, 9, 10])
+    whole = corrupt(before, name, 3, seed=5, number=number)
+    alone = torch.cat([corrupt(before[i : i + 1], name, 3, seed=5, number=number[i : i + 1]) for i in range(4)])
+    assert torch.allclose(whole, alone, atol=1.01 / 255)  # sums in another order may round to the next level
+    assert float((whole != alone).float().mean()) < 0.01
+    assert torch.equal(whole, corrupt(before, name, 3, seed=5, number=number))
+
+
+def test_the_seed_and_the_number_decide():
+    before = pictures("colour")
+    assert not torch.equal(corrupt(before, "gaussian_noise", 1, seed=1), corrupt(before, "gaussian_noise", 1, seed=2))
+    two = corrupt(before[[0, 0]], "gaussian_noise", 1)
+    assert not torch.equal(two[0], two[1])
+
+
+@pytest.mark.parametrize(("severity", "sigma"), [(1, 0.04), (5, 0.10)])
+def test_gaussian_noise_has_the_published_spread(severity, sigma):
+    grey = torch.full((4, 3, 32, 32), 0.5)
+    assert float((corrupt(grey, "gaussian_noise", severity) - grey).std()) == pytest.approx(sigma, rel=0.03)
+
+
+def test_shot_noise_has_the_spread_of_poisson():
+    grey = torch.full((4, 3, 32, 32), 0.5)
+    assert float((corrupt(grey, "shot_noise", 5) - grey).std()) == pytest.approx((0.5 / 50) ** 0.5, rel=0.03)
+
+
+def test_impulses_are_as_many_as_published_and_half_of_them_white():
+    after = corrupt(torch.full((8, 3, 64, 64), 0.4), "impulse_noise", 5)
+    assert float((after == 0).float().mean()) == pytest.approx(0.035, rel=0.1)
+    assert float((after == 1).float().mean()) == pytest.approx(0.035, rel=0.1)
+
+
+def test_contrast_and_brightness_by_hand():
+    before = torch.tensor([0.2, 0.6]).repeat(32, 16)[None, None]
+    assert corrupt(before, "contrast", 2).unique().tolist() == pytest.approx([0.3, 0.5], abs=1 / 255)
+    colour = torch.tensor([0.4, 0.2, 0.1]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
+    brighter = corrupt(colour, "brightness", 2)[0, :, 0, 0]
+    assert brighter.tolist() == pytest.approx([0.5, 0.25, 0.125], abs=1 / 255)
+    assert float(corrupt(torch.zeros(1, 3, 32, 32), "brightness", 2).mean()) == pytest.approx(0.1, abs=1 / 255)
+
+
+def test_brightness_is_that_of_hsv():
+    import colorsys
+
+    before = pictures("colour")[:1, :, :6, :6]
+    after = corrupt(before, "brightness", 3)
+    for y in range(6):
+        for x in range(6):
+            h, s, v = colorsys.rgb_to_hsv(*before[0, :, y, x].tolist())
+            expected = colorsys.hsv_to_rgb(h, s, min(v + 0.15, 1))
+            assert after[0, :, y, x].tolist() == pytest.approx(expected, abs=1 / 255)
+
+
+@pytest.mark.parametrize("name", ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "pixelate", "contrast"])
+def test_a_flat_picture_stays_flat(name):
+    flat = torch.full((2, 3, 32, 32), 128 / 255)
+    assert torch.allclose(corrupt(flat, name, 5), flat, atol=1.01 / 255)
+
+
+def test_a_streak_is_half_a_gaussian_along_its_angle():
+    dot = torch.zeros(1, 1, 21, 21)
+    dot[0, 0, 10, 10] = 1.0
+    weights = np.exp(-np.square(np.arange(5)) / 2.0)
+    down = streaked(dot, torch.tensor([0.0]), radius=2, sigma=1.0)[0, 0, :, 10].numpy()
+    assert down[6:11] == pytest.approx((weights / weights.sum())[::-1])
+    assert float(down.sum()) == pytest.approx(1.0)
+
+
+def test_enlarging_keeps_the_middle_and_the_size():
+    ramp = torch.linspace(0, 1, 33).expand(1, 1, 33, 33)
+    grown = enlarged(ramp, 1.5)
+    assert grown.shape == ramp.shape
+    assert float(grown[..., 16, 16]) == pytest.approx(0.5, abs=0.02)
+    assert float(grown[..., 0, 32] - grown[..., 0, 0]) == pytest.approx(1 / 1.5, abs=0.06)
+
+
+def test_a_smoother_landscape_has_smaller_steps():
+    rough, smooth = (plasma([np.random.default_rng(i) for i in range(8)], 32, 24, decay=decay) for decay in (1.3, 3.0))
+    assert rough.shape == (8, 1, 32, 24)
+    assert float(rough.diff(dim=3).abs().mean()) > 2 * float(smooth.diff(dim=3).abs().mean())
+
+
+def test_every_network_is_asked_about_the_same_pictures():
+    class Bright(nn.Module):
+        def forward(self, pixels):
+            mean = pixels.mean((1, 2, 3))
+            return torch.stack([mean, 0.5 - mean + mean.detach() * 0], dim=1)
+
+    part = Part.whole(Stored(pictures("grey")), torch.tensor([0, 0, 0, -100]))
+    found = corrupted({"a": Bright(), "b": Bright()}, part, names=["brightness", "contrast"], severities=(1, 5))
+    assert found["a"]["brightness"].shape == (2, 3)
+    assert all(torch.equal(found["a"][name], found["b"][name]) for name in found["a"])
+    assert found["a"]["brightness"][1].all()
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "severity", "says"),
+    [
+        (torch.rand(1, 3, 8, 8), "gausian_noise", 1, "gaussian_noise"),
+        (torch.rand(1, 3, 8, 8), "fog", 6, "from 1 to 5"),
+        (torch.rand(1, 2, 8, 8), "fog", 1, "1 or 3"),
+        (torch.rand(1, 3, 8, 8) * 255, "fog", 1, "0..1"),
+    ],
+)
+def test_what_is_no_corruption_is_one_sentence(given, name, severity, says):
+    with pytest.raises(LimbeckError, match=says):
+        corrupt(given, name, severity)

@@ -1,0 +1,41 @@
+"""Latencies in turns: the order of calls, and what is told of them."""
+
+import time
+
+import pytest
+import torch
+
+from limbeck.core.errors import LimbeckError
+from limbeck.evaluation import latencies
+
+
+def test_calls_come_in_blocks_by_turns():
+    made = []
+    found = latencies({"a": lambda: made.append("a"), "b": lambda: made.append("b")}, turns=2, block=2)
+    assert "".join(made) == "aaabbbaaabbb"
+    assert found["a"]["repeats"] == 4
+
+
+def test_a_slower_call_is_found_to_be_slower():
+    found = latencies({"slow": lambda: time.sleep(0.004), "fast": lambda: None}, turns=3, block=3)
+    assert 4 <= found["slow"]["median"] <= found["slow"]["p95"]
+    assert found["fast"]["median"] < 1
+
+
+def test_a_slow_call_is_not_begun_again_once_its_time_is_spent():
+    found = latencies({"slow": lambda: time.sleep(0.02)}, turns=50, block=50, budget=0.1)
+    assert 1 <= found["slow"]["repeats"] < 10
+
+
+def test_threads_are_put_back_after_an_error():
+    before = torch.get_num_threads()
+
+    def fail():
+        assert torch.get_num_threads() == 1
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        latencies({"bad": fail})
+    assert torch.get_num_threads() == before
+    with pytest.raises(LimbeckError, match="from 1"):
+        latencies({}, turns=0)

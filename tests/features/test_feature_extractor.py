@@ -1,0 +1,230 @@
+"""A tap reads what a layer gave or took, whatever runs after it, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from limbeck.core.errors import LimbeckError
+from limbeck.features import Taps
+
+X = torch.tensor([[1.0, -2.0], [-3.0, 4.0]])
+
+
+class Twice(nn.Module):
+    """One ReLU that runs twice, once in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.relu = nn.Linear(2, 3), nn.Linear(3, 4), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        return self.relu(self.second(self.relu(self.first(x))))
+
+
+def heard(network, places, *inputs, **named):
+    with Taps(network, places).listening() as features:
+        network(*inputs, **named)
+    return features
+
+
+def hooks(network):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in network.modules())
+
+
+def test_an_output_and_an_input_are_what_the_layer_gave_and_took():
+    network = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
+    features = heard(network, {"out": "1", "in": "2:input", "raw": "0:input", "explicit": "1:output"}, X)
+    expected = network[0](X).tanh()
+    assert all(torch.equal(features[name], expected) for name in ("out", "in", "explicit"))
+    assert torch.equal(features["raw"], X)
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3])
+def test_a_relu_in_place_does_not_change_what_is_read(passes):
+    network = Twice()
+    taps = Taps(network, {"out": "first", "in": "relu@0:input", "after": "relu@0"})
+    # The first pass copies, and later ones may have learned that they need not: all read the same.
+    for _ in range(passes):
+        with taps.listening() as features:
+            network(X)
+    expected = network.first(X)
+    assert torch.equal(features["out"], expected)
+    assert torch.equal(features["in"], expected)
+    assert torch.equal(features["after"], expected.relu())
+
+
+def test_a_tensor_that_nobody_overwrites_is_copied_only_once():
+    network = nn.Sequential(nn.Linear(2, 3), nn.Tanh())
+    seen = []
+    network[0].register_forward_hook(lambda _, __, out: seen.append(out))
+    taps = Taps(network, {"mid": "0"})
+    for _ in range(2):
+        with taps.listening() as features:
+            network(X)
+    assert features["mid"] is seen[1]
+
+
+def test_a_tensor_overwritten_in_some_passes_only_is_an_error_and_not_a_wrong_number():
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.overwrite = nn.Linear(2, 3), False
+
+        def forward(self, x):
+            x = self.layer(x)
+            return x.relu_() if self.overwrite else x
+
+    network = Sometimes()
+    taps = Taps(network, {"mid": "layer"})
+    with taps.listening():
+        network(X)
+    network.overwrite = True
+    with pytest.raises(LimbeckError, match="overwritten in place in some passes"), taps.listening():
+        network(X)
+
+
+def test_a_module_that_runs_twice_is_read_by_its_run():
+    network = Twice()
+    features = heard(network, {"a": "relu@0", "b": "relu@1", "c": "relu@1:input"}, X)
+    first = network.first(X).relu()
+    assert torch.equal(features["a"], first)
+    assert torch.equal(features["b"], network.second(first).relu())
+    assert torch.equal(features["c"], network.second(first))
+
+
+def test_a_module_that_runs_twice_asks_which_run_and_refuses_a_third():
+    with pytest.raises(LimbeckError, match=r"ran 2 times.*write relu@0 … relu@1"):
+        heard(Twice(), {"a": "relu"}, X)
+    with pytest.raises(LimbeckError, match="ran 2 times, so there is no run @2"):
+        heard(Twice(), {"a": "relu@2"}, X)
+
+
+def test_a_module_in_two_places_answers_to_both_paths():
+    shared = nn.Tanh()
+    network = nn.Sequential(nn.Sequential(nn.Linear(2, 3), shared), nn.Sequential(nn.Linear(3, 2), shared))
+    features = heard(network, {"a": "0.1@1", "b": "1.1@1"}, X)
+    assert torch.equal(features["a"], features["b"])
+
+
+def test_no_hook_is_left_behind():
+    network = Twice()
+    heard(network, {"a": "first", "b": "second:input"}, X)
+    assert hooks(network) == 0
+
+
+@pytest.mark.parametrize("error", [ValueError("a fault in the network"), KeyboardInterrupt()])
+def test_no_hook_is_left_behind_by_an_error(error):
+    network, during = Twice(), []
+
+    def fail(x):
+        during.append(hooks(network))
+        raise error
+
+    network.forward = fail
+    with pytest.raises(type(error)):
+        heard(network, {"a": "first", "b": "second:input"}, X)
+    assert [*during, hooks(network)] == [2, 0]
+
+
+def test_no_hook_is_left_behind_where_a_tap_heard_nothing():
+    network = Twice()
+    sentence = "the tap 'a' heard nothing: 'first' did not run"
+    with pytest.raises(LimbeckError, match=sentence), Taps(network, {"a": "first"}).listening():
+        network.second(torch.zeros(1, 3))
+    assert hooks(network) == 0
+
+
+class Wide(nn.Module):
+    """Takes its input by keyword, gives a tuple, a mapping, or nothing that could be tapped."""
+
+    def __init__(self, gives):
+        super().__init__()
+        self.gives = gives
+
+    def forward(self, *, words=None, x):
+        return {"tuple": (None, [x + 1, x + 2]), "mapping": {"mask": None, "hidden": x + 1}, "text": "nothing"}[
+            self.gives
+        ]
+
+
+@pytest.mark.parametrize("gives", ["tuple", "mapping"])
+def test_the_first_tensor_of_a_tuple_or_a_mapping_is_read(gives):
+    features = heard(Wide(gives), {"out": "", "in": ":input"}, words="no tensor", x=X)
+    assert torch.equal(features["out"], X + 1)
+    assert torch.equal(features["in"], X)
+
+
+def test_an_output_without_a_tensor_is_refused_by_place_and_name():
+    with pytest.raises(LimbeckError, match="the output of '', tapped as 'mid', holds no tensor: tap another module"):
+        heard(Wide("text"), {"mid": ""}, x=X)
+
+
+@pytest.mark.parametrize("place", ["first", "relu@0:input", "relu@0"])
+def test_a_gradient_flows_through_a_tap(place):
+    network = Twice()
+    # Two passes: the second reads without a copy where it may.
+    for _ in range(2):
+        network.zero_grad()
+        heard(network, {"mid": place}, X)["mid"].square().sum().backward()
+    hidden = network.first.weight.detach() @ X.T + network.first.bias.detach()[:, None]
+    if place == "relu@0":
+        hidden = hidden.relu()
+    torch.testing.assert_close(network.first.weight.grad, 2 * hidden @ X)
+    assert network.second.weight.grad is None
+
+
+class Saving(nn.Module):
+    """A block whose activations are computed again in the backward pass."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        self.layer, self.head, self.reentrant = nn.Linear(2, 3), nn.Linear(3, 2), reentrant
+
+    def forward(self, x):
+        return self.head(checkpoint(lambda y: F.relu(self.layer(y)), x, use_reentrant=self.reentrant))
+
+
+@pytest.mark.parametrize("place", ["layer", "head:input"])
+def test_gradient_checkpointing_does_not_disturb_a_tap(place):
+    network = Saving(reentrant=False)
+    gradients = []
+    for layer in (network, nn.Sequential(copy.deepcopy(network.layer), nn.ReLU(), copy.deepcopy(network.head))):
+        path = {"layer": "0", "head:input": "2:input"}[place] if layer is not network else place
+        with Taps(layer, {"mid": path}).listening() as features:
+            out = layer(X)
+        (features["mid"].square().sum() + out.sum()).backward()
+        assert hooks(layer) == 0
+        gradients.append([p.grad for p in layer.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_a_place_that_runs_without_gradients_is_refused_since_it_would_teach_nothing():
+    network, x = Saving(reentrant=True), X.clone().requires_grad_()
+    with pytest.raises(LimbeckError, match=r"'layer' ran without gradients.*use_reentrant=False"):
+        heard(network, {"mid": "layer"}, x)
+    assert torch.equal(heard(network, {"mid": "head:input"}, x)["mid"], network.layer(X).relu())
+
+
+def test_a_pass_without_gradients_is_read_as_well():
+    for quiet in (torch.no_grad, torch.inference_mode):
+        network = Twice()
+        taps = Taps(network, {"mid": "first"})
+        for _ in range(2):
+            with quiet(), taps.listening() as features:
+                network(X)
+            assert torch.equal(features["mid"], network.first(X))
+
+
+def test_taps_travel_with_a_copy_of_their_network():
+    network = Twice()
+    other, taps = copy.deepcopy((network, Taps(network, {"mid": "first"})))
+    nn.init.zeros_(other.first.weight)
+    with taps.listening() as features:
+        other(X)
+    assert torch.equal(features["mid"], other.first(X))

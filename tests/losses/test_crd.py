@@ -1,0 +1,309 @@
+"""contrast asks whether two embeddings are of one sample; Contrast remembers what it saw, by the samples' numbers."""
+
+from __future__ import annotations
+
+import io
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.loss_context import Exchange
+from limbeck.core.outputs import Outputs
+from limbeck.losses import Contrast, contrast
+from limbeck.testing import check_term, make_exchange
+
+shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_relations.py"))))
+LEARNED = {"zero at agreement"}  # noise-contrastive: the same features still cost what the embeddings cannot tell
+
+
+def unit(rows):
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def paper(student, teacher, students, teachers, others, tau):
+    """Section 3 of the paper with the code's normaliser, pair by pair; M samples in all, whatever M is."""
+    total, m = 0.0, 1000.0
+    for anchors, partners, bank in ((student, teacher, teachers), (teacher, student, students)):
+        ratios = np.exp(anchors @ bank.T / tau)
+        if not others.any():
+            continue
+        z = m * ratios[others].mean()
+        costs = []
+        for i, anchor in enumerate(anchors):
+            k = others[i].sum()
+            noise = k / m
+            own = np.exp(anchor @ partners[i] / tau) / z
+            cost = -np.log(own / (own + noise)) if k else 0.0
+            for j in np.flatnonzero(others[i]):
+                cost -= np.log(noise / (ratios[i, j] / z + noise))
+            costs.append(cost)
+        total += np.mean(costs)
+    return float(total)
+
+
+def exchange(student, teacher, index, target=None, present=None):
+    return Exchange(
+        student=Outputs(taps={"mid": student}), teacher=Outputs(taps={"mid": teacher}, present=present),
+        index=torch.as_tensor(index), target=None if target is None else torch.as_tensor(target),
+    )  # fmt: skip
+
+
+def drawn(seed, index, target=None):
+    draw = torch.Generator().manual_seed(seed)
+    return exchange(
+        torch.randn(len(index), 5, generator=draw), torch.randn(len(index), 7, generator=draw), index, target
+    )
+
+
+def prepared(said, **options):
+    torch.manual_seed(0)
+    term = Contrast("mid", **{"size": 8, "width": 4, **options})
+    term.prepare(said)
+    return term
+
+
+@st.composite
+def remembered(draw):
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rows, kept, width = draw(st.integers(1, 5)), draw(st.integers(1, 9)), draw(st.integers(1, 6))
+    student, teacher, students, teachers = (unit(random.normal(size=(n, width))) for n in (rows, rows, kept, kept))
+    if draw(st.booleans()):
+        teacher, teachers = student.copy(), students.copy()
+    return student, teacher, students, teachers, random.random(size=(rows, kept)) < draw(st.sampled_from([0.5, 1.1]))
+
+
+@pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (6, 2, 2)), ((5,), (7,)), ((3, 5), (4, 7))])
+def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
+    shapes = {"student_taps": {"mid": student}, "teacher_taps": {"mid": teacher}}
+
+    def make(**options):
+        return make_exchange(**shapes, **options)
+
+    term = Contrast("mid", size=16, width=4)
+    term.prepare(make())
+    met = make(seed=9)
+    term(replace(met, index=met.index + 100))  # somebody to be told apart from
+    term.prepare = lambda exchange: None  # the check would shape it again, and forget them
+    check_term(term.eval(), make=make, without=LEARNED)
+
+
+def test_the_value_worked_by_hand():
+    # One row, east in both; one other, north in both: own logit 1, other 0, tau 1. E = 1, K = 1.
+    # −log(e / (e + 1)) − log(1 / 2), both ways.
+    east, north = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    value = contrast(east, east, students=north, teachers=north, others=torch.tensor([[True]]), tau=1.0)
+    assert float(value) == pytest.approx(2 * (np.log(1 + np.exp(-1)) + np.log(2)), rel=1e-6)
+
+
+@shared.FEW
+@given(remembered(), st.sampled_from([0.07, 0.5, 1.0]))
+def test_it_agrees_with_the_paper_in_numpy(arrays, tau):
+    student, teacher, students, teachers, others = map(torch.tensor, arrays)
+    value = contrast(student, teacher, students=students, teachers=teachers, others=others, tau=tau)
+    assert float(value) == pytest.approx(paper(*arrays, tau), rel=1e-6, abs=1e-12)
+
+
+def test_half_precision_is_computed_in_float32():
+    random = np.random.default_rng(0)
+    for dtype in shared.HALVES:
+        embedded = [torch.tensor(unit(random.normal(size=(n, 8)))).to(dtype) for n in (3, 3, 6, 6)]
+        others = torch.ones(3, 6, dtype=torch.bool)
+        value = contrast(*embedded[:2], students=embedded[2], teachers=embedded[3], others=others)
+        assert value.dtype == torch.float32
+        expected = paper(*(tensor.double().numpy() for tensor in embedded), others.numpy(), 0.07)
+        assert float(value) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_gradient_is_that_of_finite_differences_with_the_mean_held_still():
+    student, teacher, students, teachers = (F.normalize(torch.randn(n, 3).double()) for n in (2, 2, 4, 4))
+    others = torch.ones(2, 4, dtype=torch.bool)
+    student.requires_grad_()
+    contrast(student, teacher, students=students, teachers=teachers, others=others, tau=0.5).backward()
+    still = [
+        float((a @ bank.T / 0.5).exp().mean()) * 4 for a, bank in ((student.detach(), teachers), (teacher, students))
+    ]
+
+    def again(student):
+        own, total = (student * teacher).sum(1) / 0.5, 0.0
+        for logits, among in zip((student @ teachers.T, teacher @ students.T), still, strict=True):
+            wrong = torch.log1p((logits / 0.5).exp() / among).sum(1)
+            total = total + (torch.log1p(among * (-own).exp()) + wrong).mean()
+        return total
+
+    assert torch.autograd.gradcheck(again, student)
+    (expected,) = torch.autograd.grad(again(student), student)
+    torch.testing.assert_close(student.grad, expected)
+
+
+class Book:
+    """The banks in plain Python: embeddings by number, the oldest first."""
+
+    def __init__(self, size):
+        self.size, self.held = size, {}
+
+    def remember(self, numbers, labels, students, teachers):
+        fresh = {}
+        for number in sorted(set(numbers)):
+            mine = [i for i, each in enumerate(numbers) if each == number]
+            now = [unit(rows[mine].sum(0, keepdims=True)) for rows in (students, teachers)]
+            label = max(labels[i] for i in mine)
+            if number in self.held:
+                past = self.held[number][1:]
+                moved = [unit(0.5 * old + 0.5 * new) for old, new in zip(past, now, strict=True)]
+                self.held[number] = (label, *moved)
+            else:
+                fresh[number] = (label, *now)
+        for number, held in fresh.items():
+            if len(self.held) == self.size:
+                del self.held[next(iter(self.held))]
+            self.held[number] = held
+
+
+def test_the_class_agrees_with_numpy_over_batches_that_repeat_duplicate_and_overflow():
+    batches = [[3, 4, 5], [4, 6, 6], [7, 8, 9], [3, 11, 4], [12, 13, 13]]
+    said = [drawn(seed, index, target=[number % 3 for number in index]) for seed, index in enumerate(batches)]
+    said = [
+        exchange(s.student.tap("mid").double(), s.teacher.tap("mid").double(), s.index, s.target) for s in said
+    ]  # fmt: skip
+    term, book = prepared(said[0], size=7), Book(7)
+    weights = {name: parameter.detach().numpy() for name, parameter in term.embed.named_parameters()}
+    for one in said:
+        student, teacher = (
+            unit(outputs.tap("mid").numpy() @ weights[f"{name}.weight"].T + weights[f"{name}.bias"])
+            for name, outputs in (("student", one.student), ("teacher", one.teacher))
+        )
+        book.remember(one.index.tolist(), one.target.tolist(), student, teacher)
+        others = np.array(
+            [
+                [n != number and label != target for n, (label, *_) in book.held.items()]
+                for number, target in zip(one.index.tolist(), one.target.tolist(), strict=True)
+            ]
+        )
+        students, teachers = (np.concatenate([held[i] for held in book.held.values()]) for i in (1, 2))
+        expected = paper(student, teacher, students, teachers, others, 0.07)
+        assert float(term(one).detach()) == pytest.approx(expected, rel=1e-6)
+        assert sorted(term.number[term.number >= 0].tolist()) == sorted(book.held)
+
+
+def test_a_row_is_never_told_apart_from_its_own_sample_or_its_class():
+    said = drawn(0, [1, 2, 3], target=[5, 5, 5])
+    assert float(prepared(said)(said).detach()) == 0.0
+    alone = drawn(0, [1, 1, 1])
+    assert float(prepared(alone)(alone).detach()) == 0.0
+    assert float(prepared(said)(replace(said, target=None)).detach()) > 0.0
+
+
+def test_resuming_from_a_saved_state_ends_with_the_same_bits():
+    said = [drawn(seed, [seed, seed + 1, 2 * seed + 3]) for seed in range(4)]
+    term = prepared(said[0])
+    for one in said[:2]:
+        term(one)
+    file = io.BytesIO()
+    torch.save(term.state_dict(), file)
+    file.seek(0)
+    torch.manual_seed(1)
+    again = Contrast("mid", size=8, width=4)
+    again.prepare(said[0])
+    again.load_state_dict(torch.load(file, weights_only=True))
+    for one in said[2:]:
+        assert torch.equal(term(one), again(one))
+    assert all(torch.equal(mine, its) for mine, its in zip(term.buffers(), again.buffers(), strict=True))
+
+
+def test_two_steps_forward_before_one_backward_are_allowed():
+    first, second = drawn(0, [1, 2, 3]), drawn(1, [1, 4, 5])
+    term = prepared(first)
+    (term(first) + term(second)).backward()
+    assert all(bool(parameter.grad.any()) for parameter in term.parameters())
+
+
+def test_the_banks_stand_still_in_eval_mode():
+    said = drawn(0, [1, 2, 3])
+    term = prepared(said)
+    term(said)
+    before = [buffer.clone() for buffer in term.buffers()]
+    assert torch.equal(term.eval()(said), term(drawn(0, [1, 2, 3])))
+    term(drawn(1, [7, 8, 9]))
+    assert all(torch.equal(old, new) for old, new in zip(before, term.buffers(), strict=True))
+
+
+def test_several_processes_remember_the_samples_of_all(monkeypatch):
+    room = sys.modules[Contrast.__module__]
+    mine, its = drawn(0, [1, 2]), drawn(1, [3, 4])
+    whole = Exchange(
+        student=Outputs(taps={"mid": torch.cat([mine.student.tap("mid"), its.student.tap("mid")])}),
+        teacher=Outputs(taps={"mid": torch.cat([mine.teacher.tap("mid"), its.teacher.tap("mid")])}),
+        index=torch.tensor([1, 2, 3, 4]),
+    )
+    alone = prepared(mine)
+    alone(whole)
+    shares = []  # what each of two processes hands in, in the order of the calls
+    for said in (mine, its):
+        term, handed = prepared(mine), []
+        with monkeypatch.context() as patch:
+            patch.setattr(room, "gather", lambda tensor, kept=handed: kept.append(tensor) or tensor)
+            term(said)
+        shares.append(handed)
+    together = prepared(mine)
+    answers = iter([torch.cat(pair) for pair in zip(*shares, strict=True)])
+    monkeypatch.setattr(room, "gather", lambda tensor: next(answers))
+    together(mine)
+    for one, other in zip(alone.buffers(), together.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_samples_that_the_teacher_did_not_answer_are_left_out():
+    said = drawn(0, [1, 2, 3], target=[0, 1, 2])
+    partial = replace(said, teacher=replace(said.teacher, present=torch.tensor([True, False, True])))
+    kept = torch.tensor([0, 2])
+    few = exchange(said.student.tap("mid")[kept], said.teacher.tap("mid")[kept], [1, 3], [0, 2])
+    torch.testing.assert_close(prepared(said)(partial), prepared(said)(few))
+    nobody = replace(said, teacher=replace(said.teacher, present=torch.zeros(3, dtype=torch.bool)))
+    term = prepared(said)
+    value = term(nobody)
+    value.backward()
+    assert value.item() == 0.0
+
+
+def test_no_gradient_reaches_the_teachers_features_and_both_embeddings_get_one():
+    said = make_exchange()
+    term = prepared(said)
+    term(said).backward()
+    assert said.teacher.tap("mid").grad is None
+    assert said.student.tap("mid").grad.any()
+    assert all(bool(parameter.grad.any()) for parameter in term.parameters())
+
+
+def test_what_does_not_fit_is_refused():
+    said = drawn(0, [1, 2, 3])
+    with pytest.raises(LimbeckError, match=r"call distiller.prepare\(batch\) before building the optimizer"):
+        Contrast("mid")(said)
+    with pytest.raises(LimbeckError, match="knows samples by their numbers"):
+        Contrast("mid").prepare(replace(said, index=None))
+    with pytest.raises(LimbeckError, match="holds 2 samples, and this batch has 3: set size"):
+        prepared(said, size=2)(said)
+    with pytest.raises(LimbeckError, match="at least 2 samples of width 1 or more, not 1 of 128"):
+        Contrast("mid", size=1)
+    with pytest.raises(LimbeckError, match="momentum 1"):
+        Contrast("mid", momentum=1.0)
+    ones = torch.ones(2, 3)
+    with pytest.raises(LimbeckError, match=r"2 rows .*others \[2, 1\]"):
+        contrast(ones, ones, students=ones, teachers=ones, others=torch.ones(2, 1, dtype=torch.bool))
+    with pytest.raises(LimbeckError, match=r"embeddings have the shape \[2, 3\]"):
+        contrast(ones, torch.ones(2, 4), students=ones, teachers=ones, others=torch.ones(2, 2, dtype=torch.bool))
+
+
+def test_it_describes_its_embeddings():
+    text = str(prepared(drawn(0, [1, 2])))
+    assert "at='mid', size=8, width=4, tau=0.07, momentum=0.5" in text
+    assert "in_features=5, out_features=4" in text

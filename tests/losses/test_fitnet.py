@@ -1,0 +1,147 @@
+"""hint is the mean squared error over every element; Hint learns the step from the student's width to the teacher's."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.loss_context import Exchange
+from limbeck.core.outputs import Outputs
+from limbeck.losses import Hint, hint
+from limbeck.testing import check_term, make_exchange
+
+FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
+
+
+def exchange(student, teacher, present=None):
+    return Exchange(student=Outputs(taps={"mid": student}), teacher=Outputs(taps={"mid": teacher}, present=present))
+
+
+def prepared(said):
+    torch.manual_seed(0)
+    term = Hint("mid")
+    term.prepare(said)
+    return term
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"), [((8, 4, 4), (6, 4, 4)), ((8, 6, 6), (8, 3, 3)), ((5,), (7,)), ((3, 5), (3, 7))]
+)
+def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
+    # Features that are equal before the projection are not so behind it, before it has learned.
+    make = partial(make_exchange, student_taps={"mid": student}, teacher_taps={"mid": teacher})
+    check_term(Hint("mid"), make=make, without={"zero at agreement"})
+
+
+def test_the_value_worked_by_hand():
+    # Differences 1, −2, 0, 3 over a [2, 2]: (1 + 4 + 0 + 9) / 4 = 3.5.
+    assert float(hint(torch.tensor([[1.0, 0.0], [2.0, 5.0]]), torch.tensor([[0.0, 2.0], [2.0, 2.0]]))) == 3.5
+
+
+@FEW
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 4), min_size=2, max_size=4), st.sampled_from([0.0, 1.0, 1e4]))
+def test_it_agrees_with_the_paper_in_numpy(seed, shape, scale):
+    random = np.random.default_rng(seed)
+    student, teacher = random.normal(size=shape) * scale, random.normal(size=shape)
+    value = hint(torch.tensor(student), torch.tensor(teacher))
+    assert float(value) == pytest.approx(np.square(student - teacher).mean(), rel=1e-6)
+    assert float(hint(torch.tensor(student), torch.tensor(student))) == 0.0
+
+
+def test_the_class_agrees_with_numpy_through_its_own_projection_and_pooling():
+    random = np.random.default_rng(0)
+    student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 5, 2, 2))
+    said = exchange(torch.tensor(student), torch.tensor(teacher))
+    term = prepared(said)
+    weight, bias = (p.detach().numpy() for p in term.parameters())
+    projected = np.einsum("oi,bihw->bohw", weight[:, :, 0, 0], student) + bias[None, :, None, None]
+    pooled = projected.reshape(2, 5, 2, 2, 2, 2).mean(axis=(3, 5))
+    assert term(said).item() == pytest.approx(np.square(pooled - teacher).mean(), rel=1e-6)
+
+
+def test_channels_last_memory_costs_the_same():
+    student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4)
+    term = prepared(exchange(student, teacher))
+    last = exchange(*(tensor.to(memory_format=torch.channels_last) for tensor in (student, teacher)))
+    torch.testing.assert_close(term(last), term(exchange(student, teacher)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    student, teacher = torch.randn(3, 4).to(dtype), torch.randn(3, 4).to(dtype)
+    value = hint(student, teacher)
+    assert value.dtype == torch.float32
+    expected = np.square(student.double().numpy() - teacher.double().numpy()).mean()
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    student, teacher = torch.randn(2, 3).double().requires_grad_(), torch.randn(2, 3).double()
+    assert torch.autograd.gradcheck(lambda s: hint(s, teacher), student)
+
+
+def test_a_projection_has_one_weight_for_each_pair_of_channels():
+    term = prepared(exchange(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4)))
+    assert [tuple(p.shape) for p in term.parameters()] == [(5, 3, 1, 1), (5,)]
+    assert str(term.projection).startswith("Projection(\n  3 → 5")
+
+
+def test_the_repr_tells_which_maps_are_pooled():
+    term = prepared(exchange(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 3)))
+    assert "3 → 5, maps 4×4 and 2×3 pooled to 2×3" in str(term)
+
+
+def test_equal_widths_are_projected_too():
+    assert sum(p.numel() for p in prepared(exchange(torch.zeros(2, 3), torch.zeros(2, 3))).parameters()) == 12
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_projection_moved_to_another_precision_still_works(dtype):
+    said = make_exchange(student_taps={"mid": (3,)}, teacher_taps={"mid": (4,)}, dtype=dtype)
+    term = prepared(said).to(dtype)
+    assert torch.isfinite(term(replace_teacher(said)))
+
+
+def replace_teacher(said):
+    return Exchange(student=said.student, teacher=said.teacher)
+
+
+def test_a_projection_shaped_on_doubles_is_double():
+    assert next(prepared(exchange(torch.zeros(2, 3).double(), torch.zeros(2, 4))).parameters()).dtype == torch.float64
+
+
+def test_a_teacher_that_answered_no_sample_costs_zero_with_a_gradient_of_zero():
+    student = torch.randn(2, 3, 4, 4, requires_grad=True)
+    said = exchange(student, torch.randn(2, 5, 2, 2), present=torch.tensor([False, False]))
+    term = prepared(said)
+    value = term(said)
+    value.backward()
+    assert value.item() == 0.0
+    assert all(not p.grad.any() for p in (student, *term.parameters()))
+
+
+def test_an_unprepared_hint_says_what_to_call():
+    with pytest.raises(LimbeckError, match=r"call distiller.prepare\(batch\) before building the optimizer"):
+        Hint("mid")(make_exchange())
+
+
+@pytest.mark.parametrize(("student", "teacher"), [((2, 3), (2, 3, 4)), ((2, 3, 4, 4, 4), (2, 3, 4, 4, 4))])
+def test_features_of_ranks_that_cannot_be_compared_are_refused(student, teacher):
+    with pytest.raises(LimbeckError, match="cannot be compared: tap layers that both give"):
+        prepared(exchange(torch.zeros(student), torch.zeros(teacher)))
+
+
+def test_different_numbers_of_tokens_are_refused_with_what_has_to_be_equal():
+    said = exchange(torch.zeros(2, 6, 3), torch.zeros(2, 7, 3))
+    with pytest.raises(LimbeckError, match=r"\[2, 6, 3\].*\[2, 7, 3\].*tokens have to be equal"):
+        prepared(said)(said)
+
+
+def test_a_hint_tells_where_it_listens():
+    assert str(Hint("mid", teacher="big")) == "Hint(at='mid', teacher='big')"

@@ -1,0 +1,149 @@
+"""gram compares which channels fire together: the mean squared difference of F·Fᵀ / positions."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.loss_context import Exchange
+from limbeck.core.outputs import Outputs
+from limbeck.losses import Gram, gram
+from limbeck.testing import check_term, make_exchange
+
+FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
+
+
+def matrix(features):
+    flat = features.reshape(*features.shape[:2], -1)
+    return np.einsum("bip,bjp->bij", flat, flat) / flat.shape[2]
+
+
+def paper(student, teacher):
+    return float(np.square(matrix(student) - matrix(teacher)).mean())
+
+
+def exchange(student, teacher, present=None):
+    return Exchange(student=Outputs(taps={"mid": student}), teacher=Outputs(taps={"mid": teacher}, present=present))
+
+
+def prepared(said):
+    torch.manual_seed(0)
+    term = Gram("mid")
+    term.prepare(said)
+    return term
+
+
+@st.composite
+def features(draw):
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    batch, channels, rank = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(0, 3))
+    student, teacher = (
+        random.normal(size=(batch, channels, *(draw(st.integers(1, 4)) for _ in range(rank))))
+        * draw(st.sampled_from([0.0, 1.0, 1e4]))
+        for _ in range(2)
+    )
+    match draw(st.sampled_from(["free", "equal", "duplicates"])):
+        case "equal":
+            teacher = student.copy()
+        case "duplicates":
+            student, teacher = np.repeat(student[:1], 3, axis=0), np.repeat(teacher[:1], 3, axis=0)
+    return student, teacher
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (8, 2, 3)), ((4,), (4,)), ((6, 5), (9, 5))]
+)
+def test_it_keeps_every_promise_between_equal_channels(student, teacher):
+    check_term(Gram("mid"), make=partial(make_exchange, student_taps={"mid": student}, teacher_taps={"mid": teacher}))
+
+
+def test_it_keeps_every_promise_but_zero_at_agreement_through_a_projection():
+    # The projection takes the student's width, so a student that says what the teacher says does not fit it.
+    make = partial(make_exchange, student_taps={"mid": (8, 4, 4)}, teacher_taps={"mid": (6, 2, 2)})
+    check_term(Gram("mid", teacher="teacher"), make=make, without={"zero at agreement"})
+
+
+def test_the_value_worked_by_hand():
+    # Student, two channels at two positions: (1, 2) and (0, 1): products 5, 2, 2, 1, by two positions 2.5, 1, 1, 0.5.
+    # Teacher, one position: (1) and (1): all products 1. Differences 1.5, 0, 0, −0.5: (2.25 + 0.25) / 4 = 0.625.
+    student, teacher = torch.tensor([[[1.0, 2.0], [0.0, 1.0]]]), torch.tensor([[[1.0], [1.0]]])
+    assert float(gram(student, teacher)) == 0.625
+
+
+@FEW
+@given(features())
+def test_it_agrees_with_the_paper_in_numpy(pair):
+    student, teacher = pair
+    value = gram(torch.tensor(student), torch.tensor(teacher))
+    assert float(value) == pytest.approx(paper(student, teacher), rel=1e-6, abs=1e-12)
+
+
+def test_the_class_agrees_with_numpy_through_its_projection():
+    random = np.random.default_rng(0)
+    student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 5, 2, 2))
+    said = exchange(torch.tensor(student), torch.tensor(teacher))
+    term = prepared(said)
+    weight, bias = (p.detach().numpy() for p in term.parameters())
+    projected = np.einsum("oi,bihw->bohw", weight[:, :, 0, 0], student) + bias[None, :, None, None]
+    assert term(said).item() == pytest.approx(paper(projected, teacher), rel=1e-6)
+
+
+def test_the_class_reads_tokens_with_their_channels_last():
+    student, teacher = np.random.default_rng(0).normal(size=(2, 2, 6, 3))
+    said = exchange(torch.tensor(student), torch.tensor(teacher))
+    assert float(prepared(said)(said)) == pytest.approx(
+        paper(student.transpose(0, 2, 1), teacher.transpose(0, 2, 1)), rel=1e-6
+    )
+
+
+def test_channels_last_memory_costs_the_same():
+    student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 2, 2)
+    last = (tensor.to(memory_format=torch.channels_last) for tensor in (student, teacher))
+    torch.testing.assert_close(gram(*last), gram(student, teacher))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    student, teacher = (100 * torch.randn(2, 3, 4)).to(dtype), torch.randn(2, 3, 4).to(dtype)
+    value = gram(student, teacher)
+    assert value.dtype == torch.float32
+    assert float(value) == pytest.approx(paper(student.double().numpy(), teacher.double().numpy()), rel=1e-5)
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    student, teacher = torch.randn(2, 2, 3).double().requires_grad_(), torch.randn(2, 2, 2).double()
+    assert torch.autograd.gradcheck(lambda s: gram(s, teacher), student)
+
+
+def test_equal_channels_need_no_projection():
+    assert list(prepared(make_exchange()).parameters()) == []
+
+
+def test_the_order_of_the_positions_does_not_matter():
+    student, teacher = torch.randn(2, 3, 5).double(), torch.randn(2, 3, 5).double()
+    torch.testing.assert_close(gram(student[:, :, torch.randperm(5)], teacher), gram(student, teacher))
+
+
+def test_a_teacher_that_answered_no_sample_costs_zero():
+    said = exchange(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 2), present=torch.tensor([False, False]))
+    assert float(prepared(said)(said).detach()) == 0.0
+
+
+def test_an_unprepared_gram_says_what_to_call():
+    with pytest.raises(LimbeckError, match=r"call distiller.prepare\(batch\) before building the optimizer"):
+        Gram("mid")(make_exchange())
+
+
+def test_the_function_refuses_unequal_channels_with_both_shapes():
+    with pytest.raises(LimbeckError, match=r"\[2, 3, 4\] and \[2, 5, 4\].*the class Gram learns a projection"):
+        gram(torch.zeros(2, 3, 4), torch.zeros(2, 5, 4))
+
+
+def test_a_gram_tells_where_it_listens():
+    assert str(Gram("mid", teacher="big")) == "Gram(at='mid', teacher='big')"

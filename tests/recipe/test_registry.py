@@ -1,0 +1,142 @@
+"""`use:` reaches limbeck's own names and listed packages, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+
+from limbeck.recipe import registry as aliases
+from limbeck.recipe.registry import KINDS, Kind, find, names, refuse_plugin
+
+
+def test_every_kind_has_names_and_each_is_found():
+    for kind in KINDS:
+        assert names(kind)
+        for name in names(kind):
+            found, target = find(name, [kind])
+            assert found == kind
+            assert callable(target)
+
+
+def test_names_are_of_their_kind_only():
+    assert {"Digits", "ImageFolder"} <= set(names("data")) and "Views" not in names("data")  # noqa: PT018
+    assert names("views") == ["Views", "composite"]
+    assert names("transform") == [
+        "affine", "color_jitter", "crop", "cutmix", "flip", "mixup", "rand_augment", "resized_crop", "torchvision",
+    ]  # fmt: skip
+    assert "small_cnn" in names("model")
+    assert not {"load_weights", "save_weights", "catalogue"} & set(names("model"))
+    assert {"SoftTarget", "CrossEntropy", "Hint", "AttentionTransfer", "Gram"} <= set(names("term"))
+    assert "soft_target" not in names("term")
+    assert "Optimizer" not in names("optimizer") and "LRScheduler" not in names("scheduler")  # noqa: PT018
+
+
+def test_optimizers_are_torch_s():
+    assert find("AdamW", ["optimizer"]) == ("optimizer", torch.optim.AdamW)
+    assert find("OneCycleLR", ["scheduler"]) == ("scheduler", torch.optim.lr_scheduler.OneCycleLR)
+
+
+def test_the_first_kind_that_has_the_name_wins(monkeypatch):
+    def _room(name, **things):
+        room = types.ModuleType(name)
+        room.__all__ = list(things)
+        for key, thing in things.items():
+            setattr(room, key, thing)
+        monkeypatch.setitem(sys.modules, name, room)
+        return Kind(noun=name, module=name, wanted=callable)
+
+    one, two = (lambda: 1), (lambda: 2)
+    kinds = {"one": _room("fake_one", same=one, _private=one), "two": _room("fake_two", same=two, other=two)}
+    monkeypatch.setattr(aliases, "KINDS", kinds)
+    assert find("same", ["two", "one"]) == ("two", two)
+    assert find("same", ["one", "two"]) == ("one", one)
+    assert names("one") == ["same"]
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest(sentence):
+    said = sentence(find, "smal_cnn", ["model"], place="student")
+    assert said.startswith("student: no model is named 'smal_cnn'; there are: small_cnn")
+
+
+@pytest.mark.parametrize("use", ["__doc__", "__builtins__", "functional", "lr_scheduler", "swa_utils", "load", "", "."])
+def test_what_is_no_public_part_is_not_found(sentence, use):
+    for kind in KINDS:
+        assert "is named" in sentence(find, use, [kind])
+
+
+def test_a_plugin_is_not_imported_before_it_is_listed(sentence, plugin):
+    said = sentence(find, f"{plugin}.nets:Net", ["model"], place="student")
+    assert f"add `plugins: [{plugin}]` to the recipe" in said
+    assert plugin not in sys.modules
+    assert f"`plugins: [mine, {plugin}]`" in sentence(find, f"{plugin}.nets:Net", ["model"], plugins=["mine"])
+    assert plugin not in sys.modules
+
+
+@pytest.mark.parametrize("listed", ["limbeck_test_plugin", "limbeck_test_plugin.nets"])
+def test_a_listed_package_opens_what_is_below_it(plugin, listed):
+    kind, target = find(f"{plugin}.nets:Net", ["model"], plugins=[listed])
+    assert kind == "model"
+    assert target(width=1, classes=2).classes == 2
+
+
+def test_a_listed_package_opens_neither_its_parent_nor_its_namesakes(sentence, plugin):
+    assert "not listed" in sentence(find, f"{plugin}:Net", ["model"], plugins=[f"{plugin}.nets"])
+    assert "not listed" in sentence(find, f"{plugin}.nets:Net", ["model"], plugins=[plugin[:-1]])
+    assert plugin not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "x.y:a.b", "x y:Net", "x:", ":Net", "x:Net:z", "x..y:Net", "x:__class__", "x.__init__:Net", "__main__:Net",
+        "x:Net()", "x:1", "x-y:Net", "x/y:Net", "x:Net\n", "ｘ:Net",
+    ],
+)  # fmt: skip
+def test_a_path_of_another_form_is_refused(sentence, use):
+    assert "is not a path of the form" in sentence(find, use, ["model"], plugins=["x", "__main__"]).replace("\\n", "")
+
+
+@pytest.mark.parametrize(
+    "use", ["os:system", "builtins:eval", "subprocess:Popen", "importlib:import_module", "shutil:rmtree"]
+)
+def test_python_s_own_library_is_out_of_reach_even_when_listed(sentence, use):
+    said = sentence(find, use, ["model"], plugins=[use.partition(":")[0]])
+    assert "part of Python itself" in said
+
+
+def test_what_a_package_only_imports_is_not_its_own(sentence, plugin):
+    for name in ("system", "OrderedDict"):
+        assert "is at home in" in sentence(find, f"{plugin}.nets:{name}", ["model"], plugins=[plugin])
+
+
+def test_a_plugin_s_faults_are_one_sentence(sentence, plugin):
+    def ask(path):
+        return sentence(find, f"{plugin}.{path}", ["model"], plugins=[plugin], place="student")
+
+    assert ask("broken:Net").endswith("broken failed when imported (RuntimeError: no luck)")
+    assert "failed when imported (SystemExit: 3)" in ask("leaves:Net")
+    assert "needs 'a_package_that_is_not_there', which is not installed" in ask("needs:Net")
+    assert "there is no module 'limbeck_test_plugin.gone'" in ask("gone:Net")
+    assert "has no 'Nett'; there are: Net" in ask("nets:Nett")
+    assert "is a int, and `use` takes a class or a function" in ask("nets:number")
+
+
+@pytest.mark.parametrize("name", ["os", "sys", "os.path", "__main__", "a b", "", ".x", "x.", "x:y", "x.__y__", "1x"])
+def test_what_cannot_be_a_plugin_is_refused(name):
+    assert refuse_plugin(name)
+
+
+def test_reading_recipes_imports_neither_torch_nor_rooms(tmp_path, digits):
+    (tmp_path / "x.yaml").write_text(digits)
+    code = (
+        "import sys, limbeck.recipe\n"
+        f"limbeck.recipe.load({str(tmp_path / 'x.yaml')!r}, ['training.optimizer.lr=1e-2'])\n"
+        "rooms = {m.split('.')[1] for m in sys.modules if m.startswith('limbeck.')} - {'recipe', 'core', '_version'}\n"
+        "print(rooms or 'none', *sorted({'torch', 'torchvision', 'numpy'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "none"

@@ -1,0 +1,134 @@
+"""What a recipe says about several teachers is checked before anything is loaded, and said by its place."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from limbeck.core.errors import LimbeckError
+from limbeck.recipe import check, load, show
+from limbeck.workflows.study.variants import Shared, arms, cell_recipe
+
+RECIPE = """
+task: Classification
+data: {use: Digits}
+teachers: {a: {use: small_cnn, weights: a.pt}, b: {use: mlp, weights: b.pt}, c: {use: small_cnn, weights: c.pt}}
+student: {use: small_cnn}
+stages: [{name: distill, steps: 3, objective: {truth: CrossEntropy, soft: SoftTarget}}]
+"""
+
+
+def made(**changes):
+    return yaml.safe_dump({**yaml.safe_load(RECIPE), **changes})
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("MeanLogits", {"use": "MeanLogits", "weights": None}),
+        ({"use": "MeanProbabilities", "weights": {"a": 2}, "tau": 4},
+         {"use": "MeanProbabilities", "weights": {"a": 2.0}, "tau": 4.0}),
+        ({"use": "Confidence", "by": "cross_entropy"}, {"use": "Confidence", "by": "cross_entropy", "tau": 1.0}),
+        ("Random", {"use": "Random", "weights": None}),
+        ("Learned", {"use": "Learned"}),
+    ],
+)  # fmt: skip
+def test_every_combination_is_a_setting_and_is_shown_whole(said, shown):
+    text = show(load(made(combination=said)))
+    assert yaml.safe_load(text)["combination"] == shown
+    check(load(text))
+
+
+def test_what_a_teacher_sees_and_knows_is_shown_again_and_only_where_it_was_said(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("one\n\ntwo \n")
+    teachers = {
+        "a": {"use": "mlp", "weights": "a.pt", "size": 16, "normalize": "imagenet", "classes": ["1", "0"]},
+        "b": {"use": "small_cnn", "weights": "b.pt", "size": 16, "normalize": {"mean": [0.5], "std": [0.5]}},
+        "c": {"use": "small_cnn", "weights": "c.pt", "classes": str(file), "missing": "mask", "answers": "finite"},
+        "d": {"use": "small_cnn", "weights": "d.pt", "classes": 10},
+    }
+    recipe = load(made(teachers=teachers))
+    again = yaml.safe_load(show(recipe))["teachers"]
+    assert {key: again["a"][key] for key in teachers["a"]} == teachers["a"]
+    assert {key: again["b"][key] for key in teachers["b"]} == teachers["b"]
+    assert "size" not in again["c"]
+    assert "missing" not in again["a"]
+    plan = check(load(show(recipe)))
+    built = {name: node.settings for name, node in plan.teachers.items()}
+    # A network that is built for one size takes it as well, and has as many classes as there are names.
+    assert (built["a"]["size"], built["a"]["classes"], built["c"]["classes"]) == (16, 2, 2)
+    assert "size" not in built["b"]
+    assert built["d"]["classes"] == 10
+
+
+MISTAKES = [
+    ({"combination": "mean"}, "combination: no combination of teachers is named 'mean'"),
+    ({"combination": {"use": "MeanLogits", "weights": {"x": 1.0}}}, "combination.weights: no teacher is named 'x'"),
+    (
+        {"combination": "Learned", "teachers": {"a": {"use": "small_cnn", "weights": "a.pt"}}},
+        "combination: Learned says how several teachers speak together, and the recipe has 1: leave it away",
+    ),
+    (
+        {"combination": "Learned", "assistants": {"mid": "small_cnn"}, "guided": "dense"},
+        "with guided: dense each term listens to each of them by itself",
+    ),
+    (
+        {
+            "combination": "Random",
+            "stages": [{"name": "s", "steps": 1, "objective": {"soft": {"use": "SoftTarget", "teacher": "a"}}}],
+        },
+        "every term names its own teacher",
+    ),
+    (
+        {"teachers": {"a": {"use": "small_cnn", "weights": "a.pt", "missing": "mask"}}},
+        "teachers.a: missing: mask leaves classes out",
+    ),
+    ({"teachers": {"a": {"use": "mlp", "weights": "a.pt", "classes": []}}}, "teachers.a.classes: \\[\\] is no list of"),
+    ({"teachers": {"a": {"use": "mlp", "weights": "a.pt", "classes": "nowhere.txt"}}}, "nowhere.txt could not be read"),
+    ({"teachers": {"a": {"use": "mlp", "weights": "a.pt", "normalize": "mine"}}}, "normalize: 'mine' is not one of"),
+    (
+        {"teachers": {"a": {"use": "mlp", "weights": "a.pt", "normalize": {"mean": [0.5], "std": []}}}},
+        "mean has 1 channels and std 0",
+    ),
+    (
+        {
+            "teachers": {"a": {"use": "small_cnn", "classes": ["0", "1"]}},
+            "teaching": {"steps": 1, "objective": {"truth": "CrossEntropy"}},
+        },
+        "teachers.a.classes: it has no weights, so it is trained here",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), MISTAKES, ids=range(len(MISTAKES)))
+def test_a_mistake_is_one_sentence_with_its_place(changes, message):
+    with pytest.raises(LimbeckError, match=message):
+        check(load(made(**changes)))
+
+
+def cells(tmp_path, **changes):
+    recipe = load(made(**changes))
+    shared = Shared(tmp_path, [3], 1.0, 0)
+    return {name: cell_recipe(recipe, arm, 0, shared) for name, arm in arms(recipe).items() if name != "teacher"}
+
+
+def test_arms_of_a_study_choose_teachers_and_combinations(tmp_path):
+    study = {
+        "arms": {
+            "only_a": {"teachers": ["a"]},
+            "two": {"teachers": ["a", "b"]},
+            "learned": {"combination": "Learned"},
+            "two_sure": {"teachers": ["b", "c"], "combination.use": "Confidence", "combination.weights": None},
+        }
+    }
+    study["arms"]["two_sure"] = {"teachers": ["b", "c"], "combination": {"use": "Confidence"}}
+    weighed = {"use": "MeanProbabilities", "weights": {"a": 2.0, "c": 3.0}}
+    found = cells(tmp_path, combination=weighed, study=study)
+    for recipe in found.values():
+        check(recipe)
+    said = {name: recipe.combination.model_dump() for name, recipe in found.items()}
+    assert said["alone"] == said["longer"] == said["only_a"] == {"use": "MeanLogits"}
+    assert said["distilled"] == weighed
+    assert said["two"] == {"use": "MeanProbabilities", "weights": {"a": 2.0}}
+    assert (said["learned"], said["two_sure"]) == ({"use": "Learned"}, {"use": "Confidence"})

@@ -1,0 +1,129 @@
+"""The model card: what the Hub reads in it, what it says of the record, and that a name cannot break out."""
+
+import re
+
+import numpy as np
+import pytest
+import yaml
+
+from limbeck.cli import main
+from limbeck.core.errors import LimbeckError
+from limbeck.report import write_card
+from limbeck.report.model_card import escaped
+from limbeck.report.shares import interval
+
+
+def card(run, **options):
+    return write_card(run, **options).read_text(encoding="utf-8")
+
+
+def front(text):
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_the_hub_reads_the_card_and_its_results(record, write):
+    hub = pytest.importorskip("huggingface_hub")
+    path = write_card(write(record))
+    told = hub.metadata_load(path)
+    assert (told["library_name"], told["pipeline_tag"]) == ("limbeck", "image-classification")
+    data = hub.ModelCard.load(path).data
+    results = {one.metric_type: one.metric_value for one in data.eval_results}
+    assert results["accuracy"] == pytest.approx(record["models"]["distilled"]["test"]["top1"], abs=1e-6)
+    assert {one.dataset_name for one in data.eval_results} == {"Digits"}
+    assert data.model_name == "digits"
+    assert hub.ModelCardData(**data.to_dict()).to_yaml()
+
+
+def test_figures_stand_with_their_intervals(record, write):
+    text = card(write(record))
+    for name in ("teacher", "alone", "distilled"):
+        quality = record["models"][name]["test"]
+        low, high = interval(quality["top1"], quality["examples"])
+        assert f"{100 * quality['top1']:.1f} % | {100 * low:.1f} % to {100 * high:.1f} %" in text
+    low, high = record["verdict"]["interval_points"]
+    assert f"95 % interval {low:+.1f} to {high:+.1f}".replace("-", "−") in text
+    assert "read once, after training" in text
+    assert "200 had a label" in text
+    assert "seed (0)" in text
+
+
+def test_the_interval_is_that_of_a_bootstrap_over_samples():
+    right = np.arange(360) < 324
+    drawn = np.random.default_rng(1).integers(0, 360, (20_000, 360))
+    low, high = np.quantile(right[drawn].mean(1), [0.025, 0.975])
+    assert interval(0.9, 360) == pytest.approx((low, high), abs=0.004)
+    assert interval(0.0, 10) == (0.0, pytest.approx(1 - 0.05**0.1))
+    assert interval(None, 10) is interval(0.5, 0) is None
+
+
+def test_the_same_record_gives_the_same_card(record, write):
+    run = write(record)
+    assert card(run) == card(run)
+
+
+def test_the_license_is_the_users_to_state(record, write, capsys):
+    run = write(record)
+    assert front(card(run)) | {"license": "other", "license_name": "not-stated"} == front(card(run))
+    assert main(["card", str(run), "--license", "apache-2.0"]) == 0
+    text = (run / "README.md").read_text()
+    assert front(text)["license"] == "apache-2.0"
+    assert "## License" not in text
+    assert capsys.readouterr().out.strip().endswith("README.md")
+    with pytest.raises(LimbeckError, match="spelt as the Hub does"):
+        write_card(run, license="my: own")
+
+
+def test_words_of_the_record_break_out_of_nothing(record, write):
+    evil = "x\n---\nlicense: mit\n# <script>alert(1)</script> [a](javascript:b) `c` | d *e* {{ 7*7 }}"
+    record["name"] = record["data"]["name"] = record["machine"]["cpu"] = evil
+    record["warnings"], record["verdict"]["sentence"] = [evil], evil
+    record["models"] = {evil: record["models"].pop("teacher"), **record["models"]}
+    record["models"]["distilled"]["title"] = record["models"][evil]["title"] = evil
+    record["fidelity"]["teacher"] = evil
+    record["recipe"]["stages"][0]["name"] = evil
+    text = card(write(record))
+    head, body = text.split("---\n", 2)[1:]
+    assert yaml.safe_load(head)["license"] == "other"
+    assert yaml.safe_load(head)["model-index"][0]["name"] == " ".join(evil.split())
+    assert "<script" not in body
+    assert not re.search(r"(?<!\\)\]\(", body)
+    assert "\nlicense: mit" not in body
+    assert "\n# <" not in body
+    assert "49" not in body.split("## Figures")[0]
+    table = [line for line in body.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}
+    assert body.count("\n# ") == 1
+
+
+def test_one_arm_of_a_study_has_no_card(record, write):
+    arm = {"study": "s", "arm": "alone", "seed": 0}
+    record["models"] = {"alone": record["models"]["alone"]}
+    with pytest.raises(LimbeckError, match="one arm of a study"):
+        write_card(write(record | {"kind": "arm", "arm": arm}))
+
+
+def test_words_without_marks_stay_as_they_are():
+    assert escaped("Digits, 8×8 (UCI) – n = 360.") == "Digits, 8×8 (UCI) – n = 360."
+
+
+def test_a_card_of_little_says_what_is_missing(record, write):
+    for key in ("verdict", "fidelity", "agreement", "disagreements"):
+        record.pop(key)
+    record["export"] = {}
+    record["models"] = {"distilled": record["models"]["distilled"]}
+    record["models"]["distilled"] |= {"test": None, "latency_ms": None}
+    record["data"].pop("normalization")
+    text = card(write(record))
+    assert "was not measured" in text
+    assert "test part was not opened" in text
+    assert "There is no control" in text
+    assert "onnx" not in text.lower()
+    assert "None" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "hub"), [("CIFAR10", "uoft-cs/cifar10"), ("my Pictures!", "my-pictures"), ("日本", "data")]
+)
+def test_data_go_by_the_name_the_hub_knows_or_by_a_plain_word(record, write, name, hub):
+    record["data"]["name"] = name
+    assert front(card(write(record)))["datasets"] == [hub]

@@ -1,0 +1,334 @@
+"""A cached teacher: asked once, never about another picture, and the same run whether it fills or reads."""
+
+import json
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import limbeck
+from limbeck.data import Digits, Views, affine, arrays, composite, loaders
+from limbeck.losses import AttentionTransfer, CrossEntropy, SoftTarget
+from limbeck.teachers import Cached, Format, Frozen, answers
+from limbeck.training import Training
+
+TASK = limbeck.tasks.Classification(10)
+FULL = Format(precision="float32")
+
+
+def network(seed=0, width=4):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Linear(4 * width, 10),
+    )  # fmt: skip
+
+
+def digits(per_sample=4, seed=0, **more):
+    return Digits(take=96, views=Views((affine(**more),), per_sample=per_sample)).load(seed=seed)
+
+
+def train(teacher, data, *, epochs=4, batch=32):
+    student = network(1)
+    distiller = limbeck.Distiller(
+        student, {"big": teacher}, objective={"truth": CrossEntropy(), "soft": SoftTarget()}, task=TASK
+    )
+    training = Training(optimizer=partial(torch.optim.SGD, lr=0.1), batch=batch)
+    run = limbeck.fit(distiller, data, epochs=epochs, training=training, watchers=[])
+    return [row["loss"] for row in run.history], torch.cat([p.detach().flatten() for p in student.parameters()])
+
+
+class Counting:
+    """A teacher that counts how many pictures it was asked about."""
+
+    def __init__(self, network):
+        self._inner, self.pictures = Frozen(network), 0
+
+    def identity(self):
+        return self._inner.identity()
+
+    def answer(self, batch, task):
+        self.pictures += len(batch["index"])
+        return self._inner.answer(batch, task)
+
+
+def test_a_cached_run_is_the_online_run_bit_for_bit(tmp_path):
+    data, teacher = digits(per_sample=4), network(2)
+    online, weights = train(teacher, data)
+    for turn in ("filling", "reading"):
+        losses, ours = train(Cached(teacher, data, root=tmp_path, format=FULL), data)
+        assert losses == online, turn
+        assert torch.equal(ours, weights), turn
+
+
+def test_mixed_and_shared_pictures_are_the_same_online_and_cached(tmp_path):
+    views = composite(crop=1, jitter=0.4, mixup=0.5, per_sample=4, per_decode=2)
+    data, teacher = Digits(take=96, views=views).load(seed=0), Counting(network(2))
+    online, weights = train(teacher, data)
+    for asked in (96 * 4, 0):
+        teacher.pictures = 0
+        losses, ours = train(Cached(teacher, data, root=tmp_path, format=FULL), data)
+        assert losses == online
+        assert torch.equal(ours, weights)
+        assert teacher.pictures == asked
+
+
+def test_filled_by_other_batches_it_is_the_online_run_to_1e_5(tmp_path):
+    data, teacher = digits(per_sample=4), network(2)
+    online, _ = train(teacher, data)
+    cached = Cached(teacher, data, root=tmp_path, format=FULL)
+    for _ in cached.fill(TASK, batch=17):
+        pass
+    asked = cached.asked
+    losses, _ = train(cached, data)
+    assert cached.asked == asked == 96 * 4
+    assert np.allclose(losses, online, rtol=0, atol=1e-5)
+
+
+def test_a_teacher_is_asked_once(tmp_path):
+    data, teacher = digits(per_sample=2), Counting(network(2))
+    train(Cached(teacher, data, root=tmp_path), data, epochs=6)
+    assert teacher.pictures == 96 * 2
+    train(Cached(teacher, data, root=tmp_path), data, epochs=3)
+    assert teacher.pictures == 96 * 2
+
+
+def test_a_function_that_gives_probabilities_is_asked_once_and_known_by_its_version(tmp_path):
+    data, calls, inner = digits(per_sample=1), [], network(2)
+
+    def ask(pictures):
+        calls.append(len(pictures))
+        return inner.eval()(pictures).softmax(1)
+
+    for version, asked in (("1", 96), ("1", 96), ("2", 192)):
+        train(Cached(answers(ask, returns="probabilities", version=version), data, root=tmp_path), data, epochs=2)
+        assert sum(calls) == asked
+
+
+def test_views_are_used_in_turn(tmp_path):
+    stream = digits(per_sample=3).stream(batch=96)
+    assert [stream.batch(step)["view"].unique().tolist() for step in range(5)] == [[0], [1], [2], [0], [1]]
+
+
+def test_without_views_one_answer_serves_every_epoch(tmp_path):
+    data = Digits(take=96).load(seed=0)
+    teacher = Counting(network(2))
+    train(Cached(teacher, data, root=tmp_path), data, epochs=5)
+    assert teacher.pictures == 96
+
+
+def test_fresh_views_are_refused(tmp_path):
+    with pytest.raises(limbeck.LimbeckError, match=r"views\.per_sample: 8"):
+        Cached(network(), digits(per_sample=0), root=tmp_path)
+
+
+def one_key(teacher, data, root, **more):
+    cached = Cached(teacher, data, root=root, **more)
+    cached.answer(data.stream(batch=8).batch(0), TASK)
+    return cached.figures()["key"]
+
+
+def test_anything_that_changes_an_answer_changes_the_key(tmp_path):
+    data, teacher = digits(), network(2)
+    first = one_key(teacher, data, tmp_path)
+    assert one_key(network(2), digits(), tmp_path) == first
+    other = network(2)
+    other[1].running_mean[0] += 1e-3
+    changed = {
+        "weights": one_key(network(3), data, tmp_path),
+        "a buffer": one_key(other, data, tmp_path),
+        "a layer": one_key(nn.Sequential(*network(2), nn.Dropout(0.1)), data, tmp_path),
+        "views": one_key(teacher, digits(degrees=5.0), tmp_path),
+        "how many views": one_key(teacher, digits(per_sample=5), tmp_path),
+        "seed": one_key(teacher, digits(seed=1), tmp_path),
+        "format": one_key(teacher, data, tmp_path, format=Format(top=3)),
+        "tail": one_key(teacher, data, tmp_path, format=Format(top=3, tail="renormalised")),
+        "taps": one_key(Frozen(teacher, {"mid": "0"}), data, tmp_path),
+    }
+    assert len({first, *changed.values()}) == 1 + len(changed)
+
+
+def test_other_pictures_under_the_same_names_are_asked_again(tmp_path):
+    inputs = torch.rand(64, 1, 8, 8)
+    data = arrays(inputs, torch.arange(64) % 10, normalize="none")
+    told, teacher = [], Counting(network(2))
+    cached = Cached(teacher, data, root=tmp_path, tell=told.append, format=FULL)
+    batch = data.stream(batch=16).batch(0)
+    cached.answer(batch, TASK)
+    changed = {**batch, "input": batch["input"].flip(3)}
+    said = cached.answer(changed, TASK)
+    assert teacher.pictures == 32
+    assert torch.equal(said.rows(), teacher.answer(changed, TASK).rows())
+    assert "about other pictures" in told[0]
+
+
+def test_a_flipped_byte_is_found_its_shard_mended_and_the_user_told(tmp_path):
+    data, teacher, told = digits(per_sample=2), network(2), []
+    cached = Cached(teacher, data, root=tmp_path, tell=told.append, format=FULL)
+    first, _ = train(cached, data, epochs=2)
+    folder = Path(cached.figures()["folder"])
+    assert cached.figures()["complete"]
+    assert (folder / "index.json").exists()
+    shard = folder / "shard-00000.bin"
+    before = shard.read_bytes()
+    raw = bytearray(before)
+    raw[len(raw) // 2 + 7] ^= 0x10
+    shard.write_bytes(raw)
+
+    again = Cached(teacher, data, root=tmp_path, tell=told.append, format=FULL)
+    losses, _ = train(again, data, epochs=2)
+    assert losses == pytest.approx(first, abs=1e-5)
+    assert "shard-00000.bin is damaged: 1 of its answers are asked again" in told[0]
+    assert again.mended == again.asked == 1
+    assert json.loads((folder / "index.json").read_text())["shards"]
+    third = Cached(teacher, data, root=tmp_path, tell=told.append, format=FULL)
+    train(third, data, epochs=2)
+    assert (third.asked, len(told)) == (0, 1)
+
+
+def test_a_shard_cut_short_is_mended(tmp_path):
+    data, told = digits(per_sample=2), []
+    cached = Cached(network(2), data, root=tmp_path, tell=told.append)
+    for _ in cached.fill(TASK):
+        pass
+    shard = Path(cached.figures()["folder"]) / "shard-00000.bin"
+    shard.write_bytes(shard.read_bytes()[:1000])
+    again = Cached(network(2), data, root=tmp_path, tell=told.append)
+    train(again, data, epochs=2)
+    assert again.mended == again.asked > 100
+    assert "damaged" in told[0]
+
+
+def test_answers_are_the_same_whatever_the_precision_of_the_run(tmp_path):
+    data, teacher = digits(per_sample=1), network(2)
+    batch, cached = data.stream(batch=16).batch(0), Cached(teacher, data, root=tmp_path, format=FULL)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        said = cached.answer(batch, TASK)
+    assert torch.equal(said.rows(), Frozen(teacher).answer(batch, TASK).rows())
+
+
+def test_features_are_kept_with_the_logits(tmp_path):
+    data, teacher = digits(per_sample=2), network(2)
+    cached = Cached(teacher, data, root=tmp_path, format=Format(precision="float32", features="float32"))
+    distiller = limbeck.Distiller(
+        network(1),
+        {"big": cached},
+        objective={"soft": SoftTarget(), "attention": AttentionTransfer("mid")},
+        taps={"student": {"mid": "2"}, "big": {"mid": "2"}},
+        task=TASK,
+    )
+    batch = data.stream(batch=16).batch(0)
+    for _ in range(2):
+        said = distiller.exchange(batch).teachers["big"]
+        expected = Frozen(teacher, {"mid": "2"}).answer(batch, TASK)
+        assert torch.equal(said.tap("mid"), expected.tap("mid"))
+        assert torch.equal(said.rows(), expected.rows())
+    distiller(batch).total.backward()
+
+
+def test_the_student_learns_from_what_was_read_and_the_teacher_gets_no_gradient(tmp_path):
+    data, teacher = digits(per_sample=1), network(2)
+    cached = Cached(teacher, data, root=tmp_path)
+    student = network(1)
+    distiller = limbeck.Distiller(student, cached, objective={"soft": SoftTarget()}, task=TASK)
+    distiller(data.stream(batch=16).batch(0)).total.backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert not any("teacher" in name for name in distiller.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda batch: batch["input"], "under 'index'"),
+        (lambda batch: {**batch, "index": batch["index"] + 10_000}, "sample 1.* is none of those"),
+        (lambda batch: {**batch, "view": batch["view"] + 4}, "view 4 is none of those"),
+    ],
+)
+def test_batches_that_do_not_say_what_they_hold_are_refused(tmp_path, wrong, says):
+    data = digits(per_sample=4)
+    with pytest.raises(limbeck.LimbeckError, match=says):
+        Cached(network(), data, root=tmp_path).answer(wrong(data.stream(batch=8).batch(0)), TASK)
+
+
+def test_loaders_whose_pictures_nobody_can_name_are_refused(tmp_path):
+    loader = [(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))]
+    with pytest.raises(limbeck.LimbeckError, match="a Loaders cannot say which pictures it shows"):
+        Cached(network(), loaders(loader), root=tmp_path)
+
+
+def test_a_teacher_that_cannot_say_what_it_is_is_refused(tmp_path):
+    class Nameless:
+        def answer(self, batch, task):
+            raise AssertionError
+
+    with pytest.raises(limbeck.LimbeckError, match=r"give it an identity\(\)"):
+        Cached(Nameless(), digits(), root=tmp_path)
+
+
+FILLER = """
+import sys, time, torch
+from torch import nn
+sys.path.insert(0, sys.argv[2])
+from test_cached import TASK, digits, network, FULL
+from limbeck.teachers import Cached
+teacher = network(2)
+teacher.register_forward_hook(lambda *_: time.sleep(float(sys.argv[3])))
+cached = Cached(teacher, digits(per_sample=4), root=sys.argv[1], format=FULL)
+for done, _ in cached.fill(TASK, batch=8, rank=int(sys.argv[4]), world=int(sys.argv[5])):
+    print(done, flush=True)
+print("asked", cached.asked)
+"""
+
+
+def filler(root, *, pause=0.0, rank=0, world=1):
+    words = [sys.executable, "-c", FILLER, str(root), str(Path(__file__).parent), str(pause), str(rank), str(world)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_filling_goes_on_after_a_kill(tmp_path):
+    process = filler(tmp_path, pause=0.03)
+    for _ in range(6):
+        process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    data, told = digits(per_sample=4), []
+    cached = Cached(network(2), data, root=tmp_path, format=FULL, tell=told.append)
+    for _ in cached.fill(TASK, batch=8):
+        pass
+    assert 0 < cached.asked <= 96 * 4 - 40, "what was written before the kill was asked for again"
+    assert cached.figures()["complete"]
+    online, _ = train(network(2), data)
+    assert np.allclose(train(cached, data)[0], online, rtol=0, atol=1e-5)
+
+
+def test_two_processes_fill_one_cache_together(tmp_path):
+    processes = [filler(tmp_path, pause=0.005, rank=rank, world=2) for rank in (0, 1)]
+    printed = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    asked = [int(out.split("asked")[1]) for out, _ in printed]
+    assert sum(asked) == 96 * 4
+    cached = Cached(network(2), digits(per_sample=4), root=tmp_path, format=FULL)
+    for _ in cached.fill(TASK):
+        pass
+    assert cached.asked == 0
+    assert cached.figures()["complete"]
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_two_processes_without_shares_do_not_harm_each_other(tmp_path):
+    processes = [filler(tmp_path, pause=0.005) for _ in (0, 1)]
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        assert "damaged" not in errors
+    cached = Cached(network(2), digits(per_sample=4), root=tmp_path, format=FULL)
+    for _ in cached.fill(TASK):
+        pass
+    assert cached.asked == 0

@@ -1,0 +1,221 @@
+"""What is written comes back: exactly, to half precision, or by the rule of the tail."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+import limbeck
+from limbeck.core.outputs import Outputs
+from limbeck.teachers import Format
+from limbeck.teachers.cache import codec as codes
+from limbeck.teachers.cache.input_checksum import same, stamp
+from limbeck.teachers.cache.layout import Layout
+from limbeck.teachers.cache.store import CHECK, Store
+
+
+def back(said, **format):
+    batch = 4
+    layout = Layout.of(said, batch, Format(**format))
+    assert Layout.read(layout.plain()) == layout
+    raw = layout.pack(said, batch)
+    assert raw.shape == (batch, layout.bytes)
+    return layout.unpack(raw), layout
+
+
+def test_dense_float32_is_exact():
+    logits = torch.randn(4, 7) * 100
+    assert torch.equal(back(Outputs(logits=logits), precision="float32")[0].rows(), logits)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    classes=some.integers(1, 40), top=some.integers(1, 45), seed=some.integers(0, 99), scale=some.sampled_from([1, 9])
+)
+def test_a_spread_tail_keeps_every_probability_it_can(classes, top, seed, scale):
+    logits = torch.randn(4, classes, generator=torch.Generator().manual_seed(seed)) * scale
+    said, _ = back(Outputs(logits=logits), top=top, precision="float32")
+    wanted = logits.double().softmax(1).numpy()
+    got = said.rows().double().softmax(1).numpy()
+    for row, mine in zip(wanted, got, strict=True):
+        order = np.argsort(-row, kind="stable")
+        kept, rest = order[:top], order[top:]
+        assert np.allclose(mine[kept], row[kept], atol=1e-5)
+        if len(rest):
+            assert np.allclose(mine[rest], row[rest].sum() / len(rest), atol=1e-5)
+
+
+def test_a_renormalised_tail_has_nothing():
+    logits = torch.tensor([[3.0, 1.0, 2.0, 0.0]]).repeat(4, 1)
+    said, _ = back(Outputs(logits=logits), top=2, tail="renormalised")
+    assert said.rows()[0].tolist() == [3.0, -np.inf, 2.0, -np.inf]
+
+
+def test_the_temperature_may_change_later():
+    logits = torch.randn(4, 10)
+    said, _ = back(Outputs(logits=logits), top=10, precision="float32")
+    assert torch.allclose((said.rows() / 7).softmax(1), (logits / 7).softmax(1), atol=1e-6)
+
+
+def test_impossible_classes_stay_impossible():
+    logits = torch.randn(4, 6)
+    logits[:, 5] = -torch.inf
+    for format in ({}, {"top": 6}, {"top": 3}):
+        assert (back(Outputs(logits=logits), **format)[0].rows().softmax(1)[:, 5] == 0).all() or format == {"top": 3}
+
+
+def test_eight_bits_are_half_a_step_off_at_most():
+    features = torch.randn(4, 3, 5, 5)
+    said, layout = back(Outputs(taps={"mid": features}), features="int8")
+    step = features.flatten(1).abs().amax(1) / 127
+    assert ((said.tap("mid") - features).flatten(1).abs().amax(1) <= step / 2 + 1e-6).all()
+    assert layout.bytes == 4 + 3 * 5 * 5
+    assert torch.equal(back(Outputs(taps={"mid": torch.zeros(4, 2)}), features="int8")[0].tap("mid"), torch.zeros(4, 2))
+
+
+def test_maps_are_pooled_and_spatial_logits_come_back_at_their_size():
+    maps, features = torch.rand(4, 3, 8, 6), torch.rand(4, 2, 8, 6)
+    said, layout = back(Outputs(maps=maps, taps={"mid": features}), pool=2, precision="float32", features="float32")
+    assert said.maps.shape == maps.shape
+    assert torch.allclose(said.tap("mid"), torch.nn.functional.avg_pool2d(features, 2))
+    assert layout.bytes == 4 * (3 + 2) * 4 * 3
+    assert torch.allclose(said.maps.mean((2, 3)), maps.mean((2, 3)), atol=0.05)
+
+
+def test_several_rows_a_sample_and_absent_samples_come_back():
+    sample = torch.arange(4).repeat_interleave(3)
+    present = torch.tensor([True, False, True, True])
+    logits, boxes, width = torch.randn(12, 5), torch.randn(12, 4), torch.randn(4, 2)
+    said, _ = back(
+        Outputs(logits=logits, sample=sample, present=present, extra={"boxes": boxes, "width": width}, embedding=width),
+        precision="float32",
+    )
+    assert torch.equal(said.rows(), logits)
+    assert torch.equal(said.sample, sample)
+    assert torch.equal(said.present, present)
+    assert torch.equal(said.extra["boxes"], boxes)
+    assert torch.equal(said.extra["width"], width)
+    assert torch.equal(said.embedding, width)
+
+
+def test_unequal_rows_are_refused():
+    with pytest.raises(limbeck.LimbeckError, match="not equally many about each"):
+        Layout.of(Outputs(logits=torch.zeros(5, 2), sample=torch.tensor([0, 0, 1, 2, 3])), 4, Format())
+
+
+def test_an_answer_of_another_shape_is_refused():
+    layout = Layout.of(Outputs(taps={"mid": torch.zeros(4, 2)}), 4, Format())
+    with pytest.raises(limbeck.LimbeckError, match="inputs of one size"):
+        layout.pack(Outputs(taps={"mid": torch.zeros(4, 3)}), 4)
+
+
+@pytest.mark.parametrize(
+    ("logits", "format", "says"),
+    [
+        (torch.full((4, 2), 1e6), {}, "1e.06, and float16 ends at 65504"),
+        (torch.full((4, 2), torch.nan), {"precision": "float32"}, "not finite"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(logits, format, says):
+    with pytest.raises(limbeck.LimbeckError, match=says):
+        back(Outputs(logits=logits), **format)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"tail": "spread"}, "without `top`"),
+        ({"top": 0}, "at least 1"),
+        ({"top": 3, "tail": "none"}, "spread, renormalised"),
+        ({"precision": "float64"}, "float16, float32"),
+        ({"pool": 0}, "at least 1"),
+    ],
+)
+def test_formats_that_are_none_are_refused(wrong, says):
+    with pytest.raises(limbeck.LimbeckError, match=says):
+        Format(**wrong)
+
+
+def record_bytes(classes, **format):
+    layout = Layout.of(Outputs(logits=torch.randn(4, classes)), 4, Format(**format))
+    return layout.bytes + 4 + CHECK
+
+
+def test_the_bytes_of_an_answer_are_those_that_are_documented():
+    for top in (1, 5, 10):
+        assert record_bytes(1000, top=top) == 4 * top + 12
+        assert record_bytes(1000, top=top, tail="renormalised") == 4 * top + 8
+        assert record_bytes(1000, top=top, precision="float32") == 6 * top + 12
+        assert record_bytes(70_000, top=top) == 6 * top + 12
+        assert record_bytes(70_000, top=top, precision="float32") == 8 * top + 12
+    assert record_bytes(1000) == 2 * 1000 + 8
+    assert record_bytes(1000, precision="float32") == 4 * 1000 + 8
+
+
+def test_50000_pictures_in_16_views_take_less_than_45_megabytes(tmp_path):
+    size = record_bytes(1000, top=10) - CHECK
+    assert Store(tmp_path, size=size, many=50_000 * 16).bytes < 45e6
+
+
+def test_another_view_of_a_picture_has_another_stamp():
+    pictures = torch.rand(64, 3, 32, 32)
+    assert same(stamp(pictures), stamp(pictures * (1 + 1e-6))).all()
+    for changed in (
+        pictures.flip(3),
+        pictures.roll(1, 2),
+        pictures.roll(1, 0),
+        pictures + 0.05 * (1 + torch.rand(64, 1, 1, 1)),
+    ):
+        assert not same(stamp(pictures), stamp(changed)).any()
+
+
+def test_a_store_survives_any_order_and_finds_every_flipped_byte(tmp_path):
+    many, size = 23, 9
+    draw = np.random.default_rng(0)
+    records = draw.integers(0, 256, (many, size), dtype=np.uint8)
+    store = Store(tmp_path, size=size, many=many, shard=5 * (size + CHECK))
+    assert store.shards == 5
+    assert store.read(np.arange(many))[2].all()
+    for some_places in np.array_split(draw.permutation(many), 4):
+        store.write(some_places, records[some_places])
+    assert store.seal({})
+    order = draw.permutation(many)
+    raw, sound, _ = store.read(order)
+    assert sound.all()
+    assert np.array_equal(raw, records[order])
+    whole = store.path(1).read_bytes()
+    for place in range(len(whole)):
+        store.path(1).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        fresh = Store(tmp_path, size=size, many=many, shard=5 * (size + CHECK))
+        damaged, never = fresh.unsound(1)
+        assert damaged.tolist() == [5 + place // (size + CHECK)]
+        assert not len(never)
+        assert fresh.changed() == [1]
+        fresh.close()
+
+
+def test_a_record_in_another_place_is_no_record(tmp_path):
+    store = Store(tmp_path, size=4, many=2)
+    store.write(np.array([0]), np.ones((1, 4), np.uint8))
+    raw = bytearray(store.path(0).read_bytes())
+    raw[8:] = raw[:8]
+    store.path(0).write_bytes(raw)
+    _, sound, _ = Store(tmp_path, size=4, many=2).read(np.arange(2))
+    assert sound.tolist() == [True, False]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.pwrite", full)
+    with pytest.raises(limbeck.LimbeckError, match=r"shard-00000\.bin could not be written.*free some space"):
+        Store(tmp_path, size=4, many=2).write(np.array([0]), np.ones((1, 4), np.uint8))
+
+
+def test_numbers_are_written_as_documented():
+    raw = codes.largest(torch.tensor([[[3.0, 1.0, 2.0]]]), top=1, tail="spread", precision="float16")
+    assert raw[0, :2].view(np.float16)[0] == 3.0
+    assert raw[0, 2:4].view(np.uint16)[0] == 0
+    assert raw[0, 4:].copy().view(np.float32)[0] == pytest.approx(np.log(np.e + np.e**2), rel=1e-6)

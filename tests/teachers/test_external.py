@@ -1,0 +1,208 @@
+"""Any ONNX file and any callable can teach: what they say is read as the task reads a network, and checked."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import limbeck
+from limbeck.core.errors import LimbeckError
+from limbeck.data import Normalization
+from limbeck.losses import SoftTarget
+from limbeck.models.onnx_graph import onnx_bytes
+from limbeck.tasks import Classification
+from limbeck.teachers import Frozen, answers, onnx
+
+TASK = Classification(3)
+X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+OPENVINO = pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed: pip install openvino")
+RUNTIMES = pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=OPENVINO)])
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+
+
+def doubled(x):
+    return np.stack([2 * x[:, 0], x[:, 1], x[:, 2]], axis=1)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "teacher.onnx"
+    path.write_bytes(onnx_bytes(net(), X, of="net"))
+    return path
+
+
+@pytest.fixture
+def graph(tmp_path):
+    """An ONNX file that multiplies by 2, with given names, batch and type."""
+
+    def made(*, inputs=("x",), outputs=("y",), batch="n", kind=1):
+        from onnx import helper, numpy_helper, save
+
+        two = numpy_helper.from_array(np.array(2, dtype=helper.tensor_dtype_to_np_dtype(kind)), "two")
+        nodes = [helper.make_node("Mul", [inputs[0], "two"], [name]) for name in outputs]
+        described = [
+            [helper.make_tensor_value_info(name, kind, [batch, 3]) for name in names] for names in (inputs, outputs)
+        ]
+        whole = helper.make_graph(nodes, "g", *described, [two])
+        path = tmp_path / "made.onnx"
+        save(helper.make_model(whole, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+        return path
+
+    return made
+
+
+@RUNTIMES
+def test_an_onnx_file_teaches_like_the_network_it_was_made_from(runtime, file):
+    teacher = Frozen(onnx(file, runtime=runtime, classes=3))
+    for count in (5, 1, 2):
+        said = teacher.answer((X[:count], None), TASK).rows()
+        torch.testing.assert_close(said, net()(X[:count]).detach(), rtol=1e-5, atol=1e-6)
+        assert said.dtype == torch.float32
+        assert not said.requires_grad
+
+
+def test_a_student_learns_from_a_file_that_has_no_parameters(file):
+    student, teacher = nn.Linear(4, 3), onnx(file)
+    made = limbeck.Distiller(student, {"file": teacher}, objective={"soft": SoftTarget(tau=2.0)}, task=TASK).to("cpu")
+    made((X, torch.zeros(5, dtype=torch.long))).total.backward()
+    assert float(student.weight.grad.abs().sum()) > 0
+    assert list(teacher.parameters()) == []
+
+
+@RUNTIMES
+def test_a_file_of_one_fixed_batch_is_asked_as_often_as_it_takes(runtime, graph):
+    teacher = onnx(graph(batch=2), runtime=runtime)
+    assert torch.equal(teacher(X[:, :3]), 2 * X[:, :3])
+    assert torch.equal(teacher(X[:4, :3]), 2 * X[:4, :3])
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [(10, torch.float16), (11, torch.float64)])
+def test_a_file_is_asked_in_its_own_precision(kind, dtype, graph):
+    said = onnx(graph(kind=kind))(X[:, :3])
+    assert torch.equal(said, (2 * X[:, :3].to(dtype)).float())
+
+
+@RUNTIMES
+def test_the_output_to_read_is_named_where_there_are_several(runtime, graph):
+    path = graph(outputs=("features", "logits"))
+    with pytest.raises(LimbeckError, match=r"has 2 outputs \(features, logits\): name the one with the logits"):
+        onnx(path, runtime=runtime)
+    assert torch.equal(onnx(path, runtime=runtime, input="x", output="logits")(X[:, :3]), 2 * X[:, :3])
+    with pytest.raises(LimbeckError, match="no output named 'logit'; there are: logits"):
+        onnx(path, runtime=runtime, output="logit")
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "sentence"),
+    [
+        ({"inputs": ("x", "mask")}, {}, r"takes 2 inputs \(x, mask\), and a teacher is asked with one"),
+        ({}, {"input": "picture"}, "has no input named 'picture'; there are: x"),
+        ({"kind": 7}, {}, r"takes x as tensor\(int64\), and a teacher is asked with real numbers"),
+        ({}, {"runtime": "tensorrt"}, "'tensorrt' is no runtime"),
+        ({}, {"returns": "odds"}, "returns is logits or probabilities, not 'odds'"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_told_in_a_sentence(changes, settings, sentence, graph):
+    with pytest.raises(LimbeckError, match=sentence):
+        onnx(graph(**changes), **settings)
+
+
+@RUNTIMES
+def test_a_file_that_is_none_and_inputs_that_do_not_fit_are_told(runtime, file, tmp_path):
+    with pytest.raises(LimbeckError, match=r"no ONNX file at .*teachr.onnx; beside it: teacher.onnx"):
+        onnx(file.with_name("teachr.onnx"), runtime=runtime)
+    (tmp_path / "bad.onnx").write_bytes(b"\x80\x04 no model")
+    with pytest.raises(LimbeckError, match=f"{runtime} cannot load .*bad.onnx"):
+        onnx(tmp_path / "bad.onnx", runtime=runtime)
+    with pytest.raises(LimbeckError, match=rf"{runtime} refuses inputs of float32 \[2, 7\]"):
+        onnx(file, runtime=runtime)(torch.zeros(2, 7))
+
+
+@RUNTIMES
+def test_a_file_survives_copy_and_pickle(runtime, file):
+    teacher = onnx(file, runtime=runtime)
+    for other in (copy.deepcopy(teacher), pickle.loads(pickle.dumps(teacher))):
+        assert torch.equal(other(X), teacher(X))
+
+
+@pytest.mark.parametrize(
+    "of", [doubled, lambda x: doubled(x).tolist(), lambda x: torch.tensor(doubled(x), dtype=torch.float64)]
+)
+def test_any_callable_teaches_whatever_kind_of_numbers_it_gives(of):
+    said = Frozen(answers(of, takes="numpy")).answer((X, None), TASK).rows()
+    torch.testing.assert_close(said, torch.tensor(doubled(X.numpy())))
+
+
+def test_probabilities_become_their_logarithm_with_a_floor():
+    given = torch.tensor([[1.0, 0.0, 0.0], [0.25, 0.25, 0.5]])
+    said = answers(lambda x: given, returns="probabilities")(torch.zeros(2, 4)).double().numpy()
+    expected = np.log(np.maximum(given.numpy().astype(np.float64), 1e-7))
+    np.testing.assert_allclose(said, expected, rtol=1e-6)
+    np.testing.assert_allclose(torch.tensor(said).softmax(1).numpy(), given.numpy(), atol=3e-7)
+
+
+def test_one_that_sees_pixels_is_given_pixels():
+    seen = []
+    usual = Normalization((0.5, 0.25), (0.5, 0.125))
+    pixels = torch.rand(2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    teacher = answers(lambda x: seen.append(x) or torch.zeros(2, 3), sees="pixels", normalization=usual)
+    teacher(usual.apply(pixels))
+    torch.testing.assert_close(seen[0], pixels)
+    with pytest.raises(LimbeckError, match="sees pixels: give it the normalization"):
+        answers(lambda x: x, sees="pixels")(pixels)
+
+
+def test_a_caller_that_writes_into_its_own_answer_again_changes_nothing():
+    memory = np.zeros((5, 3), dtype=np.float32)
+    said = answers(lambda x: memory)(X)
+    memory += 1
+    assert float(said.abs().max()) == 0
+
+
+@pytest.mark.parametrize(
+    ("of", "settings", "sentence"),
+    [
+        (lambda x: x[:2], {}, r"gave the shape \[2, 4\], and a teacher gives \[5, classes\]"),
+        (lambda x: x, {"classes": 3}, r"gave the shape \[5, 4\], and a teacher gives \[5, 3\]"),
+        (lambda x: x / 0, {}, "gave NaN or infinity"),
+        (lambda x: "cat", {}, "gave a str, and not numbers"),
+        (lambda x: 1 / 0, {}, r"failed on inputs \[5, 4\] \(ZeroDivisionError: division by zero\)"),
+        (lambda x: 10 * x, {"returns": "probabilities"}, "are no probabilities .* set returns: logits"),
+        (nn.Linear(4, 3), {}, "is a network of torch: give it as the teacher"),
+        ("cat", {}, "something that can be called, not from 'cat'"),
+        (doubled, {"takes": "jax"}, "takes is torch or numpy, not 'jax'"),
+        (doubled, {"sees": "sounds"}, "sees is normalised or pixels, not 'sounds'"),
+    ],
+)
+def test_what_a_callable_gets_wrong_is_told_in_a_sentence(of, settings, sentence):
+    with pytest.raises(LimbeckError, match=sentence):
+        answers(of, **settings)(X)
+
+
+def test_nothing_in_a_foreign_teacher_can_be_tapped_or_made_faster():
+    with pytest.raises(LimbeckError, match="gives answers only, so nothing in it can be tapped"):
+        Frozen(answers(doubled), {"mid": "layer2"})
+    with pytest.raises(LimbeckError, match="answers by itself: leave engine 'folded' away"):
+        Frozen(answers(doubled), engine="folded")
+
+
+def test_other_answers_have_another_identity(file, graph):
+    states = [
+        bytes(teacher.state_dict()["identity"].tolist())
+        for teacher in (
+            onnx(file), onnx(graph()), answers(doubled), answers(doubled, version="2"), answers(net),
+            answers(doubled, returns="probabilities"),
+        )
+    ]  # fmt: skip
+    assert len(set(states)) == len(states)
+    assert bytes(onnx(file).state_dict()["identity"].tolist()) == states[0]

@@ -1,0 +1,63 @@
+"""A small training in a process of its own, so that tests can kill it: python runner.py OUT [resume] [KEY=VALUE…]."""
+
+import hashlib
+import sys
+import time
+from functools import partial
+
+import torch
+from torch import nn
+
+import limbeck
+from limbeck.data import Digits, Views, affine, flip
+from limbeck.losses import CrossEntropy, Hint, SoftTarget
+from limbeck.training import Training
+
+
+def network(width):
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.Dropout(0.2), nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(), nn.Linear(4 * width, 10),
+    )  # fmt: skip
+
+
+def main():
+    out, *words = sys.argv[1:]
+    given = dict(word.split("=") for word in words if "=" in word)
+    torch.set_num_threads(1)
+    data = Digits(labels=100, views=Views((affine(), flip()))).load(seed=0)
+    torch.manual_seed(0)
+    student, teacher = network(4), network(8)
+    distiller = limbeck.Distiller(
+        student,
+        {"big": teacher},
+        objective={"truth": CrossEntropy(), "soft": SoftTarget(), "hint": Hint("mid")},
+        weights={"soft": limbeck.schedule.cosine(1.0, 0.1)},
+        taps={"student": {"mid": "0"}, "big": {"mid": "0"}},
+        task=limbeck.tasks.Classification(10),
+    )
+    training = Training(
+        optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9),
+        scheduler=lambda optimizer, steps: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=steps),
+        batch=32, clip=5.0, ema=0.99, accumulate=2, checkpoint_every=float(given.get("every", 0.0)),
+        workers=int(given.get("workers", 0)),
+    )  # fmt: skip
+    if "slow" in given:
+        student.register_forward_hook(lambda *_: time.sleep(float(given["slow"])))
+    run = limbeck.fit(
+        distiller, data, steps=int(given.get("steps", 60)), training=training, out=out, resume="resume" in words,
+        watchers=[],
+    )  # fmt: skip
+    digest = hashlib.sha256()
+    for tensor in run.student.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    digest.update(distiller.objective.terms["hint"].projection.layer.weight.detach().numpy().tobytes())
+    print(run.steps, digest.hexdigest())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except limbeck.LimbeckError as error:
+        print(error, file=sys.stderr)
+        sys.exit(128 + getattr(error, "signal", -126))

@@ -1,0 +1,144 @@
+"""A student in shares trains as a whole one does, ends whole, and both go on after a stop with the same bits."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from limbeck.training import one_device
+
+SCRIPT = Path(__file__).with_name("shares.py")
+
+
+@pytest.fixture(scope="module")
+def trainings():
+    spec = importlib.util.spec_from_file_location("shares", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def out(ranks, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shares")
+    run = ranks(SCRIPT, folder)
+    assert run.wait() == [0, 0], run.said()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(out):
+    return torch.load(out / "found.pt", weights_only=True)
+
+
+def farthest(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    return max(float((tensor.float() - theirs[name].float()).abs().max()) for name, tensor in ours.items())
+
+
+def test_each_process_holds_a_share_of_every_weight(found):
+    assert found["seen"]["all"] / 2 <= found["seen"]["own"] < 0.55 * found["seen"]["all"]
+
+
+def test_a_student_in_shares_equals_a_whole_one_with_the_doubled_batch(found, trainings):
+    one = trainings.train(trainings.distiller(), one_device(), None)
+    assert any("projection" in name for name in one["weights"])
+    assert farthest(one["weights"], found["fsdp"][0]["weights"]) < 1e-4
+    assert one["loss"] == pytest.approx(found["fsdp"][0]["loss"], rel=1e-5)
+    assert one["nll"] == pytest.approx(found["fsdp"][0]["nll"], rel=1e-5)
+
+
+def test_the_best_epoch_of_a_student_in_shares_is_kept(found, trainings):
+    one = trainings.train(trainings.distiller(), one_device(), None, keep="best")
+    assert farthest(one["weights"], found["best"]["weights"]) < 1e-4
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
+def test_stopped_and_gone_on_with_it_ends_with_the_same_bits(found, strategy):
+    """Under ddp with dropout, BatchNorm and averaged weights: each process has random states of its own."""
+    whole, resumed = found[strategy]
+    assert all(torch.equal(tensor, resumed["weights"][name]) for name, tensor in whole["weights"].items())
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
+def test_all_processes_end_with_the_same_student(found, strategy):
+    """BatchNorm's statistics too, which are of each process's own pictures while it trains."""
+    first, second = (weights[strategy] for weights in found["every"])
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_a_checkpoint_of_shares_is_whole(out, found, trainings):
+    state = torch.load(out / "fsdp" / "whole" / "checkpoint" / "sharded.distill.pt", weights_only=True)
+    student = trainings.distiller().student
+    student.load_state_dict(state["student"])
+    weights = found["fsdp"][0]["weights"]
+    assert all(torch.equal(tensor, weights[f"student.{name}"]) for name, tensor in student.state_dict().items())
+    moments = next(iter(state["optimizer"]["state"].values()))["exp_avg"]
+    assert type(moments) is torch.Tensor
+
+
+POISON = """
+import runpy
+import torch
+import limbeck
+from limbeck.engine import launched
+found, fabric, seen = runpy.run_path({script!r}), launched(), []
+def poison(exchange):
+    seen.append(1)
+    bad = fabric.global_rank == 1 and len(seen) == 14
+    return exchange.student.rows().sum() * (float("nan") if bad else 0.0)
+made = found["distiller"]()
+made.objective = limbeck.Objective(dict(truth=limbeck.losses.CrossEntropy(), bad=poison))
+try:
+    found["train"](made, fabric, None)
+except limbeck.LimbeckError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_all_and_tells_where_it_began(ranks, tmp_path):
+    """The 14th batch of the second process, of two batches a step, after an epoch of 4: it belongs to step 6.
+
+    Its gradient reaches the weights of all, so that the losses of the first are not finite a step later.
+    """
+    script = tmp_path / "poison.py"
+    script.write_text(POISON.format(script=str(SCRIPT)))
+    run = ranks(script)
+    assert run.wait() == [0, 0], run.said()
+    where = "the loss is not finite at step 6: the term 'bad' (function) is; there is no checkpoint yet"
+    assert run.said()[1].startswith(f"Diverged {where}")
+    assert run.said()[0].startswith(f"Elsewhere process 1 of this run ended: {where}")
+
+
+WRONG = """
+import runpy
+import limbeck
+from torch import nn
+from limbeck.engine import join
+found = runpy.run_path({script!r})
+made, more = found["distiller"](), {more}
+if not more:
+    made.student.unused = nn.Linear(2, 2)
+    made.student.forward = lambda pictures: nn.Sequential(*list(made.student)[:4])(pictures)
+try:
+    with join().one_fate():
+        found["train"](made, found["launched"](strategy={strategy!r}), None, **more)
+except limbeck.LimbeckError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("strategy", "more", "says"),
+    [
+        ("fsdp", {"ema": 0.9}, "leave ema away, or set the strategy to ddp"),
+        ("ddp", {}, "parts of the student have no share in the loss"),
+    ],
+)
+def test_what_processes_cannot_do_is_one_sentence(ranks, tmp_path, strategy, more, says):
+    script = tmp_path / "wrong.py"
+    script.write_text(WRONG.format(script=str(SCRIPT), strategy=strategy, more=more))
+    run = ranks(script)
+    assert run.wait() == [0, 0], run.said()
+    assert says in run.said()[0]

@@ -1,0 +1,134 @@
+"""How hard terms pull is measured right, seldom, and changes nothing; what moves goes on after a stop with its bits."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import limbeck
+from limbeck.data import Digits
+from limbeck.distiller import GradNorm, LossRatio, Uncertainty
+from limbeck.losses import CrossEntropy, SoftTarget
+from limbeck.temperature import Learned, LossAdaptive, PerSample
+from limbeck.training import Training
+from limbeck.training.checkpoint import Stopped
+from limbeck.training.gradient_norms import due, hard, looked
+
+TASK = limbeck.tasks.Classification(classes=10)
+SETTINGS = Training(optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9), batch=32, checkpoint_every=1000.0)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return Digits(labels=100, take=200).load(seed=0)
+
+
+def distilling(*, terms=None, weights=None, stop_at=None):
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 10))
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    if stop_at is not None:
+        calls = iter(range(10**6))
+        student.register_forward_hook(
+            lambda module, *_: (
+                signal.raise_signal(signal.SIGTERM) if module.training and next(calls) == stop_at else None
+            )
+        )
+    terms = {"truth": CrossEntropy(), "soft": SoftTarget()} if terms is None else terms
+    return limbeck.Distiller(student, {"big": teacher}, objective=terms, weights=weights, task=TASK)
+
+
+def moving():
+    return {
+        "truth": CrossEntropy(), "stalls": SoftTarget(tau=LossAdaptive(rate=0.2, high=9.0)),
+        "hard": SoftTarget(tau=Learned(per="sample", ramp=0.2)),
+    }  # fmt: skip
+
+
+def bits(distiller):
+    digest = hashlib.sha256()
+    for tensor in (*distiller.student.state_dict().values(), *distiller.objective.state_dict().values()):
+        digest.update(tensor.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("balance", [Uncertainty, GradNorm, LossRatio], ids=lambda kind: kind.__name__)
+def test_what_moves_goes_on_after_a_stop_and_ends_with_the_same_bits(data, tmp_path, balance):
+    whole = distilling(terms=moving(), weights=balance())
+    limbeck.fit(whole, data, steps=30, training=SETTINGS, watchers=[])
+    half = distilling(terms=moving(), weights=balance(), stop_at=13)
+    with pytest.raises(Stopped):
+        limbeck.fit(half, data, steps=30, training=SETTINGS, out=tmp_path, watchers=[])
+    rest = distilling(terms=moving(), weights=balance())
+    limbeck.fit(rest, data, steps=30, training=SETTINGS, out=tmp_path, resume=True, watchers=[])
+    assert bits(rest) == bits(whole)
+    assert float(rest.objective.terms["stalls"].tau.tau) != 4.0, "the temperature never moved"
+
+
+def test_looking_changes_no_bit_of_the_training(data, monkeypatch):
+    ends = []
+    for look in (True, False):
+        if not look:
+            monkeypatch.setattr(sys.modules["limbeck.training.fit"], "due", lambda *_, **__: False)
+        distiller = distilling()
+        run = limbeck.fit(distiller, data, steps=20, training=SETTINGS, watchers=[])
+        ends.append(bits(distiller))
+        assert ("gradient_ratio/soft" in run.history[-1]) is look
+    assert ends[0] == ends[1]
+
+
+def test_the_pull_is_the_norm_of_the_gradient_of_the_weighted_term(data):
+    distiller = distilling(weights={"soft": 3.0}).eval()
+    batch = data.stream(batch=32).batch(0)
+    found = looked(distiller, distiller(batch))
+    norms = {}
+    for name, weight in (("truth", 1.0), ("soft", 3.0)):
+        distiller.zero_grad()
+        (weight * distiller.objective.terms[name](distiller.exchange(batch))).backward()
+        flat = np.concatenate([p.grad.double().numpy().ravel() for p in distiller.student.parameters()])
+        norms[name] = float(np.linalg.norm(flat))
+    assert found["gradient/truth"] == pytest.approx(norms["truth"], rel=1e-5)
+    assert found["gradient/soft"] == pytest.approx(norms["soft"], rel=1e-5)
+    assert found["gradient_ratio/soft"] == pytest.approx(norms["soft"] / norms["truth"], rel=1e-5)
+
+
+def test_looking_leaves_no_gradient_behind(data):
+    distiller = distilling()
+    looked(distiller, distiller(data.stream(batch=32).batch(0)))
+    assert all(parameter.grad is None for parameter in distiller.parameters())
+
+
+def test_one_term_is_compared_with_nothing(data):
+    run = limbeck.fit(distilling(terms={"soft": SoftTarget()}), data, steps=8, training=SETTINGS, watchers=[])
+    assert not [name for name in run.history[-1] if name.startswith(("gradient", "share"))]
+
+
+def test_looks_are_seldom():
+    found = [step for step in range(1, 2001) if due(step, steps_per_epoch=17, stop=2000)]
+    assert found[0] == 17
+    assert found[-1] == 2000
+    assert min(np.diff(found[:-1])) >= 200
+
+
+def test_the_hard_loss_is_found():
+    assert hard({"soft": SoftTarget(), "labels": CrossEntropy()}) == "labels"
+    assert hard({"soft": SoftTarget(), "truth": SoftTarget()}) == "truth"
+    assert hard({"soft": SoftTarget()}) is None
+
+
+def test_every_epoch_tells_temperatures_weights_and_shares(data):
+    terms = {"truth": CrossEntropy(), "soft": SoftTarget(tau=PerSample(sure=6.0, unsure=3.0)), "plain": SoftTarget()}
+    run = limbeck.fit(distilling(terms=terms), data, epochs=3, training=SETTINGS, watchers=[])
+    for row in run.history:
+        assert 3.0 <= row["tau_min/soft"] < row["tau/soft"] < row["tau_max/soft"] <= 6.0
+        assert row["tau/plain"] == row["tau_min/plain"] == row["tau_max/plain"] == 4.0
+        assert sum(row[f"share/{name}"] for name in terms) == pytest.approx(1.0)
+        assert row["share/soft"] == pytest.approx(row["loss/soft"] / row["loss"])
+    assert 0.0 < run.history[0]["flatness/soft"] <= 1.0

@@ -1,0 +1,60 @@
+"""Accuracies count labelled rows only, also where the truth is probabilities; and a training on mixed views runs."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import limbeck
+from limbeck.data import Digits, Views, affine, composite, cutmix, mixup
+from limbeck.distiller.objective import Loss
+from limbeck.evaluation import predictions
+from limbeck.losses import CrossEntropy, SoftTarget
+from limbeck.training import Training
+from limbeck.training.metric_accumulator import Meter, measure
+
+TASK = limbeck.tasks.Classification(3)
+LOGITS = torch.tensor([[4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [4.0, 0.0, 0.0], [4.0, 0.0, 0.0]])
+# The first is right by a hair, the second wrong; the last two are no truth, though class 0 is said.
+MIXED = torch.tensor([[0.6, 0.4, 0.0], [0.5, 0.2, 0.3], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+
+
+def test_rows_of_zeros_count_neither_as_right_nor_as_wrong():
+    meter = Meter()
+    meter.add(Loss(torch.tensor(0.0), {}, {}, LOGITS, MIXED))
+    meter.add(Loss(torch.tensor(0.0), {}, {}, LOGITS, torch.tensor([0, -100, -100, -100])))
+    assert meter.means()["train_accuracy"] == pytest.approx(2 / 3)
+    assert meter.samples == 8
+
+
+def test_measuring_leaves_rows_of_zeros_out():
+    found = measure(nn.Identity(), [(LOGITS, MIXED)], TASK, lambda batch: batch)
+    q = LOGITS.double().softmax(1)
+    assert found["validation_top1"] == 0.5
+    assert found["validation_nll"] == pytest.approx(-(math.log(q[0, 0]) + math.log(q[1, 0])) / 2, rel=1e-6)
+    assert measure(nn.Identity(), [(LOGITS, torch.zeros(4, 3))], TASK, lambda batch: batch) == {}
+    assert predictions(nn.Identity(), [(LOGITS, MIXED)], TASK)[1].tolist() == [0, 0, -100, -100]
+
+
+@pytest.mark.parametrize(
+    "views",
+    [composite(crop=1, per_sample=4, per_decode=2), Views((affine(), mixup(), cutmix(probability=0.5)))],
+    ids=["composite", "both"],
+)
+def test_a_student_learns_from_mixed_pictures_of_which_most_have_no_label(views):
+    data = Digits(labels=100, take=400, views=views).load(seed=0)
+
+    def network(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    distiller = limbeck.Distiller(
+        network(0), network(1), objective={"truth": CrossEntropy(), "soft": SoftTarget()},
+        weights={"truth": 1.0, "soft": 0.0}, task=limbeck.tasks.Classification(10),
+    )  # fmt: skip
+    training = Training(optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01), batch=100)
+    run = limbeck.fit(distiller, data, epochs=40, training=training, watchers=[])
+    assert all(math.isfinite(row["loss"]) for row in run.history)
+    assert 0 < run.history[-1]["train_accuracy"] < 1
+    assert run.history[-1]["validation_top1"] > 0.5

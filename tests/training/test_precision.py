@@ -1,0 +1,69 @@
+"""Mixed precision rounds what a matrix product takes, never the batch: teachers and caches see the same pictures."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import limbeck
+from limbeck.data import Digits, Views, affine
+from limbeck.losses import CrossEntropy, SoftTarget
+from limbeck.models import small_cnn
+from limbeck.teachers import Cached
+from limbeck.training import Training, one_device
+
+TASK = limbeck.tasks.Classification(classes=10)
+SETTINGS = Training(optimizer=partial(torch.optim.SGD, lr=0.05), batch=32)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return Digits(take=96, views=Views((affine(),), per_sample=2)).load(seed=0)
+
+
+class Ear(nn.Module):
+    """Writes down how it is asked, and whether its product was rounded."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.heard = nn.Linear(64, 10), []
+
+    def forward(self, picture):
+        said = self.layer(picture.flatten(1))
+        self.heard.append((picture.dtype, said.dtype))
+        return said
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_the_batch_stays_float32_and_products_are_rounded(data, precision):
+    student, teacher = Ear(), Ear()
+    distiller = limbeck.Distiller(student, {"big": teacher}, objective={"soft": SoftTarget()}, task=TASK)
+    limbeck.fit(distiller, data, steps=2, training=SETTINGS, fabric=one_device(precision=precision), watchers=[])
+    half = torch.bfloat16 if precision == "bf16-mixed" else torch.float16
+    trained = [one for one in student.heard if one[1] == half]
+    assert len(trained) >= 2, "nothing was trained in 16 bits"
+    assert {picture for picture, _ in student.heard + teacher.heard} == {torch.float32}
+
+
+def test_gradients_are_looked_at_under_bfloat16_too(data):
+    distiller = limbeck.Distiller(
+        Ear(), {"big": Ear()}, objective={"truth": CrossEntropy(), "soft": SoftTarget()}, task=TASK
+    )
+    fabric = one_device(precision="bf16-mixed")
+    run = limbeck.fit(distiller, data, steps=3, training=SETTINGS, fabric=fabric, watchers=[])
+    assert run.history[-1]["gradient_ratio/soft"] > 0
+
+
+def test_a_cache_that_a_mixed_run_filled_answers_a_run_in_full_precision(data, tmp_path):
+    torch.manual_seed(0)
+    network, asked = small_cnn(width=8).eval(), []
+    for precision in ("bf16-mixed", "32-true"):
+        teacher = Cached(network, data, root=tmp_path)
+        distiller = limbeck.Distiller(small_cnn(width=4), {"big": teacher}, objective={"soft": SoftTarget()}, task=TASK)
+        fabric = one_device(precision=precision)
+        limbeck.fit(distiller, data, epochs=2, training=SETTINGS, fabric=fabric, watchers=[])
+        asked.append(teacher.asked)
+    assert asked == [96 * 2, 0]

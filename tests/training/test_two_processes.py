@@ -1,0 +1,70 @@
+"""Two processes together do what one does with the doubled batch."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from limbeck.training import one_device
+
+SCRIPT = Path(__file__).with_name("together.py")
+
+
+@pytest.fixture(scope="module")
+def trainings():
+    spec = importlib.util.spec_from_file_location("together", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def two(ranks, tmp_path_factory):
+    out = tmp_path_factory.mktemp("two")
+    run = ranks(SCRIPT, out)
+    assert run.wait() == [0, 0], run.said()
+    return out
+
+
+def found(out, name):
+    return torch.load(out / "found.pt", weights_only=True)[name]
+
+
+def farthest(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    return max(float((tensor - theirs[name]).abs().max()) for name, tensor in ours.items())
+
+
+def test_two_processes_equal_one_with_the_doubled_batch(two, trainings):
+    ours, theirs = trainings.plain(one_device()), found(two, "plain")
+    assert any("projection" in name for name in ours["weights"])
+    assert farthest(ours["weights"], theirs["weights"]) < 1e-5
+
+
+def test_the_figures_are_of_all_processes(two, trainings):
+    ours, theirs = trainings.plain(one_device())["row"], found(two, "plain")["row"]
+    for name in ("loss", "loss/soft", "loss/hint", "train_accuracy", "validation_top1", "validation_nll"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+
+
+def test_one_process_writes_one_checkpoint(two):
+    assert len(list((two / "plain").rglob("*.pt"))) == 1
+
+
+def test_gathered_terms_equal_one_process_with_the_doubled_batch(two, trainings):
+    """A term on pairs of samples, one on the labelled rows only, and one that learns."""
+    ours = trainings.gathered(one_device())["weights"]
+    assert farthest(ours, found(two, "gathered")["weights"]) < 1e-5
+    assert farthest(ours, found(two, "apart")["weights"]) > 1e-3, "gathering changes nothing, so this proves nothing"
+
+
+@pytest.mark.parametrize("balance", ["GradNorm", "LossRatio", "Uncertainty"])
+def test_temperatures_and_weights_move_by_what_all_processes_see(two, trainings, balance):
+    ours = trainings.moving(one_device(), getattr(trainings, balance))
+    theirs = found(two, balance)
+    assert any("balance" in name for name in ours["weights"])
+    assert abs(float(ours["weights"]["objective.learned.soft.tau"]) - 4.0) > 0.1, "the temperature did not move"
+    assert farthest(ours["weights"], theirs["weights"]) < 1e-5
+    for name in ("tau/soft", "tau_min/soft", "tau_max/hard", "weight/soft", "share/hint"):
+        assert ours["row"][name] == pytest.approx(theirs["row"][name], rel=1e-4), name

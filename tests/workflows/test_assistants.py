@@ -1,0 +1,268 @@
+"""A chain of assistants: who learns from whom, what survives a kill, what the record and the page say of it."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import limbeck
+from limbeck.data import Digits
+from limbeck.losses import CrossEntropy, Hint, SoftTarget
+from limbeck.models import load_weights, small_cnn
+from limbeck.recipe import load
+from limbeck.training import Training
+from limbeck.workflows import chain, distill
+from limbeck.workflows._job.job import Job
+
+RECIPE = """
+task: Classification
+data: {use: Digits, labels: 60, take: 120}
+teachers: {big: {use: small_cnn, width: 8, stop: 0.5}}
+assistants: {mid: {use: small_cnn, width: 6}, small: {use: small_cnn, width: 5}}
+student: {use: small_cnn, width: 4}
+teaching: {steps: 12, objective: {truth: CrossEntropy}}
+stages:
+  - {name: first, steps: 4, objective: {soft: SoftTarget, hint: {use: Hint, at: here}}, taps: &taps {
+      student: {here: block2}, big: {here: block2}, mid: {here: block2}, small: {here: block2}}}
+  - name: second
+    steps: 6
+    objective:
+      truth: {use: CrossEntropy, weight: 0.1}
+      soft: {use: SoftTarget, weight: {use: overall, schedule: {use: linear, start: 1, end: 0}}}
+      hint: {use: Hint, at: here}
+    taps: *taps
+    frozen: [block1]
+training: {optimizer: {use: SGD, lr: 0.05, momentum: 0.9}, batch: 32}
+control: [alone, direct]
+threads: 1
+"""
+WIDTHS = {"big": 8, "mid": 6, "small": 5, "student": 4}
+# Dies in the middle of the chain, in the second stage of the first assistant: teacher 6, first stage 4, then 3 steps.
+KILLED = """
+import os, signal, sys
+from dataclasses import replace
+from limbeck.programs import distill
+job, state = sys.modules["limbeck.workflows._job.job"], sys.modules["limbeck.training.train_state"]
+make, advance, done = job.training_of, state.State.advance, []
+job.training_of = lambda stage: replace(make(stage), checkpoint_every=0.0)
+def step(self, training):
+    if len(done) == 6 + 4 + 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    done.append(advance(self, training))
+state.State.advance = step
+distill(sys.argv[1], out=__import__("pathlib").Path(sys.argv[2]), watchers=[])
+"""
+
+
+def weights(network):
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def spied(monkeypatch):
+    """The guides of each training by phase and stage, as their weights at that moment."""
+    found = {}
+    for room in ("limbeck.workflows._job.job", "limbeck.workflows.distill.assistants"):
+        fit = sys.modules[room].fit
+
+        def spy(distiller, data, fit=fit, **settings):
+            guides = {name: weights(source.network) for name, source in distiller.teachers.items()}
+            found[settings["phase"], settings.get("stage", "distill")] = guides
+            return fit(distiller, data, **settings)
+
+        monkeypatch.setattr(sys.modules[room], "fit", spy)
+    return found
+
+
+def kept(folder, name):
+    return weights(load_weights(small_cnn(width=WIDTHS[name]), folder / "checkpoint" / f"{name}.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipes") / "chain.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(recipe, tmp_path_factory):
+    """The run folder, and who guided whom."""
+    out = tmp_path_factory.mktemp("runs") / "chain"
+    with pytest.MonkeyPatch.context() as patch:
+        guided = spied(patch)
+        distill(recipe, out=out, watchers=[])
+    return out, guided
+
+
+def test_each_learns_from_the_one_before_it_and_the_controls_from_none_and_from_the_teacher(run):
+    out, guided = run
+    assert {phase: list(guides) for (phase, _), guides in guided.items()} == {
+        "big": [], "mid": ["big"], "small": ["mid"], "alone": [], "direct": ["big"], "distilled": ["small"],
+    }  # fmt: skip
+    for (_, stage), guides in guided.items():
+        assert stage in ("teaching", "first", "second")
+        assert all(same(found, kept(out, name)) for name, found in guides.items()), "it was not trained to the end"
+
+
+def test_dense_learns_from_all_before_it(recipe, tmp_path, monkeypatch):
+    guided = spied(monkeypatch)
+    settings = ["guided=dense", "stages.1.steps=2", "stages.0.steps=2", "teaching.steps=2"]
+    record = distill(recipe, settings, out=tmp_path / "run", watchers=[])
+    assert {phase: list(guides) for (phase, _), guides in guided.items() if guides} == {
+        "mid": ["big"], "small": ["big", "mid"], "direct": ["big"], "distilled": ["big", "mid", "small"],
+    }  # fmt: skip
+    assert all(same(found, kept(tmp_path / "run", name)) for one in guided.values() for name, found in one.items())
+    assert record["recipe"]["guided"] == "dense"
+    assert "loss/hint-small" in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
+
+
+def test_killed_in_the_middle_of_the_chain_it_ends_with_the_same_bits(run, recipe, tmp_path):
+    out = tmp_path / "chain"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(recipe), str(out)], capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    half = torch.load(out / "checkpoint" / "mid.second.pt", weights_only=True)
+    assert half["step"] == 3
+    assert not (out / "checkpoint" / "small.first.pt").exists()
+    distill(recipe, out=out, resume=True, watchers=[])
+    for name in ("big", "mid", "small"):
+        assert same(kept(out, name), kept(run[0], name))
+    one, other = (weights(load_weights(small_cnn(width=4), folder)) for folder in (out, run[0]))
+    assert same(one, other)
+    one, other = (json.loads((folder / "record.json").read_text()) for folder in (out, run[0]))
+    assert [m["test"] for m in one["models"].values()] == [m["test"] for m in other["models"].values()]
+    assert one["sealed_test"]["reads"] == 1
+
+
+def test_the_record_and_the_page_show_the_assistants_and_the_early_stop(run):
+    record = json.loads((run[0] / "record.json").read_text())
+    assert [(name, model["role"], model["steps"]) for name, model in record["models"].items()] == [
+        ("big", "teacher", 6), ("mid", "assistant", 10), ("small", "assistant", 10), ("alone", "alone", 10),
+        ("direct", "direct", 10), ("distilled", "distilled", 10),
+    ]  # fmt: skip
+    assert record["models"]["big"]["title"] == (
+        "Teacher big: small_cnn(width=8), stopped early at 50 % of its training"
+    )
+    assert record["models"]["mid"]["title"] == "Assistant mid: small_cnn(width=6)"
+    against = record["verdict"]["over_direct"]
+    tops = [record["models"][name]["test"]["top1"] for name in ("distilled", "direct")]
+    assert against["gain_points"] == pytest.approx(100 * (tops[0] - tops[1]))
+    page = (run[0] / "report.html").read_text()
+    assert "assistants" in against["sentence"]
+    assert against["sentence"].split(",")[0].replace(" points", "\N{NO-BREAK SPACE}points") in page
+    for words in (
+        ">mid</th>",
+        ">small</th>",
+        ">Direct</th>",
+        "stopped early at",
+        'class="chip up"',
+        'class="chip down"',
+    ):
+        assert words in page, words
+
+
+def test_the_early_stopped_teacher_is_the_full_one_at_that_step(run, recipe, tmp_path):
+    """Nothing has a schedule here, so a training of six steps is the first half of one of twelve."""
+    job = Job.of(load(recipe, ["teachers.big.stop=null", "teaching.steps=6"]), tmp_path)
+    teacher = job.teacher("big")
+    assert job.teach("big", teacher, resume=False, watchers=[]).steps == 6
+    assert same(weights(teacher), kept(run[0], "big"))
+
+
+def test_an_order_that_grows_is_warned_of(recipe, tmp_path):
+    short = ["stages.1.steps=1", "stages.0.steps=1", "teaching.steps=2", "control=none", "assistants.small.width=7"]
+    record = distill(recipe, short, out=tmp_path / "run", watchers=[])
+    assert any("'small' has more parameters than the assistant 'mid'" in text for text in record["warnings"])
+
+
+def test_a_tap_that_an_assistant_lacks_is_said_before_anything_is_trained(recipe, tmp_path):
+    with pytest.raises(limbeck.LimbeckError, match="no module 'blok2'"):
+        distill(recipe, ["stages.1.taps.mid.here=blok2"], out=tmp_path / "run", watchers=[])
+    plain = [f"stages.{stage}.{key}" for stage in (0, 1) for key in ("objective={soft: SoftTarget}", "taps={}")]
+    with pytest.raises(limbeck.LimbeckError, match="MLP has no module 'block1'"):
+        distill(recipe, [*plain, "assistants.small={use: mlp}"], out=tmp_path / "run", watchers=[])
+    assert not (tmp_path / "run").exists()
+
+
+DATA = Digits(labels=60, take=120).load(seed=0)
+TASK = limbeck.tasks.Classification(10)
+SHORT = Training(optimizer=partial(torch.optim.SGD, lr=0.05), batch=32)
+
+
+def networks():
+    torch.manual_seed(0)
+    return {name: small_cnn(width=width) for name, width in WIDTHS.items()}
+
+
+def linked(nets, **settings):
+    objective = {"truth": CrossEntropy(), "soft": SoftTarget(), "hint": Hint("here")}
+    taps = {name: {"here": "block2"} for name in nets}
+    given = {"objective": objective, "taps": taps, "task": TASK, "steps": 3, "training": SHORT, "watchers": []}
+    return chain(nets, DATA, **(given | settings))
+
+
+@pytest.mark.parametrize(
+    ("guided", "expected"),
+    [
+        ("last", {"mid": ["big"], "small": ["mid"], "student": ["small"]}),
+        ("dense", {"mid": ["big"], "small": ["big", "mid"], "student": ["big", "mid", "small"]}),
+    ],
+)
+def test_plain_modules_make_a_chain(monkeypatch, guided, expected):
+    found, nets = spied(monkeypatch), networks()
+    before = weights(nets["big"])
+    runs = linked(nets, guided=guided)
+    assert {phase: list(guides) for (phase, _), guides in found.items()} == expected
+    assert all(runs[name].student is nets[name] and not nets[name].training for name in runs)
+    assert same(weights(nets["big"]), before)
+    for guides in found.values():
+        assert all(same(state, weights(nets[name])) for name, state in guides.items())
+
+
+def test_a_chain_of_plain_modules_is_kept_and_goes_on(tmp_path, monkeypatch):
+    nets = networks()
+    linked(nets, out=tmp_path)
+    again = networks()
+    load_weights(again["student"], tmp_path / "checkpoint" / "student.safetensors")
+    assert same(weights(again["student"]), weights(nets["student"]))
+    # The last link was lost: the others are not done again, and the end is the same.
+    (tmp_path / "checkpoint" / "student.distill.pt").unlink()
+    steps, state = [], sys.modules["limbeck.training.train_state"].State
+    advance = state.advance
+    monkeypatch.setattr(state, "advance", lambda self, training: steps.append(1) or advance(self, training))
+    resumed = networks()
+    linked(resumed, out=tmp_path, resume=True)
+    assert len(steps) == 3
+    assert all(same(weights(resumed[name]), weights(nets[name])) for name in nets)
+
+
+def test_terms_are_fresh_for_each_link():
+    term = Hint("here")
+    linked(networks(), objective={"hint": term})
+    assert term.projection is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"objective": {"soft": SoftTarget(teacher="big")}}, "'soft' listens to 'big', and 'small' learns from mid"),
+        ({"taps": {"bgi": {"here": "block2"}}}, "taps are given for 'bgi'; there are: big"),
+        ({"guided": "densely"}, "guided is last or dense, not 'densely'"),
+    ],
+)
+def test_what_a_chain_cannot_do_is_one_sentence(settings, says):
+    with pytest.raises(limbeck.LimbeckError, match=says):
+        linked(networks(), **settings)
+
+
+@pytest.mark.parametrize("names", [[], ["big"]])
+def test_a_chain_has_at_least_two_networks(names):
+    with pytest.raises(limbeck.LimbeckError, match="a teacher and at least one network that learns"):
+        linked({name: nn.Linear(1, 1) for name in names})

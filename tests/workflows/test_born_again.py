@@ -1,0 +1,119 @@
+"""Generations of one network: each is taught by the one before it, and all of them vote."""
+
+import json
+import os
+import signal
+import zlib
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+import limbeck
+from limbeck.core.errors import LimbeckError
+from limbeck.data import Digits
+from limbeck.data.counter_rng import mix
+from limbeck.losses import CrossEntropy, SoftTarget
+from limbeck.models import load_weights, small_cnn
+from limbeck.recipe import load, show
+from limbeck.training import Stopped, Training
+from limbeck.workflows import born_again, distill
+
+TASK = limbeck.tasks.Classification(10)
+TRAINING = Training(optimizer=partial(torch.optim.SGD, lr=0.05), batch=16)
+
+
+def born(out=None, *, make=partial(small_cnn, width=4), resume=False, **settings):
+    return born_again(
+        make, Digits(take=60).load(), task=TASK, steps=4, training=TRAINING, out=out, resume=resume, watchers=[],
+        **settings,
+    )  # fmt: skip
+
+
+def weights(found):
+    return [tensor for run in found.runs.values() for tensor in run.student.state_dict().values()]
+
+
+def test_each_generation_has_a_start_of_its_own_whatever_comes_after():
+    starts = []
+
+    def make():
+        network = small_cnn(width=4)
+        starts.append(network.fc.weight.detach().clone())
+        return network
+
+    three, two = born(make=make), born(generations=2)
+    assert list(three.runs) == ["generation1", "generation2", "generation3"]
+    assert not any(torch.equal(starts[i], starts[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert torch.equal(three.runs["generation2"].student.fc.weight, two.runs["generation2"].student.fc.weight)
+
+
+def test_the_second_generation_is_a_plain_distillation_from_the_first():
+    found = born(generations=2)
+    torch.manual_seed(mix(0, zlib.crc32(b"generation2")))
+    student, terms = small_cnn(width=4), {"truth": CrossEntropy(), "soft": SoftTarget(tau=1.0)}
+    distiller = limbeck.Distiller(student, found.runs["generation1"].student, objective=terms, task=TASK)
+    limbeck.fit(distiller, Digits(take=60).load(), steps=4, training=TRAINING, phase="generation2", watchers=[])
+    for one, other in zip(student.parameters(), found.runs["generation2"].student.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_ensemble_is_the_mean_of_the_probabilities():
+    found, pictures = born(), torch.rand(5, 1, 8, 8)
+    with torch.no_grad():
+        said = [run.student(pictures).double().numpy() for run in found.runs.values()]
+        together = found.ensemble(pictures).double().numpy()
+    each = [np.exp(z) / np.exp(z).sum(axis=1, keepdims=True) for z in said]
+    np.testing.assert_allclose(np.exp(together), np.mean(each, axis=0), rtol=1e-5)
+
+
+def test_stopped_in_the_second_generation_it_ends_with_the_same_bits(tmp_path):
+    whole, calls = born(tmp_path / "whole"), []
+
+    def make():
+        network = small_cnn(width=4)
+
+        def count(*_):
+            calls.append(1)
+            if len(calls) == 12:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        network.register_forward_hook(count)
+        return network
+
+    with pytest.raises(Stopped):
+        born(tmp_path / "cut", make=make)
+    assert not (tmp_path / "cut" / "checkpoint" / "generation3.safetensors").exists()
+    found = born(tmp_path / "cut", resume=True)
+    assert all(torch.equal(one, other) for one, other in zip(weights(found), weights(whole), strict=True))
+    load_weights(small_cnn(width=4), str(tmp_path / "cut" / "checkpoint" / "generation1.safetensors"))
+
+
+def test_the_recipe_that_comes_along_trains_every_generation(tmp_path):
+    short = ["data.take=60", "data.labels=40", "teaching.steps=2", "stages.0.steps=3", "training.batch=16"]
+    short.append("export.to=[]")
+    record = distill("digits_born_again", short, out=tmp_path / "run", watchers=[])
+    assert [(name, model["steps"]) for name, model in record["models"].items()] == [
+        ("generation1", 2), ("generation2", 3), ("alone", 3), ("distilled", 3),
+    ]  # fmt: skip
+    sizes = {model["parameters"] for model in record["models"].values()}
+    together = json.loads((tmp_path / "run" / "ensemble.json").read_text())
+    assert {together["parameters"]} == {3 * size for size in sizes}
+    assert 0 <= together["validation"]["ece"] <= 1
+
+
+def test_a_shown_recipe_reads_again_as_the_same():
+    whole = show(load(limbeck.recipe.find("digits_born_again")))
+    assert show(load(whole)) == whole
+
+
+def test_mistakes_are_one_sentence():
+    with pytest.raises(LimbeckError, match="at least 2, not 1"):
+        born(generations=1)
+    for settings, words in (
+        (["generations=1"], "generations"),
+        (["teachers={big: small_cnn}"], "generations makes its own .generation1., and big is given"),
+    ):
+        with pytest.raises(LimbeckError, match=words):
+            load(limbeck.recipe.find("digits_born_again"), settings)

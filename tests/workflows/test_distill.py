@@ -1,0 +1,266 @@
+"""The main job on a recipe of a few steps: what stands in the run folder, what is refused, what survives a kill."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import limbeck
+from limbeck.cli import main
+from limbeck.models import load_weights, small_cnn
+from limbeck.workflows import distill
+
+RECIPE = """
+task: Classification
+data: {use: Digits, labels: 100, take: 200, views: {use: Views, transforms: [{use: affine}]}}
+teachers: {big: {use: small_cnn, width: 12}}
+student: {use: small_cnn, width: 4}
+teaching: {steps: 12, objective: {truth: CrossEntropy}}
+stages:
+  - name: first
+    steps: 6
+    objective: {truth: CrossEntropy}
+  - name: second
+    steps: 8
+    objective:
+      truth: {use: CrossEntropy, weight: 0.1}
+      soft: {use: SoftTarget, tau: 4, weight: 0.9}
+      hint: {use: Hint, at: mid, weight: {use: linear, start: 1, end: 0}}
+    taps: {student: {mid: block2}, big: {mid: block2}}
+    frozen: [block1]
+training: {optimizer: {use: SGD, lr: 0.05}, batch: 32}
+export: {to: [onnx]}
+threads: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    distill(recipe, out=out, watchers=[])
+    return out
+
+
+def command(*words, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "limbeck.cli", *map(str, words)], capture_output=True, text=True, **options
+    )
+
+
+def test_the_run_folder_is_whole(run):
+    names = {path.name for path in run.iterdir()}
+    assert names >= {
+        "recipe.yaml", "record.json", "metrics.csv", "checkpoint", "student.safetensors", "student.onnx", "report.html",
+    }  # fmt: skip
+    assert not list(run.rglob("*.partial"))
+
+
+def test_the_record_says_what_was_done(run):
+    record = json.loads((run / "record.json").read_text())
+    assert record["sealed_test"]["reads"] == 1
+    assert record["data"] | {"fingerprint": "", "normalization": {}} == {
+        "name": "Digits", "classes": list("0123456789"), "shape": [1, 8, 8], "train": 200, "labelled": 100,
+        "validation": 360, "test": 359, "fingerprint": "", "normalization": {},
+    }  # fmt: skip
+    assert [(name, model["role"], model["steps"]) for name, model in record["models"].items()] == [
+        ("big", "teacher", 12), ("alone", "alone", 14), ("distilled", "distilled", 14),
+    ]  # fmt: skip
+    assert record["export"]["onnx"]["max_abs_difference"] < 1e-4
+    assert record["models"]["alone"]["parameters"] == record["models"]["distilled"]["parameters"]
+
+
+def test_the_kept_weights_are_those_that_were_measured(run):
+    record = json.loads((run / "record.json").read_text())
+    student = load_weights(small_cnn(width=4), run).eval()
+    data = limbeck.data.Digits(labels=100, take=200).load(seed=0)
+    right = total = 0
+    for batch in data.validation_batches():
+        right += int((student(batch["input"]).argmax(1) == batch["target"]).sum())
+        total += len(batch["target"])
+    assert right / total == pytest.approx(record["models"]["distilled"]["validation"]["top1"])
+
+
+def test_the_exported_file_takes_pixels(run):
+    from limbeck.export import onnx_logits
+
+    data = limbeck.data.Digits(labels=100, take=200).load(seed=0)
+    pixels = data.validation.read(torch.arange(5))
+    student = load_weights(small_cnn(width=4), run).eval()
+    expected = student(data.normalization.apply(pixels))
+    assert torch.allclose(onnx_logits(run / "student.onnx", pixels), expected, atol=1e-5)
+
+
+def test_frozen_parts_keep_their_weights_in_their_stage(run):
+    first = torch.load(run / "checkpoint" / "distilled.first.pt", weights_only=True)["student"]
+    second = torch.load(run / "checkpoint" / "distilled.second.pt", weights_only=True)["student"]
+    assert torch.equal(first["block1.conv.weight"], second["block1.conv.weight"])
+    assert not torch.equal(first["block2.conv.weight"], second["block2.conv.weight"])
+
+
+def test_alone_differs_from_distilled_in_the_teacher_only(run):
+    """The first stage has no teacher in it, so both students come out of it with the same bits."""
+    alone, distilled = (
+        torch.load(run / "checkpoint" / f"{phase}.first.pt", weights_only=True) for phase in ("alone", "distilled")
+    )
+    assert alone["step"] == distilled["step"] == 6
+    assert all(torch.equal(alone["student"][name], tensor) for name, tensor in distilled["student"].items())
+
+
+def test_teachers_and_terms_are_not_in_the_student_file(run):
+    from safetensors.torch import load_file
+
+    assert set(load_file(run / "student.safetensors")) == set(small_cnn(width=4).state_dict())
+
+
+def test_the_test_part_cannot_be_read_twice(run, capsys):
+    assert main(["evaluate", str(run), "--part", "test"]) == 2
+    said = capsys.readouterr().err
+    assert "read already" in said
+    assert "second look" in said
+
+
+def test_evaluate_repeats_the_figures_of_the_record(run, capsys):
+    assert main(["evaluate", str(run)]) == 0
+    assert "the same" in capsys.readouterr().out
+
+
+def test_export_and_report_can_be_made_again(run, tmp_path, capsys):
+    assert main(["export", str(run), "--to", str(tmp_path / "again.onnx")]) == 0
+    assert (tmp_path / "again.onnx").stat().st_size > 1000
+    (run / "report.html").unlink()
+    assert main(["report", str(run)]) == 0
+    assert (run / "report.html").exists()
+
+
+def test_a_finished_run_is_not_done_again(run, recipe, capsys):
+    before = (run / "record.json").read_bytes()
+    assert main(["distill", str(recipe), "--out", str(run), "--resume"]) == 0
+    assert (run / "record.json").read_bytes() == before
+    assert "nothing is left to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--out", "{run}"], "is not empty"),
+        (["--out", "{run}", "--resume", "student.width=5"], "begun with another recipe"),
+        (["--out", "{tmp}/none", "--resume"], "holds no run"),
+        (["student.widht=3"], "did you mean 'width'"),
+        (["task.classes=7"], "the data has 10 classes"),
+        (["data.labels=5"], "from 10"),
+        (["student={use: 'os:system'}"], "part of Python itself"),
+        (["training.batch=0"], "batch"),
+        (["stages.1.objective.soft.tau=-1"], "above zero, not -1"),
+        (["stages.1.taps.big.mid=blok2"], "block2"),
+        (["stages.1.frozen=[blok1]"], "block1"),
+        (["training.optimizer.lr=-1"], "Invalid learning rate"),
+        (["teachers.big={use: small_cnn, weights: '{run}'}"], "does not fit"),
+        (["teachers.big.weights={tmp}/nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence(run, recipe, tmp_path, capsys, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    words = [word.replace("{run}", str(run)).replace("{tmp}", str(tmp_path)) for word in words]
+    assert main(["distill", str(recipe), *words]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("wrong", ["student.widht=3", "data.labels=5", "stages.1.taps.big.mid=nowhere"])
+def test_nothing_is_left_behind_by_a_bad_recipe(recipe, tmp_path, monkeypatch, wrong):
+    monkeypatch.chdir(tmp_path)
+    assert main(["distill", str(recipe), wrong]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_killed_and_resumed_the_whole_job_ends_with_the_same_bits(run, recipe, tmp_path):
+    """Kills it in the teacher, in the student alone and in the distilled student."""
+    out = tmp_path / "tiny"
+    slow = "import sys, time, limbeck.training; f = sys.modules['limbeck.training.train_state']; " \
+        "step = f.State.advance\n" \
+        "def advance(self, training): time.sleep(0.05); step(self, training)\n" \
+        "f.State.advance = advance\nfrom limbeck.cli import main; sys.exit(main(sys.argv[1:]))"  # fmt: skip
+    for phase in ("big.teaching", "alone.second", "distilled.second"):
+        resume = ["--resume"] if (out / "recipe.yaml").exists() else []
+        process = subprocess.Popen(
+            [sys.executable, "-c", slow, "distill", str(recipe), "--out", str(out), *resume],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        limit = time.monotonic() + 60
+        before = {"big.teaching": None, "alone.second": "alone.first", "distilled.second": "distilled.first"}[phase]
+        while time.monotonic() < limit and process.poll() is None:
+            if (out / "recipe.yaml").exists() and (before is None or (out / "checkpoint" / f"{before}.pt").exists()):
+                time.sleep(0.2)
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert process.returncode == -signal.SIGKILL
+    done = command("distill", recipe, "--out", out, "--resume")
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (load_weights(small_cnn(width=4), folder).state_dict() for folder in (out, run))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    one, other = (json.loads((folder / "record.json").read_text()) for folder in (out, run))
+    assert one["models"]["distilled"]["test"] == other["models"]["distilled"]["test"]
+    assert one["sealed_test"]["reads"] == 1
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path):
+    from limbeck.workflows._job.run_dir import locked
+
+    with locked(tmp_path), pytest.raises(limbeck.LimbeckError, match="another process"), locked(tmp_path):
+        pass
+
+
+def test_a_full_disk_leaves_nothing_half_written(recipe, tmp_path):
+    """Files may not grow beyond 4 kB: the first checkpoint fails, in one sentence."""
+    limited = (
+        "import resource, signal, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from limbeck.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    out = tmp_path / "full"
+    done = subprocess.run(
+        [sys.executable, "-c", limited, "distill", str(recipe), "--out", str(out)], capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert "could not be written" in done.stderr.splitlines()[-1]
+    assert not [path for path in out.rglob("*") if "partial" in path.name or path.suffix == ".pt"]
+
+
+def test_folders_are_numbered_and_resume_finds_the_newest(tmp_path, monkeypatch):
+    from limbeck.workflows._job.run_dir import choose
+
+    monkeypatch.chdir(tmp_path)
+    for expected in ("digits", "digits-2", "digits-3"):
+        folder = choose("digits", None, resume=False)
+        assert folder == Path("runs") / expected
+        folder.mkdir(parents=True)
+        (folder / "recipe.yaml").write_text("")
+        time.sleep(0.01)
+    assert choose("digits", None, resume=True) == Path("runs/digits-3")
+    with pytest.raises(limbeck.LimbeckError, match="no run 'other'"):
+        choose("other", None, resume=True)
+
+
+def test_a_teacher_from_a_run_folder_is_not_trained(run, recipe, tmp_path):
+    out = tmp_path / "second"
+    settings = [f"teachers.big.weights={run}", "teachers.big.width=4", "control=none", "export.to=[]"]
+    record = distill(recipe, settings, out=out, watchers=[])
+    assert record["models"]["big"]["steps"] is None
+    assert "alone" not in record["models"]
+    assert record["export"] == {}
+    assert "not trained alone" in record["verdict"]["sentence"]

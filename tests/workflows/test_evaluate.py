@@ -1,0 +1,320 @@
+"""``limbeck evaluate`` with something to evaluate, on a run of a few steps: all networks, one file, one table."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limbeck.cli import main
+from limbeck.core.errors import LimbeckError
+from limbeck.data import arrays
+from limbeck.evaluation import predictions, quality
+from limbeck.models import load_weights, small_cnn
+from limbeck.recipe import load
+from limbeck.tasks import Classification
+from limbeck.workflows import distill
+from limbeck.workflows._job.job import Job
+from limbeck.workflows.evaluate.efficiency import efficiency
+from limbeck.workflows.evaluate.robustness_api import Answering, Asked, robustness, side_by_side
+
+RECIPE = """
+name: looked
+task: Classification
+data: {use: Digits, labels: 200, take: 400}
+teachers: {big: {use: small_cnn, width: 12}}
+student: {use: small_cnn, width: 4}
+teaching: {steps: 60, objective: {truth: CrossEntropy}}
+stages: [{name: only, steps: 40, objective: {soft: {use: SoftTarget, tau: 4}}}]
+training: {optimizer: {use: AdamW, lr: 0.02}, batch: 64}
+threads: 1
+export: {to: []}
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    home = tmp_path_factory.mktemp("looked")
+    (home / "looked.yaml").write_text(RECIPE)
+    distill(home / "looked.yaml", out=home / "run", watchers=[])
+    return home / "run"
+
+
+@pytest.fixture(scope="module")
+def job(run):
+    return Job.of(load(run / "recipe.yaml"), run)
+
+
+@pytest.fixture(scope="module")
+def student(run, job):
+    return load_weights(job.student(), run).eval()
+
+
+def evaluation(run):
+    return json.loads((run / "evaluation.json").read_text())
+
+
+def digits(folder, job, *, change=lambda pixels: pixels, ending="png", many=60):
+    part = job.data.validation.subset(torch.arange(many))
+    for i, pixels in enumerate(part.read(torch.arange(many))):
+        home = folder / job.data.classes[part.target[i]]
+        home.mkdir(parents=True, exist_ok=True)
+        levels = (change(pixels).clamp(0, 1) * 255).round().byte().numpy()[0]
+        Image.fromarray(levels).save(home / f"{i:04}.{ending}")
+    return folder
+
+
+def test_the_weights_of_the_controls_are_kept(run, job):
+    alone = load_weights(job.student(), run / "checkpoint" / "alone.safetensors").eval()
+    found = quality(*predictions(alone, job.data.validation_batches(), job.task), classes=job.data.classes)
+    record = json.loads((run / "record.json").read_text())
+    assert found["top1"] == record["models"]["alone"]["validation"]["top1"]
+
+
+def test_all_networks_stand_side_by_side_with_intervals(run, capsys):
+    assert (
+        main(
+            [
+                "evaluate",
+                str(run),
+                "--attacks",
+                "fgsm,pgd",
+                "--noise",
+                "--calibration",
+                "--examples",
+                "120",
+                "--eps",
+                "4/255",
+            ]
+        )
+        == 0
+    )
+    shown, found = capsys.readouterr().out, evaluation(run)
+    assert list(found["models"]) == ["big", "alone", "distilled"]
+    assert (found["schema"], found["kind"], found["part"]) == (1, "evaluation", "validation")
+    assert {"machine", "versions", "asked", "data", "seed"} <= found.keys()
+    for model in found["models"].values():
+        assert model["examples"] == model["attacks"]["n"] == 120
+        assert model["attacks"]["eps"] == 4 / 255
+        assert model["attacks"]["worst"] <= min(model["attacks"]["fgsm"], model["attacks"]["pgd"])
+        assert model["attacks"]["pgd"] <= model["clean"]
+    lines = {one["figure"]: one for one in found["differences"]}
+    assert {"clean", "fgsm", "pgd", "worst", "noise 0.02", "noise 0.3", "ece before", "nll after"} <= lines.keys()
+    gap = found["models"]["distilled"]["clean"] - found["models"]["alone"]["clean"]
+    assert lines["clean"]["difference"] == pytest.approx(100 * gap)
+    assert all(one["low"] <= one["difference"] <= one["high"] for one in lines.values())
+    assert "ε = 4/255" in shown
+    assert "distilled − alone, 95 %" in shown
+    assert max(map(len, shown.splitlines())) <= 120
+    assert not list(run.rglob("*.partial"))
+
+
+def test_the_same_call_gives_the_same_figures(run):
+    words = ["evaluate", str(run), "--attacks", "pgd", "--corruptions", "--ood", "--examples", "20"]
+    assert main(words) == 0
+    first = evaluation(run)
+    assert main(words) == 0
+    again = evaluation(run)
+    assert first["models"] == again["models"]
+    assert first["differences"] == again["differences"]
+    assert len(first["models"]["distilled"]["corruptions"]["by"]) == 15
+    note = first["models"]["distilled"]["corruptions"]["note"]
+    assert "procedural" in note
+    assert "weigh more on 8×8" in note
+
+
+def test_without_a_flag_it_does_what_it_did(run, capsys):
+    (run / "evaluation.json").unlink(missing_ok=True)
+    assert main(["evaluate", str(run)]) == 0
+    assert "the same" in capsys.readouterr().out
+    assert not (run / "evaluation.json").exists()
+
+
+def test_the_sealed_part_stays_shut(run, capsys):
+    assert main(["evaluate", str(run), "--part", "test", "--noise"]) == 2
+    assert "read already" in capsys.readouterr().err
+
+
+def test_twins_are_matched_by_name_and_flips_counted(run, job, tmp_path, capsys):
+    before = digits(tmp_path / "png", job)
+    after = digits(tmp_path / "jpg", job, change=lambda pixels: 1 - pixels, ending="jpg")
+    (after / "0" / "9999.jpg").write_bytes(next((after / "0").iterdir()).read_bytes())  # without a twin
+    assert main(["evaluate", str(run), "--shift", str(after), "--twin", str(before)]) == 0
+    found = evaluation(run)["models"]["distilled"]["shift"]
+    assert found["n"] == 60
+    assert found["twins"]
+    assert found["flipped"] > 0.3
+    assert found["second"] < found["first"]
+    assert found["difference"] == pytest.approx(100 * (found["second"] - found["first"]))
+    assert main(["evaluate", str(run), "--shift", str(before), "--twin", str(before)]) == 0
+    assert evaluation(run)["models"]["distilled"]["shift"]["flipped"] == 0
+
+
+def test_a_shift_without_twins_is_held_against_the_part(run, job, tmp_path):
+    folder = digits(tmp_path / "shifted", job)
+    assert main(["evaluate", str(run), "--shift", str(folder)]) == 0
+    found = evaluation(run)["models"]["distilled"]["shift"]
+    assert not found["twins"]
+    assert found["flipped"] is None
+    assert found["low"] < 0 < found["high"]
+
+
+def test_any_folder_can_be_what_is_outside(run, tmp_path, capsys):
+    for i in range(20):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (12, 9), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    assert main(["evaluate", str(run), "--ood", str(tmp_path)]) == 0
+    found = evaluation(run)["models"]["distilled"]["ood"]
+    assert found["max_softmax"]["outside"] == 20
+    assert 0 <= found["energy"]["low"] <= found["energy"]["auroc"] <= found["energy"]["high"] <= 1
+
+
+def test_each_runtime_has_its_accuracy_and_says_on_what_machine(job, student):
+    found = efficiency({"student": student}, job.data, job.task, job.data.validation, batches=(1, 8), seconds=0.02)
+    rows = {(row["runtime"], row["precision"]): row for row in found["rows"]}
+    assert {("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8")} <= rows.keys()
+    eager = rows["torch", "fp32"]
+    for row in rows.values():
+        assert set(row["latency_ms"]) == {"1", "8"}
+        assert row["latency_ms"]["8"]["batch"] == 8
+        assert row["latency_ms"]["1"]["median"] <= row["latency_ms"]["1"]["p95"]
+        assert row["threads"] == row["latency_ms"]["1"]["threads"] == 1
+        assert row["machine"]["cpu"]
+        assert abs(row["top1"] - eager["top1"]) < 0.05
+        assert row["parameters"] == 494
+    assert rows["onnxruntime", "fp32"]["top1"] == eager["top1"]
+    assert eager["memory"] > 4 * 494
+    assert rows["onnxruntime", "int8"]["memory"] is None
+
+
+def test_an_absent_runtime_is_a_note(job, student, monkeypatch):
+    monkeypatch.setattr(
+        "limbeck.workflows.evaluate.efficiency.missing", lambda engine: f"{engine} is not installed: pip install x"
+    )
+    found = efficiency({"student": student}, job.data, job.task, job.data.validation, batches=(1,), seconds=0.01)
+    assert [row["runtime"] for row in found["rows"]] == ["torch", "onnxruntime", "onnxruntime"]
+    assert found["notes"] == ["openvino is not installed: pip install x"]
+
+
+def test_a_network_that_cannot_be_exported_is_measured_in_torch(job, student):
+    class Looking(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = student
+
+        def forward(self, inputs):
+            return self.inner(inputs) if float(inputs.mean()) > -100 else self.inner(-inputs)
+
+    found = efficiency({"student": Looking()}, job.data, job.task, job.data.validation, batches=(1,), seconds=0.01)
+    assert [row["runtime"] for row in found["rows"]] == ["torch"]
+    assert "cannot be exported" in found["notes"][0]
+
+
+def test_figures_of_one_network_are_those_of_many(job, student):
+    asked = Asked(attacks=("fgsm",), examples=50, seed=3)
+    one = robustness(student, job.data, job.task, job.data.validation, what=["attacks", "noise"], asked=asked)
+    both = side_by_side(
+        {"a": student, "b": job.student()}, job.data, job.task, job.data.validation,
+        asked=replace(asked, what=("attacks", "noise")),
+    )  # fmt: skip
+    assert both["models"]["a"] == one
+    assert both["differences"] == []
+
+
+def test_on_another_part_the_temperature_is_fitted_on_the_whole_validation_part(job, student):
+    found = robustness(student, job.data, job.task, job.data.train.labelled(), what=["calibration"])["calibration"]
+    assert (found["fitted_on"], found["n"], found["fitted_on_part"]) == (360, 200, "validation")
+
+
+@pytest.mark.parametrize("many", [360, 100])
+def test_no_sample_is_fitted_on_and_told_on(job, student, many):
+    part = job.data.validation.subset(torch.arange(many))
+    own = robustness(student, job.data, job.task, part, what=["calibration"])["calibration"]
+    assert (own["fitted_on"], own["n"], own["fitted_on_part"]) == (many // 2, many // 2, "half of validation")
+
+
+def test_a_network_is_asked_with_pixels_and_normalises_them_itself(job, student):
+    pixels = job.data.validation.read(torch.arange(8))
+    assert torch.allclose(
+        Answering(student, job.data, job.task)(pixels), student(job.data.normalization.apply(pixels)), atol=1e-5
+    )
+
+
+def test_data_that_are_no_pixels_are_refused():
+    data = arrays(torch.randn(100, 1, 8, 8), torch.arange(100) % 4)
+    network, task = small_cnn(classes=4, width=4).eval(), Classification(4)
+    for what in ("attacks", "corruptions", "noise", "ood"):
+        with pytest.raises(LimbeckError, match="normalisation inside the network"):
+            robustness(network, data, task, data.validation, what=[what])
+    assert robustness(network, data, task, data.validation, what=["calibration"])["calibration"]["n"] == 8
+
+
+def test_a_run_without_the_weights_of_its_control_says_so(run, tmp_path, capsys):
+    older = shutil.copytree(run, tmp_path / "older")
+    (older / "checkpoint" / "alone.safetensors").unlink()
+    assert main(["evaluate", str(older), "--noise", "--examples", "20"]) == 0
+    assert "note: alone is left out" in capsys.readouterr().out
+    assert list(evaluation(older)["models"]) == ["big", "distilled"]
+
+
+def test_cells_of_a_study_are_evaluated_too(run, tmp_path, capsys):
+    """A cell holds one student, or the teachers beside its record."""
+    record = json.loads((run / "record.json").read_text())
+    for name, file, place in (
+        ("alone", "checkpoint/alone.safetensors", "student.safetensors"),
+        ("big", "checkpoint/big.safetensors", "big.safetensors"),
+    ):
+        cell = tmp_path / name
+        cell.mkdir()
+        shutil.copy(run / "recipe.yaml", cell)
+        shutil.copy(run / file, cell / place)
+        one = {**record, "kind": "arm", "models": {name: record["models"][name]}}
+        (cell / "record.json").write_text(json.dumps(one))
+        assert main(["evaluate", str(cell), "--calibration"]) == 0
+        assert evaluation(cell)["models"][name]["clean"] == record["models"][name]["validation"]["top1"]
+        (cell / place).unlink()
+        assert main(["evaluate", str(cell), "--calibration"]) == 2
+        assert "keeps the weights of no network" in capsys.readouterr().err
+
+
+def test_without_torchattacks_the_other_attacks_are_made_and_a_note_says_why(run, monkeypatch, capsys):
+    monkeypatch.setattr("limbeck.workflows.evaluate.run.find_spec", lambda name: None)
+    assert main(["evaluate", str(run), "--attacks", "--examples", "20"]) == 0
+    assert "pip install --no-deps torchattacks" in capsys.readouterr().out
+    assert evaluation(run)["asked"]["attacks"] == ["fgsm", "pgd"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--attacks", "pgdd"], "pgd"),
+        (["--attacks", "--eps", "8"], "an unnormalised ε is refused"),
+        (["--attacks", "--eps", "eight"], "8/255"),
+        (["--attacks", "--eps", "0"], "8/255"),
+        (["--eps", "8/255"], "nothing to measure"),
+        (["--examples", "10"], "nothing to measure"),
+        (["--noise", "--examples", "1"], "from 2"),
+        (["--shift", "nowhere"], "no folder"),
+        (["--noise", "--twin", "nowhere"], "give --shift as well"),
+        (["--ood", "nowhere"], "no folder"),
+    ],
+)
+def test_a_mistake_is_one_sentence(run, words, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", str(run), *words]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_a_folder_of_strange_classes_is_told(run, job, tmp_path, capsys):
+    folder = digits(tmp_path / "shifted", job)
+    (folder / "ten").mkdir()
+    assert main(["evaluate", str(run), "--shift", str(folder)]) == 2
+    assert "no class of Digits" in capsys.readouterr().err
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(["evaluate", str(run), "--ood", str(empty)]) == 2
+    assert "no picture" in capsys.readouterr().err

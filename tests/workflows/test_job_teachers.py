@@ -1,0 +1,180 @@
+"""A recipe says by which engine a teacher answers, and names teachers that are no network; the run copes with both."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from limbeck.core.errors import LimbeckError
+from limbeck.models import small_cnn
+from limbeck.models.onnx_graph import onnx_bytes
+from limbeck.recipe import check, load
+from limbeck.teachers import Foreign
+from limbeck.workflows import distill
+from limbeck.workflows._job.job import Job
+
+RECIPE = """
+plugins: [of_my_own]
+task: Classification
+data: {use: Digits, labels: 100, take: 200}
+teachers: {big: TEACHER}
+student: {use: small_cnn, width: 4}
+stages:
+  - name: first
+    steps: 4
+    objective: {truth: CrossEntropy}
+  - name: second
+    steps: 4
+    objective: {soft: {use: SoftTarget, tau: 4}}
+training: {optimizer: {use: SGD, lr: 0.05}, batch: 32}
+threads: 1
+"""
+TEACHING = "teaching: {steps: 4, objective: {truth: CrossEntropy}}"
+OWN = """
+import torch
+
+class Network(torch.nn.Sequential):
+    def __init__(self, classes=10):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, classes))
+
+def asking(sharpness=1.0, classes=10):
+    return lambda pictures: sharpness * pictures.flatten(1)[:, :classes]
+
+def odds(classes=10):
+    return lambda pictures: pictures.flatten(1)[:, :classes].softmax(1).numpy()
+
+def nothing():
+    return 5
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    (tmp_path / "of_my_own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def made(teacher, more=""):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(RECIPE.replace("TEACHER", teacher) + more)
+        return path
+
+    return made
+
+
+@pytest.fixture
+def file(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "teacher.onnx"
+    path.write_bytes(onnx_bytes(small_cnn(width=8).eval(), torch.zeros(2, 1, 8, 8), of="small_cnn"))
+    return path
+
+
+def test_the_record_says_which_engine_answered_and_how_much_faster_it_was(recipe, tmp_path, capsys):
+    path = recipe("{use: small_cnn, width: 12, engine: onnxruntime}", TEACHING)
+    record = distill(path, ["control=none"], out=tmp_path / "run", watchers=[])
+    found = record["models"]["big"]["engine"]
+    assert found["engine"] == found["asked"] == "onnxruntime"
+    assert found["batch"] == [32, 1, 8, 8]
+    assert found["difference"]["onnxruntime"] <= 1e-4
+    assert found["speedup"] == pytest.approx(
+        found["milliseconds"]["eager"] / found["milliseconds"]["onnxruntime"], rel=0.01
+    )
+    assert f"answering by onnxruntime at {found['speedup']:.1f} times" in record["models"]["big"]["title"]
+    assert capsys.readouterr().out.count("big answers by onnxruntime") == 1
+    assert (tmp_path / "run" / "checkpoint" / "big.safetensors").exists()
+
+
+def test_a_file_teaches_a_whole_run_and_has_no_parameters_to_count_or_keep(recipe, file, tmp_path, capsys):
+    record = distill(recipe(f"{{use: onnx, path: {file}}}"), ["control=none"], out=tmp_path / "run", watchers=[])
+    model = record["models"]["big"]
+    assert [model[name] for name in ("parameters", "flops", "bytes", "steps")] == [None] * 4
+    torch.manual_seed(0)
+    network = small_cnn(width=8).eval()
+    data = Job.of(load(recipe(f"{{use: onnx, path: {file}}}")), tmp_path / "other").data
+    right = [network(batch["input"]).argmax(1) == batch["target"] for batch in data.validation_batches()]
+    assert model["validation"]["top1"] == pytest.approx(float(torch.cat(right).float().mean()))
+    assert model["test"]["top1"] is not None
+    assert not (tmp_path / "run" / "checkpoint" / "big.safetensors").exists()
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(" big"))
+    assert row.split()[-3] == "–"  # parameters, before the latency
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["models"]["big"]["engine"]["engine"] == "eager"
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        "{use: 'of_my_own:asking', sharpness: 2}",
+        "{use: answers, of: {use: 'of_my_own:odds'}, returns: probabilities, sees: pixels}",
+    ],
+)
+def test_a_callable_of_ones_own_is_a_teacher_that_is_not_taught(teacher, recipe, tmp_path):
+    job = Job.of(load(recipe(teacher, TEACHING)), tmp_path / "run")
+    network = job.teacher("big")
+    assert isinstance(network, Foreign)
+    batch = job.data.stream(batch=4).batch(0)
+    pixels = batch["input"] * torch.tensor(job.data.normalization.std) + torch.tensor(job.data.normalization.mean)
+    expected = {
+        "logits": 2 * batch["input"].flatten(1)[:, :10], "probabilities": pixels.flatten(1)[:, :10].log_softmax(1),
+    }[network.returns]  # fmt: skip
+    torch.testing.assert_close(network(batch["input"]), expected)
+    job.rehearse()
+
+
+def test_a_network_of_ones_own_still_needs_weights_or_teaching(recipe, tmp_path):
+    job = Job.of(load(recipe("{use: 'of_my_own:Network'}")), tmp_path / "run")
+    with pytest.raises(LimbeckError, match="has no weights, and there is no `teaching`"):
+        job.rehearse()
+    assert Job.of(load(recipe("{use: 'of_my_own:Network'}", TEACHING)), tmp_path / "run").teacher("big")[1].out_features
+
+
+@pytest.mark.parametrize(
+    ("teacher", "sentence"),
+    [
+        ("{use: 'of_my_own:nothing'}", "gave a int, not a torch.nn.Module"),
+        (
+            "{use: 'of_my_own:asking', weights: a.pt}",
+            r"big.weights: of_my_own:asking gave no network, so leave weights",
+        ),
+        ("{use: 'of_my_own:asking', engine: folded}", r"big.engine: of_my_own:asking gave no network, so leave engine"),
+    ],
+)
+def test_what_a_function_built_is_looked_at_before_training(teacher, sentence, recipe, tmp_path):
+    with pytest.raises(LimbeckError, match=sentence):
+        Job.of(load(recipe(teacher, TEACHING)), tmp_path / "run").rehearse()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "sentence"),
+    [
+        ("{use: onnx, path: a.onnx, weights: b.pt}", "teachers.big.weights: onnx has no weights to read"),
+        ("{use: onnx, path: a.onnx, engine: auto}", "teachers.big.engine: onnx answers by itself"),
+        ("{use: onnx}", "teachers.big: onnx needs 'path', a path"),
+        ("{use: endpoint, url: 'http://host'}", "teachers.big: endpoint needs 'model', text"),
+        ("{use: onnx, path: a.onnx, runtime: trt}", "'trt' is not one of 'onnxruntime', 'openvino'"),
+        ("{use: small_cnn, engine: fast}", "teachers.big.engine: 'fast' is not one of 'auto', 'eager'"),
+        ("{use: onyx, path: a.onnx}", "no model or teacher is named 'onyx'; there are: onnx"),
+    ],
+)
+def test_a_mistake_in_a_teacher_is_one_sentence(teacher, sentence, recipe):
+    with pytest.raises(LimbeckError, match=sentence):
+        check(load(recipe(teacher, TEACHING)))
+
+
+def test_an_engine_is_a_teachers_setting_only(recipe):
+    with pytest.raises(LimbeckError, match="an engine is a teacher's"):
+        check(load(recipe("{use: small_cnn}", TEACHING), ["student.engine=auto"]))
+
+
+def test_features_of_a_file_cannot_be_tapped(recipe):
+    settings = ["stages.1.taps={student: {mid: block2}, big: {mid: block2}}"]
+    with pytest.raises(LimbeckError, match=r"stages\.1\.taps\.big: onnx gives answers only"):
+        check(load(recipe("{use: onnx, path: a.onnx}"), settings))
+
+
+def test_an_engine_that_cannot_be_tapped_is_refused_before_training(recipe, tmp_path):
+    settings = ["stages.1.taps={student: {mid: block2}, big: {mid: block2}}"]
+    job = Job.of(load(recipe("{use: small_cnn, engine: compile}", TEACHING), settings), tmp_path / "run")
+    with pytest.raises(LimbeckError, match="gives answers only, and features are tapped"):
+        job.rehearse()

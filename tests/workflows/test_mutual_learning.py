@@ -1,0 +1,83 @@
+"""Students that learn together: each moves as if it had a training of its own, with the others as teachers."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+import limbeck
+from limbeck import schedule
+from limbeck.core.errors import LimbeckError
+from limbeck.data import Digits
+from limbeck.distiller import Peers
+from limbeck.losses import CrossEntropy, SoftTarget
+from limbeck.models import small_cnn
+from limbeck.teachers import Frozen
+from limbeck.training import Training
+from limbeck.workflows import mutual
+
+TASK = limbeck.tasks.Classification(10)
+SGD = partial(torch.optim.SGD, lr=0.05)
+
+
+def pair():
+    torch.manual_seed(0)
+    return {"one": small_cnn(width=4), "other": small_cnn(width=6)}
+
+
+def test_each_student_moves_by_the_gradient_of_its_own_loss():
+    data, students, expected = Digits(take=60).load(seed=0), pair(), pair()
+    batch = data.stream(batch=16).batch(0)
+    for name, student in expected.items():
+        student.train()
+        said = {other: net(batch["input"]) for other, net in pair().items()}
+        mine = student(batch["input"])
+        loss = torch.nn.functional.cross_entropy(mine, batch["target"])
+        for other, logits in said.items():
+            if other != name:
+                log_p, log_q = logits.detach().log_softmax(1), mine.log_softmax(1)
+                loss = loss + (log_p.exp() * (log_p - log_q)).sum(1).mean()
+        loss.backward()
+        SGD(student.parameters()).step()
+    mutual(students, data, task=TASK, steps=1, training=Training(optimizer=SGD, batch=16), watchers=[])
+    for name, student in students.items():
+        for found, wanted in zip(student.parameters(), expected[name].parameters(), strict=True):
+            np.testing.assert_allclose(found.detach(), wanted.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_both_are_saved_and_come_back_in_eval_mode(tmp_path):
+    students = pair()
+    training = Training(optimizer=SGD, batch=16)
+    run = mutual(students, Digits(take=60).load(), task=TASK, steps=4, training=training, out=tmp_path, watchers=[])
+    assert run.student.students() == students
+    assert not any(student.training for student in students.values())
+    fresh = limbeck.models.load_weights(small_cnn(width=6), str(tmp_path / "checkpoint" / "other.safetensors"))
+    assert torch.equal(fresh.fc.weight, students["other"].fc.weight)
+
+
+def test_a_teacher_may_speak_to_both():
+    terms = {"truth": CrossEntropy(), "soft": SoftTarget()}
+    run = mutual(
+        pair(), Digits(take=60).load(), objective=terms, weights={"soft": schedule.linear(1.0, 0.0)},
+        teachers={"big": Frozen(small_cnn(width=8))}, task=TASK, steps=2,
+        training=Training(optimizer=SGD, batch=16), watchers=[],
+    )  # fmt: skip
+    assert run.steps == 2
+    assert np.isfinite(run.history[-1]["loss/soft"])
+
+
+def test_mistakes_are_one_sentence():
+    data, one = Digits(take=60).load(), small_cnn(width=4)
+    with pytest.raises(LimbeckError, match="at least two students, and here is one"):
+        mutual({"one": one}, data, task=TASK, steps=1)
+    with pytest.raises(LimbeckError, match="'other' shares weights with another one"):
+        mutual({"one": one, "other": one}, data, task=TASK, steps=1)
+    with pytest.raises(LimbeckError, match="cannot be called 'forward'"):
+        Peers({"one": one, "forward": small_cnn(width=4)})
+    with pytest.raises(LimbeckError, match="leave it plain for peers"):
+        mutual(pair(), data, task=TASK, steps=1, training=Training(sampling="again"))
+    with pytest.raises(LimbeckError, match="called one by one"):
+        Peers(pair())(torch.rand(1, 1, 8, 8))
+    with pytest.raises(LimbeckError, match="the weight 'sof' belongs to no term"):
+        mutual(pair(), data, weights={"sof": 1.0}, task=TASK, steps=1)

@@ -1,0 +1,196 @@
+"""The main job on two processes: what one process does with the doubled batch, and one fate for both."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from limbeck.cli import main
+from limbeck.models import load_weights, mlp
+from limbeck.workflows import distill
+
+RECIPE = """
+task: Classification
+data: {use: Digits, take: 400, views: {use: Views, transforms: [{use: affine}]}}
+teachers: {big: {use: mlp, hidden: [64]}}
+student: {use: mlp, hidden: [16]}
+teaching: {steps: 12, objective: {truth: CrossEntropy}}
+stages:
+  - name: distill
+    steps: 24
+    objective:
+      truth: {use: CrossEntropy, weight: 0.1}
+      soft: {use: SoftTarget, tau: 4, weight: 0.9}
+      alike: {use: Similarity, at: mid, weight: 3, gather: true}
+    taps: {student: {mid: layer1}, big: {mid: layer1}}
+training: {optimizer: {use: SGD, lr: 0.2, momentum: 0.9}, batch: 32}
+threads: 1
+"""
+SLOW = """
+import time
+from limbeck.engine.state import State
+step = State.advance
+def advance(self, training):
+    time.sleep(0.05)
+    step(self, training)
+State.advance = advance
+"""
+BROKEN = """
+import os
+from limbeck.core.errors import LimbeckError
+from limbeck.engine.state import State
+from limbeck.programs.job import Job
+def broken(self, *_):
+    if os.environ["RANK"] == "1":
+        raise LimbeckError("the disk of the second machine is gone")
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def two(recipe, tmp_path_factory):
+    """The folder of a run that torchrun started, and what it printed."""
+    out = tmp_path_factory.mktemp("runs") / "two"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "limbeck"]
+    command = [*launch, "distill", str(recipe), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def record(folder):
+    return json.loads((folder / "record.json").read_text())
+
+
+def weights(folder, name="distilled"):
+    state = torch.load(folder / "checkpoint" / f"{name}.{'teaching' if name == 'big' else 'distill'}.pt")
+    return state["student"]
+
+
+def until(condition):
+    limit = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < limit, "it did not come to pass"
+        time.sleep(0.01)
+
+
+def test_the_job_equals_that_of_one_process_with_the_doubled_batch(two, recipe, tmp_path):
+    folder, _ = two
+    one = distill(recipe, ["training.batch=64"], out=tmp_path / "one", watchers=[])
+    for name in ("big", "alone", "distilled"):
+        ours, theirs = weights(tmp_path / "one", name), weights(folder, name)
+        assert max(float((tensor - theirs[key]).abs().max()) for key, tensor in ours.items()) < 1e-4, name
+        assert one["models"][name]["test"]["top1"] == record(folder)["models"][name]["test"]["top1"]
+    assert one["verdict"]["sentence"] == record(folder)["verdict"]["sentence"]
+
+
+def test_the_sealed_part_is_read_once(two):
+    folder, _ = two
+    assert record(folder)["sealed_test"]["reads"] == 1
+    assert json.loads((folder / "checkpoint" / "sealed.json").read_text())["reads"] == 1
+
+
+def test_the_record_says_how_many_processes_there_were(two):
+    together = {"number": 2, "strategy": "ddp", "batch_each": 32, "batch_together": 64}
+    assert record(two[0])["processes"] == together
+
+
+def test_one_process_speaks_and_writes(two):
+    folder, printed = two
+    for line in ("400 to train on", "measuring", "test part, n = 359", "report.html"):
+        assert printed.count(line) == 1, line
+    assert not [path for path in folder.rglob("*") if "partial" in path.name]
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 1 + 2 + 4 + 4
+
+
+@pytest.mark.parametrize("asked", [[1], [0, 1]], ids=["one process", "all of them"])
+def test_a_signal_stops_all_and_the_run_goes_on_to_the_same_bits(two, recipe, ranks, tmp_path, asked):
+    out = tmp_path / "stopped"
+    run = ranks("distill", recipe, "--out", out, first=SLOW)
+    until(lambda: (out / "checkpoint" / "alone.distill.pt").exists())
+    time.sleep(0.3)
+    for rank in asked:
+        os.kill(run.processes[rank].pid, signal.SIGTERM)
+    assert run.wait() == [128 + signal.SIGTERM] * 2, run.said()
+    assert "".join(run.said()).count("stopped by SIGTERM: the work is saved") == 1
+    assert not (out / "record.json").exists()
+    again = ranks("distill", recipe, "--out", out, "--resume")
+    assert again.wait() == [0, 0], again.said()
+    ours, theirs = (load_weights(mlp(hidden=(16,)), folder).state_dict() for folder in (out, two[0]))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert record(out)["sealed_test"]["reads"] == 1
+
+
+def test_both_fill_one_cache_and_the_next_run_asks_nothing(recipe, ranks, tmp_path):
+    """384 pictures in 2 views, in 6 steps of 2 × 32 each: four rounds show every view twice."""
+    settings = [f"cache.root={tmp_path / 'answers'}", "data.views.per_sample=2", "data.take=384", "control=none"]
+    for run, (asked, read) in {"first": (768, 768), "second": (0, 1536)}.items():
+        both = ranks("distill", recipe, *settings, f"student.hidden=[{len(run)}]", "--out", tmp_path / run)
+        assert both.wait() == [0, 0], both.said()
+        kept = record(tmp_path / run)["cache"]["big"]
+        assert (kept["asked"], kept["read"], kept["mended"], kept["complete"]) == (asked, read, 0, True)
+
+
+def test_a_failure_in_training_ends_all(recipe, ranks, tmp_path):
+    run = ranks("distill", recipe, "--out", tmp_path / "run", first=BROKEN + "State.advance = broken")
+    assert run.wait() == [2, 2]
+    first, second = run.said()
+    assert second.strip() == "limbeck (process 1): the disk of the second machine is gone"
+    assert first.strip().splitlines()[-1].startswith("limbeck: process 0 of 2 lost the others: one of them ended")
+
+
+def test_a_failure_before_training_ends_all_and_leaves_nothing(recipe, ranks, tmp_path):
+    run = ranks("distill", recipe, "--out", tmp_path / "run", first=BROKEN + "Job.rehearse = broken")
+    assert run.wait() == [2, 2]
+    assert run.said() == ["", "limbeck (process 1): the disk of the second machine is gone\n"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_that_all_make_is_said_once(recipe, ranks, tmp_path):
+    run = ranks("distill", recipe, "student.hiden=[3]", "--out", tmp_path / "run")
+    assert run.wait() == [2, 2]
+    assert len("".join(run.said()).splitlines()) == 1
+    assert "did you mean 'hidden'" in run.said()[0]
+
+
+def test_a_killed_process_ends_the_others(recipe, ranks, tmp_path):
+    run = ranks("distill", recipe, "--out", tmp_path / "run", first=SLOW)
+    until(lambda: (tmp_path / "run" / "metrics.csv").exists())
+    run.processes[0].kill()
+    assert run.wait() == [-signal.SIGKILL, 2]
+    assert "process 1 of 2 lost the others" in run.said()[1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("training.devices=2", "training.devices is 2, and the number of processes is 1: start it with torchrun"),
+        ("training.strategy=ddp", "spreads a training over processes, and there is one"),
+        ("training.strategy=fspd", "is not one of 'auto', 'ddp', 'fsdp'"),
+        ("training={strategy: fsdp, ema: 0.9}", "nobody has them"),
+        ("training={strategy: fsdp, precision: 16-mixed}", "under fsdp it is one of"),
+        ("stages.0.objective.soft.gather=3", "3 is not true or false"),
+    ],
+)
+def test_settings_of_processes_that_cannot_be_are_one_sentence(recipe, tmp_path, capsys, setting, says):
+    assert main(["distill", str(recipe), setting, "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_place_without_the_others_is_one_sentence(recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["distill", str(recipe), "--out", str(tmp_path / "run")]) == 2
+    assert "start the processes with torchrun" in capsys.readouterr().err

@@ -1,0 +1,34 @@
+"""Self-distillation on two processes is what one process does with the doubled batch."""
+
+import torch
+
+from limbeck.models import load_weights, mlp
+from limbeck.workflows import distill
+
+RECIPE = """
+task: Classification
+data: {use: Digits, take: 64, views: {use: Views, transforms: [{use: affine}]}}
+student: {use: mlp, hidden: [16]}
+self_teachers: {before: LastPrediction, mean: {use: Averaged, decay: 0.7}, last: LastBatch}
+stages:
+  - name: distill
+    steps: 8  # one round: where the next begins, a sample may come again by chance, and to another process
+    objective:
+      prior: {use: PriorPrediction, teacher: before}
+      soft: {use: SoftTarget, teacher: mean}
+      again: {use: SoftTarget, teacher: last, tau: 3}
+training: {optimizer: {use: SGD, lr: 0.1, momentum: 0.9}, batch: 8, sampling: again}
+control: none
+threads: 1
+"""
+
+
+def test_two_processes_share_what_was_said(ranks, tmp_path):
+    path = tmp_path / "itself.yaml"
+    path.write_text(RECIPE)
+    both = ranks("distill", path, "--out", tmp_path / "two")
+    distill(path, ["training.batch=16"], out=tmp_path / "one", watchers=[])
+    assert both.wait() == [0, 0], both.said()
+    one, two = (load_weights(mlp(hidden=(16,)), str(tmp_path / run / "student.safetensors")) for run in ("one", "two"))
+    for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

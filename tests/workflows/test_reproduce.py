@@ -1,0 +1,206 @@
+"""Repeating a run from its record: the same bits on the same machine, and a refusal where it could not be repeated."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import limbeck
+from limbeck.cli import main
+from limbeck.report import check_record, rerun_table
+from limbeck.report.record_hash import sealed
+from limbeck.workflows import distill
+from limbeck.workflows.reproduce import run as program
+from limbeck.workflows.reproduce.compare_records import agree, compared
+
+RECIPE = """
+task: Classification
+data: {use: Digits, labels: 100, take: 200}
+teachers: {big: {use: small_cnn, width: 12}}
+student: {use: small_cnn, width: 4}
+teaching: {steps: 6, objective: {truth: CrossEntropy}}
+stages: [{name: first, steps: 8, objective: {soft: SoftTarget}}]
+training: {optimizer: {use: SGD, lr: 1}, batch: 32}
+export: {to: [onnx]}
+threads: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("first")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    distill(folder / "tiny.yaml", ["student.depth=2"], out=folder / "tiny", watchers=[])
+    return folder / "tiny"
+
+
+@pytest.fixture(scope="module")
+def alone(run, tmp_path_factory):
+    """A folder that holds the record, and nothing else of the run; of one that exported nothing, to save the time."""
+    folder = tmp_path_factory.mktemp("archive") / "kept"
+    folder.mkdir()
+    record = json.loads((run / "record.json").read_text())
+    record["recipe"]["export"] = {"to": []}
+    (folder / "record.json").write_text(json.dumps(sealed(record)))
+    return folder
+
+
+def changed(alone, tmp_path, change):
+    """A copy of the record with a change, sealed anew."""
+    record = json.loads((alone / "record.json").read_text())
+    change(record)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "record.json").write_text(json.dumps(sealed(record)))
+    return tmp_path / "old"
+
+
+def test_what_distill_writes_keeps_the_schema_and_its_hash(run):
+    assert check_record(run) == []
+    record = json.loads((run / "record.json").read_text())
+    assert record["command"] == {"recipe": "tiny.yaml", "settings": ["student.depth=2"]}
+    assert record["recipe"]["training"]["optimizer"]["weight_decay"] == 0.0
+    assert set(record["files"]) == {"student.safetensors", "student.onnx", "answers.safetensors"}
+    assert record["data"]["normalization"]["mean"] == pytest.approx([0.3], abs=0.05)
+    fidelity = record["fidelity"]
+    assert (fidelity["on"], fidelity["teacher"], list(fidelity["students"])) == (
+        "validation", "big", ["alone", "distilled"],
+    )  # fmt: skip
+    assert fidelity["students"]["distilled"]["cka"]["student"] == ["block1", "block2", "fc"]
+    assert fidelity["students"]["distilled"]["examples"] == 360
+
+
+def test_a_run_repeats_itself_from_its_record_alone(alone, capsys):
+    before = (alone / "record.json").read_bytes()
+    assert main(["rerun", str(alone)]) == 0
+    said = capsys.readouterr().out
+    assert "The figures agree exactly" in said
+    assert "the same bits" in said
+    again = alone.parent / "kept-rerun"
+    record, old = json.loads((again / "record.json").read_text()), json.loads(before)
+    assert record["identity"] == old["identity"]
+    assert record["sealed_test"]["reads"] == 1
+    assert record["repeats"] == {
+        "of": "tiny", "hash": old["hash"], "identity": old["identity"], "reads": 1,
+    }  # fmt: skip
+    assert "the same test part had been read 1 time." in re.sub(r"\s+", " ", (again / "report.html").read_text())
+    assert json.loads((again / "rerun.json").read_text())["agrees"] == "exactly"
+    assert check_record(again) == []
+    assert (alone / "record.json").read_bytes() == before
+    assert [path.name for path in alone.iterdir()] == ["record.json"]
+
+
+def test_figures_that_differ_end_with_status_1_and_the_likely_reasons(alone, tmp_path, monkeypatch, capsys):
+    def other(record):
+        record["models"]["distilled"]["test"]["top1"] += 0.1
+        record["versions"]["torch"] = "1.0"
+        record["machine"] |= {"cpu": "Z80", "threads": 64}
+        record["processes"]["number"] = 2
+
+    same = json.loads((alone / "record.json").read_text())
+    monkeypatch.setattr(program, "distill", lambda *args, **options: same)
+    assert main(["rerun", str(changed(alone, tmp_path, other)), "--out", str(tmp_path / "new")]) == 1
+    said = capsys.readouterr().out
+    before, after = said.split(" model ")
+    for reason in ("torch: 1.0 then", "cpu: Z80 then", "threads: 64 then, 1 now", "processes: 2 then, 1 now"):
+        assert reason in before
+        assert reason in after
+    assert "The figures do NOT agree: 1 of" in after
+
+
+def test_a_record_that_was_edited_says_so_before_it_is_repeated(alone, tmp_path, monkeypatch, capsys):
+    text = (alone / "record.json").read_text()
+    (tmp_path / "record.json").write_text(text.replace('"seconds": 0.', '"seconds": 1.', 1))
+    monkeypatch.setattr(program, "distill", lambda *args, **options: json.loads(text))
+    assert main(["rerun", str(tmp_path), "--out", str(tmp_path / "new")]) == 0
+    assert "record.json was changed after it was written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda r: r["data"].update(fingerprint="0" * 64), "the data is not what the run was made with"),
+        (lambda r: r["recipe"].update(data={"use": "ImageFolder", "root": "nowhere"}), "nowhere"),
+        (lambda r: r["recipe"].clear(), "holds no recipe"),
+        (lambda r: r.update(kind="arm", arm={"study": "s", "arm": "a", "seed": 0}), "limbeck study"),
+        (lambda r: r.update(weights={"teachers.big.weights": {"sha256": "ab" * 32}}), "weights .* is gone"),
+    ],
+)
+def test_a_run_that_cannot_be_repeated_is_refused_before_anything_is_made(alone, tmp_path, change, says):
+    with pytest.raises(limbeck.LimbeckError, match=says):
+        program.rerun(changed(alone, tmp_path, change), watchers=[])
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_weights_are_known_by_their_digest_and_other_ones_are_refused(run, tmp_path):
+    weights = tmp_path / "big.safetensors"
+    shutil.copy(run / "checkpoint" / "big.safetensors", weights)
+    settings = [f"teachers.big.weights={weights}", "control=none", "export.to=[]", "student.depth=2"]
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    record = distill(tmp_path / "tiny.yaml", settings, out=tmp_path / "run", watchers=[])
+    assert list(record["weights"]) == ["teachers.big.weights"]
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(limbeck.LimbeckError, match=r"teachers\.big\.weights: the file holds other weights"):
+        program.rerun(tmp_path / "run", watchers=[])
+    weights.unlink()
+    with pytest.raises(limbeck.LimbeckError, match=r"teachers\.big\.weights: the file of weights .* is gone"):
+        program.rerun(tmp_path / "run", watchers=[])
+
+
+def test_a_run_goes_on_from_its_own_recipe(run, tmp_path):
+    """Written out, a weight decay of 0 is 0.0, and betas are a list: still the training that was begun."""
+    shutil.copytree(run, tmp_path / "run")
+    for name in ("record.json", "checkpoint/sealed.json"):
+        (tmp_path / "run" / name).unlink()
+    recipe = tmp_path / "run" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("to: [onnx]", "to: []"))
+    record = distill(recipe, out=tmp_path / "run", resume=True, watchers=[])
+    old = json.loads((run / "record.json").read_text())
+    assert agree(compared(old, record, tolerance=0.0)) == "exactly"
+
+
+def test_the_code_of_the_card_runs_where_the_card_lies(run):
+    text = (run / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 2
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)], capture_output=True, text=True, cwd=run, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].startswith("tensor([[")
+    assert done.stdout.splitlines()[-1] in list("0123456789")
+
+
+def test_counts_agree_exactly_or_not_and_shares_within_the_tolerance():
+    def record(top1=0.9, nll=2.0, parameters=1000, gain=4.0):
+        model = {"test": {"top1": top1, "nll": nll}, "parameters": parameters}
+        return {"models": {"distilled": model}, "verdict": {"gain_points": gain}}
+
+    def said(other):
+        return {one["figure"]: one["agrees"] for one in compared(record(), other, tolerance=0.01)}
+
+    assert set(said(record()).values()) == {"exactly"}
+    assert said(record(top1=0.909))["test top1"] == "within"
+    assert said(record(top1=0.911))["test top1"] == "not"
+    assert said(record(nll=2.019))["test nll"] == "within"
+    assert said(record(parameters=1001))["parameters"] == "not"
+    assert said(record(gain=4.9))["gain in points"] == "within"
+    assert said(record(gain=5.1))["gain in points"] == "not"
+    assert said({"models": {}})["test top1"] == "not"
+
+
+def test_the_table_says_within_and_why():
+    figures = [{"model": "a [b]", "figure": "test top1", "before": 0.9, "now": 0.901, "agrees": "within"}]
+    found = {"figures": figures, "agrees": "within", "tolerance": 0.005, "same_weights": False, "reasons": []}
+    told = rerun_table(found)
+    assert "a [b]" in told
+    assert "within 0.005: 0 of 1 exactly, and the student's weights are other bits" in told
+    assert "Nothing that the record knows of has changed" in told
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, 1.0])
+def test_a_tolerance_that_says_nothing_is_refused(alone, tolerance):
+    with pytest.raises(limbeck.LimbeckError, match="tolerance is a share"):
+        program.rerun(alone, tolerance=tolerance)

@@ -1,0 +1,235 @@
+"""Choosing teachers end to end on digits: what is written, what is kept, and that the test part stays shut."""
+
+import json
+import math
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import limbeck
+from limbeck.cli import main
+from limbeck.models import load_weights, small_cnn
+from limbeck.recipe import load
+from limbeck.workflows import distill, teachers
+
+RECIPE = """
+name: tiny
+task: Classification
+data: {use: Digits, labels: 200, take: 200}
+teachers:
+  big: {use: small_cnn, width: 16}
+  flat: {use: mlp, hidden: [64]}
+student: {use: small_cnn, width: 2}
+teaching: {steps: 60, objective: {truth: CrossEntropy}}
+stages:
+  - {name: only, steps: 12, objective: {soft: {use: SoftTarget, tau: 4}}}
+training: {optimizer: {use: AdamW, lr: 0.02}, batch: 32}
+threads: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with the recipe, where commands run."""
+    path = tmp_path_factory.mktemp("choosing")
+    (path / "tiny.yaml").write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(home):
+    return teachers(home / "tiny.yaml", out=home / "chosen", watchers=[])
+
+
+@pytest.fixture(scope="module")
+def run(home):
+    """The whole main job of the same recipe, in a folder that no command finds by itself."""
+    distill(home / "tiny.yaml", out=home / "run", watchers=[])
+    return home / "run"
+
+
+@pytest.fixture
+def here(home, found, tmp_path, monkeypatch):
+    """A copy of it all, with another call's networks in it."""
+    shutil.copytree(home, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def finite(value):
+    if isinstance(value, dict):
+        return all(map(finite, value.values()))
+    if isinstance(value, list):
+        return all(map(finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def test_the_file_holds_what_was_found(home, found):
+    written = json.loads((home / "chosen" / "teachers.json").read_text())
+    assert written == json.loads(json.dumps(found))
+    assert finite(written)
+    assert (written["kind"], written["schema"]) == ("teachers", 1)
+    assert list(written["candidates"]) == ["big", "flat"]
+    assert (home / "chosen" / "teachers.svg").exists()
+    assert not list((home / "chosen").rglob("*.partial"))
+
+
+def test_the_test_part_stays_shut(home, found):
+    assert found["sealed_test"] == {"reads": 0}
+    assert not list((home / "chosen").rglob("sealed.json"))
+    assert "test" not in found["candidates"]["big"]
+
+
+def test_figures_are_those_of_the_kept_networks_on_the_validation_part(home, found):
+    data = limbeck.data.Digits(labels=200, take=200).load(seed=0)
+    network = load_weights(small_cnn(width=16), found["candidates"]["big"]["weights"]).eval()
+    pixels, truth = data.validation.read(torch.arange(len(data.validation))), data.validation.target
+    with torch.no_grad():
+        logits = network(data.normalization.apply(pixels))
+    big, alone = found["candidates"]["big"], found["alone"]
+    assert big["validation"]["top1"] == pytest.approx(float((logits.argmax(1) == truth).double().mean()))
+    assert big["margin_points"] == pytest.approx(100 * (big["validation"]["top1"] - alone["validation"]["top1"]))
+    assert big["margin_interval"][0] <= big["margin_points"] <= big["margin_interval"][1]
+    assert (big["family"], big["features"]) == ("small_cnn", "fc:input")
+    assert found["candidates"]["flat"]["family"] == "mlp"
+    assert big["memory"] > 4 * big["parameters"]
+
+
+def test_the_choice_keeps_the_budget_and_gives_reasons(found):
+    chosen = found["selection"]["chosen"]
+    assert chosen
+    assert all(found["candidates"][name]["chosen"] for name in chosen)
+    assert found["rules"]["budget"] == pytest.approx(30 * found["alone"]["latency_ms"]["median"])
+    assert found["selection"]["steps"][-1]["latency"] <= found["rules"]["budget"]
+    assert found["candidates"][chosen[0]]["reason"].startswith("kept first")
+    assert [pair["cka_of"] for pair in found["pairs"]] == ["features"]
+
+
+def test_the_student_alone_is_the_control_of_distill(here, found, run):
+    record = json.loads((run / "record.json").read_text())
+    assert record["models"]["alone"]["validation"] == found["alone"]["validation"]
+    assert record["models"]["alone"]["steps"] == found["alone"]["steps"] == 12
+    assert record["models"]["big"]["validation"] == found["candidates"]["big"]["validation"]
+    assert [text for text in record["warnings"] if "times the parameters" in text] == [
+        text for text in found["warnings"] if "times the parameters" in text
+    ]
+    taken = teachers(here / "tiny.yaml", out=here / "other", alone=run, watchers=[])
+    assert taken["alone"]["validation"] == found["alone"]["validation"]
+    assert taken["alone"]["from"] == str(run)
+    assert taken["candidates"]["big"]["margin_interval"] is None
+    assert {path.name.split("-")[0] for path in (here / "other" / "trained").iterdir()} == {"big", "flat"}
+
+
+def test_distill_prints_what_its_record_holds(here, run, capsys):
+    record = json.loads((run / "record.json").read_text())
+    assert record["warnings"]
+    assert main(["distill", "tiny.yaml", "--out", str(run), "--resume"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"warning: {text}\n" in printed for text in record["warnings"])
+
+
+def test_what_a_finished_run_of_its_name_trained_is_not_trained_again(here, run):
+    shutil.copytree(run, here / "runs" / "tiny")
+    found = teachers(here / "tiny.yaml", out=here / "other", watchers=[])
+    assert found["alone"]["from"] == "runs/tiny"
+    assert found["candidates"]["big"]["weights"] == "runs/tiny/checkpoint/big.safetensors"
+    assert not list((here / "other" / "trained").iterdir())
+
+
+def test_a_later_call_trains_only_what_is_new(here, found):
+    before = {path: path.stat().st_mtime_ns for path in (here / "chosen" / "trained").rglob("*.safetensors")}
+    again = teachers(here / "tiny.yaml", ["teachers.flat.hidden=[32]"], out=here / "chosen", watchers=[])
+    after = {path: path.stat().st_mtime_ns for path in (here / "chosen" / "trained").rglob("*.safetensors")}
+    assert len(after) == len(before) + 1
+    assert before.items() <= after.items()
+    assert again["candidates"]["big"]["validation"] == found["candidates"]["big"]["validation"]
+    assert again["alone"]["validation"] == found["alone"]["validation"]
+
+
+def test_stopped_it_says_that_the_same_command_goes_on_and_it_does(here, found, capsys):
+    class Stops:
+        begin = epoch = end = lambda self, *args, **kwargs: None
+        sent = False
+
+        def step(self, step, figures):
+            if not self.sent:  # a second one kills, and slow steps are told of more than once before they stop
+                self.sent = True
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(limbeck.LimbeckError, match="the same command goes on") as stopped:
+        teachers(here / "tiny.yaml", out=here / "stopped", watchers=[Stops()])
+    assert stopped.value.signal == signal.SIGTERM
+    again = teachers(here / "tiny.yaml", out=here / "stopped", watchers=[])
+    assert again["candidates"]["big"]["validation"] == found["candidates"]["big"]["validation"]
+
+
+def test_weights_that_a_recipe_names_are_taken_as_they_are(here, found):
+    weights = found["candidates"]["big"]["weights"]
+    again = teachers(here / "tiny.yaml", [f"teachers.big.weights={weights}"], out=here / "chosen", watchers=[])
+    assert again["candidates"]["big"]["steps"] is None
+    assert again["candidates"]["big"]["validation"] == found["candidates"]["big"]["validation"]
+
+
+def test_the_command_prints_reasons_and_obeys_its_budget(here, capsys):
+    assert main(["teachers", "tiny.yaml", "--out", "chosen", "--budget", "1e-6"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("too slow") >= 2
+    assert "Chosen: none of them" in said
+    assert main(["teachers", "tiny.yaml", "--out", "chosen", "--margin", "100"]) == 0
+    assert "too close to the student" in capsys.readouterr().out
+
+
+def test_a_class_that_validation_lacks_is_no_trouble(tmp_path):
+    random = np.random.default_rng(0)
+    for part, classes in (("train", "abc"), ("val", "ab"), ("test", "abc")):
+        for name in classes:
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            for i in range(8):
+                pixels = (random.random((8, 8)) * 60 + 60 * "abc".index(name)).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / part / name / f"{i}.png")
+    recipe = load(RECIPE, [f"data={{use: ImageFolder, root: '{tmp_path / 'data'}', channels: 1}}"])
+    found = teachers(recipe, out=tmp_path / "out", watchers=[])
+    assert found["candidates"]["big"]["validation"]["per_class"][2]["accuracy"] is None
+    assert found["candidates"]["big"]["validation"]["examples"] == 16
+    assert finite(found)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["teachers={}"], "no teachers to choose among"),
+        (["teachers.flat.classes=7"], "teachers.flat: MLP gave logits"),
+        (["teachers.flat.weights=nowhere"], "nowhere"),
+        (["--budget", "0"], "the budget is ms a picture"),
+        (["--margin", "-1"], "the margin is points"),
+        (["--out", "full"], "holds something else"),
+        (["--alone", "full"], "no finished run"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    assert main(["teachers", "tiny.yaml", *words]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert len([line for line in said.strip().splitlines() if line.startswith("limbeck:")]) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", "full"}
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+def test_a_run_of_another_student_or_of_other_data_is_no_student_alone(here, run):
+    record = json.loads((run / "record.json").read_text())
+    del record["models"]["alone"]
+    for change, says in (("student.width=3", "the recipe's is"), ("seed=1", "another split")):
+        with pytest.raises(limbeck.LimbeckError, match=says):
+            teachers(here / "tiny.yaml", [change], out=here / "chosen", alone=run, watchers=[])
+    shutil.copytree(run, here / "without")
+    (here / "without" / "record.json").write_text(json.dumps(record))
+    with pytest.raises(limbeck.LimbeckError, match="no student alone"):
+        teachers(here / "tiny.yaml", out=here / "chosen", alone=here / "without", watchers=[])

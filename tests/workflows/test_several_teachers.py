@@ -1,0 +1,147 @@
+"""A run hears several teachers as its recipe says: each through its own lens, masked, cached, and combined."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from limbeck.core.errors import LimbeckError
+from limbeck.models import save_weights, small_cnn
+from limbeck.recipe import load
+from limbeck.workflows import distill
+from limbeck.workflows._job.job import Job
+
+RECIPE = """
+plugins: [teachers_of_my_own]
+task: Classification
+data: {use: Digits, take: 200, views: {use: Views, transforms: [flip], per_sample: 2}}
+teachers: {}
+student: {use: small_cnn, width: 4}
+stages: [{name: distill, steps: 6, objective: {truth: CrossEntropy, soft: {use: SoftTarget, tau: 2}}}]
+training: {optimizer: {use: SGD, lr: 0.05}, batch: 32}
+control: none
+threads: 1
+"""
+OWN = """
+import torch
+
+def unsure(classes=10):
+    def ask(pictures):
+        said = pictures.flatten(1)[:, :classes].clone()
+        said[said.mean(1) > 0] = torch.nan
+        return said
+    return ask
+"""
+
+
+@pytest.fixture
+def network(tmp_path):
+    torch.manual_seed(0)
+    network = small_cnn(width=4).eval()
+    save_weights(network, tmp_path / "big.safetensors")
+    return network
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    (tmp_path / "teachers_of_my_own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def made(teachers, **more):
+        for teacher in teachers.values():
+            if teacher["use"] == "small_cnn":
+                teacher.update(width=4, weights=str(tmp_path / "big.safetensors"))
+        return Job.of(load(yaml.safe_dump({**yaml.safe_load(RECIPE), "teachers": teachers, **more})), tmp_path / "run")
+
+    return made
+
+
+def exchange(job):
+    """What the first batch of the first stage makes of everybody."""
+    teachers = {name: job.teacher(name) for name in job.recipe.teachers}
+    distiller = job._distiller(job.student(), teachers, job.plan.stages[0], phase="distilled", source=job.source)
+    batch = job.data.stream(batch=32).batch(0)
+    return distiller.prepare(batch).exchange(batch), batch
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_teacher_with_its_own_size_normalisation_and_classes_answers_as_by_hand(job, network, tmp_path, cached):
+    names = ["3", "1", "0", "2", "9", "8", "7", "6", "5", "4"]
+    big = {"use": "small_cnn", "size": 12, "normalize": {"mean": [0.4], "std": [0.3]}, "classes": names}
+    kept = {"cache": {"root": str(tmp_path / "answers"), "precision": "float32"}} if cached else {}
+    made = job({"big": big}, **kept)
+    said, batch = exchange(made)
+    pixels = made.data.normalization.undo(batch["input"])
+    large = torch.nn.functional.interpolate(pixels, size=(12, 12), mode="bilinear")
+    with torch.no_grad():
+        theirs = network((large - 0.4) / 0.3)
+    expected = theirs[:, [names.index(str(digit)) for digit in range(10)]]
+    torch.testing.assert_close(said.teacher.rows(), expected, rtol=1e-4, atol=1e-4)
+    if cached:
+        again, _ = exchange(made)
+        assert made.caches[-1][1].figures()["read"] == 32
+        torch.testing.assert_close(again.teacher.rows(), said.teacher.rows(), rtol=0, atol=0)
+
+
+def test_classes_that_a_teacher_lacks_are_left_to_the_others(job, network):
+    few = {"use": "small_cnn", "classes": [*"01234", *"abcde"], "missing": "mask"}
+    said, batch = exchange(job({"few": few, "all": {"use": "small_cnn"}}, combination="MeanProbabilities"))
+    knows = batch["target"] < 5
+    assert said.teachers["few"].present.tolist() == knows.tolist()
+    with torch.no_grad():
+        alone = network(batch["input"])
+    torch.testing.assert_close(said.teacher.rows()[~knows].softmax(1), alone[~knows].softmax(1))
+    half = torch.cat([alone[knows][:, :5].softmax(1), torch.zeros(int(knows.sum()), 5)], dim=1)
+    expected = (half + alone[knows].softmax(1)) / 2
+    torch.testing.assert_close(said.teacher.rows()[knows].exp(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_mask_in_a_file_says_which_samples_a_teacher_answers(job, network, tmp_path):
+    mask = np.arange(2000) % 3 == 0
+    np.save(tmp_path / "mask.npy", mask)
+    said, batch = exchange(job({"big": {"use": "small_cnn", "answers": str(tmp_path / "mask.npy")}}))
+    assert said.teacher.present.tolist() == mask[batch["index"].numpy()].tolist()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({"use": "small_cnn", "answers": "SHORT"}, "teachers.big.answers: .* holds 5 samples, and the training part's"),
+        ({"use": "small_cnn", "classes": [*"0123456789a"]}, "build the model with classes: 10"),
+        ({"use": "small_cnn", "classes": [*"0123456abc"]}, "teachers.big: the teacher does not know the class '7'"),
+        ({"use": "small_cnn", "normalize": {"mean": [0.1] * 3, "std": [1.0] * 3}}, "teachers.big: normalize has 3"),
+    ],
+)
+def test_a_mistake_shows_before_anything_is_trained(job, network, tmp_path, teacher, message):
+    np.save(tmp_path / "SHORT.npy", np.ones(5, dtype=bool))
+    if "answers" in teacher:
+        teacher["answers"] = str(tmp_path / "SHORT.npy")
+    with pytest.raises(LimbeckError, match=message):
+        job({"big": teacher}).rehearse()
+
+
+def test_a_run_with_a_partial_foreign_teacher_a_large_one_and_learned_weights_ends(job, network, tmp_path):
+    teachers = {
+        "unsure": {"use": "teachers_of_my_own:unsure", "answers": "finite"},
+        "big": {"use": "small_cnn", "size": 12, "normalize": "none"},
+    }
+    recipe = job(teachers, combination="Learned").recipe
+    record = distill(recipe, out=tmp_path / "run", watchers=[])
+    assert record["models"]["distilled"]["steps"] == 6
+    answered = record["models"]["unsure"]["validation"]["examples"]
+    assert 0 < answered < record["models"]["big"]["validation"]["examples"]
+    metrics = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert "combination" in metrics
+
+
+def test_a_training_with_learned_weights_that_was_stopped_goes_on_with_the_same_bits(job, network, tmp_path):
+    made = job({"one": {"use": "small_cnn"}, "two": {"use": "small_cnn", "size": 12}}, combination="Learned")
+    teachers = {name: made.teacher(name) for name in made.recipe.teachers}
+    whole = made.train("distilled", made.student(), teachers, resume=False, watchers=[])
+    state = torch.load(tmp_path / "run" / "checkpoint" / "distilled.distill.pt", weights_only=True)
+    assert state["terms"]["learned.combination.scores"].abs().sum() > 0
+    again = made.train("distilled", made.student(), teachers, resume=True, watchers=[])
+    for one, other in zip(whole.student.parameters(), again.student.parameters(), strict=True):
+        assert torch.equal(one, other)

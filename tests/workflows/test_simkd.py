@@ -1,0 +1,124 @@
+"""SimKD's student is measured, kept, exported and loaded again with the teacher's classifier behind its projector."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import limbeck
+from limbeck.cli import main
+from limbeck.core.errors import LimbeckError
+from limbeck.data import Digits
+from limbeck.distiller import EarlyExit, deployed
+from limbeck.losses import CrossEntropy, SimKD, SoftTarget
+from limbeck.models import small_cnn
+from limbeck.training import Training
+from limbeck.workflows import distill, study
+
+RECIPE = """
+name: tiny
+task: Classification
+data: {use: Digits, labels: 300}
+teachers: {big: {use: small_cnn, width: 12}}
+student: {use: small_cnn, width: 4}
+teaching: {steps: 150, objective: {truth: CrossEntropy}}
+stages:
+  - name: only
+    steps: 300
+    objective: {reuse: {use: SimKD, at: late}}
+    taps: {student: {late: block3}, big: {late: block3}}
+training: {optimizer: {use: AdamW, lr: 0.01}, batch: 32}
+threads: 1
+export: {to: [onnx]}
+"""
+TASK = limbeck.tasks.Classification(classes=10)
+TAPS = {"student": {"late": "block3"}, "big": {"late": "block3"}}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("simkd") / "tiny.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(file):
+    out = file.parent / "run"
+    return out, distill(file, out=out, watchers=[])
+
+
+def distilling(**terms):
+    torch.manual_seed(0)
+    return limbeck.Distiller(
+        small_cnn(width=4), {"big": small_cnn(width=12)}, objective={"reuse": SimKD("late"), **terms},
+        taps=TAPS, task=TASK,
+    )  # fmt: skip
+
+
+def test_the_student_answers_by_the_teachers_classifier(done):
+    out, record = done
+    models = record["models"]
+    assert models["distilled"]["test"]["top1"] > 0.7, "its own classifier has learned nothing and guesses"
+    assert models["distilled"]["parameters"] > models["alone"]["parameters"], "the projector belongs to the cost"
+    kept, taught = load_file(out / "student.safetensors"), load_file(out / "checkpoint" / "big.safetensors")
+    assert torch.equal(kept["head.classifier.weight"], taught["fc.weight"])
+
+
+def test_the_run_is_measured_and_exported_again_from_its_folder(done, capsys):
+    out, record = done
+    assert main(["evaluate", str(out)]) == 0
+    assert "the same" in capsys.readouterr().out
+    assert record["export"]["onnx"]["label_agreement"] == 1.0
+    assert main(["export", str(out), "--to", str(out / "again.onnx")]) == 0
+    assert main(["evaluate", str(out), "--noise", "--examples", "50"]) == 0
+
+
+def test_a_study_keeps_it_too(file, tmp_path):
+    change = ["study={seeds: 1, controls: [alone]}", "stages.0.steps=250", "export.to=[]"]
+    found = study(file, change, out=tmp_path / "study", watchers=[])
+    arms = found["results"]["arms"]
+    assert arms["distilled"]["top1"]["mean"] > 0.5
+    cell = json.loads((tmp_path / "study" / "cells" / "distilled" / "0" / "record.json").read_text())
+    assert cell["models"]["distilled"]["parameters"] > 0
+
+
+def test_validation_while_training_is_of_what_is_deployed():
+    data = Digits(labels=300).load(seed=0)
+    distiller = distilling()
+    run = limbeck.fit(distiller, data, steps=4, training=Training(batch=32), watchers=[])
+    assert isinstance(run.student, EarlyExit)
+    batch = next(iter(data.validation_batches()))
+    right = (run.student(batch["input"]).argmax(1) == batch["target"]).float().mean()
+    assert 0 <= float(right) <= 1
+    with torch.no_grad():
+        again = deployed(distiller).eval()(batch["input"])
+    torch.testing.assert_close(again, run.student(batch["input"]).detach())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"keep": "best"}, "training.keep best keeps the student's own weights"),
+        ({"ema": 0.9}, "training.ema keeps the student's own weights"),
+    ],
+)
+def test_what_would_keep_half_of_it_is_refused(change, says):
+    data = Digits(labels=100, take=120).load(seed=0)
+    with pytest.raises(LimbeckError, match=says):
+        limbeck.fit(distilling(), data, steps=2, training=Training(batch=32, **change), watchers=[])
+
+
+def test_who_lends_the_classifier_must_be_known():
+    with pytest.raises(LimbeckError, match="a student has one classifier"):
+        limbeck.fit(distilling(other=SimKD("late")), Digits(take=60).load(), steps=1, watchers=[])
+    both = limbeck.Distiller(
+        small_cnn(width=4), {"big": small_cnn(width=12), "other": small_cnn(width=12)},
+        objective={"truth": CrossEntropy(), "soft": SoftTarget(), "reuse": SimKD("late", teacher="big")},
+        taps={**TAPS, "other": {"late": "block3"}}, task=TASK,
+    )  # fmt: skip
+    limbeck.fit(both, Digits(take=60).load(), steps=1, watchers=[])
+    assert isinstance(deployed(both), EarlyExit)

@@ -1,0 +1,169 @@
+"""Training in stages: what each has of its own, what goes on from one to the next, and who is asked."""
+
+import csv
+import shutil
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.models import load_weights
+from limbeck.recipe import load
+from limbeck.teachers import Frozen
+from limbeck.workflows import distill
+from limbeck.workflows._job.job import Job
+
+RECIPE = """
+task: Classification
+data: {use: Digits, labels: 60, take: 120}
+teachers: {big: {use: small_cnn, width: 6}}
+student: {use: small_cnn, width: 4}
+teaching: {steps: 3, objective: {truth: CrossEntropy}}
+stages:
+  - name: warm
+    steps: 4
+    objective: {truth: CrossEntropy}
+  - name: held
+    steps: 6
+    objective:
+      soft: {use: SoftTarget, weight: {use: overall, schedule: {use: linear, start: 1, end: 0}}}
+      hint: {use: Hint, at: here}
+    taps: &taps {student: {here: block2}, big: {here: block2}}
+    frozen: [block1, pool]
+    training: {optimizer: {use: AdamW, lr: 0.003}, scheduler: {use: OneCycleLR, max_lr: 0.003}, batch: 24, ema: 0.5}
+  - name: free
+    steps: 5
+    objective:
+      hint: {use: Hint, at: here, weight: 0.5}
+      soft: {use: SoftTarget, weight: {use: linear, start: 1, end: 0}}
+    taps: *taps
+    training: {optimizer: {lr: 0.01}, scheduler: null}
+training: {optimizer: {use: SGD, lr: 0.05, momentum: 0.9}, scheduler: {use: OneCycleLR, max_lr: 0.05}, batch: 32}
+control: none
+threads: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory):
+    """A run, and what each training of the student was given, by its stage; ``folder`` is where it is."""
+    job, seen, asked = sys.modules["limbeck.workflows._job.job"], {}, [0]
+    fit, answer = job.fit, Frozen.answer
+
+    def copied(module):
+        return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+    def spy(distiller, data, **settings):
+        training, one = settings["training"], {**settings, "teachers": list(distiller.teachers), "modes": set()}
+        optimizer = training.optimizer([nn.Parameter(torch.zeros(1))])
+        one["optimizer"] = (type(optimizer).__name__, optimizer.defaults["lr"])
+        one["scheduler"] = training.scheduler and type(training.scheduler(optimizer, 9)).__name__
+
+        class Look:
+            def begin(self, **_):
+                one["begin"] = copied(distiller)
+
+            def step(self, step, figures): ...
+
+            def epoch(self, rows): ...
+
+            def end(self): ...
+
+        before = asked[0]
+        hook = distiller.student.block1.bn.register_forward_hook(
+            lambda module, *_: one["modes"].add(module.training) if torch.is_grad_enabled() else None
+        )
+        run = fit(distiller, data, **{**settings, "watchers": [Look()]})
+        hook.remove()
+        one.update(asked=asked[0] - before, end=copied(distiller))
+        if settings["phase"] == "distilled":
+            seen[settings["stage"]] = one
+        return run
+
+    def counted(self, batch, task):
+        asked[0] += 1
+        return answer(self, batch, task)
+
+    folder = tmp_path_factory.mktemp("stages")
+    (folder / "stages.yaml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "fit", spy)
+        patch.setattr(Frozen, "answer", counted)
+        distill(folder / "stages.yaml", out=folder / "run", watchers=[])
+    seen["folder"] = folder / "run"
+    return seen
+
+
+def test_each_stage_has_its_own_optimizer_scheduler_rate_and_batch(trainings):
+    found = {
+        name: (one["optimizer"], one["scheduler"], one["training"].batch, one["training"].ema)
+        for name, one in trainings.items()
+        if name != "folder"
+    }
+    assert found == {
+        "warm": (("SGD", 0.05), "OneCycleLR", 32, None),
+        "held": (("AdamW", 0.003), "OneCycleLR", 24, 0.5),
+        "free": (("SGD", 0.01), None, 32, None),
+    }  # fmt: skip
+
+
+def test_frozen_parts_keep_weights_and_statistics_and_come_free_again(trainings):
+    moved = {
+        name: {key for key, tensor in one["begin"].items() if not torch.equal(tensor, one["end"][key])}
+        for name, one in trainings.items()
+        if name != "folder"
+    }
+    first = {key for key in trainings["warm"]["begin"] if key.startswith("student.block1.")}
+    assert {key.removeprefix("student.block1.") for key in first} == {
+        "conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "bn.num_batches_tracked",
+    }  # fmt: skip
+    assert first <= moved["warm"]
+    assert not first & moved["held"]
+    assert {"student.block2.bn.running_mean", "student.block2.conv.weight", "student.fc.bias"} <= moved["held"]
+    assert first <= moved["free"]
+
+
+def test_frozen_parts_run_in_eval_mode_in_their_stage_only(trainings):
+    assert [trainings[name]["modes"] for name in ("warm", "held", "free")] == [{True}, {False}, {True}]
+
+
+def test_a_stage_goes_on_with_the_weights_of_the_one_before(trainings):
+    for before, after in (("warm", "held"), ("held", "free")):
+        student = {key for key in trainings[after]["begin"] if key.startswith("student.")}
+        assert all(torch.equal(trainings[before]["end"][key], trainings[after]["begin"][key]) for key in student)
+
+
+def test_what_a_term_learned_goes_on_in_the_next_stage(trainings):
+    key = "objective.learned.hint.projection.layer.weight"
+    held, free = trainings["held"], trainings["free"]
+    assert not torch.equal(held["begin"][key], held["end"][key])
+    assert torch.equal(held["end"][key], free["begin"][key])
+
+
+def test_begun_again_between_two_stages_it_goes_on_with_what_the_term_learned(trainings, tmp_path):
+    shutil.copytree(trainings["folder"] / "checkpoint", tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "distilled.free.pt").unlink()
+    job = Job.of(load(trainings["folder"].parent / "stages.yaml"), tmp_path)
+    teacher = load_weights(job.teacher("big"), tmp_path / "checkpoint" / "big.safetensors")
+    run = job.train("distilled", job.student(), {"big": teacher}, resume=True, watchers=[])
+    ended = trainings["free"]["end"]
+    assert all(torch.equal(ended[f"student.{name}"], tensor) for name, tensor in run.student.state_dict().items())
+
+
+def test_a_stage_without_a_term_on_a_teacher_asks_none_and_shows_labelled_pictures(trainings):
+    assert [trainings[name]["teachers"] for name in ("warm", "held", "free")] == [[], ["big"], ["big"]]
+    assert [trainings[name]["pictures"] for name in ("warm", "held", "free")] == ["labelled", "all", "all"]
+    # Once a step, and once to shape the projection.
+    assert [trainings[name]["asked"] for name in ("warm", "held", "free")] == [0, 7, 6]
+
+
+def test_the_overall_weight_goes_on_and_the_plain_one_begins_again(trainings):
+    assert [(trainings[name]["before"], trainings[name]["total"]) for name in ("warm", "held", "free")] == [
+        (0, 15), (4, 15), (10, 15),
+    ]  # fmt: skip
+    with (trainings["folder"] / "metrics.csv").open() as file:
+        last = {row["stage"]: row["weight/soft"] for row in csv.DictReader(file) if row["phase"] == "distilled"}
+    # The last step of `held` is the tenth of fifteen, begun after nine; that of `free` is begun after four of five.
+    assert float(last["held"]) == pytest.approx(1 - 9 / 15, abs=1e-5)
+    assert float(last["free"]) == pytest.approx(1 - 4 / 5, abs=1e-5)
