@@ -1,8 +1,8 @@
 """Batches of which one half depends on the other: pairs of one class, and samples that come again.
 
 Both halve what :class:`~limbeck.data.batch_sampler.Shuffled` deals out, and keep the size of the batch, so as many
-pictures are shown in an epoch as without, and as many gradients computed: two epochs make one round of all samples. Like
-every stream they are a pure function of seed and step.
+pictures are shown in an epoch as without, and as many gradients computed: two epochs make one round of all samples.
+Like every stream they are a pure function of seed and step.
 """
 
 from __future__ import annotations
