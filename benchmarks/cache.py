@@ -31,16 +31,16 @@ from results import row, write
 from torch.nn import functional as F
 
 import limbeck
-from limbeck.data import CIFAR10, ImageFolder, Normalization, Part, Views, crop, flip
-from limbeck.data.batch_sampler import Shuffled
-from limbeck.data.split import Stored
-from limbeck.losses import CrossEntropy, SoftTarget
+from limbeck.data import CIFAR10, Augmentation, ImageFolder, Normalization, Split, horizontal_flip, random_crop
+from limbeck.data.batch_sampler import BatchSampler
+from limbeck.data.split import InMemory
+from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.models import resnet8, resnet20, small_cnn
-from limbeck.teachers import Cached
-from limbeck.training import Training
+from limbeck.teachers import CachedTeacher
+from limbeck.training import TrainingConfig
 
 BATCH, PIXELS, SHARED = 64, 64, 4
-MOVED = (crop(4), flip())
+MOVED = (random_crop(4), horizontal_flip())
 SIZES = (1_000, 10_000, 50_000)
 optimizer = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4)
 
@@ -84,39 +84,41 @@ def of_loader(root: Path) -> Iterator:
         yield from loader
 
 
-def filled(stream, root: Path) -> Cached:
+def filled(stream, root: Path) -> CachedTeacher:
     """A cached teacher that has answered about everything."""
     torch.manual_seed(1)
-    teacher = Cached(small_cnn(channels=3, width=8), stream, root=root)
-    for _ in teacher.fill(limbeck.tasks.Classification(10)):
+    teacher = CachedTeacher(small_cnn(channels=3, width=8), stream, root=root)
+    for _ in teacher.populate(limbeck.tasks.Classification(10)):
         pass
     return teacher
 
 
-def train(build, teacher: Cached, data, *, steps: int) -> None:
+def train(build, teacher: CachedTeacher, data, *, steps: int) -> None:
     """What is measured: a student that learns from the truth and from a teacher's answers."""
     distiller = limbeck.Distiller(
-        build(), teacher, objective={"truth": CrossEntropy(), "soft": SoftTarget(tau=4.0)},
+        build(), teacher, objective={"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=4.0)},
         weights={"truth": 0.1, "soft": 0.9}, task=limbeck.tasks.Classification(10),
     )  # fmt: skip
-    training = Training(optimizer=optimizer, batch=BATCH)
-    limbeck.fit(distiller, data, steps=steps, steps_per_epoch=steps, training=training, watchers=[])
+    training = TrainingConfig(optimizer=optimizer, batch_size=BATCH)
+    limbeck.fit(distiller, data, steps=steps, steps_per_epoch=steps, training=training, callbacks=[])
 
 
-def medians(build, teacher: Cached, stream, other: Iterator, *, steps: int, turns: int) -> list[tuple[float, float]]:
+def medians(
+    build, teacher: CachedTeacher, stream, other: Iterator, *, steps: int, turns: int
+) -> list[tuple[float, float]]:
     """Milliseconds of a step, of the cached run and of the bare loop, for each turn after one that is not counted."""
     found = []
     for number in range(turns + 1):
         both = Alternating(stream, alone(build, other), first=number * steps)
-        before = teacher.asked
+        before = teacher.misses
         train(build, teacher, both, steps=steps)
         found.append(both.medians())
-        assert teacher.asked == before, "the cache was full"
+        assert teacher.misses == before, "the cache was full"
     return found[1:]
 
 
 def in_memory(root: Path, *, steps: int, turns: int) -> list[tuple[float, float]]:
-    stream = CIFAR10(take=4000, views=Views(MOVED, per_sample=2)).load().stream(batch=BATCH)
+    stream = CIFAR10(num_samples=4000, augment=Augmentation(MOVED, num_views=2)).load().batches(batch_size=BATCH)
     return medians(resnet20, filled(stream, root), stream, of_stream(stream), steps=steps, turns=turns)
 
 
@@ -130,8 +132,8 @@ def in_files(build, photos: Path, root: Path, *, steps: int, turns: int) -> tupl
             place.mkdir(parents=True, exist_ok=True)
             if not (place / path.name).exists():
                 (place / path.name).symlink_to(path.resolve())
-    views = Views(MOVED, per_sample=SHARED, per_decode=SHARED)
-    stream = ImageFolder(root=str(folder), size=PIXELS, memory=0, views=views).load().stream(batch=BATCH)
+    views = Augmentation(MOVED, num_views=SHARED, repeats=SHARED)
+    stream = ImageFolder(root=str(folder), size=PIXELS, cache_mb=0, augment=views).load().batches(batch_size=BATCH)
     teacher = filled(stream, root)
     return medians(build, teacher, stream, of_loader(folder), steps=steps, turns=turns), len(paths)
 
@@ -141,8 +143,8 @@ def growth(root: Path, *, steps: int, rounds: int) -> list[dict[int, float]]:
     streams, teachers = {}, {}
     for size in SIZES:
         noise = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        part, views = Part.whole(Stored(noise), torch.arange(size) % 10), Views(MOVED, per_sample=1)
-        streams[size] = Shuffled(part, views, Normalization.imagenet(3), batch=BATCH, seed=0)
+        part, views = Split.from_images(InMemory(noise), torch.arange(size) % 10), Augmentation(MOVED, num_views=1)
+        streams[size] = BatchSampler(part, views, Normalization.imagenet(3), batch_size=BATCH, seed=0)
         teachers[size] = filled(streams[size], root)
     found = []
     for number in range(rounds + 1):

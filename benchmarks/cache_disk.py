@@ -18,14 +18,14 @@ import torch
 
 import limbeck
 from limbeck.core.outputs import Outputs
-from limbeck.data import Normalization, Part, Views, flip
-from limbeck.data.batch_sampler import Shuffled
-from limbeck.data.split import Stored
-from limbeck.teachers import Cached, Format
+from limbeck.data import Augmentation, Normalization, Split, horizontal_flip
+from limbeck.data.batch_sampler import BatchSampler
+from limbeck.data.split import InMemory
+from limbeck.teachers import CacheConfig, CachedTeacher
 
 BATCH, BATCHES, CLASSES, VIEWS = 64, 8000, 1000, 16
 TASK = limbeck.tasks.Classification(CLASSES)
-DENSE, TOP = Format(), Format(top=10)
+DENSE, TOP = CacheConfig(), CacheConfig(top_k=10)
 
 
 class MadeUp:
@@ -41,22 +41,24 @@ class MadeUp:
         return Outputs(logits=self.rows[(batch["index"] * VIEWS + batch["view"]) % 512])
 
 
-def cache(root: Path, format: Format, *, samples: int, views: int = VIEWS) -> tuple[Cached, Shuffled]:
+def cache(root: Path, format: CacheConfig, *, samples: int, views: int = VIEWS) -> tuple[CachedTeacher, BatchSampler]:
     """A cache for so many made-up samples, and the batches that are asked about."""
     pictures = torch.randint(0, 256, (samples, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    part = Part.whole(Stored(pictures), torch.arange(samples) % CLASSES)
-    stream = Shuffled(part, Views((flip(),), per_sample=views), Normalization.none(3), batch=BATCH, seed=0)
-    return Cached(MadeUp(), stream, root=root, format=format), stream
+    part = Split.from_images(InMemory(pictures), torch.arange(samples) % CLASSES)
+    stream = BatchSampler(
+        part, Augmentation((horizontal_flip(),), num_views=views), Normalization.none(3), batch_size=BATCH, seed=0
+    )
+    return CachedTeacher(MadeUp(), stream, root=root, config=format), stream
 
 
 def bytes_a_view(root: Path, *, samples: int, views: int) -> dict[str, int]:
     """Bytes of all files of a full top-10 cache, and how many answers it holds."""
     teacher, _ = cache(root, TOP, samples=samples, views=views)
-    for _ in teacher.fill(TASK):
+    for _ in teacher.populate(TASK):
         pass
-    files = [path for path in Path(teacher.figures()["folder"]).iterdir() if path.is_file()]
-    assert teacher.figures()["complete"]
-    return {"bytes": sum(path.stat().st_size for path in files), "answers": teacher.answers}
+    files = [path for path in Path(teacher.stats()["folder"]).iterdir() if path.is_file()]
+    assert teacher.stats()["complete"]
+    return {"bytes": sum(path.stat().st_size for path in files), "answers": teacher.num_entries}
 
 
 def microseconds(root: Path, *, batches: int) -> dict[str, float]:
@@ -69,10 +71,10 @@ def microseconds(root: Path, *, batches: int) -> dict[str, float]:
             spent = []
             for batch in asked:
                 begun = time.perf_counter()
-                teacher.answer(batch, TASK)
+                teacher.predict(batch, TASK)
                 spent.append(1e6 * (time.perf_counter() - begun))
             found[f"{what}, {name}"] = round(statistics.median(spent), 1)
-        assert teacher.asked == teacher.read == BATCH * batches
+        assert teacher.misses == teacher.hits == BATCH * batches
     return found
 
 
@@ -80,9 +82,9 @@ def resident(root: Path, kind: str, *, megabytes: int) -> dict[str, object]:
     """By how many megabytes the resident memory of a process grows that reads a large cache in random order."""
     samples = megabytes * 1_000_000 // (VIEWS * (2 * CLASSES + 8))
     teacher, _ = cache(root, DENSE, samples=samples)
-    for _ in teacher.fill(TASK, batch=1024):
+    for _ in teacher.populate(TASK, batch_size=1024):
         pass
-    folder, answers = teacher.figures()["folder"], teacher.answers
+    folder, answers = teacher.stats()["folder"], teacher.num_entries
     command = [sys.executable, __file__, kind, str(root), folder, str(samples)]
     growth = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return {"growth": growth, "data": f"{answers:,} answers of {2 * CLASSES + 8:,} bytes", "batches": BATCHES}
@@ -97,7 +99,7 @@ def main(kind: str, root: str, folder: str, samples: str) -> None:
 
         def read() -> None:
             which, view = (torch.randint(0, high, (BATCH,), generator=draw) for high in (int(samples), VIEWS))
-            teacher.answer(stream.show(which, view), TASK)
+            teacher.predict(stream.load(which, view), TASK)
     else:
         size = 2 * CLASSES + 8
         maps = [np.memmap(path, np.uint8, "r") for path in sorted(Path(folder).glob("shard-*.bin"))]
@@ -116,7 +118,7 @@ def main(kind: str, root: str, folder: str, samples: str) -> None:
         if number % 10 == 0:
             most = max(most, megabytes_resident() - before)
     if kind == "cache":
-        assert teacher.asked == 0, "the cache was full"
+        assert teacher.misses == 0, "the cache was full"
     print(json.dumps(round(most, 1)))
 
 

@@ -18,8 +18,8 @@ from PIL import Image
 from results import row, write
 
 from limbeck.models import cifar_resnet, save_weights
-from limbeck.recipe import load
-from limbeck.workflows import teachers
+from limbeck.recipe import load_recipe
+from limbeck.workflows import select_teachers
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 DEPTHS = (20, 32, 44, 56)
@@ -36,7 +36,7 @@ def main() -> None:
         for depth in DEPTHS:
             weights(home / "cifar10_resnets" / f"akamaster_resnet{depth}_cifar10.npz", work / f"{depth}.safetensors")
         # No latency decides here, so that the choice does not hang on how busy the machine is.
-        found = teachers(load(recipe(work)), out=work / "out", budget=1e6)
+        found = select_teachers(load_recipe(recipe(work)), output_dir=work / "out", latency_budget=1e6)
     rows = []
     for name, model in found["candidates"].items():
         low, high = (round(end, 2) for end in model["margin_interval"])
@@ -49,7 +49,9 @@ def main() -> None:
         rows.append(row(f"choosing_{name}_nll", [step["nll"]], unit="nats", aim="report", data=DATA, digits=3))
         rows.append(row(f"choosing_{name}_accuracy", [100 * step["top1"]], unit="%", aim="report", data=DATA, digits=1))
     reasons = {name: model["reason"] for name, model in found["candidates"].items()}
-    write(rows, chosen=found["selection"]["chosen"], reasons=reasons, pairs=found["pairs"], warnings=found["warnings"])
+    write(
+        rows, selected=found["selection"]["chosen"], reasons=reasons, pairs=found["pairs"], warnings=found["warnings"]
+    )
 
 
 def recipe(work: Path) -> str:

@@ -49,9 +49,9 @@ def pictures(root: str | None) -> dict[str, tuple[np.ndarray, torch.Tensor]]:
 
 def stored(images: np.ndarray):
     """The pictures as limbeck holds them in memory."""
-    from limbeck.data.split import Stored
+    from limbeck.data.split import InMemory
 
-    return Stored(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
+    return InMemory(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
 
 
 def published(name: str, root: str | None) -> dict[str, torch.Tensor]:
@@ -78,30 +78,30 @@ def teacher(root: str | None) -> torch.nn.Module:
 
 def frozen(network: torch.nn.Module, engine: str):
     """``network`` as limbeck's teacher, answering by ``engine`` (``eager``, ``auto``, …)."""
-    from limbeck.teachers import Frozen
+    from limbeck.teachers import FrozenTeacher
 
-    if "engine" in inspect.signature(Frozen).parameters:
-        return Frozen(network, engine=engine)
+    if "engine" in inspect.signature(FrozenTeacher).parameters:
+        return FrozenTeacher(network, backend=engine)
     if engine != "eager":
         sys.exit(f"this limbeck has no engines for teachers, and --engine {engine} was asked for: leave it away")
-    return Frozen(network)
+    return FrozenTeacher(network)
 
 
 def distiller(student: torch.nn.Module, source):
     """0.1 cross-entropy + 0.9 soft target at temperature 4."""
     import limbeck
-    from limbeck.losses import CrossEntropy, SoftTarget
+    from limbeck.losses import CrossEntropyLoss, KDLoss
 
-    objective = {"truth": CrossEntropy(), "soft": SoftTarget(tau=TAU)}
+    objective = {"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=TAU)}
     task = limbeck.tasks.Classification(classes=len(CLASSES))
     return limbeck.Distiller(student, source, objective=objective, weights=WEIGHTS, task=task)
 
 
 def training():
     """SGD, its rate falling to zero by a cosine, step by step."""
-    from limbeck.training import Training
+    from limbeck.training import TrainingConfig
 
-    return Training(optimizer=partial(torch.optim.SGD, **SGD), scheduler=_cosine, batch=BATCH)
+    return TrainingConfig(optimizer=partial(torch.optim.SGD, **SGD), scheduler=_cosine, batch_size=BATCH)
 
 
 def fingerprint(network: torch.nn.Module) -> str:

@@ -11,7 +11,7 @@ import argparse
 import numpy as np
 from results import row, write
 
-from limbeck.evaluation import paired_over_seeds
+from limbeck.evaluation import paired_mean_ci
 
 
 def held(seeds: int, studies: int) -> dict[str, list[float]]:
@@ -19,7 +19,7 @@ def held(seeds: int, studies: int) -> dict[str, list[float]]:
     draws = np.random.default_rng(seeds).normal(1.0, 1.0, (studies, seeds))
     found: dict[str, list[float]] = {"bootstrap": [], "student": []}
     for gains in draws:
-        one = paired_over_seeds(gains.tolist(), [0.0] * seeds, resamples=2000)
+        one = paired_mean_ci(gains.tolist(), [0.0] * seeds, n_resamples=2000)
         found["bootstrap"].append(100.0 * (one["low"] <= 1.0 <= one["high"]))
         found["student"].append(100.0 * (one["t_low"] <= 1.0 <= one["t_high"]))
     return found

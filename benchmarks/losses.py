@@ -45,9 +45,9 @@ def measured(python: str, options: argparse.Namespace) -> dict:
     script = Path(__file__).with_name("losses_sides.py")
     paths = [str(Path(limbeck.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    settings = {"repeats": options.repeats, "budget": options.budget}
+    settings = {"repeats": options.repeats, "budget": options.latency_budget}
     subprocess.run(
-        [python, str(script), json.dumps(options.only), json.dumps(settings), str(out)], check=True,
+        [python, str(script), json.dumps(options.classes), json.dumps(settings), str(out)], check=True,
         env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(paths)},
     )  # fmt: skip
     found = json.loads(out.read_text())
@@ -94,7 +94,7 @@ def main() -> None:
     values = {name: told(name, found) for name, found in methods.items()}
     if mistakes := [line for name, found in methods.items() for line in wrong(name, found)]:
         sys.exit("; ".join(mistakes))
-    if options.only:
+    if options.classes:
         print({one["name"]: [one["low"], one["value"], one["high"]] for one in rows(methods)})
         return  # a part of the figures is not written over all of them
     write(rows(methods), load_before=load, methods=values, **ONLY)

@@ -17,12 +17,12 @@ from torchdistill.models.wrapper import Normalizer4CRD
 
 from limbeck import losses as terms
 from limbeck import temperature
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 
 
-@dataclass(frozen=True)
+@dataclass(freeze=True)
 class Pair:
     """One method on both sides.
 
@@ -72,9 +72,9 @@ def soft_target(*shape: int) -> Pair:
     student, teacher = logits(*shape)
     loss = mid_level.KDLoss(**PATHS, temperature=4.0, alpha=0)
     return Pair(
-        lambda: terms.soft_target(student, teacher, tau=4.0), both(loss, student, teacher),
-        lambda: papers.soft_target(*arrays(student, teacher), tau=4.0), (student,),
-        lambda: papers.soft_target(*arrays(student, teacher), tau=4.0) / 16,
+        lambda: terms.kd_loss(student, teacher, temperature=4.0), both(loss, student, teacher),
+        lambda: papers.soft_target(*arrays(student, teacher), temperature=4.0), (student,),
+        lambda: papers.soft_target(*arrays(student, teacher), temperature=4.0) / 16,
         "without its hard loss (alpha 0) KDLoss forgets tau²; with one it keeps it",
     )  # fmt: skip
 
@@ -83,19 +83,19 @@ def standardised(*shape: int) -> Pair:
     student, teacher = logits(*shape)
     loss = mid_level.LogitStdKDLoss(**PATHS, temperature=2.0, alpha=0)
     return Pair(
-        lambda: terms.soft_target(temperature.standardised(student), temperature.standardised(teacher), tau=2.0),
-        both(loss, student, teacher), lambda: papers.standardised(*arrays(student, teacher), tau=2.0), (student,),
-        lambda: papers.standardised(*arrays(student, teacher), tau=2.0) / 4,
+        lambda: terms.kd_loss(temperature.standardize_logits(student), temperature.standardize_logits(teacher), temperature=2.0),
+        both(loss, student, teacher), lambda: papers.standardised(*arrays(student, teacher), temperature=2.0), (student,),
+        lambda: papers.standardised(*arrays(student, teacher), temperature=2.0) / 4,
         "without its hard loss (alpha 0) LogitStdKDLoss forgets tau²; with one it keeps it",
     )  # fmt: skip
 
 
 def dist(*shape: int) -> Pair:
     student, teacher = logits(*shape)
-    loss = mid_level.DISTLoss(**PATHS, beta=2.0, gamma=2.0, tau=4.0)
+    loss = mid_level.DISTLoss(**PATHS, beta=2.0, gamma=2.0, temperature=4.0)
     return Pair(
-        lambda: terms.dist(student, teacher, beta=2.0, gamma=2.0, tau=4.0), both(loss, student, teacher),
-        lambda: papers.dist(*arrays(student, teacher), beta=2.0, gamma=2.0, tau=4.0), (student,),
+        lambda: terms.dist_loss(student, teacher, beta=2.0, gamma=2.0, temperature=4.0), both(loss, student, teacher),
+        lambda: papers.dist(*arrays(student, teacher), beta=2.0, gamma=2.0, temperature=4.0), (student,),
     )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def hint(*shape: int) -> Pair:
     loss = mid_level.SimpleLossWrapper(nn.MSELoss(), input=read, target=read | {"is_from_teacher": True})
     said, told = io(student), io(teacher)
     return Pair(
-        lambda: terms.hint(student, teacher), lambda: loss(said, told, None),
+        lambda: terms.fitnet_loss(student, teacher), lambda: loss(said, told, None),
         lambda: papers.mean_squared(*arrays(student, teacher)), (student,),
     )  # fmt: skip
 
@@ -114,7 +114,7 @@ def attention(*shape: int) -> Pair:
     student, teacher = maps(*shape)
     loss = mid_level.ATLoss({"one": OF_ONE})
     return Pair(
-        lambda: terms.attention(student, teacher), both(loss, student, teacher),
+        lambda: terms.attention_transfer_loss(student, teacher), both(loss, student, teacher),
         lambda: papers.attention(*arrays(student, teacher)), (student,),
     )  # fmt: skip
 
@@ -123,7 +123,7 @@ def factor(*shape: int) -> Pair:
     student, teacher = maps(*shape)
     loss = mid_level.FTLoss(paraphraser_path="at", translator_path="at")
     return Pair(
-        lambda: terms.factor(student, teacher), both(loss, student, teacher),
+        lambda: terms.ft_loss(student, teacher), both(loss, student, teacher),
         lambda: papers.factor(*arrays(student, teacher)), (student,),
         lambda: papers.their_factor(*arrays(student, teacher)),
         "FTLoss compares whole factors of length 1, as the paper; factor() their maps of mean f², as the code for "
@@ -136,7 +136,7 @@ def boundary(*shape: int) -> Pair:
     loss = mid_level.AltActTransferLoss({"one": OF_ONE}, margin=1.0, reduction="mean")
     size = student[0].numel()
     return Pair(
-        lambda: terms.boundary(student, teacher), both(loss, student, teacher),
+        lambda: terms.ab_loss(student, teacher), both(loss, student, teacher),
         lambda: papers.boundary(*arrays(student, teacher)), (student,),
         lambda: papers.boundary(*arrays(student, teacher)) * size,
         "AltActTransferLoss is a sum over neurons, so its size is that of the map; boundary() is their mean",
@@ -149,7 +149,7 @@ def variational(*shape: int) -> Pair:
     loss = mid_level.VIDLoss({"one": OF_ONE})
     told = io(teacher)
     return Pair(
-        lambda: terms.variational(student, teacher, variance=variance),
+        lambda: terms.vid_loss(student, teacher, variance=variance),
         lambda: loss({"at": {"output": (student, variance.view(1, -1, 1, 1))}}, told),
         lambda: papers.variational(*arrays(student, teacher, variance)), (student, variance),
     )  # fmt: skip
@@ -159,7 +159,7 @@ def review(*shape: int) -> Pair:
     student, teacher = maps(*shape)
     loss, told = mid_level.HierarchicalContextLoss(**PATHS), io(teacher)
     return Pair(
-        lambda: terms.review([student], [teacher]), lambda: loss({"at": {"output": (student, None)}}, told),
+        lambda: terms.reviewkd_loss([student], [teacher]), lambda: loss({"at": {"output": (student, None)}}, told),
         lambda: papers.review(*arrays(student, teacher)), (student,),
     )  # fmt: skip
 
@@ -178,7 +178,7 @@ def flow(batch: int, channels: int, height: int, width: int) -> Pair:
     )
     in_numpy = arrays(first, last), arrays(its_first, its_last)
     return Pair(
-        lambda: terms.flow((first, last), (its_first, its_last)), lambda: loss(said, told),
+        lambda: terms.fsp_loss((first, last), (its_first, its_last)), lambda: loss(said, told),
         lambda: papers.flow(*in_numpy), (first, last), lambda: papers.their_flow(*in_numpy),
         "FSPLoss sums the lengths of the matrix's columns, where the paper sums its squares and flow() takes their "
         "mean; it max-pools, as the paper, and flow() averages",
@@ -189,7 +189,7 @@ def similarity(*shape: int) -> Pair:
     student, teacher = maps(*shape)
     loss = mid_level.SPKDLoss("at", "at", "batchmean")
     return Pair(
-        lambda: terms.similarity(student, teacher), both(loss, student, teacher),
+        lambda: terms.sp_loss(student, teacher), both(loss, student, teacher),
         lambda: papers.similarity(*arrays(student, teacher)), (student,),
         lambda: papers.their_similarity(*arrays(student, teacher)),
         "SPKDLoss calls normalize(rows, 1), which is the norm of p = 1; the paper's rows have the Euclidean length 1",
@@ -200,7 +200,7 @@ def rkd_distance(*shape: int) -> Pair:
     student, teacher = maps(*shape)
     loss = mid_level.RKDLoss("at", "at", dist_factor=1.0, angle_factor=0.0, reduction="mean")
     return Pair(
-        lambda: terms.rkd_distance(student, teacher), both(loss, student, teacher),
+        lambda: terms.rkd_distance_loss(student, teacher), both(loss, student, teacher),
         lambda: papers.rkd_distance(*arrays(student, teacher)), (student,),
     )  # fmt: skip
 
@@ -209,7 +209,7 @@ def rkd_angle(*shape: int) -> Pair:
     student, teacher = maps(*shape)
     loss = mid_level.RKDLoss("at", "at", dist_factor=0.0, angle_factor=1.0, reduction="mean")
     return Pair(
-        lambda: terms.rkd_angle(student, teacher), both(loss, student, teacher),
+        lambda: terms.rkd_angle_loss(student, teacher), both(loss, student, teacher),
         lambda: papers.rkd_angle(*arrays(student, teacher)), (student,),
     )  # fmt: skip
 
@@ -219,7 +219,7 @@ def correlation(*shape: int) -> Pair:
     student.requires_grad_()
     loss = mid_level.CCKDLoss("at", "at", {"type": "gaussian", "gamma": 0.4, "max_p": 2}, "batchmean")
     return Pair(
-        lambda: terms.correlation(student, teacher, gamma=0.4), both(loss, student, teacher),
+        lambda: terms.cc_loss(student, teacher, gamma=0.4), both(loss, student, teacher),
         lambda: papers.correlation(*arrays(student, teacher), gamma=0.4), (student,),
         lambda: papers.their_correlation(*arrays(student, teacher), gamma=0.4, order=2),
         "CCKDLoss divides the root of the sum of squares by batch², where the paper has the sum itself; it expands "
@@ -232,8 +232,8 @@ def probability(*shape: int) -> Pair:
     student, teacher = maps(*shape)
     loss = mid_level.PKTLoss(**PATHS)
     return Pair(
-        lambda: terms.probability(student, teacher), both(loss, student, teacher),
-        lambda: papers.probability(*arrays(student, teacher)), (student,),
+        lambda: terms.pkt_loss(student, teacher), both(loss, student, teacher),
+        lambda: papers.p(*arrays(student, teacher)), (student,),
     )  # fmt: skip
 
 
@@ -242,17 +242,17 @@ def contrast(rows: int, width: int) -> Pair:
     kept = 4096
     student, teacher = maps(rows, width)
     number = torch.arange(rows)
-    ours = terms.Contrast("mid", size=kept)
-    exchange = Exchange(
-        student=Outputs(taps={"mid": student}), teachers={"one": Outputs(taps={"mid": teacher})},
-        teacher=Outputs(taps={"mid": teacher}), index=number, progress=Progress(step=1, steps=4),
+    ours = terms.CRDLoss("mid", bank_size=kept)
+    exchange = LossContext(
+        student=Outputs(features={"mid": student}), teachers={"one": Outputs(features={"mid": teacher})},
+        teacher=Outputs(features={"mid": teacher}), sample_ids=number, progress=Progress(step=1, steps=4),
     )  # fmt: skip
     ours.prepare(exchange)
     loss = mid_level.CRDLoss("student", "empty", "teacher", 128, kept, kept - 1, kept)
     with torch.no_grad():
-        for bank, its in ((ours.students, loss.memory_v1), (ours.teachers, loss.memory_v2)):
+        for bank, its in ((ours.student_bank, loss.memory_v1), (ours.teacher_bank, loss.memory_v2)):
             its.copy_(bank.copy_(nn.functional.normalize(its, dim=1)))
-    ours.number.copy_(torch.arange(kept))
+    ours.sample_ids.copy_(torch.arange(kept))
     embeds = {name: Normalizer4CRD(ours.embed[name]) for name in ("student", "teacher")}
     # Its own drawing of negatives raises AttributeError in 1.1.5 (`self.prob`), so they are given: all of the bank.
     others = torch.arange(kept).expand(rows, -1)

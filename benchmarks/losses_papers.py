@@ -20,7 +20,7 @@ def soft_target(student: Array, teacher: Array, *, tau: float) -> float:
 
 def standardised(student: Array, teacher: Array, *, tau: float) -> float:
     own, its = ((x - x.mean(1, keepdims=True)) / x.std(1, ddof=1, keepdims=True) for x in (student, teacher))
-    return soft_target(own, its, tau=tau)
+    return soft_target(own, its, temperature=tau)
 
 
 def dist(student: Array, teacher: Array, *, beta: float, gamma: float, tau: float) -> float:

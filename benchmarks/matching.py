@@ -13,23 +13,23 @@ import tempfile
 from pathlib import Path
 from statistics import geometric_mean
 
-from limbeck.recipe import find, load
-from limbeck.recipe.overrides import changed
-from limbeck.recipe.schema import plain, validated
-from limbeck.workflows._job.data_cache import Loaded
+from limbeck.recipe import find_recipe, load_recipe
+from limbeck.recipe.overrides import apply_changes
+from limbeck.recipe.schema import to_plain, validate
+from limbeck.workflows._job.data_cache import DataCache
 from limbeck.workflows._job.job import Job
-from limbeck.workflows.study.variants import Shared, arms, cell_recipe
+from limbeck.workflows.study.variants import StudyContext, make_trial_recipe, make_variants
 
 SEED, EPOCHS = 90, 2
 
 
-def pulls(recipe: object, name: str, folder: Path, loaded: Loaded) -> dict[str, tuple[float, float]]:
+def pulls(recipe: object, name: str, folder: Path, loaded: DataCache) -> dict[str, tuple[float, float]]:
     """By term, the ratio to the hard loss (geometric mean over the epochs), and the weight it had."""
-    own = cell_recipe(recipe, arms(recipe)[name], SEED, Shared(folder, [1], 1.0, 0))
-    own = validated(type(own), changed(plain(own), {"stages.0.epochs": EPOCHS}))
-    job = Job.of(own, folder, loaded=loaded)
-    teachers = {one: job.teacher(one).eval() for one in own.teachers}
-    job.train(name, job.student(), teachers, resume=False, watchers=[])
+    own = make_trial_recipe(recipe, make_variants(recipe)[name], SEED, StudyContext(folder, [1], 1.0, 0))
+    own = validate(type(own), apply_changes(to_plain(own), {"stages.0.epochs": EPOCHS}))
+    job = Job.from_recipe(own, folder, data_cache=loaded)
+    teachers = {one: job.build_teacher(one).eval() for one in own.teachers}
+    job.train_stages(name, job.build_student(), teachers, resume=False, callbacks=[])
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
     found = {}
     for column in (one for one in rows[0] if one.startswith("gradient_ratio/")):
@@ -46,12 +46,12 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", help="only these (default: all)")
     parser.add_argument("--share", type=float, default=1.0, help="of the plain soft term's pull")
     options = parser.parse_args()
-    recipe, loaded = load(find(options.recipe), options.settings), Loaded()
-    listening = [name for name, arm in arms(recipe).items() if arm.listens and name != "distilled"]
+    recipe, loaded = load_recipe(find_recipe(options.recipe), options.settings), DataCache()
+    listening = [name for name, arm in make_variants(recipe).items() if arm.uses_teachers and name != "distilled"]
     with tempfile.TemporaryDirectory() as work:
         plain_pull = pulls(recipe, "distilled", Path(work) / "distilled", loaded)["soft"][0]
         print(f"distilled: soft pulls {plain_pull:.1f} times as hard as the weighted hard loss")
-        for name in options.arms or listening:
+        for name in options.variants or listening:
             for term, (ratio, weight) in pulls(recipe, name, Path(work) / name, loaded).items():
                 fit = weight * options.share * plain_pull / ratio
                 print(f"{name}: {term} with weight {weight:g} pulls {ratio:.3g}; weight {fit:.3g} would match")

@@ -15,9 +15,9 @@ from cifar import published
 from results import parsed
 
 from limbeck.models import save_weights
-from limbeck.recipe import find, load
+from limbeck.recipe import find_recipe, load_recipe
 from limbeck.workflows._job.job import Job
-from limbeck.workflows._job.measure import figures
+from limbeck.workflows._job.measure import evaluate_split
 
 ADAMW = ["training.optimizer={use: AdamW, lr: 0.001, weight_decay: 0.05}",
          "training.scheduler={use: OneCycleLR, max_lr: 0.001}"]  # fmt: skip
@@ -45,20 +45,22 @@ def main() -> None:
     parser.add_argument("--tinyimagenet", default="data/tinyimagenet32", help="the folder")
     parser.add_argument("--data-root", help="where cifar10_resnets stands")
     options = parsed(parser, places=("out", "cifar10", "tinyimagenet", "data_root"))
-    for name in options.only:
+    for name in options.classes:
         file = options.out / f"{name}.safetensors"
         if file.exists():
             continue
         recipe, called, settings = TEACHERS[name]
         root = options.cifar10 if recipe.startswith("cifar10") else options.tinyimagenet
-        job = Job.of(load(find(recipe), [f"data.root={root}", "study=null", *settings]), options.out / name)
-        network = job.teacher(called)
+        job = Job.from_recipe(
+            load_recipe(find_recipe(recipe), [f"data.root={root}", "study=null", *settings]), options.out / name
+        )
+        network = job.build_teacher(called)
         if name == "resnet":
             lacking, unknown = network.load_state_dict(published("resnet20", options.data_root), strict=False)
             assert not unknown, unknown
             assert all(one.endswith("num_batches_tracked") for one in lacking), lacking
-        run = job.teach(called, network, resume=True, watchers=None)
-        told = figures(network, job.data, job.task, job.data.validation)[0]
+        run = job.train_teacher(called, network, resume=True, callbacks=None)
+        told = evaluate_split(network, job.data, job.task, job.data.validation)[0]
         print(f"{name}: {100 * told['top1']:.1f} % on validation, {run.seconds:.0f} s", flush=True)
         save_weights(network, file, metadata={"recipe": recipe})
 

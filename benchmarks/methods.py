@@ -18,12 +18,12 @@ from methods_ratios import latency_ratio
 from results import parsed, row, write
 from study_figures import gain, share
 
-from limbeck.evaluation import paired_over_seeds
-from limbeck.report import judge_over_seeds
+from limbeck.evaluation import paired_mean_ci
+from limbeck.report import classify_gain_over_seeds
 from limbeck.workflows import study
 
 
-@dataclass(frozen=True)
+@dataclass(freeze=True)
 class Plan:
     """One study: its recipe, the teachers' weights by name, and what else is changed of it."""
 
@@ -63,7 +63,7 @@ SMALL = "Tiny-ImageNet at 32 pixels, 20 of 200 classes, ResNet-14, 6 epochs"
 def done(options: argparse.Namespace) -> dict[str, dict]:
     """What ``study.json`` of each plan holds, after running what is missing."""
     found = {}
-    for name in options.only:
+    for name in options.classes:
         plan, out = PLANS[name], options.work / name
         root = options.cifar10 if plan.recipe.startswith("cifar10") else options.tinyimagenet
         settings = [f"data.root={root}", *plan.settings]
@@ -72,7 +72,12 @@ def done(options: argparse.Namespace) -> dict[str, dict]:
             f"teachers.{one}.weights={options.teachers}/{file}.safetensors" for one, file in plan.teachers.items()
         ]
         found[name] = study(
-            plan.recipe, settings, jobs=options.jobs, out=out, resume=(out / "recipe.yaml").exists(), watchers=[]
+            plan.recipe,
+            settings,
+            jobs=options.jobs,
+            output_dir=out,
+            resume=(out / "recipe.yaml").exists(),
+            callbacks=[],
         )
     return found
 
@@ -83,8 +88,8 @@ def against(one: dict, work: Path, arm: str, other: str) -> dict:
         [100 * _record(work, name, seed)["models"][name]["test"]["top1"] for seed in one["seeds"]]
         for name in (arm, other)
     ]
-    gain = paired_over_seeds(*tops)
-    return gain | {"judgement": judge_over_seeds(gain)}
+    gain = paired_mean_ci(*tops)
+    return gain | {"judgement": classify_gain_over_seeds(gain)}
 
 
 def best(one: dict, arms: list[str] | tuple[str, ...]) -> str:

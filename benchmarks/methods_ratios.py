@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from results import row
 
-from limbeck.recipe import load
+from limbeck.recipe import load_recipe
 from limbeck.workflows._job.job import Job
 
 TURNS, CALLS = 30, 20
@@ -30,10 +30,10 @@ def pulled(work: Path, arm: str, seeds: list[int]) -> dict[str, float]:
 
 def latency_ratio(one: dict, work: Path) -> dict:
     """The teacher's time for a picture over the student's: batch 1, one thread, float32, in turns in one process."""
-    recipe = load(work / "recipe.yaml", ["study=null"])
-    job = Job.of(recipe, work / "rehearsal")
+    recipe = load_recipe(work / "recipe.yaml", ["study=null"])
+    job = Job.from_recipe(recipe, work / "rehearsal")
     picture = job.data.validation.read(torch.arange(1))
-    networks = [job.teacher("wide").eval(), job.student().eval()]
+    networks = [job.build_teacher("wide").eval(), job.build_student().eval()]
     torch.set_num_threads(1)
     ratios = []
     with torch.no_grad():

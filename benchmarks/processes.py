@@ -15,10 +15,10 @@ import torch
 from results import row, write
 
 import limbeck
-from limbeck.data import arrays
-from limbeck.losses import SoftTarget
+from limbeck.data import from_tensors
+from limbeck.losses import KDLoss
 from limbeck.models import resnet20, resnet56
-from limbeck.training import Training, join, launched, one_device
+from limbeck.training import TrainingConfig, init_processes, make_fabric, make_single_device_fabric
 
 BATCH = 64
 
@@ -28,12 +28,12 @@ def pictures_a_second(data, fabric, steps: int) -> float:
     torch.manual_seed(0)
     student, teacher = resnet20(classes=10, channels=3), resnet56(classes=10, channels=3)
     distiller = limbeck.Distiller(
-        student, teacher, objective={"soft": SoftTarget(tau=4.0)}, task=limbeck.tasks.Classification(classes=10)
+        student, teacher, objective={"soft": KDLoss(temperature=4.0)}, task=limbeck.tasks.Classification(classes=10)
     )
-    training = Training(optimizer=lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), batch=BATCH)
+    training = TrainingConfig(optimizer=lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), batch_size=BATCH)
     begun: list[float] = []
     student.register_forward_pre_hook(lambda module, _: begun.append(time.perf_counter()) if module.training else None)
-    run = limbeck.fit(distiller, data, steps=steps + 2, training=training, fabric=fabric, watchers=[])
+    run = limbeck.fit(distiller, data, steps=steps + 2, training=training, fabric=fabric, callbacks=[])
     # From the beginning of the third step to that of the last: neither warming up nor validating.
     return (run.steps - 3) * BATCH * fabric.world_size / (begun[run.steps - 1] - begun[2])
 
@@ -41,12 +41,12 @@ def pictures_a_second(data, fabric, steps: int) -> float:
 def work(turns: int, steps: int) -> None:
     """What each of the two processes does."""
     torch.set_num_threads(1)
-    processes = join()
-    data = arrays(torch.rand(2000, 3, 32, 32), torch.arange(2000) % 10)
+    processes = init_processes()
+    data = from_tensors(torch.rand(2000, 3, 32, 32), torch.arange(2000) % 10)
     ones, twos = [], []
     for _ in range(turns):
-        twos.append(pictures_a_second(data, launched(), steps))
-        ones.append(processes.first(lambda: pictures_a_second(data, one_device(), steps)))
+        twos.append(pictures_a_second(data, make_fabric(), steps))
+        ones.append(processes.run_on_rank_zero(lambda: pictures_a_second(data, make_single_device_fabric(), steps)))
     if processes.rank == 0:
         what = f"random pictures of 32 px, resnet56 teaching resnet20, batch {BATCH} for each process"
         ratios = [two / one for two, one in zip(twos, ones, strict=True)]

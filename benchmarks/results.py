@@ -16,9 +16,9 @@ HERE = Path(__file__).parent / "results"
 
 def row(name: str, values: list[float], *, unit: str, aim: str, data: str, digits: int = 4) -> dict:
     """One figure: the mean of ``values`` (seeds or repeats) with its 95 % interval by Student's t."""
-    from limbeck.evaluation import over_seeds
+    from limbeck.evaluation import mean_ci
 
-    found = over_seeds(values)
+    found = mean_ci(values)
 
     def short(value: float | None) -> float | None:
         return None if value is None else round(value, digits)

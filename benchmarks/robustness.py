@@ -16,9 +16,9 @@ from statistics import fmean
 from results import parsed, row, write
 
 from limbeck.models import load_weights
-from limbeck.recipe import load
+from limbeck.recipe import load_recipe
 from limbeck.workflows._job.job import Job
-from limbeck.workflows.evaluate.robustness_api import Asked, side_by_side
+from limbeck.workflows.evaluate.robustness_api import RobustnessConfig, evaluate_side_by_side
 from studies import PLANS
 
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "robustness.md"
@@ -29,7 +29,7 @@ ARMS = ("alone", "smoothed", "distilled")
 
 def kept(folder: Path, seed: int, options: argparse.Namespace, eps: float) -> dict[str, dict[str, float]]:
     """:func:`measured`, once for all."""
-    path = folder / f"robustness-{seed}-{options.examples}-{eps:g}.json"
+    path = folder / f"robustness-{seed}-{options.num_samples}-{eps:g}.json"
     if not path.exists():
         path.write_text(json.dumps(measured(folder, seed, options, eps)))
     return json.loads(path.read_text())
@@ -37,16 +37,16 @@ def kept(folder: Path, seed: int, options: argparse.Namespace, eps: float) -> di
 
 def measured(folder: Path, seed: int, options: argparse.Namespace, eps: float) -> dict[str, dict[str, float]]:
     """Figures by arm, of one seed."""
-    job = Job.of(load(folder / "cells" / "distilled" / str(seed) / "recipe.yaml"), folder / "rehearsal")
+    job = Job.from_recipe(load_recipe(folder / "cells" / "distilled" / str(seed) / "recipe.yaml"), folder / "rehearsal")
     students = {
-        arm: load_weights(job.student(), folder / "cells" / arm / str(seed) / "student.safetensors").eval()
+        arm: load_weights(job.build_student(), folder / "cells" / arm / str(seed) / "student.safetensors").eval()
         for arm in ARMS
     }
-    asked = Asked(
-        what=("attacks", "corruptions", "noise"), attacks=("fgsm", "pgd"), eps=eps / 255, examples=options.examples,
+    asked = RobustnessConfig(
+        checks=("attacks", "corruptions", "noise"), attacks=("fgsm", "pgd"), eps=eps / 255, num_samples=options.num_samples,
         seed=seed,
     )  # fmt: skip
-    found = side_by_side(students, job.data, job.task, job.data.validation, asked=asked)["models"]
+    found = evaluate_side_by_side(students, job.data, job.task, job.data.validation, config=asked)["models"]
     told = {}
     for arm in ARMS:
         record = json.loads((folder / "cells" / arm / str(seed) / "record.json").read_text())
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=tuple(EPS), help="some of the studies")
     options = parsed(parser, places=("work",))
     found: dict[str, list[dict]] = {}
-    for name in options.only or EPS:
+    for name in options.classes or EPS:
         folder = options.work / name
         if (folder / "study.json").exists():
             seeds = json.loads((folder / "study.json").read_text())["seeds"]

@@ -15,20 +15,20 @@ from PIL import Image
 from results import parsed, row, write
 
 from limbeck.data import Normalization
-from limbeck.data.split import Part
-from limbeck.evaluation import shift
-from limbeck.workflows._job.measure import Deployed
+from limbeck.data.split import Split
+from limbeck.evaluation import shift_accuracy
+from limbeck.workflows._job.measure import NormalizedModel
 
 
-def both(options: argparse.Namespace) -> tuple[Part, Part]:
+def both(options: argparse.Namespace) -> tuple[Split, Split]:
     """The lossless pictures and their JPEG twins, in one order."""
-    with np.load(cifar.found(options.data_root, "cifar10_lossless5k/lossless5k.npz")) as file:
+    with np.load(cifar.problems(options.data_root, "cifar10_lossless5k/lossless5k.npz")) as file:
         lossless, target, numbers = file["x_test"], torch.from_numpy(file["y_test"]).long(), file["test_jpg_index"]
     named = {int(path.stem): path for path in (options.pictures / "cifar10" / "test").rglob("*.jpg")}
     for number, label in zip(numbers, target.tolist(), strict=True):
         assert named[int(number)].parent.name == cifar.CLASSES[label], "the index does not lead to twins"
     twins = np.stack([np.asarray(Image.open(named[int(number)])) for number in numbers])
-    return Part.whole(cifar.stored(lossless), target), Part.whole(cifar.stored(twins), target)
+    return Split.from_images(cifar.stored(lossless), target), Split.from_images(cifar.stored(twins), target)
 
 
 def main() -> None:
@@ -38,8 +38,8 @@ def main() -> None:
         "--pictures", type=Path, default=Path("data"), help="where cifar10 stands as folders of pictures"
     )
     options = parsed(parser, places=("data_root", "pictures"))
-    network = Deployed(cifar.teacher(options.data_root).eval(), Normalization(cifar.MEAN, cifar.STD), rank=3)
-    found = shift(network, *both(options))
+    network = NormalizedModel(cifar.teacher(options.data_root).eval(), Normalization(cifar.MEAN, cifar.STD), num_dims=3)
+    found = shift_accuracy(network, *both(options))
     told = "CIFAR-10, 1,000 test pictures, ResNet-56 as published"
     change = row("jpeg_shift_accuracy_change", [found["difference"]], unit="points", aim="report", data=told, digits=1)
     change |= {"low": round(found["low"], 1), "high": round(found["high"], 1), "n": found["n"]}

@@ -16,10 +16,10 @@ from results import row, write
 from torch.nn import functional as F
 
 import limbeck
-from limbeck.data import Digits, Views, affine
-from limbeck.losses import SoftTarget
+from limbeck.data import Augmentation, Digits, affine
+from limbeck.losses import KDLoss
 from limbeck.models import small_cnn
-from limbeck.training import Training
+from limbeck.training import TrainingConfig
 
 STEPS, TURNS, BATCH = 250, 12, 64
 
@@ -42,7 +42,7 @@ def bare(data) -> Iterator[None]:
     student, teacher = networks()
     student.train()
     teacher.eval().requires_grad_(False)
-    stream = data.stream(batch=BATCH)
+    stream = data.batches(batch=BATCH)
     ours = optimizer(student.parameters())
     theirs = schedule(ours, STEPS)
     total, tau = torch.zeros(()), 4.0
@@ -65,17 +65,17 @@ def turn(data) -> tuple[float, float]:
     """Median milliseconds of a step, of fit and of the bare loop."""
     student, teacher = networks()
     distiller = limbeck.Distiller(
-        student, teacher, objective={"soft": SoftTarget(tau=4.0)}, task=limbeck.tasks.Classification(classes=10)
+        student, teacher, objective={"soft": KDLoss(temperature=4.0)}, task=limbeck.tasks.Classification(classes=10)
     )
-    training = Training(optimizer=optimizer, scheduler=schedule, batch=BATCH)
-    both = Alternating(data.stream(batch=BATCH), bare(data))
-    limbeck.fit(distiller, both, steps=STEPS, steps_per_epoch=STEPS, training=training, watchers=[])
+    training = TrainingConfig(optimizer=optimizer, scheduler=schedule, batch_size=BATCH)
+    both = Alternating(data.batches(batch=BATCH), bare(data))
+    limbeck.fit(distiller, both, steps=STEPS, steps_per_epoch=STEPS, training=training, callbacks=[])
     return both.medians()
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    data = Digits(labels=100, views=Views((affine(10, (0.9, 1.1), 0.06),))).load(seed=0)
+    data = Digits(num_labeled=100, augment=Augmentation((affine(10, (0.9, 1.1), 0.06),))).load(seed=0)
     turn(data)
     turns = [turn(data) for _ in range(TURNS)]
     ratios = [ours / theirs for ours, theirs in turns]

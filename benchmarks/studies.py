@@ -18,7 +18,7 @@ from study_figures import gain, share
 from limbeck.workflows import study
 
 
-@dataclass(frozen=True)
+@dataclass(freeze=True)
 class Plan:
     """One study: its recipe, what is changed of it, and how many seeds."""
 
@@ -49,15 +49,15 @@ def done(options: argparse.Namespace) -> dict[str, dict]:
     """What ``study.json`` of each plan holds, after running what is missing."""
     found = {}
     for name, plan in PLANS.items():
-        if options.only and name.partition("-")[0] not in options.only:
+        if options.classes and name.partition("-")[0] not in options.classes:
             continue
         out, settings = options.work / name, list(plan.settings)
         if plan.recipe == "tinyimagenet_first":
             settings += [f"data.root={options.tinyimagenet}"]
             settings += [f"teachers.teacher.weights={options.teacher}"] if options.teacher else []
         found[name] = study(
-            plan.recipe, settings, seeds=plan.seeds, jobs=options.jobs, out=out,
-            resume=(out / "recipe.yaml").exists(), watchers=[],
+            plan.recipe, settings, seeds=plan.seeds, jobs=options.jobs, output_dir=out,
+            resume=(out / "recipe.yaml").exists(), callbacks=[],
         )  # fmt: skip
     return found
 

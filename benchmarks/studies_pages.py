@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from limbeck.report.compare import markdown_text
-from limbeck.workflows.compare.run import comparison
+from limbeck.report.compare import to_markdown
+from limbeck.workflows.compare.run import build_comparison
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "results"
@@ -43,7 +43,7 @@ def _page(short: str, names: list[str], found: dict[str, dict], work: Path) -> l
     lines = [
         f"# {TITLES[short]}", "",
         "Written by `python benchmarks/studies.py` from a finished `limbeck study`. " + ABOUT[short], "",
-        _budget(found[first]), "", markdown_text(comparison([work / first])).strip(), "",
+        _budget(found[first]), "", to_markdown(build_comparison([work / first])).strip(), "",
     ]  # fmt: skip
     if len(arms["distilled"]["gain"]["mcnemar"]) > 1:
         told = arms["distilled"]["gain"]["mcnemar"]

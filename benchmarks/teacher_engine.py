@@ -24,7 +24,7 @@ from results import row, write
 
 from limbeck.models import resnet56, timm
 from limbeck.tasks import Classification
-from limbeck.teachers import Engine, Frozen
+from limbeck.teachers import FrozenTeacher, InferenceBackend
 
 TURNS, ANSWERS = 8, 10
 
@@ -58,25 +58,25 @@ def lite2() -> tuple[torch.nn.Module, str]:
     return EfficientNet.from_pretrained("efficientnet-lite2", weights_path=path), "trained weights, efficientnet-lite2"
 
 
-def seconds(frozen: Frozen, batch: torch.Tensor, task: Classification) -> float:
+def seconds(frozen: FrozenTeacher, batch: torch.Tensor, task: Classification) -> float:
     begun = time.perf_counter()
-    frozen.answer(batch, task)
+    frozen.predict(batch, task)
     return time.perf_counter() - begun
 
 
 def measured(network: torch.nn.Module, batch: torch.Tensor, *, classes: int) -> tuple[list[float], dict]:
     """One ratio a turn, eager ÷ chosen, and what was found when the engine was chosen."""
     task = Classification(classes)
-    chosen = Frozen(network, engine=Engine("auto", tell=print))
-    both = (Frozen(network), chosen)
+    chosen = FrozenTeacher(network, backend=InferenceBackend("auto", log=print))
+    both = (FrozenTeacher(network), chosen)
     for frozen in both:
-        frozen.answer(batch, task)
+        frozen.predict(batch, task)
     ratios = []
     for _ in range(TURNS):
         taken = [[seconds(frozen, batch, task) for frozen in both] for _ in range(ANSWERS)]
         slow, fast = (statistics.median(times) for times in zip(*taken, strict=True))
         ratios.append(slow / fast)
-    return ratios, chosen.engine.report.plain()
+    return ratios, chosen.backend.report.to_dict()
 
 
 def main() -> None:
@@ -94,7 +94,7 @@ def main() -> None:
         data = f"random pictures {'×'.join(map(str, shape))}; {weights}"
         rows.append(row(f"teacher_engine_speedup_{name}", ratios, unit="×", aim=">= 1.5", data=data, digits=2))
         found[name] = report
-    write(rows, engines=found, load_average=os.getloadavg()[0])
+    write(rows, backends=found, load_average=os.getloadavg()[0])
 
 
 if __name__ == "__main__":

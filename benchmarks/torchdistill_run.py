@@ -73,7 +73,7 @@ def turn(seed: int, options: argparse.Namespace, python: str) -> dict[str, dict]
     """All three runs of one seed."""
     work: Path = options.work
     settings = {"seed": seed, "epochs": options.epochs, "take": options.take, "data_root": options.data_root}
-    ours = settings | {"views": options.views, "engine": options.engine}
+    ours = settings | {"views": options.views, "engine": options.backend}
     cache = work / f"cache-{known_by(ours)}"
     ours["cache"] = str(cache)
     first_of, third_of = (work / f"{side}-{seed}-{known_by(ours)}.json" for side in ("first", "third"))

@@ -42,23 +42,23 @@ def with_torchdistill(settings: dict) -> dict:
 def with_limbeck(settings: dict) -> dict:
     """`limbeck.fit` with a cached teacher; the cache is filled by the run that first shows a view."""
     import limbeck
-    from limbeck.data import Normalization, Part, Views, crop, flip
-    from limbeck.teachers import Cached
+    from limbeck.data import Augmentation, Normalization, Split, horizontal_flip, random_crop
+    from limbeck.teachers import CachedTeacher
 
     parts, student = _beginning(settings)
     images, target = parts["train"]
-    views = Views((crop(4), flip()), per_sample=settings["views"])
+    views = Augmentation((random_crop(4), horizontal_flip()), num_views=settings["views"])
     shown = Shown(
-        Part.whole(cifar.stored(images), target), views, Normalization(cifar.MEAN, cifar.STD), settings["seed"]
+        Split.from_images(cifar.stored(images), target), views, Normalization(cifar.MEAN, cifar.STD), settings["seed"]
     )
-    source = cifar.frozen(cifar.teacher(settings["data_root"]), settings["engine"])
-    cached = Cached(source, shown.stream(batch=cifar.BATCH), root=settings["cache"])
+    source = cifar.freeze(cifar.teacher(settings["data_root"]), settings["engine"])
+    cached = CachedTeacher(source, shown.batches(batch=cifar.BATCH), root=settings["cache"])
     limbeck.fit(
         cifar.distiller(student, cached), shown, epochs=settings["epochs"], training=cifar.training(),
-        seed=settings["seed"], watchers=[cifar.Lines("limbeck")],
+        seed=settings["seed"], callbacks=[cifar.Lines("limbeck")],
     )  # fmt: skip
-    figures = {name: value for name, value in cached.figures().items() if name != "folder"}
-    engine = getattr(source, "engine", None)
+    figures = {name: value for name, value in cached.stats().items() if name != "folder"}
+    engine = getattr(source, "backend", None)
     return _ending(student, parts) | {"cache": figures, "engine": str(getattr(engine, "report", settings["engine"]))}
 
 
@@ -74,7 +74,7 @@ def losses(settings: dict) -> dict:
     return {"torchdistill": theirs.item(), "limbeck": ours.item()}
 
 
-@dataclass(frozen=True)
+@dataclass(freeze=True)
 class Shown:
     """Training pictures without a validation part: neither side looks at anything on the way."""
 
@@ -84,9 +84,11 @@ class Shown:
     seed: int
 
     def stream(self, *, batch: int, pictures: str = "all", rank: int = 0, world: int = 1):
-        from limbeck.data.batch_sampler import Shuffled
+        from limbeck.data.batch_sampler import BatchSampler
 
-        return Shuffled(self.part, self.views, self.normalization, batch=batch, seed=self.seed, rank=rank, world=world)
+        return BatchSampler(
+            self.split, self.views, self.normalization, batch_size=batch, seed=self.seed, rank=rank, world_size=world
+        )
 
     def validation_batches(self) -> Iterator[Any]:
         return iter(())

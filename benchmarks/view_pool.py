@@ -22,23 +22,25 @@ from finished import kept, known_by
 from results import HERE, parsed, row, write
 
 import limbeck
-from limbeck.data import Data, Part, Views, crop, flip
-from limbeck.data.module import arrange
+from limbeck.data import Augmentation, DataModule, Split, horizontal_flip, random_crop
+from limbeck.data.module import make_splits
 from limbeck.models import resnet8
-from limbeck.teachers import Cached
+from limbeck.teachers import CachedTeacher
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "images" / "view_pool.svg"
 POOLS = (1, 2, 4, 8, 16)
 
 
-def data(options: argparse.Namespace, seed: int, pool: int) -> Data:
+def data(options: argparse.Namespace, seed: int, pool: int) -> DataModule:
     """The pictures of a seed, each in ``pool`` views; 0 makes them anew in each epoch."""
     parts = cifar.pictures(options.data_root)
-    first, test = (Part.whole(cifar.stored(parts[part][0]), parts[part][1], first=first) for part, first in _PARTS)
-    return arrange(
-        "CIFAR-10", cifar.CLASSES, first, seed=seed, validation=options.validation / len(first), test=test, labels=None,
-        keep=options.take, views=Views((crop(4), flip()), per_sample=pool), normalize="imagenet",
+    first, test = (
+        Split.from_images(cifar.stored(parts[part][0]), parts[part][1], first_id=first) for part, first in _PARTS
+    )
+    return make_splits(
+        "CIFAR-10", cifar.CLASSES, first, seed=seed, validation=options.validation / len(first), test=test, num_labeled=None,
+        num_samples=options.take, augment=Augmentation((random_crop(4), horizontal_flip()), num_views=pool), normalize="imagenet",
     )  # fmt: skip
 
 
@@ -46,17 +48,17 @@ def trained(options: argparse.Namespace, seed: int, pool: int, root: Path) -> di
     """One student's accuracy on the validation part, in per cent, and what it cost."""
     begun = time.perf_counter()
     shown, widest = data(options, seed, pool), data(options, seed, options.epochs)
-    source = cifar.frozen(cifar.teacher(options.data_root), options.engine)
-    cached = Cached(source, widest.stream(batch=cifar.BATCH), root=root)
+    source = cifar.freeze(cifar.teacher(options.data_root), options.backend)
+    cached = CachedTeacher(source, widest.batches(batch_size=cifar.BATCH), root=root)
     torch.manual_seed(seed)
-    steps = options.epochs * shown.stream(batch=cifar.BATCH).steps_per_epoch
+    steps = options.epochs * shown.batches(batch_size=cifar.BATCH).steps_per_epoch
     run = limbeck.fit(
         cifar.distiller(resnet8(classes=10), cached), shown, steps=steps, steps_per_epoch=-(-steps // 4),
-        training=cifar.training(), seed=seed, watchers=[cifar.Lines(arm(pool))],
+        training=cifar.training(), seed=seed, callbacks=[cifar.Lines(arm(pool))],
     )  # fmt: skip
     return {
         "accuracy": 100 * run.history[-1]["validation_top1"], "train_accuracy": 100 * run.history[-1]["train_accuracy"],
-        "seconds": time.perf_counter() - begun, "asked": cached.asked, "read": cached.read,
+        "seconds": time.perf_counter() - begun, "asked": cached.misses, "read": cached.hits,
     }  # fmt: skip
 
 

@@ -16,35 +16,35 @@ import torch
 from torch import Tensor
 
 from limbeck.data import (
-    Data,
+    Augmentation,
+    DataModule,
     ImageFolder,
-    Views,
     affine,
     color_jitter,
-    composite,
-    crop,
     cutmix,
-    flip,
+    default_augmentation,
+    horizontal_flip,
     mixup,
     rand_augment,
-    resized_crop,
+    random_crop,
+    random_resized_crop,
     torchvision,
 )
-from limbeck.data.batch_sampler import Shuffled
+from limbeck.data.batch_sampler import BatchSampler
 
 OUT = Path(__file__).parents[1] / "docs" / "images" / "views.png"
 ROWS = {
-    "as they are": Views(),
-    "crop": Views((crop(),)),
-    "flip": Views((flip(),)),
-    "affine": Views((affine(),)),
-    "resized_crop": Views((resized_crop((0.25, 1.0)),)),
-    "color_jitter": Views((color_jitter(),)),
-    "rand_augment": Views((rand_augment(),)),
-    "torchvision:\nRandomErasing": Views((torchvision("RandomErasing", p=1.0),)),
-    "mixup(1.0)": Views((mixup(1.0),)),
-    "cutmix": Views((cutmix(),)),
-    "composite": composite(),
+    "as they are": Augmentation(),
+    "crop": Augmentation((random_crop(),)),
+    "flip": Augmentation((horizontal_flip(),)),
+    "affine": Augmentation((affine(),)),
+    "resized_crop": Augmentation((random_resized_crop((0.25, 1.0)),)),
+    "color_jitter": Augmentation((color_jitter(),)),
+    "rand_augment": Augmentation((rand_augment(),)),
+    "torchvision:\nRandomErasing": Augmentation((torchvision("RandomErasing", p=1.0),)),
+    "mixup(1.0)": Augmentation((mixup(1.0),)),
+    "cutmix": Augmentation((cutmix(),)),
+    "composite": default_augmentation(),
 }
 CLASSES, PLACE, VIEWS = ("horse", "ship"), 7, 4
 
@@ -53,19 +53,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", nargs="?", default=os.environ.get("LIMBECK_DATA", "data"))
     root = Path(parser.parse_args().root) / "cifar10"
-    data = ImageFolder(root=str(root), test="test", memory=0, take=1000, normalize="none").load(seed=0)
+    data = ImageFolder(root=str(root), test_split="test", cache_mb=0, num_samples=1000, normalize="none").load(seed=0)
     matplotlib.use("Agg")
     draw({name: row(data, views) for name, views in ROWS.items()})
 
 
-def row(data: Data, views: Views) -> list[tuple[Tensor, str]]:
+def row(data: DataModule, views: Augmentation) -> list[tuple[Tensor, str]]:
     """Each cell's picture ``[height, width, 3]`` and what is true of it."""
-    stream = Shuffled(data.train, views, data.normalization, batch=8, seed=0, classes=len(data.classes))
-    first = [int((data.train.target == data.classes.index(name)).nonzero()[PLACE]) for name in CLASSES]
+    stream = BatchSampler(data.train, views, data.normalization, batch_size=8, seed=0, classes=len(data.class_names))
+    first = [int((data.train.target == data.class_names.index(name)).nonzero()[PLACE]) for name in CLASSES]
     which = torch.tensor(first).repeat_interleave(VIEWS)
-    batch = stream.show(which, torch.arange(VIEWS).repeat(len(first)))
+    batch = stream.load(which, torch.arange(VIEWS).repeat(len(first)))
     return [
-        (picture.permute(1, 2, 0), truth(target, data.classes))
+        (picture.permute(1, 2, 0), truth(target, data.class_names))
         for picture, target in zip(batch["input"], batch["target"], strict=True)
     ]
 

@@ -17,11 +17,11 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 import limbeck
-from limbeck.data import ImageFolder, Views, affine
-from limbeck.evaluation import predictions, quality
+from limbeck.data import Augmentation, ImageFolder, affine
+from limbeck.evaluation import classification_metrics, collect_logits
 from limbeck.export import to_onnx
-from limbeck.losses import CrossEntropy, Hint, SoftTarget
-from limbeck.training import Training
+from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
+from limbeck.training import TrainingConfig
 
 
 class Teacher(nn.Module):
@@ -78,25 +78,27 @@ def write_digits(root):
 
 def main(pictures, out, steps):
     torch.set_num_threads(1)  # networks this small lose more time to handing work over than they win
-    views = Views((affine(degrees=10, shift=0.06),))
+    views = Augmentation((affine(degrees=10, translate=0.06),))
     # With labels=200, only so many keep their label, and the teacher speaks about all. Leave it out for your own.
-    data = ImageFolder(root=str(pictures), size=8, channels=1, labels=200, normalize="data", views=views).load(seed=0)
-    classes = len(data.classes)
+    data = ImageFolder(root=str(pictures), size=8, channels=1, num_labeled=200, normalize="data", augment=views).load(
+        seed=0
+    )
+    classes = len(data.class_names)
     task = limbeck.tasks.Classification(classes=classes)
-    truth = {"truth": CrossEntropy()}
-    training = Training(
+    truth = {"truth": CrossEntropyLoss()}
+    training = TrainingConfig(
         optimizer=partial(torch.optim.AdamW, lr=0.02),
         scheduler=lambda optimizer, steps: OneCycleLR(optimizer, max_lr=0.02, total_steps=steps),
-        batch=64,
+        batch_size=64,
     )
 
     def fit(distiller, phase, **how):
-        run = limbeck.fit(distiller, data, training=training, out=out, phase=phase, steps_per_epoch=50, **how)
+        run = limbeck.fit(distiller, data, training=training, run_dir=out, phase=phase, steps_per_epoch=50, **how)
         return run.student
 
     torch.manual_seed(0)
     teaching = limbeck.Distiller(Teacher(classes), objective=truth, task=task)
-    teacher = fit(teaching, "teacher", steps=steps // 2, pictures="labelled")
+    teacher = fit(teaching, "teacher", steps=steps // 2, subset="labelled")
     # A teacher that is trained already: limbeck.models.load_weights(Teacher(classes), "teacher.safetensors")
 
     start = Student(classes)
@@ -104,23 +106,25 @@ def main(pictures, out, steps):
     distiller = limbeck.Distiller(
         start,
         teacher,
-        objective={**truth, "soft": SoftTarget(tau=4.0), "hint": Hint(at="late")},
+        objective={**truth, "soft": KDLoss(temperature=4.0), "hint": FitNetLoss(layer="late")},
         weights={"truth": 0.1, "soft": 0.9, "hint": limbeck.schedule.linear(1.0, 0.0)},
-        taps={"student": {"late": "features"}, "teacher": {"late": "body"}},
+        feature_layers={"student": {"late": "features"}, "teacher": {"late": "body"}},
         task=task,
     )
     networks = {
         "teacher": teacher,
-        "alone": fit(alone, "alone", steps=steps, pictures="labelled"),
+        "alone": fit(alone, "alone", steps=steps, subset="labelled"),
         "distilled": fit(distiller, "distilled", steps=steps),
     }
     for name, network in networks.items():
-        found = quality(*predictions(network, data.validation_batches(), task), classes=data.classes)
+        found = classification_metrics(
+            *collect_logits(network, data.validation_batches(), task), class_names=data.class_names
+        )
         print(f"validation, {name}: accuracy {found['top1']:.4f}, calibration error {found['ece']:.4f}")
 
     pixels = data.validation.read(torch.arange(len(data.validation)))
     student = Deployed(networks["distilled"], data.normalization)
-    written = to_onnx(student, pixels[:1], out / "student.onnx", examples=pixels)
+    written = to_onnx(student, pixels[:1], out / "student.onnx", check_inputs=pixels)
     print(f"{out / written['file']}: the same labels as torch on {written['label_agreement']:.0%} of the pictures")
 
 

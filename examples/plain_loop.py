@@ -11,19 +11,19 @@ import sys
 import torch
 
 import limbeck
-from limbeck.data import Digits, Views, affine
-from limbeck.losses import CrossEntropy, Hint, SoftTarget
+from limbeck.data import Augmentation, Digits, affine
+from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
 from limbeck.models import small_cnn
 
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 300
 torch.set_num_threads(1)  # networks this small lose more time to handing work over than they win
 
-data = Digits(labels=100, views=Views((affine(degrees=10, shift=0.06),))).load(seed=0)
-task = limbeck.tasks.Classification(classes=len(data.classes))
+data = Digits(num_labeled=100, augment=Augmentation((affine(degrees=10, translate=0.06),))).load(seed=0)
+task = limbeck.tasks.Classification(classes=len(data.class_names))
 
 
 def train(distiller, *, pictures):
-    stream = data.stream(batch=64, pictures=pictures)
+    stream = data.batches(batch_size=64, subset=pictures)
     distiller.prepare(stream.batch(0))  # shapes the projection of Hint, so that the optimizer sees it
     optimizer = torch.optim.AdamW(distiller.parameters(), lr=0.02)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.02, total_steps=STEPS)
@@ -51,16 +51,16 @@ def student():
 
 
 torch.manual_seed(0)
-truth = {"truth": CrossEntropy()}
+truth = {"truth": CrossEntropyLoss()}
 teacher = train(limbeck.Distiller(small_cnn(width=32), objective=truth, task=task), pictures="labelled")
 alone = train(limbeck.Distiller(student(), objective=truth, task=task), pictures="labelled")
 
 distiller = limbeck.Distiller(
     student(),
     teacher,
-    objective={"soft": SoftTarget(tau=4.0), "hint": Hint(at="mid")},
+    objective={"soft": KDLoss(temperature=4.0), "hint": FitNetLoss(layer="mid")},
     weights={"hint": limbeck.schedule.linear(1.0, 0.0)},
-    taps={"student": {"mid": "block2"}, "teacher": {"mid": "block2"}},
+    feature_layers={"student": {"mid": "block2"}, "teacher": {"mid": "block2"}},
     task=task,
 )
 distilled = train(distiller, pictures="all")

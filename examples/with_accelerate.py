@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
 import limbeck
-from limbeck.losses import CrossEntropy, Hint, SoftTarget
+from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
 from limbeck.models import small_cnn
 
 EPOCHS = int(sys.argv[1]) if len(sys.argv) > 1 else 8
@@ -54,14 +54,14 @@ def accuracy(network):
     return (network.eval()(inputs).argmax(dim=1) == target).float().mean().item()
 
 
-teacher = fit(limbeck.Distiller(small_cnn(width=32), objective={"truth": CrossEntropy()}, task=task))
+teacher = fit(limbeck.Distiller(small_cnn(width=32), objective={"truth": CrossEntropyLoss()}, task=task))
 accelerator.free_memory()  # forgets the teacher's training, so that the checkpoint below is the student's
 distiller = limbeck.Distiller(
     small_cnn(width=8),
     teacher,
-    objective={"truth": CrossEntropy(), "soft": SoftTarget(tau=4.0), "hint": Hint(at="mid")},
+    objective={"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=4.0), "hint": FitNetLoss(layer="mid")},
     weights={"truth": 0.1, "soft": 0.9, "hint": limbeck.schedule.linear(1.0, 0.0)},
-    taps={"student": {"mid": "block2"}, "teacher": {"mid": "block2"}},
+    feature_layers={"student": {"mid": "block2"}, "teacher": {"mid": "block2"}},
     task=task,
 )
 student = fit(distiller)

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
 import limbeck
-from limbeck.losses import CrossEntropy, Hint, SoftTarget
+from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
 from limbeck.models import small_cnn
 
 EPOCHS = int(sys.argv[1]) if len(sys.argv) > 1 else 8
@@ -40,7 +40,7 @@ class Distillation(L.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         self.distiller.progress = limbeck.Progress(self.global_step, steps, self.current_epoch, EPOCHS)
         loss = self.distiller(batch)
-        self.log_dict({f"loss/{name}": part for name, part in loss.parts.items()})
+        self.log_dict({f"loss/{name}": part for name, part in loss.by_loss.items()})
         return loss.total
 
     def validation_step(self, batch):
@@ -63,14 +63,14 @@ def fit(distiller):
     return trainer
 
 
-teaching = limbeck.Distiller(small_cnn(width=32), objective={"truth": CrossEntropy()}, task=task)
+teaching = limbeck.Distiller(small_cnn(width=32), objective={"truth": CrossEntropyLoss()}, task=task)
 taught = fit(teaching).callback_metrics["accuracy"].item()
 distiller = limbeck.Distiller(
     small_cnn(width=8),
     teaching.student,
-    objective={"truth": CrossEntropy(), "soft": SoftTarget(tau=4.0), "hint": Hint(at="mid")},
+    objective={"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=4.0), "hint": FitNetLoss(layer="mid")},
     weights={"truth": 0.1, "soft": 0.9, "hint": limbeck.schedule.linear(1.0, 0.0)},
-    taps={"student": {"mid": "block2"}, "teacher": {"mid": "block2"}},
+    feature_layers={"student": {"mid": "block2"}, "teacher": {"mid": "block2"}},
     task=task,
 )
 trainer = fit(distiller)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import torch
 
-from limbeck.evaluation import save_answers
+from limbeck.evaluation import save_predictions
 
 CLASSES = ["zero", "one", "two", "three"]
 ARMS = {"teacher": 0.96, "alone": 0.80, "longer": 0.81, "smoothed": 0.79, "distilled": 0.88, "wide_tau": 0.74}
@@ -91,14 +91,14 @@ def fill(folder, arms, seed, *, kept="samples", named=None, **more):
             role(arm), logits[arm], target, title=f"Student {arm}: small_cnn(width=8)",
             latency=0.21 if big else 0.07 + 0.001 * seed, parameters=94_154 if big else 1_698,
             steps=600 if arm == "longer" else 300,
-            spent={"seconds": 3.0 + seed, "cpu_seconds": 5.0 + seed, "gpu_seconds": None, "joules": None},
+            resources={"seconds": 3.0 + seed, "cpu_seconds": 5.0 + seed, "gpu_seconds": None, "joules": None},
         )  # fmt: skip
     told = record(models, seed=seed, **more)
     (folder / "record.json").write_text(json.dumps(told))
     (folder / "recipe.yaml").write_text(f"name: {told['name']}\nseed: {seed}\nstages: [{{name: s, steps: 300}}]\n")
     curve(folder / "metrics.csv", {arm: models[arm]["validation"]["top1"] for arm in arms})
     if kept:
-        save_answers(folder / "answers.safetensors", logits, target, fingerprint=kept)
+        save_predictions(folder / "answers.safetensors", logits, target, fingerprint=kept)
     return folder
 
 

@@ -38,7 +38,7 @@ def test_taps_shows_modules_that_run_twice(capsys):
     assert "runs 2 times: write layer1.0.relu@0" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("words", "says"),
     [
         (["taps", "resnet21"], "resnet20"),
@@ -61,7 +61,7 @@ def test_a_mistake_is_one_sentence_and_status_2(words, says, capsys, tmp_path, m
     assert len(said.err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     "text",
     ["task: !!python/object/apply:os.system ['touch hacked']", "student: {use: 'os:system'}", "plugins: [os]"],
 )

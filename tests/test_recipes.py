@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limbeck.recipe import check, find, load
+from limbeck.recipe import find_recipe, load_recipe, resolve_recipe
 from limbeck.workflows import distill, study
-from limbeck.workflows.study.variants import Shared, arms, cell_recipe, sound
+from limbeck.workflows.study.variants import StudyContext, check_variants, make_trial_recipe, make_variants
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_the_full_scale_recipe_runs_its_first_twenty_steps(few_pictures, tmp_pat
         "stages.0.epochs=null", "stages.0.steps=20", "training.batch=2", "training.precision=32-true",
         "training.workers=0", "control=none", "export.to=[]",
     ]  # fmt: skip
-    record = distill("cifar100_resnet152_resnet18", settings, out=tmp_path / "run", watchers=[])
+    record = distill("cifar100_resnet152_resnet18", settings, run_dir=tmp_path / "run", callbacks=[])
     assert record["models"]["distilled"]["steps"] == 20
     assert record["models"]["teacher"]["parameters"] == pytest.approx(58.3e6, rel=0.01)
     assert record["models"]["distilled"]["parameters"] == pytest.approx(11.2e6, rel=0.01)
@@ -49,7 +49,7 @@ def test_the_chain_runs_its_first_steps(tmp_path):
         "stages.0.steps=3", "training.batch=4", "training.precision=32-true", "training.workers=0", "export.to=[]",
         "threads=1",
     ]  # fmt: skip
-    record = distill("cifar10_chain", settings, out=tmp_path / "run", watchers=[])
+    record = distill("cifar10_chain", settings, run_dir=tmp_path / "run", callbacks=[])
     assert [(name, model["steps"]) for name, model in record["models"].items()] == [
         ("teacher", 2), ("mid", 3), ("alone", 3), ("direct", 3), ("distilled", 3),
     ]  # fmt: skip
@@ -64,15 +64,15 @@ def test_the_cached_recipe_asks_its_teacher_once_about_each_view(tmp_path):
         "training.batch=4", "training.precision=32-true", "training.workers=0", "export.to=[]", "threads=1",
         "control=none",
     ]  # fmt: skip
-    kept = distill("cifar10_cached", settings, out=tmp_path / "run", watchers=[])["cache"]["teacher"]
+    kept = distill("cifar10_cached", settings, run_dir=tmp_path / "run", callbacks=[])["cache"]["teacher"]
     assert (kept["asked"], kept["read"], kept["complete"]) == (36 * 4, 36 * 2, True)
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     "name", ["cifar10_methods", "cifar100_methods", "tinyimagenet_fine", "tinyimagenet_full", "tinyimagenet_small"]
 )
 def test_every_arm_of_a_study_of_methods_is_sound(name):
-    sound(load(find(name)))
+    check_variants(load_recipe(find_recipe(name)))
 
 
 def test_the_study_of_methods_trains_arms_of_each_form(tmp_path):
@@ -82,22 +82,23 @@ def test_the_study_of_methods_trains_arms_of_each_form(tmp_path):
         "teaching={steps: 1, objective: {truth: CrossEntropy}}", "stages.0.epochs=null", "stages.0.steps=3",
         "training.batch=8", "teachers.resnet.engine=eager",
     ]  # fmt: skip
-    whole = load(find("cifar10_methods"), settings)
+    whole = load_recipe(find_recipe("cifar10_methods"), settings)
     few = {
-        name: whole.study.arms[name] for name in ("weight9_tau8", "learned_tau", "at", "hint", "rkd", "crd", "review")
+        name: whole.study.variants[name]
+        for name in ("weight9_tau8", "learned_tau", "at", "hint", "rkd", "crd", "review")
     }
-    some = whole.study.model_copy(update={"arms": few, "controls": ("alone",)})
-    found = study(whole.model_copy(update={"study": some}), seeds=1, out=tmp_path / "study", watchers=[])
+    some = whole.study.model_copy(update={"variants": few, "baselines": ("alone",)})
+    found = study(whole.model_copy(update={"study": some}), seeds=1, output_dir=tmp_path / "study", callbacks=[])
     assert list(found["results"]["arms"]) == ["teacher", "alone", "distilled", *few]
 
 
 def test_two_stages_run_their_first_steps_with_a_frozen_block(tmp_path):
     short = ["teaching.steps=3", "stages.0.steps=3", "stages.1.steps=4", "stages.1.frozen=[block1]", "export.to=[]"]
-    record = distill("digits_two_stages", [*short, "control=none"], out=tmp_path / "run", watchers=[])
+    record = distill("digits_two_stages", [*short, "control=none"], run_dir=tmp_path / "run", callbacks=[])
     assert record["models"]["distilled"]["steps"] == 7
 
 
-@pytest.mark.parametrize("settings", [["data.take=600"]])
+@pytest.marker.parametrize("settings", [["data.take=600"]])
 def test_fashion_mnist_runs_from_the_debian_package_or_a_data_root(tmp_path, settings):
     from limbeck.core.errors import LimbeckError
     from limbeck.data import FashionMNIST
@@ -108,7 +109,7 @@ def test_fashion_mnist_runs_from_the_debian_package_or_a_data_root(tmp_path, set
         pytest.skip("Fashion-MNIST is not here: apt install dataset-fashion-mnist")
     short = ["teaching.steps=3", "stages.0.steps=3", "export.to=[]", "control=none", "threads=1"]
     short += ["teachers.teacher.width=8", "student.hidden=[8]"]
-    record = distill("fashion_mnist", [*settings, *short], out=tmp_path / "run", watchers=[])
+    record = distill("fashion_mnist", [*settings, *short], run_dir=tmp_path / "run", callbacks=[])
     assert record["data"]["train"] == 600
 
 
@@ -120,7 +121,7 @@ def test_the_study_of_tiny_imagenet_trains_every_arm(tmp_path):
         "teaching.training={}", "teachers.teacher.engine=eager", "teachers.teacher.depth=10",
         "teachers.teacher.width=1", "data.validation=0.2",
     ]  # fmt: skip
-    found = study("tinyimagenet_first", settings, seeds=1, out=tmp_path / "study", watchers=[])
+    found = study("tinyimagenet_first", settings, seeds=1, output_dir=tmp_path / "study", callbacks=[])
     arms = ["teacher", "alone", "longer", "smoothed", "distilled"]
     assert list(found["results"]["arms"]) == arms
 
@@ -133,13 +134,13 @@ def test_the_study_of_three_teachers_hears_them_alone_and_together(tmp_path):
         "stages.0.steps=2", "training.scheduler=null", "training.batch=8", "teachers.cnn.engine=eager",
         "teachers.resnet.engine=eager", "teachers.vit.engine=eager", "teachers.cnn.width=4", "teachers.vit.depth=1",
     ]  # fmt: skip
-    whole = load(find("cifar10_three_teachers"), settings)
-    shared = Shared(tmp_path, [2], 1.0, 0)
-    for arm in arms(whole).values():
-        check(cell_recipe(whole, arm, 0, shared))
-    few = {name: whole.study.arms[name] for name in ("only_vit", "truest", "learned")}
-    some = whole.model_copy(update={"study": whole.study.model_copy(update={"arms": few})})
-    found = study(some, seeds=1, out=tmp_path / "study", watchers=[])
+    whole = load_recipe(find_recipe("cifar10_three_teachers"), settings)
+    shared = StudyContext(tmp_path, [2], 1.0, 0)
+    for arm in make_variants(whole).values():
+        resolve_recipe(make_trial_recipe(whole, arm, 0, shared))
+    few = {name: whole.study.variants[name] for name in ("only_vit", "truest", "learned")}
+    some = whole.model_copy(update={"study": whole.study.model_copy(update={"variants": few})})
+    found = study(some, seeds=1, output_dir=tmp_path / "study", callbacks=[])
     assert list(found["results"]["arms"])[4:] == ["distilled", "only_vit", "truest", "learned"]
     teachers = tmp_path / "study" / "cells" / "teacher" / "0"
     assert {file.stem for file in teachers.glob("*.safetensors")} == {"cnn", "resnet", "vit", "answers"}

@@ -13,34 +13,34 @@ from limbeck._version import __version__
 if TYPE_CHECKING:
     from limbeck import data, features, losses, models, schedule, tasks, teachers, training
     from limbeck.core.errors import LimbeckError
-    from limbeck.core.loss_context import Exchange
+    from limbeck.core.loss_context import LossContext
     from limbeck.core.outputs import Outputs
     from limbeck.core.progress import Progress
     from limbeck.distiller.distiller import Distiller
-    from limbeck.distiller.objective import Loss, Objective
-    from limbeck.training.fit import Run, fit
+    from limbeck.distiller.objective import LossOutput, Objective
+    from limbeck.training.fit import FitResult, fit
 
 _NAMES = {
     "Distiller": "limbeck.distiller.distiller",
-    "Exchange": "limbeck.core.loss_context",
+    "LossContext": "limbeck.core.loss_context",
     "LimbeckError": "limbeck.core.errors",
-    "Loss": "limbeck.distiller.objective",
+    "LossOutput": "limbeck.distiller.objective",
     "Objective": "limbeck.distiller.objective",
     "Outputs": "limbeck.core.outputs",
     "Progress": "limbeck.core.progress",
-    "Run": "limbeck.training.fit",
+    "FitResult": "limbeck.training.fit",
     "fit": "limbeck.training.fit",
 }
-_ROOMS = {"data", "features", "losses", "models", "schedule", "tasks", "teachers", "training"}
+_SUBMODULES = {"data", "features", "losses", "models", "schedule", "tasks", "teachers", "training"}
 
 __all__ = [
-    "Distiller", "Exchange", "LimbeckError", "Loss", "Objective", "Outputs", "Progress", "Run", "__version__", "data",
+    "Distiller", "LossContext", "LimbeckError", "LossOutput", "Objective", "Outputs", "Progress", "FitResult", "__version__", "data",
     "features", "fit", "losses", "models", "schedule", "tasks", "teachers", "training",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
+    if name in _SUBMODULES:
         return import_module(f"limbeck.{name}")
     if name in _NAMES:
         return getattr(import_module(_NAMES[name]), name)

@@ -1,23 +1,23 @@
 """Numbers that move with training, under the name users write: ``from limbeck import schedule``."""
 
 from limbeck.core.schedules import (
+    AcrossStages,
     Cosine,
     Linear,
-    Overall,
+    MultiStep,
     Schedule,
-    Steps,
-    Switch,
+    StepChange,
     Warmup,
-    at,
+    across_stages,
     cosine,
     linear,
-    overall,
-    steps,
-    switch,
+    multistep,
+    resolve,
+    step_change,
     warmup,
 )
 
 __all__ = [
-    "Cosine", "Linear", "Overall", "Schedule", "Steps", "Switch", "Warmup", "at", "cosine", "linear", "overall",
-    "steps", "switch", "warmup",
+    "Cosine", "Linear", "AcrossStages", "Schedule", "MultiStep", "StepChange", "Warmup", "resolve", "cosine", "linear", "across_stages",
+    "multistep", "step_change", "warmup",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 
 PRESENT = torch.tensor([False, True, True])
@@ -14,74 +14,79 @@ PRESENT = torch.tensor([False, True, True])
 
 def test_a_teacher_that_answered_everything_changes_nothing():
     student, teacher = Outputs(logits=torch.zeros(2, 3)), Outputs(logits=torch.ones(2, 3))
-    assert Exchange(student=student, teacher=teacher).pair() == (student, teacher)
+    assert LossContext(student=student, teacher=teacher).pair() == (student, teacher)
 
 
 def test_both_are_cut_to_the_samples_which_the_teacher_answered():
-    student = Outputs(logits=torch.arange(6.0).reshape(3, 2), taps={"mid": torch.arange(3.0)})
-    teacher = Outputs(logits=-torch.arange(6.0).reshape(3, 2), present=PRESENT)
-    mine, its = Exchange(student=student, teachers={"big": teacher}).pair("big")
-    assert mine.rows().tolist() == [[2.0, 3.0], [4.0, 5.0]]
-    assert torch.equal(its.rows(), -mine.rows())
-    assert mine.tap("mid").tolist() == [1.0, 2.0]
+    student = Outputs(logits=torch.arange(6.0).reshape(3, 2), features={"mid": torch.arange(3.0)})
+    teacher = Outputs(logits=-torch.arange(6.0).reshape(3, 2), valid=PRESENT)
+    mine, its = LossContext(student=student, teachers={"big": teacher}).pair("big")
+    assert mine.require_logits().tolist() == [[2.0, 3.0], [4.0, 5.0]]
+    assert torch.equal(its.require_logits(), -mine.require_logits())
+    assert mine.feature("mid").tolist() == [1.0, 2.0]
 
 
 def test_rows_that_are_no_samples_are_cut_by_the_sample_they_belong_to():
     sample = torch.tensor([0, 0, 1, 2, 2, 2])
-    student = Outputs(logits=torch.arange(6.0).unsqueeze(1).repeat(1, 2), sample=sample)
-    teacher = Outputs(logits=torch.arange(6.0).unsqueeze(1).repeat(1, 2), sample=sample, present=PRESENT)
-    mine, its = Exchange(student=student, teacher=teacher).pair()
-    assert mine.rows()[:, 0].tolist() == its.rows()[:, 0].tolist() == [2.0, 3.0, 4.0, 5.0]
-    assert mine.sample.tolist() == its.sample.tolist() == [0, 1, 1, 1]
+    student = Outputs(logits=torch.arange(6.0).unsqueeze(1).repeat(1, 2), row_to_sample=sample)
+    teacher = Outputs(logits=torch.arange(6.0).unsqueeze(1).repeat(1, 2), row_to_sample=sample, valid=PRESENT)
+    mine, its = LossContext(student=student, teacher=teacher).pair()
+    assert mine.require_logits()[:, 0].tolist() == its.require_logits()[:, 0].tolist() == [2.0, 3.0, 4.0, 5.0]
+    assert mine.row_to_sample.tolist() == its.row_to_sample.tolist() == [0, 1, 1, 1]
 
 
 def test_a_teacher_that_answered_nobody_leaves_no_row():
-    teacher = Outputs(logits=torch.zeros(3, 2), present=torch.zeros(3, dtype=torch.bool))
-    mine, its = Exchange(student=Outputs(logits=torch.zeros(3, 2)), teacher=teacher).pair()
-    assert mine.rows().shape == its.rows().shape == (0, 2)
+    teacher = Outputs(logits=torch.zeros(3, 2), valid=torch.zeros(3, dtype=torch.bool))
+    mine, its = LossContext(student=Outputs(logits=torch.zeros(3, 2)), teacher=teacher).pair()
+    assert mine.require_logits().shape == its.require_logits().shape == (0, 2)
 
 
 def test_the_truth_is_all_of_it_also_where_a_teacher_is_absent():
-    said = Exchange(student=Outputs(), teacher=Outputs(present=PRESENT), target=torch.tensor([1, 2, 3]))
-    assert said.truth().tolist() == [1, 2, 3]
+    said = LossContext(student=Outputs(), teacher=Outputs(valid=PRESENT), target=torch.tensor([1, 2, 3]))
+    assert said.require_target().tolist() == [1, 2, 3]
 
 
 def test_a_misspelt_teacher_names_the_nearest():
-    said = Exchange(student=Outputs(), teachers={"resnet": Outputs(), "vit": Outputs()})
+    said = LossContext(student=Outputs(), teachers={"resnet": Outputs(), "vit": Outputs()})
     with pytest.raises(LimbeckError, match="no teacher is named 'resent'; there are: resnet"):
         said.pair("resent")
 
 
 def test_a_student_on_its_own_says_how_to_give_a_teacher():
     with pytest.raises(LimbeckError, match=r"there is none: give Distiller\(teachers=...\)"):
-        Exchange(student=Outputs()).pair()
+        LossContext(student=Outputs()).pair()
 
 
 def test_teachers_that_cannot_be_combined_are_not_called_absent():
     with pytest.raises(LimbeckError, match="no logits to combine, so the term names one: a, b"):
-        Exchange(student=Outputs(), teachers={"a": Outputs(), "b": Outputs()}).pair()
+        LossContext(student=Outputs(), teachers={"a": Outputs(), "b": Outputs()}).pair()
 
 
 def test_a_batch_without_truth_says_so():
     with pytest.raises(LimbeckError, match="the batch carries none"):
-        Exchange(student=Outputs()).truth()
+        LossContext(student=Outputs()).require_target()
 
 
 def test_the_truth_of_those_whom_a_teacher_answered_is_cut_like_the_pair():
-    student, teacher = Outputs(logits=torch.zeros(3, 2)), Outputs(logits=torch.ones(3, 2), present=PRESENT)
-    said = Exchange(student=student, teacher=teacher, target=torch.tensor([1, 2, 3]), index=torch.tensor([7, 8, 9]))
-    mine, its, target = said.judged()
-    assert mine.rows().shape == its.rows().shape == (2, 2)
+    student, teacher = Outputs(logits=torch.zeros(3, 2)), Outputs(logits=torch.ones(3, 2), valid=PRESENT)
+    said = LossContext(
+        student=student, teacher=teacher, target=torch.tensor([1, 2, 3]), sample_ids=torch.tensor([7, 8, 9])
+    )
+    mine, its, target = said.pair_with_target()
+    assert mine.require_logits().shape == its.require_logits().shape == (2, 2)
     assert target.tolist() == [2, 3]
-    assert said.numbers().tolist() == [8, 9]
+    assert said.require_sample_ids().tolist() == [8, 9]
 
 
 def test_the_truth_of_rows_is_cut_by_the_sample_they_belong_to():
     sample = torch.tensor([0, 0, 1, 2])
-    student, teacher = Outputs(logits=torch.zeros(4, 2), sample=sample), Outputs(present=PRESENT)
-    assert Exchange(student=student, teacher=teacher, target=torch.arange(4)).judged()[2].tolist() == [2, 3]
+    student, teacher = Outputs(logits=torch.zeros(4, 2), row_to_sample=sample), Outputs(valid=PRESENT)
+    assert LossContext(student=student, teacher=teacher, target=torch.arange(4)).pair_with_target()[2].tolist() == [
+        2,
+        3,
+    ]
 
 
 def test_a_batch_without_numbers_says_how_to_give_them():
     with pytest.raises(LimbeckError, match="a mapping with 'index'"):
-        Exchange(student=Outputs(), teacher=Outputs()).numbers()
+        LossContext(student=Outputs(), teacher=Outputs()).require_sample_ids()

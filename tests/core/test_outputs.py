@@ -15,76 +15,83 @@ KEEP = torch.tensor([True, False, True])
 
 
 def test_a_row_is_a_sample_where_nothing_else_is_said():
-    said = Outputs(logits=torch.arange(6.0).reshape(3, 2)).select(KEEP)
-    assert said.rows().tolist() == [[0.0, 1.0], [4.0, 5.0]]
-    assert said.sample is None
+    said = Outputs(logits=torch.arange(6.0).reshape(3, 2)).masked_select(KEEP)
+    assert said.require_logits().tolist() == [[0.0, 1.0], [4.0, 5.0]]
+    assert said.row_to_sample is None
 
 
 def test_selecting_samples_keeps_the_rows_that_belong_to_them_and_renumbers():
     # Seven rows (pixels, tokens) of three samples, not in order, one sample with a single row.
     said = Outputs(
         logits=torch.arange(7.0).unsqueeze(1).expand(7, 2),
-        sample=torch.tensor([2, 0, 1, 0, 2, 1, 2]),
+        row_to_sample=torch.tensor([2, 0, 1, 0, 2, 1, 2]),
         extra={"box": torch.arange(7.0)},
-    ).select(KEEP)
-    assert said.rows()[:, 0].tolist() == [0.0, 1.0, 3.0, 4.0, 6.0]
+    ).masked_select(KEEP)
+    assert said.require_logits()[:, 0].tolist() == [0.0, 1.0, 3.0, 4.0, 6.0]
     # Sample 2 is now the second one.
-    assert said.sample.tolist() == [1, 0, 0, 1, 1]
+    assert said.row_to_sample.tolist() == [1, 0, 0, 1, 1]
     assert said.extra["box"].tolist() == [0.0, 1.0, 3.0, 4.0, 6.0]
 
 
 def test_what_is_by_sample_is_cut_by_sample():
     by_sample = torch.arange(3.0)
     said = Outputs(
-        logits=torch.zeros(6, 2), sample=torch.tensor([0, 0, 1, 1, 2, 2]), maps=by_sample[:, None, None, None],
-        embedding=by_sample[:, None], taps={"mid": by_sample}, present=torch.tensor([True, False, False]),
-    ).select(KEEP)  # fmt: skip
-    assert said.maps.flatten().tolist() == said.embedding.flatten().tolist() == said.taps["mid"].tolist() == [0.0, 2.0]
-    assert said.present.tolist() == [True, False]
+        logits=torch.zeros(6, 2), row_to_sample=torch.tensor([0, 0, 1, 1, 2, 2]), spatial_logits=by_sample[:, None, None, None],
+        embedding=by_sample[:, None], features={"mid": by_sample}, valid=torch.tensor([True, False, False]),
+    ).masked_select(KEEP)  # fmt: skip
+    assert (
+        said.spatial_logits.flatten().tolist()
+        == said.embedding.flatten().tolist()
+        == said.features["mid"].tolist()
+        == [0.0, 2.0]
+    )
+    assert said.valid.tolist() == [True, False]
 
 
 def test_selecting_twice_is_selecting_once():
-    said = Outputs(logits=torch.randn(5, 2), sample=torch.tensor([0, 0, 1, 2, 2]))
-    twice = said.select(torch.tensor([True, False, True])).select(torch.tensor([False, True]))
-    once = said.select(torch.tensor([False, False, True]))
-    assert torch.equal(twice.rows(), once.rows())
-    assert twice.sample.tolist() == once.sample.tolist() == [0, 0]
+    said = Outputs(logits=torch.randn(5, 2), row_to_sample=torch.tensor([0, 0, 1, 2, 2]))
+    twice = said.masked_select(torch.tensor([True, False, True])).masked_select(torch.tensor([False, True]))
+    once = said.masked_select(torch.tensor([False, False, True]))
+    assert torch.equal(twice.require_logits(), once.require_logits())
+    assert twice.row_to_sample.tolist() == once.row_to_sample.tolist() == [0, 0]
 
 
 def test_selecting_no_sample_leaves_no_row():
-    said = Outputs(logits=torch.randn(4, 2), sample=torch.tensor([0, 0, 1, 1]), taps={"mid": torch.randn(2, 3)})
-    nobody = said.select(torch.tensor([False, False]))
-    assert nobody.rows().shape == (0, 2)
-    assert nobody.tap("mid").shape == (0, 3)
+    said = Outputs(
+        logits=torch.randn(4, 2), row_to_sample=torch.tensor([0, 0, 1, 1]), features={"mid": torch.randn(2, 3)}
+    )
+    nobody = said.masked_select(torch.tensor([False, False]))
+    assert nobody.require_logits().shape == (0, 2)
+    assert nobody.feature("mid").shape == (0, 3)
 
 
 def test_a_gradient_flows_through_a_selection():
     logits = torch.randn(3, 2, requires_grad=True)
-    Outputs(logits=logits).select(KEEP).rows().sum().backward()
+    Outputs(logits=logits).masked_select(KEEP).require_logits().sum().backward()
     assert logits.grad.tolist() == [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]
 
 
 def test_detaching_cuts_every_tensor_off():
     live = {name: torch.randn(3, 2, requires_grad=True) for name in ("logits", "embedding")}
-    said = Outputs(**live, taps={"mid": live["logits"] * 2}, extra={"own": live["embedding"].sum()}).detach()
-    tensors = [said.logits, said.embedding, said.taps["mid"], said.extra["own"]]
+    said = Outputs(**live, features={"mid": live["logits"] * 2}, extra={"own": live["embedding"].sum()}).detach()
+    tensors = [said.logits, said.embedding, said.features["mid"], said.extra["own"]]
     assert not any(tensor.requires_grad for tensor in tensors)
     assert torch.equal(said.logits, live["logits"])
 
 
-@pytest.mark.parametrize("through", [copy.deepcopy, lambda said: pickle.loads(pickle.dumps(said))])
+@pytest.marker.parametrize("through", [copy.deepcopy, lambda said: pickle.loads(pickle.dumps(said))])
 def test_an_answer_survives_copy_and_pickle(through):
-    said = through(Outputs(logits=torch.ones(1, 2), taps={"mid": torch.zeros(1)}))
-    assert said.rows().tolist() == [[1.0, 1.0]]
-    assert list(said.taps) == ["mid"]
+    said = through(Outputs(logits=torch.ones(1, 2), features={"mid": torch.zeros(1)}))
+    assert said.require_logits().tolist() == [[1.0, 1.0]]
+    assert list(said.features) == ["mid"]
     assert through(Outputs()).extra == {}
 
 
 def test_two_answers_share_no_taps():
-    assert Outputs().taps is not Outputs().taps
+    assert Outputs().features is not Outputs().features
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 3, 4, 4)])
+@pytest.marker.parametrize("shape", [(3,), (2, 3, 4, 4)])
 def test_logits_that_are_no_rows_are_refused_with_their_shape(shape):
     with pytest.raises(LimbeckError, match="the task flattens pixels, anchors or tokens into rows"):
         Outputs(logits=torch.zeros(shape))
@@ -92,6 +99,6 @@ def test_logits_that_are_no_rows_are_refused_with_their_shape(shape):
 
 def test_asking_for_what_is_not_there_says_what_to_do():
     with pytest.raises(LimbeckError, match="choose a term on features"):
-        Outputs().rows()
+        Outputs().require_logits()
     with pytest.raises(LimbeckError, match=r"'layre2'; there are: layer2, layer1\. Name taps when you build"):
-        Outputs(taps={"layer1": KEEP, "layer2": KEEP}).tap("layre2")
+        Outputs(features={"layer1": KEEP, "layer2": KEEP}).feature("layre2")

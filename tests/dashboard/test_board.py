@@ -18,11 +18,11 @@ import pytest
 from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
 from limbeck.dashboard import serve
-from limbeck.dashboard.run_index import entries, phases
+from limbeck.dashboard.run_index import list_runs, read_phases
 from limbeck.report import write_report
 
 pytest.importorskip("starlette")
-from limbeck.dashboard.app import application
+from limbeck.dashboard.app import create_app
 
 LONG_AGO = time.time() - 10_000
 
@@ -83,11 +83,11 @@ def root(studies, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def app(root):
-    return application(root)
+    return create_app(root)
 
 
 def test_index_names_runs_and_studies_the_newest_first_and_nothing_else(app, root):
-    found = entries(root)
+    found = list_runs(root)
     assert set(found) == {"done", "deep/er/still done", "live", "gone", "study"}
     assert list(found)[-2:] in (["done", "gone"], ["gone", "done"])
     states = {place: entry.state for place, entry in found.items()}
@@ -126,7 +126,7 @@ def test_a_written_report_is_served_as_it_stands(app, root):
         (root / "done" / "report.html").unlink()
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     "path",
     [
         "/at/../outside.txt", "/at/..%2foutside.txt", "/at/%2e%2e/outside", "/at/%2e%2e%2foutside", "/../outside.txt",
@@ -148,12 +148,12 @@ def test_no_address_leads_out_of_what_is_listed(app, path):
 def test_a_cell_that_links_out_of_the_folder_hides_its_study(studies, tmp_path):
     outside = studies.write_run(tmp_path / "outside", 0)
     folder = studies.write_study(tmp_path / "runs" / "S", seeds=(0,), unfinished=[(n, 0) for n in studies.ARMS])
-    assert set(entries(tmp_path / "runs")) == {"S"}
+    assert set(list_runs(tmp_path / "runs")) == {"S"}
     cell = folder / "cells" / "alone" / "0"
     cell.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(cell, ignore_errors=True)
     cell.symlink_to(outside)
-    assert entries(tmp_path / "runs") == {}
+    assert list_runs(tmp_path / "runs") == {}
 
 
 def test_only_reading_is_answered(app):
@@ -165,14 +165,14 @@ def test_only_reading_is_answered(app):
     assert head.status == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8642", "127.0.0.1.evil.example", "192.168.0.7", ""])
+@pytest.marker.parametrize("host", ["evil.example", "evil.example:8642", "127.0.0.1.evil.example", "192.168.0.7", ""])
 def test_another_name_for_this_machine_is_refused(app, host):
     got = ask(app, "/", host=host)
     assert got.status == 400
     assert "Runs" not in got.text
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:8642", "localhost:8642", "localhost"])
+@pytest.marker.parametrize("host", ["127.0.0.1:8642", "localhost:8642", "localhost"])
 def test_its_own_names_are_answered(app, host):
     assert ask(app, "/", host=host).status == 200
 
@@ -190,7 +190,7 @@ def test_every_answer_forbids_the_browser_everything_else(app):
         assert "access-control-allow-origin" not in got.headers
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("name", "text"),
     [
         ("record.json", '{"schema": 1, "na'), ("record.json", "[]"), ("record.json", '{"schema": 1, "models": 3}'),
@@ -204,7 +204,7 @@ def test_every_answer_forbids_the_browser_everything_else(app):
 def test_a_half_written_file_never_stops_the_board(studies, tmp_path, name, text):
     folder = started(studies, tmp_path / "runs" / "r")
     (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    app = application(tmp_path / "runs")
+    app = create_app(tmp_path / "runs")
     index, page = ask(app, "/"), ask(app, "/at/r")
     assert (index.status, page.status) == (200, 200)
     assert page.text.rstrip().endswith("</html>")
@@ -213,7 +213,7 @@ def test_a_half_written_file_never_stops_the_board(studies, tmp_path, name, text
 def test_names_are_words_and_links_are_whole(studies, tmp_path):
     name = "<b>&amp; 'x' \"y\" %2e ?a#b é"
     studies.write_run(tmp_path / name, 0)
-    app = application(tmp_path)
+    app = create_app(tmp_path)
     text = ask(app, "/").text
     assert "<b>" not in text.partition("<tbody>")[2].partition("</tbody>")[0]
     link = text.partition('href="/at/')[2].partition('"')[0]
@@ -222,7 +222,7 @@ def test_names_are_words_and_links_are_whole(studies, tmp_path):
 
 def test_the_folder_itself_may_be_a_study(studies, tmp_path):
     studies.write_study(tmp_path / "S", seeds=(0,))
-    app = application(tmp_path / "S")
+    app = create_app(tmp_path / "S")
     assert 'href="/at/"' in ask(app, "/").text
     assert "Did it help?" in ask(app, "/at/").text
 
@@ -230,7 +230,7 @@ def test_the_folder_itself_may_be_a_study(studies, tmp_path):
 def test_a_cell_alone_has_a_page_as_well(studies, tmp_path):
     studies.write_study(tmp_path / "S", seeds=(0,))
     (tmp_path / "S" / "study.json").rename(tmp_path / "elsewhere.json")
-    got = ask(application(tmp_path / "S"), "/at/cells/alone/0")
+    got = ask(create_app(tmp_path / "S"), "/at/cells/alone/0")
     assert (got.status, "Arms beside each other" in got.text) == (200, True)
     with pytest.raises(LimbeckError, match="one arm of the study digits-study"):
         write_report(tmp_path / "S" / "cells" / "alone" / "0")
@@ -238,7 +238,7 @@ def test_a_cell_alone_has_a_page_as_well(studies, tmp_path):
 
 def test_a_page_is_drawn_again_once_its_files_change(studies, tmp_path):
     folder = started(studies, tmp_path / "r")
-    app = application(tmp_path)
+    app = create_app(tmp_path)
     assert "120 of 300" in ask(app, "/at/r").text
     studies.curve(folder / "metrics.csv", {"alone": 0.8}, steps=240, epochs=8)
     assert "240 of 300" in ask(app, "/at/r").text
@@ -247,30 +247,30 @@ def test_a_page_is_drawn_again_once_its_files_change(studies, tmp_path):
 def test_progress_in_epochs_and_of_a_teacher_is_told(studies, tmp_path):
     recipe = "teachers: {big: {use: mlp}}\nteaching: {epochs: 8}\nstages: [{steps: 100}, {steps: 50}]\n"
     folder = started(studies, tmp_path / "r", phase="big", recipe=recipe)
-    (one,) = phases(folder)
-    assert (one.name, one.step, one.of) == ("big", 120, 240)  # 4 epochs are 120 steps, and 8 are asked for
-    assert one.share == 0.5
+    (one,) = read_phases(folder)
+    assert (one.name, one.step, one.total_steps) == ("big", 120, 240)  # 4 epochs are 120 steps, and 8 are asked for
+    assert one.fraction == 0.5
 
 
-@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux lists its locks")
+@pytest.marker.skipif(not Path("/proc/locks").exists(), reason="only Linux lists its locks")
 def test_a_run_that_holds_its_lock_runs_however_long_an_epoch_takes(studies, tmp_path):
     import fcntl
 
     folder = started(studies, tmp_path / "r")
     with (folder / ".lock").open("w") as lock:
         old(tmp_path)
-        assert entries(tmp_path)["r"].state == "stopped"
+        assert list_runs(tmp_path)["r"].state == "stopped"
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert entries(tmp_path)["r"].state == "running"
+        assert list_runs(tmp_path)["r"].state == "running"
 
 
 def test_failed_is_a_study_with_a_failed_cell_and_nothing_left(studies, tmp_path):
     folder = studies.write_study(tmp_path / "S", seeds=(0,), failed=[("smoothed", 0)])
-    assert entries(tmp_path)["S"].state == "failed"
+    assert list_runs(tmp_path)["S"].state == "failed"
     told = json.loads((folder / "study.json").read_text())
     told["cells"][-1]["state"] = "running"
     (folder / "study.json").write_text(json.dumps(told))
-    assert entries(tmp_path)["S"].state == "running"
+    assert list_runs(tmp_path)["S"].state == "running"
 
 
 def test_the_command_serves_this_machine_alone_and_ctrl_c_ends_it_quietly(studies, tmp_path):

@@ -16,17 +16,17 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from limbeck.dashboard.app import application
-from limbeck.dashboard.pages import index, missing, page
-from limbeck.dashboard.run_index import entries
-from limbeck.dashboard.serve import listening
-from limbeck.report.compare import compare_page
-from limbeck.workflows.compare.run import comparison
+from limbeck.dashboard.app import create_app
+from limbeck.dashboard.pages import render_index, render_not_found, render_page
+from limbeck.dashboard.run_index import list_runs
+from limbeck.dashboard.serve import open_socket
+from limbeck.report.compare import render_compare_page
+from limbeck.workflows.compare.run import build_comparison
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: no chromium or google-chrome on PATH"),
+    pytest.marker.browser,
+    pytest.marker.skipif(CHROMIUM is None, reason="Chromium is not installed: no chromium or google-chrome on PATH"),
 ]
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
@@ -78,7 +78,7 @@ def serving(app):
         asked.append(scope["path"])
         await app(scope, receive, send)
 
-    with listening(0) as door:
+    with open_socket(0) as door:
         server = uvicorn.Server(uvicorn.Config(counted, log_level="error", ws="none", lifespan="off"))
         thread = threading.Thread(target=lambda: server.run(sockets=[door]))
         thread.start()
@@ -97,9 +97,9 @@ def study(studies, tmp_path_factory):
     )
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.marker.parametrize("scheme", ["light", "dark"])
 def test_comparison_fits_phone_and_desk_and_sorts(study, tmp_path, scheme):
-    text = compare_page(comparison([study]))
+    text = render_compare_page(build_comparison([study]))
     copy = re.sub(r"<meta http-equiv[^>]*>", "", text).replace("<head>", f"<head>{PROBE}")
     copy = copy.replace("<details>", "<details open>")
     pages = [(str(width), width, copy) for width in (390, 1280)]
@@ -125,7 +125,7 @@ def test_comparison_fits_phone_and_desk_and_sorts(study, tmp_path, scheme):
 
 def test_console_is_silent_and_only_our_own_script_runs(study, tmp_path):
     page = tmp_path / "compare.html"
-    page.write_text(compare_page(comparison([study])))
+    page.write_text(render_compare_page(build_comparison([study])))
     dom, console = chromium(page.as_uri(), tmp_path / "profile")
     assert console == []
     assert '<th scope="col" data-text=""><button>Arm</button></th>' in dom
@@ -149,7 +149,7 @@ def root(studies, study, tmp_path):
 
 
 def test_board_is_silent_and_asks_for_its_pages_only(root, tmp_path):
-    with serving(application(root, refresh=600)) as (address, asked):
+    with serving(create_app(root, refresh=600)) as (address, asked):
         for path in ("/", "/at/S"):
             dom, console = chromium(f"{address}{path}", tmp_path / "profile", budget=1000)
             assert console == []
@@ -160,7 +160,7 @@ def test_board_is_silent_and_asks_for_its_pages_only(root, tmp_path):
 def test_board_looks_again_by_itself_while_something_runs(root, tmp_path):
     flags = [flag for flag in FLAGS if flag != "--dump-dom"]
     log = tmp_path / "log"
-    with serving(application(root, refresh=1)) as (address, asked), log.open("w") as err:
+    with serving(create_app(root, refresh=1)) as (address, asked), log.open("w") as err:
         # Time is real here, as a page that comes again and again has no end to dump.
         browser = subprocess.Popen(
             [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", f"{address}/at/live"], start_new_session=True,
@@ -186,7 +186,9 @@ def test_a_table_keeps_the_order_it_was_given_when_the_page_is_loaded_again(stud
       if (!sessionStorage.seen) { sessionStorage.seen = 1; head.querySelector('button').click(); location.reload(); }
       else document.body.dataset.order = [...table.tBodies[0].rows].map(row => row.cells[2].dataset.v ?? '').join();
     });</script>"""
-    text = re.sub(r"<meta http-equiv[^>]*>", "", compare_page(comparison([study]))).replace("<head>", f"<head>{probe}")
+    text = re.sub(r"<meta http-equiv[^>]*>", "", render_compare_page(build_comparison([study]))).replace(
+        "<head>", f"<head>{probe}"
+    )
     with serving(HTMLResponse(text)) as (address, asked):
         dom, _ = chromium(address, tmp_path / "profile")
     order = [float(value) for value in re.search(r'data-order="([^"]*)"', dom)[1].split(",") if value]
@@ -201,9 +203,9 @@ def test_board_fits_phone_and_desk(studies, study, tmp_path):
     (root / LONG).mkdir()
     (root / LONG / "recipe.yaml").write_text("stages: [{steps: 300}]\n")
     studies.curve(root / LONG / "metrics.csv", {LONG: 0.8, "alone": 0.7}, steps=120, epochs=4)
-    found = entries(root)
+    found = list_runs(root)
     assert len(found) == 2
-    texts = [index(found.values(), root), page(found[LONG]), missing()]
+    texts = [render_index(found.values(), root), render_page(found[LONG]), render_not_found()]
     # These have other tables, or none: only width, errors and requests are asked for.
     nothing = "before = [], down = [], up = [], head = document.body;\n  parent"
     small = re.sub(r"column = name =>.*?parent", nothing, PROBE, flags=re.DOTALL)

@@ -10,11 +10,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data import Views, affine, crop, flip
-from limbeck.data.counter_rng import Draws
+from limbeck.data import Augmentation, affine, horizontal_flip, random_crop
+from limbeck.data.counter_rng import CounterRNG
 from limbeck.data.transforms import Affine
 
-EVERYTHING = Views((crop(2), flip(), affine(degrees=20.0, shift=0.2)))
+EVERYTHING = Augmentation((random_crop(2), horizontal_flip(), affine(degrees=20.0, translate=0.2)))
 
 
 class Given:
@@ -36,7 +36,7 @@ def pictures(many, channels=2, height=9, width=7):
 
 
 def draws(many, seed=0):
-    return Draws.of(torch.arange(many), torch.zeros(many, dtype=torch.long), seed=seed, place=0)
+    return CounterRNG.for_samples(torch.arange(many), torch.zeros(many, dtype=torch.long), seed=seed, transform_index=0)
 
 
 def moved(images, *, degrees=0.0, scale=1.0, right=0.0, down=0.0, border="zeros"):
@@ -68,7 +68,9 @@ def test_a_view_is_the_same_whatever_was_drawn_before():
     torch.manual_seed(99)
     torch.rand(100)
     EVERYTHING.apply(images, sample + 1, view, seed=0)
-    again = Views((crop(2), flip(), affine(degrees=20.0, shift=0.2))).apply(images, sample, view, seed=0)
+    again = Augmentation((random_crop(2), horizontal_flip(), affine(degrees=20.0, translate=0.2))).apply(
+        images, sample, view, seed=0
+    )
     assert torch.equal(first, again)
 
 
@@ -86,7 +88,7 @@ def test_a_view_is_the_same_in_a_worker():
     assert torch.equal(here, there)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"sample": 1}, {"view": 1}])
+@pytest.marker.parametrize("change", [{"seed": 1}, {"sample": 1}, {"view": 1}])
 def test_another_seed_sample_or_view_is_another_picture(change):
     image = pictures(1)
 
@@ -99,7 +101,7 @@ def test_another_seed_sample_or_view_is_another_picture(change):
 def test_a_transform_done_twice_draws_twice():
     images = torch.arange(81.0).reshape(1, 1, 9, 9).repeat(200, 1, 1, 1) / 81
     sample, view = torch.arange(200), torch.zeros(200, dtype=torch.long)
-    once, twice = Views((flip(),)), Views((flip(), flip()))
+    once, twice = Augmentation((horizontal_flip(),)), Augmentation((horizontal_flip(), horizontal_flip()))
     turned = (once.apply(images, sample, view, seed=0) != images).any(3).any(2).any(1).float().mean()
     again = (twice.apply(images, sample, view, seed=0) != images).any(3).any(2).any(1).float().mean()
     assert 0.35 < turned < 0.65
@@ -108,15 +110,21 @@ def test_a_transform_done_twice_draws_twice():
 
 def test_views_come_in_turn():
     showing = torch.arange(7)
-    assert Views(per_sample=3).number(showing).tolist() == [0, 1, 2, 0, 1, 2, 0]
-    assert Views(per_sample=1).number(showing).tolist() == [0] * 7
-    assert Views().number(showing).tolist() == list(range(7))
+    assert Augmentation(num_views=3).view_index(showing).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert Augmentation(num_views=1).view_index(showing).tolist() == [0] * 7
+    assert Augmentation().view_index(showing).tolist() == list(range(7))
 
 
 def test_views_keep_pictures_in_0_to_1():
     images = (pictures(200, height=8, width=8) > 0.5).float()
     for border in ("zeros", "border", "reflection"):
-        views = Views((affine(degrees=40.0, scale=(0.5, 2.0), shift=0.3, border=border), crop(3, "reflect"), flip()))
+        views = Augmentation(
+            (
+                affine(degrees=40.0, scale=(0.5, 2.0), translate=0.3, padding_mode=border),
+                random_crop(3, "reflect"),
+                horizontal_flip(),
+            )
+        )
         shown = views.apply(images, torch.arange(200), torch.zeros(200, dtype=torch.long), seed=0)
         assert shown.shape == images.shape
         assert shown.min() >= 0
@@ -124,7 +132,7 @@ def test_views_keep_pictures_in_0_to_1():
 
 
 def test_a_transform_of_your_own_is_clamped():
-    shown = Views((lambda images, draws: images * 4 - 2,)).apply(
+    shown = Augmentation((lambda images, draws: images * 4 - 2,)).apply(
         pictures(3), torch.arange(3), torch.zeros(3, dtype=torch.long), seed=0
     )
     assert (shown.min(), shown.max()) == (0, 1)
@@ -132,7 +140,7 @@ def test_a_transform_of_your_own_is_clamped():
 
 def test_no_transform_shows_pictures_as_they_are():
     features = torch.randn(5, 11)
-    assert Views().apply(features, torch.arange(5), torch.zeros(5, dtype=torch.long), seed=0) is features
+    assert Augmentation().apply(features, torch.arange(5), torch.zeros(5, dtype=torch.long), seed=0) is features
 
 
 def test_views_change_nothing_in_place():
@@ -142,21 +150,21 @@ def test_views_change_nothing_in_place():
     assert torch.equal(images, before)
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     "wrong",
     [
-        lambda: Views(per_sample=-1),
-        lambda: crop(0),
-        lambda: crop(2, "wrap"),
-        lambda: flip(1.5),
-        lambda: flip(-0.1),
-        lambda: flip(math.nan),
+        lambda: Augmentation(num_views=-1),
+        lambda: random_crop(0),
+        lambda: random_crop(2, "wrap"),
+        lambda: horizontal_flip(1.5),
+        lambda: horizontal_flip(-0.1),
+        lambda: horizontal_flip(math.nan),
         lambda: affine(degrees=-1.0),
         lambda: affine(scale=(0.0, 1.0)),
         lambda: affine(scale=(1.2, 0.8)),
-        lambda: affine(shift=1.5),
-        lambda: affine(shift=-0.1),
-        lambda: affine(border="mirror"),
+        lambda: affine(translate=1.5),
+        lambda: affine(translate=-0.1),
+        lambda: affine(padding_mode="mirror"),
     ],
 )
 def test_impossible_settings_are_refused(wrong):
@@ -177,18 +185,18 @@ def test_crop_cuts_at_exactly_every_place():
         for x in range(2 * padding + 1)
     }
     assert len(windows) == 25
-    shown = crop(padding)(image.repeat(5000, 1, 1, 1), draws(5000))
+    shown = random_crop(padding)(image.repeat(5000, 1, 1, 1), draws(5000))
     places = [windows[picture.numpy().tobytes()] for picture in shown[:, 0]]
     counts = np.array([places.count(place) for place in windows.values()])
     assert (counts > 0).all()
     assert ((counts - 200) ** 2 / 200).sum() < 24 + 5 * (2 * 24) ** 0.5
 
 
-@pytest.mark.parametrize("padding", [1, 2, 3, 4, 7, 8, 16])
+@pytest.marker.parametrize("padding", [1, 2, 3, 4, 7, 8, 16])
 def test_the_greatest_draw_cuts_at_the_last_place(padding):
     greatest = (2**24 - 1) / 2**24
     image = pictures(1, 1, 20, 20)
-    shown = crop(padding)(image, Given([[greatest, greatest]]))
+    shown = random_crop(padding)(image, Given([[greatest, greatest]]))
     assert torch.equal(shown[0, 0, : 20 - padding, : 20 - padding], image[0, 0, padding:, padding:])
     assert (shown[0, 0, 20 - padding :] == 0).all()
 
@@ -196,28 +204,28 @@ def test_the_greatest_draw_cuts_at_the_last_place(padding):
 def test_crop_draws_height_and_width_apart():
     image = torch.zeros(1, 1, 4, 9)
     image[0, 0, 1, 4] = 1
-    low = crop(1)(image, Given([[0.0, 0.99]]))
+    low = random_crop(1)(image, Given([[0.0, 0.99]]))
     assert low.nonzero().tolist() == [[0, 0, 2, 3]]  # cut at the top (moves down) and at the right (moves left)
 
 
 def test_crop_reflects_like_numpy():
     image = pictures(1, 1, 6, 5)
-    shown = crop(3, "reflect")(image, Given([[0.0, 0.0]]))[0, 0].numpy()
+    shown = random_crop(3, "reflect")(image, Given([[0.0, 0.0]]))[0, 0].numpy()
     np.testing.assert_array_equal(shown, np.pad(image[0, 0].numpy(), 3, mode="reflect")[:6, :5])
 
 
 def test_crop_says_that_a_picture_is_too_small_to_reflect():
     with pytest.raises(LimbeckError, match="cannot reflect 8 pixels of a 8×8 picture: pad by at most 7"):
-        crop(8, "reflect")(pictures(1, 1, 8, 8), draws(1))
+        random_crop(8, "reflect")(pictures(1, 1, 8, 8), draws(1))
 
 
 # Flip
 
 
-@pytest.mark.parametrize("probability", [0.0, 0.2, 0.5, 1.0])
+@pytest.marker.parametrize("probability", [0.0, 0.2, 0.5, 1.0])
 def test_flip_mirrors_left_and_right_with_its_probability(probability):
     image, many = pictures(1), 4000
-    shown = flip(probability)(image.repeat(many, 1, 1, 1), draws(many))
+    shown = horizontal_flip(probability)(image.repeat(many, 1, 1, 1), draws(many))
     mirrored = torch.from_numpy(image.numpy()[:, :, :, ::-1].copy())
     is_mirrored = (shown == mirrored).flatten(1).all(1)
     assert ((shown == image).flatten(1).all(1) ^ is_mirrored).all()
@@ -228,14 +236,14 @@ def test_flip_mirrors_left_and_right_with_its_probability(probability):
 # Affine
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (9, 7), (4, 12)])
+@pytest.marker.parametrize("shape", [(8, 8), (9, 7), (4, 12)])
 def test_affine_without_movement_is_the_identity(shape):
     images = pictures(5, 2, *shape)
-    still = affine(degrees=0.0, scale=(1.0, 1.0), shift=0.0)
+    still = affine(degrees=0.0, scale=(1.0, 1.0), translate=0.0)
     torch.testing.assert_close(still(images, draws(5)), images, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("side", [6, 7])
+@pytest.marker.parametrize("side", [6, 7])
 def test_a_positive_angle_turns_clockwise(side):
     images = pictures(3, 2, side, side)
     clockwise = torch.from_numpy(np.rot90(images.numpy(), k=-1, axes=(2, 3)).copy())
@@ -247,14 +255,14 @@ def test_a_positive_angle_turns_clockwise(side):
 def test_angles_go_both_ways_equally_often():
     image = torch.zeros(1, 1, 33, 33)
     image[0, 0, 2, 16] = 1  # straight up: a clockwise turn moves it to the right
-    shown = affine(degrees=30.0, scale=(1.0, 1.0), shift=0.0)(image.repeat(1000, 1, 1, 1), draws(1000))
+    shown = affine(degrees=30.0, scale=(1.0, 1.0), translate=0.0)(image.repeat(1000, 1, 1, 1), draws(1000))
     centre = (shown.sum(2) * torch.arange(33.0)).sum(2) / shown.sum((2, 3)) - 16
     assert 0.4 < (centre > 0).double().mean() < 0.6
     assert 6 < centre.max() <= 14 * math.sin(math.radians(30)) + 0.6
     assert -6 > centre.min() >= -14 * math.sin(math.radians(30)) - 0.6
 
 
-@pytest.mark.parametrize(("right", "down"), [(0.25, 0.0), (-0.25, 0.0), (0.0, 0.25), (0.0, -0.5), (0.25, -0.25)])
+@pytest.marker.parametrize(("right", "down"), [(0.25, 0.0), (-0.25, 0.0), (0.0, 0.25), (0.0, -0.5), (0.25, -0.25)])
 def test_a_shift_moves_by_its_share_of_width_and_height(right, down):
     images = pictures(2, 2, 8, 12)
     x, y = round(right * 12), round(down * 8)
@@ -284,8 +292,8 @@ def test_a_turn_keeps_the_proportions_of_a_picture_that_is_not_square():
     assert (shown[:, :, :, :2].abs() < 1e-5).all()
 
 
-@pytest.mark.parametrize("degrees", [17.0, -40.0])
-@pytest.mark.parametrize("scale", [0.8, 1.3])
+@pytest.marker.parametrize("degrees", [17.0, -40.0])
+@pytest.marker.parametrize("scale", [0.8, 1.3])
 def test_affine_equals_a_bilinear_warp_in_float64(degrees, scale):
     height, width, right, down = 9, 14, 0.1, -0.2
     image = pictures(1, 1, height, width)

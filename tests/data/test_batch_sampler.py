@@ -7,18 +7,18 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data import Normalization, Part, Views, crop, flip
-from limbeck.data.batch_sampler import Looped, Shuffled
-from limbeck.data.split import Stored
+from limbeck.data import Augmentation, Normalization, Split, horizontal_flip, random_crop
+from limbeck.data.batch_sampler import BatchSampler, LoaderAdapter
+from limbeck.data.split import InMemory
 
 
 def part(many, first=100):
     inputs = torch.rand(many, 1, 5, 5, generator=torch.Generator().manual_seed(0))
-    return Part.whole(Stored(inputs), torch.arange(many) % 3, first=first)
+    return Split.from_images(InMemory(inputs), torch.arange(many) % 3, first_id=first)
 
 
-def shuffled(many=24, *, batch=4, views=Views(), seed=0, **where):
-    return Shuffled(part(many), views, Normalization.none(1), batch=batch, seed=seed, **where)
+def shuffled(many=24, *, batch=4, views=Augmentation(), seed=0, **where):
+    return BatchSampler(part(many), views, Normalization.none(1), batch_size=batch, seed=seed, **where)
 
 
 def shown(stream, epoch):
@@ -26,7 +26,7 @@ def shown(stream, epoch):
     return [number for step in steps for number in stream.batch(step)["index"].tolist()]
 
 
-@pytest.mark.parametrize(("many", "batch", "steps"), [(24, 4, 6), (24, 24, 1), (24, 1, 24), (26, 4, 6), (7, 4, 1)])
+@pytest.marker.parametrize(("many", "batch", "steps"), [(24, 4, 6), (24, 24, 1), (24, 1, 24), (26, 4, 6), (7, 4, 1)])
 def test_an_epoch_shows_no_sample_twice(many, batch, steps):
     stream = shuffled(many, batch=batch)
     assert stream.steps_per_epoch == steps
@@ -55,7 +55,7 @@ def test_every_sample_stands_at_every_place_equally_often():
 
 
 def test_a_batch_is_a_pure_function_of_its_number():
-    views = Views((crop(1), flip()))
+    views = Augmentation((random_crop(1), horizontal_flip()))
     stream = shuffled(views=views)
     asked = [stream.batch(step) for step in range(18)]
     for step in (17, 0, 3, 12, 12, 5):
@@ -66,18 +66,18 @@ def test_a_batch_is_a_pure_function_of_its_number():
 
 def test_torchs_own_generator_does_not_move_a_batch():
     torch.manual_seed(0)
-    before = shuffled(views=Views((flip(),))).batch(3)
+    before = shuffled(views=Augmentation((horizontal_flip(),))).batch(3)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    after = shuffled(views=Views((flip(),))).batch(3)
+    after = shuffled(views=Augmentation((horizontal_flip(),))).batch(3)
     assert torch.equal(before["input"], after["input"])
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_batch_holds_its_samples_pictures_labels_numbers_and_views():
-    views, whole = Views((crop(1),), per_sample=2), part(24)
+    views, whole = Augmentation((random_crop(1),), num_views=2), part(24)
     normalization = Normalization((0.25,), (0.5,))
-    stream = Shuffled(whole, views, normalization, batch=5, seed=7)
+    stream = BatchSampler(whole, views, normalization, batch_size=5, seed=7)
     batch = stream.batch(9)  # epoch 2, since an epoch has 4 steps
     assert set(batch) == {"input", "target", "index", "view"}
     place = batch["index"] - 100
@@ -87,15 +87,15 @@ def test_a_batch_holds_its_samples_pictures_labels_numbers_and_views():
     torch.testing.assert_close(batch["input"], (seen - 0.25) / 0.5)
 
 
-@pytest.mark.parametrize(("per_sample", "expected"), [(0, [0, 1, 2, 3, 4]), (1, [0] * 5), (3, [0, 1, 2, 0, 1])])
+@pytest.marker.parametrize(("per_sample", "expected"), [(0, [0, 1, 2, 3, 4]), (1, [0] * 5), (3, [0, 1, 2, 0, 1])])
 def test_each_epoch_shows_the_next_view(per_sample, expected):
-    stream = shuffled(8, batch=8, views=Views((flip(),), per_sample=per_sample))
+    stream = shuffled(8, batch=8, views=Augmentation((horizontal_flip(),), num_views=per_sample))
     views = [stream.batch(epoch)["view"].unique().tolist() for epoch in range(5)]
     assert views == [[view] for view in expected]
 
 
 def test_a_view_that_comes_again_is_the_same_picture():
-    stream = shuffled(8, batch=8, views=Views((crop(2), flip()), per_sample=2))
+    stream = shuffled(8, batch=8, views=Augmentation((random_crop(2), horizontal_flip()), num_views=2))
     first, second, third = (stream.batch(epoch) for epoch in range(3))
     one, two, three = (batch["input"][batch["index"].argsort()] for batch in (first, second, third))
     assert torch.equal(one, three)
@@ -103,19 +103,22 @@ def test_a_view_that_comes_again_is_the_same_picture():
 
 
 def test_the_view_of_a_sample_does_not_depend_on_the_batch_size_or_who_else_is_trained_on():
-    views = Views((crop(2), flip()), per_sample=4)
+    views = Augmentation((random_crop(2), horizontal_flip()), num_views=4)
     whole = part(24)
     some = whole.subset(torch.arange(0, 24, 2))
-    one = Shuffled(whole, views, Normalization.none(1), batch=24, seed=0).batch(0)
-    other = Shuffled(some, views, Normalization.none(1), batch=12, seed=0).batch(0)
+    one = BatchSampler(whole, views, Normalization.none(1), batch_size=24, seed=0).batch(0)
+    other = BatchSampler(some, views, Normalization.none(1), batch_size=12, seed=0).batch(0)
     for number, picture in zip(other["index"].tolist(), other["input"], strict=True):
         assert torch.equal(one["input"][one["index"] == number][0], picture)
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.marker.parametrize("world", [2, 3])
 def test_ranks_share_the_batch_of_one_process(world):
-    one = shuffled(26, batch=4 * world, views=Views((flip(),)))
-    ranks = [shuffled(26, batch=4, views=Views((flip(),)), rank=rank, world=world) for rank in range(world)]
+    one = shuffled(26, batch=4 * world, views=Augmentation((horizontal_flip(),)))
+    ranks = [
+        shuffled(26, batch=4, views=Augmentation((horizontal_flip(),)), rank=rank, world_size=world)
+        for rank in range(world)
+    ]
     for step in range(3 * one.steps_per_epoch):
         assert {rank.steps_per_epoch for rank in ranks} == {one.steps_per_epoch}
         together = one.batch(step)
@@ -125,7 +128,7 @@ def test_ranks_share_the_batch_of_one_process(world):
 
 
 def test_a_part_smaller_than_a_batch_repeats_evenly_in_the_next_views():
-    stream = shuffled(3, batch=8, views=Views((crop(2),)))
+    stream = shuffled(3, batch=8, views=Augmentation((random_crop(2),)))
     assert stream.steps_per_epoch == 1
     seen = set()
     for step in range(4):
@@ -141,7 +144,7 @@ def test_a_part_smaller_than_a_batch_repeats_evenly_in_the_next_views():
 def test_ranks_of_a_small_part_show_different_views():
     pairs = []
     for rank in (0, 1):
-        batch = shuffled(3, batch=4, views=Views((crop(2),)), rank=rank, world=2).batch(1)
+        batch = shuffled(3, batch=4, views=Augmentation((random_crop(2),)), rank=rank, world_size=2).batch(1)
         pairs += zip(batch["index"].tolist(), batch["view"].tolist(), strict=True)
     assert len(set(pairs)) == 8
 
@@ -162,7 +165,7 @@ class Steps(Dataset):
 
 
 def test_batches_are_the_same_from_workers():
-    stream = shuffled(views=Views((crop(1), flip())))
+    stream = shuffled(views=Augmentation((random_crop(1), horizontal_flip())))
     loader = DataLoader(Steps(stream), batch_size=None, sampler=range(2, 11), num_workers=2)
     for step, batch in enumerate(loader, start=2):
         assert all(torch.equal(batch[key], value) for key, value in stream.batch(step).items())
@@ -186,13 +189,13 @@ class Counted:
 
 
 def test_a_loader_begins_again_each_epoch():
-    stream = Looped(Counted())
+    stream = LoaderAdapter(Counted())
     assert stream.steps_per_epoch == 3
     assert [stream.batch(step) for step in range(7)] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)]
 
 
 def test_a_resumed_loader_skips_to_its_place():
-    stream = Looped(Counted())
+    stream = LoaderAdapter(Counted())
     assert stream.batch(5) == (0, 2)
     assert stream.batch(6) == (1, 0)
     assert stream.batch(4) == (2, 1)
@@ -204,31 +207,31 @@ def test_a_seeded_loader_goes_on_where_it_was_within_an_epoch():
         numbers = TensorDataset(torch.arange(12))
         return DataLoader(numbers, batch_size=3, shuffle=True, generator=torch.Generator().manual_seed(5))
 
-    whole = Looped(loader())
+    whole = LoaderAdapter(loader())
     straight = [whole.batch(step)[0].tolist() for step in range(4)]
-    resumed = Looped(loader())
+    resumed = LoaderAdapter(loader())
     assert [resumed.batch(step)[0].tolist() for step in (2, 3)] == straight[2:]
 
 
 def test_a_distributed_sampler_is_told_the_epoch():
     numbers = TensorDataset(torch.arange(16))
     sampler = DistributedSampler(numbers, num_replicas=2, rank=0, shuffle=True, seed=0)
-    stream = Looped(DataLoader(numbers, batch_size=4, sampler=sampler))
+    stream = LoaderAdapter(DataLoader(numbers, batch_size=4, sampler=sampler))
     epochs = [tuple(n for step in (0, 1) for n in stream.batch(2 * epoch + step)[0].tolist()) for epoch in range(3)]
     assert len(set(epochs)) == 3
-    resumed = Looped(DataLoader(numbers, batch_size=4, sampler=DistributedSampler(numbers, 2, 0, seed=0)))
+    resumed = LoaderAdapter(DataLoader(numbers, batch_size=4, sampler=DistributedSampler(numbers, 2, 0, seed=0)))
     assert tuple(resumed.batch(5)[0].tolist()) == epochs[2][4:]
 
 
 def test_a_loader_needs_a_length_and_a_batch():
     with pytest.raises(LimbeckError, match="has to have a length"):
-        Looped(iter([1, 2]))
+        LoaderAdapter(iter([1, 2]))
     with pytest.raises(LimbeckError, match="gives no batch"):
-        Looped([])
+        LoaderAdapter([])
 
 
 def test_a_loader_that_gives_fewer_batches_than_it_says_is_an_error():
-    stream = Looped(Counted(said=4, given=3))
+    stream = LoaderAdapter(Counted(said=4, given=3))
     for step in range(3):
         stream.batch(step)
     with pytest.raises(LimbeckError, match="says that it has 4 batches and did not give number 4"):
@@ -236,12 +239,12 @@ def test_a_loader_that_gives_fewer_batches_than_it_says_is_an_error():
 
 
 def test_another_order_shows_the_same_views_of_the_same_samples():
-    views = Views((crop(padding=1), flip()), per_sample=2)
+    views = Augmentation((random_crop(padding=1), horizontal_flip()), num_views=2)
     one, other = shuffled(views=views, seed=3), shuffled(views=views, seed=3, order=4)
     first, second = one.batch(0), other.batch(0)
     assert first["index"].tolist() != second["index"].tolist()
     assert sorted(shown(one, 0)) == sorted(shown(other, 0))
-    assert one.identity() == other.identity()
-    assert torch.equal(other.show(torch.arange(4), torch.ones(4).long())["input"],
-                       one.show(torch.arange(4), torch.ones(4).long())["input"])  # fmt: skip
+    assert one.fingerprint() == other.fingerprint()
+    assert torch.equal(other.load(torch.arange(4), torch.ones(4).long())["input"],
+                       one.load(torch.arange(4), torch.ones(4).long())["input"])  # fmt: skip
     assert shuffled(seed=3, order=3).batch(0)["index"].tolist() == first["index"].tolist()

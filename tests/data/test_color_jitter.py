@@ -11,10 +11,10 @@ import torch
 from torchvision.transforms.v2 import functional as v2
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data import color_jitter, resized_crop
-from limbeck.data.counter_rng import Draws
-from limbeck.data.transforms.color_jitter import brighten, shift_hue
-from limbeck.data.transforms.random_resized_crop import ResizedCrop
+from limbeck.data import color_jitter, random_resized_crop
+from limbeck.data.counter_rng import CounterRNG
+from limbeck.data.transforms.color_jitter import adjust_color, adjust_hue
+from limbeck.data.transforms.random_resized_crop import RandomResizedCrop
 
 KERNELS = (v2.adjust_brightness, v2.adjust_contrast, v2.adjust_saturation, v2.adjust_hue)
 
@@ -24,7 +24,7 @@ def pictures(many, channels=3, height=9, width=7):
 
 
 def draws(many, seed=0):
-    return Draws.of(torch.arange(many), torch.zeros(many, dtype=torch.long), seed=seed, place=0)
+    return CounterRNG.for_samples(torch.arange(many), torch.zeros(many, dtype=torch.long), seed=seed, transform_index=0)
 
 
 def by_torchvision(jitter, images, drawn):
@@ -39,18 +39,18 @@ def by_torchvision(jitter, images, drawn):
     return torch.stack(shown)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("settings", [{}, {"hue": 0.5, "contrast": 2.0}, {"saturation": (0.0, 5.0), "hue": 0.0}])
+@pytest.marker.parametrize("channels", [1, 3])
+@pytest.marker.parametrize("settings", [{}, {"hue": 0.5, "contrast": 2.0}, {"saturation": (0.0, 5.0), "hue": 0.0}])
 def test_color_jitter_is_torchvisions_picture_by_picture(channels, settings):
     jitter, images, drawn = color_jitter(**settings), pictures(200, channels), draws(200)
     torch.testing.assert_close(jitter(images, drawn), by_torchvision(jitter, images, drawn), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("what", "kernel"), list(enumerate(KERNELS[:3])))
+@pytest.marker.parametrize(("what", "kernel"), list(enumerate(KERNELS[:3])))
 def test_each_change_alone_is_torchvisions(what, kernel):
     images, factor = pictures(20), torch.linspace(0, 3, 20)
     expected = torch.stack([kernel(image, float(f)) for image, f in zip(images, factor, strict=True)])
-    torch.testing.assert_close(brighten(images, torch.full((20,), what), factor), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(adjust_color(images, torch.full((20,), what), factor), expected, rtol=0, atol=1e-6)
 
 
 def test_hue_is_that_of_pythons_own_hsv():
@@ -58,7 +58,7 @@ def test_hue_is_that_of_pythons_own_hsv():
     images[0, :, 0, 0] = 0.4  # grey has no hue
     images[1, :, 0, 0] = torch.tensor([1.0, 0.0, 0.0])
     images[2, :, 0, 0] = 0.0
-    shown = shift_hue(images, turn)
+    shown = adjust_hue(images, turn)
     for i in range(8):
         for place in np.ndindex(3, 3):
             hue, saturation, value = colorsys.rgb_to_hsv(*images[(i, slice(None), *place)].tolist())
@@ -92,7 +92,7 @@ def test_color_jitter_does_not_depend_on_the_batch_and_changes_nothing_in_place(
     before, jitter = images.clone(), color_jitter()
 
     def shown(rows):
-        return jitter(images[rows], Draws.of(sample[rows], view[rows], seed=5, place=2))
+        return jitter(images[rows], CounterRNG.for_samples(sample[rows], view[rows], seed=5, transform_index=2))
 
     whole = shown(torch.arange(30))
     assert torch.equal(images, before)
@@ -102,13 +102,13 @@ def test_color_jitter_does_not_depend_on_the_batch_and_changes_nothing_in_place(
         torch.testing.assert_close(shown(torch.tensor([i]))[0], whole[i], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(4, 2, 5, 5), (4, 4, 5, 5), (4, 7)])
+@pytest.marker.parametrize("shape", [(4, 2, 5, 5), (4, 4, 5, 5), (4, 7)])
 def test_other_channels_are_refused(shape):
     with pytest.raises(LimbeckError, match=r"pictures of 1 or 3 channels, and these inputs are \["):
         color_jitter()(torch.rand(shape), draws(4))
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     "settings",
     [
         {"brightness": -0.1}, {"contrast": (1.2, 0.8)}, {"saturation": (-0.1, 1.0)}, {"hue": 0.6}, {"hue": (-0.7, 0.1)},
@@ -128,10 +128,10 @@ def test_jitter_of_nothing_is_refused():
 # Resized crop
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.marker.parametrize("channels", [1, 3])
 def test_a_resized_crop_is_torchvisions_of_the_same_box(channels):
-    images, crop, drawn = pictures(40, channels, 16, 20), resized_crop((0.1, 1.0)), draws(40)
-    boxes = crop.boxes((16, 20), drawn)
+    images, crop, drawn = pictures(40, channels, 16, 20), random_resized_crop((0.1, 1.0)), draws(40)
+    boxes = crop.sample_boxes((16, 20), drawn)
     expected = [
         v2.resized_crop(image, *box, [16, 20], antialias=True) for image, box in zip(images, boxes, strict=True)
     ]
@@ -139,7 +139,7 @@ def test_a_resized_crop_is_torchvisions_of_the_same_box(channels):
 
 
 def test_boxes_have_the_area_and_the_shape_that_are_asked_for():
-    boxes = np.array(ResizedCrop((0.2, 0.6), (0.5, 2.0)).boxes((100, 100), draws(3000)), dtype=float)
+    boxes = np.array(RandomResizedCrop((0.2, 0.6), (0.5, 2.0)).sample_boxes((100, 100), draws(3000)), dtype=float)
     top, left, height, width = boxes.T
     assert (top >= 0).all()
     assert (left >= 0).all()
@@ -156,11 +156,11 @@ def test_boxes_have_the_area_and_the_shape_that_are_asked_for():
 
 def test_a_picture_of_an_impossible_shape_is_cut_in_its_middle():
     # As torchvision falls back: the whole width of a picture that is too narrow, as high as the ratio allows.
-    assert ResizedCrop((1.0, 1.0), (0.75, 4 / 3)).boxes((40, 10), draws(1)) == [[13, 0, 13, 10]]
-    assert ResizedCrop((1.0, 1.0), (0.75, 4 / 3)).boxes((10, 41), draws(1)) == [[0, 14, 10, 13]]
+    assert RandomResizedCrop((1.0, 1.0), (0.75, 4 / 3)).sample_boxes((40, 10), draws(1)) == [[13, 0, 13, 10]]
+    assert RandomResizedCrop((1.0, 1.0), (0.75, 4 / 3)).sample_boxes((10, 41), draws(1)) == [[0, 14, 10, 13]]
 
 
-@pytest.mark.parametrize("settings", [((0.0, 1.0),), ((0.5, 0.2),), ((0.5, 1.5),), ((0.1, 1.0), (0.0, 1.0))])
+@pytest.marker.parametrize("settings", [((0.0, 1.0),), ((0.5, 0.2),), ((0.5, 1.5),), ((0.1, 1.0), (0.0, 1.0))])
 def test_impossible_boxes_are_refused(settings):
     with pytest.raises(LimbeckError, match="not"):
-        resized_crop(*settings)
+        random_resized_crop(*settings)

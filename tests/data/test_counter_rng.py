@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from limbeck.data.counter_rng import Draws, generator, mix
+from limbeck.data.counter_rng import CounterRNG, derive_seed, make_generator
 
 WORD = 2**64
 
@@ -29,9 +29,9 @@ def by_hand(seed: int, sample: int, view: int, place: int, many: int) -> list[fl
     return [(splitmix((key + i * 0x9E3779B97F4A7C15) % WORD) >> 40) / 2**24 for i in range(1, many + 1)]
 
 
-def draws(sample, view=0, *, seed=0, place=0) -> Draws:
+def draws(sample, view=0, *, seed=0, place=0) -> CounterRNG:
     sample = torch.as_tensor(sample).reshape(-1)
-    return Draws.of(sample, torch.as_tensor(view).expand(len(sample)), seed=seed, place=place)
+    return CounterRNG.for_samples(sample, torch.as_tensor(view).expand(len(sample)), seed=seed, transform_index=place)
 
 
 def test_splitmix_here_is_the_published_one():
@@ -40,7 +40,7 @@ def test_splitmix_here_is_the_published_one():
     assert splitmix((1234567 + 0x9E3779B97F4A7C15) % WORD) == 3203168211198807973
 
 
-@pytest.mark.parametrize(("seed", "sample", "view", "place"), [(0, 0, 0, 0), (3, 17, 5, 1), (-1, 10**9, 299, 7)])
+@pytest.marker.parametrize(("seed", "sample", "view", "place"), [(0, 0, 0, 0), (3, 17, 5, 1), (-1, 10**9, 299, 7)])
 def test_numbers_are_those_worked_out_in_plain_integers(seed, sample, view, place):
     found = draws([sample], view, seed=seed, place=place).uniform(4)
     assert found.dtype == torch.float32
@@ -55,13 +55,13 @@ def test_seeds_are_those_worked_out_in_plain_integers():
 def test_numbers_never_change():
     # Caches of teachers' answers rest on these: a change here makes every one of them wrong without a word.
     assert (draws([17], 5, seed=3, place=1).uniform(3)[0] * 2**24).int().tolist() == [15299038, 13498487, 14811189]
-    assert [mix(0), mix(0, 1), mix(1, 0), mix(-1)] == [
+    assert [derive_seed(0), derive_seed(0, 1), derive_seed(1, 0), derive_seed(-1)] == [
         8147104208329303767,
         313702574736366215,
         3395948882924712079,
         8245168133484221968,
     ]
-    assert torch.randperm(8, generator=generator(0, 4, 0)).tolist() == [3, 7, 2, 4, 1, 6, 5, 0]
+    assert torch.randperm(8, generator=make_generator(0, 4, 0)).tolist() == [3, 7, 2, 4, 1, 6, 5, 0]
 
 
 def test_numbers_are_the_same_in_another_process():
@@ -86,14 +86,16 @@ def test_numbers_are_uniform_from_zero_to_below_one():
         assert chi_square < 63 + 5 * (2 * 63) ** 0.5
 
 
-@pytest.mark.parametrize("what", ["sample", "view", "seed", "place", "column"])
+@pytest.marker.parametrize("what", ["sample", "view", "seed", "place", "column"])
 def test_neighbours_do_not_correlate(what):
     # Under independence a correlation of n numbers is normal with a spread of 1/sqrt(n).
     many = 20_000
     if what == "sample":
         numbers = draws(torch.arange(many)).uniform(1)[:, 0]
     elif what == "view":
-        numbers = Draws.of(torch.full((many,), 5), torch.arange(many), seed=0, place=0).uniform(1)[:, 0]
+        numbers = CounterRNG.for_samples(torch.full((many,), 5), torch.arange(many), seed=0, transform_index=0).uniform(
+            1
+        )[:, 0]
     elif what == "column":
         numbers = draws([5]).uniform(many)[0]
     else:
@@ -107,7 +109,13 @@ def test_neighbours_do_not_correlate(what):
 def test_diagonals_of_sample_and_view_do_not_correlate():
     # A weak mix of the two (sample + view, sample ^ view) would repeat along a diagonal.
     sample, view = torch.meshgrid(torch.arange(200), torch.arange(200), indexing="ij")
-    numbers = Draws.of(sample.flatten(), view.flatten(), seed=0, place=0).uniform(1).double().reshape(200, 200).numpy()
+    numbers = (
+        CounterRNG.for_samples(sample.flatten(), view.flatten(), seed=0, transform_index=0)
+        .uniform(1)
+        .double()
+        .reshape(200, 200)
+        .numpy()
+    )
     assert len(np.unique(numbers)) > 0.99 * numbers.size
     for one, other in (
         (numbers[:-1, :-1], numbers[1:, 1:]),
@@ -118,7 +126,7 @@ def test_diagonals_of_sample_and_view_do_not_correlate():
         assert abs(np.corrcoef(one[off], other[off])[0, 1]) < 4.5 / off.sum() ** 0.5
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"sample": 1}, {"view": 1}, {"place": 1}, {"seed": -1}])
+@pytest.marker.parametrize("change", [{"seed": 1}, {"sample": 1}, {"view": 1}, {"place": 1}, {"seed": -1}])
 def test_another_seed_sample_view_or_place_gives_other_numbers(change):
     before = {"sample": 0, "view": 0, "seed": 0, "place": 0}
     one, other = (draws([s["sample"]], s["view"], seed=s["seed"], place=s["place"]) for s in (before, before | change))
@@ -127,13 +135,16 @@ def test_another_seed_sample_view_or_place_gives_other_numbers(change):
 
 def test_numbers_do_not_depend_on_the_batch_or_its_order():
     sample, view = torch.arange(40) * 7, torch.arange(40) % 5
-    whole = Draws.of(sample, view, seed=1, place=0).uniform(3)
+    whole = CounterRNG.for_samples(sample, view, seed=1, transform_index=0).uniform(3)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
-        Draws.of(sample[order], view[order], seed=1, place=0).uniform(3), whole[order], rtol=0, atol=0
+        CounterRNG.for_samples(sample[order], view[order], seed=1, transform_index=0).uniform(3),
+        whole[order],
+        rtol=0,
+        atol=0,
     )
     for i in (0, 13, 39):
-        alone = Draws.of(sample[i : i + 1], view[i : i + 1], seed=1, place=0)
+        alone = CounterRNG.for_samples(sample[i : i + 1], view[i : i + 1], seed=1, transform_index=0)
         assert torch.equal(alone.uniform(3)[0], whole[i])
 
 
@@ -142,7 +153,7 @@ def test_the_first_numbers_do_not_depend_on_how_many_are_asked_for():
 
 
 def test_between_stays_in_its_columns():
-    numbers = draws(torch.arange(10_000)).between(torch.tensor([-2.0, 5.0, 1.0]), torch.tensor([2.0, 5.5, 1.0]))
+    numbers = draws(torch.arange(10_000)).uniform_between(torch.tensor([-2.0, 5.0, 1.0]), torch.tensor([2.0, 5.5, 1.0]))
     assert (numbers[:, 0].min() < -1.99, numbers[:, 0].max() > 1.99) == (True, True)
     assert (numbers[:, 0] >= -2).all()
     assert (numbers[:, 0] < 2).all()
@@ -154,11 +165,25 @@ def test_drawing_leaves_torchs_own_generator_alone():
     torch.manual_seed(0)
     before = torch.get_rng_state()
     draws([1, 2]).uniform(5)
-    generator(1, 2)
+    make_generator(1, 2)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_mix_tells_the_order_and_the_number_of_words():
-    assert len({mix(), mix(0), mix(0, 0), mix(1), mix(0, 1), mix(1, 0), mix(2**64 - 2), mix(-1)}) == 8
-    assert mix(-1) == mix(2**64 - 1)
-    assert all(0 <= mix(i) < 2**63 for i in range(100))
+    assert (
+        len(
+            {
+                derive_seed(),
+                derive_seed(0),
+                derive_seed(0, 0),
+                derive_seed(1),
+                derive_seed(0, 1),
+                derive_seed(1, 0),
+                derive_seed(2**64 - 2),
+                derive_seed(-1),
+            }
+        )
+        == 8
+    )
+    assert derive_seed(-1) == derive_seed(2**64 - 1)
+    assert all(0 <= derive_seed(i) < 2**63 for i in range(100))

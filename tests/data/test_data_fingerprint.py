@@ -16,37 +16,43 @@ from torch.utils.data import Dataset
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data import (
+    Augmentation,
     ImageFolder,
     Normalization,
-    Part,
-    Views,
-    arrays,
+    Split,
     color_jitter,
-    composite,
-    crop,
     cutmix,
-    flip,
+    default_augmentation,
+    from_tensors,
+    horizontal_flip,
     mixup,
     rand_augment,
+    random_crop,
     torchvision,
 )
 from limbeck.data import image_store as kinds
-from limbeck.data.batch_sampler import Shuffled
-from limbeck.data.split import Files, Stored, Wrapped
+from limbeck.data.batch_sampler import BatchSampler
+from limbeck.data.split import DatasetAdapter, ImageFiles, InMemory
 
-EVERYTHING = (crop(1), flip(), color_jitter(), rand_augment(), mixup(probability=0.6), cutmix())
+EVERYTHING = (random_crop(1), horizontal_flip(), color_jitter(), rand_augment(), mixup(p=0.6), cutmix())
 PIXELS = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def part(many=24, images=None):
-    return Part.whole(images or Stored(PIXELS[:many]), torch.arange(many) % 3, first=100)
+    return Split.from_images(images or InMemory(PIXELS[:many]), torch.arange(many) % 3, first_id=100)
 
 
 def stream(whole=None, transforms=EVERYTHING, *, batch=6, seed=2, mean=0.0, **views):
     where = {name: views.pop(name) for name in ("rank", "world") if name in views}
     normalization = Normalization((mean,) * 3, (1.0,) * 3)
-    return Shuffled(
-        whole or part(), Views(transforms, **views), normalization, batch=batch, seed=seed, classes=3, **where
+    return BatchSampler(
+        whole or part(),
+        Augmentation(transforms, **views),
+        normalization,
+        batch_size=batch,
+        seed=seed,
+        classes=3,
+        **where,
     )
 
 
@@ -55,35 +61,35 @@ def test_the_identity_changes_with_what_decides_the_pictures():
     pixel[3, 1, 2, 2] += 0.001
     found = [
         stream(whole),
-        stream(part(24, Stored(pixel))),
+        stream(part(24, InMemory(pixel))),
         stream(whole.subset(torch.arange(23))),
         stream(whole.subset(torch.arange(23, -1, -1))),
-        stream(replace(whole, number=whole.number + 1)),
+        stream(replace(whole, sample_ids=whole.sample_ids + 1)),
         stream(seed=3),
         stream(mean=0.1),
-        stream(per_sample=4),
+        stream(num_views=4),
         stream(transforms=()),
         stream(transforms=EVERYTHING[:5]),
-        stream(transforms=(crop(2), *EVERYTHING[1:])),
+        stream(transforms=(random_crop(2), *EVERYTHING[1:])),
         stream(transforms=(*EVERYTHING[:2], color_jitter(0.3), *EVERYTHING[3:])),
         stream(transforms=(*EVERYTHING[:4], mixup(0.3, 0.6), cutmix())),
         stream(transforms=(torchvision("RandomErasing", p=0.5),)),
         stream(transforms=(torchvision("RandomErasing", p=0.4),)),
     ]
-    assert len({each.identity() for each in found}) == len(found)
-    assert all(len(each.identity()) == 64 for each in found)
+    assert len({each.fingerprint() for each in found}) == len(found)
+    assert all(len(each.fingerprint()) == 64 for each in found)
 
 
 def test_the_identity_does_not_change_with_what_decides_no_picture():
-    plain = stream().identity()
+    plain = stream().fingerprint()
     unlabelled = replace(part(), target=torch.full((24,), -100))
     for other in (
-        stream(), stream(batch=8), stream(rank=1, world=2), stream(per_decode=2), stream(unlabelled),
-        stream(part(24, Stored(PIXELS.clone()))),
+        stream(), stream(batch=8), stream(rank=1, world_size=2), stream(repeats=2), stream(unlabelled),
+        stream(part(24, InMemory(PIXELS.clone()))),
     ):  # fmt: skip
         other.batch(0)
-        assert other.identity() == plain
-    assert stream(transforms=(), seed=1, per_sample=3).identity() == stream(transforms=(), seed=2).identity()
+        assert other.fingerprint() == plain
+    assert stream(transforms=(), seed=1, num_views=3).fingerprint() == stream(transforms=(), seed=2).fingerprint()
 
 
 def test_the_identity_does_not_change_with_the_process():
@@ -95,8 +101,8 @@ def test_the_identity_does_not_change_with_the_process():
     env = {**os.environ, "PYTHONHASHSEED": "123"}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
     t = torch.arange(60)
-    data = arrays(t.reshape(60, 1, 1, 1) / 60, t % 3, views=composite(crop=1, per_sample=8), seed=2)
-    assert said.strip() == data.stream(batch=9).identity()
+    data = from_tensors(t.reshape(60, 1, 1, 1) / 60, t % 3, augment=default_augmentation(crop=1, num_views=8), seed=2)
+    assert said.strip() == data.batches(batch_size=9).fingerprint()
 
 
 @dataclass(frozen=True)
@@ -113,14 +119,14 @@ class Silent:
 
 
 def test_transforms_of_your_own_tell_their_settings_and_their_code(monkeypatch):
-    one = stream(transforms=(Dim(0.1),)).identity()
-    assert one == stream(transforms=(Dim(0.1),)).identity()
-    assert one != stream(transforms=(Dim(0.2),)).identity()
+    one = stream(transforms=(Dim(0.1),)).fingerprint()
+    assert one == stream(transforms=(Dim(0.1),)).fingerprint()
+    assert one != stream(transforms=(Dim(0.2),)).fingerprint()
     monkeypatch.setattr("inspect.getsource", lambda kind: "another body")
-    assert one != stream(transforms=(Dim(0.1),)).identity()
+    assert one != stream(transforms=(Dim(0.1),)).fingerprint()
     for silent in (Silent(), lambda images, draws: images):
         with pytest.raises(LimbeckError, match=r"does not tell its settings, .* make it a frozen dataclass"):
-            stream(transforms=(silent,)).identity()
+            stream(transforms=(silent,)).fingerprint()
 
 
 class Own(Dataset):
@@ -140,34 +146,38 @@ class Own(Dataset):
 DRAWS = {"python": random.random, "numpy": lambda: float(np.random.rand()), "torch": lambda: float(torch.rand(()))}
 
 
-@pytest.mark.parametrize("draw", list(DRAWS.values()), ids=list(DRAWS))
+@pytest.marker.parametrize("draw", list(DRAWS.values()), ids=list(DRAWS))
 def test_a_data_set_that_changes_its_items_has_no_identity(draw):
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    images = Wrapped(Own(draw=draw))
-    assert not images.steady()
+    images = DatasetAdapter(Own(draw=draw))
+    assert not images.is_deterministic()
     assert torch.equal(torch.get_rng_state(), before)
     assert (random.random(), np.random.rand()) == (0.8444218515250481, 0.5488135039273248)
     with pytest.raises(LimbeckError, match=r"gives another picture each time .* put it into views"):
-        stream(part(24, images)).identity()
-    assert images.fingerprint() == Wrapped(Own(draw=draw)).fingerprint()
+        stream(part(24, images)).fingerprint()
+    assert images.fingerprint() == DatasetAdapter(Own(draw=draw)).fingerprint()
 
 
 def test_a_steady_data_set_is_known_by_every_item():
-    images = Wrapped(Own())
-    assert images.steady()
-    assert images.fingerprint() == Wrapped(Own(PIXELS.clone())).fingerprint()
-    found = {images.fingerprint(), Wrapped(Own(PIXELS.double())).fingerprint(), Wrapped(Own(PIXELS[:-1])).fingerprint()}
+    images = DatasetAdapter(Own())
+    assert images.is_deterministic()
+    assert images.fingerprint() == DatasetAdapter(Own(PIXELS.clone())).fingerprint()
+    found = {
+        images.fingerprint(),
+        DatasetAdapter(Own(PIXELS.double())).fingerprint(),
+        DatasetAdapter(Own(PIXELS[:-1])).fingerprint(),
+    }
     for i in range(24):
         changed = PIXELS.clone()
         changed[i, 0, 0, 0] += 0.001
-        found.add(Wrapped(Own(changed)).fingerprint())
+        found.add(DatasetAdapter(Own(changed)).fingerprint())
     assert len(found) == 27
     assert (
-        Wrapped([(torch.tensor(0.5), 1), (torch.tensor(1.5), 0)]).fingerprint()
-        != Wrapped([(torch.tensor(0.5), 1), (torch.tensor(1.25), 0)]).fingerprint()
+        DatasetAdapter([(torch.tensor(0.5), 1), (torch.tensor(1.5), 0)]).fingerprint()
+        != DatasetAdapter([(torch.tensor(0.5), 1), (torch.tensor(1.25), 0)]).fingerprint()
     )
 
 
@@ -180,15 +190,15 @@ def folder(root, many=6):
     return root
 
 
-@pytest.mark.parametrize("small", [2**28, 0])
+@pytest.marker.parametrize("small", [2**28, 0])
 def test_a_file_that_changed_is_a_new_identity(tmp_path, monkeypatch, small):
-    monkeypatch.setattr(kinds, "_SMALL", small)
+    monkeypatch.setattr(kinds, "_MAX_HASHED_BYTES", small)
     folder(tmp_path)
 
     def ask():
-        data = ImageFolder(root=str(tmp_path), memory=0).load()
-        assert isinstance(data.train.images, Files)
-        return data.stream(batch=2).identity(), data.fingerprint()
+        data = ImageFolder(root=str(tmp_path), cache_mb=0).load()
+        assert isinstance(data.train.images, ImageFiles)
+        return data.batches(batch_size=2).fingerprint(), data.fingerprint()
 
     before, path = ask(), tmp_path / "a" / "3.bmp"
     size = path.stat().st_size
@@ -203,7 +213,7 @@ def test_a_file_that_changed_is_a_new_identity(tmp_path, monkeypatch, small):
 def test_a_small_folder_is_the_same_in_every_copy(tmp_path):
     one, other = (folder(tmp_path / name / "set") for name in ("one", "other"))
     os.utime(other / "a" / "3.bmp", ns=(1, 2**60))
-    ask = [ImageFolder(root=str(root), memory=0).load().stream(batch=2).identity() for root in (one, other)]
+    ask = [ImageFolder(root=str(root), cache_mb=0).load().batches(batch_size=2).fingerprint() for root in (one, other)]
     assert ask[0] == ask[1]
 
 
@@ -215,7 +225,7 @@ def test_a_data_set_that_tells_its_files_is_known_by_them(tmp_path):
     change = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 
     def ask(change=change):
-        return Wrapped(Theirs(str(tmp_path), transform=change)).fingerprint()
+        return DatasetAdapter(Theirs(str(tmp_path), transform=change)).fingerprint()
 
     before = ask()
     assert ask() == before

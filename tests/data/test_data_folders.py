@@ -39,7 +39,7 @@ def everything(piece):
 
 
 def sizes(data):
-    return len(data.train), len(data.validation), len(data.sealed)
+    return len(data.train), len(data.validation), len(data.test)
 
 
 def greys(piece):
@@ -48,8 +48,8 @@ def greys(piece):
 
 
 def disjoint(data):
-    parts = [data.train, data.validation, data.sealed.open("weights")]
-    pictures, numbers = set().union(*map(greys, parts)), torch.cat([part.number for part in parts])
+    parts = [data.train, data.validation, data.test.unlock("weights")]
+    pictures, numbers = set().union(*map(greys, parts)), torch.cat([part.sample_ids for part in parts])
     return len(pictures) == len(numbers.unique()) == sum(map(len, parts))
 
 
@@ -58,24 +58,24 @@ def disjoint(data):
 
 def test_plain_class_folders_are_cut_by_seed(tmp_path):
     data = ImageFolder(root=str(plain(tmp_path / "pets"))).load(seed=1)
-    assert (data.name, data.classes, data.shape, sizes(data)) == ("pets", ("a", "b"), (3, 8, 8), (26, 6, 8))
+    assert (data.name, data.class_names, data.input_shape, sizes(data)) == ("pets", ("a", "b"), (3, 8, 8), (26, 6, 8))
     assert disjoint(data)
     assert data.normalization == Normalization.imagenet(3)
     other = ImageFolder(root=str(tmp_path / "pets")).load(seed=2)
-    assert set(other.train.number.tolist()) != set(data.train.number.tolist())
+    assert set(other.train.sample_ids.tolist()) != set(data.train.sample_ids.tolist())
 
 
 def test_shares_are_kept(tmp_path):
-    data = ImageFolder(root=str(plain(tmp_path)), validation=0.5, test=0.5, take=7, labels=4).load()
-    assert (sizes(data), data.labelled) == ((7, 10, 20), 4)
+    data = ImageFolder(root=str(plain(tmp_path)), val_split=0.5, test_split=0.5, num_samples=7, num_labeled=4).load()
+    assert (sizes(data), data.num_labeled) == ((7, 10, 20), 4)
 
 
-@pytest.mark.parametrize("validation", ["val", "validation", "valid"])
+@pytest.marker.parametrize("validation", ["val", "validation", "valid"])
 def test_train_validation_and_test_folders_are_used_as_such(tmp_path, validation):
     data = ImageFolder(root=str(parted(tmp_path, train=10, **{validation: 3}, test=4))).load()
     assert sizes(data) == (20, 6, 8)
     assert disjoint(data)
-    assert data.train.number.tolist() == list(range(20))
+    assert data.train.sample_ids.tolist() == list(range(20))
     expected = [Image.open(p) for c in "ab" for p in sorted((tmp_path / validation / c).iterdir())]
     assert np.array_equal(
         (everything(data.validation) * 255).round().byte().permute(0, 2, 3, 1),
@@ -87,31 +87,31 @@ def test_a_part_without_a_folder_is_cut_off_the_training_part(tmp_path):
     data = ImageFolder(root=str(parted(tmp_path, train=10, test=4))).load()
     assert sizes(data) == (16, 4, 8)
     assert disjoint(data)
-    data = ImageFolder(root=str(parted(tmp_path / "b", train=10, val=4)), test=0.1).load()
+    data = ImageFolder(root=str(parted(tmp_path / "b", train=10, val=4)), test_split=0.1).load()
     assert sizes(data) == (18, 8, 2)
     assert disjoint(data)
 
 
 def test_a_folder_named_as_the_test_part_is_not_the_validation_part_as_well(tmp_path):
     # Tiny-ImageNet: the published figures are those of its folder val.
-    data = ImageFolder(root=str(parted(tmp_path, train=10, val=4)), test="val").load()
+    data = ImageFolder(root=str(parted(tmp_path, train=10, val=4)), test_split="val").load()
     assert sizes(data) == (16, 4, 8)
     assert disjoint(data)
-    assert len(data.sealed) == len(list((tmp_path / "val").rglob("*.png")))
+    assert len(data.test) == len(list((tmp_path / "val").rglob("*.png")))
 
 
 def test_a_folder_named_as_the_validation_part_is_not_the_test_part_as_well(tmp_path):
-    data = ImageFolder(root=str(parted(tmp_path, train=10, test=4)), validation="test").load()
+    data = ImageFolder(root=str(parted(tmp_path, train=10, test=4)), val_split="test").load()
     assert sizes(data) == (16, 8, 4)
     assert disjoint(data)
 
 
 def test_a_share_given_leaves_the_folder_of_that_name_alone(tmp_path):
-    data = ImageFolder(root=str(parted(tmp_path, train=10, val=4, test=3)), validation=0.1).load()
+    data = ImageFolder(root=str(parted(tmp_path, train=10, val=4, test=3)), val_split=0.1).load()
     assert sizes(data) == (18, 2, 6)
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("settings", "said"),
     [
         ({"validation": "val", "test": "val"}, "`test: val` names the validation folder"),
@@ -138,11 +138,11 @@ def test_a_link_to_a_folder_is_that_folder(tmp_path):
 def test_a_folder_that_is_not_there_is_named_with_those_that_are(tmp_path):
     parted(tmp_path, train=5, val=2)
     with pytest.raises(LimbeckError, match="has no folder 'vall'; it has: val"):
-        ImageFolder(root=str(tmp_path), test="vall").load()
+        ImageFolder(root=str(tmp_path), test_split="vall").load()
     with pytest.raises(LimbeckError, match=r"there is no folder .*typo: give data\.root"):
         ImageFolder(root=str(tmp_path / "typo")).load()
     with pytest.raises(LimbeckError, match=r"`test: val` names a folder, and .* has no train folder"):
-        ImageFolder(root=str(plain(tmp_path / "plain")), test="val").load()
+        ImageFolder(root=str(plain(tmp_path / "plain")), test_split="val").load()
 
 
 def test_val_and_test_without_train_are_not_two_classes(tmp_path):
@@ -160,9 +160,9 @@ def test_classes_are_in_the_order_of_their_names_and_pictures_may_stand_deeper(t
     write(tmp_path / "cat", 4, seed=50, kind="JPEG")
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "cat" / "notes.txt").write_text("no picture")
-    data = ImageFolder(root=str(tmp_path), validation=0.2, test=0.2).load()
-    assert data.classes == ("Bee", "ant", "cat")
-    target = torch.cat([data.train.target, data.validation.target, data.sealed.open("weights").target])
+    data = ImageFolder(root=str(tmp_path), val_split=0.2, test_split=0.2).load()
+    assert data.class_names == ("Bee", "ant", "cat")
+    target = torch.cat([data.train.target, data.validation.target, data.test.unlock("weights").target])
     assert torch.bincount(target).tolist() == [6, 6, 10]
 
 
@@ -219,23 +219,23 @@ def too_large(path):
 
 def read_all(source):
     data = source.load()
-    for piece in (data.train, data.validation, data.sealed.open("weights")):
+    for piece in (data.train, data.validation, data.test.unlock("weights")):
         everything(piece)
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("kind", "spoil"),
     [
         ("png", broken_header), ("png", truncated), ("png", empty), ("jpg", broken_header), ("jpg", truncated),
         ("jpg", empty), ("bmp", truncated), ("bmp", too_large), ("gif", truncated), ("webp", truncated),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("memory", [1024, 0])
+@pytest.marker.parametrize("memory", [1024, 0])
 def test_a_corrupt_picture_is_one_sentence_that_names_the_file(tmp_path, kind, spoil, memory):
     plain(tmp_path, 10, kind=kind, height=24, width=24)
     spoil(tmp_path / "b" / f"004.{kind}")
     with pytest.raises(LimbeckError, match=rf"picture .*/b/004\.{kind} cannot be read \(.*mend or remove it") as found:
-        read_all(ImageFolder(root=str(tmp_path), memory=memory))
+        read_all(ImageFolder(root=str(tmp_path), cache_mb=memory))
     assert "\n" not in str(found.value)
 
 
@@ -247,7 +247,7 @@ def test_a_picture_of_16_bits_is_refused_and_not_clipped_to_white(tmp_path):
         ImageFolder(root=str(tmp_path)).load()
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "LA"])
+@pytest.marker.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "LA"])
 def test_pictures_of_every_usual_mode_become_colour(tmp_path, mode):
     plain(tmp_path)
     kind = "tif" if mode == "CMYK" else "png"
@@ -255,7 +255,7 @@ def test_pictures_of_every_usual_mode_become_colour(tmp_path, mode):
         tmp_path / "a" / f"x.{kind}"
     )
     data = ImageFolder(root=str(tmp_path)).load()
-    assert data.shape == (3, 8, 8)
+    assert data.input_shape == (3, 8, 8)
 
 
 def test_different_sizes_without_size_are_one_sentence(tmp_path):
@@ -273,11 +273,11 @@ def test_size_scales_the_shorter_side_and_cuts_the_centre_out(tmp_path):
     Image.fromarray(wide).save(tmp_path / "a" / "000.png")
     tall = np.ascontiguousarray(wide.transpose(1, 0, 2))
     Image.fromarray(tall).save(tmp_path / "b" / "000.png")
-    data = ImageFolder(root=str(tmp_path), size=5, validation=0.2, test=0.2).load()
-    assert data.shape == (3, 5, 5)
-    parts = [data.train, data.validation, data.sealed.open("weights")]
+    data = ImageFolder(root=str(tmp_path), size=5, val_split=0.2, test_split=0.2).load()
+    assert data.input_shape == (3, 5, 5)
+    parts = [data.train, data.validation, data.test.unlock("weights")]
     whole = torch.cat([everything(part) for part in parts])
-    whole = whole[torch.cat([part.number for part in parts]).argsort()]
+    whole = whole[torch.cat([part.sample_ids for part in parts]).argsort()]
     # Shrunk by half to 5 × 20, the centre 5 × 5 lies wholly in the middle half.
     for number in (0, 10):
         assert torch.equal(whole[number, 0], torch.full((5, 5), 200 / 255))
@@ -291,20 +291,20 @@ def from_pil(path, size):
 
 
 def test_size_enlarges_as_well(tmp_path):
-    assert ImageFolder(root=str(plain(tmp_path, height=3, width=31)), size=17).load().shape == (3, 17, 17)
+    assert ImageFolder(root=str(plain(tmp_path, height=3, width=31)), size=17).load().input_shape == (3, 17, 17)
 
 
 def test_grey_pictures_have_one_channel(tmp_path):
     data = ImageFolder(root=str(plain(tmp_path)), channels=1).load()
-    assert data.shape == (1, 8, 8)
+    assert data.input_shape == (1, 8, 8)
     assert data.normalization == Normalization.imagenet(1)
-    number = int(data.train.number[0])
+    number = int(data.train.sample_ids[0])
     colour = np.asarray(Image.open(tmp_path / "ab"[number // 20] / f"{number % 20:03d}.png")).astype(float)
     luma = colour @ [0.299, 0.587, 0.114]  # ITU-R 601
     np.testing.assert_allclose(data.train.read(torch.tensor([0]))[0, 0].numpy() * 255, luma, atol=1)
 
 
-@pytest.mark.parametrize("settings", [{"size": 0}, {"size": -5}, {"channels": 2}, {"channels": 4}])
+@pytest.marker.parametrize("settings", [{"size": 0}, {"size": -5}, {"channels": 2}, {"channels": 4}])
 def test_impossible_sizes_and_channels_are_refused(tmp_path, settings):
     with pytest.raises(LimbeckError, match="size is 1 pixel or more and channels 1 or 3"):
         ImageFolder(root=str(plain(tmp_path)), **settings).load()
@@ -314,17 +314,19 @@ def test_impossible_sizes_and_channels_are_refused(tmp_path, settings):
 
 
 def test_pictures_read_from_files_are_the_same_pixels(tmp_path):
-    from limbeck.data.split import Files, Stored
+    from limbeck.data.split import ImageFiles, InMemory
 
     plain(tmp_path, kind="jpg", height=12, width=9)
-    kept, files = (ImageFolder(root=str(tmp_path), size=6, memory=memory).load(seed=1) for memory in (1, 0))
-    assert isinstance(kept.train.images, Stored)
-    assert isinstance(files.train.images, Files)
+    kept, files = (ImageFolder(root=str(tmp_path), size=6, cache_mb=memory).load(seed=1) for memory in (1, 0))
+    assert isinstance(kept.train.images, InMemory)
+    assert isinstance(files.train.images, ImageFiles)
     for one, other in ((kept.train, files.train), (kept.validation, files.validation)):
-        assert torch.equal(one.number, other.number)
+        assert torch.equal(one.sample_ids, other.sample_ids)
         assert torch.equal(everything(one), everything(other))
     for step in (0, 5):
-        assert torch.equal(kept.stream(batch=4).batch(step)["input"], files.stream(batch=4).batch(step)["input"])
+        assert torch.equal(
+            kept.batches(batch_size=4).batch(step)["input"], files.batches(batch_size=4).batch(step)["input"]
+        )
     assert kept.normalization == files.normalization
 
 
@@ -332,7 +334,7 @@ def test_the_fingerprint_of_files_sees_other_files_names_sizes_and_settings(tmp_
     plain(tmp_path)
 
     def mark(**settings):
-        return ImageFolder(root=str(tmp_path), memory=0, **settings).load().fingerprint()
+        return ImageFolder(root=str(tmp_path), cache_mb=0, **settings).load().fingerprint()
 
     found = [mark(), mark(size=4), mark(channels=1)]
     assert mark() == found[0]
@@ -344,7 +346,7 @@ def test_the_fingerprint_of_files_sees_other_files_names_sizes_and_settings(tmp_
 
 
 def test_a_picture_that_went_away_is_one_sentence(tmp_path):
-    data = ImageFolder(root=str(plain(tmp_path)), memory=0).load()
+    data = ImageFolder(root=str(plain(tmp_path)), cache_mb=0).load()
     for path in (tmp_path / "a").iterdir():
         path.unlink()
     with pytest.raises(LimbeckError, match=r"the picture .*/a/.* cannot be read"):
@@ -353,10 +355,10 @@ def test_a_picture_that_went_away_is_one_sentence(tmp_path):
 
 def test_only_some_class_folders_are_used(tmp_path):
     root = plain(tmp_path, classes="abc")
-    data = ImageFolder(root=str(root), only=("c", "a")).load(seed=0)
-    assert data.classes == ("a", "c")
+    data = ImageFolder(root=str(root), classes=("c", "a")).load(seed=0)
+    assert data.class_names == ("a", "c")
     assert sum(sizes(data)) == 40
     with pytest.raises(LimbeckError, match=r"only: there is no class folder 'd' in .*: there are a, b, c"):
-        ImageFolder(root=str(root), only=("a", "d")).load(seed=0)
+        ImageFolder(root=str(root), classes=("a", "d")).load(seed=0)
     with pytest.raises(LimbeckError, match="at least two class folders, each once"):
-        ImageFolder(root=str(root), only=("a", "a")).load(seed=0)
+        ImageFolder(root=str(root), classes=("a", "a")).load(seed=0)

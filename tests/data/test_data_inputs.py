@@ -14,8 +14,17 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import limbeck.data
 from limbeck.core.errors import LimbeckError
-from limbeck.data import Normalization, Part, Views, arrays, crop, datasets, flip, loaders
-from limbeck.data.split import Stored
+from limbeck.data import (
+    Augmentation,
+    Normalization,
+    Split,
+    from_datasets,
+    from_loaders,
+    from_tensors,
+    horizontal_flip,
+    random_crop,
+)
+from limbeck.data.split import InMemory
 
 PIXELS = torch.arange(80 * 2 * 3 * 3, dtype=torch.float32).reshape(80, 2, 3, 3) / (80 * 18)
 LABELS = torch.arange(80) % 4
@@ -42,50 +51,50 @@ def everything(piece):
 
 
 def test_arrays_cuts_three_parts_and_names_the_classes():
-    data = arrays(PIXELS, LABELS, validation=0.25, test=0.1, seed=3)
-    assert (len(data.train), len(data.validation), len(data.sealed)) == (54, 18, 8)
-    assert (data.classes, data.shape, data.labelled, data.seed) == (("0", "1", "2", "3"), (2, 3, 3), 54, 3)
-    assert torch.equal(everything(data.train), PIXELS[data.train.number])
-    assert torch.equal(data.train.target, LABELS[data.train.number])
+    data = from_tensors(PIXELS, LABELS, val_split=0.25, test_split=0.1, seed=3)
+    assert (len(data.train), len(data.validation), len(data.test)) == (54, 18, 8)
+    assert (data.class_names, data.input_shape, data.num_labeled, data.seed) == (("0", "1", "2", "3"), (2, 3, 3), 54, 3)
+    assert torch.equal(everything(data.train), PIXELS[data.train.sample_ids])
+    assert torch.equal(data.train.target, LABELS[data.train.sample_ids])
 
 
 def test_arrays_takes_bytes_as_0_to_255():
     inputs = torch.randint(0, 256, (40, 1, 3, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    data = arrays(inputs, torch.arange(40) % 2)
-    expected = inputs.numpy()[data.train.number.numpy()] / np.float32(255)
+    data = from_tensors(inputs, torch.arange(40) % 2)
+    expected = inputs.numpy()[data.train.sample_ids.numpy()] / np.float32(255)
     np.testing.assert_array_equal(everything(data.train).numpy(), expected)
 
 
 def test_arrays_takes_features_that_are_no_pictures():
-    data = arrays(torch.randn(50, 7) * 30, torch.arange(50) % 2)
-    batch = data.stream(batch=10).batch(0)
+    data = from_tensors(torch.randn(50, 7) * 30, torch.arange(50) % 2)
+    batch = data.batches(batch_size=10).batch(0)
     assert batch["input"].shape == (10, 7)
-    whole = torch.cat([b["input"] for b in (data.stream(batch=8).batch(i) for i in range(4))]).double()
+    whole = torch.cat([b["input"] for b in (data.batches(batch_size=8).batch(i) for i in range(4))]).double()
     assert whole.mean(0).abs().max() < 1e-4
     assert (whole.std(0) - 1).abs().max() < 1e-4
 
 
 def test_arrays_hides_labels_and_streams_the_labelled():
-    data = arrays(PIXELS, LABELS, labels=8)
-    assert (data.labelled, len(data.train)) == (8, 51)
-    assert set(data.stream(batch=51).batch(0)["target"].tolist()) == {-100, 0, 1, 2, 3}
-    labelled = data.stream(batch=8, pictures="labelled").batch(0)
+    data = from_tensors(PIXELS, LABELS, num_labeled=8)
+    assert (data.num_labeled, len(data.train)) == (8, 51)
+    assert set(data.batches(batch_size=51).batch(0)["target"].tolist()) == {-100, 0, 1, 2, 3}
+    labelled = data.batches(batch_size=8, subset="labelled").batch(0)
     assert sorted(labelled["target"].tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
     with pytest.raises(LimbeckError, match="`pictures` is all or labelled, not 'labeled'"):
-        data.stream(batch=8, pictures="labeled")
+        data.batches(batch_size=8, subset="labeled")
 
 
 def test_validation_batches_are_in_order_whole_and_without_views():
-    data = arrays(PIXELS, LABELS, views=Views((crop(1), flip())))
-    batches = list(data.validation_batches(batch=5))
+    data = from_tensors(PIXELS, LABELS, augment=Augmentation((random_crop(1), horizontal_flip())))
+    batches = list(data.validation_batches(batch_size=5))
     assert [len(batch["index"]) for batch in batches] == [5, 5, 3]
-    assert torch.equal(torch.cat([b["index"] for b in batches]), data.validation.number)
-    expected = data.normalization.apply(PIXELS[data.validation.number])
+    assert torch.equal(torch.cat([b["index"] for b in batches]), data.validation.sample_ids)
+    expected = data.normalization.apply(PIXELS[data.validation.sample_ids])
     assert torch.equal(torch.cat([b["input"] for b in batches]), expected)
-    assert torch.equal(torch.cat([b["target"] for b in batches]), LABELS[data.validation.number])
+    assert torch.equal(torch.cat([b["target"] for b in batches]), LABELS[data.validation.sample_ids])
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("target", "settings", "message"),
     [
         (LABELS[:-1], {}, "there are 80 pictures and 79 labels"),
@@ -100,42 +109,42 @@ def test_validation_batches_are_in_order_whole_and_without_views():
 )
 def test_arrays_refuses_what_cannot_be(target, settings, message):
     with pytest.raises(LimbeckError, match=message):
-        arrays(PIXELS, target, **settings)
+        from_tensors(PIXELS, target, **settings)
 
 
 def test_arrays_refuses_no_sample_at_all():
     with pytest.raises(LimbeckError, match="no sample at all"):
-        arrays(torch.rand(0, 1, 2, 2), torch.zeros(0))
+        from_tensors(torch.rand(0, 1, 2, 2), torch.zeros(0))
 
 
 def test_arrays_refuses_views_of_pixels_they_would_clip():
     with pytest.raises(LimbeckError, match=r"views change pictures in 0\.\.1, .* go from 0 to 254\.8"):
-        arrays(PIXELS * 255, LABELS, views=Views((flip(),)))
-    arrays(PIXELS, LABELS, views=Views((flip(),)))
-    arrays((PIXELS * 255).byte(), LABELS, views=Views((flip(),)))
+        from_tensors(PIXELS * 255, LABELS, augment=Augmentation((horizontal_flip(),)))
+    from_tensors(PIXELS, LABELS, augment=Augmentation((horizontal_flip(),)))
+    from_tensors((PIXELS * 255).byte(), LABELS, augment=Augmentation((horizontal_flip(),)))
 
 
 # datasets
 
 
 def test_datasets_reads_a_users_own():
-    data = datasets(Own(), classes=["a", "b", "c", "d"], name="mine")
-    assert (len(data.train), len(data.validation), len(data.sealed)) == (51, 13, 16)
-    assert (data.name, data.classes) == ("mine", ("a", "b", "c", "d"))
-    batch = data.stream(batch=16).batch(0)
+    data = from_datasets(Own(), class_names=["a", "b", "c", "d"], name="mine")
+    assert (len(data.train), len(data.validation), len(data.test)) == (51, 13, 16)
+    assert (data.name, data.class_names) == ("mine", ("a", "b", "c", "d"))
+    batch = data.batches(batch_size=16).batch(0)
     assert torch.equal(batch["input"], PIXELS[batch["index"]])  # their transforms are theirs: nothing is taken off
     assert torch.equal(batch["target"], LABELS[batch["index"]])
 
 
 def test_datasets_takes_the_parts_that_are_given():
     test, validation = Own(PIXELS[:10], LABELS[:10]), Own(PIXELS[10:30], LABELS[10:30])
-    data = datasets(Own(PIXELS[30:], LABELS[30:]), validation, test)
-    assert (len(data.train), len(data.validation), len(data.sealed)) == (50, 20, 10)
-    sealed = data.sealed.open("weights")
+    data = from_datasets(Own(PIXELS[30:], LABELS[30:]), validation, test)
+    assert (len(data.train), len(data.validation), len(data.test)) == (50, 20, 10)
+    sealed = data.test.unlock("weights")
     assert torch.equal(everything(data.validation), PIXELS[10:30])
     assert torch.equal(everything(sealed), PIXELS[:10])
     # A number names one sample for ever, so no two samples of any parts share one.
-    numbers = torch.cat([part.number for part in (data.train, data.validation, sealed)])
+    numbers = torch.cat([part.sample_ids for part in (data.train, data.validation, sealed)])
     assert len(numbers.unique()) == 80
 
 
@@ -150,7 +159,7 @@ def test_datasets_takes_tensor_datasets_and_known_targets():
             return super().__getitem__(i)
 
     known = Known()
-    assert torch.equal(datasets(known).train.target, datasets(TensorDataset(PIXELS, LABELS)).train.target)
+    assert torch.equal(from_datasets(known).train.target, from_datasets(TensorDataset(PIXELS, LABELS)).train.target)
     assert known.asked <= 1  # labels that are known are not looked for picture by picture
 
 
@@ -161,12 +170,12 @@ def test_datasets_asks_a_target_transform_too():
         def target_transform(self, label):
             return 3 - int(label)
 
-    data = datasets(Turned())
-    assert torch.equal(data.train.target, 3 - LABELS[data.train.number])
+    data = from_datasets(Turned())
+    assert torch.equal(data.train.target, 3 - LABELS[data.train.sample_ids])
 
 
 def test_datasets_takes_bytes_as_0_to_255():
-    data = datasets(Own((PIXELS * 255).byte(), LABELS))
+    data = from_datasets(Own((PIXELS * 255).byte(), LABELS))
     assert everything(data.train).max() <= 1
 
 
@@ -184,11 +193,11 @@ def test_datasets_says_what_it_cannot_read():
             return torch.zeros(1, 2 + i % 2, 2), int(LABELS[i])
 
     with pytest.raises(LimbeckError, match="give a map-style data set"):
-        datasets(Stream())
+        from_datasets(Stream())
     with pytest.raises(LimbeckError, match=r"gives a Image as input, .* ToTensor"):
-        datasets(Pictures())
+        from_datasets(Pictures())
     with pytest.raises(LimbeckError, match="different shapes"):
-        datasets(Sizes()).stream(batch=40).batch(0)
+        from_datasets(Sizes()).batches(batch_size=40).batch(0)
 
 
 # loaders
@@ -196,18 +205,18 @@ def test_datasets_says_what_it_cannot_read():
 
 def test_loaders_gives_what_they_give():
     train = DataLoader(TensorDataset(PIXELS, LABELS), batch_size=32)
-    data = loaders(train, [("a", 1), ("b", 2)])
-    stream = data.stream(batch=7)
+    data = from_loaders(train, [("a", 1), ("b", 2)])
+    stream = data.batches(batch_size=7)
     assert stream.steps_per_epoch == 3
     assert torch.equal(stream.batch(4)[0], PIXELS[32:64])
     assert list(data.validation_batches()) == [("a", 1), ("b", 2)]
     assert list(data.validation_batches()) == [("a", 1), ("b", 2)]
-    assert list(loaders(train).validation_batches()) == []
+    assert list(from_loaders(train).validation_batches()) == []
 
 
 def test_loaders_cannot_tell_labelled_pictures():
     with pytest.raises(LimbeckError, match="'labelled' ones were asked for"):
-        loaders([1]).stream(batch=1, pictures="labelled")
+        from_loaders([1]).batches(batch_size=1, subset="labelled")
 
 
 # Normalisation
@@ -218,7 +227,7 @@ def test_normalisation_is_measured_by_channel():
         torch.rand(300, 3, 5, 4, generator=torch.Generator().manual_seed(0))
         * torch.tensor([1.0, 0.5, 0.1])[:, None, None]
     )
-    found = Normalization.measured(Part.whole(Stored(inputs), torch.zeros(300)))
+    found = Normalization.from_split(Split.from_images(InMemory(inputs), torch.zeros(300)))
     pixels = inputs.double().numpy()
     np.testing.assert_allclose(found.mean, pixels.mean(axis=(0, 2, 3)), atol=1e-6)
     np.testing.assert_allclose(found.std, pixels.std(axis=(0, 2, 3), ddof=1), atol=1e-6)
@@ -228,19 +237,19 @@ def test_normalisation_is_measured_by_channel():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("many", [99, 100, 101, 150, 199, 200, 1000])
+@pytest.marker.parametrize("many", [99, 100, 101, 150, 199, 200, 1000])
 def test_normalisation_is_measured_over_samples_of_the_whole_part(many):
     # Folders are read class by class, so the first samples alone would be the first classes alone.
-    part = Part.whole(Stored((torch.arange(many) * 2 >= many).float().reshape(-1, 1, 1, 1)), torch.zeros(many))
-    assert Normalization.measured(part, most=100).mean[0] == pytest.approx(0.5, abs=0.011)
+    part = Split.from_images(InMemory((torch.arange(many) * 2 >= many).float().reshape(-1, 1, 1, 1)), torch.zeros(many))
+    assert Normalization.from_split(part, max_samples=100).mean[0] == pytest.approx(0.5, abs=0.011)
 
 
 def test_a_constant_channel_is_not_divided_by_zero():
-    part = Part.whole(Stored(torch.full((10, 1, 2, 2), 0.25)), torch.zeros(10))
-    found = Normalization.measured(part)
+    part = Split.from_images(InMemory(torch.full((10, 1, 2, 2), 0.25)), torch.zeros(10))
+    found = Normalization.from_split(part)
     assert (found.mean, found.std) == ((0.25,), (0.001,))
     assert torch.isfinite(found.apply(part.read(torch.arange(10)))).all()
-    one = Normalization.measured(Part.whole(Stored(torch.ones(1, 3)), torch.zeros(1)))
+    one = Normalization.from_split(Split.from_images(InMemory(torch.ones(1, 3)), torch.zeros(1)))
     assert one.std == (0.001,) * 3
 
 
@@ -249,52 +258,59 @@ def test_normalisation_of_imagenet_and_none_have_the_pictures_channels():
     assert Normalization.imagenet(1).std == (0.226,)
     grey = torch.rand(4, 1, 2, 2)
     assert torch.equal(Normalization.none(1).apply(grey), grey)
-    assert arrays(PIXELS, LABELS, normalize="imagenet").normalization == Normalization.imagenet(2)
+    assert from_tensors(PIXELS, LABELS, normalize="imagenet").normalization == Normalization.imagenet(2)
 
 
 # Fingerprint
 
 
 def test_the_fingerprint_changes_with_a_pixel_a_label_and_a_split():
-    pixel, label, hidden = PIXELS.clone(), LABELS.clone(), arrays(PIXELS, LABELS, labels=8)
+    pixel, label, hidden = PIXELS.clone(), LABELS.clone(), from_tensors(PIXELS, LABELS, num_labeled=8)
     pixel[40, 1, 2, 2] += 0.001
     label[[40, 41]] = label[[41, 40]]
     found = [
-        arrays(PIXELS, LABELS),
-        arrays(pixel, LABELS),
-        arrays(PIXELS, label),
-        arrays(PIXELS, LABELS, seed=1),
-        arrays(PIXELS, LABELS, validation=0.25),
-        arrays(PIXELS, LABELS, test=0.25),
-        arrays(PIXELS, LABELS, classes=["a", "b", "c", "d"]),
-        arrays(PIXELS.reshape(80, 2, 9, 1), LABELS),
+        from_tensors(PIXELS, LABELS),
+        from_tensors(pixel, LABELS),
+        from_tensors(PIXELS, label),
+        from_tensors(PIXELS, LABELS, seed=1),
+        from_tensors(PIXELS, LABELS, val_split=0.25),
+        from_tensors(PIXELS, LABELS, test_split=0.25),
+        from_tensors(PIXELS, LABELS, class_names=["a", "b", "c", "d"]),
+        from_tensors(PIXELS.reshape(80, 2, 9, 1), LABELS),
         hidden,
     ]
     assert len({data.fingerprint() for data in found}) == len(found)
 
 
 def test_the_fingerprint_does_not_change_with_what_does_not_change_the_data():
-    plain = arrays(PIXELS, LABELS).fingerprint()
-    assert plain == arrays(PIXELS.clone(), LABELS.clone(), views=Views((flip(),)), normalize="none").fingerprint()
-    used = arrays(PIXELS, LABELS)
-    used.stream(batch=4).batch(0)
-    used.sealed.open("weights")
+    plain = from_tensors(PIXELS, LABELS).fingerprint()
+    assert (
+        plain
+        == from_tensors(
+            PIXELS.clone(), LABELS.clone(), augment=Augmentation((horizontal_flip(),)), normalize="none"
+        ).fingerprint()
+    )
+    used = from_tensors(PIXELS, LABELS)
+    used.batches(batch_size=4).batch(0)
+    used.test.unlock("weights")
     assert used.fingerprint() == plain
 
 
-@pytest.mark.parametrize("which", ["validation", "test"])
+@pytest.marker.parametrize("which", ["validation", "test"])
 def test_the_fingerprint_sees_parts_that_stand_apart(which):
     def data(**changed):
-        pieces = {name: Part.whole(Stored(PIXELS[:20]), LABELS[:20], first=at) for name, at in _APART.items()}
+        pieces = {
+            name: Split.from_images(InMemory(PIXELS[:20]), LABELS[:20], first_id=at) for name, at in _APART.items()
+        }
         return limbeck.data.module.arrange(
             "mine", "abcd", pieces["train"], seed=0, validation=changed.get("validation", pieces["validation"]),
-            test=changed.get("test", pieces["test"]), labels=None, keep=None, views=Views(), normalize="none",
+            test=changed.get("test", pieces["test"]), num_labeled=None, num_samples=None, augment=Augmentation(), normalize="none",
         )  # fmt: skip
 
     plain, at = data().fingerprint(), _APART[which]
     assert plain == data().fingerprint()
-    assert plain != data(**{which: Part.whole(Stored(PIXELS[1:21]), LABELS[:20], first=at)}).fingerprint()
-    assert plain != data(**{which: Part.whole(Stored(PIXELS[:20]), LABELS[1:21], first=at)}).fingerprint()
+    assert plain != data(**{which: Split.from_images(InMemory(PIXELS[1:21]), LABELS[:20], first_id=at)}).fingerprint()
+    assert plain != data(**{which: Split.from_images(InMemory(PIXELS[:20]), LABELS[1:21], first_id=at)}).fingerprint()
 
 
 _APART = {"train": 0, "validation": 20, "test": 40}
@@ -308,4 +324,4 @@ def test_the_fingerprint_does_not_change_with_the_process():
     env = {**os.environ, "PYTHONHASHSEED": "123"}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
     t = torch.arange(60)
-    assert said.strip() == arrays(t.reshape(60, 1, 1, 1) / 60, t % 3, labels=9, seed=2).fingerprint()
+    assert said.strip() == from_tensors(t.reshape(60, 1, 1, 1) / 60, t % 3, num_labeled=9, seed=2).fingerprint()

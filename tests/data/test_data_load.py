@@ -13,21 +13,21 @@ from torch.utils.data import DataLoader, Dataset
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data import (
+    Augmentation,
     Normalization,
-    Part,
-    Views,
+    Split,
     color_jitter,
-    composite,
-    crop,
     cutmix,
-    flip,
+    default_augmentation,
+    horizontal_flip,
     mixup,
     rand_augment,
+    random_crop,
 )
-from limbeck.data.batch_sampler import Shuffled
-from limbeck.data.split import Stored
+from limbeck.data.batch_sampler import BatchSampler
+from limbeck.data.split import InMemory
 
-EVERYTHING = (crop(1), flip(), color_jitter(), rand_augment(), mixup(probability=0.6), cutmix())
+EVERYTHING = (random_crop(1), horizontal_flip(), color_jitter(), rand_augment(), mixup(p=0.6), cutmix())
 PIXELS = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -53,14 +53,20 @@ class Counted:
 
 
 def part(many=24, images=None):
-    return Part.whole(images or Stored(PIXELS[:many]), torch.arange(many) % 3, first=100)
+    return Split.from_images(images or InMemory(PIXELS[:many]), torch.arange(many) % 3, first_id=100)
 
 
 def stream(whole=None, transforms=EVERYTHING, *, batch=6, seed=2, mean=0.0, **views):
     where = {name: views.pop(name) for name in ("rank", "world") if name in views}
     normalization = Normalization((mean,) * 3, (1.0,) * 3)
-    return Shuffled(
-        whole or part(), Views(transforms, **views), normalization, batch=batch, seed=seed, classes=3, **where
+    return BatchSampler(
+        whole or part(),
+        Augmentation(transforms, **views),
+        normalization,
+        batch_size=batch,
+        seed=seed,
+        classes=3,
+        **where,
     )
 
 
@@ -79,16 +85,16 @@ class Steps(Dataset):
 # Show
 
 
-@pytest.mark.parametrize("settings", [{}, {"per_sample": 4}, {"per_sample": 4, "per_decode": 2}])
+@pytest.marker.parametrize("settings", [{}, {"per_sample": 4}, {"per_sample": 4, "per_decode": 2}])
 def test_a_batch_is_what_show_shows(settings):
     shown = stream(**settings)
     for step in (0, 3, 9):
         batch = shown.batch(step)
-        assert same(stream(**settings).show(batch["index"] - 100, batch["view"]), batch)
+        assert same(stream(**settings).load(batch["index"] - 100, batch["view"]), batch)
 
 
-@pytest.mark.parametrize("settings", [{}, {"per_sample": 4, "per_decode": 2}])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.marker.parametrize("settings", [{}, {"per_sample": 4, "per_decode": 2}])
+@pytest.marker.parametrize("workers", [0, 2])
 def test_pictures_are_the_same_from_workers_and_after_a_resume(settings, workers):
     loader = DataLoader(Steps(stream(**settings)), batch_size=None, sampler=range(5, 9), num_workers=workers)
     for step, batch in enumerate(loader, start=5):
@@ -120,12 +126,12 @@ def test_showing_leaves_every_global_generator_alone():
 
 
 def test_a_stream_tells_its_part_and_how_many_views_there_are():
-    assert stream().views_per_sample == 0
-    assert stream(per_sample=4).views_per_sample == 4
-    bare = stream(transforms=(), per_sample=4)
-    assert bare.views_per_sample == 1
+    assert stream().num_views == 0
+    assert stream(num_views=4).num_views == 4
+    bare = stream(transforms=(), num_views=4)
+    assert bare.num_views == 1
     assert {int(view) for step in range(12) for view in bare.batch(step)["view"]} == {0}
-    assert len(stream().part) == 24
+    assert len(stream().split) == 24
 
 
 # Several views for each read
@@ -133,7 +139,7 @@ def test_a_stream_tells_its_part_and_how_many_views_there_are():
 
 def test_per_decode_reads_each_sample_of_a_batch_once():
     images = Counted(24)
-    shown = stream(part(24, images), EVERYTHING[:4], batch=12, per_decode=4)
+    shown = stream(part(24, images), EVERYTHING[:4], batch=12, repeats=4)
     batch = shown.batch(0)
     assert len(images.reads) == 3
     assert set(images.reads.values()) == {1}
@@ -148,21 +154,21 @@ def test_per_decode_reads_each_sample_of_a_batch_once():
 def test_show_reads_what_it_is_asked_for_several_times_once():
     images = Counted(24)
     which, view = torch.tensor([5, 9, 5, 5, 9]), torch.arange(5)
-    together = stream(part(24, images), EVERYTHING[:4]).show(which, view)
+    together = stream(part(24, images), EVERYTHING[:4]).load(which, view)
     assert images.reads == {5: 1, 9: 1}
-    assert same(together, stream(transforms=EVERYTHING[:4]).show(which, view))
+    assert same(together, stream(transforms=EVERYTHING[:4]).load(which, view))
 
 
 def test_mixing_reads_a_partner_for_each_view():
     images = Counted(24)
-    stream(part(24, images), (flip(), mixup()), batch=12, per_decode=4).batch(0)
+    stream(part(24, images), (horizontal_flip(), mixup()), batch=12, repeats=4).batch(0)
     assert 3 < sum(images.reads.values()) <= 3 + 12
 
 
-@pytest.mark.parametrize(("many", "batch", "per_sample"), [(24, 6, 0), (26, 8, 6), (24, 24, 4)])
+@pytest.marker.parametrize(("many", "batch", "per_sample"), [(24, 6, 0), (26, 8, 6), (24, 24, 4)])
 def test_a_round_shows_each_sample_in_its_next_views(many, batch, per_sample):
-    whole = Part.whole(Stored(PIXELS[torch.arange(many) % 24]), torch.arange(many) % 3, first=100)
-    shown = stream(whole, EVERYTHING[:2], batch=batch, per_decode=2, per_sample=per_sample)
+    whole = Split.from_images(InMemory(PIXELS[torch.arange(many) % 24]), torch.arange(many) % 3, first_id=100)
+    shown = stream(whole, EVERYTHING[:2], batch=batch, repeats=2, num_views=per_sample)
     assert shown.steps_per_epoch == many // batch  # as without per_decode
     for round_ in range(4):
         pairs = Counter()
@@ -175,12 +181,12 @@ def test_a_round_shows_each_sample_in_its_next_views(many, batch, per_sample):
         assert len(pairs) == 2 * len({number for number, _ in pairs}) == 2 * (many // batch) * batch
 
 
-@pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("many", [24, 5])
+@pytest.marker.parametrize("world", [2, 3])
+@pytest.marker.parametrize("many", [24, 5])
 def test_ranks_share_the_batch_of_one_process_with_several_views(many, world):
     settings = {"transforms": EVERYTHING[:2], "per_decode": 2}
     one = stream(part(many), batch=4 * world, **settings)
-    ranks = [stream(part(many), batch=4, rank=rank, world=world, **settings) for rank in range(world)]
+    ranks = [stream(part(many), batch=4, rank=rank, world_size=world, **settings) for rank in range(world)]
     for step in range(5 * one.steps_per_epoch):
         pieces = [rank.batch(step) for rank in ranks]
         for key, value in one.batch(step).items():
@@ -188,7 +194,7 @@ def test_ranks_share_the_batch_of_one_process_with_several_views(many, world):
 
 
 def test_a_part_smaller_than_a_batch_repeats_in_the_next_views():
-    shown = stream(part(3), EVERYTHING[:2], batch=8, per_decode=2)
+    shown = stream(part(3), EVERYTHING[:2], batch=8, repeats=2)
     assert shown.steps_per_epoch == 1
     pairs = [
         pair
@@ -200,14 +206,14 @@ def test_a_part_smaller_than_a_batch_repeats_in_the_next_views():
     assert max(counts.values()) - min(counts.values()) <= 2 * 3
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("make", "message"),
     [
-        (lambda: Views((flip(),), per_decode=0), "at least 1, not 0"),
-        (lambda: Views((), per_decode=2), "per_decode 2 would show each picture unchanged as often: add transforms"),
-        (lambda: Views((flip(),), per_sample=6, per_decode=4), "a multiple of per_decode, .* 6 is none of 4"),
-        (lambda: Views((flip(),), per_sample=1, per_decode=2), "1 is none of 2"),
-        (lambda: stream(batch=6, per_decode=4), "a batch is a multiple of per_decode, .* 4 views, and 6 is none"),
+        (lambda: Augmentation((horizontal_flip(),), repeats=0), "at least 1, not 0"),
+        (lambda: Augmentation((), repeats=2), "per_decode 2 would show each picture unchanged as often: add transforms"),
+        (lambda: Augmentation((horizontal_flip(),), num_views=6, repeats=4), "a multiple of per_decode, .* 6 is none of 4"),
+        (lambda: Augmentation((horizontal_flip(),), num_views=1, repeats=2), "1 is none of 2"),
+        (lambda: stream(batch=6, repeats=4), "a batch is a multiple of per_decode, .* 4 views, and 6 is none"),
     ],
 )  # fmt: skip
 def test_what_does_not_come_out_even_is_one_sentence(make, message):
@@ -219,16 +225,16 @@ def test_what_does_not_come_out_even_is_one_sentence(make, message):
 
 
 def test_composite_is_crop_jitter_and_mixup():
-    assert composite() == Views((crop(4), color_jitter(0.4, 0.4, 0.4, 0.1), mixup(0.2)))
-    assert composite(2, 0.2, 1.0, flip=0.5, per_sample=8, per_decode=4) == Views(
-        (crop(2), flip(0.5), color_jitter(0.2, 0.2, 0.2, 0.05), mixup(1.0)), per_sample=8, per_decode=4
+    assert default_augmentation() == Augmentation((random_crop(4), color_jitter(0.4, 0.4, 0.4, 0.1), mixup(0.2)))
+    assert default_augmentation(2, 0.2, 1.0, flip=0.5, num_views=8, repeats=4) == Augmentation(
+        (random_crop(2), horizontal_flip(0.5), color_jitter(0.2, 0.2, 0.2, 0.05), mixup(1.0)), num_views=8, repeats=4
     )
-    assert composite(crop=0, jitter=0, mixup=0) == Views()
+    assert default_augmentation(crop=0, jitter=0, mixup=0) == Augmentation()
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     "settings", [{"crop": -1}, {"jitter": -0.1}, {"mixup": -1.0}, {"flip": 2.0}, {"per_sample": -1}]
 )
 def test_composite_refuses_what_its_parts_refuse(settings):
     with pytest.raises(LimbeckError, match="not"):
-        composite(**settings)
+        default_augmentation(**settings)

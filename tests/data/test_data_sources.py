@@ -33,7 +33,7 @@ def nowhere(tmp_path, monkeypatch):
 
     for name in ("FashionMNIST", "CIFAR10", "CIFAR100"):
         monkeypatch.setattr(published, name, refuse)
-    monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "no-debian")
+    monkeypatch.setattr(sources, "_DEBIAN_ROOT", tmp_path / "no-debian")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("LIMBECK_DATA", raising=False)
     return monkeypatch
@@ -51,9 +51,9 @@ def test_digits_are_1797_pictures_of_8_by_8():
 
     bunch = load_digits()
     data = Digits().load(seed=1)
-    assert (len(data.train), len(data.validation), len(data.sealed)) == (1078, 360, 359)
-    assert (data.name, data.shape, data.classes) == ("Digits", (1, 8, 8), tuple("0123456789"))
-    number = data.train.number.numpy()
+    assert (len(data.train), len(data.validation), len(data.test)) == (1078, 360, 359)
+    assert (data.name, data.input_shape, data.class_names) == ("Digits", (1, 8, 8), tuple("0123456789"))
+    number = data.train.sample_ids.numpy()
     np.testing.assert_array_equal(everything(data.train)[:, 0].numpy(), (bunch.images[number] / 16).astype(np.float32))
     np.testing.assert_array_equal(data.train.target.numpy(), bunch.target[number])
 
@@ -68,9 +68,9 @@ def test_digits_are_normalised_by_their_training_part():
 
 
 def test_digits_keep_their_settings():
-    data = Digits(take=200, labels=30, validation=0.5, test=0.1).load(seed=3)
-    assert (len(data.train), data.labelled, len(data.validation), len(data.sealed)) == (200, 30, 808, 180)
-    assert torch.bincount(data.train.labelled().target).tolist() == [3] * 10
+    data = Digits(num_samples=200, num_labeled=30, val_split=0.5, test_split=0.1).load(seed=3)
+    assert (len(data.train), data.num_labeled, len(data.validation), len(data.test)) == (200, 30, 808, 180)
+    assert torch.bincount(data.train.select_labeled().target).tolist() == [3] * 10
 
 
 def test_a_misspelt_normalisation_is_refused():
@@ -93,50 +93,57 @@ def write_fashion(folder: Path, *, zipped: bool, many=(40, 10), seed=0):
     return arrays
 
 
-@pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+@pytest.marker.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
 def test_fashion_is_read_from_debians_folder(nowhere):
-    nowhere.setattr(sources, "_DEBIAN", DEBIAN.parent)
-    data = FashionMNIST(take=500, labels=50).load()
-    assert (len(data.train), len(data.validation), len(data.sealed)) == (500, 6000, 10_000)
-    assert (data.name, data.shape, len(data.classes), data.labelled) == ("FashionMNIST", (1, 28, 28), 10, 50)
+    nowhere.setattr(sources, "_DEBIAN_ROOT", DEBIAN.parent)
+    data = FashionMNIST(num_samples=500, num_labeled=50).load()
+    assert (len(data.train), len(data.validation), len(data.test)) == (500, 6000, 10_000)
+    assert (data.name, data.input_shape, len(data.class_names), data.num_labeled) == (
+        "FashionMNIST",
+        (1, 28, 28),
+        10,
+        50,
+    )
     assert torch.bincount(data.validation.target).tolist() == [600] * 10
     whole = everything(data.validation)
     assert whole.double().mean().item() == pytest.approx(0.2860, abs=0.003)  # the published mean and spread
     assert whole.double().std().item() == pytest.approx(0.3530, abs=0.003)
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("below", [".", "fashion-mnist", "FashionMNIST/raw"])
+@pytest.marker.parametrize("zipped", [True, False])
+@pytest.marker.parametrize("below", [".", "fashion-mnist", "FashionMNIST/raw"])
 def test_fashion_is_read_from_a_folder_given_and_its_test_part_is_the_official_one(nowhere, tmp_path, zipped, below):
     arrays = write_fashion(tmp_path / "given" / below, zipped=zipped)
-    data = FashionMNIST(root=str(tmp_path / "given"), validation=0.25).load(seed=3)
-    assert (len(data.train), len(data.validation), len(data.sealed)) == (30, 10, 10)
+    data = FashionMNIST(root=str(tmp_path / "given"), val_split=0.25).load(seed=3)
+    assert (len(data.train), len(data.validation), len(data.test)) == (30, 10, 10)
     for piece in (data.train, data.validation):
-        np.testing.assert_array_equal((everything(piece)[:, 0] * 255).round().byte(), arrays[FILES[0]][piece.number])
-        np.testing.assert_array_equal(piece.target, arrays[FILES[1]][piece.number])
-    test = data.sealed.open("weights")
+        np.testing.assert_array_equal(
+            (everything(piece)[:, 0] * 255).round().byte(), arrays[FILES[0]][piece.sample_ids]
+        )
+        np.testing.assert_array_equal(piece.target, arrays[FILES[1]][piece.sample_ids])
+    test = data.test.unlock("weights")
     np.testing.assert_array_equal((everything(test)[:, 0] * 255).round().byte(), arrays[FILES[2]])
-    assert test.number.tolist() == list(range(40, 50))
+    assert test.sample_ids.tolist() == list(range(40, 50))
 
 
 def test_a_folder_given_comes_before_the_usual_ones(nowhere, tmp_path):
     write_fashion(tmp_path / "env" / "fashion-mnist", zipped=True, seed=1)
     nowhere.setenv("LIMBECK_DATA", str(tmp_path / "env"))
     arrays = write_fashion(tmp_path / "given", zipped=True, seed=2)
-    data = FashionMNIST(root=str(tmp_path / "given"), validation=0.25).load()
+    data = FashionMNIST(root=str(tmp_path / "given"), val_split=0.25).load()
     np.testing.assert_array_equal((data.train.read(torch.tensor([0]))[0, 0] * 255).round().byte(),
-                                  arrays[FILES[0]][data.train.number[0]])  # fmt: skip
-    assert len(FashionMNIST(validation=0.25).load().train) == 30
+                                  arrays[FILES[0]][data.train.sample_ids[0]])  # fmt: skip
+    assert len(FashionMNIST(val_split=0.25).load().train) == 30
 
 
 def test_the_validation_part_of_fashion_does_not_move_its_test_part(nowhere, tmp_path):
     write_fashion(tmp_path, zipped=False)
-    one, two = (FashionMNIST(root=str(tmp_path), validation=v).load(seed=s) for v, s in ((0.25, 0), (0.5, 1)))
-    assert one.sealed.fingerprint() == two.sealed.fingerprint()
+    one, two = (FashionMNIST(root=str(tmp_path), val_split=v).load(seed=s) for v, s in ((0.25, 0), (0.5, 1)))
+    assert one.test.fingerprint() == two.test.fingerprint()
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("keep", [0, 3, 9, 200, -1])
+@pytest.marker.parametrize("zipped", [True, False])
+@pytest.marker.parametrize("keep", [0, 3, 9, 200, -1])
 def test_a_truncated_idx_file_is_one_sentence(nowhere, tmp_path, zipped, keep):
     write_fashion(tmp_path, zipped=zipped)
     path = tmp_path / (FILES[0] + (".gz" if zipped else ""))
@@ -166,7 +173,7 @@ def test_a_missing_idx_file_is_one_sentence(nowhere, tmp_path):
 # Nowhere at all
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("source", "name", "otherwise"),
     [
         (FashionMNIST, "Fashion-MNIST", "apt install dataset-fashion-mnist"),
@@ -184,7 +191,7 @@ def test_absent_everywhere_and_no_network_is_one_sentence(nowhere, tmp_path, sou
         )
 
 
-@pytest.mark.parametrize(("error", "said"), [(ConnectionError(), "ConnectionError"), (OSError("\n"), "OSError")])
+@pytest.marker.parametrize(("error", "said"), [(ConnectionError(), "ConnectionError"), (OSError("\n"), "OSError")])
 def test_a_failure_without_a_word_is_named(nowhere, error, said):
     def refuse(*_, **__):
         raise error
@@ -194,7 +201,7 @@ def test_a_failure_without_a_word_is_named(nowhere, error, said):
         FashionMNIST().load()
 
 
-@pytest.mark.parametrize("source", [FashionMNIST, CIFAR10, CIFAR100])
+@pytest.marker.parametrize("source", [FashionMNIST, CIFAR10, CIFAR100])
 def test_a_folder_given_that_is_not_there_is_an_error(nowhere, tmp_path, source):
     with pytest.raises(LimbeckError, match=r"there is no folder .*typo: give --data-root"):
         source(root=str(tmp_path / "typo")).load()
@@ -206,10 +213,10 @@ def test_a_download_is_read_from_where_torchvision_puts_it(nowhere, tmp_path):
         write_fashion(Path(root) / "FashionMNIST" / "raw", zipped=False)
 
     nowhere.setattr("torchvision.datasets.FashionMNIST", fetch)
-    assert len(FashionMNIST(validation=0.25).load().train) == 30
+    assert len(FashionMNIST(val_split=0.25).load().train) == 30
     assert (tmp_path / "home/.cache/limbeck/FashionMNIST/raw" / FILES[0]).is_file()
     nowhere.setattr("torchvision.datasets.FashionMNIST", None)  # the second time nothing is fetched
-    assert len(FashionMNIST(validation=0.25).load().train) == 30
+    assert len(FashionMNIST(val_split=0.25).load().train) == 30
 
 
 # CIFAR
@@ -226,20 +233,20 @@ def write_cifar_folder(base: Path, classes: int, *, parts=(("train", 4), ("test"
                 Image.fromarray(pixels).save(folder / f"{i:06d}.png", compress_level=0)
 
 
-@pytest.mark.parametrize(("source", "classes"), [(CIFAR10, 10), (CIFAR100, 100)])
-@pytest.mark.parametrize("below", [".", "named"])
+@pytest.marker.parametrize(("source", "classes"), [(CIFAR10, 10), (CIFAR100, 100)])
+@pytest.marker.parametrize("below", [".", "named"])
 def test_cifar_is_read_from_a_folder_of_pictures(nowhere, tmp_path, source, classes, below):
     write_cifar_folder(tmp_path / (below if below == "." else f"cifar{classes}"), classes)
-    data = source(root=str(tmp_path), validation=0.25, labels=classes).load()
-    assert (len(data.train), len(data.validation), len(data.sealed)) == (3 * classes, classes, 2 * classes)
-    assert (data.shape, len(data.classes), data.labelled) == ((3, 32, 32), classes, classes)
-    assert min(data.sealed.open("weights").number) == 4 * classes
+    data = source(root=str(tmp_path), validation=0.25, num_labeled=classes).load()
+    assert (len(data.train), len(data.validation), len(data.test)) == (3 * classes, classes, 2 * classes)
+    assert (data.shape, len(data.classes), data.num_labeled) == ((3, 32, 32), classes, classes)
+    assert min(data.test.unlock("weights").sample_ids) == 4 * classes
 
 
 def test_cifar_is_looked_for_in_the_folder_of_the_environment(nowhere, tmp_path):
     write_cifar_folder(tmp_path / "cifar10", 10)
     nowhere.setenv("LIMBECK_DATA", str(tmp_path))
-    assert len(CIFAR10(validation=0.5).load().train) == 20
+    assert len(CIFAR10(val_split=0.5).load().train) == 20
 
 
 def test_cifar_refuses_a_folder_of_other_classes(nowhere, tmp_path):
@@ -274,7 +281,7 @@ def write_batches(root: Path, source):
     return batches
 
 
-@pytest.mark.parametrize("source", [CIFAR10, CIFAR100])
+@pytest.marker.parametrize("source", [CIFAR10, CIFAR100])
 def test_cifar_is_read_from_torchvisions_layout(tmp_path, monkeypatch, source):
     batches = write_batches(tmp_path, source)
     # torchvision compares each file with the published one's checksum, and these are not the published ones.
@@ -285,9 +292,9 @@ def test_cifar_is_read_from_torchvisions_layout(tmp_path, monkeypatch, source):
     assert (data.name, data.shape, data.classes[3]) == (source.__name__, (3, 32, 32), "name3")
     assert len(data.train) == len(data.validation) == sum(len(batch["data"]) for batch in train) // 2
     pixels = np.concatenate([batch["data"] for batch in train]).reshape(-1, 3, 32, 32)
-    np.testing.assert_array_equal((everything(data.train) * 255).round().byte(), pixels[data.train.number])
-    np.testing.assert_array_equal(data.train.target, data.train.number % (2 * classes) % classes)
-    sealed = data.sealed.open("weights")
+    np.testing.assert_array_equal((everything(data.train) * 255).round().byte(), pixels[data.train.sample_ids])
+    np.testing.assert_array_equal(data.train.target, data.train.sample_ids % (2 * classes) % classes)
+    sealed = data.test.unlock("weights")
     np.testing.assert_array_equal((everything(sealed) * 255).round().byte(), test["data"].reshape(-1, 3, 32, 32))
     assert sealed.number.tolist() == list(range(len(pixels), len(pixels) + 2 * classes))
 
@@ -313,14 +320,14 @@ def test_real_cifar_pictures_are_read_in_their_public_layout(nowhere, tmp_path):
             folder = tmp_path / "cifar10" / ("test" if i % 2 else "train") / name
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{i:06d}.jpg").write_bytes(raw)
-    data = CIFAR10(root=str(tmp_path), validation=0.25, normalize="data").load()
-    assert data.classes == (
+    data = CIFAR10(root=str(tmp_path), val_split=0.25, normalize="data").load()
+    assert data.class_names == (
         "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
     )  # fmt: skip
-    assert (len(data.train), len(data.validation), len(data.sealed), data.shape) == (30, 10, 40, (3, 32, 32))
+    assert (len(data.train), len(data.validation), len(data.test), data.input_shape) == (30, 10, 40, (3, 32, 32))
     for place in (0, 17):
-        number, label = int(data.train.number[place]), int(data.train.target[place])
-        raw = found[data.classes[label]][2 * (number % 4)]
+        number, label = int(data.train.sample_ids[place]), int(data.train.target[place])
+        raw = found[data.class_names[label]][2 * (number % 4)]
         expected = np.asarray(Image.open(io.BytesIO(raw)).convert("RGB")).transpose(2, 0, 1) / np.float32(255)
         np.testing.assert_array_equal(data.train.read(torch.tensor([place]))[0].numpy(), expected)
     assert 0.3 < np.mean(data.normalization.mean) < 0.6  # the published means are 0.491, 0.482, 0.447

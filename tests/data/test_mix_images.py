@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data import Normalization, Part, Views, arrays, crop, cutmix, flip, mixup
-from limbeck.data.batch_sampler import Shuffled
-from limbeck.data.counter_rng import Draws
-from limbeck.data.mixing import Mixture
-from limbeck.data.split import Stored
+from limbeck.data import Augmentation, Normalization, Split, cutmix, from_tensors, horizontal_flip, mixup, random_crop
+from limbeck.data.batch_sampler import BatchSampler
+from limbeck.data.counter_rng import CounterRNG
+from limbeck.data.mixing import MixParams
+from limbeck.data.split import InMemory
 from limbeck.data.transforms.mix_images import beta_quantile
 
 BOTH = (mixup(0.4), cutmix())
@@ -21,16 +21,20 @@ def part(many=24, *, side=6, unlabelled=(), first=100):
     inputs = torch.rand(many, 2, side, side, generator=torch.Generator().manual_seed(0))
     target = torch.arange(many) % 3
     target[list(unlabelled)] = -100
-    return Part.whole(Stored(inputs), target, first=first)
+    return Split.from_images(InMemory(inputs), target, first_id=first)
 
 
 def shuffled(whole, transforms, *, batch=6, **settings):
-    return Shuffled(whole, Views(transforms), Normalization.none(2), batch=batch, seed=3, classes=3, **settings)
+    return BatchSampler(
+        whole, Augmentation(transforms), Normalization.none(2), batch_size=batch, seed=3, classes=3, **settings
+    )
 
 
 def mixture(mixings, many, *, among=1000, seed=0):
     sample, view = torch.arange(many), torch.zeros(many, dtype=torch.long)
-    return Mixture.of(mixings, Draws.of(sample, view, seed=seed, place=0), among=among)
+    return MixParams.sample(
+        mixings, CounterRNG.for_samples(sample, view, seed=seed, transform_index=0), population=among
+    )
 
 
 def box(share, down, right, height, width):
@@ -43,10 +47,10 @@ def box(share, down, right, height, width):
 # The numbers
 
 
-@pytest.mark.parametrize("alpha", [0.2, 0.4, 1.0, 3.0])
+@pytest.marker.parametrize("alpha", [0.2, 0.4, 1.0, 3.0])
 def test_the_share_is_beta(alpha):
     # Beta(α, α): mean 1/2, variance 1 / (4 (2α + 1)), fourth central moment 3 / (16 (2α + 1) (2α + 3)).
-    share = mixture((mixup(alpha),), 40_000).share.double().numpy()
+    share = mixture((mixup(alpha),), 40_000).lam.double().numpy()
     variance, fourth = 1 / (4 * (2 * alpha + 1)), 3 / (16 * (2 * alpha + 1) * (2 * alpha + 3))
     spread = len(share) ** -0.5
     assert share.min() >= 0
@@ -68,42 +72,50 @@ def test_the_beta_quantile_undoes_the_distribution():
 
 def test_a_picture_is_mixed_with_its_probability():
     many = 20_000
-    rows = mixture((mixup(probability=0.3),), many).rows
+    rows = mixture((mixup(p=0.3),), many).rows
     assert abs(len(rows) / many - 0.3) < 4 * (0.21 / many) ** 0.5
     assert len(mixture((mixup(),), many).rows) == many
 
 
 def test_of_two_mixings_each_picture_takes_one_evenly():
     many = 20_000
-    found = mixture((mixup(), cutmix(probability=0.5)), many)
-    assert abs((found.way == 0).sum().item() / many - 0.5) < 4 * (0.25 / many) ** 0.5
-    assert abs((found.way == 1).sum().item() / many - 0.25) < 4 * (0.1875 / many) ** 0.5
+    found = mixture((mixup(), cutmix(p=0.5)), many)
+    assert abs((found.transform_index == 0).sum().item() / many - 0.5) < 4 * (0.25 / many) ** 0.5
+    assert abs((found.transform_index == 1).sum().item() / many - 0.25) < 4 * (0.1875 / many) ** 0.5
 
 
 def test_every_sample_is_a_partner_equally_often():
-    counts = torch.bincount(mixture((mixup(),), 50_000, among=50).partner, minlength=50).double()
+    counts = torch.bincount(mixture((mixup(),), 50_000, among=50).partners, minlength=50).double()
     assert len(counts) == 50
     assert ((counts - 1000) ** 2 / 1000).sum() < 49 + 5 * 98**0.5
 
 
 def test_partners_way_and_share_do_not_correlate():
     found = mixture(BOTH, 20_000)
-    numbers = torch.stack([found.partner.float(), found.way.float(), found.share, *found.centre.unbind(1)]).numpy()
+    numbers = torch.stack(
+        [found.partners.float(), found.transform_index.float(), found.lam, *found.center.unbind(1)]
+    ).numpy()
     assert np.abs(np.corrcoef(numbers) - np.eye(5)).max() < 4.5 / 20_000**0.5
 
 
 def test_who_is_mixed_does_not_depend_on_the_batch():
     sample, view = torch.arange(60) * 7, torch.arange(60) % 5
-    whole = Mixture.of(BOTH, Draws.of(sample, view, seed=1, place=2), among=90)
+    whole = MixParams.sample(BOTH, CounterRNG.for_samples(sample, view, seed=1, transform_index=2), population=90)
     for i in (0, 13, 59):
-        one = Mixture.of(BOTH, Draws.of(sample[i : i + 1], view[i : i + 1], seed=1, place=2), among=90)
-        assert (one.partner, one.way, one.share) == (whole.partner[i], whole.way[i], whole.share[i])
+        one = MixParams.sample(
+            BOTH, CounterRNG.for_samples(sample[i : i + 1], view[i : i + 1], seed=1, transform_index=2), population=90
+        )
+        assert (one.partners, one.transform_index, one.lam) == (
+            whole.partners[i],
+            whole.transform_index[i],
+            whole.lam[i],
+        )
 
 
 # The pictures
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (9, 5)])
+@pytest.marker.parametrize("shape", [(8, 8), (9, 5)])
 def test_cutmix_pastes_torchvisions_rectangle(shape):
     many, random = 300, np.random.default_rng(0)
     images, others = torch.zeros(many, 2, *shape), torch.ones(many, 2, *shape)
@@ -127,38 +139,40 @@ def test_mixup_is_the_weighted_mean():
     np.testing.assert_array_equal(left.numpy(), share)
 
 
-@pytest.mark.parametrize("mixings", [BOTH[:1], BOTH[1:], BOTH])
+@pytest.marker.parametrize("mixings", [BOTH[:1], BOTH[1:], BOTH])
 def test_a_batch_shows_each_sample_with_its_partner_in_the_same_view(mixings):
-    whole, changes = part(), (crop(1), flip())
-    stream, plain = shuffled(whole, (*changes, *mixings)), Views(changes)
+    whole, changes = part(), (random_crop(1), horizontal_flip())
+    stream, plain = shuffled(whole, (*changes, *mixings)), Augmentation(changes)
     which, view = torch.tensor([3, 20, 7, 3, 11]), torch.tensor([0, 4, 2, 9, 2])
-    batch = stream.show(which, view)
-    found = Mixture.of(mixings, Draws.of(whole.number[which], view, seed=3, place=2), among=24)
+    batch = stream.load(which, view)
+    found = MixParams.sample(
+        mixings, CounterRNG.for_samples(whole.sample_ids[which], view, seed=3, transform_index=2), population=24
+    )
     assert found.rows.tolist() == [0, 1, 2, 3, 4]
-    own, others = (plain.apply(whole.read(w), whole.number[w], view, seed=3) for w in (which, found.partner))
+    own, others = (plain.apply(whole.read(w), whole.sample_ids[w], view, seed=3) for w in (which, found.partners))
     wanted = torch.zeros(5, 3)
     for i in range(5):
-        share = float(found.share[i])
-        if mixings[int(found.way[i])] == BOTH[0]:
+        share = float(found.lam[i])
+        if mixings[int(found.transform_index[i])] == BOTH[0]:
             expected = share * own[i] + (1 - share) * others[i]
         else:
-            top, bottom, start, end = box(share, *found.centre[i].tolist(), 6, 6)
+            top, bottom, start, end = box(share, *found.center[i].tolist(), 6, 6)
             expected = own[i].clone()
             expected[:, top:bottom, start:end] = others[i, :, top:bottom, start:end]
             share = 1 - (bottom - top) * (end - start) / 36
         torch.testing.assert_close(batch["input"][i], expected, rtol=0, atol=1e-6)
         wanted[i, whole.target[which[i]]] += share
-        wanted[i, whole.target[found.partner[i]]] += 1 - share
+        wanted[i, whole.target[found.partners[i]]] += 1 - share
     torch.testing.assert_close(batch["target"], wanted, rtol=0, atol=1e-6)
     assert batch["target"].dtype == torch.float32
-    assert torch.equal(batch["index"], whole.number[which])
+    assert torch.equal(batch["index"], whole.sample_ids[which])
 
 
 def test_a_mixed_view_is_the_same_in_any_batch_size_and_step_and_rank():
     whole = part(side=5)
     pairs = {}
     for settings in ({"batch": 24}, {"batch": 5}, {"batch": 4, "rank": 1, "world": 2}):
-        stream = shuffled(whole, (crop(1), *BOTH), **settings)
+        stream = shuffled(whole, (random_crop(1), *BOTH), **settings)
         for step in range(2 * stream.steps_per_epoch):
             batch = stream.batch(step)
             keys = zip(batch["index"].tolist(), batch["view"].tolist(), strict=True)
@@ -170,10 +184,12 @@ def test_a_mixed_view_is_the_same_in_any_batch_size_and_step_and_rank():
 
 def test_a_picture_that_is_not_mixed_is_itself_with_its_one_label():
     whole = part()
-    stream = shuffled(whole, (mixup(probability=0.5),))
+    stream = shuffled(whole, (mixup(p=0.5),))
     which, view = torch.arange(24), torch.zeros(24, dtype=torch.long)
-    batch = stream.show(which, view)
-    mixed = Mixture.of((mixup(probability=0.5),), Draws.of(whole.number, view, seed=3, place=0), among=24).rows
+    batch = stream.load(which, view)
+    mixed = MixParams.sample(
+        (mixup(p=0.5),), CounterRNG.for_samples(whole.sample_ids, view, seed=3, transform_index=0), population=24
+    ).rows
     alone = torch.tensor([i for i in range(24) if i not in mixed.tolist()])
     assert 4 < len(alone) < 20
     assert torch.equal(batch["input"][alone], whole.read(alone))
@@ -182,11 +198,13 @@ def test_a_picture_that_is_not_mixed_is_itself_with_its_one_label():
 
 def test_a_row_without_a_label_or_mixed_with_one_is_all_zeros():
     whole = part(unlabelled=range(0, 24, 3))
-    stream = shuffled(whole, (mixup(probability=0.7),))
+    stream = shuffled(whole, (mixup(p=0.7),))
     view = torch.zeros(24, dtype=torch.long)
-    target = stream.show(torch.arange(24), view)["target"]
-    found = Mixture.of((mixup(probability=0.7),), Draws.of(whole.number, view, seed=3, place=0), among=24)
-    partner = dict(zip(found.rows.tolist(), found.partner.tolist(), strict=True))
+    target = stream.load(torch.arange(24), view)["target"]
+    found = MixParams.sample(
+        (mixup(p=0.7),), CounterRNG.for_samples(whole.sample_ids, view, seed=3, transform_index=0), population=24
+    )
+    partner = dict(zip(found.rows.tolist(), found.partners.tolist(), strict=True))
     for i in range(24):
         missing = -100 in (int(whole.target[i]), int(whole.target[partner.get(i, i)]))
         assert float(target[i].sum()) == pytest.approx(0 if missing else 1, abs=1e-6)
@@ -194,15 +212,22 @@ def test_a_row_without_a_label_or_mixed_with_one_is_all_zeros():
 
 
 def test_mixup_mixes_features_and_cutmix_says_that_it_cannot():
-    features = arrays(torch.rand(60, 7), torch.arange(60) % 3, views=Views((mixup(),)), normalize="none")
-    assert features.stream(batch=8).batch(0)["input"].shape == (8, 7)
+    features = from_tensors(torch.rand(60, 7), torch.arange(60) % 3, augment=Augmentation((mixup(),)), normalize="none")
+    assert features.batches(batch_size=8).batch(0)["input"].shape == (8, 7)
     with pytest.raises(LimbeckError, match=r"these inputs are \[7\]: take mixup"):
-        arrays(torch.rand(60, 7), torch.arange(60) % 3, views=Views((cutmix(),))).stream(batch=8).batch(0)
+        from_tensors(torch.rand(60, 7), torch.arange(60) % 3, augment=Augmentation((cutmix(),))).batches(
+            batch_size=8
+        ).batch(0)
 
 
 def test_data_mixes_over_all_its_classes():
-    data = arrays(torch.rand(90, 1, 4, 4), torch.arange(90) % 9, views=Views((flip(), mixup())), labels=18)
-    batch = data.stream(batch=18, pictures="labelled").batch(0)
+    data = from_tensors(
+        torch.rand(90, 1, 4, 4),
+        torch.arange(90) % 9,
+        augment=Augmentation((horizontal_flip(), mixup())),
+        num_labeled=18,
+    )
+    batch = data.batches(batch_size=18, subset="labelled").batch(0)
     assert batch["target"].shape == (18, 9)
     torch.testing.assert_close(batch["target"].sum(1), torch.ones(18))  # partners are labelled ones too
     assert next(iter(data.validation_batches()))["target"].ndim == 1  # what is measured on is never mixed
@@ -210,13 +235,13 @@ def test_data_mixes_over_all_its_classes():
 
 def test_mixings_come_last_and_need_the_classes():
     with pytest.raises(LimbeckError, match="mixup and cutmix come last among the transforms"):
-        Views((mixup(), flip()))
+        Augmentation((mixup(), horizontal_flip()))
     with pytest.raises(LimbeckError, match="say how many classes there are"):
-        Shuffled(part(), Views((mixup(),)), Normalization.none(2), batch=4, seed=0)
+        BatchSampler(part(), Augmentation((mixup(),)), Normalization.none(2), batch_size=4, seed=0)
 
 
-@pytest.mark.parametrize("settings", [{"alpha": 0.0}, {"alpha": -1.0}, {"probability": 0.0}, {"probability": 1.5}])
-@pytest.mark.parametrize("kind", [mixup, cutmix])
+@pytest.marker.parametrize("settings", [{"alpha": 0.0}, {"alpha": -1.0}, {"probability": 0.0}, {"probability": 1.5}])
+@pytest.marker.parametrize("kind", [mixup, cutmix])
 def test_impossible_mixing_is_refused(kind, settings):
     with pytest.raises(LimbeckError, match=f"{kind.__name__}'s .* leave {kind.__name__} out to mix nothing"):
         kind(**settings)

@@ -12,8 +12,8 @@ import torchvision as package
 from torchvision.transforms import v2
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data import Views, rand_augment, torchvision
-from limbeck.data.counter_rng import Draws
+from limbeck.data import Augmentation, rand_augment, torchvision
+from limbeck.data.counter_rng import CounterRNG
 
 SHAPE_KEEPING = {
     "AugMix": {},
@@ -39,10 +39,10 @@ def pictures(many=12, channels=3):
 
 
 def draws(many=12, seed=0):
-    return Draws.of(torch.arange(many), torch.zeros(many, dtype=torch.long), seed=seed, place=0)
+    return CounterRNG.for_samples(torch.arange(many), torch.zeros(many, dtype=torch.long), seed=seed, transform_index=0)
 
 
-@pytest.mark.parametrize("name", SHAPE_KEEPING)
+@pytest.marker.parametrize("name", SHAPE_KEEPING)
 def test_every_transform_is_a_pure_function_of_the_draws(name):
     transform = torchvision(name, **SHAPE_KEEPING[name])
     images, drawn = pictures(), draws()
@@ -54,7 +54,7 @@ def test_every_transform_is_a_pure_function_of_the_draws(name):
     assert not torch.equal(shown, images)
     torch.rand(7)
     for i in (0, 5, 11):
-        one = Draws.of(torch.tensor([i]), torch.tensor([0]), seed=0, place=0)
+        one = CounterRNG.for_samples(torch.tensor([i]), torch.tensor([0]), seed=0, transform_index=0)
         assert torch.equal(transform(images[i : i + 1], one)[0], shown[i])
 
 
@@ -81,10 +81,15 @@ def test_random_states_are_left_alone_also_by_an_error():
 
 def test_seeds_tell_seed_sample_and_view():
     numbers = draws(50).seeds() + draws(50, seed=1).seeds()
-    numbers += Draws.of(torch.arange(50), torch.ones(50, dtype=torch.long), seed=0, place=0).seeds()
+    numbers += CounterRNG.for_samples(
+        torch.arange(50), torch.ones(50, dtype=torch.long), seed=0, transform_index=0
+    ).seeds()
     assert len(set(numbers)) == 150
     assert all(0 <= number < 2**63 for number in numbers)
-    assert draws(50).seeds()[7:8] == Draws.of(torch.tensor([7]), torch.tensor([0]), seed=0, place=0).seeds()
+    assert (
+        draws(50).seeds()[7:8]
+        == CounterRNG.for_samples(torch.tensor([7]), torch.tensor([0]), seed=0, transform_index=0).seeds()
+    )
 
 
 def test_grey_pictures_are_augmented_too():
@@ -104,7 +109,7 @@ def test_a_transform_tells_its_settings_and_its_version_and_travels():
     assert torch.equal(again(pictures(), draws()), one(pictures(), draws()))
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("name", "options", "message"),
     [
         ("RandAugmnt", {}, "has no transform 'RandAugmnt'; there are: RandAugment"),
@@ -130,7 +135,7 @@ def test_what_does_not_keep_the_shape_is_refused_when_it_is_seen():
         torchvision("ColorJitter", hue=0.1)(pictures(12, 2), draws())
 
 
-@pytest.mark.parametrize(("ops", "magnitude"), [(0, 9), (2, 31), (2, -1)])
+@pytest.marker.parametrize(("ops", "magnitude"), [(0, 9), (2, 31), (2, -1)])
 def test_impossible_rand_augment_is_refused(ops, magnitude):
     with pytest.raises(LimbeckError, match="at least 1 change at a magnitude from 0 to below 31"):
         rand_augment(num_ops=ops, magnitude=magnitude)
@@ -138,6 +143,6 @@ def test_impossible_rand_augment_is_refused(ops, magnitude):
 
 def test_a_transform_of_torchvision_given_bare_is_told_its_wrapper():
     with pytest.raises(LimbeckError, match=r"write torchvision\('RandomErasing', …\)"):
-        Views((v2.RandomErasing(),))
+        Augmentation((v2.RandomErasing(),))
     with pytest.raises(LimbeckError, match="5 cannot be"):
-        Views((5,))
+        Augmentation((5,))

@@ -11,7 +11,7 @@ from torch import nn
 
 import limbeck
 from limbeck.core.errors import LimbeckError
-from limbeck.losses import CrossEntropy, Gram, Hint, SoftTarget
+from limbeck.losses import CrossEntropyLoss, FitNetLoss, GramLoss, KDLoss
 from limbeck.tasks import Classification
 
 BATCH = (torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4))
@@ -27,12 +27,12 @@ def net(width):
 def distiller(student=None, teacher=None, **settings):
     return limbeck.Distiller(
         student or net(4), teacher or net(6), task=Classification(4),
-        objective={"soft": SoftTarget(), "hint": Hint("mid"), "gram": Gram("mid")},
-        taps={"student": {"mid": "1"}, "teacher": {"mid": "1"}}, **settings,
+        objective={"soft": KDLoss(), "hint": FitNetLoss("mid"), "gram": GramLoss("mid")},
+        feature_layers={"student": {"mid": "1"}, "teacher": {"mid": "1"}}, **settings,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     "ask",
     [
         lambda made: list(made.parameters()),
@@ -66,7 +66,7 @@ def test_a_training_step_moves_the_projections():
     assert all(not torch.equal(p, before[name]) for name, p in made.objective.named_parameters())
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.marker.parametrize("training", [True, False])
 def test_preparing_moves_no_statistics_and_no_training_mode(training):
     student, teacher = net(4), net(6)
     made = distiller(student, teacher).train(training)
@@ -96,13 +96,13 @@ def test_preparing_twice_keeps_the_first_projection():
 
 
 def test_preparing_an_objective_that_learns_nothing_runs_nothing():
-    made = limbeck.Distiller(net(4), objective={"truth": CrossEntropy()}, task=Classification(4))
+    made = limbeck.Distiller(net(4), objective={"truth": CrossEntropyLoss()}, task=Classification(4))
     assert made.prepare("not even a batch") is made
     assert list(made.parameters())
 
 
-@pytest.mark.parametrize("moved", ["before", "after"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.marker.parametrize("moved", ["before", "after"])
+@pytest.marker.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_another_precision_before_or_after_preparing_trains(dtype, moved):
     batch = (BATCH[0].to(dtype), BATCH[1])
     made = distiller().to(dtype).prepare(batch) if moved == "before" else distiller().prepare(BATCH).to(dtype)
@@ -112,7 +112,7 @@ def test_another_precision_before_or_after_preparing_trains(dtype, moved):
     assert all(p.grad is not None for p in made.parameters())
 
 
-@pytest.mark.parametrize("through", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
+@pytest.marker.parametrize("through", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
 def test_a_distiller_survives_copy_and_pickle(through):
     made = distiller(weights={"soft": limbeck.schedule.linear(1.0, 0.0)}).prepare(BATCH).eval()
     made.progress = limbeck.Progress(step=1, steps=4)

@@ -12,13 +12,13 @@ from torch import nn
 import limbeck
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
-from limbeck.losses import CrossEntropy, SoftTarget
+from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.tasks import Classification
-from limbeck.teachers import Frozen
+from limbeck.teachers import FrozenTeacher
 
 TASK = Classification(3)
 BATCH = (torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3)
-SOFT = {"soft": SoftTarget()}
+SOFT = {"soft": KDLoss()}
 
 
 def net(width=5):
@@ -69,7 +69,7 @@ def test_a_teacher_put_in_train_mode_by_its_owner_answers_in_eval_mode():
     made = distiller(teacher)
     expected = teacher(BATCH[0]).detach()
     teacher.train()
-    torch.testing.assert_close(made.exchange(BATCH).teacher.rows(), expected)
+    torch.testing.assert_close(made.forward_context(BATCH).teacher.require_logits(), expected)
 
 
 def test_training_does_not_move_the_teachers_statistics():
@@ -85,7 +85,7 @@ def test_training_does_not_move_the_teachers_statistics():
     assert made.student[1].num_batches_tracked == 3
 
 
-@pytest.mark.parametrize(("move", "dtype"), [("double", torch.float64), ("bfloat16", torch.bfloat16)])
+@pytest.marker.parametrize(("move", "dtype"), [("double", torch.float64), ("bfloat16", torch.bfloat16)])
 def test_a_teacher_follows_to_another_precision(move, dtype):
     teacher = net(7)
     made = getattr(distiller(teacher), move)()
@@ -108,31 +108,31 @@ def test_one_module_a_list_and_names_are_all_teachers():
         (nn.ModuleList([one, two]), ["teacher0", "teacher1"]),
         ({"big": one, "small": two}, ["big", "small"]),
     ):
-        said = distiller(teachers).exchange(BATCH)
+        said = distiller(teachers).forward_context(BATCH)
         assert list(said.teachers) == names
         expected = torch.stack([net(BATCH[0]) for net in (one, two)[: len(names)]]).mean(0)
-        torch.testing.assert_close(said.teacher.rows(), expected.detach())
+        torch.testing.assert_close(said.teacher.require_logits(), expected.detach())
 
 
 def test_a_student_on_its_own_needs_no_teacher():
-    made = limbeck.Distiller(net(), objective={"truth": CrossEntropy()}, task=TASK)
+    made = limbeck.Distiller(net(), objective={"truth": CrossEntropyLoss()}, task=TASK)
     made(BATCH).total.backward()
-    assert made.exchange(BATCH).teacher is None
+    assert made.forward_context(BATCH).teacher is None
 
 
-@pytest.mark.parametrize("combination", ["mean_logits", "mean_probabilities"])
+@pytest.marker.parametrize("combination", ["mean_logits", "mean_probabilities"])
 def test_several_teachers_speak_as_they_were_told(combination):
     one, two = net(6), net(7)
-    said = distiller([one, two], combination=combination).exchange(BATCH).teacher.rows()
+    said = distiller([one, two], ensemble=combination).forward_context(BATCH).teacher.require_logits()
     a, b = one(BATCH[0]).detach(), two(BATCH[0]).detach()
     expected = (a + b) / 2 if combination == "mean_logits" else ((a.softmax(1) + b.softmax(1)) / 2).log()
     torch.testing.assert_close(said, expected)
 
 
-@pytest.mark.parametrize("teachers", [net(7), [net(7), net(8)]])
+@pytest.marker.parametrize("teachers", [net(7), [net(7), net(8)]])
 def test_a_misspelt_combination_is_refused_also_with_one_teacher(teachers):
     with pytest.raises(LimbeckError, match="combined by mean_logits or mean_probabilities, not 'mean'"):
-        distiller(teachers, combination="mean")(BATCH)
+        distiller(teachers, ensemble="mean")(BATCH)
 
 
 def parts():
@@ -145,18 +145,18 @@ def parts():
         "a layer": (nn.Sequential(layer), nn.Sequential(layer, nn.Tanh())),
         "statistics": (nn.Sequential(nn.Linear(4, 3), norm), nn.Sequential(nn.Linear(4, 3), norm)),
         "a dropout": (nn.Sequential(nn.Linear(4, 3), dropout), nn.Sequential(nn.Linear(4, 3), dropout)),
-        "a frozen one": (student, Frozen(student)),
+        "a frozen one": (student, FrozenTeacher(student)),
     }
 
 
-@pytest.mark.parametrize("which", parts())
+@pytest.marker.parametrize("which", parts())
 def test_a_teacher_that_shares_a_part_with_the_student_is_refused(which):
     student, teacher = parts()[which]
     with pytest.raises(LimbeckError, match=r"'teacher' shares \w+ with the student.*give copy.deepcopy\(teacher\)"):
         distiller(teacher, student)
 
 
-@pytest.mark.parametrize("teacher", ["resnet50", net, nn.Linear])
+@pytest.marker.parametrize("teacher", ["resnet50", net, nn.Linear])
 def test_what_is_no_network_is_refused_by_name(teacher):
     with pytest.raises(LimbeckError, match=r"the teacher 'big' is .*, and a teacher is a network"):
         distiller({"big": teacher})
@@ -178,6 +178,6 @@ class Answers(NamedTuple):
 
 def test_whatever_answers_like_a_teacher_is_one():
     source = Answers(torch.ones(8, 3))
-    assert torch.equal(distiller({"stored": source}).exchange(BATCH).teacher.rows(), torch.ones(8, 3))
+    assert torch.equal(distiller({"stored": source}).forward_context(BATCH).teacher.require_logits(), torch.ones(8, 3))
     with pytest.raises(LimbeckError, match="'stored' is no module, so it cannot be tapped"):
         distiller({"stored": source}, taps={"stored": {"mid": "0"}})

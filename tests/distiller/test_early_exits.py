@@ -7,17 +7,17 @@ import limbeck
 from limbeck.core.errors import LimbeckError
 from limbeck.distiller import EarlyExit, early_exits
 from limbeck.export import to_onnx
-from limbeck.losses import CrossEntropy, DeepToShallow
+from limbeck.losses import BYOTLoss, CrossEntropyLoss
 from limbeck.models import small_cnn
 
 
 @pytest.fixture
 def distiller():
     torch.manual_seed(0)
-    terms = {"truth": CrossEntropy(), "heads": DeepToShallow(("first", "second"))}
+    terms = {"truth": CrossEntropyLoss(), "heads": BYOTLoss(("first", "second"))}
     found = limbeck.Distiller(
         small_cnn(width=4), objective=terms, task=limbeck.tasks.Classification(10),
-        taps={"student": {"first": "block1", "second": "block3:input"}},
+        feature_layers={"student": {"first": "block1", "second": "block3:input"}},
     )  # fmt: skip
     found.prepare((torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)))
     for _ in range(3):
@@ -27,10 +27,10 @@ def distiller():
 
 def test_it_answers_as_the_head_on_the_tapped_features(distiller):
     pictures = torch.rand(5, 1, 8, 8)
-    said = distiller.exchange((pictures, torch.zeros(5, dtype=torch.long))).student
+    said = distiller.forward_context((pictures, torch.zeros(5, dtype=torch.long))).student
     for name, found in early_exits(distiller).items():
-        head = distiller.objective.terms["heads"].head(name)
-        assert torch.equal(found(pictures), head(said.tap(name))[0])
+        head = distiller.objective.losses["heads"].head(name)
+        assert torch.equal(found(pictures), head(said.feature(name))[0])
 
 
 def test_nothing_behind_it_runs_and_no_hook_is_left(distiller):
@@ -46,7 +46,7 @@ def test_nothing_behind_it_runs_and_no_hook_is_left(distiller):
 def test_an_exit_is_exported_with_the_parity_check_and_without_what_is_behind_it(distiller, tmp_path):
     pictures = torch.rand(6, 1, 8, 8)
     found = early_exits(distiller)["first"]
-    report = to_onnx(found, pictures[:1], tmp_path / "first.onnx", examples=pictures)
+    report = to_onnx(found, pictures[:1], tmp_path / "first.onnx", check_inputs=pictures)
     assert report["max_abs_difference"] < 1e-4
     weights = (tmp_path / "first.onnx").read_bytes()
     assert b"block3" not in weights

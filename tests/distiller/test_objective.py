@@ -10,8 +10,8 @@ from limbeck import schedule
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
 from limbeck.distiller import Objective
-from limbeck.losses import CrossEntropy, Gram, Hint, SoftTarget
-from limbeck.testing import make_exchange
+from limbeck.losses import CrossEntropyLoss, FitNetLoss, GramLoss, KDLoss
+from limbeck.testing import make_context
 
 
 def number(value):
@@ -19,45 +19,48 @@ def number(value):
 
 
 def test_the_total_is_the_sum_of_weight_times_term():
-    loss = Objective({"a": number(2.0), "b": number(3.0), "c": number(5.0)}, {"a": 0.5, "b": 10.0})(make_exchange())
+    loss = Objective({"a": number(2.0), "b": number(3.0), "c": number(5.0)}, {"a": 0.5, "b": 10.0})(make_context())
     # 0.5 · 2 + 10 · 3 + 1 · 5 = 36.
     assert float(loss.total) == 36.0
-    assert {name: float(part) for name, part in loss.parts.items()} == {"a": 1.0, "b": 30.0, "c": 5.0}
+    assert {name: float(part) for name, part in loss.by_loss.items()} == {"a": 1.0, "b": 30.0, "c": 5.0}
     assert loss.weights == {"a": 0.5, "b": 10.0, "c": 1.0}
 
 
 def test_the_parts_add_up_to_the_total_and_carry_no_gradient():
-    said = make_exchange()
+    said = make_context()
     objective = Objective(
-        {"truth": CrossEntropy(), "soft": SoftTarget(), "gram": Gram("mid"), "hint": Hint("mid")},
+        {"truth": CrossEntropyLoss(), "soft": KDLoss(), "gram": GramLoss("mid"), "hint": FitNetLoss("mid")},
         {"truth": 0.1, "soft": schedule.cosine(0.9, 0.1), "hint": 100},
     )
     objective.prepare(said)
     loss = objective(said)
-    assert float(sum(loss.parts.values())) == pytest.approx(float(loss.total.detach()), rel=1e-6)
+    assert float(sum(loss.by_loss.values())) == pytest.approx(float(loss.total.detach()), rel=1e-6)
     assert loss.total.requires_grad
-    assert not any(part.requires_grad for part in loss.parts.values())
+    assert not any(part.requires_grad for part in loss.by_loss.values())
 
 
 def test_the_gradient_is_the_weighted_sum_of_the_terms_gradients():
-    said, terms, weights = make_exchange(), {"truth": CrossEntropy(), "soft": SoftTarget()}, {"truth": 0.3, "soft": 2.0}
-    (total,) = torch.autograd.grad(Objective(terms, weights)(said).total, said.student.rows())
-    one = [torch.autograd.grad(term(said), said.student.rows())[0] * weights[name] for name, term in terms.items()]
+    said, terms, weights = make_context(), {"truth": CrossEntropyLoss(), "soft": KDLoss()}, {"truth": 0.3, "soft": 2.0}
+    (total,) = torch.autograd.grad(Objective(terms, weights)(said).total, said.student.require_logits())
+    one = [
+        torch.autograd.grad(term(said), said.student.require_logits())[0] * weights[name]
+        for name, term in terms.items()
+    ]
     torch.testing.assert_close(total, one[0] + one[1])
 
 
 def test_a_weight_is_read_at_this_moment():
-    objective = Objective({"a": number(1.0)}, {"a": schedule.warmup(8.0, over=0.5)})
-    values = [float(objective(make_exchange(progress=Progress(step=step, steps=4))).total) for step in range(5)]
+    objective = Objective({"a": number(1.0)}, {"a": schedule.warmup(8.0, fraction=0.5)})
+    values = [float(objective(make_context(progress=Progress(step=step, steps=4))).total) for step in range(5)]
     assert values == [0.0, 4.0, 8.0, 8.0, 8.0]
 
 
 def test_only_terms_that_learn_need_preparing():
-    assert Objective({"soft": SoftTarget()}).ready
-    learning = Objective({"soft": SoftTarget(), "hint": Hint("mid")})
-    assert not learning.ready
-    learning.prepare(make_exchange())
-    assert learning.ready
+    assert Objective({"soft": KDLoss()}).is_prepared
+    learning = Objective({"soft": KDLoss(), "hint": FitNetLoss("mid")})
+    assert not learning.is_prepared
+    learning.prepare(make_context())
+    assert learning.is_prepared
 
 
 def test_a_term_of_ones_own_that_is_a_module_brings_its_parameters():
@@ -67,32 +70,32 @@ def test_a_term_of_ones_own_that_is_a_module_brings_its_parameters():
             self.scale = nn.Parameter(torch.ones(()))
 
         def forward(self, exchange):
-            return self.scale * exchange.student.rows().square().mean()
+            return self.scale * exchange.student.require_logits().exp_avg_sq().mean()
 
-    objective = Objective({"own": Scaled(), "soft": SoftTarget()})
+    objective = Objective({"own": Scaled(), "soft": KDLoss()})
     assert [name for name, _ in objective.named_parameters()] == ["learned.own.scale"]
-    assert objective.ready
+    assert objective.is_prepared
 
 
 def test_a_term_that_is_no_number_is_refused_by_name_and_shape():
     with pytest.raises(LimbeckError, match=r"the term 'rows' gave a tensor of shape \[6\], and a loss is one number"):
-        Objective({"rows": lambda exchange: exchange.student.rows().sum(1)})(make_exchange())
+        Objective({"rows": lambda exchange: exchange.student.require_logits().sum(1)})(make_context())
 
 
-@pytest.mark.parametrize("name", ["keys", "pop", "a.b", "", "training"])
+@pytest.marker.parametrize("name", ["keys", "pop", "a.b", "", "training"])
 def test_a_name_that_pytorch_keeps_is_refused_for_a_term_that_learns(name):
     with pytest.raises(LimbeckError, match="which PyTorch keeps: choose another"):
-        Objective({name: Hint("mid")})
-    assert list(Objective({name: SoftTarget()}).terms) == [name]
+        Objective({name: FitNetLoss("mid")})
+    assert list(Objective({name: KDLoss()}).losses) == [name]
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("terms", "weights", "sentence"),
     [
         ({}, None, "needs at least one term"),
-        ({"soft": SoftTarget}, None, r"the term 'soft' is <class .*SoftTarget'>, and a term is an object such as"),
+        ({"soft": KDLoss}, None, r"the term 'soft' is <class .*SoftTarget'>, and a term is an object such as"),
         ({"soft": 3.0}, None, "the term 'soft' is 3.0, and a term is an object"),
-        ({"soft": SoftTarget()}, {"sotf": 1.0}, "the weight 'sotf' belongs to no term; the terms are: soft"),
+        ({"soft": KDLoss()}, {"sotf": 1.0}, "the weight 'sotf' belongs to no term; the terms are: soft"),
     ],
 )
 def test_what_makes_no_objective_is_refused(terms, weights, sentence):
@@ -101,7 +104,9 @@ def test_what_makes_no_objective_is_refused(terms, weights, sentence):
 
 
 def test_an_objective_prints_its_formula():
-    objective = Objective({"a": SoftTarget(tau=2.0), "b": CrossEntropy()}, {"a": schedule.linear(100.0, 0.0), "b": 0.1})
+    objective = Objective(
+        {"a": KDLoss(temperature=2.0), "b": CrossEntropyLoss()}, {"a": schedule.linear(100.0, 0.0), "b": 0.1}
+    )
     assert str(objective) == (
         "(100→0)·a + 0.1·b, with a = SoftTarget(tau=2.0, teacher=None), b = CrossEntropy(label_smoothing=0.0)"
     )
@@ -112,18 +117,20 @@ NARROW = {"mid": (4, 4, 4), "late": (4, 4, 4)}
 
 
 def shaped(objective, teacher_taps=NARROW):
-    objective.prepare(make_exchange(student_taps=TWO, teacher_taps=teacher_taps))
+    objective.prepare(make_context(student_feature_shapes=TWO, teacher_feature_shapes=teacher_taps))
     return objective
 
 
-@pytest.mark.parametrize("when", ["before it is shaped", "after"])
+@pytest.marker.parametrize("when", ["before it is shaped", "after"])
 def test_what_a_term_learned_goes_on_in_the_next_objective(when):
     torch.manual_seed(0)
-    first = shaped(Objective({"hint": Hint("mid"), "gram": Gram("mid")}))
-    second = Objective({"hint": Hint("mid"), "gram": Gram("late"), "other": Hint("mid")})
-    second = shaped(second.follow(first)) if when == "before it is shaped" else shaped(second).follow(first)
+    first = shaped(Objective({"hint": FitNetLoss("mid"), "gram": GramLoss("mid")}))
+    second = Objective({"hint": FitNetLoss("mid"), "gram": GramLoss("late"), "other": FitNetLoss("mid")})
+    second = (
+        shaped(second.load_previous(first)) if when == "before it is shaped" else shaped(second).load_previous(first)
+    )
     ours, theirs = (
-        {name: term.projection.layer.weight for name, term in made.terms.items()} for made in (second, first)
+        {name: term.projection.layer.weight for name, term in made.losses.items()} for made in (second, first)
     )
     assert torch.equal(ours["hint"], theirs["hint"])
     assert not torch.equal(ours["other"], theirs["hint"])
@@ -132,15 +139,15 @@ def test_what_a_term_learned_goes_on_in_the_next_objective(when):
 
 
 def test_a_projection_of_another_shape_begins_afresh():
-    second = Objective({"hint": Hint("mid")}).follow(shaped(Objective({"hint": Hint("mid")})))
+    second = Objective({"hint": FitNetLoss("mid")}).load_previous(shaped(Objective({"hint": FitNetLoss("mid")})))
     shaped(second, {"mid": (6, 4, 4)})
-    assert second.terms["hint"].projection.layer.weight.shape == (6, 8, 1, 1)
+    assert second.losses["hint"].projection.layer.weight.shape == (6, 8, 1, 1)
 
 
 def test_the_next_objective_learns_without_changing_the_earlier_one():
-    first = shaped(Objective({"hint": Hint("mid")}))
-    second = shaped(Objective({"hint": Hint("mid")})).follow(first)
-    before = first.terms["hint"].projection.layer.weight.clone()
+    first = shaped(Objective({"hint": FitNetLoss("mid")}))
+    second = shaped(Objective({"hint": FitNetLoss("mid")})).load_previous(first)
+    before = first.losses["hint"].projection.layer.weight.clone()
     with torch.no_grad():
-        second.terms["hint"].projection.layer.weight.add_(1)
-    assert torch.equal(first.terms["hint"].projection.layer.weight, before)
+        second.losses["hint"].projection.layer.weight.add_(1)
+    assert torch.equal(first.losses["hint"].projection.layer.weight, before)

@@ -9,21 +9,23 @@ import torch
 from limbeck import schedule
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
-from limbeck.distiller import Objective, each_teacher
-from limbeck.losses import CrossEntropy, Hint, SoftTarget
-from limbeck.testing import make_exchange
+from limbeck.distiller import Objective, loss_per_teacher
+from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
+from limbeck.testing import make_context
 
 NAMES = ["big", "mid", "small"]
 
 
 def log_softmax(outputs, *, tau=1.0):
-    logits = outputs.rows().detach().double().numpy() / tau
+    logits = outputs.require_logits().detach().double().numpy() / tau
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
 def test_it_is_the_mean_over_the_teachers():
-    said = make_exchange(teachers=NAMES)
-    terms, weights = each_teacher({"truth": CrossEntropy(), "soft": SoftTarget(tau=2.0)}, {"soft": 0.9}, NAMES)
+    said = make_context(teacher_names=NAMES)
+    terms, weights = loss_per_teacher(
+        {"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=2.0)}, {"soft": 0.9}, NAMES
+    )
     loss = Objective(terms, weights)(said)
     student, soft = log_softmax(said.student, tau=2.0), 0.0
     for name in NAMES:
@@ -35,32 +37,32 @@ def test_it_is_the_mean_over_the_teachers():
 
 
 def test_a_schedule_is_shared_at_every_moment():
-    _, weights = each_teacher({"soft": SoftTarget()}, {"soft": schedule.linear(3.0, 0.0)}, NAMES)
+    _, weights = loss_per_teacher({"soft": KDLoss()}, {"soft": schedule.linear(3.0, 0.0)}, NAMES)
     assert [weight(Progress(1, 4)) for weight in weights.values()] == [0.75] * 3
     assert str(weights["soft-big"]) == "(3→0)/3"
 
 
 def test_a_term_that_learns_learns_for_each_teacher():
-    terms, weights = each_teacher({"hint": Hint("mid")}, {}, NAMES)
+    terms, weights = loss_per_teacher({"hint": FitNetLoss("mid")}, {}, NAMES)
     objective = Objective(terms, weights)
-    objective.prepare(make_exchange(teachers=NAMES, teacher_taps={"mid": (4, 4, 4)}))
+    objective.prepare(make_context(teacher_names=NAMES, teacher_feature_shapes={"mid": (4, 4, 4)}))
     assert len({id(terms[f"hint-{name}"].projection) for name in NAMES}) == 3
     assert len(list(objective.parameters())) == 6
 
 
 def test_terms_that_name_a_teacher_or_know_none_stay_as_they_are():
-    given = {"truth": CrossEntropy(), "named": SoftTarget(teacher="mid"), "own": lambda exchange: torch.tensor(1.0)}
-    terms, weights = each_teacher(given, {}, NAMES)
+    given = {"truth": CrossEntropyLoss(), "named": KDLoss(teacher="mid"), "own": lambda exchange: torch.tensor(1.0)}
+    terms, weights = loss_per_teacher(given, {}, NAMES)
     assert terms == given
     assert set(weights.values()) == {1.0}
 
 
-@pytest.mark.parametrize("teachers", [[], ["big"]])
+@pytest.marker.parametrize("teachers", [[], ["big"]])
 def test_with_one_teacher_nothing_changes(teachers):
-    given = {"soft": SoftTarget()}
-    assert each_teacher(given, {"soft": 0.5}, teachers) == (given, {"soft": 0.5})
+    given = {"soft": KDLoss()}
+    assert loss_per_teacher(given, {"soft": 0.5}, teachers) == (given, {"soft": 0.5})
 
 
 def test_a_name_that_is_taken_is_refused():
     with pytest.raises(LimbeckError, match=r"is called 'soft-mid': rename the other"):
-        each_teacher({"soft": SoftTarget(), "soft-mid": CrossEntropy()}, {}, NAMES)
+        loss_per_teacher({"soft": KDLoss(), "soft-mid": CrossEntropyLoss()}, {}, NAMES)

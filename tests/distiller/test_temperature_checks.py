@@ -11,33 +11,36 @@ from torch import nn
 import limbeck
 from limbeck import schedule
 from limbeck.core.errors import LimbeckError
-from limbeck.distiller import Objective, doubts, each_teacher
-from limbeck.losses import CrossEntropy, SoftTarget
+from limbeck.distiller import Objective, loss_per_teacher, temperature_warnings
+from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.temperature import (
     CLASSIFICATION,
     DETECTION,
     Learned,
+    LogitStandardization,
     LossAdaptive,
     PerSample,
     Range,
-    Standardised,
-    doubt,
+    temperature_warning,
 )
-from limbeck.testing import make_exchange
+from limbeck.testing import make_context
 
 TASK = limbeck.tasks.Classification(classes=5)
 
 
 def test_a_temperature_with_state_is_part_of_the_objective():
-    objective = Objective({"truth": CrossEntropy(), "soft": SoftTarget(tau=LossAdaptive())})
+    objective = Objective({"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=LossAdaptive())})
     assert set(objective.state_dict()) == {f"learned.soft.{name}" for name in ("tau", "fast", "slow", "seen")}
-    learned = Objective({"soft": SoftTarget(tau=Learned())})
+    learned = Objective({"soft": KDLoss(temperature=Learned())})
     assert [name for name, _ in learned.named_parameters()] == ["learned.soft.theta"]
 
 
 def test_a_learned_temperature_is_shaped_with_the_terms():
     distiller = limbeck.Distiller(
-        nn.Linear(4, 5), nn.Linear(4, 5), objective={"soft": SoftTarget(tau=Learned(per="sample"))}, task=TASK
+        nn.Linear(4, 5),
+        nn.Linear(4, 5),
+        objective={"soft": KDLoss(temperature=Learned(granularity="sample"))},
+        task=TASK,
     )
     with pytest.raises(LimbeckError, match=r"call distiller\.prepare"):
         list(distiller.parameters())
@@ -48,38 +51,38 @@ def test_a_learned_temperature_is_shaped_with_the_terms():
 def test_the_loss_tells_every_temperature():
     objective = Objective(
         {
-            "truth": CrossEntropy(), "plain": SoftTarget(tau=3.0), "moving": SoftTarget(tau=schedule.linear(6.0, 2.0)),
-            "each": SoftTarget(tau=PerSample()), "own": SoftTarget(tau=LossAdaptive(start=5.0)),
+            "truth": CrossEntropyLoss(), "plain": KDLoss(temperature=3.0), "moving": KDLoss(temperature=schedule.linear(6.0, 2.0)),
+            "each": KDLoss(temperature=PerSample()), "own": KDLoss(temperature=LossAdaptive(start=5.0)),
         }
     )  # fmt: skip
-    loss = objective(make_exchange())
-    assert set(loss.taus) == {"plain", "moving", "each", "own"}
-    assert loss.taus["plain"] == (3.0,)
-    assert loss.taus["moving"] == (5.0,)
-    assert loss.taus["each"][0].shape == (6,)
-    assert loss.taus["own"][0].tolist() == [5.0]
-    assert not loss.flat
-    objective.look = True
-    assert set(objective(make_exchange()).flat) == {"plain", "moving", "each", "own"}
+    loss = objective(make_context())
+    assert set(loss.temperatures) == {"plain", "moving", "each", "own"}
+    assert loss.temperatures["plain"] == (3.0,)
+    assert loss.temperatures["moving"] == (5.0,)
+    assert loss.temperatures["each"][0].shape == (6,)
+    assert loss.temperatures["own"][0].tolist() == [5.0]
+    assert not loss.teacher_entropy
+    objective.collect_diagnostics = True
+    assert set(objective(make_context()).flat) == {"plain", "moving", "each", "own"}
 
 
 def test_terms_with_their_gradients_sum_to_the_loss():
-    loss = Objective({"truth": CrossEntropy(), "soft": SoftTarget()}, {"soft": 0.5})(make_exchange())
-    torch.testing.assert_close(sum(loss.terms.values()), loss.total)
-    assert all(term.requires_grad for term in loss.terms.values())
-    assert not any(part.requires_grad for part in loss.parts.values())
+    loss = Objective({"truth": CrossEntropyLoss(), "soft": KDLoss()}, {"soft": 0.5})(make_context())
+    torch.testing.assert_close(sum(loss.by_loss_with_grad.values()), loss.total)
+    assert all(term.requires_grad for term in loss.by_loss_with_grad.values())
+    assert not any(part.requires_grad for part in loss.by_loss.values())
 
 
 def test_a_temperature_goes_on_in_the_next_stage():
-    first, second = (Objective({"soft": SoftTarget(tau=LossAdaptive(rate=0.1, high=9.0))}) for _ in range(2))
+    first, second = (Objective({"soft": KDLoss(temperature=LossAdaptive(rate=0.1, high=9.0))}) for _ in range(2))
     for _ in range(3):
-        first(make_exchange())
-    second.follow(first)
-    assert second.terms["soft"].tau.tau == first.terms["soft"].tau.tau != 4.0
+        first(make_context())
+    second.load_previous(first)
+    assert second.losses["soft"].tau.tau == first.losses["soft"].tau.tau != 4.0
 
 
 def test_each_teacher_gets_a_temperature_of_its_own():
-    terms, _ = each_teacher({"soft": SoftTarget(tau=LossAdaptive())}, {}, ["a", "b"])
+    terms, _ = loss_per_teacher({"soft": KDLoss(temperature=LossAdaptive())}, {}, ["a", "b"])
     assert terms["soft-a"].tau is not terms["soft-b"].tau
     Objective(terms)
 
@@ -87,38 +90,40 @@ def test_each_teacher_gets_a_temperature_of_its_own():
 def test_two_terms_cannot_share_a_temperature_that_moves():
     shared = LossAdaptive()
     with pytest.raises(LimbeckError, match="'a' and 'b' share one LossAdaptive"):
-        Objective({"a": SoftTarget(tau=shared), "b": SoftTarget(tau=shared)})
+        Objective({"a": KDLoss(temperature=shared), "b": KDLoss(temperature=shared)})
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("tau", "said"),
     [
         (4.0, None), (3.0, None), (6.0, None), (2.0, "is 2,"), (20.0, "is 20,"), (schedule.linear(6.0, 1.0), None),
-        (schedule.linear(2.0, 1.0), "is 1 to 2,"), (PerSample(), None), (PerSample(sure=9.0, unsure=8.0), "is 8 to 9,"),
-        (Learned(), None), (Standardised(), None),
+        (schedule.linear(2.0, 1.0), "is 1 to 2,"), (PerSample(), None), (PerSample(confident=9.0, uncertain=8.0), "is 8 to 9,"),
+        (Learned(), None), (LogitStandardization(), None),
     ],
 )  # fmt: skip
 def test_a_temperature_is_doubted_only_where_all_of_it_is_out_of_range(tau, said):
-    found = doubts({"soft": SoftTarget(tau=tau)}, TASK)
+    found = temperature_warnings({"soft": KDLoss(temperature=tau)}, TASK)
     assert (said is None) == (not found)
     assert said is None or said in found[0]
 
 
 def test_a_doubt_is_a_warning_of_the_distiller():
     with pytest.warns(UserWarning, match="Classification is used to 3 to 6"):
-        limbeck.Distiller(nn.Linear(4, 5), nn.Linear(4, 5), objective={"soft": SoftTarget(tau=1.0)}, task=TASK)
+        limbeck.Distiller(nn.Linear(4, 5), nn.Linear(4, 5), objective={"soft": KDLoss(temperature=1.0)}, task=TASK)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        limbeck.Distiller(nn.Linear(4, 5), nn.Linear(4, 5), objective={"soft": SoftTarget()}, task=TASK)
+        limbeck.Distiller(nn.Linear(4, 5), nn.Linear(4, 5), objective={"soft": KDLoss()}, task=TASK)
 
 
 def test_the_task_says_what_it_is_used_to_and_the_default_of_soft_target_is_its_usual():
-    assert TASK.temperatures == Range(usual=4.0, low=3.0, high=6.0)
-    assert SoftTarget().tau == TASK.temperatures.usual
-    assert doubts({"soft": SoftTarget(tau=1.0)}, object()) == [], "a task that says nothing doubts nothing"
+    assert TASK.temperatures == Range(default=4.0, low=3.0, high=6.0)
+    assert KDLoss().temperature == TASK.temperatures.default
+    assert temperature_warnings({"soft": KDLoss(temperature=1.0)}, object()) == [], (
+        "a task that says nothing doubts nothing"
+    )
 
 
 def test_each_kind_of_task_has_a_range():
-    assert limbeck.tasks.Classification(classes=2).temperatures == CLASSIFICATION == Range(usual=4, low=3, high=6)
-    assert Range(usual=2, low=1, high=3) == DETECTION
-    assert doubt(4.0, 4.0, usual=DETECTION, who="soft", task="Detection") is not None
+    assert limbeck.tasks.Classification(classes=2).temperatures == CLASSIFICATION == Range(default=4, low=3, high=6)
+    assert Range(default=2, low=1, high=3) == DETECTION
+    assert temperature_warning(4.0, 4.0, expected=DETECTION, loss_name="soft", task="Detection") is not None

@@ -12,43 +12,45 @@ from torch import nn
 
 import limbeck.losses
 from limbeck.cli import main
-from limbeck.recipe.registry import names
-from limbeck.workflows.list_losses import methods, methods_page, methods_table
-from limbeck.workflows.list_losses.cost import cost
-from limbeck.workflows.list_losses.describe import _method
+from limbeck.recipe.registry import list_names
+from limbeck.workflows.list_losses import list_losses, losses_page, losses_table
+from limbeck.workflows.list_losses.cost import measure_loss_cost
+from limbeck.workflows.list_losses.describe import _describe_loss
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
-LISTED = methods()
+LISTED = list_losses()
 
 
 def test_the_page_is_what_the_docstrings_say():
     again = "it is not what the docstrings say: run limbeck methods --markdown > docs/methods.md"
-    assert PAGE.read_text() == methods_page(LISTED), again
+    assert PAGE.read_text() == losses_page(LISTED), again
 
 
 def test_every_term_is_listed_with_a_form_of_knowledge_and_a_paper():
-    assert sorted(method.name for method in LISTED) == names("term")
+    assert sorted(method.name for method in LISTED) == list_names("term")
     for method in LISTED:
-        assert method.form != "other", f"{method.name}: begin its file with 'Knowledge of responses: …' or the like"
+        assert method.knowledge != "other", (
+            f"{method.name}: begin its file with 'Knowledge of responses: …' or the like"
+        )
         assert method.papers, f"{method.name}: its file names no paper"
         assert method.functions, f"{method.name}: its arithmetic is no public function"
-        assert method.what
+        assert method.summary
 
 
 def test_forms_and_costs_of_a_few_are_right():
     known = {method.name: method for method in LISTED}
-    assert [known[name].form for name in ("SoftTarget", "Hint", "Similarity", "CrossEntropy")] == [
+    assert [known[name].knowledge for name in ("SoftTarget", "Hint", "Similarity", "CrossEntropy")] == [
         "responses", "features", "relations", "truth",
     ]  # fmt: skip
-    assert known["Hint"].taps == ("at",)
-    assert known["Hint"].cost.learns == 16 * 32 + 32
-    assert known["SoftTarget"].cost.learns == known["Similarity"].cost.learns == 0
+    assert known["Hint"].layer_args == ("at",)
+    assert known["Hint"].cost.num_parameters == 16 * 32 + 32
+    assert known["SoftTarget"].cost.num_parameters == known["Similarity"].cost.num_parameters == 0
     assert known["SoftTarget"].papers[0] == "https://arxiv.org/abs/1503.02531"
 
 
 def test_the_command_prints_the_table_and_the_page(capsys):
     assert main(["methods"]) == 0
-    assert capsys.readouterr().out == methods_table(LISTED) + "\n"
+    assert capsys.readouterr().out == losses_table(LISTED) + "\n"
     assert main(["methods", "--markdown"]) == 0
     assert capsys.readouterr().out == PAGE.read_text()
 
@@ -69,7 +71,7 @@ class Bank(nn.Module):
         self.register_buffer("bank", torch.zeros(100, 3))
 
     def prepare(self, exchange):
-        widths = [exchange.student.tap(name).shape[1] for name in self.names]
+        widths = [exchange.student.feature(name).shape[1] for name in self.names]
         self.layer = nn.Linear(*widths, bias=False)
 
 
@@ -85,7 +87,7 @@ def exported(monkeypatch):
     def of(term):
         monkeypatch.setattr(limbeck.losses, term.__name__, term, raising=False)
         monkeypatch.setattr(limbeck.losses, "__all__", [*limbeck.losses.__all__, term.__name__])
-        return _method(term.__name__)
+        return _describe_loss(term.__name__)
 
     return of
 
@@ -93,19 +95,19 @@ def exported(monkeypatch):
 def test_taps_are_read_from_arguments_and_costs_are_counted(exported):
     found = exported(Bank)
     assert found.taps == ("first", "last", "[other]")
-    assert (found.cost.learns, found.cost.keeps) == (16 * 32 + 6, 100 * 3 * 4)
+    assert (found.cost.num_parameters, found.cost.buffer_bytes) == (16 * 32 + 6, 100 * 3 * 4)
 
 
 def test_a_term_that_cannot_be_made_or_says_nothing_is_listed_all_the_same(exported, monkeypatch):
-    assert (cost(Special, ()).learns, cost(Special, ()).keeps) == (None, None)
+    assert (measure_loss_cost(Special, ()).num_parameters, measure_loss_cost(Special, ()).buffer_bytes) == (None, None)
     monkeypatch.setattr(sys.modules[__name__], "__doc__", "A note.")
     found = exported(Special)
-    assert (found.form, found.what, found.papers) == ("other", "A note", ())
-    assert "Special" in methods_table([found])
-    assert "## Others" in methods_page([found])
+    assert (found.knowledge, found.what, found.papers) == ("other", "A note", ())
+    assert "Special" in losses_table([found])
+    assert "## Others" in losses_page([found])
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("text", "form", "what"),
     [
         ("Knowledge of relations between samples: who is near (X), https://x.org/a.", "relations",
@@ -123,4 +125,4 @@ def test_the_first_words_of_a_file_say_what_it_is(exported, monkeypatch, text, f
     Said.__module__ = __name__
     monkeypatch.setattr(sys.modules[__name__], "__doc__", text)
     found = exported(Said)
-    assert (found.form, found.what) == (form, what)
+    assert (found.knowledge, found.what) == (form, what)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation import agreement, disagreements
+from limbeck.evaluation import find_disagreements, prediction_agreement
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_every_figure_is_that_of_numpy(pair):
     student, teacher, target = pair
     q, p, y = log_softmax(student), log_softmax(teacher), target.numpy()
     said, taught = q.argmax(axis=1), p.argmax(axis=1)
-    found = agreement(student, teacher, target)
+    found = prediction_agreement(student, teacher, target)
     assert found["kl"] == pytest.approx((np.exp(p) * (p - q)).sum(axis=1).mean(), abs=1e-10)
     assert found["top1"] == pytest.approx((said == taught).mean())
     assert found["both_wrong"] == pytest.approx(((said != y) & (taught != y)).mean())
@@ -36,7 +36,7 @@ def test_every_figure_is_that_of_numpy(pair):
 
 def test_a_copy_agrees_wholly(pair):
     student, _, target = pair
-    found = agreement(student, student + 3.0, target)  # logits are told up to a constant
+    found = prediction_agreement(student, student + 3.0, target)  # logits are told up to a constant
     assert (found["top1"], found["student_only_wrong"], found["teacher_only_wrong"]) == (1.0, 0.0, 0.0)
     assert 0.0 <= found["kl"] < 1e-12
 
@@ -44,11 +44,15 @@ def test_a_copy_agrees_wholly(pair):
 def test_rows_without_a_label_count_for_likeness_and_not_for_wrongness(pair):
     student, teacher, target = pair
     some = torch.where(torch.arange(200) < 50, target, -100)
-    found, whole, part = agreement(student, teacher, some), agreement(*pair), agreement(*(x[:50] for x in pair))
+    found, whole, part = (
+        prediction_agreement(student, teacher, some),
+        prediction_agreement(*pair),
+        prediction_agreement(*(x[:50] for x in pair)),
+    )
     assert [found[k] for k in ("top1", "kl")] == [whole[k] for k in ("top1", "kl")]
     shares = ("both_wrong", "student_only_wrong", "teacher_only_wrong")
     assert [found[k] for k in shares] == [part[k] for k in shares]
-    nobody = agreement(student, teacher, torch.full((200,), -100))
+    nobody = prediction_agreement(student, teacher, torch.full((200,), -100))
     assert [nobody[k] for k in shares] == [None, None, None]
 
 
@@ -58,9 +62,9 @@ def test_disagreements_come_surest_first(pair):
     q, p = np.exp(log_softmax(student)), np.exp(log_softmax(teacher))
     differ = [i for i in range(200) if i % 3 and q[i].argmax() != p[i].argmax()]
     expected = sorted(differ, key=lambda i: -min(q[i].max(), p[i].max()))
-    every = disagreements(student, teacher, target, most=200)
+    every = find_disagreements(student, teacher, target, limit=200)
     assert [one["index"] for one in every] == expected
-    assert disagreements(student, teacher, target) == every[:12]
+    assert find_disagreements(student, teacher, target) == every[:12]
     first = every[0]
     i = first["index"]
     assert (first["student"], first["teacher"]) == (q[i].argmax(), p[i].argmax())
@@ -71,17 +75,17 @@ def test_disagreements_come_surest_first(pair):
 
 def test_nobody_disagrees_with_a_copy(pair):
     student, _, target = pair
-    assert disagreements(student, student, target) == []
-    assert disagreements(*pair, most=0) == []
+    assert find_disagreements(student, student, target) == []
+    assert find_disagreements(*pair, limit=0) == []
 
 
 def test_what_cannot_be_compared_is_told_in_a_sentence(pair):
     student, teacher, target = pair
     with pytest.raises(LimbeckError, match=r"\[200, 4\] and the teacher's \[199, 4\]"):
-        agreement(student, teacher[:199], target)
+        prediction_agreement(student, teacher[:199], target)
     with pytest.raises(LimbeckError, match="the teacher's logits are not finite"):
-        agreement(student, teacher / 0, target)
+        prediction_agreement(student, teacher / 0, target)
     with pytest.raises(LimbeckError, match="no row"):
-        agreement(student[:0], teacher[:0], target[:0])
+        prediction_agreement(student[:0], teacher[:0], target[:0])
     with pytest.raises(LimbeckError, match="not -1"):
-        disagreements(*pair, most=-1)
+        find_disagreements(*pair, limit=-1)

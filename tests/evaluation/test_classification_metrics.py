@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation import predictions, quality
-from limbeck.evaluation.classification_metrics import _moved
+from limbeck.evaluation import classification_metrics, collect_logits
+from limbeck.evaluation.classification_metrics import _move_to_device
 from limbeck.tasks import Classification
 
 
@@ -51,12 +51,12 @@ def macro_f1(predicted, y, classes):
     return np.mean(scores)
 
 
-@pytest.mark.parametrize(("n", "classes"), [(1, 3), (257, 10), (400, 6), (64, 2), (9000, 7)])
+@pytest.marker.parametrize(("n", "classes"), [(1, 3), (257, 10), (400, 6), (64, 2), (9000, 7)])
 def test_every_figure_is_that_of_numpy(n, classes):
     logits, target = case(n, classes)
     z, y = logits.double().numpy(), target.numpy()
     order = np.argsort(-z, axis=1)
-    found = quality(logits, target, classes=names(classes))
+    found = classification_metrics(logits, target, class_names=names(classes))
     assert found["examples"] == n
     assert found["top1"] == pytest.approx((order[:, 0] == y).mean(), abs=1e-12)
     assert found["nll"] == pytest.approx(-np.log(softmax(z)[np.arange(n), y]).mean(), abs=1e-10)
@@ -76,7 +76,7 @@ def test_the_figures_are_those_of_torchmetrics_where_it_has_them():
     from torchmetrics.functional import classification as tm
 
     logits, target = case(300, 8)
-    found = quality(logits, target, classes=names(8))
+    found = classification_metrics(logits, target, class_names=names(8))
     assert found["top1"] == pytest.approx(float(tm.multiclass_accuracy(logits, target, 8, average="micro")), abs=1e-6)
     assert found["top5"] == pytest.approx(
         float(tm.multiclass_accuracy(logits, target, 8, average="micro", top_k=5)), abs=1e-6
@@ -87,7 +87,7 @@ def test_the_figures_are_those_of_torchmetrics_where_it_has_them():
 
 def test_macro_f1_counts_a_class_that_is_only_predicted_and_leaves_out_one_that_never_occurs():
     logits = nn.functional.one_hot(torch.tensor([0, 0, 1, 2]), 4).float()
-    found = quality(logits, torch.tensor([0, 0, 1, 1]), classes=names(4))
+    found = classification_metrics(logits, torch.tensor([0, 0, 1, 1]), class_names=names(4))
     # class 0: 1, class 1: 2·1/(1+2), class 2 predicted and never true: 0, class 3 neither: not in the mean
     assert found["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3, abs=1e-6)
     assert [row["accuracy"] for row in found["per_class"]] == [1.0, 0.5, None, None]
@@ -99,7 +99,7 @@ def test_macro_f1_counts_a_class_that_is_only_predicted_and_leaves_out_one_that_
 def test_a_certain_answer_stands_in_the_last_of_fifteen_bins():
     # One row at exactly 1 and wrong, one a little below and right: in one bin they make up for each other in part.
     logits = torch.tensor([[1000.0, 0.0], [5.0, 0.0]])
-    found = quality(logits, torch.tensor([1, 0]), classes=names(2))
+    found = classification_metrics(logits, torch.tensor([1, 0]), class_names=names(2))
     assert len(found["reliability"]) == 15
     assert found["reliability"][-1]["examples"] == 2
     sure = (1 + 1 / (1 + np.exp(-5))) / 2
@@ -108,7 +108,7 @@ def test_a_certain_answer_stands_in_the_last_of_fifteen_bins():
 
 def test_the_bins_hold_every_row_and_make_up_the_ece():
     logits, target = case(500, 5)
-    found = quality(logits, target, classes=names(5))
+    found = classification_metrics(logits, target, class_names=names(5))
     bins = found["reliability"]
     assert [bins[0]["low"], bins[-1]["high"]] == [0.0, 1.0]
     assert all(a["high"] == b["low"] for a, b in itertools.pairwise(bins))
@@ -125,16 +125,18 @@ def test_rows_without_a_label_are_left_out():
     logits, target = case(40, 6)
     some = target.clone()
     some[::2] = -100
-    assert quality(logits, some, classes=names(6)) == quality(logits[1::2], target[1::2], classes=names(6))
+    assert classification_metrics(logits, some, class_names=names(6)) == classification_metrics(
+        logits[1::2], target[1::2], class_names=names(6)
+    )
 
 
 def test_half_precision_and_a_graph_are_taken():
     logits, target = case(20, 3)
-    found = quality(logits.bfloat16().requires_grad_(), target.int(), classes=names(3))
-    assert found == quality(logits.bfloat16().float(), target, classes=names(3))
+    found = classification_metrics(logits.bfloat16().requires_grad_(), target.int(), class_names=names(3))
+    assert found == classification_metrics(logits.bfloat16().float(), target, class_names=names(3))
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("logits", "target", "sentence"),
     [
         (torch.zeros(0, 2), torch.zeros(0).long(), "of 0 rows none has a label"),
@@ -151,7 +153,7 @@ def test_half_precision_and_a_graph_are_taken():
 )
 def test_what_has_no_figures_is_told_in_a_sentence(logits, target, sentence):
     with pytest.raises(LimbeckError, match=sentence):
-        quality(logits, target, classes=names(2))
+        classification_metrics(logits, target, class_names=names(2))
 
 
 def network():
@@ -164,7 +166,7 @@ def network():
 
 def test_predictions_are_in_eval_mode_and_put_the_modes_back():
     net, x = network(), torch.randn(7, 4)
-    logits, target = predictions(net, [(x[:4], torch.arange(4) % 3), {"input": x[4:]}], Classification(3))
+    logits, target = collect_logits(net, [(x[:4], torch.arange(4) % 3), {"input": x[4:]}], Classification(3))
     assert [module.training for module in net] == [True, False, True]
     assert net.training
     assert not logits.requires_grad
@@ -176,21 +178,21 @@ def test_predictions_are_in_eval_mode_and_put_the_modes_back():
 def test_predictions_are_float32_and_take_probabilities_as_targets():
     net = nn.Linear(4, 2).bfloat16()
     soft = torch.tensor([[0.2, 0.8], [0.9, 0.1]])
-    logits, target = predictions(net, [(torch.ones(2, 4).bfloat16(), soft)], Classification(2))
+    logits, target = collect_logits(net, [(torch.ones(2, 4).bfloat16(), soft)], Classification(2))
     assert (logits.dtype, target.tolist()) == (torch.float32, [1, 0])
 
 
 def test_the_modes_are_put_back_after_an_error():
     net = network()
     with pytest.raises(RuntimeError):
-        predictions(net, [(torch.zeros(2, 5), torch.zeros(2).long())], Classification(3))
+        collect_logits(net, [(torch.zeros(2, 5), torch.zeros(2).long())], Classification(3))
     assert net.training
     with pytest.raises(LimbeckError, match="gave no batch"):
-        predictions(net, [], Classification(3))
+        collect_logits(net, [], Classification(3))
 
 
 def test_a_batch_is_moved_in_every_form():
-    moved = _moved({"a": [torch.zeros(1), "text"], "b": (torch.zeros(1),)}, torch.device("meta"))
+    moved = _move_to_device({"a": [torch.zeros(1), "text"], "b": (torch.zeros(1),)}, torch.device("meta"))
     assert moved["a"][0].is_meta
     assert moved["b"][0].is_meta
     assert moved["a"][1] == "text"

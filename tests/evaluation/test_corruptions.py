@@ -9,9 +9,9 @@ from sklearn.datasets import load_sample_image
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.split import Part, Stored
-from limbeck.evaluation.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupted
-from limbeck.evaluation.robustness.corruptions.sampling import enlarged, plasma, streaked
+from limbeck.data.split import InMemory, Split
+from limbeck.evaluation.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corruption_accuracy
+from limbeck.evaluation.robustness.corruptions.sampling import directional_blur, plasma_fractal, zoom_center
 
 # The published numbers of these do not rise in the mean change of a pixel: frost darkens the picture as it whitens it,
 # glass alternates blur and turns, and the elastic map moves less as a whole while it tears more.
@@ -26,8 +26,8 @@ def pictures(kind):
     return small.mean(1, keepdim=True) if kind == "grey" else small
 
 
-@pytest.mark.parametrize("kind", ["colour", "grey", "large"])
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.marker.parametrize("kind", ["colour", "grey", "large"])
+@pytest.marker.parametrize("name", CORRUPTIONS)
 def test_shape_and_range_stay_and_the_change_rises_with_severity(name, kind):
     before = pictures(kind)
     kept = before.clone()
@@ -48,7 +48,7 @@ def test_shape_and_range_stay_and_the_change_rises_with_severity(name, kind):
         assert changes[-1] > 1.25 * changes[0]
 
 
-@pytest.mark.parametrize("kind", ["colour", "large"])
+@pytest.marker.parametrize("kind", ["colour", "large"])
 def test_frost_leaves_less_of_the_picture_with_severity(kind):
     before = pictures(kind)
     alike = [
@@ -67,15 +67,15 @@ def test_elastic_tears_more_with_severity():
     assert rough == sorted(rough)
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.marker.parametrize("name", CORRUPTIONS)
 def test_a_picture_comes_out_the_same_in_any_batch(name):
     before = pictures("colour")
     number = torch.tensor([7, 8, 9, 10])
-    whole = corrupt(before, name, 3, seed=5, number=number)
-    alone = torch.cat([corrupt(before[i : i + 1], name, 3, seed=5, number=number[i : i + 1]) for i in range(4)])
+    whole = corrupt(before, name, 3, seed=5, sample_ids=number)
+    alone = torch.cat([corrupt(before[i : i + 1], name, 3, seed=5, sample_ids=number[i : i + 1]) for i in range(4)])
     assert torch.allclose(whole, alone, atol=1.01 / 255)  # sums in another order may round to the next level
     assert float((whole != alone).float().mean()) < 0.01
-    assert torch.equal(whole, corrupt(before, name, 3, seed=5, number=number))
+    assert torch.equal(whole, corrupt(before, name, 3, seed=5, sample_ids=number))
 
 
 def test_the_seed_and_the_number_decide():
@@ -85,7 +85,7 @@ def test_the_seed_and_the_number_decide():
     assert not torch.equal(two[0], two[1])
 
 
-@pytest.mark.parametrize(("severity", "sigma"), [(1, 0.04), (5, 0.10)])
+@pytest.marker.parametrize(("severity", "sigma"), [(1, 0.04), (5, 0.10)])
 def test_gaussian_noise_has_the_published_spread(severity, sigma):
     grey = torch.full((4, 3, 32, 32), 0.5)
     assert float((corrupt(grey, "gaussian_noise", severity) - grey).std()) == pytest.approx(sigma, rel=0.03)
@@ -123,7 +123,7 @@ def test_brightness_is_that_of_hsv():
             assert after[0, :, y, x].tolist() == pytest.approx(expected, abs=1 / 255)
 
 
-@pytest.mark.parametrize("name", ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "pixelate", "contrast"])
+@pytest.marker.parametrize("name", ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "pixelate", "contrast"])
 def test_a_flat_picture_stays_flat(name):
     flat = torch.full((2, 3, 32, 32), 128 / 255)
     assert torch.allclose(corrupt(flat, name, 5), flat, atol=1.01 / 255)
@@ -133,21 +133,23 @@ def test_a_streak_is_half_a_gaussian_along_its_angle():
     dot = torch.zeros(1, 1, 21, 21)
     dot[0, 0, 10, 10] = 1.0
     weights = np.exp(-np.square(np.arange(5)) / 2.0)
-    down = streaked(dot, torch.tensor([0.0]), radius=2, sigma=1.0)[0, 0, :, 10].numpy()
+    down = directional_blur(dot, torch.tensor([0.0]), radius=2, sigma=1.0)[0, 0, :, 10].numpy()
     assert down[6:11] == pytest.approx((weights / weights.sum())[::-1])
     assert float(down.sum()) == pytest.approx(1.0)
 
 
 def test_enlarging_keeps_the_middle_and_the_size():
     ramp = torch.linspace(0, 1, 33).expand(1, 1, 33, 33)
-    grown = enlarged(ramp, 1.5)
+    grown = zoom_center(ramp, 1.5)
     assert grown.shape == ramp.shape
     assert float(grown[..., 16, 16]) == pytest.approx(0.5, abs=0.02)
     assert float(grown[..., 0, 32] - grown[..., 0, 0]) == pytest.approx(1 / 1.5, abs=0.06)
 
 
 def test_a_smoother_landscape_has_smaller_steps():
-    rough, smooth = (plasma([np.random.default_rng(i) for i in range(8)], 32, 24, decay=decay) for decay in (1.3, 3.0))
+    rough, smooth = (
+        plasma_fractal([np.random.default_rng(i) for i in range(8)], 32, 24, decay=decay) for decay in (1.3, 3.0)
+    )
     assert rough.shape == (8, 1, 32, 24)
     assert float(rough.diff(dim=3).abs().mean()) > 2 * float(smooth.diff(dim=3).abs().mean())
 
@@ -158,14 +160,16 @@ def test_every_network_is_asked_about_the_same_pictures():
             mean = pixels.mean((1, 2, 3))
             return torch.stack([mean, 0.5 - mean + mean.detach() * 0], dim=1)
 
-    part = Part.whole(Stored(pictures("grey")), torch.tensor([0, 0, 0, -100]))
-    found = corrupted({"a": Bright(), "b": Bright()}, part, names=["brightness", "contrast"], severities=(1, 5))
+    part = Split.from_images(InMemory(pictures("grey")), torch.tensor([0, 0, 0, -100]))
+    found = corruption_accuracy(
+        {"a": Bright(), "b": Bright()}, part, corruptions=["brightness", "contrast"], severities=(1, 5)
+    )
     assert found["a"]["brightness"].shape == (2, 3)
     assert all(torch.equal(found["a"][name], found["b"][name]) for name in found["a"])
     assert found["a"]["brightness"][1].all()
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("given", "name", "severity", "says"),
     [
         (torch.rand(1, 3, 8, 8), "gausian_noise", 1, "gaussian_noise"),

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation import cost, flops, latency, parameters, weights_bytes
+from limbeck.evaluation import count_flops, count_parameters, measure_cost, measure_latency, weights_file_size
 from limbeck.models import save_weights, small_cnn
 
 
@@ -26,20 +26,20 @@ class Attention(nn.Module):
 
 def test_attention_is_counted():
     # 5 tokens of width 8 in 2 heads: the projection, then q·kᵀ and p·v
-    assert flops(Attention(), torch.zeros(1, 5, 8)) == (2 * 5 * 8 * 24 + 2 * (2 * 5 * 5 * 8), None)
+    assert count_flops(Attention(), torch.zeros(1, 5, 8)) == (2 * 5 * 8 * 24 + 2 * (2 * 5 * 5 * 8), None)
 
 
 def test_attention_inside_torchs_own_encoder_is_counted():
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     by_hand = 2 * 5 * 8 * 24 + 2 * (2 * 5 * 5 * 8) + 2 * 5 * 8 * 8 + 2 * (2 * 5 * 8 * 16)
-    assert flops(layer, torch.zeros(1, 5, 8)) == (by_hand, None)
+    assert count_flops(layer, torch.zeros(1, 5, 8)) == (by_hand, None)
 
 
 def test_convolutions_count_two_for_each_multiply_add_whatever_the_batch():
     network = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6 * 36, 3))
     by_hand = 2 * (6 * 36 * 2 * 9) + 2 * (6 * 36 * 3)
-    assert flops(network, torch.zeros(1, 4, 8, 8)) == (by_hand, None)
-    assert flops(network, torch.zeros(5, 4, 8, 8)) == (by_hand, None)
+    assert count_flops(network, torch.zeros(1, 4, 8, 8)) == (by_hand, None)
+    assert count_flops(network, torch.zeros(5, 4, 8, 8)) == (by_hand, None)
 
 
 def test_a_network_that_looks_at_values_has_no_count_and_a_sentence():
@@ -47,10 +47,10 @@ def test_a_network_that_looks_at_values_has_no_count_and_a_sentence():
         def forward(self, x):
             return super().forward(x) if float(x.sum()) >= 0 else x
 
-    count, warning = flops(Looks(3, 2), torch.zeros(1, 3))
+    count, warning = count_flops(Looks(3, 2), torch.zeros(1, 3))
     assert count is None
     assert warning.startswith("the FLOPs of Looks are not known, since it does not run on the meta device")
-    found = cost(Looks(3, 2), torch.zeros(1, 3))
+    found = measure_cost(Looks(3, 2), torch.zeros(1, 3))
     assert (found["flops"], found["warnings"]) == (None, [warning])
     assert found["latency_ms"]["median"] > 0
 
@@ -58,19 +58,19 @@ def test_a_network_that_looks_at_values_has_no_count_and_a_sentence():
 def test_a_shared_parameter_counts_once():
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     network[1].weight = network[0].weight
-    assert parameters(network) == 16 + 8
+    assert count_parameters(network) == 16 + 8
 
 
 def test_the_bytes_are_those_of_the_file(tmp_path):
     shared = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     shared[1].weight = shared[0].weight
     for network in (small_cnn(), small_cnn().half(), shared):
-        assert weights_bytes(network) == save_weights(network, tmp_path / "w.safetensors").stat().st_size
+        assert weights_file_size(network) == save_weights(network, tmp_path / "w.safetensors").stat().st_size
 
 
 def test_latency_is_in_milliseconds_and_p95_the_nearest_rank():
     turns = iter([0.0] * 2 + [0.02] * 2 + [0.002] * 18)
-    found = latency(lambda: time.sleep(next(turns)), warmup=2, repeats=20, batch=4)
+    found = measure_latency(lambda: time.sleep(next(turns)), warmup=2, repeats=20, batch_size=4)
     assert 2.0 <= found["median"] < 15
     assert found["p95"] >= 20
     assert (found["repeats"], found["batch"], found["threads"]) == (20, 4, 1)
@@ -78,7 +78,7 @@ def test_latency_is_in_milliseconds_and_p95_the_nearest_rank():
 
 def test_a_slow_call_is_timed_within_the_budget():
     start = time.perf_counter()
-    found = latency(lambda: time.sleep(0.02), budget=0.2)
+    found = measure_latency(lambda: time.sleep(0.02), max_seconds=0.2)
     assert time.perf_counter() - start < 0.4
     assert 1 <= found["repeats"] <= 10
 
@@ -87,7 +87,7 @@ def test_the_threads_are_those_asked_for_and_then_those_before():
     before = torch.get_num_threads()
     other = 3 if before != 3 else 2
     seen = []
-    latency(lambda: seen.append(torch.get_num_threads()), threads=other, repeats=3)
+    measure_latency(lambda: seen.append(torch.get_num_threads()), num_threads=other, repeats=3)
     assert set(seen) == {other}
     assert torch.get_num_threads() == before
 
@@ -95,7 +95,7 @@ def test_the_threads_are_those_asked_for_and_then_those_before():
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        latency(fails, threads=other)
+        measure_latency(fails, num_threads=other)
     assert torch.get_num_threads() == before
 
 
@@ -104,7 +104,7 @@ def test_cost_leaves_the_model_as_it_was():
     network.block1.eval()
     modes = [module.training for module in network.modules()]
     weights = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in network.state_dict().items()}
-    found = cost(network, torch.zeros(3, 1, 8, 8))
+    found = measure_cost(network, torch.zeros(3, 1, 8, 8))
     assert [module.training for module in network.modules()] == modes
     for name, tensor in network.state_dict().items():
         assert tensor.data_ptr() == weights[name][0]
@@ -118,12 +118,12 @@ def test_cost_leaves_the_model_as_it_was():
 def test_the_modes_are_put_back_when_the_model_fails():
     network = small_cnn()
     with pytest.raises(RuntimeError):
-        cost(network, torch.zeros(1, 2, 8, 8))
+        measure_cost(network, torch.zeros(1, 2, 8, 8))
     assert all(module.training for module in network.modules())
 
 
 def test_what_cannot_be_measured_is_told_in_a_sentence():
     with pytest.raises(LimbeckError, match="at least one input"):
-        flops(nn.Linear(3, 2), torch.zeros(0, 3))
+        count_flops(nn.Linear(3, 2), torch.zeros(0, 3))
     with pytest.raises(LimbeckError, match="repeats and threads from 1"):
-        latency(lambda: None, repeats=0)
+        measure_latency(lambda: None, repeats=0)

@@ -9,17 +9,17 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation import (
-    Heard,
-    disagreement,
+    ModelOutputs,
+    architecture_family,
+    collect_outputs,
+    disagreement_rate,
     double_fault,
     error_correlation,
-    family,
-    hear,
     linear_cka,
-    pairs,
+    pairwise_similarity,
     unbiased_cka,
 )
-from limbeck.evaluation.model_outputs import penultimate
+from limbeck.evaluation.model_outputs import penultimate_layer
 from limbeck.tasks import Classification
 
 
@@ -53,13 +53,13 @@ def numpy_unbiased(x, y):
     return hsic(a, b) / math.sqrt(hsic(a, a) * hsic(b, b))
 
 
-@pytest.mark.parametrize(("cka", "by_numpy"), [(linear_cka, numpy_cka), (unbiased_cka, numpy_unbiased)])
+@pytest.marker.parametrize(("cka", "by_numpy"), [(linear_cka, numpy_cka), (unbiased_cka, numpy_unbiased)])
 def test_cka_is_what_whole_kernels_give(cka, by_numpy):
     assert cka(features(), related()) == pytest.approx(by_numpy(features(), related()), abs=1e-9)
     assert 0.05 < cka(features(), related()) < 0.95
 
 
-@pytest.mark.parametrize("cka", [linear_cka, unbiased_cka])
+@pytest.marker.parametrize("cka", [linear_cka, unbiased_cka])
 def test_cka_knows_no_rotation_scale_or_shift(cka):
     x, y = features(), related()
     turn = torch.linalg.qr(features(6, 6, seed=2).double())[0]
@@ -67,7 +67,7 @@ def test_cka_knows_no_rotation_scale_or_shift(cka):
     assert cka(x, y) == pytest.approx(cka(y, x), abs=1e-12)
 
 
-@pytest.mark.parametrize("cka", [linear_cka, unbiased_cka])
+@pytest.marker.parametrize("cka", [linear_cka, unbiased_cka])
 def test_cka_with_itself_is_one(cka):
     assert cka(features(), features()) == pytest.approx(1)
     assert cka(features(), features() * -0.5) == pytest.approx(1)
@@ -79,12 +79,12 @@ def test_unbiased_cka_of_strangers_is_near_zero_however_wide_they_are():
     assert abs(unbiased_cka(x, y)) < 0.1
 
 
-@pytest.mark.parametrize("cka", [linear_cka, unbiased_cka])
+@pytest.marker.parametrize("cka", [linear_cka, unbiased_cka])
 def test_features_that_never_vary_have_no_cka(cka):
     assert cka(torch.ones(8, 3), features(8)) is None
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("first", "second", "says"),
     [
         (torch.full((5, 2), math.nan), torch.ones(5, 2), "NaN or infinity"),
@@ -117,16 +117,16 @@ def test_disagreement_and_double_fault_by_hand():
     first = torch.eye(3)[[0, 1, 2, 0, 1]]
     second = torch.eye(3)[[0, 2, 2, 1, 1]]
     truth = torch.tensor([0, 0, 0, 2, 1])
-    assert disagreement(first, second) == 2 / 5
+    assert disagreement_rate(first, second) == 2 / 5
     # Both are wrong on samples 1, 2 and 3.
     assert double_fault(first.argmax(1) != truth, second.argmax(1) != truth) == 3 / 5
 
 
 def test_pairs_leave_unlabelled_rows_out_of_errors_only():
     truth = torch.tensor([0, 1, -100, -100])
-    one = Heard(torch.eye(2)[[0, 0, 1, 1]], truth)
-    other = Heard(torch.eye(2)[[0, 0, 0, 1]], truth)
-    (found,) = pairs({"one": one, "other": other})
+    one = ModelOutputs(torch.eye(2)[[0, 0, 1, 1]], truth)
+    other = ModelOutputs(torch.eye(2)[[0, 0, 0, 1]], truth)
+    (found,) = pairwise_similarity({"one": one, "other": other})
     assert (found["first"], found["second"], found["disagreement"], found["double_fault"]) == (
         "one",
         "other",
@@ -134,18 +134,20 @@ def test_pairs_leave_unlabelled_rows_out_of_errors_only():
         0.5,
     )
     assert found["cka_of"] == "logits"
-    blind = Heard(one.logits, torch.full((4,), -100))
-    assert pairs({"one": blind, "other": blind})[0]["error_correlation"] is None
+    blind = ModelOutputs(one.logits, torch.full((4,), -100))
+    assert pairwise_similarity({"one": blind, "other": blind})[0]["error_correlation"] is None
 
 
 def test_other_class_counts_are_one_sentence():
     with pytest.raises(LimbeckError, match="knows 3 classes and the other 4"):
-        disagreement(torch.eye(3), torch.ones(3, 4))
+        disagreement_rate(torch.eye(3), torch.ones(3, 4))
 
 
 def test_families_are_told_by_names():
-    assert {family(name) for name in ("resnet56", "resnet8x4", "my.nets:ResNet18", "resnet20")} == {"resnet"}
-    assert [family(name) for name in ("convnext_tiny", "efficientnet_b0", "vgg11_bn", "wide_resnet50_2", "mlp")] == [
+    assert {architecture_family(name) for name in ("resnet56", "resnet8x4", "my.nets:ResNet18", "resnet20")} == {
+        "resnet"
+    }
+    assert [architecture_family(name) for name in ("convnext_tiny", "efficientnet_b0", "vgg11_bn", "wide_resnet50_2", "mlp")] == [
         "convnext", "efficientnet", "vgg", "wide_resnet", "mlp",
     ]  # fmt: skip
 
@@ -162,9 +164,9 @@ def batch(n=5, width=4):
 def test_features_are_what_the_last_linear_layer_takes():
     network = net(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).train()
     items = [batch(5), batch(4)]
-    heard = hear(network, items, Classification(3))
+    heard = collect_outputs(network, items, Classification(3))
     whole = torch.cat([item["input"] for item in items])
-    assert heard.place == "2:input"
+    assert heard.layer == "2:input"
     assert torch.allclose(heard.features, network[:2](whole))
     assert torch.allclose(heard.logits, network(whole))
     assert network.training
@@ -174,14 +176,14 @@ def test_features_are_what_the_last_linear_layer_takes():
 def test_features_of_each_third_sample_run_over_batches():
     network = net(nn.Linear(4, 6), nn.Linear(6, 3))
     items = [batch(5), batch(5), batch(2)]
-    every, whole = (hear(network, items, Classification(3), every=every).features for every in (3, 1))
+    every, whole = (collect_outputs(network, items, Classification(3), every=every).features for every in (3, 1))
     assert torch.equal(every, whole[::3])
 
 
 def test_a_network_that_ends_otherwise_is_known_by_its_logits():
     convolution = net(nn.Unflatten(1, (4, 1, 1)), nn.Conv2d(4, 3, 1), nn.Flatten())
-    assert penultimate(convolution, batch(), Classification(3)) is None
-    assert hear(convolution, [batch()], Classification(3)).features is None
+    assert penultimate_layer(convolution, batch(), Classification(3)) is None
+    assert collect_outputs(convolution, [batch()], Classification(3)).features is None
 
 
 def test_a_head_that_runs_twice_is_read_at_its_last_run():
@@ -193,4 +195,4 @@ def test_a_head_that_runs_twice_is_read_at_its_last_run():
         def forward(self, x):
             return self.head(self.head(x).relu())
 
-    assert penultimate(Twice(), batch(width=3), Classification(3)) == "head@1:input"
+    assert penultimate_layer(Twice(), batch(width=3), Classification(3)) == "head@1:input"

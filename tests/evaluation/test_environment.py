@@ -6,8 +6,8 @@ import types
 import pytest
 import torch
 
-from limbeck.evaluation import environment, flags, source
-from limbeck.evaluation import environment as origin
+from limbeck.evaluation import get_git_revision, get_torch_flags, hash_environment
+from limbeck.evaluation import hash_environment as origin
 
 
 def git(folder, *words):
@@ -30,13 +30,13 @@ def checkout(tmp_path, monkeypatch):
 
 
 def test_a_checkout_tells_its_commit_and_whether_the_package_was_changed(checkout):
-    clean = source()
+    clean = get_git_revision()
     assert len(clean["commit"]) == 40
     assert clean["dirty"] is False
     (checkout / "notes.txt").write_text("beside the package")
-    assert source() == clean
+    assert get_git_revision() == clean
     (checkout / "src" / "limbeck" / "new.py").write_text("1")
-    assert source() == {"commit": clean["commit"], "dirty": True}
+    assert get_git_revision() == {"commit": clean["commit"], "dirty": True}
 
 
 def test_a_package_that_lies_untracked_in_another_repository_is_not_of_its_commit(checkout, monkeypatch):
@@ -46,16 +46,16 @@ def test_a_package_that_lies_untracked_in_another_repository_is_not_of_its_commi
     monkeypatch.setattr(origin, "_ROOT", inside)
     told = types.SimpleNamespace(read_text=lambda name: '{"vcs_info": {"commit_id": "abc"}}')
     monkeypatch.setattr(origin.metadata, "distribution", lambda name: told)
-    assert source() == {"commit": "abc", "dirty": False}
+    assert get_git_revision() == {"commit": "abc", "dirty": False}
     monkeypatch.setattr(origin.metadata, "distribution", lambda name: types.SimpleNamespace(read_text=lambda n: None))
-    assert source() == {"commit": None, "dirty": None}
+    assert get_git_revision() == {"commit": None, "dirty": None}
 
 
 def test_environment_changes_with_a_version_and_not_with_the_order(monkeypatch):
     def installed(*pairs):
         found = [types.SimpleNamespace(metadata={"Name": name}, version=version) for name, version in pairs]
         monkeypatch.setattr(origin.metadata, "distributions", lambda: found)
-        return environment()
+        return hash_environment()
 
     assert installed(("a", "1"), ("B", "2")) == installed(("b", "2"), ("a", "1"))
     assert installed(("a", "1")) != installed(("a", "1.1"))
@@ -66,7 +66,7 @@ def test_flags_tell_the_switches_as_they_are(monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     torch.use_deterministic_algorithms(True)
     try:
-        found = flags()
+        found = get_torch_flags()
     finally:
         torch.use_deterministic_algorithms(False)
     assert found["deterministic_algorithms"] is True

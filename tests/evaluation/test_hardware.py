@@ -11,11 +11,11 @@ from importlib import metadata
 
 import torch
 
-from limbeck.evaluation import machine, versions
+from limbeck.evaluation import get_hardware_info, get_package_versions
 
 
 def test_the_machine_is_described_without_its_names():
-    found = machine()
+    found = get_hardware_info()
     assert found["threads"] == torch.get_num_threads()
     assert found["cores"] >= 1
     assert found["cpu"]
@@ -28,7 +28,7 @@ def test_the_machine_is_described_without_its_names():
 
 
 def test_versions_are_those_installed_and_absent_packages_are_left_out(monkeypatch):
-    found = versions()
+    found = get_package_versions()
     assert found["python"] == platform.python_version()
     assert found["safetensors"] == metadata.version("safetensors")
 
@@ -36,7 +36,7 @@ def test_versions_are_those_installed_and_absent_packages_are_left_out(monkeypat
         raise metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(metadata, "version", none)
-    assert versions() == {"python": platform.python_version()}
+    assert get_package_versions() == {"python": platform.python_version()}
 
 
 def test_neither_the_rooms_nor_versions_import_heavy_packages():

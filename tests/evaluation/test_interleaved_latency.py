@@ -6,24 +6,26 @@ import pytest
 import torch
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation import latencies
+from limbeck.evaluation import measure_latencies
 
 
 def test_calls_come_in_blocks_by_turns():
     made = []
-    found = latencies({"a": lambda: made.append("a"), "b": lambda: made.append("b")}, turns=2, block=2)
+    found = measure_latencies(
+        {"a": lambda: made.append("a"), "b": lambda: made.append("b")}, rounds=2, calls_per_round=2
+    )
     assert "".join(made) == "aaabbbaaabbb"
     assert found["a"]["repeats"] == 4
 
 
 def test_a_slower_call_is_found_to_be_slower():
-    found = latencies({"slow": lambda: time.sleep(0.004), "fast": lambda: None}, turns=3, block=3)
+    found = measure_latencies({"slow": lambda: time.sleep(0.004), "fast": lambda: None}, rounds=3, calls_per_round=3)
     assert 4 <= found["slow"]["median"] <= found["slow"]["p95"]
     assert found["fast"]["median"] < 1
 
 
 def test_a_slow_call_is_not_begun_again_once_its_time_is_spent():
-    found = latencies({"slow": lambda: time.sleep(0.02)}, turns=50, block=50, budget=0.1)
+    found = measure_latencies({"slow": lambda: time.sleep(0.02)}, rounds=50, calls_per_round=50, max_seconds=0.1)
     assert 1 <= found["slow"]["repeats"] < 10
 
 
@@ -35,7 +37,7 @@ def test_threads_are_put_back_after_an_error():
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        latencies({"bad": fail})
+        measure_latencies({"bad": fail})
     assert torch.get_num_threads() == before
     with pytest.raises(LimbeckError, match="from 1"):
-        latencies({}, turns=0)
+        measure_latencies({}, rounds=0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation import gap_recovered, over_seeds, paired_bootstrap
+from limbeck.evaluation import gap_recovered, mean_ci, paired_bootstrap
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_pairing_makes_the_interval_narrower_than_two_apart(correct):
 def test_the_same_seed_gives_the_same_interval_and_the_other_order_its_mirror(correct):
     a, b = correct
     assert paired_bootstrap(a, b, seed=3) == paired_bootstrap(a, b, seed=3)
-    assert paired_bootstrap(a, b, seed=3, resamples=20) != paired_bootstrap(a, b, seed=4, resamples=20)
+    assert paired_bootstrap(a, b, seed=3, n_resamples=20) != paired_bootstrap(a, b, seed=4, n_resamples=20)
     (here, low, high), (there, low_b, high_b) = paired_bootstrap(a, b), paired_bootstrap(b, a)
     assert here == -there
     assert (low_b, high_b) == (pytest.approx(-high, abs=0.34), pytest.approx(-low, abs=0.34))
@@ -57,14 +57,14 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng, hits = np.random.default_rng(0), 0
     for trial in range(400):
         draws = torch.from_numpy(rng.choice(3, 400, p=[0.08, 0.04, 0.88]))
-        _, low, high = paired_bootstrap(draws == 0, draws == 1, resamples=1000, seed=trial)
+        _, low, high = paired_bootstrap(draws == 0, draws == 1, n_resamples=1000, seed=trial)
         hits += low <= 4.0 <= high
     assert 0.91 < hits / 400 < 0.98
 
 
 def test_seeds_make_students_interval():
     values = [0.91, 0.93, 0.92, 0.95, 0.90]
-    found = over_seeds(values)
+    found = mean_ci(values)
     half = 2.776445 * np.std(values, ddof=1) / math.sqrt(5)  # t of 4 degrees, from the table
     assert found["mean"] == pytest.approx(np.mean(values))
     assert (found["low"], found["high"]) == (
@@ -75,10 +75,10 @@ def test_seeds_make_students_interval():
 
 
 def test_one_seed_has_no_interval():
-    assert over_seeds([0.5]) == {"mean": 0.5, "low": None, "high": None, "n": 1}
+    assert mean_ci([0.5]) == {"mean": 0.5, "low": None, "high": None, "n": 1}
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("alone", "distilled", "teacher", "share"),
     [
         (0.90, 0.93, 0.95, 0.6),
@@ -94,8 +94,8 @@ def test_the_share_of_the_gap_is_told_only_where_there_is_a_gap(alone, distilled
 
 
 def test_any_gap_above_zero_counts_where_asked():
-    assert gap_recovered(0.950, 0.952, 0.954, smallest=0.0) == pytest.approx(0.5)
-    assert gap_recovered(0.95, 0.96, 0.95, smallest=0.0) is None
+    assert gap_recovered(0.950, 0.952, 0.954, min_gap=0.0) == pytest.approx(0.5)
+    assert gap_recovered(0.95, 0.96, 0.95, min_gap=0.0) is None
 
 
 def test_what_has_no_interval_is_told_in_a_sentence():
@@ -107,7 +107,7 @@ def test_what_has_no_interval_is_told_in_a_sentence():
     with pytest.raises(LimbeckError, match=r"booleans, not torch.float32"):
         paired_bootstrap(yes.float(), yes)
     with pytest.raises(LimbeckError, match="resamples is at least 1"):
-        paired_bootstrap(yes, yes, resamples=0)
+        paired_bootstrap(yes, yes, n_resamples=0)
     for values in ([], [0.1, math.nan]):
         with pytest.raises(LimbeckError, match="at least one value, all finite"):
-            over_seeds(values)
+            mean_ci(values)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation import Spending, energy
+from limbeck.evaluation import ResourceMeter, energy
 
 KEYS = ["cpu_seconds", "gpu_seconds", "joules", "seconds"]
 
@@ -32,25 +32,25 @@ def zone(root, folder, name, used, most=262_143_328_850):
 
 
 def test_sleep_takes_the_wall_and_not_the_processor():
-    with Spending() as spent:
+    with ResourceMeter() as spent:
         time.sleep(0.2)
-    found = spent.plain()
+    found = spent.to_dict()
     assert sorted(found) == KEYS
     assert 0.2 <= found["seconds"] < 2
     assert found["cpu_seconds"] < 0.15
 
 
 def test_work_takes_the_processor():
-    with Spending() as spent:
+    with ResourceMeter() as spent:
         busy(0.1)
-    assert 0.1 <= spent.plain()["cpu_seconds"] < 0.5
+    assert 0.1 <= spent.to_dict()["cpu_seconds"] < 0.5
 
 
 def test_children_that_ended_are_counted():
     work = "import time\nwhile time.process_time() < 0.2: pass"
-    with Spending() as spent:
+    with ResourceMeter() as spent:
         subprocess.run([sys.executable, "-S", "-c", work], check=True)
-    assert spent.plain()["cpu_seconds"] >= 0.2
+    assert spent.to_dict()["cpu_seconds"] >= 0.2
 
 
 def test_a_block_that_fails_is_measured_too_and_the_next_starts_anew():
@@ -58,20 +58,20 @@ def test_a_block_that_fails_is_measured_too_and_the_next_starts_anew():
         busy(0.1)
         raise ZeroDivisionError
 
-    spent = Spending()
+    spent = ResourceMeter()
     with pytest.raises(ZeroDivisionError), spent:
         fail()
-    assert spent.plain()["cpu_seconds"] >= 0.1
+    assert spent.to_dict()["cpu_seconds"] >= 0.1
     with spent:
         pass
-    assert spent.plain()["cpu_seconds"] < 0.1
+    assert spent.to_dict()["cpu_seconds"] < 0.1
 
 
 def test_without_an_end_there_is_no_figure():
     with pytest.raises(LimbeckError, match="at the end of its block"):
-        Spending().plain()
-    with Spending() as spent, pytest.raises(LimbeckError, match="at the end of its block"):
-        spent.plain()
+        ResourceMeter().to_dict()
+    with ResourceMeter() as spent, pytest.raises(LimbeckError, match="at the end of its block"):
+        spent.to_dict()
 
 
 def test_packages_are_added_and_their_parts_are_not(tmp_path):
@@ -83,25 +83,25 @@ def test_packages_are_added_and_their_parts_are_not(tmp_path):
         zone(tmp_path, "intel-rapl:2", "psys", 0),
         zone(tmp_path, "intel-rapl-mmio:0", "package-0", 0),  # the first package by another way
     ]
-    with Spending(powercap=tmp_path) as spent:
+    with ResourceMeter(powercap=tmp_path) as spent:
         first.write_text("3500000\n")
         second.write_text("5250000\n")
         for other in others:
             other.write_text("900000000\n")
-    assert spent.plain()["joules"] == pytest.approx(2.5 + 0.25)
-    assert spent.meters == ("rapl",)
+    assert spent.to_dict()["joules"] == pytest.approx(2.5 + 0.25)
+    assert spent.energy_sources == ("rapl",)
 
 
 def test_a_counter_that_turned_to_zero_goes_on(tmp_path):
     counter = zone(tmp_path, "intel-rapl:0", "package-0", 9_000_000, most=10_000_000)
-    with Spending(powercap=tmp_path) as spent:
+    with ResourceMeter(powercap=tmp_path) as spent:
         counter.write_text("500000\n")
-    assert spent.plain()["joules"] == pytest.approx(1.5)
+    assert spent.to_dict()["joules"] == pytest.approx(1.5)
 
 
 def test_a_counter_that_turned_twice_is_followed(tmp_path, monkeypatch):
-    monkeypatch.setattr(energy, "_EVERY", 0.001)
-    reads, number = threading.Semaphore(0), energy._number
+    monkeypatch.setattr(energy, "_POLL_SECONDS", 0.001)
+    reads, number = threading.Semaphore(0), energy._read_int
 
     def told(file):
         found = number(file)
@@ -109,8 +109,8 @@ def test_a_counter_that_turned_twice_is_followed(tmp_path, monkeypatch):
         return found
 
     counter = zone(tmp_path, "intel-rapl:0", "package-0", 0, most=10_000_000)
-    monkeypatch.setattr(energy, "_number", told)
-    with Spending(powercap=tmp_path) as spent:
+    monkeypatch.setattr(energy, "_read_int", told)
+    with ResourceMeter(powercap=tmp_path) as spent:
         for used in (9, 5, 9, 5):  # 9, then 6, 4, 6: turned twice
             other = counter.with_name("next")
             other.write_text(f"{used}000000\n")
@@ -119,10 +119,10 @@ def test_a_counter_that_turned_twice_is_followed(tmp_path, monkeypatch):
                 pass
             for _ in range(4):  # the reading under way, its range, and a whole one more
                 assert reads.acquire(timeout=10)
-    assert spent.plain()["joules"] == pytest.approx(25.0)
+    assert spent.to_dict()["joules"] == pytest.approx(25.0)
 
 
-@pytest.mark.parametrize("spoil", ["absent", "before", "meanwhile", "words"])
+@pytest.marker.parametrize("spoil", ["absent", "before", "meanwhile", "words"])
 def test_a_counter_that_cannot_be_read_is_no_figure(tmp_path, spoil):
     root = tmp_path / "powercap"
     counter = zone(root, "intel-rapl:0", "package-0", 1)
@@ -132,16 +132,16 @@ def test_a_counter_that_cannot_be_read_is_no_figure(tmp_path, spoil):
         counter.mkdir()
     if spoil == "words":
         counter.write_text("none\n")
-    with Spending(powercap=tmp_path / "nothing" if spoil == "absent" else root) as spent:
+    with ResourceMeter(powercap=tmp_path / "nothing" if spoil == "absent" else root) as spent:
         if spoil == "meanwhile":
             counter.unlink()
-    assert spent.plain()["joules"] is None
-    assert spent.meters == ()
+    assert spent.to_dict()["joules"] is None
+    assert spent.energy_sources == ()
 
 
 def test_no_thread_is_left(tmp_path):
     zone(tmp_path, "intel-rapl:0", "package-0", 1)
-    with Spending(powercap=tmp_path):
+    with ResourceMeter(powercap=tmp_path):
         assert any(thread.name == "limbeck-joules" for thread in threading.enumerate())
     assert not any(thread.name == "limbeck-joules" for thread in threading.enumerate())
 
@@ -149,7 +149,7 @@ def test_no_thread_is_left(tmp_path):
 @pytest.fixture
 def cards(monkeypatch):
     """Three cards, of which this process uses the first and the last; the first call of NVML says 1, 2 and 3 kJ."""
-    state = types.SimpleNamespace(used=[1_000_000, 2_000_000, 3_000_000], silent=set(), waited=[])
+    state = types.SimpleNamespace(last_used=[1_000_000, 2_000_000, 3_000_000], silent=set(), waited=[])
 
     class NVMLError(Exception):
         pass
@@ -157,7 +157,7 @@ def cards(monkeypatch):
     def consumption(card):
         if card in state.silent:
             raise NVMLError
-        return state.used[card]
+        return state.last_used[card]
 
     nvml = types.ModuleType("pynvml")
     nvml.NVMLError, nvml.nvmlInit, nvml.nvmlShutdown = NVMLError, lambda: None, lambda: None
@@ -174,35 +174,35 @@ def cards(monkeypatch):
 
 
 def test_cards_in_use_are_counted_and_waited_for(cards, tmp_path):
-    with Spending(powercap=tmp_path) as spent:
-        cards.used = [1_002_500, 9_000_000, 3_001_000]
-    found = spent.plain()
+    with ResourceMeter(powercap=tmp_path) as spent:
+        cards.last_used = [1_002_500, 9_000_000, 3_001_000]
+    found = spent.to_dict()
     assert found["joules"] == pytest.approx(2.5 + 1.0)
     assert found["gpu_seconds"] == pytest.approx(2 * found["seconds"])
-    assert spent.meters == ("nvml",)
+    assert spent.energy_sources == ("nvml",)
     assert cards.waited == [0, 2, 0, 2]
 
 
 def test_processor_and_cards_are_added(cards, tmp_path):
     counter = zone(tmp_path, "intel-rapl:0", "package-0", 0)
-    with Spending(powercap=tmp_path) as spent:
-        cards.used[0] += 4_000
+    with ResourceMeter(powercap=tmp_path) as spent:
+        cards.last_used[0] += 4_000
         counter.write_text("1500000")
-    assert spent.plain()["joules"] == pytest.approx(5.5)
-    assert spent.meters == ("rapl", "nvml")
+    assert spent.to_dict()["joules"] == pytest.approx(5.5)
+    assert spent.energy_sources == ("rapl", "nvml")
 
 
 def test_a_card_in_use_that_does_not_tell_leaves_no_part_of_a_sum(cards, tmp_path):
     cards.silent = {2}
-    with Spending(powercap=tmp_path) as spent:
-        cards.used[0] += 4_000
-    assert spent.plain()["joules"] is None
+    with ResourceMeter(powercap=tmp_path) as spent:
+        cards.last_used[0] += 4_000
+    assert spent.to_dict()["joules"] is None
 
 
 def test_without_cuda_no_gpu_seconds_and_cuda_is_not_started(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("claims what holds without a card")
-    with Spending(powercap=tmp_path) as spent:
+    with ResourceMeter(powercap=tmp_path) as spent:
         pass
-    assert spent.plain()["gpu_seconds"] == 0.0
+    assert spent.to_dict()["gpu_seconds"] == 0.0
     assert not torch.cuda.is_initialized()

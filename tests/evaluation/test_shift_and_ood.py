@@ -7,25 +7,25 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.split import Part, Stored
+from limbeck.data.split import InMemory, Split
 from limbeck.evaluation import (
+    add_gaussian_noise,
     auroc,
     auroc_difference,
-    calibrated,
-    ece,
+    calibration_error_from_logits,
+    classification_metrics,
     energy_score,
     fit_temperature,
-    halves,
     max_softmax,
-    mean_difference,
-    noised,
-    noisy,
-    outside,
+    noise_accuracy,
+    ood_metrics,
     paired_bootstrap,
-    paired_difference,
-    quality,
-    shift,
-    unpaired_difference,
+    paired_bootstrap_mean,
+    paired_bootstrap_statistic,
+    shift_accuracy,
+    split_halves,
+    temperature_scaling_metrics,
+    unpaired_bootstrap,
 )
 
 
@@ -37,7 +37,7 @@ def logits_of(n, *, scale=1.0, seed=0, classes=4):
     return scale * logits, target
 
 
-@pytest.mark.parametrize("ties", [False, True])
+@pytest.marker.parametrize("ties", [False, True])
 def test_auroc_is_that_of_scikit_learn(ties):
     draw = np.random.default_rng(0)
     inside, other = draw.normal(0.5, 1, 300), draw.normal(0, 1, 200)
@@ -69,8 +69,8 @@ def test_scores_are_those_of_the_papers():
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     assert max_softmax(logits).numpy() == pytest.approx(p.max(1))
     assert energy_score(logits).numpy() == pytest.approx(np.log(np.exp(z).sum(1)))
-    assert set(outside(logits, logits)) == {"max_softmax", "energy"}
-    assert outside(logits, logits)["energy"]["auroc"] == 0.5
+    assert set(ood_metrics(logits, logits)) == {"max_softmax", "energy"}
+    assert ood_metrics(logits, logits)["energy"]["auroc"] == 0.5
 
 
 def test_the_temperature_is_where_the_derivative_of_nll_is_zero():
@@ -87,29 +87,29 @@ def test_scaled_logits_have_the_scaled_temperature():
 
 def test_scaling_brings_nll_and_ece_of_an_overconfident_network_down():
     fitted, told = logits_of(2000, scale=4.0, seed=1), logits_of(2000, scale=4.0, seed=2)
-    found = calibrated(fitted, told)
-    before = quality(*told, classes=list("abcd"))
+    found = temperature_scaling_metrics(fitted, told)
+    before = classification_metrics(*told, class_names=list("abcd"))
     assert found["before"] == {"ece": pytest.approx(before["ece"]), "nll": pytest.approx(before["nll"])}
     assert found["after"]["nll"] < 0.7 * found["before"]["nll"]
     assert found["after"]["ece"] < 0.3 * found["before"]["ece"]
-    assert ece(told[0], told[1]) == pytest.approx(before["ece"])
+    assert calibration_error_from_logits(told[0], told[1]) == pytest.approx(before["ece"])
 
 
 def test_halves_share_no_sample_and_hang_on_the_seed():
-    first, second = halves(101, seed=4)
+    first, second = split_halves(101, seed=4)
     assert sorted([*first.tolist(), *second.tolist()]) == list(range(101))
-    assert torch.equal(first, halves(101, seed=4)[0])
-    assert not torch.equal(first, halves(101, seed=5)[0])
+    assert torch.equal(first, split_halves(101, seed=4)[0])
+    assert not torch.equal(first, split_halves(101, seed=5)[0])
 
 
 def test_noise_has_its_spread_and_each_sample_its_own():
     grey = torch.full((3, 1, 64, 64), 0.5)
-    after = noisy(grey, 0.1, seed=1)
+    after = add_gaussian_noise(grey, 0.1, seed=1)
     assert float((after - grey).std()) == pytest.approx(0.1, rel=0.02)
-    assert torch.equal(noisy(grey[1:2], 0.1, seed=1, number=torch.tensor([1])), after[1:2])
-    assert torch.equal(noisy(grey, 0.0), grey)
+    assert torch.equal(add_gaussian_noise(grey[1:2], 0.1, seed=1, sample_ids=torch.tensor([1])), after[1:2])
+    assert torch.equal(add_gaussian_noise(grey, 0.0), grey)
     with pytest.raises(LimbeckError, match="pixel units"):
-        noisy(grey, 25)
+        add_gaussian_noise(grey, 25)
 
 
 def test_accuracy_under_noise_is_that_of_the_normal_distribution():
@@ -117,48 +117,48 @@ def test_accuracy_under_noise_is_that_of_the_normal_distribution():
         def forward(self, pixels):
             return torch.stack([pixels.flatten(1)[:, 0], torch.full((len(pixels),), 0.5)], dim=1)
 
-    part = Part.whole(Stored(torch.full((4000, 1), 0.6)), torch.zeros(4000, dtype=torch.long))
-    share = noised({"above": Above()}, part, sigmas=(0.1, 0.2))["above"].double().mean(1)
+    part = Split.from_images(InMemory(torch.full((4000, 1), 0.6)), torch.zeros(4000, dtype=torch.long))
+    share = noise_accuracy({"above": Above()}, part, sigmas=(0.1, 0.2))["above"].double().mean(1)
     assert share.tolist() == pytest.approx([0.8413, 0.6915], abs=0.02)
 
 
 def test_a_shift_counts_flips_that_keep_the_accuracy():
     target = torch.tensor([0, 1, 0, -100])
-    first = Part.whole(Stored(torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])), target)
-    second = Part.whole(Stored(torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])), target)
-    found = shift(nn.Identity(), first, second)
+    first = Split.from_images(InMemory(torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])), target)
+    second = Split.from_images(InMemory(torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])), target)
+    found = shift_accuracy(nn.Identity(), first, second)
     assert found["first"] == pytest.approx(2 / 3)
     assert found["second"] == pytest.approx(2 / 3)
     assert found["flipped"] == 0.75
     assert found["difference"] == 0
     assert found["n"] == 3
     with pytest.raises(LimbeckError, match="same samples"):
-        shift(nn.Identity(), first, second.subset(torch.tensor([0, 1])))
+        shift_accuracy(nn.Identity(), first, second.subset(torch.tensor([0, 1])))
 
 
 def test_all_bootstraps_of_right_and_wrong_agree():
     draw = torch.Generator().manual_seed(0)
     a, b = torch.rand(400, generator=draw) < 0.8, torch.rand(400, generator=draw) < 0.7
-    found = paired_difference(lambda rows: 100 * rows.double().mean(), a, b)
+    found = paired_bootstrap_statistic(lambda rows: 100 * rows.double().mean(), a, b)
     assert [found["difference"], found["low"], found["high"]] == pytest.approx(paired_bootstrap(a, b), abs=0.4)
-    means = mean_difference(100 * a.double(), 100 * b.double())
+    means = paired_bootstrap_mean(100 * a.double(), 100 * b.double())
     assert [means["difference"], means["low"], means["high"]] == pytest.approx(paired_bootstrap(a, b), abs=0.4)
-    apart = unpaired_difference(a, b)
+    apart = unpaired_bootstrap(a, b)
     half = 196 * (0.8 * 0.2 / 400 + 0.7 * 0.3 / 400) ** 0.5
     assert apart["high"] - apart["low"] == pytest.approx(2 * half, rel=0.1)
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("call", "says"),
     [
         (lambda: auroc(torch.zeros(0), torch.ones(2)), "at least one"),
         (lambda: auroc(torch.tensor([float("nan")]), torch.ones(2)), "not finite"),
         (lambda: auroc_difference((torch.ones(2), torch.ones(2)), (torch.ones(3), torch.ones(2))), "same pictures"),
         (lambda: fit_temperature(torch.zeros(2, 3), torch.tensor([-100, -100])), "no sample has a label"),
-        (lambda: halves(1, seed=0), "takes 2 samples"),
-        (lambda: paired_difference(torch.mean, torch.ones(2), torch.ones(3)), "same samples"),
-        (lambda: mean_difference(torch.ones(2), torch.ones(3)), "same samples"),
-        (lambda: unpaired_difference(torch.ones(0).bool(), torch.ones(3).bool()), "at least one"),
+        (lambda: split_halves(1, seed=0), "takes 2 samples"),
+        (lambda: paired_bootstrap_statistic(torch.mean, torch.ones(2), torch.ones(3)), "same samples"),
+        (lambda: paired_bootstrap_mean(torch.ones(2), torch.ones(3)), "same samples"),
+        (lambda: unpaired_bootstrap(torch.ones(0).bool(), torch.ones(3).bool()), "at least one"),
     ],
 )
 def test_what_cannot_be_computed_is_one_sentence(call, says):

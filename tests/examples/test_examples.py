@@ -15,9 +15,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 LOOPS = [
     pytest.param("plain_loop.py", "120", id="plain"),
-    pytest.param("with_accelerate.py", "3", id="accelerate", marks=pytest.mark.skipif(
+    pytest.param("with_accelerate.py", "3", id="accelerate", marks=pytest.marker.skipif(
         find_spec("accelerate") is None, reason="accelerate is not installed: pip install accelerate")),
-    pytest.param("with_lightning.py", "3", id="lightning", marks=pytest.mark.skipif(
+    pytest.param("with_lightning.py", "3", id="lightning", marks=pytest.marker.skipif(
         find_spec("lightning") is None, reason="lightning is not installed: pip install lightning")),
 ]  # fmt: skip
 
@@ -69,7 +69,7 @@ def accuracies(text):
     return {name: float(value) for name, value in lines}
 
 
-@pytest.mark.parametrize(("script", "length"), LOOPS)
+@pytest.marker.parametrize(("script", "length"), LOOPS)
 def test_the_distiller_works_unchanged_in_any_loop(script, length):
     """Its projection learns, its teacher stays as it was and out of the checkpoint, schedules run to the end."""
     text = said(python("-c", PROBE, EXAMPLES / script, length))

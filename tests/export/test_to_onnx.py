@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.export import onnx_logits, to_onnx
+from limbeck.export import predict_onnx, to_onnx
 from limbeck.export import to_onnx as export
 from limbeck.models import onnx_graph as graph
 from limbeck.models import small_cnn
@@ -33,7 +33,7 @@ def cnn(inputs):
 @pytest.fixture(scope="module")
 def exported(cnn, inputs, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "student.onnx"
-    return path, to_onnx(cnn, inputs[:1], path, examples=inputs)
+    return path, to_onnx(cnn, inputs[:1], path, check_inputs=inputs)
 
 
 def test_the_file_says_what_torch_says_for_any_batch_size(cnn, exported, inputs):
@@ -41,7 +41,7 @@ def test_the_file_says_what_torch_says_for_any_batch_size(cnn, exported, inputs)
     expected = cnn(inputs).detach().numpy()
     cnn.train()
     for many in (1, 7, 71):
-        np.testing.assert_allclose(onnx_logits(exported[0], inputs[:many]), expected[:many], atol=1e-5)
+        np.testing.assert_allclose(predict_onnx(exported[0], inputs[:many]), expected[:many], atol=1e-5)
 
 
 def test_the_record_is_that_of_the_file(exported):
@@ -76,7 +76,7 @@ def test_the_model_keeps_its_mode_and_weights(cnn, exported):
 
 def test_the_exporter_is_silent(tmp_path, capfd, recwarn):
     to_onnx(
-        _Form(lambda logits: {"logits": logits}), torch.zeros(1, 4), tmp_path / "a.onnx", examples=torch.randn(1, 4)
+        _Form(lambda logits: {"logits": logits}), torch.zeros(1, 4), tmp_path / "a.onnx", check_inputs=torch.randn(1, 4)
     )
     assert capfd.readouterr() == ("", "")
     assert not [one for one in recwarn if one.category is not DeprecationWarning]
@@ -91,7 +91,7 @@ class _Form(nn.Module):
         return self.form(self.fc(x))
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     "form",
     [lambda t: t, lambda t: (t, None), lambda t: {"logits": t, "loss": 0}, lambda t: SimpleNamespace(logits=t)],
     ids=["tensor", "tuple", "mapping", "attribute"],
@@ -103,7 +103,7 @@ def test_logits_are_found_in_each_form(form):
 
 def test_a_network_without_logits_is_refused(tmp_path):
     with pytest.raises(LimbeckError, match=r"gave no logits \[batch, classes\]"):
-        to_onnx(_Form(lambda t: {"scores": t}), torch.zeros(1, 4), tmp_path / "a.onnx", examples=torch.zeros(1, 4))
+        to_onnx(_Form(lambda t: {"scores": t}), torch.zeros(1, 4), tmp_path / "a.onnx", check_inputs=torch.zeros(1, 4))
 
 
 class _OtherWhenTraced(nn.Module):
@@ -116,13 +116,13 @@ class _Noisy(nn.Module):
         return nn.functional.dropout(x, 0.5, training=True)
 
 
-@pytest.mark.parametrize("network", [_OtherWhenTraced(), _Noisy()])
+@pytest.marker.parametrize("network", [_OtherWhenTraced(), _Noisy()])
 def test_a_file_that_answers_otherwise_is_not_left_behind(network, tmp_path):
     examples = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
     with pytest.raises(
         LimbeckError, match=r"a.onnx is not written.* a logit differs by \d.*0.000\d* is allowed.*labels"
     ):
-        to_onnx(network, examples[:1], tmp_path / "a.onnx", examples=examples)
+        to_onnx(network, examples[:1], tmp_path / "a.onnx", check_inputs=examples)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -134,7 +134,7 @@ def test_what_stood_there_before_survives_a_failed_export(tmp_path):
     path = tmp_path / "a.onnx"
     path.write_bytes(b"old")
     with pytest.raises(LimbeckError, match="Branch cannot be exported to ONNX"):
-        to_onnx(Branch(), torch.ones(1, 4), path, examples=torch.ones(3, 4))
+        to_onnx(Branch(), torch.ones(1, 4), path, check_inputs=torch.ones(3, 4))
     assert path.read_bytes() == b"old"
 
 
@@ -150,7 +150,7 @@ class _Said:
 
 def _compare(expected, found):
     session = _Said(found[:1], found[1:])
-    return export._compared(nn.Identity(), session, expected, tolerance=1e-2, of="a.onnx")
+    return export._compared(nn.Identity(), session, expected, tolerance=1e-2, name="a.onnx")
 
 
 def test_the_tolerance_grows_with_the_largest_logit():
@@ -173,7 +173,7 @@ def test_nan_in_the_file_is_refused():
         _compare(torch.ones(2, 2), torch.full((2, 2), torch.nan))
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("changed", "sentence"),
     [
         ({"path": "a.pb"}, r"ends in .onnx, not to 'a.pb'"),
@@ -192,18 +192,18 @@ def test_what_cannot_be_exported_is_told_in_a_sentence(changed, sentence, tmp_pa
 
 
 def test_weights_beyond_two_gigabytes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(graph, "_LARGEST", 10)
+    monkeypatch.setattr(graph, "_MAX_WEIGHT_BYTES", 10)
     with pytest.raises(LimbeckError, match="holds up to 2 GB"):
-        to_onnx(nn.Linear(4, 3), torch.zeros(1, 4), tmp_path / "a.onnx", examples=torch.zeros(1, 4))
+        to_onnx(nn.Linear(4, 3), torch.zeros(1, 4), tmp_path / "a.onnx", check_inputs=torch.zeros(1, 4))
 
 
 def test_reading_tells_what_is_wrong_with_the_file_or_the_inputs(exported, tmp_path):
     with pytest.raises(LimbeckError, match="there is no ONNX file"):
-        onnx_logits(tmp_path / "none.onnx", torch.zeros(1, 4))
+        predict_onnx(tmp_path / "none.onnx", torch.zeros(1, 4))
     (tmp_path / "bad.onnx").write_bytes(b"\x00 no model")
     with pytest.raises(LimbeckError, match="cannot load"):
-        onnx_logits(tmp_path / "bad.onnx", torch.zeros(1, 4))
+        predict_onnx(tmp_path / "bad.onnx", torch.zeros(1, 4))
     with pytest.raises(LimbeckError, match=r"refuses inputs of torch.float32 \[1, 4\]; the file takes tensor\(float\)"):
-        onnx_logits(exported[0], torch.zeros(1, 4))
+        predict_onnx(exported[0], torch.zeros(1, 4))
     with pytest.raises(LimbeckError, match="no row"):
-        onnx_logits(exported[0], torch.zeros(0, 1, 8, 8))
+        predict_onnx(exported[0], torch.zeros(0, 1, 8, 8))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from limbeck.core.errors import LimbeckError
-from limbeck.features import Taps
+from limbeck.features import FeatureExtractor
 
 X = torch.tensor([[1.0, -2.0], [-3.0, 4.0]])
 
@@ -28,7 +28,7 @@ class Twice(nn.Module):
 
 
 def heard(network, places, *inputs, **named):
-    with Taps(network, places).listening() as features:
+    with FeatureExtractor(network, places).capture() as features:
         network(*inputs, **named)
     return features
 
@@ -45,13 +45,13 @@ def test_an_output_and_an_input_are_what_the_layer_gave_and_took():
     assert torch.equal(features["raw"], X)
 
 
-@pytest.mark.parametrize("passes", [1, 2, 3])
+@pytest.marker.parametrize("passes", [1, 2, 3])
 def test_a_relu_in_place_does_not_change_what_is_read(passes):
     network = Twice()
-    taps = Taps(network, {"out": "first", "in": "relu@0:input", "after": "relu@0"})
+    taps = FeatureExtractor(network, {"out": "first", "in": "relu@0:input", "after": "relu@0"})
     # The first pass copies, and later ones may have learned that they need not: all read the same.
     for _ in range(passes):
-        with taps.listening() as features:
+        with taps.capture() as features:
             network(X)
     expected = network.first(X)
     assert torch.equal(features["out"], expected)
@@ -63,9 +63,9 @@ def test_a_tensor_that_nobody_overwrites_is_copied_only_once():
     network = nn.Sequential(nn.Linear(2, 3), nn.Tanh())
     seen = []
     network[0].register_forward_hook(lambda _, __, out: seen.append(out))
-    taps = Taps(network, {"mid": "0"})
+    taps = FeatureExtractor(network, {"mid": "0"})
     for _ in range(2):
-        with taps.listening() as features:
+        with taps.capture() as features:
             network(X)
     assert features["mid"] is seen[1]
 
@@ -81,11 +81,11 @@ def test_a_tensor_overwritten_in_some_passes_only_is_an_error_and_not_a_wrong_nu
             return x.relu_() if self.overwrite else x
 
     network = Sometimes()
-    taps = Taps(network, {"mid": "layer"})
-    with taps.listening():
+    taps = FeatureExtractor(network, {"mid": "layer"})
+    with taps.capture():
         network(X)
     network.overwrite = True
-    with pytest.raises(LimbeckError, match="overwritten in place in some passes"), taps.listening():
+    with pytest.raises(LimbeckError, match="overwritten in place in some passes"), taps.capture():
         network(X)
 
 
@@ -118,7 +118,7 @@ def test_no_hook_is_left_behind():
     assert hooks(network) == 0
 
 
-@pytest.mark.parametrize("error", [ValueError("a fault in the network"), KeyboardInterrupt()])
+@pytest.marker.parametrize("error", [ValueError("a fault in the network"), KeyboardInterrupt()])
 def test_no_hook_is_left_behind_by_an_error(error):
     network, during = Twice(), []
 
@@ -135,7 +135,7 @@ def test_no_hook_is_left_behind_by_an_error(error):
 def test_no_hook_is_left_behind_where_a_tap_heard_nothing():
     network = Twice()
     sentence = "the tap 'a' heard nothing: 'first' did not run"
-    with pytest.raises(LimbeckError, match=sentence), Taps(network, {"a": "first"}).listening():
+    with pytest.raises(LimbeckError, match=sentence), FeatureExtractor(network, {"a": "first"}).capture():
         network.second(torch.zeros(1, 3))
     assert hooks(network) == 0
 
@@ -153,7 +153,7 @@ class Wide(nn.Module):
         ]
 
 
-@pytest.mark.parametrize("gives", ["tuple", "mapping"])
+@pytest.marker.parametrize("gives", ["tuple", "mapping"])
 def test_the_first_tensor_of_a_tuple_or_a_mapping_is_read(gives):
     features = heard(Wide(gives), {"out": "", "in": ":input"}, words="no tensor", x=X)
     assert torch.equal(features["out"], X + 1)
@@ -165,7 +165,7 @@ def test_an_output_without_a_tensor_is_refused_by_place_and_name():
         heard(Wide("text"), {"mid": ""}, x=X)
 
 
-@pytest.mark.parametrize("place", ["first", "relu@0:input", "relu@0"])
+@pytest.marker.parametrize("place", ["first", "relu@0:input", "relu@0"])
 def test_a_gradient_flows_through_a_tap(place):
     network = Twice()
     # Two passes: the second reads without a copy where it may.
@@ -190,13 +190,13 @@ class Saving(nn.Module):
         return self.head(checkpoint(lambda y: F.relu(self.layer(y)), x, use_reentrant=self.reentrant))
 
 
-@pytest.mark.parametrize("place", ["layer", "head:input"])
+@pytest.marker.parametrize("place", ["layer", "head:input"])
 def test_gradient_checkpointing_does_not_disturb_a_tap(place):
     network = Saving(reentrant=False)
     gradients = []
     for layer in (network, nn.Sequential(copy.deepcopy(network.layer), nn.ReLU(), copy.deepcopy(network.head))):
         path = {"layer": "0", "head:input": "2:input"}[place] if layer is not network else place
-        with Taps(layer, {"mid": path}).listening() as features:
+        with FeatureExtractor(layer, {"mid": path}).capture() as features:
             out = layer(X)
         (features["mid"].square().sum() + out.sum()).backward()
         assert hooks(layer) == 0
@@ -214,17 +214,17 @@ def test_a_place_that_runs_without_gradients_is_refused_since_it_would_teach_not
 def test_a_pass_without_gradients_is_read_as_well():
     for quiet in (torch.no_grad, torch.inference_mode):
         network = Twice()
-        taps = Taps(network, {"mid": "first"})
+        taps = FeatureExtractor(network, {"mid": "first"})
         for _ in range(2):
-            with quiet(), taps.listening() as features:
+            with quiet(), taps.capture() as features:
                 network(X)
             assert torch.equal(features["mid"], network.first(X))
 
 
 def test_taps_travel_with_a_copy_of_their_network():
     network = Twice()
-    other, taps = copy.deepcopy((network, Taps(network, {"mid": "first"})))
+    other, taps = copy.deepcopy((network, FeatureExtractor(network, {"mid": "first"})))
     nn.init.zeros_(other.first.weight)
-    with taps.listening() as features:
+    with taps.capture() as features:
         other(X)
     assert torch.equal(features["mid"], other.first(X))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.features import Place, Taps, bare, listing, parse
+from limbeck.features import FeatureExtractor, LayerRef, list_layers, parse_layer, unwrap_model
 
 X = torch.ones(2, 4)
 
@@ -20,42 +20,42 @@ def net():
     return nn.Sequential(nn.Linear(4, 3), nn.ReLU(inplace=True), nn.Linear(3, 2))
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("written", "place"),
     [
-        ("layer2", Place("layer2")),
-        ("layer2:output", Place("layer2")),
-        ("layer2.0.conv:input", Place("layer2.0.conv", "input")),
-        ("relu@1", Place("relu", "output", 1)),
-        ("relu@12:input", Place("relu", "input", 12)),
-        ("", Place("")),
+        ("layer2", LayerRef("layer2")),
+        ("layer2:output", LayerRef("layer2")),
+        ("layer2.0.conv:input", LayerRef("layer2.0.conv", "input")),
+        ("relu@1", LayerRef("relu", "output", 1)),
+        ("relu@12:input", LayerRef("relu", "input", 12)),
+        ("", LayerRef("")),
     ],
 )
 def test_a_place_is_read_as_it_is_written(written, place):
-    assert parse(written) == place
+    assert parse_layer(written) == place
 
 
-@pytest.mark.parametrize("written", ["a:b", "relu@", "relu@x", "relu@-1", "relu:input@1", "a:input:input"])
+@pytest.marker.parametrize("written", ["a:b", "relu@", "relu@x", "relu@-1", "relu:input@1", "a:input:input"])
 def test_what_is_no_place_is_refused_with_examples(written):
     with pytest.raises(LimbeckError, match="is not a place in a network: write layer2, layer2:input, or relu@1"):
-        parse(written)
+        parse_layer(written)
 
 
 def test_an_unknown_path_names_the_nearest_and_how_to_list_them():
     network = nn.Module()
     network.layer1, network.layer2, network.head = nn.Linear(1, 1), nn.Linear(1, 1), nn.Linear(1, 1)
     with pytest.raises(LimbeckError, match=r"Module has no module 'layre2'; near it: layer2, layer1 \(limbeck taps"):
-        Taps(network, {"mid": "layre2"})
+        FeatureExtractor(network, {"mid": "layre2"})
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, _compiled, lambda n: _compiled(nn.DataParallel(n))])
+@pytest.marker.parametrize("wrap", [nn.DataParallel, _compiled, lambda n: _compiled(nn.DataParallel(n))])
 def test_a_wrapped_network_is_tapped_by_its_own_paths(wrap):
     network = net()
     wrapped = wrap(network)
-    assert bare(wrapped) is network
-    taps = Taps(wrapped, {"mid": "0"})
+    assert unwrap_model(wrapped) is network
+    taps = FeatureExtractor(wrapped, {"mid": "0"})
     for scale in (1.0, 2.0, 3.0):
-        with taps.listening() as features:
+        with taps.capture() as features:
             wrapped(scale * X)
         torch.testing.assert_close(features["mid"], network[0](scale * X))
         assert features["mid"].requires_grad
@@ -73,20 +73,20 @@ def test_a_network_compiled_before_it_was_tapped_says_how_to_go_on():
     compiled = _compiled(Net())
     compiled(X)
     sentence = r"compiled before it was tapped \(then torch.compiler.reset\(\) helps\)"
-    with pytest.raises(LimbeckError, match=sentence), Taps(compiled, {"mid": "layer"}).listening():
+    with pytest.raises(LimbeckError, match=sentence), FeatureExtractor(compiled, {"mid": "layer"}).capture():
         compiled(X)
 
 
 def test_a_module_of_the_users_own_called_module_is_no_wrapper():
     network = nn.Module()
     network.module = nn.Linear(1, 1)
-    assert bare(network) is network
+    assert unwrap_model(network) is network
 
 
 def test_the_listing_tells_path_class_shape_and_runs():
     shared = nn.ReLU()
     network = nn.Sequential(nn.Linear(4, 3), shared, nn.Sequential(nn.Linear(3, 2), shared))
-    assert listing(network, X) == [
+    assert list_layers(network, X) == [
         ("0", "Linear", (2, 3), 1),
         ("1", "ReLU", (2, 2), 2),
         ("2", "Sequential", (2, 2), 1),
@@ -103,14 +103,14 @@ def test_the_listing_tells_what_did_not_run():
         def forward(self, x):
             return self.used(x)
 
-    assert listing(nn.DataParallel(Half()), X) == [("used", "Linear", (2, 3), 1), ("idle", "Linear", None, 0)]
+    assert list_layers(nn.DataParallel(Half()), X) == [("used", "Linear", (2, 3), 1), ("idle", "Linear", None, 0)]
 
 
 def test_the_listing_leaves_the_network_as_it_was():
     network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout())
     network[2].eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    assert [shape for *_, shape, _ in listing(network, X)] == [(2, 3)] * 3
+    assert [shape for *_, shape, _ in list_layers(network, X)] == [(2, 3)] * 3
     assert [module.training for module in network.modules()] == [True, True, True, False]
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
@@ -118,6 +118,6 @@ def test_the_listing_leaves_the_network_as_it_was():
 def test_the_listing_leaves_nothing_behind_where_the_network_fails():
     network = net()
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        listing(network, torch.ones(2, 5))
+        list_layers(network, torch.ones(2, 5))
     assert network.training
     assert not any(module._forward_hooks for module in network.modules())

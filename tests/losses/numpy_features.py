@@ -6,14 +6,16 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 
 
 def exchange(student, teacher, present=None):
-    return Exchange(student=Outputs(taps={"mid": student}), teacher=Outputs(taps={"mid": teacher}, present=present))
+    return LossContext(
+        student=Outputs(features={"mid": student}), teacher=Outputs(features={"mid": teacher}, valid=present)
+    )
 
 
 def prepared(term, said):

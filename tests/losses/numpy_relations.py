@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
@@ -87,12 +87,12 @@ def unanswered(rows=2, classes=3, shape=(4,)):
     student, teacher = (
         Outputs(
             logits=torch.randn(rows, classes, generator=draw),
-            taps={"mid": torch.randn(rows, *shape, generator=draw)},
-            present=present,
+            features={"mid": torch.randn(rows, *shape, generator=draw)},
+            valid=present,
         )
         for present in (None, torch.zeros(rows, dtype=torch.bool))
     )
-    return Exchange(student=student, teacher=teacher, target=torch.zeros(rows, dtype=torch.long))
+    return LossContext(student=student, teacher=teacher, target=torch.zeros(rows, dtype=torch.long))
 
 
 def finite_at(function, *arguments, scale=1e4, **options):

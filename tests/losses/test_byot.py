@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.core.errors import LimbeckError
-from limbeck.losses import DeepToShallow, deep_to_shallow
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import BYOTLoss, byot_loss
+from limbeck.testing import check_loss, make_context
 
 paper = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_itself.py"))))
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
-MAPS = partial(make_exchange, student_taps={"low": (4, 6, 6), "mid": (6, 3, 3), "deep": (8, 3, 3)})
+MAPS = partial(make_context, student_feature_shapes={"low": (4, 6, 6), "mid": (6, 3, 3), "deep": (8, 3, 3)})
 
 
 def by_paper(heads, deepest, target, alpha, tau):
@@ -27,18 +27,18 @@ def by_paper(heads, deepest, target, alpha, tau):
 def test_it_keeps_every_promise_of_a_term():
     # Heads of its own do not agree with any teacher, and learn a row for each class there was.
     apart = {"zero at agreement", "unchanged by an impossible class"}
-    check_term(DeepToShallow(("low", "mid")), make=MAPS, without=apart)
-    check_term(DeepToShallow(("low", "mid"), deepest="deep"), make=MAPS, without=apart)
-    tokens = partial(make_exchange, student_taps={"a": (5, 4), "b": (5, 6)})
-    check_term(DeepToShallow(("a",), deepest="b"), make=tokens, without=apart)
-    check_term(DeepToShallow(("a",)), make=partial(make_exchange, student_taps={"a": (7,)}), without=apart)
+    check_loss(BYOTLoss(("low", "mid")), context_factory=MAPS, skip=apart)
+    check_loss(BYOTLoss(("low", "mid"), deepest_layer="deep"), context_factory=MAPS, skip=apart)
+    tokens = partial(make_context, student_feature_shapes={"a": (5, 4), "b": (5, 6)})
+    check_loss(BYOTLoss(("a",), deepest_layer="b"), context_factory=tokens, skip=apart)
+    check_loss(BYOTLoss(("a",)), context_factory=partial(make_context, student_feature_shapes={"a": (7,)}), skip=apart)
 
 
 def test_the_value_worked_by_hand():
     # Head (ln 3, 0): q = (3/4, 1/4), label 1: CE = ln 4 = 1.386294. Deepest (0, 0), tau 1:
     # KL = 1/2 ln(2/3) + 1/2 ln 2 = 0.143841. With alpha 0.1: 0.9 · 1.386294 + 0.1 · 0.143841 = 1.262049.
     head, deepest = torch.tensor([[np.log(3.0), 0.0]]), torch.zeros(1, 2)
-    value = deep_to_shallow([head], deepest, torch.tensor([1]), tau=1.0)
+    value = byot_loss([head], deepest, torch.tensor([1]), temperature=1.0)
     assert float(value) == pytest.approx(1.262049, abs=1e-6)
 
 
@@ -55,9 +55,9 @@ def test_it_agrees_with_the_paper_in_numpy(seed, many, rows, classes, scale, cas
     if case == "duplicates":
         deepest, heads = np.repeat(deepest[:1], rows, axis=0), [np.repeat(z[:1], rows, axis=0) for z in heads]
     target = np.random.default_rng(seed).integers(-1, classes, rows)
-    value = deep_to_shallow(
+    value = byot_loss(
         [torch.tensor(z) for z in heads], torch.tensor(deepest), torch.tensor(np.where(target < 0, -100, target)),
-        alpha=alpha, tau=tau,
+        alpha=alpha, temperature=tau,
     )  # fmt: skip
     assert float(value) == pytest.approx(by_paper(heads, deepest, target, alpha, tau), rel=1e-6, abs=1e-9)
 
@@ -65,8 +65,8 @@ def test_it_agrees_with_the_paper_in_numpy(seed, many, rows, classes, scale, cas
 def test_the_gradient_is_right_and_does_not_reach_the_deepest():
     head, deepest = (torch.tensor(z, requires_grad=True) for z in paper.drawn(1, (3, 4), (3, 4)))
     target = torch.tensor([0, -100, 3])
-    assert torch.autograd.gradcheck(lambda s: deep_to_shallow([s], deepest.detach(), target), head)
-    deep_to_shallow([head], deepest, target).backward()
+    assert torch.autograd.gradcheck(lambda s: byot_loss([s], deepest.detach(), target), head)
+    byot_loss([head], deepest, target).backward()
     assert deepest.grad is None
 
 
@@ -74,35 +74,35 @@ def test_label_probabilities_cost_what_labels_do():
     head, deepest = (torch.tensor(z) for z in paper.drawn(2, (3, 4), (3, 4)))
     label = torch.tensor([1, 0, 3])
     one_hot = torch.nn.functional.one_hot(label, 4).double()
-    torch.testing.assert_close(deep_to_shallow([head], deepest, one_hot), deep_to_shallow([head], deepest, label))
+    torch.testing.assert_close(byot_loss([head], deepest, one_hot), byot_loss([head], deepest, label))
 
 
 def test_features_come_close_to_the_deepest_which_stays():
     torch.manual_seed(0)
     said = MAPS()
-    term, plain = DeepToShallow(("low",), deepest="deep", beta=0.5), DeepToShallow(("low",), deepest="deep", beta=0.0)
+    term, plain = BYOTLoss(("low",), deepest_layer="deep", beta=0.5), BYOTLoss(("low",), deepest_layer="deep", beta=0.0)
     term.prepare(said)
     plain.heads = term.heads
-    feature = term.head("low")(said.student.tap("low"))[1].detach().double().numpy()
+    feature = term.head("low")(said.student.feature("low"))[1].detach().double().numpy()
     pooled = feature.reshape(6, 8, 3, 2, 3, 2).mean(axis=(3, 5))  # 6×6 to 3×3
-    expected = 0.5 * np.mean((pooled - said.student.tap("deep").detach().double().numpy()) ** 2)
+    expected = 0.5 * np.mean((pooled - said.student.feature("deep").detach().double().numpy()) ** 2)
     assert (term(said) - plain(said)).item() == pytest.approx(expected, rel=1e-4)
     term(said).backward()
-    assert said.student.tap("deep").grad is None
+    assert said.student.feature("deep").grad is None
 
 
 def test_maps_in_channels_last_cost_the_same():
     torch.manual_seed(0)
     said = MAPS()
-    term = DeepToShallow(("low",))
+    term = BYOTLoss(("low",))
     term.prepare(said)
     first = term(said)
-    said.student.taps["low"] = said.student.tap("low").detach().contiguous(memory_format=torch.channels_last)
+    said.student.features["low"] = said.student.feature("low").detach().contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(term(said), first)
 
 
 def test_its_repr_describes_the_heads():
-    term = DeepToShallow(("low",), deepest="deep")
+    term = BYOTLoss(("low",), deepest_layer="deep")
     term.prepare(MAPS())
     assert "at=('low',), deepest='deep', alpha=0.1, tau=3.0, beta=0.07" in repr(term)
     assert "4 → 8 → 5" in repr(term)
@@ -110,15 +110,15 @@ def test_its_repr_describes_the_heads():
 
 def test_mistakes_are_one_sentence():
     with pytest.raises(LimbeckError, match="has no heads yet"):
-        DeepToShallow(("low",))(MAPS())
+        BYOTLoss(("low",))(MAPS())
     for wrong in ((), ("low", "low"), "low"):
         with pytest.raises(LimbeckError, match="each once"):
-            DeepToShallow(wrong)
+            BYOTLoss(wrong)
     with pytest.raises(LimbeckError, match="alpha is a share"):
-        DeepToShallow(("low",), alpha=2.0)
+        BYOTLoss(("low",), alpha=2.0)
     with pytest.raises(LimbeckError, match="no tap is named 'lo'; there are: low"):
-        DeepToShallow(("lo",)).prepare(MAPS())
+        BYOTLoss(("lo",)).prepare(MAPS())
     with pytest.raises(LimbeckError, match=r"\[6, 4, 6, 6\], and the deepest \[6, 5\]"):
-        DeepToShallow(("a",), deepest="b").prepare(make_exchange(student_taps={"a": (4, 6, 6), "b": (5,)}))
+        BYOTLoss(("a",), deepest_layer="b").prepare(make_context(student_feature_shapes={"a": (4, 6, 6), "b": (5,)}))
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\]"):
-        deep_to_shallow([torch.zeros(2, 3)], torch.zeros(2, 4), torch.zeros(2))
+        byot_loss([torch.zeros(2, 3)], torch.zeros(2, 4), torch.zeros(2))

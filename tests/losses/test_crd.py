@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
-from limbeck.losses import Contrast, contrast
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import CRDLoss, crd_loss
+from limbeck.testing import check_loss, make_context
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_relations.py"))))
 LEARNED = {"zero at agreement"}  # noise-contrastive: the same features still cost what the embeddings cannot tell
@@ -52,9 +52,9 @@ def paper(student, teacher, students, teachers, others, tau):
 
 
 def exchange(student, teacher, index, target=None, present=None):
-    return Exchange(
-        student=Outputs(taps={"mid": student}), teacher=Outputs(taps={"mid": teacher}, present=present),
-        index=torch.as_tensor(index), target=None if target is None else torch.as_tensor(target),
+    return LossContext(
+        student=Outputs(features={"mid": student}), teacher=Outputs(features={"mid": teacher}, valid=present),
+        sample_ids=torch.as_tensor(index), target=None if target is None else torch.as_tensor(target),
     )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def drawn(seed, index, target=None):
 
 def prepared(said, **options):
     torch.manual_seed(0)
-    term = Contrast("mid", **{"size": 8, "width": 4, **options})
+    term = CRDLoss("mid", **{"size": 8, "width": 4, **options})
     term.prepare(said)
     return term
 
@@ -82,26 +82,28 @@ def remembered(draw):
     return student, teacher, students, teachers, random.random(size=(rows, kept)) < draw(st.sampled_from([0.5, 1.1]))
 
 
-@pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (6, 2, 2)), ((5,), (7,)), ((3, 5), (4, 7))])
+@pytest.marker.parametrize(("student", "teacher"), [((8, 4, 4), (6, 2, 2)), ((5,), (7,)), ((3, 5), (4, 7))])
 def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
     shapes = {"student_taps": {"mid": student}, "teacher_taps": {"mid": teacher}}
 
     def make(**options):
-        return make_exchange(**shapes, **options)
+        return make_context(**shapes, **options)
 
-    term = Contrast("mid", size=16, width=4)
+    term = CRDLoss("mid", bank_size=16, embedding_dim=4)
     term.prepare(make())
     met = make(seed=9)
-    term(replace(met, index=met.index + 100))  # somebody to be told apart from
+    term(replace(met, sample_ids=met.sample_ids + 100))  # somebody to be told apart from
     term.prepare = lambda exchange: None  # the check would shape it again, and forget them
-    check_term(term.eval(), make=make, without=LEARNED)
+    check_loss(term.eval(), context_factory=make, skip=LEARNED)
 
 
 def test_the_value_worked_by_hand():
     # One row, east in both; one other, north in both: own logit 1, other 0, tau 1. E = 1, K = 1.
     # −log(e / (e + 1)) − log(1 / 2), both ways.
     east, north = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    value = contrast(east, east, students=north, teachers=north, others=torch.tensor([[True]]), tau=1.0)
+    value = crd_loss(
+        east, east, student_bank=north, teacher_bank=north, negative_mask=torch.tensor([[True]]), temperature=1.0
+    )
     assert float(value) == pytest.approx(2 * (np.log(1 + np.exp(-1)) + np.log(2)), rel=1e-6)
 
 
@@ -109,7 +111,9 @@ def test_the_value_worked_by_hand():
 @given(remembered(), st.sampled_from([0.07, 0.5, 1.0]))
 def test_it_agrees_with_the_paper_in_numpy(arrays, tau):
     student, teacher, students, teachers, others = map(torch.tensor, arrays)
-    value = contrast(student, teacher, students=students, teachers=teachers, others=others, tau=tau)
+    value = crd_loss(
+        student, teacher, student_bank=students, teacher_bank=teachers, negative_mask=others, temperature=tau
+    )
     assert float(value) == pytest.approx(paper(*arrays, tau), rel=1e-6, abs=1e-12)
 
 
@@ -118,7 +122,7 @@ def test_half_precision_is_computed_in_float32():
     for dtype in shared.HALVES:
         embedded = [torch.tensor(unit(random.normal(size=(n, 8)))).to(dtype) for n in (3, 3, 6, 6)]
         others = torch.ones(3, 6, dtype=torch.bool)
-        value = contrast(*embedded[:2], students=embedded[2], teachers=embedded[3], others=others)
+        value = crd_loss(*embedded[:2], student_bank=embedded[2], teacher_bank=embedded[3], negative_mask=others)
         assert value.dtype == torch.float32
         expected = paper(*(tensor.double().numpy() for tensor in embedded), others.numpy(), 0.07)
         assert float(value) == pytest.approx(expected, rel=1e-4)
@@ -128,7 +132,9 @@ def test_the_gradient_is_that_of_finite_differences_with_the_mean_held_still():
     student, teacher, students, teachers = (F.normalize(torch.randn(n, 3).double()) for n in (2, 2, 4, 4))
     others = torch.ones(2, 4, dtype=torch.bool)
     student.requires_grad_()
-    contrast(student, teacher, students=students, teachers=teachers, others=others, tau=0.5).backward()
+    crd_loss(
+        student, teacher, student_bank=students, teacher_bank=teachers, negative_mask=others, temperature=0.5
+    ).backward()
     still = [
         float((a @ bank.T / 0.5).exp().mean()) * 4 for a, bank in ((student.detach(), teachers), (teacher, students))
     ]
@@ -173,26 +179,26 @@ def test_the_class_agrees_with_numpy_over_batches_that_repeat_duplicate_and_over
     batches = [[3, 4, 5], [4, 6, 6], [7, 8, 9], [3, 11, 4], [12, 13, 13]]
     said = [drawn(seed, index, target=[number % 3 for number in index]) for seed, index in enumerate(batches)]
     said = [
-        exchange(s.student.tap("mid").double(), s.teacher.tap("mid").double(), s.index, s.target) for s in said
+        exchange(s.student.feature("mid").double(), s.teacher.feature("mid").double(), s.sample_ids, s.target) for s in said
     ]  # fmt: skip
     term, book = prepared(said[0], size=7), Book(7)
     weights = {name: parameter.detach().numpy() for name, parameter in term.embed.named_parameters()}
     for one in said:
         student, teacher = (
-            unit(outputs.tap("mid").numpy() @ weights[f"{name}.weight"].T + weights[f"{name}.bias"])
+            unit(outputs.feature("mid").numpy() @ weights[f"{name}.weight"].T + weights[f"{name}.bias"])
             for name, outputs in (("student", one.student), ("teacher", one.teacher))
         )
-        book.remember(one.index.tolist(), one.target.tolist(), student, teacher)
+        book.remember(one.sample_ids.tolist(), one.target.tolist(), student, teacher)
         others = np.array(
             [
                 [n != number and label != target for n, (label, *_) in book.held.items()]
-                for number, target in zip(one.index.tolist(), one.target.tolist(), strict=True)
+                for number, target in zip(one.sample_ids.tolist(), one.target.tolist(), strict=True)
             ]
         )
         students, teachers = (np.concatenate([held[i] for held in book.held.values()]) for i in (1, 2))
         expected = paper(student, teacher, students, teachers, others, 0.07)
         assert float(term(one).detach()) == pytest.approx(expected, rel=1e-6)
-        assert sorted(term.number[term.number >= 0].tolist()) == sorted(book.held)
+        assert sorted(term.sample_ids[term.sample_ids >= 0].tolist()) == sorted(book.held)
 
 
 def test_a_row_is_never_told_apart_from_its_own_sample_or_its_class():
@@ -212,7 +218,7 @@ def test_resuming_from_a_saved_state_ends_with_the_same_bits():
     torch.save(term.state_dict(), file)
     file.seek(0)
     torch.manual_seed(1)
-    again = Contrast("mid", size=8, width=4)
+    again = CRDLoss("mid", bank_size=8, embedding_dim=4)
     again.prepare(said[0])
     again.load_state_dict(torch.load(file, weights_only=True))
     for one in said[2:]:
@@ -238,12 +244,12 @@ def test_the_banks_stand_still_in_eval_mode():
 
 
 def test_several_processes_remember_the_samples_of_all(monkeypatch):
-    room = sys.modules[Contrast.__module__]
+    room = sys.modules[CRDLoss.__module__]
     mine, its = drawn(0, [1, 2]), drawn(1, [3, 4])
-    whole = Exchange(
-        student=Outputs(taps={"mid": torch.cat([mine.student.tap("mid"), its.student.tap("mid")])}),
-        teacher=Outputs(taps={"mid": torch.cat([mine.teacher.tap("mid"), its.teacher.tap("mid")])}),
-        index=torch.tensor([1, 2, 3, 4]),
+    whole = LossContext(
+        student=Outputs(features={"mid": torch.cat([mine.student.feature("mid"), its.student.feature("mid")])}),
+        teacher=Outputs(features={"mid": torch.cat([mine.teacher.feature("mid"), its.teacher.feature("mid")])}),
+        sample_ids=torch.tensor([1, 2, 3, 4]),
     )
     alone = prepared(mine)
     alone(whole)
@@ -251,12 +257,12 @@ def test_several_processes_remember_the_samples_of_all(monkeypatch):
     for said in (mine, its):
         term, handed = prepared(mine), []
         with monkeypatch.context() as patch:
-            patch.setattr(room, "gather", lambda tensor, kept=handed: kept.append(tensor) or tensor)
+            patch.setattr(room, "gather_distributed", lambda tensor, kept=handed: kept.append(tensor) or tensor)
             term(said)
         shares.append(handed)
     together = prepared(mine)
     answers = iter([torch.cat(pair) for pair in zip(*shares, strict=True)])
-    monkeypatch.setattr(room, "gather", lambda tensor: next(answers))
+    monkeypatch.setattr(room, "gather_distributed", lambda tensor: next(answers))
     together(mine)
     for one, other in zip(alone.buffers(), together.buffers(), strict=True):
         torch.testing.assert_close(one, other)
@@ -264,11 +270,11 @@ def test_several_processes_remember_the_samples_of_all(monkeypatch):
 
 def test_samples_that_the_teacher_did_not_answer_are_left_out():
     said = drawn(0, [1, 2, 3], target=[0, 1, 2])
-    partial = replace(said, teacher=replace(said.teacher, present=torch.tensor([True, False, True])))
+    partial = replace(said, teacher=replace(said.teacher, valid=torch.tensor([True, False, True])))
     kept = torch.tensor([0, 2])
-    few = exchange(said.student.tap("mid")[kept], said.teacher.tap("mid")[kept], [1, 3], [0, 2])
+    few = exchange(said.student.feature("mid")[kept], said.teacher.feature("mid")[kept], [1, 3], [0, 2])
     torch.testing.assert_close(prepared(said)(partial), prepared(said)(few))
-    nobody = replace(said, teacher=replace(said.teacher, present=torch.zeros(3, dtype=torch.bool)))
+    nobody = replace(said, teacher=replace(said.teacher, valid=torch.zeros(3, dtype=torch.bool)))
     term = prepared(said)
     value = term(nobody)
     value.backward()
@@ -276,31 +282,37 @@ def test_samples_that_the_teacher_did_not_answer_are_left_out():
 
 
 def test_no_gradient_reaches_the_teachers_features_and_both_embeddings_get_one():
-    said = make_exchange()
+    said = make_context()
     term = prepared(said)
     term(said).backward()
-    assert said.teacher.tap("mid").grad is None
-    assert said.student.tap("mid").grad.any()
+    assert said.teacher.feature("mid").grad is None
+    assert said.student.feature("mid").grad.any()
     assert all(bool(parameter.grad.any()) for parameter in term.parameters())
 
 
 def test_what_does_not_fit_is_refused():
     said = drawn(0, [1, 2, 3])
     with pytest.raises(LimbeckError, match=r"call distiller.prepare\(batch\) before building the optimizer"):
-        Contrast("mid")(said)
+        CRDLoss("mid")(said)
     with pytest.raises(LimbeckError, match="knows samples by their numbers"):
-        Contrast("mid").prepare(replace(said, index=None))
+        CRDLoss("mid").prepare(replace(said, sample_ids=None))
     with pytest.raises(LimbeckError, match="holds 2 samples, and this batch has 3: set size"):
         prepared(said, size=2)(said)
     with pytest.raises(LimbeckError, match="at least 2 samples of width 1 or more, not 1 of 128"):
-        Contrast("mid", size=1)
+        CRDLoss("mid", bank_size=1)
     with pytest.raises(LimbeckError, match="momentum 1"):
-        Contrast("mid", momentum=1.0)
+        CRDLoss("mid", momentum=1.0)
     ones = torch.ones(2, 3)
     with pytest.raises(LimbeckError, match=r"2 rows .*others \[2, 1\]"):
-        contrast(ones, ones, students=ones, teachers=ones, others=torch.ones(2, 1, dtype=torch.bool))
+        crd_loss(ones, ones, student_bank=ones, teacher_bank=ones, negative_mask=torch.ones(2, 1, dtype=torch.bool))
     with pytest.raises(LimbeckError, match=r"embeddings have the shape \[2, 3\]"):
-        contrast(ones, torch.ones(2, 4), students=ones, teachers=ones, others=torch.ones(2, 2, dtype=torch.bool))
+        crd_loss(
+            ones,
+            torch.ones(2, 4),
+            student_bank=ones,
+            teacher_bank=ones,
+            negative_mask=torch.ones(2, 2, dtype=torch.bool),
+        )
 
 
 def test_it_describes_its_embeddings():

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
-from limbeck.losses import CrossEntropy, cross_entropy
-from limbeck.testing import check_term
+from limbeck.losses import CrossEntropyLoss, cross_entropy
+from limbeck.testing import check_loss
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 
@@ -38,12 +38,12 @@ def cases(draw):
 
 def test_it_keeps_every_promise_but_zero_at_agreement():
     # To say what the teacher says is not to say what is true.
-    check_term(CrossEntropy(), without={"zero at agreement"})
+    check_loss(CrossEntropyLoss(), skip={"zero at agreement"})
 
 
 def test_smoothing_gives_up_the_promise_of_the_impossible_class():
     # The uniform share falls on every class, so a class of probability zero costs without bound.
-    check_term(CrossEntropy(label_smoothing=0.1), without={"zero at agreement", "unchanged by an impossible class"})
+    check_loss(CrossEntropyLoss(label_smoothing=0.1), skip={"zero at agreement", "unchanged by an impossible class"})
 
 
 def test_the_value_worked_by_hand():
@@ -80,7 +80,7 @@ def test_probabilities_agree_with_numpy(case):
     assert float(value) == pytest.approx(paper(student, wanted, smoothing), rel=1e-6, abs=1e-12)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.marker.parametrize("smoothing", [0.0, 0.1])
 def test_one_hot_probabilities_cost_what_class_numbers_cost(smoothing):
     student, target = torch.randn(6, 4), torch.tensor([0, 3, 1, 1, 2, 0])
     one_hot = torch.nn.functional.one_hot(target, 4).float()
@@ -90,7 +90,7 @@ def test_one_hot_probabilities_cost_what_class_numbers_cost(smoothing):
     )
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.marker.parametrize("smoothing", [0.0, 0.1])
 def test_a_batch_without_any_label_costs_zero_with_a_gradient_of_zero(smoothing):
     student = torch.randn(3, 4, requires_grad=True)
     value = cross_entropy(student, torch.full((3,), -100), label_smoothing=smoothing)
@@ -99,7 +99,7 @@ def test_a_batch_without_any_label_costs_zero_with_a_gradient_of_zero(smoothing)
     assert torch.equal(student.grad, torch.zeros(3, 4))
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.marker.parametrize("smoothing", [0.0, 0.1])
 def test_a_row_of_zero_probabilities_has_no_label(smoothing):
     # What a mixture with a sample without a label becomes: neither its share of the mean nor of the gradient is there.
     student = torch.randn(4, 3, requires_grad=True)
@@ -114,8 +114,8 @@ def test_a_row_of_zero_probabilities_has_no_label(smoothing):
     assert nobody.item() == 0.0
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("target", [torch.tensor([0, 1]), torch.tensor([[0.5, 0.5], [0.0, 1.0]])])
+@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.marker.parametrize("target", [torch.tensor([0, 1]), torch.tensor([[0.5, 0.5], [0.0, 1.0]])])
 def test_half_precision_is_computed_in_float32(dtype, target):
     student = torch.tensor([[0.3, -1.7], [2.1, 0.4]]).to(dtype)
     value = cross_entropy(student, target)
@@ -124,7 +124,7 @@ def test_half_precision_is_computed_in_float32(dtype, target):
     assert float(value) == pytest.approx(paper(student.double().numpy(), wanted, 0.0), rel=1e-5)
 
 
-@pytest.mark.parametrize("target", [torch.tensor([0, 2, -100]), torch.tensor([[0.2, 0.3, 0.5]] * 3)])
+@pytest.marker.parametrize("target", [torch.tensor([0, 2, -100]), torch.tensor([[0.2, 0.3, 0.5]] * 3)])
 def test_the_gradient_is_that_of_finite_differences(target):
     student = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda s: cross_entropy(s, target, label_smoothing=0.1), student)
@@ -138,7 +138,7 @@ def test_an_impossible_class_that_nobody_wants_costs_nothing():
     assert torch.isfinite(student.grad).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.uint8])
+@pytest.marker.parametrize("dtype", [torch.int8, torch.int32, torch.uint8])
 def test_class_numbers_come_in_any_integer_type(dtype):
     student = torch.randn(2, 3)
     torch.testing.assert_close(
@@ -146,7 +146,7 @@ def test_class_numbers_come_in_any_integer_type(dtype):
     )
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("target", "sentence"),
     [
         (torch.zeros(3, dtype=torch.long), "answered 2 rows and the target has 3"),
@@ -159,12 +159,12 @@ def test_a_target_that_does_not_fit_is_refused_with_what_it_was(target, sentence
         cross_entropy(torch.zeros(2, 4), target)
 
 
-@pytest.mark.parametrize("smoothing", [-0.1, 1.0, float("nan")])
+@pytest.marker.parametrize("smoothing", [-0.1, 1.0, float("nan")])
 def test_smoothing_outside_its_range_is_refused(smoothing):
     with pytest.raises(LimbeckError, match="from 0 to below 1"):
-        CrossEntropy(label_smoothing=smoothing)
+        CrossEntropyLoss(label_smoothing=smoothing)
 
 
 def test_a_batch_without_truth_is_refused_by_the_class():
     with pytest.raises(LimbeckError, match="the batch carries none: drop it, or give labels"):
-        CrossEntropy()(Exchange(student=Outputs(logits=torch.zeros(1, 2))))
+        CrossEntropyLoss()(LossContext(student=Outputs(logits=torch.zeros(1, 2))))

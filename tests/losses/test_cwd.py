@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.schedules import linear
-from limbeck.losses import Channel, channel
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import CWDLoss, cwd_loss
+from limbeck.testing import check_loss, make_context
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_features.py"))))
 
@@ -33,15 +33,15 @@ def paper(student, teacher, tau=4.0):
     return tau**2 * (np.exp(log_p) * (log_p - log_q)).sum(axis=2).mean()
 
 
-@pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (8, 2, 3)), ((6, 5), (6, 5))])
+@pytest.marker.parametrize(("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (8, 2, 3)), ((6, 5), (6, 5))])
 def test_it_keeps_every_promise_between_equal_channels(student, teacher):
-    make = partial(make_exchange, student_taps={"mid": student}, teacher_taps={"mid": teacher})
-    check_term(Channel("mid", tau=2.0), make=make)
+    make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
+    check_loss(CWDLoss("mid", temperature=2.0), context_factory=make)
 
 
 def test_it_keeps_every_promise_but_zero_at_agreement_through_a_projection():
-    make = partial(make_exchange, student_taps={"mid": (8, 4, 4)}, teacher_taps={"mid": (6, 2, 2)})
-    check_term(Channel("mid", teacher="teacher"), make=make, without={"zero at agreement"})
+    make = partial(make_context, student_feature_shapes={"mid": (8, 4, 4)}, teacher_feature_shapes={"mid": (6, 2, 2)})
+    check_loss(CWDLoss("mid", teacher="teacher"), context_factory=make, skip={"zero at agreement"})
 
 
 def test_the_value_worked_by_hand():
@@ -49,80 +49,80 @@ def test_the_value_worked_by_hand():
     # channel that agrees halves it.
     student = torch.tensor([[[1.0, 1.0], [5.0, 2.0]]])
     teacher = torch.tensor([[[np.log(3.0), 0.0], [4.0, 1.0]]], dtype=torch.float32)
-    assert float(channel(student, teacher, tau=1.0)) == pytest.approx(0.065406, abs=1e-6)
+    assert float(cwd_loss(student, teacher, temperature=1.0)) == pytest.approx(0.065406, abs=1e-6)
 
 
 @shared.FEW
 @given(shared.features(), st.sampled_from([0.5, 1.0, 4.0]))
 def test_it_agrees_with_the_paper_in_numpy(pair, tau):
-    shared.close(channel(*map(torch.tensor, pair), tau=tau), paper(*pair, tau))
+    shared.close(cwd_loss(*map(torch.tensor, pair), temperature=tau), paper(*pair, tau))
 
 
 def test_the_class_agrees_with_numpy_through_its_own_projection_and_pooling():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 5, 2, 2))
-    said = shared.exchange(torch.tensor(student), torch.tensor(teacher))
-    term = shared.prepared(Channel("mid"), said)
+    said = shared.forward_context(torch.tensor(student), torch.tensor(teacher))
+    term = shared.prepared(CWDLoss("mid"), said)
     shared.close(term(said), paper(shared.pooled(shared.convolved(student, term.projection.layer), 2, 2), teacher))
 
 
 def test_without_a_tap_it_compares_spatial_logits():
     student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    said = Exchange(student=Outputs(maps=student), teacher=Outputs(maps=teacher))
-    term = shared.prepared(Channel(tau=1.0), said)
-    assert term(said) == channel(student, teacher, tau=1.0)
+    said = LossContext(student=Outputs(spatial_logits=student), teacher=Outputs(spatial_logits=teacher))
+    term = shared.prepared(CWDLoss(temperature=1.0), said)
+    assert term(said) == cwd_loss(student, teacher, temperature=1.0)
 
 
 def test_spatial_logits_that_are_not_there_are_asked_for():
     with pytest.raises(LimbeckError, match="compares spatial logits, and this task has none: name a tap"):
-        Channel().prepare(make_exchange())
+        CWDLoss().prepare(make_context())
 
 
 def test_a_temperature_on_a_schedule_is_read_at_each_step():
-    said = make_exchange()  # a quarter of training is over
-    now, fixed = (shared.prepared(Channel("mid", tau=tau), said) for tau in (linear(4.0, 2.0), 3.5))
+    said = make_context()  # a quarter of training is over
+    now, fixed = (shared.prepared(CWDLoss("mid", temperature=tau), said) for tau in (linear(4.0, 2.0), 3.5))
     assert now(said) == fixed(said)
 
 
 def test_the_repr_tells_of_projection_and_pooling():
-    said = shared.exchange(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
-    assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(Channel("mid"), said))
+    said = shared.forward_context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
+    assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(CWDLoss("mid"), said))
 
 
 def test_half_precision_is_computed_in_float32():
-    shared.check_half(channel, paper, (2, 3, 4, 4), (2, 3, 4, 4))
+    shared.check_half(cwd_loss, paper, (2, 3, 4, 4), (2, 3, 4, 4))
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    shared.check_gradient(channel, (2, 3, 2, 2), (2, 3, 2, 2))
+    shared.check_gradient(cwd_loss, (2, 3, 2, 2), (2, 3, 2, 2))
 
 
 def test_channels_last_memory_costs_the_same():
-    shared.check_memory_order(channel, (2, 3, 4, 4), (2, 3, 4, 4))
+    shared.check_memory_order(cwd_loss, (2, 3, 4, 4), (2, 3, 4, 4))
 
 
 def test_a_teacher_that_answered_no_sample_costs_zero():
-    shared.check_nobody_answered(Channel("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
+    shared.check_nobody_answered(CWDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
 def test_a_projection_may_be_moved_to_another_precision():
-    shared.check_precisions(Channel("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
+    shared.check_precisions(CWDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
 def test_an_unprepared_term_says_what_to_call():
-    shared.check_unprepared(Channel("mid"))
+    shared.check_unprepared(CWDLoss("mid"))
 
 
-@pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.marker.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_temperature_that_is_not_above_zero_is_refused(tau):
     with pytest.raises(LimbeckError, match="a temperature is a number above zero"):
-        Channel("mid", tau=tau)
+        CWDLoss("mid", temperature=tau)
     with pytest.raises(LimbeckError, match="a temperature is a number above zero"):
-        channel(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), tau=tau)
+        cwd_loss(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), temperature=tau)
 
 
 def test_shapes_that_cannot_be_compared_are_refused():
     with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\].*\[2, 5, 4, 4\]: the class Channel projects"):
-        channel(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4))
+        cwd_loss(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4))
     with pytest.raises(LimbeckError, match="tap a layer that gives positions"):
-        channel(torch.zeros(2, 3), torch.zeros(2, 3))
+        cwd_loss(torch.zeros(2, 3), torch.zeros(2, 3))

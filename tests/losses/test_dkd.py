@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from limbeck import schedule
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
-from limbeck.losses import Decoupled, decoupled, soft_target
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import DKDLoss, dkd_loss, kd_loss
+from limbeck.testing import check_loss, make_context
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_relations.py"))))
 
@@ -38,8 +38,8 @@ def paper(student, teacher, target, alpha, beta, tau):
 
 
 def test_it_keeps_every_promise_of_a_term():
-    check_term(Decoupled())
-    check_term(Decoupled(alpha=2.0, beta=1.0, tau=schedule.linear(8.0, 1.0), teacher="teacher"))
+    check_loss(DKDLoss())
+    check_loss(DKDLoss(alpha=2.0, beta=1.0, temperature=schedule.linear(8.0, 1.0), teacher="teacher"))
 
 
 def test_the_value_worked_by_hand():
@@ -47,46 +47,44 @@ def test_the_value_worked_by_hand():
     # TCKD: 1/2 ln 2 + 1/2 ln 2/3 = 1/2 ln 4/3. NCKD: p̂ = (1/2, 1/2), q̂ = (1/3, 2/3): 1/2 ln 3/2 + 1/2 ln 3/4.
     student, teacher = torch.tensor([[0.25, 0.25, 0.5]]).log(), torch.tensor([[0.5, 0.25, 0.25]]).log()
     target = torch.tensor([0])
-    assert float(decoupled(student, teacher, target, alpha=1.0, beta=0.0, tau=1.0)) == pytest.approx(
+    assert float(dkd_loss(student, teacher, target, alpha=1.0, beta=0.0, temperature=1.0)) == pytest.approx(
         0.5 * np.log(4 / 3), rel=1e-5
     )
-    assert float(decoupled(student, teacher, target, alpha=0.0, beta=1.0, tau=1.0)) == pytest.approx(
+    assert float(dkd_loss(student, teacher, target, alpha=0.0, beta=1.0, temperature=1.0)) == pytest.approx(
         0.5 * np.log(9 / 8), rel=1e-5
     )
 
 
 @shared.FEW
-@given(shared.judged(), st.floats(0.0, 2.0), st.floats(0.0, 8.0), st.floats(0.5, 20.0))
+@given(shared.pair_with_target(), st.floats(0.0, 2.0), st.floats(0.0, 8.0), st.floats(0.5, 20.0))
 def test_it_agrees_with_the_paper_in_numpy(said, alpha, beta, tau):
-    value = shared.value(decoupled, *said, alpha=alpha, beta=beta, tau=tau)
+    value = shared.value(dkd_loss, *said, alpha=alpha, beta=beta, temperature=tau)
     assert value == pytest.approx(paper(*said, alpha, beta, tau), rel=1e-6, abs=1e-11)
 
 
 @shared.FEW
-@given(shared.judged(scales=(1.0, 10.0)))
+@given(shared.pair_with_target(scales=(1.0, 10.0)))
 def test_a_soft_target_is_tckd_and_what_the_teacher_leaves_to_the_others_of_nckd(said):
     student, teacher, target = map(torch.tensor, said)
     by_row = [
-        decoupled(*row, alpha=1.0, beta=float(1 - (row[1] / 4).softmax(1)[0, row[2][0]]))
+        dkd_loss(*row, alpha=1.0, beta=float(1 - (row[1] / 4).softmax(1)[0, row[2][0]]))
         for row in zip(student.split(1), teacher.split(1), target.split(1), strict=True)
     ]
-    torch.testing.assert_close(torch.stack(by_row).mean(), soft_target(student, teacher), rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(torch.stack(by_row).mean(), kd_loss(student, teacher), rtol=1e-6, atol=1e-12)
 
 
 def test_between_two_classes_only_the_true_one_speaks():
     student, teacher, target = torch.randn(4, 2).double(), torch.randn(4, 2).double(), torch.tensor([0, 1, 1, 0])
-    assert float(decoupled(student, teacher, target, alpha=0.0)) == 0.0
-    torch.testing.assert_close(decoupled(student, teacher, target), soft_target(student, teacher))
+    assert float(dkd_loss(student, teacher, target, alpha=0.0)) == 0.0
+    torch.testing.assert_close(dkd_loss(student, teacher, target), kd_loss(student, teacher))
 
 
 def test_rows_without_a_label_are_left_out():
     student, teacher, target = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, -100, 2, -100])
     kept = target >= 0
-    torch.testing.assert_close(
-        decoupled(student, teacher, target), decoupled(student[kept], teacher[kept], target[kept])
-    )
+    torch.testing.assert_close(dkd_loss(student, teacher, target), dkd_loss(student[kept], teacher[kept], target[kept]))
     student.requires_grad_()
-    value = decoupled(student, teacher, torch.full((4,), -100))
+    value = dkd_loss(student, teacher, torch.full((4,), -100))
     value.backward()
     assert value.item() == 0.0
     assert not student.grad.any()
@@ -95,70 +93,70 @@ def test_rows_without_a_label_are_left_out():
 def test_of_a_mixture_the_likeliest_class_is_the_true_one():
     student, teacher = torch.randn(2, 3), torch.randn(2, 3)
     mixed = torch.tensor([[0.3, 0.7, 0.0], [0.0, 0.0, 0.0]])
-    torch.testing.assert_close(decoupled(student, teacher, mixed), decoupled(student, teacher, torch.tensor([1, -100])))
+    torch.testing.assert_close(dkd_loss(student, teacher, mixed), dkd_loss(student, teacher, torch.tensor([1, -100])))
 
 
 def test_the_truth_is_cut_to_the_samples_that_the_teacher_answered():
-    said = make_exchange()
+    said = make_context()
     present = torch.tensor([True, False, True, True, False, True])
-    partial = replace(said, teacher=replace(said.teacher, present=present))
-    expected = decoupled(
-        said.student.rows()[present], said.teacher.rows()[present], said.target[present]
+    partial = replace(said, teacher=replace(said.teacher, valid=present))
+    expected = dkd_loss(
+        said.student.require_logits()[present], said.teacher.require_logits()[present], said.target[present]
     )  # fmt: skip
-    torch.testing.assert_close(Decoupled()(partial), expected)
+    torch.testing.assert_close(DKDLoss()(partial), expected)
 
 
 def test_the_truth_of_rows_goes_with_the_sample_they_belong_to():
     draw = torch.Generator().manual_seed(0)
     sample, present = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([False, True])
-    outputs = [Outputs(logits=torch.randn(5, 3, generator=draw), sample=sample) for _ in range(2)]
+    outputs = [Outputs(logits=torch.randn(5, 3, generator=draw), row_to_sample=sample) for _ in range(2)]
     target = torch.tensor([0, 1, 2, 0, 1])
     said = replace(
-        make_exchange(), student=outputs[0], teacher=replace(outputs[1], present=present), teachers={}, target=target
+        make_context(), student=outputs[0], teacher=replace(outputs[1], valid=present), teachers={}, target=target
     )
-    expected = decoupled(outputs[0].rows()[2:], outputs[1].rows()[2:], target[2:])
-    torch.testing.assert_close(Decoupled()(said), expected)
+    expected = dkd_loss(outputs[0].require_logits()[2:], outputs[1].require_logits()[2:], target[2:])
+    torch.testing.assert_close(DKDLoss()(said), expected)
 
 
 def test_half_precision_is_computed_in_float32():
     target = np.array([0, 6, 3, 1, 2])
     for pair, arrays in shared.halves(5, 7, scale=5.0):
-        value = decoupled(*pair, torch.tensor(target))
+        value = dkd_loss(*pair, torch.tensor(target))
         assert value.dtype == torch.float32
         assert float(value) == pytest.approx(paper(*arrays, target, 1.0, 8.0, 4.0), rel=1e-5)
 
 
 def test_extreme_logits_have_a_finite_value_and_gradient():
-    assert shared.finite_at(decoupled, torch.tensor([0, 1]))
-    assert shared.finite_at(decoupled, torch.tensor([1, 0]), tau=1.0)
+    assert shared.finite_at(dkd_loss, torch.tensor([0, 1]))
+    assert shared.finite_at(dkd_loss, torch.tensor([1, 0]), temperature=1.0)
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    assert shared.right_gradient(decoupled, 3, 4, target=torch.tensor([0, 3, 1]), tau=2.0)
+    assert shared.right_gradient(dkd_loss, 3, 4, target=torch.tensor([0, 3, 1]), temperature=2.0)
 
 
 def test_a_temperature_by_row_scales_each_row_by_its_own_square():
     student, teacher, target = torch.randn(2, 3).double(), torch.randn(2, 3).double(), torch.tensor([0, 2])
-    each = [decoupled(student[i : i + 1], teacher[i : i + 1], target[i : i + 1], tau=1.0 + i) for i in (0, 1)]
-    together = decoupled(student, teacher, target, tau=torch.tensor([1.0, 2.0]))
+    each = [dkd_loss(student[i : i + 1], teacher[i : i + 1], target[i : i + 1], temperature=1.0 + i) for i in (0, 1)]
+    together = dkd_loss(student, teacher, target, temperature=torch.tensor([1.0, 2.0]))
     torch.testing.assert_close(together, torch.stack(each).mean())
 
 
 def test_a_teacher_that_answered_no_sample_costs_zero():
-    assert float(Decoupled()(shared.unanswered())) == 0.0
+    assert float(DKDLoss()(shared.unanswered())) == 0.0
 
 
 def test_what_does_not_fit_is_refused():
     logits, target = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*same rows with the same classes"):
-        decoupled(logits, torch.zeros(2, 4), target)
+        dkd_loss(logits, torch.zeros(2, 4), target)
     with pytest.raises(LimbeckError, match=r"answered 2 rows, and the target has the shape \[3\]"):
-        decoupled(logits, logits, torch.zeros(3, dtype=torch.long))
+        dkd_loss(logits, logits, torch.zeros(3, dtype=torch.long))
     with pytest.raises(LimbeckError, match=r"give target\.long"):
-        decoupled(logits, logits, torch.zeros(2))
+        dkd_loss(logits, logits, torch.zeros(2))
     with pytest.raises(LimbeckError, match="at least 2 classes"):
-        decoupled(logits[:, :1], logits[:, :1], target)
+        dkd_loss(logits[:, :1], logits[:, :1], target)
     with pytest.raises(LimbeckError, match="above zero"):
-        Decoupled(tau=0.0)
+        DKDLoss(temperature=0.0)
     with pytest.raises(LimbeckError, match="carries none"):
-        Decoupled()(replace(make_exchange(), target=None))
+        DKDLoss()(replace(make_context(), target=None))

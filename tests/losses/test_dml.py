@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.core.errors import LimbeckError
-from limbeck.losses import Mutual, mutual
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import DMLLoss, dml_loss
+from limbeck.testing import check_loss, make_context
 
 paper = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_itself.py"))))
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
@@ -29,19 +29,19 @@ def by_paper(students, tau):
 
 
 def peers(**settings):
-    said = make_exchange(**settings)
+    said = make_context(**settings)
     half = len(said.target) // 2
     return replace(said, target=torch.cat([said.target[:half], said.target[:half]]))
 
 
 def test_it_keeps_every_promise_of_a_term():
-    check_term(Mutual(), make=peers, without={"zero at agreement", "unchanged by repetition"})
+    check_loss(DMLLoss(), context_factory=peers, skip={"zero at agreement", "unchanged by repetition"})
 
 
 def test_the_value_worked_by_hand():
     # p = (3/4, 1/4), q = (1/2, 1/2): KL(p‖q) = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812,
     # KL(q‖p) = 1/2 ln(2/3) + 1/2 ln 2 = 0.143841; their mean 0.137327.
-    value = mutual([torch.tensor([[np.log(3.0), 0.0]]), torch.zeros(1, 2)])
+    value = dml_loss([torch.tensor([[np.log(3.0), 0.0]]), torch.zeros(1, 2)])
     assert float(value) == pytest.approx(0.137327, abs=1e-6)
 
 
@@ -53,21 +53,21 @@ def test_the_value_worked_by_hand():
 def test_it_agrees_with_the_paper_in_numpy(seed, many, rows, classes, scale, equal, tau):
     students = paper.drawn(seed, *[(rows, classes)] * many, scale=scale)
     students = [students[0]] * many if equal else students
-    value = mutual([torch.tensor(z) for z in students], tau=tau)
+    value = dml_loss([torch.tensor(z) for z in students], temperature=tau)
     assert float(value) == pytest.approx(by_paper(students, tau), rel=1e-6, abs=1e-9)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     students = [torch.tensor(z).to(dtype) for z in paper.drawn(0, (5, 4), (5, 4))]
-    value = mutual(students)
+    value = dml_loss(students)
     assert value.dtype == torch.float32
     assert float(value) == pytest.approx(by_paper([z.double() for z in students], 1.0), rel=1e-5)
 
 
 def test_each_student_learns_from_the_other_as_from_a_frozen_teacher():
     one, other = (torch.tensor(z, requires_grad=True) for z in paper.drawn(1, (3, 4), (3, 4)))
-    mutual([one, other]).backward()
+    dml_loss([one, other]).backward()
     p, q = one.detach().softmax(1), other.detach().softmax(1)
     torch.testing.assert_close(one.grad, (p - q) / 3 / 2)
     torch.testing.assert_close(other.grad, (q - p) / 3 / 2)
@@ -75,19 +75,19 @@ def test_each_student_learns_from_the_other_as_from_a_frozen_teacher():
 
 def test_the_class_takes_the_rows_of_one_student_after_the_other():
     said = peers(rows=6)
-    rows = said.student.rows()
-    torch.testing.assert_close(Mutual(tau=2.0)(said), mutual([rows[:3], rows[3:]], tau=2.0))
+    rows = said.student.require_logits()
+    torch.testing.assert_close(DMLLoss(temperature=2.0)(said), dml_loss([rows[:3], rows[3:]], temperature=2.0))
 
 
 def test_rows_that_are_not_those_of_peers_are_refused():
-    said = replace(make_exchange(rows=4), target=torch.tensor([0, 1, 0, 2]))
+    said = replace(make_context(rows=4), target=torch.tensor([0, 1, 0, 2]))
     with pytest.raises(LimbeckError, match="these 4 rows are not theirs"):
-        Mutual()(said)
+        DMLLoss()(said)
     with pytest.raises(LimbeckError, match="at least two"):
-        Mutual(peers=1)
+        DMLLoss(num_peers=1)
     with pytest.raises(LimbeckError, match="at least two"):
-        mutual([torch.zeros(1, 2)])
+        dml_loss([torch.zeros(1, 2)])
     with pytest.raises(LimbeckError, match="above zero"):
-        Mutual(tau=0.0)
+        DMLLoss(temperature=0.0)
     with pytest.raises(LimbeckError, match="same rows with the same classes"):
-        mutual([torch.zeros(1, 2), torch.zeros(1, 3)])
+        dml_loss([torch.zeros(1, 2), torch.zeros(1, 3)])

@@ -31,8 +31,8 @@ def distiller(seed=0):
         )
     }  # fmt: skip
     made = limbeck.Distiller(
-        network(4, seed), network(6, 9), objective=learned | {"review": terms.Review(["early", "late"])},
-        taps={"student": TAPS, "teacher": TAPS}, task=limbeck.tasks.Classification(classes=3),
+        network(4, seed), network(6, 9), objective=learned | {"review": terms.ReviewKDLoss(["early", "late"])},
+        feature_layers={"student": TAPS, "teacher": TAPS}, task=limbeck.tasks.Classification(classes=3),
     )  # fmt: skip
     return made.prepare(BATCH)
 

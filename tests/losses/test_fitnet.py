@@ -11,37 +11,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
-from limbeck.losses import Hint, hint
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import FitNetLoss, fitnet_loss
+from limbeck.testing import check_loss, make_context
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 
 
 def exchange(student, teacher, present=None):
-    return Exchange(student=Outputs(taps={"mid": student}), teacher=Outputs(taps={"mid": teacher}, present=present))
+    return LossContext(
+        student=Outputs(features={"mid": student}), teacher=Outputs(features={"mid": teacher}, valid=present)
+    )
 
 
 def prepared(said):
     torch.manual_seed(0)
-    term = Hint("mid")
+    term = FitNetLoss("mid")
     term.prepare(said)
     return term
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("student", "teacher"), [((8, 4, 4), (6, 4, 4)), ((8, 6, 6), (8, 3, 3)), ((5,), (7,)), ((3, 5), (3, 7))]
 )
 def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
     # Features that are equal before the projection are not so behind it, before it has learned.
-    make = partial(make_exchange, student_taps={"mid": student}, teacher_taps={"mid": teacher})
-    check_term(Hint("mid"), make=make, without={"zero at agreement"})
+    make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
+    check_loss(FitNetLoss("mid"), context_factory=make, skip={"zero at agreement"})
 
 
 def test_the_value_worked_by_hand():
     # Differences 1, −2, 0, 3 over a [2, 2]: (1 + 4 + 0 + 9) / 4 = 3.5.
-    assert float(hint(torch.tensor([[1.0, 0.0], [2.0, 5.0]]), torch.tensor([[0.0, 2.0], [2.0, 2.0]]))) == 3.5
+    assert float(fitnet_loss(torch.tensor([[1.0, 0.0], [2.0, 5.0]]), torch.tensor([[0.0, 2.0], [2.0, 2.0]]))) == 3.5
 
 
 @FEW
@@ -49,9 +51,9 @@ def test_the_value_worked_by_hand():
 def test_it_agrees_with_the_paper_in_numpy(seed, shape, scale):
     random = np.random.default_rng(seed)
     student, teacher = random.normal(size=shape) * scale, random.normal(size=shape)
-    value = hint(torch.tensor(student), torch.tensor(teacher))
-    assert float(value) == pytest.approx(np.square(student - teacher).mean(), rel=1e-6)
-    assert float(hint(torch.tensor(student), torch.tensor(student))) == 0.0
+    value = fitnet_loss(torch.tensor(student), torch.tensor(teacher))
+    assert float(value) == pytest.approx(np.exp_avg_sq(student - teacher).mean(), rel=1e-6)
+    assert float(fitnet_loss(torch.tensor(student), torch.tensor(student))) == 0.0
 
 
 def test_the_class_agrees_with_numpy_through_its_own_projection_and_pooling():
@@ -62,7 +64,7 @@ def test_the_class_agrees_with_numpy_through_its_own_projection_and_pooling():
     weight, bias = (p.detach().numpy() for p in term.parameters())
     projected = np.einsum("oi,bihw->bohw", weight[:, :, 0, 0], student) + bias[None, :, None, None]
     pooled = projected.reshape(2, 5, 2, 2, 2, 2).mean(axis=(3, 5))
-    assert term(said).item() == pytest.approx(np.square(pooled - teacher).mean(), rel=1e-6)
+    assert term(said).item() == pytest.approx(np.exp_avg_sq(pooled - teacher).mean(), rel=1e-6)
 
 
 def test_channels_last_memory_costs_the_same():
@@ -72,18 +74,18 @@ def test_channels_last_memory_costs_the_same():
     torch.testing.assert_close(term(last), term(exchange(student, teacher)))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     student, teacher = torch.randn(3, 4).to(dtype), torch.randn(3, 4).to(dtype)
-    value = hint(student, teacher)
+    value = fitnet_loss(student, teacher)
     assert value.dtype == torch.float32
-    expected = np.square(student.double().numpy() - teacher.double().numpy()).mean()
+    expected = np.exp_avg_sq(student.double().numpy() - teacher.double().numpy()).mean()
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_gradient_is_that_of_finite_differences():
     student, teacher = torch.randn(2, 3).double().requires_grad_(), torch.randn(2, 3).double()
-    assert torch.autograd.gradcheck(lambda s: hint(s, teacher), student)
+    assert torch.autograd.gradcheck(lambda s: fitnet_loss(s, teacher), student)
 
 
 def test_a_projection_has_one_weight_for_each_pair_of_channels():
@@ -101,15 +103,15 @@ def test_equal_widths_are_projected_too():
     assert sum(p.numel() for p in prepared(exchange(torch.zeros(2, 3), torch.zeros(2, 3))).parameters()) == 12
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_projection_moved_to_another_precision_still_works(dtype):
-    said = make_exchange(student_taps={"mid": (3,)}, teacher_taps={"mid": (4,)}, dtype=dtype)
+    said = make_context(student_feature_shapes={"mid": (3,)}, teacher_feature_shapes={"mid": (4,)}, dtype=dtype)
     term = prepared(said).to(dtype)
     assert torch.isfinite(term(replace_teacher(said)))
 
 
 def replace_teacher(said):
-    return Exchange(student=said.student, teacher=said.teacher)
+    return LossContext(student=said.student, teacher=said.teacher)
 
 
 def test_a_projection_shaped_on_doubles_is_double():
@@ -118,7 +120,7 @@ def test_a_projection_shaped_on_doubles_is_double():
 
 def test_a_teacher_that_answered_no_sample_costs_zero_with_a_gradient_of_zero():
     student = torch.randn(2, 3, 4, 4, requires_grad=True)
-    said = exchange(student, torch.randn(2, 5, 2, 2), present=torch.tensor([False, False]))
+    said = exchange(student, torch.randn(2, 5, 2, 2), valid=torch.tensor([False, False]))
     term = prepared(said)
     value = term(said)
     value.backward()
@@ -128,10 +130,10 @@ def test_a_teacher_that_answered_no_sample_costs_zero_with_a_gradient_of_zero():
 
 def test_an_unprepared_hint_says_what_to_call():
     with pytest.raises(LimbeckError, match=r"call distiller.prepare\(batch\) before building the optimizer"):
-        Hint("mid")(make_exchange())
+        FitNetLoss("mid")(make_context())
 
 
-@pytest.mark.parametrize(("student", "teacher"), [((2, 3), (2, 3, 4)), ((2, 3, 4, 4, 4), (2, 3, 4, 4, 4))])
+@pytest.marker.parametrize(("student", "teacher"), [((2, 3), (2, 3, 4)), ((2, 3, 4, 4, 4), (2, 3, 4, 4, 4))])
 def test_features_of_ranks_that_cannot_be_compared_are_refused(student, teacher):
     with pytest.raises(LimbeckError, match="cannot be compared: tap layers that both give"):
         prepared(exchange(torch.zeros(student), torch.zeros(teacher)))
@@ -144,4 +146,4 @@ def test_different_numbers_of_tokens_are_refused_with_what_has_to_be_equal():
 
 
 def test_a_hint_tells_where_it_listens():
-    assert str(Hint("mid", teacher="big")) == "Hint(at='mid', teacher='big')"
+    assert str(FitNetLoss("mid", teacher="big")) == "Hint(at='mid', teacher='big')"

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
-from limbeck.losses import Flow, flow
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import FSPLoss, fsp_loss
+from limbeck.testing import check_loss, make_context
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_relations.py"))))
 
@@ -40,7 +40,7 @@ def pooled(features, size):
 
 
 def paper(student, teacher):
-    return float(np.square(matrix(*student) - matrix(*teacher)).mean())
+    return float(np.exp_avg_sq(matrix(*student) - matrix(*teacher)).mean())
 
 
 @st.composite
@@ -64,32 +64,34 @@ def torched(network):
 
 
 def exchange(student, teacher, present=None):
-    return Exchange(
-        student=Outputs(taps=dict(zip(("in", "out"), student, strict=True))),
-        teacher=Outputs(taps=dict(zip(("in", "out"), teacher, strict=True)), present=present),
+    return LossContext(
+        student=Outputs(features=dict(zip(("in", "out"), student, strict=True))),
+        teacher=Outputs(features=dict(zip(("in", "out"), teacher, strict=True)), valid=present),
     )
 
 
 def prepared(said):
     torch.manual_seed(0)
-    term = Flow("in", "out")
+    term = FSPLoss("in", "out")
     term.prepare(said)
     return term
 
 
-@pytest.mark.parametrize(("first", "last"), [((4, 8, 8), (6, 4, 4)), ((4,), (6,)), ((5, 4), (5, 6))])
+@pytest.marker.parametrize(("first", "last"), [((4, 8, 8), (6, 4, 4)), ((4,), (6,)), ((5, 4), (5, 6))])
 def test_it_keeps_every_promise_between_equal_channels(first, last):
-    check_term(Flow("in", "out"), make=partial(make_exchange, student_taps={"in": first, "out": last}))
+    check_loss(
+        FSPLoss("in", "out"), context_factory=partial(make_context, student_feature_shapes={"in": first, "out": last})
+    )
 
 
 def test_it_keeps_every_promise_but_zero_at_agreement_through_projections():
     # The projections take the student's widths, so a student that says what the teacher says does not fit them.
     make = partial(
-        make_exchange,
-        student_taps={"in": (4, 4, 4), "out": (5, 2, 2)},
-        teacher_taps={"in": (3, 8, 8), "out": (6, 4, 4)},
+        make_context,
+        student_feature_shapes={"in": (4, 4, 4), "out": (5, 2, 2)},
+        teacher_feature_shapes={"in": (3, 8, 8), "out": (6, 4, 4)},
     )
-    check_term(Flow("in", "out", teacher="teacher"), make=make, without={"zero at agreement"})
+    check_loss(FSPLoss("in", "out", teacher="teacher"), context_factory=make, skip={"zero at agreement"})
 
 
 def test_the_value_worked_by_hand():
@@ -97,14 +99,14 @@ def test_the_value_worked_by_hand():
     # Teacher, vectors: 1 and (2, 4): 2 and 4. Differences −1/2 and 1/2: 1/4.
     student = torch.tensor([[[1.0, 2.0, 3.0, 6.0]]]), torch.tensor([[[2.0, 0.0], [0.0, 2.0]]])
     teacher = torch.tensor([[1.0]]), torch.tensor([[2.0, 4.0]])
-    assert float(flow(student, teacher)) == 0.25
+    assert float(fsp_loss(student, teacher)) == 0.25
 
 
 @shared.FEW
 @given(layers())
 def test_it_agrees_with_the_paper_in_numpy(networks):
     student, teacher = networks
-    value = flow(torched(student), torched(teacher))
+    value = fsp_loss(torched(student), torched(teacher))
     assert float(value) == pytest.approx(paper(student, teacher), rel=1e-6, abs=1e-12)
 
 
@@ -131,12 +133,12 @@ def test_channels_last_memory_costs_the_same():
     student = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 2)
     teacher = torch.randn(2, 3, 8, 8), torch.randn(2, 5, 4, 4)
     last = [tuple(t.to(memory_format=torch.channels_last) for t in network) for network in (student, teacher)]
-    torch.testing.assert_close(flow(*last), flow(student, teacher))
+    torch.testing.assert_close(fsp_loss(*last), fsp_loss(student, teacher))
 
 
 def test_half_precision_is_computed_in_float32():
     for (first, last), arrays in shared.halves(3, 4, 5, scale=10.0):
-        value = flow((first, last), (last, first))
+        value = fsp_loss((first, last), (last, first))
         assert value.dtype == torch.float32
         assert float(value) == pytest.approx(paper(tuple(arrays), tuple(arrays[::-1])), rel=1e-4)
 
@@ -144,32 +146,32 @@ def test_half_precision_is_computed_in_float32():
 def test_the_gradient_is_that_of_finite_differences():
     first, last = (torch.randn(2, 3, size, dtype=torch.float64, requires_grad=True) for size in (4, 2))
     teacher = torch.randn(2, 3, 3).double(), torch.randn(2, 3, 3).double()
-    assert torch.autograd.gradcheck(lambda one, other: flow((one, other), teacher), (first, last))
+    assert torch.autograd.gradcheck(lambda one, other: fsp_loss((one, other), teacher), (first, last))
 
 
 def test_equal_channels_need_no_projection():
-    said = make_exchange(student_taps={"in": (3, 4, 4), "out": (5, 2, 2)})
+    said = make_context(student_feature_shapes={"in": (3, 4, 4), "out": (5, 2, 2)})
     assert list(prepared(said).parameters()) == []
 
 
 def test_a_teacher_that_answered_no_sample_costs_zero():
     networks = [(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 2)) for _ in range(2)]
-    said = exchange(*networks, present=torch.tensor([False, False]))
+    said = exchange(*networks, valid=torch.tensor([False, False]))
     assert float(prepared(said)(said)) == 0.0
 
 
 def test_an_unprepared_flow_says_what_to_call():
     with pytest.raises(LimbeckError, match=r"call distiller.prepare\(batch\) before building the optimizer"):
-        Flow("in", "out")(make_exchange())
+        FSPLoss("in", "out")(make_context())
 
 
 def test_layers_that_do_not_fit_are_refused_with_their_shapes():
     maps, fewer = torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4)
     with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\] and \[2, 5, 4, 4\].*the class Flow learns a projection"):
-        flow((maps, maps), (fewer, maps))
+        fsp_loss((maps, maps), (fewer, maps))
     with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\] and \[2, 3\]: tap layers that both give"):
-        flow((maps, maps[:, :, 0, 0]), (maps, maps))
+        fsp_loss((maps, maps[:, :, 0, 0]), (maps, maps))
 
 
 def test_a_flow_tells_where_it_listens():
-    assert str(Flow("in", "out", teacher="big")) == "Flow(first='in', last='out', teacher='big')"
+    assert str(FSPLoss("in", "out", teacher="big")) == "Flow(first='in', last='out', teacher='big')"

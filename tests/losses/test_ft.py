@@ -13,15 +13,15 @@ import torch
 from hypothesis import given
 
 from limbeck.core.errors import LimbeckError
-from limbeck.losses import Factor, factor
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import FTLoss, ft_loss
+from limbeck.testing import check_loss, make_context
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_features.py"))))
 
 
 def paper(student, teacher):
     def normal(maps):
-        flat = np.square(maps).mean(axis=1).reshape(len(maps), -1)
+        flat = np.exp_avg_sq(maps).mean(axis=1).reshape(len(maps), -1)
         return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
 
     student, teacher = shared.matched(student, teacher)
@@ -38,50 +38,50 @@ def through(maps, layers):
     return maps
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("student", "teacher"), [((8, 4, 4), (6, 4, 4)), ((8, 6, 6), (8, 3, 3)), ((3, 2, 2), (1, 5, 2))]
 )
 def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
     # Paraphraser and translator have to learn before they agree.
-    make = partial(make_exchange, student_taps={"mid": student}, teacher_taps={"mid": teacher})
-    check_term(Factor("mid"), make=make, without={"zero at agreement"})
+    make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
+    check_loss(FTLoss("mid"), context_factory=make, skip={"zero at agreement"})
 
 
 def test_the_value_worked_by_hand():
     # Student (3, 4): squares (9, 16), norm √337, map (0.490261, 0.871576). Teacher (1, 0): itself. |−0.509739| and
     # 0.871576, mean 0.690658.
     student, teacher = torch.tensor([[[[3.0, 4.0]]]]), torch.tensor([[[[1.0, 0.0]]]])
-    assert factor(student, teacher).item() == pytest.approx(0.690658, abs=1e-6)
+    assert ft_loss(student, teacher).item() == pytest.approx(0.690658, abs=1e-6)
 
 
 @shared.FEW
 @given(shared.features(same_channels=False, same_size=False))
 def test_it_agrees_with_the_published_form_in_numpy(pair):
-    shared.close(factor(*map(torch.tensor, pair)), paper(*pair))
+    shared.close(ft_loss(*map(torch.tensor, pair)), paper(*pair))
 
 
 def test_maps_that_are_proportional_cost_nothing():
     student = torch.randn(2, 3, 4, 4)
-    assert factor(student, 7.0 * student).item() == pytest.approx(0.0, abs=1e-7)
+    assert ft_loss(student, 7.0 * student).item() == pytest.approx(0.0, abs=1e-7)
 
 
 def test_the_class_agrees_with_numpy_through_what_it_learns():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 4, 4, 4))
-    said = shared.exchange(torch.tensor(student), torch.tensor(teacher))
-    term = shared.prepared(Factor("mid", paraphrase=0.25), said)
+    said = shared.forward_context(torch.tensor(student), torch.tensor(teacher))
+    term = shared.prepared(FTLoss("mid", reconstruction_weight=0.25), said)
     summary = through(teacher, term.paraphraser)
     with torch.no_grad():
-        error = np.square(term.back(torch.tensor(summary)).numpy() - teacher).mean()
+        error = np.exp_avg_sq(term.decoder(torch.tensor(summary)).numpy() - teacher).mean()
     shared.close(term(said), paper(through(student, term.translator), summary) + 0.25 * error)
 
 
 def test_the_paraphraser_learns_from_the_reconstruction_only_and_the_translator_from_the_factors_only():
-    said = shared.exchange(torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 4, 4, 4))
-    term = shared.prepared(Factor("mid"), said)
+    said = shared.forward_context(torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 4, 4, 4))
+    term = shared.prepared(FTLoss("mid"), said)
     term(said).backward()
     by_default = {name: p.grad.clone() for name, p in term.named_parameters()}
-    term.paraphrase *= 2
+    term.reconstruction_weight *= 2
     term.zero_grad()
     term(said).backward()
     for name, parameter in term.named_parameters():
@@ -90,8 +90,8 @@ def test_the_paraphraser_learns_from_the_reconstruction_only_and_the_translator_
 
 
 def test_training_makes_the_paraphraser_reconstruct_and_the_student_follow():
-    said = shared.exchange(torch.randn(8, 3, 4, 4), torch.randn(8, 4, 1, 1).expand(-1, -1, 4, 4))
-    term = shared.prepared(Factor("mid", paraphrase=1.0), said)
+    said = shared.forward_context(torch.randn(8, 3, 4, 4), torch.randn(8, 4, 1, 1).expand(-1, -1, 4, 4))
+    term = shared.prepared(FTLoss("mid", reconstruction_weight=1.0), said)
     optimizer = torch.optim.Adam(term.parameters(), lr=0.01)
     first = term(said).item()
     for _ in range(60):
@@ -102,58 +102,58 @@ def test_training_makes_the_paraphraser_reconstruct_and_the_student_follow():
 
 
 def test_half_precision_is_computed_in_float32():
-    shared.check_half(factor, paper, (2, 3, 4, 4), (2, 5, 4, 4))
+    shared.check_half(ft_loss, paper, (2, 3, 4, 4), (2, 5, 4, 4))
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    shared.check_gradient(factor, (1, 2, 2, 3), (1, 2, 2, 2))
+    shared.check_gradient(ft_loss, (1, 2, 2, 3), (1, 2, 2, 2))
 
 
 def test_channels_last_memory_costs_the_same():
-    shared.check_memory_order(factor, (2, 3, 4, 4), (2, 5, 2, 2))
+    shared.check_memory_order(ft_loss, (2, 3, 4, 4), (2, 5, 2, 2))
 
 
 def test_a_dead_layer_has_a_finite_gradient():
     student = torch.zeros(2, 3, 4, 4, requires_grad=True)
-    factor(student, torch.randn(2, 3, 4, 4)).backward()
+    ft_loss(student, torch.randn(2, 3, 4, 4)).backward()
     assert torch.isfinite(student.grad).all()
 
 
 def test_a_teacher_that_answered_no_sample_costs_zero():
-    shared.check_nobody_answered(Factor("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
+    shared.check_nobody_answered(FTLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
 def test_what_it_learns_may_be_moved_to_another_precision():
-    shared.check_precisions(Factor("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
+    shared.check_precisions(FTLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
 def test_an_unprepared_term_says_what_to_call():
-    shared.check_unprepared(Factor("mid"))
+    shared.check_unprepared(FTLoss("mid"))
 
 
 def test_the_repr_tells_of_paraphraser_and_translator():
-    said = shared.exchange(torch.zeros(2, 3, 4, 4), torch.zeros(2, 6, 2, 2))
-    told = str(shared.prepared(Factor("mid"), said))
+    said = shared.forward_context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 6, 2, 2))
+    told = str(shared.prepared(FTLoss("mid"), said))
     assert "6 → 3" in told
     assert "3 → 3, maps 4×4 and 2×2 pooled to 2×2" in told
 
 
-@pytest.mark.parametrize("rate", [0.0, 1.1, float("nan")])
+@pytest.marker.parametrize("rate", [0.0, 1.1, float("nan")])
 def test_a_rate_that_leaves_nothing_or_adds_is_refused(rate):
     with pytest.raises(LimbeckError, match="above 0 and up to 1 times the teacher's channels"):
-        Factor("mid", rate=rate)
+        FTLoss("mid", rate=rate)
 
 
-@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf")])
+@pytest.marker.parametrize("weight", [0.0, -1.0, float("inf")])
 def test_a_paraphraser_that_would_not_learn_is_refused(weight):
     with pytest.raises(LimbeckError, match="the paraphraser learns by its weight, a number above zero"):
-        Factor("mid", paraphrase=weight)
+        FTLoss("mid", reconstruction_weight=weight)
 
 
 def test_features_that_are_no_map_are_refused():
     with pytest.raises(
         LimbeckError, match=r"the teacher's features have the shape \[2, 3\]: tap a convolutional layer"
     ):
-        factor(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3))
+        ft_loss(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3))
     with pytest.raises(LimbeckError, match="factors of 2 and 3 samples"):
-        factor(torch.zeros(2, 3, 4, 4), torch.zeros(3, 3, 4, 4))
+        ft_loss(torch.zeros(2, 3, 4, 4), torch.zeros(3, 3, 4, 4))

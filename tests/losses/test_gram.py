@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
-from limbeck.losses import Gram, gram
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import GramLoss, gram_loss
+from limbeck.testing import check_loss, make_context
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 
@@ -25,16 +25,18 @@ def matrix(features):
 
 
 def paper(student, teacher):
-    return float(np.square(matrix(student) - matrix(teacher)).mean())
+    return float(np.exp_avg_sq(matrix(student) - matrix(teacher)).mean())
 
 
 def exchange(student, teacher, present=None):
-    return Exchange(student=Outputs(taps={"mid": student}), teacher=Outputs(taps={"mid": teacher}, present=present))
+    return LossContext(
+        student=Outputs(features={"mid": student}), teacher=Outputs(features={"mid": teacher}, valid=present)
+    )
 
 
 def prepared(said):
     torch.manual_seed(0)
-    term = Gram("mid")
+    term = GramLoss("mid")
     term.prepare(said)
     return term
 
@@ -56,31 +58,36 @@ def features(draw):
     return student, teacher
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (8, 2, 3)), ((4,), (4,)), ((6, 5), (9, 5))]
 )
 def test_it_keeps_every_promise_between_equal_channels(student, teacher):
-    check_term(Gram("mid"), make=partial(make_exchange, student_taps={"mid": student}, teacher_taps={"mid": teacher}))
+    check_loss(
+        GramLoss("mid"),
+        context_factory=partial(
+            make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher}
+        ),
+    )
 
 
 def test_it_keeps_every_promise_but_zero_at_agreement_through_a_projection():
     # The projection takes the student's width, so a student that says what the teacher says does not fit it.
-    make = partial(make_exchange, student_taps={"mid": (8, 4, 4)}, teacher_taps={"mid": (6, 2, 2)})
-    check_term(Gram("mid", teacher="teacher"), make=make, without={"zero at agreement"})
+    make = partial(make_context, student_feature_shapes={"mid": (8, 4, 4)}, teacher_feature_shapes={"mid": (6, 2, 2)})
+    check_loss(GramLoss("mid", teacher="teacher"), context_factory=make, skip={"zero at agreement"})
 
 
 def test_the_value_worked_by_hand():
     # Student, two channels at two positions: (1, 2) and (0, 1): products 5, 2, 2, 1, by two positions 2.5, 1, 1, 0.5.
     # Teacher, one position: (1) and (1): all products 1. Differences 1.5, 0, 0, −0.5: (2.25 + 0.25) / 4 = 0.625.
     student, teacher = torch.tensor([[[1.0, 2.0], [0.0, 1.0]]]), torch.tensor([[[1.0], [1.0]]])
-    assert float(gram(student, teacher)) == 0.625
+    assert float(gram_loss(student, teacher)) == 0.625
 
 
 @FEW
 @given(features())
 def test_it_agrees_with_the_paper_in_numpy(pair):
     student, teacher = pair
-    value = gram(torch.tensor(student), torch.tensor(teacher))
+    value = gram_loss(torch.tensor(student), torch.tensor(teacher))
     assert float(value) == pytest.approx(paper(student, teacher), rel=1e-6, abs=1e-12)
 
 
@@ -105,45 +112,45 @@ def test_the_class_reads_tokens_with_their_channels_last():
 def test_channels_last_memory_costs_the_same():
     student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 2, 2)
     last = (tensor.to(memory_format=torch.channels_last) for tensor in (student, teacher))
-    torch.testing.assert_close(gram(*last), gram(student, teacher))
+    torch.testing.assert_close(gram_loss(*last), gram_loss(student, teacher))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     student, teacher = (100 * torch.randn(2, 3, 4)).to(dtype), torch.randn(2, 3, 4).to(dtype)
-    value = gram(student, teacher)
+    value = gram_loss(student, teacher)
     assert value.dtype == torch.float32
     assert float(value) == pytest.approx(paper(student.double().numpy(), teacher.double().numpy()), rel=1e-5)
 
 
 def test_the_gradient_is_that_of_finite_differences():
     student, teacher = torch.randn(2, 2, 3).double().requires_grad_(), torch.randn(2, 2, 2).double()
-    assert torch.autograd.gradcheck(lambda s: gram(s, teacher), student)
+    assert torch.autograd.gradcheck(lambda s: gram_loss(s, teacher), student)
 
 
 def test_equal_channels_need_no_projection():
-    assert list(prepared(make_exchange()).parameters()) == []
+    assert list(prepared(make_context()).parameters()) == []
 
 
 def test_the_order_of_the_positions_does_not_matter():
     student, teacher = torch.randn(2, 3, 5).double(), torch.randn(2, 3, 5).double()
-    torch.testing.assert_close(gram(student[:, :, torch.randperm(5)], teacher), gram(student, teacher))
+    torch.testing.assert_close(gram_loss(student[:, :, torch.randperm(5)], teacher), gram_loss(student, teacher))
 
 
 def test_a_teacher_that_answered_no_sample_costs_zero():
-    said = exchange(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 2), present=torch.tensor([False, False]))
+    said = exchange(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 2), valid=torch.tensor([False, False]))
     assert float(prepared(said)(said).detach()) == 0.0
 
 
 def test_an_unprepared_gram_says_what_to_call():
     with pytest.raises(LimbeckError, match=r"call distiller.prepare\(batch\) before building the optimizer"):
-        Gram("mid")(make_exchange())
+        GramLoss("mid")(make_context())
 
 
 def test_the_function_refuses_unequal_channels_with_both_shapes():
     with pytest.raises(LimbeckError, match=r"\[2, 3, 4\] and \[2, 5, 4\].*the class Gram learns a projection"):
-        gram(torch.zeros(2, 3, 4), torch.zeros(2, 5, 4))
+        gram_loss(torch.zeros(2, 3, 4), torch.zeros(2, 5, 4))
 
 
 def test_a_gram_tells_where_it_listens():
-    assert str(Gram("mid", teacher="big")) == "Gram(at='mid', teacher='big')"
+    assert str(GramLoss("mid", teacher="big")) == "Gram(at='mid', teacher='big')"

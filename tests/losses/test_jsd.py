@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from limbeck import schedule
 from limbeck.core.errors import LimbeckError
-from limbeck.losses import JensenShannon, jensen_shannon, reverse_kl, soft_target
-from limbeck.testing import check_term
+from limbeck.losses import JSDLoss, jsd_loss, kd_loss, reverse_kl_loss
+from limbeck.testing import check_loss
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_relations.py"))))
 
@@ -29,23 +29,23 @@ def paper(student, teacher, tau, beta):
 
 
 def test_it_keeps_every_promise_of_a_term():
-    check_term(JensenShannon())
-    check_term(JensenShannon(tau=schedule.linear(8.0, 1.0), beta=0.1, teacher="teacher"))
+    check_loss(JSDLoss())
+    check_loss(JSDLoss(temperature=schedule.linear(8.0, 1.0), beta=0.1, teacher="teacher"))
 
 
 def test_the_value_worked_by_hand():
     # q = (1, 0) as good as, p = (0, 1): m = (1/2, 1/2), both at ln 2 from it. At tau 2, times 4.
-    value = jensen_shannon(torch.tensor([[1e3, 0.0]]), torch.tensor([[0.0, 1e3]]), tau=2.0)
+    value = jsd_loss(torch.tensor([[1e3, 0.0]]), torch.tensor([[0.0, 1e3]]), temperature=2.0)
     assert float(value) == pytest.approx(4 * np.log(2), rel=1e-6)
     # The teacher's share 1/4: m = (3/4, 1/4), so 1/4 ln 4 + 3/4 ln 4/3.
-    value = jensen_shannon(torch.tensor([[1e3, 0.0]]), torch.tensor([[0.0, 1e3]]), tau=1.0, beta=0.25)
+    value = jsd_loss(torch.tensor([[1e3, 0.0]]), torch.tensor([[0.0, 1e3]]), temperature=1.0, beta=0.25)
     assert float(value) == pytest.approx(0.25 * np.log(4) + 0.75 * np.log(4 / 3), rel=1e-6)
 
 
 @shared.FEW
 @given(shared.logits(), st.floats(0.5, 20.0), st.floats(0.01, 0.99))
 def test_it_agrees_with_numpy(pair, tau, beta):
-    value = shared.value(jensen_shannon, *pair, tau=tau, beta=beta)
+    value = shared.value(jsd_loss, *pair, temperature=tau, beta=beta)
     assert value == pytest.approx(paper(*pair, tau, beta), rel=1e-6, abs=1e-12)
 
 
@@ -53,53 +53,53 @@ def test_its_ends_are_the_two_divergences():
     student, teacher = torch.randn(3, 5).double(), torch.randn(3, 5).double()
     near = 1e-6
     torch.testing.assert_close(
-        jensen_shannon(student, teacher, beta=near) / near, soft_target(student, teacher), rtol=1e-4, atol=0
+        jsd_loss(student, teacher, beta=near) / near, kd_loss(student, teacher), rtol=1e-4, atol=0
     )
     torch.testing.assert_close(
-        jensen_shannon(student, teacher, beta=1 - near) / near, reverse_kl(student, teacher), rtol=1e-4, atol=0
+        jsd_loss(student, teacher, beta=1 - near) / near, reverse_kl_loss(student, teacher), rtol=1e-4, atol=0
     )
 
 
 def test_float32_keeps_its_digits_where_the_networks_nearly_agree():
     student = torch.randn(4, 10)
     teacher = student + 1e-3 * torch.randn(4, 10)
-    assert float(jensen_shannon(student, teacher)) == pytest.approx(
+    assert float(jsd_loss(student, teacher)) == pytest.approx(
         paper(student.double().numpy(), teacher.double().numpy(), 4.0, 0.5), rel=1e-2
     )
-    assert float(jensen_shannon(student, student)) == 0.0
+    assert float(jsd_loss(student, student)) == 0.0
 
 
 def test_half_precision_is_computed_in_float32():
     for pair, arrays in shared.halves(5, 7):
-        value = jensen_shannon(*pair)
+        value = jsd_loss(*pair)
         assert value.dtype == torch.float32
         assert float(value) == pytest.approx(paper(*arrays, 4.0, 0.5), rel=1e-4)
 
 
 def test_extreme_logits_have_a_finite_value_and_gradient():
-    assert shared.finite_at(jensen_shannon)
-    assert shared.finite_at(jensen_shannon, tau=1.0, beta=0.9)
+    assert shared.finite_at(jsd_loss)
+    assert shared.finite_at(jsd_loss, temperature=1.0, beta=0.9)
 
 
 def test_the_gradient_is_that_of_finite_differences_and_zero_at_agreement():
-    assert shared.right_gradient(jensen_shannon, 3, 4, tau=2.0, beta=0.3)
+    assert shared.right_gradient(jsd_loss, 3, 4, temperature=2.0, beta=0.3)
     student = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    jensen_shannon(student, student.detach(), beta=0.3).backward()
+    jsd_loss(student, student.detach(), beta=0.3).backward()
     assert float(student.grad.abs().max()) < 1e-12
 
 
 def test_a_teacher_that_answered_no_sample_costs_zero():
-    assert float(JensenShannon()(shared.unanswered())) == 0.0
+    assert float(JSDLoss()(shared.unanswered())) == 0.0
 
 
-@pytest.mark.parametrize("beta", [0.0, 1.0, -0.5])
+@pytest.marker.parametrize("beta", [0.0, 1.0, -0.5])
 def test_a_share_outside_zero_and_one_is_refused(beta):
     with pytest.raises(LimbeckError, match=r"between 0 and 1.*SoftTarget or ReverseKL"):
-        JensenShannon(beta=beta)
+        JSDLoss(beta=beta)
     with pytest.raises(LimbeckError, match="between 0 and 1"):
-        jensen_shannon(torch.zeros(1, 2), torch.zeros(1, 2), beta=beta)
+        jsd_loss(torch.zeros(1, 2), torch.zeros(1, 2), beta=beta)
 
 
 def test_networks_of_different_classes_are_refused_with_both_shapes():
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*same rows with the same classes"):
-        jensen_shannon(torch.zeros(2, 3), torch.zeros(2, 4))
+        jsd_loss(torch.zeros(2, 3), torch.zeros(2, 4))

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from limbeck import schedule
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
-from limbeck.losses import SoftTarget, soft_target
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import KDLoss, kd_loss
+from limbeck.testing import check_loss, make_context
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 
@@ -45,14 +45,14 @@ def logits(draw, scales=(1e-2, 1.0, 10.0, 1e4)):
 
 
 def test_it_keeps_every_promise_of_a_term():
-    check_term(SoftTarget(tau=4.0))
-    check_term(SoftTarget(tau=schedule.linear(8.0, 1.0), teacher="teacher"))
+    check_loss(KDLoss(temperature=4.0))
+    check_loss(KDLoss(temperature=schedule.linear(8.0, 1.0), teacher="teacher"))
 
 
 def test_the_value_worked_by_hand():
     # tau 2, two classes. Teacher (2 ln 3, 0): softened (ln 3, 0), p = (3/4, 1/4). Student (0, 0): q = (1/2, 1/2).
     # KL = 3/4 ln(3/2) + 1/4 ln(1/2) = 3/4 ln 3 − ln 2 = 0.823959 − 0.693147 = 0.130812; times tau² = 4: 0.523248.
-    value = soft_target(torch.zeros(1, 2), torch.tensor([[2 * np.log(3.0), 0.0]]), tau=2.0)
+    value = kd_loss(torch.zeros(1, 2), torch.tensor([[2 * np.log(3.0), 0.0]]), temperature=2.0)
     assert float(value) == pytest.approx(0.523248, abs=1e-6)
 
 
@@ -60,7 +60,7 @@ def test_the_value_worked_by_hand():
 @given(logits(), st.floats(0.5, 20.0))
 def test_it_agrees_with_the_paper_in_numpy(pair, tau):
     student, teacher = pair
-    value = soft_target(torch.tensor(student), torch.tensor(teacher), tau=tau)
+    value = kd_loss(torch.tensor(student), torch.tensor(teacher), temperature=tau)
     assert float(value) == pytest.approx(paper(student, teacher, tau), rel=1e-6, abs=1e-12)
 
 
@@ -69,15 +69,15 @@ def test_it_agrees_with_the_paper_in_numpy(pair, tau):
 def test_a_temperature_by_row_scales_each_row_by_its_own_square(pair, seed):
     student, teacher = pair
     tau = np.random.default_rng(seed).uniform(1.0, 8.0, size=len(student))
-    value = soft_target(torch.tensor(student), torch.tensor(teacher), tau=torch.tensor(tau))
+    value = kd_loss(torch.tensor(student), torch.tensor(teacher), temperature=torch.tensor(tau))
     assert float(value) == pytest.approx(paper(student, teacher, tau), rel=1e-6, abs=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     draw = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(5, 7, generator=draw).to(dtype) for _ in range(2))
-    value = soft_target(student, teacher, tau=4.0)
+    value = kd_loss(student, teacher, temperature=4.0)
     assert value.dtype == torch.float32
     assert float(value) == pytest.approx(paper(student.double().numpy(), teacher.double().numpy(), 4.0), rel=1e-5)
 
@@ -85,13 +85,13 @@ def test_half_precision_is_computed_in_float32(dtype):
 def test_logits_that_do_not_lie_row_by_row_in_memory_cost_the_same():
     student, teacher = torch.randn(4, 6).t(), torch.randn(4, 6).t()
     assert not student.is_contiguous()
-    torch.testing.assert_close(soft_target(student, teacher), soft_target(student.contiguous(), teacher.contiguous()))
+    torch.testing.assert_close(kd_loss(student, teacher), kd_loss(student.contiguous(), teacher.contiguous()))
 
 
-@pytest.mark.parametrize("scale", [1e4, -1e4])
+@pytest.marker.parametrize("scale", [1e4, -1e4])
 def test_extreme_logits_have_a_finite_value_and_gradient(scale):
     student = torch.tensor([[scale, -scale, 0.0]], requires_grad=True)
-    value = soft_target(student, torch.tensor([[-scale, scale, 0.0]]), tau=4.0)
+    value = kd_loss(student, torch.tensor([[-scale, scale, 0.0]]), temperature=4.0)
     # All the teacher's mass lies where the student's is exp(−2·10⁴ / tau): KL = 2·10⁴ / 4, times 16.
     assert value.item() == pytest.approx(8e4, rel=1e-6)
     value.backward()
@@ -100,68 +100,68 @@ def test_extreme_logits_have_a_finite_value_and_gradient(scale):
 
 def test_the_gradient_is_tau_times_the_difference_of_the_probabilities():
     student, teacher = torch.randn(3, 5, dtype=torch.float64, requires_grad=True), torch.randn(3, 5).double()
-    soft_target(student, teacher, tau=4.0).backward()
+    kd_loss(student, teacher, temperature=4.0).backward()
     expected = 4.0 * ((student.detach() / 4).softmax(1) - (teacher / 4).softmax(1)) / 3
     torch.testing.assert_close(student.grad, expected)
-    assert torch.autograd.gradcheck(lambda s: soft_target(s, teacher, tau=2.0), student)
+    assert torch.autograd.gradcheck(lambda s: kd_loss(s, teacher, temperature=2.0), student)
 
 
 def test_the_temperature_itself_can_be_learned():
     student, teacher = torch.randn(3, 4).double(), torch.randn(3, 4).double()
     tau = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda t: soft_target(student, teacher, tau=t), tau)
+    assert torch.autograd.gradcheck(lambda t: kd_loss(student, teacher, temperature=t), tau)
 
 
 def test_an_impossible_class_costs_nothing_and_poisons_no_gradient():
     student = torch.tensor([[1.0, 0.0, -torch.inf]], requires_grad=True)
-    value = soft_target(student, torch.tensor([[0.0, 2.0, -torch.inf]]))
-    torch.testing.assert_close(value, soft_target(student[:, :2], torch.tensor([[0.0, 2.0]])))
+    value = kd_loss(student, torch.tensor([[0.0, 2.0, -torch.inf]]))
+    torch.testing.assert_close(value, kd_loss(student[:, :2], torch.tensor([[0.0, 2.0]])))
     value.backward()
     assert torch.isfinite(student.grad).all()
 
 
 def test_no_row_at_all_costs_zero_with_a_gradient_of_zero():
     student = torch.zeros(0, 3, requires_grad=True)
-    value = soft_target(student, torch.zeros(0, 3))
+    value = kd_loss(student, torch.zeros(0, 3))
     value.backward()
     assert value.item() == 0.0
 
 
 def test_the_class_takes_its_temperature_from_the_schedule():
-    said = make_exchange(progress=Progress(step=1, steps=2))
-    moved = SoftTarget(tau=schedule.linear(6.0, 2.0))(said)
-    torch.testing.assert_close(moved, SoftTarget(tau=4.0)(said))
+    said = make_context(progress=Progress(step=1, steps=2))
+    moved = KDLoss(temperature=schedule.linear(6.0, 2.0))(said)
+    torch.testing.assert_close(moved, KDLoss(temperature=4.0)(said))
 
 
 def test_the_class_takes_the_teacher_it_names():
-    said = make_exchange(teachers=("a", "b"))
-    expected = soft_target(said.student.rows(), said.teachers["b"].rows())
-    torch.testing.assert_close(SoftTarget(teacher="b")(said), expected)
+    said = make_context(teacher_names=("a", "b"))
+    expected = kd_loss(said.student.require_logits(), said.teachers["b"].require_logits())
+    torch.testing.assert_close(KDLoss(teacher="b")(said), expected)
     with pytest.raises(LimbeckError, match="no teacher is named 'bb'; there are: b"):
-        SoftTarget(teacher="bb")(said)
+        KDLoss(teacher="bb")(said)
 
 
-@pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.marker.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_temperature_that_is_not_above_zero_is_refused(tau):
     with pytest.raises(LimbeckError, match="above zero"):
-        SoftTarget(tau=tau)
+        KDLoss(temperature=tau)
     with pytest.raises(LimbeckError, match="above zero"):
-        soft_target(torch.zeros(1, 2), torch.zeros(1, 2), tau=tau)
+        kd_loss(torch.zeros(1, 2), torch.zeros(1, 2), temperature=tau)
 
 
 def test_a_schedule_that_reaches_temperature_zero_is_refused_when_it_gets_there():
     with pytest.raises(LimbeckError, match="let its schedule end above zero"):
-        SoftTarget(tau=schedule.warmup(4.0, over=0.5))(make_exchange(progress=Progress(step=0, steps=4)))
+        KDLoss(temperature=schedule.warmup(4.0, fraction=0.5))(make_context(progress=Progress(step=0, steps=4)))
 
 
 def test_networks_of_different_classes_are_refused_with_both_shapes():
-    said = Exchange(student=Outputs(logits=torch.zeros(2, 3)), teacher=Outputs(logits=torch.zeros(2, 4)))
+    said = LossContext(student=Outputs(logits=torch.zeros(2, 3)), teacher=Outputs(logits=torch.zeros(2, 4)))
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*same rows with the same classes"):
-        SoftTarget()(said)
+        KDLoss()(said)
 
 
-@pytest.mark.parametrize("tau", [1.0, 4.0])
+@pytest.marker.parametrize("tau", [1.0, 4.0])
 def test_both_derivatives_are_those_of_finite_differences(tau):
     student, teacher = torch.randn(3, 4).double().requires_grad_(), torch.randn(3, 4).double()
-    assert torch.autograd.gradcheck(lambda s: soft_target(s, teacher, tau=tau), student)
-    assert torch.autograd.gradgradcheck(lambda s: soft_target(s, teacher, tau=tau), student)
+    assert torch.autograd.gradcheck(lambda s: kd_loss(s, teacher, temperature=tau), student)
+    assert torch.autograd.gradgradcheck(lambda s: kd_loss(s, teacher, temperature=tau), student)

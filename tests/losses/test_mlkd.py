@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 
 from limbeck.core.errors import LimbeckError
-from limbeck.losses import MultiLevel, multi_level, soft_target
-from limbeck.losses.temperature import Fixed
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import MLKDLoss, kd_loss, mlkd_loss
+from limbeck.losses.temperature import Constant
+from limbeck.testing import check_loss, make_context
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_relations.py"))))
 # The two matrices are sums over rows and classes divided once, as in the paper.
@@ -34,8 +34,8 @@ def levels(student, teacher, tau):
 
 
 def test_it_keeps_every_promise_but_those_on_repetition_and_on_an_impossible_class():
-    check_term(MultiLevel(), without=SUMS)
-    check_term(MultiLevel(taus=(1.0,), batch=0.0, classes=0.0, teacher="teacher"))
+    check_loss(MLKDLoss(), skip=SUMS)
+    check_loss(MLKDLoss(temperatures=(1.0,), batch_weight=0.0, class_weight=0.0, teacher="teacher"))
 
 
 def test_the_value_worked_by_hand():
@@ -47,14 +47,14 @@ def test_the_value_worked_by_hand():
         ({"instances": 0.0, "classes": 0.0}, 1 / 64),
         ({"instances": 0.0, "batch": 0.0}, 9 / 128),
     ):
-        assert float(multi_level(student, teacher, taus=[1.0], **weights)) == pytest.approx(expected, rel=1e-5)
+        assert float(mlkd_loss(student, teacher, temperatures=[1.0], **weights)) == pytest.approx(expected, rel=1e-5)
 
 
 @shared.FEW
 @given(shared.logits())
 def test_it_agrees_with_the_paper_in_numpy(pair):
     expected = sum(levels(*pair, tau) for tau in (2.0, 3.0, 4.0, 5.0, 6.0)) @ [1.0, 2.0, 3.0]
-    value = shared.value(multi_level, *pair, instances=1.0, batch=2.0, classes=3.0)
+    value = shared.value(mlkd_loss, *pair, instance_weight=1.0, batch=2.0, classes=3.0)
     assert value == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
@@ -64,47 +64,51 @@ def test_a_batch_twice_over_costs_twice_between_samples_and_four_times_between_c
     only = {"instances": 0.0, "batch": 0.0, "classes": 0.0}
     for name, times in (("instances", 1), ("batch", 2), ("classes", 4)):
         weights = only | {name: 1.0}
-        torch.testing.assert_close(multi_level(*twice, **weights), times * multi_level(student, teacher, **weights))
+        torch.testing.assert_close(mlkd_loss(*twice, **weights), times * mlkd_loss(student, teacher, **weights))
 
 
 def test_the_instances_alone_are_soft_targets_of_all_temperatures():
     student, teacher = torch.randn(3, 4).double(), torch.randn(3, 4).double()
-    expected = soft_target(student, teacher, tau=2.0) + soft_target(student, teacher, tau=5.0)
-    torch.testing.assert_close(multi_level(student, teacher, taus=[2, 5], batch=0.0, classes=0.0), expected)
+    expected = kd_loss(student, teacher, temperature=2.0) + kd_loss(student, teacher, temperature=5.0)
+    torch.testing.assert_close(
+        mlkd_loss(student, teacher, temperatures=[2, 5], batch_weight=0.0, class_weight=0.0), expected
+    )
 
 
 def test_a_policy_scales_all_temperatures_to_its_own():
-    said = make_exchange(rows=6)
-    torch.testing.assert_close(MultiLevel(tau=4.0)(said), MultiLevel()(said))
-    half = MultiLevel(taus=(1.0, 1.5, 2.0, 2.5, 3.0))(said)
-    torch.testing.assert_close(MultiLevel(tau=2.0)(said), half)
-    torch.testing.assert_close(MultiLevel(taus=(4.0, 6.0, 8.0, 10.0, 12.0), tau=Fixed(2.0))(said), half)
-    check_term(MultiLevel(tau=Fixed(2.0)), without=SUMS)
+    said = make_context(rows=6)
+    torch.testing.assert_close(MLKDLoss(temperature=4.0)(said), MLKDLoss()(said))
+    half = MLKDLoss(temperatures=(1.0, 1.5, 2.0, 2.5, 3.0))(said)
+    torch.testing.assert_close(MLKDLoss(temperature=2.0)(said), half)
+    torch.testing.assert_close(
+        MLKDLoss(temperatures=(4.0, 6.0, 8.0, 10.0, 12.0), temperature=Constant(2.0))(said), half
+    )
+    check_loss(MLKDLoss(temperature=Constant(2.0)), skip=SUMS)
 
 
 def test_half_precision_is_computed_in_float32():
     for pair, arrays in shared.halves(5, 7):
-        value = multi_level(*pair)
+        value = mlkd_loss(*pair)
         assert value.dtype == torch.float32
         assert float(value) == pytest.approx(sum(levels(*arrays, tau).sum() for tau in range(2, 7)), rel=1e-5)
 
 
 def test_extreme_logits_have_a_finite_value_and_gradient():
-    assert shared.finite_at(multi_level)
+    assert shared.finite_at(mlkd_loss)
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    assert shared.right_gradient(multi_level, 3, 4, taus=[1.0, 2.0])
+    assert shared.right_gradient(mlkd_loss, 3, 4, taus=[1.0, 2.0])
 
 
 def test_a_teacher_that_answered_no_sample_costs_zero():
-    assert float(MultiLevel()(shared.unanswered())) == 0.0
+    assert float(MLKDLoss()(shared.unanswered())) == 0.0
 
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*same rows with the same classes"):
-        multi_level(torch.zeros(2, 3), torch.zeros(2, 4))
+        mlkd_loss(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(LimbeckError, match="here is none: give taus"):
-        MultiLevel(taus=())
+        MLKDLoss(temperatures=())
     with pytest.raises(LimbeckError, match="above zero, not 0"):
-        MultiLevel(taus=(2.0, 0.0))
+        MLKDLoss(temperatures=(2.0, 0.0))

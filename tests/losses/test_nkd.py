@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from limbeck import schedule
 from limbeck.core.errors import LimbeckError
-from limbeck.losses import Normalized, normalized
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import NKDLoss, nkd_loss
+from limbeck.testing import check_loss, make_context
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_relations.py"))))
 CROSS = {"zero at agreement"}  # a cross-entropy: at agreement it is the teacher's own entropy
@@ -33,94 +33,92 @@ def paper(student, teacher, target, gamma, tau):
 
 
 def test_it_keeps_every_promise_but_zero_at_agreement():
-    check_term(Normalized(), without=CROSS)
-    check_term(Normalized(gamma=1.0, tau=schedule.linear(4.0, 1.0), teacher="teacher"), without=CROSS)
+    check_loss(NKDLoss(), skip=CROSS)
+    check_loss(NKDLoss(gamma=1.0, temperature=schedule.linear(4.0, 1.0), teacher="teacher"), skip=CROSS)
 
 
 def test_the_value_worked_by_hand():
     # True class 0. Teacher p = (1/2, 1/4, 1/4); student q = (1/4, 1/4, 1/2), without the true class (1/3, 2/3).
     # Own: 1/2 ln 4. Others: −1/2 ln 1/3 − 1/2 ln 2/3 = 1/2 ln 9/2, times gamma 1.5.
     student, teacher = torch.tensor([[0.25, 0.25, 0.5]]).log(), torch.tensor([[0.5, 0.25, 0.25]]).log()
-    value = normalized(student, teacher, torch.tensor([0]))
+    value = nkd_loss(student, teacher, torch.tensor([0]))
     assert float(value) == pytest.approx(0.5 * np.log(4) + 0.75 * np.log(4.5), rel=1e-6)
 
 
 @shared.FEW
-@given(shared.judged(), st.floats(0.0, 2.0), st.floats(0.5, 20.0))
+@given(shared.pair_with_target(), st.floats(0.0, 2.0), st.floats(0.5, 20.0))
 def test_it_agrees_with_the_paper_in_numpy(said, gamma, tau):
-    value = shared.value(normalized, *said, gamma=gamma, tau=tau)
+    value = shared.value(nkd_loss, *said, gamma=gamma, temperature=tau)
     assert value == pytest.approx(paper(*said, gamma, tau), rel=1e-6, abs=1e-12)
 
 
 def test_the_others_are_least_where_the_networks_agree():
     teacher, target = torch.randn(3, 5).double(), torch.tensor([0, 4, 2])
     student = teacher.clone().requires_grad_()
-    value = normalized(student, teacher, target)
+    value = nkd_loss(student, teacher, target)
     value.backward()
     # What is left of the gradient is that of the true class's own part: p_c · (q − onehot).
     q = teacher.softmax(1)
-    left = q.gather(1, target[:, None]) * (q - torch.nn.functional.one_hot(target, 5)) / 3
+    left = q.gather_distributed(1, target[:, None]) * (q - torch.nn.functional.one_hot(target, 5)) / 3
     torch.testing.assert_close(student.grad, left)
 
 
 def test_between_two_classes_only_the_true_one_speaks():
     student, teacher, target = torch.randn(2, 2), torch.randn(2, 2), torch.tensor([0, 1])
     torch.testing.assert_close(
-        normalized(student, teacher, target, gamma=0.0), normalized(student, teacher, target, gamma=9.0)
+        nkd_loss(student, teacher, target, gamma=0.0), nkd_loss(student, teacher, target, gamma=9.0)
     )
 
 
 def test_rows_without_a_label_are_left_out():
     student, teacher, target = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, -100, 2, -100])
     kept = target >= 0
-    torch.testing.assert_close(
-        normalized(student, teacher, target), normalized(student[kept], teacher[kept], target[kept])
-    )
-    assert float(normalized(student, teacher, torch.full((4,), -100))) == 0.0
+    torch.testing.assert_close(nkd_loss(student, teacher, target), nkd_loss(student[kept], teacher[kept], target[kept]))
+    assert float(nkd_loss(student, teacher, torch.full((4,), -100))) == 0.0
 
 
 def test_the_truth_is_cut_to_the_samples_that_the_teacher_answered():
-    said = make_exchange()
+    said = make_context()
     present = torch.tensor([True, False, True, True, False, True])
-    partial = replace(said, teacher=replace(said.teacher, present=present))
-    expected = normalized(
-        said.student.rows()[present], said.teacher.rows()[present], said.target[present]
+    partial = replace(said, teacher=replace(said.teacher, valid=present))
+    expected = nkd_loss(
+        said.student.require_logits()[present], said.teacher.require_logits()[present], said.target[present]
     )  # fmt: skip
-    torch.testing.assert_close(Normalized()(partial), expected)
+    torch.testing.assert_close(NKDLoss()(partial), expected)
 
 
 def test_half_precision_is_computed_in_float32():
     target = np.array([0, 6, 3, 1, 2])
     for pair, arrays in shared.halves(5, 7, scale=5.0):
-        value = normalized(*pair, torch.tensor(target))
+        value = nkd_loss(*pair, torch.tensor(target))
         assert value.dtype == torch.float32
         assert float(value) == pytest.approx(paper(*arrays, target, 1.5, 1.0), rel=1e-5)
 
 
 def test_extreme_logits_have_a_finite_value_and_gradient():
-    assert shared.finite_at(normalized, torch.tensor([0, 1]))
-    assert shared.finite_at(normalized, torch.tensor([1, 0]), tau=4.0)
+    assert shared.finite_at(nkd_loss, torch.tensor([0, 1]))
+    assert shared.finite_at(nkd_loss, torch.tensor([1, 0]), temperature=4.0)
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    assert shared.right_gradient(normalized, 3, 4, target=torch.tensor([0, 3, 1]), tau=2.0)
+    assert shared.right_gradient(nkd_loss, 3, 4, target=torch.tensor([0, 3, 1]), temperature=2.0)
 
 
 def test_a_temperature_by_row_scales_each_row_by_its_own_square():
     student, teacher, target = torch.randn(2, 3).double(), torch.randn(2, 3).double(), torch.tensor([0, 2])
-    each = [normalized(student[i : i + 1], teacher[i : i + 1], target[i : i + 1], tau=1.0 + i) for i in (0, 1)]
-    together = normalized(student, teacher, target, tau=torch.tensor([1.0, 2.0]))
+    each = [nkd_loss(student[i : i + 1], teacher[i : i + 1], target[i : i + 1], temperature=1.0 + i) for i in (0, 1)]
+    together = nkd_loss(student, teacher, target, temperature=torch.tensor([1.0, 2.0]))
     torch.testing.assert_close(together, torch.stack(each).mean())
 
 
 def test_a_teacher_that_answered_no_sample_costs_zero():
-    assert float(Normalized()(shared.unanswered())) == 0.0
+    assert float(NKDLoss()(shared.unanswered())) == 0.0
 
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*same rows with the same classes"):
-        normalized(torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2, dtype=torch.long))
+        nkd_loss(torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2, dtype=torch.long))
     with pytest.raises(LimbeckError, match=r"answered 2 rows, and the target has the shape \[3\]"):
-        normalized(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(3, dtype=torch.long))
+        nkd_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(3, dtype=torch.long))
     with pytest.raises(LimbeckError, match="above zero"):
-        Normalized(tau=0.0)
+        NKDLoss(temperature=0.0)

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given
 
 from limbeck.core.errors import LimbeckError
-from limbeck.losses import Neuron, neuron
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import NSTLoss, nst_loss
+from limbeck.testing import check_loss, make_context
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_features.py"))))
 
@@ -35,65 +35,68 @@ def paper(student, teacher):
     return kernel(its, its) + kernel(own, own) - 2 * kernel(own, its)
 
 
-@pytest.mark.parametrize("teacher", [(8, 4, 4), (3, 4, 4), (40, 4, 4), (12, 2, 5)])
+@pytest.marker.parametrize("teacher", [(8, 4, 4), (3, 4, 4), (40, 4, 4), (12, 2, 5)])
 def test_it_keeps_every_promise_of_a_term(teacher):
-    check_term(
-        Neuron("mid"), make=partial(make_exchange, student_taps={"mid": (8, 4, 4)}, teacher_taps={"mid": teacher})
+    check_loss(
+        NSTLoss("mid"),
+        context_factory=partial(
+            make_context, student_feature_shapes={"mid": (8, 4, 4)}, teacher_feature_shapes={"mid": teacher}
+        ),
     )
 
 
 def test_it_keeps_every_promise_between_tokens():
-    make = partial(make_exchange, student_taps={"mid": (6, 5)}, teacher_taps={"mid": (6, 9)})
-    check_term(Neuron("mid", teacher="teacher"), make=make)
+    make = partial(make_context, student_feature_shapes={"mid": (6, 5)}, teacher_feature_shapes={"mid": (6, 9)})
+    check_loss(NSTLoss("mid", teacher="teacher"), context_factory=make)
 
 
 def test_the_value_worked_by_hand():
     # Student (1, 0) and (0, 1): pairs (1, 0, 0, 1), mean 1/2. Teacher (1, 1)/√2: 1. Across: 1/2 twice, mean 1/2.
     # 1/2 + 1 − 2 · 1/2 = 1/2; scales do not count.
     student, teacher = torch.tensor([[[2.0, 0.0], [0.0, 5.0]]]), torch.tensor([[[3.0, 3.0]]])
-    assert float(neuron(student, teacher)) == pytest.approx(0.5, abs=1e-6)
+    assert float(nst_loss(student, teacher)) == pytest.approx(0.5, abs=1e-6)
 
 
 @shared.FEW
 @given(shared.features(same_channels=False, same_size=False))
 def test_it_agrees_with_the_paper_in_numpy(pair):
-    shared.close(neuron(*map(torch.tensor, pair)), paper(*pair))
+    shared.close(nst_loss(*map(torch.tensor, pair)), paper(*pair))
 
 
 @shared.FEW
 @given(shared.features(rank=3, same_channels=False))
 def test_it_agrees_with_the_paper_over_one_axis_of_positions(pair):
-    shared.close(neuron(*map(torch.tensor, pair)), paper(*pair))
+    shared.close(nst_loss(*map(torch.tensor, pair)), paper(*pair))
 
 
-@pytest.mark.parametrize(("channels", "size"), [(24, 3), (3, 6)])
+@pytest.marker.parametrize(("channels", "size"), [(24, 3), (3, 6)])
 def test_many_channels_and_many_positions_agree_with_the_paper(channels, size):
     random = np.random.default_rng(0)
     pair = random.normal(size=(2, channels, size, size)), random.normal(size=(2, channels + 1, size, size))
-    shared.close(neuron(*map(torch.tensor, pair)), paper(*pair))
+    shared.close(nst_loss(*map(torch.tensor, pair)), paper(*pair))
 
 
 def test_channels_in_another_order_and_size_cost_nothing():
     student = torch.randn(2, 5, 3, 3)
-    assert float(neuron(student, 7 * student[:, torch.randperm(5)])) == pytest.approx(0.0, abs=1e-6)
+    assert float(nst_loss(student, 7 * student[:, torch.randperm(5)])) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_half_precision_is_computed_in_float32():
-    shared.check_half(neuron, paper, (2, 3, 4, 4), (2, 5, 4, 4))
+    shared.check_half(nst_loss, paper, (2, 3, 4, 4), (2, 5, 4, 4))
 
 
-@pytest.mark.parametrize("channels", [2, 9])
+@pytest.marker.parametrize("channels", [2, 9])
 def test_the_gradient_is_that_of_finite_differences(channels):
-    shared.check_gradient(neuron, (2, channels, 2, 3), (2, channels, 2, 2))
+    shared.check_gradient(nst_loss, (2, channels, 2, 3), (2, channels, 2, 2))
 
 
 def test_channels_last_memory_costs_the_same():
-    shared.check_memory_order(neuron, (2, 3, 4, 4), (2, 5, 4, 4))
+    shared.check_memory_order(nst_loss, (2, 3, 4, 4), (2, 5, 4, 4))
 
 
 def test_a_dead_layer_has_a_finite_gradient():
     student = torch.zeros(2, 3, 4, 4, requires_grad=True)
-    neuron(student, torch.randn(2, 3, 4, 4)).backward()
+    nst_loss(student, torch.randn(2, 3, 4, 4)).backward()
     assert torch.isfinite(student.grad).all()
 
 
@@ -102,21 +105,21 @@ def test_nothing_as_large_as_every_pair_at_every_position_is_made():
     student, teacher = torch.randn(8, 64, 16, 16, requires_grad=True), torch.randn(8, 64, 16, 16)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
-        neuron(student, teacher).backward()
+        nst_loss(student, teacher).backward()
     assert max(kept) <= student.numel()
 
 
 def test_a_teacher_that_answered_no_sample_costs_zero():
     student = torch.randn(2, 3, 4, 4, requires_grad=True)
-    value = Neuron("mid")(shared.exchange(student, torch.randn(2, 5, 2, 2), present=torch.tensor([False, False])))
+    value = NSTLoss("mid")(shared.forward_context(student, torch.randn(2, 5, 2, 2), valid=torch.tensor([False, False])))
     value.backward()
     assert value.item() == 0.0
     assert not student.grad.any()
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("student", "teacher"), [((2, 3), (2, 3)), ((2, 3, 4), (2, 3, 5)), ((2, 3, 4, 4), (1, 3, 4, 4))]
 )
 def test_features_over_other_positions_are_refused(student, teacher):
     with pytest.raises(LimbeckError, match="tap layers whose batch and positions agree"):
-        neuron(torch.zeros(student), torch.zeros(teacher))
+        nst_loss(torch.zeros(student), torch.zeros(teacher))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from limbeck import schedule
 from limbeck.core.errors import LimbeckError
-from limbeck.losses import ReverseKL, reverse_kl, soft_target
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import ReverseKLLoss, kd_loss, reverse_kl_loss
+from limbeck.testing import check_loss, make_context
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_relations.py"))))
 
@@ -27,68 +27,70 @@ def paper(student, teacher, tau):
 
 
 def test_it_keeps_every_promise_of_a_term():
-    check_term(ReverseKL(tau=4.0))
-    check_term(ReverseKL(tau=schedule.linear(8.0, 1.0), teacher="teacher"))
+    check_loss(ReverseKLLoss(temperature=4.0))
+    check_loss(ReverseKLLoss(temperature=schedule.linear(8.0, 1.0), teacher="teacher"))
 
 
 def test_the_value_worked_by_hand():
     # tau 2. Student (2 ln 3, 0): q = (3/4, 1/4). Teacher (0, 0): p = (1/2, 1/2). KL(q ‖ p) = 3/4 ln 3 − ln 2, times 4.
-    value = reverse_kl(torch.tensor([[2 * np.log(3.0), 0.0]]), torch.zeros(1, 2), tau=2.0)
+    value = reverse_kl_loss(torch.tensor([[2 * np.log(3.0), 0.0]]), torch.zeros(1, 2), temperature=2.0)
     assert float(value) == pytest.approx(3 * np.log(3) - 4 * np.log(2), rel=1e-6)
 
 
 @shared.FEW
 @given(shared.logits(), st.floats(0.5, 20.0))
 def test_it_agrees_with_numpy(pair, tau):
-    assert shared.value(reverse_kl, *pair, tau=tau) == pytest.approx(paper(*pair, tau), rel=1e-6, abs=1e-12)
+    assert shared.value(reverse_kl_loss, *pair, temperature=tau) == pytest.approx(
+        paper(*pair, tau), rel=1e-6, abs=1e-12
+    )
 
 
 def test_it_is_the_soft_target_with_the_networks_changed_over():
     student, teacher = torch.randn(3, 5).double(), torch.randn(3, 5).double()
-    torch.testing.assert_close(reverse_kl(student, teacher), soft_target(teacher, student))
+    torch.testing.assert_close(reverse_kl_loss(student, teacher), kd_loss(teacher, student))
 
 
 def test_a_temperature_by_row_scales_each_row_by_its_own_square():
     student, teacher = np.random.default_rng(0).normal(size=(2, 4, 5))
     tau = np.array([1.0, 2.0, 4.0, 8.0])
-    value = reverse_kl(torch.tensor(student), torch.tensor(teacher), tau=torch.tensor(tau))
+    value = reverse_kl_loss(torch.tensor(student), torch.tensor(teacher), temperature=torch.tensor(tau))
     assert float(value) == pytest.approx(paper(student, teacher, tau), rel=1e-6)
 
 
 def test_half_precision_is_computed_in_float32():
     for pair, arrays in shared.halves(5, 7):
-        value = reverse_kl(*pair)
+        value = reverse_kl_loss(*pair)
         assert value.dtype == torch.float32
         assert float(value) == pytest.approx(paper(*arrays, 4.0), rel=1e-5)
 
 
 def test_extreme_logits_have_a_finite_value_and_gradient():
-    assert shared.finite_at(reverse_kl)
-    assert shared.finite_at(reverse_kl, tau=1.0)
+    assert shared.finite_at(reverse_kl_loss)
+    assert shared.finite_at(reverse_kl_loss, temperature=1.0)
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    assert shared.right_gradient(reverse_kl, 3, 4, tau=2.0)
+    assert shared.right_gradient(reverse_kl_loss, 3, 4, temperature=2.0)
 
 
 def test_a_teacher_that_answered_no_sample_costs_zero():
-    assert float(ReverseKL()(shared.unanswered())) == 0.0
+    assert float(ReverseKLLoss()(shared.unanswered())) == 0.0
 
 
 def test_the_class_takes_its_temperature_from_the_schedule():
-    said = make_exchange()
-    moved = ReverseKL(tau=schedule.linear(5.0, 1.0))(said)
-    torch.testing.assert_close(moved, ReverseKL(tau=4.0)(said))
+    said = make_context()
+    moved = ReverseKLLoss(temperature=schedule.linear(5.0, 1.0))(said)
+    torch.testing.assert_close(moved, ReverseKLLoss(temperature=4.0)(said))
 
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*same rows with the same classes"):
-        reverse_kl(torch.zeros(2, 3), torch.zeros(2, 4))
+        reverse_kl_loss(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(LimbeckError, match=r"logits are \[rows, classes\]"):
-        reverse_kl(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))
+        reverse_kl_loss(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))
     with pytest.raises(LimbeckError, match="here are 3 for 2 rows"):
-        reverse_kl(torch.zeros(2, 3), torch.zeros(2, 3), tau=torch.ones(3))
+        reverse_kl_loss(torch.zeros(2, 3), torch.zeros(2, 3), temperature=torch.ones(3))
     with pytest.raises(LimbeckError, match="above zero"):
-        ReverseKL(tau=0.0)
+        ReverseKLLoss(temperature=0.0)
     with pytest.raises(LimbeckError, match="above zero"):
-        reverse_kl(torch.zeros(2, 3), torch.zeros(2, 3), tau=-1.0)
+        reverse_kl_loss(torch.zeros(2, 3), torch.zeros(2, 3), temperature=-1.0)

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limbeck.core.errors import LimbeckError
-from limbeck.losses import Review, review
-from limbeck.recipe.resolve_node import check
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import ReviewKDLoss, reviewkd_loss
+from limbeck.recipe.resolve_node import resolve_node
+from limbeck.testing import check_loss, make_context
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_features.py"))))
 
@@ -30,7 +30,7 @@ def hierarchical(student, teacher):
         if size is not None and size >= min(student.shape[2:]):
             continue
         own, its = (maps if size is None else shared.pooled(maps, size, size) for maps in (student, teacher))
-        losses += weight * np.square(own - its).mean()
+        losses += weight * np.exp_avg_sq(own - its).mean()
         weights += weight
         weight /= 2
     return losses / weights
@@ -46,24 +46,26 @@ def fused(term, student):
     """What Review compares with the teacher, from the layers it learned, in NumPy."""
     made, handed = [], None
     for maps, stage in reversed(list(zip(student, term.fusions, strict=True))):
-        own = shared.batch_normed(shared.convolved(maps, stage.into), stage.into_norm)
+        own = shared.batch_normed(shared.convolved(maps, stage.conv_in), stage.norm_in)
         if handed is not None:
             handed = nearest(handed, *own.shape[2:])
             attention = 1 / (1 + np.exp(-shared.convolved(np.concatenate([own, handed], axis=1), stage.attention)))
             own = own * attention[:, :1] + handed * attention[:, 1:]
         handed = own
-        made.insert(0, shared.batch_normed(shared.convolved(own, stage.out), stage.out_norm))
+        made.insert(0, shared.batch_normed(shared.convolved(own, stage.out), stage.norm_out))
     return made
 
 
 def both(student=STAGES, teacher=OTHERS, **options):
-    return make_exchange(student_taps=student, teacher_taps=teacher, **options)
+    return make_context(student_feature_shapes=student, teacher_feature_shapes=teacher, **options)
 
 
 def test_it_keeps_every_promise_but_zero_at_agreement():
     # What fuses has to learn before it agrees.
-    check_term(Review(["early", "middle", "late"]), make=both, without={"zero at agreement"})
-    check_term(Review(["middle"], width=3, teacher="teacher"), make=both, without={"zero at agreement"})
+    check_loss(ReviewKDLoss(["early", "middle", "late"]), context_factory=both, skip={"zero at agreement"})
+    check_loss(
+        ReviewKDLoss(["middle"], mid_channels=3, teacher="teacher"), context_factory=both, skip={"zero at agreement"}
+    )
 
 
 def test_the_value_worked_by_hand():
@@ -71,7 +73,7 @@ def test_the_value_worked_by_hand():
     # stage is one position with a difference of 2: 4. Together 6.
     early = torch.tensor([[[[1.0, 3.0], [0.0, 0.0]]]]), torch.zeros(1, 1, 2, 2)
     late = torch.tensor([[[[2.0]]]]), torch.zeros(1, 1, 1, 1)
-    assert review((early[0], late[0]), (early[1], late[1])).item() == pytest.approx(6.0)
+    assert reviewkd_loss((early[0], late[0]), (early[1], late[1])).item() == pytest.approx(6.0)
 
 
 @shared.FEW
@@ -81,7 +83,7 @@ def test_it_agrees_with_the_published_form_in_numpy(pairs, size):
     large = np.random.default_rng(size).normal(size=(2, 2, 3, size, size))
     pairs = [(large[0], large[1]), *pairs]
     students, teachers = zip(*pairs, strict=True)
-    value = review(list(map(torch.tensor, students)), list(map(torch.tensor, teachers)))
+    value = reviewkd_loss(list(map(torch.tensor, students)), list(map(torch.tensor, teachers)))
     shared.close(value, sum(hierarchical(*pair) for pair in pairs))
 
 
@@ -90,84 +92,86 @@ def test_the_class_agrees_with_numpy_through_what_it_fuses():
     student = [random.normal(size=(3, *shape)) for shape in ((4, 8, 8), (6, 4, 4), (10, 1, 1))]
     teacher = [random.normal(size=(3, *shape)) for shape in ((8, 8, 8), (12, 6, 6), (20, 1, 1))]
     names = ["early", "middle", "late"]
-    said = shared.exchange(torch.zeros(1), torch.zeros(1))
-    said.student.taps.update(zip(names, map(torch.tensor, student), strict=True))
+    said = shared.forward_context(torch.zeros(1), torch.zeros(1))
+    said.student.features.update(zip(names, map(torch.tensor, student), strict=True))
     said.teacher.taps.update(zip(names, map(torch.tensor, teacher), strict=True))
-    term = shared.prepared(Review(names), said)
+    term = shared.prepared(ReviewKDLoss(names), said)
     pairs = [shared.matched(*pair) for pair in zip(fused(term, student), teacher, strict=True)]
     shared.close(term(said), sum(hierarchical(*pair) for pair in pairs))
 
 
 def test_the_shallowest_loss_reaches_the_students_deepest_stage():
     said = both()
-    term = shared.prepared(Review(["early", "middle", "late"]), said)
-    made, handed = term.fusions[2](said.student.tap("late")[:, :, None, None], None)
-    made, handed = term.fusions[1](said.student.tap("middle"), handed)
-    made, handed = term.fusions[0](said.student.tap("early"), handed)
-    made.square().sum().backward()
-    assert said.student.tap("late").grad.any()
+    term = shared.prepared(ReviewKDLoss(["early", "middle", "late"]), said)
+    made, handed = term.fusions[2](said.student.feature("late")[:, :, None, None], None)
+    made, handed = term.fusions[1](said.student.feature("middle"), handed)
+    made, handed = term.fusions[0](said.student.feature("early"), handed)
+    made.exp_avg_sq().sum().backward()
+    assert said.student.feature("late").grad.any()
 
 
 def test_the_common_width_is_the_students_deepest_up_to_512():
     wide = {"early": (4, 2, 2), "late": (600, 1, 1)}
-    assert shared.prepared(Review(["early", "late"]), both(wide, wide)).fusions[0].into.out_channels == 512
-    assert shared.prepared(Review(["early", "late"]), both()).fusions[0].into.out_channels == 10
+    assert shared.prepared(ReviewKDLoss(["early", "late"]), both(wide, wide)).fusions[0].conv_in.out_channels == 512
+    assert shared.prepared(ReviewKDLoss(["early", "late"]), both()).fusions[0].conv_in.out_channels == 10
 
 
 def test_half_precision_is_computed_in_float32():
     def function(student, teacher):
-        return review([student], [teacher])
+        return reviewkd_loss([student], [teacher])
 
     shared.check_half(function, hierarchical, (2, 3, 6, 6), (2, 3, 6, 6))
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    shared.check_gradient(lambda student, teacher: review([student], [teacher]), (1, 2, 3, 3), (1, 2, 3, 3))
+    shared.check_gradient(lambda student, teacher: reviewkd_loss([student], [teacher]), (1, 2, 3, 3), (1, 2, 3, 3))
 
 
 def test_channels_last_memory_costs_the_same():
-    shared.check_memory_order(lambda student, teacher: review([student], [teacher]), (2, 3, 6, 6), (2, 3, 6, 6))
+    shared.check_memory_order(lambda student, teacher: reviewkd_loss([student], [teacher]), (2, 3, 6, 6), (2, 3, 6, 6))
 
 
 def test_a_teacher_that_answered_no_sample_costs_zero():
-    shared.check_nobody_answered(Review(["mid"]), (2, 3, 4, 4), (2, 5, 2, 2))
+    shared.check_nobody_answered(ReviewKDLoss(["mid"]), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
 def test_what_it_learns_may_be_moved_to_another_precision():
-    shared.check_precisions(Review(["mid"]), (2, 3, 4, 4), (2, 5, 2, 2))
+    shared.check_precisions(ReviewKDLoss(["mid"]), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
 def test_an_unprepared_term_says_what_to_call():
-    shared.check_unprepared(Review(["mid"]))
+    shared.check_unprepared(ReviewKDLoss(["mid"]))
 
 
 def test_a_recipe_names_its_taps_in_a_list():
-    term = check({"use": "Review", "at": ["early", "late"]}, "term").build()
+    term = resolve_node({"use": "Review", "at": ["early", "late"]}, "term").build()
     assert repr(term) == "Review(at=['early', 'late'])"
 
 
 def test_the_repr_tells_of_every_stage():
-    told = str(shared.prepared(Review(["early", "middle", "late"]), both()))
+    told = str(shared.prepared(ReviewKDLoss(["early", "middle", "late"]), both()))
     assert "4 → 8" in told
     assert "6 → 12, maps 4×4 and 6×6 pooled to 4×4" in told
 
 
-@pytest.mark.parametrize("at", ["mid", []])
+@pytest.marker.parametrize("at", ["mid", []])
 def test_taps_that_are_no_list_are_refused(at):
     with pytest.raises(LimbeckError, match="reads several layers, a list of taps, and here at is"):
-        Review(at)
+        ReviewKDLoss(at)
 
 
 def test_a_width_of_nothing_is_refused():
     with pytest.raises(LimbeckError, match="one channel at least, and here width is 0"):
-        Review(["mid"], width=0)
+        ReviewKDLoss(["mid"], mid_channels=0)
 
 
 def test_stages_that_cannot_be_compared_are_refused():
     maps = torch.zeros(2, 3, 4, 4)
     with pytest.raises(LimbeckError, match="here are 1 of the student and 2 of the teacher"):
-        review([maps], [maps, maps])
+        reviewkd_loss([maps], [maps, maps])
     with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\].*\[2, 5, 4, 4\]: the class Review fuses"):
-        review([maps], [torch.zeros(2, 5, 4, 4)])
+        reviewkd_loss([maps], [torch.zeros(2, 5, 4, 4)])
     with pytest.raises(LimbeckError, match="tap a convolutional layer"):
-        Review(["mid"]).prepare(make_exchange(student_taps={"mid": (5, 4)}, teacher_taps={"mid": (5, 4)}))
+        ReviewKDLoss(["mid"]).prepare(
+            make_context(student_feature_shapes={"mid": (5, 4)}, teacher_feature_shapes={"mid": (5, 4)})
+        )

@@ -15,22 +15,24 @@ from hypothesis import strategies as st
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
-from limbeck.losses import SimKD, simkd
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import SimKDLoss, simkd_loss
+from limbeck.testing import check_loss, make_context
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_relations.py"))))
 LEARNED = {"zero at agreement"}  # equal features are not so behind a projector that has not learned
 
 
 def exchange(student, teacher, present=None):
-    return Exchange(student=Outputs(taps={"mid": student}), teacher=Outputs(taps={"mid": teacher}, present=present))
+    return LossContext(
+        student=Outputs(features={"mid": student}), teacher=Outputs(features={"mid": teacher}, valid=present)
+    )
 
 
 def prepared(said, **options):
     torch.manual_seed(0)
-    term = SimKD("mid", **options)
+    term = SimKDLoss("mid", **options)
     term.prepare(said)
     return term
 
@@ -48,15 +50,15 @@ def convolved(x, weight):
     return np.einsum("oiuv,bihwuv->bohw", weight, windows)
 
 
-@pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (6, 4, 4)), ((8, 6, 6), (8, 3, 3)), ((5,), (7,))])
+@pytest.marker.parametrize(("student", "teacher"), [((8, 4, 4), (6, 4, 4)), ((8, 6, 6), (8, 3, 3)), ((5,), (7,))])
 def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
-    make = partial(make_exchange, student_taps={"mid": student}, teacher_taps={"mid": teacher})
-    check_term(SimKD("mid", teacher="teacher"), make=make, without=LEARNED)
+    make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
+    check_loss(SimKDLoss("mid", teacher="teacher"), context_factory=make, skip=LEARNED)
 
 
 def test_the_value_worked_by_hand():
     # The student's four ones and threes are pooled to 2; the teacher's one is 5: 9.
-    assert float(simkd(torch.tensor([[[[1.0, 3.0], [3.0, 1.0]]]]), torch.tensor([[[[5.0]]]]))) == 9.0
+    assert float(simkd_loss(torch.tensor([[[[1.0, 3.0], [3.0, 1.0]]]]), torch.tensor([[[[5.0]]]]))) == 9.0
 
 
 @shared.FEW
@@ -70,8 +72,8 @@ def test_it_agrees_with_numpy(seed, channels, size, equal, scale):
         else scale * random.normal(size=(2, channels, 2 * size, 2 * size))
     )
     pooled = student.reshape(2, channels, size, 2, size, 2).mean(axis=(3, 5))
-    expected = np.square(pooled - teacher).mean()
-    assert shared.value(simkd, student, teacher) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    expected = np.exp_avg_sq(pooled - teacher).mean()
+    assert shared.value(simkd_loss, student, teacher) == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
 def test_the_class_agrees_with_numpy_through_its_projector():
@@ -84,7 +86,7 @@ def test_the_class_agrees_with_numpy_through_its_projector():
     projected = student
     for weight in weights:
         projected = normalized(convolved(projected, weight))
-    assert term(said).item() == pytest.approx(np.square(projected - teacher).mean(), rel=1e-6)
+    assert term(said).item() == pytest.approx(np.exp_avg_sq(projected - teacher).mean(), rel=1e-6)
 
 
 def test_the_class_agrees_with_numpy_on_vectors():
@@ -95,26 +97,26 @@ def test_the_class_agrees_with_numpy_on_vectors():
     first, second = (layer.weight.detach().numpy() for layer in term.projector if isinstance(layer, nn.Linear))
     projected = normalized(normalized(student @ first.T) @ second.T)
     assert first.shape == (2, 3)
-    assert term(said).item() == pytest.approx(np.square(projected - teacher).mean(), rel=1e-6)
+    assert term(said).item() == pytest.approx(np.exp_avg_sq(projected - teacher).mean(), rel=1e-6)
 
 
 def test_the_head_is_the_projector_under_the_teachers_classifier():
     student, teacher, classifier = torch.randn(2, 3, 4, 4), torch.randn(2, 6, 4, 4), nn.Linear(6, 10)
     term = prepared(exchange(student, teacher))
-    head = term.head(classifier).eval()
+    head = term.make_head(classifier).eval()
     term.eval()
     torch.testing.assert_close(head(student), classifier(term.projector(student).mean(dim=(2, 3))))
     assert head.classifier is not classifier
     assert sum(p.numel() for p in head.parameters()) == sum(p.numel() for p in term.parameters()) + 70
     vectors = prepared(exchange(torch.randn(2, 3), torch.randn(2, 6)))
-    assert vectors.head(classifier).eval()(torch.randn(2, 3)).shape == (2, 10)
+    assert vectors.make_head(classifier).eval()(torch.randn(2, 3)).shape == (2, 10)
 
 
 def test_its_repr_tells_the_parameters_that_inference_pays_for():
     term = prepared(exchange(torch.zeros(2, 3, 4, 4), torch.zeros(2, 6, 4, 4)))
     # 3·3 + 3·3·9 + 3·6 weights, and 2 · (3 + 3 + 6) of BatchNorm.
     assert "132 parameters, deployed with the student" in str(term)
-    assert str(SimKD("mid", teacher="big")) == "SimKD(at='mid', factor=2, teacher='big')"
+    assert str(SimKDLoss("mid", teacher="big")) == "SimKD(at='mid', factor=2, teacher='big')"
 
 
 def test_preparing_moves_no_statistics():
@@ -131,18 +133,18 @@ def test_channels_last_memory_costs_the_same():
 
 def test_half_precision_is_computed_in_float32():
     for pair, (student, teacher) in shared.halves(3, 4):
-        value = simkd(*pair)
+        value = simkd_loss(*pair)
         assert value.dtype == torch.float32
-        assert float(value) == pytest.approx(np.square(student - teacher).mean(), rel=1e-5)
+        assert float(value) == pytest.approx(np.exp_avg_sq(student - teacher).mean(), rel=1e-5)
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    assert shared.right_gradient(simkd, 2, 3, 2, 2)
+    assert shared.right_gradient(simkd_loss, 2, 3, 2, 2)
 
 
 def test_a_teacher_that_answered_no_sample_costs_zero_with_a_gradient_of_zero():
     student = torch.randn(2, 3, 4, 4, requires_grad=True)
-    said = exchange(student, torch.randn(2, 5, 2, 2), present=torch.tensor([False, False]))
+    said = exchange(student, torch.randn(2, 5, 2, 2), valid=torch.tensor([False, False]))
     term = prepared(said)
     value = term(said)
     value.backward()
@@ -152,13 +154,13 @@ def test_a_teacher_that_answered_no_sample_costs_zero_with_a_gradient_of_zero():
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(LimbeckError, match=r"call distiller.prepare\(batch\) before building the optimizer"):
-        SimKD("mid")(make_exchange())
+        SimKDLoss("mid")(make_context())
     with pytest.raises(LimbeckError, match=r"\[2, 3, 4\] and \[2, 3, 4\]: tap the last layer before the pooling"):
         prepared(exchange(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)))
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*the class SimKD projects"):
-        simkd(torch.zeros(2, 3), torch.zeros(2, 4))
+        simkd_loss(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(LimbeckError, match="divided by at least 1, not 0"):
-        SimKD("mid", factor=0)
+        SimKDLoss("mid", factor=0)
     said = exchange(torch.zeros(1, 3), torch.zeros(1, 4))
     with pytest.raises(LimbeckError, match="at least 2 samples"):
         prepared(said)(said)

@@ -16,31 +16,31 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.losses import (
-    Decoupled,
-    Dist,
-    JensenShannon,
-    MultiLevel,
-    Normalized,
-    ReverseKL,
-    SoftTarget,
-    Transformed,
-    soft_target,
+    DISTLoss,
+    DKDLoss,
+    JSDLoss,
+    KDLoss,
+    MLKDLoss,
+    NKDLoss,
+    ReverseKLLoss,
+    TTMLoss,
+    kd_loss,
 )
-from limbeck.losses.temperature import listening
+from limbeck.losses.temperature import record_temperatures
 from limbeck.temperature import (
+    Constant,
     Dynamic,
-    Fixed,
     Learned,
+    LogitStandardization,
     LossAdaptive,
     PerSample,
     Range,
     Scheduled,
-    Standardised,
-    dynamic,
-    standardised,
-    tempered,
+    apply_temperature,
+    dynamic_temperatures,
+    standardize_logits,
 )
-from limbeck.testing import check_term, make_exchange
+from limbeck.testing import check_loss, make_context
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 NOW = Progress(step=1, steps=4)
@@ -72,43 +72,41 @@ def logits(draw, scales=(1e-2, 1.0, 10.0, 1e4)):
 
 def taken(pair, tau):
     said = [Outputs(logits=torch.tensor(one)) for one in pair]
-    return float(tempered(soft_target, *said, tau=tau, progress=NOW))
+    return float(apply_temperature(kd_loss, *said, temperature=tau, progress=NOW))
 
 
 POLICIES = {
-    "fixed": Fixed(3.0),
+    "fixed": Constant(3.0),
     "scheduled": Scheduled(schedule.linear(6.0, 3.0)),
-    "entropy": PerSample(by="entropy"),
-    "confidence": PerSample(by="confidence", sure=2.0, unsure=8.0),
-    "standardised": Standardised(),
+    "entropy": PerSample(score="entropy"),
+    "confidence": PerSample(score="confidence", confident=2.0, uncertain=8.0),
+    "standardised": LogitStandardization(),
     "dynamic": Dynamic(),
     "adaptive": LossAdaptive().eval(),
     "learned": Learned(),
 }
 
 
-@pytest.mark.parametrize("tau", POLICIES.values(), ids=POLICIES)
+@pytest.marker.parametrize("tau", POLICIES.values(), ids=POLICIES)
 def test_a_response_term_keeps_its_promises_under_each_policy(tau):
-    check_term(SoftTarget(tau=tau))
+    check_loss(KDLoss(temperature=tau))
 
 
-@pytest.mark.parametrize(
-    "term", [Decoupled, Dist, JensenShannon, MultiLevel, Normalized, ReverseKL, SoftTarget, Transformed]
-)
-@pytest.mark.parametrize("tau", POLICIES.values(), ids=POLICIES)
+@pytest.marker.parametrize("term", [DKDLoss, DISTLoss, JSDLoss, MLKDLoss, NKDLoss, ReverseKLLoss, KDLoss, TTMLoss])
+@pytest.marker.parametrize("tau", POLICIES.values(), ids=POLICIES)
 def test_every_response_term_takes_every_policy(term, tau):
-    said = make_exchange(rows=8)
-    value = term(tau=tau)(said)
+    said = make_context(rows=8)
+    value = term(temperature=tau)(said)
     value.backward()
     assert torch.isfinite(value)
-    assert torch.isfinite(said.student.rows().grad).all()
-    assert float(term(tau=Fixed(3.0))(said).detach()) == float(term(tau=3.0)(said).detach())
+    assert torch.isfinite(said.student.require_logits().grad).all()
+    assert float(term(temperature=Constant(3.0))(said).detach()) == float(term(temperature=3.0)(said).detach())
 
 
 @FEW
 @given(logits())
 def test_fixed_and_scheduled_are_the_plain_loss(pair):
-    assert taken(pair, Fixed(3.0)) == taken(pair, 3.0)
+    assert taken(pair, Constant(3.0)) == taken(pair, 3.0)
     assert taken(pair, Scheduled(schedule.linear(7.0, 3.0))) == taken(pair, 6.0)
 
 
@@ -119,7 +117,7 @@ def test_standardised_logits_agree_with_numpy(pair):
         return (one - one.mean(axis=1, keepdims=True)) / (one.std(axis=1, ddof=1, keepdims=True) + 1e-7)
 
     expected = 4.0 * kl(z(pair[0]) / 2.0, z(pair[1]) / 2.0).mean()
-    assert taken(pair, Standardised()) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    assert taken(pair, LogitStandardization()) == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
 @FEW
@@ -128,7 +126,7 @@ def test_dynamic_temperatures_agree_with_numpy(pair):
     student, teacher = pair
     mine, its = ((one - one.mean(axis=1, keepdims=True)).max(axis=1) for one in pair)
     own, other = 8.0 * mine / (mine + its), 8.0 * its / (mine + its)
-    found = dynamic(torch.tensor(student), torch.tensor(teacher), tau=4.0)
+    found = dynamic_temperatures(torch.tensor(student), torch.tensor(teacher), temperature=4.0)
     np.testing.assert_allclose(found[0], own, rtol=1e-6)
     np.testing.assert_allclose(found[1], other, rtol=1e-6)
     expected = np.mean(own * other * kl(student / own[:, None], teacher / other[:, None]))
@@ -137,7 +135,9 @@ def test_dynamic_temperatures_agree_with_numpy(pair):
 
 def test_dynamic_temperatures_do_not_feel_a_constant():
     student, teacher = torch.randn(4, 5).double(), torch.randn(4, 5).double()
-    for one, other in zip(dynamic(student, teacher), dynamic(student + 100.0, teacher - 7.0), strict=True):
+    for one, other in zip(
+        dynamic_temperatures(student, teacher), dynamic_temperatures(student + 100.0, teacher - 7.0), strict=True
+    ):
         torch.testing.assert_close(one, other)
 
 
@@ -151,24 +151,24 @@ def test_temperatures_by_sample_agree_with_numpy(pair):
     for by, unsure in (("entropy", entropy), ("confidence", confidence)):
         tau = 6.0 - 3.0 * unsure
         expected = np.mean(tau**2 * kl(student / tau[:, None], teacher / tau[:, None]))
-        assert taken(pair, PerSample(by=by)) == pytest.approx(expected, rel=1e-6, abs=1e-10)
+        assert taken(pair, PerSample(score=by)) == pytest.approx(expected, rel=1e-6, abs=1e-10)
 
 
 def test_a_measured_quality_gives_the_temperature_of_its_row():
     # τ₀·(1 + k·(1 − q)) with τ₀ = 4 and k = 0.5: a dark picture of quality 0 is softened most.
     quality = torch.tensor([1.0, 0.5, 0.0, 7.0])
     said = Outputs(logits=torch.randn(4, 3), extra={"brightness": quality})
-    tau = PerSample(by="brightness", sure=4.0, unsure=6.0)(said, said, NOW).tau
+    tau = PerSample(score="brightness", confident=4.0, uncertain=6.0)(said, said, NOW).temperature
     torch.testing.assert_close(tau, torch.tensor([4.0, 5.0, 6.0, 4.0]))
 
 
 def test_a_quality_that_nobody_measured_is_one_sentence():
     said = Outputs(logits=torch.randn(4, 3), extra={"brightness": torch.ones(4)})
     with pytest.raises(LimbeckError, match="goes by 'brigthness', and there are: brightness"):
-        PerSample(by="brigthness")(said, said, NOW)
+        PerSample(score="brigthness")(said, said, NOW)
     wide = Outputs(logits=torch.randn(4, 3), extra={"brightness": torch.ones(4, 2)})
     with pytest.raises(LimbeckError, match=r"shape \[4, 2\], and PerSample takes one number a row, \[4\]"):
-        PerSample(by="brightness")(wide, wide, NOW)
+        PerSample(score="brightness")(wide, wide, NOW)
 
 
 def adapted_by_hand(policy, losses):
@@ -208,7 +208,7 @@ def test_the_adaptive_temperature_rises_while_the_loss_stalls_and_stays_in_its_b
 def test_the_learned_temperature_makes_the_loss_larger():
     policy = Learned(start=4.0, low=1.0, high=21.0)
     said = Outputs(logits=torch.tensor([[3.0, 0.0, 1.0]])), Outputs(logits=torch.tensor([[0.0, 2.0, 5.0]]))
-    take = partial(tempered, soft_target, *said, tau=policy, progress=NOW)
+    take = partial(apply_temperature, kd_loss, *said, temperature=policy, progress=NOW)
     before = take()
     before.backward()
     with torch.no_grad():
@@ -217,13 +217,13 @@ def test_the_learned_temperature_makes_the_loss_larger():
 
 
 def test_the_learned_temperature_gets_the_gradient_that_the_formula_gives_turned_around():
-    policy = Learned(start=4.0, ramp=1.0)
+    policy = Learned(start=4.0, warmup_fraction=1.0)
     random = np.random.default_rng(0)
     pair = [random.normal(size=(3, 4)) for _ in range(2)]
     now = Progress(step=1, steps=4)
     share = 0.5 * (1 - math.cos(math.pi / 4))
     said = [Outputs(logits=torch.tensor(one)) for one in pair]
-    tempered(soft_target, *said, tau=policy, progress=now).backward()
+    apply_temperature(kd_loss, *said, temperature=policy, progress=now).backward()
 
     def loss(theta):
         tau = 1.0 + 20.0 / (1.0 + math.exp(-theta))
@@ -235,10 +235,10 @@ def test_the_learned_temperature_gets_the_gradient_that_the_formula_gives_turned
 
 
 def test_the_learned_temperature_by_sample_begins_the_same_for_all_and_can_differ():
-    policy = Learned(per="sample", start=4.0)
+    policy = Learned(granularity="sample", start=4.0)
     with pytest.raises(LimbeckError, match=r"no network yet: call distiller\.prepare"):
-        SoftTarget(tau=policy)(make_exchange())
-    said = make_exchange()
+        KDLoss(temperature=policy)(make_context())
+    said = make_context()
     policy.prepare(said)
     tau = policy(said.student, said.teachers["teacher"], NOW).tau
     torch.testing.assert_close(tau.detach(), torch.full((6,), 4.0))
@@ -246,45 +246,47 @@ def test_the_learned_temperature_by_sample_begins_the_same_for_all_and_can_diffe
     moved = policy(said.student, said.teachers["teacher"], NOW).tau
     assert len(moved.unique()) == 6
     assert bool(((moved > 1.0) & (moved < 21.0)).all())
-    SoftTarget(tau=policy)(said).backward()
+    KDLoss(temperature=policy)(said).backward()
     assert all(parameter.grad is not None for parameter in policy.parameters())
 
 
-@pytest.mark.parametrize("tau", POLICIES.values(), ids=POLICIES)
+@pytest.marker.parametrize("tau", POLICIES.values(), ids=POLICIES)
 def test_what_is_heard_of_a_temperature_lies_within_its_bounds_and_has_no_gradient(tau):
-    said = make_exchange()
-    with listening(flatness=True) as heard:
-        SoftTarget(tau=tau)(said)
+    said = make_context()
+    with record_temperatures(flatness=True) as heard:
+        KDLoss(temperature=tau)(said)
     low, high = tau.bounds()
-    assert len(heard.tau) == len(heard.flat) == 1
-    values = torch.as_tensor(heard.tau[0])
+    assert len(heard.temperatures) == len(heard.teacher_entropy) == 1
+    values = torch.as_tensor(heard.temperatures[0])
     assert bool(((values >= low - 1e-6) & (values <= high + 1e-6)).all())
     assert not values.requires_grad
-    assert 0.0 <= float(heard.flat[0]) <= 1.0
+    assert 0.0 <= float(heard.teacher_entropy[0]) <= 1.0
 
 
-@pytest.mark.parametrize(
-    "tau", [Standardised(), Dynamic(), PerSample(), Learned(), LossAdaptive()], ids=lambda tau: type(tau).__name__
+@pytest.marker.parametrize(
+    "tau",
+    [LogitStandardization(), Dynamic(), PerSample(), Learned(), LossAdaptive()],
+    ids=lambda tau: type(tau).__name__,
 )
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(tau, dtype):
-    said = make_exchange(dtype=dtype)
-    value = SoftTarget(tau=tau)(said)
+    said = make_context(dtype=dtype)
+    value = KDLoss(temperature=tau)(said)
     assert value.dtype == torch.float32
     assert torch.isfinite(value)
 
 
 def test_a_flat_row_has_finite_gradients_when_it_is_standardised():
     flat = torch.zeros(2, 4, requires_grad=True)
-    soft_target(standardised(flat), torch.randn(2, 4)).backward()
+    kd_loss(standardize_logits(flat), torch.randn(2, 4)).backward()
     assert torch.isfinite(flat.grad).all()
 
 
-@pytest.mark.parametrize("ruled_out", [[], [1, 3]])
+@pytest.marker.parametrize("ruled_out", [[], [1, 3]])
 def test_both_derivatives_of_standardised_logits_are_those_of_finite_differences(ruled_out):
     def said(some):
         logits = torch.full((3, 6), -torch.inf, dtype=torch.float64).index_copy(1, torch.tensor(classes), some)
-        return standardised(logits)[:, classes]
+        return standardize_logits(logits)[:, classes]
 
     classes = [number for number in range(6) if number not in ruled_out]
     some = torch.randn(3, len(classes)).double().requires_grad_()
@@ -292,19 +294,19 @@ def test_both_derivatives_of_standardised_logits_are_those_of_finite_differences
     assert torch.autograd.gradgradcheck(said, some)
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("make", "said"),
     [
-        (lambda: Fixed(0.0), "above zero"),
+        (lambda: Constant(0.0), "above zero"),
         (lambda: Scheduled(3.0), "takes a schedule"),
-        (lambda: PerSample(sure=-1.0), "above zero"),
+        (lambda: PerSample(confident=-1.0), "above zero"),
         (lambda: LossAdaptive(start=9.0), "starts between low and high"),
         (lambda: LossAdaptive(rate=0.0), "shares above 0"),
         (lambda: Learned(start=1.0), "starts between low and high"),
-        (lambda: Learned(ramp=0.0), "ramp above 0"),
-        (lambda: Learned(per="epoch"), "'run' or per 'sample', not 'epoch'"),
+        (lambda: Learned(warmup_fraction=0.0), "ramp above 0"),
+        (lambda: Learned(granularity="epoch"), "'run' or per 'sample', not 'epoch'"),
         (lambda: Range(4.0, 5.0, 6.0), "low <= usual <= high"),
-        (lambda: SoftTarget(tau=PerSample), r"an object such as PerSample\(\)"),
+        (lambda: KDLoss(temperature=PerSample), r"an object such as PerSample\(\)"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_one_sentence(make, said):

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limbeck.core.errors import LimbeckError
-from limbeck.losses import Transformed, soft_target, transformed
-from limbeck.losses.temperature import Tempered
-from limbeck.testing import check_term, make_exchange
+from limbeck.losses import TTMLoss, kd_loss, ttm_loss
+from limbeck.losses.temperature import ScaledLogits
+from limbeck.testing import check_loss, make_context
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_relations.py"))))
 SOFTENED = {"zero at agreement"}  # only the teacher is softened
@@ -31,10 +31,10 @@ def paper(student, teacher, power, by_softness):
 
 
 def test_it_keeps_every_promise_but_zero_at_agreement():
-    check_term(Transformed(), without=SOFTENED)
-    check_term(Transformed(power=0.1, rows="equal", teacher="teacher"), without=SOFTENED)
-    check_term(Transformed(power=1.0))
-    check_term(Transformed(tau=2.0), without=SOFTENED)
+    check_loss(TTMLoss(), skip=SOFTENED)
+    check_loss(TTMLoss(power=0.1, row_weighting="equal", teacher="teacher"), skip=SOFTENED)
+    check_loss(TTMLoss(power=1.0))
+    check_loss(TTMLoss(temperature=2.0), skip=SOFTENED)
 
 
 def test_the_value_worked_by_hand():
@@ -42,41 +42,41 @@ def test_the_value_worked_by_hand():
     # KL = 2/3 ln 4/3 + 1/3 ln 2/3 = 5/3 ln 2 − ln 3.
     student, teacher = torch.zeros(1, 2), torch.tensor([[np.log(4.0), 0.0]])
     kl = 5 / 3 * np.log(2) - np.log(3)
-    assert float(transformed(student, teacher, power=0.5, rows="equal")) == pytest.approx(kl, rel=1e-6)
-    assert float(transformed(student, teacher, power=0.5)) == pytest.approx(kl * 3 / 5**0.5, rel=1e-6)
+    assert float(ttm_loss(student, teacher, power=0.5, row_weighting="equal")) == pytest.approx(kl, rel=1e-6)
+    assert float(ttm_loss(student, teacher, power=0.5)) == pytest.approx(kl * 3 / 5**0.5, rel=1e-6)
 
 
 @shared.FEW
 @given(shared.logits(), st.floats(0.05, 1.0), st.booleans())
 def test_it_agrees_with_the_paper_in_numpy(pair, power, by_softness):
-    value = shared.value(transformed, *pair, power=power, rows="by_softness" if by_softness else "equal")
+    value = shared.value(ttm_loss, *pair, power=power, rows="by_softness" if by_softness else "equal")
     assert value == pytest.approx(paper(*pair, power, by_softness), rel=1e-6, abs=1e-12)
 
 
 def test_at_a_power_of_one_it_is_a_soft_target_without_temperature():
     student, teacher = torch.randn(3, 5).double(), torch.randn(3, 5).double()
-    expected = soft_target(student, teacher, tau=1.0)
-    torch.testing.assert_close(transformed(student, teacher, power=1.0, rows="equal"), expected)
-    torch.testing.assert_close(transformed(student, teacher, power=1.0), expected)
+    expected = kd_loss(student, teacher, temperature=1.0)
+    torch.testing.assert_close(ttm_loss(student, teacher, power=1.0, row_weighting="equal"), expected)
+    torch.testing.assert_close(ttm_loss(student, teacher, power=1.0), expected)
 
 
 def test_a_temperature_is_one_over_the_power_and_may_differ_by_row():
-    said = make_exchange(rows=6)
-    torch.testing.assert_close(Transformed(tau=5.0)(said), Transformed(power=0.2)(said))
-    student, teacher = (one.rows().detach().double() for one in said.pair())
+    said = make_context(rows=6)
+    torch.testing.assert_close(TTMLoss(temperature=5.0)(said), TTMLoss(power=0.2)(said))
+    student, teacher = (one.require_logits().detach().double() for one in said.pair())
     taus = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     each = [paper(student[i : i + 1].numpy(), teacher[i : i + 1].numpy(), 1 / float(taus[i]), True) for i in range(6)]
-    assert float(Transformed(tau=ByRow(taus))(said).detach()) == pytest.approx(np.mean(each), rel=1e-5)
+    assert float(TTMLoss(temperature=ByRow(taus))(said).detach()) == pytest.approx(np.mean(each), rel=1e-5)
 
 
 class ByRow:
     """A temperature of each row's own."""
 
     def __init__(self, taus):
-        self.taus = taus
+        self.temperatures = taus
 
     def __call__(self, student, teacher, progress):
-        return Tempered(student.rows(), teacher.rows(), self.taus)
+        return ScaledLogits(student.require_logits(), teacher.require_logits(), self.temperatures)
 
     def bounds(self):
         return 1.0, 6.0
@@ -84,28 +84,28 @@ class ByRow:
 
 def test_half_precision_is_computed_in_float32():
     for pair, arrays in shared.halves(5, 7):
-        value = transformed(*pair)
+        value = ttm_loss(*pair)
         assert value.dtype == torch.float32
         assert float(value) == pytest.approx(paper(*arrays, 0.2, True), rel=1e-5)
 
 
 def test_extreme_logits_have_a_finite_value_and_gradient():
-    assert shared.finite_at(transformed)
-    assert shared.finite_at(transformed, power=1.0, rows="equal")
+    assert shared.finite_at(ttm_loss)
+    assert shared.finite_at(ttm_loss, power=1.0, rows="equal")
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    assert shared.right_gradient(transformed, 3, 4)
+    assert shared.right_gradient(ttm_loss, 3, 4)
 
 
 def test_a_teacher_that_answered_no_sample_costs_zero():
-    assert float(Transformed()(shared.unanswered())) == 0.0
+    assert float(TTMLoss()(shared.unanswered())) == 0.0
 
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*same rows with the same classes"):
-        transformed(torch.zeros(2, 3), torch.zeros(2, 4))
+        ttm_loss(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(LimbeckError, match="above zero, not 0"):
-        Transformed(power=0.0)
+        TTMLoss(power=0.0)
     with pytest.raises(LimbeckError, match="'by_softness' or 'equal', not 'evenly'"):
-        Transformed(rows="evenly")
+        TTMLoss(row_weighting="evenly")

@@ -13,10 +13,10 @@ import limbeck
 from limbeck import schedule
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
-from limbeck.distiller import GradNorm, LossRatio, Objective, Uncertainty
-from limbeck.losses import CrossEntropy, Hint, SoftTarget
-from limbeck.losses.weighting.gradnorm import gradnorm
-from limbeck.testing import make_exchange
+from limbeck.distiller import GradNorm, LossRatioWeighting, Objective, UncertaintyWeighting
+from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
+from limbeck.losses.weighting.gradnorm import gradnorm_gradient
+from limbeck.testing import make_context
 
 ONE = {"a": 1.0, "b": 1.0, "truth": 1.0, "soft": 1.0}
 TASK = limbeck.tasks.Classification(classes=3)
@@ -30,7 +30,7 @@ def networks():
 
 def distilling(balance, *, terms=None, **more):
     student, teacher = networks()
-    terms = {"truth": CrossEntropy(), "soft": SoftTarget()} if terms is None else terms
+    terms = {"truth": CrossEntropyLoss(), "soft": KDLoss()} if terms is None else terms
     return limbeck.Distiller(student, {"big": teacher}, objective=terms, weights=balance, task=TASK, **more)
 
 
@@ -40,16 +40,16 @@ def batch(seed):
 
 
 def test_uncertainty_is_the_sum_of_weighted_losses_and_their_log_variances():
-    balance = Uncertainty()
-    objective = Objective({"truth": CrossEntropy(), "soft": SoftTarget()}, balance)
+    balance = UncertaintyWeighting()
+    objective = Objective({"truth": CrossEntropyLoss(), "soft": KDLoss()}, balance)
     with torch.no_grad():
         balance.log_variance.copy_(torch.tensor([0.5, -1.0]))
-    said = make_exchange()
-    losses = [float(term(said).detach()) for term in objective.terms.values()]
+    said = make_context()
+    losses = [float(term(said).detach()) for term in objective.losses.values()]
     loss = objective(said)
     expected = math.exp(-0.5) * losses[0] + 0.5 + math.e * losses[1] - 1.0
     assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-6)
-    assert float(sum(loss.parts.values())) == pytest.approx(expected, rel=1e-6)
+    assert float(sum(loss.by_loss.values())) == pytest.approx(expected, rel=1e-6)
     assert {name: float(weight) for name, weight in loss.weights.items()} == pytest.approx(
         {"truth": math.exp(-0.5), "soft": math.e}
     )
@@ -59,8 +59,8 @@ def test_uncertainty_is_the_sum_of_weighted_losses_and_their_log_variances():
 
 
 def test_uncertainty_ends_where_each_weight_is_one_over_its_loss():
-    balance = Uncertainty()
-    balance.bind(["a", "b"])
+    balance = UncertaintyWeighting()
+    balance.register_losses(["a", "b"])
     losses = {"a": torch.tensor(4.0), "b": torch.tensor(0.25)}
     optimizer = torch.optim.SGD(balance.parameters(), lr=0.3)
     for _ in range(200):
@@ -71,21 +71,23 @@ def test_uncertainty_ends_where_each_weight_is_one_over_its_loss():
 
 
 def test_what_uncertainty_learns_reaches_the_optimizer():
-    names = [name for name, _ in distilling(Uncertainty()).named_parameters()]
+    names = [name for name, _ in distilling(UncertaintyWeighting()).named_parameters()]
     assert "objective.balance.log_variance" in names
 
 
 def test_loss_ratios_make_weights_ratios_of_losses():
-    objective = Objective({"truth": CrossEntropy(), "soft": SoftTarget()}, {"soft": 9.0}, balance=LossRatio("truth"))
-    loss = objective(make_exchange())
-    assert float(loss.parts["soft"]) == pytest.approx(9.0 * float(loss.parts["truth"]), rel=1e-6)
-    bare = float(SoftTarget()(make_exchange()).detach())
-    assert float(loss.weights["soft"]) * bare == pytest.approx(float(loss.parts["soft"]), rel=1e-6)
+    objective = Objective(
+        {"truth": CrossEntropyLoss(), "soft": KDLoss()}, {"soft": 9.0}, loss_weighting=LossRatioWeighting("truth")
+    )
+    loss = objective(make_context())
+    assert float(loss.by_loss["soft"]) == pytest.approx(9.0 * float(loss.by_loss["truth"]), rel=1e-6)
+    bare = float(KDLoss()(make_context()).detach())
+    assert float(loss.weights["soft"]) * bare == pytest.approx(float(loss.by_loss["soft"]), rel=1e-6)
 
 
 def test_loss_ratios_go_by_running_means():
-    balance = LossRatio(decay=0.9)
-    balance.bind(["truth", "soft"])
+    balance = LossRatioWeighting(decay=0.9)
+    balance.register_losses(["truth", "soft"])
     means = None
     for step in range(5):
         losses = np.array([1.0 + step, 0.1 * (5 - step)])
@@ -97,8 +99,8 @@ def test_loss_ratios_go_by_running_means():
 
 
 def test_a_batch_without_a_label_does_not_spoil_the_ratios():
-    balance = LossRatio()
-    balance.bind(["truth", "soft"])
+    balance = LossRatioWeighting()
+    balance.register_losses(["truth", "soft"])
     balance({"truth": torch.tensor(0.0), "soft": torch.tensor(0.5)}, ONE)
     found = balance({"truth": torch.tensor(2.0), "soft": torch.tensor(0.5)}, ONE)[1]
     assert found.tolist() == pytest.approx([1.0, 4.0])
@@ -111,8 +113,8 @@ def test_gradnorm_follows_the_paper_step_for_step():
     moment, square, first = np.zeros(2), np.zeros(2), None
     last = distiller.student[2].weight
     for step in range(1, 6):
-        said = distiller.exchange(batch(step))
-        values = [term(said) for term in distiller.objective.terms.values()]
+        said = distiller.forward_context(batch(step))
+        values = [term(said) for term in distiller.objective.losses.values()]
         norms = np.array([float(torch.autograd.grad(v, last, retain_graph=True)[0].norm()) for v in values])
         losses = np.array([float(v.detach()) for v in values])
         loss = distiller(batch(step))
@@ -130,11 +132,11 @@ def test_gradnorm_follows_the_paper_step_for_step():
 
 def test_gradnorm_comes_to_equal_gradients_where_alpha_is_zero():
     balance = GradNorm(alpha=0.0, lr=0.02)
-    distiller = distilling(balance, terms={"truth": CrossEntropy(), "soft": SoftTarget()})
+    distiller = distilling(balance, terms={"truth": CrossEntropyLoss(), "soft": KDLoss()})
     for _ in range(400):
         distiller(batch(0))
     last, loss = distiller.student[2].weight, distiller(batch(0))
-    norms = [float(torch.autograd.grad(t, last, retain_graph=True)[0].norm()) for t in loss.terms.values()]
+    norms = [float(torch.autograd.grad(t, last, retain_graph=True)[0].norm()) for t in loss.by_loss_with_grad.values()]
     assert norms[0] == pytest.approx(norms[1], rel=0.1)
     assert float(balance.weight.sum()) == pytest.approx(2.0)
 
@@ -142,7 +144,7 @@ def test_gradnorm_comes_to_equal_gradients_where_alpha_is_zero():
 def test_gradnorm_looks_at_the_last_weight_that_every_term_reaches():
     balance = GradNorm()
     distiller = distilling(
-        balance, terms={"truth": CrossEntropy(), "hint": Hint("mid")},
+        balance, terms={"truth": CrossEntropyLoss(), "hint": FitNetLoss("mid")},
         taps={"student": {"mid": "0"}, "big": {"mid": "0"}},
     ).prepare(batch(0))  # fmt: skip
     distiller(batch(0))
@@ -151,14 +153,14 @@ def test_gradnorm_looks_at_the_last_weight_that_every_term_reaches():
 
 def test_a_term_without_a_gradient_stands_aside_until_it_has_one():
     torch.testing.assert_close(
-        gradnorm(torch.ones(3), torch.tensor([4.0, 0.0, 1.0]), torch.ones(3)), torch.tensor([4.0, 0.0, -1.0])
+        gradnorm_gradient(torch.ones(3), torch.tensor([4.0, 0.0, 1.0]), torch.ones(3)), torch.tensor([4.0, 0.0, -1.0])
     )
     balance = GradNorm()
     student, teacher = networks()
-    late = {"soft": schedule.switch(0.0, 1.0, when=0.5)}
+    late = {"soft": schedule.step_change(0.0, 1.0, milestone=0.5)}
     distiller = limbeck.Distiller(
-        student, {"big": teacher}, objective={"truth": CrossEntropy(), "soft": SoftTarget()}, weights=late,
-        balance=balance, task=TASK,
+        student, {"big": teacher}, objective={"truth": CrossEntropyLoss(), "soft": KDLoss()}, weights=late,
+        loss_weighting=balance, task=TASK,
     )  # fmt: skip
     for step in range(10):
         distiller.progress = Progress(step=step, steps=10)
@@ -167,7 +169,7 @@ def test_a_term_without_a_gradient_stands_aside_until_it_has_one():
 
 
 def test_balances_do_not_move_in_eval_mode():
-    for balance in (GradNorm(), LossRatio()):
+    for balance in (GradNorm(), LossRatioWeighting()):
         distiller = distilling(balance)
         distiller(batch(0))
         before = {name: tensor.clone() for name, tensor in balance.state_dict().items()}
@@ -179,25 +181,25 @@ def test_balances_do_not_move_in_eval_mode():
 def test_a_balance_goes_on_in_the_next_stage_and_is_part_of_the_formula():
     first, second = (distilling(GradNorm()) for _ in range(2))
     first(batch(0))
-    second.objective.follow(first.objective)
-    torch.testing.assert_close(second.objective.balance.weight, first.objective.balance.weight)
+    second.objective.load_previous(first.objective)
+    torch.testing.assert_close(second.objective.loss_weighting.weight, first.objective.loss_weighting.weight)
     assert str(first.objective).endswith("; balanced by GradNorm(alpha=1.5, lr=0.025)")
     other = distilling(GradNorm(alpha=1.0))
-    other.objective.follow(first.objective)
-    assert other.objective.balance.weight.tolist() == [1.0, 1.0]
+    other.objective.load_previous(first.objective)
+    assert other.objective.loss_weighting.weight.tolist() == [1.0, 1.0]
 
 
 def test_what_a_balance_cannot_do_is_one_sentence():
     with pytest.raises(LimbeckError, match="measures by 'thruth', and no term is; they are: truth"):
-        Objective({"truth": CrossEntropy()}, balance=LossRatio("thruth"))
+        Objective({"truth": CrossEntropyLoss()}, loss_weighting=LossRatioWeighting("thruth"))
     balance = GradNorm()
-    Objective({"truth": CrossEntropy()}, balance)
+    Objective({"truth": CrossEntropyLoss()}, balance)
     with pytest.raises(LimbeckError, match="balances another objective already"):
-        Objective({"truth": CrossEntropy()}, balance)
+        Objective({"truth": CrossEntropyLoss()}, balance)
     with pytest.raises(LimbeckError, match="two balances were given"):
-        Objective({"truth": CrossEntropy()}, LossRatio(), balance=LossRatio())
+        Objective({"truth": CrossEntropyLoss()}, LossRatioWeighting(), loss_weighting=LossRatioWeighting())
     with pytest.raises(LimbeckError, match="not told of a student"):
-        Objective({"truth": CrossEntropy()}, GradNorm())(make_exchange())
+        Objective({"truth": CrossEntropyLoss()}, GradNorm())(make_context())
     distiller = distilling(GradNorm())
     distiller.student.requires_grad_(False)
     with pytest.raises(LimbeckError, match="needs a weight of the student that every term reaches"):

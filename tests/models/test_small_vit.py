@@ -9,14 +9,16 @@ import torch.nn.functional as F
 
 from limbeck import models
 from limbeck.core.errors import LimbeckError
-from limbeck.models.onnx_graph import onnx_bytes
-from limbeck.models.small_vit import _positions
+from limbeck.models.onnx_graph import export_onnx_bytes
+from limbeck.models.small_vit import _sincos_positions
 
 
-@pytest.mark.parametrize(("patch", "width", "depth", "heads"), [(4, 96, 6, 3), (2, 16, 1, 4), (7, 8, 2, 1)])
-@pytest.mark.parametrize(("classes", "channels"), [(10, 1), (3, 3)])
+@pytest.marker.parametrize(("patch", "width", "depth", "heads"), [(4, 96, 6, 3), (2, 16, 1, 4), (7, 8, 2, 1)])
+@pytest.marker.parametrize(("classes", "channels"), [(10, 1), (3, 3)])
 def test_it_has_the_parameters_of_its_formula(patch, width, depth, heads, classes, channels):
-    net = models.small_vit(patch=patch, width=width, depth=depth, heads=heads, classes=classes, channels=channels)
+    net = models.small_vit(
+        patch_size=patch, width=width, depth=depth, num_heads=heads, classes=classes, channels=channels
+    )
     formula = (
         (channels * patch**2 + 1) * width + depth * (12 * width**2 + 13 * width) + 2 * width + (width + 1) * classes
     )
@@ -25,7 +27,7 @@ def test_it_has_the_parameters_of_its_formula(patch, width, depth, heads, classe
 
 
 def test_positions_are_sines_and_cosines_of_row_and_column():
-    found = _positions(3, 5, 8).reshape(3, 5, 8).numpy()
+    found = _sincos_positions(3, 5, 8).reshape(3, 5, 8).numpy()
     for row in range(3):
         for column in range(5):
             # Two rates: 1 and 1/10,000.
@@ -37,7 +39,7 @@ def test_positions_are_sines_and_cosines_of_row_and_column():
 
 def test_a_block_agrees_with_numpy():
     torch.manual_seed(0)
-    block = models.small_vit(width=8, heads=2, depth=1).block1.double()
+    block = models.small_vit(width=8, num_heads=2, depth=1).block1.double()
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     tokens = torch.randn(2, 5, 8, dtype=torch.float64)
@@ -65,7 +67,7 @@ def test_a_block_agrees_with_numpy():
 
 def test_it_knows_where_a_patch_stands_and_not_only_which_there_are():
     torch.manual_seed(0)
-    net, picture = models.small_vit(width=16, heads=2, depth=2, channels=1).eval(), torch.rand(1, 1, 8, 8)
+    net, picture = models.small_vit(width=16, num_heads=2, depth=2, channels=1).eval(), torch.rand(1, 1, 8, 8)
     moved = torch.cat([picture[..., 4:], picture[..., :4]], dim=3)
     assert (net(picture) - net(moved)).abs().max() > 1e-4
 
@@ -76,7 +78,7 @@ def test_it_learns_digits():
     pixels, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(pixels / 16, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(labels)
     torch.manual_seed(0)
-    net = models.small_vit(patch=2, width=32, depth=2, heads=2, channels=1)
+    net = models.small_vit(patch_size=2, width=32, depth=2, num_heads=2, channels=1)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
     for _ in range(6):
         for rows in torch.randperm(1400).split(32):
@@ -88,14 +90,14 @@ def test_it_learns_digits():
 
 def test_it_can_be_exported():
     onnxruntime = pytest.importorskip("onnxruntime")
-    net, pictures = models.small_vit(width=16, heads=2, depth=2).eval(), torch.rand(3, 3, 16, 16)
-    session = onnxruntime.InferenceSession(onnx_bytes(net, pictures, of="it"))
+    net, pictures = models.small_vit(width=16, num_heads=2, depth=2).eval(), torch.rand(3, 3, 16, 16)
+    session = onnxruntime.InferenceSession(export_onnx_bytes(net, pictures, name="it"))
     np.testing.assert_allclose(
         session.run(None, {"input": pictures.numpy()})[0], net(pictures).detach().numpy(), rtol=1e-3, atol=1e-5
     )
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("make", "message"),
     [
         (lambda: models.small_vit(width=97), "multiple of 4 and of its heads, and 97 is none for 3 heads: choose 96"),

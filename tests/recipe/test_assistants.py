@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from limbeck.recipe import check, load, show
+from limbeck.recipe import load_recipe, resolve_recipe, to_yaml
 
 CHAIN = """
 name: chain
@@ -24,39 +24,43 @@ LINE = "{use: linear, start: 1, end: 0}"
 
 
 def test_the_order_of_the_recipe_is_the_order_of_the_chain():
-    recipe = load(CHAIN)
-    assert [tuple(link) for link in recipe.links()] == [
+    recipe = load_recipe(CHAIN)
+    assert [tuple(link) for link in recipe.training_order()] == [
         ("mid", ("big",)), ("small", ("mid",)), ("student", ("small",)),
     ]  # fmt: skip
-    assert load(CHAIN, ["guided=dense"]).links()[-1].guides == ("big", "mid", "small")
-    assert check(recipe).assistants["small"].resolved["width"] == 8
+    assert load_recipe(CHAIN, ["guided=dense"]).training_order()[-1].teachers == ("big", "mid", "small")
+    assert resolve_recipe(recipe).assistants["small"].config["width"] == 8
 
 
 def test_what_is_shown_can_be_read_again():
-    shown = show(load(CHAIN, ["control=[alone,direct]", "guided=dense"]))
-    again = load(shown)
-    assert show(again) == shown
-    assert (again.guided, again.controls, again.teachers["big"].stop) == ("dense", ("alone", "direct"), 0.5)
+    shown = to_yaml(load_recipe(CHAIN, ["control=[alone,direct]", "guided=dense"]))
+    again = load_recipe(shown)
+    assert to_yaml(again) == shown
+    assert (again.assistant_mode, again.baseline_names, again.teachers["big"].train_fraction) == (
+        "dense",
+        ("alone", "direct"),
+        0.5,
+    )
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("given", "meant"),
     [("alone", ("alone",)), ("none", ()), ("direct", ("direct",)), ("[direct,alone]", ("direct", "alone"))],
 )
 def test_controls_are_one_two_or_none(given, meant):
-    assert load(CHAIN, [f"control={given}"]).controls == meant
+    assert load_recipe(CHAIN, [f"control={given}"]).baseline_names == meant
 
 
 def test_an_assistant_has_taps_by_its_own_name():
     taps = "{student: {here: block1}, big: {here: block2}, mid: {here: block1}, small: {here: fc}}"
-    check(load(CHAIN, [HINT, f"stages.0.taps={taps}"]))
+    resolve_recipe(load_recipe(CHAIN, [HINT, f"stages.0.taps={taps}"]))
 
 
 def test_dense_may_name_the_teacher_whom_all_have():
-    check(load(CHAIN, ["guided=dense", "stages.0.objective.soft.teacher=big"]))
+    resolve_recipe(load_recipe(CHAIN, ["guided=dense", "stages.0.objective.soft.teacher=big"]))
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("settings", "says"),
     [
         (["teachers.big.stop=1.5"], "teachers.big.stop: 1.5 is not at most 1"),
@@ -89,12 +93,12 @@ def test_dense_may_name_the_teacher_whom_all_have():
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence(sentence, settings, says):
-    assert says in sentence(lambda: check(load(CHAIN, settings)))
+    assert says in sentence(lambda: resolve_recipe(load_recipe(CHAIN, settings)))
 
 
-@pytest.mark.parametrize("key", ["weight", "tau"])
+@pytest.marker.parametrize("key", ["weight", "tau"])
 def test_an_overall_schedule_is_a_node_in_a_node(key):
-    recipe = load(CHAIN, [f"stages.0.objective.soft.{key}={{use: overall, schedule: {LINE}}}"])
-    terms, weights = check(recipe).stages[0].objective()
+    recipe = load_recipe(CHAIN, [f"stages.0.objective.soft.{key}={{use: overall, schedule: {LINE}}}"])
+    terms, weights = resolve_recipe(recipe).stages[0].build_objective()
     assert str({"weight": weights["soft"], "tau": terms["soft"].tau}[key]) == "1→0 over all stages"
-    assert show(load(show(recipe))) == show(recipe)
+    assert to_yaml(load_recipe(to_yaml(recipe))) == to_yaml(recipe)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from limbeck.recipe.overrides import overridden
-from limbeck.recipe.yaml_io import parse
+from limbeck.recipe.overrides import apply_overrides
+from limbeck.recipe.yaml_io import parse_yaml
 
 SMALL = {
     "task": "Classification",
@@ -21,7 +21,7 @@ def _at(data, path):
     return data
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("path", "text", "value"),
     [
         ("student.width", "16", 16),
@@ -44,41 +44,43 @@ def _at(data, path):
     ],
 )
 def test_a_path_is_set(digits, path, text, value):
-    document = parse(digits)
-    changed = overridden(document, [f"{path}={text}"])
+    document = parse_yaml(digits)
+    changed = apply_overrides(document, [f"{path}={text}"])
     assert _at(changed, path) == value
-    assert document == parse(digits)
+    assert document == parse_yaml(digits)
 
 
 def test_a_name_alone_becomes_a_node_when_a_setting_is_given():
-    assert overridden(SMALL, ["student.width=3"])["student"] == {"use": "small_cnn", "width": 3}
-    terms = overridden(SMALL, ["stages.0.objective.t.weight=2"])["stages"][0]["objective"]
+    assert apply_overrides(SMALL, ["student.width=3"])["student"] == {"use": "small_cnn", "width": 3}
+    terms = apply_overrides(SMALL, ["stages.0.objective.t.weight=2"])["stages"][0]["objective"]
     assert terms == {"t": {"use": "CrossEntropy", "weight": 2}}
 
 
 def test_what_is_absent_starts_from_its_default():
-    changed = overridden(SMALL, ["training.optimizer.lr=1"])["training"]
+    changed = apply_overrides(SMALL, ["training.optimizer.lr=1"])["training"]
     assert changed["optimizer"] == {"use": "AdamW", "lr": 1}
     assert changed["batch"] == 64
-    assert overridden({**SMALL, "training": {"batch": 3}}, ["training.optimizer.lr=1"])["training"] == {
+    assert apply_overrides({**SMALL, "training": {"batch": 3}}, ["training.optimizer.lr=1"])["training"] == {
         "batch": 3,
         "optimizer": {"use": "AdamW", "lr": 1},
     }
 
 
 def test_later_overrides_see_earlier_ones():
-    changed = overridden(SMALL, ["training.scheduler.use=StepLR", "training.scheduler.step_size=3", "seed=1", "seed=2"])
+    changed = apply_overrides(
+        SMALL, ["training.scheduler.use=StepLR", "training.scheduler.step_size=3", "seed=1", "seed=2"]
+    )
     assert changed["training"]["scheduler"] == {"use": "StepLR", "step_size": 3}
     assert changed["seed"] == 2
 
 
 def test_values_shared_by_an_alias_are_changed_one_by_one():
-    document = parse("student: &net {use: mlp}\nteachers: {big: *net}")
-    changed = overridden(document, ["student.size=3"])
+    document = parse_yaml("student: &net {use: mlp}\nteachers: {big: *net}")
+    changed = apply_overrides(document, ["student.size=3"])
     assert changed == {"student": {"use": "mlp", "size": 3}, "teachers": {"big": {"use": "mlp"}}}
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("override", "said"),
     [
         ("traning.batch=3", "traning is no setting of a recipe; the recipe has: training"),
@@ -105,8 +107,8 @@ def test_values_shared_by_an_alias_are_changed_one_by_one():
     ],
 )
 def test_a_path_that_leads_nowhere_is_a_sentence(sentence, digits, override, said):
-    assert said in sentence(overridden, parse(digits), [override])
+    assert said in sentence(apply_overrides, parse_yaml(digits), [override])
 
 
 def test_a_required_part_is_not_made_up(sentence):
-    assert "task is missing: set task.use first" in sentence(overridden, {}, ["task.classes=3"])
+    assert "task is missing: set task.use first" in sentence(apply_overrides, {}, ["task.classes=3"])

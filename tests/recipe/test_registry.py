@@ -10,34 +10,34 @@ import pytest
 import torch
 
 from limbeck.recipe import registry as aliases
-from limbeck.recipe.registry import KINDS, Kind, find, names, refuse_plugin
+from limbeck.recipe.registry import NODE_KINDS, NodeKind, list_names, plugin_error, resolve_target
 
 
 def test_every_kind_has_names_and_each_is_found():
-    for kind in KINDS:
-        assert names(kind)
-        for name in names(kind):
-            found, target = find(name, [kind])
+    for kind in NODE_KINDS:
+        assert list_names(kind)
+        for name in list_names(kind):
+            found, target = resolve_target(name, [kind])
             assert found == kind
             assert callable(target)
 
 
 def test_names_are_of_their_kind_only():
-    assert {"Digits", "ImageFolder"} <= set(names("data")) and "Views" not in names("data")  # noqa: PT018
-    assert names("views") == ["Views", "composite"]
-    assert names("transform") == [
+    assert {"Digits", "ImageFolder"} <= set(list_names("data")) and "Views" not in list_names("data")  # noqa: PT018
+    assert list_names("views") == ["Views", "composite"]
+    assert list_names("transform") == [
         "affine", "color_jitter", "crop", "cutmix", "flip", "mixup", "rand_augment", "resized_crop", "torchvision",
     ]  # fmt: skip
-    assert "small_cnn" in names("model")
-    assert not {"load_weights", "save_weights", "catalogue"} & set(names("model"))
-    assert {"SoftTarget", "CrossEntropy", "Hint", "AttentionTransfer", "Gram"} <= set(names("term"))
-    assert "soft_target" not in names("term")
-    assert "Optimizer" not in names("optimizer") and "LRScheduler" not in names("scheduler")  # noqa: PT018
+    assert "small_cnn" in list_names("model")
+    assert not {"load_weights", "save_weights", "catalogue"} & set(list_names("model"))
+    assert {"SoftTarget", "CrossEntropy", "Hint", "AttentionTransfer", "Gram"} <= set(list_names("term"))
+    assert "soft_target" not in list_names("term")
+    assert "Optimizer" not in list_names("optimizer") and "LRScheduler" not in list_names("scheduler")  # noqa: PT018
 
 
 def test_optimizers_are_torch_s():
-    assert find("AdamW", ["optimizer"]) == ("optimizer", torch.optim.AdamW)
-    assert find("OneCycleLR", ["scheduler"]) == ("scheduler", torch.optim.lr_scheduler.OneCycleLR)
+    assert resolve_target("AdamW", ["optimizer"]) == ("optimizer", torch.optim.AdamW)
+    assert resolve_target("OneCycleLR", ["scheduler"]) == ("scheduler", torch.optim.lr_scheduler.OneCycleLR)
 
 
 def test_the_first_kind_that_has_the_name_wins(monkeypatch):
@@ -47,49 +47,51 @@ def test_the_first_kind_that_has_the_name_wins(monkeypatch):
         for key, thing in things.items():
             setattr(room, key, thing)
         monkeypatch.setitem(sys.modules, name, room)
-        return Kind(noun=name, module=name, wanted=callable)
+        return NodeKind(noun=name, module=name, is_member=callable)
 
     one, two = (lambda: 1), (lambda: 2)
     kinds = {"one": _room("fake_one", same=one, _private=one), "two": _room("fake_two", same=two, other=two)}
-    monkeypatch.setattr(aliases, "KINDS", kinds)
-    assert find("same", ["two", "one"]) == ("two", two)
-    assert find("same", ["one", "two"]) == ("one", one)
-    assert names("one") == ["same"]
+    monkeypatch.setattr(aliases, "NODE_KINDS", kinds)
+    assert resolve_target("same", ["two", "one"]) == ("two", two)
+    assert resolve_target("same", ["one", "two"]) == ("one", one)
+    assert list_names("one") == ["same"]
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest(sentence):
-    said = sentence(find, "smal_cnn", ["model"], place="student")
+    said = sentence(resolve_target, "smal_cnn", ["model"], place="student")
     assert said.startswith("student: no model is named 'smal_cnn'; there are: small_cnn")
 
 
-@pytest.mark.parametrize("use", ["__doc__", "__builtins__", "functional", "lr_scheduler", "swa_utils", "load", "", "."])
+@pytest.marker.parametrize(
+    "use", ["__doc__", "__builtins__", "functional", "lr_scheduler", "swa_utils", "load", "", "."]
+)
 def test_what_is_no_public_part_is_not_found(sentence, use):
-    for kind in KINDS:
-        assert "is named" in sentence(find, use, [kind])
+    for kind in NODE_KINDS:
+        assert "is named" in sentence(resolve_target, use, [kind])
 
 
 def test_a_plugin_is_not_imported_before_it_is_listed(sentence, plugin):
-    said = sentence(find, f"{plugin}.nets:Net", ["model"], place="student")
+    said = sentence(resolve_target, f"{plugin}.nets:Net", ["model"], place="student")
     assert f"add `plugins: [{plugin}]` to the recipe" in said
     assert plugin not in sys.modules
-    assert f"`plugins: [mine, {plugin}]`" in sentence(find, f"{plugin}.nets:Net", ["model"], plugins=["mine"])
+    assert f"`plugins: [mine, {plugin}]`" in sentence(resolve_target, f"{plugin}.nets:Net", ["model"], plugins=["mine"])
     assert plugin not in sys.modules
 
 
-@pytest.mark.parametrize("listed", ["limbeck_test_plugin", "limbeck_test_plugin.nets"])
+@pytest.marker.parametrize("listed", ["limbeck_test_plugin", "limbeck_test_plugin.nets"])
 def test_a_listed_package_opens_what_is_below_it(plugin, listed):
-    kind, target = find(f"{plugin}.nets:Net", ["model"], plugins=[listed])
+    kind, target = resolve_target(f"{plugin}.nets:Net", ["model"], plugins=[listed])
     assert kind == "model"
     assert target(width=1, classes=2).classes == 2
 
 
 def test_a_listed_package_opens_neither_its_parent_nor_its_namesakes(sentence, plugin):
-    assert "not listed" in sentence(find, f"{plugin}:Net", ["model"], plugins=[f"{plugin}.nets"])
-    assert "not listed" in sentence(find, f"{plugin}.nets:Net", ["model"], plugins=[plugin[:-1]])
+    assert "not listed" in sentence(resolve_target, f"{plugin}:Net", ["model"], plugins=[f"{plugin}.nets"])
+    assert "not listed" in sentence(resolve_target, f"{plugin}.nets:Net", ["model"], plugins=[plugin[:-1]])
     assert plugin not in sys.modules
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     "use",
     [
         "x.y:a.b", "x y:Net", "x:", ":Net", "x:Net:z", "x..y:Net", "x:__class__", "x.__init__:Net", "__main__:Net",
@@ -97,25 +99,27 @@ def test_a_listed_package_opens_neither_its_parent_nor_its_namesakes(sentence, p
     ],
 )  # fmt: skip
 def test_a_path_of_another_form_is_refused(sentence, use):
-    assert "is not a path of the form" in sentence(find, use, ["model"], plugins=["x", "__main__"]).replace("\\n", "")
+    assert "is not a path of the form" in sentence(resolve_target, use, ["model"], plugins=["x", "__main__"]).replace(
+        "\\n", ""
+    )
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     "use", ["os:system", "builtins:eval", "subprocess:Popen", "importlib:import_module", "shutil:rmtree"]
 )
 def test_python_s_own_library_is_out_of_reach_even_when_listed(sentence, use):
-    said = sentence(find, use, ["model"], plugins=[use.partition(":")[0]])
+    said = sentence(resolve_target, use, ["model"], plugins=[use.partition(":")[0]])
     assert "part of Python itself" in said
 
 
 def test_what_a_package_only_imports_is_not_its_own(sentence, plugin):
     for name in ("system", "OrderedDict"):
-        assert "is at home in" in sentence(find, f"{plugin}.nets:{name}", ["model"], plugins=[plugin])
+        assert "is at home in" in sentence(resolve_target, f"{plugin}.nets:{name}", ["model"], plugins=[plugin])
 
 
 def test_a_plugin_s_faults_are_one_sentence(sentence, plugin):
     def ask(path):
-        return sentence(find, f"{plugin}.{path}", ["model"], plugins=[plugin], place="student")
+        return sentence(resolve_target, f"{plugin}.{path}", ["model"], plugins=[plugin], place="student")
 
     assert ask("broken:Net").endswith("broken failed when imported (RuntimeError: no luck)")
     assert "failed when imported (SystemExit: 3)" in ask("leaves:Net")
@@ -125,9 +129,9 @@ def test_a_plugin_s_faults_are_one_sentence(sentence, plugin):
     assert "is a int, and `use` takes a class or a function" in ask("nets:number")
 
 
-@pytest.mark.parametrize("name", ["os", "sys", "os.path", "__main__", "a b", "", ".x", "x.", "x:y", "x.__y__", "1x"])
+@pytest.marker.parametrize("name", ["os", "sys", "os.path", "__main__", "a b", "", ".x", "x.", "x:y", "x.__y__", "1x"])
 def test_what_cannot_be_a_plugin_is_refused(name):
-    assert refuse_plugin(name)
+    assert plugin_error(name)
 
 
 def test_reading_recipes_imports_neither_torch_nor_rooms(tmp_path, digits):

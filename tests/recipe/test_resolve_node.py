@@ -18,14 +18,14 @@ from pydantic import Field
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.schedules import Linear, Schedule
-from limbeck.data import Views, composite, crop, mixup, torchvision
+from limbeck.data import Augmentation, default_augmentation, mixup, random_crop, torchvision
 from limbeck.recipe import registry as aliases
 from limbeck.recipe import resolve_node as build
-from limbeck.recipe.registry import Kind
-from limbeck.recipe.resolved_node import LATER
-from limbeck.recipe.type_hints import hints_of, reader, words
+from limbeck.recipe.registry import NodeKind
+from limbeck.recipe.resolved_node import DEFERRED
+from limbeck.recipe.type_hints import describe_hint, get_hints, make_type_adapter
 
-LATE = dict.fromkeys(("classes", "channels", "seed", "steps"), LATER)
+LATE = dict.fromkeys(("classes", "channels", "seed", "steps"), DEFERRED)
 
 
 class Colour(enum.Enum):
@@ -83,7 +83,7 @@ def wrapper(*, inner: Any = None, classes: int = 0) -> Any:
     return inner, classes
 
 
-@dataclass(frozen=True)
+@dataclass(freeze=True)
 class Frozen:
     width: int = 3
     tags: tuple[str, ...] = field(default_factory=tuple)
@@ -97,27 +97,32 @@ def _room(monkeypatch):
     for each in things:
         setattr(room, each.__name__, each)
     monkeypatch.setitem(sys.modules, "fake_room", room)
-    fake = Kind(noun="fake", module="fake_room", wanted=callable, filled={"classes": "classes", "channels": "channels"})
-    monkeypatch.setattr(aliases, "KINDS", {"fake": fake, **aliases.KINDS})
+    fake = NodeKind(
+        noun="fake",
+        module="fake_room",
+        is_member=callable,
+        injected_args={"classes": "classes", "channels": "channels"},
+    )
+    monkeypatch.setattr(aliases, "NODE_KINDS", {"fake": fake, **aliases.NODE_KINDS})
 
 
 def check(node, kind="fake", **more):
-    return build.check(node, kind, place="here", **more)
+    return build.resolve_node(node, kind, config_path="here", **more)
 
 
 def test_a_misspelt_setting_names_the_right_one(sentence):
-    said = sentence(build.check, {"use": "small_cnn", "widht": 3}, "model", place="student")
+    said = sentence(build.resolve_node, {"use": "small_cnn", "widht": 3}, "model", place="student")
     assert said == (
         "student: small_cnn has no setting 'widht'; did you mean 'width'? (it takes: width, depth, classes, channels)"
     )
 
 
 def test_a_wrong_value_is_said_with_its_place(sentence):
-    said = sentence(build.check, {"use": "small_cnn", "width": "abc"}, "model", place="student")
+    said = sentence(build.resolve_node, {"use": "small_cnn", "width": "abc"}, "model", place="student")
     assert said == "student.width: 'abc' is not an integer"
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("setting", "value", "said"),
     [
         ("width", "abc", "here.width: 'abc' is not an integer"),
@@ -156,7 +161,7 @@ def test_values_are_read_strictly(sentence, setting, value, said):
     assert sentence(check, {"use": "thing", "width": 1, setting: value}) == said
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("setting", "value", "built"),
     [
         ("rate", 3, 3.0),
@@ -186,7 +191,7 @@ def test_a_setting_that_is_needed_is_asked_for(sentence):
     assert sentence(check, "thing") == "here: thing needs 'width', an integer"
 
 
-@pytest.mark.parametrize("node", [3, None, [], {}, {"width": 3}, {"use": 3}, {"use": None}])
+@pytest.marker.parametrize("node", [3, None, [], {}, {"width": 3}, {"use": 3}, {"use": None}])
 def test_what_is_no_node_is_a_sentence(sentence, node):
     assert "is not a node: write {use: NAME}" in sentence(check, node)
 
@@ -203,11 +208,11 @@ def test_a_key_that_is_not_text_is_a_sentence(sentence):
 def test_options_pass_where_the_callable_takes_them():
     checked = check({"use": "open_thing", "dropout": 0.5, "more": [1, 2]})
     assert checked.build() == {"width": 1, "dropout": 0.5, "more": [1, 2]}
-    assert checked.resolved == {"use": "open_thing", "width": 1, "dropout": 0.5, "more": [1, 2]}
+    assert checked.config == {"use": "open_thing", "width": 1, "dropout": 0.5, "more": [1, 2]}
 
 
 def test_resolved_has_every_setting_that_yaml_can_say():
-    resolved = check({"use": "thing", "width": 3, "tau": {"use": "linear", "start": 1, "end": 0}}).resolved
+    resolved = check({"use": "thing", "width": 3, "tau": {"use": "linear", "start": 1, "end": 0}}).config
     assert resolved["tau"] == {"use": "linear", "start": 1.0, "end": 0.0}
     assert resolved["pair"] == [0.5, 1.0]
     assert resolved["rate"] == 1.0 and isinstance(resolved["rate"], float)  # noqa: PT018
@@ -217,8 +222,8 @@ def test_resolved_has_every_setting_that_yaml_can_say():
 
 def test_resolved_is_stable_and_builds_the_same():
     once = check({"use": "thing", "width": 3, "path": "a", "colour": "blue", "many": [1]})
-    again = check({**once.resolved, "colour": "blue"})
-    assert again.resolved == once.resolved
+    again = check({**once.config, "colour": "blue"})
+    assert again.config == once.config
     assert again.build() == once.build()
 
 
@@ -247,12 +252,12 @@ def test_a_nested_node_must_give_what_stands_there(sentence):
 
 def test_text_names_a_node_only_where_no_text_can_stand():
     assert check({"use": "thing", "width": 1, "name": "Frozen"}).build()["name"] == "Frozen"
-    views = build.check({"use": "Digits", "views": "Views"}, "data").resolved["views"]
+    views = build.resolve_node({"use": "Digits", "views": "Views"}, "data").config["views"]
     assert views == {"use": "Views", "transforms": [], "per_sample": 0, "per_decode": 1}
 
 
 def test_a_default_that_is_an_object_is_shown_as_its_node():
-    assert build.check("Digits", "data").resolved["views"] == {
+    assert build.resolve_node("Digits", "data").config["views"] == {
         "use": "Views",
         "transforms": [],
         "per_sample": 0,
@@ -261,46 +266,46 @@ def test_a_default_that_is_an_object_is_shown_as_its_node():
 
 
 def test_limbeck_fills_in_what_the_recipe_leaves_out_and_nothing_else():
-    assert check("closed", given={"classes": 4, "channels": 3}).build() == (4, 3)
-    assert check({"use": "closed", "classes": 7}, given={"classes": 4, "channels": 3}).build() == (7, 3)
-    assert check("closed", given={"classes": 4, "channels": 3}).resolved == {
+    assert check("closed", provided={"classes": 4, "channels": 3}).build() == (4, 3)
+    assert check({"use": "closed", "classes": 7}, provided={"classes": 4, "channels": 3}).build() == (7, 3)
+    assert check("closed", provided={"classes": 4, "channels": 3}).config == {
         "use": "closed",
         "classes": 4,
         "channels": 3,
     }
-    assert check("Frozen", given={"classes": 4}).build() == Frozen()
+    assert check("Frozen", provided={"classes": 4}).build() == Frozen()
     assert check("closed").build() == (10, 1)
 
 
 def test_what_comes_later_is_given_when_it_is_built(sentence):
-    checked = check({"use": "closed", "channels": 3}, given=LATE)
-    assert checked.resolved == {"use": "closed", "channels": 3}
+    checked = check({"use": "closed", "channels": 3}, provided=LATE)
+    assert checked.config == {"use": "closed", "channels": 3}
     assert checked.build(classes=5, channels=9, seed=1) == (5, 3)
     assert "'classes' of closed is not known yet" in sentence(checked.build)
 
 
 def test_what_comes_later_reaches_nested_nodes():
-    checked = check({"use": "wrapper", "inner": {"use": "closed"}}, given=LATE)
+    checked = check({"use": "wrapper", "inner": {"use": "closed"}}, provided=LATE)
     assert checked.build(classes=5, channels=2) == ((5, 2), 5)
 
 
 def test_an_error_of_the_constructor_has_its_place(sentence):
     assert sentence(check({"use": "closed", "classes": 1}).build) == "here: closed: two classes at least,"
     assert "stages.0.soft: SoftTarget: a temperature" in sentence(
-        build.check({"use": "SoftTarget", "tau": -1}, "term", place="stages.0.soft").build
+        build.resolve_node({"use": "SoftTarget", "tau": -1}, "term", config_path="stages.0.soft").build
     )
 
 
 def test_an_optimizer_takes_its_parameters_when_it_is_built(sentence):
-    checked = build.check({"use": "SGD", "lr": "1e-1", "momentum": 0}, "optimizer")
+    checked = build.resolve_node({"use": "SGD", "lr": "1e-1", "momentum": 0}, "optimizer")
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = checked.build([parameter])
     assert isinstance(optimizer, torch.optim.SGD)
     assert optimizer.param_groups[0]["lr"] == 0.1
-    assert "has no setting 'params'" in sentence(build.check, {"use": "SGD", "params": [1]}, "optimizer")
+    assert "has no setting 'params'" in sentence(build.resolve_node, {"use": "SGD", "params": [1]}, "optimizer")
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("node", "total"),
     [
         ({"use": "OneCycleLR", "max_lr": 0.1}, 40),
@@ -312,29 +317,29 @@ def test_an_optimizer_takes_its_parameters_when_it_is_built(sentence):
 )
 def test_the_length_of_a_schedule_is_that_of_training_unless_it_is_set(node, total):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    late = build.check(node, "scheduler", given=LATE)
+    late = build.resolve_node(node, "scheduler", provided=LATE)
     assert late.build(optimizer, steps=40).total_steps == total
-    assert build.check(late.resolved, "scheduler", given=LATE).build(optimizer, steps=40).total_steps == total
-    assert build.check(node, "scheduler", given={"steps": 40}).build(optimizer).total_steps == total
+    assert build.resolve_node(late.config, "scheduler", provided=LATE).build(optimizer, steps=40).total_steps == total
+    assert build.resolve_node(node, "scheduler", provided={"steps": 40}).build(optimizer).total_steps == total
 
 
 def test_cosine_annealing_ends_with_training():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    assert build.check("CosineAnnealingLR", "scheduler", given=LATE).build(optimizer, steps=7).T_max == 7
+    assert build.resolve_node("CosineAnnealingLR", "scheduler", provided=LATE).build(optimizer, steps=7).T_max == 7
 
 
 def test_every_optimizer_and_scheduler_of_torch_can_be_asked_for():
     for kind in ("optimizer", "scheduler"):
-        for name in aliases.names(kind):
-            assert hints_of(aliases.find(name, [kind])[1])
+        for name in aliases.list_names(kind):
+            assert get_hints(aliases.resolve_target(name, [kind])[1])
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     "hint", [T, "NoName", list, dict, tuple, set[int], frozenset[str], Iterable[float], type[int], 3]
 )
 def test_a_reader_can_be_had_for_any_hint(hint):
-    assert reader(hint) is not None
-    assert words(hint)
+    assert make_type_adapter(hint) is not None
+    assert describe_hint(hint)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -354,7 +359,7 @@ def test_any_settings_are_checked_or_a_sentence(node):
     from limbeck.core.errors import LimbeckError
 
     try:
-        resolved = check({"use": "thing", **node}).resolved
+        resolved = check({"use": "thing", **node}).config
     except LimbeckError as error:
         assert "\n" not in str(error)  # noqa: PT017
         assert str(error).startswith("here")  # noqa: PT017
@@ -364,38 +369,38 @@ def test_any_settings_are_checked_or_a_sentence(node):
 
 def test_a_preset_of_views_stands_where_views_stand():
     node = {"use": "Digits", "views": {"use": "composite", "crop": 1, "per_sample": 8}}
-    checked = build.check(node, "data")
-    assert checked.resolved["views"] == {
+    checked = build.resolve_node(node, "data")
+    assert checked.config["views"] == {
         "use": "composite", "crop": 1, "jitter": 0.4, "mixup": 0.2, "flip": 0.0, "per_sample": 8, "per_decode": 1,
     }  # fmt: skip
-    assert checked.build().views == composite(crop=1, per_sample=8)
+    assert checked.build().views == default_augmentation(crop=1, num_views=8)
 
 
 def test_transforms_are_named_alone_or_with_their_settings():
     transforms = ["crop", {"use": "torchvision", "name": "RandomErasing", "p": 0.25, "scale": [0.02, 0.1]}, "mixup"]
-    checked = build.check({"use": "Views", "transforms": transforms, "per_decode": 4}, "views")
-    assert checked.build() == Views(
-        (crop(), torchvision("RandomErasing", p=0.25, scale=(0.02, 0.1)), mixup()), per_decode=4
+    checked = build.resolve_node({"use": "Views", "transforms": transforms, "per_decode": 4}, "views")
+    assert checked.build() == Augmentation(
+        (random_crop(), torchvision("RandomErasing", p=0.25, scale=(0.02, 0.1)), mixup()), repeats=4
     )
-    assert checked.resolved["transforms"][1] == transforms[1]
+    assert checked.config["transforms"][1] == transforms[1]
 
 
 def test_views_that_cannot_be_are_told_by_their_place(sentence):
     node = {"use": "Views", "transforms": ["mixup", "flip"]}
-    assert sentence(build.check(node, "views").build).startswith("views: Views: mixup and cutmix come last")
-    assert sentence(build.check, {"use": "Views", "transforms": [5]}, "views").startswith(
+    assert sentence(build.resolve_node(node, "views").build).startswith("views: Views: mixup and cutmix come last")
+    assert sentence(build.resolve_node, {"use": "Views", "transforms": [5]}, "views").startswith(
         "views.transforms.0: 5 is not"
     )
 
 
 def test_a_response_term_without_a_temperature_gets_the_one_that_its_task_is_used_to():
-    assert check("SoftTarget", "term", given={"tau": 2.0}).build().tau == 2.0
-    assert check("SoftTarget", "term", given={"tau": 2.0}).resolved["tau"] == 2.0
-    assert check({"use": "SoftTarget", "tau": 5}, "term", given={"tau": 2.0}).build().tau == 5.0
-    assert "tau" not in check("CrossEntropy", "term", given={"tau": 2.0}).settings
+    assert check("SoftTarget", "term", provided={"tau": 2.0}).build().tau == 2.0
+    assert check("SoftTarget", "term", provided={"tau": 2.0}).config["tau"] == 2.0
+    assert check({"use": "SoftTarget", "tau": 5}, "term", provided={"tau": 2.0}).build().tau == 5.0
+    assert "tau" not in check("CrossEntropy", "term", provided={"tau": 2.0}).settings
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("tau", "said"),
     [
         ({"use": "PerSampel"}, "no schedule or temperature is named 'PerSampel'; there are: PerSample"),

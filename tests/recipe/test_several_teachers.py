@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from limbeck.core.errors import LimbeckError
-from limbeck.recipe import check, load, show
-from limbeck.workflows.study.variants import Shared, arms, cell_recipe
+from limbeck.recipe import load_recipe, resolve_recipe, to_yaml
+from limbeck.workflows.study.variants import StudyContext, make_trial_recipe, make_variants
 
 RECIPE = """
 task: Classification
@@ -22,7 +22,7 @@ def made(**changes):
     return yaml.safe_dump({**yaml.safe_load(RECIPE), **changes})
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("said", "shown"),
     [
         ("MeanLogits", {"use": "MeanLogits", "weights": None}),
@@ -34,9 +34,9 @@ def made(**changes):
     ],
 )  # fmt: skip
 def test_every_combination_is_a_setting_and_is_shown_whole(said, shown):
-    text = show(load(made(combination=said)))
+    text = to_yaml(load_recipe(made(ensemble=said)))
     assert yaml.safe_load(text)["combination"] == shown
-    check(load(text))
+    resolve_recipe(load_recipe(text))
 
 
 def test_what_a_teacher_sees_and_knows_is_shown_again_and_only_where_it_was_said(tmp_path):
@@ -48,13 +48,13 @@ def test_what_a_teacher_sees_and_knows_is_shown_again_and_only_where_it_was_said
         "c": {"use": "small_cnn", "weights": "c.pt", "classes": str(file), "missing": "mask", "answers": "finite"},
         "d": {"use": "small_cnn", "weights": "d.pt", "classes": 10},
     }
-    recipe = load(made(teachers=teachers))
-    again = yaml.safe_load(show(recipe))["teachers"]
+    recipe = load_recipe(made(teachers=teachers))
+    again = yaml.safe_load(to_yaml(recipe))["teachers"]
     assert {key: again["a"][key] for key in teachers["a"]} == teachers["a"]
     assert {key: again["b"][key] for key in teachers["b"]} == teachers["b"]
     assert "size" not in again["c"]
     assert "missing" not in again["a"]
-    plan = check(load(show(recipe)))
+    plan = resolve_recipe(load_recipe(to_yaml(recipe)))
     built = {name: node.settings for name, node in plan.teachers.items()}
     # A network that is built for one size takes it as well, and has as many classes as there are names.
     assert (built["a"]["size"], built["a"]["classes"], built["c"]["classes"]) == (16, 2, 2)
@@ -101,16 +101,20 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "message"), MISTAKES, ids=range(len(MISTAKES)))
+@pytest.marker.parametrize(("changes", "message"), MISTAKES, ids=range(len(MISTAKES)))
 def test_a_mistake_is_one_sentence_with_its_place(changes, message):
     with pytest.raises(LimbeckError, match=message):
-        check(load(made(**changes)))
+        resolve_recipe(load_recipe(made(**changes)))
 
 
 def cells(tmp_path, **changes):
-    recipe = load(made(**changes))
-    shared = Shared(tmp_path, [3], 1.0, 0)
-    return {name: cell_recipe(recipe, arm, 0, shared) for name, arm in arms(recipe).items() if name != "teacher"}
+    recipe = load_recipe(made(**changes))
+    shared = StudyContext(tmp_path, [3], 1.0, 0)
+    return {
+        name: make_trial_recipe(recipe, arm, 0, shared)
+        for name, arm in make_variants(recipe).items()
+        if name != "teacher"
+    }
 
 
 def test_arms_of_a_study_choose_teachers_and_combinations(tmp_path):
@@ -124,10 +128,10 @@ def test_arms_of_a_study_choose_teachers_and_combinations(tmp_path):
     }
     study["arms"]["two_sure"] = {"teachers": ["b", "c"], "combination": {"use": "Confidence"}}
     weighed = {"use": "MeanProbabilities", "weights": {"a": 2.0, "c": 3.0}}
-    found = cells(tmp_path, combination=weighed, study=study)
+    found = cells(tmp_path, ensemble=weighed, study=study)
     for recipe in found.values():
-        check(recipe)
-    said = {name: recipe.combination.model_dump() for name, recipe in found.items()}
+        resolve_recipe(recipe)
+    said = {name: recipe.ensemble.model_dump() for name, recipe in found.items()}
     assert said["alone"] == said["longer"] == said["only_a"] == {"use": "MeanLogits"}
     assert said["distilled"] == weighed
     assert said["two"] == {"use": "MeanProbabilities", "weights": {"a": 2.0}}

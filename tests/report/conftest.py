@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report.record_hash import sealed
+from limbeck.report.record_hash import add_hashes
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def write(tmp_path):
 
     def written(record, *, rows=None):
         with suppress(LimbeckError):  # what JSON cannot hold has no hash
-            record = sealed(record) if record["schema"] == 2 else record
+            record = add_hashes(record) if record["schema"] == 2 else record
         (tmp_path / "record.json").write_text(json.dumps(record), encoding="utf-8")
         rows = metrics() if rows is None else rows
         if rows:
@@ -110,7 +110,7 @@ def _record():
         "gap_recovered": (means["distilled"] - means["alone"]) / (means["teacher"] - means["alone"]),
         "test": "paired bootstrap over the test part, 10,000 resamples, 95 %",
     }
-    from limbeck.report import verdict as sentence
+    from limbeck.report import format_verdict as sentence
 
     verdict["sentence"] = sentence(models, verdict["gain_points"], verdict["interval_points"], verdict["gap_recovered"])
     differ = np.flatnonzero(said["teacher"] != said["distilled"])

@@ -9,74 +9,77 @@ from html.parser import HTMLParser
 import pytest
 
 from limbeck.report.compare import (
-    RULE,
-    Agreement,
-    Arm,
-    Cell,
+    VARIANT_RULE,
+    AgreementMatrix,
     ClassChange,
     Comparison,
-    Gain,
-    Mean,
-    Share,
-    Spent,
-    compare_page,
-    csv_text,
-    judged,
-    latex_text,
-    markdown_text,
-    policy,
+    GapRecovered,
+    PairedGain,
+    SeedMean,
+    TrainingCost,
+    TrialStatus,
+    VariantResult,
+    classify_gain,
+    content_security_policy,
+    render_compare_page,
+    to_csv,
+    to_latex,
+    to_markdown,
 )
-from limbeck.report.compare.forest import forest
-from limbeck.report.compare.per_class import by_class
-from limbeck.report.compare.styles import looks
-from limbeck.report.metrics_csv import Curve
+from limbeck.report.compare.forest import forest_rows
+from limbeck.report.compare.per_class import class_difference_rows
+from limbeck.report.compare.styles import assign_styles
+from limbeck.report.metrics_csv import TrainingCurve
 
 EVIL = '=HYPERLINK("http://x.invalid"), <script>alert(1)</script> | a_b & 50% #1 {x} ~ ^ \\end{tabular} `q` *b*'
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
 def curve(name, last):
-    return Curve(name, (10.0, 20.0, 30.0), (0.3, 0.6, last), {}, {})
+    return TrainingCurve(name, (10.0, 20.0, 30.0), (0.3, 0.6, last), {}, {})
 
 
 @pytest.fixture
 def found():
-    control = Arm(
-        name="alone", role="alone", top1=Mean(0.8, 0.78, 0.82, 3), parameters=1698, latency=0.07, steps=300,
+    control = VariantResult(
+        name="alone", role="alone", accuracy=SeedMean(0.8, 0.78, 0.82, 3), parameters=1698, latency_ms=0.07, steps=300,
         curves=(curve("alone", 0.8),),
     )  # fmt: skip
-    student = Arm(
-        name="distilled", role="distilled", title="small_cnn", control="alone", top1=Mean(0.86, 0.84, 0.88, 3),
-        gain=Gain(mean=6.04, low=4.0, high=8.0, t_low=1.5, t_high=10.5, n=3), gap=Share(0.5), judgement="helps",
-        sentence="distilled helps.", parameters=1698, latency=0.07, steps=300, spent=Spent(3.0, 5.0, None, 12.5),
-        classes=(ClassChange("cat", 4.0, 40), ClassChange("dog", -2.0, 40)), curves=(curve("distilled", 0.86),),
+    student = VariantResult(
+        name="distilled", role="distilled", title="small_cnn", baseline="alone", accuracy=SeedMean(0.86, 0.84, 0.88, 3),
+        gain=PairedGain(mean=6.04, low=4.0, high=8.0, t_low=1.5, t_high=10.5, num_seeds=3), gap_recovered=GapRecovered(0.5), outcome="helps",
+        verdict_text="distilled helps.", parameters=1698, latency_ms=0.07, steps=300, resources=TrainingCost(3.0, 5.0, None, 12.5),
+        class_changes=(ClassChange("cat", 4.0, 40), ClassChange("dog", -2.0, 40)), curves=(curve("distilled", 0.86),),
     )  # fmt: skip
     cells = tuple(
-        Cell(arm=arm, seed=seed, folder=f"runs/{seed}", state="done", top1=0.8, reads=1, step=300)
+        TrialStatus(variant=arm, seed=seed, folder=f"runs/{seed}", state="done", accuracy=0.8, num_reads=1, step=300)
         for arm in ("alone", "distilled") for seed in (0, 1, 2)
     )  # fmt: skip
     return Comparison(
-        title="digits", kind="runs", arms=(control, student), cells=cells, against=("alone",), examples=360, rule=RULE,
-        agreement=Agreement(("alone", "distilled"), ((0.9, 0.85), (0.85, None))), limbeck="0.2.0",
+        title="digits", kind="runs", variants=(control, student), trials=cells, baselines=("alone",), num_samples=360, rule=VARIANT_RULE,
+        agreement=AgreementMatrix(("alone", "distilled"), ((0.9, 0.85), (0.85, None))), limbeck="0.2.0",
     )  # fmt: skip
 
 
 def named(found, name):
     """The same comparison with another name for its student."""
-    arms = (found.arms[0], replace(found.arms[1], name=name, title=name, note=name, sentence=f"{name} helps."))
-    cells = tuple(replace(cell, arm=name if cell.arm == "distilled" else cell.arm, error=name) for cell in found.cells)
-    agreement = Agreement(("alone", name), found.agreement.shares)
+    arms = (found.variants[0], replace(found.variants[1], name=name, title=name, note=name, sentence=f"{name} helps."))
+    cells = tuple(
+        replace(cell, variant=name if cell.variant == "distilled" else cell.variant, error=name)
+        for cell in found.trials
+    )
+    agreement = AgreementMatrix(("alone", name), found.agreement.matrix)
     return replace(found, title=name, arms=arms, cells=cells, agreement=agreement, warnings=(name,), notes=(name,))
 
 
 def words(text):
-    return re.sub(r"\s+", " ", re.sub(r"<(style|script)>.*?</\1>|<[^>]+>", " ", text, flags=re.DOTALL)).replace(
+    return re.sub(r"\s+", " ", re.sub(r"<(style|script)>.*?</\1>|<[^>]+>", " ", text, torch_flags=re.DOTALL)).replace(
         "\xa0", " "
     )
 
 
 def test_page_states_verdict_control_reads_and_rule(found):
-    text = words(compare_page(found))
+    text = words(render_compare_page(found))
     assert "distilled helps." in text
     assert "Compared with alone on 360 test examples, over up to 3 seeds" in text
     assert "read 3 times, by 3 finished runs" in text
@@ -86,12 +89,12 @@ def test_page_states_verdict_control_reads_and_rule(found):
 
 
 def test_page_says_when_a_test_part_was_read_again(found):
-    cells = tuple(replace(cell, reads=2) for cell in found.cells)
-    assert "more than once" in compare_page(replace(found, cells=cells))
+    cells = tuple(replace(cell, num_reads=2) for cell in found.trials)
+    assert "more than once" in render_compare_page(replace(found, cells=cells))
 
 
 def test_page_is_whole_and_asks_the_network_for_nothing(found):
-    text = compare_page(found)
+    text = render_compare_page(found)
 
     class Balance(HTMLParser):
         def __init__(self):
@@ -112,25 +115,32 @@ def test_page_is_whole_and_asks_the_network_for_nothing(found):
     checker.feed(text)
     assert checker.open_tags == []
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)[^\"]*\"|url\((?!#)|@import|https?://", text)
-    assert "default-src 'none'" in policy()
-    assert "script-src 'sha256-" in policy()
-    assert "unsafe-inline" not in policy().partition("script-src")[2]
+    assert "default-src 'none'" in content_security_policy()
+    assert "script-src 'sha256-" in content_security_policy()
+    assert "unsafe-inline" not in content_security_policy().partition("script-src")[2]
 
 
 def test_the_same_comparison_gives_the_same_page(found):
-    assert compare_page(found) == compare_page(found)
+    assert render_compare_page(found) == render_compare_page(found)
 
 
 def test_names_stay_words_on_the_page(found):
-    text = compare_page(named(found, EVIL))
+    text = render_compare_page(named(found, EVIL))
     assert text.count("<script>") == 1
     assert "alert(1)</script>" not in text
     assert "&lt;script&gt;alert(1)" in text
 
 
 def test_a_spreadsheet_runs_no_name_and_numbers_stay_numbers(found):
-    hurts = replace(found.arms[1], name=EVIL, title="+1+2", note="@SUM(A1)", sentence="-x", gain=Gain(mean=-3.25, n=2))
-    text = csv_text(replace(found, arms=(found.arms[0], hurts)))
+    hurts = replace(
+        found.variants[1],
+        name=EVIL,
+        title="+1+2",
+        note="@SUM(A1)",
+        sentence="-x",
+        gain=PairedGain(mean=-3.25, num_seeds=2),
+    )
+    text = to_csv(replace(found, arms=(found.variants[0], hurts)))
     row = list(csv.DictReader(io.StringIO(text)))[1]
     assert row["arm"] == f"'{EVIL}"
     assert (row["title"], row["note"], row["sentence"]) == ("'+1+2", "'@SUM(A1)", "'-x")
@@ -140,14 +150,14 @@ def test_a_spreadsheet_runs_no_name_and_numbers_stay_numbers(found):
     assert text.endswith("\r\n")
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", "\n="])
+@pytest.marker.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", "\n="])
 def test_every_way_to_begin_a_formula_is_stopped(found, start):
-    row = list(csv.DictReader(io.StringIO(csv_text(named(found, f"{start}1+1")))))[1]
+    row = list(csv.DictReader(io.StringIO(to_csv(named(found, f"{start}1+1")))))[1]
     assert row["arm"].startswith("'")
 
 
 def test_markdown_has_the_same_number_of_cells_in_every_line(found):
-    lines = [line for line in markdown_text(named(found, f"{EVIL}\nnew | line")).splitlines() if line.startswith("|")]
+    lines = [line for line in to_markdown(named(found, f"{EVIL}\nnew | line")).splitlines() if line.startswith("|")]
     assert len(lines) == 4
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
     assert "<script>" not in "".join(lines)
@@ -155,7 +165,7 @@ def test_markdown_has_the_same_number_of_cells_in_every_line(found):
 
 
 def test_latex_escapes_what_latex_reads(found):
-    text = latex_text(named(found, f"{EVIL}\n\\input{{secret}}"))
+    text = to_latex(named(found, f"{EVIL}\n\\input{{secret}}"))
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 3
     # Without what is escaped, no character is left that means something to LaTeX.
@@ -166,25 +176,25 @@ def test_latex_escapes_what_latex_reads(found):
     assert all(line.startswith(("%", "\\")) or line.endswith(r"\\") for line in text.splitlines())
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("gain", "says"),
     [
-        (Gain(mean=2, low=1, high=3, t_low=0.5, t_high=3.5, n=4), "helps"),
-        (Gain(mean=2, low=1, high=3, t_low=-0.5, t_high=4.5, n=3), "open"),
-        (Gain(mean=-2, low=-3, high=-1, n=4), "hurts"),
-        (Gain(mean=0.1, low=0.0, high=0.2, n=4), "open"),
-        (Gain(mean=2, samples=(0.5, 4)), "helps"),
-        (Gain(mean=2, low=1, high=3, samples=(-9, 9), n=5), "helps"),
-        (Gain(mean=2), "unknown"),
+        (PairedGain(mean=2, low=1, high=3, t_low=0.5, t_high=3.5, num_seeds=4), "helps"),
+        (PairedGain(mean=2, low=1, high=3, t_low=-0.5, t_high=4.5, num_seeds=3), "open"),
+        (PairedGain(mean=-2, low=-3, high=-1, num_seeds=4), "hurts"),
+        (PairedGain(mean=0.1, low=0.0, high=0.2, num_seeds=4), "open"),
+        (PairedGain(mean=2, sample_interval=(0.5, 4)), "helps"),
+        (PairedGain(mean=2, low=1, high=3, sample_interval=(-9, 9), num_seeds=5), "helps"),
+        (PairedGain(mean=2), "unknown"),
         (None, "unknown"),
     ],
 )
 def test_rule(gain, says):
-    assert judged(gain) == says
+    assert classify_gain(gain) == says
 
 
 def test_forest_places_means_and_intervals_on_one_axis(found):
-    lines, axis = forest(found.arms)
+    lines, axis = forest_rows(found.variants)
     (line,) = lines
 
     def place(points):
@@ -192,15 +202,15 @@ def test_forest_places_means_and_intervals_on_one_axis(found):
         return 100 * (points + 0.63) / (10.5 + 1.26)
 
     assert line.mean == pytest.approx(place(6.04), abs=0.01)
-    assert line.reach == pytest.approx((place(4), place(8)), abs=0.01)
-    assert line.wide == pytest.approx((place(1.5), place(10.5)), abs=0.01)
+    assert line.interval == pytest.approx((place(4), place(8)), abs=0.01)
+    assert line.t_interval == pytest.approx((place(1.5), place(10.5)), abs=0.01)
     assert axis.zero == pytest.approx(place(0), abs=0.01)
     assert [words for _, words in axis.ticks] == ["0", "+5", "+10"]
 
 
 def test_of_many_classes_those_that_changed_most_are_shown(found):
     many = tuple(ClassChange(f"class {i}", (-1) ** i * i / 10, 10) for i in range(200))
-    names, rows, every = by_class((found.arms[0], replace(found.arms[1], classes=many)))
+    names, rows, every = class_difference_rows((found.variants[0], replace(found.variants[1], classes=many)))
     assert (names, every, len(rows)) == (["distilled"], 200, 12)
     assert {row.name for row in rows} == {f"class {i}" for i in range(188, 200)}
     assert rows[-1].cells[0] == ("−19.9", pytest.approx(-19.9), -100)
@@ -208,15 +218,20 @@ def test_of_many_classes_those_that_changed_most_are_shown(found):
 
 def test_each_arm_looks_like_no_other():
     arms = [
-        Arm(name=f"{role} {i}", role=role) for role in ("teacher", "alone", "longer", "distilled") for i in range(5)
+        VariantResult(name=f"{role} {i}", role=role)
+        for role in ("teacher", "alone", "longer", "distilled")
+        for i in range(5)
     ]
-    found = looks(arms)
-    assert len({(look.ink, look.mark, look.place % 4) for look in found.values()}) == len(arms)
+    found = assign_styles(arms)
+    assert len({(look.color_name, look.marker, look.dash_index % 4) for look in found.values()}) == len(arms)
 
 
 def test_page_shows_what_is_there_when_nothing_else_is(found):
-    bare = (Arm(name="alone", role="alone"), Arm(name="distilled", role="distilled", control="alone"))
-    text = words(compare_page(replace(found, arms=bare, agreement=None, cells=(), examples=None, against=())))
+    bare = (
+        VariantResult(name="alone", role="alone"),
+        VariantResult(name="distilled", role="distilled", baseline="alone"),
+    )
+    text = words(render_compare_page(replace(found, arms=bare, agreement=None, cells=(), examples=None, against=())))
     assert "there is no difference to draw" in text
     assert "There are no curves" in text
     assert "agreement is not known" in text

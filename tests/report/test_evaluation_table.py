@@ -1,6 +1,6 @@
 """The table of an evaluation: what was asked for stands in it, and no more."""
 
-from limbeck.report import evaluation_table
+from limbeck.report import render_evaluation_table
 
 
 def model(role, **more):
@@ -24,7 +24,7 @@ def found(**more):
 
 
 def test_networks_stand_in_columns_and_the_difference_last():
-    lines = evaluation_table(found()).splitlines()
+    lines = render_evaluation_table(found()).splitlines()
     assert lines[0] == "digits, validation part, n = 50 where nothing else is said"
     assert lines[2].split() == [
         "accuracy",
@@ -49,8 +49,10 @@ def test_each_figure_has_its_unit():
         "temperature": 1.5, "before": {"ece": 0.1, "nll": 0.5}, "after": {"ece": 0.05, "nll": 0.4}, "n": 25,
         "fitted_on_part": "half of validation",
     }  # fmt: skip
-    text = evaluation_table(
-        found(noise={"sigmas": [0.1], "top1": [0.8]}, calibration=calibration, attacks={"eps": 0.1, "worst": 0.25})
+    text = render_evaluation_table(
+        found(
+            noise={"sigmas": [0.1], "top1": [0.8]}, calibration_inputs=calibration, attacks={"eps": 0.1, "worst": 0.25}
+        )
     )
     rows = {one.strip().split("  ")[0]: one for one in text.splitlines()}
     assert rows["noise, σ = 0.1"].endswith("−2.0 (−1.0 to +3.0)")
@@ -67,7 +69,7 @@ def test_costs_say_where_they_were_measured():
         "top1": 0.9, "bytes": 1000, "parameters": 250, "flops": None, "memory": 2000,
         "machine": {"cpu": "A processor", "cores": 4},
     }  # fmt: skip
-    text = evaluation_table(found() | {"efficiency": {"rows": [row]}})
+    text = render_evaluation_table(found() | {"efficiency": {"rows": [row]}})
     assert "2 threads of 4 cores, A processor" in text
     assert text.count("1.25 (2)") == 2
     assert "–" in next(one for one in text.splitlines() if "2.0 kB" in one)

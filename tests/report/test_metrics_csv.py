@@ -8,8 +8,8 @@ import re
 import pytest
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report.metrics_csv import Curve, curves
-from limbeck.report.plots.curves import loss_parts
+from limbeck.report.metrics_csv import TrainingCurve, load_curves
+from limbeck.report.plots.curves import plot_loss_components
 
 
 def table(tmp_path, text):
@@ -21,7 +21,7 @@ def table(tmp_path, text):
 def test_stages_that_count_from_one_are_joined_end_to_end(tmp_path):
     head = "phase,stage,step,validation_top1,loss/a,loss/b\n"
     rows = "d,warm,5,0.1,1,\nd,warm,10,0.2,1,\nd,soft,5,0.3,,2\nd,soft,10,0.4,,2\n"
-    curve = curves(table(tmp_path, head + rows))["d"]
+    curve = load_curves(table(tmp_path, head + rows))["d"]
     assert curve.steps == (5, 10, 15, 20)
     assert curve.stages == {"warm": 0, "soft": 10}
     assert curve.losses["a"][:2] == (1, 1)
@@ -29,45 +29,47 @@ def test_stages_that_count_from_one_are_joined_end_to_end(tmp_path):
 
 
 def test_stages_that_count_on_stay_as_they_are(tmp_path):
-    curve = curves(table(tmp_path, "phase,stage,step,validation_top1\nd,a,5,0.1\nd,b,10,0.2\n"))["d"]
+    curve = load_curves(table(tmp_path, "phase,stage,step,validation_top1\nd,a,5,0.1\nd,b,10,0.2\n"))["d"]
     assert curve.steps == (5, 10)
 
 
 def test_cells_that_are_no_number_are_missing(tmp_path):
-    curve = curves(table(tmp_path, "phase,stage,step,validation_top1,loss/x\nd,a,1,,\nd,a,2,inf,\nd,a,3,soon,\n"))["d"]
+    curve = load_curves(table(tmp_path, "phase,stage,step,validation_top1,loss/x\nd,a,1,,\nd,a,2,inf,\nd,a,3,soon,\n"))[
+        "d"
+    ]
     assert all(map(math.isnan, curve.accuracy))
     assert curve.losses == {}
 
 
 def test_no_file_and_no_row_are_no_curves(tmp_path):
-    assert curves(tmp_path / "metrics.csv") == {}
-    assert curves(table(tmp_path, "phase,step\n")) == {}
+    assert load_curves(tmp_path / "metrics.csv") == {}
+    assert load_curves(table(tmp_path, "phase,step\n")) == {}
 
 
 def test_other_file_is_one_sentence(tmp_path):
     with pytest.raises(LimbeckError, match="at least phase and step"):
-        curves(table(tmp_path, "a,b\n1,2\n"))
+        load_curves(table(tmp_path, "a,b\n1,2\n"))
 
 
 def curve(**losses):
     count = len(next(iter(losses.values())))
-    return Curve(
+    return TrainingCurve(
         "d", tuple(range(1, count + 1)), (math.nan,) * count, {k: tuple(v) for k, v in losses.items()}, {"d": 0}
     )
 
 
 def test_parts_are_stacked_only_where_none_is_negative():
-    assert "stacked, they are the loss" in loss_parts(curve(a=[1, 2], b=[3, 4])).note
-    assert "dotted line is their sum" in loss_parts(curve(a=[1, -2], b=[3, 4])).note
+    assert "stacked, they are the loss" in plot_loss_components(curve(a=[1, 2], b=[3, 4])).note
+    assert "dotted line is their sum" in plot_loss_components(curve(a=[1, -2], b=[3, 4])).note
 
 
 def test_tall_first_epoch_is_cut_and_said():
-    plot = loss_parts(curve(a=[500.0] + [1.0] * 39))
+    plot = plot_loss_components(curve(a=[500.0] + [1.0] * 39))
     assert "up to 500, are cut off" in plot.note
     ticks = [float(t) for t in re.findall(r"<text [^>]*text-anchor: end[^>]*>([\d.]+)</text>", plot.svg)]
     assert max(ticks) < 3
 
 
 def test_phase_without_losses_has_no_picture():
-    assert loss_parts(None) is None
-    assert loss_parts(Curve("d", (1,), (0.5,), {}, {})) is None
+    assert plot_loss_components(None) is None
+    assert plot_loss_components(TrainingCurve("d", (1,), (0.5,), {}, {})) is None

@@ -8,13 +8,13 @@ import yaml
 
 from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
-from limbeck.report import write_card
-from limbeck.report.model_card import escaped
-from limbeck.report.shares import interval
+from limbeck.report import write_model_card
+from limbeck.report.model_card import escape_markdown
+from limbeck.report.shares import accuracy_interval
 
 
 def card(run, **options):
-    return write_card(run, **options).read_text(encoding="utf-8")
+    return write_model_card(run, **options).read_text(encoding="utf-8")
 
 
 def front(text):
@@ -23,7 +23,7 @@ def front(text):
 
 def test_the_hub_reads_the_card_and_its_results(record, write):
     hub = pytest.importorskip("huggingface_hub")
-    path = write_card(write(record))
+    path = write_model_card(write(record))
     told = hub.metadata_load(path)
     assert (told["library_name"], told["pipeline_tag"]) == ("limbeck", "image-classification")
     data = hub.ModelCard.load(path).data
@@ -38,7 +38,7 @@ def test_figures_stand_with_their_intervals(record, write):
     text = card(write(record))
     for name in ("teacher", "alone", "distilled"):
         quality = record["models"][name]["test"]
-        low, high = interval(quality["top1"], quality["examples"])
+        low, high = accuracy_interval(quality["top1"], quality["examples"])
         assert f"{100 * quality['top1']:.1f} % | {100 * low:.1f} % to {100 * high:.1f} %" in text
     low, high = record["verdict"]["interval_points"]
     assert f"95 % interval {low:+.1f} to {high:+.1f}".replace("-", "−") in text
@@ -51,9 +51,9 @@ def test_the_interval_is_that_of_a_bootstrap_over_samples():
     right = np.arange(360) < 324
     drawn = np.random.default_rng(1).integers(0, 360, (20_000, 360))
     low, high = np.quantile(right[drawn].mean(1), [0.025, 0.975])
-    assert interval(0.9, 360) == pytest.approx((low, high), abs=0.004)
-    assert interval(0.0, 10) == (0.0, pytest.approx(1 - 0.05**0.1))
-    assert interval(None, 10) is interval(0.5, 0) is None
+    assert accuracy_interval(0.9, 360) == pytest.approx((low, high), abs=0.004)
+    assert accuracy_interval(0.0, 10) == (0.0, pytest.approx(1 - 0.05**0.1))
+    assert accuracy_interval(None, 10) is accuracy_interval(0.5, 0) is None
 
 
 def test_the_same_record_gives_the_same_card(record, write):
@@ -70,7 +70,7 @@ def test_the_license_is_the_users_to_state(record, write, capsys):
     assert "## License" not in text
     assert capsys.readouterr().out.strip().endswith("README.md")
     with pytest.raises(LimbeckError, match="spelt as the Hub does"):
-        write_card(run, license="my: own")
+        write_model_card(run, license="my: own")
 
 
 def test_words_of_the_record_break_out_of_nothing(record, write):
@@ -99,11 +99,11 @@ def test_one_arm_of_a_study_has_no_card(record, write):
     arm = {"study": "s", "arm": "alone", "seed": 0}
     record["models"] = {"alone": record["models"]["alone"]}
     with pytest.raises(LimbeckError, match="one arm of a study"):
-        write_card(write(record | {"kind": "arm", "arm": arm}))
+        write_model_card(write(record | {"kind": "arm", "arm": arm}))
 
 
 def test_words_without_marks_stay_as_they_are():
-    assert escaped("Digits, 8×8 (UCI) – n = 360.") == "Digits, 8×8 (UCI) – n = 360."
+    assert escape_markdown("Digits, 8×8 (UCI) – n = 360.") == "Digits, 8×8 (UCI) – n = 360."
 
 
 def test_a_card_of_little_says_what_is_missing(record, write):
@@ -121,7 +121,7 @@ def test_a_card_of_little_says_what_is_missing(record, write):
     assert "None" not in text
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("name", "hub"), [("CIFAR10", "uoft-cs/cifar10"), ("my Pictures!", "my-pictures"), ("日本", "data")]
 )
 def test_data_go_by_the_name_the_hub_knows_or_by_a_plain_word(record, write, name, hub):

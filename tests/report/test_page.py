@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report import RULE, over_direct, verdict, write_report
+from limbeck.report import RULE, format_verdict, format_vs_no_assistants, write_report
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -22,7 +22,7 @@ def page(run):
 
 def words(text):
     """What a reader sees: no styles, no tags, single spaces."""
-    text = re.sub(r"<(style|title)>.*?</\1>", " ", text, flags=re.DOTALL)
+    text = re.sub(r"<(style|title)>.*?</\1>", " ", text, torch_flags=re.DOTALL)
     return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", text))).replace("\u00a0", " ")
 
 
@@ -85,7 +85,7 @@ def test_ids_are_unique_over_all_pictures_and_each_reference_is_met(record, writ
 
 
 def test_pictures_take_their_colours_from_the_style_sheet(record, write):
-    pictures = re.findall(r"<svg.*?</svg>", page(write(record)), flags=re.DOTALL)
+    pictures = re.findall(r"<svg.*?</svg>", page(write(record)), torch_flags=re.DOTALL)
     assert len(pictures) == 8
     for picture in pictures:
         assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r"href=\"#\S+\"|url\(#\S+\)", "", picture))
@@ -97,7 +97,7 @@ def test_every_colour_in_use_is_defined_for_light_dark_and_print(record, write):
     text = page(write(with_assistants(record)))
     assert {"assistant", "direct"} <= set(re.findall(r"var\(--([a-z0-9]+)\)", text))
     used = set(re.findall(r"var\(--([a-z0-9]+)\)", text)) - {"chip"}
-    blocks = re.findall(r":root \{.*?\}", text, flags=re.DOTALL)
+    blocks = re.findall(r":root \{.*?\}", text, torch_flags=re.DOTALL)
     light, dark, printed = (set(re.findall(r"--([a-z0-9]+): #", block)) for block in blocks)
     assert used <= light == dark == printed
 
@@ -138,7 +138,7 @@ def test_words_of_the_record_stay_words(record, write):
 def test_null_result_reads_as_one(record, write):
     found = record["verdict"]
     found |= {"gain_points": 0.6, "interval_points": [-1.1, 2.2], "gap_recovered": 0.09}
-    found["sentence"] = verdict(record["models"], 0.6, (-1.1, 2.2), 0.09)
+    found["sentence"] = format_verdict(record["models"], 0.6, (-1.1, 2.2), 0.09)
     text = page(write(record))
     assert "cannot be told apart" in words(text)
     assert "this may be zero as well" in words(text)
@@ -148,7 +148,7 @@ def test_null_result_reads_as_one(record, write):
 def test_harm_reads_as_harm(record, write):
     found = record["verdict"]
     found |= {"gain_points": -2.0, "interval_points": [-3.1, -0.4], "gap_recovered": -0.4}
-    found["sentence"] = verdict(record["models"], -2.0, (-3.1, -0.4), -0.4)
+    found["sentence"] = format_verdict(record["models"], -2.0, (-3.1, -0.4), -0.4)
     text = page(write(record))
     assert "Distillation hurt:" in words(text)
     assert "−40 % distillation led away from the teacher" in words(text)
@@ -183,7 +183,7 @@ def test_run_with_the_test_part_shut_shows_validation_and_says_so(record, write)
     assert "Quality on the validation part, n = 360" in text
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("change", "sentence"),
     [
         ({"export": {}}, "The student was not exported in this run."),
@@ -246,7 +246,7 @@ def with_assistants(record):
     direct = {**json.loads(json.dumps(models["alone"])), "role": "direct", "title": "Student without assistants: x"}
     record["models"] = {**models, "direct": direct, **more}
     record["verdict"]["over_direct"] = {
-        "sentence": over_direct(2.0, (1.0, 3.0)), "gain_points": 2.0, "interval_points": [1.0, 3.0],
+        "sentence": format_vs_no_assistants(2.0, (1.0, 3.0)), "gain_points": 2.0, "interval_points": [1.0, 3.0],
     }  # fmt: skip
     return record
 
@@ -279,7 +279,7 @@ def test_what_is_no_png_is_left_out(record, write):
     assert "no label" in text
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("content", "says"),
     [
         (None, r"holds no record\.json.*limbeck distill"),

@@ -10,9 +10,16 @@ import pytest
 import limbeck.report
 from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
-from limbeck.report import changed, check_record, schema_text, write_card, write_record, write_report
-from limbeck.report.read import parse, read
-from limbeck.report.record_hash import hash_of, identity_of, sealed
+from limbeck.report import (
+    check_record,
+    integrity_warning,
+    render_json_schema,
+    write_model_card,
+    write_record,
+    write_report,
+)
+from limbeck.report.read import parse_record, read_record
+from limbeck.report.record_hash import add_hashes, compute_config_hash, compute_record_hash
 
 OLD = Path(__file__).with_name("record_schema_1.json")
 
@@ -37,12 +44,12 @@ def altered(run, change):
 def test_a_record_of_schema_1_is_read_with_all_its_figures():
     raw = json.loads(OLD.read_text())
     assert raw["schema"] == 1
-    found = read(OLD)
-    assert found.version == 2
-    assert found.distilled.test.top1 == raw["models"]["distilled"]["test"]["top1"]
-    assert found.distilled.spent.seconds == raw["models"]["distilled"]["seconds"]
-    assert found.processes.number == 1
-    assert (found.hash, found.fidelity, found.weights) == (None, None, {})
+    found = read_record(OLD)
+    assert found.schema_version == 2
+    assert found.distilled.test.accuracy == raw["models"]["distilled"]["test"]["top1"]
+    assert found.distilled.resources.seconds == raw["models"]["distilled"]["seconds"]
+    assert found.distributed.world_size == 1
+    assert (found.record_hash, found.fidelity, found.weights) == (None, None, {})
 
 
 def test_a_record_of_schema_1_still_gives_a_page_and_a_card(tmp_path):
@@ -50,21 +57,21 @@ def test_a_record_of_schema_1_still_gives_a_page_and_a_card(tmp_path):
     page = write_report(tmp_path).read_text()
     assert "was not measured" in page
     assert "hash" not in page.split("How this was measured")[0].split("</style>")[1]
-    assert "93.0 %" in write_card(tmp_path).read_text()
+    assert "93.0 %" in write_model_card(tmp_path).read_text()
     assert "kept no hash" in check_record(tmp_path)[0]
 
 
 def test_the_schema_in_the_package_is_what_the_models_give():
     shipped = Path(limbeck.report.__file__).with_name("record.schema.json").read_text(encoding="utf-8")
-    assert shipped == schema_text(), "run: limbeck record schema > src/limbeck/report/record.schema.json"
+    assert shipped == render_json_schema(), "run: limbeck record schema > src/limbeck/report/record.schema.json"
 
 
 def test_the_schema_takes_a_record_and_refuses_a_wrong_one(record):
     jsonschema = pytest.importorskip("jsonschema")
-    schema = json.loads(schema_text())
+    schema = json.loads(render_json_schema())
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
-    assert not list(validator.iter_errors(sealed(record)))
+    assert not list(validator.iter_errors(add_hashes(record)))
     assert list(validator.iter_errors(record | {"models": {"a": {"role": "pupil"}}}))
 
 
@@ -72,10 +79,10 @@ def test_what_is_written_is_what_is_read(record, tmp_path):
     whole = write_record(tmp_path, record)
     assert json.loads((tmp_path / "record.json").read_text()) == whole
     assert list(whole)[-2:] == ["identity", "hash"]
-    assert read(tmp_path / "record.json").hash == whole["hash"]
+    assert read_record(tmp_path / "record.json").record_hash == whole["hash"]
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("place", "says"),
     [
         ((), r"the record: it has no 'colour'"),
@@ -93,10 +100,10 @@ def test_a_key_that_nobody_knows_is_not_written_and_is_passed_over_when_read(rec
     with pytest.raises(LimbeckError, match=says):
         write_record(tmp_path, record)
     assert not list(tmp_path.iterdir())
-    assert parse(record | {"minor": 99}).name == "digits"
+    assert parse_record(record | {"minor": 99}).name == "digits"
 
 
-@pytest.mark.parametrize("key", ["limbeck", "recipe", "versions", "machine", "environment"])
+@pytest.marker.parametrize("key", ["limbeck", "recipe", "versions", "machine", "environment"])
 def test_a_record_that_could_not_be_repeated_is_not_written(record, tmp_path, key):
     del record[key]
     with pytest.raises(LimbeckError, match=f"has no {key}"):
@@ -110,24 +117,24 @@ def test_nan_is_not_written(record, tmp_path):
 
 
 def test_the_hash_is_the_sha256_of_canonical_json(record):
-    whole = sealed(record)
+    whole = add_hashes(record)
     rest = {key: value for key, value in whole.items() if key != "hash"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert whole["hash"] == hashlib.sha256(text.encode()).hexdigest()
     again = json.loads(json.dumps(whole, indent=3))
-    assert hash_of(dict(reversed(list(again.items())))) == whole["hash"]
+    assert compute_record_hash(dict(reversed(list(again.items())))) == whole["hash"]
 
 
 def test_identity_is_of_what_decides_the_figures_only(record):
     record["weights"] = {"teachers.teacher.weights": {"sha256": "aa", "bytes": 3}}
     record["recipe"]["teachers"]["teacher"]["weights"] = "here/teacher.safetensors"
     record["recipe"]["data"]["root"] = "here"
-    first = identity_of(record)
+    first = compute_config_hash(record)
 
     def other(change):
         changed = copy.deepcopy(record)
         change(changed)
-        return identity_of(changed)
+        return compute_config_hash(changed)
 
     assert other(lambda r: r.update(name="b", seconds=1.0, created="later", machine={"cpu": "x"}, models={})) == first
     assert other(lambda r: r["recipe"].update(name="b", loggers=["mlflow"], export={"to": []})) == first
@@ -145,7 +152,7 @@ def test_identity_is_of_what_decides_the_figures_only(record):
 
 def test_a_record_as_it_was_written_is_sound(run, capsys):
     assert check_record(run) == []
-    assert changed(run) is None
+    assert integrity_warning(run) is None
     assert main(["record", "check", str(run)]) == 0
     assert "as it was written" in capsys.readouterr().out
 
@@ -161,15 +168,15 @@ def test_one_changed_digit_is_told_by_check_and_on_the_page(run, capsys):
 
 
 def test_a_record_without_a_hash_and_one_with_a_false_identity_are_told(run):
-    altered(run, lambda r: r.update(hash=None))
-    assert "has no hash" in changed(run)
+    altered(run, lambda r: r.update(record_hash=None))
+    assert "has no hash" in integrity_warning(run)
 
     def forged(record):
         record["seed"] = 5
-        record["hash"] = hash_of(record)
+        record["hash"] = compute_record_hash(record)
 
     altered(run, forged)
-    assert "identity that does not fit" in changed(run)
+    assert "identity that does not fit" in integrity_warning(run)
 
 
 def test_files_that_are_gone_or_others_are_told(run):
@@ -196,4 +203,4 @@ def test_the_schema_is_printed(capsys):
 def test_one_arm_of_a_study_may_be_a_control(record):
     arm = {"study": "s", "arm": "alone", "seed": 0}
     del record["models"]["distilled"], record["models"]["teacher"]
-    assert parse(record | {"kind": "arm", "arm": arm}).arm.arm == "alone"
+    assert parse_record(record | {"kind": "arm", "arm": arm}).variant.name == "alone"

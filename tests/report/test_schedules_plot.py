@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from limbeck.report import report_page
-from limbeck.report.metrics_csv import Curve
-from limbeck.report.plots.schedules_plot import gradient_ratios, shares, temperatures
+from limbeck.report import render_report
+from limbeck.report.metrics_csv import TrainingCurve
+from limbeck.report.plots.schedules_plot import plot_gradient_ratios, plot_loss_shares, plot_temperatures
 from limbeck.training.callbacks import read_metrics
 
 MISSING = float("nan")
@@ -13,42 +13,48 @@ MISSING = float("nan")
 def curve(**columns):
     named = {name.replace("__", "/"): tuple(values) for name, values in columns.items()}
     count = len(next(iter(named.values())))
-    return Curve("d", tuple(range(1, count + 1)), (MISSING,) * count, {}, {"d": 0}, named)
+    return TrainingCurve("d", tuple(range(1, count + 1)), (MISSING,) * count, {}, {"d": 0}, named)
 
 
 def test_a_temperature_that_differs_within_an_epoch_has_a_band():
-    drawn = temperatures(curve(tau__soft=[4, 5], tau_min__soft=[3, 3], tau_max__soft=[6, 6]))
+    drawn = plot_temperatures(curve(tau__soft=[4, 5], tau_min__soft=[3, 3], tau_max__soft=[6, 6]))
     assert "The band goes" in drawn.note
-    assert drawn.says == "Temperature by step: soft, last 5."
-    assert not temperatures(curve(tau__soft=[4, 4], tau_min__soft=[4, 4], tau_max__soft=[4, 4])).note
+    assert drawn.alt_text == "Temperature by step: soft, last 5."
+    assert not plot_temperatures(curve(tau__soft=[4, 4], tau_min__soft=[4, 4], tau_max__soft=[4, 4])).note
 
 
 def test_pulls_are_drawn_over_the_epochs_in_which_they_were_measured():
-    drawn = gradient_ratios(curve(gradient_ratio__soft=[30.0, MISSING, 0.5], gradient_ratio__off=[0.0, 0.0, 0.0]))
-    assert "soft, last 0.5" in drawn.says
-    assert "off" not in drawn.says, "a logarithm of 0 is drawn nowhere"
+    drawn = plot_gradient_ratios(curve(gradient_ratio__soft=[30.0, MISSING, 0.5], gradient_ratio__off=[0.0, 0.0, 0.0]))
+    assert "soft, last 0.5" in drawn.alt_text
+    assert "off" not in drawn.alt_text, "a logarithm of 0 is drawn nowhere"
 
 
 def test_the_share_of_a_single_term_is_not_drawn():
-    assert shares(curve(share__soft=[1.0])) is None
-    assert "truth, last 0.75" in shares(curve(share__soft=[0.25], share__truth=[0.75])).says
+    assert plot_loss_shares(curve(share__soft=[1.0])) is None
+    assert "truth, last 0.75" in plot_loss_shares(curve(share__soft=[0.25], share__truth=[0.75])).alt_text
 
 
 def test_nothing_is_drawn_of_a_run_that_wrote_nothing_of_it():
     bare = curve(loss__soft=[1.0, 2.0])
-    assert temperatures(bare) is shares(bare) is gradient_ratios(bare) is temperatures(None) is None
+    assert (
+        plot_temperatures(bare)
+        is plot_loss_shares(bare)
+        is plot_gradient_ratios(bare)
+        is plot_temperatures(None)
+        is None
+    )
 
 
 def test_the_page_shows_what_moved(record, write):
     folder = write(record)
     rows = read_metrics(folder / "metrics.csv")
-    page = report_page(folder)
+    page = render_report(folder)
     assert "Pull of each term" not in page
     for row in rows:
         if row["phase"] == "distilled":
             row |= {"tau/soft": 4.0 + int(row["epoch"]) / 30, "tau_min/soft": 3.0, "tau_max/soft": 6.0}
             row |= {"share/soft": 0.9, "share/truth": 0.1, "gradient_ratio/soft": 12.0}
-    page = report_page(write(record, rows=rows))
+    page = render_report(write(record, rows=rows))
     for words in ("Temperature", "Share of each term in the loss", "Pull of each term against the hard loss"):
         assert f"{words}</h3>" in page
     assert "soft, last 12" in page

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report import candidates_table, write_candidates
+from limbeck.report import render_candidates_table, write_selection_plot
 
 
 def quality(top1, nll=0.3):
@@ -30,7 +30,7 @@ def found():
         "schema": 1, "kind": "teachers", "alone": model(0.81, 0.07),
         "rules": {"margin": 5.0, "budget": 2.0, "times": 30.0, "given": False},
         "candidates": {
-            "big": model(0.93, 0.11, chosen=True, reason="kept first: best alone (NLL 0.268)"),
+            "big": model(0.93, 0.11, selected=True, reason="kept first: best alone (NLL 0.268)"),
             "wide": model(0.88, 0.02), "near": model(0.83, 0.5, reason="too close to the student: +2.0 points"),
         },
         "pairs": [
@@ -44,7 +44,7 @@ def found():
 
 
 def test_the_table_has_a_line_of_figures_and_a_reason_for_each(found):
-    text = candidates_table(found)
+    text = render_candidates_table(found)
     lines = text.splitlines()
     assert re.search(r"● +big +93.0 % +\+12.0 +0.300 +0.040 +24 k +0.11 ms +122 kB", text)
     assert re.search(r"● +big +kept first: best alone \(NLL 0.268\)", text)
@@ -59,18 +59,18 @@ def test_the_table_has_a_line_of_figures_and_a_reason_for_each(found):
 
 def test_names_with_brackets_are_no_markup(found):
     found["candidates"] = {"[red]big[/]": found["candidates"]["big"]}
-    assert candidates_table(found).count("[red]big[/]") == 2
+    assert render_candidates_table(found).count("[red]big[/]") == 2
 
 
 def test_where_nobody_was_chosen_it_says_so(found):
     found["selection"] = {"chosen": [], "steps": []}
-    assert candidates_table(found).splitlines()[-1] == "Chosen: none of them; the reasons stand above."
+    assert render_candidates_table(found).splitlines()[-1] == "Chosen: none of them; the reasons stand above."
 
 
 def test_of_many_pairs_the_most_alike_are_shown_and_the_rest_is_counted(found):
     pair = found["pairs"][0]
     found["pairs"] = [{**pair, "first": f"m{i}", "disagreement": i / 100} for i in range(12)]
-    text = candidates_table(found)
+    text = render_candidates_table(found)
     assert "the 10 most alike of 12 pairs" in text
     assert "m9 – wide" in text
     assert "m10 – wide" not in text
@@ -78,7 +78,7 @@ def test_of_many_pairs_the_most_alike_are_shown_and_the_rest_is_counted(found):
 
 def test_the_picture_is_a_file_of_its_own_for_light_and_dark(found, tmp_path):
     (tmp_path / "teachers.json").write_text(json.dumps(found))
-    picture = write_candidates(tmp_path)
+    picture = write_selection_plot(tmp_path)
     text = picture.read_text()
     root = ElementTree.fromstring(text)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
@@ -88,21 +88,21 @@ def test_the_picture_is_a_file_of_its_own_for_light_and_dark(found, tmp_path):
     words = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
     assert {"big", "+12.0 points", "5 points above the student alone", "88.0 %", "0.61"} <= words
     assert "Chosen: big." in root[0].text
-    assert write_candidates(tmp_path).read_text() == text
+    assert write_selection_plot(tmp_path).read_text() == text
 
 
 def test_the_budget_is_drawn_where_it_lies_among_the_marks(found, tmp_path):
     for budget, drawn in ((2.0, False), (0.3, True)):
         found["rules"]["budget"] = budget
         (tmp_path / "teachers.json").write_text(json.dumps(found))
-        assert (">budget<" in write_candidates(tmp_path).read_text()) == drawn
+        assert (">budget<" in write_selection_plot(tmp_path).read_text()) == drawn
 
 
 def test_a_single_candidate_has_no_matrix(found, tmp_path):
     found["candidates"], found["pairs"] = {"big": found["candidates"]["big"]}, []
     (tmp_path / "teachers.json").write_text(json.dumps(found))
-    assert "Same answer" not in write_candidates(tmp_path).read_text()
-    assert "how alike" not in candidates_table(found)
+    assert "Same answer" not in write_selection_plot(tmp_path).read_text()
+    assert "how alike" not in render_candidates_table(found)
 
 
 def test_names_are_no_markup_in_the_picture(found, tmp_path):
@@ -110,14 +110,14 @@ def test_names_are_no_markup_in_the_picture(found, tmp_path):
     for pair in found["pairs"]:
         pair["first"] = pair["first"].replace("big", "<b>&$x$")
     (tmp_path / "teachers.json").write_text(json.dumps(found))
-    root = ElementTree.fromstring(write_candidates(tmp_path).read_text())
+    root = ElementTree.fromstring(write_selection_plot(tmp_path).read_text())
     assert "<b>&$x$" in {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("text", "says"), [("", "cannot be read"), ("{}", "cannot be read"), ('{"kind": "x"}', "not what this")]
 )
 def test_what_is_no_such_file_is_one_sentence(tmp_path, text, says):
     (tmp_path / "teachers.json").write_text(text)
     with pytest.raises(LimbeckError, match=says):
-        write_candidates(tmp_path)
+        write_selection_plot(tmp_path)

@@ -6,11 +6,11 @@ import pytest
 from rich.console import Console
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report import summary, summary_table
+from limbeck.report import build_summary_table, render_summary_table
 
 
 def test_table_has_a_line_for_each_model_and_fits_a_terminal(record):
-    lines = summary_table(record).splitlines()
+    lines = render_summary_table(record).splitlines()
     assert "test part, n = 360" in lines[0]
     distilled = next(line for line in lines if "distilled student" in line).split()
     quality = record["models"]["distilled"]["test"]
@@ -27,29 +27,29 @@ def test_assistants_have_their_names_and_the_student_without_them_its_own(record
     record["models"] = {
         **models, "direct": {**models["alone"], "role": "direct"}, "mid": {**models["teacher"], "role": "assistant"},
     }  # fmt: skip
-    lines = summary_table(record).splitlines()[4:]
+    lines = render_summary_table(record).splitlines()[4:]
     starts = ["teacher ", "mid ", "student alone ", "student, no assistants ", "distilled student "]
     assert all(line.strip().startswith(start) for line, start in zip(lines, starts, strict=True))
 
 
 def test_names_with_brackets_are_no_markup(record):
     record["models"] = {"[red]big[/]": record["models"].pop("teacher"), **record["models"]}
-    assert "[red]big[/]" in summary_table(record)
+    assert "[red]big[/]" in render_summary_table(record)
 
 
 def test_missing_figures_are_dashes(record):
     record["models"]["alone"]["test"] = None
     record["models"]["alone"]["latency_ms"] = None
-    line = next(line for line in summary_table(record).splitlines() if "alone" in line)
+    line = next(line for line in render_summary_table(record).splitlines() if "alone" in line)
     assert line.split() == ["student", "alone", "–", "–", "–", "1.9", "k", "–"]
 
 
 def test_table_is_one_for_rich(record):
     console = Console(width=90, record=True, file=None, quiet=True)
-    console.print(summary(record))
-    assert summary(record).row_count == 3
+    console.print(build_summary_table(record))
+    assert build_summary_table(record).row_count == 3
 
 
 def test_what_is_no_record_is_an_error():
     with pytest.raises(LimbeckError, match="has the schema None"):
-        summary_table({"name": "x"})
+        render_summary_table({"name": "x"})

@@ -9,11 +9,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data import Digits, Normalization, Views, crop
+from limbeck.data import Augmentation, Digits, Normalization, random_crop
 from limbeck.models import load_weights, save_weights, small_cnn
 from limbeck.tasks import Classification
-from limbeck.teachers import Adapter, Cached, Frozen, Lens, adapted, answers, by_name
-from limbeck.teachers.adapter import in_order, resized
+from limbeck.teachers import (
+    CachedTeacher,
+    FrozenTeacher,
+    InputMapping,
+    TeacherAdapter,
+    adapt_teacher,
+    from_callable,
+    match_classes,
+)
+from limbeck.teachers.adapter import reorder_classes, resize_images
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 OURS, THEIRS = Normalization((0.3,), (0.25,)), Normalization((0.5,), (0.2,))
@@ -49,79 +57,95 @@ def test_resizing_is_torchvisions(height, width, size):
     from torchvision.transforms.v2 import functional as F
 
     pictures = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(height * width))
-    torch.testing.assert_close(resized(pictures, size), F.resize(pictures, [size], antialias=True))
+    torch.testing.assert_close(resize_images(pictures, size), F.resize(pictures, [size], antialias=True))
 
 
-@pytest.mark.parametrize("size", [5, 8, 12])
+@pytest.marker.parametrize("size", [5, 8, 12])
 def test_it_is_equal_to_doing_it_by_hand(network, pixels, size):
-    lens = Lens(given=OURS, wanted=THEIRS, size=size, places=REVERSED)
+    lens = InputMapping(data_normalization=OURS, teacher_normalization=THEIRS, input_size=size, class_indices=REVERSED)
     with torch.no_grad():
-        found = adapted(network, lens)(OURS.apply(pixels))
+        found = adapt_teacher(network, lens)(OURS.apply(pixels))
     torch.testing.assert_close(found, by_hand(network, pixels, size), rtol=1e-4, atol=1e-5)
 
 
 def test_resizing_normalised_pictures_where_they_are_padded_with_zeros_would_be_another_thing(network, pixels):
     # What makes the order matter: a network's own padding is the mean of what it sees, so the normalisation has to be
     # the teacher's when it pads.
-    lens = Lens(given=OURS, wanted=THEIRS)
-    assert (adapted(network, lens)(OURS.apply(pixels)) - network(OURS.apply(pixels))).abs().max() > 1e-2
+    lens = InputMapping(data_normalization=OURS, teacher_normalization=THEIRS)
+    assert (adapt_teacher(network, lens)(OURS.apply(pixels)) - network(OURS.apply(pixels))).abs().max() > 1e-2
 
 
 def test_without_anything_to_translate_the_network_stays_itself(network):
-    assert adapted(network, Lens(given=OURS)) is network
+    assert adapt_teacher(network, InputMapping(data_normalization=OURS)) is network
 
 
 def test_a_foreign_teacher_sees_and_speaks_through_it_whether_it_sees_pixels_or_not(network, pixels):
     for sees, lens in (
-        ("normalised", Lens(given=OURS, wanted=THEIRS, size=12, places=REVERSED)),
-        ("pixels", Lens(given=OURS, size=12, places=REVERSED)),
+        (
+            "normalised",
+            InputMapping(data_normalization=OURS, teacher_normalization=THEIRS, input_size=12, class_indices=REVERSED),
+        ),
+        ("pixels", InputMapping(data_normalization=OURS, input_size=12, class_indices=REVERSED)),
     ):
 
         def ask(seen, sees=sees):
             return network((seen - 0.5) / 0.2 if sees == "pixels" else seen)
 
-        teacher = adapted(answers(ask, sees=sees, normalization=OURS, classes=10), lens)
+        teacher = adapt_teacher(from_callable(ask, input_type=sees, normalization=OURS, classes=10), lens)
         torch.testing.assert_close(teacher(OURS.apply(pixels)), by_hand(network, pixels), rtol=1e-4, atol=1e-5)
 
 
 def test_a_foreign_teacher_behind_another_lens_is_another_teacher(network):
     one, other = (
-        adapted(answers(network.forward, classes=10), Lens(given=OURS, size=size)).state_dict()["identity"]
+        adapt_teacher(
+            from_callable(network.forward, classes=10), InputMapping(data_normalization=OURS, input_size=size)
+        ).state_dict()["identity"]
         for size in (12, 16)
     )
     assert not torch.equal(one, other)
 
 
 def test_its_taps_go_by_the_networks_own_places(network, pixels):
-    adapter = adapted(network, Lens(given=OURS, wanted=THEIRS, size=12))
-    said = Frozen(adapter, {"mid": "block2"}).answer((OURS.apply(pixels),), Classification(10))
-    expected = network.block2(network.block1((resized(pixels, 12) - 0.5) / 0.2))
-    torch.testing.assert_close(said.tap("mid"), expected.detach(), rtol=1e-4, atol=1e-5)
+    adapter = adapt_teacher(network, InputMapping(data_normalization=OURS, teacher_normalization=THEIRS, input_size=12))
+    said = FrozenTeacher(adapter, {"mid": "block2"}).predict((OURS.apply(pixels),), Classification(10))
+    expected = network.block2(network.block1((resize_images(pixels, 12) - 0.5) / 0.2))
+    torch.testing.assert_close(said.feature("mid"), expected.detach(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("engine", ["folded", "onnxruntime"])
+@pytest.marker.parametrize("engine", ["folded", "onnxruntime"])
 def test_its_engine_answers_like_it(network, pixels, engine):
-    adapter = adapted(network, Lens(given=OURS, wanted=THEIRS, size=12, places=REVERSED))
-    teacher = Frozen(adapter, {"mid": "block2.conv"} if engine == "folded" else None, engine=engine)
-    said = teacher.answer((OURS.apply(pixels),), Classification(10))
-    torch.testing.assert_close(said.rows(), by_hand(network, pixels), rtol=1e-3, atol=1e-4)
-    assert teacher.engine.report.engine == engine
+    adapter = adapt_teacher(
+        network,
+        InputMapping(data_normalization=OURS, teacher_normalization=THEIRS, input_size=12, class_indices=REVERSED),
+    )
+    teacher = FrozenTeacher(adapter, {"mid": "block2.conv"} if engine == "folded" else None, backend=engine)
+    said = teacher.predict((OURS.apply(pixels),), Classification(10))
+    torch.testing.assert_close(said.require_logits(), by_hand(network, pixels), rtol=1e-3, atol=1e-4)
+    assert teacher.backend.report.backend == engine
 
 
 def test_cached_answers_are_kept_apart_by_what_the_teacher_sees(network, tmp_path):
-    data, task = Digits(take=32, views=Views((crop(padding=1),), per_sample=2)).load(), Classification(10)
-    batch = data.stream(batch=16).batch(0)
-    pictures = data.normalization.undo(batch["input"])
+    data, task = (
+        Digits(num_samples=32, augment=Augmentation((random_crop(padding=1),), num_views=2)).load(),
+        Classification(10),
+    )
+    batch = data.batches(batch_size=16).batch(0)
+    pictures = data.normalization.invert(batch["input"])
     for turn, size in enumerate((12, 16, 12)):
-        lens = Lens(given=data.normalization, wanted=THEIRS, size=size, places=REVERSED)
-        cached = Cached(Frozen(adapted(network, lens)), data, root=tmp_path)
-        said = cached.answer(batch, task).rows()
+        lens = InputMapping(
+            data_normalization=data.normalization, teacher_normalization=THEIRS, input_size=size, class_indices=REVERSED
+        )
+        cached = CachedTeacher(FrozenTeacher(adapt_teacher(network, lens)), data, root=tmp_path)
+        said = cached.predict(batch, task).require_logits()
         torch.testing.assert_close(said, by_hand(network, pictures, size), rtol=5e-3, atol=5e-3)  # float16 on disk
-        assert (cached.asked, cached.read) == ((0, 16) if turn == 2 else (16, 0))
+        assert (cached.misses, cached.hits) == ((0, 16) if turn == 2 else (16, 0))
 
 
 def test_its_weights_are_the_networks_in_both_directions(network, tmp_path):
-    bare, behind = small_cnn(width=4), Adapter(small_cnn(width=4), Lens(given=OURS, size=12))
+    bare, behind = (
+        small_cnn(width=4),
+        TeacherAdapter(small_cnn(width=4), InputMapping(data_normalization=OURS, input_size=12)),
+    )
     load_weights(behind, save_weights(network, tmp_path / "bare.safetensors"))
     load_weights(bare, save_weights(behind, tmp_path / "behind.safetensors"))
     assert all(
@@ -130,34 +154,49 @@ def test_its_weights_are_the_networks_in_both_directions(network, tmp_path):
 
 
 def test_classes_are_matched_by_name_and_not_by_place():
-    assert by_name(["owl", "dog", "cat"], ["cat", "dog"]) == (2, 1)
-    assert in_order(torch.tensor([[1.0, 2.0, 3.0]]), (2, 1)).tolist() == [[3.0, 2.0]]
+    assert match_classes(["owl", "dog", "cat"], ["cat", "dog"]) == (2, 1)
+    assert reorder_classes(torch.tensor([[1.0, 2.0, 3.0]]), (2, 1)).tolist() == [[3.0, 2.0]]
 
 
 def test_a_masked_class_has_no_probability_and_the_others_keep_their_shares():
     logits = torch.tensor([[1.0, 2.0], [1e4, -1e4]])
-    places = by_name(["cat", "dog"], ["dog", "owl", "cat"], missing="mask")
-    found = in_order(logits, places)
+    places = match_classes(["cat", "dog"], ["dog", "owl", "cat"], missing_classes="mask")
+    found = reorder_classes(logits, places)
     assert found.isfinite().all()
     for tau in (1.0, 20.0):
         assert found.div(tau).softmax(1)[:, 1].tolist() == [0.0, 0.0]
         torch.testing.assert_close(found.div(tau).softmax(1)[:, [2, 0]], logits.div(tau).softmax(1))
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("make", "message"),
     [
-        (lambda: by_name(["dog", "dog"], ["dog"]), "name 'dog' twice"),
-        (lambda: by_name(["dog"], ["dog", "cat", "owl"]), "does not know the class 'cat' \\(2 of 3 are missing\\)"),
-        (lambda: by_name(["Cat"], ["cat", "dog"], missing="mask"), "knows none of the classes cat, dog; it knows: Cat"),
-        (lambda: in_order(torch.zeros(1, 2), (0, 2)), r"logits of shape \[1, 2\], and its classes are said to be at"),
-        (lambda: resized(torch.zeros(1, 4), 3), r"only pictures .* can be resized, not \[1, 4\]"),
-        (lambda: Lens(given=OURS, places=(0,)).logits("text"), "gave a str without logits"),
+        (lambda: match_classes(["dog", "dog"], ["dog"]), "name 'dog' twice"),
         (
-            lambda: adapted(answers(print, sees="pixels", normalization=OURS), Lens(given=OURS, wanted=THEIRS)),
+            lambda: match_classes(["dog"], ["dog", "cat", "owl"]),
+            "does not know the class 'cat' \\(2 of 3 are missing\\)",
+        ),
+        (
+            lambda: match_classes(["Cat"], ["cat", "dog"], missing_classes="mask"),
+            "knows none of the classes cat, dog; it knows: Cat",
+        ),
+        (
+            lambda: reorder_classes(torch.zeros(1, 2), (0, 2)),
+            r"logits of shape \[1, 2\], and its classes are said to be at",
+        ),
+        (lambda: resize_images(torch.zeros(1, 4), 3), r"only pictures .* can be resized, not \[1, 4\]"),
+        (
+            lambda: InputMapping(data_normalization=OURS, class_indices=(0,)).map_logits("text"),
+            "gave a str without logits",
+        ),
+        (
+            lambda: adapt_teacher(
+                from_callable(print, input_type="pixels", normalization=OURS),
+                InputMapping(data_normalization=OURS, teacher_normalization=THEIRS),
+            ),
             "sees pixels, so it has no normalisation: leave normalize away",
         ),
-        (lambda: OURS.undo(torch.zeros(1, 3, 2, 2)), "is of 1 channels, and the pictures have the shape"),
+        (lambda: OURS.invert(torch.zeros(1, 3, 2, 2)), "is of 1 channels, and the pictures have the shape"),
     ],
 )
 def test_a_mistake_is_one_sentence(make, message):

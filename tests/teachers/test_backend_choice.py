@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.features import Taps
+from limbeck.features import FeatureExtractor
 from limbeck.tasks import Classification
-from limbeck.teachers import Engine, Frozen
+from limbeck.teachers import FrozenTeacher, InferenceBackend
 from limbeck.teachers.backends import select_backend as choosing
-from limbeck.teachers.backends.builders import Ready
+from limbeck.teachers.backends.builders import PreparedModel
 
 TASK = Classification(3)
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
@@ -49,23 +49,25 @@ def choice(monkeypatch):
             def build(at):
                 clock.now += 0.0 if name == "eager" else to_build
                 slow = Slow(at.network, clock, seconds[name], (errors or {}).get(name, 0.0))
-                return Ready(slow, Taps(at.network, {}))
+                return PreparedModel(slow, FeatureExtractor(at.network, {}))
 
             return build
 
-        monkeypatch.setattr(choosing, "CANDIDATES", {name: candidate(name) for name in seconds})
-        monkeypatch.setattr(choosing, "_AUTO", tuple(seconds))
-        frozen = Frozen(nn.Linear(4, 3), engine=Engine("auto", seconds=budget, clock=clock, tell=told.append))
-        frozen.answer((X, None), TASK)
-        return frozen.engine.report, told, clock, frozen
+        monkeypatch.setattr(choosing, "BUILDERS", {name: candidate(name) for name in seconds})
+        monkeypatch.setattr(choosing, "_AUTO_CANDIDATES", tuple(seconds))
+        frozen = FrozenTeacher(
+            nn.Linear(4, 3), backend=InferenceBackend("auto", measure_seconds=budget, clock=clock, log=told.append)
+        )
+        frozen.predict((X, None), TASK)
+        return frozen.backend.report, told, clock, frozen
 
     return made
 
 
 def test_the_fastest_is_taken_and_told_in_one_line(choice):
     report, told, _, _ = choice({"eager": 0.2, "folded": 0.1, "openvino": 0.04, "onnxruntime": 0.05})
-    assert report.engine == "openvino"
-    assert report.milliseconds == pytest.approx({"eager": 200, "folded": 100, "openvino": 40, "onnxruntime": 50})
+    assert report.backend == "openvino"
+    assert report.latency_ms == pytest.approx({"eager": 200, "folded": 100, "openvino": 40, "onnxruntime": 50})
     assert report.speedup == pytest.approx(5.0)
     assert told == [
         "openvino, 5.0 times eager's speed (40 ms for 5×4, "
@@ -76,47 +78,47 @@ def test_the_fastest_is_taken_and_told_in_one_line(choice):
 
 def test_eager_stays_where_nothing_is_faster(choice):
     report, *_ = choice({"eager": 0.1, "folded": 0.2})
-    assert (report.engine, report.speedup) == ("eager", 1.0)
+    assert (report.backend, report.speedup) == ("eager", 1.0)
 
 
 def test_a_faster_engine_that_says_something_else_is_left_out(choice):
     report, *_ = choice({"eager": 0.2, "folded": 0.01, "openvino": 0.1}, {"folded": 2e-4, "openvino": 0.5e-4})
-    assert report.engine == "openvino"
+    assert report.backend == "openvino"
     sentence = "its answer differs from eager's by 2.0e-04 of the largest number (1e-04 is allowed)"
-    assert report.left_out == {"folded": sentence}
-    assert report.difference["openvino"] == pytest.approx(0.5e-4, rel=0.01)
+    assert report.skipped == {"folded": sentence}
+    assert report.max_difference["openvino"] == pytest.approx(0.5e-4, rel=0.01)
 
 
 def test_measuring_ends_when_its_time_is_spent(choice):
     report, _, clock, _ = choice({"eager": 2.0, "folded": 1.5}, budget=3.0)
     # Folded is checked once, both are timed once, and the choice answers the batch.
     assert clock.now == pytest.approx(1.5 + 3.5 + 1.5)
-    assert report.engine == "folded"
+    assert report.backend == "folded"
 
 
 def test_no_engine_is_made_ready_once_five_times_the_time_is_spent(choice):
     report, *_ = choice({"eager": 1.0, "folded": 0.1, "openvino": 0.1, "onnxruntime": 0.1}, to_build=8.0, budget=3.0)
-    assert set(report.milliseconds) == {"eager", "folded", "openvino"}
-    assert report.left_out == {"onnxruntime": "the time for measuring was spent"}
+    assert set(report.latency_ms) == {"eager", "folded", "openvino"}
+    assert report.skipped == {"onnxruntime": "the time for measuring was spent"}
 
 
 def test_the_choice_is_made_once_and_kept(choice):
     _, told, clock, frozen = choice({"eager": 0.2, "folded": 0.1})
     before = clock.now
     for _ in range(3):
-        frozen.answer((X, None), TASK)
+        frozen.predict((X, None), TASK)
     assert clock.now - before == pytest.approx(0.3)
-    other = Frozen(frozen.network, engine=frozen.engine)  # the next stage, with the same teacher
-    other.answer((X, None), TASK)
+    other = FrozenTeacher(frozen.network, backend=frozen.backend)  # the next stage, with the same teacher
+    other.predict((X, None), TASK)
     assert len(told) == 1
 
 
 def test_the_report_is_plain_data():
     import json
 
-    frozen = Frozen(nn.Linear(4, 3), engine=Engine("auto", seconds=0.05))
-    frozen.answer((X, None), TASK)
-    plain = json.loads(json.dumps(frozen.engine.report.plain(), allow_nan=False))
+    frozen = FrozenTeacher(nn.Linear(4, 3), backend=InferenceBackend("auto", measure_seconds=0.05))
+    frozen.predict((X, None), TASK)
+    plain = json.loads(json.dumps(frozen.backend.report.to_dict(), allow_nan=False))
     assert plain["asked"] == "auto"
     assert plain["batch"] == [5, 4]
     assert plain["speedup"] >= 1
@@ -124,7 +126,7 @@ def test_the_report_is_plain_data():
 
 
 def test_eager_needs_no_measurement():
-    frozen = Frozen(nn.Linear(4, 3))
-    frozen.answer((X, None), TASK)
-    assert str(frozen.engine.report) == "eager"
-    assert frozen.engine.report.speedup is None
+    frozen = FrozenTeacher(nn.Linear(4, 3))
+    frozen.predict((X, None), TASK)
+    assert str(frozen.backend.report) == "eager"
+    assert frozen.backend.report.speedup is None

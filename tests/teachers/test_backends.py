@@ -16,18 +16,18 @@ from torch.nn import functional as F
 import limbeck
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
-from limbeck.features import Taps
-from limbeck.losses import AttentionTransfer, SoftTarget
+from limbeck.features import FeatureExtractor
+from limbeck.losses import AttentionTransferLoss, KDLoss
 from limbeck.models import resnet20, torchvision
 from limbeck.tasks import Classification
-from limbeck.teachers import ENGINES, Engine, Frozen
-from limbeck.teachers.backends.builders import CANDIDATES, Situation
-from limbeck.teachers.backends.call_recorder import answered, heard
+from limbeck.teachers import BACKENDS, FrozenTeacher, InferenceBackend
+from limbeck.teachers.backends.builders import BUILDERS, BuildContext
+from limbeck.teachers.backends.call_recorder import compute_outputs, record_calls
 
 TASK = Classification(10)
-OPENVINO = pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed: pip install openvino")
-RUNTIMES = pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("openvino", marks=OPENVINO)])
-FAST = pytest.mark.parametrize("engine", ["folded", "onnxruntime", pytest.param("openvino", marks=OPENVINO)])
+OPENVINO = pytest.marker.skipif(not find_spec("openvino"), reason="openvino is not installed: pip install openvino")
+RUNTIMES = pytest.marker.parametrize("engine", ["onnxruntime", pytest.param("openvino", marks=OPENVINO)])
+FAST = pytest.marker.parametrize("engine", ["folded", "onnxruntime", pytest.param("openvino", marks=OPENVINO)])
 
 
 class Odd(nn.Module):
@@ -37,17 +37,17 @@ class Odd(nn.Module):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
         self.twice = nn.Conv2d(6, 6, 1)
-        self.shared = nn.BatchNorm2d(6)  # follows two layers
+        self.get_or_compute = nn.BatchNorm2d(6)  # follows two layers
         self.branch, self.after = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)  # its output is needed elsewhere too
         self.loose = nn.BatchNorm2d(6, track_running_stats=False)
-        self.fc, self.last, self.head = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 10)
+        self.fc, self.last_layer, self.head = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 10)
 
     def forward(self, x):
         x = F.relu(self.norm(self.conv(x)), inplace=True)
-        x = self.shared(self.twice(self.shared(self.twice(x))))
+        x = self.get_or_compute(self.twice(self.get_or_compute(self.twice(x))))
         x = self.branch(x)
         x = self.loose(x + self.after(x))
-        return self.head(self.last(self.fc(x.mean((2, 3)))))
+        return self.head(self.last_layer(self.fc(x.mean((2, 3)))))
 
 
 class Branching(nn.Module):
@@ -97,30 +97,35 @@ def situations(networks):
     """Each network as an engine meets it, so that it is exported once for all."""
     found = {}
     for name, network in networks.items():
-        Frozen(network)
-        _, calls = heard(network, Taps(network, {}), (pictures(6), None), TASK)
-        found[name] = Situation(network, {}, calls)
+        FrozenTeacher(network)
+        _, calls = record_calls(network, FeatureExtractor(network, {}), (pictures(6), None), TASK)
+        found[name] = BuildContext(network, {}, calls)
     return found
 
 
 @FAST
-@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v3_small"])
+@pytest.marker.parametrize("name", ["resnet20", "mobilenet_v3_small"])
 def test_an_engine_equals_eager_for_the_last_smaller_batch_too(engine, name, situations):
-    ready = CANDIDATES[engine](situations[name])
+    ready = BUILDERS[engine](situations[name])
     for count in (6, 1, 5):
         x = pictures(count)
         with torch.no_grad():
             expected = situations[name].network(x).double().numpy()
-            said = answered(ready.network, ready.taps, (x, None), TASK).rows().double().numpy()
+            said = (
+                compute_outputs(ready.network, ready.feature_extractor, (x, None), TASK)
+                .require_logits()
+                .double()
+                .numpy()
+            )
         assert np.abs(said - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("count", [1, 7])
+@pytest.marker.parametrize("count", [1, 7])
 def test_folding_leaves_alone_what_it_may_not_touch(count):
-    from limbeck.teachers.backends.fold_batchnorm import fold
+    from limbeck.teachers.backends.fold_batchnorm import fold_batchnorm
 
     network = lived(Odd()).eval()
-    folded, note = fold(network)
+    folded, note = fold_batchnorm(network)
     assert note == ""
     gone = {name for name, module in folded.named_modules() if isinstance(module, nn.Identity)}
     assert gone == {"norm", "last"}
@@ -132,74 +137,74 @@ def test_folding_leaves_alone_what_it_may_not_touch(count):
 
 def test_a_fold_worked_by_hand():
     """Variance 4 − ε, mean 1, scale 3, shift 5: y = 3 · (2x + 4 − 1) / 2 + 5 = 3x + 9.5."""
-    from limbeck.teachers.backends.fold_batchnorm import fold
+    from limbeck.teachers.backends.fold_batchnorm import fold_batchnorm
 
     network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)).eval()
     conv, norm = network
     tensors = (conv.weight, conv.bias, norm.running_var, norm.running_mean, norm.weight, norm.bias)
     for tensor, value in zip(tensors, (2.0, 4.0, 4.0 - 1e-5, 1.0, 3.0, 5.0), strict=True):
         tensor.data.fill_(value)
-    folded, _ = fold(network)
+    folded, _ = fold_batchnorm(network)
     assert float(folded[0].weight) == pytest.approx(3.0)
     assert float(folded[0].bias) == pytest.approx(9.5)
 
 
 def test_a_network_that_cannot_be_traced_is_not_folded_and_the_report_says_so():
-    frozen = Frozen(Branching(), engine="folded")
+    frozen = FrozenTeacher(Branching(), backend="folded")
     x = torch.ones(2, 3, 2, 2)
-    assert torch.allclose(frozen.answer((x, None), TASK).rows(), frozen.network(x))
-    assert frozen.engine.report.notes == {"folded": "nothing was folded, for it cannot be traced (TraceError)"}
-    assert "nothing was folded" in str(frozen.engine.report)
+    assert torch.allclose(frozen.predict((x, None), TASK).require_logits(), frozen.network(x))
+    assert frozen.backend.report.notes == {"folded": "nothing was folded, for it cannot be traced (TraceError)"}
+    assert "nothing was folded" in str(frozen.backend.report)
 
 
 @RUNTIMES
 def test_a_runtime_that_cannot_take_the_network_is_refused_where_it_was_asked_for(engine):
     with pytest.raises(LimbeckError, match=rf"'{engine}' does not fit .* cannot be exported to ONNX .*: set auto"):
-        Frozen(Branching(), engine=engine).answer((torch.ones(2, 3, 2, 2), None), TASK)
+        FrozenTeacher(Branching(), backend=engine).predict((torch.ones(2, 3, 2, 2), None), TASK)
 
 
 def test_taps_hear_the_same_through_a_folded_network(networks):
     places = {"stem": "stem.0", "norm": "stem.1", "in": "layer1.0.bn1:input", "stage": "layer2", "deep": "layer3.0.bn2"}
     network = networks["resnet20"]
-    plain, folded = Frozen(network, places), Frozen(network, places, engine="folded")
-    one, other = (frozen.answer((pictures(3), None), TASK) for frozen in (plain, folded))
-    assert folded.engine.report.engine == "folded"
+    plain, folded = FrozenTeacher(network, places), FrozenTeacher(network, places, backend="folded")
+    one, other = (frozen.predict((pictures(3), None), TASK) for frozen in (plain, folded))
+    assert folded.backend.report.backend == "folded"
     for name in places:
-        scale = float(one.tap(name).abs().max())
-        torch.testing.assert_close(other.tap(name), one.tap(name), rtol=0, atol=1e-4 * scale)
+        scale = float(one.feature(name).abs().max())
+        torch.testing.assert_close(other.feature(name), one.feature(name), rtol=0, atol=1e-4 * scale)
 
 
-@pytest.mark.parametrize("engine", ["compile", "onnxruntime"])
+@pytest.marker.parametrize("engine", ["compile", "onnxruntime"])
 def test_an_engine_that_gives_answers_only_is_refused_at_once_where_features_are_tapped(engine, networks):
     with pytest.raises(LimbeckError, match="gives answers only, and features are tapped"):
-        Frozen(networks["resnet20"], {"mid": "layer2"}, engine=engine)
+        FrozenTeacher(networks["resnet20"], {"mid": "layer2"}, backend=engine)
 
 
 @FAST
 def test_the_student_learns_from_an_engines_answer_and_the_teacher_does_not(engine):
     network = tiny()
     student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
-    frozen = Frozen(network, engine=Engine(engine, seconds=0.1))
-    made = limbeck.Distiller(student, {"big": frozen}, objective={"soft": SoftTarget(tau=4.0)}, task=TASK)
+    frozen = FrozenTeacher(network, backend=InferenceBackend(engine, measure_seconds=0.1))
+    made = limbeck.Distiller(student, {"big": frozen}, objective={"soft": KDLoss(temperature=4.0)}, task=TASK)
     made((pictures(4), torch.zeros(4, dtype=torch.long))).total.backward()
     assert float(student[1].weight.grad.abs().sum()) > 0
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in network.parameters())
     # An inference tensor could not be kept for a backward pass through a product with the student's own.
-    rows = frozen.answer((pictures(4), None), TASK).rows()
+    rows = frozen.predict((pictures(4), None), TASK).require_logits()
     assert not rows.is_inference()
-    expected, report = network(pictures(4)), frozen.engine.report
+    expected, report = network(pictures(4)), frozen.backend.report
     apart = float((rows - expected).abs().max() / expected.abs().max())
-    assert report.difference[engine] == pytest.approx(apart, abs=1e-6)
-    assert set(report.milliseconds) == {"eager", engine}
+    assert report.max_difference[engine] == pytest.approx(apart, abs=1e-6)
+    assert set(report.latency_ms) == {"eager", engine}
     (rows * student(pictures(4))).sum().backward()
 
 
 def test_a_student_learns_from_features_that_were_tapped_in_a_folded_network(networks):
     student = resnet20(classes=10)
-    frozen = Frozen(networks["resnet20"], {"mid": "layer2"}, engine="folded")
+    frozen = FrozenTeacher(networks["resnet20"], {"mid": "layer2"}, backend="folded")
     made = limbeck.Distiller(
-        student, {"big": frozen}, objective={"attention": AttentionTransfer(at="mid")},
-        taps={"student": {"mid": "layer2"}}, task=TASK,
+        student, {"big": frozen}, objective={"attention": AttentionTransferLoss(layer="mid")},
+        feature_layers={"student": {"mid": "layer2"}}, task=TASK,
     )  # fmt: skip
     made((pictures(2), torch.zeros(2, dtype=torch.long))).total.backward()
     assert float(student.layer1[0].conv1.weight.grad.abs().sum()) > 0
@@ -207,39 +212,39 @@ def test_a_student_learns_from_features_that_were_tapped_in_a_folded_network(net
 
 def test_inputs_of_another_shape_are_answered_by_torch_with_a_warning():
     network = tiny()
-    frozen = Frozen(network, engine=Engine("onnxruntime", seconds=0.1))
-    frozen.answer((pictures(2), None), TASK)
+    frozen = FrozenTeacher(network, backend=InferenceBackend("onnxruntime", measure_seconds=0.1))
+    frozen.predict((pictures(2), None), TASK)
     with pytest.warns(UserWarning, match=r"those of \[3, 40, 40\] are answered by torch"):
-        said = frozen.answer((pictures(2, size=40), None), TASK).rows()
+        said = frozen.predict((pictures(2, size=40), None), TASK).require_logits()
     assert torch.equal(said, network(pictures(2, size=40)))
 
 
 def test_a_teacher_in_double_precision_stays_with_torch(networks):
     network = copy.deepcopy(networks["resnet20"])
-    frozen = Frozen(network, engine=Engine("auto", seconds=5))
-    frozen.move(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
-    frozen.answer((pictures(2).double(), None), TASK)
-    assert frozen.engine.report.left_out["onnxruntime"] == "it computes in float32, and the teacher in torch.float64"
-    assert frozen.engine.report.engine in ("eager", "folded")
+    frozen = FrozenTeacher(network, backend=InferenceBackend("auto", measure_seconds=5))
+    frozen.to(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    frozen.predict((pictures(2).double(), None), TASK)
+    assert frozen.backend.report.skipped["onnxruntime"] == "it computes in float32, and the teacher in torch.float64"
+    assert frozen.backend.report.backend in ("eager", "folded")
 
 
 def test_a_teacher_that_moved_is_made_ready_again(networks):
     network = copy.deepcopy(networks["resnet20"])
-    frozen = Frozen(network, engine="folded")
-    frozen.answer((pictures(2), None), TASK)
-    frozen.move(lambda tensor: tensor)  # nowhere
-    assert frozen.engine._ready
-    frozen.move(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    frozen = FrozenTeacher(network, backend="folded")
+    frozen.predict((pictures(2), None), TASK)
+    frozen.to(lambda tensor: tensor)  # nowhere
+    assert frozen.backend._prepared
+    frozen.to(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
     x = pictures(2).double()
-    torch.testing.assert_close(frozen.answer((x, None), TASK).rows(), network(x), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(frozen.predict((x, None), TASK).require_logits(), network(x), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("engine", ["folded", "onnxruntime"])
+@pytest.marker.parametrize("engine", ["folded", "onnxruntime"])
 def test_an_engine_survives_copy_and_pickle(engine):
-    frozen = Frozen(tiny(), engine=Engine(engine, seconds=0.05, tell=print))
-    expected = frozen.answer((pictures(2), None), TASK).rows()
+    frozen = FrozenTeacher(tiny(), backend=InferenceBackend(engine, measure_seconds=0.05, log=print))
+    expected = frozen.predict((pictures(2), None), TASK).require_logits()
     other = pickle.loads(pickle.dumps(copy.deepcopy(frozen)))
-    torch.testing.assert_close(other.answer((pictures(2), None), TASK).rows(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(other.predict((pictures(2), None), TASK).require_logits(), expected, rtol=0, atol=1e-5)
     assert repr(frozen) == f"Frozen(Sequential, engine='{engine}')"
 
 
@@ -247,10 +252,12 @@ def test_compile_answers_like_eager_where_it_was_asked_for(monkeypatch):
     # Torch's own compiler without its code generator, which takes a minute.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     network = tiny()
-    frozen = Frozen(network, engine=Engine("compile", seconds=0.05))
+    frozen = FrozenTeacher(network, backend=InferenceBackend("compile", measure_seconds=0.05))
     for count in (4, 3):
-        torch.testing.assert_close(frozen.answer((pictures(count), None), TASK).rows(), network(pictures(count)))
-    assert frozen.engine.report.engine == "compile"
+        torch.testing.assert_close(
+            frozen.predict((pictures(count), None), TASK).require_logits(), network(pictures(count))
+        )
+    assert frozen.backend.report.backend == "compile"
 
 
 class Words:
@@ -276,11 +283,11 @@ class Both(nn.Module):
 
 
 def test_any_task_works_with_the_engines_that_fit_it():
-    frozen = Frozen(Both(), engine=Engine("auto", seconds=5))
+    frozen = FrozenTeacher(Both(), backend=InferenceBackend("auto", measure_seconds=5))
     x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(frozen.answer(x, Words()).rows(), 2 * frozen.network(x, x))
-    assert frozen.engine.report.left_out["onnxruntime"].startswith("the task calls the network otherwise than once")
-    assert set(frozen.engine.report.milliseconds) == {"eager", "folded"}
+    torch.testing.assert_close(frozen.predict(x, Words()).require_logits(), 2 * frozen.network(x, x))
+    assert frozen.backend.report.skipped["onnxruntime"].startswith("the task calls the network otherwise than once")
+    assert set(frozen.backend.report.latency_ms) == {"eager", "folded"}
 
 
 class Method:
@@ -294,16 +301,16 @@ class Method:
 
 
 def test_a_task_that_calls_a_method_stays_with_eager():
-    frozen = Frozen(Both(), engine=Engine("auto", seconds=5))
+    frozen = FrozenTeacher(Both(), backend=InferenceBackend("auto", measure_seconds=5))
     x = torch.ones(2, 4)
-    assert torch.equal(frozen.answer(x, Method()).rows(), frozen.network.fc(x))
-    assert frozen.engine.report.engine == "eager"
+    assert torch.equal(frozen.predict(x, Method()).require_logits(), frozen.network.fc(x))
+    assert frozen.backend.report.backend == "eager"
 
 
 def test_an_unknown_engine_names_the_nearest():
     with pytest.raises(LimbeckError, match="no engine is named 'onnxruntim'; there are: onnxruntime"):
-        Engine("onnxruntim")
-    assert ENGINES == ("auto", "eager", "folded", "compile", "onnxruntime", "openvino")
+        InferenceBackend("onnxruntim")
+    assert BACKENDS == ("auto", "eager", "folded", "compile", "onnxruntime", "openvino")
 
 
 def test_a_runtime_that_is_absent_says_what_to_install(monkeypatch):
@@ -311,7 +318,7 @@ def test_a_runtime_that_is_absent_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(session, "find_spec", lambda name: None)
     with pytest.raises(LimbeckError, match=r"openvino is not installed: pip install limbeck\[openvino\]"):
-        Frozen(tiny(), engine="openvino")
-    frozen = Frozen(tiny(), engine=Engine("auto", seconds=5))
-    frozen.answer((pictures(2), None), TASK)
-    assert frozen.engine.report.left_out["openvino"].startswith("openvino is not installed")
+        FrozenTeacher(tiny(), backend="openvino")
+    frozen = FrozenTeacher(tiny(), backend=InferenceBackend("auto", measure_seconds=5))
+    frozen.predict((pictures(2), None), TASK)
+    assert frozen.backend.report.skipped["openvino"].startswith("openvino is not installed")

@@ -11,20 +11,27 @@ from torch import nn
 
 import limbeck
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
-from limbeck.losses import CrossEntropy, SoftTarget
+from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.tasks import Classification
-from limbeck.teachers import Confidence, Learned, MeanLogits, MeanProbabilities, Random, combine
+from limbeck.teachers import (
+    ConfidenceWeighted,
+    LearnedWeights,
+    MeanLogits,
+    MeanProbabilities,
+    RandomTeacher,
+    combine_teachers,
+)
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 SIZES = given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.integers(1, 5), st.integers(2, 6))
 ALL = [
-    MeanLogits({"0": 2.0}), MeanProbabilities({"0": 2.0}, tau=4.0), Confidence("entropy"), Confidence("cross_entropy"),
-    Random(seed=3), Learned(),
+    MeanLogits({"0": 2.0}), MeanProbabilities({"0": 2.0}, temperature=4.0), ConfidenceWeighted("entropy"), ConfidenceWeighted("cross_entropy"),
+    RandomTeacher(seed=3), LearnedWeights(),
 ]  # fmt: skip
-EACH = pytest.mark.parametrize("how", ALL, ids=lambda how: repr(how)[:30])
+EACH = pytest.marker.parametrize("how", ALL, ids=lambda how: repr(how)[:30])
 
 
 def softmax(z, axis=-1):
@@ -34,7 +41,7 @@ def softmax(z, axis=-1):
 
 def said(logits, present=None):
     return {
-        str(i): Outputs(logits=torch.tensor(one), present=None if present is None else torch.tensor(present[i]))
+        str(i): Outputs(logits=torch.tensor(one), valid=None if present is None else torch.tensor(present[i]))
         for i, one in enumerate(logits)
     }
 
@@ -61,13 +68,15 @@ def test_confidence_is_the_papers_over_those_who_answered(seed, teachers, rows, 
     logits, present, target = drawn(seed, teachers, rows, classes)
     answers = said(np.where(present[..., None], logits, np.nan), present)
     for by in ("entropy", "cross_entropy"):
-        together = combine(answers, how=Confidence(by, tau=2.0), target=torch.tensor(target))
+        together = combine_teachers(
+            answers, ensemble=ConfidenceWeighted(by, temperature=2.0), target=torch.tensor(target)
+        )
         for row in range(rows):
             mine = logits[present[:, row], row]
             p = softmax(mine)
             likely = np.log(p[:, target[row]]) if target[row] >= 0 else np.zeros(len(p))
             doubt = -(p * np.log(p)).sum(axis=1) if by == "entropy" else -likely
-            found = (together.rows()[row] / 2.0).exp().numpy()
+            found = (together.require_logits()[row] / 2.0).exp().numpy()
             np.testing.assert_allclose(found, trusted(doubt, 2.0, mine), rtol=1e-6, atol=1e-12)
 
 
@@ -77,8 +86,12 @@ def test_given_weights_are_shares_of_those_who_answered(seed, teachers, rows, cl
     logits, present, _ = drawn(seed, teachers, rows, classes)
     share = np.arange(teachers) + 0.5
     weights = {str(i): float(one) for i, one in enumerate(share)}
-    of_logits = combine(said(logits, present), how=MeanLogits(weights)).rows().numpy()
-    of_probabilities = combine(said(logits, present), how=MeanProbabilities(weights, tau=3.0)).rows().numpy()
+    of_logits = combine_teachers(said(logits, present), ensemble=MeanLogits(weights)).require_logits().numpy()
+    of_probabilities = (
+        combine_teachers(said(logits, present), ensemble=MeanProbabilities(weights, temperature=3.0))
+        .require_logits()
+        .numpy()
+    )
     for row in range(rows):
         here = present[:, row]
         weight = share[here] / share[here].sum()
@@ -90,8 +103,8 @@ def test_given_weights_are_shares_of_those_who_answered(seed, teachers, rows, cl
 def test_confidence_by_the_truth_worked_by_hand():
     # Two teachers give the truth 1/2 and 3/4: they weigh 2/5 and 3/5, so the mean is 0.2 + 0.45 = 0.65.
     answers = said(np.array([[[0.0, 0.0]], [[np.log(3.0), 0.0]]]))
-    together = combine(answers, how=Confidence("cross_entropy"), target=torch.tensor([0]))
-    assert float(together.rows().exp()[0, 0]) == pytest.approx(0.65)
+    together = combine_teachers(answers, ensemble=ConfidenceWeighted("cross_entropy"), target=torch.tensor([0]))
+    assert float(together.require_logits().exp()[0, 0]) == pytest.approx(0.65)
 
 
 def test_soft_targets_at_the_same_tau_are_camkd_up_to_a_constant():
@@ -101,9 +114,11 @@ def test_soft_targets_at_the_same_tau_are_camkd_up_to_a_constant():
     weight = (1 - (1 / p) / (1 / p).sum(axis=0)) / 2
     log_q = np.log(softmax(student / 4.0))
     paper = -(weight[..., None] * softmax(logits / 4.0)).sum(axis=0) * log_q
-    together = combine(said(logits), how=Confidence("cross_entropy", tau=4.0), target=torch.tensor(target))
+    together = combine_teachers(
+        said(logits), ensemble=ConfidenceWeighted("cross_entropy", temperature=4.0), target=torch.tensor(target)
+    )
     ours = [
-        float(SoftTarget(tau=4.0)(Exchange(student=Outputs(logits=torch.tensor(one)), teacher=together)))
+        float(KDLoss(temperature=4.0)(LossContext(student=Outputs(logits=torch.tensor(one)), teacher=together)))
         for one in student
     ]
     theirs = 16 * paper.sum(axis=2).mean(axis=1)
@@ -113,18 +128,23 @@ def test_soft_targets_at_the_same_tau_are_camkd_up_to_a_constant():
 def test_confidence_takes_probabilities_as_targets_and_calls_all_zeros_no_label():
     logits = np.random.default_rng(1).normal(size=(3, 2, 3))
     target = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.0, 0.0]])
-    found = combine(said(logits), how=Confidence("cross_entropy"), target=target).rows().exp().numpy()
+    found = (
+        combine_teachers(said(logits), ensemble=ConfidenceWeighted("cross_entropy"), target=target)
+        .require_logits()
+        .exp()
+        .numpy()
+    )
     doubt = -(np.log(softmax(logits[:, 0])) @ np.array([0.25, 0.75, 0.0]))
     np.testing.assert_allclose(found[0], trusted(doubt, 1.0, logits[:, 0]), rtol=1e-6)
     np.testing.assert_allclose(found[1], softmax(logits[:, 1]).mean(axis=0), rtol=1e-6)
 
 
 @EACH
-@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.marker.parametrize("scale", [1.0, 1e4])
 def test_every_way_is_finite_float32_and_gives_what_all_agree_on(how, scale):
     rows = scale * torch.tensor([[0.5, -1.0, 0.25], [1.0, 1.0, 1.0]], dtype=torch.float16)
     answers = {str(i): Outputs(logits=rows) for i in range(3)}
-    together = combine(answers, how=how, target=torch.tensor([1, -100])).rows()
+    together = combine_teachers(answers, ensemble=how, target=torch.tensor([1, -100])).require_logits()
     assert together.dtype == torch.float32
     assert together.isfinite().all()
     torch.testing.assert_close(together.softmax(1), rows.float().softmax(1))
@@ -134,26 +154,40 @@ def test_every_way_is_finite_float32_and_gives_what_all_agree_on(how, scale):
 def test_a_row_that_nobody_answered_reaches_no_term(how):
     present = np.array([[True, False], [True, False]])
     logits = np.where(present[..., None], np.ones((2, 2, 3)), np.nan)
-    together = combine(said(logits, present), how=how, target=torch.tensor([0, 1]))
-    exchange = Exchange(student=Outputs(logits=torch.zeros(2, 3)), teacher=together)
-    assert [len(one.rows()) for one in exchange.pair()] == [1, 1]
-    assert float(SoftTarget()(exchange)) == pytest.approx(0.0, abs=1e-6)
+    together = combine_teachers(said(logits, present), ensemble=how, target=torch.tensor([0, 1]))
+    exchange = LossContext(student=Outputs(logits=torch.zeros(2, 3)), teacher=together)
+    assert [len(one.require_logits()) for one in exchange.pair()] == [1, 1]
+    assert float(KDLoss()(exchange)) == pytest.approx(0.0, abs=1e-6)
 
 
 @EACH
 def test_an_impossible_class_poisons_no_way(how):
     logits = np.array([[[0.0, 1.0, -np.inf]], [[0.0, 1.0, 0.0]]])
     for truth in (1, 2):
-        assert not combine(said(logits), how=how, target=torch.tensor([truth])).rows().isnan().any()
+        assert (
+            not combine_teachers(said(logits), ensemble=how, target=torch.tensor([truth]))
+            .require_logits()
+            .isnan()
+            .any()
+        )
 
 
 def test_random_hears_each_teacher_as_often_as_it_weighs_and_the_same_at_the_same_step():
-    answers, how = said(np.arange(3.0).reshape(3, 1, 1) * np.ones((1, 1, 2))), Random({"0": 2.0}, seed=7)
-    heard = [float(combine(answers, how=how, progress=Progress(step)).rows()[0, 0]) for step in range(800)]
-    assert heard == [float(combine(answers, how=how, progress=Progress(step)).rows()[0, 0]) for step in range(800)]
+    answers, how = said(np.arange(3.0).reshape(3, 1, 1) * np.ones((1, 1, 2))), RandomTeacher({"0": 2.0}, seed=7)
+    heard = [
+        float(combine_teachers(answers, ensemble=how, progress=Progress(step)).require_logits()[0, 0])
+        for step in range(800)
+    ]
+    assert heard == [
+        float(combine_teachers(answers, ensemble=how, progress=Progress(step)).require_logits()[0, 0])
+        for step in range(800)
+    ]
     # 800 draws: the share of 1/2 has a standard error of 0.018, that of 1/4 one of 0.015.
     assert [heard.count(i) / 800 for i in range(3)] == pytest.approx([0.5, 0.25, 0.25], abs=0.06)
-    later = [float(combine(answers, how=how, progress=Progress(s, before=9)).rows()[0, 0]) for s in range(100)]
+    later = [
+        float(combine_teachers(answers, ensemble=how, progress=Progress(s, steps_before=9)).require_logits()[0, 0])
+        for s in range(100)
+    ]
     assert later == heard[9:109]
 
 
@@ -161,7 +195,7 @@ def test_random_gives_a_row_to_somebody_who_answered_it():
     present = np.array([[True, False], [False, True]])
     answers = said(np.stack([np.full((2, 2), 1.0), np.full((2, 2), 2.0)]), present)
     for step in range(8):
-        rows = combine(answers, how=Random(), progress=Progress(step)).rows()
+        rows = combine_teachers(answers, ensemble=RandomTeacher(), progress=Progress(step)).require_logits()
         assert rows[:, 0].tolist() == [1.0, 2.0]
 
 
@@ -181,21 +215,21 @@ def learning(**settings):
     labels = torch.arange(6) % 3
     student = nn.Linear(3, 3)
     return limbeck.Distiller(
-        student, {"right": Says(2.0), "wrong": Says(-2.0)}, objective={"soft": SoftTarget()}, task=Classification(3),
-        combination=Learned(), **settings,
+        student, {"right": Says(2.0), "wrong": Says(-2.0)}, objective={"soft": KDLoss()}, task=Classification(3),
+        ensemble=LearnedWeights(), **settings,
     ), (nn.functional.one_hot(labels, 3).float(), labels)  # fmt: skip
 
 
 def test_learned_weights_go_to_the_teacher_that_knows_the_labels():
     made, batch = learning()
     made.prepare(batch)
-    assert made.combination.weights() == [0.5, 0.5]
+    assert made.ensemble.weights() == [0.5, 0.5]
     optimizer = torch.optim.SGD(made.parameters(), lr=1.0)
     for _ in range(30):
         optimizer.zero_grad()
         made(batch).total.backward()
         optimizer.step()
-    assert made.combination.weights()[0] > 0.9
+    assert made.ensemble.weights()[0] > 0.9
 
 
 def test_learned_weights_are_trained_by_the_teachers_answers_and_not_by_the_students_loss():
@@ -203,17 +237,17 @@ def test_learned_weights_are_trained_by_the_teachers_answers_and_not_by_the_stud
     made.prepare(batch)
     loss = made(batch)
     loss.total.backward()
-    scores = made.combination.scores
+    scores = made.ensemble.scores
     # The score of a linear pool by hand: the mean of p_k − (1/2) over w·p, d/ds softmax at equal weights.
     p = np.array([np.exp(2) / (np.exp(2) + 2), np.exp(-2) / (np.exp(-2) + 2)])
-    assert float(loss.parts["combination"]) == pytest.approx(-np.log(p.mean()), rel=1e-6)
+    assert float(loss.by_loss["combination"]) == pytest.approx(-np.log(p.mean()), rel=1e-6)
     expected = -0.5 * (p / p.mean() - 1)
     np.testing.assert_allclose(scores.grad.numpy(), expected, rtol=1e-5)
     with torch.no_grad():
         student = made.student.weight.grad.clone()
     other = limbeck.Distiller(
-        made.student, {"right": Says(2.0), "wrong": Says(-2.0)}, objective={"soft": SoftTarget()},
-        task=Classification(3), combination="mean_probabilities",
+        made.student, {"right": Says(2.0), "wrong": Says(-2.0)}, objective={"soft": KDLoss()},
+        task=Classification(3), ensemble="mean_probabilities",
     )  # fmt: skip
     made.student.zero_grad()
     other(batch).total.backward()
@@ -231,9 +265,9 @@ def test_learned_weights_stand_once_among_the_parameters_and_in_the_state():
 
 def test_one_teacher_leaves_nothing_to_learn():
     made = limbeck.Distiller(
-        nn.Linear(3, 3), Says(1.0), objective={"soft": SoftTarget()}, task=Classification(3), combination=Learned()
+        nn.Linear(3, 3), Says(1.0), objective={"soft": KDLoss()}, task=Classification(3), ensemble=LearnedWeights()
     )
-    assert list(made.objective.terms) == ["soft"]
+    assert list(made.objective.losses) == ["soft"]
 
 
 def test_without_labels_learned_weights_stay_where_they_are():
@@ -241,14 +275,14 @@ def test_without_labels_learned_weights_stay_where_they_are():
     made.prepare((inputs, labels))
     loss = made((inputs, torch.full_like(labels, -100)))
     loss.total.backward()
-    assert float(loss.parts["combination"]) == 0.0
-    assert made.combination.scores.grad.tolist() == [0.0, 0.0]
+    assert float(loss.by_loss["combination"]) == 0.0
+    assert made.ensemble.scores.grad.tolist() == [0.0, 0.0]
 
 
 def test_learned_weights_get_a_finite_gradient_where_teachers_are_absent():
-    how, logits = Learned(), np.random.default_rng(0).normal(size=(2, 3, 3))
+    how, logits = LearnedWeights(), np.random.default_rng(0).normal(size=(2, 3, 3))
     present = np.array([[True, False, False], [True, True, False]])
-    exchange = Exchange(
+    exchange = LossContext(
         student=Outputs(logits=torch.zeros(3, 3)), teachers=said(logits, present), target=torch.tensor([0, 1, 2])
     )
     how.prepare(exchange)
@@ -260,18 +294,18 @@ def test_learned_weights_get_a_finite_gradient_where_teachers_are_absent():
     np.testing.assert_allclose(how.scores.grad.numpy(), -0.25 * (p / p.mean() - 1), rtol=1e-5)
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("make", "message"),
     [
         (lambda: MeanLogits({"a": 0.0}), "weight is a number above zero, and that of 'a' is 0.0: leave out a teacher"),
-        (lambda: MeanProbabilities(tau=0.0), "a temperature is a number above zero, not 0.0"),
-        (lambda: Confidence("luck"), "confidence goes by entropy or cross_entropy, not by 'luck'"),
-        (lambda: combine(said(np.zeros((2, 1, 2))), how=MeanLogits({"x": 1.0})), "weighs 'x', and no teacher is named"),
-        (lambda: combine(said(np.zeros((2, 1, 2))), how=Confidence("cross_entropy")), "the batch carries none"),
-        (lambda: combine({}, how=MeanLogits), "an object such as MeanProbabilities\\(\\), not <class"),
+        (lambda: MeanProbabilities(temperature=0.0), "a temperature is a number above zero, not 0.0"),
+        (lambda: ConfidenceWeighted("luck"), "confidence goes by entropy or cross_entropy, not by 'luck'"),
+        (lambda: combine_teachers(said(np.zeros((2, 1, 2))), ensemble=MeanLogits({"x": 1.0})), "weighs 'x', and no teacher is named"),
+        (lambda: combine_teachers(said(np.zeros((2, 1, 2))), ensemble=ConfidenceWeighted("cross_entropy")), "the batch carries none"),
+        (lambda: combine_teachers({}, ensemble=MeanLogits), "an object such as MeanProbabilities\\(\\), not <class"),
         (lambda: learning(weights={"soft": 1.0})[0] and limbeck.Distiller(
-            nn.Linear(3, 3), [Says(1.0), Says(2.0)], objective={"combination": CrossEntropy()},
-            task=Classification(3), combination=Learned()), "a term named 'combination': rename the other one"),
+            nn.Linear(3, 3), [Says(1.0), Says(2.0)], objective={"combination": CrossEntropyLoss()},
+            task=Classification(3), ensemble=LearnedWeights()), "a term named 'combination': rename the other one"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence(make, message):

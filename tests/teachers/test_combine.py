@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
-from limbeck.teachers import combine
+from limbeck.teachers import combine_teachers
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
-HOW = pytest.mark.parametrize("how", ["mean_logits", "mean_probabilities"])
+HOW = pytest.marker.parametrize("how", ["mean_logits", "mean_probabilities"])
 
 
 def softmax(z):
@@ -36,7 +36,9 @@ def said(**logits):
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.integers(1, 5), st.integers(2, 6))
 def test_it_agrees_with_numpy_where_all_answered(how, seed, teachers, rows, classes):
     logits = np.random.default_rng(seed).normal(size=(teachers, rows, classes)) * 5
-    together = combine({str(i): Outputs(logits=torch.tensor(one)) for i, one in enumerate(logits)}, how=how).rows()
+    together = combine_teachers(
+        {str(i): Outputs(logits=torch.tensor(one)) for i, one in enumerate(logits)}, ensemble=how
+    ).require_logits()
     expected = np.stack([voice(logits[:, row], how) for row in range(rows)])
     np.testing.assert_allclose(together.softmax(1).numpy(), expected, rtol=1e-6)
     if how == "mean_logits":
@@ -53,12 +55,14 @@ def test_it_agrees_with_numpy_over_those_who_answered(how, seed):
     # Where a teacher is absent its rows hold rubbish, which must not leak.
     logits[~present[:, sample]] = random.choice([np.nan, np.inf, 1e30])
     teachers = {
-        str(i): Outputs(logits=torch.tensor(logits[i]), present=torch.tensor(present[i]), sample=torch.tensor(sample))
+        str(i): Outputs(
+            logits=torch.tensor(logits[i]), valid=torch.tensor(present[i]), row_to_sample=torch.tensor(sample)
+        )
         for i in range(3)
     }
-    together = combine(teachers, how=how)
-    assert together.present.tolist() == present.any(axis=0).tolist()
-    answered = together.select(together.present).rows().softmax(1).numpy()
+    together = combine_teachers(teachers, ensemble=how)
+    assert together.valid.tolist() == present.any(axis=0).tolist()
+    answered = together.masked_select(together.valid).require_logits().softmax(1).numpy()
     here = [row for row in range(6) if present[:, sample[row]].any()]
     expected = [voice(logits[present[:, sample[row]], row], how) for row in here]
     np.testing.assert_allclose(answered, np.reshape(expected, (-1, 4)), rtol=1e-6)
@@ -68,7 +72,7 @@ def test_the_two_means_worked_by_hand():
     # Probabilities (3/4, 1/4) and (1/2, 1/2): their mean is (5/8, 3/8), log-odds ln(5/3) = 0.510826; the mean of the
     # logits (ln 3, 0) and (0, 0) has the log-odds ln(3) / 2 = 0.549306.
     teachers = said(a=[[np.log(3.0), 0.0]], b=[[0.0, 0.0]])
-    odds = {how: combine(teachers, how=how).rows() @ torch.tensor([1.0, -1.0]).double() for how in
+    odds = {how: combine_teachers(teachers, ensemble=how).require_logits() @ torch.tensor([1.0, -1.0]).double() for how in
             ("mean_probabilities", "mean_logits")}  # fmt: skip
     assert float(odds["mean_probabilities"]) == pytest.approx(0.510826, abs=1e-6)
     assert float(odds["mean_logits"]) == pytest.approx(0.549306, abs=1e-6)
@@ -77,25 +81,25 @@ def test_the_two_means_worked_by_hand():
 def test_a_teacher_without_a_mask_answered_everything():
     teachers = {
         "all": Outputs(logits=torch.tensor([[2.0, 0.0], [2.0, 0.0]])),
-        "first": Outputs(logits=torch.tensor([[4.0, 0.0], [9.0, 9.0]]), present=torch.tensor([True, False])),
+        "first": Outputs(logits=torch.tensor([[4.0, 0.0], [9.0, 9.0]]), valid=torch.tensor([True, False])),
     }
-    together = combine(teachers)
-    assert together.rows().tolist() == [[3.0, 0.0], [2.0, 0.0]]
-    assert together.present is None
+    together = combine_teachers(teachers)
+    assert together.require_logits().tolist() == [[3.0, 0.0], [2.0, 0.0]]
+    assert together.valid is None
 
 
 @HOW
 def test_a_sample_that_nobody_answered_reaches_no_term(how):
     teachers = {
-        name: Outputs(logits=torch.full((2, 3), torch.nan), present=torch.tensor([False, False])) for name in "ab"
+        name: Outputs(logits=torch.full((2, 3), torch.nan), valid=torch.tensor([False, False])) for name in "ab"
     }
-    exchange = Exchange(student=Outputs(logits=torch.zeros(2, 3)), teacher=combine(teachers, how=how))
-    assert [outputs.rows().shape for outputs in exchange.pair()] == [(0, 3), (0, 3)]
+    exchange = LossContext(student=Outputs(logits=torch.zeros(2, 3)), teacher=combine_teachers(teachers, ensemble=how))
+    assert [outputs.require_logits().shape for outputs in exchange.pair()] == [(0, 3), (0, 3)]
 
 
 @HOW
 def test_an_impossible_class_of_one_teacher_poisons_nothing(how):
-    together = combine(said(a=[[0.0, 0.0, -np.inf]], b=[[0.0, 0.0, 0.0]]), how=how).rows()
+    together = combine_teachers(said(a=[[0.0, 0.0, -np.inf]], b=[[0.0, 0.0, 0.0]]), ensemble=how).require_logits()
     third = 0.0 if how == "mean_logits" else 1 / 6
     assert float(together.softmax(1)[0, 2]) == pytest.approx(third)
 
@@ -103,41 +107,47 @@ def test_an_impossible_class_of_one_teacher_poisons_nothing(how):
 @HOW
 def test_half_precision_is_averaged_in_float32(how):
     rows = torch.tensor([[4.0, 0.0]], dtype=torch.float16)
-    assert combine({name: Outputs(logits=rows) for name in "abc"}, how=how).rows().dtype == torch.float32
+    assert (
+        combine_teachers({name: Outputs(logits=rows) for name in "abc"}, ensemble=how).require_logits().dtype
+        == torch.float32
+    )
 
 
 def test_double_precision_is_averaged_to_its_last_digits():
     rows = torch.tensor([[1.0, 0.1]], dtype=torch.float64)
-    together = combine({name: Outputs(logits=rows) for name in "abc"}).rows()
+    together = combine_teachers({name: Outputs(logits=rows) for name in "abc"}).require_logits()
     torch.testing.assert_close(together, rows, rtol=1e-15, atol=0)
 
 
 def test_one_teacher_is_its_own_voice_and_none_is_none():
-    alone = Outputs(logits=torch.zeros(1, 2), taps={"mid": torch.zeros(1, 3)})
-    assert combine({"alone": alone}) is alone
-    assert combine({}) is None
+    alone = Outputs(logits=torch.zeros(1, 2), features={"mid": torch.zeros(1, 3)})
+    assert combine_teachers({"alone": alone}) is alone
+    assert combine_teachers({}) is None
 
 
 def test_teachers_without_logits_have_no_common_voice():
-    assert combine({"a": Outputs(logits=torch.zeros(1, 2)), "b": Outputs(taps={"mid": torch.zeros(1)})}) is None
+    assert (
+        combine_teachers({"a": Outputs(logits=torch.zeros(1, 2)), "b": Outputs(features={"mid": torch.zeros(1)})})
+        is None
+    )
 
 
-@pytest.mark.parametrize("teachers", [said(a=[[0.0]]), said(a=[[0.0]], b=[[0.0]])])
+@pytest.marker.parametrize("teachers", [said(a=[[0.0]]), said(a=[[0.0]], b=[[0.0]])])
 def test_an_unknown_way_to_combine_is_refused_whatever_the_number_of_teachers(teachers):
     with pytest.raises(LimbeckError, match="combined by mean_logits or mean_probabilities, not 'vote'"):
-        combine(teachers, how="vote")
+        combine_teachers(teachers, ensemble="vote")
 
 
 def test_teachers_of_different_classes_are_refused_with_their_shapes():
     with pytest.raises(LimbeckError, match=r"\{'a': \[1, 2\], 'b': \[1, 3\]\}: let each term name its teacher"):
-        combine(said(a=[[0.0, 0.0]], b=[[0.0, 0.0, 0.0]]))
+        combine_teachers(said(a=[[0.0, 0.0]], b=[[0.0, 0.0, 0.0]]))
 
 
-@pytest.mark.parametrize("other", [torch.tensor([1, 2]), None])
+@pytest.marker.parametrize("other", [torch.tensor([1, 2]), None])
 def test_rows_of_different_samples_are_not_averaged(other):
     teachers = {
-        "a": Outputs(logits=torch.ones(2, 2), sample=torch.tensor([0, 1])),
-        "b": Outputs(logits=torch.zeros(2, 2), sample=other),
+        "a": Outputs(logits=torch.ones(2, 2), row_to_sample=torch.tensor([0, 1])),
+        "b": Outputs(logits=torch.zeros(2, 2), row_to_sample=other),
     }
     with pytest.raises(LimbeckError, match="the rows of a, b belong to different samples"):
-        combine(teachers)
+        combine_teachers(teachers)

@@ -14,15 +14,15 @@ from torch import nn
 import limbeck
 from limbeck.core.errors import LimbeckError
 from limbeck.data import Normalization
-from limbeck.losses import SoftTarget
-from limbeck.models.onnx_graph import onnx_bytes
+from limbeck.losses import KDLoss
+from limbeck.models.onnx_graph import export_onnx_bytes
 from limbeck.tasks import Classification
-from limbeck.teachers import Frozen, answers, onnx
+from limbeck.teachers import FrozenTeacher, from_callable, onnx
 
 TASK = Classification(3)
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
-OPENVINO = pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed: pip install openvino")
-RUNTIMES = pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=OPENVINO)])
+OPENVINO = pytest.marker.skipif(not find_spec("openvino"), reason="openvino is not installed: pip install openvino")
+RUNTIMES = pytest.marker.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=OPENVINO)])
 
 
 def net():
@@ -37,7 +37,7 @@ def doubled(x):
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "teacher.onnx"
-    path.write_bytes(onnx_bytes(net(), X, of="net"))
+    path.write_bytes(export_onnx_bytes(net(), X, name="net"))
     return path
 
 
@@ -63,9 +63,9 @@ def graph(tmp_path):
 
 @RUNTIMES
 def test_an_onnx_file_teaches_like_the_network_it_was_made_from(runtime, file):
-    teacher = Frozen(onnx(file, runtime=runtime, classes=3))
+    teacher = FrozenTeacher(onnx(file, runtime=runtime, classes=3))
     for count in (5, 1, 2):
-        said = teacher.answer((X[:count], None), TASK).rows()
+        said = teacher.predict((X[:count], None), TASK).require_logits()
         torch.testing.assert_close(said, net()(X[:count]).detach(), rtol=1e-5, atol=1e-6)
         assert said.dtype == torch.float32
         assert not said.requires_grad
@@ -73,7 +73,9 @@ def test_an_onnx_file_teaches_like_the_network_it_was_made_from(runtime, file):
 
 def test_a_student_learns_from_a_file_that_has_no_parameters(file):
     student, teacher = nn.Linear(4, 3), onnx(file)
-    made = limbeck.Distiller(student, {"file": teacher}, objective={"soft": SoftTarget(tau=2.0)}, task=TASK).to("cpu")
+    made = limbeck.Distiller(student, {"file": teacher}, objective={"soft": KDLoss(temperature=2.0)}, task=TASK).to(
+        "cpu"
+    )
     made((X, torch.zeros(5, dtype=torch.long))).total.backward()
     assert float(student.weight.grad.abs().sum()) > 0
     assert list(teacher.parameters()) == []
@@ -86,7 +88,7 @@ def test_a_file_of_one_fixed_batch_is_asked_as_often_as_it_takes(runtime, graph)
     assert torch.equal(teacher(X[:4, :3]), 2 * X[:4, :3])
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [(10, torch.float16), (11, torch.float64)])
+@pytest.marker.parametrize(("kind", "dtype"), [(10, torch.float16), (11, torch.float64)])
 def test_a_file_is_asked_in_its_own_precision(kind, dtype, graph):
     said = onnx(graph(kind=kind))(X[:, :3])
     assert torch.equal(said, (2 * X[:, :3].to(dtype)).float())
@@ -97,12 +99,12 @@ def test_the_output_to_read_is_named_where_there_are_several(runtime, graph):
     path = graph(outputs=("features", "logits"))
     with pytest.raises(LimbeckError, match=r"has 2 outputs \(features, logits\): name the one with the logits"):
         onnx(path, runtime=runtime)
-    assert torch.equal(onnx(path, runtime=runtime, input="x", output="logits")(X[:, :3]), 2 * X[:, :3])
+    assert torch.equal(onnx(path, runtime=runtime, input_name="x", output_name="logits")(X[:, :3]), 2 * X[:, :3])
     with pytest.raises(LimbeckError, match="no output named 'logit'; there are: logits"):
-        onnx(path, runtime=runtime, output="logit")
+        onnx(path, runtime=runtime, output_name="logit")
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("changes", "settings", "sentence"),
     [
         ({"inputs": ("x", "mask")}, {}, r"takes 2 inputs \(x, mask\), and a teacher is asked with one"),
@@ -135,17 +137,17 @@ def test_a_file_survives_copy_and_pickle(runtime, file):
         assert torch.equal(other(X), teacher(X))
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     "of", [doubled, lambda x: doubled(x).tolist(), lambda x: torch.tensor(doubled(x), dtype=torch.float64)]
 )
 def test_any_callable_teaches_whatever_kind_of_numbers_it_gives(of):
-    said = Frozen(answers(of, takes="numpy")).answer((X, None), TASK).rows()
+    said = FrozenTeacher(from_callable(of, array_type="numpy")).predict((X, None), TASK).require_logits()
     torch.testing.assert_close(said, torch.tensor(doubled(X.numpy())))
 
 
 def test_probabilities_become_their_logarithm_with_a_floor():
     given = torch.tensor([[1.0, 0.0, 0.0], [0.25, 0.25, 0.5]])
-    said = answers(lambda x: given, returns="probabilities")(torch.zeros(2, 4)).double().numpy()
+    said = from_callable(lambda x: given, output_type="probabilities")(torch.zeros(2, 4)).double().numpy()
     expected = np.log(np.maximum(given.numpy().astype(np.float64), 1e-7))
     np.testing.assert_allclose(said, expected, rtol=1e-6)
     np.testing.assert_allclose(torch.tensor(said).softmax(1).numpy(), given.numpy(), atol=3e-7)
@@ -155,21 +157,21 @@ def test_one_that_sees_pixels_is_given_pixels():
     seen = []
     usual = Normalization((0.5, 0.25), (0.5, 0.125))
     pixels = torch.rand(2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
-    teacher = answers(lambda x: seen.append(x) or torch.zeros(2, 3), sees="pixels", normalization=usual)
+    teacher = from_callable(lambda x: seen.append(x) or torch.zeros(2, 3), input_type="pixels", normalization=usual)
     teacher(usual.apply(pixels))
     torch.testing.assert_close(seen[0], pixels)
     with pytest.raises(LimbeckError, match="sees pixels: give it the normalization"):
-        answers(lambda x: x, sees="pixels")(pixels)
+        from_callable(lambda x: x, input_type="pixels")(pixels)
 
 
 def test_a_caller_that_writes_into_its_own_answer_again_changes_nothing():
     memory = np.zeros((5, 3), dtype=np.float32)
-    said = answers(lambda x: memory)(X)
+    said = from_callable(lambda x: memory)(X)
     memory += 1
     assert float(said.abs().max()) == 0
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("of", "settings", "sentence"),
     [
         (lambda x: x[:2], {}, r"gave the shape \[2, 4\], and a teacher gives \[5, classes\]"),
@@ -186,22 +188,22 @@ def test_a_caller_that_writes_into_its_own_answer_again_changes_nothing():
 )
 def test_what_a_callable_gets_wrong_is_told_in_a_sentence(of, settings, sentence):
     with pytest.raises(LimbeckError, match=sentence):
-        answers(of, **settings)(X)
+        from_callable(of, **settings)(X)
 
 
 def test_nothing_in_a_foreign_teacher_can_be_tapped_or_made_faster():
     with pytest.raises(LimbeckError, match="gives answers only, so nothing in it can be tapped"):
-        Frozen(answers(doubled), {"mid": "layer2"})
+        FrozenTeacher(from_callable(doubled), {"mid": "layer2"})
     with pytest.raises(LimbeckError, match="answers by itself: leave engine 'folded' away"):
-        Frozen(answers(doubled), engine="folded")
+        FrozenTeacher(from_callable(doubled), backend="folded")
 
 
 def test_other_answers_have_another_identity(file, graph):
     states = [
         bytes(teacher.state_dict()["identity"].tolist())
         for teacher in (
-            onnx(file), onnx(graph()), answers(doubled), answers(doubled, version="2"), answers(net),
-            answers(doubled, returns="probabilities"),
+            onnx(file), onnx(graph()), from_callable(doubled), from_callable(doubled, version="2"), from_callable(net),
+            from_callable(doubled, output_type="probabilities"),
         )
     ]  # fmt: skip
     assert len(set(states)) == len(states)

@@ -8,9 +8,9 @@ import pickle
 import torch
 from torch import nn
 
-from limbeck.core.protocols import TeacherSource
+from limbeck.core.protocols import Teacher
 from limbeck.tasks import Classification
-from limbeck.teachers import Frozen
+from limbeck.teachers import FrozenTeacher
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
@@ -20,42 +20,42 @@ def net():
 
 
 def test_a_frozen_network_is_a_teacher_and_no_module():
-    frozen = Frozen(net())
-    assert isinstance(frozen, TeacherSource)
+    frozen = FrozenTeacher(net())
+    assert isinstance(frozen, Teacher)
     assert not isinstance(frozen, nn.Module)
 
 
 def test_its_answer_is_what_the_network_says_in_eval_mode_without_gradients():
     network = net()
-    said = Frozen(network, {"mid": "1", "in": "3:input"}).answer((X, None), Classification(3))
-    assert torch.equal(said.rows(), network.eval()(X))
-    assert torch.equal(said.tap("mid"), network[1](network[0](X)))
-    assert torch.equal(said.tap("in"), said.tap("mid"))
-    assert not any(tensor.requires_grad for tensor in (said.rows(), *said.taps.values()))
+    said = FrozenTeacher(network, {"mid": "1", "in": "3:input"}).predict((X, None), Classification(3))
+    assert torch.equal(said.require_logits(), network.eval()(X))
+    assert torch.equal(said.feature("mid"), network[1](network[0](X)))
+    assert torch.equal(said.feature("in"), said.feature("mid"))
+    assert not any(tensor.requires_grad for tensor in (said.require_logits(), *said.features.values()))
 
 
 def test_one_module_deep_inside_that_went_to_train_mode_comes_back():
-    frozen = Frozen(net())
+    frozen = FrozenTeacher(net())
     frozen.network[2].train()
-    one, two = (frozen.answer((X, None), Classification(3)).rows() for _ in range(2))
+    one, two = (frozen.predict((X, None), Classification(3)).require_logits() for _ in range(2))
     assert torch.equal(one, two)
     assert not frozen.network[2].training
 
 
 def test_its_weights_move_where_they_are_told():
     network = net()
-    Frozen(network).move(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    FrozenTeacher(network).to(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
     assert {tensor.dtype for tensor in network.parameters()} == {torch.float64}
     assert network[1].num_batches_tracked.dtype == torch.int64
 
 
 def test_a_frozen_network_survives_copy_and_pickle():
-    frozen = Frozen(net(), {"mid": "0"})
-    expected = frozen.answer((X, None), Classification(3))
+    frozen = FrozenTeacher(net(), {"mid": "0"})
+    expected = frozen.predict((X, None), Classification(3))
     for other in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
-        said = other.answer((X, None), Classification(3))
-        assert torch.equal(said.rows(), expected.rows())
-        assert torch.equal(said.tap("mid"), expected.tap("mid"))
+        said = other.predict((X, None), Classification(3))
+        assert torch.equal(said.require_logits(), expected.require_logits())
+        assert torch.equal(said.feature("mid"), expected.feature("mid"))
     assert repr(frozen) == "Frozen(Sequential)"
 
 
@@ -63,6 +63,6 @@ def test_it_remembers_nothing_for_a_backward_pass_also_where_the_input_asks_for_
     enabled = []
     network = net()
     network[0].register_forward_hook(lambda *_: enabled.append(torch.is_grad_enabled()))
-    said = Frozen(network).answer((X.clone().requires_grad_(), None), Classification(3))
+    said = FrozenTeacher(network).predict((X.clone().requires_grad_(), None), Classification(3))
     assert enabled == [False]
-    assert not said.rows().requires_grad
+    assert not said.require_logits().requires_grad

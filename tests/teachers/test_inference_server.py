@@ -15,7 +15,7 @@ import torch
 
 from limbeck.core.errors import LimbeckError
 from limbeck.tasks import Classification
-from limbeck.teachers import Frozen, endpoint
+from limbeck.teachers import FrozenTeacher, inference_server
 
 X = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
 
@@ -80,7 +80,11 @@ def good(handler, request, turn):
 
 def test_probabilities_from_a_server_are_log_probabilities_of_the_rows(server):
     url, seen = server(good)
-    said = Frozen(endpoint(url, "cats", input="pictures")).answer((X, None), Classification(3)).rows()
+    said = (
+        FrozenTeacher(inference_server(url, "cats", input_name="pictures"))
+        .predict((X, None), Classification(3))
+        .require_logits()
+    )
     np.testing.assert_allclose(said.numpy(), np.log(softmax(X.numpy())), rtol=1e-5)
     assert seen[0][0] == "/v2/models/cats/infer"
     assert seen[0][1]["inputs"][0] | {"data": []} == {
@@ -90,7 +94,7 @@ def test_probabilities_from_a_server_are_log_probabilities_of_the_rows(server):
 
 def test_version_output_and_rows_are_asked_as_the_protocol_says(server):
     url, seen = server(good)
-    said = endpoint(url + "/", "a/b", version="3", output="probabilities", rows=2)(X)
+    said = inference_server(url + "/", "a/b", version="3", output_name="probabilities", batch_size=2)(X)
     assert said.shape == (5, 3)
     assert [path for path, _ in seen] == ["/v2/models/a%2Fb/versions/3/infer"] * 3
     assert [request["inputs"][0]["shape"][0] for _, request in seen] == [2, 2, 1]
@@ -102,21 +106,21 @@ def test_a_server_that_fails_twice_is_asked_a_third_time(server):
         answer(handler, b"busy", 503) if turn <= 2 else good(handler, request, turn)
 
     url, seen = server(behave)
-    assert endpoint(url, "cats")(X).shape == (5, 3)
+    assert inference_server(url, "cats")(X).shape == (5, 3)
     assert len(seen) == 3
 
 
 def test_a_server_that_stays_broken_is_given_up_with_its_status(server):
     url, seen = server(lambda handler, request, turn: answer(handler, b"out of\nmemory", 500))
     with pytest.raises(LimbeckError, match=r"answered with the status 500 \('out of memory'\)"):
-        endpoint(url, "cats", retries=1)(X)
+        inference_server(url, "cats", retries=1)(X)
     assert len(seen) == 2
 
 
 def test_a_mistake_in_the_request_is_not_repeated(server):
     url, seen = server(lambda handler, request, turn: answer(handler, {"error": "no model dogs"}, 404))
     with pytest.raises(LimbeckError, match=r"status 404 .*no model dogs"):
-        endpoint(url, "dogs")(X)
+        inference_server(url, "dogs")(X)
     assert len(seen) == 1
 
 
@@ -124,30 +128,30 @@ def test_a_server_that_hangs_is_left_when_the_time_is_over(server):
     url, _ = server(lambda handler, request, turn: time.sleep(1))
     begun = time.monotonic()
     with pytest.raises(LimbeckError, match=r"did not answer within 0.2 s \(one try\)"):
-        endpoint(url, "cats", timeout=0.2, retries=0)(X)
+        inference_server(url, "cats", timeout=0.2, retries=0)(X)
     assert time.monotonic() - begun < 0.9
 
 
 def test_nobody_at_the_address_is_told():
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.register_losses(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(LimbeckError, match=r"no server answers at .*/v2/models/cats/infer \(2 tries\)"):
-        endpoint(f"http://127.0.0.1:{port}", "cats", retries=1)(X)
+        inference_server(f"http://127.0.0.1:{port}", "cats", retries=1)(X)
 
 
-@pytest.mark.parametrize("where", ["file:///etc/passwd", "http://127.0.0.1:1/other"])
+@pytest.marker.parametrize("where", ["file:///etc/passwd", "http://127.0.0.1:1/other"])
 def test_no_redirect_is_followed(server, where):
     url, seen = server(lambda handler, request, turn: answer(handler, b"", 307, [("Location", where)]))
     with pytest.raises(LimbeckError, match="follows no redirect"):
-        endpoint(url, "cats")(X)
+        inference_server(url, "cats")(X)
     assert len(seen) == 1
 
 
 PROBABLE = {"name": "p", "shape": [5, 3], "data": [1 / 3] * 15}
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("content", "sentence"),
     [
         (b"<html>hello</html>", "gave no answer of the Open Inference Protocol, but '<html>hello"),
@@ -166,7 +170,7 @@ PROBABLE = {"name": "p", "shape": [5, 3], "data": [1 / 3] * 15}
 def test_garbage_is_told_in_a_sentence(server, content, sentence):
     url, _ = server(lambda handler, request, turn: answer(handler, content))
     with pytest.raises(LimbeckError, match=sentence) as caught:
-        endpoint(url, "cats")(X)
+        inference_server(url, "cats")(X)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -179,11 +183,11 @@ def test_a_server_that_breaks_off_is_asked_again(server):
             good(handler, request, turn)
 
     url, seen = server(behave)
-    assert endpoint(url, "cats")(X).shape == (5, 3)
+    assert inference_server(url, "cats")(X).shape == (5, 3)
     assert len(seen) == 2
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("url", "settings", "sentence"),
     [
         ("ftp://host", {}, "is the http:// or https:// address of a server"),
@@ -195,11 +199,11 @@ def test_a_server_that_breaks_off_is_asked_again(server):
 )
 def test_a_bad_setting_is_told_before_anything_is_asked(url, settings, sentence):
     with pytest.raises(LimbeckError, match=sentence) as caught:
-        endpoint(url, "cats", **settings)
+        inference_server(url, "cats", **settings)
     assert "secret" not in str(caught.value)
 
 
 def test_an_endpoint_survives_pickle(server):
     url, _ = server(good)
-    other = pickle.loads(pickle.dumps(endpoint(url, "cats")))
+    other = pickle.loads(pickle.dumps(inference_server(url, "cats")))
     assert other(X).shape == (5, 3)

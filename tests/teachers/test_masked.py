@@ -10,9 +10,9 @@ from torch import nn
 import limbeck
 from limbeck.core.errors import LimbeckError
 from limbeck.data import Digits
-from limbeck.losses import CrossEntropy, SoftTarget
+from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.tasks import Classification
-from limbeck.teachers import Cached, Frozen, Partial, answered_samples, answers
+from limbeck.teachers import CachedTeacher, FrozenTeacher, MaskedTeacher, from_callable, load_sample_mask
 
 TASK = Classification(3)
 RANDOM = torch.Generator().manual_seed(0)
@@ -33,51 +33,54 @@ def silent(rows):
         said[list(rows)] = torch.nan
         return said
 
-    return Frozen(answers(ask, partial=True))
+    return FrozenTeacher(from_callable(ask, allow_missing=True))
 
 
 def listed(*numbers):
     mask = torch.zeros(9, dtype=torch.bool)
     mask[list(numbers)] = True
-    return Partial(Frozen(net()), samples=mask)
+    return MaskedTeacher(FrozenTeacher(net()), sample_mask=mask)
 
 
 def test_a_mask_goes_by_the_number_of_the_sample():
-    assert listed(5, 8).answer(BATCH, TASK).present.tolist() == [True, False, False, True]
+    assert listed(5, 8).predict(BATCH, TASK).valid.tolist() == [True, False, False, True]
 
 
 def test_a_row_of_nan_is_no_answer():
-    said = silent([1, 3]).answer(BATCH, TASK)
-    assert said.present.tolist() == [True, False, True, False]
-    assert said.rows().isfinite().all()
+    said = silent([1, 3]).predict(BATCH, TASK)
+    assert said.valid.tolist() == [True, False, True, False]
+    assert said.require_logits().isfinite().all()
 
 
 def test_a_teacher_has_no_answer_to_samples_of_a_class_that_it_does_not_know():
-    teacher = Partial(Frozen(net()), unknown=[1])
-    assert teacher.answer(BATCH, TASK).present.tolist() == [True, False, True, True]
+    teacher = MaskedTeacher(FrozenTeacher(net()), unknown_classes=[1])
+    assert teacher.predict(BATCH, TASK).valid.tolist() == [True, False, True, True]
     mixed = {**BATCH, "target": torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])}
-    assert teacher.answer(mixed, TASK).present.tolist() == [False, True, True, True]
+    assert teacher.predict(mixed, TASK).valid.tolist() == [False, True, True, True]
 
 
 def test_two_reasons_for_absence_add_up():
     samples = torch.ones(9, dtype=torch.bool)
     samples[5] = False
-    said = Partial(silent([3]), samples=samples, unknown=[1]).answer(BATCH, TASK)
-    assert said.present.tolist() == [False, False, True, False]
+    said = MaskedTeacher(silent([3]), sample_mask=samples, unknown_classes=[1]).predict(BATCH, TASK)
+    assert said.valid.tolist() == [False, False, True, False]
 
 
-@pytest.mark.parametrize("combination", ["mean_logits", "mean_probabilities", limbeck.teachers.Confidence()])
+@pytest.marker.parametrize("combination", ["mean_logits", "mean_probabilities", limbeck.teachers.ConfidenceWeighted()])
 def test_the_combination_leaves_a_row_to_those_who_answered_and_drops_a_row_that_nobody_did(combination):
     torch.manual_seed(0)
     one, two, student = net(), net(), net()
-    first, second = Partial(Frozen(one), samples=_mask(5, 6)), Partial(Frozen(two), samples=_mask(6, 7))
+    first, second = (
+        MaskedTeacher(FrozenTeacher(one), sample_mask=_mask(5, 6)),
+        MaskedTeacher(FrozenTeacher(two), sample_mask=_mask(6, 7)),
+    )
     made = limbeck.Distiller(
-        student, {"one": first, "two": second}, task=TASK, combination=combination,
-        objective={"truth": CrossEntropy(), "soft": SoftTarget(tau=2.0), "own": SoftTarget(tau=2.0, teacher="one")},
+        student, {"one": first, "two": second}, task=TASK, ensemble=combination,
+        objective={"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=2.0), "own": KDLoss(temperature=2.0, teacher="one")},
     )  # fmt: skip
-    exchange = made.exchange(BATCH)
-    heard, x = exchange.pair()[1].rows(), BATCH["input"]
-    assert exchange.teacher.present.tolist() == [True, True, True, False]
+    exchange = made.forward_context(BATCH)
+    heard, x = exchange.pair()[1].require_logits(), BATCH["input"]
+    assert exchange.teacher.valid.tolist() == [True, True, True, False]
     torch.testing.assert_close(heard[0].softmax(0), one(x[0]).softmax(0))
     torch.testing.assert_close(heard[2].softmax(0), two(x[2]).softmax(0))
     # By hand: the mean over the three rows that somebody answered, and for the term's own teacher over its two.
@@ -95,52 +98,58 @@ def test_the_combination_leaves_a_row_to_those_who_answered_and_drops_a_row_that
 def test_where_nobody_answers_a_batch_the_terms_on_teachers_cost_nothing_and_the_student_learns_the_truth():
     made = limbeck.Distiller(
         net(), {"one": listed(), "two": listed()}, task=TASK,
-        objective={"truth": CrossEntropy(), "soft": SoftTarget()},
+        objective={"truth": CrossEntropyLoss(), "soft": KDLoss()},
     )  # fmt: skip
     loss = made(BATCH)
     loss.total.backward()
-    assert float(loss.parts["soft"]) == 0.0
-    assert float(loss.parts["truth"]) > 0
+    assert float(loss.by_loss["soft"]) == 0.0
+    assert float(loss.by_loss["truth"]) > 0
     assert made.student.weight.grad.isfinite().all()
 
 
 def test_an_absence_is_kept_in_a_cache(tmp_path):
-    data, task = Digits(take=32).load(), Classification(10)
-    batch = data.stream(batch=16).batch(0)
+    data, task = Digits(num_samples=32).load(), Classification(10)
+    batch = data.batches(batch_size=16).batch(0)
 
     def ask(inputs):
         said = inputs.flatten(1)[:, :10].clone()
         said[::2] = torch.nan
         return said
 
-    teacher = Cached(Frozen(answers(ask, partial=True)), data, root=tmp_path)
-    first, second = teacher.answer(batch, task), teacher.answer(batch, task)
-    assert (teacher.asked, teacher.read) == (16, 16)
-    assert first.present.tolist() == second.present.tolist() == [False, True] * 8
-    torch.testing.assert_close(first.rows(), second.rows())
+    teacher = CachedTeacher(FrozenTeacher(from_callable(ask, allow_missing=True)), data, root=tmp_path)
+    first, second = teacher.predict(batch, task), teacher.predict(batch, task)
+    assert (teacher.misses, teacher.hits) == (16, 16)
+    assert first.valid.tolist() == second.valid.tolist() == [False, True] * 8
+    torch.testing.assert_close(first.require_logits(), second.require_logits())
 
 
 def test_a_teacher_follows_with_its_taps_and_its_network_through_the_mask():
     teacher = listed(5)
     assert isinstance(teacher.network, nn.Linear)
-    assert teacher.tapped({"all": ""}).answer(BATCH, TASK).tap("all").shape == (4, 3)
-    limbeck.Distiller(net(), teacher, objective={"soft": SoftTarget()}, task=TASK).to(torch.float64)
+    assert teacher.with_features({"all": ""}).predict(BATCH, TASK).feature("all").shape == (4, 3)
+    limbeck.Distiller(net(), teacher, objective={"soft": KDLoss()}, task=TASK).to(torch.float64)
     assert teacher.network.weight.dtype == torch.float64
 
 
 def test_a_mask_is_read_from_a_file(tmp_path):
     np.save(tmp_path / "mask.npy", np.array([True, False]))
-    assert answered_samples(tmp_path / "mask.npy").tolist() == [True, False]
+    assert load_sample_mask(tmp_path / "mask.npy").tolist() == [True, False]
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("make", "message"),
     [
-        (lambda: listed(5).answer({**BATCH, "index": torch.arange(4) + 7}, TASK), "has the sample 10, and the teacher"),
-        (lambda: listed(5).answer(BATCH["input"], TASK), "the batch carries none under 'index'"),
-        (lambda: answered_samples("nowhere.npy"), "nowhere.npy is no mask that can be read"),
-        (lambda: Frozen(answers(lambda x: x * torch.nan)).answer(BATCH, TASK), "gave NaN .* or set answers: finite"),
-        (lambda: _half().answer(BATCH, TASK), "gave NaN or infinity"),
+        (
+            lambda: listed(5).predict({**BATCH, "index": torch.arange(4) + 7}, TASK),
+            "has the sample 10, and the teacher",
+        ),
+        (lambda: listed(5).predict(BATCH["input"], TASK), "the batch carries none under 'index'"),
+        (lambda: load_sample_mask("nowhere.npy"), "nowhere.npy is no mask that can be read"),
+        (
+            lambda: FrozenTeacher(from_callable(lambda x: x * torch.nan)).predict(BATCH, TASK),
+            "gave NaN .* or set answers: finite",
+        ),
+        (lambda: _half().predict(BATCH, TASK), "gave NaN or infinity"),
     ],
 )
 def test_a_mistake_is_one_sentence(make, message):
@@ -151,7 +160,7 @@ def test_a_mistake_is_one_sentence(make, message):
 def test_a_mask_of_numbers_is_refused(tmp_path):
     np.save(tmp_path / "mask.npy", np.arange(3))
     with pytest.raises(LimbeckError, match=r"holds int64 \[3\], and a mask is booleans"):
-        answered_samples(tmp_path / "mask.npy")
+        load_sample_mask(tmp_path / "mask.npy")
 
 
 def _half():
@@ -162,7 +171,7 @@ def _half():
         said[0, 0] = torch.nan
         return said
 
-    return Frozen(answers(ask, partial=True))
+    return FrozenTeacher(from_callable(ask, allow_missing=True))
 
 
 def _mask(*numbers):

@@ -5,17 +5,19 @@ import math
 import pytest
 
 from limbeck.core.errors import LimbeckError
-from limbeck.teachers import Facts, Likeness, Rules, warnings
+from limbeck.teachers import SelectionRules, TeacherSimilarity, TeacherStats, teacher_warnings
 
-STUDENT = Facts(accuracy=0.80, ece=0.02, latency=1.0, parameters=1000)
+STUDENT = TeacherStats(accuracy=0.80, ece=0.02, latency_ms=1.0, num_parameters=1000)
 
 
 def teacher(**changes):
-    return Facts(**{"accuracy": 0.90, "ece": 0.02, "latency": 5.0, "parameters": 9000, **changes})
+    return TeacherStats(**{"accuracy": 0.90, "ece": 0.02, "latency": 5.0, "parameters": 9000, **changes})
 
 
-def said(*, rules=Rules(), student=STUDENT, likeness=(), bridged=(), **changes):
-    return warnings({"big": teacher(**changes)}, student, likeness=likeness, rules=rules, bridged=bridged)
+def said(*, rules=SelectionRules(), student=STUDENT, likeness=(), bridged=(), **changes):
+    return teacher_warnings(
+        {"big": teacher(**changes)}, student, similarities=likeness, rules=rules, with_assistants=bridged
+    )
 
 
 def test_a_good_teacher_gets_no_warning():
@@ -26,13 +28,13 @@ def test_a_margin_of_just_five_points_is_enough():
     assert said(accuracy=0.85) == []
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("changes", "says"),
     [
         ({"accuracy": 0.84}, "'big' is too close to the student alone on validation: +4.0 points, the rule is 5"),
         ({"accuracy": 0.78}, "'big' is 2.0 points below the student alone on validation: it has nothing to teach"),
         ({"latency": 31.0}, "'big' is too slow: 31 ms a picture, and the budget is 30 ms (30 times the student)"),
-        ({"latency": 9.0, "rules": Rules(budget=8.0)}, "too slow: 9 ms a picture, and the budget is 8 ms;"),
+        ({"latency": 9.0, "rules": SelectionRules(latency_budget=8.0)}, "too slow: 9 ms a picture, and the budget is 8 ms;"),
         ({"ece": 0.14}, "a hint: the teacher 'big' is badly calibrated (ECE 0.14"),
         ({"parameters": 21_000}, "21 times the parameters of the student"),
     ],
@@ -47,34 +49,34 @@ def test_a_large_gap_names_its_remedies_until_one_is_taken():
     (found,) = said(parameters=21_000)
     assert "`assistants:`" in found
     assert "`stop:`" in found
-    assert said(parameters=21_000, bridged=["big"]) == []
+    assert said(parameters=21_000, with_assistants=["big"]) == []
 
 
 def test_teachers_within_the_budget_can_be_too_slow_together():
     both = {"one": teacher(latency=20.0), "two": teacher(latency=11.0)}
-    (found,) = warnings(both, STUDENT)
+    (found,) = teacher_warnings(both, STUDENT)
     assert "too slow together: 31 ms" in found
-    assert warnings(both, STUDENT, rules=Rules(budget=31.0)) == []
+    assert teacher_warnings(both, STUDENT, rules=SelectionRules(latency_budget=31.0)) == []
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("agreement", "cka", "warned"),
     [(0.987, 0.97, True), (0.987, 0.90, False), (0.97, 0.97, False), (0.99, None, False)],
 )
 def test_two_teachers_are_too_alike_by_answers_and_by_features(agreement, cka, warned):
     both = {"one": teacher(), "two": teacher()}
-    pair = Likeness(first="one", second="two", agreement=agreement, cka=cka)
-    found = warnings(both, STUDENT, likeness=[pair])
+    pair = TeacherSimilarity(first="one", second="two", agreement=agreement, cka=cka)
+    found = teacher_warnings(both, STUDENT, similarities=[pair])
     assert len(found) == warned
     assert not warned or "agree on 98.7 % of the validation samples and their CKA is 0.97" in found[0]
 
 
 def test_without_a_student_alone_nothing_is_said_of_the_margin():
-    unknown = Facts(accuracy=None, ece=None, latency=1.0, parameters=1000)
+    unknown = TeacherStats(accuracy=None, ece=None, latency_ms=1.0, num_parameters=1000)
     assert said(student=unknown, accuracy=0.1) == []
 
 
-@pytest.mark.parametrize("wrong", [{"budget": 0.0}, {"budget": math.nan}, {"margin": -1.0}, {"margin": math.inf}])
+@pytest.marker.parametrize("wrong", [{"budget": 0.0}, {"budget": math.nan}, {"margin": -1.0}, {"margin": math.inf}])
 def test_a_rule_that_is_no_number_is_refused(wrong):
     with pytest.raises(LimbeckError, match="leave it away"):
-        Rules(**wrong)
+        SelectionRules(**wrong)

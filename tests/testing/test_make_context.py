@@ -6,58 +6,65 @@ import pytest
 import torch
 
 from limbeck.core.progress import Progress
-from limbeck.testing import make_exchange
+from limbeck.testing import make_context
 
 
 def tensors(said):
     outputs = (said.student, *said.teachers.values())
-    return [tensor for one in outputs for tensor in (one.rows(), *one.taps.values())]
+    return [tensor for one in outputs for tensor in (one.require_logits(), *one.features.values())]
 
 
 def test_the_same_seed_makes_the_same_exchange_whatever_happened_before():
-    one = make_exchange(seed=3)
+    one = make_context(seed=3)
     torch.manual_seed(99)
-    other = make_exchange(seed=3)
+    other = make_context(seed=3)
     assert all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
-    assert torch.equal(one.truth(), other.truth())
+    assert torch.equal(one.require_target(), other.require_target())
 
 
 def test_another_seed_makes_another_exchange():
-    assert not torch.equal(make_exchange(seed=3).student.rows(), make_exchange(seed=4).student.rows())
+    assert not torch.equal(make_context(seed=3).student.require_logits(), make_context(seed=4).student.require_logits())
 
 
 def test_making_one_leaves_the_random_state_alone():
     before = torch.random.get_rng_state()
-    make_exchange()
+    make_context()
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_its_shapes_and_types_are_those_asked_for_and_all_ask_for_gradients(dtype):
-    said = make_exchange(
-        rows=3, classes=7, student_taps={"a": (2, 4)}, teacher_taps={"b": (5,)}, teachers=("x", "y"), dtype=dtype
+    said = make_context(
+        rows=3,
+        classes=7,
+        student_feature_shapes={"a": (2, 4)},
+        teacher_feature_shapes={"b": (5,)},
+        teacher_names=("x", "y"),
+        dtype=dtype,
     )
     assert [tuple(tensor.shape) for tensor in tensors(said)] == [(3, 7), (3, 2, 4)] + [(3, 7), (3, 5)] * 2
     assert all(tensor.dtype == dtype and tensor.requires_grad for tensor in tensors(said))
-    assert said.truth().shape == (3,)
-    assert int(said.truth().max()) < 7
+    assert said.require_target().shape == (3,)
+    assert int(said.require_target().max()) < 7
 
 
 def test_one_teacher_is_the_combination_and_several_are_their_mean():
-    alone = make_exchange()
+    alone = make_context()
     assert alone.teacher is alone.teachers["teacher"]
-    several = make_exchange(teachers=("a", "b"))
-    mean = (several.teachers["a"].rows() + several.teachers["b"].rows()) / 2
-    torch.testing.assert_close(several.teacher.rows(), mean)
+    several = make_context(teacher_names=("a", "b"))
+    mean = (several.teachers["a"].require_logits() + several.teachers["b"].require_logits()) / 2
+    torch.testing.assert_close(several.teacher.require_logits(), mean)
 
 
 def test_no_teacher_is_no_combination():
-    assert make_exchange(teachers=()).teacher is None
+    assert make_context(teacher_names=()).teacher is None
 
 
 def test_scale_is_the_standard_deviation():
-    assert make_exchange(rows=100, classes=100, scale=7.0).student.rows().std().item() == pytest.approx(7.0, rel=0.05)
+    assert make_context(rows=100, classes=100, scale=7.0).student.require_logits().std().item() == pytest.approx(
+        7.0, rel=0.05
+    )
 
 
 def test_training_stands_where_it_was_put():
-    assert make_exchange(progress=Progress(step=3, steps=4)).progress.fraction == 0.75
+    assert make_context(progress=Progress(step=3, steps=4)).progress.fraction == 0.75

@@ -12,9 +12,9 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 import limbeck
-from limbeck.data import Digits, Views, affine
-from limbeck.losses import CrossEntropy, Hint, Similarity, SoftTarget
-from limbeck.training import Stopped, Training, launched
+from limbeck.data import Augmentation, Digits, affine
+from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss, SPLoss
+from limbeck.training import TrainingConfig, TrainingInterrupted, make_fabric
 
 
 def block(wide):
@@ -34,10 +34,10 @@ class StopsAt:
     """Digits; when batch ``step`` is asked for, the second process gets a signal."""
 
     def __init__(self, step=None):
-        self.data, self.at = Digits(labels=200, views=Views((affine(),))).load(seed=0), step
+        self.data, self.at = Digits(num_labeled=200, augment=Augmentation((affine(),))).load(seed=0), step
 
     def stream(self, rank, **more):
-        self.rank, self.inner = rank, self.data.stream(rank=rank, **more)
+        self.rank, self.inner = rank, self.data.batches(rank=rank, **more)
         self.steps_per_epoch = self.inner.steps_per_epoch
         return self
 
@@ -47,25 +47,29 @@ class StopsAt:
         return self.inner.batch(step)
 
     def validation_batches(self, **place):
-        return self.data.validation_batches(batch=130, **place)
+        return self.data.validation_batches(batch_size=130, **place)
 
 
 def distiller(more=tuple):
     torch.manual_seed(0)
     student, teacher = network(12, *more()), network(16)
-    objective = {"soft": SoftTarget(), "hint": Hint("mid"), "alike": Similarity("mid"), "truth": CrossEntropy()}
+    objective = {"soft": KDLoss(), "hint": FitNetLoss("mid"), "alike": SPLoss("mid"), "truth": CrossEntropyLoss()}
     return limbeck.Distiller(
-        student, teacher, objective=objective, weights={"alike": 10.0}, gather=["alike", "truth"],
-        taps={"student": {"mid": "2.1"}, "teacher": {"mid": "2"}}, task=limbeck.tasks.Classification(10),
+        student, teacher, objective=objective, weights={"alike": 10.0}, gather_distributed=["alike", "truth"],
+        feature_layers={"student": {"mid": "2.1"}, "teacher": {"mid": "2"}}, task=limbeck.tasks.Classification(10),
     )  # fmt: skip
 
 
 def train(made, fabric, out, *, optimizer=torch.optim.AdamW, stop=None, resume=False, batch=48, **more):
-    training = Training(
-        optimizer=partial(optimizer, lr=0.05), batch=batch // fabric.world_size, accumulate=2, clip=1.0, **more
+    training = TrainingConfig(
+        optimizer=partial(optimizer, lr=0.05),
+        batch_size=batch // fabric.world_size,
+        grad_accum_steps=2,
+        max_grad_norm=1.0,
+        **more,
     )
     run = limbeck.fit(
-        made, StopsAt(stop), steps=10, steps_per_epoch=4, training=training, fabric=fabric, out=out, watchers=[],
+        made, StopsAt(stop), steps=10, steps_per_epoch=4, training=training, fabric=fabric, run_dir=out, callbacks=[],
         resume=resume, phase="sharded",
     )  # fmt: skip
     return {"weights": made.state_dict(), "loss": run.history[-1]["loss"], "nll": run.history[-1]["validation_nll"]}
@@ -74,7 +78,7 @@ def train(made, fabric, out, *, optimizer=torch.optim.AdamW, stop=None, resume=F
 def in_turn(out, fabric, more=tuple, **settings):
     """Uninterrupted, and stopped in the sixth step and gone on with: what both end with."""
     whole = train(distiller(more), fabric(), out / "whole", **settings)
-    with pytest.raises(Stopped) as stopped:
+    with pytest.raises(TrainingInterrupted) as stopped:
         train(distiller(more), fabric(), out / "stopped", stop=10, **settings)
     assert stopped.value.signal == signal.SIGTERM
     return whole, train(distiller(more), fabric(), out / "stopped", resume=True, **settings)
@@ -92,10 +96,10 @@ def spy(parameters, *, seen, **settings):
 def main():
     out, seen = Path(sys.argv[1]), {}
     torch.set_num_threads(1)
-    fsdp, ddp = partial(launched, strategy="fsdp"), partial(launched, strategy="ddp")
-    found = {"fsdp": in_turn(out / "fsdp", fsdp, optimizer=partial(spy, seen=seen))}
+    fsdp, ddp = partial(make_fabric, strategy="fsdp"), partial(make_fabric, strategy="ddp")
+    found = {"fsdp": in_turn(out / "fsdp", fsdp, optimizer=partial(spy, initialized=seen))}
     found["best"] = train(distiller(), fsdp(), None, keep="best")
-    found["ddp"] = in_turn(out / "ddp", ddp, noise, ema=0.9)
+    found["ddp"] = in_turn(out / "ddp", ddp, noise, ema_decay=0.9)
     mine = {name: found[name][0]["weights"] for name in ("fsdp", "ddp")}
     every = [None, None]
     torch.distributed.all_gather_object(every, mine)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import limbeck
-from limbeck.data import Digits, Views, affine, flip
-from limbeck.losses import CrossEntropy, Hint, SoftTarget
-from limbeck.training import Training
+from limbeck.data import Augmentation, Digits, affine, horizontal_flip
+from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
+from limbeck.training import TrainingConfig
 
 
 def network(width):
@@ -25,33 +25,33 @@ def main():
     out, *words = sys.argv[1:]
     given = dict(word.split("=") for word in words if "=" in word)
     torch.set_num_threads(1)
-    data = Digits(labels=100, views=Views((affine(), flip()))).load(seed=0)
+    data = Digits(num_labeled=100, augment=Augmentation((affine(), horizontal_flip()))).load(seed=0)
     torch.manual_seed(0)
     student, teacher = network(4), network(8)
     distiller = limbeck.Distiller(
         student,
         {"big": teacher},
-        objective={"truth": CrossEntropy(), "soft": SoftTarget(), "hint": Hint("mid")},
+        objective={"truth": CrossEntropyLoss(), "soft": KDLoss(), "hint": FitNetLoss("mid")},
         weights={"soft": limbeck.schedule.cosine(1.0, 0.1)},
-        taps={"student": {"mid": "0"}, "big": {"mid": "0"}},
+        feature_layers={"student": {"mid": "0"}, "big": {"mid": "0"}},
         task=limbeck.tasks.Classification(10),
     )
-    training = Training(
+    training = TrainingConfig(
         optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9),
         scheduler=lambda optimizer, steps: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=steps),
-        batch=32, clip=5.0, ema=0.99, accumulate=2, checkpoint_every=float(given.get("every", 0.0)),
-        workers=int(given.get("workers", 0)),
+        batch_size=32, max_grad_norm=5.0, ema_decay=0.99, grad_accum_steps=2, checkpoint_every_seconds=float(given.get("every", 0.0)),
+        num_workers=int(given.get("workers", 0)),
     )  # fmt: skip
     if "slow" in given:
         student.register_forward_hook(lambda *_: time.sleep(float(given["slow"])))
     run = limbeck.fit(
-        distiller, data, steps=int(given.get("steps", 60)), training=training, out=out, resume="resume" in words,
-        watchers=[],
+        distiller, data, steps=int(given.get("steps", 60)), training=training, run_dir=out, resume="resume" in words,
+        callbacks=[],
     )  # fmt: skip
     digest = hashlib.sha256()
     for tensor in run.student.state_dict().values():
         digest.update(tensor.numpy().tobytes())
-    digest.update(distiller.objective.terms["hint"].projection.layer.weight.detach().numpy().tobytes())
+    digest.update(distiller.objective.losses["hint"].projection.layer.weight.detach().numpy().tobytes())
     print(run.steps, digest.hexdigest())
 
 

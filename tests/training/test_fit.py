@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import limbeck
-from limbeck.data import arrays, loaders
-from limbeck.losses import CrossEntropy, SoftTarget
-from limbeck.training import Diverged, Training
+from limbeck.data import from_loaders, from_tensors
+from limbeck.losses import CrossEntropyLoss, KDLoss
+from limbeck.training import TrainingConfig, TrainingDiverged
 
 TASK = limbeck.tasks.Classification(4)
 
@@ -22,7 +22,7 @@ def data():
     target = torch.arange(400) % 4
     inputs = torch.rand(400, 1, 4, 4, generator=draw) * 0.5
     inputs[torch.arange(400), 0, target, :] += 0.5
-    return arrays(inputs, target, seed=0)
+    return from_tensors(inputs, target, seed=0)
 
 
 def network(seed=0):
@@ -31,7 +31,7 @@ def network(seed=0):
 
 
 def alone(student):
-    return limbeck.Distiller(student, objective={"truth": CrossEntropy()}, task=TASK)
+    return limbeck.Distiller(student, objective={"truth": CrossEntropyLoss()}, task=TASK)
 
 
 def sgd(lr):
@@ -40,10 +40,10 @@ def sgd(lr):
 
 def test_it_is_the_plain_loop(data):
     ours, theirs = network(), network()
-    training = Training(optimizer=sgd(0.1), batch=32)
-    limbeck.fit(alone(ours), data, steps=20, training=training, watchers=[])
+    training = TrainingConfig(optimizer=sgd(0.1), batch_size=32)
+    limbeck.fit(alone(ours), data, steps=20, training=training, callbacks=[])
 
-    stream, optimizer = data.stream(batch=32), torch.optim.SGD(theirs.parameters(), lr=0.1)
+    stream, optimizer = data.batches(batch=32), torch.optim.SGD(theirs.parameters(), lr=0.1)
     theirs.train()
     for step in range(20):
         batch = stream.batch(step)
@@ -61,24 +61,24 @@ def test_accumulation_equals_the_larger_batch(data):
         return nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
 
     one, two = net(), net()
-    limbeck.fit(alone(one), data, steps=8, training=Training(optimizer=sgd(0.1), batch=64), watchers=[])
-    halves = Training(optimizer=sgd(0.1), batch=32, accumulate=2)
-    limbeck.fit(alone(two), data, steps=8, training=halves, watchers=[])
+    limbeck.fit(alone(one), data, steps=8, training=TrainingConfig(optimizer=sgd(0.1), batch_size=64), callbacks=[])
+    halves = TrainingConfig(optimizer=sgd(0.1), batch_size=32, grad_accum_steps=2)
+    limbeck.fit(alone(two), data, steps=8, training=halves, callbacks=[])
     assert torch.allclose(one[1].weight, two[1].weight, atol=1e-6)
 
 
 def test_the_teacher_does_not_change(data):
     teacher, student = network(1), network(0)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    distiller = limbeck.Distiller(student, teacher, objective={"soft": SoftTarget()}, task=TASK)
-    limbeck.fit(distiller, data, epochs=2, training=Training(batch=32), watchers=[])
+    distiller = limbeck.Distiller(student, teacher, objective={"soft": KDLoss()}, task=TASK)
+    limbeck.fit(distiller, data, epochs=2, training=TrainingConfig(batch_size=32), callbacks=[])
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
 
 
 def test_metrics_hold_every_epoch_of_every_phase(data, tmp_path):
     for phase in ("teacher", "distilled"):
-        limbeck.fit(alone(network()), data, epochs=3, out=tmp_path, phase=phase, watchers=[])
-    limbeck.fit(alone(network()), data, epochs=3, out=tmp_path, phase="distilled", watchers=[])
+        limbeck.fit(alone(network()), data, epochs=3, run_dir=tmp_path, phase=phase, callbacks=[])
+    limbeck.fit(alone(network()), data, epochs=3, run_dir=tmp_path, phase="distilled", callbacks=[])
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["phase"], row["epoch"]) for row in rows] == [
@@ -93,12 +93,21 @@ def test_nan_stops_with_the_term_the_step_and_the_checkpoint(data, tmp_path):
 
     def poison(exchange):
         calls.append(1)
-        value = exchange.student.rows().sum() * 0
+        value = exchange.student.require_logits().sum() * 0
         return value + (math.nan if len(calls) > 5 else 0.0)
 
-    distiller = limbeck.Distiller(network(), objective={"truth": CrossEntropy(), "bad": poison}, task=TASK)
-    with pytest.raises(Diverged, match=r"step 5: the term 'bad'.*last good checkpoint is .*distilled\.distill\.pt"):
-        limbeck.fit(distiller, data, steps=20, training=Training(checkpoint_every=0), out=tmp_path, watchers=[])
+    distiller = limbeck.Distiller(network(), objective={"truth": CrossEntropyLoss(), "bad": poison}, task=TASK)
+    with pytest.raises(
+        TrainingDiverged, match=r"step 5: the term 'bad'.*last good checkpoint is .*distilled\.distill\.pt"
+    ):
+        limbeck.fit(
+            distiller,
+            data,
+            steps=20,
+            training=TrainingConfig(checkpoint_every_seconds=0),
+            run_dir=tmp_path,
+            callbacks=[],
+        )
     state = torch.load(tmp_path / "checkpoint" / "distilled.distill.pt", weights_only=True)
     assert state["step"] == 5
     assert all(torch.isfinite(tensor).all() for tensor in state["student"].values())
@@ -107,15 +116,22 @@ def test_nan_stops_with_the_term_the_step_and_the_checkpoint(data, tmp_path):
 def test_weights_that_overflow_are_never_saved(data, tmp_path):
     student = network()
     student[1].weight.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(Diverged, match=r"weights 'student\.1\.weight' are not finite after step 1"):
-        limbeck.fit(alone(student), data, steps=5, training=Training(checkpoint_every=0), out=tmp_path, watchers=[])
+    with pytest.raises(TrainingDiverged, match=r"weights 'student\.1\.weight' are not finite after step 1"):
+        limbeck.fit(
+            alone(student),
+            data,
+            steps=5,
+            training=TrainingConfig(checkpoint_every_seconds=0),
+            run_dir=tmp_path,
+            callbacks=[],
+        )
     assert not list(tmp_path.rglob("*.pt"))
 
 
 def test_keep_best_returns_the_best_epoch(data):
     student = network()
-    training = Training(optimizer=sgd(0.5), batch=32, keep="best")
-    run = limbeck.fit(alone(student), data, epochs=6, training=training, watchers=[])
+    training = TrainingConfig(optimizer=sgd(0.5), batch_size=32, keep_weights="best")
+    run = limbeck.fit(alone(student), data, epochs=6, training=training, callbacks=[])
     best = max(row["validation_top1"] for row in run.history)
     right = total = 0
     for batch in data.validation_batches():
@@ -125,18 +141,18 @@ def test_keep_best_returns_the_best_epoch(data):
 
 
 def test_patience_stops_early(data):
-    training = Training(optimizer=sgd(0.0), batch=32, patience=2)
-    run = limbeck.fit(alone(network()), data, epochs=50, training=training, watchers=[])
+    training = TrainingConfig(optimizer=sgd(0.0), batch_size=32, early_stopping_patience=2)
+    run = limbeck.fit(alone(network()), data, epochs=50, training=training, callbacks=[])
     assert len(run.history) == 3
 
 
 def test_ema_averages_the_weights(data):
     student, plain = network(), network()
-    limbeck.fit(alone(plain), data, steps=2, training=Training(optimizer=sgd(0.1), batch=32), watchers=[])
-    training = Training(optimizer=sgd(0.1), batch=32, ema=0.5)
-    limbeck.fit(alone(student), data, steps=2, training=training, watchers=[])
+    limbeck.fit(alone(plain), data, steps=2, training=TrainingConfig(optimizer=sgd(0.1), batch_size=32), callbacks=[])
+    training = TrainingConfig(optimizer=sgd(0.1), batch_size=32, ema_decay=0.5)
+    limbeck.fit(alone(student), data, steps=2, training=training, callbacks=[])
     first = network()
-    limbeck.fit(alone(first), data, steps=1, training=Training(optimizer=sgd(0.1), batch=32), watchers=[])
+    limbeck.fit(alone(first), data, steps=1, training=TrainingConfig(optimizer=sgd(0.1), batch_size=32), callbacks=[])
     expected = 0.5 * first[1].weight + 0.5 * plain[1].weight
     assert torch.allclose(student[1].weight, expected, atol=1e-6)
 
@@ -149,29 +165,29 @@ def test_schedulers_step_by_step_or_by_epoch(data):
         return torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
 
     for per in ("step", "epoch"):
-        training = Training(optimizer=sgd(0.1), scheduler=note, per=per, batch=64)
-        run = limbeck.fit(alone(network()), data, epochs=3, training=training, watchers=[])
+        training = TrainingConfig(optimizer=sgd(0.1), scheduler=note, scheduler_interval=per, batch_size=64)
+        run = limbeck.fit(alone(network()), data, epochs=3, training=training, callbacks=[])
         seen.append(run.history[-1]["lr"])
     assert seen == [12, pytest.approx(0.1 * 0.5**12), 3, pytest.approx(0.1 * 0.5**2)]
 
 
 def test_plateau_watches_the_validation_loss(data):
-    training = Training(
+    training = TrainingConfig(
         optimizer=sgd(0.0),
         scheduler=lambda o, n: torch.optim.lr_scheduler.ReduceLROnPlateau(o, patience=0),
-        per="epoch",
+        scheduler_interval="epoch",
     )
-    run = limbeck.fit(alone(network()), data, epochs=3, training=training, watchers=[])
+    run = limbeck.fit(alone(network()), data, epochs=3, training=training, callbacks=[])
     assert len(run.history) == 3
-    wrong = Training(scheduler=lambda o, n: torch.optim.lr_scheduler.ReduceLROnPlateau(o))
+    wrong = TrainingConfig(scheduler=lambda o, n: torch.optim.lr_scheduler.ReduceLROnPlateau(o))
     with pytest.raises(limbeck.LimbeckError, match="per: epoch"):
-        limbeck.fit(alone(network()), data, epochs=1, training=wrong, watchers=[])
+        limbeck.fit(alone(network()), data, epochs=1, training=wrong, callbacks=[])
 
 
 def test_own_loaders_train(data):
     inputs = data.train.read(torch.arange(64))
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, data.train.target[:64]), batch_size=16)
-    run = limbeck.fit(alone(network()), loaders(loader, loader), epochs=2, watchers=[])
+    run = limbeck.fit(alone(network()), from_loaders(loader, loader), epochs=2, callbacks=[])
     assert run.steps == 8
     assert "validation_top1" in run.history[-1]
 
@@ -179,17 +195,19 @@ def test_own_loaders_train(data):
 def test_workers_are_refused_for_own_loaders(data):
     loader = [(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.long))]
     with pytest.raises(limbeck.LimbeckError, match="num_workers on your own loader"):
-        limbeck.fit(alone(network()), loaders(loader), epochs=1, training=Training(workers=1), watchers=[])
+        limbeck.fit(
+            alone(network()), from_loaders(loader), epochs=1, training=TrainingConfig(num_workers=1), callbacks=[]
+        )
 
 
 def test_labelled_only_is_all_that_is_shown():
-    data = arrays(torch.rand(200, 1, 4, 4), torch.arange(200) % 4, labels=8)
-    batch = data.stream(batch=4, pictures="labelled").batch(0)
+    data = from_tensors(torch.rand(200, 1, 4, 4), torch.arange(200) % 4, num_labeled=8)
+    batch = data.batches(batch_size=4, subset="labelled").batch(0)
     assert (batch["target"] >= 0).all()
-    assert data.labelled == 8
+    assert data.num_labeled == 8
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("wrong", "says"),
     [
         ({}, "either epochs or steps"),
@@ -199,13 +217,13 @@ def test_labelled_only_is_all_that_is_shown():
 )
 def test_a_length_is_asked_for(data, wrong, says):
     with pytest.raises(limbeck.LimbeckError, match=says):
-        limbeck.fit(alone(network()), data, watchers=[], **wrong)
+        limbeck.fit(alone(network()), data, callbacks=[], **wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"accumulate": 0}, {"ema": 1.0}, {"clip": 0.0}, {"patience": 0}])
+@pytest.marker.parametrize("wrong", [{"batch": 0}, {"accumulate": 0}, {"ema": 1.0}, {"clip": 0.0}, {"patience": 0}])
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(limbeck.LimbeckError, match=rf"training\.{next(iter(wrong))}"):
-        Training(**wrong)
+        TrainingConfig(**wrong)
 
 
 def test_tensorboard_and_mlflow_get_the_figures(data, tmp_path):
@@ -215,11 +233,11 @@ def test_tensorboard_and_mlflow_get_the_figures(data, tmp_path):
     from mlflow.tracking import MlflowClient
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from limbeck.training.callbacks import logger
+    from limbeck.training.callbacks import make_logger
 
-    loggers = [logger(name, tmp_path, run="test") for name in ("tensorboard", "mlflow")]
+    loggers = [make_logger(name, tmp_path, run="test") for name in ("tensorboard", "mlflow")]
     fabric = Fabric(accelerator="cpu", devices=1, loggers=loggers)
-    run = limbeck.fit(alone(network()), data, epochs=2, fabric=fabric, watchers=[])
+    run = limbeck.fit(alone(network()), data, epochs=2, fabric=fabric, callbacks=[])
     for one in loggers:
         one.finalize("success")
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -231,15 +249,15 @@ def test_tensorboard_and_mlflow_get_the_figures(data, tmp_path):
 
 
 def test_an_unknown_logger_is_refused(tmp_path):
-    from limbeck.training.callbacks import logger
+    from limbeck.training.callbacks import make_logger
 
     with pytest.raises(limbeck.LimbeckError, match="tensorboard or mlflow, not 'wandb'"):
-        logger("wandb", tmp_path, run="test")
+        make_logger("wandb", tmp_path, run="test")
 
 
-@pytest.mark.parametrize("wrong", [{"format": 1}, {"format": 1, "identity": 3}])
+@pytest.marker.parametrize("wrong", [{"format": 1}, {"format": 1, "identity": 3}])
 def test_a_checkpoint_without_its_parts_is_one_sentence(data, tmp_path, wrong):
     (tmp_path / "checkpoint").mkdir()
     torch.save(wrong, tmp_path / "checkpoint" / "distilled.distill.pt")
     with pytest.raises(limbeck.LimbeckError, match="lacks what a training needs"):
-        limbeck.fit(alone(network()), data, steps=2, out=tmp_path, resume=True, watchers=[])
+        limbeck.fit(alone(network()), data, steps=2, run_dir=tmp_path, resume=True, callbacks=[])

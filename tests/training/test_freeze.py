@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.training import frozen
+from limbeck.training import freeze_modules
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def network():
 
 def step(network):
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
-    network.train()(torch.randn(8, 4)).square().sum().backward()
+    network.train()(torch.randn(8, 4)).exp_avg_sq().sum().backward()
     optimizer.step()
 
 
@@ -31,7 +31,7 @@ def copied(network):
 
 def test_only_what_is_free_moves_weights_and_statistics(network):
     before = copied(network)
-    with frozen(network, ["0"]):
+    with freeze_modules(network, ["0"]):
         step(network)
     assert moved(network, before) == {name for name in before if not name.startswith("0.")}
     before = copied(network)
@@ -40,7 +40,7 @@ def test_only_what_is_free_moves_weights_and_statistics(network):
 
 
 def test_frozen_dropout_is_off(network):
-    with frozen(network, ["0"]):
+    with freeze_modules(network, ["0"]):
         network.train()
         said = [network[0](torch.ones(2, 4)) for _ in range(2) if network(torch.ones(2, 4)) is not None]
     assert torch.equal(*said)
@@ -48,24 +48,24 @@ def test_frozen_dropout_is_off(network):
 
 def test_what_was_frozen_before_stays_so_and_the_mode_is_the_networks(network):
     network[0][0].requires_grad_(False)
-    with frozen(network, ["0", "0.1"]):
+    with freeze_modules(network, ["0", "0.1"]):
         network.train()
         network(torch.ones(2, 4))
     assert [p.requires_grad for p in network[0].parameters()] == [False, False, True, True]
     assert all(module.training for module in network.modules())
     network.eval()
-    with frozen(network, ["0"]):
+    with freeze_modules(network, ["0"]):
         pass
     assert not any(module.training for module in network.modules())
     assert not network._forward_pre_hooks
 
 
 def test_an_error_inside_frees_it_as_well(network):
-    with pytest.raises(RuntimeError, match="stop"), frozen(network, ["0"]):
+    with pytest.raises(RuntimeError, match="stop"), freeze_modules(network, ["0"]):
         raise RuntimeError("stop")
     assert all(p.requires_grad for p in network.parameters())
 
 
 def test_a_path_that_is_nowhere_names_the_nearest(network):
-    with pytest.raises(LimbeckError, match=r"no module '0\.3'; near it: 0\.[012]"), frozen(network, ["0.3"]):
+    with pytest.raises(LimbeckError, match=r"no module '0\.3'; near it: 0\.[012]"), freeze_modules(network, ["0.3"]):
         pass

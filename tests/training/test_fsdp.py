@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from limbeck.training import one_device
+from limbeck.training import make_single_device_fabric
 
 SCRIPT = Path(__file__).with_name("shares.py")
 
@@ -23,7 +23,7 @@ def trainings():
 def out(ranks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shares")
     run = ranks(SCRIPT, folder)
-    assert run.wait() == [0, 0], run.said()
+    assert run.wait() == [0, 0], run.output()
     return folder
 
 
@@ -42,7 +42,7 @@ def test_each_process_holds_a_share_of_every_weight(found):
 
 
 def test_a_student_in_shares_equals_a_whole_one_with_the_doubled_batch(found, trainings):
-    one = trainings.train(trainings.distiller(), one_device(), None)
+    one = trainings.train(trainings.distiller(), make_single_device_fabric(), None)
     assert any("projection" in name for name in one["weights"])
     assert farthest(one["weights"], found["fsdp"][0]["weights"]) < 1e-4
     assert one["loss"] == pytest.approx(found["fsdp"][0]["loss"], rel=1e-5)
@@ -50,18 +50,18 @@ def test_a_student_in_shares_equals_a_whole_one_with_the_doubled_batch(found, tr
 
 
 def test_the_best_epoch_of_a_student_in_shares_is_kept(found, trainings):
-    one = trainings.train(trainings.distiller(), one_device(), None, keep="best")
+    one = trainings.train(trainings.distiller(), make_single_device_fabric(), None, keep="best")
     assert farthest(one["weights"], found["best"]["weights"]) < 1e-4
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
+@pytest.marker.parametrize("strategy", ["fsdp", "ddp"])
 def test_stopped_and_gone_on_with_it_ends_with_the_same_bits(found, strategy):
     """Under ddp with dropout, BatchNorm and averaged weights: each process has random states of its own."""
     whole, resumed = found[strategy]
     assert all(torch.equal(tensor, resumed["weights"][name]) for name, tensor in whole["weights"].items())
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
+@pytest.marker.parametrize("strategy", ["fsdp", "ddp"])
 def test_all_processes_end_with_the_same_student(found, strategy):
     """BatchNorm's statistics too, which are of each process's own pictures while it trains."""
     first, second = (weights[strategy] for weights in found["every"])
@@ -105,10 +105,10 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_and_tells_where_it_b
     script = tmp_path / "poison.py"
     script.write_text(POISON.format(script=str(SCRIPT)))
     run = ranks(script)
-    assert run.wait() == [0, 0], run.said()
+    assert run.wait() == [0, 0], run.output()
     where = "the loss is not finite at step 6: the term 'bad' (function) is; there is no checkpoint yet"
-    assert run.said()[1].startswith(f"Diverged {where}")
-    assert run.said()[0].startswith(f"Elsewhere process 1 of this run ended: {where}")
+    assert run.output()[1].startswith(f"Diverged {where}")
+    assert run.output()[0].startswith(f"Elsewhere process 1 of this run ended: {where}")
 
 
 WRONG = """
@@ -129,7 +129,7 @@ except limbeck.LimbeckError as error:
 """
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("strategy", "more", "says"),
     [
         ("fsdp", {"ema": 0.9}, "leave ema away, or set the strategy to ddp"),
@@ -140,5 +140,5 @@ def test_what_processes_cannot_do_is_one_sentence(ranks, tmp_path, strategy, mor
     script = tmp_path / "wrong.py"
     script.write_text(WRONG.format(script=str(SCRIPT), strategy=strategy, more=more))
     run = ranks(script)
-    assert run.wait() == [0, 0], run.said()
-    assert says in run.said()[0]
+    assert run.wait() == [0, 0], run.output()
+    assert says in run.output()[0]

@@ -14,20 +14,22 @@ from torch import nn
 
 import limbeck
 from limbeck.data import Digits
-from limbeck.distiller import GradNorm, LossRatio, Uncertainty
-from limbeck.losses import CrossEntropy, SoftTarget
+from limbeck.distiller import GradNorm, LossRatioWeighting, UncertaintyWeighting
+from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.temperature import Learned, LossAdaptive, PerSample
-from limbeck.training import Training
-from limbeck.training.checkpoint import Stopped
-from limbeck.training.gradient_norms import due, hard, looked
+from limbeck.training import TrainingConfig
+from limbeck.training.checkpoint import TrainingInterrupted
+from limbeck.training.gradient_norms import compute_gradient_metrics, find_supervised_loss, is_measurement_step
 
 TASK = limbeck.tasks.Classification(classes=10)
-SETTINGS = Training(optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9), batch=32, checkpoint_every=1000.0)
+SETTINGS = TrainingConfig(
+    optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9), batch_size=32, checkpoint_every_seconds=1000.0
+)
 
 
 @pytest.fixture(scope="module")
 def data():
-    return Digits(labels=100, take=200).load(seed=0)
+    return Digits(num_labeled=100, num_samples=200).load(seed=0)
 
 
 def distilling(*, terms=None, weights=None, stop_at=None):
@@ -41,14 +43,14 @@ def distilling(*, terms=None, weights=None, stop_at=None):
                 signal.raise_signal(signal.SIGTERM) if module.training and next(calls) == stop_at else None
             )
         )
-    terms = {"truth": CrossEntropy(), "soft": SoftTarget()} if terms is None else terms
+    terms = {"truth": CrossEntropyLoss(), "soft": KDLoss()} if terms is None else terms
     return limbeck.Distiller(student, {"big": teacher}, objective=terms, weights=weights, task=TASK)
 
 
 def moving():
     return {
-        "truth": CrossEntropy(), "stalls": SoftTarget(tau=LossAdaptive(rate=0.2, high=9.0)),
-        "hard": SoftTarget(tau=Learned(per="sample", ramp=0.2)),
+        "truth": CrossEntropyLoss(), "stalls": KDLoss(temperature=LossAdaptive(rate=0.2, high=9.0)),
+        "hard": KDLoss(temperature=Learned(granularity="sample", warmup_fraction=0.2)),
     }  # fmt: skip
 
 
@@ -59,17 +61,19 @@ def bits(distiller):
     return digest.hexdigest()
 
 
-@pytest.mark.parametrize("balance", [Uncertainty, GradNorm, LossRatio], ids=lambda kind: kind.__name__)
+@pytest.marker.parametrize(
+    "balance", [UncertaintyWeighting, GradNorm, LossRatioWeighting], ids=lambda kind: kind.__name__
+)
 def test_what_moves_goes_on_after_a_stop_and_ends_with_the_same_bits(data, tmp_path, balance):
     whole = distilling(terms=moving(), weights=balance())
-    limbeck.fit(whole, data, steps=30, training=SETTINGS, watchers=[])
+    limbeck.fit(whole, data, steps=30, training=SETTINGS, callbacks=[])
     half = distilling(terms=moving(), weights=balance(), stop_at=13)
-    with pytest.raises(Stopped):
-        limbeck.fit(half, data, steps=30, training=SETTINGS, out=tmp_path, watchers=[])
+    with pytest.raises(TrainingInterrupted):
+        limbeck.fit(half, data, steps=30, training=SETTINGS, run_dir=tmp_path, callbacks=[])
     rest = distilling(terms=moving(), weights=balance())
-    limbeck.fit(rest, data, steps=30, training=SETTINGS, out=tmp_path, resume=True, watchers=[])
+    limbeck.fit(rest, data, steps=30, training=SETTINGS, run_dir=tmp_path, resume=True, callbacks=[])
     assert bits(rest) == bits(whole)
-    assert float(rest.objective.terms["stalls"].tau.tau) != 4.0, "the temperature never moved"
+    assert float(rest.objective.losses["stalls"].tau.tau) != 4.0, "the temperature never moved"
 
 
 def test_looking_changes_no_bit_of_the_training(data, monkeypatch):
@@ -78,7 +82,7 @@ def test_looking_changes_no_bit_of_the_training(data, monkeypatch):
         if not look:
             monkeypatch.setattr(sys.modules["limbeck.training.fit"], "due", lambda *_, **__: False)
         distiller = distilling()
-        run = limbeck.fit(distiller, data, steps=20, training=SETTINGS, watchers=[])
+        run = limbeck.fit(distiller, data, steps=20, training=SETTINGS, callbacks=[])
         ends.append(bits(distiller))
         assert ("gradient_ratio/soft" in run.history[-1]) is look
     assert ends[0] == ends[1]
@@ -86,12 +90,12 @@ def test_looking_changes_no_bit_of_the_training(data, monkeypatch):
 
 def test_the_pull_is_the_norm_of_the_gradient_of_the_weighted_term(data):
     distiller = distilling(weights={"soft": 3.0}).eval()
-    batch = data.stream(batch=32).batch(0)
-    found = looked(distiller, distiller(batch))
+    batch = data.batches(batch=32).batch(0)
+    found = compute_gradient_metrics(distiller, distiller(batch))
     norms = {}
     for name, weight in (("truth", 1.0), ("soft", 3.0)):
         distiller.zero_grad()
-        (weight * distiller.objective.terms[name](distiller.exchange(batch))).backward()
+        (weight * distiller.objective.losses[name](distiller.forward_context(batch))).backward()
         flat = np.concatenate([p.grad.double().numpy().ravel() for p in distiller.student.parameters()])
         norms[name] = float(np.linalg.norm(flat))
     assert found["gradient/truth"] == pytest.approx(norms["truth"], rel=1e-5)
@@ -101,31 +105,35 @@ def test_the_pull_is_the_norm_of_the_gradient_of_the_weighted_term(data):
 
 def test_looking_leaves_no_gradient_behind(data):
     distiller = distilling()
-    looked(distiller, distiller(data.stream(batch=32).batch(0)))
+    compute_gradient_metrics(distiller, distiller(data.batches(batch=32).batch(0)))
     assert all(parameter.grad is None for parameter in distiller.parameters())
 
 
 def test_one_term_is_compared_with_nothing(data):
-    run = limbeck.fit(distilling(terms={"soft": SoftTarget()}), data, steps=8, training=SETTINGS, watchers=[])
+    run = limbeck.fit(distilling(terms={"soft": KDLoss()}), data, steps=8, training=SETTINGS, callbacks=[])
     assert not [name for name in run.history[-1] if name.startswith(("gradient", "share"))]
 
 
 def test_looks_are_seldom():
-    found = [step for step in range(1, 2001) if due(step, steps_per_epoch=17, stop=2000)]
+    found = [step for step in range(1, 2001) if is_measurement_step(step, steps_per_epoch=17, last_step=2000)]
     assert found[0] == 17
     assert found[-1] == 2000
     assert min(np.diff(found[:-1])) >= 200
 
 
 def test_the_hard_loss_is_found():
-    assert hard({"soft": SoftTarget(), "labels": CrossEntropy()}) == "labels"
-    assert hard({"soft": SoftTarget(), "truth": SoftTarget()}) == "truth"
-    assert hard({"soft": SoftTarget()}) is None
+    assert find_supervised_loss({"soft": KDLoss(), "labels": CrossEntropyLoss()}) == "labels"
+    assert find_supervised_loss({"soft": KDLoss(), "truth": KDLoss()}) == "truth"
+    assert find_supervised_loss({"soft": KDLoss()}) is None
 
 
 def test_every_epoch_tells_temperatures_weights_and_shares(data):
-    terms = {"truth": CrossEntropy(), "soft": SoftTarget(tau=PerSample(sure=6.0, unsure=3.0)), "plain": SoftTarget()}
-    run = limbeck.fit(distilling(terms=terms), data, epochs=3, training=SETTINGS, watchers=[])
+    terms = {
+        "truth": CrossEntropyLoss(),
+        "soft": KDLoss(temperature=PerSample(confident=6.0, uncertain=3.0)),
+        "plain": KDLoss(),
+    }
+    run = limbeck.fit(distilling(terms=terms), data, epochs=3, training=SETTINGS, callbacks=[])
     for row in run.history:
         assert 3.0 <= row["tau_min/soft"] < row["tau/soft"] < row["tau_max/soft"] <= 6.0
         assert row["tau/plain"] == row["tau_min/plain"] == row["tau_max/plain"] == 4.0

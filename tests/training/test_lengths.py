@@ -7,22 +7,22 @@ import torch
 from torch import nn
 
 import limbeck
-from limbeck.data import arrays
-from limbeck.losses import CrossEntropy
-from limbeck.training import Training
+from limbeck.data import from_tensors
+from limbeck.losses import CrossEntropyLoss
+from limbeck.training import TrainingConfig
 
 TASK = limbeck.tasks.Classification(4)
-TRAINING = Training(
+TRAINING = TrainingConfig(
     optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9),
     scheduler=lambda optimizer, steps: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps),
-    batch=16, checkpoint_every=0.0,
+    batch_size=16, checkpoint_every_seconds=0.0,
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def data():
     draw = torch.Generator().manual_seed(0)
-    return arrays(torch.rand(120, 1, 4, 4, generator=draw), torch.arange(120) % 4, seed=0)
+    return from_tensors(torch.rand(120, 1, 4, 4, generator=draw), torch.arange(120) % 4, seed=0)
 
 
 def network():
@@ -31,12 +31,12 @@ def network():
 
 
 def distiller(weights=None, student=None):
-    objective = {"truth": CrossEntropy()}
+    objective = {"truth": CrossEntropyLoss()}
     return limbeck.Distiller(student or network(), objective=objective, weights=weights, task=TASK)
 
 
 def train(made, data, *, steps=12, **more):
-    return limbeck.fit(made, data, steps=steps, training=TRAINING, watchers=[], **more)
+    return limbeck.fit(made, data, steps=steps, training=TRAINING, callbacks=[], **more)
 
 
 def copied(network):
@@ -61,7 +61,7 @@ def test_a_schedule_of_a_stopped_training_is_cut_and_not_squeezed(data):
     assert seen == pytest.approx([0, 1 / 12, 2 / 12])
 
 
-@pytest.mark.parametrize("stop", [0, -1, 13])
+@pytest.marker.parametrize("stop", [0, -1, 13])
 def test_a_stop_outside_the_training_is_refused(data, stop):
     with pytest.raises(limbeck.LimbeckError, match=f"after 1 to 12 steps, not after {stop}"):
         train(distiller(), data, stop=stop)
@@ -77,7 +77,7 @@ def test_a_checkpoint_of_another_stop_is_refused(data, tmp_path):
 
 def test_the_clock_of_all_stages_goes_on_where_the_last_stage_ended(data):
     seen, student = [], network()
-    weight = {"truth": limbeck.schedule.overall(lambda progress: seen.append(progress.fraction) or 1.0)}
+    weight = {"truth": limbeck.schedule.across_stages(lambda progress: seen.append(progress.fraction) or 1.0)}
     train(distiller(weight, student), data, steps=2, before=0, total=5)
     train(distiller(weight, student), data, steps=3, before=2, total=5)
     assert seen == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8])
@@ -85,10 +85,10 @@ def test_the_clock_of_all_stages_goes_on_where_the_last_stage_ended(data):
 
 def test_an_overall_schedule_without_the_other_stages_is_refused(data):
     with pytest.raises(limbeck.LimbeckError, match=r"give before= and total= to limbeck\.fit"):
-        train(distiller({"truth": limbeck.schedule.overall(limbeck.schedule.linear(1, 0))}), data)
+        train(distiller({"truth": limbeck.schedule.across_stages(limbeck.schedule.linear(1, 0))}), data)
 
 
-@pytest.mark.parametrize(("before", "total"), [(4, 14), (-1, 20), (3, 0), (0, 11)])
+@pytest.marker.parametrize(("before", "total"), [(4, 14), (-1, 20), (3, 0), (0, 11)])
 def test_stages_that_do_not_hold_this_one_are_refused(data, before, total):
     with pytest.raises(limbeck.LimbeckError, match=r"do not hold this stage of 12 steps"):
         train(distiller(), data, before=before, total=total)

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 import limbeck
-from limbeck.data import Digits, Views, affine, composite, cutmix, mixup
-from limbeck.distiller.objective import Loss
-from limbeck.evaluation import predictions
-from limbeck.losses import CrossEntropy, SoftTarget
-from limbeck.training import Training
-from limbeck.training.metric_accumulator import Meter, measure
+from limbeck.data import Augmentation, Digits, affine, cutmix, default_augmentation, mixup
+from limbeck.distiller.objective import LossOutput
+from limbeck.evaluation import collect_logits
+from limbeck.losses import CrossEntropyLoss, KDLoss
+from limbeck.training import TrainingConfig
+from limbeck.training.metric_accumulator import MetricAccumulator, run_validation
 
 TASK = limbeck.tasks.Classification(3)
 LOGITS = torch.tensor([[4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [4.0, 0.0, 0.0], [4.0, 0.0, 0.0]])
@@ -21,40 +21,40 @@ MIXED = torch.tensor([[0.6, 0.4, 0.0], [0.5, 0.2, 0.3], [0.0, 0.0, 0.0], [0.0, 0
 
 
 def test_rows_of_zeros_count_neither_as_right_nor_as_wrong():
-    meter = Meter()
-    meter.add(Loss(torch.tensor(0.0), {}, {}, LOGITS, MIXED))
-    meter.add(Loss(torch.tensor(0.0), {}, {}, LOGITS, torch.tensor([0, -100, -100, -100])))
-    assert meter.means()["train_accuracy"] == pytest.approx(2 / 3)
-    assert meter.samples == 8
+    meter = MetricAccumulator()
+    meter.update(LossOutput(torch.tensor(0.0), {}, {}, LOGITS, MIXED))
+    meter.update(LossOutput(torch.tensor(0.0), {}, {}, LOGITS, torch.tensor([0, -100, -100, -100])))
+    assert meter.compute()["train_accuracy"] == pytest.approx(2 / 3)
+    assert meter.num_samples == 8
 
 
 def test_measuring_leaves_rows_of_zeros_out():
-    found = measure(nn.Identity(), [(LOGITS, MIXED)], TASK, lambda batch: batch)
+    found = run_validation(nn.Identity(), [(LOGITS, MIXED)], TASK, lambda batch: batch)
     q = LOGITS.double().softmax(1)
     assert found["validation_top1"] == 0.5
     assert found["validation_nll"] == pytest.approx(-(math.log(q[0, 0]) + math.log(q[1, 0])) / 2, rel=1e-6)
-    assert measure(nn.Identity(), [(LOGITS, torch.zeros(4, 3))], TASK, lambda batch: batch) == {}
-    assert predictions(nn.Identity(), [(LOGITS, MIXED)], TASK)[1].tolist() == [0, 0, -100, -100]
+    assert run_validation(nn.Identity(), [(LOGITS, torch.zeros(4, 3))], TASK, lambda batch: batch) == {}
+    assert collect_logits(nn.Identity(), [(LOGITS, MIXED)], TASK)[1].tolist() == [0, 0, -100, -100]
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     "views",
-    [composite(crop=1, per_sample=4, per_decode=2), Views((affine(), mixup(), cutmix(probability=0.5)))],
+    [default_augmentation(crop=1, num_views=4, repeats=2), Augmentation((affine(), mixup(), cutmix(p=0.5)))],
     ids=["composite", "both"],
 )
 def test_a_student_learns_from_mixed_pictures_of_which_most_have_no_label(views):
-    data = Digits(labels=100, take=400, views=views).load(seed=0)
+    data = Digits(num_labeled=100, num_samples=400, augment=views).load(seed=0)
 
     def network(seed):
         torch.manual_seed(seed)
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
     distiller = limbeck.Distiller(
-        network(0), network(1), objective={"truth": CrossEntropy(), "soft": SoftTarget()},
+        network(0), network(1), objective={"truth": CrossEntropyLoss(), "soft": KDLoss()},
         weights={"truth": 1.0, "soft": 0.0}, task=limbeck.tasks.Classification(10),
     )  # fmt: skip
-    training = Training(optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01), batch=100)
-    run = limbeck.fit(distiller, data, epochs=40, training=training, watchers=[])
+    training = TrainingConfig(optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01), batch_size=100)
+    run = limbeck.fit(distiller, data, epochs=40, training=training, callbacks=[])
     assert all(math.isfinite(row["loss"]) for row in run.history)
     assert 0 < run.history[-1]["train_accuracy"] < 1
     assert run.history[-1]["validation_top1"] > 0.5

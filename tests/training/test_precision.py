@@ -9,19 +9,19 @@ import torch
 from torch import nn
 
 import limbeck
-from limbeck.data import Digits, Views, affine
-from limbeck.losses import CrossEntropy, SoftTarget
+from limbeck.data import Augmentation, Digits, affine
+from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.models import small_cnn
-from limbeck.teachers import Cached
-from limbeck.training import Training, one_device
+from limbeck.teachers import CachedTeacher
+from limbeck.training import TrainingConfig, make_single_device_fabric
 
 TASK = limbeck.tasks.Classification(classes=10)
-SETTINGS = Training(optimizer=partial(torch.optim.SGD, lr=0.05), batch=32)
+SETTINGS = TrainingConfig(optimizer=partial(torch.optim.SGD, lr=0.05), batch_size=32)
 
 
 @pytest.fixture(scope="module")
 def data():
-    return Digits(take=96, views=Views((affine(),), per_sample=2)).load(seed=0)
+    return Digits(num_samples=96, augment=Augmentation((affine(),), num_views=2)).load(seed=0)
 
 
 class Ear(nn.Module):
@@ -37,11 +37,13 @@ class Ear(nn.Module):
         return said
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.marker.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_the_batch_stays_float32_and_products_are_rounded(data, precision):
     student, teacher = Ear(), Ear()
-    distiller = limbeck.Distiller(student, {"big": teacher}, objective={"soft": SoftTarget()}, task=TASK)
-    limbeck.fit(distiller, data, steps=2, training=SETTINGS, fabric=one_device(precision=precision), watchers=[])
+    distiller = limbeck.Distiller(student, {"big": teacher}, objective={"soft": KDLoss()}, task=TASK)
+    limbeck.fit(
+        distiller, data, steps=2, training=SETTINGS, fabric=make_single_device_fabric(precision=precision), callbacks=[]
+    )
     half = torch.bfloat16 if precision == "bf16-mixed" else torch.float16
     trained = [one for one in student.heard if one[1] == half]
     assert len(trained) >= 2, "nothing was trained in 16 bits"
@@ -50,10 +52,10 @@ def test_the_batch_stays_float32_and_products_are_rounded(data, precision):
 
 def test_gradients_are_looked_at_under_bfloat16_too(data):
     distiller = limbeck.Distiller(
-        Ear(), {"big": Ear()}, objective={"truth": CrossEntropy(), "soft": SoftTarget()}, task=TASK
+        Ear(), {"big": Ear()}, objective={"truth": CrossEntropyLoss(), "soft": KDLoss()}, task=TASK
     )
-    fabric = one_device(precision="bf16-mixed")
-    run = limbeck.fit(distiller, data, steps=3, training=SETTINGS, fabric=fabric, watchers=[])
+    fabric = make_single_device_fabric(precision="bf16-mixed")
+    run = limbeck.fit(distiller, data, steps=3, training=SETTINGS, fabric=fabric, callbacks=[])
     assert run.history[-1]["gradient_ratio/soft"] > 0
 
 
@@ -61,9 +63,9 @@ def test_a_cache_that_a_mixed_run_filled_answers_a_run_in_full_precision(data, t
     torch.manual_seed(0)
     network, asked = small_cnn(width=8).eval(), []
     for precision in ("bf16-mixed", "32-true"):
-        teacher = Cached(network, data, root=tmp_path)
-        distiller = limbeck.Distiller(small_cnn(width=4), {"big": teacher}, objective={"soft": SoftTarget()}, task=TASK)
-        fabric = one_device(precision=precision)
-        limbeck.fit(distiller, data, epochs=2, training=SETTINGS, fabric=fabric, watchers=[])
-        asked.append(teacher.asked)
+        teacher = CachedTeacher(network, data, root=tmp_path)
+        distiller = limbeck.Distiller(small_cnn(width=4), {"big": teacher}, objective={"soft": KDLoss()}, task=TASK)
+        fabric = make_single_device_fabric(precision=precision)
+        limbeck.fit(distiller, data, epochs=2, training=SETTINGS, fabric=fabric, callbacks=[])
+        asked.append(teacher.misses)
     assert asked == [96 * 2, 0]

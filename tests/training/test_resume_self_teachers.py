@@ -8,22 +8,22 @@ import pytest
 import torch
 
 import limbeck
-from limbeck.data import Digits, Views, affine
-from limbeck.distiller import Peers, Together
-from limbeck.losses import ClassWise, CrossEntropy, DeepToShallow, Mutual, PriorPrediction, SoftTarget
+from limbeck.data import Augmentation, Digits, affine
+from limbeck.distiller import MutualTask, PeerStudents
+from limbeck.losses import BYOTLoss, CrossEntropyLoss, CSKDLoss, DMLLoss, KDLoss, PSKDLoss
 from limbeck.models import small_cnn
-from limbeck.teachers import Averaged, LastBatch, LastPrediction
-from limbeck.training import Stopped, Training
+from limbeck.teachers import EMATeacher, PreviousBatchTeacher, PreviousEpochTeacher
+from limbeck.training import TrainingConfig, TrainingInterrupted
 
 TAPS = {"student": {"low": "block1", "deep": "block3"}}
 TASK = limbeck.tasks.Classification(10)
 KINDS = {
-    "average": ({"soft": SoftTarget()}, lambda: {"mean": Averaged(decay=0.8)}, {}, {"accumulate": 2}),
-    "prediction": ({"prior": PriorPrediction()}, lambda: {"before": LastPrediction()}, {}, {}),
-    "again": ({"soft": SoftTarget(tau=3.0)}, lambda: {"last": LastBatch()}, {}, {"sampling": "again"}),
-    "classmates": ({"mates": ClassWise()}, dict, {}, {"sampling": "classmates"}),
+    "average": ({"soft": KDLoss()}, lambda: {"mean": EMATeacher(decay=0.8)}, {}, {"accumulate": 2}),
+    "prediction": ({"prior": PSKDLoss()}, lambda: {"before": PreviousEpochTeacher()}, {}, {}),
+    "again": ({"soft": KDLoss(temperature=3.0)}, lambda: {"last": PreviousBatchTeacher()}, {}, {"sampling": "again"}),
+    "classmates": ({"mates": CSKDLoss()}, dict, {}, {"sampling": "classmates"}),
     "heads": (None, dict, TAPS, {}),
-    "peers": ({"mutual": Mutual()}, dict, {}, {}),
+    "peers": ({"mutual": DMLLoss()}, dict, {}, {}),
 }
 
 
@@ -33,10 +33,10 @@ def trained(kind, out, *, kill=None, resume=False):
     student, task = small_cnn(width=4), TASK
     first = student
     if kind == "peers":
-        student, task = Peers({"a": student, "b": small_cnn(width=6)}), Together(TASK, 2)
-    terms = {"heads": DeepToShallow(("low",), deepest="deep")} if terms is None else terms
+        student, task = PeerStudents({"a": student, "b": small_cnn(width=6)}), MutualTask(TASK, 2)
+    terms = {"heads": BYOTLoss(("low",), deepest_layer="deep")} if terms is None else terms
     distiller = limbeck.Distiller(
-        student, teachers(), objective={"truth": CrossEntropy(), **terms}, taps=taps, task=task
+        student, teachers(), objective={"truth": CrossEntropyLoss(), **terms}, feature_layers=taps, task=task
     )
     calls = []
 
@@ -46,18 +46,18 @@ def trained(kind, out, *, kill=None, resume=False):
             os.kill(os.getpid(), signal.SIGTERM)
 
     first.register_forward_hook(stop)
-    training = Training(optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9), batch=16, **settings)
-    data = Digits(take=60, views=Views((affine(),))).load(seed=0)
-    limbeck.fit(distiller, data, steps=13, training=training, out=out, resume=resume, watchers=[])
+    training = TrainingConfig(optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9), batch_size=16, **settings)
+    data = Digits(num_samples=60, augment=Augmentation((affine(),))).load(seed=0)
+    limbeck.fit(distiller, data, steps=13, training=training, run_dir=out, resume=resume, callbacks=[])
     states = [distiller.student.state_dict(), distiller.objective.state_dict()]
     states += [t.state_dict() for t in distiller.teachers.values() if hasattr(t, "state_dict")]
     return [tensor for state in states for tensor in state.values()]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.marker.parametrize("kind", KINDS)
 def test_stopped_and_resumed_it_ends_with_the_same_bits(kind, tmp_path):
     whole = trained(kind, tmp_path / "whole")
-    with pytest.raises(Stopped):
+    with pytest.raises(TrainingInterrupted):
         trained(kind, tmp_path / "cut", kill=12)
     found = trained(kind, tmp_path / "cut", resume=True)
     assert len(found) == len(whole)

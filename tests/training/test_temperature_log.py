@@ -14,22 +14,22 @@ from torch import nn
 import limbeck
 from limbeck.core.errors import LimbeckError
 from limbeck.data import Digits
-from limbeck.losses import CrossEntropy, SoftTarget
-from limbeck.report.metrics_csv import Curve
-from limbeck.report.temperature_csv import taken
+from limbeck.losses import CrossEntropyLoss, KDLoss
+from limbeck.report.metrics_csv import TrainingCurve
+from limbeck.report.temperature_csv import load_temperatures
 from limbeck.schedule import linear
 from limbeck.temperature import PerSample
-from limbeck.training import Training
-from limbeck.training.checkpoint import Stopped
-from limbeck.training.temperature_log import Temperatures
+from limbeck.training import TrainingConfig
+from limbeck.training.checkpoint import TrainingInterrupted
+from limbeck.training.temperature_log import TemperatureCSV
 
 TASK = limbeck.tasks.Classification(classes=10)
-SETTINGS = Training(optimizer=partial(torch.optim.SGD, lr=0.05), batch=32, checkpoint_every=1000.0)
+SETTINGS = TrainingConfig(optimizer=partial(torch.optim.SGD, lr=0.05), batch_size=32, checkpoint_every_seconds=1000.0)
 
 
 @pytest.fixture(scope="module")
 def data():
-    return Digits(labels=100, take=160).load(seed=0)
+    return Digits(num_labeled=100, num_samples=160).load(seed=0)
 
 
 def distilling(stop_at=None):
@@ -43,8 +43,8 @@ def distilling(stop_at=None):
             )
         )
     terms = {
-        "truth": CrossEntropy(), "falls": SoftTarget(tau=linear(6.0, 3.0)),
-        "rows": SoftTarget(tau=PerSample(by="entropy", sure=6.0, unsure=3.0)),
+        "truth": CrossEntropyLoss(), "falls": KDLoss(temperature=linear(6.0, 3.0)),
+        "rows": KDLoss(temperature=PerSample(score="entropy", confident=6.0, uncertain=3.0)),
     }  # fmt: skip
     return limbeck.Distiller(student, {"big": teacher}, objective=terms, task=TASK)
 
@@ -55,7 +55,7 @@ def rows(folder):
 
 
 def test_every_step_has_a_row_of_each_term_with_a_temperature(data, tmp_path):
-    limbeck.fit(distilling(), data, steps=12, training=SETTINGS, out=tmp_path, watchers=[])
+    limbeck.fit(distilling(), data, steps=12, training=SETTINGS, run_dir=tmp_path, callbacks=[])
     found = rows(tmp_path)
     assert [int(row["step"]) for row in found if row["term"] == "falls"] == list(range(1, 13))
     falls = [float(row["mean"]) for row in found if row["term"] == "falls"]
@@ -67,25 +67,25 @@ def test_every_step_has_a_row_of_each_term_with_a_temperature(data, tmp_path):
 
 
 def test_micro_batches_of_a_step_are_one_row(data, tmp_path):
-    twice = Training(optimizer=SETTINGS.optimizer, batch=16, accumulate=2)
-    limbeck.fit(distilling(), data, steps=4, training=twice, out=tmp_path, watchers=[])
+    twice = TrainingConfig(optimizer=SETTINGS.optimizer, batch_size=16, grad_accum_steps=2)
+    limbeck.fit(distilling(), data, steps=4, training=twice, run_dir=tmp_path, callbacks=[])
     assert [int(row["step"]) for row in rows(tmp_path) if row["term"] == "falls"] == [1, 2, 3, 4]
 
 
 def test_a_stop_and_a_half_written_line_leave_each_step_once(data, tmp_path):
-    limbeck.fit(distilling(), data, steps=30, training=SETTINGS, out=tmp_path / "whole", watchers=[])
-    with pytest.raises(Stopped):
-        limbeck.fit(distilling(stop_at=13), data, steps=30, training=SETTINGS, out=tmp_path / "cut", watchers=[])
+    limbeck.fit(distilling(), data, steps=30, training=SETTINGS, run_dir=tmp_path / "whole", callbacks=[])
+    with pytest.raises(TrainingInterrupted):
+        limbeck.fit(distilling(stop_at=13), data, steps=30, training=SETTINGS, run_dir=tmp_path / "cut", callbacks=[])
     with (tmp_path / "cut" / "temperatures.csv").open("a") as file:
         file.write("distilled,distill,29,falls,3.1,3.1,3.1\r\ndistilled,distill,30,fa")
-    limbeck.fit(distilling(), data, steps=30, training=SETTINGS, out=tmp_path / "cut", resume=True, watchers=[])
+    limbeck.fit(distilling(), data, steps=30, training=SETTINGS, run_dir=tmp_path / "cut", resume=True, callbacks=[])
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 
 def test_rows_of_other_trainings_stay_and_own_ones_are_begun_again(tmp_path):
     path = tmp_path / "temperatures.csv"
     for phase, stage in (("big", "teaching"), ("student", "one"), ("student", "two"), ("student", "one")):
-        one = Temperatures(path, phase=phase, stage=stage, step=0)
+        one = TemperatureCSV(path, phase=phase, stage=stage, step=0)
         one.add(1, {"soft": [4.0]})
         one.add(2, {"soft": [torch.tensor([1.0, 5.0])]})
         one.write()
@@ -99,33 +99,33 @@ def test_rows_of_other_trainings_stay_and_own_ones_are_begun_again(tmp_path):
 def test_the_page_draws_steps_of_all_stages_one_after_the_other_and_few_points(tmp_path):
     path = tmp_path / "temperatures.csv"
     for stage in ("one", "two"):
-        log = Temperatures(path, phase="d", stage=stage, step=0)
+        log = TemperatureCSV(path, phase="d", stage=stage, step=0)
         for step in range(1, 1001):
             log.add(step, {"soft": [float(step)]})
         log.write()
-    course = Curve("d", (1000.0, 2000.0), (0.1, 0.2), {}, {"one": 0.0, "two": 1000.0})
-    drawn = taken(path, course)["soft"]
+    course = TrainingCurve("d", (1000.0, 2000.0), (0.1, 0.2), {}, {"one": 0.0, "two": 1000.0})
+    drawn = load_temperatures(path, course)["soft"]
     assert len(drawn.steps) <= 300
     assert drawn.steps[-1] == 2000.0
     assert (drawn.low[0], drawn.high[-1]) == (1.0, 1000.0)
     assert list(drawn.steps) == sorted(drawn.steps)
-    assert taken(tmp_path / "none.csv", course) == taken(path, None) == {}
+    assert load_temperatures(tmp_path / "none.csv", course) == load_temperatures(path, None) == {}
 
 
 def test_a_damaged_file_costs_its_damaged_lines_only(tmp_path):
     path = tmp_path / "temperatures.csv"
-    one = Temperatures(path, phase="d", stage="s", step=0)
+    one = TemperatureCSV(path, phase="d", stage="s", step=0)
     one.add(1, {"soft": [4.0]})
     one.write()
     with path.open("ab") as file:
         file.write(b"\xff\xfe\x00d,s,2\r\n" + b"x" * 300_000 + b"\r\nd,s,\xc2\xb2,soft,1,1,1\r\nd,s,3,so")
-    Temperatures(path, phase="d", stage="s", step=5)
+    TemperatureCSV(path, phase="d", stage="s", step=5)
     assert [row["step"] for row in rows(tmp_path)] == ["1"]
 
 
 def test_a_disk_that_takes_no_more_is_one_sentence(tmp_path):
     (tmp_path / "temperatures.csv").mkdir()  # which cannot be appended to either
-    one = Temperatures(tmp_path / "other.csv", phase="d", stage="s", step=0)
+    one = TemperatureCSV(tmp_path / "other.csv", phase="d", stage="s", step=0)
     one._path = tmp_path / "temperatures.csv"
     one.add(1, {"soft": [4.0]})
     with pytest.raises(LimbeckError, match=r"could not be written .*: free some space, and go on with --resume"):

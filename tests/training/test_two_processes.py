@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from limbeck.training import one_device
+from limbeck.training import make_single_device_fabric
 
 SCRIPT = Path(__file__).with_name("together.py")
 
@@ -23,7 +23,7 @@ def trainings():
 def two(ranks, tmp_path_factory):
     out = tmp_path_factory.mktemp("two")
     run = ranks(SCRIPT, out)
-    assert run.wait() == [0, 0], run.said()
+    assert run.wait() == [0, 0], run.output()
     return out
 
 
@@ -37,13 +37,13 @@ def farthest(ours, theirs):
 
 
 def test_two_processes_equal_one_with_the_doubled_batch(two, trainings):
-    ours, theirs = trainings.plain(one_device()), found(two, "plain")
+    ours, theirs = trainings.plain(make_single_device_fabric()), found(two, "plain")
     assert any("projection" in name for name in ours["weights"])
     assert farthest(ours["weights"], theirs["weights"]) < 1e-5
 
 
 def test_the_figures_are_of_all_processes(two, trainings):
-    ours, theirs = trainings.plain(one_device())["row"], found(two, "plain")["row"]
+    ours, theirs = trainings.plain(make_single_device_fabric())["row"], found(two, "plain")["row"]
     for name in ("loss", "loss/soft", "loss/hint", "train_accuracy", "validation_top1", "validation_nll"):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
 
@@ -54,14 +54,14 @@ def test_one_process_writes_one_checkpoint(two):
 
 def test_gathered_terms_equal_one_process_with_the_doubled_batch(two, trainings):
     """A term on pairs of samples, one on the labelled rows only, and one that learns."""
-    ours = trainings.gathered(one_device())["weights"]
+    ours = trainings.gathered(make_single_device_fabric())["weights"]
     assert farthest(ours, found(two, "gathered")["weights"]) < 1e-5
     assert farthest(ours, found(two, "apart")["weights"]) > 1e-3, "gathering changes nothing, so this proves nothing"
 
 
-@pytest.mark.parametrize("balance", ["GradNorm", "LossRatio", "Uncertainty"])
+@pytest.marker.parametrize("balance", ["GradNorm", "LossRatio", "Uncertainty"])
 def test_temperatures_and_weights_move_by_what_all_processes_see(two, trainings, balance):
-    ours = trainings.moving(one_device(), getattr(trainings, balance))
+    ours = trainings.moving(make_single_device_fabric(), getattr(trainings, balance))
     theirs = found(two, balance)
     assert any("balance" in name for name in ours["weights"])
     assert abs(float(ours["weights"]["objective.learned.soft.tau"]) - 4.0) > 0.1, "the temperature did not move"

@@ -3,12 +3,12 @@
 import torch
 import torch.distributed as dist
 
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
-from limbeck.distiller import gathered
-from limbeck.losses import Contrast
-from limbeck.training import join
-from limbeck.utils.all_gather import apart, counts, gather, place, world
+from limbeck.distiller import gather_context
+from limbeck.losses import CRDLoss
+from limbeck.training import init_processes
+from limbeck.utils.all_gather import all_gather, gather_sizes, get_rank, get_world_size, single_process
 
 SIZES = (3, 5)
 
@@ -22,10 +22,10 @@ def tensors():
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.bool):
         for shape in ((), (4,), (2, 3)):
             whole = torch.cat([numbers(rank, *shape, dtype=dtype) for rank in range(2)])
-            assert torch.equal(gather(numbers(dist.get_rank(), *shape, dtype=dtype)), whole), (dtype, shape)
+            assert torch.equal(all_gather(numbers(dist.get_rank(), *shape, dtype=dtype)), whole), (dtype, shape)
     scattered = numbers(dist.get_rank(), 4, 6).transpose(1, 2)
-    assert torch.equal(gather(scattered)[: SIZES[0]], numbers(0, 4, 6).transpose(1, 2))
-    assert gather(torch.zeros(0, 3)).shape == (0, 3)
+    assert torch.equal(all_gather(scattered)[: SIZES[0]], numbers(0, 4, 6).transpose(1, 2))
+    assert all_gather(torch.zeros(0, 3)).shape == (0, 3)
 
 
 def gradients(dtype):
@@ -33,18 +33,18 @@ def gradients(dtype):
     rank = dist.get_rank()
     own = numbers(rank, 2).to(dtype).requires_grad_()
     factors = [torch.arange(1.0, 17.0).reshape(8, 2) * (1 + other) for other in range(2)]
-    (gather(own).float() * factors[rank]).sum().backward()
+    (all_gather(own).float() * factors[rank]).sum().backward()
     first = sum(SIZES[:rank])
     assert torch.equal(own.grad.float(), sum(factors)[first : first + SIZES[rank]])
 
 
 def numbering():
     rank = dist.get_rank()
-    assert (world(), place(), counts([rank, 7])) == (2, rank, [[0, 7], [1, 7]])
-    with apart():
-        assert (world(), place(), counts([rank, 7])) == (1, 0, [[rank, 7]])
-        assert len(gather(torch.zeros(SIZES[rank]))) == SIZES[rank]
-    assert world() == 2
+    assert (get_world_size(), get_rank(), gather_sizes([rank, 7])) == (2, rank, [[0, 7], [1, 7]])
+    with single_process():
+        assert (get_world_size(), get_rank(), gather_sizes([rank, 7])) == (1, 0, [[rank, 7]])
+        assert len(all_gather(torch.zeros(SIZES[rank]))) == SIZES[rank]
+    assert get_world_size() == 2
 
 
 def exchanges():
@@ -53,50 +53,57 @@ def exchanges():
     batch = SIZES[rank]
     sample = torch.arange(1, batch).repeat_interleave(2)
     student = Outputs(
-        logits=numbers(rank, 2)[:1].expand(len(sample), 2) + rank, sample=sample, embedding=numbers(rank, 4),
-        taps={"mid": numbers(rank, 2, 2)}, extra={"own loss": torch.tensor(float(rank))},
+        logits=numbers(rank, 2)[:1].expand(len(sample), 2) + rank, row_to_sample=sample, embedding=numbers(rank, 4),
+        features={"mid": numbers(rank, 2, 2)}, extra={"own loss": torch.tensor(float(rank))},
     )  # fmt: skip
     present = None if rank == 0 else torch.tensor([True, True, False, True, True])
-    teacher = Outputs(logits=student.logits + 1, sample=sample, present=present, taps={"mid": numbers(rank, 3)})
-    said = Exchange(
+    teacher = Outputs(
+        logits=student.logits + 1, row_to_sample=sample, valid=present, features={"mid": numbers(rank, 3)}
+    )
+    said = LossContext(
         student=student, teachers={"big": teacher}, teacher=teacher, target=sample + 10 * rank,
-        index=torch.arange(batch) + 10 * rank,
+        sample_ids=torch.arange(batch) + 10 * rank,
     )  # fmt: skip
-    whole = gathered(said)
+    whole = gather_context(said)
     assert whole.teacher is whole.teachers["big"]
-    assert whole.student.sample.tolist() == [1, 1, 2, 2, 4, 4, 5, 5, 6, 6, 7, 7]
-    assert whole.teacher.present.tolist() == [True] * 5 + [False] + [True] * 2
+    assert whole.student.row_to_sample.tolist() == [1, 1, 2, 2, 4, 4, 5, 5, 6, 6, 7, 7]
+    assert whole.teacher.valid.tolist() == [True] * 5 + [False] + [True] * 2
     assert whole.target.tolist() == [1, 1, 2, 2, *(n for one in range(11, 15) for n in (one, one))]
-    assert whole.index.tolist() == [0, 1, 2, 10, 11, 12, 13, 14]
-    assert whole.numbers("big").tolist() == [0, 1, 2, 10, 11, 13, 14]
-    assert torch.equal(whole.student.tap("mid"), torch.cat([numbers(other, 2, 2) for other in range(2)]))
+    assert whole.sample_ids.tolist() == [0, 1, 2, 10, 11, 12, 13, 14]
+    assert whole.require_sample_ids("big").tolist() == [0, 1, 2, 10, 11, 13, 14]
+    assert torch.equal(whole.student.feature("mid"), torch.cat([numbers(other, 2, 2) for other in range(2)]))
     assert torch.equal(whole.student.embedding, torch.cat([numbers(other, 4) for other in range(2)]))
     assert whole.student.extra["own loss"] == 0.5
     ours, theirs = whole.pair("big")
-    assert len(ours.rows()) == len(theirs.rows()) == 10
-    assert len(ours.tap("mid")) == len(theirs.tap("mid")) == 7
-    nobody = gathered(Exchange(student=Outputs(logits=numbers(rank, 3))))
-    assert (nobody.teacher, nobody.target, nobody.student.present, len(nobody.student.rows())) == (None, None, None, 8)
+    assert len(ours.require_logits()) == len(theirs.require_logits()) == 10
+    assert len(ours.feature("mid")) == len(theirs.feature("mid")) == 7
+    nobody = gather_context(LossContext(student=Outputs(logits=numbers(rank, 3))))
+    assert (nobody.teacher, nobody.target, nobody.student.valid, len(nobody.student.require_logits())) == (
+        None,
+        None,
+        None,
+        8,
+    )
 
 
 def banks():
     """A contrast on shares remembers the samples of all, so that its banks stay the same everywhere."""
     rank = dist.get_rank()
-    features = Outputs(taps={"mid": numbers(rank, 4)})
-    said = Exchange(student=features, teacher=features, index=torch.arange(SIZES[rank]) + 2 * rank)
+    features = Outputs(features={"mid": numbers(rank, 4)})
+    said = LossContext(student=features, teacher=features, sample_ids=torch.arange(SIZES[rank]) + 2 * rank)
     torch.manual_seed(0)
-    term = Contrast("mid", size=8, width=2)
+    term = CRDLoss("mid", bank_size=8, embedding_dim=2)
     term.prepare(said)
     for _ in range(2):
         term(said)
-    assert term.number.tolist() == [0, 1, 2, 3, 4, 5, 6, -1]
-    for bank in (term.students, term.teachers):
-        ours, theirs = gather(bank).split(len(bank))
+    assert term.sample_ids.tolist() == [0, 1, 2, 3, 4, 5, 6, -1]
+    for bank in (term.student_bank, term.teacher_bank):
+        ours, theirs = all_gather(bank).split(len(bank))
         assert torch.equal(ours, theirs)
 
 
 def main():
-    join()
+    init_processes()
     tensors()
     for dtype in (torch.float32, torch.float16):
         gradients(dtype)

@@ -6,41 +6,41 @@ import pytest
 import torch
 
 from limbeck.core.errors import LimbeckError
-from limbeck.distiller import Objective, gathered
-from limbeck.losses import CrossEntropy, Hint, SoftTarget
-from limbeck.testing import make_exchange
-from limbeck.utils.all_gather import apart, counts, gather, place, world
+from limbeck.distiller import Objective, gather_context
+from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
+from limbeck.testing import make_context
+from limbeck.utils.all_gather import all_gather, gather_sizes, get_rank, get_world_size, single_process
 
 
 def test_two_processes_gather_the_same_whole_and_give_gradients_back(ranks):
     run = ranks(Path(__file__).with_name("gathers.py"))
-    assert run.wait() == [0, 0], run.said()
+    assert run.wait() == [0, 0], run.output()
 
 
 def test_one_process_gathers_nothing():
-    tensor, exchange = torch.zeros(3), make_exchange()
-    assert gather(tensor) is tensor
-    assert gathered(exchange) is exchange
-    assert (world(), place(), counts([5])) == (1, 0, [[5]])
-    with apart():
-        assert world() == 1
+    tensor, exchange = torch.zeros(3), make_context()
+    assert all_gather(tensor) is tensor
+    assert gather_context(exchange) is exchange
+    assert (get_world_size(), get_rank(), gather_sizes([5])) == (1, 0, [[5]])
+    with single_process():
+        assert get_world_size() == 1
 
 
 def test_a_gathered_term_costs_the_same_in_one_process():
-    exchange, terms = make_exchange(), {"soft": SoftTarget(), "truth": CrossEntropy()}
-    assert torch.equal(Objective(terms, gather=["soft"])(exchange).total, Objective(terms)(exchange).total)
+    exchange, terms = make_context(), {"soft": KDLoss(), "truth": CrossEntropyLoss()}
+    assert torch.equal(Objective(terms, gather_distributed=["soft"])(exchange).total, Objective(terms)(exchange).total)
 
 
 def test_gathered_terms_keep_what_they_learn():
-    objective = Objective({"hint": Hint("mid")}, gather=["hint"])
-    objective.prepare(make_exchange())
+    objective = Objective({"hint": FitNetLoss("mid")}, gather_distributed=["hint"])
+    objective.prepare(make_context())
     assert [name for name, _ in objective.named_parameters()] == [
         "learned.hint.projection.layer.weight", "learned.hint.projection.layer.bias",
     ]  # fmt: skip
 
 
 def test_an_objective_tells_what_it_gathers():
-    terms = {"soft": SoftTarget(), "truth": CrossEntropy()}
-    assert str(Objective(terms, gather=["truth"])).endswith("; gathered: truth")
+    terms = {"soft": KDLoss(), "truth": CrossEntropyLoss()}
+    assert str(Objective(terms, gather_distributed=["truth"])).endswith("; gathered: truth")
     with pytest.raises(LimbeckError, match="gather names 'soff', and no term is; the terms are: soft"):
-        Objective(terms, gather=["soff"])
+        Objective(terms, gather_distributed=["soff"])

@@ -11,11 +11,11 @@ from torch import nn
 
 import limbeck
 from limbeck.data import Digits
-from limbeck.losses import CrossEntropy, Hint, SoftTarget
+from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
 from limbeck.models import load_weights, small_cnn
-from limbeck.recipe import load
-from limbeck.training import Training
-from limbeck.workflows import chain, distill
+from limbeck.recipe import load_recipe
+from limbeck.training import TrainingConfig
+from limbeck.workflows import distill, distill_chain
 from limbeck.workflows._job.job import Job
 
 RECIPE = """
@@ -98,7 +98,7 @@ def run(recipe, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "chain"
     with pytest.MonkeyPatch.context() as patch:
         guided = spied(patch)
-        distill(recipe, out=out, watchers=[])
+        distill(recipe, run_dir=out, callbacks=[])
     return out, guided
 
 
@@ -115,7 +115,7 @@ def test_each_learns_from_the_one_before_it_and_the_controls_from_none_and_from_
 def test_dense_learns_from_all_before_it(recipe, tmp_path, monkeypatch):
     guided = spied(monkeypatch)
     settings = ["guided=dense", "stages.1.steps=2", "stages.0.steps=2", "teaching.steps=2"]
-    record = distill(recipe, settings, out=tmp_path / "run", watchers=[])
+    record = distill(recipe, settings, run_dir=tmp_path / "run", callbacks=[])
     assert {phase: list(guides) for (phase, _), guides in guided.items() if guides} == {
         "mid": ["big"], "small": ["big", "mid"], "direct": ["big"], "distilled": ["big", "mid", "small"],
     }  # fmt: skip
@@ -131,7 +131,7 @@ def test_killed_in_the_middle_of_the_chain_it_ends_with_the_same_bits(run, recip
     half = torch.load(out / "checkpoint" / "mid.second.pt", weights_only=True)
     assert half["step"] == 3
     assert not (out / "checkpoint" / "small.first.pt").exists()
-    distill(recipe, out=out, resume=True, watchers=[])
+    distill(recipe, run_dir=out, resume=True, callbacks=[])
     for name in ("big", "mid", "small"):
         assert same(kept(out, name), kept(run[0], name))
     one, other = (weights(load_weights(small_cnn(width=4), folder)) for folder in (out, run[0]))
@@ -170,30 +170,30 @@ def test_the_record_and_the_page_show_the_assistants_and_the_early_stop(run):
 
 def test_the_early_stopped_teacher_is_the_full_one_at_that_step(run, recipe, tmp_path):
     """Nothing has a schedule here, so a training of six steps is the first half of one of twelve."""
-    job = Job.of(load(recipe, ["teachers.big.stop=null", "teaching.steps=6"]), tmp_path)
-    teacher = job.teacher("big")
-    assert job.teach("big", teacher, resume=False, watchers=[]).steps == 6
+    job = Job.from_recipe(load_recipe(recipe, ["teachers.big.stop=null", "teaching.steps=6"]), tmp_path)
+    teacher = job.build_teacher("big")
+    assert job.train_teacher("big", teacher, resume=False, callbacks=[]).steps == 6
     assert same(weights(teacher), kept(run[0], "big"))
 
 
 def test_an_order_that_grows_is_warned_of(recipe, tmp_path):
     short = ["stages.1.steps=1", "stages.0.steps=1", "teaching.steps=2", "control=none", "assistants.small.width=7"]
-    record = distill(recipe, short, out=tmp_path / "run", watchers=[])
+    record = distill(recipe, short, run_dir=tmp_path / "run", callbacks=[])
     assert any("'small' has more parameters than the assistant 'mid'" in text for text in record["warnings"])
 
 
 def test_a_tap_that_an_assistant_lacks_is_said_before_anything_is_trained(recipe, tmp_path):
     with pytest.raises(limbeck.LimbeckError, match="no module 'blok2'"):
-        distill(recipe, ["stages.1.taps.mid.here=blok2"], out=tmp_path / "run", watchers=[])
+        distill(recipe, ["stages.1.taps.mid.here=blok2"], run_dir=tmp_path / "run", callbacks=[])
     plain = [f"stages.{stage}.{key}" for stage in (0, 1) for key in ("objective={soft: SoftTarget}", "taps={}")]
     with pytest.raises(limbeck.LimbeckError, match="MLP has no module 'block1'"):
-        distill(recipe, [*plain, "assistants.small={use: mlp}"], out=tmp_path / "run", watchers=[])
+        distill(recipe, [*plain, "assistants.small={use: mlp}"], run_dir=tmp_path / "run", callbacks=[])
     assert not (tmp_path / "run").exists()
 
 
-DATA = Digits(labels=60, take=120).load(seed=0)
+DATA = Digits(num_labeled=60, num_samples=120).load(seed=0)
 TASK = limbeck.tasks.Classification(10)
-SHORT = Training(optimizer=partial(torch.optim.SGD, lr=0.05), batch=32)
+SHORT = TrainingConfig(optimizer=partial(torch.optim.SGD, lr=0.05), batch_size=32)
 
 
 def networks():
@@ -202,13 +202,13 @@ def networks():
 
 
 def linked(nets, **settings):
-    objective = {"truth": CrossEntropy(), "soft": SoftTarget(), "hint": Hint("here")}
+    objective = {"truth": CrossEntropyLoss(), "soft": KDLoss(), "hint": FitNetLoss("here")}
     taps = {name: {"here": "block2"} for name in nets}
     given = {"objective": objective, "taps": taps, "task": TASK, "steps": 3, "training": SHORT, "watchers": []}
-    return chain(nets, DATA, **(given | settings))
+    return distill_chain(nets, DATA, **(given | settings))
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("guided", "expected"),
     [
         ("last", {"mid": ["big"], "small": ["mid"], "student": ["small"]}),
@@ -218,7 +218,7 @@ def linked(nets, **settings):
 def test_plain_modules_make_a_chain(monkeypatch, guided, expected):
     found, nets = spied(monkeypatch), networks()
     before = weights(nets["big"])
-    runs = linked(nets, guided=guided)
+    runs = linked(nets, assistant_mode=guided)
     assert {phase: list(guides) for (phase, _), guides in found.items()} == expected
     assert all(runs[name].student is nets[name] and not nets[name].training for name in runs)
     assert same(weights(nets["big"]), before)
@@ -235,8 +235,8 @@ def test_a_chain_of_plain_modules_is_kept_and_goes_on(tmp_path, monkeypatch):
     # The last link was lost: the others are not done again, and the end is the same.
     (tmp_path / "checkpoint" / "student.distill.pt").unlink()
     steps, state = [], sys.modules["limbeck.training.train_state"].State
-    advance = state.advance
-    monkeypatch.setattr(state, "advance", lambda self, training: steps.append(1) or advance(self, training))
+    advance = state.step_optimizer
+    monkeypatch.setattr(state, "step_optimizer", lambda self, training: steps.append(1) or advance(self, training))
     resumed = networks()
     linked(resumed, out=tmp_path, resume=True)
     assert len(steps) == 3
@@ -244,15 +244,15 @@ def test_a_chain_of_plain_modules_is_kept_and_goes_on(tmp_path, monkeypatch):
 
 
 def test_terms_are_fresh_for_each_link():
-    term = Hint("here")
+    term = FitNetLoss("here")
     linked(networks(), objective={"hint": term})
     assert term.projection is None
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("settings", "says"),
     [
-        ({"objective": {"soft": SoftTarget(teacher="big")}}, "'soft' listens to 'big', and 'small' learns from mid"),
+        ({"objective": {"soft": KDLoss(teacher="big")}}, "'soft' listens to 'big', and 'small' learns from mid"),
         ({"taps": {"bgi": {"here": "block2"}}}, "taps are given for 'bgi'; there are: big"),
         ({"guided": "densely"}, "guided is last or dense, not 'densely'"),
     ],
@@ -262,7 +262,7 @@ def test_what_a_chain_cannot_do_is_one_sentence(settings, says):
         linked(networks(), **settings)
 
 
-@pytest.mark.parametrize("names", [[], ["big"]])
+@pytest.marker.parametrize("names", [[], ["big"]])
 def test_a_chain_has_at_least_two_networks(names):
     with pytest.raises(limbeck.LimbeckError, match="a teacher and at least one network that learns"):
         linked({name: nn.Linear(1, 1) for name in names})

@@ -13,20 +13,20 @@ import torch
 import limbeck
 from limbeck.core.errors import LimbeckError
 from limbeck.data import Digits
-from limbeck.data.counter_rng import mix
-from limbeck.losses import CrossEntropy, SoftTarget
+from limbeck.data.counter_rng import derive_seed
+from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.models import load_weights, small_cnn
-from limbeck.recipe import load, show
-from limbeck.training import Stopped, Training
-from limbeck.workflows import born_again, distill
+from limbeck.recipe import load_recipe, to_yaml
+from limbeck.training import TrainingConfig, TrainingInterrupted
+from limbeck.workflows import distill, train_born_again
 
 TASK = limbeck.tasks.Classification(10)
-TRAINING = Training(optimizer=partial(torch.optim.SGD, lr=0.05), batch=16)
+TRAINING = TrainingConfig(optimizer=partial(torch.optim.SGD, lr=0.05), batch_size=16)
 
 
 def born(out=None, *, make=partial(small_cnn, width=4), resume=False, **settings):
-    return born_again(
-        make, Digits(take=60).load(), task=TASK, steps=4, training=TRAINING, out=out, resume=resume, watchers=[],
+    return train_born_again(
+        make, Digits(num_samples=60).load(), task=TASK, steps=4, training=TRAINING, run_dir=out, resume=resume, callbacks=[],
         **settings,
     )  # fmt: skip
 
@@ -51,10 +51,10 @@ def test_each_generation_has_a_start_of_its_own_whatever_comes_after():
 
 def test_the_second_generation_is_a_plain_distillation_from_the_first():
     found = born(generations=2)
-    torch.manual_seed(mix(0, zlib.crc32(b"generation2")))
-    student, terms = small_cnn(width=4), {"truth": CrossEntropy(), "soft": SoftTarget(tau=1.0)}
+    torch.manual_seed(derive_seed(0, zlib.crc32(b"generation2")))
+    student, terms = small_cnn(width=4), {"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=1.0)}
     distiller = limbeck.Distiller(student, found.runs["generation1"].student, objective=terms, task=TASK)
-    limbeck.fit(distiller, Digits(take=60).load(), steps=4, training=TRAINING, phase="generation2", watchers=[])
+    limbeck.fit(distiller, Digits(num_samples=60).load(), steps=4, training=TRAINING, phase="generation2", callbacks=[])
     for one, other in zip(student.parameters(), found.runs["generation2"].student.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -82,7 +82,7 @@ def test_stopped_in_the_second_generation_it_ends_with_the_same_bits(tmp_path):
         network.register_forward_hook(count)
         return network
 
-    with pytest.raises(Stopped):
+    with pytest.raises(TrainingInterrupted):
         born(tmp_path / "cut", make=make)
     assert not (tmp_path / "cut" / "checkpoint" / "generation3.safetensors").exists()
     found = born(tmp_path / "cut", resume=True)
@@ -93,7 +93,7 @@ def test_stopped_in_the_second_generation_it_ends_with_the_same_bits(tmp_path):
 def test_the_recipe_that_comes_along_trains_every_generation(tmp_path):
     short = ["data.take=60", "data.labels=40", "teaching.steps=2", "stages.0.steps=3", "training.batch=16"]
     short.append("export.to=[]")
-    record = distill("digits_born_again", short, out=tmp_path / "run", watchers=[])
+    record = distill("digits_born_again", short, run_dir=tmp_path / "run", callbacks=[])
     assert [(name, model["steps"]) for name, model in record["models"].items()] == [
         ("generation1", 2), ("generation2", 3), ("alone", 3), ("distilled", 3),
     ]  # fmt: skip
@@ -104,8 +104,8 @@ def test_the_recipe_that_comes_along_trains_every_generation(tmp_path):
 
 
 def test_a_shown_recipe_reads_again_as_the_same():
-    whole = show(load(limbeck.recipe.find("digits_born_again")))
-    assert show(load(whole)) == whole
+    whole = to_yaml(load_recipe(limbeck.recipe.find("digits_born_again")))
+    assert to_yaml(load_recipe(whole)) == whole
 
 
 def test_mistakes_are_one_sentence():
@@ -116,4 +116,4 @@ def test_mistakes_are_one_sentence():
         (["teachers={big: small_cnn}"], "generations makes its own .generation1., and big is given"),
     ):
         with pytest.raises(LimbeckError, match=words):
-            load(limbeck.recipe.find("digits_born_again"), settings)
+            load_recipe(limbeck.recipe.find("digits_born_again"), settings)

@@ -9,11 +9,11 @@ import pytest
 
 from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation import load_answers
-from limbeck.report.compare import compare_page
+from limbeck.evaluation import load_predictions
+from limbeck.report.compare import render_compare_page
 from limbeck.report.record import SCHEMA
-from limbeck.report.record_hash import sealed
-from limbeck.workflows.compare.run import comparison
+from limbeck.report.record_hash import add_hashes
+from limbeck.workflows.compare.run import build_comparison
 
 T95 = {2: 12.7062, 3: 4.30265, 5: 2.77645}
 
@@ -30,7 +30,7 @@ def runs(studies, tmp_path_factory):
 
 
 def arm(found, name):
-    return next(one for one in found.arms if one.name == name)
+    return next(one for one in found.variants if one.name == name)
 
 
 def tops(runs, name):
@@ -45,7 +45,7 @@ def change(run, edit):
 
 
 def test_seeds_of_one_recipe_are_paired_and_the_interval_is_the_wider_one(runs):
-    found = arm(comparison(runs), "distilled")
+    found = arm(build_comparison(runs), "distilled")
     gains = 100 * (tops(runs, "distilled") - tops(runs, "alone"))
     half = T95[3] * gains.std(ddof=1) / math.sqrt(3)
     assert found.gain.mean == pytest.approx(gains.mean())
@@ -53,54 +53,54 @@ def test_seeds_of_one_recipe_are_paired_and_the_interval_is_the_wider_one(runs):
     # Of three seeds the bootstrap can reach no further than the worst seed three times.
     assert (found.gain.low, found.gain.high) == pytest.approx((gains.min(), gains.max()))
     assert found.gain.interval == (found.gain.t_low, found.gain.t_high)
-    assert found.judgement == ("helps" if gains.mean() - half > 0 else "open")
+    assert found.outcome == ("helps" if gains.mean() - half > 0 else "open")
     gap = (tops(runs, "teacher") - tops(runs, "alone")).mean()
-    assert found.gap.share == pytest.approx(gains.mean() / 100 / gap)
-    assert found.sentence.startswith("distilled helps: +")
-    assert "over 3 seeds" in found.sentence
+    assert found.gap_recovered.fraction == pytest.approx(gains.mean() / 100 / gap)
+    assert found.verdict_text.startswith("distilled helps: +")
+    assert "over 3 seeds" in found.verdict_text
 
 
 def test_one_seed_has_an_interval_over_the_test_samples_and_says_so(runs):
-    found = comparison(runs[:1])
+    found = build_comparison(runs[:1])
     gain = arm(found, "distilled").gain
-    answers = load_answers(runs[0] / "answers.safetensors")
-    differ = answers.right("distilled").double().numpy() - answers.right("alone").double().numpy()
+    answers = load_predictions(runs[0] / "answers.safetensors")
+    differ = answers.correct("distilled").double().numpy() - answers.correct("alone").double().numpy()
     drawn = np.random.default_rng(3).integers(0, len(differ), (4000, len(differ)))
     low, high = np.quantile(100 * differ[drawn].mean(1), [0.025, 0.975])
     assert gain.mean == pytest.approx(100 * differ.mean())
     assert gain.interval == pytest.approx((low, high), abs=0.6)
-    assert gain.over == "samples"
+    assert gain.resampled_unit == "samples"
     assert (gain.low, gain.t_low) == (None, None)
-    assert "the 200 test samples of one seed" in arm(found, "distilled").sentence
-    assert "it does not tell what another seed would change" in compare_page(found)
+    assert "the 200 test samples of one seed" in arm(found, "distilled").verdict_text
+    assert "it does not tell what another seed would change" in render_compare_page(found)
 
 
 def test_a_single_old_run_without_answers_takes_the_interval_that_it_wrote(studies, tmp_path):
-    run = studies.write_run(tmp_path / "old", 0, kept=None)
-    assert arm(comparison([run]), "distilled").judgement == "unknown"
+    run = studies.write_run(tmp_path / "old", 0, value=None)
+    assert arm(build_comparison([run]), "distilled").outcome == "unknown"
     change(run, lambda record: record.update(verdict={"gain_points": 8.0, "interval_points": [3.0, 13.0]}))
-    assert arm(comparison([run]), "distilled").gain.interval == (3.0, 13.0)
-    assert comparison([run]).agreement is None
-    assert "agreement is not known" in compare_page(comparison([run]))
+    assert arm(build_comparison([run]), "distilled").gain.interval == (3.0, 13.0)
+    assert build_comparison([run]).agreement is None
+    assert "agreement is not known" in render_compare_page(build_comparison([run]))
 
 
 def test_agreement_is_the_share_of_equal_answers_and_stands_beside_that_of_two_seeds(runs):
-    found = comparison(runs).agreement
-    said = [load_answers(run / "answers.safetensors").predicted for run in runs]
+    found = build_comparison(runs).agreement
+    said = [load_predictions(run / "answers.safetensors").predicted for run in runs]
     at = {name: place for place, name in enumerate(found.names)}
     equal = [np.mean(one["distilled"].numpy() == one["teacher"].numpy()) for one in said]
-    assert found.shares[at["distilled"]][at["teacher"]] == pytest.approx(np.mean(equal))
-    assert found.shares[at["teacher"]][at["distilled"]] == found.shares[at["distilled"]][at["teacher"]]
+    assert found.matrix[at["distilled"]][at["teacher"]] == pytest.approx(np.mean(equal))
+    assert found.matrix[at["teacher"]][at["distilled"]] == found.matrix[at["distilled"]][at["teacher"]]
     pairs = [(0, 1), (0, 2), (1, 2)]
     seeds = [np.mean(said[i]["alone"].numpy() == said[j]["alone"].numpy()) for i, j in pairs]
-    assert found.shares[at["alone"]][at["alone"]] == pytest.approx(np.mean(seeds))
+    assert found.matrix[at["alone"]][at["alone"]] == pytest.approx(np.mean(seeds))
 
 
 def test_seeds_that_were_tested_on_other_samples_agree_with_nobody_but_their_own_arms(studies, tmp_path):
-    runs = [studies.write_run(tmp_path / f"r{s}", s, kept=f"samples {s}", fingerprint=f"{s}" * 64) for s in (0, 1)]
-    found = comparison(runs)
-    assert found.agreement.shares[0][0] is None
-    assert found.agreement.shares[0][1] is not None
+    runs = [studies.write_run(tmp_path / f"r{s}", s, value=f"samples {s}", fingerprint=f"{s}" * 64) for s in (0, 1)]
+    found = build_comparison(runs)
+    assert found.agreement.matrix[0][0] is None
+    assert found.agreement.matrix[0][1] is not None
     assert "Each seed cut the data anew" in " ".join(found.notes)
 
 
@@ -110,48 +110,48 @@ def test_changes_by_class_are_the_mean_over_seeds_of_arm_minus_control(runs):
         [100 * (one["distilled"]["test"]["per_class"][2]["accuracy"] - one["alone"]["test"]["per_class"][2]["accuracy"])
          for one in records]
     )  # fmt: skip
-    found = arm(comparison(runs), "distilled").classes[2]
-    assert (found.name, found.examples) == ("two", 50)
+    found = arm(build_comparison(runs), "distilled").class_changes[2]
+    assert (found.name, found.num_samples) == ("two", 50)
     assert found.points == pytest.approx(wanted)
 
 
 def test_costs_reads_and_warnings_are_told(runs):
-    found = comparison(runs)
-    assert arm(found, "distilled").spent.cpu_seconds == pytest.approx(6.0)  # 5, 6 and 7 s
-    assert found.reads == 3
+    found = build_comparison(runs)
+    assert arm(found, "distilled").resources.cpu_seconds == pytest.approx(6.0)  # 5, 6 and 7 s
+    assert found.num_reads == 3
     change(runs[2], lambda record: record.update(warnings=["the teacher is large"]))
-    assert comparison(runs).warnings == ("the teacher is large (1 of 3 runs)",)
+    assert build_comparison(runs).warnings == ("the teacher is large (1 of 3 runs)",)
     change(runs[2], lambda record: record.update(warnings=[]))
 
 
 def test_a_record_that_was_changed_by_hand_is_told(studies, tmp_path):
     folder = studies.write_run(tmp_path / "r", 0)
     record = json.loads((folder / "record.json").read_text())
-    (folder / "record.json").write_text(json.dumps(sealed({**record, "schema": SCHEMA})))
-    assert comparison([folder]).warnings == ()
+    (folder / "record.json").write_text(json.dumps(add_hashes({**record, "schema": SCHEMA})))
+    assert build_comparison([folder]).warnings == ()
     change(folder, lambda record: record["models"]["distilled"]["test"].update(top1=0.99))
-    assert comparison([folder]).warnings == (
+    assert build_comparison([folder]).warnings == (
         f"{folder}: record.json was changed after it was written: its hash does not fit what it holds",
     )
 
 
 def test_a_study_is_shown_with_the_figures_and_sentences_that_it_worked_out(study):
-    found = comparison([study])
+    found = build_comparison([study])
     written = json.loads((study / "study.json").read_text())["results"]
     assert found.kind == "study"
     assert found.rule == "The rule of the study."
     for name, one in written["arms"].items():
-        assert arm(found, name).top1.mean == one["top1"]["mean"]
-        assert arm(found, name).sentence == one["verdict"]["sentence"]
-    assert arm(found, "distilled").gap.low == 0.4
+        assert arm(found, name).accuracy.mean == one["top1"]["mean"]
+        assert arm(found, name).verdict_text == one["verdict"]["sentence"]
+    assert arm(found, "distilled").gap_recovered.low == 0.4
     assert arm(found, "wide_tau").note == "stages.0.objective.soft.tau=40"
-    assert arm(found, "teacher").told == ""
-    assert [one.name for one in found.arms][:4] == ["teacher", "alone", "longer", "smoothed"]
-    assert found.reads == 18
+    assert arm(found, "teacher").verdict == ""
+    assert [one.name for one in found.variants][:4] == ["teacher", "alone", "longer", "smoothed"]
+    assert found.num_reads == 18
 
 
 def test_a_study_against_another_arm_is_worked_out_from_its_cells(study):
-    found = comparison([study], against="smoothed")
+    found = build_comparison([study], baseline="smoothed")
     record = {
         name: np.array(
             [json.loads((study / "cells" / name / str(s) / "record.json").read_text())["models"][name]["test"]["top1"]
@@ -160,12 +160,12 @@ def test_a_study_against_another_arm_is_worked_out_from_its_cells(study):
         for name in ("distilled", "smoothed")
     }  # fmt: skip
     gains = 100 * (record["distilled"] - record["smoothed"])
-    assert found.against == ("smoothed",)
+    assert found.baselines == ("smoothed",)
     assert arm(found, "distilled").gain.mean == pytest.approx(gains.mean())
-    assert "over smoothed" in arm(found, "distilled").sentence
+    assert "over smoothed" in arm(found, "distilled").verdict_text
     assert found.rule.startswith("Rule: an arm helps")
     with pytest.raises(LimbeckError, match=r"no arm 'smothed'.*smoothed"):
-        comparison([study], against="smothed")
+        build_comparison([study], baseline="smothed")
 
 
 def test_a_study_that_still_runs_shows_its_cells_as_they_are(studies, tmp_path):
@@ -173,19 +173,19 @@ def test_a_study_that_still_runs_shows_its_cells_as_they_are(studies, tmp_path):
         tmp_path / "P", seeds=(0, 1), unfinished=[("distilled", 1), ("wide_tau", 0), ("wide_tau", 1)],
         failed=[("smoothed", 0)],
     )  # fmt: skip
-    found = comparison([folder])
-    states = {(cell.arm, cell.seed): cell.state for cell in found.cells}
+    found = build_comparison([folder])
+    states = {(cell.variant, cell.seed): cell.state for cell in found.trials}
     assert (states["distilled", 1], states["wide_tau", 0], states["smoothed", 0]) == ("running", "waiting", "failed")
-    assert not found.finished
-    assert arm(found, "wide_tau").top1 is None
-    assert arm(found, "distilled").gain.n == 1
-    assert next(cell.step for cell in found.cells if cell.state == "running") == 120
-    text = compare_page(found)
+    assert not found.is_finished
+    assert arm(found, "wide_tau").accuracy is None
+    assert arm(found, "distilled").gain.num_seeds == 1
+    assert next(cell.step for cell in found.trials if cell.state == "running") == 120
+    text = render_compare_page(found)
     assert "the loss of the term soft is nan at step 12" in text
     assert "Not finished" in text
 
 
-@pytest.mark.parametrize("seen", ["nothing", "no results", "null results", "half a record", "no record"])
+@pytest.marker.parametrize("seen", ["nothing", "no results", "null results", "half a record", "no record"])
 def test_a_study_is_shown_whatever_is_not_written_yet(studies, tmp_path, seen):
     every = [(name, 0) for name in studies.ARMS]
     folder = studies.write_study(tmp_path / "E", seeds=(0,), unfinished=every if seen == "nothing" else ())
@@ -200,56 +200,56 @@ def test_a_study_is_shown_whatever_is_not_written_yet(studies, tmp_path, seen):
     if seen == "no record":
         record.unlink()
     (folder / "study.json").write_text(json.dumps(told))
-    found = comparison([folder])
-    assert compare_page(found).endswith("</html>")
+    found = build_comparison([folder])
+    assert render_compare_page(found).endswith("</html>")
     if "record" in seen:
-        cell = next(cell for cell in found.cells if cell.arm == "distilled")
+        cell = next(cell for cell in found.trials if cell.variant == "distilled")
         assert cell.state == "failed"
         assert "record.json" in cell.error
 
 
 def test_two_recipes_are_each_compared_with_their_own_control_or_with_one_that_is_named(studies, tmp_path):
     runs = [studies.write_run(tmp_path / f"{name}{s}", s, name=name) for name in ("a", "b") for s in (0, 1)]
-    found = comparison(runs)
-    assert found.against == ("a/alone", "b/alone")
-    assert arm(found, "b/distilled").control == "b/alone"
-    assert "control of its own recipe" in compare_page(found)
-    named = comparison(runs, against="a/alone")
-    assert arm(named, "b/distilled").control == "a/alone"
+    found = build_comparison(runs)
+    assert found.baselines == ("a/alone", "b/alone")
+    assert arm(found, "b/distilled").baseline == "b/alone"
+    assert "control of its own recipe" in render_compare_page(found)
+    named = build_comparison(runs, baseline="a/alone")
+    assert arm(named, "b/distilled").baseline == "a/alone"
     assert arm(named, "b/alone").gain.mean == 0.0
 
 
 def test_recipes_of_one_name_with_other_settings_are_no_seeds_of_each_other(studies, tmp_path):
     runs = [studies.write_run(tmp_path / f"r{s}", s) for s in (0, 1)]
     change(runs[1], lambda record: record["recipe"].update(stages=[{"steps": 9}]))
-    names = {one.name for one in comparison(runs).arms}
+    names = {one.name for one in build_comparison(runs).variants}
     assert names == {f"{run}/{name}" for run in runs for name in ("teacher", "alone", "distilled")}
 
 
 def test_a_run_that_is_there_twice_is_no_second_seed(studies, tmp_path):
     runs = [studies.write_run(tmp_path / name, 0) for name in ("r", "again")]
     with pytest.raises(LimbeckError, match="no second seed"):
-        comparison(runs)
+        build_comparison(runs)
 
 
 def test_figures_on_different_data_are_refused_in_one_sentence(studies, tmp_path):
     one = studies.write_run(tmp_path / "one", 0, name="a")
-    other = studies.write_run(tmp_path / "other", 0, name="b", kept="other samples")
+    other = studies.write_run(tmp_path / "other", 0, name="b", value="other samples")
     with pytest.raises(LimbeckError, match=r"one and .*other were tested on different data"):
-        comparison([one, other])
+        build_comparison([one, other])
     classes = studies.write_run(tmp_path / "classes", 1, name="c")
     change(classes, lambda record: record["data"].update(classes=["cat", "dog", "eel", "fox"]))
     with pytest.raises(LimbeckError, match="different data"):
-        comparison([one, classes])
+        build_comparison([one, classes])
 
 
 def test_the_same_test_samples_after_other_training_data_are_compared_and_told(studies, tmp_path):
     one = studies.write_run(tmp_path / "one", 0, name="a")
     other = studies.write_run(tmp_path / "other", 0, name="b", fingerprint="e" * 64)
-    assert "trained on different data" in " ".join(comparison([one, other]).notes)
+    assert "trained on different data" in " ".join(build_comparison([one, other]).notes)
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("edit", "says"),
     [
         (lambda study: study.update(schema=2), "schema 1"),
@@ -264,7 +264,7 @@ def test_a_study_that_is_none_is_refused(studies, tmp_path, edit, says):
     edit(told)
     (folder / "study.json").write_text(json.dumps(told))
     with pytest.raises(LimbeckError, match=says):
-        comparison([folder])
+        build_comparison([folder])
 
 
 def test_a_cell_whose_file_is_a_link_out_of_the_study_is_refused(studies, tmp_path):
@@ -273,7 +273,7 @@ def test_a_cell_whose_file_is_a_link_out_of_the_study_is_refused(studies, tmp_pa
     record.rename(tmp_path / "outside.json")
     record.symlink_to(tmp_path / "outside.json")
     with pytest.raises(LimbeckError, match="a cell outside of itself"):
-        comparison([folder])
+        build_comparison([folder])
 
 
 def test_the_command_writes_the_page_and_each_table_whole(studies, tmp_path, capsys, monkeypatch):

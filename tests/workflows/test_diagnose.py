@@ -9,8 +9,8 @@ import torch
 
 from limbeck import cli
 from limbeck.core.errors import LimbeckError
-from limbeck.report.metrics_csv import curves
-from limbeck.workflows.diagnose import diagnosed
+from limbeck.report.metrics_csv import load_curves
+from limbeck.workflows.diagnose import diagnose_run
 from limbeck.workflows.distill.run import distill
 
 RECIPE = """
@@ -43,16 +43,16 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     path = folder / "recipe-in.yaml"
     path.write_text(RECIPE)
-    return folder, distill(path, out=folder / "run", watchers=[])
+    return folder, distill(path, run_dir=folder / "run", callbacks=[])
 
 
 def test_a_recipe_names_policies_balances_and_a_doubt_is_told(run):
     folder, record = run
     assert "the temperature of wide is 1000, and Classification is used to 3 to 6" in "\n".join(record["warnings"])
-    curve = curves(folder / "run" / "metrics.csv")["distilled"]
-    assert set(curve.of("tau")) == {"soft", "each", "hard", "wide"}
+    curve = load_curves(folder / "run" / "metrics.csv")["distilled"]
+    assert set(curve.columns_by_loss("tau")) == {"soft", "each", "hard", "wide"}
     # The shares are kept at the ratios of the weights.
-    row = {name: values[-1] for name, values in curve.of("loss").items()}
+    row = {name: values[-1] for name, values in curve.columns_by_loss("loss").items()}
     assert row["soft"] == pytest.approx(2 * row["truth"], rel=0.5)
     stage = record["recipe"]["stages"][0]
     assert stage["balance"] == {"use": "LossRatio", "to": "truth", "decay": 0.99}
@@ -88,13 +88,13 @@ def write(folder, *, teacher=0.9, alone=0.8, distilled=0.85, sizes=(1000, 100), 
     lines = [",".join(["phase", "stage", "step", *columns])]
     lines += [",".join(map(str, ["distilled", "d", i + 1, *row.values()])) for i, row in enumerate(rows)]
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
-    return diagnosed(folder)
+    return diagnose_run(folder)
 
 
 def test_nothing_found_is_said_with_what_was_looked_at(tmp_path):
     rows = [{"loss/truth": 1.0, "loss/soft": 2.0, "flatness/soft": 0.5, "tau/soft": 4.0}] * 3
     told = write(tmp_path, rows=rows)
-    assert told.found == []
+    assert told.problems == []
     assert str(told).startswith("nothing found\n\nlooked at:\n- the share of the loss of each term: truth 1, soft 2")
     assert "- whether a projection is saturated" in str(told)
 
@@ -110,19 +110,19 @@ def test_each_fault_is_found_in_what_a_run_wrote(tmp_path):
         tmp_path / "checkpoint" / "distilled.d.pt",
     )
     told = write(tmp_path, teacher=0.7, alone=0.8, rows=rows, stages=stages)
-    text = "\n".join(told.found)
+    text = "\n".join(told.problems)
     assert "the term 'soft' is 1000 times too small" in text
     assert "the teacher 'big' is worse than the student alone" in text
     assert "the features of 'hint' never align: the term went from 2 to 2" in text
     assert "the projection of 'hint' is saturated: it passes on 1.0 of 32 directions" in text
-    assert len(told.found) == 4
+    assert len(told.problems) == 4
 
 
 def test_a_gap_in_capacity_is_found_only_where_little_was_recovered(tmp_path):
-    assert "a gap in capacity is likely" in write(tmp_path, distilled=0.81, sizes=(5000, 100)).found[0]
-    assert write(tmp_path, distilled=0.88, sizes=(5000, 100)).found == []
+    assert "a gap in capacity is likely" in write(tmp_path, distilled=0.81, sizes=(5000, 100)).problems[0]
+    assert write(tmp_path, distilled=0.88, sizes=(5000, 100)).problems == []
 
 
 def test_a_folder_without_a_run_is_one_sentence(tmp_path):
     with pytest.raises(LimbeckError, match=r"holds no record\.json"):
-        diagnosed(tmp_path)
+        diagnose_run(tmp_path)

@@ -49,7 +49,7 @@ def recipe(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(recipe, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    distill(recipe, out=out, watchers=[])
+    distill(recipe, run_dir=out, callbacks=[])
     return out
 
 
@@ -84,7 +84,7 @@ def test_the_record_says_what_was_done(run):
 def test_the_kept_weights_are_those_that_were_measured(run):
     record = json.loads((run / "record.json").read_text())
     student = load_weights(small_cnn(width=4), run).eval()
-    data = limbeck.data.Digits(labels=100, take=200).load(seed=0)
+    data = limbeck.data.Digits(num_labeled=100, num_samples=200).load(seed=0)
     right = total = 0
     for batch in data.validation_batches():
         right += int((student(batch["input"]).argmax(1) == batch["target"]).sum())
@@ -93,13 +93,13 @@ def test_the_kept_weights_are_those_that_were_measured(run):
 
 
 def test_the_exported_file_takes_pixels(run):
-    from limbeck.export import onnx_logits
+    from limbeck.export import predict_onnx
 
-    data = limbeck.data.Digits(labels=100, take=200).load(seed=0)
+    data = limbeck.data.Digits(num_labeled=100, num_samples=200).load(seed=0)
     pixels = data.validation.read(torch.arange(5))
     student = load_weights(small_cnn(width=4), run).eval()
     expected = student(data.normalization.apply(pixels))
-    assert torch.allclose(onnx_logits(run / "student.onnx", pixels), expected, atol=1e-5)
+    assert torch.allclose(predict_onnx(run / "student.onnx", pixels), expected, atol=1e-5)
 
 
 def test_frozen_parts_keep_their_weights_in_their_stage(run):
@@ -151,7 +151,7 @@ def test_a_finished_run_is_not_done_again(run, recipe, capsys):
     assert "nothing is left to do" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("words", "says"),
     [
         (["--out", "{run}"], "is not empty"),
@@ -179,7 +179,7 @@ def test_bad_input_is_one_sentence(run, recipe, tmp_path, capsys, monkeypatch, w
     assert len(said.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("wrong", ["student.widht=3", "data.labels=5", "stages.1.taps.big.mid=nowhere"])
+@pytest.marker.parametrize("wrong", ["student.widht=3", "data.labels=5", "stages.1.taps.big.mid=nowhere"])
 def test_nothing_is_left_behind_by_a_bad_recipe(recipe, tmp_path, monkeypatch, wrong):
     monkeypatch.chdir(tmp_path)
     assert main(["distill", str(recipe), wrong]) == 2
@@ -219,9 +219,9 @@ def test_killed_and_resumed_the_whole_job_ends_with_the_same_bits(run, recipe, t
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):
-    from limbeck.workflows._job.run_dir import locked
+    from limbeck.workflows._job.run_dir import lock_folder
 
-    with locked(tmp_path), pytest.raises(limbeck.LimbeckError, match="another process"), locked(tmp_path):
+    with lock_folder(tmp_path), pytest.raises(limbeck.LimbeckError, match="another process"), lock_folder(tmp_path):
         pass
 
 
@@ -242,24 +242,24 @@ def test_a_full_disk_leaves_nothing_half_written(recipe, tmp_path):
 
 
 def test_folders_are_numbered_and_resume_finds_the_newest(tmp_path, monkeypatch):
-    from limbeck.workflows._job.run_dir import choose
+    from limbeck.workflows._job.run_dir import choose_run_dir
 
     monkeypatch.chdir(tmp_path)
     for expected in ("digits", "digits-2", "digits-3"):
-        folder = choose("digits", None, resume=False)
+        folder = choose_run_dir("digits", None, resume=False)
         assert folder == Path("runs") / expected
         folder.mkdir(parents=True)
         (folder / "recipe.yaml").write_text("")
         time.sleep(0.01)
-    assert choose("digits", None, resume=True) == Path("runs/digits-3")
+    assert choose_run_dir("digits", None, resume=True) == Path("runs/digits-3")
     with pytest.raises(limbeck.LimbeckError, match="no run 'other'"):
-        choose("other", None, resume=True)
+        choose_run_dir("other", None, resume=True)
 
 
 def test_a_teacher_from_a_run_folder_is_not_trained(run, recipe, tmp_path):
     out = tmp_path / "second"
     settings = [f"teachers.big.weights={run}", "teachers.big.width=4", "control=none", "export.to=[]"]
-    record = distill(recipe, settings, out=out, watchers=[])
+    record = distill(recipe, settings, run_dir=out, callbacks=[])
     assert record["models"]["big"]["steps"] is None
     assert "alone" not in record["models"]
     assert record["export"] == {}

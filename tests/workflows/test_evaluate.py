@@ -11,15 +11,20 @@ from PIL import Image
 
 from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
-from limbeck.data import arrays
-from limbeck.evaluation import predictions, quality
+from limbeck.data import from_tensors
+from limbeck.evaluation import classification_metrics, collect_logits
 from limbeck.models import load_weights, small_cnn
-from limbeck.recipe import load
+from limbeck.recipe import load_recipe
 from limbeck.tasks import Classification
 from limbeck.workflows import distill
 from limbeck.workflows._job.job import Job
-from limbeck.workflows.evaluate.efficiency import efficiency
-from limbeck.workflows.evaluate.robustness_api import Answering, Asked, robustness, side_by_side
+from limbeck.workflows.evaluate.efficiency import measure_efficiency
+from limbeck.workflows.evaluate.robustness_api import (
+    LogitsModel,
+    RobustnessConfig,
+    evaluate_robustness,
+    evaluate_side_by_side,
+)
 
 RECIPE = """
 name: looked
@@ -39,18 +44,18 @@ export: {to: []}
 def run(tmp_path_factory):
     home = tmp_path_factory.mktemp("looked")
     (home / "looked.yaml").write_text(RECIPE)
-    distill(home / "looked.yaml", out=home / "run", watchers=[])
+    distill(home / "looked.yaml", run_dir=home / "run", callbacks=[])
     return home / "run"
 
 
 @pytest.fixture(scope="module")
 def job(run):
-    return Job.of(load(run / "recipe.yaml"), run)
+    return Job.from_recipe(load_recipe(run / "recipe.yaml"), run)
 
 
 @pytest.fixture(scope="module")
 def student(run, job):
-    return load_weights(job.student(), run).eval()
+    return load_weights(job.build_student(), run).eval()
 
 
 def evaluation(run):
@@ -68,8 +73,10 @@ def digits(folder, job, *, change=lambda pixels: pixels, ending="png", many=60):
 
 
 def test_the_weights_of_the_controls_are_kept(run, job):
-    alone = load_weights(job.student(), run / "checkpoint" / "alone.safetensors").eval()
-    found = quality(*predictions(alone, job.data.validation_batches(), job.task), classes=job.data.classes)
+    alone = load_weights(job.build_student(), run / "checkpoint" / "alone.safetensors").eval()
+    found = classification_metrics(
+        *collect_logits(alone, job.data.validation_batches(), job.task), class_names=job.data.classes
+    )
     record = json.loads((run / "record.json").read_text())
     assert found["top1"] == record["models"]["alone"]["validation"]["top1"]
 
@@ -140,7 +147,7 @@ def test_the_sealed_part_stays_shut(run, capsys):
 
 def test_twins_are_matched_by_name_and_flips_counted(run, job, tmp_path, capsys):
     before = digits(tmp_path / "png", job)
-    after = digits(tmp_path / "jpg", job, change=lambda pixels: 1 - pixels, ending="jpg")
+    after = digits(tmp_path / "jpg", job, fn=lambda pixels: 1 - pixels, ending="jpg")
     (after / "0" / "9999.jpg").write_bytes(next((after / "0").iterdir()).read_bytes())  # without a twin
     assert main(["evaluate", str(run), "--shift", str(after), "--twin", str(before)]) == 0
     found = evaluation(run)["models"]["distilled"]["shift"]
@@ -172,7 +179,9 @@ def test_any_folder_can_be_what_is_outside(run, tmp_path, capsys):
 
 
 def test_each_runtime_has_its_accuracy_and_says_on_what_machine(job, student):
-    found = efficiency({"student": student}, job.data, job.task, job.data.validation, batches=(1, 8), seconds=0.02)
+    found = measure_efficiency(
+        {"student": student}, job.data, job.task, job.data.validation, batch_sizes=(1, 8), seconds=0.02
+    )
     rows = {(row["runtime"], row["precision"]): row for row in found["rows"]}
     assert {("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8")} <= rows.keys()
     eager = rows["torch", "fp32"]
@@ -191,9 +200,12 @@ def test_each_runtime_has_its_accuracy_and_says_on_what_machine(job, student):
 
 def test_an_absent_runtime_is_a_note(job, student, monkeypatch):
     monkeypatch.setattr(
-        "limbeck.workflows.evaluate.efficiency.missing", lambda engine: f"{engine} is not installed: pip install x"
+        "limbeck.workflows.evaluate.efficiency.find_missing_package",
+        lambda engine: f"{engine} is not installed: pip install x",
     )
-    found = efficiency({"student": student}, job.data, job.task, job.data.validation, batches=(1,), seconds=0.01)
+    found = measure_efficiency(
+        {"student": student}, job.data, job.task, job.data.validation, batch_sizes=(1,), seconds=0.01
+    )
     assert [row["runtime"] for row in found["rows"]] == ["torch", "onnxruntime", "onnxruntime"]
     assert found["notes"] == ["openvino is not installed: pip install x"]
 
@@ -207,48 +219,54 @@ def test_a_network_that_cannot_be_exported_is_measured_in_torch(job, student):
         def forward(self, inputs):
             return self.inner(inputs) if float(inputs.mean()) > -100 else self.inner(-inputs)
 
-    found = efficiency({"student": Looking()}, job.data, job.task, job.data.validation, batches=(1,), seconds=0.01)
+    found = measure_efficiency(
+        {"student": Looking()}, job.data, job.task, job.data.validation, batch_sizes=(1,), seconds=0.01
+    )
     assert [row["runtime"] for row in found["rows"]] == ["torch"]
     assert "cannot be exported" in found["notes"][0]
 
 
 def test_figures_of_one_network_are_those_of_many(job, student):
-    asked = Asked(attacks=("fgsm",), examples=50, seed=3)
-    one = robustness(student, job.data, job.task, job.data.validation, what=["attacks", "noise"], asked=asked)
-    both = side_by_side(
-        {"a": student, "b": job.student()}, job.data, job.task, job.data.validation,
-        asked=replace(asked, what=("attacks", "noise")),
+    asked = RobustnessConfig(attacks=("fgsm",), num_samples=50, seed=3)
+    one = evaluate_robustness(
+        student, job.data, job.task, job.data.validation, checks=["attacks", "noise"], config=asked
+    )
+    both = evaluate_side_by_side(
+        {"a": student, "b": job.build_student()}, job.data, job.task, job.data.validation,
+        config=replace(asked, checks=("attacks", "noise")),
     )  # fmt: skip
     assert both["models"]["a"] == one
     assert both["differences"] == []
 
 
 def test_on_another_part_the_temperature_is_fitted_on_the_whole_validation_part(job, student):
-    found = robustness(student, job.data, job.task, job.data.train.labelled(), what=["calibration"])["calibration"]
+    found = evaluate_robustness(student, job.data, job.task, job.data.train.select_labeled(), checks=["calibration"])[
+        "calibration"
+    ]
     assert (found["fitted_on"], found["n"], found["fitted_on_part"]) == (360, 200, "validation")
 
 
-@pytest.mark.parametrize("many", [360, 100])
+@pytest.marker.parametrize("many", [360, 100])
 def test_no_sample_is_fitted_on_and_told_on(job, student, many):
     part = job.data.validation.subset(torch.arange(many))
-    own = robustness(student, job.data, job.task, part, what=["calibration"])["calibration"]
+    own = evaluate_robustness(student, job.data, job.task, part, checks=["calibration"])["calibration"]
     assert (own["fitted_on"], own["n"], own["fitted_on_part"]) == (many // 2, many // 2, "half of validation")
 
 
 def test_a_network_is_asked_with_pixels_and_normalises_them_itself(job, student):
     pixels = job.data.validation.read(torch.arange(8))
     assert torch.allclose(
-        Answering(student, job.data, job.task)(pixels), student(job.data.normalization.apply(pixels)), atol=1e-5
+        LogitsModel(student, job.data, job.task)(pixels), student(job.data.normalization.apply(pixels)), atol=1e-5
     )
 
 
 def test_data_that_are_no_pixels_are_refused():
-    data = arrays(torch.randn(100, 1, 8, 8), torch.arange(100) % 4)
+    data = from_tensors(torch.randn(100, 1, 8, 8), torch.arange(100) % 4)
     network, task = small_cnn(classes=4, width=4).eval(), Classification(4)
     for what in ("attacks", "corruptions", "noise", "ood"):
         with pytest.raises(LimbeckError, match="normalisation inside the network"):
-            robustness(network, data, task, data.validation, what=[what])
-    assert robustness(network, data, task, data.validation, what=["calibration"])["calibration"]["n"] == 8
+            evaluate_robustness(network, data, task, data.validation, checks=[what])
+    assert evaluate_robustness(network, data, task, data.validation, checks=["calibration"])["calibration"]["n"] == 8
 
 
 def test_a_run_without_the_weights_of_its_control_says_so(run, tmp_path, capsys):
@@ -286,7 +304,7 @@ def test_without_torchattacks_the_other_attacks_are_made_and_a_note_says_why(run
     assert evaluation(run)["asked"]["attacks"] == ["fgsm", "pgd"]
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("words", "says"),
     [
         (["--attacks", "pgdd"], "pgd"),

@@ -9,9 +9,9 @@ import torch
 
 from limbeck.core.errors import LimbeckError
 from limbeck.models import small_cnn
-from limbeck.models.onnx_graph import onnx_bytes
-from limbeck.recipe import check, load
-from limbeck.teachers import Foreign
+from limbeck.models.onnx_graph import export_onnx_bytes
+from limbeck.recipe import load_recipe, resolve_recipe
+from limbeck.teachers import ExternalTeacher
 from limbeck.workflows import distill
 from limbeck.workflows._job.job import Job
 
@@ -67,13 +67,13 @@ def recipe(tmp_path, monkeypatch):
 def file(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "teacher.onnx"
-    path.write_bytes(onnx_bytes(small_cnn(width=8).eval(), torch.zeros(2, 1, 8, 8), of="small_cnn"))
+    path.write_bytes(export_onnx_bytes(small_cnn(width=8).eval(), torch.zeros(2, 1, 8, 8), name="small_cnn"))
     return path
 
 
 def test_the_record_says_which_engine_answered_and_how_much_faster_it_was(recipe, tmp_path, capsys):
     path = recipe("{use: small_cnn, width: 12, engine: onnxruntime}", TEACHING)
-    record = distill(path, ["control=none"], out=tmp_path / "run", watchers=[])
+    record = distill(path, ["control=none"], run_dir=tmp_path / "run", callbacks=[])
     found = record["models"]["big"]["engine"]
     assert found["engine"] == found["asked"] == "onnxruntime"
     assert found["batch"] == [32, 1, 8, 8]
@@ -87,12 +87,12 @@ def test_the_record_says_which_engine_answered_and_how_much_faster_it_was(recipe
 
 
 def test_a_file_teaches_a_whole_run_and_has_no_parameters_to_count_or_keep(recipe, file, tmp_path, capsys):
-    record = distill(recipe(f"{{use: onnx, path: {file}}}"), ["control=none"], out=tmp_path / "run", watchers=[])
+    record = distill(recipe(f"{{use: onnx, path: {file}}}"), ["control=none"], run_dir=tmp_path / "run", callbacks=[])
     model = record["models"]["big"]
     assert [model[name] for name in ("parameters", "flops", "bytes", "steps")] == [None] * 4
     torch.manual_seed(0)
     network = small_cnn(width=8).eval()
-    data = Job.of(load(recipe(f"{{use: onnx, path: {file}}}")), tmp_path / "other").data
+    data = Job.from_recipe(load_recipe(recipe(f"{{use: onnx, path: {file}}}")), tmp_path / "other").data
     right = [network(batch["input"]).argmax(1) == batch["target"] for batch in data.validation_batches()]
     assert model["validation"]["top1"] == pytest.approx(float(torch.cat(right).float().mean()))
     assert model["test"]["top1"] is not None
@@ -102,7 +102,7 @@ def test_a_file_teaches_a_whole_run_and_has_no_parameters_to_count_or_keep(recip
     assert json.loads((tmp_path / "run" / "record.json").read_text())["models"]["big"]["engine"]["engine"] == "eager"
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     "teacher",
     [
         "{use: 'of_my_own:asking', sharpness: 2}",
@@ -110,26 +110,30 @@ def test_a_file_teaches_a_whole_run_and_has_no_parameters_to_count_or_keep(recip
     ],
 )
 def test_a_callable_of_ones_own_is_a_teacher_that_is_not_taught(teacher, recipe, tmp_path):
-    job = Job.of(load(recipe(teacher, TEACHING)), tmp_path / "run")
-    network = job.teacher("big")
-    assert isinstance(network, Foreign)
-    batch = job.data.stream(batch=4).batch(0)
+    job = Job.from_recipe(load_recipe(recipe(teacher, TEACHING)), tmp_path / "run")
+    network = job.build_teacher("big")
+    assert isinstance(network, ExternalTeacher)
+    batch = job.data.batches(batch_size=4).batch(0)
     pixels = batch["input"] * torch.tensor(job.data.normalization.std) + torch.tensor(job.data.normalization.mean)
     expected = {
         "logits": 2 * batch["input"].flatten(1)[:, :10], "probabilities": pixels.flatten(1)[:, :10].log_softmax(1),
-    }[network.returns]  # fmt: skip
+    }[network.output_type]  # fmt: skip
     torch.testing.assert_close(network(batch["input"]), expected)
-    job.rehearse()
+    job.validate()
 
 
 def test_a_network_of_ones_own_still_needs_weights_or_teaching(recipe, tmp_path):
-    job = Job.of(load(recipe("{use: 'of_my_own:Network'}")), tmp_path / "run")
+    job = Job.from_recipe(load_recipe(recipe("{use: 'of_my_own:Network'}")), tmp_path / "run")
     with pytest.raises(LimbeckError, match="has no weights, and there is no `teaching`"):
-        job.rehearse()
-    assert Job.of(load(recipe("{use: 'of_my_own:Network'}", TEACHING)), tmp_path / "run").teacher("big")[1].out_features
+        job.validate()
+    assert (
+        Job.from_recipe(load_recipe(recipe("{use: 'of_my_own:Network'}", TEACHING)), tmp_path / "run")
+        .build_teacher("big")[1]
+        .out_features
+    )
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("teacher", "sentence"),
     [
         ("{use: 'of_my_own:nothing'}", "gave a int, not a torch.nn.Module"),
@@ -142,10 +146,10 @@ def test_a_network_of_ones_own_still_needs_weights_or_teaching(recipe, tmp_path)
 )
 def test_what_a_function_built_is_looked_at_before_training(teacher, sentence, recipe, tmp_path):
     with pytest.raises(LimbeckError, match=sentence):
-        Job.of(load(recipe(teacher, TEACHING)), tmp_path / "run").rehearse()
+        Job.from_recipe(load_recipe(recipe(teacher, TEACHING)), tmp_path / "run").validate()
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("teacher", "sentence"),
     [
         ("{use: onnx, path: a.onnx, weights: b.pt}", "teachers.big.weights: onnx has no weights to read"),
@@ -159,22 +163,24 @@ def test_what_a_function_built_is_looked_at_before_training(teacher, sentence, r
 )
 def test_a_mistake_in_a_teacher_is_one_sentence(teacher, sentence, recipe):
     with pytest.raises(LimbeckError, match=sentence):
-        check(load(recipe(teacher, TEACHING)))
+        resolve_recipe(load_recipe(recipe(teacher, TEACHING)))
 
 
 def test_an_engine_is_a_teachers_setting_only(recipe):
     with pytest.raises(LimbeckError, match="an engine is a teacher's"):
-        check(load(recipe("{use: small_cnn}", TEACHING), ["student.engine=auto"]))
+        resolve_recipe(load_recipe(recipe("{use: small_cnn}", TEACHING), ["student.engine=auto"]))
 
 
 def test_features_of_a_file_cannot_be_tapped(recipe):
     settings = ["stages.1.taps={student: {mid: block2}, big: {mid: block2}}"]
     with pytest.raises(LimbeckError, match=r"stages\.1\.taps\.big: onnx gives answers only"):
-        check(load(recipe("{use: onnx, path: a.onnx}"), settings))
+        resolve_recipe(load_recipe(recipe("{use: onnx, path: a.onnx}"), settings))
 
 
 def test_an_engine_that_cannot_be_tapped_is_refused_before_training(recipe, tmp_path):
     settings = ["stages.1.taps={student: {mid: block2}, big: {mid: block2}}"]
-    job = Job.of(load(recipe("{use: small_cnn, engine: compile}", TEACHING), settings), tmp_path / "run")
+    job = Job.from_recipe(
+        load_recipe(recipe("{use: small_cnn, engine: compile}", TEACHING), settings), tmp_path / "run"
+    )
     with pytest.raises(LimbeckError, match="gives answers only, and features are tapped"):
-        job.rehearse()
+        job.validate()

@@ -10,12 +10,12 @@ import limbeck
 from limbeck import schedule
 from limbeck.core.errors import LimbeckError
 from limbeck.data import Digits
-from limbeck.distiller import Peers
-from limbeck.losses import CrossEntropy, SoftTarget
+from limbeck.distiller import PeerStudents
+from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.models import small_cnn
-from limbeck.teachers import Frozen
-from limbeck.training import Training
-from limbeck.workflows import mutual
+from limbeck.teachers import FrozenTeacher
+from limbeck.training import TrainingConfig
+from limbeck.workflows import train_mutual
 
 TASK = limbeck.tasks.Classification(10)
 SGD = partial(torch.optim.SGD, lr=0.05)
@@ -27,8 +27,8 @@ def pair():
 
 
 def test_each_student_moves_by_the_gradient_of_its_own_loss():
-    data, students, expected = Digits(take=60).load(seed=0), pair(), pair()
-    batch = data.stream(batch=16).batch(0)
+    data, students, expected = Digits(num_samples=60).load(seed=0), pair(), pair()
+    batch = data.batches(batch_size=16).batch(0)
     for name, student in expected.items():
         student.train()
         said = {other: net(batch["input"]) for other, net in pair().items()}
@@ -40,7 +40,9 @@ def test_each_student_moves_by_the_gradient_of_its_own_loss():
                 loss = loss + (log_p.exp() * (log_p - log_q)).sum(1).mean()
         loss.backward()
         SGD(student.parameters()).step()
-    mutual(students, data, task=TASK, steps=1, training=Training(optimizer=SGD, batch=16), watchers=[])
+    train_mutual(
+        students, data, task=TASK, steps=1, training=TrainingConfig(optimizer=SGD, batch_size=16), callbacks=[]
+    )
     for name, student in students.items():
         for found, wanted in zip(student.parameters(), expected[name].parameters(), strict=True):
             np.testing.assert_allclose(found.detach(), wanted.detach(), rtol=1e-5, atol=1e-7)
@@ -48,8 +50,10 @@ def test_each_student_moves_by_the_gradient_of_its_own_loss():
 
 def test_both_are_saved_and_come_back_in_eval_mode(tmp_path):
     students = pair()
-    training = Training(optimizer=SGD, batch=16)
-    run = mutual(students, Digits(take=60).load(), task=TASK, steps=4, training=training, out=tmp_path, watchers=[])
+    training = TrainingConfig(optimizer=SGD, batch_size=16)
+    run = train_mutual(
+        students, Digits(num_samples=60).load(), task=TASK, steps=4, training=training, run_dir=tmp_path, callbacks=[]
+    )
     assert run.student.students() == students
     assert not any(student.training for student in students.values())
     fresh = limbeck.models.load_weights(small_cnn(width=6), str(tmp_path / "checkpoint" / "other.safetensors"))
@@ -57,27 +61,27 @@ def test_both_are_saved_and_come_back_in_eval_mode(tmp_path):
 
 
 def test_a_teacher_may_speak_to_both():
-    terms = {"truth": CrossEntropy(), "soft": SoftTarget()}
-    run = mutual(
-        pair(), Digits(take=60).load(), objective=terms, weights={"soft": schedule.linear(1.0, 0.0)},
-        teachers={"big": Frozen(small_cnn(width=8))}, task=TASK, steps=2,
-        training=Training(optimizer=SGD, batch=16), watchers=[],
+    terms = {"truth": CrossEntropyLoss(), "soft": KDLoss()}
+    run = train_mutual(
+        pair(), Digits(num_samples=60).load(), objective=terms, weights={"soft": schedule.linear(1.0, 0.0)},
+        teachers={"big": FrozenTeacher(small_cnn(width=8))}, task=TASK, steps=2,
+        training=TrainingConfig(optimizer=SGD, batch_size=16), callbacks=[],
     )  # fmt: skip
     assert run.steps == 2
     assert np.isfinite(run.history[-1]["loss/soft"])
 
 
 def test_mistakes_are_one_sentence():
-    data, one = Digits(take=60).load(), small_cnn(width=4)
+    data, one = Digits(num_samples=60).load(), small_cnn(width=4)
     with pytest.raises(LimbeckError, match="at least two students, and here is one"):
-        mutual({"one": one}, data, task=TASK, steps=1)
+        train_mutual({"one": one}, data, task=TASK, steps=1)
     with pytest.raises(LimbeckError, match="'other' shares weights with another one"):
-        mutual({"one": one, "other": one}, data, task=TASK, steps=1)
+        train_mutual({"one": one, "other": one}, data, task=TASK, steps=1)
     with pytest.raises(LimbeckError, match="cannot be called 'forward'"):
-        Peers({"one": one, "forward": small_cnn(width=4)})
+        PeerStudents({"one": one, "forward": small_cnn(width=4)})
     with pytest.raises(LimbeckError, match="leave it plain for peers"):
-        mutual(pair(), data, task=TASK, steps=1, training=Training(sampling="again"))
+        train_mutual(pair(), data, task=TASK, steps=1, training=TrainingConfig(batch_pairing="again"))
     with pytest.raises(LimbeckError, match="called one by one"):
-        Peers(pair())(torch.rand(1, 1, 8, 8))
+        PeerStudents(pair())(torch.rand(1, 1, 8, 8))
     with pytest.raises(LimbeckError, match="the weight 'sof' belongs to no term"):
-        mutual(pair(), data, weights={"sof": 1.0}, task=TASK, steps=1)
+        train_mutual(pair(), data, weights={"sof": 1.0}, task=TASK, steps=1)

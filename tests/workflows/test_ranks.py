@@ -87,7 +87,7 @@ def until(condition):
 
 def test_the_job_equals_that_of_one_process_with_the_doubled_batch(two, recipe, tmp_path):
     folder, _ = two
-    one = distill(recipe, ["training.batch=64"], out=tmp_path / "one", watchers=[])
+    one = distill(recipe, ["training.batch=64"], run_dir=tmp_path / "one", callbacks=[])
     for name in ("big", "alone", "distilled"):
         ours, theirs = weights(tmp_path / "one", name), weights(folder, name)
         assert max(float((tensor - theirs[key]).abs().max()) for key, tensor in ours.items()) < 1e-4, name
@@ -114,7 +114,7 @@ def test_one_process_speaks_and_writes(two):
     assert len((folder / "metrics.csv").read_text().splitlines()) == 1 + 2 + 4 + 4
 
 
-@pytest.mark.parametrize("asked", [[1], [0, 1]], ids=["one process", "all of them"])
+@pytest.marker.parametrize("asked", [[1], [0, 1]], ids=["one process", "all of them"])
 def test_a_signal_stops_all_and_the_run_goes_on_to_the_same_bits(two, recipe, ranks, tmp_path, asked):
     out = tmp_path / "stopped"
     run = ranks("distill", recipe, "--out", out, first=SLOW)
@@ -122,11 +122,11 @@ def test_a_signal_stops_all_and_the_run_goes_on_to_the_same_bits(two, recipe, ra
     time.sleep(0.3)
     for rank in asked:
         os.kill(run.processes[rank].pid, signal.SIGTERM)
-    assert run.wait() == [128 + signal.SIGTERM] * 2, run.said()
-    assert "".join(run.said()).count("stopped by SIGTERM: the work is saved") == 1
+    assert run.wait() == [128 + signal.SIGTERM] * 2, run.output()
+    assert "".join(run.output()).count("stopped by SIGTERM: the work is saved") == 1
     assert not (out / "record.json").exists()
     again = ranks("distill", recipe, "--out", out, "--resume")
-    assert again.wait() == [0, 0], again.said()
+    assert again.wait() == [0, 0], again.output()
     ours, theirs = (load_weights(mlp(hidden=(16,)), folder).state_dict() for folder in (out, two[0]))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert record(out)["sealed_test"]["reads"] == 1
@@ -137,7 +137,7 @@ def test_both_fill_one_cache_and_the_next_run_asks_nothing(recipe, ranks, tmp_pa
     settings = [f"cache.root={tmp_path / 'answers'}", "data.views.per_sample=2", "data.take=384", "control=none"]
     for run, (asked, read) in {"first": (768, 768), "second": (0, 1536)}.items():
         both = ranks("distill", recipe, *settings, f"student.hidden=[{len(run)}]", "--out", tmp_path / run)
-        assert both.wait() == [0, 0], both.said()
+        assert both.wait() == [0, 0], both.output()
         kept = record(tmp_path / run)["cache"]["big"]
         assert (kept["asked"], kept["read"], kept["mended"], kept["complete"]) == (asked, read, 0, True)
 
@@ -145,7 +145,7 @@ def test_both_fill_one_cache_and_the_next_run_asks_nothing(recipe, ranks, tmp_pa
 def test_a_failure_in_training_ends_all(recipe, ranks, tmp_path):
     run = ranks("distill", recipe, "--out", tmp_path / "run", first=BROKEN + "State.advance = broken")
     assert run.wait() == [2, 2]
-    first, second = run.said()
+    first, second = run.output()
     assert second.strip() == "limbeck (process 1): the disk of the second machine is gone"
     assert first.strip().splitlines()[-1].startswith("limbeck: process 0 of 2 lost the others: one of them ended")
 
@@ -153,15 +153,15 @@ def test_a_failure_in_training_ends_all(recipe, ranks, tmp_path):
 def test_a_failure_before_training_ends_all_and_leaves_nothing(recipe, ranks, tmp_path):
     run = ranks("distill", recipe, "--out", tmp_path / "run", first=BROKEN + "Job.rehearse = broken")
     assert run.wait() == [2, 2]
-    assert run.said() == ["", "limbeck (process 1): the disk of the second machine is gone\n"]
+    assert run.output() == ["", "limbeck (process 1): the disk of the second machine is gone\n"]
     assert not (tmp_path / "run").exists()
 
 
 def test_a_mistake_that_all_make_is_said_once(recipe, ranks, tmp_path):
     run = ranks("distill", recipe, "student.hiden=[3]", "--out", tmp_path / "run")
     assert run.wait() == [2, 2]
-    assert len("".join(run.said()).splitlines()) == 1
-    assert "did you mean 'hidden'" in run.said()[0]
+    assert len("".join(run.output()).splitlines()) == 1
+    assert "did you mean 'hidden'" in run.output()[0]
 
 
 def test_a_killed_process_ends_the_others(recipe, ranks, tmp_path):
@@ -169,10 +169,10 @@ def test_a_killed_process_ends_the_others(recipe, ranks, tmp_path):
     until(lambda: (tmp_path / "run" / "metrics.csv").exists())
     run.processes[0].kill()
     assert run.wait() == [-signal.SIGKILL, 2]
-    assert "process 1 of 2 lost the others" in run.said()[1]
+    assert "process 1 of 2 lost the others" in run.output()[1]
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("setting", "says"),
     [
         ("training.devices=2", "training.devices is 2, and the number of processes is 1: start it with torchrun"),

@@ -27,8 +27,8 @@ def test_two_processes_share_what_was_said(ranks, tmp_path):
     path = tmp_path / "itself.yaml"
     path.write_text(RECIPE)
     both = ranks("distill", path, "--out", tmp_path / "two")
-    distill(path, ["training.batch=16"], out=tmp_path / "one", watchers=[])
-    assert both.wait() == [0, 0], both.said()
+    distill(path, ["training.batch=16"], run_dir=tmp_path / "one", callbacks=[])
+    assert both.wait() == [0, 0], both.output()
     one, two = (load_weights(mlp(hidden=(16,)), str(tmp_path / run / "student.safetensors")) for run in ("one", "two"))
     for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -10,11 +10,11 @@ import pytest
 
 import limbeck
 from limbeck.cli import main
-from limbeck.report import check_record, rerun_table
-from limbeck.report.record_hash import sealed
+from limbeck.report import check_record, render_reproduce_table
+from limbeck.report.record_hash import add_hashes
 from limbeck.workflows import distill
 from limbeck.workflows.reproduce import run as program
-from limbeck.workflows.reproduce.compare_records import agree, compared
+from limbeck.workflows.reproduce.compare_records import compare_records, overall_match
 
 RECIPE = """
 task: Classification
@@ -33,7 +33,7 @@ threads: 1
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first")
     (folder / "tiny.yaml").write_text(RECIPE)
-    distill(folder / "tiny.yaml", ["student.depth=2"], out=folder / "tiny", watchers=[])
+    distill(folder / "tiny.yaml", ["student.depth=2"], run_dir=folder / "tiny", callbacks=[])
     return folder / "tiny"
 
 
@@ -44,7 +44,7 @@ def alone(run, tmp_path_factory):
     folder.mkdir()
     record = json.loads((run / "record.json").read_text())
     record["recipe"]["export"] = {"to": []}
-    (folder / "record.json").write_text(json.dumps(sealed(record)))
+    (folder / "record.json").write_text(json.dumps(add_hashes(record)))
     return folder
 
 
@@ -53,7 +53,7 @@ def changed(alone, tmp_path, change):
     record = json.loads((alone / "record.json").read_text())
     change(record)
     (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "record.json").write_text(json.dumps(sealed(record)))
+    (tmp_path / "old" / "record.json").write_text(json.dumps(add_hashes(record)))
     return tmp_path / "old"
 
 
@@ -118,7 +118,7 @@ def test_a_record_that_was_edited_says_so_before_it_is_repeated(alone, tmp_path,
     assert "record.json was changed after it was written" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("change", "says"),
     [
         (lambda r: r["data"].update(fingerprint="0" * 64), "the data is not what the run was made with"),
@@ -130,7 +130,7 @@ def test_a_record_that_was_edited_says_so_before_it_is_repeated(alone, tmp_path,
 )
 def test_a_run_that_cannot_be_repeated_is_refused_before_anything_is_made(alone, tmp_path, change, says):
     with pytest.raises(limbeck.LimbeckError, match=says):
-        program.rerun(changed(alone, tmp_path, change), watchers=[])
+        program.reproduce(changed(alone, tmp_path, change), callbacks=[])
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
@@ -139,14 +139,14 @@ def test_weights_are_known_by_their_digest_and_other_ones_are_refused(run, tmp_p
     shutil.copy(run / "checkpoint" / "big.safetensors", weights)
     settings = [f"teachers.big.weights={weights}", "control=none", "export.to=[]", "student.depth=2"]
     (tmp_path / "tiny.yaml").write_text(RECIPE)
-    record = distill(tmp_path / "tiny.yaml", settings, out=tmp_path / "run", watchers=[])
+    record = distill(tmp_path / "tiny.yaml", settings, run_dir=tmp_path / "run", callbacks=[])
     assert list(record["weights"]) == ["teachers.big.weights"]
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(limbeck.LimbeckError, match=r"teachers\.big\.weights: the file holds other weights"):
-        program.rerun(tmp_path / "run", watchers=[])
+        program.reproduce(tmp_path / "run", callbacks=[])
     weights.unlink()
     with pytest.raises(limbeck.LimbeckError, match=r"teachers\.big\.weights: the file of weights .* is gone"):
-        program.rerun(tmp_path / "run", watchers=[])
+        program.reproduce(tmp_path / "run", callbacks=[])
 
 
 def test_a_run_goes_on_from_its_own_recipe(run, tmp_path):
@@ -156,14 +156,14 @@ def test_a_run_goes_on_from_its_own_recipe(run, tmp_path):
         (tmp_path / "run" / name).unlink()
     recipe = tmp_path / "run" / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("to: [onnx]", "to: []"))
-    record = distill(recipe, out=tmp_path / "run", resume=True, watchers=[])
+    record = distill(recipe, run_dir=tmp_path / "run", resume=True, callbacks=[])
     old = json.loads((run / "record.json").read_text())
-    assert agree(compared(old, record, tolerance=0.0)) == "exactly"
+    assert overall_match(compare_records(old, record, tolerance=0.0)) == "exactly"
 
 
 def test_the_code_of_the_card_runs_where_the_card_lies(run):
     text = (run / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", text, torch_flags=re.DOTALL)
     assert len(blocks) == 2
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(blocks)], capture_output=True, text=True, cwd=run, check=False
@@ -179,7 +179,7 @@ def test_counts_agree_exactly_or_not_and_shares_within_the_tolerance():
         return {"models": {"distilled": model}, "verdict": {"gain_points": gain}}
 
     def said(other):
-        return {one["figure"]: one["agrees"] for one in compared(record(), other, tolerance=0.01)}
+        return {one["figure"]: one["agrees"] for one in compare_records(record(), other, tolerance=0.01)}
 
     assert set(said(record()).values()) == {"exactly"}
     assert said(record(top1=0.909))["test top1"] == "within"
@@ -194,13 +194,13 @@ def test_counts_agree_exactly_or_not_and_shares_within_the_tolerance():
 def test_the_table_says_within_and_why():
     figures = [{"model": "a [b]", "figure": "test top1", "before": 0.9, "now": 0.901, "agrees": "within"}]
     found = {"figures": figures, "agrees": "within", "tolerance": 0.005, "same_weights": False, "reasons": []}
-    told = rerun_table(found)
+    told = render_reproduce_table(found)
     assert "a [b]" in told
     assert "within 0.005: 0 of 1 exactly, and the student's weights are other bits" in told
     assert "Nothing that the record knows of has changed" in told
 
 
-@pytest.mark.parametrize("tolerance", [-0.1, 1.0])
+@pytest.marker.parametrize("tolerance", [-0.1, 1.0])
 def test_a_tolerance_that_says_nothing_is_refused(alone, tolerance):
     with pytest.raises(limbeck.LimbeckError, match="tolerance is a share"):
-        program.rerun(alone, tolerance=tolerance)
+        program.reproduce(alone, tolerance=tolerance)

@@ -13,8 +13,8 @@ from PIL import Image
 import limbeck
 from limbeck.cli import main
 from limbeck.models import load_weights, small_cnn
-from limbeck.recipe import load
-from limbeck.workflows import distill, teachers
+from limbeck.recipe import load_recipe
+from limbeck.workflows import distill, select_teachers
 
 RECIPE = """
 name: tiny
@@ -42,13 +42,13 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(home):
-    return teachers(home / "tiny.yaml", out=home / "chosen", watchers=[])
+    return select_teachers(home / "tiny.yaml", output_dir=home / "chosen", callbacks=[])
 
 
 @pytest.fixture(scope="module")
 def run(home):
     """The whole main job of the same recipe, in a folder that no command finds by itself."""
-    distill(home / "tiny.yaml", out=home / "run", watchers=[])
+    distill(home / "tiny.yaml", run_dir=home / "run", callbacks=[])
     return home / "run"
 
 
@@ -85,7 +85,7 @@ def test_the_test_part_stays_shut(home, found):
 
 
 def test_figures_are_those_of_the_kept_networks_on_the_validation_part(home, found):
-    data = limbeck.data.Digits(labels=200, take=200).load(seed=0)
+    data = limbeck.data.Digits(num_labeled=200, num_samples=200).load(seed=0)
     network = load_weights(small_cnn(width=16), found["candidates"]["big"]["weights"]).eval()
     pixels, truth = data.validation.read(torch.arange(len(data.validation))), data.validation.target
     with torch.no_grad():
@@ -117,7 +117,7 @@ def test_the_student_alone_is_the_control_of_distill(here, found, run):
     assert [text for text in record["warnings"] if "times the parameters" in text] == [
         text for text in found["warnings"] if "times the parameters" in text
     ]
-    taken = teachers(here / "tiny.yaml", out=here / "other", alone=run, watchers=[])
+    taken = select_teachers(here / "tiny.yaml", output_dir=here / "other", baseline_run=run, callbacks=[])
     assert taken["alone"]["validation"] == found["alone"]["validation"]
     assert taken["alone"]["from"] == str(run)
     assert taken["candidates"]["big"]["margin_interval"] is None
@@ -134,7 +134,7 @@ def test_distill_prints_what_its_record_holds(here, run, capsys):
 
 def test_what_a_finished_run_of_its_name_trained_is_not_trained_again(here, run):
     shutil.copytree(run, here / "runs" / "tiny")
-    found = teachers(here / "tiny.yaml", out=here / "other", watchers=[])
+    found = select_teachers(here / "tiny.yaml", output_dir=here / "other", callbacks=[])
     assert found["alone"]["from"] == "runs/tiny"
     assert found["candidates"]["big"]["weights"] == "runs/tiny/checkpoint/big.safetensors"
     assert not list((here / "other" / "trained").iterdir())
@@ -142,7 +142,7 @@ def test_what_a_finished_run_of_its_name_trained_is_not_trained_again(here, run)
 
 def test_a_later_call_trains_only_what_is_new(here, found):
     before = {path: path.stat().st_mtime_ns for path in (here / "chosen" / "trained").rglob("*.safetensors")}
-    again = teachers(here / "tiny.yaml", ["teachers.flat.hidden=[32]"], out=here / "chosen", watchers=[])
+    again = select_teachers(here / "tiny.yaml", ["teachers.flat.hidden=[32]"], output_dir=here / "chosen", callbacks=[])
     after = {path: path.stat().st_mtime_ns for path in (here / "chosen" / "trained").rglob("*.safetensors")}
     assert len(after) == len(before) + 1
     assert before.items() <= after.items()
@@ -161,15 +161,17 @@ def test_stopped_it_says_that_the_same_command_goes_on_and_it_does(here, found, 
                 signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(limbeck.LimbeckError, match="the same command goes on") as stopped:
-        teachers(here / "tiny.yaml", out=here / "stopped", watchers=[Stops()])
+        select_teachers(here / "tiny.yaml", output_dir=here / "stopped", callbacks=[Stops()])
     assert stopped.value.signal == signal.SIGTERM
-    again = teachers(here / "tiny.yaml", out=here / "stopped", watchers=[])
+    again = select_teachers(here / "tiny.yaml", output_dir=here / "stopped", callbacks=[])
     assert again["candidates"]["big"]["validation"] == found["candidates"]["big"]["validation"]
 
 
 def test_weights_that_a_recipe_names_are_taken_as_they_are(here, found):
     weights = found["candidates"]["big"]["weights"]
-    again = teachers(here / "tiny.yaml", [f"teachers.big.weights={weights}"], out=here / "chosen", watchers=[])
+    again = select_teachers(
+        here / "tiny.yaml", [f"teachers.big.weights={weights}"], output_dir=here / "chosen", callbacks=[]
+    )
     assert again["candidates"]["big"]["steps"] is None
     assert again["candidates"]["big"]["validation"] == found["candidates"]["big"]["validation"]
 
@@ -191,14 +193,14 @@ def test_a_class_that_validation_lacks_is_no_trouble(tmp_path):
             for i in range(8):
                 pixels = (random.random((8, 8)) * 60 + 60 * "abc".index(name)).astype(np.uint8)
                 Image.fromarray(pixels).save(tmp_path / "data" / part / name / f"{i}.png")
-    recipe = load(RECIPE, [f"data={{use: ImageFolder, root: '{tmp_path / 'data'}', channels: 1}}"])
-    found = teachers(recipe, out=tmp_path / "out", watchers=[])
+    recipe = load_recipe(RECIPE, [f"data={{use: ImageFolder, root: '{tmp_path / 'data'}', channels: 1}}"])
+    found = select_teachers(recipe, output_dir=tmp_path / "out", callbacks=[])
     assert found["candidates"]["big"]["validation"]["per_class"][2]["accuracy"] is None
     assert found["candidates"]["big"]["validation"]["examples"] == 16
     assert finite(found)
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("words", "says"),
     [
         (["teachers={}"], "no teachers to choose among"),
@@ -228,8 +230,8 @@ def test_a_run_of_another_student_or_of_other_data_is_no_student_alone(here, run
     del record["models"]["alone"]
     for change, says in (("student.width=3", "the recipe's is"), ("seed=1", "another split")):
         with pytest.raises(limbeck.LimbeckError, match=says):
-            teachers(here / "tiny.yaml", [change], out=here / "chosen", alone=run, watchers=[])
+            select_teachers(here / "tiny.yaml", [change], output_dir=here / "chosen", baseline_run=run, callbacks=[])
     shutil.copytree(run, here / "without")
     (here / "without" / "record.json").write_text(json.dumps(record))
     with pytest.raises(limbeck.LimbeckError, match="no student alone"):
-        teachers(here / "tiny.yaml", out=here / "chosen", alone=here / "without", watchers=[])
+        select_teachers(here / "tiny.yaml", output_dir=here / "chosen", baseline_run=here / "without", callbacks=[])

@@ -7,12 +7,12 @@ import torch
 
 from limbeck.core.errors import LimbeckError
 from limbeck.models import load_weights, small_cnn
-from limbeck.recipe import find, load
-from limbeck.recipe.resolve import check
+from limbeck.recipe import find_recipe, load_recipe
+from limbeck.recipe.resolve import resolve_recipe
 from limbeck.workflows import distill
 from limbeck.workflows._job.job import Job
-from limbeck.workflows.study.trial import run_cell
-from limbeck.workflows.study.variants import Shared, arms, cell_recipe
+from limbeck.workflows.study.trial import run_trial
+from limbeck.workflows.study.variants import StudyContext, make_trial_recipe, make_variants
 
 RECIPE = """
 name: itself
@@ -35,10 +35,10 @@ def recipe(tmp_path):
 
 
 def ran(recipe, out, *settings):
-    return distill(recipe, list(settings), out=out, watchers=[])
+    return distill(recipe, list(settings), run_dir=out, callbacks=[])
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     "settings",
     [
         [],
@@ -101,29 +101,35 @@ def test_peers_are_saved_and_measured(recipe, tmp_path):
 
 
 def test_each_is_an_arm_of_the_study_that_comes_along(tmp_path):
-    whole = load(find("digits_self"), ["data.take=60"])
-    shared, found = Shared(tmp_path, [600], 1.0, 0), arms(whole)
+    whole = load_recipe(find_recipe("digits_self"), ["data.take=60"])
+    shared, found = StudyContext(tmp_path, [600], 1.0, 0), make_variants(whole)
     assert list(found) == [
         "alone", "longer", "smoothed", "distilled", "mean_teacher", "deep_to_shallow", "mutual", "class_wise",
         "last_batch",
     ]  # fmt: skip
     for arm in found.values():
-        recipe = cell_recipe(whole, arm, 0, shared)
-        assert (recipe.training.sampling == "plain") == (arm.name not in ("class_wise", "last_batch"))
-        assert arm.listens or not recipe.self_teachers
-        Job.of(recipe, tmp_path).rehearse()
+        recipe = make_trial_recipe(whole, arm, 0, shared)
+        assert (recipe.training.batch_pairing == "plain") == (arm.name not in ("class_wise", "last_batch"))
+        assert arm.uses_teachers or not recipe.self_teachers
+        Job.from_recipe(recipe, tmp_path).validate()
 
 
 def test_a_cell_keeps_the_peers_and_exits_of_its_arm(tmp_path):
     settings = ["data.take=60", "stages.0.steps=2", "training.batch=16"]
-    whole = load(find("digits_self"), settings)
-    arm = arms(whole)["mutual"]
-    run_cell(cell_recipe(whole, arm, 0, Shared(tmp_path, [2], 1.0, 0)), arm, tmp_path / "cell", study="s", watchers=[])
+    whole = load_recipe(find_recipe("digits_self"), settings)
+    arm = make_variants(whole)["mutual"]
+    run_trial(
+        make_trial_recipe(whole, arm, 0, StudyContext(tmp_path, [2], 1.0, 0)),
+        arm,
+        tmp_path / "cell",
+        study_name="s",
+        callbacks=[],
+    )
     assert (tmp_path / "cell" / "other.safetensors").exists()
     assert (tmp_path / "cell" / "peers.json").exists()
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("settings", "sentence"),
     [
         (["stages.0.objective.soft.teacher=ow"], "no teacher is named 'ow'; there are: own"),
@@ -142,5 +148,5 @@ def test_a_cell_keeps_the_peers_and_exits_of_its_arm(tmp_path):
 )  # fmt: skip
 def test_mistakes_in_a_recipe_are_one_sentence(recipe, settings, sentence):
     with pytest.raises(LimbeckError) as error:
-        check(load(recipe, settings))
+        resolve_recipe(load_recipe(recipe, settings))
     assert sentence in str(error.value)

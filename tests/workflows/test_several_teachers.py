@@ -9,7 +9,7 @@ import yaml
 
 from limbeck.core.errors import LimbeckError
 from limbeck.models import save_weights, small_cnn
-from limbeck.recipe import load
+from limbeck.recipe import load_recipe
 from limbeck.workflows import distill
 from limbeck.workflows._job.job import Job
 
@@ -53,59 +53,63 @@ def job(tmp_path, monkeypatch):
         for teacher in teachers.values():
             if teacher["use"] == "small_cnn":
                 teacher.update(width=4, weights=str(tmp_path / "big.safetensors"))
-        return Job.of(load(yaml.safe_dump({**yaml.safe_load(RECIPE), "teachers": teachers, **more})), tmp_path / "run")
+        return Job.from_recipe(
+            load_recipe(yaml.safe_dump({**yaml.safe_load(RECIPE), "teachers": teachers, **more})), tmp_path / "run"
+        )
 
     return made
 
 
 def exchange(job):
     """What the first batch of the first stage makes of everybody."""
-    teachers = {name: job.teacher(name) for name in job.recipe.teachers}
-    distiller = job._distiller(job.student(), teachers, job.plan.stages[0], phase="distilled", source=job.source)
-    batch = job.data.stream(batch=32).batch(0)
-    return distiller.prepare(batch).exchange(batch), batch
+    teachers = {name: job.build_teacher(name) for name in job.recipe.teachers}
+    distiller = job._make_distiller(
+        job.build_student(), teachers, job.plan.stages[0], phase="distilled", make_teacher=job.source
+    )
+    batch = job.data.batches(batch=32).batch(0)
+    return distiller.prepare(batch).forward_context(batch), batch
 
 
-@pytest.mark.parametrize("cached", [False, True])
+@pytest.marker.parametrize("cached", [False, True])
 def test_a_teacher_with_its_own_size_normalisation_and_classes_answers_as_by_hand(job, network, tmp_path, cached):
     names = ["3", "1", "0", "2", "9", "8", "7", "6", "5", "4"]
     big = {"use": "small_cnn", "size": 12, "normalize": {"mean": [0.4], "std": [0.3]}, "classes": names}
     kept = {"cache": {"root": str(tmp_path / "answers"), "precision": "float32"}} if cached else {}
     made = job({"big": big}, **kept)
     said, batch = exchange(made)
-    pixels = made.data.normalization.undo(batch["input"])
+    pixels = made.data.normalization.invert(batch["input"])
     large = torch.nn.functional.interpolate(pixels, size=(12, 12), mode="bilinear")
     with torch.no_grad():
         theirs = network((large - 0.4) / 0.3)
     expected = theirs[:, [names.index(str(digit)) for digit in range(10)]]
-    torch.testing.assert_close(said.teacher.rows(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(said.teacher.require_logits(), expected, rtol=1e-4, atol=1e-4)
     if cached:
         again, _ = exchange(made)
         assert made.caches[-1][1].figures()["read"] == 32
-        torch.testing.assert_close(again.teacher.rows(), said.teacher.rows(), rtol=0, atol=0)
+        torch.testing.assert_close(again.teacher.require_logits(), said.teacher.require_logits(), rtol=0, atol=0)
 
 
 def test_classes_that_a_teacher_lacks_are_left_to_the_others(job, network):
     few = {"use": "small_cnn", "classes": [*"01234", *"abcde"], "missing": "mask"}
-    said, batch = exchange(job({"few": few, "all": {"use": "small_cnn"}}, combination="MeanProbabilities"))
+    said, batch = exchange(job({"few": few, "all": {"use": "small_cnn"}}, ensemble="MeanProbabilities"))
     knows = batch["target"] < 5
-    assert said.teachers["few"].present.tolist() == knows.tolist()
+    assert said.teachers["few"].valid.tolist() == knows.tolist()
     with torch.no_grad():
         alone = network(batch["input"])
-    torch.testing.assert_close(said.teacher.rows()[~knows].softmax(1), alone[~knows].softmax(1))
+    torch.testing.assert_close(said.teacher.require_logits()[~knows].softmax(1), alone[~knows].softmax(1))
     half = torch.cat([alone[knows][:, :5].softmax(1), torch.zeros(int(knows.sum()), 5)], dim=1)
     expected = (half + alone[knows].softmax(1)) / 2
-    torch.testing.assert_close(said.teacher.rows()[knows].exp(), expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(said.teacher.require_logits()[knows].exp(), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_a_mask_in_a_file_says_which_samples_a_teacher_answers(job, network, tmp_path):
     mask = np.arange(2000) % 3 == 0
     np.save(tmp_path / "mask.npy", mask)
     said, batch = exchange(job({"big": {"use": "small_cnn", "answers": str(tmp_path / "mask.npy")}}))
-    assert said.teacher.present.tolist() == mask[batch["index"].numpy()].tolist()
+    assert said.teacher.valid.tolist() == mask[batch["index"].numpy()].tolist()
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("teacher", "message"),
     [
         ({"use": "small_cnn", "answers": "SHORT"}, "teachers.big.answers: .* holds 5 samples, and the training part's"),
@@ -119,7 +123,7 @@ def test_a_mistake_shows_before_anything_is_trained(job, network, tmp_path, teac
     if "answers" in teacher:
         teacher["answers"] = str(tmp_path / "SHORT.npy")
     with pytest.raises(LimbeckError, match=message):
-        job({"big": teacher}).rehearse()
+        job({"big": teacher}).validate()
 
 
 def test_a_run_with_a_partial_foreign_teacher_a_large_one_and_learned_weights_ends(job, network, tmp_path):
@@ -127,8 +131,8 @@ def test_a_run_with_a_partial_foreign_teacher_a_large_one_and_learned_weights_en
         "unsure": {"use": "teachers_of_my_own:unsure", "answers": "finite"},
         "big": {"use": "small_cnn", "size": 12, "normalize": "none"},
     }
-    recipe = job(teachers, combination="Learned").recipe
-    record = distill(recipe, out=tmp_path / "run", watchers=[])
+    recipe = job(teachers, ensemble="Learned").recipe
+    record = distill(recipe, run_dir=tmp_path / "run", callbacks=[])
     assert record["models"]["distilled"]["steps"] == 6
     answered = record["models"]["unsure"]["validation"]["examples"]
     assert 0 < answered < record["models"]["big"]["validation"]["examples"]
@@ -137,11 +141,11 @@ def test_a_run_with_a_partial_foreign_teacher_a_large_one_and_learned_weights_en
 
 
 def test_a_training_with_learned_weights_that_was_stopped_goes_on_with_the_same_bits(job, network, tmp_path):
-    made = job({"one": {"use": "small_cnn"}, "two": {"use": "small_cnn", "size": 12}}, combination="Learned")
-    teachers = {name: made.teacher(name) for name in made.recipe.teachers}
-    whole = made.train("distilled", made.student(), teachers, resume=False, watchers=[])
+    made = job({"one": {"use": "small_cnn"}, "two": {"use": "small_cnn", "size": 12}}, ensemble="Learned")
+    teachers = {name: made.build_teacher(name) for name in made.recipe.teachers}
+    whole = made.train("distilled", made.student(), teachers, resume=False, callbacks=[])
     state = torch.load(tmp_path / "run" / "checkpoint" / "distilled.distill.pt", weights_only=True)
     assert state["terms"]["learned.combination.scores"].abs().sum() > 0
-    again = made.train("distilled", made.student(), teachers, resume=True, watchers=[])
+    again = made.train("distilled", made.student(), teachers, resume=True, callbacks=[])
     for one, other in zip(whole.student.parameters(), again.student.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -12,10 +12,10 @@ import limbeck
 from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
 from limbeck.data import Digits
-from limbeck.distiller import EarlyExit, deployed
-from limbeck.losses import CrossEntropy, SimKD, SoftTarget
+from limbeck.distiller import EarlyExit, deployment_model
+from limbeck.losses import CrossEntropyLoss, KDLoss, SimKDLoss
 from limbeck.models import small_cnn
-from limbeck.training import Training
+from limbeck.training import TrainingConfig
 from limbeck.workflows import distill, study
 
 RECIPE = """
@@ -48,14 +48,14 @@ def file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(file):
     out = file.parent / "run"
-    return out, distill(file, out=out, watchers=[])
+    return out, distill(file, run_dir=out, callbacks=[])
 
 
 def distilling(**terms):
     torch.manual_seed(0)
     return limbeck.Distiller(
-        small_cnn(width=4), {"big": small_cnn(width=12)}, objective={"reuse": SimKD("late"), **terms},
-        taps=TAPS, task=TASK,
+        small_cnn(width=4), {"big": small_cnn(width=12)}, objective={"reuse": SimKDLoss("late"), **terms},
+        feature_layers=TAPS, task=TASK,
     )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_the_run_is_measured_and_exported_again_from_its_folder(done, capsys):
 
 def test_a_study_keeps_it_too(file, tmp_path):
     change = ["study={seeds: 1, controls: [alone]}", "stages.0.steps=250", "export.to=[]"]
-    found = study(file, change, out=tmp_path / "study", watchers=[])
+    found = study(file, change, output_dir=tmp_path / "study", callbacks=[])
     arms = found["results"]["arms"]
     assert arms["distilled"]["top1"]["mean"] > 0.5
     cell = json.loads((tmp_path / "study" / "cells" / "distilled" / "0" / "record.json").read_text())
@@ -87,19 +87,19 @@ def test_a_study_keeps_it_too(file, tmp_path):
 
 
 def test_validation_while_training_is_of_what_is_deployed():
-    data = Digits(labels=300).load(seed=0)
+    data = Digits(num_labeled=300).load(seed=0)
     distiller = distilling()
-    run = limbeck.fit(distiller, data, steps=4, training=Training(batch=32), watchers=[])
+    run = limbeck.fit(distiller, data, steps=4, training=TrainingConfig(batch_size=32), callbacks=[])
     assert isinstance(run.student, EarlyExit)
     batch = next(iter(data.validation_batches()))
     right = (run.student(batch["input"]).argmax(1) == batch["target"]).float().mean()
     assert 0 <= float(right) <= 1
     with torch.no_grad():
-        again = deployed(distiller).eval()(batch["input"])
+        again = deployment_model(distiller).eval()(batch["input"])
     torch.testing.assert_close(again, run.student(batch["input"]).detach())
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("change", "says"),
     [
         ({"keep": "best"}, "training.keep best keeps the student's own weights"),
@@ -107,18 +107,18 @@ def test_validation_while_training_is_of_what_is_deployed():
     ],
 )
 def test_what_would_keep_half_of_it_is_refused(change, says):
-    data = Digits(labels=100, take=120).load(seed=0)
+    data = Digits(num_labeled=100, num_samples=120).load(seed=0)
     with pytest.raises(LimbeckError, match=says):
-        limbeck.fit(distilling(), data, steps=2, training=Training(batch=32, **change), watchers=[])
+        limbeck.fit(distilling(), data, steps=2, training=TrainingConfig(batch_size=32, **change), callbacks=[])
 
 
 def test_who_lends_the_classifier_must_be_known():
     with pytest.raises(LimbeckError, match="a student has one classifier"):
-        limbeck.fit(distilling(other=SimKD("late")), Digits(take=60).load(), steps=1, watchers=[])
+        limbeck.fit(distilling(other=SimKDLoss("late")), Digits(num_samples=60).load(), steps=1, callbacks=[])
     both = limbeck.Distiller(
         small_cnn(width=4), {"big": small_cnn(width=12), "other": small_cnn(width=12)},
-        objective={"truth": CrossEntropy(), "soft": SoftTarget(), "reuse": SimKD("late", teacher="big")},
-        taps={**TAPS, "other": {"late": "block3"}}, task=TASK,
+        objective={"truth": CrossEntropyLoss(), "soft": KDLoss(), "reuse": SimKDLoss("late", teacher="big")},
+        feature_layers={**TAPS, "other": {"late": "block3"}}, task=TASK,
     )  # fmt: skip
-    limbeck.fit(both, Digits(take=60).load(), steps=1, watchers=[])
-    assert isinstance(deployed(both), EarlyExit)
+    limbeck.fit(both, Digits(num_samples=60).load(), steps=1, callbacks=[])
+    assert isinstance(deployment_model(both), EarlyExit)

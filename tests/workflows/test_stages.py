@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from limbeck.models import load_weights
-from limbeck.recipe import load
-from limbeck.teachers import Frozen
+from limbeck.recipe import load_recipe
+from limbeck.teachers import FrozenTeacher
 from limbeck.workflows import distill
 from limbeck.workflows._job.job import Job
 
@@ -49,7 +49,7 @@ threads: 1
 def trainings(tmp_path_factory):
     """A run, and what each training of the student was given, by its stage; ``folder`` is where it is."""
     job, seen, asked = sys.modules["limbeck.workflows._job.job"], {}, [0]
-    fit, answer = job.fit, Frozen.answer
+    fit, answer = job.fit, FrozenTeacher.predict
 
     def copied(module):
         return {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -89,15 +89,15 @@ def trainings(tmp_path_factory):
     (folder / "stages.yaml").write_text(RECIPE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "fit", spy)
-        patch.setattr(Frozen, "answer", counted)
-        distill(folder / "stages.yaml", out=folder / "run", watchers=[])
+        patch.setattr(FrozenTeacher, "predict", counted)
+        distill(folder / "stages.yaml", run_dir=folder / "run", callbacks=[])
     seen["folder"] = folder / "run"
     return seen
 
 
 def test_each_stage_has_its_own_optimizer_scheduler_rate_and_batch(trainings):
     found = {
-        name: (one["optimizer"], one["scheduler"], one["training"].batch, one["training"].ema)
+        name: (one["optimizer"], one["scheduler"], one["training"].batch, one["training"].ema_decay)
         for name, one in trainings.items()
         if name != "folder"
     }
@@ -144,9 +144,9 @@ def test_what_a_term_learned_goes_on_in_the_next_stage(trainings):
 def test_begun_again_between_two_stages_it_goes_on_with_what_the_term_learned(trainings, tmp_path):
     shutil.copytree(trainings["folder"] / "checkpoint", tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / "distilled.free.pt").unlink()
-    job = Job.of(load(trainings["folder"].parent / "stages.yaml"), tmp_path)
-    teacher = load_weights(job.teacher("big"), tmp_path / "checkpoint" / "big.safetensors")
-    run = job.train("distilled", job.student(), {"big": teacher}, resume=True, watchers=[])
+    job = Job.from_recipe(load_recipe(trainings["folder"].parent / "stages.yaml"), tmp_path)
+    teacher = load_weights(job.build_teacher("big"), tmp_path / "checkpoint" / "big.safetensors")
+    run = job.train_stages("distilled", job.build_student(), {"big": teacher}, resume=True, callbacks=[])
     ended = trainings["free"]["end"]
     assert all(torch.equal(ended[f"student.{name}"], tensor) for name, tensor in run.student.state_dict().items())
 

@@ -8,7 +8,7 @@ import pytest
 import limbeck
 import limbeck.recipe
 from limbeck.cli import main
-from limbeck.recipe import load
+from limbeck.recipe import load_recipe
 
 RECIPE = """
 name: tiny
@@ -75,7 +75,7 @@ def test_a_second_run_asks_nothing_and_ends_with_the_same_student(place, capsys)
     assert not shards()
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("words", "says"),
     [
         (("fill", "tiny.yaml"), "teachers.teacher has no weights yet"),
@@ -93,7 +93,7 @@ def test_what_cannot_be_done_is_one_sentence(place, capsys, words, says):
     assert errors.count("\n") == 1
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("change", "says"),
     [
         ("data.views.per_sample=0", "per_sample: 8"),
@@ -114,4 +114,6 @@ def test_a_cache_without_teachers_is_refused():
         "soft: {use: SoftTarget, tau: 4}", "truth: CrossEntropy"
     )
     with pytest.raises(limbeck.LimbeckError, match="cache: it keeps what teachers answer"):
-        limbeck.recipe.check(load(text.replace("teaching: {steps: 4, objective: {truth: CrossEntropy}}\n", "")))
+        limbeck.recipe.resolve_recipe(
+            load_recipe(text.replace("teaching: {steps: 4, objective: {truth: CrossEntropy}}\n", ""))
+        )

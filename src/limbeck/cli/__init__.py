@@ -12,52 +12,52 @@ from limbeck._version import __version__
 from limbeck.cli import looking, parts, training
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["Commands", "main"]
+__all__ = ["SubParsers", "main"]
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+SubParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit status: 0 done, 2 a mistake in what was given, 128 + n stopped by signal n."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    parser = _make_parser()
+    options, extra = parser.parse_known_args(arguments)
     # argparse takes no positional words after an option; settings may stand anywhere.
-    if rest and not (hasattr(options, "settings") and all("=" in word and word[0] != "-" for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        options.settings = [*options.settings, *rest]
+    if extra and not (hasattr(options, "settings") and all("=" in word and word[0] != "-" for word in extra)):
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    if extra:
+        options.settings = [*options.settings, *extra]
     try:
         status: int = options.run(options) or 0
     except LimbeckError as error:
         if not getattr(error, "told", False):
-            _say(f"limbeck{_which()}: {error}")
+            _print_error(f"limbeck{_process_suffix()}: {error}")
         return 128 + int(getattr(error, "signal", -126))
     except KeyboardInterrupt:
-        if not _which():
-            _say("limbeck: stopped by SIGINT; whatever was finished is kept, and --resume goes on from there")
+        if not _process_suffix():
+            _print_error("limbeck: stopped by SIGINT; whatever was finished is kept, and --resume goes on from there")
         return 130
     except BrokenPipeError:
         return 141
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="limbeck",
         description="Knowledge distillation from theory to deployment. Start with: limbeck distill",
     )
     parser.add_argument("--version", action="version", version=f"limbeck {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for room in (training, looking, parts):
-        room.add(commands)
+    for module in (training, looking, parts):
+        module.add(commands)
     return parser
 
 
-def _which() -> str:
+def _process_suffix() -> str:
     """Which process speaks, where it is not the first of those that torchrun started."""
     rank = os.environ.get("RANK", "0") if int(os.environ.get("WORLD_SIZE") or 1) > 1 else "0"
     return "" if rank == "0" else f" (process {rank})"
 
 
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)  # noqa: T201
+def _print_error(message: str) -> None:
+    print(message, file=sys.stderr)  # noqa: T201

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 from limbeck.core.errors import LimbeckError
 
 if TYPE_CHECKING:
-    from limbeck.cli import Commands
+    from limbeck.cli import SubParsers
 
-__all__ = ["add"]
+__all__ = ["add_commands"]
 
 
-def add(commands: Commands) -> None:
+def add_commands(commands: SubParsers) -> None:
     """Add them to the parser."""
     _add_distill(commands)
     _add_study(commands)
-    _add_teachers(commands)
-    _add_rerun(commands)
+    _add_select_teachers(commands)
+    _add_reproduce(commands)
 
 
-def _add_distill(commands: Commands) -> None:
+def _add_distill(commands: SubParsers) -> None:
     distill = commands.add_parser(
         "distill",
         help="train a student with its teachers, measure it against itself alone, export, report",
@@ -41,7 +41,7 @@ def _add_distill(commands: Commands) -> None:
     distill.set_defaults(run=_distill)
 
 
-def _add_study(commands: Commands) -> None:
+def _add_study(commands: SubParsers) -> None:
     study = commands.add_parser(
         "study",
         help="did it help: a recipe's arms and matched controls over several seeds, with intervals and a verdict",
@@ -63,7 +63,7 @@ def _add_study(commands: Commands) -> None:
     study.set_defaults(run=_study)
 
 
-def _add_teachers(commands: Commands) -> None:
+def _add_select_teachers(commands: SubParsers) -> None:
     teachers = commands.add_parser(
         "teachers",
         help="measure a recipe's teachers on the validation part and choose among them",
@@ -83,24 +83,26 @@ def _add_teachers(commands: Commands) -> None:
         "--out", type=Path, metavar="DIR", help="where to (default: runs/NAME-teachers); what is trained there is kept"
     )
     teachers.add_argument("--alone", type=Path, metavar="RUN", help="a finished run to take the student alone from")
-    teachers.set_defaults(run=_teachers)
+    teachers.set_defaults(run=_select_teachers)
 
 
-def _add_rerun(commands: Commands) -> None:
-    rerun = commands.add_parser(
+def _add_reproduce(commands: SubParsers) -> None:
+    reproduce = commands.add_parser(
         "rerun",
         help="repeat a run from its record, and say whether the figures agree",
         description="Trains all of it again in a new folder. Exit status 0: the figures agree; 1: they do not.",
     )
-    rerun.add_argument("folder", type=Path, metavar="RUN")
-    rerun.add_argument("--out", type=Path, metavar="DIR", help="the new folder (default: RUN-rerun, numbered if taken)")
-    rerun.add_argument(
+    reproduce.add_argument("folder", type=Path, metavar="RUN")
+    reproduce.add_argument(
+        "--out", type=Path, metavar="DIR", help="the new folder (default: RUN-rerun, numbered if taken)"
+    )
+    reproduce.add_argument(
         "--tolerance", type=float, default=0.005, metavar="SHARE",
         help="how far a figure may differ and still agree (default: 0.005, half a point of accuracy)",
     )  # fmt: skip
-    rerun.add_argument("--data-root", metavar="DIR", help="where the data stands now, if it has moved")
-    rerun.add_argument("--resume", action="store_true", help="go on with a repetition in --out that was stopped")
-    rerun.set_defaults(run=_rerun)
+    reproduce.add_argument("--data-root", metavar="DIR", help="where the data stands now, if it has moved")
+    reproduce.add_argument("--resume", action="store_true", help="go on with a repetition in --out that was stopped")
+    reproduce.set_defaults(run=_reproduce)
 
 
 def _distill(options: argparse.Namespace) -> None:
@@ -113,7 +115,7 @@ def _distill(options: argparse.Namespace) -> None:
         settings.append(f"data.root={options.data_root}")
     if options.seed is not None:
         settings.append(f"seed={options.seed}")
-    distill(name, settings, out=options.out, resume=options.resume)
+    distill(name, settings, run_dir=options.out, resume=options.resume)
 
 
 def _study(options: argparse.Namespace) -> None:
@@ -121,26 +123,30 @@ def _study(options: argparse.Namespace) -> None:
 
     root = [] if options.data_root is None else [f"data.root={options.data_root}"]
     study(
-        options.recipe, [*options.settings, *root], seeds=options.seeds, jobs=options.jobs, out=options.out,
+        options.recipe, [*options.settings, *root], seeds=options.seeds, jobs=options.jobs, output_dir=options.out,
         resume=options.resume, storage=options.storage,
     )  # fmt: skip
 
 
-def _teachers(options: argparse.Namespace) -> None:
-    from limbeck.workflows.select_teachers.run import teachers
+def _select_teachers(options: argparse.Namespace) -> None:
+    from limbeck.workflows.select_teachers.run import select_teachers
 
-    teachers(
-        options.recipe, options.settings, budget=options.budget, margin=options.margin, out=options.out,
-        alone=options.alone,
+    select_teachers(
+        options.recipe, options.settings, latency_budget=options.latency_budget, margin=options.margin, output_dir=options.out,
+        baseline_run=options.alone,
     )  # fmt: skip
 
 
-def _rerun(options: argparse.Namespace) -> int:
-    from limbeck.workflows.reproduce.run import rerun
+def _reproduce(options: argparse.Namespace) -> int:
+    from limbeck.workflows.reproduce.run import reproduce
 
     if options.resume and options.out is None:
         raise LimbeckError("--resume goes on with the repetition in --out: give its folder")
-    found = rerun(
-        options.folder, out=options.out, tolerance=options.tolerance, data_root=options.data_root, resume=options.resume
+    result = reproduce(
+        options.folder,
+        output_dir=options.out,
+        tolerance=options.tolerance,
+        data_root=options.data_root,
+        resume=options.resume,
     )
-    return int(found["agrees"] == "not")
+    return int(result["agrees"] == "not")

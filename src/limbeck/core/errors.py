@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["LimbeckError", "nearest", "reason"]
+__all__ = ["LimbeckError", "suggest_names", "format_root_cause"]
 
 
 class LimbeckError(Exception):
     """A mistake in what limbeck was given, in one sentence; the command line prints it and exits with 2."""
 
 
-def nearest(name: str, allowed: Iterable[str], *, most: int = 3) -> str:
+def suggest_names(name: str, allowed: Iterable[str], *, max_names: int = 3) -> str:
     """The allowed names closest to ``name``, as words for an error; all of them where none is close.
 
-    >>> nearest("layre2", ["layer1", "layer2", "fc"])
+    >>> suggest_names("layre2", ["layer1", "layer2", "fc"])
     'layer2, layer1'
     """
     names = list(allowed)
-    close = get_close_matches(name, names, n=most, cutoff=0.5)
+    close = get_close_matches(name, names, n=max_names, cutoff=0.5)
     return ", ".join(close or names[:12]) or "none"
 
 
-def reason(error: BaseException) -> str:
+def format_root_cause(error: BaseException) -> str:
     r"""The kind and first line of the error at the bottom: libraries wrap a network's own error in several of theirs.
 
-    >>> reason(ValueError("too wide\nand more"))
+    >>> format_root_cause(ValueError("too wide\nand more"))
     'ValueError: too wide'
     """
     while error.__cause__ is not None:

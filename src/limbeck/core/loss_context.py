@@ -8,16 +8,16 @@ from typing import final
 
 from torch import Tensor
 
-from limbeck.core.errors import LimbeckError, nearest
+from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 
-__all__ = ["Exchange"]
+__all__ = ["LossContext"]
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
+class LossContext:
     """What a term turns into one number.
 
     Attributes:
@@ -34,7 +34,7 @@ class Exchange:
     teachers: Mapping[str, Outputs] = field(default_factory=dict)
     teacher: Outputs | None = None
     target: Tensor | None = None
-    index: Tensor | None = None
+    sample_ids: Tensor | None = None
     progress: Progress = field(default_factory=Progress)
 
     def pair(self, name: str | None = None) -> tuple[Outputs, Outputs]:
@@ -42,36 +42,36 @@ class Exchange:
 
         ``name`` chooses a teacher; ``None`` takes the combination of all.
         """
-        teacher = self.said_by(name)
-        if teacher.present is None:
+        teacher = self.teacher_outputs(name)
+        if teacher.valid is None:
             return self.student, teacher
-        return self.student.select(teacher.present), teacher.select(teacher.present)
+        return self.student.masked_select(teacher.valid), teacher.masked_select(teacher.valid)
 
-    def judged(self, name: str | None = None) -> tuple[Outputs, Outputs, Tensor]:
+    def pair_with_target(self, name: str | None = None) -> tuple[Outputs, Outputs, Tensor]:
         """:meth:`pair` and the truth, all cut to the samples which that teacher answered."""
-        present, target = self.said_by(name).present, self.truth()
-        if present is not None:
-            sample = self.student.sample
-            target = target[present if sample is None else present[sample]]
+        valid, target = self.teacher_outputs(name).valid, self.require_target()
+        if valid is not None:
+            row_to_sample = self.student.row_to_sample
+            target = target[valid if row_to_sample is None else valid[row_to_sample]]
         return *self.pair(name), target
 
-    def numbers(self, name: str | None = None) -> Tensor:
+    def require_sample_ids(self, name: str | None = None) -> Tensor:
         """The ``index`` of the samples which that teacher answered, or an error where the batch has none."""
-        if self.index is None:
+        if self.sample_ids is None:
             raise LimbeckError(
                 "this term knows samples by their numbers, and the batch carries none: give batches that are a mapping "
                 "with 'index', the number of each sample in the data"
             )
-        present = self.said_by(name).present
-        return self.index if present is None else self.index[present]
+        valid = self.teacher_outputs(name).valid
+        return self.sample_ids if valid is None else self.sample_ids[valid]
 
-    def truth(self) -> Tensor:
+    def require_target(self) -> Tensor:
         """The target, or an error where the data has none."""
         if self.target is None:
             raise LimbeckError("this term compares with the truth, and the batch carries none: drop it, or give labels")
         return self.target
 
-    def said_by(self, name: str | None = None) -> Outputs:
+    def teacher_outputs(self, name: str | None = None) -> Outputs:
         """What one teacher said, or the combination of all, also of samples that it did not answer."""
         if name is None:
             if self.teacher is None and self.teachers:
@@ -84,4 +84,6 @@ class Exchange:
         try:
             return self.teachers[name]
         except KeyError:
-            raise LimbeckError(f"no teacher is named {name!r}; there are: {nearest(name, self.teachers)}") from None
+            raise LimbeckError(
+                f"no teacher is named {name!r}; there are: {suggest_names(name, self.teachers)}"
+            ) from None

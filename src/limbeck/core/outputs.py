@@ -12,7 +12,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from limbeck.core.errors import LimbeckError, nearest
+from limbeck.core.errors import LimbeckError, suggest_names
 
 __all__ = ["Outputs"]
 
@@ -35,12 +35,12 @@ class Outputs:
     """
 
     logits: Tensor | None = None
-    maps: Tensor | None = None
+    spatial_logits: Tensor | None = None
     embedding: Tensor | None = None
-    taps: Mapping[str, Tensor] = field(default_factory=dict)
+    features: Mapping[str, Tensor] = field(default_factory=dict)
     extra: Mapping[str, Tensor] = field(default_factory=dict)
-    sample: Tensor | None = None
-    present: Tensor | None = None
+    row_to_sample: Tensor | None = None
+    valid: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.logits is not None and self.logits.ndim != 2:
@@ -49,63 +49,63 @@ class Outputs:
                 "the task flattens pixels, anchors or tokens into rows"
             )
 
-    def rows(self) -> Tensor:
+    def require_logits(self) -> Tensor:
         """The logits, ``[rows, classes]``, or an error where this task has none."""
         if self.logits is None:
             raise LimbeckError("this network gave no logits, and the term needs them: choose a term on features")
         return self.logits
 
-    def tap(self, name: str) -> Tensor:
+    def feature(self, name: str) -> Tensor:
         """The hidden features named ``name``, or an error that tells the names there are."""
         try:
-            return self.taps[name]
+            return self.features[name]
         except KeyError:
             raise LimbeckError(
-                f"no tap is named {name!r}; there are: {nearest(name, self.taps)}. "
+                f"no tap is named {name!r}; there are: {suggest_names(name, self.features)}. "
                 'Name taps when you build the distiller: taps={"student": {"mid": "layer2"}}; '
                 'where there are several teachers, the term names one as well: teacher="big"'
             ) from None
 
     def detach(self) -> Outputs:
         """The same, cut off from the graph; itself where nothing hangs on one."""
-        for tensor in (self.logits, self.maps, self.embedding, *self.taps.values(), *self.extra.values()):
+        for tensor in (self.logits, self.spatial_logits, self.embedding, *self.features.values(), *self.extra.values()):
             if tensor is not None and tensor.requires_grad:
-                return self._each(lambda each: each.detach())
+                return self._map_tensors(lambda t: t.detach())
         return self
 
     def to(self, device: torch.device) -> Outputs:
         """The same on ``device``."""
-        return self._each(lambda tensor: tensor.to(device))
+        return self._map_tensors(lambda tensor: tensor.to(device))
 
-    def select(self, keep: Tensor) -> Outputs:
+    def masked_select(self, mask: Tensor) -> Outputs:
         """Only the samples where ``keep`` (``[batch]`` booleans) is true, with the rows that belong to them.
 
         >>> said = Outputs(logits=torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-        >>> said.select(torch.tensor([False, True])).rows()
+        >>> said.masked_select(torch.tensor([False, True])).require_logits()
         tensor([[3., 4.]])
         """
-        by_row = keep if self.sample is None else keep[self.sample]
-        renumber = None if self.sample is None else (keep.cumsum(0) - 1)[self.sample[by_row]]
-        rows = None if self.logits is None else len(self.logits)
+        row_mask = mask if self.row_to_sample is None else mask[self.row_to_sample]
+        row_to_sample = None if self.row_to_sample is None else (mask.cumsum(0) - 1)[self.row_to_sample[row_mask]]
+        num_rows = None if self.logits is None else len(self.logits)
         return replace(
             self,
-            logits=None if self.logits is None else self.logits[by_row],
-            maps=None if self.maps is None else self.maps[keep],
-            embedding=None if self.embedding is None else self.embedding[keep],
-            taps={name: tensor[keep] for name, tensor in self.taps.items()},
-            extra={name: t[by_row] if t.ndim and len(t) == rows else t for name, t in self.extra.items()},
-            sample=renumber,
-            present=None if self.present is None else self.present[keep],
+            logits=None if self.logits is None else self.logits[row_mask],
+            spatial_logits=None if self.spatial_logits is None else self.spatial_logits[mask],
+            embedding=None if self.embedding is None else self.embedding[mask],
+            features={name: tensor[mask] for name, tensor in self.features.items()},
+            extra={name: t[row_mask] if t.ndim and len(t) == num_rows else t for name, t in self.extra.items()},
+            row_to_sample=row_to_sample,
+            valid=None if self.valid is None else self.valid[mask],
         )
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Outputs:
-        changed: dict[str, Tensor | Mapping[str, Tensor] | None] = {}
+    def _map_tensors(self, fn: Callable[[Tensor], Tensor]) -> Outputs:
+        mapped: dict[str, Tensor | Mapping[str, Tensor] | None] = {}
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, torch.Tensor):
-                changed[item.name] = change(value)
+                mapped[item.name] = fn(value)
             elif isinstance(value, Mapping):
-                changed[item.name] = {name: change(tensor) for name, tensor in value.items()}
+                mapped[item.name] = {name: fn(tensor) for name, tensor in value.items()}
             else:
-                changed[item.name] = value
-        return Outputs(**changed)  # type: ignore[arg-type]
+                mapped[item.name] = value
+        return Outputs(**mapped)  # type: ignore[arg-type]

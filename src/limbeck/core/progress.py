@@ -19,8 +19,8 @@ class Progress:
     ``steps == 0`` says that the length of training is not known; then asking for the fraction is an error rather than
     a silent zero, since a schedule would never move. ``total == 0`` says the same of all stages together.
 
-    >>> now = Progress(step=25, steps=100, before=300, total=400)
-    >>> now.fraction, now.whole
+    >>> now = Progress(step=25, steps=100, steps_before=300, total_steps=400)
+    >>> now.fraction, now.overall_fraction
     (0.25, 0.8125)
     """
 
@@ -28,8 +28,8 @@ class Progress:
     steps: int = 0
     epoch: int = 0
     epochs: int = 0
-    before: int = 0
-    total: int = 0
+    steps_before: int = 0
+    total_steps: int = 0
 
     @property
     def fraction(self) -> float:
@@ -42,19 +42,19 @@ class Progress:
         return min(self.step / self.steps, 1.0)
 
     @property
-    def whole(self) -> float:
+    def overall_fraction(self) -> float:
         """Share of all stages together that is over, from 0 to 1."""
-        return self.across().fraction
+        return self.overall().fraction
 
-    def across(self) -> Progress:
+    def overall(self) -> Progress:
         """The clock of all stages together, as one long stage.
 
         It counts steps only: a stage with a batch size of its own has epochs of its own.
         """
-        if self.total < 1:
+        if self.total_steps < 1:
             raise LimbeckError(
                 "a schedule over all stages needs to know how long they are together, and it is not known: set "
                 "`distiller.progress = limbeck.Progress(step=..., steps=..., before=..., total=...)` in your loop, or "
                 "give before= and total= to limbeck.fit"
             )
-        return Progress(self.before + self.step, self.total, total=self.total)
+        return Progress(self.steps_before + self.step, self.total_steps, total_steps=self.total_steps)

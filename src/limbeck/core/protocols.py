@@ -7,17 +7,17 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 
-__all__ = ["Answers", "Identified", "Preparable", "Task", "TeacherSource", "Term"]
+__all__ = ["TeacherOutputs", "FingerprintedTeacher", "Preparable", "Task", "Teacher", "Loss"]
 
 
 @runtime_checkable
-class Term(Protocol):
+class Loss(Protocol):
     """One loss: turns an exchange into one scalar. A term with learned parts is an ``nn.Module`` as well."""
 
-    def __call__(self, exchange: Exchange) -> Tensor:
+    def __call__(self, context: LossContext) -> Tensor:
         """The loss of this exchange, a float32 scalar."""
         ...
 
@@ -26,7 +26,7 @@ class Term(Protocol):
 class Preparable(Protocol):
     """A term that shapes its learned parts (a projection) by the first exchange, before the optimizer is built."""
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Build what is to be learned, for features of the shapes in ``exchange``."""
         ...
 
@@ -44,7 +44,7 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class TeacherSource(Protocol):
+class Teacher(Protocol):
     """Something that answers like a teacher: a frozen network, a cache, an endpoint.
 
     It may also have ``tapped(places)``, which gives the same with hidden features read; ``move(change)``, to follow
@@ -55,18 +55,18 @@ class TeacherSource(Protocol):
     each with what the student said; and ``state_dict()`` with ``load_state_dict(state)``, for checkpoints.
     """
 
-    def answer(self, batch: Any, task: Task) -> Outputs:
+    def predict(self, batch: Any, task: Task) -> Outputs:
         """What the teacher says about ``batch``, without gradients."""
         ...
 
 
 @runtime_checkable
-class Identified(TeacherSource, Protocol):
+class FingerprintedTeacher(Teacher, Protocol):
     """A teacher that can say what it is."""
 
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """What changes when its answers would: a hash of its weights, say."""
         ...
 
 
-Answers = Mapping[str, Outputs]
+TeacherOutputs = Mapping[str, Outputs]

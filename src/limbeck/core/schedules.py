@@ -15,8 +15,8 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
 
 __all__ = [
-    "Cosine", "Linear", "Overall", "Schedule", "Steps", "Switch", "Warmup", "at", "cosine", "linear", "overall",
-    "steps", "switch", "warmup",
+    "Cosine", "Linear", "AcrossStages", "Schedule", "MultiStep", "StepChange", "Warmup", "resolve", "cosine", "linear", "across_stages",
+    "multistep", "step_change", "warmup",
 ]  # fmt: skip
 
 
@@ -29,12 +29,12 @@ class Schedule(Protocol):
         ...
 
 
-def at(value: float | Schedule, progress: Progress) -> float:
+def resolve(value: float | Schedule, progress: Progress) -> float:
     """The number that ``value`` stands for now.
 
-    >>> at(0.5, Progress())
+    >>> resolve(0.5, Progress())
     0.5
-    >>> at(linear(1.0, 0.0), Progress(step=3, steps=4))
+    >>> resolve(linear(1.0, 0.0), Progress(step=3, steps=4))
     0.25
     """
     return float(value(progress)) if callable(value) else float(value)
@@ -72,23 +72,23 @@ class Cosine:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Steps:
+class MultiStep:
     """``start``, times ``factor`` at each milestone passed; see :func:`steps`."""
 
     start: float
-    factor: float
+    gamma: float
     milestones: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if any(not 0 <= mark <= 1 for mark in self.milestones):
+        if any(not 0 <= milestone <= 1 for milestone in self.milestones):
             raise LimbeckError(f"milestones are fractions of training between 0 and 1, not {self.milestones}")
 
     def __call__(self, progress: Progress) -> float:
-        passed = sum(progress.fraction >= mark for mark in self.milestones)
-        return self.start * float(self.factor**passed)
+        num_passed = sum(progress.fraction >= milestone for milestone in self.milestones)
+        return self.start * float(self.gamma**num_passed)
 
     def __str__(self) -> str:
-        return f"{self.start:g}·{self.factor:g}^passed{self.milestones}"
+        return f"{self.start:g}·{self.gamma:g}^passed{self.milestones}"
 
 
 @final
@@ -97,14 +97,14 @@ class Warmup:
     """A ramp from zero to ``value``; see :func:`warmup`."""
 
     value: float
-    over: float
+    fraction: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.over <= 1:
-            raise LimbeckError(f"a warm-up takes a fraction of training above 0 and up to 1, not {self.over}")
+        if not 0 < self.fraction <= 1:
+            raise LimbeckError(f"a warm-up takes a fraction of training above 0 and up to 1, not {self.fraction}")
 
     def __call__(self, progress: Progress) -> float:
-        return self.value * min(progress.fraction / self.over, 1.0)
+        return self.value * min(progress.fraction / self.fraction, 1.0)
 
     def __str__(self) -> str:
         return f"0→{self.value:g}"
@@ -112,27 +112,27 @@ class Warmup:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Switch:
+class StepChange:
     """One number, then another; see :func:`switch`."""
 
     before: float
     after: float
-    when: float
+    milestone: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.when < 1:
-            raise LimbeckError(f"a switch happens at a fraction of training between 0 and 1, not at {self.when}")
+        if not 0 < self.milestone < 1:
+            raise LimbeckError(f"a switch happens at a fraction of training between 0 and 1, not at {self.milestone}")
 
     def __call__(self, progress: Progress) -> float:
-        return self.after if progress.fraction >= self.when else self.before
+        return self.after if progress.fraction >= self.milestone else self.before
 
     def __str__(self) -> str:
-        return f"{self.before:g}|{self.after:g} from {self.when:g}"
+        return f"{self.before:g}|{self.after:g} from {self.milestone:g}"
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Overall:
+class AcrossStages:
     """A schedule on the clock of all stages; see :func:`overall`."""
 
     schedule: Schedule
@@ -144,7 +144,7 @@ class Overall:
             )
 
     def __call__(self, progress: Progress) -> float:
-        return self.schedule(progress.across())
+        return self.schedule(progress.overall())
 
     def __str__(self) -> str:
         return f"{self.schedule} over all stages"
@@ -168,40 +168,40 @@ def cosine(start: float, end: float) -> Cosine:
     return Cosine(start, end)
 
 
-def steps(start: float, *, factor: float, milestones: tuple[float, ...]) -> Steps:
+def multistep(start: float, *, gamma: float, milestones: tuple[float, ...]) -> MultiStep:
     """``start``, multiplied by ``factor`` at each of ``milestones`` (fractions of training).
 
-    >>> steps(1.0, factor=0.1, milestones=(0.5, 0.75))(Progress(step=6, steps=10))
+    >>> multistep(1.0, gamma=0.1, milestones=(0.5, 0.75))(Progress(step=6, steps=10))
     0.1
     """
-    return Steps(start, factor, tuple(milestones))
+    return MultiStep(start, gamma, tuple(milestones))
 
 
-def warmup(value: float, *, over: float) -> Warmup:
+def warmup(value: float, *, fraction: float) -> Warmup:
     """From 0 to ``value`` over the first ``over`` (a fraction) of training, then ``value``.
 
-    >>> warmup(8.0, over=0.1)(Progress(step=5, steps=100))
+    >>> warmup(8.0, fraction=0.1)(Progress(step=5, steps=100))
     4.0
     """
-    return Warmup(value, over)
+    return Warmup(value, fraction)
 
 
-def switch(before: float, after: float, *, when: float) -> Switch:
+def step_change(before: float, after: float, *, milestone: float) -> StepChange:
     """``before``, and from the fraction ``when`` of training on ``after``.
 
     Distillation first and then the task's own loss is ``{"soft": switch(1, 0, when=0.5), "truth": switch(0, 1,
     when=0.5)}``; a weight of 0 keeps a term's figures in the log, and a stage of its own would save its cost.
 
-    >>> [switch(0.0, 1.0, when=0.5)(Progress(step=i, steps=4)) for i in range(5)]
+    >>> [step_change(0.0, 1.0, milestone=0.5)(Progress(step=i, steps=4)) for i in range(5)]
     [0.0, 0.0, 1.0, 1.0, 1.0]
     """
-    return Switch(before, after, when)
+    return StepChange(before, after, milestone)
 
 
-def overall(schedule: Schedule) -> Overall:
+def across_stages(schedule: Schedule) -> AcrossStages:
     """``schedule`` over all stages of training together, rather than over each from its start.
 
-    >>> overall(linear(1.0, 0.0))(Progress(step=0, steps=100, before=300, total=400))
+    >>> across_stages(linear(1.0, 0.0))(Progress(step=0, steps=100, steps_before=300, total_steps=400))
     0.25
     """
-    return Overall(schedule)
+    return AcrossStages(schedule)

@@ -11,9 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.dashboard.pages import index, missing, page
-from limbeck.dashboard.run_index import Entry, entries, signature
-from limbeck.report.compare import policy
+from limbeck.dashboard.pages import render_index, render_not_found, render_page
+from limbeck.dashboard.run_index import RunEntry, entry_signature, list_runs
+from limbeck.report.compare import content_security_policy
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["REFRESH", "application"]
+__all__ = ["REFRESH", "create_app"]
 
 REFRESH = 5
 """Seconds after which a browser looks again, where more is to come."""
@@ -29,7 +29,7 @@ REFRESH = 5
 _HOSTS = ["127.0.0.1", "localhost"]
 
 
-def application(root: Path, *, refresh: int = REFRESH) -> Starlette:
+def create_app(root: Path, *, refresh: int = REFRESH) -> Starlette:
     """The board of what stands under ``root``."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
@@ -38,42 +38,42 @@ def application(root: Path, *, refresh: int = REFRESH) -> Starlette:
     from starlette.routing import Route
 
     # Matplotlib draws one picture at a time, and a page that nobody changed is not drawn twice.
-    drawing = threading.Lock()
+    draw_lock = threading.Lock()
 
     @lru_cache(maxsize=64)
-    def kept(entry: Entry, mark: Any) -> str:
-        return page(entry)
+    def cached_page(entry: RunEntry, file_signature: Any) -> str:
+        return render_page(entry)
 
-    def home(request: Request) -> Response:
-        return HTMLResponse(index(entries(root).values(), root), headers={"Refresh": str(2 * refresh)})
+    def show_index(request: Request) -> Response:
+        return HTMLResponse(render_index(list_runs(root).values(), root), headers={"Refresh": str(2 * refresh)})
 
-    def one(request: Request) -> Response:
-        entry = entries(root).get(request.path_params["place"] or ".")
+    def show_entry(request: Request) -> Response:
+        entry = list_runs(root).get(request.path_params["place"] or ".")
         if entry is None:
-            return HTMLResponse(missing(), status_code=404)
-        with drawing:
-            text = kept(entry, signature(entry))
-        return HTMLResponse(text, headers={"Refresh": str(refresh)} if entry.live else None)
+            return HTMLResponse(render_not_found(), status_code=404)
+        with draw_lock:
+            text = cached_page(entry, entry_signature(entry))
+        return HTMLResponse(text, headers={"Refresh": str(refresh)} if entry.is_live else None)
 
-    def nothing(request: Request, error: Exception) -> Response:
-        return HTMLResponse(missing(), status_code=404)
+    def show_not_found(request: Request, error: Exception) -> Response:
+        return HTMLResponse(render_not_found(), status_code=404)
 
     return Starlette(
-        routes=[Route("/", home), Route("/at/{place:path}", one)],
+        routes=[Route("/", show_index), Route("/at/{place:path}", show_entry)],
         middleware=[
-            Middleware(_Guarded), Middleware(TrustedHostMiddleware, allowed_hosts=_HOSTS, www_redirect=False),
+            Middleware(_SecurityHeaders), Middleware(TrustedHostMiddleware, allowed_hosts=_HOSTS, www_redirect=False),
         ],
-        exception_handlers={404: nothing},
+        exception_handlers={404: show_not_found},
     )  # fmt: skip
 
 
-class _Guarded:
+class _SecurityHeaders:
     """Lets reading through and nothing else, and says to every answer what a browser may do with it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.headers = [
-            (b"content-security-policy", f"{policy()}; frame-ancestors 'none'".encode()),
+            (b"content-security-policy", f"{content_security_policy()}; frame-ancestors 'none'".encode()),
             (b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"),
             (b"referrer-policy", b"no-referrer"), (b"cross-origin-opener-policy", b"same-origin"),
             (b"cross-origin-resource-policy", b"same-origin"), (b"cache-control", b"no-store"),
@@ -83,17 +83,17 @@ class _Guarded:
         if scope["type"] != "http":
             return
 
-        async def told(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", []), *self.headers]}
             await send(message)
 
         if scope["method"] in ("GET", "HEAD"):
-            await self.app(scope, receive, told)
+            await self.app(scope, receive, send_with_headers)
             return
         from starlette.responses import PlainTextResponse
 
-        refused = PlainTextResponse(
+        response = PlainTextResponse(
             "the board only shows: GET and HEAD", status_code=405, headers={"Allow": "GET, HEAD"}
         )
-        await refused(scope, receive, told)
+        await response(scope, receive, send_with_headers)

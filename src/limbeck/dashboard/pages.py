@@ -8,98 +8,107 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.errors import LimbeckError
-from limbeck.dashboard.run_index import Entry, phases
-from limbeck.report import report_page
-from limbeck.report.compare import Arm, compare_page, template
-from limbeck.report.compare.plots import learning
-from limbeck.report.compare.styles import looks
-from limbeck.report.formatting import duration
-from limbeck.report.metrics_csv import Curve, curves
-from limbeck.report.read import read
-from limbeck.workflows.compare.run import comparison
+from limbeck.dashboard.run_index import RunEntry, read_phases
+from limbeck.report import render_report
+from limbeck.report.compare import VariantResult, load_template, render_compare_page
+from limbeck.report.compare.plots import plot_learning_curves
+from limbeck.report.compare.styles import assign_styles
+from limbeck.report.formatting import format_duration
+from limbeck.report.metrics_csv import TrainingCurve, load_curves
+from limbeck.report.read import read_record
+from limbeck.workflows.compare.run import build_comparison
 
-__all__ = ["index", "missing", "page"]
+__all__ = ["render_index", "render_not_found", "render_page"]
 
 _HERE = Path(__file__).parent
-_ROLES = ("teacher", "alone", "longer", "smoothed", "direct", "distilled")
+_STUDENT_ROLES = ("teacher", "alone", "longer", "smoothed", "direct", "distilled")
 
 
-def index(found: Iterable[Entry], root: Path) -> str:
+def render_index(entries: Iterable[RunEntry], root: Path) -> str:
     """All runs and studies; ``root`` is told by its name only."""
-    rows = [_row(entry) for entry in found]
-    return template("index.html.j2", folder=_HERE).render(rows=rows, name=root.name or "runs")
+    rows = [_make_index_row(entry) for entry in entries]
+    return load_template("index.html.j2", folder=_HERE).render(rows=rows, name=root.name or "runs")
 
 
-def page(entry: Entry) -> str:
+def render_page(entry: RunEntry) -> str:
     """The page of one run or study; where its files cannot be read just now, one sentence on it."""
     try:
         if entry.kind == "study":
-            return compare_page(comparison([entry.folder]), home="/")
+            return render_compare_page(build_comparison([entry.folder]), home_url="/")
         if entry.state == "finished":
-            return _report(entry.folder)
-        return _training(entry)
+            return _render_report(entry.folder)
+        return _render_training(entry)
     except LimbeckError as error:
-        return _told(entry.place, str(error))
+        return _render_message(entry.relative_path, str(error))
     except Exception as error:  # a record that somebody edited must not stop the board
-        return _told(entry.place, f"The files of this {entry.kind} cannot be read just now ({type(error).__name__}).")
+        return _render_message(
+            entry.relative_path, f"The files of this {entry.kind} cannot be read just now ({type(error).__name__})."
+        )
 
 
-def missing() -> str:
+def render_not_found() -> str:
     """What is answered to any other address."""
-    return template("message.html.j2", folder=_HERE).render(
+    return load_template("message.html.j2", folder=_HERE).render(
         title="Not found", text="There is no run or study of this name on the board: it may have been moved or removed."
     )
 
 
-def _told(title: str, text: str) -> str:
-    return template("message.html.j2", folder=_HERE).render(title=title, text=text)
+def _render_message(title: str, text: str) -> str:
+    return load_template("message.html.j2", folder=_HERE).render(title=title, text=text)
 
 
-def _report(folder: Path) -> str:
-    written = folder / "report.html"
-    if written.exists():
-        return written.read_text(encoding="utf-8")
+def _render_report(folder: Path) -> str:
+    report_path = folder / "report.html"
+    if report_path.exists():
+        return report_path.read_text(encoding="utf-8")
     # A cell of a study is one arm, and has no page of its own beside what a comparison says of it.
-    whole = read(folder / "record.json").kind == "run"
-    return report_page(folder) if whole else compare_page(comparison([folder]), home="/")
+    is_run = read_record(folder / "record.json").kind == "run"
+    return render_report(folder) if is_run else render_compare_page(build_comparison([folder]), home_url="/")
 
 
-def _training(entry: Entry) -> str:
-    drawn = curves(entry.folder / "metrics.csv")
-    arms = [_arm(name, curve) for name, curve in drawn.items()]
-    look = looks(arms)
-    return template("training.html.j2", folder=_HERE).render(
-        entry=entry, phases=phases(entry.folder), looks=look, learning=learning(arms, look), ago=_ago(entry.changed)
+def _render_training(entry: RunEntry) -> str:
+    curves_by_name = load_curves(entry.folder / "metrics.csv")
+    variants = [_make_variant(name, curve) for name, curve in curves_by_name.items()]
+    styles = assign_styles(variants)
+    return load_template("training.html.j2", folder=_HERE).render(
+        entry=entry,
+        phases=read_phases(entry.folder),
+        styles=styles,
+        grad_enabled=plot_learning_curves(variants, styles),
+        ago=_format_age(entry.modified),
     )
 
 
-def _arm(name: str, curve: Curve) -> Arm:
+def _make_variant(name: str, curve: TrainingCurve) -> VariantResult:
     """A training without figures yet; of a name that is none of the students', it is a teacher's or an assistant's."""
-    role: Any = name if name in _ROLES else "teacher"
-    return Arm(name=name, role=role, curves=(curve,))
+    role: Any = name if name in _STUDENT_ROLES else "teacher"
+    return VariantResult(name=name, role=role, curves=(curve,))
 
 
-def _row(entry: Entry) -> dict[str, Any]:
-    said, share = "", None
+def _make_index_row(entry: RunEntry) -> dict[str, Any]:
+    progress, fraction = "", None
     if entry.kind == "study":
-        said, share = f"{entry.done} of {entry.of} cells", entry.done / entry.of if entry.of else None
+        progress, fraction = (
+            f"{entry.num_done} of {entry.num_total} cells",
+            entry.num_done / entry.num_total if entry.num_total else None,
+        )
     elif entry.state != "finished":
         try:
-            now = phases(entry.folder)
+            progress_by_phase = read_phases(entry.folder)
         except LimbeckError:
-            now = []
-        if now:
-            last = now[-1]
-            of = "" if last.of is None else f" of {last.of:,}"
-            said, share = f"{last.name}, step {last.step:,}{of}", last.share
+            progress_by_phase = []
+        if progress_by_phase:
+            last = progress_by_phase[-1]
+            suffix = "" if last.total_steps is None else f" of {last.total_steps:,}"
+            progress, fraction = f"{last.name}, step {last.step:,}{suffix}", last.fraction
         else:
-            said = "no step finished yet"
+            progress = "no step finished yet"
     return {
-        "entry": entry, "title": entry.place if entry.place != "." else "this folder", "progress": said,
-        "share": None if share is None else round(100 * share), "ago": _ago(entry.changed),
-        "stamp": time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.changed)),
+        "entry": entry, "title": entry.relative_path if entry.relative_path != "." else "this folder", "progress": progress,
+        "share": None if fraction is None else round(100 * fraction), "ago": _format_age(entry.modified),
+        "stamp": time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.modified)),
     }  # fmt: skip
 
 
-def _ago(changed: float) -> str:
-    return f"{duration(max(0.0, time.time() - changed))} ago"
+def _format_age(modified: float) -> str:
+    return f"{format_duration(max(0.0, time.time() - modified))} ago"

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any, Final, Literal, final
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report.metrics_csv import curves
+from limbeck.report.metrics_csv import load_curves
 
-__all__ = ["Entry", "Phase", "entries", "phases", "signature"]
+__all__ = ["RunEntry", "PhaseProgress", "list_runs", "read_phases", "entry_signature"]
 
-State = Literal["running", "finished", "failed", "stopped"]
+RunState = Literal["running", "finished", "failed", "stopped"]
 
-_DEPTH: Final = 6
-_MOST: Final = 1000
-_FRESH: Final = 300.0
+_MAX_FOLDER_DEPTH: Final = 6
+_MAX_ENTRIES: Final = 1000
+_FRESH_SECONDS: Final = 300.0
 """Seconds after its last sign of life for which a run without a lock counts as running."""
 
-_FILES: Final = (
+_FILE_NAMES: Final = (
     "recipe.yaml",
     "record.json",
     "metrics.csv",
@@ -35,7 +35,7 @@ _FILES: Final = (
 
 @final
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RunEntry:
     """One run or study.
 
     Attributes:
@@ -49,68 +49,72 @@ class Entry:
         of: of a study, all cells.
     """
 
-    place: str
+    relative_path: str
     folder: Path
     kind: Literal["run", "study"]
-    state: State
-    changed: float
-    done: int = 0
-    of: int = 0
+    state: RunState
+    modified: float
+    num_done: int = 0
+    num_total: int = 0
 
     @property
-    def live(self) -> bool:
+    def is_live(self) -> bool:
         """Whether another look may show more."""
         return self.state == "running"
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Phase:
+class PhaseProgress:
     """One training of a run: the step it is at, of how many (``None`` where the recipe does not tell), accuracy."""
 
     name: str
     step: int
-    of: int | None
+    total_steps: int | None
     accuracy: float | None
 
     @property
-    def share(self) -> float | None:
+    def fraction(self) -> float | None:
         """How much of it is done, from 0 to 1."""
-        return None if not self.of else min(1.0, self.step / self.of)
+        return None if not self.total_steps else min(1.0, self.step / self.total_steps)
 
 
-def entries(root: Path) -> dict[str, Entry]:
+def list_runs(root: Path) -> dict[str, RunEntry]:
     """Every run and study under ``root``, the newest first; a link that leads out of it is passed over."""
     root = root.resolve()
-    found = [one for folder in _walk(root, root, _DEPTH) if (one := _entry(folder, root)) is not None]
-    found.sort(key=lambda one: -one.changed)
-    return {one.place: one for one in found[:_MOST]}
+    runs = [
+        entry
+        for folder in _find_run_folders(root, root, _MAX_FOLDER_DEPTH)
+        if (entry := _read_run_entry(folder, root)) is not None
+    ]
+    runs.sort(key=lambda entry: -entry.modified)
+    return {entry.relative_path: entry for entry in runs[:_MAX_ENTRIES]}
 
 
-def phases(folder: Path) -> list[Phase]:
+def read_phases(folder: Path) -> list[PhaseProgress]:
     """How far the trainings of a run are; raises ``LimbeckError`` where its figures cannot be read just now."""
-    wanted = _planned(folder / "recipe.yaml")
-    found = []
-    for name, curve in curves(folder / "metrics.csv").items():
-        known = [value for value in curve.accuracy if value == value]
-        steps, epochs = wanted.get("teaching" if name in wanted["teachers"] else "stages", (None, None))
+    planned = _read_planned_lengths(folder / "recipe.yaml")
+    progress = []
+    for name, curve in load_curves(folder / "metrics.csv").items():
+        accuracies = [value for value in curve.accuracy if value == value]
+        steps, epochs = planned.get("teaching" if name in planned["teachers"] else "stages", (None, None))
         per_epoch = curve.steps[-1] / len(curve.steps)
-        of = steps or (round(epochs * per_epoch) if epochs else None)
-        found.append(Phase(name, int(curve.steps[-1]), of, known[-1] if known else None))
-    return found
+        total_steps = steps or (round(epochs * per_epoch) if epochs else None)
+        progress.append(PhaseProgress(name, int(curve.steps[-1]), total_steps, accuracies[-1] if accuracies else None))
+    return progress
 
 
-def signature(entry: Entry) -> tuple[tuple[str, int, int], ...]:
+def entry_signature(entry: RunEntry) -> tuple[tuple[str, int, int], ...]:
     """Names, sizes and times of all files that the page of an entry is made of: the page changes when it does."""
     marks = []
-    for path in sorted(_files(entry.folder)):
+    for path in sorted(_iterate_files(entry.folder)):
         with suppress(OSError):
-            told = path.stat()
-            marks.append((path.as_posix(), told.st_size, told.st_mtime_ns))
+            stat = path.stat()
+            marks.append((path.as_posix(), stat.st_size, stat.st_mtime_ns))
     return tuple(marks)
 
 
-def _walk(folder: Path, root: Path, depth: int) -> Iterator[Path]:
+def _find_run_folders(folder: Path, root: Path, depth: int) -> Iterator[Path]:
     """Folders that look like a run or a study; what is inside of one is its own."""
     names = set()
     with suppress(OSError):
@@ -119,66 +123,70 @@ def _walk(folder: Path, root: Path, depth: int) -> Iterator[Path]:
         yield folder
     elif depth:
         for name in sorted(names):
-            inner = folder / name
+            child = folder / name
             with suppress(OSError):
-                inside = not name.startswith(".") and inner.is_dir() and inner.resolve().is_relative_to(root)
+                inside = not name.startswith(".") and child.is_dir() and child.resolve().is_relative_to(root)
                 # A link to a folder above would be walked for ever.
-                around = inner.is_symlink() and folder.resolve().is_relative_to(inner.resolve())
-                if inside and not around:
-                    yield from _walk(inner, root, depth - 1)
+                is_cycle = child.is_symlink() and folder.resolve().is_relative_to(child.resolve())
+                if inside and not is_cycle:
+                    yield from _find_run_folders(child, root, depth - 1)
 
 
-def _entry(folder: Path, root: Path) -> Entry | None:
-    files = list(_files(folder))
+def _read_run_entry(folder: Path, root: Path) -> RunEntry | None:
+    files = list(_iterate_files(folder))
     try:
         if not all(path.resolve().is_relative_to(root) for path in files):
             return None
         changed = max(path.stat().st_mtime for path in files)
     except (OSError, RuntimeError, ValueError):
         return None
-    place = folder.relative_to(root).as_posix()
+    relative_path = folder.relative_to(root).as_posix()
     if (folder / "study.json").exists():
-        states = _cells(folder)
-        done, of = states.count("done"), len(states)
-        alive = any(_locked(path) for path in files if path.name == ".lock") or time.time() - changed < _FRESH
-        state: State = "finished" if of and done == of else "failed" if "failed" in states else "stopped"
-        if alive and ("running" in states or "waiting" in states):
+        states = _read_trial_states(folder)
+        num_done, num_total = states.count("done"), len(states)
+        is_alive = (
+            any(_is_locked(path) for path in files if path.name == ".lock") or time.time() - changed < _FRESH_SECONDS
+        )
+        state: RunState = (
+            "finished" if num_total and num_done == num_total else "failed" if "failed" in states else "stopped"
+        )
+        if is_alive and ("running" in states or "waiting" in states):
             state = "running"
-        return Entry(place, folder, "study", state, changed, done, of)
+        return RunEntry(relative_path, folder, "study", state, changed, num_done, num_total)
     if (folder / "record.json").exists():
-        return Entry(place, folder, "run", "finished", changed)
-    alive = _locked(folder / ".lock") or time.time() - changed < _FRESH
-    return Entry(place, folder, "run", "running" if alive else "stopped", changed)
+        return RunEntry(relative_path, folder, "run", "finished", changed)
+    is_alive = _is_locked(folder / ".lock") or time.time() - changed < _FRESH_SECONDS
+    return RunEntry(relative_path, folder, "run", "running" if is_alive else "stopped", changed)
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _iterate_files(folder: Path) -> Iterator[Path]:
     """The files of a run or study that are ever read, so far as they are there."""
-    yield from (folder / name for name in _FILES if os.path.lexists(folder / name))
+    yield from (folder / name for name in _FILE_NAMES if os.path.lexists(folder / name))
     if (folder / "study.json").exists():
-        for cell in (folder / "cells").glob("*/*"):
-            yield from (cell / name for name in _FILES if os.path.lexists(cell / name))
+        for trial in (folder / "cells").glob("*/*"):
+            yield from (trial / name for name in _FILE_NAMES if os.path.lexists(trial / name))
 
 
-def _cells(folder: Path) -> list[str]:
+def _read_trial_states(folder: Path) -> list[str]:
     from limbeck.workflows.compare.load_runs import read_study
 
     try:
-        return [str(cell["state"]) for cell in read_study(folder)["cells"]]
+        return [str(trial["state"]) for trial in read_study(folder)["cells"]]
     except LimbeckError:
         return []
 
 
-def _locked(path: Path) -> bool:
+def _is_locked(path: Path) -> bool:
     """Whether a process holds a run's lock, by the kernel's list: trying to take the lock could be in its way."""
     try:
-        told, lines = path.stat(), Path("/proc/locks").read_text().splitlines()
+        stat, lines = path.stat(), Path("/proc/locks").read_text().splitlines()
     except OSError:
         return False
-    inode = f"{os.major(told.st_dev):02x}:{os.minor(told.st_dev):02x}:{told.st_ino}"
+    inode = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
     return any(inode in line.split() for line in lines)
 
 
-def _planned(path: Path) -> dict[str, Any]:
+def _read_planned_lengths(path: Path) -> dict[str, Any]:
     """Steps or epochs of the stages and of the teachers' own training, and the teachers' names, as the recipe says."""
     import yaml
 
@@ -189,16 +197,16 @@ def _planned(path: Path) -> dict[str, Any]:
     teachers, stages = recipe.get("teachers"), recipe.get("stages")
     return {
         "teachers": set(teachers) if isinstance(teachers, Mapping) else set(),
-        "teaching": _lengths([recipe.get("teaching")]), "stages": _lengths(stages if isinstance(stages, list) else []),
+        "teaching": _sum_lengths([recipe.get("teaching")]), "stages": _sum_lengths(stages if isinstance(stages, list) else []),
     }  # fmt: skip
 
 
-def _lengths(stages: list[Any]) -> tuple[int | None, float | None]:
+def _sum_lengths(stages: list[Any]) -> tuple[int | None, float | None]:
     """All steps together, or else all epochs together, where every stage tells the same kind."""
     for kind in ("steps", "epochs"):
-        told = [stage.get(kind) if isinstance(stage, Mapping) else None for stage in stages]
-        numbers = [value for value in told if isinstance(value, int | float)]
-        if numbers and len(numbers) == len(told):
+        values = [stage.get(kind) if isinstance(stage, Mapping) else None for stage in stages]
+        numbers = [value for value in values if isinstance(value, int | float)]
+        if numbers and len(numbers) == len(values):
             total = sum(numbers)
             return (int(total), None) if kind == "steps" else (None, float(total))
     return None, None

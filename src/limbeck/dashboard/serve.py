@@ -8,7 +8,7 @@ from pathlib import Path
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["listening", "serve"]
+__all__ = ["open_socket", "serve"]
 
 
 def serve(folder: Path, *, port: int = 8642) -> None:
@@ -29,27 +29,27 @@ def serve(folder: Path, *, port: int = 8642) -> None:
     try:
         import uvicorn
 
-        from limbeck.dashboard.app import application
+        from limbeck.dashboard.app import create_app
 
-        app = application(folder.resolve())
+        app = create_app(folder.resolve())
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("uvicorn", "starlette"):
             raise
         raise LimbeckError(
             f"the board needs the package {error.name}, which is not installed: pip install 'limbeck[board]'"
         ) from None
-    with listening(port) as door:
-        print(f"http://127.0.0.1:{door.getsockname()[1]}/ shows {folder} until Ctrl-C", flush=True)  # noqa: T201
+    with open_socket(port) as server_socket:
+        print(f"http://127.0.0.1:{server_socket.getsockname()[1]}/ shows {folder} until Ctrl-C", flush=True)  # noqa: T201
         settings = uvicorn.Config(
             app, log_level="error", access_log=False, server_header=False, ws="none", lifespan="off",
             timeout_graceful_shutdown=1,
         )  # fmt: skip
         # Ctrl-C is how one leaves the board, so it is no failure.
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(settings).run(sockets=[door])
+            uvicorn.Server(settings).run(sockets=[server_socket])
 
 
-def listening(port: int) -> socket.socket:
+def open_socket(port: int) -> socket.socket:
     """A socket of this machine alone; port 0 is any free one.
 
     Raises:

@@ -1,25 +1,25 @@
 """Where batches come from: sources, splits with a sealed test part, views, and streams that know no state."""
 
-from limbeck.data.augmentation import Views, composite
-from limbeck.data.held_out import Sealed
-from limbeck.data.module import Data, arrays, batches, datasets, loaders
+from limbeck.data.augmentation import Augmentation, default_augmentation
+from limbeck.data.held_out import HeldOutTest
+from limbeck.data.module import DataModule, from_datasets, from_loaders, from_tensors, iterate_batches
 from limbeck.data.normalization import Normalization
 from limbeck.data.sources import CIFAR10, CIFAR100, Digits, FashionMNIST, ImageFolder
-from limbeck.data.split import Part
+from limbeck.data.split import Split
 from limbeck.data.transforms import (
     affine,
     color_jitter,
-    crop,
     cutmix,
-    flip,
+    horizontal_flip,
     mixup,
     rand_augment,
-    resized_crop,
+    random_crop,
+    random_resized_crop,
     torchvision,
 )
 
 __all__ = [
-    "CIFAR10", "CIFAR100", "Data", "Digits", "FashionMNIST", "ImageFolder", "Normalization", "Part", "Sealed", "Views",
-    "affine", "arrays", "batches", "color_jitter", "composite", "crop", "cutmix", "datasets", "flip", "loaders",
-    "mixup", "rand_augment", "resized_crop", "torchvision",
+    "CIFAR10", "CIFAR100", "DataModule", "Digits", "FashionMNIST", "ImageFolder", "Normalization", "Split", "HeldOutTest", "Augmentation",
+    "affine", "from_tensors", "iterate_batches", "color_jitter", "default_augmentation", "random_crop", "cutmix", "from_datasets", "horizontal_flip", "from_loaders",
+    "mixup", "rand_augment", "random_resized_crop", "torchvision",
 ]  # fmt: skip

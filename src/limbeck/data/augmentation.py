@@ -13,16 +13,16 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data import transforms
-from limbeck.data.counter_rng import Draws
-from limbeck.data.mixing import Mixture
-from limbeck.data.transforms.transform import Mixing, Transform
+from limbeck.data.counter_rng import CounterRNG
+from limbeck.data.mixing import MixParams
+from limbeck.data.transforms.transform import MixTransform, Transform
 
-__all__ = ["Views", "composite"]
+__all__ = ["Augmentation", "default_augmentation"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Views:
+class Augmentation:
     """How pictures are changed each time they are shown.
 
     Arguments:
@@ -33,71 +33,73 @@ class Views:
             https://arxiv.org/abs/1901.09335): reading costs that much less, and a batch holds that many fewer samples.
 
     >>> import torch
-    >>> from limbeck.data import flip
-    >>> views = Views((flip(),), per_sample=2)
-    >>> views.number(torch.tensor([0, 1, 2, 3]))
+    >>> from limbeck.data import horizontal_flip
+    >>> views = Augmentation((horizontal_flip(),), num_views=2)
+    >>> views.view_index(torch.tensor([0, 1, 2, 3]))
     tensor([0, 1, 0, 1])
     """
 
-    transforms: tuple[Transform | Mixing, ...] = ()
-    per_sample: int = 0
-    per_decode: int = 1
+    transforms: tuple[Transform | MixTransform, ...] = ()
+    num_views: int = 0
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "transforms", tuple(self.transforms))
-        if self.per_sample < 0:
-            raise LimbeckError(f"per_sample is a number of views, 0 for fresh ones each time, not {self.per_sample}")
-        if self.per_decode < 1:
-            raise LimbeckError(f"per_decode is a number of views for each read, at least 1, not {self.per_decode}")
-        if self.per_decode > 1 and not self.transforms:
+        if self.num_views < 0:
+            raise LimbeckError(f"per_sample is a number of views, 0 for fresh ones each time, not {self.num_views}")
+        if self.repeats < 1:
+            raise LimbeckError(f"per_decode is a number of views for each read, at least 1, not {self.repeats}")
+        if self.repeats > 1 and not self.transforms:
+            raise LimbeckError(f"per_decode {self.repeats} would show each picture unchanged as often: add transforms")
+        if self.num_views % self.repeats:
             raise LimbeckError(
-                f"per_decode {self.per_decode} would show each picture unchanged as often: add transforms"
-            )
-        if self.per_sample % self.per_decode:
-            raise LimbeckError(
-                f"per_sample is a multiple of per_decode, so that views come in turn, and {self.per_sample} is none of "
-                f"{self.per_decode}"
+                f"per_sample is a multiple of per_decode, so that views come in turn, and {self.num_views} is none of "
+                f"{self.repeats}"
             )
         for transform in self.transforms:
-            _require_known(transform)
-        if any(isinstance(transform, Mixing) for transform in self.transforms[: len(self.changes)]):
+            _require_transform(transform)
+        if any(isinstance(transform, MixTransform) for transform in self.transforms[: len(self.image_transforms)]):
             raise LimbeckError(
                 "mixup and cutmix come last among the transforms, since they mix pictures that were changed already"
             )
 
     @property
-    def changes(self) -> tuple[Transform, ...]:
+    def image_transforms(self) -> tuple[Transform, ...]:
         """The transforms that change one picture."""
-        return tuple(each for each in self.transforms if not isinstance(each, Mixing))
+        return tuple(transform for transform in self.transforms if not isinstance(transform, MixTransform))
 
     @property
-    def mixings(self) -> tuple[Mixing, ...]:
+    def mix_transforms(self) -> tuple[MixTransform, ...]:
         """Those that mix two."""
-        return tuple(each for each in self.transforms if isinstance(each, Mixing))
+        return tuple(transform for transform in self.transforms if isinstance(transform, MixTransform))
 
-    def number(self, showing: Tensor) -> Tensor:
+    def view_index(self, showings: Tensor) -> Tensor:
         """Which view is shown the ``showing``-th time, counted from 0."""
-        return showing % self.per_sample if self.per_sample else showing
+        return showings % self.num_views if self.num_views else showings
 
-    def apply(self, images: Tensor, sample: Tensor, view: Tensor, *, seed: int) -> Tensor:
+    def apply(self, images: Tensor, sample_ids: Tensor, views: Tensor, *, seed: int) -> Tensor:
         """The views ``view`` of the samples ``sample`` (``[batch]`` each) whose pictures are ``images`` in 0..1.
 
         Nothing is mixed here; that takes a second picture, which :meth:`mixture` chooses.
         """
-        for place, transform in enumerate(self.changes):
-            images = transform(images, Draws.of(sample, view, seed=seed, place=place))
+        for i, transform in enumerate(self.image_transforms):
+            images = transform(images, CounterRNG.for_samples(sample_ids, views, seed=seed, transform_index=i))
         return images.clamp(0, 1) if self.transforms else images
 
-    def mixture(self, sample: Tensor, view: Tensor, *, seed: int, among: int) -> Mixture | None:
+    def sample_mix(self, sample_ids: Tensor, views: Tensor, *, seed: int, population: int) -> MixParams | None:
         """Which of these views are mixed, and with which of ``among`` samples; ``None`` where views mix nothing."""
-        if not self.mixings:
+        if not self.mix_transforms:
             return None
-        return Mixture.of(self.mixings, Draws.of(sample, view, seed=seed, place=len(self.changes)), among=among)
+        return MixParams.sample(
+            self.mix_transforms,
+            CounterRNG.for_samples(sample_ids, views, seed=seed, transform_index=len(self.image_transforms)),
+            population=population,
+        )
 
 
-def composite(
-    crop: int = 4, jitter: float = 0.4, mixup: float = 0.2, flip: float = 0.0, per_sample: int = 0, per_decode: int = 1
-) -> Views:
+def default_augmentation(
+    crop: int = 4, jitter: float = 0.4, mixup: float = 0.2, flip: float = 0.0, num_views: int = 0, repeats: int = 1
+) -> Augmentation:
     """Random crop, colour jitter and Mixup together, and a flip if asked for.
 
     Arguments:
@@ -108,27 +110,27 @@ def composite(
         per_sample: see :class:`Views`.
         per_decode: see :class:`Views`.
 
-    >>> composite(jitter=0.0).transforms
+    >>> default_augmentation(jitter=0.0).transforms
     (Crop(padding=4, mode='constant'), Mixup(alpha=0.2, probability=1.0))
     """
-    found: list[Transform | Mixing] = []
+    chosen_transforms: list[Transform | MixTransform] = []
     if crop:
-        found.append(transforms.crop(crop))
+        chosen_transforms.append(transforms.random_crop(crop))
     if flip:
-        found.append(transforms.flip(flip))
+        chosen_transforms.append(transforms.horizontal_flip(flip))
     if jitter:
-        found.append(transforms.color_jitter(jitter, jitter, jitter, jitter / 4))
+        chosen_transforms.append(transforms.color_jitter(jitter, jitter, jitter, jitter / 4))
     if mixup:
-        found.append(transforms.mixup(mixup))
-    return Views(tuple(found), per_sample, per_decode)
+        chosen_transforms.append(transforms.mixup(mixup))
+    return Augmentation(tuple(chosen_transforms), num_views, repeats)
 
 
-def _require_known(transform: object) -> None:
+def _require_transform(transform: object) -> None:
     if type(transform).__module__.startswith("torchvision."):
         name = type(transform).__name__
         raise LimbeckError(
             f"{name} is torchvision's own and draws from the global generator: write torchvision({name!r}, …), with "
             "its settings"
         )
-    if not callable(transform) and not isinstance(transform, Mixing):
+    if not callable(transform) and not isinstance(transform, MixTransform):
         raise LimbeckError(f"a transform is called with pictures and draws, and {transform!r} cannot be")

@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.augmentation import Views
-from limbeck.data.counter_rng import generator
-from limbeck.data.fingerprint import identity
+from limbeck.data.augmentation import Augmentation
+from limbeck.data.counter_rng import make_generator
+from limbeck.data.fingerprint import compute_fingerprint
 from limbeck.data.normalization import Normalization
-from limbeck.data.split import Part
+from limbeck.data.split import Split
 
-__all__ = ["Batch", "Looped", "Shuffled", "Stream"]
+__all__ = ["Batch", "LoaderAdapter", "BatchSampler", "BatchStream"]
 
 Batch = dict[str, Tensor]
-_ORDER = 4
+_ORDER_STREAM = 4
 
 
-class Stream(Protocol):
+class BatchStream(Protocol):
     """Training batches, each known by its step."""
 
     @property
@@ -35,7 +35,7 @@ class Stream(Protocol):
 
 
 @final
-class Shuffled:
+class BatchSampler:
     """A part in a new order each epoch, each sample in its next view.
 
     Arguments:
@@ -56,96 +56,102 @@ class Shuffled:
     """
 
     def __init__(
-        self, part: Part, views: Views, normalization: Normalization, *, batch: int, seed: int,
-        order: int | None = None, classes: int | None = None, rank: int = 0, world: int = 1,
+        self, split: Split, augmentation: Augmentation, normalization: Normalization, *, batch_size: int, seed: int,
+        order_seed: int | None = None, classes: int | None = None, rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
-        if not len(part):
+        if not len(split):
             raise LimbeckError("there is no sample to train on: the training part, or its labelled share, is empty")
-        if batch < 1:
-            raise LimbeckError(f"a batch has at least 1 sample, not {batch}")
-        if batch % views.per_decode:
+        if batch_size < 1:
+            raise LimbeckError(f"a batch has at least 1 sample, not {batch_size}")
+        if batch_size % augmentation.repeats:
             raise LimbeckError(
-                f"a batch is a multiple of per_decode, since each sample is shown in {views.per_decode} views, and "
-                f"{batch} is none: set training.batch or per_decode"
+                f"a batch is a multiple of per_decode, since each sample is shown in {augmentation.repeats} views, and "
+                f"{batch_size} is none: set training.batch or per_decode"
             )
-        if views.mixings and classes is None:
+        if augmentation.mix_transforms and classes is None:
             raise LimbeckError("views that mix pictures mix their labels too: say how many classes there are")
-        self._part, self._views, self._normalization = part, views, normalization
-        self._batch, self._seed, self._classes = batch, seed, classes
-        self.rank, self._together, self.order_seed = rank, batch * world, seed if order is None else order
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._split, self._augmentation, self._normalization = split, augmentation, normalization
+        self._batch_size, self._seed, self._classes = batch_size, seed, classes
+        self.rank, self._global_batch_size, self.order_seed = (
+            rank,
+            batch_size * world_size,
+            seed if order_seed is None else order_seed,
+        )
+        self._epoch_order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, len(self._part) // self._together)
+        return max(1, len(self._split) // self._global_batch_size)
 
     @property
-    def part(self) -> Part:
+    def split(self) -> Split:
         """The samples; the numbers that :meth:`show` takes are places among them."""
-        return self._part
+        return self._split
 
     @property
-    def views_per_sample(self) -> int:
+    def num_views(self) -> int:
         """How many different views a sample has: 1 where nothing changes it, 0 where each time is a fresh one."""
-        return self._views.per_sample if self._views.transforms else 1
+        return self._augmentation.num_views if self._augmentation.transforms else 1
 
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """A hash that changes when anything does that decides the pictures; see :func:`limbeck.data.fingerprint`."""
-        return identity(self._part, self._views, self._normalization, seed=self._seed)
+        return compute_fingerprint(self._split, self._augmentation, self._normalization, seed=self._seed)
 
     def batch(self, step: int) -> Batch:
-        return self.show(*self.places(step))
+        return self.load(*self.batch_indices(step))
 
-    def places(self, step: int, *, times: int = 1, time: int = 0) -> tuple[Tensor, Tensor]:
+    def batch_indices(self, step: int, *, num_showings: int = 1, showing_index: int = 0) -> tuple[Tensor, Tensor]:
         """Which samples batch number ``step`` shows, as places in the part, and in which views, both ``[batch]``.
 
         Where each batch is shown ``times`` times, these are the views of the one numbered ``time``.
         """
-        many = self._views.per_decode
-        round_, place = divmod(step, self.steps_per_epoch * many)
-        start = (place * self._together + self.rank * self._batch) // many
-        position = torch.arange(start, start + self._batch // many)
-        rounds = -(-self._together // len(self._part))  # 1, or how often a small part is shown in one batch
-        showing = ((round_ * rounds + position // len(self._part)) * times + time) * many
-        which = self._permutation(round_)[position % len(self._part)].repeat_interleave(many)
-        showing = (showing[:, None] + torch.arange(many)).flatten()
+        repeats = self._augmentation.repeats
+        round_, step_in_round = divmod(step, self.steps_per_epoch * repeats)
+        start = (step_in_round * self._global_batch_size + self.rank * self._batch_size) // repeats
+        position = torch.arange(start, start + self._batch_size // repeats)
+        rounds = -(-self._global_batch_size // len(self._split))  # 1, or how often a small part is shown in one batch
+        showings = ((round_ * rounds + position // len(self._split)) * num_showings + showing_index) * repeats
+        indices = self._permutation(round_)[position % len(self._split)].repeat_interleave(repeats)
+        showings = (showings[:, None] + torch.arange(repeats)).flatten()
         # Without views there is one picture, and its number is 0 however often it is shown.
-        return which, self._views.number(showing) if self._views.transforms else torch.zeros_like(showing)
+        return indices, self._augmentation.view_index(showings) if self._augmentation.transforms else torch.zeros_like(
+            showings
+        )
 
-    def show(self, which: Tensor, view: Tensor) -> Batch:
+    def load(self, sample_indices: Tensor, views: Tensor) -> Batch:
         """The samples at the places ``which`` of the part in the views ``view``, both ``[batch]``.
 
         The same picture as in any other batch that shows this view of this sample. Where views change pictures, a
         sample that occurs several times is read once.
         """
-        number, target = self._part.number[which], self._part.target[which]
-        images = self._changed(which, view)
-        mixture = self._views.mixture(number, view, seed=self._seed, among=len(self._part))
-        if mixture is not None:
+        sample_ids, target = self._split.sample_ids[sample_indices], self._split.target[sample_indices]
+        images = self._augment(sample_indices, views)
+        mix = self._augmentation.sample_mix(sample_ids, views, seed=self._seed, population=len(self._split))
+        if mix is not None:
             assert self._classes is not None
-            others = self._changed(mixture.partner, view[mixture.rows])
-            images, left = mixture.pictures(images, others)
-            target = mixture.target(target, self._part.target[mixture.partner], left, classes=self._classes)
-        return {"input": self._normalization.apply(images), "target": target, "index": number, "view": view}
+            partner_images = self._augment(mix.partners, views[mix.rows])
+            images, fraction = mix.mix_images(images, partner_images)
+            target = mix.mix_target(target, self._split.target[mix.partners], fraction, classes=self._classes)
+        return {"input": self._normalization.apply(images), "target": target, "index": sample_ids, "view": views}
 
-    def _changed(self, which: Tensor, view: Tensor) -> Tensor:
-        if not self._views.transforms:
-            return self._part.read(which)
-        once, again = torch.unique(which, return_inverse=True)
-        images = self._part.read(which) if len(once) == len(which) else self._part.read(once)[again]
-        return self._views.apply(images, self._part.number[which], view, seed=self._seed)
+    def _augment(self, indices: Tensor, views: Tensor) -> Tensor:
+        if not self._augmentation.transforms:
+            return self._split.read(indices)
+        unique, inverse = torch.unique(indices, return_inverse=True)
+        images = self._split.read(indices) if len(unique) == len(indices) else self._split.read(unique)[inverse]
+        return self._augmentation.apply(images, self._split.sample_ids[indices], views, seed=self._seed)
 
     def _permutation(self, round_: int) -> Tensor:
-        if self._order[0] != round_:
-            self._order = (
+        if self._epoch_order[0] != round_:
+            self._epoch_order = (
                 round_,
-                torch.randperm(len(self._part), generator=generator(self.order_seed, _ORDER, round_)),
+                torch.randperm(len(self._split), generator=make_generator(self.order_seed, _ORDER_STREAM, round_)),
             )
-        return self._order[1]
+        return self._epoch_order[1]
 
 
 @final
-class Looped:
+class LoaderAdapter:
     """Any iterable of batches (a ``DataLoader``), begun again each epoch.
 
     Its order is its own, so a resumed run goes on at the right place of another order, unless the loader is seeded.
@@ -158,25 +164,25 @@ class Looped:
             raise LimbeckError("a loader has to have a length; give a DataLoader over a map-style data set") from None
         if not self.steps_per_epoch:
             raise LimbeckError("the loader gives no batch")
-        self._loader, self._next = loader, -1
+        self._loader, self._next_step = loader, -1
         self._batches: Iterator[Any] = iter(())
 
     def batch(self, step: int) -> Any:
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if step != self._next or place == 0:
-            if (tell := getattr(getattr(self._loader, "sampler", None), "set_epoch", None)) is not None:
-                tell(epoch)  # without it, a DistributedSampler gives each epoch the same order
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if step != self._next_step or position == 0:
+            if (set_epoch := getattr(getattr(self._loader, "sampler", None), "set_epoch", None)) is not None:
+                set_epoch(epoch)  # without it, a DistributedSampler gives each epoch the same order
             self._batches = iter(self._loader)
-            for _ in range(place):
-                self._following(place)
-        self._next = step + 1
-        return self._following(place)
+            for _ in range(position):
+                self._next_batch(position)
+        self._next_step = step + 1
+        return self._next_batch(position)
 
-    def _following(self, place: int) -> Any:
+    def _next_batch(self, position: int) -> Any:
         try:
             return next(self._batches)
         except StopIteration:
             raise LimbeckError(
-                f"the loader says that it has {self.steps_per_epoch} batches and did not give number {place + 1}: give "
+                f"the loader says that it has {self.steps_per_epoch} batches and did not give number {position + 1}: give "
                 "one that can be begun again and has the length it says"
             ) from None

@@ -13,65 +13,65 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Draws", "generator", "mix"]
+__all__ = ["CounterRNG", "make_generator", "derive_seed"]
 
-_Words = NDArray[np.uint64]
+_UInt64Array = NDArray[np.uint64]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def mix(*words: int) -> int:
+def derive_seed(*words: int) -> int:
     """One 63-bit number out of several, each bit depending on all of them.
 
-    >>> mix(0, 1) != mix(1, 0)
+    >>> derive_seed(0, 1) != derive_seed(1, 0)
     True
     """
     state = np.zeros(1, np.uint64)
     for word in words:
-        state = _scramble(state ^ np.uint64(word % 2**64))
+        state = _splitmix64(state ^ np.uint64(word % 2**64))
     return int(state[0] >> np.uint64(1))
 
 
-def generator(*words: int) -> torch.Generator:
+def make_generator(*words: int) -> torch.Generator:
     """A torch generator on the CPU, seeded by :func:`mix`."""
-    return torch.Generator().manual_seed(mix(*words))
+    return torch.Generator().manual_seed(derive_seed(*words))
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Draws:
+class CounterRNG:
     """Uniform numbers for one transform of one batch.
 
     Arguments:
         keys: ``[batch]``, one word for each (seed, sample, view, transform).
     """
 
-    keys: _Words
+    keys: _UInt64Array
 
     @classmethod
-    def of(cls, sample: Tensor, view: Tensor, *, seed: int, place: int) -> Draws:
+    def for_samples(cls, sample_ids: Tensor, views: Tensor, *, seed: int, transform_index: int) -> CounterRNG:
         """Draws for the transform number ``place`` of views ``view`` of samples ``sample``, both ``[batch]``."""
-        start = np.uint64(mix(seed, place))
-        by_sample = _scramble(sample.numpy().astype(np.uint64) ^ start)
-        return cls(_scramble(by_sample ^ view.numpy().astype(np.uint64)))
+        start = np.uint64(derive_seed(seed, transform_index))
+        sample_words = _splitmix64(sample_ids.numpy().astype(np.uint64) ^ start)
+        return cls(_splitmix64(sample_words ^ views.numpy().astype(np.uint64)))
 
-    def uniform(self, many: int) -> Tensor:
+    def uniform(self, count: int) -> Tensor:
         """``[batch, many]`` float32 numbers from 0 to below 1."""
-        counters = np.arange(1, many + 1, dtype=np.uint64) * _GOLDEN
-        words = _scramble(self.keys[:, None] + counters[None, :])
+        counters = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
+        words = _splitmix64(self.keys[:, None] + counters[None, :])
         return torch.from_numpy(((words >> np.uint64(40)).astype(np.float32)) * np.float32(2.0**-24))
 
     def seeds(self) -> list[int]:
         """A 63-bit seed for each row, for what draws from a generator; no number of :meth:`uniform` tells it."""
-        return [int(word) for word in _scramble(~self.keys) >> np.uint64(1)]
+        return [int(word) for word in _splitmix64(~self.keys) >> np.uint64(1)]
 
-    def between(self, low: Tensor, high: Tensor) -> Tensor:
+    def uniform_between(self, low: Tensor, high: Tensor) -> Tensor:
         """``[batch, k]`` numbers, column by column from ``low`` to below ``high`` (``[k]`` each)."""
         return low + (high - low) * self.uniform(len(low))
 
 
-def _scramble(words: _Words) -> _Words:
+def _splitmix64(words: _UInt64Array) -> _UInt64Array:
     words = words + _GOLDEN
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    scrambled: _Words = words ^ (words >> np.uint64(31))
-    return scrambled
+    mixed_words: _UInt64Array = words ^ (words >> np.uint64(31))
+    return mixed_words

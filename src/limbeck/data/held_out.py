@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any, final
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.split import Part
+from limbeck.data.split import Split
 from limbeck.utils.io import write_atomically
 
-__all__ = ["Sealed"]
+__all__ = ["HeldOutTest"]
 
-_KEYS = {"reads", "opened", "by", "finished"}
+_LOG_KEYS = {"reads", "opened", "by", "finished"}
 
 
 @final
-class Sealed:
+class HeldOutTest:
     """A part that opens once.
 
     Arguments:
@@ -30,65 +30,65 @@ class Sealed:
         ledger: a file that remembers the read across processes; ``None`` remembers it in this object only.
     """
 
-    def __init__(self, part: Part, ledger: Path | None = None) -> None:
-        self._part, self._ledger, self._memory = part, ledger, dict[str, Any]()
+    def __init__(self, split: Split, log_path: Path | None = None) -> None:
+        self._split, self._log_path, self._in_memory_log = split, log_path, dict[str, Any]()
 
     def __len__(self) -> int:
-        return len(self._part)
+        return len(self._split)
 
     @property
-    def reads(self) -> int:
+    def num_reads(self) -> int:
         """How often it was read."""
-        return int(self.history().get("reads", 0))
+        return int(self.read_log().get("reads", 0))
 
-    def history(self) -> dict[str, Any]:
+    def read_log(self) -> dict[str, Any]:
         """What is known of the read: ``reads``, ``opened`` (time), ``by`` (what was to be measured), ``finished``."""
-        if self._ledger is not None and self._ledger.exists():
+        if self._log_path is not None and self._log_path.exists():
             try:
-                written = json.loads(self._ledger.read_text())
-                if not isinstance(written, dict) or not written.keys() >= _KEYS:
-                    raise ValueError(f"it needs {', '.join(sorted(_KEYS))}")
+                log = json.loads(self._log_path.read_text())
+                if not isinstance(log, dict) or not log.keys() >= _LOG_KEYS:
+                    raise ValueError(f"it needs {', '.join(sorted(_LOG_KEYS))}")
             except (OSError, ValueError) as error:
                 raise LimbeckError(
-                    f"{self._ledger} is damaged, so nobody knows whether the test part was read: start a new run"
+                    f"{self._log_path} is damaged, so nobody knows whether the test part was read: start a new run"
                 ) from error
-            return written
-        return dict(self._memory)
+            return log
+        return dict(self._in_memory_log)
 
     def fingerprint(self) -> str:
         """A hash that changes when the test samples do; taking it shows nobody anything and is no read."""
-        part = self._part
-        text = [part.images.fingerprint(), str(part.number.tolist()), str(part.target.tolist())]
+        split = self._split
+        text = [split.images.fingerprint(), str(split.sample_ids.tolist()), str(split.target.tolist())]
         return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
-    def bound(self, ledger: Path) -> Sealed:
+    def with_log(self, path: Path) -> HeldOutTest:
         """The same part, with its reads remembered in ``ledger``."""
-        return Sealed(self._part, ledger)
+        return HeldOutTest(self._split, path)
 
-    def open(self, by: str) -> Part:
+    def unlock(self, reason: str) -> Split:
         """The test samples; ``by`` says what is measured (a digest of the weights), for the ledger.
 
         A second read is an error. One that was cut off by a crash before :meth:`finish` may be made again by the same
         weights: nobody has seen a figure.
         """
-        before = self.history()
-        if before and (before["finished"] or before["by"] != by):
+        log = self.read_log()
+        if log and (log["finished"] or log["by"] != reason):
             raise LimbeckError(
-                f"the test part was read already, on {before['opened']}: a second look would let it choose between "
+                f"the test part was read already, on {log['opened']}: a second look would let it choose between "
                 "models, and its figure would be worth nothing. Compare on the validation part, or start a new run"
             )
-        self._write(
-            {"reads": 1, "opened": datetime.now(UTC).isoformat(timespec="seconds"), "by": by, "finished": False}
+        self._write_log(
+            {"reads": 1, "opened": datetime.now(UTC).isoformat(timespec="seconds"), "by": reason, "finished": False}
         )
-        return self._part
+        return self._split
 
-    def finish(self) -> None:
+    def close(self) -> None:
         """Say that the figures have been written down; from now on the part stays shut."""
-        if not (before := self.history()):
+        if not (log := self.read_log()):
             raise LimbeckError("the test part was not opened, so there are no figures to finish: call open(by) first")
-        self._write({**before, "finished": True})
+        self._write_log({**log, "finished": True})
 
-    def _write(self, history: dict[str, Any]) -> None:
-        self._memory = history
-        if self._ledger is not None:
-            write_atomically(self._ledger, lambda path: path.write_text(json.dumps(history, indent=1)))
+    def _write_log(self, log: dict[str, Any]) -> None:
+        self._in_memory_log = log
+        if self._log_path is not None:
+            write_atomically(self._log_path, lambda path: path.write_text(json.dumps(log, indent=1)))

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.data.counter_rng import Draws
-from limbeck.data.split import UNLABELLED
+from limbeck.data.counter_rng import CounterRNG
+from limbeck.data.split import UNLABELED
 from limbeck.data.transforms.mix_images import beta_quantile
-from limbeck.data.transforms.transform import Mixing
+from limbeck.data.transforms.transform import MixTransform
 
-__all__ = ["Mixture", "shared"]
+__all__ = ["MixParams", "interpolate_labels"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Mixture:
+class MixParams:
     """What is mixed in one batch.
 
     Attributes:
@@ -37,60 +37,64 @@ class Mixture:
     """
 
     rows: Tensor
-    partner: Tensor
-    mixings: tuple[Mixing, ...]
-    way: Tensor
-    share: Tensor
-    centre: Tensor
+    partners: Tensor
+    transforms: tuple[MixTransform, ...]
+    transform_index: Tensor
+    lam: Tensor
+    center: Tensor
 
     @classmethod
-    def of(cls, mixings: Sequence[Mixing], draws: Draws, *, among: int) -> Self:
+    def sample(cls, transforms: Sequence[MixTransform], rng: CounterRNG, *, population: int) -> Self:
         """For each row one of ``mixings``, drawn evenly, with its probability, and a partner ``among`` so many."""
-        which, luck, coarse, fine, quantile, *centre = draws.uniform(7).double().unbind(1)
-        way = (which * len(mixings)).long()
-        probability, alpha = (
-            torch.tensor([getattr(mixing, name) for mixing in mixings], dtype=torch.float64)[way]
+        selector, chance, coarse, fine, quantile, *center = rng.uniform(7).double().unbind(1)
+        transform_index = (selector * len(transforms)).long()
+        p, alpha = (
+            torch.tensor([getattr(transform, name) for transform in transforms], dtype=torch.float64)[transform_index]
             for name in ("probability", "alpha")
         )
-        rows = (luck < probability).nonzero().squeeze(1)
+        rows = (chance < p).nonzero().squeeze(1)
         # A number has 24 bits; two of them reach every sample of more than 16 million.
-        partner = ((coarse + fine * 2.0**-24) * among).long()
-        share = beta_quantile(alpha[rows], quantile[rows]).float()
-        return cls(rows, partner[rows], tuple(mixings), way[rows], share, torch.stack(centre, 1)[rows])
+        partners = ((coarse + fine * 2.0**-24) * population).long()
+        lam = beta_quantile(alpha[rows], quantile[rows]).float()
+        return cls(rows, partners[rows], tuple(transforms), transform_index[rows], lam, torch.stack(center, 1)[rows])
 
-    def pictures(self, images: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    def mix_images(self, images: Tensor, partner_images: Tensor) -> tuple[Tensor, Tensor]:
         """``images`` ``[batch, ...]`` with the rows mixed, and what is left of each, ``[batch]``.
 
         ``others`` ``[m, ...]`` are the partners' pictures.
         """
-        if len(self.mixings) == 1 and len(self.rows) == len(images):  # the usual case needs no copies
-            return self.mixings[0].blend(images, others, self.share, self.centre)
-        images, left = images.clone(), images.new_ones(len(images))
-        for number, mixing in enumerate(self.mixings):
-            mine = (self.way == number).nonzero().squeeze(1)
-            rows = self.rows[mine]
-            images[rows], left[rows] = mixing.blend(images[rows], others[mine], self.share[mine], self.centre[mine])
-        return images, left
+        if len(self.transforms) == 1 and len(self.rows) == len(images):  # the usual case needs no copies
+            return self.transforms[0].blend(images, partner_images, self.lam, self.center)
+        images, fraction = images.clone(), images.new_ones(len(images))
+        for i, transform in enumerate(self.transforms):
+            selected = (self.transform_index == i).nonzero().squeeze(1)
+            rows = self.rows[selected]
+            images[rows], fraction[rows] = transform.blend(
+                images[rows], partner_images[selected], self.lam[selected], self.center[selected]
+            )
+        return images, fraction
 
-    def target(self, target: Tensor, others: Tensor, left: Tensor, *, classes: int) -> Tensor:
+    def mix_target(self, target: Tensor, partner_target: Tensor, fraction: Tensor, *, classes: int) -> Tensor:
         """Probabilities ``[batch, classes]`` out of the class numbers ``[batch]`` and of the partners' ``[m]``.
 
         ``left`` is what :meth:`pictures` gave. A row without a label, or with a partner that has none, is all zeros.
         """
-        whole = target.clone()
-        whole[self.rows] = others
-        return shared(target, whole, left, classes=classes)
+        full_target = target.clone()
+        full_target[self.rows] = partner_target
+        return interpolate_labels(target, full_target, fraction, classes=classes)
 
 
-def shared(target: Tensor, others: Tensor, share: Tensor, *, classes: int) -> Tensor:
+def interpolate_labels(target: Tensor, partner_target: Tensor, lam: Tensor, *, classes: int) -> Tensor:
     """``share`` of the one label and the rest of the other: probabilities ``[batch, classes]``.
 
     A row of which either label is missing (−100) is all zeros, which says that it has none.
 
-    >>> shared(torch.tensor([0, 1]), torch.tensor([1, -100]), torch.tensor([0.75, 0.5]), classes=2)
+    >>> interpolate_labels(torch.tensor([0, 1]), torch.tensor([1, -100]), torch.tensor([0.75, 0.5]), classes=2)
     tensor([[0.7500, 0.2500],
             [0.0000, 0.0000]])
     """
-    known = (target != UNLABELLED) & (others != UNLABELLED)
-    one, other = (F.one_hot(each.where(known, 0), classes).to(share) for each in (target, others))
-    return (one * share[:, None] + other * (1 - share)[:, None]) * known[:, None]
+    is_labeled = (target != UNLABELED) & (partner_target != UNLABELED)
+    one_hot, partner_one_hot = (
+        F.one_hot(labels.where(is_labeled, 0), classes).to(lam) for labels in (target, partner_target)
+    )
+    return (one_hot * lam[:, None] + partner_one_hot * (1 - lam)[:, None]) * is_labeled[:, None]

@@ -12,23 +12,23 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.augmentation import Views
-from limbeck.data.batch_sampler import Batch, Looped, Shuffled, Stream
-from limbeck.data.held_out import Sealed
+from limbeck.data.augmentation import Augmentation
+from limbeck.data.batch_sampler import Batch, BatchSampler, BatchStream, LoaderAdapter
+from limbeck.data.held_out import HeldOutTest
 from limbeck.data.normalization import Normalization
-from limbeck.data.split import UNLABELLED, Part, Stored, Wrapped
-from limbeck.data.splits import cut, hide_labels, take
+from limbeck.data.split import UNLABELED, DatasetAdapter, InMemory, Split
+from limbeck.data.splits import hide_labels, stratified_split, stratified_subsample
 
-__all__ = ["Data", "arrange", "arrays", "batches", "datasets", "loaders"]
+__all__ = ["DataModule", "make_splits", "from_tensors", "iterate_batches", "from_datasets", "from_loaders"]
 
-Pictures = Literal["all", "labelled"]
-Normalize = Literal["data", "imagenet", "none"]
+LabelSubset = Literal["all", "labelled"]
+NormalizeMode = Literal["data", "imagenet", "none"]
 _VALIDATION, _TEST = 5, 6
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Data:
+class DataModule:
     """A data set cut into parts.
 
     Attributes:
@@ -44,199 +44,207 @@ class Data:
     """
 
     name: str
-    classes: tuple[str, ...]
-    train: Part
-    validation: Part
-    sealed: Sealed
-    views: Views
+    class_names: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: HeldOutTest
+    augmentation: Augmentation
     normalization: Normalization
     seed: int = 0
-    order: int | None = None
+    order_seed: int | None = None
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def input_shape(self) -> tuple[int, ...]:
         """The shape of one input, such as (3, 32, 32)."""
         return tuple(self.train.read(torch.tensor([0])).shape[1:])
 
     @property
-    def labelled(self) -> int:
+    def num_labeled(self) -> int:
         """How many training samples have a label."""
-        return len(self.train.labelled())
+        return len(self.train.select_labeled())
 
-    def stream(self, *, batch: int, pictures: Pictures = "all", rank: int = 0, world: int = 1) -> Shuffled:
+    def batches(
+        self, *, batch_size: int, subset: LabelSubset = "all", rank: int = 0, world_size: int = 1
+    ) -> BatchSampler:
         """Training batches by number: of all pictures, or of the labelled ones only."""
-        if pictures not in ("all", "labelled"):
-            raise LimbeckError(f"`pictures` is all or labelled, not {pictures!r}")
-        part = self.train if pictures == "all" else self.train.labelled()
-        return Shuffled(
-            part, self.views, self.normalization, batch=batch, seed=self.seed, order=self.order,
-            classes=len(self.classes), rank=rank, world=world,
+        if subset not in ("all", "labelled"):
+            raise LimbeckError(f"`pictures` is all or labelled, not {subset!r}")
+        split = self.train if subset == "all" else self.train.select_labeled()
+        return BatchSampler(
+            split, self.augmentation, self.normalization, batch_size=batch_size, seed=self.seed, order_seed=self.order_seed,
+            classes=len(self.class_names), rank=rank, world_size=world_size,
         )  # fmt: skip
 
-    def validation_batches(self, *, batch: int = 512, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def validation_batches(self, *, batch_size: int = 512, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """The validation part in order, without views; of several processes each gets every ``world``-th batch."""
-        return batches(self.validation, self.normalization, batch=batch, rank=rank, world=world)
+        return iterate_batches(
+            self.validation, self.normalization, batch_size=batch_size, rank=rank, world_size=world_size
+        )
 
     def fingerprint(self) -> str:
         """A hash that changes when the data or its split does."""
-        text = [self.name, *self.classes, self.train.images.fingerprint(), self.sealed.fingerprint()]
+        text = [self.name, *self.class_names, self.train.images.fingerprint(), self.test.fingerprint()]
         if self.validation.images is not self.train.images:
             text.append(self.validation.images.fingerprint())
-        for part in (self.train, self.validation):
-            text += [str(part.number.tolist()), str(part.target.tolist())]
+        for split in (self.train, self.validation):
+            text += [str(split.sample_ids.tolist()), str(split.target.tolist())]
         return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
 
-def batches(
-    part: Part, normalization: Normalization, *, batch: int = 512, rank: int = 0, world: int = 1
+def iterate_batches(
+    split: Split, normalization: Normalization, *, batch_size: int = 512, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
     """``part`` in order, without views: all of its batches, or every ``world``-th beginning with number ``rank``."""
-    for which in torch.split(torch.arange(len(part)), batch)[rank::world]:
+    for indices in torch.split(torch.arange(len(split)), batch_size)[rank::world_size]:
         yield {
-            "input": normalization.apply(part.read(which)),
-            "target": part.target[which],
-            "index": part.number[which],
+            "input": normalization.apply(split.read(indices)),
+            "target": split.target[indices],
+            "index": split.sample_ids[indices],
         }
 
 
-def arrange(
-    name: str, classes: Sequence[str], train: Part, *, seed: int,
-    validation: Part | float, test: Part | float, labels: int | None, keep: int | None,
-    views: Views, normalize: Normalize,
-) -> Data:  # fmt: skip
+def make_splits(
+    name: str, class_names: Sequence[str], train: Split, *, seed: int,
+    validation: Split | float, test: Split | float, num_labeled: int | None, num_samples: int | None,
+    augment: Augmentation, normalize: NormalizeMode,
+) -> DataModule:  # fmt: skip
     """Cut the parts that a source does not bring, hide labels, and measure the normalisation.
 
     The test part is cut first, so that it is the same whatever the validation part.
     """
     if normalize not in _NORMALIZE:
         raise LimbeckError(f"`normalize` is one of {', '.join(_NORMALIZE)}, not {normalize!r}")
-    for given in (train, validation, test):
-        if isinstance(given, Part):
-            _require_known_classes(given.target, classes, name)
+    for dataset in (train, validation, test):
+        if isinstance(dataset, Split):
+            _require_valid_labels(dataset.target, class_names, name)
     if isinstance(test, float | int):
-        train, test = cut(train, test, seed=seed, purpose=_TEST)
+        train, test = stratified_split(train, test, seed=seed, purpose=_TEST)
     if isinstance(validation, float | int):
-        train, validation = cut(train, validation, seed=seed, purpose=_VALIDATION)
-    if keep is not None:
-        train = take(train, keep, seed=seed)
-    if labels is not None:
-        train = hide_labels(train, labels, seed=seed)
-    for part, what in ((train, "training"), (validation, "validation"), (test, "test")):
-        if not len(part):
-            raise LimbeckError(f"the {what} part of {name} is empty: {len(train)} samples are left to train on")
-    return Data(name, tuple(classes), train, validation, Sealed(test), views, _NORMALIZE[normalize](train), seed)
+        train, validation = stratified_split(train, validation, seed=seed, purpose=_VALIDATION)
+    if num_samples is not None:
+        train = stratified_subsample(train, num_samples, seed=seed)
+    if num_labeled is not None:
+        train = hide_labels(train, num_labeled, seed=seed)
+    for split, split_name in ((train, "training"), (validation, "validation"), (test, "test")):
+        if not len(split):
+            raise LimbeckError(f"the {split_name} part of {name} is empty: {len(train)} samples are left to train on")
+    return DataModule(
+        name, tuple(class_names), train, validation, HeldOutTest(test), augment, _NORMALIZE[normalize](train), seed
+    )
 
 
-def arrays(
-    inputs: Tensor, target: Tensor, *, classes: Sequence[str] | None = None, name: str = "arrays", seed: int = 0,
-    validation: float = 0.2, test: float = 0.2, labels: int | None = None, views: Views = Views(),
-    normalize: Normalize = "data",
-) -> Data:  # fmt: skip
+def from_tensors(
+    inputs: Tensor, target: Tensor, *, class_names: Sequence[str] | None = None, name: str = "arrays", seed: int = 0,
+    val_split: float = 0.2, test_split: float = 0.2, num_labeled: int | None = None, augment: Augmentation = Augmentation(),
+    normalize: NormalizeMode = "data",
+) -> DataModule:  # fmt: skip
     """Your own tensors as data: ``inputs`` ``[n, channels, height, width]`` (uint8, or float 0..1), ``target`` ``[n]``.
 
-    >>> data = arrays(torch.rand(100, 1, 8, 8), torch.arange(100) % 4)
-    >>> len(data.train), len(data.validation), len(data.sealed), data.classes
+    >>> data = from_tensors(torch.rand(100, 1, 8, 8), torch.arange(100) % 4)
+    >>> len(data.train), len(data.validation), len(data.test), data.class_names
     (64, 16, 20, ('0', '1', '2', '3'))
     """
-    if views.transforms and inputs.dtype != torch.uint8 and len(inputs):
+    if augment.transforms and inputs.dtype != torch.uint8 and len(inputs):
         low, high = float(inputs.min()), float(inputs.max())
         if not 0 <= low <= high <= 1:
             raise LimbeckError(
                 f"views change pictures in 0..1, and these inputs ({inputs.dtype}) go from {low:g} to {high:g}: give "
                 "uint8, or divide them first"
             )
-    part = Part.whole(Stored(inputs), target)
-    return arrange(
-        name, classes or _numbered(target), part, seed=seed, validation=validation, test=test, labels=labels, keep=None,
-        views=views, normalize=normalize,
+    split = Split.from_images(InMemory(inputs), target)
+    return make_splits(
+        name, class_names or _default_class_names(target), split, seed=seed, validation=val_split, test=test_split, num_labeled=num_labeled, num_samples=None,
+        augment=augment, normalize=normalize,
     )  # fmt: skip
 
 
-def datasets(
-    train: Any, validation: Any = None, test: Any = None, *, classes: Sequence[str] | None = None,
+def from_datasets(
+    train: Any, validation: Any = None, test: Any = None, *, class_names: Sequence[str] | None = None,
     name: str = "datasets", seed: int = 0,
-) -> Data:  # fmt: skip
+) -> DataModule:  # fmt: skip
     """Your own map-style torch data sets of ``(input, class)``; parts not given are cut off ``train`` (20 % each).
 
     Their own transforms are kept as they are: teacher and student still see one picture, since both get one batch.
     """
-    whole, cuts = Part.whole(Wrapped(train), _targets(train)), dict[str, Part]()
-    for what, dataset in (("validation", validation), ("test", test)):
+    train_split, splits = Split.from_images(DatasetAdapter(train), _read_targets(train)), dict[str, Split]()
+    for split_name, dataset in (("validation", validation), ("test", test)):
         if dataset is not None:  # numbered on from the parts before, since a number is one sample's name
-            first = len(whole) + sum(map(len, cuts.values()))
-            cuts[what] = Part.whole(Wrapped(dataset), _targets(dataset), first=first)
-    return arrange(
-        name, classes or _numbered(whole.target), whole, seed=seed, validation=cuts.get("validation", 0.2),
-        test=cuts.get("test", 0.2), labels=None, keep=None, views=Views(), normalize="none",
+            first_id = len(train_split) + sum(map(len, splits.values()))
+            splits[split_name] = Split.from_images(DatasetAdapter(dataset), _read_targets(dataset), first_id=first_id)
+    return make_splits(
+        name, class_names or _default_class_names(train_split.target), train_split, seed=seed, validation=splits.get("validation", 0.2),
+        test=splits.get("test", 0.2), num_labeled=None, num_samples=None, augment=Augmentation(), normalize="none",
     )  # fmt: skip
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Loaders:
+class LoaderDataModule:
     """A user's own loaders, see :func:`loaders`."""
 
     train: Iterable[Any]
     validation: Iterable[Any]
 
-    def stream(self, *, batch: int, pictures: Pictures = "all", rank: int = 0, world: int = 1) -> Stream:
+    def batches(
+        self, *, batch_size: int, subset: LabelSubset = "all", rank: int = 0, world_size: int = 1
+    ) -> BatchStream:
         """The training loader, begun again each epoch; its batches are what they are."""
-        if pictures != "all":
+        if subset != "all":
             raise LimbeckError(
-                f"a loader of your own gives the pictures it gives, and {pictures!r} ones were asked for: give a "
+                f"a loader of your own gives the pictures it gives, and {subset!r} ones were asked for: give a "
                 "loader of those"
             )
-        return Looped(self.train)
+        return LoaderAdapter(self.train)
 
-    def validation_batches(self, *, batch: int = 512, rank: int = 0, world: int = 1) -> Iterator[Any]:
+    def validation_batches(self, *, batch_size: int = 512, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
         """The validation loader: all of it where its sampler deals it out itself, else every ``world``-th batch."""
-        deals = isinstance(getattr(self.validation, "sampler", None), torch.utils.data.DistributedSampler)
-        return iter(self.validation) if deals else islice(self.validation, rank, None, world)
+        is_distributed = isinstance(getattr(self.validation, "sampler", None), torch.utils.data.DistributedSampler)
+        return iter(self.validation) if is_distributed else islice(self.validation, rank, None, world_size)
 
 
-def loaders(train: Iterable[Any], validation: Iterable[Any] = ()) -> Loaders:
+def from_loaders(train: Iterable[Any], validation: Iterable[Any] = ()) -> LoaderDataModule:
     """Your own ``DataLoader`` s for :func:`limbeck.fit`, when their batches are what the task can read.
 
     Their batch size and order are theirs. With Fabric on several processes, give them a ``DistributedSampler``.
     """
-    return Loaders(train, validation)
+    return LoaderDataModule(train, validation)
 
 
-def _targets(dataset: Any) -> Tensor:
+def _read_targets(dataset: Any) -> Tensor:
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise LimbeckError(
             f"a {type(dataset).__name__} has no length or no items by number: give a map-style data set, or your own "
             "loaders to limbeck.data.loaders"
         )
-    known, change = getattr(dataset, "targets", None), getattr(dataset, "target_transform", None)
-    if known is None:
-        known = [int(dataset[i][1]) for i in range(len(dataset))]
-    elif change is not None:
-        known = [int(change(label)) for label in known]
-    return torch.as_tensor(known)
+    targets, target_transform = getattr(dataset, "targets", None), getattr(dataset, "target_transform", None)
+    if targets is None:
+        targets = [int(dataset[i][1]) for i in range(len(dataset))]
+    elif target_transform is not None:
+        targets = [int(target_transform(label)) for label in targets]
+    return torch.as_tensor(targets)
 
 
-def _numbered(target: Tensor) -> tuple[str, ...]:
+def _default_class_names(target: Tensor) -> tuple[str, ...]:
     if not len(target):
         raise LimbeckError("there is no sample at all: give at least one for each part")
     return tuple(str(i) for i in range(int(target.max()) + 1))
 
 
-def _require_known_classes(target: Tensor, classes: Sequence[str], name: str) -> None:
-    strange = target[(target != UNLABELLED) & ((target < 0) | (target >= len(classes)))]
-    if len(strange):
+def _require_valid_labels(target: Tensor, class_names: Sequence[str], name: str) -> None:
+    invalid = target[(target != UNLABELED) & ((target < 0) | (target >= len(class_names)))]
+    if len(invalid):
         raise LimbeckError(
-            f"{name} has a label {int(strange[0])}, and with {len(classes)} classes a label is from 0 to "
-            f"{len(classes) - 1}, or {UNLABELLED} where there is none"
+            f"{name} has a label {int(invalid[0])}, and with {len(class_names)} classes a label is from 0 to "
+            f"{len(class_names) - 1}, or {UNLABELED} where there is none"
         )
 
 
-def _channels(part: Part) -> int:
-    return part.read(torch.tensor([0])).shape[1]
+def _num_channels(split: Split) -> int:
+    return split.read(torch.tensor([0])).shape[1]
 
 
-_NORMALIZE: dict[str, Callable[[Part], Normalization]] = {
-    "data": Normalization.measured,
-    "imagenet": lambda part: Normalization.imagenet(_channels(part)),
-    "none": lambda part: Normalization.none(_channels(part)),
+_NORMALIZE: dict[str, Callable[[Split], Normalization]] = {
+    "data": Normalization.from_split,
+    "imagenet": lambda part: Normalization.imagenet(_num_channels(part)),
+    "none": lambda part: Normalization.none(_num_channels(part)),
 }

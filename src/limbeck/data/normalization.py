@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.split import Part
+from limbeck.data.split import Split
 
 __all__ = ["Normalization"]
 
@@ -39,34 +39,34 @@ class Normalization:
         return cls((0.0,) * channels, (1.0,) * channels)
 
     @classmethod
-    def measured(cls, part: Part, *, most: int = 5000) -> Normalization:
+    def from_split(cls, split: Split, *, max_samples: int = 5000) -> Normalization:
         """Mean and standard deviation of ``part``, over ``most`` samples evenly chosen."""
-        many = min(len(part), most)
-        which = torch.arange(many) * len(part) // many
+        num_samples = min(len(split), max_samples)
+        indices = torch.arange(num_samples) * len(split) // num_samples
         # In slices: 5,000 photographs in float64 would be gigabytes.
         count, total, square = 0, torch.zeros(1), torch.zeros(1)
-        for some in torch.split(which, 256):
-            images = part.read(some).double().transpose(0, 1).flatten(1)
+        for chunk in torch.split(indices, 256):
+            images = split.read(chunk).double().transpose(0, 1).flatten(1)
             count, total, square = count + images.shape[1], total + images.sum(1), square + images.square().sum(1)
         mean = total / count
-        spread = (((square - count * mean.square()) / max(count - 1, 1)).clamp(min=0)).sqrt().clamp(min=1e-3)
-        return cls(tuple(round(m, 6) for m in mean.tolist()), tuple(round(s, 6) for s in spread.tolist()))
+        std = (((square - count * mean.square()) / max(count - 1, 1)).clamp(min=0)).sqrt().clamp(min=1e-3)
+        return cls(tuple(round(m, 6) for m in mean.tolist()), tuple(round(s, 6) for s in std.tolist()))
 
     def apply(self, images: Tensor) -> Tensor:
         """``[batch, channels, ...]`` pictures, normalised."""
-        mean, std = self._like(images)
+        mean, std = self._mean_std_like(images)
         return (images - mean) / std
 
-    def undo(self, images: Tensor) -> Tensor:
+    def invert(self, images: Tensor) -> Tensor:
         """The pixels of normalised ``[batch, channels, ...]`` pictures.
 
-        >>> Normalization((0.5,), (0.25,)).undo(torch.full((1, 1, 1, 1), 2.0)).item()
+        >>> Normalization((0.5,), (0.25,)).invert(torch.full((1, 1, 1, 1), 2.0)).item()
         1.0
         """
-        mean, std = self._like(images)
+        mean, std = self._mean_std_like(images)
         return images * std + mean
 
-    def _like(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _mean_std_like(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if images.ndim < 2 or images.shape[1] != len(self.mean):
             raise LimbeckError(
                 f"this normalisation is of {len(self.mean)} channels, and the pictures have the shape "

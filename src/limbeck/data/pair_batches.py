@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.batch_sampler import Batch, Shuffled, Stream
-from limbeck.data.counter_rng import generator
-from limbeck.data.split import UNLABELLED, Part
+from limbeck.data.batch_sampler import Batch, BatchSampler, BatchStream
+from limbeck.data.counter_rng import make_generator
+from limbeck.data.split import UNLABELED, Split
 
-__all__ = ["Again", "Classmates", "Sampling", "partners", "sampled"]
+__all__ = ["RepeatPrevious", "SameClassPairs", "BatchPairing", "choose_partners", "pair_batches"]
 
-Sampling = Literal["plain", "classmates", "again"]
+BatchPairing = Literal["plain", "classmates", "again"]
 _PARTNER: Final = 7
 
 
 @final
-class Classmates:
+class SameClassPairs:
     """Each sample with another one of its class: row i of the first half and row i of the second (CS-KD).
 
     Yun et al., CVPR 2020, https://arxiv.org/abs/2003.13964.
@@ -34,28 +34,28 @@ class Classmates:
         halves: deals out the first half: batches of half the size.
     """
 
-    def __init__(self, halves: Shuffled) -> None:
-        self._halves, self._members = halves, _members(halves.part)
+    def __init__(self, half_batches: BatchSampler) -> None:
+        self._half_batches, self._class_members = half_batches, _group_by_class(half_batches.split)
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, self._halves.steps_per_epoch // 2)
+        return max(1, self._half_batches.steps_per_epoch // 2)
 
     @property
-    def part(self) -> Part:
+    def split(self) -> Split:
         """The samples."""
-        return self._halves.part
+        return self._half_batches.split
 
     def batch(self, step: int) -> Batch:
-        which, view = self._halves.places(step)
-        drawn = generator(self._halves.order_seed, _PARTNER, step, self._halves.rank)
-        draw = torch.rand(len(which), generator=drawn, dtype=torch.float64)
-        other = partners(which, self._halves.part.target, self._members, draw)
-        return self._halves.show(torch.cat([which, other]), torch.cat([view, view]))
+        indices, views = self._half_batches.batch_indices(step)
+        rng = make_generator(self._half_batches.order_seed, _PARTNER, step, self._half_batches.rank)
+        draws = torch.rand(len(indices), generator=rng, dtype=torch.float64)
+        partners = choose_partners(indices, self._half_batches.split.target, self._class_members, draws)
+        return self._half_batches.load(torch.cat([indices, partners]), torch.cat([views, views]))
 
 
 @final
-class Again:
+class RepeatPrevious:
     """The first half of each batch is the second half of the one before, each sample in its next view (DLB).
 
     Shen et al., CVPR 2022, https://arxiv.org/abs/2203.16172. The first batch of a training has one half only. Where
@@ -66,64 +66,67 @@ class Again:
         halves: deals out what is new: batches of half the size.
     """
 
-    def __init__(self, halves: Shuffled) -> None:
-        self._halves = halves
+    def __init__(self, half_batches: BatchSampler) -> None:
+        self._half_batches = half_batches
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, self._halves.steps_per_epoch // 2)
+        return max(1, self._half_batches.steps_per_epoch // 2)
 
     @property
-    def part(self) -> Part:
+    def split(self) -> Split:
         """The samples."""
-        return self._halves.part
+        return self._half_batches.split
 
     def batch(self, step: int) -> Batch:
-        which, view = self._halves.places(step, times=2)
+        indices, views = self._half_batches.batch_indices(step, num_showings=2)
         if not step:
-            return self._halves.show(which, view)
-        before, seen = self._halves.places(step - 1, times=2, time=1)
-        return self._halves.show(torch.cat([before, which]), torch.cat([seen, view]))
+            return self._half_batches.load(indices, views)
+        previous_indices, previous_views = self._half_batches.batch_indices(step - 1, num_showings=2, showing_index=1)
+        return self._half_batches.load(torch.cat([previous_indices, indices]), torch.cat([previous_views, views]))
 
 
-def sampled(halves: Stream, how: Sampling) -> Stream:
+def pair_batches(half_batches: BatchStream, pairing: BatchPairing) -> BatchStream:
     """``halves``, a stream of batches of half the size, as pairs of ``classmates`` or with what comes ``again``."""
-    if not isinstance(halves, Shuffled):
+    if not isinstance(half_batches, BatchSampler):
         raise LimbeckError(
-            f"a {type(halves).__name__} deals out its batches by itself, and the sampling {how!r} was asked for: use "
+            f"a {type(half_batches).__name__} deals out its batches by itself, and the sampling {pairing!r} was asked for: use "
             "limbeck's own data, or leave sampling away"
         )
-    if how not in _KINDS:
-        raise LimbeckError(f"sampling is one of plain, {', '.join(_KINDS)}, not {how!r}")
-    return _KINDS[how](halves)
+    if pairing not in _PAIRINGS:
+        raise LimbeckError(f"sampling is one of plain, {', '.join(_PAIRINGS)}, not {pairing!r}")
+    return _PAIRINGS[pairing](half_batches)
 
 
-def partners(which: Tensor, target: Tensor, members: dict[int, Tensor], draw: Tensor) -> Tensor:
+def choose_partners(indices: Tensor, target: Tensor, class_members: dict[int, Tensor], draws: Tensor) -> Tensor:
     """For each place of ``which`` another one of its class, by ``draw`` from 0 to below 1.
 
     ``members`` are the places of each class, in order. A sample that is alone in its class, or has none, is its own.
 
     >>> target = torch.tensor([0, 1, 0, 0])
-    >>> partners(torch.tensor([0, 1, 2]), target, {0: torch.tensor([0, 2, 3])}, torch.tensor([0.0, 0.5, 0.9]))
+    >>> choose_partners(torch.tensor([0, 1, 2]), target, {0: torch.tensor([0, 2, 3])}, torch.tensor([0.0, 0.5, 0.9]))
     tensor([2, 1, 3])
     """
-    found = which.clone()
-    for row, (place, label) in enumerate(zip(which.tolist(), target[which].tolist(), strict=True)):
-        if label in members:
-            others = members[label]
+    chosen = indices.clone()
+    for row, (index, label) in enumerate(zip(indices.tolist(), target[indices].tolist(), strict=True)):
+        if label in class_members:
+            members_of_class = class_members[label]
             # Drawn among the others: those from the sample on are one further.
-            drawn = int(draw[row] * (len(others) - 1))
-            found[row] = others[drawn + int(drawn >= int(torch.searchsorted(others, place)))]
-    return found
+            offset = int(draws[row] * (len(members_of_class) - 1))
+            chosen[row] = members_of_class[offset + int(offset >= int(torch.searchsorted(members_of_class, index)))]
+    return chosen
 
 
-def _members(part: Part) -> dict[int, Tensor]:
+def _group_by_class(split: Split) -> dict[int, Tensor]:
     """The places of each class that has at least two."""
-    classes, many = torch.unique(part.target, return_counts=True)
-    some = [int(label) for label, n in zip(classes, many, strict=True) if n > 1 and label != UNLABELLED]
-    if not some:
+    classes, counts = torch.unique(split.target, return_counts=True)
+    usable = [int(label) for label, n in zip(classes, counts, strict=True) if n > 1 and label != UNLABELED]
+    if not usable:
         raise LimbeckError("pairs of one class take a class with two labelled samples, and this part has none")
-    return {label: (part.target == label).nonzero().squeeze(1) for label in some}
+    return {label: (split.target == label).nonzero().squeeze(1) for label in usable}
 
 
-_KINDS: Final[Mapping[str, Callable[[Shuffled], Stream]]] = {"classmates": Classmates, "again": Again}
+_PAIRINGS: Final[Mapping[str, Callable[[BatchSampler], BatchStream]]] = {
+    "classmates": SameClassPairs,
+    "again": RepeatPrevious,
+}

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.image_store import Files, Images, Stored, Wrapped
+from limbeck.data.image_store import DatasetAdapter, ImageFiles, ImageStore, InMemory
 
-__all__ = ["UNLABELLED", "Files", "Images", "Part", "Stored", "Wrapped"]
+__all__ = ["UNLABELED", "ImageFiles", "ImageStore", "Split", "InMemory", "DatasetAdapter"]
 
-UNLABELLED = -100
+UNLABELED = -100
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Part:
+class Split:
     """Some samples of a data set.
 
     Attributes:
@@ -28,32 +28,32 @@ class Part:
         number: ``[n]``, the number of each sample in its source: its name in views and caches.
     """
 
-    images: Images
-    places: Tensor
+    images: ImageStore
+    indices: Tensor
     target: Tensor
-    number: Tensor
+    sample_ids: Tensor
 
     @classmethod
-    def whole(cls, images: Images, target: Tensor, *, first: int = 0) -> Part:
+    def from_images(cls, images: ImageStore, target: Tensor, *, first_id: int = 0) -> Split:
         """All of ``images``, numbered from ``first``."""
-        places = torch.arange(len(images))
+        indices = torch.arange(len(images))
         if target.ndim != 1:
             raise LimbeckError(f"labels are one class number for each sample, [n], not {list(target.shape)}")
         if len(images) != len(target):
             raise LimbeckError(f"there are {len(images)} pictures and {len(target)} labels")
-        return cls(images, places, target.long(), places + first)
+        return cls(images, indices, target.long(), indices + first_id)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
-    def subset(self, which: Tensor) -> Part:
+    def subset(self, indices: Tensor) -> Split:
         """The samples at ``which`` (places in this part, or booleans)."""
-        return Part(self.images, self.places[which], self.target[which], self.number[which])
+        return Split(self.images, self.indices[indices], self.target[indices], self.sample_ids[indices])
 
-    def labelled(self) -> Part:
+    def select_labeled(self) -> Split:
         """The samples that have a label."""
-        return self.subset(self.target != UNLABELLED)
+        return self.subset(self.target != UNLABELED)
 
-    def read(self, which: Tensor) -> Tensor:
+    def read(self, indices: Tensor) -> Tensor:
         """The pictures at ``which`` places of this part, float32 in 0..1."""
-        return self.images.read(self.places[which])
+        return self.images.read(self.indices[indices])

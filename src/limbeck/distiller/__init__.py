@@ -1,17 +1,17 @@
 """The weighted sum of terms, and the module that holds student, teachers and that sum."""
 
-from limbeck.distiller.deployment import deployed, reused
+from limbeck.distiller.deployment import classifier_source, deployment_model
 from limbeck.distiller.distiller import Distiller
 from limbeck.distiller.early_exits import EarlyExit, early_exits
-from limbeck.distiller.gather_context import gathered
-from limbeck.distiller.mutual import Peers, Together, for_each_peer
-from limbeck.distiller.objective import Loss, Objective
-from limbeck.distiller.per_teacher import each_teacher
-from limbeck.distiller.temperature_checks import doubts
-from limbeck.losses.weighting.loss_weighting import Balance, GradNorm, LossRatio, Uncertainty
+from limbeck.distiller.gather_context import gather_context
+from limbeck.distiller.mutual import MutualTask, PeerStudents, scale_weights_for_peers
+from limbeck.distiller.objective import LossOutput, Objective
+from limbeck.distiller.per_teacher import loss_per_teacher
+from limbeck.distiller.temperature_checks import temperature_warnings
+from limbeck.losses.weighting.loss_weighting import GradNorm, LossRatioWeighting, LossWeighting, UncertaintyWeighting
 
 __all__ = [
-    "Balance", "Distiller", "EarlyExit", "GradNorm", "Loss", "LossRatio", "Objective", "Peers", "Together",
-    "Uncertainty", "deployed", "doubts", "each_teacher", "early_exits", "for_each_peer",
-    "gathered", "reused",
+    "LossWeighting", "Distiller", "EarlyExit", "GradNorm", "LossOutput", "LossRatioWeighting", "Objective", "PeerStudents", "MutualTask",
+    "UncertaintyWeighting", "deployment_model", "temperature_warnings", "loss_per_teacher", "early_exits", "scale_weights_for_peers",
+    "gather_context", "classifier_source",
 ]  # fmt: skip

@@ -11,28 +11,28 @@ from torch import nn
 from limbeck.core.errors import LimbeckError
 from limbeck.distiller.distiller import Distiller
 from limbeck.distiller.early_exits import EarlyExit
-from limbeck.losses import SimKD
-from limbeck.teachers.adapter import Adapter
+from limbeck.losses import SimKDLoss
+from limbeck.teachers.adapter import TeacherAdapter
 
-__all__ = ["deployed", "reused"]
+__all__ = ["deployment_model", "classifier_source"]
 
 
-def reused(distiller: Distiller) -> tuple[str, SimKD] | None:
+def classifier_source(distiller: Distiller) -> tuple[str, SimKDLoss] | None:
     """The name of the term whose teacher lends its classifier, and the term; ``None`` where there is none.
 
     Raises:
         LimbeckError: there are several.
     """
-    found = [(name, term) for name, term in distiller.objective.terms.items() if isinstance(term, SimKD)]
-    if len(found) > 1:
+    matches = [(name, loss) for name, loss in distiller.objective.losses.items() if isinstance(loss, SimKDLoss)]
+    if len(matches) > 1:
         raise LimbeckError(
-            f"a student has one classifier, and each of {', '.join(name for name, _ in found)} (SimKD) would put its "
+            f"a student has one classifier, and each of {', '.join(name for name, _ in matches)} (SimKD) would put its "
             "teacher's behind it: keep one of them"
         )
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
-def deployed(distiller: Distiller) -> nn.Module:
+def deployment_model(distiller: Distiller) -> nn.Module:
     """What is measured, kept and exported: the student, or with SimKD the student's body with the teacher's classifier.
 
     The latter shares its weights with the student and the term's projector; the classifier is a copy. The classifier is
@@ -41,45 +41,45 @@ def deployed(distiller: Distiller) -> nn.Module:
     Raises:
         LimbeckError: the teacher is no module, has no such layer, or its classes are in another order.
     """
-    if (found := reused(distiller)) is None:
+    if (source := classifier_source(distiller)) is None:
         return distiller.student
-    name, term = found
-    width = _width(term)
-    classifier = _classifier(distiller, name, term, width)
-    body = EarlyExit(distiller.student, distiller.student_taps[term.at], term.head(classifier))
+    name, loss = source
+    width = _projector_width(loss)
+    classifier = _find_teacher_classifier(distiller, name, loss, width)
+    body = EarlyExit(distiller.student, distiller.student_feature_layers[loss.layer], loss.make_head(classifier))
     return body.train(distiller.student.training)
 
 
-def _width(term: SimKD) -> int:
+def _projector_width(loss: SimKDLoss) -> int:
     """Of the teacher's features: what the projector's last normalisation gives."""
-    assert term.projector is not None
-    return next(one.num_features for one in reversed(list(term.projector)) if isinstance(one, _NORMS))
+    assert loss.projector is not None
+    return next(layer.num_features for layer in reversed(list(loss.projector)) if isinstance(layer, _BATCH_NORMS))
 
 
-def _classifier(distiller: Distiller, name: str, term: SimKD, width: int) -> nn.Linear:
-    said, known = term.teacher, list(distiller.teachers)
-    if said is None and len(known) > 1:
+def _find_teacher_classifier(distiller: Distiller, name: str, loss: SimKDLoss, width: int) -> nn.Linear:
+    requested, teacher_names = loss.teacher, list(distiller.teachers)
+    if requested is None and len(teacher_names) > 1:
         raise LimbeckError(
-            f"SimKD puts one teacher's classifier behind the student, and {name!r} hears {', '.join(known)}: name one"
+            f"SimKD puts one teacher's classifier behind the student, and {name!r} hears {', '.join(teacher_names)}: name one"
         )
-    lender = said or known[0]
-    network = getattr(distiller.teachers[lender], "network", None)
+    teacher_name = requested or teacher_names[0]
+    network = getattr(distiller.teachers[teacher_name], "network", None)
     if not isinstance(network, nn.Module):
         raise LimbeckError(
-            f"SimKD puts the teacher's classifier behind the student, and {lender!r} only answers: give its network"
+            f"SimKD puts the teacher's classifier behind the student, and {teacher_name!r} only answers: give its network"
         )
-    if isinstance(network, Adapter) and network.lens.places is not None:
+    if isinstance(network, TeacherAdapter) and network.mapping.class_indices is not None:
         raise LimbeckError(
-            f"SimKD puts the classifier of {lender!r} behind the student, and its classes are in another order than "
+            f"SimKD puts the classifier of {teacher_name!r} behind the student, and its classes are in another order than "
             "the data's: give a teacher of the same classes"
         )
-    layers = [one for one in network.modules() if isinstance(one, nn.Linear)]
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     if not layers or layers[-1].in_features != width:
         raise LimbeckError(
-            f"SimKD puts the classifier of {lender!r} behind features of width {width}, and its last nn.Linear "
+            f"SimKD puts the classifier of {teacher_name!r} behind features of width {width}, and its last nn.Linear "
             f"{f'takes {layers[-1].in_features}' if layers else 'is missing'}: tap the last layer before the classifier"
         )
     return layers[-1]
 
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)

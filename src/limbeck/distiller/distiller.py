@@ -10,21 +10,21 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.errors import LimbeckError, nearest
-from limbeck.core.loss_context import Exchange
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.core.loss_context import LossContext
 from limbeck.core.progress import Progress
-from limbeck.core.protocols import Task, TeacherSource, Term
+from limbeck.core.protocols import Loss, Task, Teacher
 from limbeck.core.schedules import Schedule
-from limbeck.distiller.objective import Loss, Objective
-from limbeck.distiller.temperature_checks import doubts
-from limbeck.features import Taps
-from limbeck.losses.weighting.loss_weighting import Balance
-from limbeck.teachers import Combination, Frozen, combine
-from limbeck.teachers.ensemble import way
+from limbeck.distiller.objective import LossOutput, Objective
+from limbeck.distiller.temperature_checks import temperature_warnings
+from limbeck.features import FeatureExtractor
+from limbeck.losses.weighting.loss_weighting import LossWeighting
+from limbeck.teachers import EnsembleMethod, FrozenTeacher, combine_teachers
+from limbeck.teachers.ensemble import resolve_ensemble
 
 __all__ = ["Distiller"]
 
-Teachers = nn.Module | TeacherSource | Sequence[nn.Module | TeacherSource] | Mapping[str, nn.Module | TeacherSource]
+Teachers = nn.Module | Teacher | Sequence[nn.Module | Teacher] | Mapping[str, nn.Module | Teacher]
 
 
 @final
@@ -53,10 +53,10 @@ class Distiller(nn.Module):
     The loop is yours (plain, Lightning, ``transformers.Trainer``, Accelerate) or :func:`limbeck.fit`'s:
 
     >>> import limbeck
-    >>> from limbeck.losses import SoftTarget
+    >>> from limbeck.losses import KDLoss
     >>> student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
     >>> task = limbeck.tasks.Classification(classes=3)
-    >>> distiller = Distiller(student, teacher, objective={"soft": SoftTarget(tau=4.0)}, task=task)
+    >>> distiller = Distiller(student, teacher, objective={"soft": KDLoss(temperature=4.0)}, task=task)
     >>> loss = distiller((torch.randn(8, 4), torch.zeros(8, dtype=torch.long)))
     >>> loss.total.backward()
     >>> sum(p.numel() for p in distiller.parameters())
@@ -68,91 +68,102 @@ class Distiller(nn.Module):
         student: nn.Module,
         teachers: Teachers | None = None,
         *,
-        objective: Mapping[str, Term] | Objective,
-        weights: Mapping[str, float | Schedule] | Balance | None = None,
-        balance: Balance | None = None,
-        gather: Collection[str] = (),
-        taps: Mapping[str, Mapping[str, str]] | None = None,
+        objective: Mapping[str, Loss] | Objective,
+        weights: Mapping[str, float | Schedule] | LossWeighting | None = None,
+        loss_weighting: LossWeighting | None = None,
+        gather_distributed: Collection[str] = (),
+        feature_layers: Mapping[str, Mapping[str, str]] | None = None,
         task: Task,
-        combination: Combination | str = "mean_logits",
+        ensemble: EnsembleMethod | str = "mean_logits",
     ) -> None:
         super().__init__()
-        twice = [name for name, given in (("weights", weights), ("gather", gather), ("balance", balance)) if given]
-        if isinstance(objective, Objective) and twice:
-            raise LimbeckError(f"{twice[0]} were given twice: this Objective has its own")
-        taps = dict(taps or {})
-        named = _named(teachers)
-        for name in taps:
-            if name != "student" and name not in named:
-                raise LimbeckError(f"taps are given for {name!r}; there are: {nearest(name, ['student', *named])}")
+        duplicates = [
+            name
+            for name, value in (("weights", weights), ("gather", gather_distributed), ("balance", loss_weighting))
+            if value
+        ]
+        if isinstance(objective, Objective) and duplicates:
+            raise LimbeckError(f"{duplicates[0]} were given twice: this Objective has its own")
+        feature_layers = dict(feature_layers or {})
+        named_teachers = _name_teachers(teachers)
+        for name in feature_layers:
+            if name != "student" and name not in named_teachers:
+                raise LimbeckError(
+                    f"taps are given for {name!r}; there are: {suggest_names(name, ['student', *named_teachers])}"
+                )
         self.student = student
         if not isinstance(objective, Objective):
-            objective = Objective(objective, weights, gather=gather, balance=balance)
-        how = way(combination)
-        learns = isinstance(how, nn.Module) and len(named) > 1
-        objective = _with(objective, how) if learns else objective
+            objective = Objective(
+                objective, weights, gather_distributed=gather_distributed, loss_weighting=loss_weighting
+            )
+        ensemble_method = resolve_ensemble(ensemble)
+        is_learned = isinstance(ensemble_method, nn.Module) and len(named_teachers) > 1
+        objective = _add_ensemble_loss(objective, ensemble_method) if is_learned else objective
         self.objective = objective
-        if (watch := getattr(objective.balance, "watch", None)) is not None:
-            watch(student)
+        if (set_student := getattr(objective.loss_weighting, "set_student", None)) is not None:
+            set_student(student)
         # In a list: what learns belongs to the objective, and must not be registered twice.
-        self.task, self._combination = task, [how]
-        for doubt in doubts(objective.terms, task):
-            warnings.warn(doubt, stacklevel=2)
+        self.task, self._ensemble = task, [ensemble_method]
+        for message in temperature_warnings(objective.losses, task):
+            warnings.warn(message, stacklevel=2)
         self.progress = Progress()
         # A plain dict: nn.Module must not register the teachers as its own.
-        self.teachers: dict[str, TeacherSource] = {
-            name: _source(name, teacher, taps.get(name), student) for name, teacher in named.items()
+        self.teachers: dict[str, Teacher] = {
+            name: _make_teacher(name, teacher, feature_layers.get(name), student)
+            for name, teacher in named_teachers.items()
         }
-        self._moving = [one for one in self.teachers.values() if hasattr(one, "follow") or hasattr(one, "hear")]
-        self.student_taps = dict(taps.get("student", {}))
-        self._taps = Taps(student, self.student_taps)
+        self._self_teachers = [
+            source for source in self.teachers.values() if hasattr(source, "follow") or hasattr(source, "hear")
+        ]
+        self.student_feature_layers = dict(feature_layers.get("student", {}))
+        self._feature_extractor = FeatureExtractor(student, self.student_feature_layers)
 
     @property
-    def combination(self) -> Combination:
+    def ensemble(self) -> EnsembleMethod:
         """How several teachers speak together to terms that name none."""
-        return self._combination[0]
+        return self._ensemble[0]
 
-    def forward(self, batch: Any = None, /, **fields: Any) -> Loss:
+    def forward(self, batch: Any = None, /, **fields: Any) -> LossOutput:
         """The loss of one batch, given whole or, as ``transformers.Trainer`` does, by keywords."""
         objective = self.objective
-        if not objective.ready:
-            raise LimbeckError(f"{_UNREADY} before training: call distiller.prepare(batch)")
+        if not objective.is_prepared:
+            raise LimbeckError(f"{_NOT_PREPARED} before training: call distiller.prepare(batch)")
         if batch is not None and fields:
             raise LimbeckError(f"a batch is given whole or by keywords, and here are both: {', '.join(fields)}")
-        if self._moving and self.training:
-            return self._moved(fields if batch is None else batch)
-        loss: Loss = objective(self.exchange(fields if batch is None else batch))
+        if self._self_teachers and self.training:
+            return self._forward_self_teachers(fields if batch is None else batch)
+        loss: LossOutput = objective(self.forward_context(fields if batch is None else batch))
         return loss
 
-    def exchange(self, batch: Any) -> Exchange:
+    def forward_context(self, batch: Any) -> LossContext:
         """What student and teachers say about ``batch``."""
-        if not len(self._taps):
+        if not len(self._feature_extractor):
             student = self.task.outputs(self.student, batch)
         else:
-            with self._taps.listening() as heard:
+            with self._feature_extractor.capture() as features:
                 student = self.task.outputs(self.student, batch)
-            student = replace(student, taps=heard)
-        teachers = {name: teacher.answer(batch, self.task) for name, teacher in self.teachers.items()}
+            student = replace(student, features=features)
+        teachers = {name: teacher.predict(batch, self.task) for name, teacher in self.teachers.items()}
         target = self.task.target(batch)
-        return Exchange(
+        return LossContext(
             student=student,
             teachers=teachers,
-            teacher=combine(teachers, how=self.combination, target=target, progress=self.progress),
+            teacher=combine_teachers(teachers, ensemble=self.ensemble, target=target, progress=self.progress),
             target=target,
-            index=_index(batch),
+            sample_ids=_sample_ids(batch),
             progress=self.progress,
         )
 
-    def _moved(self, batch: Any) -> Loss:
+    def _forward_self_teachers(self, batch: Any) -> LossOutput:
         """The loss of one batch where teachers are made of the student: they move before it, and hear what it says."""
-        for teacher in self._moving:
-            if (follow := getattr(teacher, "follow", None)) is not None:
-                follow(self.student, self.progress)
-        exchange = self.exchange(batch)
-        loss: Loss = self.objective(exchange)
-        for teacher in self._moving:
-            if (hear := getattr(teacher, "hear", None)) is not None:
-                hear(batch, exchange.student)
+        for teacher in self._self_teachers:
+            if (on_step_start := getattr(teacher, "follow", None)) is not None:
+                on_step_start(self.student, self.progress)
+        context = self.forward_context(batch)
+        loss: LossOutput = self.objective(context)
+        for teacher in self._self_teachers:
+            if (on_step_end := getattr(teacher, "hear", None)) is not None:
+                on_step_end(batch, context.student)
         return loss
 
     def prepare(self, batch: Any) -> Self:
@@ -160,12 +171,12 @@ class Distiller(nn.Module):
 
         Nothing happens where no term learns, or where it was done.
         """
-        if not self.objective.ready:
+        if not self.objective.is_prepared:
             modes = {module: module.training for module in self.student.modules()}
             self.student.eval()
             try:
                 with torch.no_grad():
-                    self.objective.prepare(self.exchange(batch))
+                    self.objective.prepare(self.forward_context(batch))
             finally:
                 for module, mode in modes.items():
                     module.training = mode
@@ -179,40 +190,45 @@ class Distiller(nn.Module):
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
         """Like :meth:`parameters`, with names."""
-        if not self.objective.ready:
-            raise LimbeckError(f"{_UNREADY} before its parameters are asked for: call distiller.prepare(batch)")
+        if not self.objective.is_prepared:
+            raise LimbeckError(f"{_NOT_PREPARED} before its parameters are asked for: call distiller.prepare(batch)")
         return super().named_parameters(prefix, recurse, remove_duplicate)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for teacher in self.teachers.values():
-            if (move := getattr(teacher, "move", None)) is not None:
-                move(fn)
+            if (to := getattr(teacher, "to", None)) is not None:
+                to(fn)
         return self
 
     def extra_repr(self) -> str:
         return f"teachers={list(self.teachers)}, loss = {self.objective}"
 
 
-_COMBINATION = "combination"
-_UNREADY = "a term of this objective learns a projection, which has to be shaped"
+_ENSEMBLE = "combination"
+_NOT_PREPARED = "a term of this objective learns a projection, which has to be shaped"
 
 
-def _index(batch: Any) -> Tensor | None:
+def _sample_ids(batch: Any) -> Tensor | None:
     """The number of each sample in the data, where the batch says it."""
-    index = batch.get("index") if isinstance(batch, Mapping) else None
-    return index if isinstance(index, Tensor) and index.ndim == 1 else None
+    sample_ids = batch.get("index") if isinstance(batch, Mapping) else None
+    return sample_ids if isinstance(sample_ids, Tensor) and sample_ids.ndim == 1 else None
 
 
-def _with(objective: Objective, combination: Any) -> Objective:
+def _add_ensemble_loss(objective: Objective, ensemble: Any) -> Objective:
     """``objective`` with a combination that learns among its terms, where it is trained and kept like any other."""
-    if _COMBINATION in objective.terms:
-        raise LimbeckError(f"the teachers' weights are learned by a term named {_COMBINATION!r}: rename the other one")
-    terms = {**objective.terms, _COMBINATION: combination}
-    return Objective(terms, objective.weights, gather=objective.gather, balance=objective.balance)
+    if _ENSEMBLE in objective.losses:
+        raise LimbeckError(f"the teachers' weights are learned by a term named {_ENSEMBLE!r}: rename the other one")
+    losses = {**objective.losses, _ENSEMBLE: ensemble}
+    return Objective(
+        losses,
+        objective.weights,
+        gather_distributed=objective.gather_distributed,
+        loss_weighting=objective.loss_weighting,
+    )
 
 
-def _named(teachers: Teachers | None) -> dict[str, nn.Module | TeacherSource]:
+def _name_teachers(teachers: Teachers | None) -> dict[str, nn.Module | Teacher]:
     if teachers is None:
         return {}
     if isinstance(teachers, Mapping):
@@ -225,35 +241,35 @@ def _named(teachers: Teachers | None) -> dict[str, nn.Module | TeacherSource]:
     return {"teacher": teachers}
 
 
-def _source(
-    name: str, teacher: nn.Module | TeacherSource, taps: Mapping[str, str] | None, student: nn.Module
-) -> TeacherSource:
+def _make_teacher(
+    name: str, teacher: nn.Module | Teacher, feature_layers: Mapping[str, str] | None, student: nn.Module
+) -> Teacher:
     network = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "network", None)
     if isinstance(network, nn.Module):
         _refuse_shared(name, network, student)
     if isinstance(teacher, nn.Module):
-        return Frozen(teacher, taps)
-    if isinstance(teacher, type) or not isinstance(teacher, TeacherSource):
+        return FrozenTeacher(teacher, feature_layers)
+    if isinstance(teacher, type) or not isinstance(teacher, Teacher):
         raise LimbeckError(f"the teacher {name!r} is {teacher!r}, and a teacher is a network, such as an nn.Module")
-    bound = getattr(teacher, "bound", None)
-    source: TeacherSource = teacher if bound is None else bound(student)
-    if not taps:
+    bind_student = getattr(teacher, "bound", None)
+    source: Teacher = teacher if bind_student is None else bind_student(student)
+    if not feature_layers:
         return source
-    if not hasattr(source, "tapped"):
+    if not hasattr(source, "with_features"):
         raise LimbeckError(f"the teacher {name!r} is no module, so it cannot be tapped: {teacher!r}")
-    tapped: TeacherSource = source.tapped(taps)
-    return tapped
+    teacher_with_features: Teacher = source.with_features(feature_layers)
+    return teacher_with_features
 
 
 def _refuse_shared(name: str, teacher: nn.Module, student: nn.Module) -> None:
     """A shared parameter would freeze with the teacher; a shared buffer or dropout would follow the wrong mode."""
-    for what, own, its in (
+    for kind, student_items, teacher_items in (
         ("parameters", student.parameters(), teacher.parameters()),
         ("buffers", student.buffers(), teacher.buffers()),
         ("modules", student.modules(), teacher.modules()),
     ):
-        if {id(one) for one in own} & {id(one) for one in its}:
+        if {id(item) for item in student_items} & {id(item) for item in teacher_items}:
             raise LimbeckError(
-                f"the teacher {name!r} shares {what} with the student, and freezing it would freeze the student: "
+                f"the teacher {name!r} shares {kind} with the student, and freezing it would freeze the student: "
                 "give copy.deepcopy(teacher)"
             )

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.distiller.distiller import Distiller
-from limbeck.features import parse
-from limbeck.losses import DeepToShallow
+from limbeck.features import parse_layer
+from limbeck.losses import BYOTLoss
 
 __all__ = ["EarlyExit", "early_exits"]
 
@@ -26,10 +26,10 @@ def early_exits(distiller: Distiller) -> dict[str, nn.Module]:
     own, with the parity check.
     """
     return {
-        name: EarlyExit(distiller.student, distiller.student_taps[name], term.head(name)).eval()
-        for term in distiller.objective.terms.values()
-        if isinstance(term, DeepToShallow)
-        for name in term.at
+        name: EarlyExit(distiller.student, distiller.student_feature_layers[name], loss.head(name)).eval()
+        for loss in distiller.objective.losses.values()
+        if isinstance(loss, BYOTLoss)
+        for name in loss.layers
     }
 
 
@@ -43,45 +43,47 @@ class EarlyExit(nn.Module):
         head: from the features to logits, or to a tuple that begins with them.
     """
 
-    def __init__(self, network: nn.Module, place: str, head: nn.Module) -> None:
+    def __init__(self, network: nn.Module, layer: str, head: nn.Module) -> None:
         super().__init__()
-        self.network, self.head, self.place = network, head, parse(place)
-        if self.place.run is not None:
-            raise LimbeckError(f"an exit at {place!r} would have to count runs: tap a module that runs once")
+        self.network, self.head, self.layer = network, head, parse_layer(layer)
+        if self.layer.call_index is not None:
+            raise LimbeckError(f"an exit at {layer!r} would have to count runs: tap a module that runs once")
 
     def forward(self, *inputs: Any) -> Tensor:
         """The logits at the exit."""
-        features = self._features(*inputs)
-        said = self.head(features)
-        logits: Tensor = said[0] if isinstance(said, tuple) else said
+        features = self._forward_features(*inputs)
+        output = self.head(features)
+        logits: Tensor = output[0] if isinstance(output, tuple) else output
         return logits
 
-    def _features(self, *inputs: Any) -> Tensor:
-        module, reached = self.network.get_submodule(self.place.path), _ReachedError()
+    def _forward_features(self, *inputs: Any) -> Tensor:
+        module, stop = self.network.get_submodule(self.layer.path), _StopForward()
 
-        def leave(_: nn.Module, *seen: Any) -> None:
-            said = seen[-1]
-            reached.features = said if isinstance(said, Tensor) else said[0]
+        def stop_forward(_: nn.Module, *hook_args: Any) -> None:
+            output = hook_args[-1]
+            stop.features = output if isinstance(output, Tensor) else output[0]
             # A hook that raises is the one way to stop any network in its middle. An exporter keeps account of the
             # modules it is in and must not be thrown out of them; it drops by itself what no output needs.
             if not torch.compiler.is_exporting():
-                raise reached
+                raise stop
 
-        before = self.place.side == "input"
-        hook = module.register_forward_pre_hook(leave) if before else module.register_forward_hook(leave)
+        is_input = self.layer.side == "input"
+        hook = (
+            module.register_forward_pre_hook(stop_forward) if is_input else module.register_forward_hook(stop_forward)
+        )
         try:
             self.network(*inputs)
-        except _ReachedError as here:
-            if here is not reached:
+        except _StopForward as error:
+            if error is not stop:
                 raise
         finally:
             hook.remove()
-        if reached.features is None:
-            raise LimbeckError(f"the network never came to {self.place.path!r}, where its exit is")
-        return reached.features
+        if stop.features is None:
+            raise LimbeckError(f"the network never came to {self.layer.path!r}, where its exit is")
+        return stop.features
 
 
-class _ReachedError(Exception):
+class _StopForward(Exception):
     """The place was reached, and this stood there."""
 
     features: Tensor | None = None

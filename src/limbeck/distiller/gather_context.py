@@ -24,93 +24,111 @@ from typing import final
 import torch
 from torch import Tensor
 
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
-from limbeck.utils.all_gather import counts, gather, place, world
+from limbeck.utils.all_gather import all_gather, gather_sizes, get_rank, get_world_size
 
-__all__ = ["gathered"]
+__all__ = ["gather_context"]
 
 
-def gathered(exchange: Exchange) -> Exchange:
+def gather_context(context: LossContext) -> LossContext:
     """``exchange`` with the batches of all processes one after the other; itself where there is one process.
 
     Logits, maps, embeddings, targets and numbers are gathered at once, and ``sample`` is numbered through. Taps and
     extra tensors, which may be large, are gathered when a term first reads them; since every process holds the same
     whole by then, all read the same ones. A scalar among the extra tensors becomes the mean over processes.
     """
-    if world() == 1:
-        return exchange
-    named = {"": exchange.student, **{f"teacher {name}": said for name, said in exchange.teachers.items()}}
-    same = next((name for name, said in exchange.teachers.items() if said is exchange.teacher), None)
-    if exchange.teacher is not None and same is None:
-        named["together"] = exchange.teacher
-    batch = _batch(list(named.values()))
-    shapes = [[0 if said.logits is None else len(said.logits), said.present is not None] for said in named.values()]
-    device = next((t.device for said in named.values() for t in _tensors(said)), None)
-    known = counts([batch, *(int(number) for shape in shapes for number in shape)], device=device)
-    batches, whole = [numbers[0] for numbers in known], dict[str, Outputs]()
-    for i, (name, said) in enumerate(named.items()):
-        rows, partial = [numbers[1 + 2 * i] for numbers in known], any(numbers[2 + 2 * i] for numbers in known)
-        whole[name] = _whole(said, rows, batches, partial=partial)
-    teachers = {name: whole[f"teacher {name}"] for name in exchange.teachers}
+    if get_world_size() == 1:
+        return context
+    outputs_by_name = {
+        "": context.student,
+        **{f"teacher {name}": outputs for name, outputs in context.teachers.items()},
+    }
+    shared_teacher = next((name for name, outputs in context.teachers.items() if outputs is context.teacher), None)
+    if context.teacher is not None and shared_teacher is None:
+        outputs_by_name["together"] = context.teacher
+    batch_size = _batch_size(list(outputs_by_name.values()))
+    shapes = [
+        [0 if outputs.logits is None else len(outputs.logits), outputs.valid is not None]
+        for outputs in outputs_by_name.values()
+    ]
+    device = next((t.device for outputs in outputs_by_name.values() for t in _batch_tensors(outputs)), None)
+    all_sizes = gather_sizes([batch_size, *(int(size) for shape in shapes for size in shape)], device=device)
+    batch_sizes, gathered_outputs = [sizes[0] for sizes in all_sizes], dict[str, Outputs]()
+    for i, (name, outputs) in enumerate(outputs_by_name.items()):
+        row_counts, has_mask = [sizes[1 + 2 * i] for sizes in all_sizes], any(sizes[2 + 2 * i] for sizes in all_sizes)
+        gathered_outputs[name] = _gather_outputs(outputs, row_counts, batch_sizes, has_mask=has_mask)
+    teachers = {name: gathered_outputs[f"teacher {name}"] for name in context.teachers}
     return replace(
-        exchange,
-        student=whole[""],
+        context,
+        student=gathered_outputs[""],
         teachers=teachers,
-        teacher=whole.get("together") if same is None else teachers[same],
-        target=None if exchange.target is None else gather(exchange.target),
-        index=None if exchange.index is None else gather(exchange.index),
+        teacher=gathered_outputs.get("together") if shared_teacher is None else teachers[shared_teacher],
+        target=None if context.target is None else all_gather(context.target),
+        sample_ids=None if context.sample_ids is None else all_gather(context.sample_ids),
     )
 
 
-def _whole(said: Outputs, rows: list[int], batches: list[int], *, partial: bool) -> Outputs:
+def _gather_outputs(outputs: Outputs, row_counts: list[int], batch_sizes: list[int], *, has_mask: bool) -> Outputs:
     """One network's outputs on all shares; ``partial`` where it left samples out in any of them."""
-    present = said.present
-    if partial and present is None:
-        device = next((tensor.device for tensor in _tensors(said)), None)
-        present = torch.ones(batches[place()], dtype=torch.bool, device=device)
-    before = sum(batches[: place()])
+    valid = outputs.valid
+    if has_mask and valid is None:
+        device = next((tensor.device for tensor in _batch_tensors(outputs)), None)
+        valid = torch.ones(batch_sizes[get_rank()], dtype=torch.bool, device=device)
+    offset = sum(batch_sizes[: get_rank()])
     return Outputs(
-        logits=None if said.logits is None else gather(said.logits, sizes=rows),
-        maps=None if said.maps is None else gather(said.maps, sizes=batches),
-        embedding=None if said.embedding is None else gather(said.embedding, sizes=batches),
-        taps=_WhenRead(said.taps, lambda tensor: gather(tensor, sizes=batches)),
-        extra=_WhenRead(said.extra, lambda tensor: gather(tensor) if tensor.ndim else gather(tensor[None]).mean()),
-        sample=None if said.sample is None else gather(said.sample + before, sizes=rows),
-        present=None if present is None else gather(present, sizes=batches),
+        logits=None if outputs.logits is None else all_gather(outputs.logits, sizes=row_counts),
+        spatial_logits=None
+        if outputs.spatial_logits is None
+        else all_gather(outputs.spatial_logits, sizes=batch_sizes),
+        embedding=None if outputs.embedding is None else all_gather(outputs.embedding, sizes=batch_sizes),
+        features=_LazyGather(outputs.features, lambda tensor: all_gather(tensor, sizes=batch_sizes)),
+        extra=_LazyGather(
+            outputs.extra, lambda tensor: all_gather(tensor) if tensor.ndim else all_gather(tensor[None]).mean()
+        ),
+        row_to_sample=None
+        if outputs.row_to_sample is None
+        else all_gather(outputs.row_to_sample + offset, sizes=row_counts),
+        valid=None if valid is None else all_gather(valid, sizes=batch_sizes),
     )
 
 
 @final
-class _WhenRead(Mapping[str, Tensor]):
+class _LazyGather(Mapping[str, Tensor]):
     """Tensors that are gathered when they are read for the first time."""
 
-    def __init__(self, own: Mapping[str, Tensor], bring: Callable[[Tensor], Tensor]) -> None:
-        self._own, self._bring, self._here = own, bring, dict[str, Tensor]()
+    def __init__(self, tensors: Mapping[str, Tensor], gather_fn: Callable[[Tensor], Tensor]) -> None:
+        self._tensors, self._gather_fn, self._gathered = tensors, gather_fn, dict[str, Tensor]()
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._here:
-            self._here[name] = self._bring(self._own[name])
-        return self._here[name]
+        if name not in self._gathered:
+            self._gathered[name] = self._gather_fn(self._tensors[name])
+        return self._gathered[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._own)
+        return iter(self._tensors)
 
     def __len__(self) -> int:
-        return len(self._own)
+        return len(self._tensors)
 
 
-def _batch(everyone: list[Outputs]) -> int:
+def _batch_size(all_outputs: list[Outputs]) -> int:
     """How many samples this process's batch has: what has a batch axis tells, else the rows do."""
-    for said in everyone:
-        for tensor in (said.present, said.maps, said.embedding, *said.taps.values()):
+    for outputs in all_outputs:
+        for tensor in (outputs.valid, outputs.spatial_logits, outputs.embedding, *outputs.features.values()):
             if tensor is not None:
                 return len(tensor)
-    numbered = [said.sample for said in everyone if said.sample is not None and len(said.sample)]
-    plain = [len(said.logits) for said in everyone if said.logits is not None and said.sample is None]
-    return max([*plain, *(int(sample.max()) + 1 for sample in numbered)], default=0)
+    row_indices = [
+        outputs.row_to_sample
+        for outputs in all_outputs
+        if outputs.row_to_sample is not None and len(outputs.row_to_sample)
+    ]
+    row_counts = [
+        len(outputs.logits) for outputs in all_outputs if outputs.logits is not None and outputs.row_to_sample is None
+    ]
+    return max([*row_counts, *(int(indices.max()) + 1 for indices in row_indices)], default=0)
 
 
-def _tensors(said: Outputs) -> list[Tensor]:
-    own = (said.logits, said.maps, said.embedding, *said.taps.values())
-    return [tensor for tensor in own if tensor is not None]
+def _batch_tensors(outputs: Outputs) -> list[Tensor]:
+    candidates = (outputs.logits, outputs.spatial_logits, outputs.embedding, *outputs.features.values())
+    return [tensor for tensor in candidates if tensor is not None]

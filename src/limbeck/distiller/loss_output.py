@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Loss"]
+__all__ = ["LossOutput"]
 
 
-class Loss(NamedTuple):
+class LossOutput(NamedTuple):
     """The loss of one batch.
 
     Attributes:
@@ -26,10 +26,10 @@ class Loss(NamedTuple):
     """
 
     total: Tensor
-    parts: dict[str, Tensor]
+    by_loss: dict[str, Tensor]
     weights: dict[str, float | Tensor]
     logits: Tensor | None = None
     target: Tensor | None = None
-    terms: Mapping[str, Tensor] = {}
-    taus: Mapping[str, Sequence[float | Tensor]] = {}
-    flat: Mapping[str, Sequence[Tensor]] = {}
+    by_loss_with_grad: Mapping[str, Tensor] = {}
+    temperatures: Mapping[str, Sequence[float | Tensor]] = {}
+    teacher_entropy: Mapping[str, Sequence[Tensor]] = {}

@@ -13,13 +13,13 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task
 from limbeck.core.schedules import Schedule
-from limbeck.distiller.per_teacher import shared
+from limbeck.distiller.per_teacher import divide_weight
 
-__all__ = ["Peers", "Together", "for_each_peer"]
+__all__ = ["PeerStudents", "MutualTask", "scale_weights_for_peers"]
 
 
 @final
-class Peers(nn.Module):
+class PeerStudents(nn.Module):
     """Students by name, as one module to train; each is a child of its name.
 
     With :class:`Together` as the task, its rows are those of the first student, then those of the second, and so on. It
@@ -31,12 +31,12 @@ class Peers(nn.Module):
         if len(students) < 2:
             raise LimbeckError(f"peers are at least two students, and here is {', '.join(students) or 'none'}")
         self.names: tuple[str, ...] = ()
-        seen: set[int] = set()
+        seen_ids: set[int] = set()
         for name, student in students.items():
-            mine = {id(one) for one in (*student.parameters(), *student.buffers())}
-            if mine & seen:
+            tensor_ids = {id(tensor) for tensor in (*student.parameters(), *student.buffers())}
+            if tensor_ids & seen_ids:
                 raise LimbeckError(f"the student {name!r} shares weights with another one: give copy.deepcopy(student)")
-            seen |= mine
+            seen_ids |= tensor_ids
             if not name or "." in name or hasattr(self, name):
                 raise LimbeckError(f"a student among peers cannot be called {name!r}: choose another name")
             self.add_module(name, student)
@@ -53,7 +53,7 @@ class Peers(nn.Module):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Together:
+class MutualTask:
     """A task for :class:`Peers`: the rows of every student one after the other, and the truth as often.
 
     Arguments:
@@ -64,7 +64,7 @@ class Together:
     """
 
     task: Task
-    peers: int
+    num_peers: int
 
     @property
     def classes(self) -> Any:
@@ -73,22 +73,22 @@ class Together:
 
     def outputs(self, network: nn.Module, batch: Any) -> Outputs:
         """What each student says, or what a single network says as often as there are students."""
-        if isinstance(network, Peers):
-            rows = [self.task.outputs(student, batch).rows() for student in network.students().values()]
-            return Outputs(logits=torch.cat(rows))
-        said = self.task.outputs(network, batch)
-        return replace(said, logits=None if said.logits is None else torch.cat([said.logits] * self.peers))
+        if isinstance(network, PeerStudents):
+            logits = [self.task.outputs(student, batch).require_logits() for student in network.students().values()]
+            return Outputs(logits=torch.cat(logits))
+        outputs = self.task.outputs(network, batch)
+        return replace(outputs, logits=None if outputs.logits is None else torch.cat([outputs.logits] * self.num_peers))
 
     def target(self, batch: Any) -> Tensor | None:
         """The truth, as often as there are students."""
         target = self.task.target(batch)
-        return None if target is None else torch.cat([target] * self.peers)
+        return None if target is None else torch.cat([target] * self.num_peers)
 
 
-def for_each_peer(weights: Mapping[str, float | Schedule], peers: int) -> dict[str, float | Schedule]:
+def scale_weights_for_peers(weights: Mapping[str, float | Schedule], num_peers: int) -> dict[str, float | Schedule]:
     """Weights times ``peers``: a mean over the rows of all is for each a share, and each is to have its own loss whole.
 
-    >>> for_each_peer({"truth": 0.5}, 2)
+    >>> scale_weights_for_peers({"truth": 0.5}, 2)
     {'truth': 1.0}
     """
-    return {name: shared(weight, 1 / peers) for name, weight in weights.items()}
+    return {name: divide_weight(weight, 1 / num_peers) for name, weight in weights.items()}

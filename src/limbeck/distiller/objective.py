@@ -9,17 +9,17 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.errors import LimbeckError, nearest
-from limbeck.core.loss_context import Exchange
-from limbeck.core.protocols import Preparable, Term
-from limbeck.core.schedules import Schedule, at
-from limbeck.distiller.gather_context import gathered
-from limbeck.distiller.loss_output import Loss
-from limbeck.distiller.temperature_checks import Temperatures, learning
-from limbeck.losses.temperature import listening
-from limbeck.losses.weighting.loss_weighting import Balance
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss, Preparable
+from limbeck.core.schedules import Schedule, resolve
+from limbeck.distiller.gather_context import gather_context
+from limbeck.distiller.loss_output import LossOutput
+from limbeck.distiller.temperature_checks import LossTemperatures, trainable_modules
+from limbeck.losses.temperature import record_temperatures
+from limbeck.losses.weighting.loss_weighting import LossWeighting
 
-__all__ = ["Loss", "Objective"]
+__all__ = ["LossOutput", "Objective"]
 
 
 @final
@@ -38,60 +38,68 @@ class Objective(nn.Module):
     A term whose ``tau`` keeps state lends it to ``learned``, where terms that learn are: both are trained, moved and
     saved with the objective. ``look`` asks for figures that are too dear for every step, see :class:`Loss`.
 
-    >>> from limbeck.losses import CrossEntropy, SoftTarget
-    >>> print(Objective({"truth": CrossEntropy(), "soft": SoftTarget(tau=4.0)}, {"truth": 0.1, "soft": 0.9}))
+    >>> from limbeck.losses import CrossEntropyLoss, KDLoss
+    >>> print(Objective({"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=4.0)}, {"truth": 0.1, "soft": 0.9}))
     0.1·truth + 0.9·soft, with truth = CrossEntropy(label_smoothing=0.0), soft = SoftTarget(tau=4.0, teacher=None)
     """
 
     def __init__(
-        self, terms: Mapping[str, Term], weights: Mapping[str, float | Schedule] | Balance | None = None, *,
-        gather: Collection[str] = (), balance: Balance | None = None,
+        self, losses: Mapping[str, Loss], weights: Mapping[str, float | Schedule] | LossWeighting | None = None, *,
+        gather_distributed: Collection[str] = (), loss_weighting: LossWeighting | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        if isinstance(weights, Balance):
-            if balance is not None:
-                raise LimbeckError(f"two balances were given, as weights and as balance: {weights!r} and {balance!r}")
-            weights, balance = None, weights
-        if not terms:
+        if isinstance(weights, LossWeighting):
+            if loss_weighting is not None:
+                raise LimbeckError(
+                    f"two balances were given, as weights and as balance: {weights!r} and {loss_weighting!r}"
+                )
+            weights, loss_weighting = None, weights
+        if not losses:
             raise LimbeckError("an objective needs at least one term, such as {'soft': SoftTarget()}")
         for name in weights or {}:
-            if name not in terms:
-                raise LimbeckError(f"the weight {name!r} belongs to no term; the terms are: {nearest(name, terms)}")
-        for name in gather:
-            if name not in terms:
-                raise LimbeckError(f"gather names {name!r}, and no term is; the terms are: {nearest(name, terms)}")
-        for name, term in terms.items():
-            if isinstance(term, type) or not callable(term):
-                raise LimbeckError(f"the term {name!r} is {term!r}, and a term is an object such as SoftTarget()")
-            if learning(term) and (not name or "." in name or hasattr(nn.ModuleDict(), name)):
+            if name not in losses:
+                raise LimbeckError(
+                    f"the weight {name!r} belongs to no term; the terms are: {suggest_names(name, losses)}"
+                )
+        for name in gather_distributed:
+            if name not in losses:
+                raise LimbeckError(
+                    f"gather names {name!r}, and no term is; the terms are: {suggest_names(name, losses)}"
+                )
+        for name, loss in losses.items():
+            if isinstance(loss, type) or not callable(loss):
+                raise LimbeckError(f"the term {name!r} is {loss!r}, and a term is an object such as SoftTarget()")
+            if trainable_modules(loss) and (not name or "." in name or hasattr(nn.ModuleDict(), name)):
                 raise LimbeckError(f"a term that learns cannot be called {name!r}, which PyTorch keeps: choose another")
-        self.terms = dict(terms)
-        self.gather = tuple(name for name in terms if name in gather)
-        self.weights: dict[str, float | Schedule] = {name: (weights or {}).get(name, 1.0) for name in terms}
-        self.temperatures = Temperatures(terms)
-        self.learned = nn.ModuleDict({name: part for name, term in terms.items() for part in learning(term)[:1]})
-        self.balance = balance
-        if balance is not None:
-            balance.bind(list(terms))
-        self.look = False
-        self._ready = not self._unshaped()
-        _refuse_shared_state(terms)
-        self._earlier: dict[str, dict[str, Tensor]] = {}
+        self.losses = dict(losses)
+        self.gather_distributed = tuple(name for name in losses if name in gather_distributed)
+        self.weights: dict[str, float | Schedule] = {name: (weights or {}).get(name, 1.0) for name in losses}
+        self.temperatures = LossTemperatures(losses)
+        self.trainable = nn.ModuleDict(
+            {name: module for name, loss in losses.items() for module in trainable_modules(loss)[:1]}
+        )
+        self.loss_weighting = loss_weighting
+        if loss_weighting is not None:
+            loss_weighting.register_losses(list(losses))
+        self.collect_diagnostics = False
+        self._is_prepared = not self._unprepared()
+        _refuse_shared_state(losses)
+        self._previous_state: dict[str, dict[str, Tensor]] = {}
 
     @property
-    def ready(self) -> bool:
+    def is_prepared(self) -> bool:
         """Whether every term that learns has been shaped."""
-        return self._ready
+        return self._is_prepared
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Let each term that learns shape its parts by ``exchange``; once."""
-        if not self._ready:
-            for part in self._unshaped():
-                part.prepare(exchange)
-            self._ready = True
-            self._take_over()
+        if not self._is_prepared:
+            for module in self._unprepared():
+                module.prepare(context)
+            self._is_prepared = True
+            self._restore_previous()
 
-    def follow(self, earlier: Objective) -> Self:
+    def load_previous(self, previous: Objective) -> Self:
         """Go on with what the terms of ``earlier`` learned, the objective of a stage before this one.
 
         A term goes on where it has the name, the class and the settings (as ``extra_repr`` prints them) of an earlier
@@ -99,108 +107,119 @@ class Objective(nn.Module):
         and a balance goes on where it has the same settings and the same terms.
 
         >>> first, second = (Objective({"fit": nn.Linear(2, 1)}) for _ in range(2))
-        >>> torch.equal(first.terms["fit"].weight, second.follow(first).terms["fit"].weight)
+        >>> torch.equal(first.losses["fit"].weight, second.load_previous(first).losses["fit"].weight)
         True
         """
-        for name, term in self.learned.items():
-            other = dict(earlier.learned.items()).get(name)
-            if other is not None and type(other) is type(term) and other.extra_repr() == term.extra_repr():
-                self._earlier[name] = {key: tensor.detach().clone() for key, tensor in other.state_dict().items()}
-        balances: list[Any] = [self.balance, earlier.balance]
-        if list(self.terms) == list(earlier.terms) and repr(balances[0]) == repr(balances[1]) != repr(None):
-            balances[0].load_state_dict(balances[1].state_dict())
-        if self._ready:
-            self._take_over()
+        for name, module in self.trainable.items():
+            previous_module = dict(previous.trainable.items()).get(name)
+            if (
+                previous_module is not None
+                and type(previous_module) is type(module)
+                and previous_module.extra_repr() == module.extra_repr()
+            ):
+                self._previous_state[name] = {
+                    key: tensor.detach().clone() for key, tensor in previous_module.state_dict().items()
+                }
+        weightings: list[Any] = [self.loss_weighting, previous.loss_weighting]
+        if list(self.losses) == list(previous.losses) and repr(weightings[0]) == repr(weightings[1]) != repr(None):
+            weightings[0].load_state_dict(weightings[1].state_dict())
+        if self._is_prepared:
+            self._restore_previous()
         return self
 
-    def _unshaped(self) -> list[Preparable]:
+    def _unprepared(self) -> list[Preparable]:
         """What is shaped by the first exchange: terms, and temperatures of terms."""
-        parts = {id(part): part for term in self.terms.values() for part in (term, *learning(term))}
-        return [part for part in parts.values() if isinstance(part, Preparable)]
+        modules = {id(module): module for loss in self.losses.values() for module in (loss, *trainable_modules(loss))}
+        return [module for module in modules.values() if isinstance(module, Preparable)]
 
-    def _take_over(self) -> None:
-        for name, state in self._earlier.items():
-            mine = self.learned[name].state_dict()
-            if {key: tensor.shape for key, tensor in mine.items()} == {key: t.shape for key, t in state.items()}:
-                self.learned[name].load_state_dict(state)
-        self._earlier = {}
+    def _restore_previous(self) -> None:
+        for name, state in self._previous_state.items():
+            current = self.trainable[name].state_dict()
+            if {key: tensor.shape for key, tensor in current.items()} == {key: t.shape for key, t in state.items()}:
+                self.trainable[name].load_state_dict(state)
+        self._previous_state = {}
 
-    def forward(self, exchange: Exchange) -> Loss:
+    def forward(self, context: LossContext) -> LossOutput:
         """The weighted sum for one exchange, outside autocast: terms compute in float32."""
-        device = _device(exchange)
+        device = _device_type(context)
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-            values, taus, flat = self._values(exchange, gathered(exchange) if self.gather else exchange)
-            given = {name: at(weight, exchange.progress) for name, weight in self.weights.items()}
-            weights: dict[str, float | Tensor] = {**given}
-            if self.balance is None:
+            values, temperatures, teacher_entropy = self._compute_losses(
+                context, gather_context(context) if self.gather_distributed else context
+            )
+            base_weights = {name: resolve(weight, context.progress) for name, weight in self.weights.items()}
+            weights: dict[str, float | Tensor] = {**base_weights}
+            if self.loss_weighting is None:
                 # A small network's step feels each operation, and most objectives have a weight of 1 in them.
-                terms = {name: value if given[name] == 1.0 else given[name] * value for name, value in values.items()}
+                weighted = {
+                    name: value if base_weights[name] == 1.0 else base_weights[name] * value
+                    for name, value in values.items()
+                }
             else:
-                terms, factors = self.balance(values, given)
-                weights = {name: weight * factors[i] for i, (name, weight) in enumerate(given.items())}
+                weighted, factors = self.loss_weighting(values, base_weights)
+                weights = {name: weight * factors[i] for i, (name, weight) in enumerate(base_weights.items())}
         total = None
-        for part in terms.values():
-            total = part if total is None else total + part
+        for weighted_loss in weighted.values():
+            total = weighted_loss if total is None else total + weighted_loss
         assert total is not None
-        logits = exchange.student.logits
-        return Loss(
-            total, {name: part.detach() for name, part in terms.items()}, weights,
-            None if logits is None else logits.detach(), exchange.target, terms, taus, flat,
+        logits = context.student.logits
+        return LossOutput(
+            total, {name: weighted_loss.detach() for name, weighted_loss in weighted.items()}, weights,
+            None if logits is None else logits.detach(), context.target, weighted, temperatures, teacher_entropy,
         )  # fmt: skip
 
-    def _values(
-        self, exchange: Exchange, whole: Exchange
+    def _compute_losses(
+        self, context: LossContext, gathered: LossContext
     ) -> tuple[dict[str, Tensor], Mapping[str, Sequence[float | Tensor]], Mapping[str, Sequence[Tensor]]]:
         """Each term's value, its temperature, and where it was asked for how flat that makes the teacher's answer."""
-        heard_of = self.terms if self.look else self.temperatures.policies
-        taus = self.temperatures.plain(exchange.progress)
+        recorded = self.losses if self.collect_diagnostics else self.temperatures.policies
+        temperatures = self.temperatures.resolve(context.progress)
         values: dict[str, Tensor] = {}
-        flat: dict[str, Sequence[Tensor]] = {}
-        for name, term in self.terms.items():
-            given = whole if name in self.gather else exchange
-            if name not in heard_of:
-                values[name] = _scalar(name, term(given))
+        teacher_entropy: dict[str, Sequence[Tensor]] = {}
+        for name, loss in self.losses.items():
+            loss_context = gathered if name in self.gather_distributed else context
+            if name not in recorded:
+                values[name] = _require_scalar(name, loss(loss_context))
                 continue
-            with listening(flatness=self.look) as heard:
-                values[name] = _scalar(name, term(given))
-            if heard.tau:
-                taus = {**taus, name: heard.tau}
-            if heard.flat:
-                flat[name] = heard.flat
-        return values, taus, flat
+            with record_temperatures(flatness=self.collect_diagnostics) as record:
+                values[name] = _require_scalar(name, loss(loss_context))
+            if record.temperatures:
+                temperatures = {**temperatures, name: record.temperatures}
+            if record.teacher_entropy:
+                teacher_entropy[name] = record.teacher_entropy
+        return values, temperatures, teacher_entropy
 
     def __str__(self) -> str:
         formula = " + ".join(
             f"{weight:g}·{name}" if not callable(weight) else f"({weight})·{name}"
             for name, weight in self.weights.items()
         )
-        together = f"; gathered: {', '.join(self.gather)}" if self.gather else ""
-        balanced = f"; balanced by {self.balance!r}" if self.balance is not None else ""
-        terms = ", ".join(f"{name} = {term!r}" for name, term in self.terms.items())
-        return f"{formula}, with {terms}{together}{balanced}"
+        gathered_text = f"; gathered: {', '.join(self.gather_distributed)}" if self.gather_distributed else ""
+        weighting_text = f"; balanced by {self.loss_weighting!r}" if self.loss_weighting is not None else ""
+        losses_text = ", ".join(f"{name} = {loss!r}" for name, loss in self.losses.items())
+        return f"{formula}, with {losses_text}{gathered_text}{weighting_text}"
 
 
-def _device(exchange: Exchange) -> str:
-    said = exchange.student
-    if said.logits is not None:
-        return "cpu" if said.logits.is_cpu else said.logits.device.type
-    tensors = (said.maps, said.embedding, *said.taps.values())
+def _device_type(context: LossContext) -> str:
+    outputs = context.student
+    if outputs.logits is not None:
+        return "cpu" if outputs.logits.is_cpu else outputs.logits.device.type
+    tensors = (outputs.spatial_logits, outputs.embedding, *outputs.features.values())
     return next((tensor.device.type for tensor in tensors if tensor is not None), "cpu")
 
 
-def _refuse_shared_state(terms: Mapping[str, Term]) -> None:
+def _refuse_shared_state(losses: Mapping[str, Loss]) -> None:
     """Two terms that share one temperature would both move it."""
-    owner: dict[int, str] = {}
-    for name, term in terms.items():
-        for part in learning(term):
-            if (other := owner.setdefault(id(part), name)) != name:
+    owners: dict[int, str] = {}
+    for name, loss in losses.items():
+        for module in trainable_modules(loss):
+            if (owner_name := owners.setdefault(id(module), name)) != name:
                 raise LimbeckError(
-                    f"the terms {other!r} and {name!r} share one {type(part).__name__}, which keeps state: give each "
+                    f"the terms {owner_name!r} and {name!r} share one {type(module).__name__}, which keeps state: give each "
                     "its own"
                 )
 
 
-def _scalar(name: str, value: Tensor) -> Tensor:
+def _require_scalar(name: str, value: Tensor) -> Tensor:
     if value.ndim:
         raise LimbeckError(f"the term {name!r} gave a tensor of shape {list(value.shape)}, and a loss is one number")
     return value

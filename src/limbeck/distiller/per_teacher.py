@@ -13,74 +13,77 @@ from typing import Any, final
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
-from limbeck.core.protocols import Term
+from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule
 
-__all__ = ["each_teacher", "shared"]
+__all__ = ["loss_per_teacher", "divide_weight"]
 
 Weight = float | Schedule
 
 
-def each_teacher(
-    terms: Mapping[str, Term], weights: Mapping[str, Weight], teachers: Sequence[str]
-) -> tuple[dict[str, Term], dict[str, Weight]]:
+def loss_per_teacher(
+    losses: Mapping[str, Loss], weights: Mapping[str, Weight], teachers: Sequence[str]
+) -> tuple[dict[str, Loss], dict[str, Weight]]:
     """``terms`` and ``weights`` with one term for each of ``teachers`` where a term would take their combination.
 
     A term takes the combination where its ``teacher`` is ``None``. Each copy is called ``name-teacher`` and has its
     share of the weight, so that the whole weighs what it did. Other terms stay as they are, and so do all where there
     are fewer than two teachers.
 
-    >>> from limbeck.losses import CrossEntropy, SoftTarget
-    >>> terms, weights = each_teacher({"truth": CrossEntropy(), "soft": SoftTarget()}, {"soft": 0.8}, ["big", "mid"])
+    >>> from limbeck.losses import CrossEntropyLoss, KDLoss
+    >>> terms, weights = loss_per_teacher({"truth": CrossEntropyLoss(), "soft": KDLoss()}, {"soft": 0.8}, ["big", "mid"])
     >>> weights, terms["soft-mid"].teacher
     ({'truth': 1.0, 'soft-big': 0.4, 'soft-mid': 0.4}, 'mid')
     """
-    spread: dict[str, Term] = {}
-    shares: dict[str, Weight] = {}
-    for name, term in terms.items():
+    expanded: dict[str, Loss] = {}
+    split_weights: dict[str, Weight] = {}
+    for name, loss in losses.items():
         weight = weights.get(name, 1.0)
-        if len(teachers) < 2 or getattr(term, "teacher", "none") is not None:
-            spread[name], shares[name] = term, weight
+        if len(teachers) < 2 or getattr(loss, "teacher", "none") is not None:
+            expanded[name], split_weights[name] = loss, weight
             continue
         for teacher in teachers:
-            called = f"{name}-{teacher}"
-            if called in terms:
+            loss_name = f"{name}-{teacher}"
+            if loss_name in losses:
                 raise LimbeckError(
-                    f"the term {name!r} to the teacher {teacher!r} is called {called!r}: rename the other"
+                    f"the term {name!r} to the teacher {teacher!r} is called {loss_name!r}: rename the other"
                 )
-            spread[called], shares[called] = _addressed(term, teacher), shared(weight, len(teachers))
-    return spread, shares
+            expanded[loss_name], split_weights[loss_name] = (
+                _copy_for_teacher(loss, teacher),
+                divide_weight(weight, len(teachers)),
+            )
+    return expanded, split_weights
 
 
-def shared(weight: Weight, many: float) -> Weight:
+def divide_weight(weight: Weight, count: float) -> Weight:
     """One of ``many`` equal shares of a number or a schedule.
 
-    >>> shared(0.8, 2)
+    >>> divide_weight(0.8, 2)
     0.4
     """
-    return _Share(weight, many) if callable(weight) else weight / many
+    return _DividedSchedule(weight, count) if callable(weight) else weight / count
 
 
 @final
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Share:
+class _DividedSchedule:
     """One of several equal shares of a schedule."""
 
     schedule: Schedule
-    many: float
+    divisor: float
 
     def __call__(self, progress: Progress) -> float:
-        return self.schedule(progress) / self.many
+        return self.schedule(progress) / self.divisor
 
     def __str__(self) -> str:
-        return f"({self.schedule})/{self.many:g}"
+        return f"({self.schedule})/{self.divisor:g}"
 
 
-def _addressed(term: Any, teacher: str) -> Any:
+def _copy_for_teacher(loss: Any, teacher: str) -> Any:
     """A copy of ``term`` that speaks to this teacher only."""
-    if dataclasses.is_dataclass(term) and not isinstance(term, type):
+    if dataclasses.is_dataclass(loss) and not isinstance(loss, type):
         # A temperature that keeps state would be moved by every copy that shared it.
-        return dataclasses.replace(copy.deepcopy(term), teacher=teacher)
-    mine = copy.deepcopy(term)
-    mine.teacher = teacher
-    return mine
+        return dataclasses.replace(copy.deepcopy(loss), teacher=teacher)
+    clone = copy.deepcopy(loss)
+    clone.teacher = teacher
+    return clone

@@ -9,85 +9,98 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from limbeck.core.progress import Progress
-from limbeck.core.protocols import Term
-from limbeck.core.schedules import Schedule, at
-from limbeck.losses.temperature import Range, Standardised, Temperature, doubt, span
+from limbeck.core.protocols import Loss
+from limbeck.core.schedules import Schedule, resolve
+from limbeck.losses.temperature import LogitStandardization, Range, Temperature, temperature_range, temperature_warning
 
-__all__ = ["Temperatures", "doubts", "learning"]
+__all__ = ["LossTemperatures", "temperature_warnings", "trainable_modules"]
 
 
-def learning(term: Term) -> list[nn.Module]:
+def trainable_modules(loss: Loss) -> list[nn.Module]:
     """What of a term learns or keeps state: the term itself, and its temperature; the first holds the others.
 
     >>> from limbeck.losses.temperature import LossAdaptive
-    >>> from limbeck.losses import SoftTarget
-    >>> learning(SoftTarget()), learning(SoftTarget(tau=LossAdaptive()))
+    >>> from limbeck.losses import KDLoss
+    >>> trainable_modules(KDLoss()), trainable_modules(KDLoss(temperature=LossAdaptive()))
     ([], [LossAdaptive(start=4.0, low=3.0, high=6.0, rate=0.01, margin=0.02)])
     """
-    return [part for part in (term, getattr(term, "tau", None)) if isinstance(part, nn.Module)]
+    return [module for module in (loss, getattr(loss, "tau", None)) if isinstance(module, nn.Module)]
 
 
-def doubts(terms: Mapping[str, Term], task: object) -> list[str]:
+def temperature_warnings(losses: Mapping[str, Loss], task: object) -> list[str]:
     """A sentence for each term whose temperature the task is not used to; none where the task does not say.
 
     A task says by an attribute ``temperatures``, a :class:`~limbeck.losses.temperature.Range`. The default of a
     method is no cause for doubt, and neither is the base of standardised logits, which have another scale.
 
     >>> import limbeck
-    >>> from limbeck.losses import SoftTarget
-    >>> doubts({"soft": SoftTarget(tau=20.0)}, limbeck.tasks.Classification(classes=10))
+    >>> from limbeck.losses import KDLoss
+    >>> temperature_warnings({"soft": KDLoss(temperature=20.0)}, limbeck.tasks.Classification(classes=10))
     ['the temperature of soft is 20, and Classification is used to 3 to 6: keep it only if you mean it']
     """
-    usual = getattr(task, "temperatures", None)
-    if not isinstance(usual, Range):
+    expected = getattr(task, "temperatures", None)
+    if not isinstance(expected, Range):
         return []
-    said = []
-    for name, term in terms.items():
-        tau: Any = getattr(term, "tau", None)
-        setting = _setting(term)
-        if setting is None or isinstance(tau, Standardised) or setting.default is tau or setting.default == tau:
+    messages = []
+    for name, loss in losses.items():
+        temperature: Any = getattr(loss, "tau", None)
+        parameter = _temperature_parameter(loss)
+        if (
+            parameter is None
+            or isinstance(temperature, LogitStandardization)
+            or parameter.default is temperature
+            or parameter.default == temperature
+        ):
             continue
-        low, high = span(tau)
-        said.append(doubt(low, high, usual=usual, who=name, task=type(task).__name__))
-    return [text for text in said if text is not None]
+        low, high = temperature_range(temperature)
+        messages.append(temperature_warning(low, high, expected=expected, loss_name=name, task=type(task).__name__))
+    return [message for message in messages if message is not None]
 
 
 @final
-class Temperatures:
+class LossTemperatures:
     """What is known of the temperatures of ``terms`` before and while they are computed.
 
     Attributes:
         policies: the names of the terms that have a policy, which is heard at every step.
     """
 
-    def __init__(self, terms: Mapping[str, Term]) -> None:
-        given: dict[str, Any] = {name: getattr(term, "tau", None) for name, term in terms.items()}
-        self.policies = frozenset(name for name, tau in given.items() if _is_policy(tau))
-        plain = {name: given[name] for name, term in terms.items() if name not in self.policies and _setting(term)}
-        self._constant: dict[str, Sequence[float | Tensor]] = {
-            name: (float(tau),) for name, tau in plain.items() if not callable(tau)
+    def __init__(self, losses: Mapping[str, Loss]) -> None:
+        settings: dict[str, Any] = {name: getattr(loss, "tau", None) for name, loss in losses.items()}
+        self.policies = frozenset(name for name, temperature in settings.items() if _is_policy(temperature))
+        fixed = {
+            name: settings[name]
+            for name, loss in losses.items()
+            if name not in self.policies and _temperature_parameter(loss)
         }
-        self._scheduled: dict[str, Schedule] = {name: tau for name, tau in plain.items() if callable(tau)}
+        self._constant: dict[str, Sequence[float | Tensor]] = {
+            name: (float(temperature),) for name, temperature in fixed.items() if not callable(temperature)
+        }
+        self._scheduled: dict[str, Schedule] = {
+            name: temperature for name, temperature in fixed.items() if callable(temperature)
+        }
 
-    def plain(self, progress: Progress) -> Mapping[str, Sequence[float | Tensor]]:
+    def resolve(self, progress: Progress) -> Mapping[str, Sequence[float | Tensor]]:
         """The temperatures of the terms without a policy, by name; costs nothing where none moves."""
         if not self._scheduled:
             return self._constant
-        return self._constant | {name: (at(tau, progress),) for name, tau in self._scheduled.items()}
+        return self._constant | {
+            name: (resolve(temperature, progress),) for name, temperature in self._scheduled.items()
+        }
 
 
-def _setting(term: Term) -> inspect.Parameter | None:
+def _temperature_parameter(loss: Loss) -> inspect.Parameter | None:
     """The parameter ``tau`` of a term on responses: of one whose ``tau`` may be a policy.
 
     A temperature of another kind (of a contrast between samples, of places in a map) goes by the same letter, and what
     a task is used to says nothing of it; such a term takes no policy.
     """
     try:
-        setting = inspect.signature(type(term)).parameters.get("tau")
+        parameter = inspect.signature(type(loss)).parameters.get("tau")
     except (TypeError, ValueError):
         return None
-    return setting if setting is not None and "Temperature" in str(setting.annotation) else None
+    return parameter if parameter is not None and "Temperature" in str(parameter.annotation) else None
 
 
-def _is_policy(tau: Any) -> bool:
-    return not isinstance(tau, type) and isinstance(tau, Temperature)
+def _is_policy(temperature: Any) -> bool:
+    return not isinstance(temperature, type) and isinstance(temperature, Temperature)

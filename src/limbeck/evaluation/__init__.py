@@ -1,117 +1,122 @@
 """How good, how like its teacher, how much better, and at what cost: the figures of a record."""
 
-from limbeck.evaluation.agreement import agreement, disagreements
-from limbeck.evaluation.calibration import calibrated, ece, fit_temperature, halves
-from limbeck.evaluation.checks import require_pixels, said
-from limbeck.evaluation.cka import cka_by_layer
-from limbeck.evaluation.classification_metrics import calibration_error, predictions, quality
-from limbeck.evaluation.cost import cost, flops, latency, parameters, weights_bytes
+from limbeck.evaluation.agreement import find_disagreements, prediction_agreement
+from limbeck.evaluation.calibration import (
+    calibration_error_from_logits,
+    fit_temperature,
+    split_halves,
+    temperature_scaling_metrics,
+)
+from limbeck.evaluation.checks import predict_logits, require_pixels
+from limbeck.evaluation.cka import cka_matrix
+from limbeck.evaluation.classification_metrics import calibration_error, classification_metrics, collect_logits
+from limbeck.evaluation.cost import count_flops, count_parameters, measure_cost, measure_latency, weights_file_size
 from limbeck.evaluation.diversity import (
-    disagreement,
+    architecture_family,
+    disagreement_rate,
     double_fault,
     error_correlation,
-    family,
     linear_cka,
-    pairs,
+    pairwise_similarity,
     unbiased_cka,
 )
-from limbeck.evaluation.environment import environment, flags, source
-from limbeck.evaluation.fidelity import fidelity, likeness, sights
-from limbeck.evaluation.hardware import machine, versions
-from limbeck.evaluation.interleaved_latency import latencies
-from limbeck.evaluation.layer_similarity import Ear
-from limbeck.evaluation.model_outputs import Heard, hear
-from limbeck.evaluation.paired_bootstrap import gap_recovered, over_seeds, paired_bootstrap
-from limbeck.evaluation.paired_tests import bootstrap_over_samples, mcnemar
-from limbeck.evaluation.peak_memory import peak_memory
-from limbeck.evaluation.resampling import mean_difference, paired_difference, unpaired_difference
-from limbeck.evaluation.resources import Spending
-from limbeck.evaluation.robustness.attacks import ATTACKS, EPS, apgd, attacked, fgsm, pgd
-from limbeck.evaluation.robustness.corruptions import CORRUPTIONS, DEVIATIONS, corrupt, corrupted
-from limbeck.evaluation.robustness.input_noise import SIGMAS, noised, noisy
-from limbeck.evaluation.robustness.ood import auroc, auroc_difference, energy_score, max_softmax, outside
-from limbeck.evaluation.robustness.shift import shift
-from limbeck.evaluation.saved_predictions import Answers, load_answers, save_answers
+from limbeck.evaluation.environment import get_git_revision, get_torch_flags, hash_environment
+from limbeck.evaluation.fidelity import layerwise_cka, measure_fidelity, prediction_similarity
+from limbeck.evaluation.hardware import get_hardware_info, get_package_versions
+from limbeck.evaluation.interleaved_latency import measure_latencies
+from limbeck.evaluation.layer_similarity import LayerRecorder
+from limbeck.evaluation.model_outputs import ModelOutputs, collect_outputs
+from limbeck.evaluation.paired_bootstrap import gap_recovered, mean_ci, paired_bootstrap
+from limbeck.evaluation.paired_tests import mcnemar_test, paired_bootstrap_over_seeds
+from limbeck.evaluation.peak_memory import measure_peak_memory
+from limbeck.evaluation.resampling import paired_bootstrap_mean, paired_bootstrap_statistic, unpaired_bootstrap
+from limbeck.evaluation.resources import ResourceMeter
+from limbeck.evaluation.robustness.attacks import ATTACKS, DEFAULT_EPS, adversarial_accuracy, apgd, fgsm, pgd
+from limbeck.evaluation.robustness.corruptions import CORRUPTION_NOTE, CORRUPTIONS, corrupt, corruption_accuracy
+from limbeck.evaluation.robustness.input_noise import NOISE_SIGMAS, add_gaussian_noise, noise_accuracy
+from limbeck.evaluation.robustness.ood import auroc, auroc_difference, energy_score, max_softmax, ood_metrics
+from limbeck.evaluation.robustness.shift import shift_accuracy
+from limbeck.evaluation.saved_predictions import Predictions, load_predictions, save_predictions
 from limbeck.evaluation.seed_statistics import (
-    gap_recovered_over_seeds,
-    holm,
-    mean_over_seeds,
-    paired_over_seeds,
-    seeds_needed,
+    adjust_p_values_holm,
+    bootstrap_mean_ci,
+    gap_recovered_ci,
+    paired_mean_ci,
+    required_num_seeds,
 )
 
 __all__ = [
     "ATTACKS",
     "CORRUPTIONS",
-    "DEVIATIONS",
-    "EPS",
-    "SIGMAS",
-    "Answers",
-    "Ear",
-    "Heard",
-    "Spending",
-    "agreement",
+    "CORRUPTION_NOTE",
+    "DEFAULT_EPS",
+    "NOISE_SIGMAS",
+    "Predictions",
+    "LayerRecorder",
+    "ModelOutputs",
+    "ResourceMeter",
+    "prediction_agreement",
     "apgd",
-    "attacked",
+    "adversarial_accuracy",
     "auroc",
     "auroc_difference",
-    "bootstrap_over_samples",
-    "calibrated",
+    "paired_bootstrap_over_seeds",
+    "temperature_scaling_metrics",
     "calibration_error",
-    "cka_by_layer",
+    "cka_matrix",
     "corrupt",
-    "corrupted",
-    "cost",
-    "disagreement",
-    "disagreements",
+    "corruption_accuracy",
+    "measure_cost",
+    "disagreement_rate",
+    "find_disagreements",
     "double_fault",
-    "ece",
+    "calibration_error_from_logits",
     "energy_score",
-    "environment",
+    "hash_environment",
     "error_correlation",
-    "family",
+    "architecture_family",
     "fgsm",
-    "fidelity",
+    "measure_fidelity",
     "fit_temperature",
-    "flags",
-    "flops",
+    "get_torch_flags",
+    "count_flops",
     "gap_recovered",
-    "gap_recovered_over_seeds",
-    "halves",
-    "hear",
-    "holm",
-    "latencies",
-    "latency",
-    "likeness",
+    "gap_recovered_ci",
+    "split_halves",
+    "collect_outputs",
+    "adjust_p_values_holm",
+    "measure_latencies",
+    "measure_latency",
+    "prediction_similarity",
     "linear_cka",
-    "load_answers",
-    "machine",
+    "load_predictions",
+    "get_hardware_info",
     "max_softmax",
-    "mcnemar",
-    "mean_difference",
-    "mean_over_seeds",
-    "noised",
-    "noisy",
-    "outside",
-    "over_seeds",
+    "mcnemar_test",
+    "paired_bootstrap_mean",
+    "bootstrap_mean_ci",
+    "noise_accuracy",
+    "add_gaussian_noise",
+    "ood_metrics",
+    "mean_ci",
     "paired_bootstrap",
-    "paired_difference",
-    "paired_over_seeds",
-    "pairs",
-    "parameters",
-    "peak_memory",
+    "paired_bootstrap_statistic",
+    "paired_mean_ci",
+    "pairwise_similarity",
+    "count_parameters",
+    "measure_peak_memory",
     "pgd",
-    "predictions",
-    "quality",
+    "collect_logits",
+    "classification_metrics",
     "require_pixels",
-    "said",
-    "save_answers",
-    "seeds_needed",
-    "shift",
-    "sights",
-    "source",
+    "predict_logits",
+    "save_predictions",
+    "required_num_seeds",
+    "shift_accuracy",
+    "layerwise_cka",
+    "get_git_revision",
     "unbiased_cka",
-    "unpaired_difference",
-    "versions",
-    "weights_bytes",
+    "unpaired_bootstrap",
+    "get_package_versions",
+    "weights_file_size",
 ]  # fmt: skip

@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation.checks import checked, labelled
+from limbeck.evaluation.checks import check_logits, labeled_mask
 from limbeck.losses._ops import require_same_shape
 
-__all__ = ["agreement", "disagreements"]
+__all__ = ["prediction_agreement", "find_disagreements"]
 
-_CHUNK = 8192
+_KL_CHUNK_ROWS = 8192
 
 
-def agreement(student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> dict[str, float | None]:
+def prediction_agreement(student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> dict[str, float | None]:
     """How often student and teacher choose the same class, how far apart they are, and who is wrong when.
 
     Args:
@@ -38,24 +38,24 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor, target: Tensor) ->
         LimbeckError: no row, logits that are not finite, or shapes that do not fit.
 
     >>> student, teacher = torch.tensor([[0.0, 2.0], [0.0, 2.0]]), torch.tensor([[2.0, 0.0], [0.0, 2.0]])
-    >>> found = agreement(student, teacher, torch.tensor([0, 0]))
+    >>> found = prediction_agreement(student, teacher, torch.tensor([0, 0]))
     >>> found["top1"], found["student_only_wrong"], found["both_wrong"], round(found["kl"], 4)
     (0.5, 0.5, 0.5, 0.7616)
     """
-    student, teacher, known = _pair(student_logits, teacher_logits, target)
-    said, taught, truth = student.argmax(dim=1), teacher.argmax(dim=1), target.detach().cpu()
-    wrong, taught_wrong = (said != truth)[known], (taught != truth)[known]
+    student, teacher, is_labeled = _check_pair(student_logits, teacher_logits, target)
+    student_class, teacher_class, labels = student.argmax(dim=1), teacher.argmax(dim=1), target.detach().cpu()
+    student_wrong, teacher_wrong = (student_class != labels)[is_labeled], (teacher_class != labels)[is_labeled]
     return {
-        "top1": _share(said == taught),
-        "kl": _kl(student, teacher),
-        "both_wrong": _share(wrong & taught_wrong),
-        "student_only_wrong": _share(wrong & ~taught_wrong),
-        "teacher_only_wrong": _share(~wrong & taught_wrong),
+        "top1": _mean_or_none(student_class == teacher_class),
+        "kl": _mean_kl(student, teacher),
+        "both_wrong": _mean_or_none(student_wrong & teacher_wrong),
+        "student_only_wrong": _mean_or_none(student_wrong & ~teacher_wrong),
+        "teacher_only_wrong": _mean_or_none(~student_wrong & teacher_wrong),
     }
 
 
-def disagreements(
-    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, *, most: int = 12
+def find_disagreements(
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, *, limit: int = 12
 ) -> list[dict[str, Any]]:
     """The labelled rows where student and teacher choose different classes, where both are surest first.
 
@@ -72,47 +72,49 @@ def disagreements(
         ``teacher_confidence`` and ``student_confidence``, the probabilities they give to their choice.
 
     >>> student, teacher = torch.tensor([[0.0, 2.0], [0.0, 2.0]]), torch.tensor([[2.0, 0.0], [0.0, 2.0]])
-    >>> found = disagreements(student, teacher, torch.tensor([0, 0]))
+    >>> found = find_disagreements(student, teacher, torch.tensor([0, 0]))
     >>> [(one["index"], one["student"], one["teacher"]) for one in found]
     [(0, 1, 0)]
     """
-    if most < 0:
-        raise LimbeckError(f"most is how many disagreements to give, 0 or more, not {most}")
-    student, teacher, known = _pair(student_logits, teacher_logits, target)
-    places = ((student.argmax(dim=1) != teacher.argmax(dim=1)) & known).nonzero()[:, 0]
-    sure, said = F.softmax(student[places].double(), dim=1).max(dim=1)
-    sure_teacher, taught = F.softmax(teacher[places].double(), dim=1).max(dim=1)
-    order = torch.minimum(sure, sure_teacher).argsort(descending=True, stable=True)[:most].tolist()
-    truth = target.detach().cpu()
+    if limit < 0:
+        raise LimbeckError(f"most is how many disagreements to give, 0 or more, not {limit}")
+    student, teacher, is_labeled = _check_pair(student_logits, teacher_logits, target)
+    indices = ((student.argmax(dim=1) != teacher.argmax(dim=1)) & is_labeled).nonzero()[:, 0]
+    student_confidence, student_class = F.softmax(student[indices].double(), dim=1).max(dim=1)
+    teacher_confidence, teacher_class = F.softmax(teacher[indices].double(), dim=1).max(dim=1)
+    order = torch.minimum(student_confidence, teacher_confidence).argsort(descending=True, stable=True)[:limit].tolist()
+    labels = target.detach().cpu()
     return [
         {
-            "index": int(places[i]),
-            "target": int(truth[places[i]]),
-            "teacher": int(taught[i]),
-            "student": int(said[i]),
-            "teacher_confidence": float(sure_teacher[i]),
-            "student_confidence": float(sure[i]),
+            "index": int(indices[i]),
+            "target": int(labels[indices[i]]),
+            "teacher": int(teacher_class[i]),
+            "student": int(student_class[i]),
+            "teacher_confidence": float(teacher_confidence[i]),
+            "student_confidence": float(student_confidence[i]),
         }
         for i in order
     ]
 
 
-def _pair(student: Tensor, teacher: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    student, teacher = checked(student, whose="the student's"), checked(teacher, whose="the teacher's")
-    require_same_shape(student, teacher, what="logits", hint="both must answer the same rows with the same classes")
+def _check_pair(student: Tensor, teacher: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    student, teacher = check_logits(student, owner="the student's"), check_logits(teacher, owner="the teacher's")
+    require_same_shape(student, teacher, name="logits", hint="both must answer the same rows with the same classes")
     if not len(student):
         raise LimbeckError("there is nothing to compare on: the part has no row")
-    return student, teacher, labelled(target, rows=len(student), classes=student.shape[1])
+    return student, teacher, labeled_mask(target, num_rows=len(student), num_classes=student.shape[1])
 
 
-def _kl(student: Tensor, teacher: Tensor) -> float:
+def _mean_kl(student: Tensor, teacher: Tensor) -> float:
     total = 0.0
-    for said, taught in zip(torch.split(student, _CHUNK), torch.split(teacher, _CHUNK), strict=True):
-        log_q, log_p = F.log_softmax(said.double(), dim=1), F.log_softmax(taught.double(), dim=1)
+    for student_chunk, teacher_chunk in zip(
+        torch.split(student, _KL_CHUNK_ROWS), torch.split(teacher, _KL_CHUNK_ROWS), strict=True
+    ):
+        log_q, log_p = F.log_softmax(student_chunk.double(), dim=1), F.log_softmax(teacher_chunk.double(), dim=1)
         total += float(F.kl_div(log_q, log_p, reduction="sum", log_target=True))
     # Rounding can bring two equal answers to −1e−17, which no divergence is.
     return max(total, 0.0) / len(student)
 
 
-def _share(which: Tensor) -> float | None:
-    return float(which.double().mean()) if len(which) else None
+def _mean_or_none(mask: Tensor) -> float | None:
+    return float(mask.double().mean()) if len(mask) else None

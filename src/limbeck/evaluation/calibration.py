@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation.checks import checked, labelled
+from limbeck.evaluation.checks import check_logits, labeled_mask
 from limbeck.evaluation.classification_metrics import calibration_error
 
-__all__ = ["calibrated", "ece", "fit_temperature", "halves"]
+__all__ = ["temperature_scaling_metrics", "calibration_error_from_logits", "fit_temperature", "split_halves"]
 
-_RANGE = (0.02, 50.0)
+_TEMPERATURE_RANGE = (0.02, 50.0)
 
 
 def fit_temperature(logits: Tensor, target: Tensor) -> float:
@@ -41,16 +41,16 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float:
     """
     from scipy.optimize import minimize_scalar
 
-    rows, truth = _known(logits, target)
-    low, high = (math.log(end) for end in _RANGE)
-    found = minimize_scalar(
-        lambda log: _nll(rows / math.exp(log), truth), bounds=(low, high), method="bounded", options={"xatol": 1e-6}
+    rows, labels = _labeled_rows(logits, target)
+    low, high = (math.log(end) for end in _TEMPERATURE_RANGE)
+    result = minimize_scalar(
+        lambda log: _nll(rows / math.exp(log), labels), bounds=(low, high), method="bounded", options={"xatol": 1e-6}
     )
-    return math.exp(float(found.x))
+    return math.exp(float(result.x))
 
 
-def calibrated(
-    fitted_on: tuple[Tensor, Tensor], told_on: tuple[Tensor, Tensor]
+def temperature_scaling_metrics(
+    fit_data: tuple[Tensor, Tensor], eval_data: tuple[Tensor, Tensor]
 ) -> dict[str, Any]:  # fmt: skip
     """ECE and NLL on ``told_on`` before and after scaling by the temperature of ``fitted_on``, both (logits, target).
 
@@ -59,36 +59,36 @@ def calibrated(
         samples of either.
 
     >>> sure = torch.tensor([[4.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])
-    >>> found = calibrated(sure, sure)
+    >>> found = temperature_scaling_metrics(sure, sure)
     >>> round(found["before"]["ece"], 3), round(found["after"]["ece"], 3)
     (0.232, 0.0)
     """
-    temperature = fit_temperature(*fitted_on)
-    rows, truth = _known(*told_on)
+    temperature = fit_temperature(*fit_data)
+    rows, labels = _labeled_rows(*eval_data)
     return {
         "temperature": temperature,
         **{
-            when: {"ece": ece(rows / by, truth), "nll": _nll(rows / by, truth)}
-            for when, by in (("before", 1.0), ("after", temperature))
+            stage: {"ece": calibration_error_from_logits(rows / scale, labels), "nll": _nll(rows / scale, labels)}
+            for stage, scale in (("before", 1.0), ("after", temperature))
         },
-        "fitted_on": int((fitted_on[1] >= 0).sum()), "n": len(truth),
+        "fitted_on": int((fit_data[1] >= 0).sum()), "n": len(labels),
     }  # fmt: skip
 
 
-def ece(logits: Tensor, target: Tensor) -> float:
+def calibration_error_from_logits(logits: Tensor, target: Tensor) -> float:
     """The expected calibration error over 15 bins of equal width, of ``[n, classes]`` logits that all have a label.
 
-    >>> round(ece(torch.tensor([[4.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 1])), 3)
+    >>> round(calibration_error_from_logits(torch.tensor([[4.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 1])), 3)
     0.482
     """
-    sure, predicted = logits.double().softmax(dim=1).max(dim=1)
-    return calibration_error(sure, predicted == target)
+    confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
+    return calibration_error(confidence, predicted == target)
 
 
-def halves(n: int, *, seed: int) -> tuple[Tensor, Tensor]:
+def split_halves(n: int, *, seed: int) -> tuple[Tensor, Tensor]:
     """``n`` places dealt into two halves by seed: one to fit on, one to tell on.
 
-    >>> [len(half) for half in halves(5, seed=0)]
+    >>> [len(half) for half in split_halves(5, seed=0)]
     [2, 3]
     """
     if n < 2:
@@ -97,13 +97,13 @@ def halves(n: int, *, seed: int) -> tuple[Tensor, Tensor]:
     return order[: n // 2], order[n // 2 :]
 
 
-def _known(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    rows = checked(logits, whose="the")
-    known = labelled(target, rows=len(rows), classes=rows.shape[1])
-    if not bool(known.any()):
+def _labeled_rows(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    rows = check_logits(logits, owner="the")
+    is_labeled = labeled_mask(target, num_rows=len(rows), num_classes=rows.shape[1])
+    if not bool(is_labeled.any()):
         raise LimbeckError("there is nothing to calibrate on: no sample has a label")
-    return rows[known].double(), target.detach().cpu()[known]
+    return rows[is_labeled].double(), target.detach().cpu()[is_labeled]
 
 
-def _nll(rows: Tensor, truth: Tensor) -> float:
-    return float(F.cross_entropy(rows, truth))
+def _nll(rows: Tensor, labels: Tensor) -> float:
+    return float(F.cross_entropy(rows, labels))

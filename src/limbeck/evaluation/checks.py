@@ -9,43 +9,45 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.split import UNLABELLED
+from limbeck.data.split import UNLABELED
 
-__all__ = ["checked", "evaluating", "labelled", "require_pixels", "said"]
+__all__ = ["check_logits", "evaluation_mode", "labeled_mask", "require_pixels", "predict_logits"]
 
 
-def checked(logits: Tensor, *, whose: str) -> Tensor:
+def check_logits(logits: Tensor, *, owner: str) -> Tensor:
     """``logits`` (``[n, classes]``, floats) on the CPU without a graph, or one sentence on what is wrong with them."""
     if logits.ndim != 2 or logits.shape[1] < 2:
-        raise LimbeckError(f"{whose} logits are [n, classes] with at least 2 classes, not {list(logits.shape)}")
+        raise LimbeckError(f"{owner} logits are [n, classes] with at least 2 classes, not {list(logits.shape)}")
     logits = logits.detach().cpu()
     finite = logits.isfinite().all(dim=1)
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0])
         raise LimbeckError(
-            f"{whose} logits are not finite in {int((~finite).sum())} of {len(logits)} rows (the first is row {row}): "
+            f"{owner} logits are not finite in {int((~finite).sum())} of {len(logits)} rows (the first is row {row}): "
             "the network's weights or inputs hold NaN or infinity; look at where training diverged"
         )
     return logits
 
 
-def labelled(target: Tensor, *, rows: int, classes: int) -> Tensor:
+def labeled_mask(target: Tensor, *, num_rows: int, num_classes: int) -> Tensor:
     """Which of ``target`` (``[rows]`` class numbers, −100 for none) have a label, as booleans on the CPU."""
-    if target.ndim != 1 or len(target) != rows or target.is_floating_point():
-        raise LimbeckError(f"the target is {rows} class numbers, one a row, not {target.dtype} {list(target.shape)}")
-    target = target.detach().cpu()
-    known: Tensor = target != UNLABELLED
-    wrong = target[known & ((target < 0) | (target >= classes))]
-    if len(wrong):
+    if target.ndim != 1 or len(target) != num_rows or target.is_floating_point():
         raise LimbeckError(
-            f"the target has the class {int(wrong[0])}, and there are {classes} classes, counted from 0 "
-            f"({UNLABELLED} says that a row has no label)"
+            f"the target is {num_rows} class numbers, one a row, not {target.dtype} {list(target.shape)}"
         )
-    return known
+    target = target.detach().cpu()
+    is_labeled: Tensor = target != UNLABELED
+    invalid = target[is_labeled & ((target < 0) | (target >= num_classes))]
+    if len(invalid):
+        raise LimbeckError(
+            f"the target has the class {int(invalid[0])}, and there are {num_classes} classes, counted from 0 "
+            f"({UNLABELED} says that a row has no label)"
+        )
+    return is_labeled
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """``model`` in eval mode and without gradients; each module's own mode is put back, also after an error."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -75,13 +77,13 @@ def require_pixels(pixels: Tensor, *, eps: float | None = None) -> None:
         )
 
 
-def said(network: nn.Module, pixels: Tensor) -> Tensor:
+def predict_logits(network: nn.Module, pixels: Tensor) -> Tensor:
     """The logits of ``network`` for one batch, in eval mode without gradients, float32 on the CPU.
 
-    >>> said(nn.Identity(), torch.eye(2)).argmax(dim=1)
+    >>> predict_logits(nn.Identity(), torch.eye(2)).argmax(dim=1)
     tensor([0, 1])
     """
-    held = next(iter(network.parameters()), None)
-    with evaluating(network):
-        logits: Tensor = network(pixels if held is None else pixels.to(held.device))
+    first_parameter = next(iter(network.parameters()), None)
+    with evaluation_mode(network):
+        logits: Tensor = network(pixels if first_parameter is None else pixels.to(first_parameter.device))
     return logits.float().cpu()

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["cka_by_layer"]
+__all__ = ["cka_matrix"]
 
 
-def cka_by_layer(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[list[float | None]]:
+def cka_matrix(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[list[float | None]]:
     """The unbiased CKA of every layer of ``first`` (rows) with every layer of ``second`` (columns).
 
     Shapes: each layer ``[n, width]``, of the same ``n`` samples, at least 4. ``None`` where a layer is the same for all
@@ -25,22 +25,29 @@ def cka_by_layer(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> l
 
     >>> import torch
     >>> line = torch.tensor([[1.0], [2.0], [3.0], [5.0]])
-    >>> [round(value, 6) for value in cka_by_layer({"a": line}, {"b": -7 * line, "c": line * line})[0]]
+    >>> [round(value, 6) for value in cka_matrix({"a": line}, {"b": -7 * line, "c": line * line})[0]]
     [1.0, 0.998625]
     """
-    rows = {len(features) for features in (*first.values(), *second.values())}
-    if len(rows) != 1 or min(rows) < 4:
+    num_samples = {len(features) for features in (*first.values(), *second.values())}
+    if len(num_samples) != 1 or min(num_samples) < 4:
         raise LimbeckError(
-            f"CKA by layer takes the same samples for every layer, at least 4, and these have {sorted(rows)}"
+            f"CKA by layer takes the same samples for every layer, at least 4, and these have {sorted(num_samples)}"
         )
-    ours, theirs = [_kernel(one) for one in first.values()], [_kernel(one) for one in second.values()]
-    own, other = [_hsic(one, one) for one in ours], [_hsic(one, one) for one in theirs]
+    first_kernels, second_kernels = (
+        [_linear_kernel(item) for item in first.values()],
+        [_linear_kernel(item) for item in second.values()],
+    )
+    first_self, second_self = (
+        [_hsic_from_kernels(item, item) for item in first_kernels],
+        [_hsic_from_kernels(item, item) for item in second_kernels],
+    )
     return [
-        [_share(_hsic(x, y), a, b) for y, b in zip(theirs, other, strict=True)] for x, a in zip(ours, own, strict=True)
+        [_normalize_cka(_hsic_from_kernels(x, y), a, b) for y, b in zip(second_kernels, second_self, strict=True)]
+        for x, a in zip(first_kernels, first_self, strict=True)
     ]
 
 
-def _kernel(features: Tensor) -> Tensor:
+def _linear_kernel(features: Tensor) -> Tensor:
     """``features @ features.T`` of centred features in float64, with a diagonal of zeros."""
     if features.ndim != 2 or not bool(features.isfinite().all()):
         raise LimbeckError(
@@ -55,13 +62,17 @@ def _kernel(features: Tensor) -> Tensor:
     return kernel.fill_diagonal_(0.0)
 
 
-def _hsic(one: Tensor, other: Tensor) -> float:
-    n = len(one)
-    rows, others = one.sum(dim=1), other.sum(dim=1)
-    total = (one * other).sum() + rows.sum() * others.sum() / ((n - 1) * (n - 2)) - 2 * (rows @ others) / (n - 2)
+def _hsic_from_kernels(kernel_x: Tensor, kernel_y: Tensor) -> float:
+    n = len(kernel_x)
+    row_sums_x, row_sums_y = kernel_x.sum(dim=1), kernel_y.sum(dim=1)
+    total = (
+        (kernel_x * kernel_y).sum()
+        + row_sums_x.sum() * row_sums_y.sum() / ((n - 1) * (n - 2))
+        - 2 * (row_sums_x @ row_sums_y) / (n - 2)
+    )
     return float(total) / (n * (n - 3))
 
 
-def _share(cross: float, own: float, other: float) -> float | None:
+def _normalize_cka(cross: float, self_x: float, self_y: float) -> float | None:
     # Features that never vary leave nothing but rounding.
-    return min(1.0, cross / math.sqrt(own * other)) if min(own, other) > 1e-20 else None
+    return min(1.0, cross / math.sqrt(self_x * self_y)) if min(self_x, self_y) > 1e-20 else None

@@ -15,18 +15,18 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Task
-from limbeck.data.split import UNLABELLED
-from limbeck.evaluation.checks import checked, evaluating, labelled
-from limbeck.losses._ops import likeliest
+from limbeck.data.split import UNLABELED
+from limbeck.evaluation.checks import check_logits, evaluation_mode, labeled_mask
+from limbeck.losses._ops import hard_labels
 
-__all__ = ["calibration_error", "predictions", "quality", "reliability"]
+__all__ = ["calibration_error", "collect_logits", "classification_metrics", "reliability_bins"]
 
-_BINS = 15
-_TOP5_FROM = 6
-_CHUNK = 8192
+_NUM_BINS = 15
+_MIN_CLASSES_FOR_TOP5 = 6
+_CHUNK_ROWS = 8192
 
 
-def quality(logits: Tensor, target: Tensor, *, classes: Sequence[str]) -> dict[str, Any]:
+def classification_metrics(logits: Tensor, target: Tensor, *, class_names: Sequence[str]) -> dict[str, Any]:
     """Every quality figure of one network on one part, as it stands in the record.
 
     Args:
@@ -46,34 +46,36 @@ def quality(logits: Tensor, target: Tensor, *, classes: Sequence[str]) -> dict[s
     Raises:
         LimbeckError: no labelled row, logits that are not finite, or shapes and classes that do not fit.
 
-    >>> found = quality(torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]]), torch.tensor([0, 1, 1]), classes=["a", "b"])
+    >>> found = classification_metrics(torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]]), torch.tensor([0, 1, 1]), class_names=["a", "b"])
     >>> round(found["top1"], 4), round(found["macro_f1"], 4), round(found["nll"], 4), found["top5"]
     (0.6667, 0.6667, 0.7936, None)
     """
-    logits = checked(logits, whose="the")
-    if len(classes) != logits.shape[1]:
-        raise LimbeckError(f"the logits have {logits.shape[1]} classes, and {len(classes)} names were given for them")
-    known = labelled(target, rows=len(logits), classes=len(classes))
-    logits, target = logits[known], target.detach().cpu()[known].long()
+    logits = check_logits(logits, owner="the")
+    if len(class_names) != logits.shape[1]:
+        raise LimbeckError(
+            f"the logits have {logits.shape[1]} classes, and {len(class_names)} names were given for them"
+        )
+    is_labeled = labeled_mask(target, num_rows=len(logits), num_classes=len(class_names))
+    logits, target = logits[is_labeled], target.detach().cpu()[is_labeled].long()
     if not len(target):
         raise LimbeckError(
-            f"there is nothing to measure on: of {len(known)} rows none has a label; evaluate on a labelled part"
+            f"there is nothing to measure on: of {len(is_labeled)} rows none has a label; evaluate on a labelled part"
         )
-    confidence, predicted, nll = _by_row(logits, target)
-    right = predicted == target
+    confidence, predicted, nll = _score_rows(logits, target)
+    correct = predicted == target
     return {
         "examples": len(target),
-        "top1": float(right.double().mean()),
-        "top5": _top5(logits, target) if len(classes) >= _TOP5_FROM else None,
-        "macro_f1": _macro_f1(predicted, target, len(classes)),
+        "top1": float(correct.double().mean()),
+        "top5": _top5_accuracy(logits, target) if len(class_names) >= _MIN_CLASSES_FOR_TOP5 else None,
+        "macro_f1": _macro_f1(predicted, target, len(class_names)),
         "nll": float(nll.mean()),
-        "ece": calibration_error(confidence, right),
-        "per_class": _per_class(right, target, classes),
-        "reliability": reliability(confidence, right),
+        "ece": calibration_error(confidence, correct),
+        "per_class": _per_class_accuracy(correct, target, class_names),
+        "reliability": reliability_bins(confidence, correct),
     }
 
 
-def predictions(model: nn.Module, batches: Iterable[Any], task: Task) -> tuple[Tensor, Tensor]:
+def collect_logits(model: nn.Module, batches: Iterable[Any], task: Task) -> tuple[Tensor, Tensor]:
     """What ``model`` says about ``batches``, and what is true, by row.
 
     The network runs in eval mode without gradients, on the device where it is; its modes are put back. Batches that
@@ -87,45 +89,49 @@ def predictions(model: nn.Module, batches: Iterable[Any], task: Task) -> tuple[T
 
     >>> from limbeck.tasks import Classification
     >>> two = [(torch.eye(2), torch.tensor([0, 1])), (torch.eye(2)[:1], torch.tensor([1]))]
-    >>> predictions(nn.Identity(), two, Classification(2))[1]
+    >>> collect_logits(nn.Identity(), two, Classification(2))[1]
     tensor([0, 1, 1])
     """
-    said: list[Tensor] = []
-    truth: list[Tensor] = []
-    held = next(iter(model.parameters()), None)
-    with evaluating(model):
-        for item in batches:
-            batch = item if held is None or held.is_cpu else _moved(item, held.device)
-            rows = task.outputs(model, batch).rows()
-            said.append(rows.float().cpu())
-            truth.append(_hard(task.target(batch), rows=len(rows)))
-    if not said:
+    all_logits: list[Tensor] = []
+    targets: list[Tensor] = []
+    first_parameter = next(iter(model.parameters()), None)
+    with evaluation_mode(model):
+        for raw_batch in batches:
+            batch = (
+                raw_batch
+                if first_parameter is None or first_parameter.is_cpu
+                else _move_to_device(raw_batch, first_parameter.device)
+            )
+            logits = task.outputs(model, batch).require_logits()
+            all_logits.append(logits.float().cpu())
+            targets.append(_hard_labels(task.target(batch), num_rows=len(logits)))
+    if not all_logits:
         raise LimbeckError("there is nothing to measure on: the part gave no batch")
-    return torch.cat(said), torch.cat(truth)
+    return torch.cat(all_logits), torch.cat(targets)
 
 
-def reliability(confidence: Tensor, right: Tensor) -> list[dict[str, Any]]:
+def reliability_bins(confidence: Tensor, correct: Tensor) -> list[dict[str, Any]]:
     """The 15 bins of ECE, of ``confidence`` (``[n]`` float64) and whether it was ``right`` (``[n]`` booleans).
 
-    >>> found = reliability(torch.tensor([0.8, 0.8], dtype=torch.float64), torch.tensor([True, False]))
+    >>> found = reliability_bins(torch.tensor([0.8, 0.8], dtype=torch.float64), torch.tensor([True, False]))
     >>> [(one["confidence"], one["accuracy"]) for one in found if one["examples"]]
     [(0.8, 0.5)]
     """
-    many, sure, good = _binned(confidence, right)
-    edges = _edges()
+    num_samples, confidence_sum, correct_sum = _bin_sums(confidence, correct)
+    edges = _bin_edges()
     return [
         {
             "low": float(edges[i]),
             "high": float(edges[i + 1]),
-            "confidence": float(sure[i] / many[i]) if many[i] else None,
-            "accuracy": float(good[i] / many[i]) if many[i] else None,
-            "examples": int(many[i]),
+            "confidence": float(confidence_sum[i] / num_samples[i]) if num_samples[i] else None,
+            "accuracy": float(correct_sum[i] / num_samples[i]) if num_samples[i] else None,
+            "examples": int(num_samples[i]),
         }
-        for i in range(_BINS)
+        for i in range(_NUM_BINS)
     ]
 
 
-def calibration_error(confidence: Tensor, right: Tensor) -> float:
+def calibration_error(confidence: Tensor, correct: Tensor) -> float:
     """ECE, of ``confidence`` (``[n]`` float64) and whether it was ``right`` (``[n]`` booleans).
 
     Ours: torchmetrics keeps a confidence of exactly 1 in a sixteenth bin of its own.
@@ -133,67 +139,67 @@ def calibration_error(confidence: Tensor, right: Tensor) -> float:
     >>> round(calibration_error(torch.tensor([0.8, 0.8], dtype=torch.float64), torch.tensor([True, False])), 4)
     0.3
     """
-    _, sure, good = _binned(confidence, right)
-    return float((sure - good).abs().sum() / len(right))
+    _, confidence_sum, correct_sum = _bin_sums(confidence, correct)
+    return float((confidence_sum - correct_sum).abs().sum() / len(correct))
 
 
-def _by_row(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _score_rows(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Confidence, predicted class and negative log-likelihood of each row, in float64."""
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    chunks: list[tuple[Tensor, Tensor, Tensor]] = []
     # In pieces: 50,000 rows of 1,000 classes would take 400 MB at once in float64.
-    for rows, truth in zip(torch.split(logits, _CHUNK), torch.split(target, _CHUNK), strict=True):
+    for rows, labels in zip(torch.split(logits, _CHUNK_ROWS), torch.split(target, _CHUNK_ROWS), strict=True):
         log_p = F.log_softmax(rows.double(), dim=1)
         predicted = rows.argmax(dim=1)
-        found.append(
-            (log_p.gather(1, predicted[:, None])[:, 0].exp(), predicted, F.nll_loss(log_p, truth, reduction="none"))
+        chunks.append(
+            (log_p.gather(1, predicted[:, None])[:, 0].exp(), predicted, F.nll_loss(log_p, labels, reduction="none"))
         )
-    confidence, predicted, nll = (torch.cat(column) for column in zip(*found, strict=True))
+    confidence, predicted, nll = (torch.cat(column) for column in zip(*chunks, strict=True))
     return confidence, predicted, nll
 
 
-def _top5(logits: Tensor, target: Tensor) -> float:
+def _top5_accuracy(logits: Tensor, target: Tensor) -> float:
     return float((logits.float().topk(5, dim=1).indices == target[:, None]).any(dim=1).double().mean())
 
 
-def _macro_f1(predicted: Tensor, target: Tensor, classes: int) -> float:
+def _macro_f1(predicted: Tensor, target: Tensor, num_classes: int) -> float:
     from torchmetrics.functional.classification import multiclass_f1_score
 
-    return float(multiclass_f1_score(predicted, target, num_classes=classes, average="macro", validate_args=False))
+    return float(multiclass_f1_score(predicted, target, num_classes=num_classes, average="macro", validate_args=False))
 
 
-def _per_class(right: Tensor, target: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
-    many = torch.bincount(target, minlength=len(classes)).tolist()
-    good = torch.bincount(target[right], minlength=len(classes)).tolist()
+def _per_class_accuracy(correct: Tensor, target: Tensor, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    num_examples = torch.bincount(target, minlength=len(class_names)).tolist()
+    num_correct = torch.bincount(target[correct], minlength=len(class_names)).tolist()
     return [
         {"class": name, "accuracy": hits / n if n else None, "examples": n}
-        for name, hits, n in zip(classes, good, many, strict=True)
+        for name, hits, n in zip(class_names, num_correct, num_examples, strict=True)
     ]
 
 
-def _edges() -> Tensor:
-    return torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)
+def _bin_edges() -> Tensor:
+    return torch.linspace(0, 1, _NUM_BINS + 1, dtype=torch.float64)
 
 
-def _binned(confidence: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _bin_sums(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """How many samples each bin has, and the sums of their confidence and of those that are right."""
-    place = torch.bucketize(confidence.contiguous(), _edges()[1:-1])
-    many = torch.bincount(place, minlength=_BINS)
-    sure = torch.bincount(place, weights=confidence, minlength=_BINS)
-    return many, sure, torch.bincount(place, weights=right.double(), minlength=_BINS)
+    bin_index = torch.bucketize(confidence.contiguous(), _bin_edges()[1:-1])
+    num_samples = torch.bincount(bin_index, minlength=_NUM_BINS)
+    confidence_sum = torch.bincount(bin_index, weights=confidence, minlength=_NUM_BINS)
+    return num_samples, confidence_sum, torch.bincount(bin_index, weights=correct.double(), minlength=_NUM_BINS)
 
 
-def _hard(target: Tensor | None, *, rows: int) -> Tensor:
+def _hard_labels(target: Tensor | None, *, num_rows: int) -> Tensor:
     if target is None:
-        return torch.full((rows,), UNLABELLED)
-    return likeliest(target).cpu().long()
+        return torch.full((num_rows,), UNLABELED)
+    return hard_labels(target).cpu().long()
 
 
-def _moved(item: Any, device: torch.device) -> Any:
+def _move_to_device(item: Any, device: torch.device) -> Any:
     """``item`` with every tensor in it on ``device``."""
     if isinstance(item, Tensor):
         return item.to(device)
     if isinstance(item, Mapping):
-        return {name: _moved(value, device) for name, value in item.items()}
+        return {name: _move_to_device(value, device) for name, value in item.items()}
     if isinstance(item, tuple | list):
-        return [_moved(value, device) for value in item]
+        return [_move_to_device(value, device) for value in item]
     return item

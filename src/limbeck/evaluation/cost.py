@@ -17,23 +17,23 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation.checks import evaluating
-from limbeck.features import bare
-from limbeck.utils.timing import timed
+from limbeck.evaluation.checks import evaluation_mode
+from limbeck.features import unwrap_model
+from limbeck.utils.timing import time_call
 
-__all__ = ["cost", "flops", "latency", "parameters", "weights_bytes"]
+__all__ = ["measure_cost", "count_flops", "measure_latency", "count_parameters", "weights_file_size"]
 
 
-def parameters(model: nn.Module) -> int:
+def count_parameters(model: nn.Module) -> int:
     """How many numbers the model learns; a parameter that several modules share counts once.
 
-    >>> parameters(nn.Linear(3, 2))
+    >>> count_parameters(nn.Linear(3, 2))
     8
     """
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def flops(model: nn.Module, example: Tensor) -> tuple[int | None, str | None]:
+def count_flops(model: nn.Module, example: Tensor) -> tuple[int | None, str | None]:
     """The floating-point operations of one answer to one sample in eval mode, 2 for each multiply–add.
 
     Args:
@@ -44,16 +44,16 @@ def flops(model: nn.Module, example: Tensor) -> tuple[int | None, str | None]:
         The count and ``None``; or ``None`` and a sentence on why it could not be counted (a network that looks at
         values, or keeps tensors outside its parameters and buffers, does not run on the meta device).
 
-    >>> flops(nn.Linear(3, 2), torch.zeros(1, 3))
+    >>> count_flops(nn.Linear(3, 2), torch.zeros(1, 3))
     (12, None)
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    one = _first(example)
+    sample = _first_sample(example)
     try:
-        ghost = copy.deepcopy(bare(model)).to("meta").eval()
+        meta_model = copy.deepcopy(unwrap_model(model)).to("meta").eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            ghost(one.to("meta"))
+            meta_model(sample.to("meta"))
     except Exception as error:  # a model's own code runs, and can raise anything
         first_line = next(iter(str(error).splitlines()), "")
         return None, (
@@ -63,9 +63,9 @@ def flops(model: nn.Module, example: Tensor) -> tuple[int | None, str | None]:
     return int(counter.get_total_flops()), None
 
 
-def latency(
-    call: Callable[[], object], *, warmup: int = 20, repeats: int = 200, threads: int = 1, batch: int = 1,
-    budget: float = 5.0,
+def measure_latency(
+    fn: Callable[[], object], *, warmup: int = 20, repeats: int = 200, num_threads: int = 1, batch_size: int = 1,
+    max_seconds: float = 5.0,
 ) -> dict[str, Any]:  # fmt: skip
     """How long ``call`` takes, in milliseconds of wall-clock time.
 
@@ -80,28 +80,28 @@ def latency(
     Returns:
         ``median`` and ``p95`` (nearest rank) in ms, ``batch``, ``threads``, and ``repeats``: how many there were.
 
-    >>> sorted(latency(lambda: None, repeats=5))
+    >>> sorted(measure_latency(lambda: None, repeats=5))
     ['batch', 'median', 'p95', 'repeats', 'threads']
     """
-    if repeats < 1 or threads < 1 or warmup < 0:
+    if repeats < 1 or num_threads < 1 or warmup < 0:
         raise LimbeckError(
-            f"latency takes repeats and threads from 1, warmup from 0, not {repeats}, {threads}, {warmup}"
+            f"latency takes repeats and threads from 1, warmup from 0, not {repeats}, {num_threads}, {warmup}"
         )
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    previous_threads = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
     try:
-        taken = timed(call, warmup=warmup, repeats=repeats, budget=budget)
+        timing = time_call(fn, warmup=warmup, repeats=repeats, max_seconds=max_seconds)
     finally:
-        torch.set_num_threads(before)
-    return {**taken, "batch": batch, "threads": threads}
+        torch.set_num_threads(previous_threads)
+    return {**timing, "batch": batch_size, "threads": num_threads}
 
 
-def weights_bytes(model: nn.Module) -> int:
+def weights_file_size(model: nn.Module) -> int:
     """The size of the ``.safetensors`` file that the model's weights and buffers make, in bytes.
 
     Written to a temporary folder and looked at: shared tensors, types and the header are then what they will be.
 
-    >>> weights_bytes(nn.Linear(100, 10)) - 4 * 1010 < 200
+    >>> weights_file_size(nn.Linear(100, 10)) - 4 * 1010 < 200
     True
     """
     from limbeck.models import save_weights
@@ -110,32 +110,32 @@ def weights_bytes(model: nn.Module) -> int:
         return save_weights(model, Path(folder) / "weights.safetensors").stat().st_size
 
 
-def cost(model: nn.Module, example: Tensor) -> dict[str, Any]:
+def measure_cost(model: nn.Module, example: Tensor) -> dict[str, Any]:
     """Every efficiency figure of one network, as it stands in the record, and ``warnings`` on those that are missing.
 
     The latency is that of eager torch on the CPU with one thread, for the first sample of ``example`` (``[n, ...]``).
     The model's modes, device and weights stay as they are.
 
-    >>> found = cost(nn.Linear(3, 2), torch.zeros(1, 3))
+    >>> found = measure_cost(nn.Linear(3, 2), torch.zeros(1, 3))
     >>> found["parameters"], found["flops"], found["latency_ms"]["batch"], found["warnings"]
     (8, 12, 1, [])
     """
-    count, warning = flops(model, example)
+    count, warning = count_flops(model, example)
     on_cpu = all(tensor.is_cpu for tensor in (*model.parameters(), *model.buffers()))
-    measured = model if on_cpu else copy.deepcopy(model).cpu()
-    one = _first(example).cpu()
-    with evaluating(measured):
-        took = latency(lambda: measured(one))
+    cpu_model = model if on_cpu else copy.deepcopy(model).cpu()
+    sample = _first_sample(example).cpu()
+    with evaluation_mode(cpu_model):
+        timing = measure_latency(lambda: cpu_model(sample))
     return {
-        "parameters": parameters(model),
+        "parameters": count_parameters(model),
         "flops": count,
-        "bytes": weights_bytes(model),
-        "latency_ms": took,
+        "bytes": weights_file_size(model),
+        "latency_ms": timing,
         "warnings": [warning] if warning else [],
     }
 
 
-def _first(example: Tensor) -> Tensor:
+def _first_sample(example: Tensor) -> Tensor:
     if not example.ndim or not len(example):
         raise LimbeckError(f"an example is a batch of at least one input, [n, ...], not {list(example.shape)}")
     return example[:1].detach()

@@ -19,27 +19,35 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation.checks import checked, labelled
+from limbeck.evaluation.checks import check_logits, labeled_mask
 
 if TYPE_CHECKING:
-    from limbeck.evaluation.model_outputs import Heard
+    from limbeck.evaluation.model_outputs import ModelOutputs
 
-__all__ = ["disagreement", "double_fault", "error_correlation", "family", "linear_cka", "pairs", "unbiased_cka"]
+__all__ = [
+    "disagreement_rate",
+    "double_fault",
+    "error_correlation",
+    "architecture_family",
+    "linear_cka",
+    "pairwise_similarity",
+    "unbiased_cka",
+]
 
-_SIZES = frozenset({
+_SIZE_SUFFIXES = frozenset({
     "atto", "femto", "pico", "nano", "tiny", "mini", "small", "medium", "base", "large", "huge", "giant", "xs", "xxs",
     "xl", "xxl", "bn", "patch", "window",
 })  # fmt: skip
 
 
-def disagreement(first_logits: Tensor, second_logits: Tensor) -> float:
+def disagreement_rate(first_logits: Tensor, second_logits: Tensor) -> float:
     """The share of rows where the two choose different classes; both ``[n, classes]``, at least one row.
 
-    >>> disagreement(torch.eye(4), torch.eye(4)[[0, 1, 2, 2]])
+    >>> disagreement_rate(torch.eye(4), torch.eye(4)[[0, 1, 2, 2]])
     0.25
     """
-    first, second = checked(first_logits, whose="the first"), checked(second_logits, whose="the second")
-    _require_same_rows(first, second)
+    first, second = check_logits(first_logits, owner="the first"), check_logits(second_logits, owner="the second")
+    _check_same_length(first, second)
     if first.shape[1] != second.shape[1]:
         raise LimbeckError(
             f"one network knows {first.shape[1]} classes and the other {second.shape[1]}: networks that are compared "
@@ -57,10 +65,10 @@ def error_correlation(first_wrong: Tensor, second_wrong: Tensor) -> float | None
     >>> error_correlation(torch.tensor([True, False, True, False]), torch.tensor([True, False, False, False]))
     0.5773502691896258
     """
-    first, second = _wrong(first_wrong, second_wrong)
+    first, second = _check_errors(first_wrong, second_wrong)
     first, second = first - first.mean(), second - second.mean()
-    spread = float(first.square().sum().sqrt() * second.square().sum().sqrt())
-    return max(-1.0, min(1.0, float(first @ second) / spread)) if spread > 0 else None
+    norm_product = float(first.square().sum().sqrt() * second.square().sum().sqrt())
+    return max(-1.0, min(1.0, float(first @ second) / norm_product)) if norm_product > 0 else None
 
 
 def double_fault(first_wrong: Tensor, second_wrong: Tensor) -> float:
@@ -69,7 +77,7 @@ def double_fault(first_wrong: Tensor, second_wrong: Tensor) -> float:
     >>> double_fault(torch.tensor([True, False, True, False]), torch.tensor([True, False, False, False]))
     0.25
     """
-    first, second = _wrong(first_wrong, second_wrong)
+    first, second = _check_errors(first_wrong, second_wrong)
     return float((first * second).mean())
 
 
@@ -83,9 +91,9 @@ def linear_cka(first: Tensor, second: Tensor) -> float | None:
     >>> round(linear_cka(line, line * -7), 6), round(linear_cka(line, torch.tensor([[1.0], [0.0], [1.0]])), 6)
     (1.0, 0.0)
     """
-    x, y = _centred(first, second)
-    cross, own, other = (float((a.T @ b).square().sum()) for a, b in ((x, y), (x, x), (y, y)))
-    return cross / math.sqrt(own * other) if own > 0 and other > 0 else None
+    x, y = _center_features(first, second)
+    cross, self_x, self_y = (float((a.T @ b).square().sum()) for a, b in ((x, y), (x, x), (y, y)))
+    return cross / math.sqrt(self_x * self_y) if self_x > 0 and self_y > 0 else None
 
 
 def unbiased_cka(first: Tensor, second: Tensor) -> float | None:
@@ -101,15 +109,15 @@ def unbiased_cka(first: Tensor, second: Tensor) -> float | None:
     """
     if len(first) < 4:
         raise LimbeckError(f"the unbiased CKA takes at least 4 samples, not {len(first)}")
-    x, y = _centred(first, second)
-    cross, own, other = _hsic(x, y), _hsic(x, x), _hsic(y, y)
+    x, y = _center_features(first, second)
+    cross, self_x, self_y = _hsic_from_features(x, y), _hsic_from_features(x, x), _hsic_from_features(y, y)
     # Features that never vary leave nothing but rounding.
-    if not x.any() or not y.any() or own <= 0 or other <= 0:
+    if not x.any() or not y.any() or self_x <= 0 or self_y <= 0:
         return None
-    return min(1.0, cross / math.sqrt(own * other))
+    return min(1.0, cross / math.sqrt(self_x * self_y))
 
 
-def pairs(heard: Mapping[str, Heard]) -> list[dict[str, Any]]:
+def pairwise_similarity(outputs: Mapping[str, ModelOutputs]) -> list[dict[str, Any]]:
     """Every two of several networks compared, on what each said about the same samples.
 
     Returns:
@@ -120,71 +128,84 @@ def pairs(heard: Mapping[str, Heard]) -> list[dict[str, Any]]:
     Raises:
         LimbeckError: other rows or other classes, or answers that are not finite.
     """
-    found = []
-    for (first, one), (second, other) in combinations(heard.items(), 2):
-        differ = disagreement(one.logits, other.logits)
-        known = labelled(one.target, rows=len(one.logits), classes=one.logits.shape[1])
-        wrong = [(each.logits.argmax(dim=1) != one.target)[known] for each in (one, other)]
-        of = "features" if one.features is not None and other.features is not None else "logits"
-        x, y = (one.features, other.features) if of == "features" else (one.logits, other.logits)
+    rows = []
+    for (first, first_outputs), (second, second_outputs) in combinations(outputs.items(), 2):
+        rate = disagreement_rate(first_outputs.logits, second_outputs.logits)
+        is_labeled = labeled_mask(
+            first_outputs.target, num_rows=len(first_outputs.logits), num_classes=first_outputs.logits.shape[1]
+        )
+        errors = [
+            (model_outputs.logits.argmax(dim=1) != first_outputs.target)[is_labeled]
+            for model_outputs in (first_outputs, second_outputs)
+        ]
+        compared = (
+            "features" if first_outputs.features is not None and second_outputs.features is not None else "logits"
+        )
+        x, y = (
+            (first_outputs.features, second_outputs.features)
+            if compared == "features"
+            else (first_outputs.logits, second_outputs.logits)
+        )
         assert x is not None
         assert y is not None
-        found.append({
-            "first": first, "second": second, "disagreement": differ,
-            "error_correlation": error_correlation(*wrong) if len(wrong[0]) else None,
-            "double_fault": double_fault(*wrong) if len(wrong[0]) else None,
-            "cka": unbiased_cka(x, y) if len(x) >= 4 else None, "cka_of": of,
+        rows.append({
+            "first": first, "second": second, "disagreement": rate,
+            "error_correlation": error_correlation(*errors) if len(errors[0]) else None,
+            "double_fault": double_fault(*errors) if len(errors[0]) else None,
+            "cka": unbiased_cka(x, y) if len(x) >= 4 else None, "cka_of": compared,
         })  # fmt: skip
-    return found
+    return rows
 
 
-def family(name: str) -> str:
+def architecture_family(name: str) -> str:
     """The architecture family that a network's name tells: what is left without numbers and sizes.
 
-    >>> [family(name) for name in ("resnet56", "mobilenet_v3_small", "vit_tiny_patch16_224", "my.nets:WideNet2")]
+    >>> [architecture_family(name) for name in ("resnet56", "mobilenet_v3_small", "vit_tiny_patch16_224", "my.nets:WideNet2")]
     ['resnet', 'mobilenet', 'vit', 'widenet']
     """
     short = re.split(r"[:./]", name)[-1].lower()
     words = [word for word in re.split(r"[_-]", re.split(r"\d", short)[0]) if word]
-    while len(words) > 1 and (words[-1] in _SIZES or len(words[-1]) == 1):
+    while len(words) > 1 and (words[-1] in _SIZE_SUFFIXES or len(words[-1]) == 1):
         words.pop()
     return "_".join(words) or short
 
 
-def _wrong(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    for each in (first, second):
-        if each.dtype != torch.bool or each.ndim != 1:
-            raise LimbeckError(f"who is wrong is [n] booleans, not {each.dtype} {list(each.shape)}")
-    _require_same_rows(first, second)
+def _check_errors(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    for errors in (first, second):
+        if errors.dtype != torch.bool or errors.ndim != 1:
+            raise LimbeckError(f"who is wrong is [n] booleans, not {errors.dtype} {list(errors.shape)}")
+    _check_same_length(first, second)
     return first.detach().cpu().double(), second.detach().cpu().double()
 
 
-def _centred(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    for each in (first, second):
-        if each.ndim != 2:
-            raise LimbeckError(f"CKA compares features [n, width], not {list(each.shape)}: flatten or pool them first")
-        if not bool(each.isfinite().all()):
+def _center_features(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    for features in (first, second):
+        if features.ndim != 2:
+            raise LimbeckError(
+                f"CKA compares features [n, width], not {list(features.shape)}: flatten or pool them first"
+            )
+        if not bool(features.isfinite().all()):
             raise LimbeckError("the features hold NaN or infinity, so CKA is not known: look at the network's weights")
-    _require_same_rows(first, second)
-    x, y = (each.detach().cpu().double() for each in (first, second))
+    _check_same_length(first, second)
+    x, y = (features.detach().cpu().double() for features in (first, second))
     return x - x.mean(dim=0), y - y.mean(dim=0)
 
 
-def _hsic(x: Tensor, y: Tensor) -> float:
+def _hsic_from_features(x: Tensor, y: Tensor) -> float:
     """Song et al.'s estimate for linear kernels, eq. 5, with sums over features in the place of ``n × n`` kernels.
 
     Subtracting the means first leaves it as it is and keeps digits.
     """
     n = len(x)
-    own, other = x.square().sum(dim=1), y.square().sum(dim=1)
+    diagonal_x, diagonal_y = x.square().sum(dim=1), y.square().sum(dim=1)
     # Row sums of the kernels whose diagonal is zero.
-    rows, others = x @ x.sum(dim=0) - own, y @ y.sum(dim=0) - other
-    trace = (x.T @ y).square().sum() - own @ other
-    total = trace + rows.sum() * others.sum() / ((n - 1) * (n - 2)) - 2 * (rows @ others) / (n - 2)
+    row_sums_x, row_sums_y = x @ x.sum(dim=0) - diagonal_x, y @ y.sum(dim=0) - diagonal_y
+    trace = (x.T @ y).square().sum() - diagonal_x @ diagonal_y
+    total = trace + row_sums_x.sum() * row_sums_y.sum() / ((n - 1) * (n - 2)) - 2 * (row_sums_x @ row_sums_y) / (n - 2)
     return float(total) / (n * (n - 3))
 
 
-def _require_same_rows(first: Tensor, second: Tensor) -> None:
+def _check_same_length(first: Tensor, second: Tensor) -> None:
     if len(first) != len(second) or not len(first):
         raise LimbeckError(
             f"two networks are compared on the same samples, at least one, not on {len(first)} and {len(second)}"

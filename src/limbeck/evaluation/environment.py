@@ -16,16 +16,16 @@ from typing import Any
 
 import torch
 
-__all__ = ["environment", "flags", "source"]
+__all__ = ["hash_environment", "get_torch_flags", "get_git_revision"]
 
-_ROOT = Path(__file__).parents[1]
-_VARIABLES = (
+_PACKAGE_ROOT = Path(__file__).parents[1]
+_ENVIRONMENT_VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES",
     "NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE", "PYTHONHASHSEED",
 )  # fmt: skip
 
 
-def source() -> dict[str, Any]:
+def get_git_revision() -> dict[str, Any]:
     """The git commit of limbeck's code, and whether files of the package differ from it; ``None`` where nobody knows.
 
     A checkout tells both. An installation from a git address remembers the commit, and one from an index neither.
@@ -34,27 +34,30 @@ def source() -> dict[str, Any]:
     if commit:
         return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--", "."))}
     try:
-        told = json.loads(metadata.distribution("limbeck").read_text("direct_url.json") or "{}")
-        return {"commit": told["vcs_info"]["commit_id"], "dirty": False}
+        direct_url = json.loads(metadata.distribution("limbeck").read_text("direct_url.json") or "{}")
+        return {"commit": direct_url["vcs_info"]["commit_id"], "dirty": False}
     except (metadata.PackageNotFoundError, KeyError, TypeError, ValueError):
         return {"commit": None, "dirty": None}
 
 
-def environment() -> str:
+def hash_environment() -> str:
     """A sha256 over Python's version and every installed package with its version, in order of their names.
 
-    >>> len(environment()), environment() == environment()
+    >>> len(hash_environment()), hash_environment() == hash_environment()
     (64, True)
     """
-    found = {f"{(each.metadata['Name'] or '').lower()}=={each.version}" for each in metadata.distributions()}
-    text = "\n".join([f"python {platform.python_version()}", *sorted(found)])
+    packages = {
+        f"{(distribution.metadata['Name'] or '').lower()}=={distribution.version}"
+        for distribution in metadata.distributions()
+    }
+    text = "\n".join([f"python {platform.python_version()}", *sorted(packages)])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def flags() -> dict[str, Any]:
+def get_torch_flags() -> dict[str, Any]:
     """The switches of torch that change bits, and the environment variables that do so where they are set.
 
-    >>> flags()["deterministic_algorithms"], flags()["default_dtype"]
+    >>> get_torch_flags()["deterministic_algorithms"], get_torch_flags()["default_dtype"]
     (False, 'float32')
     """
     return {
@@ -64,17 +67,17 @@ def flags() -> dict[str, Any]:
         "matmul_precision": torch.get_float32_matmul_precision(),
         "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
         "interop_threads": torch.get_num_interop_threads(),
-        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "variables": {name: os.environ[name] for name in _ENVIRONMENT_VARIABLES if name in os.environ},
     }
 
 
-def _git(*words: str) -> str:
+def _git(*args: str) -> str:
     """What git says of the package's folder; nothing where there is no git, or no checkout."""
     try:
-        done = subprocess.run(  # noqa: S603
-            ["git", "--no-optional-locks", "-C", str(_ROOT), *words],  # noqa: S607
+        result = subprocess.run(  # noqa: S603
+            ["git", "--no-optional-locks", "-C", str(_PACKAGE_ROOT), *args],  # noqa: S607
             capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip()
+    return result.stdout.strip()

@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Task
-from limbeck.evaluation.agreement import agreement
-from limbeck.evaluation.checks import labelled
-from limbeck.evaluation.cka import cka_by_layer
-from limbeck.evaluation.layer_similarity import Ear
+from limbeck.evaluation.agreement import prediction_agreement
+from limbeck.evaluation.checks import labeled_mask
+from limbeck.evaluation.cka import cka_matrix
+from limbeck.evaluation.layer_similarity import LayerRecorder
 
-__all__ = ["fidelity", "likeness", "sights"]
+__all__ = ["measure_fidelity", "prediction_similarity", "layerwise_cka"]
 
 
-def fidelity(
+def measure_fidelity(
     student: nn.Module,
     teacher: nn.Module,
     batches: Iterable[Any],
     task: Task,
     *,
-    classes: Sequence[str] | None = None,
-    samples: int = 1000,
+    class_names: Sequence[str] | None = None,
+    max_samples: int = 1000,
 ) -> dict[str, Any]:
     """How like ``teacher`` a ``student`` answers, errs and sees, on ``batches`` of a part that nobody is tested on.
 
@@ -54,25 +54,29 @@ def fidelity(
     >>> from limbeck.tasks import Classification
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
     >>> batch = {"input": torch.eye(2).repeat(4, 1), "target": torch.zeros(8, dtype=torch.long)}
-    >>> found = fidelity(net, net, [batch], Classification(2))
+    >>> found = measure_fidelity(net, net, [batch], Classification(2))
     >>> found["top1"], found["kl"], round(found["cka"]["values"][0][0], 6)
     (1.0, 0.0, 1.0)
     """
-    items = iter(batches)
-    if (first := next(items, None)) is None:
+    iterator = iter(batches)
+    if (first_batch := next(iterator, None)) is None:
         raise LimbeckError("there is nothing to measure on: the part gave no batch")
-    ours, theirs = (Ear(model, first, task, samples=samples) for model in (student, teacher))
-    for batch in chain([first], items):
-        ours.hear(batch)
-        theirs.hear(batch)
-    said = ours.logits
-    names = [str(number) for number in range(said.shape[1])] if classes is None else classes
-    found = likeness(said, theirs.logits, ours.target, classes=names)
-    return {**found, "cka": sights(ours.layers, theirs.layers)}
+    student_recorder, teacher_recorder = (
+        LayerRecorder(model, first_batch, task, max_samples=max_samples) for model in (student, teacher)
+    )
+    for batch in chain([first_batch], iterator):
+        student_recorder.record(batch)
+        teacher_recorder.record(batch)
+    student_logits = student_recorder.logits
+    names = [str(index) for index in range(student_logits.shape[1])] if class_names is None else class_names
+    similarity = prediction_similarity(
+        student_logits, teacher_recorder.logits, student_recorder.target, class_names=names
+    )
+    return {**similarity, "cka": layerwise_cka(student_recorder.features, teacher_recorder.features)}
 
 
-def likeness(
-    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, *, classes: Sequence[str]
+def prediction_similarity(
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, *, class_names: Sequence[str]
 ) -> dict[str, Any]:
     """The same from answers alone: agreement, and where the two are wrong together.
 
@@ -90,42 +94,47 @@ def likeness(
         ``teacher_only``.
 
     >>> student, teacher = torch.eye(3)[[1, 1, 0, 2]], torch.eye(3)[[1, 2, 0, 0]]
-    >>> found = likeness(student, teacher, torch.tensor([0, 0, 0, 0]), classes=["a", "b", "c"])
+    >>> found = prediction_similarity(student, teacher, torch.tensor([0, 0, 0, 0]), class_names=["a", "b", "c"])
     >>> found["by_class"]
     [{'class': 'a', 'examples': 4, 'same_wrong': 1, 'other_wrong': 1, 'student_only': 1, 'teacher_only': 0}]
     """
-    found = agreement(student_logits, teacher_logits, target)
-    if len(classes) != student_logits.shape[1]:
-        raise LimbeckError(f"there are {student_logits.shape[1]} classes, and {len(classes)} names were given for them")
-    truth = target.detach().cpu()
-    known = labelled(truth, rows=len(truth), classes=len(classes))
-    said, taught = student_logits.detach().cpu().argmax(dim=1), teacher_logits.detach().cpu().argmax(dim=1)
-    wrong, astray = (said != truth) & known, (taught != truth) & known
-    kinds = {
-        "same_wrong": wrong & astray & (said == taught), "other_wrong": wrong & astray & (said != taught),
-        "student_only": wrong & ~astray, "teacher_only": astray & ~wrong,
+    metrics = prediction_agreement(student_logits, teacher_logits, target)
+    if len(class_names) != student_logits.shape[1]:
+        raise LimbeckError(
+            f"there are {student_logits.shape[1]} classes, and {len(class_names)} names were given for them"
+        )
+    labels = target.detach().cpu()
+    is_labeled = labeled_mask(labels, num_rows=len(labels), num_classes=len(class_names))
+    student_class, teacher_class = (
+        student_logits.detach().cpu().argmax(dim=1),
+        teacher_logits.detach().cpu().argmax(dim=1),
+    )
+    student_wrong, teacher_wrong = (student_class != labels) & is_labeled, (teacher_class != labels) & is_labeled
+    masks = {
+        "same_wrong": student_wrong & teacher_wrong & (student_class == teacher_class), "other_wrong": student_wrong & teacher_wrong & (student_class != teacher_class),
+        "student_only": student_wrong & ~teacher_wrong, "teacher_only": teacher_wrong & ~student_wrong,
     }  # fmt: skip
-    counts = {kind: torch.bincount(truth[which], minlength=len(classes)).tolist() for kind, which in kinds.items()}
-    many = torch.bincount(truth[known], minlength=len(classes)).tolist()
+    counts = {kind: torch.bincount(labels[mask], minlength=len(class_names)).tolist() for kind, mask in masks.items()}
+    num_examples = torch.bincount(labels[is_labeled], minlength=len(class_names)).tolist()
     by_class = [
-        {"class": name, "examples": many[i], **{kind: counts[kind][i] for kind in kinds}}
-        for i, name in enumerate(classes)
-        if many[i]
+        {"class": name, "examples": num_examples[i], **{kind: counts[kind][i] for kind in masks}}
+        for i, name in enumerate(class_names)
+        if num_examples[i]
     ]
-    same = sum(counts["same_wrong"]) / sum(many) if sum(many) else None
-    return {"examples": len(truth), **found, "same_wrong": same, "by_class": by_class}
+    same_error = sum(counts["same_wrong"]) / sum(num_examples) if sum(num_examples) else None
+    return {"examples": len(labels), **metrics, "same_wrong": same_error, "by_class": by_class}
 
 
-def sights(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> dict[str, Any] | None:
+def layerwise_cka(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """CKA of every layer with every layer, from features ``[n, width]`` by place; ``None`` under 4 samples.
 
     Returns:
         ``student`` and ``teacher``, the places; ``values``, a row for each of the student's places and a column for
         each of the teacher's, see :func:`limbeck.evaluation.cka_by_layer`; ``samples``, how many it was taken of.
     """
-    samples = min(len(features) for features in (*student.values(), *teacher.values()))
-    if samples < 4:
+    num_samples = min(len(features) for features in (*student.values(), *teacher.values()))
+    if num_samples < 4:
         return None
     return {
-        "student": list(student), "teacher": list(teacher), "values": cka_by_layer(student, teacher), "samples": samples
+        "student": list(student), "teacher": list(teacher), "values": cka_matrix(student, teacher), "samples": num_samples
     }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["machine", "versions"]
+__all__ = ["get_hardware_info", "get_package_versions"]
 
 _PACKAGES = (
     "torch", "torchvision", "lightning-fabric", "numpy", "scipy", "scikit-learn", "safetensors", "torchmetrics",
@@ -18,37 +18,37 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def machine() -> dict[str, Any]:
+def get_hardware_info() -> dict[str, Any]:
     """The processor, how many cores this process may use, torch's threads, the system, and the accelerator.
 
-    >>> sorted(machine())
+    >>> sorted(get_hardware_info())
     ['accelerator', 'cores', 'cpu', 'system', 'threads']
     """
     return {
-        "cpu": _cpu(),
-        "cores": _cores(),
+        "cpu": _cpu_name(),
+        "cores": _num_cores(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "accelerator": _accelerator(),
+        "accelerator": _accelerator_name(),
     }
 
 
-def versions() -> dict[str, str]:
+def get_package_versions() -> dict[str, str]:
     """The versions of Python and of the packages that figures depend on; those not installed are left out.
 
-    >>> versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    >>> get_package_versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]
     True
     """
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
-def _cpu() -> str:
+def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -57,13 +57,13 @@ def _cpu() -> str:
     return next(names, "") or platform.processor() or platform.machine() or "unknown"
 
 
-def _cores() -> int:
+def _num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _accelerator() -> str:
+def _accelerator_name() -> str:
     device = torch.accelerator.current_accelerator(check_available=True)
     if device is None:
         return "cpu"

@@ -12,12 +12,12 @@ import torch
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["latencies"]
+__all__ = ["measure_latencies"]
 
 
-def latencies(
-    calls: Mapping[str, Callable[[], object]], *, turns: int = 20, block: int = 10, budget: float = 3.0,
-    threads: int = 1, batch: int = 1,
+def measure_latencies(
+    calls: Mapping[str, Callable[[], object]], *, rounds: int = 20, calls_per_round: int = 10, max_seconds: float = 3.0,
+    num_threads: int = 1, batch_size: int = 1,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """How long each of ``calls`` takes, in milliseconds of wall-clock time.
 
@@ -35,39 +35,44 @@ def latencies(
     Returns:
         For each name ``median``, ``p95`` (nearest rank), ``repeats``, ``batch`` and ``threads``, as ``latency`` gives.
 
-    >>> found = latencies({"one": lambda: None, "two": lambda: None}, turns=2, block=3)
+    >>> found = measure_latencies({"one": lambda: None, "two": lambda: None}, rounds=2, calls_per_round=3)
     >>> {name: one["repeats"] for name, one in found.items()}
     {'one': 6, 'two': 6}
     """
-    if turns < 1 or block < 1 or threads < 1:
-        raise LimbeckError(f"latencies takes turns, block and threads from 1, not {turns}, {block}, {threads}")
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    if rounds < 1 or calls_per_round < 1 or num_threads < 1:
+        raise LimbeckError(
+            f"latencies takes turns, block and threads from 1, not {rounds}, {calls_per_round}, {num_threads}"
+        )
+    times_ms: dict[str, list[float]] = {name: [] for name in calls}
+    previous_threads = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
     try:
-        end = time.perf_counter() + budget * len(calls)
-        for turn in range(turns):
-            if turn and time.perf_counter() > end:
+        end = time.perf_counter() + max_seconds * len(calls)
+        for round_index in range(rounds):
+            if round_index and time.perf_counter() > end:
                 break
-            for name, call in calls.items():
-                taken[name] += _block(call, block, budget / turns)
+            for name, fn in calls.items():
+                times_ms[name] += _time_calls(fn, calls_per_round, max_seconds / rounds)
     finally:
-        torch.set_num_threads(before)
-    return {name: {**_summary(times), "batch": batch, "threads": threads} for name, times in taken.items()}
+        torch.set_num_threads(previous_threads)
+    return {
+        name: {**_summarize_times(times), "batch": batch_size, "threads": num_threads}
+        for name, times in times_ms.items()
+    }
 
 
-def _block(call: Callable[[], object], most: int, budget: float) -> list[float]:
+def _time_calls(fn: Callable[[], object], max_calls: int, max_seconds: float) -> list[float]:
     """Milliseconds of up to ``most`` calls after one that is not counted; at least one."""
-    call()
-    end, times = time.perf_counter() + budget, list[float]()
-    while len(times) < most and (not times or time.perf_counter() < end):
+    fn()
+    end, times = time.perf_counter() + max_seconds, list[float]()
+    while len(times) < max_calls and (not times or time.perf_counter() < end):
         start = time.perf_counter()
-        call()
+        fn()
         times.append(1e3 * (time.perf_counter() - start))
     return times
 
 
-def _summary(times: list[float]) -> dict[str, Any]:
-    ranked = sorted(times)
-    p95 = ranked[math.ceil(0.95 * len(ranked)) - 1]
-    return {"median": statistics.median(ranked), "p95": p95, "repeats": len(ranked)}
+def _summarize_times(times: list[float]) -> dict[str, Any]:
+    sorted_times = sorted(times)
+    p95 = sorted_times[math.ceil(0.95 * len(sorted_times)) - 1]
+    return {"median": statistics.median(sorted_times), "p95": p95, "repeats": len(sorted_times)}

@@ -10,21 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.protocols import Task
-from limbeck.evaluation.classification_metrics import predictions
-from limbeck.features import Taps, bare
+from limbeck.evaluation.classification_metrics import collect_logits
+from limbeck.features import FeatureExtractor, unwrap_model
 
-__all__ = ["LOGITS", "Ear", "pooled", "stages"]
+__all__ = ["LOGITS_LAYER", "LayerRecorder", "pool_features", "find_stage_layers"]
 
-LOGITS = "logits"
+LOGITS_LAYER = "logits"
 """The one layer of a network that only answers."""
-_ENOUGH = 4
-_MOST = 8
+_MIN_STAGES = 4
+_MAX_STAGES = 8
 
 
-def pooled(features: Tensor) -> Tensor:
+def pool_features(features: Tensor) -> Tensor:
     """``features`` of any rank as ``[batch, width]``: the mean over space (``[b, c, h, w]``) or tokens (``[b, t, c]``).
 
-    >>> pooled(torch.ones(2, 3, 4, 4)).shape, pooled(torch.ones(2, 5, 7)).shape, pooled(torch.ones(2, 6)).shape
+    >>> pool_features(torch.ones(2, 3, 4, 4)).shape, pool_features(torch.ones(2, 5, 7)).shape, pool_features(torch.ones(2, 6)).shape
     (torch.Size([2, 3]), torch.Size([2, 7]), torch.Size([2, 6]))
     """
     if features.ndim == 3:
@@ -32,27 +32,27 @@ def pooled(features: Tensor) -> Tensor:
     return features.flatten(2).mean(dim=2) if features.ndim > 3 else features.reshape(len(features), -1)
 
 
-def stages(model: nn.Module, batch: Any, task: Task) -> list[str]:
+def find_stage_layers(model: nn.Module, batch: Any, task: Task) -> list[str]:
     """The places where ``model`` is looked into: its parts at the top that have weights, in the order they ran.
 
     Where there are fewer than four, the longest ``Sequential`` is opened (``features`` of a VGG, ``blocks`` of a ViT);
     of more than eight, eight are taken at even distances, the first and the last among them. Normalisations are left
     out, and parts that ran several times.
     """
-    network = bare(model)
-    places = _learning(network, _top(network))
-    while len(places) < _ENOUGH and (longest := _openable(network, places)):
-        inside = [f"{longest}.{name}" for name, _ in network.get_submodule(longest).named_children()]
-        at = places.index(longest)
-        places[at : at + 1] = _learning(network, inside)
-    ran = _ran(network, model, places, batch, task)
-    if len(ran) <= _MOST:
-        return ran
-    return [ran[round(i * (len(ran) - 1) / (_MOST - 1))] for i in range(_MOST)]
+    network = unwrap_model(model)
+    layers = _parametric_layers(network, _top_level_modules(network))
+    while len(layers) < _MIN_STAGES and (largest := _largest_sequential(network, layers)):
+        children = [f"{largest}.{name}" for name, _ in network.get_submodule(largest).named_children()]
+        index = layers.index(largest)
+        layers[index : index + 1] = _parametric_layers(network, children)
+    called = _called_once(network, model, layers, batch, task)
+    if len(called) <= _MAX_STAGES:
+        return called
+    return [called[round(i * (len(called) - 1) / (_MAX_STAGES - 1))] for i in range(_MAX_STAGES)]
 
 
 @final
-class Ear:
+class LayerRecorder:
     """Hears one network batch by batch: its answers, and its layers for the first samples.
 
     Arguments:
@@ -64,24 +64,24 @@ class Ear:
     """
 
     def __init__(
-        self, model: nn.Module, batch: Any, task: Task, *, places: Sequence[str] | None = None, samples: int = 1000
+        self, model: nn.Module, batch: Any, task: Task, *, layers: Sequence[str] | None = None, max_samples: int = 1000
     ) -> None:
-        found = stages(model, batch, task) if places is None else places
-        self._model, self._task, self._samples = model, task, samples
-        self._taps = Taps(model, {place: place for place in found})
+        layer_names = find_stage_layers(model, batch, task) if layers is None else layers
+        self._model, self._task, self._max_samples = model, task, max_samples
+        self._extractor = FeatureExtractor(model, {layer: layer for layer in layer_names})
         self._logits, self._target = list[Tensor](), list[Tensor]()
-        self._layers: dict[str, list[Tensor]] = {place: [] for place in found or [LOGITS]}
+        self._features: dict[str, list[Tensor]] = {layer: [] for layer in layer_names or [LOGITS_LAYER]}
 
-    def hear(self, batch: Any) -> None:
+    def record(self, batch: Any) -> None:
         """Let the network answer ``batch``; keep what it says, and what its layers hold as long as samples are due."""
-        due = self._samples - sum(map(len, next(iter(self._layers.values()))))
-        if due <= 0:
-            logits, target = predictions(self._model, [batch], self._task)
+        remaining = self._max_samples - sum(map(len, next(iter(self._features.values()))))
+        if remaining <= 0:
+            logits, target = collect_logits(self._model, [batch], self._task)
         else:
-            with torch.no_grad(), self._taps.listening() as heard:
-                logits, target = predictions(self._model, [batch], self._task)
-            for place, tensor in (heard or {LOGITS: logits}).items():
-                self._layers[place].append(pooled(tensor.detach().float()).cpu()[:due].clone())
+            with torch.no_grad(), self._extractor.capture() as captured:
+                logits, target = collect_logits(self._model, [batch], self._task)
+            for layer, tensor in (captured or {LOGITS_LAYER: logits}).items():
+                self._features[layer].append(pool_features(tensor.detach().float()).cpu()[:remaining].clone())
         self._logits.append(logits)
         self._target.append(target)
 
@@ -96,49 +96,49 @@ class Ear:
         return torch.cat(self._target)
 
     @property
-    def layers(self) -> dict[str, Tensor]:
+    def features(self) -> dict[str, Tensor]:
         """``[samples, width]`` by place."""
-        return {place: torch.cat(parts) for place, parts in self._layers.items()}
+        return {layer: torch.cat(chunks) for layer, chunks in self._features.items()}
 
 
-def _top(network: nn.Module) -> list[str]:
+def _top_level_modules(network: nn.Module) -> list[str]:
     """The parts at the top; of a network whose one part is the network itself, such as one in an adapter, its parts."""
     names = [name for name, _ in network.named_children()]
-    while len(names) == 1 and (inside := [name for name, _ in network.get_submodule(names[0]).named_children()]):
-        names = [f"{names[0]}.{name}" for name in inside]
+    while len(names) == 1 and (children := [name for name, _ in network.get_submodule(names[0]).named_children()]):
+        names = [f"{names[0]}.{name}" for name in children]
     return names
 
 
-def _learning(network: nn.Module, places: Sequence[str]) -> list[str]:
+def _parametric_layers(network: nn.Module, layers: Sequence[str]) -> list[str]:
     """Those that have weights and are no normalisation."""
     norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-    modules = {place: network.get_submodule(place) for place in places}
+    modules = {layer: network.get_submodule(layer) for layer in layers}
     return [
         p for p, module in modules.items() if not isinstance(module, norms) and any(True for _ in module.parameters())
     ]
 
 
-def _openable(network: nn.Module, places: Sequence[str]) -> str | None:
+def _largest_sequential(network: nn.Module, layers: Sequence[str]) -> str | None:
     """The ``Sequential`` of the most parts, at least two."""
-    parts = {
-        place: len(module)
-        for place in places
-        if isinstance(module := network.get_submodule(place), nn.Sequential) and len(module) > 1
+    num_children = {
+        layer: len(module)
+        for layer in layers
+        if isinstance(module := network.get_submodule(layer), nn.Sequential) and len(module) > 1
     }
-    return max(parts, key=lambda place: parts[place], default=None)
+    return max(num_children, key=lambda layer: num_children[layer], default=None)
 
 
-def _ran(network: nn.Module, model: nn.Module, places: Sequence[str], batch: Any, task: Task) -> list[str]:
+def _called_once(network: nn.Module, model: nn.Module, layers: Sequence[str], batch: Any, task: Task) -> list[str]:
     """Those of ``places`` that ran once and gave one tensor with a row for each sample, in the order they ran."""
-    seen: list[tuple[str, int]] = []
+    calls: list[tuple[str, int]] = []
     with ExitStack() as hooks:
-        for place in places:
+        for layer in layers:
 
-            def note(module: nn.Module, args: object, result: object, place: str = place) -> None:
+            def record_call(module: nn.Module, args: object, result: object, layer: str = layer) -> None:
                 rows = len(result) if isinstance(result, Tensor) and result.ndim > 1 else -1
-                seen.append((place, rows))
+                calls.append((layer, rows))
 
-            hooks.callback(network.get_submodule(place).register_forward_hook(note).remove)
-        logits, _ = predictions(model, [batch], task)
-    once = [place for place, _ in seen]
-    return [place for place, rows in seen if once.count(place) == 1 and rows == len(logits)]
+            hooks.callback(network.get_submodule(layer).register_forward_hook(record_call).remove)
+        logits, _ = collect_logits(model, [batch], task)
+    called = [layer for layer, _ in calls]
+    return [layer for layer, rows in calls if called.count(layer) == 1 and rows == len(logits)]

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Task
-from limbeck.evaluation.classification_metrics import predictions
-from limbeck.features import Taps, bare
+from limbeck.evaluation.classification_metrics import collect_logits
+from limbeck.features import FeatureExtractor, unwrap_model
 
-__all__ = ["Heard", "hear", "penultimate"]
+__all__ = ["ModelOutputs", "collect_outputs", "penultimate_layer"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ModelOutputs:
     """Answers to every sample of a part, on the CPU.
 
     Attributes:
@@ -34,10 +34,10 @@ class Heard:
     logits: Tensor
     target: Tensor
     features: Tensor | None = None
-    place: str | None = None
+    layer: str | None = None
 
 
-def hear(model: nn.Module, batches: Iterable[Any], task: Task, *, every: int = 1) -> Heard:
+def collect_outputs(model: nn.Module, batches: Iterable[Any], task: Task, *, every: int = 1) -> ModelOutputs:
     """Logits, truth and penultimate features of ``model`` on ``batches``, in one pass.
 
     Arguments:
@@ -48,50 +48,50 @@ def hear(model: nn.Module, batches: Iterable[Any], task: Task, *, every: int = 1
 
     >>> from limbeck.tasks import Classification
     >>> batch = {"input": torch.ones(5, 2), "target": torch.zeros(5, dtype=torch.long)}
-    >>> heard = hear(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), [batch], Classification(2), every=2)
-    >>> heard.place, heard.logits.shape, heard.features.shape
+    >>> heard = collect_outputs(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), [batch], Classification(2), every=2)
+    >>> heard.layer, heard.logits.shape, heard.features.shape
     ('1:input', torch.Size([5, 2]), torch.Size([3, 3]))
     """
     if every < 1:
         raise LimbeckError(f"features are kept of every sample or of each so-manieth (1 or more), not {every}")
-    items = iter(batches)
-    first = next(items, None)
-    if first is None:
+    iterator = iter(batches)
+    first_batch = next(iterator, None)
+    if first_batch is None:
         raise LimbeckError("there is nothing to measure on: the part gave no batch")
-    place = penultimate(model, first, task)
-    said, truth, kept, seen = list[Tensor](), list[Tensor](), list[Tensor](), 0
-    taps = Taps(model, {} if place is None else {"features": place})
-    for item in chain([first], items):
-        with torch.no_grad(), taps.listening() as heard:
-            logits, target = predictions(model, [item], task)
-        said.append(logits)
-        truth.append(target)
-        if place is not None:
-            kept.append(heard["features"].detach().float().cpu()[-seen % every :: every].clone())
-        seen += len(logits)
-    return Heard(torch.cat(said), torch.cat(truth), torch.cat(kept) if kept else None, place)
+    layer = penultimate_layer(model, first_batch, task)
+    all_logits, targets, features, num_seen = list[Tensor](), list[Tensor](), list[Tensor](), 0
+    extractor = FeatureExtractor(model, {} if layer is None else {"features": layer})
+    for batch in chain([first_batch], iterator):
+        with torch.no_grad(), extractor.capture() as captured:
+            logits, target = collect_logits(model, [batch], task)
+        all_logits.append(logits)
+        targets.append(target)
+        if layer is not None:
+            features.append(captured["features"].detach().float().cpu()[-num_seen % every :: every].clone())
+        num_seen += len(logits)
+    return ModelOutputs(torch.cat(all_logits), torch.cat(targets), torch.cat(features) if features else None, layer)
 
 
-def penultimate(model: nn.Module, batch: Any, task: Task) -> str | None:
+def penultimate_layer(model: nn.Module, batch: Any, task: Task) -> str | None:
     """The place, as taps write it, of what the last linear layer takes; ``None`` where none gives the logits.
 
     It counts as the head if nothing linear runs after it, its output has the shape of the logits, and its input is
     ``[rows, width]``: of a network that ends in a convolution the logits themselves have to do.
     """
-    ran: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
+    calls: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
     with ExitStack() as hooks:
-        for path, module in bare(model).named_modules():
+        for path, module in unwrap_model(model).named_modules():
             if isinstance(module, nn.Linear):
 
-                def note(module: nn.Module, args: tuple[Any, ...], result: Tensor, path: str = path) -> None:
-                    ran.append((path, tuple(args[0].shape) if args else (), tuple(result.shape)))
+                def record_call(module: nn.Module, args: tuple[Any, ...], result: Tensor, path: str = path) -> None:
+                    calls.append((path, tuple(args[0].shape) if args else (), tuple(result.shape)))
 
-                hooks.callback(module.register_forward_hook(note).remove)
-        logits, _ = predictions(model, [batch], task)
-    if not ran:
+                hooks.callback(module.register_forward_hook(record_call).remove)
+        logits, _ = collect_logits(model, [batch], task)
+    if not calls:
         return None
-    path, taken, given = ran[-1]
-    if len(taken) != 2 or given != tuple(logits.shape):
+    path, input_shape, output_shape = calls[-1]
+    if len(input_shape) != 2 or output_shape != tuple(logits.shape):
         return None
-    runs = sum(one[0] == path for one in ran)
-    return f"{path}:input" if runs == 1 else f"{path}@{runs - 1}:input"
+    num_calls = sum(call[0] == path for call in calls)
+    return f"{path}:input" if num_calls == 1 else f"{path}@{num_calls - 1}:input"

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["SMALLEST_GAP", "gap_recovered", "over_seeds", "paired_bootstrap"]
+__all__ = ["MIN_GAP", "gap_recovered", "mean_ci", "paired_bootstrap"]
 
-SMALLEST_GAP = 0.005
+MIN_GAP = 0.005
 """Half a point of accuracy: a share of a smaller gap between teacher and student alone would be a share of noise."""
 
 
 def paired_bootstrap(
-    correct_a: Tensor, correct_b: Tensor, *, resamples: int = 10_000, seed: int = 0
+    correct_a: Tensor, correct_b: Tensor, *, n_resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float, float]:
     """How many points more of the samples ``a`` gets right than ``b``, with the 95 % interval over the samples.
 
@@ -56,20 +56,20 @@ def paired_bootstrap(
             "a paired bootstrap takes both networks' answers to the same samples, at least one, "
             f"not {list(correct_a.shape)} and {list(correct_b.shape)}"
         )
-    if resamples < 1:
-        raise LimbeckError(f"resamples is at least 1, not {resamples}")
+    if n_resamples < 1:
+        raise LimbeckError(f"resamples is at least 1, not {n_resamples}")
     n = len(correct_a)
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     # A sample's difference is +1, −1 or 0, so a resample is known by how many of each it drew: the same distribution as
     # drawing n samples, in the memory of three numbers.
-    drawn = np.random.default_rng(seed).multinomial(
-        n, [only_a / n, only_b / n, (n - only_a - only_b) / n], size=resamples
+    counts = np.random.default_rng(seed).multinomial(
+        n, [only_a / n, only_b / n, (n - only_a - only_b) / n], size=n_resamples
     )
-    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) * (100.0 / n), [0.025, 0.975])
+    low, high = np.quantile((counts[:, 0] - counts[:, 1]) * (100.0 / n), [0.025, 0.975])
     return 100.0 * (only_a - only_b) / n, float(low), float(high)
 
 
-def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+def mean_ci(values: Sequence[float]) -> dict[str, Any]:
     """The mean of one figure over several seeds, with its 95 % interval by Student's t.
 
     Returns:
@@ -78,7 +78,7 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     Raises:
         LimbeckError: no value, or one that is not finite.
 
-    >>> {name: round(value, 3) for name, value in over_seeds([1.0, 2.0, 3.0]).items()}
+    >>> {name: round(value, 3) for name, value in mean_ci([1.0, 2.0, 3.0]).items()}
     {'mean': 2.0, 'low': -0.484, 'high': 4.484, 'n': 3}
     """
     if not values or not all(math.isfinite(value) for value in values):
@@ -88,12 +88,12 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
         return {"mean": mean, "low": None, "high": None, "n": 1}
     from scipy.stats import t  # type: ignore[import-untyped,unused-ignore]
 
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
-    return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half_width = float(t.ppf(0.975, n - 1)) * std / math.sqrt(n)
+    return {"mean": mean, "low": mean - half_width, "high": mean + half_width, "n": n}
 
 
-def gap_recovered(alone: float, distilled: float, teacher: float, *, smallest: float = SMALLEST_GAP) -> float | None:
+def gap_recovered(baseline: float, distilled: float, teacher: float, *, min_gap: float = MIN_GAP) -> float | None:
     """The share of the gap between the student alone and the teacher that distillation closed.
 
     Below 0 it made the student worse, above 1 the student is better than its teacher. ``None`` where the teacher is not
@@ -108,5 +108,5 @@ def gap_recovered(alone: float, distilled: float, teacher: float, *, smallest: f
     >>> round(gap_recovered(0.90, 0.93, 0.95), 4), gap_recovered(0.95, 0.96, 0.95)
     (0.6, None)
     """
-    gap = teacher - alone
-    return (distilled - alone) / gap if gap > 0 and gap >= smallest else None
+    gap = teacher - baseline
+    return (distilled - baseline) / gap if gap > 0 and gap >= min_gap else None

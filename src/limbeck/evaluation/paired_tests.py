@@ -14,10 +14,10 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["bootstrap_over_samples", "mcnemar"]
+__all__ = ["paired_bootstrap_over_seeds", "mcnemar_test"]
 
 
-def mcnemar(right_a: Tensor, right_b: Tensor) -> dict[str, Any]:
+def mcnemar_test(correct_a: Tensor, correct_b: Tensor) -> dict[str, Any]:
     """Whether two networks are right equally often, by the samples on which only one of them is right.
 
     McNemar (1947, https://doi.org/10.1007/BF02295996), exact: where both are equally good, a sample that only one gets
@@ -35,20 +35,20 @@ def mcnemar(right_a: Tensor, right_b: Tensor) -> dict[str, Any]:
     Raises:
         LimbeckError: no sample, different lengths, or values that are not booleans.
 
-    >>> mcnemar(torch.tensor([True] * 7 + [False]), torch.tensor([True] + [False] * 6 + [True]))
+    >>> mcnemar_test(torch.tensor([True] * 7 + [False]), torch.tensor([True] + [False] * 6 + [True]))
     {'only_ours': 6, 'only_theirs': 1, 'p': 0.125}
     """
     from scipy.stats import binomtest  # type: ignore[import-untyped,unused-ignore]
 
-    ours, theirs = _both(right_a, right_b)
-    only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    apart = only_ours + only_theirs
-    p = float(binomtest(only_ours, apart, 0.5).pvalue) if apart else 1.0
-    return {"only_ours": only_ours, "only_theirs": only_theirs, "p": p}
+    checked_a, checked_b = _check_correctness(correct_a, correct_b)
+    only_a, only_b = int((checked_a & ~checked_b).sum()), int((checked_b & ~checked_a).sum())
+    num_discordant = only_a + only_b
+    p = float(binomtest(only_a, num_discordant, 0.5).pvalue) if num_discordant else 1.0
+    return {"only_ours": only_a, "only_theirs": only_b, "p": p}
 
 
-def bootstrap_over_samples(
-    pairs: Sequence[tuple[Tensor, Tensor]], *, shared: bool, resamples: int = 2_000, seed: int = 0
+def paired_bootstrap_over_seeds(
+    pairs: Sequence[tuple[Tensor, Tensor]], *, shared_samples: bool, n_resamples: int = 2_000, seed: int = 0
 ) -> dict[str, float]:
     """How many points more of the samples ours gets right, mean over seeds, with the 95 % interval over the samples.
 
@@ -70,28 +70,28 @@ def bootstrap_over_samples(
         LimbeckError: no seed or no sample, lengths that do not fit, or values that are not booleans.
 
     >>> ours, theirs = torch.tensor([True] * 90 + [False] * 10), torch.tensor([True] * 80 + [False] * 20)
-    >>> bootstrap_over_samples([(ours, theirs)] * 3, shared=True)
+    >>> paired_bootstrap_over_seeds([(ours, theirs)] * 3, shared_samples=True)
     {'mean': 10.0, 'low': 4.0, 'high': 16.0}
     """
     import numpy as np
 
-    if resamples < 1:
-        raise LimbeckError(f"resamples is at least 1, not {resamples}")
-    gains = [_gain(ours, theirs) for ours, theirs in pairs]
+    if n_resamples < 1:
+        raise LimbeckError(f"resamples is at least 1, not {n_resamples}")
+    gains = [_correctness_difference(correct_a, correct_b) for correct_a, correct_b in pairs]
     if not gains:
         raise LimbeckError("a bootstrap over samples takes the answers of at least one seed, not none")
     lengths = {len(gain) for gain in gains}
-    if shared and len(lengths) > 1:
+    if shared_samples and len(lengths) > 1:
         raise LimbeckError(f"seeds that share their samples have equally many, not {sorted(lengths)}")
-    groups = [torch.stack(gains).sum(dim=0)] if shared else gains
+    groups = [torch.stack(gains).sum(dim=0)] if shared_samples else gains
     rng = np.random.default_rng(seed)
-    drawn = sum(_drawn_means(group, resamples, rng) for group in groups) * (100 / len(gains))
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    resampled_means = sum(_resample_means(group, n_resamples, rng) for group in groups) * (100 / len(gains))
+    low, high = np.quantile(resampled_means, [0.025, 0.975])
     mean = sum(100 * int(gain.sum()) / len(gain) for gain in gains) / len(gains)
     return {"mean": mean, "low": float(low), "high": float(high)}
 
 
-def _drawn_means(values: Tensor, resamples: int, rng: Any) -> Any:
+def _resample_means(values: Tensor, n_resamples: int, rng: Any) -> Any:
     """``[resamples]`` means of drawing whole numbers again.
 
     A draw is known by how often it took each value, and of s seeds a sample's value is one of 2 s + 1: the same
@@ -99,22 +99,22 @@ def _drawn_means(values: Tensor, resamples: int, rng: Any) -> Any:
     """
     import numpy as np
 
-    found, counts = np.unique(values.numpy(), return_counts=True)
-    return rng.multinomial(len(values), counts / len(values), size=resamples) @ found / len(values)
+    unique_values, counts = np.unique(values.numpy(), return_counts=True)
+    return rng.multinomial(len(values), counts / len(values), size=n_resamples) @ unique_values / len(values)
 
 
-def _gain(ours: Tensor, theirs: Tensor) -> Tensor:
+def _correctness_difference(correct_a: Tensor, correct_b: Tensor) -> Tensor:
     """``[n]``: 1 where only ours is right, −1 where only theirs is, else 0."""
-    ours, theirs = _both(ours, theirs)
-    return ours.int() - theirs.int()
+    correct_a, correct_b = _check_correctness(correct_a, correct_b)
+    return correct_a.int() - correct_b.int()
 
 
-def _both(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-    if ours.dtype != torch.bool or theirs.dtype != torch.bool:
-        raise LimbeckError(f"right and wrong are booleans, not {ours.dtype} and {theirs.dtype}")
-    if ours.ndim != 1 or ours.shape != theirs.shape or not len(ours):
+def _check_correctness(correct_a: Tensor, correct_b: Tensor) -> tuple[Tensor, Tensor]:
+    if correct_a.dtype != torch.bool or correct_b.dtype != torch.bool:
+        raise LimbeckError(f"right and wrong are booleans, not {correct_a.dtype} and {correct_b.dtype}")
+    if correct_a.ndim != 1 or correct_a.shape != correct_b.shape or not len(correct_a):
         raise LimbeckError(
             "both networks answer the same samples, at least one, so there are as many answers of each, "
-            f"not {list(ours.shape)} and {list(theirs.shape)}"
+            f"not {list(correct_a.shape)} and {list(correct_b.shape)}"
         )
-    return ours.detach().cpu(), theirs.detach().cpu()
+    return correct_a.detach().cpu(), correct_b.detach().cpu()

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from limbeck.evaluation.checks import evaluating
+from limbeck.evaluation.checks import evaluation_mode
 
-__all__ = ["peak_memory"]
+__all__ = ["measure_peak_memory"]
 
 
-def peak_memory(model: nn.Module, example: Tensor) -> int:
+def measure_peak_memory(model: nn.Module, example: Tensor) -> int:
     """Bytes of weights and buffers, of the first sample of ``example``, and of all tensors alive at the worst moment.
 
     Counted, and so the same on every machine and run: what torch allocates for tensors while ``model`` answers one
@@ -22,42 +22,42 @@ def peak_memory(model: nn.Module, example: Tensor) -> int:
     megabytes), is not counted.
 
     >>> import torch
-    >>> peak_memory(nn.Linear(10, 5), torch.zeros(1, 10))
+    >>> measure_peak_memory(nn.Linear(10, 5), torch.zeros(1, 10))
     280
     """
-    one = example[:1].detach().clone()  # a slice would hold the whole batch
-    held = next(iter(model.parameters()), None)
-    one = one if held is None else one.to(held.device)
-    own = {tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers(), one)}
-    alive = _Alive(own)
-    with evaluating(model), alive:
-        model(one)
-    return sum(storage.nbytes() for storage in own) + alive.most
+    sample = example[:1].detach().clone()  # a slice would hold the whole batch
+    first_parameter = next(iter(model.parameters()), None)
+    sample = sample if first_parameter is None else sample.to(first_parameter.device)
+    model_storages = {tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers(), sample)}
+    tracker = _AllocationTracker(model_storages)
+    with evaluation_mode(model), tracker:
+        model(sample)
+    return sum(storage.nbytes() for storage in model_storages) + tracker.peak_bytes
 
 
 @final
-class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _AllocationTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages that operations make, and takes off those that are freed."""
 
-    def __init__(self, own: set[Any]) -> None:
+    def __init__(self, known_storages: set[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.most = 0
-        self._seen = weakref.WeakSet[Any](own)
+        self.current_bytes = self.peak_bytes = 0
+        self._tracked = weakref.WeakSet[Any](known_storages)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
-                self._see(tensor.untyped_storage())
+                self._track(tensor.untyped_storage())
         return result
 
-    def _see(self, storage: Any) -> None:
-        if storage in self._seen:
+    def _track(self, storage: Any) -> None:
+        if storage in self._tracked:
             return
-        self._seen.add(storage)
-        self.now += storage.nbytes()
-        self.most = max(self.most, self.now)
-        weakref.finalize(storage, self._free, storage.nbytes())
+        self._tracked.add(storage)
+        self.current_bytes += storage.nbytes()
+        self.peak_bytes = max(self.peak_bytes, self.current_bytes)
+        weakref.finalize(storage, self._release, storage.nbytes())
 
-    def _free(self, size: int) -> None:
-        self.now -= size
+    def _release(self, size: int) -> None:
+        self.current_bytes -= size

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["mean_difference", "paired_difference", "unpaired_difference"]
+__all__ = ["paired_bootstrap_mean", "paired_bootstrap_statistic", "unpaired_bootstrap"]
 
-_AT_ONCE = 2_000_000
+_MAX_CHUNK_ELEMENTS = 2_000_000
 
 
-def paired_difference(
-    statistic: Callable[[Tensor], float | Tensor], rows_a: Tensor, rows_b: Tensor, *, resamples: int = 2000,
+def paired_bootstrap_statistic(
+    statistic: Callable[[Tensor], float | Tensor], rows_a: Tensor, rows_b: Tensor, *, n_resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """``statistic`` of ``a`` minus that of ``b``.
@@ -39,7 +39,7 @@ def paired_difference(
     Raises:
         LimbeckError: no row, or not as many for both.
 
-    >>> found = paired_difference(torch.sum, torch.tensor([1.0, 1.0]), torch.tensor([0.5, 0.5]))
+    >>> found = paired_bootstrap_statistic(torch.sum, torch.tensor([1.0, 1.0]), torch.tensor([0.5, 0.5]))
     >>> found["difference"], found["low"], found["high"]
     (1.0, 1.0, 1.0)
     """
@@ -48,17 +48,19 @@ def paired_difference(
             f"a paired difference takes the same samples of both, at least one, not {len(rows_a)} and {len(rows_b)}"
         )
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.empty(resamples, dtype=torch.float64)
-    for i in range(resamples):
-        which = torch.randint(len(rows_a), (len(rows_a),), generator=generator)
-        drawn[i] = float(statistic(rows_a[which])) - float(statistic(rows_b[which]))
-    return _told(float(statistic(rows_a)) - float(statistic(rows_b)), drawn, n=len(rows_a))
+    differences = torch.empty(n_resamples, dtype=torch.float64)
+    for i in range(n_resamples):
+        indices = torch.randint(len(rows_a), (len(rows_a),), generator=generator)
+        differences[i] = float(statistic(rows_a[indices])) - float(statistic(rows_b[indices]))
+    return _difference_with_ci(float(statistic(rows_a)) - float(statistic(rows_b)), differences, n=len(rows_a))
 
 
-def mean_difference(values_a: Tensor, values_b: Tensor, *, resamples: int = 10_000, seed: int = 0) -> dict[str, Any]:
+def paired_bootstrap_mean(
+    values_a: Tensor, values_b: Tensor, *, n_resamples: int = 10_000, seed: int = 0
+) -> dict[str, Any]:
     """The mean of ``values_a`` (``[n]``) minus that of ``values_b``, like :func:`paired_difference` but at once.
 
-    >>> found = mean_difference(torch.tensor([1.0, 0.5, 1.0, 0.5]), torch.tensor([0.5, 0.5, 0.5, 0.5]))
+    >>> found = paired_bootstrap_mean(torch.tensor([1.0, 0.5, 1.0, 0.5]), torch.tensor([0.5, 0.5, 0.5, 0.5]))
     >>> found["difference"], found["low"], found["high"]
     (0.25, 0.0, 0.5)
     """
@@ -67,38 +69,39 @@ def mean_difference(values_a: Tensor, values_b: Tensor, *, resamples: int = 10_0
             "a paired difference of means takes the same samples of both, at least one, "
             f"not {list(values_a.shape)} and {list(values_b.shape)}"
         )
-    generator, each = torch.Generator().manual_seed(seed), values_a.double() - values_b.double()
-    n, many = len(each), max(1, _AT_ONCE // len(each))
-    drawn = [
-        each[torch.randint(n, (min(many, resamples - done), n), generator=generator)].mean(dim=1)
-        for done in range(0, resamples, many)
+    generator, differences = torch.Generator().manual_seed(seed), values_a.double() - values_b.double()
+    n, chunk_size = len(differences), max(1, _MAX_CHUNK_ELEMENTS // len(differences))
+    resampled = [
+        differences[torch.randint(n, (min(chunk_size, n_resamples - num_done), n), generator=generator)].mean(dim=1)
+        for num_done in range(0, n_resamples, chunk_size)
     ]
-    return _told(float(each.mean()), torch.cat(drawn), n=n)
+    return _difference_with_ci(float(differences.mean()), torch.cat(resampled), n=n)
 
 
-def unpaired_difference(
-    right_a: Tensor, right_b: Tensor, *, resamples: int = 10_000, seed: int = 0
+def unpaired_bootstrap(
+    correct_a: Tensor, correct_b: Tensor, *, n_resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Any]:  # fmt: skip
     """How many points more of ``right_a`` (``[n]`` booleans) is true than of ``right_b`` (``[m]``): other samples.
 
     >>> a, b = torch.tensor([True] * 90 + [False] * 10), torch.tensor([True] * 400 + [False] * 100)
-    >>> found = unpaired_difference(a, b)
+    >>> found = unpaired_bootstrap(a, b)
     >>> found["difference"], round(found["low"], 1), round(found["high"], 1)
     (10.0, 3.0, 16.6)
     """
     import numpy as np
 
-    if not len(right_a) or not len(right_b):
+    if not len(correct_a) or not len(correct_b):
         raise LimbeckError("a difference of accuracies takes at least one sample of both parts")
-    draw = np.random.default_rng(seed)
-    shares = [
-        draw.binomial(len(right), float(right.double().mean()), resamples) / len(right) for right in (right_a, right_b)
+    rng = np.random.default_rng(seed)
+    accuracies = [
+        rng.binomial(len(correct), float(correct.double().mean()), n_resamples) / len(correct)
+        for correct in (correct_a, correct_b)
     ]
-    difference = 100 * (float(right_a.double().mean()) - float(right_b.double().mean()))
-    drawn = torch.from_numpy(100 * (shares[0] - shares[1]))
-    return _told(round(difference, 10), drawn, n=len(right_a))
+    difference = 100 * (float(correct_a.double().mean()) - float(correct_b.double().mean()))
+    resampled = torch.from_numpy(100 * (accuracies[0] - accuracies[1]))
+    return _difference_with_ci(round(difference, 10), resampled, n=len(correct_a))
 
 
-def _told(difference: float, drawn: Tensor, *, n: int) -> dict[str, Any]:
-    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+def _difference_with_ci(difference: float, resampled: Tensor, *, n: int) -> dict[str, Any]:
+    low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return {"difference": difference, "low": low, "high": high, "n": n}

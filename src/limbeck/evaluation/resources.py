@@ -9,13 +9,13 @@ from typing import Self, final
 import torch
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation.energy import POWERCAP, PackageJoules, bare, card_joules
+from limbeck.evaluation.energy import POWERCAP_ROOT, CPUEnergyMeter, read_gpu_energy, strip_uuid_prefix
 
-__all__ = ["Spending"]
+__all__ = ["ResourceMeter"]
 
 
 @final
-class Spending:
+class ResourceMeter:
     """Measures what the block under ``with`` costs; a block that ends by an error is measured too.
 
     - ``seconds``: of the clock on the wall.
@@ -33,51 +33,51 @@ class Spending:
     Attributes:
         meters: what told joules: of ``rapl`` and ``nvml`` none, one or both.
 
-    >>> with Spending() as spent:
+    >>> with ResourceMeter() as spent:
     ...     total = sum(range(1000))
-    >>> sorted(spent.plain()), 0 <= spent.plain()["seconds"] < 1
+    >>> sorted(spent.to_dict()), 0 <= spent.to_dict()["seconds"] < 1
     (['cpu_seconds', 'gpu_seconds', 'joules', 'seconds'], True)
     """
 
-    def __init__(self, *, powercap: Path = POWERCAP) -> None:
-        self.meters: tuple[str, ...] = ()
-        self._packages = PackageJoules(powercap)
-        self._cards: dict[str, float] = {}
-        self._began = (0.0, 0.0)
-        self._spent: dict[str, float | None] | None = None
+    def __init__(self, *, powercap: Path = POWERCAP_ROOT) -> None:
+        self.energy_sources: tuple[str, ...] = ()
+        self._cpu_energy = CPUEnergyMeter(powercap)
+        self._gpu_energy: dict[str, float] = {}
+        self._start = (0.0, 0.0)
+        self._result: dict[str, float | None] | None = None
 
     def __enter__(self) -> Self:
-        self._spent, self.meters = None, ()
-        _wait(_devices())
-        self._cards = card_joules()
-        self._packages.__enter__()
-        self._began = time.perf_counter(), _cpu_seconds()
+        self._result, self.energy_sources = None, ()
+        _synchronize(_cuda_devices())
+        self._gpu_energy = read_gpu_energy()
+        self._cpu_energy.__enter__()
+        self._start = time.perf_counter(), _cpu_seconds()
         return self
 
     def __exit__(self, *_: object) -> None:
-        devices = _devices()
-        _wait(devices)
-        seconds, cpu_seconds = time.perf_counter() - self._began[0], _cpu_seconds() - self._began[1]
-        self._packages.__exit__()
-        told = {"rapl": self._packages.joules, "nvml": _used(self._cards, devices)}
-        joules = [value for value in told.values() if value is not None]
-        self.meters = tuple(meter for meter, value in told.items() if value is not None)
-        self._spent = {
+        devices = _cuda_devices()
+        _synchronize(devices)
+        seconds, cpu_seconds = time.perf_counter() - self._start[0], _cpu_seconds() - self._start[1]
+        self._cpu_energy.__exit__()
+        joules_by_source = {"rapl": self._cpu_energy.joules, "nvml": _gpu_joules(self._gpu_energy, devices)}
+        joules = [value for value in joules_by_source.values() if value is not None]
+        self.energy_sources = tuple(source for source, value in joules_by_source.items() if value is not None)
+        self._result = {
             "seconds": seconds,
             "cpu_seconds": cpu_seconds,
             "gpu_seconds": seconds * len(devices),
             "joules": sum(joules) if joules else None,
         }
 
-    def plain(self) -> dict[str, float | None]:
+    def to_dict(self) -> dict[str, float | None]:
         """``seconds``, ``cpu_seconds``, ``gpu_seconds`` and ``joules`` (or ``None``), as a record holds them.
 
         Raises:
             LimbeckError: the block has not ended.
         """
-        if self._spent is None:
+        if self._result is None:
             raise LimbeckError("what was spent is known at the end of its block: ask after it, not within or before")
-        return dict(self._spent)
+        return dict(self._result)
 
 
 def _cpu_seconds() -> float:
@@ -86,27 +86,27 @@ def _cpu_seconds() -> float:
         import resource
     except ModuleNotFoundError:  # Windows, which tells a process its own time only
         return time.process_time()
-    of = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in of)
+    usages = (resource.getrusage(target) for target in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def _devices() -> list[int]:
+def _cuda_devices() -> list[int]:
     """The CUDA devices on which this process holds memory; asking starts no CUDA, which a fork could not follow."""
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call,unused-ignore]
         return []
     return [device for device in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(device)]
 
 
-def _wait(devices: list[int]) -> None:
+def _synchronize(devices: list[int]) -> None:
     """Until what was sent to the devices is done."""
     for device in devices:
         torch.cuda.synchronize(device)
 
 
-def _used(before: dict[str, float], devices: list[int]) -> float | None:
+def _gpu_joules(start: dict[str, float], devices: list[int]) -> float | None:
     """Joules of these devices since ``before``; ``None`` without a device, or where one of them does not tell."""
-    uuids = [bare(str(torch.cuda.get_device_properties(device).uuid)) for device in devices]
-    now = card_joules() if uuids else {}
-    if not uuids or any(uuid not in before or uuid not in now for uuid in uuids):
+    uuids = [strip_uuid_prefix(str(torch.cuda.get_device_properties(device).uuid)) for device in devices]
+    current = read_gpu_energy() if uuids else {}
+    if not uuids or any(uuid not in start or uuid not in current for uuid in uuids):
         return None
-    return sum(now[uuid] - before[uuid] for uuid in uuids)
+    return sum(current[uuid] - start[uuid] for uuid in uuids)

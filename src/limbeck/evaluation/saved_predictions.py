@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation.checks import checked, labelled
+from limbeck.evaluation.checks import check_logits, labeled_mask
 from limbeck.utils.io import write_atomically
 
-__all__ = ["Answers", "load_answers", "save_answers"]
+__all__ = ["Predictions", "load_predictions", "save_predictions"]
 
 _FORMAT = "limbeck answers 1"
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Answers:
+class Predictions:
     """Answers of several networks to the same samples.
 
     Attributes:
@@ -38,17 +38,17 @@ class Answers:
     target: Tensor
     predicted: Mapping[str, Tensor]
     confidence: Mapping[str, Tensor]
-    part: str
+    split: str
     fingerprint: str
 
-    def right(self, name: str) -> Tensor:
+    def correct(self, name: str) -> Tensor:
         """Whether ``name`` is right, ``[labelled]`` booleans: samples without a label are left out."""
-        known = self.target >= 0
-        return (self.predicted[name] == self.target)[known]
+        is_labeled = self.target >= 0
+        return (self.predicted[name] == self.target)[is_labeled]
 
 
-def save_answers(
-    path: Path, logits: Mapping[str, Tensor], target: Tensor, *, part: str = "test", fingerprint: str = ""
+def save_predictions(
+    path: Path, logits: Mapping[str, Tensor], target: Tensor, *, split: str = "test", fingerprint: str = ""
 ) -> Path:
     """Write the answers of networks by name, from their ``logits`` ``[n, classes]``, as one safetensors file.
 
@@ -59,15 +59,15 @@ def save_answers(
 
     tensors = {"target": target.detach().cpu().long().contiguous()}
     for name, rows in logits.items():
-        rows = checked(rows, whose=f"{name}'s")
-        labelled(tensors["target"], rows=len(rows), classes=rows.shape[1])
-        sure, predicted = rows.double().softmax(dim=1).max(dim=1)
-        tensors |= {f"{name}.predicted": predicted, f"{name}.confidence": sure.float()}
-    told = {"format": _FORMAT, "part": part, "fingerprint": fingerprint}
-    return write_atomically(path, lambda partial: save_file(tensors, partial, metadata=told))
+        rows = check_logits(rows, owner=f"{name}'s")
+        labeled_mask(tensors["target"], num_rows=len(rows), num_classes=rows.shape[1])
+        confidence, predicted = rows.double().softmax(dim=1).max(dim=1)
+        tensors |= {f"{name}.predicted": predicted, f"{name}.confidence": confidence.float()}
+    metadata = {"format": _FORMAT, "part": split, "fingerprint": fingerprint}
+    return write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
 
-def load_answers(path: Path) -> Answers:
+def load_predictions(path: Path) -> Predictions:
     """Read what :func:`save_answers` wrote.
 
     Raises:
@@ -77,14 +77,14 @@ def load_answers(path: Path) -> Answers:
 
     try:
         with safe_open(path, framework="pt") as file:
-            told, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise LimbeckError(f"{path} holds no answers that can be read: run it again with this limbeck") from error
-    if told.get("format") != _FORMAT or "target" not in tensors:
+    if metadata.get("format") != _FORMAT or "target" not in tensors:
         raise LimbeckError(f"{path} is not what limbeck writes for answers: give the file of a finished run")
     names = [key.removesuffix(".predicted") for key in tensors if key.endswith(".predicted")]
-    return Answers(
+    return Predictions(
         tensors["target"], {name: tensors[f"{name}.predicted"] for name in names},
         {name: tensors.get(f"{name}.confidence", torch.empty(0)) for name in names},
-        told.get("part", "test"), told.get("fingerprint", ""),
+        metadata.get("part", "test"), metadata.get("fingerprint", ""),
     )  # fmt: skip

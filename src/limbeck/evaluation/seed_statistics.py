@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation.paired_bootstrap import SMALLEST_GAP
+from limbeck.evaluation.paired_bootstrap import MIN_GAP
 
-__all__ = ["gap_recovered_over_seeds", "holm", "mean_over_seeds", "paired_over_seeds", "seeds_needed"]
+__all__ = ["gap_recovered_ci", "adjust_p_values_holm", "bootstrap_mean_ci", "paired_mean_ci", "required_num_seeds"]
 
-_MOST_SEEDS = 10_000
-_ROUNDING = 1e-12  # relative: what float64 arithmetic may leave where there is nothing
+_MAX_SEEDS = 10_000
+_ROUNDING_TOLERANCE = 1e-12  # relative: what float64 arithmetic may leave where there is nothing
 
 
-def mean_over_seeds(values: Sequence[float], *, resamples: int = 10_000, seed: int = 0) -> dict[str, Any]:
+def bootstrap_mean_ci(values: Sequence[float], *, n_resamples: int = 10_000, seed: int = 0) -> dict[str, Any]:
     """The mean of one figure over seeds, its standard deviation, and the percentile bootstrap's interval.
 
     Args:
@@ -36,16 +36,22 @@ def mean_over_seeds(values: Sequence[float], *, resamples: int = 10_000, seed: i
     Raises:
         LimbeckError: no value, or one that is not finite.
 
-    >>> {name: round(value, 2) for name, value in mean_over_seeds([1.0, 2.0, 3.0]).items()}
+    >>> {name: round(value, 2) for name, value in bootstrap_mean_ci([1.0, 2.0, 3.0]).items()}
     {'mean': 2.0, 'sd': 1.0, 'low': 1.0, 'high': 3.0, 'n': 3}
     """
-    known = _finite(values, "a mean over seeds")
-    low, high = _interval(_means([known], resamples, seed)[0], len(known))
-    return {"mean": _mean(known), "sd": _spread(known), "low": low, "high": high, "n": len(known)}
+    checked_values = _require_finite(values, "a mean over seeds")
+    low, high = _percentile_interval(_bootstrap_means([checked_values], n_resamples, seed)[0], len(checked_values))
+    return {
+        "mean": _mean(checked_values),
+        "sd": _std(checked_values),
+        "low": low,
+        "high": high,
+        "n": len(checked_values),
+    }
 
 
-def paired_over_seeds(
-    ours: Sequence[float], theirs: Sequence[float], *, resamples: int = 10_000, seed: int = 0
+def paired_mean_ci(
+    values_a: Sequence[float], values_b: Sequence[float], *, n_resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Any]:
     """The mean difference ours − theirs over seeds, paired by seed, with two intervals and the paired t-test.
 
@@ -70,26 +76,26 @@ def paired_over_seeds(
     Raises:
         LimbeckError: different numbers of seeds, none, or a value that is not finite.
 
-    >>> gain = paired_over_seeds([92.0, 93.5, 94.0], [91.0, 91.5, 91.0])
+    >>> gain = paired_mean_ci([92.0, 93.5, 94.0], [91.0, 91.5, 91.0])
     >>> {name: round(value, 3) for name, value in gain.items() if name not in ("low", "high")}
     {'mean': 2.0, 'sd': 1.0, 't_low': -0.484, 't_high': 4.484, 'p': 0.074, 'n': 3}
     >>> gain["low"], gain["high"]
     (1.0, 3.0)
     """
-    differences = _differences(ours, theirs)
-    found = mean_over_seeds(differences, resamples=resamples, seed=seed)
-    t_low, t_high, p = _students(differences)
-    n = found.pop("n")
-    return {**found, "t_low": t_low, "t_high": t_high, "p": p, "n": n}
+    differences = _paired_differences(values_a, values_b)
+    summary = bootstrap_mean_ci(differences, n_resamples=n_resamples, seed=seed)
+    t_low, t_high, p = _t_interval(differences)
+    n = summary.pop("n")
+    return {**summary, "t_low": t_low, "t_high": t_high, "p": p, "n": n}
 
 
-def gap_recovered_over_seeds(
-    alone: Sequence[float],
+def gap_recovered_ci(
+    baseline: Sequence[float],
     distilled: Sequence[float],
     teacher: Sequence[float] | float,
     *,
-    smallest: float = SMALLEST_GAP,
-    resamples: int = 10_000,
+    min_gap: float = MIN_GAP,
+    n_resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any] | None:
     """The share of the gap to the teacher that distillation closed: the mean gain over the mean gap.
@@ -113,24 +119,24 @@ def gap_recovered_over_seeds(
     Raises:
         LimbeckError: different numbers of seeds, none, or a value that is not finite.
 
-    >>> found = gap_recovered_over_seeds([0.90, 0.92], [0.93, 0.94], 0.96)
+    >>> found = gap_recovered_ci([0.90, 0.92], [0.93, 0.94], 0.96)
     >>> {name: round(value, 3) for name, value in found.items()}
     {'share': 0.5, 'low': 0.5, 'high': 0.5, 'n': 2}
     """
     import numpy as np
 
-    told = [float(value) for value in np.ravel(teacher)]
-    teachers = told if np.ndim(teacher) else told * len(alone)
-    gains, gaps = _differences(distilled, alone), _differences(teachers, alone)
-    if not (_mean(gaps) > 0 and _mean(gaps) >= smallest):
+    teacher_values = [float(value) for value in np.ravel(teacher)]
+    teacher_per_seed = teacher_values if np.ndim(teacher) else teacher_values * len(baseline)
+    gains, gaps = _paired_differences(distilled, baseline), _paired_differences(teacher_per_seed, baseline)
+    if not (_mean(gaps) > 0 and _mean(gaps) >= min_gap):
         return None
-    gain, gap = _means([gains, gaps], resamples, seed)
-    shares = np.where(gap > 0, gain / np.where(gap > 0, gap, 1.0), np.where(gain < 0, -np.inf, np.inf))
-    low, high = _interval(shares, len(gains))
+    gain, gap = _bootstrap_means([gains, gaps], n_resamples, seed)
+    ratios = np.where(gap > 0, gain / np.where(gap > 0, gap, 1.0), np.where(gain < 0, -np.inf, np.inf))
+    low, high = _percentile_interval(ratios, len(gains))
     return {"share": _mean(gains) / _mean(gaps), "low": low, "high": high, "n": len(gains)}
 
 
-def seeds_needed(differences: Sequence[float], *, power: float = 0.8) -> int | None:
+def required_num_seeds(differences: Sequence[float], *, power: float = 0.8) -> int | None:
     """How many seeds would tell a difference of this size at this spread, by the paired t-test at 95 %.
 
     The smallest n at which the test, two-sided, finds the difference in its own direction with probability ``power``,
@@ -148,29 +154,29 @@ def seeds_needed(differences: Sequence[float], *, power: float = 0.8) -> int | N
     Raises:
         LimbeckError: a difference that is not finite, or a power outside (0, 1).
 
-    >>> seeds_needed([1.0, 2.0, 3.0]), seeds_needed([-1.0, 1.0, 0.9]), seeds_needed([0.5])
+    >>> required_num_seeds([1.0, 2.0, 3.0]), required_num_seeds([-1.0, 1.0, 0.9]), required_num_seeds([0.5])
     (5, 113, None)
     """
     if not 0 < power < 1:
         raise LimbeckError(f"the power is a probability between 0 and 1, such as 0.8, not {power}")
     if len(differences) < 2:
         return None
-    known = _finite(differences, "a number of seeds")
-    mean, spread = abs(_mean(known)), _spread(known) or 0.0
-    if mean <= _ROUNDING * max(map(abs, known)):
+    checked_differences = _require_finite(differences, "a number of seeds")
+    mean, std = abs(_mean(checked_differences)), _std(checked_differences) or 0.0
+    if mean <= _ROUNDING_TOLERANCE * max(map(abs, checked_differences)):
         return None
-    if spread <= _ROUNDING * mean or _power(2, mean / spread) >= power:
+    if std <= _ROUNDING_TOLERANCE * mean or _t_test_power(2, mean / std) >= power:
         return 2
-    if _power(_MOST_SEEDS, mean / spread) < power:
+    if _t_test_power(_MAX_SEEDS, mean / std) < power:
         return None
-    too_few, enough = 2, _MOST_SEEDS  # the power grows with n
+    too_few, enough = 2, _MAX_SEEDS  # the power grows with n
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        too_few, enough = (too_few, middle) if _power(middle, mean / spread) >= power else (middle, enough)
+        too_few, enough = (too_few, middle) if _t_test_power(middle, mean / std) >= power else (middle, enough)
     return enough
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def adjust_p_values_holm(p_values: Sequence[float]) -> list[float]:
     """P-values of several comparisons, adjusted so that the chance of any false finding stays at 5 % below 0.05.
 
     Holm's step-down method (1979, https://www.jstor.org/stable/4615733); it asks nothing about how the tests depend on
@@ -179,90 +185,93 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Raises:
         LimbeckError: a value outside [0, 1].
 
-    >>> holm([0.01, 0.04, 0.03])
+    >>> adjust_p_values_holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
     if not all(0 <= p <= 1 for p in p_values):
         raise LimbeckError(f"a p-value is between 0 and 1, not {list(p_values)}")
     adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * float(p_values[place])))
-        adjusted[place] = highest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * float(p_values[index])))
+        adjusted[index] = highest
     return adjusted
 
 
-def _finite(values: Sequence[float], what: str) -> list[float]:
+def _require_finite(values: Sequence[float], name: str) -> list[float]:
     if not len(values) or not all(math.isfinite(value) for value in values):
-        raise LimbeckError(f"{what} takes at least one value, all finite, not {list(values)}")
+        raise LimbeckError(f"{name} takes at least one value, all finite, not {list(values)}")
     return [float(value) for value in values]
 
 
-def _differences(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+def _paired_differences(values_a: Sequence[float], values_b: Sequence[float]) -> list[float]:
     """Seed by seed, without what subtracting leaves behind the 12th digit: gains alike are then exactly alike."""
-    if len(ours) != len(theirs):
+    if len(values_a) != len(values_b):
         raise LimbeckError(
-            f"figures are paired by seed, so both arms have one for each seed, not {len(ours)} and {len(theirs)}"
+            f"figures are paired by seed, so both arms have one for each seed, not {len(values_a)} and {len(values_b)}"
         )
-    ours, theirs = _finite(ours, "a difference over seeds"), _finite(theirs, "a difference over seeds")
-    largest = max(map(abs, (*ours, *theirs)))
+    values_a, values_b = (
+        _require_finite(values_a, "a difference over seeds"),
+        _require_finite(values_b, "a difference over seeds"),
+    )
+    largest = max(map(abs, (*values_a, *values_b)))
     digits = 12 - math.floor(math.log10(largest)) if largest else 12
-    return [round(a - b, digits) for a, b in zip(ours, theirs, strict=True)]
+    return [round(a - b, digits) for a, b in zip(values_a, values_b, strict=True)]
 
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _spread(values: Sequence[float]) -> float | None:
+def _std(values: Sequence[float]) -> float | None:
     """The standard deviation with n − 1, where rounding counts as no spread."""
     if len(values) < 2:
         return None
     mean = _mean(values)
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return 0.0 if spread <= _ROUNDING * abs(mean) else spread
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return 0.0 if std <= _ROUNDING_TOLERANCE * abs(mean) else std
 
 
-def _means(figures: Sequence[Sequence[float]], resamples: int, seed: int) -> Any:
+def _bootstrap_means(values_by_metric: Sequence[Sequence[float]], n_resamples: int, seed: int) -> Any:
     """``[figures, resamples]`` means of drawing the seeds again, the same draws for all figures."""
     import numpy as np
 
-    if resamples < 1:
-        raise LimbeckError(f"resamples is at least 1, not {resamples}")
-    values = np.asarray(figures, dtype=float)
+    if n_resamples < 1:
+        raise LimbeckError(f"resamples is at least 1, not {n_resamples}")
+    values = np.asarray(values_by_metric, dtype=float)
     n = values.shape[1]
     # How often each seed is drawn says all of a draw, and is a product of matrices instead of an index.
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples)
     return values @ counts.T / n
 
 
-def _interval(drawn: Any, n: int) -> tuple[float | None, float | None]:
+def _percentile_interval(resampled: Any, n: int) -> tuple[float | None, float | None]:
     """The percentile interval of drawn values; an end that is not finite, or from one seed, is ``None``."""
     import numpy as np
 
     if n < 2:
         return None, None
     # A value that was drawn, not one between two: there is none between a number and infinity.
-    low, high = (float(end) for end in np.quantile(drawn, [0.025, 0.975], method="nearest"))
+    low, high = (float(end) for end in np.quantile(resampled, [0.025, 0.975], method="nearest"))
     return (low if math.isfinite(low) else None), (high if math.isfinite(high) else None)
 
 
-def _students(differences: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+def _t_interval(differences: Sequence[float]) -> tuple[float | None, float | None, float | None]:
     """Low and high end of Student's interval, and the p of the test against zero."""
-    mean, spread, n = _mean(differences), _spread(differences), len(differences)
-    if spread is None:
+    mean, std, n = _mean(differences), _std(differences), len(differences)
+    if std is None:
         return None, None, None
-    if not spread:
+    if not std:
         return mean, mean, 0.0 if mean else 1.0
     from scipy.stats import t  # type: ignore[import-untyped,unused-ignore]
 
-    error = spread / math.sqrt(n)
-    half = float(t.ppf(0.975, n - 1)) * error
-    return mean - half, mean + half, 2 * float(t.sf(abs(mean) / error, n - 1))
+    error = std / math.sqrt(n)
+    half_width = float(t.ppf(0.975, n - 1)) * error
+    return mean - half_width, mean + half_width, 2 * float(t.sf(abs(mean) / error, n - 1))
 
 
-def _power(n: int, size: float) -> float:
+def _t_test_power(n: int, effect_size: float) -> float:
     """The chance that the paired t-test of n seeds finds a difference of ``size`` standard deviations."""
     from scipy.stats import nct, t
 
     # Beyond 10,000 deviations the distribution's own arithmetic fails, and the chance has long been 1.
-    return float(nct.sf(t.ppf(0.975, n - 1), n - 1, min(size, 1e4) * math.sqrt(n)))
+    return float(nct.sf(t.ppf(0.975, n - 1), n - 1, min(effect_size, 1e4) * math.sqrt(n)))

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.core.errors import LimbeckError, reason
+from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.utils import timing
 
-__all__ = ["BATCH", "answer", "onnx_logits", "session_of", "timed"]
+__all__ = ["BATCH_SIZE", "run_session", "predict_onnx", "make_session", "measure_session_latency"]
 
-BATCH = 64
+BATCH_SIZE = 64
 
 
-def onnx_logits(path: str | Path, inputs: Tensor) -> Tensor:
+def predict_onnx(path: str | Path, inputs: Tensor) -> Tensor:
     """The logits ``[n, classes]`` that an exported file gives for ``inputs`` ``[n, ...]``, on the CPU in float32.
 
     Raises:
@@ -25,13 +25,13 @@ def onnx_logits(path: str | Path, inputs: Tensor) -> Tensor:
     file = Path(path)
     if not file.is_file():
         raise LimbeckError(f"there is no ONNX file at {file}: export the student first")
-    session = session_of(str(file), of=str(file))
+    session = make_session(str(file), name=str(file))
     if not len(inputs):
         raise LimbeckError("there is nothing to run: the inputs have no row")
-    return torch.cat([answer(session, part) for part in torch.split(inputs.detach().cpu(), BATCH)])
+    return torch.cat([run_session(session, batch) for batch in torch.split(inputs.detach().cpu(), BATCH_SIZE)])
 
 
-def session_of(content: bytes | str, *, of: str) -> Any:
+def make_session(content: bytes | str, *, name: str) -> Any:
     """An onnxruntime session on one CPU thread."""
     import onnxruntime
 
@@ -42,17 +42,17 @@ def session_of(content: bytes | str, *, of: str) -> Any:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has an exception of its own for each way to fail
         raise LimbeckError(
-            f"onnxruntime cannot load {of} ({reason(error)}): the file is damaged or of another version; export again"
+            f"onnxruntime cannot load {name} ({format_root_cause(error)}): the file is damaged or of another version; export again"
         ) from error
-    names = [one.name for one in session.get_inputs()], [one.name for one in session.get_outputs()]
+    names = [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()]
     if names != (["input"], ["logits"]):
         raise LimbeckError(
-            f"{of} takes {names[0]} and gives {names[1]}, and limbeck's files take 'input' and give 'logits'"
+            f"{name} takes {names[0]} and gives {names[1]}, and limbeck's files take 'input' and give 'logits'"
         )
     return session
 
 
-def answer(session: Any, inputs: Tensor) -> Tensor:
+def run_session(session: Any, inputs: Tensor) -> Tensor:
     """What the session says about one batch, or one sentence on why the inputs do not fit."""
     try:
         (logits,) = session.run(["logits"], {"input": inputs.numpy()})
@@ -60,12 +60,12 @@ def answer(session: Any, inputs: Tensor) -> Tensor:
         expected = session.get_inputs()[0]
         raise LimbeckError(
             f"onnxruntime refuses inputs of {inputs.dtype} {list(inputs.shape)}; the file takes {expected.type} "
-            f"{expected.shape} ({reason(error)})"
+            f"{expected.shape} ({format_root_cause(error)})"
         ) from error
     return torch.from_numpy(logits).float()
 
 
-def timed(session: Any, one: Tensor) -> dict[str, Any]:
+def measure_session_latency(session: Any, sample: Tensor) -> dict[str, Any]:
     """Milliseconds of one answer, in the record's form: up to 200 answers after 20, or what five seconds allow."""
-    feed = {"input": one.numpy()}
-    return {**timing.timed(lambda: session.run(["logits"], feed)), "batch": 1, "threads": 1}
+    inputs = {"input": sample.numpy()}
+    return {**timing.time_call(lambda: session.run(["logits"], inputs)), "batch": 1, "threads": 1}

@@ -17,13 +17,13 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from limbeck.core.errors import LimbeckError, reason
+from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.utils.io import write_atomically
 
-__all__ = ["to_int8"]
+__all__ = ["quantize_int8"]
 
 
-def to_int8(source: str | Path, path: str | Path, *, calibration: Tensor, batch: int = 64) -> Path:
+def quantize_int8(source: str | Path, path: str | Path, *, calibration_inputs: Tensor, batch_size: int = 64) -> Path:
     """Write the ONNX file ``source`` once more, in 8 bits, to ``path``, which appears whole.
 
     Args:
@@ -40,42 +40,42 @@ def to_int8(source: str | Path, path: str | Path, *, calibration: Tensor, batch:
         raise LimbeckError(f"there is no ONNX file at {source}: export the student first")
     if path.suffix != ".onnx":
         raise LimbeckError(f"ONNX is written to a file that ends in .onnx, not to {path.name!r}")
-    if not len(calibration):
+    if not len(calibration_inputs):
         raise LimbeckError("static quantisation takes calibration inputs, a few hundred of the training part, not none")
-    return write_atomically(path, lambda partial: _quantised(source, partial, calibration, batch))
+    return write_atomically(path, lambda partial: _quantize(source, partial, calibration_inputs, batch_size))
 
 
-def _quantised(source: Path, path: Path, calibration: Tensor, batch: int) -> None:
+def _quantize(source: Path, path: Path, calibration_inputs: Tensor, batch_size: int) -> None:
     try:
         from onnxruntime.quantization import QuantFormat, QuantType, quant_pre_process, quantize_static
 
-        with _silence(), tempfile.TemporaryDirectory() as folder:
+        with _suppress_logging(), tempfile.TemporaryDirectory() as folder:
             prepared = Path(folder) / "prepared.onnx"
             # Folds what can be folded and knows all shapes, so that batch norms do not stand between two integers.
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
             quantize_static(
-                str(prepared), str(path), _Reader(calibration, batch), quant_format=QuantFormat.QDQ, per_channel=True,
+                str(prepared), str(path), _CalibrationReader(calibration_inputs, batch_size), quant_format=QuantFormat.QDQ, per_channel=True,
                 reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             )  # fmt: skip
     except Exception as error:  # the graph's own operators decide what can go wrong
-        raise LimbeckError(f"{source.name} cannot be quantised to 8 bits ({reason(error)})") from error
+        raise LimbeckError(f"{source.name} cannot be quantised to 8 bits ({format_root_cause(error)})") from error
 
 
 @final
-class _Reader:
+class _CalibrationReader:
     """Gives onnxruntime the calibration inputs batch by batch."""
 
-    def __init__(self, inputs: Tensor, batch: int) -> None:
-        self._parts = iter(torch.split(inputs.detach().cpu(), batch))
+    def __init__(self, inputs: Tensor, batch_size: int) -> None:
+        self._batches = iter(torch.split(inputs.detach().cpu(), batch_size))
 
     def get_next(self) -> dict[str, Any] | None:
         """The next batch by the name of the input, or ``None`` after the last."""
-        part = next(self._parts, None)
-        return None if part is None else {"input": part.numpy()}
+        batch = next(self._batches, None)
+        return None if batch is None else {"input": batch.numpy()}
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def _suppress_logging() -> Iterator[None]:
     """No advice by log lines; what matters is measured: accuracy and time of the file."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -15,17 +15,17 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.errors import LimbeckError, reason
-from limbeck.export.onnx_runner import BATCH, answer, session_of, timed
-from limbeck.features import bare
-from limbeck.models.onnx_graph import OPSET, onnx_bytes
+from limbeck.core.errors import LimbeckError, format_root_cause
+from limbeck.export.onnx_runner import BATCH_SIZE, make_session, measure_session_latency, run_session
+from limbeck.features import unwrap_model
+from limbeck.models.onnx_graph import OPSET, export_onnx_bytes
 from limbeck.utils.io import write_atomically
 
 __all__ = ["to_onnx"]
 
 
 def to_onnx(
-    model: nn.Module, example: Tensor, path: str | Path, *, examples: Tensor, tolerance: float = 1e-4
+    model: nn.Module, example_inputs: Tensor, path: str | Path, *, check_inputs: Tensor, tolerance: float = 1e-4
 ) -> dict[str, Any]:
     """Write ``model`` to one ONNX file of any batch size, once onnxruntime gives the same logits as torch.
 
@@ -50,28 +50,30 @@ def to_onnx(
         LimbeckError: the network cannot be exported, the file would pass 2 GB, a logit differs by more than the
             tolerance, or a label differs where torch is not torn between two classes. No file appears then.
     """
-    target = Path(path)
-    _require(target, example, examples, tolerance)
-    network = _Logits(copy.deepcopy(bare(model)).cpu()).eval()
-    content = _exported(network, example.detach().cpu())
-    session = session_of(content, of=str(target))
-    difference, agreement = _compared(network, session, examples.detach().cpu(), tolerance=tolerance, of=target.name)
-    took = timed(session, examples[:1].detach().cpu())
-    write_atomically(target, lambda partial: partial.write_bytes(content))
+    output_path = Path(path)
+    _validate_arguments(output_path, example_inputs, check_inputs, tolerance)
+    network = _LogitsWrapper(copy.deepcopy(unwrap_model(model)).cpu()).eval()
+    content = _export_bytes(network, example_inputs.detach().cpu())
+    session = make_session(content, name=str(output_path))
+    difference, agreement = _check_parity(
+        network, session, check_inputs.detach().cpu(), tolerance=tolerance, name=output_path.name
+    )
+    latency = measure_session_latency(session, check_inputs[:1].detach().cpu())
+    write_atomically(output_path, lambda partial: partial.write_bytes(content))
     return {
-        "file": target.name,
+        "file": output_path.name,
         "bytes": len(content),
         "opset": OPSET,
         "max_abs_difference": difference,
         "label_agreement": agreement,
-        "examples": len(examples),
+        "examples": len(check_inputs),
         "tolerance": tolerance,
-        "latency_ms": took,
+        "latency_ms": latency,
     }
 
 
 @final
-class _Logits(nn.Module):
+class _LogitsWrapper(nn.Module):
     """A network whose answer is the logits, as one tensor, whatever form it gave them in."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -80,74 +82,81 @@ class _Logits(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """The logits, ``[batch, classes]``; the name of the argument becomes that of the ONNX input."""
-        said = self.network(input)
-        if isinstance(said, Mapping):
-            said = said.get("logits")
-        elif isinstance(said, tuple | list) and not hasattr(said, "logits"):
-            said = said[0] if said else None
-        found = said if isinstance(said, Tensor) else getattr(said, "logits", None)
-        if not isinstance(found, Tensor) or found.ndim != 2:
+        outputs = self.network(input)
+        if isinstance(outputs, Mapping):
+            outputs = outputs.get("logits")
+        elif isinstance(outputs, tuple | list) and not hasattr(outputs, "logits"):
+            outputs = outputs[0] if outputs else None
+        logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise LimbeckError(
                 f"{type(self.network).__name__} gave no logits [batch, classes]: export takes a network that gives "
                 'them as a tensor, the first of a tuple, .logits or ["logits"]'
             )
-        return found
+        return logits
 
 
-def _require(path: Path, example: Tensor, examples: Tensor, tolerance: float) -> None:
+def _validate_arguments(path: Path, example_inputs: Tensor, check_inputs: Tensor, tolerance: float) -> None:
     if path.suffix != ".onnx":
         raise LimbeckError(f"ONNX is written to a file that ends in .onnx, not to {path.name!r}")
     if not (math.isfinite(tolerance) and tolerance > 0):
         raise LimbeckError(f"tolerance is a number above 0, such as 1e-4, not {tolerance}")
-    if not len(example) or not len(examples):
+    if not len(example_inputs) or not len(check_inputs):
         raise LimbeckError("export takes at least one example, and at least one validation input to compare on")
-    if example.shape[1:] != examples.shape[1:] or example.dtype != examples.dtype:
+    if example_inputs.shape[1:] != check_inputs.shape[1:] or example_inputs.dtype != check_inputs.dtype:
         raise LimbeckError(
-            f"the example is {example.dtype} of shape {list(example.shape[1:])}, and the inputs to compare on are "
-            f"{examples.dtype} of {list(examples.shape[1:])}: give both from the same data"
+            f"the example is {example_inputs.dtype} of shape {list(example_inputs.shape[1:])}, and the inputs to compare on are "
+            f"{check_inputs.dtype} of {list(check_inputs.shape[1:])}: give both from the same data"
         )
 
 
-def _exported(network: _Logits, example: Tensor) -> bytes:
+def _export_bytes(network: _LogitsWrapper, example_inputs: Tensor) -> bytes:
     """The ONNX file's bytes."""
-    _require_runs(network, example[:1])
-    return onnx_bytes(network, example, of=type(network.network).__name__)
+    _require_runs(network, example_inputs[:1])
+    return export_onnx_bytes(network, example_inputs, name=type(network.network).__name__)
 
 
-def _require_runs(network: _Logits, one: Tensor) -> None:
+def _require_runs(network: _LogitsWrapper, sample: Tensor) -> None:
     """Tell a mistake in the network as it is, and not as the exporter would."""
     try:
         with torch.no_grad():
-            network(one)
+            network(sample)
     except LimbeckError:
         raise
     except Exception as error:
         raise LimbeckError(
-            f"{type(network.network).__name__} does not take the example, {one.dtype} {list(one.shape)} "
-            f"({reason(error)}): give an input as in training"
+            f"{type(network.network).__name__} does not take the example, {sample.dtype} {list(sample.shape)} "
+            f"({format_root_cause(error)}): give an input as in training"
         ) from error
 
 
-def _compared(network: nn.Module, session: Any, examples: Tensor, *, tolerance: float, of: str) -> tuple[float, float]:
+def _check_parity(
+    network: nn.Module, session: Any, check_inputs: Tensor, *, tolerance: float, name: str
+) -> tuple[float, float]:
     """The largest difference of a logit and the share of equal labels, both within what is allowed, or an error."""
     # One alone, then the rest: a file that only works for one batch size does not pass.
-    parts = [examples[:1], *torch.split(examples[1:] if len(examples) > 1 else examples[[0, 0]], BATCH)]
+    batches = [
+        check_inputs[:1],
+        *torch.split(check_inputs[1:] if len(check_inputs) > 1 else check_inputs[[0, 0]], BATCH_SIZE),
+    ]
     with torch.no_grad():
-        expected = torch.cat([network(part).float() for part in parts])
-    found = torch.cat([answer(session, part) for part in parts])
+        expected = torch.cat([network(batch).float() for batch in batches])
+    logits = torch.cat([run_session(session, batch) for batch in batches])
     if not bool(expected.isfinite().all()):
         raise LimbeckError("the network's own logits are not finite, so there is nothing to export: train it again")
-    if found.shape != expected.shape:
-        raise LimbeckError(f"{of} is not written: onnxruntime gives {list(found.shape)}, torch {list(expected.shape)}")
-    allowed = tolerance * max(1.0, float(expected.abs().max()))
-    difference = float((found - expected).abs().max())
-    top = expected.topk(min(2, expected.shape[1]), dim=1).values
-    differ = found.argmax(dim=1) != expected.argmax(dim=1)
-    wrong = int((differ & (top[:, 0] - top[:, -1] > allowed)).sum())
-    if not difference <= allowed or wrong:  # so written, NaN fails too
+    if logits.shape != expected.shape:
         raise LimbeckError(
-            f"{of} is not written, for onnxruntime does not answer like torch: a logit differs by {difference:.3g} "
-            f"({allowed:.3g} is allowed), and {int(differ.sum())} of {len(expected)} labels differ, {wrong} of them "
+            f"{name} is not written: onnxruntime gives {list(logits.shape)}, torch {list(expected.shape)}"
+        )
+    allowed = tolerance * max(1.0, float(expected.abs().max()))
+    difference = float((logits - expected).abs().max())
+    top_two = expected.topk(min(2, expected.shape[1]), dim=1).values
+    label_differs = logits.argmax(dim=1) != expected.argmax(dim=1)
+    num_wrong = int((label_differs & (top_two[:, 0] - top_two[:, -1] > allowed)).sum())
+    if not difference <= allowed or num_wrong:  # so written, NaN fails too
+        raise LimbeckError(
+            f"{name} is not written, for onnxruntime does not answer like torch: a logit differs by {difference:.3g} "
+            f"({allowed:.3g} is allowed), and {int(label_differs.sum())} of {len(expected)} labels differ, {num_wrong} of them "
             "where torch is sure: look for randomness, or for a decision on values, in the network's forward"
         )
-    return difference, 1.0 - float(differ.double().mean())
+    return difference, 1.0 - float(label_differs.double().mean())

@@ -1,5 +1,5 @@
 """Hidden features by forward hooks, without editing a model."""
 
-from limbeck.features.feature_extractor import Place, Taps, bare, listing, parse
+from limbeck.features.feature_extractor import FeatureExtractor, LayerRef, list_layers, parse_layer, unwrap_model
 
-__all__ = ["Place", "Taps", "bare", "listing", "parse"]
+__all__ = ["LayerRef", "FeatureExtractor", "unwrap_model", "list_layers", "parse_layer"]

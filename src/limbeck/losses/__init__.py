@@ -5,49 +5,49 @@ same tensors out of an exchange. One convention: sum over classes, mean over row
 gradients never reach a teacher.
 """
 
-from limbeck.losses.ab import Boundary, boundary
-from limbeck.losses.attention_transfer import AttentionTransfer, attention
-from limbeck.losses.byot import DeepToShallow, deep_to_shallow
-from limbeck.losses.cc import Correlation, correlation
-from limbeck.losses.crd import Contrast, contrast
-from limbeck.losses.cross_entropy import CrossEntropy, cross_entropy
-from limbeck.losses.cskd import ClassWise, class_wise
-from limbeck.losses.cwd import Channel, channel
-from limbeck.losses.dist import Dist, dist
-from limbeck.losses.dkd import Decoupled, decoupled
-from limbeck.losses.dml import Mutual, mutual
-from limbeck.losses.fitnet import Hint, hint
-from limbeck.losses.fsp import Flow, flow
-from limbeck.losses.ft import Factor, factor
-from limbeck.losses.gram import Gram, gram
-from limbeck.losses.jsd import JensenShannon, jensen_shannon
-from limbeck.losses.kd import SoftTarget, soft_target
-from limbeck.losses.logit_mse import LogitMSE, logit_mse
-from limbeck.losses.mgd import Masked, masked
-from limbeck.losses.mlkd import MultiLevel, multi_level
-from limbeck.losses.nkd import Normalized, normalized
-from limbeck.losses.nst import Neuron, neuron
-from limbeck.losses.ofd import Overhaul, batch_norm_margin, overhaul
-from limbeck.losses.pkd import PearsonMap, pearson_map
-from limbeck.losses.pkt import Probability, probability
-from limbeck.losses.pskd import PriorPrediction, prior_prediction
-from limbeck.losses.reverse_kl import ReverseKL, reverse_kl
-from limbeck.losses.reviewkd import Review, review
-from limbeck.losses.rkd_angle import RKDAngle, rkd_angle
-from limbeck.losses.rkd_distance import RKDDistance, rkd_distance
-from limbeck.losses.simkd import SimKD, simkd
-from limbeck.losses.sp import Similarity, similarity
-from limbeck.losses.ttm import Transformed, transformed
-from limbeck.losses.vid import Variational, variational
+from limbeck.losses.ab import ABLoss, ab_loss
+from limbeck.losses.attention_transfer import AttentionTransferLoss, attention_transfer_loss
+from limbeck.losses.byot import BYOTLoss, byot_loss
+from limbeck.losses.cc import CCLoss, cc_loss
+from limbeck.losses.crd import CRDLoss, crd_loss
+from limbeck.losses.cross_entropy import CrossEntropyLoss, cross_entropy
+from limbeck.losses.cskd import CSKDLoss, cskd_loss
+from limbeck.losses.cwd import CWDLoss, cwd_loss
+from limbeck.losses.dist import DISTLoss, dist_loss
+from limbeck.losses.dkd import DKDLoss, dkd_loss
+from limbeck.losses.dml import DMLLoss, dml_loss
+from limbeck.losses.fitnet import FitNetLoss, fitnet_loss
+from limbeck.losses.fsp import FSPLoss, fsp_loss
+from limbeck.losses.ft import FTLoss, ft_loss
+from limbeck.losses.gram import GramLoss, gram_loss
+from limbeck.losses.jsd import JSDLoss, jsd_loss
+from limbeck.losses.kd import KDLoss, kd_loss
+from limbeck.losses.logit_mse import LogitMSELoss, logit_mse_loss
+from limbeck.losses.mgd import MGDLoss, mgd_loss
+from limbeck.losses.mlkd import MLKDLoss, mlkd_loss
+from limbeck.losses.nkd import NKDLoss, nkd_loss
+from limbeck.losses.nst import NSTLoss, nst_loss
+from limbeck.losses.ofd import OFDLoss, batch_norm_margin, ofd_loss
+from limbeck.losses.pkd import PKDLoss, pkd_loss
+from limbeck.losses.pkt import PKTLoss, pkt_loss
+from limbeck.losses.pskd import PSKDLoss, pskd_loss
+from limbeck.losses.reverse_kl import ReverseKLLoss, reverse_kl_loss
+from limbeck.losses.reviewkd import ReviewKDLoss, reviewkd_loss
+from limbeck.losses.rkd_angle import RKDAngleLoss, rkd_angle_loss
+from limbeck.losses.rkd_distance import RKDDistanceLoss, rkd_distance_loss
+from limbeck.losses.simkd import SimKDLoss, simkd_loss
+from limbeck.losses.sp import SPLoss, sp_loss
+from limbeck.losses.ttm import TTMLoss, ttm_loss
+from limbeck.losses.vid import VIDLoss, vid_loss
 
 __all__ = [
-    "AttentionTransfer", "Boundary", "Channel", "ClassWise", "Contrast", "Correlation", "CrossEntropy", "Decoupled",
-    "DeepToShallow", "Dist", "Factor", "Flow", "Gram", "Hint", "JensenShannon", "LogitMSE", "Masked", "MultiLevel",
-    "Mutual", "Neuron", "Normalized", "Overhaul", "PearsonMap", "PriorPrediction", "Probability", "RKDAngle",
-    "RKDDistance", "ReverseKL", "Review", "SimKD", "Similarity", "SoftTarget", "Transformed", "Variational",
-    "attention", "batch_norm_margin", "boundary", "channel", "class_wise", "contrast", "correlation", "cross_entropy",
-    "decoupled", "deep_to_shallow", "dist", "factor", "flow", "gram", "hint", "jensen_shannon", "logit_mse", "masked",
-    "multi_level", "mutual", "neuron", "normalized", "overhaul", "pearson_map", "prior_prediction", "probability",
-    "reverse_kl", "review", "rkd_angle", "rkd_distance", "similarity", "simkd", "soft_target", "transformed",
-    "variational",
+    "AttentionTransferLoss", "ABLoss", "CWDLoss", "CSKDLoss", "CRDLoss", "CCLoss", "CrossEntropyLoss", "DKDLoss",
+    "BYOTLoss", "DISTLoss", "FTLoss", "FSPLoss", "GramLoss", "FitNetLoss", "JSDLoss", "LogitMSELoss", "MGDLoss", "MLKDLoss",
+    "DMLLoss", "NSTLoss", "NKDLoss", "OFDLoss", "PKDLoss", "PSKDLoss", "PKTLoss", "RKDAngleLoss",
+    "RKDDistanceLoss", "ReverseKLLoss", "ReviewKDLoss", "SimKDLoss", "SPLoss", "KDLoss", "TTMLoss", "VIDLoss",
+    "attention_transfer_loss", "batch_norm_margin", "ab_loss", "cwd_loss", "cskd_loss", "crd_loss", "cc_loss", "cross_entropy",
+    "dkd_loss", "byot_loss", "dist_loss", "ft_loss", "fsp_loss", "gram_loss", "fitnet_loss", "jsd_loss", "logit_mse_loss", "mgd_loss",
+    "mlkd_loss", "dml_loss", "nst_loss", "nkd_loss", "ofd_loss", "pkd_loss", "pskd_loss", "pkt_loss",
+    "reverse_kl_loss", "reviewkd_loss", "rkd_angle_loss", "rkd_distance_loss", "sp_loss", "simkd_loss", "kd_loss", "ttm_loss",
+    "vid_loss",
 ]  # fmt: skip

@@ -13,117 +13,134 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.losses._ops import mean_squared
+from limbeck.losses._ops import mean_squared_error
 
-__all__ = ["distance_of_maps", "pooled", "products", "square_map"]
+__all__ = ["attention_map_distance", "adaptive_avg_pool", "gram_matrix", "attention_map"]
 
-_AT_ONCE: Final = 1 << 18  # elements squared at once on a CPU; more are parted by channels, and added in its cache
-_PARTS: Final = 4
-_SHORTEST: Final = 1e-12  # a shorter map is none; F.normalize divides by as much at least
-_SLICES: Final = 4  # windows up to here are pooled faster as a sum of slices
+_CHUNK_THRESHOLD: Final = (
+    1 << 18
+)  # elements squared at once on a CPU; more are parted by channels, and added in its cache
+_NUM_CHUNKS: Final = 4
+_MIN_NORM: Final = 1e-12  # a shorter map is none; F.normalize divides by as much at least
+_MAX_SLICED_WINDOW: Final = 4  # windows up to here are pooled faster as a sum of slices
 
 
-def square_map(features: Tensor) -> Tensor:
+def attention_map(features: Tensor) -> Tensor:
     """Mean over channels (axis 1) of f², flattened to ``[batch, positions]`` and divided by its L2 norm.
 
     A map shorter than 1e-12 times the channels counts as zeros, without a gradient.
 
-    >>> square_map(torch.tensor([[[3.0, 4.0], [3.0, 0.0]]]))
+    >>> attention_map(torch.tensor([[[3.0, 4.0], [3.0, 0.0]]]))
     tensor([[0.7474, 0.6644]])
     """
-    unit: Tensor = _SquareMap.apply(features) if features.requires_grad else _unit_map(features)[0]
+    unit: Tensor = _AttentionMap.apply(features) if features.requires_grad else _normalized_map(features)[0]
     return unit
 
 
-def distance_of_maps(student: Tensor, teacher: Tensor) -> Tensor:
+def attention_map_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean of the squared difference of two :func:`square_map`, of which the teacher's gets no gradient.
 
-    >>> distance_of_maps(torch.tensor([[[3.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]]))
+    >>> attention_map_distance(torch.tensor([[[3.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]]))
     tensor(1.)
     """
-    loss: Tensor = _DistanceOfMaps.apply(student, teacher)
+    loss: Tensor = _AttentionMapDistance.apply(student, teacher)
     return loss
 
 
-def pooled(features: Tensor, size: tuple[int, int]) -> Tensor:
+def adaptive_avg_pool(features: Tensor, size: tuple[int, int]) -> Tensor:
     """``[batch, channels, height, width]`` at ``size`` by adaptive average pooling; untouched where it has it already.
 
-    >>> pooled(torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]]), (1, 2))
+    >>> adaptive_avg_pool(torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]]), (1, 2))
     tensor([[[[3., 5.]]]])
     """
-    whole = tuple(features.shape[2:])
-    if whole == size:
+    input_size = tuple(features.shape[2:])
+    if input_size == size:
         return features
-    windows = tuple(large // max(small, 1) for large, small in zip(whole, size, strict=True))
-    even = all(small * window == large for large, small, window in zip(whole, size, windows, strict=True))
-    if not features.is_cpu or not even or not 1 < max(windows) <= _SLICES or not features.numel():
+    windows = tuple(large // max(small, 1) for large, small in zip(input_size, size, strict=True))
+    is_divisible = all(small * window == large for large, small, window in zip(input_size, size, windows, strict=True))
+    if not features.is_cpu or not is_divisible or not 1 < max(windows) <= _MAX_SLICED_WINDOW or not features.numel():
         return F.adaptive_avg_pool2d(features, size)
-    means: Tensor = _Pooled.apply(features, *windows)
+    means: Tensor = _AvgPool.apply(features, *windows)
     return means
 
 
-def products(rows: Tensor) -> Tensor:
+def gram_matrix(rows: Tensor) -> Tensor:
     """F·Fᵀ of ``[..., rows, values]``, whose gradient is one product as well, where autograd takes two.
 
-    >>> products(torch.tensor([[1.0, 0.0], [1.0, 2.0]]))
+    >>> gram_matrix(torch.tensor([[1.0, 0.0], [1.0, 2.0]]))
     tensor([[1., 1.],
             [1., 5.]])
     """
-    made: Tensor = _Products.apply(rows)
-    return made
+    gram: Tensor = _GramMatrix.apply(rows)
+    return gram
 
 
-class _SquareMap(torch.autograd.Function):
+class _AttentionMap(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
-        unit, ctx.norm = _unit_map(features)
+        unit, ctx.norm = _normalized_map(features)
         ctx.save_for_backward(features, unit)
         return unit
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         features, unit = ctx.saved_tensors
-        norm = _unit_map(features)[1] if torch.is_grad_enabled() else ctx.norm
-        return _by_features(features, unit, gradients[0], 2 / norm)
+        norm = _normalized_map(features)[1] if torch.is_grad_enabled() else ctx.norm
+        return _feature_gradient(features, unit, gradients[0], 2 / norm)
 
 
-class _DistanceOfMaps(torch.autograd.Function):
+class _AttentionMapDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
-        unit, norm = _unit_map(student)
-        ctx.teacher = _unit_map(teacher)[0]
+        unit, norm = _normalized_map(student)
+        ctx.teacher = _normalized_map(teacher)[0]
         ctx.save_for_backward(student)
-        ctx.made = unit, norm
-        return mean_squared(unit, ctx.teacher)
+        ctx.transform = unit, norm
+        return mean_squared_error(unit, ctx.teacher)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (student,) = ctx.saved_tensors
-        unit, norm = _unit_map(student) if torch.is_grad_enabled() else ctx.made
+        unit, norm = _normalized_map(student) if torch.is_grad_enabled() else ctx.transform
         scale = gradients[0] * (4 / max(unit.numel(), 1)) / norm
-        return _by_features(student, unit, unit - ctx.teacher, scale), None
+        return _feature_gradient(student, unit, unit - ctx.teacher, scale), None
 
 
-class _Pooled(torch.autograd.Function):
+class _AvgPool(torch.autograd.Function):
     """Means over windows of ``high`` by ``wide``."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, high: int, wide: int) -> Tensor:
-        ctx.windows = high, wide
-        rows = sum((features[:, :, at::high] for at in range(1, high)), start=features[:, :, ::high])
-        both = sum((rows[..., at::wide] for at in range(1, wide)), start=rows[..., ::wide])
-        return both * (1 / (high * wide))
+    def forward(ctx: Any, features: Tensor, kernel_height: int, kernel_width: int) -> Tensor:
+        ctx.windows = kernel_height, kernel_width
+        rows = sum(
+            (features[:, :, offset::kernel_height] for offset in range(1, kernel_height)),
+            start=features[:, :, ::kernel_height],
+        )
+        window_sums = sum(
+            (rows[..., offset::kernel_width] for offset in range(1, kernel_width)), start=rows[..., ::kernel_width]
+        )
+        return window_sums * (1 / (kernel_height * kernel_width))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        high, wide = ctx.windows
-        each = gradients[0] * (1 / (high * wide))
-        batch, channels, height, width = each.shape
-        rows = each.unsqueeze(4).expand(-1, -1, -1, -1, wide).reshape(batch, channels, height, 1, width * wide)
-        return rows.expand(-1, -1, -1, high, -1).reshape(batch, channels, height * high, width * wide), None, None
+        kernel_height, kernel_width = ctx.windows
+        grad_input = gradients[0] * (1 / (kernel_height * kernel_width))
+        batch, channels, height, width = grad_input.shape
+        rows = (
+            grad_input.unsqueeze(4)
+            .expand(-1, -1, -1, -1, kernel_width)
+            .reshape(batch, channels, height, 1, width * kernel_width)
+        )
+        return (
+            rows.expand(-1, -1, -1, kernel_height, -1).reshape(
+                batch, channels, height * kernel_height, width * kernel_width
+            ),
+            None,
+            None,
+        )
 
 
-class _Products(torch.autograd.Function):
+class _GramMatrix(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.save_for_backward(rows)
@@ -132,28 +149,28 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (rows,) = ctx.saved_tensors
-        both: Tensor = (gradients[0] + gradients[0].mT) @ rows
-        return both
+        grad_rows: Tensor = (gradients[0] + gradients[0].mT) @ rows
+        return grad_rows
 
 
-def _unit_map(features: Tensor) -> tuple[Tensor, Tensor]:
+def _normalized_map(features: Tensor) -> tuple[Tensor, Tensor]:
     """Sum over channels of f², of length 1, ``[batch, positions]``, and the length that it had, ``[batch, 1]``."""
     channels = features.shape[1]
-    if features.numel() <= _AT_ONCE or not features.is_cpu or channels % _PARTS:
+    if features.numel() <= _CHUNK_THRESHOLD or not features.is_cpu or channels % _NUM_CHUNKS:
         squares = features.square()
     else:
-        parts = features.chunk(_PARTS, dim=1)
-        squares = parts[0].square()
-        for part in parts[1:]:
-            squares.addcmul_(part, part)
+        chunks = features.chunk(_NUM_CHUNKS, dim=1)
+        squares = chunks[0].square()
+        for chunk in chunks[1:]:
+            squares.addcmul_(chunk, chunk)
     sums = squares.sum(dim=1).flatten(1)
     norm = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
-    norm = F.threshold(norm, _SHORTEST * channels, torch.inf)
+    norm = F.threshold(norm, _MIN_NORM * channels, torch.inf)
     return sums / norm, norm
 
 
-def _by_features(features: Tensor, unit: Tensor, by_unit: Tensor, scale: Tensor) -> Tensor:
+def _feature_gradient(features: Tensor, unit: Tensor, grad_unit: Tensor, scale: Tensor) -> Tensor:
     """The gradient of the features by that of the map; ``scale`` ``[batch, 1]``, 2 over the norm."""
-    along = (by_unit * unit).sum(dim=1, keepdim=True)
-    by_position = torch.addcmul(by_unit, unit, along, value=-1) * scale
-    return features * by_position.view(len(features), 1, *features.shape[2:])
+    dot = (grad_unit * unit).sum(dim=1, keepdim=True)
+    grad_map = torch.addcmul(grad_unit, unit, dot, value=-1) * scale
+    return features * grad_map.view(len(features), 1, *features.shape[2:])

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.losses._autograd import pooled, products
-from limbeck.losses._ops import widen
+from limbeck.losses._autograd import adaptive_avg_pool, gram_matrix
+from limbeck.losses._ops import upcast
 
 __all__ = [
-    "Connector", "Layers", "Projection", "Same", "channels_first", "fitted", "match_size", "normed", "pointwise",
-    "relations", "require_comparable", "require_maps", "samples", "shaped", "step",
+    "Connector", "DescribedSequential", "Projection", "IdentityProjection", "channels_first", "make_projection", "match_size", "apply_batch_norm", "pointwise_layer",
+    "pairwise_relations", "require_comparable", "require_maps", "flatten_samples", "require_prepared", "describe_shapes",
 ]  # fmt: skip
 
 M = TypeVar("M", bound=nn.Module)
@@ -28,7 +28,7 @@ def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     if student.ndim != 4 or teacher.ndim != 4 or student.shape[2:] == teacher.shape[2:]:
         return student, teacher
     size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
-    return pooled(student, size), pooled(teacher, size)
+    return adaptive_avg_pool(student, size), adaptive_avg_pool(teacher, size)
 
 
 def channels_first(features: Tensor) -> Tensor:
@@ -38,10 +38,10 @@ def channels_first(features: Tensor) -> Tensor:
 
 def require_maps(student: Tensor, teacher: Tensor, *, method: str) -> None:
     """Refuse what is no ``[batch, channels, height, width]``, naming whose it is."""
-    for who, features in (("student", student), ("teacher", teacher)):
+    for owner, features in (("student", student), ("teacher", teacher)):
         if features.ndim != 4:
             raise LimbeckError(
-                f"{method} compares [batch, channels, height, width]; the {who}'s features have the shape "
+                f"{method} compares [batch, channels, height, width]; the {owner}'s features have the shape "
                 f"{list(features.shape)}: tap a convolutional layer"
             )
 
@@ -55,20 +55,28 @@ def require_comparable(student: Tensor, teacher: Tensor) -> None:
         )
 
 
-def shaped(part: M | None, term: str) -> M:
+def require_prepared(module: M | None, loss_name: str) -> M:
     """What a term learns, or an error where ``prepare`` has not shaped it."""
-    if part is None:
-        raise LimbeckError(f"{term} has no projection yet: call distiller.prepare(batch) before building the optimizer")
-    return part
+    if module is None:
+        raise LimbeckError(
+            f"{loss_name} has no projection yet: call distiller.prepare(batch) before building the optimizer"
+        )
+    return module
 
 
-def pointwise(like: Tensor, inputs: int, outputs: int, *, bias: bool = True) -> nn.Conv2d | nn.Linear:
+def pointwise_layer(
+    reference: Tensor, in_channels: int, out_channels: int, *, bias: bool = True
+) -> nn.Conv2d | nn.Linear:
     """A linear layer at every position of features of the rank, precision and device of ``like``."""
-    layer = nn.Conv2d(inputs, outputs, 1, bias=bias) if like.ndim == 4 else nn.Linear(inputs, outputs, bias=bias)
-    return layer.to(widen(like))
+    layer = (
+        nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+        if reference.ndim == 4
+        else nn.Linear(in_channels, out_channels, bias=bias)
+    )
+    return layer.to(upcast(reference))
 
 
-def normed(norm: nn.BatchNorm1d | nn.BatchNorm2d, features: Tensor) -> Tensor:
+def apply_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, features: Tensor) -> Tensor:
     """``norm(features)``, by its running statistics where a channel has fewer than two values to take others from."""
     if features.numel() < 2 * features.shape[1]:
         return F.batch_norm(features, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
@@ -76,57 +84,57 @@ def normed(norm: nn.BatchNorm1d | nn.BatchNorm2d, features: Tensor) -> Tensor:
     return out
 
 
-def step(student: Tensor, teacher: Tensor) -> str:
+def describe_shapes(student: Tensor, teacher: Tensor) -> str:
     """The step between two features, for a repr: their widths, and how maps of unequal size come together.
 
     >>> import torch
-    >>> step(torch.zeros(1, 8, 4, 4), torch.zeros(1, 6, 2, 2))
+    >>> describe_shapes(torch.zeros(1, 8, 4, 4), torch.zeros(1, 6, 2, 2))
     '8 → 6, maps 4×4 and 2×2 pooled to 2×2'
     """
     widths = "{} → {}".format(*(channels_first(features).shape[1] for features in (student, teacher)))
     if student.ndim != 4 or student.shape[2:] == teacher.shape[2:]:
         return widths
-    own, its = (tuple(features.shape[2:]) for features in (student, teacher))
-    both = (min(own[0], its[0]), min(own[1], its[1]))
-    return widths + ", maps {}×{} and {}×{} pooled to {}×{}".format(*own, *its, *both)
+    student_size, teacher_size = (tuple(features.shape[2:]) for features in (student, teacher))
+    pooled_size = (min(student_size[0], teacher_size[0]), min(student_size[1], teacher_size[1]))
+    return widths + ", maps {}×{} and {}×{} pooled to {}×{}".format(*student_size, *teacher_size, *pooled_size)
 
 
-def fitted(student: Tensor, teacher: Tensor) -> Projection | Same:
+def make_projection(student: Tensor, teacher: Tensor) -> Projection | IdentityProjection:
     """A :class:`Projection` where the widths differ; nothing to learn where they are equal."""
     require_comparable(student, teacher)
     equal = channels_first(student).shape[1] == channels_first(teacher).shape[1]
-    return Same(student, teacher) if equal else Projection(student, teacher)
+    return IdentityProjection(student, teacher) if equal else Projection(student, teacher)
 
 
-def samples(student: Tensor, teacher: Tensor, *, what: str) -> tuple[Tensor, Tensor]:
+def flatten_samples(student: Tensor, teacher: Tensor, *, method: str) -> tuple[Tensor, Tensor]:
     """Both as ``[batch, values]``, widened, the teacher without its gradient; an error where the batches differ."""
     if not student.ndim or not teacher.ndim or len(student) != len(teacher):
         raise LimbeckError(
-            f"{what} relates the samples of one batch, and the student's features have the shape "
+            f"{method} relates the samples of one batch, and the student's features have the shape "
             f"{list(student.shape)} and the teacher's {list(teacher.shape)}: tap layers that give [batch, ...]"
         )
-    return _rows(widen(student)), _rows(widen(teacher).detach())
+    return _flatten_features(upcast(student)), _flatten_features(upcast(teacher).detach())
 
 
-def relations(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def pairwise_relations(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Products, distances, and which samples are the same, each ``[batch, batch]``, of ``[batch, values]``.
 
     The products are of the rows around their mean. Distances come of them, so no ``[batch, batch, values]`` is made;
     two rows nearer than such a difference can tell are the same: at distance 0, without a gradient, whose root would
     be infinite.
 
-    >>> relations(torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 4.0]]))[1]
+    >>> pairwise_relations(torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 4.0]]))[1]
     tensor([[0., 5., 5.],
             [5., 0., 0.],
             [5., 0., 0.]])
     """
     rows = rows - rows.mean(dim=0)
-    among = products(rows)
-    lengths = among.diagonal()
-    both = lengths.unsqueeze(1) + lengths
-    squares = both - 2 * among
-    same = squares <= 32 * torch.finfo(rows.dtype).eps * both
-    return among, squares.masked_fill(same, 1.0).sqrt().masked_fill(same, 0.0), same
+    gram = gram_matrix(rows)
+    squared_norms = gram.diagonal()
+    norm_sums = squared_norms.unsqueeze(1) + squared_norms
+    squared_distances = norm_sums - 2 * gram
+    same = squared_distances <= 32 * torch.finfo(rows.dtype).eps * norm_sums
+    return gram, squared_distances.masked_fill(same, 1.0).sqrt().masked_fill(same, 0.0), same
 
 
 @final
@@ -141,8 +149,8 @@ class Projection(nn.Module):
         super().__init__()
         require_comparable(student, teacher)
         axis = 1 if student.ndim == 4 else -1
-        self.widths, self.told = (student.shape[axis], teacher.shape[axis]), step(student, teacher)
-        self.layer = pointwise(student, *self.widths)
+        self.widths, self.description = (student.shape[axis], teacher.shape[axis]), describe_shapes(student, teacher)
+        self.layer = pointwise_layer(student, *self.widths)
 
     def forward(self, features: Tensor) -> Tensor:
         """The student's features in the teacher's width."""
@@ -151,23 +159,23 @@ class Projection(nn.Module):
         return projected
 
     def extra_repr(self) -> str:
-        return self.told
+        return self.description
 
 
 @final
-class Same(nn.Module):
+class IdentityProjection(nn.Module):
     """The step between equal widths, where none is needed: the features as they are."""
 
     def __init__(self, student: Tensor, teacher: Tensor) -> None:
         super().__init__()
-        self.told = step(student, teacher)
+        self.description = describe_shapes(student, teacher)
 
     def forward(self, features: Tensor) -> Tensor:
         """``features``."""
         return features
 
     def extra_repr(self) -> str:
-        return self.told
+        return self.description
 
 
 @final
@@ -180,27 +188,27 @@ class Connector(nn.Module):
     def __init__(self, student: Tensor, teacher: Tensor) -> None:
         super().__init__()
         require_comparable(student, teacher)
-        inside, outside = channels_first(student).shape[1], channels_first(teacher).shape[1]
-        self.told = step(student, teacher)
-        self.layer = pointwise(student, inside, outside, bias=False)
-        kind = nn.BatchNorm2d if student.ndim == 4 else nn.BatchNorm1d
-        self.norm = kind(outside).to(widen(student))
+        in_channels, out_channels = channels_first(student).shape[1], channels_first(teacher).shape[1]
+        self.description = describe_shapes(student, teacher)
+        self.layer = pointwise_layer(student, in_channels, out_channels, bias=False)
+        norm_class = nn.BatchNorm2d if student.ndim == 4 else nn.BatchNorm1d
+        self.norm = norm_class(out_channels).to(upcast(student))
 
     def forward(self, features: Tensor) -> Tensor:
         """The student's features in the teacher's width, each channel normalised."""
-        return normed(self.norm, channels_first(self.layer(features.to(self.norm.weight.dtype))))
+        return apply_batch_norm(self.norm, channels_first(self.layer(features.to(self.norm.weight.dtype))))
 
     def extra_repr(self) -> str:
-        return self.told
+        return self.description
 
 
 @final
-class Layers(nn.Sequential):
+class DescribedSequential(nn.Sequential):
     """Layers one after the other, in their own precision, which tell in their repr between what they stand."""
 
-    def __init__(self, *layers: nn.Module, told: str) -> None:
+    def __init__(self, *layers: nn.Module, description: str) -> None:
         super().__init__(*layers)
-        self.told = told
+        self.description = description
 
     def forward(self, features: Tensor) -> Tensor:
         """What the last layer gives."""
@@ -209,8 +217,8 @@ class Layers(nn.Sequential):
         return out
 
     def extra_repr(self) -> str:
-        return self.told
+        return self.description
 
 
-def _rows(features: Tensor) -> Tensor:
+def _flatten_features(features: Tensor) -> Tensor:
     return features.flatten(1) if features.ndim > 1 else features.unsqueeze(1)

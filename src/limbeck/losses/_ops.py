@@ -8,24 +8,24 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["likeliest", "mean_rows", "mean_squared", "require_same_shape", "widen"]
+__all__ = ["hard_labels", "row_mean", "mean_squared_error", "require_same_shape", "upcast"]
 
 
-def widen(tensor: Tensor) -> Tensor:
+def upcast(tensor: Tensor) -> Tensor:
     """Half precision becomes float32; float32 and float64 stay as they are.
 
-    >>> widen(torch.ones(2, dtype=torch.bfloat16)).dtype
+    >>> upcast(torch.ones(2, dtype=torch.bfloat16)).dtype
     torch.float32
     """
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def likeliest(target: Tensor) -> Tensor:
+def hard_labels(target: Tensor) -> Tensor:
     """Class numbers ``[rows]`` of a target: itself, or the likeliest of its probabilities ``[rows, classes]``.
 
     −100 where a row has no label: it says so itself, or its probabilities are all zero.
 
-    >>> likeliest(torch.tensor([[0.3, 0.7], [0.0, 0.0]])), likeliest(torch.tensor([1, -100]))
+    >>> hard_labels(torch.tensor([[0.3, 0.7], [0.0, 0.0]])), hard_labels(torch.tensor([1, -100]))
     (tensor([   1, -100]), tensor([   1, -100]))
     """
     if target.ndim == 1:
@@ -33,29 +33,29 @@ def likeliest(target: Tensor) -> Tensor:
     return target.argmax(dim=1).masked_fill((target == 0).all(dim=1), -100)
 
 
-def mean_rows(values: Tensor) -> Tensor:
+def row_mean(values: Tensor) -> Tensor:
     """Mean of ``[rows]`` values; zero, with a gradient of zero, where there is no row at all.
 
-    >>> mean_rows(torch.tensor([1.0, 3.0])), mean_rows(torch.zeros(0))
+    >>> row_mean(torch.tensor([1.0, 3.0])), row_mean(torch.zeros(0))
     (tensor(2.), tensor(0.))
     """
     return values.sum() / max(len(values), 1)
 
 
-def mean_squared(student: Tensor, teacher: Tensor) -> Tensor:
+def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over all elements of (student − teacher)²; zero, with a gradient of zero, where there is none.
 
     A teacher that answered no sample of a batch leaves such an empty tensor, whose plain mean is NaN.
 
-    >>> mean_squared(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2)), mean_squared(torch.zeros(0, 2), torch.zeros(0, 2))
+    >>> mean_squared_error(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2)), mean_squared_error(torch.zeros(0, 2), torch.zeros(0, 2))
     (tensor(2.5000), tensor(0.))
     """
     return F.mse_loss(student, teacher) if student.numel() else student.sum()
 
 
-def require_same_shape(student: Tensor, teacher: Tensor, *, what: str, hint: str) -> None:
+def require_same_shape(student: Tensor, teacher: Tensor, *, name: str, hint: str) -> None:
     """Refuse two tensors of different shapes, saying what they are and what to do."""
     if student.shape != teacher.shape:
         raise LimbeckError(
-            f"the student's {what} have the shape {list(student.shape)} and the teacher's {list(teacher.shape)}: {hint}"
+            f"the student's {name} have the shape {list(student.shape)} and the teacher's {list(teacher.shape)}: {hint}"
         )

@@ -16,37 +16,37 @@ from typing import final
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._features import Connector, channels_first, match_size, shaped
-from limbeck.losses._ops import require_same_shape, widen
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._features import Connector, channels_first, match_size, require_prepared
+from limbeck.losses._ops import require_same_shape, upcast
 
-__all__ = ["Boundary", "boundary"]
+__all__ = ["ABLoss", "ab_loss"]
 
-_DIFFER = "the class Boundary projects unequal channels and pools unequal maps; batch and tokens must be equal"
+_SHAPE_HINT = "the class Boundary projects unequal channels and pools unequal maps; batch and tokens must be equal"
 
 
-def boundary(student: Tensor, teacher: Tensor, *, margin: float = 1.0) -> Tensor:
+def ab_loss(student: Tensor, teacher: Tensor, *, margin: float = 1.0) -> Tensor:
     """Mean over all elements of [margin − student]₊² where the teacher is above zero, [margin + student]₊² elsewhere.
 
     Shapes: both ``[batch, ...]`` of pre-activations. Zero where each neuron of the student stands on the side of the
     teacher's, by the margin at least.
 
     >>> import torch
-    >>> boundary(torch.tensor([[0.5, 0.5, 2.0]]), torch.tensor([[3.0, -3.0, 1.0]]))
+    >>> ab_loss(torch.tensor([[0.5, 0.5, 2.0]]), torch.tensor([[3.0, -3.0, 1.0]]))
     tensor(0.8333)
     """
-    require_same_shape(student, teacher, what="features", hint=_DIFFER)
+    require_same_shape(student, teacher, name="features", hint=_SHAPE_HINT)
     _require_margin(margin)
-    student = widen(student)
+    student = upcast(student)
     # A comparison has no gradient, so none reaches the teacher.
     # A product with ±1 in place of torch.where, which takes ten times as long on a CPU.
-    side = (teacher > 0).to(student.dtype).mul_(-2).add_(1)
-    short = (student * side + margin).relu()
-    return short.square().sum() / max(short.numel(), 1)
+    sign = (teacher > 0).to(student.dtype).mul_(-2).add_(1)
+    violation = (student * sign + margin).relu()
+    return violation.square().sum() / max(violation.numel(), 1)
 
 
 @final
-class Boundary(nn.Module):
+class ABLoss(nn.Module):
     """:func:`boundary` between two tapped layers, the student's through a learned projection with a BatchNorm.
 
     Arguments:
@@ -54,33 +54,35 @@ class Boundary(nn.Module):
         margin: how far from zero the student's neurons have to stand, above zero.
         teacher: which teacher; ``None`` takes the combination of all.
 
-    >>> from limbeck.testing import make_exchange
-    >>> exchange, term = make_exchange(teacher_taps={"mid": (3, 4, 4)}), Boundary("mid")
+    >>> from limbeck.testing import make_context
+    >>> exchange, term = make_context(teacher_feature_shapes={"mid": (3, 4, 4)}), ABLoss("mid")
     >>> term.prepare(exchange)
     >>> 1.5 < term(exchange).item() < 2.5
     True
     """
 
-    def __init__(self, at: str, *, margin: float = 1.0, teacher: str | None = None) -> None:
+    def __init__(self, layer: str, *, margin: float = 1.0, teacher: str | None = None) -> None:
         super().__init__()
         _require_margin(margin)
-        self.at, self.margin, self.teacher = at, margin, teacher
+        self.layer, self.margin, self.teacher = layer, margin, teacher
         self.projection: Connector | None = None
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Shape the projection by the features of ``exchange``."""
-        student, teacher = exchange.pair(self.teacher)
-        self.projection = Connector(student.tap(self.at), teacher.tap(self.at))
+        student, teacher = context.pair(self.teacher)
+        self.projection = Connector(student.feature(self.layer), teacher.feature(self.layer))
 
-    def forward(self, exchange: Exchange) -> Tensor:
+    def forward(self, context: LossContext) -> Tensor:
         """The loss of this exchange."""
-        student, teacher = exchange.pair(self.teacher)
-        own = widen(shaped(self.projection, "Boundary")(widen(student.tap(self.at))))
-        own, its = match_size(own, widen(channels_first(teacher.tap(self.at))))
-        return boundary(own, its, margin=self.margin)
+        student, teacher = context.pair(self.teacher)
+        student_features = upcast(require_prepared(self.projection, "Boundary")(upcast(student.feature(self.layer))))
+        student_features, teacher_features = match_size(
+            student_features, upcast(channels_first(teacher.feature(self.layer)))
+        )
+        return ab_loss(student_features, teacher_features, margin=self.margin)
 
     def extra_repr(self) -> str:
-        return f"at={self.at!r}, margin={self.margin:g}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return f"at={self.layer!r}, margin={self.margin:g}" + (f", teacher={self.teacher!r}" if self.teacher else "")
 
 
 def _require_margin(margin: float) -> None:

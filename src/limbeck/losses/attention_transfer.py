@@ -15,34 +15,34 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._autograd import distance_of_maps
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._autograd import attention_map_distance
 from limbeck.losses._features import match_size, require_maps
-from limbeck.losses._ops import mean_squared, widen
+from limbeck.losses._ops import mean_squared_error, upcast
 
-__all__ = ["AttentionTransfer", "attention"]
+__all__ = ["AttentionTransferLoss", "attention_transfer_loss"]
 
 
-def attention(student: Tensor, teacher: Tensor, *, power: float = 2.0) -> Tensor:
+def attention_transfer_loss(student: Tensor, teacher: Tensor, *, power: float = 2.0) -> Tensor:
     """Mean over batch and positions of the squared difference of the two L2-normalised attention maps.
 
     Shapes: ``[batch, channels, height, width]`` each; channels may differ, and the larger map is average-pooled to the
     smaller before its attention is taken. Zero where the maps are proportional.
 
     >>> import torch
-    >>> attention(torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]]))
+    >>> attention_transfer_loss(torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]]))
     tensor(1.)
     """
     require_maps(student, teacher, method="attention transfer")
-    student, teacher = match_size(widen(student), widen(teacher).detach())
+    student, teacher = match_size(upcast(student), upcast(teacher).detach())
     if power == 2:
-        return distance_of_maps(student, teacher)
-    return mean_squared(_map(student, power), _map(teacher, power))
+        return attention_map_distance(student, teacher)
+    return mean_squared_error(_power_attention_map(student, power), _power_attention_map(teacher, power))
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class AttentionTransfer:
+class AttentionTransferLoss:
     """:func:`attention` between two tapped layers.
 
     Arguments:
@@ -51,7 +51,7 @@ class AttentionTransfer:
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    at: str
+    layer: str
     power: float = 2.0
     teacher: str | None = None
 
@@ -59,10 +59,10 @@ class AttentionTransfer:
         if not self.power >= 1:
             raise LimbeckError(f"the power of an attention map is at least 1, not {self.power}")
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        student, teacher = exchange.pair(self.teacher)
-        return attention(student.tap(self.at), teacher.tap(self.at), power=self.power)
+    def __call__(self, context: LossContext) -> Tensor:
+        student, teacher = context.pair(self.teacher)
+        return attention_transfer_loss(student.feature(self.layer), teacher.feature(self.layer), power=self.power)
 
 
-def _map(features: Tensor, power: float) -> Tensor:
+def _power_attention_map(features: Tensor, power: float) -> Tensor:
     return F.normalize(features.abs().pow(power).mean(dim=1).flatten(1), dim=1)

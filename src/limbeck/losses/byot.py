@@ -18,18 +18,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.core.errors import LimbeckError, nearest
-from limbeck.core.loss_context import Exchange
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.core.loss_context import LossContext
 from limbeck.losses._features import match_size
-from limbeck.losses._ops import mean_squared, require_same_shape, widen
+from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
-__all__ = ["DeepToShallow", "deep_to_shallow"]
+__all__ = ["BYOTLoss", "byot_loss"]
 
-_UNLABELLED: Final = -100
+_IGNORE_INDEX: Final = -100
 
 
-def deep_to_shallow(
-    heads: Sequence[Tensor], deepest: Tensor, target: Tensor, *, alpha: float = 0.1, tau: float = 3.0
+def byot_loss(
+    head_logits: Sequence[Tensor],
+    deepest_logits: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 0.1,
+    temperature: float = 3.0,
 ) -> Tensor:
     """Sum over ``heads`` of (1 − ``alpha``) · CE(head) + ``alpha`` · tau² · KL(deepest ‖ head), means over rows.
 
@@ -37,29 +42,31 @@ def deep_to_shallow(
     then only the deepest is followed) or ``[rows, classes]`` probabilities. No gradient to ``deepest``; in nats.
 
     >>> head, deepest = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])
-    >>> deep_to_shallow([head], deepest, torch.tensor([0]), alpha=0.5, tau=1.0)
+    >>> byot_loss([head], deepest, torch.tensor([0]), alpha=0.5, temperature=1.0)
     tensor(0.2804)
     """
     if not 0 <= alpha <= 1:
         raise LimbeckError(f"alpha is the share of the deepest classifier, from 0 to 1, not {alpha}")
-    if not 0 < tau < math.inf:
-        raise LimbeckError(f"a temperature is a number above zero, and here it is {tau}")
-    if not heads:
+    if not 0 < temperature < math.inf:
+        raise LimbeckError(f"a temperature is a number above zero, and here it is {temperature}")
+    if not head_logits:
         raise LimbeckError("deep_to_shallow needs at least one shallow classifier")
-    deepest = widen(deepest).detach()
-    least = torch.finfo(deepest.dtype).min
-    log_p = F.log_softmax(deepest / tau, dim=1).clamp(min=least)
-    total = deepest.new_zeros(())
-    for head in map(widen, heads):
-        require_same_shape(head, deepest, what="logits", hint="each head has a row and the classes of the deepest one")
-        log_q = F.log_softmax(head / tau, dim=1).clamp(min=least)
-        soft = F.kl_div(log_q, log_p, reduction="sum", log_target=True) * (tau**2 / max(len(head), 1))
-        total = total + (1 - alpha) * _truth(head, target) + alpha * soft
+    deepest_logits = upcast(deepest_logits).detach()
+    min_value = torch.finfo(deepest_logits.dtype).min
+    log_p = F.log_softmax(deepest_logits / temperature, dim=1).clamp(min=min_value)
+    total = deepest_logits.new_zeros(())
+    for head in map(upcast, head_logits):
+        require_same_shape(
+            head, deepest_logits, name="logits", hint="each head has a row and the classes of the deepest one"
+        )
+        log_q = F.log_softmax(head / temperature, dim=1).clamp(min=min_value)
+        kd = F.kl_div(log_q, log_p, reduction="sum", log_target=True) * (temperature**2 / max(len(head), 1))
+        total = total + (1 - alpha) * _target_loss(head, target) + alpha * kd
     return total
 
 
 @final
-class DeepToShallow(nn.Module):
+class BYOTLoss(nn.Module):
     """:func:`deep_to_shallow` of learned heads on tapped stages, and how far their features are from the deepest's.
 
     Arguments:
@@ -74,26 +81,26 @@ class DeepToShallow(nn.Module):
     """
 
     def __init__(
-        self, at: Sequence[str], *, deepest: str | None = None, alpha: float = 0.1, tau: float = 3.0,
+        self, layers: Sequence[str], *, deepest_layer: str | None = None, alpha: float = 0.1, temperature: float = 3.0,
         beta: float = 0.07,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.at = tuple(at)
-        if isinstance(at, str) or not self.at or len(set(self.at)) < len(self.at):
-            raise LimbeckError(f"`at` names the taps to put a head on, each once, and it is {at!r}")
-        if not 0 <= alpha <= 1 or not 0 < tau < math.inf or not 0 <= beta < math.inf:
+        self.layers = tuple(layers)
+        if isinstance(layers, str) or not self.layers or len(set(self.layers)) < len(self.layers):
+            raise LimbeckError(f"`at` names the taps to put a head on, each once, and it is {layers!r}")
+        if not 0 <= alpha <= 1 or not 0 < temperature < math.inf or not 0 <= beta < math.inf:
             raise LimbeckError(
-                f"alpha is a share from 0 to 1, tau above zero and beta from zero, not {alpha}, {tau} and {beta}"
+                f"alpha is a share from 0 to 1, tau above zero and beta from zero, not {alpha}, {temperature} and {beta}"
             )
-        self.deepest, self.alpha, self.tau, self.beta = deepest, alpha, tau, beta
+        self.deepest_layer, self.alpha, self.temperature, self.beta = deepest_layer, alpha, temperature, beta
         self.heads = nn.ModuleList()
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Shape a head for each tap."""
-        student = exchange.student
-        deep = None if self.deepest is None else student.tap(self.deepest)
-        classes = student.rows().shape[1]
-        self.heads = nn.ModuleList(_Head(student.tap(name), deep, classes) for name in self.at)
+        student = context.student
+        deepest_features = None if self.deepest_layer is None else student.feature(self.deepest_layer)
+        classes = student.require_logits().shape[1]
+        self.heads = nn.ModuleList(_ExitHead(student.feature(name), deepest_features, classes) for name in self.layers)
 
     def head(self, name: str) -> nn.Module:
         """The classifier on the tap ``name``: from its features to logits and its own feature."""
@@ -101,53 +108,62 @@ class DeepToShallow(nn.Module):
             raise LimbeckError(
                 "DeepToShallow has no heads yet: call distiller.prepare(batch) before building the optimizer"
             )
-        if name not in self.at:
-            raise LimbeckError(f"no head stands on {name!r}; there are: {nearest(name, self.at)}")
-        return self.heads[self.at.index(name)]
+        if name not in self.layers:
+            raise LimbeckError(f"no head stands on {name!r}; there are: {suggest_names(name, self.layers)}")
+        return self.heads[self.layers.index(name)]
 
-    def forward(self, exchange: Exchange) -> Tensor:
+    def forward(self, context: LossContext) -> Tensor:
         """The loss of this exchange."""
-        student = exchange.student
-        found = [self.head(name)(student.tap(name)) for name in self.at]
-        loss = deep_to_shallow(
-            [logits for logits, _ in found], student.rows(), exchange.truth(), alpha=self.alpha, tau=self.tau
+        student = context.student
+        head_outputs = [self.head(name)(student.feature(name)) for name in self.layers]
+        loss = byot_loss(
+            [logits for logits, _ in head_outputs],
+            student.require_logits(),
+            context.require_target(),
+            alpha=self.alpha,
+            temperature=self.temperature,
         )
-        if self.deepest is None or not self.beta:
+        if self.deepest_layer is None or not self.beta:
             return loss
-        deep = widen(student.tap(self.deepest)).detach()
-        return loss + self.beta * sum(mean_squared(*match_size(widen(feature), deep)) for _, feature in found)
+        deepest_features = upcast(student.feature(self.deepest_layer)).detach()
+        return loss + self.beta * sum(
+            mean_squared_error(*match_size(upcast(feature), deepest_features)) for _, feature in head_outputs
+        )
 
     def extra_repr(self) -> str:
-        return f"at={self.at}, deepest={self.deepest!r}, alpha={self.alpha}, tau={self.tau}, beta={self.beta}"
+        return f"at={self.layers}, deepest={self.deepest_layer!r}, alpha={self.alpha}, tau={self.temperature}, beta={self.beta}"
 
 
 @final
-class _Head(nn.Module):
+class _ExitHead(nn.Module):
     """A feature of the deepest one's width (its own where there is none), the mean over places, and a linear layer."""
 
-    def __init__(self, features: Tensor, deep: Tensor | None, classes: int) -> None:
+    def __init__(self, features: Tensor, deepest_features: Tensor | None, classes: int) -> None:
         super().__init__()
-        if features.ndim not in (2, 3, 4) or (deep is not None and deep.ndim != features.ndim):
-            others = "" if deep is None else f", and the deepest {list(deep.shape)}"
+        if features.ndim not in (2, 3, 4) or (deepest_features is not None and deepest_features.ndim != features.ndim):
+            deepest_text = "" if deepest_features is None else f", and the deepest {list(deepest_features.shape)}"
             raise LimbeckError(
                 "a head stands on [batch, channels, height, width], [batch, tokens, width] or [batch, width], and this "
-                f"tap gives {list(features.shape)}{others}: tap layers of one rank"
+                f"tap gives {list(features.shape)}{deepest_text}: tap layers of one rank"
             )
         axis = 1 if features.ndim == 4 else -1
-        before, width = features.shape[axis], (features if deep is None else deep).shape[axis]
-        self.widths = (before, width, classes)
+        in_channels, out_channels = (
+            features.shape[axis],
+            (features if deepest_features is None else deepest_features).shape[axis],
+        )
+        self.widths = (in_channels, out_channels, classes)
         body: list[nn.Module] = (
             # Apart by channel and then across, since an exit is to cost less than what it leaves out.
             [
-                nn.Conv2d(before, before, 3, padding=1, groups=before, bias=False),
-                nn.Conv2d(before, width, 1, bias=False),
-                nn.BatchNorm2d(width),
+                nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
+                nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                nn.BatchNorm2d(out_channels),
             ]
             if features.ndim == 4
-            else [nn.Linear(before, width)]
+            else [nn.Linear(in_channels, out_channels)]
         )
-        self.body = nn.Sequential(*body, nn.ReLU()).to(widen(features))
-        self.classifier = nn.Linear(width, classes).to(widen(features))
+        self.body = nn.Sequential(*body, nn.ReLU()).to(upcast(features))
+        self.classifier = nn.Linear(out_channels, classes).to(upcast(features))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``[batch, classes]``, and the feature they were read from."""
@@ -159,10 +175,10 @@ class _Head(nn.Module):
         return " → ".join(map(str, self.widths))
 
 
-def _truth(student: Tensor, target: Tensor) -> Tensor:
+def _target_loss(student: Tensor, target: Tensor) -> Tensor:
     """Mean over the labelled rows of −log q(target)."""
     if target.ndim == 1:
-        total = F.cross_entropy(student, target.long(), ignore_index=_UNLABELLED, reduction="sum")
-        return total / (target != _UNLABELLED).sum().clamp(min=1)
+        total = F.cross_entropy(student, target.long(), ignore_index=_IGNORE_INDEX, reduction="sum")
+        return total / (target != _IGNORE_INDEX).sum().clamp(min=1)
     log_q = F.log_softmax(student, dim=1).masked_fill(target == 0, 0.0)
     return -(target.to(student) * log_q).sum() / (target != 0).any(dim=1).sum().clamp(min=1)

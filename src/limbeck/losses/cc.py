@@ -25,34 +25,34 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._autograd import products
-from limbeck.losses._features import samples
-from limbeck.losses._ops import mean_squared
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._autograd import gram_matrix
+from limbeck.losses._features import flatten_samples
+from limbeck.losses._ops import mean_squared_error
 
-__all__ = ["Correlation", "correlation"]
+__all__ = ["CCLoss", "cc_loss"]
 
 Kernel = Literal["gaussian", "bilinear"]
 
 
-def correlation(student: Tensor, teacher: Tensor, *, kernel: Kernel = "gaussian", gamma: float = 0.4) -> Tensor:
+def cc_loss(student: Tensor, teacher: Tensor, *, kernel: Kernel = "gaussian", gamma: float = 0.4) -> Tensor:
     """Mean over all pairs of the squared difference of the two kernel matrices of the batch.
 
     Shapes: ``[batch, ...]`` of any rank; only the batch has to agree. ``gamma`` is the Gaussian kernel's alone. Zero
     where the angles between samples are the same.
 
     >>> import torch
-    >>> correlation(torch.eye(2), torch.ones(2, 2), kernel="bilinear")
+    >>> cc_loss(torch.eye(2), torch.ones(2, 2), kernel="bilinear")
     tensor(0.5000)
     """
-    _require(kernel, gamma)
-    student, teacher = samples(student, teacher, what="correlation")
-    return mean_squared(_kernel(student, kernel, gamma), _kernel(teacher, kernel, gamma))
+    _require_kernel(kernel, gamma)
+    student, teacher = flatten_samples(student, teacher, method="correlation")
+    return mean_squared_error(_kernel_matrix(student, kernel, gamma), _kernel_matrix(teacher, kernel, gamma))
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Correlation:
+class CCLoss:
     """:func:`correlation` between two tapped layers.
 
     Arguments:
@@ -62,26 +62,26 @@ class Correlation:
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    at: str
+    layer: str
     kernel: Kernel = "gaussian"
     gamma: float = 0.4
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        _require(self.kernel, self.gamma)
+        _require_kernel(self.kernel, self.gamma)
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        student, teacher = exchange.pair(self.teacher)
-        return correlation(student.tap(self.at), teacher.tap(self.at), kernel=self.kernel, gamma=self.gamma)
+    def __call__(self, context: LossContext) -> Tensor:
+        student, teacher = context.pair(self.teacher)
+        return cc_loss(student.feature(self.layer), teacher.feature(self.layer), kernel=self.kernel, gamma=self.gamma)
 
 
-def _kernel(rows: Tensor, kernel: Kernel, gamma: float) -> Tensor:
+def _kernel_matrix(rows: Tensor, kernel: Kernel, gamma: float) -> Tensor:
     unit = F.normalize(rows, dim=1)
-    cosines = products(unit)
+    cosines = gram_matrix(unit)
     return cosines if kernel == "bilinear" else (2 * gamma * (cosines - 1)).exp()
 
 
-def _require(kernel: str, gamma: float) -> None:
+def _require_kernel(kernel: str, gamma: float) -> None:
     if kernel not in ("gaussian", "bilinear"):
         raise LimbeckError(f"a kernel is 'gaussian' or 'bilinear', not {kernel!r}")
     if not 0 < gamma < math.inf:

@@ -30,15 +30,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._ops import likeliest, mean_rows, require_same_shape, widen
-from limbeck.utils.all_gather import gather
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._ops import hard_labels, require_same_shape, row_mean, upcast
+from limbeck.utils.all_gather import all_gather
 
-__all__ = ["Contrast", "contrast"]
+__all__ = ["CRDLoss", "crd_loss"]
 
 
-def contrast(
-    student: Tensor, teacher: Tensor, *, students: Tensor, teachers: Tensor, others: Tensor, tau: float = 0.07
+def crd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    student_bank: Tensor,
+    teacher_bank: Tensor,
+    negative_mask: Tensor,
+    temperature: float = 0.07,
 ) -> Tensor:
     """Noise-contrastive loss of each network's embeddings among the other's of other samples, both ways added.
 
@@ -48,23 +54,28 @@ def contrast(
     as well: cut the features before the embedding, not after. Zero where nobody is remembered.
 
     >>> east, north = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    >>> contrast(east, east, students=north, teachers=north, others=torch.tensor([[True]]), tau=1.0)
+    >>> crd_loss(east, east, student_bank=north, teacher_bank=north, negative_mask=torch.tensor([[True]]), temperature=1.0)
     tensor(2.0128)
     """
-    require_same_shape(student, teacher, what="embeddings", hint="embed both in the same width")
-    if others.shape != (len(student), len(students)) or students.shape != teachers.shape:
+    require_same_shape(student, teacher, name="embeddings", hint="embed both in the same width")
+    if negative_mask.shape != (len(student), len(student_bank)) or student_bank.shape != teacher_bank.shape:
         raise LimbeckError(
-            f"{len(student)} rows are compared with remembered students {list(students.shape)} and teachers "
-            f"{list(teachers.shape)}, by others {list(others.shape)}: give both alike, and others as [rows, remembered]"
+            f"{len(student)} rows are compared with remembered students {list(student_bank.shape)} and teachers "
+            f"{list(teacher_bank.shape)}, by others {list(negative_mask.shape)}: give both alike, and others as [rows, remembered]"
         )
-    student, teacher = widen(student), widen(teacher)
-    own = (student * teacher).sum(dim=1) / tau
-    to_teachers, to_students = student @ teachers.to(student).T / tau, teacher @ students.to(teacher).T / tau
-    return _one_way(own, to_teachers, others) + _one_way(own, to_students, others)
+    student, teacher = upcast(student), upcast(teacher)
+    positive_logits = (student * teacher).sum(dim=1) / temperature
+    teacher_bank_logits, student_bank_logits = (
+        student @ teacher_bank.to(student).T / temperature,
+        teacher @ student_bank.to(teacher).T / temperature,
+    )
+    return _nce_loss(positive_logits, teacher_bank_logits, negative_mask) + _nce_loss(
+        positive_logits, student_bank_logits, negative_mask
+    )
 
 
 @final
-class Contrast(nn.Module):
+class CRDLoss(nn.Module):
     """:func:`contrast` between two tapped layers, each through a learned embedding, with banks of what was seen.
 
     Arguments:
@@ -79,121 +90,142 @@ class Contrast(nn.Module):
     stand still in eval mode. With several processes each remembers the samples of all, so their banks stay the same.
     """
 
-    number: Tensor
-    label: Tensor
-    students: Tensor
-    teachers: Tensor
-    place: Tensor
+    sample_ids: Tensor
+    labels: Tensor
+    student_bank: Tensor
+    teacher_bank: Tensor
+    write_index: Tensor
 
     def __init__(
-        self, at: str, *, size: int = 16384, width: int = 128, tau: float = 0.07, momentum: float = 0.5,
+        self, layer: str, *, bank_size: int = 16384, embedding_dim: int = 128, temperature: float = 0.07, momentum: float = 0.5,
         teacher: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        if size < 2 or width < 1:
-            raise LimbeckError(f"a bank holds at least 2 samples of width 1 or more, not {size} of {width}")
-        if not tau > 0 or not 0 <= momentum < 1:
+        if bank_size < 2 or embedding_dim < 1:
             raise LimbeckError(
-                f"tau is above zero and momentum from 0 to below 1, and here are tau {tau} and momentum {momentum}"
+                f"a bank holds at least 2 samples of width 1 or more, not {bank_size} of {embedding_dim}"
             )
-        self.at, self.size, self.width, self.tau = at, size, width, tau
+        if not temperature > 0 or not 0 <= momentum < 1:
+            raise LimbeckError(
+                f"tau is above zero and momentum from 0 to below 1, and here are tau {temperature} and momentum {momentum}"
+            )
+        self.layer, self.bank_size, self.embedding_dim, self.temperature = layer, bank_size, embedding_dim, temperature
         self.momentum, self.teacher = momentum, teacher
         self.embed: nn.ModuleDict | None = None
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Shape the embeddings and the banks by the features of ``exchange``."""
-        exchange.numbers(self.teacher)
-        student, teacher = (_pooled(outputs.tap(self.at)) for outputs in exchange.pair(self.teacher))
+        context.require_sample_ids(self.teacher)
+        student, teacher = (_pool_features(outputs.feature(self.layer)) for outputs in context.pair(self.teacher))
         self.embed = nn.ModuleDict(
             {
-                name: nn.Linear(features.shape[1], self.width).to(features)
+                name: nn.Linear(features.shape[1], self.embedding_dim).to(features)
                 for name, features in (("student", student), ("teacher", teacher))
             }
         )
         for name in ("students", "teachers"):
-            self.register_buffer(name, student.new_zeros(self.size, self.width))
-        for name, empty in (("number", -1), ("label", -100)):
-            self.register_buffer(name, torch.full((self.size,), empty, device=student.device))
+            self.register_buffer(name, student.new_zeros(self.bank_size, self.embedding_dim))
+        for name, fill_value in (("number", -1), ("label", -100)):
+            self.register_buffer(name, torch.full((self.bank_size,), fill_value, device=student.device))
         self.register_buffer("place", torch.zeros((), dtype=torch.long, device=student.device))
 
-    def forward(self, exchange: Exchange) -> Tensor:
+    def forward(self, context: LossContext) -> Tensor:
         """The loss of this exchange; in training, the banks remember it."""
         if self.embed is None:
             raise LimbeckError(
                 "Contrast has no embeddings yet: call distiller.prepare(batch) before building the optimizer"
             )
-        said, told = exchange.pair(self.teacher)
-        student = self._embedded("student", said.tap(self.at))
-        teacher = self._embedded("teacher", told.tap(self.at).detach())
-        number = exchange.numbers(self.teacher).to(self.number)
-        label = self._labels(exchange, len(number)).to(self.label)
+        student_outputs, teacher_outputs = context.pair(self.teacher)
+        student = self._embed_features("student", student_outputs.feature(self.layer))
+        teacher = self._embed_features("teacher", teacher_outputs.feature(self.layer).detach())
+        sample_ids = context.require_sample_ids(self.teacher).to(self.sample_ids)
+        labels = self._labels(context, len(sample_ids)).to(self.labels)
         if self.training:
-            self._remember(number, label, student.detach(), teacher.detach())
+            self._update_banks(sample_ids, labels, student.detach(), teacher.detach())
         # Places are filled in their order. A copy: the banks move on before a later backward pass.
-        kept = int((self.number >= 0).sum())
-        students, teachers = self.students[:kept].clone(), self.teachers[:kept].clone()
-        same = (label.unsqueeze(1) == self.label[:kept]) & (label >= 0).unsqueeze(1)
-        others = (number.unsqueeze(1) != self.number[:kept]) & ~same
-        return contrast(student, teacher, students=students, teachers=teachers, others=others, tau=self.tau)
+        num_stored = int((self.sample_ids >= 0).sum())
+        student_bank, teacher_bank = self.student_bank[:num_stored].clone(), self.teacher_bank[:num_stored].clone()
+        same_class = (labels.unsqueeze(1) == self.labels[:num_stored]) & (labels >= 0).unsqueeze(1)
+        negative_mask = (sample_ids.unsqueeze(1) != self.sample_ids[:num_stored]) & ~same_class
+        return crd_loss(
+            student,
+            teacher,
+            student_bank=student_bank,
+            teacher_bank=teacher_bank,
+            negative_mask=negative_mask,
+            temperature=self.temperature,
+        )
 
     def extra_repr(self) -> str:
-        named = f"at={self.at!r}, size={self.size}, width={self.width}, tau={self.tau}, momentum={self.momentum}"
-        return named + (f", teacher={self.teacher!r}" if self.teacher else "")
+        settings = f"at={self.layer!r}, size={self.bank_size}, width={self.embedding_dim}, tau={self.temperature}, momentum={self.momentum}"
+        return settings + (f", teacher={self.teacher!r}" if self.teacher else "")
 
-    def _embedded(self, name: str, features: Tensor) -> Tensor:
+    def _embed_features(self, name: str, features: Tensor) -> Tensor:
         assert self.embed is not None
         layer = self.embed[name]
         assert isinstance(layer, nn.Linear)
-        return F.normalize(widen(layer(_pooled(features).to(layer.weight.dtype))), dim=1)
+        return F.normalize(upcast(layer(_pool_features(features).to(layer.weight.dtype))), dim=1)
 
-    def _labels(self, exchange: Exchange, many: int) -> Tensor:
+    def _labels(self, context: LossContext, count: int) -> Tensor:
         """The class of each sample, −100 where it is not known: without labels, or where rows are no samples."""
-        if exchange.target is not None:
-            labels = likeliest(exchange.judged(self.teacher)[2])
-            if len(labels) == many:
+        if context.target is not None:
+            labels = hard_labels(context.pair_with_target(self.teacher)[2])
+            if len(labels) == count:
                 return labels
-        return torch.full((many,), -100)
+        return torch.full((count,), -100)
 
     @torch.no_grad()
-    def _remember(self, number: Tensor, label: Tensor, student: Tensor, teacher: Tensor) -> None:
-        number, label, student, teacher = (gather(tensor) for tensor in (number, label, student, teacher))
+    def _update_banks(self, sample_ids: Tensor, labels: Tensor, student: Tensor, teacher: Tensor) -> None:
+        sample_ids, labels, student, teacher = (all_gather(tensor) for tensor in (sample_ids, labels, student, teacher))
         # A sample in several views, or from several processes, is one: its mean direction.
-        once, which = torch.unique(number, return_inverse=True)
-        if len(once) > self.size:
+        unique_ids, inverse = torch.unique(sample_ids, return_inverse=True)
+        if len(unique_ids) > self.bank_size:
             raise LimbeckError(
-                f"the bank of Contrast holds {self.size} samples, and this batch has {len(once)}: set size to at least "
+                f"the bank of Contrast holds {self.bank_size} samples, and this batch has {len(unique_ids)}: set size to at least "
                 "that, better many times more"
             )
-        found = once.unsqueeze(1) == self.number
-        known, slot = found.any(dim=1), found.to(torch.uint8).argmax(dim=1)
-        fresh = (self.place + torch.arange(int((~known).sum()), device=once.device)) % self.size
-        for bank, embedded in ((self.students, student), (self.teachers, teacher)):
-            now = F.normalize(torch.zeros(len(once), self.width).to(embedded).index_add(0, which, embedded), dim=1)
+        matches = unique_ids.unsqueeze(1) == self.sample_ids
+        is_stored, slots = matches.any(dim=1), matches.to(torch.uint8).argmax(dim=1)
+        new_slots = (
+            self.write_index + torch.arange(int((~is_stored).sum()), device=unique_ids.device)
+        ) % self.bank_size
+        for bank, batch_embeddings in ((self.student_bank, student), (self.teacher_bank, teacher)):
+            embeddings = F.normalize(
+                torch.zeros(len(unique_ids), self.embedding_dim)
+                .to(batch_embeddings)
+                .index_add(0, inverse, batch_embeddings),
+                dim=1,
+            )
             # Known ones first: a new one may take the place of one that was moved just before.
-            moved = bank[slot[known]].to(now) * self.momentum + now[known] * (1 - self.momentum)
-            bank[slot[known]] = F.normalize(moved, dim=1).to(bank)
-            bank[fresh] = now[~known].to(bank)
-        classes = torch.full_like(once, -100).scatter_reduce(0, which, label, "amax")
-        self.label[slot[known]] = classes[known]
-        self.label[fresh], self.number[fresh] = classes[~known], once[~known]
-        self.place.copy_((self.place + len(fresh)) % self.size)
+            updated = bank[slots[is_stored]].to(embeddings) * self.momentum + embeddings[is_stored] * (
+                1 - self.momentum
+            )
+            bank[slots[is_stored]] = F.normalize(updated, dim=1).to(bank)
+            bank[new_slots] = embeddings[~is_stored].to(bank)
+        classes = torch.full_like(unique_ids, -100).scatter_reduce(0, inverse, labels, "amax")
+        self.labels[slots[is_stored]] = classes[is_stored]
+        self.labels[new_slots], self.sample_ids[new_slots] = classes[~is_stored], unique_ids[~is_stored]
+        self.write_index.copy_((self.write_index + len(new_slots)) % self.bank_size)
 
 
-def _one_way(own: Tensor, among: Tensor, others: Tensor) -> Tensor:
+def _nce_loss(positive_logits: Tensor, bank_logits: Tensor, negative_mask: Tensor) -> Tensor:
     """Mean over rows, with logits ``own`` ``[rows]`` and ``among`` ``[rows, kept]``, of which ``others`` count."""
-    many = others.sum(dim=1).to(own)
-    if not others.any():
-        return own.sum() * 0
-    mean = among.detach().masked_fill(~others, -torch.inf).flatten().logsumexp(dim=0) - many.sum().log()
+    num_negatives = negative_mask.sum(dim=1).to(positive_logits)
+    if not negative_mask.any():
+        return positive_logits.sum() * 0
+    mean = (
+        bank_logits.detach().masked_fill(~negative_mask, -torch.inf).flatten().logsumexp(dim=0)
+        - num_negatives.sum().log()
+    )
     # log(h / (1 − h)) = log r − log K − log E
-    odds = mean + many.clamp(min=1).log()
-    wrong = F.softplus(among - odds.unsqueeze(1)).masked_fill(~others, 0.0).sum(dim=1)
-    return mean_rows((F.softplus(odds - own) + wrong).masked_fill(many == 0, 0.0))
+    log_noise = mean + num_negatives.clamp(min=1).log()
+    negative_loss = F.softplus(bank_logits - log_noise.unsqueeze(1)).masked_fill(~negative_mask, 0.0).sum(dim=1)
+    return row_mean((F.softplus(log_noise - positive_logits) + negative_loss).masked_fill(num_negatives == 0, 0.0))
 
 
-def _pooled(features: Tensor) -> Tensor:
+def _pool_features(features: Tensor) -> Tensor:
     """``[batch, channels]``: the mean over positions, or over the tokens of ``[batch, tokens, width]``."""
-    features = widen(features)
+    features = upcast(features)
     if features.ndim < 3:
         return features if features.ndim == 2 else features.unsqueeze(1)
     return features.mean(dim=1) if features.ndim == 3 else features.flatten(2).mean(dim=2)

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._ops import widen
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._ops import upcast
 
-__all__ = ["UNLABELLED", "CrossEntropy", "cross_entropy"]
+__all__ = ["IGNORE_INDEX", "CrossEntropyLoss", "cross_entropy"]
 
-UNLABELLED: Final = -100
+IGNORE_INDEX: Final = -100
 
 
 def cross_entropy(student: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -36,24 +36,24 @@ def cross_entropy(student: Tensor, target: Tensor, *, label_smoothing: float = 0
         raise LimbeckError(f"the student answered {len(student)} rows and the target has {len(target)}")
     if target.ndim == 1 and target.is_floating_point():
         raise LimbeckError(f"class numbers are integers, and these targets are {target.dtype}: give target.long()")
-    student, classes = widen(student), student.shape[1]
+    student, classes = upcast(student), student.shape[1]
     if target.ndim == 2:
         if target.shape[1] != classes:
             raise LimbeckError(f"the student knows {classes} classes and the target has {target.shape[1]}")
-        wanted = target.to(student) * (1 - label_smoothing) + label_smoothing / classes
+        probabilities = target.to(student) * (1 - label_smoothing) + label_smoothing / classes
         # Nothing wanted of an impossible class (logit −inf) costs 0, not 0 · inf.
-        log_q = F.log_softmax(student, dim=1).masked_fill(wanted == 0, 0.0)
-        known = (target != 0).any(dim=1)
-        return -(wanted * log_q).sum(dim=1).masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
+        log_q = F.log_softmax(student, dim=1).masked_fill(probabilities == 0, 0.0)
+        is_labeled = (target != 0).any(dim=1)
+        return -(probabilities * log_q).sum(dim=1).masked_fill(~is_labeled, 0.0).sum() / is_labeled.sum().clamp(min=1)
     total = F.cross_entropy(
-        student, target.long(), label_smoothing=label_smoothing, ignore_index=UNLABELLED, reduction="sum"
+        student, target.long(), label_smoothing=label_smoothing, ignore_index=IGNORE_INDEX, reduction="sum"
     )
-    return total / (target != UNLABELLED).sum().clamp(min=1)
+    return total / (target != IGNORE_INDEX).sum().clamp(min=1)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class CrossEntropy:
+class CrossEntropyLoss:
     """:func:`cross_entropy` of the student's logits with the truth.
 
     Arguments:
@@ -66,5 +66,7 @@ class CrossEntropy:
         if not 0 <= self.label_smoothing < 1:
             raise LimbeckError(f"label smoothing is a share from 0 to below 1, not {self.label_smoothing}")
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        return cross_entropy(exchange.student.rows(), exchange.truth(), label_smoothing=self.label_smoothing)
+    def __call__(self, context: LossContext) -> Tensor:
+        return cross_entropy(
+            context.student.require_logits(), context.require_target(), label_smoothing=self.label_smoothing
+        )

@@ -17,37 +17,37 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.core.schedules import Schedule, at
-from limbeck.losses._ops import likeliest, mean_rows, require_same_shape, widen
+from limbeck.core.loss_context import LossContext
+from limbeck.core.schedules import Schedule, resolve
+from limbeck.losses._ops import hard_labels, require_same_shape, row_mean, upcast
 
-__all__ = ["ClassWise", "class_wise"]
+__all__ = ["CSKDLoss", "cskd_loss"]
 
-_UNLABELLED: Final = -100
+_IGNORE_INDEX: Final = -100
 
 
-def class_wise(student: Tensor, partner: Tensor, *, tau: float = 4.0) -> Tensor:
+def cskd_loss(student: Tensor, partner: Tensor, *, temperature: float = 4.0) -> Tensor:
     """Mean over rows of KL(partner ‖ student) at temperature ``tau``, times ``tau ** 2``; no gradient to ``partner``.
 
     Shapes: both ``[rows, classes]`` logits of one student, row by row of one class. Zero where they agree; in nats.
 
-    >>> class_wise(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), tau=1.0)
+    >>> cskd_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), temperature=1.0)
     tensor(0.4338)
     """
-    require_same_shape(student, partner, what="logits", hint="each row has its partner in the same row")
-    if not 0 < tau < math.inf:
-        raise LimbeckError(f"a temperature is a number above zero, and here it is {tau}")
-    student, partner = widen(student), widen(partner).detach()
+    require_same_shape(student, partner, name="logits", hint="each row has its partner in the same row")
+    if not 0 < temperature < math.inf:
+        raise LimbeckError(f"a temperature is a number above zero, and here it is {temperature}")
+    student, partner = upcast(student), upcast(partner).detach()
     # A class that is ruled out has p = 0 and log p = −inf; its share is 0, not 0 · inf.
-    least = torch.finfo(student.dtype).min
-    log_q = F.log_softmax(student / tau, dim=1).clamp(min=least)
-    log_p = F.log_softmax(partner / tau, dim=1).clamp(min=least)
-    return mean_rows(F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)) * tau**2
+    min_value = torch.finfo(student.dtype).min
+    log_q = F.log_softmax(student / temperature, dim=1).clamp(min=min_value)
+    log_p = F.log_softmax(partner / temperature, dim=1).clamp(min=min_value)
+    return row_mean(F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)) * temperature**2
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class ClassWise:
+class CSKDLoss:
     """:func:`class_wise` of the first half of a batch with the second, which holds the partners.
 
     Rows without a label are left out. A batch whose halves are not of the same classes is refused.
@@ -56,20 +56,24 @@ class ClassWise:
         tau: the temperature, above zero: a number, or a schedule.
     """
 
-    tau: float | Schedule = 4.0
+    temperature: float | Schedule = 4.0
 
     def __post_init__(self) -> None:
-        if not callable(self.tau) and not 0 < self.tau < math.inf:
-            raise LimbeckError(f"a temperature is a number above zero, not {self.tau}")
+        if not callable(self.temperature) and not 0 < self.temperature < math.inf:
+            raise LimbeckError(f"a temperature is a number above zero, not {self.temperature}")
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        rows, label = exchange.student.rows(), likeliest(exchange.truth())
-        half = len(rows) // 2
-        first, second = label[:half], label[half:]
-        if len(rows) % 2 or not torch.equal(first, second):
+    def __call__(self, context: LossContext) -> Tensor:
+        logits, labels = context.student.require_logits(), hard_labels(context.require_target())
+        half = len(logits) // 2
+        first_labels, second_labels = labels[:half], labels[half:]
+        if len(logits) % 2 or not torch.equal(first_labels, second_labels):
             raise LimbeckError(
                 "ClassWise compares each row of the first half of a batch with its partner of the same class in the "
                 'second, and these are no such pairs: set sampling="classmates" in the training'
             )
-        known = first != _UNLABELLED
-        return class_wise(rows[:half][known], rows[half:][known], tau=at(self.tau, exchange.progress))
+        is_labeled = first_labels != _IGNORE_INDEX
+        return cskd_loss(
+            logits[:half][is_labeled],
+            logits[half:][is_labeled],
+            temperature=resolve(self.temperature, context.progress),
+        )

@@ -14,44 +14,52 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.schedules import Schedule
-from limbeck.core.schedules import at as now
-from limbeck.losses._features import Projection, Same, channels_first, fitted, match_size, shaped
-from limbeck.losses._ops import require_same_shape, widen
+from limbeck.core.schedules import resolve as now
+from limbeck.losses._features import (
+    IdentityProjection,
+    Projection,
+    channels_first,
+    make_projection,
+    match_size,
+    require_prepared,
+)
+from limbeck.losses._ops import require_same_shape, upcast
 
-__all__ = ["Channel", "channel"]
+__all__ = ["CWDLoss", "cwd_loss"]
 
-_DIFFER = "the class Channel projects unequal channels and pools unequal maps, and the batch has to be equal"
+_SHAPE_HINT = "the class Channel projects unequal channels and pools unequal maps, and the batch has to be equal"
 
 
-def channel(student: Tensor, teacher: Tensor, *, tau: float = 4.0) -> Tensor:
+def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
     """Mean over batch and channels of KL(teacher ‖ student) over positions at temperature ``tau``, times ``tau ** 2``.
 
     Shapes: both ``[batch, channels, ...]`` with one or more axes of positions. Zero where each channel differs by a
     constant only; in nats.
 
     >>> import torch
-    >>> channel(torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[0.0, 0.0]]]), tau=1.0)
+    >>> cwd_loss(torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[0.0, 0.0]]]), temperature=1.0)
     tensor(0.4338)
     """
-    require_same_shape(student, teacher, what="maps", hint=_DIFFER)
+    require_same_shape(student, teacher, name="maps", hint=_SHAPE_HINT)
     if student.ndim < 3:
         raise LimbeckError(
             f"channel-wise distillation compares maps [batch, channels, ...], and these have the shape "
             f"{list(student.shape)}: tap a layer that gives positions"
         )
-    _require_temperature(tau)
+    _require_temperature(temperature)
     log_q, log_p = (
-        F.log_softmax(features.flatten(2) / tau, dim=2) for features in (widen(student), widen(teacher).detach())
+        F.log_softmax(features.flatten(2) / temperature, dim=2)
+        for features in (upcast(student), upcast(teacher).detach())
     )
     total = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
-    return total * (tau**2 / max(log_q.shape[0] * log_q.shape[1], 1))
+    return total * (temperature**2 / max(log_q.shape[0] * log_q.shape[1], 1))
 
 
 @final
-class Channel(nn.Module):
+class CWDLoss(nn.Module):
     """:func:`channel` between two tapped layers, through a learned projection where their channels differ.
 
     Arguments:
@@ -60,46 +68,52 @@ class Channel(nn.Module):
         tau: the temperature, above zero: a number, or a schedule. The paper takes 4 for features and 1 for logits.
         teacher: which teacher; ``None`` takes the combination of all.
 
-    >>> from limbeck.testing import make_exchange
-    >>> exchange, term = make_exchange(), Channel("mid")
+    >>> from limbeck.testing import make_context
+    >>> exchange, term = make_context(), CWDLoss("mid")
     >>> term.prepare(exchange)
     >>> round(term(exchange).item(), 4)
     1.0376
     """
 
-    def __init__(self, at: str | None = None, *, tau: float | Schedule = 4.0, teacher: str | None = None) -> None:
+    def __init__(
+        self, layer: str | None = None, *, temperature: float | Schedule = 4.0, teacher: str | None = None
+    ) -> None:
         super().__init__()
-        if not callable(tau):
-            _require_temperature(tau)
-        self.at, self.tau, self.teacher = at, tau, teacher
-        self.projection: Projection | Same | None = None
+        if not callable(temperature):
+            _require_temperature(temperature)
+        self.layer, self.temperature, self.teacher = layer, temperature, teacher
+        self.projection: Projection | IdentityProjection | None = None
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Shape the projection by the features of ``exchange``; none is needed between equal channels."""
-        self.projection = fitted(*map(self._maps, exchange.pair(self.teacher)))
+        self.projection = make_projection(*map(self._get_maps, context.pair(self.teacher)))
 
-    def forward(self, exchange: Exchange) -> Tensor:
+    def forward(self, context: LossContext) -> Tensor:
         """The loss of this exchange."""
-        projection = shaped(self.projection, "Channel")
-        student, teacher = (widen(self._maps(said)) for said in exchange.pair(self.teacher))
-        own, its = match_size(projection(student), teacher)
-        return channel(channels_first(own), channels_first(its), tau=now(self.tau, exchange.progress))
+        projection = require_prepared(self.projection, "Channel")
+        student, teacher = (upcast(self._get_maps(outputs)) for outputs in context.pair(self.teacher))
+        student_maps, teacher_maps = match_size(projection(student), teacher)
+        return cwd_loss(
+            channels_first(student_maps),
+            channels_first(teacher_maps),
+            temperature=now(self.temperature, context.progress),
+        )
 
     def extra_repr(self) -> str:
-        return f"at={self.at!r}, tau={self.tau}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return f"at={self.layer!r}, tau={self.temperature}" + (f", teacher={self.teacher!r}" if self.teacher else "")
 
-    def _maps(self, said: Outputs) -> Tensor:
-        if self.at is not None:
-            return said.tap(self.at)
-        if said.maps is None:
+    def _get_maps(self, outputs: Outputs) -> Tensor:
+        if self.layer is not None:
+            return outputs.feature(self.layer)
+        if outputs.spatial_logits is None:
             raise LimbeckError(
                 "Channel() compares spatial logits, and this task has none: name a tap, Channel(at='mid')"
             )
-        return said.maps
+        return outputs.spatial_logits
 
 
-def _require_temperature(tau: float) -> None:
-    if not 0 < tau < math.inf:
+def _require_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
         raise LimbeckError(
-            f"a temperature is a number above zero, and here it is {tau}: let its schedule end above zero"
+            f"a temperature is a number above zero, and here it is {temperature}: let its schedule end above zero"
         )

@@ -22,20 +22,29 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.schedules import Schedule
-from limbeck.losses._logits import Tau, logits_pair, mean_softened, require_temperature, softened, temperature
-from limbeck.losses._ops import mean_rows
-from limbeck.losses.temperature import Temperature, tempered
+from limbeck.losses._logits import (
+    TemperatureValue,
+    broadcast_temperature,
+    prepare_logits,
+    require_temperature,
+    scale_logits,
+    temperature_scaled_mean,
+)
+from limbeck.losses._ops import row_mean
+from limbeck.losses.temperature import Temperature, apply_temperature
 
-__all__ = ["Dist", "dist"]
+__all__ = ["DISTLoss", "dist_loss"]
 
 Direction = tuple[Tensor, Tensor]
 
-_NOISE: Final = 8  # roundings by which equal probabilities may lie apart
+_MAX_ROUNDINGS: Final = 8  # roundings by which equal probabilities may lie apart
 
 
-def dist(student: Tensor, teacher: Tensor, *, beta: float = 1.0, gamma: float = 1.0, tau: Tau = 1.0) -> Tensor:
+def dist_loss(
+    student: Tensor, teacher: Tensor, *, beta: float = 1.0, gamma: float = 1.0, temperature: TemperatureValue = 1.0
+) -> Tensor:
     """Weighted: beta · (1 − correlation over classes) + gamma · (1 − correlation over the batch), times ``tau ** 2``.
 
     Shapes: both ``[rows, classes]`` logits; ``tau`` a number or ``[rows]``: each row then has its own square, and the
@@ -43,21 +52,21 @@ def dist(student: Tensor, teacher: Tensor, *, beta: float = 1.0, gamma: float = 
     The published setting for CIFAR is ``beta=2, gamma=2, tau=4``.
 
     >>> student, teacher = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [3.0, 0.0]])
-    >>> dist(student, teacher)
+    >>> dist_loss(student, teacher)
     tensor(3.)
     """
-    student, teacher = logits_pair(student, teacher)
-    tau = temperature(tau, student)
-    q, p = (softened(logits, tau).softmax(dim=1) for logits in (student, teacher))
-    square = mean_rows(tau.reshape(-1) ** 2) if isinstance(tau, Tensor) else tau**2
-    by_row, by_class = _DoublyUncorrelated.apply(q, p)
-    between_classes, between_samples = mean_softened(by_row, tau), mean_rows(by_class)
-    return between_classes * (beta / 2) + between_samples * (square * gamma / 2)
+    student, teacher = prepare_logits(student, teacher)
+    temperature = broadcast_temperature(temperature, student)
+    q, p = (scale_logits(logits, temperature).softmax(dim=1) for logits in (student, teacher))
+    squared_temperature = row_mean(temperature.reshape(-1) ** 2) if isinstance(temperature, Tensor) else temperature**2
+    by_row, by_class = _PearsonDistances.apply(q, p)
+    between_classes, between_samples = temperature_scaled_mean(by_row, temperature), row_mean(by_class)
+    return between_classes * (beta / 2) + between_samples * (squared_temperature * gamma / 2)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Dist:
+class DISTLoss:
     """:func:`dist` of the student's and a teacher's logits.
 
     Arguments:
@@ -69,19 +78,19 @@ class Dist:
 
     beta: float = 1.0
     gamma: float = 1.0
-    tau: float | Schedule | Temperature = 1.0
+    temperature: float | Schedule | Temperature = 1.0
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        require_temperature(self.tau)
+        require_temperature(self.temperature)
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        student, teacher = exchange.pair(self.teacher)
-        loss = partial(dist, beta=self.beta, gamma=self.gamma)
-        return tempered(loss, student, teacher, tau=self.tau, progress=exchange.progress)
+    def __call__(self, context: LossContext) -> Tensor:
+        student, teacher = context.pair(self.teacher)
+        loss = partial(dist_loss, beta=self.beta, gamma=self.gamma)
+        return apply_temperature(loss, student, teacher, temperature=self.temperature, progress=context.progress)
 
 
-class _DoublyUncorrelated(torch.autograd.Function):
+class _PearsonDistances(torch.autograd.Function):
     """2 · (1 − Pearson's correlation) over the classes, ``[rows]``, and over the rows, ``[classes]``.
 
     With u and v the two directions and ρ = u·v, the gradient of the first is −2 · (v − ρ · u) over its length; that
@@ -91,49 +100,55 @@ class _DoublyUncorrelated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        (by_row, *over_classes), (by_class, *over_rows) = (_compared(student, teacher, dim) for dim in (1, 0))
+        (by_row, *over_classes), (by_class, *over_rows) = (_pearson_distance(student, teacher, dim) for dim in (1, 0))
         ctx.save_for_backward(student, teacher, by_row, by_class)
-        ctx.made = over_classes, over_rows
+        ctx.transform = over_classes, over_rows
         return by_row, by_class
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         student, teacher, *values = ctx.saved_tensors
-        made = ctx.made
+        directions = ctx.transform
         if torch.is_grad_enabled():
-            made = [_compared(student, teacher, dim)[1:] for dim in (1, 0)]
-        by_student = by_teacher = None
-        for dim, by_value, value, ((u, length), (v, its_length)) in zip((1, 0), gradients, values, made, strict=True):
-            by_value, correlation = by_value.unsqueeze(dim), (1 - value / 2).unsqueeze(dim)
+            directions = [_pearson_distance(student, teacher, dim)[1:] for dim in (1, 0)]
+        grad_student = grad_teacher = None
+        for dim, grad_value, value, ((u, u_length), (v, v_length)) in zip(
+            (1, 0), gradients, values, directions, strict=True
+        ):
+            grad_value, correlation = grad_value.unsqueeze(dim), (1 - value / 2).unsqueeze(dim)
             if ctx.needs_input_grad[0]:
-                here = (u * correlation - v) * (2 * by_value / length)
-                by_student = here if by_student is None else by_student + here
+                grad = (u * correlation - v) * (2 * grad_value / u_length)
+                grad_student = grad if grad_student is None else grad_student + grad
             if ctx.needs_input_grad[1]:  # by a temperature that is learned
-                here = (v * correlation - u) * (2 * by_value / its_length)
-                by_teacher = here if by_teacher is None else by_teacher + here
-        return by_student, by_teacher
+                grad = (v * correlation - u) * (2 * grad_value / v_length)
+                grad_teacher = grad if grad_teacher is None else grad_teacher + grad
+        return grad_student, grad_teacher
 
 
-def _compared(student: Tensor, teacher: Tensor, dim: int) -> tuple[Tensor, Direction, Direction]:
+def _pearson_distance(student: Tensor, teacher: Tensor, dim: int) -> tuple[Tensor, Direction, Direction]:
     """2 · (1 − Pearson's correlation along ``dim``), and both directions with the lengths that they had."""
-    own, its = _direction(student, dim), _direction(teacher, dim)
+    student_direction, teacher_direction = _center_and_normalize(student, dim), _center_and_normalize(teacher, dim)
     # The squared distance between vectors of length 1: exactly 0 where they are the same, as 1 − a product is not.
-    apart = (own[0] - its[0]).square().sum(dim=dim)
+    squared_distance = (student_direction[0] - teacher_direction[0]).square().sum(dim=dim)
     # Where one stands still, that is 1 already.
-    return apart + (own[1].isinf() ^ its[1].isinf()).squeeze(dim), own, its
+    return (
+        squared_distance + (student_direction[1].isinf() ^ teacher_direction[1].isinf()).squeeze(dim),
+        student_direction,
+        teacher_direction,
+    )
 
 
-def _direction(values: Tensor, dim: int) -> Direction:
+def _center_and_normalize(values: Tensor, dim: int) -> Direction:
     """Probabilities around their mean, of length 1 along ``dim``, and their length; 0 and infinite where they stand."""
     if not values.shape[dim]:
         return values, values.sum(dim=dim, keepdim=True)
     mean = values.mean(dim=dim, keepdim=True)
-    around = values - mean
-    square = around.square().sum(dim=dim, keepdim=True)
-    number = torch.finfo(values.dtype)
+    centered = values - mean
+    squared_norm = centered.square().sum(dim=dim, keepdim=True)
+    finfo = torch.finfo(values.dtype)
     # Rounding of equal values, and squares that are too small to have all their digits.
-    noise = (_NOISE * number.eps) ** 2 * values.shape[dim]
-    still = torch.addcmul(square, mean, mean, value=-noise) <= number.tiny / number.eps
+    noise = (_MAX_ROUNDINGS * finfo.eps) ** 2 * values.shape[dim]
+    is_constant = torch.addcmul(squared_norm, mean, mean, value=-noise) <= finfo.tiny / finfo.eps
     # Masked before the root, whose gradient is infinite at 0.
-    length = square.masked_fill(still, torch.inf).sqrt()
-    return around / length, length
+    length = squared_norm.masked_fill(is_constant, torch.inf).sqrt()
+    return centered / length, length

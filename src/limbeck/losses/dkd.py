@@ -22,24 +22,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.schedules import Schedule
 from limbeck.losses._logits import (
-    Tau,
-    known_classes,
-    log_probabilities,
-    logits_pair,
-    mean_known,
+    TemperatureValue,
+    broadcast_temperature,
+    clamped_log_softmax,
+    masked_mean,
+    prepare_logits,
     require_temperature,
-    temperature,
+    valid_targets,
 )
-from limbeck.losses.temperature import USUAL, Temperature, tempered
+from limbeck.losses.temperature import DEFAULT_TEMPERATURE, Temperature, apply_temperature
 
-__all__ = ["Decoupled", "decoupled"]
+__all__ = ["DKDLoss", "dkd_loss"]
 
 
-def decoupled(
-    student: Tensor, teacher: Tensor, target: Tensor, *, alpha: float = 1.0, beta: float = 8.0, tau: Tau = 4.0
+def dkd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: TemperatureValue = 4.0,
 ) -> Tensor:
     """Mean over the labelled rows of alpha · TCKD + beta · NCKD at temperature ``tau``, times ``tau ** 2``.
 
@@ -48,24 +54,24 @@ def decoupled(
     ``[rows]``. Zero where they agree; in nats. A class of logit −inf in both counts for nothing.
 
     >>> student, teacher = torch.tensor([[2.0, 0.0, 1.0]]), torch.zeros(1, 3)
-    >>> decoupled(student, teacher, torch.tensor([0]), tau=1.0)
+    >>> dkd_loss(student, teacher, torch.tensor([0]), temperature=1.0)
     tensor(1.1898)
     """
-    student, teacher = logits_pair(student, teacher)
-    wanted, known = known_classes(student, target)
-    tau = temperature(tau, student)
+    student, teacher = prepare_logits(student, teacher)
+    target_index, is_labeled = valid_targets(student, target)
+    temperature = broadcast_temperature(temperature, student)
     (true_q, rest_q, others_q), (true_p, rest_p, others_p) = (
-        _parted(log_probabilities(logits, tau), wanted) for logits in (student, teacher)
+        _split_target(clamped_log_softmax(logits, temperature), target_index) for logits in (student, teacher)
     )
-    own = true_p.exp() * (true_p - true_q) + rest_p.exp() * (rest_p - rest_q)
-    others = F.kl_div(others_q, others_p, reduction="none", log_target=True).sum(dim=1)
-    square = tau.reshape(-1) ** 2 if isinstance(tau, Tensor) else tau**2
-    return mean_known((alpha * own + beta * others) * square, known)
+    tckd = true_p.exp() * (true_p - true_q) + rest_p.exp() * (rest_p - rest_q)
+    nckd = F.kl_div(others_q, others_p, reduction="none", log_target=True).sum(dim=1)
+    squared_temperature = temperature.reshape(-1) ** 2 if isinstance(temperature, Tensor) else temperature**2
+    return masked_mean((alpha * tckd + beta * nckd) * squared_temperature, is_labeled)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Decoupled:
+class DKDLoss:
     """:func:`decoupled` of the student's and a teacher's logits and the truth.
 
     Arguments:
@@ -77,23 +83,25 @@ class Decoupled:
 
     alpha: float = 1.0
     beta: float = 8.0
-    tau: float | Schedule | Temperature = USUAL
+    temperature: float | Schedule | Temperature = DEFAULT_TEMPERATURE
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        require_temperature(self.tau)
+        require_temperature(self.temperature)
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        student, teacher, target = exchange.judged(self.teacher)
+    def __call__(self, context: LossContext) -> Tensor:
+        student, teacher, target = context.pair_with_target(self.teacher)
 
-        def loss(own: Tensor, other: Tensor, /, *, tau: Tau) -> Tensor:
-            return decoupled(own, other, target, alpha=self.alpha, beta=self.beta, tau=tau)
+        def loss(student_logits: Tensor, teacher_logits: Tensor, /, *, temperature: TemperatureValue) -> Tensor:
+            return dkd_loss(
+                student_logits, teacher_logits, target, alpha=self.alpha, beta=self.beta, temperature=temperature
+            )
 
-        return tempered(loss, student, teacher, tau=self.tau, progress=exchange.progress)
+        return apply_temperature(loss, student, teacher, temperature=self.temperature, progress=context.progress)
 
 
-def _parted(log_q: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _split_target(log_q: Tensor, target_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The logarithms of q_c and 1 − q_c, ``[rows]``, and of q without c, ``[rows, classes]``; all of them finite."""
-    others = log_q.scatter(1, wanted, torch.finfo(log_q.dtype).min)
-    rest = others.logsumexp(dim=1, keepdim=True)
-    return log_q.gather(1, wanted).squeeze(1), rest.squeeze(1), others - rest
+    other_log_q = log_q.scatter(1, target_index, torch.finfo(log_q.dtype).min)
+    log_rest = other_log_q.logsumexp(dim=1, keepdim=True)
+    return log_q.gather(1, target_index).squeeze(1), log_rest.squeeze(1), other_log_q - log_rest

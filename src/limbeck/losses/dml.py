@@ -18,41 +18,52 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.core.schedules import Schedule, at
-from limbeck.losses._ops import require_same_shape, widen
+from limbeck.core.loss_context import LossContext
+from limbeck.core.schedules import Schedule, resolve
+from limbeck.losses._ops import require_same_shape, upcast
 
-__all__ = ["Mutual", "mutual"]
+__all__ = ["DMLLoss", "dml_loss"]
 
 
-def mutual(students: Sequence[Tensor], *, tau: float = 1.0) -> Tensor:
+def dml_loss(students: Sequence[Tensor], *, temperature: float = 1.0) -> Tensor:
     """Mean over students, their rows and the others j of KL(j ‖ student), times ``tau ** 2``; no gradient to j.
 
     Shapes: each ``[rows, classes]`` logits; at least two. Zero where they agree; in nats.
 
-    >>> mutual([torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])])
+    >>> dml_loss([torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])])
     tensor(0.3808)
     """
     if len(students) < 2:
         raise LimbeckError(f"mutual learning takes at least two students, not {len(students)}")
-    if not 0 < tau < math.inf:
-        raise LimbeckError(f"a temperature is a number above zero, and here it is {tau}")
-    for other in students[1:]:
+    if not 0 < temperature < math.inf:
+        raise LimbeckError(f"a temperature is a number above zero, and here it is {temperature}")
+    for student in students[1:]:
         require_same_shape(
-            students[0], other, what="logits", hint="students answer the same rows with the same classes"
+            students[0], student, name="logits", hint="students answer the same rows with the same classes"
         )
     # A class that is ruled out has p = 0 and log p = −inf; its share is 0, not 0 · inf.
-    logs = [
-        F.log_softmax(one / tau, dim=1).clamp(min=torch.finfo(one.dtype).min) for one in (widen(s) for s in students)
+    log_probs = [
+        F.log_softmax(logits / temperature, dim=1).clamp(min=torch.finfo(logits.dtype).min)
+        for logits in (upcast(s) for s in students)
     ]
-    pairs = [(mine, said.detach()) for k, mine in enumerate(logs) for j, said in enumerate(logs) if j != k]
-    total = torch.stack([F.kl_div(mine, said, reduction="sum", log_target=True) for mine, said in pairs]).sum()
-    return total * (tau**2 / (len(pairs) * max(len(logs[0]), 1)))
+    pairs = [
+        (student_log_probs, peer_log_probs.detach())
+        for k, student_log_probs in enumerate(log_probs)
+        for j, peer_log_probs in enumerate(log_probs)
+        if j != k
+    ]
+    total = torch.stack(
+        [
+            F.kl_div(student_log_probs, peer_log_probs, reduction="sum", log_target=True)
+            for student_log_probs, peer_log_probs in pairs
+        ]
+    ).sum()
+    return total * (temperature**2 / (len(pairs) * max(len(log_probs[0]), 1)))
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Mutual:
+class DMLLoss:
     """:func:`mutual` of students that learn together, whose rows stand one student after the other.
 
     ``limbeck.distiller.Peers`` gives them so.
@@ -62,22 +73,28 @@ class Mutual:
         tau: the temperature, above zero: a number, or a schedule.
     """
 
-    peers: int = 2
-    tau: float | Schedule = 1.0
+    num_peers: int = 2
+    temperature: float | Schedule = 1.0
 
     def __post_init__(self) -> None:
-        if self.peers < 2:
-            raise LimbeckError(f"mutual learning takes at least two students, not {self.peers}")
-        if not callable(self.tau) and not 0 < self.tau < math.inf:
-            raise LimbeckError(f"a temperature is a number above zero, not {self.tau}")
+        if self.num_peers < 2:
+            raise LimbeckError(f"mutual learning takes at least two students, not {self.num_peers}")
+        if not callable(self.temperature) and not 0 < self.temperature < math.inf:
+            raise LimbeckError(f"a temperature is a number above zero, not {self.temperature}")
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        rows, target = exchange.student.rows(), exchange.target
-        each = len(rows) // self.peers
-        alike = target is None or torch.equal(target[each:], target[:-each] if each else target)
-        if each * self.peers != len(rows) or not alike:
+    def __call__(self, context: LossContext) -> Tensor:
+        rows, target = context.student.require_logits(), context.target
+        rows_per_student = len(rows) // self.num_peers
+        same_targets = target is None or torch.equal(
+            target[rows_per_student:], target[:-rows_per_student] if rows_per_student else target
+        )
+        if rows_per_student * self.num_peers != len(rows) or not same_targets:
             raise LimbeckError(
-                f"Mutual compares {self.peers} students that answered one batch, and these {len(rows)} rows are not "
+                f"Mutual compares {self.num_peers} students that answered one batch, and these {len(rows)} rows are not "
                 "theirs: give the students as peers (limbeck.workflows.distill.mutual_learning, or `peers` in a recipe)"
             )
-        return mutual(torch.split(rows, each), tau=at(self.tau, exchange.progress)) if each else rows.sum()
+        return (
+            dml_loss(torch.split(rows, rows_per_student), temperature=resolve(self.temperature, context.progress))
+            if rows_per_student
+            else rows.sum()
+        )

@@ -13,32 +13,32 @@ from typing import final
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.losses._features import Projection, match_size
-from limbeck.losses._ops import mean_squared, require_same_shape, widen
+from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
-__all__ = ["Hint", "hint"]
+__all__ = ["FitNetLoss", "fitnet_loss"]
 
-_DIFFER = (
+_SHAPE_HINT = (
     "the class Hint projects unequal widths and pools unequal maps, and batch and tokens have to be equal in number"
 )
 
 
-def hint(student: Tensor, teacher: Tensor) -> Tensor:
+def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over all elements of (student − teacher)², for features of one shape.
 
     Shapes: both ``[batch, ...]``, already projected to the same width and size.
 
     >>> import torch
-    >>> hint(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]]))
+    >>> fitnet_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]]))
     tensor(2.5000)
     """
-    require_same_shape(student, teacher, what="features", hint=_DIFFER)
-    return mean_squared(widen(student), widen(teacher).detach())
+    require_same_shape(student, teacher, name="features", hint=_SHAPE_HINT)
+    return mean_squared_error(upcast(student), upcast(teacher).detach())
 
 
 @final
-class Hint(nn.Module):
+class FitNetLoss(nn.Module):
     """:func:`hint` between two tapped layers, the student's through a learned projection.
 
     Arguments:
@@ -46,24 +46,26 @@ class Hint(nn.Module):
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    def __init__(self, at: str, *, teacher: str | None = None) -> None:
+    def __init__(self, layer: str, *, teacher: str | None = None) -> None:
         super().__init__()
-        self.at, self.teacher = at, teacher
+        self.layer, self.teacher = layer, teacher
         self.projection: Projection | None = None
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Shape the projection by the features of ``exchange``."""
-        student, teacher = exchange.pair(self.teacher)
-        self.projection = Projection(student.tap(self.at), teacher.tap(self.at))
+        student, teacher = context.pair(self.teacher)
+        self.projection = Projection(student.feature(self.layer), teacher.feature(self.layer))
 
-    def forward(self, exchange: Exchange) -> Tensor:
+    def forward(self, context: LossContext) -> Tensor:
         """The loss of this exchange."""
         if self.projection is None:
             raise LimbeckError(
                 "Hint has no projection yet: call distiller.prepare(batch) before building the optimizer"
             )
-        student, teacher = exchange.pair(self.teacher)
-        return hint(*match_size(self.projection(widen(student.tap(self.at))), widen(teacher.tap(self.at))))
+        student, teacher = context.pair(self.teacher)
+        return fitnet_loss(
+            *match_size(self.projection(upcast(student.feature(self.layer))), upcast(teacher.feature(self.layer)))
+        )
 
     def extra_repr(self) -> str:
-        return f"at={self.at!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return f"at={self.layer!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")

@@ -18,45 +18,45 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._autograd import pooled
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._autograd import adaptive_avg_pool
 from limbeck.losses._features import Projection, channels_first
-from limbeck.losses._ops import mean_squared, widen
+from limbeck.losses._ops import mean_squared_error, upcast
 
-__all__ = ["Flow", "flow"]
+__all__ = ["FSPLoss", "fsp_loss"]
 
 _POOL: Final[Mapping[int, Callable[..., Tensor]]] = {
     3: F.adaptive_avg_pool1d,
-    4: pooled,
+    4: adaptive_avg_pool,
     5: F.adaptive_avg_pool3d,
 }
 
 
-def flow(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
+def fsp_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
     """Mean over batch and channel pairs of the squared difference of the flows between an earlier and a later layer.
 
     Shapes: four times ``[batch, channels, ...]`` of up to three more axes, two for each network, of which one pair has
     equally many axes. Student and teacher have equal channels at the earlier layer, and at the later.
 
     >>> ones = torch.ones(1, 1, 2)
-    >>> flow((ones, 2 * ones), (ones, ones))
+    >>> fsp_loss((ones, 2 * ones), (ones, ones))
     tensor(1.)
     """
-    for ours, its in zip(student, teacher, strict=True):
-        if ours.shape[:2] != its.shape[:2]:
+    for student_features, teacher_features in zip(student, teacher, strict=True):
+        if student_features.shape[:2] != teacher_features.shape[:2]:
             raise LimbeckError(
-                f"flows of {list(ours.shape)} and {list(its.shape)} have different sizes: batch and channels must "
+                f"flows of {list(student_features.shape)} and {list(teacher_features.shape)} have different sizes: batch and channels must "
                 "agree (the class Flow learns a projection)"
             )
-    first, last = student
-    its_first, its_last = teacher
-    return mean_squared(
-        _flow(widen(first), widen(last)), _flow(widen(its_first).detach(), widen(its_last).detach())
+    student_first, student_last = student
+    teacher_first, teacher_last = teacher
+    return mean_squared_error(
+        _fsp_matrix(upcast(student_first), upcast(student_last)), _fsp_matrix(upcast(teacher_first).detach(), upcast(teacher_last).detach())
     )  # fmt: skip
 
 
 @final
-class Flow(nn.Module):
+class FSPLoss(nn.Module):
     """:func:`flow` between two tapped layers of each network, through learned projections where channels differ.
 
     Arguments:
@@ -65,40 +65,42 @@ class Flow(nn.Module):
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    def __init__(self, first: str, last: str, *, teacher: str | None = None) -> None:
+    def __init__(self, first_layer: str, last_layer: str, *, teacher: str | None = None) -> None:
         super().__init__()
-        self.first, self.last, self.teacher = first, last, teacher
+        self.first_layer, self.last_layer, self.teacher = first_layer, last_layer, teacher
         self.projections: nn.ModuleList | None = None
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Shape the projections by the features of ``exchange``; none is needed between equal channels."""
-        student, teacher = exchange.pair(self.teacher)
+        student, teacher = context.pair(self.teacher)
         self.projections = nn.ModuleList()
-        for at in (self.first, self.last):
-            ours, its = student.tap(at), teacher.tap(at)
-            equal = channels_first(ours).shape[1] == channels_first(its).shape[1]
-            self.projections.append(nn.Identity() if equal else Projection(ours, its))
+        for layer in (self.first_layer, self.last_layer):
+            student_features, teacher_features = student.feature(layer), teacher.feature(layer)
+            equal = channels_first(student_features).shape[1] == channels_first(teacher_features).shape[1]
+            self.projections.append(nn.Identity() if equal else Projection(student_features, teacher_features))
 
-    def forward(self, exchange: Exchange) -> Tensor:
+    def forward(self, context: LossContext) -> Tensor:
         """The loss of this exchange."""
         if self.projections is None:
             raise LimbeckError(
                 "Flow has no projections yet: call distiller.prepare(batch) before building the optimizer"
             )
-        student, teacher = exchange.pair(self.teacher)
-        first, last = (
-            channels_first(projection(widen(student.tap(at))))
-            for at, projection in zip((self.first, self.last), self.projections, strict=True)
+        student, teacher = context.pair(self.teacher)
+        student_first, student_last = (
+            channels_first(projection(upcast(student.feature(layer))))
+            for layer, projection in zip((self.first_layer, self.last_layer), self.projections, strict=True)
         )
-        its_first, its_last = (channels_first(teacher.tap(at)) for at in (self.first, self.last))
-        return flow((first, last), (its_first, its_last))
+        teacher_first, teacher_last = (
+            channels_first(teacher.feature(layer)) for layer in (self.first_layer, self.last_layer)
+        )
+        return fsp_loss((student_first, student_last), (teacher_first, teacher_last))
 
     def extra_repr(self) -> str:
-        named = f"first={self.first!r}, last={self.last!r}"
-        return named + (f", teacher={self.teacher!r}" if self.teacher else "")
+        settings = f"first={self.first_layer!r}, last={self.last_layer!r}"
+        return settings + (f", teacher={self.teacher!r}" if self.teacher else "")
 
 
-def _flow(first: Tensor, last: Tensor) -> Tensor:
+def _fsp_matrix(first: Tensor, last: Tensor) -> Tensor:
     """``[batch, channels, channels]``."""
     if first.ndim != last.ndim or len(first) != len(last) or not 2 <= first.ndim <= 5:
         raise LimbeckError(
@@ -106,11 +108,11 @@ def _flow(first: Tensor, last: Tensor) -> Tensor:
             f"{list(last.shape)}: tap layers that both give [batch, channels, ...] with equally many axes"
         )
     size = tuple(map(min, first.shape[2:], last.shape[2:]))
-    rows = [_at_size(features, size).flatten(2) if size else features.unsqueeze(2) for features in (first, last)]
+    rows = [_pool_to_size(features, size).flatten(2) if size else features.unsqueeze(2) for features in (first, last)]
     return torch.bmm(rows[0], rows[1].transpose(1, 2)) / rows[0].shape[2]
 
 
-def _at_size(features: Tensor, size: tuple[int, ...]) -> Tensor:
+def _pool_to_size(features: Tensor, size: tuple[int, ...]) -> Tensor:
     if tuple(features.shape[2:]) == size or not len(features):
         return features if len(features) else features.new_zeros(0, features.shape[1], *size)
     return _POOL[features.ndim](features, size)

@@ -23,36 +23,36 @@ from typing import final
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._autograd import square_map
-from limbeck.losses._features import Layers, match_size, require_maps, shaped, step
-from limbeck.losses._ops import mean_squared, widen
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._autograd import attention_map
+from limbeck.losses._features import DescribedSequential, describe_shapes, match_size, require_maps, require_prepared
+from limbeck.losses._ops import mean_squared_error, upcast
 
-__all__ = ["Factor", "factor"]
+__all__ = ["FTLoss", "ft_loss"]
 
 
-def factor(student: Tensor, teacher: Tensor) -> Tensor:
+def ft_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over batch and positions of the absolute difference of the two L2-normalised maps of mean f².
 
     Shapes: ``[batch, channels, height, width]`` each, the factors; channels may differ, and the larger map is
     average-pooled to the smaller. Zero where the maps are proportional.
 
     >>> import torch
-    >>> factor(torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[1.0, 1.0]]]]))
+    >>> ft_loss(torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[1.0, 1.0]]]]))
     tensor(0.5000)
     """
     require_maps(student, teacher, method="factor transfer")
-    student, teacher = match_size(widen(student), widen(teacher).detach())
+    student, teacher = match_size(upcast(student), upcast(teacher).detach())
     if len(student) != len(teacher):
         raise LimbeckError(
             f"factors of {len(student)} and {len(teacher)} samples cannot be compared: the batch must be equal"
         )
-    difference = square_map(student) - square_map(teacher)
+    difference = attention_map(student) - attention_map(teacher)
     return difference.abs().sum() / max(difference.numel(), 1)
 
 
 @final
-class Factor(nn.Module):
+class FTLoss(nn.Module):
     """:func:`factor` between two tapped layers, plus the reconstruction error by which the paraphraser learns.
 
     Arguments:
@@ -62,60 +62,76 @@ class Factor(nn.Module):
             term, the paraphraser learns at a weight of 1, as it does by itself in the paper.
         teacher: which teacher; ``None`` takes the combination of all.
 
-    >>> from limbeck.testing import make_exchange
-    >>> exchange, term = make_exchange(teacher_taps={"mid": (6, 4, 4)}), Factor("mid")
+    >>> from limbeck.testing import make_context
+    >>> exchange, term = make_context(teacher_feature_shapes={"mid": (6, 4, 4)}), FTLoss("mid")
     >>> term.prepare(exchange)
-    >>> print(term.paraphraser.told, "and", term.translator.told)
+    >>> print(term.paraphraser.description, "and", term.translator.description)
     6 → 3 and 8 → 3
     """
 
     def __init__(
-        self, at: str, *, rate: float = 0.5, paraphrase: float = 0.005, teacher: str | None = None
+        self, layer: str, *, rate: float = 0.5, reconstruction_weight: float = 0.005, teacher: str | None = None
     ) -> None:  # fmt: skip
         super().__init__()
         if not 0 < rate <= 1:
             raise LimbeckError(f"a factor has above 0 and up to 1 times the teacher's channels, and here {rate}")
-        if not 0 < paraphrase < math.inf:
+        if not 0 < reconstruction_weight < math.inf:
             raise LimbeckError(
-                f"the paraphraser learns by its weight, a number above zero, and here it is {paraphrase}"
+                f"the paraphraser learns by its weight, a number above zero, and here it is {reconstruction_weight}"
             )
-        self.at, self.rate, self.paraphrase, self.teacher = at, rate, paraphrase, teacher
-        self.paraphraser: Layers | None = None
-        self.back: Layers | None = None
-        self.translator: Layers | None = None
+        self.layer, self.rate, self.reconstruction_weight, self.teacher = layer, rate, reconstruction_weight, teacher
+        self.paraphraser: DescribedSequential | None = None
+        self.decoder: DescribedSequential | None = None
+        self.translator: DescribedSequential | None = None
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Shape paraphraser and translator by the features of ``exchange``."""
-        student, teacher = (widen(said.tap(self.at)) for said in exchange.pair(self.teacher))
+        student, teacher = (upcast(outputs.feature(self.layer)) for outputs in context.pair(self.teacher))
         require_maps(student, teacher, method="factor transfer")
-        own, its = student.shape[1], teacher.shape[1]
-        inside = max(1, int(self.rate * its))
-        small = teacher[:, :1].expand(-1, inside, -1, -1)
-        self.paraphraser = _convolutions(its, its, inside, inside, kind=nn.Conv2d, told=step(teacher, small))
-        self.back = _convolutions(
-            inside, inside, its, its, kind=nn.ConvTranspose2d, told=step(small, teacher)
+        student_channels, teacher_channels = student.shape[1], teacher.shape[1]
+        factor_channels = max(1, int(self.rate * teacher_channels))
+        factor_like = teacher[:, :1].expand(-1, factor_channels, -1, -1)
+        self.paraphraser = _conv_stack(
+            teacher_channels,
+            teacher_channels,
+            factor_channels,
+            factor_channels,
+            conv_class=nn.Conv2d,
+            description=describe_shapes(teacher, factor_like),
+        )
+        self.decoder = _conv_stack(
+            factor_channels, factor_channels, teacher_channels, teacher_channels, conv_class=nn.ConvTranspose2d, description=describe_shapes(factor_like, teacher)
         )  # fmt: skip
-        self.translator = _convolutions(own, own, inside, inside, kind=nn.Conv2d, told=step(student, small))
-        for part in (self.paraphraser, self.back, self.translator):
-            part.to(student)
+        self.translator = _conv_stack(
+            student_channels,
+            student_channels,
+            factor_channels,
+            factor_channels,
+            conv_class=nn.Conv2d,
+            description=describe_shapes(student, factor_like),
+        )
+        for module in (self.paraphraser, self.decoder, self.translator):
+            module.to(student)
 
-    def forward(self, exchange: Exchange) -> Tensor:
+    def forward(self, context: LossContext) -> Tensor:
         """The loss of this exchange."""
-        there, back, translate = (
-            shaped(part, "Factor") for part in (self.paraphraser, self.back, self.translator)
+        paraphraser, decoder, translator = (
+            require_prepared(module, "Factor") for module in (self.paraphraser, self.decoder, self.translator)
         )  # fmt: skip
-        student, teacher = (widen(said.tap(self.at)) for said in exchange.pair(self.teacher))
-        summary = widen(there(teacher.detach()))
-        error = mean_squared(widen(back(summary)), teacher.detach())
-        return factor(widen(translate(student)), summary) + self.paraphrase * error
+        student, teacher = (upcast(outputs.feature(self.layer)) for outputs in context.pair(self.teacher))
+        teacher_factor = upcast(paraphraser(teacher.detach()))
+        error = mean_squared_error(upcast(decoder(teacher_factor)), teacher.detach())
+        return ft_loss(upcast(translator(student)), teacher_factor) + self.reconstruction_weight * error
 
     def extra_repr(self) -> str:
-        settings = f"at={self.at!r}, rate={self.rate:g}, paraphrase={self.paraphrase:g}"
+        settings = f"at={self.layer!r}, rate={self.rate:g}, paraphrase={self.reconstruction_weight:g}"
         return settings + (f", teacher={self.teacher!r}" if self.teacher else "")
 
 
-def _convolutions(*widths: int, kind: type[nn.Conv2d | nn.ConvTranspose2d], told: str) -> Layers:
+def _conv_stack(
+    *widths: int, conv_class: type[nn.Conv2d | nn.ConvTranspose2d], description: str
+) -> DescribedSequential:
     layers: list[nn.Module] = []
-    for inside, outside in pairwise(widths):
-        layers += [kind(inside, outside, 3, padding=1), nn.LeakyReLU(0.1)]
-    return Layers(*layers, told=told)
+    for in_channels, out_channels in pairwise(widths):
+        layers += [conv_class(in_channels, out_channels, 3, padding=1), nn.LeakyReLU(0.1)]
+    return DescribedSequential(*layers, description=description)

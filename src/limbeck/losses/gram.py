@@ -13,21 +13,21 @@ from typing import final
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._autograd import products
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._autograd import gram_matrix
 from limbeck.losses._features import Projection, channels_first
-from limbeck.losses._ops import mean_squared, widen
+from limbeck.losses._ops import mean_squared_error, upcast
 
-__all__ = ["Gram", "gram"]
+__all__ = ["GramLoss", "gram_loss"]
 
 
-def gram(student: Tensor, teacher: Tensor) -> Tensor:
+def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over batch and channel pairs of the squared difference of F·Fᵀ / positions.
 
     Shapes: ``[batch, channels, ...]`` of any rank and of equal channels; the positions may differ.
 
     >>> import torch
-    >>> gram(torch.tensor([[[1.0, 1.0]]]), torch.tensor([[[2.0]]]))
+    >>> gram_loss(torch.tensor([[[1.0, 1.0]]]), torch.tensor([[[2.0]]]))
     tensor(9.)
     """
     if student.shape[:2] != teacher.shape[:2]:
@@ -35,11 +35,11 @@ def gram(student: Tensor, teacher: Tensor) -> Tensor:
             f"Gram matrices of {list(student.shape)} and {list(teacher.shape)} have different sizes: batch and "
             "channels must agree (the class Gram learns a projection)"
         )
-    return mean_squared(_gram(widen(student)), _gram(widen(teacher).detach()))
+    return mean_squared_error(_channel_gram(upcast(student)), _channel_gram(upcast(teacher).detach()))
 
 
 @final
-class Gram(nn.Module):
+class GramLoss(nn.Module):
     """:func:`gram` between two tapped layers, through a learned projection where their channels differ.
 
     Arguments:
@@ -47,32 +47,32 @@ class Gram(nn.Module):
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    def __init__(self, at: str, *, teacher: str | None = None) -> None:
+    def __init__(self, layer: str, *, teacher: str | None = None) -> None:
         super().__init__()
-        self.at, self.teacher = at, teacher
+        self.layer, self.teacher = layer, teacher
         self.projection: Projection | nn.Identity | None = None
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Shape the projection by the features of ``exchange``; none is needed between equal channels."""
-        pair = exchange.pair(self.teacher)
-        student, teacher = (channels_first(outputs.tap(self.at)) for outputs in pair)
+        pair = context.pair(self.teacher)
+        student, teacher = (channels_first(outputs.feature(self.layer)) for outputs in pair)
         equal = student.shape[1] == teacher.shape[1]
-        self.projection = nn.Identity() if equal else Projection(*(outputs.tap(self.at) for outputs in pair))
+        self.projection = nn.Identity() if equal else Projection(*(outputs.feature(self.layer) for outputs in pair))
 
-    def forward(self, exchange: Exchange) -> Tensor:
+    def forward(self, context: LossContext) -> Tensor:
         """The loss of this exchange."""
         if self.projection is None:
             raise LimbeckError(
                 "Gram has no projection yet: call distiller.prepare(batch) before building the optimizer"
             )
-        student, teacher = exchange.pair(self.teacher)
-        projected = self.projection(widen(student.tap(self.at)))
-        return gram(channels_first(projected), channels_first(teacher.tap(self.at)))
+        student, teacher = context.pair(self.teacher)
+        projected = self.projection(upcast(student.feature(self.layer)))
+        return gram_loss(channels_first(projected), channels_first(teacher.feature(self.layer)))
 
     def extra_repr(self) -> str:
-        return f"at={self.at!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return f"at={self.layer!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")
 
 
-def _gram(features: Tensor) -> Tensor:
+def _channel_gram(features: Tensor) -> Tensor:
     rows = features.flatten(2) if features.ndim > 2 else features.unsqueeze(2)
-    return products(rows) / rows.shape[2]
+    return gram_matrix(rows) / rows.shape[2]

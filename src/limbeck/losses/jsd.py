@@ -18,47 +18,47 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.schedules import Schedule
 from limbeck.losses._logits import (
-    Tau,
-    log_probabilities,
-    logits_pair,
-    mean_softened,
+    TemperatureValue,
+    broadcast_temperature,
+    clamped_log_softmax,
+    prepare_logits,
     require_temperature,
-    temperature,
+    temperature_scaled_mean,
 )
-from limbeck.losses.temperature import USUAL, Temperature, tempered
+from limbeck.losses.temperature import DEFAULT_TEMPERATURE, Temperature, apply_temperature
 
-__all__ = ["JensenShannon", "jensen_shannon"]
+__all__ = ["JSDLoss", "jsd_loss"]
 
 
-def jensen_shannon(student: Tensor, teacher: Tensor, *, tau: Tau = 4.0, beta: float = 0.5) -> Tensor:
+def jsd_loss(student: Tensor, teacher: Tensor, *, temperature: TemperatureValue = 4.0, beta: float = 0.5) -> Tensor:
     """Mean over rows of beta · KL(p ‖ m) + (1 − beta) · KL(q ‖ m) at temperature ``tau``, times ``tau ** 2``.
 
     Shapes: both ``[rows, classes]`` logits; ``tau`` a number or ``[rows]``, each row then scaled by its own square;
     ``beta``, the teacher's share of the mixture m, between 0 and 1. Zero where they agree; in nats. A class of logit
     −inf in both counts for nothing.
 
-    >>> jensen_shannon(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), tau=1.0)
+    >>> jsd_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), temperature=1.0)
     tensor(0.0895)
     """
-    _require_share(beta)
-    student, teacher = logits_pair(student, teacher)
-    tau = temperature(tau, student)
-    log_q, log_p = log_probabilities(student, tau), log_probabilities(teacher, tau)
+    _require_beta(beta)
+    student, teacher = prepare_logits(student, teacher)
+    temperature = broadcast_temperature(temperature, student)
+    log_q, log_p = clamped_log_softmax(student, temperature), clamped_log_softmax(teacher, temperature)
     # log m, from whichever of log p and log q is larger: never −inf, and exact where they are nearly the same.
-    apart = log_p - log_q
-    share = torch.full_like(apart, beta).masked_fill(apart > 0, 1 - beta)
-    below = torch.log1p(share * torch.expm1(-apart.abs()))
-    m_over_p, m_over_q = below + F.relu(-apart), below + F.relu(apart)
+    log_ratio = log_p - log_q
+    mixture_weight = torch.full_like(log_ratio, beta).masked_fill(log_ratio > 0, 1 - beta)
+    log_mixture = torch.log1p(mixture_weight * torch.expm1(-log_ratio.abs()))
+    m_over_p, m_over_q = log_mixture + F.relu(-log_ratio), log_mixture + F.relu(log_ratio)
     by_row = -(beta * log_p.exp() * m_over_p + (1 - beta) * log_q.exp() * m_over_q).sum(dim=1)
-    return mean_softened(by_row, tau)
+    return temperature_scaled_mean(by_row, temperature)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class JensenShannon:
+class JSDLoss:
     """:func:`jensen_shannon` of the student's and a teacher's logits.
 
     Arguments:
@@ -67,21 +67,21 @@ class JensenShannon:
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    tau: float | Schedule | Temperature = USUAL
+    temperature: float | Schedule | Temperature = DEFAULT_TEMPERATURE
     beta: float = 0.5
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        require_temperature(self.tau)
-        _require_share(self.beta)
+        require_temperature(self.temperature)
+        _require_beta(self.beta)
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        student, teacher = exchange.pair(self.teacher)
-        loss = partial(jensen_shannon, beta=self.beta)
-        return tempered(loss, student, teacher, tau=self.tau, progress=exchange.progress)
+    def __call__(self, context: LossContext) -> Tensor:
+        student, teacher = context.pair(self.teacher)
+        loss = partial(jsd_loss, beta=self.beta)
+        return apply_temperature(loss, student, teacher, temperature=self.temperature, progress=context.progress)
 
 
-def _require_share(beta: float) -> None:
+def _require_beta(beta: float) -> None:
     if not 0 < beta < 1:
         raise LimbeckError(
             f"beta is the teacher's share of the mixture, between 0 and 1, not {beta}: for its ends take SoftTarget or "

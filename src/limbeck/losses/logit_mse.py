@@ -11,29 +11,29 @@ from typing import final
 
 from torch import Tensor
 
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._logits import logits_pair
-from limbeck.losses._ops import mean_squared
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._logits import prepare_logits
+from limbeck.losses._ops import mean_squared_error
 
-__all__ = ["LogitMSE", "logit_mse"]
+__all__ = ["LogitMSELoss", "logit_mse_loss"]
 
 
-def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
+def logit_mse_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over rows and classes of (student − teacher)².
 
     Shapes: both ``[rows, classes]`` logits, which have to be finite: a class ruled out by −inf has no distance. Adding
     a number to all logits of a row changes the loss, as it does not change a soft target.
 
     >>> import torch
-    >>> logit_mse(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+    >>> logit_mse_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
     tensor(2.5000)
     """
-    return mean_squared(*logits_pair(student, teacher))
+    return mean_squared_error(*prepare_logits(student, teacher))
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class LogitMSE:
+class LogitMSELoss:
     """:func:`logit_mse` of the student's and a teacher's logits.
 
     Arguments:
@@ -42,6 +42,6 @@ class LogitMSE:
 
     teacher: str | None = None
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        student, teacher = exchange.pair(self.teacher)
-        return logit_mse(student.rows(), teacher.rows())
+    def __call__(self, context: LossContext) -> Tensor:
+        student, teacher = context.pair(self.teacher)
+        return logit_mse_loss(student.require_logits(), teacher.require_logits())

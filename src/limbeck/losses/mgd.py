@@ -18,16 +18,25 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._features import Layers, Projection, Same, fitted, match_size, require_maps, shaped, step
-from limbeck.losses._ops import mean_squared, require_same_shape, widen
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._features import (
+    DescribedSequential,
+    IdentityProjection,
+    Projection,
+    describe_shapes,
+    make_projection,
+    match_size,
+    require_maps,
+    require_prepared,
+)
+from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
-__all__ = ["Masked", "masked"]
+__all__ = ["MGDLoss", "mgd_loss"]
 
-_DIFFER = "the class Masked projects unequal channels and pools unequal maps; the batch must be equal"
+_SHAPE_HINT = "the class Masked projects unequal channels and pools unequal maps; the batch must be equal"
 
 
-def masked(student: Tensor, teacher: Tensor, *, mask: Tensor, generator: Callable[[Tensor], Tensor]) -> Tensor:
+def mgd_loss(student: Tensor, teacher: Tensor, *, mask: Tensor, generator: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean over all elements of (teacher − generator(student · mask))².
 
     Shapes: maps ``[batch, channels, height, width]`` of one size; ``mask`` ``[batch, 1, height, width]``, 1 where a
@@ -35,7 +44,7 @@ def masked(student: Tensor, teacher: Tensor, *, mask: Tensor, generator: Callabl
 
     >>> import torch
     >>> student, teacher = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[1.0, 3.0]]]])
-    >>> masked(student, teacher, mask=torch.tensor([[[[1.0, 0.0]]]]), generator=torch.nn.Identity())
+    >>> mgd_loss(student, teacher, mask=torch.tensor([[[[1.0, 0.0]]]]), generator=torch.nn.Identity())
     tensor(4.5000)
     """
     require_maps(student, teacher, method="masked generation")
@@ -43,13 +52,13 @@ def masked(student: Tensor, teacher: Tensor, *, mask: Tensor, generator: Callabl
         raise LimbeckError(
             f"the mask of maps {list(student.shape)} is [batch, 1, height, width], and its shape is {list(mask.shape)}"
         )
-    made = widen(generator(widen(student) * mask))
-    require_same_shape(made, teacher, what="generated maps", hint=_DIFFER)
-    return mean_squared(made, widen(teacher).detach())
+    generated = upcast(generator(upcast(student) * mask))
+    require_same_shape(generated, teacher, name="generated maps", hint=_SHAPE_HINT)
+    return mean_squared_error(generated, upcast(teacher).detach())
 
 
 @final
-class Masked(nn.Module):
+class MGDLoss(nn.Module):
     """:func:`masked` between two tapped layers, by a generator the term learns.
 
     Arguments:
@@ -58,40 +67,55 @@ class Masked(nn.Module):
             random numbers, as dropout does.
         teacher: which teacher; ``None`` takes the combination of all.
 
-    >>> from limbeck.testing import make_exchange
-    >>> exchange, term = make_exchange(teacher_taps={"mid": (6, 4, 4)}), Masked("mid")
+    >>> from limbeck.testing import make_context
+    >>> exchange, term = make_context(teacher_feature_shapes={"mid": (6, 4, 4)}), MGDLoss("mid")
     >>> term.prepare(exchange)
     >>> sum(parameter.numel() for parameter in term.parameters())  # 8·6 + 6, and 2 · (6·6·9 + 6)
     714
     """
 
-    def __init__(self, at: str, *, hidden: float = 0.65, teacher: str | None = None) -> None:
+    def __init__(self, layer: str, *, mask_ratio: float = 0.65, teacher: str | None = None) -> None:
         super().__init__()
-        if not 0 <= hidden < 1:
-            raise LimbeckError(f"the share of hidden positions is from 0 to below 1, and here it is {hidden}")
-        self.at, self.hidden, self.teacher = at, hidden, teacher
-        self.projection: Projection | Same | None = None
-        self.generator: Layers | None = None
+        if not 0 <= mask_ratio < 1:
+            raise LimbeckError(f"the share of hidden positions is from 0 to below 1, and here it is {mask_ratio}")
+        self.layer, self.mask_ratio, self.teacher = layer, mask_ratio, teacher
+        self.projection: Projection | IdentityProjection | None = None
+        self.generator: DescribedSequential | None = None
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Shape projection and generator by the features of ``exchange``."""
-        student, teacher = (said.tap(self.at) for said in exchange.pair(self.teacher))
+        student, teacher = (outputs.feature(self.layer) for outputs in context.pair(self.teacher))
         require_maps(student, teacher, method="masked generation")
-        self.projection = fitted(student, teacher)
+        self.projection = make_projection(student, teacher)
         width = teacher.shape[1]
-        generator = Layers(
+        generator = DescribedSequential(
             nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1),
-            told=step(teacher, teacher),
+            description=describe_shapes(teacher, teacher),
         )  # fmt: skip
-        self.generator = generator.to(widen(student))
+        self.generator = generator.to(upcast(student))
 
-    def forward(self, exchange: Exchange) -> Tensor:
+    def forward(self, context: LossContext) -> Tensor:
         """The loss of this exchange."""
-        projection, generator = shaped(self.projection, "Masked"), shaped(self.generator, "Masked")
-        student, teacher = exchange.pair(self.teacher)
-        own, its = match_size(widen(projection(widen(student.tap(self.at)))), widen(teacher.tap(self.at)))
-        draws = torch.rand(len(own), 1, *own.shape[2:], device=own.device, dtype=own.dtype)
-        return masked(own, its, mask=(draws >= self.hidden).to(own), generator=generator)
+        projection, generator = require_prepared(self.projection, "Masked"), require_prepared(self.generator, "Masked")
+        student, teacher = context.pair(self.teacher)
+        student_features, teacher_features = match_size(
+            upcast(projection(upcast(student.feature(self.layer)))), upcast(teacher.feature(self.layer))
+        )
+        noise = torch.rand(
+            len(student_features),
+            1,
+            *student_features.shape[2:],
+            device=student_features.device,
+            dtype=student_features.dtype,
+        )
+        return mgd_loss(
+            student_features,
+            teacher_features,
+            mask=(noise >= self.mask_ratio).to(student_features),
+            generator=generator,
+        )
 
     def extra_repr(self) -> str:
-        return f"at={self.at!r}, hidden={self.hidden:g}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return f"at={self.layer!r}, hidden={self.mask_ratio:g}" + (
+            f", teacher={self.teacher!r}" if self.teacher else ""
+        )

@@ -26,56 +26,67 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.schedules import Schedule
 from limbeck.losses._logits import (
-    Tau,
-    log_probabilities,
-    logits_pair,
-    mean_softened,
+    TemperatureValue,
+    broadcast_temperature,
+    clamped_log_softmax,
+    prepare_logits,
     require_temperature,
-    temperature,
+    temperature_scaled_mean,
 )
-from limbeck.losses.temperature import Temperature, tempered
+from limbeck.losses.temperature import Temperature, apply_temperature
 
-__all__ = ["MultiLevel", "multi_level"]
+__all__ = ["MLKDLoss", "mlkd_loss"]
 
-_TAUS = (2.0, 3.0, 4.0, 5.0, 6.0)
+_TEMPERATURES = (2.0, 3.0, 4.0, 5.0, 6.0)
 
 
-def multi_level(
+def mlkd_loss(
     student: Tensor, teacher: Tensor, *,
-    taus: Sequence[float] = _TAUS, instances: float = 1.0, batch: float = 1.0, classes: float = 1.0,
+    temperatures: Sequence[float] = _TEMPERATURES, instance_weight: float = 1.0, batch_weight: float = 1.0, class_weight: float = 1.0,
 ) -> Tensor:  # fmt: skip
     """Sum over ``taus`` of the three levels, each times its weight.
 
     Shapes: both ``[rows, classes]`` logits. Zero where they agree. A batch twice over costs twice as much at the level
     of the batch and four times at that of the classes, as in the paper.
 
-    >>> multi_level(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), taus=[1.0], instances=0.0)
+    >>> mlkd_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), temperatures=[1.0], instance_weight=0.0)
     tensor(0.2712)
     """
-    student, teacher = logits_pair(student, teacher)
+    student, teacher = prepare_logits(student, teacher)
     return sum(
-        (_levels(student, teacher, tau, instances, batch, classes) for tau in _checked(taus)), student.new_zeros(())
+        (
+            _mlkd_loss_at(student, teacher, temperature, instance_weight, batch_weight, class_weight)
+            for temperature in _require_temperatures(temperatures)
+        ),
+        student.new_zeros(()),
     )
 
 
-def _levels(student: Tensor, teacher: Tensor, tau: Tau, instances: float, batch: float, classes: float) -> Tensor:
-    log_q, log_p = log_probabilities(student, tau), log_probabilities(teacher, tau)
+def _mlkd_loss_at(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: TemperatureValue,
+    instance_weight: float,
+    batch_weight: float,
+    class_weight: float,
+) -> Tensor:
+    log_q, log_p = clamped_log_softmax(student, temperature), clamped_log_softmax(teacher, temperature)
     q, p = log_q.exp(), log_p.exp()
     by_row = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
-    samples, confused = torch.mm(p, p.T) - torch.mm(q, q.T), torch.mm(p.T, p) - torch.mm(q.T, q)
+    sample_difference, class_difference = torch.mm(p, p.T) - torch.mm(q, q.T), torch.mm(p.T, p) - torch.mm(q.T, q)
     return (
-        instances * mean_softened(by_row, tau)
-        + batch * samples.square().sum() / max(len(samples), 1)
-        + classes * confused.square().sum() / max(len(confused), 1)
+        instance_weight * temperature_scaled_mean(by_row, temperature)
+        + batch_weight * sample_difference.square().sum() / max(len(sample_difference), 1)
+        + class_weight * class_difference.square().sum() / max(len(class_difference), 1)
     )
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class MultiLevel:
+class MLKDLoss:
     """:func:`multi_level` of the student's and a teacher's logits.
 
     Arguments:
@@ -87,42 +98,58 @@ class MultiLevel:
         tau: what the mean of ``taus`` is scaled to, a number, a schedule or a policy; ``None`` leaves them.
     """
 
-    taus: tuple[float, ...] = _TAUS
-    instances: float = 1.0
-    batch: float = 1.0
-    classes: float = 1.0
+    temperatures: tuple[float, ...] = _TEMPERATURES
+    instance_weight: float = 1.0
+    batch_weight: float = 1.0
+    class_weight: float = 1.0
     teacher: str | None = None
-    tau: float | Schedule | Temperature | None = None
+    temperature: float | Schedule | Temperature | None = None
 
     def __post_init__(self) -> None:
-        if self.tau is not None:
-            require_temperature(self.tau)
-        object.__setattr__(self, "taus", tuple(_checked(self.taus)))
+        if self.temperature is not None:
+            require_temperature(self.temperature)
+        object.__setattr__(self, "temperatures", tuple(_require_temperatures(self.temperatures)))
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        student, teacher = exchange.pair(self.teacher)
-        if self.tau is not None:
-            return tempered(self._around, student, teacher, tau=self.tau, progress=exchange.progress)
-        return multi_level(
-            student.rows(), teacher.rows(),
-            taus=self.taus, instances=self.instances, batch=self.batch, classes=self.classes,
+    def __call__(self, context: LossContext) -> Tensor:
+        student, teacher = context.pair(self.teacher)
+        if self.temperature is not None:
+            return apply_temperature(
+                self._loss_at_mean_temperature,
+                student,
+                teacher,
+                temperature=self.temperature,
+                progress=context.progress,
+            )
+        return mlkd_loss(
+            student.require_logits(), teacher.require_logits(),
+            temperatures=self.temperatures, instance_weight=self.instance_weight, batch_weight=self.batch_weight, class_weight=self.class_weight,
         )  # fmt: skip
 
-    def _around(self, student: Tensor, teacher: Tensor, *, tau: Tau) -> Tensor:
-        student, teacher = logits_pair(student, teacher)
-        centre, middle = temperature(tau, student), sum(self.taus) / len(self.taus)
+    def _loss_at_mean_temperature(self, student: Tensor, teacher: Tensor, *, temperature: TemperatureValue) -> Tensor:
+        student, teacher = prepare_logits(student, teacher)
+        target_mean, current_mean = (
+            broadcast_temperature(temperature, student),
+            sum(self.temperatures) / len(self.temperatures),
+        )
         return sum(
             (
-                _levels(student, teacher, centre * (one / middle), self.instances, self.batch, self.classes)
-                for one in self.taus
+                _mlkd_loss_at(
+                    student,
+                    teacher,
+                    target_mean * (value / current_mean),
+                    self.instance_weight,
+                    self.batch_weight,
+                    self.class_weight,
+                )
+                for value in self.temperatures
             ),
             student.new_zeros(()),
         )
 
 
-def _checked(taus: Sequence[float]) -> Sequence[float]:
-    if not len(taus):
+def _require_temperatures(temperatures: Sequence[float]) -> Sequence[float]:
+    if not len(temperatures):
         raise LimbeckError("several temperatures are asked for, and here is none: give taus=[2, 3, 4, 5, 6]")
-    for tau in taus:
-        require_temperature(tau)
-    return taus
+    for temperature in temperatures:
+        require_temperature(temperature)
+    return temperatures

@@ -17,25 +17,25 @@ from typing import final
 import torch
 from torch import Tensor
 
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.schedules import Schedule
 from limbeck.losses._logits import (
-    Tau,
-    known_classes,
-    log_probabilities,
-    logits_pair,
-    mean_known,
+    TemperatureValue,
+    broadcast_temperature,
+    clamped_log_softmax,
+    masked_mean,
+    prepare_logits,
     require_temperature,
-    softened,
-    temperature,
+    scale_logits,
+    valid_targets,
 )
-from limbeck.losses.temperature import Temperature, tempered
+from limbeck.losses.temperature import Temperature, apply_temperature
 
-__all__ = ["Normalized", "normalized"]
+__all__ = ["NKDLoss", "nkd_loss"]
 
 
-def normalized(
-    student: Tensor, teacher: Tensor, target: Tensor, *, gamma: float = 1.5, tau: Tau = 1.0
+def nkd_loss(
+    student: Tensor, teacher: Tensor, target: Tensor, *, gamma: float = 1.5, temperature: TemperatureValue = 1.0
 ) -> Tensor:  # fmt: skip
     """Mean over the labelled rows of −p_c · log q_c + gamma · tau² · the cross-entropy of the others.
 
@@ -44,24 +44,27 @@ def normalized(
     ``[rows]``. In nats. A class of logit −inf in both counts for nothing.
 
     >>> student, teacher = torch.tensor([[2.0, 0.0, 1.0]]), torch.zeros(1, 3)
-    >>> normalized(student, teacher, torch.tensor([0]))
+    >>> nkd_loss(student, teacher, torch.tensor([0]))
     tensor(1.3558)
     """
-    student, teacher = logits_pair(student, teacher)
-    wanted, known = known_classes(student, target)
-    tau = temperature(tau, student)
-    said, told = (log_probabilities(logits).gather(1, wanted).squeeze(1) for logits in (student, teacher))
-    others_q, others_p = (
-        log_probabilities(softened(logits, tau).scatter(1, wanted, -torch.inf)) for logits in (student, teacher)
+    student, teacher = prepare_logits(student, teacher)
+    target_index, is_labeled = valid_targets(student, target)
+    temperature = broadcast_temperature(temperature, student)
+    student_target, teacher_target = (
+        clamped_log_softmax(logits).gather(1, target_index).squeeze(1) for logits in (student, teacher)
     )
-    others = -(others_p.exp() * others_q).sum(dim=1)
-    square = tau.reshape(-1) ** 2 if isinstance(tau, Tensor) else tau**2
-    return mean_known(gamma * square * others - told.exp() * said, known)
+    others_q, others_p = (
+        clamped_log_softmax(scale_logits(logits, temperature).scatter(1, target_index, -torch.inf))
+        for logits in (student, teacher)
+    )
+    other_loss = -(others_p.exp() * others_q).sum(dim=1)
+    squared_temperature = temperature.reshape(-1) ** 2 if isinstance(temperature, Tensor) else temperature**2
+    return masked_mean(gamma * squared_temperature * other_loss - teacher_target.exp() * student_target, is_labeled)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Normalized:
+class NKDLoss:
     """:func:`normalized` of the student's and a teacher's logits and the truth.
 
     Arguments:
@@ -72,16 +75,16 @@ class Normalized:
     """
 
     gamma: float = 1.5
-    tau: float | Schedule | Temperature = 1.0
+    temperature: float | Schedule | Temperature = 1.0
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        require_temperature(self.tau)
+        require_temperature(self.temperature)
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        student, teacher, target = exchange.judged(self.teacher)
+    def __call__(self, context: LossContext) -> Tensor:
+        student, teacher, target = context.pair_with_target(self.teacher)
 
-        def loss(own: Tensor, other: Tensor, /, *, tau: Tau) -> Tensor:
-            return normalized(own, other, target, gamma=self.gamma, tau=tau)
+        def loss(student_logits: Tensor, teacher_logits: Tensor, /, *, temperature: TemperatureValue) -> Tensor:
+            return nkd_loss(student_logits, teacher_logits, target, gamma=self.gamma, temperature=temperature)
 
-        return tempered(loss, student, teacher, tau=self.tau, progress=exchange.progress)
+        return apply_temperature(loss, student, teacher, temperature=self.temperature, progress=context.progress)

@@ -20,14 +20,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.losses._features import channels_first, match_size
-from limbeck.losses._ops import widen
+from limbeck.losses._ops import upcast
 
-__all__ = ["Neuron", "neuron"]
+__all__ = ["NSTLoss", "nst_loss"]
 
 
-def neuron(student: Tensor, teacher: Tensor) -> Tensor:
+def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared MMD of the two sets of channel maps under the squared dot product, mean over the batch.
 
     Shapes: ``[batch, channels, ...]`` with one or more axes of positions; channels may differ, and of two
@@ -35,27 +35,34 @@ def neuron(student: Tensor, teacher: Tensor) -> Tensor:
     same up to order and scale; from 0 to 2. The usual weight is 50.
 
     >>> import torch
-    >>> neuron(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 3.0]]]))
+    >>> nst_loss(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 3.0]]]))
     tensor(2.)
     """
-    student, teacher = match_size(widen(student), widen(teacher).detach())
+    student, teacher = match_size(upcast(student), upcast(teacher).detach())
     if student.ndim < 3 or student.shape[:1] + student.shape[2:] != teacher.shape[:1] + teacher.shape[2:]:
         raise LimbeckError(
             f"neuron selectivity compares maps [batch, channels, ...] over the same positions, and here are "
             f"{list(student.shape)} and {list(teacher.shape)}: tap layers whose batch and positions agree"
         )
-    own, its = (F.normalize(features.flatten(2), dim=2) for features in (student, teacher))
-    channels, others, positions = own.shape[1], its.shape[1], own.shape[2]
-    if positions * (channels + others) <= channels**2 + others**2 + channels * others:
-        total = (_moment(own) - _moment(its)).square().sum()
+    student_maps, teacher_maps = (F.normalize(features.flatten(2), dim=2) for features in (student, teacher))
+    student_channels, teacher_channels, positions = student_maps.shape[1], teacher_maps.shape[1], student_maps.shape[2]
+    if (
+        positions * (student_channels + teacher_channels)
+        <= student_channels**2 + teacher_channels**2 + student_channels * teacher_channels
+    ):
+        total = (_second_moment(student_maps) - _second_moment(teacher_maps)).square().sum()
     else:
-        total = _kernel(own, own) + _kernel(its, its) - 2 * _kernel(own, its)
+        total = (
+            _mean_kernel(student_maps, student_maps)
+            + _mean_kernel(teacher_maps, teacher_maps)
+            - 2 * _mean_kernel(student_maps, teacher_maps)
+        )
     return total / max(len(student), 1)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Neuron:
+class NSTLoss:
     """:func:`neuron` between two tapped layers.
 
     Arguments:
@@ -64,24 +71,24 @@ class Neuron:
 
     Nothing is learned: unequal channels are compared as they are.
 
-    >>> from limbeck.testing import make_exchange
-    >>> round(Neuron("mid")(make_exchange(teacher_taps={"mid": (12, 4, 4)})).item(), 4)
+    >>> from limbeck.testing import make_context
+    >>> round(NSTLoss("mid")(make_context(teacher_feature_shapes={"mid": (12, 4, 4)})).item(), 4)
     0.2006
     """
 
-    at: str
+    layer: str
     teacher: str | None = None
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        student, teacher = exchange.pair(self.teacher)
-        return neuron(channels_first(student.tap(self.at)), channels_first(teacher.tap(self.at)))
+    def __call__(self, context: LossContext) -> Tensor:
+        student, teacher = context.pair(self.teacher)
+        return nst_loss(channels_first(student.feature(self.layer)), channels_first(teacher.feature(self.layer)))
 
 
-def _moment(maps: Tensor) -> Tensor:
+def _second_moment(maps: Tensor) -> Tensor:
     """FᵀF / channels, ``[batch, positions, positions]``."""
     return torch.bmm(maps.transpose(1, 2), maps) / maps.shape[1]
 
 
-def _kernel(one: Tensor, other: Tensor) -> Tensor:
+def _mean_kernel(x: Tensor, y: Tensor) -> Tensor:
     """Mean over pairs of channels of (x · y)², summed over the batch."""
-    return torch.bmm(one, other.transpose(1, 2)).square().sum() / (one.shape[1] * other.shape[1])
+    return torch.bmm(x, y.transpose(1, 2)).square().sum() / (x.shape[1] * y.shape[1])

@@ -19,16 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._features import Connector, channels_first, match_size, shaped
-from limbeck.losses._ops import mean_squared, require_same_shape, widen
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._features import Connector, channels_first, match_size, require_prepared
+from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
-__all__ = ["Overhaul", "batch_norm_margin", "overhaul"]
+__all__ = ["OFDLoss", "batch_norm_margin", "ofd_loss"]
 
-_DIFFER = "the class Overhaul projects unequal channels and pools unequal maps; batch and tokens must be equal"
+_SHAPE_HINT = "the class Overhaul projects unequal channels and pools unequal maps; batch and tokens must be equal"
 
 
-def overhaul(student: Tensor, teacher: Tensor, *, margin: Tensor) -> Tensor:
+def ofd_loss(student: Tensor, teacher: Tensor, *, margin: Tensor) -> Tensor:
     """Mean over all elements of (student − target)², counted where the target or the student above it says something.
 
     The target is max(teacher, margin); an element counts where target > 0 or student > target.
@@ -36,18 +36,18 @@ def overhaul(student: Tensor, teacher: Tensor, *, margin: Tensor) -> Tensor:
     Shapes: both ``[batch, channels, ...]`` of pre-activations; ``margin`` ``[channels]``, zero or below.
 
     >>> import torch
-    >>> overhaul(torch.tensor([[1.0, -3.0]]), torch.tensor([[2.0, -9.0]]), margin=torch.tensor([-0.5, -0.5]))
+    >>> ofd_loss(torch.tensor([[1.0, -3.0]]), torch.tensor([[2.0, -9.0]]), margin=torch.tensor([-0.5, -0.5]))
     tensor(0.5000)
     """
-    require_same_shape(student, teacher, what="features", hint=_DIFFER)
+    require_same_shape(student, teacher, name="features", hint=_SHAPE_HINT)
     if student.ndim < 2 or margin.shape != student.shape[1:2]:
         raise LimbeckError(
             f"the margin of features {list(student.shape)} is one number for each channel, [channels], and here its "
             f"shape is {list(margin.shape)}"
         )
-    student, teacher = widen(student), widen(teacher).detach()
+    student, teacher = upcast(student), upcast(teacher).detach()
     target = torch.maximum(teacher, margin.detach().to(teacher).reshape(-1, *[1] * (teacher.ndim - 2)))
-    return mean_squared(torch.where((target > 0) | (student > target), student, target), target)
+    return mean_squared_error(torch.where((target > 0) | (student > target), student, target), target)
 
 
 def batch_norm_margin(weight: Tensor, bias: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def batch_norm_margin(weight: Tensor, bias: Tensor) -> Tensor:
     >>> batch_norm_margin(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 4.0]))
     tensor([-0.7979, -3.0000])
     """
-    scale, bias = widen(weight).detach().abs().clamp(min=1e-12), widen(bias).detach()
+    scale, bias = upcast(weight).detach().abs().clamp(min=1e-12), upcast(bias).detach()
     ratio = bias / scale
     below = torch.special.ndtr(-ratio)
     density = torch.exp(-ratio.square() / 2) / math.sqrt(2 * math.pi)
@@ -68,7 +68,7 @@ def batch_norm_margin(weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @final
-class Overhaul(nn.Module):
+class OFDLoss(nn.Module):
     """:func:`overhaul` between two tapped layers, the student's through a learned projection with a BatchNorm.
 
     Arguments:
@@ -77,8 +77,8 @@ class Overhaul(nn.Module):
             its negative responses, once, on the batch that shapes the projection.
         teacher: which teacher; ``None`` takes the combination of all.
 
-    >>> from limbeck.testing import make_exchange
-    >>> exchange, term = make_exchange(teacher_taps={"mid": (3, 4, 4)}), Overhaul("mid")
+    >>> from limbeck.testing import make_context
+    >>> exchange, term = make_context(teacher_feature_shapes={"mid": (3, 4, 4)}), OFDLoss("mid")
     >>> term.prepare(exchange)
     >>> term.margin
     tensor([-0.8604, -0.8250, -0.8943])
@@ -86,37 +86,39 @@ class Overhaul(nn.Module):
 
     margin: Tensor | None
 
-    def __init__(self, at: str, *, margin: Sequence[float] | None = None, teacher: str | None = None) -> None:
+    def __init__(self, layer: str, *, margin: Sequence[float] | None = None, teacher: str | None = None) -> None:
         super().__init__()
-        if margin is not None and not all(-math.inf < each <= 0 for each in margin):
+        if margin is not None and not all(-math.inf < value <= 0 for value in margin):
             raise LimbeckError(f"a margin is a number not above zero for each channel, and here they are {margin}")
-        self.at, self.teacher, self.given = at, teacher, margin
+        self.layer, self.teacher, self.initial_margin = layer, teacher, margin
         self.projection: Connector | None = None
         self.register_buffer("margin", None)
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Shape the projection by the features of ``exchange``, and measure the margin where none was given."""
-        student, teacher = (widen(said.tap(self.at)) for said in exchange.pair(self.teacher))
+        student, teacher = (upcast(outputs.feature(self.layer)) for outputs in context.pair(self.teacher))
         self.projection = Connector(student, teacher)
         measured = _negative_mean(channels_first(teacher))
-        if self.given is not None and len(self.given) != len(measured):
+        if self.initial_margin is not None and len(self.initial_margin) != len(measured):
             raise LimbeckError(
-                f"Overhaul was given {len(self.given)} margins, and the teacher has {len(measured)} channels at "
-                f"{self.at!r}: give one for each"
+                f"Overhaul was given {len(self.initial_margin)} margins, and the teacher has {len(measured)} channels at "
+                f"{self.layer!r}: give one for each"
             )
-        self.margin = measured if self.given is None else measured.new_tensor(list(self.given))
+        self.margin = measured if self.initial_margin is None else measured.new_tensor(list(self.initial_margin))
 
-    def forward(self, exchange: Exchange) -> Tensor:
+    def forward(self, context: LossContext) -> Tensor:
         """The loss of this exchange."""
-        student, teacher = exchange.pair(self.teacher)
-        own = widen(shaped(self.projection, "Overhaul")(widen(student.tap(self.at))))
-        own, its = match_size(own, widen(channels_first(teacher.tap(self.at))))
+        student, teacher = context.pair(self.teacher)
+        student_features = upcast(require_prepared(self.projection, "Overhaul")(upcast(student.feature(self.layer))))
+        student_features, teacher_features = match_size(
+            student_features, upcast(channels_first(teacher.feature(self.layer)))
+        )
         assert self.margin is not None
-        return overhaul(own, its, margin=self.margin)
+        return ofd_loss(student_features, teacher_features, margin=self.margin)
 
     def extra_repr(self) -> str:
-        margin = "" if self.given is None else f", margin={list(self.given)}"
-        return f"at={self.at!r}{margin}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        margin = "" if self.initial_margin is None else f", margin={list(self.initial_margin)}"
+        return f"at={self.layer!r}{margin}" + (f", teacher={self.teacher!r}" if self.teacher else "")
 
 
 def _negative_mean(features: Tensor) -> Tensor:

@@ -16,16 +16,23 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._features import Projection, Same, channels_first, fitted, match_size, shaped
-from limbeck.losses._ops import mean_squared, require_same_shape, widen
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._features import (
+    IdentityProjection,
+    Projection,
+    channels_first,
+    make_projection,
+    match_size,
+    require_prepared,
+)
+from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
-__all__ = ["PearsonMap", "pearson_map"]
+__all__ = ["PKDLoss", "pkd_loss"]
 
-_DIFFER = "the class PearsonMap projects unequal channels and pools unequal maps, and the batch has to be equal"
+_SHAPE_HINT = "the class PearsonMap projects unequal channels and pools unequal maps, and the batch has to be equal"
 
 
-def pearson_map(student: Tensor, teacher: Tensor) -> Tensor:
+def pkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Half the mean squared difference of the two, each channel standardised over batch and positions.
 
     Shapes: both ``[batch, channels, ...]``. Zero where each channel is the teacher's, scaled and shifted; zero as well
@@ -33,68 +40,68 @@ def pearson_map(student: Tensor, teacher: Tensor) -> Tensor:
     gradient.
 
     >>> import torch
-    >>> pearson_map(torch.tensor([[1.0], [2.0]]), torch.tensor([[4.0], [0.0]]))
+    >>> pkd_loss(torch.tensor([[1.0], [2.0]]), torch.tensor([[4.0], [0.0]]))
     tensor(1.0000)
     """
-    require_same_shape(student, teacher, what="features", hint=_DIFFER)
+    require_same_shape(student, teacher, name="features", hint=_SHAPE_HINT)
     if student.ndim < 2:
         raise LimbeckError(f"features are [batch, channels, ...], and these have the shape {list(student.shape)}")
-    student, teacher = widen(student), widen(teacher).detach()
+    student, teacher = upcast(student), upcast(teacher).detach()
     if student.numel() < 2 * student.shape[1]:
         return student.sum() * 0.0
-    return mean_squared(_standardised(student), _standardised(teacher)) / 2
+    return mean_squared_error(_standardize(student), _standardize(teacher)) / 2
 
 
 @final
-class PearsonMap(nn.Module):
+class PKDLoss(nn.Module):
     """:func:`pearson_map` between two tapped layers, through a learned projection where their channels differ.
 
     Arguments:
         at: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
 
-    >>> from limbeck.testing import make_exchange
-    >>> exchange, term = make_exchange(), PearsonMap("mid")
+    >>> from limbeck.testing import make_context
+    >>> exchange, term = make_context(), PKDLoss("mid")
     >>> term.prepare(exchange)
     >>> round(term(exchange).item(), 4)
     1.0214
     """
 
-    def __init__(self, at: str, *, teacher: str | None = None) -> None:
+    def __init__(self, layer: str, *, teacher: str | None = None) -> None:
         super().__init__()
-        self.at, self.teacher = at, teacher
-        self.projection: Projection | Same | None = None
+        self.layer, self.teacher = layer, teacher
+        self.projection: Projection | IdentityProjection | None = None
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Shape the projection by the features of ``exchange``; none is needed between equal channels."""
-        student, teacher = exchange.pair(self.teacher)
-        self.projection = fitted(student.tap(self.at), teacher.tap(self.at))
+        student, teacher = context.pair(self.teacher)
+        self.projection = make_projection(student.feature(self.layer), teacher.feature(self.layer))
 
-    def forward(self, exchange: Exchange) -> Tensor:
+    def forward(self, context: LossContext) -> Tensor:
         """The loss of this exchange."""
-        student, teacher = exchange.pair(self.teacher)
-        own = shaped(self.projection, "PearsonMap")(widen(student.tap(self.at)))
-        own, its = match_size(own, widen(teacher.tap(self.at)))
-        return pearson_map(channels_first(own), channels_first(its))
+        student, teacher = context.pair(self.teacher)
+        student_features = require_prepared(self.projection, "PearsonMap")(upcast(student.feature(self.layer)))
+        student_features, teacher_features = match_size(student_features, upcast(teacher.feature(self.layer)))
+        return pkd_loss(channels_first(student_features), channels_first(teacher_features))
 
     def extra_repr(self) -> str:
-        return f"at={self.at!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return f"at={self.layer!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")
 
 
-def _standardised(features: Tensor) -> Tensor:
+def _standardize(features: Tensor) -> Tensor:
     # Means over positions, then over the batch: in one go over both they take three times as long.
-    places = list(range(2, features.ndim))
+    dims = list(range(2, features.ndim))
     values = features.numel() // features.shape[1]
-    mean = _over(features, places) / values
-    centred = features - mean
-    variance = _over(centred.square(), places) / (values - 1)
+    mean = _sum_over_batch(features, dims) / values
+    centered = features - mean
+    variance = _sum_over_batch(centered.square(), dims) / (values - 1)
     # What is left of a constant channel is the rounding of its mean, which must not be blown up to deviations of 1.
     varies = variance > (16 * torch.finfo(features.dtype).eps * mean) ** 2
     deviation = torch.where(varies, variance, 1.0).sqrt() + 1e-6
-    return centred * torch.where(varies, 1 / deviation, 0.0)
+    return centered * torch.where(varies, 1 / deviation, 0.0)
 
 
-def _over(features: Tensor, places: list[int]) -> Tensor:
+def _sum_over_batch(features: Tensor, dims: list[int]) -> Tensor:
     """Sum over batch and positions, ``[1, channels, 1, ...]``."""
-    by_sample = features.sum(dim=places, keepdim=True) if places else features
+    by_sample = features.sum(dim=dims, keepdim=True) if dims else features
     return by_sample.sum(dim=0, keepdim=True)

@@ -18,35 +18,35 @@ from typing import Final, final
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._autograd import products
-from limbeck.losses._features import samples
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._autograd import gram_matrix
+from limbeck.losses._features import flatten_samples
 
-__all__ = ["Probability", "probability"]
+__all__ = ["PKTLoss", "pkt_loss"]
 
 _EPSILON: Final = 1e-7
 
 
-def probability(student: Tensor, teacher: Tensor) -> Tensor:
+def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over all pairs of p · log((p + ε) / (q + ε)), p and q the batch's neighbourhoods.
 
     Shapes: ``[batch, ...]`` of any rank; only the batch has to agree. Zero where the angles between samples are the
     same.
 
     >>> import torch
-    >>> probability(torch.eye(2), torch.ones(2, 2))
+    >>> pkt_loss(torch.eye(2), torch.ones(2, 2))
     tensor(0.0294)
     """
-    student, teacher = samples(student, teacher, what="probability")
+    student, teacher = flatten_samples(student, teacher, method="probability")
     if not len(student):
         return student.sum()
-    q, p = _neighbours(student), _neighbours(teacher)
+    q, p = _neighbor_probabilities(student), _neighbor_probabilities(teacher)
     return (p * ((p + _EPSILON) / (q + _EPSILON)).log()).mean()
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Probability:
+class PKTLoss:
     """:func:`probability` between two tapped layers.
 
     Arguments:
@@ -54,15 +54,15 @@ class Probability:
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    at: str
+    layer: str
     teacher: str | None = None
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        student, teacher = exchange.pair(self.teacher)
-        return probability(student.tap(self.at), teacher.tap(self.at))
+    def __call__(self, context: LossContext) -> Tensor:
+        student, teacher = context.pair(self.teacher)
+        return pkt_loss(student.feature(self.layer), teacher.feature(self.layer))
 
 
-def _neighbours(rows: Tensor) -> Tensor:
+def _neighbor_probabilities(rows: Tensor) -> Tensor:
     unit = F.normalize(rows, dim=1)
-    near = (products(unit) + 1) / 2
-    return near / near.sum(dim=1, keepdim=True)
+    similarities = (gram_matrix(unit) + 1) / 2
+    return similarities / similarities.sum(dim=1, keepdim=True)

@@ -15,48 +15,50 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.progress import Progress
 from limbeck.core.schedules import Schedule
-from limbeck.losses._ops import require_same_shape, widen
+from limbeck.losses._ops import require_same_shape, upcast
 
-__all__ = ["PriorPrediction", "prior_prediction"]
+__all__ = ["PSKDLoss", "pskd_loss"]
 
-_UNLABELLED: Final = -100
+_IGNORE_INDEX: Final = -100
 
 
-def prior_prediction(student: Tensor, prior: Tensor, target: Tensor, *, alpha: float | Tensor = 0.8) -> Tensor:
+def pskd_loss(student: Tensor, previous_logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.8) -> Tensor:
     """Mean over the labelled rows of the cross-entropy with (1 − ``alpha``) · label + ``alpha`` · softmax(``prior``).
 
     Shapes: ``student`` and ``prior`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class numbers (−100: no label)
     or ``[rows, classes]`` probabilities (all zero: no label); ``alpha`` a number from 0 to 1, or ``[rows]``. In nats.
     No temperature, and no gradient to ``prior``. With ``alpha`` 0 it is the cross-entropy.
 
-    >>> prior_prediction(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), torch.tensor([0]), alpha=0.5)
+    >>> pskd_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), torch.tensor([0]), alpha=0.5)
     tensor(0.6269)
     """
-    require_same_shape(student, prior, what="logits", hint="both must answer the same rows with the same classes")
+    require_same_shape(
+        student, previous_logits, name="logits", hint="both must answer the same rows with the same classes"
+    )
     if len(target) != len(student):
         raise LimbeckError(f"the student answered {len(student)} rows and the target has {len(target)}")
     if not isinstance(alpha, Tensor) and not 0 <= alpha <= 1:
         raise LimbeckError(f"alpha is the share of what was said before, from 0 to 1, not {alpha}")
-    student, past = widen(student), widen(prior).detach().softmax(dim=1)
+    student, previous_probabilities = upcast(student), upcast(previous_logits).detach().softmax(dim=1)
     if target.ndim == 2:
-        known, label = (target != 0).any(dim=1), target.to(student)
+        is_labeled, label = (target != 0).any(dim=1), target.to(student)
     else:
-        known = target != _UNLABELLED
-        label = F.one_hot(target.long().masked_fill(~known, 0), student.shape[1]).to(student)
+        is_labeled = target != _IGNORE_INDEX
+        label = F.one_hot(target.long().masked_fill(~is_labeled, 0), student.shape[1]).to(student)
     if isinstance(alpha, Tensor):
         alpha = alpha.to(student).unsqueeze(1)
-    wanted = label + alpha * (past.to(student) - label)
+    mixed_target = label + alpha * (previous_probabilities.to(student) - label)
     # Nothing wanted of an impossible class (logit −inf) costs 0, not 0 · inf.
-    log_q = F.log_softmax(student, dim=1).masked_fill(wanted == 0, 0.0)
-    return -(wanted * log_q).sum(dim=1).masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
+    log_q = F.log_softmax(student, dim=1).masked_fill(mixed_target == 0, 0.0)
+    return -(mixed_target * log_q).sum(dim=1).masked_fill(~is_labeled, 0.0).sum() / is_labeled.sum().clamp(min=1)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class PriorPrediction:
+class PSKDLoss:
     """:func:`prior_prediction` of the student's logits with the truth and what :class:`LastPrediction` remembers.
 
     It takes the place of the cross-entropy. A sample that was not seen before is compared with its label alone.
@@ -74,18 +76,20 @@ class PriorPrediction:
         if not callable(self.alpha) and not 0 <= self.alpha <= 1:
             raise LimbeckError(f"alpha is the share of what was said before, from 0 to 1, not {self.alpha}")
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        said = exchange.said_by(self.teacher)
-        alpha: float | Tensor = self.share(exchange.progress)
-        if said.present is not None:
-            by_row = said.present if said.sample is None else said.present[said.sample]
-            alpha = torch.where(by_row, alpha, 0.0)
-        return prior_prediction(exchange.student.rows(), said.rows(), exchange.truth(), alpha=alpha)
+    def __call__(self, context: LossContext) -> Tensor:
+        previous = context.teacher_outputs(self.teacher)
+        alpha: float | Tensor = self.current_alpha(context.progress)
+        if previous.valid is not None:
+            row_mask = previous.valid if previous.row_to_sample is None else previous.valid[previous.row_to_sample]
+            alpha = torch.where(row_mask, alpha, 0.0)
+        return pskd_loss(
+            context.student.require_logits(), previous.require_logits(), context.require_target(), alpha=alpha
+        )
 
-    def share(self, progress: Progress) -> float:
+    def current_alpha(self, progress: Progress) -> float:
         """α_t, the share of what was said before.
 
-        >>> PriorPrediction(alpha=0.8).share(Progress(step=30, steps=40, epoch=3, epochs=4))
+        >>> PSKDLoss(alpha=0.8).current_alpha(Progress(step=30, steps=40, epoch=3, epochs=4))
         0.8
         """
         if callable(self.alpha):

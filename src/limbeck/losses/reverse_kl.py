@@ -14,40 +14,40 @@ from typing import final
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.schedules import Schedule
 from limbeck.losses._logits import (
-    Tau,
-    log_probabilities,
-    logits_pair,
-    mean_softened,
+    TemperatureValue,
+    broadcast_temperature,
+    clamped_log_softmax,
+    prepare_logits,
     require_temperature,
-    temperature,
+    temperature_scaled_mean,
 )
-from limbeck.losses.temperature import USUAL, Temperature, tempered
+from limbeck.losses.temperature import DEFAULT_TEMPERATURE, Temperature, apply_temperature
 
-__all__ = ["ReverseKL", "reverse_kl"]
+__all__ = ["ReverseKLLoss", "reverse_kl_loss"]
 
 
-def reverse_kl(student: Tensor, teacher: Tensor, *, tau: Tau = 4.0) -> Tensor:
+def reverse_kl_loss(student: Tensor, teacher: Tensor, *, temperature: TemperatureValue = 4.0) -> Tensor:
     """Mean over rows of KL(student ‖ teacher) at temperature ``tau``, times ``tau ** 2``.
 
     Shapes: both ``[rows, classes]`` logits; ``tau`` a number or ``[rows]``, each row then scaled by its own square.
     Zero where they agree; in nats. A class of logit −inf in both counts for nothing.
 
     >>> import torch
-    >>> reverse_kl(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), tau=1.0)
+    >>> reverse_kl_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), temperature=1.0)
     tensor(0.3278)
     """
-    student, teacher = logits_pair(student, teacher)
-    tau = temperature(tau, student)
-    log_q, log_p = log_probabilities(student, tau), log_probabilities(teacher, tau)
-    return mean_softened(F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1), tau)
+    student, teacher = prepare_logits(student, teacher)
+    temperature = broadcast_temperature(temperature, student)
+    log_q, log_p = clamped_log_softmax(student, temperature), clamped_log_softmax(teacher, temperature)
+    return temperature_scaled_mean(F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1), temperature)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class ReverseKL:
+class ReverseKLLoss:
     """:func:`reverse_kl` of the student's and a teacher's logits.
 
     Arguments:
@@ -55,12 +55,14 @@ class ReverseKL:
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    tau: float | Schedule | Temperature = USUAL
+    temperature: float | Schedule | Temperature = DEFAULT_TEMPERATURE
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        require_temperature(self.tau)
+        require_temperature(self.temperature)
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        student, teacher = exchange.pair(self.teacher)
-        return tempered(reverse_kl, student, teacher, tau=self.tau, progress=exchange.progress)
+    def __call__(self, context: LossContext) -> Tensor:
+        student, teacher = context.pair(self.teacher)
+        return apply_temperature(
+            reverse_kl_loss, student, teacher, temperature=self.temperature, progress=context.progress
+        )

@@ -21,17 +21,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._autograd import pooled
-from limbeck.losses._features import match_size, normed, require_maps, shaped, step
-from limbeck.losses._ops import require_same_shape, widen
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._autograd import adaptive_avg_pool
+from limbeck.losses._features import apply_batch_norm, describe_shapes, match_size, require_maps, require_prepared
+from limbeck.losses._ops import require_same_shape, upcast
 
-__all__ = ["Review", "review"]
+__all__ = ["ReviewKDLoss", "reviewkd_loss"]
 
-_LEVELS: Final = (4, 2, 1)
+_POOL_SIZES: Final = (4, 2, 1)
 
 
-def review(students: Sequence[Tensor], teachers: Sequence[Tensor]) -> Tensor:
+def reviewkd_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
     """The hierarchical context loss of each stage, summed over stages.
 
     Shapes: for each stage, both ``[batch, channels, height, width]``, the student's already fused and of the teacher's
@@ -39,19 +39,24 @@ def review(students: Sequence[Tensor], teachers: Sequence[Tensor]) -> Tensor:
 
     >>> import torch
     >>> student, teacher = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), torch.zeros(1, 1, 2, 2)
-    >>> review([student], [teacher])  # (7.5 + 6.25 / 2) / (1 + 1 / 2)
+    >>> reviewkd_loss([student], [teacher])  # (7.5 + 6.25 / 2) / (1 + 1 / 2)
     tensor(7.0833)
     """
-    if len(students) != len(teachers) or not students:
+    if len(student_features) != len(teacher_features) or not student_features:
         raise LimbeckError(
-            f"knowledge review compares stage with stage, and here are {len(students)} of the student and "
-            f"{len(teachers)} of the teacher: give as many of both"
+            f"knowledge review compares stage with stage, and here are {len(student_features)} of the student and "
+            f"{len(teacher_features)} of the teacher: give as many of both"
         )
-    return torch.stack([_stage(own, its) for own, its in zip(students, teachers, strict=True)]).sum()
+    return torch.stack(
+        [
+            _hierarchical_context_loss(student, teacher)
+            for student, teacher in zip(student_features, teacher_features, strict=True)
+        ]
+    ).sum()
 
 
 @final
-class Review(nn.Module):
+class ReviewKDLoss(nn.Module):
     """:func:`review` between several tapped layers, the student's fused from deep to shallow by what the term learns.
 
     Arguments:
@@ -60,90 +65,93 @@ class Review(nn.Module):
         width: channels in which stages are fused; ``None`` takes the student's at the deepest, up to 512.
         teacher: which teacher; ``None`` takes the combination of all.
 
-    >>> from limbeck.testing import make_exchange
+    >>> from limbeck.testing import make_context
     >>> taps = {"early": (4, 8, 8), "late": (8, 4, 4)}
-    >>> exchange, term = make_exchange(student_taps=taps, teacher_taps=taps), Review(["early", "late"])
+    >>> exchange, term = make_context(student_feature_shapes=taps, teacher_feature_shapes=taps), ReviewKDLoss(["early", "late"])
     >>> term.prepare(exchange)
     >>> [fusion.told for fusion in term.fusions]
     ['4 → 4', '8 → 8']
     """
 
-    def __init__(self, at: Sequence[str], *, width: int | None = None, teacher: str | None = None) -> None:
+    def __init__(self, layers: Sequence[str], *, mid_channels: int | None = None, teacher: str | None = None) -> None:
         super().__init__()
-        if isinstance(at, str) or not at:
-            raise LimbeckError(f"knowledge review reads several layers, a list of taps, and here at is {at!r}")
-        if width is not None and width < 1:
-            raise LimbeckError(f"stages are fused in one channel at least, and here width is {width}")
-        self.at, self.width, self.teacher = tuple(at), width, teacher
+        if isinstance(layers, str) or not layers:
+            raise LimbeckError(f"knowledge review reads several layers, a list of taps, and here at is {layers!r}")
+        if mid_channels is not None and mid_channels < 1:
+            raise LimbeckError(f"stages are fused in one channel at least, and here width is {mid_channels}")
+        self.layers, self.mid_channels, self.teacher = tuple(layers), mid_channels, teacher
         self.fusions: nn.ModuleList | None = None
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Shape the fusions by the features of ``exchange``."""
-        student, teacher = exchange.pair(self.teacher)
-        own, its = ([_as_map(said.tap(name)) for name in self.at] for said in (student, teacher))
-        for pair in zip(own, its, strict=True):
+        student, teacher = context.pair(self.teacher)
+        student_maps, teacher_maps = (
+            [_as_map(outputs.feature(name)) for name in self.layers] for outputs in (student, teacher)
+        )
+        for pair in zip(student_maps, teacher_maps, strict=True):
             require_maps(*pair, method="knowledge review")
-        width = min(512, own[-1].shape[1]) if self.width is None else self.width
-        deepest = len(own) - 1
+        mid_channels = min(512, student_maps[-1].shape[1]) if self.mid_channels is None else self.mid_channels
+        deepest = len(student_maps) - 1
         self.fusions = nn.ModuleList(
-            _Fusion(*pair, width, handed=stage < deepest) for stage, pair in enumerate(zip(own, its, strict=True))
+            _AttentionFusion(*pair, mid_channels, has_deeper=stage < deepest)
+            for stage, pair in enumerate(zip(student_maps, teacher_maps, strict=True))
         )
 
-    def forward(self, exchange: Exchange) -> Tensor:
+    def forward(self, context: LossContext) -> Tensor:
         """The loss of this exchange."""
-        fusions = shaped(self.fusions, "Review")
-        student, teacher = exchange.pair(self.teacher)
+        fusions = require_prepared(self.fusions, "Review")
+        student, teacher = context.pair(self.teacher)
         pairs: list[tuple[Tensor, Tensor]] = []
-        handed: Tensor | None = None
-        for name, fusion in reversed(list(zip(self.at, fusions, strict=True))):
-            made, handed = fusion(widen(_as_map(student.tap(name))), handed)
-            pairs.append(match_size(widen(made), widen(_as_map(teacher.tap(name)))))
-        return review([own for own, _ in pairs], [its for _, its in pairs])
+        previous_fused: Tensor | None = None
+        for name, fusion in reversed(list(zip(self.layers, fusions, strict=True))):
+            output, previous_fused = fusion(upcast(_as_map(student.feature(name))), previous_fused)
+            pairs.append(match_size(upcast(output), upcast(_as_map(teacher.feature(name)))))
+        return reviewkd_loss([student_map for student_map, _ in pairs], [teacher_map for _, teacher_map in pairs])
 
     def extra_repr(self) -> str:
-        width = "" if self.width is None else f", width={self.width}"
-        return f"at={list(self.at)}{width}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        mid_channels = "" if self.mid_channels is None else f", width={self.mid_channels}"
+        return f"at={list(self.layers)}{mid_channels}" + (f", teacher={self.teacher!r}" if self.teacher else "")
 
 
 @final
-class _Fusion(nn.Module):
+class _AttentionFusion(nn.Module):
     """One stage: the student's map and what the deeper stage hands down, to the teacher's width; hands down its own."""
 
-    def __init__(self, student: Tensor, teacher: Tensor, width: int, *, handed: bool) -> None:
+    def __init__(self, student: Tensor, teacher: Tensor, mid_channels: int, *, has_deeper: bool) -> None:
         super().__init__()
-        self.told = step(student, teacher)
-        self.into = nn.Conv2d(student.shape[1], width, 1, bias=False)
-        self.into_norm = nn.BatchNorm2d(width)
-        self.attention = nn.Conv2d(2 * width, 2, 1) if handed else None
-        self.out = nn.Conv2d(width, teacher.shape[1], 3, padding=1, bias=False)
-        self.out_norm = nn.BatchNorm2d(teacher.shape[1])
-        self.to(widen(student))
+        self.description = describe_shapes(student, teacher)
+        self.conv_in = nn.Conv2d(student.shape[1], mid_channels, 1, bias=False)
+        self.norm_in = nn.BatchNorm2d(mid_channels)
+        self.attention = nn.Conv2d(2 * mid_channels, 2, 1) if has_deeper else None
+        self.conv_out = nn.Conv2d(mid_channels, teacher.shape[1], 3, padding=1, bias=False)
+        self.norm_out = nn.BatchNorm2d(teacher.shape[1])
+        self.to(upcast(student))
 
-    def forward(self, features: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor]:
-        fused = normed(self.into_norm, self.into(features.to(self.into.weight.dtype)))
-        if self.attention is not None and handed is not None:
-            handed = F.interpolate(handed, fused.shape[2:], mode="nearest")
-            weights = self.attention(torch.cat([fused, handed], dim=1)).sigmoid()
-            fused = fused * weights[:, :1] + handed * weights[:, 1:]
-        return normed(self.out_norm, self.out(fused)), fused
+    def forward(self, features: Tensor, previous_fused: Tensor | None) -> tuple[Tensor, Tensor]:
+        fused = apply_batch_norm(self.norm_in, self.conv_in(features.to(self.conv_in.weight.dtype)))
+        if self.attention is not None and previous_fused is not None:
+            previous_fused = F.interpolate(previous_fused, fused.shape[2:], mode="nearest")
+            weights = self.attention(torch.cat([fused, previous_fused], dim=1)).sigmoid()
+            fused = fused * weights[:, :1] + previous_fused * weights[:, 1:]
+        return apply_batch_norm(self.norm_out, self.conv_out(fused)), fused
 
     def extra_repr(self) -> str:
-        return self.told
+        return self.description
 
 
-def _stage(student: Tensor, teacher: Tensor) -> Tensor:
+def _hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
     require_maps(student, teacher, method="knowledge review")
-    require_same_shape(student, teacher, what="maps", hint="the class Review fuses and pools the student's first")
+    require_same_shape(student, teacher, name="maps", hint="the class Review fuses and pools the student's first")
     # Pooling is linear, so the difference is pooled once in place of both maps.
-    difference = widen(student) - widen(teacher).detach()
+    difference = upcast(student) - upcast(teacher).detach()
     if not difference.numel():
         return difference.sum()
     weight, weights, loss = 1.0, 1.0, difference.square().mean()
-    for size in _LEVELS:
+    for size in _POOL_SIZES:
         if size < min(difference.shape[2:]):
             weight /= 2
             weights += weight
-            loss = loss + weight * pooled(difference, (size, size)).square().mean()
+            loss = loss + weight * adaptive_avg_pool(difference, (size, size)).square().mean()
     return loss / weights
 
 

@@ -19,31 +19,31 @@ from typing import final
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._features import relations, samples
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._features import flatten_samples, pairwise_relations
 
-__all__ = ["RKDAngle", "rkd_angle"]
+__all__ = ["RKDAngleLoss", "rkd_angle_loss"]
 
 
-def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
+def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over all triplets of the smooth L1 distance between the cosines of their angles.
 
     Shapes: ``[batch, ...]`` of any rank; only the batch has to agree. Zero where one is the other turned, moved or
     scaled.
 
     >>> import torch
-    >>> rkd_angle(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0], [1.0], [2.0]]))
+    >>> rkd_angle_loss(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0], [1.0], [2.0]]))
     tensor(0.1296)
     """
-    student, teacher = samples(student, teacher, what="rkd_angle")
+    student, teacher = flatten_samples(student, teacher, method="rkd_angle")
     if not len(student):
         return student.sum()
-    return F.smooth_l1_loss(_cosines(student), _cosines(teacher))
+    return F.smooth_l1_loss(_angle_cosines(student), _angle_cosines(teacher))
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class RKDAngle:
+class RKDAngleLoss:
     """:func:`rkd_angle` between two tapped layers.
 
     Arguments:
@@ -51,18 +51,18 @@ class RKDAngle:
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    at: str
+    layer: str
     teacher: str | None = None
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        student, teacher = exchange.pair(self.teacher)
-        return rkd_angle(student.tap(self.at), teacher.tap(self.at))
+    def __call__(self, context: LossContext) -> Tensor:
+        student, teacher = context.pair(self.teacher)
+        return rkd_angle_loss(student.feature(self.layer), teacher.feature(self.layer))
 
 
-def _cosines(rows: Tensor) -> Tensor:
+def _angle_cosines(rows: Tensor) -> Tensor:
     """``[at, from, to]``: (x_i − x_j)·(x_k − x_j) = x_i·x_k − x_i·x_j − x_j·x_k + x_j·x_j, over both lengths."""
-    products, distances, same = relations(rows)
+    gram, distances, same = pairwise_relations(rows)
     inverse = distances.masked_fill(same, 1.0).reciprocal().masked_fill(same, 0.0)
-    half = products.diagonal().unsqueeze(1) / 2 - products
-    between = products.unsqueeze(0) + half.unsqueeze(2) + half.unsqueeze(1)
-    return between * inverse.unsqueeze(2) * inverse.unsqueeze(1)
+    half_difference = gram.diagonal().unsqueeze(1) / 2 - gram
+    numerator = gram.unsqueeze(0) + half_difference.unsqueeze(2) + half_difference.unsqueeze(1)
+    return numerator * inverse.unsqueeze(2) * inverse.unsqueeze(1)

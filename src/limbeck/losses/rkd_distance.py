@@ -18,30 +18,30 @@ from typing import final
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._features import relations, samples
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._features import flatten_samples, pairwise_relations
 
-__all__ = ["RKDDistance", "rkd_distance"]
+__all__ = ["RKDDistanceLoss", "rkd_distance_loss"]
 
 
-def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
+def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over all pairs of the smooth L1 distance between distances, each over the mean of its network's positive.
 
     Shapes: ``[batch, ...]`` of any rank; only the batch has to agree. Zero where the distances are proportional.
 
     >>> import torch
-    >>> rkd_distance(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [1.0], [1.0]]))
+    >>> rkd_distance_loss(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [1.0], [1.0]]))
     tensor(0.0972)
     """
-    student, teacher = samples(student, teacher, what="rkd_distance")
+    student, teacher = flatten_samples(student, teacher, method="rkd_distance")
     if not len(student):
         return student.sum()
-    return F.smooth_l1_loss(_scaled(student), _scaled(teacher))
+    return F.smooth_l1_loss(_normalized_distances(student), _normalized_distances(teacher))
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class RKDDistance:
+class RKDDistanceLoss:
     """:func:`rkd_distance` between two tapped layers.
 
     Arguments:
@@ -49,14 +49,14 @@ class RKDDistance:
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    at: str
+    layer: str
     teacher: str | None = None
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        student, teacher = exchange.pair(self.teacher)
-        return rkd_distance(student.tap(self.at), teacher.tap(self.at))
+    def __call__(self, context: LossContext) -> Tensor:
+        student, teacher = context.pair(self.teacher)
+        return rkd_distance_loss(student.feature(self.layer), teacher.feature(self.layer))
 
 
-def _scaled(rows: Tensor) -> Tensor:
-    _, distances, same = relations(rows)
+def _normalized_distances(rows: Tensor) -> Tensor:
+    _, distances, same = pairwise_relations(rows)
     return distances * ((~same).sum() / distances.sum().masked_fill(same.all(), 1.0))

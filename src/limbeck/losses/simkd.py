@@ -19,30 +19,30 @@ from typing import final
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.losses._features import match_size
-from limbeck.losses._ops import mean_squared, require_same_shape, widen
+from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
-__all__ = ["SimKD", "simkd"]
+__all__ = ["SimKDLoss", "simkd_loss"]
 
 
-def simkd(student: Tensor, teacher: Tensor) -> Tensor:
+def simkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over all elements of (student − teacher)², the larger map average-pooled to the smaller.
 
     Shapes: ``[batch, channels, height, width]`` or ``[batch, width]``, the student's already projected to the teacher's
     channels. Zero where they agree.
 
     >>> import torch
-    >>> simkd(torch.ones(1, 1, 2, 2), torch.tensor([[[[3.0]]]]))
+    >>> simkd_loss(torch.ones(1, 1, 2, 2), torch.tensor([[[[3.0]]]]))
     tensor(4.)
     """
-    student, teacher = match_size(widen(student), widen(teacher).detach())
-    require_same_shape(student, teacher, what="features", hint="the class SimKD projects them and pools unequal maps")
-    return mean_squared(student, teacher)
+    student, teacher = match_size(upcast(student), upcast(teacher).detach())
+    require_same_shape(student, teacher, name="features", hint="the class SimKD projects them and pools unequal maps")
+    return mean_squared_error(student, teacher)
 
 
 @final
-class SimKD(nn.Module):
+class SimKDLoss(nn.Module):
     """:func:`simkd` between two tapped layers, the student's through a projector that is kept for inference.
 
     Arguments:
@@ -56,16 +56,16 @@ class SimKD(nn.Module):
     (``limbeck.distiller.deployment``).
     """
 
-    def __init__(self, at: str, *, factor: int = 2, teacher: str | None = None) -> None:
+    def __init__(self, layer: str, *, factor: int = 2, teacher: str | None = None) -> None:
         super().__init__()
         if factor < 1:
             raise LimbeckError(f"the inner width of a projector is the teacher's divided by at least 1, not {factor}")
-        self.at, self.factor, self.teacher = at, factor, teacher
+        self.layer, self.factor, self.teacher = layer, factor, teacher
         self.projector: _Projector | None = None
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Shape the projector by the features of ``exchange``."""
-        student, teacher = (outputs.tap(self.at) for outputs in exchange.pair(self.teacher))
+        student, teacher = (outputs.feature(self.layer) for outputs in context.pair(self.teacher))
         if student.ndim != teacher.ndim or student.ndim not in (2, 4):
             raise LimbeckError(
                 f"SimKD compares maps [batch, channels, height, width] or vectors [batch, width], and these have the "
@@ -73,37 +73,37 @@ class SimKD(nn.Module):
             )
         inner = max(teacher.shape[1] // self.factor, 1)
         widths = (student.shape[1], inner, inner, teacher.shape[1])
-        layers = _blocks(widths, (1, 3, 1)) if student.ndim == 4 else _vectors(widths[:2] + widths[3:])
-        self.projector = _Projector(*layers).to(widen(student))
+        layers = _conv_blocks(widths, (1, 3, 1)) if student.ndim == 4 else _linear_blocks(widths[:2] + widths[3:])
+        self.projector = _Projector(*layers).to(upcast(student))
 
-    def forward(self, exchange: Exchange) -> Tensor:
+    def forward(self, context: LossContext) -> Tensor:
         """The loss of this exchange."""
-        projector = self._prepared()
-        student, teacher = (outputs.tap(self.at) for outputs in exchange.pair(self.teacher))
+        projector = self._require_projector()
+        student, teacher = (outputs.feature(self.layer) for outputs in context.pair(self.teacher))
         if not len(student):  # BatchNorm takes no empty batch; each parameter still gets its gradient of zero
-            return sum((parameter.sum() * 0 for parameter in projector.parameters()), widen(student).sum())
+            return sum((parameter.sum() * 0 for parameter in projector.parameters()), upcast(student).sum())
         if self.training and student.numel() == student.shape[1]:
             raise LimbeckError(
                 f"the projector of SimKD normalises over the batch, and features of shape {list(student.shape)} have "
                 "one value a channel: give batches of at least 2 samples"
             )
-        return simkd(projector(student.to(next(projector.parameters()).dtype)), teacher)
+        return simkd_loss(projector(student.to(next(projector.parameters()).dtype)), teacher)
 
-    def head(self, classifier: nn.Module) -> nn.Sequential:
+    def make_head(self, classifier: nn.Module) -> nn.Sequential:
         """What follows the student's tapped layer at inference: this projector, pooling, and a copy of ``classifier``.
 
         Give the teacher's last layer, which takes ``[batch, channels]``. The projector is this term's own, not a copy:
         copy the head before training goes on. Count it when the student's cost is told.
         """
-        projector = self._prepared()
+        projector = self._require_projector()
         pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)] if isinstance(projector[0], nn.Conv2d) else []
-        parts = OrderedDict(projector=projector, pool=nn.Sequential(*pool), classifier=deepcopy(classifier))
-        return nn.Sequential(parts)
+        layers = OrderedDict(projector=projector, pool_factor=nn.Sequential(*pool), classifier=deepcopy(classifier))
+        return nn.Sequential(layers)
 
     def extra_repr(self) -> str:
-        return f"at={self.at!r}, factor={self.factor}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return f"at={self.layer!r}, factor={self.factor}" + (f", teacher={self.teacher!r}" if self.teacher else "")
 
-    def _prepared(self) -> _Projector:
+    def _require_projector(self) -> _Projector:
         if self.projector is None:
             raise LimbeckError(
                 "SimKD has no projector yet: call distiller.prepare(batch) before building the optimizer"
@@ -119,15 +119,19 @@ class _Projector(nn.Sequential):
         return f"{sum(p.numel() for p in self.parameters())} parameters, deployed with the student"
 
 
-def _blocks(widths: tuple[int, ...], kernels: tuple[int, ...]) -> list[nn.Module]:
+def _conv_blocks(widths: tuple[int, ...], kernels: tuple[int, ...]) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for (before, after), kernel in zip(pairwise(widths), kernels, strict=True):
-        layers += [nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+    for (in_channels, out_channels), kernel in zip(pairwise(widths), kernels, strict=True):
+        layers += [
+            nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+        ]
     return layers
 
 
-def _vectors(widths: tuple[int, ...]) -> list[nn.Module]:
+def _linear_blocks(widths: tuple[int, ...]) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU()]
+    for in_features, out_features in pairwise(widths):
+        layers += [nn.Linear(in_features, out_features, bias=False), nn.BatchNorm1d(out_features), nn.ReLU()]
     return layers

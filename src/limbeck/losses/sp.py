@@ -18,21 +18,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._autograd import products
-from limbeck.losses._ops import widen
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._autograd import gram_matrix
+from limbeck.losses._ops import upcast
 
-__all__ = ["Similarity", "similarity"]
+__all__ = ["SPLoss", "sp_loss"]
 
 
-def similarity(student: Tensor, teacher: Tensor) -> Tensor:
+def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """‖S − T‖² / batch², with S and T the row-normalised F·Fᵀ of student and teacher.
 
     Shapes: ``[batch, ...]`` of any rank; only the batch has to agree. The same samples twice over cost half, as in the
     paper: an entry of a row of twice the length is smaller by √2.
 
     >>> import torch
-    >>> similarity(torch.eye(2), torch.ones(2, 2))
+    >>> sp_loss(torch.eye(2), torch.ones(2, 2))
     tensor(0.2929)
     """
     if len(student) != len(teacher):
@@ -40,13 +40,13 @@ def similarity(student: Tensor, teacher: Tensor) -> Tensor:
             f"similarity compares one batch with itself, and the student's features are of {len(student)} samples and "
             f"the teacher's of {len(teacher)}: tap layers that give [batch, ...]"
         )
-    difference = _alike(widen(student)) - _alike(widen(teacher).detach())
+    difference = _similarity_matrix(upcast(student)) - _similarity_matrix(upcast(teacher).detach())
     return difference.square().sum() / max(len(student), 1) ** 2
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Similarity:
+class SPLoss:
     """:func:`similarity` between two tapped layers.
 
     Arguments:
@@ -54,15 +54,15 @@ class Similarity:
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    at: str
+    layer: str
     teacher: str | None = None
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        student, teacher = exchange.pair(self.teacher)
-        return similarity(student.tap(self.at), teacher.tap(self.at))
+    def __call__(self, context: LossContext) -> Tensor:
+        student, teacher = context.pair(self.teacher)
+        return sp_loss(student.feature(self.layer), teacher.feature(self.layer))
 
 
-def _alike(features: Tensor) -> Tensor:
+def _similarity_matrix(features: Tensor) -> Tensor:
     """Row-normalised F·Fᵀ, ``[batch, batch]``."""
     rows = features.flatten(1) if features.ndim > 1 else features.unsqueeze(1)
-    return F.normalize(products(rows), p=2.0, dim=1)
+    return F.normalize(gram_matrix(rows), p=2.0, dim=1)

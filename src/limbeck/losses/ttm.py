@@ -20,19 +20,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.schedules import Schedule
-from limbeck.losses._logits import Tau, log_probabilities, logits_pair, require_temperature, temperature
-from limbeck.losses._ops import mean_rows
-from limbeck.losses.temperature import Temperature, tempered
+from limbeck.losses._logits import (
+    TemperatureValue,
+    broadcast_temperature,
+    clamped_log_softmax,
+    prepare_logits,
+    require_temperature,
+)
+from limbeck.losses._ops import row_mean
+from limbeck.losses.temperature import Temperature, apply_temperature
 
-__all__ = ["Transformed", "transformed"]
+__all__ = ["TTMLoss", "ttm_loss"]
 
-Rows = Literal["by_softness", "equal"]
+RowWeighting = Literal["by_softness", "equal"]
 
 
-def transformed(
-    student: Tensor, teacher: Tensor, *, power: float = 0.2, rows: Rows = "by_softness"
+def ttm_loss(
+    student: Tensor, teacher: Tensor, *, power: float = 0.2, row_weighting: RowWeighting = "by_softness"
 ) -> Tensor:  # fmt: skip
     """Mean over rows of KL(p^power, renormalised ‖ q), each row times Σ p^power, or each the same.
 
@@ -41,26 +47,28 @@ def transformed(
     agree, unless ``power`` is 1. A class of logit −inf in both counts for nothing.
 
     >>> import torch
-    >>> transformed(torch.tensor([[2.0, 0.0]]), torch.tensor([[2.0, 0.0]]), power=0.5)
+    >>> ttm_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[2.0, 0.0]]), power=0.5)
     tensor(0.1060)
     """
-    _require(power, rows)
-    return _transformed(student, teacher, tau=1 / power, rows=rows)
+    _require_settings(power, row_weighting)
+    return _ttm_loss_at(student, teacher, temperature=1 / power, row_weighting=row_weighting)
 
 
-def _transformed(student: Tensor, teacher: Tensor, *, tau: Tau, rows: Rows) -> Tensor:
-    student, teacher = logits_pair(student, teacher)
-    tau = temperature(tau, teacher)
-    log_q, log_p = log_probabilities(student), log_probabilities(teacher)
-    by_row = F.kl_div(log_q, log_probabilities(teacher, tau), reduction="none", log_target=True).sum(dim=1)
-    if rows == "by_softness":
-        by_row = by_row * (log_p / tau).exp().sum(dim=1)
-    return mean_rows(by_row)
+def _ttm_loss_at(
+    student: Tensor, teacher: Tensor, *, temperature: TemperatureValue, row_weighting: RowWeighting
+) -> Tensor:
+    student, teacher = prepare_logits(student, teacher)
+    temperature = broadcast_temperature(temperature, teacher)
+    log_q, log_p = clamped_log_softmax(student), clamped_log_softmax(teacher)
+    by_row = F.kl_div(log_q, clamped_log_softmax(teacher, temperature), reduction="none", log_target=True).sum(dim=1)
+    if row_weighting == "by_softness":
+        by_row = by_row * (log_p / temperature).exp().sum(dim=1)
+    return row_mean(by_row)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Transformed:
+class TTMLoss:
     """:func:`transformed` of the student's and a teacher's logits.
 
     Arguments:
@@ -71,25 +79,27 @@ class Transformed:
     """
 
     power: float = 0.2
-    rows: Rows = "by_softness"
+    row_weighting: RowWeighting = "by_softness"
     teacher: str | None = None
-    tau: float | Schedule | Temperature | None = None
+    temperature: float | Schedule | Temperature | None = None
 
     def __post_init__(self) -> None:
-        _require(self.power, self.rows)
-        if self.tau is not None:
-            require_temperature(self.tau)
+        _require_settings(self.power, self.row_weighting)
+        if self.temperature is not None:
+            require_temperature(self.temperature)
 
-    def __call__(self, exchange: Exchange) -> Tensor:
-        student, teacher = exchange.pair(self.teacher)
-        if self.tau is not None:
-            loss = partial(_transformed, rows=self.rows)
-            return tempered(loss, student, teacher, tau=self.tau, progress=exchange.progress)
-        return transformed(student.rows(), teacher.rows(), power=self.power, rows=self.rows)
+    def __call__(self, context: LossContext) -> Tensor:
+        student, teacher = context.pair(self.teacher)
+        if self.temperature is not None:
+            loss = partial(_ttm_loss_at, row_weighting=self.row_weighting)
+            return apply_temperature(loss, student, teacher, temperature=self.temperature, progress=context.progress)
+        return ttm_loss(
+            student.require_logits(), teacher.require_logits(), power=self.power, row_weighting=self.row_weighting
+        )
 
 
-def _require(power: float, rows: str) -> None:
+def _require_settings(power: float, row_weighting: str) -> None:
     if not 0 < power < float("inf"):
         raise LimbeckError(f"the power of the teacher's probabilities is a number above zero, not {power}")
-    if rows not in ("by_softness", "equal"):
-        raise LimbeckError(f"rows weigh 'by_softness' or 'equal', not {rows!r}")
+    if row_weighting not in ("by_softness", "equal"):
+        raise LimbeckError(f"rows weigh 'by_softness' or 'equal', not {row_weighting!r}")

@@ -20,43 +20,53 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.losses._features import Layers, channels_first, match_size, pointwise, require_comparable, shaped, step
-from limbeck.losses._ops import require_same_shape, widen
+from limbeck.core.loss_context import LossContext
+from limbeck.losses._features import (
+    DescribedSequential,
+    channels_first,
+    describe_shapes,
+    match_size,
+    pointwise_layer,
+    require_comparable,
+    require_prepared,
+)
+from limbeck.losses._ops import require_same_shape, upcast
 
-__all__ = ["Variational", "variational"]
+__all__ = ["VIDLoss", "vid_loss"]
 
-_LEAST: Final = 1e-5
-_DIFFER = "the class Variational predicts the teacher's channels and pools unequal maps; batch and tokens must be equal"
+_MIN_VARIANCE: Final = 1e-5
+_SHAPE_HINT = (
+    "the class Variational predicts the teacher's channels and pools unequal maps; batch and tokens must be equal"
+)
 
 
-def variational(student: Tensor, teacher: Tensor, *, variance: Tensor) -> Tensor:
+def vid_loss(student: Tensor, teacher: Tensor, *, variance: Tensor) -> Tensor:
     """Mean over all elements of ½ · ((teacher − student)² / variance + log variance).
 
     Shapes: both ``[batch, channels, ...]``, the student's being the predicted mean; ``variance`` ``[channels]``, above
     zero.
 
     >>> import torch
-    >>> variational(torch.tensor([[1.0]]), torch.tensor([[3.0]]), variance=torch.tensor([2.0]))
+    >>> vid_loss(torch.tensor([[1.0]]), torch.tensor([[3.0]]), variance=torch.tensor([2.0]))
     tensor(1.3466)
     """
-    require_same_shape(student, teacher, what="features", hint=_DIFFER)
+    require_same_shape(student, teacher, name="features", hint=_SHAPE_HINT)
     if student.ndim < 2 or variance.shape != student.shape[1:2]:
         raise LimbeckError(
             f"the variance of features {list(student.shape)} is one number for each channel, [channels], and here its "
             f"shape is {list(variance.shape)}"
         )
-    error = (widen(student) - widen(teacher).detach()).square()
+    error = (upcast(student) - upcast(teacher).detach()).square()
     # A variance is the same all over its channel, so the mean comes first and the division costs nothing.
     values = error.numel() // max(error.shape[1], 1)
     by_channel = error.sum(dim=[axis for axis in range(error.ndim) if axis != 1]) / max(values, 1)
-    variance = widen(variance)
-    logarithm = variance.log() if values else variance * 0.0
-    return 0.5 * (by_channel / variance + logarithm).mean()
+    variance = upcast(variance)
+    log_variance = variance.log() if values else variance * 0.0
+    return 0.5 * (by_channel / variance + log_variance).mean()
 
 
 @final
-class Variational(nn.Module):
+class VIDLoss(nn.Module):
     """:func:`variational` between two tapped layers, whose mean and variance the term learns.
 
     Arguments:
@@ -64,46 +74,52 @@ class Variational(nn.Module):
         variance: σ² of each channel at the beginning.
         teacher: which teacher; ``None`` takes the combination of all.
 
-    >>> from limbeck.testing import make_exchange
-    >>> exchange, term = make_exchange(teacher_taps={"mid": (6, 4, 4)}), Variational("mid")
+    >>> from limbeck.testing import make_context
+    >>> exchange, term = make_context(teacher_feature_shapes={"mid": (6, 4, 4)}), VIDLoss("mid")
     >>> term.prepare(exchange)
     >>> term.variance.detach()
     tensor([5.0000, 5.0000, 5.0000, 5.0000, 5.0000, 5.0000])
     """
 
-    def __init__(self, at: str, *, variance: float = 5.0, teacher: str | None = None) -> None:
+    def __init__(self, layer: str, *, initial_variance: float = 5.0, teacher: str | None = None) -> None:
         super().__init__()
-        if not _LEAST < variance < math.inf:
-            raise LimbeckError(f"the variance begins above {_LEAST:g}, its least, and here it is {variance}")
-        self.at, self.teacher, self.start = at, teacher, variance
-        self.mean: Layers | None = None
+        if not _MIN_VARIANCE < initial_variance < math.inf:
+            raise LimbeckError(
+                f"the variance begins above {_MIN_VARIANCE:g}, its least, and here it is {initial_variance}"
+            )
+        self.layer, self.teacher, self.initial_variance = layer, teacher, initial_variance
+        self.mean_predictor: DescribedSequential | None = None
         self.register_parameter("rho", None)
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Shape what predicts the teacher's features by those of ``exchange``."""
-        student, teacher = (said.tap(self.at) for said in exchange.pair(self.teacher))
+        student, teacher = (outputs.feature(self.layer) for outputs in context.pair(self.teacher))
         require_comparable(student, teacher)
-        inside, within = (channels_first(features).shape[1] for features in (student, teacher))
-        self.mean = Layers(
-            pointwise(student, inside, within, bias=False), nn.ReLU(),
-            pointwise(student, within, within, bias=False), nn.ReLU(),
-            pointwise(student, within, within, bias=False),
-            told=step(student, teacher),
+        in_channels, out_channels = (channels_first(features).shape[1] for features in (student, teacher))
+        self.mean_predictor = DescribedSequential(
+            pointwise_layer(student, in_channels, out_channels, bias=False), nn.ReLU(),
+            pointwise_layer(student, out_channels, out_channels, bias=False), nn.ReLU(),
+            pointwise_layer(student, out_channels, out_channels, bias=False),
+            description=describe_shapes(student, teacher),
         )  # fmt: skip
-        rho = math.log(math.expm1(self.start - _LEAST))
-        self.rho = nn.Parameter(torch.full((within,), rho).to(widen(student)))
+        rho = math.log(math.expm1(self.initial_variance - _MIN_VARIANCE))
+        self.rho = nn.Parameter(torch.full((out_channels,), rho).to(upcast(student)))
 
     @property
     def variance(self) -> Tensor:
         """σ² by channel, ``[channels]``."""
-        return F.softplus(widen(self.rho)) + _LEAST
+        return F.softplus(upcast(self.rho)) + _MIN_VARIANCE
 
-    def forward(self, exchange: Exchange) -> Tensor:
+    def forward(self, context: LossContext) -> Tensor:
         """The loss of this exchange."""
-        mean = shaped(self.mean, "Variational")
-        student, teacher = exchange.pair(self.teacher)
-        own, its = match_size(widen(mean(widen(student.tap(self.at)))), widen(teacher.tap(self.at)))
-        return variational(channels_first(own), channels_first(its), variance=self.variance)
+        mean_predictor = require_prepared(self.mean_predictor, "Variational")
+        student, teacher = context.pair(self.teacher)
+        predicted_mean, teacher_features = match_size(
+            upcast(mean_predictor(upcast(student.feature(self.layer)))), upcast(teacher.feature(self.layer))
+        )
+        return vid_loss(channels_first(predicted_mean), channels_first(teacher_features), variance=self.variance)
 
     def extra_repr(self) -> str:
-        return f"at={self.at!r}, variance={self.start:g}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return f"at={self.layer!r}, variance={self.initial_variance:g}" + (
+            f", teacher={self.teacher!r}" if self.teacher else ""
+        )

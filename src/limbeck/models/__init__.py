@@ -26,7 +26,7 @@ from limbeck.models.weights import load_weights, save_weights
 from limbeck.models.wide_resnet import wide_resnet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 
 __all__ = [
-    "catalogue",
+    "model_builders",
     "load_weights",
     "mlp",
     "resnet8",
@@ -63,10 +63,10 @@ _BUILDERS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
 )
 
 
-def catalogue() -> Mapping[str, Callable[..., nn.Module]]:
+def model_builders() -> Mapping[str, Callable[..., nn.Module]]:
     """Every builder by the name that a recipe gives it; looking imports neither torchvision nor timm.
 
-    >>> sum(p.numel() for p in catalogue()["resnet8x4"](classes=100).parameters())
+    >>> sum(p.numel() for p in model_builders()["resnet8x4"](classes=100).parameters())
     1233540
     """
     return _BUILDERS

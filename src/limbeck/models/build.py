@@ -12,16 +12,16 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from limbeck.core.errors import LimbeckError, nearest
-from limbeck.models.checks import at_least
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.models.checks import require_at_least
 from limbeck.models.weights import load_weights
 
 __all__ = ["timm", "torchvision"]
 
-_OURS = {"num_classes": "classes", "in_chans": "channels", "checkpoint_path": "weights"}
+_RENAMED_OPTIONS = {"num_classes": "classes", "in_chans": "channels", "checkpoint_path": "weights"}
 
 # No term would train those heads; and torchvision warns unless the initialisation is chosen.
-_WITHOUT_AUXILIARY: Mapping[str, Any] = {"aux_logits": False, "init_weights": True}
+_NO_AUXILIARY_HEADS: Mapping[str, Any] = {"aux_logits": False, "init_weights": True}
 
 
 def torchvision(
@@ -59,26 +59,26 @@ def torchvision(
     """
     from torchvision import models as zoo
 
-    at_least(1, classes=classes, channels=channels)
-    _refuse(name, options, pretrained=pretrained, weights=weights)
+    require_at_least(1, classes=classes, channels=channels)
+    _validate_options(name, options, pretrained=pretrained, weights=weights)
     names = zoo.list_models(module=zoo)
     if name not in names:
         raise LimbeckError(
-            f"torchvision has no classification network named {name!r}; the nearest: {nearest(name, names)}"
+            f"torchvision has no classification network named {name!r}; the nearest: {suggest_names(name, names)}"
         )
     if pretrained:
         # Built with its own head first: torchvision renames old weights and sets what goes with them.
-        net = _built("torchvision", zoo.get_model, name, {"weights": "DEFAULT", **options})
-        _drop_auxiliary(net)
-        _change_head(net, classes)
+        model = _build_or_raise("torchvision", zoo.get_model, name, {"weights": "DEFAULT", **options})
+        _remove_auxiliary_heads(model)
+        _replace_head(model, classes)
     else:
-        quiet = _WITHOUT_AUXILIARY if name in ("googlenet", "inception_v3") else {}
-        net = _built("torchvision", zoo.get_model, name, {"num_classes": classes, **quiet, **options})
+        extra = _NO_AUXILIARY_HEADS if name in ("googlenet", "inception_v3") else {}
+        model = _build_or_raise("torchvision", zoo.get_model, name, {"num_classes": classes, **extra, **options})
     if channels != 3:
-        _change_input(net, name, channels, pretrained=pretrained)
+        _replace_input_layer(model, name, channels, pretrained=pretrained)
     if stem == "cifar":
-        _shrink_stem(net, name, pretrained=pretrained)
-    return net if weights is None else load_weights(net, weights)
+        _replace_stem(model, name, pretrained=pretrained)
+    return model if weights is None else load_weights(model, weights)
 
 
 def timm(
@@ -109,30 +109,30 @@ def timm(
     except ImportError as error:
         raise LimbeckError(f"{name} comes from timm, which is not installed: pip install 'limbeck[timm]'") from error
 
-    at_least(1, classes=classes, channels=channels)
-    _refuse(name, options, pretrained=pretrained, weights=weights)
+    require_at_least(1, classes=classes, channels=channels)
+    _validate_options(name, options, pretrained=pretrained, weights=weights)
     if not zoo.is_model(name):
-        raise LimbeckError(f"timm has no network named {name!r}; the nearest: {nearest(name, zoo.list_models())}")
+        raise LimbeckError(f"timm has no network named {name!r}; the nearest: {suggest_names(name, zoo.list_models())}")
     settings: dict[str, Any] = {"num_classes": classes, "in_chans": channels, **options}
     if pretrained:
         settings["pretrained"] = True
-    net = _built("timm", zoo.create_model, name, settings)
-    return net if weights is None else load_weights(net, weights)
+    model = _build_or_raise("timm", zoo.create_model, name, settings)
+    return model if weights is None else load_weights(model, weights)
 
 
-def _shrink_stem(net: nn.Module, name: str, *, pretrained: bool) -> None:
+def _replace_stem(model: nn.Module, name: str, *, pretrained: bool) -> None:
     """He et al.'s stem for CIFAR in place of the one for ImageNet."""
-    first = getattr(net, "conv1", None)
-    if not isinstance(first, nn.Conv2d) or not isinstance(getattr(net, "maxpool", None), nn.MaxPool2d) or pretrained:
+    first = getattr(model, "conv1", None)
+    if not isinstance(first, nn.Conv2d) or not isinstance(getattr(model, "maxpool", None), nn.MaxPool2d) or pretrained:
         raise LimbeckError(f"{name}: `stem: cifar` is for a ResNet without pretrained weights; leave it out")
     stem = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-    net.conv1, net.maxpool = stem, nn.Identity()
+    model.conv1, model.maxpool = stem, nn.Identity()
 
 
-def _refuse(name: str, options: Mapping[str, Any], *, pretrained: bool, weights: str | Path | None) -> None:
-    for theirs in options.keys() & _OURS.keys():
-        raise LimbeckError(f"{name}: say {_OURS[theirs]!r} instead of {theirs!r}")
+def _validate_options(name: str, options: Mapping[str, Any], *, pretrained: bool, weights: str | Path | None) -> None:
+    for option in options.keys() & _RENAMED_OPTIONS.keys():
+        raise LimbeckError(f"{name}: say {_RENAMED_OPTIONS[option]!r} instead of {option!r}")
     if "aux_logits" in options:
         raise LimbeckError(
             f"{name}: there is no choice of aux_logits, for no term would train auxiliary heads: leave it out"
@@ -145,29 +145,29 @@ def _refuse(name: str, options: Mapping[str, Any], *, pretrained: bool, weights:
         )
 
 
-def _built(library: str, build: Callable[..., nn.Module], name: str, settings: Mapping[str, Any]) -> nn.Module:
+def _build_or_raise(library: str, build: Callable[..., nn.Module], name: str, settings: Mapping[str, Any]) -> nn.Module:
     """What ``build`` gives; a network may refuse its options, and a download may fail, with any error there is."""
     try:
         return build(name, **settings)
     except Exception as error:
         if settings.keys() & {"weights", "pretrained"} and not isinstance(error, TypeError):
             raise LimbeckError(
-                f"the weights that {library} publishes for {name} could not be fetched or do not fit ({_line(error)}): "
+                f"the weights that {library} publishes for {name} could not be fetched or do not fit ({_first_line(error)}): "
                 "connect to a network, give a file of your own as weights, or say pretrained: false"
             ) from error
-        raise LimbeckError(f"{library} could not build {name} with {dict(settings)}: {_line(error)}") from error
+        raise LimbeckError(f"{library} could not build {name} with {dict(settings)}: {_first_line(error)}") from error
 
 
-def _drop_auxiliary(net: nn.Module) -> None:
+def _remove_auxiliary_heads(model: nn.Module) -> None:
     """Take the auxiliary heads from a network of the Inception kind, as torchvision does from GoogLeNet."""
-    for name, nothing in (("aux_logits", False), ("aux1", None), ("aux2", None), ("AuxLogits", None)):
-        if hasattr(net, name):
-            setattr(net, name, nothing)
+    for name, disabled in (("aux_logits", False), ("aux1", None), ("aux2", None), ("AuxLogits", None)):
+        if hasattr(model, name):
+            setattr(model, name, disabled)
 
 
-def _change_head(net: nn.Module, classes: int) -> None:
+def _replace_head(model: nn.Module, classes: int) -> None:
     """Give the last layer, linear or 1×1 convolution, ``classes`` fresh outputs, unless it has that many."""
-    head = [module for module in net.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
+    head = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
     if len(head.weight) == classes:
         return
     head.weight = nn.Parameter(head.weight.new_empty(classes, *head.weight.shape[1:]))
@@ -180,22 +180,22 @@ def _change_head(net: nn.Module, classes: int) -> None:
     head.reset_parameters()
 
 
-def _change_input(net: nn.Module, name: str, channels: int, *, pretrained: bool) -> None:
+def _replace_input_layer(model: nn.Module, name: str, channels: int, *, pretrained: bool) -> None:
     """Let the first convolution take ``channels`` channels."""
-    first = next((module for module in net.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is None or first.in_channels != 3 or first.groups != 1 or getattr(net, "transform_input", False):
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None or first.in_channels != 3 or first.groups != 1 or getattr(model, "transform_input", False):
         raise LimbeckError(
             f"{name} is made for three colours and its first layer cannot be changed to {channels} channels: "
             "give it pictures of 3 channels, or choose another network"
         )
-    old = first.weight.detach()
+    weight = first.weight.detach()
     if pretrained:
-        new = old.sum(1, keepdim=True).div(channels).repeat(1, channels, 1, 1)
+        new_weight = weight.sum(1, keepdim=True).div(channels).repeat(1, channels, 1, 1)
     else:
-        new = torch.randn(len(old), channels, *old.shape[2:]) * old.std()
-    first.weight = nn.Parameter(new)
+        new_weight = torch.randn(len(weight), channels, *weight.shape[2:]) * weight.std()
+    first.weight = nn.Parameter(new_weight)
     first.in_channels = channels
 
 
-def _line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["at_least"]
+__all__ = ["require_at_least"]
 
 
-def at_least(least: int, **numbers: int) -> None:
+def require_at_least(minimum: int, **values: int) -> None:
     """Refuse a number that is not an integer of ``least`` or more, by its name.
 
-    >>> at_least(1, classes=10, channels=0)
+    >>> require_at_least(1, classes=10, channels=0)
     Traceback (most recent call last):
     limbeck.core.errors.LimbeckError: channels is an integer of 1 or more, not 0
     """
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise LimbeckError(f"{name} is an integer of {least} or more, not {number!r}")
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise LimbeckError(f"{name} is an integer of {minimum} or more, not {value!r}")

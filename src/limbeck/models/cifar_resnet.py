@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.models.checks import at_least
+from limbeck.models.checks import require_at_least
 
 __all__ = [
     "CifarResNet",
@@ -35,18 +35,18 @@ __all__ = [
 
 Shortcut = Literal["projection", "padding"]
 
-_NARROW = (16, 16, 32, 64)
-_WIDE = (32, 64, 128, 256)
+_BASE_WIDTHS = (16, 16, 32, 64)
+_X4_WIDTHS = (32, 64, 128, 256)
 
 
 def resnet8(*, classes: int = 10, channels: int = 3, shortcut: Shortcut = "projection") -> CifarResNet:
     """ResNet-8, 0.08 M parameters."""
-    return CifarResNet(8, _NARROW, classes=classes, channels=channels, shortcut=shortcut)
+    return CifarResNet(8, _BASE_WIDTHS, classes=classes, channels=channels, shortcut=shortcut)
 
 
 def resnet14(*, classes: int = 10, channels: int = 3, shortcut: Shortcut = "projection") -> CifarResNet:
     """ResNet-14, 0.18 M parameters."""
-    return CifarResNet(14, _NARROW, classes=classes, channels=channels, shortcut=shortcut)
+    return CifarResNet(14, _BASE_WIDTHS, classes=classes, channels=channels, shortcut=shortcut)
 
 
 def resnet20(*, classes: int = 10, channels: int = 3, shortcut: Shortcut = "projection") -> CifarResNet:
@@ -55,37 +55,37 @@ def resnet20(*, classes: int = 10, channels: int = 3, shortcut: Shortcut = "proj
     >>> sum(p.numel() for p in resnet20(classes=100).parameters())
     278324
     """
-    return CifarResNet(20, _NARROW, classes=classes, channels=channels, shortcut=shortcut)
+    return CifarResNet(20, _BASE_WIDTHS, classes=classes, channels=channels, shortcut=shortcut)
 
 
 def resnet32(*, classes: int = 10, channels: int = 3, shortcut: Shortcut = "projection") -> CifarResNet:
     """ResNet-32, 0.47 M parameters."""
-    return CifarResNet(32, _NARROW, classes=classes, channels=channels, shortcut=shortcut)
+    return CifarResNet(32, _BASE_WIDTHS, classes=classes, channels=channels, shortcut=shortcut)
 
 
 def resnet44(*, classes: int = 10, channels: int = 3, shortcut: Shortcut = "projection") -> CifarResNet:
     """ResNet-44, 0.67 M parameters."""
-    return CifarResNet(44, _NARROW, classes=classes, channels=channels, shortcut=shortcut)
+    return CifarResNet(44, _BASE_WIDTHS, classes=classes, channels=channels, shortcut=shortcut)
 
 
 def resnet56(*, classes: int = 10, channels: int = 3, shortcut: Shortcut = "projection") -> CifarResNet:
     """ResNet-56, 0.86 M parameters."""
-    return CifarResNet(56, _NARROW, classes=classes, channels=channels, shortcut=shortcut)
+    return CifarResNet(56, _BASE_WIDTHS, classes=classes, channels=channels, shortcut=shortcut)
 
 
 def resnet110(*, classes: int = 10, channels: int = 3, shortcut: Shortcut = "projection") -> CifarResNet:
     """ResNet-110, 1.74 M parameters."""
-    return CifarResNet(110, _NARROW, classes=classes, channels=channels, shortcut=shortcut)
+    return CifarResNet(110, _BASE_WIDTHS, classes=classes, channels=channels, shortcut=shortcut)
 
 
 def resnet8x4(*, classes: int = 10, channels: int = 3, shortcut: Shortcut = "projection") -> CifarResNet:
     """ResNet-8 four times as wide, 1.23 M parameters at 100 classes: the usual student of :func:`resnet32x4`."""
-    return CifarResNet(8, _WIDE, classes=classes, channels=channels, shortcut=shortcut)
+    return CifarResNet(8, _X4_WIDTHS, classes=classes, channels=channels, shortcut=shortcut)
 
 
 def resnet32x4(*, classes: int = 10, channels: int = 3, shortcut: Shortcut = "projection") -> CifarResNet:
     """ResNet-32 four times as wide, 7.43 M parameters at 100 classes."""
-    return CifarResNet(32, _WIDE, classes=classes, channels=channels, shortcut=shortcut)
+    return CifarResNet(32, _X4_WIDTHS, classes=classes, channels=channels, shortcut=shortcut)
 
 
 @final
@@ -113,68 +113,76 @@ class CifarResNet(nn.Module):
         shortcut: Shortcut = "projection",
     ) -> None:
         super().__init__()
-        at_least(1, classes=classes, channels=channels)
+        require_at_least(1, classes=classes, channels=channels)
         if depth < 8 or (depth - 2) % 6:
             raise LimbeckError(f"the depth of a CIFAR ResNet is 6 n + 2 (8, 14, 20, ...), not {depth}")
         if shortcut not in ("projection", "padding"):
             raise LimbeckError(f"shortcut is 'projection' or 'padding', not {shortcut!r}")
-        blocks = (depth - 2) // 6
-        stem, first, second, third = widths
-        self.stem = nn.Sequential(nn.Conv2d(channels, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem), nn.ReLU())
-        self.layer1 = _stage(stem, first, blocks, stride=1, shortcut=shortcut)
-        self.layer2 = _stage(first, second, blocks, stride=2, shortcut=shortcut)
-        self.layer3 = _stage(second, third, blocks, stride=2, shortcut=shortcut)
+        num_blocks = (depth - 2) // 6
+        stem_width, width1, width2, width3 = widths
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, stem_width, 3, padding=1, bias=False), nn.BatchNorm2d(stem_width), nn.ReLU()
+        )
+        self.layer1 = _make_stage(stem_width, width1, num_blocks, stride=1, shortcut=shortcut)
+        self.layer2 = _make_stage(width1, width2, num_blocks, stride=2, shortcut=shortcut)
+        self.layer3 = _make_stage(width2, width3, num_blocks, stride=2, shortcut=shortcut)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(third, classes)
+        self.fc = nn.Linear(width3, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, picture: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         """The logits, ``[batch, classes]``."""
-        maps: Tensor = self.layer3(self.layer2(self.layer1(self.stem(picture))))
-        logits: Tensor = self.fc(self.pool(maps).flatten(1))
+        features: Tensor = self.layer3(self.layer2(self.layer1(self.stem(image))))
+        logits: Tensor = self.fc(self.pool(features).flatten(1))
         return logits
 
 
 @final
-class _Block(nn.Module):
+class _BasicBlock(nn.Module):
     """Two 3×3 convolutions and the way past them. No ReLU works in place: a tapped map must stay what it was."""
 
-    def __init__(self, before: int, after: int, *, stride: int, shortcut: Shortcut) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, shortcut: Shortcut) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(after)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(after)
-        self.shortcut = _shortcut(before, after, stride=stride, shortcut=shortcut)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.shortcut = _make_shortcut(in_channels, out_channels, stride=stride, shortcut=shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(inner)) + self.shortcut(x))
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
 @final
-class _Padding(nn.Module):
+class _PaddedShortcut(nn.Module):
     """He's option A: every ``stride``-th pixel, and ``more`` channels of zeros, shared out to both sides."""
 
-    def __init__(self, more: int, stride: int) -> None:
+    def __init__(self, extra_channels: int, stride: int) -> None:
         super().__init__()
-        self.more, self.stride = more, stride
+        self.extra_channels, self.stride = extra_channels, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        front = self.more // 2
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, front, self.more - front))
+        num_front = self.extra_channels // 2
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, num_front, self.extra_channels - num_front))
 
 
-def _shortcut(before: int, after: int, *, stride: int, shortcut: Shortcut) -> nn.Module:
-    if stride == 1 and before == after:
+def _make_shortcut(in_channels: int, out_channels: int, *, stride: int, shortcut: Shortcut) -> nn.Module:
+    if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     if shortcut == "padding":
-        return _Padding(after - before, stride)
-    return nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), nn.BatchNorm2d(after))
+        return _PaddedShortcut(out_channels - in_channels, stride)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
 
 
-def _stage(before: int, after: int, blocks: int, *, stride: int, shortcut: Shortcut) -> nn.Sequential:
-    first = _Block(before, after, stride=stride, shortcut=shortcut)
-    return nn.Sequential(first, *(_Block(after, after, stride=1, shortcut=shortcut) for _ in range(blocks - 1)))
+def _make_stage(
+    in_channels: int, out_channels: int, num_blocks: int, *, stride: int, shortcut: Shortcut
+) -> nn.Sequential:
+    first = _BasicBlock(in_channels, out_channels, stride=stride, shortcut=shortcut)
+    return nn.Sequential(
+        first, *(_BasicBlock(out_channels, out_channels, stride=1, shortcut=shortcut) for _ in range(num_blocks - 1))
+    )

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["Ensemble"]
+__all__ = ["EnsembleModel"]
 
 
 @final
-class Ensemble(nn.Module):
+class EnsembleModel(nn.Module):
     """Gives the logarithm of the mean of the members' probabilities, ``[batch, classes]``.
 
     Arguments:
@@ -28,7 +28,7 @@ class Ensemble(nn.Module):
     >>> even = nn.Linear(1, 2)
     >>> with torch.no_grad():
     ...     _ = (even.weight.zero_(), even.bias.zero_())
-    >>> Ensemble([sure, even])(torch.zeros(1, 1)).exp()  # (3/4, 1/4) and (1/2, 1/2)
+    >>> EnsembleModel([sure, even])(torch.zeros(1, 1)).exp()  # (3/4, 1/4) and (1/2, 1/2)
     tensor([[0.6250, 0.3750]], grad_fn=<ExpBackward0>)
     """
 
@@ -40,5 +40,5 @@ class Ensemble(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """What they say together."""
-        said = torch.stack([F.log_softmax(member(*inputs).float(), dim=1) for member in self.members])
-        return said.logsumexp(dim=0) - math.log(len(self.members))
+        log_probs = torch.stack([F.log_softmax(member(*inputs).float(), dim=1) for member in self.members])
+        return log_probs.logsumexp(dim=0) - math.log(len(self.members))

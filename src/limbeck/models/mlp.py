@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.models.checks import at_least
+from limbeck.models.checks import require_at_least
 
 __all__ = ["MLP", "mlp"]
 
@@ -31,25 +31,25 @@ class MLP(nn.Module):
 
     def __init__(self, *, hidden: tuple[int, ...] = (64,), classes: int = 10, channels: int = 1, size: int = 8) -> None:
         super().__init__()
-        at_least(1, classes=classes, channels=channels, size=size)
+        require_at_least(1, classes=classes, channels=channels, size=size)
         for width in hidden:
-            at_least(1, **{"each width in hidden": width})
+            require_at_least(1, **{"each width in hidden": width})
         widths = [channels * size * size, *hidden]
-        self.takes = (channels, size, size)
-        self.layers = tuple(f"layer{number}" for number in range(1, len(hidden) + 1))
-        for name, before, after in zip(self.layers, widths, widths[1:], strict=False):
-            self.add_module(name, nn.Linear(before, after))
+        self.input_shape = (channels, size, size)
+        self.layer_names = tuple(f"layer{i}" for i in range(1, len(hidden) + 1))
+        for name, in_features, out_features in zip(self.layer_names, widths, widths[1:], strict=False):
+            self.add_module(name, nn.Linear(in_features, out_features))
         self.fc = nn.Linear(widths[-1], classes)
 
-    def forward(self, picture: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         """The logits, ``[batch, classes]``."""
-        if tuple(picture.shape[1:]) != self.takes:
+        if tuple(image.shape[1:]) != self.input_shape:
             raise LimbeckError(
-                f"this mlp takes pictures of {list(self.takes)}, and got {list(picture.shape[1:])}: "
+                f"this mlp takes pictures of {list(self.input_shape)}, and got {list(image.shape[1:])}: "
                 "build it with the size and channels of the data"
             )
-        values = picture.flatten(1)
-        for name in self.layers:
-            values = F.relu(self.get_submodule(name)(values))
-        logits: Tensor = self.fc(values)
+        x = image.flatten(1)
+        for name in self.layer_names:
+            x = F.relu(self.get_submodule(name)(x))
+        logits: Tensor = self.fc(x)
         return logits

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.errors import LimbeckError, reason
+from limbeck.core.errors import LimbeckError, format_root_cause
 
-__all__ = ["OPSET", "onnx_bytes"]
+__all__ = ["OPSET", "export_onnx_bytes"]
 
 OPSET = 18
-_LARGEST = 2**31 - 1
+_MAX_WEIGHT_BYTES = 2**31 - 1
 
 
-def onnx_bytes(network: nn.Module, example: Tensor, *, of: str) -> bytes:
+def export_onnx_bytes(network: nn.Module, example_inputs: Tensor, *, name: str) -> bytes:
     """The file's bytes: one ``input``, one output ``logits``, the weights inside, the first dimension free.
 
     Args:
@@ -31,30 +31,30 @@ def onnx_bytes(network: nn.Module, example: Tensor, *, of: str) -> bytes:
     Raises:
         LimbeckError: the network cannot be exported, or passes the 2 GB that one file holds.
     """
-    weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
-    if weights > _LARGEST:
-        raise LimbeckError(f"one ONNX file holds up to 2 GB, and the weights are {weights / 2**30:.1f} GB")
+    num_bytes = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+    if num_bytes > _MAX_WEIGHT_BYTES:
+        raise LimbeckError(f"one ONNX file holds up to 2 GB, and the weights are {num_bytes / 2**30:.1f} GB")
     # The exporter takes an example batch of one as a promise that there will never be more.
-    two = torch.cat([example[:1], example[-1:]])
+    two_inputs = torch.cat([example_inputs[:1], example_inputs[-1:]])
     try:
-        with _silence(), torch.no_grad():
+        with _suppress_output(), torch.no_grad():
             program = torch.onnx.export(
-                network, (two,), dynamo=True, opset_version=OPSET, input_names=["input"], output_names=["logits"],
+                network, (two_inputs,), dynamo=True, opset_version=OPSET, input_names=["input"], output_names=["logits"],
                 dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False,
             )  # fmt: skip
             assert program is not None
             proto = program.model_proto
     except Exception as error:  # the exporter raises whatever the network's own code does
         raise LimbeckError(
-            f"{of} cannot be exported to ONNX ({reason(error)}): its forward has to be tensor operations for any batch "
+            f"{name} cannot be exported to ONNX ({format_root_cause(error)}): its forward has to be tensor operations for any batch "
             "size, without a branch on values"
         ) from error
-    _strip(proto)
+    _strip_metadata(proto)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
 
 
-def _strip(proto: Any) -> None:
+def _strip_metadata(proto: Any) -> None:
     """Take off the exporter's notes: they hold this machine's paths, and are most of a small file."""
     del proto.metadata_props[:]
     _strip_graph(proto.graph)
@@ -64,8 +64,8 @@ def _strip(proto: Any) -> None:
 
 
 def _strip_graph(graph: Any) -> None:
-    for noted in (graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del noted.metadata_props[:]
+    for item in (graph, *graph.input, *graph.output_name, *graph.value_info, *graph.initializer):
+        del item.metadata_props[:]
     _strip_nodes(graph.node)
 
 
@@ -73,12 +73,12 @@ def _strip_nodes(nodes: Any) -> None:
     for node in nodes:
         del node.metadata_props[:]
         for attribute in node.attribute:  # the branches and bodies of If and Loop are graphs again
-            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-                _strip_graph(inner)
+            for subgraph in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                _strip_graph(subgraph)
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def _suppress_output() -> Iterator[None]:
     """Neither prints, nor warnings, nor log lines: what matters of them the check of the answers tells."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)

@@ -11,11 +11,11 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.models.checks import at_least
+from limbeck.models.checks import require_at_least
 
 __all__ = ["SmallCNN", "small_cnn"]
 
-_POOL_FROM = 8
+_MIN_POOL_SIZE = 8
 """Shortest side of a map that is still halved; the first block halves from twice as much, so that 8×8 digits are seen
 whole by two convolutions before they become 4×4. 28×28 pictures end at 7×7."""
 
@@ -42,36 +42,36 @@ class SmallCNN(nn.Module):
 
     def __init__(self, *, width: int = 8, depth: int = 3, classes: int = 10, channels: int = 1) -> None:
         super().__init__()
-        at_least(1, width=width, depth=depth, classes=classes, channels=channels)
-        last = max(1, 3 * width // 2)
-        widths = [channels, *[width] * (depth - 1), last]
-        self.blocks = tuple(f"block{number}" for number in range(1, depth + 1))
-        for name, before, after in zip(self.blocks, widths, widths[1:], strict=False):
-            pool_from = 2 * _POOL_FROM if name == "block1" else _POOL_FROM
-            self.add_module(name, _Block(before, after, pool_from=pool_from))
+        require_at_least(1, width=width, depth=depth, classes=classes, channels=channels)
+        last_width = max(1, 3 * width // 2)
+        widths = [channels, *[width] * (depth - 1), last_width]
+        self.block_names = tuple(f"block{i}" for i in range(1, depth + 1))
+        for name, in_channels, out_channels in zip(self.block_names, widths, widths[1:], strict=False):
+            min_pool_size = 2 * _MIN_POOL_SIZE if name == "block1" else _MIN_POOL_SIZE
+            self.add_module(name, _ConvBlock(in_channels, out_channels, min_pool_size=min_pool_size))
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(last, classes)
+        self.fc = nn.Linear(last_width, classes)
 
-    def forward(self, picture: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         """The logits, ``[batch, classes]``."""
-        maps = picture
-        for name in self.blocks:
-            maps = self.get_submodule(name)(maps)
-        logits: Tensor = self.fc(self.pool(maps).flatten(1))
+        features = image
+        for name in self.block_names:
+            features = self.get_submodule(name)(features)
+        logits: Tensor = self.fc(self.pool(features).flatten(1))
         return logits
 
 
 @final
-class _Block(nn.Module):
+class _ConvBlock(nn.Module):
     """Convolution, BatchNorm, ReLU, and 2×2 max-pooling where the map is large enough to spare it."""
 
-    def __init__(self, before: int, after: int, *, pool_from: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, min_pool_size: int) -> None:
         super().__init__()
-        self.pool_from = pool_from
-        self.conv = nn.Conv2d(before, after, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(after)
+        self.min_pool_size = min_pool_size
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = F.relu(self.bn(self.conv(x)))
-        return F.max_pool2d(maps, 2) if min(maps.shape[-2:]) >= self.pool_from else maps
+        features = F.relu(self.bn(self.conv(x)))
+        return F.max_pool2d(features, 2) if min(features.shape[-2:]) >= self.min_pool_size else features

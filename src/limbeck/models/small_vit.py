@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.models.checks import at_least
+from limbeck.models.checks import require_at_least
 
 __all__ = ["SmallViT", "small_vit"]
 
-_SLOWEST = 10_000.0
+_MAX_PERIOD = 10_000.0
 
 
 def small_vit(
-    *, patch: int = 4, width: int = 96, depth: int = 6, heads: int = 3, classes: int = 10, channels: int = 3
+    *, patch_size: int = 4, width: int = 96, depth: int = 6, num_heads: int = 3, classes: int = 10, channels: int = 3
 ) -> SmallViT:
     """``depth`` blocks on patches of ``patch`` × ``patch`` pixels, ``width`` numbers each, read by ``heads`` heads.
 
@@ -33,7 +33,9 @@ def small_vit(
     >>> sum(parameter.numel() for parameter in small_vit().parameters())
     676906
     """
-    return SmallViT(patch=patch, width=width, depth=depth, heads=heads, classes=classes, channels=channels)
+    return SmallViT(
+        patch_size=patch_size, width=width, depth=depth, num_heads=num_heads, classes=classes, channels=channels
+    )
 
 
 @final
@@ -44,69 +46,81 @@ class SmallViT(nn.Module):
     """
 
     def __init__(
-        self, *, patch: int = 4, width: int = 96, depth: int = 6, heads: int = 3, classes: int = 10, channels: int = 3
+        self,
+        *,
+        patch_size: int = 4,
+        width: int = 96,
+        depth: int = 6,
+        num_heads: int = 3,
+        classes: int = 10,
+        channels: int = 3,
     ) -> None:
         super().__init__()
-        at_least(1, patch=patch, width=width, depth=depth, heads=heads, classes=classes, channels=channels)
-        if width % 4 or width % heads:
+        require_at_least(
+            1, patch_size=patch_size, width=width, depth=depth, heads=num_heads, classes=classes, channels=channels
+        )
+        if width % 4 or width % num_heads:
             raise LimbeckError(
-                f"the width of a ViT is a multiple of 4 and of its heads, and {width} is none for {heads} heads: "
-                f"choose {4 * heads * max(1, round(width / (4 * heads)))}, say"
+                f"the width of a ViT is a multiple of 4 and of its heads, and {width} is none for {num_heads} heads: "
+                f"choose {4 * num_heads * max(1, round(width / (4 * num_heads)))}, say"
             )
-        self.patch, self.channels = patch, channels
-        self.embed = nn.Conv2d(channels, width, patch, stride=patch)
-        self.blocks = tuple(f"block{number}" for number in range(1, depth + 1))
-        for name in self.blocks:
-            self.add_module(name, _Block(width, heads))
+        self.patch_size, self.channels = patch_size, channels
+        self.patch_embed = nn.Conv2d(channels, width, patch_size, stride=patch_size)
+        self.block_names = tuple(f"block{i}" for i in range(1, depth + 1))
+        for name in self.block_names:
+            self.add_module(name, _EncoderBlock(width, num_heads))
         self.norm = nn.LayerNorm(width)
         self.fc = nn.Linear(width, classes)
 
-    def forward(self, picture: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         """The logits, ``[batch, classes]``."""
-        height, width = picture.shape[-2:]
-        if picture.ndim != 4 or picture.shape[1] != self.channels or height % self.patch or width % self.patch:
+        height, width = image.shape[-2:]
+        if image.ndim != 4 or image.shape[1] != self.channels or height % self.patch_size or width % self.patch_size:
             raise LimbeckError(
                 f"this ViT takes pictures [batch, {self.channels}, height, width] with sides that are multiples of "
-                f"{self.patch}, and got {list(picture.shape)}: choose another patch, or a size for its teacher"
+                f"{self.patch_size}, and got {list(image.shape)}: choose another patch, or a size for its teacher"
             )
-        maps = self.embed(picture)
-        places = _positions(height // self.patch, width // self.patch, maps.shape[1])
-        tokens = maps.flatten(2).transpose(1, 2) + places.to(maps)
-        for name in self.blocks:
+        patches = self.patch_embed(image)
+        positions = _sincos_positions(height // self.patch_size, width // self.patch_size, patches.shape[1])
+        tokens = patches.flatten(2).transpose(1, 2) + positions.to(patches)
+        for name in self.block_names:
             tokens = self.get_submodule(name)(tokens)
         logits: Tensor = self.fc(self.norm(tokens).mean(dim=1))
         return logits
 
 
 @final
-class _Block(nn.Module):
+class _EncoderBlock(nn.Module):
     """Attention and two linear layers, each after a norm and beside a short cut."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mixed, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self._attended(self.norm1(tokens))
-        after: Tensor = tokens + self.narrow(F.gelu(self.wide(self.norm2(tokens))))
-        return after
+        tokens = tokens + self._attention(self.norm1(tokens))
+        output: Tensor = tokens + self.fc2(F.gelu(self.fc1(self.norm2(tokens))))
+        return output
 
-    def _attended(self, tokens: Tensor) -> Tensor:
+    def _attention(self, tokens: Tensor) -> Tensor:
         # [batch, patches, 3·width] → three of [batch, heads, patches, width / heads]
-        split = self.mixed(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        read = F.scaled_dot_product_attention(split[0], split[1], split[2])
-        attended: Tensor = self.out(read.transpose(1, 2).flatten(2))
-        return attended
+        qkv = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        values = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+        output: Tensor = self.proj(values.transpose(1, 2).flatten(2))
+        return output
 
 
-def _positions(rows: int, columns: int, width: int) -> Tensor:
+def _sincos_positions(rows: int, columns: int, width: int) -> Tensor:
     """``[rows · columns, width]``: sines and cosines of the row and of the column, each in a half of the width."""
     quarter = width // 4
-    rates = _SLOWEST ** (-torch.arange(quarter) / max(quarter - 1, 1))
-    down, across = torch.arange(rows)[:, None] * rates, torch.arange(columns)[:, None] * rates
-    down = torch.cat([down.sin(), down.cos()], dim=1)[:, None].expand(rows, columns, -1)
-    across = torch.cat([across.sin(), across.cos()], dim=1)[None].expand(rows, columns, -1)
-    return torch.cat([down, across], dim=2).flatten(0, 1)
+    frequencies = _MAX_PERIOD ** (-torch.arange(quarter) / max(quarter - 1, 1))
+    row_encoding, column_encoding = (
+        torch.arange(rows)[:, None] * frequencies,
+        torch.arange(columns)[:, None] * frequencies,
+    )
+    row_encoding = torch.cat([row_encoding.sin(), row_encoding.cos()], dim=1)[:, None].expand(rows, columns, -1)
+    column_encoding = torch.cat([column_encoding.sin(), column_encoding.cos()], dim=1)[None].expand(rows, columns, -1)
+    return torch.cat([row_encoding, column_encoding], dim=2).flatten(0, 1)

@@ -15,18 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.errors import LimbeckError, nearest
+from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.utils.io import write_atomically
 
 __all__ = ["load_weights", "save_weights"]
 
-_IN_A_RUN = "student.safetensors"
-_NESTED = ("student", "state_dict", "model")
-_WRAPPERS = ("module.", "_orig_mod.")
-_PYTORCH = (".pt", ".pth", ".bin")
+_RUN_WEIGHTS_FILE = "student.safetensors"
+_NESTED_KEYS = ("student", "state_dict", "model")
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+_TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 
 
-def load_weights(model: nn.Module, path: str | Path, *, ignore: Sequence[str] = ()) -> nn.Module:
+def load_weights(model: nn.Module, path: str | Path, *, ignore_modules: Sequence[str] = ()) -> nn.Module:
     """Fill ``model`` with the weights at ``path``, in place, and give it back.
 
     Args:
@@ -39,18 +39,28 @@ def load_weights(model: nn.Module, path: str | Path, *, ignore: Sequence[str] = 
     Raises:
         LimbeckError: the file is absent, damaged, or holds more than weights; or names or shapes differ.
     """
-    file = _file(Path(path))
-    theirs = _read(file)
-    own = model.state_dict()
-    inner, outer = _prefix(own), _prefix(theirs)
-    theirs = {inner + name.removeprefix(outer): tensor for name, tensor in theirs.items()}
-    for module in ignore:
-        if not any(_within(name, inner + module) for name in own):
-            raise LimbeckError(f"ignore: the model has no weights under {module!r}; there are: {nearest(module, own)}")
-    theirs = {name: tensor for name, tensor in theirs.items() if not any(_within(name, inner + m) for m in ignore)}
-    missing = [name for name in _missing(model, theirs) if not any(_within(name, inner + m) for m in ignore)]
-    _compare(file, own, theirs, missing)
-    model.load_state_dict(theirs, strict=False)
+    file = _resolve_weights_file(Path(path))
+    file_state = _read_state_dict(file)
+    model_state = model.state_dict()
+    model_prefix, file_prefix = _common_prefix(model_state), _common_prefix(file_state)
+    file_state = {model_prefix + name.removeprefix(file_prefix): tensor for name, tensor in file_state.items()}
+    for module in ignore_modules:
+        if not any(_is_inside(name, model_prefix + module) for name in model_state):
+            raise LimbeckError(
+                f"ignore: the model has no weights under {module!r}; there are: {suggest_names(module, model_state)}"
+            )
+    file_state = {
+        name: tensor
+        for name, tensor in file_state.items()
+        if not any(_is_inside(name, model_prefix + m) for m in ignore_modules)
+    }
+    missing = [
+        name
+        for name in _find_missing(model, file_state)
+        if not any(_is_inside(name, model_prefix + m) for m in ignore_modules)
+    ]
+    _require_compatible(file, model_state, file_state, missing)
+    model.load_state_dict(file_state, strict=False)
     return model
 
 
@@ -64,37 +74,39 @@ def save_weights(model: nn.Module, path: str | Path, *, metadata: Mapping[str, s
     """
     from safetensors.torch import save_model
 
-    target = Path(path)
-    if target.suffix != ".safetensors":
+    output_path = Path(path)
+    if output_path.suffix != ".safetensors":
         raise LimbeckError(
-            f"weights are saved as .safetensors, not as {target.name!r}: {target.with_suffix('.safetensors').name}"
+            f"weights are saved as .safetensors, not as {output_path.name!r}: {output_path.with_suffix('.safetensors').name}"
         )
     header = dict(metadata or {})
-    for name, text in header.items():
-        if not (isinstance(name, str) and isinstance(text, str)):
+    for name, value in header.items():
+        if not (isinstance(name, str) and isinstance(value, str)):
             raise LimbeckError(
-                f"metadata of weights is text by name, and {name!r} is {text!r}: turn it into text first"
+                f"metadata of weights is text by name, and {name!r} is {value!r}: turn it into text first"
             )
-    return write_atomically(target, lambda partial: save_model(model, str(partial), metadata=header))
+    return write_atomically(output_path, lambda partial: save_model(model, str(partial), metadata=header))
 
 
-def _file(path: Path) -> Path:
+def _resolve_weights_file(path: Path) -> Path:
     """The file that ``path`` stands for, or one sentence on why there is none."""
     if path.is_dir():
-        if not (path / _IN_A_RUN).is_file():
-            raise LimbeckError(f"the folder {path} holds no {_IN_A_RUN}: name a finished run, or a file of weights")
-        return path / _IN_A_RUN
+        if not (path / _RUN_WEIGHTS_FILE).is_file():
+            raise LimbeckError(
+                f"the folder {path} holds no {_RUN_WEIGHTS_FILE}: name a finished run, or a file of weights"
+            )
+        return path / _RUN_WEIGHTS_FILE
     if not path.is_file():
-        beside = sorted(other.name for other in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise LimbeckError(f"there are no weights at {path}; beside it: {nearest(path.name, beside)}")
-    if path.suffix not in (".safetensors", *_PYTORCH):
+        siblings = sorted(sibling.name for sibling in path.parent.iterdir()) if path.parent.is_dir() else []
+        raise LimbeckError(f"there are no weights at {path}; beside it: {suggest_names(path.name, siblings)}")
+    if path.suffix not in (".safetensors", *_TORCH_SUFFIXES):
         raise LimbeckError(
             f"weights are read from .safetensors, .pt, .pth, .bin or a run folder, not from {path.name!r}"
         )
     return path
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def _read_state_dict(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -116,31 +128,33 @@ def _read(file: Path) -> dict[str, Tensor]:
         raise LimbeckError(
             f"{file} is damaged or no PyTorch file ({type(error).__name__}): copy or save it again"
         ) from error
-    return _state(file, content)
+    return _extract_state_dict(file, content)
 
 
-def _state(file: Path, content: Any) -> dict[str, Tensor]:
+def _extract_state_dict(file: Path, content: Any) -> dict[str, Tensor]:
     """The state dict in what a PyTorch file held."""
     if isinstance(content, Mapping):
-        if _is_state(content):
+        if _is_state_dict(content):
             return dict(content)
-        nested = [name for name in _NESTED if _is_state(content.get(name))]
+        nested = [name for name in _NESTED_KEYS if _is_state_dict(content.get(name))]
         if len(nested) == 1:
             return dict(content[nested[0]])
         if nested:
             raise LimbeckError(
-                f"{file} holds weights under {_list(nested)}: save the one you mean as a file of its own"
+                f"{file} holds weights under {_join_names(nested)}: save the one you mean as a file of its own"
             )
-    held = (
-        f"a dict of {_list(map(str, content)) or 'nothing'}" if isinstance(content, Mapping) else type(content).__name__
+    contents = (
+        f"a dict of {_join_names(map(str, content)) or 'nothing'}"
+        if isinstance(content, Mapping)
+        else type(content).__name__
     )
     raise LimbeckError(
-        f"{file} holds no weights by name, but {held}: "
-        f"save model.state_dict(), alone or under one of {', '.join(_NESTED)}"
+        f"{file} holds no weights by name, but {contents}: "
+        f"save model.state_dict(), alone or under one of {', '.join(_NESTED_KEYS)}"
     )
 
 
-def _is_state(content: Any) -> bool:
+def _is_state_dict(content: Any) -> bool:
     return (
         isinstance(content, Mapping)
         and bool(content)
@@ -148,62 +162,69 @@ def _is_state(content: Any) -> bool:
     )
 
 
-def _prefix(names: Iterable[str]) -> str:
+def _common_prefix(names: Iterable[str]) -> str:
     """The wrappers' prefix that all names share."""
-    rest, prefix = list(names), ""
-    while rest:
-        wrapper = next((w for w in _WRAPPERS if all(name.startswith(w) for name in rest)), None)
+    remaining, prefix = list(names), ""
+    while remaining:
+        wrapper = next((w for w in _WRAPPER_PREFIXES if all(name.startswith(w) for name in remaining)), None)
         if wrapper is None:
             break
         prefix += wrapper
-        rest = [name.removeprefix(wrapper) for name in rest]
+        remaining = [name.removeprefix(wrapper) for name in remaining]
     return prefix
 
 
-def _within(name: str, module: str) -> bool:
+def _is_inside(name: str, module: str) -> bool:
     return name == module or name.startswith(module + ".")
 
 
-def _missing(model: nn.Module, theirs: Mapping[str, Tensor]) -> list[str]:
+def _find_missing(model: nn.Module, file_state: Mapping[str, Tensor]) -> list[str]:
     """Names of the model that nothing would fill: a shared tensor is filled through any of its names."""
-    kept = model.state_dict(keep_vars=True)
-    filled = {id(tensor) for name, tensor in kept.items() if name in theirs}
+    model_state = model.state_dict(keep_vars=True)
+    filled_ids = {id(tensor) for name, tensor in model_state.items() if name in file_state}
     # BatchNorm's count of batches came late to PyTorch, and older files go without it.
-    return [n for n, t in kept.items() if id(t) not in filled and not n.endswith("num_batches_tracked")]
+    return [n for n, t in model_state.items() if id(t) not in filled_ids and not n.endswith("num_batches_tracked")]
 
 
-def _compare(file: Path, own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], missing: list[str]) -> None:
+def _require_compatible(
+    file: Path, model_state: Mapping[str, Tensor], file_state: Mapping[str, Tensor], missing: list[str]
+) -> None:
     """One sentence that tells all differences between the file and the model, or none."""
-    unexpected = [name for name in theirs if name not in own]
-    unlike = [name for name in theirs if name in own and theirs[name].shape != own[name].shape]
-    if not (missing or unexpected or unlike):
+    unexpected = [name for name in file_state if name not in model_state]
+    mismatched = [
+        name for name in file_state if name in model_state and file_state[name].shape != model_state[name].shape
+    ]
+    if not (missing or unexpected or mismatched):
         return
     shapes = [
-        f"{name} ({list(theirs[name].shape)} in the file, {list(own[name].shape)} in the model)" for name in unlike
+        f"{name} ({list(file_state[name].shape)} in the file, {list(model_state[name].shape)} in the model)"
+        for name in mismatched
     ]
-    parts = [
-        f"other shapes for {_list(shapes)}" if shapes else "",
-        f"nothing for {_list(missing)}" if missing else "",
-        f"names that the model does not have: {_list(unexpected)}" if unexpected else "",
+    problems = [
+        f"other shapes for {_join_names(shapes)}" if shapes else "",
+        f"nothing for {_join_names(missing)}" if missing else "",
+        f"names that the model does not have: {_join_names(unexpected)}" if unexpected else "",
     ]
     advice = "build the model with the options it was trained with"
-    if not missing and not unexpected and (classes := _class_count(own, theirs, unlike)):
-        head = unlike[0].rpartition(".")[0]
+    if not missing and not unexpected and (classes := _infer_num_classes(model_state, file_state, mismatched)):
+        head = mismatched[0].rpartition(".")[0]
         advice = (
             f"wrong class count: build the model with classes: {classes}, or call load_weights(..., ignore=[{head!r}]) "
             "for a new head"
         )
-    raise LimbeckError(f"{file} does not fit the model, for it holds {'; '.join(filter(None, parts))}: {advice}")
+    raise LimbeckError(f"{file} does not fit the model, for it holds {'; '.join(filter(None, problems))}: {advice}")
 
 
-def _class_count(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], unlike: list[str]) -> int | None:
+def _infer_num_classes(
+    model_state: Mapping[str, Tensor], file_state: Mapping[str, Tensor], mismatched: list[str]
+) -> int | None:
     """How many classes the file's head has, if one module differs, and only in its first dimension."""
-    one_module = len({name.rpartition(".")[0] for name in unlike}) == 1
-    same_rest = all(theirs[n].ndim and theirs[n].shape[1:] == own[n].shape[1:] for n in unlike)
-    return len(theirs[unlike[0]]) if one_module and same_rest else None
+    one_module = len({name.rpartition(".")[0] for name in mismatched}) == 1
+    same_rest = all(file_state[n].ndim and file_state[n].shape[1:] == model_state[n].shape[1:] for n in mismatched)
+    return len(file_state[mismatched[0]]) if one_module and same_rest else None
 
 
-def _list(names: Iterable[str], most: int = 3) -> str:
-    every = list(names)
-    more = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + more
+def _join_names(names: Iterable[str], limit: int = 3) -> str:
+    all_names = list(names)
+    suffix = f" and {len(all_names) - limit} more" if len(all_names) > limit else ""
+    return ", ".join(all_names[:limit]) + suffix

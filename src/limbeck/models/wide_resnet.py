@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.models.checks import at_least
+from limbeck.models.checks import require_at_least
 
 __all__ = ["WideResNet", "wide_resnet", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"]
 
@@ -62,16 +62,16 @@ class WideResNet(nn.Module):
 
     def __init__(self, depth: int, width: int, *, classes: int = 10, channels: int = 3, dropout: float = 0.0) -> None:
         super().__init__()
-        at_least(1, width=width, classes=classes, channels=channels)
+        require_at_least(1, width=width, classes=classes, channels=channels)
         if depth < 10 or (depth - 4) % 6:
             raise LimbeckError(f"the depth of a wide ResNet is 6 n + 4 (10, 16, 22, ...), not {depth}")
         if not 0 <= dropout < 1:
             raise LimbeckError(f"dropout is a share from 0 to below 1, not {dropout}")
-        blocks = (depth - 4) // 6
+        num_blocks = (depth - 4) // 6
         self.stem = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-        self.layer1 = _stage(16, 16 * width, blocks, stride=1, dropout=dropout)
-        self.layer2 = _stage(16 * width, 32 * width, blocks, stride=2, dropout=dropout)
-        self.layer3 = _stage(32 * width, 64 * width, blocks, stride=2, dropout=dropout)
+        self.layer1 = _make_stage(16, 16 * width, num_blocks, stride=1, dropout=dropout)
+        self.layer2 = _make_stage(16 * width, 32 * width, num_blocks, stride=2, dropout=dropout)
+        self.layer3 = _make_stage(32 * width, 64 * width, num_blocks, stride=2, dropout=dropout)
         self.norm = nn.BatchNorm2d(64 * width)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(64 * width, classes)
@@ -79,35 +79,37 @@ class WideResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, picture: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         """The logits, ``[batch, classes]``."""
-        maps: Tensor = self.layer3(self.layer2(self.layer1(self.stem(picture))))
-        logits: Tensor = self.fc(self.pool(F.relu(self.norm(maps))).flatten(1))
+        features: Tensor = self.layer3(self.layer2(self.layer1(self.stem(image))))
+        logits: Tensor = self.fc(self.pool(F.relu(self.norm(features))).flatten(1))
         return logits
 
 
 @final
-class _Block(nn.Module):
+class _PreActBlock(nn.Module):
     """BatchNorm, ReLU, convolution, twice. Where the shape changes, the shortcut starts behind the first ReLU."""
 
-    def __init__(self, before: int, after: int, *, stride: int, dropout: float) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, dropout: float) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(before)
-        self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(after)
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
-        changes = stride != 1 or before != after
-        self.shortcut = nn.Conv2d(before, after, 1, stride=stride, bias=False) if changes else None
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        changes_shape = stride != 1 or in_channels != out_channels
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False) if changes_shape else None
 
     def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(self.bn1(x))
-        inner = self.dropout(F.relu(self.bn2(self.conv1(active))))
-        past = x if self.shortcut is None else self.shortcut(active)
-        total: Tensor = self.conv2(inner) + past
-        return total
+        preact = F.relu(self.bn1(x))
+        out = self.dropout(F.relu(self.bn2(self.conv1(preact))))
+        shortcut = x if self.shortcut is None else self.shortcut(preact)
+        output: Tensor = self.conv2(out) + shortcut
+        return output
 
 
-def _stage(before: int, after: int, blocks: int, *, stride: int, dropout: float) -> nn.Sequential:
-    first = _Block(before, after, stride=stride, dropout=dropout)
-    return nn.Sequential(first, *(_Block(after, after, stride=1, dropout=dropout) for _ in range(blocks - 1)))
+def _make_stage(in_channels: int, out_channels: int, num_blocks: int, *, stride: int, dropout: float) -> nn.Sequential:
+    first = _PreActBlock(in_channels, out_channels, stride=stride, dropout=dropout)
+    return nn.Sequential(
+        first, *(_PreActBlock(out_channels, out_channels, stride=1, dropout=dropout) for _ in range(num_blocks - 1))
+    )

@@ -4,13 +4,13 @@
 have ``build()``, and :func:`show` writes the recipe out with every setting.
 """
 
-from limbeck.recipe.builtin import find, listing
-from limbeck.recipe.recipe import load, show
-from limbeck.recipe.resolve import Plan, StagePlan, check, resolved
-from limbeck.recipe.resolved_node import Checked
-from limbeck.recipe.schema import Export, Node, Recipe, Scheduler, Stage, Teacher, Term, Training
+from limbeck.recipe.builtin import find_recipe, list_recipes
+from limbeck.recipe.recipe import load_recipe, to_yaml
+from limbeck.recipe.resolve import ResolvedRecipe, ResolvedStage, fill_defaults, resolve_recipe
+from limbeck.recipe.resolved_node import ResolvedNode
+from limbeck.recipe.schema import ExportNode, LossNode, Node, Recipe, SchedulerNode, Stage, TeacherNode, TrainingNode
 
 __all__ = [
-    "Checked", "Export", "Node", "Plan", "Recipe", "Scheduler", "Stage", "StagePlan", "Teacher", "Term", "Training",
-    "check", "find", "listing", "load", "resolved", "show",
+    "ResolvedNode", "ExportNode", "Node", "ResolvedRecipe", "Recipe", "SchedulerNode", "Stage", "ResolvedStage", "TeacherNode", "LossNode", "TrainingNode",
+    "resolve_recipe", "find_recipe", "list_recipes", "load_recipe", "fill_defaults", "to_yaml",
 ]  # fmt: skip

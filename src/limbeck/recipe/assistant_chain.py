@@ -9,32 +9,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-__all__ = ["Guided", "Link", "links"]
+__all__ = ["AssistantMode", "TrainingPair", "training_order"]
 
-Guided = Literal["last", "dense"]
+AssistantMode = Literal["last", "dense"]
 
 
-class Link(NamedTuple):
+class TrainingPair(NamedTuple):
     """One training: who learns, and from whom."""
 
-    learner: str
-    guides: tuple[str, ...]
+    student: str
+    teachers: tuple[str, ...]
 
 
-def links(teachers: Sequence[str], learners: Sequence[str], *, guided: Guided = "last") -> list[Link]:
+def training_order(
+    teachers: Sequence[str], students: Sequence[str], *, assistant_mode: AssistantMode = "last"
+) -> list[TrainingPair]:
     """Each of ``learners`` (from large to small) with its guides, in the order of training.
 
     With ``last`` the first learns from the teachers and every other from the one before it; with ``dense`` each learns
     from the teachers and from all before it.
 
-    >>> [link.guides for link in links(["big"], ["mid", "small", "student"])]
+    >>> [link.teachers for link in training_order(["big"], ["mid", "small", "student"])]
     [('big',), ('mid',), ('small',)]
-    >>> [link.guides for link in links(["big"], ["mid", "small", "student"], guided="dense")]
+    >>> [link.teachers for link in training_order(["big"], ["mid", "small", "student"], assistant_mode="dense")]
     [('big',), ('big', 'mid'), ('big', 'mid', 'small')]
     """
-    found = []
-    guides = tuple(teachers)
-    for learner in learners:
-        found.append(Link(learner, guides))
-        guides = (*guides, learner) if guided == "dense" else (learner,)
-    return found
+    pairs = []
+    current_teachers = tuple(teachers)
+    for student in students:
+        pairs.append(TrainingPair(student, current_teachers))
+        current_teachers = (*current_teachers, student) if assistant_mode == "dense" else (student,)
+    return pairs

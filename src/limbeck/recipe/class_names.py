@@ -7,27 +7,29 @@ from pathlib import Path
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["class_names"]
+__all__ = ["load_class_names"]
 
 
-def class_names(said: str | Sequence[str], *, place: str) -> tuple[str, ...]:
+def load_class_names(source: str | Sequence[str], *, config_path: str) -> tuple[str, ...]:
     """The names in the order of the teacher's answers; ``said`` is a list of them, or the path of a file.
 
     Raises ``LimbeckError`` where the file cannot be read or holds no name.
 
-    >>> class_names(["cat", "dog"], place="teachers.big.classes")
+    >>> load_class_names(["cat", "dog"], config_path="teachers.big.classes")
     ('cat', 'dog')
     """
-    if not isinstance(said, str):
-        return tuple(said)
+    if not isinstance(source, str):
+        return tuple(source)
     try:
-        lines = Path(said).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = Path(source).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise LimbeckError(
-            f"{place}: {said} could not be read ({type(error).__name__}): give a text file with one name a line, or a "
+            f"{config_path}: {source} could not be read ({type(error).__name__}): give a text file with one name a line, or a "
             "list of names"
         ) from error
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
-        raise LimbeckError(f"{place}: {said} holds no name: write one a line, in the order of the teacher's answers")
+        raise LimbeckError(
+            f"{config_path}: {source} holds no name: write one a line, in the order of the teacher's answers"
+        )
     return names

@@ -6,63 +6,69 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from limbeck.core.errors import LimbeckError, nearest
-from limbeck.recipe.assistant_chain import Link
-from limbeck.recipe.messages import at
-from limbeck.recipe.resolved_node import Checked
-from limbeck.recipe.schema import Recipe, Scheduler, Stage
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.recipe.assistant_chain import TrainingPair
+from limbeck.recipe.messages import join_path
+from limbeck.recipe.resolved_node import ResolvedNode
+from limbeck.recipe.schema import Recipe, SchedulerNode, Stage
 
-__all__ = ["check"]
+__all__ = ["check_consistency"]
 
 
-def check(
-    recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]], teachers: Mapping[str, Checked] = MappingProxyType({}),
-    combination: Checked | None = None,
+def check_consistency(
+    recipe: Recipe, losses: Mapping[str, Mapping[str, ResolvedNode]], teachers: Mapping[str, ResolvedNode] = MappingProxyType({}),
+    ensemble: ResolvedNode | None = None,
 ) -> None:  # fmt: skip
     """Raise ``LimbeckError`` for the first disagreement.
 
     ``terms`` are checked, by the place of their stage; ``teachers`` likewise, by name; ``combination`` likewise.
     """
-    foreign = [name for name, teacher in teachers.items() if teacher.kind == "teacher"]
-    together = () if combination is None else _together(recipe, combination, terms)
-    for complaint in (*_foreign(recipe, foreign), *_complaints(recipe, terms, foreign), *together):
-        raise LimbeckError(complaint)
+    external = [name for name, teacher in teachers.items() if teacher.kind == "teacher"]
+    ensemble_errors = () if ensemble is None else _check_ensemble(recipe, ensemble, losses)
+    for message in (
+        *_check_external_teachers(recipe, external),
+        *_check_recipe(recipe, losses, external),
+        *ensemble_errors,
+    ):
+        raise LimbeckError(message)
 
 
-def _foreign(recipe: Recipe, foreign: Sequence[str]) -> Iterator[str]:
+def _check_external_teachers(recipe: Recipe, external: Sequence[str]) -> Iterator[str]:
     """What a teacher cannot have that only answers."""
-    for name in foreign:
+    for name in external:
         teacher = recipe.teachers[name]
         if teacher.weights is not None:
             yield f"teachers.{name}.weights: {teacher.use} has no weights to read: leave them away"
-        if teacher.engine != "eager":
+        if teacher.backend != "eager":
             yield f"teachers.{name}.engine: {teacher.use} answers by itself: leave engine away"
-        for place, stage in recipe.each_stage():
-            if stage.taps.get(name):
-                yield f"{place}.taps.{name}: {teacher.use} gives answers only, so nothing in it can be tapped"
+        for config_path, stage in recipe.all_stages():
+            if stage.feature_layers.get(name):
+                yield f"{config_path}.taps.{name}: {teacher.use} gives answers only, so nothing in it can be tapped"
 
 
-def _together(
-    recipe: Recipe, combination: Checked, terms: Mapping[str, Mapping[str, Checked]]
+def _check_ensemble(
+    recipe: Recipe, ensemble: ResolvedNode, losses: Mapping[str, Mapping[str, ResolvedNode]]
 ) -> Iterator[str]:  # fmt: skip
     """Whether there is anything to combine, and somebody who listens to it."""
-    weights = combination.settings.get("weights")
+    weights = ensemble.settings.get("weights")
     for name in weights if isinstance(weights, Mapping) else ():
         if name not in recipe.teachers:
-            yield f"combination.weights: no teacher is named {name!r}; there are: {nearest(name, recipe.teachers)}"
-    if combination.use == "MeanLogits" and not weights:  # the default, which nobody asked for
+            yield f"combination.weights: no teacher is named {name!r}; there are: {suggest_names(name, recipe.teachers)}"
+    if ensemble.use == "MeanLogits" and not weights:  # the default, which nobody asked for
         return
-    said = f"combination: {combination.use} says how several teachers speak together, and"
+    prefix = f"combination: {ensemble.use} says how several teachers speak together, and"
     if len(recipe.teachers) < 2:
-        yield f"{said} the recipe has {len(recipe.teachers) or 'none'}: leave it away, or add teachers"
-    if recipe.guided == "dense" and recipe.assistants:
-        yield f"{said} with guided: dense each term listens to each of them by itself: leave one of the two away"
-    each = [term for place, stage in terms.items() if place != "teaching" for term in stage.values()]
-    if all(":" not in term.use and term.resolved.get("teacher", "none") is not None for term in each):
-        yield f"{said} every term names its own teacher: leave it away, or a term's `teacher`"
+        yield f"{prefix} the recipe has {len(recipe.teachers) or 'none'}: leave it away, or add teachers"
+    if recipe.assistant_mode == "dense" and recipe.assistants:
+        yield f"{prefix} with guided: dense each term listens to each of them by itself: leave one of the two away"
+    all_losses = [loss for config_path, stage in losses.items() if config_path != "teaching" for loss in stage.values()]
+    if all(":" not in loss.use and loss.config.get("teacher", "none") is not None for loss in all_losses):
+        yield f"{prefix} every term names its own teacher: leave it away, or a term's `teacher`"
 
 
-def _complaints(recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]], foreign: Sequence[str]) -> Iterator[str]:
+def _check_recipe(
+    recipe: Recipe, losses: Mapping[str, Mapping[str, ResolvedNode]], external: Sequence[str]
+) -> Iterator[str]:
     if not recipe.stages:
         yield (
             "stages: a recipe needs at least one, such as "
@@ -70,137 +76,151 @@ def _complaints(recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]], fore
         )
     if recipe.cache is not None and not recipe.teachers:
         yield "cache: it keeps what teachers answer, and the recipe has none: leave it away, or add teachers"
-    yield from _same_names(recipe)
+    yield from _check_stage_names(recipe)
     # What a user's own function builds is known once it is built; Job looks then.
-    untaught = [
+    untrained = [
         name for name, teacher in recipe.teachers.items()
-        if teacher.weights is None and name not in foreign and ":" not in teacher.use
+        if teacher.weights is None and name not in external and ":" not in teacher.use
     ]  # fmt: skip
-    if untaught and recipe.teaching is None:
+    if untrained and recipe.teacher_training is None:
         yield (
-            f"teachers.{untaught[0]}: it has no weights, and there is no `teaching` to train it by: "
+            f"teachers.{untrained[0]}: it has no weights, and there is no `teaching` to train it by: "
             "give weights, a file or a run folder, or add teaching: {epochs: …, objective: …}"
         )
-    for name in untaught:
-        if recipe.teachers[name].named:
+    for name in untrained:
+        if recipe.teachers[name].has_class_names:
             yield (
                 f"teachers.{name}.classes: it has no weights, so it is trained here and learns the data's classes: "
                 "leave classes away, or give weights"
             )
-    yield from _chain(recipe)
-    yield from _itself(recipe, terms)
-    for place, stage in recipe.each_stage():
-        taught = place == "teaching"
-        own = [] if taught else list(recipe.self_teachers)
-        yield from _taps(stage, place, [] if taught else [*recipe.teachers, *recipe.assistants, *own])
-        links = [Link("student", ())] if taught else recipe.links()
-        chain = [Link(learner, (*guides, *own)) for learner, guides in links]
-        for name, term in terms[place].items():
-            yield from _teacher(term, at(place, "objective", name), chain)
-            for link in chain:
-                yield from _term(term, at(place, "objective", name), stage, link, each=recipe.guided == "dense")
-        yield from _scheduler(recipe.training_of(stage, place=place).scheduler, place)
+    yield from _check_assistants(recipe)
+    yield from _check_self_teachers_and_peers(recipe, losses)
+    for config_path, stage in recipe.all_stages():
+        is_teacher_training = config_path == "teaching"
+        self_teachers = [] if is_teacher_training else list(recipe.self_teachers)
+        yield from _check_feature_layers(
+            stage, config_path, [] if is_teacher_training else [*recipe.teachers, *recipe.assistants, *self_teachers]
+        )
+        pairs = [TrainingPair("student", ())] if is_teacher_training else recipe.training_order()
+        chain = [TrainingPair(student, (*teachers, *self_teachers)) for student, teachers in pairs]
+        for name, loss in losses[config_path].items():
+            yield from _check_teacher(loss, join_path(config_path, "objective", name), chain)
+            for pair in chain:
+                yield from _check_loss(
+                    loss,
+                    join_path(config_path, "objective", name),
+                    stage,
+                    pair,
+                    per_teacher=recipe.assistant_mode == "dense",
+                )
+        yield from _check_scheduler(recipe.stage_training(stage, config_path=config_path).scheduler, config_path)
 
 
-def _same_names(recipe: Recipe) -> Iterator[str]:
-    first: dict[str, int] = {}
+def _check_stage_names(recipe: Recipe) -> Iterator[str]:
+    first_index: dict[str, int] = {}
     for i, stage in enumerate(recipe.stages):
-        if stage.name in first:
-            yield f"stages.{i}.name: {stage.name!r} is the name of stages.{first[stage.name]} already: choose another"
-        first[stage.name] = i
+        if stage.name in first_index:
+            yield f"stages.{i}.name: {stage.name!r} is the name of stages.{first_index[stage.name]} already: choose another"
+        first_index[stage.name] = i
 
 
-def _taps(stage: Stage, place: str, teachers: list[str]) -> Iterator[str]:
+def _check_feature_layers(stage: Stage, config_path: str, teachers: list[str]) -> Iterator[str]:
     networks = ["student", *teachers]
-    for network in stage.taps:
+    for network in stage.feature_layers:
         if network not in networks:
             # In teaching the network that learns is the teacher, and it is the student of its own training.
-            hint = " (while a teacher is taught, it is called student)" if place == "teaching" else ""
-            yield f"{place}.taps: no network is named {network!r}; there are: {nearest(network, networks)}{hint}"
+            hint = " (while a teacher is taught, it is called student)" if config_path == "teaching" else ""
+            yield f"{config_path}.taps: no network is named {network!r}; there are: {suggest_names(network, networks)}{hint}"
 
 
-def _chain(recipe: Recipe) -> Iterator[str]:
+def _check_assistants(recipe: Recipe) -> Iterator[str]:
     for name in recipe.assistants:
         if name in recipe.teachers:
             yield f"assistants.{name}: a teacher has that name already: choose another"
         if not recipe.teachers:
             yield f"assistants.{name}: an assistant learns from the teachers, and the recipe has none: add teachers"
-    if not recipe.assistants and recipe.guided == "dense":
+    if not recipe.assistants and recipe.assistant_mode == "dense":
         yield "guided: dense says who guides assistants, and the recipe has none: add assistants, or leave guided away"
-    if not recipe.assistants and "direct" in recipe.controls:
+    if not recipe.assistants and "direct" in recipe.baseline_names:
         yield "control: direct is the student without assistants, and the recipe has none: write alone or none"
 
 
-def _itself(recipe: Recipe, terms: Mapping[str, Mapping[str, Checked]]) -> Iterator[str]:
+def _check_self_teachers_and_peers(recipe: Recipe, losses: Mapping[str, Mapping[str, ResolvedNode]]) -> Iterator[str]:
     """What stands beside the student: teachers made of it, and peers that learn with it."""
-    others = {**dict.fromkeys(recipe.teachers, "teacher"), **dict.fromkeys(recipe.assistants, "assistant")}
+    used_names = {**dict.fromkeys(recipe.teachers, "teacher"), **dict.fromkeys(recipe.assistants, "assistant")}
     for key, names in (("self_teachers", recipe.self_teachers), ("peers", recipe.peers)):
         for name in names:
-            if name in others:
-                yield f"{key}.{name}: a {others[name]} has that name already: choose another"
-    both = [name for name in recipe.peers if name in recipe.self_teachers]
-    if both:
-        yield f"peers.{both[0]}: a teacher made of the student has that name already: choose another"
-    for place, stage in recipe.each_stage():
-        training = recipe.training_of(stage, place=place)
-        for name, term in terms[place].items():
-            if term.use == "DeepToShallow" and (training.ema is not None or training.keep == "best"):
+            if name in used_names:
+                yield f"{key}.{name}: a {used_names[name]} has that name already: choose another"
+    duplicates = [name for name in recipe.peers if name in recipe.self_teachers]
+    if duplicates:
+        yield f"peers.{duplicates[0]}: a teacher made of the student has that name already: choose another"
+    for config_path, stage in recipe.all_stages():
+        training = recipe.stage_training(stage, config_path=config_path)
+        for name, loss in losses[config_path].items():
+            if loss.use == "DeepToShallow" and (training.ema_decay is not None or training.keep_weights == "best"):
                 yield (
-                    f"{at(place, 'objective', name)}: its heads are those of the last step, and training keeps other "
+                    f"{join_path(config_path, 'objective', name)}: its heads are those of the last step, and training keeps other "
                     "weights of the student, which they do not fit: leave ema away, and keep: last"
                 )
-        if recipe.peers and (stage.taps or stage.frozen or training.sampling != "plain"):
-            key = "taps" if stage.taps else "frozen" if stage.frozen else "training.sampling"
-            yield f"{place}.{key}: it is for one student, and the recipe has peers: leave {key} away, or the peers"
+        if recipe.peers and (stage.feature_layers or stage.freeze or training.batch_pairing != "plain"):
+            key = "taps" if stage.feature_layers else "frozen" if stage.freeze else "training.sampling"
+            yield f"{config_path}.{key}: it is for one student, and the recipe has peers: leave {key} away, or the peers"
     for key in ("self_teachers", "assistants", "cache"):
         if recipe.peers and getattr(recipe, key):
             yield f"{key}: it is for one student, and the recipe has peers: leave {key} away, or the peers"
 
 
-def _teacher(term: Checked, place: str, chain: list[Link]) -> Iterator[str]:
+def _check_teacher(loss: ResolvedNode, config_path: str, chain: list[TrainingPair]) -> Iterator[str]:
     """Whether the teacher that a term names is there for everyone who learns by it."""
-    teacher = term.settings.get("teacher")
-    everyone = list(dict.fromkeys(name for link in chain for name in (*link.guides, link.learner)))[:-1]
-    lacking = next((link for link in chain if teacher not in link.guides), None)
-    if not isinstance(teacher, str) or lacking is None:
+    teacher = loss.settings.get("teacher")
+    known_teachers = list(dict.fromkeys(name for pair in chain for name in (*pair.teachers, pair.student)))[:-1]
+    incomplete_pair = next((pair for pair in chain if teacher not in pair.teachers), None)
+    if not isinstance(teacher, str) or incomplete_pair is None:
         return
-    if teacher not in everyone:
-        yield f"{place}.teacher: no teacher is named {teacher!r}; there are: {nearest(teacher, everyone)}"
-    guides = " and ".join(lacking.guides)
+    if teacher not in known_teachers:
+        yield f"{config_path}.teacher: no teacher is named {teacher!r}; there are: {suggest_names(teacher, known_teachers)}"
+    teacher_names = " and ".join(incomplete_pair.teachers)
     yield (
-        f"{place}.teacher: {lacking.learner} goes through the same stages and learns from {guides}, not from "
+        f"{config_path}.teacher: {incomplete_pair.student} goes through the same stages and learns from {teacher_names}, not from "
         f"{teacher}: leave `teacher` away, and the term listens to whoever teaches"
     )
 
 
-def _term(term: Checked, place: str, stage: Stage, link: Link, *, each: bool) -> Iterator[str]:
-    teacher = term.settings.get("teacher")
-    own = ":" not in term.use
-    if own and "teacher" in term.resolved and not link.guides:
-        where = "and a teacher is taught without one" if place.startswith("teaching") else "and the recipe has none"
-        yield f"{place}: {term.use} compares with a teacher, {where}: choose a term on the truth, or add teachers"
-    alone = each or len(link.guides) == 1
-    speaking = [teacher] if isinstance(teacher, str) else list(link.guides) if alone else []
-    for setting, tap in _tapped(term) if own else ():
-        for network in (link.learner, *speaking):
-            if tap not in stage.taps.get(network, {}):
-                stage_place = place.rpartition(".objective.")[0]
+def _check_loss(
+    loss: ResolvedNode, config_path: str, stage: Stage, pair: TrainingPair, *, per_teacher: bool
+) -> Iterator[str]:
+    teacher = loss.settings.get("teacher")
+    is_builtin = ":" not in loss.use
+    if is_builtin and "teacher" in loss.config and not pair.teachers:
+        reason = (
+            "and a teacher is taught without one" if config_path.startswith("teaching") else "and the recipe has none"
+        )
+        yield f"{config_path}: {loss.use} compares with a teacher, {reason}: choose a term on the truth, or add teachers"
+    uses_one_teacher = per_teacher or len(pair.teachers) == 1
+    compared_teachers = [teacher] if isinstance(teacher, str) else list(pair.teachers) if uses_one_teacher else []
+    for setting, layer in _used_layers(loss) if is_builtin else ():
+        for network in (pair.student, *compared_teachers):
+            if layer not in stage.feature_layers.get(network, {}):
+                stage_path = config_path.rpartition(".objective.")[0]
                 yield (
-                    f"{place}.{setting}: no tap of {network} is named {tap!r}: name the module to read, "
-                    f"{stage_place}.taps: {{{network}: {{{tap}: PATH}}}}"
+                    f"{config_path}.{setting}: no tap of {network} is named {layer!r}: name the module to read, "
+                    f"{stage_path}.taps: {{{network}: {{{layer}: PATH}}}}"
                 )
 
 
-def _tapped(term: Checked) -> Iterator[tuple[str, str]]:
+def _used_layers(loss: ResolvedNode) -> Iterator[tuple[str, str]]:
     """The names of taps in a term's settings, one or several in each."""
     for setting in ("at", "first", "last"):
-        said: Any = term.settings.get(setting)
-        yield from ((setting, tap) for tap in (said if isinstance(said, list) else [said]) if isinstance(tap, str))
+        value: Any = loss.settings.get(setting)
+        yield from (
+            (setting, layer) for layer in (value if isinstance(value, list) else [value]) if isinstance(layer, str)
+        )
 
 
-def _scheduler(scheduler: Scheduler | None, place: str) -> Iterator[str]:
-    if scheduler is not None and scheduler.use == "ReduceLROnPlateau" and scheduler.per == "step":
+def _check_scheduler(scheduler: SchedulerNode | None, config_path: str) -> Iterator[str]:
+    if scheduler is not None and scheduler.use == "ReduceLROnPlateau" and scheduler.interval == "step":
         yield (
-            f"{place}: ReduceLROnPlateau watches the validation loss, which is measured once an epoch: "
+            f"{config_path}: ReduceLROnPlateau watches the validation loss, which is measured once an epoch: "
             "set per: epoch in training.scheduler"
         )

@@ -8,38 +8,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from limbeck.recipe.scalars import refuse
+from limbeck.recipe.scalars import raise_validation_error
 
-__all__ = ["generation", "spread"]
+__all__ = ["generation_name", "expand_generations"]
 
 
-def generation(number: int) -> str:
+def generation_name(index: int) -> str:
     """The name of a generation, counted from 1."""
-    return f"generation{number}"
+    return f"generation{index}"
 
 
-def spread(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+def expand_generations(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     """``recipe`` with the teacher and the assistants that its ``generations`` stand for.
 
     Of N generations the first is the teacher, which learns by ``teaching``; the student is the last.
 
-    >>> found = spread({"generations": 3, "student": "small_cnn"})
+    >>> found = expand_generations({"generations": 3, "student": "small_cnn"})
     >>> found["teachers"], found["assistants"]
     ({'generation1': 'small_cnn'}, {'generation2': 'small_cnn'})
     """
-    many = recipe.get("generations")
-    if not isinstance(many, int) or isinstance(many, bool) or many < 2 or "student" not in recipe:
+    count = recipe.get("generations")
+    if not isinstance(count, int) or isinstance(count, bool) or count < 2 or "student" not in recipe:
         return recipe  # nothing asked for, or a mistake that the schema tells
     student = recipe["student"]
-    own = {
-        "teachers": {generation(1): student},
-        "assistants": {generation(number): student for number in range(2, many)},
+    expanded = {
+        "teachers": {generation_name(1): student},
+        "assistants": {generation_name(index): student for index in range(2, count)},
     }
-    for key, made in own.items():
+    for key, nodes in expanded.items():
         # A recipe that was written out has them already, perhaps with weights for the first.
-        if (given := recipe.get(key)) and list(given) != list(made):
-            refuse(
-                f"{key}: generations makes its own ({', '.join(made) or 'none'}), and {', '.join(given)} is given: "
+        if (existing := recipe.get(key)) and list(existing) != list(nodes):
+            raise_validation_error(
+                f"{key}: generations makes its own ({', '.join(nodes) or 'none'}), and {', '.join(existing)} is given: "
                 f"leave {key} away, or generations"
             )
-    return {**recipe, **{key: recipe.get(key) or made for key, made in own.items()}}
+    return {**recipe, **{key: recipe.get(key) or nodes for key, nodes in expanded.items()}}

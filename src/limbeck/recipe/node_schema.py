@@ -11,61 +11,69 @@ from typing import Annotated, Any, Final, Literal, Self, final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from limbeck.recipe.messages import shown
-from limbeck.recipe.scalars import Flag, Integer, Number, Text, refuse, sentence
+from limbeck.recipe.messages import format_value
+from limbeck.recipe.scalars import Number, StrictBool, StrictInt, StrictStr, raise_validation_error, validation_error
 
-__all__ = ["Node", "Normalizing", "Scheduler", "Teacher", "Term"]
+__all__ = ["Node", "NormalizationNode", "SchedulerNode", "TeacherNode", "LossNode"]
 
-EngineName = Literal["auto", "eager", "folded", "compile", "onnxruntime", "openvino"]
+BackendName = Literal["auto", "eager", "folded", "compile", "onnxruntime", "openvino"]
 
-_STRICT: Final = ConfigDict(extra="forbid", frozen=True)
-_NODE: Final = ConfigDict(extra="allow", frozen=True)
+_STRICT_CONFIG: Final = ConfigDict(extra="forbid", frozen=True)
+_NODE_CONFIG: Final = ConfigDict(extra="allow", frozen=True)
 
 
-def _weight(value: Any) -> Any:
+def _parse_weight(value: Any) -> Any:
     if isinstance(value, Mapping | Node):
         return Node.model_validate(value)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise sentence(f"{shown(value)} is not a number or a schedule")
+        raise validation_error(f"{format_value(value)} is not a number or a schedule")
     try:
         number = float(value)
     except ValueError:
-        raise sentence(f"{shown(value)} is not a number or a schedule, such as {{use: linear, …}}") from None
+        raise validation_error(
+            f"{format_value(value)} is not a number or a schedule, such as {{use: linear, …}}"
+        ) from None
     if not math.isfinite(number):
-        raise sentence(f"{shown(value)} is not a finite number")
+        raise validation_error(f"{format_value(value)} is not a finite number")
     return number
 
 
-def _normalize(value: Any) -> Any:
-    if isinstance(value, Mapping | Normalizing):
-        return Normalizing.model_validate(value)
+def _parse_normalization(value: Any) -> Any:
+    if isinstance(value, Mapping | NormalizationNode):
+        return NormalizationNode.model_validate(value)
     allowed = ("data", "imagenet", "none")
-    return value if value in allowed else refuse(
-        f"{shown(value)} is not one of {', '.join(map(repr, allowed))}, nor {{mean: [...], std: [...]}}"
+    return value if value in allowed else raise_validation_error(
+        f"{format_value(value)} is not one of {', '.join(map(repr, allowed))}, nor {{mean: [...], std: [...]}}"
     )  # fmt: skip
 
 
-def _classes(value: Any) -> Any:
+def _parse_class_names(value: Any) -> Any:
     """A number is a setting of the network; names are a list of them, or a file."""
-    many = isinstance(value, list | tuple)
-    if many and value and all(isinstance(name, str) for name in value):
+    is_list = isinstance(value, list | tuple)
+    if is_list and value and all(isinstance(name, str) for name in value):
         return tuple(value)
-    if many or isinstance(value, bool) or not isinstance(value, int | str):
-        refuse(f"{shown(value)} is no list of class names, such as [cat, dog], and no file that holds them")
+    if is_list or isinstance(value, bool) or not isinstance(value, int | str):
+        raise_validation_error(
+            f"{format_value(value)} is no list of class names, such as [cat, dog], and no file that holds them"
+        )
     return value
 
 
-def _node(value: Any) -> Any:
+def _expand_shorthand(value: Any) -> Any:
     """A mapping with ``use``; the name alone is short for it."""
     if isinstance(value, str):
         return {"use": value}
     if not isinstance(value, Mapping):
-        return value if isinstance(value, BaseModel) else refuse(f"{shown(value)} is not a node: write {{use: NAME}}")
+        return (
+            value
+            if isinstance(value, BaseModel)
+            else raise_validation_error(f"{format_value(value)} is not a node: write {{use: NAME}}")
+        )
     if "use" not in value:
-        refuse(f"{shown(value)} lacks `use`, the name of what to build")
+        raise_validation_error(f"{format_value(value)} lacks `use`, the name of what to build")
     for key in value:
         if not isinstance(key, str):
-            refuse(f"the key {shown(key)} is not text: put it in quotes")
+            raise_validation_error(f"the key {format_value(key)} is not text: put it in quotes")
     return value
 
 
@@ -73,44 +81,46 @@ def _node(value: Any) -> Any:
 class Node(BaseModel):
     """Something to build: what it is, and its settings beside that."""
 
-    model_config = _NODE
-    use: Text
+    model_config = _NODE_CONFIG
+    use: StrictStr
 
-    before = model_validator(mode="before")(_node)
+    expand_shorthand = model_validator(mode="before")(_expand_shorthand)
 
 
 @final
-class Term(BaseModel):
+class LossNode(BaseModel):
     """A term of an objective, with its weight: a number or a schedule.
 
     With ``gather`` it gets what all processes said together, see :func:`limbeck.distiller.gather_context`.
     """
 
-    model_config = _NODE
-    use: Text
-    weight: Annotated[float | Node, BeforeValidator(_weight)] = 1.0
-    gather: Flag = False
+    model_config = _NODE_CONFIG
+    use: StrictStr
+    weight: Annotated[float | Node, BeforeValidator(_parse_weight)] = 1.0
+    gather_distributed: StrictBool = False
 
-    before = model_validator(mode="before")(_node)
+    expand_shorthand = model_validator(mode="before")(_expand_shorthand)
 
 
 @final
-class Normalizing(BaseModel):
+class NormalizationNode(BaseModel):
     """Mean and spread of each channel, for pixels in 0..1."""
 
-    model_config = _STRICT
+    model_config = _STRICT_CONFIG
     mean: tuple[Number, ...]
     std: tuple[Annotated[Number, Field(gt=0)], ...]
 
     @model_validator(mode="after")
-    def _channels(self) -> Self:
+    def _check_channels(self) -> Self:
         if len(self.mean) != len(self.std) or not self.mean:
-            refuse(f"mean has {len(self.mean)} channels and std {len(self.std)}: give one of each for every channel")
+            raise_validation_error(
+                f"mean has {len(self.mean)} channels and std {len(self.std)}: give one of each for every channel"
+            )
         return self
 
 
 @final
-class Teacher(BaseModel):
+class TeacherNode(BaseModel):
     """A teacher; ``weights`` is a file or a run folder, and without it the network is trained first.
 
     ``engine`` is what a network's answers are computed by, see :class:`limbeck.teachers.Engine`. ``stop`` ends the
@@ -124,41 +134,47 @@ class Teacher(BaseModel):
     (:mod:`limbeck.teachers.masked`).
     """
 
-    model_config = _NODE
-    use: Text
-    weights: Text | None = None
-    engine: EngineName = "eager"
-    stop: Annotated[Number, Field(gt=0, le=1)] | None = None
-    size: Annotated[Integer, Field(ge=1)] | None = None
-    normalize: Annotated[Literal["data", "imagenet", "none"] | Normalizing | None, BeforeValidator(_normalize)] = None
-    classes: Annotated[Integer | Text | tuple[Text, ...] | None, BeforeValidator(_classes)] = None
-    missing: Literal["refuse", "mask"] = "refuse"
-    answers: Text | None = None
+    model_config = _NODE_CONFIG
+    use: StrictStr
+    weights: StrictStr | None = None
+    backend: BackendName = "eager"
+    train_fraction: Annotated[Number, Field(gt=0, le=1)] | None = None
+    input_size: Annotated[StrictInt, Field(ge=1)] | None = None
+    normalize: Annotated[
+        Literal["data", "imagenet", "none"] | NormalizationNode | None, BeforeValidator(_parse_normalization)
+    ] = None
+    class_names: Annotated[
+        StrictInt | StrictStr | tuple[StrictStr, ...] | None, BeforeValidator(_parse_class_names)
+    ] = None
+    missing_classes: Literal["refuse", "mask"] = "refuse"
+    coverage: StrictStr | None = None
 
-    before = model_validator(mode="before")(_node)
+    expand_shorthand = model_validator(mode="before")(_expand_shorthand)
 
     @model_validator(mode="after")
-    def _trained(self) -> Self:
-        if self.stop is not None and self.weights is not None:
-            refuse(f"stop: {self.stop:g} ends a training early, and a teacher with weights is not trained: drop one")
-        if self.missing == "mask" and not self.named:
-            refuse(
+    def _check_training(self) -> Self:
+        if self.train_fraction is not None and self.weights is not None:
+            raise_validation_error(
+                f"stop: {self.train_fraction:g} ends a training early, and a teacher with weights is not trained: drop one"
+            )
+        if self.missing_classes == "mask" and not self.has_class_names:
+            raise_validation_error(
                 "missing: mask leaves classes out that are missing among the teacher's, and it names none: give classes"
             )
         return self
 
     @property
-    def named(self) -> bool:
+    def has_class_names(self) -> bool:
         """Whether it says which classes it knows; a bare number of classes is a setting of its network."""
-        return self.classes is not None and not isinstance(self.classes, int)
+        return self.class_names is not None and not isinstance(self.class_names, int)
 
 
 @final
-class Scheduler(BaseModel):
+class SchedulerNode(BaseModel):
     """A learning-rate scheduler, stepped after each optimizer ``step`` or each ``epoch``."""
 
-    model_config = _NODE
-    use: Text
-    per: Literal["step", "epoch"] = "step"
+    model_config = _NODE_CONFIG
+    use: StrictStr
+    interval: Literal["step", "epoch"] = "step"
 
-    before = model_validator(mode="before")(_node)
+    expand_shorthand = model_validator(mode="before")(_expand_shorthand)

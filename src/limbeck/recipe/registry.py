@@ -17,17 +17,17 @@ from importlib import import_module
 from types import MappingProxyType, ModuleType
 from typing import Any, Final, final
 
-from limbeck.core.errors import LimbeckError, nearest
+from limbeck.core.errors import LimbeckError, suggest_names
 
-__all__ = ["KINDS", "Kind", "find", "names", "refuse_plugin"]
+__all__ = ["NODE_KINDS", "NodeKind", "resolve_target", "list_names", "plugin_error"]
 
-_MODULE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
-_PATH: Final = re.compile(_MODULE.pattern + r":[A-Za-z_][A-Za-z0-9_]*")
+_MODULE_PATTERN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
+_TARGET_PATTERN: Final = re.compile(_MODULE_PATTERN.pattern + r":[A-Za-z_][A-Za-z0-9_]*")
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class NodeKind:
     """One kind of thing that a recipe names.
 
     Attributes:
@@ -40,184 +40,195 @@ class Kind:
 
     noun: str
     module: str
-    wanted: Callable[[Any], bool]
-    passed: tuple[str, ...] = ()
-    filled: Mapping[str, str] = field(default_factory=dict)
+    is_member: Callable[[Any], bool]
+    positional_args: tuple[str, ...] = ()
+    injected_args: Mapping[str, str] = field(default_factory=dict)
 
 
-def _same(*names: str) -> Mapping[str, str]:
+def _map_to_self(*names: str) -> Mapping[str, str]:
     return MappingProxyType({name: name for name in names})
 
 
-def _builder(thing: Any) -> bool:
+def _is_model_builder(obj: Any) -> bool:
     # Beside the builders stand those who read and write weights; a builder is told how many classes there are.
-    return inspect.isfunction(thing) and "classes" in inspect.signature(thing).parameters
+    return inspect.isfunction(obj) and "classes" in inspect.signature(obj).parameters
 
 
-KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
+NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
     {
-        "task": Kind(noun="task", module="limbeck.tasks", wanted=inspect.isclass, filled=_same("classes")),
-        "data": Kind(
+        "task": NodeKind(
+            noun="task", module="limbeck.tasks", is_member=inspect.isclass, injected_args=_map_to_self("classes")
+        ),
+        "data": NodeKind(
             noun="data source",
             module="limbeck.data",
-            wanted=lambda thing: inspect.isclass(thing) and hasattr(thing, "load"),
-            filled=_same("seed"),
+            is_member=lambda thing: inspect.isclass(thing) and hasattr(thing, "load"),
+            injected_args=_map_to_self("seed"),
         ),
-        "views": Kind(noun="kind of views", module="limbeck.data.augmentation", wanted=callable),
-        "transform": Kind(noun="transform", module="limbeck.data.transforms", wanted=inspect.isfunction),
-        "model": Kind(
-            noun="model", module="limbeck.models", wanted=_builder, filled=_same("classes", "channels", "seed")
+        "views": NodeKind(noun="kind of views", module="limbeck.data.augmentation", is_member=callable),
+        "transform": NodeKind(noun="transform", module="limbeck.data.transforms", is_member=inspect.isfunction),
+        "model": NodeKind(
+            noun="model",
+            module="limbeck.models",
+            is_member=_is_model_builder,
+            injected_args=_map_to_self("classes", "channels", "seed"),
         ),
-        "teacher": Kind(
-            noun="teacher", module="limbeck.teachers.external", wanted=inspect.isfunction, filled=_same("classes")
+        "teacher": NodeKind(
+            noun="teacher",
+            module="limbeck.teachers.external",
+            is_member=inspect.isfunction,
+            injected_args=_map_to_self("classes"),
         ),
-        "self_teacher": Kind(
+        "self_teacher": NodeKind(
             noun="teacher made of the student",
             module="limbeck.teachers.self_teachers",
-            wanted=inspect.isclass,
-            filled=_same("classes"),
+            is_member=inspect.isclass,
+            injected_args=_map_to_self("classes"),
         ),
-        "combination": Kind(
+        "combination": NodeKind(
             noun="combination of teachers",
             module="limbeck.teachers.combinations",
-            wanted=lambda thing: inspect.isclass(thing) and thing.__name__ != "Combination",
-            filled=_same("seed"),
+            is_member=lambda thing: inspect.isclass(thing) and thing.__name__ != "Combination",
+            injected_args=_map_to_self("seed"),
         ),
-        "term": Kind(
-            noun="term", module="limbeck.losses", wanted=inspect.isclass, filled=_same("classes", "seed", "tau")
+        "term": NodeKind(
+            noun="term",
+            module="limbeck.losses",
+            is_member=inspect.isclass,
+            injected_args=_map_to_self("classes", "seed", "tau"),
         ),
-        "schedule": Kind(
+        "schedule": NodeKind(
             noun="schedule",
             module="limbeck.schedule",
-            wanted=lambda thing: inspect.isfunction(thing) and thing.__name__ != "at",
+            is_member=lambda thing: inspect.isfunction(thing) and thing.__name__ != "at",
         ),
-        "temperature": Kind(
+        "temperature": NodeKind(
             noun="temperature",
             module="limbeck.temperature",
-            wanted=lambda thing: (
+            is_member=lambda thing: (
                 inspect.isclass(thing) and hasattr(thing, "bounds") and thing.__name__ != "Temperature"
             ),
         ),
-        "balance": Kind(
+        "balance": NodeKind(
             noun="balance of weights",
             module="limbeck.losses.weighting.loss_weighting",
-            wanted=lambda thing: hasattr(thing, "bind"),
+            is_member=lambda thing: hasattr(thing, "register_losses"),
         ),
-        "optimizer": Kind(
+        "optimizer": NodeKind(
             noun="optimizer",
             module="torch.optim",
-            wanted=lambda thing: inspect.isclass(thing) and thing.__name__ != "Optimizer",
-            passed=("params",),
+            is_member=lambda thing: inspect.isclass(thing) and thing.__name__ != "Optimizer",
+            positional_args=("params",),
         ),
-        "scheduler": Kind(
+        "scheduler": NodeKind(
             noun="scheduler",
             module="torch.optim.lr_scheduler",
-            wanted=lambda thing: inspect.isclass(thing) and thing.__name__ != "LRScheduler",
-            passed=("optimizer",),
-            filled=MappingProxyType({"T_max": "steps", "total_steps": "steps"}),
+            is_member=lambda thing: inspect.isclass(thing) and thing.__name__ != "LRScheduler",
+            positional_args=("optimizer",),
+            injected_args=MappingProxyType({"T_max": "steps", "total_steps": "steps"}),
         ),
     }
 )
 
 
-def names(kind: str) -> list[str]:
+def list_names(kind: str) -> list[str]:
     """Every name of ``kind``, sorted; this imports its room.
 
-    >>> names("schedule")
+    >>> list_names("schedule")
     ['cosine', 'linear', 'overall', 'steps', 'switch', 'warmup']
     """
-    room = import_module(KINDS[kind].module)
-    public = [name for name in getattr(room, "__all__", ()) if not name.startswith("_")]
-    return sorted(name for name in public if KINDS[kind].wanted(getattr(room, name)))
+    module = import_module(NODE_KINDS[kind].module)
+    public_names = [name for name in getattr(module, "__all__", ()) if not name.startswith("_")]
+    return sorted(name for name in public_names if NODE_KINDS[kind].is_member(getattr(module, name)))
 
 
-def find(
-    use: str, kinds: Iterable[str], *, plugins: Iterable[str] = (), place: str = "recipe"
+def resolve_target(
+    use: str, kinds: Iterable[str], *, plugins: Iterable[str] = (), config_path: str = "recipe"
 ) -> tuple[str, Callable[..., Any]]:
     """What ``use`` names, and of which of ``kinds`` it is; the first kind that has the name wins.
 
     Raises ``LimbeckError``: for a name nobody has, and for a package that is not listed under ``plugins``.
 
-    >>> find("linear", ["schedule"])[1](1.0, 0.0)
+    >>> resolve_target("linear", ["schedule"])[1](1.0, 0.0)
     Linear(start=1.0, end=0.0)
     """
     order = list(kinds)
     if ":" in use:
-        return order[0], _plugged(use, tuple(plugins), place)
+        return order[0], _resolve_plugin(use, tuple(plugins), config_path)
     allowed: list[str] = []
     for kind in order:
-        here = names(kind)
-        if use in here:
-            found: Callable[..., Any] = getattr(import_module(KINDS[kind].module), use)
-            return kind, found
-        allowed += here
-    what = " or ".join(KINDS[kind].noun for kind in order) if len(order) < 3 else "part"
+        available = list_names(kind)
+        if use in available:
+            target: Callable[..., Any] = getattr(import_module(NODE_KINDS[kind].module), use)
+            return kind, target
+        allowed += available
+    noun = " or ".join(NODE_KINDS[kind].noun for kind in order) if len(order) < 3 else "part"
     raise LimbeckError(
-        f"{place}: no {what} is named {use!r}; there are: {nearest(use, allowed)} "
+        f"{config_path}: no {noun} is named {use!r}; there are: {suggest_names(use, allowed)} "
         "(a class of your own is written package.module:Name)"
     )
 
 
-def refuse_plugin(name: str) -> str | None:
+def plugin_error(name: str) -> str | None:
     """Why ``name`` cannot be listed under ``plugins``; ``None`` where it can.
 
-    >>> refuse_plugin("mypackage.losses")
-    >>> refuse_plugin("os")
+    >>> plugin_error("mypackage.losses")
+    >>> plugin_error("os")
     "'os' is part of Python itself, which no recipe may name: list a package of your own"
     """
-    if not _MODULE.fullmatch(name) or _hidden(name):
+    if not _MODULE_PATTERN.fullmatch(name) or _has_dunder(name):
         return f"{name!r} is not the name of a package, such as mypackage or mypackage.losses"
     if name.partition(".")[0] in sys.stdlib_module_names:
         return f"{name!r} is part of Python itself, which no recipe may name: list a package of your own"
     return None
 
 
-def _plugged(use: str, plugins: tuple[str, ...], place: str) -> Callable[..., Any]:
+def _resolve_plugin(use: str, plugins: tuple[str, ...], config_path: str) -> Callable[..., Any]:
     module, _, name = use.partition(":")
-    if not _PATH.fullmatch(use) or _hidden(module) or name.startswith("__"):
-        raise LimbeckError(f"{place}: {use!r} is not a path of the form package.module:Name")
-    listed = [plugin for plugin in plugins if refuse_plugin(plugin) is None]
-    if not _within(module, listed):
+    if not _TARGET_PATTERN.fullmatch(use) or _has_dunder(module) or name.startswith("__"):
+        raise LimbeckError(f"{config_path}: {use!r} is not a path of the form package.module:Name")
+    allowed_packages = [plugin for plugin in plugins if plugin_error(plugin) is None]
+    if not _is_inside(module, allowed_packages):
         top = module.partition(".")[0]
         raise LimbeckError(
-            f"{place}: {use} is not limbeck's, and its package is not listed: "
-            + (refuse_plugin(module) or f"if you trust it, add `plugins: [{', '.join([*plugins, top])}]` to the recipe")
+            f"{config_path}: {use} is not limbeck's, and its package is not listed: "
+            + (plugin_error(module) or f"if you trust it, add `plugins: [{', '.join([*plugins, top])}]` to the recipe")
         )
-    room = _imported(module, use, place)
-    public = [each for each in dir(room) if not each.startswith("_")]
-    thing = getattr(room, name, None)
-    if thing is None:
-        raise LimbeckError(f"{place}: {module} has no {name!r}; there are: {nearest(name, public)}")
-    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
-        raise LimbeckError(f"{place}: {use} is a {type(thing).__name__}, and `use` takes a class or a function")
-    home = str(getattr(thing, "__module__", None))
-    if not _within(home, listed):
+    imported_module = _import_plugin_module(module, use, config_path)
+    public_names = [attribute for attribute in dir(imported_module) if not attribute.startswith("_")]
+    obj = getattr(imported_module, name, None)
+    if obj is None:
+        raise LimbeckError(f"{config_path}: {module} has no {name!r}; there are: {suggest_names(name, public_names)}")
+    if not (inspect.isclass(obj) or inspect.isroutine(obj)):
+        raise LimbeckError(f"{config_path}: {use} is a {type(obj).__name__}, and `use` takes a class or a function")
+    defining_module = str(getattr(obj, "__module__", None))
+    if not _is_inside(defining_module, allowed_packages):
         raise LimbeckError(
-            f"{place}: {use} is at home in {home}, which is not listed: name it there, "
+            f"{config_path}: {use} is at home in {defining_module}, which is not listed: name it there, "
             f"and list its package under `plugins:`"
         )
-    found: Callable[..., Any] = thing
-    return found
+    target: Callable[..., Any] = obj
+    return target
 
 
-def _imported(module: str, use: str, place: str) -> ModuleType:
+def _import_plugin_module(module: str, use: str, config_path: str) -> ModuleType:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is not None and _within(module, [error.name]):
+        if error.name is not None and _is_inside(module, [error.name]):
             raise LimbeckError(
-                f"{place}: there is no module {error.name!r} for {use}: install the package, or put its folder on "
+                f"{config_path}: there is no module {error.name!r} for {use}: install the package, or put its folder on "
                 "PYTHONPATH"
             ) from error
-        raise LimbeckError(f"{place}: {module} needs {error.name!r}, which is not installed") from error
+        raise LimbeckError(f"{config_path}: {module} needs {error.name!r}, which is not installed") from error
     except (Exception, SystemExit) as error:
         line = next(iter(str(error).splitlines()), "")
-        raise LimbeckError(f"{place}: {module} failed when imported ({type(error).__name__}: {line})") from error
+        raise LimbeckError(f"{config_path}: {module} failed when imported ({type(error).__name__}: {line})") from error
 
 
-def _within(module: str, packages: Iterable[str]) -> bool:
+def _is_inside(module: str, packages: Iterable[str]) -> bool:
     return any(module == package or module.startswith(package + ".") for package in packages)
 
 
-def _hidden(path: str) -> bool:
-    return any(part.startswith("__") for part in path.split("."))
+def _has_dunder(dotted_name: str) -> bool:
+    return any(segment.startswith("__") for segment in dotted_name.split("."))

@@ -14,17 +14,17 @@ from limbeck.core.temperature_range import Range
 from limbeck.recipe import cross_checks as consistency
 from limbeck.recipe import registry as aliases
 from limbeck.recipe import resolve_node as build
-from limbeck.recipe.class_names import class_names
-from limbeck.recipe.messages import at
-from limbeck.recipe.resolved_node import GIVEN, LATER, Checked
-from limbeck.recipe.schema import Node, Recipe, Scheduler, Stage, Teacher, Term, Training, plain
+from limbeck.recipe.class_names import load_class_names
+from limbeck.recipe.messages import join_path
+from limbeck.recipe.resolved_node import DEFERRED, PROVIDED, ResolvedNode
+from limbeck.recipe.schema import LossNode, Node, Recipe, SchedulerNode, Stage, TeacherNode, TrainingNode, to_plain
 
-__all__ = ["Plan", "StagePlan", "check", "resolved"]
+__all__ = ["ResolvedRecipe", "ResolvedStage", "resolve_recipe", "fill_defaults"]
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StagePlan:
+class ResolvedStage:
     """One stage, checked.
 
     Attributes:
@@ -38,44 +38,47 @@ class StagePlan:
     """
 
     stage: Stage
-    training: Training
-    terms: Mapping[str, Checked]
-    weights: Mapping[str, float | Checked]
-    balance: Checked | None
-    optimizer: Checked
-    scheduler: Checked | None
+    training: TrainingNode
+    losses: Mapping[str, ResolvedNode]
+    weights: Mapping[str, float | ResolvedNode]
+    loss_weighting: ResolvedNode | None
+    optimizer: ResolvedNode
+    scheduler: ResolvedNode | None
 
     @property
-    def gathered(self) -> tuple[str, ...]:
+    def gathered_losses(self) -> tuple[str, ...]:
         """The names of the terms that get what all processes said together."""
-        return tuple(name for name, term in self.stage.objective.items() if term.gather)
+        return tuple(name for name, loss in self.stage.objective.items() if loss.gather_distributed)
 
-    def objective(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def build_objective(self, **provided: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Fresh terms and their weights, as a ``Distiller`` takes them."""
-        weights = {name: w.build() if isinstance(w, Checked) else w for name, w in self.weights.items()}
-        return {name: term.build(**given) for name, term in self.terms.items()}, weights
+        weights = {
+            name: weight.build() if isinstance(weight, ResolvedNode) else weight
+            for name, weight in self.weights.items()
+        }
+        return {name: loss.build(**provided) for name, loss in self.losses.items()}, weights
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ResolvedRecipe:
     """A whole recipe, checked: each part has ``build()``, and networks take ``classes=`` and ``channels=``."""
 
     recipe: Recipe
-    task: Checked
-    data: Checked
-    student: Checked
-    teachers: Mapping[str, Checked]
-    combination: Checked
-    assistants: Mapping[str, Checked]
-    self_teachers: Mapping[str, Checked]
-    peers: Mapping[str, Checked]
-    teaching: StagePlan | None
-    stages: tuple[StagePlan, ...]
-    training: tuple[Checked, Checked | None]
+    task: ResolvedNode
+    data: ResolvedNode
+    student: ResolvedNode
+    teachers: Mapping[str, ResolvedNode]
+    ensemble: ResolvedNode
+    assistants: Mapping[str, ResolvedNode]
+    self_teachers: Mapping[str, ResolvedNode]
+    peers: Mapping[str, ResolvedNode]
+    teacher_training: ResolvedStage | None
+    stages: tuple[ResolvedStage, ...]
+    training: tuple[ResolvedNode, ResolvedNode | None]
 
 
-def check(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Plan:
+def resolve_recipe(recipe: Recipe, *, provided: Mapping[str, Any] | None = None) -> ResolvedRecipe:
     """Compare every node with the signature of what it names, and the parts with each other.
 
     Arguments:
@@ -84,132 +87,167 @@ def check(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Plan:
 
     Raises ``LimbeckError`` with the dotted place of the first mistake.
     """
-    known = _Known(recipe.plugins, {**dict.fromkeys(GIVEN, LATER), **(given or {})})
-    task = known.node(recipe.task, "task", "task")
-    usual = getattr(task.target, "temperatures", None)
-    if isinstance(usual, Range):
-        known = _Known(recipe.plugins, {**known.given, "tau": usual.usual})
-    named = [(place, stage, known.stage(recipe, stage, place)) for place, stage in recipe.each_stage()]
-    plan = Plan(
+    resolver = _Resolver(recipe.plugins, {**dict.fromkeys(PROVIDED, DEFERRED), **(provided or {})})
+    task = resolver.resolve_node(recipe.task, "task", "task")
+    temperature_range = getattr(task.target, "temperatures", None)
+    if isinstance(temperature_range, Range):
+        resolver = _Resolver(recipe.plugins, {**resolver.provided, "tau": temperature_range.default})
+    resolved_stages = [
+        (config_path, stage, resolver.resolve_stage(recipe, stage, config_path))
+        for config_path, stage in recipe.all_stages()
+    ]
+    result = ResolvedRecipe(
         recipe=recipe,
         task=task,
-        data=known.node(recipe.data, "data", "data"),
-        student=known.node(recipe.student, "model", "student"),
-        teachers={name: known.teacher(teacher, f"teachers.{name}") for name, teacher in recipe.teachers.items()},
-        combination=known.node(recipe.combination, "combination", "combination"),
+        data=resolver.resolve_node(recipe.data, "data", "data"),
+        student=resolver.resolve_node(recipe.student, "model", "student"),
+        teachers={
+            name: resolver.resolve_teacher(teacher, f"teachers.{name}") for name, teacher in recipe.teachers.items()
+        },
+        ensemble=resolver.resolve_node(recipe.ensemble, "combination", "combination"),
         assistants={
-            name: known.node(assistant, "model", f"assistants.{name}") for name, assistant in recipe.assistants.items()
+            name: resolver.resolve_node(assistant, "model", f"assistants.{name}")
+            for name, assistant in recipe.assistants.items()
         },
         self_teachers={
-            name: known.node(node, "self_teacher", f"self_teachers.{name}")
+            name: resolver.resolve_node(node, "self_teacher", f"self_teachers.{name}")
             for name, node in recipe.self_teachers.items()
         },
-        peers={name: known.node(peer, "model", f"peers.{name}") for name, peer in recipe.peers.items()},
-        training=known.training(recipe.training, "training"),
-        teaching=next((stage for place, _, stage in named if place == "teaching"), None),
-        stages=tuple(stage for place, _, stage in named if place != "teaching"),
+        peers={name: resolver.resolve_node(peer, "model", f"peers.{name}") for name, peer in recipe.peers.items()},
+        training=resolver.resolve_training(recipe.training, "training"),
+        teacher_training=next((stage for config_path, _, stage in resolved_stages if config_path == "teaching"), None),
+        stages=tuple(stage for config_path, _, stage in resolved_stages if config_path != "teaching"),
     )
-    consistency.check(recipe, {place: stage.terms for place, _, stage in named}, plan.teachers, plan.combination)
-    return plan
+    consistency.check_consistency(
+        recipe,
+        {config_path: stage.losses for config_path, _, stage in resolved_stages},
+        result.teachers,
+        result.ensemble,
+    )
+    return result
 
 
-def resolved(recipe: Recipe, *, given: Mapping[str, Any] | None = None) -> Recipe:
+def fill_defaults(recipe: Recipe, *, provided: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe with every setting of every node, defaults too; what waits for the data stays open."""
-    plan = check(recipe, given=given)
+    resolved_recipe = resolve_recipe(recipe, provided=provided)
     return recipe.model_copy(
         update={
-            "task": _full(Node, plan.task),
-            "data": _full(Node, plan.data),
-            "student": _full(Node, plan.student),
+            "task": _to_schema(Node, resolved_recipe.task),
+            "data": _to_schema(Node, resolved_recipe.data),
+            "student": _to_schema(Node, resolved_recipe.student),
             "teachers": {
-                name: _full(Teacher, plan.teachers[name], **_own(teacher)) for name, teacher in recipe.teachers.items()
+                name: _to_schema(TeacherNode, resolved_recipe.teachers[name], **_teacher_settings(teacher))
+                for name, teacher in recipe.teachers.items()
             },
-            "combination": _full(Node, plan.combination) if len(recipe.teachers) > 1 else recipe.combination,
-            "assistants": {name: _full(Node, assistant) for name, assistant in plan.assistants.items()},
-            "self_teachers": {name: _full(Node, node) for name, node in plan.self_teachers.items()},
-            "peers": {name: _full(Node, peer) for name, peer in plan.peers.items()},
-            "teaching": None if plan.teaching is None else _full_stage(plan.teaching),
-            "stages": tuple(map(_full_stage, plan.stages)),
-            "training": _full_training(recipe.training, *plan.training),
+            "ensemble": _to_schema(Node, resolved_recipe.ensemble) if len(recipe.teachers) > 1 else recipe.ensemble,
+            "assistants": {name: _to_schema(Node, assistant) for name, assistant in resolved_recipe.assistants.items()},
+            "self_teachers": {name: _to_schema(Node, node) for name, node in resolved_recipe.self_teachers.items()},
+            "peers": {name: _to_schema(Node, peer) for name, peer in resolved_recipe.peers.items()},
+            "teacher_training": None
+            if resolved_recipe.teacher_training is None
+            else _stage_with_defaults(resolved_recipe.teacher_training),
+            "stages": tuple(map(_stage_with_defaults, resolved_recipe.stages)),
+            "training": _training_with_defaults(recipe.training, *resolved_recipe.training),
         }
     )
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _Resolver:
     """What is the same for every node of one recipe."""
 
     plugins: tuple[str, ...]
-    given: Mapping[str, Any]
+    provided: Mapping[str, Any]
 
-    def node(self, node: Any, kind: str | Sequence[str], place: str, *own: str) -> Checked:
+    def resolve_node(self, node: Any, kind: str | Sequence[str], config_path: str, *exclude: str) -> ResolvedNode:
         """``node`` without the keys that are the recipe's ``own``."""
-        settings = {name: value for name, value in plain(node).items() if name not in own}
-        return build.check(settings, kind, plugins=self.plugins, given=self.given, place=place)
+        settings = {name: value for name, value in to_plain(node).items() if name not in exclude}
+        return build.resolve_node(settings, kind, plugins=self.plugins, provided=self.provided, config_path=config_path)
 
-    def teacher(self, teacher: Teacher, place: str) -> Checked:
+    def resolve_teacher(self, teacher: TeacherNode, config_path: str) -> ResolvedNode:
         """The network of a teacher, or what only answers."""
-        kinds, settings = ("model", "teacher"), {**plain(teacher)}
-        target = aliases.find(teacher.use, kinds, plugins=self.plugins, place=place)[1]
-        for name in _own(teacher):
+        kinds, settings = ("model", "teacher"), {**to_plain(teacher)}
+        target = aliases.resolve_target(teacher.use, kinds, plugins=self.plugins, config_path=config_path)[1]
+        for name in _teacher_settings(teacher):
             # A network that is built for one size of pictures takes it as well.
             if not (name == "size" and name in inspect.signature(target).parameters):
                 settings.pop(name, None)
-        given = dict(self.given)
-        if teacher.classes is not None and not isinstance(teacher.classes, int):
-            given["classes"] = len(class_names(teacher.classes, place=at(place, "classes")))
-        return build.check(settings, kinds, plugins=self.plugins, given=given, place=place)
+        provided = dict(self.provided)
+        if teacher.class_names is not None and not isinstance(teacher.class_names, int):
+            provided["classes"] = len(
+                load_class_names(teacher.class_names, config_path=join_path(config_path, "classes"))
+            )
+        return build.resolve_node(settings, kinds, plugins=self.plugins, provided=provided, config_path=config_path)
 
-    def training(self, training: Training, place: str) -> tuple[Checked, Checked | None]:
-        optimizer = self.node(training.optimizer, "optimizer", at(place, "optimizer"))
+    def resolve_training(self, training: TrainingNode, config_path: str) -> tuple[ResolvedNode, ResolvedNode | None]:
+        optimizer = self.resolve_node(training.optimizer, "optimizer", join_path(config_path, "optimizer"))
         if training.scheduler is None:
             return optimizer, None
-        return optimizer, self.node(training.scheduler, "scheduler", at(place, "scheduler"), "per")
+        return optimizer, self.resolve_node(training.scheduler, "scheduler", join_path(config_path, "scheduler"), "per")
 
-    def stage(self, recipe: Recipe, stage: Stage, place: str) -> StagePlan:
-        training = recipe.training_of(stage, place=place)
-        optimizer, scheduler = self.training(training, at(place, "training") if stage.training else "training")
-        terms = {
-            name: self.node(term, "term", at(place, "objective", name), "weight", "gather")
-            for name, term in stage.objective.items()
+    def resolve_stage(self, recipe: Recipe, stage: Stage, config_path: str) -> ResolvedStage:
+        training = recipe.stage_training(stage, config_path=config_path)
+        optimizer, scheduler = self.resolve_training(
+            training, join_path(config_path, "training") if stage.training else "training"
+        )
+        losses = {
+            name: self.resolve_node(loss, "term", join_path(config_path, "objective", name), "weight", "gather")
+            for name, loss in stage.objective.items()
         }
         weights = {
-            name: self.node(term.weight, "schedule", at(place, "objective", name, "weight"))
-            if isinstance(term.weight, Node)
-            else term.weight
-            for name, term in stage.objective.items()
+            name: self.resolve_node(loss.weight, "schedule", join_path(config_path, "objective", name, "weight"))
+            if isinstance(loss.weight, Node)
+            else loss.weight
+            for name, loss in stage.objective.items()
         }
-        balance = None if stage.balance is None else self.node(stage.balance, "balance", at(place, "balance"))
-        return StagePlan(
-            stage=stage, training=training, terms=terms, weights=weights, balance=balance, optimizer=optimizer,
+        loss_weighting = (
+            None
+            if stage.loss_weighting is None
+            else self.resolve_node(stage.loss_weighting, "balance", join_path(config_path, "balance"))
+        )
+        return ResolvedStage(
+            stage=stage, training=training, losses=losses, weights=weights, loss_weighting=loss_weighting, optimizer=optimizer,
             scheduler=scheduler,
         )  # fmt: skip
 
 
-def _own(teacher: Teacher) -> dict[str, Any]:
+def _teacher_settings(teacher: TeacherNode) -> dict[str, Any]:
     """What a teacher has beside the settings of its network."""
-    said = plain(teacher)
-    names = ["weights", "engine", "stop", "size", "normalize", "missing", "answers", *["classes"] * teacher.named]
-    return {name: said[name] for name in names if name in said}
+    settings = to_plain(teacher)
+    names = [
+        "weights",
+        "engine",
+        "stop",
+        "size",
+        "normalize",
+        "missing",
+        "answers",
+        *["classes"] * teacher.has_class_names,
+    ]
+    return {name: settings[name] for name in names if name in settings}
 
 
-def _full(model: type[Any], checked: Checked, **own: Any) -> Any:
-    return model.model_validate({**checked.resolved, **own})
+def _to_schema(schema_class: type[Any], resolved_node: ResolvedNode, **extra: Any) -> Any:
+    return schema_class.model_validate({**resolved_node.config, **extra})
 
 
-def _full_training(training: Training, optimizer: Checked, scheduler: Checked | None) -> Training:
-    per = {} if training.scheduler is None else {"per": training.scheduler.per}
-    full = None if scheduler is None else _full(Scheduler, scheduler, **per)
-    return training.model_copy(update={"optimizer": _full(Node, optimizer), "scheduler": full})
+def _training_with_defaults(
+    training: TrainingNode, optimizer: ResolvedNode, scheduler: ResolvedNode | None
+) -> TrainingNode:
+    interval = {} if training.scheduler is None else {"per": training.scheduler.interval}
+    full_scheduler = None if scheduler is None else _to_schema(SchedulerNode, scheduler, **interval)
+    return training.model_copy(update={"optimizer": _to_schema(Node, optimizer), "scheduler": full_scheduler})
 
 
-def _full_stage(plan: StagePlan) -> Stage:
+def _stage_with_defaults(resolved_stage: ResolvedStage) -> Stage:
     """The stage with whole terms; its changes of the training stay changes, so that the recipe's still reaches it."""
-    terms = {}
-    for name, checked in plan.terms.items():
-        weight = plan.weights[name]
-        own = {"weight": weight.resolved if isinstance(weight, Checked) else weight}
-        terms[name] = _full(Term, checked, **own, gather=plan.stage.objective[name].gather)
-    balance = None if plan.balance is None else _full(Node, plan.balance)
-    return plan.stage.model_copy(update={"objective": terms, "balance": balance})
+    losses = {}
+    for name, resolved_node in resolved_stage.losses.items():
+        weight = resolved_stage.weights[name]
+        extra = {"weight": weight.config if isinstance(weight, ResolvedNode) else weight}
+        losses[name] = _to_schema(
+            LossNode, resolved_node, **extra, gather_distributed=resolved_stage.stage.objective[name].gather_distributed
+        )
+    loss_weighting = None if resolved_stage.loss_weighting is None else _to_schema(Node, resolved_stage.loss_weighting)
+    return resolved_stage.stage.model_copy(update={"objective": losses, "loss_weighting": loss_weighting})

@@ -13,35 +13,42 @@ from typing import Any, Final, NamedTuple
 from pydantic import ValidationError
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.temperature_range import USUAL
+from limbeck.core.temperature_range import DEFAULT_TEMPERATURE
 from limbeck.recipe import registry as aliases
-from limbeck.recipe.defaults import BY_HINT, whole
-from limbeck.recipe.messages import at, shown, unknown_setting
-from limbeck.recipe.resolved_node import LATER, Checked
-from limbeck.recipe.scalars import complaint
-from limbeck.recipe.type_hints import below, classes, hints_of, only_objects, reader, words
+from limbeck.recipe.defaults import KIND_BY_HINT, collect_settings
+from limbeck.recipe.messages import format_value, join_path, unknown_setting_message
+from limbeck.recipe.resolved_node import DEFERRED, ResolvedNode
+from limbeck.recipe.scalars import describe_validation_error
+from limbeck.recipe.type_hints import (
+    accepts_only_objects,
+    child_hint,
+    describe_hint,
+    get_hints,
+    make_type_adapter,
+    object_types,
+)
 
-__all__ = ["check"]
+__all__ = ["resolve_node"]
 
-_LIMITS: Final = {"gt", "ge", "lt", "le", "min_length", "max_length", "multiple_of"}
-_ELSEWHERE: Final = {
+_CONSTRAINTS: Final = {"gt", "ge", "lt", "le", "min_length", "max_length", "multiple_of"}
+_MISPLACED_KEYS: Final = {
     "weight": "a weight belongs to a term of an objective",
     "weights": "weights are read for teachers only",
     "engine": "an engine is a teacher's",
     "per": "`per` belongs to the training's scheduler",
 }
-_LENGTHS: Final = ("T_max", "total_steps")
-_OTHER_LENGTH: Final = ("epochs", "steps_per_epoch")
+_LENGTH_SETTINGS: Final = ("T_max", "total_steps")
+_ALTERNATIVE_LENGTH_SETTINGS: Final = ("epochs", "steps_per_epoch")
 
 
-def check(
+def resolve_node(
     node: str | Mapping[str, Any],
     kind: str | Sequence[str],
     *,
     plugins: Iterable[str] = (),
-    given: Mapping[str, Any] | None = None,
-    place: str | None = None,
-) -> Checked:
+    provided: Mapping[str, Any] | None = None,
+    config_path: str | None = None,
+) -> ResolvedNode:
     """Find what ``node`` names and compare its settings with the signature, without building anything.
 
     Arguments:
@@ -53,31 +60,32 @@ def check(
             :data:`~limbeck.recipe.resolved_node.LATER` stands for what will be known when it is built.
         place: where the node stands in the recipe, for errors; the kind where none is given.
 
-    >>> node = check({"use": "linear", "start": 1}, "schedule", place="stages.0.objective.soft.weight")
+    >>> node = resolve_node({"use": "linear", "start": 1}, "schedule", config_path="stages.0.objective.soft.weight")
     Traceback (most recent call last):
     limbeck.core.errors.LimbeckError: stages.0.objective.soft.weight: linear needs 'end', a number
-    >>> check({"use": "linear", "start": 1, "end": 0}, "schedule").build()
+    >>> resolve_node({"use": "linear", "start": 1, "end": 0}, "schedule").build()
     Linear(start=1.0, end=0.0)
     """
     kinds = (kind,) if isinstance(kind, str) else tuple(kind)
-    place = kinds[0] if place is None else place
-    use, settings = _opened(node, place)
-    found, target = aliases.find(use, kinds, plugins=plugins, place=place)
-    signature = _Signature.of(target, aliases.KINDS[found].passed, use, place)
-    context = _Context(found, tuple(plugins), given or {})
-    _refuse_unknown(settings, signature, use, place, found)
+    config_path = kinds[0] if config_path is None else config_path
+    use, settings = _split_node(node, config_path)
+    node_kind, target = aliases.resolve_target(use, kinds, plugins=plugins, config_path=config_path)
+    signature = _Signature.from_callable(target, aliases.NODE_KINDS[node_kind].positional_args, use, config_path)
+    context = _Context(node_kind, tuple(plugins), provided or {})
+    _reject_unknown_settings(settings, signature, use, config_path, node_kind)
     values = {
-        name: _value(item, signature.hints.get(name, Any), at(place, name), context) for name, item in settings.items()
+        name: _validate_value(item, signature.hints.get(name, Any), join_path(config_path, name), context)
+        for name, item in settings.items()
     }
-    filled = _filled(aliases.KINDS[found], signature, settings, context.given)
-    later = {name: source for name, (source, value) in filled.items() if value is LATER}
-    values |= {name: value for name, (_, value) in filled.items() if value is not LATER}
+    injected = _inject_settings(aliases.NODE_KINDS[node_kind], signature, settings, context.provided)
+    deferred = {name: source for name, (source, value) in injected.items() if value is DEFERRED}
+    values |= {name: value for name, (_, value) in injected.items() if value is not DEFERRED}
     for name, parameter in signature.settings.items():
-        if parameter.default is parameter.empty and name not in values and name not in later:
-            raise LimbeckError(f"{place}: {use} needs {name!r}, {words(signature.hints.get(name, Any))}")
-    return Checked(
-        place=place, use=use, kind=found, target=target, settings=values, later=later,
-        resolved={"use": use, **whole(signature.settings, signature.hints, values, later)},
+        if parameter.default is parameter.empty and name not in values and name not in deferred:
+            raise LimbeckError(f"{config_path}: {use} needs {name!r}, {describe_hint(signature.hints.get(name, Any))}")
+    return ResolvedNode(
+        config_path=config_path, use=use, kind=node_kind, target=target, settings=values, deferred=deferred,
+        config={"use": use, **collect_settings(signature.settings, signature.hints, values, deferred)},
     )  # fmt: skip
 
 
@@ -86,7 +94,7 @@ class _Context(NamedTuple):
 
     kind: str
     plugins: tuple[str, ...]
-    given: Mapping[str, Any]
+    provided: Mapping[str, Any]
 
 
 class _Signature(NamedTuple):
@@ -94,112 +102,146 @@ class _Signature(NamedTuple):
 
     settings: dict[str, inspect.Parameter]
     hints: dict[str, Any]
-    open: bool
+    accepts_kwargs: bool
 
     @classmethod
-    def of(cls, target: Callable[..., Any], passed: Sequence[str], use: str, place: str) -> _Signature:
+    def from_callable(
+        cls, target: Callable[..., Any], positional_args: Sequence[str], use: str, config_path: str
+    ) -> _Signature:
         try:
             parameters = inspect.signature(target).parameters
         except (ValueError, TypeError) as error:
-            raise LimbeckError(f"{place}: {use} has no signature that Python can read, so it cannot be used") from error
-        named = {
+            raise LimbeckError(
+                f"{config_path}: {use} has no signature that Python can read, so it cannot be used"
+            ) from error
+        settings = {
             name: parameter
             for name, parameter in parameters.items()
-            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name not in passed
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            and name not in positional_args
         }
-        takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        return cls(named, hints_of(target), takes_more)
+        accepts_kwargs = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        return cls(settings, get_hints(target), accepts_kwargs)
 
 
-def _opened(node: Any, place: str) -> tuple[str, dict[str, Any]]:
+def _split_node(node: Any, config_path: str) -> tuple[str, dict[str, Any]]:
     if isinstance(node, str):
         return node, {}
     if not isinstance(node, Mapping) or not isinstance(node.get("use"), str):
-        raise LimbeckError(f"{place}: {shown(node)} is not a node: write {{use: NAME}}")
+        raise LimbeckError(f"{config_path}: {format_value(node)} is not a node: write {{use: NAME}}")
     return node["use"], {name: value for name, value in node.items() if name != "use"}
 
 
-def _refuse_unknown(settings: Mapping[str, Any], signature: _Signature, use: str, place: str, kind: str) -> None:
+def _reject_unknown_settings(
+    settings: Mapping[str, Any], signature: _Signature, use: str, config_path: str, kind: str
+) -> None:
     for name in settings:
-        hidden = not isinstance(name, str) or name in aliases.KINDS[kind].passed
-        if name not in signature.settings and (hidden or not signature.open):
-            hint = f"; {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
-            raise LimbeckError(f"{place}: {unknown_setting(use, name, signature.settings)}{hint}")
+        is_reserved = not isinstance(name, str) or name in aliases.NODE_KINDS[kind].positional_args
+        if name not in signature.settings and (is_reserved or not signature.accepts_kwargs):
+            hint = f"; {_MISPLACED_KEYS[name]}" if name in _MISPLACED_KEYS else ""
+            raise LimbeckError(f"{config_path}: {unknown_setting_message(use, name, signature.settings)}{hint}")
 
 
-def _filled(
-    kind: aliases.Kind, signature: _Signature, settings: Mapping[str, Any], given: Mapping[str, Any]
+def _inject_settings(
+    kind: aliases.NodeKind, signature: _Signature, settings: Mapping[str, Any], provided: Mapping[str, Any]
 ) -> dict[str, tuple[str, Any]]:
     """What limbeck fills in: by parameter, the name it has for it and the value."""
     # OneCycleLR takes its length in one of two ways, and total_steps would silently win over the other. A length of
     # null is none, as in its own signature.
-    other = any(settings.get(name) is not None for name in _OTHER_LENGTH)
-    said = {name for name, value in settings.items() if value is not None or name not in _LENGTHS}
+    has_alternative_length = any(settings.get(name) is not None for name in _ALTERNATIVE_LENGTH_SETTINGS)
+    explicit = {name for name, value in settings.items() if value is not None or name not in _LENGTH_SETTINGS}
     return {
-        name: (source, given[source])
-        for name, source in kind.filled.items()
-        if name in signature.settings and source in given and name not in said and not (source == "steps" and other)
-        if source != "tau" or _follows_the_task(signature, name)
+        name: (source, provided[source])
+        for name, source in kind.injected_args.items()
+        if name in signature.settings
+        and source in provided
+        and name not in explicit
+        and not (source == "steps" and has_alternative_length)
+        if source != "tau" or _uses_task_temperature(signature, name)
     }
 
 
-def _follows_the_task(signature: _Signature, name: str) -> bool:
+def _uses_task_temperature(signature: _Signature, name: str) -> bool:
     """Whether this is the temperature of a response term that has no default of its own method's."""
-    takes_policy = any(getattr(each, "__name__", "") == "Temperature" for each in classes(signature.hints.get(name)))
-    return takes_policy and signature.settings[name].default == USUAL
+    accepts_policy = any(
+        getattr(hint_type, "__name__", "") == "Temperature" for hint_type in object_types(signature.hints.get(name))
+    )
+    return accepts_policy and signature.settings[name].default == DEFAULT_TEMPERATURE
 
 
-def _value(value: Any, hint: Any, place: str, context: _Context) -> Any:
+def _validate_value(value: Any, hint: Any, config_path: str, context: _Context) -> Any:
     """``value`` as the parameter wants it, with ``Checked`` where a node stood."""
-    opened = _nodes(value, hint, place, context)
+    resolved_value = _resolve_nodes(value, hint, config_path, context)
     try:
-        return reader(hint).validate_python(opened)
+        return make_type_adapter(hint).validate_python(resolved_value)
     except ValidationError as error:
-        raise LimbeckError(_wrong(value, hint, place, error)) from None
+        raise LimbeckError(_validation_message(value, hint, config_path, error)) from None
 
 
-def _nodes(value: Any, hint: Any, place: str, context: _Context) -> Any:
-    wanted = classes(hint)
-    name_alone = isinstance(value, str) and only_objects(hint)
-    if name_alone or (isinstance(value, Mapping) and isinstance(value.get("use"), str)):
-        return _nested(value, hint, wanted, place, context)
+def _resolve_nodes(value: Any, hint: Any, config_path: str, context: _Context) -> Any:
+    expected = object_types(hint)
+    is_bare_name = isinstance(value, str) and accepts_only_objects(hint)
+    if is_bare_name or (isinstance(value, Mapping) and isinstance(value.get("use"), str)):
+        return _resolve_nested_node(value, hint, expected, config_path, context)
     if isinstance(value, list):
-        return [_nodes(item, below(hint, i), at(place, i), context) for i, item in enumerate(value)]
+        return [
+            _resolve_nodes(item, child_hint(hint, i), join_path(config_path, i), context)
+            for i, item in enumerate(value)
+        ]
     if isinstance(value, Mapping):
-        return {key: _nodes(item, below(hint, str(key)), at(place, key), context) for key, item in value.items()}
+        return {
+            key: _resolve_nodes(item, child_hint(hint, str(key)), join_path(config_path, key), context)
+            for key, item in value.items()
+        }
     return value
 
 
-def _nested(value: Any, hint: Any, wanted: list[Any], place: str, context: _Context) -> Checked:
-    if not wanted and hint is not Any:
-        raise LimbeckError(f"{place}: {shown(value)} is a node, and what stands here is {words(hint)}")
-    meant = [BY_HINT[each.__name__] for each in wanted if getattr(each, "__name__", "") in BY_HINT]
-    kinds = meant or [context.kind, *(kind for kind in aliases.KINDS if kind != context.kind)]
-    checked = check(value, kinds, plugins=context.plugins, given=context.given, place=place)
-    made = checked.target if inspect.isclass(checked.target) else hints_of(checked.target).get("return")
-    if wanted and inspect.isclass(made) and not any(_fits(made, each) for each in wanted):
-        raise LimbeckError(f"{place}: {checked.use} gives a {made.__name__}, and what stands here is {words(hint)}")
-    return checked
+def _resolve_nested_node(
+    value: Any, hint: Any, expected: list[Any], config_path: str, context: _Context
+) -> ResolvedNode:
+    if not expected and hint is not Any:
+        raise LimbeckError(
+            f"{config_path}: {format_value(value)} is a node, and what stands here is {describe_hint(hint)}"
+        )
+    hinted_kinds = [
+        KIND_BY_HINT[hint_type.__name__] for hint_type in expected if getattr(hint_type, "__name__", "") in KIND_BY_HINT
+    ]
+    kinds = hinted_kinds or [context.kind, *(kind for kind in aliases.NODE_KINDS if kind != context.kind)]
+    resolved_node = resolve_node(
+        value, kinds, plugins=context.plugins, provided=context.provided, config_path=config_path
+    )
+    built_type = (
+        resolved_node.target if inspect.isclass(resolved_node.target) else get_hints(resolved_node.target).get("return")
+    )
+    if (
+        expected
+        and inspect.isclass(built_type)
+        and not any(_is_subclass(built_type, hint_type) for hint_type in expected)
+    ):
+        raise LimbeckError(
+            f"{config_path}: {resolved_node.use} gives a {built_type.__name__}, and what stands here is {describe_hint(hint)}"
+        )
+    return resolved_node
 
 
-def _fits(made: type, wanted: Any) -> bool:
+def _is_subclass(built_type: type, expected: Any) -> bool:
     try:
-        return issubclass(made, wanted)
+        return issubclass(built_type, expected)
     except TypeError:  # a protocol with attributes, or no class at all: only the object itself could tell
         return True
 
 
-def _wrong(value: Any, hint: Any, place: str, error: ValidationError) -> str:
+def _validation_message(value: Any, hint: Any, config_path: str, error: ValidationError) -> str:
     """The sentence for the innermost value that all of pydantic's records are about."""
     records = error.errors(include_url=False)
     depth = 0
     while all(len(record["loc"]) > depth for record in records):
         steps = {record["loc"][depth] for record in records}
         step = next(iter(steps))
-        inside = isinstance(value, list) and isinstance(step, int) and step < len(value)
-        if len(steps) > 1 or not (inside or (isinstance(value, Mapping) and step in value)):
+        is_nested = isinstance(value, list) and isinstance(step, int) and step < len(value)
+        if len(steps) > 1 or not (is_nested or (isinstance(value, Mapping) and step in value)):
             break
-        value, hint, place, depth = value[step], below(hint, step), at(place, step), depth + 1
-    if len(records) == 1 and _LIMITS & (records[0].get("ctx") or {}).keys():
-        return f"{place}: {complaint(records[0])}"
-    return f"{place}: {shown(value)} is not {words(hint)}"
+        value, hint, config_path, depth = value[step], child_hint(hint, step), join_path(config_path, step), depth + 1
+    if len(records) == 1 and _CONSTRAINTS & (records[0].get("ctx") or {}).keys():
+        return f"{config_path}: {describe_validation_error(records[0])}"
+    return f"{config_path}: {format_value(value)} is not {describe_hint(hint)}"

@@ -9,24 +9,24 @@ from typing import Any, Final, final
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["GIVEN", "LATER", "Checked", "Later"]
+__all__ = ["PROVIDED", "DEFERRED", "ResolvedNode", "Deferred"]
 
-GIVEN: Final = frozenset({"channels", "classes", "seed", "steps"})
+PROVIDED: Final = frozenset({"channels", "classes", "seed", "steps"})
 """What limbeck may know beside the recipe: from the data, the recipe's head, and the length of training."""
 
 
-class Later(Enum):
+class Deferred(Enum):
     """Stands for a value that will be known only when the node is built."""
 
-    LATER = "later"
+    DEFERRED = "later"
 
 
-LATER: Final = Later.LATER
+DEFERRED: Final = Deferred.DEFERRED
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
+class ResolvedNode:
     """What :func:`limbeck.recipe.resolve_node.check` gives.
 
     Attributes:
@@ -39,40 +39,40 @@ class Checked:
         resolved: the node as plain data with every setting that has a plain form, defaults too.
     """
 
-    place: str
+    config_path: str
     use: str
     kind: str
     target: Callable[..., Any]
     settings: Mapping[str, Any]
-    later: Mapping[str, str]
-    resolved: Mapping[str, Any]
+    deferred: Mapping[str, str]
+    config: Mapping[str, Any]
 
-    def build(self, *args: Any, **more: Any) -> Any:
+    def build(self, *args: Any, **kwargs: Any) -> Any:
         """The live object: ``target(*args, **settings, **more)``, nested nodes first.
 
         What limbeck fills in (``classes``, ``channels``, ``seed``, ``steps``) may be given to any node: it
         reaches those that wait for it, and never replaces what the recipe says. Raises ``LimbeckError`` with the place
         for whatever the constructor does not like.
         """
-        known = {name: value for name, value in more.items() if name in GIVEN}
-        settings = {name: _live(value, known) for name, value in self.settings.items()}
-        for name, source in self.later.items():
-            if source not in known and name not in more:
-                raise LimbeckError(f"{self.place}: {name!r} of {self.use} is not known yet: set it in the recipe")
-            settings[name] = known.get(source, more.get(name))
-        settings |= {name: value for name, value in more.items() if name not in GIVEN}
+        provided = {name: value for name, value in kwargs.items() if name in PROVIDED}
+        settings = {name: _build_nested(value, provided) for name, value in self.settings.items()}
+        for name, source in self.deferred.items():
+            if source not in provided and name not in kwargs:
+                raise LimbeckError(f"{self.config_path}: {name!r} of {self.use} is not known yet: set it in the recipe")
+            settings[name] = provided.get(source, kwargs.get(name))
+        settings |= {name: value for name, value in kwargs.items() if name not in PROVIDED}
         try:
             return self.target(*args, **settings)
         except (LimbeckError, ValueError, TypeError, RuntimeError) as error:
             text = str(error) if isinstance(error, LimbeckError) else next(iter(str(error).splitlines()), "")
-            raise LimbeckError(f"{self.place}: {self.use}: {text or type(error).__name__}") from error
+            raise LimbeckError(f"{self.config_path}: {self.use}: {text or type(error).__name__}") from error
 
 
-def _live(value: Any, known: Mapping[str, Any]) -> Any:
-    if isinstance(value, Checked):
-        return value.build(**known)
+def _build_nested(value: Any, provided: Mapping[str, Any]) -> Any:
+    if isinstance(value, ResolvedNode):
+        return value.build(**provided)
     if isinstance(value, list | tuple | set | frozenset):
-        return type(value)(_live(item, known) for item in value)
+        return type(value)(_build_nested(item, provided) for item in value)
     if isinstance(value, dict):
-        return {key: _live(item, known) for key, item in value.items()}
+        return {key: _build_nested(item, provided) for key, item in value.items()}
     return value

@@ -15,74 +15,86 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, BeforeValidator, Strict
 from pydantic_core import PydanticCustomError
 
-from limbeck.recipe.messages import shown, unknown_setting
+from limbeck.recipe.messages import format_value, unknown_setting_message
 
-__all__ = ["File", "Flag", "Integer", "Number", "Text", "complaint", "known", "refuse", "sentence"]
+__all__ = [
+    "PathValue",
+    "StrictBool",
+    "StrictInt",
+    "Number",
+    "StrictStr",
+    "describe_validation_error",
+    "reject_unknown_keys",
+    "raise_validation_error",
+    "validation_error",
+]
 
-_NUMERIC: Final = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_NUMBER_PATTERN: Final = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
-def sentence(text: str) -> PydanticCustomError:
+def validation_error(text: str) -> PydanticCustomError:
     """``text`` as an error that pydantic carries to its place."""
     return PydanticCustomError("sentence", "{text}", {"text": text})
 
 
-def refuse(text: str) -> Any:
+def raise_validation_error(text: str) -> Any:
     """Raise ``text`` as such an error."""
-    raise sentence(text)
+    raise validation_error(text)
 
 
-def known(value: Any, model: type[BaseModel], noun: str) -> Any:
+def reject_unknown_keys(value: Any, model: type[BaseModel], noun: str) -> Any:
     """``value``, if it has only keys that ``model`` has; a sentence that names the right one for any other."""
     if isinstance(value, Mapping):
         for key in value:
             if key not in model.model_fields:
-                refuse(unknown_setting(noun, key, model.model_fields))
+                raise_validation_error(unknown_setting_message(noun, key, model.model_fields))
     return value
 
 
-def _number(value: Any) -> Any:
-    if isinstance(value, str) and _NUMERIC.fullmatch(value):
+def _parse_number(value: Any) -> Any:
+    if isinstance(value, str) and _NUMBER_PATTERN.fullmatch(value):
         return float(value)
     if isinstance(value, float) and math.isnan(value):
-        raise sentence("nan is not a number")
+        raise validation_error("nan is not a number")
     return value
 
 
-def _file(value: Any) -> Any:
+def _parse_path(value: Any) -> Any:
     if not isinstance(value, str | Path):
-        raise sentence(f"{shown(value)} is not a path")
+        raise validation_error(f"{format_value(value)} is not a path")
     return Path(value)
 
 
-Integer = Annotated[int, Strict()]
-Number = Annotated[float, Strict(), BeforeValidator(_number)]
-Text = Annotated[str, Strict()]
-Flag = Annotated[bool, Strict()]
-File = Annotated[Path, BeforeValidator(_file)]
+StrictInt = Annotated[int, Strict()]
+Number = Annotated[float, Strict(), BeforeValidator(_parse_number)]
+StrictStr = Annotated[str, Strict()]
+StrictBool = Annotated[bool, Strict()]
+PathValue = Annotated[Path, BeforeValidator(_parse_path)]
 
 
-def complaint(error: Mapping[str, Any]) -> str:
+def describe_validation_error(error: Mapping[str, Any]) -> str:
     """What is wrong, from one of pydantic's error records, in words of ours.
 
-    >>> complaint({"type": "int_type", "input": "abc", "msg": "", "ctx": {}})
+    >>> describe_validation_error({"type": "int_type", "input": "abc", "msg": "", "ctx": {}})
     "'abc' is not an integer"
     """
     kind, value, context = error["type"], error["input"], error.get("ctx") or {}
     if kind == "sentence":
         return str(context["text"])
     if kind == "literal_error":
-        return f"{shown(value)} is not one of {context['expected'].replace(' or ', ', ')}"
+        return f"{format_value(value)} is not one of {context['expected'].replace(' or ', ', ')}"
     if kind == "string_type":
-        return f"{shown(value)} is not text{'' if isinstance(value, dict | list) else ': put it in quotes'}"
-    for start, what in _NOUNS:
+        return f"{format_value(value)} is not text{'' if isinstance(value, dict | list) else ': put it in quotes'}"
+    for start, noun in _TYPE_NOUNS:
         if kind.startswith(start):
-            return f"{shown(value)} is not {what}"
-    limits = [f"{words} {context[name]:g}" for name, words in _LIMITS if name in context]
-    return f"{shown(value)} is not {' and '.join(limits)}" if limits else f"{shown(value)}: {error['msg']}"
+            return f"{format_value(value)} is not {noun}"
+    limits = [f"{words} {context[name]:g}" for name, words in _LIMIT_WORDS if name in context]
+    return (
+        f"{format_value(value)} is not {' and '.join(limits)}" if limits else f"{format_value(value)}: {error['msg']}"
+    )
 
 
-_NOUNS = (
+_TYPE_NOUNS = (
     ("int_", "an integer"),
     ("float_", "a number"),
     ("finite_", "a finite number"),
@@ -94,4 +106,4 @@ _NOUNS = (
     ("model_", "a mapping"),
     ("none_", "null"),
 )
-_LIMITS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))
+_LIMIT_WORDS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))

@@ -11,93 +11,110 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar, final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from limbeck.core.errors import LimbeckError
-from limbeck.recipe.assistant_chain import Guided, Link, links
-from limbeck.recipe.generations import spread
+from limbeck.recipe.assistant_chain import AssistantMode, TrainingPair, training_order
+from limbeck.recipe.generations import expand_generations
 from limbeck.recipe.identifiers import FileName, Name, Plugin, TeacherName
-from limbeck.recipe.messages import at, shown
-from limbeck.recipe.node_schema import Node, Scheduler, Teacher, Term
-from limbeck.recipe.scalars import Integer, Number, Text, complaint, known, refuse
+from limbeck.recipe.messages import format_value, join_path
+from limbeck.recipe.node_schema import LossNode, Node, SchedulerNode, TeacherNode
+from limbeck.recipe.scalars import (
+    Number,
+    StrictInt,
+    StrictStr,
+    describe_validation_error,
+    raise_validation_error,
+    reject_unknown_keys,
+)
 from limbeck.recipe.study_schema import Study
 
 __all__ = [
-    "Cache",
-    "Export",
+    "CacheNode",
+    "ExportNode",
     "Node",
     "Recipe",
-    "Scheduler",
+    "SchedulerNode",
     "Stage",
     "Study",
-    "Teacher",
-    "Term",
-    "Training",
-    "plain",
-    "validated",
+    "TeacherNode",
+    "LossNode",
+    "TrainingNode",
+    "to_plain",
+    "validate",
 ]
 
-_Model = TypeVar("_Model", bound=BaseModel)
+_ModelT = TypeVar("_Model", bound=BaseModel)
 
-Precision = Literal[
+TrainingPrecision = Literal[
     "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "transformer-engine",
     "transformer-engine-float16",
 ]  # fmt: skip
-Format = Literal["onnx"]
-_SHARED_PRECISIONS: Final = ("32-true", "bf16-mixed", "bf16-true", "16-true")
-Sampling = Literal["plain", "classmates", "again"]
+ExportFormat = Literal["onnx"]
+_FSDP_PRECISIONS: Final = ("32-true", "bf16-mixed", "bf16-true", "16-true")
+BatchPairing = Literal["plain", "classmates", "again"]
 
-_STRICT: Final = ConfigDict(extra="forbid", frozen=True)
+_STRICT_CONFIG: Final = ConfigDict(extra="forbid", frozen=True)
 
 
-def _controls(value: Any) -> Any:
+def _parse_baselines(value: Any) -> Any:
     allowed = ("alone", "direct")
-    several = isinstance(value, list | tuple)
-    for one in value if several else [value]:
-        if one not in (allowed if several else (*allowed, "none")):
-            refuse(f"{shown(one)} is not one of 'alone', 'direct'" + ("" if several else ", 'none'"))
-    if several and (not value or len(set(value)) < len(value)):
-        refuse(f"{shown(value)} does not name each control once: write [alone, direct], alone, direct or none")
+    is_list = isinstance(value, list | tuple)
+    for name in value if is_list else [value]:
+        if name not in (allowed if is_list else (*allowed, "none")):
+            raise_validation_error(
+                f"{format_value(name)} is not one of 'alone', 'direct'" + ("" if is_list else ", 'none'")
+            )
+    if is_list and (not value or len(set(value)) < len(value)):
+        raise_validation_error(
+            f"{format_value(value)} does not name each control once: write [alone, direct], alone, direct or none"
+        )
     return value
 
 
 @final
-class Training(BaseModel):
+class TrainingNode(BaseModel):
     """How to train: see :class:`limbeck.training.Training`; ``precision`` is one of Lightning Fabric's.
 
     ``strategy`` is how the processes that ``torchrun`` started share the work (:func:`limbeck.training.launched`);
     ``devices`` is for how many of them the recipe was made, and any other number is refused.
     """
 
-    model_config = _STRICT
+    model_config = _STRICT_CONFIG
     optimizer: Node = Node.model_validate({"use": "AdamW", "lr": 1e-3})
-    scheduler: Scheduler | None = None
-    batch: Annotated[Integer, Field(ge=1)] = 64
-    accumulate: Annotated[Integer, Field(ge=1)] = 1
-    clip: Annotated[Number, Field(gt=0)] | None = None
-    ema: Annotated[Number, Field(gt=0, lt=1)] | None = None
-    patience: Annotated[Integer, Field(ge=1)] | None = None
-    precision: Precision = "32-true"
+    scheduler: SchedulerNode | None = None
+    batch_size: Annotated[StrictInt, Field(ge=1)] = 64
+    grad_accum_steps: Annotated[StrictInt, Field(ge=1)] = 1
+    max_grad_norm: Annotated[Number, Field(gt=0)] | None = None
+    ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    early_stopping_patience: Annotated[StrictInt, Field(ge=1)] | None = None
+    precision: TrainingPrecision = "32-true"
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    devices: Annotated[Integer, Field(ge=1)] | None = None
-    keep: Literal["last", "best"] = "last"
-    workers: Annotated[Integer, Field(ge=0)] = 0
-    sampling: Sampling = "plain"
+    devices: Annotated[StrictInt, Field(ge=1)] | None = None
+    keep_weights: Literal["last", "best"] = "last"
+    num_workers: Annotated[StrictInt, Field(ge=0)] = 0
+    batch_pairing: BatchPairing = "plain"
 
     @model_validator(mode="before")
     @classmethod
-    def _keys(cls, value: Any) -> Any:
-        return known(value, cls, "training")
+    def _reject_unknown_keys(cls, value: Any) -> Any:
+        return reject_unknown_keys(value, cls, "training")
 
     @model_validator(mode="after")
-    def _halves(self) -> Self:
-        if self.sampling != "plain" and self.batch % 2:
-            refuse(f"sampling: with {self.sampling} a batch has two halves, and batch {self.batch} is odd")
+    def _check_even_batch(self) -> Self:
+        if self.batch_pairing != "plain" and self.batch_size % 2:
+            raise_validation_error(
+                f"sampling: with {self.batch_pairing} a batch has two halves, and batch {self.batch_size} is odd"
+            )
         return self
 
     @model_validator(mode="after")
-    def _shares(self) -> Self:
-        if self.strategy == "fsdp" and self.ema is not None:
-            refuse(f"ema: {self.ema:g} averages whole weights, and under fsdp nobody has them: drop it, or use ddp")
-        if self.strategy == "fsdp" and self.precision not in _SHARED_PRECISIONS:
-            refuse(f"precision: under fsdp it is one of {', '.join(_SHARED_PRECISIONS)}, not {self.precision}")
+    def _check_fsdp(self) -> Self:
+        if self.strategy == "fsdp" and self.ema_decay is not None:
+            raise_validation_error(
+                f"ema: {self.ema_decay:g} averages whole weights, and under fsdp nobody has them: drop it, or use ddp"
+            )
+        if self.strategy == "fsdp" and self.precision not in _FSDP_PRECISIONS:
+            raise_validation_error(
+                f"precision: under fsdp it is one of {', '.join(_FSDP_PRECISIONS)}, not {self.precision}"
+            )
         return self
 
 
@@ -111,80 +128,82 @@ class Stage(BaseModel):
     :mod:`limbeck.losses.weighting.loss_weighting`.
     """
 
-    model_config = _STRICT
+    model_config = _STRICT_CONFIG
     name: Name
-    epochs: Annotated[Integer, Field(ge=1)] | None = None
-    steps: Annotated[Integer, Field(ge=1)] | None = None
-    objective: Annotated[dict[Name, Term], Field(min_length=1)]
-    balance: Node | None = None
-    taps: dict[Text, dict[Name, Text]] = {}
-    training: dict[Text, Any] = {}
-    frozen: tuple[Text, ...] = ()
+    epochs: Annotated[StrictInt, Field(ge=1)] | None = None
+    steps: Annotated[StrictInt, Field(ge=1)] | None = None
+    objective: Annotated[dict[Name, LossNode], Field(min_length=1)]
+    loss_weighting: Node | None = None
+    feature_layers: dict[StrictStr, dict[Name, StrictStr]] = {}
+    training: dict[StrictStr, Any] = {}
+    freeze: tuple[StrictStr, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
-    def _keys(cls, value: Any) -> Any:
+    def _reject_unknown_keys(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
             objective = value.get("objective")
             if objective is not None and not isinstance(objective, Mapping):
-                refuse("objective is terms by name, such as {soft: {use: SoftTarget, tau: 4}}")
+                raise_validation_error("objective is terms by name, such as {soft: {use: SoftTarget, tau: 4}}")
             if isinstance(objective, Mapping) and not objective:
-                refuse("objective has no term, such as {soft: {use: SoftTarget, tau: 4}}")
+                raise_validation_error("objective has no term, such as {soft: {use: SoftTarget, tau: 4}}")
             for key in ("weight", "weights"):
-                term = objective.get(key) if isinstance(objective, Mapping) else None
-                if term is not None and not (isinstance(term, Mapping) and "use" in term):
-                    refuse(f"objective has {key!r} beside its terms: write each weight inside its term")
-        return known(value, cls, "a stage")
+                loss = objective.get(key) if isinstance(objective, Mapping) else None
+                if loss is not None and not (isinstance(loss, Mapping) and "use" in loss):
+                    raise_validation_error(f"objective has {key!r} beside its terms: write each weight inside its term")
+        return reject_unknown_keys(value, cls, "a stage")
 
     @model_validator(mode="after")
-    def _length(self) -> Self:
+    def _check_length(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
-            both = "has both epochs and steps" if self.epochs else "has no length"
-            refuse(f"the stage {self.name!r} {both}: give epochs or steps, one of the two")
+            problem = "has both epochs and steps" if self.epochs else "has no length"
+            raise_validation_error(f"the stage {self.name!r} {problem}: give epochs or steps, one of the two")
         return self
 
 
 @final
-class Cache(BaseModel):
+class CacheNode(BaseModel):
     """Teachers' answers on disk, each asked for once; the settings are those of :class:`limbeck.teachers.Format`.
 
     ``root`` is the folder of all caches; ``null``: ``$LIMBECK_CACHE``, or ``~/.cache/limbeck/answers``.
     """
 
-    model_config = _STRICT
-    root: Text | None = None
-    top: Annotated[Integer, Field(ge=1)] | None = None
+    model_config = _STRICT_CONFIG
+    root: StrictStr | None = None
+    top_k: Annotated[StrictInt, Field(ge=1)] | None = None
     tail: Literal["spread", "renormalised"] | None = None
-    precision: Literal["float16", "float32"] = "float16"
-    features: Literal["float16", "float32", "int8"] = "float16"
-    pool: Annotated[Integer, Field(ge=1)] = 1
+    dtype: Literal["float16", "float32"] = "float16"
+    feature_dtype: Literal["float16", "float32", "int8"] = "float16"
+    pool_factor: Annotated[StrictInt, Field(ge=1)] = 1
 
     @model_validator(mode="before")
     @classmethod
-    def _keys(cls, value: Any) -> Any:
-        return known(value, cls, "cache")
+    def _reject_unknown_keys(cls, value: Any) -> Any:
+        return reject_unknown_keys(value, cls, "cache")
 
     @model_validator(mode="after")
-    def _tail(self) -> Self:
-        if self.top is None and self.tail is not None:
-            refuse("tail says what happens to the classes beyond `top`, and without `top` every logit is kept")
+    def _check_tail(self) -> Self:
+        if self.top_k is None and self.tail is not None:
+            raise_validation_error(
+                "tail says what happens to the classes beyond `top`, and without `top` every logit is kept"
+            )
         return self
 
 
 @final
-class Export(BaseModel):
+class ExportNode(BaseModel):
     """What to write the finished student as."""
 
-    model_config = _STRICT
-    to: tuple[Format, ...] = ()
+    model_config = _STRICT_CONFIG
+    to: tuple[ExportFormat, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
-    def _keys(cls, value: Any) -> Any:
-        return known(value, cls, "export")
+    def _reject_unknown_keys(cls, value: Any) -> Any:
+        return reject_unknown_keys(value, cls, "export")
 
 
-_TOGETHER: Final = Node.model_validate({"use": "MeanLogits"})
+_DEFAULT_ENSEMBLE: Final = Node.model_validate({"use": "MeanLogits"})
 
 
 @final
@@ -200,110 +219,122 @@ class Recipe(BaseModel):
     (:mod:`limbeck.recipe.generations`).
     """
 
-    model_config = _STRICT
+    model_config = _STRICT_CONFIG
     name: FileName = "run"
-    seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0
-    data_seed: Annotated[Integer, Field(ge=0, lt=2**32)] | None = None
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] = 0
+    split_seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] | None = None
     plugins: tuple[Plugin, ...] = ()
     task: Node
     data: Node
-    teachers: dict[TeacherName, Teacher] = {}
+    teachers: dict[TeacherName, TeacherNode] = {}
     assistants: dict[TeacherName, Node] = {}
-    guided: Guided = "last"
-    combination: Node = _TOGETHER
+    assistant_mode: AssistantMode = "last"
+    ensemble: Node = _DEFAULT_ENSEMBLE
     student: Node
     self_teachers: dict[TeacherName, Node] = {}
     peers: dict[TeacherName, Node] = {}
-    generations: Annotated[Integer, Field(ge=2)] | None = None
-    teaching: Stage | None = None
+    generations: Annotated[StrictInt, Field(ge=2)] | None = None
+    teacher_training: Stage | None = None
     stages: tuple[Stage, ...] = ()
-    training: Training = Training()
-    cache: Cache | None = None
+    training: TrainingNode = TrainingNode()
+    cache: CacheNode | None = None
     study: Study | None = None
-    control: Annotated[Text | tuple[Text, ...], BeforeValidator(_controls)] = "alone"
-    export: Export = Export()
-    threads: Annotated[Integer, Field(ge=1)] | None = None
+    baselines: Annotated[StrictStr | tuple[StrictStr, ...], BeforeValidator(_parse_baselines)] = "alone"
+    export: ExportNode = ExportNode()
+    num_threads: Annotated[StrictInt, Field(ge=1)] | None = None
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
 
     @model_validator(mode="before")
     @classmethod
-    def _keys(cls, value: Any) -> Any:
+    def _reject_unknown_keys(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and isinstance(value.get("teaching"), Mapping):
             value = {**value, "teaching": {"name": "teaching", **value["teaching"]}}
-        return known(spread(value) if isinstance(value, Mapping) else value, cls, "a recipe")
+        return reject_unknown_keys(expand_generations(value) if isinstance(value, Mapping) else value, cls, "a recipe")
 
     @property
-    def controls(self) -> tuple[str, ...]:
+    def baseline_names(self) -> tuple[str, ...]:
         """The students that the distilled one is compared with: ``alone``, and ``direct`` without the assistants."""
-        return self.control if isinstance(self.control, tuple) else () if self.control == "none" else (self.control,)
+        return (
+            self.baselines
+            if isinstance(self.baselines, tuple)
+            else ()
+            if self.baselines == "none"
+            else (self.baselines,)
+        )
 
-    def links(self) -> list[Link]:
+    def training_order(self) -> list[TrainingPair]:
         """Who learns from whom, in the order of training: each assistant, then the student."""
-        return links(list(self.teachers), [*self.assistants, "student"], guided=self.guided)
+        return training_order(list(self.teachers), [*self.assistants, "student"], assistant_mode=self.assistant_mode)
 
     @model_validator(mode="after")
-    def _trainings(self) -> Self:
-        for place, stage in self.each_stage():
-            self.training_of(stage, place=place)
+    def _check_stage_training(self) -> Self:
+        for config_path, stage in self.all_stages():
+            self.stage_training(stage, config_path=config_path)
         return self
 
-    def each_stage(self) -> list[tuple[str, Stage]]:
+    def all_stages(self) -> list[tuple[str, Stage]]:
         """Teaching, if there is any, and the stages, each with its place."""
-        teaching = [("teaching", self.teaching)] if self.teaching is not None else []
-        return [*teaching, *((f"stages.{i}", stage) for i, stage in enumerate(self.stages))]
+        teacher_training = [("teaching", self.teacher_training)] if self.teacher_training is not None else []
+        return [*teacher_training, *((f"stages.{i}", stage) for i, stage in enumerate(self.stages))]
 
-    def training_of(self, stage: Stage, *, place: str = "stage") -> Training:
+    def stage_training(self, stage: Stage, *, config_path: str = "stage") -> TrainingNode:
         """The recipe's training with the changes of ``stage``."""
-        place, whole = at(place, "training"), plain(self.training)
+        config_path, settings = join_path(config_path, "training"), to_plain(self.training)
         for key, change in stage.training.items():
-            partial = key in ("optimizer", "scheduler") and isinstance(change, Mapping) and "use" not in change
-            if partial and whole[key] is None:
+            is_partial = key in ("optimizer", "scheduler") and isinstance(change, Mapping) and "use" not in change
+            if is_partial and settings[key] is None:
                 raise LimbeckError(
-                    f"{at(place, key)}: {shown(change)} changes nothing, as the recipe has none: add use"
+                    f"{join_path(config_path, key)}: {format_value(change)} changes nothing, as the recipe has none: add use"
                 )
-            whole[key] = {**whole[key], **change} if partial else change
-        return validated(Training, whole, place)
+            settings[key] = {**settings[key], **change} if is_partial else change
+        return validate(TrainingNode, settings, config_path)
 
 
-_SELDOM: Final = ("size", "normalize", "classes", "missing", "answers")
+_OPTIONAL_TEACHER_KEYS: Final = ("size", "normalize", "classes", "missing", "answers")
 """What a teacher has only where it was said: most see and name things as the student does."""
 
 
-def validated(model: type[_Model], data: Any, place: str = "") -> _Model:
+def validate(model: type[_ModelT], data: Any, config_path: str = "") -> _ModelT:
     """``data`` as ``model``, or a ``LimbeckError`` of one sentence with the dotted place."""
     if not isinstance(data, Mapping):
-        raise LimbeckError(f"{place or 'a recipe'}: {shown(data)} is not a mapping of settings, such as `seed: 0`")
+        raise LimbeckError(
+            f"{config_path or 'a recipe'}: {format_value(data)} is not a mapping of settings, such as `seed: 0`"
+        )
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-    steps = [step for step in first["loc"] if step != "[key]"]
-    if first["type"] == "missing":
-        raise LimbeckError(f"{at(place, *steps[:-1]) or 'recipe'}: {steps[-1]!r} is missing")
-    raise LimbeckError(f"{at(place, *steps) or 'recipe'}: {complaint(first)}")
+        first_error = error.errors(include_url=False)[0]
+    keys = [step for step in first_error["loc"] if step != "[key]"]
+    if first_error["type"] == "missing":
+        raise LimbeckError(f"{join_path(config_path, *keys[:-1]) or 'recipe'}: {keys[-1]!r} is missing")
+    raise LimbeckError(f"{join_path(config_path, *keys) or 'recipe'}: {describe_validation_error(first_error)}")
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """A recipe, or a part of one, as plain data in the order of the schema; the settings of a node follow its name.
 
-    >>> plain(Term.model_validate({"use": "SoftTarget", "weight": 0.9, "tau": 4}))
+    >>> to_plain(LossNode.model_validate({"use": "SoftTarget", "weight": 0.9, "tau": 4}))
     {'use': 'SoftTarget', 'tau': 4, 'weight': 0.9}
     """
     if isinstance(value, BaseModel):
-        own = {name: plain(getattr(value, name)) for name in type(value).model_fields}
+        fields = {name: to_plain(getattr(value, name)) for name in type(value).model_fields}
         if isinstance(value, Stage):
-            own = {name: item for name, item in own.items() if item is not None}
-        if isinstance(value, Term) and not value.gather:
-            del own["gather"]
-        if isinstance(value, Teacher):
-            for name in _SELDOM:
-                if own[name] == Teacher.model_fields[name].default:
-                    del own[name]
+            fields = {name: item for name, item in fields.items() if item is not None}
+        if isinstance(value, LossNode) and not value.gather_distributed:
+            del fields["gather"]
+        if isinstance(value, TeacherNode):
+            for name in _OPTIONAL_TEACHER_KEYS:
+                if fields[name] == TeacherNode.model_fields[name].default:
+                    del fields[name]
         if value.model_extra is not None:
-            return {"use": own.pop("use"), **{name: plain(item) for name, item in value.model_extra.items()}, **own}
-        return own
+            return {
+                "use": fields.pop("use"),
+                **{name: to_plain(item) for name, item in value.model_extra.items()},
+                **fields,
+            }
+        return fields
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     return value

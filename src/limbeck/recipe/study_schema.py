@@ -7,25 +7,31 @@ from typing import Annotated, Any, Final, Self, final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from limbeck.recipe.identifiers import Name
-from limbeck.recipe.messages import shown
-from limbeck.recipe.scalars import Integer, Number, Text, known, refuse
+from limbeck.recipe.messages import format_value
+from limbeck.recipe.scalars import Number, StrictInt, StrictStr, raise_validation_error, reject_unknown_keys
 
-__all__ = ["ARMS", "CONTROLS", "Study"]
+__all__ = ["BUILTIN_VARIANTS", "BASELINES", "Study"]
 
-CONTROLS: Final = ("alone", "longer", "smoothed")
+BASELINES: Final = ("alone", "longer", "smoothed")
 """The same student without a teacher: for equally many steps, for equal wall time, and with label smoothing."""
-ARMS: Final = ("teacher", *CONTROLS, "distilled")
-_CHANGEABLE: Final = (
+BUILTIN_VARIANTS: Final = ("teacher", *BASELINES, "distilled")
+_VARIABLE_KEYS: Final = (
     "stages", "training", "teachers", "combination", "assistants", "guided", "cache", "self_teachers", "peers",
 )  # fmt: skip
 
 
-def _seeds(value: Any) -> Any:
+def _parse_seeds(value: Any) -> Any:
     """A number of seeds, counted from 0, or the seeds themselves."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return tuple(range(value)) if value >= 1 else refuse(f"{value} is no number of seeds: give at least 1")
+        return (
+            tuple(range(value))
+            if value >= 1
+            else raise_validation_error(f"{value} is no number of seeds: give at least 1")
+        )
     if not isinstance(value, list | tuple) or not value or len(set(map(str, value))) < len(value):
-        refuse(f"{shown(value)} is neither a number of seeds nor a list of different ones: write 5, or [0, 1, 2]")
+        raise_validation_error(
+            f"{format_value(value)} is neither a number of seeds nor a list of different ones: write 5, or [0, 1, 2]"
+        )
     return value
 
 
@@ -39,36 +45,46 @@ class Study(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    seeds: Annotated[tuple[Annotated[Integer, Field(ge=0, lt=2**32)], ...], BeforeValidator(_seeds)] = (0, 1, 2, 3, 4)
-    arms: dict[Name, dict[Text, Any]] = {}
-    smoothing: Annotated[Number, Field(gt=0, lt=1)] = 0.1
-    controls: tuple[Text, ...] = CONTROLS
+    seeds: Annotated[tuple[Annotated[StrictInt, Field(ge=0, lt=2**32)], ...], BeforeValidator(_parse_seeds)] = (
+        0,
+        1,
+        2,
+        3,
+        4,
+    )
+    variants: dict[Name, dict[StrictStr, Any]] = {}
+    label_smoothing: Annotated[Number, Field(gt=0, lt=1)] = 0.1
+    baselines: tuple[StrictStr, ...] = BASELINES
 
     @model_validator(mode="before")
     @classmethod
-    def _keys(cls, value: Any) -> Any:
-        return known(value, cls, "study")
+    def _reject_unknown_keys(cls, value: Any) -> Any:
+        return reject_unknown_keys(value, cls, "study")
 
     @model_validator(mode="after")
-    def _controls(self) -> Self:
-        for name in self.controls:
-            if name not in CONTROLS:
-                refuse(f"controls: {shown(name)} is none of {', '.join(CONTROLS)}")
-        if CONTROLS[0] not in self.controls:
-            refuse(f"controls: {CONTROLS[0]} is always one of them, since every gain is over it: add it")
+    def _check_baselines(self) -> Self:
+        for name in self.baselines:
+            if name not in BASELINES:
+                raise_validation_error(f"controls: {format_value(name)} is none of {', '.join(BASELINES)}")
+        if BASELINES[0] not in self.baselines:
+            raise_validation_error(
+                f"controls: {BASELINES[0]} is always one of them, since every gain is over it: add it"
+            )
         return self
 
     @model_validator(mode="after")
-    def _arms(self) -> Self:
-        for name, changes in self.arms.items():
-            if name in ARMS:
-                refuse(f"arms.{name}: every study has an arm of that name already: choose another")
+    def _check_variants(self) -> Self:
+        for name, changes in self.variants.items():
+            if name in BUILTIN_VARIANTS:
+                raise_validation_error(f"arms.{name}: every study has an arm of that name already: choose another")
             if not changes:
-                refuse(f"arms.{name}: it changes nothing, and the recipe as it is is the arm `distilled`: change some")
+                raise_validation_error(
+                    f"arms.{name}: it changes nothing, and the recipe as it is is the arm `distilled`: change some"
+                )
             for path in changes:
-                if path.partition(".")[0] not in _CHANGEABLE:
-                    refuse(
+                if path.partition(".")[0] not in _VARIABLE_KEYS:
+                    raise_validation_error(
                         f"arms.{name}: {path} is for all arms alike, so that they can be compared: an arm changes "
-                        f"{', '.join(_CHANGEABLE)}; make another study for anything else"
+                        f"{', '.join(_VARIABLE_KEYS)}; make another study for anything else"
                     )
         return self

@@ -30,26 +30,26 @@ from typing import (
 from pydantic import BeforeValidator, Strict, TypeAdapter
 from pydantic.errors import PydanticUserError
 
-from limbeck.recipe.messages import shown
-from limbeck.recipe.resolved_node import Checked
-from limbeck.recipe.scalars import File, Flag, Integer, Number, Text, sentence
+from limbeck.recipe.messages import format_value
+from limbeck.recipe.resolved_node import ResolvedNode
+from limbeck.recipe.scalars import Number, PathValue, StrictBool, StrictInt, StrictStr, validation_error
 
-__all__ = ["below", "classes", "hints_of", "only_objects", "reader", "words"]
+__all__ = ["child_hint", "object_types", "get_hints", "accepts_only_objects", "make_type_adapter", "describe_hint"]
 
-_PLAIN: Final[dict[Any, tuple[Any, str, str]]] = {
-    int: (Integer, "an integer", "integers"),
+_SCALARS: Final[dict[Any, tuple[Any, str, str]]] = {
+    int: (StrictInt, "an integer", "integers"),
     float: (Number, "a number", "numbers"),
-    bool: (Flag, "true or false", "flags"),
-    str: (Text, "text", "texts"),
-    Path: (File, "a path", "paths"),
+    bool: (StrictBool, "true or false", "flags"),
+    str: (StrictStr, "text", "texts"),
+    Path: (PathValue, "a path", "paths"),
     NoneType: (None, "null", "nulls"),
 }
-_LISTS: Final = (list, abc.Sequence, abc.MutableSequence, abc.Iterable, abc.Collection)
-_MAPPINGS: Final = (dict, abc.Mapping, abc.MutableMapping)
-_SETS: Final = (set, frozenset, abc.Set)
+_LIST_TYPES: Final = (list, abc.Sequence, abc.MutableSequence, abc.Iterable, abc.Collection)
+_MAPPING_TYPES: Final = (dict, abc.Mapping, abc.MutableMapping)
+_SET_TYPES: Final = (set, frozenset, abc.Set)
 
 
-def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
+def get_hints(target: Callable[..., Any]) -> dict[str, Any]:
     """The type of each parameter of ``target``, and ``return`` where it says so; what cannot be known is absent."""
     function: Any = target
     if inspect.isclass(target):
@@ -58,158 +58,164 @@ def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
         return get_type_hints(function, include_extras=True)
     except Exception:
         # One name that only type checkers import must not cost the hints of the others.
-        return {name: hint for name in getattr(function, "__annotations__", {}) for hint in _one(function, name)}
+        return {
+            name: hint for name in getattr(function, "__annotations__", {}) for hint in _parameter_hint(function, name)
+        }
 
 
-def reader(hint: Any) -> TypeAdapter[Any]:
+def make_type_adapter(hint: Any) -> TypeAdapter[Any]:
     """What reads a value of this hint, strictly; anything goes where the hint says nothing that Python knows."""
     try:
-        return TypeAdapter(_loosened(hint))
+        return TypeAdapter(_adapter_hint(hint))
     except (PydanticUserError, TypeError):
         return TypeAdapter(Any)
 
 
-def _loosened(hint: Any) -> Any:
+def _adapter_hint(hint: Any) -> Any:
     """``hint`` for pydantic's ``TypeAdapter``."""
-    hint = _bare(hint)
-    if _is_plain(hint):
-        return _PLAIN[hint][0]
+    hint = _unwrap_hint(hint)
+    if _is_scalar(hint):
+        return _SCALARS[hint][0]
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return Annotated[(_loosened(args[0]), *args[1:])]
+        return Annotated[(_adapter_hint(args[0]), *args[1:])]
     if origin in (Union, types.UnionType):
         # Where text may stand, '2024' in quotes is a folder's name and no number.
         number = Annotated[float, Strict()] if str in args else Number
-        return Union[tuple(number if each is float else _loosened(each) for each in args)]  # noqa: UP007
+        return Union[tuple(number if arg is float else _adapter_hint(arg) for arg in args)]  # noqa: UP007
     if origin is Literal or hint is Any:
         return hint
     base = origin or hint
-    if base in _LISTS:
-        return list[_loosened(args[0]) if args else Any]  # type: ignore[misc]
+    if base in _LIST_TYPES:
+        return list[_adapter_hint(args[0]) if args else Any]  # type: ignore[misc]
     if base is frozenset:
-        return frozenset[_loosened(args[0]) if args else Any]  # type: ignore[misc]
-    if base in _SETS:
-        return set[_loosened(args[0]) if args else Any]  # type: ignore[misc]
+        return frozenset[_adapter_hint(args[0]) if args else Any]  # type: ignore[misc]
+    if base in _SET_TYPES:
+        return set[_adapter_hint(args[0]) if args else Any]  # type: ignore[misc]
     if base is tuple:
-        return tuple[tuple(each if each is ... else _loosened(each) for each in args) or (Any, ...)]  # type: ignore[misc]
-    if base in _MAPPINGS or is_typeddict(base):
-        return dict[tuple(map(_loosened, args)) if len(args) == 2 else (Any, Any)]  # type: ignore[misc]
+        return tuple[tuple(arg if arg is ... else _adapter_hint(arg) for arg in args) or (Any, ...)]  # type: ignore[misc]
+    if base in _MAPPING_TYPES or is_typeddict(base):
+        return dict[tuple(map(_adapter_hint, args)) if len(args) == 2 else (Any, Any)]  # type: ignore[misc]
     if inspect.isclass(base) and issubclass(base, Enum):
         return base
-    return Annotated[Any, BeforeValidator(_object(base))]
+    return Annotated[Any, BeforeValidator(_instance_validator(base))]
 
 
-def classes(hint: Any) -> list[Any]:
+def object_types(hint: Any) -> list[Any]:
     """The classes that only a node can give an object of: of ``float | Schedule`` the second."""
-    found = []
-    for each in _alternatives(hint):
-        base = get_origin(each) or each
-        containers = (*_LISTS, *_MAPPINGS, *_SETS, tuple, Literal)
-        if _is_plain(each) or base in containers or each is Any or not (inspect.isclass(base) or callable(base)):
+    result = []
+    for member in _union_members(hint):
+        base = get_origin(member) or member
+        containers = (*_LIST_TYPES, *_MAPPING_TYPES, *_SET_TYPES, tuple, Literal)
+        if _is_scalar(member) or base in containers or member is Any or not (inspect.isclass(base) or callable(base)):
             continue
         if not (inspect.isclass(base) and issubclass(base, Enum)) and not is_typeddict(base):
-            found.append(base)
-    return found
+            result.append(base)
+    return result
 
 
-def only_objects(hint: Any) -> bool:
+def accepts_only_objects(hint: Any) -> bool:
     """Whether nothing but an object may stand here (or null), so that text can only be a node's name."""
-    plain = [each for each in _alternatives(hint) if each is not NoneType]
-    return bool(plain) and len(classes(hint)) == len(plain)
+    members = [member for member in _union_members(hint) if member is not NoneType]
+    return bool(members) and len(object_types(hint)) == len(members)
 
 
-def below(hint: Any, step: int | str) -> Any:
+def child_hint(hint: Any, key: int | str) -> Any:
     """The hint of what stands at ``step`` in a list or mapping of this hint."""
-    for each in _alternatives(hint):
-        origin, args = get_origin(each), get_args(each)
-        if isinstance(step, int) and origin is tuple and args:
-            return args[0] if args[-1] is ... else args[step] if step < len(args) else Any
-        if isinstance(step, int) and origin in (*_LISTS, *_SETS) and args:
+    for member in _union_members(hint):
+        origin, args = get_origin(member), get_args(member)
+        if isinstance(key, int) and origin is tuple and args:
+            return args[0] if args[-1] is ... else args[key] if key < len(args) else Any
+        if isinstance(key, int) and origin in (*_LIST_TYPES, *_SET_TYPES) and args:
             return args[0]
-        if isinstance(step, str) and origin in _MAPPINGS and len(args) == 2:
+        if isinstance(key, str) and origin in _MAPPING_TYPES and len(args) == 2:
             return args[1]
     return Any
 
 
-def words(hint: Any) -> str:
+def describe_hint(hint: Any) -> str:
     """What may stand here, for an error.
 
-    >>> words(float | None), words(tuple[float, float]), words(Literal["cos", "linear"])
+    >>> describe_hint(float | None), describe_hint(tuple[float, float]), describe_hint(Literal["cos", "linear"])
     ('a number or null', 'a list of 2 numbers', "one of 'cos', 'linear'")
     """
-    parts = _alternatives(hint)
+    members = _union_members(hint)
     # A recipe cannot write a tensor: say so only where nothing else may stand.
-    plain = [each for each in parts if not classes(each) or getattr(each, "__module__", "").startswith("limbeck")]
-    return " or ".join(dict.fromkeys(_word(each) for each in plain or parts))
+    writable = [
+        member
+        for member in members
+        if not object_types(member) or getattr(member, "__module__", "").startswith("limbeck")
+    ]
+    return " or ".join(dict.fromkeys(_describe_member(member) for member in writable or members))
 
 
-def _word(hint: Any) -> str:
-    if _is_plain(hint):
-        return _PLAIN[hint][1]
+def _describe_member(hint: Any) -> str:
+    if _is_scalar(hint):
+        return _SCALARS[hint][1]
     origin, args = get_origin(hint), get_args(hint)
     base = origin or hint
     if base is Literal:
-        return f"one of {', '.join(map(shown, args))}"
+        return f"one of {', '.join(map(format_value, args))}"
     if base is tuple and args and args[-1] is not ...:
-        return f"a list of {len(args)}{_plural(args[0])}"
-    if base is tuple or base in _LISTS or base in _SETS:
-        many = _plural(args[0]) if args else ""
-        return f"a list of{many}" if many else "a list"
-    if base in _MAPPINGS or is_typeddict(base):
+        return f"a list of {len(args)}{_plural_noun(args[0])}"
+    if base is tuple or base in _LIST_TYPES or base in _SET_TYPES:
+        elements = _plural_noun(args[0]) if args else ""
+        return f"a list of{elements}" if elements else "a list"
+    if base in _MAPPING_TYPES or is_typeddict(base):
         return "a mapping"
     if inspect.isclass(base) and issubclass(base, Enum):
-        return f"one of {', '.join(shown(each.value) for each in base)}"
+        return f"one of {', '.join(format_value(member.value) for member in base)}"
     return f"a {getattr(base, '__name__', base)} (a node with `use`)"
 
 
-def _plural(hint: Any) -> str:
-    known = [each for each in _alternatives(hint) if _is_plain(each)]
-    return f" {_PLAIN[known[0]][2]}" if known else ""
+def _plural_noun(hint: Any) -> str:
+    scalars = [member for member in _union_members(hint) if _is_scalar(member)]
+    return f" {_SCALARS[scalars[0]][2]}" if scalars else ""
 
 
-def _alternatives(hint: Any) -> list[Any]:
-    hint = NoneType if hint is None else _bare(hint)
+def _union_members(hint: Any) -> list[Any]:
+    hint = NoneType if hint is None else _unwrap_hint(hint)
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _alternatives(args[0])
+        return _union_members(args[0])
     if origin in (Union, types.UnionType):
-        return [each for arg in args for each in _alternatives(arg)]
+        return [member for arg in args for member in _union_members(arg)]
     return [hint]
 
 
-def _bare(hint: Any) -> Any:
+def _unwrap_hint(hint: Any) -> Any:
     """``hint`` without the names that types are given; ``Any`` where it is only a name that was not found."""
-    while (meant := getattr(hint, "__supertype__", getattr(hint, "__value__", None))) is not None:
-        hint = meant
+    while (inner := getattr(hint, "__supertype__", getattr(hint, "__value__", None))) is not None:
+        hint = inner
     return Any if isinstance(hint, TypeVar | ForwardRef | str) or hint is inspect.Parameter.empty else hint
 
 
-def _is_plain(hint: Any) -> bool:
-    return isinstance(hint, type) and hint in _PLAIN
+def _is_scalar(hint: Any) -> bool:
+    return isinstance(hint, type) and hint in _SCALARS
 
 
-def _object(wanted: Any) -> Callable[[Any], Any]:
-    def take(value: Any) -> Any:
-        if isinstance(value, Checked) or _is(value, wanted):
+def _instance_validator(expected: Any) -> Callable[[Any], Any]:
+    def validate(value: Any) -> Any:
+        if isinstance(value, ResolvedNode) or _is_instance(value, expected):
             return value
-        raise sentence(f"{shown(value)} is not {_word(wanted)}")
+        raise validation_error(f"{format_value(value)} is not {_describe_member(expected)}")
 
-    return take
+    return validate
 
 
-def _is(value: Any, wanted: Any) -> bool:
+def _is_instance(value: Any, expected: Any) -> bool:
     try:
-        return isinstance(value, wanted)
+        return isinstance(value, expected)
     except TypeError:  # a protocol that cannot be asked; what comes from YAML is none
         return False
 
 
-def _one(function: Any, name: str) -> Sequence[Any]:
-    stand_in = types.SimpleNamespace(__annotations__={name: function.__annotations__[name]})
+def _parameter_hint(function: Any, name: str) -> Sequence[Any]:
+    placeholder = types.SimpleNamespace(__annotations__={name: function.__annotations__[name]})
     try:
-        found: dict[str, Any] = get_type_hints(
-            stand_in, globalns=getattr(function, "__globals__", {}), include_extras=True
+        hints: dict[str, Any] = get_type_hints(
+            placeholder, globalns=getattr(function, "__globals__", {}), include_extras=True
         )
     except Exception:
         return ()
-    return list(found.values())
+    return list(hints.values())

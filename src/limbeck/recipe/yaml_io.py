@@ -12,46 +12,46 @@ from typing import Any, Final, final
 
 import yaml
 
-from limbeck.core.errors import LimbeckError, nearest
+from limbeck.core.errors import LimbeckError, suggest_names
 
-__all__ = ["dump", "parse", "read"]
+__all__ = ["dump_yaml", "parse_yaml", "read_source"]
 
-_MOST_BYTES: Final = 1_000_000
-_MOST_VALUES: Final = 100_000
+_MAX_BYTES: Final = 1_000_000
+_MAX_VALUES: Final = 100_000
 """After every ``*alias`` is written out: a "billion laughs" is small on disk."""
-_DEEPEST: Final = 40
+_MAX_DEPTH: Final = 40
 
-_YAML: Final = "tag:yaml.org,2002:"
-_PLAIN: Final = {_YAML + kind for kind in ("str", "int", "float", "bool", "null", "seq", "map", "merge")}
-_EXPONENT: Final = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
+_TAG_PREFIX: Final = "tag:yaml.org,2002:"
+_ALLOWED_TAGS: Final = {_TAG_PREFIX + kind for kind in ("str", "int", "float", "bool", "null", "seq", "map", "merge")}
+_FLOAT_PATTERN: Final = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
 # Whatever a scalar of an explicit tag makes the constructors raise: `!!int abc`, `!!bool maybe`, 5,000 digits.
-_FAULTS: Final = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
+_CONSTRUCTOR_ERRORS: Final = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
 
 
-def read(source: str | Path) -> tuple[str, str]:
+def read_source(source: str | Path) -> tuple[str, str]:
     """The text of a recipe and where it came from; ``source`` is a path, or the text itself.
 
     A string is text where it has a line break or a ``key: value``; the name of a file has neither.
     """
     if isinstance(source, str) and (not source.strip() or re.search(r"\n|:\s|:$|^\s*[{\[&!|>%]", source)):
-        return _small(source.encode(), "the recipe"), "the recipe"
+        return _decode_text(source.encode(), "the recipe"), "the recipe"
     path = Path(source)
     try:
         if not path.is_file():
-            raise LimbeckError(_absent(path))
+            raise LimbeckError(_missing_file_message(path))
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+            data = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise LimbeckError(
             f"the recipe {path} could not be read: {getattr(error, 'strerror', None) or error}"
         ) from None
-    return _small(data, str(path)), str(path)
+    return _decode_text(data, str(path)), str(path)
 
 
-def parse(text: str, where: str = "the recipe") -> Any:
+def parse_yaml(text: str, source: str = "the recipe") -> Any:
     """The plain data of one YAML document: mappings, lists, text, numbers, true, false and null, and nothing else.
 
-    >>> parse("{lr: 1e-3, betas: [0.9, 0.99]}")
+    >>> parse_yaml("{lr: 1e-3, betas: [0.9, 0.99]}")
     {'lr': 0.001, 'betas': [0.9, 0.99]}
     """
     loader = None
@@ -60,27 +60,27 @@ def parse(text: str, where: str = "the recipe") -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _Inspection(where).weigh(node)
+        _TreeValidator(source).measure(node)
         return loader.construct_document(node)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise LimbeckError(f"{where} is not valid YAML at line {line}: {error.reason}") from None
+        raise LimbeckError(f"{source} is not valid YAML at line {line}: {error.reason}") from None
     except yaml.MarkedYAMLError as error:
-        mark = _mark(error.problem_mark or error.context_mark)
-        raise LimbeckError(f"{where} is not valid YAML at {mark}: {error.problem or error.context}") from None
+        mark = _format_mark(error.problem_mark or error.context_mark)
+        raise LimbeckError(f"{source} is not valid YAML at {mark}: {error.problem or error.context}") from None
     except RecursionError:
-        raise LimbeckError(_too_deep(where)) from None
-    except _FAULTS as error:
-        raise LimbeckError(f"{where} has a value that is not what its tag says: {error}") from None
+        raise LimbeckError(_too_deep_message(source)) from None
+    except _CONSTRUCTOR_ERRORS as error:
+        raise LimbeckError(f"{source} has a value that is not what its tag says: {error}") from None
     finally:
         if loader is not None:
             loader.dispose()
 
 
-def dump(data: Any) -> str:
+def dump_yaml(data: Any) -> str:
     """``data`` as YAML in the order it has, which :func:`parse` reads back as the same data.
 
-    >>> print(dump({"student": {"use": "small_cnn", "width": 8}, "note": "1e-3"}), end="")
+    >>> print(dump_yaml({"student": {"use": "small_cnn", "width": 8}, "note": "1e-3"}), end="")
     student: {use: small_cnn, width: 8}
     note: '1e-3'
     """
@@ -102,53 +102,57 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     # In single quotes PyYAML folds these line breaks to a space.
     style = '"' if any(character in text for character in "\x85\u2028\u2029") else None
-    return dumper.represent_scalar(_YAML + "str", text, style=style)
+    return dumper.represent_scalar(_TAG_PREFIX + "str", text, style=style)
 
 
-_Dumper.add_representer(str, _quoted)
-for _each in (_Loader, _Dumper):
-    _each.add_implicit_resolver(_YAML + "float", _EXPONENT, list("-+.0123456789"))
+_Dumper.add_representer(str, _represent_str)
+for _yaml_class in (_Loader, _Dumper):
+    _yaml_class.add_implicit_resolver(_TAG_PREFIX + "float", _FLOAT_PATTERN, list("-+.0123456789"))
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_YAML + "timestamp", _YAML + "value")]
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if tag not in (_TAG_PREFIX + "timestamp", _TAG_PREFIX + "value")
+    ]
     for first, resolvers in _Loader.yaml_implicit_resolvers.items()
 }
 
 
 @final
-class _Inspection:
+class _TreeValidator:
     """A look at the parsed tree before anything is made of it, where an alias is still one node and not its copies."""
 
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self.seen: dict[int, tuple[int, int] | None] = {}
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.sizes: dict[int, tuple[int, int] | None] = {}
 
-    def weigh(self, node: yaml.Node, *, depth: int = 0) -> tuple[int, int]:
+    def measure(self, node: yaml.Node, *, depth: int = 0) -> tuple[int, int]:
         """How many values ``node`` stands for, and how deep they are nested."""
-        if id(node) not in self.seen:
-            self._refuse_tag(node)
-            self.seen[id(node)] = None
-            below = [self.weigh(child, depth=depth + 1) for child in self._children(node)]
-            height = 1 + max((height for _, height in below), default=0)
-            self.seen[id(node)] = 1 + sum(values for values, _ in below), height
-        known = self.seen[id(node)]
-        if known is None:
-            raise LimbeckError(f"{self.where}, {_mark(node.start_mark)}: a value contains itself (&anchor and *alias)")
-        if depth + known[1] > _DEEPEST:
-            raise LimbeckError(_too_deep(self.where))
-        if known[0] > _MOST_VALUES:
+        if id(node) not in self.sizes:
+            self._reject_tag(node)
+            self.sizes[id(node)] = None
+            children = [self.measure(child, depth=depth + 1) for child in self._children(node)]
+            height = 1 + max((height for _, height in children), default=0)
+            self.sizes[id(node)] = 1 + sum(values for values, _ in children), height
+        size_and_depth = self.sizes[id(node)]
+        if size_and_depth is None:
             raise LimbeckError(
-                f"{self.where} grows to over {_MOST_VALUES:,} values when its aliases are written out: use fewer"
+                f"{self.source}, {_format_mark(node.start_mark)}: a value contains itself (&anchor and *alias)"
             )
-        return known
-
-    def _refuse_tag(self, node: yaml.Node) -> None:
-        if node.tag not in _PLAIN:
-            tag = node.tag.replace(_YAML, "!!")
+        if depth + size_and_depth[1] > _MAX_DEPTH:
+            raise LimbeckError(_too_deep_message(self.source))
+        if size_and_depth[0] > _MAX_VALUES:
             raise LimbeckError(
-                f"{self.where}, {_mark(node.start_mark)}: the tag {tag} is refused, since a recipe holds plain values "
+                f"{self.source} grows to over {_MAX_VALUES:,} values when its aliases are written out: use fewer"
+            )
+        return size_and_depth
+
+    def _reject_tag(self, node: yaml.Node) -> None:
+        if node.tag not in _ALLOWED_TAGS:
+            tag = node.tag.replace(_TAG_PREFIX, "!!")
+            raise LimbeckError(
+                f"{self.source}, {_format_mark(node.start_mark)}: the tag {tag} is refused, since a recipe holds plain values "
                 "only: name what is to be built under `use:`"
             )
 
@@ -157,43 +161,45 @@ class _Inspection:
             return list(node.value)
         if not isinstance(node, yaml.MappingNode):
             return []
-        seen = set()
+        seen_keys = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise LimbeckError(f"{self.where}, {_mark(key.start_mark)}: a key is one word, not a list or mapping")
-            if key.value in seen:
                 raise LimbeckError(
-                    f"{self.where}, {_mark(key.start_mark)}: {key.value!r} stands twice in one mapping: keep one"
+                    f"{self.source}, {_format_mark(key.start_mark)}: a key is one word, not a list or mapping"
                 )
-            seen.add(key.value)
+            if key.value in seen_keys:
+                raise LimbeckError(
+                    f"{self.source}, {_format_mark(key.start_mark)}: {key.value!r} stands twice in one mapping: keep one"
+                )
+            seen_keys.add(key.value)
         return [child for pair in node.value for child in pair]
 
 
-def _small(data: bytes, where: str) -> str:
-    if len(data) > _MOST_BYTES:
-        raise LimbeckError(f"{where} is larger than {_MOST_BYTES // 1_000_000} MB, and a recipe is a page of text")
+def _decode_text(data: bytes, source: str) -> str:
+    if len(data) > _MAX_BYTES:
+        raise LimbeckError(f"{source} is larger than {_MAX_BYTES // 1_000_000} MB, and a recipe is a page of text")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise LimbeckError(f"{where} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+        raise LimbeckError(f"{source} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
 
 
-def _absent(path: Path) -> str:
+def _missing_file_message(path: Path) -> str:
     if path.is_dir():
-        return f"{path} is a folder, and a recipe is a YAML file{_beside(path, path.name)}"
+        return f"{path} is a folder, and a recipe is a YAML file{_list_yaml_files(path, path.name)}"
     if not path.parent.is_dir():
         return f"there is no recipe {path}: the folder {path.parent} does not exist"
-    return f"there is no recipe {path}{_beside(path.parent, path.name)}"
+    return f"there is no recipe {path}{_list_yaml_files(path.parent, path.name)}"
 
 
-def _beside(folder: Path, name: str) -> str:
+def _list_yaml_files(folder: Path, name: str) -> str:
     files = sorted(file.name for file in folder.iterdir() if file.suffix in (".yaml", ".yml"))
-    return f"; in {folder} there are: {nearest(name, files)}" if files else f"; {folder} has no YAML file"
+    return f"; in {folder} there are: {suggest_names(name, files)}" if files else f"; {folder} has no YAML file"
 
 
-def _mark(mark: Any) -> str:
+def _format_mark(mark: Any) -> str:
     return "an unknown place" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}"
 
 
-def _too_deep(where: str) -> str:
-    return f"{where} is nested more than {_DEEPEST} deep, and no recipe needs to be"
+def _too_deep_message(source: str) -> str:
+    return f"{source} is nested more than {_MAX_DEPTH} deep, and no recipe needs to be"

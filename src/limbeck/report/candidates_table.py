@@ -5,62 +5,64 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from limbeck.report.formatting import NONE, amount, fixed, percent, points, size
+from limbeck.report.formatting import MISSING, format_bytes, format_count, format_fixed, format_percent, format_points
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["candidates_table"]
+__all__ = ["render_candidates_table"]
 
-_MOST = 10
+_MAX_PAIRS = 10
 _WIDTH = 100
 
 
-def candidates_table(found: Mapping[str, Any]) -> str:
+def render_candidates_table(selection: Mapping[str, Any]) -> str:
     """What ``teachers.json`` holds, as plain text without colours: figures, reasons, pairs, warnings, the choice."""
     from rich.console import Console
 
     console = Console(width=_WIDTH, no_color=True, highlight=False, force_terminal=False)
-    with console.capture() as caught:
-        console.print(_figures(found))
-        console.print(_reasons(found["candidates"]))
-        if found["pairs"]:
-            console.print(_pairs(found["pairs"]))
-    lines = [line.rstrip() for line in caught.get().strip("\n").splitlines()]
-    if found["warnings"]:
+    with console.capture() as capture:
+        console.print(_metrics_table(selection))
+        console.print(_reasons_table(selection["candidates"]))
+        if selection["pairs"]:
+            console.print(_pairs_table(selection["pairs"]))
+    lines = [line.rstrip() for line in capture.get().strip("\n").splitlines()]
+    if selection["warnings"]:
         lines += ["With all of them teaching, limbeck distill would warn:"]
-        lines += [f" - {text}" for text in found["warnings"]]
-    return "\n".join([*lines, _choice(found)])
+        lines += [f" - {text}" for text in selection["warnings"]]
+    return "\n".join([*lines, _format_choice(selection)])
 
 
-def _figures(found: Mapping[str, Any]) -> Table:
-    alone = found["alone"]
-    table = _table(f"validation part, n = {alone['validation']['examples']}")
+def _metrics_table(selection: Mapping[str, Any]) -> Table:
+    baseline = selection["alone"]
+    table = _make_table(f"validation part, n = {baseline['validation']['examples']}")
     table.add_column("")
     table.add_column("candidate", no_wrap=True, overflow="ellipsis")
     for heading in ("accuracy", "margin", "NLL", "ECE", "parameters", "latency", "memory"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, model in found["candidates"].items():
-        table.add_row(*_row("●" if model["chosen"] else "", name, model, points(model["margin_points"])))
-    table.add_row(*_row("", "student alone", alone, ""))
+    for name, model in selection["candidates"].items():
+        table.add_row(
+            *_candidate_row("●" if model["chosen"] else "", name, model, format_points(model["margin_points"]))
+        )
+    table.add_row(*_candidate_row("", "student alone", baseline, ""))
     return table
 
 
-def _row(mark: str, name: str, model: Mapping[str, Any], margin: str) -> list[Any]:
+def _candidate_row(mark: str, name: str, model: Mapping[str, Any], margin: str) -> list[Any]:
     from rich.text import Text
 
-    quality, latency = model["validation"], model["latency_ms"]["median"]
+    metrics, latency = model["validation"], model["latency_ms"]["median"]
     # Text, not a string: a name with brackets is no markup.
     return [
-        mark, Text(name), percent(quality["top1"]), margin, fixed(quality["nll"]), fixed(quality["ece"]),
-        amount(model["parameters"]), f"{latency:.3g} ms", size(model["memory"]),
+        mark, Text(name), format_percent(metrics["top1"]), margin, format_fixed(metrics["nll"]), format_fixed(metrics["ece"]),
+        format_count(model["parameters"]), f"{latency:.3g} ms", format_bytes(model["memory"]),
     ]  # fmt: skip
 
 
-def _reasons(candidates: Mapping[str, Any]) -> Table:
+def _reasons_table(candidates: Mapping[str, Any]) -> Table:
     from rich.text import Text
 
-    table = _table("why")
+    table = _make_table("why")
     table.show_header = False
     for _ in range(3):
         table.add_column(overflow="fold")
@@ -69,39 +71,39 @@ def _reasons(candidates: Mapping[str, Any]) -> Table:
     return table
 
 
-def _pairs(pairs: Sequence[Mapping[str, Any]]) -> Table:
+def _pairs_table(pairs: Sequence[Mapping[str, Any]]) -> Table:
     """The most alike, since theirs is the question; the file has them all."""
     from rich.text import Text
 
-    shown = sorted(pairs, key=lambda pair: pair["disagreement"])[:_MOST]
-    many = "" if len(shown) == len(pairs) else f", the {_MOST} most alike of {len(pairs)} pairs"
-    table = _table(f"how alike they are{many}")
+    most_similar = sorted(pairs, key=lambda pair: pair["disagreement"])[:_MAX_PAIRS]
+    count_note = "" if len(most_similar) == len(pairs) else f", the {_MAX_PAIRS} most alike of {len(pairs)} pairs"
+    table = _make_table(f"how alike they are{count_note}")
     table.add_column("pair")
     for heading in ("other answer", "errors correlate", "both wrong", "CKA"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for pair in shown:
-        cka = fixed(pair["cka"], digits=2) + (" of logits" if pair["cka_of"] == "logits" else "")
+    for pair in most_similar:
+        cka = format_fixed(pair["cka"], digits=2) + (" of logits" if pair["cka_of"] == "logits" else "")
         table.add_row(
-            Text(f"{pair['first']} – {pair['second']}"), percent(pair["disagreement"]),
-            fixed(pair["error_correlation"], digits=2), percent(pair["double_fault"]),
-            NONE if pair["cka"] is None else cka,
+            Text(f"{pair['first']} – {pair['second']}"), format_percent(pair["disagreement"]),
+            format_fixed(pair["error_correlation"], digits=2), format_percent(pair["double_fault"]),
+            MISSING if pair["cka"] is None else cka,
         )  # fmt: skip
     return table
 
 
-def _choice(found: Mapping[str, Any]) -> str:
-    steps, rules = found["selection"]["steps"], found["rules"]
+def _format_choice(selection: Mapping[str, Any]) -> str:
+    steps, rules = selection["selection"]["steps"], selection["rules"]
     if not steps:
         return "Chosen: none of them; the reasons stand above."
-    last, of = steps[-1], "" if rules["given"] else f", {rules['times']:g} times the student"
-    names = ", ".join(found["selection"]["chosen"]) + (" together" if len(steps) > 1 else "")
+    last_step, budget_note = steps[-1], "" if rules["given"] else f", {rules['times']:g} times the student"
+    names = ", ".join(selection["selection"]["chosen"]) + (" together" if len(steps) > 1 else "")
     return (
-        f"Chosen: {names}: {percent(last['top1'])}, NLL {fixed(last['nll'])}, {last['latency']:.3g} ms of a budget of "
-        f"{rules['budget']:.3g} ms{of}"
+        f"Chosen: {names}: {format_percent(last_step['top1'])}, NLL {format_fixed(last_step['nll'])}, {last_step['latency']:.3g} ms of a budget of "
+        f"{rules['budget']:.3g} ms{budget_note}"
     )
 
 
-def _table(title: str) -> Table:
+def _make_table(title: str) -> Table:
     from rich import box
     from rich.table import Table
 

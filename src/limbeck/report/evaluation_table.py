@@ -6,153 +6,172 @@ from collections.abc import Callable, Iterator, Mapping
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from limbeck.report.formatting import NONE, amount, fixed, percent, points, size
+from limbeck.report.formatting import MISSING, format_bytes, format_count, format_fixed, format_percent, format_points
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["evaluation_table"]
+__all__ = ["render_evaluation_table"]
 
 _WIDTH = 120
-_CALLED = {"alone": "student alone", "direct": "no assistants", "distilled": "distilled"}
-_ATTACKS = {"fgsm": "FGSM", "pgd": "PGD-20", "apgd": "APGD-20", "worst": "worst of them"}
-_SCORES = {"max_softmax": "AUROC, softmax", "energy": "AUROC, energy"}
-_Row = tuple[str, str, tuple[str | int, ...], Callable[[float | None], str]]
+_ROLE_LABELS = {"alone": "student alone", "direct": "no assistants", "distilled": "distilled"}
+_ATTACK_LABELS = {"fgsm": "FGSM", "pgd": "PGD-20", "apgd": "APGD-20", "worst": "worst of them"}
+_OOD_SCORE_LABELS = {"max_softmax": "AUROC, softmax", "energy": "AUROC, energy"}
+_MetricRow = tuple[str, str, tuple[str | int, ...], Callable[[float | None], str]]
 
 
-def evaluation_table(found: Mapping[str, Any]) -> str:
+def render_evaluation_table(evaluation: Mapping[str, Any]) -> str:
     """What ``evaluation.json`` holds, as text of up to 120 columns without colours."""
     from rich.console import Console
 
     console = Console(width=_WIDTH, no_color=True, highlight=False, force_terminal=False)
-    with console.capture() as caught:
-        for title, table in (_quality(found), *_costs(found)):
+    with console.capture() as capture:
+        for title, table in (_accuracy_table(evaluation), *_cost_tables(evaluation)):
             # As a line of its own: a table breaks its title where the table ends.
             console.print(title, markup=False)
             console.print(table)
-    text = "\n".join(line.rstrip() for line in caught.get().strip("\n").splitlines())
-    notes = [line for note in _notes(found) for line in wrap(f"note: {note}", _WIDTH, subsequent_indent="  ")]
+    text = "\n".join(line.rstrip() for line in capture.get().strip("\n").splitlines())
+    notes = [
+        line for note in _format_notes(evaluation) for line in wrap(f"note: {note}", _WIDTH, subsequent_indent="  ")
+    ]
     return "\n".join([text, *notes])
 
 
-def _quality(found: Mapping[str, Any]) -> tuple[str, Table]:
-    models = found["models"]
-    n = max(model["examples"] for model in models.values())
-    table = _table()
+def _accuracy_table(evaluation: Mapping[str, Any]) -> tuple[str, Table]:
+    models = evaluation["models"]
+    num_samples = max(model["examples"] for model in models.values())
+    table = _make_table()
     table.add_column("accuracy of", no_wrap=True)
     for name, model in models.items():
-        table.add_column(_called(name, model), justify="right", no_wrap=True)
-    pairs = list(dict.fromkeys((one["of"], one["against"]) for one in found["differences"]))
-    for of, against in pairs:
-        table.add_column(f"{of} − {against}, 95 %", justify="right", no_wrap=True)
-    by = {(one["of"], one["against"], one["figure"]): one for one in found["differences"]}
-    for title, figure, place, shown in _rows(found):
-        values = [_at(model, place) for model in models.values()]
-        differences = [_difference(by.get((*pair, figure))) for pair in pairs]
-        table.add_row(title, *(shown(value) for value in values), *differences)
-    return f"{found['name']}, {found['part']} part, n = {n} where nothing else is said", table
+        table.add_column(_model_label(name, model), justify="right", no_wrap=True)
+    pairs = list(dict.fromkeys((difference["of"], difference["against"]) for difference in evaluation["differences"]))
+    for name_a, name_b in pairs:
+        table.add_column(f"{name_a} − {name_b}, 95 %", justify="right", no_wrap=True)
+    difference_by_key = {
+        (difference["of"], difference["against"], difference["figure"]): difference
+        for difference in evaluation["differences"]
+    }
+    for title, metric, key_path, formatter in _metric_rows(evaluation):
+        values = [_get_metric(model, key_path) for model in models.values()]
+        differences = [_format_difference(difference_by_key.get((*pair, metric))) for pair in pairs]
+        table.add_row(title, *(formatter(value) for value in values), *differences)
+    return f"{evaluation['name']}, {evaluation['part']} part, n = {num_samples} where nothing else is said", table
 
 
-def _rows(found: Mapping[str, Any]) -> Iterator[_Row]:
+def _metric_rows(evaluation: Mapping[str, Any]) -> Iterator[_MetricRow]:
     """Title, name in the differences, place in a model's figures, and how it is shown."""
-    first = next(iter(found["models"].values()))
-    yield "pictures as they are", "clean", ("clean",), percent
-    for name in (name for name in _ATTACKS if name in first.get("attacks", {})):
-        title = f"  {_ATTACKS[name]}" if name == "worst" else f"{_ATTACKS[name]}, ε = {_eps(first['attacks']['eps'])}"
-        yield title, name, ("attacks", name), percent
-    if "corruptions" in first:
-        yield "15 corruptions × 5", "corruptions", ("corruptions", "mean"), percent
-        for name in first["corruptions"]["by"]:
-            yield f"  {name.replace('_', ' ')}", name, ("corruptions", "by", name), percent
-    for row, sigma in enumerate(first.get("noise", {}).get("sigmas", ())):
-        yield f"noise, σ = {sigma:g}", f"noise {sigma:g}", ("noise", "top1", row), percent
-    if "shift" in first:
-        n = f", n = {first['shift']['n']}"
-        if first["shift"]["twins"]:
-            yield f"twins, unshifted{n}", "", ("shift", "first"), percent
-        yield f"shifted pictures{n}", "shift", ("shift", "second"), percent
-        yield "  points against unshifted ones", "", ("shift", "difference"), points
-        if first["shift"]["twins"]:
-            yield "  another class than unshifted", "", ("shift", "flipped"), percent
-    for name in (name for name in _SCORES if name in first.get("ood", {})):
-        yield f"{_SCORES[name]}, {first['ood']['against']}", f"auroc {name}", ("ood", name, "auroc"), fixed
-    if "calibration" in first:
-        yield f"temperature, told on n = {first['calibration']['n']}", "", ("calibration", "temperature"), fixed
-        for when, figure in ((when, figure) for when in ("before", "after") for figure in ("ece", "nll")):
-            yield f"  {figure.upper()} {when}", f"{figure} {when}", ("calibration", when, figure), fixed
+    first_model = next(iter(evaluation["models"].values()))
+    yield "pictures as they are", "clean", ("clean",), format_percent
+    for name in (name for name in _ATTACK_LABELS if name in first_model.get("attacks", {})):
+        title = (
+            f"  {_ATTACK_LABELS[name]}"
+            if name == "worst"
+            else f"{_ATTACK_LABELS[name]}, ε = {_format_eps(first_model['attacks']['eps'])}"
+        )
+        yield title, name, ("attacks", name), format_percent
+    if "corruptions" in first_model:
+        yield "15 corruptions × 5", "corruptions", ("corruptions", "mean"), format_percent
+        for name in first_model["corruptions"]["by"]:
+            yield f"  {name.replace('_', ' ')}", name, ("corruptions", "by", name), format_percent
+    for index, sigma in enumerate(first_model.get("noise", {}).get("sigmas", ())):
+        yield f"noise, σ = {sigma:g}", f"noise {sigma:g}", ("noise", "top1", index), format_percent
+    if "shift" in first_model:
+        n = f", n = {first_model['shift']['n']}"
+        if first_model["shift"]["twins"]:
+            yield f"twins, unshifted{n}", "", ("shift", "first"), format_percent
+        yield f"shifted pictures{n}", "shift", ("shift", "second"), format_percent
+        yield "  points against unshifted ones", "", ("shift", "difference"), format_points
+        if first_model["shift"]["twins"]:
+            yield "  another class than unshifted", "", ("shift", "flipped"), format_percent
+    for name in (name for name in _OOD_SCORE_LABELS if name in first_model.get("ood", {})):
+        yield (
+            f"{_OOD_SCORE_LABELS[name]}, {first_model['ood']['against']}",
+            f"auroc {name}",
+            ("ood", name, "auroc"),
+            format_fixed,
+        )
+    if "calibration" in first_model:
+        yield (
+            f"temperature, told on n = {first_model['calibration']['n']}",
+            "",
+            ("calibration", "temperature"),
+            format_fixed,
+        )
+        for stage, metric in ((stage, metric) for stage in ("before", "after") for metric in ("ece", "nll")):
+            yield f"  {metric.upper()} {stage}", f"{metric} {stage}", ("calibration", stage, metric), format_fixed
 
 
-def _costs(found: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
-    if not found["efficiency"]:
+def _cost_tables(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
+    if not evaluation["efficiency"]:
         return
-    rows = found["efficiency"]["rows"]
-    where, threads = rows[0]["machine"], rows[0]["threads"]
+    rows = evaluation["efficiency"]["rows"]
+    machine, threads = rows[0]["machine"], rows[0]["threads"]
     title = (
-        f"ms for one call, median (95th percentile); {threads} thread{'s' if threads > 1 else ''} of {where['cores']} "
-        f"cores, {where['cpu']}"
+        f"ms for one call, median (95th percentile); {threads} thread{'s' if threads > 1 else ''} of {machine['cores']} "
+        f"cores, {machine['cpu']}"
     )
-    table = _table()
+    table = _make_table()
     table.add_column("network", no_wrap=True)
     table.add_column("runtime", no_wrap=True)
     batches = list(rows[0]["latency_ms"])
     for heading in (*(f"batch of {batch}" for batch in batches), "accuracy", "file"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        took = (row["latency_ms"][batch] for batch in batches)
+        latencies = (row["latency_ms"][batch] for batch in batches)
         table.add_row(
-            _called(row["model"], found["models"][row["model"]]), f"{row['runtime']} {row['precision']}",
-            *(f"{one['median']:.3g} ({one['p95']:.3g})" for one in took), percent(row["top1"]), size(row["bytes"]),
+            _model_label(row["model"], evaluation["models"][row["model"]]), f"{row['runtime']} {row['precision']}",
+            *(f"{latency['median']:.3g} ({latency['p95']:.3g})" for latency in latencies), format_percent(row["top1"]), format_bytes(row["bytes"]),
         )  # fmt: skip
     yield title, table
-    table = _table()
+    table = _make_table()
     for heading in ("network", "parameters", "FLOPs", "memory at most"):
         table.add_column(heading, justify="left" if heading == "network" else "right", no_wrap=True)
     for row in (row for row in rows if row["runtime"] == "torch"):
-        called = _called(row["model"], found["models"][row["model"]])
-        table.add_row(called, amount(row["parameters"]), amount(row["flops"]), size(row["memory"]))
+        label = _model_label(row["model"], evaluation["models"][row["model"]])
+        table.add_row(label, format_count(row["parameters"]), format_count(row["flops"]), format_bytes(row["memory"]))
     yield "of one picture in torch", table
 
 
-def _notes(found: Mapping[str, Any]) -> Iterator[str]:
-    first = next(iter(found["models"].values()))
-    if "corruptions" in first:
-        yield first["corruptions"]["note"]
-    if "calibration" in first:
-        yield f"temperatures are fitted on {first['calibration']['fitted_on_part']}, and told on other pictures"
-    yield from found["notes"]
+def _format_notes(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    first_model = next(iter(evaluation["models"].values()))
+    if "corruptions" in first_model:
+        yield first_model["corruptions"]["note"]
+    if "calibration" in first_model:
+        yield f"temperatures are fitted on {first_model['calibration']['fitted_on_part']}, and told on other pictures"
+    yield from evaluation["notes"]
 
 
-def _table() -> Table:
+def _make_table() -> Table:
     from rich import box
     from rich.table import Table
 
     return Table(box=box.SIMPLE_HEAD, pad_edge=False)
 
 
-def _called(name: str, model: Mapping[str, Any]) -> str:
-    return _CALLED.get(model.get("role", ""), name)
+def _model_label(name: str, model: Mapping[str, Any]) -> str:
+    return _ROLE_LABELS.get(model.get("role", ""), name)
 
 
-def _difference(one: Mapping[str, Any] | None) -> str:
-    if one is None:
+def _format_difference(difference: Mapping[str, Any] | None) -> str:
+    if difference is None:
         return ""
-    shown = points if one["unit"] == "points" else _signed
-    return f"{shown(one['difference'])} ({shown(one['low'])} to {shown(one['high'])})"
+    formatter = format_points if difference["unit"] == "points" else _format_signed
+    return f"{formatter(difference['difference'])} ({formatter(difference['low'])} to {formatter(difference['high'])})"
 
 
-def _signed(value: float | None) -> str:
-    return NONE if value is None else f"{value:+.3f}".replace("-", "−")
+def _format_signed(value: float | None) -> str:
+    return MISSING if value is None else f"{value:+.3f}".replace("-", "−")
 
 
-def _at(model: Any, place: tuple[str | int, ...]) -> float | None:
+def _get_metric(model: Any, key_path: tuple[str | int, ...]) -> float | None:
     """The figure at ``place``, the mean where there are several, and ``None`` where there is none."""
-    for step in place:
-        model = model.get(step) if isinstance(model, Mapping) else model[step]
+    for key in key_path:
+        model = model.get(key) if isinstance(model, Mapping) else model[key]
         if model is None:
             return None
     return float(sum(model) / len(model) if isinstance(model, list) else model)
 
 
-def _eps(eps: float) -> str:
+def _format_eps(eps: float) -> str:
     levels = eps * 255
     return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{eps:g}"

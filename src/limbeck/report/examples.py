@@ -8,93 +8,103 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from limbeck.report.formatting import percent, points
-from limbeck.report.results_view import hundred
+from limbeck.report.formatting import format_percent, format_points
+from limbeck.report.results_view import format_percent_value
 
 if TYPE_CHECKING:
-    from limbeck.report.record import Disagreement, Quality, Record
+    from limbeck.report.record import Disagreement, Record, SplitMetrics
 
-__all__ = ["ClassRow", "Sample", "classes", "samples"]
+__all__ = ["ClassAccuracyRow", "DisagreementSample", "worst_classes", "disagreement_samples"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class ClassRow:
+class ClassAccuracyRow:
     """One class: accuracy of the distilled student, and of the others with the difference."""
 
     name: str
-    examples: int
+    num_samples: int
     distilled: str
-    alone: str
-    against_alone: str
+    baseline: str
+    vs_baseline: str
     teacher: str
-    against_teacher: str
+    vs_teacher: str
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Sample:
+class DisagreementSample:
     """A picture on which student and teacher differ."""
 
     index: int
     png: str
-    pixelated: str
-    truth: str
+    css_class: str
+    target: str
     teacher: str
-    teacher_sure: str
+    teacher_confidence: str
     student: str
-    student_sure: str
-    right: str
+    student_confidence: str
+    outcome: str
 
 
-def classes(record: Record, *, most: int = 6) -> list[ClassRow]:
+def worst_classes(record: Record, *, max_classes: int = 6) -> list[ClassAccuracyRow]:
     """The classes in which the distilled student is worst, worst first; larger classes first among equals."""
-    mine = record.quality(record.distilled)
-    beside_alone, beside_teacher = (_by_class(record.quality(model)) for model in (record.alone, record.teacher))
-    known = [(one.accuracy, one) for one in (mine.per_class if mine else []) if one.accuracy is not None]
-    known.sort(key=lambda pair: (pair[0], -pair[1].examples))
+    student_metrics = record.get_metrics(record.distilled)
+    baseline_accuracy, teacher_accuracy = (
+        _accuracy_by_class(record.get_metrics(model)) for model in (record.baseline, record.teacher)
+    )
+    ranked = [
+        (class_accuracy.accuracy, class_accuracy)
+        for class_accuracy in (student_metrics.per_class if student_metrics else [])
+        if class_accuracy.accuracy is not None
+    ]
+    ranked.sort(key=lambda pair: (pair[0], -pair[1].num_samples))
     rows = []
-    for accuracy, one in known[:most]:
-        alone, teacher = beside_alone.get(one.name), beside_teacher.get(one.name)
+    for accuracy, class_accuracy in ranked[:max_classes]:
+        baseline, teacher = baseline_accuracy.get(class_accuracy.name), teacher_accuracy.get(class_accuracy.name)
         rows.append(
-            ClassRow(
-                one.name, one.examples, hundred(accuracy),
-                hundred(alone), points(None if alone is None else 100 * (accuracy - alone)),
-                hundred(teacher), points(None if teacher is None else 100 * (accuracy - teacher)),
+            ClassAccuracyRow(
+                class_accuracy.name, class_accuracy.num_samples, format_percent_value(accuracy),
+                format_percent_value(baseline), format_points(None if baseline is None else 100 * (accuracy - baseline)),
+                format_percent_value(teacher), format_points(None if teacher is None else 100 * (accuracy - teacher)),
             )
         )  # fmt: skip
     return rows
 
 
-def samples(record: Record) -> list[Sample]:
+def disagreement_samples(record: Record) -> list[DisagreementSample]:
     """The pictures on which student and teacher differ, with who was right."""
-    return [_sample(record, one) for one in record.disagreements]
+    return [_make_sample(record, disagreement) for disagreement in record.disagreements]
 
 
-def _sample(record: Record, one: Disagreement) -> Sample:
-    right = "neither right"
-    if one.target is None or one.target < 0:
-        right = "no label"
-    elif one.target in (one.student, one.teacher):
-        right = "student right" if one.target == one.student else "teacher right"
-    png, side = _picture(one.png)
-    return Sample(
-        one.index, png, "pixelated" if 0 < side <= 64 else "", record.label(one.target),
-        record.label(one.teacher), percent(one.teacher_confidence, digits=0),
-        record.label(one.student), percent(one.student_confidence, digits=0), right,
+def _make_sample(record: Record, disagreement: Disagreement) -> DisagreementSample:
+    outcome = "neither right"
+    if disagreement.target is None or disagreement.target < 0:
+        outcome = "no label"
+    elif disagreement.target in (disagreement.student, disagreement.teacher):
+        outcome = "student right" if disagreement.target == disagreement.student else "teacher right"
+    png, side = _check_png(disagreement.png)
+    return DisagreementSample(
+        disagreement.index, png, "pixelated" if 0 < side <= 64 else "", record.class_name(disagreement.target),
+        record.class_name(disagreement.teacher), format_percent(disagreement.teacher_confidence, digits=0),
+        record.class_name(disagreement.student), format_percent(disagreement.student_confidence, digits=0), outcome,
     )  # fmt: skip
 
 
-def _picture(png: str | None) -> tuple[str, int]:
+def _check_png(png: str | None) -> tuple[str, int]:
     """The base64 text, if it is a PNG, and its longer side in pixels; an empty text otherwise."""
     try:
-        head = base64.b64decode(png or "", validate=True)[:24]
+        header = base64.b64decode(png or "", validate=True)[:24]
     except (binascii.Error, ValueError):
         return "", 0
-    if len(head) < 24 or not head.startswith(b"\x89PNG\r\n\x1a\n"):
+    if len(header) < 24 or not header.startswith(b"\x89PNG\r\n\x1a\n"):
         return "", 0
-    return png or "", max(struct.unpack(">II", head[16:24]))
+    return png or "", max(struct.unpack(">II", header[16:24]))
 
 
-def _by_class(quality: Quality | None) -> dict[str, float]:
-    return {one.name: one.accuracy for one in (quality.per_class if quality else []) if one.accuracy is not None}
+def _accuracy_by_class(metrics: SplitMetrics | None) -> dict[str, float]:
+    return {
+        class_accuracy.name: class_accuracy.accuracy
+        for class_accuracy in (metrics.per_class if metrics else [])
+        if class_accuracy.accuracy is not None
+    }

@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
-from limbeck.report.formatting import NONE, fixed, percent, points
+from limbeck.report.formatting import MISSING, format_fixed, format_percent, format_points
 from limbeck.report.plots import style as ink
 
 if TYPE_CHECKING:
     from limbeck.report.record import Record
-    from limbeck.report.schema_fidelity import Likeness, Sights, WrongInClass
+    from limbeck.report.schema_fidelity import ClassErrors, LayerCKA, StudentFidelity
 
-__all__ = ["Line", "classes", "heat", "lines", "maps", "students"]
+__all__ = ["FidelityRow", "classes_by_errors", "plot_cka", "fidelity_rows", "plot_cka_matrices", "list_students"]
 
-_CELL, _LETTER, _LONGEST = 36, 6.6, 16
-_TINT = 0.6
+_CELL_SIZE, _LETTER_WIDTH, _MAX_LABEL_LENGTH = 36, 6.6, 16
+_MAX_ALPHA = 0.6
 """How much ink a CKA of 1 gets: dark words stay legible on it, in both colour schemes."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Line:
+class FidelityRow:
     """A line of a table: what it is, and a cell for each student; the difference of the first two, where it is told."""
 
     label: str
@@ -30,117 +30,144 @@ class Line:
     difference: str = ""
 
 
-def students(record: Record) -> list[tuple[str, str, Likeness]]:
+def list_students(record: Record) -> list[tuple[str, str, StudentFidelity]]:
     """Name, role and likeness of each student, the distilled one first, the others in the order of the page."""
     if record.fidelity is None:
         return []
-    known = [(name, record.models[name].role) for name in record.fidelity.students if name in record.models]
-    known.sort(key=lambda one: one[1] != "distilled")
-    return [(name, role, record.fidelity.students[name]) for name, role in known]
+    names_and_roles = [(name, record.models[name].role) for name in record.fidelity.students if name in record.models]
+    names_and_roles.sort(key=lambda name_and_role: name_and_role[1] != "distilled")
+    return [(name, role, record.fidelity.students[name]) for name, role in names_and_roles]
 
 
-def lines(found: Sequence[Likeness]) -> list[Line]:
+def fidelity_rows(fidelities: Sequence[StudentFidelity]) -> list[FidelityRow]:
     """Shares of the examples, by student; in per cent, and the first minus the second in points."""
-    told = []
-    for label, figure in (
+    rows = []
+    for label, metric in (
         ("same answer as the teacher", "top1"), ("both wrong, by the same answer", "same_wrong"),
         ("both wrong, by two answers", "other"), ("only the student wrong", "student_only_wrong"),
         ("only the teacher wrong", "teacher_only_wrong"),
     ):  # fmt: skip
-        values = [_other(one) if figure == "other" else getattr(one, figure) for one in found]
-        told.append(Line(label, tuple(percent(value) for value in values), points(_less(values, times=100))))
-    kl = [one.kl for one in found]
-    apart = _less(kl)
-    difference = NONE if apart is None else f"{'+' if apart > 0 else ''}{fixed(apart)}"
-    return [*told[:1], Line("KL(teacher ‖ student), nats", tuple(map(fixed, kl)), difference), *told[1:]]
+        values = [
+            _different_error_rate(fidelity) if metric == "other" else getattr(fidelity, metric)
+            for fidelity in fidelities
+        ]
+        rows.append(
+            FidelityRow(
+                label,
+                tuple(format_percent(value) for value in values),
+                format_points(_first_minus_second(values, scale=100)),
+            )
+        )
+    kl = [fidelity.kl for fidelity in fidelities]
+    kl_difference = _first_minus_second(kl)
+    difference = (
+        MISSING if kl_difference is None else f"{'+' if kl_difference > 0 else ''}{format_fixed(kl_difference)}"
+    )
+    return [*rows[:1], FidelityRow("KL(teacher ‖ student), nats", tuple(map(format_fixed, kl)), difference), *rows[1:]]
 
 
-def classes(found: Sequence[Likeness], *, most: int = 8) -> list[tuple[str, int, list[tuple[int, int | None]]]]:
+def classes_by_errors(
+    fidelities: Sequence[StudentFidelity], *, max_classes: int = 8
+) -> list[tuple[str, int, list[tuple[int, int | None]]]]:
     """The classes in which student and teacher are wrong most often: name, examples, and a pair for each kind.
 
     A pair is the count of the first student and that of the second, ``None`` without a second one.
     """
-    if not found:
+    if not fidelities:
         return []
-    beside = {one.name: one for one in found[1].by_class} if len(found) > 1 else {}
-    mine = sorted((one for one in found[0].by_class if sum(_counts(one))), key=lambda one: -sum(_counts(one)))
+    second_by_class = (
+        {class_errors.name: class_errors for class_errors in fidelities[1].per_class} if len(fidelities) > 1 else {}
+    )
+    first_by_class = sorted(
+        (class_errors for class_errors in fidelities[0].per_class if sum(_error_counts(class_errors))),
+        key=lambda class_errors: -sum(_error_counts(class_errors)),
+    )
     return [
-        (one.name, one.examples, [
-            (count, _counts(beside[one.name])[i] if one.name in beside else None)
-            for i, count in enumerate(_counts(one))
+        (class_errors.name, class_errors.num_samples, [
+            (count, _error_counts(second_by_class[class_errors.name])[i] if class_errors.name in second_by_class else None)
+            for i, count in enumerate(_error_counts(class_errors))
         ])
-        for one in mine[:most]
+        for class_errors in first_by_class[:max_classes]
     ]  # fmt: skip
 
 
-def maps(record: Record) -> list[tuple[str, str, ink.Plot]]:
+def plot_cka_matrices(record: Record) -> list[tuple[str, str, ink.Plot]]:
     """Title, role and picture of each student's CKA with the teacher."""
     return [
-        (record.short(name), role, heat(one.cka, title=record.short(name), name=f"cka{place}"))
-        for place, (name, role, one) in enumerate(students(record))
-        if one.cka is not None and one.cka.values
+        (record.display_name(name), role, plot_cka(fidelity.cka, title=record.display_name(name), name=f"cka{index}"))
+        for index, (name, role, fidelity) in enumerate(list_students(record))
+        if fidelity.cka is not None and fidelity.cka.matrix
     ]
 
 
-def heat(found: Sights, *, title: str, name: str) -> ink.Plot:
+def plot_cka(cka: LayerCKA, *, title: str, name: str) -> ink.Plot:
     """CKA of every layer of a student (rows, from the input down) with every layer of its teacher (columns)."""
-    rows, columns = list(map(_short, found.student)), list(map(_short, found.teacher))
-    left, below = 24 + _LETTER * max(map(len, rows)), 40 + 0.7 * _LETTER * max(map(len, columns))
-    width, height = 420, 10 + _CELL * len(rows) + below
-    figure = ink.blank(width, height)
-    panel = ink.axes(figure, left=left, bottom=below, right=8, top=10)
-    panel.grid(visible=False)
-    panel.spines["bottom"].set_visible(False)
-    panel.set_xlim(0, len(columns))
-    panel.set_ylim(len(rows), 0)
-    for row, values in enumerate(found.values):
+    rows, columns = list(map(_shorten_layer, cka.student_layers)), list(map(_shorten_layer, cka.teacher_layers))
+    left, below = 24 + _LETTER_WIDTH * max(map(len, rows)), 40 + 0.7 * _LETTER_WIDTH * max(map(len, columns))
+    width, height = 420, 10 + _CELL_SIZE * len(rows) + below
+    figure = ink.make_figure(width, height)
+    ax = ink.make_axes(figure, left=left, bottom=below, right=8, top=10)
+    ax.grid(visible=False)
+    ax.spines["bottom"].set_visible(False)
+    ax.set_xlim(0, len(columns))
+    ax.set_ylim(len(rows), 0)
+    for row, values in enumerate(cka.matrix):
         for column, value in enumerate(values):
-            _cell(panel, column, row, value)
-    panel.set_yticks([row + 0.5 for row in range(len(rows))], rows, parse_math=False)
-    panel.set_xticks(
+            _draw_cka_cell(ax, column, row, value)
+    ax.set_yticks([row + 0.5 for row in range(len(rows))], rows, parse_math=False)
+    ax.set_xticks(
         [column + 0.5 for column in range(len(columns))], columns, rotation=35, ha="right", rotation_mode="anchor",
         parse_math=False,
     )  # fmt: skip
-    panel.set_xlabel("the teacher's layers", color=ink.INK["muted"], fontsize=12, labelpad=4)
-    return ink.Plot(ink.svg(figure, name=name), f"{title}: {_said(found)}")
+    ax.set_xlabel("the teacher's layers", color=ink.COLORS["muted"], fontsize=12, labelpad=4)
+    return ink.Plot(ink.render_svg(figure, name=name), f"{title}: {_cka_alt_text(cka)}")
 
 
-def _said(found: Sights) -> str:
+def _cka_alt_text(cka: LayerCKA) -> str:
     """The picture in words: for each of the student's layers the teacher's that it is most like."""
-    told = []
-    for place, values in zip(found.student, found.values, strict=False):
-        known = [(value, name) for value, name in zip(values, found.teacher, strict=False) if value is not None]
-        if known:
-            most, name = max(known)
-            told.append(f"{place} is most like the teacher's {name} (CKA {fixed(most, digits=2)})")
-    return f"{'; '.join(told) or 'no layer could be compared'}."
+    sentences = []
+    for student_layer, values in zip(cka.student_layers, cka.matrix, strict=False):
+        scores = [(value, name) for value, name in zip(values, cka.teacher_layers, strict=False) if value is not None]
+        if scores:
+            best, name = max(scores)
+            sentences.append(f"{student_layer} is most like the teacher's {name} (CKA {format_fixed(best, digits=2)})")
+    return f"{'; '.join(sentences) or 'no layer could be compared'}."
 
 
-def _cell(panel: Any, column: int, row: int, value: float | None) -> None:
+def _draw_cka_cell(ax: Any, column: int, row: int, value: float | None) -> None:
     from matplotlib.patches import Rectangle
 
-    tint = 0.0 if value is None else _TINT * min(1.0, max(0.0, value))
-    panel.add_patch(
-        Rectangle((column + 0.02, row + 0.03), 0.96, 0.94, facecolor=ink.INK["distilled"], alpha=tint, linewidth=0)
+    alpha = 0.0 if value is None else _MAX_ALPHA * min(1.0, max(0.0, value))
+    ax.add_patch(
+        Rectangle((column + 0.02, row + 0.03), 0.96, 0.94, facecolor=ink.COLORS["distilled"], alpha=alpha, linewidth=0)
     )
-    words = NONE if value is None else fixed(value, digits=2)
-    panel.text(column + 0.5, row + 0.5, words, ha="center", va="center", fontsize=12, color=ink.INK["ink"])
+    label = MISSING if value is None else format_fixed(value, digits=2)
+    ax.text(column + 0.5, row + 0.5, label, ha="center", va="center", fontsize=12, color=ink.COLORS["ink"])
 
 
-def _short(place: str) -> str:
+def _shorten_layer(layer: str) -> str:
     """A place whose end is what tells it from others."""
-    return place if len(place) <= _LONGEST else f"…{place[-_LONGEST + 1 :]}"
+    return layer if len(layer) <= _MAX_LABEL_LENGTH else f"…{layer[-_MAX_LABEL_LENGTH + 1 :]}"
 
 
-def _counts(one: WrongInClass) -> tuple[int, int, int, int]:
-    return one.same_wrong, one.other_wrong, one.student_only, one.teacher_only
+def _error_counts(class_errors: ClassErrors) -> tuple[int, int, int, int]:
+    return (
+        class_errors.same_error,
+        class_errors.different_error,
+        class_errors.student_only_wrong,
+        class_errors.teacher_only_wrong,
+    )
 
 
-def _other(one: Likeness) -> float | None:
-    return None if one.both_wrong is None or one.same_wrong is None else one.both_wrong - one.same_wrong
+def _different_error_rate(fidelity: StudentFidelity) -> float | None:
+    return (
+        None
+        if fidelity.both_wrong is None or fidelity.same_error is None
+        else fidelity.both_wrong - fidelity.same_error
+    )
 
 
-def _less(values: Sequence[float | None], *, times: float = 1.0) -> float | None:
+def _first_minus_second(values: Sequence[float | None], *, scale: float = 1.0) -> float | None:
     if len(values) < 2 or values[0] is None or values[1] is None:
         return None
-    return times * (values[0] - values[1])
+    return scale * (values[0] - values[1])

@@ -10,12 +10,12 @@ from typing import final
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["Curve", "curves"]
+__all__ = ["TrainingCurve", "load_curves"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Curve:
+class TrainingCurve:
     """What one phase (the training of one model) wrote down, a row an epoch.
 
     Attributes:
@@ -34,18 +34,22 @@ class Curve:
     stages: dict[str, float]
     columns: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
-    def of(self, kind: str) -> dict[str, tuple[float, ...]]:
+    def columns_by_loss(self, prefix: str) -> dict[str, tuple[float, ...]]:
         """By term, the columns ``kind/<term>``; those of which no row has a figure are left out.
 
-        >>> Curve("d", (1.0,), (0.5,), {}, {}, {"tau/soft": (4.0,), "tau/hint": (math.nan,), "lr": (0.1,)}).of("tau")
+        >>> TrainingCurve("d", (1.0,), (0.5,), {}, {}, {"tau/soft": (4.0,), "tau/hint": (math.nan,), "lr": (0.1,)}).columns_by_loss("tau")
         {'soft': (4.0,)}
         """
-        start = f"{kind}/"
-        mine = {name.removeprefix(start): column for name, column in self.columns.items() if name.startswith(start)}
-        return {name: values for name, values in mine.items() if any(map(math.isfinite, values))}
+        column_prefix = f"{prefix}/"
+        matching = {
+            name.removeprefix(column_prefix): column
+            for name, column in self.columns.items()
+            if name.startswith(column_prefix)
+        }
+        return {name: values for name, values in matching.items() if any(map(math.isfinite, values))}
 
 
-def curves(path: Path) -> dict[str, Curve]:
+def load_curves(path: Path) -> dict[str, TrainingCurve]:
     """The curves by phase, in the order of the file; none where there is no file or no row.
 
     Raises:
@@ -65,37 +69,37 @@ def curves(path: Path) -> dict[str, Curve]:
         )
     phases: dict[str, list[dict[str, str]]] = {}
     for row in rows:
-        if math.isfinite(_number(row.get("step"))):
+        if math.isfinite(_parse_float(row.get("step"))):
             phases.setdefault(row["phase"], []).append(row)
-    return {phase: _curve(phase, mine) for phase, mine in phases.items()}
+    return {phase: _build_curve(phase, phase_rows) for phase, phase_rows in phases.items()}
 
 
-def _curve(phase: str, rows: list[dict[str, str]]) -> Curve:
+def _build_curve(phase: str, rows: list[dict[str, str]]) -> TrainingCurve:
     steps: list[float] = []
     stages: dict[str, float] = {}
-    before = last = 0.0
+    steps_before = last_step = 0.0
     for row in rows:
-        step, stage = _number(row["step"]), row.get("stage") or ""
+        step, stage = _parse_float(row["step"]), row.get("stage") or ""
         if stage not in stages:
             # A stage that counts its own steps from one goes on where the last one ended.
-            before = before + last if step <= last else before
+            steps_before = steps_before + last_step if step <= last_step else steps_before
             stages[stage] = steps[-1] if steps else 0.0
-        last = step
-        steps.append(before + step)
+        last_step = step
+        steps.append(steps_before + step)
     names = [name for name in rows[0] if name and name not in ("phase", "stage")]
-    columns = {name: tuple(_number(row.get(name)) for row in rows) for name in names}
+    columns = {name: tuple(_parse_float(row.get(name)) for row in rows) for name in names}
     losses = {name.removeprefix("loss/"): column for name, column in columns.items() if name.startswith("loss/")}
-    return Curve(
+    return TrainingCurve(
         phase=phase,
         steps=tuple(steps),
-        accuracy=tuple(_number(row.get("validation_top1")) for row in rows),
+        accuracy=tuple(_parse_float(row.get("validation_top1")) for row in rows),
         losses={name: values for name, values in losses.items() if any(map(math.isfinite, values))},
         stages=stages,
         columns=columns,
     )
 
 
-def _number(text: str | None) -> float:
+def _parse_float(text: str | None) -> float:
     try:
         value = float(text or "nan")
     except ValueError:

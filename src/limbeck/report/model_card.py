@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.core.errors import LimbeckError
 from limbeck.report import formatting as words
-from limbeck.report.shares import interval
+from limbeck.report.shares import accuracy_interval
 from limbeck.utils.io import write_atomically
 
 if TYPE_CHECKING:
-    from limbeck.report.record import Model, Quality, Record
+    from limbeck.report.record import ModelRecord, Record, SplitMetrics
 
-__all__ = ["escaped", "write_card"]
+__all__ = ["escape_markdown", "write_model_card"]
 
-_HERE = Path(__file__).parent
-_HUB = {
+_TEMPLATE_DIR = Path(__file__).parent
+_HUB_DATASETS = {
     "FashionMNIST": "zalando-datasets/fashion_mnist", "CIFAR10": "uoft-cs/cifar10", "CIFAR100": "uoft-cs/cifar100",
 }  # fmt: skip
 """Data sets by limbeck's name that the Hub has under another one."""
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+_LICENSE_PATTERN = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
-def write_card(run: Path, *, license: str = "other") -> Path:
+def write_model_card(run_dir: Path, *, license: str = "other") -> Path:
     """Write ``run/README.md`` from ``run/record.json``; gives its path.
 
     Arguments:
@@ -41,129 +41,141 @@ def write_card(run: Path, *, license: str = "other") -> Path:
     Raises:
         LimbeckError: there is no record, it is not one of a finished run, or the license is not spelt so.
     """
-    from limbeck.report.read import read
+    from limbeck.report.read import read_record
 
-    if not _LICENSE.fullmatch(license):
+    if not _LICENSE_PATTERN.fullmatch(license):
         raise LimbeckError(f"a license is spelt as the Hub does, such as apache-2.0 or other, not {license!r}")
-    run = Path(run)
-    record = read(run / "record.json")
+    run_dir = Path(run_dir)
+    record = read_record(run_dir / "record.json")
     if record.kind == "arm":
-        raise LimbeckError(f"{run} holds one arm of a study, and a card is of a whole run: give the folder of a run")
-    text = _front(record, license) + _body(record, license)
-    return write_atomically(run / "README.md", lambda path: path.write_text(text, encoding="utf-8"))
+        raise LimbeckError(
+            f"{run_dir} holds one arm of a study, and a card is of a whole run: give the folder of a run"
+        )
+    text = _render_front_matter(record, license) + _render_body(record, license)
+    return write_atomically(run_dir / "README.md", lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def escaped(text: object) -> str:
+def escape_markdown(text: object) -> str:
     r"""``text`` as words of one line that Markdown and HTML leave as they are.
 
-    >>> print(escaped("<b>[x](y)</b>\n# 1"))
+    >>> print(escape_markdown("<b>[x](y)</b>\n# 1"))
     &lt;b&gt;\[x\](y)&lt;/b&gt; \# 1
     """
-    line = _line(str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = _join_lines(str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]{}#|~$!])", r"\\\1", line)
 
 
-def _front(record: Record, license: str) -> str:
+def _render_front_matter(record: Record, license: str) -> str:
     """The YAML at the head, which the Hub reads."""
     import yaml
 
-    head: dict[str, Any] = {"license": license}
+    front_matter: dict[str, Any] = {"license": license}
     if license == "other":
-        head["license_name"] = "not-stated"
+        front_matter["license_name"] = "not-stated"
     formats = [name for name in ("onnx",) if name in record.export]
-    head |= {
-        "library_name": "limbeck", "pipeline_tag": _pipeline(record),
+    front_matter |= {
+        "library_name": "limbeck", "pipeline_tag": _pipeline_tag(record),
         "tags": ["knowledge-distillation", "model-compression", "limbeck", "pytorch", "safetensors", *formats],
-        "datasets": [_dataset(record)], "metrics": ["accuracy", "f1"],
+        "datasets": [_dataset_id(record)], "metrics": ["accuracy", "f1"],
     }  # fmt: skip
-    quality = record.quality(record.distilled)
-    if quality is not None and quality.top1 is not None:
-        head["model-index"] = [{"name": _line(record.name), "results": [_result(record, quality)]}]
-    text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=100)
+    metrics = record.get_metrics(record.distilled)
+    if metrics is not None and metrics.accuracy is not None:
+        front_matter["model-index"] = [
+            {"name": _join_lines(record.name), "results": [_model_index_result(record, metrics)]}
+        ]
+    text = yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True, width=100)
     return f"---\n{text}---\n"
 
 
-def _result(record: Record, quality: Quality) -> dict[str, Any]:
-    figures = (
-        ("accuracy", "Accuracy", quality.top1), ("f1", "Macro F1", quality.macro_f1),
-        ("nll", "Negative log-likelihood, nats", quality.nll), ("ece", "Expected calibration error", quality.ece),
+def _model_index_result(record: Record, metrics: SplitMetrics) -> dict[str, Any]:
+    values = (
+        ("accuracy", "Accuracy", metrics.accuracy), ("f1", "Macro F1", metrics.macro_f1),
+        ("nll", "Negative log-likelihood, nats", metrics.nll), ("ece", "Expected calibration error", metrics.ece),
     )  # fmt: skip
     return {
-        "task": {"type": _pipeline(record), "name": "Classification"},
-        "dataset": {"type": _dataset(record), "name": _line(record.data.name) or "data", "split": record.part},
+        "task": {"type": _pipeline_tag(record), "name": "Classification"},
+        "dataset": {
+            "type": _dataset_id(record),
+            "name": _join_lines(record.data.name) or "data",
+            "split": record.split,
+        },
         "metrics": [
-            {"type": kind, "name": name, "value": round(value, 6)} for kind, name, value in figures if value is not None
+            {"type": kind, "name": name, "value": round(value, 6)} for kind, name, value in values if value is not None
         ],
     }
 
 
-def _body(record: Record, license: str) -> str:
+def _render_body(record: Record, license: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     # Markdown is no HTML: every word of the record goes through `md` in the template, and what is left are numbers.
-    house = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=False, undefined=StrictUndefined, trim_blocks=True,  # noqa: S701
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATE_DIR), autoescape=False, undefined=StrictUndefined, trim_blocks=True,  # noqa: S701
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    house.filters |= {name: getattr(words, name) for name in ("amount", "fixed", "percent", "points", "power", "size")}
-    house.filters |= {"md": escaped}
-    return house.get_template("model_card.md.j2").render(r=record, license=license, **_contents(record))
+    environment.filters |= {
+        name: getattr(words, name) for name in ("amount", "fixed", "percent", "points", "power", "size")
+    }
+    environment.filters |= {"md": escape_markdown}
+    return environment.get_template("model_card.md.j2").render(r=record, license=license, **_template_context(record))
 
 
-def _contents(record: Record) -> dict[str, Any]:
-    student, quality = record.distilled, record.quality(record.distilled)
-    spread = record.data.normalization
-    found = record.verdict
+def _template_context(record: Record) -> dict[str, Any]:
+    student, metrics = record.distilled, record.get_metrics(record.distilled)
+    normalization = record.data.normalization
+    verdict = record.verdict
     return {
-        "student": student, "quality": quality, "part": record.part,
-        "rows": [_row(record, name, model) for name, model in record.ordered()],
+        "student": student, "quality": metrics, "part": record.split,
+        "rows": [_model_row(record, name, model) for name, model in record.ordered_models()],
         "shape": [1, *record.data.shape], "classes": len(record.data.classes),
-        "mean": list(spread.mean) if spread else [], "std": list(spread.std) if spread else [],
+        "mean": list(normalization.mean) if normalization else [], "std": list(normalization.std) if normalization else [],
         "axes": [1, -1, *[1] * (len(record.data.shape) - 1)],
-        "ends": found.interval_points if found else None, "stages": _stages(record),
+        "ends": verdict.interval_points if verdict else None, "stages": _describe_stages(record),
         "likeness": record.fidelity.students if record.fidelity else {},
-        "few": [one for one in (quality.per_class if quality else []) if one.examples < 30],
+        "few": [class_accuracy for class_accuracy in (metrics.per_class if metrics else []) if class_accuracy.num_samples < 30],
     }  # fmt: skip
 
 
-def _row(record: Record, name: str, model: Model) -> dict[str, Any]:
+def _model_row(record: Record, name: str, model: ModelRecord) -> dict[str, Any]:
     """One line of the table of models."""
-    quality = record.quality(model)
-    share, n = (quality.top1, quality.examples) if quality else (None, 0)
+    metrics = record.get_metrics(model)
+    accuracy, num_samples = (metrics.accuracy, metrics.num_samples) if metrics else (None, 0)
     latency = model.latency_ms.median if model.latency_ms else None
     return {
-        "name": record.short(name), "share": share, "ends": interval(share, n), "ece": quality.ece if quality else None,
-        "f1": quality.macro_f1 if quality else None, "parameters": model.parameters,
-        "latency": f"{latency:.3g} ms" if latency else words.NONE, "mine": model.role == "distilled",
+        "name": record.display_name(name), "share": accuracy, "ends": accuracy_interval(accuracy, num_samples), "ece": metrics.ece if metrics else None,
+        "f1": metrics.macro_f1 if metrics else None, "parameters": model.parameters,
+        "latency": f"{latency:.3g} ms" if latency else words.MISSING, "mine": model.role == "distilled",
     }  # fmt: skip
 
 
-def _stages(record: Record) -> list[str]:
+def _describe_stages(record: Record) -> list[str]:
     """Each stage in a line: how long, and towards what."""
-    told = []
+    lines = []
     for stage in record.recipe.get("stages") or []:
         length = f"{stage['epochs']} epochs" if stage.get("epochs") else f"{stage.get('steps')} steps"
-        terms = ", ".join(_term(term) for term in stage.get("objective", {}).values())
-        told.append(f"{stage.get('name')}: {length} of {terms}")
-    return told
+        losses = ", ".join(_describe_loss(loss) for loss in stage.get("objective", {}).values())
+        lines.append(f"{stage.get('name')}: {length} of {losses}")
+    return lines
 
 
-def _term(term: Any) -> str:
-    own = {key: value for key, value in term.items() if key in ("tau", "at", "weight") and not isinstance(value, dict)}
-    settings = ", ".join(f"{key} {value}" for key, value in own.items() if value is not None)
-    return f"{term.get('use')}{f' ({settings})' if settings else ''}"
+def _describe_loss(loss: Any) -> str:
+    shown_settings = {
+        key: value for key, value in loss.items() if key in ("tau", "at", "weight") and not isinstance(value, dict)
+    }
+    settings = ", ".join(f"{key} {value}" for key, value in shown_settings.items() if value is not None)
+    return f"{loss.get('use')}{f' ({settings})' if settings else ''}"
 
 
-def _line(text: str) -> str:
+def _join_lines(text: str) -> str:
     """In one line: a line of a name could end the YAML."""
     return " ".join(text.split())
 
 
-def _pipeline(record: Record) -> str:
+def _pipeline_tag(record: Record) -> str:
     return "image-classification" if len(record.data.shape) == 3 else "tabular-classification"
 
 
-def _dataset(record: Record) -> str:
+def _dataset_id(record: Record) -> str:
     """The data set as the Hub calls it, or a plain word of its name where the Hub may not have it."""
     slug = re.sub(r"[^a-z0-9._-]+", "-", record.data.name.lower()).strip("-._")
-    return _HUB.get(record.data.name, slug or "data")
+    return _HUB_DATASETS.get(record.data.name, slug or "data")

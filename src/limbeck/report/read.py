@@ -10,18 +10,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report.migrate import OLDER, migrated
+from limbeck.report.migrate import OLDER_SCHEMAS, migrate_record
 from limbeck.report.record import SCHEMA, Record
 
-__all__ = ["SCHEMA", "complaint", "load", "parse", "read"]
+__all__ = ["SCHEMA", "format_validation_error", "load_json", "parse_record", "read_record"]
 
 
-def read(path: Path) -> Record:
+def read_record(path: Path) -> Record:
     """The record at ``path``, or one sentence on what is wrong with it."""
-    return parse(load(path), where=str(path))
+    return parse_record(load_json(path), source=str(path))
 
 
-def load(path: Path) -> Any:
+def load_json(path: Path) -> Any:
     """What stands in the file at ``path``, as plain data."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -40,37 +40,37 @@ def load(path: Path) -> Any:
         ) from None
 
 
-def parse(record: object, *, where: str = "the record") -> Record:
+def parse_record(record: object, *, source: str = "the record") -> Record:
     """``record`` as objects, also one of an older schema; anything of a wrong shape is a sentence with the place."""
     if not isinstance(record, Mapping):
-        raise LimbeckError(f"{where} holds {type(record).__name__}, and a record of a run is a mapping")
-    if record.get("schema") not in (*OLDER, SCHEMA):
-        known = ", ".join(map(str, (*OLDER, SCHEMA)))
+        raise LimbeckError(f"{source} holds {type(record).__name__}, and a record of a run is a mapping")
+    if record.get("schema") not in (*OLDER_SCHEMAS, SCHEMA):
+        schemas = ", ".join(map(str, (*OLDER_SCHEMAS, SCHEMA)))
         raise LimbeckError(
-            f"{where} has the schema {record.get('schema')!r}, and this limbeck reads {known}: "
+            f"{source} has the schema {record.get('schema')!r}, and this limbeck reads {schemas}: "
             "make the report with the version of limbeck that wrote the run"
         )
     try:
-        parsed = Record.model_validate(migrated(record))
+        result = Record.model_validate(migrate_record(record))
     except ValidationError as error:
         raise LimbeckError(
-            f"{where} is not a record of a run: {complaint(error)}; run `limbeck distill` again"
+            f"{source} is not a record of a run: {format_validation_error(error)}; run `limbeck distill` again"
         ) from None
     # A cell of a study holds one arm, and that may be a control.
-    if parsed.kind == "run" and not any(model.role == "distilled" for model in parsed.models.values()):
-        raise LimbeckError(f"{where} has no model with the role 'distilled': the run did not finish, so resume it")
-    return parsed
+    if result.kind == "run" and not any(model.role == "distilled" for model in result.models.values()):
+        raise LimbeckError(f"{source} has no model with the role 'distilled': the run did not finish, so resume it")
+    return result
 
 
-def complaint(error: ValidationError) -> str:
+def format_validation_error(error: ValidationError) -> str:
     """The first thing that is wrong, with its place."""
     first = error.errors(include_url=False)[0]
-    place = ".".join(str(step) for step in first["loc"]) or "the record"
+    key_path = ".".join(str(step) for step in first["loc"]) or "the record"
     if first["type"] == "sentence":
-        return f"{place}: {first['msg']}"
-    return f"{place} ({first['msg'].lower()}, found {_brief(first['input'])})"
+        return f"{key_path}: {first['msg']}"
+    return f"{key_path} ({first['msg'].lower()}, found {_shorten_repr(first['input'])})"
 
 
-def _brief(value: object) -> str:
+def _shorten_repr(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

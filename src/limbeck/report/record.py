@@ -12,74 +12,92 @@ from typing import Any, Literal, final
 
 from pydantic import Field
 
-from limbeck.report.schema_base import Count, Name, Number, Part
+from limbeck.report.schema_base import CoercedStr, OptionalFloat, OptionalInt, RecordSection
 from limbeck.report.schema_fidelity import Fidelity
-from limbeck.report.schema_provenance import Command, Flags, Processes, Repeats, Source, Spread, Weights
+from limbeck.report.schema_provenance import (
+    Command,
+    DistributedInfo,
+    NormalizationStats,
+    ReproducedRun,
+    SourceCode,
+    TorchFlags,
+    WeightsFile,
+)
 
-__all__ = ["MINOR", "SCHEMA", "Bin", "Disagreement", "Latency", "Model", "Quality", "Record", "figure"]
+__all__ = [
+    "SCHEMA_MINOR",
+    "SCHEMA",
+    "ReliabilityBin",
+    "Disagreement",
+    "Latency",
+    "ModelRecord",
+    "SplitMetrics",
+    "Record",
+    "get_metric",
+]
 
 SCHEMA = 2
-MINOR = 1
+SCHEMA_MINOR = 1
 """Counted up with every key that joins; SCHEMA with every one that goes, or means something else."""
 
 
 @final
-class Latency(Part):
+class Latency(RecordSection):
     """Milliseconds for one call."""
 
-    median: Number = None
-    p95: Number = None
-    batch: Count = None
-    threads: Count = None
-    repeats: Count = None
+    median: OptionalFloat = None
+    p95: OptionalFloat = None
+    batch_size: OptionalInt = None
+    num_threads: OptionalInt = None
+    num_repeats: OptionalInt = None
 
 
 @final
-class ClassFigure(Part):
+class ClassAccuracy(RecordSection):
     """Accuracy within one class."""
 
-    name: Name = Field(alias="class")
-    accuracy: Number = None
-    examples: int = 0
+    name: CoercedStr = Field(alias="class")
+    accuracy: OptionalFloat = None
+    num_samples: int = 0
 
 
 @final
-class Bin(Part):
+class ReliabilityBin(RecordSection):
     """One bin of the reliability diagram."""
 
     low: float
     high: float
-    confidence: Number = None
-    accuracy: Number = None
-    examples: int = 0
+    confidence: OptionalFloat = None
+    accuracy: OptionalFloat = None
+    num_samples: int = 0
 
 
 @final
-class Quality(Part):
+class SplitMetrics(RecordSection):
     """How good a model is on one part of the data; all accuracies are fractions."""
 
-    examples: int
-    top1: Number = None
-    top5: Number = None
-    macro_f1: Number = None
-    nll: Number = None
-    ece: Number = None
-    per_class: list[ClassFigure] = []
-    reliability: list[Bin] = []
+    num_samples: int
+    accuracy: OptionalFloat = None
+    top5_accuracy: OptionalFloat = None
+    macro_f1: OptionalFloat = None
+    nll: OptionalFloat = None
+    ece: OptionalFloat = None
+    per_class: list[ClassAccuracy] = []
+    reliability: list[ReliabilityBin] = []
 
 
 @final
-class Spent(Part):
+class Resources(RecordSection):
     """What the training took: seconds on the clock, of processors and of accelerators, and joules where told."""
 
-    seconds: Number = None
-    cpu_seconds: Number = None
-    gpu_seconds: Number = None
-    joules: Number = None
+    seconds: OptionalFloat = None
+    cpu_seconds: OptionalFloat = None
+    gpu_seconds: OptionalFloat = None
+    joules: OptionalFloat = None
 
 
 @final
-class Model(Part):
+class ModelRecord(RecordSection):
     """One model of the comparison.
 
     The controls beside ``alone`` are ``longer``, alone for as much wall time as the distilled student took, and
@@ -87,242 +105,242 @@ class Model(Part):
     """
 
     role: Literal["teacher", "assistant", "alone", "longer", "smoothed", "direct", "distilled"]
-    title: Name = ""
-    parameters: Count = None
-    flops: Number = None
-    bytes: Count = None
+    title: CoercedStr = ""
+    parameters: OptionalInt = None
+    flops: OptionalFloat = None
+    bytes: OptionalInt = None
     latency_ms: Latency | None = None
-    steps: Count = None
-    seconds: Number = None
-    spent: Spent | None = None
-    engine: dict[str, Any] | None = None
-    validation: Quality | None = None
-    test: Quality | None = None
+    steps: OptionalInt = None
+    seconds: OptionalFloat = None
+    resources: Resources | None = None
+    backend: dict[str, Any] | None = None
+    validation: SplitMetrics | None = None
+    test: SplitMetrics | None = None
 
 
 @final
-class Agreement(Part):
+class TeacherAgreement(RecordSection):
     """How often student and teacher say the same."""
 
-    on: Name = "test"
-    top1: Number = None
-    kl: Number = None
-    both_wrong: Number = None
-    student_only_wrong: Number = None
-    teacher_only_wrong: Number = None
+    split: CoercedStr = "test"
+    top1_agreement: OptionalFloat = None
+    kl: OptionalFloat = None
+    both_wrong: OptionalFloat = None
+    student_only_wrong: OptionalFloat = None
+    teacher_only_wrong: OptionalFloat = None
 
 
 @final
-class Gain(Part):
+class RecordedGain(RecordSection):
     """The distilled student's gain over another one."""
 
-    sentence: str = ""
-    gain_points: Number = None
-    interval_points: tuple[Number, Number] | None = None
+    text: str = ""
+    gain_points: OptionalFloat = None
+    interval_points: tuple[OptionalFloat, OptionalFloat] | None = None
 
 
 @final
-class Verdict(Part):
+class Verdict(RecordSection):
     """What the run found out."""
 
-    sentence: str = ""
-    gain_points: Number = None
-    interval_points: tuple[Number, Number] | None = None
-    gap_recovered: Number = None
-    test: Name = ""
-    over_direct: Gain | None = None
+    text: str = ""
+    gain_points: OptionalFloat = None
+    interval_points: tuple[OptionalFloat, OptionalFloat] | None = None
+    gap_recovered: OptionalFloat = None
+    statistical_test: CoercedStr = ""
+    vs_no_assistants: RecordedGain | None = None
 
 
 @final
-class Exported(Part):
+class ExportedFile(RecordSection):
     """One exported file and its parity with the student it came from."""
 
-    file: Name
-    bytes: Count = None
-    opset: Count = None
-    max_abs_difference: Number = None
-    label_agreement: Number = None
-    examples: Count = None
-    tolerance: Number = None
+    file: CoercedStr
+    bytes: OptionalInt = None
+    opset: OptionalInt = None
+    max_abs_difference: OptionalFloat = None
+    label_agreement: OptionalFloat = None
+    num_samples: OptionalInt = None
+    tolerance: OptionalFloat = None
     latency_ms: Latency | None = None
 
 
 @final
-class Judged(Part):
+class BasicMetrics(RecordSection):
     """Accuracy, NLL and calibration on one part."""
 
-    top1: Number = None
-    nll: Number = None
-    ece: Number = None
+    accuracy: OptionalFloat = None
+    nll: OptionalFloat = None
+    ece: OptionalFloat = None
 
 
 @final
-class Companion(Part):
+class ExtraModel(RecordSection):
     """What a run made beside its student, measured on the validation part: a peer, an early exit, an ensemble."""
 
-    parameters: Count = None
-    flops: Number = None
-    bytes: Count = None
+    parameters: OptionalInt = None
+    flops: OptionalFloat = None
+    bytes: OptionalInt = None
     latency_ms: Latency | None = None
-    validation: Judged = Judged()
-    onnx: Exported | None = None
+    validation: BasicMetrics = BasicMetrics()
+    onnx: ExportedFile | None = None
 
 
 @final
-class Disagreement(Part):
+class Disagreement(RecordSection):
     """One sample where student and teacher differ."""
 
     index: int
-    target: Count = None
+    target: OptionalInt = None
     teacher: int
     student: int
-    teacher_confidence: Number = None
-    student_confidence: Number = None
+    teacher_confidence: OptionalFloat = None
+    student_confidence: OptionalFloat = None
     png: str | None = None
 
 
 @final
-class Data(Part):
+class DataInfo(RecordSection):
     """What the models were trained and measured on."""
 
-    name: Name = ""
-    classes: list[Name] = []
+    name: CoercedStr = ""
+    classes: list[CoercedStr] = []
     shape: list[int] = []
-    train: Count = None
-    labelled: Count = None
-    validation: Count = None
-    test: Count = None
-    fingerprint: Name = ""
-    normalization: Spread | None = None
+    num_train: OptionalInt = None
+    num_labeled: OptionalInt = None
+    num_val: OptionalInt = None
+    num_test: OptionalInt = None
+    fingerprint: CoercedStr = ""
+    normalization: NormalizationStats | None = None
 
 
 @final
-class Sealed(Part):
+class HeldOutAccess(RecordSection):
     """Whether the test part was opened."""
 
-    reads: int = 0
-    opened: str | None = None
-    examples: Count = None
+    num_reads: int = 0
+    opened_at: str | None = None
+    num_samples: OptionalInt = None
 
 
 @final
-class Kept(Part):
+class CacheStats(RecordSection):
     """The cache of one teacher's answers: how many were asked for, and how many were read."""
 
     key: str | None = None
     folder: str | None = None
-    answers: Count = None
-    views: Count = None
-    asked: Count = None
-    read: Count = None
-    mended: Count = None
-    bytes: Count = None
-    complete: bool = False
+    num_outputs: OptionalInt = None
+    num_views: OptionalInt = None
+    misses: OptionalInt = None
+    hits: OptionalInt = None
+    repaired: OptionalInt = None
+    bytes: OptionalInt = None
+    is_complete: bool = False
 
 
 @final
-class Arm(Part):
+class VariantInfo(RecordSection):
     """Which arm of which study a run was, with which seed."""
 
-    study: Name
-    arm: Name
+    study: CoercedStr
+    name: CoercedStr
     seed: int
 
 
 @final
-class File(Part):
+class FileDigest(RecordSection):
     """A file of the run."""
 
-    sha256: Name = ""
-    bytes: Count = None
+    sha256: CoercedStr = ""
+    bytes: OptionalInt = None
 
 
 @final
-class Record(Part):
+class Record(RecordSection):
     """Everything a run wrote down."""
 
-    version: int = Field(alias="schema")
-    minor: int = 0
-    limbeck: Name = ""
-    name: Name
+    schema_version: int = Field(alias="schema")
+    schema_minor: int = 0
+    limbeck: CoercedStr = ""
+    name: CoercedStr
     kind: Literal["run", "arm"] = "run"
-    arm: Arm | None = None
-    seed: Count = None
-    created: Name = ""
-    seconds: Number = None
+    variant: VariantInfo | None = None
+    seed: OptionalInt = None
+    created: CoercedStr = ""
+    seconds: OptionalFloat = None
     recipe: dict[str, Any] = {}
-    versions: dict[str, Name] = {}
+    versions: dict[str, CoercedStr] = {}
     machine: dict[str, Any] = {}
-    source: Source = Source()
+    source: SourceCode = SourceCode()
     environment: str | None = None
-    flags: Flags = Flags()
+    torch_flags: TorchFlags = TorchFlags()
     command: Command | None = None
-    processes: Processes = Processes()
-    weights: dict[str, Weights] = {}
-    repeats: Repeats | None = None
-    data: Data = Data()
-    sealed_test: Sealed = Sealed()
-    models: dict[str, Model]
-    agreement: Agreement | None = None
+    distributed: DistributedInfo = DistributedInfo()
+    weights: dict[str, WeightsFile] = {}
+    reproduces: ReproducedRun | None = None
+    data: DataInfo = DataInfo()
+    test_set: HeldOutAccess = HeldOutAccess()
+    models: dict[str, ModelRecord]
+    agreement: TeacherAgreement | None = None
     fidelity: Fidelity | None = None
     verdict: Verdict | None = None
-    export: dict[str, Exported] = {}
-    peers: dict[str, Companion] = {}
-    exits: dict[str, Companion] = {}
-    ensemble: Companion | None = None
+    export: dict[str, ExportedFile] = {}
+    peers: dict[str, ExtraModel] = {}
+    early_exits: dict[str, ExtraModel] = {}
+    ensemble: ExtraModel | None = None
     disagreements: list[Disagreement] = []
-    warnings: list[Name] = []
-    cache: dict[str, Kept] = {}
-    files: dict[str, File] = {}
-    identity: str | None = None
-    hash: str | None = None
+    warnings: list[CoercedStr] = []
+    cache: dict[str, CacheStats] = {}
+    files: dict[str, FileDigest] = {}
+    config_hash: str | None = None
+    record_hash: str | None = None
 
     @property
-    def part(self) -> Literal["test", "validation"]:
+    def split(self) -> Literal["test", "validation"]:
         """The part of the data that the page speaks of: test, where any model was measured on it."""
         return "test" if any(model.test for model in self.models.values()) else "validation"
 
     @property
-    def distilled(self) -> Model:
+    def distilled(self) -> ModelRecord:
         """The student that was taught."""
         return next(model for model in self.models.values() if model.role == "distilled")
 
     @property
-    def alone(self) -> Model | None:
+    def baseline(self) -> ModelRecord | None:
         """The control: the same student without a teacher."""
         return next((model for model in self.models.values() if model.role == "alone"), None)
 
     @property
-    def teacher(self) -> Model | None:
+    def teacher(self) -> ModelRecord | None:
         """The teacher to compare with: the most accurate one where there are several."""
         teachers = [model for model in self.models.values() if model.role == "teacher"]
-        return max(teachers, key=lambda model: figure(self.quality(model), "top1") or 0.0, default=None)
+        return max(teachers, key=lambda model: get_metric(self.get_metrics(model), "top1") or 0.0, default=None)
 
-    def quality(self, model: Model | None) -> Quality | None:
+    def get_metrics(self, model: ModelRecord | None) -> SplitMetrics | None:
         """The figures of ``model`` on :attr:`part`."""
-        return None if model is None else model.test if self.part == "test" else model.validation
+        return None if model is None else model.test if self.split == "test" else model.validation
 
-    def ordered(self) -> Iterator[tuple[str, Model]]:
+    def ordered_models(self) -> Iterator[tuple[str, ModelRecord]]:
         """Names and models: teachers, assistants, the controls, the distilled student."""
         for role in ("teacher", "assistant", "alone", "direct", "distilled"):
             yield from ((name, model) for name, model in self.models.items() if model.role == role)
 
-    def short(self, name: str) -> str:
+    def display_name(self, name: str) -> str:
         """What a column or a mark is called: an assistant by its own name, and a teacher where there are several."""
         role = self.models[name].role
-        several = sum(model.role == "teacher" for model in self.models.values()) > 1
-        if role == "assistant" or (role == "teacher" and several):
+        has_several_teachers = sum(model.role == "teacher" for model in self.models.values()) > 1
+        if role == "assistant" or (role == "teacher" and has_several_teachers):
             return name
         return {"teacher": "Teacher", "alone": "Alone", "direct": "Direct"}.get(role, "Distilled")
 
-    def label(self, target: int | None) -> str:
+    def class_name(self, target: int | None) -> str:
         """The name of a class."""
         if target is None or target < 0:
             return "unlabelled"
         return self.data.classes[target] if target < len(self.data.classes) else str(target)
 
 
-def figure(quality: Quality | None, name: str) -> float | None:
+def get_metric(metrics: SplitMetrics | None, name: str) -> float | None:
     """One figure of a quality that may be missing."""
-    value: float | None = getattr(quality, name, None)
+    value: float | None = getattr(metrics, name, None)
     return value

@@ -6,18 +6,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from limbeck.report.formatting import NONE, amount, fixed, percent, points, size, times
-from limbeck.report.verdict import judge
+from limbeck.report.formatting import (
+    MISSING,
+    format_bytes,
+    format_count,
+    format_fixed,
+    format_percent,
+    format_points,
+    format_ratio,
+)
+from limbeck.report.verdict import classify_interval
 
 if TYPE_CHECKING:
-    from limbeck.report.record import Model, Record
+    from limbeck.report.record import ModelRecord, Record
 
-__all__ = ["Row", "Tile", "comparison", "hundred", "span", "tiles"]
+__all__ = ["ComparisonRow", "KeyMetric", "comparison_rows", "format_percent_value", "interval_positions", "key_metrics"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Tile:
+class KeyMetric:
     """A key figure: what it is, the figure, and what one must know to believe it."""
 
     label: str
@@ -28,143 +36,173 @@ class Tile:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparisonRow:
     """A line of the comparison: a cell for each model, then distilled against alone and against the teacher."""
 
     label: str
     unit: str
     better: str
     cells: tuple[str, ...]
-    alone: str
-    teacher: str
+    vs_baseline: str
+    vs_teacher: str
 
 
-def tiles(record: Record) -> list[Tile]:
+def key_metrics(record: Record) -> list[KeyMetric]:
     """Gain, share of the gap, how much smaller, how much faster."""
-    found, teacher, student = record.verdict, record.teacher, record.distilled
-    gain = found.gain_points if found else None
-    ends = found.interval_points if found else None
-    judgement = judge(ends)
+    verdict, teacher, student = record.verdict, record.teacher, record.distilled
+    gain = verdict.gain_points if verdict else None
+    interval = verdict.interval_points if verdict else None
+    outcome = classify_interval(interval)
     note = (
-        f"95 % interval {points(ends[0])} to {points(ends[1])}" if ends and judgement != "unknown" else "not measured"
+        f"95 % interval {format_points(interval[0])} to {format_points(interval[1])}"
+        if interval and outcome != "unknown"
+        else "not measured"
     )
-    shown = [Tile("Gain over the same student alone", points(gain), "points" if gain is not None else "", note)]
-    gap = found.gap_recovered if found else None
+    metrics = [
+        KeyMetric("Gain over the same student alone", format_points(gain), "points" if gain is not None else "", note)
+    ]
+    gap = verdict.gap_recovered if verdict else None
     if gap is None:
-        why = "not measured" if record.alone is None or gain is None else "the teacher is not clearly better than alone"
+        reason = (
+            "not measured"
+            if record.baseline is None or gain is None
+            else "the teacher is not clearly better than alone"
+        )
     else:
-        why = "of the way from alone to the teacher"
-        why += "; the interval of the gain includes zero, so this may be zero as well" if judgement == "open" else ""
-        why = "distillation led away from the teacher" if judgement == "hurt" else why
-    shown.append(Tile("Gap to the teacher recovered", percent(gap, digits=0), "", why))
+        reason = "of the way from alone to the teacher"
+        reason += "; the interval of the gain includes zero, so this may be zero as well" if outcome == "open" else ""
+        reason = "distillation led away from the teacher" if outcome == "hurt" else reason
+    metrics.append(KeyMetric("Gap to the teacher recovered", format_percent(gap, digits=0), "", reason))
     if teacher is None:
-        return shown
+        return metrics
     less, more = sorted((student.parameters or 0, teacher.parameters or 0))
-    smaller = (student.parameters or 0) <= (teacher.parameters or 0)
-    shown.append(
-        Tile(
-            f"{'Smaller' if smaller else 'Larger'} than the teacher" if less else "Size against the teacher",
-            times(more, less), "", f"{amount(student.parameters)} against {amount(teacher.parameters)} parameters",
+    is_smaller = (student.parameters or 0) <= (teacher.parameters or 0)
+    metrics.append(
+        KeyMetric(
+            f"{'Smaller' if is_smaller else 'Larger'} than the teacher" if less else "Size against the teacher",
+            format_ratio(more, less), "", f"{format_count(student.parameters)} against {format_count(teacher.parameters)} parameters",
         )
     )  # fmt: skip
-    fast, slow = (one.latency_ms.median if one.latency_ms else None for one in (student, teacher))
-    quicker = (fast or 0) <= (slow or 0)
-    shown.append(
-        Tile(
-            f"{'Faster' if quicker else 'Slower'} than the teacher" if fast and slow else "Speed against the teacher",
-            times(slow, fast) if quicker else times(fast, slow), "",
-            f"{_ms(fast)} against {_ms(slow)} ms, median" if fast and slow else "latency was not measured",
+    student_latency, teacher_latency = (
+        model.latency_ms.median if model.latency_ms else None for model in (student, teacher)
+    )
+    is_faster = (student_latency or 0) <= (teacher_latency or 0)
+    metrics.append(
+        KeyMetric(
+            f"{'Faster' if is_faster else 'Slower'} than the teacher" if student_latency and teacher_latency else "Speed against the teacher",
+            format_ratio(teacher_latency, student_latency) if is_faster else format_ratio(student_latency, teacher_latency), "",
+            f"{_format_milliseconds(student_latency)} against {_format_milliseconds(teacher_latency)} ms, median" if student_latency and teacher_latency else "latency was not measured",
         )
     )  # fmt: skip
-    return shown
+    return metrics
 
 
-def span(record: Record) -> dict[str, float] | None:
+def interval_positions(record: Record) -> dict[str, float] | None:
     """Where the interval of the gain, its middle and zero lie on a line from 0 to 100; for the small drawing."""
-    found = record.verdict
-    if not found or not found.interval_points or found.gain_points is None:
+    verdict = record.verdict
+    if not verdict or not verdict.interval_points or verdict.gain_points is None:
         return None
-    low, high = found.interval_points
+    low, high = verdict.interval_points
     if low is None or high is None:
         return None
-    reach = max(abs(low), abs(high), 1e-9) * 1.15
-    least, most = min(low, -0.25 * reach), max(high, 0.25 * reach)
-    place = {"low": low, "high": high, "gain": found.gain_points, "zero": 0.0}
-    pad = 0.06 * (most - least)
-    return {key: round(100 * (x - least + pad) / (most - least + 2 * pad), 1) for key, x in place.items()}
+    extent = max(abs(low), abs(high), 1e-9) * 1.15
+    axis_min, axis_max = min(low, -0.25 * extent), max(high, 0.25 * extent)
+    values = {"low": low, "high": high, "gain": verdict.gain_points, "zero": 0.0}
+    pad = 0.06 * (axis_max - axis_min)
+    return {key: round(100 * (x - axis_min + pad) / (axis_max - axis_min + 2 * pad), 1) for key, x in values.items()}
 
 
-def comparison(record: Record) -> tuple[list[Row], list[Row]]:
+def comparison_rows(record: Record) -> tuple[list[ComparisonRow], list[ComparisonRow]]:
     """The lines of quality and of cost. A figure that no model has is left out."""
 
-    def quality(pick: str, label: str, unit: str, better: str, show: Callable[[float | None], str]) -> Row | None:
-        def get(model: Model | None) -> float | None:
-            value: float | None = getattr(record.quality(model), pick, None)
+    def metric_row(
+        metric: str, label: str, unit: str, better: str, formatter: Callable[[float | None], str]
+    ) -> ComparisonRow | None:
+        def get(model: ModelRecord | None) -> float | None:
+            value: float | None = getattr(record.get_metrics(model), metric, None)
             return value
 
-        return _row(record, label, unit, better, get, show, _difference(show))
+        return _comparison_row(record, label, unit, better, get, formatter, _difference_formatter(formatter))
 
-    def cost(
-        get: Callable[[Model], float | None], label: str, unit: str, show: Callable[[float | None], str]
-    ) -> Row | None:
-        return _row(record, label, unit, "lower", lambda model: model and get(model), show, _ratio)
+    def cost_row(
+        get: Callable[[ModelRecord], float | None], label: str, unit: str, formatter: Callable[[float | None], str]
+    ) -> ComparisonRow | None:
+        return _comparison_row(
+            record, label, unit, "lower", lambda model: model and get(model), formatter, _format_cost_ratio
+        )
 
-    good = [
-        quality("top1", "Top-1 accuracy", "%", "higher", hundred),
-        quality("top5", "Top-5 accuracy", "%", "higher", hundred),
-        quality("macro_f1", "Macro F1", "%", "higher", hundred),
-        quality("nll", "NLL", "nats", "lower", fixed),
-        quality("ece", "Calibration error, ECE", "", "lower", fixed),
+    metric_rows = [
+        metric_row("top1", "Top-1 accuracy", "%", "higher", format_percent_value),
+        metric_row("top5", "Top-5 accuracy", "%", "higher", format_percent_value),
+        metric_row("macro_f1", "Macro F1", "%", "higher", format_percent_value),
+        metric_row("nll", "NLL", "nats", "lower", format_fixed),
+        metric_row("ece", "Calibration error, ECE", "", "lower", format_fixed),
     ]
-    dear = [
-        cost(lambda model: model.parameters, "Parameters", "", amount),
-        cost(lambda model: model.flops, "FLOPs", "", amount),
-        cost(lambda model: model.latency_ms and model.latency_ms.median, "Latency, median", "ms", _ms),
-        cost(lambda model: model.latency_ms and model.latency_ms.p95, "Latency, p95", "ms", _ms),
-        cost(lambda model: model.bytes, "Size of the weights", "", size),
+    cost_rows = [
+        cost_row(lambda model: model.parameters, "Parameters", "", format_count),
+        cost_row(lambda model: model.flops, "FLOPs", "", format_count),
+        cost_row(
+            lambda model: model.latency_ms and model.latency_ms.median, "Latency, median", "ms", _format_milliseconds
+        ),
+        cost_row(lambda model: model.latency_ms and model.latency_ms.p95, "Latency, p95", "ms", _format_milliseconds),
+        cost_row(lambda model: model.bytes, "Size of the weights", "", format_bytes),
     ]
-    return [row for row in good if row], [row for row in dear if row]
+    return [row for row in metric_rows if row], [row for row in cost_rows if row]
 
 
-def hundred(value: float | None) -> str:
+def format_percent_value(value: float | None) -> str:
     """A fraction as per cent, where the sign stands in the heading."""
-    return percent(value).removesuffix(" %")
+    return format_percent(value).removesuffix(" %")
 
 
-def _row(
-    record: Record, label: str, unit: str, better: str, get: Callable[[Model | None], float | None],
-    show: Callable[[float | None], str], against: Callable[[float | None, float | None], str],
-) -> Row | None:  # fmt: skip
-    values = [get(model) for _, model in record.ordered()]
+def _comparison_row(
+    record: Record, label: str, unit: str, better: str, get: Callable[[ModelRecord | None], float | None],
+    formatter: Callable[[float | None], str], compare: Callable[[float | None, float | None], str],
+) -> ComparisonRow | None:  # fmt: skip
+    values = [get(model) for _, model in record.ordered_models()]
     if all(value is None for value in values):
         return None
-    mine = get(record.distilled)
-    return Row(
-        label, unit, better, tuple(show(value) for value in values),
-        against(mine, get(record.alone)), against(mine, get(record.teacher)),
+    student_value = get(record.distilled)
+    return ComparisonRow(
+        label, unit, better, tuple(formatter(value) for value in values),
+        compare(student_value, get(record.baseline)), compare(student_value, get(record.teacher)),
     )  # fmt: skip
 
 
-def _difference(show: Callable[[float | None], str]) -> Callable[[float | None, float | None], str]:
-    def against(mine: float | None, other: float | None) -> str:
-        if mine is None or other is None:
-            return NONE
-        return points(100 * (mine - other)) if show is hundred else points(mine - other, digits=3)
+def _difference_formatter(formatter: Callable[[float | None], str]) -> Callable[[float | None, float | None], str]:
+    def format_difference(student_value: float | None, reference: float | None) -> str:
+        if student_value is None or reference is None:
+            return MISSING
+        return (
+            format_points(100 * (student_value - reference))
+            if formatter is format_percent_value
+            else format_points(student_value - reference, digits=3)
+        )
 
-    return against
+    return format_difference
 
 
-def _ratio(mine: float | None, other: float | None) -> str:
-    if not mine or not other:
-        return NONE
-    if mine == other:
+def _format_cost_ratio(student_value: float | None, reference: float | None) -> str:
+    if not student_value or not reference:
+        return MISSING
+    if student_value == reference:
         return "="
-    if abs(mine / other - 1) < 0.05:
+    if abs(student_value / reference - 1) < 0.05:
         return "≈"
-    return f"÷{times(other, mine)[:-1]}" if mine < other else f"×{times(mine, other)[:-1]}"
-
-
-def _ms(value: float | None) -> str:
     return (
-        NONE if value is None else f"{value:.3f}" if value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:,.0f}"
+        f"÷{format_ratio(reference, student_value)[:-1]}"
+        if student_value < reference
+        else f"×{format_ratio(student_value, reference)[:-1]}"
+    )
+
+
+def _format_milliseconds(value: float | None) -> str:
+    return (
+        MISSING
+        if value is None
+        else f"{value:.3f}"
+        if value < 0.1
+        else f"{value:.2f}"
+        if value < 10
+        else f"{value:,.0f}"
     )

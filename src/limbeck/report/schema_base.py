@@ -9,36 +9,36 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
-from limbeck.core.errors import nearest
+from limbeck.core.errors import suggest_names
 
-__all__ = ["WRITING", "Count", "Name", "Number", "Part"]
+__all__ = ["WRITE_CONTEXT", "OptionalInt", "CoercedStr", "OptionalFloat", "RecordSection"]
 
-WRITING: Final = "writing"
+WRITE_CONTEXT: Final = "writing"
 """The validation context in which a key that nobody knows is an error."""
 
 
-def _finite(value: Any) -> Any:
+def _nan_to_none(value: Any) -> Any:
     """NaN and infinity, which Python's JSON can hold, are figures nobody could compute."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-Number = Annotated[float | None, BeforeValidator(_finite)]
-Count = Annotated[int | None, BeforeValidator(_finite)]
-Name = Annotated[str, BeforeValidator(str)]
+OptionalFloat = Annotated[float | None, BeforeValidator(_nan_to_none)]
+OptionalInt = Annotated[int | None, BeforeValidator(_nan_to_none)]
+CoercedStr = Annotated[str, BeforeValidator(str)]
 
 
-class Part(BaseModel):
+class RecordSection(BaseModel):
     """A mapping of the record. A key that it does not have is ignored: a newer minor version may have more."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod
-    def _known(cls, value: Any, info: ValidationInfo) -> Any:
-        if info.context == WRITING and isinstance(value, Mapping):
+    def _reject_unknown_keys(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.context == WRITE_CONTEXT and isinstance(value, Mapping):
             names = [field.alias or name for name, field in cls.model_fields.items()]
             for key in value:
                 if key not in names:
-                    text = f"it has no {key!r}; there are: {nearest(str(key), names)}"
+                    text = f"it has no {key!r}; there are: {suggest_names(str(key), names)}"
                     raise PydanticCustomError("sentence", "{text}", {"text": text})
         return value

@@ -8,52 +8,52 @@ from typing import final
 
 from pydantic import Field
 
-from limbeck.report.schema_base import Count, Name, Number, Part
+from limbeck.report.schema_base import CoercedStr, OptionalFloat, OptionalInt, RecordSection
 
-__all__ = ["Fidelity", "Likeness", "Sights", "WrongInClass"]
+__all__ = ["Fidelity", "StudentFidelity", "LayerCKA", "ClassErrors"]
 
 
 @final
-class WrongInClass(Part):
+class ClassErrors(RecordSection):
     """Who is wrong in one class, in examples: both by one answer, both by two, the student only, the teacher only."""
 
-    name: Name = Field(alias="class")
-    examples: int = 0
-    same_wrong: int = 0
-    other_wrong: int = 0
-    student_only: int = 0
-    teacher_only: int = 0
+    name: CoercedStr = Field(alias="class")
+    num_samples: int = 0
+    same_error: int = 0
+    different_error: int = 0
+    student_only_wrong: int = 0
+    teacher_only_wrong: int = 0
 
 
 @final
-class Sights(Part):
+class LayerCKA(RecordSection):
     """Unbiased linear CKA: a row for each of the student's places, a column for each of the teacher's."""
 
-    student: list[Name] = []
-    teacher: list[Name] = []
-    values: list[list[Number]] = []
-    samples: Count = None
+    student_layers: list[CoercedStr] = []
+    teacher_layers: list[CoercedStr] = []
+    matrix: list[list[OptionalFloat]] = []
+    num_samples: OptionalInt = None
 
 
 @final
-class Likeness(Part):
+class StudentFidelity(RecordSection):
     """One student beside the teacher: shares of all examples, and of those with a label where somebody is wrong."""
 
-    examples: Count = None
-    top1: Number = None
-    kl: Number = None
-    both_wrong: Number = None
-    same_wrong: Number = None
-    student_only_wrong: Number = None
-    teacher_only_wrong: Number = None
-    by_class: list[WrongInClass] = []
-    cka: Sights | None = None
+    num_samples: OptionalInt = None
+    top1_agreement: OptionalFloat = None
+    kl: OptionalFloat = None
+    both_wrong: OptionalFloat = None
+    same_error: OptionalFloat = None
+    student_only_wrong: OptionalFloat = None
+    teacher_only_wrong: OptionalFloat = None
+    per_class: list[ClassErrors] = []
+    cka: LayerCKA | None = None
 
 
 @final
-class Fidelity(Part):
+class Fidelity(RecordSection):
     """Each student beside one teacher, on a part that nobody is tested on."""
 
-    on: Name = "validation"
-    teacher: Name
-    students: dict[str, Likeness] = {}
+    split: CoercedStr = "validation"
+    teacher: CoercedStr
+    students: dict[str, StudentFidelity] = {}

@@ -6,13 +6,21 @@ from __future__ import annotations
 
 from typing import final
 
-from limbeck.report.schema_base import Count, Name, Number, Part
+from limbeck.report.schema_base import CoercedStr, OptionalFloat, OptionalInt, RecordSection
 
-__all__ = ["Command", "Flags", "Processes", "Repeats", "Source", "Spread", "Weights"]
+__all__ = [
+    "Command",
+    "TorchFlags",
+    "DistributedInfo",
+    "ReproducedRun",
+    "SourceCode",
+    "NormalizationStats",
+    "WeightsFile",
+]
 
 
 @final
-class Source(Part):
+class SourceCode(RecordSection):
     """The code of limbeck itself: its git commit, and whether files differed from it; null where nobody knows."""
 
     commit: str | None = None
@@ -20,57 +28,57 @@ class Source(Part):
 
 
 @final
-class Flags(Part):
+class TorchFlags(RecordSection):
     """Switches of torch that change bits, and the environment variables that do so, where they were set."""
 
     deterministic_algorithms: bool | None = None
     cudnn_deterministic: bool | None = None
     cudnn_benchmark: bool | None = None
-    matmul_precision: Name = ""
-    default_dtype: Name = ""
-    interop_threads: Count = None
-    variables: dict[str, Name] = {}
+    matmul_precision: CoercedStr = ""
+    default_dtype: CoercedStr = ""
+    num_interop_threads: OptionalInt = None
+    environment_variables: dict[str, CoercedStr] = {}
 
 
 @final
-class Command(Part):
+class Command(RecordSection):
     """What was asked: a recipe's name, or that of its file, and the settings laid over it."""
 
     recipe: str | None = None
-    settings: list[Name] = []
+    overrides: list[CoercedStr] = []
 
 
 @final
-class Processes(Part):
+class DistributedInfo(RecordSection):
     """How many processes trained together; a step saw so many times the batch of each."""
 
-    number: int = 1
-    strategy: Name = "one device"
-    batch_each: Count = None
-    batch_together: Count = None
+    world_size: int = 1
+    strategy: CoercedStr = "one device"
+    batch_size_per_process: OptionalInt = None
+    global_batch_size: OptionalInt = None
 
 
 @final
-class Weights(Part):
+class WeightsFile(RecordSection):
     """A file of weights that the recipe names, by the place where it does."""
 
     sha256: str
-    bytes: Count = None
+    bytes: OptionalInt = None
 
 
 @final
-class Spread(Part):
+class NormalizationStats(RecordSection):
     """What is taken off each channel of a picture in 0..1, and what it is divided by then."""
 
-    mean: list[Number] = []
-    std: list[Number] = []
+    mean: list[OptionalFloat] = []
+    std: list[OptionalFloat] = []
 
 
 @final
-class Repeats(Part):
+class ReproducedRun(RecordSection):
     """The run that this one repeats, and how often the sealed test part had been read by then, in all of them."""
 
-    of: Name
-    hash: str | None = None
-    identity: str | None = None
-    reads: int = 0
+    name: CoercedStr
+    record_hash: str | None = None
+    config_hash: str | None = None
+    num_reads: int = 0

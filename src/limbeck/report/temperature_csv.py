@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, final
 from limbeck.core.errors import LimbeckError
 
 if TYPE_CHECKING:
-    from limbeck.report.metrics_csv import Curve
+    from limbeck.report.metrics_csv import TrainingCurve
 
-__all__ = ["Taken", "taken"]
+__all__ = ["TemperatureSeries", "load_temperatures"]
 
-_POINTS = 300
-_Row = tuple[float, float, float, float]
+_MAX_POINTS = 300
+_StepRow = tuple[float, float, float, float]
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Taken:
+class TemperatureSeries:
     """What one term took: ``steps`` since its phase began, and at each of them the mean, the lowest and the highest."""
 
     steps: tuple[float, ...]
@@ -31,7 +31,7 @@ class Taken:
     high: tuple[float, ...]
 
 
-def taken(path: Path, curve: Curve | None) -> dict[str, Taken]:
+def load_temperatures(path: Path, curve: TrainingCurve | None) -> dict[str, TemperatureSeries]:
     """By term, what was taken in the steps of the curve's phase; none where there is no file.
 
     Of many steps neighbours are joined, so that no line has more than some 300 points: their mean, lowest and highest.
@@ -39,23 +39,23 @@ def taken(path: Path, curve: Curve | None) -> dict[str, Taken]:
     Raises:
         LimbeckError: the file is no text.
     """
-    rows: dict[str, list[_Row]] = {}
+    rows: dict[str, list[_StepRow]] = {}
     if curve is not None:
-        for term, row in _read(path, curve):
-            rows.setdefault(term, []).append(row)
-    return {term: _thin(mine) for term, mine in rows.items()}
+        for loss, row in _read_rows(path, curve):
+            rows.setdefault(loss, []).append(row)
+    return {loss: _downsample(loss_rows) for loss, loss_rows in rows.items()}
 
 
-def _read(path: Path, curve: Curve) -> Iterator[tuple[str, _Row]]:
+def _read_rows(path: Path, curve: TrainingCurve) -> Iterator[tuple[str, _StepRow]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 try:
-                    step, *figures = (float(row[name]) for name in ("step", "mean", "lowest", "highest"))
+                    step, *values = (float(row[name]) for name in ("step", "mean", "lowest", "highest"))
                 except (TypeError, ValueError, KeyError):
                     continue  # a line that a kill cut in half
-                if row.get("phase") == curve.phase and all(map(math.isfinite, (step, *figures))):
-                    mean, low, high = figures
+                if row.get("phase") == curve.phase and all(map(math.isfinite, (step, *values))):
+                    mean, low, high = values
                     yield row["term"], (curve.stages.get(row["stage"], 0.0) + step, mean, low, high)
     except FileNotFoundError:
         return
@@ -63,12 +63,12 @@ def _read(path: Path, curve: Curve) -> Iterator[tuple[str, _Row]]:
         raise LimbeckError(f"{path} could not be read ({error}): delete it to draw temperatures by epoch") from None
 
 
-def _thin(rows: Sequence[_Row]) -> Taken:
-    each = -(-len(rows) // _POINTS)
-    parts = [rows[start : start + each] for start in range(0, len(rows), each)]
-    return Taken(
-        tuple(part[-1][0] for part in parts),
-        tuple(math.fsum(row[1] for row in part) / len(part) for part in parts),
-        tuple(min(row[2] for row in part) for part in parts),
-        tuple(max(row[3] for row in part) for part in parts),
+def _downsample(rows: Sequence[_StepRow]) -> TemperatureSeries:
+    stride = -(-len(rows) // _MAX_POINTS)
+    chunks = [rows[start : start + stride] for start in range(0, len(rows), stride)]
+    return TemperatureSeries(
+        tuple(chunk[-1][0] for chunk in chunks),
+        tuple(math.fsum(row[1] for row in chunk) / len(chunk) for chunk in chunks),
+        tuple(min(row[2] for row in chunk) for chunk in chunks),
+        tuple(max(row[3] for row in chunk) for chunk in chunks),
     )

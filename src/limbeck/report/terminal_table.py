@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from limbeck.report.formatting import NONE, amount, fixed, percent
+from limbeck.report.formatting import MISSING, format_count, format_fixed, format_percent
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["summary", "summary_table"]
+__all__ = ["build_summary_table", "render_summary_table"]
 
-_STUDENTS = {"alone": "student alone", "direct": "student, no assistants", "distilled": "distilled student"}
+_ROLE_LABELS = {"alone": "student alone", "direct": "student, no assistants", "distilled": "distilled student"}
 
 
-def summary(record: Mapping[str, Any]) -> Table:
+def build_summary_table(record: Mapping[str, Any]) -> Table:
     """The table of a record (the contents of ``record.json``), for a Rich console.
 
     Raises:
@@ -25,36 +25,42 @@ def summary(record: Mapping[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from limbeck.report.read import parse
+    from limbeck.report.read import parse_record
 
-    read = parse(record)
-    quality = read.quality(read.distilled)
-    n = f", n = {quality.examples}" if quality else ""
+    parsed = parse_record(record)
+    metrics = parsed.get_metrics(parsed.distilled)
+    num_samples_note = f", n = {metrics.num_samples}" if metrics else ""
     table = Table(
-        box=box.SIMPLE_HEAD, title=f"{read.part} part{n}", title_justify="left", title_style="dim", pad_edge=False
+        box=box.SIMPLE_HEAD,
+        title=f"{parsed.split} part{num_samples_note}",
+        title_justify="left",
+        title_style="dim",
+        pad_edge=False,
     )
     table.add_column("model", no_wrap=True)
     for heading in ("accuracy", "F1", "ECE", "parameters", "latency"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, model in read.ordered():
-        found = read.quality(model)
-        figures = (found.top1, found.macro_f1, found.ece) if found else (None, None, None)
+    for name, model in parsed.ordered_models():
+        model_metrics = parsed.get_metrics(model)
+        values = (
+            (model_metrics.accuracy, model_metrics.macro_f1, model_metrics.ece) if model_metrics else (None, None, None)
+        )
         median = model.latency_ms.median if model.latency_ms else None
         table.add_row(
             # Text, not a string: a name with brackets is no markup.
-            Text(_STUDENTS.get(model.role, name)),
-            percent(figures[0]), percent(figures[1]), fixed(figures[2]), amount(model.parameters),
-            NONE if median is None else f"{median:.3g} ms",
+            Text(_ROLE_LABELS.get(model.role, name)),
+            format_percent(values[0]), format_percent(values[1]), format_fixed(values[2]), format_count(model.parameters),
+            MISSING if median is None else f"{median:.3g} ms",
             style="bold" if model.role == "distilled" else "",
         )  # fmt: skip
     return table
 
 
-def summary_table(record: Mapping[str, Any]) -> str:
+def render_summary_table(record: Mapping[str, Any]) -> str:
     """The same as plain text, without colours; lines end without spaces."""
     from rich.console import Console
 
     console = Console(width=100, no_color=True, highlight=False, force_terminal=False)
     with console.capture() as caught:
-        console.print(summary(record))
+        console.print(build_summary_table(record))
     return "\n".join(line.rstrip() for line in caught.get().strip("\n").splitlines())

@@ -7,46 +7,46 @@ from pathlib import Path
 from limbeck.core.errors import LimbeckError
 from limbeck.utils.io import digest
 
-__all__ = ["changed", "check_record"]
+__all__ = ["integrity_warning", "check_record"]
 
 
-def check_record(run: Path) -> list[str]:
+def check_record(run_dir: Path) -> list[str]:
     """What is wrong with ``run/record.json`` and the files it names, each in a sentence; nothing where all is well.
 
     Raises:
         LimbeckError: there is no record, or it is not one at all.
     """
-    from limbeck.report.read import load, parse
-    from limbeck.report.record import MINOR, SCHEMA
-    from limbeck.report.record_hash import broken
-    from limbeck.report.write import strictly
+    from limbeck.report.read import load_json, parse_record
+    from limbeck.report.record import SCHEMA, SCHEMA_MINOR
+    from limbeck.report.record_hash import integrity_error
+    from limbeck.report.write import validate_strict
 
-    path = Path(run) / "record.json"
-    raw = load(path)
-    record = parse(raw, where=str(path))
-    found = [text] if (text := broken(raw)) else []
-    if raw["schema"] == SCHEMA and record.minor <= MINOR:
+    path = Path(run_dir) / "record.json"
+    raw = load_json(path)
+    record = parse_record(raw, source=str(path))
+    problems = [text] if (text := integrity_error(raw)) else []
+    if raw["schema"] == SCHEMA and record.schema_minor <= SCHEMA_MINOR:
         try:
-            strictly(raw)
+            validate_strict(raw)
         except LimbeckError as error:
-            found.append(str(error))
+            problems.append(str(error))
     for name, file in record.files.items():
-        place = path.parent / Path(name).name
-        if not place.exists():
-            found.append(f"{name} is gone, and the record names it")
-        elif digest(place) != file.sha256:
-            found.append(f"{name} is not the file that the record names: its SHA-256 is another one")
-    return found
+        file_path = path.parent / Path(name).name
+        if not file_path.exists():
+            problems.append(f"{name} is gone, and the record names it")
+        elif digest(file_path) != file.sha256:
+            problems.append(f"{name} is not the file that the record names: its SHA-256 is another one")
+    return problems
 
 
-def changed(run: Path) -> str | None:
+def integrity_warning(run_dir: Path) -> str | None:
     """In a sentence that, and how, ``run/record.json`` is not as it was written; ``None`` where its hashes fit.
 
     One of schema 1 has no hash that could fit or not; that is no reason to warn.
     """
-    from limbeck.report.read import load
+    from limbeck.report.read import load_json
     from limbeck.report.record import SCHEMA
-    from limbeck.report.record_hash import broken
+    from limbeck.report.record_hash import integrity_error
 
-    raw = load(Path(run) / "record.json")
-    return broken(raw) if isinstance(raw, dict) and raw.get("schema") == SCHEMA else None
+    raw = load_json(Path(run_dir) / "record.json")
+    return integrity_error(raw) if isinstance(raw, dict) and raw.get("schema") == SCHEMA else None

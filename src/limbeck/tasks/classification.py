@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
-from limbeck.losses.cross_entropy import UNLABELLED
+from limbeck.losses.cross_entropy import IGNORE_INDEX
 from limbeck.losses.temperature import CLASSIFICATION, Range
 
 __all__ = ["Classification"]
 
-_INPUTS = ("input", "x", "image", "images", "pixel_values")
-_TARGETS = ("target", "y", "label", "labels")
+_INPUT_KEYS = ("input", "x", "image", "images", "pixel_values")
+_TARGET_KEYS = ("target", "y", "label", "labels")
 
 
 @final
@@ -44,7 +44,7 @@ class Classification:
 
     def outputs(self, network: nn.Module, batch: Any) -> Outputs:
         """What ``network`` says about ``batch``, one row a sample."""
-        logits = _logits(network(_take(batch, 0, _INPUTS, what="input")))
+        logits = _extract_logits(network(_get_field(batch, 0, _INPUT_KEYS, field="input")))
         if logits.ndim != 2 or logits.shape[1] != self.classes:
             raise LimbeckError(
                 f"{type(network).__name__} gave logits of shape {list(logits.shape)}, and this task takes "
@@ -56,16 +56,16 @@ class Classification:
         """The class numbers or probabilities, or ``None`` where the batch carries none."""
         target: Tensor | None
         if isinstance(batch, Mapping):
-            target = _named(batch, _TARGETS)
+            target = _get_first_present(batch, _TARGET_KEYS)
         elif isinstance(batch, Tensor) or (isinstance(batch, tuple | list) and len(batch) < 2):
             target = None
         else:
-            target = _take(batch, 1, _TARGETS, what="target")
+            target = _get_field(batch, 1, _TARGET_KEYS, field="target")
         if target is None:
             return None
         # Elsewhere than on a CPU, looking would make the device wait. On so few numbers, a set is quicker than tensors.
         if target.is_cpu and target.ndim == 1 and not target.is_floating_point():
-            labels, allowed = target.tolist(), _allowed(self.classes)
+            labels, allowed = target.tolist(), _valid_labels(self.classes)
             if not allowed.issuperset(labels):
                 wrong = next(label for label in labels if label not in allowed)
                 raise LimbeckError(
@@ -76,37 +76,37 @@ class Classification:
 
 
 @lru_cache(maxsize=8)
-def _allowed(classes: int) -> frozenset[int]:
-    return frozenset((*range(classes), UNLABELLED))
+def _valid_labels(classes: int) -> frozenset[int]:
+    return frozenset((*range(classes), IGNORE_INDEX))
 
 
-def _named(batch: Mapping[Any, Any], names: tuple[str, ...]) -> Any:
-    for name in names:
-        if name in batch:
-            return batch[name]
+def _get_first_present(batch: Mapping[Any, Any], keys: tuple[str, ...]) -> Any:
+    for key in keys:
+        if key in batch:
+            return batch[key]
     return None
 
 
-def _take(batch: Any, place: int, names: tuple[str, ...], *, what: str) -> Any:
+def _get_field(batch: Any, position: int, keys: tuple[str, ...], *, field: str) -> Any:
     if isinstance(batch, Mapping):
-        for name in names:
-            if name in batch:
-                return batch[name]
-        raise LimbeckError(f"the batch has {sorted(map(str, batch))}, and its {what} is looked for under {list(names)}")
-    if isinstance(batch, tuple | list) and len(batch) > place:
-        return batch[place]
-    if isinstance(batch, Tensor) and place == 0:
+        for key in keys:
+            if key in batch:
+                return batch[key]
+        raise LimbeckError(f"the batch has {sorted(map(str, batch))}, and its {field} is looked for under {list(keys)}")
+    if isinstance(batch, tuple | list) and len(batch) > position:
+        return batch[position]
+    if isinstance(batch, Tensor) and position == 0:
         return batch
-    raise LimbeckError(f"a batch is (input, target) or a mapping, and no {what} is in this {type(batch).__name__}")
+    raise LimbeckError(f"a batch is (input, target) or a mapping, and no {field} is in this {type(batch).__name__}")
 
 
-def _logits(said: Any) -> Tensor:
-    if isinstance(said, Tensor):
-        return said
-    if isinstance(found := getattr(said, "logits", None), Tensor):
-        return found
-    if isinstance(said, Mapping) and isinstance(found := said.get("logits"), Tensor):
-        return found
-    if isinstance(said, tuple | list) and said and isinstance(said[0], Tensor):
-        return said[0]
-    raise LimbeckError(f"the network gave a {type(said).__name__} without logits")
+def _extract_logits(output: Any) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(logits := getattr(output, "logits", None), Tensor):
+        return logits
+    if isinstance(output, Mapping) and isinstance(logits := output.get("logits"), Tensor):
+        return logits
+    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
+        return output[0]
+    raise LimbeckError(f"the network gave a {type(output).__name__} without logits")

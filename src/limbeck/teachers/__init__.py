@@ -2,22 +2,29 @@
 together, and which are to.
 """
 
-from limbeck.teachers.adapter import Adapter, Lens, adapted, by_name
-from limbeck.teachers.backends import ENGINES, Engine, Report
-from limbeck.teachers.cache import Cached, Format
-from limbeck.teachers.combinations import Combination, Confidence, Learned, MeanLogits, MeanProbabilities, Random
-from limbeck.teachers.ensemble import combine
-from limbeck.teachers.external import Foreign, answers, endpoint, onnx
-from limbeck.teachers.frozen import Frozen
-from limbeck.teachers.masked import Partial, answered_samples
-from limbeck.teachers.selection.rules import Facts, Likeness, Rules, warnings
-from limbeck.teachers.selection.select import Candidate, Selection, select
-from limbeck.teachers.self_teachers import Averaged, LastBatch, LastPrediction
+from limbeck.teachers.adapter import InputMapping, TeacherAdapter, adapt_teacher, match_classes
+from limbeck.teachers.backends import BACKENDS, BackendReport, InferenceBackend
+from limbeck.teachers.cache import CacheConfig, CachedTeacher
+from limbeck.teachers.combinations import (
+    ConfidenceWeighted,
+    EnsembleMethod,
+    LearnedWeights,
+    MeanLogits,
+    MeanProbabilities,
+    RandomTeacher,
+)
+from limbeck.teachers.ensemble import combine_teachers
+from limbeck.teachers.external import ExternalTeacher, from_callable, inference_server, onnx
+from limbeck.teachers.frozen import FrozenTeacher
+from limbeck.teachers.masked import MaskedTeacher, load_sample_mask
+from limbeck.teachers.selection.rules import SelectionRules, TeacherSimilarity, TeacherStats, teacher_warnings
+from limbeck.teachers.selection.select import Candidate, TeacherSelection, greedy_select
+from limbeck.teachers.self_teachers import EMATeacher, PreviousBatchTeacher, PreviousEpochTeacher
 
 __all__ = [
-    "ENGINES", "Adapter", "Averaged", "Cached", "Candidate", "Combination", "Confidence", "Engine", "Facts", "Foreign",
-    "Format", "Frozen", "LastBatch", "LastPrediction", "Learned", "Lens", "Likeness", "MeanLogits",
-    "MeanProbabilities", "Partial", "Random", "Report", "Rules", "Selection", "adapted", "answered_samples", "answers",
-    "by_name", "combine", "endpoint", "onnx", "select",
-    "warnings",
+    "BACKENDS", "TeacherAdapter", "EMATeacher", "CachedTeacher", "Candidate", "EnsembleMethod", "ConfidenceWeighted", "InferenceBackend", "TeacherStats", "ExternalTeacher",
+    "CacheConfig", "FrozenTeacher", "PreviousBatchTeacher", "PreviousEpochTeacher", "LearnedWeights", "InputMapping", "TeacherSimilarity", "MeanLogits",
+    "MeanProbabilities", "MaskedTeacher", "RandomTeacher", "BackendReport", "SelectionRules", "TeacherSelection", "adapt_teacher", "load_sample_mask", "from_callable",
+    "match_classes", "combine_teachers", "inference_server", "onnx", "greedy_select",
+    "teacher_warnings",
 ]  # fmt: skip

@@ -18,30 +18,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
-from limbeck.data.counter_rng import generator
+from limbeck.core.loss_context import LossContext
+from limbeck.data.counter_rng import make_generator
 from limbeck.losses import cross_entropy
-from limbeck.teachers.voices import Voices, heard_together, shares
+from limbeck.teachers.voices import TeacherLogits, stack_teacher_logits, teacher_weights
 from limbeck.teachers.weighting import (
-    by_cross_entropy,
-    by_draw,
-    by_entropy,
-    by_share,
-    pooled_logits,
-    pooled_probabilities,
+    average_logits,
+    average_probabilities,
+    cross_entropy_weights,
+    entropy_weights,
+    first_valid_weights,
+    normalize_weights,
 )
 
-__all__ = ["Combination", "Confidence", "Learned", "MeanLogits", "MeanProbabilities", "Random"]
+__all__ = ["EnsembleMethod", "ConfidenceWeighted", "LearnedWeights", "MeanLogits", "MeanProbabilities", "RandomTeacher"]
 
-Weights = Mapping[str, float] | None
-_DRAW: Final = 7
+TeacherWeights = Mapping[str, float] | None
+_TEACHER_DRAW_STREAM: Final = 7
 
 
 @runtime_checkable
-class Combination(Protocol):
+class EnsembleMethod(Protocol):
     """A way in which several teachers speak together."""
 
-    def voice(self, voices: Voices) -> Tensor:
+    def combine(self, stacked: TeacherLogits) -> Tensor:
         """Their common logits, ``[rows, classes]``; rows that nobody answered hold anything."""
         ...
 
@@ -55,13 +55,13 @@ class MeanLogits:
         weights: above zero, by teacher; 1 for one that is not named.
     """
 
-    weights: Weights = None
+    weights: TeacherWeights = None
 
     def __post_init__(self) -> None:
-        _require_weights(self.weights)
+        _check_weights(self.weights)
 
-    def voice(self, voices: Voices) -> Tensor:
-        return pooled_logits(voices.rows, by_share(shares(self.weights, voices), voices.here))
+    def combine(self, stacked: TeacherLogits) -> Tensor:
+        return average_logits(stacked.logits, normalize_weights(teacher_weights(self.weights, stacked), stacked.valid))
 
 
 @final
@@ -75,21 +75,21 @@ class MeanProbabilities:
             mean, so that a term of the same ``tau`` meets the mean of the softened answers.
     """
 
-    weights: Weights = None
-    tau: float = 1.0
+    weights: TeacherWeights = None
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_weights(self.weights)
-        _require_tau(self.tau)
+        _check_weights(self.weights)
+        _check_temperature(self.temperature)
 
-    def voice(self, voices: Voices) -> Tensor:
-        weight = by_share(shares(self.weights, voices), voices.here)
-        return pooled_probabilities(voices.rows, weight, tau=self.tau)
+    def combine(self, stacked: TeacherLogits) -> Tensor:
+        weight = normalize_weights(teacher_weights(self.weights, stacked), stacked.valid)
+        return average_probabilities(stacked.logits, weight, temperature=self.temperature)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Confidence:
+class ConfidenceWeighted:
     """The mean of probabilities, row by row more of whoever can be trusted.
 
     Arguments:
@@ -99,30 +99,30 @@ class Confidence:
             entropy of the teachers, which has no gradient.
     """
 
-    by: Literal["entropy", "cross_entropy"] = "entropy"
-    tau: float = 1.0
+    criterion: Literal["entropy", "cross_entropy"] = "entropy"
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.by not in ("entropy", "cross_entropy"):
-            raise LimbeckError(f"confidence goes by entropy or cross_entropy, not by {self.by!r}")
-        _require_tau(self.tau)
+        if self.criterion not in ("entropy", "cross_entropy"):
+            raise LimbeckError(f"confidence goes by entropy or cross_entropy, not by {self.criterion!r}")
+        _check_temperature(self.temperature)
 
-    def voice(self, voices: Voices) -> Tensor:
-        if self.by == "entropy":
-            weight = by_entropy(voices.rows, voices.here)
-        elif voices.target is None:
+    def combine(self, stacked: TeacherLogits) -> Tensor:
+        if self.criterion == "entropy":
+            weight = entropy_weights(stacked.logits, stacked.valid)
+        elif stacked.target is None:
             raise LimbeckError(
                 "confidence by cross_entropy compares teachers with the truth, and the batch carries none: give "
                 "labels, or set by: entropy"
             )
         else:
-            weight = by_cross_entropy(voices.rows, voices.target, voices.here)
-        return pooled_probabilities(voices.rows, weight, tau=self.tau)
+            weight = cross_entropy_weights(stacked.logits, stacked.target, stacked.valid)
+        return average_probabilities(stacked.logits, weight, temperature=self.temperature)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Random:
+class RandomTeacher:
     """At each step one teacher, drawn anew; a row that it did not answer goes to the next one drawn.
 
     It is a function of the seed and the step, so a training that was resumed draws the same, as do several processes.
@@ -134,23 +134,25 @@ class Random:
         seed: of the draws.
     """
 
-    weights: Weights = None
+    weights: TeacherWeights = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require_weights(self.weights)
+        _check_weights(self.weights)
 
-    def voice(self, voices: Voices) -> Tensor:
-        step = voices.progress.before + voices.progress.step
-        chance = shares(self.weights, voices).double().cpu()
+    def combine(self, stacked: TeacherLogits) -> Tensor:
+        step = stacked.progress.steps_before + stacked.progress.step
+        probability = teacher_weights(self.weights, stacked).double().cpu()
         # Exponential races: the order of arrival is a draw by weight without putting back.
-        arrival = -torch.rand(len(chance), generator=generator(self.seed, _DRAW, step), dtype=torch.float64).log()
-        order = (arrival / chance).argsort().to(voices.rows.device)
-        return pooled_logits(voices.rows, by_draw(order, voices.here).to(voices.rows))
+        arrival_time = -torch.rand(
+            len(probability), generator=make_generator(self.seed, _TEACHER_DRAW_STREAM, step), dtype=torch.float64
+        ).log()
+        order = (arrival_time / probability).argsort().to(stacked.logits.device)
+        return average_logits(stacked.logits, first_valid_weights(order, stacked.valid).to(stacked.logits))
 
 
 @final
-class Learned(nn.Module):
+class LearnedWeights(nn.Module):
     """The mean of probabilities by weights that are learned: those under which the teachers together know the labels.
 
     It is a term as well, which the distiller adds to the objective under the name ``combination``: the cross-entropy of
@@ -167,32 +169,32 @@ class Learned(nn.Module):
         super().__init__()
         self.scores: nn.Parameter | None = None
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """One number for each teacher."""
-        tensor = next(one.rows() for one in exchange.teachers.values())
-        self.scores = nn.Parameter(torch.zeros(len(exchange.teachers), device=tensor.device))
+        logits = next(outputs.require_logits() for outputs in context.teachers.values())
+        self.scores = nn.Parameter(torch.zeros(len(context.teachers), device=logits.device))
 
-    def voice(self, voices: Voices) -> Tensor:
-        return self._pooled(voices).detach()
+    def combine(self, stacked: TeacherLogits) -> Tensor:
+        return self._combine(stacked).detach()
 
-    def forward(self, exchange: Exchange) -> Tensor:
+    def forward(self, context: LossContext) -> Tensor:
         """The cross-entropy of the common answer with the truth, over the labelled rows that somebody answered."""
-        voices, target = heard_together(exchange.teachers), exchange.truth()
-        assert voices is not None
-        known = voices.here.any(dim=0)
-        answered = voices._replace(rows=voices.rows[:, known], here=voices.here[:, known])
-        return cross_entropy(self._pooled(answered), target[known])
+        stacked, target = stack_teacher_logits(context.teachers), context.require_target()
+        assert stacked is not None
+        has_teacher = stacked.valid.any(dim=0)
+        answered = stacked._replace(rows=stacked.logits[:, has_teacher], here=stacked.valid[:, has_teacher])
+        return cross_entropy(self._combine(answered), target[has_teacher])
 
     def weights(self) -> list[float]:
         """What each teacher weighs now."""
         return [] if self.scores is None else F.softmax(self.scores.detach().float(), dim=0).tolist()
 
-    def _pooled(self, voices: Voices) -> Tensor:
-        scores = voices.rows.new_zeros(len(voices.names)) if self.scores is None else self.scores.to(voices.rows)
-        return pooled_probabilities(voices.rows, by_share(F.softmax(scores, dim=0), voices.here))
+    def _combine(self, stacked: TeacherLogits) -> Tensor:
+        scores = stacked.logits.new_zeros(len(stacked.names)) if self.scores is None else self.scores.to(stacked.logits)
+        return average_probabilities(stacked.logits, normalize_weights(F.softmax(scores, dim=0), stacked.valid))
 
 
-def _require_weights(weights: Weights) -> None:
+def _check_weights(weights: TeacherWeights) -> None:
     for name, weight in (weights or {}).items():
         if not 0 < weight < math.inf:
             raise LimbeckError(
@@ -201,6 +203,6 @@ def _require_weights(weights: Weights) -> None:
             )
 
 
-def _require_tau(tau: float) -> None:
-    if not 0 < tau < math.inf:
-        raise LimbeckError(f"a temperature is a number above zero, not {tau}")
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise LimbeckError(f"a temperature is a number above zero, not {temperature}")

@@ -11,18 +11,18 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
-from limbeck.teachers.combinations import Combination, MeanLogits, MeanProbabilities
-from limbeck.teachers.voices import heard_together
+from limbeck.teachers.combinations import EnsembleMethod, MeanLogits, MeanProbabilities
+from limbeck.teachers.voices import stack_teacher_logits
 
-__all__ = ["combine", "way"]
+__all__ = ["combine_teachers", "resolve_ensemble"]
 
-_NAMED: Final[Mapping[str, Callable[[], Combination]]] = {
+_METHODS: Final[Mapping[str, Callable[[], EnsembleMethod]]] = {
     "mean_logits": MeanLogits, "mean_probabilities": MeanProbabilities,
 }  # fmt: skip
 
 
-def combine(
-    teachers: Mapping[str, Outputs], *, how: Combination | str = "mean_logits", target: Tensor | None = None,
+def combine_teachers(
+    teachers: Mapping[str, Outputs], *, ensemble: EnsembleMethod | str = "mean_logits", target: Tensor | None = None,
     progress: Progress = Progress(),
 ) -> Outputs | None:  # fmt: skip
     """What all teachers say together; the one teacher itself where there is one, ``None`` where there is none.
@@ -38,31 +38,31 @@ def combine(
     of those who did; one that nobody answered is not ``present``, and reaches no term.
 
     >>> a, b = Outputs(logits=torch.tensor([[0.0, 2.0]])), Outputs(logits=torch.tensor([[0.0, 4.0]]))
-    >>> combine({"a": a, "b": b}).rows(), combine({"a": a, "b": b}, how=MeanLogits({"a": 3.0})).rows()
+    >>> combine_teachers({"a": a, "b": b}).require_logits(), combine_teachers({"a": a, "b": b}, ensemble=MeanLogits({"a": 3.0})).require_logits()
     (tensor([[0., 3.]]), tensor([[0.0000, 2.5000]]))
     """
-    speaking = way(how)
+    method = resolve_ensemble(ensemble)
     if len(teachers) < 2:
         return next(iter(teachers.values()), None)
-    voices = heard_together(teachers, target=target, progress=progress)
-    if voices is None:
+    stacked = stack_teacher_logits(teachers, target=target, progress=progress)
+    if stacked is None:
         return None
-    present = [one.present for one in teachers.values() if one.present is not None]
-    anyone = torch.stack(present).any(dim=0) if len(present) == len(teachers) else None
+    valid_masks = [outputs.valid for outputs in teachers.values() if outputs.valid is not None]
+    any_valid = torch.stack(valid_masks).any(dim=0) if len(valid_masks) == len(teachers) else None
     first = next(iter(teachers.values()))
-    return Outputs(logits=speaking.voice(voices), sample=first.sample, present=anyone)
+    return Outputs(logits=method.combine(stacked), row_to_sample=first.row_to_sample, valid=any_valid)
 
 
-def way(how: Combination | str) -> Combination:
+def resolve_ensemble(ensemble: EnsembleMethod | str) -> EnsembleMethod:
     """``how`` as an object; a name stands for one with its defaults.
 
-    >>> way("mean_probabilities")
+    >>> resolve_ensemble("mean_probabilities")
     MeanProbabilities(weights=None, tau=1.0)
     """
-    if isinstance(how, str):
-        if how not in _NAMED:
-            raise LimbeckError(f"teachers are combined by {' or '.join(_NAMED)}, not {how!r}")
-        return _NAMED[how]()
-    if isinstance(how, type) or not isinstance(how, Combination):
-        raise LimbeckError(f"teachers are combined by an object such as MeanProbabilities(), not {how!r}")
-    return how
+    if isinstance(ensemble, str):
+        if ensemble not in _METHODS:
+            raise LimbeckError(f"teachers are combined by {' or '.join(_METHODS)}, not {ensemble!r}")
+        return _METHODS[ensemble]()
+    if isinstance(ensemble, type) or not isinstance(ensemble, EnsembleMethod):
+        raise LimbeckError(f"teachers are combined by an object such as MeanProbabilities(), not {ensemble!r}")
+    return ensemble

@@ -13,21 +13,21 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task
-from limbeck.features import Taps
-from limbeck.teachers.adapter import Adapter
-from limbeck.teachers.backends import Engine
-from limbeck.teachers.backends.call_recorder import answered
-from limbeck.teachers.external.external_teacher import Foreign, unanswered
-from limbeck.teachers.model_fingerprint import of_network
+from limbeck.features import FeatureExtractor
+from limbeck.teachers.adapter import TeacherAdapter
+from limbeck.teachers.backends import InferenceBackend
+from limbeck.teachers.backends.call_recorder import compute_outputs
+from limbeck.teachers.external.external_teacher import ExternalTeacher, missing_rows
+from limbeck.teachers.model_fingerprint import fingerprint_network
 
-__all__ = ["Frozen"]
+__all__ = ["FrozenTeacher"]
 
-_training = attrgetter("training")
-_INSIDE = "module"
+_get_training = attrgetter("training")
+_WRAPPED_ATTRIBUTE = "module"
 
 
 @final
-class Frozen:
+class FrozenTeacher:
     """A teacher of flesh: a module in eval mode that gets no gradient.
 
     Arguments:
@@ -42,62 +42,66 @@ class Frozen:
     """
 
     def __init__(
-        self, network: nn.Module, taps: Mapping[str, str] | None = None, *, engine: Engine | str = "eager"
+        self,
+        network: nn.Module,
+        feature_layers: Mapping[str, str] | None = None,
+        *,
+        backend: InferenceBackend | str = "eager",
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         # Behind an adapter, a place is still named as in the network itself.
-        within = f"{_INSIDE}." if isinstance(network, Adapter) else ""
-        self.places = {name: within + place for name, place in (taps or {}).items()}
-        self.engine = Engine(engine) if isinstance(engine, str) else engine
-        self._refuse()
-        self.taps = Taps(network, self.places)
+        prefix = f"{_WRAPPED_ATTRIBUTE}." if isinstance(network, TeacherAdapter) else ""
+        self.feature_layers = {name: prefix + layer for name, layer in (feature_layers or {}).items()}
+        self.backend = InferenceBackend(backend) if isinstance(backend, str) else backend
+        self._check_settings()
+        self.feature_extractor = FeatureExtractor(network, self.feature_layers)
         self._modules = list(network.modules())
 
-    def answer(self, batch: Any, task: Task) -> Outputs:
+    def predict(self, batch: Any, task: Task) -> Outputs:
         """What the network says about ``batch``, as the task reads it, with the tapped features."""
-        if any(map(_training, self._modules)):
+        if any(map(_get_training, self._modules)):
             self.network.eval()
         with torch.no_grad():
-            if self.engine.name == "eager":
-                said = answered(self.network, self.taps, batch, task)
+            if self.backend.name == "eager":
+                outputs = compute_outputs(self.network, self.feature_extractor, batch, task)
             else:
-                said = self.engine.answer(self.network, self.places, batch, task)
-        return _absent(said) if getattr(self.network, "partial", False) else said
+                outputs = self.backend.predict(self.network, self.feature_layers, batch, task)
+        return _mask_missing_rows(outputs) if getattr(self.network, "allow_missing", False) else outputs
 
-    def move(self, change: Callable[[Tensor], Tensor]) -> None:
+    def to(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Apply to the weights what ``nn.Module.to`` applies to its own."""
-        before = self._kinds()
-        self.network._apply(change)  # type: ignore[no-untyped-call]
-        if self._kinds() != before:
-            self.engine.forget()
+        previous = self._devices_and_dtypes()
+        self.network._apply(fn)  # type: ignore[no-untyped-call]
+        if self._devices_and_dtypes() != previous:
+            self.backend.reset()
 
-    def tapped(self, places: Mapping[str, str]) -> Frozen:
+    def with_features(self, feature_layers: Mapping[str, str]) -> FrozenTeacher:
         """The same network with features read at ``places``."""
-        return Frozen(self.network, places, engine=self.engine)
+        return FrozenTeacher(self.network, feature_layers, backend=self.backend)
 
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """What it is: weights, layers, source text, and the places read."""
-        return of_network(self.network, self.places)
+        return fingerprint_network(self.network, self.feature_layers)
 
     def __repr__(self) -> str:
-        engine = "" if self.engine.name == "eager" else f", engine={self.engine.name!r}"
-        return f"Frozen({type(self.network).__name__}{engine})"
+        backend = "" if self.backend.name == "eager" else f", engine={self.backend.name!r}"
+        return f"Frozen({type(self.network).__name__}{backend})"
 
-    def _refuse(self) -> None:
-        self.engine.require_taps(self.places)
-        if isinstance(self.network, Foreign) and self.places:
+    def _check_settings(self) -> None:
+        self.backend.require_feature_support(self.feature_layers)
+        if isinstance(self.network, ExternalTeacher) and self.feature_layers:
             raise LimbeckError(
-                f"{self.network.called} gives answers only, so nothing in it can be tapped: {self.places}"
+                f"{self.network.name} gives answers only, so nothing in it can be tapped: {self.feature_layers}"
             )
-        if isinstance(self.network, Foreign) and self.engine.name != "eager":
-            raise LimbeckError(f"{self.network.called} answers by itself: leave engine {self.engine.name!r} away")
+        if isinstance(self.network, ExternalTeacher) and self.backend.name != "eager":
+            raise LimbeckError(f"{self.network.name} answers by itself: leave engine {self.backend.name!r} away")
 
-    def _kinds(self) -> set[tuple[torch.device, torch.dtype]]:
+    def _devices_and_dtypes(self) -> set[tuple[torch.device, torch.dtype]]:
         return {(tensor.device, tensor.dtype) for tensor in (*self.network.parameters(), *self.network.buffers())}
 
 
-def _absent(said: Outputs) -> Outputs:
+def _mask_missing_rows(outputs: Outputs) -> Outputs:
     """``said`` with the samples that were not answered, whose rows hold zeros from then on: a cache keeps numbers."""
-    rows = said.rows()
-    gone = unanswered(rows)
-    return replace(said, logits=rows.masked_fill(gone[:, None], 0.0), present=~gone)
+    logits = outputs.require_logits()
+    missing = missing_rows(logits)
+    return replace(outputs, logits=logits.masked_fill(missing[:, None], 0.0), valid=~missing)

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
-from limbeck.core.protocols import Task, TeacherSource
+from limbeck.core.protocols import Task, Teacher
 
-__all__ = ["Partial", "answered_samples"]
+__all__ = ["MaskedTeacher", "load_sample_mask"]
 
 
-def answered_samples(path: str | Path) -> Tensor:
+def load_sample_mask(path: str | Path) -> Tensor:
     """The mask in a ``.npy`` file: ``[samples]`` booleans by number of sample, true where a teacher has an answer."""
     import numpy as np
 
@@ -33,7 +33,7 @@ def answered_samples(path: str | Path) -> Tensor:
 
 
 @final
-class Partial:
+class MaskedTeacher:
     """A :class:`~limbeck.core.protocols.TeacherSource` that is ``present`` for a part of the samples only.
 
     Arguments:
@@ -46,67 +46,73 @@ class Partial:
     the others; one for which all are absent reaches no term on a teacher, and still those on the truth.
 
     >>> from limbeck.tasks import Classification
-    >>> from limbeck.teachers import Frozen
-    >>> teacher = Partial(Frozen(torch.nn.Linear(3, 2)), samples=torch.tensor([True, False]))
-    >>> teacher.answer({"input": torch.ones(2, 3), "index": torch.tensor([1, 0])}, Classification(2)).present
+    >>> from limbeck.teachers import FrozenTeacher
+    >>> teacher = MaskedTeacher(FrozenTeacher(torch.nn.Linear(3, 2)), sample_mask=torch.tensor([True, False]))
+    >>> teacher.predict({"input": torch.ones(2, 3), "index": torch.tensor([1, 0])}, Classification(2)).valid
     tensor([False,  True])
     """
 
     def __init__(
-        self, source: TeacherSource, *, samples: Tensor | None = None, unknown: Sequence[int] = ()
+        self, teacher: Teacher, *, sample_mask: Tensor | None = None, unknown_classes: Sequence[int] = ()
     ) -> None:  # fmt: skip
-        self._source, self._samples, self._unknown = source, samples, tuple(unknown)
+        self._teacher, self._sample_mask, self._unknown_classes = teacher, sample_mask, tuple(unknown_classes)
 
     @property
     def network(self) -> Any:
         """The teacher's network, or ``None`` where it is none."""
-        return getattr(self._source, "network", None)
+        return getattr(self._teacher, "network", None)
 
-    def answer(self, batch: Any, task: Task) -> Outputs:
+    def predict(self, batch: Any, task: Task) -> Outputs:
         """What the teacher says about ``batch``, with the samples it has no answer for."""
-        said = self._source.answer(batch, task)
-        masks = [mask for mask in (said.present, self._listed(batch), self._known(batch, task)) if mask is not None]
-        return replace(said, present=torch.stack(masks).all(dim=0)) if masks else said
+        outputs = self._teacher.predict(batch, task)
+        masks = [
+            mask
+            for mask in (outputs.valid, self._valid_by_sample(batch), self._valid_by_class(batch, task))
+            if mask is not None
+        ]
+        return replace(outputs, valid=torch.stack(masks).all(dim=0)) if masks else outputs
 
-    def tapped(self, places: Mapping[str, str]) -> Partial:
+    def with_features(self, feature_layers: Mapping[str, str]) -> MaskedTeacher:
         """The same with hidden features read at ``places``."""
-        source: Any = self._source
-        if not hasattr(source, "tapped"):
-            raise LimbeckError(f"{source!r} is no network, so it cannot be tapped")
-        return Partial(source.tapped(places), samples=self._samples, unknown=self._unknown)
+        teacher: Any = self._teacher
+        if not hasattr(teacher, "with_features"):
+            raise LimbeckError(f"{teacher!r} is no network, so it cannot be tapped")
+        return MaskedTeacher(
+            teacher.with_features(feature_layers), sample_mask=self._sample_mask, unknown_classes=self._unknown_classes
+        )
 
-    def move(self, change: Callable[[Tensor], Tensor]) -> None:
+    def to(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Take the teacher along to another device or precision."""
-        if (move := getattr(self._source, "move", None)) is not None:
-            move(change)
+        if (to := getattr(self._teacher, "to", None)) is not None:
+            to(fn)
 
-    def finish(self) -> None:
+    def close(self) -> None:
         """A training has ended."""
-        if (finish := getattr(self._source, "finish", None)) is not None:
-            finish()
+        if (close := getattr(self._teacher, "finish", None)) is not None:
+            close()
 
-    def _listed(self, batch: Any) -> Tensor | None:
-        if self._samples is None:
+    def _valid_by_sample(self, batch: Any) -> Tensor | None:
+        if self._sample_mask is None:
             return None
-        index = batch.get("index") if isinstance(batch, Mapping) else None
-        if not isinstance(index, Tensor):
+        sample_ids = batch.get("index") if isinstance(batch, Mapping) else None
+        if not isinstance(sample_ids, Tensor):
             raise LimbeckError(
                 "a teacher's mask goes by the number of each sample, and the batch carries none under 'index': use "
                 "limbeck.data's"
             )
-        if len(index) and int(index.max()) >= len(self._samples):
+        if len(sample_ids) and int(sample_ids.max()) >= len(self._sample_mask):
             raise LimbeckError(
-                f"the batch has the sample {int(index.max())}, and the teacher's mask {len(self._samples)} samples, "
+                f"the batch has the sample {int(sample_ids.max())}, and the teacher's mask {len(self._sample_mask)} samples, "
                 "counted from 0: give one for the whole training part"
             )
-        return self._samples.to(index.device)[index]
+        return self._sample_mask.to(sample_ids.device)[sample_ids]
 
-    def _known(self, batch: Any, task: Task) -> Tensor | None:
-        if not self._unknown or (target := task.target(batch)) is None:
+    def _valid_by_class(self, batch: Any, task: Task) -> Tensor | None:
+        if not self._unknown_classes or (target := task.target(batch)) is None:
             return None
         if target.ndim == 2:
-            return ~(target[:, list(self._unknown)] > 0).any(dim=1)
-        return ~torch.isin(target, torch.tensor(self._unknown, device=target.device))
+            return ~(target[:, list(self._unknown_classes)] > 0).any(dim=1)
+        return ~torch.isin(target, torch.tensor(self._unknown_classes, device=target.device))
 
     def __repr__(self) -> str:
-        return f"Partial({self._source!r})"
+        return f"Partial({self._teacher!r})"

@@ -10,30 +10,30 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["of_network"]
+__all__ = ["fingerprint_network"]
 
 
-def of_network(network: nn.Module, taps: Mapping[str, str]) -> str:
+def fingerprint_network(network: nn.Module, feature_layers: Mapping[str, str]) -> str:
     """A hash of a network's weights and buffers, its layers and their settings, its source text, and what is tapped.
 
     >>> one, other = nn.Linear(2, 2), nn.Linear(2, 2)
-    >>> of_network(one, {}) == of_network(one, {}), of_network(one, {}) == of_network(other, {})
+    >>> fingerprint_network(one, {}) == fingerprint_network(one, {}), fingerprint_network(one, {}) == fingerprint_network(other, {})
     (True, False)
     """
-    found = hashlib.sha256(f"{network!r}\n{sorted(taps.items())}\n".encode())
-    for kind in dict.fromkeys(type(module) for module in network.modules()):
-        found.update(f"{kind.__module__}.{kind.__qualname__}\n{_source(kind)}\n".encode())
+    hasher = hashlib.sha256(f"{network!r}\n{sorted(feature_layers.items())}\n".encode())
+    for module_type in dict.fromkeys(type(module) for module in network.modules()):
+        hasher.update(f"{module_type.__module__}.{module_type.__qualname__}\n{_class_source(module_type)}\n".encode())
     for name, tensor in network.state_dict().items():
-        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        hasher.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        hasher.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
 
 
-def _source(kind: type[Any]) -> str:
+def _class_source(module_type: type[Any]) -> str:
     """The text of a user's class, whose forward may change while its weights stay; torch's own goes by its version."""
-    if kind.__module__.split(".")[0] == "torch":
+    if module_type.__module__.split(".")[0] == "torch":
         return torch.__version__
     try:
-        return inspect.getsource(kind)
+        return inspect.getsource(module_type)
     except (OSError, TypeError):  # made in a console, or compiled
         return ""

@@ -11,21 +11,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["by_cross_entropy", "by_draw", "by_entropy", "by_share", "pooled_logits", "pooled_probabilities"]
+__all__ = [
+    "cross_entropy_weights",
+    "first_valid_weights",
+    "entropy_weights",
+    "normalize_weights",
+    "average_logits",
+    "average_probabilities",
+]
 
 
-def by_share(shares: Tensor, here: Tensor) -> Tensor:
+def normalize_weights(weights: Tensor, valid: Tensor) -> Tensor:
     """Each teacher's share, the same for every row, among those who answered it; ``shares`` ``[teachers]`` above zero.
 
-    >>> by_share(torch.tensor([3.0, 1.0]), torch.tensor([[True, False], [True, True]]))
+    >>> normalize_weights(torch.tensor([3.0, 1.0]), torch.tensor([[True, False], [True, True]]))
     tensor([[0.7500, 0.0000],
             [0.2500, 1.0000]])
     """
-    weight = shares[:, None] * here
-    return weight / weight.sum(dim=0).clamp(min=torch.finfo(shares.dtype).tiny)
+    weighted = weights[:, None] * valid
+    return weighted / weighted.sum(dim=0).clamp(min=torch.finfo(weights.dtype).tiny)
 
 
-def by_entropy(rows: Tensor, here: Tensor) -> Tensor:
+def entropy_weights(logits: Tensor, valid: Tensor) -> Tensor:
     """More for whoever is surer of a row: the weights of :func:`by_cross_entropy`, by the entropy of each answer.
 
     It needs no label. Entropy as the measure is that of Kwon et al., *Adaptive Knowledge Distillation Based on
@@ -33,13 +40,13 @@ def by_entropy(rows: Tensor, here: Tensor) -> Tensor:
     most.
 
     >>> even, sure = torch.tensor([[0.0, 0.0]]), torch.tensor([[9.0, -9.0]])
-    >>> by_entropy(torch.stack([even, sure]), torch.ones(2, 1, dtype=torch.bool)).T
+    >>> entropy_weights(torch.stack([even, sure]), torch.ones(2, 1, dtype=torch.bool)).T
     tensor([[0.3333, 0.6667]])
     """
-    return _less_to_doubt(torch.special.entr(F.softmax(rows, dim=2)).sum(dim=2), here)
+    return _inverse_softmax_weights(torch.special.entr(F.softmax(logits, dim=2)).sum(dim=2), valid)
 
 
-def by_cross_entropy(rows: Tensor, target: Tensor, here: Tensor) -> Tensor:
+def cross_entropy_weights(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """More for whoever is nearer to the truth of a row: (1 − exp L_k / Σ_j exp L_j) / (K − 1), L the cross-entropy.
 
     That is CA-MKD of Zhang, Chen & Wang, *Confidence-Aware Multi-Teacher Knowledge Distillation* (ICASSP 2022,
@@ -49,55 +56,55 @@ def by_cross_entropy(rows: Tensor, target: Tensor, here: Tensor) -> Tensor:
     alike.
 
     >>> rows = torch.tensor([[[0.0, 0.0]], [[1.0986123, 0.0]]])  # the truth has 1/2 and 3/4
-    >>> by_cross_entropy(rows, torch.tensor([0]), torch.ones(2, 1, dtype=torch.bool)).T
+    >>> cross_entropy_weights(rows, torch.tensor([0]), torch.ones(2, 1, dtype=torch.bool)).T
     tensor([[0.4000, 0.6000]])
     """
-    log_p = F.log_softmax(rows, dim=2)
+    log_p = F.log_softmax(logits, dim=2)
     if target.ndim == 2:
-        wanted = target.to(rows)
+        target_probabilities = target.to(logits)
     else:
-        known = target >= 0
-        wanted = F.one_hot(target.where(known, 0), rows.shape[2]).to(rows) * known[:, None]
+        is_labeled = target >= 0
+        target_probabilities = F.one_hot(target.where(is_labeled, 0), logits.shape[2]).to(logits) * is_labeled[:, None]
     # Nothing wanted of an impossible class (logit −inf) costs 0, not 0 · inf.
-    doubt = -(wanted * log_p.masked_fill((wanted == 0).expand_as(log_p), 0.0)).sum(dim=2)
-    return _less_to_doubt(doubt.clamp(max=torch.finfo(rows.dtype).max), here)
+    loss = -(target_probabilities * log_p.masked_fill((target_probabilities == 0).expand_as(log_p), 0.0)).sum(dim=2)
+    return _inverse_softmax_weights(loss.clamp(max=torch.finfo(logits.dtype).max), valid)
 
 
-def by_draw(order: Tensor, here: Tensor) -> Tensor:
+def first_valid_weights(order: Tensor, valid: Tensor) -> Tensor:
     """The whole weight for the first in ``order`` (``[teachers]`` places) that answered the row.
 
-    >>> by_draw(torch.tensor([1, 0]), torch.tensor([[True, True], [True, False]]))
+    >>> first_valid_weights(torch.tensor([1, 0]), torch.tensor([[True, True], [True, False]]))
     tensor([[0., 1.],
             [1., 0.]])
     """
-    first = here[order].long().argmax(dim=0)
-    weight = torch.zeros(here.shape, device=here.device)
-    return weight.scatter(0, order[first][None], 1.0) * here
+    first = valid[order].long().argmax(dim=0)
+    weight = torch.zeros(valid.shape, device=valid.device)
+    return weight.scatter(0, order[first][None], 1.0) * valid
 
 
-def pooled_logits(rows: Tensor, weight: Tensor) -> Tensor:
+def average_logits(logits: Tensor, weight: Tensor) -> Tensor:
     """The weighted mean of logits, ``[rows, classes]``: a geometric mean of the teachers' distributions."""
     # Who has no weight says nothing: not 0 · −inf for a class that is impossible to it.
-    return (rows * weight.unsqueeze(2)).masked_fill((weight == 0).unsqueeze(2), 0.0).sum(dim=0)
+    return (logits * weight.unsqueeze(2)).masked_fill((weight == 0).unsqueeze(2), 0.0).sum(dim=0)
 
 
-def pooled_probabilities(rows: Tensor, weight: Tensor, *, tau: float = 1.0) -> Tensor:
+def average_probabilities(logits: Tensor, weight: Tensor, *, temperature: float = 1.0) -> Tensor:
     """``tau`` · the logarithm of the weighted mean of probabilities at temperature ``tau``, ``[rows, classes]``.
 
     A term that softens it by the same ``tau`` meets exactly the mean of the softened answers.
 
-    >>> pooled_probabilities(torch.tensor([[[1.0986123, 0.0]], [[0.0, 0.0]]]), torch.full((2, 1), 0.5)).exp()
+    >>> average_probabilities(torch.tensor([[[1.0986123, 0.0]], [[0.0, 0.0]]]), torch.full((2, 1), 0.5)).exp()
     tensor([[0.6250, 0.3750]])
     """
-    none = weight == 0
+    is_zero = weight == 0
     # Not log(0): its gradient would be NaN where the weights are learned.
-    log_weight = weight.masked_fill(none, 1.0).log().masked_fill(none, -torch.inf)
-    return tau * torch.logsumexp(F.log_softmax(rows / tau, dim=2) + log_weight.unsqueeze(2), dim=0)
+    log_weight = weight.masked_fill(is_zero, 1.0).log().masked_fill(is_zero, -torch.inf)
+    return temperature * torch.logsumexp(F.log_softmax(logits / temperature, dim=2) + log_weight.unsqueeze(2), dim=0)
 
 
-def _less_to_doubt(doubt: Tensor, here: Tensor) -> Tensor:
+def _inverse_softmax_weights(loss: Tensor, valid: Tensor) -> Tensor:
     """(1 − softmax over teachers of ``doubt``) / (K − 1), over the K that answered."""
-    many = here.sum(dim=0)
-    share = F.softmax(doubt.masked_fill(~here, -torch.inf), dim=0)
-    weight = ((1 - share) / (many - 1).clamp(min=1)).where(many > 1, 1.0)
-    return weight.masked_fill(~here, 0.0)
+    num_valid = valid.sum(dim=0)
+    fraction = F.softmax(loss.masked_fill(~valid, -torch.inf), dim=0)
+    weight = ((1 - fraction) / (num_valid - 1).clamp(min=1)).where(num_valid > 1, 1.0)
+    return weight.masked_fill(~valid, 0.0)

@@ -1,6 +1,6 @@
 """The contract suites, for limbeck's own terms and for yours: ``check_term(MyTerm())`` in your tests."""
 
-from limbeck.testing.check_loss import CLAIMS, check_term
-from limbeck.testing.contexts import make_exchange
+from limbeck.testing.check_loss import CHECKS, check_loss
+from limbeck.testing.contexts import make_context
 
-__all__ = ["CLAIMS", "check_term", "make_exchange"]
+__all__ = ["CHECKS", "check_loss", "make_context"]

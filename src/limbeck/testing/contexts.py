@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 
-__all__ = ["make_exchange"]
+__all__ = ["make_context"]
 
 Shapes = Mapping[str, Sequence[int]]
 
 
-def make_exchange(
-    *, rows: int = 6, classes: int = 5, student_taps: Shapes | None = None, teacher_taps: Shapes | None = None,
-    teachers: Sequence[str] = ("teacher",), scale: float = 1.0, dtype: torch.dtype = torch.float32, seed: int = 0,
+def make_context(
+    *, rows: int = 6, classes: int = 5, student_feature_shapes: Shapes | None = None, teacher_feature_shapes: Shapes | None = None,
+    teacher_names: Sequence[str] = ("teacher",), scale: float = 1.0, dtype: torch.dtype = torch.float32, seed: int = 0,
     progress: Progress = Progress(step=1, steps=4),
-) -> Exchange:  # fmt: skip
+) -> LossContext:  # fmt: skip
     """A student and its teachers on one batch of ``rows`` samples, all of whose tensors ask for gradients.
 
     Arguments:
@@ -34,26 +34,34 @@ def make_exchange(
         seed: of all numbers.
         progress: how far training is.
 
-    >>> make_exchange(rows=2, classes=3).student.rows().shape
+    >>> make_context(rows=2, classes=3).student.require_logits().shape
     torch.Size([2, 3])
     """
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
 
-    def numbers(*shape: int) -> Tensor:
-        return (torch.randn(*shape, generator=draw) * scale).to(dtype).requires_grad_()
+    def random_tensor(*shape: int) -> Tensor:
+        return (torch.randn(*shape, generator=generator) * scale).to(dtype).requires_grad_()
 
-    def outputs(taps: Shapes) -> Outputs:
-        heard = {name: numbers(rows, *shape) for name, shape in taps.items()}
-        return Outputs(logits=numbers(rows, classes), taps=heard)
+    def random_outputs(feature_shapes: Shapes) -> Outputs:
+        features = {name: random_tensor(rows, *shape) for name, shape in feature_shapes.items()}
+        return Outputs(logits=random_tensor(rows, classes), features=features)
 
-    shapes = {"mid": (8, 4, 4)} if student_taps is None else student_taps
-    student = outputs(shapes)
-    others = {name: outputs(shapes if teacher_taps is None else teacher_taps) for name in teachers}
-    said = list(others.values())
-    together = said[0] if len(said) == 1 else None
-    if len(said) > 1:
-        together = Outputs(logits=torch.stack([one.rows() for one in said]).mean(0))
-    target = torch.randint(classes, (rows,), generator=draw)
-    return Exchange(
-        student=student, teachers=others, teacher=together, target=target, index=torch.arange(rows), progress=progress
+    shapes = {"mid": (8, 4, 4)} if student_feature_shapes is None else student_feature_shapes
+    student = random_outputs(shapes)
+    teacher_outputs = {
+        name: random_outputs(shapes if teacher_feature_shapes is None else teacher_feature_shapes)
+        for name in teacher_names
+    }
+    outputs_list = list(teacher_outputs.values())
+    combined = outputs_list[0] if len(outputs_list) == 1 else None
+    if len(outputs_list) > 1:
+        combined = Outputs(logits=torch.stack([output.require_logits() for output in outputs_list]).mean(0))
+    target = torch.randint(classes, (rows,), generator=generator)
+    return LossContext(
+        student=student,
+        teachers=teacher_outputs,
+        teacher=combined,
+        target=target,
+        sample_ids=torch.arange(rows),
+        progress=progress,
     )

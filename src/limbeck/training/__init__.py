@@ -1,11 +1,11 @@
 """The training loop and what keeps its work safe: checkpoints, resume, seeds, watchers. Only this room knows Fabric."""
 
-from limbeck.training.checkpoint import Diverged, Stopped
-from limbeck.training.config import Training
-from limbeck.training.distributed import Processes, join, launched
-from limbeck.training.fit import Run, fit, one_device
-from limbeck.training.freeze import frozen
+from limbeck.training.checkpoint import TrainingDiverged, TrainingInterrupted
+from limbeck.training.config import TrainingConfig
+from limbeck.training.distributed import Processes, init_processes, make_fabric
+from limbeck.training.fit import FitResult, fit, make_single_device_fabric
+from limbeck.training.freeze import freeze_modules
 
 __all__ = [
-    "Diverged", "Processes", "Run", "Stopped", "Training", "fit", "frozen", "join", "launched", "one_device",
+    "TrainingDiverged", "Processes", "FitResult", "TrainingInterrupted", "TrainingConfig", "fit", "freeze_modules", "init_processes", "make_fabric", "make_single_device_fabric",
 ]  # fmt: skip

@@ -18,44 +18,44 @@ from limbeck.core.errors import LimbeckError
 from limbeck.utils.io import write_atomically
 
 __all__ = [
-    "Diverged",
-    "Stopped",
-    "listen_for_signals",
-    "load",
-    "random_states",
-    "restore_random_states",
-    "save",
-    "seed_all",
+    "TrainingDiverged",
+    "TrainingInterrupted",
+    "catch_signals",
+    "load_checkpoint",
+    "get_rng_states",
+    "set_rng_states",
+    "save_checkpoint",
+    "seed_everything",
 ]
 
 _FORMAT = 1
 
 
-class Diverged(LimbeckError):
+class TrainingDiverged(LimbeckError):
     """The loss or the weights are no longer finite, since ``step``."""
 
-    def __init__(self, sentence: str, *, step: int = 0) -> None:
+    def __init__(self, message: str, *, step: int = 0) -> None:
         self.step = step
-        super().__init__(sentence)
+        super().__init__(message)
 
 
-class Stopped(LimbeckError):
+class TrainingInterrupted(LimbeckError):
     """A signal asked for an end; the work is saved. ``told``: another process of the run says so already."""
 
-    def __init__(self, number: int, path: Path | None, *, told: bool = False) -> None:
-        self.signal, self.told = number, told
-        where = (
+    def __init__(self, signum: int, path: Path | None, *, reported: bool = False) -> None:
+        self.signal, self.reported = signum, reported
+        outcome = (
             f"the work is saved in {path}; go on with --resume" if path else "nothing was saved: no folder was given"
         )
-        super().__init__(f"stopped by {signal.Signals(number).name}: {where}")
+        super().__init__(f"stopped by {signal.Signals(signum).name}: {outcome}")
 
 
-def save(path: Path, state: Mapping[str, Any]) -> None:
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write ``state`` (tensors and plain values) whole, or leave the old file."""
     write_atomically(path, lambda partial: torch.save({"format": _FORMAT, **state}, partial))
 
 
-def load(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint; nothing in it is executed."""
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
@@ -69,14 +69,14 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def seed_all(seed: int) -> None:
+def seed_everything(seed: int) -> None:
     """Seed torch, numpy and Python, for whoever draws from them (dropout, a user's own transform)."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
 
-def random_states() -> dict[str, Any]:
+def get_rng_states() -> dict[str, Any]:
     """Every generator's state as tensors and plain values."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
@@ -88,7 +88,7 @@ def random_states() -> dict[str, Any]:
     }
 
 
-def restore_random_states(states: Mapping[str, Any]) -> None:
+def set_rng_states(states: Mapping[str, Any]) -> None:
     """Put the generators back where :func:`random_states` found them."""
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():
@@ -100,23 +100,23 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def listen_for_signals() -> Iterator[list[int]]:
+def catch_signals() -> Iterator[list[int]]:
     """Collect Ctrl-C and SIGTERM instead of dying, so that the loop can end a step and save; a second one kills."""
-    heard: list[int] = []
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield heard
+        yield received
         return
 
-    before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous_handlers = {int(signum): signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
-        signal.signal(number, before[number])
+    def handle(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        signal.signal(signum, previous_handlers[signum])
 
-    for number in before:
-        signal.signal(number, hear)
+    for signum in previous_handlers:
+        signal.signal(signum, handle)
     try:
-        yield heard
+        yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for signum, handler in previous_handlers.items():
+            signal.signal(signum, handler)

@@ -12,18 +12,18 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.pair_batches import Sampling
+from limbeck.data.pair_batches import BatchPairing
 
-__all__ = ["Training"]
+__all__ = ["TrainingConfig"]
 
 
-def _adamw(parameters: Iterable[nn.Parameter]) -> Optimizer:
+def _default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return torch.optim.AdamW(parameters, lr=1e-3)
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
+class TrainingConfig:
     """Settings of one training.
 
     Arguments:
@@ -45,32 +45,34 @@ class Training:
             before. An epoch has as many batches in each case. See :mod:`limbeck.data.pair_batches`.
     """
 
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = _adamw
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = _default_optimizer
     scheduler: Callable[[Optimizer, int], LRScheduler | Any] | None = None
-    per: Literal["step", "epoch"] = "step"
-    batch: int = 64
-    accumulate: int = 1
-    clip: float | None = None
-    ema: float | None = None
-    patience: int | None = None
-    keep: Literal["last", "best"] = "last"
-    checkpoint_every: float = 30.0
-    workers: int = 0
-    sampling: Sampling = "plain"
+    scheduler_interval: Literal["step", "epoch"] = "step"
+    batch_size: int = 64
+    grad_accum_steps: int = 1
+    max_grad_norm: float | None = None
+    ema_decay: float | None = None
+    early_stopping_patience: int | None = None
+    keep_weights: Literal["last", "best"] = "last"
+    checkpoint_every_seconds: float = 30.0
+    num_workers: int = 0
+    batch_pairing: BatchPairing = "plain"
 
     def __post_init__(self) -> None:
         for name in ("batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise LimbeckError(f"training.{name} is at least 1, not {getattr(self, name)}")
-        if self.sampling not in get_args(Sampling):
-            raise LimbeckError(f"training.sampling is one of {', '.join(get_args(Sampling))}, not {self.sampling!r}")
-        if self.sampling != "plain" and self.batch % 2:
+        if self.batch_pairing not in get_args(BatchPairing):
             raise LimbeckError(
-                f"with training.sampling {self.sampling} a batch has two halves, and {self.batch} is odd"
+                f"training.sampling is one of {', '.join(get_args(BatchPairing))}, not {self.batch_pairing!r}"
             )
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise LimbeckError(f"training.ema is a decay between 0 and 1, such as 0.999, not {self.ema}")
-        if self.clip is not None and not self.clip > 0:
-            raise LimbeckError(f"training.clip is a norm above 0, not {self.clip}")
-        if self.patience is not None and self.patience < 1:
-            raise LimbeckError(f"training.patience is at least 1 epoch, not {self.patience}")
+        if self.batch_pairing != "plain" and self.batch_size % 2:
+            raise LimbeckError(
+                f"with training.sampling {self.batch_pairing} a batch has two halves, and {self.batch_size} is odd"
+            )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise LimbeckError(f"training.ema is a decay between 0 and 1, such as 0.999, not {self.ema_decay}")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise LimbeckError(f"training.clip is a norm above 0, not {self.max_grad_norm}")
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise LimbeckError(f"training.patience is at least 1 epoch, not {self.early_stopping_patience}")

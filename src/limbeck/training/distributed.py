@@ -24,26 +24,44 @@ from limbeck.core.errors import LimbeckError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Agreement", "Elsewhere", "Processes", "Strategy", "from_all", "join", "launched", "raise_together"]
+__all__ = [
+    "MaxReducer",
+    "RemoteProcessError",
+    "Processes",
+    "Strategy",
+    "all_gather_object",
+    "init_processes",
+    "make_fabric",
+    "raise_on_all_ranks",
+]
 
 Strategy = Literal["auto", "ddp", "fsdp"]
 T = TypeVar("T")
 
-_STEP: Final = timedelta(minutes=30)  # the longest that one process may be behind the others in a training
-_ALONE: Final = timedelta(days=2)  # the longest that the first may measure, export and report while the others wait
-_PLACE: Final = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_LOST: Final = ("Connection closed by peer", "Connection reset", "Broken pipe", "Timed out", "gloo", "NCCL")
+_STEP_TIMEOUT: Final = timedelta(minutes=30)  # the longest that one process may be behind the others in a training
+_RANK_ZERO_TIMEOUT: Final = timedelta(
+    days=2
+)  # the longest that the first may measure, export and report while the others wait
+_RENDEZVOUS_VARIABLES: Final = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_CONNECTION_ERRORS: Final = (
+    "Connection closed by peer",
+    "Connection reset",
+    "Broken pipe",
+    "Timed out",
+    "gloo",
+    "NCCL",
+)
 
 
 @final
-class Elsewhere(LimbeckError):
+class RemoteProcessError(LimbeckError):
     """Another process of this run failed; it tells the user itself, and this one ends with the same status."""
 
-    told = True
+    reported = True
 
-    def __init__(self, rank: int, sentence: str, status: int) -> None:
+    def __init__(self, rank: int, message: str, status: int) -> None:
         self.signal = status - 128
-        super().__init__(f"process {rank} of this run ended: {sentence}")
+        super().__init__(f"process {rank} of this run ended: {message}")
 
 
 @final
@@ -58,61 +76,61 @@ class Processes:
     """
 
     rank: int = 0
-    world: int = 1
-    waiting: Any = None
+    world_size: int = 1
+    group: Any = None
 
-    def first(self, work: Callable[[], T]) -> T:
+    def run_on_rank_zero(self, fn: Callable[[], T]) -> T:
         """What ``work`` gives (plain data), done by the first process while the others wait; its failure is theirs."""
-        if self.world == 1:
-            return work()
-        said: list[Any] = [None]
+        if self.world_size == 1:
+            return fn()
+        payload: list[Any] = [None]
         if self.rank:
-            dist.broadcast_object_list(said, 0, group=self.waiting)
+            dist.broadcast_object_list(payload, 0, group=self.group)
         else:
             try:
-                said[0] = (work(), None)
-                pickle.dumps(said[0])
+                payload[0] = (fn(), None)
+                pickle.dumps(payload[0])
             except BaseException as error:
-                dist.broadcast_object_list([(None, _told(error))], 0, group=self.waiting)
+                dist.broadcast_object_list([(None, _describe_failure(error))], 0, group=self.group)
                 raise
-            dist.broadcast_object_list(said, 0, group=self.waiting)
-        value, failure = said[0]
+            dist.broadcast_object_list(payload, 0, group=self.group)
+        value, failure = payload[0]
         if failure is not None:
-            raise Elsewhere(0, *failure)
+            raise RemoteProcessError(0, *failure)
         return value  # type: ignore[no-any-return]
 
-    def each(self, work: Callable[[], T]) -> T:
+    def run_on_all_ranks(self, fn: Callable[[], T]) -> T:
         """What ``work`` gives, done by every process on its own; where it fails in any, it fails in all.
 
         The first process that failed says why; ``work`` must not wait for other processes.
         """
-        if self.world == 1:
-            return work()
+        if self.world_size == 1:
+            return fn()
         value: T | None = None
         failure: BaseException | None = None
         try:
-            value = work()
+            value = fn()
         except BaseException as error:
             failure = error
-        failures: list[Any] = [None] * self.world
-        dist.all_gather_object(failures, None if failure is None else _told(failure), group=self.waiting)
-        guilty = next((rank for rank, said in enumerate(failures) if said is not None), None)
-        if failure is not None and guilty == self.rank:
+        failures: list[Any] = [None] * self.world_size
+        dist.all_gather_object(failures, None if failure is None else _describe_failure(failure), group=self.group)
+        failed_rank = next((rank for rank, entry in enumerate(failures) if entry is not None), None)
+        if failure is not None and failed_rank == self.rank:
             raise failure
-        if guilty is not None:
-            raise Elsewhere(guilty, *failures[guilty])
+        if failed_rank is not None:
+            raise RemoteProcessError(failed_rank, *failures[failed_rank])
         return value  # type: ignore[return-value]
 
-    def gathered(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """``value`` (plain data) of every process, in their order; all have to call it."""
-        if self.world == 1:
+        if self.world_size == 1:
             return [value]
-        everyone: list[Any] = [None] * self.world
-        dist.all_gather_object(everyone, value, group=self.waiting)
-        return everyone
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
 
     @contextmanager
-    def one_fate(self) -> Iterator[None]:
+    def distributed_errors(self) -> Iterator[None]:
         """Within, what can go wrong between processes is one sentence: most of all that another one died."""
         try:
             yield
@@ -123,23 +141,25 @@ class Processes:
                     "parts of the student have no share in the loss, and DDP waits for their gradients: hold them "
                     "still (frozen: in a stage), or train in one process"
                 ) from error
-            if self.world == 1 or not (isinstance(error, dist.DistError) or any(word in text for word in _LOST)):
+            if self.world_size == 1 or not (
+                isinstance(error, dist.DistError) or any(word in text for word in _CONNECTION_ERRORS)
+            ):
                 raise
             raise LimbeckError(
-                f"process {self.rank} of {self.world} lost the others: one of them ended or did not answer, and its "
+                f"process {self.rank} of {self.world_size} lost the others: one of them ended or did not answer, and its "
                 "own message says why; go on with --resume when that is mended"
             ) from error
 
 
-def join() -> Processes:
+def init_processes() -> Processes:
     """Meet the other processes of this run, where there are any."""
-    if _world() == 1:
+    if _world_size() == 1:
         return Processes()
-    _meet()
-    return Processes(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=_ALONE))
+    _init_process_group()
+    return Processes(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=_RANK_ZERO_TIMEOUT))
 
 
-def launched(*, strategy: Strategy = "auto", precision: Any = "32-true", loggers: Sequence[Any] = ()) -> Fabric:
+def make_fabric(*, strategy: Strategy = "auto", precision: Any = "32-true", loggers: Sequence[Any] = ()) -> Fabric:
     """A Fabric for the processes that ``torchrun`` started; for the best single device where it started none.
 
     Arguments:
@@ -151,32 +171,32 @@ def launched(*, strategy: Strategy = "auto", precision: Any = "32-true", loggers
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-    from limbeck.training.fsdp import sharding
-    from limbeck.training.precision import mixed
+    from limbeck.training.fsdp import make_fsdp_strategy
+    from limbeck.training.precision import make_precision_kwargs
 
-    told = mixed(precision)
-    world = _world()
-    if world == 1:
+    precision_kwargs = make_precision_kwargs(precision)
+    world_size = _world_size()
+    if world_size == 1:
         if strategy != "auto":
             raise LimbeckError(
                 f"the strategy {strategy!r} spreads a training over processes, and there is one: start several with "
                 "torchrun --nproc-per-node N -m limbeck distill …, or set training.strategy to auto"
             )
-        return Fabric(accelerator="auto", devices=1, loggers=list(loggers), **told)
-    _meet()
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+        return Fabric(accelerator="auto", devices=1, loggers=list(loggers), **precision_kwargs)
+    _init_process_group()
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
     fabric = Fabric(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
-        devices=here, num_nodes=world // here, strategy="ddp" if strategy != "fsdp" else sharding(world),
+        devices=local_world_size, num_nodes=world_size // local_world_size, strategy="ddp" if strategy != "fsdp" else make_fsdp_strategy(world_size),
         # SLURM is recognised by Fabric as well, which then looks for one task a device, and torchrun is one a machine.
-        plugins=[TorchElasticEnvironment(), *told["plugins"]], precision=told["precision"], loggers=list(loggers),
+        plugins=[TorchElasticEnvironment(), *precision_kwargs["plugins"]], precision=precision_kwargs["precision"], loggers=list(loggers),
     )  # fmt: skip
     fabric.launch()
     return fabric
 
 
 @final
-class Agreement:
+class MaxReducer:
     """What one process wants, all do: the largest of each number over all processes.
 
     Asked in every step, by all alike. Waiting for each other's answer would cost as much as a small network's step, so
@@ -184,44 +204,48 @@ class Agreement:
     """
 
     def __init__(self, fabric: Fabric) -> None:
-        self._several = fabric.world_size > 1
+        self._is_distributed = fabric.world_size > 1
         # On the CPU where it can be: asking a GPU each step would make the processor wait for it.
-        by_cpu = self._several and "gloo" in str(dist.get_backend_config())
-        self._device = torch.device("cpu") if by_cpu else fabric.device
-        self._asked: tuple[Any, torch.Tensor] | None = None
+        uses_gloo = self._is_distributed and "gloo" in str(dist.get_backend_config())
+        self._device = torch.device("cpu") if uses_gloo else fabric.device
+        self._pending: tuple[Any, torch.Tensor] | None = None
 
-    def now(self, *numbers: int) -> list[int]:
+    def reduce(self, *numbers: int) -> list[int]:
         """The answer, at least that of the question before."""
-        before = self.later(*numbers)
-        return [max(pair) for pair in zip(before, self._answer(len(numbers)), strict=True)] if self._several else before
+        previous = self.reduce_async(*numbers)
+        return (
+            [max(pair) for pair in zip(previous, self._wait(len(numbers)), strict=True)]
+            if self._is_distributed
+            else previous
+        )
 
-    def later(self, *numbers: int) -> list[int]:
+    def reduce_async(self, *numbers: int) -> list[int]:
         """The answer to the question before, zeros at first; in a single process, that of now."""
-        if not self._several:
+        if not self._is_distributed:
             return list(numbers)
-        before = self._answer(len(numbers))
-        mine = torch.tensor(numbers, dtype=torch.int64, device=self._device)
-        self._asked = dist.all_reduce(mine, dist.ReduceOp.MAX, async_op=True), mine
-        return before
+        previous = self._wait(len(numbers))
+        tensor = torch.tensor(numbers, dtype=torch.int64, device=self._device)
+        self._pending = dist.all_reduce(tensor, dist.ReduceOp.MAX, async_op=True), tensor
+        return previous
 
-    def _answer(self, many: int) -> list[int]:
-        if self._asked is None:
-            return [0] * many
-        (work, most), self._asked = self._asked, None
+    def _wait(self, count: int) -> list[int]:
+        if self._pending is None:
+            return [0] * count
+        (work, maximum), self._pending = self._pending, None
         work.wait()
-        return [int(number) for number in most.tolist()]
+        return [int(number) for number in maximum.tolist()]
 
 
-def from_all(fabric: Fabric, value: T) -> list[T]:
+def all_gather_object(fabric: Fabric, value: T) -> list[T]:
     """``value`` (plain data or tensors) of every process, in their order."""
     if fabric.world_size == 1:
         return [value]
-    everyone: list[Any] = [None] * fabric.world_size
-    dist.all_gather_object(everyone, value)
-    return everyone
+    values: list[Any] = [None] * fabric.world_size
+    dist.all_gather_object(values, value)
+    return values
 
 
-def raise_together(fabric: Fabric, error: LimbeckError | None) -> None:
+def raise_on_all_ranks(fabric: Fabric, error: LimbeckError | None) -> None:
     """Raise ``error``, in all processes where one of them has any.
 
     One of them says it: the first, of those whose error came about at the earliest ``step``, where errors have one.
@@ -230,34 +254,40 @@ def raise_together(fabric: Fabric, error: LimbeckError | None) -> None:
         if error is not None:
             raise error
         return
-    said = from_all(fabric, None if error is None else (getattr(error, "step", 0), _told(error)))
-    failures = [(one[0], rank, one[1]) for rank, one in enumerate(said) if one is not None]
+    reports = all_gather_object(
+        fabric, None if error is None else (getattr(error, "step", 0), _describe_failure(error))
+    )
+    failures = [(report[0], rank, report[1]) for rank, report in enumerate(reports) if report is not None]
     if failures:
-        _, guilty, failure = min(failures)
-        raise error if error is not None and guilty == fabric.global_rank else Elsewhere(guilty, *failure)
+        _, failed_rank, failure = min(failures)
+        raise (
+            error
+            if error is not None and failed_rank == fabric.global_rank
+            else RemoteProcessError(failed_rank, *failure)
+        )
 
 
-def _world() -> int:
-    met = dist.is_available() and dist.is_initialized()
-    return dist.get_world_size() if met else int(os.environ.get("WORLD_SIZE") or 1)
+def _world_size() -> int:
+    initialized = dist.is_available() and dist.is_initialized()
+    return dist.get_world_size() if initialized else int(os.environ.get("WORLD_SIZE") or 1)
 
 
-def _meet() -> None:
+def _init_process_group() -> None:
     """Connect the processes, unless whoever started them has done so."""
     if dist.is_initialized():
         return
-    missing = [name for name in _PLACE if name not in os.environ]
+    missing = [name for name in _RENDEZVOUS_VARIABLES if name not in os.environ]
     if missing:
         raise LimbeckError(
-            f"WORLD_SIZE is {_world()}, and {', '.join(missing)} is not set: start the processes with torchrun, which "
+            f"WORLD_SIZE is {_world_size()}, and {', '.join(missing)} is not set: start the processes with torchrun, which "
             "sets them all, or unset WORLD_SIZE"
         )
-    with Processes(int(os.environ["RANK"]), _world()).one_fate():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_STEP)
-    atexit.register(_leave)
+    with Processes(int(os.environ["RANK"]), _world_size()).distributed_errors():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_STEP_TIMEOUT)
+    atexit.register(_destroy_process_group)
 
 
-def _told(error: BaseException) -> tuple[str, int]:
+def _describe_failure(error: BaseException) -> tuple[str, int]:
     """What a process says of its failure, and its exit status."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped by SIGINT", 130
@@ -266,6 +296,6 @@ def _told(error: BaseException) -> tuple[str, int]:
     return f"{type(error).__name__}: {error}", 1
 
 
-def _leave() -> None:
+def _destroy_process_group() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()

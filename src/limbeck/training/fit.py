@@ -16,33 +16,35 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.batch_sampler import Looped, Stream
-from limbeck.data.counter_rng import mix
-from limbeck.data.pair_batches import sampled
+from limbeck.data.batch_sampler import BatchStream, LoaderAdapter
+from limbeck.data.counter_rng import derive_seed
+from limbeck.data.pair_batches import pair_batches
 from limbeck.distiller.distiller import Distiller
-from limbeck.distiller.objective import Loss
+from limbeck.distiller.objective import LossOutput
 from limbeck.training import checkpoint as saved
-from limbeck.training.callbacks import Bar, Metrics, Row, Watcher
-from limbeck.training.checkpoint import Diverged, Stopped
-from limbeck.training.config import Training
-from limbeck.training.distributed import Agreement, from_all, launched, raise_together
-from limbeck.training.fsdp import is_sharding, own_share
-from limbeck.training.gradient_norms import due, looked
-from limbeck.training.metric_accumulator import Meter, in_step, measure
-from limbeck.training.temperature_log import Temperatures
-from limbeck.training.train_state import State, begin
-from limbeck.training.train_state import plan as make_plan
+from limbeck.training.callbacks import Callback, MetricsCSV, MetricsRow, ProgressBar
+from limbeck.training.checkpoint import TrainingDiverged, TrainingInterrupted
+from limbeck.training.config import TrainingConfig
+from limbeck.training.distributed import MaxReducer, all_gather_object, make_fabric, raise_on_all_ranks
+from limbeck.training.fsdp import is_fsdp, local_shard
+from limbeck.training.gradient_norms import compute_gradient_metrics, is_measurement_step
+from limbeck.training.metric_accumulator import MetricAccumulator, equalize_batches, run_validation
+from limbeck.training.temperature_log import TemperatureCSV
+from limbeck.training.train_state import TrainState, initialize_state
+from limbeck.training.train_state import compute_training_length as make_plan
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Run", "Source", "dealt", "fit", "one_device"]
+__all__ = ["FitResult", "TrainingData", "get_batches", "fit", "make_single_device_fabric"]
 
 
-class Source(Protocol):
+class TrainingData(Protocol):
     """What gives batches: limbeck's data, or a user's loaders."""
 
-    def stream(self, *, batch: int, pictures: Literal["all", "labelled"], rank: int, world: int) -> Stream:
+    def batches(
+        self, *, batch_size: int, subset: Literal["all", "labelled"], rank: int, world_size: int
+    ) -> BatchStream:
         """Training batches by number."""
         ...
 
@@ -53,7 +55,7 @@ class Source(Protocol):
 
 @final
 @dataclass(slots=True)
-class Run:
+class FitResult:
     """A training that ended.
 
     Attributes:
@@ -65,32 +67,32 @@ class Run:
     """
 
     student: nn.Module
-    history: list[Row]
+    history: list[MetricsRow]
     steps: int
     seconds: float
-    folder: Path | None = None
+    run_dir: Path | None = None
 
 
 def fit(
     distiller: Distiller,
-    data: Source | Any,
+    data: TrainingData | Any,
     *,
     epochs: int | None = None,
     steps: int | None = None,
     steps_per_epoch: int | None = None,
-    stop: int | None = None,
-    before: int = 0,
-    total: int = 0,
-    training: Training = Training(),
-    out: str | Path | None = None,
+    stop_after_steps: int | None = None,
+    steps_before: int = 0,
+    total_steps: int = 0,
+    training: TrainingConfig = TrainingConfig(),
+    run_dir: str | Path | None = None,
     phase: str = "distilled",
     stage: str = "distill",
-    pictures: Literal["all", "labelled"] = "all",
+    subset: Literal["all", "labelled"] = "all",
     seed: int = 0,
     resume: bool = False,
     fabric: Fabric | None = None,
-    watchers: Sequence[Watcher] | None = None,
-) -> Run:
+    callbacks: Sequence[Callback] | None = None,
+) -> FitResult:
     """Train the distiller's student.
 
     On a CPU this process keeps from now on what it frees, see :func:`~limbeck.core.memory.keep_freed_memory`.
@@ -121,227 +123,292 @@ def fit(
 
     Raises :class:`Diverged` when the loss is not finite, and :class:`Stopped`, after saving, on Ctrl-C or SIGTERM.
     """
-    fabric = fabric or launched()
-    stream = dealt(data, training, pictures, rank=fabric.global_rank, world=fabric.world_size)
-    plan = make_plan(stream, epochs, steps, steps_per_epoch, training, stop=stop, before=before, total=total)
-    state = begin(distiller, stream, plan, training, fabric, seed=mix(seed, zlib.crc32(f"{phase}/{stage}".encode())))
-    folder = None if out is None else Path(out)
-    path = None if folder is None else folder / "checkpoint" / f"{phase}.{stage}.pt"
+    fabric = fabric or make_fabric()
+    stream = get_batches(data, training, subset, rank=fabric.global_rank, world_size=fabric.world_size)
+    length = make_plan(
+        stream,
+        epochs,
+        steps,
+        steps_per_epoch,
+        training,
+        stop_after_steps=stop_after_steps,
+        steps_before=steps_before,
+        total_steps=total_steps,
+    )
+    state = initialize_state(
+        distiller, stream, length, training, fabric, seed=derive_seed(seed, zlib.crc32(f"{phase}/{stage}".encode()))
+    )
+    folder = None if run_dir is None else Path(run_dir)
+    checkpoint_path = None if folder is None else folder / "checkpoint" / f"{phase}.{stage}.pt"
     distiller = state.distiller
-    if resume and path is not None and _there(path, fabric):
+    if resume and checkpoint_path is not None and _checkpoint_exists(checkpoint_path, fabric):
         try:
-            state.restore(saved.load(path), path)
+            state.restore(saved.load_checkpoint(checkpoint_path), checkpoint_path)
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise LimbeckError(
-                f"the checkpoint {path} lacks what a training needs ({type(error).__name__}: {str(error)[:80]!r}): "
+                f"the checkpoint {checkpoint_path} lacks what a training needs ({type(error).__name__}: {str(error)[:80]!r}): "
                 "remove it to begin this stage again, or put a copy back"
             ) from error
-    told: list[Watcher] = [] if fabric.global_rank else list([Bar()] if watchers is None else watchers)
+    active_callbacks: list[Callback] = (
+        [] if fabric.global_rank else list([ProgressBar()] if callbacks is None else callbacks)
+    )
     if folder is not None and not fabric.global_rank:
-        told.append(Metrics(folder / "metrics.csv", phase=phase, stage=stage))
-        taus = Temperatures(folder / "temperatures.csv", phase=phase, stage=stage, step=state.step)
+        active_callbacks.append(MetricsCSV(folder / "metrics.csv", phase=phase, stage=stage))
+        temperature_csv = TemperatureCSV(folder / "temperatures.csv", phase=phase, stage=stage, step=state.step)
     else:
-        taus = None
+        temperature_csv = None
 
-    with saved.listen_for_signals() as signals, _watched(told, phase, state.step, plan.stop):
-        meter, agreement = Meter(), Agreement(fabric)
-        last_saved, last_late, last_told = time.monotonic(), 0.0, 0.0
-        batches = _batches(stream, state.step * training.accumulate, plan.stop * training.accumulate, training.workers)
+    with saved.catch_signals() as signals, _run_callbacks(active_callbacks, phase, state.step, length.stop_after_steps):
+        accumulator, reducer = MetricAccumulator(), MaxReducer(fabric)
+        last_saved, last_overdue, last_update = time.monotonic(), 0.0, 0.0
+        batches = _iterate_batches(
+            stream,
+            state.step * training.grad_accum_steps,
+            length.stop_after_steps * training.grad_accum_steps,
+            training.num_workers,
+        )
         # Walking through a batch to move it nowhere would be a tenth of a millisecond a step.
         to_device: Callable[[Any], Any] = fabric.to_device if fabric.device.type != "cpu" else lambda batch: batch
-        shared, clock, begun = fabric.world_size > 1, state.clock(), state.step
-        pulled: dict[str, float] = {}
-        everyone = partial(from_all, fabric)
-        while state.step < plan.stop and not state.over:
+        is_distributed, elapsed_seconds, start_step = fabric.world_size > 1, state.start_clock(), state.step
+        gradient_metrics: dict[str, float] = {}
+        all_gather = partial(all_gather_object, fabric)
+        while state.step < length.stop_after_steps and not state.should_stop:
             # Not by nn.Module, which would look each step whether it is a parameter, a module or a buffer.
-            object.__setattr__(distiller, "progress", plan.progress(state.step))
-            look = due(state.step + 1, steps_per_epoch=plan.steps_per_epoch, stop=plan.stop) and not is_sharding(fabric)
-            for micro in range(training.accumulate):
+            object.__setattr__(distiller, "progress", length.progress(state.step))
+            measures_gradients = is_measurement_step(
+                state.step + 1, steps_per_epoch=length.steps_per_epoch, last_step=length.stop_after_steps
+            ) and not is_fsdp(fabric)
+            for micro_step in range(training.grad_accum_steps):
                 with (
                     fabric.no_backward_sync(state.model)
-                    if shared and micro + 1 < training.accumulate
+                    if is_distributed and micro_step + 1 < training.grad_accum_steps
                     else nullcontext()
                 ):
-                    loss: Loss = _seen(state, to_device(next(batches)), pulled, look=look and not micro)
-                    state.backward(loss.total / training.accumulate if training.accumulate > 1 else loss.total)
-                meter.add(loss)
-                if taus is not None and loss.taus:
-                    taus.add(state.step + 1, loss.taus)
-            if training.clip is not None:
-                fabric.clip_gradients(state.model, state.optimizer, max_norm=training.clip, error_if_nonfinite=False)
-            state.advance(training)
+                    loss: LossOutput = _compute_loss(
+                        state,
+                        to_device(next(batches)),
+                        gradient_metrics,
+                        measures_gradients=measures_gradients and not micro_step,
+                    )
+                    state.backward(
+                        loss.total / training.grad_accum_steps if training.grad_accum_steps > 1 else loss.total
+                    )
+                accumulator.update(loss)
+                if temperature_csv is not None and loss.temperatures:
+                    temperature_csv.add(state.step + 1, loss.temperatures)
+            if training.max_grad_norm is not None:
+                fabric.clip_gradients(
+                    state.model, state.optimizer, max_norm=training.max_grad_norm, error_if_nonfinite=False
+                )
+            state.step_optimizer(training)
 
             now = time.monotonic()
-            ended = state.step % plan.steps_per_epoch == 0 or state.step == plan.stop
-            if late := now - max(last_saved, last_late) > training.checkpoint_every:
-                last_late = now
-            ask = agreement.now if ended else agreement.later  # after an epoch it may be over, and nobody asks again
-            number, saving = ask(signals[0] if signals else 0, int(late))
-            save = number or saving or state.step == plan.stop
-            tell = now - last_told > 0.2
+            epoch_ended = state.step % length.steps_per_epoch == 0 or state.step == length.stop_after_steps
+            if overdue := now - max(last_saved, last_overdue) > training.checkpoint_every_seconds:
+                last_overdue = now
+            reduce_flags = (
+                reducer.reduce if epoch_ended else reducer.reduce_async
+            )  # after an epoch it may be over, and nobody asks again
+            signum, any_overdue = reduce_flags(signals[0] if signals else 0, int(overdue))
+            should_save = signum or any_overdue or state.step == length.stop_after_steps
+            should_update = now - last_update > 0.2
             # By the clock of one process alone, the others would not know of it.
-            if ended or save or (tell and not shared):
-                raise_together(fabric, _infinite_loss(meter.bad(), distiller, begun, training, path))
-            if tell:
-                last_told = now
-                figures = _figures(meter, state)
-                for watcher in told:
-                    watcher.step(state.step, figures)
-                fabric.log_dict({f"{phase}/{name}": value for name, value in figures.items()}, step=state.step)
-            if ended:
-                row = {"phase": phase, "stage": stage, "epoch": math.ceil(state.step / plan.steps_per_epoch)}
-                whole = meter.together(everyone)
-                row |= {"step": state.step, "seconds": clock(), **_figures(whole, state), **pulled}
-                pulled.clear()
-                state.together()
-                row |= measure(
-                    state.kept(), _validation(data, stream, fabric), distiller.task, fabric.to_device, everyone
+            if epoch_ended or should_save or (should_update and not is_distributed):
+                raise_on_all_ranks(
+                    fabric,
+                    _nonfinite_loss_error(
+                        accumulator.first_nonfinite(), distiller, start_step, training, checkpoint_path
+                    ),
+                )
+            if should_update:
+                last_update = now
+                metrics = _current_metrics(accumulator, state)
+                for callback in active_callbacks:
+                    callback.on_step_end(state.step, metrics)
+                fabric.log_dict({f"{phase}/{name}": value for name, value in metrics.items()}, step=state.step)
+            if epoch_ended:
+                row = {"phase": phase, "stage": stage, "epoch": math.ceil(state.step / length.steps_per_epoch)}
+                global_accumulator = accumulator.reduce(all_gather)
+                row |= {
+                    "step": state.step,
+                    "seconds": elapsed_seconds(),
+                    **_current_metrics(global_accumulator, state),
+                    **gradient_metrics,
+                }
+                gradient_metrics.clear()
+                state.sync_buffers()
+                row |= run_validation(
+                    state.eval_model(),
+                    _validation_batches(data, stream, fabric),
+                    distiller.task,
+                    fabric.to_device,
+                    all_gather,
                 )
                 state.end_epoch(row, training)
-                if taus is not None:
-                    taus.write()
-                for watcher in told:
-                    watcher.step(state.step, _figures(whole, state))
-                    watcher.epoch(state.history)
-                meter.reset()
+                if temperature_csv is not None:
+                    temperature_csv.write()
+                for callback in active_callbacks:
+                    callback.on_step_end(state.step, _current_metrics(global_accumulator, state))
+                    callback.on_epoch_end(state.history)
+                accumulator.reset()
                 fabric.log_dict({f"{phase}/{k}": v for k, v in row.items() if isinstance(v, float)}, step=state.step)
-            if save or state.over:
+            if should_save or state.should_stop:
                 last_saved = now
-                state.seconds = clock()
-                raise_together(fabric, _infinite_weights(distiller, state, path))
-                if taus is not None:
-                    taus.write()
-                state.save(path)
-            if number:
-                raise Stopped(number, path, told=fabric.global_rank > 0)
-    _finish(distiller, fabric)
-    return Run(state.finish(training), state.history, state.step, state.seconds, folder)
+                state.seconds = elapsed_seconds()
+                raise_on_all_ranks(fabric, _nonfinite_weights_error(distiller, state, checkpoint_path))
+                if temperature_csv is not None:
+                    temperature_csv.write()
+                state.save(checkpoint_path)
+            if signum:
+                raise TrainingInterrupted(signum, checkpoint_path, reported=fabric.global_rank > 0)
+    _close_teachers(distiller, fabric)
+    return FitResult(state.finalize(training), state.history, state.step, state.seconds, folder)
 
 
-def _seen(state: State, batch: Any, pulled: dict[str, float], *, look: bool) -> Loss:
+def _compute_loss(
+    state: TrainState, batch: Any, gradient_metrics: dict[str, float], *, measures_gradients: bool
+) -> LossOutput:
     """The loss of ``batch``; where it is time to ``look``, how hard each term pulls comes into ``pulled``."""
-    if not look:
-        loss: Loss = state.model(batch)
+    if not measures_gradients:
+        loss: LossOutput = state.model(batch)
         return loss
-    state.distiller.objective.look = True
+    state.distiller.objective.collect_diagnostics = True
     try:
         loss = state.model(batch)
     finally:
-        state.distiller.objective.look = False
-    pulled |= looked(state.distiller, loss)
+        state.distiller.objective.collect_diagnostics = False
+    gradient_metrics |= compute_gradient_metrics(state.distiller, loss)
     return loss
 
 
-def dealt(
-    data: Source | Any,
-    training: Training,
-    pictures: Literal["all", "labelled"] = "all",
+def get_batches(
+    data: TrainingData | Any,
+    training: TrainingConfig,
+    subset: Literal["all", "labelled"] = "all",
     *,
     rank: int = 0,
-    world: int = 1,
-) -> Stream:
+    world_size: int = 1,
+) -> BatchStream:
     """The batches of a training by number, for one of ``world`` processes."""
-    size = training.batch if training.sampling == "plain" else training.batch // 2
-    stream: Stream = data.stream(batch=size, pictures=pictures, rank=rank, world=world)
-    return stream if training.sampling == "plain" else sampled(stream, training.sampling)
+    batch_size = training.batch_size if training.batch_pairing == "plain" else training.batch_size // 2
+    stream: BatchStream = data.batches(batch=batch_size, subset=subset, rank=rank, world_size=world_size)
+    return stream if training.batch_pairing == "plain" else pair_batches(stream, training.batch_pairing)
 
 
-def _finish(distiller: Distiller, fabric: Fabric) -> None:
+def _close_teachers(distiller: Distiller, fabric: Fabric) -> None:
     """Tell the teachers that it is over, once all processes have come here: a cache then writes its index."""
-    closing = [finish for teacher in distiller.teachers.values() if (finish := getattr(teacher, "finish", None))]
-    if closing and fabric.world_size > 1:
+    close_functions = [close for teacher in distiller.teachers.values() if (close := getattr(teacher, "finish", None))]
+    if close_functions and fabric.world_size > 1:
         fabric.barrier()
     if not fabric.global_rank:
-        for finish in closing:
-            finish()
+        for close in close_functions:
+            close()
 
 
-def _batches(stream: Stream, start: int, stop: int, workers: int) -> Iterator[Any]:
-    if workers and isinstance(stream, Looped):
+def _iterate_batches(stream: BatchStream, start: int, end: int, num_workers: int) -> Iterator[Any]:
+    if num_workers and isinstance(stream, LoaderAdapter):
         raise LimbeckError("training.workers is for limbeck's own data: set num_workers on your own loader instead")
-    if not workers:
-        return (stream.batch(number) for number in range(start, stop))
+    if not num_workers:
+        return (stream.batch(step) for step in range(start, end))
     from torch.utils.data import DataLoader
 
     # Each item is a whole batch and depends on its number only, so workers change nothing but the speed.
     # Without a generator of its own, the loader would draw from the one that dropout draws from.
     loader = DataLoader(
-        _Items(stream), batch_size=None, sampler=range(start, stop), num_workers=workers, generator=torch.Generator()
+        _BatchDataset(stream),
+        batch_size=None,
+        sampler=range(start, end),
+        num_workers=num_workers,
+        generator=torch.Generator(),
     )
     return iter(loader)
 
 
 @dataclass(frozen=True)
-class _Items(torch.utils.data.Dataset[Any]):
-    stream: Stream
+class _BatchDataset(torch.utils.data.Dataset[Any]):
+    stream: BatchStream
 
-    def __getitem__(self, number: int) -> Any:
-        return self.stream.batch(number)
+    def __getitem__(self, step: int) -> Any:
+        return self.stream.batch(step)
 
 
-def _validation(data: Any, stream: Stream, fabric: Fabric) -> Iterator[Any]:
+def _validation_batches(data: Any, stream: BatchStream, fabric: Fabric) -> Iterator[Any]:
     """The part of the validation part that this process measures."""
-    place = {} if fabric.world_size == 1 else {"rank": fabric.global_rank, "world": fabric.world_size}
-    batches: Iterator[Any] = data.validation_batches(**place)
-    return in_step(batches, partial(stream.batch, 0), partial(from_all, fabric)) if is_sharding(fabric) else batches
+    rank_kwargs = {} if fabric.world_size == 1 else {"rank": fabric.global_rank, "world": fabric.world_size}
+    batches: Iterator[Any] = data.validation_batches(**rank_kwargs)
+    return (
+        equalize_batches(batches, partial(stream.batch, 0), partial(all_gather_object, fabric))
+        if is_fsdp(fabric)
+        else batches
+    )
 
 
-def _there(path: Path, fabric: Fabric) -> bool:
+def _checkpoint_exists(path: Path, fabric: Fabric) -> bool:
     """Whether there is a checkpoint; all processes have to see the same."""
-    seen = from_all(fabric, path.exists())
-    if len(set(seen)) > 1:
+    exists = all_gather_object(fabric, path.exists())
+    if len(set(exists)) > 1:
         raise LimbeckError(
-            f"the checkpoint {path} is there for some processes and not for process {seen.index(False)}: put the run "
+            f"the checkpoint {path} is there for some processes and not for process {exists.index(False)}: put the run "
             "folder on a file system that all machines share"
         )
-    return seen[0]
+    return exists[0]
 
 
-def _figures(meter: Meter, state: State) -> dict[str, float]:
-    figures = meter.means()
-    figures["lr"] = float(state.optimizer.param_groups[0]["lr"])
-    figures["images_per_second"] = meter.samples / max(time.monotonic() - meter.since, 1e-9)
+def _current_metrics(accumulator: MetricAccumulator, state: TrainState) -> dict[str, float]:
+    metrics = accumulator.compute()
+    metrics["lr"] = float(state.optimizer.param_groups[0]["lr"])
+    metrics["images_per_second"] = accumulator.num_samples / max(time.monotonic() - accumulator.start_time, 1e-9)
     if state.history and "validation_top1" in state.history[-1]:
-        figures["validation_top1"] = state.history[-1]["validation_top1"]
-    return figures
+        metrics["validation_top1"] = state.history[-1]["validation_top1"]
+    return metrics
 
 
-def _infinite_loss(
-    bad: tuple[int, list[str]] | None, distiller: Distiller, begun: int, training: Training, path: Path | None
-) -> Diverged | None:
-    if bad is None:
+def _nonfinite_loss_error(
+    first_nonfinite: tuple[int, list[str]] | None,
+    distiller: Distiller,
+    start_step: int,
+    training: TrainingConfig,
+    path: Path | None,
+) -> TrainingDiverged | None:
+    if first_nonfinite is None:
         return None
-    step = begun + bad[0] // training.accumulate
-    terms = ", ".join(f"{name!r} ({type(distiller.objective.terms[name]).__name__})" for name in bad[1])
-    return Diverged(f"the loss is not finite at step {step}: the term {terms} is; {_advice(path)}", step=step)
+    step = start_step + first_nonfinite[0] // training.grad_accum_steps
+    loss_names = ", ".join(
+        f"{name!r} ({type(distiller.objective.losses[name]).__name__})" for name in first_nonfinite[1]
+    )
+    return TrainingDiverged(
+        f"the loss is not finite at step {step}: the term {loss_names} is; {_recovery_advice(path)}", step=step
+    )
 
 
-def _infinite_weights(distiller: Distiller, state: State, path: Path | None) -> Diverged | None:
+def _nonfinite_weights_error(distiller: Distiller, state: TrainState, path: Path | None) -> TrainingDiverged | None:
     for name, parameter in distiller.named_parameters():
-        if not bool(torch.isfinite(own_share(parameter)).all()):
-            words = f"the weights {name!r} are not finite after step {state.step}; {_advice(path)}"
-            return Diverged(words, step=state.step)
+        if not bool(torch.isfinite(local_shard(parameter)).all()):
+            message = f"the weights {name!r} are not finite after step {state.step}; {_recovery_advice(path)}"
+            return TrainingDiverged(message, step=state.step)
     return None
 
 
-def _advice(path: Path | None) -> str:
-    last = f"the last good checkpoint is {path}" if path is not None and path.exists() else "there is no checkpoint yet"
-    return f"{last}. Lower the learning rate, set training.clip, or look at the inputs for NaN"
+def _recovery_advice(path: Path | None) -> str:
+    checkpoint = (
+        f"the last good checkpoint is {path}" if path is not None and path.exists() else "there is no checkpoint yet"
+    )
+    return f"{checkpoint}. Lower the learning rate, set training.clip, or look at the inputs for NaN"
 
 
 @contextmanager
-def _watched(watchers: list[Watcher], title: str, step: int, steps: int) -> Iterator[None]:
+def _run_callbacks(callbacks: list[Callback], title: str, step: int, steps: int) -> Iterator[None]:
     """Tells the watchers of the beginning and of the end, whatever happens between."""
-    for watcher in watchers:
-        watcher.begin(title=title, step=step, steps=steps)
+    for callback in callbacks:
+        callback.on_train_start(title=title, step=step, steps=steps)
     try:
         yield
     finally:
-        for watcher in watchers:
-            watcher.end()
+        for callback in callbacks:
+            callback.on_train_end()
 
 
-def one_device(*, precision: Any = "32-true", loggers: Sequence[Any] = ()) -> Fabric:
+def make_single_device_fabric(*, precision: Any = "32-true", loggers: Sequence[Any] = ()) -> Fabric:
     """A Fabric for the best single device there is, also where ``torchrun`` started several processes.
 
     Arguments:
@@ -350,6 +417,6 @@ def one_device(*, precision: Any = "32-true", loggers: Sequence[Any] = ()) -> Fa
     """
     from lightning_fabric import Fabric
 
-    from limbeck.training.precision import mixed
+    from limbeck.training.precision import make_precision_kwargs
 
-    return Fabric(accelerator="auto", devices=1, loggers=list(loggers), **mixed(precision))
+    return Fabric(accelerator="auto", devices=1, loggers=list(loggers), **make_precision_kwargs(precision))

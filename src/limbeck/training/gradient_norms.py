@@ -19,69 +19,74 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.core.protocols import Term
+from limbeck.core.protocols import Loss
 from limbeck.distiller.distiller import Distiller
-from limbeck.distiller.objective import Loss
-from limbeck.losses import CrossEntropy
+from limbeck.distiller.objective import LossOutput
+from limbeck.losses import CrossEntropyLoss
 
-__all__ = ["due", "hard", "looked", "pulls"]
+__all__ = ["is_measurement_step", "find_supervised_loss", "compute_gradient_metrics", "compute_gradient_norms"]
 
-_LEAST_STEPS = 200
+_MIN_STEPS_BETWEEN = 200
 
 
-def due(step: int, *, steps_per_epoch: int, stop: int) -> bool:
+def is_measurement_step(step: int, *, steps_per_epoch: int, last_step: int) -> bool:
     """Whether the step number ``step``, counted from 1, is one to look at.
 
-    >>> [step for step in range(1, 301) if due(step, steps_per_epoch=50, stop=270)]
+    >>> [step for step in range(1, 301) if is_measurement_step(step, steps_per_epoch=50, last_step=270)]
     [50, 250, 270]
     """
-    if step == stop:
+    if step == last_step:
         return True
-    epoch, left = divmod(step, steps_per_epoch)
-    every = -(-_LEAST_STEPS // steps_per_epoch)
-    return not left and (epoch - 1) % every == 0
+    epoch, remainder = divmod(step, steps_per_epoch)
+    interval = -(-_MIN_STEPS_BETWEEN // steps_per_epoch)
+    return not remainder and (epoch - 1) % interval == 0
 
 
-def pulls(terms: Mapping[str, Tensor], weights: list[Tensor]) -> dict[str, float]:
+def compute_gradient_norms(losses: Mapping[str, Tensor], weights: list[Tensor]) -> dict[str, float]:
     """The Euclidean norm of each term's gradient over all ``weights``; the graph stays as it was.
 
     >>> w = torch.tensor([3.0, 4.0], requires_grad=True)
-    >>> pulls({"a": w.square().sum(), "b": w[0] * 0.5, "c": torch.tensor(1.0)}, [w])
+    >>> compute_gradient_norms({"a": w.square().sum(), "b": w[0] * 0.5, "c": torch.tensor(1.0)}, [w])
     {'a': 10.0, 'b': 0.5, 'c': 0.0}
     """
-    found = {}
-    for name, term in terms.items():
+    norms = {}
+    for name, loss in losses.items():
         norm = torch.zeros((), dtype=torch.float64)
-        if term.requires_grad:
-            gradients = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
+        if loss.requires_grad:
+            gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
             squares = [gradient.detach().double().square().sum() for gradient in gradients if gradient is not None]
             norm = torch.stack(squares).sum().sqrt() if squares else norm
-        found[name] = float(norm)
-    return found
+        norms[name] = float(norm)
+    return norms
 
 
-def looked(distiller: Distiller, loss: Loss) -> dict[str, float]:
+def compute_gradient_metrics(distiller: Distiller, loss: LossOutput) -> dict[str, float]:
     """``gradient/<term>``, ``gradient_ratio/<term>`` to the hard loss, ``flatness/<term>``, as far as there are any.
 
     Flatness is the entropy of the teacher's answer at the term's temperature as a share of a guess's, from 0 to 1.
     """
-    figures = {f"flatness/{name}": float(torch.stack(list(flat)).mean()) for name, flat in loss.flat.items()}
+    metrics = {
+        f"flatness/{name}": float(torch.stack(list(entropies)).mean())
+        for name, entropies in loss.teacher_entropy.items()
+    }
     weights: list[Any] = [weight for weight in distiller.student.parameters() if weight.requires_grad]
-    if len(loss.terms) < 2 or not weights:
-        return figures
+    if len(loss.by_loss_with_grad) < 2 or not weights:
+        return metrics
     try:
-        norms = pulls(loss.terms, weights)
+        norms = compute_gradient_norms(loss.by_loss_with_grad, weights)
     except RuntimeError:
-        return figures
-    figures |= {f"gradient/{name}": norm for name, norm in norms.items()}
-    truth = hard(distiller.objective.terms)
-    if truth is not None and norms[truth] > 0:
-        figures |= {f"gradient_ratio/{name}": norm / norms[truth] for name, norm in norms.items() if name != truth}
-    return figures
+        return metrics
+    metrics |= {f"gradient/{name}": norm for name, norm in norms.items()}
+    supervised = find_supervised_loss(distiller.objective.losses)
+    if supervised is not None and norms[supervised] > 0:
+        metrics |= {
+            f"gradient_ratio/{name}": norm / norms[supervised] for name, norm in norms.items() if name != supervised
+        }
+    return metrics
 
 
-def hard(terms: Mapping[str, Term]) -> str | None:
+def find_supervised_loss(losses: Mapping[str, Loss]) -> str | None:
     """The name of the term that compares with the truth: a cross-entropy, or one that is called ``truth``."""
     return next(
-        (n for n, term in terms.items() if isinstance(term, CrossEntropy)), "truth" if "truth" in terms else None
+        (n for n, loss in losses.items() if isinstance(loss, CrossEntropyLoss)), "truth" if "truth" in losses else None
     )

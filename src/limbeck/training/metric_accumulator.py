@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from limbeck.core.protocols import Task
-from limbeck.distiller.objective import Loss
-from limbeck.losses._ops import likeliest
-from limbeck.training.running_stats import Span, joined, spans
+from limbeck.distiller.objective import LossOutput
+from limbeck.losses._ops import hard_labels
+from limbeck.training.running_stats import RunningStats, merge_stats, update_stats
 
-__all__ = ["Meter", "in_step", "measure"]
+__all__ = ["MetricAccumulator", "equalize_batches", "run_validation"]
 
-_MOST_HELD = 2**18
+_MAX_BUFFERED = 2**18
 
 
 @final
-class Meter:
+class MetricAccumulator:
     """Means over the batches since the last :meth:`reset`.
 
     What a batch says is put by and counted for many at once: a handful of operations on a few numbers each step would
@@ -29,158 +29,180 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self._seen = 0
-        self._bad: tuple[int, list[str]] | None = None
+        self._num_flushed = 0
+        self._first_nonfinite: tuple[int, list[str]] | None = None
         self.reset()
 
     def reset(self) -> None:
         """Begin again."""
-        self._batches, self.samples, self.since = 0, 0, time.monotonic()
+        self._num_batches, self.num_samples, self.start_time = 0, 0, time.monotonic()
         self._sums: dict[str, float] = {}
         self._weights: dict[str, float | Tensor] = {}
-        self._taus: list[Mapping[str, Sequence[float | Tensor]]] = []
-        self._spans: dict[str, Span] = {}
-        self._right = self._counted = 0
-        self._parts: list[dict[str, Tensor]] = []
-        self._answers: list[tuple[Tensor, Tensor]] = []
-        self._held = 0
+        self._buffered_temperatures: list[Mapping[str, Sequence[float | Tensor]]] = []
+        self._temperature_stats: dict[str, RunningStats] = {}
+        self._num_correct = self._num_labeled = 0
+        self._buffered_losses: list[dict[str, Tensor]] = []
+        self._buffered_logits: list[tuple[Tensor, Tensor]] = []
+        self._num_buffered = 0
 
-    def add(self, loss: Loss) -> None:
+    def update(self, loss: LossOutput) -> None:
         """Take in one batch."""
-        self._batches += 1
+        self._num_batches += 1
         self._weights = loss.weights
-        self._parts.append(loss.parts)
-        if loss.taus:
-            self._taus.append(loss.taus)
+        self._buffered_losses.append(loss.by_loss)
+        if loss.temperatures:
+            self._buffered_temperatures.append(loss.temperatures)
         if loss.logits is not None:
-            self.samples += len(loss.logits)
+            self.num_samples += len(loss.logits)
             if loss.target is not None:
-                self._answers.append((loss.logits, loss.target))
-                self._held += loss.logits.numel()
-        if self._held > _MOST_HELD or len(self._parts) > _MOST_HELD // 1024:
-            self._count()
+                self._buffered_logits.append((loss.logits, loss.target))
+                self._num_buffered += loss.logits.numel()
+        if self._num_buffered > _MAX_BUFFERED or len(self._buffered_losses) > _MAX_BUFFERED // 1024:
+            self._flush()
 
-    def means(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         """``loss``, ``loss/<term>``, ``weight/<term>`` (the newest), and ``train_accuracy`` where it is known.
 
         Where there are several terms, ``share/<term>`` too: its size as a share of the sizes of all. Where a term has a
         temperature, ``tau/<term>``: the mean over its rows or batches, and ``tau_min`` and ``tau_max`` of it.
         """
-        self._count()
-        parts = {name: value / self._batches for name, value in self._sums.items()}
-        means = {"loss": sum(parts.values())}
-        if self._counted:
-            means["train_accuracy"] = self._right / self._counted
-        means |= {f"loss/{name}": value for name, value in parts.items()}
-        sizes = sum(map(abs, parts.values()))
-        if len(parts) > 1 and sizes > 0:
-            means |= {f"share/{name}": abs(value) / sizes for name, value in parts.items()}
-        for name, each in self._spans.items():
-            means |= {f"tau/{name}": each.mean, f"tau_min/{name}": each.low, f"tau_max/{name}": each.high}
-        return means | {f"weight/{name}": float(value) for name, value in self._weights.items()}
+        self._flush()
+        losses = {name: value / self._num_batches for name, value in self._sums.items()}
+        metrics = {"loss": sum(losses.values())}
+        if self._num_labeled:
+            metrics["train_accuracy"] = self._num_correct / self._num_labeled
+        metrics |= {f"loss/{name}": value for name, value in losses.items()}
+        total_size = sum(map(abs, losses.values()))
+        if len(losses) > 1 and total_size > 0:
+            metrics |= {f"share/{name}": abs(value) / total_size for name, value in losses.items()}
+        for name, stats in self._temperature_stats.items():
+            metrics |= {f"tau/{name}": stats.mean, f"tau_min/{name}": stats.minimum, f"tau_max/{name}": stats.maximum}
+        return metrics | {f"weight/{name}": float(value) for name, value in self._weights.items()}
 
-    def bad(self) -> tuple[int, list[str]] | None:
+    def first_nonfinite(self) -> tuple[int, list[str]] | None:
         """The first batch ever taken in whose loss was not finite, counted from 0, with the terms that were not.
 
         Looking at each loss as it comes would make the device wait at every step.
         """
-        self._count()
-        return self._bad
+        self._flush()
+        return self._first_nonfinite
 
-    def together(self, everyone: Callable[[Any], list[Any]]) -> Self:
+    def reduce(self, all_gather: Callable[[Any], list[Any]]) -> Self:
         """A meter that has seen the batches of all processes; ``everyone`` gives what each of them has."""
-        self._count()
-        shares = everyone((self._batches, self.samples, self._right, self._counted, self._sums, self._spans))
-        if len(shares) == 1:
+        self._flush()
+        states = all_gather(
+            (
+                self._num_batches,
+                self.num_samples,
+                self._num_correct,
+                self._num_labeled,
+                self._sums,
+                self._temperature_stats,
+            )
+        )
+        if len(states) == 1:
             return self
-        all_ = type(self)()
-        all_.since, all_._weights = self.since, self._weights
-        all_._batches, all_.samples, all_._right, all_._counted = (sum(share[i] for share in shares) for i in range(4))
-        all_._sums = {name: math.fsum(share[4][name] for share in shares) for name in self._sums}
-        all_._spans = {name: joined([share[5][name] for share in shares if name in share[5]]) for name in self._spans}
-        return all_
+        merged = type(self)()
+        merged.start_time, merged._weights = self.start_time, self._weights
+        merged._num_batches, merged.num_samples, merged._num_correct, merged._num_labeled = (
+            sum(state[i] for state in states) for i in range(4)
+        )
+        merged._sums = {name: math.fsum(state[4][name] for state in states) for name in self._sums}
+        merged._temperature_stats = {
+            name: merge_stats([state[5][name] for state in states if name in state[5]])
+            for name in self._temperature_stats
+        }
+        return merged
 
-    def _count(self) -> None:
+    def _flush(self) -> None:
         """Count what was put by."""
         sums: dict[str, Tensor] = {}
-        for name in self._parts[0] if self._parts else ():
-            values = torch.stack([parts[name] for parts in self._parts]).double()
+        for name in self._buffered_losses[0] if self._buffered_losses else ():
+            values = torch.stack([losses[name] for losses in self._buffered_losses]).double()
             sums[name] = values
             self._sums[name] = self._sums.get(name, 0.0) + float(values.sum())
-        if self._bad is None and not all(math.isfinite(self._sums[name]) for name in sums):
-            self._bad = self._first_bad(sums)
-        self._seen += len(self._parts)
-        if self._answers:
-            logits = torch.cat([logits for logits, _ in self._answers])
-            target = torch.cat([likeliest(target) for _, target in self._answers])
-            right, counted = _count(logits, target)
-            self._right, self._counted = self._right + int(right), self._counted + int(counted)
-        self._spans = spans(self._spans, self._taus)
-        self._parts, self._answers, self._taus, self._held = [], [], [], 0
+        if self._first_nonfinite is None and not all(math.isfinite(self._sums[name]) for name in sums):
+            self._first_nonfinite = self._find_first_nonfinite(sums)
+        self._num_flushed += len(self._buffered_losses)
+        if self._buffered_logits:
+            logits = torch.cat([logits for logits, _ in self._buffered_logits])
+            target = torch.cat([hard_labels(target) for _, target in self._buffered_logits])
+            num_correct, num_labeled = _count_correct(logits, target)
+            self._num_correct, self._num_labeled = (
+                self._num_correct + int(num_correct),
+                self._num_labeled + int(num_labeled),
+            )
+        self._temperature_stats = update_stats(self._temperature_stats, self._buffered_temperatures)
+        self._buffered_losses, self._buffered_logits, self._buffered_temperatures, self._num_buffered = [], [], [], 0
 
-    def _first_bad(self, values: dict[str, Tensor]) -> tuple[int, list[str]] | None:
-        wrong = {name: (~torch.isfinite(each)).nonzero() for name, each in values.items()}
-        places = {name: int(where[0]) for name, where in wrong.items() if len(where)}
-        if not places:
+    def _find_first_nonfinite(self, values: dict[str, Tensor]) -> tuple[int, list[str]] | None:
+        nonfinite = {name: (~torch.isfinite(losses)).nonzero() for name, losses in values.items()}
+        batch_indices = {name: int(positions[0]) for name, positions in nonfinite.items() if len(positions)}
+        if not batch_indices:
             return None
-        first = min(places.values())
-        return self._seen + first, [name for name, place in places.items() if place == first]
+        first = min(batch_indices.values())
+        return self._num_flushed + first, [name for name, batch_index in batch_indices.items() if batch_index == first]
 
 
 @torch.no_grad()
-def measure(
+def run_validation(
     network: torch.nn.Module, batches: Iterable[Any], task: Task, to_device: Callable[[Any], Any],
-    everyone: Callable[[Any], list[Any]] = lambda share: [share],
+    all_gather: Callable[[Any], list[Any]] = lambda share: [share],
 ) -> dict[str, float]:  # fmt: skip
     """Accuracy and NLL of ``network`` on ``batches``; empty where no row has a label. The mode is put back.
 
     Where several processes have each some of the batches, ``everyone`` gives what each of them counted. A batch is
     counted as a whole and in float64, and the sum is exact, so it is the same however the batches are dealt out.
     """
-    counted: list[tuple[int, int, float]] = []
+    counts_per_batch: list[tuple[int, int, float]] = []
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
         for item in batches:
-            if isinstance(item, _Spare):
+            if isinstance(item, _PaddingBatch):
                 task.outputs(network, to_device(item.batch))
                 continue
             batch = to_device(item)
-            rows, target = task.outputs(network, batch).logits, task.target(batch)
-            if rows is None or target is None:
+            logits, target = task.outputs(network, batch).logits, task.target(batch)
+            if logits is None or target is None:
                 continue
-            hard = likeliest(target)
-            good, many = _count(rows, hard)
-            costs = torch.nn.functional.cross_entropy(rows.float(), hard, ignore_index=-100, reduction="none")
-            counted.append((int(good), int(many), float(costs.cpu().double().sum())))
+            labels = hard_labels(target)
+            num_correct, num_labeled = _count_correct(logits, labels)
+            losses = torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="none")
+            counts_per_batch.append((int(num_correct), int(num_labeled), float(losses.cpu().double().sum())))
     finally:
         for module, mode in modes.items():
             module.training = mode
-    whole = [one for share in everyone(counted) for one in share]
-    labelled = sum(many for _, many, _ in whole)
-    if not labelled:
+    all_counts = [count for counts in all_gather(counts_per_batch) for count in counts]
+    total_labeled = sum(num_labeled for _, num_labeled, _ in all_counts)
+    if not total_labeled:
         return {}
-    right, nll = sum(good for good, _, _ in whole), math.fsum(cost for _, _, cost in whole)
-    return {"validation_top1": right / labelled, "validation_nll": nll / labelled}
+    total_correct, nll = (
+        sum(num_correct for num_correct, _, _ in all_counts),
+        math.fsum(loss for _, _, loss in all_counts),
+    )
+    return {"validation_top1": total_correct / total_labeled, "validation_nll": nll / total_labeled}
 
 
-def in_step(batches: Iterable[Any], spare: Callable[[], Any], everyone: Callable[[Any], list[Any]]) -> Iterator[Any]:
+def equalize_batches(
+    batches: Iterable[Any], make_padding: Callable[[], Any], all_gather: Callable[[Any], list[Any]]
+) -> Iterator[Any]:
     """``batches``, and then some that :func:`measure` does not count, until no process has any left.
 
     A network in shares answers in all processes or in none. ``spare`` gives a batch where this process has none at all.
     """
-    own, last = iter(batches), None
-    while any(everyone((batch := next(own, None)) is not None)):
-        last = batch if batch is not None else spare() if last is None else last
-        yield _Spare(last) if batch is None else batch
+    local_batches, padding = iter(batches), None
+    while any(all_gather((batch := next(local_batches, None)) is not None)):
+        padding = batch if batch is not None else make_padding() if padding is None else padding
+        yield _PaddingBatch(padding) if batch is None else batch
 
 
-class _Spare(NamedTuple):
+class _PaddingBatch(NamedTuple):
     """A batch that is shown for company only."""
 
     batch: Any
 
 
-def _count(logits: Tensor, hard: Tensor) -> tuple[Tensor, Tensor]:
+def _count_correct(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """How many rows are right, and how many have a label, of class numbers ``hard``."""
-    return (logits.argmax(dim=1) == hard).sum(), (hard >= 0).sum()
+    return (logits.argmax(dim=1) == labels).sum(), (labels >= 0).sum()

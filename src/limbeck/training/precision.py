@@ -13,28 +13,28 @@ from typing import Any, final
 import torch
 from lightning_fabric.plugins import MixedPrecision, Precision
 
-__all__ = ["mixed"]
+__all__ = ["make_precision_kwargs"]
 
 
-def mixed(precision: Any) -> dict[str, Any]:
+def make_precision_kwargs(precision: Any) -> dict[str, Any]:
     """What Fabric is told of ``precision``: itself, or the plugin in its place where it is a mixed one.
 
-    >>> mixed("32-true")
+    >>> make_precision_kwargs("32-true")
     {'precision': '32-true', 'plugins': []}
     """
     if precision == "bf16-mixed":
-        return {"precision": None, "plugins": [_Brain(_device())]}
+        return {"precision": None, "plugins": [_BFloat16Mixed(_device_type())]}
     if precision == "16-mixed":
-        return {"precision": None, "plugins": [_Half("16-mixed", _device())]}
+        return {"precision": None, "plugins": [_Float16Mixed("16-mixed", _device_type())]}
     return {"precision": precision, "plugins": []}
 
 
-def _device() -> str:
+def _device_type() -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 @final
-class _Brain(Precision):
+class _BFloat16Mixed(Precision):
     """bfloat16 has the range of float32: no scaler, and a gradient may be looked at before the backward pass."""
 
     precision = "bf16-mixed"
@@ -48,7 +48,7 @@ class _Brain(Precision):
 
 
 @final
-class _Half(MixedPrecision):
+class _Float16Mixed(MixedPrecision):
     def convert_input(self, data: Any) -> Any:
         """The batch as it is."""
         return data

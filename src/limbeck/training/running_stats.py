@@ -9,59 +9,59 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Span", "joined", "spans"]
+__all__ = ["RunningStats", "merge_stats", "update_stats"]
 
 
-class Span(NamedTuple):
+class RunningStats(NamedTuple):
     """The sum of so ``many`` numbers, the lowest and the highest of them."""
 
     total: float
-    many: int
-    low: float
-    high: float
+    num_values: int
+    minimum: float
+    maximum: float
 
     @property
     def mean(self) -> float:
         """Their mean."""
-        return self.total / self.many
+        return self.total / self.num_values
 
 
-def spans(
-    before: Mapping[str, Span], taken: Sequence[Mapping[str, Sequence[float | Tensor]]]
-) -> dict[str, Span]:  # fmt: skip
+def update_stats(
+    stats: Mapping[str, RunningStats], batches: Sequence[Mapping[str, Sequence[float | Tensor]]]
+) -> dict[str, RunningStats]:  # fmt: skip
     """``before``, by name, with what was ``taken`` in each batch since; here the device is waited for, once.
 
-    >>> spans({"soft": Span(4.0, 1, 4.0, 4.0)}, [{"soft": [2.0]}, {"soft": [torch.tensor([1.0, 9.0])]}])
+    >>> update_stats({"soft": RunningStats(4.0, 1, 4.0, 4.0)}, [{"soft": [2.0]}, {"soft": [torch.tensor([1.0, 9.0])]}])
     {'soft': Span(total=16.0, many=4, low=1.0, high=9.0)}
     """
     numbers: dict[str, list[float]] = {}
     tensors: dict[str, list[Tensor]] = {}
-    for batch in taken:
+    for batch in batches:
         for name, values in batch.items():
             for value in values:
                 if isinstance(value, Tensor):
                     tensors.setdefault(name, []).append(value)
                 else:
                     numbers.setdefault(name, []).append(value)
-    found = dict(before)
+    updated = dict(stats)
     for name in dict.fromkeys([*numbers, *tensors]):
         values = numbers.get(name, [])
-        new = [Span(math.fsum(values), len(values), min(values), max(values))] if values else []
-        if name in tensors and len(together := torch.cat(tensors[name]).double()):
-            total, low, high = torch.stack([together.sum(), together.min(), together.max()]).tolist()
-            new.append(Span(total, len(together), low, high))
+        new = [RunningStats(math.fsum(values), len(values), min(values), max(values))] if values else []
+        if name in tensors and len(combined := torch.cat(tensors[name]).double()):
+            total, minimum, maximum = torch.stack([combined.sum(), combined.min(), combined.max()]).tolist()
+            new.append(RunningStats(total, len(combined), minimum, maximum))
         if new:
-            found[name] = joined([*([before[name]] if name in before else []), *new])
-    return found
+            updated[name] = merge_stats([*([stats[name]] if name in stats else []), *new])
+    return updated
 
 
-def joined(several: Sequence[Span]) -> Span:
+def merge_stats(stats: Sequence[RunningStats]) -> RunningStats:
     """The span of all their numbers together.
 
-    >>> joined([Span(4.0, 1, 4.0, 4.0), Span(4.0, 2, 1.0, 3.0)])
+    >>> merge_stats([RunningStats(4.0, 1, 4.0, 4.0), RunningStats(4.0, 2, 1.0, 3.0)])
     Span(total=8.0, many=3, low=1.0, high=4.0)
     """
-    return Span(
-        math.fsum(one.total for one in several), sum(one.many for one in several), min(one.low for one in several),
-        max(one.high for one in several),
+    return RunningStats(
+        math.fsum(item.total for item in stats), sum(item.num_values for item in stats), min(item.minimum for item in stats),
+        max(item.maximum for item in stats),
     )  # fmt: skip

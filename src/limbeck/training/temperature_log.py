@@ -7,22 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from limbeck.core.errors import LimbeckError, reason
-from limbeck.training.running_stats import spans
+from limbeck.core.errors import LimbeckError, format_root_cause
+from limbeck.training.running_stats import update_stats
 from limbeck.utils.io import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["COLUMNS", "Temperatures"]
+__all__ = ["COLUMNS", "TemperatureCSV"]
 
 COLUMNS = ("phase", "stage", "step", "term", "mean", "lowest", "highest")
-_MOST_HELD = 4096
-_LONGEST = 4096  # letters of a line; a longer one is damage
+_MAX_BUFFERED = 4096
+_MAX_LINE_LENGTH = 4096  # letters of a line; a longer one is damage
 
 
 @final
-class Temperatures:
+class TemperatureCSV:
     """Keeps the file: a row for each term and step, with the mean, the lowest and the highest over the step's rows.
 
     Rows are held until :meth:`write`, which is called at the end of an epoch and before each checkpoint, so that
@@ -37,22 +37,22 @@ class Temperatures:
     """
 
     def __init__(self, path: Path, *, phase: str, stage: str, step: int) -> None:
-        self._path, self._mine = path, (phase, stage)
-        self._held: list[tuple[int, Mapping[str, Sequence[float | Tensor]]]] = []
+        self._path, self._key = path, (phase, stage)
+        self._buffer: list[tuple[int, Mapping[str, Sequence[float | Tensor]]]] = []
         if path.exists():
-            write_atomically(path, lambda new: self._kept(new, step))
+            write_atomically(path, lambda partial: self._rewrite(partial, step))
 
-    def add(self, step: int, taus: Mapping[str, Sequence[float | Tensor]]) -> None:
+    def add(self, step: int, temperatures: Mapping[str, Sequence[float | Tensor]]) -> None:
         """Put by what the terms took in one batch of the step number ``step``, counted from 1."""
-        self._held.append((step, taus))
-        if len(self._held) >= _MOST_HELD:
+        self._buffer.append((step, temperatures))
+        if len(self._buffer) >= _MAX_BUFFERED:
             self.write()
 
     def write(self) -> None:
         """Write down what was put by."""
-        if not self._held:
+        if not self._buffer:
             return
-        rows = list(self._rows())
+        rows = list(self._format_rows())
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", newline="", encoding="utf-8") as file:
@@ -62,27 +62,27 @@ class Temperatures:
                 table.writerows(rows)
         except OSError as error:
             raise LimbeckError(
-                f"{self._path} could not be written ({reason(error)}): free some space, and go on with --resume"
+                f"{self._path} could not be written ({format_root_cause(error)}): free some space, and go on with --resume"
             ) from error
-        self._held = []
+        self._buffer = []
 
-    def _rows(self) -> Iterator[tuple[str | int, ...]]:
+    def _format_rows(self) -> Iterator[tuple[str | int, ...]]:
         batches: dict[int, list[Mapping[str, Sequence[float | Tensor]]]] = {}
-        for step, taus in self._held:
-            batches.setdefault(step, []).append(taus)
-        for step, taken in batches.items():
-            for term, one in spans({}, taken).items():
-                yield *self._mine, step, term, *(f"{value:.6g}" for value in (one.mean, one.low, one.high))
+        for step, temperatures in self._buffer:
+            batches.setdefault(step, []).append(temperatures)
+        for step, step_batches in batches.items():
+            for loss, stats in update_stats({}, step_batches).items():
+                yield *self._key, step, loss, *(f"{value:.6g}" for value in (stats.mean, stats.minimum, stats.maximum))
 
-    def _kept(self, new: Path, done: int) -> None:
+    def _rewrite(self, partial: Path, last_step: int) -> None:
         with (
-            self._path.open(newline="", encoding="utf-8", errors="replace") as old,
-            new.open("w", newline="", encoding="utf-8") as file,
+            self._path.open(newline="", encoding="utf-8", errors="replace") as source,
+            partial.open("w", newline="", encoding="utf-8") as file,
         ):
             table = csv.writer(file)
             table.writerow(COLUMNS)
-            for line in (one for one in old if one.endswith("\n") and len(one) < _LONGEST):
+            for line in (text for text in source if text.endswith("\n") and len(text) < _MAX_LINE_LENGTH):
                 row = next(csv.reader([line]), [])
-                known = len(row) == len(COLUMNS) and row[2].isdecimal()
-                if known and ((row[0], row[1]) != self._mine or int(row[2]) <= done):
+                is_valid = len(row) == len(COLUMNS) and row[2].isdecimal()
+                if is_valid and ((row[0], row[1]) != self._key or int(row[2]) <= last_step):
                     table.writerow(row)

@@ -17,47 +17,47 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["apart", "counts", "gather", "place", "world"]
+__all__ = ["single_process", "gather_sizes", "all_gather", "get_rank", "get_world_size"]
 
-_apart = ContextVar("_apart", default=False)
+_single_process = ContextVar("_apart", default=False)
 
 
-def world() -> int:
+def get_world_size() -> int:
     """How many processes stand together here: 1 without ``torch.distributed``, and within :func:`apart`."""
-    there = dist.is_available() and dist.is_initialized() and not _apart.get()
-    return dist.get_world_size() if there else 1
+    is_distributed = dist.is_available() and dist.is_initialized() and not _single_process.get()
+    return dist.get_world_size() if is_distributed else 1
 
 
-def place() -> int:
+def get_rank() -> int:
     """The number of this process among them, from 0."""
-    return dist.get_rank() if world() > 1 else 0
+    return dist.get_rank() if get_world_size() > 1 else 0
 
 
 @contextmanager
-def apart() -> Iterator[None]:
+def single_process() -> Iterator[None]:
     """Within, a process stands alone: for a rehearsal, which may fail in one and must not wait for the others."""
-    token = _apart.set(True)
+    token = _single_process.set(True)
     try:
         yield
     finally:
-        _apart.reset(token)
+        _single_process.reset(token)
 
 
-def counts(numbers: Sequence[int], *, device: torch.device | None = None) -> list[list[int]]:
+def gather_sizes(sizes: Sequence[int], *, device: torch.device | None = None) -> list[list[int]]:
     """``numbers`` of every process, in the order of the processes; each gives equally many.
 
-    >>> counts([3, 1])
+    >>> gather_sizes([3, 1])
     [[3, 1]]
     """
-    if world() == 1:
-        return [list(numbers)]
-    own = torch.tensor(list(numbers), dtype=torch.int64, device=device)
-    everyone = [torch.empty_like(own) for _ in range(world())]
-    dist.all_gather(everyone, own)
-    return [one.tolist() for one in everyone]
+    if get_world_size() == 1:
+        return [list(sizes)]
+    local_sizes = torch.tensor(list(sizes), dtype=torch.int64, device=device)
+    gathered = [torch.empty_like(local_sizes) for _ in range(get_world_size())]
+    dist.all_gather(gathered, local_sizes)
+    return [tensor.tolist() for tensor in gathered]
 
 
-def gather(tensor: Tensor, *, sizes: Sequence[int] | None = None) -> Tensor:
+def all_gather(tensor: Tensor, *, sizes: Sequence[int] | None = None) -> Tensor:
     """The ``tensor`` ``[own, ...]`` of every process, one after the other: ``[all, ...]``, the same on each.
 
     Arguments:
@@ -68,24 +68,24 @@ def gather(tensor: Tensor, *, sizes: Sequence[int] | None = None) -> Tensor:
     asks of it, added up (in float32 at least). So where ``W`` processes compute one and the same loss from the whole,
     the share gets ``W`` times its gradient, and the average over processes that DDP takes makes it once.
 
-    >>> gather(torch.tensor([1.0, 2.0]))
+    >>> all_gather(torch.tensor([1.0, 2.0]))
     tensor([1., 2.])
     """
-    if world() == 1:
+    if get_world_size() == 1:
         return tensor
     if sizes is None:
-        sizes = [size for (size,) in counts([len(tensor)], device=tensor.device)]
-    whole: Tensor = _Gather.apply(tensor, tuple(sizes))
-    return whole
+        sizes = [size for (size,) in gather_sizes([len(tensor)], device=tensor.device)]
+    gathered: Tensor = _AllGather.apply(tensor, tuple(sizes))
+    return gathered
 
 
-class _Gather(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     """All-gather, and its adjoint: the sum over processes, of which each keeps its own rows."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, sizes: tuple[int, ...]) -> Tensor:
         ctx.sizes = sizes
-        return _together(tensor, sizes)
+        return _all_gather_padded(tensor, sizes)
 
     @staticmethod
     @once_differentiable
@@ -94,17 +94,17 @@ class _Gather(torch.autograd.Function):
         total = gradient.to(wide).clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         rank = dist.get_rank()
-        first = [0, *accumulate(ctx.sizes)][rank]
-        return total[first : first + ctx.sizes[rank]].to(gradient.dtype), None
+        offset = [0, *accumulate(ctx.sizes)][rank]
+        return total[offset : offset + ctx.sizes[rank]].to(gradient.dtype), None
 
 
-def _together(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
+def _all_gather_padded(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
     """Sent as bytes, since backends differ in the dtypes they know; shorter shares are filled up for the way."""
-    rest = tensor.shape[1:]
-    width = rest.numel() * tensor.element_size()
-    own = torch.zeros(max(sizes) * width, dtype=torch.uint8, device=tensor.device)
-    own[: len(tensor) * width] = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    everyone = [torch.empty_like(own) for _ in sizes]
-    dist.all_gather(everyone, own)
-    shares = [share[: size * width] for share, size in zip(everyone, sizes, strict=True)]
-    return torch.cat(shares).view(tensor.dtype).reshape(sum(sizes), *rest)
+    trailing_shape = tensor.shape[1:]
+    row_bytes = trailing_shape.numel() * tensor.element_size()
+    buffer = torch.zeros(max(sizes) * row_bytes, dtype=torch.uint8, device=tensor.device)
+    buffer[: len(tensor) * row_bytes] = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    buffers = [torch.empty_like(buffer) for _ in sizes]
+    dist.all_gather(buffers, buffer)
+    chunks = [chunk[: size * row_bytes] for chunk, size in zip(buffers, sizes, strict=True)]
+    return torch.cat(chunks).view(tensor.dtype).reshape(sum(sizes), *trailing_shape)

@@ -8,30 +8,32 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["timed"]
+__all__ = ["time_call"]
 
 
-def timed(call: Callable[[], object], *, warmup: int = 20, repeats: int = 200, budget: float = 5.0) -> dict[str, Any]:
+def time_call(
+    fn: Callable[[], object], *, warmup: int = 20, repeats: int = 200, max_seconds: float = 5.0
+) -> dict[str, Any]:
     """Milliseconds of wall-clock time of ``call``: ``median``, ``p95`` (nearest rank), ``repeats`` made.
 
     ``warmup`` calls come first and are not counted; at least one, and no more than fit in a fifth of ``budget``
     seconds. Then up to ``repeats`` calls, at least one, none begun once the budget is spent.
 
-    >>> timed(lambda: None, repeats=5)["repeats"]
+    >>> time_call(lambda: None, repeats=5)["repeats"]
     5
     """
     start = time.perf_counter()
-    _times(call, most=max(warmup, 1), until=start + budget / 5)
-    taken = sorted(_times(call, most=repeats, until=start + budget))
-    p95 = taken[math.ceil(0.95 * len(taken)) - 1]
-    return {"median": 1e3 * statistics.median(taken), "p95": 1e3 * p95, "repeats": len(taken)}
+    _collect_durations(fn, max_calls=max(warmup, 1), deadline=start + max_seconds / 5)
+    durations = sorted(_collect_durations(fn, max_calls=repeats, deadline=start + max_seconds))
+    p95 = durations[math.ceil(0.95 * len(durations)) - 1]
+    return {"median": 1e3 * statistics.median(durations), "p95": 1e3 * p95, "repeats": len(durations)}
 
 
-def _times(call: Callable[[], object], *, most: int, until: float) -> list[float]:
+def _collect_durations(fn: Callable[[], object], *, max_calls: int, deadline: float) -> list[float]:
     """Seconds of each of up to ``most`` calls, none begun after ``until`` but the first."""
-    taken: list[float] = []
-    while len(taken) < most and (not taken or time.perf_counter() < until):
+    durations: list[float] = []
+    while len(durations) < max_calls and (not durations or time.perf_counter() < deadline):
         start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
-    return taken
+        fn()
+        durations.append(time.perf_counter() - start)
+    return durations

@@ -10,103 +10,115 @@ from typing import Any
 import torch
 
 from limbeck.core.errors import LimbeckError
-from limbeck.features import listing
+from limbeck.features import list_layers
 from limbeck.models import load_weights
-from limbeck.recipe import load
-from limbeck.recipe.resolve_node import check
+from limbeck.recipe import load_recipe
+from limbeck.recipe.resolve_node import resolve_node
 from limbeck.workflows._job.job import Job
-from limbeck.workflows._job.measure import figures
-from limbeck.workflows.distill.run import export_onnx, fingerprint
+from limbeck.workflows._job.measure import evaluate_split
+from limbeck.workflows.distill.run import export_onnx, hash_networks
 
-__all__ = ["evaluate", "export", "finished", "taps"]
+__all__ = ["evaluate_run", "export_run", "load_finished_run", "print_layers"]
 
 
-def evaluate(folder: Path, *, part: str = "validation", data_root: str | None = None) -> dict[str, Any]:
+def evaluate_run(folder: Path, *, split: str = "validation", data_root: str | None = None) -> dict[str, Any]:
     """Measure the student of the run in ``folder`` on the validation part, and print the figures.
 
     Asking for the test part is an error where it was read already, as it is at the end of every finished run.
     """
-    job, student = _opened(folder, data_root)
-    samples = job.data.validation if part == "validation" else job.data.sealed.open(fingerprint({"distilled": student}))
-    found, _, _ = figures(student, job.data, job.task, samples)
-    short = {name: value for name, value in found.items() if not isinstance(value, list)}
-    _say(f"{folder}, {part} part:")
-    for name, value in short.items():
-        _say(f"  {name:<10} {value if isinstance(value, int | None) else f'{value:.4f}'}")
-    _compare_with_record(folder, part, found)
-    if part == "test":
-        job.data.sealed.finish()
-    return found
-
-
-def export(folder: Path, *, to: Path | None = None, data_root: str | None = None) -> dict[str, Any]:
-    """Write the student of the run in ``folder`` as ONNX, checked against torch, and print what was found."""
-    job, student = _opened(folder, data_root)
-    path = to or folder / "student.onnx"
-    found = export_onnx(job, student, path)
-    _say(
-        f"{path}: {found['bytes']:,} bytes, largest difference of a logit {found['max_abs_difference']:.2g}, "
-        f"labels agree on {found['label_agreement']:.1%} of {found['examples']}, "
-        f"{found['latency_ms']['median']:.3f} ms a picture (median, 1 thread)"
+    job, student = _load_student(folder, data_root)
+    eval_data = (
+        job.data.validation if split == "validation" else job.data.test.unlock(hash_networks({"distilled": student}))
     )
-    return found
+    metrics, _, _ = evaluate_split(student, job.data, job.task, eval_data)
+    scalar_metrics = {name: value for name, value in metrics.items() if not isinstance(value, list)}
+    _print(f"{folder}, {split} part:")
+    for name, value in scalar_metrics.items():
+        _print(f"  {name:<10} {value if isinstance(value, int | None) else f'{value:.4f}'}")
+    _compare_with_record(folder, split, metrics)
+    if split == "test":
+        job.data.test.close()
+    return metrics
 
 
-def taps(model: str, shape: str, *, plugins: Sequence[str] = ()) -> None:
+def export_run(folder: Path, *, output_path: Path | None = None, data_root: str | None = None) -> dict[str, Any]:
+    """Write the student of the run in ``folder`` as ONNX, checked against torch, and print what was found."""
+    job, student = _load_student(folder, data_root)
+    path = output_path or folder / "student.onnx"
+    export_info = export_onnx(job, student, path)
+    _print(
+        f"{path}: {export_info['bytes']:,} bytes, largest difference of a logit {export_info['max_abs_difference']:.2g}, "
+        f"labels agree on {export_info['label_agreement']:.1%} of {export_info['examples']}, "
+        f"{export_info['latency_ms']['median']:.3f} ms a picture (median, 1 thread)"
+    )
+    return export_info
+
+
+def print_layers(model: str, shape: str, *, plugins: Sequence[str] = ()) -> None:
     """Print every place in ``model`` where features can be read, with the shape it has for one input."""
-    sizes = _shape(shape)
-    room, _, name = model.partition(":")
-    node: dict[str, Any] = {"use": room, "name": name} if room in ("torchvision", "timm") and name else {"use": model}
-    given = {"classes": 10, "channels": sizes[0]}
-    network = check(node, "model", plugins=plugins, given=given, place="MODEL").build()
+    input_shape = _parse_shape(shape)
+    library, _, name = model.partition(":")
+    node: dict[str, Any] = (
+        {"use": library, "name": name} if library in ("torchvision", "timm") and name else {"use": model}
+    )
+    build_settings = {"classes": 10, "channels": input_shape[0]}
+    network = resolve_node(node, "model", plugins=plugins, provided=build_settings, config_path="MODEL").build()
     try:
-        rows = listing(network, torch.zeros(1, *sizes))
+        rows = list_layers(network, torch.zeros(1, *input_shape))
     except Exception as error:  # a network may refuse an input with any error there is
         line = next(iter(str(error).splitlines()), type(error).__name__)
         raise LimbeckError(f"{model} does not take an input of {shape} ({line[:160]}): give --input another") from error
     width = max(len(path) for path, *_ in rows)
-    kinds = max(len(kind) for _, kind, *_ in rows)
-    for path, kind, out, runs in rows:
-        shown = "did not run" if not runs else "no tensor" if out is None else "×".join(map(str, out[1:]))
-        _say(
-            f"{path:<{width}}  {kind:<{kinds}}  {shown}{f'   runs {runs} times: write {path}@0 …' if runs > 1 else ''}"
+    kind_width = max(len(kind) for _, kind, *_ in rows)
+    for path, kind, output_shape, num_calls in rows:
+        shape_text = (
+            "did not run"
+            if not num_calls
+            else "no tensor"
+            if output_shape is None
+            else "×".join(map(str, output_shape[1:]))
+        )
+        _print(
+            f"{path:<{width}}  {kind:<{kind_width}}  {shape_text}{f'   runs {num_calls} times: write {path}@0 …' if num_calls > 1 else ''}"
         )
 
 
-def finished(folder: Path, data_root: str | None) -> Job:
+def load_finished_run(folder: Path, data_root: str | None) -> Job:
     """The finished run in ``folder``, with its data loaded."""
     recipe = folder / "recipe.yaml"
     if not recipe.exists():
         raise LimbeckError(f"{folder} is no run folder: it has no recipe.yaml")
     if not (folder / "record.json").exists():
         raise LimbeckError(f"{folder} is not finished: go on with limbeck distill --resume --out {folder}")
-    return Job.of(load(recipe, [] if data_root is None else [f"data.root={data_root}"]), folder)
+    return Job.from_recipe(load_recipe(recipe, [] if data_root is None else [f"data.root={data_root}"]), folder)
 
 
-def _opened(folder: Path, data_root: str | None) -> tuple[Job, torch.nn.Module]:
-    job = finished(folder, data_root)
-    return job, load_weights(job.shipped(), folder).eval()
+def _load_student(folder: Path, data_root: str | None) -> tuple[Job, torch.nn.Module]:
+    job = load_finished_run(folder, data_root)
+    return job, load_weights(job.build_deployed(), folder).eval()
 
 
-def _compare_with_record(folder: Path, part: str, found: dict[str, Any]) -> None:
+def _compare_with_record(folder: Path, split: str, metrics: dict[str, Any]) -> None:
     try:
-        before = json.loads((folder / "record.json").read_text())["models"]["distilled"][part]
+        recorded = json.loads((folder / "record.json").read_text())["models"]["distilled"][split]
     except (OSError, ValueError, KeyError):
         return
-    if before is not None:
-        same = abs(before["top1"] - found["top1"]) < 1e-9
-        _say(f"the record says {before['top1']:.4f}: {'the same' if same else 'NOT the same; did the data change?'}")
+    if recorded is not None:
+        is_same = abs(recorded["top1"] - metrics["top1"]) < 1e-9
+        _print(
+            f"the record says {recorded['top1']:.4f}: {'the same' if is_same else 'NOT the same; did the data change?'}"
+        )
 
 
-def _shape(text: str) -> list[int]:
+def _parse_shape(text: str) -> list[int]:
     try:
-        sizes = [int(number) for number in text.lower().replace("×", "x").split("x")]
+        shape = [int(size) for size in text.lower().replace("×", "x").split("x")]
     except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1:
+        shape = []
+    if not shape or min(shape) < 1:
         raise LimbeckError(f"--input is the shape of one input, such as 3x32x32, not {text!r}")
-    return sizes
+    return shape
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text)  # noqa: T201

@@ -7,18 +7,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from limbeck.core.errors import LimbeckError, nearest
-from limbeck.recipe import Recipe, find, load
-from limbeck.teachers import Cached, Foreign
-from limbeck.teachers.cache.cache_registry import Entry, check, home, listing, remove
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.recipe import Recipe, find_recipe, load_recipe
+from limbeck.teachers import CachedTeacher, ExternalTeacher
+from limbeck.teachers.cache.cache_registry import CacheEntry, cache_dir, list_caches, remove_cache, verify_cache
 from limbeck.workflows._job.job import Job
 
-__all__ = ["fill", "info", "prune", "verify"]
+__all__ = ["populate_cache", "print_caches", "prune_caches", "verify_caches"]
 
-_DAY = 86_400
+_SECONDS_PER_DAY = 86_400
 
 
-def fill(recipe: Recipe | str | Path, settings: Sequence[str] = (), *, batch: int = 256) -> list[Cached]:
+def populate_cache(
+    recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, batch_size: int = 256
+) -> list[CachedTeacher]:
     """Ask the teachers of ``recipe`` about every view of every training picture, and keep what they say.
 
     What is there already is not asked for again.
@@ -31,109 +33,123 @@ def fill(recipe: Recipe | str | Path, settings: Sequence[str] = (), *, batch: in
     Under ``torchrun`` each process asks about its share; on several machines, let them share the cache's folder.
     """
     if not isinstance(recipe, Recipe):
-        recipe = load(find(recipe), settings)
+        recipe = load_recipe(find_recipe(recipe), overrides)
     if recipe.cache is None:
         raise LimbeckError("the recipe keeps no answers: add cache: {} to it, or cache.top=10 to the command")
-    if batch < 1:
-        raise LimbeckError(f"a batch has at least 1 picture, not {batch}")
-    job = Job.of(recipe, Path("runs") / recipe.name)
-    teachers = {name: job.teacher(name) for name in recipe.teachers}
+    if batch_size < 1:
+        raise LimbeckError(f"a batch has at least 1 picture, not {batch_size}")
+    job = Job.from_recipe(recipe, Path("runs") / recipe.name)
+    teachers = {name: job.build_teacher(name) for name in recipe.teachers}
     for name, network in teachers.items():
-        if recipe.teachers[name].weights is None and not isinstance(network, Foreign):
+        if recipe.teachers[name].weights is None and not isinstance(network, ExternalTeacher):
             raise LimbeckError(
                 f"teachers.{name} has no weights yet: `limbeck distill` trains it and fills the cache while it "
                 "teaches; or give weights, a file or a run folder"
             )
-    rank, world = (int(os.environ.get(name, usual)) for name, usual in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    found = job.kept(job.student(), teachers)
-    for name, cached in found:
-        _filled(job, name, cached, batch=batch, rank=rank, world=world)
-    return [cached for _, cached in found]
+    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    caches = job.open_caches(job.build_student(), teachers)
+    for name, cached in caches:
+        _populate_with_progress(job, name, cached, batch_size=batch_size, rank=rank, world_size=world_size)
+    return [cached for _, cached in caches]
 
 
-def info(root: str | Path | None = None) -> list[Entry]:
+def print_caches(root: str | Path | None = None) -> list[CacheEntry]:
     """Print every cache there is, the one used last first."""
-    found = listing(root)
-    if not found:
-        _say(f"there is no cache in {home(root)}")
-    for entry in found:
-        form, shape = (
-            entry.about["layout"]["format"],
-            f"{entry.about['samples']:,} samples × {entry.about['views']} views",
+    entries = list_caches(root)
+    if not entries:
+        _print(f"there is no cache in {cache_dir(root)}")
+    for entry in entries:
+        config, shape = (
+            entry.metadata["layout"]["format"],
+            f"{entry.metadata['samples']:,} samples × {entry.metadata['views']} views",
         )
-        kept = "all logits" if form["top"] is None else f"top {form['top']}, {form['tail']}"
-        more = [field["name"] for field in entry.about["layout"]["fields"] if field["name"] != "logits"]
-        _say(
-            f"{entry.folder.name}  {entry.about['teacher']}: {shape}, {', '.join([kept, form['precision'], *more])}; "
-            f"{entry.bytes / 1e6:,.1f} MB, {'complete' if entry.complete else 'not complete'}, used {_ago(entry.used)}"
+        top_k_text = "all logits" if config["top"] is None else f"top {config['top']}, {config['tail']}"
+        feature_names = [field["name"] for field in entry.metadata["layout"]["fields"] if field["name"] != "logits"]
+        _print(
+            f"{entry.folder.name}  {entry.metadata['teacher']}: {shape}, {', '.join([top_k_text, config['precision'], *feature_names])}; "
+            f"{entry.num_bytes / 1e6:,.1f} MB, {'complete' if entry.complete else 'not complete'}, used {_format_age(entry.last_used)}"
         )
-    return found
+    return entries
 
 
-def verify(keys: Sequence[str] = (), root: str | Path | None = None) -> None:
+def verify_caches(keys: Sequence[str] = (), root: str | Path | None = None) -> None:
     """Read every record of these caches (all, where none is named) and check it; an error where one is damaged."""
-    broken = []
-    for entry in _chosen(keys, root):
-        damaged = missing = changed = 0
-        for path, hurt, absent, same in check(entry):
-            damaged, missing, changed = damaged + hurt, missing + absent, changed + (not same)
-            if hurt or not same or (absent and entry.complete):
-                _say(f"{path}: {hurt} damaged, {absent} missing")
-        bad = damaged or changed or (missing and entry.complete)
-        broken += [entry.folder.name] if bad else []
-        state = f"{damaged} damaged, {missing} missing" if bad else "sound"
-        _say(f"{entry.folder.name}: {state}{'' if entry.complete or bad else f', {missing:,} still to be asked for'}")
-    if broken:
+    damaged_keys = []
+    for entry in _select_entries(keys, root):
+        total_damaged = total_missing = total_changed = 0
+        for path, num_damaged, num_missing, is_unchanged in verify_cache(entry):
+            total_damaged, total_missing, total_changed = (
+                total_damaged + num_damaged,
+                total_missing + num_missing,
+                total_changed + (not is_unchanged),
+            )
+            if num_damaged or not is_unchanged or (num_missing and entry.complete):
+                _print(f"{path}: {num_damaged} damaged, {num_missing} missing")
+        is_damaged = total_damaged or total_changed or (total_missing and entry.complete)
+        damaged_keys += [entry.folder.name] if is_damaged else []
+        state = f"{total_damaged} damaged, {total_missing} missing" if is_damaged else "sound"
+        _print(
+            f"{entry.folder.name}: {state}{'' if entry.complete or is_damaged else f', {total_missing:,} still to be asked for'}"
+        )
+    if damaged_keys:
         raise LimbeckError(
-            f"damaged: {', '.join(broken)}; the next run that reads one asks for what was damaged again, and so does "
+            f"damaged: {', '.join(damaged_keys)}; the next run that reads one asks for what was damaged again, and so does "
             "`limbeck cache fill`"
         )
 
 
-def prune(
-    keys: Sequence[str] = (), *, older: float | None = None, everything: bool = False, root: str | Path | None = None
+def prune_caches(
+    keys: Sequence[str] = (),
+    *,
+    older_than: float | None = None,
+    all_caches: bool = False,
+    root: str | Path | None = None,
 ) -> None:
     """Remove the caches named, those not used for ``older`` days, or all."""
-    if sum((bool(keys), older is not None, everything)) != 1:
+    if sum((bool(keys), older_than is not None, all_caches)) != 1:
         raise LimbeckError("say what to remove: keys, --older DAYS, or --all, one of the three")
-    found = _chosen(keys, root)
-    if older is not None:
-        found = [entry for entry in found if time.time() - entry.used > older * _DAY]
-    for entry in found:
-        remove(entry)
-        _say(f"removed {entry.folder.name} ({entry.bytes / 1e6:,.1f} MB)")
-    if not found:
-        _say("nothing to remove")
+    entries = _select_entries(keys, root)
+    if older_than is not None:
+        entries = [entry for entry in entries if time.time() - entry.last_used > older_than * _SECONDS_PER_DAY]
+    for entry in entries:
+        remove_cache(entry)
+        _print(f"removed {entry.folder.name} ({entry.num_bytes / 1e6:,.1f} MB)")
+    if not entries:
+        _print("nothing to remove")
 
 
-def _filled(job: Job, name: str, cached: Cached, *, batch: int, rank: int, world: int) -> None:
+def _populate_with_progress(
+    job: Job, name: str, cached: CachedTeacher, *, batch_size: int, rank: int, world_size: int
+) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), disable=rank > 0) as bar:
-        task = bar.add_task(f"asking {name}", total=cached.answers)
-        for done, _ in cached.fill(job.task, batch=batch, rank=rank, world=world):
-            bar.update(task, completed=done)
-    found = cached.figures()
-    _say(
-        f"{name}: {found['asked']:,} answers asked for, {cached.answers - found['asked']:,} known before; "
-        f"{found['bytes'] / 1e6:,.1f} MB in {found['folder']}"
+        task = bar.add_task(f"asking {name}", total=cached.num_entries)
+        for num_done, _ in cached.populate(job.task, batch_size=batch_size, rank=rank, world_size=world_size):
+            bar.update(task, completed=num_done)
+    stats = cached.stats()
+    _print(
+        f"{name}: {stats['asked']:,} answers asked for, {cached.num_entries - stats['asked']:,} known before; "
+        f"{stats['bytes'] / 1e6:,.1f} MB in {stats['folder']}"
     )
 
 
-def _chosen(keys: Sequence[str], root: str | Path | None) -> list[Entry]:
-    found = listing(root)
+def _select_entries(keys: Sequence[str], root: str | Path | None) -> list[CacheEntry]:
+    entries = list_caches(root)
     for key in keys:
-        if not any(entry.folder.name.startswith(key) for entry in found):
-            names = [entry.folder.name for entry in found]
-            raise LimbeckError(f"there is no cache {key!r} in {home(root)}; there are: {nearest(key, names)}")
-    return [entry for entry in found if not keys or any(entry.folder.name.startswith(key) for key in keys)]
+        if not any(entry.folder.name.startswith(key) for entry in entries):
+            names = [entry.folder.name for entry in entries]
+            raise LimbeckError(
+                f"there is no cache {key!r} in {cache_dir(root)}; there are: {suggest_names(key, names)}"
+            )
+    return [entry for entry in entries if not keys or any(entry.folder.name.startswith(key) for key in keys)]
 
 
-def _ago(then: float) -> str:
-    days = (time.time() - then) / _DAY
+def _format_age(timestamp: float) -> str:
+    days = (time.time() - timestamp) / _SECONDS_PER_DAY
     return "today" if days < 1 else f"{days:.0f} days ago"
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)  # noqa: T201

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.split import Part, Stored
-from limbeck.evaluation import apgd, attacked, fgsm, pgd
+from limbeck.data.split import InMemory, Split
+from limbeck.evaluation import adversarial_accuracy, apgd, fgsm, pgd
 
 EPS = 8 / 255
 
@@ -42,8 +42,8 @@ def test_pgd_without_a_random_start_is_that_of_torchattacks(network, batch, monk
 
 def test_pgd_with_a_random_start_is_as_strong_as_that_of_torchattacks(network, batch):
     attack = pytest.importorskip("torchattacks").PGD(network, eps=0.02, alpha=0.005, steps=20)
-    part = Part.whole(Stored(batch[0]), batch[1])
-    ours = attacked(network, part, attacks=["pgd"], eps=0.02)["pgd"]
+    part = Split.from_images(InMemory(batch[0]), batch[1])
+    ours = adversarial_accuracy(network, part, attacks=["pgd"], eps=0.02)["pgd"]
     theirs = network(attack(*batch)).argmax(1) == batch[1]
     assert 0 < int(theirs.sum()) < 32
     assert abs(int(ours.sum()) - int(theirs.sum())) <= 1
@@ -58,7 +58,7 @@ def test_a_linear_network_falls_exactly_where_its_margin_is_too_small():
     target = (margin < 0).long()
     stays = margin.abs() > EPS * float((weight[0] - weight[1]).abs().sum())
     assert 0 < int(stays.sum()) < 200
-    found = attacked(network, Part.whole(Stored(pixels), target), attacks=["fgsm", "pgd"], eps=EPS)
+    found = adversarial_accuracy(network, Split.from_images(InMemory(pixels), target), attacks=["fgsm", "pgd"], eps=EPS)
     for name in ("fgsm", "pgd", "worst"):
         assert torch.equal(found[name], stays)
 
@@ -67,13 +67,13 @@ def test_a_network_that_is_sure_of_itself_is_no_more_robust_for_it():
     """At a gap of 60 the plain cross-entropy is flat in float32."""
     network = nn.Linear(2, 2, bias=False)
     network.weight.data = torch.tensor([[100.0, -100.0], [-100.0, 100.0]])
-    part = Part.whole(Stored(torch.tensor([[0.65, 0.35]])), torch.tensor([0]))
-    found = attacked(network, part, attacks=["fgsm", "pgd"], eps=0.2)
+    part = Split.from_images(InMemory(torch.tensor([[0.65, 0.35]])), torch.tensor([0]))
+    found = adversarial_accuracy(network, part, attacks=["fgsm", "pgd"], eps=0.2)
     assert not found["fgsm"].any()
     assert not found["pgd"].any()
 
 
-@pytest.mark.parametrize("attack", [fgsm, pgd])
+@pytest.marker.parametrize("attack", [fgsm, pgd])
 def test_pixels_stay_within_eps_and_within_the_range(network, batch, attack):
     changed = attack(network, *batch, eps=EPS)
     assert float((changed - batch[0]).abs().max()) <= EPS + 1e-6
@@ -86,7 +86,9 @@ def test_apgd_stays_within_eps_and_finds_what_fgsm_finds(network, batch):
     changed = apgd(network, *batch, eps=EPS)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert float((changed - batch[0]).abs().max()) <= EPS + 1e-6
-    found = attacked(network, Part.whole(Stored(batch[0]), batch[1]), attacks=["fgsm", "apgd"], eps=EPS)
+    found = adversarial_accuracy(
+        network, Split.from_images(InMemory(batch[0]), batch[1]), attacks=["fgsm", "apgd"], eps=EPS
+    )
     assert int(found["apgd"].sum()) <= int(found["fgsm"].sum())
     assert torch.equal(found["worst"], found["fgsm"] & found["apgd"])
 
@@ -104,14 +106,14 @@ def test_without_torchattacks_one_sentence_says_what_to_install(network, batch, 
         apgd(network, *batch)
 
 
-@pytest.mark.parametrize("eps", [8, 8.0, 0.0, -0.1, float("nan")])
-@pytest.mark.parametrize("attack", [fgsm, pgd, apgd])
+@pytest.marker.parametrize("eps", [8, 8.0, 0.0, -0.1, float("nan")])
+@pytest.marker.parametrize("attack", [fgsm, pgd, apgd])
 def test_an_unnormalised_eps_is_refused(network, batch, attack, eps):
     with pytest.raises(LimbeckError, match="an unnormalised ε is refused"):
         attack(network, *batch, eps=eps)
 
 
-@pytest.mark.parametrize("attack", [fgsm, pgd, apgd])
+@pytest.marker.parametrize("attack", [fgsm, pgd, apgd])
 def test_normalised_inputs_are_refused(network, batch, attack):
     with pytest.raises(LimbeckError, match="normalisation inside the network"):
         attack(network, (batch[0] - 0.5) / 0.25, batch[1])
@@ -123,7 +125,7 @@ def test_nothing_of_the_network_changes(network, batch):
     loss.backward()
     gradients = [parameter.grad.clone() for parameter in network.parameters()]
     state, modes = copy.deepcopy(network.state_dict()), [module.training for module in network.modules()]
-    attacked(network, Part.whole(Stored(batch[0]), batch[1]), eps=EPS)
+    adversarial_accuracy(network, Split.from_images(InMemory(batch[0]), batch[1]), eps=EPS)
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in state.items())
     assert all(torch.equal(p.grad, g) for p, g in zip(network.parameters(), gradients, strict=True))
@@ -132,18 +134,18 @@ def test_nothing_of_the_network_changes(network, batch):
 def test_the_seed_decides_and_the_unlabelled_are_left_out(network, batch):
     target = batch[1].clone()
     target[:4] = -100
-    part = Part.whole(Stored(batch[0]), target)
-    found = [attacked(network, part, attacks=["pgd"], eps=0.02, seed=3) for _ in range(2)]
+    part = Split.from_images(InMemory(batch[0]), target)
+    found = [adversarial_accuracy(network, part, attacks=["pgd"], eps=0.02, seed=3) for _ in range(2)]
     assert torch.equal(found[0]["pgd"], found[1]["pgd"])
     assert len(found[0]["clean"]) == 28
     assert not torch.equal(pgd(network, *batch, seed=1, steps=1), pgd(network, *batch, seed=2, steps=1))
 
 
 def test_no_attack_mends_an_answer(network, batch):
-    wrong = Part.whole(Stored(batch[0]), (batch[1] + 1) % 5)
-    assert not any(mask.any() for mask in attacked(network, wrong).values())
+    wrong = Split.from_images(InMemory(batch[0]), (batch[1] + 1) % 5)
+    assert not any(mask.any() for mask in adversarial_accuracy(network, wrong).values())
 
 
 def test_an_unknown_attack_is_told_its_neighbour(network, batch):
     with pytest.raises(LimbeckError, match="pgd"):
-        attacked(network, Part.whole(Stored(batch[0]), batch[1]), attacks=["pgdd"])
+        adversarial_accuracy(network, Split.from_images(InMemory(batch[0]), batch[1]), attacks=["pgdd"])

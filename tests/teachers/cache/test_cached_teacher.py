@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 import limbeck
-from limbeck.data import Digits, Views, affine, arrays, composite, loaders
-from limbeck.losses import AttentionTransfer, CrossEntropy, SoftTarget
-from limbeck.teachers import Cached, Format, Frozen, answers
-from limbeck.training import Training
+from limbeck.data import Augmentation, Digits, affine, default_augmentation, from_loaders, from_tensors
+from limbeck.losses import AttentionTransferLoss, CrossEntropyLoss, KDLoss
+from limbeck.teachers import CacheConfig, CachedTeacher, FrozenTeacher, from_callable
+from limbeck.training import TrainingConfig
 
 TASK = limbeck.tasks.Classification(10)
-FULL = Format(precision="float32")
+FULL = CacheConfig(dtype="float32")
 
 
 def network(seed=0, width=4):
@@ -31,16 +31,16 @@ def network(seed=0, width=4):
 
 
 def digits(per_sample=4, seed=0, **more):
-    return Digits(take=96, views=Views((affine(**more),), per_sample=per_sample)).load(seed=seed)
+    return Digits(num_samples=96, augment=Augmentation((affine(**more),), num_views=per_sample)).load(seed=seed)
 
 
 def train(teacher, data, *, epochs=4, batch=32):
     student = network(1)
     distiller = limbeck.Distiller(
-        student, {"big": teacher}, objective={"truth": CrossEntropy(), "soft": SoftTarget()}, task=TASK
+        student, {"big": teacher}, objective={"truth": CrossEntropyLoss(), "soft": KDLoss()}, task=TASK
     )
-    training = Training(optimizer=partial(torch.optim.SGD, lr=0.1), batch=batch)
-    run = limbeck.fit(distiller, data, epochs=epochs, training=training, watchers=[])
+    training = TrainingConfig(optimizer=partial(torch.optim.SGD, lr=0.1), batch_size=batch)
+    run = limbeck.fit(distiller, data, epochs=epochs, training=training, callbacks=[])
     return [row["loss"] for row in run.history], torch.cat([p.detach().flatten() for p in student.parameters()])
 
 
@@ -48,90 +48,94 @@ class Counting:
     """A teacher that counts how many pictures it was asked about."""
 
     def __init__(self, network):
-        self._inner, self.pictures = Frozen(network), 0
+        self._inner, self.pictures = FrozenTeacher(network), 0
 
     def identity(self):
-        return self._inner.identity()
+        return self._inner.fingerprint()
 
     def answer(self, batch, task):
         self.pictures += len(batch["index"])
-        return self._inner.answer(batch, task)
+        return self._inner.predict(batch, task)
 
 
 def test_a_cached_run_is_the_online_run_bit_for_bit(tmp_path):
-    data, teacher = digits(per_sample=4), network(2)
+    data, teacher = digits(num_views=4), network(2)
     online, weights = train(teacher, data)
     for turn in ("filling", "reading"):
-        losses, ours = train(Cached(teacher, data, root=tmp_path, format=FULL), data)
+        losses, ours = train(CachedTeacher(teacher, data, root=tmp_path, config=FULL), data)
         assert losses == online, turn
         assert torch.equal(ours, weights), turn
 
 
 def test_mixed_and_shared_pictures_are_the_same_online_and_cached(tmp_path):
-    views = composite(crop=1, jitter=0.4, mixup=0.5, per_sample=4, per_decode=2)
-    data, teacher = Digits(take=96, views=views).load(seed=0), Counting(network(2))
+    views = default_augmentation(crop=1, jitter=0.4, mixup=0.5, num_views=4, repeats=2)
+    data, teacher = Digits(num_samples=96, augment=views).load(seed=0), Counting(network(2))
     online, weights = train(teacher, data)
     for asked in (96 * 4, 0):
         teacher.pictures = 0
-        losses, ours = train(Cached(teacher, data, root=tmp_path, format=FULL), data)
+        losses, ours = train(CachedTeacher(teacher, data, root=tmp_path, config=FULL), data)
         assert losses == online
         assert torch.equal(ours, weights)
         assert teacher.pictures == asked
 
 
 def test_filled_by_other_batches_it_is_the_online_run_to_1e_5(tmp_path):
-    data, teacher = digits(per_sample=4), network(2)
+    data, teacher = digits(num_views=4), network(2)
     online, _ = train(teacher, data)
-    cached = Cached(teacher, data, root=tmp_path, format=FULL)
-    for _ in cached.fill(TASK, batch=17):
+    cached = CachedTeacher(teacher, data, root=tmp_path, config=FULL)
+    for _ in cached.populate(TASK, batch_size=17):
         pass
-    asked = cached.asked
+    asked = cached.misses
     losses, _ = train(cached, data)
-    assert cached.asked == asked == 96 * 4
+    assert cached.misses == asked == 96 * 4
     assert np.allclose(losses, online, rtol=0, atol=1e-5)
 
 
 def test_a_teacher_is_asked_once(tmp_path):
-    data, teacher = digits(per_sample=2), Counting(network(2))
-    train(Cached(teacher, data, root=tmp_path), data, epochs=6)
+    data, teacher = digits(num_views=2), Counting(network(2))
+    train(CachedTeacher(teacher, data, root=tmp_path), data, epochs=6)
     assert teacher.pictures == 96 * 2
-    train(Cached(teacher, data, root=tmp_path), data, epochs=3)
+    train(CachedTeacher(teacher, data, root=tmp_path), data, epochs=3)
     assert teacher.pictures == 96 * 2
 
 
 def test_a_function_that_gives_probabilities_is_asked_once_and_known_by_its_version(tmp_path):
-    data, calls, inner = digits(per_sample=1), [], network(2)
+    data, calls, inner = digits(num_views=1), [], network(2)
 
     def ask(pictures):
         calls.append(len(pictures))
         return inner.eval()(pictures).softmax(1)
 
     for version, asked in (("1", 96), ("1", 96), ("2", 192)):
-        train(Cached(answers(ask, returns="probabilities", version=version), data, root=tmp_path), data, epochs=2)
+        train(
+            CachedTeacher(from_callable(ask, output_type="probabilities", version=version), data, root=tmp_path),
+            data,
+            epochs=2,
+        )
         assert sum(calls) == asked
 
 
 def test_views_are_used_in_turn(tmp_path):
-    stream = digits(per_sample=3).stream(batch=96)
+    stream = digits(num_views=3).batches(batch_size=96)
     assert [stream.batch(step)["view"].unique().tolist() for step in range(5)] == [[0], [1], [2], [0], [1]]
 
 
 def test_without_views_one_answer_serves_every_epoch(tmp_path):
-    data = Digits(take=96).load(seed=0)
+    data = Digits(num_samples=96).load(seed=0)
     teacher = Counting(network(2))
-    train(Cached(teacher, data, root=tmp_path), data, epochs=5)
+    train(CachedTeacher(teacher, data, root=tmp_path), data, epochs=5)
     assert teacher.pictures == 96
 
 
 def test_fresh_views_are_refused(tmp_path):
     with pytest.raises(limbeck.LimbeckError, match=r"views\.per_sample: 8"):
-        Cached(network(), digits(per_sample=0), root=tmp_path)
+        CachedTeacher(network(), digits(num_views=0), root=tmp_path)
 
 
 def one_key(teacher, data, root, **more):
-    cached = Cached(teacher, data, root=root, **more)
-    cached.answer(data.stream(batch=8).batch(0), TASK)
-    return cached.figures()["key"]
+    cached = CachedTeacher(teacher, data, root=root, **more)
+    cached.predict(data.batches(batch=8).batch(0), TASK)
+    return cached.stats()["key"]
 
 
 def test_anything_that_changes_an_answer_changes_the_key(tmp_path):
@@ -145,35 +149,35 @@ def test_anything_that_changes_an_answer_changes_the_key(tmp_path):
         "a buffer": one_key(other, data, tmp_path),
         "a layer": one_key(nn.Sequential(*network(2), nn.Dropout(0.1)), data, tmp_path),
         "views": one_key(teacher, digits(degrees=5.0), tmp_path),
-        "how many views": one_key(teacher, digits(per_sample=5), tmp_path),
+        "how many views": one_key(teacher, digits(num_views=5), tmp_path),
         "seed": one_key(teacher, digits(seed=1), tmp_path),
-        "format": one_key(teacher, data, tmp_path, format=Format(top=3)),
-        "tail": one_key(teacher, data, tmp_path, format=Format(top=3, tail="renormalised")),
-        "taps": one_key(Frozen(teacher, {"mid": "0"}), data, tmp_path),
+        "format": one_key(teacher, data, tmp_path, format=CacheConfig(top_k=3)),
+        "tail": one_key(teacher, data, tmp_path, format=CacheConfig(top_k=3, tail="renormalised")),
+        "taps": one_key(FrozenTeacher(teacher, {"mid": "0"}), data, tmp_path),
     }
     assert len({first, *changed.values()}) == 1 + len(changed)
 
 
 def test_other_pictures_under_the_same_names_are_asked_again(tmp_path):
     inputs = torch.rand(64, 1, 8, 8)
-    data = arrays(inputs, torch.arange(64) % 10, normalize="none")
+    data = from_tensors(inputs, torch.arange(64) % 10, normalize="none")
     told, teacher = [], Counting(network(2))
-    cached = Cached(teacher, data, root=tmp_path, tell=told.append, format=FULL)
-    batch = data.stream(batch=16).batch(0)
-    cached.answer(batch, TASK)
+    cached = CachedTeacher(teacher, data, root=tmp_path, log=told.append, config=FULL)
+    batch = data.batches(batch_size=16).batch(0)
+    cached.predict(batch, TASK)
     changed = {**batch, "input": batch["input"].flip(3)}
-    said = cached.answer(changed, TASK)
+    said = cached.predict(changed, TASK)
     assert teacher.pictures == 32
-    assert torch.equal(said.rows(), teacher.answer(changed, TASK).rows())
+    assert torch.equal(said.require_logits(), teacher.predict(changed, TASK).require_logits())
     assert "about other pictures" in told[0]
 
 
 def test_a_flipped_byte_is_found_its_shard_mended_and_the_user_told(tmp_path):
-    data, teacher, told = digits(per_sample=2), network(2), []
-    cached = Cached(teacher, data, root=tmp_path, tell=told.append, format=FULL)
+    data, teacher, told = digits(num_views=2), network(2), []
+    cached = CachedTeacher(teacher, data, root=tmp_path, log=told.append, config=FULL)
     first, _ = train(cached, data, epochs=2)
-    folder = Path(cached.figures()["folder"])
-    assert cached.figures()["complete"]
+    folder = Path(cached.stats()["folder"])
+    assert cached.stats()["complete"]
     assert (folder / "index.json").exists()
     shard = folder / "shard-00000.bin"
     before = shard.read_bytes()
@@ -181,69 +185,69 @@ def test_a_flipped_byte_is_found_its_shard_mended_and_the_user_told(tmp_path):
     raw[len(raw) // 2 + 7] ^= 0x10
     shard.write_bytes(raw)
 
-    again = Cached(teacher, data, root=tmp_path, tell=told.append, format=FULL)
+    again = CachedTeacher(teacher, data, root=tmp_path, log=told.append, config=FULL)
     losses, _ = train(again, data, epochs=2)
     assert losses == pytest.approx(first, abs=1e-5)
     assert "shard-00000.bin is damaged: 1 of its answers are asked again" in told[0]
-    assert again.mended == again.asked == 1
+    assert again.repaired == again.misses == 1
     assert json.loads((folder / "index.json").read_text())["shards"]
-    third = Cached(teacher, data, root=tmp_path, tell=told.append, format=FULL)
+    third = CachedTeacher(teacher, data, root=tmp_path, log=told.append, config=FULL)
     train(third, data, epochs=2)
-    assert (third.asked, len(told)) == (0, 1)
+    assert (third.misses, len(told)) == (0, 1)
 
 
 def test_a_shard_cut_short_is_mended(tmp_path):
-    data, told = digits(per_sample=2), []
-    cached = Cached(network(2), data, root=tmp_path, tell=told.append)
-    for _ in cached.fill(TASK):
+    data, told = digits(num_views=2), []
+    cached = CachedTeacher(network(2), data, root=tmp_path, log=told.append)
+    for _ in cached.populate(TASK):
         pass
-    shard = Path(cached.figures()["folder"]) / "shard-00000.bin"
+    shard = Path(cached.stats()["folder"]) / "shard-00000.bin"
     shard.write_bytes(shard.read_bytes()[:1000])
-    again = Cached(network(2), data, root=tmp_path, tell=told.append)
+    again = CachedTeacher(network(2), data, root=tmp_path, log=told.append)
     train(again, data, epochs=2)
-    assert again.mended == again.asked > 100
+    assert again.repaired == again.misses > 100
     assert "damaged" in told[0]
 
 
 def test_answers_are_the_same_whatever_the_precision_of_the_run(tmp_path):
-    data, teacher = digits(per_sample=1), network(2)
-    batch, cached = data.stream(batch=16).batch(0), Cached(teacher, data, root=tmp_path, format=FULL)
+    data, teacher = digits(num_views=1), network(2)
+    batch, cached = data.batches(batch_size=16).batch(0), CachedTeacher(teacher, data, root=tmp_path, config=FULL)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        said = cached.answer(batch, TASK)
-    assert torch.equal(said.rows(), Frozen(teacher).answer(batch, TASK).rows())
+        said = cached.predict(batch, TASK)
+    assert torch.equal(said.require_logits(), FrozenTeacher(teacher).predict(batch, TASK).require_logits())
 
 
 def test_features_are_kept_with_the_logits(tmp_path):
-    data, teacher = digits(per_sample=2), network(2)
-    cached = Cached(teacher, data, root=tmp_path, format=Format(precision="float32", features="float32"))
+    data, teacher = digits(num_views=2), network(2)
+    cached = CachedTeacher(teacher, data, root=tmp_path, config=CacheConfig(dtype="float32", feature_dtype="float32"))
     distiller = limbeck.Distiller(
         network(1),
         {"big": cached},
-        objective={"soft": SoftTarget(), "attention": AttentionTransfer("mid")},
-        taps={"student": {"mid": "2"}, "big": {"mid": "2"}},
+        objective={"soft": KDLoss(), "attention": AttentionTransferLoss("mid")},
+        feature_layers={"student": {"mid": "2"}, "big": {"mid": "2"}},
         task=TASK,
     )
-    batch = data.stream(batch=16).batch(0)
+    batch = data.batches(batch_size=16).batch(0)
     for _ in range(2):
-        said = distiller.exchange(batch).teachers["big"]
-        expected = Frozen(teacher, {"mid": "2"}).answer(batch, TASK)
-        assert torch.equal(said.tap("mid"), expected.tap("mid"))
-        assert torch.equal(said.rows(), expected.rows())
+        said = distiller.forward_context(batch).teachers["big"]
+        expected = FrozenTeacher(teacher, {"mid": "2"}).predict(batch, TASK)
+        assert torch.equal(said.feature("mid"), expected.feature("mid"))
+        assert torch.equal(said.require_logits(), expected.require_logits())
     distiller(batch).total.backward()
 
 
 def test_the_student_learns_from_what_was_read_and_the_teacher_gets_no_gradient(tmp_path):
-    data, teacher = digits(per_sample=1), network(2)
-    cached = Cached(teacher, data, root=tmp_path)
+    data, teacher = digits(num_views=1), network(2)
+    cached = CachedTeacher(teacher, data, root=tmp_path)
     student = network(1)
-    distiller = limbeck.Distiller(student, cached, objective={"soft": SoftTarget()}, task=TASK)
-    distiller(data.stream(batch=16).batch(0)).total.backward()
+    distiller = limbeck.Distiller(student, cached, objective={"soft": KDLoss()}, task=TASK)
+    distiller(data.batches(batch_size=16).batch(0)).total.backward()
     assert all(parameter.grad is not None for parameter in student.parameters())
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert not any("teacher" in name for name in distiller.state_dict())
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("wrong", "says"),
     [
         (lambda batch: batch["input"], "under 'index'"),
@@ -252,15 +256,15 @@ def test_the_student_learns_from_what_was_read_and_the_teacher_gets_no_gradient(
     ],
 )
 def test_batches_that_do_not_say_what_they_hold_are_refused(tmp_path, wrong, says):
-    data = digits(per_sample=4)
+    data = digits(num_views=4)
     with pytest.raises(limbeck.LimbeckError, match=says):
-        Cached(network(), data, root=tmp_path).answer(wrong(data.stream(batch=8).batch(0)), TASK)
+        CachedTeacher(network(), data, root=tmp_path).predict(wrong(data.batches(batch_size=8).batch(0)), TASK)
 
 
 def test_loaders_whose_pictures_nobody_can_name_are_refused(tmp_path):
     loader = [(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))]
     with pytest.raises(limbeck.LimbeckError, match="a Loaders cannot say which pictures it shows"):
-        Cached(network(), loaders(loader), root=tmp_path)
+        CachedTeacher(network(), from_loaders(loader), root=tmp_path)
 
 
 def test_a_teacher_that_cannot_say_what_it_is_is_refused(tmp_path):
@@ -269,7 +273,7 @@ def test_a_teacher_that_cannot_say_what_it_is_is_refused(tmp_path):
             raise AssertionError
 
     with pytest.raises(limbeck.LimbeckError, match=r"give it an identity\(\)"):
-        Cached(Nameless(), digits(), root=tmp_path)
+        CachedTeacher(Nameless(), digits(), root=tmp_path)
 
 
 FILLER = """
@@ -298,27 +302,27 @@ def test_filling_goes_on_after_a_kill(tmp_path):
         process.stdout.readline()
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    data, told = digits(per_sample=4), []
-    cached = Cached(network(2), data, root=tmp_path, format=FULL, tell=told.append)
-    for _ in cached.fill(TASK, batch=8):
+    data, told = digits(num_views=4), []
+    cached = CachedTeacher(network(2), data, root=tmp_path, config=FULL, log=told.append)
+    for _ in cached.populate(TASK, batch_size=8):
         pass
-    assert 0 < cached.asked <= 96 * 4 - 40, "what was written before the kill was asked for again"
-    assert cached.figures()["complete"]
+    assert 0 < cached.misses <= 96 * 4 - 40, "what was written before the kill was asked for again"
+    assert cached.stats()["complete"]
     online, _ = train(network(2), data)
     assert np.allclose(train(cached, data)[0], online, rtol=0, atol=1e-5)
 
 
 def test_two_processes_fill_one_cache_together(tmp_path):
-    processes = [filler(tmp_path, pause=0.005, rank=rank, world=2) for rank in (0, 1)]
+    processes = [filler(tmp_path, pause=0.005, rank=rank, world_size=2) for rank in (0, 1)]
     printed = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], printed
     asked = [int(out.split("asked")[1]) for out, _ in printed]
     assert sum(asked) == 96 * 4
-    cached = Cached(network(2), digits(per_sample=4), root=tmp_path, format=FULL)
-    for _ in cached.fill(TASK):
+    cached = CachedTeacher(network(2), digits(num_views=4), root=tmp_path, config=FULL)
+    for _ in cached.populate(TASK):
         pass
-    assert cached.asked == 0
-    assert cached.figures()["complete"]
+    assert cached.misses == 0
+    assert cached.stats()["complete"]
     assert not list(tmp_path.rglob("*.partial"))
 
 
@@ -328,7 +332,7 @@ def test_two_processes_without_shares_do_not_harm_each_other(tmp_path):
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
         assert "damaged" not in errors
-    cached = Cached(network(2), digits(per_sample=4), root=tmp_path, format=FULL)
-    for _ in cached.fill(TASK):
+    cached = CachedTeacher(network(2), digits(num_views=4), root=tmp_path, config=FULL)
+    for _ in cached.populate(TASK):
         pass
-    assert cached.asked == 0
+    assert cached.misses == 0

@@ -8,25 +8,25 @@ from hypothesis import strategies as some
 
 import limbeck
 from limbeck.core.outputs import Outputs
-from limbeck.teachers import Format
+from limbeck.teachers import CacheConfig
 from limbeck.teachers.cache import codec as codes
-from limbeck.teachers.cache.input_checksum import same, stamp
-from limbeck.teachers.cache.layout import Layout
-from limbeck.teachers.cache.store import CHECK, Store
+from limbeck.teachers.cache.input_checksum import checksums_match, input_checksum
+from limbeck.teachers.cache.layout import RecordLayout
+from limbeck.teachers.cache.store import CRC_BYTES, RecordStore
 
 
 def back(said, **format):
     batch = 4
-    layout = Layout.of(said, batch, Format(**format))
-    assert Layout.read(layout.plain()) == layout
+    layout = RecordLayout.from_outputs(said, batch, CacheConfig(**format))
+    assert RecordLayout.from_dict(layout.to_dict()) == layout
     raw = layout.pack(said, batch)
-    assert raw.shape == (batch, layout.bytes)
+    assert raw.shape == (batch, layout.num_bytes)
     return layout.unpack(raw), layout
 
 
 def test_dense_float32_is_exact():
     logits = torch.randn(4, 7) * 100
-    assert torch.equal(back(Outputs(logits=logits), precision="float32")[0].rows(), logits)
+    assert torch.equal(back(Outputs(logits=logits), precision="float32")[0].require_logits(), logits)
 
 
 @settings(max_examples=40, deadline=None)
@@ -37,7 +37,7 @@ def test_a_spread_tail_keeps_every_probability_it_can(classes, top, seed, scale)
     logits = torch.randn(4, classes, generator=torch.Generator().manual_seed(seed)) * scale
     said, _ = back(Outputs(logits=logits), top=top, precision="float32")
     wanted = logits.double().softmax(1).numpy()
-    got = said.rows().double().softmax(1).numpy()
+    got = said.require_logits().double().softmax(1).numpy()
     for row, mine in zip(wanted, got, strict=True):
         order = np.argsort(-row, kind="stable")
         kept, rest = order[:top], order[top:]
@@ -49,38 +49,44 @@ def test_a_spread_tail_keeps_every_probability_it_can(classes, top, seed, scale)
 def test_a_renormalised_tail_has_nothing():
     logits = torch.tensor([[3.0, 1.0, 2.0, 0.0]]).repeat(4, 1)
     said, _ = back(Outputs(logits=logits), top=2, tail="renormalised")
-    assert said.rows()[0].tolist() == [3.0, -np.inf, 2.0, -np.inf]
+    assert said.require_logits()[0].tolist() == [3.0, -np.inf, 2.0, -np.inf]
 
 
 def test_the_temperature_may_change_later():
     logits = torch.randn(4, 10)
     said, _ = back(Outputs(logits=logits), top=10, precision="float32")
-    assert torch.allclose((said.rows() / 7).softmax(1), (logits / 7).softmax(1), atol=1e-6)
+    assert torch.allclose((said.require_logits() / 7).softmax(1), (logits / 7).softmax(1), atol=1e-6)
 
 
 def test_impossible_classes_stay_impossible():
     logits = torch.randn(4, 6)
     logits[:, 5] = -torch.inf
     for format in ({}, {"top": 6}, {"top": 3}):
-        assert (back(Outputs(logits=logits), **format)[0].rows().softmax(1)[:, 5] == 0).all() or format == {"top": 3}
+        assert (back(Outputs(logits=logits), **format)[0].require_logits().softmax(1)[:, 5] == 0).all() or format == {
+            "top": 3
+        }
 
 
 def test_eight_bits_are_half_a_step_off_at_most():
     features = torch.randn(4, 3, 5, 5)
-    said, layout = back(Outputs(taps={"mid": features}), features="int8")
+    said, layout = back(Outputs(features={"mid": features}), features="int8")
     step = features.flatten(1).abs().amax(1) / 127
-    assert ((said.tap("mid") - features).flatten(1).abs().amax(1) <= step / 2 + 1e-6).all()
-    assert layout.bytes == 4 + 3 * 5 * 5
-    assert torch.equal(back(Outputs(taps={"mid": torch.zeros(4, 2)}), features="int8")[0].tap("mid"), torch.zeros(4, 2))
+    assert ((said.feature("mid") - features).flatten(1).abs().amax(1) <= step / 2 + 1e-6).all()
+    assert layout.num_bytes == 4 + 3 * 5 * 5
+    assert torch.equal(
+        back(Outputs(features={"mid": torch.zeros(4, 2)}), features="int8")[0].feature("mid"), torch.zeros(4, 2)
+    )
 
 
 def test_maps_are_pooled_and_spatial_logits_come_back_at_their_size():
     maps, features = torch.rand(4, 3, 8, 6), torch.rand(4, 2, 8, 6)
-    said, layout = back(Outputs(maps=maps, taps={"mid": features}), pool=2, precision="float32", features="float32")
-    assert said.maps.shape == maps.shape
-    assert torch.allclose(said.tap("mid"), torch.nn.functional.avg_pool2d(features, 2))
-    assert layout.bytes == 4 * (3 + 2) * 4 * 3
-    assert torch.allclose(said.maps.mean((2, 3)), maps.mean((2, 3)), atol=0.05)
+    said, layout = back(
+        Outputs(spatial_logits=maps, features={"mid": features}), pool_factor=2, precision="float32", features="float32"
+    )
+    assert said.spatial_logits.shape == maps.shape
+    assert torch.allclose(said.feature("mid"), torch.nn.functional.avg_pool2d(features, 2))
+    assert layout.num_bytes == 4 * (3 + 2) * 4 * 3
+    assert torch.allclose(said.spatial_logits.mean((2, 3)), maps.mean((2, 3)), atol=0.05)
 
 
 def test_several_rows_a_sample_and_absent_samples_come_back():
@@ -88,12 +94,14 @@ def test_several_rows_a_sample_and_absent_samples_come_back():
     present = torch.tensor([True, False, True, True])
     logits, boxes, width = torch.randn(12, 5), torch.randn(12, 4), torch.randn(4, 2)
     said, _ = back(
-        Outputs(logits=logits, sample=sample, present=present, extra={"boxes": boxes, "width": width}, embedding=width),
+        Outputs(
+            logits=logits, row_to_sample=sample, valid=present, extra={"boxes": boxes, "width": width}, embedding=width
+        ),
         precision="float32",
     )
-    assert torch.equal(said.rows(), logits)
-    assert torch.equal(said.sample, sample)
-    assert torch.equal(said.present, present)
+    assert torch.equal(said.require_logits(), logits)
+    assert torch.equal(said.row_to_sample, sample)
+    assert torch.equal(said.valid, present)
     assert torch.equal(said.extra["boxes"], boxes)
     assert torch.equal(said.extra["width"], width)
     assert torch.equal(said.embedding, width)
@@ -101,16 +109,18 @@ def test_several_rows_a_sample_and_absent_samples_come_back():
 
 def test_unequal_rows_are_refused():
     with pytest.raises(limbeck.LimbeckError, match="not equally many about each"):
-        Layout.of(Outputs(logits=torch.zeros(5, 2), sample=torch.tensor([0, 0, 1, 2, 3])), 4, Format())
+        RecordLayout.from_outputs(
+            Outputs(logits=torch.zeros(5, 2), row_to_sample=torch.tensor([0, 0, 1, 2, 3])), 4, CacheConfig()
+        )
 
 
 def test_an_answer_of_another_shape_is_refused():
-    layout = Layout.of(Outputs(taps={"mid": torch.zeros(4, 2)}), 4, Format())
+    layout = RecordLayout.from_outputs(Outputs(features={"mid": torch.zeros(4, 2)}), 4, CacheConfig())
     with pytest.raises(limbeck.LimbeckError, match="inputs of one size"):
-        layout.pack(Outputs(taps={"mid": torch.zeros(4, 3)}), 4)
+        layout.pack(Outputs(features={"mid": torch.zeros(4, 3)}), 4)
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("logits", "format", "says"),
     [
         (torch.full((4, 2), 1e6), {}, "1e.06, and float16 ends at 65504"),
@@ -122,7 +132,7 @@ def test_what_cannot_be_written_is_refused(logits, format, says):
         back(Outputs(logits=logits), **format)
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("wrong", "says"),
     [
         ({"tail": "spread"}, "without `top`"),
@@ -134,12 +144,12 @@ def test_what_cannot_be_written_is_refused(logits, format, says):
 )
 def test_formats_that_are_none_are_refused(wrong, says):
     with pytest.raises(limbeck.LimbeckError, match=says):
-        Format(**wrong)
+        CacheConfig(**wrong)
 
 
 def record_bytes(classes, **format):
-    layout = Layout.of(Outputs(logits=torch.randn(4, classes)), 4, Format(**format))
-    return layout.bytes + 4 + CHECK
+    layout = RecordLayout.from_outputs(Outputs(logits=torch.randn(4, classes)), 4, CacheConfig(**format))
+    return layout.num_bytes + 4 + CRC_BYTES
 
 
 def test_the_bytes_of_an_answer_are_those_that_are_documented():
@@ -154,54 +164,54 @@ def test_the_bytes_of_an_answer_are_those_that_are_documented():
 
 
 def test_50000_pictures_in_16_views_take_less_than_45_megabytes(tmp_path):
-    size = record_bytes(1000, top=10) - CHECK
-    assert Store(tmp_path, size=size, many=50_000 * 16).bytes < 45e6
+    size = record_bytes(1000, top=10) - CRC_BYTES
+    assert RecordStore(tmp_path, record_bytes=size, num_records=50_000 * 16).num_bytes < 45e6
 
 
 def test_another_view_of_a_picture_has_another_stamp():
     pictures = torch.rand(64, 3, 32, 32)
-    assert same(stamp(pictures), stamp(pictures * (1 + 1e-6))).all()
+    assert checksums_match(input_checksum(pictures), input_checksum(pictures * (1 + 1e-6))).all()
     for changed in (
         pictures.flip(3),
         pictures.roll(1, 2),
         pictures.roll(1, 0),
         pictures + 0.05 * (1 + torch.rand(64, 1, 1, 1)),
     ):
-        assert not same(stamp(pictures), stamp(changed)).any()
+        assert not checksums_match(input_checksum(pictures), input_checksum(changed)).any()
 
 
 def test_a_store_survives_any_order_and_finds_every_flipped_byte(tmp_path):
     many, size = 23, 9
     draw = np.random.default_rng(0)
     records = draw.integers(0, 256, (many, size), dtype=np.uint8)
-    store = Store(tmp_path, size=size, many=many, shard=5 * (size + CHECK))
-    assert store.shards == 5
+    store = RecordStore(tmp_path, record_bytes=size, num_records=many, shard_bytes=5 * (size + CRC_BYTES))
+    assert store.num_shards == 5
     assert store.read(np.arange(many))[2].all()
     for some_places in np.array_split(draw.permutation(many), 4):
         store.write(some_places, records[some_places])
-    assert store.seal({})
+    assert store.write_index({})
     order = draw.permutation(many)
     raw, sound, _ = store.read(order)
     assert sound.all()
     assert np.array_equal(raw, records[order])
-    whole = store.path(1).read_bytes()
+    whole = store.shard_path(1).read_bytes()
     for place in range(len(whole)):
-        store.path(1).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        fresh = Store(tmp_path, size=size, many=many, shard=5 * (size + CHECK))
-        damaged, never = fresh.unsound(1)
-        assert damaged.tolist() == [5 + place // (size + CHECK)]
+        store.shard_path(1).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        fresh = RecordStore(tmp_path, record_bytes=size, num_records=many, shard_bytes=5 * (size + CRC_BYTES))
+        damaged, never = fresh.scan_shard(1)
+        assert damaged.tolist() == [5 + place // (size + CRC_BYTES)]
         assert not len(never)
-        assert fresh.changed() == [1]
+        assert fresh.changed_shards() == [1]
         fresh.close()
 
 
 def test_a_record_in_another_place_is_no_record(tmp_path):
-    store = Store(tmp_path, size=4, many=2)
+    store = RecordStore(tmp_path, record_bytes=4, num_records=2)
     store.write(np.array([0]), np.ones((1, 4), np.uint8))
-    raw = bytearray(store.path(0).read_bytes())
+    raw = bytearray(store.shard_path(0).read_bytes())
     raw[8:] = raw[:8]
-    store.path(0).write_bytes(raw)
-    _, sound, _ = Store(tmp_path, size=4, many=2).read(np.arange(2))
+    store.shard_path(0).write_bytes(raw)
+    _, sound, _ = RecordStore(tmp_path, record_bytes=4, num_records=2).read(np.arange(2))
     assert sound.tolist() == [True, False]
 
 
@@ -211,11 +221,11 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.pwrite", full)
     with pytest.raises(limbeck.LimbeckError, match=r"shard-00000\.bin could not be written.*free some space"):
-        Store(tmp_path, size=4, many=2).write(np.array([0]), np.ones((1, 4), np.uint8))
+        RecordStore(tmp_path, record_bytes=4, num_records=2).write(np.array([0]), np.ones((1, 4), np.uint8))
 
 
 def test_numbers_are_written_as_documented():
-    raw = codes.largest(torch.tensor([[[3.0, 1.0, 2.0]]]), top=1, tail="spread", precision="float16")
+    raw = codes.encode_top_k(torch.tensor([[[3.0, 1.0, 2.0]]]), top_k=1, tail="spread", dtype="float16")
     assert raw[0, :2].view(np.float16)[0] == 3.0
     assert raw[0, 2:4].view(np.uint16)[0] == 0
     assert raw[0, 4:].copy().view(np.float32)[0] == pytest.approx(np.log(np.e + np.e**2), rel=1e-6)

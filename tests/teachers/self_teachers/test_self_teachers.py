@@ -11,8 +11,8 @@ import limbeck
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
-from limbeck.losses import CrossEntropy, Hint, SoftTarget
-from limbeck.teachers import Averaged, Frozen, LastBatch, LastPrediction
+from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
+from limbeck.teachers import EMATeacher, FrozenTeacher, PreviousBatchTeacher, PreviousEpochTeacher
 
 TASK = limbeck.tasks.Classification(classes=3)
 
@@ -30,12 +30,12 @@ def batch(seed=0, rows=8):
 
 
 def distiller(*teachers, **settings):
-    terms = {"truth": CrossEntropy(), "soft": SoftTarget()}
+    terms = {"truth": CrossEntropyLoss(), "soft": KDLoss()}
     return limbeck.Distiller(network(), list(teachers), objective=terms, task=TASK, **settings)
 
 
 def test_the_average_is_that_of_the_paper_with_batchnorm_statistics_copied():
-    learner = distiller(Averaged(decay=0.8))
+    learner = distiller(EMATeacher(decay=0.8))
     optimizer = torch.optim.SGD(learner.parameters(), lr=0.5)
     wanted = [p.detach().double().numpy().copy() for p in learner.student.parameters()]
     average = learner.teachers["teacher0"]
@@ -53,7 +53,7 @@ def test_the_average_is_that_of_the_paper_with_batchnorm_statistics_copied():
 
 
 def test_the_average_moves_once_a_step_however_many_batches_make_it():
-    learner = distiller(Averaged(decay=0.5))
+    learner = distiller(EMATeacher(decay=0.5))
     learner.progress = Progress(step=3, steps=5)
     learner(batch())
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_the_average_moves_once_a_step_however_many_batches_make_it():
 
 
 def test_the_average_is_no_part_of_the_student_and_gets_no_gradient():
-    learner = distiller(Averaged())
+    learner = distiller(EMATeacher())
     own = sum(p.numel() for p in learner.student.parameters())
     assert sum(p.numel() for p in learner.parameters()) == own
     learner(batch()).total.backward()
@@ -76,7 +76,7 @@ def test_the_average_is_no_part_of_the_student_and_gets_no_gradient():
 
 
 def test_nothing_moves_outside_of_training():
-    learner = distiller(Averaged(decay=0.5), LastPrediction(), LastBatch()).eval()
+    learner = distiller(EMATeacher(decay=0.5), PreviousEpochTeacher(), PreviousBatchTeacher()).eval()
     before = copy.deepcopy([teacher.state_dict() for teacher in learner.teachers.values()])
     with torch.no_grad():
         learner.student[0].weight.add_(1.0)
@@ -87,95 +87,95 @@ def test_nothing_moves_outside_of_training():
 
 def test_the_average_may_be_tapped_like_the_student():
     learner = limbeck.Distiller(
-        network(), {"mean": Averaged()}, objective={"hint": Hint("mid")}, task=TASK,
-        taps={"student": {"mid": "0"}, "mean": {"mid": "0"}},
+        network(), {"mean": EMATeacher()}, objective={"hint": FitNetLoss("mid")}, task=TASK,
+        feature_layers={"student": {"mid": "0"}, "mean": {"mid": "0"}},
     ).prepare(batch())  # fmt: skip
     assert torch.isfinite(learner(batch()).total)
 
 
 def test_each_distiller_has_its_own():
-    shared = Averaged()
+    shared = EMATeacher()
     one, other = distiller(shared), distiller(shared)
     assert one.teachers["teacher0"].network is not other.teachers["teacher0"].network
 
 
 def test_a_plain_distiller_does_nothing_for_teachers_that_do_not_move():
     learner = distiller(network())
-    assert learner._moving == []
-    assert isinstance(learner.teachers["teacher0"], Frozen)
+    assert learner._self_teachers == []
+    assert isinstance(learner.teachers["teacher0"], FrozenTeacher)
 
 
 def test_the_memory_repeats_what_was_said_of_each_sample_last():
-    learner = distiller(LastPrediction())
+    learner = distiller(PreviousEpochTeacher())
     memory = learner.teachers["teacher0"]
-    first = memory.answer(batch(), TASK)
-    assert not first.present.any()
+    first = memory.predict(batch(), TASK)
+    assert not first.valid.any()
     said = learner(batch()).logits
-    assert torch.equal(memory.answer(batch(), TASK).rows(), said)
+    assert torch.equal(memory.predict(batch(), TASK).require_logits(), said)
     again = learner(batch(1)).logits
-    known = memory.answer({"index": torch.tensor([105, 3, 100, 400])}, TASK)
-    assert known.present.tolist() == [True, False, True, False]
-    assert torch.equal(known.rows()[[0, 2]], again[[5, 0]])
+    known = memory.predict({"index": torch.tensor([105, 3, 100, 400])}, TASK)
+    assert known.valid.tolist() == [True, False, True, False]
+    assert torch.equal(known.require_logits()[[0, 2]], again[[5, 0]])
 
 
 def test_the_target_is_read_before_it_is_written():
-    learner = distiller(LastPrediction())
+    learner = distiller(PreviousEpochTeacher())
     assert learner(batch()).parts["soft"].item() == 0.0
     before = learner(batch(1)).logits
     loss = learner(batch(2))
     log_p, log_q = ((z.double() / 4).log_softmax(1) for z in (before, loss.logits))
     wanted = 16 * (log_p.exp() * (log_p - log_q)).sum(1).mean()
-    assert loss.parts["soft"].item() == pytest.approx(float(wanted), rel=1e-5)
+    assert loss.by_loss["soft"].item() == pytest.approx(float(wanted), rel=1e-5)
 
 
 def test_of_a_sample_shown_twice_in_a_batch_the_later_answer_is_kept():
-    for memory in (LastPrediction(), LastBatch()):
+    for memory in (PreviousEpochTeacher(), PreviousBatchTeacher()):
         rows = torch.tensor([[1.0, 0, 0], [0, 2.0, 0], [0, 0, 3.0]])
-        memory.hear({"index": torch.tensor([7, 3, 7])}, Outputs(logits=rows))
-        assert torch.equal(memory.answer({"index": torch.tensor([3, 7])}, TASK).rows(), rows[1:])
+        memory.on_step_end({"index": torch.tensor([7, 3, 7])}, Outputs(logits=rows))
+        assert torch.equal(memory.predict({"index": torch.tensor([3, 7])}, TASK).require_logits(), rows[1:])
 
 
 def test_half_precision_halves_the_memory():
-    memory = LastPrediction(precision="float16")
+    memory = PreviousEpochTeacher(dtype="float16")
     rows = torch.randn(8, 3)
-    memory.hear(batch(), Outputs(logits=rows))
+    memory.on_step_end(batch(), Outputs(logits=rows))
     assert memory.state_dict()["logits"].dtype == torch.float16
-    assert torch.equal(memory.answer(batch(), TASK).rows(), rows.half().float())
+    assert torch.equal(memory.predict(batch(), TASK).require_logits(), rows.half().float())
 
 
 def test_the_last_batch_forgets_the_one_before():
-    last = LastBatch()
-    last.hear(batch(rows=4), Outputs(logits=torch.randn(4, 3)))
-    last.hear({"index": torch.tensor([1, 2])}, Outputs(logits=torch.randn(2, 3)))
-    assert last.answer(batch(rows=4), TASK).present.tolist() == [False] * 4
+    last = PreviousBatchTeacher()
+    last.on_step_end(batch(rows=4), Outputs(logits=torch.randn(4, 3)))
+    last.on_step_end({"index": torch.tensor([1, 2])}, Outputs(logits=torch.randn(2, 3)))
+    assert last.predict(batch(rows=4), TASK).valid.tolist() == [False] * 4
 
 
-@pytest.mark.parametrize("kind", [LastPrediction, LastBatch])
+@pytest.marker.parametrize("kind", [PreviousEpochTeacher, PreviousBatchTeacher])
 def test_what_they_remember_can_be_put_away_and_taken_out(kind):
     one, other = kind(), kind()
     other.load_state_dict(one.state_dict())
-    assert not other.answer(batch(), TASK).present.any()
+    assert not other.predict(batch(), TASK).valid.any()
     one.hear(batch(), Outputs(logits=torch.randn(8, 3)))
     other.load_state_dict(one.state_dict())
     asked = {"index": torch.tensor([103, 5, 107])}
-    found, wanted = other.answer(asked, TASK), one.answer(asked, TASK)
+    found, wanted = other.predict(asked, TASK), one.predict(asked, TASK)
     assert torch.equal(found.rows(), wanted.rows())
-    assert torch.equal(found.present, wanted.present)
+    assert torch.equal(found.valid, wanted.valid)
 
 
 def test_mistakes_are_one_sentence():
     with pytest.raises(LimbeckError, match="from 0 to below 1"):
-        Averaged(decay=1.0)
+        EMATeacher(decay=1.0)
     with pytest.raises(LimbeckError, match="no student yet"):
-        Averaged().answer(batch(), TASK)
+        EMATeacher().predict(batch(), TASK)
     with pytest.raises(LimbeckError, match="an average would stand still"):
-        limbeck.Distiller(network().half(), Averaged(), objective={"soft": SoftTarget()}, task=TASK)
-    for kind in (LastPrediction, LastBatch):
+        limbeck.Distiller(network().half(), EMATeacher(), objective={"soft": KDLoss()}, task=TASK)
+    for kind in (PreviousEpochTeacher, PreviousBatchTeacher):
         with pytest.raises(LimbeckError, match="this batch has no `index`"):
-            kind().answer((torch.zeros(2, 4), torch.zeros(2)), TASK)
+            kind().predict((torch.zeros(2, 4), torch.zeros(2)), TASK)
         with pytest.raises(LimbeckError, match="3 rows for 8 samples"):
-            kind().hear(batch(), Outputs(logits=torch.zeros(3, 3)))
+            kind().on_step_end(batch(), Outputs(logits=torch.zeros(3, 3)))
         with pytest.raises(LimbeckError, match="give classes="):
-            kind().answer(batch(), object())
+            kind().predict(batch(), object())
     with pytest.raises(LimbeckError, match="float16 or float32"):
-        LastPrediction(precision="int8")
+        PreviousEpochTeacher(dtype="int8")

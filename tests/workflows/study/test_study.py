@@ -13,13 +13,13 @@ import torch
 import limbeck
 from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation import load_answers
+from limbeck.evaluation import load_predictions
 from limbeck.models import load_weights, small_cnn
-from limbeck.recipe import load
+from limbeck.recipe import load_recipe
 from limbeck.workflows import distill, study
-from limbeck.workflows._job.run_dir import free
+from limbeck.workflows._job.run_dir import is_unlocked
 from limbeck.workflows.study import worker as work
-from limbeck.workflows.study.queue import Cell, Queue
+from limbeck.workflows.study.queue import Trial, TrialQueue
 
 RECIPE = """
 name: tiny
@@ -52,7 +52,7 @@ def file(tmp_path_factory):
 def done(file):
     """A finished study, and what it gave."""
     out = file.parent / "done"
-    return out, study(file, out=out, watchers=[])
+    return out, study(file, output_dir=out, callbacks=[])
 
 
 def record(out, arm, seed=0):
@@ -73,23 +73,23 @@ def test_every_arm_is_trained_with_every_seed(done):
 
 def test_costly_controls_may_be_left_out_and_never_the_student_alone(file, tmp_path):
     change = ["study.controls=[alone]", "study.arms={}", "study.seeds=1"]
-    found = study(file, change, out=tmp_path / "few", watchers=[])
+    found = study(file, change, output_dir=tmp_path / "few", callbacks=[])
     assert list(found["arms"]) == ["teacher", "alone", "distilled"]
     assert found["results"]["arms"]["distilled"]["over"] == {}
     with pytest.raises(LimbeckError, match="alone is always one of them"):
-        load(file, ["study.controls=[longer]"])
+        load_recipe(file, ["study.controls=[longer]"])
     with pytest.raises(LimbeckError, match="'shorter' is none of alone, longer, smoothed"):
-        load(file, ["study.controls=[alone, shorter]"])
+        load_recipe(file, ["study.controls=[alone, shorter]"])
 
 
 def test_an_arm_with_finished_cells_cannot_become_another(file, tmp_path):
     few = ["study.controls=[alone]", "study.seeds=1", "study.arms={hot: {stages.0.objective.soft.tau: 8}}"]
-    study(file, few, out=tmp_path / "s", watchers=[])
+    study(file, few, output_dir=tmp_path / "s", callbacks=[])
     hotter = [*few[:2], "study.arms={hot: {stages.0.objective.soft.tau: 9}}"]
     with pytest.raises(LimbeckError, match="the arm 'hot' has finished cells and is another now"):
-        study(file, hotter, out=tmp_path / "s", resume=True, watchers=[])
+        study(file, hotter, output_dir=tmp_path / "s", resume=True, callbacks=[])
     shutil.rmtree(tmp_path / "s" / "cells" / "hot")
-    assert study(file, hotter, out=tmp_path / "s", resume=True, watchers=[])["cells"][-1]["state"] == "done"
+    assert study(file, hotter, output_dir=tmp_path / "s", resume=True, callbacks=[])["cells"][-1]["state"] == "done"
     assert record(tmp_path / "s", "hot")["recipe"]["stages"][0]["objective"]["soft"]["tau"] == 9
 
 
@@ -110,7 +110,7 @@ def test_the_sealed_part_is_opened_once_for_each_arm_and_seed(done):
 def test_the_distilled_arm_is_what_distill_trains_bit_for_bit(done, tmp_path):
     """Shared teacher, shared cache, fresh views: and still the very student of the main job."""
     out, _ = done
-    distill(load(RECIPE), out=tmp_path / "run", watchers=[])
+    distill(load_recipe(RECIPE), run_dir=tmp_path / "run", callbacks=[])
     ours, theirs = (
         load_weights(small_cnn(width=3, channels=1), path).state_dict()
         for path in (out / "cells/distilled/0/student.safetensors", tmp_path / "run" / "student.safetensors")
@@ -120,7 +120,7 @@ def test_the_distilled_arm_is_what_distill_trains_bit_for_bit(done, tmp_path):
     for arm, model in (("distilled", "distilled"), ("alone", "alone"), ("teacher", "big")):
         name = "big" if arm == "teacher" else arm
         assert record(out, arm)["models"][name]["test"]["top1"] == run[model]["test"]["top1"]
-    assert load_answers(tmp_path / "run" / "answers.safetensors").predicted.keys() == {"big", "alone", "distilled"}
+    assert load_predictions(tmp_path / "run" / "answers.safetensors").predicted.keys() == {"big", "alone", "distilled"}
 
 
 def test_the_arms_of_a_seed_share_one_cache(done):
@@ -176,32 +176,32 @@ def test_a_gain_is_told_against_every_control(done):
 def test_what_is_finished_is_not_done_again_and_arms_and_seeds_can_join(done, file, capsys):
     out, _ = done
     before = {path: path.stat().st_mtime_ns for path in out.rglob("record.json")}
-    more = load(file, ["study.arms.cold={stages.0.objective.soft.tau: 1}"])
-    again = study(more, out=out, resume=True, seeds=3, watchers=[])
+    more = load_recipe(file, ["study.arms.cold={stages.0.objective.soft.tau: 1}"])
+    again = study(more, output_dir=out, resume=True, seeds=3, callbacks=[])
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(again["cells"]) == 21
     assert {cell["state"] for cell in again["cells"]} == {"done"}
     assert "9 to run" in capsys.readouterr().out
     with pytest.raises(LimbeckError, match=r"begun with another recipe \(student changed\)"):
-        study(load(file, ["student.width=5"]), out=out, resume=True)
+        study(load_recipe(file, ["student.width=5"]), output_dir=out, resume=True)
     with pytest.raises(LimbeckError, match="is not empty"):
-        study(file, out=out)
+        study(file, output_dir=out)
 
 
 def test_a_failed_cell_leaves_the_others_and_is_tried_again(file, tmp_path, monkeypatch):
 
-    real = work.run_cell
+    real = work.run_trial
 
     def broken(recipe, arm, folder, **how):
         if arm.name == "smoothed":
             raise LimbeckError("the disk is full")
         return real(recipe, arm, folder, **how)
 
-    monkeypatch.setattr(work, "run_cell", broken)
+    monkeypatch.setattr(work, "run_trial", broken)
     with pytest.raises(LimbeckError, match="1 of 6 cells failed, the first smoothed with seed 0: the disk is full"):
-        study(file, out=tmp_path / "s", seeds=1, watchers=[])
-    monkeypatch.setattr(work, "run_cell", real)
-    found = study(file, out=tmp_path / "s", seeds=1, resume=True, watchers=[])
+        study(file, output_dir=tmp_path / "s", seeds=1, callbacks=[])
+    monkeypatch.setattr(work, "run_trial", real)
+    found = study(file, output_dir=tmp_path / "s", seeds=1, resume=True, callbacks=[])
     assert {cell["state"] for cell in found["cells"]} == {"done"}
 
 
@@ -224,7 +224,7 @@ def test_a_killed_study_goes_on_at_once_with_the_same_figures(done, file, tmp_pa
     ended = subprocess.run([sys.executable, "-c", KILLED, str(file), str(out)], capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert json.loads((out / "study.json").read_text())["cells"][-2]["state"] in ("running", "waiting")
-    study(file, out=out, seeds=1, resume=True, watchers=[])
+    study(file, output_dir=out, seeds=1, resume=True, callbacks=[])
     for arm in ("alone", "smoothed", "distilled", "hot"):
         assert record(out, arm)["models"][arm]["test"] == record(done[0], arm)["models"][arm]["test"]
 
@@ -240,7 +240,7 @@ def test_two_jobs_find_the_same_as_one(done, file, tmp_path, capfd):
     assert "hot, seed 0:" in said
 
 
-@pytest.mark.parametrize(
+@pytest.marker.parametrize(
     ("setting", "said"),
     [
         ("study.arms.alone={stages.0.steps: 3}", "every study has an arm of that name"),
@@ -256,13 +256,13 @@ def test_two_jobs_find_the_same_as_one(done, file, tmp_path, capfd):
 )
 def test_a_mistake_in_a_study_is_one_sentence_before_anything_is_trained(file, tmp_path, setting, said):
     with pytest.raises(LimbeckError, match=said):
-        study(file, [setting], out=tmp_path / "s")
+        study(file, [setting], output_dir=tmp_path / "s")
     assert not list(tmp_path.glob("s/cells/**/record.json"))
 
 
 def test_without_teachers_there_is_no_teacher_arm(tmp_path):
     settings = ["teachers={}", "stages.0.objective={truth: CrossEntropy}", "study={seeds: 1}", "teaching=null"]
-    found = study(load(RECIPE, settings), out=tmp_path / "s", watchers=[])
+    found = study(load_recipe(RECIPE, settings), output_dir=tmp_path / "s", callbacks=[])
     assert list(found["results"]["arms"]) == ["alone", "longer", "smoothed", "distilled"]
     assert found["results"]["arms"]["distilled"]["gap_recovered"] is None
 
@@ -290,7 +290,7 @@ def test_two_workers_of_two_commands_share_one_queue(file, tmp_path):
 
 
 def test_the_best_epoch_by_validation_is_named_as_such(file, tmp_path):
-    found = study(file, ["study.arms.kept={training.keep: best}"], seeds=1, out=tmp_path / "s", watchers=[])
+    found = study(file, ["study.arms.kept={training.keep: best}"], seeds=1, output_dir=tmp_path / "s", callbacks=[])
     assert found["results"]["arms"]["kept"]["kept"] == "best on validation"
     assert found["results"]["arms"]["hot"]["kept"] == "last epoch"
     assert found["arms"]["kept"]["note"] == "the best epoch by validation, not the last"
@@ -309,14 +309,14 @@ def test_the_choice_among_arms_is_made_on_validation(done):
 
 def test_a_database_that_cannot_be_opened_is_one_sentence(file, tmp_path):
     with pytest.raises(LimbeckError, match=r"the queue nowhere://x could not be opened .* give another --storage"):
-        study(file, out=tmp_path / "s", storage="nowhere://x")
+        study(file, output_dir=tmp_path / "s", storage="nowhere://x")
 
 
 def test_an_arm_that_left_the_study_is_not_trained(file, tmp_path):
-    out, recipe = tmp_path / "s", load(file)
-    study(file, ["study.arms={}"], seeds=1, out=out, watchers=[])
-    Queue.of(recipe, out, None).fill([Cell("hot", 0)])
-    found = study(file, ["study.arms={}"], seeds=1, out=out, resume=True, watchers=[])
+    out, recipe = tmp_path / "s", load_recipe(file)
+    study(file, ["study.arms={}"], seeds=1, output_dir=out, callbacks=[])
+    TrialQueue.from_recipe(recipe, out, None).enqueue([Trial("hot", 0)])
+    found = study(file, ["study.arms={}"], seeds=1, output_dir=out, resume=True, callbacks=[])
     assert "hot" not in found["arms"]
     assert {cell["state"] for cell in found["cells"]} == {"done"}
     assert not (out / "cells" / "hot").exists()
@@ -324,40 +324,40 @@ def test_an_arm_that_left_the_study_is_not_trained(file, tmp_path):
 
 def test_a_damaged_record_is_one_sentence_that_says_what_to_do(file, tmp_path):
     out = tmp_path / "s"
-    study(file, ["study.arms={}"], seeds=1, out=out, watchers=[])
+    study(file, ["study.arms={}"], seeds=1, output_dir=out, callbacks=[])
     path = out / "cells" / "alone" / "0" / "record.json"
     path.write_text(path.read_text()[:200])
     with pytest.raises(LimbeckError, match=r"alone/0/record.json cannot be read .*: remove the folder .*alone/0"):
-        study(file, ["study.arms={}"], seeds=1, out=out, resume=True, watchers=[])
+        study(file, ["study.arms={}"], seeds=1, output_dir=out, resume=True, callbacks=[])
     shutil.rmtree(path.parent)
-    found = study(file, ["study.arms={}"], seeds=1, out=out, resume=True, watchers=[])
+    found = study(file, ["study.arms={}"], seeds=1, output_dir=out, resume=True, callbacks=[])
     assert {cell["state"] for cell in found["cells"]} == {"done"}
 
 
 def test_any_error_of_one_cell_leaves_the_others(file, tmp_path, monkeypatch, capsys):
-    real = work.run_cell
+    real = work.run_trial
 
     def broken(recipe, arm, folder, **how):
         if arm.name == "alone":
             raise RuntimeError("a plugin's own error")
         return real(recipe, arm, folder, **how)
 
-    monkeypatch.setattr(work, "run_cell", broken)
+    monkeypatch.setattr(work, "run_trial", broken)
     with pytest.raises(LimbeckError, match="1 of 5 cells failed, the first alone with seed 0: RuntimeError: a plugin"):
-        study(file, ["study.arms={}"], seeds=1, out=tmp_path / "s", watchers=[])
+        study(file, ["study.arms={}"], seeds=1, output_dir=tmp_path / "s", callbacks=[])
     assert "a plugin's own error" in capsys.readouterr().err
 
 
 def test_nobody_waits_for_a_teacher_whose_worker_is_gone(file, tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "_LOOKS", 1)
+    monkeypatch.setattr(work, "_MAX_MISSED_CHECKS", 1)
     out = tmp_path / "s"
     out.mkdir()
-    queue = Queue.of(load(file), out, None)
-    queue.fill([Cell("teacher", 0)])
-    with queue.take() as cell:  # taken by this machine, and nobody works in its folder
-        assert queue.lost(cell)
+    queue = TrialQueue.from_recipe(load_recipe(file), out, None)
+    queue.enqueue([Trial("teacher", 0)])
+    with queue.claim() as cell:  # taken by this machine, and nobody works in its folder
+        assert queue.is_abandoned(cell)
         with pytest.raises(LimbeckError, match="whoever trained the teacher of seed 0 is gone"):
-            work._await_teacher(0, out, queue)
+            work._wait_for_teacher(0, out, queue)
 
 
 def test_a_terminated_study_ends_its_workers_and_goes_on_later(file, tmp_path):
@@ -373,15 +373,15 @@ def test_a_terminated_study_ends_its_workers_and_goes_on_later(file, tmp_path):
     process.terminate()
     assert process.wait(60) != 0
     for _ in range(100):
-        if free(checkpoint.parent):
+        if is_unlocked(checkpoint.parent):
             break
         time.sleep(0.1)
-    assert free(checkpoint.parent)
+    assert is_unlocked(checkpoint.parent)
     assert not (checkpoint.parent / "record.json").exists()
 
 
 def test_a_password_is_not_told():
-    from limbeck.workflows.study.queue import _shown
+    from limbeck.workflows.study.queue import _mask_password
 
-    assert _shown("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
-    assert _shown("sqlite:////tmp/queue.db") == "sqlite:////tmp/queue.db"
+    assert _mask_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert _mask_password("sqlite:////tmp/queue.db") == "sqlite:////tmp/queue.db"

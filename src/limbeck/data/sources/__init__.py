@@ -17,17 +17,28 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from limbeck.core.errors import LimbeckError, nearest
-from limbeck.data.augmentation import Views
-from limbeck.data.module import Data, Normalize, arrange
-from limbeck.data.split import Files, Images, Part, Stored
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.data.augmentation import Augmentation
+from limbeck.data.module import DataModule, NormalizeMode, make_splits
+from limbeck.data.split import ImageFiles, ImageStore, InMemory, Split
 
-__all__ = ["CIFAR10", "CIFAR100", "PICTURES", "Digits", "FashionMNIST", "ImageFolder"]
+__all__ = ["CIFAR10", "CIFAR100", "IMG_EXTENSIONS", "Digits", "FashionMNIST", "ImageFolder"]
 
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff"}
-_DEBIAN = Path("/usr/share/datasets")
-_VALIDATION, _TEST = ("val", "validation", "valid"), ("test",)
-_FASHION = ("t-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+IMG_EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff"}
+_DEBIAN_ROOT = Path("/usr/share/datasets")
+_VALIDATION_FOLDERS, _TEST_FOLDERS = ("val", "validation", "valid"), ("test",)
+_FASHION_CLASSES = (
+    "t-shirt/top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 
 
 @final
@@ -44,21 +55,23 @@ class Digits:
         normalize: ``data`` (measured on the training part), ``imagenet`` or ``none``.
     """
 
-    labels: int | None = None
-    take: int | None = None
-    validation: float = 0.25
-    test: float = 0.2
-    views: Views = Views()
-    normalize: Normalize = "data"
+    num_labeled: int | None = None
+    num_samples: int | None = None
+    val_split: float = 0.25
+    test_split: float = 0.2
+    augment: Augmentation = Augmentation()
+    normalize: NormalizeMode = "data"
 
-    def load(self, *, seed: int = 0) -> Data:
+    def load(self, *, seed: int = 0) -> DataModule:
         """The data, cut by ``seed``."""
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
         images = torch.from_numpy(bunch.images).float().div(16).unsqueeze(1)
-        train = Part.whole(Stored(images), torch.from_numpy(bunch.target))
-        return _arranged(self, "Digits", [str(i) for i in range(10)], train, self.validation, self.test, seed)
+        train = Split.from_images(InMemory(images), torch.from_numpy(bunch.target))
+        return _make_data_module(
+            self, "Digits", [str(i) for i in range(10)], train, self.val_split, self.test_split, seed
+        )
 
 
 @final
@@ -79,27 +92,28 @@ class FashionMNIST:
     """
 
     root: str | None = None
-    labels: int | None = None
-    take: int | None = None
-    validation: float = 0.1
-    views: Views = Views()
-    normalize: Normalize = "data"
+    num_labeled: int | None = None
+    num_samples: int | None = None
+    val_split: float = 0.1
+    augment: Augmentation = Augmentation()
+    normalize: NormalizeMode = "data"
 
-    def load(self, *, seed: int = 0) -> Data:
+    def load(self, *, seed: int = 0) -> DataModule:
         """The data; the official test part is sealed."""
-        folder = self._find() or self._download()
-        train = Part.whole(
-            Stored(_idx(folder, "train-images-idx3-ubyte").unsqueeze(1)), _idx(folder, "train-labels-idx1-ubyte")
+        folder = self._find_root() or self._download()
+        train = Split.from_images(
+            InMemory(_read_idx(folder, "train-images-idx3-ubyte").unsqueeze(1)),
+            _read_idx(folder, "train-labels-idx1-ubyte"),
         )
-        test = Part.whole(
-            Stored(_idx(folder, "t10k-images-idx3-ubyte").unsqueeze(1)),
-            _idx(folder, "t10k-labels-idx1-ubyte"),
-            first=len(train),
+        test = Split.from_images(
+            InMemory(_read_idx(folder, "t10k-images-idx3-ubyte").unsqueeze(1)),
+            _read_idx(folder, "t10k-labels-idx1-ubyte"),
+            first_id=len(train),
         )
-        return _arranged(self, "FashionMNIST", _FASHION, train, self.validation, test, seed)
+        return _make_data_module(self, "FashionMNIST", _FASHION_CLASSES, train, self.val_split, test, seed)
 
-    def _find(self) -> Path | None:
-        for base in _bases(self.root, "fashion-mnist", "fashion_mnist", "FashionMNIST/raw"):
+    def _find_root(self) -> Path | None:
+        for base in _candidate_folders(self.root, "fashion-mnist", "fashion_mnist", "FashionMNIST/raw"):
             if any((base / f"train-images-idx3-ubyte{end}").is_file() for end in ("", ".gz")):
                 return base
         return None
@@ -107,9 +121,11 @@ class FashionMNIST:
     def _download(self) -> Path:
         from torchvision.datasets import FashionMNIST as Published
 
-        home = Path(self.root or Path.home() / ".cache" / "limbeck")
-        _downloaded("Fashion-MNIST", "apt install dataset-fashion-mnist", lambda: Published(str(home), download=True))
-        return home / "FashionMNIST" / "raw"
+        root = Path(self.root or Path.home() / ".cache" / "limbeck")
+        _download_dataset(
+            "Fashion-MNIST", "apt install dataset-fashion-mnist", lambda: Published(str(root), download=True)
+        )
+        return root / "FashionMNIST" / "raw"
 
 
 @final
@@ -128,15 +144,15 @@ class CIFAR10:
     """
 
     root: str | None = None
-    labels: int | None = None
-    take: int | None = None
-    validation: float = 0.1
-    views: Views = Views()
-    normalize: Normalize = "data"
+    num_labeled: int | None = None
+    num_samples: int | None = None
+    val_split: float = 0.1
+    augment: Augmentation = Augmentation()
+    normalize: NormalizeMode = "data"
 
-    def load(self, *, seed: int = 0) -> Data:
+    def load(self, *, seed: int = 0) -> DataModule:
         """The data; the official test part is sealed."""
-        return _cifar(self, "CIFAR10", "cifar10", "cifar-10-batches-py", seed)
+        return _load_cifar(self, "CIFAR10", "cifar10", "cifar-10-batches-py", seed)
 
 
 @final
@@ -145,15 +161,15 @@ class CIFAR100:
     """CIFAR-100, 50,000 + 10,000 pictures in 100 classes, 32×32 (Krizhevsky, 2009). Settings as :class:`CIFAR10`."""
 
     root: str | None = None
-    labels: int | None = None
-    take: int | None = None
-    validation: float = 0.1
-    views: Views = Views()
-    normalize: Normalize = "data"
+    num_labeled: int | None = None
+    num_samples: int | None = None
+    val_split: float = 0.1
+    augment: Augmentation = Augmentation()
+    normalize: NormalizeMode = "data"
 
-    def load(self, *, seed: int = 0) -> Data:
+    def load(self, *, seed: int = 0) -> DataModule:
         """The data; the official test part is sealed."""
-        return _cifar(self, "CIFAR100", "cifar100", "cifar-100-python", seed)
+        return _load_cifar(self, "CIFAR100", "cifar100", "cifar-100-python", seed)
 
 
 @final
@@ -182,16 +198,16 @@ class ImageFolder:
     root: str
     size: int | None = None
     channels: int = 3
-    only: tuple[str, ...] | None = None
-    labels: int | None = None
-    take: int | None = None
-    validation: float | str | None = None
-    test: float | str | None = None
-    memory: int = 1024
-    views: Views = Views()
-    normalize: Normalize = "imagenet"
+    classes: tuple[str, ...] | None = None
+    num_labeled: int | None = None
+    num_samples: int | None = None
+    val_split: float | str | None = None
+    test_split: float | str | None = None
+    cache_mb: int = 1024
+    augment: Augmentation = Augmentation()
+    normalize: NormalizeMode = "imagenet"
 
-    def load(self, *, seed: int = 0) -> Data:
+    def load(self, *, seed: int = 0) -> DataModule:
         """The data, with the classes in the order of their names."""
         root = Path(self.root)
         if not root.is_dir():
@@ -201,153 +217,168 @@ class ImageFolder:
         if (self.size is not None and self.size < 1) or self.channels not in (1, 3):
             raise LimbeckError(f"size is 1 pixel or more and channels 1 or 3, not {self.size} and {self.channels}")
         train = root / "train" if (root / "train").is_dir() else root
-        classes = self._chosen(_folders(train))
-        if train == root and set(classes) <= {*_VALIDATION, *_TEST}:
+        classes = self._select_classes(_list_class_folders(train))
+        if train == root and set(classes) <= {*_VALIDATION_FOLDERS, *_TEST_FOLDERS}:
             raise LimbeckError(f"{root.resolve()} has the folders {', '.join(classes)} and no train folder beside them")
-        whole = self._read(train, classes, first=0)
-        if bare := [name for label, name in enumerate(classes) if not (whole.target == label).any()]:
-            raise LimbeckError(f"the class folder {train / bare[0]} holds no picture: fill it or remove it")
-        parts: dict[str, Part | float] = {}
-        first, used = len(whole), {train.resolve(): "train"}
-        for what, given, other, usual in (
-            ("validation", self.validation, self.test, _VALIDATION),
-            ("test", self.test, self.validation, _TEST),
+        train_split = self._read_split(train, classes, first_id=0)
+        if empty := [name for label, name in enumerate(classes) if not (train_split.target == label).any()]:
+            raise LimbeckError(f"the class folder {train / empty[0]} holds no picture: fill it or remove it")
+        splits: dict[str, Split | float] = {}
+        first_id, split_by_folder = len(train_split), {train.resolve(): "train"}
+        for split_name, setting, other_setting, default_folders in (
+            ("validation", self.val_split, self.test_split, _VALIDATION_FOLDERS),
+            ("test", self.test_split, self.val_split, _TEST_FOLDERS),
         ):
-            if train == root and isinstance(given, str):
-                raise LimbeckError(f"`{what}: {given}` names a folder, and {root} has no train folder beside it")
-            # A folder that the other part was given by name is not this part's usual one any more.
-            names = tuple(name for name in usual if not isinstance(other, str) or Path(name) != Path(other))
-            where = given if train == root else _part_folder(root, given, names)
-            if not isinstance(where, Path):
-                parts[what] = 0.2 if where is None else float(where)
-                continue
-            if (taken := used.setdefault(where.resolve(), what)) != what:
+            if train == root and isinstance(setting, str):
                 raise LimbeckError(
-                    f"`{what}: {where.name}` names the {taken} folder: a sample belongs to one part only"
+                    f"`{split_name}: {setting}` names a folder, and {root} has no train folder beside it"
                 )
-            parts[what] = part = self._read(where, classes, first=first)
-            first += len(part)
-        return _arranged(self, root.resolve().name, classes, whole, parts["validation"], parts["test"], seed)
+            # A folder that the other part was given by name is not this part's usual one any more.
+            names = tuple(
+                name
+                for name in default_folders
+                if not isinstance(other_setting, str) or Path(name) != Path(other_setting)
+            )
+            source = setting if train == root else _resolve_split(root, setting, names)
+            if not isinstance(source, Path):
+                splits[split_name] = 0.2 if source is None else float(source)
+                continue
+            if (owner := split_by_folder.setdefault(source.resolve(), split_name)) != split_name:
+                raise LimbeckError(
+                    f"`{split_name}: {source.name}` names the {owner} folder: a sample belongs to one part only"
+                )
+            splits[split_name] = split = self._read_split(source, classes, first_id=first_id)
+            first_id += len(split)
+        return _make_data_module(
+            self, root.resolve().name, classes, train_split, splits["validation"], splits["test"], seed
+        )
 
-    def _chosen(self, classes: list[str]) -> list[str]:
-        if self.only is None:
+    def _select_classes(self, classes: list[str]) -> list[str]:
+        if self.classes is None:
             return classes
-        for name in self.only:
+        for name in self.classes:
             if name not in classes:
                 raise LimbeckError(
-                    f"only: there is no class folder {name!r} in {self.root}: there are {nearest(name, classes)}"
+                    f"only: there is no class folder {name!r} in {self.root}: there are {suggest_names(name, classes)}"
                 )
-        if len(set(self.only)) < max(2, len(self.only)):
-            raise LimbeckError(f"only: name at least two class folders, each once, not {', '.join(self.only)}")
-        return [name for name in classes if name in self.only]
+        if len(set(self.classes)) < max(2, len(self.classes)):
+            raise LimbeckError(f"only: name at least two class folders, each once, not {', '.join(self.classes)}")
+        return [name for name in classes if name in self.classes]
 
-    def _read(self, folder: Path, classes: list[str], *, first: int) -> Part:
-        if self.only is None and (unknown := sorted(set(_folders(folder)) - set(classes))):
+    def _read_split(self, folder: Path, classes: list[str], *, first_id: int) -> Split:
+        if self.classes is None and (unknown := sorted(set(_list_class_folders(folder)) - set(classes))):
             raise LimbeckError(f"{folder} has classes that the training part has not: {', '.join(unknown[:5])}")
         paths, target = list[Path](), list[int]()
         for label, name in enumerate(classes):
-            found = (
-                sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in PICTURES)
+            class_paths = (
+                sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMG_EXTENSIONS)
                 if (folder / name).is_dir()
                 else []
             )
-            paths += found
-            target += [label] * len(found)
+            paths += class_paths
+            target += [label] * len(class_paths)
         if not paths:
             raise LimbeckError(
                 f"there is no picture in {folder.resolve()}: it needs <class>/*.jpg (or png, bmp, webp …)"
             )
-        files: Images = Files(tuple(paths), self.size, self.channels)
-        assert isinstance(files, Files)
-        pixels = files.read_bytes([0]).numel() * len(files)
-        if pixels <= self.memory * 2**20:
-            files = Stored(files.read_bytes(range(len(files))))
-        return Part.whole(files, torch.tensor(target), first=first)
+        images: ImageStore = ImageFiles(tuple(paths), self.size, self.channels)
+        assert isinstance(images, ImageFiles)
+        num_bytes = images.read_uint8([0]).numel() * len(images)
+        if num_bytes <= self.cache_mb * 2**20:
+            images = InMemory(images.read_uint8(range(len(images))))
+        return Split.from_images(images, torch.tensor(target), first_id=first_id)
 
 
-def _arranged(
-    source: Digits | FashionMNIST | CIFAR10 | CIFAR100 | ImageFolder, name: str, classes: Any, train: Part,
-    validation: Part | float, test: Part | float, seed: int,
-) -> Data:  # fmt: skip
-    return arrange(
-        name, classes, train, seed=seed, validation=validation, test=test, labels=source.labels, keep=source.take,
-        views=source.views, normalize=source.normalize,
+def _make_data_module(
+    source: Digits | FashionMNIST | CIFAR10 | CIFAR100 | ImageFolder, name: str, class_names: Any, train: Split,
+    validation: Split | float, test: Split | float, seed: int,
+) -> DataModule:  # fmt: skip
+    return make_splits(
+        name, class_names, train, seed=seed, validation=validation, test=test, num_labeled=source.num_labeled, num_samples=source.num_samples,
+        augment=source.augment, normalize=source.normalize,
     )  # fmt: skip
 
 
-def _cifar(source: CIFAR10 | CIFAR100, name: str, folder: str, batches: str, seed: int) -> Data:
-    for base in _bases(source.root, folder):
+def _load_cifar(source: CIFAR10 | CIFAR100, name: str, folder: str, archive: str, seed: int) -> DataModule:
+    for base in _candidate_folders(source.root, folder):
         if (base / "train").is_dir():
-            if (found := len(_folders(base / "train"))) != (many := int(name.removeprefix("CIFAR"))):
+            if (num_found := len(_list_class_folders(base / "train"))) != (
+                num_classes := int(name.removeprefix("CIFAR"))
+            ):
                 raise LimbeckError(
-                    f"{base.resolve()} holds {found} classes, and {name} has {many}: give data.root, the folder it "
+                    f"{base.resolve()} holds {num_found} classes, and {name} has {num_classes}: give data.root, the folder it "
                     "stands in, or use ImageFolder"
                 )
             return ImageFolder(
-                root=str(base), labels=source.labels, take=source.take, validation=source.validation, test="test",
-                views=source.views, normalize=source.normalize,
+                root=str(base), num_labeled=source.num_labeled, num_samples=source.num_samples, val_split=source.val_split, test_split="test",
+                augment=source.augment, normalize=source.normalize,
             ).load(seed=seed)  # fmt: skip
     from torchvision import datasets
 
-    published = getattr(datasets, name)
-    home = next(
-        (b for b in _bases(source.root) if (b / batches).is_dir()), Path(source.root or Path.home() / ".cache/limbeck")
+    dataset_class = getattr(datasets, name)
+    root = next(
+        (b for b in _candidate_folders(source.root) if (b / archive).is_dir()),
+        Path(source.root or Path.home() / ".cache/limbeck"),
     )
-    parts = _downloaded(
+    subsets = _download_dataset(
         name,
         "put its folder under data.root",
-        lambda: [published(str(home), train=t, download=True) for t in (True, False)],
+        lambda: [dataset_class(str(root), train=t, download=True) for t in (True, False)],
     )
     train, test = (
-        Part.whole(
-            Stored(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous()), torch.tensor(p.targets), first=first
+        Split.from_images(
+            InMemory(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous()),
+            torch.tensor(p.targets),
+            first_id=first_id,
         )
-        for p, first in zip(parts, (0, len(parts[0])), strict=True)
+        for p, first_id in zip(subsets, (0, len(subsets[0])), strict=True)
     )
-    return _arranged(source, name, parts[0].classes, train, source.validation, test, seed)
+    return _make_data_module(source, name, subsets[0].classes, train, source.val_split, test, seed)
 
 
-def _downloaded(name: str, otherwise: str, fetch: Any) -> Any:
+def _download_dataset(name: str, advice: str, fetch: Any) -> Any:
     try:
         return fetch()
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise LimbeckError(
-            f"{name} was found nowhere and could not be downloaded ({reason}): {otherwise}, "
+            f"{name} was found nowhere and could not be downloaded ({reason}): {advice}, "
             "or give --data-root, the folder it stands in"
         ) from error
 
 
-def _bases(root: str | None, *names: str) -> list[Path]:
+def _candidate_folders(root: str | None, *names: str) -> list[Path]:
     """The folders to look in: the one given, and only without it the usual ones."""
     if root is not None:
         if not Path(root).is_dir():
             raise LimbeckError(f"there is no folder {Path(root).resolve()}: give --data-root or data.root another")
-        tops = [Path(root)]
+        roots = [Path(root)]
     else:
-        tops = [Path(place) for place in (os.environ.get("LIMBECK_DATA"), str(_DEBIAN)) if place]
-        tops.append(Path.home() / ".cache" / "limbeck")
-    return [base for top in tops for base in (top, *(top / name for name in names)) if base.is_dir()]
+        roots = [Path(path) for path in (os.environ.get("LIMBECK_DATA"), str(_DEBIAN_ROOT)) if path]
+        roots.append(Path.home() / ".cache" / "limbeck")
+    return [base for top in roots for base in (top, *(top / name for name in names)) if base.is_dir()]
 
 
-def _folders(folder: Path) -> list[str]:
+def _list_class_folders(folder: Path) -> list[str]:
     names = sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
     if not names:
         raise LimbeckError(f"{folder.resolve()} holds no folder, and pictures are looked for in one folder a class")
     return names
 
 
-def _part_folder(root: Path, given: float | str | None, usual: tuple[str, ...]) -> Path | float | None:
-    if isinstance(given, str):
-        if not (root / given).is_dir():
-            raise LimbeckError(f"{root} has no folder {given!r}; it has: {nearest(given, _folders(root))}")
-        return root / given
-    if given is None:
-        return next((root / name for name in usual if (root / name).is_dir()), None)
-    return given
+def _resolve_split(root: Path, setting: float | str | None, default_folders: tuple[str, ...]) -> Path | float | None:
+    if isinstance(setting, str):
+        if not (root / setting).is_dir():
+            raise LimbeckError(
+                f"{root} has no folder {setting!r}; it has: {suggest_names(setting, _list_class_folders(root))}"
+            )
+        return root / setting
+    if setting is None:
+        return next((root / name for name in default_folders if (root / name).is_dir()), None)
+    return setting
 
 
-def _idx(folder: Path, name: str) -> Tensor:
+def _read_idx(folder: Path, name: str) -> Tensor:
     """An array in the IDX format of MNIST: a magic number with the rank, the sizes, then bytes."""
     path = folder / name if (folder / name).is_file() else folder / f"{name}.gz"
     try:

@@ -6,13 +6,13 @@ shape, every one by its own random numbers. :func:`mixup` and :func:`cutmix` nee
 """
 
 from limbeck.data.transforms.color_jitter import ColorJitter, color_jitter
-from limbeck.data.transforms.geometry import Affine, Crop, Flip, affine, crop, flip
+from limbeck.data.transforms.geometry import Affine, HorizontalFlip, RandomCrop, affine, horizontal_flip, random_crop
 from limbeck.data.transforms.mix_images import CutMix, Mixup, cutmix, mixup
-from limbeck.data.transforms.random_resized_crop import ResizedCrop, resized_crop
-from limbeck.data.transforms.torchvision_v2 import Torchvision, rand_augment, torchvision
-from limbeck.data.transforms.transform import Mixing, Transform
+from limbeck.data.transforms.random_resized_crop import RandomResizedCrop, random_resized_crop
+from limbeck.data.transforms.torchvision_v2 import TorchvisionTransform, rand_augment, torchvision
+from limbeck.data.transforms.transform import MixTransform, Transform
 
 __all__ = [
-    "Affine", "ColorJitter", "Crop", "CutMix", "Flip", "Mixing", "Mixup", "ResizedCrop", "Torchvision", "Transform",
-    "affine", "color_jitter", "crop", "cutmix", "flip", "mixup", "rand_augment", "resized_crop", "torchvision",
+    "Affine", "ColorJitter", "RandomCrop", "CutMix", "HorizontalFlip", "MixTransform", "Mixup", "RandomResizedCrop", "TorchvisionTransform", "Transform",
+    "affine", "color_jitter", "random_crop", "cutmix", "horizontal_flip", "mixup", "rand_augment", "random_resized_crop", "torchvision",
 ]  # fmt: skip

@@ -13,31 +13,31 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.counter_rng import Draws
+from limbeck.data.counter_rng import CounterRNG
 
-__all__ = ["ColorJitter", "brighten", "color_jitter", "shift_hue"]
+__all__ = ["ColorJitter", "adjust_color", "color_jitter", "adjust_hue"]
 
 _Range = tuple[float, float]
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
 
 
-def brighten(images: Tensor, what: Tensor, factor: Tensor) -> Tensor:
+def adjust_color(images: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
     """Brightness (0), contrast (1) or saturation (2) of each picture, times its factor; 3 changes nothing.
 
     Shapes: ``images`` ``[batch, 3 or 1, height, width]``, ``what`` and ``factor`` ``[batch]``. Each is a blend: with
     black, with the mean grey, with the picture's own grey, and a grey picture's saturation stays as it is.
 
-    >>> brighten(torch.full((1, 1, 1, 2), 0.5), torch.tensor([0]), torch.tensor([1.5])).flatten()
+    >>> adjust_color(torch.full((1, 1, 1, 2), 0.5), torch.tensor([0]), torch.tensor([1.5])).flatten()
     tensor([0.7500, 0.7500])
     """
-    return _brighten(images.clone(), what, factor)
+    return _adjust_color_inplace(images.clone(), operation, factor)
 
 
-def shift_hue(images: Tensor, turn: Tensor) -> Tensor:
+def adjust_hue(images: Tensor, hue_factor: Tensor) -> Tensor:
     """The hue of each picture ``[batch, 3, height, width]`` turned by a share of the circle ``[batch]``.
 
     >>> red = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1)
-    >>> shift_hue(red, torch.tensor([1 / 3])).flatten().round(decimals=3)
+    >>> adjust_hue(red, torch.tensor([1 / 3])).flatten().round(decimals=3)
     tensor([0., 1., 0.])
     """
     red, green, blue = images.unbind(1)
@@ -46,15 +46,15 @@ def shift_hue(images: Tensor, turn: Tensor) -> Tensor:
     chroma = torch.minimum(torch.minimum(red, green), blue).neg_().add_(high)
     scale = chroma.clamp(min=1e-30).reciprocal_()
     hue = torch.where(high == green, (blue - red).mul_(scale).add_(2), (red - green).mul_(scale).add_(4))
-    hue = torch.where(high == red, (green - blue).mul_(scale), hue).add_(6 * turn.reshape(-1, 1, 1))
-    shown = torch.empty_like(images)
+    hue = torch.where(high == red, (green - blue).mul_(scale), hue).add_(6 * hue_factor.reshape(-1, 1, 1))
+    output = torch.empty_like(images)
     for channel, offset in enumerate((5, 3, 1)):
         # A channel is highest within a sixth of the circle about itself, and lowest in the third that lies opposite.
-        place = hue + offset
-        place.sub_((place / 6).floor_().mul_(6))
-        torch.minimum(place, 4 - place, out=place)
-        shown[:, channel] = high - place.clamp_(0, 1).mul_(chroma)
-    return shown
+        position = hue + offset
+        position.sub_((position / 6).floor_().mul_(6))
+        torch.minimum(position, 4 - position, out=position)
+        output[:, channel] = high - position.clamp_(0, 1).mul_(chroma)
+    return output
 
 
 @final
@@ -67,22 +67,22 @@ class ColorJitter:
     saturation: _Range
     hue: _Range
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+    def __call__(self, images: Tensor, rng: CounterRNG) -> Tensor:
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise LimbeckError(
                 f"color_jitter takes pictures of 1 or 3 channels, and these inputs are {list(images.shape[1:])}: "
                 "leave it out"
             )
         ranges = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue])
-        numbers = draws.uniform(8)
-        factors = ranges[:, 0] + (ranges[:, 1] - ranges[:, 0]) * numbers[:, :4]
-        turns = images.shape[1] == 3 and self.hue != (0, 0)
+        uniform = rng.uniform(8)
+        factors = ranges[:, 0] + (ranges[:, 1] - ranges[:, 0]) * uniform[:, :4]
+        adjusts_hue = images.shape[1] == 3 and self.hue != (0, 0)
         images = images.clone()
-        for what in numbers[:, 4:].argsort(dim=1, stable=True).unbind(1):
-            factor = factors.gather(1, what[:, None]).squeeze(1)
-            _brighten(images, what, factor)
-            if turns and len(rows := (what == _HUE).nonzero().squeeze(1)):
-                images[rows] = shift_hue(images[rows], factor[rows])
+        for operation in uniform[:, 4:].argsort(dim=1, stable=True).unbind(1):
+            factor = factors.gather(1, operation[:, None]).squeeze(1)
+            _adjust_color_inplace(images, operation, factor)
+            if adjusts_hue and len(rows := (operation == _HUE).nonzero().squeeze(1)):
+                images[rows] = adjust_hue(images[rows], factor[rows])
         return images
 
 
@@ -100,41 +100,44 @@ def color_jitter(
     >>> color_jitter(hue=0.0).brightness
     (0.6, 1.4)
     """
-    ends = [
-        _range(name, given, middle=1.0, low=0.0, high=float("inf"))
-        for name, given in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation))
+    ranges = [
+        _to_range(name, value, center=1.0, low=0.0, high=float("inf"))
+        for name, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation))
     ]
-    ends.append(_range("hue", hue, middle=0.0, low=-0.5, high=0.5))
-    if ends == [(1.0, 1.0)] * 3 + [(0.0, 0.0)]:
+    ranges.append(_to_range("hue", hue, center=0.0, low=-0.5, high=0.5))
+    if ranges == [(1.0, 1.0)] * 3 + [(0.0, 0.0)]:
         raise LimbeckError("color_jitter has nothing to change: give brightness, contrast, saturation or hue above 0")
-    return ColorJitter(*ends)
+    return ColorJitter(*ranges)
 
 
-def _brighten(images: Tensor, what: Tensor, factor: Tensor) -> Tensor:
+def _adjust_color_inplace(images: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
     """:func:`brighten` in place: a new batch for each change would cost more than the change, in fresh memory."""
-    coloured = images.shape[1] == 3
-    factor = torch.where(what < (_HUE if coloured else _SATURATION), factor, 1.0)
-    if coloured:
+    is_color = images.shape[1] == 3
+    factor = torch.where(operation < (_HUE if is_color else _SATURATION), factor, 1.0)
+    if is_color:
         red, green, blue = images.unbind(1)
-        grey = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).unsqueeze(1)
+        gray = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).unsqueeze(1)
     else:
-        grey = images.clone()
-    rest = 1 - factor
-    own, mean = torch.where(what == _SATURATION, rest, 0.0), torch.where(what == _CONTRAST, rest, 0.0)
-    mean = mean * grey.flatten(1).mean(1)
-    grey.mul_(own.reshape(-1, 1, 1, 1)).add_(mean.reshape(-1, 1, 1, 1))
-    return images.mul_(factor.reshape(-1, 1, 1, 1)).add_(grey).clamp_(0, 1)
+        gray = images.clone()
+    complement = 1 - factor
+    saturation_weight, contrast_weight = (
+        torch.where(operation == _SATURATION, complement, 0.0),
+        torch.where(operation == _CONTRAST, complement, 0.0),
+    )
+    contrast_weight = contrast_weight * gray.flatten(1).mean(1)
+    gray.mul_(saturation_weight.reshape(-1, 1, 1, 1)).add_(contrast_weight.reshape(-1, 1, 1, 1))
+    return images.mul_(factor.reshape(-1, 1, 1, 1)).add_(gray).clamp_(0, 1)
 
 
-def _range(name: str, given: float | tuple[float, float], *, middle: float, low: float, high: float) -> _Range:
-    if isinstance(given, int | float):
+def _to_range(name: str, value: float | tuple[float, float], *, center: float, low: float, high: float) -> _Range:
+    if isinstance(value, int | float):
         # Below zero a factor would turn colours round; a hue beyond its bounds is refused instead.
-        ends = (max(middle - given, 0.0), middle + given) if middle else (-float(given), float(given))
-        if given < 0:
-            raise LimbeckError(f"color_jitter's {name} is 0 or more, not {given}")
+        limits = (max(center - value, 0.0), center + value) if center else (-float(value), float(value))
+        if value < 0:
+            raise LimbeckError(f"color_jitter's {name} is 0 or more, not {value}")
     else:
-        ends = (float(given[0]), float(given[1]))
-    if not low <= ends[0] <= ends[1] <= high or ends[1] == float("inf"):
+        limits = (float(value[0]), float(value[1]))
+    if not low <= limits[0] <= limits[1] <= high or limits[1] == float("inf"):
         bounds = "from 0 up" if high > 1 else f"from {low} to {high}"
-        raise LimbeckError(f"color_jitter's {name} goes from a number to one at least as large, {bounds}, not {given}")
-    return ends
+        raise LimbeckError(f"color_jitter's {name} goes from a number to one at least as large, {bounds}, not {value}")
+    return limits

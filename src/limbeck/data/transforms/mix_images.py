@@ -23,11 +23,11 @@ class Mixup:
     """See :func:`mixup`."""
 
     alpha: float
-    probability: float
+    p: float
 
-    def blend(self, images: Tensor, others: Tensor, share: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-        weight = share.reshape(-1, *[1] * (images.ndim - 1))
-        return (images * weight).add_(others * (1 - weight)), share
+    def blend(self, images: Tensor, partners: Tensor, lam: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
+        weight = lam.reshape(-1, *[1] * (images.ndim - 1))
+        return (images * weight).add_(partners * (1 - weight)), lam
 
 
 @final
@@ -36,37 +36,37 @@ class CutMix:
     """See :func:`cutmix`."""
 
     alpha: float
-    probability: float
+    p: float
 
-    def blend(self, images: Tensor, others: Tensor, share: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    def blend(self, images: Tensor, partners: Tensor, lam: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
         if images.ndim != 4:
             raise LimbeckError(
                 f"cutmix pastes a part of a picture, [channels, height, width], and these inputs are "
                 f"{list(images.shape[1:])}: take mixup"
             )
-        half, (height, width) = 0.5 * (1 - share.double()).sqrt(), images.shape[2:]
-        inside, pasted = torch.ones(len(images), 1, 1, dtype=torch.bool), torch.ones(len(images))
-        for side, size, where in ((2, height, centre[:, 0]), (1, width, centre[:, 1])):
-            middle, reach = (where * size).long(), (half * size).long()
-            low, high = (middle - reach).clamp(min=0), (middle + reach).clamp(max=size)
-            line = torch.arange(size)
-            on = (line >= low[:, None]) & (line < high[:, None])
-            inside, pasted = inside & on.unsqueeze(side), pasted * (high - low)
-        return torch.where(inside.unsqueeze(1), others, images), 1 - pasted / (height * width)
+        half_side, (height, width) = 0.5 * (1 - lam.double()).sqrt(), images.shape[2:]
+        in_boxes, pasted_area = torch.ones(len(images), 1, 1, dtype=torch.bool), torch.ones(len(images))
+        for dim, size, position in ((2, height, center[:, 0]), (1, width, center[:, 1])):
+            center_pixel, radius = (position * size).long(), (half_side * size).long()
+            low, high = (center_pixel - radius).clamp(min=0), (center_pixel + radius).clamp(max=size)
+            coordinates = torch.arange(size)
+            in_box = (coordinates >= low[:, None]) & (coordinates < high[:, None])
+            in_boxes, pasted_area = in_boxes & in_box.unsqueeze(dim), pasted_area * (high - low)
+        return torch.where(in_boxes.unsqueeze(1), partners, images), 1 - pasted_area / (height * width)
 
 
-def mixup(alpha: float = 0.2, probability: float = 1.0) -> Mixup:
+def mixup(alpha: float = 0.2, p: float = 1.0) -> Mixup:
     """λ of the picture and 1 − λ of another, λ from Beta(``alpha``, ``alpha``); the label alike.
 
     >>> half = torch.tensor([0.5])
     >>> mixup().blend(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), half, torch.zeros(1, 2))[0].sum()
     tensor(2.)
     """
-    _require_possible("mixup", alpha, probability)
-    return Mixup(alpha, probability)
+    _require_valid_parameters("mixup", alpha, p)
+    return Mixup(alpha, p)
 
 
-def cutmix(alpha: float = 1.0, probability: float = 1.0) -> CutMix:
+def cutmix(alpha: float = 1.0, p: float = 1.0) -> CutMix:
     """A rectangle of another picture pasted in, of 1 − λ of the area, λ from Beta(``alpha``, ``alpha``).
 
     Its middle may be anywhere, and what would stand out is cut off: the label is shared by the area that was pasted.
@@ -75,8 +75,8 @@ def cutmix(alpha: float = 1.0, probability: float = 1.0) -> CutMix:
     >>> cutmix().blend(torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8), half, torch.zeros(1, 2))[1]
     tensor([0.9375])
     """
-    _require_possible("cutmix", alpha, probability)
-    return CutMix(alpha, probability)
+    _require_valid_parameters("cutmix", alpha, p)
+    return CutMix(alpha, p)
 
 
 def beta_quantile(alpha: Tensor, uniform: Tensor) -> Tensor:
@@ -87,14 +87,12 @@ def beta_quantile(alpha: Tensor, uniform: Tensor) -> Tensor:
     """
     from scipy.special import betaincinv  # comes with scikit-learn
 
-    exact = alpha.double().numpy()
-    return torch.from_numpy(betaincinv(exact, exact, uniform.double().numpy()))
+    alpha64 = alpha.double().numpy()
+    return torch.from_numpy(betaincinv(alpha64, alpha64, uniform.double().numpy()))
 
 
-def _require_possible(what: str, alpha: float, probability: float) -> None:
+def _require_valid_parameters(name: str, alpha: float, p: float) -> None:
     if not 0 < alpha < float("inf"):
-        raise LimbeckError(f"{what}'s alpha is a number above 0, not {alpha}: leave {what} out to mix nothing")
-    if not 0 < probability <= 1:
-        raise LimbeckError(
-            f"{what}'s probability is above 0 and at most 1, not {probability}: leave {what} out to mix nothing"
-        )
+        raise LimbeckError(f"{name}'s alpha is a number above 0, not {alpha}: leave {name} out to mix nothing")
+    if not 0 < p <= 1:
+        raise LimbeckError(f"{name}'s probability is above 0 and at most 1, not {p}: leave {name} out to mix nothing")

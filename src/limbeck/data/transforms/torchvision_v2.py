@@ -13,92 +13,104 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from limbeck.core.errors import LimbeckError, nearest
-from limbeck.data.counter_rng import Draws
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.data.counter_rng import CounterRNG
 
-__all__ = ["Torchvision", "rand_augment", "torchvision"]
+__all__ = ["TorchvisionTransform", "rand_augment", "torchvision"]
 
-_INSTEAD = {"MixUp": "take mixup, whose partners come from all samples", "CutMix": "take cutmix, whose partners do too"}
-_NESTED = {"Compose", "Lambda", "RandomApply", "RandomChoice", "RandomOrder", "Transform"}
-_SEVERAL = {"FiveCrop", "TenCrop"}
-_BYTES = {"JPEG"}
+_ALTERNATIVES = {
+    "MixUp": "take mixup, whose partners come from all samples",
+    "CutMix": "take cutmix, whose partners do too",
+}
+_CONTAINERS = {"Compose", "Lambda", "RandomApply", "RandomChoice", "RandomOrder", "Transform"}
+_MULTI_OUTPUT = {"FiveCrop", "TenCrop"}
+_UINT8_ONLY = {"JPEG"}
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Torchvision:
+class TorchvisionTransform:
     """See :func:`torchvision`; ``version`` is torchvision's, since another may draw otherwise."""
 
     name: str
     options: tuple[tuple[str, Any], ...]
     version: str
-    made: Any = field(repr=False, compare=False)
+    transform: Any = field(repr=False, compare=False)
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        own = torch.default_generator
-        before = own.get_state()
+    def __call__(self, images: Tensor, rng: CounterRNG) -> Tensor:
+        generator = torch.default_generator
+        state = generator.get_state()
         try:
-            shown = [self._one(image, seed) for image, seed in zip(images, draws.seeds(), strict=True)]
+            outputs = [self._apply(image, seed) for image, seed in zip(images, rng.seeds(), strict=True)]
         finally:
-            own.set_state(before)
-        return torch.stack(shown) if shown else images
+            generator.set_state(state)
+        return torch.stack(outputs) if outputs else images
 
-    def _one(self, image: Tensor, seed: int) -> Tensor:
+    def _apply(self, image: Tensor, seed: int) -> Tensor:
         # Only the CPU's generator: torch.manual_seed would seed every GPU too, and nothing is drawn there.
         torch.default_generator.manual_seed(seed)
-        given = image.mul(255).round().byte() if self.name in _BYTES else image
+        input_image = image.mul(255).round().byte() if self.name in _UINT8_ONLY else image
         try:
-            shown = self.made(given)
+            output = self.transform(input_image)
         except (TypeError, ValueError, RuntimeError) as error:
             text = next(iter(str(error).splitlines()), type(error).__name__)
             raise LimbeckError(
                 f"torchvision's {self.name} cannot change a picture {list(image.shape)}: {text}"
             ) from error
-        if not isinstance(shown, Tensor) or shown.shape != image.shape:
-            found = list(shown.shape) if isinstance(shown, Tensor) else type(shown).__name__
+        if not isinstance(output, Tensor) or output.shape != image.shape:
+            got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise LimbeckError(
-                f"torchvision's {self.name} made {found} of a picture {list(image.shape)}, and a view keeps its shape: "
+                f"torchvision's {self.name} made {got} of a picture {list(image.shape)}, and a view keeps its shape: "
                 "set its size to the picture's, or leave it out"
             )
-        return shown.float() / 255 if shown.dtype == torch.uint8 else shown.float()
+        return output.float() / 255 if output.dtype == torch.uint8 else output.float()
 
 
-def torchvision(name: str, **options: Any) -> Torchvision:
+def torchvision(name: str, **options: Any) -> TorchvisionTransform:
     """The class ``name`` of ``torchvision.transforms.v2``, made with ``options``.
 
     In a recipe: ``{use: torchvision, name: RandomErasing, p: 0.25}``. Lists stand for tuples, and an interpolation or a
     policy is its name in text. It works picture by picture, in tens or hundreds of microseconds each.
 
-    >>> torchvision("GaussianBlur", kernel_size=3)(torch.ones(1, 1, 5, 5), Draws.of(
-    ...     torch.tensor([0]), torch.tensor([0]), seed=0, place=0)).sum().round()
+    >>> torchvision("GaussianBlur", kernel_size=3)(torch.ones(1, 1, 5, 5), CounterRNG.for_samples(
+    ...     torch.tensor([0]), torch.tensor([0]), seed=0, transform_index=0)).sum().round()
     tensor(25.)
     """
     import torchvision as package
     from torchvision.transforms import v2
 
-    known = {
-        key: each
-        for key, each in vars(v2).items()
-        if inspect.isclass(each) and issubclass(each, v2.Transform) and key not in _NESTED | _SEVERAL | _INSTEAD.keys()
+    transform_classes = {
+        key: cls
+        for key, cls in vars(v2).items()
+        if inspect.isclass(cls)
+        and issubclass(cls, v2.Transform)
+        and key not in _CONTAINERS | _MULTI_OUTPUT | _ALTERNATIVES.keys()
     }
-    if name in _INSTEAD:
-        raise LimbeckError(f"torchvision's {name} mixes within the batch: {_INSTEAD[name]}")
-    if name in _SEVERAL or name in _NESTED:
-        what = "makes several pictures of one" if name in _SEVERAL else "is made of other transforms or functions"
-        raise LimbeckError(f"torchvision's {name} {what}, and a view is one picture: list transforms one by one")
-    if name not in known:
-        raise LimbeckError(f"torchvision.transforms.v2 has no transform {name!r}; there are: {nearest(name, known)}")
+    if name in _ALTERNATIVES:
+        raise LimbeckError(f"torchvision's {name} mixes within the batch: {_ALTERNATIVES[name]}")
+    if name in _MULTI_OUTPUT or name in _CONTAINERS:
+        reason = (
+            "makes several pictures of one" if name in _MULTI_OUTPUT else "is made of other transforms or functions"
+        )
+        raise LimbeckError(f"torchvision's {name} {reason}, and a view is one picture: list transforms one by one")
+    if name not in transform_classes:
+        raise LimbeckError(
+            f"torchvision.transforms.v2 has no transform {name!r}; there are: {suggest_names(name, transform_classes)}"
+        )
     try:
-        made = known[name](**{key: _as_v2(key, value, v2) for key, value in options.items()})
+        transform = transform_classes[name](**{key: _to_v2_option(key, value, v2) for key, value in options.items()})
     except (TypeError, ValueError) as error:
         text = next(iter(str(error).splitlines()), type(error).__name__)
         raise LimbeckError(f"torchvision's {name} cannot be made with {options}: {text}") from error
-    return Torchvision(
-        name, tuple(sorted((key, _settled(value)) for key, value in options.items())), package.__version__, made
+    return TorchvisionTransform(
+        name,
+        tuple(sorted((key, _lists_to_tuples(value)) for key, value in options.items())),
+        package.__version__,
+        transform,
     )
 
 
-def rand_augment(num_ops: int = 2, magnitude: int = 9, num_magnitude_bins: int = 31) -> Torchvision:
+def rand_augment(num_ops: int = 2, magnitude: int = 9, num_magnitude_bins: int = 31) -> TorchvisionTransform:
     """RandAugment (Cubuk et al., 2020, https://arxiv.org/abs/1909.13719): so many random changes of one strength.
 
     Arguments:
@@ -114,14 +126,14 @@ def rand_augment(num_ops: int = 2, magnitude: int = 9, num_magnitude_bins: int =
     return torchvision("RandAugment", num_ops=num_ops, magnitude=magnitude, num_magnitude_bins=num_magnitude_bins)
 
 
-def _as_v2(key: str, value: Any, v2: Any) -> Any:
+def _to_v2_option(key: str, value: Any, v2: Any) -> Any:
     """An option as torchvision takes it, where a recipe can only write text or a list."""
     if isinstance(value, str) and key == "interpolation":
         return v2.InterpolationMode(value)
     if isinstance(value, str) and key == "policy":
         return v2.AutoAugmentPolicy(value)
-    return _settled(value)
+    return _lists_to_tuples(value)
 
 
-def _settled(value: Any) -> Any:
-    return tuple(map(_settled, value)) if isinstance(value, list | tuple) else value
+def _lists_to_tuples(value: Any) -> Any:
+    return tuple(map(_lists_to_tuples, value)) if isinstance(value, list | tuple) else value

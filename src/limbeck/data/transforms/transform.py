@@ -6,22 +6,22 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from limbeck.data.counter_rng import Draws
+from limbeck.data.counter_rng import CounterRNG
 
-__all__ = ["Mixing", "Transform"]
+__all__ = ["MixTransform", "Transform"]
 
 
 @runtime_checkable
 class Transform(Protocol):
     """A change of pictures that depends on nothing but the draws."""
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+    def __call__(self, images: Tensor, rng: CounterRNG) -> Tensor:
         """The changed pictures, of the same shape."""
         ...
 
 
 @runtime_checkable
-class Mixing(Protocol):
+class MixTransform(Protocol):
     """A blend of two pictures, each with its share of the label.
 
     Attributes:
@@ -33,9 +33,9 @@ class Mixing(Protocol):
     def alpha(self) -> float: ...
 
     @property
-    def probability(self) -> float: ...
+    def p(self) -> float: ...
 
-    def blend(self, images: Tensor, others: Tensor, share: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    def blend(self, images: Tensor, partners: Tensor, lam: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
         """Each of ``images`` blended with the one of ``others`` in its place.
 
         Arguments:

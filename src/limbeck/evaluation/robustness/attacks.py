@@ -19,18 +19,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.core.errors import LimbeckError, nearest
-from limbeck.data.counter_rng import generator, mix
-from limbeck.data.split import Part
-from limbeck.evaluation.checks import evaluating, require_pixels
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.data.counter_rng import derive_seed, make_generator
+from limbeck.data.split import Split
+from limbeck.evaluation.checks import evaluation_mode, require_pixels
 
-__all__ = ["ATTACKS", "EPS", "apgd", "attacked", "fgsm", "pgd"]
+__all__ = ["ATTACKS", "DEFAULT_EPS", "apgd", "adversarial_accuracy", "fgsm", "pgd"]
 
-EPS = 8 / 255
+DEFAULT_EPS = 8 / 255
 """What colour pictures of 32×32 are usually attacked with."""
 
 
-def fgsm(network: nn.Module, pixels: Tensor, target: Tensor, *, eps: float = EPS) -> Tensor:
+def fgsm(network: nn.Module, pixels: Tensor, target: Tensor, *, eps: float = DEFAULT_EPS) -> Tensor:
     """``pixels`` one step of ``eps`` up the loss.
 
     Args:
@@ -48,13 +48,13 @@ def fgsm(network: nn.Module, pixels: Tensor, target: Tensor, *, eps: float = EPS
     tensor([[0.2500]])
     """
     require_pixels(pixels, eps=eps)
-    with evaluating(network):
-        return (pixels + eps * _uphill(network, pixels, target)).clamp(0, 1)
+    with evaluation_mode(network):
+        return (pixels + eps * _gradient_sign(network, pixels, target)).clamp(0, 1)
 
 
 def pgd(
-    network: nn.Module, pixels: Tensor, target: Tensor, *, eps: float = EPS, seed: int = 0, steps: int = 20,
-    step: float | None = None,
+    network: nn.Module, pixels: Tensor, target: Tensor, *, eps: float = DEFAULT_EPS, seed: int = 0, steps: int = 20,
+    step_size: float | None = None,
 ) -> Tensor:  # fmt: skip
     """``pixels`` after ``steps`` steps up the loss from a random start, each brought back to within ``eps``.
 
@@ -73,21 +73,21 @@ def pgd(
     tensor([[0.2500]])
     """
     require_pixels(pixels, eps=eps)
-    if steps < 1 or (step is not None and not 0 < step <= 1):
-        raise LimbeckError(f"pgd takes steps from 1 and a step in 0..1 (2/255 = 0.0078), not {steps} and {step}")
-    length = eps / 4 if step is None else step
+    if steps < 1 or (step_size is not None and not 0 < step_size <= 1):
+        raise LimbeckError(f"pgd takes steps from 1 and a step in 0..1 (2/255 = 0.0078), not {steps} and {step_size}")
+    update_size = eps / 4 if step_size is None else step_size
     # Drawn on the CPU, so that every device starts from the same place.
-    start = torch.rand(pixels.shape, generator=generator(seed), dtype=pixels.dtype).to(pixels.device)
-    changed = (pixels + eps * (2 * start - 1)).clamp(0, 1)
-    with evaluating(network):
+    start = torch.rand(pixels.shape, generator=make_generator(seed), dtype=pixels.dtype).to(pixels.device)
+    perturbed = (pixels + eps * (2 * start - 1)).clamp(0, 1)
+    with evaluation_mode(network):
         for _ in range(steps):
-            changed = changed + length * _uphill(network, changed, target)
-            changed = (pixels + (changed - pixels).clamp(-eps, eps)).clamp(0, 1)
-    return changed
+            perturbed = perturbed + update_size * _gradient_sign(network, perturbed, target)
+            perturbed = (pixels + (perturbed - pixels).clamp(-eps, eps)).clamp(0, 1)
+    return perturbed
 
 
 def apgd(
-    network: nn.Module, pixels: Tensor, target: Tensor, *, eps: float = EPS, seed: int = 0, steps: int = 20
+    network: nn.Module, pixels: Tensor, target: Tensor, *, eps: float = DEFAULT_EPS, seed: int = 0, steps: int = 20
 ) -> Tensor:  # fmt: skip
     """``pixels`` after ``steps`` of APGD on the cross-entropy, whose step finds its own length; by torchattacks.
 
@@ -97,35 +97,35 @@ def apgd(
     require_pixels(pixels, eps=eps)
     if pixels.ndim != 4:
         raise LimbeckError(f"apgd takes pictures [n, channels, height, width], not {list(pixels.shape)}: use pgd")
-    attack = _torchattacks().APGD(network, norm="Linf", eps=eps, steps=steps, seed=seed)
+    attack = _import_torchattacks().APGD(network, norm="Linf", eps=eps, steps=steps, seed=seed)
     # It seeds torch's own generator, and what comes after must not hang on whether there was an attack.
-    with torch.random.fork_rng(), evaluating(network), torch.enable_grad():
-        changed: Tensor = attack(pixels, target)
-    return changed.detach()
+    with torch.random.fork_rng(), evaluation_mode(network), torch.enable_grad():
+        perturbed: Tensor = attack(pixels, target)
+    return perturbed.detach()
 
 
-def _drawn_by(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _with_batch_seed(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``attack`` as all are called here, with the number of the batch as one more word of its seed."""
 
-    def made(*given: Any, eps: float, seed: int, turn: int) -> Tensor:
-        return attack(*given, eps=eps, seed=mix(seed, turn) % 2**32)
+    def seeded_attack(*args: Any, eps: float, seed: int, batch_index: int) -> Tensor:
+        return attack(*args, eps=eps, seed=derive_seed(seed, batch_index) % 2**32)
 
-    return made
+    return seeded_attack
 
 
-def _fgsm(*given: Any, eps: float, seed: int, turn: int) -> Tensor:
-    return fgsm(*given, eps=eps)  # draws nothing
+def _run_fgsm(*args: Any, eps: float, seed: int, batch_index: int) -> Tensor:
+    return fgsm(*args, eps=eps)  # draws nothing
 
 
 ATTACKS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
-    {"fgsm": _fgsm, "pgd": _drawn_by(pgd), "apgd": _drawn_by(apgd)}
+    {"fgsm": _run_fgsm, "pgd": _with_batch_seed(pgd), "apgd": _with_batch_seed(apgd)}
 )
 """What :func:`attacked` knows, by name."""
 
 
-def attacked(
-    network: nn.Module, part: Part, *, attacks: Sequence[str] = ("fgsm", "pgd"), eps: float = EPS, seed: int = 0,
-    batch: int = 256,
+def adversarial_accuracy(
+    network: nn.Module, split: Split, *, attacks: Sequence[str] = ("fgsm", "pgd"), eps: float = DEFAULT_EPS, seed: int = 0,
+    batch_size: int = 256,
 ) -> dict[str, Tensor]:  # fmt: skip
     """On which labelled samples of ``part`` the network stays right.
 
@@ -144,55 +144,57 @@ def attacked(
     Raises:
         LimbeckError: an unknown attack, no labelled sample, or ``eps`` or pixels that are not in units of 0..1.
 
-    >>> from limbeck.data.split import Stored
-    >>> part = Part.whole(Stored(torch.tensor([[0.9, 0.1], [0.55, 0.45]])), torch.tensor([0, 0]))
-    >>> found = attacked(nn.Identity(), part, attacks=["fgsm"], eps=0.1)
+    >>> from limbeck.data.split import InMemory
+    >>> part = Split.from_images(InMemory(torch.tensor([[0.9, 0.1], [0.55, 0.45]])), torch.tensor([0, 0]))
+    >>> found = adversarial_accuracy(nn.Identity(), part, attacks=["fgsm"], eps=0.1)
     >>> found["clean"].tolist(), found["fgsm"].tolist(), found["worst"].tolist()
     ([True, True], [True, False], [True, False])
     """
     for name in attacks:
         if name not in ATTACKS:
-            raise LimbeckError(f"no attack is named {name!r}; there are: {nearest(name, ATTACKS)}")
-    part = part.labelled()
-    if not len(part):
+            raise LimbeckError(f"no attack is named {name!r}; there are: {suggest_names(name, ATTACKS)}")
+    split = split.select_labeled()
+    if not len(split):
         raise LimbeckError("there is nothing to attack: no sample has a label")
-    held = next(iter(network.parameters()), None)
-    device = torch.device("cpu") if held is None else held.device
-    found: dict[str, list[Tensor]] = {name: [] for name in ("clean", *attacks)}
-    for turn, which in enumerate(torch.split(torch.arange(len(part)), batch)):
-        pixels, target = part.read(which).to(device), part.target[which].to(device)
+    first_parameter = next(iter(network.parameters()), None)
+    device = torch.device("cpu") if first_parameter is None else first_parameter.device
+    chunks: dict[str, list[Tensor]] = {name: [] for name in ("clean", *attacks)}
+    for batch_index, indices in enumerate(torch.split(torch.arange(len(split)), batch_size)):
+        pixels, target = split.read(indices).to(device), split.target[indices].to(device)
         require_pixels(pixels, eps=eps)
-        right = _right(network, pixels, target)
-        found["clean"].append(right.cpu())
+        correct = _is_correct(network, pixels, target)
+        chunks["clean"].append(correct.cpu())
         for name in attacks:
-            stays = right.clone()
-            if bool(right.any()):
-                changed = ATTACKS[name](network, pixels[right], target[right], eps=eps, seed=seed, turn=turn)
-                stays[right] = _right(network, changed, target[right])
-            found[name].append(stays.cpu())
-    whole = {name: torch.cat(pieces) for name, pieces in found.items()}
-    return {**whole, "worst": torch.stack(list(whole.values())).all(dim=0)}
+            still_correct = correct.clone()
+            if bool(correct.any()):
+                perturbed = ATTACKS[name](
+                    network, pixels[correct], target[correct], eps=eps, seed=seed, turn=batch_index
+                )
+                still_correct[correct] = _is_correct(network, perturbed, target[correct])
+            chunks[name].append(still_correct.cpu())
+    results = {name: torch.cat(pieces) for name, pieces in chunks.items()}
+    return {**results, "worst": torch.stack(list(results.values())).all(dim=0)}
 
 
-def _uphill(network: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
+def _gradient_sign(network: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
     """The sign of the gradient of the cross-entropy by the pixels; the parameters' gradients are not touched."""
     with torch.enable_grad():
         leaf = pixels.detach().requires_grad_()
         logits = network(leaf).float()
-        own = logits.gather(1, target[:, None])[:, 0]
-        others = logits.scatter(1, target[:, None], float("-inf")).logsumexp(dim=1)
+        target_logit = logits.gather_distributed(1, target[:, None])[:, 0]
+        other_logit = logits.scatter(1, target[:, None], float("-inf")).logsumexp(dim=1)
         # The cross-entropy, written so that its gradient does not round to zero where the network is sure: from a gap
         # of 17 on, 1 − p is 0 in float32, and a network that is merely sure of itself would look robust.
-        (gradient,) = torch.autograd.grad(F.softplus(others - own).sum(), leaf)
+        (gradient,) = torch.autograd.grad(F.softplus(other_logit - target_logit).sum(), leaf)
     return gradient.sign()
 
 
-def _right(network: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
-    with evaluating(network):
+def _is_correct(network: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
+    with evaluation_mode(network):
         return torch.as_tensor(network(pixels).argmax(dim=1) == target)
 
 
-def _torchattacks() -> Any:
+def _import_torchattacks() -> Any:
     try:
         import torchattacks  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ImportError as error:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["SCORES", "auroc", "auroc_difference", "energy_score", "max_softmax", "outside"]
+__all__ = ["OOD_SCORES", "auroc", "auroc_difference", "energy_score", "max_softmax", "ood_metrics"]
 
 
 def max_softmax(logits: Tensor) -> Tensor:
@@ -38,12 +38,12 @@ def energy_score(logits: Tensor) -> Tensor:
     return logits.detach().cpu().double().logsumexp(dim=1)
 
 
-SCORES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+OOD_SCORES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {"max_softmax": max_softmax, "energy": energy_score}
 )
 
 
-def auroc(inside: Tensor, outside: Tensor) -> dict[str, Any]:
+def auroc(id_scores: Tensor, ood_scores: Tensor) -> dict[str, Any]:
     """How often a score from inside is above one from outside; equal ones count half.
 
     Args:
@@ -58,12 +58,12 @@ def auroc(inside: Tensor, outside: Tensor) -> dict[str, Any]:
     >>> round(found["auroc"], 4)
     0.8333
     """
-    above, below = _placed(inside, outside)
+    above, below = _placement_values(id_scores, ood_scores)
     area = float(above.mean())
-    half = 1.96 * math.sqrt(_variance(above) + _variance(below))
+    half_width = 1.96 * math.sqrt(_variance_of_mean(above) + _variance_of_mean(below))
     return {
-        "auroc": area, "low": max(0.0, area - half), "high": min(1.0, area + half),
-        "inside": len(inside), "outside": len(outside),
+        "auroc": area, "low": max(0.0, area - half_width), "high": min(1.0, area + half_width),
+        "inside": len(id_scores), "outside": len(ood_scores),
     }  # fmt: skip
 
 
@@ -81,41 +81,49 @@ def auroc_difference(
     """
     if (len(a[0]), len(a[1])) != (len(b[0]), len(b[1])):
         raise LimbeckError("two AUROC are compared on the same pictures, and one network answered others")
-    (above, below), (above_b, below_b) = _placed(*a), _placed(*b)
-    half = 1.96 * math.sqrt(_variance(above - above_b) + _variance(below - below_b))
+    (above, below), (above_b, below_b) = _placement_values(*a), _placement_values(*b)
+    half_width = 1.96 * math.sqrt(_variance_of_mean(above - above_b) + _variance_of_mean(below - below_b))
     difference = float(above.mean() - above_b.mean())
-    return {"difference": difference, "low": difference - half, "high": difference + half, "n": len(above) + len(below)}
+    return {
+        "difference": difference,
+        "low": difference - half_width,
+        "high": difference + half_width,
+        "n": len(above) + len(below),
+    }
 
 
-def outside(inside_logits: Tensor, outside_logits: Tensor) -> dict[str, Any]:
+def ood_metrics(id_logits: Tensor, ood_logits: Tensor) -> dict[str, Any]:
     """AUROC by each score of :data:`SCORES`, of logits ``[n, classes]`` inside and ``[m, classes]`` outside.
 
-    >>> found = outside(torch.tensor([[5.0, 0.0], [4.0, 0.0]]), torch.tensor([[0.1, 0.0], [0.0, 0.2]]))
+    >>> found = ood_metrics(torch.tensor([[5.0, 0.0], [4.0, 0.0]]), torch.tensor([[0.1, 0.0], [0.0, 0.2]]))
     >>> found["max_softmax"]["auroc"], found["energy"]["auroc"]
     (1.0, 1.0)
     """
-    return {name: auroc(score(inside_logits), score(outside_logits)) for name, score in SCORES.items()}
+    return {name: auroc(score(id_logits), score(ood_logits)) for name, score in OOD_SCORES.items()}
 
 
-def _placed(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
+def _placement_values(id_scores: Tensor, ood_scores: Tensor) -> tuple[Tensor, Tensor]:
     """For each score inside the share of those outside that it is above, and for each outside the share above it."""
-    if inside.ndim != 1 or outside.ndim != 1 or not len(inside) or not len(outside):
+    if id_scores.ndim != 1 or ood_scores.ndim != 1 or not len(id_scores) or not len(ood_scores):
         raise LimbeckError(
             "an AUROC takes scores [n] of at least one picture inside and one outside, not "
-            f"{list(inside.shape)} and {list(outside.shape)}"
+            f"{list(id_scores.shape)} and {list(ood_scores.shape)}"
         )
-    inside, outside = inside.double(), outside.double()
-    if not bool(inside.isfinite().all() and outside.isfinite().all()):
+    id_scores, ood_scores = id_scores.double(), ood_scores.double()
+    if not bool(id_scores.isfinite().all() and ood_scores.isfinite().all()):
         raise LimbeckError("a score is not finite: the network's logits hold NaN or infinity")
-    return _share_below(inside, outside), 1 - _share_below(outside, inside)
+    return _fraction_below(id_scores, ood_scores), 1 - _fraction_below(ood_scores, id_scores)
 
 
-def _share_below(these: Tensor, those: Tensor) -> Tensor:
+def _fraction_below(values: Tensor, reference: Tensor) -> Tensor:
     """For each of ``these`` the share of ``those`` that is smaller, with half of those that are equal."""
-    ranked = those.sort().values
-    smaller, not_larger = torch.searchsorted(ranked, these), torch.searchsorted(ranked, these, right=True)
-    return (smaller + not_larger).double() / (2 * len(those))
+    sorted_reference = reference.sort().values
+    num_smaller, num_not_larger = (
+        torch.searchsorted(sorted_reference, values),
+        torch.searchsorted(sorted_reference, values, right=True),
+    )
+    return (num_smaller + num_not_larger).double() / (2 * len(reference))
 
 
-def _variance(values: Tensor) -> float:
+def _variance_of_mean(values: Tensor) -> float:
     return float(values.var()) / len(values) if len(values) > 1 else 0.0

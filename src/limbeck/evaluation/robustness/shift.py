@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.split import Part
-from limbeck.evaluation.checks import said
+from limbeck.data.split import Split
+from limbeck.evaluation.checks import predict_logits
 from limbeck.evaluation.paired_bootstrap import paired_bootstrap
 
-__all__ = ["shift"]
+__all__ = ["shift_accuracy"]
 
 
-def shift(network: nn.Module, first: Part, second: Part, *, batch: int = 256) -> dict[str, Any]:
+def shift_accuracy(network: nn.Module, reference: Split, shifted: Split, *, batch_size: int = 256) -> dict[str, Any]:
     """How ``network`` does on ``second`` beside ``first``, which show the same samples in the same order.
 
     Args:
@@ -32,30 +32,33 @@ def shift(network: nn.Module, first: Part, second: Part, *, batch: int = 256) ->
     Raises:
         LimbeckError: the parts are not the same samples, or none has a label.
 
-    >>> from limbeck.data.split import Stored
+    >>> from limbeck.data.split import InMemory
     >>> target = torch.tensor([0, 0, 1, 1])
-    >>> first = Part.whole(Stored(torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.4, 0.6]])), target)
-    >>> second = Part.whole(Stored(torch.tensor([[0.8, 0.2], [0.4, 0.6], [0.3, 0.7], [0.3, 0.7]])), target)
-    >>> found = shift(nn.Identity(), first, second)
+    >>> first = Split.from_images(InMemory(torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.4, 0.6]])), target)
+    >>> second = Split.from_images(InMemory(torch.tensor([[0.8, 0.2], [0.4, 0.6], [0.3, 0.7], [0.3, 0.7]])), target)
+    >>> found = shift_accuracy(nn.Identity(), first, second)
     >>> found["first"], found["second"], found["difference"], found["flipped"]
     (1.0, 0.75, -25.0, 0.25)
     """
-    if len(first) != len(second) or not torch.equal(first.target, second.target):
+    if len(reference) != len(shifted) or not torch.equal(reference.target, shifted.target):
         raise LimbeckError(
-            f"a shift compares two versions of the same samples, and these are {len(first)} and {len(second)} with "
+            f"a shift compares two versions of the same samples, and these are {len(reference)} and {len(shifted)} with "
             "other labels: give two folders with the same names in the same classes"
         )
-    pairs = [
-        (said(network, first.read(which)).argmax(dim=1), said(network, second.read(which)).argmax(dim=1))
-        for which in torch.split(torch.arange(len(first)), batch)
+    predicted = [
+        (
+            predict_logits(network, reference.read(indices)).argmax(dim=1),
+            predict_logits(network, shifted.read(indices)).argmax(dim=1),
+        )
+        for indices in torch.split(torch.arange(len(reference)), batch_size)
     ]
-    known = first.target >= 0
-    if not bool(known.any()):
+    is_labeled = reference.target >= 0
+    if not bool(is_labeled.any()):
         raise LimbeckError("there is nothing to compare a shift on: no sample has a label")
-    before, after = (torch.cat(side) for side in zip(*pairs, strict=True))
-    right = (after == first.target)[known], (before == first.target)[known]
-    difference, low, high = paired_bootstrap(*right)
+    reference_class, shifted_class = (torch.cat(side) for side in zip(*predicted, strict=True))
+    correct = (shifted_class == reference.target)[is_labeled], (reference_class == reference.target)[is_labeled]
+    difference, low, high = paired_bootstrap(*correct)
     return {
-        "first": float(right[1].double().mean()), "second": float(right[0].double().mean()), "difference": difference,
-        "low": low, "high": high, "flipped": float((before != after).double().mean()), "n": int(known.sum()),
+        "first": float(correct[1].double().mean()), "second": float(correct[0].double().mean()), "difference": difference,
+        "low": low, "high": high, "flipped": float((reference_class != shifted_class).double().mean()), "n": int(is_labeled.sum()),
     }  # fmt: skip

@@ -5,17 +5,30 @@ So a policy knows no term, and a term no policy. Those that keep state are ``nn.
 with the parts that terms learn, so they reach the optimizer, the device and the checkpoint.
 """
 
-from limbeck.core.temperature_range import CLASSIFICATION, DETECTION, USUAL, Range, doubt, span
-from limbeck.losses.temperature.constant import Fixed, Scheduled
-from limbeck.losses.temperature.dynamic import Dynamic, dynamic
+from limbeck.core.temperature_range import (
+    CLASSIFICATION,
+    DEFAULT_TEMPERATURE,
+    DETECTION,
+    Range,
+    temperature_range,
+    temperature_warning,
+)
+from limbeck.losses.temperature.constant import Constant, Scheduled
+from limbeck.losses.temperature.dynamic import Dynamic, dynamic_temperatures
 from limbeck.losses.temperature.learned_temperature import Learned
-from limbeck.losses.temperature.logit_standardization import Standardised, standardised
-from limbeck.losses.temperature.loss_adaptive import LossAdaptive, adapted
-from limbeck.losses.temperature.per_sample import PerSample, per_sample
-from limbeck.losses.temperature.policy import Heard, Temperature, Tempered, listening, tempered
+from limbeck.losses.temperature.logit_standardization import LogitStandardization, standardize_logits
+from limbeck.losses.temperature.loss_adaptive import LossAdaptive, adapt_temperature
+from limbeck.losses.temperature.per_sample import PerSample, per_sample_temperature
+from limbeck.losses.temperature.policy import (
+    ScaledLogits,
+    Temperature,
+    TemperatureRecord,
+    apply_temperature,
+    record_temperatures,
+)
 
 __all__ = [
-    "CLASSIFICATION", "DETECTION", "USUAL", "Dynamic", "Fixed", "Heard", "Learned", "LossAdaptive", "PerSample",
-    "Range", "Scheduled", "Standardised", "Temperature", "Tempered", "adapted", "doubt", "dynamic", "listening",
-    "per_sample", "span", "standardised", "tempered",
+    "CLASSIFICATION", "DETECTION", "DEFAULT_TEMPERATURE", "Dynamic", "Constant", "TemperatureRecord", "Learned", "LossAdaptive", "PerSample",
+    "Range", "Scheduled", "LogitStandardization", "Temperature", "ScaledLogits", "adapt_temperature", "temperature_warning", "dynamic_temperatures", "record_temperatures",
+    "per_sample_temperature", "temperature_range", "standardize_logits", "apply_temperature",
 ]  # fmt: skip

@@ -12,33 +12,33 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.core.schedules import Schedule
-from limbeck.core.temperature_range import span
+from limbeck.core.temperature_range import temperature_range
 from limbeck.losses._logits import require_temperature
-from limbeck.losses.temperature.policy import Tempered
+from limbeck.losses.temperature.policy import ScaledLogits
 
-__all__ = ["Fixed", "Scheduled"]
+__all__ = ["Constant", "Scheduled"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Fixed:
+class Constant:
     """The same temperature ``tau``, above zero, at all times.
 
-    >>> Fixed(4.0).bounds()
+    >>> Constant(4.0).bounds()
     (4.0, 4.0)
     """
 
-    tau: float = 4.0
+    temperature: float = 4.0
 
     def __post_init__(self) -> None:
-        require_temperature(self.tau)
+        require_temperature(self.temperature)
 
-    def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> Tempered:
-        return Tempered(student.rows(), teacher.rows(), self.tau)
+    def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> ScaledLogits:
+        return ScaledLogits(student.require_logits(), teacher.require_logits(), self.temperature)
 
     def bounds(self) -> tuple[float, float]:
         """The temperature, twice."""
-        return self.tau, self.tau
+        return self.temperature, self.temperature
 
 
 @final
@@ -60,9 +60,9 @@ class Scheduled:
                 "there is Fixed"
             )
 
-    def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> Tempered:
-        return Tempered(student.rows(), teacher.rows(), float(self.schedule(progress)))
+    def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> ScaledLogits:
+        return ScaledLogits(student.require_logits(), teacher.require_logits(), float(self.schedule(progress)))
 
     def bounds(self) -> tuple[float, float]:
         """The lowest and highest of a hundred looks over training."""
-        return span(self.schedule)
+        return temperature_range(self.schedule)

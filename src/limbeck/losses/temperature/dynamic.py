@@ -17,27 +17,27 @@ from torch import Tensor
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.losses._logits import require_temperature
-from limbeck.losses._ops import widen
-from limbeck.losses.temperature.entropy import possible
-from limbeck.losses.temperature.policy import Tempered
+from limbeck.losses._ops import upcast
+from limbeck.losses.temperature.entropy import valid_class_mask
+from limbeck.losses.temperature.policy import ScaledLogits
 
-__all__ = ["Dynamic", "dynamic"]
+__all__ = ["Dynamic", "dynamic_temperatures"]
 
-_FLAT = 1e-6
+_MIN_PEAK = 1e-6
 
 
-def dynamic(student: Tensor, teacher: Tensor, *, tau: float = 4.0) -> tuple[Tensor, Tensor]:
+def dynamic_temperatures(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> tuple[Tensor, Tensor]:
     """The student's and the teacher's temperature of each row, both ``[rows]``; their mean is ``tau``.
 
     Shapes: both ``[rows, classes]``. A row of equal logits counts as one whose largest is 1e−6 above its mean.
 
     >>> import torch
-    >>> dynamic(torch.tensor([[1.0, -1.0]]), torch.tensor([[8.0, 2.0]]), tau=4.0)
+    >>> dynamic_temperatures(torch.tensor([[1.0, -1.0]]), torch.tensor([[8.0, 2.0]]), temperature=4.0)
     (tensor([2.]), tensor([6.]))
     """
-    mine, its = _peak(student), _peak(teacher)
-    together = mine + its
-    return 2.0 * tau * mine / together, 2.0 * tau * its / together
+    student_peak, teacher_peak = _peak_above_mean(student), _peak_above_mean(teacher)
+    peak_sum = student_peak + teacher_peak
+    return 2.0 * temperature * student_peak / peak_sum, 2.0 * temperature * teacher_peak / peak_sum
 
 
 @final
@@ -49,30 +49,36 @@ class Dynamic:
 
     >>> import torch
     >>> student, teacher = Outputs(logits=torch.tensor([[1.0, -1.0]])), Outputs(logits=torch.tensor([[9.0, -9.0]]))
-    >>> found = Dynamic(tau=5.0)(student, teacher, Progress())
-    >>> found.tau, found.student / found.tau[:, None], found.teacher / found.tau[:, None]
+    >>> found = Dynamic(temperature=5.0)(student, teacher, Progress())
+    >>> found.temperature, found.student / found.temperature[:, None], found.teacher / found.temperature[:, None]
     (tensor([3.]), tensor([[ 1., -1.]]), tensor([[ 1., -1.]]))
     """
 
-    tau: float = 4.0
+    temperature: float = 4.0
 
     def __post_init__(self) -> None:
-        require_temperature(self.tau)
+        require_temperature(self.temperature)
 
-    def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> Tempered:
-        mine, its = widen(student.rows()), widen(teacher.rows())
-        own, other = dynamic(mine.detach(), its.detach(), tau=self.tau)
-        tau = (own * other).sqrt()
-        return Tempered(mine * (tau / own)[:, None], its * (tau / other)[:, None], tau)
+    def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> ScaledLogits:
+        student_logits, teacher_logits = upcast(student.require_logits()), upcast(teacher.require_logits())
+        student_temperature, teacher_temperature = dynamic_temperatures(
+            student_logits.detach(), teacher_logits.detach(), temperature=self.temperature
+        )
+        temperature = (student_temperature * teacher_temperature).sqrt()
+        return ScaledLogits(
+            student_logits * (temperature / student_temperature)[:, None],
+            teacher_logits * (temperature / teacher_temperature)[:, None],
+            temperature,
+        )
 
     def bounds(self) -> tuple[float, float]:
         """Above zero and up to ``tau``: the geometric mean of two temperatures of this mean."""
-        return 0.0, self.tau
+        return 0.0, self.temperature
 
 
-def _peak(logits: Tensor) -> Tensor:
+def _peak_above_mean(logits: Tensor) -> Tensor:
     """How far the largest logit of each row is above the mean of the possible ones."""
-    logits = widen(logits)
-    there = possible(logits)
-    mean = logits.masked_fill(~there, 0.0).sum(dim=1) / there.sum(dim=1).clamp(min=1)
-    return (logits.amax(dim=1) - mean).clamp(min=_FLAT)
+    logits = upcast(logits)
+    valid = valid_class_mask(logits)
+    mean = logits.masked_fill(~valid, 0.0).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
+    return (logits.amax(dim=1) - mean).clamp(min=_MIN_PEAK)

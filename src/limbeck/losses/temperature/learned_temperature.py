@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.losses._logits import require_temperature
-from limbeck.losses._ops import widen
-from limbeck.losses.temperature.policy import Tempered
+from limbeck.losses._ops import upcast
+from limbeck.losses.temperature.policy import ScaledLogits
 
 __all__ = ["Learned"]
 
@@ -51,87 +51,89 @@ class Learned(nn.Module):
     """
 
     def __init__(
-        self, *, per: Literal["run", "sample"] = "run", start: float = 4.0, low: float = 1.0, high: float = 21.0,
-        ramp: float = 10 / 240, strength: float = 1.0, width: int = 64,
+        self, *, granularity: Literal["run", "sample"] = "run", start: float = 4.0, low: float = 1.0, high: float = 21.0,
+        warmup_fraction: float = 10 / 240, strength: float = 1.0, hidden_dim: int = 64,
     ) -> None:  # fmt: skip
         super().__init__()
         require_temperature(low)
-        if per not in ("run", "sample"):
-            raise LimbeckError(f"Learned is per 'run' or per 'sample', not {per!r}")
+        if granularity not in ("run", "sample"):
+            raise LimbeckError(f"Learned is per 'run' or per 'sample', not {granularity!r}")
         if not low < start < high:
             raise LimbeckError(f"Learned starts between low and high, and here {low:g}, {start:g}, {high:g} stand")
-        if not 0 < ramp <= 1 or not strength > 0 or width < 1:
+        if not 0 < warmup_fraction <= 1 or not strength > 0 or hidden_dim < 1:
             raise LimbeckError(
-                f"Learned takes a ramp above 0 and up to 1, a strength above 0 and a width from 1, not {ramp}, "
-                f"{strength} and {width}"
+                f"Learned takes a ramp above 0 and up to 1, a strength above 0 and a width from 1, not {warmup_fraction}, "
+                f"{strength} and {hidden_dim}"
             )
-        self.per, self.start, self.low, self.high = per, start, low, high
-        self.ramp, self.strength, self.width = ramp, strength, width
-        share = (start - low) / (high - low)
+        self.granularity, self.start, self.low, self.high = granularity, start, low, high
+        self.warmup_fraction, self.strength, self.hidden_dim = warmup_fraction, strength, hidden_dim
+        fraction = (start - low) / (high - low)
         # One number of shape [1]: FSDP shares out no parameter without an axis.
-        self.theta = nn.Parameter(torch.tensor([math.log(share / (1 - share))]))
+        self.theta = nn.Parameter(torch.tensor([math.log(fraction / (1 - fraction))]))
         self.network: nn.Module | None = None
 
-    def prepare(self, exchange: Exchange) -> None:
+    def prepare(self, context: LossContext) -> None:
         """Make the network, where there is one, for as many classes as the student knows."""
-        if self.per == "sample":
-            rows = widen(exchange.student.rows())
-            last = nn.Linear(self.width, 1, bias=False)
+        if self.granularity == "sample":
+            logits = upcast(context.student.require_logits())
+            output_layer = nn.Linear(self.hidden_dim, 1, bias=False)
             # It begins with the same temperature for every sample.
-            nn.init.zeros_(last.weight)
-            self.network = nn.Sequential(nn.Linear(2 * rows.shape[1], self.width), nn.ReLU(), last).to(rows)
+            nn.init.zeros_(output_layer.weight)
+            self.network = nn.Sequential(nn.Linear(2 * logits.shape[1], self.hidden_dim), nn.ReLU(), output_layer).to(
+                logits
+            )
 
-    def forward(self, student: Outputs, teacher: Outputs, progress: Progress) -> Tempered:
+    def forward(self, student: Outputs, teacher: Outputs, progress: Progress) -> ScaledLogits:
         """The temperature of this batch, ``[1]`` or ``[rows]``, its gradient turned around."""
         theta = self.theta.float()
-        if self.per == "sample":
+        if self.granularity == "sample":
             if self.network is None:
                 raise LimbeckError(
                     "Learned has no network yet: call distiller.prepare(batch) before building the optimizer"
                 )
-            theta = theta + self._by_row(student.rows(), teacher.rows())
-        tau = self.low + (self.high - self.low) * theta.sigmoid()
-        turned: Tensor = _Turned.apply(tau, self.reversal(progress))
-        return Tempered(student.rows(), teacher.rows(), turned)
+            theta = theta + self._predict_theta(student.require_logits(), teacher.require_logits())
+        temperature = self.low + (self.high - self.low) * theta.sigmoid()
+        reversed_temperature: Tensor = _GradientReversal.apply(temperature, self.reversal_factor(progress))
+        return ScaledLogits(student.require_logits(), teacher.require_logits(), reversed_temperature)
 
-    def reversal(self, progress: Progress) -> float:
+    def reversal_factor(self, progress: Progress) -> float:
         """How much of the gradient, turned around, θ gets at this moment.
 
-        >>> [round(Learned(ramp=0.5).reversal(Progress(step=i, steps=8)), 3) for i in (0, 2, 4, 8)]
+        >>> [round(Learned(warmup_fraction=0.5).reversal_factor(Progress(step=i, steps=8)), 3) for i in (0, 2, 4, 8)]
         [0.0, 0.5, 1.0, 1.0]
         """
-        return self.strength * 0.5 * (1.0 - math.cos(math.pi * min(progress.fraction / self.ramp, 1.0)))
+        return self.strength * 0.5 * (1.0 - math.cos(math.pi * min(progress.fraction / self.warmup_fraction, 1.0)))
 
     def bounds(self) -> tuple[float, float]:
         """Lowest and highest."""
         return self.low, self.high
 
-    def _by_row(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def _predict_theta(self, student: Tensor, teacher: Tensor) -> Tensor:
         assert self.network is not None
-        seen = torch.cat([widen(one.detach()).softmax(dim=1) for one in (student, teacher)], dim=1)
+        inputs = torch.cat([upcast(logits.detach()).softmax(dim=1) for logits in (student, teacher)], dim=1)
         weight = next(self.network.parameters())
-        found: Tensor = self.network(seen.to(weight.dtype)).squeeze(1).float()
-        return found
+        theta: Tensor = self.network(inputs.to(weight.dtype)).squeeze(1).float()
+        return theta
 
     def __repr__(self) -> str:
         return f"Learned({self.extra_repr()})"
 
     def extra_repr(self) -> str:
-        width = f", width={self.width}" if self.per == "sample" else ""
+        width = f", width={self.hidden_dim}" if self.granularity == "sample" else ""
         return (
-            f"per={self.per!r}, start={self.start}, low={self.low}, high={self.high}, ramp={self.ramp:.6g}, "
+            f"per={self.granularity!r}, start={self.start}, low={self.low}, high={self.high}, ramp={self.warmup_fraction:.6g}, "
             f"strength={self.strength}{width}"
         )
 
 
-class _Turned(torch.autograd.Function):
+class _GradientReversal(torch.autograd.Function):
     """The same number, its gradient times −λ (Ganin & Lempitsky, ICML 2015, https://arxiv.org/abs/1409.7495)."""
 
     @staticmethod
-    def forward(ctx: Any, tau: Tensor, share: float) -> Tensor:
-        ctx.share = share
+    def forward(ctx: Any, temperature: Tensor, factor: float) -> Tensor:
+        ctx.share = factor
         # A copy and not a view: FSDP2 warns of modules that give views.
-        return tau.clone()
+        return temperature.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

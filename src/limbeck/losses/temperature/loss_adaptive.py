@@ -19,31 +19,31 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.losses._logits import require_temperature
-from limbeck.losses._ops import widen
-from limbeck.losses.temperature.policy import Tempered
-from limbeck.utils.all_gather import gather, world
+from limbeck.losses._ops import upcast
+from limbeck.losses.temperature.policy import ScaledLogits
+from limbeck.utils.all_gather import all_gather, get_world_size
 
-__all__ = ["LossAdaptive", "adapted"]
+__all__ = ["LossAdaptive", "adapt_temperature"]
 
-_FAST, _SLOW = 0.9, 0.99
+_FAST_DECAY, _SLOW_DECAY = 0.9, 0.99
 
 
-def adapted(
-    tau: Tensor, fast: Tensor, slow: Tensor, *, rate: float = 0.01, margin: float = 0.02, low: float = 3.0,
+def adapt_temperature(
+    temperature: Tensor, fast: Tensor, slow: Tensor, *, rate: float = 0.01, margin: float = 0.02, low: float = 3.0,
     high: float = 6.0,
 ) -> Tensor:  # fmt: skip
     """The next temperature: τ·exp(rate·(1 − g/margin)), with g = (slow − fast)/slow; the rule of this module.
 
     Shapes: scalars.
 
-    >>> adapted(torch.tensor(4.0), torch.tensor(1.0), torch.tensor(1.0), rate=0.1)
+    >>> adapt_temperature(torch.tensor(4.0), torch.tensor(1.0), torch.tensor(1.0), rate=0.1)
     tensor(4.4207)
-    >>> adapted(torch.tensor(4.0), torch.tensor(0.5), torch.tensor(1.0), rate=0.1)
+    >>> adapt_temperature(torch.tensor(4.0), torch.tensor(0.5), torch.tensor(1.0), rate=0.1)
     tensor(3.6193)
     """
-    gain = (slow - fast) / slow.clamp(min=torch.finfo(slow.dtype).tiny)
-    drive = (1.0 - gain / margin).clamp(-1.0, 1.0)
-    return (tau * torch.exp(rate * drive)).clamp(low, high)
+    improvement = (slow - fast) / slow.clamp(min=torch.finfo(slow.dtype).tiny)
+    direction = (1.0 - improvement / margin).clamp(-1.0, 1.0)
+    return (temperature * torch.exp(rate * direction)).clamp(low, high)
 
 
 @final
@@ -66,10 +66,10 @@ class LossAdaptive(nn.Module):
     [4.0, 4.421, 4.886]
     """
 
-    tau: Tensor
+    temperature: Tensor
     fast: Tensor
     slow: Tensor
-    seen: Tensor
+    initialized: Tensor
 
     def __init__(
         self, start: float = 4.0, *, low: float = 3.0, high: float = 6.0, rate: float = 0.01, margin: float = 0.02
@@ -84,34 +84,34 @@ class LossAdaptive(nn.Module):
         for name, value in (("tau", start), ("fast", 0.0), ("slow", 0.0), ("seen", 0.0)):
             self.register_buffer(name, torch.tensor(float(value)))
 
-    def forward(self, student: Outputs, teacher: Outputs, progress: Progress) -> Tempered:
+    def forward(self, student: Outputs, teacher: Outputs, progress: Progress) -> ScaledLogits:
         """The temperature before this batch moved it, so that no batch chooses its own."""
         # A copy: what autograd has put by must not change when the temperature moves.
-        found = Tempered(student.rows(), teacher.rows(), self.tau.clone())
+        scaled = ScaledLogits(student.require_logits(), teacher.require_logits(), self.temperature.clone())
         if self.training:
-            self._follow(found.student.detach(), found.teacher.detach())
-        return found
+            self._update(scaled.student.detach(), scaled.teacher.detach())
+        return scaled
 
     def bounds(self) -> tuple[float, float]:
         """Lowest and highest."""
         return self.low, self.high
 
     @torch.no_grad()
-    def _follow(self, student: Tensor, teacher: Tensor) -> None:
-        together = world() > 1
-        if not len(student) and not together:
+    def _update(self, student: Tensor, teacher: Tensor) -> None:
+        is_distributed = get_world_size() > 1
+        if not len(student) and not is_distributed:
             return
-        watched = _watched(student, teacher, self.start)
-        if together:
-            watched = gather(watched[None]).sum(dim=0)
-        loss = (watched[0] / watched[1].clamp(min=1.0)).to(self.fast)
-        first = self.seen == 0
-        self.fast.copy_(torch.where(first, loss, _FAST * self.fast + (1 - _FAST) * loss))
-        self.slow.copy_(torch.where(first, loss, _SLOW * self.slow + (1 - _SLOW) * loss))
-        self.seen.fill_(1.0)
-        self.tau.copy_(
-            adapted(
-                self.tau, self.fast, self.slow, rate=self.rate, margin=self.margin, low=self.low, high=self.high
+        kl_stats = _kl_sum_and_count(student, teacher, self.start)
+        if is_distributed:
+            kl_stats = all_gather(kl_stats[None]).sum(dim=0)
+        loss = (kl_stats[0] / kl_stats[1].clamp(min=1.0)).to(self.fast)
+        is_first = self.initialized == 0
+        self.fast.copy_(torch.where(is_first, loss, _FAST_DECAY * self.fast + (1 - _FAST_DECAY) * loss))
+        self.slow.copy_(torch.where(is_first, loss, _SLOW_DECAY * self.slow + (1 - _SLOW_DECAY) * loss))
+        self.initialized.fill_(1.0)
+        self.temperature.copy_(
+            adapt_temperature(
+                self.temperature, self.fast, self.slow, rate=self.rate, margin=self.margin, low=self.low, high=self.high
             )
         )  # fmt: skip
 
@@ -122,11 +122,11 @@ class LossAdaptive(nn.Module):
         return f"start={self.start}, low={self.low}, high={self.high}, rate={self.rate}, margin={self.margin}"
 
 
-def _watched(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
+def _kl_sum_and_count(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """The sum over rows of KL(teacher ‖ student) at ``tau``, and how many rows there are, ``[2]``."""
-    student, teacher = widen(student), widen(teacher)
-    least = torch.finfo(student.dtype).min
-    log_q = F.log_softmax(student / tau, dim=1).clamp(min=least)
-    log_p = F.log_softmax(teacher / tau, dim=1).clamp(min=least)
+    student, teacher = upcast(student), upcast(teacher)
+    min_value = torch.finfo(student.dtype).min
+    log_q = F.log_softmax(student / temperature, dim=1).clamp(min=min_value)
+    log_p = F.log_softmax(teacher / temperature, dim=1).clamp(min=min_value)
     total = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
     return torch.stack([total, total.new_tensor(float(len(student)))])

@@ -13,26 +13,26 @@ from typing import final
 
 from torch import Tensor
 
-from limbeck.core.errors import LimbeckError, nearest
+from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.losses._logits import require_temperature
-from limbeck.losses.temperature.entropy import doubt_share, entropy_share
-from limbeck.losses.temperature.policy import Tempered
+from limbeck.losses.temperature.entropy import least_confidence, normalized_entropy
+from limbeck.losses.temperature.policy import ScaledLogits
 
-__all__ = ["PerSample", "per_sample"]
+__all__ = ["PerSample", "per_sample_temperature"]
 
-_OF_THE_TEACHER = {"entropy": entropy_share, "confidence": doubt_share}
+_TEACHER_SCORES = {"entropy": normalized_entropy, "confidence": least_confidence}
 
 
-def per_sample(unsure: Tensor, *, at_sure: float = 6.0, at_unsure: float = 3.0) -> Tensor:
+def per_sample_temperature(uncertainty: Tensor, *, confident: float = 6.0, uncertain: float = 3.0) -> Tensor:
     """The temperature of each row, ``[rows]``: ``at_sure`` where ``unsure`` is 0, ``at_unsure`` where it is 1.
 
     >>> import torch
-    >>> per_sample(torch.tensor([0.0, 0.5, 1.0]))
+    >>> per_sample_temperature(torch.tensor([0.0, 0.5, 1.0]))
     tensor([6.0000, 4.5000, 3.0000])
     """
-    return at_sure + (at_unsure - at_sure) * unsure.clamp(0.0, 1.0)
+    return confident + (uncertain - confident) * uncertainty.clamp(0.0, 1.0)
 
 
 @final
@@ -49,40 +49,40 @@ class PerSample:
 
     >>> import torch
     >>> teacher = Outputs(logits=torch.tensor([[1e3, 0.0], [0.0, 0.0]]))
-    >>> PerSample(by="entropy", sure=6.0, unsure=3.0)(teacher, teacher, Progress()).tau
+    >>> PerSample(score="entropy", confident=6.0, uncertain=3.0)(teacher, teacher, Progress()).temperature
     tensor([6., 3.])
     """
 
-    by: str = "entropy"
-    sure: float = 6.0
-    unsure: float = 3.0
+    score: str = "entropy"
+    confident: float = 6.0
+    uncertain: float = 3.0
 
     def __post_init__(self) -> None:
-        require_temperature(self.sure)
-        require_temperature(self.unsure)
+        require_temperature(self.confident)
+        require_temperature(self.uncertain)
 
-    def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> Tempered:
-        unsure = self._unsure(student, teacher).detach()
-        tau = per_sample(unsure, at_sure=self.sure, at_unsure=self.unsure)
-        return Tempered(student.rows(), teacher.rows(), tau)
+    def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> ScaledLogits:
+        uncertainty = self._uncertainty(student, teacher).detach()
+        temperature = per_sample_temperature(uncertainty, confident=self.confident, uncertain=self.uncertain)
+        return ScaledLogits(student.require_logits(), teacher.require_logits(), temperature)
 
     def bounds(self) -> tuple[float, float]:
         """Its two temperatures in order."""
-        return min(self.sure, self.unsure), max(self.sure, self.unsure)
+        return min(self.confident, self.uncertain), max(self.confident, self.uncertain)
 
-    def _unsure(self, student: Outputs, teacher: Outputs) -> Tensor:
-        if self.by in _OF_THE_TEACHER:
-            return _OF_THE_TEACHER[self.by](teacher.rows())
-        if self.by not in student.extra:
-            allowed = [*_OF_THE_TEACHER, *student.extra]
+    def _uncertainty(self, student: Outputs, teacher: Outputs) -> Tensor:
+        if self.score in _TEACHER_SCORES:
+            return _TEACHER_SCORES[self.score](teacher.require_logits())
+        if self.score not in student.extra:
+            allowed = [*_TEACHER_SCORES, *student.extra]
             raise LimbeckError(
-                f"PerSample goes by {self.by!r}, and there are: {nearest(self.by, allowed)}; a quality of your own is "
+                f"PerSample goes by {self.score!r}, and there are: {suggest_names(self.score, allowed)}; a quality of your own is "
                 "a tensor by row in the extra of your task's outputs"
             )
-        quality = student.extra[self.by]
-        if quality.shape != (len(student.rows()),):
+        quality = student.extra[self.score]
+        if quality.shape != (len(student.require_logits()),):
             raise LimbeckError(
-                f"the quality {self.by!r} has the shape {list(quality.shape)}, and PerSample takes one number a row, "
-                f"[{len(student.rows())}]"
+                f"the quality {self.score!r} has the shape {list(quality.shape)}, and PerSample takes one number a row, "
+                f"[{len(student.require_logits())}]"
             )
-        return 1.0 - quality.to(student.rows().device).float()
+        return 1.0 - quality.to(student.require_logits().device).float()

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
-from limbeck.core.schedules import Schedule, at
-from limbeck.losses.temperature.entropy import entropy_share
+from limbeck.core.schedules import Schedule, resolve
+from limbeck.losses.temperature.entropy import normalized_entropy
 
-__all__ = ["Heard", "Loss", "Temperature", "Tempered", "listening", "tempered"]
+__all__ = ["TemperatureRecord", "LogitLoss", "Temperature", "ScaledLogits", "record_temperatures", "apply_temperature"]
 
 
-class Tempered(NamedTuple):
+class ScaledLogits(NamedTuple):
     """What a loss on responses is taken of.
 
     Attributes:
@@ -34,14 +34,14 @@ class Tempered(NamedTuple):
 
     student: Tensor
     teacher: Tensor
-    tau: float | Tensor
+    temperature: float | Tensor
 
 
 @runtime_checkable
 class Temperature(Protocol):
     """A policy: what both said, and how far training is, give the temperature of this batch."""
 
-    def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> Tempered:
+    def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> ScaledLogits:
         """The logits and the temperature at which the loss of this batch is taken."""
         ...
 
@@ -50,16 +50,21 @@ class Temperature(Protocol):
         ...
 
 
-class Loss(Protocol):
+class LogitLoss(Protocol):
     """A loss of two logits at a temperature, such as :func:`limbeck.losses.kd`."""
 
-    def __call__(self, student: Tensor, teacher: Tensor, /, *, tau: float | Tensor) -> Tensor:
+    def __call__(self, student: Tensor, teacher: Tensor, /, *, temperature: float | Tensor) -> Tensor:
         """The loss, a scalar."""
         ...
 
 
-def tempered(
-    loss: Loss, student: Outputs, teacher: Outputs, *, tau: float | Schedule | Temperature, progress: Progress
+def apply_temperature(
+    loss: LogitLoss,
+    student: Outputs,
+    teacher: Outputs,
+    *,
+    temperature: float | Schedule | Temperature,
+    progress: Progress,
 ) -> Tensor:
     """``loss`` of what both said, at the temperature that ``tau`` stands for now.
 
@@ -70,24 +75,24 @@ def tempered(
         tau: a number, a schedule or a policy.
         progress: how far training is.
 
-    >>> from limbeck.losses import soft_target
-    >>> from limbeck.losses.temperature import Fixed
+    >>> from limbeck.losses import kd_loss
+    >>> from limbeck.losses.temperature import Constant
     >>> said = Outputs(logits=torch.tensor([[2.0, 0.0]])), Outputs(logits=torch.tensor([[0.0, 0.0]]))
-    >>> tempered(soft_target, *said, tau=Fixed(1.0), progress=Progress())
+    >>> apply_temperature(kd_loss, *said, temperature=Constant(1.0), progress=Progress())
     tensor(0.4338)
     """
     # A number first: asking whether something keeps a protocol takes a few microseconds, at every step.
-    if isinstance(tau, int | float) or not isinstance(tau, Temperature):
-        found = Tempered(student.rows(), teacher.rows(), at(tau, progress))
+    if isinstance(temperature, int | float) or not isinstance(temperature, Temperature):
+        scaled = ScaledLogits(student.require_logits(), teacher.require_logits(), resolve(temperature, progress))
     else:
-        found = tau(student, teacher, progress)
-    if (heard := _heard.get()) is not None:
-        heard.hear(found)
-    return loss(found.student, found.teacher, tau=found.tau)
+        scaled = temperature(student, teacher, progress)
+    if (record := _active_record.get()) is not None:
+        record.add(scaled)
+    return loss(scaled.student, scaled.teacher, temperature=scaled.temperature)
 
 
 @final
-class Heard:
+class TemperatureRecord:
     """What was said of temperatures while a term was computed, on the device and without gradients.
 
     Attributes:
@@ -96,38 +101,38 @@ class Heard:
             entropy as a share of that of a guess, from 0 to 1.
     """
 
-    def __init__(self, *, flatness: bool) -> None:
-        self.tau: list[float | Tensor] = []
-        self.flat: list[Tensor] = []
-        self._flatness = flatness
+    def __init__(self, *, with_entropy: bool) -> None:
+        self.temperatures: list[float | Tensor] = []
+        self.teacher_entropy: list[Tensor] = []
+        self._with_entropy = with_entropy
 
-    def hear(self, found: Tempered) -> None:
+    def add(self, scaled: ScaledLogits) -> None:
         """Take note of what a loss is taken of."""
-        tau = found.tau
-        self.tau.append(tau.detach().reshape(-1) if isinstance(tau, Tensor) else tau)
-        if self._flatness and len(found.teacher):
+        temperature = scaled.temperature
+        self.temperatures.append(temperature.detach().reshape(-1) if isinstance(temperature, Tensor) else temperature)
+        if self._with_entropy and len(scaled.teacher):
             with torch.no_grad():
-                by_row = tau.detach().reshape(-1, 1) if isinstance(tau, Tensor) else tau
-                self.flat.append(entropy_share(found.teacher.detach() / by_row).mean())
+                divisor = temperature.detach().reshape(-1, 1) if isinstance(temperature, Tensor) else temperature
+                self.teacher_entropy.append(normalized_entropy(scaled.teacher.detach() / divisor).mean())
 
 
-_heard: ContextVar[Heard | None] = ContextVar("_heard", default=None)
+_active_record: ContextVar[TemperatureRecord | None] = ContextVar("_heard", default=None)
 
 
 @contextmanager
-def listening(*, flatness: bool = False) -> Iterator[Heard]:
+def record_temperatures(*, with_entropy: bool = False) -> Iterator[TemperatureRecord]:
     """Hear the temperatures that terms take within; ``flatness`` asks how flat they make the teacher's answers.
 
-    >>> from limbeck.losses.temperature import Fixed
+    >>> from limbeck.losses.temperature import Constant
     >>> said = Outputs(logits=torch.tensor([[9.0, 0.0]]))
-    >>> with listening(flatness=True) as heard:
-    ...     _ = tempered(lambda s, t, *, tau: s.sum(), said, said, tau=Fixed(100.0), progress=Progress())
-    >>> heard.tau, heard.flat
+    >>> with record_temperatures(flatness=True) as heard:
+    ...     _ = apply_temperature(lambda s, t, *, tau: s.sum(), said, said, temperature=Constant(100.0), progress=Progress())
+    >>> heard.temperatures, heard.teacher_entropy
     ([100.0], [tensor(0.9985)])
     """
-    heard = Heard(flatness=flatness)
-    token = _heard.set(heard)
+    record = TemperatureRecord(with_entropy=with_entropy)
+    token = _active_record.set(record)
     try:
-        yield heard
+        yield record
     finally:
-        _heard.reset(token)
+        _active_record.reset(token)

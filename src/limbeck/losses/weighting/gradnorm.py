@@ -18,28 +18,28 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.utils.all_gather import gather, world
+from limbeck.utils.all_gather import all_gather, get_world_size
 
-__all__ = ["GradNorm", "gradnorm"]
+__all__ = ["GradNorm", "gradnorm_gradient"]
 
-_BETAS, _EPSILON, _LEAST = (0.9, 0.999), 1e-8, 1e-3
+_BETAS, _EPSILON, _MIN_WEIGHT = (0.9, 0.999), 1e-8, 1e-3
 
 
-def gradnorm(weights: Tensor, norms: Tensor, rates: Tensor, *, alpha: float = 1.5) -> Tensor:
+def gradnorm_gradient(weights: Tensor, norms: Tensor, rates: Tensor, *, alpha: float = 1.5) -> Tensor:
     """The gradient of Σ|G_i − mean(G)·r_i^α| in the weights, the target held constant.
 
     Shapes: all ``[terms]``: the weights w, the norms ‖∇_W L_i‖ of the terms without them, and the rates
     L_i / L_i of the first batch, whose mean is taken out here. A term without any gradient (one whose weight is still
     0, a batch without a label) stands aside.
 
-    >>> gradnorm(torch.tensor([1.0, 1.0]), torch.tensor([4.0, 1.0]), torch.tensor([1.0, 1.0]))
+    >>> gradnorm_gradient(torch.tensor([1.0, 1.0]), torch.tensor([4.0, 1.0]), torch.tensor([1.0, 1.0]))
     tensor([ 4., -1.])
     """
-    there = (norms > 0).to(norms)
-    many = there.sum().clamp(min=1.0)
+    is_active = (norms > 0).to(norms)
+    num_active = is_active.sum().clamp(min=1.0)
     scaled = weights * norms
-    rate = (rates * there).sum() / many
-    target = scaled.sum() / many * (rates / rate.clamp(min=torch.finfo(rates.dtype).tiny)) ** alpha
+    mean_rate = (rates * is_active).sum() / num_active
+    target = scaled.sum() / num_active * (rates / mean_rate.clamp(min=torch.finfo(rates.dtype).tiny)) ** alpha
     return torch.sign(scaled - target) * norms
 
 
@@ -56,10 +56,10 @@ class GradNorm(nn.Module):
     """
 
     weight: Tensor
-    first: Tensor
-    moment: Tensor
-    square: Tensor
-    steps: Tensor
+    initial_loss: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    step: Tensor
 
     def __init__(self, alpha: float = 1.5, *, lr: float = 0.025) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class GradNorm(nn.Module):
         self._student: tuple[nn.Module, ...] = ()
         self._shared: tuple[nn.Parameter, ...] = ()
 
-    def bind(self, names: Sequence[str]) -> None:
+    def register_losses(self, names: Sequence[str]) -> None:
         """Begin with weights of 1."""
         if hasattr(self, "weight"):
             raise LimbeckError(
@@ -80,58 +80,60 @@ class GradNorm(nn.Module):
             self.register_buffer(name, torch.full((len(names),), start))
         self.register_buffer("steps", torch.zeros(()))
 
-    def watch(self, student: nn.Module) -> None:
+    def set_student(self, student: nn.Module) -> None:
         """Be told whose weights the terms share."""
         self._student, self._shared = (student,), ()
 
     def forward(self, values: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
         """The shares and the factors, by the weights as they were before this batch."""
         factors = self.weight.clone()
-        terms = {name: weights[name] * value for name, value in values.items()}
+        weighted = {name: weights[name] * value for name, value in values.items()}
         if self.training and torch.is_grad_enabled():
-            self._follow(list(terms.values()))
-        return {name: factors[i] * term for i, (name, term) in enumerate(terms.items())}, factors
+            self._update(list(weighted.values()))
+        return {name: factors[i] * loss for i, (name, loss) in enumerate(weighted.items())}, factors
 
-    def _follow(self, values: Sequence[Tensor]) -> None:
+    def _update(self, values: Sequence[Tensor]) -> None:
         if not self._shared:
-            self._shared = (self._last_shared(values),)
+            self._shared = (self._find_last_shared_weight(values),)
         gradients = [torch.autograd.grad(value, self._shared[0], retain_graph=True)[0].float() for value in values]
         losses = torch.stack([value.detach() for value in values]).float()
-        if world() > 1:
+        if get_world_size() > 1:
             # The norm of the mean, not the mean of the norms: what one process has with all of the batch.
-            gradients = [gather(gradient[None]).mean(dim=0) for gradient in gradients]
-            losses = gather(losses[None]).mean(dim=0)
-        self._move(torch.stack([gradient.norm() for gradient in gradients]), losses)
+            gradients = [all_gather(gradient[None]).mean(dim=0) for gradient in gradients]
+            losses = all_gather(losses[None]).mean(dim=0)
+        self._adam_step(torch.stack([gradient.norm() for gradient in gradients]), losses)
 
     @torch.no_grad()
-    def _move(self, norms: Tensor, losses: Tensor) -> None:
+    def _adam_step(self, norms: Tensor, losses: Tensor) -> None:
         # The first loss of a term is the first that is one: a weight may be 0 for a while.
-        self.first.copy_(torch.where((self.first == 0) & (losses > 0), losses, self.first))
-        rates = torch.where(self.first > 0, losses.clamp(min=0.0) / self.first, 1.0)
-        gradient = gradnorm(self.weight, norms, rates, alpha=self.alpha)
-        self.steps += 1
-        self.moment.lerp_(gradient, 1 - _BETAS[0])
-        self.square.lerp_(gradient.square(), 1 - _BETAS[1])
-        mean, spread = (x / (1 - b**self.steps) for x, b in zip((self.moment, self.square), _BETAS, strict=True))
-        moved = (self.weight - self.lr * mean / (spread.sqrt() + _EPSILON)).clamp(min=_LEAST)
-        self.weight.copy_(moved * (len(moved) / moved.sum()))
+        self.initial_loss.copy_(torch.where((self.initial_loss == 0) & (losses > 0), losses, self.initial_loss))
+        rates = torch.where(self.initial_loss > 0, losses.clamp(min=0.0) / self.initial_loss, 1.0)
+        gradient = gradnorm_gradient(self.weight, norms, rates, alpha=self.alpha)
+        self.step += 1
+        self.exp_avg.lerp_(gradient, 1 - _BETAS[0])
+        self.exp_avg_sq.lerp_(gradient.square(), 1 - _BETAS[1])
+        first_moment, second_moment = (
+            x / (1 - b**self.step) for x, b in zip((self.exp_avg, self.exp_avg_sq), _BETAS, strict=True)
+        )
+        updated = (self.weight - self.lr * first_moment / (second_moment.sqrt() + _EPSILON)).clamp(min=_MIN_WEIGHT)
+        self.weight.copy_(updated * (len(updated) / updated.sum()))
 
-    def _last_shared(self, values: Sequence[Tensor]) -> nn.Parameter:
+    def _find_last_shared_weight(self, values: Sequence[Tensor]) -> nn.Parameter:
         if not self._student:
             raise LimbeckError("GradNorm was not told of a student: use it in a limbeck.Distiller, which tells it")
         weights = [weight for weight in self._student[0].parameters() if weight.requires_grad and weight.ndim > 1]
-        reached = set(range(len(weights)))
+        reachable = set(range(len(weights)))
         for value in values:
-            found: Sequence[Tensor | None] = [None] * len(weights)
+            gradients: Sequence[Tensor | None] = [None] * len(weights)
             if value.requires_grad and weights:
-                found = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
-            reached &= {i for i, gradient in enumerate(found) if gradient is not None}
-        if not reached:
+                gradients = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+            reachable &= {i for i, gradient in enumerate(gradients) if gradient is not None}
+        if not reachable:
             raise LimbeckError(
                 "GradNorm needs a weight of the student that every term reaches, and there is none: leave out terms "
                 "that reach no weight or frozen ones only, or, under the strategy fsdp, take Uncertainty or LossRatio"
             )
-        return weights[max(reached)]
+        return weights[max(reachable)]
 
     def __repr__(self) -> str:
         return f"GradNorm(alpha={self.alpha}, lr={self.lr})"

@@ -13,20 +13,27 @@ from typing import Protocol, final, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.errors import LimbeckError, nearest
+from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.losses.weighting.gradnorm import GradNorm
-from limbeck.utils.all_gather import gather, world
+from limbeck.utils.all_gather import all_gather, get_world_size
 
-__all__ = ["Balance", "GradNorm", "LossRatio", "Uncertainty", "loss_ratio", "uncertainty"]
+__all__ = [
+    "LossWeighting",
+    "GradNorm",
+    "LossRatioWeighting",
+    "UncertaintyWeighting",
+    "loss_ratio_weights",
+    "uncertainty_weighted",
+]
 
-_MOST = 1000.0
+_MAX_FACTOR = 1000.0
 
 
 @runtime_checkable
-class Balance(Protocol):
+class LossWeighting(Protocol):
     """What moves the weights of an objective; an ``nn.Module`` as well."""
 
-    def bind(self, names: Sequence[str]) -> None:
+    def register_losses(self, names: Sequence[str]) -> None:
         """Be told the terms' names, once, when the objective is built."""
         ...
 
@@ -35,39 +42,39 @@ class Balance(Protocol):
         ...
 
 
-def uncertainty(values: Tensor, log_variance: Tensor) -> Tensor:
+def uncertainty_weighted(values: Tensor, log_variance: Tensor) -> Tensor:
     """exp(−s)·L + s for each loss, with s its learned log-variance (Kendall, Gal & Cipolla, CVPR 2018).
 
     https://arxiv.org/abs/1705.07115. Shapes: both ``[terms]``. Least at s = log L, where the weight is 1/L.
 
-    >>> uncertainty(torch.tensor([2.0, 0.5]), torch.tensor([0.0, 0.6931]))
+    >>> uncertainty_weighted(torch.tensor([2.0, 0.5]), torch.tensor([0.0, 0.6931]))
     tensor([2.0000, 0.9431])
     """
     return torch.exp(-log_variance) * values + log_variance
 
 
-def loss_ratio(means: Tensor, *, to: int = 0) -> Tensor:
+def loss_ratio_weights(means: Tensor, *, reference: int = 0) -> Tensor:
     """The factors by which losses of these means all become as large as the one at ``to``, at most 1000 to one.
 
     Shapes: ``[terms]``. A mean of 0 is one that is not known: its factor is 1, and so are all where that of ``to`` is.
 
-    >>> loss_ratio(torch.tensor([2.0, 0.5, 8.0, 0.0]))
+    >>> loss_ratio_weights(torch.tensor([2.0, 0.5, 8.0, 0.0]))
     tensor([1.0000, 4.0000, 0.2500, 1.0000])
     """
-    known = (means > 0) & (means[to] > 0)
-    return torch.where(known, means[to] / means, 1.0).clamp(1.0 / _MOST, _MOST)
+    is_known = (means > 0) & (means[reference] > 0)
+    return torch.where(is_known, means[reference] / means, 1.0).clamp(1.0 / _MAX_FACTOR, _MAX_FACTOR)
 
 
 @final
-class Uncertainty(nn.Module):
+class UncertaintyWeighting(nn.Module):
     """:func:`uncertainty` of each term: the weight exp(−s) falls where the loss stays large.
 
     s is a parameter, trained with the student by the same optimizer, and begins at 0, a weight of 1. Weight decay pulls
     it back there. A loss that goes to zero would take its weight to infinity: it stays below 1000. The shares of the
     loss contain s, so they can be negative.
 
-    >>> balance = Uncertainty()
-    >>> balance.bind(["truth", "soft"])
+    >>> balance = UncertaintyWeighting()
+    >>> balance.register_losses(["truth", "soft"])
     >>> parts, factors = balance({"truth": torch.tensor(2.0), "soft": torch.tensor(0.5)}, {"truth": 1.0, "soft": 1.0})
     >>> float(sum(parts.values()).detach()), factors
     (2.5, tensor([1., 1.]))
@@ -75,24 +82,26 @@ class Uncertainty(nn.Module):
 
     log_variance: nn.Parameter
 
-    def bind(self, names: Sequence[str]) -> None:
+    def register_losses(self, names: Sequence[str]) -> None:
         """Make an s for each term."""
-        _once(self, "log_variance")
+        _require_unused(self, "log_variance")
         self.log_variance = nn.Parameter(torch.zeros(len(names)))
 
     def forward(self, values: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
         """The shares, which contain s, and exp(−s)."""
-        most = float(torch.tensor(_MOST).log())
-        s = self.log_variance.float().clamp(-most, most)
-        parts = {name: uncertainty(weights[name] * value, s[i]) for i, (name, value) in enumerate(values.items())}
-        return parts, torch.exp(-s).detach()
+        limit = float(torch.tensor(_MAX_FACTOR).log())
+        s = self.log_variance.float().clamp(-limit, limit)
+        weighted = {
+            name: uncertainty_weighted(weights[name] * value, s[i]) for i, (name, value) in enumerate(values.items())
+        }
+        return weighted, torch.exp(-s).detach()
 
     def __repr__(self) -> str:
         return "Uncertainty()"
 
 
 @final
-class LossRatio(nn.Module):
+class LossRatioWeighting(nn.Module):
     """:func:`loss_ratio`: weights become ratios of losses, whatever the size of the terms.
 
     With weights ``{"truth": 1, "soft": 9}``, ``soft`` is kept at nine times the loss of ``truth``. No paper's: it is
@@ -103,8 +112,8 @@ class LossRatio(nn.Module):
         to: the term whose loss is the measure; ``None``: the first.
         decay: of the running mean over batches of each loss.
 
-    >>> balance = LossRatio()
-    >>> balance.bind(["truth", "soft"])
+    >>> balance = LossRatioWeighting()
+    >>> balance.register_losses(["truth", "soft"])
     >>> parts, factors = balance({"truth": torch.tensor(2.0), "soft": torch.tensor(0.5)}, {"truth": 1.0, "soft": 9.0})
     >>> parts, factors
     ({'truth': tensor(2.), 'soft': tensor(18.)}, tensor([1., 4.]))
@@ -112,47 +121,47 @@ class LossRatio(nn.Module):
 
     mean: Tensor
 
-    def __init__(self, to: str | None = None, *, decay: float = 0.99) -> None:
+    def __init__(self, reference: str | None = None, *, decay: float = 0.99) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise LimbeckError(f"the decay of LossRatio is from 0 to below 1, not {decay}")
-        self.to_term, self.decay, self._place = to, decay, 0
+        self.reference, self.decay, self._reference_index = reference, decay, 0
 
-    def bind(self, names: Sequence[str]) -> None:
+    def register_losses(self, names: Sequence[str]) -> None:
         """Find the measure among the terms, and begin with no mean."""
-        _once(self, "mean")
-        if self.to_term is not None:
-            if self.to_term not in names:
+        _require_unused(self, "mean")
+        if self.reference is not None:
+            if self.reference not in names:
                 raise LimbeckError(
-                    f"LossRatio measures by {self.to_term!r}, and no term is; they are: {nearest(self.to_term, names)}"
+                    f"LossRatio measures by {self.reference!r}, and no term is; they are: {suggest_names(self.reference, names)}"
                 )
-            self._place = list(names).index(self.to_term)
+            self._reference_index = list(names).index(self.reference)
         self.register_buffer("mean", torch.zeros(len(names)))
 
     def forward(self, values: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
         """The shares and the factors, by the means with this batch in them."""
         if self.training:
-            self._follow(torch.stack([value.detach() for value in values.values()]).float())
-        factors = loss_ratio(self.mean.clone(), to=self._place)
-        parts = {name: factors[i] * weights[name] * value for i, (name, value) in enumerate(values.items())}
-        return parts, factors
+            self._update_mean(torch.stack([value.detach() for value in values.values()]).float())
+        factors = loss_ratio_weights(self.mean.clone(), reference=self._reference_index)
+        weighted = {name: factors[i] * weights[name] * value for i, (name, value) in enumerate(values.items())}
+        return weighted, factors
 
     @torch.no_grad()
-    def _follow(self, losses: Tensor) -> None:
-        if world() > 1:
-            losses = gather(losses[None]).mean(dim=0)
+    def _update_mean(self, losses: Tensor) -> None:
+        if get_world_size() > 1:
+            losses = all_gather(losses[None]).mean(dim=0)
         losses = losses.to(self.mean)
         # A loss of 0 is that of a batch without a label, say, and tells nothing of the term's size.
-        moved = torch.where(self.mean == 0, losses, self.decay * self.mean + (1 - self.decay) * losses)
-        self.mean.copy_(torch.where(losses > 0, moved, self.mean))
+        updated = torch.where(self.mean == 0, losses, self.decay * self.mean + (1 - self.decay) * losses)
+        self.mean.copy_(torch.where(losses > 0, updated, self.mean))
 
     def __repr__(self) -> str:
-        return f"LossRatio(to={self.to_term!r}, decay={self.decay})"
+        return f"LossRatio(to={self.reference!r}, decay={self.decay})"
 
 
-def _once(balance: nn.Module, what: str) -> None:
-    if hasattr(balance, what):
+def _require_unused(weighting: nn.Module, attribute: str) -> None:
+    if hasattr(weighting, attribute):
         raise LimbeckError(
-            f"this {type(balance).__name__} balances another objective already, and keeps state for it: give each its "
+            f"this {type(weighting).__name__} balances another objective already, and keeps state for it: give each its "
             "own"
         )

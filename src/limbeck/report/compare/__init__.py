@@ -1,22 +1,22 @@
 """Several arms beside each other, as one page, as a table for a paper, and as one for the terminal."""
 
-from limbeck.report.compare.compare_page import compare_page, policy, template
+from limbeck.report.compare.compare_page import content_security_policy, load_template, render_compare_page
 from limbeck.report.compare.comparison import (
-    Agreement,
-    Arm,
-    Cell,
+    AgreementMatrix,
     ClassChange,
     Comparison,
-    Gain,
-    Mean,
-    Share,
-    Spent,
+    GapRecovered,
+    PairedGain,
+    SeedMean,
+    TrainingCost,
+    TrialStatus,
+    VariantResult,
 )  # fmt: skip
-from limbeck.report.compare.print_table import compare_table
-from limbeck.report.compare.sentences import RULE, judged, sentence
-from limbeck.report.compare.tables import csv_text, latex_text, markdown_text
+from limbeck.report.compare.print_table import render_compare_table
+from limbeck.report.compare.sentences import VARIANT_RULE, classify_gain, format_gain_verdict
+from limbeck.report.compare.tables import to_csv, to_latex, to_markdown
 
 __all__ = [
-    "RULE", "Agreement", "Arm", "Cell", "ClassChange", "Comparison", "Gain", "Mean", "Share", "Spent", "compare_page",
-    "compare_table", "csv_text", "judged", "latex_text", "markdown_text", "policy", "sentence", "template",
+    "VARIANT_RULE", "AgreementMatrix", "VariantResult", "TrialStatus", "ClassChange", "Comparison", "PairedGain", "SeedMean", "GapRecovered", "TrainingCost", "render_compare_page",
+    "render_compare_table", "to_csv", "classify_gain", "to_latex", "to_markdown", "content_security_policy", "format_gain_verdict", "load_template",
 ]  # fmt: skip

@@ -6,22 +6,38 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
-from limbeck.report.compare.comparison import Arm, Gain, Mean
-from limbeck.report.formatting import NONE, amount, duration, fixed, percent, points, size
-from limbeck.report.results_view import hundred
+from limbeck.report.compare.comparison import PairedGain, SeedMean, VariantResult
+from limbeck.report.formatting import (
+    MISSING,
+    format_bytes,
+    format_count,
+    format_duration,
+    format_fixed,
+    format_percent,
+    format_points,
+)
+from limbeck.report.results_view import format_percent_value
 
-__all__ = ["COSTS", "QUALITY", "Column", "Figure", "milliseconds", "shown", "verdict"]
+__all__ = [
+    "COST_COLUMNS",
+    "METRIC_COLUMNS",
+    "Column",
+    "TableCell",
+    "format_milliseconds",
+    "non_empty_columns",
+    "verdict_label",
+]
 
-_WORDS: Final = {"helps": "helps", "hurts": "hurts", "open": "cannot be told apart", "unknown": "not known"}
+_OUTCOME_LABELS: Final = {"helps": "helps", "hurts": "hurts", "open": "cannot be told apart", "unknown": "not known"}
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Figure:
+class TableCell:
     """One cell: its words, a second line such as an interval, and the number it is sorted by."""
 
     text: str
-    second: str = ""
+    detail: str = ""
     value: float | None = None
 
 
@@ -33,77 +49,95 @@ class Column:
     heading: str
     unit: str
     better: str
-    cell: Callable[[Arm], Figure]
+    make_cell: Callable[[VariantResult], TableCell]
 
 
-def shown(columns: Sequence[Column], arms: Sequence[Arm]) -> list[Column]:
+def non_empty_columns(columns: Sequence[Column], variants: Sequence[VariantResult]) -> list[Column]:
     """Those of which any arm has a figure."""
-    return [column for column in columns if any(column.cell(arm).value is not None for arm in arms)]
+    return [column for column in columns if any(column.make_cell(variant).value is not None for variant in variants)]
 
 
-def verdict(arm: Arm) -> str:
+def verdict_label(variant: VariantResult) -> str:
     """The verdict in a word or two; empty for a teacher and for the control."""
-    return _WORDS[arm.judgement] if arm.student and arm.control else ""
+    return _OUTCOME_LABELS[variant.outcome] if variant.is_student and variant.baseline else ""
 
 
-def milliseconds(value: float | None) -> str:
+def format_milliseconds(value: float | None) -> str:
     """A latency with as many digits as it deserves."""
     if value is None:
-        return NONE
+        return MISSING
     return f"{value:.3f}" if value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:,.0f}"
 
 
-def _mean(pick: Callable[[Arm], Mean | None], show: Callable[[float | None], str]) -> Callable[[Arm], Figure]:
-    def cell(arm: Arm) -> Figure:
-        found = pick(arm)
-        if found is None:
-            return Figure(NONE)
-        ends = f"{show(found.low)} to {show(found.high)}" if found.low is not None and found.high is not None else ""
-        return Figure(show(found.mean), ends, found.mean)
+def _mean_cell(
+    getter: Callable[[VariantResult], SeedMean | None], formatter: Callable[[float | None], str]
+) -> Callable[[VariantResult], TableCell]:
+    def make_cell(variant: VariantResult) -> TableCell:
+        mean = getter(variant)
+        if mean is None:
+            return TableCell(MISSING)
+        interval_text = (
+            f"{formatter(mean.low)} to {formatter(mean.high)}" if mean.low is not None and mean.high is not None else ""
+        )
+        return TableCell(formatter(mean.mean), interval_text, mean.mean)
 
-    return cell
+    return make_cell
 
 
-def _plain(pick: Callable[[Arm], float | None], show: Callable[[float | None], str]) -> Callable[[Arm], Figure]:
-    return lambda arm: Figure(show(pick(arm)), "", pick(arm))
+def _value_cell(
+    getter: Callable[[VariantResult], float | None], formatter: Callable[[float | None], str]
+) -> Callable[[VariantResult], TableCell]:
+    return lambda variant: TableCell(formatter(getter(variant)), "", getter(variant))
 
 
-def _gain(arm: Arm) -> Figure:
-    gain: Gain | None = arm.gain
+def _gain_cell(variant: VariantResult) -> TableCell:
+    gain: PairedGain | None = variant.gain
     if gain is None:
-        return Figure(NONE)
-    ends = gain.interval
-    return Figure(points(gain.mean), f"{points(ends[0])} to {points(ends[1])}" if ends else "", gain.mean)
+        return TableCell(MISSING)
+    interval = gain.interval
+    return TableCell(
+        format_points(gain.mean),
+        f"{format_points(interval[0])} to {format_points(interval[1])}" if interval else "",
+        gain.mean,
+    )
 
 
-def _gap(arm: Arm) -> Figure:
-    if arm.gap is None:
-        return Figure(NONE)
-    low, high = arm.gap.low, arm.gap.high
-    ends = f"{percent(low, digits=0)} to {percent(high, digits=0)}" if low is not None and high is not None else ""
-    return Figure(percent(arm.gap.share, digits=0), ends.replace(" %", ""), arm.gap.share)
+def _gap_cell(variant: VariantResult) -> TableCell:
+    if variant.gap_recovered is None:
+        return TableCell(MISSING)
+    low, high = variant.gap_recovered.low, variant.gap_recovered.high
+    interval_text = (
+        f"{format_percent(low, digits=0)} to {format_percent(high, digits=0)}"
+        if low is not None and high is not None
+        else ""
+    )
+    return TableCell(
+        format_percent(variant.gap_recovered.fraction, digits=0),
+        interval_text.replace(" %", ""),
+        variant.gap_recovered.fraction,
+    )
 
 
-def _count(value: float | None) -> str:
-    return NONE if value is None else f"{value:,.0f}"
+def _format_integer(value: float | None) -> str:
+    return MISSING if value is None else f"{value:,.0f}"
 
 
-QUALITY: Final = (
-    Column("Accuracy", "%", "higher", _mean(lambda arm: arm.top1, hundred)),
-    Column("Difference", "points", "higher", _gain),
-    Column("Gap recovered", "", "higher", _gap),
-    Column("Macro F1", "%", "higher", _mean(lambda arm: arm.macro_f1, hundred)),
-    Column("NLL", "nats", "lower", _mean(lambda arm: arm.nll, fixed)),
-    Column("ECE", "", "lower", _mean(lambda arm: arm.ece, fixed)),
-    Column("Parameters", "", "lower", _plain(lambda arm: arm.parameters, amount)),
-    Column("Latency", "ms", "lower", _plain(lambda arm: arm.latency, milliseconds)),
+METRIC_COLUMNS: Final = (
+    Column("Accuracy", "%", "higher", _mean_cell(lambda arm: arm.accuracy, format_percent_value)),
+    Column("Difference", "points", "higher", _gain_cell),
+    Column("Gap recovered", "", "higher", _gap_cell),
+    Column("Macro F1", "%", "higher", _mean_cell(lambda arm: arm.macro_f1, format_percent_value)),
+    Column("NLL", "nats", "lower", _mean_cell(lambda arm: arm.nll, format_fixed)),
+    Column("ECE", "", "lower", _mean_cell(lambda arm: arm.ece, format_fixed)),
+    Column("Parameters", "", "lower", _value_cell(lambda arm: arm.parameters, format_count)),
+    Column("Latency", "ms", "lower", _value_cell(lambda arm: arm.latency_ms, format_milliseconds)),
 )
-COSTS: Final = (
-    Column("Steps", "", "lower", _plain(lambda arm: arm.steps, _count)),
-    Column("Training time", "", "lower", _plain(lambda arm: arm.spent.seconds, duration)),
-    Column("CPU time", "", "lower", _plain(lambda arm: arm.spent.cpu_seconds, duration)),
-    Column("GPU time", "", "lower", _plain(lambda arm: arm.spent.gpu_seconds, duration)),
-    Column("Energy", "J", "lower", _plain(lambda arm: arm.spent.joules, _count)),
-    Column("Size", "", "lower", _plain(lambda arm: arm.bytes, size)),
-    Column("FLOPs of an answer", "", "lower", _plain(lambda arm: arm.flops, amount)),
+COST_COLUMNS: Final = (
+    Column("Steps", "", "lower", _value_cell(lambda arm: arm.steps, _format_integer)),
+    Column("Training time", "", "lower", _value_cell(lambda arm: arm.resources.seconds, format_duration)),
+    Column("CPU time", "", "lower", _value_cell(lambda arm: arm.resources.cpu_seconds, format_duration)),
+    Column("GPU time", "", "lower", _value_cell(lambda arm: arm.resources.gpu_seconds, format_duration)),
+    Column("Energy", "J", "lower", _value_cell(lambda arm: arm.resources.joules, _format_integer)),
+    Column("Size", "", "lower", _value_cell(lambda arm: arm.bytes, format_bytes)),
+    Column("FLOPs of an answer", "", "lower", _value_cell(lambda arm: arm.flops, format_count)),
 )

@@ -12,101 +12,106 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.report import formatting as words
-from limbeck.report.compare.columns import COSTS, QUALITY, shown, verdict
-from limbeck.report.compare.comparison import Arm, Cell, Comparison
-from limbeck.report.compare.forest import forest
-from limbeck.report.compare.per_class import by_class
-from limbeck.report.compare.plots import learning, plane
-from limbeck.report.compare.styles import looks
-from limbeck.report.html.page import dated
+from limbeck.report.compare.columns import COST_COLUMNS, METRIC_COLUMNS, non_empty_columns, verdict_label
+from limbeck.report.compare.comparison import Comparison, TrialStatus, VariantResult
+from limbeck.report.compare.forest import forest_rows
+from limbeck.report.compare.per_class import class_difference_rows
+from limbeck.report.compare.plots import plot_learning_curves, plot_variant_latencies
+from limbeck.report.compare.styles import assign_styles
+from limbeck.report.html.page import format_date
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["compare_page", "policy", "template"]
+__all__ = ["render_compare_page", "content_security_policy", "load_template"]
 
-_HERE = Path(__file__).parent
+_TEMPLATE_DIR = Path(__file__).parent
 
 
-def compare_page(found: Comparison, *, home: str = "") -> str:
+def render_compare_page(comparison: Comparison, *, home_url: str = "") -> str:
     """The page as HTML; the same comparison gives the same bytes. ``home`` is the address of a way back, if any."""
-    return template("compare.html.j2").render(c=found, home=home, **_contents(found))
+    return load_template("compare.html.j2").render(c=comparison, home=home_url, **_template_context(comparison))
 
 
-def policy() -> str:
+def content_security_policy() -> str:
     """The Content-Security-Policy of the page: no connection, our own style, and the one script, by its hash."""
-    digest = base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(_load_script().encode()).digest()).decode()
     return (
         f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
     )
 
 
-def template(name: str, *, folder: Path = _HERE) -> Template:
+def load_template(name: str, *, folder: Path = _TEMPLATE_DIR) -> Template:
     """A template that escapes every word, with the style sheets, the script and the policy at hand."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    house = Environment(
-        loader=FileSystemLoader([folder, _HERE]), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+    environment = Environment(
+        loader=FileSystemLoader([folder, _TEMPLATE_DIR]), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    house.filters |= {name: getattr(words, name) for name in ("amount", "duration", "percent", "tie")}
-    house.filters["verdict"] = verdict
-    house.globals |= {"style": _style(), "script": _script(), "policy": policy()}
-    return house.get_template(name)
+    environment.filters |= {name: getattr(words, name) for name in ("amount", "duration", "percent", "tie")}
+    environment.filters["verdict"] = verdict_label
+    environment.globals |= {"style": _load_stylesheet(), "script": _load_script(), "policy": content_security_policy()}
+    return environment.get_template(name)
 
 
-def _contents(found: Comparison) -> dict[str, Any]:
-    arms = found.arms
-    look = looks(arms)
-    names, rows, classes = by_class(arms)
+def _template_context(comparison: Comparison) -> dict[str, Any]:
+    variants = comparison.variants
+    styles = assign_styles(variants)
+    names, rows, classes = class_difference_rows(variants)
     return {
-        "looks": look, "created": dated(found.created), "verdicts": _verdicts(found),
-        "quality": shown(QUALITY, arms), "costs": shown(COSTS, arms), "forest": forest(arms),
-        "learning": learning(arms, look), "plane": plane(arms, look), "class_arms": names, "class_rows": rows,
-        "class_all": classes, "states": _states(found.cells), "counts": _counts(found),
-        "means": any(arm.top1 and arm.top1.n > 1 for arm in arms),
-        "runs": len({cell.folder for cell in found.cells if cell.state == "done"}),
-        "titled": [arm for arm in arms if arm.title or arm.note], "least": _least(found),
-        "one_seed": any(arm.gain and arm.gain.over == "samples" for arm in arms),
+        "looks": styles, "created": format_date(comparison.created), "verdicts": _variants_with_verdict(comparison),
+        "quality": non_empty_columns(METRIC_COLUMNS, variants), "costs": non_empty_columns(COST_COLUMNS, variants), "forest": forest_rows(variants),
+        "learning": plot_learning_curves(variants, styles), "plane": plot_variant_latencies(variants, styles), "class_arms": names, "class_rows": rows,
+        "class_all": classes, "states": _count_states(comparison.trials), "counts": _format_seed_counts(comparison),
+        "means": any(variant.accuracy and variant.accuracy.num_seeds > 1 for variant in variants),
+        "runs": len({trial.folder for trial in comparison.trials if trial.state == "done"}),
+        "titled": [variant for variant in variants if variant.title or variant.note], "least": _min_agreement(comparison),
+        "one_seed": any(variant.gain and variant.gain.resampled_unit == "samples" for variant in variants),
     }  # fmt: skip
 
 
-def _verdicts(found: Comparison) -> list[Arm]:
+def _variants_with_verdict(comparison: Comparison) -> list[VariantResult]:
     """The arms of which a verdict is to be told: students that are not themselves what others are held against."""
-    students = [arm for arm in found.arms if arm.student and arm.name not in found.against]
-    return [arm for arm in students if arm.control or arm.role != "alone"]
+    students = [
+        variant for variant in comparison.variants if variant.is_student and variant.name not in comparison.baselines
+    ]
+    return [variant for variant in students if variant.baseline or variant.role != "alone"]
 
 
-def _states(cells: tuple[Cell, ...]) -> dict[str, int]:
+def _count_states(trials: tuple[TrialStatus, ...]) -> dict[str, int]:
     return {
-        state: n for state in ("done", "running", "waiting", "failed") if (n := sum(c.state == state for c in cells))
+        state: n
+        for state in ("done", "running", "waiting", "failed")
+        if (n := sum(trial.state == state for trial in trials))
     }
 
 
-def _counts(found: Comparison) -> dict[str, str]:
+def _format_seed_counts(comparison: Comparison) -> dict[str, str]:
     """How many seeds of each arm have come to an end, of how many."""
     counts = {}
-    for arm in found.arms:
-        mine = [cell for cell in found.cells if cell.arm == arm.name]
-        done = sum(cell.state == "done" for cell in mine)
-        counts[arm.name] = str(done) if done == len(mine) else f"{done} of {len(mine)}"
+    for variant in comparison.variants:
+        variant_trials = [trial for trial in comparison.trials if trial.variant == variant.name]
+        done = sum(trial.state == "done" for trial in variant_trials)
+        counts[variant.name] = str(done) if done == len(variant_trials) else f"{done} of {len(variant_trials)}"
     return counts
 
 
-def _least(found: Comparison) -> float:
+def _min_agreement(comparison: Comparison) -> float:
     """The smallest agreement of two arms, at which the shading begins."""
-    shares = found.agreement.shares if found.agreement else ()
-    return min((share for row in shares for share in row if share is not None), default=0.0) - 0.02
+    matrix = comparison.agreement.matrix if comparison.agreement else ()
+    return min((agreement for row in matrix for agreement in row if agreement is not None), default=0.0) - 0.02
 
 
 @cache
-def _style() -> str:
+def _load_stylesheet() -> str:
     return "".join(
-        path.read_text(encoding="utf-8") for path in (_HERE.parent / "html" / "report.css", _HERE / "compare.css")
+        path.read_text(encoding="utf-8")
+        for path in (_TEMPLATE_DIR.parent / "html" / "report.css", _TEMPLATE_DIR / "compare.css")
     )
 
 
 @cache
-def _script() -> str:
-    return (_HERE / "sort.js").read_text(encoding="utf-8")
+def _load_script() -> str:
+    return (_TEMPLATE_DIR / "sort.js").read_text(encoding="utf-8")

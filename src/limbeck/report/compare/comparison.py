@@ -6,28 +6,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, final
 
-from limbeck.report.metrics_csv import Curve
+from limbeck.report.metrics_csv import TrainingCurve
 
-__all__ = ["Agreement", "Arm", "Cell", "ClassChange", "Comparison", "Gain", "Judgement", "Mean", "Share", "Spent"]
+__all__ = [
+    "AgreementMatrix",
+    "VariantResult",
+    "TrialStatus",
+    "ClassChange",
+    "Comparison",
+    "PairedGain",
+    "Outcome",
+    "SeedMean",
+    "GapRecovered",
+    "TrainingCost",
+]
 
-Judgement = Literal["helps", "hurts", "open", "unknown"]
+Outcome = Literal["helps", "hurts", "open", "unknown"]
 Role = Literal["teacher", "assistant", "alone", "longer", "smoothed", "direct", "distilled"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Mean:
+class SeedMean:
     """A figure over seeds with its 95 % interval; of a single seed there is none."""
 
     mean: float
     low: float | None = None
     high: float | None = None
-    n: int = 1
+    num_seeds: int = 1
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gain:
+class PairedGain:
     """An arm minus its control in percentage points of top-1 accuracy, paired by seed.
 
     Attributes:
@@ -46,34 +57,34 @@ class Gain:
     high: float | None = None
     t_low: float | None = None
     t_high: float | None = None
-    samples: tuple[float, float] | None = None
-    n: int = 1
+    sample_interval: tuple[float, float] | None = None
+    num_seeds: int = 1
     p: float | None = None
 
     @property
-    def over(self) -> Literal["seeds", "samples"]:
+    def resampled_unit(self) -> Literal["seeds", "samples"]:
         """What was drawn again for :attr:`interval`."""
-        return "samples" if self.n < 2 or not self._ends() else "seeds"
+        return "samples" if self.num_seeds < 2 or not self._seed_intervals() else "seeds"
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The interval that the rule looks at: over seeds the wider one at each end, else over test samples."""
-        ends = self._ends()
-        if self.over == "samples" or not ends:
-            return self.samples
+        ends = self._seed_intervals()
+        if self.resampled_unit == "samples" or not ends:
+            return self.sample_interval
         return min(low for low, _ in ends), max(high for _, high in ends)
 
-    def _ends(self) -> list[tuple[float, float]]:
-        both = ((self.low, self.high), (self.t_low, self.t_high))
-        return [(low, high) for low, high in both if low is not None and high is not None]
+    def _seed_intervals(self) -> list[tuple[float, float]]:
+        intervals = ((self.low, self.high), (self.t_low, self.t_high))
+        return [(low, high) for low, high in intervals if low is not None and high is not None]
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Share:
+class GapRecovered:
     """A share of the gap between control and teacher, with its interval where there is one."""
 
-    share: float
+    fraction: float
     low: float | None = None
     high: float | None = None
 
@@ -85,12 +96,12 @@ class ClassChange:
 
     name: str
     points: float
-    examples: int
+    num_samples: int
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Spent:
+class TrainingCost:
     """What one training took, the mean over seeds."""
 
     seconds: float | None = None
@@ -101,7 +112,7 @@ class Spent:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
+class VariantResult:
     """One arm: a way to train, over its seeds. Accuracies are fractions, latency is in ms, size in bytes.
 
     ``control`` is the arm it is compared with; ``None`` where it is the control itself, or where there is none.
@@ -111,61 +122,61 @@ class Arm:
     role: Role
     title: str = ""
     note: str = ""
-    control: str | None = None
-    top1: Mean | None = None
-    macro_f1: Mean | None = None
-    nll: Mean | None = None
-    ece: Mean | None = None
-    gain: Gain | None = None
-    gap: Share | None = None
-    judgement: Judgement = "unknown"
-    sentence: str = ""
+    baseline: str | None = None
+    accuracy: SeedMean | None = None
+    macro_f1: SeedMean | None = None
+    nll: SeedMean | None = None
+    ece: SeedMean | None = None
+    gain: PairedGain | None = None
+    gap_recovered: GapRecovered | None = None
+    outcome: Outcome = "unknown"
+    verdict_text: str = ""
     seeds_needed: int | None = None
     parameters: int | None = None
     flops: float | None = None
     bytes: int | None = None
-    latency: float | None = None
+    latency_ms: float | None = None
     steps: int | None = None
-    spent: Spent = Spent()
-    classes: tuple[ClassChange, ...] = ()
-    curves: tuple[Curve, ...] = ()
+    resources: TrainingCost = TrainingCost()
+    class_changes: tuple[ClassChange, ...] = ()
+    curves: tuple[TrainingCurve, ...] = ()
 
     @property
-    def student(self) -> bool:
+    def is_student(self) -> bool:
         """Whether a verdict on it makes sense: a teacher is not a way to train the student."""
         return self.role not in ("teacher", "assistant")
 
     @property
-    def told(self) -> str:
+    def verdict(self) -> str:
         """Its verdict in a sentence; empty for a teacher and for the control."""
-        return self.sentence if self.student and self.control else ""
+        return self.verdict_text if self.is_student and self.baseline else ""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class TrialStatus:
     """One training of one arm with one seed: where it stands and how far it is."""
 
-    arm: str
+    variant: str
     seed: int | None
     folder: str
     state: Literal["waiting", "running", "done", "failed"]
     error: str = ""
-    top1: float | None = None
-    reads: int | None = None
+    accuracy: float | None = None
+    num_reads: int | None = None
     step: int | None = None
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class AgreementMatrix:
     """On what share of the samples two arms choose the same class, mean over seeds; ``None`` where nobody knows.
 
     ``shares[i][j]`` is of ``names[i]`` and ``names[j]``; on the diagonal two seeds of one arm.
     """
 
     names: tuple[str, ...]
-    shares: tuple[tuple[float | None, ...], ...]
+    matrix: tuple[tuple[float | None, ...], ...]
 
 
 @final
@@ -182,30 +193,30 @@ class Comparison:
 
     title: str
     kind: Literal["study", "runs"]
-    arms: tuple[Arm, ...]
-    cells: tuple[Cell, ...]
-    against: tuple[str, ...] = ()
-    part: Literal["test", "validation"] = "test"
-    examples: int | None = None
+    variants: tuple[VariantResult, ...]
+    trials: tuple[TrialStatus, ...]
+    baselines: tuple[str, ...] = ()
+    split: Literal["test", "validation"] = "test"
+    num_samples: int | None = None
     rule: str = ""
-    agreement: Agreement | None = None
+    agreement: AgreementMatrix | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     limbeck: str = ""
     created: str = ""
-    facts: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def reads(self) -> int:
+    def num_reads(self) -> int:
         """How often a sealed test part was opened, over all runs: cells of one folder share one read."""
-        return sum({cell.folder: cell.reads or 0 for cell in self.cells}.values())
+        return sum({trial.folder: trial.num_reads or 0 for trial in self.trials}.values())
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether no cell is left to train."""
-        return all(cell.state in ("done", "failed") for cell in self.cells)
+        return all(trial.state in ("done", "failed") for trial in self.trials)
 
     @property
-    def seeds(self) -> int:
+    def num_seeds(self) -> int:
         """How many different seeds have come to an end."""
-        return len({cell.seed for cell in self.cells if cell.state == "done"})
+        return len({trial.seed for trial in self.trials if trial.state == "done"})

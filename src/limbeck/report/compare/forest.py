@@ -7,80 +7,110 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from limbeck.report.compare.comparison import Arm
-from limbeck.report.formatting import points
+from limbeck.report.compare.comparison import VariantResult
+from limbeck.report.formatting import format_points
 
-__all__ = ["Axis", "Line", "forest"]
+__all__ = ["ForestAxis", "ForestRow", "forest_rows"]
 
-_TICKS = 5
+_NUM_TICKS = 5
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Line:
+class ForestRow:
     """One arm: where its mean and intervals lie, in per cent of the axis, and the same in words.
 
     ``wide`` is Student's interval, where it reaches beyond the bootstrap; ``judgement`` is empty for a teacher.
     """
 
     name: str
-    judgement: str
+    outcome: str
     mean: float
-    reach: tuple[float, float] | None
-    wide: tuple[float, float] | None
-    words: str
-    ends: str
-    over: str
+    interval: tuple[float, float] | None
+    t_interval: tuple[float, float] | None
+    label: str
+    interval_text: str
+    resampled_unit: str
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Axis:
+class ForestAxis:
     """Ticks and zero, in per cent of the axis."""
 
     zero: float
     ticks: tuple[tuple[float, str], ...]
 
 
-def forest(arms: Sequence[Arm]) -> tuple[list[Line], Axis] | None:
+def forest_rows(variants: Sequence[VariantResult]) -> tuple[list[ForestRow], ForestAxis] | None:
     """The lines of all arms with a difference, and their axis; ``None`` where there is none."""
-    drawn = [(arm, arm.gain) for arm in arms if arm.gain is not None]
-    if not drawn:
+    variants_and_gains = [(variant, variant.gain) for variant in variants if variant.gain is not None]
+    if not variants_and_gains:
         return None
-    every = [0.0]
-    for _, gain in drawn:
-        every += [gain.mean, *(gain.interval or ())]
-    low, high = min(every), max(every)
+    all_values = [0.0]
+    for _, gain in variants_and_gains:
+        all_values += [gain.mean, *(gain.interval or ())]
+    low, high = min(all_values), max(all_values)
     pad = 0.06 * max(high - low, 0.5)
     low, high = low - pad, high + pad
 
-    def place(value: float) -> float:
+    def to_percent(value: float) -> float:
         return round(100 * (value - low) / (high - low), 2)
 
-    def ends(one: tuple[float | None, float | None] | None) -> tuple[float, float] | None:
-        return None if one is None or one[0] is None or one[1] is None else (place(one[0]), place(one[1]))
+    def interval_to_percent(interval: tuple[float | None, float | None] | None) -> tuple[float, float] | None:
+        return (
+            None
+            if interval is None or interval[0] is None or interval[1] is None
+            else (to_percent(interval[0]), to_percent(interval[1]))
+        )
 
-    lines = []
-    for arm, gain in drawn:
-        inner = (gain.low, gain.high) if gain.over == "seeds" else gain.samples
-        t = ends((gain.t_low, gain.t_high)) if gain.over == "seeds" else None
-        reach, whole = ends(inner), gain.interval
-        wider = t if t and (reach is None or t[0] < reach[0] or t[1] > reach[1]) else None
-        over = f"{gain.n} seeds" if gain.over == "seeds" else "test samples, one seed" if whole else "one seed"
-        said = f"{points(whole[0])} to {points(whole[1])}" if whole else "no interval"
-        judgement = arm.judgement if arm.student else ""
-        lines.append(Line(arm.name, judgement, place(gain.mean), reach, wider, points(gain.mean), said, over))
-    return lines, Axis(place(0.0), tuple((place(tick), points(tick, digits=_digits(high - low)))
-                                         for tick in _rounds(low, high)))  # fmt: skip
+    rows = []
+    for variant, gain in variants_and_gains:
+        bootstrap_interval = (gain.low, gain.high) if gain.resampled_unit == "seeds" else gain.sample_interval
+        student_interval = interval_to_percent((gain.t_low, gain.t_high)) if gain.resampled_unit == "seeds" else None
+        interval, full_interval = interval_to_percent(bootstrap_interval), gain.interval
+        wider_interval = (
+            student_interval
+            if student_interval
+            and (interval is None or student_interval[0] < interval[0] or student_interval[1] > interval[1])
+            else None
+        )
+        resampled_unit = (
+            f"{gain.num_seeds} seeds"
+            if gain.resampled_unit == "seeds"
+            else "test samples, one seed"
+            if full_interval
+            else "one seed"
+        )
+        interval_text = (
+            f"{format_points(full_interval[0])} to {format_points(full_interval[1])}"
+            if full_interval
+            else "no interval"
+        )
+        outcome = variant.outcome if variant.is_student else ""
+        rows.append(
+            ForestRow(
+                variant.name,
+                outcome,
+                to_percent(gain.mean),
+                interval,
+                wider_interval,
+                format_points(gain.mean),
+                interval_text,
+                resampled_unit,
+            )
+        )
+    return rows, ForestAxis(to_percent(0.0), tuple((to_percent(tick), format_points(tick, digits=_tick_digits(high - low)))
+                                         for tick in _round_ticks(low, high)))  # fmt: skip
 
 
-def _rounds(low: float, high: float) -> list[float]:
+def _round_ticks(low: float, high: float) -> list[float]:
     """Round numbers between ``low`` and ``high``, at most about five."""
-    step = 10.0 ** math.floor(math.log10((high - low) / _TICKS))
-    step = next(step * more for more in (1, 2, 5, 10) if (high - low) / (step * more) <= _TICKS)
+    step = 10.0 ** math.floor(math.log10((high - low) / _NUM_TICKS))
+    step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= _NUM_TICKS)
     first = math.ceil(low / step)
-    return [number * step for number in range(first, math.floor(high / step) + 1)]
+    return [index * step for index in range(first, math.floor(high / step) + 1)]
 
 
-def _digits(spread: float) -> int:
-    return 0 if spread >= _TICKS else 1 if spread >= 0.5 else 2
+def _tick_digits(axis_range: float) -> int:
+    return 0 if axis_range >= _NUM_TICKS else 1 if axis_range >= 0.5 else 2

@@ -6,41 +6,49 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from limbeck.report.compare.comparison import Arm
-from limbeck.report.formatting import NONE, points
+from limbeck.report.compare.comparison import VariantResult
+from limbeck.report.formatting import MISSING, format_points
 
-__all__ = ["ClassRow", "by_class"]
+__all__ = ["ClassDifferenceRow", "class_difference_rows"]
 
-_MOST = 12
+_MAX_CLASSES = 12
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class ClassRow:
+class ClassDifferenceRow:
     """One class: for each arm the words, the number, and how strongly it is shaded, from −100 to 100."""
 
     name: str
-    examples: int
+    num_samples: int
     cells: tuple[tuple[str, float | None, int], ...]
 
 
-def by_class(arms: Sequence[Arm], *, most: int = _MOST) -> tuple[list[str], list[ClassRow], int]:
+def class_difference_rows(
+    variants: Sequence[VariantResult], *, max_classes: int = _MAX_CLASSES
+) -> tuple[list[str], list[ClassDifferenceRow], int]:
     """The students with their changes, a row for each class, and how many classes there are in all.
 
     Of more than ``most`` classes those that changed most are taken, in whichever arm.
     """
-    shown = [arm for arm in arms if arm.classes and arm.student]
-    changes = [{one.name: one for one in arm.classes} for arm in shown]
+    students = [variant for variant in variants if variant.class_changes and variant.is_student]
+    changes = [{class_change.name: class_change for class_change in variant.class_changes} for variant in students]
     names = list(dict.fromkeys(name for change in changes for name in change))
-    far = {name: max(abs(change[name].points) for change in changes if name in change) for name in names}
-    kept = set(sorted(names, key=lambda name: -far[name])[:most])
-    top = max((far[name] for name in kept), default=0.0) or 1.0
+    largest_change = {name: max(abs(change[name].points) for change in changes if name in change) for name in names}
+    shown_classes = set(sorted(names, key=lambda name: -largest_change[name])[:max_classes])
+    maximum = max((largest_change[name] for name in shown_classes), default=0.0) or 1.0
     rows = []
-    for name in (name for name in names if name in kept):
-        found = [change.get(name) for change in changes]
+    for name in (name for name in names if name in shown_classes):
+        class_changes = [change.get(name) for change in changes]
         cells = tuple(
-            (NONE, None, 0) if one is None else (points(one.points), one.points, round(100 * one.points / top))
-            for one in found
+            (MISSING, None, 0)
+            if class_change is None
+            else (format_points(class_change.points), class_change.points, round(100 * class_change.points / maximum))
+            for class_change in class_changes
         )
-        rows.append(ClassRow(name, next(one.examples for one in found if one), cells))
-    return [arm.name for arm in shown], rows, len(names)
+        rows.append(
+            ClassDifferenceRow(
+                name, next(class_change.num_samples for class_change in class_changes if class_change), cells
+            )
+        )
+    return [variant.name for variant in students], rows, len(names)

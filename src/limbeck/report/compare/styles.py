@@ -6,54 +6,56 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from limbeck.report.compare.comparison import Arm
+from limbeck.report.compare.comparison import VariantResult
 from limbeck.report.plots import style as ink
 
-__all__ = ["Look", "looks"]
+__all__ = ["VariantStyle", "assign_styles"]
 
-_OWN = {"teacher": ("teacher", "s"), "alone": ("alone", "o"), "distilled": ("distilled", "D")}
-_INKS = ("t3", "t4", "t5", "t8", "t7", "assistant", "direct")
-_MARKS = {"^": "up", "v": "down", "P": "plus", "X": "cross", "p": "penta", "<": "left", ">": "right"}
+_ROLE_STYLES = {"teacher": ("teacher", "s"), "alone": ("alone", "o"), "distilled": ("distilled", "D")}
+_COLORS = ("t3", "t4", "t5", "t8", "t7", "assistant", "direct")
+_MARKERS = {"^": "up", "v": "down", "P": "plus", "X": "cross", "p": "penta", "<": "left", ">": "right"}
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Look:
+class VariantStyle:
     """The name of an ink, Matplotlib's mark, and the class of the same mark on the page."""
 
-    ink: str
-    mark: str
-    chip: str
-    place: int
+    color_name: str
+    marker: str
+    marker_class: str
+    dash_index: int
 
     @property
-    def colour(self) -> str:
+    def color(self) -> str:
         """What Matplotlib draws with."""
-        return ink.INK[self.ink]
+        return ink.COLORS[self.color_name]
 
     @property
-    def dash(self) -> Any:
+    def line_style(self) -> Any:
         """The line."""
-        return ink.dash(self.place)
+        return ink.line_style(self.dash_index)
 
 
-def looks(arms: Sequence[Arm]) -> dict[str, Look]:
+def assign_styles(variants: Sequence[VariantResult]) -> dict[str, VariantStyle]:
     """A look for every arm; the first teacher, control and distilled student keep those of a run's own page.
 
-    >>> looks([Arm(name="alone", role="alone"), Arm(name="wide", role="distilled")])["wide"].ink
+    >>> assign_styles([VariantResult(name="alone", role="alone"), VariantResult(name="wide", role="distilled")])["wide"].color_name
     'distilled'
     """
-    found: dict[str, Look] = {}
-    taken: set[str] = set()
-    other = 0
-    for arm in arms:
-        if arm.role in _OWN and arm.role not in taken:
-            taken.add(arm.role)
-            name, mark = _OWN[arm.role]
-            found[arm.name] = Look(name, mark, mark, 0)
+    styles: dict[str, VariantStyle] = {}
+    used_roles: set[str] = set()
+    index = 0
+    for variant in variants:
+        if variant.role in _ROLE_STYLES and variant.role not in used_roles:
+            used_roles.add(variant.role)
+            name, marker = _ROLE_STYLES[variant.role]
+            styles[variant.name] = VariantStyle(name, marker, marker, 0)
             continue
-        mark = tuple(_MARKS)[other % len(_MARKS)]
+        marker = tuple(_MARKERS)[index % len(_MARKERS)]
         # Once every ink is taken the line is another: ink and dash together are still nobody else's.
-        found[arm.name] = Look(_INKS[other % len(_INKS)], mark, _MARKS[mark], 1 + other // len(_INKS))
-        other += 1
-    return found
+        styles[variant.name] = VariantStyle(
+            _COLORS[index % len(_COLORS)], marker, _MARKERS[marker], 1 + index // len(_COLORS)
+        )
+        index += 1
+    return styles

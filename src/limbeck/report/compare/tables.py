@@ -11,12 +11,12 @@ import io
 import re
 from typing import Final
 
-from limbeck.report.compare.columns import COSTS, QUALITY, Column, shown, verdict
-from limbeck.report.compare.comparison import Arm, Comparison, Mean
+from limbeck.report.compare.columns import COST_COLUMNS, METRIC_COLUMNS, Column, non_empty_columns, verdict_label
+from limbeck.report.compare.comparison import Comparison, SeedMean, VariantResult
 
-__all__ = ["csv_text", "latex_text", "markdown_text"]
+__all__ = ["to_csv", "to_latex", "to_markdown"]
 
-_LATEX: Final = {
+_LATEX_ESCAPES: Final = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "^": r"\textasciicircum{}",
     "_": r"\_", "~": r"\textasciitilde{}", "%": r"\%", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "−": "$-$", "–": "--", "×": r"$\times$",
@@ -24,103 +24,114 @@ _LATEX: Final = {
 }  # fmt: skip
 
 
-def csv_text(found: Comparison) -> str:
+def to_csv(comparison: Comparison) -> str:
     """A row for each arm, numbers unrounded, accuracies as fractions, differences in points; lines end with CRLF."""
-    out = io.StringIO()
-    rows = [_row(arm, found) for arm in found.arms]
-    table = csv.DictWriter(out, list(dict.fromkeys(name for row in rows for name in row)))
+    buffer = io.StringIO()
+    rows = [_csv_row(variant, comparison) for variant in comparison.variants]
+    table = csv.DictWriter(buffer, list(dict.fromkeys(name for row in rows for name in row)))
     table.writeheader()
     table.writerows(rows)
-    return out.getvalue()
+    return buffer.getvalue()
 
 
-def markdown_text(found: Comparison) -> str:
+def to_markdown(comparison: Comparison) -> str:
     """A table as GitHub shows it, and the verdicts under it."""
-    columns = shown((*QUALITY, *COSTS), found.arms)
-    heads = ["Arm", "Seeds", *map(_heading, columns), "Verdict"]
-    lines = [_line(heads), _line(["---", *["---:"] * (len(columns) + 1), "---"])]
-    lines += [_line([_markdown(text) for text in _cells(arm, columns, found)]) for arm in found.arms]
-    said = [f"- {_markdown(arm.told)}" for arm in found.arms if arm.told]
-    return "\n".join([*lines, "", *said, "", f"{_markdown(found.rule)}", ""])
+    columns = non_empty_columns((*METRIC_COLUMNS, *COST_COLUMNS), comparison.variants)
+    headings = ["Arm", "Seeds", *map(_format_heading, columns), "Verdict"]
+    lines = [_markdown_row(headings), _markdown_row(["---", *["---:"] * (len(columns) + 1), "---"])]
+    lines += [
+        _markdown_row([_escape_markdown(text) for text in _table_cells(variant, columns, comparison)])
+        for variant in comparison.variants
+    ]
+    verdicts = [f"- {_escape_markdown(variant.verdict)}" for variant in comparison.variants if variant.verdict]
+    return "\n".join([*lines, "", *verdicts, "", f"{_escape_markdown(comparison.rule)}", ""])
 
 
-def latex_text(found: Comparison) -> str:
+def to_latex(comparison: Comparison) -> str:
     r"""A ``tabular`` for booktabs (``\usepackage{booktabs}``); sentences and rule stand in comments above it."""
-    columns = shown((*QUALITY, *COSTS), found.arms)
-    heads = ["Arm", "Seeds", *map(_heading, columns), "Verdict"]
-    rows = [" & ".join(_latex(text) for text in row) + r" \\" for row in
-            (heads, *(_cells(arm, columns, found) for arm in found.arms))]  # fmt: skip
-    said = [arm.told for arm in found.arms if arm.told]
-    notes = [f"% {_flat(text)}" for text in (f"{found.title}, {found.part} part", *said, found.rule)]
+    columns = non_empty_columns((*METRIC_COLUMNS, *COST_COLUMNS), comparison.variants)
+    headings = ["Arm", "Seeds", *map(_format_heading, columns), "Verdict"]
+    rows = [" & ".join(_escape_latex(text) for text in row) + r" \\" for row in
+            (headings, *(_table_cells(variant, columns, comparison) for variant in comparison.variants))]  # fmt: skip
+    verdicts = [variant.verdict for variant in comparison.variants if variant.verdict]
+    notes = [
+        f"% {_collapse_whitespace(text)}"
+        for text in (f"{comparison.title}, {comparison.split} part", *verdicts, comparison.rule)
+    ]
     return "\n".join(
         [*notes, r"\begin{tabular}{l" + "r" * (len(columns) + 1) + "l}", r"\toprule", rows[0], r"\midrule", *rows[1:],
          r"\bottomrule", r"\end{tabular}", ""]
     )  # fmt: skip
 
 
-def _row(arm: Arm, found: Comparison) -> dict[str, str | float | int | None]:
-    gain, gap = arm.gain, arm.gap
+def _csv_row(variant: VariantResult, comparison: Comparison) -> dict[str, str | float | int | None]:
+    gain, gap_recovered = variant.gain, variant.gap_recovered
     row: dict[str, str | float | int | None] = {
-        "arm": _word(arm.name), "role": arm.role, "title": _word(arm.title), "note": _word(arm.note),
-        "control": _word(arm.control or ""), "part": found.part, "seeds": _seeds(arm, found),
+        "arm": _escape_csv(variant.name), "role": variant.role, "title": _escape_csv(variant.title), "note": _escape_csv(variant.note),
+        "control": _escape_csv(variant.baseline or ""), "part": comparison.split, "seeds": _count_seeds(variant, comparison),
     }  # fmt: skip
-    for name, mean in (("top1", arm.top1), ("macro_f1", arm.macro_f1), ("nll", arm.nll), ("ece", arm.ece)):
-        row |= _mean(name, mean)
+    for name, mean in (
+        ("top1", variant.accuracy),
+        ("macro_f1", variant.macro_f1),
+        ("nll", variant.nll),
+        ("ece", variant.ece),
+    ):
+        row |= _mean_columns(name, mean)
     row |= {
         "gain_points": gain.mean if gain else None, "gain_low": gain.low if gain else None,
         "gain_high": gain.high if gain else None, "gain_t_low": gain.t_low if gain else None,
         "gain_t_high": gain.t_high if gain else None,
-        "gain_samples_low": gain.samples[0] if gain and gain.samples else None,
-        "gain_samples_high": gain.samples[1] if gain and gain.samples else None,
-        "gain_p": gain.p if gain else None, "gain_seeds": gain.n if gain else None,
-        "gap_recovered": gap.share if gap else None, "gap_low": gap.low if gap else None,
-        "gap_high": gap.high if gap else None,
-        "judgement": arm.judgement if arm.told else "", "sentence": _word(arm.told),
-        "parameters": arm.parameters, "flops": arm.flops, "bytes": arm.bytes, "latency_ms": arm.latency,
-        "steps": arm.steps, "seconds": arm.spent.seconds, "cpu_seconds": arm.spent.cpu_seconds,
-        "gpu_seconds": arm.spent.gpu_seconds, "joules": arm.spent.joules,
+        "gain_samples_low": gain.sample_interval[0] if gain and gain.sample_interval else None,
+        "gain_samples_high": gain.sample_interval[1] if gain and gain.sample_interval else None,
+        "gain_p": gain.p if gain else None, "gain_seeds": gain.num_seeds if gain else None,
+        "gap_recovered": gap_recovered.fraction if gap_recovered else None, "gap_low": gap_recovered.low if gap_recovered else None,
+        "gap_high": gap_recovered.high if gap_recovered else None,
+        "judgement": variant.outcome if variant.verdict else "", "sentence": _escape_csv(variant.verdict),
+        "parameters": variant.parameters, "flops": variant.flops, "bytes": variant.bytes, "latency_ms": variant.latency_ms,
+        "steps": variant.steps, "seconds": variant.resources.seconds, "cpu_seconds": variant.resources.cpu_seconds,
+        "gpu_seconds": variant.resources.gpu_seconds, "joules": variant.resources.joules,
     }  # fmt: skip
     return row
 
 
-def _mean(name: str, found: Mean | None) -> dict[str, str | float | int | None]:
+def _mean_columns(name: str, mean: SeedMean | None) -> dict[str, str | float | int | None]:
     return {
-        name: found.mean if found else None, f"{name}_low": found.low if found else None,
-        f"{name}_high": found.high if found else None,
+        name: mean.mean if mean else None, f"{name}_low": mean.low if mean else None,
+        f"{name}_high": mean.high if mean else None,
     }  # fmt: skip
 
 
-def _cells(arm: Arm, columns: list[Column], found: Comparison) -> list[str]:
-    figures = [column.cell(arm) for column in columns]
-    words = [f"{one.text} ({one.second})" if one.second else one.text for one in figures]
-    return [arm.name, str(_seeds(arm, found)), *words, verdict(arm)]
+def _table_cells(variant: VariantResult, columns: list[Column], comparison: Comparison) -> list[str]:
+    cells = [column.make_cell(variant) for column in columns]
+    texts = [f"{cell.text} ({cell.detail})" if cell.detail else cell.text for cell in cells]
+    return [variant.name, str(_count_seeds(variant, comparison)), *texts, verdict_label(variant)]
 
 
-def _seeds(arm: Arm, found: Comparison) -> int:
-    return sum(cell.arm == arm.name and cell.state == "done" for cell in found.cells)
+def _count_seeds(variant: VariantResult, comparison: Comparison) -> int:
+    return sum(trial.variant == variant.name and trial.state == "done" for trial in comparison.trials)
 
 
-def _heading(column: Column) -> str:
+def _format_heading(column: Column) -> str:
     return f"{column.heading}, {column.unit}" if column.unit else column.heading
 
 
-def _line(cells: list[str]) -> str:
+def _markdown_row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _flat(text: str) -> str:
+def _collapse_whitespace(text: str) -> str:
     return re.sub(r"\s+", " ", text.replace("\u00a0", " ")).strip()
 
 
-def _word(text: str) -> str:
+def _escape_csv(text: str) -> str:
     text = "".join(letter for letter in text if letter >= " " or letter in "\t\r\n")
     return f"'{text}" if re.match(r"[=+\-@\t\r\n＝＋－＠]", text) else text
 
 
-def _markdown(text: str) -> str:
-    text = _flat(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _escape_markdown(text: str) -> str:
+    text = _collapse_whitespace(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", text)
 
 
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in _flat(text))
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX_ESCAPES.get(letter, letter) for letter in _collapse_whitespace(text))

@@ -14,20 +14,20 @@ from limbeck.report import examples as cases
 from limbeck.report import fidelity_view as fidelity
 from limbeck.report import formatting as words
 from limbeck.report import results_view as rows
-from limbeck.report.verdict import RULE, judge, verdict
-from limbeck.report.verify import changed
+from limbeck.report.verdict import RULE, classify_interval, format_verdict
+from limbeck.report.verify import integrity_warning
 from limbeck.utils.io import write_atomically
 
 if TYPE_CHECKING:
-    from limbeck.report.metrics_csv import Curve
-    from limbeck.report.record import Companion, Record
+    from limbeck.report.metrics_csv import TrainingCurve
+    from limbeck.report.record import ExtraModel, Record
 
-__all__ = ["dated", "report_page", "write_report"]
+__all__ = ["format_date", "render_report", "write_report"]
 
-_HERE = Path(__file__).parent
+_TEMPLATE_DIR = Path(__file__).parent
 
 
-def write_report(run: Path) -> Path:
+def write_report(run_dir: Path) -> Path:
     """Write ``run/report.html`` from its ``record.json``, ``metrics.csv`` and ``temperatures.csv``; gives its path.
 
     The same record gives the same bytes. Without ``metrics.csv`` the page says that there are no curves.
@@ -35,130 +35,145 @@ def write_report(run: Path) -> Path:
     Raises:
         LimbeckError: there is no record, or it is not one of a finished run.
     """
-    page = report_page(run)
-    return write_atomically(Path(run) / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+    page = render_report(run_dir)
+    return write_atomically(Path(run_dir) / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
 
 
-def report_page(run: Path) -> str:
+def render_report(run_dir: Path) -> str:
     """The page of :func:`write_report` as text, with nothing written; raises what it raises."""
-    from limbeck.report.metrics_csv import curves
-    from limbeck.report.read import read
+    from limbeck.report.metrics_csv import load_curves
+    from limbeck.report.read import read_record
 
-    record = read(Path(run) / "record.json")
+    record = read_record(Path(run_dir) / "record.json")
     if record.kind == "arm":
         raise LimbeckError(
-            f"{run} holds one arm of the study {record.arm.study if record.arm else ''}, and a report is of a whole "
+            f"{run_dir} holds one arm of the study {record.variant.study if record.variant else ''}, and a report is of a whole "
             "run: give the folder of the study to `limbeck compare`"
         )
-    return _render(record, curves(Path(run) / "metrics.csv"), Path(run) / "temperatures.csv", changed(run))
+    return _render_page(
+        record,
+        load_curves(Path(run_dir) / "metrics.csv"),
+        Path(run_dir) / "temperatures.csv",
+        integrity_warning(run_dir),
+    )
 
 
-def dated(iso: str) -> str:
+def format_date(iso: str) -> str:
     """A time as people write it; what is no time stays as it is."""
     try:
-        moment = datetime.fromisoformat(iso)
+        time = datetime.fromisoformat(iso)
     except ValueError:
         return iso
-    return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".rstrip()
+    return f"{time.day} {time:%B %Y, %H:%M} {time.tzname() or ''}".rstrip()
 
 
-def _render(record: Record, curves: dict[str, Curve], taus: Path, doubt: str | None) -> str:
+def _render_page(record: Record, curves: dict[str, TrainingCurve], temperatures_path: Path, warning: str | None) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    house = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATE_DIR),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    house.filters |= {
+    environment.filters |= {
         name: getattr(words, name) for name in ("amount", "duration", "fixed", "percent", "power", "size", "tie")
     }
-    style = (_HERE / "report.css").read_text(encoding="utf-8")
-    return house.get_template("report.html.j2").render(
-        r=record, style=style, warnings=[*([doubt] if doubt else []), *record.warnings],
-        **_contents(record, curves, taus),
+    style = (_TEMPLATE_DIR / "report.css").read_text(encoding="utf-8")
+    return environment.get_template("report.html.j2").render(
+        r=record, style=style, warnings=[*([warning] if warning else []), *record.warnings],
+        **_template_context(record, curves, temperatures_path),
     )  # fmt: skip
 
 
-def _contents(record: Record, curves: dict[str, Curve], taus: Path) -> dict[str, Any]:
+def _template_context(record: Record, curves: dict[str, TrainingCurve], temperatures_path: Path) -> dict[str, Any]:
     """Everything the template shows beside the record itself."""
-    good, dear = rows.comparison(record)
-    measured = [quality for _, model in record.ordered() if (quality := record.quality(model))]
-    found = record.verdict
-    ends, gain = (found.interval_points, found.gain_points) if found else (None, None)
-    students = fidelity.students(record)
+    metric_rows, cost_rows = rows.comparison_rows(record)
+    all_metrics = [metrics for _, model in record.ordered_models() if (metrics := record.get_metrics(model))]
+    verdict_record = record.verdict
+    interval, gain = (verdict_record.interval_points, verdict_record.gain_points) if verdict_record else (None, None)
+    students = fidelity.list_students(record)
     models = {name: model.model_dump() for name, model in record.models.items()}
-    said = (found.sentence if found else "") or verdict(models, gain, ends, found.gap_recovered if found else None)
+    verdict_text = (verdict_record.text if verdict_record else "") or format_verdict(
+        models, gain, interval, verdict_record.gap_recovered if verdict_record else None
+    )
     return {
-        "judgement": judge(ends), "said": said.partition(":"), "rule": RULE,
-        "created": dated(record.created), "tiles": rows.tiles(record), "span": rows.span(record),
-        "companions": _companions(record),
-        "models": [(name, record.short(name), model) for name, model in record.ordered()],
-        "control": _control(record), "good": good, "dear": dear, "n": _examples(record),
+        "judgement": classify_interval(interval), "said": verdict_text.partition(":"), "rule": RULE,
+        "created": format_date(record.created), "tiles": rows.key_metrics(record), "span": rows.interval_positions(record),
+        "companions": _extra_models(record),
+        "models": [(name, record.display_name(name), model) for name, model in record.ordered_models()],
+        "control": _baseline_note(record), "good": metric_rows, "dear": cost_rows, "n": _num_samples(record),
         "teachers": sum(model.role == "teacher" for model in record.models.values()),
-        "classes": cases.classes(record), "samples": cases.samples(record),
-        "latency": next((model.latency_ms for _, model in record.ordered() if model.latency_ms), None),
-        "bins": next((len(quality.reliability) for quality in measured if quality.reliability), 15),
-        "against": next((record.short(name) for name, model in record.ordered() if model is record.teacher), "Teacher"),
-        "students": [(record.short(name), role, one) for name, role, one in students],
-        "likeness": fidelity.lines([one for _, _, one in students]),
-        "wrong": fidelity.classes([one for _, _, one in students]), "cka": fidelity.maps(record),
-        "recipe": _yaml(record.recipe), **_pictures(record, curves, taus),
+        "classes": cases.worst_classes(record), "samples": cases.disagreement_samples(record),
+        "latency": next((model.latency_ms for _, model in record.ordered_models() if model.latency_ms), None),
+        "bins": next((len(metrics.reliability) for metrics in all_metrics if metrics.reliability), 15),
+        "against": next((record.display_name(name) for name, model in record.ordered_models() if model is record.teacher), "Teacher"),
+        "students": [(record.display_name(name), role, student_fidelity) for name, role, student_fidelity in students],
+        "likeness": fidelity.fidelity_rows([student_fidelity for _, _, student_fidelity in students]),
+        "wrong": fidelity.classes_by_errors([student_fidelity for _, _, student_fidelity in students]), "cka": fidelity.plot_cka_matrices(record),
+        "recipe": _dump_recipe(record.recipe), **_draw_plots(record, curves, temperatures_path),
     }  # fmt: skip
 
 
-def _companions(record: Record) -> list[tuple[str, Companion]]:
+def _extra_models(record: Record) -> list[tuple[str, ExtraModel]]:
     """Peers, exits from shallow to deep, and the ensemble, with what they are called on the page."""
-    found = [(f"peer {name}", one) for name, one in record.peers.items()]
-    found += [(f"early exit {name}", one) for name, one in record.exits.items()]
-    return found + ([("all generations together", record.ensemble)] if record.ensemble else [])
+    extra_models = [(f"peer {name}", model) for name, model in record.peers.items()]
+    extra_models += [(f"early exit {name}", model) for name, model in record.early_exits.items()]
+    return extra_models + ([("all generations together", record.ensemble)] if record.ensemble else [])
 
 
-def _pictures(record: Record, curves: dict[str, Curve], taus: Path) -> dict[str, Any]:
-    from limbeck.report.plots.curves import accuracy_curves, loss_parts
-    from limbeck.report.plots.reliability import reliability, tradeoff
-    from limbeck.report.plots.schedules_plot import gradient_ratios, shares, temperatures
-    from limbeck.report.temperature_csv import taken
+def _draw_plots(record: Record, curves: dict[str, TrainingCurve], temperatures_path: Path) -> dict[str, Any]:
+    from limbeck.report.plots.curves import plot_accuracy, plot_loss_components
+    from limbeck.report.plots.reliability import plot_accuracy_vs_latency, plot_reliability
+    from limbeck.report.plots.schedules_plot import plot_gradient_ratios, plot_loss_shares, plot_temperatures
+    from limbeck.report.temperature_csv import load_temperatures
 
-    drawn = [
-        (record.short(name), model.role, record.quality(model), reliability(
-            record.quality(model), role=model.role, title=record.short(name), name=f"reliability{place}"
+    reliability_plots = [
+        (record.display_name(name), model.role, record.get_metrics(model), plot_reliability(
+            record.get_metrics(model), role=model.role, title=record.display_name(name), name=f"reliability{index}"
         ))
-        for place, (name, model) in enumerate(record.ordered())
+        for index, (name, model) in enumerate(record.ordered_models())
     ]  # fmt: skip
-    distilled = next(name for name, model in record.ordered() if model.role == "distilled")
-    course = curves.get(distilled)
+    distilled = next(name for name, model in record.ordered_models() if model.role == "distilled")
+    distilled_curve = curves.get(distilled)
     return {
-        "accuracy": accuracy_curves(record, curves), "losses": loss_parts(course),
-        "taus": temperatures(course, taken(taus, course)), "ratios": gradient_ratios(course), "shares": shares(course),
-        "reliability": [one for one in drawn if one[3]], "tradeoff": tradeoff(record),
+        "accuracy": plot_accuracy(record, curves), "losses": plot_loss_components(distilled_curve),
+        "taus": plot_temperatures(distilled_curve, load_temperatures(temperatures_path, distilled_curve)), "ratios": plot_gradient_ratios(distilled_curve), "shares": plot_loss_shares(distilled_curve),
+        "reliability": [plot for plot in reliability_plots if plot[3]], "tradeoff": plot_accuracy_vs_latency(record),
     }  # fmt: skip
 
 
-def _control(record: Record) -> str:
+def _baseline_note(record: Record) -> str:
     """How fair the comparison is, in a sentence."""
-    alone, distilled = record.alone, record.distilled
-    if alone is None:
+    baseline, distilled = record.baseline, record.distilled
+    if baseline is None:
         return "No control: the same student was not trained alone in this run."
-    labelled, train = record.data.labelled, record.data.train
-    some = labelled is not None and train is not None and labelled < train
-    what = f"the {labelled:,} labelled examples" if some else "the same data"
-    if alone.steps is None or distilled.steps is None:
-        return f"Control: the same student, trained alone on {what}; its steps were not recorded."
-    if alone.steps == distilled.steps:
-        rest = f" (distilled also saw {train - labelled:,} without a label)" if some and train and labelled else ""
-        steps = f"for equally many steps ({distilled.steps:,}){rest}"
-        return f"Control: the same student, trained alone on {what} {steps}."
+    num_labeled, train = record.data.num_labeled, record.data.num_train
+    is_partly_labeled = num_labeled is not None and train is not None and num_labeled < train
+    training_data = f"the {num_labeled:,} labelled examples" if is_partly_labeled else "the same data"
+    if baseline.steps is None or distilled.steps is None:
+        return f"Control: the same student, trained alone on {training_data}; its steps were not recorded."
+    if baseline.steps == distilled.steps:
+        unlabeled_note = (
+            f" (distilled also saw {train - num_labeled:,} without a label)"
+            if is_partly_labeled and train and num_labeled
+            else ""
+        )
+        steps = f"for equally many steps ({distilled.steps:,}){unlabeled_note}"
+        return f"Control: the same student, trained alone on {training_data} {steps}."
     return (
-        f"Control: the same student, trained alone on {what}, but for {alone.steps:,} steps "
+        f"Control: the same student, trained alone on {training_data}, but for {baseline.steps:,} steps "
         f"against {distilled.steps:,}: the budgets were not equal."
     )
 
 
-def _examples(record: Record) -> int | None:
-    quality = record.quality(record.distilled)
-    return quality.examples if quality else None
+def _num_samples(record: Record) -> int | None:
+    metrics = record.get_metrics(record.distilled)
+    return metrics.num_samples if metrics else None
 
 
-def _yaml(recipe: dict[str, Any]) -> str:
+def _dump_recipe(recipe: dict[str, Any]) -> str:
     import yaml
 
     return str(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100)) if recipe else ""

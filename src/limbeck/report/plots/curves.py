@@ -6,135 +6,148 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from limbeck.report.formatting import amount, percent
-from limbeck.report.metrics_csv import Curve
+from limbeck.report.formatting import format_count, format_percent
+from limbeck.report.metrics_csv import TrainingCurve
 from limbeck.report.plots import style as ink
 
 if TYPE_CHECKING:
     from limbeck.report.record import Record
 
-__all__ = ["accuracy_curves", "boundaries", "last", "loss_parts", "step_axis"]
+__all__ = ["plot_accuracy", "draw_stage_boundaries", "last_finite", "plot_loss_components", "format_step_axis"]
 
 _SIZE = (420.0, 260.0)
-_FEW = 12
+_MARKER_LIMIT = 12
 
 
-def accuracy_curves(record: Record, curves: dict[str, Curve]) -> ink.Plot | None:
+def plot_accuracy(record: Record, curves: dict[str, TrainingCurve]) -> ink.Plot | None:
     """Validation accuracy by step for each phase; ``None`` where no phase has any."""
-    drawn = [(name, curves[name]) for name, _ in record.ordered() if name in curves and _any(curves[name].accuracy)]
-    if not drawn:
+    phases = [
+        (name, curves[name])
+        for name, _ in record.ordered_models()
+        if name in curves and _has_finite(curves[name].accuracy)
+    ]
+    if not phases:
         return None
-    figure = ink.blank(*_SIZE)
-    panel = ink.axes(figure, left=44, bottom=44, right=14, top=12)
-    keys, said = [], []
-    seen: dict[str, int] = {}
-    for name, curve in drawn:
+    figure = ink.make_figure(*_SIZE)
+    ax = ink.make_axes(figure, left=44, bottom=44, right=14, top=12)
+    legend, labels = [], []
+    num_by_role: dict[str, int] = {}
+    for name, curve in phases:
         role = record.models[name].role
-        place = seen.get(role, 0)
-        seen[role] = place + 1
-        panel.plot(
-            curve.steps, curve.accuracy, color=ink.colour(role), linestyle=ink.dash(place),
+        index = num_by_role.get(role, 0)
+        num_by_role[role] = index + 1
+        ax.plot(
+            curve.steps, curve.accuracy, color=ink.role_color(role), linestyle=ink.line_style(index),
             linewidth=1.6 if role == "teacher" else 2, markersize=5,
-            marker=ink.marker(role) if len(curve.steps) < _FEW else None,
+            marker=ink.role_marker(role) if len(curve.steps) < _MARKER_LIMIT else None,
         )  # fmt: skip
-        words = f"{record.short(name)}, last {percent(last(curve.accuracy))}"
-        keys.append(ink.Key(role, f"line dash{place % 4}", words))
-        said.append(words)
-    floor = _floor([curve for _, curve in drawn])
-    top = max(max(v for v in curve.accuracy if math.isfinite(v)) for _, curve in drawn)
-    panel.set_ylim(floor, min(1.0, top + 0.05 * (top - floor)) + 0.002 if top > floor else top + 0.01)
-    panel.set_xlim(0, max(curve.steps[-1] for _, curve in drawn) * 1.01)
-    panel.yaxis.set_major_formatter(lambda value, _: percent(value, digits=0 if top - floor > 0.04 else 1))
-    step_axis(panel)
-    cut = any(value < floor for _, curve in drawn for value in curve.accuracy)
-    note = f"The axis starts at {percent(floor, digits=0)}; lower values of the first steps are cut off." if cut else ""
+        label = f"{record.display_name(name)}, last {format_percent(last_finite(curve.accuracy))}"
+        legend.append(ink.LegendEntry(role, f"line dash{index % 4}", label))
+        labels.append(label)
+    axis_min = _axis_minimum([curve for _, curve in phases])
+    best = max(max(v for v in curve.accuracy if math.isfinite(v)) for _, curve in phases)
+    ax.set_ylim(axis_min, min(1.0, best + 0.05 * (best - axis_min)) + 0.002 if best > axis_min else best + 0.01)
+    ax.set_xlim(0, max(curve.steps[-1] for _, curve in phases) * 1.01)
+    ax.yaxis.set_major_formatter(lambda value, _: format_percent(value, digits=0 if best - axis_min > 0.04 else 1))
+    format_step_axis(ax)
+    is_cut = any(value < axis_min for _, curve in phases for value in curve.accuracy)
+    note = (
+        f"The axis starts at {format_percent(axis_min, digits=0)}; lower values of the first steps are cut off."
+        if is_cut
+        else ""
+    )
     return ink.Plot(
-        ink.svg(figure, name="curves"), f"Validation accuracy by step: {'; '.join(said)}.", note, tuple(keys)
+        ink.render_svg(figure, name="curves"), f"Validation accuracy by step: {'; '.join(labels)}.", note, tuple(legend)
     )
 
 
-def loss_parts(curve: Curve | None) -> ink.Plot | None:
+def plot_loss_components(curve: TrainingCurve | None) -> ink.Plot | None:
     """Each term's share of the distilled student's training loss; stacked, since shares sum to the loss.
 
     A term that goes below zero cannot be stacked; then all are lines.
     """
     if curve is None or not curve.losses:
         return None
-    figure = ink.blank(*_SIZE)
-    panel = ink.axes(figure, left=44, bottom=44, right=14, top=12)
-    parts = {name: [0.0 if math.isnan(v) else v for v in values] for name, values in curve.losses.items()}
-    inks = [f"t{place % ink.SERIES + 1}" for place in range(len(parts))]
-    total = [sum(values) for values in zip(*parts.values(), strict=True)]
-    stacked = all(value >= 0 for values in parts.values() for value in values) and len(curve.steps) > 1
-    if stacked:
-        below = [0.0] * len(total)
-        for name, values in zip(inks, parts.values(), strict=True):
-            above = [one + other for one, other in zip(below, values, strict=True)]
-            panel.fill_between(curve.steps, below, above, color=ink.INK[name], alpha=0.28, linewidth=0)
-            panel.plot(curve.steps, above, color=ink.INK[name], linewidth=2)
-            below = above
+    figure = ink.make_figure(*_SIZE)
+    ax = ink.make_axes(figure, left=44, bottom=44, right=14, top=12)
+    components = {name: [0.0 if math.isnan(v) else v for v in values] for name, values in curve.losses.items()}
+    colors = [f"t{index % ink.NUM_SERIES + 1}" for index in range(len(components))]
+    total = [sum(values) for values in zip(*components.values(), strict=True)]
+    is_stacked = all(value >= 0 for values in components.values() for value in values) and len(curve.steps) > 1
+    if is_stacked:
+        lower = [0.0] * len(total)
+        for name, values in zip(colors, components.values(), strict=True):
+            upper = [base + component for base, component in zip(lower, values, strict=True)]
+            ax.fill_between(curve.steps, lower, upper, color=ink.COLORS[name], alpha=0.28, linewidth=0)
+            ax.plot(curve.steps, upper, color=ink.COLORS[name], linewidth=2)
+            lower = upper
     else:
-        for name, line in zip(inks, curve.losses.values(), strict=True):
-            mark = "o" if len(line) < _FEW else None
-            panel.plot(curve.steps, line, color=ink.INK[name], linewidth=2, marker=mark)
-        panel.plot(curve.steps, total, color=ink.INK["ink"], linewidth=1.2, linestyle=ink.dash(2))
-    high, low = _roof(total if stacked else [*total, *(v for values in parts.values() for v in values)]), min(total)
-    panel.set_ylim(0 if stacked or low >= 0 else low * 1.05, high)
-    panel.set_xlim(0 if not stacked else curve.steps[0], curve.steps[-1] * (1 if stacked else 1.01))
-    boundaries(panel, curve)
-    step_axis(panel)
-    keys = [
-        ink.Key(name, "area" if stacked else "line", f"{term}, last {last(values):.3g}")
-        for (term, values), name in zip(curve.losses.items(), inks, strict=True)
+        for name, line in zip(colors, curve.losses.values(), strict=True):
+            marker = "o" if len(line) < _MARKER_LIMIT else None
+            ax.plot(curve.steps, line, color=ink.COLORS[name], linewidth=2, marker=marker)
+        ax.plot(curve.steps, total, color=ink.COLORS["ink"], linewidth=1.2, linestyle=ink.line_style(2))
+    axis_max, low = (
+        _axis_maximum(total if is_stacked else [*total, *(v for values in components.values() for v in values)]),
+        min(total),
+    )
+    ax.set_ylim(0 if is_stacked or low >= 0 else low * 1.05, axis_max)
+    ax.set_xlim(0 if not is_stacked else curve.steps[0], curve.steps[-1] * (1 if is_stacked else 1.01))
+    draw_stage_boundaries(ax, curve)
+    format_step_axis(ax)
+    legend = [
+        ink.LegendEntry(name, "area" if is_stacked else "line", f"{loss}, last {last_finite(values):.3g}")
+        for (loss, values), name in zip(curve.losses.items(), colors, strict=True)
     ]
-    note = "Each term with its weight; stacked, they are the loss." if stacked else "Each term with its weight."
-    note = note if stacked or len(parts) < 2 else f"{note} The dotted line is their sum."
-    if any(value > high for value in total):
+    note = "Each term with its weight; stacked, they are the loss." if is_stacked else "Each term with its weight."
+    note = note if is_stacked or len(components) < 2 else f"{note} The dotted line is their sum."
+    if any(value > axis_max for value in total):
         note += f" Higher values of the first steps, up to {max(total):.3g}, are cut off."
-    said = ", ".join(f"{term} ends at {last(values):.3g}" for term, values in curve.losses.items())
-    return ink.Plot(ink.svg(figure, name="losses"), f"Parts of the training loss: {said}.", note, tuple(keys))
+    description = ", ".join(f"{loss} ends at {last_finite(values):.3g}" for loss, values in curve.losses.items())
+    return ink.Plot(
+        ink.render_svg(figure, name="losses"), f"Parts of the training loss: {description}.", note, tuple(legend)
+    )
 
 
-def _floor(drawn: Sequence[Curve]) -> float:
+def _axis_minimum(curves: Sequence[TrainingCurve]) -> float:
     """Where the axis begins: the lowest accuracy once the first tenth of a training is over, to a round number."""
-    late = [v for c in drawn for v in c.accuracy[len(c.accuracy) // 10 :] if math.isfinite(v)]
-    every = [v for c in drawn for v in c.accuracy if math.isfinite(v)]
-    lowest = min(late or every)
+    late_values = [v for c in curves for v in c.accuracy[len(c.accuracy) // 10 :] if math.isfinite(v)]
+    all_values = [v for c in curves for v in c.accuracy if math.isfinite(v)]
+    lowest = min(late_values or all_values)
     return max(0.0, math.floor(20 * (lowest - 0.01)) / 20)
 
 
-def _roof(total: Sequence[float]) -> float:
+def _axis_maximum(total: Sequence[float]) -> float:
     """Where the axis ends: a tall first epoch must not flatten all the others."""
     ordered = sorted(total)
-    late = max(total[len(total) // 20 :])
-    return max(ordered[-1] if ordered[-1] < 3 * late else 1.15 * late, 1e-12) * 1.04
+    late_maximum = max(total[len(total) // 20 :])
+    return max(ordered[-1] if ordered[-1] < 3 * late_maximum else 1.15 * late_maximum, 1e-12) * 1.04
 
 
-def boundaries(panel: Any, curve: Curve) -> None:
+def draw_stage_boundaries(ax: Any, curve: TrainingCurve) -> None:
     """A line where each stage but the first began."""
     for name, step in list(curve.stages.items())[1:]:
-        panel.axvline(step, color=ink.INK["muted"], linewidth=1, linestyle=ink.dash(2))
-        panel.text(
-            step, 0.98, f" {name}", transform=panel.get_xaxis_transform(), va="top", color=ink.INK["muted"],
+        ax.axvline(step, color=ink.COLORS["muted"], linewidth=1, linestyle=ink.line_style(2))
+        ax.text(
+            step, 0.98, f" {name}", transform=ax.get_xaxis_transform(), va="top", color=ink.COLORS["muted"],
             fontsize=11, parse_math=False, clip_on=True,
         )  # fmt: skip
 
 
-def step_axis(panel: Any, *, log: bool = False) -> None:
+def format_step_axis(ax: Any, *, log: bool = False) -> None:
     """Optimizer steps below, and a few round numbers at the side; ``log`` leaves a logarithmic side as it is."""
     from matplotlib.ticker import MaxNLocator
 
-    panel.set_xlabel("optimizer steps", color=ink.INK["muted"], fontsize=12, labelpad=6)
-    panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    ax.set_xlabel("optimizer steps", color=ink.COLORS["muted"], fontsize=12, labelpad=6)
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
     if not log:
-        panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    panel.xaxis.set_major_formatter(lambda value, _: amount(value, significant=2) if value else "0")
+        ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    ax.xaxis.set_major_formatter(lambda value, _: format_count(value, significant=2) if value else "0")
 
 
-def last(values: Sequence[float]) -> float:
+def last_finite(values: Sequence[float]) -> float:
     """The last number that is one."""
     return next((value for value in reversed(values) if math.isfinite(value)), math.nan)
 
 
-def _any(values: Sequence[float]) -> bool:
+def _has_finite(values: Sequence[float]) -> bool:
     return any(map(math.isfinite, values))

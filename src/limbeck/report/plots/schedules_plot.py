@@ -7,110 +7,128 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck.report.plots import style as ink
-from limbeck.report.plots.curves import boundaries, last, step_axis
-from limbeck.report.temperature_csv import Taken
+from limbeck.report.plots.curves import draw_stage_boundaries, format_step_axis, last_finite
+from limbeck.report.temperature_csv import TemperatureSeries
 
 if TYPE_CHECKING:
-    from limbeck.report.metrics_csv import Curve
+    from limbeck.report.metrics_csv import TrainingCurve
 
-__all__ = ["gradient_ratios", "shares", "temperatures"]
+__all__ = ["plot_gradient_ratios", "plot_loss_shares", "plot_temperatures"]
 
 _SIZE = (420.0, 220.0)
-_FEW = 12
+_MARKER_LIMIT = 12
 
 
-def temperatures(curve: Curve | None, steps: Mapping[str, Taken] | None = None) -> ink.Plot | None:
+def plot_temperatures(
+    curve: TrainingCurve | None, series_by_loss: Mapping[str, TemperatureSeries] | None = None
+) -> ink.Plot | None:
     """The mean temperature of each term, with a band from the lowest to the highest where they differ.
 
     By step where ``steps`` tells, and else by epoch.
     """
     if curve is None:
         return None
-    told = dict(steps or {})
-    for term, mean in curve.of("tau").items():
-        low, high = (curve.of(kind).get(term, mean) for kind in ("tau_min", "tau_max"))
-        told.setdefault(term, Taken(curve.steps, mean, low, high))
-    if not told:
+    series = dict(series_by_loss or {})
+    for loss, mean in curve.columns_by_loss("tau").items():
+        low, high = (curve.columns_by_loss(kind).get(loss, mean) for kind in ("tau_min", "tau_max"))
+        series.setdefault(loss, TemperatureSeries(curve.steps, mean, low, high))
+    if not series:
         return None
-    figure, panel = _panel()
-    wide = False
-    for one, name in zip(told.values(), _inks(told), strict=True):
-        if any(two - below > 1e-9 for below, two in zip(one.low, one.high, strict=True)):
-            panel.fill_between(one.steps, one.low, one.high, color=ink.INK[name], alpha=0.2, linewidth=0)
-            wide = True
-        _line(panel, one.steps, one.mean, name)
-    every = [v for one in told.values() for part in (one.mean, one.low, one.high) for v in part if math.isfinite(v)]
-    panel.set_ylim(max(0.0, 0.9 * min(every)), 1.1 * max(every))
-    note = "The band goes from the lowest to the highest." if wide else ""
-    means = {term: one.mean for term, one in told.items()}
-    return _finished(figure, panel, curve, means, name="taus", what="Temperature by step", note=note)
+    figure, ax = _make_axes()
+    has_band = False
+    for loss_series, name in zip(series.values(), _series_colors(series), strict=True):
+        if any(upper - lower > 1e-9 for lower, upper in zip(loss_series.low, loss_series.high, strict=True)):
+            ax.fill_between(
+                loss_series.steps, loss_series.low, loss_series.high, color=ink.COLORS[name], alpha=0.2, linewidth=0
+            )
+            has_band = True
+        _draw_line(ax, loss_series.steps, loss_series.mean, name)
+    all_values = [
+        v
+        for loss_series in series.values()
+        for values in (loss_series.mean, loss_series.low, loss_series.high)
+        for v in values
+        if math.isfinite(v)
+    ]
+    ax.set_ylim(max(0.0, 0.9 * min(all_values)), 1.1 * max(all_values))
+    note = "The band goes from the lowest to the highest." if has_band else ""
+    means = {loss: loss_series.mean for loss, loss_series in series.items()}
+    return _finish_plot(figure, ax, curve, means, name="taus", title="Temperature by step", note=note)
 
 
-def shares(curve: Curve | None) -> ink.Plot | None:
+def plot_loss_shares(curve: TrainingCurve | None) -> ink.Plot | None:
     """The size of each term as a share of the sizes of all; ``None`` where there is one term only."""
-    parts = {} if curve is None else curve.of("share")
-    if curve is None or len(parts) < 2:
+    shares_by_loss = {} if curve is None else curve.columns_by_loss("share")
+    if curve is None or len(shares_by_loss) < 2:
         return None
-    figure, panel = _panel()
-    for values, name in zip(parts.values(), _inks(parts), strict=True):
-        _line(panel, curve.steps, values, name)
-    panel.set_ylim(0, 1.02)
-    panel.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    return _finished(figure, panel, curve, parts, name="shares", what="Share of each term in the loss by step", note="")
+    figure, ax = _make_axes()
+    for values, name in zip(shares_by_loss.values(), _series_colors(shares_by_loss), strict=True):
+        _draw_line(ax, curve.steps, values, name)
+    ax.set_ylim(0, 1.02)
+    ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    return _finish_plot(
+        figure, ax, curve, shares_by_loss, name="shares", title="Share of each term in the loss by step", note=""
+    )
 
 
-def gradient_ratios(curve: Curve | None) -> ink.Plot | None:
+def plot_gradient_ratios(curve: TrainingCurve | None) -> ink.Plot | None:
     """The norm of each term's gradient over that of the hard loss, on a logarithmic axis; weights included."""
-    ratios = {} if curve is None else {term: _above_zero(values) for term, values in curve.of("gradient_ratio").items()}
-    ratios = {term: values for term, values in ratios.items() if any(map(math.isfinite, values))}
+    ratios = (
+        {}
+        if curve is None
+        else {loss: _mask_non_positive(values) for loss, values in curve.columns_by_loss("gradient_ratio").items()}
+    )
+    ratios = {loss: values for loss, values in ratios.items() if any(map(math.isfinite, values))}
     if curve is None or not ratios:
         return None
-    figure, panel = _panel()
-    panel.set_yscale("log")
-    panel.tick_params(which="minor", length=0, labelleft=False)
-    for values, name in zip(ratios.values(), _inks(ratios), strict=True):
-        known = [(step, value) for step, value in zip(curve.steps, values, strict=True) if math.isfinite(value)]
-        _line(panel, [step for step, _ in known], [value for _, value in known], name)
-    every = [v for values in ratios.values() for v in values if math.isfinite(v)]
-    low, high = min(*every, 0.5), max(*every, 2.0)
-    panel.set_ylim(0.7 * low, 1.4 * high)
-    panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
-    panel.axhline(1.0, color=ink.INK["muted"], linewidth=1, linestyle=ink.dash(2))
+    figure, ax = _make_axes()
+    ax.set_yscale("log")
+    ax.tick_params(which="minor", length=0, labelleft=False)
+    for values, name in zip(ratios.values(), _series_colors(ratios), strict=True):
+        points = [(step, value) for step, value in zip(curve.steps, values, strict=True) if math.isfinite(value)]
+        _draw_line(ax, [step for step, _ in points], [value for _, value in points], name)
+    all_values = [v for values in ratios.values() for v in values if math.isfinite(v)]
+    low, high = min(*all_values, 0.5), max(*all_values, 2.0)
+    ax.set_ylim(0.7 * low, 1.4 * high)
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    ax.axhline(1.0, color=ink.COLORS["muted"], linewidth=1, linestyle=ink.line_style(2))
     note = (
         "Norm of each term's gradient in the student's weights, with its weight, over that of the hard loss; measured "
         "on one batch now and then. On the dotted line both pull alike."
     )
-    return _finished(
-        figure, panel, curve, ratios, name="ratios", what="Gradient of each term against the hard loss", note=note,
+    return _finish_plot(
+        figure, ax, curve, ratios, name="ratios", title="Gradient of each term against the hard loss", note=note,
         log=True,
     )  # fmt: skip
 
 
-def _panel() -> tuple[Any, Any]:
-    figure = ink.blank(*_SIZE)
-    return figure, ink.axes(figure, left=48, bottom=44, right=14, top=12)
+def _make_axes() -> tuple[Any, Any]:
+    figure = ink.make_figure(*_SIZE)
+    return figure, ink.make_axes(figure, left=48, bottom=44, right=14, top=12)
 
 
-def _inks(terms: Mapping[str, object]) -> list[str]:
-    return [f"t{place % ink.SERIES + 1}" for place in range(len(terms))]
+def _series_colors(losses: Mapping[str, object]) -> list[str]:
+    return [f"t{index % ink.NUM_SERIES + 1}" for index in range(len(losses))]
 
 
-def _line(panel: Any, steps: Sequence[float], values: Sequence[float], name: str) -> None:
-    mark = "o" if sum(map(math.isfinite, values)) < _FEW else None
-    panel.plot(steps, values, color=ink.INK[name], linewidth=2, marker=mark, markersize=4)
+def _draw_line(ax: Any, steps: Sequence[float], values: Sequence[float], color: str) -> None:
+    marker = "o" if sum(map(math.isfinite, values)) < _MARKER_LIMIT else None
+    ax.plot(steps, values, color=ink.COLORS[color], linewidth=2, marker=marker, markersize=4)
 
 
-def _finished(
-    figure: Any, panel: Any, curve: Curve, drawn: Mapping[str, Sequence[float]], *, name: str, what: str, note: str,
+def _finish_plot(
+    figure: Any, ax: Any, curve: TrainingCurve, series: Mapping[str, Sequence[float]], *, name: str, title: str, note: str,
     log: bool = False,
 ) -> ink.Plot:  # fmt: skip
-    panel.set_xlim(0, curve.steps[-1] * 1.01)
-    boundaries(panel, curve)
-    step_axis(panel, log=log)
-    words = [f"{term}, last {last(values):.3g}" for term, values in drawn.items()]
-    keys = tuple(ink.Key(one, "line", text) for one, text in zip(_inks(drawn), words, strict=True))
-    return ink.Plot(ink.svg(figure, name=name), f"{what}: {'; '.join(words)}.", note, keys)
+    ax.set_xlim(0, curve.steps[-1] * 1.01)
+    draw_stage_boundaries(ax, curve)
+    format_step_axis(ax, log=log)
+    labels = [f"{loss}, last {last_finite(values):.3g}" for loss, values in series.items()]
+    legend = tuple(
+        ink.LegendEntry(color, "line", text) for color, text in zip(_series_colors(series), labels, strict=True)
+    )
+    return ink.Plot(ink.render_svg(figure, name=name), f"{title}: {'; '.join(labels)}.", note, legend)
 
 
-def _above_zero(values: Sequence[float]) -> tuple[float, ...]:
+def _mask_non_positive(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(value if value > 0 else math.nan for value in values)

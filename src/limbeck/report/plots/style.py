@@ -17,23 +17,34 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["INK", "SERIES", "Key", "Plot", "axes", "blank", "colour", "dash", "marker", "svg"]
+__all__ = [
+    "COLORS",
+    "NUM_SERIES",
+    "LegendEntry",
+    "Plot",
+    "make_axes",
+    "make_figure",
+    "role_color",
+    "line_style",
+    "role_marker",
+    "render_svg",
+]
 
-SERIES: Final = 8
+NUM_SERIES: Final = 8
 _ROLES = ("teacher", "assistant", "alone", "direct", "distilled")
-_NAMES = ("ink", "muted", "line", "paper", *_ROLES, *(f"t{i}" for i in range(1, SERIES + 1)))
-INK: Final = MappingProxyType({name: f"#{i:02x}00fe" for i, name in enumerate(_NAMES, start=1)})
-_FONT = 12
+_COLOR_NAMES = ("ink", "muted", "line", "paper", *_ROLES, *(f"t{i}" for i in range(1, NUM_SERIES + 1)))
+COLORS: Final = MappingProxyType({name: f"#{i:02x}00fe" for i, name in enumerate(_COLOR_NAMES, start=1)})
+_FONT_SIZE = 12
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Key:
+class LegendEntry:
     """One entry of a legend, set by the page so that it wraps on a phone: an ink, a mark and words."""
 
-    ink: str
-    mark: str
-    words: str
+    color: str
+    marker: str
+    label: str
 
 
 @final
@@ -49,62 +60,62 @@ class Plot:
     """
 
     svg: str
-    says: str
+    alt_text: str
     note: str = ""
-    keys: tuple[Key, ...] = ()
+    legend: tuple[LegendEntry, ...] = ()
 
 
-def blank(width: float, height: float) -> Figure:
+def make_figure(width: float, height: float) -> Figure:
     """An empty picture of so many CSS pixels."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width / 72, height / 72), dpi=72)
 
 
-def axes(figure: Figure, *, left: float, bottom: float, right: float, top: float, grid: str = "y") -> Axes:
+def make_axes(figure: Figure, *, left: float, bottom: float, right: float, top: float, grid: str = "y") -> Axes:
     """Axes within margins in pixels: a base line, hairlines behind the data, no box."""
     width, height = figure.get_size_inches() * 72
-    made = figure.add_axes(
+    ax = figure.add_axes(
         (left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height), facecolor="none"
     )
-    for side, spine in made.spines.items():
+    for side, spine in ax.spines.items():
         spine.set_visible(side == "bottom")
-        spine.set_color(INK["muted"])
+        spine.set_color(COLORS["muted"])
         spine.set_linewidth(1)
-    made.tick_params(length=0, pad=6, labelcolor=INK["muted"], labelsize=_FONT)
-    made.grid(axis=grid, color=INK["line"], linewidth=1)  # type: ignore[arg-type]
-    made.set_axisbelow(True)
-    return made
+    ax.tick_params(length=0, pad=6, labelcolor=COLORS["muted"], labelsize=_FONT_SIZE)
+    ax.grid(axis=grid, color=COLORS["line"], linewidth=1)  # type: ignore[arg-type]
+    ax.set_axisbelow(True)
+    return ax
 
 
-def svg(figure: Figure, *, name: str) -> str:
+def render_svg(figure: Figure, *, name: str) -> str:
     """``figure`` as one ``<svg>`` element that scales with its place; ``name`` keeps its ids apart from others'."""
     import matplotlib
 
-    out = io.BytesIO()
+    buffer = io.BytesIO()
     # Text as text is small and can be searched; the salt makes the same run give the same bytes.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "path.simplify": True}):
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    return _tidy(out.getvalue().decode(), name)
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _clean_svg(buffer.getvalue().decode(), name)
 
 
-def colour(role: str) -> str:
+def role_color(role: str) -> str:
     """The ink of a model by its role."""
-    return INK[role]
+    return COLORS[role]
 
 
-def marker(role: str) -> str:
+def role_marker(role: str) -> str:
     """The mark of a model by its role, so that no reader depends on colour."""
     return {"teacher": "s", "assistant": "^", "alone": "o", "direct": "v", "distilled": "D"}[role]
 
 
-def dash(place: int) -> Any:
+def line_style(index: int) -> Any:
     """Line styles for several teachers, or several assistants, who share one ink."""
     styles: Sequence[Any] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
-    return styles[place % len(styles)]
+    return styles[index % len(styles)]
 
 
-def _tidy(text: str, name: str) -> str:
+def _clean_svg(text: str, name: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r"<svg \1>", text, count=1)
@@ -114,7 +125,7 @@ def _tidy(text: str, name: str) -> str:
     # Only clips and marks are ever referred to; two pictures on one page must not share their names.
     text = re.sub(r"(<g|<path|<text) id=\"(?![mp][0-9a-f]{10}\")[^\"]*\"", r"\1", text)
     text = re.sub(r"(id=\"|href=\"#|url\(#)([mp][0-9a-f]{10})", rf"\1{name}-\2", text)
-    for ink, drawn in INK.items():
-        text = text.replace(drawn, f"var(--{ink})")
+    for color, placeholder in COLORS.items():
+        text = text.replace(placeholder, f"var(--{color})")
     text = re.sub(r"(\d\.\d{2})\d+", r"\1", text)
     return re.sub(r"\s*\n\s*", " ", text).replace("<g >", "<g>").replace("<defs> </defs>", "").strip()

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
-__all__ = ["Report"]
+__all__ = ["BackendReport"]
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class BackendReport:
     """Which engine answers, and why.
 
     Attributes:
@@ -24,45 +24,49 @@ class Report:
         left_out: why an engine was not measured.
         notes: what is worth knowing about one that was.
 
-    >>> print(Report(asked="auto", engine="folded", batch=(64, 3, 32, 32), threads=1,
-    ...              milliseconds={"eager": 120.0, "folded": 60.0}, difference={"folded": 4e-7}))
+    >>> print(BackendReport(requested="auto", backend="folded", input_shape=(64, 3, 32, 32), num_threads=1,
+    ...              latency_ms={"eager": 120.0, "folded": 60.0}, max_difference={"folded": 4e-7}))
     folded, 2.0 times eager's speed (60 ms for 64×3×32×32, 1 thread, difference 4e-07)
     """
 
-    asked: str
-    engine: str
-    batch: tuple[int, ...] = ()
-    threads: int = 1
-    milliseconds: Mapping[str, float] = field(default_factory=dict)
-    difference: Mapping[str, float] = field(default_factory=dict)
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    requested: str
+    backend: str
+    input_shape: tuple[int, ...] = ()
+    num_threads: int = 1
+    latency_ms: Mapping[str, float] = field(default_factory=dict)
+    max_difference: Mapping[str, float] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def speedup(self) -> float | None:
         """How many times faster than eager it answers; ``None`` where nothing was measured."""
-        eager, own = self.milliseconds.get("eager"), self.milliseconds.get(self.engine)
-        return eager / own if eager and own else None
+        eager_ms, backend_ms = self.latency_ms.get("eager"), self.latency_ms.get(self.backend)
+        return eager_ms / backend_ms if eager_ms and backend_ms else None
 
     def __str__(self) -> str:
         if self.speedup is None:
-            return self.engine
-        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        about = [f"{self.milliseconds[self.engine]:.3g} ms for {'×'.join(map(str, self.batch))}", threads]
-        about += [f"difference {self.difference[self.engine]:.0e}"] if self.engine in self.difference else []
-        faster = "" if self.engine == "eager" else f", {self.speedup:.1f} times eager's speed"
-        others = [
-            f"{name} {took:.3g} ms" for name, took in self.milliseconds.items() if name not in ("eager", self.engine)
+            return self.backend
+        threads = f"{self.num_threads} thread{'s' if self.num_threads > 1 else ''}"
+        details = [f"{self.latency_ms[self.backend]:.3g} ms for {'×'.join(map(str, self.input_shape))}", threads]
+        details += (
+            [f"difference {self.max_difference[self.backend]:.0e}"] if self.backend in self.max_difference else []
+        )
+        faster = "" if self.backend == "eager" else f", {self.speedup:.1f} times eager's speed"
+        remarks = [
+            f"{name} {milliseconds:.3g} ms"
+            for name, milliseconds in self.latency_ms.items()
+            if name not in ("eager", self.backend)
         ]
-        others += [f"{name}: {note}" for name, note in self.notes.items()]
-        others += [f"not {name}: {why}" for name, why in self.left_out.items()]
-        return "; ".join([f"{self.engine}{faster} ({', '.join(about)})", *others])
+        remarks += [f"{name}: {note}" for name, note in self.notes.items()]
+        remarks += [f"not {name}: {reason}" for name, reason in self.skipped.items()]
+        return "; ".join([f"{self.backend}{faster} ({', '.join(details)})", *remarks])
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Everything as plain data, for the record."""
         return {
-            "asked": self.asked, "engine": self.engine, "batch": list(self.batch), "threads": self.threads,
+            "asked": self.requested, "engine": self.backend, "batch": list(self.input_shape), "threads": self.num_threads,
             "speedup": None if self.speedup is None else round(self.speedup, 3),
-            "milliseconds": {name: round(took, 3) for name, took in self.milliseconds.items()},
-            "difference": dict(self.difference), "left_out": dict(self.left_out), "notes": dict(self.notes),
+            "milliseconds": {name: round(milliseconds, 3) for name, milliseconds in self.latency_ms.items()},
+            "difference": dict(self.max_difference), "left_out": dict(self.skipped), "notes": dict(self.notes),
         }  # fmt: skip

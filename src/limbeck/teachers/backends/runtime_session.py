@@ -14,25 +14,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from limbeck.core.errors import LimbeckError, nearest, reason
+from limbeck.core.errors import LimbeckError, format_root_cause, suggest_names
 
-__all__ = ["RUNTIMES", "Runtime", "Session", "missing"]
+__all__ = ["RUNTIMES", "Runtime", "RuntimeSession", "find_missing_package"]
 
 Runtime = Literal["onnxruntime", "openvino"]
 RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
 
 
-class _Opened(NamedTuple):
+class _LoadedGraph(NamedTuple):
     """A graph that is ready: inputs and outputs as name and ``type [shape]``, its batch where fixed, how to run it."""
 
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
-    batch: int | None
+    batch_size: int | None
     run: Callable[[str, str, NDArray[Any]], NDArray[Any]]
 
 
 @final
-class Session:
+class RuntimeSession:
     """Runs one ONNX graph of one input.
 
     Arguments:
@@ -47,39 +47,48 @@ class Session:
     """
 
     def __init__(
-        self, model: bytes | str, *, runtime: Runtime, of: str, input: str | None = None, output: str | None = None
+        self,
+        model: bytes | str,
+        *,
+        runtime: Runtime,
+        name: str,
+        input_name: str | None = None,
+        output_name: str | None = None,
     ) -> None:
         if runtime not in RUNTIMES:
-            raise LimbeckError(f"{of}: {runtime!r} is no runtime; there are: {nearest(runtime, RUNTIMES)}")
-        self.model, self.runtime, self.of = model, runtime, of
-        self._opened = _open(model, runtime, of)
-        if len(self._opened.inputs) != 1:
+            raise LimbeckError(f"{name}: {runtime!r} is no runtime; there are: {suggest_names(runtime, RUNTIMES)}")
+        self.model, self.runtime, self.name = model, runtime, name
+        self._graph = _load_graph(model, runtime, name)
+        if len(self._graph.inputs) != 1:
             raise LimbeckError(
-                f"{of} takes {len(self._opened.inputs)} inputs ({', '.join(self._opened.inputs)}), and a teacher is "
+                f"{name} takes {len(self._graph.inputs)} inputs ({', '.join(self._graph.inputs)}), and a teacher is "
                 "asked with one: export it with one input"
             )
-        self.input = _named(of, "input", input, list(self._opened.inputs))
-        self.output = _named(of, "output", output, list(self._opened.outputs))
+        self.input_name = _resolve_port_name(name, "input", input_name, list(self._graph.inputs))
+        self.output_name = _resolve_port_name(name, "output", output_name, list(self._graph.outputs))
 
     @property
-    def takes(self) -> str:
+    def input_dtype(self) -> str:
         """The type of the input, as the runtime calls it."""
-        return self._opened.inputs[self.input].partition(" ")[0]
+        return self._graph.inputs[self.input_name].partition(" ")[0]
 
     def __call__(self, inputs: NDArray[Any]) -> NDArray[Any]:
         """The answer to a batch ``[n, ...]``, or one sentence on why the graph does not take it.
 
         A graph that was exported for batches of one size is asked as often as it takes.
         """
-        opened = self._opened
+        graph = self._graph
         try:
             return np.concatenate(
-                [opened.run(self.input, self.output, part)[:rows] for part, rows in _parts(inputs, opened.batch)]
+                [
+                    graph.run(self.input_name, self.output_name, chunk)[:num_rows]
+                    for chunk, num_rows in _split_batches(inputs, graph.batch_size)
+                ]
             )
         except Exception as error:  # each runtime has errors of its own
             raise LimbeckError(
-                f"{self.of}: {self.runtime} refuses inputs of {inputs.dtype} {list(inputs.shape)}; it takes "
-                f"{self.input}, {opened.inputs[self.input]} ({reason(error)})"
+                f"{self.name}: {self.runtime} refuses inputs of {inputs.dtype} {list(inputs.shape)}; it takes "
+                f"{self.input_name}, {graph.inputs[self.input_name]} ({format_root_cause(error)})"
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -87,31 +96,31 @@ class Session:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._opened = _open(self.model, self.runtime, self.of)
+        self._graph = _load_graph(self.model, self.runtime, self.name)
 
 
-def missing(engine: str) -> str | None:
+def find_missing_package(backend: str) -> str | None:
     """What to install for ``engine``; ``None`` where it is there.
 
-    >>> missing("onnxruntime")
+    >>> find_missing_package("onnxruntime")
     """
-    if engine in RUNTIMES and find_spec(engine) is None:
-        return f"{engine} is not installed: pip install {'limbeck[openvino]' if engine == 'openvino' else engine}"
+    if backend in RUNTIMES and find_spec(backend) is None:
+        return f"{backend} is not installed: pip install {'limbeck[openvino]' if backend == 'openvino' else backend}"
     return None
 
 
-def _open(model: bytes | str, runtime: Runtime, of: str) -> _Opened:
-    if (absent := missing(runtime)) is not None:
-        raise LimbeckError(f"{of}: {absent}")
+def _load_graph(model: bytes | str, runtime: Runtime, name: str) -> _LoadedGraph:
+    if (missing_package := find_missing_package(runtime)) is not None:
+        raise LimbeckError(f"{name}: {missing_package}")
     try:
-        return {"onnxruntime": _onnxruntime, "openvino": _openvino}[runtime](model)
+        return {"onnxruntime": _load_onnxruntime, "openvino": _load_openvino}[runtime](model)
     except Exception as error:
         raise LimbeckError(
-            f"{runtime} cannot load {of} ({reason(error)}): the file is damaged, or of a version it does not know"
+            f"{runtime} cannot load {name} ({format_root_cause(error)}): the file is damaged, or of a version it does not know"
         ) from error
 
 
-def _onnxruntime(model: bytes | str) -> _Opened:
+def _load_onnxruntime(model: bytes | str) -> _LoadedGraph:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -120,19 +129,19 @@ def _onnxruntime(model: bytes | str) -> _Opened:
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def run(input: str, output: str, array: NDArray[Any]) -> NDArray[Any]:
-        found: NDArray[Any] = session.run([output], {input: array})[0]
-        return found
+        result: NDArray[Any] = session.run([output], {input: array})[0]
+        return result
 
-    first = next((one.shape[0] for one in session.get_inputs() if one.shape), None)
-    return _Opened(
-        {one.name: f"{one.type} {one.shape}" for one in session.get_inputs()},
-        {one.name: f"{one.type} {one.shape}" for one in session.get_outputs()},
-        first if isinstance(first, int) else None, run,
+    batch_dim = next((port.shape[0] for port in session.get_inputs() if port.shape), None)
+    return _LoadedGraph(
+        {port.name: f"{port.type} {port.shape}" for port in session.get_inputs()},
+        {port.name: f"{port.type} {port.shape}" for port in session.get_outputs()},
+        batch_dim if isinstance(batch_dim, int) else None, run,
     )  # fmt: skip
 
 
 @cache
-def _core() -> Any:
+def _openvino_core() -> Any:
     """The one core of this process, kept to its end.
 
     Its CPU plugin gives the thread a stack for signals and frees it with the core. Freed in another order than made,
@@ -144,8 +153,8 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _openvino(model: bytes | str) -> _Opened:
-    core = _core()
+def _load_openvino(model: bytes | str) -> _LoadedGraph:
+    core = _openvino_core()
     settings = {
         "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1,
         # Two processes that both pin themselves to the first core would halve each other's speed.
@@ -158,30 +167,31 @@ def _openvino(model: bytes | str) -> _Opened:
         request.infer({input: array}, share_inputs=True)
         return np.array(request.get_tensor(output).data)
 
-    def described(ports: Any) -> dict[str, str]:
+    def describe_ports(ports: Any) -> dict[str, str]:
         return {
-            one.get_any_name(): f"{one.get_element_type().get_type_name()} {one.get_partial_shape()}" for one in ports
+            port.get_any_name(): f"{port.get_element_type().get_type_name()} {port.get_partial_shape()}"
+            for port in ports
         }
 
     shape = compiled.inputs[0].get_partial_shape() if compiled.inputs else []
-    first = shape[0] if len(shape) else None
-    batch = first.get_length() if first is not None and first.is_static else None
-    return _Opened(described(compiled.inputs), described(compiled.outputs), batch, run)
+    batch_dim = shape[0] if len(shape) else None
+    batch_size = batch_dim.get_length() if batch_dim is not None and batch_dim.is_static else None
+    return _LoadedGraph(describe_ports(compiled.inputs), describe_ports(compiled.outputs), batch_size, run)
 
 
-def _parts(inputs: NDArray[Any], batch: int | None) -> Iterator[tuple[NDArray[Any], int]]:
+def _split_batches(inputs: NDArray[Any], batch_size: int | None) -> Iterator[tuple[NDArray[Any], int]]:
     """What to ask with, and how many of its rows count: where the batch is fixed, the last one is filled up."""
-    if batch is None or batch == len(inputs):
+    if batch_size is None or batch_size == len(inputs):
         yield np.ascontiguousarray(inputs), len(inputs)
         return
-    for start in range(0, len(inputs), batch):
-        part = inputs[start : start + batch]
-        yield np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)]), len(part)
+    for start in range(0, len(inputs), batch_size):
+        chunk = inputs[start : start + batch_size]
+        yield np.concatenate([chunk, np.repeat(chunk[-1:], batch_size - len(chunk), axis=0)]), len(chunk)
 
 
-def _named(of: str, side: str, asked: str | None, names: list[str]) -> str:
-    if asked is None and len(names) > 1:
-        raise LimbeckError(f"{of} has {len(names)} {side}s ({', '.join(names)}): name the one with the logits")
-    if asked is not None and asked not in names:
-        raise LimbeckError(f"{of} has no {side} named {asked!r}; there are: {nearest(asked, names)}")
-    return names[0] if asked is None else asked
+def _resolve_port_name(model_name: str, side: str, name: str | None, names: list[str]) -> str:
+    if name is None and len(names) > 1:
+        raise LimbeckError(f"{model_name} has {len(names)} {side}s ({', '.join(names)}): name the one with the logits")
+    if name is not None and name not in names:
+        raise LimbeckError(f"{model_name} has no {side} named {name!r}; there are: {suggest_names(name, names)}")
+    return names[0] if name is None else name

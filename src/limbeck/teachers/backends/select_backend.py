@@ -10,24 +10,29 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from limbeck.core.errors import LimbeckError, nearest, reason
+from limbeck.core.errors import LimbeckError, format_root_cause, suggest_names
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task
-from limbeck.teachers.backends.backend_report import Report
-from limbeck.teachers.backends.builders import CANDIDATES, Ready, Situation
-from limbeck.teachers.backends.call_recorder import Unfit, answered, difference, heard
-from limbeck.teachers.backends.runtime_session import missing
+from limbeck.teachers.backends.backend_report import BackendReport
+from limbeck.teachers.backends.builders import BUILDERS, BuildContext, PreparedModel
+from limbeck.teachers.backends.call_recorder import (
+    BackendUnsupported,
+    compute_outputs,
+    max_relative_difference,
+    record_calls,
+)
+from limbeck.teachers.backends.runtime_session import find_missing_package
 
-__all__ = ["ENGINES", "Engine"]
+__all__ = ["BACKENDS", "InferenceBackend"]
 
-ENGINES = ("auto", *CANDIDATES)
+BACKENDS = ("auto", *BUILDERS)
 TOLERANCE = 1e-4
-_AUTO = ("eager", "folded", "openvino", "onnxruntime")
-_FEWEST, _MOST, _ENOUGH = 7, 60, 0.5
+_AUTO_CANDIDATES = ("eager", "folded", "openvino", "onnxruntime")
+_MIN_ROUNDS, _MAX_ROUNDS, _ENOUGH_SECONDS = 7, 60, 0.5
 
 
 @final
-class Engine:
+class InferenceBackend:
     """How a frozen network answers.
 
     Arguments:
@@ -43,40 +48,40 @@ class Engine:
     """
 
     def __init__(
-        self, name: str = "eager", *, seconds: float = 3.0, tell: Callable[[str], None] | None = None,
+        self, name: str = "eager", *, measure_seconds: float = 3.0, log: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
-        if name not in ENGINES:
-            raise LimbeckError(f"no engine is named {name!r}; there are: {nearest(name, ENGINES)}")
-        if (absent := missing(name)) is not None:
-            raise LimbeckError(f"engine {name!r}: {absent}")
-        self.name, self.seconds, self.tell, self.clock = name, seconds, tell, clock
-        self.report = Report(asked=name, engine=name)
+        if name not in BACKENDS:
+            raise LimbeckError(f"no engine is named {name!r}; there are: {suggest_names(name, BACKENDS)}")
+        if (missing_package := find_missing_package(name)) is not None:
+            raise LimbeckError(f"engine {name!r}: {missing_package}")
+        self.name, self.measure_seconds, self.log, self.clock = name, measure_seconds, log, clock
+        self.report = BackendReport(requested=name, backend=name)
         # The network is kept beside what was made of it, so that no other can come to its id.
-        self._ready: dict[tuple[int, tuple[tuple[str, str], ...]], tuple[nn.Module, Ready]] = {}
+        self._prepared: dict[tuple[int, tuple[tuple[str, str], ...]], tuple[nn.Module, PreparedModel]] = {}
 
-    def require_taps(self, places: Mapping[str, str]) -> None:
+    def require_feature_support(self, feature_layers: Mapping[str, str]) -> None:
         """Refuse to tap features where the engine gives answers only, before an hour was spent on the teacher."""
-        if places and self.name not in ("auto", "eager", "folded"):
+        if feature_layers and self.name not in ("auto", "eager", "folded"):
             raise LimbeckError(
-                f"engine {self.name!r} gives answers only, and features are tapped ({', '.join(places)}): "
+                f"engine {self.name!r} gives answers only, and features are tapped ({', '.join(feature_layers)}): "
                 "set engine to eager, folded or auto"
             )
 
-    def answer(self, network: nn.Module, places: Mapping[str, str], batch: Any, task: Task) -> Outputs:
+    def predict(self, network: nn.Module, feature_layers: Mapping[str, str], batch: Any, task: Task) -> Outputs:
         """What ``network`` says about ``batch``, by the engine that was chosen."""
-        key = (id(network), tuple(sorted(places.items())))
-        if key not in self._ready:
-            ready, self.report = _chosen(self, network, places, batch, task)
-            self._ready[key] = network, ready
-            if self.tell is not None:
-                self.tell(str(self.report))
-        ready = self._ready[key][1]
-        return answered(ready.network, ready.taps, batch, task)
+        key = (id(network), tuple(sorted(feature_layers.items())))
+        if key not in self._prepared:
+            prepared, self.report = _select_backend(self, network, feature_layers, batch, task)
+            self._prepared[key] = network, prepared
+            if self.log is not None:
+                self.log(str(self.report))
+        prepared = self._prepared[key][1]
+        return compute_outputs(prepared.network, prepared.feature_extractor, batch, task)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Choose again at the next batch: the network has moved."""
-        self._ready.clear()
+        self._prepared.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         # What was made ready belongs to this very network and process.
@@ -86,67 +91,71 @@ class Engine:
         return f"Engine({self.name!r})"
 
 
-def _chosen(
-    engine: Engine, network: nn.Module, places: Mapping[str, str], batch: Any, task: Task
-) -> tuple[Ready, Report]:
+def _select_backend(
+    backend: InferenceBackend, network: nn.Module, feature_layers: Mapping[str, str], batch: Any, task: Task
+) -> tuple[PreparedModel, BackendReport]:
     """The engine that answers from now on, and what was found."""
-    begun = engine.clock()
-    eager = CANDIDATES["eager"](Situation(network, places, ()))
-    expected, calls = heard(network, eager.taps, batch, task)
-    at = Situation(network, places, calls)
-    fit, apart, left_out = {"eager": eager}, dict[str, float](), dict[str, str]()
-    for name in _AUTO if engine.name == "auto" else (engine.name,):
+    start = backend.clock()
+    eager = BUILDERS["eager"](BuildContext(network, feature_layers, ()))
+    expected, calls = record_calls(network, eager.feature_extractor, batch, task)
+    context = BuildContext(network, feature_layers, calls)
+    usable, differences, skipped = {"eager": eager}, dict[str, float](), dict[str, str]()
+    for name in _AUTO_CANDIDATES if backend.name == "auto" else (backend.name,):
         if name == "eager":
             continue
         try:
-            if engine.name == "auto" and engine.clock() - begun > 5 * engine.seconds:
-                raise Unfit("the time for measuring was spent")
-            ready = CANDIDATES[name](at)
-            apart[name] = _checked(ready, expected, batch, task)
-            fit[name] = ready
-        except Unfit as error:
-            left_out[name] = str(error)
+            if backend.name == "auto" and backend.clock() - start > 5 * backend.measure_seconds:
+                raise BackendUnsupported("the time for measuring was spent")
+            prepared = BUILDERS[name](context)
+            differences[name] = _verify_outputs(prepared, expected, batch, task)
+            usable[name] = prepared
+        except BackendUnsupported as error:
+            skipped[name] = str(error)
         except Exception as error:  # torch.compile and the runtimes raise whatever they meet
-            left_out[name] = str(error) if isinstance(error, LimbeckError) else reason(error)
-    if left_out and engine.name not in ("auto", "folded"):
-        raise LimbeckError(f"engine {engine.name!r} does not fit this teacher, for {left_out[engine.name]}: set auto")
-    took = _milliseconds(fit, batch, task, engine)
-    best = min(took, key=lambda name: took[name]) if engine.name == "auto" else list(fit)[-1]
-    report = Report(
-        asked=engine.name, engine=best, batch=_shape(calls), threads=torch.get_num_threads(), milliseconds=took,
-        difference=apart, left_out=left_out, notes={name: one.note for name, one in fit.items() if one.note},
+            skipped[name] = str(error) if isinstance(error, LimbeckError) else format_root_cause(error)
+    if skipped and backend.name not in ("auto", "folded"):
+        raise LimbeckError(f"engine {backend.name!r} does not fit this teacher, for {skipped[backend.name]}: set auto")
+    latencies = _measure_latencies(usable, batch, task, backend)
+    best = min(latencies, key=lambda name: latencies[name]) if backend.name == "auto" else list(usable)[-1]
+    report = BackendReport(
+        requested=backend.name, backend=best, input_shape=_first_input_shape(calls), num_threads=torch.get_num_threads(), latency_ms=latencies,
+        max_difference=differences, skipped=skipped, notes={name: prepared_model.note for name, prepared_model in usable.items() if prepared_model.note},
     )  # fmt: skip
-    return fit[best], report
+    return usable[best], report
 
 
-def _checked(ready: Ready, expected: Outputs, batch: Any, task: Task) -> float:
+def _verify_outputs(prepared: PreparedModel, expected: Outputs, batch: Any, task: Task) -> float:
     """How far its answer is from eager's, or ``Unfit`` where that is too far."""
-    found = difference(answered(ready.network, ready.taps, batch, task), expected)
-    if not found <= TOLERANCE:
-        raise Unfit(
-            f"its answer differs from eager's by {found:.1e} of the largest number ({TOLERANCE:.0e} is allowed)"
+    relative_difference = max_relative_difference(
+        compute_outputs(prepared.network, prepared.feature_extractor, batch, task), expected
+    )
+    if not relative_difference <= TOLERANCE:
+        raise BackendUnsupported(
+            f"its answer differs from eager's by {relative_difference:.1e} of the largest number ({TOLERANCE:.0e} is allowed)"
         )
-    return found
+    return relative_difference
 
 
-def _milliseconds(fit: Mapping[str, Ready], batch: Any, task: Task, engine: Engine) -> dict[str, float]:
+def _measure_latencies(
+    usable: Mapping[str, PreparedModel], batch: Any, task: Task, backend: InferenceBackend
+) -> dict[str, float]:
     """The median time of an answer of each, in turns, so that a slow moment of the machine meets all alike.
 
     Seven turns, or more where all of them are over in half a second, or fewer where the time is spent.
     """
-    taken: dict[str, list[float]] = {name: [] for name in fit}
-    begun = engine.clock()
-    for turn in range(_MOST):
-        for name, ready in fit.items():
-            start = engine.clock()
-            answered(ready.network, ready.taps, batch, task)
-            taken[name].append(engine.clock() - start)
-        spent = engine.clock() - begun
-        if spent > engine.seconds or (turn + 1 >= _FEWEST and spent > _ENOUGH):
+    seconds: dict[str, list[float]] = {name: [] for name in usable}
+    measure_start = backend.clock()
+    for round_index in range(_MAX_ROUNDS):
+        for name, prepared in usable.items():
+            start = backend.clock()
+            compute_outputs(prepared.network, prepared.feature_extractor, batch, task)
+            seconds[name].append(backend.clock() - start)
+        elapsed = backend.clock() - measure_start
+        if elapsed > backend.measure_seconds or (round_index + 1 >= _MIN_ROUNDS and elapsed > _ENOUGH_SECONDS):
             break
-    return {name: 1e3 * statistics.median(times) for name, times in taken.items()}
+    return {name: 1e3 * statistics.median(times) for name, times in seconds.items()}
 
 
-def _shape(calls: Iterable[Any]) -> tuple[int, ...]:
-    given = [value for call in calls for value in (*call.args, *call.kwargs.values())]
-    return next((tuple(value.shape) for value in given if isinstance(value, torch.Tensor)), ())
+def _first_input_shape(calls: Iterable[Any]) -> tuple[int, ...]:
+    inputs = [value for call in calls for value in (*call.args, *call.kwargs.values())]
+    return next((tuple(value.shape) for value in inputs if isinstance(value, torch.Tensor)), ())

@@ -11,16 +11,16 @@ from typing import Any, Literal, final
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["Format"]
+__all__ = ["CacheConfig"]
 
 Tail = Literal["spread", "renormalised"]
-Precision = Literal["float16", "float32"]
-Features = Literal["float16", "float32", "int8"]
+CacheDType = Literal["float16", "float32"]
+FeatureDType = Literal["float16", "float32", "int8"]
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Format:
+class CacheConfig:
     """How answers are written.
 
     Arguments:
@@ -37,31 +37,31 @@ class Format:
     more classes, ``8·k`` for both), and ``2·classes + 8`` (``4·classes + 8``) dense; features come on top. Eight of
     these bytes are the stamp of the picture and the check sum.
 
-    >>> Format(top=10)
+    >>> CacheConfig(top_k=10)
     Format(top=10, tail='spread', precision='float16', features='float16', pool=1)
     """
 
-    top: int | None = None
+    top_k: int | None = None
     tail: Tail | None = None
-    precision: Precision = "float16"
-    features: Features = "float16"
-    pool: int = 1
+    dtype: CacheDType = "float16"
+    feature_dtype: FeatureDType = "float16"
+    pool_factor: int = 1
 
     def __post_init__(self) -> None:
-        if self.top is None and self.tail is not None:
+        if self.top_k is None and self.tail is not None:
             raise LimbeckError(f"tail is {self.tail!r}, and without `top` every logit is kept, so there is no tail")
-        if self.top is not None and self.top < 1:
-            raise LimbeckError(f"top is how many logits of each row to keep, at least 1, not {self.top}")
+        if self.top_k is not None and self.top_k < 1:
+            raise LimbeckError(f"top is how many logits of each row to keep, at least 1, not {self.top_k}")
         for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
-                words = ", ".join(map(str, filter(None, allowed)))
-                raise LimbeckError(f"{name} is one of {words}, not {getattr(self, name)!r}")
-        if self.pool < 1:
-            raise LimbeckError(f"pool is a factor of at least 1, not {self.pool}")
-        if self.top is not None and self.tail is None:
+                options = ", ".join(map(str, filter(None, allowed)))
+                raise LimbeckError(f"{name} is one of {options}, not {getattr(self, name)!r}")
+        if self.pool_factor < 1:
+            raise LimbeckError(f"pool is a factor of at least 1, not {self.pool_factor}")
+        if self.top_k is not None and self.tail is None:
             object.__setattr__(self, "tail", "spread")
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The settings as plain data, for the key and the index."""
         return asdict(self)
 

@@ -10,14 +10,14 @@ import json
 from typing import Final
 
 from limbeck.core.protocols import Task
-from limbeck.teachers.cache.cache_config import Format
+from limbeck.teachers.cache.cache_config import CacheConfig
 
-__all__ = ["VERSION", "key"]
+__all__ = ["CACHE_VERSION", "cache_key"]
 
-VERSION: Final = 1
+CACHE_VERSION: Final = 1
 
 
-def key(teacher: str, pictures: str, *, views: int, task: Task, format: Format) -> str:
+def cache_key(teacher: str, data: str, *, num_views: int, task: Task, config: CacheConfig) -> str:
     """The name of the cache for this teacher's answers, 32 hex digits.
 
     Arguments:
@@ -27,8 +27,8 @@ def key(teacher: str, pictures: str, *, views: int, task: Task, format: Format) 
         task: how a network is asked.
         format: how answers are written.
     """
-    parts = {
-        "version": VERSION, "teacher": teacher, "pictures": pictures, "views": views, "task": repr(task),
-        "format": format.plain(),
+    components = {
+        "version": CACHE_VERSION, "teacher": teacher, "pictures": data, "views": num_views, "task": repr(task),
+        "format": config.to_dict(),
     }  # fmt: skip
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(components, sort_keys=True).encode()).hexdigest()[:32]

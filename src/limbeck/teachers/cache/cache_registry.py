@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any, final
 
 from limbeck.core.errors import LimbeckError
-from limbeck.teachers.cache.input_checksum import STAMP
-from limbeck.teachers.cache.layout import Layout
-from limbeck.teachers.cache.store import Store
+from limbeck.teachers.cache.input_checksum import CHECKSUM_BYTES
+from limbeck.teachers.cache.layout import RecordLayout
+from limbeck.teachers.cache.store import RecordStore
 
-__all__ = ["Entry", "check", "home", "listing", "opened", "remove"]
+__all__ = ["CacheEntry", "verify_cache", "cache_dir", "list_caches", "lock_cache", "remove_cache"]
 
-_LOCK = ".lock"
+_LOCK_FILE = ".lock"
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CacheEntry:
     """One cache on the shelf.
 
     Attributes:
@@ -35,27 +35,31 @@ class Entry:
     """
 
     folder: Path
-    about: dict[str, Any]
-    bytes: int
+    metadata: dict[str, Any]
+    num_bytes: int
     complete: bool
-    used: float
+    last_used: float
 
-    def store(self) -> Store:
+    def open_store(self) -> RecordStore:
         """Its records."""
-        layout = Layout.read(self.about["layout"])
-        return Store(self.folder, size=STAMP + layout.bytes, many=self.about["samples"] * self.about["views"])
+        layout = RecordLayout.from_dict(self.metadata["layout"])
+        return RecordStore(
+            self.folder,
+            record_bytes=CHECKSUM_BYTES + layout.num_bytes,
+            num_records=self.metadata["samples"] * self.metadata["views"],
+        )
 
 
-def home(root: str | Path | None = None) -> Path:
+def cache_dir(root: str | Path | None = None) -> Path:
     """The folder of all caches: ``root``, ``$LIMBECK_CACHE``, or ``~/.cache/limbeck/answers``."""
     return Path(root or os.environ.get("LIMBECK_CACHE") or Path.home() / ".cache" / "limbeck" / "answers").expanduser()
 
 
-def opened(folder: Path) -> Any:
+def lock_cache(folder: Path) -> Any:
     """Say that this process uses the cache in ``folder``, for as long as what is given back lives."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / _LOCK).open("a")
-    os.utime(folder / _LOCK)
+    file = (folder / _LOCK_FILE).open("a")
+    os.utime(folder / _LOCK_FILE)
     try:
         import fcntl
     except ImportError:  # Windows: pruning a cache in use is then the user's own care
@@ -64,31 +68,36 @@ def opened(folder: Path) -> Any:
     return file
 
 
-def listing(root: str | Path | None = None) -> list[Entry]:
+def list_caches(root: str | Path | None = None) -> list[CacheEntry]:
     """Every cache on the shelf, the one used last first."""
-    folders = [path.parent for path in home(root).glob("*/layout.json")]
-    return sorted(filter(None, map(_entry, folders)), key=lambda entry: -entry.used)
+    folders = [path.parent for path in cache_dir(root).glob("*/layout.json")]
+    return sorted(filter(None, map(_read_entry, folders)), key=lambda entry: -entry.last_used)
 
 
-def check(entry: Entry) -> Iterator[tuple[Path, int, int, bool]]:
+def verify_cache(entry: CacheEntry) -> Iterator[tuple[Path, int, int, bool]]:
     """For each shard: its file, how many records are damaged, how many missing, whether it is as its index says."""
-    store = entry.store()
-    changed = set(store.changed()) if entry.complete else set()
-    for shard in range(store.shards):
-        if not store.path(shard).exists():
-            yield store.path(shard), 0, min(store.per_shard, store.many - shard * store.per_shard), not entry.complete
+    store = entry.open_store()
+    changed = set(store.changed_shards()) if entry.complete else set()
+    for shard in range(store.num_shards):
+        if not store.shard_path(shard).exists():
+            yield (
+                store.shard_path(shard),
+                0,
+                min(store.records_per_shard, store.num_records - shard * store.records_per_shard),
+                not entry.complete,
+            )
             continue
-        damaged, never = store.unsound(shard)
-        yield store.path(shard), len(damaged), len(never), shard not in changed
+        damaged, unwritten = store.scan_shard(shard)
+        yield store.shard_path(shard), len(damaged), len(unwritten), shard not in changed
     store.close()
 
 
-def remove(entry: Entry) -> None:
+def remove_cache(entry: CacheEntry) -> None:
     """Remove a cache that nobody uses; the index goes first, so that half of one is never taken for whole."""
     try:
         import fcntl
 
-        with (entry.folder / _LOCK).open("a") as file:
+        with (entry.folder / _LOCK_FILE).open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except ImportError:
         pass
@@ -99,13 +108,13 @@ def remove(entry: Entry) -> None:
     shutil.rmtree(entry.folder, ignore_errors=True)
 
 
-def _entry(folder: Path) -> Entry | None:
+def _read_entry(folder: Path) -> CacheEntry | None:
     try:
-        about = json.loads((folder / "layout.json").read_text())
-        Layout.read(about["layout"])
-        taken = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
-        lock = folder / _LOCK
-        used = lock.stat().st_mtime if lock.exists() else time.time()
+        metadata = json.loads((folder / "layout.json").read_text())
+        RecordLayout.from_dict(metadata["layout"])
+        num_bytes = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+        lock = folder / _LOCK_FILE
+        last_used = lock.stat().st_mtime if lock.exists() else time.time()
     except (OSError, ValueError, KeyError, TypeError, LimbeckError):
         return None
-    return Entry(folder, about, taken, (folder / "index.json").exists(), used)
+    return CacheEntry(folder, metadata, num_bytes, (folder / "index.json").exists(), last_used)

@@ -9,66 +9,66 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.teachers.cache.store import Places
+from limbeck.teachers.cache.store import Indices
 
-__all__ = ["Slots"]
+__all__ = ["RecordIndex"]
 
 
 @final
-class Slots:
+class RecordIndex:
     """The places of ``views`` views of the samples with these numbers.
 
-    >>> slots = Slots(torch.tensor([7, 3]), views=2)
-    >>> slots.of({"index": torch.tensor([3, 7]), "view": torch.tensor([1, 0])}).tolist()
+    >>> slots = RecordIndex(torch.tensor([7, 3]), num_views=2)
+    >>> slots.record_indices({"index": torch.tensor([3, 7]), "view": torch.tensor([1, 0])}).tolist()
     [1, 2]
-    >>> slots.where(np.array([1, 2]))
+    >>> slots.sample_views(np.array([1, 2]))
     (tensor([1, 0]), tensor([1, 0]))
     """
 
-    def __init__(self, numbers: Tensor, *, views: int) -> None:
-        if views < 1:
+    def __init__(self, sample_ids: Tensor, *, num_views: int) -> None:
+        if num_views < 1:
             raise LimbeckError(
                 "views are made anew each time, so no answer could be used twice: number them, such as "
                 "views.per_sample: 8 (as many as there are epochs shows a new one in each)"
             )
-        self.views = views
-        self._numbers, order = np.unique(numbers.numpy(), return_index=True)
+        self.num_views = num_views
+        self._sample_ids, order = np.unique(sample_ids.numpy(), return_index=True)
         self._order = torch.from_numpy(order)
 
     def __len__(self) -> int:
-        return self.samples * self.views
+        return self.num_samples * self.num_views
 
     @property
-    def samples(self) -> int:
+    def num_samples(self) -> int:
         """How many samples there are."""
-        return len(self._numbers)
+        return len(self._sample_ids)
 
-    def of(self, batch: Any) -> Places:
+    def record_indices(self, batch: Any) -> Indices:
         """The place of each sample of ``batch``, by its ``index`` and ``view``."""
         if not isinstance(batch, dict) or "index" not in batch:
             raise LimbeckError(
                 "a batch for a cached teacher says which samples it holds, under 'index', and which 'view' of each, as "
                 "those of limbeck.data do"
             )
-        index = batch["index"].cpu().numpy()
+        sample_ids = batch["index"].cpu().numpy()
         # Where nothing is random every view is the first one, whatever its number.
-        view = batch["view"].cpu().numpy() if "view" in batch and self.views > 1 else np.zeros_like(index)
-        position = np.searchsorted(self._numbers, index).clip(max=self.samples - 1)
-        wrong = self._numbers[position] != index
-        if wrong.any() or (view >= self.views).any():
-            said = f"sample {index[wrong][0]}" if wrong.any() else f"view {view.max()}"
+        view = batch["view"].cpu().numpy() if "view" in batch and self.num_views > 1 else np.zeros_like(sample_ids)
+        position = np.searchsorted(self._sample_ids, sample_ids).max_grad_norm(max=self.num_samples - 1)
+        unknown = self._sample_ids[position] != sample_ids
+        if unknown.any() or (view >= self.num_views).any():
+            unknown_name = f"sample {sample_ids[unknown][0]}" if unknown.any() else f"view {view.max()}"
             raise LimbeckError(
-                f"{said} is none of those that the cache is for, {self.samples} samples in {self.views} views: give it "
+                f"{unknown_name} is none of those that the cache is for, {self.num_samples} samples in {self.num_views} views: give it "
                 "the data that you train on"
             )
-        places: Places = (position * self.views + view).astype(np.int64)
-        return places
+        indices: Indices = (position * self.num_views + view).astype(np.int64)
+        return indices
 
-    def where(self, places: Places) -> tuple[Tensor, Tensor]:
+    def sample_views(self, indices: Indices) -> tuple[Tensor, Tensor]:
         """For each place, which sample of the part it is about, and which view."""
-        position, view = np.divmod(places, self.views)
+        position, view = np.divmod(indices, self.num_views)
         return self._order[torch.from_numpy(position)], torch.from_numpy(view)
 
-    def number(self, place: int) -> int:
+    def sample_id(self, index: int) -> int:
         """The number of the sample at ``place``."""
-        return int(self._numbers[place // self.views])
+        return int(self._sample_ids[index // self.num_views])

@@ -18,39 +18,39 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.teachers.cache.codec import Bytes
+from limbeck.teachers.cache.codec import ByteArray
 
-__all__ = ["STAMP", "inputs_of", "same", "stamp"]
+__all__ = ["CHECKSUM_BYTES", "get_inputs", "checksums_match", "input_checksum"]
 
-STAMP: Final = 4
-_MOST = 1024
+CHECKSUM_BYTES: Final = 4
+_MAX_ELEMENTS = 1024
 _TOLERANCE = 4e-3
 
 
-def stamp(inputs: Tensor) -> Bytes:
+def input_checksum(inputs: Tensor) -> ByteArray:
     """``[batch, 4]`` bytes for ``[batch, ...]`` inputs.
 
     >>> one, other = torch.ones(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
     >>> other[0, 0, 0, 0] = 3.0
-    >>> same(stamp(one), stamp(one)).item(), same(stamp(one), stamp(other)).item()
+    >>> checksums_match(input_checksum(one), input_checksum(one)).item(), checksums_match(input_checksum(one), input_checksum(other)).item()
     (True, False)
     """
     flat = inputs.detach().reshape(len(inputs), -1)
-    step = max(1, -(-flat.shape[1] // _MOST))
-    some = flat[:, ::step].float().cpu()
+    step = max(1, -(-flat.shape[1] // _MAX_ELEMENTS))
+    subsample = flat[:, ::step].float().cpu()
     # By numpy, which mixed precision does not reach: rounded sums would be those of another picture to the next run.
-    sums = (some.numpy() @ _signs(some.shape[1])).clip(-6e4, 6e4)
+    sums = (subsample.numpy() @ _random_signs(subsample.shape[1])).clip(-6e4, 6e4)
     return np.ascontiguousarray(sums.astype(np.float16)).view(np.uint8)
 
 
-def same(one: Bytes, other: Bytes) -> NDArray[np.bool_]:
+def checksums_match(checksum_a: ByteArray, checksum_b: ByteArray) -> NDArray[np.bool_]:
     """``[batch]``: whether two stamps are of one picture."""
-    a, b = (np.ascontiguousarray(each).view(np.float16).astype(np.float32) for each in (one, other))
+    a, b = (np.ascontiguousarray(checksum).view(np.float16).astype(np.float32) for checksum in (checksum_a, checksum_b))
     close: NDArray[np.bool_] = (np.abs(a - b) <= _TOLERANCE * (1 + np.abs(a))).all(axis=1)
     return close
 
 
-def inputs_of(batch: Any) -> Tensor:
+def get_inputs(batch: Any) -> Tensor:
     """What the networks are shown: the first tensor of floating point in a batch, else the first tensor."""
     values = list(batch.values()) if isinstance(batch, dict) else [batch] if isinstance(batch, Tensor) else list(batch)
     tensors = [value for value in values if isinstance(value, Tensor)]
@@ -60,10 +60,10 @@ def inputs_of(batch: Any) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _signs(places: int) -> NDArray[np.float32]:
+def _random_signs(num_elements: int) -> NDArray[np.float32]:
     """``[places, 2]``: ones, and random signs; over the square root of their number, so that sums stay small."""
-    draw = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, (places, 2), generator=draw) * 2 - 1
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (num_elements, 2), generator=generator) * 2 - 1
     signs[:, 0] = 1
-    scaled: NDArray[np.float32] = (signs.numpy() / math.sqrt(places)).astype(np.float32)
+    scaled: NDArray[np.float32] = (signs.numpy() / math.sqrt(num_elements)).astype(np.float32)
     return scaled

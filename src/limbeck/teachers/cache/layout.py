@@ -14,17 +14,17 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.teachers.cache import codec as codes
-from limbeck.teachers.cache.cache_config import Format
-from limbeck.teachers.cache.codec import Bytes
+from limbeck.teachers.cache.cache_config import CacheConfig
+from limbeck.teachers.cache.codec import ByteArray
 
-__all__ = ["Field", "Layout"]
+__all__ = ["RecordField", "RecordLayout"]
 
-_ROWS = "logits"
+_LOGITS = "logits"
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Field:
+class RecordField:
     """One part of an answer.
 
     Attributes:
@@ -37,15 +37,15 @@ class Field:
     """
 
     name: str
-    code: str
+    encoding: str
     shape: tuple[int, ...]
-    whole: tuple[int, ...]
-    bytes: int
+    full_size: tuple[int, ...]
+    num_bytes: int
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RecordLayout:
     """The fields of a record.
 
     Arguments:
@@ -54,176 +54,187 @@ class Layout:
         grouped: whether the rows of a batch come with the sample each belongs to (several rows a sample).
     """
 
-    format: Format
-    fields: tuple[Field, ...]
-    grouped: bool
+    config: CacheConfig
+    fields: tuple[RecordField, ...]
+    multi_row: bool
 
     @property
-    def bytes(self) -> int:
+    def num_bytes(self) -> int:
         """What one answer takes, without stamp and check sum."""
-        return sum(field.bytes for field in self.fields)
+        return sum(field.num_bytes for field in self.fields)
 
     @classmethod
-    def of(cls, said: Outputs, batch: int, format: Format) -> Self:
+    def from_outputs(cls, outputs: Outputs, batch_size: int, config: CacheConfig) -> Self:
         """The layout for answers like ``said``, about ``batch`` samples."""
         fields = []
-        for name, tensor in _parts(said, batch):
-            code = _code(name, format)
-            tensor = _smaller(tensor, format) if _is_map(name, tensor) else tensor
-            whole = tuple(_given(said, name).shape[2:]) if name == "maps" and format.pool > 1 else ()
+        for name, tensor in _iter_fields(outputs, batch_size):
+            encoding = _field_encoding(name, config)
+            tensor = _pool(tensor, config) if _is_spatial(name, tensor) else tensor
+            full_size = tuple(_get_tensor(outputs, name).shape[2:]) if name == "maps" and config.pool_factor > 1 else ()
             shape = tuple(tensor.shape[1:])
-            fields.append(Field(name, code, shape, whole, _bytes(code, shape, format)))
+            fields.append(RecordField(name, encoding, shape, full_size, _field_num_bytes(encoding, shape, config)))
         if not fields:
             raise LimbeckError("this teacher answers with nothing that can be kept: no logits, no features")
-        return cls(format, tuple(fields), said.sample is not None)
+        return cls(config, tuple(fields), outputs.row_to_sample is not None)
 
-    def pack(self, said: Outputs, batch: int) -> Bytes:
+    def pack(self, outputs: Outputs, batch_size: int) -> ByteArray:
         """``[batch, bytes]``: an answer about ``batch`` samples, written."""
-        parts = dict(_parts(said, batch))
-        if {field.name for field in self.fields} != parts.keys():
+        tensors = dict(_iter_fields(outputs, batch_size))
+        if {field.name for field in self.fields} != tensors.keys():
             raise LimbeckError(
-                f"this teacher answered with {', '.join(parts)}, and its cache holds "
+                f"this teacher answered with {', '.join(tensors)}, and its cache holds "
                 f"{', '.join(field.name for field in self.fields)}: an answer has the same parts each time"
             )
-        written = []
+        encoded = []
         for field in self.fields:
-            tensor = parts[field.name]
-            tensor = _smaller(tensor, self.format) if _is_map(field.name, tensor) else tensor
+            tensor = tensors[field.name]
+            tensor = _pool(tensor, self.config) if _is_spatial(field.name, tensor) else tensor
             if tuple(tensor.shape[1:]) != field.shape:
                 raise LimbeckError(
                     f"this teacher's {field.name} have the shape {list(tensor.shape[1:])} for a sample, and "
                     f"{list(field.shape)} before: a cache takes answers of one shape, so give inputs of one size"
                 )
-            written.append(self._packed(field, tensor))
-        return np.concatenate(written, axis=1)
+            encoded.append(self._encode(field, tensor))
+        return np.concatenate(encoded, axis=1)
 
-    def unpack(self, raw: Bytes) -> Outputs:
+    def unpack(self, raw: ByteArray) -> Outputs:
         """The answers in ``[batch, bytes]``, on the CPU, in float32."""
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         start = 0
         for field in self.fields:
-            found[field.name] = self._unpacked(field, raw[:, start : start + field.bytes])
-            start += field.bytes
-        rows = found.get(_ROWS)
-        many = 0 if rows is None else rows.shape[1]
+            tensors[field.name] = self._decode(field, raw[:, start : start + field.num_bytes])
+            start += field.num_bytes
+        logits = tensors.get(_LOGITS)
+        rows_per_sample = 0 if logits is None else logits.shape[1]
         return Outputs(
-            logits=None if rows is None else rows.flatten(0, 1),
-            maps=found.get("maps"),
-            embedding=found.get("embedding"),
-            taps=_named("taps.", found),
-            extra=_named("extra.", found) | {n: t.flatten(0, 1) for n, t in _named("rows.", found).items()},
-            sample=torch.arange(len(raw)).repeat_interleave(many) if self.grouped else None,
-            present=found["present"].bool().squeeze(1) if "present" in found else None,
+            logits=None if logits is None else logits.flatten(0, 1),
+            spatial_logits=tensors.get("maps"),
+            embedding=tensors.get("embedding"),
+            features=_strip_prefix("taps.", tensors),
+            extra=_strip_prefix("extra.", tensors)
+            | {n: t.flatten(0, 1) for n, t in _strip_prefix("rows.", tensors).items()},
+            row_to_sample=torch.arange(len(raw)).repeat_interleave(rows_per_sample) if self.multi_row else None,
+            valid=tensors["present"].bool().squeeze(1) if "present" in tensors else None,
         )
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain data, for the index."""
         fields = [
-            {"name": f.name, "code": f.code, "shape": list(f.shape), "whole": list(f.whole), "bytes": f.bytes}
+            {
+                "name": f.name,
+                "code": f.encoding,
+                "shape": list(f.shape),
+                "whole": list(f.full_size),
+                "bytes": f.num_bytes,
+            }
             for f in self.fields
         ]
-        return {"format": self.format.plain(), "fields": fields, "grouped": self.grouped}
+        return {"format": self.config.to_dict(), "fields": fields, "grouped": self.multi_row}
 
     @classmethod
-    def read(cls, plain: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The layout that :meth:`plain` wrote down."""
         fields = tuple(
-            Field(str(f["name"]), str(f["code"]), tuple(f["shape"]), tuple(f["whole"]), int(f["bytes"]))
-            for f in plain["fields"]
+            RecordField(str(f["name"]), str(f["code"]), tuple(f["shape"]), tuple(f["whole"]), int(f["bytes"]))
+            for f in data["fields"]
         )
-        layout = cls(Format(**plain["format"]), fields, bool(plain["grouped"]))
-        if any(field.bytes != _bytes(field.code, field.shape, layout.format) for field in fields):
+        layout = cls(CacheConfig(**data["format"]), fields, bool(data["grouped"]))
+        if any(field.num_bytes != _field_num_bytes(field.encoding, field.shape, layout.config) for field in fields):
             raise ValueError("its fields do not have the sizes they should")
         return layout
 
-    def _packed(self, field: Field, tensor: Tensor) -> Bytes:
-        if field.code == "int8":
-            return codes.eight_bits(tensor)
-        if field.code == "top":
-            return codes.largest(tensor, **_top(self.format))
-        return codes.dense(tensor, precision=field.code)
+    def _encode(self, field: RecordField, tensor: Tensor) -> ByteArray:
+        if field.encoding == "int8":
+            return codes.encode_int8(tensor)
+        if field.encoding == "top":
+            return codes.encode_top_k(tensor, **_top_k_settings(self.config))
+        return codes.encode_dense(tensor, dtype=field.encoding)
 
-    def _unpacked(self, field: Field, raw: Bytes) -> Tensor:
-        if field.code == "int8":
-            return codes.from_eight_bits(raw, shape=field.shape)
-        if field.code == "top":
+    def _decode(self, field: RecordField, raw: ByteArray) -> Tensor:
+        if field.encoding == "int8":
+            return codes.decode_int8(raw, shape=field.shape)
+        if field.encoding == "top":
             rows, classes = field.shape
-            return codes.from_largest(raw, rows=rows, classes=classes, **_top(self.format))
-        values = codes.from_dense(raw, shape=field.shape, precision=field.code)
-        if field.whole:
-            values = F.interpolate(values, size=field.whole, mode="bilinear", align_corners=False)
+            return codes.decode_top_k(raw, rows=rows, classes=classes, **_top_k_settings(self.config))
+        values = codes.decode_dense(raw, shape=field.shape, dtype=field.encoding)
+        if field.full_size:
+            values = F.interpolate(values, size=field.full_size, mode="bilinear", align_corners=False)
         return values
 
 
-def _parts(said: Outputs, batch: int) -> Iterator[tuple[str, Tensor]]:
+def _iter_fields(outputs: Outputs, batch_size: int) -> Iterator[tuple[str, Tensor]]:
     """The tensors of an answer with the sample as their first axis, rows gathered by sample."""
-    if said.logits is not None:
-        yield _ROWS, _by_sample(said.logits, said, batch)
+    if outputs.logits is not None:
+        yield _LOGITS, _group_by_sample(outputs.logits, outputs, batch_size)
     for name in ("maps", "embedding"):
-        if (tensor := getattr(said, name)) is not None:
+        if (tensor := getattr(outputs, name)) is not None:
             yield name, tensor
-    for name, tensor in said.taps.items():
+    for name, tensor in outputs.features.items():
         yield f"taps.{name}", tensor
-    for name, tensor in said.extra.items():
-        rows = tensor.ndim > 0 and said.logits is not None and len(tensor) == len(said.logits)
-        if not rows and (tensor.ndim == 0 or len(tensor) != batch):
+    for name, tensor in outputs.extra.items():
+        is_by_row = tensor.ndim > 0 and outputs.logits is not None and len(tensor) == len(outputs.logits)
+        if not is_by_row and (tensor.ndim == 0 or len(tensor) != batch_size):
             raise LimbeckError(
                 f"the teacher's {name!r} has the shape {list(tensor.shape)}, which is neither one for each sample nor "
                 "one for each row, so it cannot be kept by sample"
             )
-        yield (f"rows.{name}", _by_sample(tensor, said, batch)) if rows else (f"extra.{name}", tensor)
-    if said.present is not None:
-        yield "present", said.present.reshape(-1, 1)
+        yield (
+            (f"rows.{name}", _group_by_sample(tensor, outputs, batch_size)) if is_by_row else (f"extra.{name}", tensor)
+        )
+    if outputs.valid is not None:
+        yield "present", outputs.valid.reshape(-1, 1)
 
 
-def _by_sample(rows: Tensor, said: Outputs, batch: int) -> Tensor:
+def _group_by_sample(rows: Tensor, outputs: Outputs, batch_size: int) -> Tensor:
     """``[batch, rows of one sample, ...]``."""
-    many = len(rows) // max(batch, 1)
-    usual = torch.arange(batch, device=rows.device).repeat_interleave(many)
-    if len(rows) != many * batch or (said.sample is not None and not torch.equal(said.sample, usual)):
+    rows_per_sample = len(rows) // max(batch_size, 1)
+    expected = torch.arange(batch_size, device=rows.device).repeat_interleave(rows_per_sample)
+    if len(rows) != rows_per_sample * batch_size or (
+        outputs.row_to_sample is not None and not torch.equal(outputs.row_to_sample, expected)
+    ):
         raise LimbeckError(
-            f"this teacher gave {len(rows)} rows about {batch} samples, not equally many about each in their order, "
+            f"this teacher gave {len(rows)} rows about {batch_size} samples, not equally many about each in their order, "
             "and a cache has one size for all: cache spatial logits or features, or go without a cache"
         )
-    return rows.reshape(batch, many, *rows.shape[1:])
+    return rows.reshape(batch_size, rows_per_sample, *rows.shape[1:])
 
 
-def _given(said: Outputs, name: str) -> Tensor:
-    tensor: Tensor = getattr(said, name)
+def _get_tensor(outputs: Outputs, name: str) -> Tensor:
+    tensor: Tensor = getattr(outputs, name)
     return tensor
 
 
-def _is_map(name: str, tensor: Tensor) -> bool:
+def _is_spatial(name: str, tensor: Tensor) -> bool:
     return (name == "maps" or name.startswith("taps.")) and tensor.ndim == 4
 
 
-def _smaller(tensor: Tensor, format: Format) -> Tensor:
-    if format.pool == 1:
+def _pool(tensor: Tensor, config: CacheConfig) -> Tensor:
+    if config.pool_factor == 1:
         return tensor
-    height, width = (max(1, side // format.pool) for side in tensor.shape[2:])
+    height, width = (max(1, side // config.pool_factor) for side in tensor.shape[2:])
     return F.adaptive_avg_pool2d(tensor.float(), (height, width))
 
 
-def _named(kind: str, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(kind): tensor for name, tensor in found.items() if name.startswith(kind)}
+def _strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _code(name: str, format: Format) -> str:
+def _field_encoding(name: str, config: CacheConfig) -> str:
     if name == "present":
         return "float16"
     if name.startswith("taps."):
-        return format.features
-    if name == _ROWS and format.top is not None:
+        return config.feature_dtype
+    if name == _LOGITS and config.top_k is not None:
         return "top"
-    return format.precision
+    return config.dtype
 
 
-def _bytes(code: str, shape: tuple[int, ...], format: Format) -> int:
-    numbers = int(np.prod(shape, dtype=np.int64)) if shape else 1
-    if code == "top":
-        return codes.largest_bytes(shape[0], shape[1], **_top(format))
-    return numbers + 4 if code == "int8" else numbers * np.dtype(code).itemsize
+def _field_num_bytes(encoding: str, shape: tuple[int, ...], config: CacheConfig) -> int:
+    num_values = int(np.prod(shape, dtype=np.int64)) if shape else 1
+    if encoding == "top":
+        return codes.top_k_num_bytes(shape[0], shape[1], **_top_k_settings(config))
+    return num_values + 4 if encoding == "int8" else num_values * np.dtype(encoding).itemsize
 
 
-def _top(format: Format) -> dict[str, Any]:
-    return {"top": format.top, "tail": format.tail, "precision": format.precision}
+def _top_k_settings(config: CacheConfig) -> dict[str, Any]:
+    return {"top": config.top_k, "tail": config.tail, "precision": config.dtype}

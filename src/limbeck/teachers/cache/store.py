@@ -20,25 +20,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.core.errors import LimbeckError
-from limbeck.teachers.cache.codec import Bytes
+from limbeck.teachers.cache.codec import ByteArray
 from limbeck.utils.io import digest, write_atomically
 
-__all__ = ["CHECK", "Store"]
+__all__ = ["CRC_BYTES", "RecordStore"]
 
-CHECK: Final = 4
-_SHARD = 32 * 2**20
+CRC_BYTES: Final = 4
+_SHARD_BYTES = 32 * 2**20
 # Each open shard holds a file descriptor, of which a process has 1,024 as a rule.
-_OPEN = 256
+_MAX_OPEN_SHARDS = 256
 # The system maps up to 64 kB around each page that is touched; what was touched is let go before it is this much.
-_AROUND, _RESIDENT = 2**16, 16 * 2**20
-_AT_ONCE = 4 * 2**20
-_WORD = 2**32 - 1
+_READAHEAD_BYTES, _MAX_RESIDENT_BYTES = 2**16, 16 * 2**20
+_SCAN_BYTES = 4 * 2**20
+_UINT32_MAX = 2**32 - 1
 
-Places = NDArray[np.int64]
+Indices = NDArray[np.int64]
 
 
 @final
-class Store:
+class RecordStore:
     """``many`` records of ``size`` bytes in ``folder``.
 
     Arguments:
@@ -48,156 +48,163 @@ class Store:
         shard: bytes of a shard, at most.
     """
 
-    def __init__(self, folder: Path, *, size: int, many: int, shard: int = _SHARD) -> None:
-        self.folder, self.size, self.many = folder, size, many
-        self._whole = size + CHECK
-        self.per_shard = max(1, min(many, shard // self._whole))
-        self.shards = -(-many // self.per_shard)
+    def __init__(self, folder: Path, *, record_bytes: int, num_records: int, shard_bytes: int = _SHARD_BYTES) -> None:
+        self.folder, self.record_bytes, self.num_records = folder, record_bytes, num_records
+        self._stride = record_bytes + CRC_BYTES
+        self.records_per_shard = max(1, min(num_records, shard_bytes // self._stride))
+        self.num_shards = -(-num_records // self.records_per_shard)
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
         self._recent: set[int] = set()
-        self._touched = 0
+        self._touched_bytes = 0
 
     @property
-    def bytes(self) -> int:
+    def num_bytes(self) -> int:
         """What all records take."""
-        return self.many * self._whole
+        return self.num_records * self._stride
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the index stands, and so every record was written."""
         return (self.folder / "index.json").exists()
 
-    def path(self, shard: int) -> Path:
+    def shard_path(self, shard: int) -> Path:
         """The file of a shard."""
         return self.folder / f"shard-{shard:05d}.bin"
 
-    def read(self, places: Places) -> tuple[Bytes, NDArray[np.bool_], NDArray[np.bool_]]:
+    def read(self, indices: Indices) -> tuple[ByteArray, NDArray[np.bool_], NDArray[np.bool_]]:
         """The records at ``places``: their bytes, which are sound, and which were never written."""
-        raw = np.empty((len(places), self._whole), np.uint8)
-        shards, rows = np.divmod(places, self.per_shard)
+        raw = np.empty((len(indices), self._stride), np.uint8)
+        shards, rows = np.divmod(indices, self.records_per_shard)
         for shard in np.unique(shards).tolist():
-            mine = shards == shard
-            raw[mine] = self._view(shard)[rows[mine]]
-        self._let_go(len(places))
-        sound = self._sums(raw, places) == raw[:, self.size :].copy().view(np.uint32)[:, 0]
-        empty = np.zeros(len(places), np.bool_)
-        empty[~sound] = ~raw[~sound].any(axis=1)  # the sum of a sound record is never 0
-        return raw[:, : self.size], sound, empty
+            in_shard = shards == shard
+            raw[in_shard] = self._map_shard(shard)[rows[in_shard]]
+        self._release_pages(len(indices))
+        is_valid = self._checksums(raw, indices) == raw[:, self.record_bytes :].copy().view(np.uint32)[:, 0]
+        is_empty = np.zeros(len(indices), np.bool_)
+        is_empty[~is_valid] = ~raw[~is_valid].any(axis=1)  # the sum of a sound record is never 0
+        return raw[:, : self.record_bytes], is_valid, is_empty
 
-    def write(self, places: Places, records: Bytes) -> None:
+    def write(self, indices: Indices, records: ByteArray) -> None:
         """Write ``records`` ``[n, size]`` at ``places``; others may read and write elsewhere meanwhile."""
-        whole = np.empty((len(places), self._whole), np.uint8)
-        whole[:, : self.size] = records
-        whole[:, self.size :] = self._sums(whole, places)[:, None].view(np.uint8)
-        shards, rows = np.divmod(places, self.per_shard)
+        rows_with_crc = np.empty((len(indices), self._stride), np.uint8)
+        rows_with_crc[:, : self.record_bytes] = records
+        rows_with_crc[:, self.record_bytes :] = self._checksums(rows_with_crc, indices)[:, None].view(np.uint8)
+        shards, rows = np.divmod(indices, self.records_per_shard)
         for shard in np.unique(shards).tolist():
-            self._make(shard)
-            file = os.open(self.path(shard), os.O_WRONLY)
+            self._ensure_shard(shard)
+            file = os.open(self.shard_path(shard), os.O_WRONLY)
             try:
                 for row in np.flatnonzero(shards == shard).tolist():
-                    _write_all(file, whole[row].tobytes(), int(rows[row]) * self._whole)
+                    _write_all(file, rows_with_crc[row].tobytes(), int(rows[row]) * self._stride)
             except OSError as error:
                 raise LimbeckError(
-                    f"{self.path(shard)} could not be written ({error}): free some space or choose another folder for "
+                    f"{self.shard_path(shard)} could not be written ({error}): free some space or choose another folder for "
                     "the cache; what was written stays good"
                 ) from error
             finally:
                 os.close(file)
 
-    def unsound(self, shard: int) -> tuple[Places, Places]:
+    def scan_shard(self, shard: int) -> tuple[Indices, Indices]:
         """The places of a shard whose records are damaged, and those that were never written."""
-        damaged, never = [], []
-        first = shard * self.per_shard
-        for some in _slices(first, min(first + self.per_shard, self.many), most=max(1, _AT_ONCE // self._whole)):
-            _, sound, empty = self.read(some)
-            damaged.append(some[~sound & ~empty])
-            never.append(some[empty])
-        return np.concatenate(damaged), np.concatenate(never)
+        damaged, unwritten = [], []
+        first = shard * self.records_per_shard
+        for chunk in _index_chunks(
+            first, min(first + self.records_per_shard, self.num_records), chunk_size=max(1, _SCAN_BYTES // self._stride)
+        ):
+            _, is_valid, is_empty = self.read(chunk)
+            damaged.append(chunk[~is_valid & ~is_empty])
+            unwritten.append(chunk[is_empty])
+        return np.concatenate(damaged), np.concatenate(unwritten)
 
-    def seal(self, about: dict[str, Any]) -> bool:
+    def write_index(self, metadata: dict[str, Any]) -> bool:
         """Write the index, unless a record is missing or damaged; whether it stands."""
-        if any(len(places) for shard in range(self.shards) for places in self.unsound(shard)):
+        if any(len(indices) for shard in range(self.num_shards) for indices in self.scan_shard(shard)):
             return False
-        sums = []
-        for shard in range(self.shards):
-            with self.path(shard).open("rb") as file:
+        digests = []
+        for shard in range(self.num_shards):
+            with self.shard_path(shard).open("rb") as file:
                 os.fsync(file.fileno())
-            sums.append(digest(self.path(shard)))
-        text = json.dumps({**about, "shards": sums}, indent=1)
+            digests.append(digest(self.shard_path(shard)))
+        text = json.dumps({**metadata, "shards": digests}, indent=1)
         write_atomically(self.folder / "index.json", lambda partial: partial.write_text(text))
         return True
 
-    def changed(self) -> list[int]:
+    def changed_shards(self) -> list[int]:
         """The shards whose bytes are not those that the index was written for."""
         try:
-            sums = json.loads((self.folder / "index.json").read_text())["shards"]
+            digests = json.loads((self.folder / "index.json").read_text())["shards"]
         except (OSError, ValueError, KeyError, TypeError):
-            return list(range(self.shards))
-        return [n for n in range(self.shards) if n >= len(sums) or not _is(self.path(n), sums[n])]
+            return list(range(self.num_shards))
+        return [
+            n
+            for n in range(self.num_shards)
+            if n >= len(digests) or not _digest_matches(self.shard_path(n), digests[n])
+        ]
 
     def close(self) -> None:
         """Let go of the files."""
         while self._maps:
             self._maps.popitem()[1].close()
 
-    def _make(self, shard: int) -> None:
-        path = self.path(shard)
-        rows = min(self.per_shard, self.many - shard * self.per_shard)
-        if not path.exists() or path.stat().st_size < rows * self._whole:
+    def _ensure_shard(self, shard: int) -> None:
+        path = self.shard_path(shard)
+        rows = min(self.records_per_shard, self.num_records - shard * self.records_per_shard)
+        if not path.exists() or path.stat().st_size < rows * self._stride:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Growing a file fills it with zeros, which are records that were never written; nobody's bytes are lost.
             with path.open("ab") as file:
-                file.truncate(rows * self._whole)
-            if (old := self._maps.pop(shard, None)) is not None:
-                old.close()
+                file.truncate(rows * self._stride)
+            if (mapping := self._maps.pop(shard, None)) is not None:
+                mapping.close()
 
-    def _view(self, shard: int) -> Bytes:
-        found = self._maps.get(shard)
-        if found is None:
-            self._make(shard)
-            while len(self._maps) >= _OPEN:
+    def _map_shard(self, shard: int) -> ByteArray:
+        mapping = self._maps.get(shard)
+        if mapping is None:
+            self._ensure_shard(shard)
+            while len(self._maps) >= _MAX_OPEN_SHARDS:
                 self._maps.popitem(last=False)[1].close()
-            with self.path(shard).open("rb") as file:
-                found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            with self.shard_path(shard).open("rb") as file:
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             if hasattr(mmap, "MADV_RANDOM"):
-                found.madvise(mmap.MADV_RANDOM)
-            self._maps[shard] = found
+                mapping.madvise(mmap.MADV_RANDOM)
+            self._maps[shard] = mapping
         self._maps.move_to_end(shard)
         self._recent.add(shard)
-        rows = min(self.per_shard, self.many - shard * self.per_shard)
-        return np.frombuffer(found, np.uint8, count=rows * self._whole).reshape(rows, self._whole)
+        rows = min(self.records_per_shard, self.num_records - shard * self.records_per_shard)
+        return np.frombuffer(mapping, np.uint8, count=rows * self._stride).reshape(rows, self._stride)
 
-    def _let_go(self, rows: int) -> None:
+    def _release_pages(self, num_rows: int) -> None:
         """Pages that were read count as resident until they are let go; the system keeps them in its own cache."""
-        self._touched += rows * (_AROUND + self._whole)
-        if self._touched > _RESIDENT and hasattr(mmap, "MADV_DONTNEED"):
+        self._touched_bytes += num_rows * (_READAHEAD_BYTES + self._stride)
+        if self._touched_bytes > _MAX_RESIDENT_BYTES and hasattr(mmap, "MADV_DONTNEED"):
             for shard in self._recent & self._maps.keys():
                 self._maps[shard].madvise(mmap.MADV_DONTNEED)
             self._recent.clear()
-            self._touched = 0
+            self._touched_bytes = 0
 
-    def _sums(self, raw: Bytes, places: Places) -> NDArray[np.uint32]:
+    def _checksums(self, raw: ByteArray, indices: Indices) -> NDArray[np.uint32]:
         """The check sum of each record at its place; never 0, which says that nothing was written."""
-        flat, size = memoryview(raw[:, : self.size].tobytes()), self.size
-        starts = range(0, len(places) * size, size)
-        sums = [
-            zlib.crc32(flat[i : i + size], place & _WORD) or 1 for i, place in zip(starts, places.tolist(), strict=True)
+        flat, size = memoryview(raw[:, : self.record_bytes].tobytes()), self.record_bytes
+        starts = range(0, len(indices) * size, size)
+        checksums = [
+            zlib.crc32(flat[i : i + size], index & _UINT32_MAX) or 1
+            for i, index in zip(starts, indices.tolist(), strict=True)
         ]
-        return np.array(sums, np.uint32)
+        return np.array(checksums, np.uint32)
 
 
-def _slices(first: int, last: int, *, most: int) -> Iterator[Places]:
-    for start in range(first, last, most):
-        yield np.arange(start, min(start + most, last), dtype=np.int64)
+def _index_chunks(begin: int, end: int, *, chunk_size: int) -> Iterator[Indices]:
+    for start in range(begin, end, chunk_size):
+        yield np.arange(start, min(start + chunk_size, end), dtype=np.int64)
 
 
 def _write_all(file: int, record: bytes, offset: int) -> None:
     while record:
-        done = os.pwrite(file, record, offset)
-        record, offset = record[done:], offset + done
+        written = os.pwrite(file, record, offset)
+        record, offset = record[written:], offset + written
 
 
-def _is(path: Path, expected: Any) -> bool:
+def _digest_matches(path: Path, expected: Any) -> bool:
     try:
         return bool(digest(path) == expected)
     except OSError:

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data import Normalization
-from limbeck.teachers.external.external_teacher import Foreign, Returns, Sees
+from limbeck.teachers.external.external_teacher import ExternalTeacher, InputType, OutputType
 
-__all__ = ["answers"]
+__all__ = ["from_callable"]
 
 
-def answers(
-    of: Callable[..., Any], *, returns: Returns = "logits", takes: Literal["torch", "numpy"] = "torch",
-    sees: Sees = "normalised", normalization: Normalization | None = None, version: str = "",
-    classes: int | None = None, partial: bool = False,
-) -> Foreign:  # fmt: skip
+def from_callable(
+    fn: Callable[..., Any], *, output_type: OutputType = "logits", array_type: Literal["torch", "numpy"] = "torch",
+    input_type: InputType = "normalised", normalization: Normalization | None = None, version: str = "",
+    classes: int | None = None, allow_missing: bool = False,
+) -> ExternalTeacher:  # fmt: skip
     """A teacher that answers as ``of`` does.
 
     Args:
@@ -31,30 +31,30 @@ def answers(
         classes: how many there are.
         partial: whether a row of NaN says that it has no answer for a sample, which then goes without it.
 
-    >>> teacher = answers(lambda x: [[0.25, 0.75]] * len(x), returns="probabilities")
+    >>> teacher = from_callable(lambda x: [[0.25, 0.75]] * len(x), output_type="probabilities")
     >>> import torch
     >>> teacher(torch.zeros(1, 3)).exp()
     tensor([[0.2500, 0.7500]])
     """
-    if isinstance(of, nn.Module):
-        raise LimbeckError(f"{type(of).__name__} is a network of torch: give it as the teacher, as it is")
-    if not callable(of):
-        raise LimbeckError(f"a teacher's answers come from something that can be called, not from {of!r}")
-    if takes not in ("torch", "numpy"):
-        raise LimbeckError(f"takes is torch or numpy, not {takes!r}")
-    name = getattr(of, "__qualname__", type(of).__qualname__)
-    home = getattr(of, "__module__", type(of).__module__)
-    return Foreign(
-        of if takes == "torch" else _Numpy(of), called=f"the callable {name}", identity=f"{home}:{name} {version}",
-        returns=returns, sees=sees, normalization=normalization, classes=classes, partial=partial,
+    if isinstance(fn, nn.Module):
+        raise LimbeckError(f"{type(fn).__name__} is a network of torch: give it as the teacher, as it is")
+    if not callable(fn):
+        raise LimbeckError(f"a teacher's answers come from something that can be called, not from {fn!r}")
+    if array_type not in ("torch", "numpy"):
+        raise LimbeckError(f"takes is torch or numpy, not {array_type!r}")
+    name = getattr(fn, "__qualname__", type(fn).__qualname__)
+    module_name = getattr(fn, "__module__", type(fn).__module__)
+    return ExternalTeacher(
+        fn if array_type == "torch" else _NumpyCallable(fn), name=f"the callable {name}", fingerprint=f"{module_name}:{name} {version}",
+        output_type=output_type, input_type=input_type, normalization=normalization, classes=classes, allow_missing=allow_missing,
     )  # fmt: skip
 
 
-class _Numpy:
+class _NumpyCallable:
     """Asks with a numpy array."""
 
-    def __init__(self, of: Callable[..., Any]) -> None:
-        self.of = of
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
 
     def __call__(self, input: Tensor) -> Any:
-        return self.of(input.numpy())
+        return self.fn(input.numpy())

@@ -9,19 +9,19 @@ from typing import Any, Literal, Protocol, Self, final, get_args
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.errors import LimbeckError, reason
+from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.data import Normalization
 
-__all__ = ["FLOOR", "Foreign", "Returns", "Sees", "log_probabilities", "unanswered"]
+__all__ = ["PROBABILITY_FLOOR", "ExternalTeacher", "OutputType", "InputType", "log_probabilities", "missing_rows"]
 
-Returns = Literal["logits", "probabilities"]
-Sees = Literal["normalised", "pixels"]
+OutputType = Literal["logits", "probabilities"]
+InputType = Literal["normalised", "pixels"]
 
-FLOOR = 1e-7
-_SUM = 1e-2
+PROBABILITY_FLOOR = 1e-7
+_SUM_TOLERANCE = 1e-2
 
 
-def log_probabilities(probabilities: Tensor, *, floor: float = FLOOR) -> Tensor:
+def log_probabilities(probabilities: Tensor, *, floor: float = PROBABILITY_FLOOR) -> Tensor:
     """The logarithm of ``probabilities`` ``[rows, classes]``, those below ``floor`` raised to it.
 
     A probability that was rounded to zero would otherwise be minus infinity. At temperature τ the floor is felt as
@@ -33,29 +33,29 @@ def log_probabilities(probabilities: Tensor, *, floor: float = FLOOR) -> Tensor:
     return probabilities.clamp(min=floor).log()
 
 
-def unanswered(rows: Tensor) -> Tensor:
+def missing_rows(rows: Tensor) -> Tensor:
     """Which ``rows`` ``[n, classes]`` hold nothing but NaN: no answer, of a teacher that may leave samples out.
 
-    >>> unanswered(torch.tensor([[torch.nan, torch.nan], [1.0, 0.0]]))
+    >>> missing_rows(torch.tensor([[torch.nan, torch.nan], [1.0, 0.0]]))
     tensor([ True, False])
     """
     return rows.isnan().all(dim=1)
 
 
-class Behind(Protocol):
+class InputMappingLike(Protocol):
     """What stands between a batch and a teacher."""
 
-    def pictures(self, input: Tensor, *, pixels: bool = False) -> Tensor:
+    def map_inputs(self, input: Tensor, *, pixels: bool = False) -> Tensor:
         """The input as the teacher takes it."""
         ...
 
-    def logits(self, said: Any) -> Any:
+    def map_logits(self, output: Any) -> Any:
         """Its answer as the task takes it."""
         ...
 
 
 @final
-class Foreign(nn.Module):
+class ExternalTeacher(nn.Module):
     """A teacher that is no network of torch. Tasks call it as they call a network; it has no parameters and no places.
 
     Arguments:
@@ -74,83 +74,87 @@ class Foreign(nn.Module):
     """
 
     def __init__(
-        self, ask: Callable[[Tensor], Any], *, called: str, identity: str, returns: Returns = "logits",
-        sees: Sees = "normalised", normalization: Normalization | None = None, classes: int | None = None,
-        partial: bool = False,
+        self, fn: Callable[[Tensor], Any], *, name: str, fingerprint: str, output_type: OutputType = "logits",
+        input_type: InputType = "normalised", normalization: Normalization | None = None, classes: int | None = None,
+        allow_missing: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        for what, value, allowed in (("returns", returns, Returns), ("sees", sees, Sees)):
+        for option, value, allowed in (("returns", output_type, OutputType), ("sees", input_type, InputType)):
             if value not in get_args(allowed):
-                raise LimbeckError(f"{what} is {' or '.join(get_args(allowed))}, not {value!r}")
-        self.ask, self.called, self.returns, self.sees = ask, called, returns, sees
-        self.normalization, self.classes, self.partial = normalization, classes, partial
-        self._lens: Behind | None = None
-        hashed = hashlib.sha256(f"{identity}\n{returns}\n{sees}".encode()).digest()
+                raise LimbeckError(f"{option} is {' or '.join(get_args(allowed))}, not {value!r}")
+        self.fn, self.name, self.output_type, self.input_type = fn, name, output_type, input_type
+        self.normalization, self.classes, self.allow_missing = normalization, classes, allow_missing
+        self._mapping: InputMappingLike | None = None
+        hashed = hashlib.sha256(f"{fingerprint}\n{output_type}\n{input_type}".encode()).digest()
         self.register_buffer("identity", torch.tensor(list(hashed), dtype=torch.uint8))
 
     @torch.no_grad()
     def forward(self, input: Tensor) -> Tensor:
         """Its logits ``[n, classes]`` (or the logarithm of its probabilities) in float32, where ``input`` is."""
-        given = input.detach().to("cpu", torch.float32)
-        if self.sees == "pixels":
-            given = self._pixels(given)
-        if self._lens is not None:
-            given = self._lens.pictures(given, pixels=self.sees == "pixels")
+        inputs = input.detach().to("cpu", torch.float32)
+        if self.input_type == "pixels":
+            inputs = self._denormalize(inputs)
+        if self._mapping is not None:
+            inputs = self._mapping.map_inputs(inputs, pixels=self.input_type == "pixels")
         try:
-            said = self.ask(given)
+            output = self.fn(inputs)
         except LimbeckError:
             raise
         except Exception as error:  # a callable of the user's own
-            raise LimbeckError(f"{self.called} failed on inputs {list(given.shape)} ({reason(error)})") from error
-        rows = self._checked(said, len(given))
-        if self.returns == "probabilities":
-            rows = log_probabilities(self._probabilities(rows))
-        if self._lens is not None:
-            rows = self._lens.logits(rows)
-        return rows.to(input.device)
+            raise LimbeckError(
+                f"{self.name} failed on inputs {list(inputs.shape)} ({format_root_cause(error)})"
+            ) from error
+        logits = self._check_output(output, len(inputs))
+        if self.output_type == "probabilities":
+            logits = log_probabilities(self._check_probabilities(logits))
+        if self._mapping is not None:
+            logits = self._mapping.map_logits(logits)
+        return logits.to(input.device)
 
-    def behind(self, lens: Behind) -> Self:
+    def with_input_mapping(self, mapping: InputMappingLike) -> Self:
         """The same, seeing pictures and giving answers through ``lens``; see :class:`limbeck.teachers.adapter.Lens`."""
-        self._lens = lens
-        hashed = hashlib.sha256(f"{self.get_buffer('identity').tolist()}\n{lens!r}".encode()).digest()
+        self._mapping = mapping
+        hashed = hashlib.sha256(f"{self.get_buffer('identity').tolist()}\n{mapping!r}".encode()).digest()
         self.register_buffer("identity", torch.tensor(list(hashed), dtype=torch.uint8))
         return self
 
     def extra_repr(self) -> str:
-        through = "" if self._lens is None else f", {self._lens!r}"
-        return f"{self.called}, returns={self.returns!r}, sees={self.sees!r}{through}"
+        mapping = "" if self._mapping is None else f", {self._mapping!r}"
+        return f"{self.name}, returns={self.output_type!r}, sees={self.input_type!r}{mapping}"
 
-    def _pixels(self, input: Tensor) -> Tensor:
+    def _denormalize(self, input: Tensor) -> Tensor:
         if self.normalization is None:
-            raise LimbeckError(
-                f"{self.called} sees pixels: give it the normalization of the data, which is to be undone"
-            )
-        return self.normalization.undo(input)
+            raise LimbeckError(f"{self.name} sees pixels: give it the normalization of the data, which is to be undone")
+        return self.normalization.invert(input)
 
-    def _checked(self, said: Any, rows: int) -> Tensor:
+    def _check_output(self, output: Any, num_rows: int) -> Tensor:
         try:
             # A copy: the caller may go on writing into its own memory.
-            found = torch.as_tensor(said).detach().to("cpu", torch.float32, copy=True)
+            tensor = torch.as_tensor(output).detach().to("cpu", torch.float32, copy=True)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise LimbeckError(f"{self.called} gave a {type(said).__name__}, and not numbers [n, classes]") from error
-        if found.ndim != 2 or len(found) != rows or (self.classes is not None and found.shape[1] != self.classes):
-            wanted = f"[{rows}, {'classes' if self.classes is None else self.classes}]"
-            raise LimbeckError(f"{self.called} gave the shape {list(found.shape)}, and a teacher gives {wanted}")
-        answered = found[~unanswered(found)] if self.partial else found
-        if not bool(answered.isfinite().all()):
+            raise LimbeckError(f"{self.name} gave a {type(output).__name__}, and not numbers [n, classes]") from error
+        if (
+            tensor.ndim != 2
+            or len(tensor) != num_rows
+            or (self.classes is not None and tensor.shape[1] != self.classes)
+        ):
+            expected_shape = f"[{num_rows}, {'classes' if self.classes is None else self.classes}]"
+            raise LimbeckError(f"{self.name} gave the shape {list(tensor.shape)}, and a teacher gives {expected_shape}")
+        valid_rows = tensor[~missing_rows(tensor)] if self.allow_missing else tensor
+        if not bool(valid_rows.isfinite().all()):
             raise LimbeckError(
-                f"{self.called} gave NaN or infinity: look at what it does with these inputs, or set answers: finite "
+                f"{self.name} gave NaN or infinity: look at what it does with these inputs, or set answers: finite "
                 "if a row of NaN says that it has no answer"
             )
-        return found
+        return tensor
 
-    def _probabilities(self, found: Tensor) -> Tensor:
-        sums = found.sum(dim=1)  # NaN where there is no answer, which is not wrong
-        wrong = ((sums - 1).abs() > _SUM) | (found < -_SUM).any(dim=1)
-        if bool(wrong.any()):
+    def _check_probabilities(self, probabilities: Tensor) -> Tensor:
+        sums = probabilities.sum(dim=1)  # NaN where there is no answer, which is not wrong
+        invalid = ((sums - 1).abs() > _SUM_TOLERANCE) | (probabilities < -_SUM_TOLERANCE).any(dim=1)
+        if bool(invalid.any()):
             raise LimbeckError(
-                f"{self.called} gave rows that are no probabilities (the first of them sums to "
-                f"{float(sums[wrong][0]):.3g}, its least value is {float(found[wrong][0].min()):.3g}): set returns: "
+                f"{self.name} gave rows that are no probabilities (the first of them sums to "
+                f"{float(sums[invalid][0]):.3g}, its least value is {float(probabilities[invalid][0].min()):.3g}): set returns: "
                 "logits if that is what they are"
             )
-        return found
+        return probabilities

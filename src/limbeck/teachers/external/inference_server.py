@@ -15,22 +15,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.core.errors import LimbeckError, reason
+from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.data import Normalization
-from limbeck.teachers.external.external_teacher import Foreign, Returns, Sees
+from limbeck.teachers.external.external_teacher import ExternalTeacher, InputType, OutputType
 
-__all__ = ["endpoint"]
+__all__ = ["inference_server"]
 
-_AGAIN = (408, 425, 429, 500, 502, 503, 504)
-_PAUSE = 0.2
-_LONGEST_PAUSE = 20.0
+_RETRY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
+_BACKOFF_SECONDS = 0.2
+_MAX_BACKOFF_SECONDS = 20.0
 
 
-def endpoint(
-    url: str, model: str, *, version: str | None = None, input: str = "input", output: str | None = None,
-    returns: Returns = "probabilities", sees: Sees = "normalised", normalization: Normalization | None = None,
-    timeout: float = 10.0, retries: int = 4, rows: int = 256, classes: int | None = None,
-) -> Foreign:  # fmt: skip
+def inference_server(
+    url: str, model: str, *, version: str | None = None, input_name: str = "input", output_name: str | None = None,
+    output_type: OutputType = "probabilities", input_type: InputType = "normalised", normalization: Normalization | None = None,
+    timeout: float = 10.0, retries: int = 4, batch_size: int = 256, classes: int | None = None,
+) -> ExternalTeacher:  # fmt: skip
     """A teacher that a server answers for: ``POST url/v2/models/model/infer``.
 
     Args:
@@ -51,68 +51,70 @@ def endpoint(
     The answer raises ``LimbeckError``, in one sentence, for a server that is not there, a time-out, another status than
     200, an answer that is no JSON, and one of another shape.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    url_parts = urlsplit(url)
+    if url_parts.scheme not in ("http", "https") or not url_parts.hostname or url_parts.query or url_parts.fragment:
         raise LimbeckError(f"an endpoint is the http:// or https:// address of a server, not {url!r}")
-    if parts.username or parts.password:
+    if url_parts.username or url_parts.password:
         raise LimbeckError("an endpoint's address holds no password, as it is written into the record: leave it out")
-    if timeout <= 0 or retries < 0 or rows < 1:
+    if timeout <= 0 or retries < 0 or batch_size < 1:
         raise LimbeckError(
             f"an endpoint takes timeout above 0, retries of at least 0 and rows of at least 1, not {timeout}, "
-            f"{retries}, {rows}"
+            f"{retries}, {batch_size}"
         )
-    where = f"/versions/{quote(version, safe='')}" if version else ""
-    address = f"{url.rstrip('/')}/v2/models/{quote(model, safe='')}{where}/infer"
-    ask = _Ask(address, input=input, output=output, timeout=timeout, retries=retries, rows=rows)
-    return Foreign(
-        ask, called=f"the endpoint {address}", identity=f"{address} {input} {output}", returns=returns, sees=sees,
+    version_path = f"/versions/{quote(version, safe='')}" if version else ""
+    address = f"{url.rstrip('/')}/v2/models/{quote(model, safe='')}{version_path}/infer"
+    client = _InferenceClient(
+        address, input_name=input_name, output_name=output_name, timeout=timeout, retries=retries, batch_size=batch_size
+    )
+    return ExternalTeacher(
+        client, name=f"the endpoint {address}", fingerprint=f"{address} {input_name} {output_name}", output_type=output_type, input_type=input_type,
         normalization=normalization, classes=classes,
     )  # fmt: skip
 
 
 @final
-class _Ask:
+class _InferenceClient:
     """Sends inputs to one address and reads what comes back."""
 
     def __init__(
-        self, address: str, *, input: str, output: str | None, timeout: float, retries: int, rows: int
+        self, address: str, *, input_name: str, output_name: str | None, timeout: float, retries: int, batch_size: int
     ) -> None:
-        self.address, self.input, self.output = address, input, output
-        self.timeout, self.retries, self.rows = timeout, retries, rows
-        self._pool = self._opened()
+        self.address, self.input_name, self.output_name = address, input_name, output_name
+        self.timeout, self.retries, self.batch_size = timeout, retries, batch_size
+        self._pool = self._create_pool()
 
     def __call__(self, input: Tensor) -> NDArray[np.float32]:
         """The answer to ``[n, ...]`` inputs, ``[n, classes]``."""
-        return np.concatenate([self._asked(part.numpy()) for part in torch.split(input, self.rows)])
+        return np.concatenate([self._infer(chunk.numpy()) for chunk in torch.split(input, self.batch_size)])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_pool"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._pool = self._opened()
+        self._pool = self._create_pool()
 
-    def _opened(self) -> Any:
+    def _create_pool(self) -> Any:
         try:
             from urllib3 import PoolManager, Retry, Timeout
         except ImportError as error:
             raise LimbeckError(
                 "an endpoint needs urllib3, which is not installed: pip install limbeck[endpoint]"
             ) from (error)
-        again = Retry(
-            total=self.retries, status_forcelist=_AGAIN, allowed_methods=None, backoff_factor=_PAUSE,
-            backoff_max=_LONGEST_PAUSE, raise_on_status=False, respect_retry_after_header=False,
+        retry = Retry(
+            total=self.retries, status_forcelist=_RETRY_STATUSES, allowed_methods=None, backoff_factor=_BACKOFF_SECONDS,
+            backoff_max=_MAX_BACKOFF_SECONDS, raise_on_status=False, respect_retry_after_header=False,
         )  # fmt: skip
-        return PoolManager(retries=again, timeout=Timeout(connect=self.timeout, read=self.timeout))
+        return PoolManager(retries=retry, timeout=Timeout(connect=self.timeout, read=self.timeout))
 
-    def _asked(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        tensor = {"name": self.input, "shape": inputs.shape, "datatype": "FP32", "data": inputs.ravel().tolist()}
-        asked: dict[str, Any] = {"inputs": [tensor]}
-        if self.output is not None:
-            asked["outputs"] = [{"name": self.output}]
-        return self._read(self._posted(json.dumps(asked).encode()), rows=len(inputs))
+    def _infer(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        tensor = {"name": self.input_name, "shape": inputs.shape, "datatype": "FP32", "data": inputs.ravel().tolist()}
+        request: dict[str, Any] = {"inputs": [tensor]}
+        if self.output_name is not None:
+            request["outputs"] = [{"name": self.output_name}]
+        return self._parse_response(self._post(json.dumps(request).encode()), num_rows=len(inputs))
 
-    def _posted(self, body: bytes) -> bytes:
+    def _post(self, body: bytes) -> bytes:
         from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, TimeoutError
 
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -120,47 +122,47 @@ class _Ask:
             response = self._pool.request("POST", self.address, body=body, headers=headers, redirect=False)
         except HTTPError as error:
             cause = error.reason if isinstance(error, MaxRetryError) and error.reason is not None else error
-            tries = f"{self.retries + 1} tries" if self.retries else "one try"
+            attempts = f"{self.retries + 1} tries" if self.retries else "one try"
             if isinstance(cause, NewConnectionError):
-                raise LimbeckError(f"no server answers at {self.address} ({tries}): is it running there?") from error
+                raise LimbeckError(f"no server answers at {self.address} ({attempts}): is it running there?") from error
             if isinstance(cause, TimeoutError):
                 raise LimbeckError(
-                    f"{self.address} did not answer within {self.timeout:g} s ({tries}): give it a longer timeout, or "
+                    f"{self.address} did not answer within {self.timeout:g} s ({attempts}): give it a longer timeout, or "
                     "fewer rows at once"
                 ) from error
-            raise LimbeckError(f"{self.address} could not be asked ({tries}; {reason(cause)})") from error
+            raise LimbeckError(f"{self.address} could not be asked ({attempts}; {format_root_cause(cause)})") from error
         if 300 <= response.status < 400:
             raise LimbeckError(
                 f"{self.address} sends on to {response.headers.get('Location')!r}, and limbeck follows no redirect: "
                 "give that address, if you trust it"
             )
         if response.status != 200:
-            said = " ".join(response.data[:300].decode("utf-8", "replace").split())
-            raise LimbeckError(f"{self.address} answered with the status {response.status} ({said[:160]!r})")
+            response_text = " ".join(response.data[:300].decode("utf-8", "replace").split())
+            raise LimbeckError(f"{self.address} answered with the status {response.status} ({response_text[:160]!r})")
         data: bytes = response.data
         return data
 
-    def _read(self, answer: bytes, *, rows: int) -> NDArray[np.float32]:
+    def _parse_response(self, response: bytes, *, num_rows: int) -> NDArray[np.float32]:
         try:
-            outputs = {str(one["name"]): one for one in json.loads(answer)["outputs"]}
+            outputs = {str(output["name"]): output for output in json.loads(response)["outputs"]}
         except (ValueError, KeyError, TypeError) as error:
-            start = answer[:60].decode("utf-8", "replace")
+            prefix = response[:60].decode("utf-8", "replace")
             raise LimbeckError(
-                f"{self.address} gave no answer of the Open Inference Protocol, but {start!r}"
+                f"{self.address} gave no answer of the Open Inference Protocol, but {prefix!r}"
             ) from error
-        if self.output not in outputs if self.output is not None else len(outputs) != 1:
+        if self.output_name not in outputs if self.output_name is not None else len(outputs) != 1:
             raise LimbeckError(
                 f"{self.address} gave the outputs {', '.join(outputs) or 'none'}: set output to the name of the one "
                 "to read"
             )
-        one = outputs[self.output] if self.output is not None else next(iter(outputs.values()))
+        output = outputs[self.output_name] if self.output_name is not None else next(iter(outputs.values()))
         try:
-            found = np.asarray(one["data"], dtype=np.float32).reshape([int(size) for size in one["shape"]])
+            array = np.asarray(output["data"], dtype=np.float32).reshape([int(size) for size in output["shape"]])
         except (ValueError, KeyError, TypeError) as error:
             raise LimbeckError(
-                f"{self.address} gave an output whose data are not the numbers of its shape {one.get('shape')}"
+                f"{self.address} gave an output whose data are not the numbers of its shape {output.get('shape')}"
             ) from error
-        if found.ndim != 2 or len(found) != rows:
-            raise LimbeckError(f"{self.address} gave the shape {list(found.shape)} for {rows} inputs: it has to be "
-                               f"[{rows}, classes]")  # fmt: skip
-        return found
+        if array.ndim != 2 or len(array) != num_rows:
+            raise LimbeckError(f"{self.address} gave the shape {list(array.shape)} for {num_rows} inputs: it has to be "
+                               f"[{num_rows}, classes]")  # fmt: skip
+        return array

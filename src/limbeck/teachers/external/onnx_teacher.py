@@ -8,26 +8,26 @@ from typing import Any, final
 import numpy as np
 from torch import Tensor
 
-from limbeck.core.errors import LimbeckError, nearest
+from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.data import Normalization
-from limbeck.teachers.backends.runtime_session import Runtime, Session
-from limbeck.teachers.external.external_teacher import Foreign, Returns, Sees
+from limbeck.teachers.backends.runtime_session import Runtime, RuntimeSession
+from limbeck.teachers.external.external_teacher import ExternalTeacher, InputType, OutputType
 from limbeck.utils.io import digest
 
 __all__ = ["onnx"]
 
 # As onnxruntime and OpenVINO call them.
-_TYPES = {
+_NUMPY_DTYPES = {
     "tensor(float)": np.float32, "f32": np.float32, "tensor(float16)": np.float16, "f16": np.float16,
     "tensor(double)": np.float64, "f64": np.float64,
 }  # fmt: skip
 
 
 def onnx(
-    path: Path, *, runtime: Runtime = "onnxruntime", input: str | None = None, output: str | None = None,
-    returns: Returns = "logits", sees: Sees = "normalised", normalization: Normalization | None = None,
+    path: Path, *, runtime: Runtime = "onnxruntime", input_name: str | None = None, output_name: str | None = None,
+    output_type: OutputType = "logits", input_type: InputType = "normalised", normalization: Normalization | None = None,
     classes: int | None = None,
-) -> Foreign:  # fmt: skip
+) -> ExternalTeacher:  # fmt: skip
     """A teacher that answers as an ONNX file does, on the CPU in float32, with as many threads as torch has.
 
     Args:
@@ -45,43 +45,45 @@ def onnx(
     """
     file = Path(path)
     if not file.is_file():
-        beside = sorted(other.name for other in file.parent.glob("*.onnx")) if file.parent.is_dir() else []
-        raise LimbeckError(f"there is no ONNX file at {file}; beside it: {nearest(file.name, beside)}")
-    session = Session(str(file), runtime=runtime, of=str(file), input=input, output=output)
-    identity = " ".join([digest(file), *(digest(beside) for beside in _beside(file)), session.output])
-    return Foreign(
-        _Ask(session), called=str(file), identity=identity, returns=returns, sees=sees,
+        siblings = sorted(sibling.name for sibling in file.parent.glob("*.onnx")) if file.parent.is_dir() else []
+        raise LimbeckError(f"there is no ONNX file at {file}; beside it: {suggest_names(file.name, siblings)}")
+    session = RuntimeSession(str(file), runtime=runtime, name=str(file), input_name=input_name, output_name=output_name)
+    fingerprint = " ".join(
+        [digest(file), *(digest(siblings) for siblings in _external_data_files(file)), session.output_name]
+    )
+    return ExternalTeacher(
+        _ONNXPredictor(session), name=str(file), fingerprint=fingerprint, output_type=output_type, input_type=input_type,
         normalization=normalization, classes=classes,
     )  # fmt: skip
 
 
 @final
-class _Ask:
+class _ONNXPredictor:
     """Asks in the precision that the file takes."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: RuntimeSession) -> None:
         self.session = session
-        said = session.takes
-        if said not in _TYPES:
+        input_dtype = session.input_dtype
+        if input_dtype not in _NUMPY_DTYPES:
             raise LimbeckError(
-                f"{session.of} takes {session.input} as {said}, and a teacher is asked with real numbers"
+                f"{session.name} takes {session.input_name} as {input_dtype}, and a teacher is asked with real numbers"
             )
-        self.dtype = _TYPES[said]
+        self.dtype = _NUMPY_DTYPES[input_dtype]
 
     def __call__(self, input: Tensor) -> Any:
         return self.session(input.numpy().astype(self.dtype, copy=False))
 
 
-def _beside(file: Path) -> list[Path]:
+def _external_data_files(file: Path) -> list[Path]:
     """The files that hold weights of this one, where they are not inside it."""
     import onnx as library
 
     model = library.load(str(file), load_external_data=False)
-    named = {
+    locations = {
         entry.value
         for tensor in model.graph.initializer
         if tensor.data_location == library.TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    return [path for path in sorted(file.parent / name for name in named) if path.is_file()]
+    return [path for path in sorted(file.parent / name for name in locations) if path.is_file()]

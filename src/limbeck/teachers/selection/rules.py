@@ -14,12 +14,21 @@ from typing import final
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["Facts", "Likeness", "Rules", "against", "milliseconds", "too_alike", "too_close", "warnings"]
+__all__ = [
+    "TeacherStats",
+    "TeacherSimilarity",
+    "SelectionRules",
+    "format_margin",
+    "format_milliseconds",
+    "is_too_similar",
+    "is_margin_too_small",
+    "teacher_warnings",
+]
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class SelectionRules:
     """The numbers that teachers are judged by.
 
     Attributes:
@@ -34,35 +43,37 @@ class Rules:
         ratio: parameters of a teacher over those of the student, above which the gap in capacity is large.
     """
 
-    margin: float = 5.0
-    budget: float | None = None
-    times: float = 30.0
-    agreement: float = 0.98
-    cka: float = 0.95
-    ece: float = 0.1
-    ratio: float = 20.0
+    min_margin: float = 5.0
+    latency_budget: float | None = None
+    max_latency_ratio: float = 30.0
+    max_agreement: float = 0.98
+    max_cka: float = 0.95
+    max_ece: float = 0.1
+    max_parameter_ratio: float = 20.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.margin) or self.margin < 0:
-            raise LimbeckError(f"the margin is points of accuracy, 0 or more, not {self.margin:g}: leave it away for 5")
-        if self.budget is not None and not (math.isfinite(self.budget) and self.budget > 0):
+        if not math.isfinite(self.min_margin) or self.min_margin < 0:
             raise LimbeckError(
-                f"the budget is ms a picture, above 0, not {self.budget:g}: leave it away for {self.times:g} times the "
+                f"the margin is points of accuracy, 0 or more, not {self.min_margin:g}: leave it away for 5"
+            )
+        if self.latency_budget is not None and not (math.isfinite(self.latency_budget) and self.latency_budget > 0):
+            raise LimbeckError(
+                f"the budget is ms a picture, above 0, not {self.latency_budget:g}: leave it away for {self.max_latency_ratio:g} times the "
                 "student's latency"
             )
 
-    def allowed(self, student: float) -> float:
+    def resolve_latency_budget(self, student_latency: float) -> float:
         """The budget in ms a picture, for a student of this latency.
 
-        >>> Rules().allowed(0.5), Rules(budget=8.0).allowed(0.5)
+        >>> SelectionRules().resolve_latency_budget(0.5), SelectionRules(latency_budget=8.0).resolve_latency_budget(0.5)
         (15.0, 8.0)
         """
-        return self.times * student if self.budget is None else self.budget
+        return self.max_latency_ratio * student_latency if self.latency_budget is None else self.latency_budget
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class TeacherStats:
     """What the rules look at, of one network; figures of quality are those of the validation part.
 
     Attributes:
@@ -74,13 +85,13 @@ class Facts:
 
     accuracy: float | None
     ece: float | None
-    latency: float
-    parameters: int | None
+    latency_ms: float
+    num_parameters: int | None
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Likeness:
+class TeacherSimilarity:
     """How alike two teachers are: the share of samples with the same answer, and CKA (``None``: not known)."""
 
     first: str
@@ -89,9 +100,9 @@ class Likeness:
     cka: float | None
 
 
-def warnings(
-    teachers: Mapping[str, Facts], student: Facts, *, likeness: Sequence[Likeness] = (), rules: Rules = Rules(),
-    bridged: Collection[str] = (),
+def teacher_warnings(
+    teachers: Mapping[str, TeacherStats], student: TeacherStats, *, similarities: Sequence[TeacherSimilarity] = (), rules: SelectionRules = SelectionRules(),
+    with_assistants: Collection[str] = (),
 ) -> list[str]:  # fmt: skip
     """A sentence for each rule that these teachers break together, in the order of the teachers.
 
@@ -103,105 +114,110 @@ def warnings(
         bridged: those between whom and the student there are assistants, or whose training is stopped early: a large
             gap needs no word.
 
-    >>> student = Facts(accuracy=0.90, ece=0.02, latency=0.1, parameters=1000)
-    >>> big = Facts(accuracy=0.92, ece=0.02, latency=0.5, parameters=9000)
-    >>> print(warnings({"big": big}, student)[0].split(":")[0])
+    >>> student = TeacherStats(accuracy=0.90, ece=0.02, latency_ms=0.1, num_parameters=1000)
+    >>> big = TeacherStats(accuracy=0.92, ece=0.02, latency_ms=0.5, num_parameters=9000)
+    >>> print(teacher_warnings({"big": big}, student)[0].split(":")[0])
     the teacher 'big' is too close to the student alone on validation
     """
-    found: list[str] = []
+    messages: list[str] = []
     for name, teacher in teachers.items():
-        found += _quality(name, teacher, student, rules)
-        found += _size(name, teacher, student, rules, name in bridged)
-    allowed, total = rules.allowed(student.latency), math.fsum(teacher.latency for teacher in teachers.values())
-    if total > allowed and all(teacher.latency <= allowed for teacher in teachers.values()):
-        found.append(
-            f"the teachers are too slow together: {milliseconds(total)} a picture, and the budget is "
-            f"{_budget(rules, student.latency)}; leave one away, or choose some within it by limbeck teachers"
+        messages += _accuracy_warnings(name, teacher, student, rules)
+        messages += _cost_warnings(name, teacher, student, rules, name in with_assistants)
+    budget, total_latency = (
+        rules.resolve_latency_budget(student.latency_ms),
+        math.fsum(teacher.latency_ms for teacher in teachers.values()),
+    )
+    if total_latency > budget and all(teacher.latency_ms <= budget for teacher in teachers.values()):
+        messages.append(
+            f"the teachers are too slow together: {format_milliseconds(total_latency)} a picture, and the budget is "
+            f"{_format_latency_budget(rules, student.latency_ms)}; leave one away, or choose some within it by limbeck teachers"
         )
-    for pair in likeness:
-        if too_alike(pair, rules):
-            found.append(
+    for pair in similarities:
+        if is_too_similar(pair, rules):
+            messages.append(
                 f"the teachers {pair.first!r} and {pair.second!r} are too alike: they agree on {pair.agreement:.1%} of "
                 f"the validation samples and their CKA is {pair.cka:.2f}; the second costs its time and adds little"
                 .replace("%", " %")
             )  # fmt: skip
-    return found
+    return messages
 
 
-def too_close(margin: float, rules: Rules) -> bool:
+def is_margin_too_small(margin: float, rules: SelectionRules) -> bool:
     """Whether a margin in points is below the rule.
 
     A hair's breadth is forgiven, since 0.85 − 0.80 is less than 0.05 in binary.
 
-    >>> too_close(100 * (0.85 - 0.80), Rules()), too_close(4.99, Rules())
+    >>> is_margin_too_small(100 * (0.85 - 0.80), SelectionRules()), is_margin_too_small(4.99, SelectionRules())
     (False, True)
     """
-    return margin < rules.margin - 1e-9
+    return margin < rules.min_margin - 1e-9
 
 
-def too_alike(pair: Likeness, rules: Rules) -> bool:
+def is_too_similar(pair: TeacherSimilarity, rules: SelectionRules) -> bool:
     """Whether both the answers and the features of two teachers are more alike than the rules allow."""
-    return pair.agreement > rules.agreement and pair.cka is not None and pair.cka > rules.cka
+    return pair.agreement > rules.max_agreement and pair.cka is not None and pair.cka > rules.max_cka
 
 
-def against(margin: float, rules: Rules) -> str:
+def format_margin(margin: float, rules: SelectionRules) -> str:
     """A margin beside its rule, with as many digits as tell the two apart.
 
-    >>> against(1.31, Rules()), against(4.97, Rules())
+    >>> format_margin(1.31, SelectionRules()), format_margin(4.97, SelectionRules())
     ('+1.3 points, the rule is 5', '+4.97 points, the rule is 5')
     """
-    digits = 2 if abs(margin - rules.margin) < 0.1 else 1
-    return f"{margin:+.{digits}f} points, the rule is {rules.margin:g}"
+    digits = 2 if abs(margin - rules.min_margin) < 0.1 else 1
+    return f"{margin:+.{digits}f} points, the rule is {rules.min_margin:g}"
 
 
-def milliseconds(value: float) -> str:
+def format_milliseconds(value: float) -> str:
     """A latency for people.
 
-    >>> milliseconds(0.12345), milliseconds(1234.5)
+    >>> format_milliseconds(0.12345), format_milliseconds(1234.5)
     ('0.123 ms', '1234 ms')
     """
     return f"{value:.3g} ms" if value < 1000 else f"{value:.0f} ms"
 
 
-def _quality(name: str, teacher: Facts, student: Facts, rules: Rules) -> list[str]:
-    found = []
+def _accuracy_warnings(name: str, teacher: TeacherStats, student: TeacherStats, rules: SelectionRules) -> list[str]:
+    messages = []
     if teacher.accuracy is not None and student.accuracy is not None:
         margin = 100 * (teacher.accuracy - student.accuracy)
         if margin <= 0:
-            found.append(
+            messages.append(
                 f"the teacher {name!r} is {abs(margin):.1f} points below the student alone on validation: it has "
                 "nothing to teach"
             )
-        elif too_close(margin, rules):
-            found.append(
-                f"the teacher {name!r} is too close to the student alone on validation: {against(margin, rules)}; it "
+        elif is_margin_too_small(margin, rules):
+            messages.append(
+                f"the teacher {name!r} is too close to the student alone on validation: {format_margin(margin, rules)}; it "
                 "has little to teach"
             )
-    if teacher.ece is not None and teacher.ece > rules.ece:
-        found.append(
+    if teacher.ece is not None and teacher.ece > rules.max_ece:
+        messages.append(
             f"a hint: the teacher {name!r} is badly calibrated (ECE {teacher.ece:.2f} on validation): how sure it is "
             "says little, and another tau may suit it better"
         )
-    return found
+    return messages
 
 
-def _size(name: str, teacher: Facts, student: Facts, rules: Rules, near: bool) -> list[str]:
-    found = []
-    if teacher.latency > rules.allowed(student.latency):
-        found.append(
-            f"the teacher {name!r} is too slow: {milliseconds(teacher.latency)} a picture, and the budget is "
-            f"{_budget(rules, student.latency)}; choose a smaller one, or one within it by limbeck teachers"
+def _cost_warnings(
+    name: str, teacher: TeacherStats, student: TeacherStats, rules: SelectionRules, has_assistants: bool
+) -> list[str]:
+    messages = []
+    if teacher.latency_ms > rules.resolve_latency_budget(student.latency_ms):
+        messages.append(
+            f"the teacher {name!r} is too slow: {format_milliseconds(teacher.latency_ms)} a picture, and the budget is "
+            f"{_format_latency_budget(rules, student.latency_ms)}; choose a smaller one, or one within it by limbeck teachers"
         )
-    sizes = (teacher.parameters, student.parameters)
-    if not near and sizes[0] and sizes[1] and sizes[0] > rules.ratio * sizes[1]:
-        found.append(
+    sizes = (teacher.num_parameters, student.num_parameters)
+    if not has_assistants and sizes[0] and sizes[1] and sizes[0] > rules.max_parameter_ratio * sizes[1]:
+        messages.append(
             f"the teacher {name!r} has {sizes[0] / sizes[1]:.0f} times the parameters of the "
-            f"student, and from {rules.ratio:g} times on a nearer teacher often teaches better: put assistants between "
+            f"student, and from {rules.max_parameter_ratio:g} times on a nearer teacher often teaches better: put assistants between "
             "them (`assistants:` in the recipe), or stop its training early (`stop:`)"
         )
-    return found
+    return messages
 
 
-def _budget(rules: Rules, student: float) -> str:
-    said = milliseconds(rules.allowed(student))
-    return said if rules.budget is not None else f"{said} ({rules.times:g} times the student)"
+def _format_latency_budget(rules: SelectionRules, student_latency: float) -> str:
+    text = format_milliseconds(rules.resolve_latency_budget(student_latency))
+    return text if rules.latency_budget is not None else f"{text} ({rules.max_latency_ratio:g} times the student)"

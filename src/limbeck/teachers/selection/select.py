@@ -17,14 +17,21 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.teachers.selection.rules import Likeness, Rules, against, milliseconds, too_alike, too_close
+from limbeck.teachers.selection.rules import (
+    SelectionRules,
+    TeacherSimilarity,
+    format_margin,
+    format_milliseconds,
+    is_margin_too_small,
+    is_too_similar,
+)
 
-__all__ = ["Candidate", "Selection", "Step", "select"]
+__all__ = ["Candidate", "TeacherSelection", "SelectionStep", "greedy_select"]
 
-_UNLABELLED = -100
-_Z = 1.96
+_UNLABELED = -100
+_Z_95 = 1.96
 # A truth that a candidate calls impossible (an API that answers with its ten likeliest) must not count for ever.
-_FLOOR = 1e-12
+_MIN_PROBABILITY = 1e-12
 
 
 @final
@@ -40,12 +47,12 @@ class Candidate:
 
     probabilities: Tensor
     margin: float
-    latency: float
+    latency_ms: float
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class SelectionStep:
     """One candidate that was taken.
 
     Attributes:
@@ -59,30 +66,30 @@ class Step:
 
     name: str
     nll: float
-    top1: float
-    latency: float
-    gain: float | None = None
-    error: float | None = None
+    accuracy: float
+    latency_ms: float
+    nll_gain: float | None = None
+    nll_gain_stderr: float | None = None
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
+class TeacherSelection:
     """Who is to teach (``steps``, in the order they were taken, perhaps nobody), and why each is in or out."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[SelectionStep, ...]
     reasons: Mapping[str, str]
 
     @property
-    def chosen(self) -> tuple[str, ...]:
+    def selected(self) -> tuple[str, ...]:
         """Their names, the best first."""
         return tuple(step.name for step in self.steps)
 
 
-def select(
-    candidates: Mapping[str, Candidate], target: Tensor, *, budget: float, likeness: Sequence[Likeness] = (),
-    rules: Rules = Rules(),
-) -> Selection:  # fmt: skip
+def greedy_select(
+    candidates: Mapping[str, Candidate], target: Tensor, *, latency_budget: float, similarities: Sequence[TeacherSimilarity] = (),
+    rules: SelectionRules = SelectionRules(),
+) -> TeacherSelection:  # fmt: skip
     """Take the candidate with the best NLL, then each that lowers the ensemble's by more than chance, while time lasts.
 
     Arguments:
@@ -101,164 +108,187 @@ def select(
         LimbeckError: no candidate or no label, other samples or classes, or answers that are no probabilities.
 
     >>> sure, right = torch.tensor([[0.9, 0.1], [0.1, 0.9]]), torch.tensor([0, 1])
-    >>> big = Candidate(probabilities=sure, margin=9.0, latency=3.0)
-    >>> near = Candidate(probabilities=sure.lerp(torch.tensor(0.5), 0.5), margin=1.3, latency=1.0)
-    >>> found = select({"near": near, "big": big}, right, budget=5.0)
-    >>> found.chosen, found.reasons["near"]
+    >>> big = Candidate(probabilities=sure, margin=9.0, latency_ms=3.0)
+    >>> near = Candidate(probabilities=sure.lerp(torch.tensor(0.5), 0.5), margin=1.3, latency_ms=1.0)
+    >>> found = greedy_select({"near": near, "big": big}, right, latency_budget=5.0)
+    >>> found.selected, found.reasons["near"]
     (('big',), 'too close to the student: +1.3 points, the rule is 5')
     """
-    rows, truth = _rows(candidates, target)
-    able = [name for name, one in candidates.items() if one.margin > 0 and one.latency <= budget]
-    fit = [name for name in able if not too_close(candidates[name].margin, rules)]
-    search = _Search(candidates, rows, truth, budget, likeness, rules)
+    probabilities, labels = _labeled_probabilities(candidates, target)
+    affordable = [
+        name
+        for name, candidate in candidates.items()
+        if candidate.margin > 0 and candidate.latency_ms <= latency_budget
+    ]
+    eligible = [name for name in affordable if not is_margin_too_small(candidates[name].margin, rules)]
+    search = _GreedySearch(candidates, probabilities, labels, latency_budget, similarities, rules)
     # Nothing else is left: then the best that breaks the margin teaches, alone.
-    names = search.forward(fit) if fit else search.forward(able)[:1]
-    steps = search.steps(names)
-    reasons = {name: search.why(name, names, fit) for name in candidates}
-    return Selection(steps=steps, reasons=reasons)
+    names = search.select_forward(eligible) if eligible else search.select_forward(affordable)[:1]
+    steps = search.build_steps(names)
+    reasons = {name: search.explain(name, names, eligible) for name in candidates}
+    return TeacherSelection(steps=steps, reasons=reasons)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Search:
+class _GreedySearch:
     """One selection; an ensemble is a list of names."""
 
     candidates: Mapping[str, Candidate]
-    rows: Mapping[str, Tensor]
-    truth: Tensor
-    budget: float
-    likeness: Sequence[Likeness]
-    rules: Rules
+    probabilities: Mapping[str, Tensor]
+    target: Tensor
+    latency_budget: float
+    similarities: Sequence[TeacherSimilarity]
+    rules: SelectionRules
 
-    def forward(self, names: Sequence[str]) -> list[str]:
+    def select_forward(self, names: Sequence[str]) -> list[str]:
         """Greedy forward selection from ``names``."""
         if not names:
             return []
-        chosen = [min(names, key=lambda name: (float(self.nll([name]).mean()), self.candidates[name].latency))]
+        selected = [
+            min(names, key=lambda name: (float(self.ensemble_nll([name]).mean()), self.candidates[name].latency_ms))
+        ]
         while True:
             gains = {}
             for name in names:
-                if name in chosen or self.alike(name, chosen) or self.latency([*chosen, name]) > self.budget:
+                if (
+                    name in selected
+                    or self.find_similar(name, selected)
+                    or self.total_latency([*selected, name]) > self.latency_budget
+                ):
                     continue
-                gain, error = self.gain(chosen, name)
-                if gain > _Z * error:
+                gain, stderr = self.nll_gain(selected, name)
+                if gain > _Z_95 * stderr:
                     gains[name] = gain
             if not gains:
-                return chosen
-            chosen.append(max(gains, key=lambda name: (gains[name], -self.candidates[name].latency)))
+                return selected
+            selected.append(max(gains, key=lambda name: (gains[name], -self.candidates[name].latency_ms)))
 
-    def steps(self, names: Sequence[str]) -> tuple[Step, ...]:
-        found = []
+    def build_steps(self, names: Sequence[str]) -> tuple[SelectionStep, ...]:
+        steps = []
         for i, name in enumerate(names):
-            now = names[: i + 1]
-            gain, error = self.gain(names[:i], name) if i else (None, None)
-            nll, latency = float(self.nll(now).mean()), self.latency(now)
-            found.append(Step(name=name, nll=nll, top1=self.top1(now), latency=latency, gain=gain, error=error))
-        return tuple(found)
+            prefix = names[: i + 1]
+            gain, stderr = self.nll_gain(names[:i], name) if i else (None, None)
+            nll, latency = float(self.ensemble_nll(prefix).mean()), self.total_latency(prefix)
+            steps.append(
+                SelectionStep(
+                    name=name,
+                    nll=nll,
+                    accuracy=self.ensemble_accuracy(prefix),
+                    latency_ms=latency,
+                    nll_gain=gain,
+                    nll_gain_stderr=stderr,
+                )
+            )
+        return tuple(steps)
 
-    def why(self, name: str, chosen: Sequence[str], fit: Sequence[str]) -> str:
+    def explain(self, name: str, selected: Sequence[str], eligible: Sequence[str]) -> str:
         """Why it was taken or left, in a few words."""
-        if name in chosen:
-            return self._why_kept(name, chosen, fit)
-        one, whole = self.candidates[name], milliseconds(self.budget)
-        if one.margin <= 0:
-            return f"not above the student ({one.margin:+.1f} points): it has nothing to teach"
-        if too_close(one.margin, self.rules):
-            return f"too close to the student: {against(self.candidates[name].margin, self.rules)}"
-        if one.latency > self.budget:
-            return f"too slow: {milliseconds(one.latency)} of a budget of {whole}"
-        if pair := self.alike(name, chosen):
-            other = pair.first if pair.second == name else pair.second
-            share = f"{pair.agreement:.1%}".replace("%", " %")
-            return f"too alike: agrees with {other} on {share}, CKA {pair.cka:.2f}"
-        if self.latency([*chosen, name]) > self.budget:
-            left = milliseconds(self.budget - self.latency(chosen))
-            return f"too slow beside the others: {milliseconds(one.latency)}, and {left} of {whole} are left"
-        gain, error = self.gain(chosen, name)
-        verdict = f"{len(self.truth)} samples cannot tell that from nothing" if gain > -_Z * error else "worse with it"
-        return f"left out: {self._gained(chosen, name)}; {verdict}"
+        if name in selected:
+            return self._explain_selected(name, selected, eligible)
+        candidate, budget = self.candidates[name], format_milliseconds(self.latency_budget)
+        if candidate.margin <= 0:
+            return f"not above the student ({candidate.margin:+.1f} points): it has nothing to teach"
+        if is_margin_too_small(candidate.margin, self.rules):
+            return f"too close to the student: {format_margin(self.candidates[name].margin, self.rules)}"
+        if candidate.latency_ms > self.latency_budget:
+            return f"too slow: {format_milliseconds(candidate.latency_ms)} of a budget of {budget}"
+        if pair := self.find_similar(name, selected):
+            similar_name = pair.first if pair.second == name else pair.second
+            agreement = f"{pair.agreement:.1%}".replace("%", " %")
+            return f"too alike: agrees with {similar_name} on {agreement}, CKA {pair.cka:.2f}"
+        if self.total_latency([*selected, name]) > self.latency_budget:
+            remaining = format_milliseconds(self.latency_budget - self.total_latency(selected))
+            return f"too slow beside the others: {format_milliseconds(candidate.latency_ms)}, and {remaining} of {budget} are left"
+        gain, stderr = self.nll_gain(selected, name)
+        verdict = (
+            f"{len(self.target)} samples cannot tell that from nothing" if gain > -_Z_95 * stderr else "worse with it"
+        )
+        return f"left out: {self._format_gain(selected, name)}; {verdict}"
 
-    def _why_kept(self, name: str, chosen: Sequence[str], fit: Sequence[str]) -> str:
-        if name not in fit:
-            margin = against(self.candidates[name].margin, self.rules)
+    def _explain_selected(self, name: str, selected: Sequence[str], eligible: Sequence[str]) -> str:
+        if name not in eligible:
+            margin = format_margin(self.candidates[name].margin, self.rules)
             return f"kept though too close to the student: {margin}; nothing else is left"
-        before = chosen[: chosen.index(name)]
-        if before:
-            return f"kept: {self._gained(before, name)}"
-        return f"kept first: best alone (NLL {float(self.nll([name]).mean()):.3f})"
+        previous = selected[: selected.index(name)]
+        if previous:
+            return f"kept: {self._format_gain(previous, name)}"
+        return f"kept first: best alone (NLL {float(self.ensemble_nll([name]).mean()):.3f})"
 
-    def nll(self, names: Sequence[str]) -> Tensor:
+    def ensemble_nll(self, names: Sequence[str]) -> Tensor:
         """Negative log-likelihood of the mean of probabilities, ``[n]`` nats."""
-        right = self._mean(names).gather(1, self.truth[:, None])[:, 0]
-        return -right.clamp(min=_FLOOR).log()
+        target_probability = self._mean_probabilities(names).gather(1, self.target[:, None])[:, 0]
+        return -target_probability.clamp(min=_MIN_PROBABILITY).log()
 
-    def top1(self, names: Sequence[str]) -> float:
-        return float((self._mean(names).argmax(dim=1) == self.truth).double().mean())
+    def ensemble_accuracy(self, names: Sequence[str]) -> float:
+        return float((self._mean_probabilities(names).argmax(dim=1) == self.target).double().mean())
 
-    def latency(self, names: Sequence[str]) -> float:
-        return math.fsum(self.candidates[name].latency for name in names)
+    def total_latency(self, names: Sequence[str]) -> float:
+        return math.fsum(self.candidates[name].latency_ms for name in names)
 
-    def gain(self, chosen: Sequence[str], name: str) -> tuple[float, float]:
+    def nll_gain(self, selected: Sequence[str], name: str) -> tuple[float, float]:
         """By how many nats ``name`` lowers the NLL of ``chosen``, and the standard error of that."""
-        each = self.nll(chosen) - self.nll([*chosen, name])
-        if len(each) < 2:
-            return float(each.mean()), math.inf
-        return float(each.mean()), float(each.std()) / math.sqrt(len(each))
+        difference = self.ensemble_nll(selected) - self.ensemble_nll([*selected, name])
+        if len(difference) < 2:
+            return float(difference.mean()), math.inf
+        return float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))
 
-    def alike(self, name: str, chosen: Sequence[str]) -> Likeness | None:
+    def find_similar(self, name: str, selected: Sequence[str]) -> TeacherSimilarity | None:
         """The first pair of ``name`` with one of ``chosen`` that is too alike."""
-        for pair in self.likeness:
+        for pair in self.similarities:
             both = {pair.first, pair.second}
-            if name in both and both - {name} <= set(chosen) and too_alike(pair, self.rules):
+            if name in both and both - {name} <= set(selected) and is_too_similar(pair, self.rules):
                 return pair
         return None
 
-    def _mean(self, names: Sequence[str]) -> Tensor:
-        return torch.stack([self.rows[name] for name in names]).mean(dim=0)
+    def _mean_probabilities(self, names: Sequence[str]) -> Tensor:
+        return torch.stack([self.probabilities[name] for name in names]).mean(dim=0)
 
-    def _gained(self, chosen: Sequence[str], name: str) -> str:
-        gain, error = self.gain(chosen, name)
-        points = 100 * (self.top1([*chosen, name]) - self.top1(chosen))
-        spread = f" ± {_Z * error:.3f}" if math.isfinite(error) else ""
-        return f"{points:+.1f} points, NLL {-gain:+.3f}{spread}, for {milliseconds(self.candidates[name].latency)} more"
+    def _format_gain(self, selected: Sequence[str], name: str) -> str:
+        gain, stderr = self.nll_gain(selected, name)
+        points = 100 * (self.ensemble_accuracy([*selected, name]) - self.ensemble_accuracy(selected))
+        interval = f" ± {_Z_95 * stderr:.3f}" if math.isfinite(stderr) else ""
+        return f"{points:+.1f} points, NLL {-gain:+.3f}{interval}, for {format_milliseconds(self.candidates[name].latency_ms)} more"
 
 
-def _rows(candidates: Mapping[str, Candidate], target: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def _labeled_probabilities(candidates: Mapping[str, Candidate], target: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Checked probabilities of the labelled samples in float64, and their truth."""
     if not candidates:
         raise LimbeckError("there is no candidate to choose from: give at least one")
-    classes = {name: one.probabilities.shape[-1] for name, one in candidates.items()}
+    classes = {name: candidate.probabilities.shape[-1] for name, candidate in candidates.items()}
     if len(set(classes.values())) > 1:
         raise LimbeckError(
             f"the candidates know different numbers of classes ({', '.join(f'{n}: {c}' for n, c in classes.items())}): "
             "choose among networks for the same classes"
         )
-    known = (target != _UNLABELLED).cpu()
-    if target.ndim != 1 or not bool(known.any()):
+    is_labeled = (target != _UNLABELED).cpu()
+    if target.ndim != 1 or not bool(is_labeled.any()):
         raise LimbeckError("no validation sample has a label, so nobody can be chosen by it: give labelled ones")
-    truth = target.cpu()[known].long()
-    rows = {name: _checked(name, one, len(target))[known] for name, one in candidates.items()}
-    if int(truth.min()) < 0 or int(truth.max()) >= max(classes.values()):
+    labels = target.cpu()[is_labeled].long()
+    probabilities = {
+        name: _check_candidate(name, candidate, len(target))[is_labeled] for name, candidate in candidates.items()
+    }
+    if int(labels.min()) < 0 or int(labels.max()) >= max(classes.values()):
         raise LimbeckError(
-            f"the target has classes from {int(truth.min())} to {int(truth.max())}, and the candidates know "
+            f"the target has classes from {int(labels.min())} to {int(labels.max())}, and the candidates know "
             f"{max(classes.values())}, counted from 0"
         )
-    return rows, truth
+    return probabilities, labels
 
 
-def _checked(name: str, one: Candidate, samples: int) -> Tensor:
-    said = one.probabilities.detach().cpu().double()
-    if said.ndim != 2 or len(said) != samples:
+def _check_candidate(name: str, candidate: Candidate, num_samples: int) -> Tensor:
+    probabilities = candidate.probabilities.detach().cpu().double()
+    if probabilities.ndim != 2 or len(probabilities) != num_samples:
         raise LimbeckError(
-            f"the candidate {name!r} answers with the shape {list(said.shape)}, and there are {samples} samples: give "
+            f"the candidate {name!r} answers with the shape {list(probabilities.shape)}, and there are {num_samples} samples: give "
             "[samples, classes]"
         )
-    if not bool(said.isfinite().all()):
+    if not bool(probabilities.isfinite().all()):
         raise LimbeckError(f"the candidate {name!r} gives probabilities that are NaN or infinite: look at its weights")
-    if bool((said < 0).any()) or not bool(((said.sum(dim=1) - 1).abs() < 1e-3).all()):
+    if bool((probabilities < 0).any()) or not bool(((probabilities.sum(dim=1) - 1).abs() < 1e-3).all()):
         raise LimbeckError(f"the candidate {name!r} gives rows that are no probabilities: each is 0..1, and sums to 1")
-    if not (math.isfinite(one.margin) and math.isfinite(one.latency) and one.latency >= 0):
+    if not (math.isfinite(candidate.margin) and math.isfinite(candidate.latency_ms) and candidate.latency_ms >= 0):
         raise LimbeckError(
-            f"the candidate {name!r} has the margin {one.margin} and the latency {one.latency}: both are finite numbers"
+            f"the candidate {name!r} has the margin {candidate.margin} and the latency {candidate.latency_ms}: both are finite numbers"
         )
-    return said
+    return probabilities

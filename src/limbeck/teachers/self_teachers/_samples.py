@@ -12,44 +12,46 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task
 
-__all__ = ["answered", "classes_of", "last_of_each", "numbers"]
+__all__ = ["get_sample_logits", "resolve_num_classes", "last_occurrences", "get_sample_ids"]
 
 
-def numbers(batch: Any, *, who: str) -> Tensor:
+def get_sample_ids(batch: Any, *, caller: str) -> Tensor:
     """The number of each sample of ``batch``, ``[batch]``."""
-    index = batch.get("index") if isinstance(batch, Mapping) else None
-    if not isinstance(index, Tensor) or index.ndim != 1:
+    sample_ids = batch.get("index") if isinstance(batch, Mapping) else None
+    if not isinstance(sample_ids, Tensor) or sample_ids.ndim != 1:
         raise LimbeckError(
-            f"{who} knows samples by their number, and this batch has no `index` [batch]: use limbeck's own data, or "
+            f"{caller} knows samples by their number, and this batch has no `index` [batch]: use limbeck's own data, or "
             "give batches as mappings with it"
         )
-    return index
+    return sample_ids
 
 
-def classes_of(task: Task, given: int | None, *, who: str) -> int:
+def resolve_num_classes(task: Task, classes: int | None, *, caller: str) -> int:
     """How many classes there are: as given, or as the task says."""
-    found = getattr(task, "classes", None) if given is None else given
-    if not isinstance(found, int):
-        raise LimbeckError(f"{who} has to know how many classes there are, and the task does not say: give classes=")
-    return found
+    num_classes = getattr(task, "classes", None) if classes is None else classes
+    if not isinstance(num_classes, int):
+        raise LimbeckError(f"{caller} has to know how many classes there are, and the task does not say: give classes=")
+    return num_classes
 
 
-def answered(student: Outputs, index: Tensor, *, who: str) -> Tensor:
+def get_sample_logits(student: Outputs, sample_ids: Tensor, *, caller: str) -> Tensor:
     """The student's logits, one row for each sample, without gradients."""
-    rows = student.rows().detach()
-    if student.sample is not None or len(rows) != len(index):
+    logits = student.require_logits().detach()
+    if student.row_to_sample is not None or len(logits) != len(sample_ids):
         raise LimbeckError(
-            f"{who} remembers one row for each sample, and this task gave {len(rows)} rows for {len(index)} samples"
+            f"{caller} remembers one row for each sample, and this task gave {len(logits)} rows for {len(sample_ids)} samples"
         )
-    return rows
+    return logits
 
 
-def last_of_each(index: Tensor) -> Tensor:
+def last_occurrences(sample_ids: Tensor) -> Tensor:
     """Where each number of ``index`` stands last: of a sample shown twice in a batch, the later answer is kept.
 
-    >>> last_of_each(torch.tensor([7, 3, 7]))
+    >>> last_occurrences(torch.tensor([7, 3, 7]))
     tensor([1, 2])
     """
-    once, again = torch.unique(index, return_inverse=True)
-    places = torch.arange(len(index), device=index.device)
-    return torch.zeros(len(once), dtype=torch.long, device=index.device).scatter_reduce(0, again, places, "amax")
+    unique_ids, inverse = torch.unique(sample_ids, return_inverse=True)
+    positions = torch.arange(len(sample_ids), device=sample_ids.device)
+    return torch.zeros(len(unique_ids), dtype=torch.long, device=sample_ids.device).scatter_reduce(
+        0, inverse, positions, "amax"
+    )

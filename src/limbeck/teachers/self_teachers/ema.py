@@ -19,14 +19,14 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.core.protocols import Task
-from limbeck.core.schedules import Schedule, at
-from limbeck.teachers.frozen import Frozen
+from limbeck.core.schedules import Schedule, resolve
+from limbeck.teachers.frozen import FrozenTeacher
 
-__all__ = ["Averaged"]
+__all__ = ["EMATeacher"]
 
 
 @final
-class Averaged:
+class EMATeacher:
     """A teacher whose weights are the moving average of the student's.
 
     Arguments:
@@ -38,9 +38,9 @@ class Averaged:
     part of a checkpoint.
 
     >>> import limbeck
-    >>> from limbeck.losses import SoftTarget
+    >>> from limbeck.losses import KDLoss
     >>> student, task = nn.Linear(4, 3), limbeck.tasks.Classification(classes=3)
-    >>> distiller = limbeck.Distiller(student, Averaged(decay=0.9), objective={"soft": SoftTarget()}, task=task)
+    >>> distiller = limbeck.Distiller(student, EMATeacher(decay=0.9), objective={"soft": KDLoss()}, task=task)
     >>> before = student.weight.detach().clone()
     >>> with torch.no_grad():
     ...     _ = student.weight.add_(1.0)
@@ -51,17 +51,17 @@ class Averaged:
 
     def __init__(self, decay: float | Schedule = 0.999) -> None:
         if not callable(decay):
-            _require(decay)
+            _check_decay(decay)
         self.decay = decay
-        self._frozen: Frozen | None = None
+        self._teacher: FrozenTeacher | None = None
         self._step: int | None = None
 
     @property
     def network(self) -> nn.Module | None:
         """The averaged network, once there is a student."""
-        return None if self._frozen is None else self._frozen.network
+        return None if self._teacher is None else self._teacher.network
 
-    def bound(self, student: nn.Module) -> Self:
+    def bind_student(self, student: nn.Module) -> Self:
         """One of its own for ``student``, which begins as its copy."""
         for name, parameter in student.named_parameters():
             if parameter.dtype in (torch.float16, torch.bfloat16):
@@ -69,64 +69,64 @@ class Averaged:
                     f"the parameter {name!r} is {parameter.dtype}, in which an average would stand still: keep the "
                     "weights in float32 (precision bf16-mixed does)"
                 )
-        mine = type(self)(self.decay)
-        mine._frozen = Frozen(copy.deepcopy(student))
-        return mine
+        teacher = type(self)(self.decay)
+        teacher._teacher = FrozenTeacher(copy.deepcopy(student))
+        return teacher
 
-    def tapped(self, places: Mapping[str, str]) -> Self:
+    def with_features(self, feature_layers: Mapping[str, str]) -> Self:
         """The same with features read at ``places``."""
-        mine = type(self)(self.decay)
-        mine._frozen = self._of().tapped(places)
-        return mine
+        teacher = type(self)(self.decay)
+        teacher._teacher = self._require_teacher().with_features(feature_layers)
+        return teacher
 
-    def follow(self, student: nn.Module, progress: Progress) -> None:
+    def on_step_start(self, student: nn.Module, progress: Progress) -> None:
         """Move towards ``student``, once for each step."""
         if progress.steps and progress.step == self._step:
             return  # another batch of the same step: the student has not moved either
         self._step = progress.step
-        decay = at(self.decay, progress)
-        _require(decay)
-        network = self._of().network
-        own: list[Tensor] = list(network.parameters())
-        its: list[Tensor] = list(student.parameters())
-        if any(type(one).__name__ == "DTensor" for one in its):
+        decay = resolve(self.decay, progress)
+        _check_decay(decay)
+        network = self._require_teacher().network
+        ema_parameters: list[Tensor] = list(network.parameters())
+        student_parameters: list[Tensor] = list(student.parameters())
+        if any(type(parameter).__name__ == "DTensor" for parameter in student_parameters):
             raise LimbeckError(
                 "Averaged keeps whole weights, and under the strategy fsdp no process has the student's: set the "
                 "strategy to ddp"
             )
         with torch.no_grad():
-            if own:
-                torch._foreach_lerp_(own, its, 1.0 - decay)
-            for mine, buffer in zip(network.buffers(), student.buffers(), strict=True):
-                mine.copy_(buffer)
+            if ema_parameters:
+                torch._foreach_lerp_(ema_parameters, student_parameters, 1.0 - decay)
+            for ema_buffer, buffer in zip(network.buffers(), student.buffers(), strict=True):
+                ema_buffer.copy_(buffer)
 
-    def answer(self, batch: Any, task: Task) -> Outputs:
+    def predict(self, batch: Any, task: Task) -> Outputs:
         """What the averaged network says about ``batch``."""
-        return self._of().answer(batch, task)
+        return self._require_teacher().predict(batch, task)
 
-    def move(self, change: Callable[[Tensor], Tensor]) -> None:
+    def to(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Follow ``nn.Module.to``."""
-        if self._frozen is not None:
-            self._frozen.move(change)
+        if self._teacher is not None:
+            self._teacher.to(fn)
 
     def state_dict(self) -> dict[str, Any]:
         """The average's weights and buffers."""
-        return dict(self._of().network.state_dict())
+        return dict(self._require_teacher().network.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put them back."""
-        self._of().network.load_state_dict(state)
+        self._require_teacher().network.load_state_dict(state)
         self._step = None
 
-    def _of(self) -> Frozen:
-        if self._frozen is None:
+    def _require_teacher(self) -> FrozenTeacher:
+        if self._teacher is None:
             raise LimbeckError("Averaged has no student yet: give it to a Distiller, which binds it to its own")
-        return self._frozen
+        return self._teacher
 
     def __repr__(self) -> str:
         return f"Averaged(decay={self.decay})"
 
 
-def _require(decay: float) -> None:
+def _check_decay(decay: float) -> None:
     if not 0 <= decay < 1:
         raise LimbeckError(f"the decay of an average is from 0 to below 1, such as 0.999, not {decay}")

@@ -14,13 +14,18 @@ from torch import Tensor, nn
 
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task
-from limbeck.teachers.self_teachers._samples import answered, classes_of, last_of_each, numbers
+from limbeck.teachers.self_teachers._samples import (
+    get_sample_ids,
+    get_sample_logits,
+    last_occurrences,
+    resolve_num_classes,
+)
 
-__all__ = ["LastBatch"]
+__all__ = ["PreviousBatchTeacher"]
 
 
 @final
-class LastBatch:
+class PreviousBatchTeacher:
     """A teacher that repeats what the student said in the batch before.
 
     Arguments:
@@ -30,49 +35,53 @@ class LastBatch:
     processes, each repeats what it said itself, since the half that comes again stays with it.
 
     >>> import limbeck
-    >>> last, task = LastBatch(), limbeck.tasks.Classification(classes=2)
-    >>> last.hear({"index": torch.tensor([5, 9])}, Outputs(logits=torch.tensor([[1.0, 0.0], [0.0, 3.0]])))
-    >>> said = last.answer({"index": torch.tensor([9, 4])}, task)
-    >>> said.rows(), said.present
+    >>> last, task = PreviousBatchTeacher(), limbeck.tasks.Classification(classes=2)
+    >>> last.on_step_end({"index": torch.tensor([5, 9])}, Outputs(logits=torch.tensor([[1.0, 0.0], [0.0, 3.0]])))
+    >>> said = last.predict({"index": torch.tensor([9, 4])}, task)
+    >>> said.require_logits(), said.valid
     (tensor([[0., 3.],
             [0., 0.]]), tensor([ True, False]))
     """
 
     def __init__(self, *, classes: int | None = None) -> None:
         self.classes = classes
-        self._index: Tensor | None = None
+        self._sample_ids: Tensor | None = None
         self._logits = torch.zeros(0, 0)
 
-    def bound(self, student: nn.Module) -> Self:
+    def bind_student(self, student: nn.Module) -> Self:
         """An empty one with the same settings."""
         return type(self)(classes=self.classes)
 
-    def answer(self, batch: Any, task: Task) -> Outputs:
+    def predict(self, batch: Any, task: Task) -> Outputs:
         """What was said of each sample in the batch before; zeros where it was not there."""
-        index = numbers(batch, who="LastBatch")
-        if self._index is None:
-            rows = torch.zeros(len(index), classes_of(task, self.classes, who="LastBatch"), device=index.device)
-            return Outputs(logits=rows, present=torch.zeros_like(index, dtype=torch.bool))
-        place = torch.searchsorted(self._index.to(index.device), index).clamp(max=len(self._index) - 1)
-        present = self._index.to(index.device)[place] == index
-        rows = self._logits.to(index.device)[place].masked_fill(~present.unsqueeze(1), 0.0)
-        return Outputs(logits=rows, present=present)
+        sample_ids = get_sample_ids(batch, caller="LastBatch")
+        if self._sample_ids is None:
+            logits = torch.zeros(
+                len(sample_ids), resolve_num_classes(task, self.classes, caller="LastBatch"), device=sample_ids.device
+            )
+            return Outputs(logits=logits, valid=torch.zeros_like(sample_ids, dtype=torch.bool))
+        position = torch.searchsorted(self._sample_ids.to(sample_ids.device), sample_ids).clamp(
+            max=len(self._sample_ids) - 1
+        )
+        valid = self._sample_ids.to(sample_ids.device)[position] == sample_ids
+        logits = self._logits.to(sample_ids.device)[position].masked_fill(~valid.unsqueeze(1), 0.0)
+        return Outputs(logits=logits, valid=valid)
 
-    def hear(self, batch: Any, student: Outputs) -> None:
+    def on_step_end(self, batch: Any, student: Outputs) -> None:
         """Keep what the student says of ``batch``, in the place of the one before."""
-        index = numbers(batch, who="LastBatch")
-        rows = answered(student, index, who="LastBatch").float()
-        if len(index):
-            last = last_of_each(index)  # which are in the order of the numbers
-            self._index, self._logits = index[last], rows[last].clone()
+        sample_ids = get_sample_ids(batch, caller="LastBatch")
+        logits = get_sample_logits(student, sample_ids, caller="LastBatch").float()
+        if len(sample_ids):
+            last = last_occurrences(sample_ids)  # which are in the order of the numbers
+            self._sample_ids, self._logits = sample_ids[last], logits[last].clone()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The batch before."""
-        return {} if self._index is None else {"number": self._index, "logits": self._logits}
+        return {} if self._sample_ids is None else {"number": self._sample_ids, "logits": self._logits}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back."""
-        self._index = state.get("number")
+        self._sample_ids = state.get("number")
         self._logits = state.get("logits", torch.zeros(0, 0))
 
     def __repr__(self) -> str:

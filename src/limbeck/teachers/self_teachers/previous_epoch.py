@@ -16,14 +16,19 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task
-from limbeck.teachers.self_teachers._samples import answered, classes_of, last_of_each, numbers
-from limbeck.utils.all_gather import gather
+from limbeck.teachers.self_teachers._samples import (
+    get_sample_ids,
+    get_sample_logits,
+    last_occurrences,
+    resolve_num_classes,
+)
+from limbeck.utils.all_gather import all_gather
 
-__all__ = ["LastPrediction"]
+__all__ = ["PreviousEpochTeacher"]
 
 
 @final
-class LastPrediction:
+class PreviousEpochTeacher:
     """A teacher that repeats what the student said of each sample the last time it was shown.
 
     Arguments:
@@ -35,72 +40,79 @@ class LastPrediction:
     number of its first picture: leave mixing views away.
 
     >>> import limbeck
-    >>> memory, task = LastPrediction(), limbeck.tasks.Classification(classes=2)
+    >>> memory, task = PreviousEpochTeacher(), limbeck.tasks.Classification(classes=2)
     >>> batch = {"input": torch.zeros(2, 1), "index": torch.tensor([5, 9])}
-    >>> memory.hear(batch, Outputs(logits=torch.tensor([[1.0, 0.0], [0.0, 3.0]])))
-    >>> said = memory.answer({"index": torch.tensor([9, 4])}, task)
-    >>> said.rows(), said.present
+    >>> memory.on_step_end(batch, Outputs(logits=torch.tensor([[1.0, 0.0], [0.0, 3.0]])))
+    >>> said = memory.predict({"index": torch.tensor([9, 4])}, task)
+    >>> said.require_logits(), said.valid
     (tensor([[0., 3.],
             [0., 0.]]), tensor([ True, False]))
     """
 
-    def __init__(self, *, classes: int | None = None, precision: Literal["float16", "float32"] = "float32") -> None:
-        if precision not in _PRECISIONS:
-            raise LimbeckError(f"precision is {' or '.join(_PRECISIONS)}, not {precision!r}")
-        self.classes, self.precision = classes, precision
-        self._logits = torch.zeros(0, 0, dtype=_PRECISIONS[precision])
-        self._known = torch.zeros(0, dtype=torch.bool)
+    def __init__(self, *, classes: int | None = None, dtype: Literal["float16", "float32"] = "float32") -> None:
+        if dtype not in _DTYPES:
+            raise LimbeckError(f"precision is {' or '.join(_DTYPES)}, not {dtype!r}")
+        self.classes, self.dtype = classes, dtype
+        self._logits = torch.zeros(0, 0, dtype=_DTYPES[dtype])
+        self._is_stored = torch.zeros(0, dtype=torch.bool)
 
-    def bound(self, student: nn.Module) -> Self:
+    def bind_student(self, student: nn.Module) -> Self:
         """An empty one with the same settings."""
-        return type(self)(classes=self.classes, precision=self.precision)
+        return type(self)(classes=self.classes, precision=self.dtype)
 
-    def answer(self, batch: Any, task: Task) -> Outputs:
+    def predict(self, batch: Any, task: Task) -> Outputs:
         """What the student said last of each sample, as float32 on the device of ``batch``; zeros where it did not."""
-        index = numbers(batch, who="LastPrediction")
-        if not len(self._known):
-            rows = torch.zeros(len(index), classes_of(task, self.classes, who="LastPrediction"), device=index.device)
-            return Outputs(logits=rows, present=torch.zeros_like(index, dtype=torch.bool))
-        here = index.cpu()
-        inside = here.clamp(max=len(self._known) - 1)
-        present = self._known[inside] & (here == inside)
-        rows = self._logits[inside].float().masked_fill_(~present.unsqueeze(1), 0.0)
-        return Outputs(logits=rows.to(index.device), present=present.to(index.device))
+        sample_ids = get_sample_ids(batch, caller="LastPrediction")
+        if not len(self._is_stored):
+            logits = torch.zeros(
+                len(sample_ids),
+                resolve_num_classes(task, self.classes, caller="LastPrediction"),
+                device=sample_ids.device,
+            )
+            return Outputs(logits=logits, valid=torch.zeros_like(sample_ids, dtype=torch.bool))
+        cpu_ids = sample_ids.cpu()
+        clamped_ids = cpu_ids.clamp(max=len(self._is_stored) - 1)
+        valid = self._is_stored[clamped_ids] & (cpu_ids == clamped_ids)
+        logits = self._logits[clamped_ids].float().masked_fill_(~valid.unsqueeze(1), 0.0)
+        return Outputs(logits=logits.to(sample_ids.device), valid=valid.to(sample_ids.device))
 
-    def hear(self, batch: Any, student: Outputs) -> None:
+    def on_step_end(self, batch: Any, student: Outputs) -> None:
         """Keep what the student says of ``batch``."""
-        index = numbers(batch, who="LastPrediction")
-        rows = answered(student, index, who="LastPrediction")
-        self._keep(gather(index).cpu(), gather(rows).to("cpu", self._logits.dtype))
+        sample_ids = get_sample_ids(batch, caller="LastPrediction")
+        logits = get_sample_logits(student, sample_ids, caller="LastPrediction")
+        self._store(all_gather(sample_ids).cpu(), all_gather(logits).to("cpu", self._logits.dtype))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The samples that are known, and what was said of them."""
-        number = self._known.nonzero().squeeze(1)
-        return {"number": number, "logits": self._logits[number]}
+        sample_ids = self._is_stored.nonzero().squeeze(1)
+        return {"number": sample_ids, "logits": self._logits[sample_ids]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put them back, in the place of all that was known."""
-        self._known = torch.zeros(0, dtype=torch.bool)
+        self._is_stored = torch.zeros(0, dtype=torch.bool)
         self._logits = torch.zeros(0, 0, dtype=self._logits.dtype)
         if len(state["number"]):
-            self._keep(state["number"], state["logits"].to(self._logits.dtype))
+            self._store(state["number"], state["logits"].to(self._logits.dtype))
 
-    def _keep(self, index: Tensor, rows: Tensor) -> None:
-        if not len(index):
+    def _store(self, sample_ids: Tensor, new_logits: Tensor) -> None:
+        if not len(sample_ids):
             return
-        known, most = len(self._known), int(index.max()) + 1
-        if most > known:
+        capacity, num_samples = len(self._is_stored), int(sample_ids.max()) + 1
+        if num_samples > capacity:
             # Numbers come in any order: twice as many as before, so that it is copied a few times only.
-            size = max(most, 2 * known)
-            logits = torch.zeros(size, rows.shape[1], dtype=self._logits.dtype)
-            if known:
-                logits[:known] = self._logits
-            self._logits, self._known = logits, torch.cat([self._known, torch.zeros(size - known, dtype=torch.bool)])
-        last = last_of_each(index)
-        self._logits[index[last]], self._known[index[last]] = rows[last], True
+            size = max(num_samples, 2 * capacity)
+            logits = torch.zeros(size, new_logits.shape[1], dtype=self._logits.dtype)
+            if capacity:
+                logits[:capacity] = self._logits
+            self._logits, self._is_stored = (
+                logits,
+                torch.cat([self._is_stored, torch.zeros(size - capacity, dtype=torch.bool)]),
+            )
+        last = last_occurrences(sample_ids)
+        self._logits[sample_ids[last]], self._is_stored[sample_ids[last]] = new_logits[last], True
 
     def __repr__(self) -> str:
-        return f"LastPrediction(precision={self.precision!r})"
+        return f"LastPrediction(precision={self.dtype!r})"
 
 
-_PRECISIONS = {"float16": torch.float16, "float32": torch.float32}
+_DTYPES = {"float16": torch.float16, "float32": torch.float32}

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from typing import Any, Final, final
 
-from limbeck.recipe import Plan
+from limbeck.recipe import ResolvedRecipe
 
-__all__ = ["Loaded"]
+__all__ = ["DataCache"]
 
 
 @final
-class Loaded:
+class DataCache:
     """What jobs of one process have loaded, so that those with the same data and seed read it once; the newest few."""
 
-    _MOST: Final = 2
+    _MAX_ENTRIES: Final = 2
 
     def __init__(self) -> None:
-        self._kept: dict[str, Any] = {}
+        self._entries: dict[str, Any] = {}
 
-    def of(self, plan: Plan) -> Any:
+    def load(self, plan: ResolvedRecipe) -> Any:
         """The data of ``plan``."""
         recipe = plan.recipe
-        seed = recipe.seed if recipe.data_seed is None else recipe.data_seed
+        seed = recipe.seed if recipe.split_seed is None else recipe.split_seed
         key = f"{plan.data} {seed}"
-        self._kept[key] = found = self._kept.pop(key) if key in self._kept else plan.data.build().load(seed=seed)
-        while len(self._kept) > self._MOST:
-            del self._kept[next(iter(self._kept))]
-        return found
+        self._entries[key] = data = (
+            self._entries.pop(key) if key in self._entries else plan.data.build().load(seed=seed)
+        )
+        while len(self._entries) > self._MAX_ENTRIES:
+            del self._entries[next(iter(self._entries))]
+        return data

@@ -5,42 +5,42 @@ from __future__ import annotations
 from dataclasses import replace
 
 from limbeck.core.errors import LimbeckError
-from limbeck.recipe import Recipe, StagePlan
-from limbeck.recipe.study_schema import CONTROLS
-from limbeck.training import Training
+from limbeck.recipe import Recipe, ResolvedStage
+from limbeck.recipe.study_schema import BASELINES
+from limbeck.training import TrainingConfig
 
-__all__ = ["dealt", "require_processes", "training_of"]
+__all__ = ["config_for_phase", "check_world_size", "make_training_config"]
 
 
-def dealt(training: Training, phase: str) -> Training:
+def config_for_phase(training: TrainingConfig, phase: str) -> TrainingConfig:
     """A stage's settings; a control gets plain batches, as nothing of it needs others."""
-    return replace(training, sampling="plain") if phase in CONTROLS else training
+    return replace(training, batch_pairing="plain") if phase in BASELINES else training
 
 
-def training_of(stage: StagePlan) -> Training:
+def make_training_config(stage: ResolvedStage) -> TrainingConfig:
     """What the engine is told of a stage's settings."""
-    said = stage.training
+    config = stage.training
     scheduler = stage.scheduler
-    return Training(
+    return TrainingConfig(
         optimizer=stage.optimizer.build,
         scheduler=None if scheduler is None else lambda optimizer, steps: scheduler.build(optimizer, steps=steps),
-        per="step" if said.scheduler is None else said.scheduler.per,
-        batch=said.batch, accumulate=said.accumulate, clip=said.clip, ema=said.ema, patience=said.patience,
-        keep=said.keep, workers=said.workers, sampling=said.sampling,
+        scheduler_interval="step" if config.scheduler is None else config.scheduler.interval,
+        batch_size=config.batch_size, grad_accum_steps=config.grad_accum_steps, max_grad_norm=config.max_grad_norm, ema_decay=config.ema_decay, early_stopping_patience=config.early_stopping_patience,
+        keep_weights=config.keep_weights, num_workers=config.num_workers, batch_pairing=config.batch_pairing,
     )  # fmt: skip
 
 
-def require_processes(recipe: Recipe, world: int) -> None:
+def check_world_size(recipe: Recipe, world_size: int) -> None:
     """Refuse a number of processes that the recipe was not made for, and a strategy that needs several."""
-    for place, stage in recipe.each_stage():
-        said = recipe.training_of(stage, place=place)
-        if said.devices not in (None, world):
+    for config_path, stage in recipe.all_stages():
+        config = recipe.stage_training(stage, config_path=config_path)
+        if config.devices not in (None, world_size):
             raise LimbeckError(
-                f"{place}: training.devices is {said.devices}, and the number of processes is {world}: start it "
-                f"with torchrun --nproc-per-node {said.devices} -m limbeck distill …, or change devices"
+                f"{config_path}: training.devices is {config.devices}, and the number of processes is {world_size}: start it "
+                f"with torchrun --nproc-per-node {config.devices} -m limbeck distill …, or change devices"
             )
-        if said.strategy != "auto" and world == 1:
+        if config.strategy != "auto" and world_size == 1:
             raise LimbeckError(
-                f"{place}: training.strategy {said.strategy} spreads a training over processes, and there is one: "
+                f"{config_path}: training.strategy {config.strategy} spreads a training over processes, and there is one: "
                 "start it with torchrun --nproc-per-node N -m limbeck distill …, or set it to auto"
             )

@@ -15,38 +15,38 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
-from limbeck.core.protocols import Task, TeacherSource
-from limbeck.data import Data
-from limbeck.data.counter_rng import mix
+from limbeck.core.protocols import Task, Teacher
+from limbeck.data import DataModule
+from limbeck.data.counter_rng import derive_seed
 from limbeck.distiller import (
     Distiller,
+    MutualTask,
     Objective,
-    Peers,
-    Together,
-    deployed,
-    doubts,
-    each_teacher,
+    PeerStudents,
+    classifier_source,
+    deployment_model,
     early_exits,
-    for_each_peer,
-    reused,
+    loss_per_teacher,
+    scale_weights_for_peers,
+    temperature_warnings,
 )
-from limbeck.losses import CrossEntropy, SimKD
+from limbeck.losses import CrossEntropyLoss, SimKDLoss
 from limbeck.models import load_weights
-from limbeck.recipe import Plan, Recipe, StagePlan, check
-from limbeck.recipe.resolved_node import Checked
-from limbeck.recipe.study_schema import CONTROLS
-from limbeck.teachers import Cached, Engine, Foreign, Format, Frozen, answers
-from limbeck.training import Processes, Run, Training, fit, frozen, launched
-from limbeck.training.callbacks import Watcher, logger
-from limbeck.utils.all_gather import apart
-from limbeck.workflows._job.data_cache import Loaded
-from limbeck.workflows._job.distillers import dealt, require_processes, training_of
-from limbeck.workflows._job.teachers import partly, translated
+from limbeck.recipe import Recipe, ResolvedRecipe, ResolvedStage, resolve_recipe
+from limbeck.recipe.resolved_node import ResolvedNode
+from limbeck.recipe.study_schema import BASELINES
+from limbeck.teachers import CacheConfig, CachedTeacher, ExternalTeacher, FrozenTeacher, InferenceBackend, from_callable
+from limbeck.training import FitResult, Processes, TrainingConfig, fit, freeze_modules, make_fabric
+from limbeck.training.callbacks import Callback, make_logger
+from limbeck.utils.all_gather import single_process
+from limbeck.workflows._job.data_cache import DataCache
+from limbeck.workflows._job.distillers import check_world_size, config_for_phase, make_training_config
+from limbeck.workflows._job.teachers import adapt_teacher_network, mask_teacher
 
 __all__ = ["Job"]
 
-_Source = Callable[[str, nn.Module, Mapping[str, str] | None], TeacherSource]
-_STUDENT = zlib.crc32(b"student")
+_TeacherFactory = Callable[[str, nn.Module, Mapping[str, str] | None], Teacher]
+_STUDENT_SEED = zlib.crc32(b"student")
 
 
 @final
@@ -66,327 +66,398 @@ class Job:
         exits: its early exits, once it is trained.
     """
 
-    plan: Plan
-    data: Data
+    plan: ResolvedRecipe
+    data: DataModule
     task: Task
-    folder: Path
-    engines: dict[str, Engine] = field(default_factory=dict)
-    caches: list[tuple[str, Cached]] = field(default_factory=list)
+    run_dir: Path
+    backends: dict[str, InferenceBackend] = field(default_factory=dict)
+    caches: list[tuple[str, CachedTeacher]] = field(default_factory=list)
     processes: Processes = field(default_factory=Processes)
     peers: dict[str, nn.Module] = field(default_factory=dict)
-    exits: dict[str, nn.Module] = field(default_factory=dict)
+    early_exits: dict[str, nn.Module] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls, recipe: Recipe, folder: Path, processes: Processes = Processes(), loaded: Loaded | None = None
+    def from_recipe(
+        cls, recipe: Recipe, run_dir: Path, processes: Processes = Processes(), data_cache: DataCache | None = None
     ) -> Self:  # fmt: skip
         """Check the whole recipe, then load its data, or take it from ``loaded`` where another job has loaded it."""
-        plan = check(recipe)
-        if recipe.threads is not None:
-            torch.set_num_threads(recipe.threads)
-        data = (loaded or Loaded()).of(plan)
-        if not isinstance(data, Data):
+        plan = resolve_recipe(recipe)
+        if recipe.num_threads is not None:
+            torch.set_num_threads(recipe.num_threads)
+        data = (data_cache or DataCache()).load(plan)
+        if not isinstance(data, DataModule):
             raise LimbeckError(f"data: {plan.data.use}.load gave a {type(data).__name__}, not a limbeck.data.Data")
-        task = plan.task.build(classes=len(data.classes))
-        if (asked := getattr(task, "classes", len(data.classes))) != len(data.classes):
+        task = plan.task.build(classes=len(data.class_names))
+        if (task_classes := getattr(task, "classes", len(data.class_names))) != len(data.class_names):
             raise LimbeckError(
-                f"task.classes is {asked}, and the data has {len(data.classes)} classes ({', '.join(data.classes[:5])}"
-                f"{' …' if len(data.classes) > 5 else ''}): leave task.classes away, or give other data"
+                f"task.classes is {task_classes}, and the data has {len(data.class_names)} classes ({', '.join(data.class_names[:5])}"
+                f"{' …' if len(data.class_names) > 5 else ''}): leave task.classes away, or give other data"
             )
-        sealed = data.sealed.bound(folder / "checkpoint" / "sealed.json")
-        return cls(plan, replace(data, sealed=sealed, order=recipe.seed), task, folder, processes=processes)
+        held_out_test = data.test.with_log(run_dir / "checkpoint" / "sealed.json")
+        return cls(plan, replace(data, test=held_out_test, order_seed=recipe.seed), task, run_dir, processes=processes)
 
     @property
     def recipe(self) -> Recipe:
         """The recipe as it was given."""
         return self.plan.recipe
 
-    def teacher(self, name: str) -> nn.Module:
+    def build_teacher(self, name: str) -> nn.Module:
         """The teacher ``name``, with its weights where the recipe has some, and by seed where not.
 
         A ``Foreign`` one has none: an ONNX file, an endpoint, or the callable that a user's own function gave.
         """
-        said, node = self.recipe.teachers[name], self.plan.teachers[name]
-        built = self._built(node, zlib.crc32(name.encode()))
-        network = built if isinstance(built, nn.Module) or not callable(built) else answers(built)
-        if isinstance(network, Foreign):
-            if said.weights is not None or said.engine != "eager":
-                key = "engine" if said.weights is None else "weights"
-                raise LimbeckError(f"{node.place}.{key}: {node.use} gave no network, so leave {key} away")
+        config, node = self.recipe.teachers[name], self.plan.teachers[name]
+        module = self._build_node(node, zlib.crc32(name.encode()))
+        network = module if isinstance(module, nn.Module) or not callable(module) else from_callable(module)
+        if isinstance(network, ExternalTeacher):
+            if config.weights is not None or config.backend != "eager":
+                key = "engine" if config.weights is None else "weights"
+                raise LimbeckError(f"{node.config_path}.{key}: {node.use} gave no network, so leave {key} away")
             network.normalization = network.normalization or self.data.normalization
-        elif said.weights is not None:
-            network = load_weights(_network(network, node), said.weights)
-        elif self.plan.teaching is None:
-            raise LimbeckError(f"{node.place}: {node.use} has no weights, and there is no `teaching` to train it by")
-        return translated(_network(network, node), said, self.data, place=node.place)
+        elif config.weights is not None:
+            network = load_weights(_require_module(network, node), config.weights)
+        elif self.plan.teacher_training is None:
+            raise LimbeckError(
+                f"{node.config_path}: {node.use} has no weights, and there is no `teaching` to train it by"
+            )
+        return adapt_teacher_network(_require_module(network, node), config, self.data, config_path=node.config_path)
 
-    def source(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
+    def teacher_for(self, name: str, network: nn.Module, feature_layers: Mapping[str, str] | None = None) -> Teacher:
         """What answers for the teacher ``name`` while a student learns.
 
         It is ``network``, by the recipe's engine, asked once where the recipe keeps answers in a cache.
         """
-        if name not in self.engines:
-            tell = _tell if self.processes.rank == 0 else _tell_nobody
-            self.engines[name] = Engine(self._engine(name), tell=partial(tell, name))
-        asked: TeacherSource = Frozen(network, taps, engine=self.engines[name])
+        if name not in self.backends:
+            print_backend = _print_backend if self.processes.rank == 0 else _ignore_backend
+            self.backends[name] = InferenceBackend(self._backend_name(name), log=partial(print_backend, name))
+        teacher: Teacher = FrozenTeacher(network, feature_layers, backend=self.backends[name])
         if self.recipe.cache is not None:
-            self.caches.append((name, self._cached(name, asked)))
-            asked = self.caches[-1][1]
-        return self._partly(name, asked)
+            self.caches.append((name, self._open_cache(name, teacher)))
+            teacher = self.caches[-1][1]
+        return self._mask_teacher(name, teacher)
 
-    def kept(self, network: nn.Module, teachers: Mapping[str, nn.Module]) -> list[tuple[str, Cached]]:
+    def open_caches(self, network: nn.Module, teachers: Mapping[str, nn.Module]) -> list[tuple[str, CachedTeacher]]:
         """The caches that the stages of the recipe read, each once: by teacher, and by what is tapped in it."""
         for stage in self.plan.stages:
-            self._distiller(network, teachers, stage, phase="distilled", source=self.source)
-        return list({(name, cached.subject): (name, cached) for name, cached in self.caches}.values())
+            self._make_distiller(network, teachers, stage, phase="distilled", make_teacher=self.teacher_for)
+        return list({(name, cached.entry_fingerprint): (name, cached) for name, cached in self.caches}.values())
 
-    def assistant(self, name: str) -> nn.Module:
+    def build_assistant(self, name: str) -> nn.Module:
         """The assistant ``name`` at its start, by seed."""
         node = self.plan.assistants[name]
-        return _network(self._built(node, zlib.crc32(name.encode())), node)
+        return _require_module(self._build_node(node, zlib.crc32(name.encode())), node)
 
-    def student(self) -> nn.Module:
+    def build_student(self) -> nn.Module:
         """The student at its start: the same weights each time."""
-        return _network(self._built(self.plan.student, _STUDENT), self.plan.student)
+        return _require_module(self._build_node(self.plan.student, _STUDENT_SEED), self.plan.student)
 
-    def shipped(self) -> nn.Module:
+    def build_deployed(self) -> nn.Module:
         """The distilled student in the shape in which a finished run keeps it, with weights that mean nothing yet.
 
         It is the student's own shape, unless the last stage deploys more (:func:`limbeck.distiller.deployment`).
         """
-        student, stage = self.student(), self.plan.stages[-1]
-        objective, _ = stage.objective(classes=len(self.data.classes), seed=self.recipe.seed)
-        if not any(isinstance(term, SimKD) for term in objective.values()):
+        student, stage = self.build_student(), self.plan.stages[-1]
+        objective, _ = stage.build_objective(classes=len(self.data.class_names), seed=self.recipe.seed)
+        if not any(isinstance(loss, SimKDLoss) for loss in objective.values()):
             return student
         teachers = {}
-        for name in self.recipe.links()[-1].guides:
-            node, said = self.plan.teachers[name], self.recipe.teachers[name]
-            teachers[name] = translated(_network(self._built(node, 0), node), said, self.data, place=node.place)
-        distiller = self._distiller(student, teachers, stage, phase="distilled", source=self._asked)
-        batch = self.data.stream(batch=2).batch(0)
+        for name in self.recipe.training_order()[-1].teachers:
+            node, config = self.plan.teachers[name], self.recipe.teachers[name]
+            teachers[name] = adapt_teacher_network(
+                _require_module(self._build_node(node, 0), node), config, self.data, config_path=node.config_path
+            )
+        distiller = self._make_distiller(
+            student, teachers, stage, phase="distilled", make_teacher=self._uncached_teacher
+        )
+        batch = self.data.batches(batch_size=2).batch(0)
         with torch.no_grad():
             distiller.prepare(batch)
-        return deployed(distiller)
+        return deployment_model(distiller)
 
-    def rehearse(self) -> None:
+    def validate(self) -> None:
         """Every stage once on two samples, with networks of its own that are thrown away.
 
         A tap that is nowhere, weights that do not fit, a head of other classes, a setting that a constructor refuses:
         each is an error now, and not after the teachers were trained.
         """
-        require_processes(self.recipe, self.processes.world)
-        teachers = {name: self.teacher(name) for name in self.recipe.teachers}
-        everyone = teachers | {name: self.assistant(name) for name in self.recipe.assistants}
-        plans: list[tuple[StagePlan, nn.Module, Mapping[str, nn.Module], str]] = []
-        for learner, guides in self.recipe.links():
-            network = everyone[learner] if learner in everyone else self.student()
-            known = {name: everyone[name] for name in guides}
-            network = self._learner(network, learner)
-            plans += [(stage, network, known, learner) for stage in self.plan.stages]
-        if "direct" in self.recipe.controls:
-            plans += [(stage, self.student(), teachers, "direct") for stage in self.plan.stages]
-        if self.plan.teaching is not None:
-            taught = {name: network for name, network in teachers.items() if not isinstance(network, Foreign)}
-            plans += [(self.plan.teaching, network, {}, name) for name, network in taught.items()]
-        for stage, network, present, phase in plans:
-            training = training_of(stage)
-            distiller = self._distiller(network, present, stage, phase=phase, source=self._rehearsed)
-            distiller.progress = Progress(step=0, steps=1, total=1)
-            stream = self.data.stream(batch=training.batch)
+        check_world_size(self.recipe, self.processes.world_size)
+        teachers = {name: self.build_teacher(name) for name in self.recipe.teachers}
+        all_networks = teachers | {name: self.build_assistant(name) for name in self.recipe.assistants}
+        stage_runs: list[tuple[ResolvedStage, nn.Module, Mapping[str, nn.Module], str]] = []
+        for student_name, teacher_names in self.recipe.training_order():
+            network = all_networks[student_name] if student_name in all_networks else self.build_student()
+            pair_teachers = {name: all_networks[name] for name in teacher_names}
+            network = self._with_peers(network, student_name)
+            stage_runs += [(stage, network, pair_teachers, student_name) for stage in self.plan.stages]
+        if "direct" in self.recipe.baseline_names:
+            stage_runs += [(stage, self.build_student(), teachers, "direct") for stage in self.plan.stages]
+        if self.plan.teacher_training is not None:
+            trainable = {
+                name: network for name, network in teachers.items() if not isinstance(network, ExternalTeacher)
+            }
+            stage_runs += [(self.plan.teacher_training, network, {}, name) for name, network in trainable.items()]
+        for stage, network, stage_teachers, phase in stage_runs:
+            training = make_training_config(stage)
+            distiller = self._make_distiller(
+                network, stage_teachers, stage, phase=phase, make_teacher=self._dry_run_teacher
+            )
+            distiller.progress = Progress(step=0, steps=1, total_steps=1)
+            stream = self.data.batches(batch_size=training.batch_size)
             # Of one sample twice it is certain that both are of one class.
-            two = torch.arange(2) % (1 if training.sampling == "classmates" else len(stream.part))
-            batch = stream.show(two, torch.zeros_like(two))
-            with torch.no_grad(), apart():
+            indices = torch.arange(2) % (1 if training.batch_pairing == "classmates" else len(stream.split))
+            batch = stream.load(indices, torch.zeros_like(indices))
+            with torch.no_grad(), single_process():
                 distiller.prepare(batch).eval()(batch)
-                deployed(distiller)
-            if phase in self.recipe.assistants and (found := reused(distiller)):
+                deployment_model(distiller)
+            if phase in self.recipe.assistants and (simkd_names := classifier_source(distiller)):
                 raise LimbeckError(
-                    f"stages: {found[0]} (SimKD) ends a student in its teacher's classifier, and an assistant teaches "
+                    f"stages: {simkd_names[0]} (SimKD) ends a student in its teacher's classifier, and an assistant teaches "
                     "on as a network of its own: leave assistants away, or SimKD"
                 )
             optimizer = training.optimizer(distiller.parameters())
             if training.scheduler is not None:
                 training.scheduler(optimizer, 2)
-            with frozen(network, stage.stage.frozen):
+            with freeze_modules(network, stage.stage.freeze):
                 pass
 
-    def doubts(self) -> list[str]:
+    def temperature_warnings(self) -> list[str]:
         """What is to be said of the temperatures of the stages, each once."""
-        given = {"classes": len(self.data.classes), "seed": self.recipe.seed}
-        said = [text for stage in self.plan.stages for text in doubts(stage.objective(**given)[0], self.task)]
-        return list(dict.fromkeys(said))
+        settings = {"classes": len(self.data.class_names), "seed": self.recipe.seed}
+        messages = [
+            text
+            for stage in self.plan.stages
+            for text in temperature_warnings(stage.build_objective(**settings)[0], self.task)
+        ]
+        return list(dict.fromkeys(messages))
 
-    def lengths(self) -> list[int]:
+    def stage_steps(self) -> list[int]:
         """The optimizer steps of each stage."""
-        return [self._steps(stage, training_of(stage)) for stage in self.plan.stages]
+        return [self._num_steps(stage, make_training_config(stage)) for stage in self.plan.stages]
 
-    def trial(self, number: int, guides: Mapping[str, nn.Module] | None) -> tuple[Distiller, Training]:
+    def dry_run_stage(
+        self, stage_index: int, teachers: Mapping[str, nn.Module] | None
+    ) -> tuple[Distiller, TrainingConfig]:
         """A fresh student in a stage, taught by ``guides`` or (``None``) alone, to be looked at and thrown away."""
-        stage = self.plan.stages[number]
-        phase = "alone" if guides is None else "distilled"
-        network = self._learner(self.student(), phase)
-        distiller = self._distiller(network, guides or {}, stage, phase=phase, source=self._asked)
-        return distiller, dealt(training_of(stage), phase)
+        stage = self.plan.stages[stage_index]
+        phase = "alone" if teachers is None else "distilled"
+        network = self._with_peers(self.build_student(), phase)
+        distiller = self._make_distiller(
+            network, teachers or {}, stage, phase=phase, make_teacher=self._uncached_teacher
+        )
+        return distiller, config_for_phase(make_training_config(stage), phase)
 
-    def teach(self, name: str, network: nn.Module, *, resume: bool, watchers: Sequence[Watcher] | None) -> Run:
+    def train_teacher(
+        self, name: str, network: nn.Module, *, resume: bool, callbacks: Sequence[Callback] | None
+    ) -> FitResult:
         """Train a teacher by the recipe's ``teaching``, on the labelled pictures."""
-        assert self.plan.teaching is not None
-        steps, share = self._steps(self.plan.teaching, training_of(self.plan.teaching)), self.recipe.teachers[name].stop
-        stop = None if share is None else max(1, round(share * steps))
-        distiller = self._distiller(network, {}, self.plan.teaching, phase=name, source=self.source)
+        assert self.plan.teacher_training is not None
+        steps, fraction = (
+            self._num_steps(self.plan.teacher_training, make_training_config(self.plan.teacher_training)),
+            self.recipe.teachers[name].train_fraction,
+        )
+        stop_after_steps = None if fraction is None else max(1, round(fraction * steps))
+        distiller = self._make_distiller(
+            network, {}, self.plan.teacher_training, phase=name, make_teacher=self.teacher_for
+        )
         return self._fit(
-            distiller, self.plan.teaching, phase=name, stop=stop, total=steps, resume=resume, watchers=watchers
+            distiller,
+            self.plan.teacher_training,
+            phase=name,
+            stop_after_steps=stop_after_steps,
+            total_steps=steps,
+            resume=resume,
+            callbacks=callbacks,
         )
 
-    def train(
+    def train_stages(
         self, phase: str, network: nn.Module, teachers: Mapping[str, nn.Module], *, resume: bool,
-        watchers: Sequence[Watcher] | None,
-    ) -> Run:  # fmt: skip
+        callbacks: Sequence[Callback] | None,
+    ) -> FitResult:  # fmt: skip
         """Take a network through every stage, as the recipe says; ``alone`` towards the labels only.
 
         Alone is the fair control: the same start, stages, number of steps, batch, optimizer, schedule and views; only
         what teachers say is missing, and the pictures without a label, about which nobody tells it anything.
         """
         seconds, steps, history = 0.0, 0, list[dict[str, Any]]()
-        lengths, learner = self.lengths(), self._learner(network, phase)
-        earlier: list[Objective] = []
-        for number, stage in enumerate(self.plan.stages):
-            distiller = self._distiller(learner, teachers, stage, phase=phase, source=self.source)
-            for objective in earlier:
-                distiller.objective.follow(objective)
+        stage_steps, trained_module = self.stage_steps(), self._with_peers(network, phase)
+        previous_objectives: list[Objective] = []
+        for stage_index, stage in enumerate(self.plan.stages):
+            distiller = self._make_distiller(
+                trained_module, teachers, stage, phase=phase, make_teacher=self.teacher_for
+            )
+            for objective in previous_objectives:
+                distiller.objective.load_previous(objective)
             run = self._fit(
-                distiller, stage, phase=phase, before=sum(lengths[:number]), total=sum(lengths), resume=resume,
-                watchers=watchers,
+                distiller, stage, phase=phase, steps_before=sum(stage_steps[:stage_index]), total_steps=sum(stage_steps), resume=resume,
+                callbacks=callbacks,
             )  # fmt: skip
-            earlier.append(distiller.objective)
+            previous_objectives.append(distiller.objective)
             seconds, steps, history = seconds + run.seconds, steps + run.steps, history + run.history
-        if isinstance(learner, Peers):
-            self.peers.update({name: peer for name, peer in learner.students().items() if peer is not network})
+        if isinstance(trained_module, PeerStudents):
+            self.peers.update({name: peer for name, peer in trained_module.students().items() if peer is not network})
         if phase not in self.recipe.assistants:
-            self.exits.update(early_exits(distiller))
-        kept = network.eval() if isinstance(learner, Peers) else run.student
-        return Run(kept, history, steps, seconds, self.folder)
+            self.early_exits.update(early_exits(distiller))
+        trained_student = network.eval() if isinstance(trained_module, PeerStudents) else run.student
+        return FitResult(trained_student, history, steps, seconds, self.run_dir)
 
     def _fit(
-        self, distiller: Distiller, stage: StagePlan, *, phase: str, stop: int | None = None, before: int = 0,
-        total: int, resume: bool, watchers: Sequence[Watcher] | None,
-    ) -> Run:  # fmt: skip
-        training = dealt(training_of(stage), phase)
-        with frozen(distiller.student, stage.stage.frozen):
+        self, distiller: Distiller, stage: ResolvedStage, *, phase: str, stop_after_steps: int | None = None, steps_before: int = 0,
+        total_steps: int, resume: bool, callbacks: Sequence[Callback] | None,
+    ) -> FitResult:  # fmt: skip
+        training = config_for_phase(make_training_config(stage), phase)
+        with freeze_modules(distiller.student, stage.stage.freeze):
             return fit(
-                distiller, self.data, steps=self._steps(stage, training), stop=stop, before=before, total=total,
-                steps_per_epoch=self._epoch(training, "all"), training=training, out=self.folder,
-                phase=phase, stage=stage.stage.name, pictures="all" if distiller.teachers else "labelled",
-                seed=self.recipe.seed, resume=resume, watchers=watchers,
-                fabric=launched(
-                    strategy=stage.training.strategy, precision=stage.training.precision, loggers=self._loggers()
+                distiller, self.data, steps=self._num_steps(stage, training), stop_after_steps=stop_after_steps, steps_before=steps_before, total_steps=total_steps,
+                steps_per_epoch=self._steps_per_epoch(training, "all"), training=training, run_dir=self.run_dir,
+                phase=phase, stage=stage.stage.name, subset="all" if distiller.teachers else "labelled",
+                seed=self.recipe.seed, resume=resume, callbacks=callbacks,
+                fabric=make_fabric(
+                    strategy=stage.training.strategy, precision=stage.training.precision, loggers=self._make_loggers()
                 ),
             )  # fmt: skip
 
-    def _distiller(
-        self, network: nn.Module, teachers: Mapping[str, nn.Module], stage: StagePlan, *, phase: str, source: _Source
+    def _make_distiller(
+        self,
+        network: nn.Module,
+        teachers: Mapping[str, nn.Module],
+        stage: ResolvedStage,
+        *,
+        phase: str,
+        make_teacher: _TeacherFactory,
     ) -> Distiller:
         """Learner, teachers and objective of one stage; alone, the labels are all that is left of it."""
-        objective, weights = stage.objective(classes=len(self.data.classes), seed=self.recipe.seed)
-        gathered = stage.gathered
-        if self.recipe.guided == "dense" and phase not in CONTROLS:
-            objective, weights = each_teacher(objective, weights, list(teachers))
-            gathered += tuple(f"{name}-{teacher}" for name in gathered for teacher in teachers)
-        beyond = any(not isinstance(term, CrossEntropy) for term in objective.values())
-        listens = bool(teachers) and beyond
-        itself = self.plan.self_teachers if beyond and stage is not self.plan.teaching else {}
-        if phase in CONTROLS:
-            truth = {name: term for name, term in objective.items() if isinstance(term, CrossEntropy)}
-            called, term = next(iter(truth.items()), ("truth", CrossEntropy()))
-            objective, weights, gathered = {"truth": term}, {"truth": 1.0}, ("truth",) if called in gathered else ()
-            beyond, itself = False, {}
-        places = stage.stage.taps if beyond else {}
-        sources = {name: source(name, teacher, places.get(name)) for name, teacher in teachers.items() if listens}
+        objective, weights = stage.build_objective(classes=len(self.data.class_names), seed=self.recipe.seed)
+        gather_losses = stage.gathered_losses
+        if self.recipe.assistant_mode == "dense" and phase not in BASELINES:
+            objective, weights = loss_per_teacher(objective, weights, list(teachers))
+            gather_losses += tuple(f"{name}-{teacher}" for name in gather_losses for teacher in teachers)
+        has_distillation_loss = any(not isinstance(loss, CrossEntropyLoss) for loss in objective.values())
+        uses_teachers = bool(teachers) and has_distillation_loss
+        self_teachers = (
+            self.plan.self_teachers if has_distillation_loss and stage is not self.plan.teacher_training else {}
+        )
+        if phase in BASELINES:
+            target_losses = {name: loss for name, loss in objective.items() if isinstance(loss, CrossEntropyLoss)}
+            loss_name, loss = next(iter(target_losses.items()), ("truth", CrossEntropyLoss()))
+            objective, weights, gather_losses = (
+                {"truth": loss},
+                {"truth": 1.0},
+                ("truth",) if loss_name in gather_losses else (),
+            )
+            has_distillation_loss, self_teachers = False, {}
+        layers_by_network = stage.stage.feature_layers if has_distillation_loss else {}
+        loss_teachers = {
+            name: make_teacher(name, teacher, layers_by_network.get(name))
+            for name, teacher in teachers.items()
+            if uses_teachers
+        }
         # An assistant that learns is the student of its own training, and its places go by its own name.
-        own = places.get(phase if phase in self.plan.assistants else "student", {})
+        student_layers = layers_by_network.get(phase if phase in self.plan.assistants else "student", {})
         # Those that are made of the student are bound to it by the distiller, which taps them as well.
-        sources |= {name: node.build(classes=len(self.data.classes)) for name, node in itself.items()}
-        tapped = {"student": own, **{name: places[name] for name in itself if name in places}}
+        loss_teachers |= {name: node.build(classes=len(self.data.class_names)) for name, node in self_teachers.items()}
+        feature_layers = {
+            "student": student_layers,
+            **{name: layers_by_network[name] for name in self_teachers if name in layers_by_network},
+        }
         task = self.task
-        if isinstance(network, Peers):
-            task, weights = Together(task, len(network.names)), for_each_peer(weights, len(network.names))
-        balance = None if stage.balance is None or phase in CONTROLS else stage.balance.build()
+        if isinstance(network, PeerStudents):
+            task, weights = MutualTask(task, len(network.names)), scale_weights_for_peers(weights, len(network.names))
+        loss_weighting = None if stage.loss_weighting is None or phase in BASELINES else stage.loss_weighting.build()
         with warnings.catch_warnings():
             # The run tells its doubts once, with its other warnings, and not for each stage and rehearsal.
             warnings.filterwarnings("ignore", message="the temperature of", category=UserWarning)
             return Distiller(
-                network, sources, objective=objective, weights=weights,
-                taps={name: taps for name, taps in tapped.items() if taps}, task=task,
-                gather=[name for name in objective if name in gathered], balance=balance,
-                combination=self.plan.combination.build(seed=self.recipe.seed) if len(teachers) > 1 else "mean_logits",
+                network, loss_teachers, objective=objective, weights=weights,
+                feature_layers={name: layers for name, layers in feature_layers.items() if layers}, task=task,
+                gather_distributed=[name for name in objective if name in gather_losses], loss_weighting=loss_weighting,
+                ensemble=self.plan.ensemble.build(seed=self.recipe.seed) if len(teachers) > 1 else "mean_logits",
             )  # fmt: skip
 
-    def _asked(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
+    def _uncached_teacher(
+        self, name: str, network: nn.Module, feature_layers: Mapping[str, str] | None = None
+    ) -> Teacher:
         """Like :meth:`source`, and never from a cache."""
-        return Frozen(network, taps, engine=Engine(self._engine(name), tell=partial(_tell_nobody, name)))
+        return FrozenTeacher(
+            network,
+            feature_layers,
+            backend=InferenceBackend(self._backend_name(name), log=partial(_ignore_backend, name)),
+        )
 
-    def _learner(self, network: nn.Module, phase: str) -> nn.Module:
+    def _with_peers(self, network: nn.Module, phase: str) -> nn.Module:
         """``network``, or together with its peers where it has some: those of the distilled student, at their start."""
-        if not self.recipe.peers or phase in CONTROLS:
+        if not self.recipe.peers or phase in BASELINES:
             return network
         peers = {
-            name: _network(self._built(node, zlib.crc32(name.encode())), node) for name, node in self.plan.peers.items()
+            name: _require_module(self._build_node(node, zlib.crc32(name.encode())), node)
+            for name, node in self.plan.peers.items()
         }
-        return Peers({"student": network, **peers})
+        return PeerStudents({"student": network, **peers})
 
-    def _rehearsed(self, name: str, network: nn.Module, taps: Mapping[str, str] | None = None) -> TeacherSource:
+    def _dry_run_teacher(
+        self, name: str, network: nn.Module, feature_layers: Mapping[str, str] | None = None
+    ) -> Teacher:
         """Like :meth:`source`, with an engine that is thrown away; two samples are no batch to choose one on."""
         if self.recipe.cache is not None:
-            self._cached(name, Frozen(network))  # which looks at the views
-        engine = Engine(self._engine(name))
-        engine.require_taps(taps or {})
+            self._open_cache(name, FrozenTeacher(network))  # which looks at the views
+        backend = InferenceBackend(self._backend_name(name))
+        backend.require_feature_support(feature_layers or {})
         # To compile takes a minute, and what auto cannot use it leaves out.
-        source = Frozen(network, taps, engine="eager" if engine.name in ("auto", "compile") else engine)
-        return self._partly(name, source)
+        teacher = FrozenTeacher(
+            network, feature_layers, backend="eager" if backend.name in ("auto", "compile") else backend
+        )
+        return self._mask_teacher(name, teacher)
 
-    def _partly(self, name: str, source: TeacherSource) -> TeacherSource:
-        return partly(source, self.recipe.teachers.get(name), self.data, place=f"teachers.{name}")
+    def _mask_teacher(self, name: str, teacher: Teacher) -> Teacher:
+        return mask_teacher(teacher, self.recipe.teachers.get(name), self.data, config_path=f"teachers.{name}")
 
-    def _cached(self, name: str, asked: TeacherSource) -> Cached:
-        said = self.recipe.cache
-        assert said is not None
-        kept = Format(top=said.top, tail=said.tail, precision=said.precision, features=said.features, pool=said.pool)
-        return Cached(asked, self.data, root=said.root, format=kept, name=name)
+    def _open_cache(self, name: str, teacher: Teacher) -> CachedTeacher:
+        config = self.recipe.cache
+        assert config is not None
+        cache_config = CacheConfig(
+            top_k=config.top_k,
+            tail=config.tail,
+            dtype=config.dtype,
+            feature_dtype=config.feature_dtype,
+            pool_factor=config.pool_factor,
+        )
+        return CachedTeacher(teacher, self.data, root=config.root, config=cache_config, name=name)
 
-    def _loggers(self) -> list[Any]:
+    def _make_loggers(self) -> list[Any]:
         if self.processes.rank:
             return []
-        return [logger(name, self.folder, run=self.recipe.name) for name in self.recipe.loggers]
+        return [make_logger(name, self.run_dir, run=self.recipe.name) for name in self.recipe.loggers]
 
-    def _engine(self, name: str) -> str:
+    def _backend_name(self, name: str) -> str:
         """By what ``name`` answers; an assistant as it is."""
-        return self.recipe.teachers[name].engine if name in self.recipe.teachers else "eager"
+        return self.recipe.teachers[name].backend if name in self.recipe.teachers else "eager"
 
-    def _steps(self, stage: StagePlan, training: Training) -> int:
+    def _num_steps(self, stage: ResolvedStage, training: TrainingConfig) -> int:
         """The optimizer steps of a stage; epochs count the pictures that the distilled student sees, for all alike."""
         if stage.stage.steps is not None:
             return stage.stage.steps
-        return self._epoch(training, "labelled" if stage is self.plan.teaching else "all") * (stage.stage.epochs or 1)
+        return self._steps_per_epoch(training, "labelled" if stage is self.plan.teacher_training else "all") * (
+            stage.stage.epochs or 1
+        )
 
-    def _epoch(self, training: Training, pictures: Literal["all", "labelled"]) -> int:
+    def _steps_per_epoch(self, training: TrainingConfig, subset: Literal["all", "labelled"]) -> int:
         """The optimizer steps that show all those pictures once."""
-        stream = self.data.stream(batch=training.batch, pictures=pictures, world=self.processes.world)
-        return max(1, stream.steps_per_epoch // training.accumulate)
+        stream = self.data.batches(batch_size=training.batch_size, subset=subset, world_size=self.processes.world_size)
+        return max(1, stream.steps_per_epoch // training.grad_accum_steps)
 
-    def _built(self, node: Checked, who: int) -> Any:
-        torch.manual_seed(mix(self.recipe.seed, who))
-        return node.build(classes=len(self.data.classes), channels=self.data.shape[0])
-
-
-def _network(built: Any, node: Checked) -> nn.Module:
-    if not isinstance(built, nn.Module):
-        raise LimbeckError(f"{node.place}: {node.use} gave a {type(built).__name__}, not a torch.nn.Module")
-    return built
+    def _build_node(self, node: ResolvedNode, seed_offset: int) -> Any:
+        torch.manual_seed(derive_seed(self.recipe.seed, seed_offset))
+        return node.build(classes=len(self.data.class_names), channels=self.data.input_shape[0])
 
 
-def _tell(name: str, found: str) -> None:
-    print(f"{name} answers by {found}", flush=True)  # noqa: T201
+def _require_module(module: Any, node: ResolvedNode) -> nn.Module:
+    if not isinstance(module, nn.Module):
+        raise LimbeckError(f"{node.config_path}: {node.use} gave a {type(module).__name__}, not a torch.nn.Module")
+    return module
 
 
-def _tell_nobody(name: str, found: str) -> None:
+def _print_backend(name: str, backend: str) -> None:
+    print(f"{name} answers by {backend}", flush=True)  # noqa: T201
+
+
+def _ignore_backend(name: str, backend: str) -> None:
     """The first process has told it."""

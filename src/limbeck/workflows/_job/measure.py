@@ -11,32 +11,32 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.protocols import Task
-from limbeck.data import Data, Normalization, Part, batches
-from limbeck.data.split import UNLABELLED
+from limbeck.data import DataModule, Normalization, Split, iterate_batches
+from limbeck.data.split import UNLABELED
 from limbeck.evaluation import (
-    agreement,
-    cost,
-    disagreements,
+    classification_metrics,
+    collect_logits,
+    find_disagreements,
     gap_recovered,
-    latency,
+    measure_cost,
+    measure_latency,
     paired_bootstrap,
-    predictions,
-    quality,
+    prediction_agreement,
 )  # fmt: skip
-from limbeck.report import over_direct, verdict
-from limbeck.teachers import Foreign
-from limbeck.teachers.external.external_teacher import unanswered
+from limbeck.report import format_verdict, format_vs_no_assistants
+from limbeck.teachers import ExternalTeacher
+from limbeck.teachers.external.external_teacher import missing_rows
 
-__all__ = ["Deployed", "compare", "example", "figures", "pictures"]
+__all__ = ["NormalizedModel", "compare_models", "example_input", "evaluate_split", "add_thumbnails"]
 
 
-class Deployed(nn.Module):
+class NormalizedModel(nn.Module):
     """A network as it is handed over: takes pixels in 0..1, and takes mean and spread off by itself."""
 
-    def __init__(self, network: nn.Module, normalization: Normalization, *, rank: int) -> None:
+    def __init__(self, network: nn.Module, normalization: Normalization, *, num_dims: int) -> None:
         super().__init__()
         self.network = network
-        shape = (1, -1) + (1,) * (rank - 1)
+        shape = (1, -1) + (1,) * (num_dims - 1)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(normalization.mean).reshape(shape))
@@ -47,69 +47,76 @@ class Deployed(nn.Module):
         return self.network((pixels - self.mean) / self.std)
 
 
-def example(data: Data) -> Tensor:
+def example_input(data: DataModule) -> Tensor:
     """One input, as networks see it."""
     return data.normalization.apply(data.validation.read(torch.tensor([0])))
 
 
-def figures(network: nn.Module, data: Data, task: Task, part: Part) -> tuple[dict[str, Any], Tensor, Tensor]:
+def evaluate_split(
+    network: nn.Module, data: DataModule, task: Task, split: Split
+) -> tuple[dict[str, Any], Tensor, Tensor]:
     """Quality of ``network`` on ``part``, with its logits and the truth.
 
     Of a teacher that leaves samples unanswered it is that of its answers; the others have logits of zero.
     """
-    logits, target = predictions(network, batches(part, data.normalization), task)
-    counted = target
-    if getattr(network, "partial", False) and bool((gone := unanswered(logits)).any()):
-        logits, counted = logits.masked_fill(gone[:, None], 0.0), target.masked_fill(gone, UNLABELLED)
-    return quality(logits, counted, classes=data.classes), logits, target
+    logits, target = collect_logits(network, iterate_batches(split, data.normalization), task)
+    scored_target = target
+    if getattr(network, "allow_missing", False) and bool((unanswered_rows := missing_rows(logits)).any()):
+        logits, scored_target = (
+            logits.masked_fill(unanswered_rows[:, None], 0.0),
+            target.masked_fill(unanswered_rows, UNLABELED),
+        )
+    return classification_metrics(logits, scored_target, class_names=data.class_names), logits, target
 
 
-def compare(
-    said: Mapping[str, Tensor], target: Tensor, models: Mapping[str, Any], teacher: str | None
+def compare_models(
+    logits: Mapping[str, Tensor], target: Tensor, models: Mapping[str, Any], teacher: str | None
 ) -> dict[str, Any]:
     """Verdict and agreement on the test part: ``said`` has each network's logits by name."""
-    found: dict[str, Any] = {"agreement": None, "disagreements": [], "verdict": {}}
+    comparison: dict[str, Any] = {"agreement": None, "disagreements": [], "verdict": {}}
     if teacher is not None:
-        found["agreement"] = {"on": "test", **agreement(said["distilled"], said[teacher], target)}
-        found["disagreements"] = disagreements(said["distilled"], said[teacher], target)
-    gain = interval = share = None
-    if "alone" in said:
-        right = {name: said[name].argmax(dim=1) == target for name in ("distilled", "alone")}
-        gain, low, high = paired_bootstrap(right["distilled"], right["alone"])
+        comparison["agreement"] = {"on": "test", **prediction_agreement(logits["distilled"], logits[teacher], target)}
+        comparison["disagreements"] = find_disagreements(logits["distilled"], logits[teacher], target)
+    gain = interval = gap = None
+    if "alone" in logits:
+        correct = {name: logits[name].argmax(dim=1) == target for name in ("distilled", "alone")}
+        gain, low, high = paired_bootstrap(correct["distilled"], correct["alone"])
         interval = [low, high]
         if teacher is not None:
-            tops = (models[name]["test"]["top1"] for name in ("alone", "distilled", teacher))
-            share = gap_recovered(*tops)
-    found["verdict"] = {
-        "sentence": verdict(models, gain, interval, share), "gain_points": gain, "interval_points": interval,
-        "gap_recovered": share, "test": "paired bootstrap over the test samples, 95 %",
+            accuracies = (models[name]["test"]["top1"] for name in ("alone", "distilled", teacher))
+            gap = gap_recovered(*accuracies)
+    comparison["verdict"] = {
+        "sentence": format_verdict(models, gain, interval, gap), "gain_points": gain, "interval_points": interval,
+        "gap_recovered": gap, "test": "paired bootstrap over the test samples, 95 %",
     }  # fmt: skip
-    if "direct" in said:
-        right = {name: said[name].argmax(dim=1) == target for name in ("distilled", "direct")}
-        more, *ends = paired_bootstrap(right["distilled"], right["direct"])
-        found["verdict"]["over_direct"] = {
-            "sentence": over_direct(more, ends), "gain_points": more, "interval_points": ends,
+    if "direct" in logits:
+        correct = {name: logits[name].argmax(dim=1) == target for name in ("distilled", "direct")}
+        gain_over_no_assistants, *interval_over_no_assistants = paired_bootstrap(
+            correct["distilled"], correct["direct"]
+        )
+        comparison["verdict"]["over_direct"] = {
+            "sentence": format_vs_no_assistants(gain_over_no_assistants, interval_over_no_assistants), "gain_points": gain_over_no_assistants, "interval_points": interval_over_no_assistants,
         }  # fmt: skip
-    return found
+    return comparison
 
 
-def pictures(found: list[dict[str, Any]], part: Part) -> list[dict[str, Any]]:
+def add_thumbnails(samples: list[dict[str, Any]], split: Split) -> list[dict[str, Any]]:
     """The samples of ``found`` with their pictures as PNG, at most 96 pixels a side."""
-    return [{**one, "png": _png(part.read(torch.tensor([one["index"]]))[0])} for one in found]
+    return [{**sample, "png": _encode_png(split.read(torch.tensor([sample["index"]]))[0])} for sample in samples]
 
 
-def costs(network: nn.Module, data: Data) -> dict[str, Any]:
+def measure_inference_cost(network: nn.Module, data: DataModule) -> dict[str, Any]:
     """Parameters, FLOPs, size and latency of ``network``; of one that only answers, the latency."""
-    if isinstance(network, Foreign):
-        one = example(data)
+    if isinstance(network, ExternalTeacher):
+        sample = example_input(data)
         return {
-            "parameters": None, "flops": None, "bytes": None, "latency_ms": latency(lambda: network(one)),
+            "parameters": None, "flops": None, "bytes": None, "latency_ms": measure_latency(lambda: network(sample)),
             "warnings": [],
         }  # fmt: skip
-    return cost(network, example(data))
+    return measure_cost(network, example_input(data))
 
 
-def _png(pixels: Tensor) -> str:
+def _encode_png(pixels: Tensor) -> str:
     from PIL import Image
 
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.evaluation import Ear, likeness, sights
+from limbeck.evaluation import LayerRecorder, layerwise_cka, prediction_similarity
 from limbeck.workflows._job.job import Job
 
-__all__ = ["fidelities"]
+__all__ = ["measure_student_fidelity"]
 
-_PICTURES = 1000
-_BATCH = 250
+_NUM_IMAGES = 1000
+_BATCH_SIZE = 250
 
 
-def fidelities(
-    job: Job, networks: Mapping[str, nn.Module], said: Mapping[str, Tensor], target: Tensor, *, teacher: str | None
+def measure_student_fidelity(
+    job: Job, networks: Mapping[str, nn.Module], logits: Mapping[str, Tensor], target: Tensor, *, teacher: str | None
 ) -> dict[str, Any] | None:
     """``fidelity`` of the record: every network that is no teacher beside ``teacher``, on the validation part.
 
@@ -28,32 +28,32 @@ def fidelities(
     students = [name for name in networks if name not in job.recipe.teachers and name not in job.recipe.assistants]
     if teacher is None or not students:
         return None
-    layers = {name: _layers(job, networks[name]) for name in (teacher, *students)}
-    found = {
+    layers = {name: _record_layers(job, networks[name]) for name in (teacher, *students)}
+    similarities = {
         name: {
-            **likeness(said[name], said[teacher], target, classes=job.data.classes),
-            "cka": sights(layers[name], layers[teacher]),
+            **prediction_similarity(logits[name], logits[teacher], target, class_names=job.data.class_names),
+            "cka": layerwise_cka(layers[name], layers[teacher]),
         }
         for name in students
     }
-    return {"on": "validation", "teacher": teacher, "students": found}
+    return {"on": "validation", "teacher": teacher, "students": similarities}
 
 
-def _layers(job: Job, network: nn.Module) -> dict[str, Tensor]:
+def _record_layers(job: Job, network: nn.Module) -> dict[str, Tensor]:
     """The features in the layers of ``network``, by place; zeros for a sample that a teacher leaves unanswered."""
-    batches = _pictures(job)
+    batches = _image_batches(job)
     first = next(batches)
-    ear = Ear(network, first, job.task, samples=_PICTURES)
+    recorder = LayerRecorder(network, first, job.task, max_samples=_NUM_IMAGES)
     for batch in (first, *batches):
-        ear.hear(batch)
-    if getattr(network, "partial", False):
-        return {place: torch.nan_to_num(features, nan=0.0) for place, features in ear.layers.items()}
-    return ear.layers
+        recorder.record(batch)
+    if getattr(network, "allow_missing", False):
+        return {layer: torch.nan_to_num(features, nan=0.0) for layer, features in recorder.features.items()}
+    return recorder.features
 
 
-def _pictures(job: Job) -> Iterator[dict[str, Tensor]]:
-    part = job.data.validation
-    many = min(len(part), _PICTURES)
-    which = torch.arange(many) * len(part) // many
-    for some in torch.split(which, _BATCH):
-        yield {"input": job.data.normalization.apply(part.read(some)), "target": part.target[some]}
+def _image_batches(job: Job) -> Iterator[dict[str, Tensor]]:
+    split = job.data.validation
+    num_images = min(len(split), _NUM_IMAGES)
+    indices = torch.arange(num_images) * len(split) // num_images
+    for batch_indices in torch.split(indices, _BATCH_SIZE):
+        yield {"input": job.data.normalization.apply(split.read(batch_indices)), "target": split.target[batch_indices]}

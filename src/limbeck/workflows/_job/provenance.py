@@ -8,20 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from limbeck._version import __version__
-from limbeck.evaluation import environment, flags, machine, source, versions
-from limbeck.recipe import Recipe, resolved
-from limbeck.recipe.schema import plain
+from limbeck.evaluation import (
+    get_git_revision,
+    get_hardware_info,
+    get_package_versions,
+    get_torch_flags,
+    hash_environment,
+)
+from limbeck.recipe import Recipe, fill_defaults
+from limbeck.recipe.schema import to_plain
 from limbeck.utils.io import digest
 from limbeck.workflows._job.job import Job
 
-__all__ = ["command", "provenance", "weights"]
+__all__ = ["describe_command", "collect_provenance", "hash_weight_files"]
 
-_FILES = ("weights", "path")
+_WEIGHT_KEYS = ("weights", "path")
 """Settings of a node that name a file with weights in it: `weights` of a network, `path` of an ONNX teacher."""
-_IN_A_RUN = "student.safetensors"
+_RUN_WEIGHTS_FILE = "student.safetensors"
 
 
-def provenance(job: Job, asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def collect_provenance(job: Job, command_info: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The record of ``job`` without its figures: call it before training, while the files are those that are read.
 
     Arguments:
@@ -29,48 +35,55 @@ def provenance(job: Job, asked: Mapping[str, Any] | None = None) -> dict[str, An
         asked: what :func:`command` gives, where a command was given.
     """
     data, recipe = job.data, job.recipe
-    whole = plain(resolved(recipe))
-    spread = data.normalization
+    recipe_dict = to_plain(fill_defaults(recipe))
+    normalization = data.normalization
     return {
         "limbeck": __version__, "name": recipe.name, "seed": recipe.seed,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "recipe": whole,
-        "command": asked, "versions": versions(), "environment": environment(), "source": source(), "flags": flags(),
-        "machine": machine(), "processes": _together(job), "weights": weights(whole),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "recipe": recipe_dict,
+        "command": command_info, "versions": get_package_versions(), "environment": hash_environment(), "source": get_git_revision(), "flags": get_torch_flags(),
+        "machine": get_hardware_info(), "processes": _describe_processes(job), "weights": hash_weight_files(recipe_dict),
         "data": {
-            "name": data.name, "classes": list(data.classes), "shape": list(data.shape), "train": len(data.train),
-            "labelled": data.labelled, "validation": len(data.validation), "test": len(data.sealed),
+            "name": data.name, "classes": list(data.class_names), "shape": list(data.input_shape), "train": len(data.train),
+            "labelled": data.num_labeled, "validation": len(data.validation), "test": len(data.test),
             "fingerprint": data.fingerprint(),
-            "normalization": {"mean": list(spread.mean), "std": list(spread.std)},
+            "normalization": {"mean": list(normalization.mean), "std": list(normalization.std)},
         },
     }  # fmt: skip
 
 
-def command(recipe: Recipe | str | Path | None, settings: Sequence[str]) -> dict[str, Any]:
+def describe_command(recipe: Recipe | str | Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     """What was asked for; of a file the name only, since its folder is nobody's business."""
     name = None if isinstance(recipe, Recipe) or recipe is None else Path(recipe).name
-    return {"recipe": name, "settings": list(settings)}
+    return {"recipe": name, "settings": list(overrides)}
 
 
-def weights(recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def hash_weight_files(recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Digests of the files that the networks of a plain recipe name, by dotted place; absent ones are left out."""
-    named = {f"student.{key}": path for key, path in _named(recipe.get("student"))}
+    paths = {f"student.{key}": path for key, path in _find_weight_files(recipe.get("student"))}
     for group in ("teachers", "assistants"):
         for name, node in (recipe.get(group) or {}).items():
-            named |= {f"{group}.{name}.{key}": path for key, path in _named(node)}
-    files = {place: path / _IN_A_RUN if path.is_dir() else path for place, path in named.items()}
+            paths |= {f"{group}.{name}.{key}": path for key, path in _find_weight_files(node)}
+    files = {config_path: path / _RUN_WEIGHTS_FILE if path.is_dir() else path for config_path, path in paths.items()}
     return {
-        place: {"sha256": digest(file), "bytes": file.stat().st_size} for place, file in files.items() if file.is_file()
+        config_path: {"sha256": digest(file), "bytes": file.stat().st_size}
+        for config_path, file in files.items()
+        if file.is_file()
     }
 
 
-def _named(node: Any) -> Iterator[tuple[str, Path]]:
-    for key in _FILES:
+def _find_weight_files(node: Any) -> Iterator[tuple[str, Path]]:
+    for key in _WEIGHT_KEYS:
         if isinstance(node, Mapping) and isinstance(node.get(key), str):
             yield key, Path(node[key])
 
 
-def _together(job: Job) -> dict[str, Any]:
+def _describe_processes(job: Job) -> dict[str, Any]:
     """How many processes trained; a batch is that of each, so a step saw so many times as many pictures."""
-    world, said = job.processes.world, job.recipe.training
-    strategy = "one device" if world == 1 else "ddp" if said.strategy == "auto" else said.strategy
-    return {"number": world, "strategy": strategy, "batch_each": said.batch, "batch_together": said.batch * world}
+    world_size, config = job.processes.world_size, job.recipe.training
+    strategy = "one device" if world_size == 1 else "ddp" if config.strategy == "auto" else config.strategy
+    return {
+        "number": world_size,
+        "strategy": strategy,
+        "batch_each": config.batch_size,
+        "batch_together": config.batch_size * world_size,
+    }

@@ -9,35 +9,37 @@ from pathlib import Path
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["HOME", "choose", "free", "locked"]
+__all__ = ["RUNS_DIR", "choose_run_dir", "is_unlocked", "lock_folder"]
 
-HOME = Path("runs")
+RUNS_DIR = Path("runs")
 
 
-def choose(name: str, out: Path | None, *, resume: bool) -> Path:
+def choose_run_dir(name: str, run_dir: Path | None, *, resume: bool) -> Path:
     """The folder for a run called ``name``.
 
     ``out`` as given; else ``runs/NAME``, numbered where that is taken, or with ``resume`` the newest of them. A folder
     that holds a run already is not written over.
     """
-    if out is None:
-        taken = sorted(HOME.glob(f"{name}*/recipe.yaml"), key=lambda path: path.stat().st_mtime_ns)
-        mine = [path.parent for path in taken if _numbered(path.parent.name, name)]
+    if run_dir is None:
+        recipe_files = sorted(RUNS_DIR.glob(f"{name}*/recipe.yaml"), key=lambda path: path.stat().st_mtime_ns)
+        run_dirs = [path.parent for path in recipe_files if _is_numbered_name(path.parent.name, name)]
         if resume:
-            if not mine:
-                raise LimbeckError(f"there is no run {name!r} in {HOME.resolve()} to go on with: leave --resume away")
-            return mine[-1]
-        names = {path.name for path in mine}
-        return next(HOME / free for free in _names(name) if free not in names)
-    if resume and not (out / "recipe.yaml").exists():
-        raise LimbeckError(f"{out} holds no run to go on with: leave --resume away, or give another --out")
-    if not resume and out.exists() and any(out.iterdir()):
-        raise LimbeckError(f"{out} is not empty: go on with --resume, or give another --out")
-    return out
+            if not run_dirs:
+                raise LimbeckError(
+                    f"there is no run {name!r} in {RUNS_DIR.resolve()} to go on with: leave --resume away"
+                )
+            return run_dirs[-1]
+        names = {path.name for path in run_dirs}
+        return next(RUNS_DIR / candidate for candidate in _numbered_names(name) if candidate not in names)
+    if resume and not (run_dir / "recipe.yaml").exists():
+        raise LimbeckError(f"{run_dir} holds no run to go on with: leave --resume away, or give another --out")
+    if not resume and run_dir.exists() and any(run_dir.iterdir()):
+        raise LimbeckError(f"{run_dir} is not empty: go on with --resume, or give another --out")
+    return run_dir
 
 
 @contextmanager
-def locked(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
+def lock_folder(folder: Path, *, timeout: float = 0.0) -> Iterator[None]:
     """Keep other processes out of ``folder``; a killed process leaves no lock behind.
 
     Where another is in there, it is waited for, so many seconds.
@@ -48,7 +50,7 @@ def locked(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
     except ImportError:  # Windows has no such lock; a second run there is the user's own care.
         yield
         return
-    end = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     with (folder / ".lock").open("w") as file:
         try:
             while True:
@@ -56,7 +58,7 @@ def locked(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except OSError:
-                    if time.monotonic() >= end:
+                    if time.monotonic() >= deadline:
                         raise
                     time.sleep(0.05)
         except OSError:
@@ -64,24 +66,24 @@ def locked(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
         yield
 
 
-def free(folder: Path) -> bool:
+def is_unlocked(folder: Path) -> bool:
     """Whether no process works in ``folder``; one that is not there is free."""
     if not folder.exists():
         return True
     try:
-        with locked(folder):
+        with lock_folder(folder):
             return True
     except LimbeckError:
         return False
 
 
-def _numbered(folder: str, name: str) -> bool:
+def _is_numbered_name(folder: str, name: str) -> bool:
     return folder == name or (folder.startswith(f"{name}-") and folder.removeprefix(f"{name}-").isdigit())
 
 
-def _names(name: str) -> Iterator[str]:
+def _numbered_names(name: str) -> Iterator[str]:
     yield name
-    number = 1
+    suffix = 1
     while True:
-        number += 1
-        yield f"{name}-{number}"
+        suffix += 1
+        yield f"{name}-{suffix}"

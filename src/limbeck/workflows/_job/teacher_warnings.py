@@ -9,18 +9,24 @@ from typing import Any
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation import Heard, hear, pairs
+from limbeck.evaluation import ModelOutputs, collect_outputs, pairwise_similarity
 from limbeck.recipe import Recipe
-from limbeck.teachers import Facts, Likeness, warnings
-from limbeck.teachers.external.external_teacher import unanswered
+from limbeck.teachers import TeacherSimilarity, TeacherStats, teacher_warnings
+from limbeck.teachers.external.external_teacher import missing_rows
 from limbeck.workflows._job.job import Job
 
-__all__ = ["bridged", "broken_rules", "facts", "likeness", "listen"]
+__all__ = [
+    "exempt_from_gap_warning",
+    "collect_teacher_warnings",
+    "to_teacher_stats",
+    "to_teacher_similarities",
+    "collect_validation_outputs",
+]
 
-_MOST = 10_000
+_MAX_FEATURE_SAMPLES = 10_000
 
 
-def broken_rules(job: Job, networks: Mapping[str, nn.Module], models: Mapping[str, Any]) -> list[str]:
+def collect_teacher_warnings(job: Job, networks: Mapping[str, nn.Module], models: Mapping[str, Any]) -> list[str]:
     """What a user should know of the teachers before believing the figures; by validation, never by the test part.
 
     Arguments:
@@ -31,47 +37,55 @@ def broken_rules(job: Job, networks: Mapping[str, nn.Module], models: Mapping[st
     teachers = list(job.recipe.teachers)
     if not teachers:
         return []
-    heard = {name: listen(job, networks[name]) for name in teachers} if len(teachers) > 1 else {}
-    student = facts(models["alone"]) if "alone" in models else facts({**models["distilled"], "validation": {}})
-    return warnings(
-        {name: facts(models[name]) for name in teachers}, student, likeness=likeness(pairs(heard)),
-        bridged=bridged(job.recipe),
+    outputs = {name: collect_validation_outputs(job, networks[name]) for name in teachers} if len(teachers) > 1 else {}
+    student = (
+        to_teacher_stats(models["alone"])
+        if "alone" in models
+        else to_teacher_stats({**models["distilled"], "validation": {}})
+    )
+    return teacher_warnings(
+        {name: to_teacher_stats(models[name]) for name in teachers}, student, similarities=to_teacher_similarities(pairwise_similarity(outputs)),
+        with_assistants=exempt_from_gap_warning(job.recipe),
     )  # fmt: skip
 
 
-def facts(model: Mapping[str, Any]) -> Facts:
+def to_teacher_stats(model: Mapping[str, Any]) -> TeacherStats:
     """What the rules look at, out of one of the record's ``models``."""
-    return Facts(
+    return TeacherStats(
         accuracy=model["validation"].get("top1"), ece=model["validation"].get("ece"),
-        latency=model["latency_ms"]["median"], parameters=model["parameters"],
+        latency_ms=model["latency_ms"]["median"], num_parameters=model["parameters"],
     )  # fmt: skip
 
 
-def likeness(compared: Sequence[Mapping[str, Any]]) -> list[Likeness]:
+def to_teacher_similarities(pair_metrics: Sequence[Mapping[str, Any]]) -> list[TeacherSimilarity]:
     """What the rules look at, out of what :func:`limbeck.evaluation.pairs` gives."""
     return [
-        Likeness(first=pair["first"], second=pair["second"], agreement=1 - pair["disagreement"], cka=pair["cka"])
-        for pair in compared
+        TeacherSimilarity(
+            first=pair["first"], second=pair["second"], agreement=1 - pair["disagreement"], cka=pair["cka"]
+        )
+        for pair in pair_metrics
     ]
 
 
-def listen(job: Job, network: nn.Module, *, place: str = "") -> Heard:
+def collect_validation_outputs(job: Job, network: nn.Module, *, config_path: str = "") -> ModelOutputs:
     """What ``network`` says about the validation part; features of at most 10,000 samples, evenly spread.
 
     A sample that a teacher leaves unanswered has logits of zero: beside others it knows nothing there.
     """
-    every = -(-len(job.data.validation) // _MOST)
+    stride = -(-len(job.data.validation) // _MAX_FEATURE_SAMPLES)
     try:
-        heard = hear(network, job.data.validation_batches(), job.task, every=max(1, every))
+        outputs = collect_outputs(network, job.data.validation_batches(), job.task, every=max(1, stride))
     except LimbeckError as error:
-        raise LimbeckError(f"{place}: {error}" if place else str(error)) from error
-    if not getattr(network, "partial", False):
-        return heard
-    return replace(heard, logits=heard.logits.masked_fill(unanswered(heard.logits)[:, None], 0.0))
+        raise LimbeckError(f"{config_path}: {error}" if config_path else str(error)) from error
+    if not getattr(network, "allow_missing", False):
+        return outputs
+    return replace(outputs, logits=outputs.logits.masked_fill(missing_rows(outputs.logits)[:, None], 0.0))
 
 
-def bridged(recipe: Recipe) -> list[str]:
+def exempt_from_gap_warning(recipe: Recipe) -> list[str]:
     """The teachers who need no word on a large gap: assistants stand between, or they are stopped early."""
     if getattr(recipe, "assistants", None):
         return list(recipe.teachers)
-    return [name for name, teacher in recipe.teachers.items() if getattr(teacher, "stop", None) not in (None, 1)]
+    return [
+        name for name, teacher in recipe.teachers.items() if getattr(teacher, "train_fraction", None) not in (None, 1)
+    ]

@@ -5,61 +5,70 @@ from __future__ import annotations
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.protocols import TeacherSource
-from limbeck.data import Data, Normalization
-from limbeck.recipe.class_names import class_names
-from limbeck.recipe.node_schema import Normalizing, Teacher
-from limbeck.teachers import Lens, Partial, adapted, answered_samples, by_name
+from limbeck.core.protocols import Teacher
+from limbeck.data import DataModule, Normalization
+from limbeck.recipe.class_names import load_class_names
+from limbeck.recipe.node_schema import NormalizationNode, TeacherNode
+from limbeck.teachers import InputMapping, MaskedTeacher, adapt_teacher, load_sample_mask, match_classes
 
-__all__ = ["partly", "translated"]
+__all__ = ["mask_teacher", "adapt_teacher_network"]
 
 
-def translated(network: nn.Module, said: Teacher, data: Data, *, place: str) -> nn.Module:
+def adapt_teacher_network(network: nn.Module, config: TeacherNode, data: DataModule, *, config_path: str) -> nn.Module:
     """``network`` as the run calls it: with its own size, normalisation and classes, where the recipe says some."""
-    if said.answers == "finite":
-        network.partial = True  # type: ignore[assignment]  # nn.Module is typed to hold tensors and modules only
+    if config.coverage == "finite":
+        network.allow_missing = True  # type: ignore[assignment]  # nn.Module is typed to hold tensors and modules only
     try:
-        lens = Lens(given=data.normalization, wanted=_wanted(said, data), size=said.size, places=_places(said, data))
-        return adapted(network, lens)
-    except LimbeckError as error:
-        raise LimbeckError(f"{place}: {error}") from error
-
-
-def partly(source: TeacherSource, said: Teacher | None, data: Data, *, place: str) -> TeacherSource:
-    """``source``, absent for the samples that the recipe says it has no answer for."""
-    if said is None:  # an assistant
-        return source
-    places = _places(said, data) or ()
-    unknown = [number for number, at in enumerate(places) if at < 0]
-    try:
-        listed = None if said.answers in (None, "finite") else answered_samples(str(said.answers))
-    except LimbeckError as error:
-        raise LimbeckError(f"{place}.answers: {error}") from error
-    if listed is None and not unknown:
-        return source
-    if listed is not None and len(listed) <= int(data.train.number.max()):
-        raise LimbeckError(
-            f"{place}.answers: {said.answers} holds {len(listed)} samples, and the training part's numbers go up to "
-            f"{int(data.train.number.max())}: give one for each, in the order of the source"
+        mapping = InputMapping(
+            data_normalization=data.normalization,
+            teacher_normalization=_teacher_normalization(config, data),
+            input_size=config.input_size,
+            class_indices=_class_indices(config, data),
         )
-    return Partial(source, samples=listed, unknown=unknown)
+        return adapt_teacher(network, mapping)
+    except LimbeckError as error:
+        raise LimbeckError(f"{config_path}: {error}") from error
 
 
-def _wanted(said: Teacher, data: Data) -> Normalization | None:
-    channels = data.shape[0]
-    if isinstance(said.normalize, Normalizing):
-        if len(said.normalize.mean) != channels:
+def mask_teacher(teacher: Teacher, config: TeacherNode | None, data: DataModule, *, config_path: str) -> Teacher:
+    """``source``, absent for the samples that the recipe says it has no answer for."""
+    if config is None:  # an assistant
+        return teacher
+    class_indices = _class_indices(config, data) or ()
+    missing_classes = [index for index, class_index in enumerate(class_indices) if class_index < 0]
+    try:
+        covered_samples = None if config.coverage in (None, "finite") else load_sample_mask(str(config.coverage))
+    except LimbeckError as error:
+        raise LimbeckError(f"{config_path}.answers: {error}") from error
+    if covered_samples is None and not missing_classes:
+        return teacher
+    if covered_samples is not None and len(covered_samples) <= int(data.train.sample_ids.max()):
+        raise LimbeckError(
+            f"{config_path}.answers: {config.coverage} holds {len(covered_samples)} samples, and the training part's numbers go up to "
+            f"{int(data.train.sample_ids.max())}: give one for each, in the order of the source"
+        )
+    return MaskedTeacher(teacher, sample_mask=covered_samples, unknown_classes=missing_classes)
+
+
+def _teacher_normalization(config: TeacherNode, data: DataModule) -> Normalization | None:
+    channels = data.input_shape[0]
+    if isinstance(config.normalize, NormalizationNode):
+        if len(config.normalize.mean) != channels:
             raise LimbeckError(
-                f"normalize has {len(said.normalize.mean)} channels, and the pictures have {channels}: give one mean "
+                f"normalize has {len(config.normalize.mean)} channels, and the pictures have {channels}: give one mean "
                 "and one std for each"
             )
-        return Normalization(tuple(said.normalize.mean), tuple(said.normalize.std))
-    if said.normalize in (None, "data"):
+        return Normalization(tuple(config.normalize.mean), tuple(config.normalize.std))
+    if config.normalize in (None, "data"):
         return None
-    return Normalization.imagenet(channels) if said.normalize == "imagenet" else Normalization.none(channels)
+    return Normalization.imagenet(channels) if config.normalize == "imagenet" else Normalization.none(channels)
 
 
-def _places(said: Teacher, data: Data) -> tuple[int, ...] | None:
-    if said.classes is None or isinstance(said.classes, int):
+def _class_indices(config: TeacherNode, data: DataModule) -> tuple[int, ...] | None:
+    if config.class_names is None or isinstance(config.class_names, int):
         return None
-    return by_name(class_names(said.classes, place="classes"), data.classes, missing=said.missing)
+    return match_classes(
+        load_class_names(config.class_names, config_path="classes"),
+        data.class_names,
+        missing_classes=config.missing_classes,
+    )

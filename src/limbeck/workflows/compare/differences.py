@@ -7,125 +7,167 @@ from statistics import fmean
 
 from torch import Tensor
 
-from limbeck.evaluation import Answers, mean_over_seeds, paired_bootstrap, paired_over_seeds
-from limbeck.report.compare import Agreement, ClassChange, Gain, Mean
-from limbeck.report.record import Quality
-from limbeck.workflows.compare.load_runs import Trained
+from limbeck.evaluation import Predictions, bootstrap_mean_ci, paired_bootstrap, paired_mean_ci
+from limbeck.report.compare import AgreementMatrix, ClassChange, PairedGain, SeedMean
+from limbeck.report.record import SplitMetrics
+from limbeck.workflows.compare.load_runs import TrialResult
 
-__all__ = ["agreement", "changes", "difference", "mean", "quality"]
+__all__ = ["agreement_matrix", "per_class_changes", "accuracy_gain", "summarize_seeds", "split_metrics"]
 
-Seeds = Mapping[int | None, Trained]
+TrialsBySeed = Mapping[int | None, TrialResult]
 """The finished trainings of one arm by seed."""
 
 
-def quality(one: Trained, part: str) -> Quality | None:
+def split_metrics(trial: TrialResult, split: str) -> SplitMetrics | None:
     """The figures of a training on ``part``."""
-    figures = one.figures
-    return None if figures is None else figures.test if part == "test" else figures.validation
+    model_entry = trial.model_entry
+    return None if model_entry is None else model_entry.test if split == "test" else model_entry.validation
 
 
-def mean(values: Sequence[float | None]) -> Mean | None:
+def summarize_seeds(values: Sequence[float | None]) -> SeedMean | None:
     """Over seeds; ``None`` where no seed has the figure."""
-    known = [value for value in values if value is not None]
-    if not known:
+    known_values = [value for value in values if value is not None]
+    if not known_values:
         return None
-    found = mean_over_seeds(known)
-    return Mean(found["mean"], found["low"], found["high"], found["n"])
+    stats = bootstrap_mean_ci(known_values)
+    return SeedMean(stats["mean"], stats["low"], stats["high"], stats["n"])
 
 
-def difference(ours: Seeds, theirs: Seeds, part: str) -> Gain | None:
+def accuracy_gain(variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed, split: str) -> PairedGain | None:
     """One arm against another in points of accuracy, over the seeds that both have; ``None`` where that is none.
 
     All statistics of runs that belong to no study are made here, and nowhere else.
     """
-    mine_top, their_top, right = list[float](), list[float](), list[tuple[Tensor, Tensor]]()
-    for seed in sorted(set(ours) & set(theirs), key=str):
-        mine, other = quality(ours[seed], part), quality(theirs[seed], part)
-        if mine is None or other is None or mine.top1 is None or other.top1 is None:
+    variant_accuracies, baseline_accuracies, correct_pairs = list[float](), list[float](), list[tuple[Tensor, Tensor]]()
+    for seed in sorted(set(variant_trials) & set(baseline_trials), key=str):
+        variant_metrics, baseline_metrics = (
+            split_metrics(variant_trials[seed], split),
+            split_metrics(baseline_trials[seed], split),
+        )
+        if (
+            variant_metrics is None
+            or baseline_metrics is None
+            or variant_metrics.accuracy is None
+            or baseline_metrics.accuracy is None
+        ):
             continue
-        mine_top.append(100 * mine.top1)
-        their_top.append(100 * other.top1)
-        right += _right(ours[seed], theirs[seed], part)
-    if not mine_top:
+        variant_accuracies.append(100 * variant_metrics.accuracy)
+        baseline_accuracies.append(100 * baseline_metrics.accuracy)
+        correct_pairs += _correct_pairs(variant_trials[seed], baseline_trials[seed], split)
+    if not variant_accuracies:
         return None
-    found = paired_over_seeds(mine_top, their_top)
-    if len(mine_top) > 1:
-        return Gain(**{name: found[name] for name in ("mean", "low", "high", "t_low", "t_high", "n", "p")})
-    ends = paired_bootstrap(*right[0])[1:] if right else _recorded(ours, theirs)
-    return Gain(mean=found["mean"], samples=ends, n=1)
+    stats = paired_mean_ci(variant_accuracies, baseline_accuracies)
+    if len(variant_accuracies) > 1:
+        return PairedGain(**{name: stats[name] for name in ("mean", "low", "high", "t_low", "t_high", "n", "p")})
+    interval = (
+        paired_bootstrap(*correct_pairs[0])[1:]
+        if correct_pairs
+        else _recorded_interval(variant_trials, baseline_trials)
+    )
+    return PairedGain(mean=stats["mean"], sample_interval=interval, num_seeds=1)
 
 
-def changes(ours: Seeds, theirs: Seeds, part: str) -> tuple[ClassChange, ...]:
+def per_class_changes(
+    variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed, split: str
+) -> tuple[ClassChange, ...]:
     """Accuracy in each class minus the control's, in points, averaged over the seeds that both have."""
     points: dict[str, list[float]] = {}
-    examples: dict[str, int] = {}
-    for seed in set(ours) & set(theirs):
-        mine, other = quality(ours[seed], part), quality(theirs[seed], part)
-        before = {one.name: one.accuracy for one in (other.per_class if other else [])}
-        for one in mine.per_class if mine else []:
-            there = before.get(one.name)
-            if one.accuracy is not None and there is not None:
-                points.setdefault(one.name, []).append(100 * (one.accuracy - there))
-                examples[one.name] = one.examples
-    return tuple(ClassChange(name, fmean(values), examples[name]) for name, values in points.items())
+    sample_counts: dict[str, int] = {}
+    for seed in set(variant_trials) & set(baseline_trials):
+        variant_metrics, baseline_metrics = (
+            split_metrics(variant_trials[seed], split),
+            split_metrics(baseline_trials[seed], split),
+        )
+        baseline_accuracies = {
+            class_metrics.name: class_metrics.accuracy
+            for class_metrics in (baseline_metrics.per_class if baseline_metrics else [])
+        }
+        for class_metrics in variant_metrics.per_class if variant_metrics else []:
+            baseline_accuracy = baseline_accuracies.get(class_metrics.name)
+            if class_metrics.accuracy is not None and baseline_accuracy is not None:
+                points.setdefault(class_metrics.name, []).append(100 * (class_metrics.accuracy - baseline_accuracy))
+                sample_counts[class_metrics.name] = class_metrics.num_samples
+    return tuple(ClassChange(name, fmean(values), sample_counts[name]) for name, values in points.items())
 
 
-def agreement(arms: Mapping[str, Seeds]) -> Agreement | None:
+def agreement_matrix(trials_by_variant: Mapping[str, TrialsBySeed]) -> AgreementMatrix | None:
     """The share of samples on which two arms choose one class; ``None`` where no answers are kept."""
-    kept = {name: seeds for name, seeds in arms.items() if any(one.answers for one in seeds.values())}
-    if len(kept) < 2:
+    with_predictions = {
+        name: seeds for name, seeds in trials_by_variant.items() if any(trial.predictions for trial in seeds.values())
+    }
+    if len(with_predictions) < 2:
         return None
     rows = tuple(
-        tuple(_churn(seeds) if name == other else _agree(seeds, kept[other]) for other in kept)
-        for name, seeds in kept.items()
+        tuple(
+            _seed_agreement(seeds) if name == other_name else _mean_agreement(seeds, with_predictions[other_name])
+            for other_name in with_predictions
+        )
+        for name, seeds in with_predictions.items()
     )
-    return Agreement(tuple(kept), rows)
+    return AgreementMatrix(tuple(with_predictions), rows)
 
 
-def _agree(ours: Seeds, theirs: Seeds) -> float | None:
-    shares = [_share(ours[seed], theirs[seed]) for seed in set(ours) & set(theirs)]
-    known = [share for share in shares if share is not None]
-    return fmean(known) if known else None
+def _mean_agreement(first_trials: TrialsBySeed, second_trials: TrialsBySeed) -> float | None:
+    fractions = [
+        _agreement_fraction(first_trials[seed], second_trials[seed]) for seed in set(first_trials) & set(second_trials)
+    ]
+    known_fractions = [fraction for fraction in fractions if fraction is not None]
+    return fmean(known_fractions) if known_fractions else None
 
 
-def _churn(seeds: Seeds) -> float | None:
+def _seed_agreement(trials_by_seed: TrialsBySeed) -> float | None:
     """How far two seeds of one arm agree: what any other figure of the matrix is to be held against."""
-    ones = list(seeds.values())
-    shares = [_share(one, other) for place, one in enumerate(ones) for other in ones[:place]]
-    known = [share for share in shares if share is not None]
-    return fmean(known) if known else None
+    trials = list(trials_by_seed.values())
+    fractions = [_agreement_fraction(first, second) for index, first in enumerate(trials) for second in trials[:index]]
+    known_fractions = [fraction for fraction in fractions if fraction is not None]
+    return fmean(known_fractions) if known_fractions else None
 
 
-def _share(one: Trained, other: Trained) -> float | None:
-    mine, theirs = _said(one), _said(other)
-    if mine is None or theirs is None or not one.answers or not other.answers or not _alike(one.answers, other.answers):
+def _agreement_fraction(first: TrialResult, second: TrialResult) -> float | None:
+    first_labels, second_labels = _predicted_labels(first), _predicted_labels(second)
+    if (
+        first_labels is None
+        or second_labels is None
+        or not first.predictions
+        or not second.predictions
+        or not _is_same_samples(first.predictions, second.predictions)
+    ):
         return None
-    return float((mine == theirs).double().mean()) if len(mine) else None
+    return float((first_labels == second_labels).double().mean()) if len(first_labels) else None
 
 
-def _right(one: Trained, other: Trained, part: str) -> list[tuple[Tensor, Tensor]]:
+def _correct_pairs(first: TrialResult, second: TrialResult, split: str) -> list[tuple[Tensor, Tensor]]:
     """Who is right where, of both on the same samples; empty where that is not known."""
-    if not one.answers or not other.answers or _said(one) is None or _said(other) is None:
+    if (
+        not first.predictions
+        or not second.predictions
+        or _predicted_labels(first) is None
+        or _predicted_labels(second) is None
+    ):
         return []
-    if not _alike(one.answers, other.answers) or one.answers.part != part:
+    if not _is_same_samples(first.predictions, second.predictions) or first.predictions.split != split:
         return []
-    both = one.answers.right(one.model), other.answers.right(other.model)
-    return [both] if len(both[0]) else []
+    correct_pair = first.predictions.correct(first.model_name), second.predictions.correct(second.model_name)
+    return [correct_pair] if len(correct_pair[0]) else []
 
 
-def _said(one: Trained) -> Tensor | None:
-    return one.answers.predicted.get(one.model) if one.answers else None
+def _predicted_labels(trial: TrialResult) -> Tensor | None:
+    return trial.predictions.predicted.get(trial.model_name) if trial.predictions else None
 
 
-def _alike(one: Answers, other: Answers) -> bool:
-    same = (one.part, one.fingerprint) == (other.part, other.fingerprint)
-    return one is other or (same and bool(one.fingerprint) and len(one.target) == len(other.target))
+def _is_same_samples(first: Predictions, second: Predictions) -> bool:
+    is_same_source = (first.split, first.fingerprint) == (second.split, second.fingerprint)
+    return first is second or (is_same_source and bool(first.fingerprint) and len(first.target) == len(second.target))
 
 
-def _recorded(ours: Seeds, theirs: Seeds) -> tuple[float, float] | None:
+def _recorded_interval(variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed) -> tuple[float, float] | None:
     """The interval that a run wrote down itself, where its answers were not kept: of distilled against alone."""
-    one, other = next(iter(ours.values())), next(iter(theirs.values()))
-    if one.record is None or one.record is not other.record or (one.role, other.role) != ("distilled", "alone"):
+    variant_trial, baseline_trial = next(iter(variant_trials.values())), next(iter(baseline_trials.values()))
+    if (
+        variant_trial.record is None
+        or variant_trial.record is not baseline_trial.record
+        or (variant_trial.role, baseline_trial.role) != ("distilled", "alone")
+    ):
         return None
-    ends = one.record.verdict.interval_points if one.record.verdict else None
-    return (ends[0], ends[1]) if ends and ends[0] is not None and ends[1] is not None else None
+    interval = variant_trial.record.verdict.interval_points if variant_trial.record.verdict else None
+    return (interval[0], interval[1]) if interval and interval[0] is not None and interval[1] is not None else None

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, final
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation import Answers, load_answers
-from limbeck.report.metrics_csv import Curve, curves
-from limbeck.report.read import read
-from limbeck.report.record import Model, Record
+from limbeck.evaluation import Predictions, load_predictions
+from limbeck.report.metrics_csv import TrainingCurve, load_curves
+from limbeck.report.read import read_record
+from limbeck.report.record import ModelRecord, Record
 
-__all__ = ["Trained", "from_runs", "from_study", "read_study", "unlike"]
+__all__ = ["TrialResult", "load_runs", "load_study_trials", "read_study", "check_comparable"]
 
 _FILES = ("record.json", "metrics.csv", "answers.safetensors")
 _STATES = ("waiting", "running", "done", "failed")
@@ -22,7 +22,7 @@ _STATES = ("waiting", "running", "done", "failed")
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
+class TrialResult:
     """One arm with one seed: where it stands, and what is known of it.
 
     Attributes:
@@ -33,25 +33,25 @@ class Trained:
         state: as in ``study.json``.
     """
 
-    arm: str
+    variant: str
     group: str
-    model: str
+    model_name: str
     role: str
     seed: int | None
     folder: Path
     record: Record | None = None
-    answers: Answers | None = None
-    curve: Curve | None = None
+    predictions: Predictions | None = None
+    curve: TrainingCurve | None = None
     state: str = "done"
     error: str = ""
 
     @property
-    def figures(self) -> Model | None:
+    def model_entry(self) -> ModelRecord | None:
         """The model in the record."""
-        return self.record.models[self.model] if self.record else None
+        return self.record.models[self.model_name] if self.record else None
 
 
-def from_runs(folders: Sequence[Path]) -> list[Trained]:
+def load_runs(folders: Sequence[Path]) -> list[TrialResult]:
     """All models of finished runs and of the cells of studies.
 
     Runs of one recipe are seeds of the same arms. Where there are several recipes, the name of each stands before its
@@ -60,23 +60,23 @@ def from_runs(folders: Sequence[Path]) -> list[Trained]:
     Raises:
         LimbeckError: a folder holds no finished run, or the same recipe and seed is there twice.
     """
-    found = [one for folder in folders for one in _of(Path(folder))]
-    seen: dict[tuple[str, str, int | None], Path] = {}
-    for one in found:
-        twice = seen.setdefault((one.group, one.arm, one.seed), one.folder)
-        if twice != one.folder:
+    trials = [trial for folder in folders for trial in _load_folder(Path(folder))]
+    seen_folders: dict[tuple[str, str, int | None], Path] = {}
+    for trial in trials:
+        earlier_folder = seen_folders.setdefault((trial.group, trial.variant, trial.seed), trial.folder)
+        if earlier_folder != trial.folder:
             raise LimbeckError(
-                f"{twice} and {one.folder} are the same recipe with the same seed {one.seed}: give one of them, since "
+                f"{earlier_folder} and {trial.folder} are the same recipe with the same seed {trial.seed}: give one of them, since "
                 "the same run twice is no second seed"
             )
-    groups = list(dict.fromkeys(one.group for one in found))
+    groups = list(dict.fromkeys(trial.group for trial in trials))
     if len(groups) == 1:
-        return found
-    names = {group: _name(group) for group in groups}
-    several = [name for name in names.values() if list(names.values()).count(name) > 1]
-    first = {group: next(one.folder for one in found if one.group == group) for group in groups}
-    prefix = {group: str(first[group]) if name in several else name for group, name in names.items()}
-    return [replace(one, arm=f"{prefix[one.group]}/{one.arm}") for one in found]
+        return trials
+    names = {group: _group_name(group) for group in groups}
+    duplicate_names = [name for name in names.values() if list(names.values()).count(name) > 1]
+    first_folders = {group: next(trial.folder for trial in trials if trial.group == group) for group in groups}
+    prefixes = {group: str(first_folders[group]) if name in duplicate_names else name for group, name in names.items()}
+    return [replace(trial, variant=f"{prefixes[trial.group]}/{trial.variant}") for trial in trials]
 
 
 def read_study(folder: Path) -> dict[str, Any]:
@@ -87,140 +87,147 @@ def read_study(folder: Path) -> dict[str, Any]:
     """
     path = folder / "study.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        known = found["schema"] == 1 and found["kind"] == "study"
-        shaped = isinstance(found["arms"], dict) and all(
-            isinstance(cell["arm"], str) and isinstance(cell["folder"], str) and cell["state"] in _STATES
-            for cell in found["cells"]
+        study = json.loads(path.read_text(encoding="utf-8"))
+        is_supported = study["schema"] == 1 and study["kind"] == "study"
+        is_well_formed = isinstance(study["arms"], dict) and all(
+            isinstance(trial["arm"], str) and isinstance(trial["folder"], str) and trial["state"] in _STATES
+            for trial in study["cells"]
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise LimbeckError(f"{path} cannot be read as a study: run limbeck study again to write it") from error
-    if not (known and shaped):
+    if not (is_supported and is_well_formed):
         raise LimbeckError(f"{path} is not what this limbeck writes (schema 1): run limbeck study again")
-    return dict(found)
+    return dict(study)
 
 
-def from_study(folder: Path, study: Mapping[str, Any]) -> list[Trained]:
+def load_study_trials(folder: Path, study: Mapping[str, Any]) -> list[TrialResult]:
     """Its cells, finished or not; a cell whose files cannot be read yet counts as running, and says so.
 
     Raises:
         LimbeckError: a cell stands outside the folder.
     """
-    return [_cell(folder, study, cell) for cell in study["cells"]]
+    return [_load_trial(folder, study, trial_entry) for trial_entry in study["cells"]]
 
 
-def unlike(found: Sequence[Trained]) -> list[str]:
+def check_comparable(trials: Sequence[TrialResult]) -> list[str]:
     """What a reader must know about the data; refuses figures that were measured on different test samples.
 
     Raises:
         LimbeckError: classes differ, or two arms of one seed were tested on other samples.
     """
-    done = [one for one in found if one.record]
-    classes, notes = None, []
-    first: dict[int | None, Trained] = {}
-    for one in done:
-        assert one.record
-        here = (one.record.data.name, one.record.data.classes)
-        classes = classes or (here, one)
-        beside = first.setdefault(one.seed, one)
-        if here != classes[0] or not _same_test(one, beside):
-            other = beside if here == classes[0] else classes[1]
+    finished_trials = [trial for trial in trials if trial.record]
+    reference, notes = None, []
+    first_by_seed: dict[int | None, TrialResult] = {}
+    for trial in finished_trials:
+        assert trial.record
+        data_key = (trial.record.data.name, trial.record.data.classes)
+        reference = reference or (data_key, trial)
+        first_of_seed = first_by_seed.setdefault(trial.seed, trial)
+        if data_key != reference[0] or not _is_same_test_set(trial, first_of_seed):
+            conflicting = first_of_seed if data_key == reference[0] else reference[1]
             raise LimbeckError(
-                f"{other.folder} and {one.folder} were tested on different data ({_data(other)}; {_data(one)}), so a "
+                f"{conflicting.folder} and {trial.folder} were tested on different data ({_format_data(conflicting)}; {_format_data(trial)}), so a "
                 "difference between them says nothing: compare each with runs on the same data"
             )
-        assert beside.record
-        if one.record.data.fingerprint != beside.record.data.fingerprint:
-            notes.append(f"{one.arm} and {beside.arm} were tested on the same samples and trained on different data.")
-    if len({one.record.data.fingerprint for one in first.values() if one.record}) > 1:
+        assert first_of_seed.record
+        if trial.record.data.fingerprint != first_of_seed.record.data.fingerprint:
+            notes.append(
+                f"{trial.variant} and {first_of_seed.variant} were tested on the same samples and trained on different data."
+            )
+    if len({trial.record.data.fingerprint for trial in first_by_seed.values() if trial.record}) > 1:
         notes.append("Each seed cut the data anew, so the spread over seeds holds that of the data as well.")
     return list(dict.fromkeys(notes))
 
 
-def _of(folder: Path) -> list[Trained]:
+def _load_folder(folder: Path) -> list[TrialResult]:
     if (folder / "study.json").exists():
         study = read_study(folder)
-        return [one for one in from_study(folder, study) if one.record]
-    record = read(folder / "record.json")
-    answers, drawn = _answers(folder), curves(folder / "metrics.csv")
-    if record.arm is not None:
-        model = _of_arm(record, record.arm.arm)
+        return [trial for trial in load_study_trials(folder, study) if trial.record]
+    record = read_record(folder / "record.json")
+    run_predictions, learning_curves = _load_predictions(folder), load_curves(folder / "metrics.csv")
+    if record.variant is not None:
+        model = _find_model_name(record, record.variant.name)
         return [
-            Trained(
-                arm=record.arm.arm, group=f"{record.arm.study}\n", model=model, role=record.models[model].role,
-                seed=record.arm.seed, folder=folder, record=record, answers=answers, curve=drawn.get(model),
+            TrialResult(
+                variant=record.variant.name, group=f"{record.variant.study}\n", model_name=model, role=record.models[model].role,
+                seed=record.variant.seed, folder=folder, record=record, predictions=run_predictions, curve=learning_curves.get(model),
             )
         ]  # fmt: skip
     recipe = {key: value for key, value in record.recipe.items() if key != "seed" and value is not None}
     group = f"{record.name}\n{json.dumps(recipe, sort_keys=True, default=str)}"
     return [
-        Trained(
-            arm=name, group=group, model=name, role=model.role, seed=record.seed, folder=folder, record=record,
-            answers=answers, curve=drawn.get(name),
+        TrialResult(
+            variant=name, group=group, model_name=name, role=model.role, seed=record.seed, folder=folder, record=record,
+            predictions=run_predictions, curve=learning_curves.get(name),
         )
         for name, model in record.models.items()
     ]  # fmt: skip
 
 
-def _cell(folder: Path, study: Mapping[str, Any], cell: Mapping[str, Any]) -> Trained:
-    arm, place = cell["arm"], folder / cell["folder"]
+def _load_trial(folder: Path, study: Mapping[str, Any], trial_entry: Mapping[str, Any]) -> TrialResult:
+    variant, trial_dir = trial_entry["arm"], folder / trial_entry["folder"]
     # Also each file: a link could show a stranger's as this study's own.
-    if not all(path.resolve().is_relative_to(folder.resolve()) for path in (place, *(place / name for name in _FILES))):
-        raise LimbeckError(f"{folder} has a cell outside of itself ({cell['folder']}): move the cell into it")
-    role = str((study["arms"].get(arm) or {}).get("role", "distilled"))
-    found = Trained(
-        arm=arm, group=f"{study.get('name', folder.name)}\n", model=arm, role=role, seed=cell.get("seed"),
-        folder=place, state=cell["state"], error=cell.get("error") or "",
+    if not all(
+        path.resolve().is_relative_to(folder.resolve()) for path in (trial_dir, *(trial_dir / name for name in _FILES))
+    ):
+        raise LimbeckError(f"{folder} has a cell outside of itself ({trial_entry['folder']}): move the cell into it")
+    role = str((study["arms"].get(variant) or {}).get("role", "distilled"))
+    trial = TrialResult(
+        variant=variant, group=f"{study.get('name', folder.name)}\n", model_name=variant, role=role, seed=trial_entry.get("seed"),
+        folder=trial_dir, state=trial_entry["state"], error=trial_entry.get("error") or "",
     )  # fmt: skip
     try:
-        drawn = curves(place / "metrics.csv")
-        curve = drawn.get(arm) or next(iter(drawn.values()), None)
-        if cell["state"] != "done":
-            return replace(found, curve=curve)
-        record = read(place / "record.json")
-        model = _of_arm(record, arm)
+        learning_curves = load_curves(trial_dir / "metrics.csv")
+        curve = learning_curves.get(variant) or next(iter(learning_curves.values()), None)
+        if trial_entry["state"] != "done":
+            return replace(trial, curve=curve)
+        record = read_record(trial_dir / "record.json")
+        model = _find_model_name(record, variant)
         return replace(
-            found, record=record, model=model, answers=_answers(place), curve=drawn.get(model, curve),
+            trial, record=record, model_name=model, predictions=_load_predictions(trial_dir), curve=learning_curves.get(model, curve),
             role=record.models[model].role,
         )  # fmt: skip
     except LimbeckError as error:
         # The others are shown all the same; one that trains may be whole at the next look.
-        state = "failed" if cell["state"] == "done" else cell["state"]
-        return replace(found, state=state, error=found.error or str(error))
+        state = "failed" if trial_entry["state"] == "done" else trial_entry["state"]
+        return replace(trial, state=state, error=trial.error or str(error))
 
 
-def _of_arm(record: Record, arm: str) -> str:
+def _find_model_name(record: Record, variant: str) -> str:
     """The model of an arm: by its name, else the one that is best on validation."""
-    if arm in record.models:
-        return arm
+    if variant in record.models:
+        return variant
 
-    def top(name: str) -> float:
-        found = record.models[name].validation
-        return found.top1 if found and found.top1 is not None else 0.0
+    def validation_accuracy(name: str) -> float:
+        metrics = record.models[name].validation
+        return metrics.accuracy if metrics and metrics.accuracy is not None else 0.0
 
     if not record.models:
-        raise LimbeckError(f"the record of the arm {arm} holds no model: train it again")
-    return max(record.models, key=top)
+        raise LimbeckError(f"the record of the arm {variant} holds no model: train it again")
+    return max(record.models, key=validation_accuracy)
 
 
-def _answers(folder: Path) -> Answers | None:
+def _load_predictions(folder: Path) -> Predictions | None:
     path = folder / "answers.safetensors"
-    return load_answers(path) if path.exists() else None
+    return load_predictions(path) if path.exists() else None
 
 
-def _same_test(one: Trained, other: Trained) -> bool:
-    if one.answers and other.answers and one.answers.fingerprint and other.answers.fingerprint:
-        return (one.answers.fingerprint, one.answers.part) == (other.answers.fingerprint, other.answers.part)
-    assert one.record
-    assert other.record
-    return one.record.data.fingerprint == other.record.data.fingerprint
+def _is_same_test_set(first: TrialResult, second: TrialResult) -> bool:
+    if first.predictions and second.predictions and first.predictions.fingerprint and second.predictions.fingerprint:
+        return (first.predictions.fingerprint, first.predictions.split) == (
+            second.predictions.fingerprint,
+            second.predictions.split,
+        )
+    assert first.record
+    assert second.record
+    return first.record.data.fingerprint == second.record.data.fingerprint
 
 
-def _data(one: Trained) -> str:
-    assert one.record
-    data = one.record.data
+def _format_data(trial: TrialResult) -> str:
+    assert trial.record
+    data = trial.record.data
     return f"{data.name or 'unnamed'}, {len(data.classes)} classes, fingerprint {data.fingerprint[:8] or 'unknown'}"
 
 
-def _name(group: str) -> str:
+def _group_name(group: str) -> str:
     return group.partition("\n")[0]

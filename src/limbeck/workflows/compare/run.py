@@ -6,32 +6,32 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from limbeck.core.errors import LimbeckError, nearest
-from limbeck.report import changed
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.report import integrity_warning
 from limbeck.report.compare import (
-    RULE,
-    Cell,
+    VARIANT_RULE,
     Comparison,
-    compare_page,
-    compare_table,
-    csv_text,
-    latex_text,
-    markdown_text,
+    TrialStatus,
+    render_compare_page,
+    render_compare_table,
+    to_csv,
+    to_latex,
+    to_markdown,
 )
 from limbeck.utils.io import write_atomically
-from limbeck.workflows.compare.differences import Seeds, agreement, quality
-from limbeck.workflows.compare.load_runs import Trained, from_runs, from_study, read_study, unlike
-from limbeck.workflows.compare.summarize import arm_figures
+from limbeck.workflows.compare.differences import TrialsBySeed, agreement_matrix, split_metrics
+from limbeck.workflows.compare.load_runs import TrialResult, check_comparable, load_runs, load_study_trials, read_study
+from limbeck.workflows.compare.summarize import summarize_variant
 
-__all__ = ["compare", "comparison"]
+__all__ = ["compare", "build_comparison"]
 
-_PAGE = "compare.html"
-_ORDER = ("teacher", "assistant", "alone", "longer", "smoothed", "direct", "distilled")
+_PAGE_FILE = "compare.html"
+_ROLE_ORDER = ("teacher", "assistant", "alone", "longer", "smoothed", "direct", "distilled")
 
 
 def compare(
-    folders: Sequence[Path], *, out: Path | None = None, csv: Path | None = None, markdown: Path | None = None,
-    latex: Path | None = None, against: str | None = None,
+    folders: Sequence[Path], *, html: Path | None = None, csv: Path | None = None, markdown: Path | None = None,
+    latex: Path | None = None, baseline: str | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare runs or a study, print the verdicts and the table, and write the page and what else is asked for.
 
@@ -46,133 +46,146 @@ def compare(
     Raises:
         LimbeckError: a folder holds neither, the data differ, or there is no such arm.
     """
-    found = comparison(folders, against=against)
-    place = out or (Path(folders[0]) / _PAGE if len(folders) == 1 else Path(_PAGE))
-    wanted: list[tuple[Path | None, Callable[[Comparison], str]]] = [
-        (csv, csv_text), (markdown, markdown_text), (latex, latex_text), (place, compare_page),
+    result = build_comparison(folders, baseline=baseline)
+    page_path = html or (Path(folders[0]) / _PAGE_FILE if len(folders) == 1 else Path(_PAGE_FILE))
+    outputs: list[tuple[Path | None, Callable[[Comparison], str]]] = [
+        (csv, to_csv), (markdown, to_markdown), (latex, to_latex), (page_path, render_compare_page),
     ]  # fmt: skip
-    print(compare_table(found))  # noqa: T201
-    for path, text in wanted:
+    print(render_compare_table(result))  # noqa: T201
+    for path, to_text in outputs:
         if path is not None:
-            _write(Path(path), text(found))
+            _write_text(Path(path), to_text(result))
             print(Path(path).resolve())  # noqa: T201
-    return found
+    return result
 
 
-def comparison(folders: Sequence[Path], *, against: str | None = None) -> Comparison:
+def build_comparison(folders: Sequence[Path], *, baseline: str | None = None) -> Comparison:
     """What :func:`compare` shows; reads only."""
     folders = [Path(folder) for folder in folders]
     if not folders:
         raise LimbeckError("there is nothing to compare: give the folders of runs, or of one study")
     study = read_study(folders[0]) if len(folders) == 1 and (folders[0] / "study.json").exists() else {}
-    found = from_study(folders[0], study) if study else from_runs(folders)
-    told = unlike(found)
-    part, arms = _part(found), _ordered(found)
-    controls = _controls(found, against, study)
+    trials = load_study_trials(folders[0], study) if study else load_runs(folders)
+    notes = check_comparable(trials)
+    split, trials_by_variant = _choose_split(trials), _group_by_variant(trials)
+    baselines = _choose_baselines(trials, baseline, study)
     # What a study has worked out is against its own control.
-    results = _mapping(study.get("results")) if against in (None, study.get("against")) else {}
-    given, plans = _mapping(results.get("arms")), _mapping(study.get("arms"))
-    drawn = [
-        arm_figures(
-            name, arms, found, control=controls[name], part=part, given=_mapping(given.get(name)),
-            plan=_mapping(plans.get(name)),
+    study_results = _as_mapping(study.get("results")) if baseline in (None, study.get("against")) else {}
+    variant_results, variant_entries = _as_mapping(study_results.get("arms")), _as_mapping(study.get("arms"))
+    variants = [
+        summarize_variant(
+            name, trials_by_variant, trials, baseline=baselines[name], split=split, study_results=_as_mapping(variant_results.get(name)),
+            study_entry=_as_mapping(variant_entries.get(name)),
         )
-        for name in arms
+        for name in trials_by_variant
     ]  # fmt: skip
-    examples = [q.examples for one in found if (q := quality(one, part))]
-    records = [one.record for one in found if one.record]
+    sample_counts = [metrics.num_samples for trial in trials if (metrics := split_metrics(trial, split))]
+    records = [trial.record for trial in trials if trial.record]
     return Comparison(
-        title=str(study.get("name") or folders[0].name) if study else _title(found), kind="study" if study else "runs",
-        arms=tuple(drawn), cells=tuple(_shown(one, part, folders[0] if study else None) for one in found),
-        against=tuple(dict.fromkeys(one for one in controls.values() if one)), part=part,
-        examples=max(examples, default=None), rule=str(results.get("rule") or RULE), agreement=agreement(arms),
-        notes=tuple(told), warnings=_warnings(found),
+        title=str(study.get("name") or folders[0].name) if study else _comparison_title(trials), kind="study" if study else "runs",
+        variants=tuple(variants), trials=tuple(_trial_row(trial, split, folders[0] if study else None) for trial in trials),
+        baselines=tuple(dict.fromkeys(trial for trial in baselines.values() if trial)), split=split,
+        num_samples=max(sample_counts, default=None), rule=str(study_results.get("rule") or VARIANT_RULE), agreement=agreement_matrix(trials_by_variant),
+        notes=tuple(notes), warnings=_collect_warnings(trials),
         limbeck=records[0].limbeck if records else str(study.get("limbeck") or ""),
         created=str(study.get("created") or max((record.created for record in records), default="")),
-        facts=_facts(found, study),
+        details=_collect_facts(trials, study),
     )  # fmt: skip
 
 
-def _ordered(found: Sequence[Trained]) -> Mapping[str, Seeds]:
+def _group_by_variant(trials: Sequence[TrialResult]) -> Mapping[str, TrialsBySeed]:
     """Finished trainings by arm and seed; an arm that has none yet is there, and empty."""
-    arms: dict[str, dict[int | None, Trained]] = {}
-    groups = list(dict.fromkeys(one.group for one in found))
-    rank = {role: place for place, role in enumerate(_ORDER)}
-    for one in sorted(found, key=lambda one: (groups.index(one.group), rank.get(one.role, len(rank)))):
-        seeds = arms.setdefault(one.arm, {})
-        if one.record:
-            seeds[one.seed] = one
-    return arms
+    trials_by_variant: dict[str, dict[int | None, TrialResult]] = {}
+    groups = list(dict.fromkeys(trial.group for trial in trials))
+    role_rank = {role: rank_index for rank_index, role in enumerate(_ROLE_ORDER)}
+    for trial in sorted(
+        trials, key=lambda trial: (groups.index(trial.group), role_rank.get(trial.role, len(role_rank)))
+    ):
+        trials_by_seed = trials_by_variant.setdefault(trial.variant, {})
+        if trial.record:
+            trials_by_seed[trial.seed] = trial
+    return trials_by_variant
 
 
-def _controls(found: Sequence[Trained], against: str | None, study: Mapping[str, Any]) -> dict[str, str | None]:
+def _choose_baselines(
+    trials: Sequence[TrialResult], baseline: str | None, study: Mapping[str, Any]
+) -> dict[str, str | None]:
     """For every arm the one it is compared with; none for the control itself."""
-    names = list(dict.fromkeys(one.arm for one in found))
-    wanted = against or str(study.get("against") or "alone")
-    chosen: dict[str, str | None] = {}
-    for one in found:
-        inside = [other.arm for other in found if other.group == one.group]
-        mine = next((name for name in inside if name == wanted or name.endswith(f"/{wanted}")), None)
-        chosen[one.arm] = wanted if wanted in names else mine
-    if against and not any(chosen.values()):
-        raise LimbeckError(
-            f"there is no arm {against!r} to compare with: the arms are {nearest(against, names, most=8)}"
+    names = list(dict.fromkeys(trial.variant for trial in trials))
+    baseline_name = baseline or str(study.get("against") or "alone")
+    baselines: dict[str, str | None] = {}
+    for trial in trials:
+        group_variants = [group_trial.variant for group_trial in trials if group_trial.group == trial.group]
+        group_baseline = next(
+            (name for name in group_variants if name == baseline_name or name.endswith(f"/{baseline_name}")), None
         )
-    return {arm: None if control == arm else control for arm, control in chosen.items()}
+        baselines[trial.variant] = baseline_name if baseline_name in names else group_baseline
+    if baseline and not any(baselines.values()):
+        raise LimbeckError(
+            f"there is no arm {baseline!r} to compare with: the arms are {suggest_names(baseline, names, max_names=8)}"
+        )
+    return {
+        variant: None if variant_baseline == variant else variant_baseline
+        for variant, variant_baseline in baselines.items()
+    }
 
 
-def _shown(one: Trained, part: str, study: Path | None) -> Cell:
-    found = quality(one, part)
-    place = one.folder.relative_to(study) if study else one.folder
-    return Cell(
-        arm=one.arm, seed=one.seed, folder=place.as_posix(), state=cast(Any, one.state), error=one.error,
-        top1=found.top1 if found else None, reads=one.record.sealed_test.reads if one.record else None,
-        step=int(one.curve.steps[-1]) if one.curve and one.curve.steps else None,
+def _trial_row(trial: TrialResult, split: str, study_dir: Path | None) -> TrialStatus:
+    metrics = split_metrics(trial, split)
+    path = trial.folder.relative_to(study_dir) if study_dir else trial.folder
+    return TrialStatus(
+        variant=trial.variant, seed=trial.seed, folder=path.as_posix(), state=cast(Any, trial.state), error=trial.error,
+        accuracy=metrics.accuracy if metrics else None, num_reads=trial.record.test_set.num_reads if trial.record else None,
+        step=int(trial.curve.steps[-1]) if trial.curve and trial.curve.steps else None,
     )  # fmt: skip
 
 
-def _warnings(found: Sequence[Trained]) -> tuple[str, ...]:
+def _collect_warnings(trials: Sequence[TrialResult]) -> tuple[str, ...]:
     """Each warning once, with the number of runs that gave it where it was not all; first records that were changed."""
-    runs = {one.folder: one.record for one in found if one.record}
-    doubts = tuple(f"{folder}: {doubt}" for folder in runs if (doubt := changed(folder)))
-    said: dict[str, int] = {}
+    runs = {trial.folder: trial.record for trial in trials if trial.record}
+    change_warnings = tuple(
+        f"{folder}: {change_warning}" for folder in runs if (change_warning := integrity_warning(folder))
+    )
+    counts: dict[str, int] = {}
     for record in runs.values():
         for text in dict.fromkeys(record.warnings):
-            said[text] = said.get(text, 0) + 1
-    return doubts + tuple(text if n == len(runs) else f"{text} ({n} of {len(runs)} runs)" for text, n in said.items())
+            counts[text] = counts.get(text, 0) + 1
+    return change_warnings + tuple(
+        text if count == len(runs) else f"{text} ({count} of {len(runs)} runs)" for text, count in counts.items()
+    )
 
 
-def _facts(found: Sequence[Trained], study: Mapping[str, Any]) -> dict[str, str]:
-    records = list({one.folder: one.record for one in found if one.record}.values())
+def _collect_facts(trials: Sequence[TrialResult], study: Mapping[str, Any]) -> dict[str, str]:
+    records = list({trial.folder: trial.record for trial in trials if trial.record}.values())
     if not records:
         return {}
     data = records[0].data
     machines = {str(record.machine.get("cpu", "unknown")) for record in records}
-    keep = study.get("keep") or _mapping(records[0].recipe.get("training")).get("keep")
+    keep = study.get("keep") or _as_mapping(records[0].recipe.get("training")).get("keep")
     weights = {"last": "of the last epoch", "best": "of the best epoch on validation"}.get(str(keep), "–")
     return {
         "data set": data.name or "unnamed", "classes": str(len(data.classes)),
-        "training examples": "–" if data.train is None else f"{data.train:,}",
-        "of which labelled": "–" if data.labelled is None else f"{data.labelled:,}",
-        "test examples": "–" if data.test is None else f"{data.test:,}",
+        "training examples": "–" if data.num_train is None else f"{data.num_train:,}",
+        "of which labelled": "–" if data.num_labeled is None else f"{data.num_labeled:,}",
+        "test examples": "–" if data.num_test is None else f"{data.num_test:,}",
         "weights measured": weights,
         "machines": ", ".join(sorted(machines)),
     }  # fmt: skip
 
 
-def _part(found: Sequence[Trained]) -> Literal["test", "validation"]:
-    figures = [one.figures for one in found if one.figures]
-    return "test" if not figures or any(one.test for one in figures) else "validation"
+def _choose_split(trials: Sequence[TrialResult]) -> Literal["test", "validation"]:
+    model_entries = [item.model_entry for item in trials if item.model_entry]
+    return "test" if not model_entries or any(item.test for item in model_entries) else "validation"
 
 
-def _mapping(found: Any) -> Mapping[str, Any]:
+def _as_mapping(value: Any) -> Mapping[str, Any]:
     """What is no mapping, in a file that somebody edited, counts as not there."""
-    return found if isinstance(found, Mapping) else {}
+    return value if isinstance(value, Mapping) else {}
 
 
-def _title(found: Sequence[Trained]) -> str:
-    return " and ".join(dict.fromkeys(one.group.partition("\n")[0] for one in found))
+def _comparison_title(trials: Sequence[TrialResult]) -> str:
+    return " and ".join(dict.fromkeys(trial.group.partition("\n")[0] for trial in trials))
 
 
-def _write(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", newline=""))

@@ -5,49 +5,55 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from limbeck.report.compare import Gain, Mean, Share
+from limbeck.report.compare import GapRecovered, PairedGain, SeedMean
 
-__all__ = ["mean_of", "written_gain", "written_share"]
+__all__ = ["parse_mean", "parse_gain", "parse_gap"]
 
 
-def mean_of(found: Any) -> Mean | None:
+def parse_mean(value: Any) -> SeedMean | None:
     """A mean over seeds.
 
-    >>> mean_of({"mean": 0.9, "sd": None, "low": None, "high": None, "n": 1}), mean_of(None)
+    >>> parse_mean({"mean": 0.9, "sd": None, "low": None, "high": None, "n": 1}), parse_mean(None)
     (Mean(mean=0.9, low=None, high=None, n=1), None)
     """
-    value = _number(found, "mean")
-    return None if value is None else Mean(value, _number(found, "low"), _number(found, "high"), _count(found))
+    mean = _parse_number(value, "mean")
+    return (
+        None
+        if mean is None
+        else SeedMean(mean, _parse_number(value, "low"), _parse_number(value, "high"), _parse_count(value))
+    )
 
 
-def written_gain(found: Any) -> Gain | None:
+def parse_gain(value: Any) -> PairedGain | None:
     """A difference to the control.
 
-    >>> written_gain({"mean": 2.0, "low": 1.0, "high": 3.0, "t_low": 0.5, "t_high": 3.5, "n": 5}).interval
+    >>> parse_gain({"mean": 2.0, "low": 1.0, "high": 3.0, "t_low": 0.5, "t_high": 3.5, "n": 5}).interval
     (0.5, 3.5)
     """
-    value = _number(found, "mean")
-    if value is None:
+    mean = _parse_number(value, "mean")
+    if mean is None:
         return None
-    drawn = found.get("samples")
-    low, high = _number(drawn, "low"), _number(drawn, "high")
-    return Gain(
-        mean=value, low=_number(found, "low"), high=_number(found, "high"), t_low=_number(found, "t_low"),
-        t_high=_number(found, "t_high"), p=_number(found, "p"), n=_count(found),
-        samples=None if low is None or high is None else (low, high),
+    sample_interval = value.get("samples")
+    low, high = _parse_number(sample_interval, "low"), _parse_number(sample_interval, "high")
+    return PairedGain(
+        mean=mean, low=_parse_number(value, "low"), high=_parse_number(value, "high"), t_low=_parse_number(value, "t_low"),
+        t_high=_parse_number(value, "t_high"), p=_parse_number(value, "p"), num_seeds=_parse_count(value),
+        sample_interval=None if low is None or high is None else (low, high),
     )  # fmt: skip
 
 
-def written_share(found: Any) -> Share | None:
+def parse_gap(value: Any) -> GapRecovered | None:
     """A share of the gap."""
-    value = _number(found, "share")
-    return None if value is None else Share(value, _number(found, "low"), _number(found, "high"))
+    fraction = _parse_number(value, "share")
+    return (
+        None if fraction is None else GapRecovered(fraction, _parse_number(value, "low"), _parse_number(value, "high"))
+    )
 
 
-def _number(found: Any, name: str) -> float | None:
-    value = found.get(name) if isinstance(found, dict) else None
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+def _parse_number(value: Any, name: str) -> float | None:
+    number = value.get(name) if isinstance(value, dict) else None
+    return float(number) if isinstance(number, int | float) and math.isfinite(number) else None
 
 
-def _count(found: Any) -> int:
-    return int(_number(found, "n") or 1)
+def _parse_count(value: Any) -> int:
+    return int(_parse_number(value, "n") or 1)

@@ -7,19 +7,32 @@ from statistics import fmean
 from typing import Any, cast
 
 from limbeck.evaluation import gap_recovered
-from limbeck.report.compare import Arm, Mean, Share, Spent, judged, sentence
-from limbeck.report.record import Model
-from limbeck.workflows.compare.differences import Seeds, changes, difference, mean, quality
-from limbeck.workflows.compare.load_runs import Trained
-from limbeck.workflows.compare.study_json import mean_of, written_gain, written_share
+from limbeck.report.compare import (
+    GapRecovered,
+    SeedMean,
+    TrainingCost,
+    VariantResult,
+    classify_gain,
+    format_gain_verdict,
+)
+from limbeck.report.record import ModelRecord
+from limbeck.workflows.compare.differences import (
+    TrialsBySeed,
+    accuracy_gain,
+    per_class_changes,
+    split_metrics,
+    summarize_seeds,
+)
+from limbeck.workflows.compare.load_runs import TrialResult
+from limbeck.workflows.compare.study_json import parse_gain, parse_gap, parse_mean
 
-__all__ = ["arm_figures"]
+__all__ = ["summarize_variant"]
 
 
-def arm_figures(
-    name: str, arms: Mapping[str, Seeds], found: Sequence[Trained], *, control: str | None, part: str,
-    given: Mapping[str, Any], plan: Mapping[str, Any],
-) -> Arm:  # fmt: skip
+def summarize_variant(
+    name: str, trials_by_variant: Mapping[str, TrialsBySeed], all_trials: Sequence[TrialResult], *, baseline: str | None, split: str,
+    study_results: Mapping[str, Any], study_entry: Mapping[str, Any],
+) -> VariantResult:  # fmt: skip
     """The arm ``name`` against ``control``.
 
     Arguments:
@@ -31,76 +44,96 @@ def arm_figures(
         given: its results in ``study.json``; what is missing is worked out.
         plan: what ``study.json`` says of it: ``title``, ``changes``, ``note``.
     """
-    seeds, ones = arms[name], [one for one in found if one.arm == name]
-    figures = [one.figures for one in seeds.values() if one.figures]
-    model = figures[0] if figures else None
-    other = arms[control] if control else {}
-    gain = written_gain(given.get("gain")) or (difference(seeds, other, part) if control else None)
-    gap = written_share(given.get("gap_recovered")) or _gap(ones[0], arms, found, control, part)
-    said = given["verdict"] if isinstance(given.get("verdict"), dict) else {}
+    trials_by_seed, variant_trials = trials_by_variant[name], [trial for trial in all_trials if trial.variant == name]
+    model_entries = [trial.model_entry for trial in trials_by_seed.values() if trial.model_entry]
+    model = model_entries[0] if model_entries else None
+    baseline_trials = trials_by_variant[baseline] if baseline else {}
+    gain = parse_gain(study_results.get("gain")) or (
+        accuracy_gain(trials_by_seed, baseline_trials, split) if baseline else None
+    )
+    gap = parse_gap(study_results.get("gap_recovered")) or _gap_recovered(
+        variant_trials[0], trials_by_variant, all_trials, baseline, split
+    )
+    recorded_verdict = study_results["verdict"] if isinstance(study_results.get("verdict"), dict) else {}
 
-    def over_seeds(key: str) -> Mean | None:
-        return mean_of(given.get(key)) or mean([getattr(quality(one, part), key, None) for one in seeds.values()])
+    def seed_mean(key: str) -> SeedMean | None:
+        return parse_mean(study_results.get(key)) or summarize_seeds(
+            [getattr(split_metrics(trial, split), key, None) for trial in trials_by_seed.values()]
+        )
 
-    examples = next((q.examples for one in seeds.values() if (q := quality(one, part))), None)
-    told = sentence(name, control, gain, gap, examples=examples)
-    judgement = said.get("judgement")
-    return Arm(
-        name=name, role=cast(Any, ones[0].role), title=str(plan.get("title") or _title(model)), note=_note(plan),
-        control=control, top1=over_seeds("top1"), macro_f1=over_seeds("macro_f1"), nll=over_seeds("nll"),
-        ece=over_seeds("ece"), gain=gain, gap=gap,
-        judgement=judgement if judgement in ("helps", "hurts", "open", "unknown") else judged(gain),
-        sentence=str(said.get("sentence") or told), seeds_needed=said.get("seeds_needed"),
+    num_samples = next(
+        (metrics.num_samples for trial in trials_by_seed.values() if (metrics := split_metrics(trial, split))), None
+    )
+    text = format_gain_verdict(name, baseline, gain, gap, num_samples=num_samples)
+    outcome = recorded_verdict.get("judgement")
+    return VariantResult(
+        name=name, role=cast(Any, variant_trials[0].role), title=str(study_entry.get("title") or _strip_role(model)), note=_format_note(study_entry),
+        baseline=baseline, accuracy=seed_mean("top1"), macro_f1=seed_mean("macro_f1"), nll=seed_mean("nll"),
+        ece=seed_mean("ece"), gain=gain, gap_recovered=gap,
+        outcome=outcome if outcome in ("helps", "hurts", "open", "unknown") else classify_gain(gain),
+        verdict_text=str(recorded_verdict.get("sentence") or text), seeds_needed=recorded_verdict.get("seeds_needed"),
         parameters=model.parameters if model else None, flops=model.flops if model else None,
         bytes=model.bytes if model else None,
-        latency=_mean(one.latency_ms.median if one.latency_ms else None for one in figures),
-        steps=model.steps if model else None, spent=_spent(figures), classes=changes(seeds, other, part),
-        curves=tuple(one.curve for one in ones if one.curve),
+        latency_ms=_mean_of_known(trial.latency_ms.median if trial.latency_ms else None for trial in model_entries),
+        steps=model.steps if model else None, resources=_summarize_resources(model_entries), class_changes=per_class_changes(trials_by_seed, baseline_trials, split),
+        curves=tuple(trial.curve for trial in variant_trials if trial.curve),
     )  # fmt: skip
 
 
-def _gap(
-    one: Trained, arms: Mapping[str, Seeds], found: Sequence[Trained], control: str | None, part: str
-) -> Share | None:
+def _gap_recovered(
+    trial: TrialResult,
+    trials_by_variant: Mapping[str, TrialsBySeed],
+    all_trials: Sequence[TrialResult],
+    baseline: str | None,
+    split: str,
+) -> GapRecovered | None:
     """The share of the gap from the control to the teacher of the same recipe; the best on validation, of several."""
-    teachers = {other.arm for other in found if other.role == "teacher" and other.group == one.group}
-    if not control or one.role in ("teacher", "assistant") or not teachers:
+    teacher_names = {
+        group_trial.variant
+        for group_trial in all_trials
+        if group_trial.role == "teacher" and group_trial.group == trial.group
+    }
+    if not baseline or trial.role in ("teacher", "assistant") or not teacher_names:
         return None
 
-    def top(name: str, on: str, among: set[int | None]) -> float:
-        values = [quality(arms[name][seed], on) for seed in among]
-        known = [value.top1 for value in values if value and value.top1 is not None]
-        return fmean(known) if known and len(known) == len(among) else -1.0
+    def mean_accuracy(name: str, eval_split: str, seeds: set[int | None]) -> float:
+        values = [split_metrics(trials_by_variant[name][seed], eval_split) for seed in seeds]
+        known_accuracies = [value.accuracy for value in values if value and value.accuracy is not None]
+        return fmean(known_accuracies) if known_accuracies and len(known_accuracies) == len(seeds) else -1.0
 
-    best = max(sorted(teachers), key=lambda name: top(name, "validation", set(arms[name])))
-    shared = set(arms[one.arm]) & set(arms[control]) & set(arms[best])
-    tops = [top(name, part, shared) for name in (control, one.arm, best)]
-    share = gap_recovered(*tops) if min(tops) >= 0 else None
-    return None if share is None else Share(share)
+    best_teacher = max(
+        sorted(teacher_names), key=lambda name: mean_accuracy(name, "validation", set(trials_by_variant[name]))
+    )
+    shared_seeds = (
+        set(trials_by_variant[trial.variant]) & set(trials_by_variant[baseline]) & set(trials_by_variant[best_teacher])
+    )
+    accuracies = [mean_accuracy(name, split, shared_seeds) for name in (baseline, trial.variant, best_teacher)]
+    gap = gap_recovered(*accuracies) if min(accuracies) >= 0 else None
+    return None if gap is None else GapRecovered(gap)
 
 
-def _spent(figures: Sequence[Model]) -> Spent:
-    def over_seeds(key: str) -> float | None:
-        return _mean(getattr(one.spent, key, None) for one in figures)
+def _summarize_resources(model_entries: Sequence[ModelRecord]) -> TrainingCost:
+    def seed_mean(key: str) -> float | None:
+        return _mean_of_known(getattr(entry.resources, key, None) for entry in model_entries)
 
-    seconds = over_seeds("seconds")
-    return Spent(
-        _mean(one.seconds for one in figures) if seconds is None else seconds, over_seeds("cpu_seconds"),
-        over_seeds("gpu_seconds"), over_seeds("joules"),
+    seconds = seed_mean("seconds")
+    return TrainingCost(
+        _mean_of_known(entry.seconds for entry in model_entries) if seconds is None else seconds, seed_mean("cpu_seconds"),
+        seed_mean("gpu_seconds"), seed_mean("joules"),
     )  # fmt: skip
 
 
-def _title(model: Model | None) -> str:
+def _strip_role(model: ModelRecord | None) -> str:
     """A model's title without its role, which the name of the arm tells."""
     return "" if model is None else model.title.partition(": ")[2] or model.title
 
 
-def _note(plan: Mapping[str, Any]) -> str:
-    changed = plan.get("changes")
-    said = ", ".join(f"{key}={value}" for key, value in changed.items()) if isinstance(changed, Mapping) else ""
-    return "; ".join(text for text in (said, str(plan.get("note") or "")) if text)
+def _format_note(study_entry: Mapping[str, Any]) -> str:
+    changes = study_entry.get("changes")
+    change_text = ", ".join(f"{key}={value}" for key, value in changes.items()) if isinstance(changes, Mapping) else ""
+    return "; ".join(text for text in (change_text, str(study_entry.get("note") or "")) if text)
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+def _mean_of_known(values: Iterable[float | None]) -> float | None:
+    known_values = [value for value in values if value is not None]
+    return fmean(known_values) if known_values else None

@@ -16,41 +16,41 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from torch import nn
 
-from limbeck.core.errors import LimbeckError, nearest
-from limbeck.core.protocols import Task, Term
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.core.protocols import Loss, Task
 from limbeck.core.schedules import Schedule
-from limbeck.distiller import Distiller, each_teacher
+from limbeck.distiller import Distiller, loss_per_teacher
 from limbeck.models import save_weights
-from limbeck.recipe.assistant_chain import Guided, Link, links
-from limbeck.training import Run, Training, fit
-from limbeck.training.callbacks import Watcher
-from limbeck.training.fit import Source
+from limbeck.recipe.assistant_chain import AssistantMode, TrainingPair, training_order
+from limbeck.training import FitResult, TrainingConfig, fit
+from limbeck.training.callbacks import Callback
+from limbeck.training.fit import TrainingData
 from limbeck.workflows._job.job import Job
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["assist", "chain", "warnings"]
+__all__ = ["train_assistants", "distill_chain", "check_chain_order"]
 
 
-def chain(
+def distill_chain(
     networks: Mapping[str, nn.Module],
-    data: Source | Any,
+    data: TrainingData | Any,
     *,
-    objective: Mapping[str, Term],
+    objective: Mapping[str, Loss],
     weights: Mapping[str, float | Schedule] | None = None,
-    taps: Mapping[str, Mapping[str, str]] | None = None,
+    feature_layers: Mapping[str, Mapping[str, str]] | None = None,
     task: Task,
-    guided: Guided = "last",
+    assistant_mode: AssistantMode = "last",
     epochs: int | None = None,
     steps: int | None = None,
-    training: Training = Training(),
-    out: str | Path | None = None,
+    training: TrainingConfig = TrainingConfig(),
+    run_dir: str | Path | None = None,
     seed: int = 0,
     resume: bool = False,
     fabric: Fabric | None = None,
-    watchers: Sequence[Watcher] | None = None,
-) -> dict[str, Run]:
+    callbacks: Sequence[Callback] | None = None,
+) -> dict[str, FitResult]:
     """Teach every network but the first, from large to small; gives the training of each by its name, in that order.
 
     Arguments:
@@ -77,60 +77,70 @@ def chain(
     names = list(networks)
     if len(names) < 2:
         raise LimbeckError(f"a chain takes a teacher and at least one network that learns, and here are: {names}")
-    if guided not in get_args(Guided):
-        raise LimbeckError(f"guided is {' or '.join(get_args(Guided))}, not {guided!r}")
-    for name in taps or {}:
+    if assistant_mode not in get_args(AssistantMode):
+        raise LimbeckError(f"guided is {' or '.join(get_args(AssistantMode))}, not {assistant_mode!r}")
+    for name in feature_layers or {}:
         if name not in names:
-            raise LimbeckError(f"taps are given for {name!r}; there are: {nearest(name, names)}")
-    runs: dict[str, Run] = {}
-    for learner, guides in links(names[:1], names[1:], guided=guided):
-        _require_guides(objective, Link(learner, guides))
-        terms, shares = each_teacher(objective, weights or {}, guides) if guided == "dense" else (objective, weights)
-        places = {name: (taps or {})[name] for name in guides if name in (taps or {})}
+            raise LimbeckError(f"taps are given for {name!r}; there are: {suggest_names(name, names)}")
+    runs: dict[str, FitResult] = {}
+    for student_name, teacher_names in training_order(names[:1], names[1:], assistant_mode=assistant_mode):
+        _check_loss_teachers(objective, TrainingPair(student_name, teacher_names))
+        losses, loss_weights = (
+            loss_per_teacher(objective, weights or {}, teacher_names)
+            if assistant_mode == "dense"
+            else (objective, weights)
+        )
+        teacher_layers = {
+            name: (feature_layers or {})[name] for name in teacher_names if name in (feature_layers or {})
+        }
         distiller = Distiller(
-            networks[learner], {name: networks[name] for name in guides},
-            objective={name: copy.deepcopy(term) for name, term in terms.items()}, weights=shares,
-            taps=places | {"student": (taps or {}).get(learner, {})}, task=task,
+            networks[student_name], {name: networks[name] for name in teacher_names},
+            objective={name: copy.deepcopy(loss) for name, loss in losses.items()}, weights=loss_weights,
+            feature_layers=teacher_layers | {"student": (feature_layers or {}).get(student_name, {})}, task=task,
         )  # fmt: skip
-        runs[learner] = fit(
-            distiller, data, epochs=epochs, steps=steps, training=training, out=out, phase=learner, seed=seed,
-            resume=resume, fabric=fabric, watchers=watchers,
+        runs[student_name] = fit(
+            distiller, data, epochs=epochs, steps=steps, training=training, run_dir=run_dir, phase=student_name, seed=seed,
+            resume=resume, fabric=fabric, callbacks=callbacks,
         )  # fmt: skip
-        if out is not None:
-            save_weights(networks[learner], Path(out) / "checkpoint" / f"{learner}.safetensors")
+        if run_dir is not None:
+            save_weights(networks[student_name], Path(run_dir) / "checkpoint" / f"{student_name}.safetensors")
     return runs
 
 
-def assist(
-    job: Job, teachers: Mapping[str, nn.Module], *, resume: bool, watchers: Sequence[Watcher] | None
-) -> dict[str, Run]:
+def train_assistants(
+    job: Job, teachers: Mapping[str, nn.Module], *, resume: bool, callbacks: Sequence[Callback] | None
+) -> dict[str, FitResult]:
     """Train the recipe's assistants through its stages, each by its guides; none where it has none."""
-    runs: dict[str, Run] = {}
-    for name, guides in job.recipe.links()[:-1]:
-        known = {**teachers, **{done: run.student for done, run in runs.items()}}
-        runs[name] = job.train(
-            name, job.assistant(name), {guide: known[guide] for guide in guides}, resume=resume, watchers=watchers
+    runs: dict[str, FitResult] = {}
+    for name, teacher_names in job.recipe.training_order()[:-1]:
+        trained_networks = {**teachers, **{assistant_name: run.student for assistant_name, run in runs.items()}}
+        runs[name] = job.train_stages(
+            name,
+            job.build_assistant(name),
+            {teacher_name: trained_networks[teacher_name] for teacher_name in teacher_names},
+            resume=resume,
+            callbacks=callbacks,
         )
     return runs
 
 
-def warnings(job: Job, models: Mapping[str, Any]) -> list[str]:
+def check_chain_order(job: Job, models: Mapping[str, Any]) -> list[str]:
     """What a user should know of the order of a chain: it goes from large to small."""
-    order = [name for name in (*job.recipe.assistants, "distilled") if job.recipe.assistants]
-    sizes = [(name, models[name]["parameters"]) for name in order]
+    student_names = [name for name in (*job.recipe.assistants, "distilled") if job.recipe.assistants]
+    model_sizes = [(name, models[name]["parameters"]) for name in student_names]
     return [
-        f"{name!r} has more parameters than the assistant {before!r} that teaches it ({many:,} against {fewer:,}): "
+        f"{name!r} has more parameters than the assistant {previous_name!r} that teaches it ({num_parameters:,} against {previous_parameters:,}): "
         "a chain goes from large to small"
-        for (before, fewer), (name, many) in pairwise(sizes)
-        if many > fewer
+        for (previous_name, previous_parameters), (name, num_parameters) in pairwise(model_sizes)
+        if num_parameters > previous_parameters
     ]
 
 
-def _require_guides(objective: Mapping[str, Term], link: Link) -> None:
-    for name, term in objective.items():
-        teacher = getattr(term, "teacher", None)
-        if isinstance(teacher, str) and teacher not in link.guides:
+def _check_loss_teachers(objective: Mapping[str, Loss], pair: TrainingPair) -> None:
+    for name, loss in objective.items():
+        teacher = getattr(loss, "teacher", None)
+        if isinstance(teacher, str) and teacher not in pair.teachers:
             raise LimbeckError(
-                f"the term {name!r} listens to {teacher!r}, and {link.learner!r} learns from {', '.join(link.guides)}: "
+                f"the term {name!r} listens to {teacher!r}, and {pair.student!r} learns from {', '.join(pair.teachers)}: "
                 "leave its teacher away, and it listens to whoever teaches"
             )

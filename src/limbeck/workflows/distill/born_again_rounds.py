@@ -18,27 +18,27 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.protocols import Task, Term
+from limbeck.core.protocols import Loss, Task
 from limbeck.core.schedules import Schedule
-from limbeck.data.counter_rng import mix
+from limbeck.data.counter_rng import derive_seed
 from limbeck.distiller import Distiller
-from limbeck.losses import CrossEntropy, SoftTarget
+from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.models import save_weights
-from limbeck.models.ensemble_model import Ensemble
-from limbeck.recipe.generations import generation
-from limbeck.training import Run, Training, fit
-from limbeck.training.fit import Source
-from limbeck.workflows.distill.assistants import chain
+from limbeck.models.ensemble_model import EnsembleModel
+from limbeck.recipe.generations import generation_name
+from limbeck.training import FitResult, TrainingConfig, fit
+from limbeck.training.fit import TrainingData
+from limbeck.workflows.distill.assistants import distill_chain
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["BornAgain", "born_again"]
+__all__ = ["BornAgainResult", "train_born_again"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class BornAgain:
+class BornAgainResult:
     """The generations of one network.
 
     Attributes:
@@ -46,27 +46,27 @@ class BornAgain:
         ensemble: all of them together.
     """
 
-    runs: dict[str, Run]
-    ensemble: Ensemble
+    runs: dict[str, FitResult]
+    ensemble: EnsembleModel
 
 
-def born_again(
-    make: Callable[[], nn.Module],
-    data: Source | Any,
+def train_born_again(
+    make_model: Callable[[], nn.Module],
+    data: TrainingData | Any,
     *,
     generations: int = 3,
-    objective: Mapping[str, Term] | None = None,
+    objective: Mapping[str, Loss] | None = None,
     weights: Mapping[str, float | Schedule] | None = None,
     task: Task,
     epochs: int | None = None,
     steps: int | None = None,
-    training: Training = Training(),
-    out: str | Path | None = None,
+    training: TrainingConfig = TrainingConfig(),
+    run_dir: str | Path | None = None,
     seed: int = 0,
     resume: bool = False,
     fabric: Fabric | None = None,
-    watchers: Any = None,
-) -> BornAgain:
+    callbacks: Any = None,
+) -> BornAgainResult:
     """Train ``generations`` networks, each taught by the one before it; the first learns from the labels.
 
     Arguments:
@@ -91,21 +91,21 @@ def born_again(
     """
     if generations < 2:
         raise LimbeckError(f"a network is born again in generation 2: generations is at least 2, not {generations}")
-    names = [generation(number) for number in range(1, generations + 1)]
+    names = [generation_name(index) for index in range(1, generations + 1)]
     networks = {}
     for name in names:
-        torch.manual_seed(mix(seed, zlib.crc32(name.encode())))
-        networks[name] = make()
-    first = Distiller(networks[names[0]], objective={"truth": CrossEntropy()}, task=task)
-    common: dict[str, Any] = {
-        "epochs": epochs, "steps": steps, "training": training, "out": out, "seed": seed, "resume": resume,
-        "fabric": fabric, "watchers": watchers,
+        torch.manual_seed(derive_seed(seed, zlib.crc32(name.encode())))
+        networks[name] = make_model()
+    first = Distiller(networks[names[0]], objective={"truth": CrossEntropyLoss()}, task=task)
+    fit_options: dict[str, Any] = {
+        "epochs": epochs, "steps": steps, "training": training, "out": run_dir, "seed": seed, "resume": resume,
+        "fabric": fabric, "watchers": callbacks,
     }  # fmt: skip
-    runs = {names[0]: fit(first, data, phase=names[0], **common)}
-    if out is not None:
-        save_weights(networks[names[0]], Path(out) / "checkpoint" / f"{names[0]}.safetensors")
-    terms: Mapping[str, Term] = (
-        {"truth": CrossEntropy(), "soft": SoftTarget(tau=1.0)} if objective is None else objective
+    runs = {names[0]: fit(first, data, phase=names[0], **fit_options)}
+    if run_dir is not None:
+        save_weights(networks[names[0]], Path(run_dir) / "checkpoint" / f"{names[0]}.safetensors")
+    losses: Mapping[str, Loss] = (
+        {"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=1.0)} if objective is None else objective
     )
-    runs |= chain(networks, data, objective=terms, weights=weights, task=task, **common)
-    return BornAgain(runs, Ensemble(list(networks.values())).eval())
+    runs |= distill_chain(networks, data, objective=losses, weights=weights, task=task, **fit_options)
+    return BornAgainResult(runs, EnsembleModel(list(networks.values())).eval())

@@ -14,15 +14,15 @@ from torch import nn
 
 from limbeck.export import to_onnx
 from limbeck.models import save_weights
-from limbeck.models.ensemble_model import Ensemble
+from limbeck.models.ensemble_model import EnsembleModel
 from limbeck.utils.io import write_atomically
 from limbeck.workflows._job.job import Job
-from limbeck.workflows._job.measure import Deployed, costs, figures
+from limbeck.workflows._job.measure import NormalizedModel, evaluate_split, measure_inference_cost
 
-__all__ = ["keep_beside"]
+__all__ = ["save_extra_models"]
 
 
-def keep_beside(
+def save_extra_models(
     job: Job, weights: Path, networks: Mapping[str, nn.Module] = MappingProxyType({})
 ) -> dict[str, Any]:  # fmt: skip
     """Write what there is, measured on the validation part, and give it for the record; the test part stays closed.
@@ -33,35 +33,38 @@ def keep_beside(
     """
     peers = {}
     for name, network in job.peers.items():
-        peers[name] = _measured(job, network, "parameters", "flops", "bytes", "latency_ms")
+        peers[name] = _measure_extra_model(job, network, "parameters", "flops", "bytes", "latency_ms")
         save_weights(network, weights / f"{name}.safetensors", metadata={"recipe": job.recipe.name})
     exits = {}
-    for name, network in job.exits.items():
-        exits[name] = _measured(job, network, "flops", "latency_ms")  # its weights are mostly the student's
+    for name, network in job.early_exits.items():
+        exits[name] = _measure_extra_model(job, network, "flops", "latency_ms")  # its weights are mostly the student's
         if "onnx" in job.recipe.export.to:
             pixels = job.data.validation.read(torch.arange(min(len(job.data.validation), 2000)))
-            deployed = Deployed(network, job.data.normalization, rank=pixels.ndim - 1)
-            file = job.folder / f"student.exit-{name}.onnx"
-            exits[name]["onnx"] = to_onnx(deployed, pixels[:1], file, examples=pixels)
+            deployed = NormalizedModel(network, job.data.normalization, num_dims=pixels.ndim - 1)
+            file = job.run_dir / f"student.exit-{name}.onnx"
+            exits[name]["onnx"] = to_onnx(deployed, pixels[:1], file, check_inputs=pixels)
     ensemble = {}
     if job.recipe.generations is not None and networks:
-        born = [networks[name] for name in (*job.recipe.teachers, *job.recipe.assistants, "distilled")]
-        ensemble = _measured(job, Ensemble(born), "parameters", "flops", "latency_ms")
-    whole: dict[str, Any] = {"peers": peers, "exits": exits, "ensemble": ensemble}
-    whole = {what: found for what, found in whole.items() if found}
-    for what, found in whole.items():
-        write_atomically(job.folder / f"{what}.json", partial(_write, json.dumps(found, indent=1)))
-    return whole
+        generations = [networks[name] for name in (*job.recipe.teachers, *job.recipe.assistants, "distilled")]
+        ensemble = _measure_extra_model(job, EnsembleModel(generations), "parameters", "flops", "latency_ms")
+    extra_models: dict[str, Any] = {"peers": peers, "exits": exits, "ensemble": ensemble}
+    extra_models = {kind: entry for kind, entry in extra_models.items() if entry}
+    for kind, entry in extra_models.items():
+        write_atomically(job.run_dir / f"{kind}.json", partial(_write_text, json.dumps(entry, indent=1)))
+    return extra_models
 
 
-def _write(text: str, path: Path) -> None:
+def _write_text(text: str, path: Path) -> None:
     path.write_text(text)
 
 
-def _measured(job: Job, network: nn.Module, *wanted: str) -> dict[str, Any]:
+def _measure_extra_model(job: Job, network: nn.Module, *keys: str) -> dict[str, Any]:
     network.cpu().eval()
-    quality, cost = figures(network, job.data, job.task, job.data.validation)[0], costs(network, job.data)
+    metrics, cost = (
+        evaluate_split(network, job.data, job.task, job.data.validation)[0],
+        measure_inference_cost(network, job.data),
+    )
     return {
-        **{name: cost[name] for name in wanted},
-        "validation": {name: quality[name] for name in ("top1", "nll", "ece")},
+        **{name: cost[name] for name in keys},
+        "validation": {name: metrics[name] for name in ("top1", "nll", "ece")},
     }

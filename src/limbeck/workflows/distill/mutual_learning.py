@@ -12,37 +12,37 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.protocols import Task, TeacherSource, Term
+from limbeck.core.protocols import Loss, Task, Teacher
 from limbeck.core.schedules import Schedule
-from limbeck.distiller import Distiller, Peers, Together, for_each_peer
-from limbeck.losses import CrossEntropy, Mutual
+from limbeck.distiller import Distiller, MutualTask, PeerStudents, scale_weights_for_peers
+from limbeck.losses import CrossEntropyLoss, DMLLoss
 from limbeck.models import save_weights
-from limbeck.training import Run, Training, fit
-from limbeck.training.fit import Source
+from limbeck.training import FitResult, TrainingConfig, fit
+from limbeck.training.fit import TrainingData
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["mutual"]
+__all__ = ["train_mutual"]
 
 
-def mutual(
+def train_mutual(
     students: Mapping[str, nn.Module],
-    data: Source | Any,
+    data: TrainingData | Any,
     *,
-    objective: Mapping[str, Term] | None = None,
+    objective: Mapping[str, Loss] | None = None,
     weights: Mapping[str, float | Schedule] | None = None,
-    teachers: Mapping[str, nn.Module | TeacherSource] | None = None,
+    teachers: Mapping[str, nn.Module | Teacher] | None = None,
     task: Task,
     epochs: int | None = None,
     steps: int | None = None,
-    training: Training = Training(),
-    out: str | Path | None = None,
+    training: TrainingConfig = TrainingConfig(),
+    run_dir: str | Path | None = None,
     seed: int = 0,
     resume: bool = False,
     fabric: Fabric | None = None,
-    watchers: Any = None,
-) -> Run:
+    callbacks: Any = None,
+) -> FitResult:
     """Train all of ``students`` together; ``run.student.students()`` are they, in eval mode.
 
     Arguments:
@@ -62,18 +62,22 @@ def mutual(
         fabric: devices, precision, processes, as for :func:`limbeck.fit`.
         watchers: who is told how it goes; ``None``: a progress bar.
     """
-    if training.sampling != "plain":
-        raise LimbeckError(f"training.sampling {training.sampling} pairs rows of one student: leave it plain for peers")
-    peers, many = Peers(students), len(students)
-    terms: dict[str, Term] = {"truth": CrossEntropy(), "mutual": Mutual(peers=many)}
-    terms = terms if objective is None else dict(objective)
-    shares = for_each_peer({name: (weights or {}).get(name, 1.0) for name in terms} | dict(weights or {}), many)
-    distiller = Distiller(peers, teachers, objective=terms, weights=shares, task=Together(task, many))
-    run = fit(
-        distiller, data, epochs=epochs, steps=steps, training=training, out=out, phase="mutual", seed=seed,
-        resume=resume, fabric=fabric, watchers=watchers,
+    if training.batch_pairing != "plain":
+        raise LimbeckError(
+            f"training.sampling {training.batch_pairing} pairs rows of one student: leave it plain for peers"
+        )
+    peers, num_students = PeerStudents(students), len(students)
+    losses: dict[str, Loss] = {"truth": CrossEntropyLoss(), "mutual": DMLLoss(num_peers=num_students)}
+    losses = losses if objective is None else dict(objective)
+    loss_weights = scale_weights_for_peers(
+        {name: (weights or {}).get(name, 1.0) for name in losses} | dict(weights or {}), num_students
+    )
+    distiller = Distiller(peers, teachers, objective=losses, weights=loss_weights, task=MutualTask(task, num_students))
+    result = fit(
+        distiller, data, epochs=epochs, steps=steps, training=training, run_dir=run_dir, phase="mutual", seed=seed,
+        resume=resume, fabric=fabric, callbacks=callbacks,
     )  # fmt: skip
-    if out is not None:
+    if run_dir is not None:
         for name, student in students.items():
-            save_weights(student, Path(out) / "checkpoint" / f"{name}.safetensors")
-    return run
+            save_weights(student, Path(run_dir) / "checkpoint" / f"{name}.safetensors")
+    return result

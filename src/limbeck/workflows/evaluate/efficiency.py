@@ -16,23 +16,30 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Task
-from limbeck.data import Data, Part
-from limbeck.evaluation import flops, latencies, machine, parameters, peak_memory, weights_bytes
-from limbeck.evaluation.checks import evaluating
-from limbeck.export import to_int8, to_onnx
-from limbeck.teachers.backends.runtime_session import Runtime, Session, missing
-from limbeck.workflows.evaluate.robustness_api import Answering
+from limbeck.data import DataModule, Split
+from limbeck.evaluation import (
+    count_flops,
+    count_parameters,
+    get_hardware_info,
+    measure_latencies,
+    measure_peak_memory,
+    weights_file_size,
+)
+from limbeck.evaluation.checks import evaluation_mode
+from limbeck.export import quantize_int8, to_onnx
+from limbeck.teachers.backends.runtime_session import Runtime, RuntimeSession, find_missing_package
+from limbeck.workflows.evaluate.robustness_api import LogitsModel
 
-__all__ = ["BATCHES", "efficiency"]
+__all__ = ["BATCH_SIZES", "measure_efficiency"]
 
-BATCHES = (1, 8, 64)
-_CALIBRATION = 256
-_ACCURACY = 1000
+BATCH_SIZES = (1, 8, 64)
+_NUM_CALIBRATION_SAMPLES = 256
+_NUM_ACCURACY_SAMPLES = 1000
 
 
-def efficiency(
-    networks: Mapping[str, nn.Module], data: Data, task: Task, part: Part, *, batches: Sequence[int] = BATCHES,
-    threads: int = 1, seconds: float = 1.0,
+def measure_efficiency(
+    networks: Mapping[str, nn.Module], data: DataModule, task: Task, split: Split, *, batch_sizes: Sequence[int] = BATCH_SIZES,
+    num_threads: int = 1, seconds: float = 1.0,
 ) -> dict[str, Any]:  # fmt: skip
     """Latency, size and accuracy of each network in each runtime that is installed.
 
@@ -54,104 +61,106 @@ def efficiency(
     Raises:
         LimbeckError: no labelled sample, no batch, or no thread.
     """
-    labelled = part.labelled()
-    if not len(labelled):
+    labeled_split = split.select_labeled()
+    if not len(labeled_split):
         raise LimbeckError("there is nothing to measure on: no sample of the part has a label")
-    if threads < 1 or not batches or min(batches) < 1:
-        raise LimbeckError(f"efficiency takes threads and batches from 1, not {threads} and {list(batches)}")
-    some = labelled.subset(torch.arange(min(len(labelled), _ACCURACY)))
-    pixels, before = some.read(torch.arange(len(some))), torch.get_num_threads()
-    torch.set_num_threads(threads)
+    if num_threads < 1 or not batch_sizes or min(batch_sizes) < 1:
+        raise LimbeckError(f"efficiency takes threads and batches from 1, not {num_threads} and {list(batch_sizes)}")
+    subset = labeled_split.subset(torch.arange(min(len(labeled_split), _NUM_ACCURACY_SAMPLES)))
+    pixels, previous_num_threads = subset.read(torch.arange(len(subset))), torch.get_num_threads()
+    torch.set_num_threads(num_threads)
     try:
         rows, notes = list[dict[str, Any]](), list[str]()
         calls: dict[str, Callable[[Tensor], object]] = {}
         with tempfile.TemporaryDirectory() as folder:
             for name, network in networks.items():
-                deployed = Answering(network, data, task).eval()
-                facts = _facts(deployed, pixels)
-                ready, more = _ready(name, deployed, data, pixels, Path(folder))
-                notes += more
-                for one in ready:
+                model = LogitsModel(network, data, task).eval()
+                static_costs = _static_costs(model, pixels)
+                runtimes, runtime_notes = _build_runtimes(name, model, data, pixels, Path(folder))
+                notes += runtime_notes
+                for runtime in runtimes:
                     rows.append(
                         {
-                            "model": name, "runtime": one.runtime, "precision": one.precision, "threads": threads,
-                            "top1": float((_said(one.call, pixels) == some.target).double().mean()), "n": len(some),
-                            "bytes": one.bytes, **facts, "memory": facts["memory"] if one.runtime == "torch" else None,
-                            "machine": machine(),
+                            "model": name, "runtime": runtime.runtime, "precision": runtime.precision, "threads": num_threads,
+                            "top1": float((_predict_labels(runtime.call, pixels) == subset.target).double().mean()), "n": len(subset),
+                            "bytes": runtime.bytes, **static_costs, "memory": static_costs["memory"] if runtime.runtime == "torch" else None,
+                            "machine": get_hardware_info(),
                         }
                     )  # fmt: skip
-                    calls[str(len(rows) - 1)] = one.call
-            _time(rows, calls, pixels, batches=batches, threads=threads, seconds=seconds)
+                    calls[str(len(rows) - 1)] = runtime.call
+            _add_latencies(rows, calls, pixels, batch_sizes=batch_sizes, num_threads=num_threads, seconds=seconds)
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous_num_threads)
     return {"rows": rows, "notes": list(dict.fromkeys(notes))}
 
 
-class _Ready(NamedTuple):
+class _RuntimeModel(NamedTuple):
     runtime: str
     precision: str
     bytes: int
     call: Callable[[Tensor], Tensor]
 
 
-def _ready(
-    name: str, deployed: Answering, data: Data, pixels: Tensor, folder: Path
-) -> tuple[list[_Ready], list[str]]:  # fmt: skip
+def _build_runtimes(
+    name: str, model: LogitsModel, data: DataModule, pixels: Tensor, folder: Path
+) -> tuple[list[_RuntimeModel], list[str]]:  # fmt: skip
     """The network in every runtime there is, and why one is missing."""
 
     def eager(batch: Tensor) -> Tensor:
-        with evaluating(deployed):
-            logits: Tensor = deployed(batch)
+        with evaluation_mode(model):
+            logits: Tensor = model(batch)
         return logits
 
-    found, notes = [_Ready("torch", "fp32", weights_bytes(deployed.deployed.network), eager)], list[str]()
-    file, small = folder / "fp32.onnx", folder / "int8.onnx"
+    runtimes, notes = [_RuntimeModel("torch", "fp32", weights_file_size(model.model.network), eager)], list[str]()
+    fp32_file, int8_file = folder / "fp32.onnx", folder / "int8.onnx"
     try:
-        to_onnx(deployed, pixels[:1], file, examples=pixels[:256])
-        found += [_session(file, "onnxruntime", "fp32")]
-        to_int8(file, small, calibration=_calibration(data))
-        found += [_session(small, "onnxruntime", "int8")]
+        to_onnx(model, pixels[:1], fp32_file, check_inputs=pixels[:256])
+        runtimes += [_open_session(fp32_file, "onnxruntime", "fp32")]
+        quantize_int8(fp32_file, int8_file, calibration_inputs=_calibration_images(data))
+        runtimes += [_open_session(int8_file, "onnxruntime", "int8")]
     except LimbeckError as error:
         notes.append(f"{name}: {error}")
-    if (absent := missing("openvino")) is not None:
-        notes.append(absent)
-    elif file.exists():
-        found += [_session(file, "openvino", "fp32")]
-    for path in (file, small):
+    if (missing_reason := find_missing_package("openvino")) is not None:
+        notes.append(missing_reason)
+    elif fp32_file.exists():
+        runtimes += [_open_session(fp32_file, "openvino", "fp32")]
+    for path in (fp32_file, int8_file):
         path.unlink(missing_ok=True)
-    return found, notes
+    return runtimes, notes
 
 
-def _session(file: Path, runtime: Runtime, precision: str) -> _Ready:
-    session = Session(file.read_bytes(), runtime=runtime, of=file.name)
-    return _Ready(runtime, precision, file.stat().st_size, lambda batch: torch.from_numpy(session(batch.numpy())))
+def _open_session(file: Path, runtime: Runtime, precision: str) -> _RuntimeModel:
+    session = RuntimeSession(file.read_bytes(), runtime=runtime, name=file.name)
+    return _RuntimeModel(
+        runtime, precision, file.stat().st_size, lambda batch: torch.from_numpy(session(batch.numpy()))
+    )
 
 
-def _calibration(data: Data) -> Tensor:
+def _calibration_images(data: DataModule) -> Tensor:
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(data.seed))
-    return data.train.read(order[:_CALIBRATION])
+    return data.train.read(order[:_NUM_CALIBRATION_SAMPLES])
 
 
-def _facts(deployed: Answering, pixels: Tensor) -> dict[str, Any]:
+def _static_costs(model: LogitsModel, pixels: Tensor) -> dict[str, Any]:
     return {
-        "parameters": parameters(deployed), "flops": flops(deployed, pixels[:1])[0],
-        "memory": peak_memory(deployed, pixels[:1]),
+        "parameters": count_parameters(model), "flops": count_flops(model, pixels[:1])[0],
+        "memory": measure_peak_memory(model, pixels[:1]),
     }  # fmt: skip
 
 
-def _said(call: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
-    return torch.cat([call(part).argmax(dim=1) for part in torch.split(pixels, 64)])
+def _predict_labels(call: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+    return torch.cat([call(batch).argmax(dim=1) for batch in torch.split(pixels, 64)])
 
 
-def _time(
+def _add_latencies(
     rows: Sequence[dict[str, Any]], calls: Mapping[str, Callable[[Tensor], object]], pixels: Tensor, *,
-    batches: Sequence[int], threads: int, seconds: float,
+    batch_sizes: Sequence[int], num_threads: int, seconds: float,
 ) -> None:  # fmt: skip
-    for batch in batches:
-        given = pixels[torch.arange(batch) % len(pixels)].contiguous()
-        took = latencies(
-            {key: (lambda call=call: call(given)) for key, call in calls.items()},  # type: ignore[misc]  # noqa: B023
-            budget=seconds, threads=threads, batch=batch,
+    for batch_size in batch_sizes:
+        inputs = pixels[torch.arange(batch_size) % len(pixels)].contiguous()
+        timings = measure_latencies(
+            {key: (lambda call=call: call(inputs)) for key, call in calls.items()},  # type: ignore[misc]  # noqa: B023
+            max_seconds=seconds, num_threads=num_threads, batch_size=batch_size,
         )  # fmt: skip
-        for key, found in took.items():
-            rows[int(key)].setdefault("latency_ms", {})[str(batch)] = found
+        for key, timing in timings.items():
+            rows[int(key)].setdefault("latency_ms", {})[str(batch_size)] = timing

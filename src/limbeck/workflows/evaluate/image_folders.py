@@ -8,90 +8,100 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from limbeck.core.errors import LimbeckError, nearest
-from limbeck.data import Data
-from limbeck.data.sources import PICTURES
-from limbeck.data.split import UNLABELLED, Files, Part, Stored
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.data import DataModule
+from limbeck.data.sources import IMG_EXTENSIONS
+from limbeck.data.split import UNLABELED, ImageFiles, InMemory, Split
 
-__all__ = ["any_pictures", "by_class", "noise", "twins"]
+__all__ = ["load_unlabeled_images", "load_images_by_class", "uniform_noise", "load_image_pairs"]
 
 
-def by_class(folder: Path, data: Data) -> Part:
+def load_images_by_class(folder: Path, data: DataModule) -> Split:
     """The pictures of ``folder``, one folder a class by the names of ``data``, brought to its size.
 
     Raises:
         LimbeckError: there is no such folder, no picture in it, or a class that the data has not.
     """
-    found = _named(folder, data)
-    return _part([path for path, _ in found.values()], torch.tensor([label for _, label in found.values()]), data)
+    labeled_paths = _index_images(folder, data)
+    return _make_split(
+        [path for path, _ in labeled_paths.values()], torch.tensor([label for _, label in labeled_paths.values()]), data
+    )
 
 
-def twins(first: Path, second: Path, data: Data) -> tuple[Part, Part]:
+def load_image_pairs(first_dir: Path, second_dir: Path, data: DataModule) -> tuple[Split, Split]:
     """Two versions of the same pictures: those that have one class and name (but for the ending) in both folders.
 
     Raises:
         LimbeckError: a folder is absent, or they have no picture in common.
     """
-    one, other = _named(first, data), _named(second, data)
-    both = [key for key in one if key in other]
-    if not both:
+    first_images, second_images = _index_images(first_dir, data), _index_images(second_dir, data)
+    shared_keys = [key for key in first_images if key in second_images]
+    if not shared_keys:
         raise LimbeckError(
-            f"{first} and {second} have no picture in common: two versions of a picture have one class folder and name"
+            f"{first_dir} and {second_dir} have no picture in common: two versions of a picture have one class folder and name"
         )
-    target = torch.tensor([one[key][1] for key in both])
-    return _part([one[key][0] for key in both], target, data), _part([other[key][0] for key in both], target, data)
+    target = torch.tensor([first_images[key][1] for key in shared_keys])
+    return _make_split([first_images[key][0] for key in shared_keys], target, data), _make_split(
+        [second_images[key][0] for key in shared_keys], target, data
+    )
 
 
-def any_pictures(folder: Path, data: Data) -> Part:
+def load_unlabeled_images(folder: Path, data: DataModule) -> Split:
     """All pictures under ``folder``, without labels, brought to the size of ``data``."""
-    paths = _pictures(_folder(folder))
+    paths = _list_images(_require_folder(folder))
     if not paths:
         raise LimbeckError(f"there is no picture in {folder}: it needs *.png (or jpg, bmp, webp …) at any depth")
-    return _part(paths, torch.full((len(paths),), UNLABELLED), data)
+    return _make_split(paths, torch.full((len(paths),), UNLABELED), data)
 
 
-def noise(many: int, data: Data, *, seed: int = 0) -> Part:
+def uniform_noise(num_images: int, data: DataModule, *, seed: int = 0) -> Split:
     """``many`` pictures of uniform noise, of the shape of ``data``: what no class looks like."""
     generator = torch.Generator().manual_seed(seed)
-    return Part.whole(Stored(torch.rand(many, *data.shape, generator=generator)), torch.full((many,), UNLABELLED))
+    return Split.from_images(
+        InMemory(torch.rand(num_images, *data.input_shape, generator=generator)), torch.full((num_images,), UNLABELED)
+    )
 
 
-def _named(folder: Path, data: Data) -> Mapping[str, tuple[Path, int]]:
+def _index_images(folder: Path, data: DataModule) -> Mapping[str, tuple[Path, int]]:
     """Path and class of each picture by ``class/name`` without the ending."""
-    classes = {name: label for label, name in enumerate(data.classes)}
-    found: dict[str, tuple[Path, int]] = {}
-    for inner in sorted(path for path in _folder(folder).iterdir() if path.is_dir() and path.name[0] != "."):
-        if inner.name not in classes:
+    classes = {name: label for label, name in enumerate(data.class_names)}
+    images: dict[str, tuple[Path, int]] = {}
+    for class_dir in sorted(
+        path for path in _require_folder(folder).iterdir() if path.is_dir() and path.name[0] != "."
+    ):
+        if class_dir.name not in classes:
             raise LimbeckError(
-                f"{folder} has a folder {inner.name!r}, which is no class of {data.name}; there are: "
-                f"{nearest(inner.name, classes)}"
+                f"{folder} has a folder {class_dir.name!r}, which is no class of {data.name}; there are: "
+                f"{suggest_names(class_dir.name, classes)}"
             )
-        for path in _pictures(inner):
+        for path in _list_images(class_dir):
             key = path.relative_to(folder).with_suffix("").as_posix()
-            if key in found:
-                raise LimbeckError(f"{found[key][0]} and {path} have one name: keep one of them in {folder}")
-            found[key] = path, classes[inner.name]
-    if not found:
+            if key in images:
+                raise LimbeckError(f"{images[key][0]} and {path} have one name: keep one of them in {folder}")
+            images[key] = path, classes[class_dir.name]
+    if not images:
         raise LimbeckError(f"there is no picture in {folder}: it needs <class>/*.png (or jpg, bmp, webp …)")
-    return found
+    return images
 
 
-def _folder(folder: Path) -> Path:
+def _require_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise LimbeckError(f"there is no folder {folder}: name one with pictures")
     return folder
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+def _list_images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
 
 
-def _part(paths: list[Path], target: Tensor, data: Data) -> Part:
-    shape = data.shape
+def _make_split(paths: list[Path], target: Tensor, data: DataModule) -> Split:
+    shape = data.input_shape
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise LimbeckError(f"a folder holds pictures, and the inputs of {data.name} are {list(shape)}")
     channels, height, width = shape
-    files = Files(tuple(paths), height if height == width else None, channels)
-    if (found := tuple(files.read(torch.tensor([0])).shape[1:])) != shape:
-        raise LimbeckError(f"{paths[0]} is {list(found)}, and {data.name} has {list(shape)}: bring it to that size")
-    return Part.whole(files, target)
+    files = ImageFiles(tuple(paths), height if height == width else None, channels)
+    if (actual_shape := tuple(files.read(torch.tensor([0])).shape[1:])) != shape:
+        raise LimbeckError(
+            f"{paths[0]} is {list(actual_shape)}, and {data.name} has {list(shape)}: bring it to that size"
+        )
+    return Split.from_images(files, target)

@@ -10,15 +10,24 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Task
-from limbeck.data import Data, Part
-from limbeck.workflows._job.measure import Deployed
-from limbeck.workflows.evaluate.robustness_sections import SECTIONS, WHAT, Asked, Place, answers, points, share, some
+from limbeck.data import DataModule, Split
+from limbeck.workflows._job.measure import NormalizedModel
+from limbeck.workflows.evaluate.robustness_sections import (
+    CHECK_FUNCTIONS,
+    CHECKS,
+    EvalTargets,
+    RobustnessConfig,
+    accuracy,
+    accuracy_differences,
+    predict_split,
+    select_samples,
+)
 
-__all__ = ["WHAT", "Answering", "Asked", "robustness", "side_by_side"]
+__all__ = ["CHECKS", "LogitsModel", "RobustnessConfig", "evaluate_robustness", "evaluate_side_by_side"]
 
 
-def robustness(
-    network: nn.Module, data: Data, task: Task, part: Part, *, what: Sequence[str] | None = None, asked: Asked = Asked()
+def evaluate_robustness(
+    network: nn.Module, data: DataModule, task: Task, split: Split, *, checks: Sequence[str] | None = None, config: RobustnessConfig = RobustnessConfig()
 ) -> dict[str, Any]:  # fmt: skip
     """Every figure of ``asked`` for one network, which takes inputs as ``data`` normalises them.
 
@@ -37,13 +46,15 @@ def robustness(
         LimbeckError: no sample of ``part`` has a label; or its inputs are not in 0..1, and attacks, corruptions, noise,
             or uniform noise from outside are asked for.
     """
-    asked = asked if what is None else replace(asked, what=tuple(what))
-    found: dict[str, Any] = side_by_side({"network": network}, data, task, part, asked=asked)["models"]["network"]
-    return found
+    config = config if checks is None else replace(config, checks=tuple(checks))
+    metrics: dict[str, Any] = evaluate_side_by_side({"network": network}, data, task, split, config=config)["models"][
+        "network"
+    ]
+    return metrics
 
 
-def side_by_side(
-    networks: Mapping[str, nn.Module], data: Data, task: Task, part: Part, *, asked: Asked = Asked(),
+def evaluate_side_by_side(
+    networks: Mapping[str, nn.Module], data: DataModule, task: Task, split: Split, *, config: RobustnessConfig = RobustnessConfig(),
     pairs: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """:func:`robustness` of several networks on the same pictures, and the differences of ``pairs`` of them.
@@ -52,33 +63,41 @@ def side_by_side(
         ``models``, by name; and ``differences``, a list with ``of``, ``against``, ``figure``, ``unit`` (``points`` of
         accuracy, or ``1``), ``difference``, ``low``, ``high`` (95 %, over the samples) and ``n``.
     """
-    whole = part.labelled()
-    if not len(whole):
+    labeled_split = split.select_labeled()
+    if not len(labeled_split):
         raise LimbeckError("there is nothing to measure on: no sample of the part has a label")
-    at = Place({name: Answering(one, data, task) for name, one in networks.items()}, data, part, some(whole, asked))
-    clean = {name: answers(one, at.some).argmax(dim=1) == at.some.target for name, one in at.networks.items()}
-    models: dict[str, dict[str, Any]] = {
-        name: {"examples": len(at.some), "clean": share(right)} for name, right in clean.items()
+    targets = EvalTargets(
+        {name: LogitsModel(network, data, task) for name, network in networks.items()},
+        data,
+        split,
+        select_samples(labeled_split, config),
+    )
+    clean_correct = {
+        name: predict_split(network, targets.subset).argmax(dim=1) == targets.subset.target
+        for name, network in targets.networks.items()
     }
-    differences = points("clean", clean, pairs)
-    for what in (name for name in WHAT if name in asked.what):
-        figures, more = SECTIONS[what](at, asked, pairs)
-        differences += more
-        for name, found in figures.items():
-            models[name][what] = found
+    models: dict[str, dict[str, Any]] = {
+        name: {"examples": len(targets.subset), "clean": accuracy(correct)} for name, correct in clean_correct.items()
+    }
+    differences = accuracy_differences("clean", clean_correct, pairs)
+    for check in (name for name in CHECKS if name in config.checks):
+        check_metrics, check_differences = CHECK_FUNCTIONS[check](targets, config, pairs)
+        differences += check_differences
+        for name, network_metrics in check_metrics.items():
+            models[name][check] = network_metrics
     return {"models": models, "differences": differences}
 
 
 @final
-class Answering(nn.Module):
+class LogitsModel(nn.Module):
     """A network of a run that takes pixels in 0..1 and gives logits ``[n, classes]``, as the task reads them."""
 
-    def __init__(self, network: nn.Module, data: Data, task: Task) -> None:
+    def __init__(self, network: nn.Module, data: DataModule, task: Task) -> None:
         super().__init__()
-        self.deployed, self.task = Deployed(network, data.normalization, rank=len(data.shape)), task
-        if (held := next(iter(network.parameters()), None)) is not None:
-            self.deployed.to(held.device)
+        self.model, self.task = NormalizedModel(network, data.normalization, num_dims=len(data.input_shape)), task
+        if (parameter := next(iter(network.parameters()), None)) is not None:
+            self.model.to(parameter.device)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The logits for ``pixels`` ``[n, channels, ...]``."""
-        return self.task.outputs(self.deployed, {"input": pixels}).rows()
+        return self.task.outputs(self.model, {"input": pixels}).require_logits()

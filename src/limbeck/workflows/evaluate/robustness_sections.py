@@ -12,40 +12,49 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.errors import LimbeckError, nearest
-from limbeck.data import Data, Part
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.data import DataModule, Split
 from limbeck.evaluation import (
+    CORRUPTION_NOTE,
     CORRUPTIONS,
-    DEVIATIONS,
-    EPS,
-    SIGMAS,
-    attacked,
+    DEFAULT_EPS,
+    NOISE_SIGMAS,
+    adversarial_accuracy,
     auroc_difference,
-    calibrated,
     calibration_error,
-    corrupted,
-    halves,
-    mean_difference,
-    noised,
-    outside,
+    corruption_accuracy,
+    noise_accuracy,
+    ood_metrics,
     paired_bootstrap,
-    paired_difference,
+    paired_bootstrap_mean,
+    paired_bootstrap_statistic,
+    predict_logits,
     require_pixels,
-    said,
-    shift,
-    unpaired_difference,
+    shift_accuracy,
+    split_halves,
+    temperature_scaling_metrics,
+    unpaired_bootstrap,
 )
-from limbeck.evaluation.robustness.ood import SCORES
-from limbeck.workflows.evaluate.image_folders import noise
+from limbeck.evaluation.robustness.ood import OOD_SCORES
+from limbeck.workflows.evaluate.image_folders import uniform_noise
 
-__all__ = ["SECTIONS", "WHAT", "Asked", "Place", "answers", "points", "share", "some"]
+__all__ = [
+    "CHECK_FUNCTIONS",
+    "CHECKS",
+    "RobustnessConfig",
+    "EvalTargets",
+    "predict_split",
+    "accuracy_differences",
+    "accuracy",
+    "select_samples",
+]
 
-WHAT = ("attacks", "corruptions", "noise", "shift", "ood", "calibration")
+CHECKS = ("attacks", "corruptions", "noise", "shift", "ood", "calibration")
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class RobustnessConfig:
     """What is to be measured, and how.
 
     Attributes:
@@ -60,29 +69,29 @@ class Asked:
         seed: of all draws.
     """
 
-    what: tuple[str, ...] = ("attacks", "corruptions", "noise", "ood", "calibration")
+    checks: tuple[str, ...] = ("attacks", "corruptions", "noise", "ood", "calibration")
     attacks: tuple[str, ...] = ("fgsm", "pgd")
-    eps: float = EPS
-    sigmas: tuple[float, ...] = SIGMAS
-    shifted: Part | None = None
-    twin: Part | None = None
-    outside: Part | None = None
-    examples: int | None = None
+    eps: float = DEFAULT_EPS
+    sigmas: tuple[float, ...] = NOISE_SIGMAS
+    shifted: Split | None = None
+    reference: Split | None = None
+    ood: Split | None = None
+    num_samples: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in self.what:
-            if name not in WHAT:
-                raise LimbeckError(f"{name!r} is nothing to measure; there are: {nearest(name, WHAT)}")
-        if "shift" in self.what and self.shifted is None:
+        for name in self.checks:
+            if name not in CHECKS:
+                raise LimbeckError(f"{name!r} is nothing to measure; there are: {suggest_names(name, CHECKS)}")
+        if "shift" in self.checks and self.shifted is None:
             raise LimbeckError("a shift needs shifted pictures, and none were given")
-        if self.examples is not None and self.examples < 2:
-            raise LimbeckError(f"examples is how many pictures to measure on, from 2, not {self.examples}")
+        if self.num_samples is not None and self.num_samples < 2:
+            raise LimbeckError(f"examples is how many pictures to measure on, from 2, not {self.num_samples}")
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Place:
+class EvalTargets:
     """What is measured on.
 
     Attributes:
@@ -93,182 +102,226 @@ class Place:
     """
 
     networks: Mapping[str, nn.Module]
-    data: Data
-    part: Part
-    some: Part
+    data: DataModule
+    split: Split
+    subset: Split
 
 
-_Pairs = Sequence[tuple[str, str]]
-_Found = tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]
+_ModelPairs = Sequence[tuple[str, str]]
+_CheckResult = tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]
 
 
-def answers(network: nn.Module, part: Part, *, batch: int = 256) -> Tensor:
+def predict_split(network: nn.Module, split: Split, *, batch_size: int = 256) -> Tensor:
     """The logits of ``network`` for all of ``part``, ``[n, classes]`` float32 on the CPU."""
-    return torch.cat([said(network, part.read(which)) for which in torch.split(torch.arange(len(part)), batch)])
+    return torch.cat(
+        [predict_logits(network, split.read(indices)) for indices in torch.split(torch.arange(len(split)), batch_size)]
+    )
 
 
-def some(part: Part, asked: Asked) -> Part:
+def select_samples(split: Split, config: RobustnessConfig) -> Split:
     """As many samples of ``part`` as are asked for, chosen by seed, in their order."""
-    if asked.examples is None or len(part) <= asked.examples:
-        return part
-    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(asked.seed))
-    return part.subset(order[: asked.examples].sort().values)
+    if config.num_samples is None or len(split) <= config.num_samples:
+        return split
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(config.seed))
+    return split.subset(order[: config.num_samples].sort().values)
 
 
-def points(figure: str, right: Mapping[str, Tensor], pairs: _Pairs) -> list[dict[str, Any]]:
+def accuracy_differences(metric: str, correct: Mapping[str, Tensor], pairs: _ModelPairs) -> list[dict[str, Any]]:
     """The differences of ``pairs`` in accuracy, of who is right by name (``[n]`` booleans), in percentage points."""
-    lines = []
+    rows = []
     for a, b in pairs:
-        difference, low, high = paired_bootstrap(right[a], right[b])
-        found = {"difference": difference, "low": low, "high": high, "n": len(right[a])}
-        lines.append(_line(figure, "points", (a, b), found))
-    return lines
+        difference, low, high = paired_bootstrap(correct[a], correct[b])
+        difference_stats = {"difference": difference, "low": low, "high": high, "n": len(correct[a])}
+        rows.append(_difference_row(metric, "points", (a, b), difference_stats))
+    return rows
 
 
-def share(right: Tensor) -> float:
+def accuracy(correct: Tensor) -> float:
     """How many of ``right`` (booleans) are true, as a fraction."""
-    return float(right.double().mean())
+    return float(correct.double().mean())
 
 
-def _attacks(at: Place, asked: Asked, pairs: _Pairs) -> _Found:
-    right = {
-        name: attacked(one, at.some, attacks=asked.attacks, eps=asked.eps, seed=asked.seed)
-        for name, one in at.networks.items()
+def _check_attacks(targets: EvalTargets, config: RobustnessConfig, pairs: _ModelPairs) -> _CheckResult:
+    correct = {
+        name: adversarial_accuracy(network, targets.subset, attacks=config.attacks, eps=config.eps, seed=config.seed)
+        for name, network in targets.networks.items()
     }
-    figures = {
+    metrics = {
         name: {
-            "eps": asked.eps,
-            "n": len(at.some),
-            **{attack: share(masks[attack]) for attack in (*asked.attacks, "worst")},
+            "eps": config.eps,
+            "n": len(targets.subset),
+            **{attack: accuracy(masks[attack]) for attack in (*config.attacks, "worst")},
         }
-        for name, masks in right.items()
+        for name, masks in correct.items()
     }
-    more = [
+    differences = [
         line
-        for attack in (*asked.attacks, "worst")
-        for line in points(attack, {name: masks[attack] for name, masks in right.items()}, pairs)
+        for attack in (*config.attacks, "worst")
+        for line in accuracy_differences(attack, {name: masks[attack] for name, masks in correct.items()}, pairs)
     ]
-    return figures, more
+    return metrics, differences
 
 
-def _corruptions(at: Place, asked: Asked, pairs: _Pairs) -> _Found:
-    right = corrupted(at.networks, at.some, seed=asked.seed)
+def _check_corruptions(targets: EvalTargets, config: RobustnessConfig, pairs: _ModelPairs) -> _CheckResult:
+    correct = corruption_accuracy(targets.networks, targets.subset, seed=config.seed)
     # For each sample the share of the 75 under which it is right: means over samples are means over corruptions too.
-    each = {name: torch.cat(list(by.values())).double().mean(dim=0) for name, by in right.items()}
-    figures = {
-        name: {
-            "mean": float(each[name].mean()), "n": len(at.some), "note": _deviations(at.data.shape),
-            "by": {one: masks.double().mean(dim=1).tolist() for one, masks in by.items()},
-        }
-        for name, by in right.items()
-    }  # fmt: skip
-    return figures, _means("corruptions", each, pairs) + [
-        line
-        for one in CORRUPTIONS
-        for line in _means(one, {name: by[one].double().mean(dim=0) for name, by in right.items()}, pairs)
-    ]
-
-
-def _noise(at: Place, asked: Asked, pairs: _Pairs) -> _Found:
-    right = noised(at.networks, at.some, sigmas=asked.sigmas, seed=asked.seed)
-    figures = {
-        name: {"sigmas": list(asked.sigmas), "top1": masks.double().mean(dim=1).tolist(), "n": len(at.some)}
-        for name, masks in right.items()
+    per_sample = {
+        name: torch.cat(list(by_corruption.values())).double().mean(dim=0) for name, by_corruption in correct.items()
     }
-    return figures, [
-        line
-        for row, sigma in enumerate(asked.sigmas)
-        for line in points(f"noise {sigma:g}", {name: masks[row] for name, masks in right.items()}, pairs)
+    metrics = {
+        name: {
+            "mean": float(per_sample[name].mean()), "n": len(targets.subset), "note": _corruption_note(targets.data.input_shape),
+            "by": {corruption: masks.double().mean(dim=1).tolist() for corruption, masks in by_corruption.items()},
+        }
+        for name, by_corruption in correct.items()
+    }  # fmt: skip
+    return metrics, _mean_differences("corruptions", per_sample, pairs) + [
+        row
+        for corruption in CORRUPTIONS
+        for row in _mean_differences(
+            corruption,
+            {name: by_corruption[corruption].double().mean(dim=0) for name, by_corruption in correct.items()},
+            pairs,
+        )
     ]
 
 
-def _shift(at: Place, asked: Asked, pairs: _Pairs) -> _Found:
-    assert asked.shifted is not None
-    shifted = asked.shifted
-    right = {name: answers(one, shifted).argmax(dim=1) == shifted.target for name, one in at.networks.items()}
-    more = points("shift", right, pairs)
-    if asked.twin is not None:
-        twin = asked.twin
-        return {name: {"twins": True, **shift(one, twin, shifted)} for name, one in at.networks.items()}, more
-    figures = {}
-    for name, one in at.networks.items():
-        before = answers(one, at.part.labelled()).argmax(dim=1) == at.part.labelled().target
-        figures[name] = {
-            "twins": False, "first": share(before), "second": share(right[name]), "flipped": None,
-            **unpaired_difference(right[name], before),
+def _check_noise(targets: EvalTargets, config: RobustnessConfig, pairs: _ModelPairs) -> _CheckResult:
+    correct = noise_accuracy(targets.networks, targets.subset, sigmas=config.sigmas, seed=config.seed)
+    metrics = {
+        name: {"sigmas": list(config.sigmas), "top1": masks.double().mean(dim=1).tolist(), "n": len(targets.subset)}
+        for name, masks in correct.items()
+    }
+    return metrics, [
+        row
+        for sigma_index, sigma in enumerate(config.sigmas)
+        for row in accuracy_differences(
+            f"noise {sigma:g}", {name: masks[sigma_index] for name, masks in correct.items()}, pairs
+        )
+    ]
+
+
+def _check_shift(targets: EvalTargets, config: RobustnessConfig, pairs: _ModelPairs) -> _CheckResult:
+    assert config.shifted is not None
+    shifted = config.shifted
+    correct = {
+        name: predict_split(network, shifted).argmax(dim=1) == shifted.target
+        for name, network in targets.networks.items()
+    }
+    differences = accuracy_differences("shift", correct, pairs)
+    if config.reference is not None:
+        reference = config.reference
+        return {
+            name: {"twins": True, **shift_accuracy(network, reference, shifted)}
+            for name, network in targets.networks.items()
+        }, differences
+    metrics = {}
+    for name, network in targets.networks.items():
+        clean_correct = (
+            predict_split(network, targets.split.select_labeled()).argmax(dim=1)
+            == targets.split.select_labeled().target
+        )
+        metrics[name] = {
+            "twins": False, "first": accuracy(clean_correct), "second": accuracy(correct[name]), "flipped": None,
+            **unpaired_bootstrap(correct[name], clean_correct),
         }  # fmt: skip
-    return figures, more
+    return metrics, differences
 
 
-def _ood(at: Place, asked: Asked, pairs: _Pairs) -> _Found:
-    if asked.outside is None:
+def _check_ood(targets: EvalTargets, config: RobustnessConfig, pairs: _ModelPairs) -> _CheckResult:
+    if config.ood is None:
         # Noise in 0..1 is outside of pictures; of other inputs nobody knows what it is.
-        require_pixels(at.some.read(torch.arange(len(at.some))))
-    other = noise(len(at.some), at.data, seed=asked.seed) if asked.outside is None else some(asked.outside, asked)
-    logits = {name: (answers(one, at.some), answers(one, other)) for name, one in at.networks.items()}
-    against = "uniform noise" if asked.outside is None else "a folder"
-    figures = {name: {"against": against, **outside(*both)} for name, both in logits.items()}
-    more = []
-    for score, call in SCORES.items():
-        scores = {name: (call(inside), call(out)) for name, (inside, out) in logits.items()}
-        more += [
-            _line(f"auroc {score}", "1", pair, auroc_difference(scores[pair[0]], scores[pair[1]])) for pair in pairs
+        require_pixels(targets.subset.read(torch.arange(len(targets.subset))))
+    ood_split = (
+        uniform_noise(len(targets.subset), targets.data, seed=config.seed)
+        if config.ood is None
+        else select_samples(config.ood, config)
+    )
+    logits = {
+        name: (predict_split(network, targets.subset), predict_split(network, ood_split))
+        for name, network in targets.networks.items()
+    }
+    ood_source = "uniform noise" if config.ood is None else "a folder"
+    metrics = {name: {"against": ood_source, **ood_metrics(*logit_pair)} for name, logit_pair in logits.items()}
+    differences = []
+    for score, score_fn in OOD_SCORES.items():
+        scores = {name: (score_fn(id_logits), score_fn(ood_logits)) for name, (id_logits, ood_logits) in logits.items()}
+        differences += [
+            _difference_row(f"auroc {score}", "1", pair, auroc_difference(scores[pair[0]], scores[pair[1]]))
+            for pair in pairs
         ]
-    return figures, more
+    return metrics, differences
 
 
-def _calibration(at: Place, asked: Asked, pairs: _Pairs) -> _Found:
+def _check_calibration(targets: EvalTargets, config: RobustnessConfig, pairs: _ModelPairs) -> _CheckResult:
     """Samples of the validation part are cut in halves; for others, the validation part is what is fitted on."""
-    told, fitted = at.part.labelled(), at.data.validation.labelled()
-    own = bool(torch.isin(told.number, fitted.number).any())
-    if own:
-        first, second = halves(len(told), seed=asked.seed)
-        fitted, told = told.subset(first), told.subset(second)
-    figures, rows = dict[str, dict[str, Any]](), dict[str, dict[str, Tensor]]()
-    for name, one in at.networks.items():
-        logits = answers(one, told).double()
-        found = calibrated((answers(one, fitted), fitted.target), (logits, told.target))
-        figures[name] = {**found, "fitted_on_part": "half of validation" if own else "validation"}
-        rows[name] = {"before": logits, "after": logits / found["temperature"]}
-    more = []
-    for when in ("before", "after"):
-        sure = {name: _sure(each[when], told.target) for name, each in rows.items()}
-        nll = {name: _nll(each[when], told.target) for name, each in rows.items()}
+    test_split, fit_split = targets.split.select_labeled(), targets.data.validation.select_labeled()
+    overlaps = bool(torch.isin(test_split.sample_ids, fit_split.sample_ids).any())
+    if overlaps:
+        fit_half, test_half = split_halves(len(test_split), seed=config.seed)
+        fit_split, test_split = test_split.subset(fit_half), test_split.subset(test_half)
+    metrics, scaled_logits = dict[str, dict[str, Any]](), dict[str, dict[str, Tensor]]()
+    for name, network in targets.networks.items():
+        logits = predict_split(network, test_split).double()
+        calibration = temperature_scaling_metrics(
+            (predict_split(network, fit_split), fit_split.target), (logits, test_split.target)
+        )
+        metrics[name] = {**calibration, "fitted_on_part": "half of validation" if overlaps else "validation"}
+        scaled_logits[name] = {"before": logits, "after": logits / calibration["temperature"]}
+    differences = []
+    for stage in ("before", "after"):
+        confidence_correct = {
+            name: _confidence_and_correct(network_logits[stage], test_split.target)
+            for name, network_logits in scaled_logits.items()
+        }
+        nll = {name: _nll(network_logits[stage], test_split.target) for name, network_logits in scaled_logits.items()}
         for a, b in pairs:
-            more.append(_line(f"ece {when}", "1", (a, b), paired_difference(_ece, sure[a], sure[b], resamples=1000)))
-            more.append(_line(f"nll {when}", "1", (a, b), mean_difference(nll[a], nll[b])))
-    return figures, more
+            differences.append(
+                _difference_row(
+                    f"ece {stage}",
+                    "1",
+                    (a, b),
+                    paired_bootstrap_statistic(_ece, confidence_correct[a], confidence_correct[b], n_resamples=1000),
+                )
+            )
+            differences.append(_difference_row(f"nll {stage}", "1", (a, b), paired_bootstrap_mean(nll[a], nll[b])))
+    return metrics, differences
 
 
-def _deviations(shape: Sequence[int]) -> str:
+def _corruption_note(shape: Sequence[int]) -> str:
     if len(shape) == 3 and min(shape[1:]) < 32:
-        return f"{DEVIATIONS}; lengths are those for 32×32 pixels, and weigh more on {shape[1]}×{shape[2]}"
-    return DEVIATIONS
+        return f"{CORRUPTION_NOTE}; lengths are those for 32×32 pixels, and weigh more on {shape[1]}×{shape[2]}"
+    return CORRUPTION_NOTE
 
 
-def _sure(logits: Tensor, target: Tensor) -> Tensor:
+def _confidence_and_correct(logits: Tensor, target: Tensor) -> Tensor:
     """Confidence of each row, and whether it was right, ``[n, 2]`` float64."""
     confidence, predicted = logits.softmax(dim=1).max(dim=1)
     return torch.stack([confidence, (predicted == target).double()], dim=1)
 
 
-def _ece(sure: Tensor) -> float:
-    return calibration_error(sure[:, 0], sure[:, 1] > 0)
+def _ece(confidence_correct: Tensor) -> float:
+    return calibration_error(confidence_correct[:, 0], confidence_correct[:, 1] > 0)
 
 
 def _nll(logits: Tensor, target: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits, target, reduction="none")
 
 
-def _means(figure: str, each: Mapping[str, Tensor], pairs: _Pairs) -> list[dict[str, Any]]:
-    return [_line(figure, "points", (a, b), mean_difference(100 * each[a], 100 * each[b])) for a, b in pairs]
+def _mean_differences(metric: str, per_sample: Mapping[str, Tensor], pairs: _ModelPairs) -> list[dict[str, Any]]:
+    return [
+        _difference_row(metric, "points", (a, b), paired_bootstrap_mean(100 * per_sample[a], 100 * per_sample[b]))
+        for a, b in pairs
+    ]
 
 
-def _line(figure: str, unit: str, pair: tuple[str, str], found: Mapping[str, Any]) -> dict[str, Any]:
-    return {"of": pair[0], "against": pair[1], "figure": figure, "unit": unit, **found}
+def _difference_row(
+    metric: str, unit: str, pair: tuple[str, str], difference_stats: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {"of": pair[0], "against": pair[1], "figure": metric, "unit": unit, **difference_stats}
 
 
-SECTIONS: Mapping[str, Callable[[Place, Asked, _Pairs], _Found]] = {
-    "attacks": _attacks, "corruptions": _corruptions, "noise": _noise, "shift": _shift, "ood": _ood,
-    "calibration": _calibration,
+CHECK_FUNCTIONS: Mapping[str, Callable[[EvalTargets, RobustnessConfig, _ModelPairs], _CheckResult]] = {
+    "attacks": _check_attacks, "corruptions": _check_corruptions, "noise": _check_noise, "shift": _check_shift, "ood": _check_ood,
+    "calibration": _check_calibration,
 }  # fmt: skip

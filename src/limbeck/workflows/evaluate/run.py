@@ -13,31 +13,31 @@ from typing import Any
 from torch import nn
 
 from limbeck._version import __version__
-from limbeck.core.errors import LimbeckError, nearest
-from limbeck.data import Data
-from limbeck.evaluation import ATTACKS, EPS, machine, versions
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.data import DataModule
+from limbeck.evaluation import ATTACKS, DEFAULT_EPS, get_hardware_info, get_package_versions
 from limbeck.models import load_weights
-from limbeck.recipe.study_schema import CONTROLS
-from limbeck.report import evaluation_table
-from limbeck.teachers import Foreign
+from limbeck.recipe.study_schema import BASELINES
+from limbeck.report import render_evaluation_table
+from limbeck.teachers import ExternalTeacher
 from limbeck.utils.io import write_atomically
 from limbeck.workflows._job.job import Job
-from limbeck.workflows.distill.run import fingerprint
-from limbeck.workflows.evaluate.efficiency import efficiency
-from limbeck.workflows.evaluate.image_folders import any_pictures, by_class, twins
-from limbeck.workflows.evaluate.robustness_api import Asked, side_by_side
-from limbeck.workflows.revisit import finished
+from limbeck.workflows.distill.run import hash_networks
+from limbeck.workflows.evaluate.efficiency import measure_efficiency
+from limbeck.workflows.evaluate.image_folders import load_image_pairs, load_images_by_class, load_unlabeled_images
+from limbeck.workflows.evaluate.robustness_api import RobustnessConfig, evaluate_side_by_side
+from limbeck.workflows.revisit import load_finished_run
 
-__all__ = ["EXAMPLES", "FILE", "examine"]
+__all__ = ["DEFAULT_NUM_SAMPLES", "EVALUATION_FILE", "evaluate_networks"]
 
-EXAMPLES = 1000
-FILE = "evaluation.json"
+DEFAULT_NUM_SAMPLES = 1000
+EVALUATION_FILE = "evaluation.json"
 
 
-def examine(
-    folder: Path, what: Sequence[str], *, part: str = "validation", data_root: str | None = None,
-    attacks: str | None = None, eps: str | None = None, examples: int = EXAMPLES, shifted: Path | None = None,
-    twin: Path | None = None, outside: str | None = None,
+def evaluate_networks(
+    folder: Path, checks: Sequence[str], *, split: str = "validation", data_root: str | None = None,
+    attacks: str | None = None, eps: str | None = None, num_samples: int = DEFAULT_NUM_SAMPLES, shifted_dir: Path | None = None,
+    reference_dir: Path | None = None, ood: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure the networks of the run in ``folder``, write ``evaluation.json`` there, and print a table.
 
@@ -53,140 +53,144 @@ def examine(
         twin: a folder with the same pictures before they were shifted.
         outside: a folder of other pictures, or ``noise``.
     """
-    begun, notes = time.monotonic(), list[str]()
-    job = finished(folder, data_root)
-    asked = Asked(
-        what=tuple(name for name in what if name != "efficiency"), attacks=_attacks(attacks, notes, what=what),
-        eps=_eps(eps), examples=examples, seed=job.recipe.seed, **_folders(job.data, shifted, twin, outside),
+    start_time, notes = time.monotonic(), list[str]()
+    job = load_finished_run(folder, data_root)
+    config = RobustnessConfig(
+        checks=tuple(name for name in checks if name != "efficiency"), attacks=_parse_attacks(attacks, notes, checks=checks),
+        eps=_parse_eps(eps), num_samples=num_samples, seed=job.recipe.seed, **_load_image_folders(job.data, shifted_dir, reference_dir, ood),
     )  # fmt: skip
-    networks = _networks(job, folder, notes)
-    samples = job.data.validation if part == "validation" else job.data.sealed.open(fingerprint(networks))
+    networks = _load_networks(job, folder, notes)
+    eval_data = job.data.validation if split == "validation" else job.data.test.unlock(hash_networks(networks))
     pairs = [("distilled", name) for name in ("alone", "direct") if {"distilled", name} <= networks.keys()]
-    found = {
-        **_head(job, folder, part, asked),
-        **side_by_side(networks, job.data, job.task, samples, asked=asked, pairs=pairs),
+    evaluation = {
+        **_evaluation_header(job, folder, split, config),
+        **evaluate_side_by_side(networks, job.data, job.task, eval_data, config=config, pairs=pairs),
         "efficiency": None,
     }
-    for name, title in _titles(folder).items():
-        if name in found["models"]:
-            found["models"][name] = {**title, **found["models"][name]}
-    if "efficiency" in what:
+    for name, header in _read_titles(folder).items():
+        if name in evaluation["models"]:
+            evaluation["models"][name] = {**header, **evaluation["models"][name]}
+    if "efficiency" in checks:
         # The student alone is the same network with other weights, and costs the same.
-        found["efficiency"] = efficiency(
-            {name: one for name, one in networks.items() if name not in ("alone", "direct") or len(networks) == 1},
-            job.data, job.task, samples,
+        evaluation["efficiency"] = measure_efficiency(
+            {name: network for name, network in networks.items() if name not in ("alone", "direct") or len(networks) == 1},
+            job.data, job.task, eval_data,
         )  # fmt: skip
-        notes += found["efficiency"].pop("notes")
-    found |= {"notes": notes, "seconds": round(time.monotonic() - begun, 2)}
-    text = json.dumps(found, indent=1, allow_nan=False)
-    path = write_atomically(folder / FILE, lambda partial: partial.write_text(text))
-    if part == "test":
-        job.data.sealed.finish()
-    _say(evaluation_table(found))
-    _say(str(path.resolve()))
-    return found
+        notes += evaluation["efficiency"].pop("notes")
+    evaluation |= {"notes": notes, "seconds": round(time.monotonic() - start_time, 2)}
+    text = json.dumps(evaluation, indent=1, allow_nan=False)
+    path = write_atomically(folder / EVALUATION_FILE, lambda partial: partial.write_text(text))
+    if split == "test":
+        job.data.test.close()
+    _print(render_evaluation_table(evaluation))
+    _print(str(path.resolve()))
+    return evaluation
 
 
-def _head(job: Job, folder: Path, part: str, asked: Asked) -> dict[str, Any]:
+def _evaluation_header(job: Job, folder: Path, split: str, config: RobustnessConfig) -> dict[str, Any]:
     return {
         "schema": 1, "kind": "evaluation", "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"), "part": part,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"), "part": split,
         "asked": {
-            "what": list(asked.what), "attacks": list(asked.attacks), "eps": asked.eps, "examples": asked.examples,
+            "what": list(config.checks), "attacks": list(config.attacks), "eps": config.eps, "examples": config.num_samples,
         },
-        "data": {"name": job.data.name, "fingerprint": job.data.fingerprint()}, "machine": machine(),
-        "versions": versions(),
+        "data": {"name": job.data.name, "fingerprint": job.data.fingerprint()}, "machine": get_hardware_info(),
+        "versions": get_package_versions(),
     }  # fmt: skip
 
 
-def _networks(job: Job, folder: Path, notes: list[str]) -> dict[str, nn.Module]:
+def _load_networks(job: Job, folder: Path, notes: list[str]) -> dict[str, nn.Module]:
     """Every network of the run whose weights are kept, in the order of the record: teachers, controls, the student."""
-    found: dict[str, nn.Module] = {}
-    models = _titles(folder)
-    for name, one in models.items():
-        places = _places(folder, name, one["role"], single=len(models) == 1)
-        file = next((file for file in places if file.exists()), None)
+    loaded_networks: dict[str, nn.Module] = {}
+    models = _read_titles(folder)
+    for name, model in models.items():
+        paths = _weight_paths(folder, name, model["role"], single=len(models) == 1)
+        file = next((file for file in paths if file.exists()), None)
         if file is None:
-            why = "it only answers" if one["role"] == "teacher" else "this run was made by a limbeck that kept none"
-            notes.append(f"{name} is left out, for its weights are not in {folder}: {why}")
-        elif not isinstance(network := _built(job, name), Foreign):
-            found[name] = load_weights(network, file).eval()
-    if not found:
+            reason = (
+                "it only answers" if model["role"] == "teacher" else "this run was made by a limbeck that kept none"
+            )
+            notes.append(f"{name} is left out, for its weights are not in {folder}: {reason}")
+        elif not isinstance(network := _build_network(job, name), ExternalTeacher):
+            loaded_networks[name] = load_weights(network, file).eval()
+    if not loaded_networks:
         raise LimbeckError(f"{folder} keeps the weights of no network, so there is nothing to evaluate: run it again")
-    return found
+    return loaded_networks
 
 
-def _places(folder: Path, name: str, role: str, *, single: bool) -> tuple[Path, ...]:
+def _weight_paths(folder: Path, name: str, role: str, *, single: bool) -> tuple[Path, ...]:
     """Where the weights may stand: in a run, or in a cell of a study, which holds one student or the teachers."""
-    beside = folder / "checkpoint" / f"{name}.safetensors"
+    checkpoint_path = folder / "checkpoint" / f"{name}.safetensors"
     if role in ("teacher", "assistant"):
-        return beside, folder / f"{name}.safetensors"
-    return (folder / "student.safetensors" if role == "distilled" or single else beside,)
+        return checkpoint_path, folder / f"{name}.safetensors"
+    return (folder / "student.safetensors" if role == "distilled" or single else checkpoint_path,)
 
 
-def _built(job: Job, name: str) -> nn.Module:
+def _build_network(job: Job, name: str) -> nn.Module:
     if name in job.recipe.teachers:
-        return job.teacher(name)
+        return job.build_teacher(name)
     if name in job.recipe.assistants:
-        return job.assistant(name)
-    return job.student() if name in CONTROLS else job.shipped()
+        return job.build_assistant(name)
+    return job.build_student() if name in BASELINES else job.build_deployed()
 
 
-def _titles(folder: Path) -> dict[str, dict[str, str]]:
+def _read_titles(folder: Path) -> dict[str, dict[str, str]]:
     """Role and title of each model in the record."""
     try:
         models = json.loads((folder / "record.json").read_text())["models"]
-        return {name: {"role": one["role"], "title": one["title"]} for name, one in models.items()}
+        return {name: {"role": model["role"], "title": model["title"]} for name, model in models.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LimbeckError(f"{folder / 'record.json'} cannot be read: it is not the record of a run") from error
 
 
-def _attacks(given: str | None, notes: list[str], *, what: Sequence[str]) -> tuple[str, ...]:
-    if given is not None:
-        names = tuple(name.strip() for name in given.split(",") if name.strip())
+def _parse_attacks(text: str | None, notes: list[str], *, checks: Sequence[str]) -> tuple[str, ...]:
+    if text is not None:
+        names = tuple(name.strip() for name in text.split(",") if name.strip())
         for name in names:
             if name not in ATTACKS:
-                raise LimbeckError(f"no attack is named {name!r}; there are: {nearest(name, ATTACKS)}")
+                raise LimbeckError(f"no attack is named {name!r}; there are: {suggest_names(name, ATTACKS)}")
         if not names:
             raise LimbeckError(f"--attacks names attacks with commas between, out of {', '.join(ATTACKS)}")
         return names
     if find_spec("torchattacks") is not None:
         return tuple(ATTACKS)
-    if "attacks" in what:
+    if "attacks" in checks:
         notes.append("apgd is left out, for torchattacks is not installed: pip install --no-deps torchattacks")
     return tuple(name for name in ATTACKS if name != "apgd")
 
 
-def _eps(given: str | None) -> float:
+def _parse_eps(text: str | None) -> float:
     """A number or a fraction."""
-    if given is None:
-        return EPS
-    above, _, below = given.partition("/")
+    if text is None:
+        return DEFAULT_EPS
+    numerator, _, denominator = text.partition("/")
     try:
-        eps = float(above) / (float(below) if below else 1.0)
+        eps = float(numerator) / (float(denominator) if denominator else 1.0)
     except (ValueError, ZeroDivisionError):
-        raise LimbeckError(f"--eps is a number or a fraction in 0..1, such as 8/255, not {given!r}") from None
+        raise LimbeckError(f"--eps is a number or a fraction in 0..1, such as 8/255, not {text!r}") from None
     if not 0 < eps <= 1:
         raise LimbeckError(
-            f"an unnormalised ε is refused: --eps is in pixel units of 0..1, and {given} is not between 0 and 1; give "
-            f"{given}/255 for {given} levels of 255"
+            f"an unnormalised ε is refused: --eps is in pixel units of 0..1, and {text} is not between 0 and 1; give "
+            f"{text}/255 for {text} levels of 255"
             if eps > 1
-            else f"--eps is a number or a fraction in 0..1, such as 8/255, not {given!r}"
+            else f"--eps is a number or a fraction in 0..1, such as 8/255, not {text!r}"
         )
     return eps
 
 
-def _folders(data: Data, shifted: Path | None, twin: Path | None, outside: str | None) -> Mapping[str, Any]:
-    found: dict[str, Any] = {"shifted": None, "twin": None}
-    if twin is not None and shifted is None:
+def _load_image_folders(
+    data: DataModule, shifted_dir: Path | None, reference_dir: Path | None, ood: str | None
+) -> Mapping[str, Any]:
+    splits: dict[str, Any] = {"shifted": None, "twin": None}
+    if reference_dir is not None and shifted_dir is None:
         raise LimbeckError("--twin is the other version of the pictures of --shift: give --shift as well")
-    if shifted is not None and twin is not None:
-        found["twin"], found["shifted"] = twins(twin, shifted, data)
-    elif shifted is not None:
-        found["shifted"] = by_class(shifted, data)
-    noise = outside is None or (outside == "noise" and not Path(outside).is_dir())
-    return {**found, "outside": None if noise else any_pictures(Path(outside or ""), data)}
+    if shifted_dir is not None and reference_dir is not None:
+        splits["twin"], splits["shifted"] = load_image_pairs(reference_dir, shifted_dir, data)
+    elif shifted_dir is not None:
+        splits["shifted"] = load_images_by_class(shifted_dir, data)
+    use_noise = ood is None or (ood == "noise" and not Path(ood).is_dir())
+    return {**splits, "outside": None if use_noise else load_unlabeled_images(Path(ood or ""), data)}
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text)  # noqa: T201

@@ -10,22 +10,22 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.loss_context import Exchange
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 
-__all__ = ["SIZES", "Cost", "cost"]
+__all__ = ["EXAMPLE_SIZES", "LossCost", "measure_loss_cost"]
 
-_BATCH: Final = 8
-_CLASSES: Final = 10
-_SHAPES: Final = (((16, 8, 8), (32, 8, 8)), ((32, 4, 4), (64, 4, 4)))
-SIZES: Final = "16 → 32 channels of 8×8, and of a second tap 32 → 64 of 4×4; 10 classes"
+_BATCH_SIZE: Final = 8
+_NUM_CLASSES: Final = 10
+_FEATURE_SHAPES: Final = (((16, 8, 8), (32, 8, 8)), ((32, 4, 4), (64, 4, 4)))
+EXAMPLE_SIZES: Final = "16 → 32 channels of 8×8, and of a second tap 32 → 64 of 4×4; 10 classes"
 """The features of student and teacher that figures of cost are for."""
 
 
 @final
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class LossCost:
     """What a term takes beside its arithmetic.
 
     Attributes:
@@ -33,72 +33,77 @@ class Cost:
         keeps: bytes that it remembers from batch to batch; ``None`` likewise.
     """
 
-    learns: int | None
-    keeps: int | None
+    num_parameters: int | None
+    buffer_bytes: int | None
 
 
-def cost(term: type[Any], taps: Sequence[str]) -> Cost:
+def measure_loss_cost(loss_class: type[Any], layer_args: Sequence[str]) -> LossCost:
     """Make one, let it be shaped by one exchange, and count.
 
     A term without a state learns and keeps nothing. One that cannot be made like this, as it needs settings or features
     of a special kind, has the cost ``None``.
 
-    >>> from limbeck.losses import Hint, SoftTarget
-    >>> cost(SoftTarget, ()), cost(Hint, ("at",))
+    >>> from limbeck.losses import FitNetLoss, KDLoss
+    >>> measure_loss_cost(KDLoss, ()), measure_loss_cost(FitNetLoss, ("at",))
     (Cost(learns=0, keeps=0), Cost(learns=544, keeps=0))
     """
-    if not issubclass(term, nn.Module):
-        return Cost(learns=0, keeps=0)
-    given = [name for name in taps if not name.startswith("[")]
-    for named in (given, [name.strip("[]") for name in taps]):
+    if not issubclass(loss_class, nn.Module):
+        return LossCost(num_parameters=0, buffer_bytes=0)
+    required_args = [name for name in layer_args if not name.startswith("[")]
+    for layer_names in (required_args, [name.strip("[]") for name in layer_args]):
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                made: Any = term(**_settings(term, named))
-                if hasattr(made, "prepare"):
-                    made.prepare(_exchange())
+                loss: Any = loss_class(**_constructor_args(loss_class, layer_names))
+                if hasattr(loss, "prepare"):
+                    loss.prepare(_make_example_context())
         except Exception:  # noqa: S112  # whatever a term says of settings and features that are not its own
             continue
-        return Cost(learns=sum(parameter.numel() for parameter in made.parameters()), keeps=_kept(made))
-    return Cost(learns=None, keeps=None)
+        return LossCost(
+            num_parameters=sum(parameter.numel() for parameter in loss.parameters()),
+            buffer_bytes=_count_buffer_bytes(loss),
+        )
+    return LossCost(num_parameters=None, buffer_bytes=None)
 
 
-def _kept(made: nn.Module) -> int:
+def _count_buffer_bytes(loss: nn.Module) -> int:
     """Bytes of its buffers, but for the running statistics of BatchNorm, which belong to what it learns."""
-    norms = nn.modules.batchnorm._NormBase
+    batchnorm_types = nn.modules.batchnorm._NormBase
     return sum(
         tensor.nbytes
-        for module in made.modules()
-        if not isinstance(module, norms)
+        for module in loss.modules()
+        if not isinstance(module, batchnorm_types)
         for tensor in module.buffers(recurse=False)
     )
 
 
-def _settings(term: type[Any], taps: Sequence[str]) -> dict[str, Any]:
+def _constructor_args(loss_class: type[Any], layer_args: Sequence[str]) -> dict[str, Any]:
     """What it has to be given: names of taps, and what a recipe would fill in."""
-    known = {"classes": _CLASSES, "seed": 0}
+    defaults = {"classes": _NUM_CLASSES, "seed": 0}
     settings: dict[str, Any] = {}
-    tap = iter(("first", "second", "first", "second"))
-    for name, parameter in inspect.signature(term).parameters.items():
-        if name in taps:
-            several = any(word in str(parameter.annotation) for word in ("Sequence", "tuple", "list"))
-            settings[name] = ("first", "second") if several else next(tap)
-        elif name in known:
-            settings[name] = known[name]
+    layer_names = iter(("first", "second", "first", "second"))
+    for name, parameter in inspect.signature(loss_class).parameters.items():
+        if name in layer_args:
+            is_sequence = any(type_name in str(parameter.annotation) for type_name in ("Sequence", "tuple", "list"))
+            settings[name] = ("first", "second") if is_sequence else next(layer_names)
+        elif name in defaults:
+            settings[name] = defaults[name]
     return settings
 
 
-def _exchange() -> Exchange:
-    draw = torch.Generator().manual_seed(0)
+def _make_example_context() -> LossContext:
+    generator = torch.Generator().manual_seed(0)
 
-    def outputs(which: int) -> Outputs:
-        maps = [torch.randn(_BATCH, *pair[which], generator=draw) for pair in _SHAPES]
-        taps: dict[str, Tensor] = dict(zip(("first", "second"), maps, strict=True))
-        return Outputs(logits=torch.randn(_BATCH, _CLASSES, generator=draw), taps=taps)
+    def make_outputs(index: int) -> Outputs:
+        feature_maps = [torch.randn(_BATCH_SIZE, *shapes[index], generator=generator) for shapes in _FEATURE_SHAPES]
+        features: dict[str, Tensor] = dict(zip(("first", "second"), feature_maps, strict=True))
+        return Outputs(logits=torch.randn(_BATCH_SIZE, _NUM_CLASSES, generator=generator), features=features)
 
-    student, teacher = outputs(0), outputs(1)
-    said: dict[str, Any] = {
+    student, teacher = make_outputs(0), make_outputs(1)
+    values: dict[str, Any] = {
         "student": student, "teachers": {"teacher": teacher}, "teacher": teacher,
-        "target": torch.arange(_BATCH) % _CLASSES, "progress": Progress(step=1, steps=4), "index": torch.arange(_BATCH),
+        "target": torch.arange(_BATCH_SIZE) % _NUM_CLASSES, "progress": Progress(step=1, steps=4), "index": torch.arange(_BATCH_SIZE),
     }  # fmt: skip
-    return Exchange(**{field.name: said[field.name] for field in dataclasses.fields(Exchange) if field.name in said})
+    return LossContext(
+        **{field.name: values[field.name] for field in dataclasses.fields(LossContext) if field.name in values}
+    )

@@ -14,22 +14,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, final
 
-from limbeck.recipe.registry import KINDS, names
-from limbeck.workflows.list_losses.cost import Cost, cost
-from limbeck.workflows.list_losses.docstrings import arguments, paragraphs
+from limbeck.recipe.registry import NODE_KINDS, list_names
+from limbeck.workflows.list_losses.cost import LossCost, measure_loss_cost
+from limbeck.workflows.list_losses.docstrings import parse_arguments, split_paragraphs
 
-__all__ = ["FORMS", "Method", "methods"]
+__all__ = ["KNOWLEDGE_KINDS", "LossInfo", "list_losses"]
 
-FORMS: Final = ("responses", "features", "relations", "self", "truth", "other")
+KNOWLEDGE_KINDS: Final = ("responses", "features", "relations", "self", "truth", "other")
 """What knowledge may be of: answers, hidden features, relations, the student's own; the labels; or none of these."""
 
-_FORM: Final = re.compile(r"knowledge of (responses|features|relations)\b", re.IGNORECASE)
-_LINK: Final = re.compile(r"https?://[^\s)>\]]*[^\s)>\].,;:]")
+_KNOWLEDGE_PATTERN: Final = re.compile(r"knowledge of (responses|features|relations)\b", re.IGNORECASE)
+_LINK_PATTERN: Final = re.compile(r"https?://[^\s)>\]]*[^\s)>\].,;:]")
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Method:
+class LossInfo:
     """One term.
 
     Attributes:
@@ -45,61 +45,66 @@ class Method:
     """
 
     name: str
-    form: str
-    what: str
+    knowledge: str
+    summary: str
     papers: tuple[str, ...]
-    taps: tuple[str, ...]
-    cost: Cost
-    term: type[Any]
+    layer_args: tuple[str, ...]
+    cost: LossCost
+    loss_class: type[Any]
     functions: tuple[Callable[..., Any], ...]
-    text: str
+    docstring: str
 
 
-def methods() -> list[Method]:
+def list_losses() -> list[LossInfo]:
     """Every term that recipes know by name, by form and then by name.
 
-    >>> [method.name for method in methods() if method.form == "truth"]
+    >>> [method.name for method in list_losses() if method.knowledge == "truth"]
     ['CrossEntropy']
     """
-    return sorted(map(_method, names("term")), key=lambda method: (FORMS.index(method.form), method.name.lower()))
+    return sorted(
+        map(_describe_loss, list_names("term")),
+        key=lambda info: (KNOWLEDGE_KINDS.index(info.knowledge), info.name.lower()),
+    )
 
 
-def _method(name: str) -> Method:
-    room = sys.modules[KINDS["term"].module]
-    term: type[Any] = getattr(room, name)
-    home = sys.modules[term.__module__]
-    text = inspect.getdoc(home) or inspect.getdoc(term) or ""
-    public = [getattr(room, each) for each in getattr(room, "__all__", ())]
-    functions = tuple(each for each in public if inspect.isfunction(each) and each.__module__ == term.__module__)
-    first = paragraphs(text)[0] if text else ""
-    taps = _taps(term)
-    return Method(
-        name=name, form=_form(first), what=_what(first), papers=tuple(dict.fromkeys(_LINK.findall(text))), taps=taps,
-        cost=cost(term, taps), term=term, functions=functions, text=text,
+def _describe_loss(name: str) -> LossInfo:
+    losses_module = sys.modules[NODE_KINDS["term"].module]
+    loss_class: type[Any] = getattr(losses_module, name)
+    loss_module = sys.modules[loss_class.__module__]
+    text = inspect.getdoc(loss_module) or inspect.getdoc(loss_class) or ""
+    exports = [getattr(losses_module, export) for export in getattr(losses_module, "__all__", ())]
+    functions = tuple(
+        export for export in exports if inspect.isfunction(export) and export.__module__ == loss_class.__module__
+    )
+    first_paragraph = split_paragraphs(text)[0] if text else ""
+    layer_args = _find_layer_args(loss_class)
+    return LossInfo(
+        name=name, knowledge=_parse_knowledge(first_paragraph), summary=_parse_summary(first_paragraph), papers=tuple(dict.fromkeys(_LINK_PATTERN.findall(text))), layer_args=layer_args,
+        cost=measure_loss_cost(loss_class, layer_args), loss_class=loss_class, functions=functions, docstring=text,
     )  # fmt: skip
 
 
-def _form(first: str) -> str:
-    if found := _FORM.match(first):
-        return found[1].lower()
-    start = first.lower()
-    return "self" if start.startswith("knowledge") else "truth" if start.startswith("the truth") else "other"
+def _parse_knowledge(paragraph: str) -> str:
+    if match := _KNOWLEDGE_PATTERN.match(paragraph):
+        return match[1].lower()
+    lowered = paragraph.lower()
+    return "self" if lowered.startswith("knowledge") else "truth" if lowered.startswith("the truth") else "other"
 
 
-def _what(first: str) -> str:
+def _parse_summary(paragraph: str) -> str:
     """The first sentence without the form of knowledge, and without a link."""
-    sentence = re.sub(rf",? ?{_LINK.pattern}", "", re.split(r"(?<=[.])\s+(?=[A-Z])", first)[0]).rstrip(".")
-    if _FORM.match(sentence):
-        return _FORM.sub("", sentence, count=1).lstrip(": ")
-    before, colon, after = sentence.partition(": ")
-    return after if colon and before.lower().startswith(("knowledge", "the truth")) else sentence
+    sentence = re.sub(rf",? ?{_LINK_PATTERN.pattern}", "", re.split(r"(?<=[.])\s+(?=[A-Z])", paragraph)[0]).rstrip(".")
+    if _KNOWLEDGE_PATTERN.match(sentence):
+        return _KNOWLEDGE_PATTERN.sub("", sentence, count=1).lstrip(": ")
+    prefix, separator, suffix = sentence.partition(": ")
+    return suffix if separator and prefix.lower().startswith(("knowledge", "the truth")) else sentence
 
 
-def _taps(term: type[Any]) -> tuple[str, ...]:
+def _find_layer_args(loss_class: type[Any]) -> tuple[str, ...]:
     """The arguments that name taps: text that has to be given, or of which its docstring says that it is a tap."""
-    said, found = arguments(inspect.getdoc(term) or ""), []
-    for name, parameter in inspect.signature(term).parameters.items():
-        needed = parameter.default is inspect.Parameter.empty
-        if "str" in str(parameter.annotation) and (needed or re.search(r"\btaps?\b", said.get(name, ""))):
-            found.append(name if needed else f"[{name}]")
-    return tuple(found)
+    descriptions, layer_args = parse_arguments(inspect.getdoc(loss_class) or ""), []
+    for name, parameter in inspect.signature(loss_class).parameters.items():
+        is_required = parameter.default is inspect.Parameter.empty
+        if "str" in str(parameter.annotation) and (is_required or re.search(r"\btaps?\b", descriptions.get(name, ""))):
+            layer_args.append(name if is_required else f"[{name}]")
+    return tuple(layer_args)

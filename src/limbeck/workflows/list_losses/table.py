@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from limbeck.workflows.list_losses.cost import SIZES
-from limbeck.workflows.list_losses.describe import Method
-from limbeck.workflows.list_losses.words import kept, learned, tapped
+from limbeck.workflows.list_losses.cost import EXAMPLE_SIZES
+from limbeck.workflows.list_losses.describe import LossInfo
+from limbeck.workflows.list_losses.words import format_buffers, format_layer_args, format_parameters
 
-__all__ = ["methods_table"]
+__all__ = ["losses_table"]
 
 
-def methods_table(listed: Sequence[Method]) -> str:
+def losses_table(losses: Sequence[LossInfo]) -> str:
     """One line for each: name, form, taps, what it learns and keeps, and the paper; a line on the sizes below."""
     rows = [("method", "knowledge of", "taps", "learns", "keeps", "paper")]
     rows += [
-        (one.name, one.form, tapped(one), learned(one.cost), kept(one.cost), next(iter(one.papers), "–"))
-        for one in listed
+        (
+            loss.name,
+            loss.knowledge,
+            format_layer_args(loss),
+            format_parameters(loss.cost),
+            format_buffers(loss.cost),
+            next(iter(loss.papers), "–"),
+        )
+        for loss in losses
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(
-        [*lines, "", f"learns, keeps: for {SIZES}; what each is: docs/methods.md, or help(limbeck.losses)"]
+        [*lines, "", f"learns, keeps: for {EXAMPLE_SIZES}; what each is: docs/methods.md, or help(limbeck.losses)"]
     )

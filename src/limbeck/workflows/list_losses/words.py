@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from limbeck.workflows.list_losses.cost import Cost
-from limbeck.workflows.list_losses.describe import Method
+from limbeck.workflows.list_losses.cost import LossCost
+from limbeck.workflows.list_losses.describe import LossInfo
 
-__all__ = ["kept", "learned", "tapped"]
+__all__ = ["format_buffers", "format_parameters", "format_layer_args"]
 
 
-def tapped(method: Method) -> str:
+def format_layer_args(loss: LossInfo) -> str:
     """The arguments that name taps."""
-    return ", ".join(method.taps) or "–"
+    return ", ".join(loss.layer_args) or "–"
 
 
-def learned(cost: Cost) -> str:
+def format_parameters(cost: LossCost) -> str:
     """How many numbers it learns.
 
-    >>> learned(Cost(learns=544, keeps=0)), learned(Cost(learns=0, keeps=0)), learned(Cost(learns=None, keeps=None))
+    >>> format_parameters(LossCost(num_parameters=544, buffer_bytes=0)), format_parameters(LossCost(num_parameters=0, buffer_bytes=0)), format_parameters(LossCost(num_parameters=None, buffer_bytes=None))
     ('544', '–', 'yes')
     """
-    return "yes" if cost.learns is None else f"{cost.learns:,}" if cost.learns else "–"
+    return "yes" if cost.num_parameters is None else f"{cost.num_parameters:,}" if cost.num_parameters else "–"
 
 
-def kept(cost: Cost) -> str:
+def format_buffers(cost: LossCost) -> str:
     """What it remembers.
 
-    >>> kept(Cost(learns=0, keeps=0)), kept(Cost(learns=0, keeps=80)), kept(Cost(learns=0, keeps=16 * 2**20))
+    >>> format_buffers(LossCost(num_parameters=0, buffer_bytes=0)), format_buffers(LossCost(num_parameters=0, buffer_bytes=80)), format_buffers(LossCost(num_parameters=0, buffer_bytes=16 * 2**20))
     ('–', '80 B', '16.0 MB')
     """
-    if cost.keeps is None:
+    if cost.buffer_bytes is None:
         return "?"
     for unit, size in (("MB", 2**20), ("kB", 2**10)):
-        if cost.keeps >= size:
-            return f"{cost.keeps / size:.1f} {unit}"
-    return f"{cost.keeps} B" if cost.keeps else "–"
+        if cost.buffer_bytes >= size:
+            return f"{cost.buffer_bytes / size:.1f} {unit}"
+    return f"{cost.buffer_bytes} B" if cost.buffer_bytes else "–"

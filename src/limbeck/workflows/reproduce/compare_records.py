@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-__all__ = ["agree", "compared"]
+__all__ = ["overall_match", "compare_records"]
 
-Agreement = Literal["exactly", "within", "not"]
-_QUALITY = ("top1", "top5", "macro_f1", "nll", "ece")
-_GAIN = "gain in points"
-_COST = ("parameters", "flops", "bytes", "steps")
+MatchLevel = Literal["exactly", "within", "not"]
+_METRIC_KEYS = ("top1", "top5", "macro_f1", "nll", "ece")
+_GAIN_METRIC = "gain in points"
+_COST_KEYS = ("parameters", "flops", "bytes", "steps")
 
 
-def compared(before: Mapping[str, Any], now: Mapping[str, Any], *, tolerance: float) -> list[dict[str, Any]]:
+def compare_records(
+    original: Mapping[str, Any], reproduced: Mapping[str, Any], *, tolerance: float
+) -> list[dict[str, Any]]:
     """Every figure of both records that training decides: ``model``, ``figure``, ``before``, ``now``, ``agrees``.
 
     Latency and seconds are left out, since a machine has its moods. A figure within ``tolerance`` differs by at most so
@@ -21,48 +23,50 @@ def compared(before: Mapping[str, Any], now: Mapping[str, Any], *, tolerance: fl
     A figure that is missing in one of the records does not agree.
 
     >>> old, new = ({"models": {"a": {"test": {"top1": share}}}} for share in (0.90, 0.91))
-    >>> [(one["figure"], one["agrees"]) for one in compared(old, new, tolerance=0.02)]
+    >>> [(one["figure"], one["agrees"]) for one in compare_records(old, new, tolerance=0.02)]
     [('test top1', 'within')]
     """
-    mine, theirs = dict(_figures(before)), dict(_figures(now))
+    original_metrics, reproduced_metrics = dict(_iter_metrics(original)), dict(_iter_metrics(reproduced))
     return [
-        {"model": place[0], "figure": place[1], "before": mine.get(place), "now": theirs.get(place),
-         "agrees": _agrees(mine.get(place), theirs.get(place), place[1], tolerance)}
-        for place in dict.fromkeys([*mine, *theirs])
+        {"model": metric_key[0], "figure": metric_key[1], "before": original_metrics.get(metric_key), "now": reproduced_metrics.get(metric_key),
+         "agrees": _match_level(original_metrics.get(metric_key), reproduced_metrics.get(metric_key), metric_key[1], tolerance)}
+        for metric_key in dict.fromkeys([*original_metrics, *reproduced_metrics])
     ]  # fmt: skip
 
 
-def agree(figures: Sequence[Mapping[str, Any]]) -> Agreement:
+def overall_match(comparisons: Sequence[Mapping[str, Any]]) -> MatchLevel:
     """What all figures together say: as the worst of them; ``not`` where there is none.
 
-    >>> agree([{"agrees": "exactly"}, {"agrees": "within"}]), agree([])
+    >>> overall_match([{"agrees": "exactly"}, {"agrees": "within"}]), overall_match([])
     ('within', 'not')
     """
-    said = {one["agrees"] for one in figures}
-    return "not" if "not" in said or not said else "within" if "within" in said else "exactly"
+    levels = {comparison["agrees"] for comparison in comparisons}
+    return "not" if "not" in levels or not levels else "within" if "within" in levels else "exactly"
 
 
-def _figures(record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Any]]:
+def _iter_metrics(record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Any]]:
     for name, model in record["models"].items():
-        for part in ("validation", "test"):
-            quality = model.get(part) or {}
-            yield from (((name, f"{part} {key}"), quality[key]) for key in _QUALITY if quality.get(key) is not None)
-        yield from (((name, key), model[key]) for key in _COST if model.get(key) is not None)
+        for split in ("validation", "test"):
+            metrics = model.get(split) or {}
+            yield from (
+                ((name, f"{split} {key}"), metrics[key]) for key in _METRIC_KEYS if metrics.get(key) is not None
+            )
+        yield from (((name, key), model[key]) for key in _COST_KEYS if model.get(key) is not None)
     gain = (record.get("verdict") or {}).get("gain_points")
     if gain is not None:
-        yield ("distilled", _GAIN), gain
+        yield ("distilled", _GAIN_METRIC), gain
     for key in ("top1", "kl"):
-        share = (record.get("agreement") or {}).get(key)
-        if share is not None:
-            yield ("distilled", f"agreement {key}"), share
+        value = (record.get("agreement") or {}).get(key)
+        if value is not None:
+            yield ("distilled", f"agreement {key}"), value
 
 
-def _agrees(before: float | None, now: float | None, figure: str, tolerance: float) -> Agreement:
-    if before is None or now is None:
+def _match_level(original: float | None, reproduced: float | None, metric: str, tolerance: float) -> MatchLevel:
+    if original is None or reproduced is None:
         return "not"
-    if before == now:
+    if original == reproduced:
         return "exactly"
-    if figure in _COST:
+    if metric in _COST_KEYS:
         return "not"
-    scale = 100.0 if figure == _GAIN else max(1.0, min(abs(before), abs(now)))
-    return "within" if abs(before - now) <= tolerance * scale else "not"
+    scale = 100.0 if metric == _GAIN_METRIC else max(1.0, min(abs(original), abs(reproduced)))
+    return "within" if abs(original - reproduced) <= tolerance * scale else "not"

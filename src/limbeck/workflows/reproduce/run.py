@@ -14,34 +14,40 @@ from typing import Any
 
 from limbeck._version import __version__
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation import environment, flags, machine, source, versions
+from limbeck.evaluation import (
+    get_git_revision,
+    get_hardware_info,
+    get_package_versions,
+    get_torch_flags,
+    hash_environment,
+)
 from limbeck.recipe import Recipe
-from limbeck.recipe.schema import plain, validated
-from limbeck.report import rerun_table
-from limbeck.report.read import load, parse
+from limbeck.recipe.schema import to_plain, validate
+from limbeck.report import render_reproduce_table
+from limbeck.report.read import load_json, parse_record
 from limbeck.report.record import Record
-from limbeck.report.record_hash import broken
-from limbeck.training import join
-from limbeck.training.callbacks import Watcher
+from limbeck.report.record_hash import integrity_error
+from limbeck.training import init_processes
+from limbeck.training.callbacks import Callback
 from limbeck.utils.io import write_atomically
 from limbeck.workflows._job.job import Job
-from limbeck.workflows._job.provenance import weights
+from limbeck.workflows._job.provenance import hash_weight_files
 from limbeck.workflows.distill.run import distill
-from limbeck.workflows.reproduce.compare_records import agree, compared
+from limbeck.workflows.reproduce.compare_records import compare_records, overall_match
 
-__all__ = ["TOLERANCE", "rerun"]
+__all__ = ["TOLERANCE", "reproduce"]
 
 TOLERANCE = 0.005
 
 
-def rerun(
-    run: Path,
+def reproduce(
+    run_dir: Path,
     *,
-    out: Path | None = None,
+    output_dir: Path | None = None,
     tolerance: float = TOLERANCE,
     data_root: str | None = None,
     resume: bool = False,
-    watchers: Sequence[Watcher] | None = None,
+    callbacks: Sequence[Callback] | None = None,
 ) -> dict[str, Any]:
     """Repeat the run in ``run`` from its ``record.json``, and give what ``rerun.json`` in the new folder holds.
 
@@ -60,131 +66,147 @@ def rerun(
     """
     if not 0 <= tolerance < 1:
         raise LimbeckError(f"tolerance is a share from 0 to below 1, such as {TOLERANCE}, not {tolerance}")
-    raw = load(run / "record.json")
-    record = parse(raw, where=str(run / "record.json"))
+    raw_record = load_json(run_dir / "record.json")
+    record = parse_record(raw_record, source=str(run_dir / "record.json"))
     if record.kind != "run":
-        raise LimbeckError(f"{run} is an arm of a study: repeat it with limbeck study, which trains it with its others")
-    recipe = _recipe(record, data_root)
-    folder = out or _beside(run)
-    processes = join()
-    processes.each(lambda: _require_same(record, recipe, folder))
-    reasons = _differences(raw, record, world=processes.world)
-    processes.first(lambda: _say_before(record, reasons))
-    repeats = {
-        "of": record.name, "hash": record.hash, "identity": record.identity,
-        "reads": record.sealed_test.reads + (record.repeats.reads if record.repeats else 0),
+        raise LimbeckError(
+            f"{run_dir} is an arm of a study: repeat it with limbeck study, which trains it with its others"
+        )
+    recipe = _recorded_recipe(record, data_root)
+    folder = output_dir or _default_output_dir(run_dir)
+    processes = init_processes()
+    processes.run_on_all_ranks(lambda: _require_same_inputs(record, recipe, folder))
+    reasons = _environment_differences(raw_record, record, world_size=processes.world_size)
+    processes.run_on_rank_zero(lambda: _print_differences(record, reasons))
+    reproduces = {
+        "of": record.name, "hash": record.record_hash, "identity": record.config_hash,
+        "reads": record.test_set.num_reads + (record.reproduces.num_reads if record.reproduces else 0),
     }  # fmt: skip
-    again = distill(recipe, out=folder, resume=resume, watchers=watchers, repeats=repeats)
-    return processes.first(lambda: _told(folder, raw, again, repeats, reasons, tolerance))
+    new_record = distill(recipe, run_dir=folder, resume=resume, callbacks=callbacks, reproduces=reproduces)
+    return processes.run_on_rank_zero(
+        lambda: _write_comparison(folder, raw_record, new_record, reproduces, reasons, tolerance)
+    )
 
 
-def _told(
-    folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], repeats: Mapping[str, Any], reasons: Sequence[str],
+def _write_comparison(
+    folder: Path, original: Mapping[str, Any], reproduced: Mapping[str, Any], reproduces: Mapping[str, Any], reasons: Sequence[str],
     tolerance: float,
 ) -> dict[str, Any]:  # fmt: skip
-    figures = compared(before, now, tolerance=tolerance)
-    found = {
-        "schema": 1, "kind": "rerun", "repeats": dict(repeats), "tolerance": tolerance, "agrees": agree(figures),
-        "same_weights": _same_weights(before, now), "same_identity": before.get("identity") == now.get("identity"),
-        "reasons": list(reasons), "figures": figures,
+    comparisons = compare_records(original, reproduced, tolerance=tolerance)
+    result = {
+        "schema": 1, "kind": "rerun", "repeats": dict(reproduces), "tolerance": tolerance, "agrees": overall_match(comparisons),
+        "same_weights": _has_same_weights(original, reproduced), "same_identity": original.get("identity") == reproduced.get("identity"),
+        "reasons": list(reasons), "figures": comparisons,
     }  # fmt: skip
-    text = json.dumps(found, indent=1, allow_nan=False)
+    text = json.dumps(result, indent=1, allow_nan=False)
     write_atomically(folder / "rerun.json", lambda path: path.write_text(text, encoding="utf-8"))
-    _say(rerun_table(found))
-    return found
+    _print(render_reproduce_table(result))
+    return result
 
 
-def _recipe(record: Record, data_root: str | None) -> Recipe:
-    settings = dict(record.recipe)
-    if not settings:
+def _recorded_recipe(record: Record, data_root: str | None) -> Recipe:
+    recipe_dict = dict(record.recipe)
+    if not recipe_dict:
         raise LimbeckError("the record holds no recipe, so nobody knows what to repeat: give a run of limbeck distill")
     if data_root is not None:
-        settings["data"] = {**settings["data"], "root": data_root}
-    return validated(Recipe, settings, "the recipe of the record")
+        recipe_dict["data"] = {**recipe_dict["data"], "root": data_root}
+    return validate(Recipe, recipe_dict, "the recipe of the record")
 
 
-def _require_same(record: Record, recipe: Recipe, folder: Path) -> None:
+def _require_same_inputs(record: Record, recipe: Recipe, folder: Path) -> None:
     """Refuse where weights or data are not those of the record: whatever came out, it would repeat nothing."""
-    now = weights(plain(recipe))
-    for place, file in record.weights.items():
-        if place not in now:
+    current_weights = hash_weight_files(to_plain(recipe))
+    for config_path, file in record.weights.items():
+        if config_path not in current_weights:
             raise LimbeckError(
-                f"{place}: the file of weights that the run was made with is gone; put it back where the recipe "
+                f"{config_path}: the file of weights that the run was made with is gone; put it back where the recipe "
                 f"names it (SHA-256 {file.sha256[:12]}…)"
             )
-        if now[place]["sha256"] != file.sha256:
+        if current_weights[config_path]["sha256"] != file.sha256:
             raise LimbeckError(
-                f"{place}: the file holds other weights than the run was made with (SHA-256 {file.sha256[:12]}… then, "
-                f"{now[place]['sha256'][:12]}… now): put the old file back, or train anew with limbeck distill"
+                f"{config_path}: the file holds other weights than the run was made with (SHA-256 {file.sha256[:12]}… then, "
+                f"{current_weights[config_path]['sha256'][:12]}… now): put the old file back, or train anew with limbeck distill"
             )
-    found = Job.of(recipe, folder).data.fingerprint()
-    if record.data.fingerprint and found != record.data.fingerprint:
+    fingerprint = Job.from_recipe(recipe, folder).data.fingerprint()
+    if record.data.fingerprint and fingerprint != record.data.fingerprint:
         raise LimbeckError(
             f"the data is not what the run was made with (fingerprint {record.data.fingerprint[:12]}… then, "
-            f"{found[:12]}… now): give --data-root of the old data, or train anew with limbeck distill"
+            f"{fingerprint[:12]}… now): give --data-root of the old data, or train anew with limbeck distill"
         )
 
 
-def _differences(raw: Mapping[str, Any], record: Record, *, world: int) -> list[str]:
+def _environment_differences(raw_record: Mapping[str, Any], record: Record, *, world_size: int) -> list[str]:
     """What is not as it was, in sentences: the likely reasons where figures will differ."""
-    told = [text] if (text := broken(raw)) else []
-    packages = _changed("", {"limbeck": record.limbeck, **record.versions}, {"limbeck": __version__, **versions()})
-    if not packages and record.environment and record.environment != environment():
+    differences = [text] if (text := integrity_error(raw_record)) else []
+    packages = _changed_values(
+        "", {"limbeck": record.limbeck, **record.versions}, {"limbeck": __version__, **get_package_versions()}
+    )
+    if not packages and record.environment and record.environment != hash_environment():
         packages = ["other packages are installed, beside those that figures depend on"]
     threads = {"threads": record.recipe["threads"]} if record.recipe.get("threads") else {}
-    told += packages + _changed("", record.machine, machine() | threads)
-    if record.processes.number != world:
-        told.append(
-            f"processes: {record.processes.number} then, {world} now, so a step sees another number of pictures"
+    differences += packages + _changed_values("", record.machine, get_hardware_info() | threads)
+    if record.distributed.world_size != world_size:
+        differences.append(
+            f"processes: {record.distributed.world_size} then, {world_size} now, so a step sees another number of pictures"
         )
-    told += _code(record)
-    was, now = record.flags.model_dump(), flags()
-    then_set, now_set = was.pop("variables"), now.pop("variables")
-    told += _changed("torch's ", was, now)
+    differences += _code_differences(record)
+    recorded_flags, current_flags = record.torch_flags.model_dump(), get_torch_flags()
+    recorded_variables, current_variables = recorded_flags.pop("variables"), current_flags.pop("variables")
+    differences += _changed_values("torch's ", recorded_flags, current_flags)
     if record.environment:  # an older record knows no variable, and does not say that none was set
-        names = sorted({*then_set, *now_set})
-        told += _changed("$", *({name: has.get(name, "unset") for name in names} for has in (then_set, now_set)))
-    return told
+        names = sorted({*recorded_variables, *current_variables})
+        differences += _changed_values(
+            "$",
+            *(
+                {name: variables.get(name, "unset") for name in names}
+                for variables in (recorded_variables, current_variables)
+            ),
+        )
+    return differences
 
 
-def _code(record: Record) -> list[str]:
+def _code_differences(record: Record) -> list[str]:
     """How limbeck's own code differs, as far as git knows."""
-    then, now = record.source, source()
-    told = []
-    if then.commit and now["commit"] and then.commit != now["commit"]:
-        told.append(f"limbeck's code: commit {then.commit[:10]} then, {now['commit'][:10]} now")
-    if then.dirty or now["dirty"]:
-        when = " and ".join(word for word, dirty in (("then", then.dirty), ("now", now["dirty"])) if dirty)
-        told.append(f"limbeck's code: files differed from the commit, {when}")
-    return told
+    recorded, current = record.source, get_git_revision()
+    differences = []
+    if recorded.commit and current["commit"] and recorded.commit != current["commit"]:
+        differences.append(f"limbeck's code: commit {recorded.commit[:10]} then, {current['commit'][:10]} now")
+    if recorded.dirty or current["dirty"]:
+        dirty_states = " and ".join(
+            state for state, dirty in (("then", recorded.dirty), ("now", current["dirty"])) if dirty
+        )
+        differences.append(f"limbeck's code: files differed from the commit, {dirty_states}")
+    return differences
 
 
-def _changed(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _changed_values(prefix: str, recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Both have to be known: a record that never held a version says nothing about it."""
     return [
-        f"{what}{name}: {then[name]} then, {now.get(name, 'absent')} now"
-        for name in then
-        if then[name] not in (None, "") and str(then[name]) != str(now.get(name, "absent"))
+        f"{prefix}{name}: {recorded[name]} then, {current.get(name, 'absent')} now"
+        for name in recorded
+        if recorded[name] not in (None, "") and str(recorded[name]) != str(current.get(name, "absent"))
     ]
 
 
-def _same_weights(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool | None:
+def _has_same_weights(original: Mapping[str, Any], reproduced: Mapping[str, Any]) -> bool | None:
     """Whether both students are the same bits; ``None`` where a record holds no digest of one."""
-    files = [(one.get("files") or {}).get("student.safetensors", {}).get("sha256") for one in (before, now)]
+    files = [
+        (record.get("files") or {}).get("student.safetensors", {}).get("sha256") for record in (original, reproduced)
+    ]
     return files[0] == files[1] if all(files) else None
 
 
-def _beside(run: Path) -> Path:
-    run = run.resolve()
-    names = [f"{run.name}-rerun", *(f"{run.name}-rerun-{number}" for number in range(2, 1000))]
-    return next(run.parent / name for name in names if not (run.parent / name).exists())
+def _default_output_dir(run_dir: Path) -> Path:
+    run_dir = run_dir.resolve()
+    names = [f"{run_dir.name}-rerun", *(f"{run_dir.name}-rerun-{suffix}" for suffix in range(2, 1000))]
+    return next(run_dir.parent / name for name in names if not (run_dir.parent / name).exists())
 
 
-def _say_before(record: Record, reasons: Sequence[str]) -> None:
-    _say(f"{record.name}: repeating the run of {record.created or 'an unknown day'} from its record")
+def _print_differences(record: Record, reasons: Sequence[str]) -> None:
+    _print(f"{record.name}: repeating the run of {record.created or 'an unknown day'} from its record")
     for text in reasons:
-        _say(f" - not as it was: {text}")
+        _print(f" - not as it was: {text}")
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)  # noqa: T201

@@ -17,40 +17,48 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.models import load_weights, save_weights
-from limbeck.recipe import Recipe, load, resolved
-from limbeck.recipe.schema import plain
-from limbeck.training import Run
-from limbeck.training.callbacks import Watcher
+from limbeck.recipe import Recipe, fill_defaults, load_recipe
+from limbeck.recipe.schema import to_plain
+from limbeck.training import FitResult
+from limbeck.training.callbacks import Callback
 from limbeck.workflows._job.job import Job
-from limbeck.workflows._job.run_dir import HOME
+from limbeck.workflows._job.run_dir import RUNS_DIR
 
-__all__ = ["TRAINED", "Known", "Measured", "Trained", "control_of", "taught", "train_alone"]
+__all__ = [
+    "TRAINED_DIR",
+    "FinishedRuns",
+    "MeasuredBaseline",
+    "TrainedNetwork",
+    "load_baseline",
+    "load_or_train_candidate",
+    "load_or_train_baseline",
+]
 
-TRAINED = "trained"
+TRAINED_DIR = "trained"
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainedNetwork:
     """A network that is ready to be measured, the training that made it (if it was one of ours), and its file."""
 
     network: nn.Module
-    run: Run | None
-    weights: str
+    run: FitResult | None
+    weights_file: str
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredBaseline:
     """A student alone that was measured before: the ``models.alone`` of a record, and the run it is from."""
 
-    figures: Mapping[str, Any]
+    metrics: Mapping[str, Any]
     folder: Path
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Known:
+class FinishedRuns:
     """What finished runs of a recipe's name have trained already, by key.
 
     Attributes:
@@ -58,50 +66,58 @@ class Known:
         teachers: weights of teachers.
     """
 
-    alone: Mapping[str, Measured]
-    teachers: Mapping[str, Path]
+    baselines: Mapping[str, MeasuredBaseline]
+    teacher_weights: Mapping[str, Path]
 
     @classmethod
-    def of(cls, name: str) -> Known:
+    def find(cls, name: str) -> FinishedRuns:
         """Looks into ``runs/NAME*``, the newest last; runs that cannot be read are none."""
-        alone, teachers = dict[str, Measured](), dict[str, Path]()
-        for folder, recipe, record in _finished(name):
+        baselines, teacher_weights = dict[str, MeasuredBaseline](), dict[str, Path]()
+        for folder, recipe, record in _iter_finished_runs(name):
             data = record["data"]["fingerprint"]
             if "alone" in record["models"]:
-                alone[_key(recipe, data, None)] = Measured(record["models"]["alone"], folder)
+                baselines[_training_key(recipe, data, None)] = MeasuredBaseline(record["models"]["alone"], folder)
             for teacher, node in recipe.teachers.items():
                 file = folder / "checkpoint" / f"{teacher}.safetensors"
                 if node.weights is None and file.exists():
-                    teachers[_key(recipe, data, teacher)] = file
-        return cls(alone, teachers)
+                    teacher_weights[_training_key(recipe, data, teacher)] = file
+        return cls(baselines, teacher_weights)
 
 
-def taught(job: Job, name: str, known: Known, *, watchers: Sequence[Watcher] | None) -> Trained:
+def load_or_train_candidate(
+    job: Job, name: str, finished_runs: FinishedRuns, *, callbacks: Sequence[Callback] | None
+) -> TrainedNetwork:
     """The candidate ``name``: with its weights, those of a finished run, or trained by the recipe's ``teaching``."""
     if (weights := job.recipe.teachers[name].weights) is not None:
-        return Trained(job.teacher(name), None, str(weights))
-    key = _key(job.recipe, job.data.fingerprint(), name)
-    if (file := known.teachers.get(key)) is not None:
-        return Trained(load_weights(job.teacher(name), file), None, str(file))
-    home = _home(job, name, key)
-    run = replace(job, folder=home).teach(name, job.teacher(name), resume=True, watchers=watchers)
-    file = home / f"{name}.safetensors"
+        return TrainedNetwork(job.build_teacher(name), None, str(weights))
+    key = _training_key(job.recipe, job.data.fingerprint(), name)
+    if (file := finished_runs.teacher_weights.get(key)) is not None:
+        return TrainedNetwork(load_weights(job.build_teacher(name), file), None, str(file))
+    training_dir = _training_dir(job, name, key)
+    run = replace(job, run_dir=training_dir).train_teacher(
+        name, job.build_teacher(name), resume=True, callbacks=callbacks
+    )
+    file = training_dir / f"{name}.safetensors"
     if not file.exists():
         save_weights(run.student, file)
-    return Trained(run.student, run, str(file))
+    return TrainedNetwork(run.student, run, str(file))
 
 
-def train_alone(job: Job, known: Known, *, watchers: Sequence[Watcher] | None) -> Trained | Measured:
+def load_or_train_baseline(
+    job: Job, finished_runs: FinishedRuns, *, callbacks: Sequence[Callback] | None
+) -> TrainedNetwork | MeasuredBaseline:
     """The student alone: as a finished run of its name measured it, or else trained as the recipe's control is."""
-    key = _key(job.recipe, job.data.fingerprint(), None)
-    if key in known.alone:
-        return known.alone[key]
-    home = _home(job, "alone", key)
-    run = replace(job, folder=home).train("alone", job.student(), {}, resume=True, watchers=watchers)
-    return Trained(run.student, run, "")
+    key = _training_key(job.recipe, job.data.fingerprint(), None)
+    if key in finished_runs.baselines:
+        return finished_runs.baselines[key]
+    training_dir = _training_dir(job, "alone", key)
+    run = replace(job, run_dir=training_dir).train_stages(
+        "alone", job.build_student(), {}, resume=True, callbacks=callbacks
+    )
+    return TrainedNetwork(run.student, run, "")
 
 
-def control_of(job: Job, folder: Path) -> Measured:
+def load_baseline(job: Job, folder: Path) -> MeasuredBaseline:
     """The student alone of the finished run in ``folder``, whatever its name and stages.
 
     Raises:
@@ -109,47 +125,53 @@ def control_of(job: Job, folder: Path) -> Measured:
     """
     try:
         record = json.loads((folder / "record.json").read_text())
-        alone, fingerprint = record["models"].get("alone"), record["data"]["fingerprint"]
+        baseline, fingerprint = record["models"].get("alone"), record["data"]["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LimbeckError(f"--alone {folder} is no finished run: it has no record.json that can be read") from error
-    if alone is None:
+    if baseline is None:
         raise LimbeckError(f"the run {folder} has no student alone (control: none): leave --alone away to train one")
-    theirs, ours = (plain(resolved(recipe))["student"] for recipe in (load(folder / "recipe.yaml"), job.recipe))
-    if theirs != ours:
+    run_student, recipe_student = (
+        to_plain(fill_defaults(recipe))["student"] for recipe in (load_recipe(folder / "recipe.yaml"), job.recipe)
+    )
+    if run_student != recipe_student:
         raise LimbeckError(
-            f"the student alone of {folder} is {theirs}, and the recipe's is {ours}: leave --alone away to train it"
+            f"the student alone of {folder} is {run_student}, and the recipe's is {recipe_student}: leave --alone away to train it"
         )
     if fingerprint != job.data.fingerprint():
         raise LimbeckError(
             f"the run {folder} had other data or another split, so its student alone cannot be compared with: leave "
             "--alone away to train it"
         )
-    return Measured(alone, folder)
+    return MeasuredBaseline(baseline, folder)
 
 
-def _home(job: Job, name: str, key: str) -> Path:
-    return job.folder / TRAINED / f"{name}-{key[:10]}"
+def _training_dir(job: Job, name: str, key: str) -> Path:
+    return job.run_dir / TRAINED_DIR / f"{name}-{key[:10]}"
 
 
-def _key(recipe: Recipe, fingerprint: str, name: str | None) -> str:
+def _training_key(recipe: Recipe, fingerprint: str, name: str | None) -> str:
     """A hash of all that decides the weights of the teacher ``name``, or of the student alone (``None``)."""
-    whole = plain(resolved(recipe))
-    data = {key: value for key, value in whole["data"].items() if key != "root"}
-    deciding = {"data": data, "fingerprint": fingerprint, **{key: whole[key] for key in ("seed", "task", "training")}}
+    recipe_dict = to_plain(fill_defaults(recipe))
+    data = {key: value for key, value in recipe_dict["data"].items() if key != "root"}
+    hash_inputs = {
+        "data": data,
+        "fingerprint": fingerprint,
+        **{key: recipe_dict[key] for key in ("seed", "task", "training")},
+    }
     if name is not None:
-        node = {key: value for key, value in whole["teachers"][name].items() if key != "weights"}
-        deciding |= {"name": name, "network": node, "teaching": whole["teaching"]}
+        node = {key: value for key, value in recipe_dict["teachers"][name].items() if key != "weights"}
+        hash_inputs |= {"name": name, "network": node, "teaching": recipe_dict["teaching"]}
     else:
-        deciding |= {"network": whole["student"], "stages": whole["stages"]}
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True, default=str).encode()).hexdigest()
+        hash_inputs |= {"network": recipe_dict["student"], "stages": recipe_dict["stages"]}
+    return hashlib.sha256(json.dumps(hash_inputs, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _finished(name: str) -> Iterator[tuple[Path, Recipe, Mapping[str, Any]]]:
+def _iter_finished_runs(name: str) -> Iterator[tuple[Path, Recipe, Mapping[str, Any]]]:
     """Finished runs called ``name`` or ``name-2``, ``name-3`` …, the newest last."""
-    for path in sorted(HOME.glob(f"{name}*/record.json"), key=lambda path: path.stat().st_mtime_ns):
+    for path in sorted(RUNS_DIR.glob(f"{name}*/record.json"), key=lambda path: path.stat().st_mtime_ns):
         try:
-            recipe, record = load(path.parent / "recipe.yaml"), json.loads(path.read_text())
-            resolved(recipe)
+            recipe, record = load_recipe(path.parent / "recipe.yaml"), json.loads(path.read_text())
+            fill_defaults(recipe)
         except (LimbeckError, OSError, ValueError):
             continue
         if recipe.name == name and {"data", "models"} <= record.keys() and "fingerprint" in record["data"]:

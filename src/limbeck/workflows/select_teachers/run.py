@@ -21,52 +21,57 @@ from torch import Tensor, nn
 from limbeck._version import __version__
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation import (
-    Heard,
-    family,
-    flops,
-    latencies,
-    machine,
+    ModelOutputs,
+    architecture_family,
+    classification_metrics,
+    count_flops,
+    count_parameters,
+    get_hardware_info,
+    get_package_versions,
+    measure_latencies,
+    measure_peak_memory,
     paired_bootstrap,
-    pairs,
-    parameters,
-    peak_memory,
-    quality,
-    versions,
-    weights_bytes,
+    pairwise_similarity,
+    weights_file_size,
 )
-from limbeck.recipe import Recipe, find, load
-from limbeck.recipe.schema import plain
-from limbeck.report import candidates_table, write_candidates
-from limbeck.teachers import Candidate, Rules, Selection, select, warnings
-from limbeck.training.callbacks import Watcher
-from limbeck.training.checkpoint import Stopped
+from limbeck.recipe import Recipe, find_recipe, load_recipe
+from limbeck.recipe.schema import to_plain
+from limbeck.report import render_candidates_table, write_selection_plot
+from limbeck.teachers import Candidate, SelectionRules, TeacherSelection, greedy_select, teacher_warnings
+from limbeck.training.callbacks import Callback
+from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.utils.io import write_atomically
 from limbeck.workflows._job.job import Job
-from limbeck.workflows._job.measure import example
-from limbeck.workflows._job.run_dir import HOME, locked
-from limbeck.workflows._job.teacher_warnings import bridged, facts, likeness, listen
+from limbeck.workflows._job.measure import example_input
+from limbeck.workflows._job.run_dir import RUNS_DIR, lock_folder
+from limbeck.workflows._job.teacher_warnings import (
+    collect_validation_outputs,
+    exempt_from_gap_warning,
+    to_teacher_similarities,
+    to_teacher_stats,
+)
 from limbeck.workflows.select_teachers.candidates import (
-    TRAINED,
-    Known,
-    Measured,
-    Trained,
-    control_of,
-    taught,
-    train_alone,
+    TRAINED_DIR,
+    FinishedRuns,
+    MeasuredBaseline,
+    TrainedNetwork,
+    load_baseline,
+    load_or_train_baseline,
+    load_or_train_candidate,
 )
 
-__all__ = ["teachers"]
+__all__ = ["select_teachers"]
 
 
-def teachers(
+def select_teachers(
     recipe: Recipe | str | Path,
-    settings: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     *,
-    budget: float | None = None,
-    margin: float = Rules().margin,
-    out: Path | None = None,
-    alone: Path | None = None,
-    watchers: Sequence[Watcher] | None = None,
+    latency_budget: float | None = None,
+    margin: float = SelectionRules().min_margin,
+    output_dir: Path | None = None,
+    baseline_run: Path | None = None,
+    callbacks: Sequence[Callback] | None = None,
 ) -> dict[str, Any]:
     """Measure the recipe's teachers, choose among them, print why, and give what ``teachers.json`` holds.
 
@@ -80,172 +85,190 @@ def teachers(
             so, or else it is trained.
         watchers: who is told how training goes; ``None``: a progress bar.
     """
-    begun = time.monotonic()
-    rules = Rules(margin=margin, budget=budget)
+    start_time = time.monotonic()
+    rules = SelectionRules(min_margin=margin, latency_budget=latency_budget)
     if not isinstance(recipe, Recipe):
-        recipe = load(find(recipe), settings)
+        recipe = load_recipe(find_recipe(recipe), overrides)
     if not recipe.teachers:
         raise LimbeckError(f"{recipe.name} has no teachers to choose among: list candidates under `teachers`")
-    folder = _folder(recipe.name, out)
-    job = Job.of(recipe, folder)
+    folder = _resolve_output_dir(recipe.name, output_dir)
+    job = Job.from_recipe(recipe, folder)
     # What is wrong with a candidate shows before a file is made or an hour is spent on another one.
-    _require_answers(job)
-    job.rehearse()
-    measured = None if alone is None else control_of(job, alone)
-    with locked(folder):
-        (folder / TRAINED).mkdir(exist_ok=True)
+    _check_candidate_outputs(job)
+    job.validate()
+    baseline = None if baseline_run is None else load_baseline(job, baseline_run)
+    with lock_folder(folder):
+        (folder / TRAINED_DIR).mkdir(exist_ok=True)
         try:
-            found = _chosen(job, rules, measured, watchers=watchers)
-        except Stopped as stopped:
-            stopped.args = (f"stopped: the work is saved in {folder}; the same command goes on from there",)
+            result = _measure_and_select(job, rules, baseline, callbacks=callbacks)
+        except TrainingInterrupted as interruption:
+            interruption.args = (f"stopped: the work is saved in {folder}; the same command goes on from there",)
             raise
-        found["seconds"] = round(time.monotonic() - begun, 2)
-        text = json.dumps(found, indent=1, allow_nan=False)
+        result["seconds"] = round(time.monotonic() - start_time, 2)
+        text = json.dumps(result, indent=1, allow_nan=False)
         write_atomically(folder / "teachers.json", lambda path: path.write_text(text))
-        picture = write_candidates(folder)
-    _say(candidates_table(found))
-    _say(str(picture.resolve()))
-    return found
+        figure_path = write_selection_plot(folder)
+    _print(render_candidates_table(result))
+    _print(str(figure_path.resolve()))
+    return result
 
 
-def _chosen(
-    job: Job, rules: Rules, measured: Measured | None, *, watchers: Sequence[Watcher] | None
+def _measure_and_select(
+    job: Job, rules: SelectionRules, baseline: MeasuredBaseline | None, *, callbacks: Sequence[Callback] | None
 ) -> dict[str, Any]:  # fmt: skip
     """Everything that is measured, and what was chosen by it, as plain data."""
     data = job.data
-    _say(f"{job.recipe.name}: {len(job.recipe.teachers)} candidate(s), {len(data.validation)} samples to choose on")
-    student, models, heard = _measured_all(job, measured, watchers)
-    compared = pairs(heard)
-    allowed = rules.allowed(student["latency_ms"]["median"])
-    selection = select(
-        {name: _offer(models[name], heard[name]) for name in models}, heard[next(iter(heard))].target,
-        budget=allowed, likeness=likeness(compared), rules=rules,
+    _print(f"{job.recipe.name}: {len(job.recipe.teachers)} candidate(s), {len(data.validation)} samples to choose on")
+    student, models, outputs = _measure_all(job, baseline, callbacks)
+    similarities = pairwise_similarity(outputs)
+    allowed_latency = rules.resolve_latency_budget(student["latency_ms"]["median"])
+    selection = greedy_select(
+        {name: _make_candidate(models[name], outputs[name]) for name in models}, outputs[next(iter(outputs))].target,
+        latency_budget=allowed_latency, similarities=to_teacher_similarities(similarities), rules=rules,
     )  # fmt: skip
     for name, model in models.items():
-        model |= {"chosen": name in selection.chosen, "reason": selection.reasons[name]}
-    said = warnings(
-        {name: facts(model) for name, model in models.items()}, facts(student), likeness=likeness(compared),
-        rules=rules, bridged=bridged(job.recipe),
+        model |= {"chosen": name in selection.selected, "reason": selection.reasons[name]}
+    messages = teacher_warnings(
+        {name: to_teacher_stats(model) for name, model in models.items()}, to_teacher_stats(student), similarities=to_teacher_similarities(similarities),
+        rules=rules, with_assistants=exempt_from_gap_warning(job.recipe),
     )  # fmt: skip
     return {
         "schema": 1, "kind": "teachers", "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "recipe": plain(job.recipe),
-        "versions": versions(), "machine": machine(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "recipe": to_plain(job.recipe),
+        "versions": get_package_versions(), "machine": get_hardware_info(),
         "data": {
-            "name": data.name, "classes": list(data.classes), "shape": list(data.shape),
+            "name": data.name, "classes": list(data.class_names), "shape": list(data.input_shape),
             "validation": len(data.validation), "fingerprint": data.fingerprint(),
         },
-        "rules": {**asdict(rules), "budget": allowed, "given": rules.budget is not None},
-        "alone": student, "candidates": models, "pairs": compared, "selection": _selection(selection),
-        "warnings": said, "sealed_test": {"reads": data.sealed.reads},
+        "rules": {**asdict(rules), "budget": allowed_latency, "given": rules.latency_budget is not None},
+        "alone": student, "candidates": models, "pairs": similarities, "selection": _selection_entry(selection),
+        "warnings": messages, "sealed_test": {"reads": data.test.num_reads},
     }  # fmt: skip
 
 
-def _measured_all(
-    job: Job, measured: Measured | None, watchers: Sequence[Watcher] | None
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Heard]]:
+def _measure_all(
+    job: Job, baseline: MeasuredBaseline | None, callbacks: Sequence[Callback] | None
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, ModelOutputs]]:
     """Figures of the student alone, and figures and answers of each candidate."""
-    known = Known.of(job.recipe.name)
-    trained = {name: taught(job, name, known, watchers=watchers) for name in job.recipe.teachers}
-    control = measured or train_alone(job, known, watchers=watchers)
-    _say("measuring …")
-    took = _latencies(job, trained, control)
-    student, right = _student(job, control)
-    student["latency_ms"] = took[""]
-    heard: dict[str, Heard] = {}
+    finished_runs = FinishedRuns.find(job.recipe.name)
+    candidates = {
+        name: load_or_train_candidate(job, name, finished_runs, callbacks=callbacks) for name in job.recipe.teachers
+    }
+    student_baseline = baseline or load_or_train_baseline(job, finished_runs, callbacks=callbacks)
+    _print("measuring …")
+    latency_by_name = _measure_latencies(job, candidates, student_baseline)
+    student, student_correct = _measure_student(job, student_baseline)
+    student["latency_ms"] = latency_by_name[""]
+    outputs: dict[str, ModelOutputs] = {}
     models: dict[str, Any] = {}
-    for name, one in trained.items():
-        models[name], heard[name] = _candidate(job, name, one)
-        models[name] |= {"latency_ms": took[name], **_margin(models[name], heard[name], student, right)}
-    return student, models, heard
+    for name, candidate in candidates.items():
+        models[name], outputs[name] = _measure_candidate(job, name, candidate)
+        models[name] |= {
+            "latency_ms": latency_by_name[name],
+            **_margin_over_baseline(models[name], outputs[name], student, student_correct),
+        }
+    return student, models, outputs
 
 
-def _require_answers(job: Job) -> None:
+def _check_candidate_outputs(job: Job) -> None:
     """Each candidate answers two samples as the task takes it, with the classes of the data."""
-    batch = next(job.data.validation_batches(batch=2))
+    batch = next(job.data.validation_batches(batch_size=2))
     for name in job.recipe.teachers:
         try:
             with torch.no_grad():
-                job.task.outputs(job.teacher(name).eval(), batch)
+                job.task.outputs(job.build_teacher(name).eval(), batch)
         except LimbeckError as error:
             raise LimbeckError(f"teachers.{name}: {error}") from error
 
 
-def _student(job: Job, found: Trained | Measured) -> tuple[dict[str, Any], Tensor | None]:
+def _measure_student(job: Job, baseline: TrainedNetwork | MeasuredBaseline) -> tuple[dict[str, Any], Tensor | None]:
     """The student alone, and on which validation samples it is right, where its network is here."""
-    if isinstance(found, Trained):
-        heard = listen(job, found.network)
-        return {**_measured(job, found, heard), "from": "trained"}, heard.logits.argmax(dim=1) == heard.target
-    taken = {name: found.figures.get(name) for name in ("steps", "seconds", "validation")}
-    return {**_cost(job, job.student()), **taken, "from": str(found.folder)}, None
+    if isinstance(baseline, TrainedNetwork):
+        outputs = collect_validation_outputs(job, baseline.network)
+        return {**_measure_network(job, baseline, outputs), "from": "trained"}, outputs.logits.argmax(
+            dim=1
+        ) == outputs.target
+    recorded = {name: baseline.metrics.get(name) for name in ("steps", "seconds", "validation")}
+    return {**_measure_cost(job, job.build_student()), **recorded, "from": str(baseline.folder)}, None
 
 
-def _candidate(job: Job, name: str, trained: Trained) -> tuple[dict[str, Any], Heard]:
-    heard = listen(job, trained.network, place=f"teachers.{name}")
-    node = plain(job.recipe.teachers[name])
+def _measure_candidate(job: Job, name: str, candidate: TrainedNetwork) -> tuple[dict[str, Any], ModelOutputs]:
+    outputs = collect_validation_outputs(job, candidate.network, config_path=f"teachers.{name}")
+    node = to_plain(job.recipe.teachers[name])
     # torchvision and timm are rooms; the network's own name says what it is.
-    called = node["name"] if isinstance(node.get("name"), str) else node["use"]
-    measured = {"network": node["use"], "family": family(called), **_measured(job, trained, heard)}
-    return measured | {"weights": trained.weights, "features": heard.place}, heard
+    model_name = node["name"] if isinstance(node.get("name"), str) else node["use"]
+    entry = {
+        "network": node["use"],
+        "family": architecture_family(model_name),
+        **_measure_network(job, candidate, outputs),
+    }
+    return entry | {"weights": candidate.weights_file, "features": outputs.layer}, outputs
 
 
-def _measured(job: Job, trained: Trained, heard: Heard) -> dict[str, Any]:
-    run = trained.run
+def _measure_network(job: Job, candidate: TrainedNetwork, outputs: ModelOutputs) -> dict[str, Any]:
+    run = candidate.run
     return {
-        **_cost(job, trained.network),
+        **_measure_cost(job, candidate.network),
         "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None,
-        "validation": quality(heard.logits, heard.target, classes=job.data.classes),
+        "validation": classification_metrics(outputs.logits, outputs.target, class_names=job.data.class_names),
     }  # fmt: skip
 
 
-def _cost(job: Job, network: nn.Module) -> dict[str, Any]:
-    one = example(job.data)
+def _measure_cost(job: Job, network: nn.Module) -> dict[str, Any]:
+    sample = example_input(job.data)
     return {
-        "parameters": parameters(network), "flops": flops(network, one)[0], "bytes": weights_bytes(network),
-        "memory": peak_memory(network, one),
+        "parameters": count_parameters(network), "flops": count_flops(network, sample)[0], "bytes": weights_file_size(network),
+        "memory": measure_peak_memory(network, sample),
     }  # fmt: skip
 
 
-def _latencies(job: Job, trained: Mapping[str, Trained], control: Trained | Measured) -> dict[str, dict[str, Any]]:
+def _measure_latencies(
+    job: Job, candidates: Mapping[str, TrainedNetwork], baseline: TrainedNetwork | MeasuredBaseline
+) -> dict[str, dict[str, Any]]:
     """Of all candidates by name, and of the student by the empty one: here and now, and not of another day's record."""
-    one = example(job.data)
-    networks = {name: found.network.cpu().eval() for name, found in trained.items()}
-    networks[""] = control.network.cpu().eval() if isinstance(control, Trained) else job.student().eval()
+    sample = example_input(job.data)
+    networks = {name: candidate.network.cpu().eval() for name, candidate in candidates.items()}
+    networks[""] = baseline.network.cpu().eval() if isinstance(baseline, TrainedNetwork) else job.build_student().eval()
     with torch.no_grad():
-        return latencies({name: partial(network, one) for name, network in networks.items()})
+        return measure_latencies({name: partial(network, sample) for name, network in networks.items()})
 
 
-def _margin(model: Mapping[str, Any], heard: Heard, student: Mapping[str, Any], right: Tensor | None) -> dict[str, Any]:
+def _margin_over_baseline(
+    model: Mapping[str, Any], outputs: ModelOutputs, student: Mapping[str, Any], student_correct: Tensor | None
+) -> dict[str, Any]:
     """Points above the student alone, with the 95 % interval over the samples where both answered them here."""
     points = 100 * (model["validation"]["top1"] - student["validation"]["top1"])
-    if right is None:
+    if student_correct is None:
         return {"margin_points": points, "margin_interval": None}
-    known = heard.target >= 0
-    mine = (heard.logits.argmax(dim=1) == heard.target)[known]
-    return {"margin_points": points, "margin_interval": list(paired_bootstrap(mine, right[known])[1:])}
+    is_labeled = outputs.target >= 0
+    teacher_correct = (outputs.logits.argmax(dim=1) == outputs.target)[is_labeled]
+    return {
+        "margin_points": points,
+        "margin_interval": list(paired_bootstrap(teacher_correct, student_correct[is_labeled])[1:]),
+    }
 
 
-def _offer(model: Mapping[str, Any], heard: Heard) -> Candidate:
+def _make_candidate(model: Mapping[str, Any], outputs: ModelOutputs) -> Candidate:
     return Candidate(
-        probabilities=heard.logits.double().softmax(dim=1), margin=model["margin_points"],
-        latency=model["latency_ms"]["median"],
+        probabilities=outputs.logits.double().softmax(dim=1), margin=model["margin_points"],
+        latency_ms=model["latency_ms"]["median"],
     )  # fmt: skip
 
 
-def _selection(selection: Selection) -> dict[str, Any]:
+def _selection_entry(selection: TeacherSelection) -> dict[str, Any]:
     return {
         "by": "validation NLL of the mean of probabilities, greedy forward",
-        "chosen": list(selection.chosen), "steps": [asdict(step) for step in selection.steps],
+        "chosen": list(selection.selected), "steps": [asdict(step) for step in selection.steps],
     }  # fmt: skip
 
 
-def _folder(name: str, out: Path | None) -> Path:
-    folder = HOME / f"{name}-teachers" if out is None else out
-    ours = (folder / TRAINED).is_dir() or (folder / "teachers.json").exists()
-    if folder.exists() and not ours and any(path.name != ".lock" for path in folder.iterdir()):
+def _resolve_output_dir(name: str, output_dir: Path | None) -> Path:
+    folder = RUNS_DIR / f"{name}-teachers" if output_dir is None else output_dir
+    is_own_folder = (folder / TRAINED_DIR).is_dir() or (folder / "teachers.json").exists()
+    if folder.exists() and not is_own_folder and any(path.name != ".lock" for path in folder.iterdir()):
         raise LimbeckError(f"{folder} holds something else than candidates of an earlier call: give another --out")
     return folder
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)  # noqa: T201

@@ -17,93 +17,99 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.progress import Progress
-from limbeck.training import launched
-from limbeck.training.fit import dealt
+from limbeck.training import make_fabric
+from limbeck.training.fit import get_batches
 from limbeck.workflows._job.job import Job
 
-__all__ = ["pace"]
+__all__ = ["measure_time_ratio"]
 
 
-def pace(job: Job, *, turns: int = 12) -> float:
+def measure_time_ratio(job: Job, *, num_repeats: int = 12) -> float:
     """Wall time of the recipe's stages with their teachers, divided by that of the same stages alone.
 
     Arguments:
         job: the recipe itself.
         turns: how often each step is timed, after two times that do not count.
     """
-    guides: dict[str, nn.Module] = {
-        name: (job.teacher(name) if name in job.recipe.teachers else job.assistant(name)).eval()
-        for name in job.recipe.links()[-1].guides
+    teachers: dict[str, nn.Module] = {
+        name: (job.build_teacher(name) if name in job.recipe.teachers else job.build_assistant(name)).eval()
+        for name in job.recipe.training_order()[-1].teachers
     }
-    taught = alone = 0.0
-    for number, length in enumerate(job.lengths()):
-        step, ask = _distilled(job, number, guides)
-        with_teacher, asking, without = _medians([step, ask, _alone(job, number)], turns=turns)
-        saved = (1 - _asked(job, length)) * min(asking, with_teacher - without)
-        taught += length * (with_teacher - max(0.0, saved))
-        alone += length * without
-    return taught / alone
+    distilled_seconds = baseline_seconds = 0.0
+    for stage_index, num_steps in enumerate(job.stage_steps()):
+        step, query_teachers = _make_distilled_step(job, stage_index, teachers)
+        step_with_teachers, teacher_query, step_without = _median_seconds(
+            [step, query_teachers, _make_baseline_step(job, stage_index)], num_repeats=num_repeats
+        )
+        saved_by_cache = (1 - _teacher_query_fraction(job, num_steps)) * min(
+            teacher_query, step_with_teachers - step_without
+        )
+        distilled_seconds += num_steps * (step_with_teachers - max(0.0, saved_by_cache))
+        baseline_seconds += num_steps * step_without
+    return distilled_seconds / baseline_seconds
 
 
-def _asked(job: Job, length: int) -> float:
+def _teacher_query_fraction(job: Job, num_steps: int) -> float:
     """The share of a stage's pictures that the teacher is asked about: with a cache, each view once."""
-    views = job.data.views.per_sample if job.data.views.transforms else 1
-    if job.recipe.cache is None or not views:
+    num_views = job.data.augmentation.num_views if job.data.augmentation.transforms else 1
+    if job.recipe.cache is None or not num_views:
         return 1.0
-    return min(1.0, views * len(job.data.train) / (length * job.recipe.training.batch))
+    return min(1.0, num_views * len(job.data.train) / (num_steps * job.recipe.training.batch_size))
 
 
-def _distilled(job: Job, number: int, guides: dict[str, nn.Module]) -> tuple[Callable[[], None], Callable[[], None]]:
+def _make_distilled_step(
+    job: Job, stage_index: int, teachers: dict[str, nn.Module]
+) -> tuple[Callable[[], None], Callable[[], None]]:
     """A whole step with teachers, and the asking alone."""
-    distiller, batches, step = _trial(job, number, guides)
+    distiller, next_batch, step = _make_step(job, stage_index, teachers)
 
-    def ask() -> None:
-        batch = batches()
+    def query_teachers() -> None:
+        batch = next_batch()
         for source in distiller.teachers.values():
-            source.answer(batch, distiller.task)
+            source.predict(batch, distiller.task)
 
-    return step, ask
-
-
-def _alone(job: Job, number: int) -> Callable[[], None]:
-    return _trial(job, number, None)[2]
+    return step, query_teachers
 
 
-def _trial(
-    job: Job, number: int, guides: dict[str, nn.Module] | None
+def _make_baseline_step(job: Job, stage_index: int) -> Callable[[], None]:
+    return _make_step(job, stage_index, None)[2]
+
+
+def _make_step(
+    job: Job, stage_index: int, teachers: dict[str, nn.Module] | None
 ) -> tuple[Any, Callable[[], Any], Callable[[], None]]:
-    distiller, training = job.trial(number, guides)
-    device = launched().device
-    stream = dealt(job.data, training, "all" if distiller.teachers else "labelled")
-    precise = launched(precision=job.plan.stages[number].training.precision)
-    count = iter(range(1_000_000))
+    distiller, training = job.dry_run_stage(stage_index, teachers)
+    device = make_fabric().device
+    stream = get_batches(job.data, training, "all" if distiller.teachers else "labelled")
+    precision_fabric = make_fabric(precision=job.plan.stages[stage_index].training.precision)
+    batch_indices = iter(range(1_000_000))
 
-    def batches() -> Any:
-        return {name: value.to(device) for name, value in stream.batch(next(count)).items()}
+    def next_batch() -> Any:
+        return {name: value.to(device) for name, value in stream.batch(next(batch_indices)).items()}
 
-    distiller.to(device).prepare(batches()).train()
-    distiller.progress = Progress(step=0, steps=1, total=1)
+    distiller.to(device).prepare(next_batch()).train()
+    distiller.progress = Progress(step=0, steps=1, total_steps=1)
     optimizer = training.optimizer(distiller.parameters())
 
     def step() -> None:
         optimizer.zero_grad()
-        with precise.autocast():
-            total: Tensor = distiller(batches()).total
+        with precision_fabric.autocast():
+            total: Tensor = distiller(next_batch()).total
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return distiller, batches, step
+    return distiller, next_batch, step
 
 
-def _medians(calls: list[Callable[[], None]], *, turns: int) -> list[float]:
+def _median_seconds(calls: list[Callable[[], None]], *, num_repeats: int) -> list[float]:
     """Median seconds of each, made in turns."""
-    taken: list[list[float]] = [[] for _ in calls]
-    for turn in range(turns + 2):
-        for call, times in zip(calls, taken, strict=True):
-            begun = time.perf_counter()
+    durations: list[list[float]] = [[] for _ in calls]
+    for repeat in range(num_repeats + 2):
+        for call, times in zip(calls, durations, strict=True):
+            start_time = time.perf_counter()
             call()
-            if turn >= 2:
-                times.append(time.perf_counter() - begun)
-    return [statistics.median(times) for times in taken]
+            if repeat >= 2:
+                times.append(time.perf_counter() - start_time)
+    return [statistics.median(times) for times in durations]

@@ -19,35 +19,35 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from limbeck.core.errors import LimbeckError, reason
+from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.recipe import Recipe
-from limbeck.workflows._job.run_dir import free, locked
+from limbeck.workflows._job.run_dir import is_unlocked, lock_folder
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Cell", "Queue"]
+__all__ = ["Trial", "TrialQueue"]
 
-_HEARTBEAT, _GRACE = 60, 600
+_HEARTBEAT_SECONDS, _GRACE_SECONDS = 60, 600
 """Seconds between signs of life, and without any until a cell is taken from its worker."""
 
 
 @final
 @dataclass(frozen=True, slots=True, order=True)
-class Cell:
+class Trial:
     """One arm with one seed."""
 
-    arm: str
+    variant: str
     seed: int
 
     @property
-    def place(self) -> str:
+    def path(self) -> str:
         """Its folder within that of the study."""
-        return f"cells/{self.arm}/{self.seed}"
+        return f"cells/{self.variant}/{self.seed}"
 
 
 @final
-class Queue:
+class TrialQueue:
     """The queue of one study.
 
     Arguments:
@@ -67,14 +67,14 @@ class Queue:
                 "a study keeps its queue by Optuna, which is not installed: pip install 'limbeck[study]'"
             ) from None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.folder = folder
+        self.study_dir = folder
         url = url or f"sqlite:///{(folder / 'queue.db').resolve()}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._storage, self._study = _opened(url, name)
+            self._storage, self._study = _open_study(url, name)
 
     @classmethod
-    def of(cls, recipe: Recipe, folder: Path, url: str | None) -> Queue:
+    def from_recipe(cls, recipe: Recipe, folder: Path, url: str | None) -> TrialQueue:
         """The queue of a recipe's study; its name stands in ``folder``, which machines mount at other paths."""
         path = folder / "queue.name"
         if not path.exists():
@@ -82,126 +82,137 @@ class Queue:
                 file.write(f"{recipe.name} {uuid.uuid4().hex}")
         return cls(folder, url=url, name=path.read_text())
 
-    def fill(self, cells: Iterable[Cell]) -> None:
+    def enqueue(self, trials: Iterable[Trial]) -> None:
         """Put every cell in the queue that neither waits there nor is worked on; those of lost workers again."""
-        with locked(self.folder / "cells", patience=60):
-            self._fill(cells)
+        with lock_folder(self.study_dir / "cells", patience=60):
+            self._enqueue(trials)
 
-    def _fill(self, cells: Iterable[Cell]) -> None:
+    def _enqueue(self, trials: Iterable[Trial]) -> None:
         import optuna
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             optuna.storages.fail_stale_trials(self._study)
-        held = set[Cell]()
-        for trial, cell in self._trials():
-            if trial.state.name == "RUNNING" and self._left(trial, cell):
-                self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
-            elif trial.state.name in ("RUNNING", "WAITING"):
-                held.add(cell)
-        for cell in cells:
-            if cell not in held:
-                self._study.enqueue_trial({}, user_attrs={"arm": cell.arm, "seed": cell.seed})
+        active_trials = set[Trial]()
+        for optuna_trial, trial in self._optuna_trials():
+            if optuna_trial.state.name == "RUNNING" and self._is_worker_gone(optuna_trial, trial):
+                self._study.log(optuna_trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
+            elif optuna_trial.state.name in ("RUNNING", "WAITING"):
+                active_trials.add(trial)
+        for trial in trials:
+            if trial not in active_trials:
+                self._study.enqueue_trial({}, user_attrs={"arm": trial.variant, "seed": trial.seed})
 
     @contextmanager
-    def take(self) -> Iterator[Cell | None]:
+    def claim(self) -> Iterator[Trial | None]:
         """The next cell that waits, or ``None``; an error inside is told to the queue, and goes on."""
         import optuna
 
         with warnings.catch_warnings():
             # The signs of life are given below, as Study.optimize would give them.
             warnings.filterwarnings("ignore", message="Heartbeat of storage")
-            trial = self._study.ask()
-        cell = _cell(trial.user_attrs)
-        if cell is None:  # another worker was faster, and Optuna made up an empty one
-            self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            optuna_trial = self._study.fn()
+        trial = _parse_trial(optuna_trial.user_attrs)
+        if trial is None:  # another worker was faster, and Optuna made up an empty one
+            self._study.log(optuna_trial, state=optuna.trial.TrialState.PRUNED)
             yield None
             return
-        trial.set_user_attr("host", socket.gethostname())
+        optuna_trial.set_user_attr("host", socket.gethostname())
         try:
-            with self._alive(trial):
-                yield cell
+            with self._send_heartbeats(optuna_trial):
+                yield trial
         except BaseException as error:
-            trial.set_user_attr("error", str(error) if isinstance(error, LimbeckError) else reason(error))
-            self._study.tell(trial, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
+            optuna_trial.set_user_attr(
+                "error", str(error) if isinstance(error, LimbeckError) else format_root_cause(error)
+            )
+            self._study.log(optuna_trial, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
             raise
-        self._study.tell(trial, 0.0, skip_if_finished=True)
+        self._study.log(optuna_trial, 0.0, skip_if_finished=True)
 
-    def waiting(self) -> int:
+    def num_waiting(self) -> int:
         """How many cells wait."""
-        return sum(trial.state.name == "WAITING" for trial, _ in self._trials())
+        return sum(optuna_trial.state.name == "WAITING" for optuna_trial, _ in self._optuna_trials())
 
-    def states(self) -> dict[Cell, tuple[str, str | None]]:
+    def states(self) -> dict[Trial, tuple[str, str | None]]:
         """What is known of each cell: ``waiting``, ``running``, ``done`` or ``failed``, and then why."""
-        words = {"WAITING": "waiting", "RUNNING": "running", "COMPLETE": "done", "FAIL": "failed"}
-        return {cell: (words[trial.state.name], trial.user_attrs.get("error")) for trial, cell in self._trials()}
+        state_names = {"WAITING": "waiting", "RUNNING": "running", "COMPLETE": "done", "FAIL": "failed"}
+        return {
+            trial: (state_names[optuna_trial.state.name], optuna_trial.user_attrs.get("error"))
+            for optuna_trial, trial in self._optuna_trials()
+        }
 
-    def shared(self, key: str, make: Any) -> Any:
+    def get_or_compute(self, key: str, compute: Any) -> Any:
         """A value that all workers have alike: what the first of them made."""
         if key not in self._study.user_attrs:
-            self._study.set_user_attr(key, make())
+            self._study.set_user_attr(key, compute())
         return self._study.user_attrs[key]
 
-    def _trials(self) -> list[tuple[optuna.trial.FrozenTrial, Cell]]:
+    def _optuna_trials(self) -> list[tuple[optuna.trial.FrozenTrial, Trial]]:
         """In the order in which they were put in, so that the last word on a cell comes last."""
-        found = []
-        for trial in self._study.get_trials(deepcopy=False):
-            cell = _cell(trial.user_attrs)
-            if cell is not None:
-                found.append((trial, cell))
-        return found
+        trial_pairs = []
+        for optuna_trial in self._study.get_trials(deepcopy=False):
+            trial = _parse_trial(optuna_trial.user_attrs)
+            if trial is not None:
+                trial_pairs.append((optuna_trial, trial))
+        return trial_pairs
 
-    def lost(self, cell: Cell) -> bool:
+    def is_abandoned(self, trial: Trial) -> bool:
         """Whether the cell counts as worked on, and its worker, one of this machine, is gone."""
-        latest = [trial for trial, one in self._trials() if one == cell][-1:]
-        return bool(latest) and latest[0].state.name == "RUNNING" and self._left(latest[0], cell)
+        latest = [optuna_trial for optuna_trial, queued_trial in self._optuna_trials() if queued_trial == trial][-1:]
+        return bool(latest) and latest[0].state.name == "RUNNING" and self._is_worker_gone(latest[0], trial)
 
-    def _left(self, trial: optuna.trial.FrozenTrial, cell: Cell) -> bool:
+    def _is_worker_gone(self, optuna_trial: optuna.trial.FrozenTrial, trial: Trial) -> bool:
         """Whether the worker was of this machine, and is gone; one that never told its name was cut off at once."""
-        host, begun = trial.user_attrs.get("host"), trial.datetime_start
-        silent = host is None and begun is not None and (datetime.now() - begun).total_seconds() > _HEARTBEAT
-        return (silent or host == socket.gethostname()) and free(self.folder / cell.place)
+        host, start_time = optuna_trial.user_attrs.get("host"), optuna_trial.datetime_start
+        never_reported = (
+            host is None
+            and start_time is not None
+            and (datetime.now() - start_time).total_seconds() > _HEARTBEAT_SECONDS
+        )
+        return (never_reported or host == socket.gethostname()) and is_unlocked(self.study_dir / trial.path)
 
     @contextmanager
-    def _alive(self, trial: optuna.trial.Trial) -> Iterator[None]:
+    def _send_heartbeats(self, optuna_trial: optuna.trial.Trial) -> Iterator[None]:
         """Signs of life while the cell is worked on."""
-        ended = threading.Event()
+        stop_event = threading.Event()
 
-        def beat() -> None:
-            while not ended.wait(_HEARTBEAT):
-                self._storage.record_heartbeat(trial._trial_id)
+        def send_heartbeats() -> None:
+            while not stop_event.wait(_HEARTBEAT_SECONDS):
+                self._storage.record_heartbeat(optuna_trial._trial_id)
 
-        self._storage.record_heartbeat(trial._trial_id)
-        thread = threading.Thread(target=beat, daemon=True)
+        self._storage.record_heartbeat(optuna_trial._trial_id)
+        thread = threading.Thread(target=send_heartbeats, daemon=True)
         thread.start()
         try:
             yield
         finally:
-            ended.set()
+            stop_event.set()
             thread.join()
 
 
-def _cell(told: Mapping[str, Any]) -> Cell | None:
-    return Cell(str(told["arm"]), int(told["seed"])) if "arm" in told else None
+def _parse_trial(user_attrs: Mapping[str, Any]) -> Trial | None:
+    return Trial(str(user_attrs["arm"]), int(user_attrs["seed"])) if "arm" in user_attrs else None
 
 
-def _opened(url: str, name: str, *, tries: int = 5) -> tuple[Any, Any]:
+def _open_study(url: str, name: str, *, max_attempts: int = 5) -> tuple[Any, Any]:
     """The storage and the study in it; two workers that make the tables at one moment stand in each other's way."""
     import optuna
 
-    for left in reversed(range(tries)):
+    for attempts_left in reversed(range(max_attempts)):
         try:
-            storage = optuna.storages.RDBStorage(url, heartbeat_interval=_HEARTBEAT, grace_period=_GRACE)
+            storage = optuna.storages.RDBStorage(
+                url, heartbeat_interval=_HEARTBEAT_SECONDS, grace_period=_GRACE_SECONDS
+            )
             return storage, optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
         except Exception as error:  # SQLAlchemy and each database's driver have errors of their own
-            if not left:
+            if not attempts_left:
                 raise LimbeckError(
-                    f"the queue {_shown(url)} could not be opened ({reason(error)}): give another --storage"
+                    f"the queue {_mask_password(url)} could not be opened ({format_root_cause(error)}): give another --storage"
                 ) from error
             time.sleep(0.3)
     raise AssertionError("the last try returns or raises")
 
 
-def _shown(url: str) -> str:
+def _mask_password(url: str) -> str:
     """A database's URL without its password."""
     return re.sub(r"(?<=://)([^:@/]*):[^@/]*@", r"\1:***@", url)

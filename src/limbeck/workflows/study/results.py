@@ -9,180 +9,210 @@ from typing import Any
 
 from torch import Tensor
 
-from limbeck.core.errors import LimbeckError, reason
+from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.evaluation import (
-    bootstrap_over_samples,
-    gap_recovered_over_seeds,
-    holm,
-    load_answers,
-    mcnemar,
-    mean_over_seeds,
-    paired_over_seeds,
-    seeds_needed,
+    adjust_p_values_holm,
+    bootstrap_mean_ci,
+    gap_recovered_ci,
+    load_predictions,
+    mcnemar_test,
+    paired_bootstrap_over_seeds,
+    paired_mean_ci,
+    required_num_seeds,
 )
-from limbeck.recipe.study_schema import CONTROLS
-from limbeck.report import RULE_OVER_SEEDS, judge_over_seeds, verdict_over_seeds
-from limbeck.report.formatting import points
-from limbeck.workflows.study.variants import Arm
+from limbeck.recipe.study_schema import BASELINES
+from limbeck.report import RULE_OVER_SEEDS, classify_gain_over_seeds, format_verdict_over_seeds
+from limbeck.report.formatting import format_points
+from limbeck.workflows.study.variants import Variant
 
-__all__ = ["AGAINST", "results"]
+__all__ = ["BASELINE", "compute_results"]
 
-AGAINST = "alone"
-_FIGURES = ("top1", "macro_f1", "nll", "ece")
-_SPENT = ("seconds", "cpu_seconds", "gpu_seconds", "joules")
+BASELINE = "alone"
+_METRICS = ("top1", "macro_f1", "nll", "ece")
+_RESOURCES = ("seconds", "cpu_seconds", "gpu_seconds", "joules")
 
-Found = Mapping[int, Mapping[str, Any]]
+RecordsBySeed = Mapping[int, Mapping[str, Any]]
 
 
-def results(folder: Path, arms: Mapping[str, Arm], seeds: Sequence[int]) -> dict[str, Any]:
+def compute_results(folder: Path, variants: Mapping[str, Variant], seeds: Sequence[int]) -> dict[str, Any]:
     """The ``results`` of ``study.json``: of each arm with a finished cell its figures and its gain."""
-    found = {name: _records(folder, name, seeds) for name in arms}
-    control, taught = found.get(AGAINST, {}), found.get("teacher", {})
-    told = {}
-    for name, arm in arms.items():
-        if found[name]:
-            told[name] = _figures(found[name], arm)
-            told[name] |= _against(folder, arm, found[name], control, taught)
-            if arm.listens and told[name]["verdict"]:
-                told[name] |= {"over": _over(arm, found)}
-                told[name]["verdict"]["sentence"] += _beside(told[name]["over"])
-    _corrected(told, arms)
-    return {"arms": told, "rule": RULE_OVER_SEEDS, "chosen": _chosen(told, arms)}
+    records = {name: _read_records(folder, name, seeds) for name in variants}
+    baseline_records, teacher_records = records.get(BASELINE, {}), records.get("teacher", {})
+    summaries = {}
+    for name, variant in variants.items():
+        if records[name]:
+            summaries[name] = _summarize_metrics(records[name], variant)
+            summaries[name] |= _compare_to_baseline(folder, variant, records[name], baseline_records, teacher_records)
+            if variant.uses_teachers and summaries[name]["verdict"]:
+                summaries[name] |= {"over": _gains_over_baselines(variant, records)}
+                summaries[name]["verdict"]["sentence"] += _format_gains(summaries[name]["over"])
+    _apply_holm(summaries, variants)
+    return {"arms": summaries, "rule": RULE_OVER_SEEDS, "chosen": _select_best_variant(summaries, variants)}
 
 
-def _records(folder: Path, arm: str, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
+def _read_records(folder: Path, variant: str, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
     """The records of the finished cells of one arm, by seed."""
-    found = {}
+    records = {}
     for seed in seeds:
-        path = folder / "cells" / arm / str(seed) / "record.json"
+        path = folder / "cells" / variant / str(seed) / "record.json"
         if path.exists():
-            found[seed] = _read(path)
-    return found
+            records[seed] = _read_record(path)
+    return records
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text())
         if not record["models"]:
             raise ValueError("it has no model")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LimbeckError(
-            f"{path} cannot be read ({reason(error)}): remove the folder {path.parent}, and --resume trains it again"
+            f"{path} cannot be read ({format_root_cause(error)}): remove the folder {path.parent}, and --resume trains it again"
         ) from error
     return record
 
 
-def _model(record: Mapping[str, Any], arm: str) -> Mapping[str, Any]:
+def _find_model(record: Mapping[str, Any], variant: str) -> Mapping[str, Any]:
     """The arm's student; of several teachers the best on validation."""
     models: Mapping[str, Mapping[str, Any]] = record["models"]
-    if arm in models:
-        return models[arm]
+    if variant in models:
+        return models[variant]
     return max(models.values(), key=lambda model: model["validation"]["top1"])
 
 
-def _figures(records: Found, arm: Arm) -> dict[str, Any]:
-    models = [_model(record, arm.name) for record in records.values()]
-    told: dict[str, Any] = {
-        name: mean_over_seeds([model["test"][name] for model in models]) for name in _FIGURES
+def _summarize_metrics(records: RecordsBySeed, variant: Variant) -> dict[str, Any]:
+    models = [_find_model(record, variant.name) for record in records.values()]
+    summary: dict[str, Any] = {
+        name: bootstrap_mean_ci([model["test"][name] for model in models]) for name in _METRICS
     }  # fmt: skip
-    told["validation_top1"] = mean_over_seeds([model["validation"]["top1"] for model in models])
-    spent = {}
-    for name in _SPENT:
+    summary["validation_top1"] = bootstrap_mean_ci([model["validation"]["top1"] for model in models])
+    resources = {}
+    for name in _RESOURCES:
         values = [model["spent"][name] for model in models if model.get("spent")]
-        spent[name] = mean_over_seeds(values) if values and None not in values else None
-    return told | {"spent": spent, "steps": models[0]["steps"], "kept": _kept(next(iter(records.values())))}
+        resources[name] = bootstrap_mean_ci(values) if values and None not in values else None
+    return summary | {
+        "spent": resources,
+        "steps": models[0]["steps"],
+        "kept": _describe_weights(next(iter(records.values()))),
+    }
 
 
-def _kept(record: Mapping[str, Any]) -> str:
+def _describe_weights(record: Mapping[str, Any]) -> str:
     """Which epoch's weights a figure is of; the last one's, where the recipe does not name the best on validation."""
     recipe = record["recipe"]
-    said = [recipe["training"]["keep"], *(stage.get("training", {}).get("keep") for stage in recipe["stages"])]
-    return "best on validation" if "best" in said else "last epoch"
+    keep_settings = [recipe["training"]["keep"], *(stage.get("training", {}).get("keep") for stage in recipe["stages"])]
+    return "best on validation" if "best" in keep_settings else "last epoch"
 
 
-def _over(arm: Arm, found: Mapping[str, Found]) -> dict[str, Any]:
+def _gains_over_baselines(variant: Variant, records: Mapping[str, RecordsBySeed]) -> dict[str, Any]:
     """Gain over each of the other controls: much of what a teacher gives, more steps or smooth labels may give too."""
-    told = {}
-    for control in CONTROLS:
-        both = [seed for seed in found[arm.name] if seed in found.get(control, {})]
-        if control != AGAINST and both:
-            gain = paired_over_seeds(
-                [100 * _top1(found[arm.name][seed], arm.name) for seed in both],
-                [100 * _top1(found[control][seed], control) for seed in both],
+    gains = {}
+    for baseline in BASELINES:
+        shared_seeds = [seed for seed in records[variant.name] if seed in records.get(baseline, {})]
+        if baseline != BASELINE and shared_seeds:
+            gain = paired_mean_ci(
+                [100 * _test_accuracy(records[variant.name][seed], variant.name) for seed in shared_seeds],
+                [100 * _test_accuracy(records[baseline][seed], baseline) for seed in shared_seeds],
             )
-            told[control] = {"gain": gain, "judgement": judge_over_seeds(gain)}
-    return told
+            gains[baseline] = {"gain": gain, "judgement": classify_gain_over_seeds(gain)}
+    return gains
 
 
-def _beside(over: Mapping[str, Any]) -> str:
+def _format_gains(gains: Mapping[str, Any]) -> str:
     """The same in words, to stand after the verdict."""
-    words = {"helps": "helps", "hurts": "hurts", "open": "cannot be told apart", "unknown": "not known"}
-    said = []
-    for control, one in over.items():
-        gain, ends = one["gain"], ""
+    outcome_texts = {"helps": "helps", "hurts": "hurts", "open": "cannot be told apart", "unknown": "not known"}
+    texts = []
+    for baseline, entry in gains.items():
+        gain, interval_text = entry["gain"], ""
         if gain["low"] is not None:
             low, high = min(gain["low"], gain["t_low"]), max(gain["high"], gain["t_high"])
-            ends = f" ({points(low, digits=2)} to {points(high, digits=2)})"
-        said.append(f"{control} {points(gain['mean'], digits=2)} points{ends}, {words[one['judgement']]}")
-    return f" Against the other controls: {'; '.join(said)}." if said else ""
+            interval_text = f" ({format_points(low, digits=2)} to {format_points(high, digits=2)})"
+        texts.append(
+            f"{baseline} {format_points(gain['mean'], digits=2)} points{interval_text}, {outcome_texts[entry['judgement']]}"
+        )
+    return f" Against the other controls: {'; '.join(texts)}." if texts else ""
 
 
-def _against(folder: Path, arm: Arm, mine: Found, control: Found, taught: Found) -> dict[str, Any]:
+def _compare_to_baseline(
+    folder: Path,
+    variant: Variant,
+    variant_records: RecordsBySeed,
+    baseline_records: RecordsBySeed,
+    teacher_records: RecordsBySeed,
+) -> dict[str, Any]:
     """Gain over the control on the seeds that both have, and what it means."""
-    both = [seed for seed in mine if seed in control]
-    if arm.name == AGAINST or not both:
+    shared_seeds = [seed for seed in variant_records if seed in baseline_records]
+    if variant.name == BASELINE or not shared_seeds:
         return {"gain": None, "gap_recovered": None, "verdict": None}
-    ours = [100 * _top1(mine[seed], arm.name) for seed in both]
-    theirs = [100 * _top1(control[seed], AGAINST) for seed in both]
-    gain = paired_over_seeds(ours, theirs) | _by_sample(folder, arm.name, both)
+    variant_accuracies = [100 * _test_accuracy(variant_records[seed], variant.name) for seed in shared_seeds]
+    baseline_accuracies = [100 * _test_accuracy(baseline_records[seed], BASELINE) for seed in shared_seeds]
+    gain = paired_mean_ci(variant_accuracies, baseline_accuracies) | _test_over_samples(
+        folder, variant.name, shared_seeds
+    )
     gap = None
-    if arm.role != "teacher" and all(seed in taught for seed in both) and taught:
-        teacher = [_top1(taught[seed], "teacher") for seed in both]
-        gap = gap_recovered_over_seeds([one / 100 for one in theirs], [one / 100 for one in ours], teacher)
-    needed = seeds_needed([a - b for a, b in zip(ours, theirs, strict=True)])
-    judgement = judge_over_seeds(gain)
-    sentence = verdict_over_seeds(arm.name, AGAINST, gain, gap=gap, seeds_needed=needed)
+    if variant.role != "teacher" and all(seed in teacher_records for seed in shared_seeds) and teacher_records:
+        teacher = [_test_accuracy(teacher_records[seed], "teacher") for seed in shared_seeds]
+        gap = gap_recovered_ci(
+            [accuracy / 100 for accuracy in baseline_accuracies],
+            [accuracy / 100 for accuracy in variant_accuracies],
+            teacher,
+        )
+    num_seeds_needed = required_num_seeds([a - b for a, b in zip(variant_accuracies, baseline_accuracies, strict=True)])
+    outcome = classify_gain_over_seeds(gain)
+    verdict_text = format_verdict_over_seeds(
+        variant.name, BASELINE, gain, gap_recovered=gap, seeds_needed=num_seeds_needed
+    )
     return {
         "gain": gain, "gap_recovered": gap,
-        "verdict": {"judgement": judgement, "sentence": sentence, "seeds_needed": needed},
+        "verdict": {"judgement": outcome, "sentence": verdict_text, "seeds_needed": num_seeds_needed},
     }  # fmt: skip
 
 
-def _top1(record: Mapping[str, Any], arm: str) -> float:
-    return float(_model(record, arm)["test"]["top1"])
+def _test_accuracy(record: Mapping[str, Any], variant: str) -> float:
+    return float(_find_model(record, variant)["test"]["top1"])
 
 
-def _by_sample(folder: Path, arm: str, seeds: Sequence[int]) -> dict[str, Any]:
+def _test_over_samples(folder: Path, variant: str, seeds: Sequence[int]) -> dict[str, Any]:
     """The paired tests over test samples, where both cells have kept their answers."""
-    pairs, told, prints = list[tuple[Tensor, Tensor]](), list[dict[str, Any]](), set[str]()
+    pairs, mcnemar_results, fingerprints = list[tuple[Tensor, Tensor]](), list[dict[str, Any]](), set[str]()
     for seed in seeds:
         pair = []
-        for name in (arm, AGAINST):
-            place = folder / "cells" / name / str(seed)
+        for name in (variant, BASELINE):
+            trial_dir = folder / "cells" / name / str(seed)
             try:
-                answers = load_answers(place / "answers.safetensors")
+                trial_predictions = load_predictions(trial_dir / "answers.safetensors")
             except LimbeckError:
                 return {"samples": None, "mcnemar": []}
-            record = _read(place / "record.json")
-            best = next(key for key, model in record["models"].items() if model is _model(record, name))
-            pair.append(answers.right(best))
-            prints.add(answers.fingerprint)
+            record = _read_record(trial_dir / "record.json")
+            model_name = next(key for key, model in record["models"].items() if model is _find_model(record, name))
+            pair.append(trial_predictions.correct(model_name))
+            fingerprints.add(trial_predictions.fingerprint)
         pairs.append((pair[0], pair[1]))
-        told.append({"seed": seed, **mcnemar(*pair)})
-    found = bootstrap_over_samples(pairs, shared=len(prints) == 1)
-    return {"samples": {"low": found["low"], "high": found["high"]}, "mcnemar": told}
+        mcnemar_results.append({"seed": seed, **mcnemar_test(*pair)})
+    interval = paired_bootstrap_over_seeds(pairs, shared_samples=len(fingerprints) == 1)
+    return {"samples": {"low": interval["low"], "high": interval["high"]}, "mcnemar": mcnemar_results}
 
 
-def _corrected(told: Mapping[str, Any], arms: Mapping[str, Arm]) -> None:
+def _apply_holm(summaries: Mapping[str, Any], variants: Mapping[str, Variant]) -> None:
     """Of many arms that are compared some look good by chance: Holm's correction of their p-values stands beside."""
-    compared = [one["gain"] for name, one in told.items() if arms[name].listens and one["gain"] is not None]
-    compared = [gain for gain in compared if gain["p"] is not None]
-    for gain, p in zip(compared, holm([gain["p"] for gain in compared]) if compared else [], strict=True):
-        gain["p_holm"] = p
+    gains = [
+        summary["gain"]
+        for name, summary in summaries.items()
+        if variants[name].uses_teachers and summary["gain"] is not None
+    ]
+    gains = [gain for gain in gains if gain["p"] is not None]
+    for gain, p_value in zip(gains, adjust_p_values_holm([gain["p"] for gain in gains]) if gains else [], strict=True):
+        gain["p_holm"] = p_value
 
 
-def _chosen(told: Mapping[str, Any], arms: Mapping[str, Arm]) -> dict[str, Any] | None:
+def _select_best_variant(summaries: Mapping[str, Any], variants: Mapping[str, Variant]) -> dict[str, Any] | None:
     """The distilled arm that validation would choose; the test part chooses nothing."""
-    known = {name: told[name]["validation_top1"]["mean"] for name in told if arms[name].role == "distilled"}
-    best = max(known, key=lambda name: known[name], default=None)
-    return None if best is None else {"arm": best, "by": "mean validation accuracy", "validation_top1": known[best]}
+    validation_accuracies = {
+        name: summaries[name]["validation_top1"]["mean"] for name in summaries if variants[name].role == "distilled"
+    }
+    best = max(validation_accuracies, key=lambda name: validation_accuracies[name], default=None)
+    return (
+        None
+        if best is None
+        else {"arm": best, "by": "mean validation accuracy", "validation_top1": validation_accuracies[best]}
+    )

@@ -12,39 +12,39 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.errors import LimbeckError
-from limbeck.recipe import Recipe, find, load, resolved, show
-from limbeck.recipe.schema import plain, validated
+from limbeck.recipe import Recipe, fill_defaults, find_recipe, load_recipe, to_yaml
+from limbeck.recipe.schema import to_plain, validate
 from limbeck.recipe.study_schema import Study
-from limbeck.report.compare import compare_page, compare_table
-from limbeck.training.callbacks import Watcher
-from limbeck.training.checkpoint import Stopped
+from limbeck.report.compare import render_compare_page, render_compare_table
+from limbeck.training.callbacks import Callback
+from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.utils.io import write_atomically
-from limbeck.workflows._job.data_cache import Loaded
+from limbeck.workflows._job.data_cache import DataCache
 from limbeck.workflows._job.job import Job
-from limbeck.workflows._job.run_dir import HOME
-from limbeck.workflows.compare.run import comparison
-from limbeck.workflows.study.equal_time import pace
-from limbeck.workflows.study.queue import Queue
-from limbeck.workflows.study.study_state import cells, done, summed
-from limbeck.workflows.study.variants import Arm, Shared, arms, cell_recipe
-from limbeck.workflows.study.worker import work
+from limbeck.workflows._job.run_dir import RUNS_DIR
+from limbeck.workflows.compare.run import build_comparison
+from limbeck.workflows.study.equal_time import measure_time_ratio
+from limbeck.workflows.study.queue import TrialQueue
+from limbeck.workflows.study.study_state import is_done, list_trials, write_study
+from limbeck.workflows.study.variants import StudyContext, Variant, make_trial_recipe, make_variants
+from limbeck.workflows.study.worker import run_workers
 
 __all__ = ["study"]
 
-_LARGEST = 4 * 2**30
+_MAX_CACHE_BYTES = 4 * 2**30
 """Bytes up to which a cache that the recipe does not ask for is made, so that its arms share the answers."""
 
 
 def study(
     recipe: Recipe | str | Path,
-    settings: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     *,
     seeds: int | Sequence[int] | None = None,
     jobs: int = 1,
-    out: Path | None = None,
+    output_dir: Path | None = None,
     resume: bool = False,
     storage: str | None = None,
-    watchers: Sequence[Watcher] | None = None,
+    callbacks: Sequence[Callback] | None = None,
 ) -> dict[str, Any]:
     """Run what is missing of a study, and give what ``study.json`` holds.
 
@@ -65,130 +65,155 @@ def study(
         raise LimbeckError(f"--jobs is a number of processes from 1, not {jobs}")
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise LimbeckError("a study spreads its cells over processes by itself: start it without torchrun, with --jobs")
-    recipe = _asked(recipe, settings, seeds)
-    every = arms(recipe)
-    folder = _folder(recipe, out, resume=resume)
-    loaded = Loaded()
-    _rehearse(recipe, every, folder, loaded)
-    _write(folder / "recipe.yaml", show(recipe))
-    queue = Queue.of(recipe, folder, storage)
-    shared = _shared(recipe, every, folder, queue, loaded)
-    queue.fill([cell for cell in cells(recipe) if not done(folder, cell)])
-    _say(f"{recipe.name}: {len(every)} arms x {len((recipe.study or Study()).seeds)} seeds, {queue.waiting()} to run")
-    summed(recipe, queue, shared)  # so that whoever looks sees a study before its first cell has ended
+    recipe = _recipe_with_study(recipe, overrides, seeds)
+    variants = make_variants(recipe)
+    folder = _resolve_study_dir(recipe, output_dir, resume=resume)
+    data_cache = DataCache()
+    _validate_variants(recipe, variants, folder, data_cache)
+    _write_text(folder / "recipe.yaml", to_yaml(recipe))
+    queue = TrialQueue.from_recipe(recipe, folder, storage)
+    context = _make_context(recipe, variants, folder, queue, data_cache)
+    queue.enqueue([trial for trial in list_trials(recipe) if not is_done(folder, trial)])
+    _print(
+        f"{recipe.name}: {len(variants)} arms x {len((recipe.study or Study()).seeds)} seeds, {queue.num_waiting()} to run"
+    )
+    write_study(recipe, queue, context)  # so that whoever looks sees a study before its first cell has ended
     try:
-        work(recipe, shared, storage, jobs, watchers, loaded)
-    except Stopped as stopped:
-        stopped.args = (f"stopped: the work is saved; limbeck study … --resume --out {folder} goes on from there",)
+        run_workers(recipe, context, storage, jobs, callbacks, data_cache)
+    except TrainingInterrupted as interruption:
+        interruption.args = (f"stopped: the work is saved; limbeck study … --resume --out {folder} goes on from there",)
         raise
     finally:
-        found = summed(recipe, queue, shared)
-    told = comparison([folder])
-    _write(folder / "compare.html", compare_page(told))
-    _say("\n".join([compare_table(told), told.rule, str((folder / "compare.html").resolve())]))
-    failed = [cell for cell in found["cells"] if cell["state"] == "failed"]
-    if failed:
-        first = failed[0]
-        raise LimbeckError(
-            f"{len(failed)} of {len(found['cells'])} cells failed, the first {first['arm']} with seed {first['seed']}: "
-            f"{first['error']}; --resume --out {folder} tries them again"
+        summary = write_study(recipe, queue, context)
+    study_comparison = build_comparison([folder])
+    _write_text(folder / "compare.html", render_compare_page(study_comparison))
+    _print(
+        "\n".join(
+            [render_compare_table(study_comparison), study_comparison.rule, str((folder / "compare.html").resolve())]
         )
-    return found
+    )
+    failed_trials = [trial for trial in summary["cells"] if trial["state"] == "failed"]
+    if failed_trials:
+        first_failed = failed_trials[0]
+        raise LimbeckError(
+            f"{len(failed_trials)} of {len(summary['cells'])} cells failed, the first {first_failed['arm']} with seed {first_failed['seed']}: "
+            f"{first_failed['error']}; --resume --out {folder} tries them again"
+        )
+    return summary
 
 
-def _asked(recipe: Recipe | str | Path, settings: Sequence[str], seeds: int | Sequence[int] | None) -> Recipe:
+def _recipe_with_study(
+    recipe: Recipe | str | Path, overrides: Sequence[str], seeds: int | Sequence[int] | None
+) -> Recipe:
     """The recipe, with its study, and with other seeds where some are given."""
     if not isinstance(recipe, Recipe):
-        recipe = load(find(recipe), settings)
-    whole = plain(recipe)
-    said = whole["study"] or plain(Study())
+        recipe = load_recipe(find_recipe(recipe), overrides)
+    recipe_dict = to_plain(recipe)
+    study_dict = recipe_dict["study"] or to_plain(Study())
     if seeds is not None:
-        said = {**said, "seeds": seeds if isinstance(seeds, int) else list(seeds)}
-    return validated(Recipe, whole | {"study": said})
+        study_dict = {**study_dict, "seeds": seeds if isinstance(seeds, int) else list(seeds)}
+    return validate(Recipe, recipe_dict | {"study": study_dict})
 
 
-def _folder(recipe: Recipe, out: Path | None, *, resume: bool) -> Path:
+def _resolve_study_dir(recipe: Recipe, output_dir: Path | None, *, resume: bool) -> Path:
     """Where the study lives; one that is there is gone on with only when asked to, and only if it is the same."""
-    usual = HOME / f"{recipe.name}-study"
-    if out is None and not resume:
-        number = 1
-        while (out := usual if number == 1 else usual.with_name(f"{usual.name}-{number}")).exists():
-            number += 1
-    folder = out or usual
-    before = folder / "recipe.yaml"
-    if resume and not before.exists():
+    default_dir = RUNS_DIR / f"{recipe.name}-study"
+    if output_dir is None and not resume:
+        suffix = 1
+        while (
+            output_dir := default_dir if suffix == 1 else default_dir.with_name(f"{default_dir.name}-{suffix}")
+        ).exists():
+            suffix += 1
+    folder = output_dir or default_dir
+    old_recipe_file = folder / "recipe.yaml"
+    if resume and not old_recipe_file.exists():
         raise LimbeckError(f"{folder} holds no study to go on with: leave --resume away, or give its --out")
     if not resume and folder.exists() and any(folder.iterdir()):
         raise LimbeckError(f"{folder} is not empty: go on with --resume, or give another --out")
     if resume:
-        old, new = (plain(resolved(one)) | {"study": None} for one in (load(before), recipe))
-        if changed := [key for key in new if old.get(key) != new[key]]:
+        old, new = (
+            to_plain(fill_defaults(loaded_recipe)) | {"study": None}
+            for loaded_recipe in (load_recipe(old_recipe_file), recipe)
+        )
+        if changed_keys := [key for key in new if old.get(key) != new[key]]:
             raise LimbeckError(
-                f"{folder} was begun with another recipe ({', '.join(changed)} changed): only arms and seeds can "
+                f"{folder} was begun with another recipe ({', '.join(changed_keys)} changed): only arms and seeds can "
                 "join a study, so resume with the settings it was begun with, or give another --out"
             )
-        _require_same_arms(load(before), recipe, folder)
+        _require_same_variants(load_recipe(old_recipe_file), recipe, folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _require_same_arms(old: Recipe, new: Recipe, folder: Path) -> None:
+def _require_same_variants(old: Recipe, new: Recipe, folder: Path) -> None:
     """Refuse an arm that has finished cells and now means something else: its old figures would bear the new name."""
-    untimed = Shared(folder, [1] * len(new.stages), 1.0, 0)
-    before, now = arms(old), arms(new)
-    for name in before.keys() & now.keys():
+    placeholder_context = StudyContext(folder, [1] * len(new.stages), 1.0, 0)
+    old_variants, new_variants = make_variants(old), make_variants(new)
+    for name in old_variants.keys() & new_variants.keys():
         if any((folder / "cells" / name).glob("*/record.json")):
-            asked = ((old, before[name]), (new, now[name]))
-            one, other = (plain(resolved(cell_recipe(recipe, arm, 0, untimed))) for recipe, arm in asked)
-            if one != other:
+            recipe_variants = ((old, old_variants[name]), (new, new_variants[name]))
+            old_trial_recipe, new_trial_recipe = (
+                to_plain(fill_defaults(make_trial_recipe(recipe, variant, 0, placeholder_context)))
+                for recipe, variant in recipe_variants
+            )
+            if old_trial_recipe != new_trial_recipe:
                 raise LimbeckError(
                     f"the arm {name!r} has finished cells and is another now: give it another name, or remove "
                     f"{folder / 'cells' / name} to train it anew"
                 )
 
 
-def _rehearse(recipe: Recipe, every: Mapping[str, Arm], folder: Path, loaded: Loaded) -> None:
+def _validate_variants(recipe: Recipe, variants: Mapping[str, Variant], folder: Path, data_cache: DataCache) -> None:
     """What is wrong with any arm shows before an hour is spent on another one."""
-    untimed = Shared(folder, [1] * len(recipe.stages), 1.0, 0)
-    for arm in every.values():
+    placeholder_context = StudyContext(folder, [1] * len(recipe.stages), 1.0, 0)
+    for variant in variants.values():
         try:
-            own = cell_recipe(recipe, arm, recipe.seed, untimed)
-            Job.of(own, folder / "rehearsal", loaded=loaded).rehearse()
+            trial_recipe = make_trial_recipe(recipe, variant, recipe.seed, placeholder_context)
+            Job.from_recipe(trial_recipe, folder / "rehearsal", data_cache=data_cache).validate()
         except LimbeckError as error:
-            raise LimbeckError(f"the arm {arm.name!r}: {error}") from error
+            raise LimbeckError(f"the arm {variant.name!r}: {error}") from error
 
 
-def _shared(recipe: Recipe, every: Mapping[str, Arm], folder: Path, queue: Queue, loaded: Loaded) -> Shared:
+def _make_context(
+    recipe: Recipe, variants: Mapping[str, Variant], folder: Path, queue: TrialQueue, data_cache: DataCache
+) -> StudyContext:
     """What all cells have alike; the first worker of all finds it out."""
-    job = Job.of(validated(Recipe, plain(recipe) | {"study": None}), folder / "rehearsal", loaded=loaded)
-    ratio = queue.shared("pace", lambda: pace(job) if recipe.teachers else 1.0)
-    views = queue.shared("views", lambda: _views(recipe, every, job, loaded))
-    return Shared(folder, job.lengths(), float(ratio), int(views))
+    job = Job.from_recipe(
+        validate(Recipe, to_plain(recipe) | {"study": None}), folder / "rehearsal", data_cache=data_cache
+    )
+    time_ratio = queue.get_or_compute("pace", lambda: measure_time_ratio(job) if recipe.teachers else 1.0)
+    num_views = queue.get_or_compute("views", lambda: _num_shared_views(recipe, variants, job, data_cache))
+    return StudyContext(folder, job.stage_steps(), float(time_ratio), int(num_views))
 
 
-def _views(recipe: Recipe, every: Mapping[str, Arm], job: Job, loaded: Loaded) -> int:
+def _num_shared_views(recipe: Recipe, variants: Mapping[str, Variant], job: Job, data_cache: DataCache) -> int:
     """How many views of a picture the longest arm shows, if a cache of them all is no burden.
 
     With as many views as showings, each is fresh, so the pictures are those that the recipe shows without a cache.
     """
-    changing, many = job.data.views, 0
-    if recipe.cache is not None or not recipe.teachers or changing.per_sample or not changing.transforms:
+    augmentation, num_views = job.data.augmentation, 0
+    if recipe.cache is not None or not recipe.teachers or augmentation.num_views or not augmentation.transforms:
         return 0
-    for arm in every.values():
-        if arm.listens:
-            own = cell_recipe(recipe, arm, recipe.seed, Shared(job.folder, [], 1.0, 0))
-            mine = Job.of(own, job.folder, loaded=loaded)
-            shown = sum(
-                length * own.training_of(stage).batch for length, stage in zip(mine.lengths(), own.stages, strict=True)
+    for variant in variants.values():
+        if variant.uses_teachers:
+            trial_recipe = make_trial_recipe(recipe, variant, recipe.seed, StudyContext(job.run_dir, [], 1.0, 0))
+            trial_job = Job.from_recipe(trial_recipe, job.run_dir, data_cache=data_cache)
+            num_samples_seen = sum(
+                num_steps * trial_recipe.stage_training(stage).batch_size
+                for num_steps, stage in zip(trial_job.stage_steps(), trial_recipe.stages, strict=True)
             )
-            many = max(many, -(-shown // len(job.data.train)) + len(own.stages))
-    each = 4 * len(job.data.classes) + 12
-    return many if many * each * len(job.data.train) * len(recipe.teachers) <= _LARGEST else 0
+            num_views = max(num_views, -(-num_samples_seen // len(job.data.train)) + len(trial_recipe.stages))
+    bytes_per_output = 4 * len(job.data.class_names) + 12
+    return (
+        num_views
+        if num_views * bytes_per_output * len(job.data.train) * len(recipe.teachers) <= _MAX_CACHE_BYTES
+        else 0
+    )
 
 
-def _write(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda partial: partial.write_text(text))
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)  # noqa: T201

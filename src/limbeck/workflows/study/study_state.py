@@ -10,55 +10,55 @@ from typing import Any
 
 from limbeck._version import __version__
 from limbeck.recipe import Recipe
-from limbeck.recipe.schema import plain
+from limbeck.recipe.schema import to_plain
 from limbeck.recipe.study_schema import Study
 from limbeck.utils.io import write_atomically
-from limbeck.workflows.study.queue import Cell, Queue
-from limbeck.workflows.study.results import AGAINST, results
-from limbeck.workflows.study.variants import Arm, Shared, arms
+from limbeck.workflows.study.queue import Trial, TrialQueue
+from limbeck.workflows.study.results import BASELINE, compute_results
+from limbeck.workflows.study.variants import StudyContext, Variant, make_variants
 
-__all__ = ["cells", "done", "summed"]
+__all__ = ["list_trials", "is_done", "write_study"]
 
 
-def cells(recipe: Recipe) -> list[Cell]:
+def list_trials(recipe: Recipe) -> list[Trial]:
     """Every cell, seed by seed, the teacher first, so that nobody waits long for one."""
-    return [Cell(name, seed) for seed in (recipe.study or Study()).seeds for name in arms(recipe)]
+    return [Trial(name, seed) for seed in (recipe.study or Study()).seeds for name in make_variants(recipe)]
 
 
-def done(folder: Path, cell: Cell) -> bool:
+def is_done(folder: Path, trial: Trial) -> bool:
     """Whether the cell is finished."""
-    return (folder / cell.place / "record.json").exists()
+    return (folder / trial.path / "record.json").exists()
 
 
-def summed(recipe: Recipe, queue: Queue, shared: Shared) -> dict[str, Any]:
+def write_study(recipe: Recipe, queue: TrialQueue, context: StudyContext) -> dict[str, Any]:
     """Write ``study.json`` from what the cells have found so far, and give what it holds."""
-    every, states, folder = arms(recipe), queue.states(), shared.folder
-    found = {
+    variants, states, folder = make_variants(recipe), queue.states(), context.study_dir
+    summary = {
         "schema": 1, "kind": "study", "limbeck": __version__, "name": recipe.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"), "recipe": plain(recipe),
-        "seeds": list((recipe.study or Study()).seeds), "against": AGAINST, "keep": recipe.training.keep,
-        "pace": shared.pace, "shared_views": shared.views,
-        "arms": {arm.name: _told(arm, recipe, shared) for arm in every.values()},
-        "cells": [_state(folder, cell, states) for cell in cells(recipe)],
-        "results": results(folder, every, (recipe.study or Study()).seeds),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"), "recipe": to_plain(recipe),
+        "seeds": list((recipe.study or Study()).seeds), "against": BASELINE, "keep": recipe.training.keep_weights,
+        "pace": context.time_ratio, "shared_views": context.num_views,
+        "arms": {variant.name: _variant_entry(variant, recipe, context) for variant in variants.values()},
+        "cells": [_trial_entry(folder, trial, states) for trial in list_trials(recipe)],
+        "results": compute_results(folder, variants, (recipe.study or Study()).seeds),
     }  # fmt: skip
-    text = json.dumps(found, indent=1, allow_nan=False)
+    text = json.dumps(summary, indent=1, allow_nan=False)
     write_atomically(folder / "study.json", lambda path: path.write_text(text))
-    return found
+    return summary
 
 
-def _told(arm: Arm, recipe: Recipe, shared: Shared) -> dict[str, Any]:
-    said, note = recipe.study or Study(), None
-    if arm.name == "longer":
-        note = f"{shared.pace:.2f} times the steps, since a distilled step takes as many times as long"
-    if arm.name == "smoothed":
-        note = f"label smoothing {said.smoothing:g}"
-    kept = arm.changes.get("training.keep", recipe.training.keep)
-    if kept == "best" and arm.role != "teacher":
+def _variant_entry(variant: Variant, recipe: Recipe, context: StudyContext) -> dict[str, Any]:
+    study_config, note = recipe.study or Study(), None
+    if variant.name == "longer":
+        note = f"{context.time_ratio:.2f} times the steps, since a distilled step takes as many times as long"
+    if variant.name == "smoothed":
+        note = f"label smoothing {study_config.label_smoothing:g}"
+    keep_setting = variant.changes.get("training.keep", recipe.training.keep_weights)
+    if keep_setting == "best" and variant.role != "teacher":
         note = "; ".join(text for text in (note, "the best epoch by validation, not the last") if text)
-    return {"role": arm.role, "title": arm.title, "changes": dict(arm.changes), "note": note}
+    return {"role": variant.role, "title": variant.title, "changes": dict(variant.changes), "note": note}
 
 
-def _state(folder: Path, cell: Cell, states: Mapping[Cell, tuple[str, str | None]]) -> dict[str, Any]:
-    state, error = ("done", None) if done(folder, cell) else states.get(cell, ("waiting", None))
-    return {"arm": cell.arm, "seed": cell.seed, "folder": cell.place, "state": state, "error": error}
+def _trial_entry(folder: Path, trial: Trial, states: Mapping[Trial, tuple[str, str | None]]) -> dict[str, Any]:
+    state, error = ("done", None) if is_done(folder, trial) else states.get(trial, ("waiting", None))
+    return {"arm": trial.variant, "seed": trial.seed, "folder": trial.path, "state": state, "error": error}

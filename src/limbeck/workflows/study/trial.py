@@ -15,37 +15,37 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation import Spending, agreement, save_answers
+from limbeck.evaluation import ResourceMeter, prediction_agreement, save_predictions
 from limbeck.models import save_weights
-from limbeck.recipe import Recipe, show
+from limbeck.recipe import Recipe, to_yaml
 from limbeck.report import write_record
-from limbeck.teachers import Foreign
-from limbeck.training import Run
-from limbeck.training.callbacks import Watcher
+from limbeck.teachers import ExternalTeacher
+from limbeck.training import FitResult
+from limbeck.training.callbacks import Callback
 from limbeck.utils.io import write_atomically
-from limbeck.workflows._job.data_cache import Loaded
+from limbeck.workflows._job.data_cache import DataCache
 from limbeck.workflows._job.job import Job
-from limbeck.workflows._job.measure import costs, figures
-from limbeck.workflows._job.measure_fidelity import fidelities
-from limbeck.workflows._job.provenance import provenance
-from limbeck.workflows._job.run_dir import locked
-from limbeck.workflows.distill.assistants import assist
-from limbeck.workflows.distill.extra_models import keep_beside
-from limbeck.workflows.distill.run import fingerprint
-from limbeck.workflows.study.variants import Arm
+from limbeck.workflows._job.measure import evaluate_split, measure_inference_cost
+from limbeck.workflows._job.measure_fidelity import measure_student_fidelity
+from limbeck.workflows._job.provenance import collect_provenance
+from limbeck.workflows._job.run_dir import lock_folder
+from limbeck.workflows.distill.assistants import train_assistants
+from limbeck.workflows.distill.extra_models import save_extra_models
+from limbeck.workflows.distill.run import hash_networks
+from limbeck.workflows.study.variants import Variant
 
-__all__ = ["run_cell"]
+__all__ = ["run_trial"]
 
 
-def run_cell(
+def run_trial(
     recipe: Recipe,
-    arm: Arm,
+    variant: Variant,
     folder: Path,
     *,
-    study: str,
-    neighbours: int = 0,
-    watchers: Sequence[Watcher] | None = None,
-    loaded: Loaded | None = None,
+    study_name: str,
+    num_other_workers: int = 0,
+    callbacks: Sequence[Callback] | None = None,
+    data_cache: DataCache | None = None,
 ) -> dict[str, Any]:
     """Train, measure and record one cell; what was finished of it is not done again.
 
@@ -61,128 +61,134 @@ def run_cell(
     Raises:
         LimbeckError: another process works in the folder, or anything that stops a run.
     """
-    with locked(folder):
+    with lock_folder(folder):
         if (folder / "record.json").exists():
             record: dict[str, Any] = json.loads((folder / "record.json").read_text())
             return record
-        begun, text = time.monotonic(), show(recipe)
-        _same(folder / "recipe.yaml", text)
-        job = Job.of(recipe, folder, loaded=loaded)
-        job.rehearse()
+        start_time, text = time.monotonic(), to_yaml(recipe)
+        _require_same_recipe(folder / "recipe.yaml", text)
+        job = Job.from_recipe(recipe, folder, data_cache=data_cache)
+        job.validate()
         write_atomically(folder / "recipe.yaml", lambda path: path.write_text(text))
-        made = provenance(job)
-        networks, runs, guides, spent = (_teachers if arm.role == "teacher" else _student)(job, arm, watchers)
+        base_record = collect_provenance(job)
+        networks, runs, last_teachers, resources = (_train_teachers if variant.role == "teacher" else _train_student)(
+            job, variant, callbacks
+        )
         networks = {name: network.cpu().eval() for name, network in networks.items()}
-        if neighbours:
-            spent = {name: told | {"joules": None} for name, told in spent.items()}
-        record = {**made, **_record(job, arm, study, networks, runs, guides, spent)}
+        if num_other_workers:
+            resources = {name: model_resources | {"joules": None} for name, model_resources in resources.items()}
+        record = {**base_record, **_make_record(job, variant, study_name, networks, runs, last_teachers, resources)}
         for name, network in networks.items():
-            if not isinstance(network, Foreign):
-                file = name if arm.role == "teacher" or name != arm.name else "student"
-                save_weights(network, folder / f"{file}.safetensors", metadata={"recipe": recipe.name})
-        record |= keep_beside(job, folder)
-        record["agreement"] = _agreement(job, arm, networks, guides)
-        _opened(job, networks, record)
-        record["seconds"] = round(time.monotonic() - begun, 2)
+            if not isinstance(network, ExternalTeacher):
+                file_stem = name if variant.role == "teacher" or name != variant.name else "student"
+                save_weights(network, folder / f"{file_stem}.safetensors", metadata={"recipe": recipe.name})
+        record |= save_extra_models(job, folder)
+        record["agreement"] = _measure_agreement(job, variant, networks, last_teachers)
+        _evaluate_test_set(job, networks, record)
+        record["seconds"] = round(time.monotonic() - start_time, 2)
         record = write_record(folder, record)
-        job.data.sealed.finish()
+        job.data.test.close()
         return record
 
 
-_Trained = tuple[dict[str, nn.Module], dict[str, Run | None], dict[str, nn.Module], dict[str, dict[str, Any]]]
+_TrainingResult = tuple[
+    dict[str, nn.Module], dict[str, FitResult | None], dict[str, nn.Module], dict[str, dict[str, Any]]
+]
 
 
-def _teachers(job: Job, arm: Arm, watchers: Sequence[Watcher] | None) -> _Trained:
+def _train_teachers(job: Job, variant: Variant, callbacks: Sequence[Callback] | None) -> _TrainingResult:
     """Every teacher, trained where it has no weights."""
     networks: dict[str, nn.Module] = {}
-    runs: dict[str, Run | None] = {}
-    spent: dict[str, dict[str, Any]] = {}
+    runs: dict[str, FitResult | None] = {}
+    resources: dict[str, dict[str, Any]] = {}
     for name, node in job.recipe.teachers.items():
-        networks[name] = job.teacher(name)
-        ready = node.weights is not None or isinstance(networks[name], Foreign)
-        with Spending() as took:
-            runs[name] = None if ready else job.teach(name, networks[name], resume=True, watchers=watchers)
-        spent[name] = took.plain()
-    return networks, runs, {}, spent
+        networks[name] = job.build_teacher(name)
+        is_pretrained = node.weights is not None or isinstance(networks[name], ExternalTeacher)
+        with ResourceMeter() as meter:
+            runs[name] = (
+                None if is_pretrained else job.train_teacher(name, networks[name], resume=True, callbacks=callbacks)
+            )
+        resources[name] = meter.to_dict()
+    return networks, runs, {}, resources
 
 
-def _student(job: Job, arm: Arm, watchers: Sequence[Watcher] | None) -> _Trained:
+def _train_student(job: Job, variant: Variant, callbacks: Sequence[Callback] | None) -> _TrainingResult:
     """The arm's student, and the assistants that were trained for it: they are part of what the arm costs."""
-    teachers = {name: job.teacher(name).eval() for name in job.recipe.teachers}
-    with Spending() as took:
-        assistants = assist(job, teachers, resume=True, watchers=watchers) if job.recipe.assistants else {}
-        known = teachers | {name: run.student for name, run in assistants.items()}
-        guides = {name: known[name] for name in job.recipe.links()[-1].guides}
-        student = job.student()
-        run = job.train(arm.name, student, guides, resume=True, watchers=watchers)
-    runs: dict[str, Run | None] = {**assistants, arm.name: run}
-    networks = {name: run.student for name, run in assistants.items()} | {arm.name: run.student}
-    return networks, runs, guides, {arm.name: took.plain()}
+    teachers = {name: job.build_teacher(name).eval() for name in job.recipe.teachers}
+    with ResourceMeter() as meter:
+        assistants = train_assistants(job, teachers, resume=True, callbacks=callbacks) if job.recipe.assistants else {}
+        available_teachers = teachers | {name: run.student for name, run in assistants.items()}
+        last_teachers = {name: available_teachers[name] for name in job.recipe.training_order()[-1].teachers}
+        student = job.build_student()
+        run = job.train_stages(variant.name, student, last_teachers, resume=True, callbacks=callbacks)
+    runs: dict[str, FitResult | None] = {**assistants, variant.name: run}
+    networks = {name: run.student for name, run in assistants.items()} | {variant.name: run.student}
+    return networks, runs, last_teachers, {variant.name: meter.to_dict()}
 
 
-def _record(
-    job: Job, arm: Arm, study: str, networks: dict[str, nn.Module], runs: dict[str, Run | None],
-    guides: dict[str, nn.Module], spent: dict[str, dict[str, Any]],
+def _make_record(
+    job: Job, variant: Variant, study_name: str, networks: dict[str, nn.Module], runs: dict[str, FitResult | None],
+    last_teachers: dict[str, nn.Module], resources: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
     """What was measured, but for what needs the test part."""
     data, models, warnings = job.data, dict[str, Any](), list[str]()
-    said, target = dict[str, torch.Tensor](), torch.empty(0)
+    logits, target = dict[str, torch.Tensor](), torch.empty(0)
     for name, network in networks.items():
-        found, run = costs(network, data), runs[name]
-        warnings += [f"{name}: {text}" for text in found.pop("warnings")]
-        quality, said[name], target = figures(network, data, job.task, data.validation)
-        role = arm.role if arm.role == "teacher" or name == arm.name else "assistant"
+        entry, run = measure_inference_cost(network, data), runs[name]
+        warnings += [f"{name}: {text}" for text in entry.pop("warnings")]
+        metrics, logits[name], target = evaluate_split(network, data, job.task, data.validation)
+        role = variant.role if variant.role == "teacher" or name == variant.name else "assistant"
         models[name] = {
-            "role": role, "title": arm.title if name == arm.name else name, **found,
+            "role": role, "title": variant.title if name == variant.name else name, **entry,
             "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None,
-            "spent": spent.get(name),
-            "validation": quality, "test": None,
+            "spent": resources.get(name),
+            "validation": metrics, "test": None,
         }  # fmt: skip
-    if arm.role == "distilled":
-        warnings += job.doubts()
+    if variant.role == "distilled":
+        warnings += job.temperature_warnings()
     return {
-        "kind": "arm", "arm": {"study": study, "arm": arm.name, "seed": job.recipe.seed}, "models": models,
-        "fidelity": _fidelity(job, networks, guides, said, target), "export": {}, "warnings": warnings,
-        "cache": {name: cached.figures() for name, cached in job.caches},
+        "kind": "arm", "arm": {"study": study_name, "arm": variant.name, "seed": job.recipe.seed}, "models": models,
+        "fidelity": _measure_fidelity(job, networks, last_teachers, logits, target), "export": {}, "warnings": warnings,
+        "cache": {name: cached.stats() for name, cached in job.caches},
     }  # fmt: skip
 
 
-def _fidelity(
-    job: Job, networks: dict[str, nn.Module], guides: dict[str, nn.Module], said: dict[str, torch.Tensor],
+def _measure_fidelity(
+    job: Job, networks: dict[str, nn.Module], last_teachers: dict[str, nn.Module], logits: dict[str, torch.Tensor],
     target: torch.Tensor,
 ) -> dict[str, Any] | None:  # fmt: skip
     """How like its first guide the student became, also one that it never listened to."""
-    teacher = next(iter(guides), None)
+    teacher = next(iter(last_teachers), None)
     if teacher is None:
         return None
-    _, taught, _ = figures(guides[teacher], job.data, job.task, job.data.validation)
-    everyone = networks | {teacher: guides[teacher]}
-    return fidelities(job, everyone, said | {teacher: taught}, target, teacher=teacher)
+    _, teacher_logits, _ = evaluate_split(last_teachers[teacher], job.data, job.task, job.data.validation)
+    all_networks = networks | {teacher: last_teachers[teacher]}
+    return measure_student_fidelity(job, all_networks, logits | {teacher: teacher_logits}, target, teacher=teacher)
 
 
-def _agreement(
-    job: Job, arm: Arm, networks: dict[str, nn.Module], guides: dict[str, nn.Module]
+def _measure_agreement(
+    job: Job, variant: Variant, networks: dict[str, nn.Module], last_teachers: dict[str, nn.Module]
 ) -> dict[str, Any] | None:
     """How like its first guide the student answers on the validation part."""
-    if not guides:
+    if not last_teachers:
         return None
-    teacher = next(iter(guides.values()))
-    said, target = figures(networks[arm.name], job.data, job.task, job.data.validation)[1:]
-    taught = figures(teacher, job.data, job.task, job.data.validation)[1]
-    return {"on": "validation", **agreement(said, taught, target)}
+    teacher = next(iter(last_teachers.values()))
+    student_logits, target = evaluate_split(networks[variant.name], job.data, job.task, job.data.validation)[1:]
+    teacher_logits = evaluate_split(teacher, job.data, job.task, job.data.validation)[1]
+    return {"on": "validation", **prediction_agreement(student_logits, teacher_logits, target)}
 
 
-def _opened(job: Job, networks: dict[str, nn.Module], record: dict[str, Any]) -> None:
+def _evaluate_test_set(job: Job, networks: dict[str, nn.Module], record: dict[str, Any]) -> None:
     """Open the sealed part, once, and measure on it."""
-    part, said, target = job.data.sealed.open(fingerprint(networks)), dict[str, torch.Tensor](), torch.empty(0)
+    split, logits, target = job.data.test.unlock(hash_networks(networks)), dict[str, torch.Tensor](), torch.empty(0)
     for name, network in networks.items():
-        record["models"][name]["test"], said[name], target = figures(network, job.data, job.task, part)
-    save_answers(job.folder / "answers.safetensors", said, target, fingerprint=job.data.sealed.fingerprint())
-    history = job.data.sealed.history()
-    record["sealed_test"] = {"reads": history["reads"], "opened": history["opened"], "examples": len(part)}
+        record["models"][name]["test"], logits[name], target = evaluate_split(network, job.data, job.task, split)
+    save_predictions(job.run_dir / "answers.safetensors", logits, target, fingerprint=job.data.test.fingerprint())
+    history = job.data.test.read_log()
+    record["sealed_test"] = {"reads": history["reads"], "opened": history["opened"], "examples": len(split)}
 
 
-def _same(path: Path, text: str) -> None:
+def _require_same_recipe(path: Path, text: str) -> None:
     if path.exists() and path.read_text() != text:
         raise LimbeckError(
             f"{path.parent} was begun with other settings: remove the folder to train this arm anew, or give the study "

@@ -14,25 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from limbeck.core.errors import LimbeckError, nearest
-from limbeck.recipe import Recipe, check
-from limbeck.recipe.overrides import changed
-from limbeck.recipe.schema import plain, validated
-from limbeck.recipe.study_schema import ARMS, CONTROLS, Study
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.recipe import Recipe, resolve_recipe
+from limbeck.recipe.overrides import apply_changes
+from limbeck.recipe.schema import to_plain, validate
+from limbeck.recipe.study_schema import BASELINES, BUILTIN_VARIANTS, Study
 
-__all__ = ["Arm", "Shared", "arms", "cell_recipe", "sound"]
+__all__ = ["Variant", "StudyContext", "make_variants", "make_trial_recipe", "check_variants"]
 
-_TITLES = {
+_VARIANT_TITLES = {
     "teacher": "Teacher", "alone": "Student alone", "longer": "Student alone, equal wall time",
     "smoothed": "Student alone, label smoothing", "distilled": "Distilled student",
 }  # fmt: skip
 # Lengths that a scheduler counts in steps or epochs: they are drawn out with the training.
-_LENGTHS = ("milestones", "step_size", "T_max", "T_0", "total_iters")
+_SCHEDULER_LENGTHS = ("milestones", "step_size", "T_max", "T_0", "total_iters")
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Arm:
+class Variant:
     """One arm: what it is called, its part in the comparison, and what it changes of the recipe."""
 
     name: str
@@ -41,14 +41,14 @@ class Arm:
     changes: Mapping[str, Any]
 
     @property
-    def listens(self) -> bool:
+    def uses_teachers(self) -> bool:
         """Whether it learns from teachers."""
         return self.role == "distilled"
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Shared:
+class StudyContext:
     """What the study found once for all cells.
 
     Attributes:
@@ -58,96 +58,114 @@ class Shared:
         views: how many views of a picture the shared cache holds; 0: the recipe says it, or there is no shared one.
     """
 
-    folder: Path
-    lengths: Sequence[int]
-    pace: float
-    views: int
+    study_dir: Path
+    stage_steps: Sequence[int]
+    time_ratio: float
+    num_views: int
 
 
-def arms(recipe: Recipe) -> dict[str, Arm]:
+def make_variants(recipe: Recipe) -> dict[str, Variant]:
     """All arms of the recipe's study, in their order; without teachers there is none of that name.
 
     Raises:
         LimbeckError: an arm changes what is not there, or has the name of a teacher or assistant.
     """
-    said = recipe.study or Study()
-    left = {name for name in CONTROLS if name not in said.controls} | (set() if recipe.teachers else {"teacher"})
-    found = [Arm(name, name, _TITLES[name], {}) for name in ARMS if name not in left]
-    for name, changes in said.arms.items():
+    study_config = recipe.study or Study()
+    omitted = {name for name in BASELINES if name not in study_config.baselines} | (
+        set() if recipe.teachers else {"teacher"}
+    )
+    variants = [Variant(name, name, _VARIANT_TITLES[name], {}) for name in BUILTIN_VARIANTS if name not in omitted]
+    for name, changes in study_config.variants.items():
         if name in recipe.teachers or name in recipe.assistants:
             raise LimbeckError(f"study.arms.{name}: a teacher or assistant has that name already: choose another")
-        told = ", ".join(f"{path.removeprefix('stages.0.')}={_brief(value)}" for path, value in changes.items())
-        found.append(Arm(name, "distilled", told, dict(changes)))
-    return {arm.name: arm for arm in found}
+        change_text = ", ".join(
+            f"{path.removeprefix('stages.0.')}={_shorten(value)}" for path, value in changes.items()
+        )
+        variants.append(Variant(name, "distilled", change_text, dict(changes)))
+    return {variant.name: variant for variant in variants}
 
 
-def cell_recipe(recipe: Recipe, arm: Arm, seed: int, shared: Shared) -> Recipe:
+def make_trial_recipe(recipe: Recipe, variant: Variant, seed: int, context: StudyContext) -> Recipe:
     """What one arm trains with one seed, as a recipe that stands by itself."""
-    whole = plain(recipe) | {"seed": seed, "study": None, "control": "none", "export": {"to": []}}
+    recipe_dict = to_plain(recipe) | {"seed": seed, "study": None, "control": "none", "export": {"to": []}}
     try:
-        if arm.role in CONTROLS:
-            whole = _control(whole, arm, recipe, shared)
-        elif arm.role == "distilled":
-            whole = _listening(_changed(whole, arm), recipe, seed, shared)
-        return validated(Recipe, whole)
+        if variant.role in BASELINES:
+            recipe_dict = _baseline_recipe(recipe_dict, variant, recipe, context)
+        elif variant.role == "distilled":
+            recipe_dict = _distilled_recipe(_apply_changes(recipe_dict, variant), recipe, seed, context)
+        return validate(Recipe, recipe_dict)
     except LimbeckError as error:
-        raise LimbeckError(f"study.arms.{arm.name}: {error}") from error
+        raise LimbeckError(f"study.arms.{variant.name}: {error}") from error
 
 
-def sound(recipe: Recipe) -> None:
+def check_variants(recipe: Recipe) -> None:
     """Check the recipe of every arm, as far as that goes without its data; an error names the arm."""
-    untimed = Shared(Path(), [1] * len(recipe.stages), 1.0, 0)
-    for arm in arms(recipe).values():
-        own = cell_recipe(recipe, arm, recipe.seed, untimed)
+    placeholder_context = StudyContext(Path(), [1] * len(recipe.stages), 1.0, 0)
+    for variant in make_variants(recipe).values():
+        trial_recipe = make_trial_recipe(recipe, variant, recipe.seed, placeholder_context)
         try:
-            check(own)
+            resolve_recipe(trial_recipe)
         except LimbeckError as error:
-            raise LimbeckError(f"study.arms.{arm.name}: {error}") from error
+            raise LimbeckError(f"study.arms.{variant.name}: {error}") from error
 
 
-def _changed(whole: dict[str, Any], arm: Arm) -> dict[str, Any]:
-    changes = dict(arm.changes)
-    wanted = changes.get("teachers")
-    if isinstance(wanted, list | tuple):
+def _apply_changes(recipe_dict: dict[str, Any], variant: Variant) -> dict[str, Any]:
+    changes = dict(variant.changes)
+    teacher_names = changes.get("teachers")
+    if isinstance(teacher_names, list | tuple):
         del changes["teachers"]
-        for name in wanted:
-            if name not in whole["teachers"]:
-                raise LimbeckError(f"teachers: there is no teacher {name!r}: {nearest(str(name), whole['teachers'])}")
-        whole["teachers"] = {name: node for name, node in whole["teachers"].items() if name in wanted}
-        whole = _fewer(whole, changes)
+        for name in teacher_names:
+            if name not in recipe_dict["teachers"]:
+                raise LimbeckError(
+                    f"teachers: there is no teacher {name!r}: {suggest_names(str(name), recipe_dict['teachers'])}"
+                )
+        recipe_dict["teachers"] = {
+            name: node for name, node in recipe_dict["teachers"].items() if name in teacher_names
+        }
+        recipe_dict = _restrict_ensemble(recipe_dict, changes)
     if any(path.partition(".")[0] == "teachers" for path in changes):
         raise LimbeckError("teachers is a list of those to listen to; each is trained once, for all arms alike")
-    return changed(whole, changes)
+    return apply_changes(recipe_dict, changes)
 
 
-def _fewer(whole: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _restrict_ensemble(recipe_dict: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's combination is of all its teachers: one alone has none, and who is gone has no weight in it."""
-    said = whole.get("combination")
-    if said is None or "combination" in changes:
-        return whole
-    if len(whole["teachers"]) < 2:
-        return {name: value for name, value in whole.items() if name != "combination"}
-    if isinstance(said, Mapping) and said.get("weights"):
-        said = {**said, "weights": {name: one for name, one in said["weights"].items() if name in whole["teachers"]}}
-    return whole | {"combination": said}
+    ensemble = recipe_dict.get("combination")
+    if ensemble is None or "combination" in changes:
+        return recipe_dict
+    if len(recipe_dict["teachers"]) < 2:
+        return {name: value for name, value in recipe_dict.items() if name != "combination"}
+    if isinstance(ensemble, Mapping) and ensemble.get("weights"):
+        ensemble = {
+            **ensemble,
+            "weights": {
+                name: weight for name, weight in ensemble["weights"].items() if name in recipe_dict["teachers"]
+            },
+        }
+    return recipe_dict | {"combination": ensemble}
 
 
-def _listening(whole: dict[str, Any], recipe: Recipe, seed: int, shared: Shared) -> dict[str, Any]:
+def _distilled_recipe(recipe_dict: dict[str, Any], recipe: Recipe, seed: int, context: StudyContext) -> dict[str, Any]:
     """With the teachers that the arm ``teacher`` trained, and the cache that the study shares."""
-    for name, node in whole["teachers"].items():
-        file = trained(shared.folder, seed, name)
-        if node["weights"] is None and recipe.teaching is not None and file.exists():
+    for name, node in recipe_dict["teachers"].items():
+        file = teacher_weights_path(context.study_dir, seed, name)
+        if node["weights"] is None and recipe.teacher_training is not None and file.exists():
             node |= {"weights": str(file.resolve()), "stop": None}
-    tapped = any(set(stage.get("taps") or {}) - {"student"} for stage in whole["stages"])
-    if shared.views and not tapped and whole["cache"] is None and whole["teachers"]:
-        whole["data"] = {**whole["data"], "views": {**_node(whole["data"]["views"]), "per_sample": shared.views}}
-        whole["cache"] = {"root": str((shared.folder / "cache").resolve()), "precision": "float32"}
-    return whole
+    has_feature_layers = any(set(stage.get("taps") or {}) - {"student"} for stage in recipe_dict["stages"])
+    if context.num_views and not has_feature_layers and recipe_dict["cache"] is None and recipe_dict["teachers"]:
+        recipe_dict["data"] = {
+            **recipe_dict["data"],
+            "views": {**_as_node_dict(recipe_dict["data"]["views"]), "per_sample": context.num_views},
+        }
+        recipe_dict["cache"] = {"root": str((context.study_dir / "cache").resolve()), "precision": "float32"}
+    return recipe_dict
 
 
-def _control(whole: dict[str, Any], arm: Arm, recipe: Recipe, shared: Shared) -> dict[str, Any]:
+def _baseline_recipe(
+    recipe_dict: dict[str, Any], variant: Variant, recipe: Recipe, context: StudyContext
+) -> dict[str, Any]:
     """The labels are all that is left of each stage's objective."""
-    whole |= {
+    recipe_dict |= {
         "teachers": {},
         "assistants": {},
         "self_teachers": {},
@@ -156,43 +174,48 @@ def _control(whole: dict[str, Any], arm: Arm, recipe: Recipe, shared: Shared) ->
         "cache": None,
         "teaching": None,
     }
-    whole["training"]["sampling"] = "plain"
-    whole.pop("combination", None)
-    pace = shared.pace if arm.role == "longer" else 1.0
-    for stage, length in zip(whole["stages"], shared.lengths, strict=True):
-        terms = [term for term in stage["objective"].values() if term["use"] == "CrossEntropy"]
-        truth = {**(terms[0] if terms else {"use": "CrossEntropy"}), "weight": 1.0}
-        if arm.role == "smoothed":
-            truth["label_smoothing"] = (recipe.study or Study()).smoothing
-        stage |= {"objective": {"truth": truth}, "taps": {}}
+    recipe_dict["training"]["sampling"] = "plain"
+    recipe_dict.pop("combination", None)
+    time_ratio = context.time_ratio if variant.role == "longer" else 1.0
+    for stage, num_steps in zip(recipe_dict["stages"], context.stage_steps, strict=True):
+        cross_entropies = [loss for loss in stage["objective"].values() if loss["use"] == "CrossEntropy"]
+        target_loss = {**(cross_entropies[0] if cross_entropies else {"use": "CrossEntropy"}), "weight": 1.0}
+        if variant.role == "smoothed":
+            target_loss["label_smoothing"] = (recipe.study or Study()).label_smoothing
+        stage |= {"objective": {"truth": target_loss}, "taps": {}}
         stage["training"] = {key: value for key, value in stage["training"].items() if key != "sampling"}
-        if arm.role == "longer":
+        if variant.role == "longer":
             stage.pop("epochs", None)
-            stage |= {"steps": max(1, round(pace * length)), "training": _drawn_out(stage, whole, pace)}
-    return whole
+            stage |= {
+                "steps": max(1, round(time_ratio * num_steps)),
+                "training": _stretch_scheduler(stage, recipe_dict, time_ratio),
+            }
+    return recipe_dict
 
 
-def _drawn_out(stage: Mapping[str, Any], whole: Mapping[str, Any], pace: float) -> dict[str, Any]:
+def _stretch_scheduler(stage: Mapping[str, Any], recipe_dict: Mapping[str, Any], time_ratio: float) -> dict[str, Any]:
     """The changes of a stage's training, with the lengths that its scheduler counts in times ``pace``."""
     changes = dict(stage.get("training") or {})
-    own = {**(whole["training"]["scheduler"] or {}), **(changes.get("scheduler") or {})}
-    longer = {
-        key: [max(1, round(pace * one)) for one in value] if isinstance(value, list) else max(1, round(pace * value))
-        for key, value in own.items()
-        if key in _LENGTHS and value is not None
+    scheduler = {**(recipe_dict["training"]["scheduler"] or {}), **(changes.get("scheduler") or {})}
+    stretched = {
+        key: [max(1, round(time_ratio * milestone)) for milestone in value]
+        if isinstance(value, list)
+        else max(1, round(time_ratio * value))
+        for key, value in scheduler.items()
+        if key in _SCHEDULER_LENGTHS and value is not None
     }
-    return {**changes, "scheduler": {**(changes.get("scheduler") or {}), **longer}} if longer else changes
+    return {**changes, "scheduler": {**(changes.get("scheduler") or {}), **stretched}} if stretched else changes
 
 
-def trained(folder: Path, seed: int, name: str) -> Path:
+def teacher_weights_path(folder: Path, seed: int, name: str) -> Path:
     """Where the teacher ``name`` of that seed is kept."""
     return folder / "cells" / "teacher" / str(seed) / f"{name}.safetensors"
 
 
-def _node(said: Any) -> dict[str, Any]:
-    return {"use": said} if isinstance(said, str) else dict(said)
+def _as_node_dict(value: Any) -> dict[str, Any]:
+    return {"use": value} if isinstance(value, str) else dict(value)
 
 
-def _brief(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"{text[:39]}…"

@@ -14,35 +14,35 @@ from typing import Any
 
 from limbeck.core.errors import LimbeckError
 from limbeck.recipe import Recipe
-from limbeck.recipe.schema import plain, validated
-from limbeck.training.callbacks import Watcher
-from limbeck.training.checkpoint import Stopped
-from limbeck.workflows._job.data_cache import Loaded
-from limbeck.workflows.study.queue import Cell, Queue
-from limbeck.workflows.study.study_state import done, summed
-from limbeck.workflows.study.trial import run_cell
-from limbeck.workflows.study.variants import Arm, Shared, arms, cell_recipe
+from limbeck.recipe.schema import to_plain, validate
+from limbeck.training.callbacks import Callback
+from limbeck.training.checkpoint import TrainingInterrupted
+from limbeck.workflows._job.data_cache import DataCache
+from limbeck.workflows.study.queue import Trial, TrialQueue
+from limbeck.workflows.study.study_state import is_done, write_study
+from limbeck.workflows.study.trial import run_trial
+from limbeck.workflows.study.variants import StudyContext, Variant, make_trial_recipe, make_variants
 
-__all__ = ["work"]
+__all__ = ["run_workers"]
 
-_PATIENCE = 30.0
+_SHUTDOWN_TIMEOUT = 30.0
 """Seconds for a worker to save and stop after Ctrl-C."""
-_LOOKS = 10
+_MAX_MISSED_CHECKS = 10
 """How often, half a second apart, a worker has to be seen gone: between taking a cell and working on it are moments."""
 
 
-def work(
-    recipe: Recipe, shared: Shared, storage: str | None, jobs: int, watchers: Sequence[Watcher] | None, loaded: Loaded
+def run_workers(
+    recipe: Recipe, context: StudyContext, storage: str | None, jobs: int, callbacks: Sequence[Callback] | None, data_cache: DataCache
 ) -> None:  # fmt: skip
     """Work on the queue until it is empty: here, with what is ``loaded`` already, or in so many processes."""
     if jobs == 1:
-        return _take_all(recipe, shared, storage, 0, watchers, loaded)
-    context = multiprocessing.get_context("spawn")
+        return _run_trials(recipe, context, storage, 0, callbacks, data_cache)
+    mp_context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=_worker, args=(plain(recipe), shared, storage, jobs), name=f"worker {number}")
-        for number in range(jobs)
+        mp_context.Process(target=_run_worker, args=(to_plain(recipe), context, storage, jobs), name=f"worker {index}")
+        for index in range(jobs)
     ]
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers are ended too
+    previous_handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers are ended too
     try:
         for worker in workers:
             worker.start()
@@ -51,21 +51,21 @@ def work(
     except KeyboardInterrupt:
         # Ctrl-C reached the workers as well, and a second signal would kill them before they have saved.
         for worker in workers:
-            worker.join(_PATIENCE)
+            worker.join(_SHUTDOWN_TIMEOUT)
         raise
     finally:
-        _end([worker for worker in workers if worker.is_alive()])
-        signal.signal(signal.SIGTERM, before)
-    stopped = [worker.exitcode for worker in workers if worker.exitcode]
-    if stopped:
+        _stop_workers([worker for worker in workers if worker.is_alive()])
+        signal.signal(signal.SIGTERM, previous_handler)
+    exit_codes = [worker.exitcode for worker in workers if worker.exitcode]
+    if exit_codes:
         raise LimbeckError(
-            f"{len(stopped)} of {jobs} workers ended early (status {stopped[0]}); what was finished is kept: "
-            f"--resume --out {shared.folder} goes on"
+            f"{len(exit_codes)} of {jobs} workers ended early (status {exit_codes[0]}); what was finished is kept: "
+            f"--resume --out {context.study_dir} goes on"
         )
     return None
 
 
-def _end(workers: Sequence[Any]) -> None:
+def _stop_workers(workers: Sequence[Any]) -> None:
     """Ask each to save and stop, and wait for it."""
     for worker in workers:
         if worker.is_alive():
@@ -74,77 +74,88 @@ def _end(workers: Sequence[Any]) -> None:
         worker.join()
 
 
-def _worker(recipe: dict[str, Any], shared: Shared, storage: str | None, jobs: int) -> None:
+def _run_worker(recipe: dict[str, Any], context: StudyContext, storage: str | None, jobs: int) -> None:
     """One of several processes; what went wrong with a cell is in the queue."""
     import torch
 
-    told = validated(Recipe, recipe)
-    if told.threads is None:
+    worker_recipe = validate(Recipe, recipe)
+    if worker_recipe.num_threads is None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        _take_all(told, shared, storage, jobs - 1, (), Loaded())
-    except (Stopped, KeyboardInterrupt):
+        _run_trials(worker_recipe, context, storage, jobs - 1, (), DataCache())
+    except (TrainingInterrupted, KeyboardInterrupt):
         sys.exit(130)
 
 
-def _take_all(
-    recipe: Recipe, shared: Shared, storage: str | None, neighbours: int, watchers: Sequence[Watcher] | None,
-    loaded: Loaded,
+def _run_trials(
+    recipe: Recipe, context: StudyContext, storage: str | None, num_other_workers: int, callbacks: Sequence[Callback] | None,
+    data_cache: DataCache,
 ) -> None:  # fmt: skip
     """Take cells until none waits; one that fails leaves the others be."""
-    every, queue = arms(recipe), Queue.of(recipe, shared.folder, storage)
-    while queue.waiting():
-        begun = time.monotonic()
+    variants, queue = make_variants(recipe), TrialQueue.from_recipe(recipe, context.study_dir, storage)
+    while queue.num_waiting():
+        start_time = time.monotonic()
         try:
-            with queue.take() as cell:
-                if cell is None or cell.arm not in every or done(shared.folder, cell):
+            with queue.claim() as trial:
+                if trial is None or trial.variant not in variants or is_done(context.study_dir, trial):
                     continue
-                record = _cell(recipe, every[cell.arm], cell.seed, shared, queue, neighbours, watchers, loaded)
-        except Stopped:
+                record = _run_queued_trial(
+                    recipe,
+                    variants[trial.variant],
+                    trial.seed,
+                    context,
+                    queue,
+                    num_other_workers,
+                    callbacks,
+                    data_cache,
+                )
+        except TrainingInterrupted:
             raise
         except LimbeckError as error:
-            _say(f"failed: {error}")
+            _print(f"failed: {error}")
             continue
         except Exception:  # a user's own code can raise anything; the queue has its reason, and here is the way to it
             traceback.print_exc()
             continue
-        tops = [model["test"]["top1"] for model in record["models"].values() if model["role"] != "assistant"]
-        _say(f"{cell.arm}, seed {cell.seed}: {100 * max(tops):.2f} % ({time.monotonic() - begun:.0f} s)")
-        summed(recipe, queue, shared)
+        accuracies = [model["test"]["top1"] for model in record["models"].values() if model["role"] != "assistant"]
+        _print(
+            f"{trial.variant}, seed {trial.seed}: {100 * max(accuracies):.2f} % ({time.monotonic() - start_time:.0f} s)"
+        )
+        write_study(recipe, queue, context)
 
 
-def _cell(
+def _run_queued_trial(
     recipe: Recipe,
-    arm: Arm,
+    variant: Variant,
     seed: int,
-    shared: Shared,
-    queue: Queue,
-    neighbours: int,
-    watchers: Sequence[Watcher] | None,
-    loaded: Loaded,
+    context: StudyContext,
+    queue: TrialQueue,
+    num_other_workers: int,
+    callbacks: Sequence[Callback] | None,
+    data_cache: DataCache,
 ) -> dict[str, Any]:
-    if arm.listens and recipe.teachers:
-        _await_teacher(seed, shared.folder, queue)
-    own = cell_recipe(recipe, arm, seed, shared)
-    return run_cell(
-        own, arm, shared.folder / Cell(arm.name, seed).place, study=recipe.name, neighbours=neighbours,
-        watchers=watchers, loaded=loaded,
+    if variant.uses_teachers and recipe.teachers:
+        _wait_for_teacher(seed, context.study_dir, queue)
+    trial_recipe = make_trial_recipe(recipe, variant, seed, context)
+    return run_trial(
+        trial_recipe, variant, context.study_dir / Trial(variant.name, seed).path, study_name=recipe.name, num_other_workers=num_other_workers,
+        callbacks=callbacks, data_cache=data_cache,
     )  # fmt: skip
 
 
-def _await_teacher(seed: int, folder: Path, queue: Queue) -> None:
+def _wait_for_teacher(seed: int, folder: Path, queue: TrialQueue) -> None:
     """Another worker may be training it."""
-    cell, gone = Cell("teacher", seed), 0
-    while not done(folder, cell):
-        state, error = queue.states().get(cell, ("failed", "it was never in the queue"))
+    trial, num_missed_checks = Trial("teacher", seed), 0
+    while not is_done(folder, trial):
+        state, error = queue.states().get(trial, ("failed", "it was never in the queue"))
         if state == "failed":
             raise LimbeckError(f"the teacher of seed {seed} failed, so nobody can learn from it: {error}")
-        gone = gone + 1 if queue.lost(cell) else 0
-        if gone >= _LOOKS:
+        num_missed_checks = num_missed_checks + 1 if queue.is_abandoned(trial) else 0
+        if num_missed_checks >= _MAX_MISSED_CHECKS:
             raise LimbeckError(f"whoever trained the teacher of seed {seed} is gone, so nobody can learn from it yet")
         time.sleep(0.5)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)  # noqa: T201

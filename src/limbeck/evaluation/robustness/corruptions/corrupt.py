@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.errors import LimbeckError, nearest
-from limbeck.data.counter_rng import mix
-from limbeck.data.split import Part
-from limbeck.evaluation.checks import require_pixels, said
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.data.counter_rng import derive_seed
+from limbeck.data.split import Split
+from limbeck.evaluation.checks import predict_logits, require_pixels
 from limbeck.evaluation.robustness.corruptions import blur, digital, noise, weather
 
-__all__ = ["CORRUPTIONS", "DEVIATIONS", "SEVERITIES", "corrupt", "corrupted"]
+__all__ = ["CORRUPTIONS", "CORRUPTION_NOTE", "SEVERITIES", "corrupt", "corruption_accuracy"]
 
 CORRUPTIONS: Mapping[str, Callable[[Tensor, int, Sequence[np.random.Generator]], Tensor]] = MappingProxyType(
     {
@@ -41,11 +41,13 @@ CORRUPTIONS: Mapping[str, Callable[[Tensor, int, Sequence[np.random.Generator]],
     }
 )
 SEVERITIES = (1, 2, 3, 4, 5)
-DEVIATIONS = "frost is procedural, not photographed; the other 14 follow the published severities with draws of our own"
+CORRUPTION_NOTE = (
+    "frost is procedural, not photographed; the other 14 follow the published severities with draws of our own"
+)
 
 
 def corrupt(
-    pictures: Tensor, name: str, severity: int, *, seed: int = 0, number: Tensor | None = None
+    images: Tensor, name: str, severity: int, *, seed: int = 0, sample_ids: Tensor | None = None
 ) -> Tensor:  # fmt: skip
     """``pictures`` under the corruption ``name``.
 
@@ -68,23 +70,23 @@ def corrupt(
     0.7
     """
     if name not in CORRUPTIONS:
-        raise LimbeckError(f"no corruption is named {name!r}; there are: {nearest(name, CORRUPTIONS)}")
+        raise LimbeckError(f"no corruption is named {name!r}; there are: {suggest_names(name, CORRUPTIONS)}")
     if severity not in SEVERITIES:
         raise LimbeckError(f"a severity is from 1 to 5, not {severity}")
-    if pictures.ndim != 4 or pictures.shape[1] not in (1, 3):
-        raise LimbeckError(f"corruptions take pictures [n, 1 or 3, height, width], not {list(pictures.shape)}")
-    require_pixels(pictures)
-    numbers = range(len(pictures)) if number is None else number.tolist()
-    draws = [np.random.default_rng(mix(seed, zlib.crc32(name.encode()), one)) for one in numbers]
-    if not draws:
-        return pictures.float()
-    changed = CORRUPTIONS[name](pictures.detach().cpu().float().contiguous(), severity, draws)
-    return (changed.clamp(0, 1) * 255).round().div(255).to(pictures.device)
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise LimbeckError(f"corruptions take pictures [n, 1 or 3, height, width], not {list(images.shape)}")
+    require_pixels(images)
+    ids = range(len(images)) if sample_ids is None else sample_ids.tolist()
+    rngs = [np.random.default_rng(derive_seed(seed, zlib.crc32(name.encode()), sample_id)) for sample_id in ids]
+    if not rngs:
+        return images.float()
+    corrupted_images = CORRUPTIONS[name](images.detach().cpu().float().contiguous(), severity, rngs)
+    return (corrupted_images.clamp(0, 1) * 255).round().div(255).to(images.device)
 
 
-def corrupted(
-    networks: Mapping[str, nn.Module], part: Part, *, names: Sequence[str] = tuple(CORRUPTIONS),
-    severities: Sequence[int] = SEVERITIES, seed: int = 0, batch: int = 256,
+def corruption_accuracy(
+    networks: Mapping[str, nn.Module], split: Split, *, corruptions: Sequence[str] = tuple(CORRUPTIONS),
+    severities: Sequence[int] = SEVERITIES, seed: int = 0, batch_size: int = 256,
 ) -> dict[str, dict[str, Tensor]]:  # fmt: skip
     """Which labelled samples of ``part`` each network gets right under each corruption.
 
@@ -101,17 +103,20 @@ def corrupted(
     Returns:
         By network and corruption, ``[severities, labelled]`` booleans.
     """
-    part = part.labelled()
-    if not len(part):
+    split = split.select_labeled()
+    if not len(split):
         raise LimbeckError("there is nothing to corrupt: no sample has a label")
-    found = {
-        one: {name: torch.zeros(len(severities), len(part), dtype=torch.bool) for name in names} for one in networks
+    correct = {
+        network_name: {name: torch.zeros(len(severities), len(split), dtype=torch.bool) for name in corruptions}
+        for network_name in networks
     }
-    for which in torch.split(torch.arange(len(part)), batch):
-        pixels, target, number = part.read(which), part.target[which], part.number[which]
-        for name in names:
+    for indices in torch.split(torch.arange(len(split)), batch_size):
+        pixels, target, sample_ids = split.read(indices), split.target[indices], split.sample_ids[indices]
+        for name in corruptions:
             for row, severity in enumerate(severities):
-                changed = corrupt(pixels, name, severity, seed=seed, number=number)
-                for one, network in networks.items():
-                    found[one][name][row, which] = said(network, changed).argmax(dim=1) == target
-    return found
+                corrupted_images = corrupt(pixels, name, severity, seed=seed, sample_ids=sample_ids)
+                for network_name, network in networks.items():
+                    correct[network_name][name][row, indices] = (
+                        predict_logits(network, corrupted_images).argmax(dim=1) == target
+                    )
+    return correct
