@@ -17,11 +17,11 @@ class Alternating:
     """
 
     def __init__(self, stream, other: Iterator[None], *, first: int = 0) -> None:
-        self.batches, self.other, self.first = stream, other, first
+        self.sampler, self.other, self.first = stream, other, first
         self.seconds: tuple[list[float], list[float]] = ([], [])
         self.steps_per_epoch, self.begun, self.dry = stream.steps_per_epoch, None, False
 
-    def stream(self, **settings):
+    def batches(self, **settings):
         return self
 
     def batch(self, step: int):
@@ -30,12 +30,12 @@ class Alternating:
             self.seconds[0].append(now - self.begun)
         elif not self.dry:
             self.dry = True  # fit looks at one batch before it begins
-            return self.batches.batch(self.first)
+            return self.sampler.batch(self.first)
         start = time.perf_counter()
         next(self.other)
         self.begun = time.perf_counter()
         self.seconds[1].append(self.begun - start)
-        return self.batches.batch(self.first + step)
+        return self.sampler.batch(self.first + step)
 
     def validation_batches(self):
         return iter(())

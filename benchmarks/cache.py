@@ -96,8 +96,8 @@ def filled(stream, root: Path) -> CachedTeacher:
 def train(build, teacher: CachedTeacher, data, *, steps: int) -> None:
     """What is measured: a student that learns from the truth and from a teacher's answers."""
     distiller = limbeck.Distiller(
-        build(), teacher, objective={"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=4.0)},
-        weights={"truth": 0.1, "soft": 0.9}, task=limbeck.tasks.Classification(10),
+        build(), teacher, objective={"target": CrossEntropyLoss(), "kd": KDLoss(temperature=4.0)},
+        weights={"target": 0.1, "kd": 0.9}, task=limbeck.tasks.Classification(10),
     )  # fmt: skip
     training = TrainingConfig(optimizer=optimizer, batch_size=BATCH)
     limbeck.fit(distiller, data, steps=steps, steps_per_epoch=steps, training=training, callbacks=[])

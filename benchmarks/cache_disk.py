@@ -34,11 +34,11 @@ class MadeUp:
     def __init__(self) -> None:
         self.rows = torch.randn(512, CLASSES, generator=torch.Generator().manual_seed(0)) * 3
 
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         return "made up"
 
-    def answer(self, batch, task) -> Outputs:
-        return Outputs(logits=self.rows[(batch["index"] * VIEWS + batch["view"]) % 512])
+    def predict(self, batch, task) -> Outputs:
+        return Outputs(logits=self.rows[(batch["sample_id"] * VIEWS + batch["view"]) % 512])
 
 
 def cache(root: Path, format: CacheConfig, *, samples: int, views: int = VIEWS) -> tuple[CachedTeacher, BatchSampler]:
@@ -57,12 +57,12 @@ def bytes_a_view(root: Path, *, samples: int, views: int) -> dict[str, int]:
     for _ in teacher.populate(TASK):
         pass
     files = [path for path in Path(teacher.stats()["folder"]).iterdir() if path.is_file()]
-    assert teacher.stats()["complete"]
+    assert teacher.stats()["is_complete"]
     return {"bytes": sum(path.stat().st_size for path in files), "answers": teacher.num_entries}
 
 
 def microseconds(root: Path, *, batches: int) -> dict[str, float]:
-    """Median time of `Cached.answer` for a batch of 64, where it is written and where it is read."""
+    """Median time of `CachedTeacher.predict` for a batch of 64, where it is written and where it is read."""
     found = {}
     for name, format in (("top 10 of 1,000", TOP), ("dense 1,000, float16", DENSE)):
         teacher, stream = cache(root, format, samples=BATCH * batches)

@@ -47,10 +47,12 @@ def main() -> None:
     steps = found["selection"]["steps"]
     for name, step in (("first", steps[0]), ("chosen", steps[-1])):
         rows.append(row(f"choosing_{name}_nll", [step["nll"]], unit="nats", aim="report", data=DATA, digits=3))
-        rows.append(row(f"choosing_{name}_accuracy", [100 * step["top1"]], unit="%", aim="report", data=DATA, digits=1))
+        rows.append(
+            row(f"choosing_{name}_accuracy", [100 * step["accuracy"]], unit="%", aim="report", data=DATA, digits=1)
+        )
     reasons = {name: model["reason"] for name, model in found["candidates"].items()}
     write(
-        rows, selected=found["selection"]["chosen"], reasons=reasons, pairs=found["pairs"], warnings=found["warnings"]
+        rows, selected=found["selection"]["selected"], reasons=reasons, pairs=found["pairs"], warnings=found["warnings"]
     )
 
 
@@ -60,23 +62,23 @@ def recipe(work: Path) -> str:
     )
     return f"""
 name: choosing
-threads: 1
+num_threads: 1
 task: Classification
 data:
   use: ImageFolder
   root: '{work / "data"}'
-  test: 0.05
-  views: {{use: Views, transforms: [{{use: crop, padding: 4}}, {{use: flip}}]}}
+  test_split: 0.05
+  augment: {{use: Augmentation, transforms: [{{use: random_crop, padding: 4}}, {{use: horizontal_flip}}]}}
 teachers:
 {known}
   resnet14: {{use: resnet14}}
 student: {{use: resnet8}}
-teaching: {{steps: 400, objective: {{truth: CrossEntropy}}}}
-stages: [{{name: distill, steps: 600, objective: {{soft: {{use: SoftTarget, tau: 4}}}}}}]
+teacher_training: {{steps: 400, objective: {{target: CrossEntropyLoss}}}}
+stages: [{{name: distill, steps: 600, objective: {{kd: {{use: KDLoss, temperature: 4}}}}}}]
 training:
   optimizer: {{use: SGD, lr: 0.1, momentum: 0.9, weight_decay: 0.0005, nesterov: true}}
   scheduler: {{use: OneCycleLR, max_lr: 0.1}}
-  batch: 64
+  batch_size: 64
 """
 
 

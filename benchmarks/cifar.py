@@ -18,7 +18,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What the teacher was trained with."""
 
-TAU, WEIGHTS = 4.0, {"truth": 0.1, "soft": 0.9}
+TEMPERATURE, WEIGHTS = 4.0, {"target": 0.1, "kd": 0.9}
 SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 BATCH = 64
 
@@ -76,14 +76,14 @@ def teacher(root: str | None) -> torch.nn.Module:
     return network.eval()
 
 
-def frozen(network: torch.nn.Module, engine: str):
-    """``network`` as limbeck's teacher, answering by ``engine`` (``eager``, ``auto``, …)."""
+def freeze(network: torch.nn.Module, backend: str):
+    """``network`` as limbeck's teacher, answering by ``backend`` (``eager``, ``auto``, …)."""
     from limbeck.teachers import FrozenTeacher
 
-    if "engine" in inspect.signature(FrozenTeacher).parameters:
-        return FrozenTeacher(network, backend=engine)
-    if engine != "eager":
-        sys.exit(f"this limbeck has no engines for teachers, and --engine {engine} was asked for: leave it away")
+    if "backend" in inspect.signature(FrozenTeacher).parameters:
+        return FrozenTeacher(network, backend=backend)
+    if backend != "eager":
+        sys.exit(f"this limbeck has no backends for teachers, and --backend {backend} was asked for: leave it away")
     return FrozenTeacher(network)
 
 
@@ -92,7 +92,7 @@ def distiller(student: torch.nn.Module, source):
     import limbeck
     from limbeck.losses import CrossEntropyLoss, KDLoss
 
-    objective = {"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=TAU)}
+    objective = {"target": CrossEntropyLoss(), "kd": KDLoss(temperature=TEMPERATURE)}
     task = limbeck.tasks.Classification(classes=len(CLASSES))
     return limbeck.Distiller(student, source, objective=objective, weights=WEIGHTS, task=task)
 
@@ -118,17 +118,17 @@ class Lines:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def begin(self, *, title: str, step: int, steps: int) -> None:
+    def on_train_start(self, *, title: str, step: int, steps: int) -> None:
         self.begun, self.steps = time.perf_counter(), steps
 
-    def step(self, step, figures) -> None: ...
+    def on_step_end(self, step, metrics) -> None: ...
 
-    def epoch(self, rows) -> None:
+    def on_epoch_end(self, rows) -> None:
         seconds = time.perf_counter() - self.begun
         last = rows[-1]
         print(f"{self.name}: step {last['step']}/{self.steps}, loss {last['loss']:.4f}, {seconds:.0f} s", flush=True)
 
-    def end(self) -> None: ...
+    def on_train_end(self) -> None: ...
 
 
 def _cosine(optimizer, steps):

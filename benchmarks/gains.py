@@ -17,11 +17,11 @@ def gains(name: str, runs: list[Path], *, data: str) -> tuple[list[dict], dict[s
     import numpy as np
 
     records = [json.loads((run / "record.json").read_text()) for run in runs]
-    tops: dict[str, list[float]] = {"alone": [], "distilled": [], "teacher": []}
+    tops: dict[str, list[float]] = {"baseline": [], "distilled": [], "teacher": []}
     for record in records:
         for model in record["models"].values():
-            tops[model["role"]].append(100 * model["test"]["top1"])
-    alone, distilled, teacher = (np.array(tops[role]) for role in ("alone", "distilled", "teacher"))
+            tops[model["role"]].append(100 * model["test"]["metrics"]["accuracy"])
+    alone, distilled, teacher = (np.array(tops[role]) for role in ("baseline", "distilled", "teacher"))
     gain, gap = distilled - alone, teacher - alone
     draws = np.random.default_rng(0).integers(0, len(gain), (10_000, len(gain)))
     shares = gain[draws].mean(1) / gap[draws].mean(1)
@@ -30,7 +30,14 @@ def gains(name: str, runs: list[Path], *, data: str) -> tuple[list[dict], dict[s
     recovered |= {"high": round(float(np.quantile(shares, 0.975)), 4)}
     rows = [row(f"{name}_gain", gain.tolist(), unit="points", aim="low > 0", data=data, digits=2), recovered]
     rows += [
-        row(f"{name}_{role}_accuracy", values, unit="% of the test part", aim="report", data=data, digits=2)
+        row(
+            f"{name}_{'alone' if role == 'baseline' else role}_accuracy",
+            values,
+            unit="% of the test part",
+            aim="report",
+            data=data,
+            digits=2,
+        )
         for role, values in tops.items()
     ]
     return rows, tops

@@ -23,17 +23,16 @@ from torchdistill_run import ROOT, VERSION, environment
 import limbeck
 
 CLOSE = {"ours": 5e-5, "theirs": 2e-4, "gradients": 1e-4}  # float32; PKT takes logarithms of ratios close to 1
-HALF = ("attention", "attention_last", "flow", "contrast")
-# Beside these, torchdistill has the same squared error for hints, logits and SimKD, measured once, as `hint`.
-# torchdistill has the same squared error for hints, logits and SimKD, measured once as `hint`.
+HALF = ("attention_transfer", "attention_transfer_last", "fsp", "crd")
+# Beside these, torchdistill has the same squared error for hints, logits and SimKD, measured once, as `fitnet`.
+# torchdistill has the same squared error for hints, logits and SimKD, measured once as `fitnet`.
 ONLY = {
     "in_torchdistill_only": (
         "AuxSSKDLoss", "SSKDLoss", "PADL2Loss", "RegularizationLoss", "KTALoss", "AffinityLoss", "ChSimLoss",
         "SRDLoss", "DISTPlusLoss", "SKDInstanceLoss", "SKDDirectionLoss",
     ),
     "in_limbeck_only": (
-        "channel", "decoupled", "gram", "jensen_shannon", "masked", "multi_level", "neuron", "normalized", "overhaul",
-        "pearson_map", "reverse_kl", "transformed",
+        "cwd", "dkd", "gram", "jsd", "mgd", "mlkd", "nst", "nkd", "ofd", "pkd", "reverse_kl", "ttm",
     ),
 }  # fmt: skip
 
@@ -45,9 +44,9 @@ def measured(python: str, options: argparse.Namespace) -> dict:
     script = Path(__file__).with_name("losses_sides.py")
     paths = [str(Path(limbeck.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    settings = {"repeats": options.repeats, "budget": options.latency_budget}
+    settings = {"repeats": options.repeats, "budget": options.budget}
     subprocess.run(
-        [python, str(script), json.dumps(options.classes), json.dumps(settings), str(out)], check=True,
+        [python, str(script), json.dumps(options.only), json.dumps(settings), str(out)], check=True,
         env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(paths)},
     )  # fmt: skip
     found = json.loads(out.read_text())
@@ -94,7 +93,7 @@ def main() -> None:
     values = {name: told(name, found) for name, found in methods.items()}
     if mistakes := [line for name, found in methods.items() for line in wrong(name, found)]:
         sys.exit("; ".join(mistakes))
-    if options.classes:
+    if options.only:
         print({one["name"]: [one["low"], one["value"], one["high"]] for one in rows(methods)})
         return  # a part of the figures is not written over all of them
     write(rows(methods), load_before=load, methods=values, **ONLY)

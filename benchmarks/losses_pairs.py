@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from torchdistill.losses import mid_level
 from torchdistill.models.wrapper import Normalizer4CRD
 
-from limbeck import losses as terms
-from limbeck import temperature
+from limbeck import losses
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 
 
-@dataclass(freeze=True)
+@dataclass(frozen=True)
 class Pair:
     """One method on both sides.
 
@@ -45,126 +44,126 @@ class Pair:
 def pairs() -> dict[str, tuple[Callable[..., Pair], tuple[int, ...]]]:
     """What makes each pair, and of which shape, by the name of its figure."""
     return {
-        "soft_target": (soft_target, (64, 100)),
-        "soft_target_1000": (soft_target, (128, 1000)),
-        "standardised": (standardised, (64, 100)),
-        "standardised_1000": (standardised, (128, 1000)),
+        "kd": (kd, (64, 100)),
+        "kd_1000": (kd, (128, 1000)),
+        "logit_standardization": (logit_standardization, (64, 100)),
+        "logit_standardization_1000": (logit_standardization, (128, 1000)),
         "dist": (dist, (64, 100)),
         "dist_1000": (dist, (128, 1000)),
-        "hint": (hint, (64, 64, 8, 8)),
-        "attention": (attention, (64, 32, 16, 16)),
-        "attention_last": (attention, (64, 64, 8, 8)),
-        "factor": (factor, (64, 32, 8, 8)),
-        "boundary": (boundary, (64, 64, 8, 8)),
-        "variational": (variational, (64, 64, 8, 8)),
-        "review": (review, (64, 64, 8, 8)),
-        "flow": (flow, (64, 16, 32, 32)),
-        "similarity": (similarity, (64, 64, 8, 8)),
+        "fitnet": (fitnet, (64, 64, 8, 8)),
+        "attention_transfer": (attention_transfer, (64, 32, 16, 16)),
+        "attention_transfer_last": (attention_transfer, (64, 64, 8, 8)),
+        "ft": (ft, (64, 32, 8, 8)),
+        "ab": (ab, (64, 64, 8, 8)),
+        "vid": (vid, (64, 64, 8, 8)),
+        "reviewkd": (reviewkd, (64, 64, 8, 8)),
+        "fsp": (fsp, (64, 16, 32, 32)),
+        "sp": (sp, (64, 64, 8, 8)),
         "rkd_distance": (rkd_distance, (64, 256)),
         "rkd_angle": (rkd_angle, (64, 256)),
-        "correlation": (correlation, (64, 256)),
-        "probability": (probability, (64, 256)),
-        "contrast": (contrast, (64, 256)),
+        "cc": (cc, (64, 256)),
+        "pkt": (pkt, (64, 256)),
+        "crd": (crd, (64, 256)),
     }
 
 
-def soft_target(*shape: int) -> Pair:
+def kd(*shape: int) -> Pair:
     student, teacher = logits(*shape)
     loss = mid_level.KDLoss(**PATHS, temperature=4.0, alpha=0)
     return Pair(
-        lambda: terms.kd_loss(student, teacher, temperature=4.0), both(loss, student, teacher),
-        lambda: papers.soft_target(*arrays(student, teacher), temperature=4.0), (student,),
-        lambda: papers.soft_target(*arrays(student, teacher), temperature=4.0) / 16,
+        lambda: losses.kd_loss(student, teacher, temperature=4.0), both(loss, student, teacher),
+        lambda: papers.kd(*arrays(student, teacher), temperature=4.0), (student,),
+        lambda: papers.kd(*arrays(student, teacher), temperature=4.0) / 16,
         "without its hard loss (alpha 0) KDLoss forgets tau²; with one it keeps it",
     )  # fmt: skip
 
 
-def standardised(*shape: int) -> Pair:
+def logit_standardization(*shape: int) -> Pair:
     student, teacher = logits(*shape)
     loss = mid_level.LogitStdKDLoss(**PATHS, temperature=2.0, alpha=0)
     return Pair(
-        lambda: terms.kd_loss(temperature.standardize_logits(student), temperature.standardize_logits(teacher), temperature=2.0),
-        both(loss, student, teacher), lambda: papers.standardised(*arrays(student, teacher), temperature=2.0), (student,),
-        lambda: papers.standardised(*arrays(student, teacher), temperature=2.0) / 4,
+        lambda: losses.kd_loss(losses.temperature.standardize_logits(student), losses.temperature.standardize_logits(teacher), temperature=2.0),
+        both(loss, student, teacher), lambda: papers.logit_standardization(*arrays(student, teacher), temperature=2.0), (student,),
+        lambda: papers.logit_standardization(*arrays(student, teacher), temperature=2.0) / 4,
         "without its hard loss (alpha 0) LogitStdKDLoss forgets tau²; with one it keeps it",
     )  # fmt: skip
 
 
 def dist(*shape: int) -> Pair:
     student, teacher = logits(*shape)
-    loss = mid_level.DISTLoss(**PATHS, beta=2.0, gamma=2.0, temperature=4.0)
+    loss = mid_level.DISTLoss(**PATHS, beta=2.0, gamma=2.0, tau=4.0)
     return Pair(
-        lambda: terms.dist_loss(student, teacher, beta=2.0, gamma=2.0, temperature=4.0), both(loss, student, teacher),
+        lambda: losses.dist_loss(student, teacher, beta=2.0, gamma=2.0, temperature=4.0), both(loss, student, teacher),
         lambda: papers.dist(*arrays(student, teacher), beta=2.0, gamma=2.0, temperature=4.0), (student,),
     )  # fmt: skip
 
 
-def hint(*shape: int) -> Pair:
+def fitnet(*shape: int) -> Pair:
     student, teacher = maps(*shape)
     read = {"is_from_teacher": False, "module_path": "at", "io": "output"}
     loss = mid_level.SimpleLossWrapper(nn.MSELoss(), input=read, target=read | {"is_from_teacher": True})
     said, told = io(student), io(teacher)
     return Pair(
-        lambda: terms.fitnet_loss(student, teacher), lambda: loss(said, told, None),
+        lambda: losses.fitnet_loss(student, teacher), lambda: loss(said, told, None),
         lambda: papers.mean_squared(*arrays(student, teacher)), (student,),
     )  # fmt: skip
 
 
-def attention(*shape: int) -> Pair:
+def attention_transfer(*shape: int) -> Pair:
     student, teacher = maps(*shape)
     loss = mid_level.ATLoss({"one": OF_ONE})
     return Pair(
-        lambda: terms.attention_transfer_loss(student, teacher), both(loss, student, teacher),
-        lambda: papers.attention(*arrays(student, teacher)), (student,),
+        lambda: losses.attention_transfer_loss(student, teacher), both(loss, student, teacher),
+        lambda: papers.attention_transfer(*arrays(student, teacher)), (student,),
     )  # fmt: skip
 
 
-def factor(*shape: int) -> Pair:
+def ft(*shape: int) -> Pair:
     student, teacher = maps(*shape)
     loss = mid_level.FTLoss(paraphraser_path="at", translator_path="at")
     return Pair(
-        lambda: terms.ft_loss(student, teacher), both(loss, student, teacher),
-        lambda: papers.factor(*arrays(student, teacher)), (student,),
-        lambda: papers.their_factor(*arrays(student, teacher)),
-        "FTLoss compares whole factors of length 1, as the paper; factor() their maps of mean f², as the code for "
+        lambda: losses.ft_loss(student, teacher), both(loss, student, teacher),
+        lambda: papers.ft(*arrays(student, teacher)), (student,),
+        lambda: papers.their_ft(*arrays(student, teacher)),
+        "FTLoss compares whole factors of length 1, as the paper; ft_loss their maps of mean f², as the code for "
         "which the usual weight was chosen",
     )  # fmt: skip
 
 
-def boundary(*shape: int) -> Pair:
+def ab(*shape: int) -> Pair:
     student, teacher = normal(*shape), normal(*shape).detach()
     loss = mid_level.AltActTransferLoss({"one": OF_ONE}, margin=1.0, reduction="mean")
     size = student[0].numel()
     return Pair(
-        lambda: terms.ab_loss(student, teacher), both(loss, student, teacher),
-        lambda: papers.boundary(*arrays(student, teacher)), (student,),
-        lambda: papers.boundary(*arrays(student, teacher)) * size,
-        "AltActTransferLoss is a sum over neurons, so its size is that of the map; boundary() is their mean",
+        lambda: losses.ab_loss(student, teacher), both(loss, student, teacher),
+        lambda: papers.ab(*arrays(student, teacher)), (student,),
+        lambda: papers.ab(*arrays(student, teacher)) * size,
+        "AltActTransferLoss is a sum over neurons, so its size is that of the map; ab_loss is their mean",
     )  # fmt: skip
 
 
-def variational(*shape: int) -> Pair:
+def vid(*shape: int) -> Pair:
     student, teacher = maps(*shape)
     variance = torch.linspace(0.5, 5.0, shape[1]).requires_grad_()
     loss = mid_level.VIDLoss({"one": OF_ONE})
     told = io(teacher)
     return Pair(
-        lambda: terms.vid_loss(student, teacher, variance=variance),
+        lambda: losses.vid_loss(student, teacher, variance=variance),
         lambda: loss({"at": {"output": (student, variance.view(1, -1, 1, 1))}}, told),
-        lambda: papers.variational(*arrays(student, teacher, variance)), (student, variance),
+        lambda: papers.vid(*arrays(student, teacher, variance)), (student, variance),
     )  # fmt: skip
 
 
-def review(*shape: int) -> Pair:
+def reviewkd(*shape: int) -> Pair:
     student, teacher = maps(*shape)
     loss, told = mid_level.HierarchicalContextLoss(**PATHS), io(teacher)
     return Pair(
-        lambda: terms.reviewkd_loss([student], [teacher]), lambda: loss({"at": {"output": (student, None)}}, told),
-        lambda: papers.review(*arrays(student, teacher)), (student,),
+        lambda: losses.reviewkd_loss([student], [teacher]), lambda: loss({"at": {"output": (student, None)}}, told),
+        lambda: papers.reviewkd(*arrays(student, teacher)), (student,),
     )  # fmt: skip
 
 
-def flow(batch: int, channels: int, height: int, width: int) -> Pair:
+def fsp(batch: int, channels: int, height: int, width: int) -> Pair:
     """The later layer has twice the channels, and maps of half the height and width."""
     first, its_first = maps(batch, channels, height, width)
     last, its_last = maps(batch, 2 * channels, height // 2, width // 2)
@@ -178,20 +177,20 @@ def flow(batch: int, channels: int, height: int, width: int) -> Pair:
     )
     in_numpy = arrays(first, last), arrays(its_first, its_last)
     return Pair(
-        lambda: terms.fsp_loss((first, last), (its_first, its_last)), lambda: loss(said, told),
-        lambda: papers.flow(*in_numpy), (first, last), lambda: papers.their_flow(*in_numpy),
-        "FSPLoss sums the lengths of the matrix's columns, where the paper sums its squares and flow() takes their "
-        "mean; it max-pools, as the paper, and flow() averages",
+        lambda: losses.fsp_loss((first, last), (its_first, its_last)), lambda: loss(said, told),
+        lambda: papers.fsp(*in_numpy), (first, last), lambda: papers.their_fsp(*in_numpy),
+        "FSPLoss sums the lengths of the matrix's columns, where the paper sums its squares and fsp_loss takes their "
+        "mean; it max-pools, as the paper, and fsp_loss averages",
     )  # fmt: skip
 
 
-def similarity(*shape: int) -> Pair:
+def sp(*shape: int) -> Pair:
     student, teacher = maps(*shape)
     loss = mid_level.SPKDLoss("at", "at", "batchmean")
     return Pair(
-        lambda: terms.sp_loss(student, teacher), both(loss, student, teacher),
-        lambda: papers.similarity(*arrays(student, teacher)), (student,),
-        lambda: papers.their_similarity(*arrays(student, teacher)),
+        lambda: losses.sp_loss(student, teacher), both(loss, student, teacher),
+        lambda: papers.sp(*arrays(student, teacher)), (student,),
+        lambda: papers.their_sp(*arrays(student, teacher)),
         "SPKDLoss calls normalize(rows, 1), which is the norm of p = 1; the paper's rows have the Euclidean length 1",
     )  # fmt: skip
 
@@ -200,7 +199,7 @@ def rkd_distance(*shape: int) -> Pair:
     student, teacher = maps(*shape)
     loss = mid_level.RKDLoss("at", "at", dist_factor=1.0, angle_factor=0.0, reduction="mean")
     return Pair(
-        lambda: terms.rkd_distance_loss(student, teacher), both(loss, student, teacher),
+        lambda: losses.rkd_distance_loss(student, teacher), both(loss, student, teacher),
         lambda: papers.rkd_distance(*arrays(student, teacher)), (student,),
     )  # fmt: skip
 
@@ -209,45 +208,45 @@ def rkd_angle(*shape: int) -> Pair:
     student, teacher = maps(*shape)
     loss = mid_level.RKDLoss("at", "at", dist_factor=0.0, angle_factor=1.0, reduction="mean")
     return Pair(
-        lambda: terms.rkd_angle_loss(student, teacher), both(loss, student, teacher),
+        lambda: losses.rkd_angle_loss(student, teacher), both(loss, student, teacher),
         lambda: papers.rkd_angle(*arrays(student, teacher)), (student,),
     )  # fmt: skip
 
 
-def correlation(*shape: int) -> Pair:
+def cc(*shape: int) -> Pair:
     student, teacher = (nn.functional.normalize(each.detach(), dim=1) for each in maps(*shape))
     student.requires_grad_()
     loss = mid_level.CCKDLoss("at", "at", {"type": "gaussian", "gamma": 0.4, "max_p": 2}, "batchmean")
     return Pair(
-        lambda: terms.cc_loss(student, teacher, gamma=0.4), both(loss, student, teacher),
-        lambda: papers.correlation(*arrays(student, teacher), gamma=0.4), (student,),
-        lambda: papers.their_correlation(*arrays(student, teacher), gamma=0.4, order=2),
+        lambda: losses.cc_loss(student, teacher, gamma=0.4), both(loss, student, teacher),
+        lambda: papers.cc(*arrays(student, teacher), gamma=0.4), (student,),
+        lambda: papers.their_cc(*arrays(student, teacher), gamma=0.4, order=2),
         "CCKDLoss divides the root of the sum of squares by batch², where the paper has the sum itself; it expands "
-        "the kernel to second order, where correlation() is exact; and it takes features as they are, where "
-        "correlation() makes them of length 1",
+        "the kernel to second order, where cc_loss is exact; and it takes features as they are, where "
+        "cc_loss makes them of length 1",
     )  # fmt: skip
 
 
-def probability(*shape: int) -> Pair:
+def pkt(*shape: int) -> Pair:
     student, teacher = maps(*shape)
     loss = mid_level.PKTLoss(**PATHS)
     return Pair(
-        lambda: terms.pkt_loss(student, teacher), both(loss, student, teacher),
-        lambda: papers.p(*arrays(student, teacher)), (student,),
+        lambda: losses.pkt_loss(student, teacher), both(loss, student, teacher),
+        lambda: papers.pkt(*arrays(student, teacher)), (student,),
     )  # fmt: skip
 
 
-def contrast(rows: int, width: int) -> Pair:
+def crd(rows: int, width: int) -> Pair:
     """Both with their learned embeddings and the moving of their banks, the same negatives, from the same state."""
     kept = 4096
     student, teacher = maps(rows, width)
     number = torch.arange(rows)
-    ours = terms.CRDLoss("mid", bank_size=kept)
-    exchange = LossContext(
+    ours = losses.CRDLoss("mid", bank_size=kept)
+    context = LossContext(
         student=Outputs(features={"mid": student}), teachers={"one": Outputs(features={"mid": teacher})},
         teacher=Outputs(features={"mid": teacher}), sample_ids=number, progress=Progress(step=1, steps=4),
     )  # fmt: skip
-    ours.prepare(exchange)
+    ours.prepare(context)
     loss = mid_level.CRDLoss("student", "empty", "teacher", 128, kept, kept - 1, kept)
     with torch.no_grad():
         for bank, its in ((ours.student_bank, loss.memory_v1), (ours.teacher_bank, loss.memory_v2)):
@@ -266,10 +265,10 @@ def contrast(rows: int, width: int) -> Pair:
     with torch.no_grad():
         in_numpy = arrays(embeds["student"](student), embeds["teacher"](teacher), loss.memory_v1, loss.memory_v2)
     return Pair(
-        lambda: ours(exchange), theirs, lambda: papers.contrast(*in_numpy, momentum=0.5),
-        (student, *ours.parameters()), lambda: papers.their_contrast(*in_numpy),
+        lambda: ours(context), theirs, lambda: papers.crd(*in_numpy, momentum=0.5),
+        (student, *ours.parameters()), lambda: papers.their_crd(*in_numpy),
         "CRDLoss pairs an embedding with the bank's older one of the same sample, as the paper's code, and keeps the "
-        "normaliser of the first batch for ever; contrast() pairs both of this batch and takes the normaliser anew",
+        "normaliser of the first batch for ever; crd_loss pairs both of this batch and takes the normaliser anew",
     )  # fmt: skip
 
 

@@ -13,66 +13,66 @@ import numpy as np
 Array = np.ndarray
 
 
-def soft_target(student: Array, teacher: Array, *, tau: float) -> float:
-    log_q, log_p = _log_softmax(student / tau), _log_softmax(teacher / tau)
-    return float(tau**2 * (np.exp(log_p) * (log_p - log_q)).sum(1).mean())
+def kd(student: Array, teacher: Array, *, temperature: float) -> float:
+    log_q, log_p = _log_softmax(student / temperature), _log_softmax(teacher / temperature)
+    return float(temperature**2 * (np.exp(log_p) * (log_p - log_q)).sum(1).mean())
 
 
-def standardised(student: Array, teacher: Array, *, tau: float) -> float:
+def logit_standardization(student: Array, teacher: Array, *, temperature: float) -> float:
     own, its = ((x - x.mean(1, keepdims=True)) / x.std(1, ddof=1, keepdims=True) for x in (student, teacher))
-    return soft_target(own, its, temperature=tau)
+    return kd(own, its, temperature=temperature)
 
 
-def dist(student: Array, teacher: Array, *, beta: float, gamma: float, tau: float) -> float:
-    q, p = (np.exp(_log_softmax(logits / tau)) for logits in (student, teacher))
-    return float(tau**2 * (beta * (1 - _pearson(q, p)).mean() + gamma * (1 - _pearson(q.T, p.T)).mean()))
+def dist(student: Array, teacher: Array, *, beta: float, gamma: float, temperature: float) -> float:
+    q, p = (np.exp(_log_softmax(logits / temperature)) for logits in (student, teacher))
+    return float(temperature**2 * (beta * (1 - _pearson(q, p)).mean() + gamma * (1 - _pearson(q.T, p.T)).mean()))
 
 
 def mean_squared(student: Array, teacher: Array) -> float:
     return float(((student - teacher) ** 2).mean())
 
 
-def attention(student: Array, teacher: Array) -> float:
+def attention_transfer(student: Array, teacher: Array) -> float:
     return mean_squared(_square_map(student), _square_map(teacher))
 
 
-def factor(student: Array, teacher: Array) -> float:
+def ft(student: Array, teacher: Array) -> float:
     return float(np.abs(_square_map(student) - _square_map(teacher)).mean())
 
 
-def their_factor(student: Array, teacher: Array) -> float:
+def their_ft(student: Array, teacher: Array) -> float:
     return float(np.abs(_unit(_flat(student)) - _unit(_flat(teacher))).mean())
 
 
-def boundary(student: Array, teacher: Array) -> float:
+def ab(student: Array, teacher: Array) -> float:
     return float((np.maximum(1 + np.where(teacher > 0, -student, student), 0) ** 2).mean())
 
 
-def variational(student: Array, teacher: Array, variance: Array) -> float:
+def vid(student: Array, teacher: Array, variance: Array) -> float:
     variance = variance.reshape(1, -1, 1, 1)
     return float(0.5 * ((teacher - student) ** 2 / variance + np.log(variance)).mean())
 
 
-def review(student: Array, teacher: Array) -> float:
+def reviewkd(student: Array, teacher: Array) -> float:
     difference = student - teacher
     parts = [(1.0, difference)] + [(1 / 2**n, _mean_pool(difference, k)) for n, k in ((1, 4), (2, 2), (3, 1))]
     return float(sum(w * (part**2).mean() for w, part in parts) / sum(w for w, _ in parts))
 
 
-def flow(student: tuple[Array, Array], teacher: tuple[Array, Array]) -> float:
+def fsp(student: tuple[Array, Array], teacher: tuple[Array, Array]) -> float:
     return mean_squared(_flow(*student, np.mean), _flow(*teacher, np.mean))
 
 
-def their_flow(student: tuple[Array, Array], teacher: tuple[Array, Array]) -> float:
+def their_fsp(student: tuple[Array, Array], teacher: tuple[Array, Array]) -> float:
     difference = _flow(*student, np.max) - _flow(*teacher, np.max)
     return float(np.sqrt((difference**2).sum(1)).sum() / len(difference))
 
 
-def similarity(student: Array, teacher: Array) -> float:
+def sp(student: Array, teacher: Array) -> float:
     return float(((_unit(_products(student)) - _unit(_products(teacher))) ** 2).sum() / len(student) ** 2)
 
 
-def their_similarity(student: Array, teacher: Array) -> float:
+def their_sp(student: Array, teacher: Array) -> float:
     own, its = (rows / np.abs(rows).sum(1, keepdims=True) for rows in map(_products, (student, teacher)))
     return float(((own - its) ** 2).sum() / len(student) ** 2)
 
@@ -87,12 +87,12 @@ def rkd_angle(student: Array, teacher: Array) -> float:
     return _smooth_l1(own - its)
 
 
-def correlation(student: Array, teacher: Array, *, gamma: float) -> float:
+def cc(student: Array, teacher: Array, *, gamma: float) -> float:
     own, its = (np.exp(2 * gamma * (_products(_unit(x)) - 1)) for x in (student, teacher))
     return mean_squared(own, its)
 
 
-def their_correlation(student: Array, teacher: Array, *, gamma: float, order: int) -> float:
+def their_cc(student: Array, teacher: Array, *, gamma: float, order: int) -> float:
     own, its = (
         sum((2 * gamma * _products(x)) ** p / math.factorial(p) for p in range(order + 1)) / math.exp(2 * gamma)
         for x in (student, teacher)
@@ -100,13 +100,13 @@ def their_correlation(student: Array, teacher: Array, *, gamma: float, order: in
     return float(np.sqrt(((own - its) ** 2).sum()) / len(student) ** 2)
 
 
-def probability(student: Array, teacher: Array) -> float:
+def pkt(student: Array, teacher: Array) -> float:
     near = [(_products(_unit(x)) + 1) / 2 for x in (student, teacher)]
     q, p = (x / x.sum(1, keepdims=True) for x in near)
     return float((p * np.log((p + 1e-7) / (q + 1e-7))).mean())
 
 
-def contrast(student: Array, teacher: Array, students: Array, teachers: Array, *, momentum: float) -> float:
+def crd(student: Array, teacher: Array, students: Array, teachers: Array, *, momentum: float) -> float:
     """The first rows of the banks are this batch, which moves there before it is compared."""
     many = len(student)
     students, teachers = students.copy(), teachers.copy()
@@ -116,7 +116,7 @@ def contrast(student: Array, teacher: Array, students: Array, teachers: Array, *
     return _estimated(own, student @ teachers.T) + _estimated(own, teacher @ students.T)
 
 
-def their_contrast(student: Array, teacher: Array, students: Array, teachers: Array) -> float:
+def their_crd(student: Array, teacher: Array, students: Array, teachers: Array) -> float:
     """The own pair is with the bank's older embedding, and counts where the mean of the others is taken."""
     rows = np.arange(len(student))
     pairs = [student @ teachers.T, teacher @ students.T]

@@ -22,15 +22,15 @@ TURN = 4  # calls
 
 def values(pair: Pair) -> dict:
     """Both losses of the same tensors, beside what NumPy makes of their formulas."""
-    ours, own = called(pair.ours, pair.trainable)
-    theirs, its = called(pair.theirs, pair.trainable)
+    ours, own = called(pair.ours, pair.learned)
+    theirs, its = called(pair.theirs, pair.learned)
     found = {"ours": ours, "theirs": theirs, "ours_in_float64": pair.paper()}
     found["theirs_in_float64"] = found["ours_in_float64"] if pair.other is None else pair.other()
     if pair.other is None:
         found["gradients_apart"] = max(
             float((a - b).abs().max() / b.abs().max()) for a, b in zip(own, its, strict=True)
         )
-    return found | {"why": pair.explain}
+    return found | {"why": pair.why}
 
 
 def seconds(pair: Pair, repeats: int, budget: float) -> list[tuple[float, float]]:
@@ -44,15 +44,15 @@ def seconds(pair: Pair, repeats: int, budget: float) -> list[tuple[float, float]
         budget: seconds that a repeat may take, though each side has a turn at least.
     """
     sides = (pair.ours, pair.theirs)
-    once = max(sum(timed(side, pair.trainable) for side in sides) for _ in range(3))
-    once = min(once, sum(timed(side, pair.trainable) for side in sides))
+    once = max(sum(timed(side, pair.learned) for side in sides) for _ in range(3))
+    once = min(once, sum(timed(side, pair.learned) for side in sides))
     turns = max(1, int(budget / once / TURN))
     found = []
     for _ in range(repeats):
         took: tuple[list[float], list[float]] = ([], [])
         for turn in range(turns):
             for side in (0, 1) if turn % 2 else (1, 0):
-                took[side].extend([timed(sides[side], pair.trainable) for _ in range(TURN)][1:])
+                took[side].extend([timed(sides[side], pair.learned) for _ in range(TURN)][1:])
         found.append((statistics.median(took[0]), statistics.median(took[1])))
     return found
 

@@ -1,7 +1,7 @@
-"""How hard does each arm of a study pull? Two epochs of each, with a seed of no study; no test part is opened.
+"""How hard does each variant of a study pull? Two epochs of each, with a seed of no study; no test part is opened.
 
 Prints the ratio of each term's gradient to that of the hard loss, and the weight with which it would pull as hard as
-the plain soft term of the recipe does (or half as hard: --share 0.5). Such weights stand in the recipes whose arms are
+the plain kd loss of the recipe does (or half as hard: --share 0.5). Such weights stand in the recipes whose arms are
 compared at matched gradient ratios; what was reached in the studies stands in docs/results/methods.md.
 """
 
@@ -32,10 +32,10 @@ def pulls(recipe: object, name: str, folder: Path, loaded: DataCache) -> dict[st
     job.train_stages(name, job.build_student(), teachers, resume=False, callbacks=[])
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
     found = {}
-    for column in (one for one in rows[0] if one.startswith("gradient_ratio/")):
+    for column in (one for one in rows[0] if one.startswith("grad_norm_ratio/")):
         term = column.partition("/")[2]
         values = [float(row[column]) for row in rows if row[column]]
-        found[term] = geometric_mean(values), float(rows[-1][f"weight/{term}"])
+        found[term] = geometric_mean(values), float(rows[-1][f"loss_weight/{term}"])
     return found
 
 
@@ -43,14 +43,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a recipe with a study, whose teachers have weights")
     parser.add_argument("settings", nargs="*", help="KEY=VALUE settings laid over it")
-    parser.add_argument("--arms", nargs="+", help="only these (default: all)")
-    parser.add_argument("--share", type=float, default=1.0, help="of the plain soft term's pull")
+    parser.add_argument("--variants", nargs="+", help="only these (default: all)")
+    parser.add_argument("--share", type=float, default=1.0, help="of the plain kd loss's pull")
     options = parser.parse_args()
     recipe, loaded = load_recipe(find_recipe(options.recipe), options.settings), DataCache()
     listening = [name for name, arm in make_variants(recipe).items() if arm.uses_teachers and name != "distilled"]
     with tempfile.TemporaryDirectory() as work:
-        plain_pull = pulls(recipe, "distilled", Path(work) / "distilled", loaded)["soft"][0]
-        print(f"distilled: soft pulls {plain_pull:.1f} times as hard as the weighted hard loss")
+        plain_pull = pulls(recipe, "distilled", Path(work) / "distilled", loaded)["kd"][0]
+        print(f"distilled: kd pulls {plain_pull:.1f} times as hard as the weighted hard loss")
         for name in options.variants or listening:
             for term, (ratio, weight) in pulls(recipe, name, Path(work) / name, loaded).items():
                 fit = weight * options.share * plain_pull / ratio

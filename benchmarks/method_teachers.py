@@ -22,17 +22,17 @@ from limbeck.workflows._job.measure import evaluate_split
 ADAMW = ["training.optimizer={use: AdamW, lr: 0.001, weight_decay: 0.05}",
          "training.scheduler={use: OneCycleLR, max_lr: 0.001}"]  # fmt: skip
 GENTLE = ["training.optimizer.lr=0.02", "training.scheduler.max_lr=0.02"]
-FRESH = ["data.views.per_sample=0", "cache=null"]
-CIFAR = [*FRESH, "data.take=null"]
-CNN, VIT = "use: small_cnn, width: 64, depth: 4", "use: small_vit, patch: 4, width: 64, depth: 4, heads: 4"
+FRESH = ["data.augment.num_views=0", "cache=null"]
+CIFAR = [*FRESH, "data.num_samples=null"]
+CNN, VIT = "use: small_cnn, width: 64, depth: 4", "use: small_vit, patch_size: 4, width: 64, depth: 4, num_heads: 4"
 TEACHERS = {
-    "resnet": ("cifar10_methods", "resnet", [*CIFAR, *GENTLE, "teaching.epochs=2"]),
-    "cnn": ("cifar10_methods", "cnn", [*CIFAR, f"teachers={{cnn: {{{CNN}}}}}", "teaching.epochs=10"]),
-    "vit": ("cifar10_methods", "vit", [*CIFAR, *ADAMW, f"teachers={{vit: {{{VIT}}}}}", "teaching.epochs=5"]),
-    "fine": ("tinyimagenet_fine", "teacher", [*FRESH, "teaching.epochs=18"]),
+    "resnet": ("cifar10_methods", "resnet", [*CIFAR, *GENTLE, "teacher_training.epochs=2"]),
+    "cnn": ("cifar10_methods", "cnn", [*CIFAR, f"teachers={{cnn: {{{CNN}}}}}", "teacher_training.epochs=10"]),
+    "vit": ("cifar10_methods", "vit", [*CIFAR, *ADAMW, f"teachers={{vit: {{{VIT}}}}}", "teacher_training.epochs=5"]),
+    "fine": ("tinyimagenet_fine", "teacher", [*FRESH, "teacher_training.epochs=18"]),
     "wide": ("tinyimagenet_first", "teacher", FRESH),
     "narrow": ("tinyimagenet_first", "teacher", [
-        *FRESH, "teachers.teacher.width=2", "teaching.epochs=16", "training.precision=bf16-mixed", "seed=1",
+        *FRESH, "teachers.teacher.width=2", "teacher_training.epochs=16", "training.precision=bf16-mixed", "seed=1",
     ]),
 }  # fmt: skip
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--tinyimagenet", default="data/tinyimagenet32", help="the folder")
     parser.add_argument("--data-root", help="where cifar10_resnets stands")
     options = parsed(parser, places=("out", "cifar10", "tinyimagenet", "data_root"))
-    for name in options.classes:
+    for name in options.only:
         file = options.out / f"{name}.safetensors"
         if file.exists():
             continue
@@ -61,7 +61,7 @@ def main() -> None:
             assert all(one.endswith("num_batches_tracked") for one in lacking), lacking
         run = job.train_teacher(called, network, resume=True, callbacks=None)
         told = evaluate_split(network, job.data, job.task, job.data.validation)[0]
-        print(f"{name}: {100 * told['top1']:.1f} % on validation, {run.seconds:.0f} s", flush=True)
+        print(f"{name}: {100 * told['metrics']['accuracy']:.1f} % on validation, {run.seconds:.0f} s", flush=True)
         save_weights(network, file, metadata={"recipe": recipe})
 
 

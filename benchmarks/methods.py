@@ -3,7 +3,7 @@
 The recipes come along: cifar10_methods (weight × temperature, then other responses, features and relations at matched
 gradient ratios), cifar10_three_teachers, tinyimagenet_fine (relations between close classes) and tinyimagenet_small
 (the headline, and what each idea gives it). Teachers come from method_teachers.py. Arms are chosen on validation; each
-test part is opened once a cell. A second call only counts. Writes docs/results/methods.md and results/methods.json.
+test part is opened once a trial. A second call only counts. Writes docs/results/methods.md and results/methods.json.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from limbeck.report import classify_gain_over_seeds
 from limbeck.workflows import study
 
 
-@dataclass(freeze=True)
+@dataclass(frozen=True)
 class Plan:
     """One study: its recipe, the teachers' weights by name, and what else is changed of it."""
 
@@ -32,26 +32,35 @@ class Plan:
     settings: tuple[str, ...] = ()
 
 
-VIT = "{use: small_vit, patch: 4, width: 64, depth: 4, heads: 4, engine: auto}"
+VIT = "{use: small_vit, patch_size: 4, width: 64, depth: 4, num_heads: 4, backend: auto}"
 LIKE_METHODS = (  # the data, views and training of cifar10_methods
-    "data.validation=0.05", "data.normalize=imagenet", "data.views.per_sample=6", "stages.0.epochs=6",
+    "data.val_split=0.05",
+    "data.normalize=imagenet",
+    "data.augment.num_views=6",
+    "stages.0.epochs=6",
     "training={optimizer: {use: SGD, lr: 0.1, momentum: 0.9, weight_decay: 0.0005, nesterov: true}, "
-    "scheduler: {use: OneCycleLR, max_lr: 0.1}, batch: 64, precision: bf16-mixed}",
-    "teachers.resnet.shortcut=padding", f"teachers.vit={VIT}", "export.to=[]",
-    "study={seeds: 3, controls: [alone], arms: {only_cnn: {teachers: [cnn]}, only_resnet: {teachers: [resnet]}, "
-    "only_vit: {teachers: [vit]}, cnn_and_resnet: {teachers: [cnn, resnet]}, "
-    "surest: {combination: {use: Confidence, by: entropy, tau: 4}}}}",
-)  # fmt: skip
+    "scheduler: {use: OneCycleLR, max_lr: 0.1}, batch_size: 64, precision: bf16-mixed}",
+    "teachers.resnet.shortcut=padding",
+    f"teachers.vit={VIT}",
+    "export.to=[]",
+    "study={seeds: 3, baselines: [student_only], variants: {only_cnn: {teachers: [cnn]}, "
+    "only_resnet: {teachers: [resnet]}, only_vit: {teachers: [vit]}, cnn_and_resnet: {teachers: [cnn, resnet]}, "
+    "surest: {ensemble: {use: ConfidenceWeighted, criterion: entropy, temperature: 4}}}}",
+)
 PLANS = {
     "methods": Plan("cifar10_methods", {"resnet": "resnet"}),
     "three": Plan("cifar10_three_teachers", {"cnn": "cnn", "resnet": "resnet", "vit": "vit"}, LIKE_METHODS),
     "fine": Plan("tinyimagenet_fine", {"teacher": "fine"}),
     "small": Plan("tinyimagenet_small", {"wide": "wide", "narrow": "narrow"}),
     "views": Plan(
-        "tinyimagenet_small", {"wide": "wide", "narrow": "narrow"},
-        ("data.views.per_sample=6", "study={seeds: 3, controls: [alone], arms: {one_teacher: {teachers: [wide]}}}"),
+        "tinyimagenet_small",
+        {"wide": "wide", "narrow": "narrow"},
+        (
+            "data.augment.num_views=6",
+            "study={seeds: 3, baselines: [student_only], variants: {one_teacher: {teachers: [wide]}}}",
+        ),
     ),
-}  # fmt: skip
+}
 GRID = ["distilled", *(f"weight{w}_tau{t}" for w in ("0_9", 3, 9) for t in (1, 2, 4, 8) if (w, t) != ("0_9", 4))]
 RESPONSES = ("dkd", "dist", "standardised", "learned_tau", "loss_adaptive_tau")
 BESIDE = ("at", "hint", "gram", "rkd", "sp", "crd", "review")
@@ -63,7 +72,7 @@ SMALL = "Tiny-ImageNet at 32 pixels, 20 of 200 classes, ResNet-14, 6 epochs"
 def done(options: argparse.Namespace) -> dict[str, dict]:
     """What ``study.json`` of each plan holds, after running what is missing."""
     found = {}
-    for name in options.classes:
+    for name in options.only:
         plan, out = PLANS[name], options.work / name
         root = options.cifar10 if plan.recipe.startswith("cifar10") else options.tinyimagenet
         settings = [f"data.root={root}", *plan.settings]
@@ -85,17 +94,17 @@ def done(options: argparse.Namespace) -> dict[str, dict]:
 def against(one: dict, work: Path, arm: str, other: str) -> dict:
     """The difference of two arms in points, paired by seed, and what it means."""
     tops = [
-        [100 * _record(work, name, seed)["models"][name]["test"]["top1"] for seed in one["seeds"]]
+        [100 * _record(work, name, seed)["models"][name]["test"]["metrics"]["accuracy"] for seed in one["seeds"]]
         for name in (arm, other)
     ]
     gain = paired_mean_ci(*tops)
-    return gain | {"judgement": classify_gain_over_seeds(gain)}
+    return gain | {"outcome": classify_gain_over_seeds(gain)}
 
 
 def best(one: dict, arms: list[str] | tuple[str, ...]) -> str:
     """The arm of the best mean accuracy on validation."""
-    found = one["results"]["arms"]
-    return max(arms, key=lambda name: found[name]["validation_top1"]["mean"])
+    found = one["results"]["variants"]
+    return max(arms, key=lambda name: found[name]["val_accuracy"]["mean"])
 
 
 def figures(found: dict[str, dict], work: Path) -> tuple[list[dict], dict]:
@@ -103,7 +112,7 @@ def figures(found: dict[str, dict], work: Path) -> tuple[list[dict], dict]:
     rows, told = [], {}
     if "methods" in found:
         one = found["methods"]
-        arms = one["results"]["arms"]
+        arms = one["results"]["variants"]
         top = best(one, GRID)
         rows.append(gain("kd_grid_best_gain", arms[top]["gain"], f"{CIFAR}; {top} of 12, chosen on validation"))
         for arm in (*RESPONSES, *BESIDE):
@@ -123,7 +132,7 @@ def figures(found: dict[str, dict], work: Path) -> tuple[list[dict], dict]:
     if "fine" in found:
         one = found["fine"]
         alone, beside = best(one, ("rkd", "sp")), best(one, ("kd_rkd", "kd_sp", "kd_gram"))
-        arms = one["results"]["arms"]
+        arms = one["results"]["variants"]
         told |= {"fine_alone": alone, "fine_beside": beside}
         told |= {f"fine_{arm}": against(one, work / "fine", arm, "distilled") for arm in ("kd_rkd", "kd_sp", "kd_gram")}
         rows += [
@@ -138,7 +147,7 @@ def figures(found: dict[str, dict], work: Path) -> tuple[list[dict], dict]:
     if "small" in found:
         rows += small(found["small"], work / "small", told)
     if "views" in found:
-        arms = found["views"]["results"]["arms"]
+        arms = found["views"]["results"]["variants"]
         words = f"{SMALL}; one teacher, 6 fresh views a picture in place of 4"
         rows.append(gain("tinyimagenet_fresh_views_gain", arms["one_teacher"]["gain"], words))
     return rows, told
@@ -146,15 +155,17 @@ def figures(found: dict[str, dict], work: Path) -> tuple[list[dict], dict]:
 
 def small(one: dict, work: Path, told: dict) -> list[dict]:
     """The headline, of equally many steps as alone and of more; and each idea against the recipe it changes."""
-    arms = one["results"]["arms"]
-    listening = [name for name, arm in one["arms"].items() if arm["role"] == "distilled"]
-    equal = told["equal"] = best(one, [name for name in listening if arms[name]["steps"] == arms["alone"]["steps"]])
-    chosen = told["chosen"] = one["results"]["chosen"]["arm"]
+    arms = one["results"]["variants"]
+    listening = [name for name, arm in one["variants"].items() if arm["role"] == "distilled"]
+    equal = told["equal"] = best(
+        one, [name for name in listening if arms[name]["steps"] == arms["student_only"]["steps"]]
+    )
+    chosen = told["chosen"] = one["results"]["selected"]["variant"]
     for arm in listening:
         if arm != "one_teacher":
             told[f"small_{arm}"] = against(one, work, arm, "one_teacher")
-    told["equal_over_longer"] = against(one, work, equal, "longer")
-    told["chosen_over_longer"] = against(one, work, chosen, "longer")
+    told["equal_over_longer"] = against(one, work, equal, "equal_time")
+    told["chosen_over_longer"] = against(one, work, chosen, "equal_time")
     teacher, student = (_record(work, arm, one["seeds"][0])["models"] for arm in ("teacher", chosen))
     ratio = teacher["wide"]["parameters"] / student[chosen]["parameters"]
     words, more = (f"{SMALL}; {arm}, chosen on validation" for arm in (equal, chosen))
@@ -176,12 +187,12 @@ def small(one: dict, work: Path, told: dict) -> list[dict]:
 
 
 def _record(work: Path, arm: str, seed: int) -> dict:
-    return json.loads((work / "cells" / arm / str(seed) / "record.json").read_text())
+    return json.loads((work / "trials" / arm / str(seed) / "record.json").read_text())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("runs/methods"), help="where cells are kept")
+    parser.add_argument("--work", type=Path, default=Path("runs/methods"), help="where trials are kept")
     parser.add_argument("--only", nargs="+", default=list(PLANS), choices=list(PLANS))
     parser.add_argument("--teachers", type=Path, default=Path("runs/method-teachers"), help="of method_teachers.py")
     parser.add_argument("--cache", help="the folder of all caches")

@@ -9,13 +9,26 @@ from methods_ratios import pulled
 
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "methods.md"
 WEIGHTS, TAUS = ("0_9", "3", "9"), (1, 2, 4, 8)
-SAID = {"helps": "helps", "hurts": "hurts", "open": "cannot be told apart", "unknown": "not known"}
+SAID = {
+    "improves": "improves",
+    "degrades": "degrades",
+    "inconclusive": "no significant difference",
+    "unknown": "unknown",
+}
 TITLES = {
-    "dkd": "DKD", "dist": "DIST", "standardised": "standardised logits", "learned_tau": "learned temperature",
-    "loss_adaptive_tau": "loss-adaptive temperature", "at": "attention transfer (AT)", "hint": "hint (FitNets)",
-    "gram": "Gram matrix", "rkd": "RKD, distance and angle", "sp": "similarity-preserving (SP)", "crd": "CRD",
+    "dkd": "DKD",
+    "dist": "DIST",
+    "standardised": "standardised logits",
+    "learned_tau": "learned temperature",
+    "loss_adaptive_tau": "loss-adaptive temperature",
+    "at": "attention transfer (AT)",
+    "hint": "hint (FitNets)",
+    "gram": "Gram matrix",
+    "rkd": "RKD, distance and angle",
+    "sp": "similarity-preserving (SP)",
+    "crd": "CRD",
     "review": "knowledge review, two stages",
-}  # fmt: skip
+}
 RESPONSES = ("dkd", "dist", "standardised", "learned_tau", "loss_adaptive_tau")
 BESIDE = ("at", "hint", "gram", "rkd", "sp", "crd", "review")
 SMALL = {
@@ -29,12 +42,12 @@ INTRO = """# Which form of knowledge helps?
 Written by `python benchmarks/methods.py` from finished studies (`limbeck study`), with the teachers of
 `benchmarks/method_teachers.py`. Three seeds each; one teacher, one split and one pool of views serve all seeds, so a
 seed is the student's start and the order of the pictures, and intervals know of no other chance. Each interval is the
-wider of bootstrap and Student's t at each end, paired by seed; an arm *helps* or *hurts* if both lie on one side of
-zero. With as many arms as here some would look good by chance: no correction is in these verdicts, and `study.json`
-holds Holm's. Trainings are short, so that a study ends within the hour; a method that needs long training is at a loss.
-Weights of all terms but the grid's were set by how hard they pull in the first two epochs (`benchmarks/matching.py`;
-standardised logits pulled less and less with such a weight, so theirs was set anew by the pull over a whole training),
-and nothing was tuned on a test part.
+wider of bootstrap and Student's t at each end, paired by seed; a variant *improves* or *degrades* if both lie on one
+side of zero. With as many arms as here some would look good by chance: no correction is in these verdicts, and
+`study.json` holds Holm's. Trainings are short, so that a study ends within the hour; a method that needs long training
+is at a loss. Weights of all terms but the grid's were set by how hard they pull in the first two epochs
+(`benchmarks/matching.py`; standardised logits pulled less and less with such a weight, so theirs was set anew by
+the pull over a whole training), and nothing was tuned on a test part.
 """
 
 
@@ -54,12 +67,12 @@ def write_page(found: dict[str, dict], told: dict, work: Path) -> None:
 
 
 def _grid(one: dict, told: dict) -> str:
-    arms = one["results"]["arms"]
+    arms = one["results"]["variants"]
     lines = [
         "## Weight and temperature of plain distillation", "",
         f"CIFAR-10 (JPEG), 10,000 pictures, 6 epochs: ResNet-20 ({_top(arms['teacher'])} %) teaching ResNet-8, which "
-        f"reaches {_top(arms['alone'])} % alone, {_top(arms['smoothed'])} % with label smoothing and "
-        f"{_top(arms['longer'])} % in equal wall time ({one['pace']:.2f} times the steps). The teacher was "
+        f"reaches {_top(arms['student_only'])} % alone, {_top(arms['label_smoothing'])} % with label smoothing and "
+        f"{_top(arms['equal_time'])} % in equal wall time ({one['time_ratio']:.2f} times the steps). The teacher was "
         f"published trained on "
         "all 50,000 pictures without JPEG, and tuned here; it knows the validation pictures, the student does "
         "not. Beside "
@@ -74,8 +87,8 @@ def _grid(one: dict, told: dict) -> str:
             cells.append(f"**{text}**" if name == told["best"] else text)
         lines.append(f"| {weight.replace('_', '.')} | " + " | ".join(cells) + " |")
     over = [name for name in told if name.endswith("_over_kd")]
-    told_apart = [name.removesuffix("_over_kd") for name in over if told[name]["judgement"] in ("helps", "hurts")]
-    words = ", ".join(f"{_cell(name)} {SAID[told[name + '_over_kd']['judgement']]}" for name in told_apart) or "none"
+    told_apart = [name.removesuffix("_over_kd") for name in over if told[name]["outcome"] in ("improves", "degrades")]
+    words = ", ".join(f"{_cell(name)} {SAID[told[name + '_over_kd']['outcome']]}" for name in told_apart) or "none"
     lines += [
         "", "Bold: the best of the twelve on validation. Against the usual 0.9 at τ = 4 these are told apart: "
         f"{words}.",
@@ -104,7 +117,7 @@ def _methods(one: dict, told: dict, work: Path) -> list[str]:
 
 
 def _table(one: dict, told: dict, names: tuple[str, ...], work: Path) -> list[str]:
-    arms = one["results"]["arms"]
+    arms = one["results"]["variants"]
     usual = _seconds(work, "distilled", one["seeds"])
     lines = [
         "| method | accuracy, % | gain over alone | against plain KD | verdict against KD | pull | CPU time "
@@ -116,14 +129,14 @@ def _table(one: dict, told: dict, names: tuple[str, ...], work: Path) -> list[st
         lines.append(
             f"| {TITLES.get(name, 'plain KD')} | {_top(arm)} | {_gain(arm['gain'])} | "
             f"{_gain(over) if over else '–'} | "
-            f"{SAID[over['judgement']] if over else '–'} | {_pull(work, name, one)} | "
+            f"{SAID[over['outcome']] if over else '–'} | {_pull(work, name, one)} | "
             f"{_seconds(work, name, one['seeds']) / usual:.1f} × |"
         )
     return lines
 
 
 def _three(one: dict, told: dict) -> str:
-    arms = one["results"]["arms"]
+    arms = one["results"]["variants"]
     names = {
         "only_cnn": "the CNN", "only_resnet": "the ResNet", "only_vit": "the ViT",
         "cnn_and_resnet": "CNN and ResNet, mean of probabilities", "distilled": "all three, mean of probabilities",
@@ -141,22 +154,26 @@ def _three(one: dict, told: dict) -> str:
         over = told.get(f"three_{name}")
         lines.append(
             f"| {title} | {_top(arms[name])} | {_gain(arms[name]['gain'])} | {_gain(over) if over else '–'} | "
-            f"{SAID[over['judgement']] if over else ('the best single' if name == told['single'] else '–')} |"
+            f"{SAID[over['outcome']] if over else ('the best single' if name == told['single'] else '–')} |"
         )
     return "\n".join(lines)
 
 
 def _fine(one: dict, told: dict, work: Path) -> str:
-    arms = one["results"]["arms"]
+    arms = one["results"]["variants"]
     names = {
-        "longer": f"alone, equal wall time ({one['pace']:.2f} times the steps)", "rkd": "RKD beside the label",
-        "sp": "SP beside the label", "distilled": "plain KD", "kd_rkd": "KD + RKD", "kd_sp": "KD + SP",
+        "equal_time": f"alone, equal wall time ({one['time_ratio']:.2f} times the steps)",
+        "rkd": "RKD beside the label",
+        "sp": "SP beside the label",
+        "distilled": "plain KD",
+        "kd_rkd": "KD + RKD",
+        "kd_sp": "KD + SP",
         "kd_gram": "KD + Gram",
-    }  # fmt: skip
+    }
     lines = [
         "## Relations between close classes", "",
         "Tiny-ImageNet at 32 pixels, 20 furred mammals (dogs, cats, hooves, apes), 9,000 pictures, 10 epochs: "
-        f"WRN-16-2 ({_top(arms['teacher'])} %) teaching ResNet-8 ({_top(arms['alone'])} % alone); 1,000 test "
+        f"WRN-16-2 ({_top(arms['teacher'])} %) teaching ResNet-8 ({_top(arms['student_only'])} % alone); 1,000 test "
         f"pictures. "
         "Published claims for relations on fine-grained classes are +3 to +5 points.", "",
         "| arm | accuracy, % | gain over alone | against plain KD | verdict over alone | pull of the relation |",
@@ -164,8 +181,8 @@ def _fine(one: dict, told: dict, work: Path) -> str:
     ]  # fmt: skip
     for name, title in names.items():
         arm, over = arms[name], told.get(f"fine_{name}")
-        verdict = SAID[arm["verdict"]["judgement"]]
-        pull = _pull(work, name, one, but=("soft",)) if name not in ("longer", "distilled") else "–"
+        verdict = SAID[arm["verdict"]["outcome"]]
+        pull = _pull(work, name, one, but=("kd",)) if name not in ("equal_time", "distilled") else "–"
         lines.append(
             f"| {title} | {_top(arm)} | {_gain(arm['gain'])} | {_gain(over) if over else '–'} | {verdict} | {pull} |"
         )
@@ -173,12 +190,14 @@ def _fine(one: dict, told: dict, work: Path) -> str:
 
 
 def _small(one: dict, told: dict, views: dict | None) -> str:
-    arms, equal, chosen = one["results"]["arms"], told["equal"], told["chosen"]
-    times = arms[chosen]["steps"] / arms["alone"]["steps"]
+    arms, equal, chosen = one["results"]["variants"], told["equal"], told["chosen"]
+    times = arms[chosen]["steps"] / arms["student_only"]["steps"]
     lines = [
-        "## A small student, and what each idea gives it", "",
+        "## A small student, and what each idea gives it",
+        "",
         f"Tiny-ImageNet at 32 pixels, every tenth class, 6 epochs: WRN-16-4 ({_top(arms['teacher'])} %) teaching "
-        f"ResNet-14 ({_top(arms['alone'])} % alone, {_top(arms['longer'])} % in equal wall time, {one['pace']:.2f} "
+        f"ResNet-14 ({_top(arms['student_only'])} % alone, {_top(arms['equal_time'])} % in equal wall time, "
+        f"{one['time_ratio']:.2f} "
         f"times the steps). Of the arms with as many steps as alone, `{equal}` is the best on validation: "
         f"{_top(arms[equal])} %, {_share(arms[equal])} of the gap; the literature's yardstick is 62 %. Against equal "
         f"wall time it is {_gain(told['equal_over_longer'])} points, {_said(told['equal_over_longer'])}. Of all arms "
@@ -191,17 +210,17 @@ def _small(one: dict, told: dict, views: dict | None) -> str:
         f"| none: 0.1 · label + 0.9 · KD at τ 4 | {_top(arms['one_teacher'])} | "
         f"{_gain(arms['one_teacher']['gain'])} | "
         f"{_share(arms['one_teacher'])} | – | – |",
-    ]  # fmt: skip
+    ]
     for name, title in SMALL.items():
         arm, against = arms[name], told[f"small_{name}"]
         lines.append(
             f"| {title} | {_top(arm)} | {_gain(arm['gain'])} | {_share(arm)} | {_gain(against)} | "
-            f"{SAID[against['judgement']]} |"
+            f"{SAID[against['outcome']]} |"
         )
     if views is not None:
-        fresh = views["results"]["arms"]
+        fresh = views["results"]["variants"]
         lines += [
-            "", f"With 6 fresh views a picture in place of a pool of 4, alone reaches {_top(fresh['alone'])} % "
+            "", f"With 6 fresh views a picture in place of a pool of 4, alone reaches {_top(fresh['student_only'])} % "
             "and one "
             f"teacher's plain KD {_top(fresh['one_teacher'])} %: {_gain(fresh['one_teacher']['gain'])} points, "
             f"{_share(fresh['one_teacher'])} of the gap.",
@@ -211,41 +230,41 @@ def _small(one: dict, told: dict, views: dict | None) -> str:
 
 def _summary(found: dict[str, dict], told: dict) -> str:
     """Three lists, by verdict: each method against what it stands beside."""
-    said: dict[str, list[str]] = {"helps": [], "hurts": [], "open": [], "unknown": []}
+    said: dict[str, list[str]] = {"improves": [], "degrades": [], "inconclusive": [], "unknown": []}
     if "methods" in found:
-        arms = found["methods"]["results"]["arms"]
-        for name in ("longer", "smoothed", "distilled"):
-            title = {"longer": "more steps", "smoothed": "label smoothing", "distilled": "plain KD"}[name]
-            said[arms[name]["verdict"]["judgement"]].append(f"{title} over the student alone (CIFAR-10)")
+        arms = found["methods"]["results"]["variants"]
+        for name in ("equal_time", "label_smoothing", "distilled"):
+            title = {"equal_time": "more steps", "label_smoothing": "label smoothing", "distilled": "plain KD"}[name]
+            said[arms[name]["verdict"]["outcome"]].append(f"{title} over the student alone (CIFAR-10)")
         for name in (*RESPONSES, *BESIDE):
-            said[told[name]["judgement"]].append(f"{TITLES[name]} against plain KD (CIFAR-10)")
+            said[told[name]["outcome"]].append(f"{TITLES[name]} against plain KD (CIFAR-10)")
     if "three" in found:
         for name, title in (
             ("distilled", "the mean of three teachers"), ("cnn_and_resnet", "the mean of CNN and ResNet"),
             ("surest", "the surest of three teachers"),
         ):  # fmt: skip
-            said[told[f"three_{name}"]["judgement"]].append(f"{title} against the best single one (CIFAR-10)")
+            said[told[f"three_{name}"]["outcome"]].append(f"{title} against the best single one (CIFAR-10)")
     if "fine" in found:
-        arms = found["fine"]["results"]["arms"]
+        arms = found["fine"]["results"]["variants"]
         for name, title in (("rkd", "RKD"), ("sp", "SP"), ("distilled", "plain KD")):
-            said[arms[name]["verdict"]["judgement"]].append(f"{title} over the label alone (close classes)")
+            said[arms[name]["verdict"]["outcome"]].append(f"{title} over the label alone (close classes)")
         for name, title in (("kd_rkd", "RKD"), ("kd_sp", "SP"), ("kd_gram", "Gram")):
-            said[told[f"fine_{name}"]["judgement"]].append(f"{title} beside KD, against KD (close classes)")
+            said[told[f"fine_{name}"]["outcome"]].append(f"{title} beside KD, against KD (close classes)")
     if "small" in found:
         for name, title in SMALL.items():
-            said[told[f"small_{name}"]["judgement"]].append(f"{title}, against one teacher's plain KD (Tiny-ImageNet)")
+            said[told[f"small_{name}"]["outcome"]].append(f"{title}, against one teacher's plain KD (Tiny-ImageNet)")
     lines = ["## What helped, what did not, what could not be told apart", ""]
     for verdict, title in (
-        ("helps", "Helped"),
-        ("hurts", "Hurt"),
-        ("open", "Could not be told apart with three seeds"),
+        ("improves", "Improves"),
+        ("degrades", "Degrades"),
+        ("inconclusive", "No significant difference with three seeds"),
     ):
         lines.append(f"- **{title}**: {'; '.join(said[verdict]) or 'nothing'}.")
     return "\n".join(lines)
 
 
 def _top(arm: dict) -> str:
-    return f"{100 * arm['top1']['mean']:.1f}"
+    return f"{100 * arm['accuracy']['mean']:.1f}"
 
 
 def _gain(found: dict) -> str:
@@ -254,24 +273,24 @@ def _gain(found: dict) -> str:
 
 
 def _said(found: dict) -> str:
-    return SAID[found["judgement"]]
+    return SAID[found["outcome"]]
 
 
 def _share(arm: dict) -> str:
     gap = arm["gap_recovered"]
-    return f"{100 * gap['share']:.0f} % ({100 * gap['low']:.0f} to {100 * gap['high']:.0f})".replace("-", "−")
+    return f"{100 * gap['fraction']:.0f} % ({100 * gap['low']:.0f} to {100 * gap['high']:.0f})".replace("-", "−")
 
 
 def _seconds(work: Path, name: str, seeds: list[int]) -> float:
     """The least over seeds: whoever fills a cache pays for all who read it."""
-    records = (json.loads((work / "cells" / name / str(seed) / "record.json").read_text()) for seed in seeds)
-    return min(record["models"][name]["spent"]["cpu_seconds"] for record in records)
+    records = (json.loads((work / "trials" / name / str(seed) / "record.json").read_text()) for seed in seeds)
+    return min(record["models"][name]["resources"]["cpu_seconds"] for record in records)
 
 
 def _pull(work: Path, name: str, one: dict, but: tuple[str, ...] = ()) -> str:
     found = {term: value for term, value in pulled(work, name, one["seeds"]).items() if term not in but}
-    if set(found) > {"soft"}:
-        found.pop("soft", None)
+    if set(found) > {"kd"}:
+        found.pop("kd", None)
     named = len(found) > 1
     told = (f"{term.replace('at_', '')} {value:.2g}" if named else f"{value:.2g}" for term, value in found.items())
     return ", ".join(told) or "–"

@@ -20,10 +20,10 @@ def pulled(work: Path, arm: str, seeds: list[int]) -> dict[str, float]:
     """By term, its gradient over that of the weighted hard loss: the median over the epochs looked at, of all seeds."""
     found: dict[str, list[float]] = {}
     for seed in seeds:
-        with (work / "cells" / arm / str(seed) / "metrics.csv").open(newline="") as file:
+        with (work / "trials" / arm / str(seed) / "metrics.csv").open(newline="") as file:
             for line in csv.DictReader(file):
                 for column, value in line.items():
-                    if column.startswith("gradient_ratio/") and value:
+                    if column.startswith("grad_norm_ratio/") and value:
                         found.setdefault(column.partition("/")[2], []).append(float(value))
     return {term: statistics.median(values) for term, values in found.items()}
 
@@ -31,7 +31,7 @@ def pulled(work: Path, arm: str, seeds: list[int]) -> dict[str, float]:
 def latency_ratio(one: dict, work: Path) -> dict:
     """The teacher's time for a picture over the student's: batch 1, one thread, float32, in turns in one process."""
     recipe = load_recipe(work / "recipe.yaml", ["study=null"])
-    job = Job.from_recipe(recipe, work / "rehearsal")
+    job = Job.from_recipe(recipe, work / "dry_run")
     picture = job.data.validation.read(torch.arange(1))
     networks = [job.build_teacher("wide").eval(), job.build_student().eval()]
     torch.set_num_threads(1)

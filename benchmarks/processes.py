@@ -28,7 +28,7 @@ def pictures_a_second(data, fabric, steps: int) -> float:
     torch.manual_seed(0)
     student, teacher = resnet20(classes=10, channels=3), resnet56(classes=10, channels=3)
     distiller = limbeck.Distiller(
-        student, teacher, objective={"soft": KDLoss(temperature=4.0)}, task=limbeck.tasks.Classification(classes=10)
+        student, teacher, objective={"kd": KDLoss(temperature=4.0)}, task=limbeck.tasks.Classification(classes=10)
     )
     training = TrainingConfig(optimizer=lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), batch_size=BATCH)
     begun: list[float] = []

@@ -25,7 +25,7 @@ def row(name: str, values: list[float], *, unit: str, aim: str, data: str, digit
 
     return {
         "name": name, "value": short(found["mean"]), "low": short(found["low"]), "high": short(found["high"]),
-        "unit": unit, "n": found["n"], "aim": aim, "command": "python " + " ".join([_script(), *sys.argv[1:]]),
+        "unit": unit, "n": len(values), "aim": aim, "command": "python " + " ".join([_script(), *sys.argv[1:]]),
         "data": data, "machine": f"{os.cpu_count()} cores, {torch.get_num_threads()} thread(s)",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }  # fmt: skip

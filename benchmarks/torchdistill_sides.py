@@ -51,15 +51,15 @@ def with_limbeck(settings: dict) -> dict:
     shown = Shown(
         Split.from_images(cifar.stored(images), target), views, Normalization(cifar.MEAN, cifar.STD), settings["seed"]
     )
-    source = cifar.freeze(cifar.teacher(settings["data_root"]), settings["engine"])
-    cached = CachedTeacher(source, shown.batches(batch=cifar.BATCH), root=settings["cache"])
+    source = cifar.freeze(cifar.teacher(settings["data_root"]), settings["backend"])
+    cached = CachedTeacher(source, shown.batches(batch_size=cifar.BATCH), root=settings["cache"])
     limbeck.fit(
         cifar.distiller(student, cached), shown, epochs=settings["epochs"], training=cifar.training(),
         seed=settings["seed"], callbacks=[cifar.Lines("limbeck")],
     )  # fmt: skip
     figures = {name: value for name, value in cached.stats().items() if name != "folder"}
-    engine = getattr(source, "backend", None)
-    return _ending(student, parts) | {"cache": figures, "engine": str(getattr(engine, "report", settings["engine"]))}
+    backend = getattr(source, "backend", None)
+    return _ending(student, parts) | {"cache": figures, "backend": str(getattr(backend, "report", settings["backend"]))}
 
 
 def losses(settings: dict) -> dict:
@@ -74,20 +74,26 @@ def losses(settings: dict) -> dict:
     return {"torchdistill": theirs.item(), "limbeck": ours.item()}
 
 
-@dataclass(freeze=True)
+@dataclass(frozen=True)
 class Shown:
     """Training pictures without a validation part: neither side looks at anything on the way."""
 
-    part: Any
+    split: Any
     views: Any
     normalization: Any
     seed: int
 
-    def stream(self, *, batch: int, pictures: str = "all", rank: int = 0, world: int = 1):
+    def batches(self, *, batch_size: int, subset: str = "all", rank: int = 0, world_size: int = 1):
         from limbeck.data.batch_sampler import BatchSampler
 
         return BatchSampler(
-            self.split, self.views, self.normalization, batch_size=batch, seed=self.seed, rank=rank, world_size=world
+            self.split,
+            self.views,
+            self.normalization,
+            batch_size=batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
         )
 
     def validation_batches(self) -> Iterator[Any]:
@@ -136,7 +142,7 @@ def _config(settings: dict, many: int) -> dict:
     # other reduction KL would be smaller by the number of classes, or CE larger by that of rows.
     loss = {
         "student_module_path": ".", "student_module_io": "output", "teacher_module_path": ".",
-        "teacher_module_io": "output", "temperature": cifar.TAU, "alpha": cifar.WEIGHTS["truth"],
+        "teacher_module_io": "output", "temperature": cifar.TEMPERATURE, "alpha": cifar.WEIGHTS["target"],
         "reduction": "batchmean",
     }  # fmt: skip
     return {

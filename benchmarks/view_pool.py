@@ -1,7 +1,7 @@
 """Does a pool of K views cost accuracy against a fresh view in each epoch? ResNet-56 to ResNet-8, CIFAR-10 pictures.
 
 Each seed cuts its own validation part off the 4,000 pictures and has its own views, order and starting weights; its
-arms (K = 1, 2, 4, 8, 16 and fresh) differ in nothing but how many views of each picture are shown in turn. They are
+variants (K = 1, 2, 4, 8, 16 and fresh) differ in nothing but how many views of each picture are shown in turn. They are
 compared on the validation part after the last epoch, and the test part stays shut.
 
 View v of a picture is the same whatever K, so the arms of a seed share one cache: `fresh` fills it, the others read it.
@@ -39,9 +39,17 @@ def data(options: argparse.Namespace, seed: int, pool: int) -> DataModule:
         Split.from_images(cifar.stored(parts[part][0]), parts[part][1], first_id=first) for part, first in _PARTS
     )
     return make_splits(
-        "CIFAR-10", cifar.CLASSES, first, seed=seed, validation=options.validation / len(first), test=test, num_labeled=None,
-        num_samples=options.take, augment=Augmentation((random_crop(4), horizontal_flip()), num_views=pool), normalize="imagenet",
-    )  # fmt: skip
+        "CIFAR-10",
+        cifar.CLASSES,
+        first,
+        seed=seed,
+        validation=options.validation / len(first),
+        test=test,
+        num_labeled=None,
+        num_samples=options.take,
+        augment=Augmentation((random_crop(4), horizontal_flip()), num_views=pool),
+        normalize="imagenet",
+    )
 
 
 def trained(options: argparse.Namespace, seed: int, pool: int, root: Path) -> dict:
@@ -57,8 +65,8 @@ def trained(options: argparse.Namespace, seed: int, pool: int, root: Path) -> di
         training=cifar.training(), seed=seed, callbacks=[cifar.Lines(arm(pool))],
     )  # fmt: skip
     return {
-        "accuracy": 100 * run.history[-1]["validation_top1"], "train_accuracy": 100 * run.history[-1]["train_accuracy"],
-        "seconds": time.perf_counter() - begun, "asked": cached.misses, "read": cached.hits,
+        "accuracy": 100 * run.history[-1]["val/accuracy"], "train_accuracy": 100 * run.history[-1]["train/accuracy"],
+        "seconds": time.perf_counter() - begun, "misses": cached.misses, "hits": cached.hits,
     }  # fmt: skip
 
 
@@ -71,7 +79,7 @@ def measured(options: argparse.Namespace) -> dict[str, list[dict]]:
     """Every arm over the seeds."""
     found: dict[str, list[dict]] = {arm(pool): [] for pool in (0, *POOLS)}
     for seed in range(options.seeds):
-        settings = {name: getattr(options, name) for name in ("epochs", "take", "validation", "engine", "data_root")}
+        settings = {name: getattr(options, name) for name in ("epochs", "take", "validation", "backend", "data_root")}
         settings["seed"] = seed
         root = options.work / f"cache-{known_by(settings)}"
         for pool in (0, *POOLS):  # fresh views first: they are all that the others show
@@ -112,7 +120,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--validation", type=int, default=1000, help="pictures cut off the 4,000 to compare on")
     parser.add_argument("--take", type=int, default=2560, help="of those that are left, to train on")
-    parser.add_argument("--engine", default="eager", help="what computes the teacher")
+    parser.add_argument("--backend", default="eager", help="what computes the teacher")
     parser.add_argument("--data-root")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "view_pool")
     parser.add_argument("--plot-only", action="store_true", help="draw the picture of the figures that are there")

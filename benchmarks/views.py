@@ -2,7 +2,7 @@
 
     python benchmarks/views.py [FOLDER WITH cifar10/train/<class>/*]
 
-Every cell is what `Shuffled.show` gives for that sample and view, so the page shows what networks see.
+Every cell is what `BatchSampler.load` gives for that sample and view, so the page shows what networks see.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from limbeck.data.batch_sampler import BatchSampler
 OUT = Path(__file__).parents[1] / "docs" / "images" / "views.png"
 ROWS = {
     "as they are": Augmentation(),
-    "crop": Augmentation((random_crop(),)),
-    "flip": Augmentation((horizontal_flip(),)),
+    "random_crop": Augmentation((random_crop(),)),
+    "horizontal_flip": Augmentation((horizontal_flip(),)),
     "affine": Augmentation((affine(),)),
-    "resized_crop": Augmentation((random_resized_crop((0.25, 1.0)),)),
+    "random_resized_crop": Augmentation((random_resized_crop((0.25, 1.0)),)),
     "color_jitter": Augmentation((color_jitter(),)),
     "rand_augment": Augmentation((rand_augment(),)),
     "torchvision:\nRandomErasing": Augmentation((torchvision("RandomErasing", p=1.0),)),
     "mixup(1.0)": Augmentation((mixup(1.0),)),
     "cutmix": Augmentation((cutmix(),)),
-    "composite": default_augmentation(),
+    "default_augmentation": default_augmentation(),
 }
 CLASSES, PLACE, VIEWS = ("horse", "ship"), 7, 4
 

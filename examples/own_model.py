@@ -79,13 +79,13 @@ def write_digits(root):
 def main(pictures, out, steps):
     torch.set_num_threads(1)  # networks this small lose more time to handing work over than they win
     views = Augmentation((affine(degrees=10, translate=0.06),))
-    # With labels=200, only so many keep their label, and the teacher speaks about all. Leave it out for your own.
+    # With num_labeled=200, only so many keep their label, and the teacher speaks about all. Leave it out for your own.
     data = ImageFolder(root=str(pictures), size=8, channels=1, num_labeled=200, normalize="data", augment=views).load(
         seed=0
     )
     classes = len(data.class_names)
     task = limbeck.tasks.Classification(classes=classes)
-    truth = {"truth": CrossEntropyLoss()}
+    target = {"target": CrossEntropyLoss()}
     training = TrainingConfig(
         optimizer=partial(torch.optim.AdamW, lr=0.02),
         scheduler=lambda optimizer, steps: OneCycleLR(optimizer, max_lr=0.02, total_steps=steps),
@@ -97,30 +97,30 @@ def main(pictures, out, steps):
         return run.student
 
     torch.manual_seed(0)
-    teaching = limbeck.Distiller(Teacher(classes), objective=truth, task=task)
-    teacher = fit(teaching, "teacher", steps=steps // 2, subset="labelled")
+    teaching = limbeck.Distiller(Teacher(classes), objective=target, task=task)
+    teacher = fit(teaching, "teacher", steps=steps // 2, subset="labeled")
     # A teacher that is trained already: limbeck.models.load_weights(Teacher(classes), "teacher.safetensors")
 
     start = Student(classes)
-    alone = limbeck.Distiller(copy.deepcopy(start), objective=truth, task=task)
+    baseline = limbeck.Distiller(copy.deepcopy(start), objective=target, task=task)
     distiller = limbeck.Distiller(
         start,
         teacher,
-        objective={**truth, "soft": KDLoss(temperature=4.0), "hint": FitNetLoss(layer="late")},
-        weights={"truth": 0.1, "soft": 0.9, "hint": limbeck.schedule.linear(1.0, 0.0)},
+        objective={**target, "kd": KDLoss(temperature=4.0), "fitnet": FitNetLoss(layer="late")},
+        weights={"target": 0.1, "kd": 0.9, "fitnet": limbeck.schedules.linear(1.0, 0.0)},
         feature_layers={"student": {"late": "features"}, "teacher": {"late": "body"}},
         task=task,
     )
     networks = {
         "teacher": teacher,
-        "alone": fit(alone, "alone", steps=steps, subset="labelled"),
+        "baseline": fit(baseline, "baseline", steps=steps, subset="labeled"),
         "distilled": fit(distiller, "distilled", steps=steps),
     }
     for name, network in networks.items():
         found = classification_metrics(
             *collect_logits(network, data.validation_batches(), task), class_names=data.class_names
         )
-        print(f"validation, {name}: accuracy {found['top1']:.4f}, calibration error {found['ece']:.4f}")
+        print(f"validation, {name}: accuracy {found['accuracy']:.4f}, calibration error {found['ece']:.4f}")
 
     pixels = data.validation.read(torch.arange(len(data.validation)))
     student = Deployed(networks["distilled"], data.normalization)

@@ -24,7 +24,7 @@ task = limbeck.tasks.Classification(classes=len(data.class_names))
 
 def train(distiller, *, pictures):
     stream = data.batches(batch_size=64, subset=pictures)
-    distiller.prepare(stream.batch(0))  # shapes the projection of Hint, so that the optimizer sees it
+    distiller.prepare(stream.batch(0))  # shapes the projection of FitNetLoss, so that the optimizer sees it
     optimizer = torch.optim.AdamW(distiller.parameters(), lr=0.02)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.02, total_steps=STEPS)
     distiller.train()
@@ -51,15 +51,15 @@ def student():
 
 
 torch.manual_seed(0)
-truth = {"truth": CrossEntropyLoss()}
-teacher = train(limbeck.Distiller(small_cnn(width=32), objective=truth, task=task), pictures="labelled")
-alone = train(limbeck.Distiller(student(), objective=truth, task=task), pictures="labelled")
+target = {"target": CrossEntropyLoss()}
+teacher = train(limbeck.Distiller(small_cnn(width=32), objective=target, task=task), pictures="labeled")
+alone = train(limbeck.Distiller(student(), objective=target, task=task), pictures="labeled")
 
 distiller = limbeck.Distiller(
     student(),
     teacher,
-    objective={"soft": KDLoss(temperature=4.0), "hint": FitNetLoss(layer="mid")},
-    weights={"hint": limbeck.schedule.linear(1.0, 0.0)},
+    objective={"kd": KDLoss(temperature=4.0), "fitnet": FitNetLoss(layer="mid")},
+    weights={"fitnet": limbeck.schedules.linear(1.0, 0.0)},
     feature_layers={"student": {"mid": "block2"}, "teacher": {"mid": "block2"}},
     task=task,
 )

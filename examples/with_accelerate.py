@@ -33,7 +33,7 @@ task = limbeck.tasks.Classification(classes=10)
 
 def fit(distiller):
     loader = DataLoader(train, batch_size=64, shuffle=True, drop_last=True)
-    distiller.prepare(next(iter(loader)))  # shapes the projection of Hint, before the optimizer and before DDP
+    distiller.prepare(next(iter(loader)))  # shapes the projection of FitNetLoss, before the optimizer and before DDP
     optimizer = torch.optim.AdamW(distiller.parameters(), lr=0.01)
     model, optimizer, loader = accelerator.prepare(distiller, optimizer, loader)
     model.train()
@@ -54,13 +54,13 @@ def accuracy(network):
     return (network.eval()(inputs).argmax(dim=1) == target).float().mean().item()
 
 
-teacher = fit(limbeck.Distiller(small_cnn(width=32), objective={"truth": CrossEntropyLoss()}, task=task))
+teacher = fit(limbeck.Distiller(small_cnn(width=32), objective={"target": CrossEntropyLoss()}, task=task))
 accelerator.free_memory()  # forgets the teacher's training, so that the checkpoint below is the student's
 distiller = limbeck.Distiller(
     small_cnn(width=8),
     teacher,
-    objective={"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=4.0), "hint": FitNetLoss(layer="mid")},
-    weights={"truth": 0.1, "soft": 0.9, "hint": limbeck.schedule.linear(1.0, 0.0)},
+    objective={"target": CrossEntropyLoss(), "kd": KDLoss(temperature=4.0), "fitnet": FitNetLoss(layer="mid")},
+    weights={"target": 0.1, "kd": 0.9, "fitnet": limbeck.schedules.linear(1.0, 0.0)},
     feature_layers={"student": {"mid": "block2"}, "teacher": {"mid": "block2"}},
     task=task,
 )

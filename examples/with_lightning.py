@@ -54,7 +54,7 @@ class Distillation(L.LightningModule):
 
 def fit(distiller):
     loader = DataLoader(train, batch_size=64, shuffle=True, drop_last=True)
-    distiller.prepare(next(iter(loader)))  # shapes the projection of Hint, before Lightning builds the optimizer
+    distiller.prepare(next(iter(loader)))  # shapes the projection of FitNetLoss, before Lightning builds the optimizer
     trainer = L.Trainer(
         max_epochs=EPOCHS, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
@@ -63,13 +63,13 @@ def fit(distiller):
     return trainer
 
 
-teaching = limbeck.Distiller(small_cnn(width=32), objective={"truth": CrossEntropyLoss()}, task=task)
+teaching = limbeck.Distiller(small_cnn(width=32), objective={"target": CrossEntropyLoss()}, task=task)
 taught = fit(teaching).callback_metrics["accuracy"].item()
 distiller = limbeck.Distiller(
     small_cnn(width=8),
     teaching.student,
-    objective={"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=4.0), "hint": FitNetLoss(layer="mid")},
-    weights={"truth": 0.1, "soft": 0.9, "hint": limbeck.schedule.linear(1.0, 0.0)},
+    objective={"target": CrossEntropyLoss(), "kd": KDLoss(temperature=4.0), "fitnet": FitNetLoss(layer="mid")},
+    weights={"target": 0.1, "kd": 0.9, "fitnet": limbeck.schedules.linear(1.0, 0.0)},
     feature_layers={"student": {"mid": "block2"}, "teacher": {"mid": "block2"}},
     task=task,
 )

@@ -36,7 +36,7 @@ def studies():
 
 
 class Ranks:
-    """Several processes of one run, and what each of them says."""
+    """Several processes of one run, and what each of them prints."""
 
     def __init__(self, processes, logs):
         self.processes, self._logs = processes, logs
@@ -49,7 +49,7 @@ class Ranks:
             process.join()
         return [process.exitcode for process in self.processes]
 
-    def said(self):
+    def output(self):
         return [log.read_text() if log.exists() else "" for log in self._logs]
 
 
@@ -63,15 +63,15 @@ def ranks(tmp_path_factory):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["limbeck.workflows", "lightning_fabric", "torch.distributed.tensor", "onnxscript"])
 
-    def start(*words, world=2, first=""):
+    def start(*words, world_size=2, first=""):
         folder = tmp_path_factory.mktemp("ranks")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        logs = [folder / f"{rank}.log" for rank in range(world)]
+        logs = [folder / f"{rank}.log" for rank in range(world_size)]
         processes = []
         for rank, log in enumerate(logs):
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
             place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             given = {"PLACE": {k: str(v) for k, v in place.items()}, "LOG": str(log), "WORDS": words, "FIRST": first}
             processes.append(

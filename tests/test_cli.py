@@ -1,4 +1,4 @@
-"""The command line: quick help, versions, taps, recipes, one clear sentence for a mistake."""
+"""The command line: quick help, versions, layers, recipes, one clear sentence for a mistake."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ import pytest
 
 import limbeck
 from limbeck.cli import main
+from limbeck.cli.renamed import RENAMED_COMMANDS, RENAMED_OPTIONS
 
 
 def test_help_imports_nothing_heavy():
@@ -26,25 +27,25 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == f"limbeck {limbeck.__version__}"
 
 
-def test_taps_lists_paths_and_shapes(capsys):
-    assert main(["taps", "resnet20", "--input", "3x32x32"]) == 0
+def test_layers_lists_paths_and_shapes(capsys):
+    assert main(["layers", "resnet20", "--input", "3x32x32"]) == 0
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
     assert lines["layer2"][-1] == "32×16×16"
     assert lines["fc"][1:] == ["Linear", "10"]
 
 
-def test_taps_shows_modules_that_run_twice(capsys):
-    assert main(["taps", "torchvision:resnet18", "--input", "3x32x32"]) == 0
+def test_layers_shows_modules_that_run_twice(capsys):
+    assert main(["layers", "torchvision:resnet18", "--input", "3x32x32"]) == 0
     assert "runs 2 times: write layer1.0.relu@0" in capsys.readouterr().out
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["taps", "resnet21"], "resnet20"),
-        (["taps", "resnet20", "--input", "3-32"], "3x32x32"),
-        (["taps", "resnet20", "--input", "1x2"], "give --input another"),
-        (["taps", "somewhere:thing"], "plugins"),
+        (["layers", "resnet21"], "resnet20"),
+        (["layers", "resnet20", "--input", "3-32"], "3x32x32"),
+        (["layers", "resnet20", "--input", "1x2"], "give --input another"),
+        (["layers", "somewhere:thing"], "plugins"),
         (["distill", "digit"], "digits"),
         (["distill", "nowhere.yaml"], "nowhere.yaml"),
         (["recipe", "check", "nowhere.yaml"], "nowhere.yaml"),
@@ -61,14 +62,14 @@ def test_a_mistake_is_one_sentence_and_status_2(words, says, capsys, tmp_path, m
     assert len(said.err.strip().splitlines()) == 1
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "text",
     ["task: !!python/object/apply:os.system ['touch hacked']", "student: {use: 'os:system'}", "plugins: [os]"],
 )
 def test_a_hostile_recipe_runs_nothing(text, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     whole = "task: Classification\ndata: Digits\nstudent: small_cnn\n"
-    whole += "stages: [{name: a, steps: 1, objective: {t: CrossEntropy}}]\n"
+    whole += "stages: [{name: a, steps: 1, objective: {t: CrossEntropyLoss}}]\n"
     kept = "".join(f"{line}\n" for line in whole.splitlines() if line.split(":")[0] != text.split(":")[0])
     (tmp_path / "bad.yaml").write_text(kept + text + "\n")
     assert main(["distill", "bad.yaml"]) == 2
@@ -86,11 +87,35 @@ def test_recipes_that_come_along_are_sound(capsys):
         assert main(["recipe", "check", name]) == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        *[([old], f"limbeck {old} is now limbeck {new}") for old, new in RENAMED_COMMANDS.items()],
+        *[
+            ([command, "x", option, "y"], f"{option} of limbeck {command} is now {new}")
+            for command, options in RENAMED_OPTIONS.items()
+            for option, new in options.items()
+        ],
+    ],
+)
+def test_an_old_command_or_option_is_refused_with_the_new_one(words, says, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.strip().endswith(says)
+
+
+def test_an_option_is_not_taken_by_its_start(capsys):
+    with pytest.raises(SystemExit):
+        main(["cache", "prune", "--older-tha", "3"])
+    assert "--older-tha" in capsys.readouterr().err
+
+
 def test_show_fills_in_every_setting_and_reads_back(capsys, tmp_path):
     assert main(["recipe", "show", "digits", "student.width=16"]) == 0
     text = capsys.readouterr().out
     assert "width: 16" in text
-    assert "label_smoothing" not in text.split("teaching")[0]
+    assert "label_smoothing" not in text.split("teacher_training")[0]
     (tmp_path / "again.yaml").write_text(text)
     assert main(["recipe", "show", str(tmp_path / "again.yaml")]) == 0
     assert capsys.readouterr().out == text

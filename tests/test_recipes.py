@@ -31,10 +31,10 @@ def drawn(root, parts):
 
 def test_the_full_scale_recipe_runs_its_first_twenty_steps(few_pictures, tmp_path):
     settings = [
-        f"data.root={few_pictures}", "data.validation=0.05", "training.optimizer.lr=0.001",
-        "teaching={steps: 1, objective: {truth: CrossEntropy}}",
-        "stages.0.epochs=null", "stages.0.steps=20", "training.batch=2", "training.precision=32-true",
-        "training.workers=0", "control=none", "export.to=[]",
+        f"data.root={few_pictures}", "data.val_split=0.05", "training.optimizer.lr=0.001",
+        "teacher_training={steps: 1, objective: {target: CrossEntropyLoss}}",
+        "stages.0.epochs=null", "stages.0.steps=20", "training.batch_size=2", "training.precision=32-true",
+        "training.num_workers=0", "baselines=[]", "export.to=[]",
     ]  # fmt: skip
     record = distill("cifar100_resnet152_resnet18", settings, run_dir=tmp_path / "run", callbacks=[])
     assert record["models"]["distilled"]["steps"] == 20
@@ -45,13 +45,13 @@ def test_the_full_scale_recipe_runs_its_first_twenty_steps(few_pictures, tmp_pat
 def test_the_chain_runs_its_first_steps(tmp_path):
     root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
     settings = [
-        f"data.root={root}", "teaching={steps: 2, objective: {truth: CrossEntropy}}", "stages.0.epochs=null",
-        "stages.0.steps=3", "training.batch=4", "training.precision=32-true", "training.workers=0", "export.to=[]",
-        "threads=1",
+        f"data.root={root}", "teacher_training={steps: 2, objective: {target: CrossEntropyLoss}}", "stages.0.epochs=null",
+        "stages.0.steps=3", "training.batch_size=4", "training.precision=32-true", "training.num_workers=0", "export.to=[]",
+        "num_threads=1",
     ]  # fmt: skip
     record = distill("cifar10_chain", settings, run_dir=tmp_path / "run", callbacks=[])
     assert [(name, model["steps"]) for name, model in record["models"].items()] == [
-        ("teacher", 2), ("mid", 3), ("alone", 3), ("direct", 3), ("distilled", 3),
+        ("teacher", 2), ("mid", 3), ("baseline", 3), ("no_assistants", 3), ("distilled", 3),
     ]  # fmt: skip
     assert record["models"]["mid"]["parameters"] == pytest.approx(0.46e6, rel=0.02)
 
@@ -59,16 +59,16 @@ def test_the_chain_runs_its_first_steps(tmp_path):
 def test_the_cached_recipe_asks_its_teacher_once_about_each_view(tmp_path):
     root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
     settings = [
-        f"data.root={root}", f"cache.root={tmp_path / 'answers'}", "teaching.epochs=1",
+        f"data.root={root}", f"cache.root={tmp_path / 'answers'}", "teacher_training.epochs=1",
         "stages.0.epochs=6", "training.optimizer.lr=0.001",
-        "training.batch=4", "training.precision=32-true", "training.workers=0", "export.to=[]", "threads=1",
-        "control=none",
+        "training.batch_size=4", "training.precision=32-true", "training.num_workers=0", "export.to=[]", "num_threads=1",
+        "baselines=[]",
     ]  # fmt: skip
-    kept = distill("cifar10_cached", settings, run_dir=tmp_path / "run", callbacks=[])["cache"]["teacher"]
-    assert (kept["asked"], kept["read"], kept["complete"]) == (36 * 4, 36 * 2, True)
+    cache = distill("cifar10_cached", settings, run_dir=tmp_path / "run", callbacks=[])["cache"]["teacher"]
+    assert (cache["misses"], cache["hits"], cache["is_complete"]) == (36 * 4, 36 * 2, True)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "name", ["cifar10_methods", "cifar100_methods", "tinyimagenet_fine", "tinyimagenet_full", "tinyimagenet_small"]
 )
 def test_every_arm_of_a_study_of_methods_is_sound(name):
@@ -78,27 +78,33 @@ def test_every_arm_of_a_study_of_methods_is_sound(name):
 def test_the_study_of_methods_trains_arms_of_each_form(tmp_path):
     root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
     settings = [
-        f"data.root={root}", "data.take=null", f"cache.root={tmp_path / 'answers'}", "data.validation=0.2",
-        "teaching={steps: 1, objective: {truth: CrossEntropy}}", "stages.0.epochs=null", "stages.0.steps=3",
-        "training.batch=8", "teachers.resnet.engine=eager",
+        f"data.root={root}", "data.num_samples=null", f"cache.root={tmp_path / 'answers'}", "data.val_split=0.2",
+        "teacher_training={steps: 1, objective: {target: CrossEntropyLoss}}", "stages.0.epochs=null", "stages.0.steps=3",
+        "training.batch_size=8", "teachers.resnet.backend=eager",
     ]  # fmt: skip
     whole = load_recipe(find_recipe("cifar10_methods"), settings)
     few = {
         name: whole.study.variants[name]
         for name in ("weight9_tau8", "learned_tau", "at", "hint", "rkd", "crd", "review")
     }
-    some = whole.study.model_copy(update={"variants": few, "baselines": ("alone",)})
+    some = whole.study.model_copy(update={"variants": few, "baselines": ("student_only",)})
     found = study(whole.model_copy(update={"study": some}), seeds=1, output_dir=tmp_path / "study", callbacks=[])
-    assert list(found["results"]["arms"]) == ["teacher", "alone", "distilled", *few]
+    assert list(found["results"]["variants"]) == ["teacher", "student_only", "distilled", *few]
 
 
 def test_two_stages_run_their_first_steps_with_a_frozen_block(tmp_path):
-    short = ["teaching.steps=3", "stages.0.steps=3", "stages.1.steps=4", "stages.1.frozen=[block1]", "export.to=[]"]
-    record = distill("digits_two_stages", [*short, "control=none"], run_dir=tmp_path / "run", callbacks=[])
+    short = [
+        "teacher_training.steps=3",
+        "stages.0.steps=3",
+        "stages.1.steps=4",
+        "stages.1.freeze=[block1]",
+        "export.to=[]",
+    ]
+    record = distill("digits_two_stages", [*short, "baselines=[]"], run_dir=tmp_path / "run", callbacks=[])
     assert record["models"]["distilled"]["steps"] == 7
 
 
-@pytest.marker.parametrize("settings", [["data.take=600"]])
+@pytest.mark.parametrize("settings", [["data.num_samples=600"]])
 def test_fashion_mnist_runs_from_the_debian_package_or_a_data_root(tmp_path, settings):
     from limbeck.core.errors import LimbeckError
     from limbeck.data import FashionMNIST
@@ -107,7 +113,7 @@ def test_fashion_mnist_runs_from_the_debian_package_or_a_data_root(tmp_path, set
         FashionMNIST(root="/usr/share/datasets").load()
     except LimbeckError:
         pytest.skip("Fashion-MNIST is not here: apt install dataset-fashion-mnist")
-    short = ["teaching.steps=3", "stages.0.steps=3", "export.to=[]", "control=none", "threads=1"]
+    short = ["teacher_training.steps=3", "stages.0.steps=3", "export.to=[]", "baselines=[]", "num_threads=1"]
     short += ["teachers.teacher.width=8", "student.hidden=[8]"]
     record = distill("fashion_mnist", [*settings, *short], run_dir=tmp_path / "run", callbacks=[])
     assert record["data"]["train"] == 600
@@ -116,23 +122,23 @@ def test_fashion_mnist_runs_from_the_debian_package_or_a_data_root(tmp_path, set
 def test_the_study_of_tiny_imagenet_trains_every_arm(tmp_path):
     root = drawn(tmp_path / "tiny", (("train", 4, 10), ("val", 4, 1)))
     settings = [
-        f"data.root={root}", "data.only=null", f"cache.root={tmp_path / 'answers'}", "teaching.epochs=1",
-        "stages.0.epochs=2", "training.optimizer.lr=0.001", "training.batch=8", "training.scheduler=null",
-        "teaching.training={}", "teachers.teacher.engine=eager", "teachers.teacher.depth=10",
-        "teachers.teacher.width=1", "data.validation=0.2",
+        f"data.root={root}", "data.classes=null", f"cache.root={tmp_path / 'answers'}", "teacher_training.epochs=1",
+        "stages.0.epochs=2", "training.optimizer.lr=0.001", "training.batch_size=8", "training.scheduler=null",
+        "teacher_training.training={}", "teachers.teacher.backend=eager", "teachers.teacher.depth=10",
+        "teachers.teacher.width=1", "data.val_split=0.2",
     ]  # fmt: skip
     found = study("tinyimagenet_first", settings, seeds=1, output_dir=tmp_path / "study", callbacks=[])
-    arms = ["teacher", "alone", "longer", "smoothed", "distilled"]
-    assert list(found["results"]["arms"]) == arms
+    variants = ["teacher", "student_only", "equal_time", "label_smoothing", "distilled"]
+    assert list(found["results"]["variants"]) == variants
 
 
 def test_the_study_of_three_teachers_hears_them_alone_and_together(tmp_path):
     root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
     settings = [
-        f"data.root={root}", "data.take=null", f"cache.root={tmp_path / 'answers'}", "data.validation=0.2",
-        "data.views.per_sample=1", "teaching={steps: 1, objective: {truth: CrossEntropy}}", "stages.0.epochs=null",
-        "stages.0.steps=2", "training.scheduler=null", "training.batch=8", "teachers.cnn.engine=eager",
-        "teachers.resnet.engine=eager", "teachers.vit.engine=eager", "teachers.cnn.width=4", "teachers.vit.depth=1",
+        f"data.root={root}", "data.num_samples=null", f"cache.root={tmp_path / 'answers'}", "data.val_split=0.2",
+        "data.augment.num_views=1", "teacher_training={steps: 1, objective: {target: CrossEntropyLoss}}", "stages.0.epochs=null",
+        "stages.0.steps=2", "training.scheduler=null", "training.batch_size=8", "teachers.cnn.backend=eager",
+        "teachers.resnet.backend=eager", "teachers.vit.backend=eager", "teachers.cnn.width=4", "teachers.vit.depth=1",
     ]  # fmt: skip
     whole = load_recipe(find_recipe("cifar10_three_teachers"), settings)
     shared = StudyContext(tmp_path, [2], 1.0, 0)
@@ -141,9 +147,9 @@ def test_the_study_of_three_teachers_hears_them_alone_and_together(tmp_path):
     few = {name: whole.study.variants[name] for name in ("only_vit", "truest", "learned")}
     some = whole.model_copy(update={"study": whole.study.model_copy(update={"variants": few})})
     found = study(some, seeds=1, output_dir=tmp_path / "study", callbacks=[])
-    assert list(found["results"]["arms"])[4:] == ["distilled", "only_vit", "truest", "learned"]
-    teachers = tmp_path / "study" / "cells" / "teacher" / "0"
-    assert {file.stem for file in teachers.glob("*.safetensors")} == {"cnn", "resnet", "vit", "answers"}
+    assert list(found["results"]["variants"])[4:] == ["distilled", "only_vit", "truest", "learned"]
+    teachers = tmp_path / "study" / "trials" / "teacher" / "0"
+    assert {file.stem for file in teachers.glob("*.safetensors")} == {"cnn", "resnet", "vit", "predictions"}
     # One cache for all arms: each of three teachers was asked once about each picture that was shown.
-    records = [json.loads(file.read_text()) for file in (tmp_path / "study" / "cells").glob("*/0/record.json")]
-    assert sum(one["asked"] for record in records for one in record["cache"].values()) == 3 * 16
+    records = [json.loads(file.read_text()) for file in (tmp_path / "study" / "trials").glob("*/0/record.json")]
+    assert sum(one["misses"] for record in records for one in record["cache"].values()) == 3 * 16

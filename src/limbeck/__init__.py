@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from limbeck._version import __version__
 
 if TYPE_CHECKING:
-    from limbeck import data, features, losses, models, schedule, tasks, teachers, training
+    from limbeck import data, features, losses, models, tasks, teachers, training
+    from limbeck.core import schedules
     from limbeck.core.errors import LimbeckError
     from limbeck.core.loss_context import LossContext
     from limbeck.core.outputs import Outputs
@@ -31,17 +32,42 @@ _NAMES = {
     "FitResult": "limbeck.training.fit",
     "fit": "limbeck.training.fit",
 }
-_SUBMODULES = {"data", "features", "losses", "models", "schedule", "tasks", "teachers", "training"}
+_SUBMODULES = {
+    "data": "limbeck.data",
+    "features": "limbeck.features",
+    "losses": "limbeck.losses",
+    "models": "limbeck.models",
+    "schedules": "limbeck.core.schedules",
+    "tasks": "limbeck.tasks",
+    "teachers": "limbeck.teachers",
+    "training": "limbeck.training",
+}
 
 __all__ = [
-    "Distiller", "LossContext", "LimbeckError", "LossOutput", "Objective", "Outputs", "Progress", "FitResult", "__version__", "data",
-    "features", "fit", "losses", "models", "schedule", "tasks", "teachers", "training",
+    "Distiller",
+    "FitResult",
+    "LimbeckError",
+    "LossContext",
+    "LossOutput",
+    "Objective",
+    "Outputs",
+    "Progress",
+    "__version__",
+    "data",
+    "features",
+    "fit",
+    "losses",
+    "models",
+    "schedules",
+    "tasks",
+    "teachers",
+    "training",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
-        return import_module(f"limbeck.{name}")
+        return import_module(_SUBMODULES[name])
     if name in _NAMES:
         return getattr(import_module(_NAMES[name]), name)
     raise AttributeError(f"module 'limbeck' has no attribute {name!r}")

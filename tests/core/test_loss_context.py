@@ -88,5 +88,5 @@ def test_the_truth_of_rows_is_cut_by_the_sample_they_belong_to():
 
 
 def test_a_batch_without_numbers_says_how_to_give_them():
-    with pytest.raises(LimbeckError, match="a mapping with 'index'"):
+    with pytest.raises(LimbeckError, match="a mapping with 'sample_id'"):
         LossContext(student=Outputs(), teacher=Outputs()).require_sample_ids()

@@ -79,7 +79,7 @@ def test_detaching_cuts_every_tensor_off():
     assert torch.equal(said.logits, live["logits"])
 
 
-@pytest.marker.parametrize("through", [copy.deepcopy, lambda said: pickle.loads(pickle.dumps(said))])
+@pytest.mark.parametrize("through", [copy.deepcopy, lambda said: pickle.loads(pickle.dumps(said))])
 def test_an_answer_survives_copy_and_pickle(through):
     said = through(Outputs(logits=torch.ones(1, 2), features={"mid": torch.zeros(1)}))
     assert said.require_logits().tolist() == [[1.0, 1.0]]
@@ -91,7 +91,7 @@ def test_two_answers_share_no_taps():
     assert Outputs().features is not Outputs().features
 
 
-@pytest.marker.parametrize("shape", [(3,), (2, 3, 4, 4)])
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4, 4)])
 def test_logits_that_are_no_rows_are_refused_with_their_shape(shape):
     with pytest.raises(LimbeckError, match="the task flattens pixels, anchors or tokens into rows"):
         Outputs(logits=torch.zeros(shape))
@@ -100,5 +100,5 @@ def test_logits_that_are_no_rows_are_refused_with_their_shape(shape):
 def test_asking_for_what_is_not_there_says_what_to_do():
     with pytest.raises(LimbeckError, match="choose a term on features"):
         Outputs().require_logits()
-    with pytest.raises(LimbeckError, match=r"'layre2'; there are: layer2, layer1\. Name taps when you build"):
+    with pytest.raises(LimbeckError, match=r"'layre2'; there are: layer2, layer1\. Name layers when you build"):
         Outputs(features={"layer1": KEEP, "layer2": KEEP}).feature("layre2")

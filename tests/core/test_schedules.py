@@ -7,16 +7,16 @@ import pickle
 
 import pytest
 
-from limbeck import schedule
+from limbeck import schedules
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
 from limbeck.core.schedules import Schedule
 
-LINE, WAVE = schedule.linear(100.0, 0.0), schedule.cosine(1.0, 0.2)
-STAIRS, RAMP = schedule.multistep(1.0, gamma=0.1, milestones=(0.5, 0.75)), schedule.warmup(8.0, fraction=0.25)
+LINE, WAVE = schedules.linear(100.0, 0.0), schedules.cosine(1.0, 0.2)
+STAIRS, RAMP = schedules.multistep(1.0, gamma=0.1, milestones=(0.5, 0.75)), schedules.warmup(8.0, fraction=0.25)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("moves", "start", "eighth", "middle", "end"),
     [
         (LINE, 100.0, 87.5, 50.0, 0.0),
@@ -31,18 +31,18 @@ def test_a_schedule_at_the_start_an_eighth_the_middle_and_the_end(moves, start, 
     assert values == pytest.approx([start, eighth, middle, end], abs=1e-6)
 
 
-@pytest.marker.parametrize("moves", [LINE, WAVE, STAIRS, RAMP])
+@pytest.mark.parametrize("moves", [LINE, WAVE, STAIRS, RAMP])
 def test_a_schedule_keeps_its_shape_when_training_has_more_steps(moves):
     short, long = (moves(Progress(step=steps // 4, steps=steps)) for steps in (8, 8000))
     assert short == pytest.approx(long)
 
 
-@pytest.marker.parametrize("moves", [LINE, WAVE, STAIRS, RAMP])
+@pytest.mark.parametrize("moves", [LINE, WAVE, STAIRS, RAMP])
 def test_a_schedule_stands_still_after_the_end(moves):
     assert moves(Progress(step=99, steps=8)) == moves(Progress(step=8, steps=8))
 
 
-@pytest.marker.parametrize("moves", [LINE, WAVE, STAIRS, RAMP])
+@pytest.mark.parametrize("moves", [LINE, WAVE, STAIRS, RAMP])
 def test_a_schedule_is_one_and_travels(moves):
     assert isinstance(moves, Schedule)
     assert pickle.loads(pickle.dumps(moves)) == moves
@@ -53,28 +53,28 @@ def test_a_milestone_counts_from_the_step_that_reaches_it():
 
 
 def test_the_order_of_the_milestones_does_not_matter():
-    backwards = schedule.multistep(1.0, gamma=0.1, milestones=(0.75, 0.5))
+    backwards = schedules.multistep(1.0, gamma=0.1, milestones=(0.75, 0.5))
     assert backwards(Progress(step=5, steps=8)) == STAIRS(Progress(step=5, steps=8))
 
 
 def test_a_plain_number_needs_no_clock_and_a_schedule_does():
-    assert schedule.resolve(0.5, Progress()) == 0.5
-    assert schedule.resolve(3, Progress()) == 3.0
-    assert schedule.resolve(lambda progress: progress.epoch / 2, Progress(epoch=3)) == 1.5
+    assert schedules.resolve(0.5, Progress()) == 0.5
+    assert schedules.resolve(3, Progress()) == 3.0
+    assert schedules.resolve(lambda progress: progress.epoch / 2, Progress(epoch=3)) == 1.5
     with pytest.raises(LimbeckError, match=r"set `distiller.progress = limbeck.Progress\(step=..., steps=...\)`"):
-        schedule.resolve(LINE, Progress())
+        schedules.resolve(LINE, Progress())
 
 
-@pytest.marker.parametrize("milestones", [(0.5, 1.5), (-0.1,), (30.0,), (math.nan,)])
+@pytest.mark.parametrize("milestones", [(0.5, 1.5), (-0.1,), (30.0,), (math.nan,)])
 def test_milestones_outside_training_are_refused(milestones):
     with pytest.raises(LimbeckError, match="fractions of training between 0 and 1"):
-        schedule.multistep(1.0, gamma=0.1, milestones=milestones)
+        schedules.multistep(1.0, gamma=0.1, milestones=milestones)
 
 
-@pytest.marker.parametrize("over", [0.0, -0.5, 1.01, 5, math.nan])
+@pytest.mark.parametrize("over", [0.0, -0.5, 1.01, 5, math.nan])
 def test_a_warm_up_outside_training_is_refused(over):
     with pytest.raises(LimbeckError, match="above 0 and up to 1"):
-        schedule.warmup(1.0, fraction=over)
+        schedules.warmup(1.0, fraction=over)
 
 
 def test_schedules_print_what_they_do():
@@ -95,16 +95,16 @@ def test_progress_of_unknown_length_is_an_error_that_says_how_to_set_it():
 def test_an_overall_schedule_goes_on_over_the_boundary_of_two_stages():
     """Stages of 3 and 5 steps: the line is the one of a single stage of 8 steps."""
     stages = [(step, 3, 0) for step in range(3)] + [(step, 5, 3) for step in range(5)]
-    moves = schedule.across_stages(LINE)
+    moves = schedules.across_stages(LINE)
     values = [moves(Progress(step, steps, steps_before=before, total_steps=8)) for step, steps, before in stages]
     assert values == pytest.approx([100 - 12.5 * step for step in range(8)])
     within = [LINE(Progress(step, steps, steps_before=before, total_steps=8)) for step, steps, before in stages]
     assert within[3] == 100.0
 
 
-@pytest.marker.parametrize("inner", [LINE, WAVE, STAIRS, RAMP])
+@pytest.mark.parametrize("inner", [LINE, WAVE, STAIRS, RAMP])
 def test_any_schedule_can_be_overall(inner):
-    moves = schedule.across_stages(inner)
+    moves = schedules.across_stages(inner)
     assert moves(Progress(1, 2, steps_before=4, total_steps=8)) == inner(Progress(5, 8))
     assert isinstance(moves, Schedule)
     assert pickle.loads(pickle.dumps(moves)) == moves
@@ -112,24 +112,27 @@ def test_any_schedule_can_be_overall(inner):
 
 
 def test_an_overall_schedule_of_unknown_length_says_what_to_set():
-    with pytest.raises(LimbeckError, match=r"before=\.\.\., total=\.\.\..*give before= and total= to limbeck\.fit"):
-        schedule.across_stages(LINE)(Progress(step=1, steps=8))
+    with pytest.raises(
+        LimbeckError,
+        match=r"steps_before=\.\.\., total_steps=\.\.\..*give steps_before= and total_steps= to limbeck\.fit",
+    ):
+        schedules.across_stages(LINE)(Progress(step=1, steps=8))
 
 
-@pytest.marker.parametrize("inner", [0.5, "linear", schedule.Linear])
+@pytest.mark.parametrize("inner", [0.5, "linear", schedules.Linear])
 def test_overall_takes_a_schedule_and_nothing_else(inner):
-    with pytest.raises(LimbeckError, match="overall stretches a schedule"):
-        schedule.across_stages(inner)
+    with pytest.raises(LimbeckError, match="across_stages stretches a schedule"):
+        schedules.across_stages(inner)
 
 
 def test_distillation_comes_first_and_then_the_task():
-    soft, truth = schedule.step_change(1.0, 0.0, milestone=0.5), schedule.step_change(0.0, 1.0, milestone=0.5)
+    soft, truth = schedules.step_change(1.0, 0.0, milestone=0.5), schedules.step_change(0.0, 1.0, milestone=0.5)
     for step in range(11):
         now = Progress(step=step, steps=10)
         assert (soft(now), truth(now)) == ((1.0, 0.0) if step < 5 else (0.0, 1.0))
 
 
-@pytest.marker.parametrize("when", [0.0, 1.0, -0.5, 2.0])
+@pytest.mark.parametrize("when", [0.0, 1.0, -0.5, 2.0])
 def test_a_switch_at_no_time_within_training_is_refused(when):
     with pytest.raises(LimbeckError, match="between 0 and 1"):
-        schedule.step_change(1.0, 0.0, milestone=when)
+        schedules.step_change(1.0, 0.0, milestone=when)

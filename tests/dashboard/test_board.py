@@ -1,4 +1,4 @@
-"""The board shows what stands under its folder, to this machine only, and nothing else whatever it is asked."""
+"""The dashboard shows what is under its folder, to this machine only, and nothing else whatever it is asked."""
 
 import asyncio
 import json
@@ -54,7 +54,7 @@ def old(folder):
         os.utime(path, (LONG_AGO, LONG_AGO))
 
 
-def started(studies, folder, *, phase="alone", recipe="name: r\nstages: [{name: s, steps: 300}]\n"):
+def started(studies, folder, *, phase="baseline", recipe="name: r\nstages: [{name: s, steps: 300}]\n"):
     """A run on its way."""
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(recipe)
@@ -95,8 +95,8 @@ def test_index_names_runs_and_studies_the_newest_first_and_nothing_else(app, roo
         "done": "finished", "deep/er/still done": "finished", "live": "running", "gone": "stopped", "study": "running",
     }  # fmt: skip
     text = ask(app, "/").text
-    assert "11 of 12 cells" in text
-    assert "alone, step 120 of 300" in text
+    assert "11 of 12 trials" in text
+    assert "baseline, step 120 of 300" in text
     assert 'href="/at/deep/er/still%20done"' in text
     rows = text.partition("<tbody>")[2].partition("</tbody>")[0]
     assert not any(word in rows for word in ("secret", "notes", "mixed", "link", "loop"))
@@ -106,10 +106,10 @@ def test_index_names_runs_and_studies_the_newest_first_and_nothing_else(app, roo
 def test_each_run_and_study_has_its_page(app, root):
     report = ask(app, "/at/done")
     assert report.status == 200
-    assert "The comparison" in report.text
+    assert "<h2>Comparison</h2>" in report.text
     assert "refresh" not in report.headers
     assert not (root / "done" / "report.html").exists()  # nothing is ever written
-    assert "Did it help?" in ask(app, "/at/study").text
+    assert "<h2>Variants</h2>" in ask(app, "/at/study").text
     live = ask(app, "/at/live")
     assert "120 of 300" in live.text
     assert "Validation accuracy by step" in live.text
@@ -126,12 +126,12 @@ def test_a_written_report_is_served_as_it_stands(app, root):
         (root / "done" / "report.html").unlink()
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "path",
     [
         "/at/../outside.txt", "/at/..%2foutside.txt", "/at/%2e%2e/outside", "/at/%2e%2e%2foutside", "/../outside.txt",
         "/at//etc/passwd", "/at/%2fetc%2fpasswd", "/at/done/../../outside", "/at/link", "/at/link/", "/at/mixed",
-        "/at/loop/done", "/at/notes.txt", "/at/done/record.json", "/at/done%00", "/at/study/cells/alone/0",
+        "/at/loop/done", "/at/notes.txt", "/at/done/record.json", "/at/done%00", "/at/study/trials/student_only/0",
         "/notes.txt",
         "/at/..\\outside", "/at/done/.", "/at/" + "a" * 5000, "/at/%ff%fe", "/at", "/favicon.ico",
     ],
@@ -145,14 +145,14 @@ def test_no_address_leads_out_of_what_is_listed(app, path):
         assert "There is no run or study of this name" in got.text
 
 
-def test_a_cell_that_links_out_of_the_folder_hides_its_study(studies, tmp_path):
+def test_a_trial_that_links_out_of_the_folder_hides_its_study(studies, tmp_path):
     outside = studies.write_run(tmp_path / "outside", 0)
-    folder = studies.write_study(tmp_path / "runs" / "S", seeds=(0,), unfinished=[(n, 0) for n in studies.ARMS])
+    folder = studies.write_study(tmp_path / "runs" / "S", seeds=(0,), unfinished=[(n, 0) for n in studies.VARIANTS])
     assert set(list_runs(tmp_path / "runs")) == {"S"}
-    cell = folder / "cells" / "alone" / "0"
-    cell.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(cell, ignore_errors=True)
-    cell.symlink_to(outside)
+    trial = folder / "trials" / "student_only" / "0"
+    trial.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(trial, ignore_errors=True)
+    trial.symlink_to(outside)
     assert list_runs(tmp_path / "runs") == {}
 
 
@@ -165,14 +165,14 @@ def test_only_reading_is_answered(app):
     assert head.status == 200
 
 
-@pytest.marker.parametrize("host", ["evil.example", "evil.example:8642", "127.0.0.1.evil.example", "192.168.0.7", ""])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8642", "127.0.0.1.evil.example", "192.168.0.7", ""])
 def test_another_name_for_this_machine_is_refused(app, host):
     got = ask(app, "/", host=host)
     assert got.status == 400
     assert "Runs" not in got.text
 
 
-@pytest.marker.parametrize("host", ["127.0.0.1:8642", "localhost:8642", "localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.1:8642", "localhost:8642", "localhost"])
 def test_its_own_names_are_answered(app, host):
     assert ask(app, "/", host=host).status == 200
 
@@ -190,18 +190,18 @@ def test_every_answer_forbids_the_browser_everything_else(app):
         assert "access-control-allow-origin" not in got.headers
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("name", "text"),
     [
         ("record.json", '{"schema": 1, "na'), ("record.json", "[]"), ("record.json", '{"schema": 1, "models": 3}'),
         ("record.json", '{"schema": 1, "name": "x", "models": {}}'), ("record.json", "\x00"), ("study.json", "{"),
-        ("study.json", '{"schema": 1, "kind": "study", "arms": {}, "cells": []}'), ("recipe.yaml", "a: [b"),
-        ("recipe.yaml", "stages: 7\nteachers: [1]"), ("metrics.csv", "phase,step\nalone,"), ("metrics.csv", "what\n1"),
-        ("metrics.csv", "phase,step,validation_top1\nalone,nan,x\n,3,0.5"), ("metrics.csv", ""),
+        ("study.json", '{"schema": 2, "kind": "study", "variants": {}, "trials": []}'), ("recipe.yaml", "a: [b"),
+        ("recipe.yaml", "stages: 7\nteachers: [1]"), ("metrics.csv", "phase,step\nbaseline,"), ("metrics.csv", "what\n1"),
+        ("metrics.csv", "phase,step,val/accuracy\nbaseline,nan,x\n,3,0.5"), ("metrics.csv", ""),
         ("metrics.csv", b"\xff\xfe\x00"),
     ],
 )  # fmt: skip
-def test_a_half_written_file_never_stops_the_board(studies, tmp_path, name, text):
+def test_a_half_written_file_never_stops_the_dashboard(studies, tmp_path, name, text):
     folder = started(studies, tmp_path / "runs" / "r")
     (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     app = create_app(tmp_path / "runs")
@@ -224,35 +224,39 @@ def test_the_folder_itself_may_be_a_study(studies, tmp_path):
     studies.write_study(tmp_path / "S", seeds=(0,))
     app = create_app(tmp_path / "S")
     assert 'href="/at/"' in ask(app, "/").text
-    assert "Did it help?" in ask(app, "/at/").text
+    assert "<h2>Variants</h2>" in ask(app, "/at/").text
 
 
-def test_a_cell_alone_has_a_page_as_well(studies, tmp_path):
+def test_a_trial_without_its_study_has_a_page_as_well(studies, tmp_path):
     studies.write_study(tmp_path / "S", seeds=(0,))
     (tmp_path / "S" / "study.json").rename(tmp_path / "elsewhere.json")
-    got = ask(create_app(tmp_path / "S"), "/at/cells/alone/0")
-    assert (got.status, "Arms beside each other" in got.text) == (200, True)
-    with pytest.raises(LimbeckError, match="one arm of the study digits-study"):
-        write_report(tmp_path / "S" / "cells" / "alone" / "0")
+    got = ask(create_app(tmp_path / "S"), "/at/trials/student_only/0")
+    assert (got.status, "<h2>Variants</h2>" in got.text) == (200, True)
+    with pytest.raises(LimbeckError, match="one trial of the study digits-study"):
+        write_report(tmp_path / "S" / "trials" / "student_only" / "0")
 
 
 def test_a_page_is_drawn_again_once_its_files_change(studies, tmp_path):
     folder = started(studies, tmp_path / "r")
     app = create_app(tmp_path)
     assert "120 of 300" in ask(app, "/at/r").text
-    studies.curve(folder / "metrics.csv", {"alone": 0.8}, steps=240, epochs=8)
+    studies.curve(folder / "metrics.csv", {"baseline": 0.8}, steps=240, epochs=8)
     assert "240 of 300" in ask(app, "/at/r").text
 
 
-def test_progress_in_epochs_and_of_a_teacher_is_told(studies, tmp_path):
-    recipe = "teachers: {big: {use: mlp}}\nteaching: {epochs: 8}\nstages: [{steps: 100}, {steps: 50}]\n"
+def test_progress_in_epochs_and_of_a_teacher_is_shown(studies, tmp_path):
+    recipe = "teachers: {big: {use: mlp}}\nteacher_training: {epochs: 8}\nstages: [{steps: 100}, {steps: 50}]\n"
     folder = started(studies, tmp_path / "r", phase="big", recipe=recipe)
-    (one,) = read_phases(folder)
-    assert (one.name, one.step, one.total_steps) == ("big", 120, 240)  # 4 epochs are 120 steps, and 8 are asked for
-    assert one.fraction == 0.5
+    (phase,) = read_phases(folder)
+    assert (phase.name, phase.step, phase.total_steps) == (
+        "big",
+        120,
+        240,
+    )  # 4 epochs are 120 steps, and 8 are asked for
+    assert phase.fraction == 0.5
 
 
-@pytest.marker.skipif(not Path("/proc/locks").exists(), reason="only Linux lists its locks")
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux lists its locks")
 def test_a_run_that_holds_its_lock_runs_however_long_an_epoch_takes(studies, tmp_path):
     import fcntl
 
@@ -264,11 +268,11 @@ def test_a_run_that_holds_its_lock_runs_however_long_an_epoch_takes(studies, tmp
         assert list_runs(tmp_path)["r"].state == "running"
 
 
-def test_failed_is_a_study_with_a_failed_cell_and_nothing_left(studies, tmp_path):
-    folder = studies.write_study(tmp_path / "S", seeds=(0,), failed=[("smoothed", 0)])
+def test_failed_is_a_study_with_a_failed_trial_and_nothing_left(studies, tmp_path):
+    folder = studies.write_study(tmp_path / "S", seeds=(0,), failed=[("label_smoothing", 0)])
     assert list_runs(tmp_path)["S"].state == "failed"
     told = json.loads((folder / "study.json").read_text())
-    told["cells"][-1]["state"] = "running"
+    told["trials"][-1]["state"] = "running"
     (folder / "study.json").write_text(json.dumps(told))
     assert list_runs(tmp_path)["S"].state == "running"
 
@@ -276,7 +280,7 @@ def test_failed_is_a_study_with_a_failed_cell_and_nothing_left(studies, tmp_path
 def test_the_command_serves_this_machine_alone_and_ctrl_c_ends_it_quietly(studies, tmp_path):
     studies.write_run(tmp_path / "r", 0)
     board = subprocess.Popen(
-        [sys.executable, "-m", "limbeck", "board", str(tmp_path), "--port", "0"], text=True, stdout=subprocess.PIPE,
+        [sys.executable, "-m", "limbeck", "dashboard", str(tmp_path), "--port", "0"], text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -298,12 +302,12 @@ def test_the_command_serves_this_machine_alone_and_ctrl_c_ends_it_quietly(studie
 
 
 def test_mistakes_are_one_sentence(tmp_path, capsys, monkeypatch):
-    assert main(["board", str(tmp_path / "nowhere")]) == 2
+    assert main(["dashboard", str(tmp_path / "nowhere")]) == 2
     assert "nowhere is no folder" in capsys.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert main(["board", str(tmp_path), "--port", str(taken.getsockname()[1])]) == 2
+        assert main(["dashboard", str(tmp_path), "--port", str(taken.getsockname()[1])]) == 2
     assert "give another --port" in capsys.readouterr().err
-    assert main(["board", str(tmp_path), "--port", "70000"]) == 2
+    assert main(["dashboard", str(tmp_path), "--port", "70000"]) == 2
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(LimbeckError, match=r"pip install 'limbeck\[board\]'"):
         serve(tmp_path)

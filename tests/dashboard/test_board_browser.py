@@ -1,4 +1,4 @@
-"""The comparison and the board in Chromium: quiet, offline, as wide as the window, sorted by a click, and live."""
+"""The comparison and the dashboard in Chromium: quiet, offline, as wide as the window, sorted by a click, and live."""
 
 import contextlib
 import html
@@ -25,8 +25,8 @@ from limbeck.workflows.compare.run import build_comparison
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
-    pytest.marker.browser,
-    pytest.marker.skipif(CHROMIUM is None, reason="Chromium is not installed: no chromium or google-chrome on PATH"),
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: no chromium or google-chrome on PATH"),
 ]
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
@@ -34,7 +34,7 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr", "--v=0",
     "--window-size=1400,900", "--dump-dom",
 )  # fmt: skip
-LONG = "an_arm_with_a_name_that_has_no_place_to_break_" * 3
+LONG = "a_variant_with_a_name_that_has_no_place_to_break_" * 3
 # Beside a copy of the page, in frames of the wanted widths: what it is like there, before and after a click.
 PROBE = """<script>
 const errors = [];
@@ -91,13 +91,16 @@ def serving(app):
 
 @pytest.fixture(scope="module")
 def study(studies, tmp_path_factory):
-    arms = {**studies.ARMS, LONG: 0.7}
+    variants = {**studies.VARIANTS, LONG: 0.7}
     return studies.write_study(
-        tmp_path_factory.mktemp("browser") / "S", seeds=(0, 1), arms=arms, unfinished=[("wide_tau", 0), ("wide_tau", 1)]
+        tmp_path_factory.mktemp("browser") / "S",
+        seeds=(0, 1),
+        variants=variants,
+        unfinished=[("wide_tau", 0), ("wide_tau", 1)],
     )
 
 
-@pytest.marker.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_comparison_fits_phone_and_desk_and_sorts(study, tmp_path, scheme):
     text = render_compare_page(build_comparison([study]))
     copy = re.sub(r"<meta http-equiv[^>]*>", "", text).replace("<head>", f"<head>{PROBE}")
@@ -128,7 +131,7 @@ def test_console_is_silent_and_only_our_own_script_runs(study, tmp_path):
     page.write_text(render_compare_page(build_comparison([study])))
     dom, console = chromium(page.as_uri(), tmp_path / "profile")
     assert console == []
-    assert '<th scope="col" data-text=""><button>Arm</button></th>' in dom
+    assert '<th scope="col" data-text=""><button>Variant</button></th>' in dom
     # The proof that silence means something: another script and a picture from afar are both stopped.
     more = '<script>document.title = "taken"</script><img src="https://example.invalid/x.png"></body>'
     page.write_text(page.read_text().replace("</body>", more))
@@ -143,7 +146,7 @@ def root(studies, study, tmp_path):
     folder = tmp_path / "runs" / "live"
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text("stages: [{steps: 300}]\n")
-    studies.curve(folder / "metrics.csv", {"alone": 0.8}, steps=120, epochs=4)
+    studies.curve(folder / "metrics.csv", {"baseline": 0.8}, steps=120, epochs=4)
     shutil.copytree(study, tmp_path / "runs" / "S")
     return tmp_path / "runs"
 
@@ -202,7 +205,7 @@ def test_board_fits_phone_and_desk(studies, study, tmp_path):
     shutil.copytree(study, root / "a" / ("folder_" * 8) / "S")
     (root / LONG).mkdir()
     (root / LONG / "recipe.yaml").write_text("stages: [{steps: 300}]\n")
-    studies.curve(root / LONG / "metrics.csv", {LONG: 0.8, "alone": 0.7}, steps=120, epochs=4)
+    studies.curve(root / LONG / "metrics.csv", {LONG: 0.8, "baseline": 0.7}, steps=120, epochs=4)
     found = list_runs(root)
     assert len(found) == 2
     texts = [render_index(found.values(), root), render_page(found[LONG]), render_not_found()]

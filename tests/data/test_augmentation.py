@@ -27,7 +27,7 @@ class Given:
         assert self.numbers.shape[1] == many
         return self.numbers
 
-    def between(self, low, high):
+    def uniform_between(self, low, high):
         return low + (high - low) * self.uniform(len(low))
 
 
@@ -88,7 +88,7 @@ def test_a_view_is_the_same_in_a_worker():
     assert torch.equal(here, there)
 
 
-@pytest.marker.parametrize("change", [{"seed": 1}, {"sample": 1}, {"view": 1}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"sample": 1}, {"view": 1}])
 def test_another_seed_sample_or_view_is_another_picture(change):
     image = pictures(1)
 
@@ -150,7 +150,7 @@ def test_views_change_nothing_in_place():
     assert torch.equal(images, before)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "wrong",
     [
         lambda: Augmentation(num_views=-1),
@@ -192,7 +192,7 @@ def test_crop_cuts_at_exactly_every_place():
     assert ((counts - 200) ** 2 / 200).sum() < 24 + 5 * (2 * 24) ** 0.5
 
 
-@pytest.marker.parametrize("padding", [1, 2, 3, 4, 7, 8, 16])
+@pytest.mark.parametrize("padding", [1, 2, 3, 4, 7, 8, 16])
 def test_the_greatest_draw_cuts_at_the_last_place(padding):
     greatest = (2**24 - 1) / 2**24
     image = pictures(1, 1, 20, 20)
@@ -222,7 +222,7 @@ def test_crop_says_that_a_picture_is_too_small_to_reflect():
 # Flip
 
 
-@pytest.marker.parametrize("probability", [0.0, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("probability", [0.0, 0.2, 0.5, 1.0])
 def test_flip_mirrors_left_and_right_with_its_probability(probability):
     image, many = pictures(1), 4000
     shown = horizontal_flip(probability)(image.repeat(many, 1, 1, 1), draws(many))
@@ -236,14 +236,14 @@ def test_flip_mirrors_left_and_right_with_its_probability(probability):
 # Affine
 
 
-@pytest.marker.parametrize("shape", [(8, 8), (9, 7), (4, 12)])
+@pytest.mark.parametrize("shape", [(8, 8), (9, 7), (4, 12)])
 def test_affine_without_movement_is_the_identity(shape):
     images = pictures(5, 2, *shape)
     still = affine(degrees=0.0, scale=(1.0, 1.0), translate=0.0)
     torch.testing.assert_close(still(images, draws(5)), images, rtol=0, atol=1e-6)
 
 
-@pytest.marker.parametrize("side", [6, 7])
+@pytest.mark.parametrize("side", [6, 7])
 def test_a_positive_angle_turns_clockwise(side):
     images = pictures(3, 2, side, side)
     clockwise = torch.from_numpy(np.rot90(images.numpy(), k=-1, axes=(2, 3)).copy())
@@ -262,7 +262,7 @@ def test_angles_go_both_ways_equally_often():
     assert -6 > centre.min() >= -14 * math.sin(math.radians(30)) - 0.6
 
 
-@pytest.marker.parametrize(("right", "down"), [(0.25, 0.0), (-0.25, 0.0), (0.0, 0.25), (0.0, -0.5), (0.25, -0.25)])
+@pytest.mark.parametrize(("right", "down"), [(0.25, 0.0), (-0.25, 0.0), (0.0, 0.25), (0.0, -0.5), (0.25, -0.25)])
 def test_a_shift_moves_by_its_share_of_width_and_height(right, down):
     images = pictures(2, 2, 8, 12)
     x, y = round(right * 12), round(down * 8)
@@ -292,8 +292,8 @@ def test_a_turn_keeps_the_proportions_of_a_picture_that_is_not_square():
     assert (shown[:, :, :, :2].abs() < 1e-5).all()
 
 
-@pytest.marker.parametrize("degrees", [17.0, -40.0])
-@pytest.marker.parametrize("scale", [0.8, 1.3])
+@pytest.mark.parametrize("degrees", [17.0, -40.0])
+@pytest.mark.parametrize("scale", [0.8, 1.3])
 def test_affine_equals_a_bilinear_warp_in_float64(degrees, scale):
     height, width, right, down = 9, 14, 0.1, -0.2
     image = pictures(1, 1, height, width)

@@ -23,10 +23,10 @@ def shuffled(many=24, *, batch=4, views=Augmentation(), seed=0, **where):
 
 def shown(stream, epoch):
     steps = range(epoch * stream.steps_per_epoch, (epoch + 1) * stream.steps_per_epoch)
-    return [number for step in steps for number in stream.batch(step)["index"].tolist()]
+    return [number for step in steps for number in stream.batch(step)["sample_id"].tolist()]
 
 
-@pytest.marker.parametrize(("many", "batch", "steps"), [(24, 4, 6), (24, 24, 1), (24, 1, 24), (26, 4, 6), (7, 4, 1)])
+@pytest.mark.parametrize(("many", "batch", "steps"), [(24, 4, 6), (24, 24, 1), (24, 1, 24), (26, 4, 6), (7, 4, 1)])
 def test_an_epoch_shows_no_sample_twice(many, batch, steps):
     stream = shuffled(many, batch=batch)
     assert stream.steps_per_epoch == steps
@@ -50,7 +50,7 @@ def test_every_sample_stands_at_every_place_equally_often():
     often = torch.zeros(6, 6)
     stream = shuffled(6, batch=6)
     for epoch in range(1200):
-        often[torch.arange(6), stream.batch(epoch)["index"] - 100] += 1
+        often[torch.arange(6), stream.batch(epoch)["sample_id"] - 100] += 1
     assert ((often - 200) ** 2 / 200).sum() < 25 + 5 * 50**0.5
 
 
@@ -79,17 +79,17 @@ def test_a_batch_holds_its_samples_pictures_labels_numbers_and_views():
     normalization = Normalization((0.25,), (0.5,))
     stream = BatchSampler(whole, views, normalization, batch_size=5, seed=7)
     batch = stream.batch(9)  # epoch 2, since an epoch has 4 steps
-    assert set(batch) == {"input", "target", "index", "view"}
-    place = batch["index"] - 100
+    assert set(batch) == {"input", "target", "sample_id", "view"}
+    place = batch["sample_id"] - 100
     assert torch.equal(batch["target"], whole.target[place])
     assert batch["view"].tolist() == [0] * 5
-    seen = views.apply(whole.read(place), batch["index"], batch["view"], seed=7)
+    seen = views.apply(whole.read(place), batch["sample_id"], batch["view"], seed=7)
     torch.testing.assert_close(batch["input"], (seen - 0.25) / 0.5)
 
 
-@pytest.marker.parametrize(("per_sample", "expected"), [(0, [0, 1, 2, 3, 4]), (1, [0] * 5), (3, [0, 1, 2, 0, 1])])
-def test_each_epoch_shows_the_next_view(per_sample, expected):
-    stream = shuffled(8, batch=8, views=Augmentation((horizontal_flip(),), num_views=per_sample))
+@pytest.mark.parametrize(("num_views", "expected"), [(0, [0, 1, 2, 3, 4]), (1, [0] * 5), (3, [0, 1, 2, 0, 1])])
+def test_each_epoch_shows_the_next_view(num_views, expected):
+    stream = shuffled(8, batch=8, views=Augmentation((horizontal_flip(),), num_views=num_views))
     views = [stream.batch(epoch)["view"].unique().tolist() for epoch in range(5)]
     assert views == [[view] for view in expected]
 
@@ -97,7 +97,7 @@ def test_each_epoch_shows_the_next_view(per_sample, expected):
 def test_a_view_that_comes_again_is_the_same_picture():
     stream = shuffled(8, batch=8, views=Augmentation((random_crop(2), horizontal_flip()), num_views=2))
     first, second, third = (stream.batch(epoch) for epoch in range(3))
-    one, two, three = (batch["input"][batch["index"].argsort()] for batch in (first, second, third))
+    one, two, three = (batch["input"][batch["sample_id"].argsort()] for batch in (first, second, third))
     assert torch.equal(one, three)
     assert not torch.equal(one, two)
 
@@ -108,11 +108,11 @@ def test_the_view_of_a_sample_does_not_depend_on_the_batch_size_or_who_else_is_t
     some = whole.subset(torch.arange(0, 24, 2))
     one = BatchSampler(whole, views, Normalization.none(1), batch_size=24, seed=0).batch(0)
     other = BatchSampler(some, views, Normalization.none(1), batch_size=12, seed=0).batch(0)
-    for number, picture in zip(other["index"].tolist(), other["input"], strict=True):
-        assert torch.equal(one["input"][one["index"] == number][0], picture)
+    for number, picture in zip(other["sample_id"].tolist(), other["input"], strict=True):
+        assert torch.equal(one["input"][one["sample_id"] == number][0], picture)
 
 
-@pytest.marker.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, 3])
 def test_ranks_share_the_batch_of_one_process(world):
     one = shuffled(26, batch=4 * world, views=Augmentation((horizontal_flip(),)))
     ranks = [
@@ -133,9 +133,9 @@ def test_a_part_smaller_than_a_batch_repeats_evenly_in_the_next_views():
     seen = set()
     for step in range(4):
         batch = stream.batch(step)
-        counts = torch.bincount(batch["index"] - 100, minlength=3)
+        counts = torch.bincount(batch["sample_id"] - 100, minlength=3)
         assert (counts.min(), counts.max()) == (2, 3)
-        pairs = list(zip(batch["index"].tolist(), batch["view"].tolist(), strict=True))
+        pairs = list(zip(batch["sample_id"].tolist(), batch["view"].tolist(), strict=True))
         assert len(set(pairs)) == 8  # never the same view of the same sample twice
         assert seen.isdisjoint(pairs)
         seen |= set(pairs)
@@ -145,7 +145,7 @@ def test_ranks_of_a_small_part_show_different_views():
     pairs = []
     for rank in (0, 1):
         batch = shuffled(3, batch=4, views=Augmentation((random_crop(2),)), rank=rank, world_size=2).batch(1)
-        pairs += zip(batch["index"].tolist(), batch["view"].tolist(), strict=True)
+        pairs += zip(batch["sample_id"].tolist(), batch["view"].tolist(), strict=True)
     assert len(set(pairs)) == 8
 
 
@@ -240,11 +240,11 @@ def test_a_loader_that_gives_fewer_batches_than_it_says_is_an_error():
 
 def test_another_order_shows_the_same_views_of_the_same_samples():
     views = Augmentation((random_crop(padding=1), horizontal_flip()), num_views=2)
-    one, other = shuffled(views=views, seed=3), shuffled(views=views, seed=3, order=4)
+    one, other = shuffled(views=views, seed=3), shuffled(views=views, seed=3, order_seed=4)
     first, second = one.batch(0), other.batch(0)
-    assert first["index"].tolist() != second["index"].tolist()
+    assert first["sample_id"].tolist() != second["sample_id"].tolist()
     assert sorted(shown(one, 0)) == sorted(shown(other, 0))
     assert one.fingerprint() == other.fingerprint()
     assert torch.equal(other.load(torch.arange(4), torch.ones(4).long())["input"],
                        one.load(torch.arange(4), torch.ones(4).long())["input"])  # fmt: skip
-    assert shuffled(seed=3, order=3).batch(0)["index"].tolist() == first["index"].tolist()
+    assert shuffled(seed=3, order_seed=3).batch(0)["sample_id"].tolist() == first["sample_id"].tolist()

@@ -39,14 +39,14 @@ def by_torchvision(jitter, images, drawn):
     return torch.stack(shown)
 
 
-@pytest.marker.parametrize("channels", [1, 3])
-@pytest.marker.parametrize("settings", [{}, {"hue": 0.5, "contrast": 2.0}, {"saturation": (0.0, 5.0), "hue": 0.0}])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("settings", [{}, {"hue": 0.5, "contrast": 2.0}, {"saturation": (0.0, 5.0), "hue": 0.0}])
 def test_color_jitter_is_torchvisions_picture_by_picture(channels, settings):
     jitter, images, drawn = color_jitter(**settings), pictures(200, channels), draws(200)
     torch.testing.assert_close(jitter(images, drawn), by_torchvision(jitter, images, drawn), rtol=0, atol=1e-5)
 
 
-@pytest.marker.parametrize(("what", "kernel"), list(enumerate(KERNELS[:3])))
+@pytest.mark.parametrize(("what", "kernel"), list(enumerate(KERNELS[:3])))
 def test_each_change_alone_is_torchvisions(what, kernel):
     images, factor = pictures(20), torch.linspace(0, 3, 20)
     expected = torch.stack([kernel(image, float(f)) for image, f in zip(images, factor, strict=True)])
@@ -102,13 +102,13 @@ def test_color_jitter_does_not_depend_on_the_batch_and_changes_nothing_in_place(
         torch.testing.assert_close(shown(torch.tensor([i]))[0], whole[i], rtol=0, atol=1e-6)
 
 
-@pytest.marker.parametrize("shape", [(4, 2, 5, 5), (4, 4, 5, 5), (4, 7)])
+@pytest.mark.parametrize("shape", [(4, 2, 5, 5), (4, 4, 5, 5), (4, 7)])
 def test_other_channels_are_refused(shape):
     with pytest.raises(LimbeckError, match=r"pictures of 1 or 3 channels, and these inputs are \["):
         color_jitter()(torch.rand(shape), draws(4))
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "settings",
     [
         {"brightness": -0.1}, {"contrast": (1.2, 0.8)}, {"saturation": (-0.1, 1.0)}, {"hue": 0.6}, {"hue": (-0.7, 0.1)},
@@ -128,7 +128,7 @@ def test_jitter_of_nothing_is_refused():
 # Resized crop
 
 
-@pytest.marker.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3])
 def test_a_resized_crop_is_torchvisions_of_the_same_box(channels):
     images, crop, drawn = pictures(40, channels, 16, 20), random_resized_crop((0.1, 1.0)), draws(40)
     boxes = crop.sample_boxes((16, 20), drawn)
@@ -160,7 +160,7 @@ def test_a_picture_of_an_impossible_shape_is_cut_in_its_middle():
     assert RandomResizedCrop((1.0, 1.0), (0.75, 4 / 3)).sample_boxes((10, 41), draws(1)) == [[0, 14, 10, 13]]
 
 
-@pytest.marker.parametrize("settings", [((0.0, 1.0),), ((0.5, 0.2),), ((0.5, 1.5),), ((0.1, 1.0), (0.0, 1.0))])
+@pytest.mark.parametrize("settings", [((0.0, 1.0),), ((0.5, 0.2),), ((0.5, 1.5),), ((0.1, 1.0), (0.0, 1.0))])
 def test_impossible_boxes_are_refused(settings):
     with pytest.raises(LimbeckError, match="not"):
         random_resized_crop(*settings)

@@ -1,4 +1,4 @@
-"""Draws: uniform numbers that depend on (seed, sample, view, place) and on nothing else."""
+"""CounterRNG: uniform numbers that depend on (seed, sample, view, place) and on nothing else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_splitmix_here_is_the_published_one():
     assert splitmix((1234567 + 0x9E3779B97F4A7C15) % WORD) == 3203168211198807973
 
 
-@pytest.marker.parametrize(("seed", "sample", "view", "place"), [(0, 0, 0, 0), (3, 17, 5, 1), (-1, 10**9, 299, 7)])
+@pytest.mark.parametrize(("seed", "sample", "view", "place"), [(0, 0, 0, 0), (3, 17, 5, 1), (-1, 10**9, 299, 7)])
 def test_numbers_are_those_worked_out_in_plain_integers(seed, sample, view, place):
     found = draws([sample], view, seed=seed, place=place).uniform(4)
     assert found.dtype == torch.float32
@@ -66,8 +66,8 @@ def test_numbers_never_change():
 
 def test_numbers_are_the_same_in_another_process():
     code = (
-        "import torch; from limbeck.data.counter_rng import Draws;"
-        "print(Draws.of(torch.arange(3), torch.tensor([0, 1, 2]), seed=9, place=2).uniform(3).flatten().tolist())"
+        "import torch; from limbeck.data.counter_rng import CounterRNG;"
+        "print(CounterRNG.for_samples(torch.arange(3), torch.tensor([0, 1, 2]), seed=9, transform_index=2).uniform(3).flatten().tolist())"
     )
     env = {**os.environ, "PYTHONHASHSEED": "77"}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
@@ -86,7 +86,7 @@ def test_numbers_are_uniform_from_zero_to_below_one():
         assert chi_square < 63 + 5 * (2 * 63) ** 0.5
 
 
-@pytest.marker.parametrize("what", ["sample", "view", "seed", "place", "column"])
+@pytest.mark.parametrize("what", ["sample", "view", "seed", "place", "column"])
 def test_neighbours_do_not_correlate(what):
     # Under independence a correlation of n numbers is normal with a spread of 1/sqrt(n).
     many = 20_000
@@ -126,7 +126,7 @@ def test_diagonals_of_sample_and_view_do_not_correlate():
         assert abs(np.corrcoef(one[off], other[off])[0, 1]) < 4.5 / off.sum() ** 0.5
 
 
-@pytest.marker.parametrize("change", [{"seed": 1}, {"sample": 1}, {"view": 1}, {"place": 1}, {"seed": -1}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"sample": 1}, {"view": 1}, {"place": 1}, {"seed": -1}])
 def test_another_seed_sample_view_or_place_gives_other_numbers(change):
     before = {"sample": 0, "view": 0, "seed": 0, "place": 0}
     one, other = (draws([s["sample"]], s["view"], seed=s["seed"], place=s["place"]) for s in (before, before | change))

@@ -43,7 +43,7 @@ def part(many=24, images=None):
 
 
 def stream(whole=None, transforms=EVERYTHING, *, batch=6, seed=2, mean=0.0, **views):
-    where = {name: views.pop(name) for name in ("rank", "world") if name in views}
+    where = {name: views.pop(name) for name in ("rank", "world_size") if name in views}
     normalization = Normalization((mean,) * 3, (1.0,) * 3)
     return BatchSampler(
         whole or part(),
@@ -94,9 +94,10 @@ def test_the_identity_does_not_change_with_what_decides_no_picture():
 
 def test_the_identity_does_not_change_with_the_process():
     code = (
-        "import torch; from limbeck.data import arrays, composite; t = torch.arange(60);"
-        "d = arrays(t.reshape(60, 1, 1, 1) / 60, t % 3, views=composite(crop=1, per_sample=8), seed=2);"
-        "print(d.stream(batch=4).identity())"
+        "import torch; from limbeck.data import default_augmentation, from_tensors; t = torch.arange(60);"
+        "a = default_augmentation(crop=1, num_views=8);"
+        "d = from_tensors(t.reshape(60, 1, 1, 1) / 60, t % 3, augment=a, seed=2);"
+        "print(d.batches(batch_size=4).fingerprint())"
     )
     env = {**os.environ, "PYTHONHASHSEED": "123"}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
@@ -146,7 +147,7 @@ class Own(Dataset):
 DRAWS = {"python": random.random, "numpy": lambda: float(np.random.rand()), "torch": lambda: float(torch.rand(()))}
 
 
-@pytest.marker.parametrize("draw", list(DRAWS.values()), ids=list(DRAWS))
+@pytest.mark.parametrize("draw", list(DRAWS.values()), ids=list(DRAWS))
 def test_a_data_set_that_changes_its_items_has_no_identity(draw):
     random.seed(0)
     np.random.seed(0)
@@ -156,7 +157,7 @@ def test_a_data_set_that_changes_its_items_has_no_identity(draw):
     assert not images.is_deterministic()
     assert torch.equal(torch.get_rng_state(), before)
     assert (random.random(), np.random.rand()) == (0.8444218515250481, 0.5488135039273248)
-    with pytest.raises(LimbeckError, match=r"gives another picture each time .* put it into views"):
+    with pytest.raises(LimbeckError, match=r"gives another picture each time .* put it into the augmentation"):
         stream(part(24, images)).fingerprint()
     assert images.fingerprint() == DatasetAdapter(Own(draw=draw)).fingerprint()
 
@@ -190,7 +191,7 @@ def folder(root, many=6):
     return root
 
 
-@pytest.marker.parametrize("small", [2**28, 0])
+@pytest.mark.parametrize("small", [2**28, 0])
 def test_a_file_that_changed_is_a_new_identity(tmp_path, monkeypatch, small):
     monkeypatch.setattr(kinds, "_MAX_HASHED_BYTES", small)
     folder(tmp_path)

@@ -70,7 +70,7 @@ def test_shares_are_kept(tmp_path):
     assert (sizes(data), data.num_labeled) == ((7, 10, 20), 4)
 
 
-@pytest.marker.parametrize("validation", ["val", "validation", "valid"])
+@pytest.mark.parametrize("validation", ["val", "validation", "valid"])
 def test_train_validation_and_test_folders_are_used_as_such(tmp_path, validation):
     data = ImageFolder(root=str(parted(tmp_path, train=10, **{validation: 3}, test=4))).load()
     assert sizes(data) == (20, 6, 8)
@@ -111,13 +111,13 @@ def test_a_share_given_leaves_the_folder_of_that_name_alone(tmp_path):
     assert sizes(data) == (18, 2, 6)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"validation": "val", "test": "val"}, "`test: val` names the validation folder"),
-        ({"validation": "val", "test": "val/"}, "names the validation folder"),
-        ({"validation": "train"}, "`validation: train` names the train folder"),
-        ({"test": "train"}, "`test: train` names the train folder"),
+        ({"val_split": "val", "test_split": "val"}, "`test_split: val` names the validation folder"),
+        ({"val_split": "val", "test_split": "val/"}, "names the validation folder"),
+        ({"val_split": "train"}, "`val_split: train` names the train folder"),
+        ({"test_split": "train"}, "`test_split: train` names the train folder"),
     ],
 )
 def test_one_folder_cannot_be_two_parts(tmp_path, settings, said):
@@ -130,7 +130,7 @@ def test_a_link_to_a_folder_is_that_folder(tmp_path):
     parted(tmp_path, train=5, val=2)
     (tmp_path / "test").symlink_to(tmp_path / "val")
     with pytest.raises(
-        LimbeckError, match="`test: test` names the validation folder: a sample belongs to one part only"
+        LimbeckError, match="`test_split: test` names the validation folder: a sample belongs to one part only"
     ):
         ImageFolder(root=str(tmp_path)).load()
 
@@ -141,7 +141,7 @@ def test_a_folder_that_is_not_there_is_named_with_those_that_are(tmp_path):
         ImageFolder(root=str(tmp_path), test_split="vall").load()
     with pytest.raises(LimbeckError, match=r"there is no folder .*typo: give data\.root"):
         ImageFolder(root=str(tmp_path / "typo")).load()
-    with pytest.raises(LimbeckError, match=r"`test: val` names a folder, and .* has no train folder"):
+    with pytest.raises(LimbeckError, match=r"`test_split: val` names a folder, and .* has no train folder"):
         ImageFolder(root=str(plain(tmp_path / "plain")), test_split="val").load()
 
 
@@ -223,14 +223,14 @@ def read_all(source):
         everything(piece)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("kind", "spoil"),
     [
         ("png", broken_header), ("png", truncated), ("png", empty), ("jpg", broken_header), ("jpg", truncated),
         ("jpg", empty), ("bmp", truncated), ("bmp", too_large), ("gif", truncated), ("webp", truncated),
     ],
 )  # fmt: skip
-@pytest.marker.parametrize("memory", [1024, 0])
+@pytest.mark.parametrize("memory", [1024, 0])
 def test_a_corrupt_picture_is_one_sentence_that_names_the_file(tmp_path, kind, spoil, memory):
     plain(tmp_path, 10, kind=kind, height=24, width=24)
     spoil(tmp_path / "b" / f"004.{kind}")
@@ -247,7 +247,7 @@ def test_a_picture_of_16_bits_is_refused_and_not_clipped_to_white(tmp_path):
         ImageFolder(root=str(tmp_path)).load()
 
 
-@pytest.marker.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "LA"])
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "LA"])
 def test_pictures_of_every_usual_mode_become_colour(tmp_path, mode):
     plain(tmp_path)
     kind = "tif" if mode == "CMYK" else "png"
@@ -304,7 +304,7 @@ def test_grey_pictures_have_one_channel(tmp_path):
     np.testing.assert_allclose(data.train.read(torch.tensor([0]))[0, 0].numpy() * 255, luma, atol=1)
 
 
-@pytest.marker.parametrize("settings", [{"size": 0}, {"size": -5}, {"channels": 2}, {"channels": 4}])
+@pytest.mark.parametrize("settings", [{"size": 0}, {"size": -5}, {"channels": 2}, {"channels": 4}])
 def test_impossible_sizes_and_channels_are_refused(tmp_path, settings):
     with pytest.raises(LimbeckError, match="size is 1 pixel or more and channels 1 or 3"):
         ImageFolder(root=str(plain(tmp_path)), **settings).load()
@@ -358,7 +358,7 @@ def test_only_some_class_folders_are_used(tmp_path):
     data = ImageFolder(root=str(root), classes=("c", "a")).load(seed=0)
     assert data.class_names == ("a", "c")
     assert sum(sizes(data)) == 40
-    with pytest.raises(LimbeckError, match=r"only: there is no class folder 'd' in .*: there are a, b, c"):
+    with pytest.raises(LimbeckError, match=r"classes: there is no class folder 'd' in .*: there are a, b, c"):
         ImageFolder(root=str(root), classes=("a", "d")).load(seed=0)
     with pytest.raises(LimbeckError, match="at least two class folders, each once"):
         ImageFolder(root=str(root), classes=("a", "a")).load(seed=0)

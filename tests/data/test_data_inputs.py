@@ -78,33 +78,33 @@ def test_arrays_hides_labels_and_streams_the_labelled():
     data = from_tensors(PIXELS, LABELS, num_labeled=8)
     assert (data.num_labeled, len(data.train)) == (8, 51)
     assert set(data.batches(batch_size=51).batch(0)["target"].tolist()) == {-100, 0, 1, 2, 3}
-    labelled = data.batches(batch_size=8, subset="labelled").batch(0)
+    labelled = data.batches(batch_size=8, subset="labeled").batch(0)
     assert sorted(labelled["target"].tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
-    with pytest.raises(LimbeckError, match="`pictures` is all or labelled, not 'labeled'"):
-        data.batches(batch_size=8, subset="labeled")
+    with pytest.raises(LimbeckError, match="`subset` is all or labeled, not 'labelled'"):
+        data.batches(batch_size=8, subset="labelled")
 
 
 def test_validation_batches_are_in_order_whole_and_without_views():
     data = from_tensors(PIXELS, LABELS, augment=Augmentation((random_crop(1), horizontal_flip())))
     batches = list(data.validation_batches(batch_size=5))
-    assert [len(batch["index"]) for batch in batches] == [5, 5, 3]
-    assert torch.equal(torch.cat([b["index"] for b in batches]), data.validation.sample_ids)
+    assert [len(batch["sample_id"]) for batch in batches] == [5, 5, 3]
+    assert torch.equal(torch.cat([b["sample_id"] for b in batches]), data.validation.sample_ids)
     expected = data.normalization.apply(PIXELS[data.validation.sample_ids])
     assert torch.equal(torch.cat([b["input"] for b in batches]), expected)
     assert torch.equal(torch.cat([b["target"] for b in batches]), LABELS[data.validation.sample_ids])
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("target", "settings", "message"),
     [
         (LABELS[:-1], {}, "there are 80 pictures and 79 labels"),
         (LABELS.reshape(80, 1), {}, r"one class number for each sample, \[n\], not \[80, 1\]"),
-        (LABELS, {"classes": ["a", "b"]}, "arrays has a label 2, and with 2 classes a label is from 0 to 1"),
+        (LABELS, {"class_names": ["a", "b"]}, "arrays has a label 2, and with 2 classes a label is from 0 to 1"),
         (LABELS - 1, {}, "arrays has a label -1"),
         (LABELS, {"normalize": "imagnet"}, "one of data, imagenet, none, not 'imagnet'"),
-        (LABELS, {"test": 0.0}, "a share between 0 and 1, not 0"),
-        (LABELS, {"validation": 1}, "a share between 0 and 1, not 1"),
-        (LABELS, {"labels": 3}, "`labels` .* from 4"),
+        (LABELS, {"test_split": 0.0}, "a share between 0 and 1, not 0"),
+        (LABELS, {"val_split": 1}, "a share between 0 and 1, not 1"),
+        (LABELS, {"num_labeled": 3}, "`num_labeled` .* from 4"),
     ],
 )
 def test_arrays_refuses_what_cannot_be(target, settings, message):
@@ -132,8 +132,8 @@ def test_datasets_reads_a_users_own():
     assert (len(data.train), len(data.validation), len(data.test)) == (51, 13, 16)
     assert (data.name, data.class_names) == ("mine", ("a", "b", "c", "d"))
     batch = data.batches(batch_size=16).batch(0)
-    assert torch.equal(batch["input"], PIXELS[batch["index"]])  # their transforms are theirs: nothing is taken off
-    assert torch.equal(batch["target"], LABELS[batch["index"]])
+    assert torch.equal(batch["input"], PIXELS[batch["sample_id"]])  # their transforms are theirs: nothing is taken off
+    assert torch.equal(batch["target"], LABELS[batch["sample_id"]])
 
 
 def test_datasets_takes_the_parts_that_are_given():
@@ -215,8 +215,8 @@ def test_loaders_gives_what_they_give():
 
 
 def test_loaders_cannot_tell_labelled_pictures():
-    with pytest.raises(LimbeckError, match="'labelled' ones were asked for"):
-        from_loaders([1]).batches(batch_size=1, subset="labelled")
+    with pytest.raises(LimbeckError, match="'labeled' ones were asked for"):
+        from_loaders([1]).batches(batch_size=1, subset="labeled")
 
 
 # Normalisation
@@ -237,7 +237,7 @@ def test_normalisation_is_measured_by_channel():
     )  # fmt: skip
 
 
-@pytest.marker.parametrize("many", [99, 100, 101, 150, 199, 200, 1000])
+@pytest.mark.parametrize("many", [99, 100, 101, 150, 199, 200, 1000])
 def test_normalisation_is_measured_over_samples_of_the_whole_part(many):
     # Folders are read class by class, so the first samples alone would be the first classes alone.
     part = Split.from_images(InMemory((torch.arange(many) * 2 >= many).float().reshape(-1, 1, 1, 1)), torch.zeros(many))
@@ -296,13 +296,13 @@ def test_the_fingerprint_does_not_change_with_what_does_not_change_the_data():
     assert used.fingerprint() == plain
 
 
-@pytest.marker.parametrize("which", ["validation", "test"])
+@pytest.mark.parametrize("which", ["validation", "test"])
 def test_the_fingerprint_sees_parts_that_stand_apart(which):
     def data(**changed):
         pieces = {
             name: Split.from_images(InMemory(PIXELS[:20]), LABELS[:20], first_id=at) for name, at in _APART.items()
         }
-        return limbeck.data.module.arrange(
+        return limbeck.data.module.make_splits(
             "mine", "abcd", pieces["train"], seed=0, validation=changed.get("validation", pieces["validation"]),
             test=changed.get("test", pieces["test"]), num_labeled=None, num_samples=None, augment=Augmentation(), normalize="none",
         )  # fmt: skip
@@ -318,8 +318,8 @@ _APART = {"train": 0, "validation": 20, "test": 40}
 
 def test_the_fingerprint_does_not_change_with_the_process():
     code = (
-        "import torch; from limbeck.data import arrays; t = torch.arange(60);"
-        "print(arrays(t.reshape(60, 1, 1, 1) / 60, t % 3, labels=9, seed=2).fingerprint())"
+        "import torch; from limbeck.data import from_tensors; t = torch.arange(60);"
+        "print(from_tensors(t.reshape(60, 1, 1, 1) / 60, t % 3, num_labeled=9, seed=2).fingerprint())"
     )
     env = {**os.environ, "PYTHONHASHSEED": "123"}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout

@@ -1,4 +1,4 @@
-"""Shuffled.show, several views for each read, and the preset of transforms."""
+"""BatchSampler.load, several views for each read, and the preset of transforms."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Counted:
     def __len__(self):
         return self.many
 
-    def read(self, places):
-        self.reads.update(places.tolist())
-        return PIXELS[places % len(PIXELS)]
+    def read(self, indices):
+        self.reads.update(indices.tolist())
+        return PIXELS[indices % len(PIXELS)]
 
     def fingerprint(self):
         return "counted"
 
-    def steady(self):
+    def is_deterministic(self):
         return True
 
 
@@ -57,7 +57,7 @@ def part(many=24, images=None):
 
 
 def stream(whole=None, transforms=EVERYTHING, *, batch=6, seed=2, mean=0.0, **views):
-    where = {name: views.pop(name) for name in ("rank", "world") if name in views}
+    where = {name: views.pop(name) for name in ("rank", "world_size") if name in views}
     normalization = Normalization((mean,) * 3, (1.0,) * 3)
     return BatchSampler(
         whole or part(),
@@ -85,16 +85,16 @@ class Steps(Dataset):
 # Show
 
 
-@pytest.marker.parametrize("settings", [{}, {"per_sample": 4}, {"per_sample": 4, "per_decode": 2}])
+@pytest.mark.parametrize("settings", [{}, {"num_views": 4}, {"num_views": 4, "repeats": 2}])
 def test_a_batch_is_what_show_shows(settings):
     shown = stream(**settings)
     for step in (0, 3, 9):
         batch = shown.batch(step)
-        assert same(stream(**settings).load(batch["index"] - 100, batch["view"]), batch)
+        assert same(stream(**settings).load(batch["sample_id"] - 100, batch["view"]), batch)
 
 
-@pytest.marker.parametrize("settings", [{}, {"per_sample": 4, "per_decode": 2}])
-@pytest.marker.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("settings", [{}, {"num_views": 4, "repeats": 2}])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_pictures_are_the_same_from_workers_and_after_a_resume(settings, workers):
     loader = DataLoader(Steps(stream(**settings)), batch_size=None, sampler=range(5, 9), num_workers=workers)
     for step, batch in enumerate(loader, start=5):
@@ -103,11 +103,11 @@ def test_pictures_are_the_same_from_workers_and_after_a_resume(settings, workers
 
 def test_pictures_are_the_same_in_any_order_batch_size_and_rank():
     seen = {}
-    for settings in ({"batch": 24}, {"batch": 6}, {"batch": 4, "rank": 1, "world": 3}, {"batch": 8, "per_decode": 4}):
+    for settings in ({"batch": 24}, {"batch": 6}, {"batch": 4, "rank": 1, "world_size": 3}, {"batch": 8, "repeats": 4}):
         shown = stream(**settings)
         for step in reversed(range(4 * shown.steps_per_epoch)):
             batch = shown.batch(step)
-            keys = zip(batch["index"].tolist(), batch["view"].tolist(), strict=True)
+            keys = zip(batch["sample_id"].tolist(), batch["view"].tolist(), strict=True)
             for key, *now in zip(keys, batch["input"], batch["target"], strict=True):
                 torch.testing.assert_close(now, seen.setdefault(key, now), rtol=0, atol=0)
     assert len(seen) == 96  # 24 samples in 4 views: all of them were met again
@@ -137,13 +137,13 @@ def test_a_stream_tells_its_part_and_how_many_views_there_are():
 # Several views for each read
 
 
-def test_per_decode_reads_each_sample_of_a_batch_once():
+def test_repeats_reads_each_sample_of_a_batch_once():
     images = Counted(24)
     shown = stream(part(24, images), EVERYTHING[:4], batch=12, repeats=4)
     batch = shown.batch(0)
     assert len(images.reads) == 3
     assert set(images.reads.values()) == {1}
-    assert batch["index"].tolist() == [int(number) for number in batch["index"][::4] for _ in range(4)]
+    assert batch["sample_id"].tolist() == [int(number) for number in batch["sample_id"][::4] for _ in range(4)]
     assert batch["view"].tolist() == [0, 1, 2, 3] * 3
     images.reads.clear()
     for step in range(1, 1 + 4 * shown.steps_per_epoch):
@@ -165,26 +165,26 @@ def test_mixing_reads_a_partner_for_each_view():
     assert 3 < sum(images.reads.values()) <= 3 + 12
 
 
-@pytest.marker.parametrize(("many", "batch", "per_sample"), [(24, 6, 0), (26, 8, 6), (24, 24, 4)])
-def test_a_round_shows_each_sample_in_its_next_views(many, batch, per_sample):
+@pytest.mark.parametrize(("many", "batch", "num_views"), [(24, 6, 0), (26, 8, 6), (24, 24, 4)])
+def test_a_round_shows_each_sample_in_its_next_views(many, batch, num_views):
     whole = Split.from_images(InMemory(PIXELS[torch.arange(many) % 24]), torch.arange(many) % 3, first_id=100)
-    shown = stream(whole, EVERYTHING[:2], batch=batch, repeats=2, num_views=per_sample)
-    assert shown.steps_per_epoch == many // batch  # as without per_decode
+    shown = stream(whole, EVERYTHING[:2], batch=batch, repeats=2, num_views=num_views)
+    assert shown.steps_per_epoch == many // batch  # as without repeats
     for round_ in range(4):
         pairs = Counter()
         for step in range(round_ * 2 * shown.steps_per_epoch, (round_ + 1) * 2 * shown.steps_per_epoch):
             now = shown.batch(step)
-            pairs.update(zip(now["index"].tolist(), now["view"].tolist(), strict=True))
+            pairs.update(zip(now["sample_id"].tolist(), now["view"].tolist(), strict=True))
         views = [2 * round_, 2 * round_ + 1]
-        assert {view for _, view in pairs} == {view % per_sample if per_sample else view for view in views}
+        assert {view for _, view in pairs} == {view % num_views if num_views else view for view in views}
         assert set(pairs.values()) == {1}
         assert len(pairs) == 2 * len({number for number, _ in pairs}) == 2 * (many // batch) * batch
 
 
-@pytest.marker.parametrize("world", [2, 3])
-@pytest.marker.parametrize("many", [24, 5])
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("many", [24, 5])
 def test_ranks_share_the_batch_of_one_process_with_several_views(many, world):
-    settings = {"transforms": EVERYTHING[:2], "per_decode": 2}
+    settings = {"transforms": EVERYTHING[:2], "repeats": 2}
     one = stream(part(many), batch=4 * world, **settings)
     ranks = [stream(part(many), batch=4, rank=rank, world_size=world, **settings) for rank in range(world)]
     for step in range(5 * one.steps_per_epoch):
@@ -199,21 +199,21 @@ def test_a_part_smaller_than_a_batch_repeats_in_the_next_views():
     pairs = [
         pair
         for step in range(6)
-        for pair in zip(*(shown.batch(step)[key].tolist() for key in ("index", "view")), strict=True)
+        for pair in zip(*(shown.batch(step)[key].tolist() for key in ("sample_id", "view")), strict=True)
     ]
     assert len(set(pairs)) == len(pairs) == 48  # never the same view of the same sample twice
     counts = Counter(number for number, _ in pairs)
     assert max(counts.values()) - min(counts.values()) <= 2 * 3
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Augmentation((horizontal_flip(),), repeats=0), "at least 1, not 0"),
-        (lambda: Augmentation((), repeats=2), "per_decode 2 would show each picture unchanged as often: add transforms"),
-        (lambda: Augmentation((horizontal_flip(),), num_views=6, repeats=4), "a multiple of per_decode, .* 6 is none of 4"),
+        (lambda: Augmentation((), repeats=2), "repeats 2 would show each picture unchanged as often: add transforms"),
+        (lambda: Augmentation((horizontal_flip(),), num_views=6, repeats=4), "a multiple of repeats, .* 6 is none of 4"),
         (lambda: Augmentation((horizontal_flip(),), num_views=1, repeats=2), "1 is none of 2"),
-        (lambda: stream(batch=6, repeats=4), "a batch is a multiple of per_decode, .* 4 views, and 6 is none"),
+        (lambda: stream(batch=6, repeats=4), "a batch is a multiple of repeats, .* 4 views, and 6 is none"),
     ],
 )  # fmt: skip
 def test_what_does_not_come_out_even_is_one_sentence(make, message):
@@ -232,8 +232,8 @@ def test_composite_is_crop_jitter_and_mixup():
     assert default_augmentation(crop=0, jitter=0, mixup=0) == Augmentation()
 
 
-@pytest.marker.parametrize(
-    "settings", [{"crop": -1}, {"jitter": -0.1}, {"mixup": -1.0}, {"flip": 2.0}, {"per_sample": -1}]
+@pytest.mark.parametrize(
+    "settings", [{"crop": -1}, {"jitter": -0.1}, {"mixup": -1.0}, {"flip": 2.0}, {"num_views": -1}]
 )
 def test_composite_refuses_what_its_parts_refuse(settings):
     with pytest.raises(LimbeckError, match="not"):

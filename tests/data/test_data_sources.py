@@ -93,7 +93,7 @@ def write_fashion(folder: Path, *, zipped: bool, many=(40, 10), seed=0):
     return arrays
 
 
-@pytest.marker.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
 def test_fashion_is_read_from_debians_folder(nowhere):
     nowhere.setattr(sources, "_DEBIAN_ROOT", DEBIAN.parent)
     data = FashionMNIST(num_samples=500, num_labeled=50).load()
@@ -110,8 +110,8 @@ def test_fashion_is_read_from_debians_folder(nowhere):
     assert whole.double().std().item() == pytest.approx(0.3530, abs=0.003)
 
 
-@pytest.marker.parametrize("zipped", [True, False])
-@pytest.marker.parametrize("below", [".", "fashion-mnist", "FashionMNIST/raw"])
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("below", [".", "fashion-mnist", "FashionMNIST/raw"])
 def test_fashion_is_read_from_a_folder_given_and_its_test_part_is_the_official_one(nowhere, tmp_path, zipped, below):
     arrays = write_fashion(tmp_path / "given" / below, zipped=zipped)
     data = FashionMNIST(root=str(tmp_path / "given"), val_split=0.25).load(seed=3)
@@ -142,8 +142,8 @@ def test_the_validation_part_of_fashion_does_not_move_its_test_part(nowhere, tmp
     assert one.test.fingerprint() == two.test.fingerprint()
 
 
-@pytest.marker.parametrize("zipped", [True, False])
-@pytest.marker.parametrize("keep", [0, 3, 9, 200, -1])
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("keep", [0, 3, 9, 200, -1])
 def test_a_truncated_idx_file_is_one_sentence(nowhere, tmp_path, zipped, keep):
     write_fashion(tmp_path, zipped=zipped)
     path = tmp_path / (FILES[0] + (".gz" if zipped else ""))
@@ -173,7 +173,7 @@ def test_a_missing_idx_file_is_one_sentence(nowhere, tmp_path):
 # Nowhere at all
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("source", "name", "otherwise"),
     [
         (FashionMNIST, "Fashion-MNIST", "apt install dataset-fashion-mnist"),
@@ -191,7 +191,7 @@ def test_absent_everywhere_and_no_network_is_one_sentence(nowhere, tmp_path, sou
         )
 
 
-@pytest.marker.parametrize(("error", "said"), [(ConnectionError(), "ConnectionError"), (OSError("\n"), "OSError")])
+@pytest.mark.parametrize(("error", "said"), [(ConnectionError(), "ConnectionError"), (OSError("\n"), "OSError")])
 def test_a_failure_without_a_word_is_named(nowhere, error, said):
     def refuse(*_, **__):
         raise error
@@ -201,7 +201,7 @@ def test_a_failure_without_a_word_is_named(nowhere, error, said):
         FashionMNIST().load()
 
 
-@pytest.marker.parametrize("source", [FashionMNIST, CIFAR10, CIFAR100])
+@pytest.mark.parametrize("source", [FashionMNIST, CIFAR10, CIFAR100])
 def test_a_folder_given_that_is_not_there_is_an_error(nowhere, tmp_path, source):
     with pytest.raises(LimbeckError, match=r"there is no folder .*typo: give --data-root"):
         source(root=str(tmp_path / "typo")).load()
@@ -233,13 +233,13 @@ def write_cifar_folder(base: Path, classes: int, *, parts=(("train", 4), ("test"
                 Image.fromarray(pixels).save(folder / f"{i:06d}.png", compress_level=0)
 
 
-@pytest.marker.parametrize(("source", "classes"), [(CIFAR10, 10), (CIFAR100, 100)])
-@pytest.marker.parametrize("below", [".", "named"])
+@pytest.mark.parametrize(("source", "classes"), [(CIFAR10, 10), (CIFAR100, 100)])
+@pytest.mark.parametrize("below", [".", "named"])
 def test_cifar_is_read_from_a_folder_of_pictures(nowhere, tmp_path, source, classes, below):
     write_cifar_folder(tmp_path / (below if below == "." else f"cifar{classes}"), classes)
-    data = source(root=str(tmp_path), validation=0.25, num_labeled=classes).load()
+    data = source(root=str(tmp_path), val_split=0.25, num_labeled=classes).load()
     assert (len(data.train), len(data.validation), len(data.test)) == (3 * classes, classes, 2 * classes)
-    assert (data.shape, len(data.classes), data.num_labeled) == ((3, 32, 32), classes, classes)
+    assert (data.input_shape, len(data.class_names), data.num_labeled) == ((3, 32, 32), classes, classes)
     assert min(data.test.unlock("weights").sample_ids) == 4 * classes
 
 
@@ -281,22 +281,22 @@ def write_batches(root: Path, source):
     return batches
 
 
-@pytest.marker.parametrize("source", [CIFAR10, CIFAR100])
+@pytest.mark.parametrize("source", [CIFAR10, CIFAR100])
 def test_cifar_is_read_from_torchvisions_layout(tmp_path, monkeypatch, source):
     batches = write_batches(tmp_path, source)
     # torchvision compares each file with the published one's checksum, and these are not the published ones.
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, _: os.path.isfile(path))  # noqa: PTH113
-    data = source(root=str(tmp_path), validation=0.5).load()
-    classes = len(data.classes)
+    data = source(root=str(tmp_path), val_split=0.5).load()
+    classes = len(data.class_names)
     *train, test = batches.values()
-    assert (data.name, data.shape, data.classes[3]) == (source.__name__, (3, 32, 32), "name3")
+    assert (data.name, data.input_shape, data.class_names[3]) == (source.__name__, (3, 32, 32), "name3")
     assert len(data.train) == len(data.validation) == sum(len(batch["data"]) for batch in train) // 2
     pixels = np.concatenate([batch["data"] for batch in train]).reshape(-1, 3, 32, 32)
     np.testing.assert_array_equal((everything(data.train) * 255).round().byte(), pixels[data.train.sample_ids])
     np.testing.assert_array_equal(data.train.target, data.train.sample_ids % (2 * classes) % classes)
     sealed = data.test.unlock("weights")
     np.testing.assert_array_equal((everything(sealed) * 255).round().byte(), test["data"].reshape(-1, 3, 32, 32))
-    assert sealed.number.tolist() == list(range(len(pixels), len(pixels) + 2 * classes))
+    assert sealed.sample_ids.tolist() == list(range(len(pixels), len(pixels) + 2 * classes))
 
 
 def real_cifar(many: int) -> dict[str, list[bytes]]:

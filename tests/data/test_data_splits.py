@@ -26,7 +26,7 @@ def counts(piece, classes):
     return torch.bincount(piece.target[piece.target >= 0], minlength=classes).tolist()
 
 
-@pytest.marker.parametrize("share", [0.01, 0.1, 0.25, 1 / 3, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.25, 1 / 3, 0.5, 0.9])
 def test_a_cut_is_disjoint_exhaustive_and_in_proportion(share):
     whole = part(400, 100, 37, 13)
     left, off = stratified_split(whole, share, seed=3)
@@ -66,13 +66,13 @@ def test_every_sample_is_cut_off_by_some_seed_equally_often():
     assert often.max() < 100 + 5 * 75**0.5
 
 
-@pytest.marker.parametrize("share", [0.0, 1.0, -0.2, 1.5, float("nan")])
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.2, 1.5, float("nan")])
 def test_a_share_outside_0_to_1_is_refused(share):
     with pytest.raises(LimbeckError, match="a share between 0 and 1"):
         stratified_split(part(10), share, seed=0)
 
 
-@pytest.marker.parametrize("many", [1, 7, 50, 99, 137])
+@pytest.mark.parametrize("many", [1, 7, 50, 99, 137])
 def test_take_takes_exactly_so_many_in_proportion(many):
     whole = part(80, 40, 17)
     taken = stratified_subsample(whole, many, seed=0)
@@ -82,13 +82,13 @@ def test_take_takes_exactly_so_many_in_proportion(many):
         assert abs(got - many * had / 137) <= 1
 
 
-@pytest.marker.parametrize("many", [0, -3, 138])
+@pytest.mark.parametrize("many", [0, -3, 138])
 def test_take_refuses_what_there_is_not(many):
     with pytest.raises(LimbeckError, match=f"from 1 to 137, not {many}"):
         stratified_subsample(part(80, 40, 17), many, seed=0)
 
 
-@pytest.marker.parametrize("many", [3, 30, 31, 32, 51, 97, 137])
+@pytest.mark.parametrize("many", [3, 30, 31, 32, 51, 97, 137])
 def test_labels_are_left_on_exactly_so_many_and_evenly(many):
     whole = part(80, 40, 17)
     hidden = hide_labels(whole, many, seed=0)
@@ -119,7 +119,7 @@ def test_labels_that_are_missing_already_count_for_nothing():
         hide_labels(some, 51, seed=0)
 
 
-@pytest.marker.parametrize("many", [0, 2, 138, -1])
+@pytest.mark.parametrize("many", [0, 2, 138, -1])
 def test_labels_refuses_fewer_than_one_a_class_and_more_than_there_are(many):
     with pytest.raises(LimbeckError, match=rf"from 3 \(one a class\) to 137, not {many}"):
         hide_labels(part(80, 40, 17), many, seed=0)
@@ -142,8 +142,15 @@ def test_hiding_labels_does_not_touch_the_part_it_was_given():
 # Whole data sets
 
 
-@pytest.marker.parametrize(
-    "settings", [{"validation": 0.1}, {"validation": 0.5}, {"take": 300}, {"labels": 20}, {"take": 50, "labels": 10}]
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"val_split": 0.1},
+        {"val_split": 0.5},
+        {"num_samples": 300},
+        {"num_labeled": 20},
+        {"num_samples": 50, "num_labeled": 10},
+    ],
 )
 def test_the_test_part_is_the_same_whatever_else_is_asked_for(settings):
     usual, other = Digits().load(seed=4), Digits(**settings).load(seed=4)
@@ -152,14 +159,14 @@ def test_the_test_part_is_the_same_whatever_else_is_asked_for(settings):
     assert torch.equal(one.target, two.target)
 
 
-@pytest.marker.parametrize("settings", [{"take": 300}, {"labels": 20}])
+@pytest.mark.parametrize("settings", [{"num_samples": 300}, {"num_labeled": 20}])
 def test_the_validation_part_does_not_depend_on_what_is_trained_on(settings):
     usual, other = Digits().load(seed=4), Digits(**settings).load(seed=4)
     assert torch.equal(usual.validation.sample_ids, other.validation.sample_ids)
     assert not (other.validation.target == UNLABELED).any()
 
 
-@pytest.marker.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_parts_share_no_sample_and_together_are_all(seed):
     data = Digits().load(seed=seed)
     parts = [numbers(piece) for piece in (data.train, data.validation, data.test.unlock("a test"))]
@@ -189,7 +196,7 @@ def test_a_part_that_would_be_empty_is_refused():
         from_tensors(torch.rand(20, 1, 2, 2), torch.arange(20) % 2, val_split=0.01)
     with pytest.raises(LimbeckError, match="the test part of arrays is empty"):
         from_tensors(torch.rand(20, 1, 2, 2), torch.arange(20) % 2, test_split=0.001)
-    with pytest.raises(LimbeckError, match="`take` is a number of training samples from 1 to 1078, not 5000"):
+    with pytest.raises(LimbeckError, match="`num_samples` is a number of training samples from 1 to 1078, not 5000"):
         Digits(num_samples=5000).load()
-    with pytest.raises(LimbeckError, match=r"`labels`.* to 40, not 50"):
+    with pytest.raises(LimbeckError, match=r"`num_labeled`.* to 40, not 50"):
         Digits(num_samples=40, num_labeled=50).load()

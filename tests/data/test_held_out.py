@@ -25,7 +25,7 @@ class Untouchable:
     def __len__(self):
         return self.many
 
-    def read(self, places):
+    def read(self, indices):
         raise AssertionError("the sealed pictures were read")
 
     def fingerprint(self):
@@ -54,11 +54,26 @@ def test_the_ledger_is_written_before_the_pictures_are_handed_out(tmp_path, monk
     )
     with pytest.raises(LimbeckError, match="full"):
         sealed.unlock("weights")
-    monkeypatch.invert()
+    monkeypatch.undo()
     HeldOutTest(part(), ledger).unlock("weights")
     written = json.loads(ledger.read_text())
-    assert (written["reads"], written["by"], written["finished"]) == (1, "weights", False)
-    assert written["opened"].endswith("+00:00")
+    assert (written["num_reads"], written["reason"], written["is_closed"]) == (1, "weights", False)
+    assert written["opened_at"].endswith("+00:00")
+
+
+def test_a_log_of_the_first_form_beside_it_counts(tmp_path):
+    (tmp_path / "sealed.json").write_text(
+        json.dumps({"reads": 1, "opened": "2026-01-01T00:00:00+00:00", "by": "weights a", "finished": False})
+    )
+    sealed = HeldOutTest(part(), tmp_path / "test_access.json")
+    assert sealed.num_reads == 1
+    with pytest.raises(LimbeckError, match="was read already, on 2026-01-01"):
+        sealed.unlock("weights b")
+    sealed.unlock("weights a")
+    sealed.close()
+    assert json.loads((tmp_path / "test_access.json").read_text())["is_closed"] is True
+    with pytest.raises(LimbeckError, match="was read already"):
+        HeldOutTest(part(), tmp_path / "test_access.json").unlock("weights a")
 
 
 def test_the_ledger_outlives_the_object(tmp_path):
@@ -85,8 +100,8 @@ def test_a_read_that_was_cut_off_opens_again_for_the_same_weights_only(tmp_path)
         HeldOutTest(part(), ledger).unlock("weights a")
 
 
-@pytest.marker.parametrize(
-    "text", ["", "{", "[]", "null", "3", "{}", '{"reads": 1}', '{"finished": false, "reads": 0}', "\x00\xff"]
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "3", "{}", '{"num_reads": 1}', '{"is_closed": false, "num_reads": 0}', "\x00\xff"]
 )
 def test_a_damaged_ledger_opens_nothing_and_says_so_in_one_sentence(tmp_path, text):
     ledger = tmp_path / "test.json"
@@ -149,12 +164,12 @@ def test_the_test_pictures_reach_nothing_but_the_one_who_opens():
         inputs, torch.arange(200) % 5, augment=Augmentation((horizontal_flip(),)), normalize="none", num_labeled=50
     )
     seen = set()
-    for pictures in ("all", "labelled"):
+    for pictures in ("all", "labeled"):
         stream = data.batches(batch_size=8, subset=pictures)
         for step in range(4 * stream.steps_per_epoch):
             batch = stream.batch(step)
             seen |= {round(grey * 200) for grey in batch["input"][:, 0, 0, 0].tolist()}
-            assert set(batch["index"].tolist()) <= set(data.train.sample_ids.tolist())
+            assert set(batch["sample_id"].tolist()) <= set(data.train.sample_ids.tolist())
     seen |= {round(g * 200) for b in data.validation_batches(batch_size=7) for g in b["input"][:, 0, 0, 0].tolist()}
     assert seen == set(data.train.sample_ids.tolist()) | set(data.validation.sample_ids.tolist())
     test = data.test.unlock("weights")

@@ -47,7 +47,7 @@ def box(share, down, right, height, width):
 # The numbers
 
 
-@pytest.marker.parametrize("alpha", [0.2, 0.4, 1.0, 3.0])
+@pytest.mark.parametrize("alpha", [0.2, 0.4, 1.0, 3.0])
 def test_the_share_is_beta(alpha):
     # Beta(α, α): mean 1/2, variance 1 / (4 (2α + 1)), fourth central moment 3 / (16 (2α + 1) (2α + 3)).
     share = mixture((mixup(alpha),), 40_000).lam.double().numpy()
@@ -115,7 +115,7 @@ def test_who_is_mixed_does_not_depend_on_the_batch():
 # The pictures
 
 
-@pytest.marker.parametrize("shape", [(8, 8), (9, 5)])
+@pytest.mark.parametrize("shape", [(8, 8), (9, 5)])
 def test_cutmix_pastes_torchvisions_rectangle(shape):
     many, random = 300, np.random.default_rng(0)
     images, others = torch.zeros(many, 2, *shape), torch.ones(many, 2, *shape)
@@ -139,7 +139,7 @@ def test_mixup_is_the_weighted_mean():
     np.testing.assert_array_equal(left.numpy(), share)
 
 
-@pytest.marker.parametrize("mixings", [BOTH[:1], BOTH[1:], BOTH])
+@pytest.mark.parametrize("mixings", [BOTH[:1], BOTH[1:], BOTH])
 def test_a_batch_shows_each_sample_with_its_partner_in_the_same_view(mixings):
     whole, changes = part(), (random_crop(1), horizontal_flip())
     stream, plain = shuffled(whole, (*changes, *mixings)), Augmentation(changes)
@@ -165,17 +165,17 @@ def test_a_batch_shows_each_sample_with_its_partner_in_the_same_view(mixings):
         wanted[i, whole.target[found.partners[i]]] += 1 - share
     torch.testing.assert_close(batch["target"], wanted, rtol=0, atol=1e-6)
     assert batch["target"].dtype == torch.float32
-    assert torch.equal(batch["index"], whole.sample_ids[which])
+    assert torch.equal(batch["sample_id"], whole.sample_ids[which])
 
 
 def test_a_mixed_view_is_the_same_in_any_batch_size_and_step_and_rank():
     whole = part(side=5)
     pairs = {}
-    for settings in ({"batch": 24}, {"batch": 5}, {"batch": 4, "rank": 1, "world": 2}):
+    for settings in ({"batch": 24}, {"batch": 5}, {"batch": 4, "rank": 1, "world_size": 2}):
         stream = shuffled(whole, (random_crop(1), *BOTH), **settings)
         for step in range(2 * stream.steps_per_epoch):
             batch = stream.batch(step)
-            keys = zip(batch["index"].tolist(), batch["view"].tolist(), strict=True)
+            keys = zip(batch["sample_id"].tolist(), batch["view"].tolist(), strict=True)
             for key, picture, target in zip(keys, batch["input"], batch["target"], strict=True):
                 before = pairs.setdefault(key, (picture, target))
                 torch.testing.assert_close((picture, target), before, rtol=0, atol=1e-6)
@@ -227,7 +227,7 @@ def test_data_mixes_over_all_its_classes():
         augment=Augmentation((horizontal_flip(), mixup())),
         num_labeled=18,
     )
-    batch = data.batches(batch_size=18, subset="labelled").batch(0)
+    batch = data.batches(batch_size=18, subset="labeled").batch(0)
     assert batch["target"].shape == (18, 9)
     torch.testing.assert_close(batch["target"].sum(1), torch.ones(18))  # partners are labelled ones too
     assert next(iter(data.validation_batches()))["target"].ndim == 1  # what is measured on is never mixed
@@ -240,8 +240,8 @@ def test_mixings_come_last_and_need_the_classes():
         BatchSampler(part(), Augmentation((mixup(),)), Normalization.none(2), batch_size=4, seed=0)
 
 
-@pytest.marker.parametrize("settings", [{"alpha": 0.0}, {"alpha": -1.0}, {"probability": 0.0}, {"probability": 1.5}])
-@pytest.marker.parametrize("kind", [mixup, cutmix])
+@pytest.mark.parametrize("settings", [{"alpha": 0.0}, {"alpha": -1.0}, {"p": 0.0}, {"p": 1.5}])
+@pytest.mark.parametrize("kind", [mixup, cutmix])
 def test_impossible_mixing_is_refused(kind, settings):
     with pytest.raises(LimbeckError, match=f"{kind.__name__}'s .* leave {kind.__name__} out to mix nothing"):
         kind(**settings)

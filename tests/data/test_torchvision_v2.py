@@ -42,7 +42,7 @@ def draws(many=12, seed=0):
     return CounterRNG.for_samples(torch.arange(many), torch.zeros(many, dtype=torch.long), seed=seed, transform_index=0)
 
 
-@pytest.marker.parametrize("name", SHAPE_KEEPING)
+@pytest.mark.parametrize("name", SHAPE_KEEPING)
 def test_every_transform_is_a_pure_function_of_the_draws(name):
     transform = torchvision(name, **SHAPE_KEEPING[name])
     images, drawn = pictures(), draws()
@@ -100,7 +100,7 @@ def test_grey_pictures_are_augmented_too():
 def test_a_transform_tells_its_settings_and_its_version_and_travels():
     one = torchvision("RandomErasing", p=0.25, scale=[0.02, 0.1])
     assert repr(one) == (
-        "Torchvision(name='RandomErasing', options=(('p', 0.25), ('scale', (0.02, 0.1))), "
+        "TorchvisionTransform(name='RandomErasing', options=(('p', 0.25), ('scale', (0.02, 0.1))), "
         f"version='{package.__version__}')"
     )
     assert one == torchvision("RandomErasing", scale=(0.02, 0.1), p=0.25)
@@ -109,7 +109,7 @@ def test_a_transform_tells_its_settings_and_its_version_and_travels():
     assert torch.equal(again(pictures(), draws()), one(pictures(), draws()))
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("RandAugmnt", {}, "has no transform 'RandAugmnt'; there are: RandAugment"),
@@ -135,7 +135,7 @@ def test_what_does_not_keep_the_shape_is_refused_when_it_is_seen():
         torchvision("ColorJitter", hue=0.1)(pictures(12, 2), draws())
 
 
-@pytest.marker.parametrize(("ops", "magnitude"), [(0, 9), (2, 31), (2, -1)])
+@pytest.mark.parametrize(("ops", "magnitude"), [(0, 9), (2, 31), (2, -1)])
 def test_impossible_rand_augment_is_refused(ops, magnitude):
     with pytest.raises(LimbeckError, match="at least 1 change at a magnitude from 0 to below 31"):
         rand_augment(num_ops=ops, magnitude=magnitude)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import limbeck
-from limbeck import schedule
+from limbeck import schedules
 from limbeck.core.errors import LimbeckError
 from limbeck.losses import AttentionTransferLoss, CrossEntropyLoss, FitNetLoss, KDLoss
 from limbeck.losses import fitnet_loss as plain_hint
@@ -17,7 +17,7 @@ from limbeck.tasks import Classification
 
 TASK = Classification(3)
 X, Y = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
-BOTH = {"truth": CrossEntropyLoss(), "soft": KDLoss()}
+BOTH = {"target": CrossEntropyLoss(), "kd": KDLoss()}
 
 
 def net(width=5):
@@ -42,31 +42,31 @@ class Hugging(nn.Module):
 def test_a_batch_is_given_whole_or_by_keywords():
     made = distiller()
     whole = made((X, Y)).total
-    for other in (made([X, Y]), made({"input": X, "target": Y}), made(pixel_values=X, num_labeled=Y), made(x=X, y=Y)):
+    for other in (made([X, Y]), made({"input": X, "target": Y}), made(pixel_values=X, labels=Y), made(x=X, y=Y)):
         assert torch.equal(other.total, whole)
 
 
 def test_a_student_and_a_teacher_of_the_transformers_kind_work_by_keywords():
     student, teacher = Hugging(), Hugging()
     made = limbeck.Distiller(
-        student, teacher, objective={**BOTH, "hint": FitNetLoss("mid")}, task=TASK,
+        student, teacher, objective={**BOTH, "fitnet": FitNetLoss("mid")}, task=TASK,
         feature_layers={"student": {"mid": "net.0"}, "teacher": {"mid": "net.0"}},
     ).prepare({"pixel_values": X, "labels": Y})  # fmt: skip
-    loss = made(pixel_values=X, num_labeled=Y)
+    loss = made(pixel_values=X, labels=Y)
     loss.total.backward()
     assert torch.equal(loss.logits, student(X).logits)
 
 
 def test_a_batch_that_numbers_its_samples_tells_the_terms():
     made, numbers = distiller(), torch.arange(8) + 100
-    assert made.forward_context({"input": X, "target": Y, "index": numbers}).sample_ids is numbers
-    for other in ((X, Y), {"input": X, "target": Y}, {"input": X, "target": Y, "index": "first"}):
+    assert made.forward_context({"input": X, "target": Y, "sample_id": numbers}).sample_ids is numbers
+    for other in ((X, Y), {"input": X, "target": Y}, {"input": X, "target": Y, "sample_id": "first"}):
         assert made.forward_context(other).sample_ids is None
 
 
 def test_a_batch_given_twice_is_refused():
     with pytest.raises(LimbeckError, match="given whole or by keywords, and here are both: labels"):
-        distiller()((X, Y), num_labeled=Y)
+        distiller()((X, Y), labels=Y)
 
 
 def test_the_loss_brings_logits_and_target_for_whoever_counts():
@@ -79,27 +79,27 @@ def test_the_loss_brings_logits_and_target_for_whoever_counts():
 
 def test_taps_of_student_and_teacher_meet_under_one_name():
     made = distiller(
-        {"hint": FitNetLoss("mid")}, {"big": net(7)}, taps={"student": {"mid": "0"}, "big": {"mid": "1:input"}}
+        {"fitnet": FitNetLoss("mid")}, {"big": net(7)}, feature_layers={"student": {"mid": "0"}, "big": {"mid": "1:input"}}
     ).prepare((X, Y))  # fmt: skip
-    projected = made.objective.losses["hint"].projection(made.student[0](X))
+    projected = made.objective.losses["fitnet"].projection(made.student[0](X))
     expected = plain_hint(projected, made.teachers["big"].network[0](X))
     torch.testing.assert_close(made((X, Y)).total, expected)
 
 
 def test_weights_move_with_progress():
-    made = distiller(weights={"truth": 0.5, "soft": schedule.linear(2.0, 0.0)})
-    alone = distiller().objective(made.forward_context((X, Y))).parts
+    made = distiller(weights={"target": 0.5, "kd": schedules.linear(2.0, 0.0)})
+    alone = distiller().objective(made.forward_context((X, Y))).by_loss
     for step, weight in ((0, 2.0), (1, 1.5), (4, 0.0), (9, 0.0)):
         made.progress = limbeck.Progress(step=step, steps=4)
         loss = made((X, Y))
-        assert loss.weights == {"truth": 0.5, "soft": weight}
-        torch.testing.assert_close(loss.by_loss["soft"], weight * alone["soft"])
-        torch.testing.assert_close(loss.by_loss["truth"], 0.5 * alone["truth"])
+        assert loss.weights == {"target": 0.5, "kd": weight}
+        torch.testing.assert_close(loss.by_loss["kd"], weight * alone["kd"])
+        torch.testing.assert_close(loss.by_loss["target"], 0.5 * alone["target"])
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("objective", "weights"),
-    [(BOTH, {"soft": schedule.linear(1.0, 0.0)}), ({"soft": KDLoss(temperature=schedule.cosine(8.0, 1.0))}, None)],
+    [(BOTH, {"kd": schedules.linear(1.0, 0.0)}), ({"kd": KDLoss(temperature=schedules.cosine(8.0, 1.0))}, None)],
 )
 def test_a_schedule_without_a_clock_is_an_error_that_says_how_to_set_it(objective, weights):
     with pytest.raises(LimbeckError, match=r"a schedule needs to know how long training is.*distiller.progress = "):
@@ -107,19 +107,19 @@ def test_a_schedule_without_a_clock_is_an_error_that_says_how_to_set_it(objectiv
 
 
 def test_a_batch_without_labels_serves_terms_that_need_none():
-    assert distiller({"soft": KDLoss()})(X).target is None
+    assert distiller({"kd": KDLoss()})(X).target is None
     with pytest.raises(LimbeckError, match="the batch carries none"):
         distiller()(X)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"weights": {"sofft": 1.0}}, "the weight 'sofft' belongs to no term; the terms are: soft"),
-        ({"taps": {"studnet": {}}}, "taps are given for 'studnet'; there are: student"),
-        ({"taps": {"techer": {}}}, "taps are given for 'techer'; there are: teacher"),
-        ({"taps": {"student": {"mid": "O"}}}, "Sequential has no module 'O'; near it: 0, 1, 2"),
-        ({"taps": {"teacher": {"mid": "3"}}}, "Sequential has no module '3'; near it: 0, 1, 2"),
+        ({"weights": {"kdd": 1.0}}, "the weight 'kdd' belongs to no term; the terms are: kd"),
+        ({"feature_layers": {"studnet": {}}}, "feature_layers are given for 'studnet'; there are: student"),
+        ({"feature_layers": {"techer": {}}}, "feature_layers are given for 'techer'; there are: teacher"),
+        ({"feature_layers": {"student": {"mid": "O"}}}, "Sequential has no module 'O'; near it: 0, 1, 2"),
+        ({"feature_layers": {"teacher": {"mid": "3"}}}, "Sequential has no module '3'; near it: 0, 1, 2"),
     ],
 )
 def test_a_misspelt_name_meets_the_nearest_when_the_distiller_is_built(settings, sentence):
@@ -129,21 +129,21 @@ def test_a_misspelt_name_meets_the_nearest_when_the_distiller_is_built(settings,
 
 def test_a_misspelt_teacher_or_tap_of_a_term_meets_the_nearest():
     with pytest.raises(LimbeckError, match="no teacher is named 'bgi'; there are: big"):
-        distiller({"soft": KDLoss(teacher="bgi")}, {"big": net(7), "small": net(6)})((X, Y))
+        distiller({"kd": KDLoss(teacher="bgi")}, {"big": net(7), "small": net(6)})((X, Y))
     taps = {"student": {"mid": "0"}, "teacher": {"mid": "0"}}
-    with pytest.raises(LimbeckError, match="no tap is named 'middle'; there are: mid"):
-        distiller({"look": AttentionTransferLoss("middle")}, taps=taps)((X, Y))
+    with pytest.raises(LimbeckError, match="no feature is named 'middle'; there are: mid"):
+        distiller({"look": AttentionTransferLoss("middle")}, feature_layers=taps)((X, Y))
 
 
 def test_a_term_on_features_of_several_teachers_is_told_to_name_one():
     taps = {name: {"mid": "0"} for name in ("student", "teacher0", "teacher1")}
     with pytest.raises(LimbeckError, match="where there are several teachers, the term names one as well"):
-        distiller({"hint": FitNetLoss("mid")}, [net(6), net(7)], taps=taps).prepare((X, Y))
+        distiller({"fitnet": FitNetLoss("mid")}, [net(6), net(7)], feature_layers=taps).prepare((X, Y))
 
 
 def test_weights_given_beside_a_whole_objective_are_refused():
     with pytest.raises(LimbeckError, match="weights were given twice: this Objective has its own"):
-        distiller(limbeck.Objective(BOTH), weights={"soft": 0.5})
+        distiller(limbeck.Objective(BOTH), weights={"kd": 0.5})
 
 
 def test_under_autocast_the_terms_compute_in_float32():
@@ -155,7 +155,7 @@ def test_under_autocast_the_terms_compute_in_float32():
         return exchange.student.require_logits().float().mean()
 
     made = distiller(
-        {**BOTH, "spy": spy, "hint": FitNetLoss("mid")}, taps={"student": {"mid": "0"}, "teacher": {"mid": "0"}}
+        {**BOTH, "spy": spy, "fitnet": FitNetLoss("mid")}, feature_layers={"student": {"mid": "0"}, "teacher": {"mid": "0"}}
     ).prepare((X, Y))  # fmt: skip
     with torch.autocast("cpu", torch.bfloat16):
         said, loss = made.forward_context((X, Y)), made((X, Y))
@@ -164,7 +164,7 @@ def test_under_autocast_the_terms_compute_in_float32():
     assert {value.dtype for value in (loss.total, *loss.by_loss.values())} == {torch.float32}
     # To the last bit what the same bfloat16 answers cost outside autocast.
     outside = made.objective(said)
-    assert all(torch.equal(loss.by_loss[name], outside.parts[name]) for name in loss.by_loss)
+    assert all(torch.equal(loss.by_loss[name], outside.by_loss[name]) for name in loss.by_loss)
     loss.total.backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in made.parameters())
 
@@ -172,7 +172,7 @@ def test_under_autocast_the_terms_compute_in_float32():
 def test_a_wrapped_student_is_tapped_too():
     student = nn.DataParallel(net())
     made = limbeck.Distiller(
-        student, net(7), objective={"hint": FitNetLoss("mid")}, task=TASK,
+        student, net(7), objective={"fitnet": FitNetLoss("mid")}, task=TASK,
         feature_layers={"student": {"mid": "0"}, "teacher": {"mid": "0"}},
     ).prepare((X, Y))  # fmt: skip
     made((X, Y)).total.backward()
@@ -180,17 +180,17 @@ def test_a_wrapped_student_is_tapped_too():
 
 
 def test_a_distiller_prints_its_teachers_and_its_formula():
-    made = distiller(teachers={"big": net(7)}, weights={"truth": 0.1, "soft": schedule.linear(1.0, 0.0)})
-    assert "teachers=['big'], loss = 0.1·truth + (1→0)·soft, with truth = CrossEntropy(" in repr(made)
+    made = distiller(teachers={"big": net(7)}, weights={"target": 0.1, "kd": schedules.linear(1.0, 0.0)})
+    assert "teachers=['big'], loss = 0.1·target + (1→0)·kd, with target = CrossEntropyLoss(" in repr(made)
 
 
 def test_an_overall_weight_and_temperature_read_the_clock_of_a_loop_of_your_own():
     made = distiller(
-        {"soft": KDLoss(temperature=schedule.across_stages(schedule.linear(8, 4)))},
-        weights={"soft": schedule.across_stages(schedule.linear(1, 0))},
+        {"kd": KDLoss(temperature=schedules.across_stages(schedules.linear(8, 4)))},
+        weights={"kd": schedules.across_stages(schedules.linear(1, 0))},
     )
     made.progress = limbeck.Progress(step=1, steps=2, steps_before=2, total_steps=4)  # three of four steps are over
     loss = made((X, Y))
-    assert loss.weights == {"soft": 0.25}
+    assert loss.weights == {"kd": 0.25}
     plain = KDLoss(temperature=5.0)(made.forward_context((X, Y)))
     torch.testing.assert_close(loss.total, 0.25 * plain)

@@ -27,12 +27,12 @@ def net(width):
 def distiller(student=None, teacher=None, **settings):
     return limbeck.Distiller(
         student or net(4), teacher or net(6), task=Classification(4),
-        objective={"soft": KDLoss(), "hint": FitNetLoss("mid"), "gram": GramLoss("mid")},
+        objective={"kd": KDLoss(), "fitnet": FitNetLoss("mid"), "gram": GramLoss("mid")},
         feature_layers={"student": {"mid": "1"}, "teacher": {"mid": "1"}}, **settings,
     )  # fmt: skip
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "ask",
     [
         lambda made: list(made.parameters()),
@@ -49,7 +49,9 @@ def test_asking_before_preparing_is_an_error_that_says_what_to_do(ask):
 def test_projections_are_parameters_and_state_after_preparing():
     made = distiller().prepare(BATCH)
     own = [
-        f"objective.learned.{term}.projection.layer.{kind}" for term in ("hint", "gram") for kind in ("weight", "bias")
+        f"objective.trainable.{term}.projection.layer.{kind}"
+        for term in ("fitnet", "gram")
+        for kind in ("weight", "bias")
     ]
     names = [name for name, _ in made.named_parameters()]
     assert set(own) <= set(names)
@@ -66,7 +68,7 @@ def test_a_training_step_moves_the_projections():
     assert all(not torch.equal(p, before[name]) for name, p in made.objective.named_parameters())
 
 
-@pytest.marker.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", [True, False])
 def test_preparing_moves_no_statistics_and_no_training_mode(training):
     student, teacher = net(4), net(6)
     made = distiller(student, teacher).train(training)
@@ -96,13 +98,13 @@ def test_preparing_twice_keeps_the_first_projection():
 
 
 def test_preparing_an_objective_that_learns_nothing_runs_nothing():
-    made = limbeck.Distiller(net(4), objective={"truth": CrossEntropyLoss()}, task=Classification(4))
+    made = limbeck.Distiller(net(4), objective={"target": CrossEntropyLoss()}, task=Classification(4))
     assert made.prepare("not even a batch") is made
     assert list(made.parameters())
 
 
-@pytest.marker.parametrize("moved", ["before", "after"])
-@pytest.marker.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("moved", ["before", "after"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_another_precision_before_or_after_preparing_trains(dtype, moved):
     batch = (BATCH[0].to(dtype), BATCH[1])
     made = distiller().to(dtype).prepare(batch) if moved == "before" else distiller().prepare(BATCH).to(dtype)
@@ -112,9 +114,9 @@ def test_another_precision_before_or_after_preparing_trains(dtype, moved):
     assert all(p.grad is not None for p in made.parameters())
 
 
-@pytest.marker.parametrize("through", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
+@pytest.mark.parametrize("through", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
 def test_a_distiller_survives_copy_and_pickle(through):
-    made = distiller(weights={"soft": limbeck.schedule.linear(1.0, 0.0)}).prepare(BATCH).eval()
+    made = distiller(weights={"kd": limbeck.schedules.linear(1.0, 0.0)}).prepare(BATCH).eval()
     made.progress = limbeck.Progress(step=1, steps=4)
     other = through(made)
     assert torch.equal(made(BATCH).total, other(BATCH).total)
@@ -123,8 +125,8 @@ def test_a_distiller_survives_copy_and_pickle(through):
     # The copy listens to its own networks and learns its own projections.
     for parameter in (*other.parameters(), *other.teachers["teacher"].network.parameters()):
         nn.init.zeros_(parameter.detach())
-    assert float(other(BATCH).parts["hint"]) == 0.0
-    assert float(made(BATCH).parts["hint"]) > 0.0
+    assert float(other(BATCH).by_loss["fitnet"]) == 0.0
+    assert float(made(BATCH).by_loss["fitnet"]) > 0.0
 
 
 def test_a_distiller_is_copied_and_prepared_later_as_well():

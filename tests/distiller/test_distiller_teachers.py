@@ -18,7 +18,7 @@ from limbeck.teachers import FrozenTeacher
 
 TASK = Classification(3)
 BATCH = (torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3)
-SOFT = {"soft": KDLoss()}
+SOFT = {"kd": KDLoss()}
 
 
 def net(width=5):
@@ -85,7 +85,7 @@ def test_training_does_not_move_the_teachers_statistics():
     assert made.student[1].num_batches_tracked == 3
 
 
-@pytest.marker.parametrize(("move", "dtype"), [("double", torch.float64), ("bfloat16", torch.bfloat16)])
+@pytest.mark.parametrize(("move", "dtype"), [("double", torch.float64), ("bfloat16", torch.bfloat16)])
 def test_a_teacher_follows_to_another_precision(move, dtype):
     teacher = net(7)
     made = getattr(distiller(teacher), move)()
@@ -115,12 +115,12 @@ def test_one_module_a_list_and_names_are_all_teachers():
 
 
 def test_a_student_on_its_own_needs_no_teacher():
-    made = limbeck.Distiller(net(), objective={"truth": CrossEntropyLoss()}, task=TASK)
+    made = limbeck.Distiller(net(), objective={"target": CrossEntropyLoss()}, task=TASK)
     made(BATCH).total.backward()
     assert made.forward_context(BATCH).teacher is None
 
 
-@pytest.marker.parametrize("combination", ["mean_logits", "mean_probabilities"])
+@pytest.mark.parametrize("combination", ["mean_logits", "mean_probabilities"])
 def test_several_teachers_speak_as_they_were_told(combination):
     one, two = net(6), net(7)
     said = distiller([one, two], ensemble=combination).forward_context(BATCH).teacher.require_logits()
@@ -129,7 +129,7 @@ def test_several_teachers_speak_as_they_were_told(combination):
     torch.testing.assert_close(said, expected)
 
 
-@pytest.marker.parametrize("teachers", [net(7), [net(7), net(8)]])
+@pytest.mark.parametrize("teachers", [net(7), [net(7), net(8)]])
 def test_a_misspelt_combination_is_refused_also_with_one_teacher(teachers):
     with pytest.raises(LimbeckError, match="combined by mean_logits or mean_probabilities, not 'mean'"):
         distiller(teachers, ensemble="mean")(BATCH)
@@ -149,14 +149,14 @@ def parts():
     }
 
 
-@pytest.marker.parametrize("which", parts())
+@pytest.mark.parametrize("which", parts())
 def test_a_teacher_that_shares_a_part_with_the_student_is_refused(which):
     student, teacher = parts()[which]
     with pytest.raises(LimbeckError, match=r"'teacher' shares \w+ with the student.*give copy.deepcopy\(teacher\)"):
         distiller(teacher, student)
 
 
-@pytest.marker.parametrize("teacher", ["resnet50", net, nn.Linear])
+@pytest.mark.parametrize("teacher", ["resnet50", net, nn.Linear])
 def test_what_is_no_network_is_refused_by_name(teacher):
     with pytest.raises(LimbeckError, match=r"the teacher 'big' is .*, and a teacher is a network"):
         distiller({"big": teacher})
@@ -167,17 +167,17 @@ def test_no_teacher_is_called_student():
         distiller({"student": net(7)})
 
 
-class Answers(NamedTuple):
+class StoredTeacher(NamedTuple):
     """A teacher that is no network: a cache, an endpoint."""
 
     logits: torch.Tensor
 
-    def answer(self, batch, task):
+    def predict(self, batch, task):
         return Outputs(logits=self.logits)
 
 
 def test_whatever_answers_like_a_teacher_is_one():
-    source = Answers(torch.ones(8, 3))
+    source = StoredTeacher(torch.ones(8, 3))
     assert torch.equal(distiller({"stored": source}).forward_context(BATCH).teacher.require_logits(), torch.ones(8, 3))
     with pytest.raises(LimbeckError, match="'stored' is no module, so it cannot be tapped"):
-        distiller({"stored": source}, taps={"stored": {"mid": "0"}})
+        distiller({"stored": source}, feature_layers={"stored": {"mid": "0"}})

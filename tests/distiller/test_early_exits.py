@@ -14,7 +14,7 @@ from limbeck.models import small_cnn
 @pytest.fixture
 def distiller():
     torch.manual_seed(0)
-    terms = {"truth": CrossEntropyLoss(), "heads": BYOTLoss(("first", "second"))}
+    terms = {"target": CrossEntropyLoss(), "byot": BYOTLoss(("first", "second"))}
     found = limbeck.Distiller(
         small_cnn(width=4), objective=terms, task=limbeck.tasks.Classification(10),
         feature_layers={"student": {"first": "block1", "second": "block3:input"}},
@@ -29,7 +29,7 @@ def test_it_answers_as_the_head_on_the_tapped_features(distiller):
     pictures = torch.rand(5, 1, 8, 8)
     said = distiller.forward_context((pictures, torch.zeros(5, dtype=torch.long))).student
     for name, found in early_exits(distiller).items():
-        head = distiller.objective.losses["heads"].head(name)
+        head = distiller.objective.losses["byot"].head(name)
         assert torch.equal(found(pictures), head(said.feature(name))[0])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from limbeck import schedule
+from limbeck import schedules
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
 from limbeck.distiller import Objective, loss_per_teacher
@@ -23,9 +23,7 @@ def log_softmax(outputs, *, tau=1.0):
 
 def test_it_is_the_mean_over_the_teachers():
     said = make_context(teacher_names=NAMES)
-    terms, weights = loss_per_teacher(
-        {"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=2.0)}, {"soft": 0.9}, NAMES
-    )
+    terms, weights = loss_per_teacher({"target": CrossEntropyLoss(), "kd": KDLoss(temperature=2.0)}, {"kd": 0.9}, NAMES)
     loss = Objective(terms, weights)(said)
     student, soft = log_softmax(said.student, tau=2.0), 0.0
     for name in NAMES:
@@ -37,32 +35,32 @@ def test_it_is_the_mean_over_the_teachers():
 
 
 def test_a_schedule_is_shared_at_every_moment():
-    _, weights = loss_per_teacher({"soft": KDLoss()}, {"soft": schedule.linear(3.0, 0.0)}, NAMES)
+    _, weights = loss_per_teacher({"kd": KDLoss()}, {"kd": schedules.linear(3.0, 0.0)}, NAMES)
     assert [weight(Progress(1, 4)) for weight in weights.values()] == [0.75] * 3
-    assert str(weights["soft-big"]) == "(3→0)/3"
+    assert str(weights["kd-big"]) == "(3→0)/3"
 
 
 def test_a_term_that_learns_learns_for_each_teacher():
-    terms, weights = loss_per_teacher({"hint": FitNetLoss("mid")}, {}, NAMES)
+    terms, weights = loss_per_teacher({"fitnet": FitNetLoss("mid")}, {}, NAMES)
     objective = Objective(terms, weights)
     objective.prepare(make_context(teacher_names=NAMES, teacher_feature_shapes={"mid": (4, 4, 4)}))
-    assert len({id(terms[f"hint-{name}"].projection) for name in NAMES}) == 3
+    assert len({id(terms[f"fitnet-{name}"].projection) for name in NAMES}) == 3
     assert len(list(objective.parameters())) == 6
 
 
 def test_terms_that_name_a_teacher_or_know_none_stay_as_they_are():
-    given = {"truth": CrossEntropyLoss(), "named": KDLoss(teacher="mid"), "own": lambda exchange: torch.tensor(1.0)}
+    given = {"target": CrossEntropyLoss(), "named": KDLoss(teacher="mid"), "own": lambda exchange: torch.tensor(1.0)}
     terms, weights = loss_per_teacher(given, {}, NAMES)
     assert terms == given
     assert set(weights.values()) == {1.0}
 
 
-@pytest.marker.parametrize("teachers", [[], ["big"]])
+@pytest.mark.parametrize("teachers", [[], ["big"]])
 def test_with_one_teacher_nothing_changes(teachers):
-    given = {"soft": KDLoss()}
-    assert loss_per_teacher(given, {"soft": 0.5}, teachers) == (given, {"soft": 0.5})
+    given = {"kd": KDLoss()}
+    assert loss_per_teacher(given, {"kd": 0.5}, teachers) == (given, {"kd": 0.5})
 
 
 def test_a_name_that_is_taken_is_refused():
-    with pytest.raises(LimbeckError, match=r"is called 'soft-mid': rename the other"):
-        loss_per_teacher({"soft": KDLoss(), "soft-mid": CrossEntropyLoss()}, {}, NAMES)
+    with pytest.raises(LimbeckError, match=r"is called 'kd-mid': rename the other"):
+        loss_per_teacher({"kd": KDLoss(), "kd-mid": CrossEntropyLoss()}, {}, NAMES)

@@ -38,12 +38,12 @@ def networks():
 
 
 # In float32 a small divergence is what large logarithms leave over, and the two ways round differently.
-@pytest.marker.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
 def test_the_distiller_gives_the_loss_and_the_gradient_of_six_plain_lines(dtype, rtol):
     student, teacher = (network.to(dtype) for network in networks())
     bare = Bare(copy.deepcopy(student), copy.deepcopy(teacher))
     distiller = limbeck.Distiller(
-        student, teacher, objective={"soft": KDLoss(temperature=4.0)}, task=Classification(10)
+        student, teacher, objective={"kd": KDLoss(temperature=4.0)}, task=Classification(10)
     )  # fmt: skip
     loss, expected = distiller((X.to(dtype), Y)).total, bare(X.to(dtype))
     loss.backward()
@@ -57,8 +57,8 @@ def test_the_hard_and_the_soft_loss_train_to_the_same_weights_as_plain_lines():
     student, teacher = networks()
     bare = Bare(copy.deepcopy(student), copy.deepcopy(teacher))
     distiller = limbeck.Distiller(
-        student, teacher, objective={"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=4.0)},
-        weights={"truth": 0.1, "soft": 0.9}, task=Classification(10),
+        student, teacher, objective={"target": CrossEntropyLoss(), "kd": KDLoss(temperature=4.0)},
+        weights={"target": 0.1, "kd": 0.9}, task=Classification(10),
     )  # fmt: skip
     ours = torch.optim.SGD(distiller.parameters(), lr=0.1, momentum=0.9)
     theirs = torch.optim.SGD(bare.student.parameters(), lr=0.1, momentum=0.9)
@@ -74,12 +74,10 @@ def test_the_hard_and_the_soft_loss_train_to_the_same_weights_as_plain_lines():
         torch.testing.assert_close(mine, plain, rtol=1e-5, atol=1e-7)
 
 
-@pytest.marker.parametrize("tau", [1.0, 4.0])
+@pytest.mark.parametrize("tau", [1.0, 4.0])
 def test_without_the_factor_the_loss_would_be_smaller_by_tau_squared(tau):
     student, teacher = networks()
-    distiller = limbeck.Distiller(
-        student, teacher, objective={"soft": KDLoss(temperature=tau)}, task=Classification(10)
-    )
+    distiller = limbeck.Distiller(student, teacher, objective={"kd": KDLoss(temperature=tau)}, task=Classification(10))
     with torch.no_grad():
         plain = F.kl_div((student(X) / tau).log_softmax(1), (teacher(X) / tau).softmax(1), reduction="batchmean")
         torch.testing.assert_close(distiller((X, Y)).total, plain * tau**2)

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import limbeck
-from limbeck import schedule
+from limbeck import schedules
 from limbeck.core.errors import LimbeckError
 from limbeck.distiller import Objective, loss_per_teacher, temperature_warnings
 from limbeck.losses import CrossEntropyLoss, KDLoss
-from limbeck.temperature import (
+from limbeck.losses.temperature import (
     CLASSIFICATION,
     DETECTION,
     Learned,
@@ -29,17 +29,19 @@ TASK = limbeck.tasks.Classification(classes=5)
 
 
 def test_a_temperature_with_state_is_part_of_the_objective():
-    objective = Objective({"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=LossAdaptive())})
-    assert set(objective.state_dict()) == {f"learned.soft.{name}" for name in ("tau", "fast", "slow", "seen")}
-    learned = Objective({"soft": KDLoss(temperature=Learned())})
-    assert [name for name, _ in learned.named_parameters()] == ["learned.soft.theta"]
+    objective = Objective({"target": CrossEntropyLoss(), "kd": KDLoss(temperature=LossAdaptive())})
+    assert set(objective.state_dict()) == {
+        f"trainable.kd.{name}" for name in ("temperature", "fast", "slow", "initialized")
+    }
+    learned = Objective({"kd": KDLoss(temperature=Learned())})
+    assert [name for name, _ in learned.named_parameters()] == ["trainable.kd.theta"]
 
 
 def test_a_learned_temperature_is_shaped_with_the_terms():
     distiller = limbeck.Distiller(
         nn.Linear(4, 5),
         nn.Linear(4, 5),
-        objective={"soft": KDLoss(temperature=Learned(granularity="sample"))},
+        objective={"kd": KDLoss(temperature=Learned(granularity="sample"))},
         task=TASK,
     )
     with pytest.raises(LimbeckError, match=r"call distiller\.prepare"):
@@ -51,7 +53,7 @@ def test_a_learned_temperature_is_shaped_with_the_terms():
 def test_the_loss_tells_every_temperature():
     objective = Objective(
         {
-            "truth": CrossEntropyLoss(), "plain": KDLoss(temperature=3.0), "moving": KDLoss(temperature=schedule.linear(6.0, 2.0)),
+            "target": CrossEntropyLoss(), "plain": KDLoss(temperature=3.0), "moving": KDLoss(temperature=schedules.linear(6.0, 2.0)),
             "each": KDLoss(temperature=PerSample()), "own": KDLoss(temperature=LossAdaptive(start=5.0)),
         }
     )  # fmt: skip
@@ -63,27 +65,27 @@ def test_the_loss_tells_every_temperature():
     assert loss.temperatures["own"][0].tolist() == [5.0]
     assert not loss.teacher_entropy
     objective.collect_diagnostics = True
-    assert set(objective(make_context()).flat) == {"plain", "moving", "each", "own"}
+    assert set(objective(make_context()).teacher_entropy) == {"plain", "moving", "each", "own"}
 
 
 def test_terms_with_their_gradients_sum_to_the_loss():
-    loss = Objective({"truth": CrossEntropyLoss(), "soft": KDLoss()}, {"soft": 0.5})(make_context())
+    loss = Objective({"target": CrossEntropyLoss(), "kd": KDLoss()}, {"kd": 0.5})(make_context())
     torch.testing.assert_close(sum(loss.by_loss_with_grad.values()), loss.total)
     assert all(term.requires_grad for term in loss.by_loss_with_grad.values())
     assert not any(part.requires_grad for part in loss.by_loss.values())
 
 
 def test_a_temperature_goes_on_in_the_next_stage():
-    first, second = (Objective({"soft": KDLoss(temperature=LossAdaptive(rate=0.1, high=9.0))}) for _ in range(2))
+    first, second = (Objective({"kd": KDLoss(temperature=LossAdaptive(rate=0.1, high=9.0))}) for _ in range(2))
     for _ in range(3):
         first(make_context())
     second.load_previous(first)
-    assert second.losses["soft"].tau.tau == first.losses["soft"].tau.tau != 4.0
+    assert second.losses["kd"].temperature.temperature == first.losses["kd"].temperature.temperature != 4.0
 
 
 def test_each_teacher_gets_a_temperature_of_its_own():
-    terms, _ = loss_per_teacher({"soft": KDLoss(temperature=LossAdaptive())}, {}, ["a", "b"])
-    assert terms["soft-a"].tau is not terms["soft-b"].tau
+    terms, _ = loss_per_teacher({"kd": KDLoss(temperature=LossAdaptive())}, {}, ["a", "b"])
+    assert terms["kd-a"].temperature is not terms["kd-b"].temperature
     Objective(terms)
 
 
@@ -93,32 +95,32 @@ def test_two_terms_cannot_share_a_temperature_that_moves():
         Objective({"a": KDLoss(temperature=shared), "b": KDLoss(temperature=shared)})
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("tau", "said"),
     [
-        (4.0, None), (3.0, None), (6.0, None), (2.0, "is 2,"), (20.0, "is 20,"), (schedule.linear(6.0, 1.0), None),
-        (schedule.linear(2.0, 1.0), "is 1 to 2,"), (PerSample(), None), (PerSample(confident=9.0, uncertain=8.0), "is 8 to 9,"),
+        (4.0, None), (3.0, None), (6.0, None), (2.0, "is 2,"), (20.0, "is 20,"), (schedules.linear(6.0, 1.0), None),
+        (schedules.linear(2.0, 1.0), "is 1 to 2,"), (PerSample(), None), (PerSample(confident=9.0, uncertain=8.0), "is 8 to 9,"),
         (Learned(), None), (LogitStandardization(), None),
     ],
 )  # fmt: skip
 def test_a_temperature_is_doubted_only_where_all_of_it_is_out_of_range(tau, said):
-    found = temperature_warnings({"soft": KDLoss(temperature=tau)}, TASK)
+    found = temperature_warnings({"kd": KDLoss(temperature=tau)}, TASK)
     assert (said is None) == (not found)
     assert said is None or said in found[0]
 
 
 def test_a_doubt_is_a_warning_of_the_distiller():
     with pytest.warns(UserWarning, match="Classification is used to 3 to 6"):
-        limbeck.Distiller(nn.Linear(4, 5), nn.Linear(4, 5), objective={"soft": KDLoss(temperature=1.0)}, task=TASK)
+        limbeck.Distiller(nn.Linear(4, 5), nn.Linear(4, 5), objective={"kd": KDLoss(temperature=1.0)}, task=TASK)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        limbeck.Distiller(nn.Linear(4, 5), nn.Linear(4, 5), objective={"soft": KDLoss()}, task=TASK)
+        limbeck.Distiller(nn.Linear(4, 5), nn.Linear(4, 5), objective={"kd": KDLoss()}, task=TASK)
 
 
 def test_the_task_says_what_it_is_used_to_and_the_default_of_soft_target_is_its_usual():
     assert TASK.temperatures == Range(default=4.0, low=3.0, high=6.0)
     assert KDLoss().temperature == TASK.temperatures.default
-    assert temperature_warnings({"soft": KDLoss(temperature=1.0)}, object()) == [], (
+    assert temperature_warnings({"kd": KDLoss(temperature=1.0)}, object()) == [], (
         "a task that says nothing doubts nothing"
     )
 
@@ -126,4 +128,4 @@ def test_the_task_says_what_it_is_used_to_and_the_default_of_soft_target_is_its_
 def test_each_kind_of_task_has_a_range():
     assert limbeck.tasks.Classification(classes=2).temperatures == CLASSIFICATION == Range(default=4, low=3, high=6)
     assert Range(default=2, low=1, high=3) == DETECTION
-    assert temperature_warning(4.0, 4.0, expected=DETECTION, loss_name="soft", task="Detection") is not None
+    assert temperature_warning(4.0, 4.0, expected=DETECTION, loss_name="kd", task="Detection") is not None

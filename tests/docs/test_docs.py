@@ -44,7 +44,7 @@ def run_commands(text, monkeypatch):
                 assert main(words[1:]) == 0, line
 
 
-@pytest.marker.parametrize("page", RUN, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 def test_every_block_runs_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
@@ -65,7 +65,7 @@ def test_every_block_runs_in_order(page, tmp_path, monkeypatch):
         torch.set_num_threads(threads)
 
 
-@pytest.marker.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         if "://" not in target:

@@ -22,12 +22,12 @@ LISTED = list_losses()
 
 
 def test_the_page_is_what_the_docstrings_say():
-    again = "it is not what the docstrings say: run limbeck methods --markdown > docs/methods.md"
+    again = "it is not what the docstrings say: run limbeck losses --markdown > docs/methods.md"
     assert PAGE.read_text() == losses_page(LISTED), again
 
 
 def test_every_term_is_listed_with_a_form_of_knowledge_and_a_paper():
-    assert sorted(method.name for method in LISTED) == list_names("term")
+    assert sorted(method.name for method in LISTED) == list_names("loss")
     for method in LISTED:
         assert method.knowledge != "other", (
             f"{method.name}: begin its file with 'Knowledge of responses: …' or the like"
@@ -39,19 +39,19 @@ def test_every_term_is_listed_with_a_form_of_knowledge_and_a_paper():
 
 def test_forms_and_costs_of_a_few_are_right():
     known = {method.name: method for method in LISTED}
-    assert [known[name].knowledge for name in ("SoftTarget", "Hint", "Similarity", "CrossEntropy")] == [
+    assert [known[name].knowledge for name in ("KDLoss", "FitNetLoss", "SPLoss", "CrossEntropyLoss")] == [
         "responses", "features", "relations", "truth",
     ]  # fmt: skip
-    assert known["Hint"].layer_args == ("at",)
-    assert known["Hint"].cost.num_parameters == 16 * 32 + 32
-    assert known["SoftTarget"].cost.num_parameters == known["Similarity"].cost.num_parameters == 0
-    assert known["SoftTarget"].papers[0] == "https://arxiv.org/abs/1503.02531"
+    assert known["FitNetLoss"].layer_args == ("layer",)
+    assert known["FitNetLoss"].cost.num_parameters == 16 * 32 + 32
+    assert known["KDLoss"].cost.num_parameters == known["SPLoss"].cost.num_parameters == 0
+    assert known["KDLoss"].papers[0] == "https://arxiv.org/abs/1503.02531"
 
 
 def test_the_command_prints_the_table_and_the_page(capsys):
-    assert main(["methods"]) == 0
+    assert main(["losses"]) == 0
     assert capsys.readouterr().out == losses_table(LISTED) + "\n"
-    assert main(["methods", "--markdown"]) == 0
+    assert main(["losses", "--markdown"]) == 0
     assert capsys.readouterr().out == PAGE.read_text()
 
 
@@ -62,7 +62,7 @@ class Bank(nn.Module):
         first: the name of the earlier tap.
         last: the name of the later one.
         other: one more tap, if any.
-        teacher: which teacher; ``None`` takes the combination of all.
+        teacher: which teacher; ``None`` takes the ensemble of all.
     """
 
     def __init__(self, first: str, last: str, *, other: str | None = None, teacher: str | None = None) -> None:
@@ -70,8 +70,8 @@ class Bank(nn.Module):
         self.names, self.norm = (first, last), nn.BatchNorm1d(3)
         self.register_buffer("bank", torch.zeros(100, 3))
 
-    def prepare(self, exchange):
-        widths = [exchange.student.feature(name).shape[1] for name in self.names]
+    def prepare(self, context):
+        widths = [context.student.feature(name).shape[1] for name in self.names]
         self.layer = nn.Linear(*widths, bias=False)
 
 
@@ -94,7 +94,7 @@ def exported(monkeypatch):
 
 def test_taps_are_read_from_arguments_and_costs_are_counted(exported):
     found = exported(Bank)
-    assert found.taps == ("first", "last", "[other]")
+    assert found.layer_args == ("first", "last", "[other]")
     assert (found.cost.num_parameters, found.cost.buffer_bytes) == (16 * 32 + 6, 100 * 3 * 4)
 
 
@@ -107,7 +107,7 @@ def test_a_term_that_cannot_be_made_or_says_nothing_is_listed_all_the_same(expor
     assert "## Others" in losses_page([found])
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("text", "form", "what"),
     [
         ("Knowledge of relations between samples: who is near (X), https://x.org/a.", "relations",

@@ -25,9 +25,9 @@ def test_its_recipe_lines_are_sound(tmp_path):
     (objective,) = blocks("yaml")
     recipe = {
         "task": "Classification", "data": "Digits", "student": "mlp", "teachers": {"big": "mlp"},
-        "teaching": {"steps": 1, "objective": {"truth": "CrossEntropy"}},
+        "teacher_training": {"steps": 1, "objective": {"target": "CrossEntropyLoss"}},
         "stages": [{"name": "distill", "steps": 1, **yaml.safe_load(objective),
-                    "taps": {"student": {"mid": "layer1"}, "big": {"mid": "layer1"}}}],
+                    "feature_layers": {"student": {"mid": "layer1"}, "big": {"mid": "layer1"}}}],
         "training": {"strategy": "fsdp", "devices": 2}, "cache": {},
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))

@@ -28,7 +28,7 @@ def test_every_figure_is_that_of_numpy(pair):
     said, taught = q.argmax(axis=1), p.argmax(axis=1)
     found = prediction_agreement(student, teacher, target)
     assert found["kl"] == pytest.approx((np.exp(p) * (p - q)).sum(axis=1).mean(), abs=1e-10)
-    assert found["top1"] == pytest.approx((said == taught).mean())
+    assert found["top1_agreement"] == pytest.approx((said == taught).mean())
     assert found["both_wrong"] == pytest.approx(((said != y) & (taught != y)).mean())
     assert found["student_only_wrong"] == pytest.approx(((said != y) & (taught == y)).mean())
     assert found["teacher_only_wrong"] == pytest.approx(((said == y) & (taught != y)).mean())
@@ -37,7 +37,7 @@ def test_every_figure_is_that_of_numpy(pair):
 def test_a_copy_agrees_wholly(pair):
     student, _, target = pair
     found = prediction_agreement(student, student + 3.0, target)  # logits are told up to a constant
-    assert (found["top1"], found["student_only_wrong"], found["teacher_only_wrong"]) == (1.0, 0.0, 0.0)
+    assert (found["top1_agreement"], found["student_only_wrong"], found["teacher_only_wrong"]) == (1.0, 0.0, 0.0)
     assert 0.0 <= found["kl"] < 1e-12
 
 
@@ -49,7 +49,7 @@ def test_rows_without_a_label_count_for_likeness_and_not_for_wrongness(pair):
         prediction_agreement(*pair),
         prediction_agreement(*(x[:50] for x in pair)),
     )
-    assert [found[k] for k in ("top1", "kl")] == [whole[k] for k in ("top1", "kl")]
+    assert [found[k] for k in ("top1_agreement", "kl")] == [whole[k] for k in ("top1_agreement", "kl")]
     shares = ("both_wrong", "student_only_wrong", "teacher_only_wrong")
     assert [found[k] for k in shares] == [part[k] for k in shares]
     nobody = prediction_agreement(student, teacher, torch.full((200,), -100))

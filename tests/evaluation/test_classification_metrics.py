@@ -51,24 +51,24 @@ def macro_f1(predicted, y, classes):
     return np.mean(scores)
 
 
-@pytest.marker.parametrize(("n", "classes"), [(1, 3), (257, 10), (400, 6), (64, 2), (9000, 7)])
+@pytest.mark.parametrize(("n", "classes"), [(1, 3), (257, 10), (400, 6), (64, 2), (9000, 7)])
 def test_every_figure_is_that_of_numpy(n, classes):
     logits, target = case(n, classes)
     z, y = logits.double().numpy(), target.numpy()
     order = np.argsort(-z, axis=1)
     found = classification_metrics(logits, target, class_names=names(classes))
-    assert found["examples"] == n
-    assert found["top1"] == pytest.approx((order[:, 0] == y).mean(), abs=1e-12)
+    assert found["num_samples"] == n
+    assert found["accuracy"] == pytest.approx((order[:, 0] == y).mean(), abs=1e-12)
     assert found["nll"] == pytest.approx(-np.log(softmax(z)[np.arange(n), y]).mean(), abs=1e-10)
     assert found["ece"] == pytest.approx(ece(z, y), abs=1e-10)
     assert found["macro_f1"] == pytest.approx(macro_f1(order[:, 0], y, classes), abs=1e-6)
     if classes < 6:
-        assert found["top5"] is None
+        assert found["top5_accuracy"] is None
     else:
-        assert found["top5"] == pytest.approx((order[:, :5] == y[:, None]).any(axis=1).mean(), abs=1e-12)
+        assert found["top5_accuracy"] == pytest.approx((order[:, :5] == y[:, None]).any(axis=1).mean(), abs=1e-12)
     for c, row in enumerate(found["per_class"]):
         mine = y == c
-        assert (row["class"], row["examples"]) == (str(c), mine.sum())
+        assert (row["class"], row["num_samples"]) == (str(c), mine.sum())
         assert row["accuracy"] == (pytest.approx((order[mine, 0] == c).mean()) if mine.any() else None)
 
 
@@ -77,8 +77,10 @@ def test_the_figures_are_those_of_torchmetrics_where_it_has_them():
 
     logits, target = case(300, 8)
     found = classification_metrics(logits, target, class_names=names(8))
-    assert found["top1"] == pytest.approx(float(tm.multiclass_accuracy(logits, target, 8, average="micro")), abs=1e-6)
-    assert found["top5"] == pytest.approx(
+    assert found["accuracy"] == pytest.approx(
+        float(tm.multiclass_accuracy(logits, target, 8, average="micro")), abs=1e-6
+    )
+    assert found["top5_accuracy"] == pytest.approx(
         float(tm.multiclass_accuracy(logits, target, 8, average="micro", top_k=5)), abs=1e-6
     )
     theirs = tm.multiclass_calibration_error(logits.double().softmax(1), target, 8, n_bins=15)
@@ -101,7 +103,7 @@ def test_a_certain_answer_stands_in_the_last_of_fifteen_bins():
     logits = torch.tensor([[1000.0, 0.0], [5.0, 0.0]])
     found = classification_metrics(logits, torch.tensor([1, 0]), class_names=names(2))
     assert len(found["reliability"]) == 15
-    assert found["reliability"][-1]["examples"] == 2
+    assert found["reliability"][-1]["num_samples"] == 2
     sure = (1 + 1 / (1 + np.exp(-5))) / 2
     assert found["ece"] == pytest.approx(sure - 0.5, abs=1e-12)
 
@@ -112,12 +114,18 @@ def test_the_bins_hold_every_row_and_make_up_the_ece():
     bins = found["reliability"]
     assert [bins[0]["low"], bins[-1]["high"]] == [0.0, 1.0]
     assert all(a["high"] == b["low"] for a, b in itertools.pairwise(bins))
-    assert sum(one["examples"] for one in bins) == 500
-    assert bins[0] | {"low": 0, "high": 0} == {"low": 0, "high": 0, "confidence": None, "accuracy": None, "examples": 0}
-    full = [one for one in bins if one["examples"]]
+    assert sum(one["num_samples"] for one in bins) == 500
+    assert bins[0] | {"low": 0, "high": 0} == {
+        "low": 0,
+        "high": 0,
+        "confidence": None,
+        "accuracy": None,
+        "num_samples": 0,
+    }
+    full = [one for one in bins if one["num_samples"]]
     assert all(one["low"] < one["confidence"] <= one["high"] for one in full)
     assert found["ece"] == pytest.approx(
-        sum(one["examples"] * abs(one["accuracy"] - one["confidence"]) for one in full) / 500
+        sum(one["num_samples"] * abs(one["accuracy"] - one["confidence"]) for one in full) / 500
     )
 
 
@@ -136,7 +144,7 @@ def test_half_precision_and_a_graph_are_taken():
     assert found == classification_metrics(logits.bfloat16().float(), target, class_names=names(3))
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("logits", "target", "sentence"),
     [
         (torch.zeros(0, 2), torch.zeros(0).long(), "of 0 rows none has a label"),

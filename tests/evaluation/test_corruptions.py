@@ -26,8 +26,8 @@ def pictures(kind):
     return small.mean(1, keepdim=True) if kind == "grey" else small
 
 
-@pytest.marker.parametrize("kind", ["colour", "grey", "large"])
-@pytest.marker.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("kind", ["colour", "grey", "large"])
+@pytest.mark.parametrize("name", CORRUPTIONS)
 def test_shape_and_range_stay_and_the_change_rises_with_severity(name, kind):
     before = pictures(kind)
     kept = before.clone()
@@ -48,7 +48,7 @@ def test_shape_and_range_stay_and_the_change_rises_with_severity(name, kind):
         assert changes[-1] > 1.25 * changes[0]
 
 
-@pytest.marker.parametrize("kind", ["colour", "large"])
+@pytest.mark.parametrize("kind", ["colour", "large"])
 def test_frost_leaves_less_of_the_picture_with_severity(kind):
     before = pictures(kind)
     alike = [
@@ -67,7 +67,7 @@ def test_elastic_tears_more_with_severity():
     assert rough == sorted(rough)
 
 
-@pytest.marker.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", CORRUPTIONS)
 def test_a_picture_comes_out_the_same_in_any_batch(name):
     before = pictures("colour")
     number = torch.tensor([7, 8, 9, 10])
@@ -85,7 +85,7 @@ def test_the_seed_and_the_number_decide():
     assert not torch.equal(two[0], two[1])
 
 
-@pytest.marker.parametrize(("severity", "sigma"), [(1, 0.04), (5, 0.10)])
+@pytest.mark.parametrize(("severity", "sigma"), [(1, 0.04), (5, 0.10)])
 def test_gaussian_noise_has_the_published_spread(severity, sigma):
     grey = torch.full((4, 3, 32, 32), 0.5)
     assert float((corrupt(grey, "gaussian_noise", severity) - grey).std()) == pytest.approx(sigma, rel=0.03)
@@ -123,7 +123,7 @@ def test_brightness_is_that_of_hsv():
             assert after[0, :, y, x].tolist() == pytest.approx(expected, abs=1 / 255)
 
 
-@pytest.marker.parametrize("name", ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "pixelate", "contrast"])
+@pytest.mark.parametrize("name", ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "pixelate", "contrast"])
 def test_a_flat_picture_stays_flat(name):
     flat = torch.full((2, 3, 32, 32), 128 / 255)
     assert torch.allclose(corrupt(flat, name, 5), flat, atol=1.01 / 255)
@@ -169,7 +169,7 @@ def test_every_network_is_asked_about_the_same_pictures():
     assert found["a"]["brightness"][1].all()
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("given", "name", "severity", "says"),
     [
         (torch.rand(1, 3, 8, 8), "gausian_noise", 1, "gaussian_noise"),

@@ -73,14 +73,14 @@ def test_latency_is_in_milliseconds_and_p95_the_nearest_rank():
     found = measure_latency(lambda: time.sleep(next(turns)), warmup=2, repeats=20, batch_size=4)
     assert 2.0 <= found["median"] < 15
     assert found["p95"] >= 20
-    assert (found["repeats"], found["batch"], found["threads"]) == (20, 4, 1)
+    assert (found["num_repeats"], found["batch_size"], found["num_threads"]) == (20, 4, 1)
 
 
 def test_a_slow_call_is_timed_within_the_budget():
     start = time.perf_counter()
     found = measure_latency(lambda: time.sleep(0.02), max_seconds=0.2)
     assert time.perf_counter() - start < 0.4
-    assert 1 <= found["repeats"] <= 10
+    assert 1 <= found["num_repeats"] <= 10
 
 
 def test_the_threads_are_those_asked_for_and_then_those_before():
@@ -112,7 +112,7 @@ def test_cost_leaves_the_model_as_it_was():
     assert found.keys() == {"parameters", "flops", "bytes", "latency_ms", "warnings"}
     assert found["parameters"] == 1698
     assert found["flops"] == 2 * (64 * 8 * 9 + 64 * 8 * 8 * 9 + 16 * 12 * 8 * 9 + 12 * 10)
-    assert found["latency_ms"]["batch"] == 1
+    assert found["latency_ms"]["batch_size"] == 1
 
 
 def test_the_modes_are_put_back_when_the_model_fails():
@@ -125,5 +125,5 @@ def test_the_modes_are_put_back_when_the_model_fails():
 def test_what_cannot_be_measured_is_told_in_a_sentence():
     with pytest.raises(LimbeckError, match="at least one input"):
         count_flops(nn.Linear(3, 2), torch.zeros(0, 3))
-    with pytest.raises(LimbeckError, match="repeats and threads from 1"):
+    with pytest.raises(LimbeckError, match="repeats and num_threads from 1"):
         measure_latency(lambda: None, repeats=0)

@@ -53,13 +53,13 @@ def numpy_unbiased(x, y):
     return hsic(a, b) / math.sqrt(hsic(a, a) * hsic(b, b))
 
 
-@pytest.marker.parametrize(("cka", "by_numpy"), [(linear_cka, numpy_cka), (unbiased_cka, numpy_unbiased)])
+@pytest.mark.parametrize(("cka", "by_numpy"), [(linear_cka, numpy_cka), (unbiased_cka, numpy_unbiased)])
 def test_cka_is_what_whole_kernels_give(cka, by_numpy):
     assert cka(features(), related()) == pytest.approx(by_numpy(features(), related()), abs=1e-9)
     assert 0.05 < cka(features(), related()) < 0.95
 
 
-@pytest.marker.parametrize("cka", [linear_cka, unbiased_cka])
+@pytest.mark.parametrize("cka", [linear_cka, unbiased_cka])
 def test_cka_knows_no_rotation_scale_or_shift(cka):
     x, y = features(), related()
     turn = torch.linalg.qr(features(6, 6, seed=2).double())[0]
@@ -67,7 +67,7 @@ def test_cka_knows_no_rotation_scale_or_shift(cka):
     assert cka(x, y) == pytest.approx(cka(y, x), abs=1e-12)
 
 
-@pytest.marker.parametrize("cka", [linear_cka, unbiased_cka])
+@pytest.mark.parametrize("cka", [linear_cka, unbiased_cka])
 def test_cka_with_itself_is_one(cka):
     assert cka(features(), features()) == pytest.approx(1)
     assert cka(features(), features() * -0.5) == pytest.approx(1)
@@ -79,12 +79,12 @@ def test_unbiased_cka_of_strangers_is_near_zero_however_wide_they_are():
     assert abs(unbiased_cka(x, y)) < 0.1
 
 
-@pytest.marker.parametrize("cka", [linear_cka, unbiased_cka])
+@pytest.mark.parametrize("cka", [linear_cka, unbiased_cka])
 def test_features_that_never_vary_have_no_cka(cka):
     assert cka(torch.ones(8, 3), features(8)) is None
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("first", "second", "says"),
     [
         (torch.full((5, 2), math.nan), torch.ones(5, 2), "NaN or infinity"),
@@ -133,7 +133,7 @@ def test_pairs_leave_unlabelled_rows_out_of_errors_only():
         0.25,
         0.5,
     )
-    assert found["cka_of"] == "logits"
+    assert found["cka_input"] == "logits"
     blind = ModelOutputs(one.logits, torch.full((4,), -100))
     assert pairwise_similarity({"one": blind, "other": blind})[0]["error_correlation"] is None
 

@@ -6,8 +6,8 @@ import types
 import pytest
 import torch
 
+from limbeck.evaluation import environment as origin
 from limbeck.evaluation import get_git_revision, get_torch_flags, hash_environment
-from limbeck.evaluation import hash_environment as origin
 
 
 def git(folder, *words):
@@ -25,7 +25,7 @@ def checkout(tmp_path, monkeypatch):
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", "-A")
     git(tmp_path, "commit", "-qm", "first")
-    monkeypatch.setattr(origin, "_ROOT", package)
+    monkeypatch.setattr(origin, "_PACKAGE_ROOT", package)
     return tmp_path
 
 
@@ -43,7 +43,7 @@ def test_a_package_that_lies_untracked_in_another_repository_is_not_of_its_commi
     inside = checkout / "venv" / "limbeck"
     inside.mkdir(parents=True)
     (inside / "_version.py").write_text("0")
-    monkeypatch.setattr(origin, "_ROOT", inside)
+    monkeypatch.setattr(origin, "_PACKAGE_ROOT", inside)
     told = types.SimpleNamespace(read_text=lambda name: '{"vcs_info": {"commit_id": "abc"}}')
     monkeypatch.setattr(origin.metadata, "distribution", lambda name: told)
     assert get_git_revision() == {"commit": "abc", "dirty": False}
@@ -70,5 +70,5 @@ def test_flags_tell_the_switches_as_they_are(monkeypatch):
     finally:
         torch.use_deterministic_algorithms(False)
     assert found["deterministic_algorithms"] is True
-    assert found["variables"]["PYTHONHASHSEED"] == "7"
-    assert "CUBLAS_WORKSPACE_CONFIG" not in found["variables"]
+    assert found["environment_variables"]["PYTHONHASHSEED"] == "7"
+    assert "CUBLAS_WORKSPACE_CONFIG" not in found["environment_variables"]

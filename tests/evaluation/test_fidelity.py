@@ -62,7 +62,7 @@ def test_cka_does_not_see_rotation_scale_and_shift_and_knows_no_constant():
     assert cka_matrix({"x": x}, {"same": torch.full((30, 4), 1.1)}) == [[None]]
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("first", "second"), [(torch.ones(3, 2), torch.ones(3, 2)), (torch.ones(5, 2), torch.ones(6, 2))]
 )
 def test_cka_refuses_few_samples_and_other_ones(first, second):
@@ -82,7 +82,7 @@ def test_pooling_averages_space_and_tokens():
     assert pool_features(torch.tensor([1.0, 2.0])).shape == (2, 1)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("network", "places"),
     [
         (lambda: small_cnn(width=4), ["block1", "block2", "block3", "fc"]),
@@ -141,11 +141,25 @@ def test_errors_are_counted_by_class_and_kind_as_by_hand():
     student = torch.eye(3)[[1, 1, 2, 0, 1, 0, 2]]
     teacher = torch.eye(3)[[1, 2, 0, 0, 1, 1, 0]]
     found = prediction_similarity(student, teacher, target, class_names=names)
-    assert found["by_class"] == [
-        {"class": "a", "examples": 4, "same_wrong": 1, "other_wrong": 1, "student_only": 1, "teacher_only": 0},
-        {"class": "b", "examples": 2, "same_wrong": 0, "other_wrong": 0, "student_only": 1, "teacher_only": 0},
+    assert found["per_class"] == [
+        {
+            "class": "a",
+            "num_samples": 4,
+            "same_error": 1,
+            "different_error": 1,
+            "student_only_wrong": 1,
+            "teacher_only_wrong": 0,
+        },
+        {
+            "class": "b",
+            "num_samples": 2,
+            "same_error": 0,
+            "different_error": 0,
+            "student_only_wrong": 1,
+            "teacher_only_wrong": 0,
+        },
     ]
-    assert (found["examples"], found["top1"], found["same_wrong"]) == (7, 3 / 7, 1 / 6)
+    assert (found["num_samples"], found["top1_agreement"], found["same_error"]) == (7, 3 / 7, 1 / 6)
     assert found["both_wrong"] == pytest.approx(2 / 6)
 
 
@@ -154,22 +168,22 @@ def test_counts_by_class_add_up_to_the_shares():
     student, teacher = (torch.randn(500, 6, generator=draw) for _ in range(2))
     target = torch.randint(0, 6, (500,), generator=draw)
     found = prediction_similarity(student, teacher, target, class_names=list("abcdef"))
-    summed = {kind: sum(one[kind] for one in found["by_class"]) for kind in found["by_class"][0] if kind != "class"}
-    assert summed["examples"] == 500
-    assert summed["same_wrong"] / 500 == found["same_wrong"]
-    assert (summed["same_wrong"] + summed["other_wrong"]) / 500 == pytest.approx(found["both_wrong"])
-    assert summed["student_only"] / 500 == pytest.approx(found["student_only_wrong"])
+    summed = {kind: sum(one[kind] for one in found["per_class"]) for kind in found["per_class"][0] if kind != "class"}
+    assert summed["num_samples"] == 500
+    assert summed["same_error"] / 500 == found["same_error"]
+    assert (summed["same_error"] + summed["different_error"]) / 500 == pytest.approx(found["both_wrong"])
+    assert summed["student_only_wrong"] / 500 == pytest.approx(found["student_only_wrong"])
 
 
 def test_a_network_is_wholly_like_itself_whatever_order_the_batches_come_in():
     network = small_cnn(width=4)
     found = measure_fidelity(network, network, (pictures(10, seed=seed) for seed in range(2)), TEN)
-    assert (found["top1"], found["kl"], found["student_only_wrong"]) == (1.0, 0.0, 0.0)
-    values = np.array(found["cka"]["values"])
+    assert (found["top1_agreement"], found["kl"], found["student_only_wrong"]) == (1.0, 0.0, 0.0)
+    values = np.array(found["cka"]["matrix"])
     assert values.shape == (4, 4)
     assert np.diag(values) == pytest.approx(1.0)
     assert np.allclose(values, values.T)
-    assert found["cka"]["samples"] == 20
+    assert found["cka"]["num_samples"] == 20
 
 
 def test_looking_leaves_both_networks_as_they_were():
@@ -186,8 +200,8 @@ def test_of_a_teacher_that_only_answers_the_logits_are_the_layer():
     weights = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
     teacher = ExternalTeacher(lambda x: x.flatten(1) @ weights, name="the callable", fingerprint="w")
     found = measure_fidelity(small_cnn(width=2), teacher, [pictures()], TEN)
-    assert found["cka"]["teacher"] == ["logits"]
-    assert len(found["cka"]["values"]) == 4
+    assert found["cka"]["teacher_layers"] == ["logits"]
+    assert len(found["cka"]["matrix"]) == 4
 
 
 def test_three_samples_have_answers_and_no_cka():

@@ -16,8 +16,8 @@ from limbeck.evaluation import get_hardware_info, get_package_versions
 
 def test_the_machine_is_described_without_its_names():
     found = get_hardware_info()
-    assert found["threads"] == torch.get_num_threads()
-    assert found["cores"] >= 1
+    assert found["num_threads"] == torch.get_num_threads()
+    assert found["num_cores"] >= 1
     assert found["cpu"]
     assert found["system"].startswith(platform.system())
     if not torch.accelerator.is_available():
@@ -41,7 +41,7 @@ def test_versions_are_those_installed_and_absent_packages_are_left_out(monkeypat
 
 def test_neither_the_rooms_nor_versions_import_heavy_packages():
     code = (
-        "import sys, limbeck.evaluation, limbeck.export; limbeck.evaluation.versions(); "
+        "import sys, limbeck.evaluation, limbeck.export; limbeck.evaluation.get_package_versions(); "
         "print([n for n in ('torchmetrics', 'scipy', 'sklearn', 'onnx', 'onnxruntime', 'torchvision', 'timm') "
         "if n in sys.modules])"
     )

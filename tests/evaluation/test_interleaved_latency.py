@@ -15,7 +15,7 @@ def test_calls_come_in_blocks_by_turns():
         {"a": lambda: made.append("a"), "b": lambda: made.append("b")}, rounds=2, calls_per_round=2
     )
     assert "".join(made) == "aaabbbaaabbb"
-    assert found["a"]["repeats"] == 4
+    assert found["a"]["num_repeats"] == 4
 
 
 def test_a_slower_call_is_found_to_be_slower():
@@ -26,7 +26,7 @@ def test_a_slower_call_is_found_to_be_slower():
 
 def test_a_slow_call_is_not_begun_again_once_its_time_is_spent():
     found = measure_latencies({"slow": lambda: time.sleep(0.02)}, rounds=50, calls_per_round=50, max_seconds=0.1)
-    assert 1 <= found["slow"]["repeats"] < 10
+    assert 1 <= found["slow"]["num_repeats"] < 10
 
 
 def test_threads_are_put_back_after_an_error():

@@ -71,14 +71,14 @@ def test_seeds_make_students_interval():
         pytest.approx(np.mean(values) - half, abs=1e-7),
         pytest.approx(np.mean(values) + half, abs=1e-7),
     )
-    assert found["n"] == 5
+    assert found["num_seeds"] == 5
 
 
 def test_one_seed_has_no_interval():
-    assert mean_ci([0.5]) == {"mean": 0.5, "low": None, "high": None, "n": 1}
+    assert mean_ci([0.5]) == {"mean": 0.5, "low": None, "high": None, "num_seeds": 1}
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("alone", "distilled", "teacher", "share"),
     [
         (0.90, 0.93, 0.95, 0.6),

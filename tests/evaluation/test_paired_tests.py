@@ -31,20 +31,20 @@ def split(only_ours, only_theirs, both=5, neither=4):
     return torch.tensor(ours), torch.tensor(theirs)
 
 
-@pytest.marker.parametrize(("only_ours", "only_theirs"), [(6, 1), (1, 6), (12, 3), (7, 7), (1, 0), (40, 25)])
+@pytest.mark.parametrize(("only_ours", "only_theirs"), [(6, 1), (1, 6), (12, 3), (7, 7), (1, 0), (40, 25)])
 def test_mcnemar_is_twice_the_tail_of_a_fair_coin(only_ours, only_theirs):
     n = only_ours + only_theirs
     tail = sum(math.comb(n, k) for k in range(max(only_ours, only_theirs), n + 1)) / 2**n
     found = mcnemar_test(*split(only_ours, only_theirs))
-    assert (found["only_ours"], found["only_theirs"]) == (only_ours, only_theirs)
-    assert found["p"] == pytest.approx(min(1.0, 2 * tail))
+    assert (found["only_variant_correct"], found["only_baseline_correct"]) == (only_ours, only_theirs)
+    assert found["p_value"] == pytest.approx(min(1.0, 2 * tail))
 
 
 def test_networks_right_on_the_same_samples_are_equal_for_mcnemar():
-    assert mcnemar_test(*split(0, 0)) == {"only_ours": 0, "only_theirs": 0, "p": 1.0}
+    assert mcnemar_test(*split(0, 0)) == {"only_variant_correct": 0, "only_baseline_correct": 0, "p_value": 1.0}
 
 
-@pytest.marker.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
 def test_the_interval_is_that_of_drawing_samples_for_the_seeds(shared):
     pairs = answers(3, 200, together=0.9)
     gains = np.stack([ours.numpy().astype(float) - theirs.numpy() for ours, theirs in pairs])

@@ -122,7 +122,7 @@ def test_a_counter_that_turned_twice_is_followed(tmp_path, monkeypatch):
     assert spent.to_dict()["joules"] == pytest.approx(25.0)
 
 
-@pytest.marker.parametrize("spoil", ["absent", "before", "meanwhile", "words"])
+@pytest.mark.parametrize("spoil", ["absent", "before", "meanwhile", "words"])
 def test_a_counter_that_cannot_be_read_is_no_figure(tmp_path, spoil):
     root = tmp_path / "powercap"
     counter = zone(root, "intel-rapl:0", "package-0", 1)

@@ -32,8 +32,8 @@ def holds_95_of_100_draws(low, high, values):
 
 def test_mean_and_deviation_are_numpys_and_the_interval_that_of_drawing_again():
     found = bootstrap_mean_ci(OURS)
-    assert (found["mean"], found["n"]) == (pytest.approx(np.mean(OURS)), 5)
-    assert found["sd"] == pytest.approx(np.std(OURS, ddof=1))
+    assert (found["mean"], found["num_seeds"]) == (pytest.approx(np.mean(OURS)), 5)
+    assert found["std"] == pytest.approx(np.std(OURS, ddof=1))
     assert holds_95_of_100_draws(found["low"], found["high"], OURS)
     assert not holds_95_of_100_draws(found["low"] - 0.002, found["high"], OURS)
 
@@ -45,40 +45,40 @@ def test_interval_of_three_seeds_is_that_of_all_27_draws():
 
 
 def test_one_seed_has_a_mean_and_nothing_else():
-    assert bootstrap_mean_ci([0.5]) == {"mean": 0.5, "sd": None, "low": None, "high": None, "n": 1}
+    assert bootstrap_mean_ci([0.5]) == {"mean": 0.5, "std": None, "low": None, "high": None, "num_seeds": 1}
     assert paired_mean_ci([0.5], [0.25]) == {
-        "mean": 0.25, "sd": None, "low": None, "high": None, "t_low": None, "t_high": None, "p": None, "n": 1,
+        "mean": 0.25, "std": None, "low": None, "high": None, "t_low": None, "t_high": None, "p_value": None, "num_seeds": 1,
     }  # fmt: skip
     assert gap_recovered_ci([0.5], [0.6], [0.7]) == {
-        "share": pytest.approx(0.5), "low": None, "high": None, "n": 1,
+        "fraction": pytest.approx(0.5), "low": None, "high": None, "num_seeds": 1,
     }  # fmt: skip
 
 
 def test_paired_difference_is_scipys_paired_t_test():
     found, theirs = paired_mean_ci(OURS, THEIRS), stats.ttest_rel(OURS, THEIRS)
-    assert found["p"] == pytest.approx(theirs.pvalue)
+    assert found["p_value"] == pytest.approx(theirs.pvalue)
     ends = theirs.confidence_interval(0.95)
     assert (found["t_low"], found["t_high"]) == (pytest.approx(ends.low), pytest.approx(ends.high))
     difference = np.subtract(OURS, THEIRS)
-    assert (found["mean"], found["sd"]) == (pytest.approx(difference.mean()), pytest.approx(difference.std(ddof=1)))
+    assert (found["mean"], found["std"]) == (pytest.approx(difference.mean()), pytest.approx(difference.std(ddof=1)))
     assert holds_95_of_100_draws(found["low"], found["high"], difference)
 
 
 def test_pairing_by_seed_takes_off_what_the_seeds_share():
     shared = [0.90, 0.92, 0.94, 0.96]
     ours = [value + gain for value, gain in zip(shared, [0.010, 0.012, 0.011, 0.009], strict=True)]
-    assert paired_mean_ci(ours, shared)["p"] < 0.001 < 0.5 < stats.ttest_ind(ours, shared).pvalue
+    assert paired_mean_ci(ours, shared)["p_value"] < 0.001 < 0.5 < stats.ttest_ind(ours, shared).pvalue
 
 
 def test_the_other_order_is_the_mirror_and_the_seed_decides_the_draws():
     here, there = paired_mean_ci(OURS, THEIRS), paired_mean_ci(THEIRS, OURS)
-    assert (here["mean"], here["t_low"], here["p"]) == (-there["mean"], -there["t_high"], there["p"])
+    assert (here["mean"], here["t_low"], here["p_value"]) == (-there["mean"], -there["t_high"], there["p_value"])
     assert here["low"] == pytest.approx(-there["high"], abs=1e-3)  # draws are random, and make steps
     assert paired_mean_ci(OURS, THEIRS) == here
     assert bootstrap_mean_ci(OURS, n_resamples=20, seed=1) != bootstrap_mean_ci(OURS, n_resamples=20, seed=2)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("ours", "theirs", "mean", "p"),
     [
         ([0.5, 0.7], [0.5, 0.7], 0.0, 1.0),
@@ -89,7 +89,7 @@ def test_the_other_order_is_the_mirror_and_the_seed_decides_the_draws():
 )
 def test_differences_all_alike_have_no_spread_and_no_nan(ours, theirs, mean, p):
     found = paired_mean_ci(ours, theirs)
-    assert (found["sd"], found["p"]) == (0.0, p)
+    assert (found["std"], found["p_value"]) == (0.0, p)
     for end in ("mean", "low", "high", "t_low", "t_high"):
         assert found[end] == pytest.approx(mean, rel=1e-9, abs=0)
 
@@ -107,7 +107,7 @@ def test_bootstrap_of_five_seeds_is_too_narrow_where_students_interval_is_right(
 def test_the_share_is_mean_gain_over_mean_gap_with_seeds_drawn_jointly():
     alone, distilled, teacher = [0.90, 0.91, 0.92], [0.93, 0.93, 0.96], [0.95, 0.96, 0.96]
     found = gap_recovered_ci(alone, distilled, teacher)
-    assert found["share"] == pytest.approx((0.03 + 0.02 + 0.04) / (0.05 + 0.05 + 0.04))
+    assert found["fraction"] == pytest.approx((0.03 + 0.02 + 0.04) / (0.05 + 0.05 + 0.04))
     seeds = [(0.03, 0.05), (0.02, 0.05), (0.04, 0.04)]
     shares = [sum(g for g, _ in draw) / sum(t for _, t in draw) for draw in itertools.product(seeds, repeat=3)]
     assert (found["low"], found["high"]) == (pytest.approx(min(shares)), pytest.approx(max(shares)))
@@ -116,24 +116,24 @@ def test_the_share_is_mean_gain_over_mean_gap_with_seeds_drawn_jointly():
 def test_one_teacher_stands_for_all_seeds():
     alone, distilled = [0.90, 0.91], [0.93, 0.93]
     assert gap_recovered_ci(alone, distilled, 0.95) == gap_recovered_ci(alone, distilled, [0.95] * 2)
-    assert gap_recovered_ci(alone, distilled, np.float32(0.95))["share"] == pytest.approx(5 / 9, abs=1e-5)
-    assert gap_recovered_ci(alone, distilled, 1)["n"] == 2
+    assert gap_recovered_ci(alone, distilled, np.float32(0.95))["fraction"] == pytest.approx(5 / 9, abs=1e-5)
+    assert gap_recovered_ci(alone, distilled, 1)["num_seeds"] == 2
 
 
-@pytest.marker.parametrize("teacher", [0.90, 0.92, 0.9249])
+@pytest.mark.parametrize("teacher", [0.90, 0.92, 0.9249])
 def test_a_gap_below_half_a_point_has_no_share(teacher):
     assert gap_recovered_ci([0.91, 0.93], [0.95, 0.96], teacher) is None
 
 
 def test_a_share_has_no_end_where_seeds_drawn_again_have_no_gap():
     found = gap_recovered_ci([0.90, 0.96], [0.91, 0.97], 0.95)  # a quarter of the draws is the second seed only
-    assert (found["share"], found["high"]) == (pytest.approx(0.5), None)
+    assert (found["fraction"], found["high"]) == (pytest.approx(0.5), None)
     assert found["low"] == pytest.approx(0.2)
     assert gap_recovered_ci([0.9, 0.9], [0.8, 0.95], [0.95, 0.9])["low"] == pytest.approx(-2)
     assert gap_recovered_ci([0.95, 0.95], [0.96, 0.96], 0.95, min_gap=0.0) is None
 
 
-@pytest.marker.parametrize(("size", "seeds"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
+@pytest.mark.parametrize(("size", "seeds"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
 def test_seeds_needed_are_those_of_the_tables_of_power(size, seeds):
     differences = [size - math.sqrt(0.5), size + math.sqrt(0.5)]  # a deviation of 1
     assert required_num_seeds(differences) == seeds
@@ -149,7 +149,7 @@ def test_so_many_seeds_tell_the_difference_as_often_as_asked():
     assert fewer.mean() < 0.9 < told.mean() + 0.007  # three standard errors of 20,000 draws
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("differences", "seeds"),
     [([], None), ([1.0], None), ([-1.0, 1.0], None), ([-0.3, 0.1, 0.2], None), ([0.0, 0.0], None), ([0.1, 0.1], 2),
      ([1.0, 1.0 + 1e-9], 2), ([-1.0, 1.001], None)],

@@ -37,7 +37,7 @@ def logits_of(n, *, scale=1.0, seed=0, classes=4):
     return scale * logits, target
 
 
-@pytest.marker.parametrize("ties", [False, True])
+@pytest.mark.parametrize("ties", [False, True])
 def test_auroc_is_that_of_scikit_learn(ties):
     draw = np.random.default_rng(0)
     inside, other = draw.normal(0.5, 1, 300), draw.normal(0, 1, 200)
@@ -127,11 +127,11 @@ def test_a_shift_counts_flips_that_keep_the_accuracy():
     first = Split.from_images(InMemory(torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])), target)
     second = Split.from_images(InMemory(torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])), target)
     found = shift_accuracy(nn.Identity(), first, second)
-    assert found["first"] == pytest.approx(2 / 3)
-    assert found["second"] == pytest.approx(2 / 3)
-    assert found["flipped"] == 0.75
+    assert found["reference_accuracy"] == pytest.approx(2 / 3)
+    assert found["shifted_accuracy"] == pytest.approx(2 / 3)
+    assert found["flip_rate"] == 0.75
     assert found["difference"] == 0
-    assert found["n"] == 3
+    assert found["num_samples"] == 3
     with pytest.raises(LimbeckError, match="same samples"):
         shift_accuracy(nn.Identity(), first, second.subset(torch.tensor([0, 1])))
 
@@ -148,7 +148,7 @@ def test_all_bootstraps_of_right_and_wrong_agree():
     assert apart["high"] - apart["low"] == pytest.approx(2 * half, rel=0.1)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("call", "says"),
     [
         (lambda: auroc(torch.zeros(0), torch.ones(2)), "at least one"),

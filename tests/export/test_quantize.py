@@ -27,7 +27,7 @@ def test_the_file_is_smaller_and_answers_nearly_alike(exported, tmp_path):
     assert 0 < float((before - after).abs().max()) < 0.1 * float(before.max() - before.min())
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("source", "name", "many", "says"),
     [
         ("nowhere.onnx", "a.onnx", 4, "no ONNX file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,9 +12,10 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.export import predict_onnx, to_onnx
-from limbeck.export import to_onnx as export
 from limbeck.models import onnx_graph as graph
 from limbeck.models import small_cnn
+
+export = sys.modules["limbeck.export.to_onnx"]
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +50,11 @@ def test_the_record_is_that_of_the_file(exported):
     path, record = exported
     assert record["file"] == "student.onnx"
     assert record["bytes"] == path.stat().st_size
-    assert (record["examples"], record["tolerance"], record["label_agreement"]) == (71, 1e-4, 1.0)
+    assert (record["num_samples"], record["tolerance"], record["label_agreement"]) == (71, 1e-4, 1.0)
     assert 0 <= record["max_abs_difference"] < 1e-5
-    assert record["latency_ms"].keys() == {"median", "p95", "batch", "threads", "repeats"}
+    assert record["latency_ms"].keys() == {"median", "p95", "batch_size", "num_threads", "num_repeats"}
     assert 0 < record["latency_ms"]["median"] <= record["latency_ms"]["p95"]
-    assert record["latency_ms"]["repeats"] == 200
+    assert record["latency_ms"]["num_repeats"] == 200
 
 
 def test_the_file_stands_alone_with_its_weights_and_without_notes_of_this_machine(exported):
@@ -91,14 +93,14 @@ class _Form(nn.Module):
         return self.form(self.fc(x))
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "form",
     [lambda t: t, lambda t: (t, None), lambda t: {"logits": t, "loss": 0}, lambda t: SimpleNamespace(logits=t)],
     ids=["tensor", "tuple", "mapping", "attribute"],
 )
 def test_logits_are_found_in_each_form(form):
     network, x = _Form(form), torch.randn(2, 4)
-    assert torch.equal(export._Logits(network)(x), network.fc(x))
+    assert torch.equal(export._LogitsWrapper(network)(x), network.fc(x))
 
 
 def test_a_network_without_logits_is_refused(tmp_path):
@@ -116,7 +118,7 @@ class _Noisy(nn.Module):
         return nn.functional.dropout(x, 0.5, training=True)
 
 
-@pytest.marker.parametrize("network", [_OtherWhenTraced(), _Noisy()])
+@pytest.mark.parametrize("network", [_OtherWhenTraced(), _Noisy()])
 def test_a_file_that_answers_otherwise_is_not_left_behind(network, tmp_path):
     examples = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
     with pytest.raises(
@@ -150,7 +152,7 @@ class _Said:
 
 def _compare(expected, found):
     session = _Said(found[:1], found[1:])
-    return export._compared(nn.Identity(), session, expected, tolerance=1e-2, name="a.onnx")
+    return export._check_parity(nn.Identity(), session, expected, tolerance=1e-2, name="a.onnx")
 
 
 def test_the_tolerance_grows_with_the_largest_logit():
@@ -173,18 +175,18 @@ def test_nan_in_the_file_is_refused():
         _compare(torch.ones(2, 2), torch.full((2, 2), torch.nan))
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("changed", "sentence"),
     [
         ({"path": "a.pb"}, r"ends in .onnx, not to 'a.pb'"),
         ({"tolerance": 0.0}, "tolerance is a number above 0"),
-        ({"examples": torch.zeros(0, 4)}, "at least one validation input"),
-        ({"examples": torch.zeros(2, 5)}, r"\[4\].*\[5\]"),
-        ({"example": torch.zeros(1, 5), "examples": torch.zeros(2, 5)}, "does not take the example.*[1, 5]"),
+        ({"check_inputs": torch.zeros(0, 4)}, "at least one validation input"),
+        ({"check_inputs": torch.zeros(2, 5)}, r"\[4\].*\[5\]"),
+        ({"example_inputs": torch.zeros(1, 5), "check_inputs": torch.zeros(2, 5)}, "does not take the example.*[1, 5]"),
     ],
 )
 def test_what_cannot_be_exported_is_told_in_a_sentence(changed, sentence, tmp_path):
-    given = {"example": torch.zeros(1, 4), "path": "a.onnx", "examples": torch.zeros(2, 4)} | changed
+    given = {"example_inputs": torch.zeros(1, 4), "path": "a.onnx", "check_inputs": torch.zeros(2, 4)} | changed
     given["path"] = tmp_path / given["path"]
     with pytest.raises(LimbeckError, match=sentence):
         to_onnx(nn.Linear(4, 3), **given)

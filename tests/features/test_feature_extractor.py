@@ -45,7 +45,7 @@ def test_an_output_and_an_input_are_what_the_layer_gave_and_took():
     assert torch.equal(features["raw"], X)
 
 
-@pytest.marker.parametrize("passes", [1, 2, 3])
+@pytest.mark.parametrize("passes", [1, 2, 3])
 def test_a_relu_in_place_does_not_change_what_is_read(passes):
     network = Twice()
     taps = FeatureExtractor(network, {"out": "first", "in": "relu@0:input", "after": "relu@0"})
@@ -118,7 +118,7 @@ def test_no_hook_is_left_behind():
     assert hooks(network) == 0
 
 
-@pytest.marker.parametrize("error", [ValueError("a fault in the network"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [ValueError("a fault in the network"), KeyboardInterrupt()])
 def test_no_hook_is_left_behind_by_an_error(error):
     network, during = Twice(), []
 
@@ -153,7 +153,7 @@ class Wide(nn.Module):
         ]
 
 
-@pytest.marker.parametrize("gives", ["tuple", "mapping"])
+@pytest.mark.parametrize("gives", ["tuple", "mapping"])
 def test_the_first_tensor_of_a_tuple_or_a_mapping_is_read(gives):
     features = heard(Wide(gives), {"out": "", "in": ":input"}, words="no tensor", x=X)
     assert torch.equal(features["out"], X + 1)
@@ -165,7 +165,7 @@ def test_an_output_without_a_tensor_is_refused_by_place_and_name():
         heard(Wide("text"), {"mid": ""}, x=X)
 
 
-@pytest.marker.parametrize("place", ["first", "relu@0:input", "relu@0"])
+@pytest.mark.parametrize("place", ["first", "relu@0:input", "relu@0"])
 def test_a_gradient_flows_through_a_tap(place):
     network = Twice()
     # Two passes: the second reads without a copy where it may.
@@ -190,7 +190,7 @@ class Saving(nn.Module):
         return self.head(checkpoint(lambda y: F.relu(self.layer(y)), x, use_reentrant=self.reentrant))
 
 
-@pytest.marker.parametrize("place", ["layer", "head:input"])
+@pytest.mark.parametrize("place", ["layer", "head:input"])
 def test_gradient_checkpointing_does_not_disturb_a_tap(place):
     network = Saving(reentrant=False)
     gradients = []

@@ -20,7 +20,7 @@ def net():
     return nn.Sequential(nn.Linear(4, 3), nn.ReLU(inplace=True), nn.Linear(3, 2))
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("written", "place"),
     [
         ("layer2", LayerRef("layer2")),
@@ -35,7 +35,7 @@ def test_a_place_is_read_as_it_is_written(written, place):
     assert parse_layer(written) == place
 
 
-@pytest.marker.parametrize("written", ["a:b", "relu@", "relu@x", "relu@-1", "relu:input@1", "a:input:input"])
+@pytest.mark.parametrize("written", ["a:b", "relu@", "relu@x", "relu@-1", "relu:input@1", "a:input:input"])
 def test_what_is_no_place_is_refused_with_examples(written):
     with pytest.raises(LimbeckError, match="is not a place in a network: write layer2, layer2:input, or relu@1"):
         parse_layer(written)
@@ -44,11 +44,11 @@ def test_what_is_no_place_is_refused_with_examples(written):
 def test_an_unknown_path_names_the_nearest_and_how_to_list_them():
     network = nn.Module()
     network.layer1, network.layer2, network.head = nn.Linear(1, 1), nn.Linear(1, 1), nn.Linear(1, 1)
-    with pytest.raises(LimbeckError, match=r"Module has no module 'layre2'; near it: layer2, layer1 \(limbeck taps"):
+    with pytest.raises(LimbeckError, match=r"Module has no module 'layre2'; near it: layer2, layer1 \(limbeck layers"):
         FeatureExtractor(network, {"mid": "layre2"})
 
 
-@pytest.marker.parametrize("wrap", [nn.DataParallel, _compiled, lambda n: _compiled(nn.DataParallel(n))])
+@pytest.mark.parametrize("wrap", [nn.DataParallel, _compiled, lambda n: _compiled(nn.DataParallel(n))])
 def test_a_wrapped_network_is_tapped_by_its_own_paths(wrap):
     network = net()
     wrapped = wrap(network)

@@ -12,9 +12,9 @@ from limbeck.core.outputs import Outputs
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 
 
-def exchange(student, teacher, present=None):
+def context(student, teacher, valid=None):
     return LossContext(
-        student=Outputs(features={"mid": student}), teacher=Outputs(features={"mid": teacher}, valid=present)
+        student=Outputs(features={"mid": student}), teacher=Outputs(features={"mid": teacher}, valid=valid)
     )
 
 
@@ -112,8 +112,8 @@ def check_memory_order(function, *shapes):
 def check_nobody_answered(term, student, teacher):
     """A teacher that answered no sample costs zero, with a gradient of zero to the student and all that is learned."""
     own = torch.randn(student, requires_grad=True)
-    prepared(term, exchange(own, torch.randn(teacher)))
-    value = term(exchange(own, torch.randn(teacher), present=torch.zeros(len(own), dtype=torch.bool)))
+    prepared(term, context(own, torch.randn(teacher)))
+    value = term(context(own, torch.randn(teacher), valid=torch.zeros(len(own), dtype=torch.bool)))
     value.backward()
     assert value.item() == 0.0
     assert all(p.grad is not None and not p.grad.any() for p in (own, *term.parameters()))
@@ -122,13 +122,13 @@ def check_nobody_answered(term, student, teacher):
 def check_unprepared(term):
     """An unprepared term says what to call."""
     with pytest.raises(Exception, match=r"call distiller.prepare\(batch\) before building the optimizer"):
-        term(exchange(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)))
+        term(context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)))
 
 
 def check_precisions(term, student, teacher):
     """What a term learns may be moved to another precision; the loss stays float32 or wider."""
-    prepared(term, exchange(torch.randn(student), torch.randn(teacher)))
+    prepared(term, context(torch.randn(student), torch.randn(teacher)))
     for dtype in (torch.bfloat16, torch.float64):
-        value = term.to(dtype)(exchange(torch.randn(student), torch.randn(teacher)))
+        value = term.to(dtype)(context(torch.randn(student), torch.randn(teacher)))
         assert torch.isfinite(value)
         assert value.dtype != torch.bfloat16

@@ -44,7 +44,7 @@ def logits(draw, scales=(1e-2, 1.0, 10.0, 1e4)):
 
 
 @st.composite
-def judged(draw, **options):
+def pair_with_target(draw, **options):
     """The same with a class for each row."""
     student, teacher = draw(logits(**options))
     return student, teacher, np.array([draw(st.integers(0, student.shape[1] - 1)) for _ in student])

@@ -23,10 +23,10 @@ shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_fe
 def paper(student, teacher, margin=1.0):
     active = (teacher > 0).astype(float)
     off = np.maximum(margin - student, 0.0) * active + np.maximum(margin + student, 0.0) * (1 - active)
-    return np.exp_avg_sq(off).mean()
+    return np.square(off).mean()
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("student", "teacher"), [((8, 4, 4), (6, 4, 4)), ((8, 6, 6), (8, 3, 3)), ((5,), (7,)), ((3, 5), (3, 7))]
 )
 def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
@@ -55,7 +55,7 @@ def test_a_student_past_the_margin_on_every_side_costs_nothing():
 def test_the_class_agrees_with_numpy_through_its_own_projection_and_pooling():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(4, 3, 4, 4)), random.normal(size=(4, 5, 2, 2))
-    said = shared.forward_context(torch.tensor(student), torch.tensor(teacher))
+    said = shared.context(torch.tensor(student), torch.tensor(teacher))
     term = shared.prepared(ABLoss("mid", margin=0.5), said)
     projected = shared.batch_normed(shared.convolved(student, term.projection.layer), term.projection.norm)
     shared.close(term(said), paper(shared.pooled(projected, 2, 2), teacher, 0.5))
@@ -78,7 +78,7 @@ def test_a_teacher_that_answered_no_sample_costs_zero():
 
 
 def test_one_sample_without_positions_is_normalised_by_what_was_seen_before():
-    said = shared.forward_context(torch.randn(1, 4), torch.randn(1, 3))
+    said = shared.context(torch.randn(1, 4), torch.randn(1, 3))
     assert torch.isfinite(shared.prepared(ABLoss("mid"), said)(said))
 
 
@@ -91,11 +91,11 @@ def test_an_unprepared_term_says_what_to_call():
 
 
 def test_the_repr_tells_of_projection_and_pooling():
-    said = shared.forward_context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
+    said = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
     assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(ABLoss("mid"), said))
 
 
-@pytest.marker.parametrize("margin", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("margin", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_margin_that_is_not_above_zero_is_refused(margin):
     with pytest.raises(LimbeckError, match="the margin of an activation boundary is a number above zero"):
         ABLoss("mid", margin=margin)
@@ -104,7 +104,7 @@ def test_a_margin_that_is_not_above_zero_is_refused(margin):
 
 
 def test_shapes_that_cannot_be_compared_are_refused():
-    with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 5\]: the class Boundary projects"):
+    with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 5\]: the class ABLoss projects"):
         ab_loss(torch.zeros(2, 3), torch.zeros(2, 5))
     with pytest.raises(LimbeckError, match="cannot be compared: tap layers that both give"):
         ABLoss("mid").prepare(make_context(teacher_feature_shapes={"mid": (5,)}))

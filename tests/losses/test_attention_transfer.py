@@ -39,7 +39,7 @@ def attention_map(features, power):
 def paper(student, teacher, power):
     height, width = np.minimum(student.shape[2:], teacher.shape[2:])
     student, teacher = pooled(student, height, width), pooled(teacher, height, width)
-    return float(np.exp_avg_sq(attention_map(student, power) - attention_map(teacher, power)).mean())
+    return float(np.square(attention_map(student, power) - attention_map(teacher, power)).mean())
 
 
 @st.composite
@@ -63,7 +63,7 @@ def test_it_keeps_every_promise_of_a_term():
     check_loss(AttentionTransferLoss("mid", power=1.0, teacher="teacher"))
 
 
-@pytest.marker.parametrize("teacher", [(8, 2, 2), (3, 4, 4), (3, 5, 7)])
+@pytest.mark.parametrize("teacher", [(8, 2, 2), (3, 4, 4), (3, 5, 7)])
 def test_it_keeps_every_promise_between_unequal_maps(teacher):
     check_loss(
         AttentionTransferLoss("mid"),
@@ -94,7 +94,7 @@ def test_channels_last_memory_costs_the_same():
     torch.testing.assert_close(attention_transfer_loss(*last), attention_transfer_loss(student, teacher))
 
 
-@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     # 300² overflows float16, so this also shows that the squares are taken in float32.
     student, teacher = (300 * torch.randn(2, 3, 4, 4)).to(dtype), torch.randn(2, 3, 4, 4).to(dtype)
@@ -125,7 +125,7 @@ def test_the_second_derivative_is_right_for_balances_that_need_it():
     assert torch.autograd.gradgradcheck(lambda s: attention_transfer_loss(s, teacher), student)
 
 
-@pytest.marker.parametrize("power", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
 def test_zeros_after_a_relu_have_a_finite_gradient(power):
     student = torch.randn(2, 3, 4, 4).relu().requires_grad_()
     attention_transfer_loss(student, torch.randn(2, 3, 4, 4), power=power).backward()
@@ -152,7 +152,7 @@ def test_a_teacher_that_answered_no_sample_costs_zero():
     assert not student.grad.any()
 
 
-@pytest.marker.parametrize("power", [0.0, 0.5, -2.0, float("nan")])
+@pytest.mark.parametrize("power", [0.0, 0.5, -2.0, float("nan")])
 def test_a_power_below_one_is_refused(power):
     with pytest.raises(LimbeckError, match="at least 1, not"):
         AttentionTransferLoss("mid", power=power)
@@ -166,5 +166,5 @@ def test_features_that_are_no_map_are_refused_naming_whose_they_are():
 
 
 def test_an_unknown_tap_names_the_nearest():
-    with pytest.raises(LimbeckError, match="no tap is named 'mdi'; there are: mid"):
+    with pytest.raises(LimbeckError, match="no feature is named 'mdi'; there are: mid"):
         AttentionTransferLoss("mdi")(make_context())

@@ -15,7 +15,7 @@ def numbers(*shape):
 
 
 def usual_map(features):
-    return F.normalize(features.exp_avg_sq().mean(dim=1).flatten(1), dim=1)
+    return F.normalize(features.square().mean(dim=1).flatten(1), dim=1)
 
 
 def same_gradients(ours, usual, *inputs):
@@ -26,11 +26,11 @@ def same_gradients(ours, usual, *inputs):
     )
 
 
-@pytest.marker.parametrize("size", [(2, 3), (1, 3), (4, 2), (2, 6), (1, 1), (3, 4), (4, 6)])
+@pytest.mark.parametrize("size", [(2, 3), (1, 3), (4, 2), (2, 6), (1, 1), (3, 4), (4, 6)])
 def test_pooling_is_adaptive_average_pooling(size):
     features = numbers(2, 3, 4, 6)
     same_gradients(lambda f: adaptive_avg_pool(f, size), lambda f: F.adaptive_avg_pool2d(f, size), features)
-    assert gradgradcheck(lambda f: adaptive_avg_pool(f, size).exp_avg_sq(), features)
+    assert gradgradcheck(lambda f: adaptive_avg_pool(f, size).square(), features)
 
 
 def test_maps_whose_channels_lie_last_in_memory_are_pooled_alike():
@@ -43,14 +43,14 @@ def test_no_sample_is_pooled_to_none():
     assert adaptive_avg_pool(torch.zeros(0, 3, 4, 4), (2, 2)).shape == (0, 3, 2, 2)
 
 
-@pytest.marker.parametrize("shape", [(3, 4), (2, 3, 4)])
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4)])
 def test_the_gradient_of_products_is_that_of_a_matrix_product(shape):
     rows = numbers(*shape)
     same_gradients(gram_matrix, lambda f: f @ f.mT, rows)
     assert gradgradcheck(gram_matrix, rows)
 
 
-@pytest.marker.parametrize("shape", [(2, 3, 4), (2, 5, 2, 3), (3, 1, 2, 2)])
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 5, 2, 3), (3, 1, 2, 2)])
 def test_a_square_map_is_the_normalised_mean_of_squares(shape):
     features = numbers(*shape)
     same_gradients(attention_map, usual_map, features)
@@ -58,7 +58,7 @@ def test_a_square_map_is_the_normalised_mean_of_squares(shape):
     assert gradgradcheck(attention_map, features)
 
 
-@pytest.marker.parametrize("channels", [64, 63])
+@pytest.mark.parametrize("channels", [64, 63])
 def test_a_large_map_whose_channels_are_added_in_parts_is_the_same(channels):
     same_gradients(attention_map, usual_map, numbers(2, channels, 64, 64))
 

@@ -104,7 +104,7 @@ def test_maps_in_channels_last_cost_the_same():
 def test_its_repr_describes_the_heads():
     term = BYOTLoss(("low",), deepest_layer="deep")
     term.prepare(MAPS())
-    assert "at=('low',), deepest='deep', alpha=0.1, tau=3.0, beta=0.07" in repr(term)
+    assert "layers=('low',), deepest_layer='deep', alpha=0.1, temperature=3.0, beta=0.07" in repr(term)
     assert "4 → 8 → 5" in repr(term)
 
 
@@ -116,7 +116,7 @@ def test_mistakes_are_one_sentence():
             BYOTLoss(wrong)
     with pytest.raises(LimbeckError, match="alpha is a share"):
         BYOTLoss(("low",), alpha=2.0)
-    with pytest.raises(LimbeckError, match="no tap is named 'lo'; there are: low"):
+    with pytest.raises(LimbeckError, match="no feature is named 'lo'; there are: low"):
         BYOTLoss(("lo",)).prepare(MAPS())
     with pytest.raises(LimbeckError, match=r"\[6, 4, 6, 6\], and the deepest \[6, 5\]"):
         BYOTLoss(("a",), deepest_layer="b").prepare(make_context(student_feature_shapes={"a": (4, 6, 6), "b": (5,)}))

@@ -51,9 +51,9 @@ def paper(student, teacher, students, teachers, others, tau):
     return float(total)
 
 
-def exchange(student, teacher, index, target=None, present=None):
+def exchange(student, teacher, index, target=None, valid=None):
     return LossContext(
-        student=Outputs(features={"mid": student}), teacher=Outputs(features={"mid": teacher}, valid=present),
+        student=Outputs(features={"mid": student}), teacher=Outputs(features={"mid": teacher}, valid=valid),
         sample_ids=torch.as_tensor(index), target=None if target is None else torch.as_tensor(target),
     )  # fmt: skip
 
@@ -67,7 +67,7 @@ def drawn(seed, index, target=None):
 
 def prepared(said, **options):
     torch.manual_seed(0)
-    term = CRDLoss("mid", **{"size": 8, "width": 4, **options})
+    term = CRDLoss("mid", **{"bank_size": 8, "embedding_dim": 4, **options})
     term.prepare(said)
     return term
 
@@ -82,9 +82,9 @@ def remembered(draw):
     return student, teacher, students, teachers, random.random(size=(rows, kept)) < draw(st.sampled_from([0.5, 1.1]))
 
 
-@pytest.marker.parametrize(("student", "teacher"), [((8, 4, 4), (6, 2, 2)), ((5,), (7,)), ((3, 5), (4, 7))])
+@pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (6, 2, 2)), ((5,), (7,)), ((3, 5), (4, 7))])
 def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
-    shapes = {"student_taps": {"mid": student}, "teacher_taps": {"mid": teacher}}
+    shapes = {"student_feature_shapes": {"mid": student}, "teacher_feature_shapes": {"mid": teacher}}
 
     def make(**options):
         return make_context(**shapes, **options)
@@ -181,7 +181,7 @@ def test_the_class_agrees_with_numpy_over_batches_that_repeat_duplicate_and_over
     said = [
         exchange(s.student.feature("mid").double(), s.teacher.feature("mid").double(), s.sample_ids, s.target) for s in said
     ]  # fmt: skip
-    term, book = prepared(said[0], size=7), Book(7)
+    term, book = prepared(said[0], bank_size=7), Book(7)
     weights = {name: parameter.detach().numpy() for name, parameter in term.embed.named_parameters()}
     for one in said:
         student, teacher = (
@@ -244,7 +244,7 @@ def test_the_banks_stand_still_in_eval_mode():
 
 
 def test_several_processes_remember_the_samples_of_all(monkeypatch):
-    room = sys.modules[CRDLoss.__module__]
+    module = sys.modules[CRDLoss.__module__]
     mine, its = drawn(0, [1, 2]), drawn(1, [3, 4])
     whole = LossContext(
         student=Outputs(features={"mid": torch.cat([mine.student.feature("mid"), its.student.feature("mid")])}),
@@ -257,12 +257,12 @@ def test_several_processes_remember_the_samples_of_all(monkeypatch):
     for said in (mine, its):
         term, handed = prepared(mine), []
         with monkeypatch.context() as patch:
-            patch.setattr(room, "gather_distributed", lambda tensor, kept=handed: kept.append(tensor) or tensor)
+            patch.setattr(module, "all_gather", lambda tensor, kept=handed: kept.append(tensor) or tensor)
             term(said)
         shares.append(handed)
     together = prepared(mine)
     answers = iter([torch.cat(pair) for pair in zip(*shares, strict=True)])
-    monkeypatch.setattr(room, "gather_distributed", lambda tensor: next(answers))
+    monkeypatch.setattr(module, "all_gather", lambda tensor: next(answers))
     together(mine)
     for one, other in zip(alone.buffers(), together.buffers(), strict=True):
         torch.testing.assert_close(one, other)
@@ -296,14 +296,14 @@ def test_what_does_not_fit_is_refused():
         CRDLoss("mid")(said)
     with pytest.raises(LimbeckError, match="knows samples by their numbers"):
         CRDLoss("mid").prepare(replace(said, sample_ids=None))
-    with pytest.raises(LimbeckError, match="holds 2 samples, and this batch has 3: set size"):
-        prepared(said, size=2)(said)
+    with pytest.raises(LimbeckError, match="holds 2 samples, and this batch has 3: set bank_size"):
+        prepared(said, bank_size=2)(said)
     with pytest.raises(LimbeckError, match="at least 2 samples of width 1 or more, not 1 of 128"):
         CRDLoss("mid", bank_size=1)
     with pytest.raises(LimbeckError, match="momentum 1"):
         CRDLoss("mid", momentum=1.0)
     ones = torch.ones(2, 3)
-    with pytest.raises(LimbeckError, match=r"2 rows .*others \[2, 1\]"):
+    with pytest.raises(LimbeckError, match=r"2 rows .*negative_mask \[2, 1\]"):
         crd_loss(ones, ones, student_bank=ones, teacher_bank=ones, negative_mask=torch.ones(2, 1, dtype=torch.bool))
     with pytest.raises(LimbeckError, match=r"embeddings have the shape \[2, 3\]"):
         crd_loss(
@@ -317,5 +317,5 @@ def test_what_does_not_fit_is_refused():
 
 def test_it_describes_its_embeddings():
     text = str(prepared(drawn(0, [1, 2])))
-    assert "at='mid', size=8, width=4, tau=0.07, momentum=0.5" in text
+    assert "layer='mid', bank_size=8, embedding_dim=4, temperature=0.07, momentum=0.5" in text
     assert "in_features=5, out_features=4" in text

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
-from limbeck.losses import CrossEntropyLoss, cross_entropy
+from limbeck.losses import CrossEntropyLoss, cross_entropy_loss
 from limbeck.testing import check_loss
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
@@ -49,13 +49,13 @@ def test_smoothing_gives_up_the_promise_of_the_impossible_class():
 def test_the_value_worked_by_hand():
     # Logits (ln 3, 0): q = (3/4, 1/4). Row 1 wants class 0: −ln 3/4 = 0.287682; row 2 wants class 1: −ln 1/4 =
     # 1.386294; row 3 has no label. Mean of two: 0.836988.
-    value = cross_entropy(torch.tensor([[np.log(3.0), 0.0]]).repeat(3, 1), torch.tensor([0, 1, -100]))
+    value = cross_entropy_loss(torch.tensor([[np.log(3.0), 0.0]]).repeat(3, 1), torch.tensor([0, 1, -100]))
     assert float(value) == pytest.approx(0.836988, abs=1e-6)
 
 
 def test_smoothing_worked_by_hand():
     # q = (3/4, 1/4), wanted (0.9, 0.1) after smoothing 0.2 of class 0: 0.9·0.287682 + 0.1·1.386294 = 0.397543.
-    value = cross_entropy(torch.tensor([[np.log(3.0), 0.0]]), torch.tensor([0]), label_smoothing=0.2)
+    value = cross_entropy_loss(torch.tensor([[np.log(3.0), 0.0]]), torch.tensor([0]), label_smoothing=0.2)
     assert float(value) == pytest.approx(0.397543, abs=1e-6)
 
 
@@ -65,7 +65,7 @@ def test_class_numbers_agree_with_numpy(case):
     student, random, smoothing = case
     target = random.integers(-1, student.shape[1], size=len(student))
     wanted = np.eye(student.shape[1])[target] * np.where(target < 0, np.nan, 1.0)[:, None]
-    value = cross_entropy(
+    value = cross_entropy_loss(
         torch.tensor(student), torch.tensor(np.where(target < 0, -100, target)), label_smoothing=smoothing
     )
     assert float(value) == pytest.approx(paper(student, wanted, smoothing), rel=1e-6, abs=1e-12)
@@ -76,77 +76,78 @@ def test_class_numbers_agree_with_numpy(case):
 def test_probabilities_agree_with_numpy(case):
     student, random, smoothing = case
     wanted = random.dirichlet(np.ones(student.shape[1]), size=len(student))
-    value = cross_entropy(torch.tensor(student), torch.tensor(wanted), label_smoothing=smoothing)
+    value = cross_entropy_loss(torch.tensor(student), torch.tensor(wanted), label_smoothing=smoothing)
     assert float(value) == pytest.approx(paper(student, wanted, smoothing), rel=1e-6, abs=1e-12)
 
 
-@pytest.marker.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_one_hot_probabilities_cost_what_class_numbers_cost(smoothing):
     student, target = torch.randn(6, 4), torch.tensor([0, 3, 1, 1, 2, 0])
     one_hot = torch.nn.functional.one_hot(target, 4).float()
     torch.testing.assert_close(
-        cross_entropy(student, one_hot, label_smoothing=smoothing),
-        cross_entropy(student, target, label_smoothing=smoothing),
+        cross_entropy_loss(student, one_hot, label_smoothing=smoothing),
+        cross_entropy_loss(student, target, label_smoothing=smoothing),
     )
 
 
-@pytest.marker.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_a_batch_without_any_label_costs_zero_with_a_gradient_of_zero(smoothing):
     student = torch.randn(3, 4, requires_grad=True)
-    value = cross_entropy(student, torch.full((3,), -100), label_smoothing=smoothing)
+    value = cross_entropy_loss(student, torch.full((3,), -100), label_smoothing=smoothing)
     value.backward()
     assert value.item() == 0.0
     assert torch.equal(student.grad, torch.zeros(3, 4))
 
 
-@pytest.marker.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_a_row_of_zero_probabilities_has_no_label(smoothing):
     # What a mixture with a sample without a label becomes: neither its share of the mean nor of the gradient is there.
     student = torch.randn(4, 3, requires_grad=True)
     target = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
-    value = cross_entropy(student, target, label_smoothing=smoothing)
+    value = cross_entropy_loss(student, target, label_smoothing=smoothing)
     wanted = np.where(target.numpy().any(1, keepdims=True), target.numpy(), np.nan)
     assert value.item() == pytest.approx(paper(student.detach().double().numpy(), wanted, smoothing), rel=1e-6)
     value.backward()
     assert (student.grad[[1, 3]] == 0).all()
     assert (student.grad[[0, 2]] != 0).all()
-    nobody = cross_entropy(student, torch.zeros(4, 3), label_smoothing=smoothing)
+    nobody = cross_entropy_loss(student, torch.zeros(4, 3), label_smoothing=smoothing)
     assert nobody.item() == 0.0
 
 
-@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.marker.parametrize("target", [torch.tensor([0, 1]), torch.tensor([[0.5, 0.5], [0.0, 1.0]])])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("target", [torch.tensor([0, 1]), torch.tensor([[0.5, 0.5], [0.0, 1.0]])])
 def test_half_precision_is_computed_in_float32(dtype, target):
     student = torch.tensor([[0.3, -1.7], [2.1, 0.4]]).to(dtype)
-    value = cross_entropy(student, target)
+    value = cross_entropy_loss(student, target)
     assert value.dtype == torch.float32
     wanted = target.numpy() if target.ndim == 2 else np.eye(2)[target.numpy()]
     assert float(value) == pytest.approx(paper(student.double().numpy(), wanted, 0.0), rel=1e-5)
 
 
-@pytest.marker.parametrize("target", [torch.tensor([0, 2, -100]), torch.tensor([[0.2, 0.3, 0.5]] * 3)])
+@pytest.mark.parametrize("target", [torch.tensor([0, 2, -100]), torch.tensor([[0.2, 0.3, 0.5]] * 3)])
 def test_the_gradient_is_that_of_finite_differences(target):
     student = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda s: cross_entropy(s, target, label_smoothing=0.1), student)
+    assert torch.autograd.gradcheck(lambda s: cross_entropy_loss(s, target, label_smoothing=0.1), student)
 
 
 def test_an_impossible_class_that_nobody_wants_costs_nothing():
     student = torch.tensor([[0.0, 1.0, -torch.inf]], requires_grad=True)
-    value = cross_entropy(student, torch.tensor([[0.5, 0.5, 0.0]]))
-    torch.testing.assert_close(value, cross_entropy(student[:, :2], torch.tensor([[0.5, 0.5]])))
+    value = cross_entropy_loss(student, torch.tensor([[0.5, 0.5, 0.0]]))
+    torch.testing.assert_close(value, cross_entropy_loss(student[:, :2], torch.tensor([[0.5, 0.5]])))
     value.backward()
     assert torch.isfinite(student.grad).all()
 
 
-@pytest.marker.parametrize("dtype", [torch.int8, torch.int32, torch.uint8])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.uint8])
 def test_class_numbers_come_in_any_integer_type(dtype):
     student = torch.randn(2, 3)
     torch.testing.assert_close(
-        cross_entropy(student, torch.tensor([0, 2], dtype=dtype)), cross_entropy(student, torch.tensor([0, 2]))
+        cross_entropy_loss(student, torch.tensor([0, 2], dtype=dtype)),
+        cross_entropy_loss(student, torch.tensor([0, 2])),
     )
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("target", "sentence"),
     [
         (torch.zeros(3, dtype=torch.long), "answered 2 rows and the target has 3"),
@@ -156,10 +157,10 @@ def test_class_numbers_come_in_any_integer_type(dtype):
 )
 def test_a_target_that_does_not_fit_is_refused_with_what_it_was(target, sentence):
     with pytest.raises(LimbeckError, match=sentence):
-        cross_entropy(torch.zeros(2, 4), target)
+        cross_entropy_loss(torch.zeros(2, 4), target)
 
 
-@pytest.marker.parametrize("smoothing", [-0.1, 1.0, float("nan")])
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, float("nan")])
 def test_smoothing_outside_its_range_is_refused(smoothing):
     with pytest.raises(LimbeckError, match="from 0 to below 1"):
         CrossEntropyLoss(label_smoothing=smoothing)

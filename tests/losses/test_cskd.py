@@ -53,7 +53,7 @@ def test_it_agrees_with_the_paper_in_numpy(seed, rows, classes, scale, case, tau
     assert float(value) == pytest.approx(paper.kl(partner, student, tau), rel=1e-6, abs=1e-9)
 
 
-@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     student, partner = (torch.tensor(z).to(dtype) for z in paper.drawn(0, (5, 4), (5, 4)))
     value = cskd_loss(student, partner, temperature=4.0)

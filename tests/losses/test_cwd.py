@@ -33,7 +33,7 @@ def paper(student, teacher, tau=4.0):
     return tau**2 * (np.exp(log_p) * (log_p - log_q)).sum(axis=2).mean()
 
 
-@pytest.marker.parametrize(("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (8, 2, 3)), ((6, 5), (6, 5))])
+@pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (8, 2, 3)), ((6, 5), (6, 5))])
 def test_it_keeps_every_promise_between_equal_channels(student, teacher):
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
     check_loss(CWDLoss("mid", temperature=2.0), context_factory=make)
@@ -61,7 +61,7 @@ def test_it_agrees_with_the_paper_in_numpy(pair, tau):
 def test_the_class_agrees_with_numpy_through_its_own_projection_and_pooling():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 5, 2, 2))
-    said = shared.forward_context(torch.tensor(student), torch.tensor(teacher))
+    said = shared.context(torch.tensor(student), torch.tensor(teacher))
     term = shared.prepared(CWDLoss("mid"), said)
     shared.close(term(said), paper(shared.pooled(shared.convolved(student, term.projection.layer), 2, 2), teacher))
 
@@ -74,7 +74,7 @@ def test_without_a_tap_it_compares_spatial_logits():
 
 
 def test_spatial_logits_that_are_not_there_are_asked_for():
-    with pytest.raises(LimbeckError, match="compares spatial logits, and this task has none: name a tap"):
+    with pytest.raises(LimbeckError, match="compares spatial logits, and this task has none: name a layer"):
         CWDLoss().prepare(make_context())
 
 
@@ -85,7 +85,7 @@ def test_a_temperature_on_a_schedule_is_read_at_each_step():
 
 
 def test_the_repr_tells_of_projection_and_pooling():
-    said = shared.forward_context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
+    said = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
     assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(CWDLoss("mid"), said))
 
 
@@ -113,7 +113,7 @@ def test_an_unprepared_term_says_what_to_call():
     shared.check_unprepared(CWDLoss("mid"))
 
 
-@pytest.marker.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_temperature_that_is_not_above_zero_is_refused(tau):
     with pytest.raises(LimbeckError, match="a temperature is a number above zero"):
         CWDLoss("mid", temperature=tau)
@@ -122,7 +122,7 @@ def test_a_temperature_that_is_not_above_zero_is_refused(tau):
 
 
 def test_shapes_that_cannot_be_compared_are_refused():
-    with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\].*\[2, 5, 4, 4\]: the class Channel projects"):
+    with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\].*\[2, 5, 4, 4\]: the class CWDLoss projects"):
         cwd_loss(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4))
     with pytest.raises(LimbeckError, match="tap a layer that gives positions"):
         cwd_loss(torch.zeros(2, 3), torch.zeros(2, 3))

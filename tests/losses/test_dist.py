@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limbeck import schedule
+from limbeck import schedules
 from limbeck.core.errors import LimbeckError
 from limbeck.losses import DISTLoss, dist_loss
 from limbeck.testing import check_loss
@@ -41,7 +41,7 @@ def paper(student, teacher, beta, gamma, tau):
 
 def test_it_keeps_every_promise_but_that_on_an_impossible_class():
     check_loss(DISTLoss(), skip=AROUND)
-    check_loss(DISTLoss(beta=2.0, gamma=2.0, temperature=schedule.linear(6.0, 4.0), teacher="teacher"), skip=AROUND)
+    check_loss(DISTLoss(beta=2.0, gamma=2.0, temperature=schedules.linear(6.0, 4.0), teacher="teacher"), skip=AROUND)
 
 
 def test_the_value_worked_by_hand():
@@ -59,7 +59,7 @@ def test_it_agrees_with_the_paper_in_numpy(pair, beta, gamma, tau):
     assert value == pytest.approx(paper(*pair, beta, gamma, tau), rel=1e-6, abs=1e-10)
 
 
-@pytest.marker.parametrize("scale", [0.0, 1e-3, 1.0, 1e4])
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 1e4])
 def test_identical_answers_cost_exactly_nothing_in_float32(scale):
     logits = scale * torch.randn(8, 100)
     assert float(dist_loss(logits, logits, temperature=4.0)) == 0.0

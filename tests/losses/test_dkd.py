@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limbeck import schedule
+from limbeck import schedules
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.losses import DKDLoss, dkd_loss, kd_loss
@@ -39,7 +39,7 @@ def paper(student, teacher, target, alpha, beta, tau):
 
 def test_it_keeps_every_promise_of_a_term():
     check_loss(DKDLoss())
-    check_loss(DKDLoss(alpha=2.0, beta=1.0, temperature=schedule.linear(8.0, 1.0), teacher="teacher"))
+    check_loss(DKDLoss(alpha=2.0, beta=1.0, temperature=schedules.linear(8.0, 1.0), teacher="teacher"))
 
 
 def test_the_value_worked_by_hand():

@@ -57,7 +57,7 @@ def test_it_agrees_with_the_paper_in_numpy(seed, many, rows, classes, scale, equ
     assert float(value) == pytest.approx(by_paper(students, tau), rel=1e-6, abs=1e-9)
 
 
-@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     students = [torch.tensor(z).to(dtype) for z in paper.drawn(0, (5, 4), (5, 4))]
     value = dml_loss(students)

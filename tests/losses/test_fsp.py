@@ -40,7 +40,7 @@ def pooled(features, size):
 
 
 def paper(student, teacher):
-    return float(np.exp_avg_sq(matrix(*student) - matrix(*teacher)).mean())
+    return float(np.square(matrix(*student) - matrix(*teacher)).mean())
 
 
 @st.composite
@@ -63,10 +63,10 @@ def torched(network):
     return tuple(torch.tensor(features) for features in network)
 
 
-def exchange(student, teacher, present=None):
+def exchange(student, teacher, valid=None):
     return LossContext(
         student=Outputs(features=dict(zip(("in", "out"), student, strict=True))),
-        teacher=Outputs(features=dict(zip(("in", "out"), teacher, strict=True)), valid=present),
+        teacher=Outputs(features=dict(zip(("in", "out"), teacher, strict=True)), valid=valid),
     )
 
 
@@ -77,7 +77,7 @@ def prepared(said):
     return term
 
 
-@pytest.marker.parametrize(("first", "last"), [((4, 8, 8), (6, 4, 4)), ((4,), (6,)), ((5, 4), (5, 6))])
+@pytest.mark.parametrize(("first", "last"), [((4, 8, 8), (6, 4, 4)), ((4,), (6,)), ((5, 4), (5, 6))])
 def test_it_keeps_every_promise_between_equal_channels(first, last):
     check_loss(
         FSPLoss("in", "out"), context_factory=partial(make_context, student_feature_shapes={"in": first, "out": last})
@@ -167,11 +167,11 @@ def test_an_unprepared_flow_says_what_to_call():
 
 def test_layers_that_do_not_fit_are_refused_with_their_shapes():
     maps, fewer = torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4)
-    with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\] and \[2, 5, 4, 4\].*the class Flow learns a projection"):
+    with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\] and \[2, 5, 4, 4\].*the class FSPLoss learns a projection"):
         fsp_loss((maps, maps), (fewer, maps))
     with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\] and \[2, 3\]: tap layers that both give"):
         fsp_loss((maps, maps[:, :, 0, 0]), (maps, maps))
 
 
 def test_a_flow_tells_where_it_listens():
-    assert str(FSPLoss("in", "out", teacher="big")) == "Flow(first='in', last='out', teacher='big')"
+    assert str(FSPLoss("in", "out", teacher="big")) == "FSPLoss(first_layer='in', last_layer='out', teacher='big')"

@@ -21,7 +21,7 @@ shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_fe
 
 def paper(student, teacher):
     def normal(maps):
-        flat = np.exp_avg_sq(maps).mean(axis=1).reshape(len(maps), -1)
+        flat = np.square(maps).mean(axis=1).reshape(len(maps), -1)
         return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
 
     student, teacher = shared.matched(student, teacher)
@@ -38,7 +38,7 @@ def through(maps, layers):
     return maps
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("student", "teacher"), [((8, 4, 4), (6, 4, 4)), ((8, 6, 6), (8, 3, 3)), ((3, 2, 2), (1, 5, 2))]
 )
 def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
@@ -68,16 +68,16 @@ def test_maps_that_are_proportional_cost_nothing():
 def test_the_class_agrees_with_numpy_through_what_it_learns():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 4, 4, 4))
-    said = shared.forward_context(torch.tensor(student), torch.tensor(teacher))
+    said = shared.context(torch.tensor(student), torch.tensor(teacher))
     term = shared.prepared(FTLoss("mid", reconstruction_weight=0.25), said)
     summary = through(teacher, term.paraphraser)
     with torch.no_grad():
-        error = np.exp_avg_sq(term.decoder(torch.tensor(summary)).numpy() - teacher).mean()
+        error = np.square(term.decoder(torch.tensor(summary)).numpy() - teacher).mean()
     shared.close(term(said), paper(through(student, term.translator), summary) + 0.25 * error)
 
 
 def test_the_paraphraser_learns_from_the_reconstruction_only_and_the_translator_from_the_factors_only():
-    said = shared.forward_context(torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 4, 4, 4))
+    said = shared.context(torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 4, 4, 4))
     term = shared.prepared(FTLoss("mid"), said)
     term(said).backward()
     by_default = {name: p.grad.clone() for name, p in term.named_parameters()}
@@ -90,7 +90,7 @@ def test_the_paraphraser_learns_from_the_reconstruction_only_and_the_translator_
 
 
 def test_training_makes_the_paraphraser_reconstruct_and_the_student_follow():
-    said = shared.forward_context(torch.randn(8, 3, 4, 4), torch.randn(8, 4, 1, 1).expand(-1, -1, 4, 4))
+    said = shared.context(torch.randn(8, 3, 4, 4), torch.randn(8, 4, 1, 1).expand(-1, -1, 4, 4))
     term = shared.prepared(FTLoss("mid", reconstruction_weight=1.0), said)
     optimizer = torch.optim.Adam(term.parameters(), lr=0.01)
     first = term(said).item()
@@ -132,19 +132,19 @@ def test_an_unprepared_term_says_what_to_call():
 
 
 def test_the_repr_tells_of_paraphraser_and_translator():
-    said = shared.forward_context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 6, 2, 2))
+    said = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 6, 2, 2))
     told = str(shared.prepared(FTLoss("mid"), said))
     assert "6 → 3" in told
     assert "3 → 3, maps 4×4 and 2×2 pooled to 2×2" in told
 
 
-@pytest.marker.parametrize("rate", [0.0, 1.1, float("nan")])
+@pytest.mark.parametrize("rate", [0.0, 1.1, float("nan")])
 def test_a_rate_that_leaves_nothing_or_adds_is_refused(rate):
     with pytest.raises(LimbeckError, match="above 0 and up to 1 times the teacher's channels"):
         FTLoss("mid", rate=rate)
 
 
-@pytest.marker.parametrize("weight", [0.0, -1.0, float("inf")])
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf")])
 def test_a_paraphraser_that_would_not_learn_is_refused(weight):
     with pytest.raises(LimbeckError, match="the paraphraser learns by its weight, a number above zero"):
         FTLoss("mid", reconstruction_weight=weight)

@@ -25,12 +25,12 @@ def matrix(features):
 
 
 def paper(student, teacher):
-    return float(np.exp_avg_sq(matrix(student) - matrix(teacher)).mean())
+    return float(np.square(matrix(student) - matrix(teacher)).mean())
 
 
-def exchange(student, teacher, present=None):
+def exchange(student, teacher, valid=None):
     return LossContext(
-        student=Outputs(features={"mid": student}), teacher=Outputs(features={"mid": teacher}, valid=present)
+        student=Outputs(features={"mid": student}), teacher=Outputs(features={"mid": teacher}, valid=valid)
     )
 
 
@@ -58,7 +58,7 @@ def features(draw):
     return student, teacher
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (8, 2, 3)), ((4,), (4,)), ((6, 5), (9, 5))]
 )
 def test_it_keeps_every_promise_between_equal_channels(student, teacher):
@@ -115,7 +115,7 @@ def test_channels_last_memory_costs_the_same():
     torch.testing.assert_close(gram_loss(*last), gram_loss(student, teacher))
 
 
-@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     student, teacher = (100 * torch.randn(2, 3, 4)).to(dtype), torch.randn(2, 3, 4).to(dtype)
     value = gram_loss(student, teacher)
@@ -148,9 +148,9 @@ def test_an_unprepared_gram_says_what_to_call():
 
 
 def test_the_function_refuses_unequal_channels_with_both_shapes():
-    with pytest.raises(LimbeckError, match=r"\[2, 3, 4\] and \[2, 5, 4\].*the class Gram learns a projection"):
+    with pytest.raises(LimbeckError, match=r"\[2, 3, 4\] and \[2, 5, 4\].*the class GramLoss learns a projection"):
         gram_loss(torch.zeros(2, 3, 4), torch.zeros(2, 5, 4))
 
 
 def test_a_gram_tells_where_it_listens():
-    assert str(GramLoss("mid", teacher="big")) == "Gram(at='mid', teacher='big')"
+    assert str(GramLoss("mid", teacher="big")) == "GramLoss(layer='mid', teacher='big')"

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limbeck import schedule
+from limbeck import schedules
 from limbeck.core.errors import LimbeckError
 from limbeck.losses import JSDLoss, jsd_loss, kd_loss, reverse_kl_loss
 from limbeck.testing import check_loss
@@ -30,7 +30,7 @@ def paper(student, teacher, tau, beta):
 
 def test_it_keeps_every_promise_of_a_term():
     check_loss(JSDLoss())
-    check_loss(JSDLoss(temperature=schedule.linear(8.0, 1.0), beta=0.1, teacher="teacher"))
+    check_loss(JSDLoss(temperature=schedules.linear(8.0, 1.0), beta=0.1, teacher="teacher"))
 
 
 def test_the_value_worked_by_hand():
@@ -92,9 +92,9 @@ def test_a_teacher_that_answered_no_sample_costs_zero():
     assert float(JSDLoss()(shared.unanswered())) == 0.0
 
 
-@pytest.marker.parametrize("beta", [0.0, 1.0, -0.5])
+@pytest.mark.parametrize("beta", [0.0, 1.0, -0.5])
 def test_a_share_outside_zero_and_one_is_refused(beta):
-    with pytest.raises(LimbeckError, match=r"between 0 and 1.*SoftTarget or ReverseKL"):
+    with pytest.raises(LimbeckError, match=r"between 0 and 1.*KDLoss or ReverseKLLoss"):
         JSDLoss(beta=beta)
     with pytest.raises(LimbeckError, match="between 0 and 1"):
         jsd_loss(torch.zeros(1, 2), torch.zeros(1, 2), beta=beta)

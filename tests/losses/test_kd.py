@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limbeck import schedule
+from limbeck import schedules
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
@@ -46,7 +46,7 @@ def logits(draw, scales=(1e-2, 1.0, 10.0, 1e4)):
 
 def test_it_keeps_every_promise_of_a_term():
     check_loss(KDLoss(temperature=4.0))
-    check_loss(KDLoss(temperature=schedule.linear(8.0, 1.0), teacher="teacher"))
+    check_loss(KDLoss(temperature=schedules.linear(8.0, 1.0), teacher="teacher"))
 
 
 def test_the_value_worked_by_hand():
@@ -73,7 +73,7 @@ def test_a_temperature_by_row_scales_each_row_by_its_own_square(pair, seed):
     assert float(value) == pytest.approx(paper(student, teacher, tau), rel=1e-6, abs=1e-12)
 
 
-@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     draw = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(5, 7, generator=draw).to(dtype) for _ in range(2))
@@ -88,7 +88,7 @@ def test_logits_that_do_not_lie_row_by_row_in_memory_cost_the_same():
     torch.testing.assert_close(kd_loss(student, teacher), kd_loss(student.contiguous(), teacher.contiguous()))
 
 
-@pytest.marker.parametrize("scale", [1e4, -1e4])
+@pytest.mark.parametrize("scale", [1e4, -1e4])
 def test_extreme_logits_have_a_finite_value_and_gradient(scale):
     student = torch.tensor([[scale, -scale, 0.0]], requires_grad=True)
     value = kd_loss(student, torch.tensor([[-scale, scale, 0.0]]), temperature=4.0)
@@ -129,7 +129,7 @@ def test_no_row_at_all_costs_zero_with_a_gradient_of_zero():
 
 def test_the_class_takes_its_temperature_from_the_schedule():
     said = make_context(progress=Progress(step=1, steps=2))
-    moved = KDLoss(temperature=schedule.linear(6.0, 2.0))(said)
+    moved = KDLoss(temperature=schedules.linear(6.0, 2.0))(said)
     torch.testing.assert_close(moved, KDLoss(temperature=4.0)(said))
 
 
@@ -141,7 +141,7 @@ def test_the_class_takes_the_teacher_it_names():
         KDLoss(teacher="bb")(said)
 
 
-@pytest.marker.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_temperature_that_is_not_above_zero_is_refused(tau):
     with pytest.raises(LimbeckError, match="above zero"):
         KDLoss(temperature=tau)
@@ -151,7 +151,7 @@ def test_a_temperature_that_is_not_above_zero_is_refused(tau):
 
 def test_a_schedule_that_reaches_temperature_zero_is_refused_when_it_gets_there():
     with pytest.raises(LimbeckError, match="let its schedule end above zero"):
-        KDLoss(temperature=schedule.warmup(4.0, fraction=0.5))(make_context(progress=Progress(step=0, steps=4)))
+        KDLoss(temperature=schedules.warmup(4.0, fraction=0.5))(make_context(progress=Progress(step=0, steps=4)))
 
 
 def test_networks_of_different_classes_are_refused_with_both_shapes():
@@ -160,7 +160,7 @@ def test_networks_of_different_classes_are_refused_with_both_shapes():
         KDLoss()(said)
 
 
-@pytest.marker.parametrize("tau", [1.0, 4.0])
+@pytest.mark.parametrize("tau", [1.0, 4.0])
 def test_both_derivatives_are_those_of_finite_differences(tau):
     student, teacher = torch.randn(3, 4).double().requires_grad_(), torch.randn(3, 4).double()
     assert torch.autograd.gradcheck(lambda s: kd_loss(s, teacher, temperature=tau), student)

@@ -26,15 +26,15 @@ class Seeded(nn.Module):
 
     def __init__(self, term):
         super().__init__()
-        self.loss_class = term
+        self.loss = term
 
     def prepare(self, said):
-        self.loss_class.prepare(said)
+        self.loss.prepare(said)
 
     def forward(self, said):
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return self.loss_class(said)
+            return self.loss(said)
 
 
 def generated(student, mask, layers):
@@ -43,7 +43,7 @@ def generated(student, mask, layers):
 
 
 def paper(student, teacher, mask, layers):
-    return np.exp_avg_sq(generated(student, mask, layers) - teacher).mean()
+    return np.square(generated(student, mask, layers) - teacher).mean()
 
 
 def layers_of(channels, others):
@@ -52,7 +52,7 @@ def layers_of(channels, others):
     return nn.Sequential(first, nn.ReLU(), second).double()
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("student", "teacher"), [((8, 4, 4), (6, 4, 4)), ((8, 6, 6), (8, 3, 3)), ((3, 2, 2), (4, 5, 2))]
 )
 def test_it_keeps_every_promise_but_zero_at_agreement_and_repetition(student, teacher):
@@ -86,7 +86,7 @@ def test_it_agrees_with_the_paper_in_numpy(pair, seed):
 def test_the_class_agrees_with_numpy_through_its_own_projection_and_generator():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 5, 2, 2))
-    said = shared.forward_context(torch.tensor(student), torch.tensor(teacher))
+    said = shared.context(torch.tensor(student), torch.tensor(teacher))
     term = shared.prepared(MGDLoss("mid"), said)
     torch.manual_seed(1)
     value = term(said)
@@ -98,9 +98,9 @@ def test_the_class_agrees_with_numpy_through_its_own_projection_and_generator():
     )
 
 
-@pytest.marker.parametrize("hidden", [0.0, 0.25, 0.65])
+@pytest.mark.parametrize("hidden", [0.0, 0.25, 0.65])
 def test_the_share_that_is_hidden_is_the_one_that_was_asked_for(hidden):
-    said = shared.forward_context(torch.ones(50, 1, 20, 20), torch.zeros(50, 1, 20, 20))
+    said = shared.context(torch.ones(50, 1, 20, 20), torch.zeros(50, 1, 20, 20))
     term = shared.prepared(MGDLoss("mid", mask_ratio=hidden), said)
     seen = []
     term.generator.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
@@ -111,7 +111,7 @@ def test_the_share_that_is_hidden_is_the_one_that_was_asked_for(hidden):
 
 
 def test_all_channels_of_a_position_are_hidden_together():
-    said = shared.forward_context(torch.ones(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))
+    said = shared.context(torch.ones(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))
     term = shared.prepared(MGDLoss("mid"), said)
     term.generator.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
     seen = []
@@ -150,13 +150,13 @@ def test_an_unprepared_term_says_what_to_call():
 
 
 def test_equal_channels_need_no_projection_and_the_repr_says_so():
-    said = shared.forward_context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2, 2))
+    said = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2, 2))
     term = shared.prepared(MGDLoss("mid"), said)
     assert not list(term.projection.parameters())
-    assert "Same(3 → 3, maps 4×4 and 2×2 pooled to 2×2)" in str(term)
+    assert "IdentityProjection(3 → 3, maps 4×4 and 2×2 pooled to 2×2)" in str(term)
 
 
-@pytest.marker.parametrize("hidden", [-0.1, 1.0, float("nan")])
+@pytest.mark.parametrize("hidden", [-0.1, 1.0, float("nan")])
 def test_a_share_that_hides_all_is_refused(hidden):
     with pytest.raises(LimbeckError, match="the share of hidden positions is from 0 to below 1"):
         MGDLoss("mid", mask_ratio=hidden)
@@ -164,7 +164,7 @@ def test_a_share_that_hides_all_is_refused(hidden):
 
 def test_shapes_that_cannot_be_compared_are_refused():
     maps, mask = torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4)
-    with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\].*\[2, 5, 4, 4\]: the class Masked projects"):
+    with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\].*\[2, 5, 4, 4\]: the class MGDLoss projects"):
         mgd_loss(maps, torch.zeros(2, 5, 4, 4), mask=mask, generator=nn.Identity())
     with pytest.raises(LimbeckError, match=r"the mask of maps \[2, 3, 4, 4\] is \[batch, 1, height, width\]"):
         mgd_loss(maps, maps, mask=torch.zeros(2, 3, 4, 4), generator=nn.Identity())

@@ -43,9 +43,9 @@ def test_the_value_worked_by_hand():
     # Classes: p·p all 1/4; q·q 9/16, 3/16, 3/16, 1/16: (25 + 1 + 1 + 9) / 256, by 2 classes 9/128.
     student, teacher = torch.tensor([[np.log(3.0), 0.0]]), torch.zeros(1, 2)
     for weights, expected in (
-        ({"batch": 0.0, "classes": 0.0}, 0.5 * np.log(4 / 3)),
-        ({"instances": 0.0, "classes": 0.0}, 1 / 64),
-        ({"instances": 0.0, "batch": 0.0}, 9 / 128),
+        ({"batch_weight": 0.0, "class_weight": 0.0}, 0.5 * np.log(4 / 3)),
+        ({"instance_weight": 0.0, "class_weight": 0.0}, 1 / 64),
+        ({"instance_weight": 0.0, "batch_weight": 0.0}, 9 / 128),
     ):
         assert float(mlkd_loss(student, teacher, temperatures=[1.0], **weights)) == pytest.approx(expected, rel=1e-5)
 
@@ -54,15 +54,15 @@ def test_the_value_worked_by_hand():
 @given(shared.logits())
 def test_it_agrees_with_the_paper_in_numpy(pair):
     expected = sum(levels(*pair, tau) for tau in (2.0, 3.0, 4.0, 5.0, 6.0)) @ [1.0, 2.0, 3.0]
-    value = shared.value(mlkd_loss, *pair, instance_weight=1.0, batch=2.0, classes=3.0)
+    value = shared.value(mlkd_loss, *pair, instance_weight=1.0, batch_weight=2.0, class_weight=3.0)
     assert value == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
 def test_a_batch_twice_over_costs_twice_between_samples_and_four_times_between_classes():
     student, teacher = torch.randn(3, 4).double(), torch.randn(3, 4).double()
     twice = student.repeat(2, 1), teacher.repeat(2, 1)
-    only = {"instances": 0.0, "batch": 0.0, "classes": 0.0}
-    for name, times in (("instances", 1), ("batch", 2), ("classes", 4)):
+    only = {"instance_weight": 0.0, "batch_weight": 0.0, "class_weight": 0.0}
+    for name, times in (("instance_weight", 1), ("batch_weight", 2), ("class_weight", 4)):
         weights = only | {name: 1.0}
         torch.testing.assert_close(mlkd_loss(*twice, **weights), times * mlkd_loss(student, teacher, **weights))
 
@@ -98,7 +98,7 @@ def test_extreme_logits_have_a_finite_value_and_gradient():
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    assert shared.right_gradient(mlkd_loss, 3, 4, taus=[1.0, 2.0])
+    assert shared.right_gradient(mlkd_loss, 3, 4, temperatures=[1.0, 2.0])
 
 
 def test_a_teacher_that_answered_no_sample_costs_zero():
@@ -108,7 +108,7 @@ def test_a_teacher_that_answered_no_sample_costs_zero():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*same rows with the same classes"):
         mlkd_loss(torch.zeros(2, 3), torch.zeros(2, 4))
-    with pytest.raises(LimbeckError, match="here is none: give taus"):
+    with pytest.raises(LimbeckError, match="here is none: give temperatures"):
         MLKDLoss(temperatures=())
     with pytest.raises(LimbeckError, match="above zero, not 0"):
         MLKDLoss(temperatures=(2.0, 0.0))

@@ -35,7 +35,7 @@ def paper(student, teacher):
     return kernel(its, its) + kernel(own, own) - 2 * kernel(own, its)
 
 
-@pytest.marker.parametrize("teacher", [(8, 4, 4), (3, 4, 4), (40, 4, 4), (12, 2, 5)])
+@pytest.mark.parametrize("teacher", [(8, 4, 4), (3, 4, 4), (40, 4, 4), (12, 2, 5)])
 def test_it_keeps_every_promise_of_a_term(teacher):
     check_loss(
         NSTLoss("mid"),
@@ -69,7 +69,7 @@ def test_it_agrees_with_the_paper_over_one_axis_of_positions(pair):
     shared.close(nst_loss(*map(torch.tensor, pair)), paper(*pair))
 
 
-@pytest.marker.parametrize(("channels", "size"), [(24, 3), (3, 6)])
+@pytest.mark.parametrize(("channels", "size"), [(24, 3), (3, 6)])
 def test_many_channels_and_many_positions_agree_with_the_paper(channels, size):
     random = np.random.default_rng(0)
     pair = random.normal(size=(2, channels, size, size)), random.normal(size=(2, channels + 1, size, size))
@@ -85,7 +85,7 @@ def test_half_precision_is_computed_in_float32():
     shared.check_half(nst_loss, paper, (2, 3, 4, 4), (2, 5, 4, 4))
 
 
-@pytest.marker.parametrize("channels", [2, 9])
+@pytest.mark.parametrize("channels", [2, 9])
 def test_the_gradient_is_that_of_finite_differences(channels):
     shared.check_gradient(nst_loss, (2, channels, 2, 3), (2, channels, 2, 2))
 
@@ -111,13 +111,13 @@ def test_nothing_as_large_as_every_pair_at_every_position_is_made():
 
 def test_a_teacher_that_answered_no_sample_costs_zero():
     student = torch.randn(2, 3, 4, 4, requires_grad=True)
-    value = NSTLoss("mid")(shared.forward_context(student, torch.randn(2, 5, 2, 2), valid=torch.tensor([False, False])))
+    value = NSTLoss("mid")(shared.context(student, torch.randn(2, 5, 2, 2), valid=torch.tensor([False, False])))
     value.backward()
     assert value.item() == 0.0
     assert not student.grad.any()
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("student", "teacher"), [((2, 3), (2, 3)), ((2, 3, 4), (2, 3, 5)), ((2, 3, 4, 4), (1, 3, 4, 4))]
 )
 def test_features_over_other_positions_are_refused(student, teacher):

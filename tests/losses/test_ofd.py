@@ -35,7 +35,7 @@ def negative_mean(features):
     return np.array([channel[channel < 0].mean() for channel in np.moveaxis(features, 1, 0)])
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("student", "teacher"), [((8, 4, 4), (6, 4, 4)), ((8, 6, 6), (8, 3, 3)), ((5,), (7,)), ((3, 5), (3, 7))]
 )
 def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
@@ -63,7 +63,7 @@ def test_a_student_that_says_what_the_margin_relu_says_costs_nothing():
     assert ofd_loss(torch.maximum(teacher, margin.view(3, 1, 1)), teacher, margin=margin).item() == 0.0
 
 
-@pytest.marker.parametrize(("scale", "shift"), [(1.0, 0.0), (0.5, 0.7), (-2.0, -1.0), (3.0, 6.0)])
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (0.5, 0.7), (-2.0, -1.0), (3.0, 6.0)])
 def test_the_margin_of_a_batch_norm_is_the_mean_below_zero_of_a_normal(scale, shift):
     draws = np.random.default_rng(0).normal(size=2_000_000) * abs(scale) + shift
     margin = batch_norm_margin(torch.tensor([scale]), torch.tensor([shift]))
@@ -81,7 +81,7 @@ def test_the_margin_of_a_pruned_channel_is_its_constant():
 def test_the_class_agrees_with_numpy_through_its_own_projection_and_measured_margin():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(4, 3, 4, 4)), random.normal(size=(4, 5, 4, 4))
-    said = shared.forward_context(torch.tensor(student), torch.tensor(teacher))
+    said = shared.context(torch.tensor(student), torch.tensor(teacher))
     term = shared.prepared(OFDLoss("mid"), said)
     projected = shared.batch_normed(shared.convolved(student, term.projection.layer), term.projection.norm)
     shared.close(term(said), paper(projected, teacher, negative_mean(teacher)))
@@ -95,13 +95,13 @@ def test_a_measured_margin_stays_and_is_saved():
 
 
 def test_a_channel_that_is_never_negative_has_a_margin_of_zero():
-    said = shared.forward_context(torch.randn(4, 2), torch.rand(4, 3))
+    said = shared.context(torch.randn(4, 2), torch.rand(4, 3))
     assert not shared.prepared(OFDLoss("mid"), said).margin.any()
 
 
 def test_a_recipe_gives_margins_as_a_list():
-    term = resolve_node({"use": "Overhaul", "at": "mid", "margin": [-1.0, -2, 0]}, "term").build()
-    shared.prepared(term, shared.forward_context(torch.randn(4, 2), torch.rand(4, 3)))
+    term = resolve_node({"use": "OFDLoss", "layer": "mid", "margin": [-1.0, -2, 0]}, "loss").build()
+    shared.prepared(term, shared.context(torch.randn(4, 2), torch.rand(4, 3)))
     assert term.margin.tolist() == [-1.0, -2.0, 0.0]
 
 
@@ -126,7 +126,7 @@ def test_a_teacher_that_answered_no_sample_costs_zero():
 
 
 def test_one_sample_without_positions_is_normalised_by_what_was_seen_before():
-    said = shared.forward_context(torch.randn(1, 4), torch.randn(1, 3))
+    said = shared.context(torch.randn(1, 4), torch.randn(1, 3))
     assert torch.isfinite(shared.prepared(OFDLoss("mid"), said)(said))
 
 
@@ -139,7 +139,7 @@ def test_an_unprepared_term_says_what_to_call():
 
 
 def test_the_repr_tells_of_projection_and_pooling():
-    said = shared.forward_context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
+    said = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
     assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(OFDLoss("mid"), said))
 
 
@@ -153,5 +153,5 @@ def test_margins_that_cannot_be_are_refused():
 
 
 def test_shapes_that_cannot_be_compared_are_refused():
-    with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 5\]: the class Overhaul projects"):
+    with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 5\]: the class OFDLoss projects"):
         ofd_loss(torch.zeros(2, 3), torch.zeros(2, 5), margin=torch.zeros(3))

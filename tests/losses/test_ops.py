@@ -9,12 +9,12 @@ from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.losses._ops import mean_squared_error, require_same_shape, row_mean, upcast
 
 
-@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_becomes_float32(dtype):
     assert upcast(torch.ones(1, dtype=dtype)).dtype == torch.float32
 
 
-@pytest.marker.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_full_and_double_precision_stay_the_same_tensor(dtype):
     tensor = torch.ones(1, dtype=dtype)
     assert upcast(tensor) is tensor
@@ -40,7 +40,7 @@ def test_unequal_shapes_are_refused_with_both():
 
 
 def test_the_nearest_name_comes_first():
-    assert suggest_names("sofft", ["truth", "soft"]) == "soft"
+    assert suggest_names("kdd", ["target", "kd"]) == "kd"
 
 
 def test_where_no_name_is_near_all_are_told_up_to_twelve():

@@ -31,10 +31,10 @@ def paper(student, teacher):
 
     if student.size < 2 * student.shape[1]:
         return 0.0
-    return np.exp_avg_sq(standard(student) - standard(teacher)).mean() / 2
+    return np.square(standard(student) - standard(teacher)).mean() / 2
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (8, 2, 3)), ((6, 5), (6, 5)), ((5,), (5,))]
 )
 def test_it_keeps_every_promise_between_equal_channels_but_repetition(student, teacher):
@@ -78,7 +78,7 @@ def test_scale_and_shift_of_a_channel_cost_nothing():
     assert float(pkd_loss(student, student * scale + shift)) == pytest.approx(0.0, abs=1e-8)
 
 
-@pytest.marker.parametrize("height", [0.0, 0.1, 1e4])
+@pytest.mark.parametrize("height", [0.0, 0.1, 1e4])
 def test_a_constant_channel_becomes_zero_and_gets_no_gradient(height):
     # Its computed mean is off by a rounding, which must not become a deviation of 1.
     student, teacher = torch.full((7, 1, 9, 9), height, requires_grad=True), torch.randn(7, 1, 9, 9)
@@ -114,7 +114,7 @@ def test_an_unprepared_term_says_what_to_call():
 
 
 def test_shapes_that_cannot_be_compared_are_refused():
-    with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\].*\[2, 5, 4, 4\]: the class PearsonMap projects"):
+    with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\].*\[2, 5, 4, 4\]: the class PKDLoss projects"):
         pkd_loss(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4))
     with pytest.raises(LimbeckError, match=r"features are \[batch, channels, ...\]"):
         pkd_loss(torch.zeros(2), torch.zeros(2))

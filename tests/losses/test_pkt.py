@@ -32,7 +32,7 @@ def paper(student, teacher):
     return float((p * np.log((p + 1e-7) / (q + 1e-7))).mean())
 
 
-@pytest.marker.parametrize(("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (3, 2, 2)), ((4,), (6, 5))])
+@pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (3, 2, 2)), ((4,), (6, 5))])
 def test_it_keeps_every_promise_but_that_on_repetition(student, teacher):
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
     check_loss(PKTLoss("mid", teacher="teacher"), context_factory=make, skip=HALVED)

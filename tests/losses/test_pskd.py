@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limbeck import schedule
+from limbeck import schedules
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
-from limbeck.losses import PSKDLoss, cross_entropy, pskd_loss
+from limbeck.losses import PSKDLoss, cross_entropy_loss, pskd_loss
 from limbeck.testing import check_loss, make_context
 
 paper = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_itself.py"))))
@@ -33,7 +33,7 @@ def by_paper(student, prior, target, alpha):
 
 def test_it_keeps_every_promise_of_a_term():
     check_loss(PSKDLoss(), skip={"zero at agreement"})
-    check_loss(PSKDLoss(alpha=schedule.linear(0.0, 0.5), teacher="teacher"), skip={"zero at agreement"})
+    check_loss(PSKDLoss(alpha=schedules.linear(0.0, 0.5), teacher="teacher"), skip={"zero at agreement"})
 
 
 def test_the_value_worked_by_hand():
@@ -63,7 +63,7 @@ def test_it_agrees_with_the_paper_in_numpy(seed, rows, classes, scale, case, by_
     assert float(value) == pytest.approx(by_paper(student, prior, target, alpha), rel=1e-6, abs=1e-9)
 
 
-@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     student, prior = (torch.tensor(z).to(dtype) for z in paper.drawn(0, (5, 4), (5, 4)))
     value = pskd_loss(student, prior, torch.tensor([0, 1, 2, 3, 0]), alpha=0.4)
@@ -90,14 +90,14 @@ def test_label_probabilities_are_softened_alike():
 def test_the_share_grows_with_the_epochs_up_to_alpha():
     shares = [PSKDLoss(alpha=0.8).current_alpha(Progress(step=e, steps=4, epoch=e, epochs=4)) for e in range(4)]
     assert shares == pytest.approx([0.2, 0.4, 0.6, 0.8])
-    assert PSKDLoss(alpha=schedule.linear(0, 1)).current_alpha(Progress(step=1, steps=4)) == 0.25
+    assert PSKDLoss(alpha=schedules.linear(0, 1)).current_alpha(Progress(step=1, steps=4)) == 0.25
 
 
 def test_a_sample_not_seen_before_is_compared_with_its_label_alone():
     said = make_context(rows=4, progress=Progress(step=3, steps=4, epoch=3, epochs=4))
     nothing = replace(said.teacher, valid=torch.zeros(4, dtype=torch.bool))
     value = PSKDLoss()(replace(said, teacher=nothing))
-    torch.testing.assert_close(value, cross_entropy(said.student.require_logits(), said.target))
+    torch.testing.assert_close(value, cross_entropy_loss(said.student.require_logits(), said.target))
 
 
 def test_no_label_at_all_costs_zero():

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limbeck import schedule
+from limbeck import schedules
 from limbeck.core.errors import LimbeckError
 from limbeck.losses import ReverseKLLoss, kd_loss, reverse_kl_loss
 from limbeck.testing import check_loss, make_context
@@ -28,7 +28,7 @@ def paper(student, teacher, tau):
 
 def test_it_keeps_every_promise_of_a_term():
     check_loss(ReverseKLLoss(temperature=4.0))
-    check_loss(ReverseKLLoss(temperature=schedule.linear(8.0, 1.0), teacher="teacher"))
+    check_loss(ReverseKLLoss(temperature=schedules.linear(8.0, 1.0), teacher="teacher"))
 
 
 def test_the_value_worked_by_hand():
@@ -79,7 +79,7 @@ def test_a_teacher_that_answered_no_sample_costs_zero():
 
 def test_the_class_takes_its_temperature_from_the_schedule():
     said = make_context()
-    moved = ReverseKLLoss(temperature=schedule.linear(5.0, 1.0))(said)
+    moved = ReverseKLLoss(temperature=schedules.linear(5.0, 1.0))(said)
     torch.testing.assert_close(moved, ReverseKLLoss(temperature=4.0)(said))
 
 

@@ -30,7 +30,7 @@ def hierarchical(student, teacher):
         if size is not None and size >= min(student.shape[2:]):
             continue
         own, its = (maps if size is None else shared.pooled(maps, size, size) for maps in (student, teacher))
-        losses += weight * np.exp_avg_sq(own - its).mean()
+        losses += weight * np.square(own - its).mean()
         weights += weight
         weight /= 2
     return losses / weights
@@ -43,7 +43,7 @@ def nearest(maps, height, width):
 
 
 def fused(term, student):
-    """What Review compares with the teacher, from the layers it learned, in NumPy."""
+    """What ReviewKDLoss compares with the teacher, from the layers it learned, in NumPy."""
     made, handed = [], None
     for maps, stage in reversed(list(zip(student, term.fusions, strict=True))):
         own = shared.batch_normed(shared.convolved(maps, stage.conv_in), stage.norm_in)
@@ -52,7 +52,7 @@ def fused(term, student):
             attention = 1 / (1 + np.exp(-shared.convolved(np.concatenate([own, handed], axis=1), stage.attention)))
             own = own * attention[:, :1] + handed * attention[:, 1:]
         handed = own
-        made.insert(0, shared.batch_normed(shared.convolved(own, stage.out), stage.norm_out))
+        made.insert(0, shared.batch_normed(shared.convolved(own, stage.conv_out), stage.norm_out))
     return made
 
 
@@ -92,9 +92,9 @@ def test_the_class_agrees_with_numpy_through_what_it_fuses():
     student = [random.normal(size=(3, *shape)) for shape in ((4, 8, 8), (6, 4, 4), (10, 1, 1))]
     teacher = [random.normal(size=(3, *shape)) for shape in ((8, 8, 8), (12, 6, 6), (20, 1, 1))]
     names = ["early", "middle", "late"]
-    said = shared.forward_context(torch.zeros(1), torch.zeros(1))
+    said = shared.context(torch.zeros(1), torch.zeros(1))
     said.student.features.update(zip(names, map(torch.tensor, student), strict=True))
-    said.teacher.taps.update(zip(names, map(torch.tensor, teacher), strict=True))
+    said.teacher.features.update(zip(names, map(torch.tensor, teacher), strict=True))
     term = shared.prepared(ReviewKDLoss(names), said)
     pairs = [shared.matched(*pair) for pair in zip(fused(term, student), teacher, strict=True)]
     shared.close(term(said), sum(hierarchical(*pair) for pair in pairs))
@@ -106,7 +106,7 @@ def test_the_shallowest_loss_reaches_the_students_deepest_stage():
     made, handed = term.fusions[2](said.student.feature("late")[:, :, None, None], None)
     made, handed = term.fusions[1](said.student.feature("middle"), handed)
     made, handed = term.fusions[0](said.student.feature("early"), handed)
-    made.exp_avg_sq().sum().backward()
+    made.square().sum().backward()
     assert said.student.feature("late").grad.any()
 
 
@@ -144,8 +144,8 @@ def test_an_unprepared_term_says_what_to_call():
 
 
 def test_a_recipe_names_its_taps_in_a_list():
-    term = resolve_node({"use": "Review", "at": ["early", "late"]}, "term").build()
-    assert repr(term) == "Review(at=['early', 'late'])"
+    term = resolve_node({"use": "ReviewKDLoss", "layers": ["early", "late"]}, "loss").build()
+    assert repr(term) == "ReviewKDLoss(layers=['early', 'late'])"
 
 
 def test_the_repr_tells_of_every_stage():
@@ -154,9 +154,9 @@ def test_the_repr_tells_of_every_stage():
     assert "6 → 12, maps 4×4 and 6×6 pooled to 4×4" in told
 
 
-@pytest.marker.parametrize("at", ["mid", []])
+@pytest.mark.parametrize("at", ["mid", []])
 def test_taps_that_are_no_list_are_refused(at):
-    with pytest.raises(LimbeckError, match="reads several layers, a list of taps, and here at is"):
+    with pytest.raises(LimbeckError, match="reads several layers, a list of taps, and here layers is"):
         ReviewKDLoss(at)
 
 
@@ -169,7 +169,7 @@ def test_stages_that_cannot_be_compared_are_refused():
     maps = torch.zeros(2, 3, 4, 4)
     with pytest.raises(LimbeckError, match="here are 1 of the student and 2 of the teacher"):
         reviewkd_loss([maps], [maps, maps])
-    with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\].*\[2, 5, 4, 4\]: the class Review fuses"):
+    with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\].*\[2, 5, 4, 4\]: the class ReviewKDLoss fuses"):
         reviewkd_loss([maps], [torch.zeros(2, 5, 4, 4)])
     with pytest.raises(LimbeckError, match="tap a convolutional layer"):
         ReviewKDLoss(["mid"]).prepare(

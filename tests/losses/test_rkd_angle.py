@@ -23,7 +23,7 @@ def cosines(features):
     rows = features.reshape(len(features), -1)
     apart = rows[:, None] - rows[None, :]
     lengths = np.linalg.norm(apart, axis=2, keepdims=True)
-    unit = np.divide(apart, lengths, out=np.zeros_like(apart), source=lengths > 0)
+    unit = np.divide(apart, lengths, out=np.zeros_like(apart), where=lengths > 0)
     return np.einsum("ijd,kjd->jik", unit, unit)
 
 
@@ -32,7 +32,7 @@ def paper(student, teacher):
     return float(np.where(size < 1, size**2 / 2, size - 0.5).mean())
 
 
-@pytest.marker.parametrize(("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (3, 2, 2)), ((4,), (6, 5))])
+@pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (3, 2, 2)), ((4,), (6, 5))])
 def test_it_keeps_every_promise_of_a_term(student, teacher):
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
     check_loss(RKDAngleLoss("mid", teacher="teacher"), context_factory=make)
@@ -69,7 +69,7 @@ def test_duplicates_have_no_angle_and_a_finite_gradient():
     assert torch.isfinite(student.grad).all()
 
 
-@pytest.marker.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("batch", [1, 4])
 def test_a_batch_without_any_angle_has_a_finite_gradient(batch):
     student = torch.ones(batch, 5, requires_grad=True)
     rkd_angle_loss(student, torch.randn(batch, 5)).backward()

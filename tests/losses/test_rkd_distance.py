@@ -35,7 +35,7 @@ def paper(student, teacher):
     return float(smooth_l1(scaled(student) - scaled(teacher)).mean())
 
 
-@pytest.marker.parametrize(("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (3, 2, 2)), ((4,), (6, 5))])
+@pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (3, 2, 2)), ((4,), (6, 5))])
 def test_it_keeps_every_promise_of_a_term(student, teacher):
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
     # A student of other width than its teacher cannot be made to agree by the check, but this term takes it.
@@ -73,7 +73,7 @@ def test_duplicates_are_at_distance_zero_and_have_a_finite_gradient():
     assert torch.isfinite(student.grad).all()
 
 
-@pytest.marker.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("batch", [1, 4])
 def test_a_batch_without_any_distance_has_a_finite_gradient(batch):
     student = torch.ones(batch, 5, requires_grad=True)
     rkd_distance_loss(student, torch.randn(batch, 5)).backward()

@@ -24,9 +24,9 @@ shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_re
 LEARNED = {"zero at agreement"}  # equal features are not so behind a projector that has not learned
 
 
-def exchange(student, teacher, present=None):
+def exchange(student, teacher, valid=None):
     return LossContext(
-        student=Outputs(features={"mid": student}), teacher=Outputs(features={"mid": teacher}, valid=present)
+        student=Outputs(features={"mid": student}), teacher=Outputs(features={"mid": teacher}, valid=valid)
     )
 
 
@@ -50,7 +50,7 @@ def convolved(x, weight):
     return np.einsum("oiuv,bihwuv->bohw", weight, windows)
 
 
-@pytest.marker.parametrize(("student", "teacher"), [((8, 4, 4), (6, 4, 4)), ((8, 6, 6), (8, 3, 3)), ((5,), (7,))])
+@pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (6, 4, 4)), ((8, 6, 6), (8, 3, 3)), ((5,), (7,))])
 def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
     check_loss(SimKDLoss("mid", teacher="teacher"), context_factory=make, skip=LEARNED)
@@ -72,7 +72,7 @@ def test_it_agrees_with_numpy(seed, channels, size, equal, scale):
         else scale * random.normal(size=(2, channels, 2 * size, 2 * size))
     )
     pooled = student.reshape(2, channels, size, 2, size, 2).mean(axis=(3, 5))
-    expected = np.exp_avg_sq(pooled - teacher).mean()
+    expected = np.square(pooled - teacher).mean()
     assert shared.value(simkd_loss, student, teacher) == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
@@ -86,7 +86,7 @@ def test_the_class_agrees_with_numpy_through_its_projector():
     projected = student
     for weight in weights:
         projected = normalized(convolved(projected, weight))
-    assert term(said).item() == pytest.approx(np.exp_avg_sq(projected - teacher).mean(), rel=1e-6)
+    assert term(said).item() == pytest.approx(np.square(projected - teacher).mean(), rel=1e-6)
 
 
 def test_the_class_agrees_with_numpy_on_vectors():
@@ -97,7 +97,7 @@ def test_the_class_agrees_with_numpy_on_vectors():
     first, second = (layer.weight.detach().numpy() for layer in term.projector if isinstance(layer, nn.Linear))
     projected = normalized(normalized(student @ first.T) @ second.T)
     assert first.shape == (2, 3)
-    assert term(said).item() == pytest.approx(np.exp_avg_sq(projected - teacher).mean(), rel=1e-6)
+    assert term(said).item() == pytest.approx(np.square(projected - teacher).mean(), rel=1e-6)
 
 
 def test_the_head_is_the_projector_under_the_teachers_classifier():
@@ -116,7 +116,7 @@ def test_its_repr_tells_the_parameters_that_inference_pays_for():
     term = prepared(exchange(torch.zeros(2, 3, 4, 4), torch.zeros(2, 6, 4, 4)))
     # 3·3 + 3·3·9 + 3·6 weights, and 2 · (3 + 3 + 6) of BatchNorm.
     assert "132 parameters, deployed with the student" in str(term)
-    assert str(SimKDLoss("mid", teacher="big")) == "SimKD(at='mid', factor=2, teacher='big')"
+    assert str(SimKDLoss("mid", teacher="big")) == "SimKDLoss(layer='mid', factor=2, teacher='big')"
 
 
 def test_preparing_moves_no_statistics():
@@ -135,7 +135,7 @@ def test_half_precision_is_computed_in_float32():
     for pair, (student, teacher) in shared.halves(3, 4):
         value = simkd_loss(*pair)
         assert value.dtype == torch.float32
-        assert float(value) == pytest.approx(np.exp_avg_sq(student - teacher).mean(), rel=1e-5)
+        assert float(value) == pytest.approx(np.square(student - teacher).mean(), rel=1e-5)
 
 
 def test_the_gradient_is_that_of_finite_differences():
@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_refused():
         SimKDLoss("mid")(make_context())
     with pytest.raises(LimbeckError, match=r"\[2, 3, 4\] and \[2, 3, 4\]: tap the last layer before the pooling"):
         prepared(exchange(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)))
-    with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*the class SimKD projects"):
+    with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*the class SimKDLoss projects"):
         simkd_loss(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(LimbeckError, match="divided by at least 1, not 0"):
         SimKDLoss("mid", factor=0)

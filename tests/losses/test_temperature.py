@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limbeck import schedule
+from limbeck import schedules
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
@@ -26,8 +26,7 @@ from limbeck.losses import (
     TTMLoss,
     kd_loss,
 )
-from limbeck.losses.temperature import record_temperatures
-from limbeck.temperature import (
+from limbeck.losses.temperature import (
     Constant,
     Dynamic,
     Learned,
@@ -38,6 +37,7 @@ from limbeck.temperature import (
     Scheduled,
     apply_temperature,
     dynamic_temperatures,
+    record_temperatures,
     standardize_logits,
 )
 from limbeck.testing import check_loss, make_context
@@ -77,7 +77,7 @@ def taken(pair, tau):
 
 POLICIES = {
     "fixed": Constant(3.0),
-    "scheduled": Scheduled(schedule.linear(6.0, 3.0)),
+    "scheduled": Scheduled(schedules.linear(6.0, 3.0)),
     "entropy": PerSample(score="entropy"),
     "confidence": PerSample(score="confidence", confident=2.0, uncertain=8.0),
     "standardised": LogitStandardization(),
@@ -87,13 +87,13 @@ POLICIES = {
 }
 
 
-@pytest.marker.parametrize("tau", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("tau", POLICIES.values(), ids=POLICIES)
 def test_a_response_term_keeps_its_promises_under_each_policy(tau):
     check_loss(KDLoss(temperature=tau))
 
 
-@pytest.marker.parametrize("term", [DKDLoss, DISTLoss, JSDLoss, MLKDLoss, NKDLoss, ReverseKLLoss, KDLoss, TTMLoss])
-@pytest.marker.parametrize("tau", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("term", [DKDLoss, DISTLoss, JSDLoss, MLKDLoss, NKDLoss, ReverseKLLoss, KDLoss, TTMLoss])
+@pytest.mark.parametrize("tau", POLICIES.values(), ids=POLICIES)
 def test_every_response_term_takes_every_policy(term, tau):
     said = make_context(rows=8)
     value = term(temperature=tau)(said)
@@ -107,7 +107,7 @@ def test_every_response_term_takes_every_policy(term, tau):
 @given(logits())
 def test_fixed_and_scheduled_are_the_plain_loss(pair):
     assert taken(pair, Constant(3.0)) == taken(pair, 3.0)
-    assert taken(pair, Scheduled(schedule.linear(7.0, 3.0))) == taken(pair, 6.0)
+    assert taken(pair, Scheduled(schedules.linear(7.0, 3.0))) == taken(pair, 6.0)
 
 
 @FEW
@@ -189,7 +189,7 @@ def test_the_adaptive_temperature_follows_its_rule():
         student, teacher = random.normal(size=(5, 4)) * 0.97**step, random.normal(size=(5, 4)) * 0.97**step
         expected.append(float(np.mean(kl(student / 4.0, teacher / 4.0))))
         said = [Outputs(logits=torch.tensor(one)) for one in (student, teacher)]
-        found.append(float(policy(*said, NOW).tau))
+        found.append(float(policy(*said, NOW).temperature))
     assert found == pytest.approx(adapted_by_hand(policy, expected), rel=1e-5)
     assert min(found) < 4.0, "it never fell while the loss did"
 
@@ -197,12 +197,12 @@ def test_the_adaptive_temperature_follows_its_rule():
 def test_the_adaptive_temperature_rises_while_the_loss_stalls_and_stays_in_its_bounds():
     policy = LossAdaptive(start=4.0, high=5.0, rate=0.1)
     said = Outputs(logits=torch.tensor([[1.0, 0.0]])), Outputs(logits=torch.tensor([[0.0, 3.0]]))
-    taus = [float(policy(*said, NOW).tau) for _ in range(5)]
+    taus = [float(policy(*said, NOW).temperature) for _ in range(5)]
     assert taus == sorted(taus)
     assert taus[0] == 4.0
     assert taus[-1] == 5.0
     still = policy.eval()
-    assert float(still(*said, NOW).tau) == float(still(*said, NOW).tau), "it moved in eval mode"
+    assert float(still(*said, NOW).temperature) == float(still(*said, NOW).temperature), "it moved in eval mode"
 
 
 def test_the_learned_temperature_makes_the_loss_larger():
@@ -240,35 +240,35 @@ def test_the_learned_temperature_by_sample_begins_the_same_for_all_and_can_diffe
         KDLoss(temperature=policy)(make_context())
     said = make_context()
     policy.prepare(said)
-    tau = policy(said.student, said.teachers["teacher"], NOW).tau
+    tau = policy(said.student, said.teachers["teacher"], NOW).temperature
     torch.testing.assert_close(tau.detach(), torch.full((6,), 4.0))
     torch.nn.init.normal_(policy.network[-1].weight)
-    moved = policy(said.student, said.teachers["teacher"], NOW).tau
+    moved = policy(said.student, said.teachers["teacher"], NOW).temperature
     assert len(moved.unique()) == 6
     assert bool(((moved > 1.0) & (moved < 21.0)).all())
     KDLoss(temperature=policy)(said).backward()
     assert all(parameter.grad is not None for parameter in policy.parameters())
 
 
-@pytest.marker.parametrize("tau", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("tau", POLICIES.values(), ids=POLICIES)
 def test_what_is_heard_of_a_temperature_lies_within_its_bounds_and_has_no_gradient(tau):
     said = make_context()
-    with record_temperatures(flatness=True) as heard:
+    with record_temperatures(with_entropy=True) as record:
         KDLoss(temperature=tau)(said)
     low, high = tau.bounds()
-    assert len(heard.temperatures) == len(heard.teacher_entropy) == 1
-    values = torch.as_tensor(heard.temperatures[0])
+    assert len(record.temperatures) == len(record.teacher_entropy) == 1
+    values = torch.as_tensor(record.temperatures[0])
     assert bool(((values >= low - 1e-6) & (values <= high + 1e-6)).all())
     assert not values.requires_grad
-    assert 0.0 <= float(heard.teacher_entropy[0]) <= 1.0
+    assert 0.0 <= float(record.teacher_entropy[0]) <= 1.0
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "tau",
     [LogitStandardization(), Dynamic(), PerSample(), Learned(), LossAdaptive()],
     ids=lambda tau: type(tau).__name__,
 )
-@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(tau, dtype):
     said = make_context(dtype=dtype)
     value = KDLoss(temperature=tau)(said)
@@ -282,7 +282,7 @@ def test_a_flat_row_has_finite_gradients_when_it_is_standardised():
     assert torch.isfinite(flat.grad).all()
 
 
-@pytest.marker.parametrize("ruled_out", [[], [1, 3]])
+@pytest.mark.parametrize("ruled_out", [[], [1, 3]])
 def test_both_derivatives_of_standardised_logits_are_those_of_finite_differences(ruled_out):
     def said(some):
         logits = torch.full((3, 6), -torch.inf, dtype=torch.float64).index_copy(1, torch.tensor(classes), some)
@@ -294,7 +294,7 @@ def test_both_derivatives_of_standardised_logits_are_those_of_finite_differences
     assert torch.autograd.gradgradcheck(said, some)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("make", "said"),
     [
         (lambda: Constant(0.0), "above zero"),
@@ -303,9 +303,9 @@ def test_both_derivatives_of_standardised_logits_are_those_of_finite_differences
         (lambda: LossAdaptive(start=9.0), "starts between low and high"),
         (lambda: LossAdaptive(rate=0.0), "shares above 0"),
         (lambda: Learned(start=1.0), "starts between low and high"),
-        (lambda: Learned(warmup_fraction=0.0), "ramp above 0"),
-        (lambda: Learned(granularity="epoch"), "'run' or per 'sample', not 'epoch'"),
-        (lambda: Range(4.0, 5.0, 6.0), "low <= usual <= high"),
+        (lambda: Learned(warmup_fraction=0.0), "warmup_fraction above 0"),
+        (lambda: Learned(granularity="epoch"), "'run' or 'sample', not 'epoch'"),
+        (lambda: Range(4.0, 5.0, 6.0), "low <= default <= high"),
         (lambda: KDLoss(temperature=PerSample), r"an object such as PerSample\(\)"),
     ],
 )

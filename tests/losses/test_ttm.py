@@ -49,7 +49,7 @@ def test_the_value_worked_by_hand():
 @shared.FEW
 @given(shared.logits(), st.floats(0.05, 1.0), st.booleans())
 def test_it_agrees_with_the_paper_in_numpy(pair, power, by_softness):
-    value = shared.value(ttm_loss, *pair, power=power, rows="by_softness" if by_softness else "equal")
+    value = shared.value(ttm_loss, *pair, power=power, row_weighting="by_softness" if by_softness else "equal")
     assert value == pytest.approx(paper(*pair, power, by_softness), rel=1e-6, abs=1e-12)
 
 
@@ -91,7 +91,7 @@ def test_half_precision_is_computed_in_float32():
 
 def test_extreme_logits_have_a_finite_value_and_gradient():
     assert shared.finite_at(ttm_loss)
-    assert shared.finite_at(ttm_loss, power=1.0, rows="equal")
+    assert shared.finite_at(ttm_loss, power=1.0, row_weighting="equal")
 
 
 def test_the_gradient_is_that_of_finite_differences():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import limbeck
-from limbeck import schedule
+from limbeck import schedules
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
 from limbeck.distiller import GradNorm, LossRatioWeighting, Objective, UncertaintyWeighting
@@ -18,7 +18,7 @@ from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
 from limbeck.losses.weighting.gradnorm import gradnorm_gradient
 from limbeck.testing import make_context
 
-ONE = {"a": 1.0, "b": 1.0, "truth": 1.0, "soft": 1.0}
+ONE = {"a": 1.0, "b": 1.0, "target": 1.0, "kd": 1.0}
 TASK = limbeck.tasks.Classification(classes=3)
 
 
@@ -30,7 +30,7 @@ def networks():
 
 def distilling(balance, *, terms=None, **more):
     student, teacher = networks()
-    terms = {"truth": CrossEntropyLoss(), "soft": KDLoss()} if terms is None else terms
+    terms = {"target": CrossEntropyLoss(), "kd": KDLoss()} if terms is None else terms
     return limbeck.Distiller(student, {"big": teacher}, objective=terms, weights=balance, task=TASK, **more)
 
 
@@ -41,7 +41,7 @@ def batch(seed):
 
 def test_uncertainty_is_the_sum_of_weighted_losses_and_their_log_variances():
     balance = UncertaintyWeighting()
-    objective = Objective({"truth": CrossEntropyLoss(), "soft": KDLoss()}, balance)
+    objective = Objective({"target": CrossEntropyLoss(), "kd": KDLoss()}, balance)
     with torch.no_grad():
         balance.log_variance.copy_(torch.tensor([0.5, -1.0]))
     said = make_context()
@@ -51,7 +51,7 @@ def test_uncertainty_is_the_sum_of_weighted_losses_and_their_log_variances():
     assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-6)
     assert float(sum(loss.by_loss.values())) == pytest.approx(expected, rel=1e-6)
     assert {name: float(weight) for name, weight in loss.weights.items()} == pytest.approx(
-        {"truth": math.exp(-0.5), "soft": math.e}
+        {"target": math.exp(-0.5), "kd": math.e}
     )
     loss.total.backward()
     slopes = [1 - math.exp(-0.5) * losses[0], 1 - math.e * losses[1]]
@@ -72,37 +72,37 @@ def test_uncertainty_ends_where_each_weight_is_one_over_its_loss():
 
 def test_what_uncertainty_learns_reaches_the_optimizer():
     names = [name for name, _ in distilling(UncertaintyWeighting()).named_parameters()]
-    assert "objective.balance.log_variance" in names
+    assert "objective.loss_weighting.log_variance" in names
 
 
 def test_loss_ratios_make_weights_ratios_of_losses():
     objective = Objective(
-        {"truth": CrossEntropyLoss(), "soft": KDLoss()}, {"soft": 9.0}, loss_weighting=LossRatioWeighting("truth")
+        {"target": CrossEntropyLoss(), "kd": KDLoss()}, {"kd": 9.0}, loss_weighting=LossRatioWeighting("target")
     )
     loss = objective(make_context())
-    assert float(loss.by_loss["soft"]) == pytest.approx(9.0 * float(loss.by_loss["truth"]), rel=1e-6)
+    assert float(loss.by_loss["kd"]) == pytest.approx(9.0 * float(loss.by_loss["target"]), rel=1e-6)
     bare = float(KDLoss()(make_context()).detach())
-    assert float(loss.weights["soft"]) * bare == pytest.approx(float(loss.by_loss["soft"]), rel=1e-6)
+    assert float(loss.weights["kd"]) * bare == pytest.approx(float(loss.by_loss["kd"]), rel=1e-6)
 
 
 def test_loss_ratios_go_by_running_means():
     balance = LossRatioWeighting(decay=0.9)
-    balance.register_losses(["truth", "soft"])
+    balance.register_losses(["target", "kd"])
     means = None
     for step in range(5):
         losses = np.array([1.0 + step, 0.1 * (5 - step)])
         means = losses if means is None else 0.9 * means + 0.1 * losses
-        named = {name: torch.tensor(value) for name, value in zip(("truth", "soft"), losses, strict=True)}
+        named = {name: torch.tensor(value) for name, value in zip(("target", "kd"), losses, strict=True)}
         parts, factors = balance(named, ONE)
         assert factors.tolist() == pytest.approx([1.0, means[0] / means[1]], rel=1e-5)
-        assert float(parts["soft"]) == pytest.approx(losses[1] * means[0] / means[1], rel=1e-5)
+        assert float(parts["kd"]) == pytest.approx(losses[1] * means[0] / means[1], rel=1e-5)
 
 
 def test_a_batch_without_a_label_does_not_spoil_the_ratios():
     balance = LossRatioWeighting()
-    balance.register_losses(["truth", "soft"])
-    balance({"truth": torch.tensor(0.0), "soft": torch.tensor(0.5)}, ONE)
-    found = balance({"truth": torch.tensor(2.0), "soft": torch.tensor(0.5)}, ONE)[1]
+    balance.register_losses(["target", "kd"])
+    balance({"target": torch.tensor(0.0), "kd": torch.tensor(0.5)}, ONE)
+    found = balance({"target": torch.tensor(2.0), "kd": torch.tensor(0.5)}, ONE)[1]
     assert found.tolist() == pytest.approx([1.0, 4.0])
 
 
@@ -118,7 +118,7 @@ def test_gradnorm_follows_the_paper_step_for_step():
         norms = np.array([float(torch.autograd.grad(v, last, retain_graph=True)[0].norm()) for v in values])
         losses = np.array([float(v.detach()) for v in values])
         loss = distiller(batch(step))
-        assert [float(loss.weights[name]) for name in ("truth", "soft")] == pytest.approx(weight.tolist(), rel=1e-4)
+        assert [float(loss.weights[name]) for name in ("target", "kd")] == pytest.approx(weight.tolist(), rel=1e-4)
         first = losses if first is None else first
         rates = losses / first
         scaled = weight * norms
@@ -132,7 +132,7 @@ def test_gradnorm_follows_the_paper_step_for_step():
 
 def test_gradnorm_comes_to_equal_gradients_where_alpha_is_zero():
     balance = GradNorm(alpha=0.0, lr=0.02)
-    distiller = distilling(balance, terms={"truth": CrossEntropyLoss(), "soft": KDLoss()})
+    distiller = distilling(balance, terms={"target": CrossEntropyLoss(), "kd": KDLoss()})
     for _ in range(400):
         distiller(batch(0))
     last, loss = distiller.student[2].weight, distiller(batch(0))
@@ -144,8 +144,8 @@ def test_gradnorm_comes_to_equal_gradients_where_alpha_is_zero():
 def test_gradnorm_looks_at_the_last_weight_that_every_term_reaches():
     balance = GradNorm()
     distiller = distilling(
-        balance, terms={"truth": CrossEntropyLoss(), "hint": FitNetLoss("mid")},
-        taps={"student": {"mid": "0"}, "big": {"mid": "0"}},
+        balance, terms={"target": CrossEntropyLoss(), "fitnet": FitNetLoss("mid")},
+        feature_layers={"student": {"mid": "0"}, "big": {"mid": "0"}},
     ).prepare(batch(0))  # fmt: skip
     distiller(batch(0))
     assert balance._shared[0] is distiller.student[0].weight
@@ -157,9 +157,9 @@ def test_a_term_without_a_gradient_stands_aside_until_it_has_one():
     )
     balance = GradNorm()
     student, teacher = networks()
-    late = {"soft": schedule.step_change(0.0, 1.0, milestone=0.5)}
+    late = {"kd": schedules.step_change(0.0, 1.0, milestone=0.5)}
     distiller = limbeck.Distiller(
-        student, {"big": teacher}, objective={"truth": CrossEntropyLoss(), "soft": KDLoss()}, weights=late,
+        student, {"big": teacher}, objective={"target": CrossEntropyLoss(), "kd": KDLoss()}, weights=late,
         loss_weighting=balance, task=TASK,
     )  # fmt: skip
     for step in range(10):
@@ -190,16 +190,16 @@ def test_a_balance_goes_on_in_the_next_stage_and_is_part_of_the_formula():
 
 
 def test_what_a_balance_cannot_do_is_one_sentence():
-    with pytest.raises(LimbeckError, match="measures by 'thruth', and no term is; they are: truth"):
-        Objective({"truth": CrossEntropyLoss()}, loss_weighting=LossRatioWeighting("thruth"))
+    with pytest.raises(LimbeckError, match="measures by 'targte', and no term is; they are: target"):
+        Objective({"target": CrossEntropyLoss()}, loss_weighting=LossRatioWeighting("targte"))
     balance = GradNorm()
-    Objective({"truth": CrossEntropyLoss()}, balance)
+    Objective({"target": CrossEntropyLoss()}, balance)
     with pytest.raises(LimbeckError, match="balances another objective already"):
-        Objective({"truth": CrossEntropyLoss()}, balance)
-    with pytest.raises(LimbeckError, match="two balances were given"):
-        Objective({"truth": CrossEntropyLoss()}, LossRatioWeighting(), loss_weighting=LossRatioWeighting())
+        Objective({"target": CrossEntropyLoss()}, balance)
+    with pytest.raises(LimbeckError, match="two loss weightings were given"):
+        Objective({"target": CrossEntropyLoss()}, LossRatioWeighting(), loss_weighting=LossRatioWeighting())
     with pytest.raises(LimbeckError, match="not told of a student"):
-        Objective({"truth": CrossEntropyLoss()}, GradNorm())(make_context())
+        Objective({"target": CrossEntropyLoss()}, GradNorm())(make_context())
     distiller = distilling(GradNorm())
     distiller.student.requires_grad_(False)
     with pytest.raises(LimbeckError, match="needs a weight of the student that every term reaches"):

@@ -13,10 +13,10 @@ from limbeck import models
 from limbeck.core.errors import LimbeckError
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5"]
 )
-@pytest.marker.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3])
 def test_torchvision_has_the_classes_and_channels_asked_for(name, channels):
     net = models.torchvision(name, classes=7, channels=channels).eval()
     assert net(torch.zeros(2, channels, 64, 64)).shape == (2, 7)
@@ -40,7 +40,7 @@ def test_a_new_first_convolution_keeps_the_spread_of_the_old():
     assert five.item() == pytest.approx(three.item(), rel=0.05)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("name", "options", "says"),
     [
         ("resnet81", {}, "no classification network named 'resnet81'; the nearest: resnet18"),
@@ -48,7 +48,7 @@ def test_a_new_first_convolution_keeps_the_spread_of_the_old():
         ("resnet18", {"num_classes": 5}, "say 'classes' instead of 'num_classes'"),
         ("resnet18", {"dropuot": 0.1}, "could not build resnet18 with .*unexpected keyword argument 'dropuot'"),
         ("vit_b_16", {"image_size": 30}, "could not build vit_b_16"),
-        ("googlenet", {"aux_logits": True}, "no term would train auxiliary heads"),
+        ("googlenet", {"aux_logits": True}, "no loss would train auxiliary heads"),
         ("resnet18", {"channels": 0}, "channels is an integer of 1 or more"),
         ("resnet18", {"pretrained": True, "weights": "runs/a"}, "not both"),
         ("resnet18", {"weights": "nowhere.pt"}, "there are no weights at nowhere.pt"),
@@ -70,7 +70,7 @@ def published(monkeypatch, name):
     return state
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("name", "head"), [("mobilenet_v3_small", "classifier.3."), ("squeezenet1_1", "classifier.1.")]
 )
 def test_a_pretrained_network_of_other_classes_gets_a_new_head_only(monkeypatch, name, head):
@@ -126,14 +126,14 @@ def test_weights_are_loaded_into_what_was_built(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
-@pytest.marker.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3])
 def test_timm_has_the_classes_and_channels_asked_for(channels):
     pytest.importorskip("timm")
     net = models.timm("test_resnet", classes=7, channels=channels).eval()
     assert net(torch.zeros(2, channels, 64, 64)).shape == (2, 7)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("name", "options", "says"),
     [
         ("resnet81", {}, "timm has no network named 'resnet81'; the nearest: resnet18"),
@@ -178,11 +178,11 @@ def test_timm_absent_says_what_to_install(monkeypatch):
 
 def test_the_catalogue_holds_every_builder_and_imports_no_zoo():
     script = (
-        "import sys, limbeck.models as m; c = m.catalogue(); "
+        "import sys, limbeck.models as m; c = m.model_builders(); "
         "assert not {'torchvision', 'timm', 'safetensors'} & set(sys.modules); print(*c)"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert set(run.stdout.split()) == set(models.__all__) - {"catalogue", "load_weights", "save_weights"}
+    assert set(run.stdout.split()) == set(models.__all__) - {"model_builders", "load_weights", "save_weights"}
     assert all(getattr(models, name) is build for name, build in models.model_builders().items())
 
 
@@ -196,7 +196,7 @@ def test_cifar_stem_keeps_small_pictures_large():
     assert sum(p.numel() for p in net.parameters()) == 11_173_962
 
 
-@pytest.marker.parametrize("wrong", [{"name": "vgg11"}, {"name": "mobilenet_v3_small"}])
+@pytest.mark.parametrize("wrong", [{"name": "vgg11"}, {"name": "mobilenet_v3_small"}])
 def test_cifar_stem_is_refused_where_there_is_no_such_stem(wrong):
     with pytest.raises(LimbeckError, match="stem: cifar"):
         models.torchvision(classes=10, stem="cifar", **wrong)

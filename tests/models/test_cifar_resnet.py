@@ -44,7 +44,7 @@ def counted_by_hand(depth: int, widths: list[int], classes: int, *, projection: 
     return total + before * classes + classes
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("name", "millions"),
     [
         ("resnet20", 0.28),
@@ -61,17 +61,15 @@ def test_counts_at_100_classes_are_those_of_the_distillation_literature(name, mi
     assert round(parameters(models.model_builders()[name](classes=100)) / 1e6, 2) == millions
 
 
-@pytest.marker.parametrize(
-    ("depth", "millions"), [(20, "0.27"), (32, "0.46"), (44, "0.66"), (56, "0.85"), (110, "1.7")]
-)
+@pytest.mark.parametrize(("depth", "millions"), [(20, "0.27"), (32, "0.46"), (44, "0.66"), (56, "0.85"), (110, "1.7")])
 def test_counts_with_padding_are_those_of_he(depth, millions):
     count = parameters(models.model_builders()[f"resnet{depth}"](classes=10, shortcut="padding"))
     digits = len(millions.split(".")[1])
     assert f"{count / 1e6:.{digits}f}" == millions
 
 
-@pytest.marker.parametrize("name", RESNETS)
-@pytest.marker.parametrize("shortcut", ["projection", "padding"])
+@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize("shortcut", ["projection", "padding"])
 def test_every_resnet_has_the_parameters_counted_by_hand(name, shortcut):
     depth = int(re.match(r"resnet(\d+)", name)[1])
     widths = [32, 64, 128, 256] if name.endswith("x4") else [16, 16, 32, 64]
@@ -79,14 +77,14 @@ def test_every_resnet_has_the_parameters_counted_by_hand(name, shortcut):
     assert built == counted_by_hand(depth, widths, 7, projection=shortcut == "projection")
 
 
-@pytest.marker.parametrize("name", ["resnet8", "resnet8x4", "wrn_16_1", "wrn_16_2"])
-@pytest.marker.parametrize(("channels", "size"), [(1, 28), (3, 32), (4, 33)])
+@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "wrn_16_1", "wrn_16_2"])
+@pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32), (4, 33)])
 def test_any_picture_gives_one_row_of_logits(name, channels, size):
     net = models.model_builders()[name](classes=5, channels=channels)
     assert net(torch.zeros(2, channels, size, size)).shape == (2, 5)
 
 
-@pytest.marker.parametrize("shortcut", ["projection", "padding"])
+@pytest.mark.parametrize("shortcut", ["projection", "padding"])
 def test_stages_can_be_tapped_by_path(shortcut):
     net = models.resnet8x4(shortcut=shortcut)
     shapes = {}
@@ -105,7 +103,7 @@ def test_stages_can_be_tapped_by_path(shortcut):
     }
 
 
-@pytest.marker.parametrize("name", ["resnet8", "wrn_16_1"])
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1"])
 def test_no_later_layer_changes_a_tapped_map(name):
     net = models.model_builders()[name]()
     seen = {}
@@ -124,7 +122,7 @@ def test_padding_takes_every_second_pixel_between_channels_of_zeros():
     np.testing.assert_array_equal(shortcut(x).numpy(), expected)
 
 
-@pytest.marker.parametrize("name", ["resnet20", "wrn_16_2"])
+@pytest.mark.parametrize("name", ["resnet20", "wrn_16_2"])
 def test_convolutions_begin_with_the_spread_of_he(name):
     torch.manual_seed(0)
     net = models.model_builders()[name]()
@@ -134,7 +132,7 @@ def test_convolutions_begin_with_the_spread_of_he(name):
             assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("build", "says"),
     [
         (lambda: models.resnet20(shortcut="conv"), "shortcut is 'projection' or 'padding', not 'conv'"),

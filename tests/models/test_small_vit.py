@@ -13,8 +13,8 @@ from limbeck.models.onnx_graph import export_onnx_bytes
 from limbeck.models.small_vit import _sincos_positions
 
 
-@pytest.marker.parametrize(("patch", "width", "depth", "heads"), [(4, 96, 6, 3), (2, 16, 1, 4), (7, 8, 2, 1)])
-@pytest.marker.parametrize(("classes", "channels"), [(10, 1), (3, 3)])
+@pytest.mark.parametrize(("patch", "width", "depth", "heads"), [(4, 96, 6, 3), (2, 16, 1, 4), (7, 8, 2, 1)])
+@pytest.mark.parametrize(("classes", "channels"), [(10, 1), (3, 3)])
 def test_it_has_the_parameters_of_its_formula(patch, width, depth, heads, classes, channels):
     net = models.small_vit(
         patch_size=patch, width=width, depth=depth, num_heads=heads, classes=classes, channels=channels
@@ -54,14 +54,14 @@ def test_a_block_agrees_with_numpy():
 
     x = tokens.numpy()
     heard = []
-    q, k, v = np.split(linear(norm(x, "norm1"), "mixed"), 3, axis=-1)
+    q, k, v = np.split(linear(norm(x, "norm1"), "qkv"), 3, axis=-1)
     for head in (slice(0, 4), slice(4, 8)):
         score = q[..., head] @ k[..., head].transpose(0, 2, 1) / 2.0
         score = np.exp(score - score.max(-1, keepdims=True))
         heard.append(score / score.sum(-1, keepdims=True) @ v[..., head])
-    x = x + linear(np.concatenate(heard, axis=-1), "out")
-    inside = torch.tensor(linear(norm(x, "norm2"), "wide"))
-    x = x + linear(F.gelu(inside).numpy(), "narrow")
+    x = x + linear(np.concatenate(heard, axis=-1), "proj")
+    inside = torch.tensor(linear(norm(x, "norm2"), "fc1"))
+    x = x + linear(F.gelu(inside).numpy(), "fc2")
     np.testing.assert_allclose(block(tokens).detach().numpy(), x, rtol=1e-9)
 
 
@@ -97,7 +97,7 @@ def test_it_can_be_exported():
     )
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: models.small_vit(width=97), "multiple of 4 and of its heads, and 97 is none for 3 heads: choose 96"),

@@ -78,7 +78,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
 
 
-@pytest.marker.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_shared_tensors_stay_shared(tmp_path, suffix):
     net, file = Tied(), tmp_path / f"net{suffix}"
     save_weights(net, file) if suffix == ".safetensors" else torch.save(net.state_dict(), file)
@@ -87,15 +87,15 @@ def test_shared_tensors_stay_shared(tmp_path, suffix):
     assert other.b.weight is other.a.weight
 
 
-@pytest.marker.parametrize("suffix", [".pt", ".pth", ".bin"])
-@pytest.marker.parametrize("under", [None, "state_dict", "model", "student"])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
+@pytest.mark.parametrize("under", [None, "state_dict", "model", "student"])
 def test_pytorch_files_are_read_bare_or_nested(tmp_path, suffix, under):
     net, file = mlp(), tmp_path / f"net{suffix}"
     torch.save(net.state_dict() if under is None else {under: net.state_dict(), "epoch": 3}, file)
     assert same(load_weights(mlp(), file), net)
 
 
-@pytest.marker.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_the_prefix_of_a_wrapper_is_dropped(tmp_path, prefix):
     net = mlp()
     torch.save({prefix + name: tensor for name, tensor in net.state_dict().items()}, tmp_path / "net.pt")
@@ -186,8 +186,8 @@ def test_no_code_in_a_file_is_run(tmp_path, monkeypatch):
     assert ran == []
 
 
-@pytest.marker.parametrize("suffix", [".safetensors", ".pt"])
-@pytest.marker.parametrize("damage", ["half", "empty", "text"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("damage", ["half", "empty", "text"])
 def test_a_damaged_file_is_one_sentence(tmp_path, suffix, damage):
     net, file = mlp(), tmp_path / f"net{suffix}"
     save_weights(net, file) if suffix == ".safetensors" else torch.save(net.state_dict(), file)
@@ -198,7 +198,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path, suffix, damage):
     assert "\n" not in str(caught.value)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("content", "says"),
     [
         ({"epoch": 3, "lr": 0.1}, "but a dict of epoch, lr: save model.state_dict()"),

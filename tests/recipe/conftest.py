@@ -15,29 +15,29 @@ name: digits
 seed: 0
 plugins: []                                    # packages which `use:` may import from, e.g. [mypackage]
 task: {use: Classification}
-data: {use: Digits, labels: 200, views: {use: Views, transforms: [{use: affine, degrees: 15}], per_sample: 0}}
+data: {use: Digits, num_labeled: 200, augment: {use: Augmentation, transforms: [{use: affine, degrees: 15}], num_views: 0}}
 teachers:
   big: {use: small_cnn, width: 64, weights: runs/teacher}
 student: {use: small_cnn, width: 8}
-teaching: {epochs: 40, objective: {truth: {use: CrossEntropy}}}
+teacher_training: {epochs: 40, objective: {truth: {use: CrossEntropyLoss}}}
 stages:
   - name: distill
     epochs: 30
     objective:
-      truth: {use: CrossEntropy, weight: 0.1}
-      soft: {use: SoftTarget, tau: 4, weight: {use: linear, start: 1.0, end: 0.5}}
-    taps: {student: {mid: block2}, big: {mid: block2}}
+      truth: {use: CrossEntropyLoss, weight: 0.1}
+      soft: {use: KDLoss, temperature: 4, weight: {use: linear, start: 1.0, end: 0.5}}
+    feature_layers: {student: {mid: block2}, big: {mid: block2}}
 training:
   optimizer: {use: AdamW, lr: 0.003}
-  scheduler: {use: OneCycleLR, max_lr: 0.003, per: step}
-  batch: 64
-  accumulate: 1
-  clip: null
-  ema: null
-  patience: null
+  scheduler: {use: OneCycleLR, max_lr: 0.003, interval: step}
+  batch_size: 64
+  grad_accum_steps: 1
+  max_grad_norm: null
+  ema_decay: null
+  early_stopping_patience: null
   precision: 32-true
-  keep: last
-control: alone
+  keep_weights: last
+baselines: [student_only]
 export: {to: [onnx]}
 """
 

@@ -11,7 +11,7 @@ SMALL = {
     "task": "Classification",
     "data": "Digits",
     "student": "small_cnn",
-    "stages": [{"name": "a", "epochs": 3, "objective": {"t": "CrossEntropy"}}],
+    "stages": [{"name": "a", "epochs": 3, "objective": {"t": "CrossEntropyLoss"}}],
 }
 
 
@@ -21,24 +21,24 @@ def _at(data, path):
     return data
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("path", "text", "value"),
     [
         ("student.width", "16", 16),
         ("stages.0.epochs", "5", 5),
         ("training.optimizer.lr", "1e-2", 0.01),
-        ("data.labels", "null", None),
-        ("data.views.transforms.0.degrees", "3", 3),
-        ("data.views.transforms", "[]", []),
+        ("data.num_labeled", "null", None),
+        ("data.augment.transforms.0.degrees", "3", 3),
+        ("data.augment.transforms", "[]", []),
         ("student", "{use: mlp, hidden: [8]}", {"use": "mlp", "hidden": [8]}),
         ("student", "mlp", "mlp"),
         ("teachers.new", "{use: mlp}", {"use": "mlp"}),
-        ("stages.0.objective.hint", "{use: Hint, at: mid}", {"use": "Hint", "at": "mid"}),
+        ("stages.0.objective.hint", "{use: FitNetLoss, layer: mid}", {"use": "FitNetLoss", "layer": "mid"}),
         ("stages.0.objective.soft.weight", "3", 3),
         ("stages.0.objective.soft.weight.end", "0.1", 0.1),
-        ("stages.0.taps.other.low", "block1", "block1"),
+        ("stages.0.feature_layers.other.low", "block1", "block1"),
         ("stages.0.training.optimizer.lr", "1", 1),
-        ("stages.0.training.batch", "1", 1),
+        ("stages.0.training.batch_size", "1", 1),
         ("name", "a=b", "a=b"),
         ("name", "''", ""),
     ],
@@ -53,15 +53,15 @@ def test_a_path_is_set(digits, path, text, value):
 def test_a_name_alone_becomes_a_node_when_a_setting_is_given():
     assert apply_overrides(SMALL, ["student.width=3"])["student"] == {"use": "small_cnn", "width": 3}
     terms = apply_overrides(SMALL, ["stages.0.objective.t.weight=2"])["stages"][0]["objective"]
-    assert terms == {"t": {"use": "CrossEntropy", "weight": 2}}
+    assert terms == {"t": {"use": "CrossEntropyLoss", "weight": 2}}
 
 
 def test_what_is_absent_starts_from_its_default():
     changed = apply_overrides(SMALL, ["training.optimizer.lr=1"])["training"]
     assert changed["optimizer"] == {"use": "AdamW", "lr": 1}
-    assert changed["batch"] == 64
-    assert apply_overrides({**SMALL, "training": {"batch": 3}}, ["training.optimizer.lr=1"])["training"] == {
-        "batch": 3,
+    assert changed["batch_size"] == 64
+    assert apply_overrides({**SMALL, "training": {"batch_size": 3}}, ["training.optimizer.lr=1"])["training"] == {
+        "batch_size": 3,
         "optimizer": {"use": "AdamW", "lr": 1},
     }
 
@@ -80,14 +80,17 @@ def test_values_shared_by_an_alias_are_changed_one_by_one():
     assert changed == {"student": {"use": "mlp", "size": 3}, "teachers": {"big": {"use": "mlp"}}}
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("traning.batch=3", "traning is no setting of a recipe; the recipe has: training"),
+        ("traning.batch_size=3", "traning is no setting of a recipe; the recipe has: training"),
         ("sede=3", "sede is no setting of a recipe; the recipe has: seed"),
-        ("training.bach=3", "training.bach is no setting of a recipe; training has: batch"),
+        ("training.bach_size=3", "training.bach_size is no setting of a recipe; training has: batch_size"),
         ("stages.0.epoch=3", "stages.0.epoch is no setting of a recipe; stages.0 has: epochs"),
-        ("stages.0.training.btch=3", "stages.0.training.btch is no setting of a recipe; stages.0.training has: batch"),
+        (
+            "stages.0.training.btch_size=3",
+            "stages.0.training.btch_size is no setting of a recipe; stages.0.training has: batch_size",
+        ),
         ("stages.1.epochs=3", "stages is a list: '1' is not one of its places, which are 0 to 0"),
         ("stages.-1.epochs=3", "stages is a list: '-1' is not one of its places"),
         ("stages.distill.epochs=3", "stages is a list: 'distill' is not one of its places"),
@@ -95,8 +98,11 @@ def test_values_shared_by_an_alias_are_changed_one_by_one():
         ("seed.x=5", "seed is 0, and has no 'x' below it"),
         ("stages.0.objective.truth.weight.end=5", "stages.0.objective.truth.weight is 0.1, and has no 'end' below it"),
         ("teachers.bgi.width=3", "teachers.bgi does not exist; teachers has: big"),
-        ("stages.0.objective.sfot.tau=3", "stages.0.objective.sfot does not exist; stages.0.objective has: soft"),
-        ("data.veiws.per_sample=3", "data.veiws is not in the recipe, so give it whole"),
+        (
+            "stages.0.objective.sfot.temperature=3",
+            "stages.0.objective.sfot does not exist; stages.0.objective has: soft",
+        ),
+        ("data.agment.num_views=3", "data.agment is not in the recipe, so give it whole"),
         ("seed", "the override 'seed' is not of the form path.to.setting=value"),
         ("=3", "is not of the form"),
         ("a..b=3", "is not of the form"),

@@ -16,14 +16,14 @@ from limbeck.recipe.yaml_io import dump_yaml, parse_yaml
 
 DESIGN = """
 task: {use: Classification, classes: 10}
-data: {use: ImageFolder, root: data/cifar10, views: {use: Views, transforms: [crop, flip], per_sample: 4}}
+data: {use: ImageFolder, root: data/cifar10, augment: {use: Augmentation, transforms: [random_crop, horizontal_flip], num_views: 4}}
 teachers: {big: {use: timm, name: resnet50, weights: runs/teacher}}
 student: {use: torchvision, name: mobilenet_v3_small}
 stages:
-  - {name: warmup, epochs: 5, objective: {truth: {use: CrossEntropy}}}
+  - {name: warmup, epochs: 5, objective: {truth: {use: CrossEntropyLoss}}}
   - name: distill
     epochs: 30
-    objective: {truth: {use: CrossEntropy, weight: 0.1}, soft: {use: SoftTarget, tau: 4, weight: 0.9}}
+    objective: {truth: {use: CrossEntropyLoss, weight: 0.1}, soft: {use: KDLoss, temperature: 4, weight: 0.9}}
 export: {to: [onnx]}
 """
 
@@ -43,11 +43,11 @@ def changed(data, path, value):
 
 def test_the_whole_recipe_is_read(digits):
     recipe = load_recipe(digits)
-    assert (recipe.name, recipe.seed, recipe.baselines, recipe.export.to) == ("digits", 0, "alone", ("onnx",))
+    assert (recipe.name, recipe.seed, recipe.baselines, recipe.export.to) == ("digits", 0, ("student_only",), ("onnx",))
     assert recipe.teachers["big"].weights == "runs/teacher"
     assert recipe.teacher_training is not None and recipe.teacher_training.epochs == 40  # noqa: PT018
-    soft = recipe.stages[0].build_objective["soft"]
-    assert soft.weight.use == "linear" and soft.tau == 4  # noqa: PT018
+    soft = recipe.stages[0].objective["soft"]
+    assert soft.weight.use == "linear" and soft.temperature == 4  # noqa: PT018
     assert recipe.training.scheduler.interval == "step"
 
 
@@ -55,16 +55,15 @@ def test_defaults_are_those_of_the_schema():
     recipe = load_recipe(DESIGN)
     training = recipe.training
     assert to_plain(training).items() >= {
-        "optimizer": {"use": "AdamW", "lr": 0.001}, "scheduler": None, "batch": 64, "accumulate": 1, "clip": None,
-        "ema": None, "patience": None, "precision": "32-true", "keep": "last",
+        "optimizer": {"use": "AdamW", "lr": 0.001}, "scheduler": None, "batch_size": 64, "grad_accum_steps": 1,
+        "max_grad_norm": None, "ema_decay": None, "early_stopping_patience": None, "precision": "32-true",
+        "keep_weights": "last",
     }.items()  # fmt: skip
-    assert (recipe.seed, recipe.plugins, recipe.baselines, recipe.teacher_training) == (0, (), "alone", None)
-    assert recipe.stages[0].build_objective["truth"].weight == 1.0
+    assert (recipe.seed, recipe.plugins, recipe.baselines, recipe.teacher_training) == (0, (), ("student_only",), None)
+    assert recipe.stages[0].objective["truth"].weight == 1.0
 
 
-@pytest.marker.parametrize(
-    "override", [[], ["student=mlp"], ["training.scheduler=null"], ["teachers.big.weights=null"]]
-)
+@pytest.mark.parametrize("override", [[], ["student=mlp"], ["training.scheduler=null"], ["teachers.big.weights=null"]])
 def test_a_shown_recipe_reads_back_the_same(digits, override):
     for text in (digits, DESIGN):
         recipe = load_recipe(text, override if text is digits else [])
@@ -79,7 +78,7 @@ def test_a_shown_recipe_has_every_setting_in_the_order_of_the_schema(digits):
     assert list(data) == list(Recipe.model_fields)
     assert data["student"] == {"use": "small_cnn", "width": 8, "depth": 3}
     assert data["training"]["optimizer"]["betas"] == [0.9, 0.999]
-    assert data["stages"][0]["objective"]["truth"] == {"use": "CrossEntropy", "label_smoothing": 0.0, "weight": 0.1}
+    assert data["stages"][0]["objective"]["truth"] == {"use": "CrossEntropyLoss", "label_smoothing": 0.0, "weight": 0.1}
     assert "steps" not in data["stages"][0]
 
 
@@ -102,7 +101,7 @@ def test_a_plan_builds_live_objects(digits):
     assert weights == {"truth": 0.1, "soft": Linear(1.0, 0.5)}
     optimizer = plan.stages[0].optimizer.build(student.parameters())
     assert plan.stages[0].scheduler.build(optimizer, steps=30).total_steps == 30
-    assert plan.data.settings["labels"] == 200
+    assert plan.data.settings["num_labeled"] == 200
 
 
 def test_checking_builds_nothing(digits, monkeypatch):
@@ -113,7 +112,7 @@ def test_checking_builds_nothing(digits, monkeypatch):
 
 
 def test_a_stage_changes_single_settings_of_the_training(digits):
-    recipe = load_recipe(digits, ["stages.0.training={batch: 8, optimizer: {lr: 1}, scheduler: null}"])
+    recipe = load_recipe(digits, ["stages.0.training={batch_size: 8, optimizer: {lr: 1}, scheduler: null}"])
     training = recipe.stage_training(recipe.stages[0])
     assert to_plain(training.optimizer) == {"use": "AdamW", "lr": 1}
     assert (training.batch_size, training.scheduler, training.keep_weights) == (8, None, "last")
@@ -133,18 +132,18 @@ def test_the_file_names_a_recipe_without_a_name(tmp_path):
 
 
 def test_numbers_in_yaml_s_old_blind_spot_are_numbers(digits):
-    text = digits.replace("lr: 0.003", "lr: 3e-3").replace("clip: null", "clip: '1e-1'")
+    text = digits.replace("lr: 0.003", "lr: 3e-3").replace("max_grad_norm: null", "max_grad_norm: '1e-1'")
     recipe = load_recipe(text)
     assert (recipe.training.optimizer.lr, recipe.training.max_grad_norm) == (0.003, 0.1)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("path", "value", "said"),
     [
         (
             ["sed"],
             3,
-            "recipe: a recipe has no setting 'sed'; did you mean 'seed'? (it takes: name, seed, data_seed,",
+            "recipe: a recipe has no setting 'sed'; did you mean 'seed'? (it takes: name, seed, split_seed,",
         ),
         (["seed"], "x", "seed: 'x' is not an integer"),
         (["seed"], True, "seed: true is not an integer"),
@@ -164,30 +163,30 @@ def test_numbers_in_yaml_s_old_blind_spot_are_numbers(digits):
         (["stages", 0, "epochs"], 1.5, "stages.0.epochs: 1.5 is not an integer"),
         (["stages", 0, "name"], ..., "stages.0: 'name' is missing"),
         (["stages", 0, "name"], "a/b", "stages.0.name: 'a/b' is not a name"),
-        (["stages", 0, "objective"], {}, "stages.0: objective has no term"),
-        (["stages", 0, "objective"], [1], "stages.0: objective is terms by name"),
-        (["stages", 0, "objective", "weights"], {"soft": 1}, "objective has 'weights' beside its terms"),
-        (["stages", 0, "objective", "a.b"], "Gram", "stages.0.objective.a.b: 'a.b' is not a name"),
+        (["stages", 0, "objective"], {}, "stages.0: objective has no loss"),
+        (["stages", 0, "objective"], [1], "stages.0: objective is losses by name"),
+        (["stages", 0, "objective", "weights"], {"soft": 1}, "objective has 'weights' beside its losses"),
+        (["stages", 0, "objective", "a.b"], "GramLoss", "stages.0.objective.a.b: 'a.b' is not a name"),
         (["stages", 0, "objective", "soft", "weight"], "abc", "soft.weight: 'abc' is not a number or a schedule"),
         (["stages", 0, "objective", "soft", "weight"], True, "soft.weight: true is not a number or a schedule"),
         (["stages", 0, "objective", "soft", "weight"], float("inf"), "soft.weight: inf is not a finite number"),
         (["stages", 0, "objective", "soft", "weight"], {"end": 1}, "soft.weight: {end: 1} lacks `use`"),
-        (["stages", 0, "taps"], {"student": "x"}, "stages.0.taps.student: 'x' is not a mapping"),
-        (["stages", 0, "frozen"], "x", "stages.0.frozen: 'x' is not a list"),
+        (["stages", 0, "feature_layers"], {"student": "x"}, "stages.0.feature_layers.student: 'x' is not a mapping"),
+        (["stages", 0, "freeze"], "x", "stages.0.freeze: 'x' is not a list"),
         (
             ["stages", 0, "training"],
-            {"bach": 3},
-            "stages.0.training: training has no setting 'bach'; did you mean 'batch'",
+            {"bach_size": 3},
+            "stages.0.training: training has no setting 'bach_size'; did you mean 'batch_size'",
         ),
-        (["stages", 0, "training"], {"batch": "x"}, "stages.0.training.batch: 'x' is not an integer"),
+        (["stages", 0, "training"], {"batch_size": "x"}, "stages.0.training.batch_size: 'x' is not an integer"),
         (["stages"], {"a": 1}, "stages: {a: 1} is not a list"),
         (["training", "precision"], "32", "training.precision: '32' is not one of '32-true', '16-mixed'"),
-        (["training", "keep"], "first", "training.keep: 'first' is not one of 'last', 'best'"),
-        (["training", "clip"], 0, "training.clip: 0 is not above 0"),
-        (["training", "ema"], 1.0, "training.ema: 1.0 is not below 1"),
-        (["training", "patience"], 0, "training.patience: 0 is not at least 1"),
-        (["training", "batch"], "x", "training.batch: 'x' is not an integer"),
-        (["training", "scheduler", "per"], "x", "training.scheduler.per: 'x' is not one of 'step', 'epoch'"),
+        (["training", "keep_weights"], "first", "training.keep_weights: 'first' is not one of 'last', 'best'"),
+        (["training", "max_grad_norm"], 0, "training.max_grad_norm: 0 is not above 0"),
+        (["training", "ema_decay"], 1.0, "training.ema_decay: 1.0 is not below 1"),
+        (["training", "early_stopping_patience"], 0, "training.early_stopping_patience: 0 is not at least 1"),
+        (["training", "batch_size"], "x", "training.batch_size: 'x' is not an integer"),
+        (["training", "scheduler", "interval"], "x", "training.scheduler.interval: 'x' is not one of 'step', 'epoch'"),
         (["teachers"], ["a"], "teachers: ['a'] is not a mapping"),
         (["teachers", "student"], "mlp", "teachers.student: a teacher cannot be named student"),
         (["teachers", "big", "weights"], 3, "teachers.big.weights: 3 is not text"),
@@ -195,48 +194,68 @@ def test_numbers_in_yaml_s_old_blind_spot_are_numbers(digits):
         (["plugins"], "mine", "plugins: 'mine' is not a list"),
         (["name"], False, "name: false is not text: put it in quotes"),
         (["name"], "../x", "name: '../x' is not a name that can be a folder"),
-        (["control"], "alnoe", "control: 'alnoe' is not one of 'alone', 'direct', 'none'"),
+        (["baselines"], ["student"], "baselines: 'student' is not one of 'student_only', 'no_assistants'"),
+        (
+            ["baselines"],
+            "student_only",
+            "baselines: 'student_only' is not a list: write [student_only], or [] for none",
+        ),
         (["export"], {"to": ["onx"]}, "export.to.0: 'onx' is not one of 'onnx'"),
         (["export", "taget"], "x", "export: export has no setting 'taget' (it takes: to)"),
-        (["teaching", "name"], 3, "teaching.name: 3 is not text"),
-        (["teaching", "objective"], ..., "teaching: 'objective' is missing"),
+        (["teacher_training", "name"], 3, "teacher_training.name: 3 is not text"),
+        (["teacher_training", "objective"], ..., "teacher_training: 'objective' is missing"),
     ],
 )
 def test_a_mistake_in_the_schema_is_said_with_its_place(sentence, digits, path, value, said):
     assert said in sentence(load_recipe, dump_yaml(changed(parse_yaml(digits), path, value)))
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (["student.widht=3"], "student: small_cnn has no setting 'widht'; did you mean 'width'?"),
         (["student.width=abc"], "student.width: 'abc' is not an integer"),
-        (["student.weight=3"], "a weight belongs to a term of an objective"),
+        (["student.weight=3"], "a weight belongs to a loss of an objective"),
         (["student.weights=x"], "weights are read for teachers only"),
         (["student=smal_cnn"], "student: no model is named 'smal_cnn'; there are: small_cnn"),
-        (["student=SoftTarget"], "student: no model is named 'SoftTarget'"),
+        (["student=KDLoss"], "student: no model is named 'KDLoss'"),
         (["teachers.big.widht=3"], "teachers.big: small_cnn has no setting 'widht'"),
         (["data=digits"], "data: no data source is named 'digits'; there are: Digits"),
-        (["data.views.transforms=[crop, flop]"], "data.views.transforms.1: no transform is named 'flop'"),
-        (["data.views.transforms.0.degree=3"], "data.views.transforms.0: affine has no setting 'degree'"),
+        (["data.augment.transforms=[random_crop, flop]"], "data.augment.transforms.1: no transform is named 'flop'"),
+        (["data.augment.transforms.0.degree=3"], "data.augment.transforms.0: affine has no setting 'degree'"),
         (["training.optimizer.lrr=3"], "training.optimizer: AdamW has no setting 'lrr'; did you mean 'lr'?"),
         (["stages.0.training.optimizer.lrr=3"], "stages.0.training.optimizer: AdamW has no setting 'lrr'"),
         (["training.scheduler.gamma=3"], "training.scheduler: OneCycleLR has no setting 'gamma'"),
-        (["stages.0.objective.soft.tau=abc"], "stages.0.objective.soft.tau: 'abc' is not a number or a Schedule"),
+        (
+            ["stages.0.objective.soft.temperature=abc"],
+            "stages.0.objective.soft.temperature: 'abc' is not a number or a Schedule",
+        ),
         (["stages.0.objective.soft.weight={use: linear}"], "stages.0.objective.soft.weight: linear needs 'start'"),
         (["stages.0.objective.soft.weight={use: SGD}"], "weight: no schedule is named 'SGD'"),
         (["stages=[]"], "stages: a recipe needs at least one"),
-        (["teachers.big.weights=null", "teaching=null"], "teachers.big: it has no weights, and there is no `teaching`"),
-        (["stages.0.taps.bgi={a: b}"], "stages.0.taps: no network is named 'bgi'; there are: big"),
+        (
+            ["teachers.big.weights=null", "teacher_training=null"],
+            "teachers.big: it has no weights, and there is no `teacher_training`",
+        ),
+        (["stages.0.feature_layers.bgi={a: b}"], "stages.0.feature_layers: no network is named 'bgi'; there are: big"),
         (["stages.0.objective.soft.teacher=bgi"], "soft.teacher: no teacher is named 'bgi'; there are: big"),
-        (["teaching.objective.soft=SoftTarget"], "teaching.objective.soft: SoftTarget compares with a teacher"),
-        (["teaching.taps.big={a: b}"], "while a teacher is taught, it is called student"),
-        (["teachers={}", "stages.0.taps={}"], "SoftTarget compares with a teacher, and the recipe has none"),
-        (["stages.0.objective.h={use: Hint, at: mdi}"], "h.at: no tap of student is named 'mdi'"),
-        (["stages.0.objective.h={use: Review, at: [mid, mdi]}"], "h.at: no tap of student is named 'mdi'"),
-        (["stages.0.objective.h={use: Hint, at: mid}", "stages.0.taps.big={}"], "h.at: no tap of big is named 'mid'"),
-        (["stages.0.objective.h={use: Flow, first: mdi, last: mid}"], "h.first: no tap of student is named 'mdi'"),
-        (["training.scheduler=ReduceLROnPlateau"], "set per: epoch in training.scheduler"),
+        (["teacher_training.objective.soft=KDLoss"], "teacher_training.objective.soft: KDLoss compares with a teacher"),
+        (["teacher_training.feature_layers.big={a: b}"], "while a teacher is taught, it is called student"),
+        (["teachers={}", "stages.0.feature_layers={}"], "KDLoss compares with a teacher, and the recipe has none"),
+        (["stages.0.objective.h={use: FitNetLoss, layer: mdi}"], "h.layer: no feature layer of student is named 'mdi'"),
+        (
+            ["stages.0.objective.h={use: ReviewKDLoss, layers: [mid, mdi]}"],
+            "h.layers: no feature layer of student is named 'mdi'",
+        ),
+        (
+            ["stages.0.objective.h={use: FitNetLoss, layer: mid}", "stages.0.feature_layers.big={}"],
+            "h.layer: no feature layer of big is named 'mid'",
+        ),
+        (
+            ["stages.0.objective.h={use: FSPLoss, first_layer: mdi, last_layer: mid}"],
+            "h.first_layer: no feature layer of student is named 'mdi'",
+        ),
+        (["training.scheduler=ReduceLROnPlateau"], "set interval: epoch in training.scheduler"),
     ],
 )
 def test_a_mistake_in_what_is_named_is_said_with_its_place(sentence, digits, overrides, said):
@@ -272,7 +291,7 @@ def test_a_plugin_is_used_where_it_is_listed(sentence, digits, plugin):
     )
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "the recipe is empty"),
@@ -330,8 +349,8 @@ def test_what_is_no_mapping_is_no_recipe(sentence):
     assert "a recipe: [1] is not a mapping" in sentence(validate, Recipe, [1])
 
 
-@pytest.marker.parametrize("name", [name for name, _ in list_recipes()])
-@pytest.marker.parametrize("settings", [[], ["training.optimizer={use: SGD, lr: 1, momentum: 0}", "student.width=8"]])
+@pytest.mark.parametrize("name", [name for name, _ in list_recipes()])
+@pytest.mark.parametrize("settings", [[], ["training.optimizer={use: SGD, lr: 1, momentum: 0}", "student.width=8"]])
 def test_what_is_shown_shows_itself_for_every_recipe_that_comes_along(name, settings):
     if settings and name != "digits":
         settings = settings[:1]

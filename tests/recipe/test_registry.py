@@ -23,15 +23,16 @@ def test_every_kind_has_names_and_each_is_found():
 
 
 def test_names_are_of_their_kind_only():
-    assert {"Digits", "ImageFolder"} <= set(list_names("data")) and "Views" not in list_names("data")  # noqa: PT018
-    assert list_names("views") == ["Views", "composite"]
+    assert {"Digits", "ImageFolder"} <= set(list_names("data")) and "Augmentation" not in list_names("data")  # noqa: PT018
+    assert list_names("augmentation") == ["Augmentation", "default_augmentation"]
     assert list_names("transform") == [
-        "affine", "color_jitter", "crop", "cutmix", "flip", "mixup", "rand_augment", "resized_crop", "torchvision",
+        "affine", "color_jitter", "cutmix", "horizontal_flip", "mixup", "rand_augment", "random_crop",
+        "random_resized_crop", "torchvision",
     ]  # fmt: skip
     assert "small_cnn" in list_names("model")
     assert not {"load_weights", "save_weights", "catalogue"} & set(list_names("model"))
-    assert {"SoftTarget", "CrossEntropy", "Hint", "AttentionTransfer", "Gram"} <= set(list_names("term"))
-    assert "soft_target" not in list_names("term")
+    assert {"KDLoss", "CrossEntropyLoss", "FitNetLoss", "AttentionTransferLoss", "GramLoss"} <= set(list_names("loss"))
+    assert "kd_loss" not in list_names("loss")
     assert "Optimizer" not in list_names("optimizer") and "LRScheduler" not in list_names("scheduler")  # noqa: PT018
 
 
@@ -58,27 +59,25 @@ def test_the_first_kind_that_has_the_name_wins(monkeypatch):
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest(sentence):
-    said = sentence(resolve_target, "smal_cnn", ["model"], place="student")
+    said = sentence(resolve_target, "smal_cnn", ["model"], config_path="student")
     assert said.startswith("student: no model is named 'smal_cnn'; there are: small_cnn")
 
 
-@pytest.marker.parametrize(
-    "use", ["__doc__", "__builtins__", "functional", "lr_scheduler", "swa_utils", "load", "", "."]
-)
+@pytest.mark.parametrize("use", ["__doc__", "__builtins__", "functional", "lr_scheduler", "swa_utils", "load", "", "."])
 def test_what_is_no_public_part_is_not_found(sentence, use):
     for kind in NODE_KINDS:
         assert "is named" in sentence(resolve_target, use, [kind])
 
 
 def test_a_plugin_is_not_imported_before_it_is_listed(sentence, plugin):
-    said = sentence(resolve_target, f"{plugin}.nets:Net", ["model"], place="student")
+    said = sentence(resolve_target, f"{plugin}.nets:Net", ["model"], config_path="student")
     assert f"add `plugins: [{plugin}]` to the recipe" in said
     assert plugin not in sys.modules
     assert f"`plugins: [mine, {plugin}]`" in sentence(resolve_target, f"{plugin}.nets:Net", ["model"], plugins=["mine"])
     assert plugin not in sys.modules
 
 
-@pytest.marker.parametrize("listed", ["limbeck_test_plugin", "limbeck_test_plugin.nets"])
+@pytest.mark.parametrize("listed", ["limbeck_test_plugin", "limbeck_test_plugin.nets"])
 def test_a_listed_package_opens_what_is_below_it(plugin, listed):
     kind, target = resolve_target(f"{plugin}.nets:Net", ["model"], plugins=[listed])
     assert kind == "model"
@@ -91,7 +90,7 @@ def test_a_listed_package_opens_neither_its_parent_nor_its_namesakes(sentence, p
     assert plugin not in sys.modules
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "use",
     [
         "x.y:a.b", "x y:Net", "x:", ":Net", "x:Net:z", "x..y:Net", "x:__class__", "x.__init__:Net", "__main__:Net",
@@ -104,7 +103,7 @@ def test_a_path_of_another_form_is_refused(sentence, use):
     )
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "use", ["os:system", "builtins:eval", "subprocess:Popen", "importlib:import_module", "shutil:rmtree"]
 )
 def test_python_s_own_library_is_out_of_reach_even_when_listed(sentence, use):
@@ -119,7 +118,7 @@ def test_what_a_package_only_imports_is_not_its_own(sentence, plugin):
 
 def test_a_plugin_s_faults_are_one_sentence(sentence, plugin):
     def ask(path):
-        return sentence(resolve_target, f"{plugin}.{path}", ["model"], plugins=[plugin], place="student")
+        return sentence(resolve_target, f"{plugin}.{path}", ["model"], plugins=[plugin], config_path="student")
 
     assert ask("broken:Net").endswith("broken failed when imported (RuntimeError: no luck)")
     assert "failed when imported (SystemExit: 3)" in ask("leaves:Net")
@@ -129,7 +128,7 @@ def test_a_plugin_s_faults_are_one_sentence(sentence, plugin):
     assert "is a int, and `use` takes a class or a function" in ask("nets:number")
 
 
-@pytest.marker.parametrize("name", ["os", "sys", "os.path", "__main__", "a b", "", ".x", "x.", "x:y", "x.__y__", "1x"])
+@pytest.mark.parametrize("name", ["os", "sys", "os.path", "__main__", "a b", "", ".x", "x.", "x:y", "x.__y__", "1x"])
 def test_what_cannot_be_a_plugin_is_refused(name):
     assert plugin_error(name)
 
@@ -138,7 +137,7 @@ def test_reading_recipes_imports_neither_torch_nor_rooms(tmp_path, digits):
     (tmp_path / "x.yaml").write_text(digits)
     code = (
         "import sys, limbeck.recipe\n"
-        f"limbeck.recipe.load({str(tmp_path / 'x.yaml')!r}, ['training.optimizer.lr=1e-2'])\n"
+        f"limbeck.recipe.load_recipe({str(tmp_path / 'x.yaml')!r}, ['training.optimizer.lr=1e-2'])\n"
         "rooms = {m.split('.')[1] for m in sys.modules if m.startswith('limbeck.')} - {'recipe', 'core', '_version'}\n"
         "print(rooms or 'none', *sorted({'torch', 'torchvision', 'numpy'} & set(sys.modules)))\n"
     )

@@ -83,7 +83,7 @@ def wrapper(*, inner: Any = None, classes: int = 0) -> Any:
     return inner, classes
 
 
-@dataclass(freeze=True)
+@dataclass(frozen=True)
 class Frozen:
     width: int = 3
     tags: tuple[str, ...] = field(default_factory=tuple)
@@ -111,18 +111,18 @@ def check(node, kind="fake", **more):
 
 
 def test_a_misspelt_setting_names_the_right_one(sentence):
-    said = sentence(build.resolve_node, {"use": "small_cnn", "widht": 3}, "model", place="student")
+    said = sentence(build.resolve_node, {"use": "small_cnn", "widht": 3}, "model", config_path="student")
     assert said == (
         "student: small_cnn has no setting 'widht'; did you mean 'width'? (it takes: width, depth, classes, channels)"
     )
 
 
 def test_a_wrong_value_is_said_with_its_place(sentence):
-    said = sentence(build.resolve_node, {"use": "small_cnn", "width": "abc"}, "model", place="student")
+    said = sentence(build.resolve_node, {"use": "small_cnn", "width": "abc"}, "model", config_path="student")
     assert said == "student.width: 'abc' is not an integer"
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("setting", "value", "said"),
     [
         ("width", "abc", "here.width: 'abc' is not an integer"),
@@ -161,7 +161,7 @@ def test_values_are_read_strictly(sentence, setting, value, said):
     assert sentence(check, {"use": "thing", "width": 1, setting: value}) == said
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("setting", "value", "built"),
     [
         ("rate", 3, 3.0),
@@ -191,7 +191,7 @@ def test_a_setting_that_is_needed_is_asked_for(sentence):
     assert sentence(check, "thing") == "here: thing needs 'width', an integer"
 
 
-@pytest.marker.parametrize("node", [3, None, [], {}, {"width": 3}, {"use": 3}, {"use": None}])
+@pytest.mark.parametrize("node", [3, None, [], {}, {"width": 3}, {"use": 3}, {"use": None}])
 def test_what_is_no_node_is_a_sentence(sentence, node):
     assert "is not a node: write {use: NAME}" in sentence(check, node)
 
@@ -252,16 +252,16 @@ def test_a_nested_node_must_give_what_stands_there(sentence):
 
 def test_text_names_a_node_only_where_no_text_can_stand():
     assert check({"use": "thing", "width": 1, "name": "Frozen"}).build()["name"] == "Frozen"
-    views = build.resolve_node({"use": "Digits", "views": "Views"}, "data").config["views"]
-    assert views == {"use": "Views", "transforms": [], "per_sample": 0, "per_decode": 1}
+    augment = build.resolve_node({"use": "Digits", "augment": "Augmentation"}, "data").config["augment"]
+    assert augment == {"use": "Augmentation", "transforms": [], "num_views": 0, "repeats": 1}
 
 
 def test_a_default_that_is_an_object_is_shown_as_its_node():
-    assert build.resolve_node("Digits", "data").config["views"] == {
-        "use": "Views",
+    assert build.resolve_node("Digits", "data").config["augment"] == {
+        "use": "Augmentation",
         "transforms": [],
-        "per_sample": 0,
-        "per_decode": 1,
+        "num_views": 0,
+        "repeats": 1,
     }
 
 
@@ -291,8 +291,8 @@ def test_what_comes_later_reaches_nested_nodes():
 
 def test_an_error_of_the_constructor_has_its_place(sentence):
     assert sentence(check({"use": "closed", "classes": 1}).build) == "here: closed: two classes at least,"
-    assert "stages.0.soft: SoftTarget: a temperature" in sentence(
-        build.resolve_node({"use": "SoftTarget", "tau": -1}, "term", config_path="stages.0.soft").build
+    assert "stages.0.soft: KDLoss: a temperature" in sentence(
+        build.resolve_node({"use": "KDLoss", "temperature": -1}, "loss", config_path="stages.0.soft").build
     )
 
 
@@ -305,7 +305,7 @@ def test_an_optimizer_takes_its_parameters_when_it_is_built(sentence):
     assert "has no setting 'params'" in sentence(build.resolve_node, {"use": "SGD", "params": [1]}, "optimizer")
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("node", "total"),
     [
         ({"use": "OneCycleLR", "max_lr": 0.1}, 40),
@@ -334,7 +334,7 @@ def test_every_optimizer_and_scheduler_of_torch_can_be_asked_for():
             assert get_hints(aliases.resolve_target(name, [kind])[1])
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "hint", [T, "NoName", list, dict, tuple, set[int], frozenset[str], Iterable[float], type[int], 3]
 )
 def test_a_reader_can_be_had_for_any_hint(hint):
@@ -368,17 +368,22 @@ def test_any_settings_are_checked_or_a_sentence(node):
 
 
 def test_a_preset_of_views_stands_where_views_stand():
-    node = {"use": "Digits", "views": {"use": "composite", "crop": 1, "per_sample": 8}}
+    node = {"use": "Digits", "augment": {"use": "default_augmentation", "crop": 1, "num_views": 8}}
     checked = build.resolve_node(node, "data")
-    assert checked.config["views"] == {
-        "use": "composite", "crop": 1, "jitter": 0.4, "mixup": 0.2, "flip": 0.0, "per_sample": 8, "per_decode": 1,
+    assert checked.config["augment"] == {
+        "use": "default_augmentation", "crop": 1, "jitter": 0.4, "mixup": 0.2, "flip": 0.0, "num_views": 8,
+        "repeats": 1,
     }  # fmt: skip
-    assert checked.build().views == default_augmentation(crop=1, num_views=8)
+    assert checked.build().augment == default_augmentation(crop=1, num_views=8)
 
 
 def test_transforms_are_named_alone_or_with_their_settings():
-    transforms = ["crop", {"use": "torchvision", "name": "RandomErasing", "p": 0.25, "scale": [0.02, 0.1]}, "mixup"]
-    checked = build.resolve_node({"use": "Views", "transforms": transforms, "per_decode": 4}, "views")
+    transforms = [
+        "random_crop",
+        {"use": "torchvision", "name": "RandomErasing", "p": 0.25, "scale": [0.02, 0.1]},
+        "mixup",
+    ]
+    checked = build.resolve_node({"use": "Augmentation", "transforms": transforms, "repeats": 4}, "augmentation")
     assert checked.build() == Augmentation(
         (random_crop(), torchvision("RandomErasing", p=0.25, scale=(0.02, 0.1)), mixup()), repeats=4
     )
@@ -386,29 +391,31 @@ def test_transforms_are_named_alone_or_with_their_settings():
 
 
 def test_views_that_cannot_be_are_told_by_their_place(sentence):
-    node = {"use": "Views", "transforms": ["mixup", "flip"]}
-    assert sentence(build.resolve_node(node, "views").build).startswith("views: Views: mixup and cutmix come last")
-    assert sentence(build.resolve_node, {"use": "Views", "transforms": [5]}, "views").startswith(
-        "views.transforms.0: 5 is not"
+    node = {"use": "Augmentation", "transforms": ["mixup", "horizontal_flip"]}
+    assert sentence(build.resolve_node(node, "augmentation").build).startswith(
+        "augmentation: Augmentation: mixup and cutmix come last"
+    )
+    assert sentence(build.resolve_node, {"use": "Augmentation", "transforms": [5]}, "augmentation").startswith(
+        "augmentation.transforms.0: 5 is not"
     )
 
 
 def test_a_response_term_without_a_temperature_gets_the_one_that_its_task_is_used_to():
-    assert check("SoftTarget", "term", provided={"tau": 2.0}).build().tau == 2.0
-    assert check("SoftTarget", "term", provided={"tau": 2.0}).config["tau"] == 2.0
-    assert check({"use": "SoftTarget", "tau": 5}, "term", provided={"tau": 2.0}).build().tau == 5.0
-    assert "tau" not in check("CrossEntropy", "term", provided={"tau": 2.0}).settings
+    assert check("KDLoss", "loss", provided={"temperature": 2.0}).build().temperature == 2.0
+    assert check("KDLoss", "loss", provided={"temperature": 2.0}).config["temperature"] == 2.0
+    assert check({"use": "KDLoss", "temperature": 5}, "loss", provided={"temperature": 2.0}).build().temperature == 5.0
+    assert "temperature" not in check("CrossEntropyLoss", "loss", provided={"temperature": 2.0}).settings
 
 
-@pytest.marker.parametrize(
-    ("tau", "said"),
+@pytest.mark.parametrize(
+    ("temperature", "said"),
     [
         ({"use": "PerSampel"}, "no schedule or temperature is named 'PerSampel'; there are: PerSample"),
-        ({"use": "PerSample", "sur": 3}, "PerSample has no setting 'sur'; did you mean 'sure'"),
+        ({"use": "PerSample", "confidnt": 3}, "PerSample has no setting 'confidnt'; did you mean 'confident'"),
         ({"use": "LossAdaptive", "start": "warm"}, "'warm' is not a number"),
         ({"use": "GradNorm"}, "no schedule or temperature is named 'GradNorm'"),
     ],
 )
-def test_a_mistake_in_a_temperature_is_said_with_its_place(tau, said):
+def test_a_mistake_in_a_temperature_is_said_with_its_place(temperature, said):
     with pytest.raises(LimbeckError, match=said):
-        check({"use": "SoftTarget", "tau": tau}, "term")
+        check({"use": "KDLoss", "temperature": temperature}, "loss")

@@ -14,7 +14,7 @@ task: Classification
 data: {use: Digits}
 teachers: {a: {use: small_cnn, weights: a.pt}, b: {use: mlp, weights: b.pt}, c: {use: small_cnn, weights: c.pt}}
 student: {use: small_cnn}
-stages: [{name: distill, steps: 3, objective: {truth: CrossEntropy, soft: SoftTarget}}]
+stages: [{name: distill, steps: 3, objective: {truth: CrossEntropyLoss, soft: KDLoss}}]
 """
 
 
@@ -22,20 +22,23 @@ def made(**changes):
     return yaml.safe_dump({**yaml.safe_load(RECIPE), **changes})
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("said", "shown"),
     [
         ("MeanLogits", {"use": "MeanLogits", "weights": None}),
-        ({"use": "MeanProbabilities", "weights": {"a": 2}, "tau": 4},
-         {"use": "MeanProbabilities", "weights": {"a": 2.0}, "tau": 4.0}),
-        ({"use": "Confidence", "by": "cross_entropy"}, {"use": "Confidence", "by": "cross_entropy", "tau": 1.0}),
-        ("Random", {"use": "Random", "weights": None}),
-        ("Learned", {"use": "Learned"}),
+        ({"use": "MeanProbabilities", "weights": {"a": 2}, "temperature": 4},
+         {"use": "MeanProbabilities", "weights": {"a": 2.0}, "temperature": 4.0}),
+        (
+            {"use": "ConfidenceWeighted", "criterion": "cross_entropy"},
+            {"use": "ConfidenceWeighted", "criterion": "cross_entropy", "temperature": 1.0},
+        ),
+        ("RandomTeacher", {"use": "RandomTeacher", "weights": None}),
+        ("LearnedWeights", {"use": "LearnedWeights"}),
     ],
 )  # fmt: skip
-def test_every_combination_is_a_setting_and_is_shown_whole(said, shown):
+def test_every_ensemble_is_a_setting_and_is_shown_whole(said, shown):
     text = to_yaml(load_recipe(made(ensemble=said)))
-    assert yaml.safe_load(text)["combination"] == shown
+    assert yaml.safe_load(text)["ensemble"] == shown
     resolve_recipe(load_recipe(text))
 
 
@@ -43,17 +46,29 @@ def test_what_a_teacher_sees_and_knows_is_shown_again_and_only_where_it_was_said
     file = tmp_path / "names.txt"
     file.write_text("one\n\ntwo \n")
     teachers = {
-        "a": {"use": "mlp", "weights": "a.pt", "size": 16, "normalize": "imagenet", "classes": ["1", "0"]},
-        "b": {"use": "small_cnn", "weights": "b.pt", "size": 16, "normalize": {"mean": [0.5], "std": [0.5]}},
-        "c": {"use": "small_cnn", "weights": "c.pt", "classes": str(file), "missing": "mask", "answers": "finite"},
+        "a": {
+            "use": "mlp",
+            "weights": "a.pt",
+            "input_size": 16,
+            "normalize": "imagenet",
+            "class_names": ["1", "0"],
+        },
+        "b": {"use": "small_cnn", "weights": "b.pt", "input_size": 16, "normalize": {"mean": [0.5], "std": [0.5]}},
+        "c": {
+            "use": "small_cnn",
+            "weights": "c.pt",
+            "class_names": str(file),
+            "missing_classes": "mask",
+            "coverage": "finite",
+        },
         "d": {"use": "small_cnn", "weights": "d.pt", "classes": 10},
     }
     recipe = load_recipe(made(teachers=teachers))
     again = yaml.safe_load(to_yaml(recipe))["teachers"]
     assert {key: again["a"][key] for key in teachers["a"]} == teachers["a"]
     assert {key: again["b"][key] for key in teachers["b"]} == teachers["b"]
-    assert "size" not in again["c"]
-    assert "missing" not in again["a"]
+    assert "input_size" not in again["c"]
+    assert "missing_classes" not in again["a"]
     plan = resolve_recipe(load_recipe(to_yaml(recipe)))
     built = {name: node.settings for name, node in plan.teachers.items()}
     # A network that is built for one size takes it as well, and has as many classes as there are names.
@@ -63,29 +78,35 @@ def test_what_a_teacher_sees_and_knows_is_shown_again_and_only_where_it_was_said
 
 
 MISTAKES = [
-    ({"combination": "mean"}, "combination: no combination of teachers is named 'mean'"),
-    ({"combination": {"use": "MeanLogits", "weights": {"x": 1.0}}}, "combination.weights: no teacher is named 'x'"),
+    ({"ensemble": "mean"}, "ensemble: no ensemble of teachers is named 'mean'"),
+    ({"ensemble": {"use": "MeanLogits", "weights": {"x": 1.0}}}, "ensemble.weights: no teacher is named 'x'"),
     (
-        {"combination": "Learned", "teachers": {"a": {"use": "small_cnn", "weights": "a.pt"}}},
-        "combination: Learned says how several teachers speak together, and the recipe has 1: leave it away",
+        {"ensemble": "LearnedWeights", "teachers": {"a": {"use": "small_cnn", "weights": "a.pt"}}},
+        "ensemble: LearnedWeights says how several teachers speak together, and the recipe has 1: leave it away",
     ),
     (
-        {"combination": "Learned", "assistants": {"mid": "small_cnn"}, "guided": "dense"},
-        "with guided: dense each term listens to each of them by itself",
+        {"ensemble": "LearnedWeights", "assistants": {"mid": "small_cnn"}, "assistant_mode": "dense"},
+        "with assistant_mode: dense each loss listens to each of them by itself",
     ),
     (
         {
-            "combination": "Random",
-            "stages": [{"name": "s", "steps": 1, "objective": {"soft": {"use": "SoftTarget", "teacher": "a"}}}],
+            "ensemble": "RandomTeacher",
+            "stages": [{"name": "s", "steps": 1, "objective": {"soft": {"use": "KDLoss", "teacher": "a"}}}],
         },
-        "every term names its own teacher",
+        "every loss names its own teacher",
     ),
     (
-        {"teachers": {"a": {"use": "small_cnn", "weights": "a.pt", "missing": "mask"}}},
-        "teachers.a: missing: mask leaves classes out",
+        {"teachers": {"a": {"use": "small_cnn", "weights": "a.pt", "missing_classes": "mask"}}},
+        "teachers.a: missing_classes: mask leaves classes out",
     ),
-    ({"teachers": {"a": {"use": "mlp", "weights": "a.pt", "classes": []}}}, "teachers.a.classes: \\[\\] is no list of"),
-    ({"teachers": {"a": {"use": "mlp", "weights": "a.pt", "classes": "nowhere.txt"}}}, "nowhere.txt could not be read"),
+    (
+        {"teachers": {"a": {"use": "mlp", "weights": "a.pt", "class_names": []}}},
+        "teachers.a.class_names: \\[\\] is no list of",
+    ),
+    (
+        {"teachers": {"a": {"use": "mlp", "weights": "a.pt", "class_names": "nowhere.txt"}}},
+        "nowhere.txt could not be read",
+    ),
     ({"teachers": {"a": {"use": "mlp", "weights": "a.pt", "normalize": "mine"}}}, "normalize: 'mine' is not one of"),
     (
         {"teachers": {"a": {"use": "mlp", "weights": "a.pt", "normalize": {"mean": [0.5], "std": []}}}},
@@ -93,15 +114,15 @@ MISTAKES = [
     ),
     (
         {
-            "teachers": {"a": {"use": "small_cnn", "classes": ["0", "1"]}},
-            "teaching": {"steps": 1, "objective": {"truth": "CrossEntropy"}},
+            "teachers": {"a": {"use": "small_cnn", "class_names": ["0", "1"]}},
+            "teacher_training": {"steps": 1, "objective": {"truth": "CrossEntropyLoss"}},
         },
-        "teachers.a.classes: it has no weights, so it is trained here",
+        "teachers.a.class_names: it has no weights, so it is trained here",
     ),
 ]
 
 
-@pytest.marker.parametrize(("changes", "message"), MISTAKES, ids=range(len(MISTAKES)))
+@pytest.mark.parametrize(("changes", "message"), MISTAKES, ids=range(len(MISTAKES)))
 def test_a_mistake_is_one_sentence_with_its_place(changes, message):
     with pytest.raises(LimbeckError, match=message):
         resolve_recipe(load_recipe(made(**changes)))
@@ -117,22 +138,22 @@ def cells(tmp_path, **changes):
     }
 
 
-def test_arms_of_a_study_choose_teachers_and_combinations(tmp_path):
+def test_variants_of_a_study_choose_teachers_and_ensembles(tmp_path):
     study = {
-        "arms": {
+        "variants": {
             "only_a": {"teachers": ["a"]},
             "two": {"teachers": ["a", "b"]},
-            "learned": {"combination": "Learned"},
-            "two_sure": {"teachers": ["b", "c"], "combination.use": "Confidence", "combination.weights": None},
+            "learned": {"ensemble": "LearnedWeights"},
+            "two_sure": {"teachers": ["b", "c"], "ensemble.use": "ConfidenceWeighted", "ensemble.weights": None},
         }
     }
-    study["arms"]["two_sure"] = {"teachers": ["b", "c"], "combination": {"use": "Confidence"}}
+    study["variants"]["two_sure"] = {"teachers": ["b", "c"], "ensemble": {"use": "ConfidenceWeighted"}}
     weighed = {"use": "MeanProbabilities", "weights": {"a": 2.0, "c": 3.0}}
     found = cells(tmp_path, ensemble=weighed, study=study)
     for recipe in found.values():
         resolve_recipe(recipe)
     said = {name: recipe.ensemble.model_dump() for name, recipe in found.items()}
-    assert said["alone"] == said["longer"] == said["only_a"] == {"use": "MeanLogits"}
+    assert said["student_only"] == said["equal_time"] == said["only_a"] == {"use": "MeanLogits"}
     assert said["distilled"] == weighed
     assert said["two"] == {"use": "MeanProbabilities", "weights": {"a": 2.0}}
-    assert (said["learned"], said["two_sure"]) == ({"use": "Learned"}, {"use": "Confidence"})
+    assert (said["learned"], said["two_sure"]) == ({"use": "LearnedWeights"}, {"use": "ConfidenceWeighted"})

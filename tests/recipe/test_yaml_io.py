@@ -27,7 +27,7 @@ def test_what_is_dumped_is_read_back(data):
     assert parse_yaml(dump_yaml(data)) == data
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "text", ["1e-3", "2026-12-01", "true", "no", "null", "~", "=", "<<", "1_0", "0x1f", ".nan", ""]
 )
 def test_text_that_looks_like_something_else_stays_text(text):
@@ -47,7 +47,7 @@ def test_plain_safe_yaml_reads_what_is_dumped():
     assert yaml.safe_load(dump_yaml(data)) == data
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "text",
     [
         "!!python/object/apply:os.system ['touch /tmp/limbeck-was-here']",
@@ -70,7 +70,7 @@ def test_the_tag_is_named_with_its_place(sentence):
     assert said.startswith("x.yaml, line 2, column 4: the tag !!python/name:os.system is refused")
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "text", ["a: 1\nb: 2\na: 3", "x: {a: 1, a: 1}", "- {'a': 1, a: 2}", "x: {<<: {b: 1}, <<: {c: 1}}"]
 )
 def test_a_key_that_stands_twice_is_refused(sentence, text):
@@ -96,7 +96,7 @@ def test_a_value_that_contains_itself_is_refused(sentence):
     assert "contains itself" in sentence(parse_yaml, "a: &a {b: {c: *a}}")
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "text",
     [
         "[" * 50 + "]" * 50,
@@ -109,12 +109,12 @@ def test_deep_nesting_is_refused(sentence, text):
     assert "nested more than 40 deep" in sentence(parse_yaml, text)
 
 
-@pytest.marker.parametrize("text", ["a: !!int abc", "a: !!float x", "a: !!bool maybe", "a: " + "9" * 5_000])
+@pytest.mark.parametrize("text", ["a: !!int abc", "a: !!float x", "a: !!bool maybe", "a: " + "9" * 5_000])
 def test_a_value_that_is_not_what_its_tag_says_is_refused(sentence, text):
     assert "not what its tag says" in sentence(parse_yaml, text)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("text", "place"),
     [
         ("a: [1, 2\nb: 3", "line 2"),
@@ -162,7 +162,7 @@ def test_a_huge_text_is_refused(sentence):
     assert "larger than 1 MB" in sentence(read_source, "a: " + "x" * 1_000_001)
 
 
-@pytest.marker.skipif(not Path("/dev/zero").exists(), reason="needs /dev/zero")
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs /dev/zero")
 def test_a_device_is_no_recipe(sentence):
     assert "there is no recipe /dev/zero" in sentence(read_source, "/dev/zero")
 
@@ -171,7 +171,7 @@ def test_a_name_too_long_for_a_file_is_a_sentence(sentence):
     assert "recipe" in sentence(read_source, "x" * 5_000)
 
 
-@pytest.marker.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_a_sentence(sentence, tmp_path):
     file = tmp_path / "x.yaml"
     file.write_text("seed: 0")

@@ -1,4 +1,4 @@
-"""A record like one of the main job: three classifiers of real digits, every figure computed from their answers."""
+"""A record like one of a run: three classifiers of real digits, every metric computed from their predictions."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from limbeck.core.errors import LimbeckError
+from limbeck.report.metric_info import METRIC_INFO, PRIMARY_METRIC
 from limbeck.report.record_hash import add_hashes
 
 
@@ -30,7 +31,7 @@ def write(tmp_path):
 
     def written(record, *, rows=None):
         with suppress(LimbeckError):  # what JSON cannot hold has no hash
-            record = add_hashes(record) if record["schema"] == 2 else record
+            record = add_hashes(record) if record["schema"] == 3 else record
         (tmp_path / "record.json").write_text(json.dumps(record), encoding="utf-8")
         rows = metrics() if rows is None else rows
         if rows:
@@ -44,30 +45,30 @@ def write(tmp_path):
 
 
 def metrics():
-    """A row an epoch for the three phases; the distilled one has two terms in its loss."""
+    """A row an epoch for the three phases; the distilled one has two losses."""
     random = np.random.default_rng(1)
     rows = []
     for phase, epochs, top, speed in (
         ("teacher", 40, 0.981, 3.0),
-        ("alone", 30, 0.915, 7.0),
+        ("baseline", 30, 0.915, 7.0),
         ("distilled", 30, 0.946, 6.0),
     ):
         for epoch in range(1, epochs + 1):
             gone = 1 - np.exp(-epoch / speed)
             accuracy = 0.1 + (top - 0.1) * gone + random.normal(0, 0.006)
-            parts = {"loss/truth": 2.3 * (1 - gone) + 0.08 + random.normal(0, 0.004)}
+            parts = {"loss/target": 2.3 * (1 - gone) + 0.08 + random.normal(0, 0.004)}
             if phase == "distilled":
                 parts = {
-                    "loss/truth": 0.1 * parts["loss/truth"],
-                    "loss/soft": 2.9 * (1 - gone) + 0.21,
-                    "weight/truth": 0.1,
+                    "loss/target": 0.1 * parts["loss/target"],
+                    "loss/kd": 2.9 * (1 - gone) + 0.21,
+                    "loss_weight/target": 0.1,
                 }
             rows.append(
                 {
                     "phase": phase, "stage": phase, "epoch": epoch, "step": 17 * epoch, "seconds": 0.4 * epoch,
-                    "images_per_second": 4100, "lr": 0.003, "loss": sum(v for k, v in parts.items() if "loss/" in k),
-                    "train_accuracy": min(accuracy + 0.02, 1), "validation_top1": round(359 * min(accuracy, 1)) / 359,
-                    "validation_nll": 2.3 * (1 - gone) + 0.1, **parts,
+                    "samples_per_second": 4100, "lr": 0.003, "loss": sum(v for k, v in parts.items() if k.startswith("loss/")),
+                    "train/accuracy": min(accuracy + 0.02, 1), "val/accuracy": round(359 * min(accuracy, 1)) / 359,
+                    "val/nll": 2.3 * (1 - gone) + 0.1, **parts,
                 }
             )  # fmt: skip
     return rows
@@ -87,12 +88,14 @@ def _record():
     sure = {"teacher": _softmax(6.0 * teacher.decision_function(pictures[test]))}
     taught = teacher.predict(pictures[train])
     few = slice(0, 150)
-    sure["alone"] = LogisticRegression(C=3.0).fit(pictures[few], target[few]).predict_proba(pictures[test])
+    sure["baseline"] = LogisticRegression(C=3.0).fit(pictures[few], target[few]).predict_proba(pictures[test])
     sure["distilled"] = LogisticRegression(C=0.8).fit(pictures[train], taught).predict_proba(pictures[test])
     truth, names = target[test], [str(name) for name in digits.target_names]
     models = {
         "teacher": _model("teacher", "Teacher: small_cnn(width=64)", (94_026, 2_410_000, 380_184), 0.31, 680, 21.4),
-        "alone": _model("alone", "Student alone: small_cnn(width=8)", (1_898, 61_200, 9_876), 0.0502, 510, 9.2),
+        "baseline": _model(
+            "baseline", "Student without a teacher: small_cnn(width=8)", (1_898, 61_200, 9_876), 0.0502, 510, 9.2
+        ),
         "distilled": _model(
             "distilled", "Distilled student: small_cnn(width=8)", (1_898, 61_200, 9_876), 0.0497, 510, 12.8
         ),
@@ -102,57 +105,62 @@ def _record():
     said = {name: one.argmax(1) for name, one in sure.items()}
     right = {name: one == truth for name, one in said.items()}
     random = np.random.default_rng(0).integers(0, len(truth), (4000, len(truth)))
-    gains = 100 * (right["distilled"].astype(float) - right["alone"])[random].mean(1)
+    gains = 100 * (right["distilled"].astype(float) - right["baseline"])[random].mean(1)
     means = {name: float(one.mean()) for name, one in right.items()}
     verdict = {
-        "gain_points": 100 * (means["distilled"] - means["alone"]),
+        "gain_points": 100 * (means["distilled"] - means["baseline"]),
         "interval_points": [float(np.quantile(gains, 0.025)), float(np.quantile(gains, 0.975))],
-        "gap_recovered": (means["distilled"] - means["alone"]) / (means["teacher"] - means["alone"]),
-        "test": "paired bootstrap over the test part, 10,000 resamples, 95 %",
+        "gap_recovered": (means["distilled"] - means["baseline"]) / (means["teacher"] - means["baseline"]),
+        "statistical_test": "paired bootstrap over the test samples, 10,000 resamples, 95 %",
     }
-    from limbeck.report import format_verdict as sentence
+    from limbeck.report import classify_interval, format_verdict
 
-    verdict["sentence"] = sentence(models, verdict["gain_points"], verdict["interval_points"], verdict["gap_recovered"])
+    verdict["outcome"] = classify_interval(verdict["interval_points"])
+    verdict["text"] = format_verdict(
+        models, verdict["gain_points"], verdict["interval_points"], verdict["gap_recovered"]
+    )
     differ = np.flatnonzero(said["teacher"] != said["distilled"])
     differ = differ[np.argsort(-sure["distilled"].max(1)[differ])][:12]
     return {
-        "schema": 2, "minor": 0, "limbeck": "0.1.0", "name": "digits", "seed": 0,
+        "schema": 3, "schema_minor": 0, "limbeck": "0.1.0", "name": "digits", "seed": 0,
         "created": "2026-11-24T02:00:00+00:00", "seconds": 71.2,
         "recipe": {
             "name": "digits", "seed": 0, "plugins": [], "task": {"use": "Classification"},
-            "data": {"use": "Digits", "labels": 200, "views": {"use": "Views", "per_sample": 0}},
+            "data": {"use": "Digits", "num_labeled": 200, "augment": {"use": "Augmentation", "num_views": 0}},
             "teachers": {"teacher": {"use": "small_cnn", "width": 64}}, "student": {"use": "small_cnn", "width": 8},
             "stages": [{"name": "distill", "epochs": 30, "objective": {
-                "truth": {"use": "CrossEntropy", "weight": 0.1},
-                "soft": {"use": "SoftTarget", "tau": 4.0, "weight": 0.9}}}],
-            "control": "alone", "export": {"to": ["onnx"]},
+                "target": {"use": "CrossEntropyLoss", "weight": 0.1},
+                "kd": {"use": "KDLoss", "temperature": 4.0, "weight": 0.9}}}],
+            "baselines": ["student_only"], "export": {"to": ["onnx"]},
         },
         "versions": {"python": "3.11.7", "torch": "2.15.0", "torchvision": "0.29.0", "lightning-fabric": "2.6.6",
                      "onnxruntime": "1.32.0", "numpy": "2.4.1"},
         "environment": "5c0e" * 16, "source": {"commit": "12ab" * 10, "dirty": False},
-        "flags": {"deterministic_algorithms": False, "default_dtype": "float32", "variables": {"OMP_NUM_THREADS": "2"}},
-        "command": {"recipe": "digits", "settings": []}, "processes": {"number": 1, "strategy": "one device"},
-        "weights": {}, "repeats": None,
-        "machine": {"cpu": "AMD EPYC 7B13", "cores": 2, "threads": 2, "system": "Linux 6.8 x86_64",
+        "torch_flags": {"deterministic_algorithms": False, "default_dtype": "float32",
+                        "environment_variables": {"OMP_NUM_THREADS": "2"}},
+        "command": {"recipe": "digits", "overrides": []}, "distributed": {"world_size": 1, "strategy": "single_device"},
+        "weights": {}, "reproduces": None,
+        "machine": {"cpu": "AMD EPYC 7B13", "num_cores": 2, "num_threads": 2, "system": "Linux 6.8 x86_64",
                     "accelerator": "cpu"},
-        "data": {"name": "Digits", "classes": names, "shape": [1, 8, 8], "train": 1078, "labelled": 200,
-                 "validation": 359, "test": 360, "fingerprint": "3f7a" * 16,
+        "data": {"name": "Digits", "classes": names, "shape": [1, 8, 8], "num_train": 1078, "num_labeled": 200,
+                 "num_val": 359, "num_test": 360, "fingerprint": "3f7a" * 16,
                  "normalization": {"mean": [0.3057], "std": [0.3763]}},
-        "sealed_test": {"reads": 1, "opened": "2026-11-24T02:01:02+00:00", "examples": 360},
+        "test_set": {"num_reads": 1, "opened_at": "2026-11-24T02:01:02+00:00", "num_samples": 360},
+        "metric_info": dict(METRIC_INFO), "primary_metric": PRIMARY_METRIC,
         "models": models,
         "agreement": {
-            "on": "test", "top1": float((said["teacher"] == said["distilled"]).mean()),
+            "split": "test", "top1_agreement": float((said["teacher"] == said["distilled"]).mean()),
             "kl": float((sure["teacher"] * np.log((sure["teacher"] + 1e-9) / sure["distilled"])).sum(1).mean()),
             "both_wrong": float((~right["teacher"] & ~right["distilled"]).mean()),
             "student_only_wrong": float((right["teacher"] & ~right["distilled"]).mean()),
             "teacher_only_wrong": float((~right["teacher"] & right["distilled"]).mean()),
         },
-        "fidelity": {"on": "validation", "teacher": "teacher", "students": {
-            name: _likeness(sure[name], sure["teacher"], truth, names) for name in ("alone", "distilled")}},
+        "fidelity": {"split": "validation", "teacher": "teacher", "students": {
+            name: _likeness(sure[name], sure["teacher"], truth, names) for name in ("baseline", "distilled")}},
         "verdict": verdict,
         "export": {"onnx": {"file": "student.onnx", "bytes": 12345, "opset": 18, "max_abs_difference": 9.5e-7,
-                            "label_agreement": 1.0, "examples": 359, "tolerance": 1e-4,
-                            "latency_ms": {"median": 0.0131, "p95": 0.0152, "batch": 1, "threads": 1, "repeats": 200}}},
+                            "label_agreement": 1.0, "num_samples": 359, "tolerance": 1e-4,
+                            "latency_ms": {"median": 0.0131, "p95": 0.0152, "batch_size": 1, "num_threads": 1, "num_repeats": 200}}},
         "disagreements": [
             {"index": int(i), "target": int(truth[i]),
              "teacher": int(said["teacher"][i]), "student": int(said["distilled"][i]),
@@ -181,13 +189,18 @@ def quality(sure, truth, names):
         n = int(inside.sum())
         mean = (float(top[inside].mean()), float(right[inside].mean())) if n else (None, None)
         ece += n / len(truth) * abs(mean[0] - mean[1]) if n else 0.0
-        bins.append({"low": float(low), "high": float(high), "confidence": mean[0], "accuracy": mean[1], "examples": n})
+        bins.append(
+            {"low": float(low), "high": float(high), "confidence": mean[0], "accuracy": mean[1], "num_samples": n}
+        )
     return {
-        "examples": len(truth), "top1": float(right.mean()), "macro_f1": float(np.mean(f1)), "ece": ece,
-        "top5": float((np.argsort(-sure, 1)[:, :5] == truth[:, None]).any(1).mean()),
-        "nll": float(-np.log(sure[np.arange(len(truth)), truth] + 1e-9).mean()), "reliability": bins,
+        "num_samples": len(truth), "metrics": {
+            "accuracy": float(right.mean()), "macro_f1": float(np.mean(f1)), "ece": ece,
+            "top5_accuracy": float((np.argsort(-sure, 1)[:, :5] == truth[:, None]).any(1).mean()),
+            "nll": float(-np.log(sure[np.arange(len(truth)), truth] + 1e-9).mean()),
+        },
+        "reliability": bins,
         "per_class": [
-            {"class": name, "accuracy": float(right[truth == i].mean()), "examples": int(np.sum(truth == i))}
+            {"class": name, "accuracy": float(right[truth == i].mean()), "num_samples": int(np.sum(truth == i))}
             for i, name in enumerate(names)
         ],
     }  # fmt: skip
@@ -198,22 +211,23 @@ def _likeness(sure, taught, truth, names):
     said, right = (sure.argmax(1), taught.argmax(1)), truth
     wrong, astray, same = said[0] != right, said[1] != right, said[0] == said[1]
     kinds = {
-        "same_wrong": wrong & astray & same, "other_wrong": wrong & astray & ~same, "student_only": wrong & ~astray,
-        "teacher_only": astray & ~wrong,
+        "same_error": wrong & astray & same, "different_error": wrong & astray & ~same,
+        "student_only_wrong": wrong & ~astray, "teacher_only_wrong": astray & ~wrong,
     }  # fmt: skip
     ours, theirs = ([rows, np.sqrt(rows)] for rows in (sure, taught))
     return {
-        "examples": len(truth), "top1": float(same.mean()), "both_wrong": float((wrong & astray).mean()),
+        "num_samples": len(truth), "top1_agreement": float(same.mean()), "both_wrong": float((wrong & astray).mean()),
         "kl": float((taught * np.log((taught + 1e-9) / (sure + 1e-9))).sum(1).mean()),
-        "same_wrong": float(kinds["same_wrong"].mean()), "student_only_wrong": float(kinds["student_only"].mean()),
-        "teacher_only_wrong": float(kinds["teacher_only"].mean()),
-        "by_class": [
-            {"class": name, "examples": int(np.sum(truth == i)),
+        "same_error": float(kinds["same_error"].mean()),
+        "student_only_wrong": float(kinds["student_only_wrong"].mean()),
+        "teacher_only_wrong": float(kinds["teacher_only_wrong"].mean()),
+        "per_class": [
+            {"class": name, "num_samples": int(np.sum(truth == i)),
              **{kind: int(np.sum(which & (truth == i))) for kind, which in kinds.items()}}
             for i, name in enumerate(names)
         ],
-        "cka": {"student": ["block1", "fc"], "teacher": ["block1", "fc"], "samples": len(truth),
-                "values": [[_cka(x, y) for y in theirs] for x in ours]},
+        "cka": {"student_layers": ["block1", "fc"], "teacher_layers": ["block1", "fc"], "num_samples": len(truth),
+                "matrix": [[_cka(x, y) for y in theirs] for x in ours]},
     }  # fmt: skip
 
 
@@ -235,7 +249,7 @@ def _model(role, title, cost, latency, steps, seconds):
     return {
         "role": role, "title": title, "parameters": cost[0], "flops": cost[1], "bytes": cost[2], "steps": steps,
         "seconds": seconds,
-        "latency_ms": {"median": latency, "p95": 1.13 * latency, "batch": 1, "threads": 1, "repeats": 200},
+        "latency_ms": {"median": latency, "p95": 1.13 * latency, "batch_size": 1, "num_threads": 1, "num_repeats": 200},
     }  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from limbeck.report import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
-    pytest.marker.browser,
-    pytest.marker.skipif(CHROMIUM is None, reason="Chromium is not installed: no chromium or google-chrome on PATH"),
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: no chromium or google-chrome on PATH"),
 ]
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",

@@ -40,61 +40,68 @@ def curve(name, last):
 
 
 @pytest.fixture
-def found():
-    control = VariantResult(
-        name="alone", role="alone", accuracy=SeedMean(0.8, 0.78, 0.82, 3), parameters=1698, latency_ms=0.07, steps=300,
-        curves=(curve("alone", 0.8),),
+def comparison():
+    baseline = VariantResult(
+        name="baseline", role="baseline", accuracy=SeedMean(0.8, 0.78, 0.82, 3), parameters=1698, latency_ms=0.07,
+        steps=300,
+        curves=(curve("baseline", 0.8),),
     )  # fmt: skip
     student = VariantResult(
-        name="distilled", role="distilled", title="small_cnn", baseline="alone", accuracy=SeedMean(0.86, 0.84, 0.88, 3),
-        gain=PairedGain(mean=6.04, low=4.0, high=8.0, t_low=1.5, t_high=10.5, num_seeds=3), gap_recovered=GapRecovered(0.5), outcome="helps",
-        verdict_text="distilled helps.", parameters=1698, latency_ms=0.07, steps=300, resources=TrainingCost(3.0, 5.0, None, 12.5),
+        name="distilled", role="distilled", title="small_cnn", baseline="baseline",
+        accuracy=SeedMean(0.86, 0.84, 0.88, 3),
+        gain=PairedGain(mean=6.04, low=4.0, high=8.0, t_low=1.5, t_high=10.5, num_seeds=3),
+        gap_recovered=GapRecovered(0.5), outcome="improves",
+        verdict_text="distilled improves.", parameters=1698, latency_ms=0.07, steps=300,
+        resources=TrainingCost(3.0, 5.0, None, 12.5),
         class_changes=(ClassChange("cat", 4.0, 40), ClassChange("dog", -2.0, 40)), curves=(curve("distilled", 0.86),),
     )  # fmt: skip
-    cells = tuple(
-        TrialStatus(variant=arm, seed=seed, folder=f"runs/{seed}", state="done", accuracy=0.8, num_reads=1, step=300)
-        for arm in ("alone", "distilled") for seed in (0, 1, 2)
+    trials = tuple(
+        TrialStatus(variant=variant, seed=seed, folder=f"runs/{seed}", state="done", accuracy=0.8, num_reads=1, step=300)
+        for variant in ("baseline", "distilled") for seed in (0, 1, 2)
     )  # fmt: skip
     return Comparison(
-        title="digits", kind="runs", variants=(control, student), trials=cells, baselines=("alone",), num_samples=360, rule=VARIANT_RULE,
-        agreement=AgreementMatrix(("alone", "distilled"), ((0.9, 0.85), (0.85, None))), limbeck="0.2.0",
+        title="digits", kind="runs", variants=(baseline, student), trials=trials, baselines=("baseline",),
+        num_samples=360, rule=VARIANT_RULE,
+        agreement=AgreementMatrix(("baseline", "distilled"), ((0.9, 0.85), (0.85, None))), limbeck="0.2.0",
     )  # fmt: skip
 
 
-def named(found, name):
+def named(comparison, name):
     """The same comparison with another name for its student."""
-    arms = (found.variants[0], replace(found.variants[1], name=name, title=name, note=name, sentence=f"{name} helps."))
-    cells = tuple(
-        replace(cell, variant=name if cell.variant == "distilled" else cell.variant, error=name)
-        for cell in found.trials
+    student = replace(comparison.variants[1], name=name, title=name, note=name, verdict_text=f"{name} improves.")
+    trials = tuple(
+        replace(trial, variant=name if trial.variant == "distilled" else trial.variant, error=name)
+        for trial in comparison.trials
     )
-    agreement = AgreementMatrix(("alone", name), found.agreement.matrix)
-    return replace(found, title=name, arms=arms, cells=cells, agreement=agreement, warnings=(name,), notes=(name,))
+    return replace(
+        comparison, title=name, variants=(comparison.variants[0], student), trials=trials, warnings=(name,),
+        agreement=AgreementMatrix(("baseline", name), comparison.agreement.matrix), notes=(name,),
+    )  # fmt: skip
 
 
 def words(text):
-    return re.sub(r"\s+", " ", re.sub(r"<(style|script)>.*?</\1>|<[^>]+>", " ", text, torch_flags=re.DOTALL)).replace(
+    return re.sub(r"\s+", " ", re.sub(r"<(style|script)>.*?</\1>|<[^>]+>", " ", text, flags=re.DOTALL)).replace(
         "\xa0", " "
     )
 
 
-def test_page_states_verdict_control_reads_and_rule(found):
-    text = words(render_compare_page(found))
-    assert "distilled helps." in text
-    assert "Compared with alone on 360 test examples, over up to 3 seeds" in text
+def test_page_states_verdict_baseline_reads_and_rule(comparison):
+    text = words(render_compare_page(comparison))
+    assert "distilled improves." in text
+    assert "Compared with baseline on 360 test samples, over up to 3 seeds" in text
     assert "read 3 times, by 3 finished runs" in text
     assert "+6.0 +1.5 to +10.5" in text  # the wider interval
     assert "at each end the wider one" in text
     assert "runs/2" in text
 
 
-def test_page_says_when_a_test_part_was_read_again(found):
-    cells = tuple(replace(cell, num_reads=2) for cell in found.trials)
-    assert "more than once" in render_compare_page(replace(found, cells=cells))
+def test_page_says_when_a_test_set_was_read_again(comparison):
+    trials = tuple(replace(trial, num_reads=2) for trial in comparison.trials)
+    assert "more than once" in render_compare_page(replace(comparison, trials=trials))
 
 
-def test_page_is_whole_and_asks_the_network_for_nothing(found):
-    text = render_compare_page(found)
+def test_page_is_whole_and_asks_the_network_for_nothing(comparison):
+    text = render_compare_page(comparison)
 
     class Balance(HTMLParser):
         def __init__(self):
@@ -120,52 +127,54 @@ def test_page_is_whole_and_asks_the_network_for_nothing(found):
     assert "unsafe-inline" not in content_security_policy().partition("script-src")[2]
 
 
-def test_the_same_comparison_gives_the_same_page(found):
-    assert render_compare_page(found) == render_compare_page(found)
+def test_the_same_comparison_gives_the_same_page(comparison):
+    assert render_compare_page(comparison) == render_compare_page(comparison)
 
 
-def test_names_stay_words_on_the_page(found):
-    text = render_compare_page(named(found, EVIL))
+def test_names_stay_words_on_the_page(comparison):
+    text = render_compare_page(named(comparison, EVIL))
     assert text.count("<script>") == 1
     assert "alert(1)</script>" not in text
     assert "&lt;script&gt;alert(1)" in text
 
 
-def test_a_spreadsheet_runs_no_name_and_numbers_stay_numbers(found):
-    hurts = replace(
-        found.variants[1],
+def test_a_spreadsheet_runs_no_name_and_numbers_stay_numbers(comparison):
+    degrades = replace(
+        comparison.variants[1],
         name=EVIL,
         title="+1+2",
         note="@SUM(A1)",
-        sentence="-x",
+        verdict_text="-x",
         gain=PairedGain(mean=-3.25, num_seeds=2),
     )
-    text = to_csv(replace(found, arms=(found.variants[0], hurts)))
+    text = to_csv(replace(comparison, variants=(comparison.variants[0], degrades)))
     row = list(csv.DictReader(io.StringIO(text)))[1]
-    assert row["arm"] == f"'{EVIL}"
-    assert (row["title"], row["note"], row["sentence"]) == ("'+1+2", "'@SUM(A1)", "'-x")
+    assert row["variant"] == f"'{EVIL}"
+    assert (row["title"], row["note"], row["verdict_text"]) == ("'+1+2", "'@SUM(A1)", "'-x")
     assert float(row["gain_points"]) == -3.25
     assert float(row["joules"]) == 12.5
     assert row["gpu_seconds"] == ""
     assert text.endswith("\r\n")
 
 
-@pytest.marker.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", "\n="])
-def test_every_way_to_begin_a_formula_is_stopped(found, start):
-    row = list(csv.DictReader(io.StringIO(to_csv(named(found, f"{start}1+1")))))[1]
-    assert row["arm"].startswith("'")
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", "\n="])
+def test_every_way_to_begin_a_formula_is_stopped(comparison, start):
+    row = list(csv.DictReader(io.StringIO(to_csv(named(comparison, f"{start}1+1")))))[1]
+    assert row["variant"].startswith("'")
 
 
-def test_markdown_has_the_same_number_of_cells_in_every_line(found):
-    lines = [line for line in to_markdown(named(found, f"{EVIL}\nnew | line")).splitlines() if line.startswith("|")]
+def test_markdown_has_the_same_number_of_cells_in_every_line(comparison):
+    lines = [
+        line for line in to_markdown(named(comparison, f"{EVIL}\nnew | line")).splitlines() if line.startswith("|")
+    ]
     assert len(lines) == 4
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
     assert "<script>" not in "".join(lines)
     assert r"a\_b" in lines[3]
 
 
-def test_latex_escapes_what_latex_reads(found):
-    text = to_latex(named(found, f"{EVIL}\n\\input{{secret}}"))
+def test_latex_escapes_what_latex_reads(comparison):
+    text = to_latex(named(comparison, f"{EVIL}\n\\input{{secret}}"))
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 3
     # Without what is escaped, no character is left that means something to LaTeX.
@@ -176,15 +185,15 @@ def test_latex_escapes_what_latex_reads(found):
     assert all(line.startswith(("%", "\\")) or line.endswith(r"\\") for line in text.splitlines())
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("gain", "says"),
     [
-        (PairedGain(mean=2, low=1, high=3, t_low=0.5, t_high=3.5, num_seeds=4), "helps"),
-        (PairedGain(mean=2, low=1, high=3, t_low=-0.5, t_high=4.5, num_seeds=3), "open"),
-        (PairedGain(mean=-2, low=-3, high=-1, num_seeds=4), "hurts"),
-        (PairedGain(mean=0.1, low=0.0, high=0.2, num_seeds=4), "open"),
-        (PairedGain(mean=2, sample_interval=(0.5, 4)), "helps"),
-        (PairedGain(mean=2, low=1, high=3, sample_interval=(-9, 9), num_seeds=5), "helps"),
+        (PairedGain(mean=2, low=1, high=3, t_low=0.5, t_high=3.5, num_seeds=4), "improves"),
+        (PairedGain(mean=2, low=1, high=3, t_low=-0.5, t_high=4.5, num_seeds=3), "inconclusive"),
+        (PairedGain(mean=-2, low=-3, high=-1, num_seeds=4), "degrades"),
+        (PairedGain(mean=0.1, low=0.0, high=0.2, num_seeds=4), "inconclusive"),
+        (PairedGain(mean=2, sample_interval=(0.5, 4)), "improves"),
+        (PairedGain(mean=2, low=1, high=3, sample_interval=(-9, 9), num_seeds=5), "improves"),
         (PairedGain(mean=2), "unknown"),
         (None, "unknown"),
     ],
@@ -193,8 +202,8 @@ def test_rule(gain, says):
     assert classify_gain(gain) == says
 
 
-def test_forest_places_means_and_intervals_on_one_axis(found):
-    lines, axis = forest_rows(found.variants)
+def test_forest_places_means_and_intervals_on_one_axis(comparison):
+    lines, axis = forest_rows(comparison.variants)
     (line,) = lines
 
     def place(points):
@@ -208,31 +217,38 @@ def test_forest_places_means_and_intervals_on_one_axis(found):
     assert [words for _, words in axis.ticks] == ["0", "+5", "+10"]
 
 
-def test_of_many_classes_those_that_changed_most_are_shown(found):
+def test_of_many_classes_those_that_changed_most_are_shown(comparison):
     many = tuple(ClassChange(f"class {i}", (-1) ** i * i / 10, 10) for i in range(200))
-    names, rows, every = class_difference_rows((found.variants[0], replace(found.variants[1], classes=many)))
+    names, rows, every = class_difference_rows(
+        (comparison.variants[0], replace(comparison.variants[1], class_changes=many))
+    )
     assert (names, every, len(rows)) == (["distilled"], 200, 12)
     assert {row.name for row in rows} == {f"class {i}" for i in range(188, 200)}
     assert rows[-1].cells[0] == ("−19.9", pytest.approx(-19.9), -100)
 
 
-def test_each_arm_looks_like_no_other():
-    arms = [
+def test_each_variant_has_a_style_of_its_own():
+    variants = [
         VariantResult(name=f"{role} {i}", role=role)
-        for role in ("teacher", "alone", "longer", "distilled")
+        for role in ("teacher", "baseline", "baseline_equal_time", "distilled")
         for i in range(5)
     ]
-    found = assign_styles(arms)
-    assert len({(look.color_name, look.marker, look.dash_index % 4) for look in found.values()}) == len(arms)
+    styles = assign_styles(variants)
+    keys = {(style.color_name, style.marker, style.dash_index % 4) for style in styles.values()}
+    assert len(keys) == len(variants)
 
 
-def test_page_shows_what_is_there_when_nothing_else_is(found):
+def test_page_shows_what_is_there_when_nothing_else_is(comparison):
     bare = (
-        VariantResult(name="alone", role="alone"),
-        VariantResult(name="distilled", role="distilled", baseline="alone"),
+        VariantResult(name="baseline", role="baseline"),
+        VariantResult(name="distilled", role="distilled", baseline="baseline"),
     )
-    text = words(render_compare_page(replace(found, arms=bare, agreement=None, cells=(), examples=None, against=())))
+    text = words(
+        render_compare_page(
+            replace(comparison, variants=bare, agreement=None, trials=(), num_samples=None, baselines=())
+        )
+    )
     assert "there is no difference to draw" in text
     assert "There are no curves" in text
-    assert "agreement is not known" in text
+    assert "agreement is unknown" in text
     assert "No costs are on record" in text

@@ -11,20 +11,20 @@ from limbeck.core.errors import LimbeckError
 from limbeck.report import diagnosis
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("rule", "broken", "kept"),
     [
-        (diagnosis.check_loss_scale, ("soft", 0.99, 100.0), ("soft", 1.0, 100.0)),
+        (diagnosis.check_loss_scale, ("kd", 0.99, 100.0), ("kd", 1.0, 100.0)),
         (
             lambda a, b: diagnosis.check_teacher_accuracy("big", a, b, reference="the student"),
             (0.79, 0.80),
             (0.80, 0.80),
         ),
-        (diagnosis.check_teacher_entropy, ("soft", 0.981, 30.0), ("soft", 0.98, 30.0)),
+        (diagnosis.check_teacher_entropy, ("kd", 0.981, 30.0), ("kd", 0.98, 30.0)),
         (diagnosis.check_capacity_gap, ("big", 20.1, 0.24), ("big", 20.0, 0.24)),
         (diagnosis.check_capacity_gap, ("big", 20.1, -0.5), ("big", 20.1, 0.25)),
-        (diagnosis.check_feature_alignment, ("hint", 1.0, 0.91), ("hint", 1.0, 0.9)),
-        (diagnosis.check_projection_rank, ("hint", 6.3, 64), ("hint", 6.4, 64)),
+        (diagnosis.check_feature_alignment, ("fitnet", 1.0, 0.91), ("fitnet", 1.0, 0.9)),
+        (diagnosis.check_projection_rank, ("fitnet", 6.3, 64), ("fitnet", 6.4, 64)),
     ],
     ids=["too small", "worse", "flat", "gap by size", "gap by share", "features", "projection"],
 )
@@ -35,21 +35,21 @@ def test_a_rule_speaks_beyond_its_number_and_not_at_it(rule, broken, kept):
     assert rule(*kept) is None
 
 
-def test_a_term_of_no_gradient_is_said_to_do_nothing():
-    assert diagnosis.check_loss_scale("soft", 0.0, 1.0).startswith("the term 'soft' does nothing: its gradient is 0")
-    assert diagnosis.check_loss_scale("soft", 0.0, 0.0) is None, "where nothing pulls, nothing is smaller"
+def test_a_loss_of_no_gradient_is_said_to_do_nothing():
+    assert diagnosis.check_loss_scale("kd", 0.0, 1.0).startswith("the loss 'kd' does nothing: its gradient is 0")
+    assert diagnosis.check_loss_scale("kd", 0.0, 0.0) is None, "where no loss has a gradient, none is smaller"
 
 
 def test_every_sentence_tells_its_figures_and_the_rule():
-    assert "200 times too small" in diagnosis.check_loss_scale("soft", 0.5, 100.0)
-    assert "(the rule is 100 times)" in diagnosis.check_loss_scale("soft", 0.5, 100.0)
-    assert "−5.0 points" in diagnosis.check_teacher_accuracy("big", 0.75, 0.80, reference="the student alone")
-    assert "99.5 % of the entropy" in diagnosis.check_teacher_entropy("soft", 0.995, 40.0)
+    assert "200 times too small" in diagnosis.check_loss_scale("kd", 0.5, 100.0)
+    assert "(the rule is 100 times)" in diagnosis.check_loss_scale("kd", 0.5, 100.0)
+    assert "−5.0 points" in diagnosis.check_teacher_accuracy("big", 0.75, 0.80, reference="the baseline")
+    assert "99.5 % of the entropy" in diagnosis.check_teacher_entropy("kd", 0.995, 40.0)
     assert "50 times the parameters of the student, which recovered 10 %" in diagnosis.check_capacity_gap(
         "big", 50.0, 0.1
     )
-    assert "from 2 to 1.9" in diagnosis.check_feature_alignment("hint", 2.0, 1.9)
-    assert "1.2 of 64 directions" in diagnosis.check_projection_rank("hint", 1.2, 64)
+    assert "from 2 to 1.9" in diagnosis.check_feature_alignment("fitnet", 2.0, 1.9)
+    assert "1.2 of 64 directions" in diagnosis.check_projection_rank("fitnet", 1.2, 64)
 
 
 def test_the_effective_rank_counts_equal_directions():
@@ -63,8 +63,8 @@ def test_the_effective_rank_counts_equal_directions():
         diagnosis.effective_rank([math.inf, 1.0])
 
 
-def test_a_term_that_is_turned_off_later_is_judged_by_the_time_it_was_on():
-    pulls = {"soft": [4.0, 4.0, 0.0, 0.0], "truth": [1.0, 1.0, 8.0, 8.0]}
-    found = diagnosis.compare_with_largest(pulls, {"soft": [1.0, 1.0, 0.0, 0.0], "truth": [1.0] * 4})
-    assert found == [("soft", 4.0, 4.0), ("truth", 8.0, 8.0)]
-    assert diagnosis.compare_with_largest({"soft": [math.nan]}, {}) == []
+def test_a_loss_that_is_turned_off_later_is_judged_by_the_time_it_was_on():
+    magnitudes = {"kd": [4.0, 4.0, 0.0, 0.0], "target": [1.0, 1.0, 8.0, 8.0]}
+    found = diagnosis.compare_with_largest(magnitudes, {"kd": [1.0, 1.0, 0.0, 0.0], "target": [1.0] * 4})
+    assert found == [("kd", 4.0, 4.0), ("target", 8.0, 8.0)]
+    assert diagnosis.compare_with_largest({"kd": [math.nan]}, {}) == []

@@ -19,7 +19,7 @@ def table(tmp_path, text):
 
 
 def test_stages_that_count_from_one_are_joined_end_to_end(tmp_path):
-    head = "phase,stage,step,validation_top1,loss/a,loss/b\n"
+    head = "phase,stage,step,val/accuracy,loss/a,loss/b\n"
     rows = "d,warm,5,0.1,1,\nd,warm,10,0.2,1,\nd,soft,5,0.3,,2\nd,soft,10,0.4,,2\n"
     curve = load_curves(table(tmp_path, head + rows))["d"]
     assert curve.steps == (5, 10, 15, 20)
@@ -29,16 +29,32 @@ def test_stages_that_count_from_one_are_joined_end_to_end(tmp_path):
 
 
 def test_stages_that_count_on_stay_as_they_are(tmp_path):
-    curve = load_curves(table(tmp_path, "phase,stage,step,validation_top1\nd,a,5,0.1\nd,b,10,0.2\n"))["d"]
+    curve = load_curves(table(tmp_path, "phase,stage,step,val/accuracy\nd,a,5,0.1\nd,b,10,0.2\n"))["d"]
     assert curve.steps == (5, 10)
 
 
 def test_cells_that_are_no_number_are_missing(tmp_path):
-    curve = load_curves(table(tmp_path, "phase,stage,step,validation_top1,loss/x\nd,a,1,,\nd,a,2,inf,\nd,a,3,soon,\n"))[
+    curve = load_curves(table(tmp_path, "phase,stage,step,val/accuracy,loss/x\nd,a,1,,\nd,a,2,inf,\nd,a,3,soon,\n"))[
         "d"
     ]
     assert all(map(math.isnan, curve.accuracy))
     assert curve.losses == {}
+
+
+def test_columns_phases_and_stages_of_schema_2_have_todays_names(tmp_path):
+    head = "phase,stage,step,images_per_second,train_accuracy,validation_top1,validation_nll,loss/kd,weight/kd,share/kd"
+    head += ",gradient/kd,gradient_ratio/kd,flatness/kd,tau/kd,tau_min/kd,tau_max/kd\n"
+    row = ",5,1,2,0.5,3,4,5,6,7,8,9,10,11,12\n"
+    phases = ("big,teaching", "alone,distill", "direct,distill", "longer,distill", "smoothed,distill")
+    curves = load_curves(table(tmp_path, head + "".join(phase + row for phase in phases)))
+    assert list(curves) == ["big", "baseline", "no_assistants", "equal_time", "label_smoothing"]
+    assert curves["big"].stages == {"teacher_training": 0}
+    assert curves["baseline"].accuracy == (0.5,)
+    assert {name: values[0] for name, values in curves["baseline"].columns.items()} == {
+        "step": 5, "samples_per_second": 1, "train/accuracy": 2, "val/accuracy": 0.5, "val/nll": 3, "loss/kd": 4,
+        "loss_weight/kd": 5, "loss_share/kd": 6, "grad_norm/kd": 7, "grad_norm_ratio/kd": 8, "teacher_entropy/kd": 9,
+        "temperature/kd": 10, "temperature_min/kd": 11, "temperature_max/kd": 12,
+    }  # fmt: skip
 
 
 def test_no_file_and_no_row_are_no_curves(tmp_path):
@@ -59,7 +75,7 @@ def curve(**losses):
 
 
 def test_parts_are_stacked_only_where_none_is_negative():
-    assert "stacked, they are the loss" in plot_loss_components(curve(a=[1, 2], b=[3, 4])).note
+    assert "stacked, they are the training loss" in plot_loss_components(curve(a=[1, 2], b=[3, 4])).note
     assert "dotted line is their sum" in plot_loss_components(curve(a=[1, -2], b=[3, 4])).note
 
 

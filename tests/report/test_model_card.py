@@ -28,7 +28,7 @@ def test_the_hub_reads_the_card_and_its_results(record, write):
     assert (told["library_name"], told["pipeline_tag"]) == ("limbeck", "image-classification")
     data = hub.ModelCard.load(path).data
     results = {one.metric_type: one.metric_value for one in data.eval_results}
-    assert results["accuracy"] == pytest.approx(record["models"]["distilled"]["test"]["top1"], abs=1e-6)
+    assert results["accuracy"] == pytest.approx(record["models"]["distilled"]["test"]["metrics"]["accuracy"], abs=1e-6)
     assert {one.dataset_name for one in data.eval_results} == {"Digits"}
     assert data.model_name == "digits"
     assert hub.ModelCardData(**data.to_dict()).to_yaml()
@@ -36,10 +36,11 @@ def test_the_hub_reads_the_card_and_its_results(record, write):
 
 def test_figures_stand_with_their_intervals(record, write):
     text = card(write(record))
-    for name in ("teacher", "alone", "distilled"):
-        quality = record["models"][name]["test"]
-        low, high = accuracy_interval(quality["top1"], quality["examples"])
-        assert f"{100 * quality['top1']:.1f} % | {100 * low:.1f} % to {100 * high:.1f} %" in text
+    for name in ("teacher", "baseline", "distilled"):
+        split = record["models"][name]["test"]
+        accuracy = split["metrics"]["accuracy"]
+        low, high = accuracy_interval(accuracy, split["num_samples"])
+        assert f"{100 * accuracy:.1f} % | {100 * low:.1f} % to {100 * high:.1f} %" in text
     low, high = record["verdict"]["interval_points"]
     assert f"95 % interval {low:+.1f} to {high:+.1f}".replace("-", "−") in text
     assert "read once, after training" in text
@@ -64,7 +65,7 @@ def test_the_same_record_gives_the_same_card(record, write):
 def test_the_license_is_the_users_to_state(record, write, capsys):
     run = write(record)
     assert front(card(run)) | {"license": "other", "license_name": "not-stated"} == front(card(run))
-    assert main(["card", str(run), "--license", "apache-2.0"]) == 0
+    assert main(["model-card", str(run), "--license", "apache-2.0"]) == 0
     text = (run / "README.md").read_text()
     assert front(text)["license"] == "apache-2.0"
     assert "## License" not in text
@@ -76,7 +77,7 @@ def test_the_license_is_the_users_to_state(record, write, capsys):
 def test_words_of_the_record_break_out_of_nothing(record, write):
     evil = "x\n---\nlicense: mit\n# <script>alert(1)</script> [a](javascript:b) `c` | d *e* {{ 7*7 }}"
     record["name"] = record["data"]["name"] = record["machine"]["cpu"] = evil
-    record["warnings"], record["verdict"]["sentence"] = [evil], evil
+    record["warnings"], record["verdict"]["text"] = [evil], evil
     record["models"] = {evil: record["models"].pop("teacher"), **record["models"]}
     record["models"]["distilled"]["title"] = record["models"][evil]["title"] = evil
     record["fidelity"]["teacher"] = evil
@@ -89,17 +90,17 @@ def test_words_of_the_record_break_out_of_nothing(record, write):
     assert not re.search(r"(?<!\\)\]\(", body)
     assert "\nlicense: mit" not in body
     assert "\n# <" not in body
-    assert "49" not in body.split("## Figures")[0]
+    assert "49" not in body.split("## Metrics")[0]
     table = [line for line in body.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}
     assert body.count("\n# ") == 1
 
 
-def test_one_arm_of_a_study_has_no_card(record, write):
-    arm = {"study": "s", "arm": "alone", "seed": 0}
-    record["models"] = {"alone": record["models"]["alone"]}
-    with pytest.raises(LimbeckError, match="one arm of a study"):
-        write_model_card(write(record | {"kind": "arm", "arm": arm}))
+def test_one_trial_of_a_study_has_no_card(record, write):
+    variant = {"study": "s", "name": "student_only", "seed": 0}
+    record["models"] = {"student_only": record["models"]["baseline"]}
+    with pytest.raises(LimbeckError, match="one trial of a study"):
+        write_model_card(write(record | {"kind": "trial", "variant": variant}))
 
 
 def test_words_without_marks_stay_as_they_are():
@@ -115,13 +116,13 @@ def test_a_card_of_little_says_what_is_missing(record, write):
     record["data"].pop("normalization")
     text = card(write(record))
     assert "was not measured" in text
-    assert "test part was not opened" in text
-    assert "There is no control" in text
+    assert "test set was not opened" in text
+    assert "There is no baseline" in text
     assert "onnx" not in text.lower()
     assert "None" not in text
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("name", "hub"), [("CIFAR10", "uoft-cs/cifar10"), ("my Pictures!", "my-pictures"), ("日本", "data")]
 )
 def test_data_go_by_the_name_the_hub_knows_or_by_a_plain_word(record, write, name, hub):

@@ -3,23 +3,30 @@
 import copy
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 import limbeck.report
 from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
+from limbeck.recipe import load_recipe
 from limbeck.report import (
     check_record,
     integrity_warning,
     render_json_schema,
+    render_summary_table,
     write_model_card,
     write_record,
     write_report,
 )
+from limbeck.report.migrate import migrate_record
 from limbeck.report.read import parse_record, read_record
 from limbeck.report.record_hash import add_hashes, compute_config_hash, compute_record_hash
+from limbeck.report.write import validate_strict
+from limbeck.workflows.compare.run import build_comparison
 
 OLD = Path(__file__).with_name("record_schema_1.json")
 
@@ -41,12 +48,12 @@ def altered(run, change):
     path.write_text(json.dumps(record))
 
 
-def test_a_record_of_schema_1_is_read_with_all_its_figures():
+def test_a_record_of_schema_1_is_read_with_all_its_metrics():
     raw = json.loads(OLD.read_text())
     assert raw["schema"] == 1
     found = read_record(OLD)
-    assert found.schema_version == 2
-    assert found.distilled.test.accuracy == raw["models"]["distilled"]["test"]["top1"]
+    assert found.schema_version == 3
+    assert found.distilled.test.metrics["accuracy"] == raw["models"]["distilled"]["test"]["top1"]
     assert found.distilled.resources.seconds == raw["models"]["distilled"]["seconds"]
     assert found.distributed.world_size == 1
     assert (found.record_hash, found.fidelity, found.weights) == (None, None, {})
@@ -59,6 +66,95 @@ def test_a_record_of_schema_1_still_gives_a_page_and_a_card(tmp_path):
     assert "hash" not in page.split("How this was measured")[0].split("</style>")[1]
     assert "93.0 %" in write_model_card(tmp_path).read_text()
     assert "kept no hash" in check_record(tmp_path)[0]
+
+
+@pytest.fixture
+def old_run(tmp_path):
+    """A run folder of schema 2, as limbeck 0.1.0 wrote it (with fewer rows of metrics and temperatures)."""
+    return Path(shutil.copytree(Path(__file__).with_name("run_schema_2"), tmp_path / "old"))
+
+
+def test_a_record_of_schema_2_is_read_with_all_its_values(old_run):
+    raw = json.loads((old_run / "record.json").read_text())
+    found = read_record(old_run / "record.json")
+    assert (raw["schema"], found.schema_version, found.kind) == (2, 3, "run")
+    assert list(found.models) == ["teacher", "baseline", "distilled"]
+    assert (found.record_hash, found.config_hash) == (raw["hash"], raw["identity"])
+    for name, old_name in (("teacher", "teacher"), ("baseline", "alone"), ("distilled", "distilled")):
+        model, old = found.models[name], raw["models"][old_name]
+        assert model.test.metrics == {
+            "accuracy": old["test"]["top1"], "top5_accuracy": old["test"].get("top5"), "nll": old["test"]["nll"],
+            "macro_f1": old["test"]["macro_f1"], "ece": old["test"]["ece"],
+        }  # fmt: skip
+        assert [row.num_samples for row in model.test.per_class] == [
+            row["examples"] for row in old["test"]["per_class"]
+        ]
+        assert model.latency_ms.num_repeats == old["latency_ms"]["repeats"]
+    assert found.models["baseline"].title == "Student without a teacher: small_cnn(width=8)"
+    assert found.models["teacher"].backend["requested"] == raw["models"]["teacher"]["engine"]["asked"]
+    assert (found.test_set.num_reads, found.test_set.num_samples) == (1, raw["sealed_test"]["examples"])
+    assert (found.verdict.outcome, found.verdict.text) == ("inconclusive", raw["verdict"]["sentence"])
+    assert found.agreement.top1_agreement == raw["agreement"]["top1"]
+    student, old = found.fidelity.students["baseline"], raw["fidelity"]["students"]["alone"]
+    assert (student.top1_agreement, student.same_error) == (old["top1"], old["same_wrong"])
+    assert student.per_class[3].different_error == old["by_class"][3]["other_wrong"]
+    assert student.cka.matrix == old["cka"]["values"]
+    assert found.export["onnx"].num_samples == raw["export"]["onnx"]["examples"]
+    assert found.distributed.strategy == "single_device"
+    assert found.torch_flags.num_interop_threads == raw["flags"]["interop_threads"]
+    assert list(found.files) == ["student.safetensors", "student.onnx", "predictions.safetensors"]
+
+
+def test_a_migrated_record_has_every_key_of_this_schema_and_no_other(old_run):
+    raw = json.loads((old_run / "record.json").read_text())
+    validate_strict(migrate_record(raw))
+
+
+def test_the_recipe_of_a_record_of_schema_2_is_one_of_today(old_run):
+    recipe = read_record(old_run / "record.json").recipe
+    assert recipe["baselines"] == ["student_only"]
+    assert recipe["stages"][0]["objective"]["soft"] == {
+        "use": "KDLoss", "temperature": 4.0, "teacher": None, "weight": 1.0,
+    }  # fmt: skip
+    (old_run / "migrated.yaml").write_text(yaml.safe_dump(recipe))
+    assert load_recipe(old_run / "migrated.yaml").training.batch_size == 64
+
+
+def test_a_run_of_schema_2_still_gives_a_report_a_summary_a_card_and_a_comparison(old_run):
+    page = write_report(old_run).read_text()
+    assert "temperature" in page.lower()
+    assert "Baseline, last" in page
+    assert "hash" not in page.split("How this was measured")[0].split("</style>")[1]
+    summary = render_summary_table(json.loads((old_run / "record.json").read_text()))
+    assert "94.7 %" in summary
+    assert "93.9 %" in write_model_card(old_run).read_text()
+    (baseline,) = (variant for variant in build_comparison([old_run]).variants if variant.role == "baseline")
+    assert (baseline.name, len(baseline.curves)) == ("baseline", 1)
+
+
+def test_a_record_of_schema_2_is_checked_as_it_was_written(old_run):
+    assert integrity_warning(old_run) is None
+    assert [text.split()[0] for text in check_record(old_run)] == [
+        "student.safetensors", "student.onnx", "answers.safetensors",
+    ]  # fmt: skip  # this copy has none of its files
+    altered(old_run, lambda r: r.update(seed=7))
+    assert "its hash does not fit" in integrity_warning(old_run)
+
+    def forged(record):
+        record["hash"] = compute_record_hash(record)
+
+    altered(old_run, forged)
+    assert "identity that does not fit" in integrity_warning(old_run)
+
+
+def test_a_trial_of_schema_2_has_todays_names(old_run):
+    raw = json.loads((old_run / "record.json").read_text())
+    model = {**raw["models"]["alone"], "role": "smoothed", "title": "Student alone, label smoothing: x"}
+    arm = {"study": "s", "arm": "smoothed", "seed": 3}
+    found = parse_record({**raw, "kind": "arm", "arm": arm, "models": {"smoothed": model}})
+    assert (found.kind, found.variant.name, list(found.models)) == ("trial", "label_smoothing", ["label_smoothing"])
+    assert found.models["label_smoothing"].role == "baseline_label_smoothing"
+    assert found.models["label_smoothing"].title == "Student without a teacher, label smoothing: x"
 
 
 def test_the_schema_in_the_package_is_what_the_models_give():
@@ -78,18 +174,18 @@ def test_the_schema_takes_a_record_and_refuses_a_wrong_one(record):
 def test_what_is_written_is_what_is_read(record, tmp_path):
     whole = write_record(tmp_path, record)
     assert json.loads((tmp_path / "record.json").read_text()) == whole
-    assert list(whole)[-2:] == ["identity", "hash"]
-    assert read_record(tmp_path / "record.json").record_hash == whole["hash"]
+    assert list(whole)[-2:] == ["config_hash", "record_hash"]
+    assert read_record(tmp_path / "record.json").record_hash == whole["record_hash"]
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("place", "says"),
     [
         ((), r"the record: it has no 'colour'"),
         (("models", "distilled"), r"models\.distilled: it has no 'colour'"),
-        (("models", "alone", "test", "per_class", 0), r"per_class\.0: it has no 'colour'"),
+        (("models", "baseline", "test", "per_class", 0), r"per_class\.0: it has no 'colour'"),
         (("data", "normalization"), r"data\.normalization: it has no 'colour'"),
-        (("fidelity", "students", "alone", "cka"), r"cka: it has no 'colour'"),
+        (("fidelity", "students", "baseline", "cka"), r"cka: it has no 'colour'"),
     ],
 )
 def test_a_key_that_nobody_knows_is_not_written_and_is_passed_over_when_read(record, tmp_path, place, says):
@@ -100,10 +196,10 @@ def test_a_key_that_nobody_knows_is_not_written_and_is_passed_over_when_read(rec
     with pytest.raises(LimbeckError, match=says):
         write_record(tmp_path, record)
     assert not list(tmp_path.iterdir())
-    assert parse_record(record | {"minor": 99}).name == "digits"
+    assert parse_record(record | {"schema_minor": 99}).name == "digits"
 
 
-@pytest.marker.parametrize("key", ["limbeck", "recipe", "versions", "machine", "environment"])
+@pytest.mark.parametrize("key", ["limbeck", "recipe", "versions", "machine", "environment"])
 def test_a_record_that_could_not_be_repeated_is_not_written(record, tmp_path, key):
     del record[key]
     with pytest.raises(LimbeckError, match=f"has no {key}"):
@@ -111,21 +207,21 @@ def test_a_record_that_could_not_be_repeated_is_not_written(record, tmp_path, ke
 
 
 def test_nan_is_not_written(record, tmp_path):
-    record["models"]["alone"]["flops"] = float("nan")
+    record["models"]["baseline"]["flops"] = float("nan")
     with pytest.raises(LimbeckError, match="JSON cannot"):
         write_record(tmp_path, record)
 
 
 def test_the_hash_is_the_sha256_of_canonical_json(record):
     whole = add_hashes(record)
-    rest = {key: value for key, value in whole.items() if key != "hash"}
+    rest = {key: value for key, value in whole.items() if key != "record_hash"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    assert whole["hash"] == hashlib.sha256(text.encode()).hexdigest()
+    assert whole["record_hash"] == hashlib.sha256(text.encode()).hexdigest()
     again = json.loads(json.dumps(whole, indent=3))
-    assert compute_record_hash(dict(reversed(list(again.items())))) == whole["hash"]
+    assert compute_record_hash(dict(reversed(list(again.items())))) == whole["record_hash"]
 
 
-def test_identity_is_of_what_decides_the_figures_only(record):
+def test_config_hash_is_of_what_decides_the_metrics_only(record):
     record["weights"] = {"teachers.teacher.weights": {"sha256": "aa", "bytes": 3}}
     record["recipe"]["teachers"]["teacher"]["weights"] = "here/teacher.safetensors"
     record["recipe"]["data"]["root"] = "here"
@@ -146,19 +242,19 @@ def test_identity_is_of_what_decides_the_figures_only(record):
     assert other(lambda r: r["data"].update(fingerprint="0")) != first
     assert other(lambda r: r["versions"].update(torch="0")) != first
     assert other(lambda r: r.update(limbeck="9")) != first
-    assert other(lambda r: r.update(processes={"number": 2})) != first
-    assert other(lambda r: r.update(arm={"study": "s", "arm": "alone", "seed": 0})) != first
+    assert other(lambda r: r.update(distributed={"world_size": 2})) != first
+    assert other(lambda r: r.update(variant={"study": "s", "name": "student_only", "seed": 0})) != first
 
 
 def test_a_record_as_it_was_written_is_sound(run, capsys):
     assert check_record(run) == []
     assert integrity_warning(run) is None
     assert main(["record", "check", str(run)]) == 0
-    assert "as it was written" in capsys.readouterr().out
+    assert "intact" in capsys.readouterr().out
 
 
-def test_one_changed_digit_is_told_by_check_and_on_the_page(run, capsys):
-    altered(run, lambda r: r["models"]["distilled"]["test"].update(top1=0.999))
+def test_one_changed_digit_is_reported_by_check_and_on_the_page(run, capsys):
+    altered(run, lambda r: r["models"]["distilled"]["test"]["metrics"].update(accuracy=0.999))
     assert main(["record", "check", str(run)]) == 1
     assert "was changed after it was written" in capsys.readouterr().err
     assert main(["report", str(run)]) == 0
@@ -167,16 +263,16 @@ def test_one_changed_digit_is_told_by_check_and_on_the_page(run, capsys):
     assert "record.json was changed after it was written" in Path(said.out.strip()).read_text()
 
 
-def test_a_record_without_a_hash_and_one_with_a_false_identity_are_told(run):
+def test_a_record_without_a_hash_and_one_with_a_false_config_hash_are_reported(run):
     altered(run, lambda r: r.update(record_hash=None))
     assert "has no hash" in integrity_warning(run)
 
     def forged(record):
         record["seed"] = 5
-        record["hash"] = compute_record_hash(record)
+        record["record_hash"] = compute_record_hash(record)
 
     altered(run, forged)
-    assert "identity that does not fit" in integrity_warning(run)
+    assert "config_hash that does not fit" in integrity_warning(run)
 
 
 def test_files_that_are_gone_or_others_are_told(run):
@@ -197,10 +293,10 @@ def test_a_file_outside_of_the_run_is_not_looked_at(run):
 
 def test_the_schema_is_printed(capsys):
     assert main(["record", "schema"]) == 0
-    assert json.loads(capsys.readouterr().out)["$id"] == "limbeck-record-2.1"
+    assert json.loads(capsys.readouterr().out)["$id"] == "limbeck-record-3.0"
 
 
-def test_one_arm_of_a_study_may_be_a_control(record):
-    arm = {"study": "s", "arm": "alone", "seed": 0}
-    del record["models"]["distilled"], record["models"]["teacher"]
-    assert parse_record(record | {"kind": "arm", "arm": arm}).variant.name == "alone"
+def test_one_trial_of_a_study_may_be_a_baseline(record):
+    variant = {"study": "s", "name": "student_only", "seed": 0}
+    record["models"] = {"student_only": record["models"]["baseline"]}
+    assert parse_record(record | {"kind": "trial", "variant": variant}).variant.name == "student_only"

@@ -1,4 +1,4 @@
-"""Temperatures, shares and pulls are drawn where a run wrote them down, and only there."""
+"""Temperatures, loss shares and gradient norms are drawn where a run has them, and only there."""
 
 from __future__ import annotations
 
@@ -17,25 +17,27 @@ def curve(**columns):
 
 
 def test_a_temperature_that_differs_within_an_epoch_has_a_band():
-    drawn = plot_temperatures(curve(tau__soft=[4, 5], tau_min__soft=[3, 3], tau_max__soft=[6, 6]))
+    drawn = plot_temperatures(curve(temperature__kd=[4, 5], temperature_min__kd=[3, 3], temperature_max__kd=[6, 6]))
     assert "The band goes" in drawn.note
-    assert drawn.alt_text == "Temperature by step: soft, last 5."
-    assert not plot_temperatures(curve(tau__soft=[4, 4], tau_min__soft=[4, 4], tau_max__soft=[4, 4])).note
+    assert drawn.alt_text == "Temperature by step: kd, last 5."
+    assert not plot_temperatures(
+        curve(temperature__kd=[4, 4], temperature_min__kd=[4, 4], temperature_max__kd=[4, 4])
+    ).note
 
 
-def test_pulls_are_drawn_over_the_epochs_in_which_they_were_measured():
-    drawn = plot_gradient_ratios(curve(gradient_ratio__soft=[30.0, MISSING, 0.5], gradient_ratio__off=[0.0, 0.0, 0.0]))
-    assert "soft, last 0.5" in drawn.alt_text
+def test_gradient_norms_are_drawn_over_the_epochs_in_which_they_were_measured():
+    drawn = plot_gradient_ratios(curve(grad_norm_ratio__kd=[30.0, MISSING, 0.5], grad_norm_ratio__off=[0.0, 0.0, 0.0]))
+    assert "kd, last 0.5" in drawn.alt_text
     assert "off" not in drawn.alt_text, "a logarithm of 0 is drawn nowhere"
 
 
-def test_the_share_of_a_single_term_is_not_drawn():
-    assert plot_loss_shares(curve(share__soft=[1.0])) is None
-    assert "truth, last 0.75" in plot_loss_shares(curve(share__soft=[0.25], share__truth=[0.75])).alt_text
+def test_the_share_of_a_single_loss_is_not_drawn():
+    assert plot_loss_shares(curve(loss_share__kd=[1.0])) is None
+    assert "target, last 0.75" in plot_loss_shares(curve(loss_share__kd=[0.25], loss_share__target=[0.75])).alt_text
 
 
 def test_nothing_is_drawn_of_a_run_that_wrote_nothing_of_it():
-    bare = curve(loss__soft=[1.0, 2.0])
+    bare = curve(loss__kd=[1.0, 2.0])
     assert (
         plot_temperatures(bare)
         is plot_loss_shares(bare)
@@ -49,12 +51,16 @@ def test_the_page_shows_what_moved(record, write):
     folder = write(record)
     rows = read_metrics(folder / "metrics.csv")
     page = render_report(folder)
-    assert "Pull of each term" not in page
+    assert "Gradient norm relative" not in page
     for row in rows:
         if row["phase"] == "distilled":
-            row |= {"tau/soft": 4.0 + int(row["epoch"]) / 30, "tau_min/soft": 3.0, "tau_max/soft": 6.0}
-            row |= {"share/soft": 0.9, "share/truth": 0.1, "gradient_ratio/soft": 12.0}
+            row |= {
+                "temperature/kd": 4.0 + int(row["epoch"]) / 30,
+                "temperature_min/kd": 3.0,
+                "temperature_max/kd": 6.0,
+            }
+            row |= {"loss_share/kd": 0.9, "loss_share/target": 0.1, "grad_norm_ratio/kd": 12.0}
     page = render_report(write(record, rows=rows))
-    for words in ("Temperature", "Share of each term in the loss", "Pull of each term against the hard loss"):
+    for words in ("Temperature", "Share of each loss", "Gradient norm relative to the supervised loss"):
         assert f"{words}</h3>" in page
-    assert "soft, last 12" in page
+    assert "kd, last 12" in page

@@ -11,11 +11,11 @@ from limbeck.report import build_summary_table, render_summary_table
 
 def test_table_has_a_line_for_each_model_and_fits_a_terminal(record):
     lines = render_summary_table(record).splitlines()
-    assert "test part, n = 360" in lines[0]
+    assert "test split, n = 360" in lines[0]
     distilled = next(line for line in lines if "distilled student" in line).split()
-    quality = record["models"]["distilled"]["test"]
+    metrics = record["models"]["distilled"]["test"]["metrics"]
     assert distilled[2:] == [
-        f"{100 * quality['top1']:.1f}", "%", f"{100 * quality['macro_f1']:.1f}", "%", f"{quality['ece']:.3f}",
+        f"{100 * metrics['accuracy']:.1f}", "%", f"{100 * metrics['macro_f1']:.1f}", "%", f"{metrics['ece']:.3f}",
         "1.9", "k", "0.0497", "ms",
     ]  # fmt: skip
     assert max(map(len, lines)) <= 80
@@ -25,10 +25,11 @@ def test_table_has_a_line_for_each_model_and_fits_a_terminal(record):
 def test_assistants_have_their_names_and_the_student_without_them_its_own(record):
     models = record["models"]
     record["models"] = {
-        **models, "direct": {**models["alone"], "role": "direct"}, "mid": {**models["teacher"], "role": "assistant"},
+        **models, "no_assistants": {**models["baseline"], "role": "no_assistants"},
+        "mid": {**models["teacher"], "role": "assistant"},
     }  # fmt: skip
     lines = render_summary_table(record).splitlines()[4:]
-    starts = ["teacher ", "mid ", "student alone ", "student, no assistants ", "distilled student "]
+    starts = ["teacher ", "mid ", "baseline ", "student, no assistants ", "distilled student "]
     assert all(line.strip().startswith(start) for line, start in zip(lines, starts, strict=True))
 
 
@@ -38,10 +39,10 @@ def test_names_with_brackets_are_no_markup(record):
 
 
 def test_missing_figures_are_dashes(record):
-    record["models"]["alone"]["test"] = None
-    record["models"]["alone"]["latency_ms"] = None
-    line = next(line for line in render_summary_table(record).splitlines() if "alone" in line)
-    assert line.split() == ["student", "alone", "–", "–", "–", "1.9", "k", "–"]
+    record["models"]["baseline"]["test"] = None
+    record["models"]["baseline"]["latency_ms"] = None
+    line = next(line for line in render_summary_table(record).splitlines() if "baseline" in line)
+    assert line.split() == ["baseline", "–", "–", "–", "1.9", "k", "–"]
 
 
 def test_table_is_one_for_rich(record):

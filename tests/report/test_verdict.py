@@ -10,24 +10,24 @@ from limbeck.report import RULE, format_verdict, format_vs_no_assistants
 from limbeck.report.verdict import classify_interval
 
 MODELS = {
-    "teacher": {"role": "teacher", "test": {"top1": 0.99, "examples": 360}},
-    "alone": {"role": "alone", "test": {"top1": 0.932, "examples": 360}},
-    "distilled": {"role": "distilled", "test": {"top1": 0.963, "examples": 360}},
+    "teacher": {"role": "teacher", "test": {"metrics": {"accuracy": 0.99}, "num_samples": 360}},
+    "baseline": {"role": "baseline", "test": {"metrics": {"accuracy": 0.932}, "num_samples": 360}},
+    "distilled": {"role": "distilled", "test": {"metrics": {"accuracy": 0.963}, "num_samples": 360}},
 }
 
 
-def test_interval_above_zero_helped_with_every_figure_named():
+def test_interval_above_zero_improves_with_every_number_stated():
     assert format_verdict(MODELS, 3.1, (0.4, 5.8), 0.72) == (
-        "Distillation helped: the student gained 3.1 points over the same student alone (96.3 % against 93.2 %), "
-        "95 % interval +0.4 to +5.8, n = 360, and recovered 72 % of the gap to its teacher."
+        "Distillation improves accuracy: the student gains 3.1 points over the baseline (96.3 % against 93.2 %), "
+        "95 % interval +0.4 to +5.8, n = 360, and recovers 72 % of the gap to its teacher."
     )
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("gain", "interval", "says"),
     [
-        (-2.0, (-3.0, -1.0), "The assistants hurt: −2.0 points against the same student without them"),
-        (0.4, (-0.5, 1.2), "Whether the assistants helped cannot be told: the difference to the same student"),
+        (-2.0, (-3.0, -1.0), "The assistants degrade accuracy: −2.0 points against the same student without them"),
+        (0.4, (-0.5, 1.2), "The assistants make no significant difference: the difference to the same student"),
         (0.4, (0.0, 1.2), "+0.4 points, and its 95 % interval, 0.0 to +1.2, includes zero."),
     ],
 )
@@ -35,39 +35,41 @@ def test_assistants_are_judged_by_the_same_rule(gain, interval, says):
     assert says in format_vs_no_assistants(gain, interval)
 
 
-def test_interval_below_zero_hurt():
-    assert format_verdict(MODELS, -3.1, (-5.8, -0.4), None).startswith("Distillation hurt: the student lost 3.1 points")
+def test_interval_below_zero_degrades():
+    assert format_verdict(MODELS, -3.1, (-5.8, -0.4), None).startswith(
+        "Distillation degrades accuracy: the student loses 3.1 points"
+    )
 
 
-@pytest.marker.parametrize("interval", [(-0.1, 5.0), (-5.0, 0.1), (0.0, 3.0), (-3.0, 0.0), (0.0, 0.0)])
-def test_interval_with_zero_cannot_be_told_apart_however_large_the_gain(interval):
+@pytest.mark.parametrize("interval", [(-0.1, 5.0), (-5.0, 0.1), (0.0, 3.0), (-3.0, 0.0), (0.0, 0.0)])
+def test_interval_with_zero_is_inconclusive_however_large_the_gain(interval):
     sentence = format_verdict(MODELS, 4.9, interval, 0.9)
-    assert sentence.startswith("Distilled and alone cannot be told apart at n = 360")
-    assert "helped" not in sentence
-    assert "recovered" not in sentence
+    assert sentence.startswith("No significant difference between distilled and baseline (n = 360)")
+    assert "improves" not in sentence
+    assert "recovers" not in sentence
 
 
 def test_gain_beyond_the_teacher_is_said():
-    assert "stands above its teacher (125 % of the gap)" in format_verdict(MODELS, 3.1, (0.4, 5.8), 1.25)
+    assert "exceeds its teacher (125 % of the gap)" in format_verdict(MODELS, 3.1, (0.4, 5.8), 1.25)
 
 
-@pytest.marker.parametrize("gap", [None, math.nan])
+@pytest.mark.parametrize("gap", [None, math.nan])
 def test_no_gap_is_not_spoken_of(gap):
     assert "gap" not in format_verdict(MODELS, 3.1, (0.4, 5.8), gap)
 
 
-@pytest.marker.parametrize("interval", [None, (None, 3.0), (math.nan, 1.0), ()])
+@pytest.mark.parametrize("interval", [None, (None, 3.0), (math.nan, 1.0), ()])
 def test_no_interval_is_no_verdict(interval):
     assert classify_interval(interval) == "unknown"
-    assert format_verdict(MODELS, 3.1, interval, 0.7).startswith("Whether distillation helped is not known")
+    assert format_verdict(MODELS, 3.1, interval, 0.7).startswith("Whether distillation improves accuracy is unknown")
 
 
 def test_reason_why_nothing_is_known_is_the_true_one():
-    without = {name: model for name, model in MODELS.items() if name != "alone"}
+    without = {name: model for name, model in MODELS.items() if name != "baseline"}
     shut = {name: {**model, "test": None} for name, model in MODELS.items()}
-    assert "was not trained alone" in format_verdict(without, None, None, None)
+    assert "was not trained without a teacher" in format_verdict(without, None, None, None)
     assert "was not opened" in format_verdict(shut, None, None, None)
 
 
 def test_rule_names_all_three_outcomes():
-    assert all(word in RULE for word in ("helped", "hurt", "cannot be told apart"))
+    assert all(word in RULE for word in ("improves", "degrades", "no significant difference"))

@@ -33,23 +33,23 @@ class Answer(NamedTuple):
     logits: torch.Tensor
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "batch",
     [(X, Y), [X, Y], (X, Y, "more"), *({name: X, "target": Y} for name in ("input", "x", "image", "images")),
-     UserDict(pixel_values=X, num_labeled=Y), {"x": X, "y": Y}, {"x": X, "label": Y}],
+     UserDict(pixel_values=X, labels=Y), {"x": X, "y": Y}, {"x": X, "label": Y}],
 )  # fmt: skip
 def test_input_and_target_are_found_in_every_kind_of_batch(batch):
     assert torch.equal(TASK.outputs(Says(lambda rows: rows), batch).require_logits(), X[:, :3])
     assert TASK.target(batch) is Y
 
 
-@pytest.marker.parametrize("batch", [X, (X,), [X], {"x": X}, {"x": X, "labels": None}, (X, None)])
+@pytest.mark.parametrize("batch", [X, (X,), [X], {"x": X}, {"x": X, "labels": None}, (X, None)])
 def test_a_batch_without_truth_has_none(batch):
     assert TASK.target(batch) is None
     assert torch.equal(TASK.outputs(Says(lambda rows: rows), batch).require_logits(), X[:, :3])
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "wrap",
     [
         lambda rows: rows,
@@ -64,14 +64,14 @@ def test_logits_are_found_in_every_kind_of_answer(wrap):
     assert torch.equal(TASK.outputs(Says(wrap), (X, Y)).require_logits(), X[:, :3])
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "target", [torch.tensor([0, -100]), torch.tensor([-100, -100]), torch.tensor([[0.2, 0.3, 0.5]] * 2), Y[:0]]
 )
 def test_missing_labels_and_probabilities_are_targets(target):
     assert TASK.target((X, target)) is target
 
 
-@pytest.marker.parametrize("label", [3, 99, -1, -101])
+@pytest.mark.parametrize("label", [3, 99, -1, -101])
 def test_a_label_outside_the_classes_is_refused_with_its_number(label):
     with pytest.raises(LimbeckError, match=rf"has a label {label}, and this task has 3 classes, counted from 0 \(-100"):
         TASK.target((X, torch.tensor([0, label])))
@@ -87,7 +87,7 @@ def test_logits_that_are_no_rows_are_refused():
         TASK.outputs(Says(lambda rows: rows.unsqueeze(2)), (X, Y))
 
 
-@pytest.marker.parametrize("wrap", [lambda rows: None, lambda rows: {"scores": rows}, lambda rows: ("text", rows)])
+@pytest.mark.parametrize("wrap", [lambda rows: None, lambda rows: {"scores": rows}, lambda rows: ("text", rows)])
 def test_an_answer_without_logits_is_refused_by_its_type(wrap):
     with pytest.raises(LimbeckError, match=r"the network gave a (NoneType|dict|tuple) without logits"):
         TASK.outputs(Says(wrap), (X, Y))
@@ -100,13 +100,13 @@ def test_a_mapping_without_input_tells_what_it_has_and_what_is_looked_for():
         TASK.outputs(Says(lambda rows: rows), {"audio": X, "y": Y})
 
 
-@pytest.marker.parametrize("batch", ["text", 3, (), None])
+@pytest.mark.parametrize("batch", ["text", 3, (), None])
 def test_what_is_no_batch_is_refused_by_its_type(batch):
     with pytest.raises(LimbeckError, match=f"no input is in this {type(batch).__name__}"):
         TASK.outputs(Says(lambda rows: rows), batch)
 
 
-@pytest.marker.parametrize("classes", [1, 0, -3])
+@pytest.mark.parametrize("classes", [1, 0, -3])
 def test_fewer_than_two_classes_are_refused(classes):
     with pytest.raises(LimbeckError, match=f"at least 2 classes, not {classes}"):
         Classification(classes)

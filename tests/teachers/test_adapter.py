@@ -60,7 +60,7 @@ def test_resizing_is_torchvisions(height, width, size):
     torch.testing.assert_close(resize_images(pictures, size), F.resize(pictures, [size], antialias=True))
 
 
-@pytest.marker.parametrize("size", [5, 8, 12])
+@pytest.mark.parametrize("size", [5, 8, 12])
 def test_it_is_equal_to_doing_it_by_hand(network, pixels, size):
     lens = InputMapping(data_normalization=OURS, teacher_normalization=THEIRS, input_size=size, class_indices=REVERSED)
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_without_anything_to_translate_the_network_stays_itself(network):
 def test_a_foreign_teacher_sees_and_speaks_through_it_whether_it_sees_pixels_or_not(network, pixels):
     for sees, lens in (
         (
-            "normalised",
+            "normalized",
             InputMapping(data_normalization=OURS, teacher_normalization=THEIRS, input_size=12, class_indices=REVERSED),
         ),
         ("pixels", InputMapping(data_normalization=OURS, input_size=12, class_indices=REVERSED)),
@@ -99,7 +99,7 @@ def test_a_foreign_teacher_behind_another_lens_is_another_teacher(network):
     one, other = (
         adapt_teacher(
             from_callable(network.forward, classes=10), InputMapping(data_normalization=OURS, input_size=size)
-        ).state_dict()["identity"]
+        ).state_dict()["fingerprint"]
         for size in (12, 16)
     )
     assert not torch.equal(one, other)
@@ -112,13 +112,13 @@ def test_its_taps_go_by_the_networks_own_places(network, pixels):
     torch.testing.assert_close(said.feature("mid"), expected.detach(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.marker.parametrize("engine", ["folded", "onnxruntime"])
+@pytest.mark.parametrize("engine", ["fold_batchnorm", "onnxruntime"])
 def test_its_engine_answers_like_it(network, pixels, engine):
     adapter = adapt_teacher(
         network,
         InputMapping(data_normalization=OURS, teacher_normalization=THEIRS, input_size=12, class_indices=REVERSED),
     )
-    teacher = FrozenTeacher(adapter, {"mid": "block2.conv"} if engine == "folded" else None, backend=engine)
+    teacher = FrozenTeacher(adapter, {"mid": "block2.conv"} if engine == "fold_batchnorm" else None, backend=engine)
     said = teacher.predict((OURS.apply(pixels),), Classification(10))
     torch.testing.assert_close(said.require_logits(), by_hand(network, pixels), rtol=1e-3, atol=1e-4)
     assert teacher.backend.report.backend == engine
@@ -168,7 +168,7 @@ def test_a_masked_class_has_no_probability_and_the_others_keep_their_shares():
         torch.testing.assert_close(found.div(tau).softmax(1)[:, [2, 0]], logits.div(tau).softmax(1))
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: match_classes(["dog", "dog"], ["dog"]), "name 'dog' twice"),

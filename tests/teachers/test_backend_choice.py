@@ -65,45 +65,49 @@ def choice(monkeypatch):
 
 
 def test_the_fastest_is_taken_and_told_in_one_line(choice):
-    report, told, _, _ = choice({"eager": 0.2, "folded": 0.1, "openvino": 0.04, "onnxruntime": 0.05})
+    report, told, _, _ = choice({"eager": 0.2, "fold_batchnorm": 0.1, "openvino": 0.04, "onnxruntime": 0.05})
     assert report.backend == "openvino"
-    assert report.latency_ms == pytest.approx({"eager": 200, "folded": 100, "openvino": 40, "onnxruntime": 50})
+    assert report.latency_ms == pytest.approx({"eager": 200, "fold_batchnorm": 100, "openvino": 40, "onnxruntime": 50})
     assert report.speedup == pytest.approx(5.0)
     assert told == [
         "openvino, 5.0 times eager's speed (40 ms for 5×4, "
         f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}, difference 0e+00); "
-        "folded 100 ms; onnxruntime 50 ms"
+        "fold_batchnorm 100 ms; onnxruntime 50 ms"
     ]
 
 
 def test_eager_stays_where_nothing_is_faster(choice):
-    report, *_ = choice({"eager": 0.1, "folded": 0.2})
+    report, *_ = choice({"eager": 0.1, "fold_batchnorm": 0.2})
     assert (report.backend, report.speedup) == ("eager", 1.0)
 
 
 def test_a_faster_engine_that_says_something_else_is_left_out(choice):
-    report, *_ = choice({"eager": 0.2, "folded": 0.01, "openvino": 0.1}, {"folded": 2e-4, "openvino": 0.5e-4})
+    report, *_ = choice(
+        {"eager": 0.2, "fold_batchnorm": 0.01, "openvino": 0.1}, {"fold_batchnorm": 2e-4, "openvino": 0.5e-4}
+    )
     assert report.backend == "openvino"
     sentence = "its answer differs from eager's by 2.0e-04 of the largest number (1e-04 is allowed)"
-    assert report.skipped == {"folded": sentence}
+    assert report.skipped == {"fold_batchnorm": sentence}
     assert report.max_difference["openvino"] == pytest.approx(0.5e-4, rel=0.01)
 
 
 def test_measuring_ends_when_its_time_is_spent(choice):
-    report, _, clock, _ = choice({"eager": 2.0, "folded": 1.5}, budget=3.0)
+    report, _, clock, _ = choice({"eager": 2.0, "fold_batchnorm": 1.5}, budget=3.0)
     # Folded is checked once, both are timed once, and the choice answers the batch.
     assert clock.now == pytest.approx(1.5 + 3.5 + 1.5)
-    assert report.backend == "folded"
+    assert report.backend == "fold_batchnorm"
 
 
 def test_no_engine_is_made_ready_once_five_times_the_time_is_spent(choice):
-    report, *_ = choice({"eager": 1.0, "folded": 0.1, "openvino": 0.1, "onnxruntime": 0.1}, to_build=8.0, budget=3.0)
-    assert set(report.latency_ms) == {"eager", "folded", "openvino"}
+    report, *_ = choice(
+        {"eager": 1.0, "fold_batchnorm": 0.1, "openvino": 0.1, "onnxruntime": 0.1}, to_build=8.0, budget=3.0
+    )
+    assert set(report.latency_ms) == {"eager", "fold_batchnorm", "openvino"}
     assert report.skipped == {"onnxruntime": "the time for measuring was spent"}
 
 
 def test_the_choice_is_made_once_and_kept(choice):
-    _, told, clock, frozen = choice({"eager": 0.2, "folded": 0.1})
+    _, told, clock, frozen = choice({"eager": 0.2, "fold_batchnorm": 0.1})
     before = clock.now
     for _ in range(3):
         frozen.predict((X, None), TASK)
@@ -119,10 +123,10 @@ def test_the_report_is_plain_data():
     frozen = FrozenTeacher(nn.Linear(4, 3), backend=InferenceBackend("auto", measure_seconds=0.05))
     frozen.predict((X, None), TASK)
     plain = json.loads(json.dumps(frozen.backend.report.to_dict(), allow_nan=False))
-    assert plain["asked"] == "auto"
-    assert plain["batch"] == [5, 4]
+    assert plain["requested"] == "auto"
+    assert plain["input_shape"] == [5, 4]
     assert plain["speedup"] >= 1
-    assert set(plain["milliseconds"]) | set(plain["left_out"]) == {"eager", "folded", "openvino", "onnxruntime"}
+    assert set(plain["latency_ms"]) | set(plain["skipped"]) == {"eager", "fold_batchnorm", "openvino", "onnxruntime"}
 
 
 def test_eager_needs_no_measurement():

@@ -25,9 +25,9 @@ from limbeck.teachers.backends.builders import BUILDERS, BuildContext
 from limbeck.teachers.backends.call_recorder import compute_outputs, record_calls
 
 TASK = Classification(10)
-OPENVINO = pytest.marker.skipif(not find_spec("openvino"), reason="openvino is not installed: pip install openvino")
-RUNTIMES = pytest.marker.parametrize("engine", ["onnxruntime", pytest.param("openvino", marks=OPENVINO)])
-FAST = pytest.marker.parametrize("engine", ["folded", "onnxruntime", pytest.param("openvino", marks=OPENVINO)])
+OPENVINO = pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed: pip install openvino")
+RUNTIMES = pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("openvino", marks=OPENVINO)])
+FAST = pytest.mark.parametrize("engine", ["fold_batchnorm", "onnxruntime", pytest.param("openvino", marks=OPENVINO)])
 
 
 class Odd(nn.Module):
@@ -37,17 +37,17 @@ class Odd(nn.Module):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
         self.twice = nn.Conv2d(6, 6, 1)
-        self.get_or_compute = nn.BatchNorm2d(6)  # follows two layers
+        self.shared = nn.BatchNorm2d(6)  # follows two layers
         self.branch, self.after = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)  # its output is needed elsewhere too
         self.loose = nn.BatchNorm2d(6, track_running_stats=False)
-        self.fc, self.last_layer, self.head = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 10)
+        self.fc, self.last, self.head = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 10)
 
     def forward(self, x):
         x = F.relu(self.norm(self.conv(x)), inplace=True)
-        x = self.get_or_compute(self.twice(self.get_or_compute(self.twice(x))))
+        x = self.shared(self.twice(self.shared(self.twice(x))))
         x = self.branch(x)
         x = self.loose(x + self.after(x))
-        return self.head(self.last_layer(self.fc(x.mean((2, 3)))))
+        return self.head(self.last(self.fc(x.mean((2, 3)))))
 
 
 class Branching(nn.Module):
@@ -104,7 +104,7 @@ def situations(networks):
 
 
 @FAST
-@pytest.marker.parametrize("name", ["resnet20", "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v3_small"])
 def test_an_engine_equals_eager_for_the_last_smaller_batch_too(engine, name, situations):
     ready = BUILDERS[engine](situations[name])
     for count in (6, 1, 5):
@@ -120,7 +120,7 @@ def test_an_engine_equals_eager_for_the_last_smaller_batch_too(engine, name, sit
         assert np.abs(said - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-@pytest.marker.parametrize("count", [1, 7])
+@pytest.mark.parametrize("count", [1, 7])
 def test_folding_leaves_alone_what_it_may_not_touch(count):
     from limbeck.teachers.backends.fold_batchnorm import fold_batchnorm
 
@@ -150,10 +150,10 @@ def test_a_fold_worked_by_hand():
 
 
 def test_a_network_that_cannot_be_traced_is_not_folded_and_the_report_says_so():
-    frozen = FrozenTeacher(Branching(), backend="folded")
+    frozen = FrozenTeacher(Branching(), backend="fold_batchnorm")
     x = torch.ones(2, 3, 2, 2)
     assert torch.allclose(frozen.predict((x, None), TASK).require_logits(), frozen.network(x))
-    assert frozen.backend.report.notes == {"folded": "nothing was folded, for it cannot be traced (TraceError)"}
+    assert frozen.backend.report.notes == {"fold_batchnorm": "nothing was folded, for it cannot be traced (TraceError)"}
     assert "nothing was folded" in str(frozen.backend.report)
 
 
@@ -166,15 +166,15 @@ def test_a_runtime_that_cannot_take_the_network_is_refused_where_it_was_asked_fo
 def test_taps_hear_the_same_through_a_folded_network(networks):
     places = {"stem": "stem.0", "norm": "stem.1", "in": "layer1.0.bn1:input", "stage": "layer2", "deep": "layer3.0.bn2"}
     network = networks["resnet20"]
-    plain, folded = FrozenTeacher(network, places), FrozenTeacher(network, places, backend="folded")
+    plain, folded = FrozenTeacher(network, places), FrozenTeacher(network, places, backend="fold_batchnorm")
     one, other = (frozen.predict((pictures(3), None), TASK) for frozen in (plain, folded))
-    assert folded.backend.report.backend == "folded"
+    assert folded.backend.report.backend == "fold_batchnorm"
     for name in places:
         scale = float(one.feature(name).abs().max())
         torch.testing.assert_close(other.feature(name), one.feature(name), rtol=0, atol=1e-4 * scale)
 
 
-@pytest.marker.parametrize("engine", ["compile", "onnxruntime"])
+@pytest.mark.parametrize("engine", ["compile", "onnxruntime"])
 def test_an_engine_that_gives_answers_only_is_refused_at_once_where_features_are_tapped(engine, networks):
     with pytest.raises(LimbeckError, match="gives answers only, and features are tapped"):
         FrozenTeacher(networks["resnet20"], {"mid": "layer2"}, backend=engine)
@@ -201,7 +201,7 @@ def test_the_student_learns_from_an_engines_answer_and_the_teacher_does_not(engi
 
 def test_a_student_learns_from_features_that_were_tapped_in_a_folded_network(networks):
     student = resnet20(classes=10)
-    frozen = FrozenTeacher(networks["resnet20"], {"mid": "layer2"}, backend="folded")
+    frozen = FrozenTeacher(networks["resnet20"], {"mid": "layer2"}, backend="fold_batchnorm")
     made = limbeck.Distiller(
         student, {"big": frozen}, objective={"attention": AttentionTransferLoss(layer="mid")},
         feature_layers={"student": {"mid": "layer2"}}, task=TASK,
@@ -225,12 +225,12 @@ def test_a_teacher_in_double_precision_stays_with_torch(networks):
     frozen.to(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
     frozen.predict((pictures(2).double(), None), TASK)
     assert frozen.backend.report.skipped["onnxruntime"] == "it computes in float32, and the teacher in torch.float64"
-    assert frozen.backend.report.backend in ("eager", "folded")
+    assert frozen.backend.report.backend in ("eager", "fold_batchnorm")
 
 
 def test_a_teacher_that_moved_is_made_ready_again(networks):
     network = copy.deepcopy(networks["resnet20"])
-    frozen = FrozenTeacher(network, backend="folded")
+    frozen = FrozenTeacher(network, backend="fold_batchnorm")
     frozen.predict((pictures(2), None), TASK)
     frozen.to(lambda tensor: tensor)  # nowhere
     assert frozen.backend._prepared
@@ -239,13 +239,13 @@ def test_a_teacher_that_moved_is_made_ready_again(networks):
     torch.testing.assert_close(frozen.predict((x, None), TASK).require_logits(), network(x), rtol=1e-6, atol=1e-6)
 
 
-@pytest.marker.parametrize("engine", ["folded", "onnxruntime"])
+@pytest.mark.parametrize("engine", ["fold_batchnorm", "onnxruntime"])
 def test_an_engine_survives_copy_and_pickle(engine):
     frozen = FrozenTeacher(tiny(), backend=InferenceBackend(engine, measure_seconds=0.05, log=print))
     expected = frozen.predict((pictures(2), None), TASK).require_logits()
     other = pickle.loads(pickle.dumps(copy.deepcopy(frozen)))
     torch.testing.assert_close(other.predict((pictures(2), None), TASK).require_logits(), expected, rtol=0, atol=1e-5)
-    assert repr(frozen) == f"Frozen(Sequential, engine='{engine}')"
+    assert repr(frozen) == f"FrozenTeacher(Sequential, backend='{engine}')"
 
 
 def test_compile_answers_like_eager_where_it_was_asked_for(monkeypatch):
@@ -287,7 +287,7 @@ def test_any_task_works_with_the_engines_that_fit_it():
     x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(frozen.predict(x, Words()).require_logits(), 2 * frozen.network(x, x))
     assert frozen.backend.report.skipped["onnxruntime"].startswith("the task calls the network otherwise than once")
-    assert set(frozen.backend.report.latency_ms) == {"eager", "folded"}
+    assert set(frozen.backend.report.latency_ms) == {"eager", "fold_batchnorm"}
 
 
 class Method:
@@ -308,9 +308,9 @@ def test_a_task_that_calls_a_method_stays_with_eager():
 
 
 def test_an_unknown_engine_names_the_nearest():
-    with pytest.raises(LimbeckError, match="no engine is named 'onnxruntim'; there are: onnxruntime"):
+    with pytest.raises(LimbeckError, match="no backend is named 'onnxruntim'; there are: onnxruntime"):
         InferenceBackend("onnxruntim")
-    assert BACKENDS == ("auto", "eager", "folded", "compile", "onnxruntime", "openvino")
+    assert BACKENDS == ("auto", "eager", "fold_batchnorm", "compile", "onnxruntime", "openvino")
 
 
 def test_a_runtime_that_is_absent_says_what_to_install(monkeypatch):

@@ -31,7 +31,7 @@ ALL = [
     MeanLogits({"0": 2.0}), MeanProbabilities({"0": 2.0}, temperature=4.0), ConfidenceWeighted("entropy"), ConfidenceWeighted("cross_entropy"),
     RandomTeacher(seed=3), LearnedWeights(),
 ]  # fmt: skip
-EACH = pytest.marker.parametrize("how", ALL, ids=lambda how: repr(how)[:30])
+EACH = pytest.mark.parametrize("how", ALL, ids=lambda how: repr(how)[:30])
 
 
 def softmax(z, axis=-1):
@@ -140,7 +140,7 @@ def test_confidence_takes_probabilities_as_targets_and_calls_all_zeros_no_label(
 
 
 @EACH
-@pytest.marker.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
 def test_every_way_is_finite_float32_and_gives_what_all_agree_on(how, scale):
     rows = scale * torch.tensor([[0.5, -1.0, 0.25], [1.0, 1.0, 1.0]], dtype=torch.float16)
     answers = {str(i): Outputs(logits=rows) for i in range(3)}
@@ -240,7 +240,7 @@ def test_learned_weights_are_trained_by_the_teachers_answers_and_not_by_the_stud
     scores = made.ensemble.scores
     # The score of a linear pool by hand: the mean of p_k − (1/2) over w·p, d/ds softmax at equal weights.
     p = np.array([np.exp(2) / (np.exp(2) + 2), np.exp(-2) / (np.exp(-2) + 2)])
-    assert float(loss.by_loss["combination"]) == pytest.approx(-np.log(p.mean()), rel=1e-6)
+    assert float(loss.by_loss["ensemble"]) == pytest.approx(-np.log(p.mean()), rel=1e-6)
     expected = -0.5 * (p / p.mean() - 1)
     np.testing.assert_allclose(scores.grad.numpy(), expected, rtol=1e-5)
     with torch.no_grad():
@@ -258,9 +258,9 @@ def test_learned_weights_stand_once_among_the_parameters_and_in_the_state():
     made, batch = learning()
     made.prepare(batch)
     assert [name for name, _ in made.named_parameters() if "student" not in name] == [
-        "objective.learned.combination.scores"
+        "objective.trainable.ensemble.scores"
     ]
-    assert [name for name in made.state_dict() if "student" not in name] == ["objective.learned.combination.scores"]
+    assert [name for name in made.state_dict() if "student" not in name] == ["objective.trainable.ensemble.scores"]
 
 
 def test_one_teacher_leaves_nothing_to_learn():
@@ -275,7 +275,7 @@ def test_without_labels_learned_weights_stay_where_they_are():
     made.prepare((inputs, labels))
     loss = made((inputs, torch.full_like(labels, -100)))
     loss.total.backward()
-    assert float(loss.by_loss["combination"]) == 0.0
+    assert float(loss.by_loss["ensemble"]) == 0.0
     assert made.ensemble.scores.grad.tolist() == [0.0, 0.0]
 
 
@@ -294,7 +294,7 @@ def test_learned_weights_get_a_finite_gradient_where_teachers_are_absent():
     np.testing.assert_allclose(how.scores.grad.numpy(), -0.25 * (p / p.mean() - 1), rtol=1e-5)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: MeanLogits({"a": 0.0}), "weight is a number above zero, and that of 'a' is 0.0: leave out a teacher"),
@@ -304,8 +304,8 @@ def test_learned_weights_get_a_finite_gradient_where_teachers_are_absent():
         (lambda: combine_teachers(said(np.zeros((2, 1, 2))), ensemble=ConfidenceWeighted("cross_entropy")), "the batch carries none"),
         (lambda: combine_teachers({}, ensemble=MeanLogits), "an object such as MeanProbabilities\\(\\), not <class"),
         (lambda: learning(weights={"soft": 1.0})[0] and limbeck.Distiller(
-            nn.Linear(3, 3), [Says(1.0), Says(2.0)], objective={"combination": CrossEntropyLoss()},
-            task=Classification(3), ensemble=LearnedWeights()), "a term named 'combination': rename the other one"),
+            nn.Linear(3, 3), [Says(1.0), Says(2.0)], objective={"ensemble": CrossEntropyLoss()},
+            task=Classification(3), ensemble=LearnedWeights()), "a term named 'ensemble': rename the other one"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence(make, message):

@@ -14,7 +14,7 @@ from limbeck.core.outputs import Outputs
 from limbeck.teachers import combine_teachers
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
-HOW = pytest.marker.parametrize("how", ["mean_logits", "mean_probabilities"])
+HOW = pytest.mark.parametrize("how", ["mean_logits", "mean_probabilities"])
 
 
 def softmax(z):
@@ -132,7 +132,7 @@ def test_teachers_without_logits_have_no_common_voice():
     )
 
 
-@pytest.marker.parametrize("teachers", [said(a=[[0.0]]), said(a=[[0.0]], b=[[0.0]])])
+@pytest.mark.parametrize("teachers", [said(a=[[0.0]]), said(a=[[0.0]], b=[[0.0]])])
 def test_an_unknown_way_to_combine_is_refused_whatever_the_number_of_teachers(teachers):
     with pytest.raises(LimbeckError, match="combined by mean_logits or mean_probabilities, not 'vote'"):
         combine_teachers(teachers, ensemble="vote")
@@ -143,7 +143,7 @@ def test_teachers_of_different_classes_are_refused_with_their_shapes():
         combine_teachers(said(a=[[0.0, 0.0]], b=[[0.0, 0.0, 0.0]]))
 
 
-@pytest.marker.parametrize("other", [torch.tensor([1, 2]), None])
+@pytest.mark.parametrize("other", [torch.tensor([1, 2]), None])
 def test_rows_of_different_samples_are_not_averaged(other):
     teachers = {
         "a": Outputs(logits=torch.ones(2, 2), row_to_sample=torch.tensor([0, 1])),

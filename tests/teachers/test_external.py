@@ -21,8 +21,8 @@ from limbeck.teachers import FrozenTeacher, from_callable, onnx
 
 TASK = Classification(3)
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
-OPENVINO = pytest.marker.skipif(not find_spec("openvino"), reason="openvino is not installed: pip install openvino")
-RUNTIMES = pytest.marker.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=OPENVINO)])
+OPENVINO = pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed: pip install openvino")
+RUNTIMES = pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=OPENVINO)])
 
 
 def net():
@@ -88,7 +88,7 @@ def test_a_file_of_one_fixed_batch_is_asked_as_often_as_it_takes(runtime, graph)
     assert torch.equal(teacher(X[:4, :3]), 2 * X[:4, :3])
 
 
-@pytest.marker.parametrize(("kind", "dtype"), [(10, torch.float16), (11, torch.float64)])
+@pytest.mark.parametrize(("kind", "dtype"), [(10, torch.float16), (11, torch.float64)])
 def test_a_file_is_asked_in_its_own_precision(kind, dtype, graph):
     said = onnx(graph(kind=kind))(X[:, :3])
     assert torch.equal(said, (2 * X[:, :3].to(dtype)).float())
@@ -104,14 +104,14 @@ def test_the_output_to_read_is_named_where_there_are_several(runtime, graph):
         onnx(path, runtime=runtime, output_name="logit")
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("changes", "settings", "sentence"),
     [
         ({"inputs": ("x", "mask")}, {}, r"takes 2 inputs \(x, mask\), and a teacher is asked with one"),
-        ({}, {"input": "picture"}, "has no input named 'picture'; there are: x"),
+        ({}, {"input_name": "picture"}, "has no input named 'picture'; there are: x"),
         ({"kind": 7}, {}, r"takes x as tensor\(int64\), and a teacher is asked with real numbers"),
         ({}, {"runtime": "tensorrt"}, "'tensorrt' is no runtime"),
-        ({}, {"returns": "odds"}, "returns is logits or probabilities, not 'odds'"),
+        ({}, {"output_type": "odds"}, "output_type is logits or probabilities, not 'odds'"),
     ],
 )
 def test_a_file_that_does_not_fit_is_told_in_a_sentence(changes, settings, sentence, graph):
@@ -137,7 +137,7 @@ def test_a_file_survives_copy_and_pickle(runtime, file):
         assert torch.equal(other(X), teacher(X))
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "of", [doubled, lambda x: doubled(x).tolist(), lambda x: torch.tensor(doubled(x), dtype=torch.float64)]
 )
 def test_any_callable_teaches_whatever_kind_of_numbers_it_gives(of):
@@ -171,7 +171,7 @@ def test_a_caller_that_writes_into_its_own_answer_again_changes_nothing():
     assert float(said.abs().max()) == 0
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("of", "settings", "sentence"),
     [
         (lambda x: x[:2], {}, r"gave the shape \[2, 4\], and a teacher gives \[5, classes\]"),
@@ -179,11 +179,11 @@ def test_a_caller_that_writes_into_its_own_answer_again_changes_nothing():
         (lambda x: x / 0, {}, "gave NaN or infinity"),
         (lambda x: "cat", {}, "gave a str, and not numbers"),
         (lambda x: 1 / 0, {}, r"failed on inputs \[5, 4\] \(ZeroDivisionError: division by zero\)"),
-        (lambda x: 10 * x, {"returns": "probabilities"}, "are no probabilities .* set returns: logits"),
+        (lambda x: 10 * x, {"output_type": "probabilities"}, "are no probabilities .* set output_type: logits"),
         (nn.Linear(4, 3), {}, "is a network of torch: give it as the teacher"),
         ("cat", {}, "something that can be called, not from 'cat'"),
-        (doubled, {"takes": "jax"}, "takes is torch or numpy, not 'jax'"),
-        (doubled, {"sees": "sounds"}, "sees is normalised or pixels, not 'sounds'"),
+        (doubled, {"array_type": "jax"}, "array_type is torch or numpy, not 'jax'"),
+        (doubled, {"input_type": "sounds"}, "input_type is normalized or pixels, not 'sounds'"),
     ],
 )
 def test_what_a_callable_gets_wrong_is_told_in_a_sentence(of, settings, sentence):
@@ -194,17 +194,17 @@ def test_what_a_callable_gets_wrong_is_told_in_a_sentence(of, settings, sentence
 def test_nothing_in_a_foreign_teacher_can_be_tapped_or_made_faster():
     with pytest.raises(LimbeckError, match="gives answers only, so nothing in it can be tapped"):
         FrozenTeacher(from_callable(doubled), {"mid": "layer2"})
-    with pytest.raises(LimbeckError, match="answers by itself: leave engine 'folded' away"):
-        FrozenTeacher(from_callable(doubled), backend="folded")
+    with pytest.raises(LimbeckError, match="answers by itself: leave backend 'fold_batchnorm' away"):
+        FrozenTeacher(from_callable(doubled), backend="fold_batchnorm")
 
 
 def test_other_answers_have_another_identity(file, graph):
     states = [
-        bytes(teacher.state_dict()["identity"].tolist())
+        bytes(teacher.state_dict()["fingerprint"].tolist())
         for teacher in (
             onnx(file), onnx(graph()), from_callable(doubled), from_callable(doubled, version="2"), from_callable(net),
             from_callable(doubled, output_type="probabilities"),
         )
     ]  # fmt: skip
     assert len(set(states)) == len(states)
-    assert bytes(onnx(file).state_dict()["identity"].tolist()) == states[0]
+    assert bytes(onnx(file).state_dict()["fingerprint"].tolist()) == states[0]

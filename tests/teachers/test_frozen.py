@@ -56,7 +56,7 @@ def test_a_frozen_network_survives_copy_and_pickle():
         said = other.predict((X, None), Classification(3))
         assert torch.equal(said.require_logits(), expected.require_logits())
         assert torch.equal(said.feature("mid"), expected.feature("mid"))
-    assert repr(frozen) == "Frozen(Sequential)"
+    assert repr(frozen) == "FrozenTeacher(Sequential)"
 
 
 def test_it_remembers_nothing_for_a_backward_pass_also_where_the_input_asks_for_one():

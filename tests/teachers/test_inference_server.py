@@ -134,13 +134,13 @@ def test_a_server_that_hangs_is_left_when_the_time_is_over(server):
 
 def test_nobody_at_the_address_is_told():
     with socket.socket() as free:
-        free.register_losses(("127.0.0.1", 0))
+        free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(LimbeckError, match=r"no server answers at .*/v2/models/cats/infer \(2 tries\)"):
         inference_server(f"http://127.0.0.1:{port}", "cats", retries=1)(X)
 
 
-@pytest.marker.parametrize("where", ["file:///etc/passwd", "http://127.0.0.1:1/other"])
+@pytest.mark.parametrize("where", ["file:///etc/passwd", "http://127.0.0.1:1/other"])
 def test_no_redirect_is_followed(server, where):
     url, seen = server(lambda handler, request, turn: answer(handler, b"", 307, [("Location", where)]))
     with pytest.raises(LimbeckError, match="follows no redirect"):
@@ -151,14 +151,14 @@ def test_no_redirect_is_followed(server, where):
 PROBABLE = {"name": "p", "shape": [5, 3], "data": [1 / 3] * 15}
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("content", "sentence"),
     [
         (b"<html>hello</html>", "gave no answer of the Open Inference Protocol, but '<html>hello"),
         (b"\x80\x04K\x01.", "gave no answer of the Open Inference Protocol"),
         (b"[1, 2]", "gave no answer of the Open Inference Protocol"),
-        ({"outputs": []}, "gave the outputs none: set output"),
-        ({"outputs": [PROBABLE, PROBABLE | {"name": "q"}]}, "gave the outputs p, q: set output"),
+        ({"outputs": []}, "gave the outputs none: set output_name"),
+        ({"outputs": [PROBABLE, PROBABLE | {"name": "q"}]}, "gave the outputs p, q: set output_name"),
         ({"outputs": [PROBABLE | {"shape": [5, 4]}]}, r"data are not the numbers of its shape \[5, 4\]"),
         ({"outputs": [PROBABLE | {"data": ["cat"] * 15}]}, "data are not the numbers of its shape"),
         ({"outputs": [{"name": "p", "shape": [5, 3]}]}, "data are not the numbers of its shape"),
@@ -187,14 +187,14 @@ def test_a_server_that_breaks_off_is_asked_again(server):
     assert len(seen) == 2
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("url", "settings", "sentence"),
     [
         ("ftp://host", {}, "is the http:// or https:// address of a server"),
         ("host:8000", {}, "is the http:// or https:// address of a server"),
         ("http://user:secret@host", {}, "holds no password"),
         ("http://host", {"timeout": 0.0}, "timeout above 0"),
-        ("http://host", {"rows": 0}, "rows of at least 1"),
+        ("http://host", {"batch_size": 0}, "batch_size of at least 1"),
     ],
 )
 def test_a_bad_setting_is_told_before_anything_is_asked(url, settings, sentence):

@@ -17,7 +17,7 @@ from limbeck.teachers import CachedTeacher, FrozenTeacher, MaskedTeacher, from_c
 TASK = Classification(3)
 RANDOM = torch.Generator().manual_seed(0)
 BATCH = {
-    "input": torch.randn(4, 3, generator=RANDOM), "target": torch.tensor([0, 1, 2, -100]), "index": torch.arange(4) + 5,
+    "input": torch.randn(4, 3, generator=RANDOM), "target": torch.tensor([0, 1, 2, -100]), "sample_id": torch.arange(4) + 5,
 }  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def test_two_reasons_for_absence_add_up():
     assert said.valid.tolist() == [False, False, True, False]
 
 
-@pytest.marker.parametrize("combination", ["mean_logits", "mean_probabilities", limbeck.teachers.ConfidenceWeighted()])
+@pytest.mark.parametrize("combination", ["mean_logits", "mean_probabilities", limbeck.teachers.ConfidenceWeighted()])
 def test_the_combination_leaves_a_row_to_those_who_answered_and_drops_a_row_that_nobody_did(combination):
     torch.manual_seed(0)
     one, two, student = net(), net(), net()
@@ -86,7 +86,7 @@ def test_the_combination_leaves_a_row_to_those_who_answered_and_drops_a_row_that
     # By hand: the mean over the three rows that somebody answered, and for the term's own teacher over its two.
     log_q = (student(x) / 2).log_softmax(1)
     kl = [_kl(heard[row] / 2, log_q[row]) for row in range(3)]
-    parts = made(BATCH).parts
+    parts = made(BATCH).by_loss
     torch.testing.assert_close(parts["soft"], 4 * torch.stack(kl).mean().detach())
     own = torch.stack([_kl(one(x[row]) / 2, log_q[row]) for row in (0, 1)])
     torch.testing.assert_close(parts["own"], 4 * own.mean().detach())
@@ -136,18 +136,18 @@ def test_a_mask_is_read_from_a_file(tmp_path):
     assert load_sample_mask(tmp_path / "mask.npy").tolist() == [True, False]
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (
-            lambda: listed(5).predict({**BATCH, "index": torch.arange(4) + 7}, TASK),
+            lambda: listed(5).predict({**BATCH, "sample_id": torch.arange(4) + 7}, TASK),
             "has the sample 10, and the teacher",
         ),
-        (lambda: listed(5).predict(BATCH["input"], TASK), "the batch carries none under 'index'"),
+        (lambda: listed(5).predict(BATCH["input"], TASK), "the batch carries none under 'sample_id'"),
         (lambda: load_sample_mask("nowhere.npy"), "nowhere.npy is no mask that can be read"),
         (
             lambda: FrozenTeacher(from_callable(lambda x: x * torch.nan)).predict(BATCH, TASK),
-            "gave NaN .* or set answers: finite",
+            "gave NaN .* or set coverage: finite",
         ),
         (lambda: _half().predict(BATCH, TASK), "gave NaN or infinity"),
     ],

@@ -11,12 +11,12 @@ STUDENT = TeacherStats(accuracy=0.80, ece=0.02, latency_ms=1.0, num_parameters=1
 
 
 def teacher(**changes):
-    return TeacherStats(**{"accuracy": 0.90, "ece": 0.02, "latency": 5.0, "parameters": 9000, **changes})
+    return TeacherStats(**{"accuracy": 0.90, "ece": 0.02, "latency_ms": 5.0, "num_parameters": 9000, **changes})
 
 
-def said(*, rules=SelectionRules(), student=STUDENT, likeness=(), bridged=(), **changes):
+def said(*, rules=SelectionRules(), student=STUDENT, similarities=(), with_assistants=(), **changes):
     return teacher_warnings(
-        {"big": teacher(**changes)}, student, similarities=likeness, rules=rules, with_assistants=bridged
+        {"big": teacher(**changes)}, student, similarities=similarities, rules=rules, with_assistants=with_assistants
     )
 
 
@@ -28,15 +28,15 @@ def test_a_margin_of_just_five_points_is_enough():
     assert said(accuracy=0.85) == []
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"accuracy": 0.84}, "'big' is too close to the student alone on validation: +4.0 points, the rule is 5"),
         ({"accuracy": 0.78}, "'big' is 2.0 points below the student alone on validation: it has nothing to teach"),
-        ({"latency": 31.0}, "'big' is too slow: 31 ms a picture, and the budget is 30 ms (30 times the student)"),
-        ({"latency": 9.0, "rules": SelectionRules(latency_budget=8.0)}, "too slow: 9 ms a picture, and the budget is 8 ms;"),
+        ({"latency_ms": 31.0}, "'big' is too slow: 31 ms a picture, and the budget is 30 ms (30 times the student)"),
+        ({"latency_ms": 9.0, "rules": SelectionRules(latency_budget=8.0)}, "too slow: 9 ms a picture, and the budget is 8 ms;"),
         ({"ece": 0.14}, "a hint: the teacher 'big' is badly calibrated (ECE 0.14"),
-        ({"parameters": 21_000}, "21 times the parameters of the student"),
+        ({"num_parameters": 21_000}, "21 times the parameters of the student"),
     ],
 )  # fmt: skip
 def test_a_broken_rule_is_one_sentence(changes, says):
@@ -46,20 +46,20 @@ def test_a_broken_rule_is_one_sentence(changes, says):
 
 
 def test_a_large_gap_names_its_remedies_until_one_is_taken():
-    (found,) = said(parameters=21_000)
+    (found,) = said(num_parameters=21_000)
     assert "`assistants:`" in found
-    assert "`stop:`" in found
-    assert said(parameters=21_000, with_assistants=["big"]) == []
+    assert "`train_fraction:`" in found
+    assert said(num_parameters=21_000, with_assistants=["big"]) == []
 
 
 def test_teachers_within_the_budget_can_be_too_slow_together():
-    both = {"one": teacher(latency=20.0), "two": teacher(latency=11.0)}
+    both = {"one": teacher(latency_ms=20.0), "two": teacher(latency_ms=11.0)}
     (found,) = teacher_warnings(both, STUDENT)
     assert "too slow together: 31 ms" in found
     assert teacher_warnings(both, STUDENT, rules=SelectionRules(latency_budget=31.0)) == []
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("agreement", "cka", "warned"),
     [(0.987, 0.97, True), (0.987, 0.90, False), (0.97, 0.97, False), (0.99, None, False)],
 )
@@ -76,7 +76,9 @@ def test_without_a_student_alone_nothing_is_said_of_the_margin():
     assert said(student=unknown, accuracy=0.1) == []
 
 
-@pytest.marker.parametrize("wrong", [{"budget": 0.0}, {"budget": math.nan}, {"margin": -1.0}, {"margin": math.inf}])
+@pytest.mark.parametrize(
+    "wrong", [{"latency_budget": 0.0}, {"latency_budget": math.nan}, {"min_margin": -1.0}, {"min_margin": math.inf}]
+)
 def test_a_rule_that_is_no_number_is_refused(wrong):
     with pytest.raises(LimbeckError, match="leave it away"):
         SelectionRules(**wrong)

@@ -44,7 +44,7 @@ def test_two_that_err_on_different_samples_are_taken_and_a_copy_is_not():
 def test_the_gain_and_its_error_are_those_of_paired_samples():
     found = chosen({"a": candidate(range(20)), "b": candidate(range(30, 52))})
     first, both = (
-        -torch.stack(each).double().mean(0).gather_distributed(1, TRUTH[:, None])[:, 0].log()
+        -torch.stack(each).double().mean(0).gather(1, TRUTH[:, None])[:, 0].log()
         for each in ([answers(range(20))], [answers(range(20)), answers(range(30, 52))])
     )
     step = found.steps[1]
@@ -142,7 +142,7 @@ def test_an_impossible_truth_counts_heavily_and_not_for_ever():
     assert found.steps[0].nll == pytest.approx(-math.log(1e-12) / 200)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("change", "says"),
     [
         (lambda p: p.fill_(math.nan), "NaN or infinite"),

@@ -10,13 +10,13 @@ import copy, faulthandler, gc, signal, sys
 import torch
 from torch import nn
 import limbeck
-from limbeck.teachers import Frozen
+from limbeck.teachers import FrozenTeacher
 heard = []
 signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
 task, batch = limbeck.tasks.Classification(2), {"input": torch.zeros(2, 3)}
-teachers = [Frozen(nn.Linear(3, 2), engine=sys.argv[1]) for _ in range(3)]
+teachers = [FrozenTeacher(nn.Linear(3, 2), backend=sys.argv[1]) for _ in range(3)]
 for teacher in teachers:
-    teacher.answer(batch, task)
+    teacher.predict(batch, task)
 while teachers:
     teachers.pop(0)
     del teacher
@@ -27,7 +27,7 @@ print(len(heard))
 """
 
 
-@pytest.marker.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_a_signal_is_handled_when_the_sessions_of_teachers_are_gone(engine):
     pytest.importorskip(engine, reason=f"{engine} is not installed")
     done = subprocess.run([sys.executable, "-c", SCRIPT, engine], capture_output=True, text=True, timeout=100)

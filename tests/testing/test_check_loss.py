@@ -20,7 +20,7 @@ def divergence(exchange, reduction="batchmean"):
 
 def to_the_teacher(exchange):
     student, teacher = exchange.student.require_logits().float(), exchange.pair()[1].require_logits().float()
-    return (student.softmax(1) - teacher.softmax(1)).exp_avg_sq().sum(1).mean()
+    return (student.softmax(1) - teacher.softmax(1)).square().sum(1).mean()
 
 
 def mean_over_classes_too(exchange):
@@ -42,7 +42,7 @@ def not_a_number(exchange):
 def gradient_not_a_number(exchange):
     distance = (
         (exchange.student.require_logits().float() - exchange.pair()[1].require_logits().detach().float())
-        .exp_avg_sq()
+        .square()
         .sum(1)
     )
     return distance.sqrt().mean()
@@ -51,16 +51,14 @@ def gradient_not_a_number(exchange):
 def cut_off(exchange):
     return (
         (exchange.student.require_logits().detach().float() - exchange.pair()[1].require_logits().detach().float())
-        .exp_avg_sq()
+        .square()
         .mean()
     )
 
 
 def in_half(exchange):
     dtype = exchange.student.require_logits().dtype
-    return (
-        (exchange.student.require_logits() - exchange.pair()[1].require_logits().detach()).exp_avg_sq().mean().to(dtype)
-    )
+    return (exchange.student.require_logits() - exchange.pair()[1].require_logits().detach()).square().mean().to(dtype)
 
 
 def half_inside(exchange):
@@ -98,14 +96,14 @@ class Idle(nn.Module):
 
 def reads_a_tap(exchange):
     student, teacher = exchange.pair()
-    return divergence(exchange) + (student.feature("mid").float() - teacher.feature("mid").float()).exp_avg_sq().mean()
+    return divergence(exchange) + (student.feature("mid").float() - teacher.feature("mid").float()).square().mean()
 
 
 def test_an_honest_term_passes():
     check_loss(divergence)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("term", "promise", "why"),
     [
         (by_row, "scalar", r"its shape is \[6\]"),
@@ -130,7 +128,7 @@ def test_a_term_that_breaks_its_word_is_named_with_the_promise(term, promise, wh
         check_loss(term)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("term", "promise"),
     [
         (sum_over_rows, "unchanged by repetition"),
@@ -162,11 +160,11 @@ def test_embeddings_and_maps_are_watched_as_well():
 
     def leaking(exchange):
         student, teacher = exchange.pair()
-        return (student.embedding.float() - teacher.embedding.float()).exp_avg_sq().sum(1).mean()
+        return (student.embedding.float() - teacher.embedding.float()).square().sum(1).mean()
 
     def honest(exchange):
         student, teacher = exchange.pair()
-        return (student.embedding.float() - teacher.embedding.detach().float()).exp_avg_sq().sum(1).mean()
+        return (student.embedding.float() - teacher.embedding.detach().float()).square().sum(1).mean()
 
     check_loss(honest, context_factory=make)
     with pytest.raises(AssertionError, match="no gradient to the teacher"):

@@ -32,7 +32,7 @@ def test_making_one_leaves_the_random_state_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.marker.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_its_shapes_and_types_are_those_asked_for_and_all_ask_for_gradients(dtype):
     said = make_context(
         rows=3,

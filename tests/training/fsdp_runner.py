@@ -1,4 +1,4 @@
-"""Trainings on two processes that are stopped and go on, in shares or whole: python shares.py OUT, in each."""
+"""Trainings on two processes that are stopped and go on, in shares or whole: python fsdp_runner.py OUT, in each."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ class StopsAt:
     def __init__(self, step=None):
         self.data, self.at = Digits(num_labeled=200, augment=Augmentation((affine(),))).load(seed=0), step
 
-    def stream(self, rank, **more):
+    def batches(self, rank, **more):
         self.rank, self.inner = rank, self.data.batches(rank=rank, **more)
         self.steps_per_epoch = self.inner.steps_per_epoch
         return self
@@ -72,7 +72,7 @@ def train(made, fabric, out, *, optimizer=torch.optim.AdamW, stop=None, resume=F
         made, StopsAt(stop), steps=10, steps_per_epoch=4, training=training, fabric=fabric, run_dir=out, callbacks=[],
         resume=resume, phase="sharded",
     )  # fmt: skip
-    return {"weights": made.state_dict(), "loss": run.history[-1]["loss"], "nll": run.history[-1]["validation_nll"]}
+    return {"weights": made.state_dict(), "loss": run.history[-1]["loss"], "nll": run.history[-1]["val/nll"]}
 
 
 def in_turn(out, fabric, more=tuple, **settings):
@@ -97,8 +97,8 @@ def main():
     out, seen = Path(sys.argv[1]), {}
     torch.set_num_threads(1)
     fsdp, ddp = partial(make_fabric, strategy="fsdp"), partial(make_fabric, strategy="ddp")
-    found = {"fsdp": in_turn(out / "fsdp", fsdp, optimizer=partial(spy, initialized=seen))}
-    found["best"] = train(distiller(), fsdp(), None, keep="best")
+    found = {"fsdp": in_turn(out / "fsdp", fsdp, optimizer=partial(spy, seen=seen))}
+    found["best"] = train(distiller(), fsdp(), None, keep_weights="best")
     found["ddp"] = in_turn(out / "ddp", ddp, noise, ema_decay=0.9)
     mine = {name: found[name][0]["weights"] for name in ("fsdp", "ddp")}
     every = [None, None]

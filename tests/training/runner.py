@@ -32,7 +32,7 @@ def main():
         student,
         {"big": teacher},
         objective={"truth": CrossEntropyLoss(), "soft": KDLoss(), "hint": FitNetLoss("mid")},
-        weights={"soft": limbeck.schedule.cosine(1.0, 0.1)},
+        weights={"soft": limbeck.schedules.cosine(1.0, 0.1)},
         feature_layers={"student": {"mid": "0"}, "big": {"mid": "0"}},
         task=limbeck.tasks.Classification(10),
     )

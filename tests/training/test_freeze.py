@@ -17,7 +17,7 @@ def network():
 
 def step(network):
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
-    network.train()(torch.randn(8, 4)).exp_avg_sq().sum().backward()
+    network.train()(torch.randn(8, 4)).square().sum().backward()
     optimizer.step()
 
 

@@ -8,12 +8,12 @@ import torch
 
 from limbeck.training import make_single_device_fabric
 
-SCRIPT = Path(__file__).with_name("shares.py")
+SCRIPT = Path(__file__).with_name("fsdp_runner.py")
 
 
 @pytest.fixture(scope="module")
 def trainings():
-    spec = importlib.util.spec_from_file_location("shares", SCRIPT)
+    spec = importlib.util.spec_from_file_location("fsdp_runner", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -50,18 +50,18 @@ def test_a_student_in_shares_equals_a_whole_one_with_the_doubled_batch(found, tr
 
 
 def test_the_best_epoch_of_a_student_in_shares_is_kept(found, trainings):
-    one = trainings.train(trainings.distiller(), make_single_device_fabric(), None, keep="best")
+    one = trainings.train(trainings.distiller(), make_single_device_fabric(), None, keep_weights="best")
     assert farthest(one["weights"], found["best"]["weights"]) < 1e-4
 
 
-@pytest.marker.parametrize("strategy", ["fsdp", "ddp"])
+@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
 def test_stopped_and_gone_on_with_it_ends_with_the_same_bits(found, strategy):
     """Under ddp with dropout, BatchNorm and averaged weights: each process has random states of its own."""
     whole, resumed = found[strategy]
     assert all(torch.equal(tensor, resumed["weights"][name]) for name, tensor in whole["weights"].items())
 
 
-@pytest.marker.parametrize("strategy", ["fsdp", "ddp"])
+@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
 def test_all_processes_end_with_the_same_student(found, strategy):
     """BatchNorm's statistics too, which are of each process's own pictures while it trains."""
     first, second = (weights[strategy] for weights in found["every"])
@@ -82,14 +82,14 @@ POISON = """
 import runpy
 import torch
 import limbeck
-from limbeck.engine import launched
-found, fabric, seen = runpy.run_path({script!r}), launched(), []
-def poison(exchange):
+from limbeck.training import make_fabric
+found, fabric, seen = runpy.run_path({script!r}), make_fabric(), []
+def poison(context):
     seen.append(1)
     bad = fabric.global_rank == 1 and len(seen) == 14
-    return exchange.student.rows().sum() * (float("nan") if bad else 0.0)
+    return context.student.require_logits().sum() * (float("nan") if bad else 0.0)
 made = found["distiller"]()
-made.objective = limbeck.Objective(dict(truth=limbeck.losses.CrossEntropy(), bad=poison))
+made.objective = limbeck.Objective(dict(truth=limbeck.losses.CrossEntropyLoss(), bad=poison))
 try:
     found["train"](made, fabric, None)
 except limbeck.LimbeckError as error:
@@ -106,33 +106,33 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_and_tells_where_it_b
     script.write_text(POISON.format(script=str(SCRIPT)))
     run = ranks(script)
     assert run.wait() == [0, 0], run.output()
-    where = "the loss is not finite at step 6: the term 'bad' (function) is; there is no checkpoint yet"
-    assert run.output()[1].startswith(f"Diverged {where}")
-    assert run.output()[0].startswith(f"Elsewhere process 1 of this run ended: {where}")
+    where = "the loss is not finite at step 6: the loss 'bad' (function) is; there is no checkpoint yet"
+    assert run.output()[1].startswith(f"TrainingDiverged {where}")
+    assert run.output()[0].startswith(f"RemoteProcessError process 1 of this run ended: {where}")
 
 
 WRONG = """
 import runpy
 import limbeck
 from torch import nn
-from limbeck.engine import join
+from limbeck.training import init_processes
 found = runpy.run_path({script!r})
 made, more = found["distiller"](), {more}
 if not more:
     made.student.unused = nn.Linear(2, 2)
     made.student.forward = lambda pictures: nn.Sequential(*list(made.student)[:4])(pictures)
 try:
-    with join().one_fate():
-        found["train"](made, found["launched"](strategy={strategy!r}), None, **more)
+    with init_processes().distributed_errors():
+        found["train"](made, found["make_fabric"](strategy={strategy!r}), None, **more)
 except limbeck.LimbeckError as error:
     print(error)
 """
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("strategy", "more", "says"),
     [
-        ("fsdp", {"ema": 0.9}, "leave ema away, or set the strategy to ddp"),
+        ("fsdp", {"ema_decay": 0.9}, "leave ema_decay away, or set the strategy to ddp"),
         ("ddp", {}, "parts of the student have no share in the loss"),
     ],
 )

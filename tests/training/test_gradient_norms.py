@@ -16,7 +16,7 @@ import limbeck
 from limbeck.data import Digits
 from limbeck.distiller import GradNorm, LossRatioWeighting, UncertaintyWeighting
 from limbeck.losses import CrossEntropyLoss, KDLoss
-from limbeck.temperature import Learned, LossAdaptive, PerSample
+from limbeck.losses.temperature import Learned, LossAdaptive, PerSample
 from limbeck.training import TrainingConfig
 from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.training.gradient_norms import compute_gradient_metrics, find_supervised_loss, is_measurement_step
@@ -61,7 +61,7 @@ def bits(distiller):
     return digest.hexdigest()
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "balance", [UncertaintyWeighting, GradNorm, LossRatioWeighting], ids=lambda kind: kind.__name__
 )
 def test_what_moves_goes_on_after_a_stop_and_ends_with_the_same_bits(data, tmp_path, balance):
@@ -73,24 +73,24 @@ def test_what_moves_goes_on_after_a_stop_and_ends_with_the_same_bits(data, tmp_p
     rest = distilling(terms=moving(), weights=balance())
     limbeck.fit(rest, data, steps=30, training=SETTINGS, run_dir=tmp_path, resume=True, callbacks=[])
     assert bits(rest) == bits(whole)
-    assert float(rest.objective.losses["stalls"].tau.tau) != 4.0, "the temperature never moved"
+    assert float(rest.objective.losses["stalls"].temperature.temperature) != 4.0, "the temperature never moved"
 
 
 def test_looking_changes_no_bit_of_the_training(data, monkeypatch):
     ends = []
     for look in (True, False):
         if not look:
-            monkeypatch.setattr(sys.modules["limbeck.training.fit"], "due", lambda *_, **__: False)
+            monkeypatch.setattr(sys.modules["limbeck.training.fit"], "is_measurement_step", lambda *_, **__: False)
         distiller = distilling()
         run = limbeck.fit(distiller, data, steps=20, training=SETTINGS, callbacks=[])
         ends.append(bits(distiller))
-        assert ("gradient_ratio/soft" in run.history[-1]) is look
+        assert ("grad_norm_ratio/soft" in run.history[-1]) is look
     assert ends[0] == ends[1]
 
 
 def test_the_pull_is_the_norm_of_the_gradient_of_the_weighted_term(data):
     distiller = distilling(weights={"soft": 3.0}).eval()
-    batch = data.batches(batch=32).batch(0)
+    batch = data.batches(batch_size=32).batch(0)
     found = compute_gradient_metrics(distiller, distiller(batch))
     norms = {}
     for name, weight in (("truth", 1.0), ("soft", 3.0)):
@@ -98,20 +98,20 @@ def test_the_pull_is_the_norm_of_the_gradient_of_the_weighted_term(data):
         (weight * distiller.objective.losses[name](distiller.forward_context(batch))).backward()
         flat = np.concatenate([p.grad.double().numpy().ravel() for p in distiller.student.parameters()])
         norms[name] = float(np.linalg.norm(flat))
-    assert found["gradient/truth"] == pytest.approx(norms["truth"], rel=1e-5)
-    assert found["gradient/soft"] == pytest.approx(norms["soft"], rel=1e-5)
-    assert found["gradient_ratio/soft"] == pytest.approx(norms["soft"] / norms["truth"], rel=1e-5)
+    assert found["grad_norm/truth"] == pytest.approx(norms["truth"], rel=1e-5)
+    assert found["grad_norm/soft"] == pytest.approx(norms["soft"], rel=1e-5)
+    assert found["grad_norm_ratio/soft"] == pytest.approx(norms["soft"] / norms["truth"], rel=1e-5)
 
 
 def test_looking_leaves_no_gradient_behind(data):
     distiller = distilling()
-    compute_gradient_metrics(distiller, distiller(data.batches(batch=32).batch(0)))
+    compute_gradient_metrics(distiller, distiller(data.batches(batch_size=32).batch(0)))
     assert all(parameter.grad is None for parameter in distiller.parameters())
 
 
 def test_one_term_is_compared_with_nothing(data):
     run = limbeck.fit(distilling(terms={"soft": KDLoss()}), data, steps=8, training=SETTINGS, callbacks=[])
-    assert not [name for name in run.history[-1] if name.startswith(("gradient", "share"))]
+    assert not [name for name in run.history[-1] if name.startswith(("grad_norm", "loss_share"))]
 
 
 def test_looks_are_seldom():
@@ -123,7 +123,7 @@ def test_looks_are_seldom():
 
 def test_the_hard_loss_is_found():
     assert find_supervised_loss({"soft": KDLoss(), "labels": CrossEntropyLoss()}) == "labels"
-    assert find_supervised_loss({"soft": KDLoss(), "truth": KDLoss()}) == "truth"
+    assert find_supervised_loss({"soft": KDLoss(), "target": KDLoss()}) == "target"
     assert find_supervised_loss({"soft": KDLoss()}) is None
 
 
@@ -135,8 +135,8 @@ def test_every_epoch_tells_temperatures_weights_and_shares(data):
     }
     run = limbeck.fit(distilling(terms=terms), data, epochs=3, training=SETTINGS, callbacks=[])
     for row in run.history:
-        assert 3.0 <= row["tau_min/soft"] < row["tau/soft"] < row["tau_max/soft"] <= 6.0
-        assert row["tau/plain"] == row["tau_min/plain"] == row["tau_max/plain"] == 4.0
-        assert sum(row[f"share/{name}"] for name in terms) == pytest.approx(1.0)
-        assert row["share/soft"] == pytest.approx(row["loss/soft"] / row["loss"])
-    assert 0.0 < run.history[0]["flatness/soft"] <= 1.0
+        assert 3.0 <= row["temperature_min/soft"] < row["temperature/soft"] < row["temperature_max/soft"] <= 6.0
+        assert row["temperature/plain"] == row["temperature_min/plain"] == row["temperature_max/plain"] == 4.0
+        assert sum(row[f"loss_share/{name}"] for name in terms) == pytest.approx(1.0)
+        assert row["loss_share/soft"] == pytest.approx(row["loss/soft"] / row["loss"])
+    assert 0.0 < run.history[0]["teacher_entropy/soft"] <= 1.0

@@ -49,7 +49,7 @@ def test_stopped_early_is_the_full_training_at_that_step(data):
     # The weights before each step are those after the step before it; BatchNorm moves within the step.
     full.register_forward_pre_hook(lambda module, _: seen.append(copied(module)) if module.training else None)
     train(distiller(student=full), data)
-    stopped, short = train(distiller(), data, stop=5), train(distiller(), data, steps=5)
+    stopped, short = train(distiller(), data, stop_after_steps=5), train(distiller(), data, steps=5)
     assert stopped.steps == 5
     assert all(torch.equal(seen[5][name], tensor) for name, tensor in stopped.student.state_dict().items())
     assert not torch.equal(stopped.student[1].weight, short.student[1].weight)
@@ -57,38 +57,38 @@ def test_stopped_early_is_the_full_training_at_that_step(data):
 
 def test_a_schedule_of_a_stopped_training_is_cut_and_not_squeezed(data):
     seen = []
-    train(distiller({"truth": lambda progress: seen.append(progress.fraction) or 1.0}), data, stop=3)
+    train(distiller({"truth": lambda progress: seen.append(progress.fraction) or 1.0}), data, stop_after_steps=3)
     assert seen == pytest.approx([0, 1 / 12, 2 / 12])
 
 
-@pytest.marker.parametrize("stop", [0, -1, 13])
+@pytest.mark.parametrize("stop", [0, -1, 13])
 def test_a_stop_outside_the_training_is_refused(data, stop):
     with pytest.raises(limbeck.LimbeckError, match=f"after 1 to 12 steps, not after {stop}"):
-        train(distiller(), data, stop=stop)
+        train(distiller(), data, stop_after_steps=stop)
 
 
 def test_a_checkpoint_of_another_stop_is_refused(data, tmp_path):
-    train(distiller(), data, stop=5, out=tmp_path)
+    train(distiller(), data, stop_after_steps=5, run_dir=tmp_path)
     with pytest.raises(limbeck.LimbeckError, match=r"its steps was '12, stopped at 5' and is now '12, stopped at 7'"):
-        train(distiller(), data, stop=7, out=tmp_path, resume=True)
+        train(distiller(), data, stop_after_steps=7, run_dir=tmp_path, resume=True)
     with pytest.raises(limbeck.LimbeckError, match=r"its steps was '12, stopped at 5' and is now 12"):
-        train(distiller(), data, out=tmp_path, resume=True)
+        train(distiller(), data, run_dir=tmp_path, resume=True)
 
 
 def test_the_clock_of_all_stages_goes_on_where_the_last_stage_ended(data):
     seen, student = [], network()
-    weight = {"truth": limbeck.schedule.across_stages(lambda progress: seen.append(progress.fraction) or 1.0)}
-    train(distiller(weight, student), data, steps=2, before=0, total=5)
-    train(distiller(weight, student), data, steps=3, before=2, total=5)
+    weight = {"truth": limbeck.schedules.across_stages(lambda progress: seen.append(progress.fraction) or 1.0)}
+    train(distiller(weight, student), data, steps=2, steps_before=0, total_steps=5)
+    train(distiller(weight, student), data, steps=3, steps_before=2, total_steps=5)
     assert seen == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8])
 
 
 def test_an_overall_schedule_without_the_other_stages_is_refused(data):
-    with pytest.raises(limbeck.LimbeckError, match=r"give before= and total= to limbeck\.fit"):
-        train(distiller({"truth": limbeck.schedule.across_stages(limbeck.schedule.linear(1, 0))}), data)
+    with pytest.raises(limbeck.LimbeckError, match=r"give steps_before= and total_steps= to limbeck\.fit"):
+        train(distiller({"truth": limbeck.schedules.across_stages(limbeck.schedules.linear(1, 0))}), data)
 
 
-@pytest.marker.parametrize(("before", "total"), [(4, 14), (-1, 20), (3, 0), (0, 11)])
+@pytest.mark.parametrize(("before", "total"), [(4, 14), (-1, 20), (3, 0), (0, 11)])
 def test_stages_that_do_not_hold_this_one_are_refused(data, before, total):
     with pytest.raises(limbeck.LimbeckError, match=r"do not hold this stage of 12 steps"):
-        train(distiller(), data, before=before, total=total)
+        train(distiller(), data, steps_before=before, total_steps=total)

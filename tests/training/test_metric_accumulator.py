@@ -24,20 +24,20 @@ def test_rows_of_zeros_count_neither_as_right_nor_as_wrong():
     meter = MetricAccumulator()
     meter.update(LossOutput(torch.tensor(0.0), {}, {}, LOGITS, MIXED))
     meter.update(LossOutput(torch.tensor(0.0), {}, {}, LOGITS, torch.tensor([0, -100, -100, -100])))
-    assert meter.compute()["train_accuracy"] == pytest.approx(2 / 3)
+    assert meter.compute()["train/accuracy"] == pytest.approx(2 / 3)
     assert meter.num_samples == 8
 
 
 def test_measuring_leaves_rows_of_zeros_out():
     found = run_validation(nn.Identity(), [(LOGITS, MIXED)], TASK, lambda batch: batch)
     q = LOGITS.double().softmax(1)
-    assert found["validation_top1"] == 0.5
-    assert found["validation_nll"] == pytest.approx(-(math.log(q[0, 0]) + math.log(q[1, 0])) / 2, rel=1e-6)
+    assert found["val/accuracy"] == 0.5
+    assert found["val/nll"] == pytest.approx(-(math.log(q[0, 0]) + math.log(q[1, 0])) / 2, rel=1e-6)
     assert run_validation(nn.Identity(), [(LOGITS, torch.zeros(4, 3))], TASK, lambda batch: batch) == {}
     assert collect_logits(nn.Identity(), [(LOGITS, MIXED)], TASK)[1].tolist() == [0, 0, -100, -100]
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "views",
     [default_augmentation(crop=1, num_views=4, repeats=2), Augmentation((affine(), mixup(), cutmix(p=0.5)))],
     ids=["composite", "both"],
@@ -56,5 +56,5 @@ def test_a_student_learns_from_mixed_pictures_of_which_most_have_no_label(views)
     training = TrainingConfig(optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01), batch_size=100)
     run = limbeck.fit(distiller, data, epochs=40, training=training, callbacks=[])
     assert all(math.isfinite(row["loss"]) for row in run.history)
-    assert 0 < run.history[-1]["train_accuracy"] < 1
-    assert run.history[-1]["validation_top1"] > 0.5
+    assert 0 < run.history[-1]["train/accuracy"] < 1
+    assert run.history[-1]["val/accuracy"] > 0.5

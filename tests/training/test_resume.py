@@ -48,7 +48,7 @@ def test_killed_five_times_ends_with_the_same_bits(tmp_path, uninterrupted):
     dice = random.Random(0)
     for _ in range(5):
         process = start(tmp_path, "resume", "slow=0.02")
-        wait_for(tmp_path, process, minimum=1 + dice.randint(1, 6))
+        wait_for(tmp_path, process, least=1 + dice.randint(1, 6))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
@@ -58,7 +58,7 @@ def test_killed_five_times_ends_with_the_same_bits(tmp_path, uninterrupted):
     assert not list(tmp_path.rglob("*.csv.*")), "a half-written file was left under a final name"
 
 
-@pytest.marker.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, uninterrupted):
     process = start(tmp_path, "every=1000", "slow=0.02")
     time.sleep(0.1)

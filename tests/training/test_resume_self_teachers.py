@@ -18,10 +18,15 @@ from limbeck.training import TrainingConfig, TrainingInterrupted
 TAPS = {"student": {"low": "block1", "deep": "block3"}}
 TASK = limbeck.tasks.Classification(10)
 KINDS = {
-    "average": ({"soft": KDLoss()}, lambda: {"mean": EMATeacher(decay=0.8)}, {}, {"accumulate": 2}),
+    "average": ({"soft": KDLoss()}, lambda: {"mean": EMATeacher(decay=0.8)}, {}, {"grad_accum_steps": 2}),
     "prediction": ({"prior": PSKDLoss()}, lambda: {"before": PreviousEpochTeacher()}, {}, {}),
-    "again": ({"soft": KDLoss(temperature=3.0)}, lambda: {"last": PreviousBatchTeacher()}, {}, {"sampling": "again"}),
-    "classmates": ({"mates": CSKDLoss()}, dict, {}, {"sampling": "classmates"}),
+    "repeat_previous": (
+        {"soft": KDLoss(temperature=3.0)},
+        lambda: {"last": PreviousBatchTeacher()},
+        {},
+        {"batch_pairing": "repeat_previous"},
+    ),
+    "same_class": ({"mates": CSKDLoss()}, dict, {}, {"batch_pairing": "same_class"}),
     "heads": (None, dict, TAPS, {}),
     "peers": ({"mutual": DMLLoss()}, dict, {}, {}),
 }
@@ -54,7 +59,7 @@ def trained(kind, out, *, kill=None, resume=False):
     return [tensor for state in states for tensor in state.values()]
 
 
-@pytest.marker.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_stopped_and_resumed_it_ends_with_the_same_bits(kind, tmp_path):
     whole = trained(kind, tmp_path / "whole")
     with pytest.raises(TrainingInterrupted):
@@ -65,11 +70,13 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(kind, tmp_path):
 
 
 def test_a_checkpoint_of_other_sampling_is_refused(tmp_path):
-    trained("classmates", tmp_path)
-    terms, teachers, taps, _ = KINDS["classmates"]
+    trained("same_class", tmp_path)
+    terms, teachers, taps, _ = KINDS["same_class"]
     try:
-        KINDS["classmates"] = (terms, teachers, taps, {"sampling": "again"})
-        with pytest.raises(limbeck.LimbeckError, match="its batch was '16 classmates' and is now '16 again'"):
-            trained("classmates", tmp_path, resume=True)
+        KINDS["same_class"] = (terms, teachers, taps, {"batch_pairing": "repeat_previous"})
+        with pytest.raises(
+            limbeck.LimbeckError, match="its batch_size was '16 same_class' and is now '16 repeat_previous'"
+        ):
+            trained("same_class", tmp_path, resume=True)
     finally:
-        KINDS["classmates"] = (terms, teachers, taps, {"sampling": "classmates"})
+        KINDS["same_class"] = (terms, teachers, taps, {"batch_pairing": "same_class"})

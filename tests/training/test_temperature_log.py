@@ -13,12 +13,12 @@ from torch import nn
 
 import limbeck
 from limbeck.core.errors import LimbeckError
+from limbeck.core.schedules import linear
 from limbeck.data import Digits
 from limbeck.losses import CrossEntropyLoss, KDLoss
+from limbeck.losses.temperature import PerSample
 from limbeck.report.metrics_csv import TrainingCurve
 from limbeck.report.temperature_csv import load_temperatures
-from limbeck.schedule import linear
-from limbeck.temperature import PerSample
 from limbeck.training import TrainingConfig
 from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.training.temperature_log import TemperatureCSV
@@ -57,19 +57,19 @@ def rows(folder):
 def test_every_step_has_a_row_of_each_term_with_a_temperature(data, tmp_path):
     limbeck.fit(distilling(), data, steps=12, training=SETTINGS, run_dir=tmp_path, callbacks=[])
     found = rows(tmp_path)
-    assert [int(row["step"]) for row in found if row["term"] == "falls"] == list(range(1, 13))
-    falls = [float(row["mean"]) for row in found if row["term"] == "falls"]
+    assert [int(row["step"]) for row in found if row["loss"] == "falls"] == list(range(1, 13))
+    falls = [float(row["mean"]) for row in found if row["loss"] == "falls"]
     assert falls[0] == 6.0
     assert all(one > two for one, two in pairwise(falls))
-    spread = [row for row in found if row["term"] == "rows"]
+    spread = [row for row in found if row["loss"] == "rows"]
     assert len(spread) == 12
-    assert all(3 <= float(row["lowest"]) < float(row["mean"]) < float(row["highest"]) <= 6 for row in spread)
+    assert all(3 <= float(row["min"]) < float(row["mean"]) < float(row["max"]) <= 6 for row in spread)
 
 
 def test_micro_batches_of_a_step_are_one_row(data, tmp_path):
     twice = TrainingConfig(optimizer=SETTINGS.optimizer, batch_size=16, grad_accum_steps=2)
     limbeck.fit(distilling(), data, steps=4, training=twice, run_dir=tmp_path, callbacks=[])
-    assert [int(row["step"]) for row in rows(tmp_path) if row["term"] == "falls"] == [1, 2, 3, 4]
+    assert [int(row["step"]) for row in rows(tmp_path) if row["loss"] == "falls"] == [1, 2, 3, 4]
 
 
 def test_a_stop_and_a_half_written_line_leave_each_step_once(data, tmp_path):
@@ -84,14 +84,14 @@ def test_a_stop_and_a_half_written_line_leave_each_step_once(data, tmp_path):
 
 def test_rows_of_other_trainings_stay_and_own_ones_are_begun_again(tmp_path):
     path = tmp_path / "temperatures.csv"
-    for phase, stage in (("big", "teaching"), ("student", "one"), ("student", "two"), ("student", "one")):
+    for phase, stage in (("big", "teacher_training"), ("student", "one"), ("student", "two"), ("student", "one")):
         one = TemperatureCSV(path, phase=phase, stage=stage, step=0)
         one.add(1, {"soft": [4.0]})
         one.add(2, {"soft": [torch.tensor([1.0, 5.0])]})
         one.write()
     assert [(row["phase"], row["stage"], row["step"]) for row in rows(tmp_path)] == [
         (phase, stage, step)
-        for phase, stage in (("big", "teaching"), ("student", "two"), ("student", "one"))
+        for phase, stage in (("big", "teacher_training"), ("student", "two"), ("student", "one"))
         for step in ("1", "2")
     ]
 

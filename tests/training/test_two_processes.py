@@ -44,7 +44,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(two, trainings):
 
 def test_the_figures_are_of_all_processes(two, trainings):
     ours, theirs = trainings.plain(make_single_device_fabric())["row"], found(two, "plain")["row"]
-    for name in ("loss", "loss/soft", "loss/hint", "train_accuracy", "validation_top1", "validation_nll"):
+    for name in ("loss", "loss/soft", "loss/hint", "train/accuracy", "val/accuracy", "val/nll"):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
 
 
@@ -59,12 +59,20 @@ def test_gathered_terms_equal_one_process_with_the_doubled_batch(two, trainings)
     assert farthest(ours, found(two, "apart")["weights"]) > 1e-3, "gathering changes nothing, so this proves nothing"
 
 
-@pytest.marker.parametrize("balance", ["GradNorm", "LossRatio", "Uncertainty"])
+@pytest.mark.parametrize("balance", ["GradNorm", "LossRatioWeighting", "UncertaintyWeighting"])
 def test_temperatures_and_weights_move_by_what_all_processes_see(two, trainings, balance):
     ours = trainings.moving(make_single_device_fabric(), getattr(trainings, balance))
     theirs = found(two, balance)
-    assert any("balance" in name for name in ours["weights"])
-    assert abs(float(ours["weights"]["objective.learned.soft.tau"]) - 4.0) > 0.1, "the temperature did not move"
+    assert any("loss_weighting" in name for name in ours["weights"])
+    assert abs(float(ours["weights"]["objective.trainable.soft.temperature"]) - 4.0) > 0.1, (
+        "the temperature did not move"
+    )
     assert farthest(ours["weights"], theirs["weights"]) < 1e-5
-    for name in ("tau/soft", "tau_min/soft", "tau_max/hard", "weight/soft", "share/hint"):
+    for name in (
+        "temperature/soft",
+        "temperature_min/soft",
+        "temperature_max/hard",
+        "loss_weight/soft",
+        "loss_share/hint",
+    ):
         assert ours["row"][name] == pytest.approx(theirs["row"][name], rel=1e-4), name

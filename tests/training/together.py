@@ -12,7 +12,7 @@ import limbeck
 from limbeck.data import Augmentation, Digits, affine
 from limbeck.distiller import GradNorm, LossRatioWeighting, UncertaintyWeighting
 from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss, SPLoss
-from limbeck.temperature import Learned, LossAdaptive
+from limbeck.losses.temperature import Learned, LossAdaptive
 from limbeck.training import TrainingConfig, make_fabric
 from limbeck.training.distributed import all_gather_object
 from limbeck.training.metric_accumulator import run_validation
@@ -24,9 +24,9 @@ BALANCES = (GradNorm, LossRatioWeighting, UncertaintyWeighting)
 class FewAtATime:
     """Digits with a validation part of several batches, so that each process has some."""
 
-    def __init__(self, labels=None):
-        self.data = Digits(num_labeled=labels, augment=Augmentation((affine(),))).load(seed=0)
-        self.stream = self.data.batches
+    def __init__(self, num_labeled=None):
+        self.data = Digits(num_labeled=num_labeled, augment=Augmentation((affine(),))).load(seed=0)
+        self.batches = self.data.batches
 
     def validation_batches(self, **place):
         return self.data.validation_batches(batch_size=75, **place)
@@ -43,7 +43,7 @@ def distiller(objective, **more):
     return limbeck.Distiller(student, teacher, objective=objective, task=TASK, feature_layers=taps, **more)
 
 
-def train(made, fabric, *, batch, labels=None, out=None, steps=12, resume=False, **more):
+def train(made, fabric, *, batch, num_labeled=None, out=None, steps=12, resume=False, **more):
     """The final weights and the last row of figures."""
     settings = TrainingConfig(
         optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9),
@@ -52,7 +52,7 @@ def train(made, fabric, *, batch, labels=None, out=None, steps=12, resume=False,
         **more,
     )
     run = limbeck.fit(
-        made, FewAtATime(labels), steps=steps, steps_per_epoch=6, training=settings, fabric=fabric, run_dir=out,
+        made, FewAtATime(num_labeled), steps=steps, steps_per_epoch=6, training=settings, fabric=fabric, run_dir=out,
         resume=resume, callbacks=[],
     )  # fmt: skip
     return {"weights": made.state_dict(), "row": run.history[-1]}
@@ -72,8 +72,8 @@ def plain(fabric, **more):
     return train(distiller(means()), fabric, batch=32, **more)
 
 
-def gathered(fabric, *, gather=("alike", "truth", "hint")):
-    made = distiller(relations(), weights={"alike": 30.0}, gather_distributed=gather)
+def gathered(fabric, *, gather_distributed=("alike", "truth", "hint")):
+    made = distiller(relations(), weights={"alike": 30.0}, gather_distributed=gather_distributed)
     return train(made, fabric, batch=32, num_labeled=100)
 
 
@@ -89,7 +89,7 @@ def moving(fabric, balance):
 def same_figures(fabric):
     """Validation dealt out to the processes against validation of everything in each, bit for bit."""
     made, data = distiller({"truth": CrossEntropyLoss()}), FewAtATime()
-    place = {"rank": fabric.global_rank, "world": fabric.world_size}
+    place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
     share = list(data.validation_batches(**place))
     assert 0 < len(share) < 5
     dealt = run_validation(made.student, share, TASK, fabric.to_device, partial(all_gather_object, fabric))

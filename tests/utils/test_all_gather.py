@@ -27,20 +27,20 @@ def test_one_process_gathers_nothing():
 
 
 def test_a_gathered_term_costs_the_same_in_one_process():
-    exchange, terms = make_context(), {"soft": KDLoss(), "truth": CrossEntropyLoss()}
-    assert torch.equal(Objective(terms, gather_distributed=["soft"])(exchange).total, Objective(terms)(exchange).total)
+    exchange, terms = make_context(), {"kd": KDLoss(), "target": CrossEntropyLoss()}
+    assert torch.equal(Objective(terms, gather_distributed=["kd"])(exchange).total, Objective(terms)(exchange).total)
 
 
 def test_gathered_terms_keep_what_they_learn():
-    objective = Objective({"hint": FitNetLoss("mid")}, gather_distributed=["hint"])
+    objective = Objective({"fitnet": FitNetLoss("mid")}, gather_distributed=["fitnet"])
     objective.prepare(make_context())
     assert [name for name, _ in objective.named_parameters()] == [
-        "learned.hint.projection.layer.weight", "learned.hint.projection.layer.bias",
+        "trainable.fitnet.projection.layer.weight", "trainable.fitnet.projection.layer.bias",
     ]  # fmt: skip
 
 
 def test_an_objective_tells_what_it_gathers():
-    terms = {"soft": KDLoss(), "truth": CrossEntropyLoss()}
-    assert str(Objective(terms, gather_distributed=["truth"])).endswith("; gathered: truth")
-    with pytest.raises(LimbeckError, match="gather names 'soff', and no term is; the terms are: soft"):
-        Objective(terms, gather_distributed=["soff"])
+    terms = {"kd": KDLoss(), "target": CrossEntropyLoss()}
+    assert str(Objective(terms, gather_distributed=["target"])).endswith("; gathered: target")
+    with pytest.raises(LimbeckError, match="gather_distributed names 'kd2', and no term is; the terms are: kd"):
+        Objective(terms, gather_distributed=["kd2"])

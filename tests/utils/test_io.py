@@ -18,7 +18,7 @@ from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit then fails, as it does on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 from limbeck.core.errors import LimbeckError
-from limbeck.core.files import write_atomically
+from limbeck.utils.io import write_atomically
 def text(path):
     path.write_bytes(b"x" * 100_000)
 def weights(path):
@@ -50,7 +50,7 @@ def test_the_file_is_not_there_while_it_is_written(tmp_path):
     assert seen == [(False, True)]
 
 
-@pytest.marker.parametrize("error", [ValueError("a fault"), KeyboardInterrupt(), LimbeckError("its own sentence")])
+@pytest.mark.parametrize("error", [ValueError("a fault"), KeyboardInterrupt(), LimbeckError("its own sentence")])
 def test_a_writer_that_fails_leaves_the_old_file_and_no_partial_one(tmp_path, error):
     path = tmp_path / "weights"
     path.write_text("old")
@@ -66,7 +66,7 @@ def test_a_writer_that_fails_leaves_the_old_file_and_no_partial_one(tmp_path, er
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "error",
     [
         OSError(errno.ENOSPC, "No space left on device"),
@@ -91,8 +91,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path, error):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.marker.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a file")
-@pytest.marker.parametrize("what", ["text", "weights"])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a file")
+@pytest.mark.parametrize("what", ["text", "weights"])
 def test_a_disk_that_takes_no_more_bytes_is_one_sentence(tmp_path, what):
     path = tmp_path / "out"
     path.write_text("old")
@@ -104,7 +104,7 @@ def test_a_disk_that_takes_no_more_bytes_is_one_sentence(tmp_path, what):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.marker.parametrize("name", ["file/below", "n" * 300])
+@pytest.mark.parametrize("name", ["file/below", "n" * 300])
 def test_a_place_that_cannot_be_is_one_sentence_too(tmp_path, name):
     (tmp_path / "file").write_text("")
     with pytest.raises(LimbeckError, match="could not be written"):

@@ -52,7 +52,7 @@ def test_each_generation_has_a_start_of_its_own_whatever_comes_after():
 def test_the_second_generation_is_a_plain_distillation_from_the_first():
     found = born(generations=2)
     torch.manual_seed(derive_seed(0, zlib.crc32(b"generation2")))
-    student, terms = small_cnn(width=4), {"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=1.0)}
+    student, terms = small_cnn(width=4), {"target": CrossEntropyLoss(), "kd": KDLoss(temperature=1.0)}
     distiller = limbeck.Distiller(student, found.runs["generation1"].student, objective=terms, task=TASK)
     limbeck.fit(distiller, Digits(num_samples=60).load(), steps=4, training=TRAINING, phase="generation2", callbacks=[])
     for one, other in zip(student.parameters(), found.runs["generation2"].student.parameters(), strict=True):
@@ -91,20 +91,20 @@ def test_stopped_in_the_second_generation_it_ends_with_the_same_bits(tmp_path):
 
 
 def test_the_recipe_that_comes_along_trains_every_generation(tmp_path):
-    short = ["data.take=60", "data.labels=40", "teaching.steps=2", "stages.0.steps=3", "training.batch=16"]
+    short = ["data.num_samples=60", "data.num_labeled=40", "teacher_training.steps=2", "stages.0.steps=3", "training.batch_size=16"]
     short.append("export.to=[]")
     record = distill("digits_born_again", short, run_dir=tmp_path / "run", callbacks=[])
     assert [(name, model["steps"]) for name, model in record["models"].items()] == [
-        ("generation1", 2), ("generation2", 3), ("alone", 3), ("distilled", 3),
+        ("generation1", 2), ("generation2", 3), ("baseline", 3), ("distilled", 3),
     ]  # fmt: skip
     sizes = {model["parameters"] for model in record["models"].values()}
     together = json.loads((tmp_path / "run" / "ensemble.json").read_text())
     assert {together["parameters"]} == {3 * size for size in sizes}
-    assert 0 <= together["validation"]["ece"] <= 1
+    assert 0 <= together["validation"]["metrics"]["ece"] <= 1
 
 
 def test_a_shown_recipe_reads_again_as_the_same():
-    whole = to_yaml(load_recipe(limbeck.recipe.find("digits_born_again")))
+    whole = to_yaml(load_recipe(limbeck.recipe.find_recipe("digits_born_again")))
     assert to_yaml(load_recipe(whole)) == whole
 
 
@@ -116,4 +116,4 @@ def test_mistakes_are_one_sentence():
         (["teachers={big: small_cnn}"], "generations makes its own .generation1., and big is given"),
     ):
         with pytest.raises(LimbeckError, match=words):
-            load_recipe(limbeck.recipe.find("digits_born_again"), settings)
+            load_recipe(limbeck.recipe.find_recipe("digits_born_again"), settings)

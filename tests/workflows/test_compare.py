@@ -11,7 +11,6 @@ from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation import load_predictions
 from limbeck.report.compare import render_compare_page
-from limbeck.report.record import SCHEMA
 from limbeck.report.record_hash import add_hashes
 from limbeck.workflows.compare.run import build_comparison
 
@@ -29,75 +28,77 @@ def runs(studies, tmp_path_factory):
     return [studies.write_run(folder / f"r{seed}", seed) for seed in (0, 1, 2)]
 
 
-def arm(found, name):
+def variant(found, name):
     return next(one for one in found.variants if one.name == name)
 
 
 def tops(runs, name):
-    return np.array([json.loads((run / "record.json").read_text())["models"][name]["test"]["top1"] for run in runs])
+    return np.array(
+        [json.loads((run / "record.json").read_text())["models"][name]["test"]["metrics"]["accuracy"] for run in runs]
+    )
 
 
-def change(run, edit):
+def change(run, edit, *, by_hand=False):
     path = run / "record.json"
     record = json.loads(path.read_text())
     edit(record)
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(record if by_hand else add_hashes(record)))
 
 
 def test_seeds_of_one_recipe_are_paired_and_the_interval_is_the_wider_one(runs):
-    found = arm(build_comparison(runs), "distilled")
-    gains = 100 * (tops(runs, "distilled") - tops(runs, "alone"))
+    found = variant(build_comparison(runs), "distilled")
+    gains = 100 * (tops(runs, "distilled") - tops(runs, "baseline"))
     half = T95[3] * gains.std(ddof=1) / math.sqrt(3)
     assert found.gain.mean == pytest.approx(gains.mean())
     assert (found.gain.t_low, found.gain.t_high) == pytest.approx((gains.mean() - half, gains.mean() + half), rel=1e-4)
     # Of three seeds the bootstrap can reach no further than the worst seed three times.
     assert (found.gain.low, found.gain.high) == pytest.approx((gains.min(), gains.max()))
     assert found.gain.interval == (found.gain.t_low, found.gain.t_high)
-    assert found.outcome == ("helps" if gains.mean() - half > 0 else "open")
-    gap = (tops(runs, "teacher") - tops(runs, "alone")).mean()
+    assert found.outcome == ("improves" if gains.mean() - half > 0 else "inconclusive")
+    gap = (tops(runs, "teacher") - tops(runs, "baseline")).mean()
     assert found.gap_recovered.fraction == pytest.approx(gains.mean() / 100 / gap)
-    assert found.verdict_text.startswith("distilled helps: +")
+    assert found.verdict_text.startswith("distilled improves: +")
     assert "over 3 seeds" in found.verdict_text
 
 
 def test_one_seed_has_an_interval_over_the_test_samples_and_says_so(runs):
     found = build_comparison(runs[:1])
-    gain = arm(found, "distilled").gain
-    answers = load_predictions(runs[0] / "answers.safetensors")
-    differ = answers.correct("distilled").double().numpy() - answers.correct("alone").double().numpy()
+    gain = variant(found, "distilled").gain
+    answers = load_predictions(runs[0] / "predictions.safetensors")
+    differ = answers.correct("distilled").double().numpy() - answers.correct("baseline").double().numpy()
     drawn = np.random.default_rng(3).integers(0, len(differ), (4000, len(differ)))
     low, high = np.quantile(100 * differ[drawn].mean(1), [0.025, 0.975])
     assert gain.mean == pytest.approx(100 * differ.mean())
     assert gain.interval == pytest.approx((low, high), abs=0.6)
     assert gain.resampled_unit == "samples"
     assert (gain.low, gain.t_low) == (None, None)
-    assert "the 200 test samples of one seed" in arm(found, "distilled").verdict_text
+    assert "the 200 test samples of one seed" in variant(found, "distilled").verdict_text
     assert "it does not tell what another seed would change" in render_compare_page(found)
 
 
 def test_a_single_old_run_without_answers_takes_the_interval_that_it_wrote(studies, tmp_path):
-    run = studies.write_run(tmp_path / "old", 0, value=None)
-    assert arm(build_comparison([run]), "distilled").outcome == "unknown"
+    run = studies.write_run(tmp_path / "old", 0, kept=None)
+    assert variant(build_comparison([run]), "distilled").outcome == "unknown"
     change(run, lambda record: record.update(verdict={"gain_points": 8.0, "interval_points": [3.0, 13.0]}))
-    assert arm(build_comparison([run]), "distilled").gain.interval == (3.0, 13.0)
+    assert variant(build_comparison([run]), "distilled").gain.interval == (3.0, 13.0)
     assert build_comparison([run]).agreement is None
     assert "agreement is not known" in render_compare_page(build_comparison([run]))
 
 
 def test_agreement_is_the_share_of_equal_answers_and_stands_beside_that_of_two_seeds(runs):
     found = build_comparison(runs).agreement
-    said = [load_predictions(run / "answers.safetensors").predicted for run in runs]
+    said = [load_predictions(run / "predictions.safetensors").predicted for run in runs]
     at = {name: place for place, name in enumerate(found.names)}
     equal = [np.mean(one["distilled"].numpy() == one["teacher"].numpy()) for one in said]
     assert found.matrix[at["distilled"]][at["teacher"]] == pytest.approx(np.mean(equal))
     assert found.matrix[at["teacher"]][at["distilled"]] == found.matrix[at["distilled"]][at["teacher"]]
     pairs = [(0, 1), (0, 2), (1, 2)]
-    seeds = [np.mean(said[i]["alone"].numpy() == said[j]["alone"].numpy()) for i, j in pairs]
-    assert found.matrix[at["alone"]][at["alone"]] == pytest.approx(np.mean(seeds))
+    seeds = [np.mean(said[i]["baseline"].numpy() == said[j]["baseline"].numpy()) for i, j in pairs]
+    assert found.matrix[at["baseline"]][at["baseline"]] == pytest.approx(np.mean(seeds))
 
 
 def test_seeds_that_were_tested_on_other_samples_agree_with_nobody_but_their_own_arms(studies, tmp_path):
-    runs = [studies.write_run(tmp_path / f"r{s}", s, value=f"samples {s}", fingerprint=f"{s}" * 64) for s in (0, 1)]
+    runs = [studies.write_run(tmp_path / f"r{s}", s, kept=f"samples {s}", fingerprint=f"{s}" * 64) for s in (0, 1)]
     found = build_comparison(runs)
     assert found.agreement.matrix[0][0] is None
     assert found.agreement.matrix[0][1] is not None
@@ -107,17 +108,17 @@ def test_seeds_that_were_tested_on_other_samples_agree_with_nobody_but_their_own
 def test_changes_by_class_are_the_mean_over_seeds_of_arm_minus_control(runs):
     records = [json.loads((run / "record.json").read_text())["models"] for run in runs]
     wanted = np.mean(
-        [100 * (one["distilled"]["test"]["per_class"][2]["accuracy"] - one["alone"]["test"]["per_class"][2]["accuracy"])
-         for one in records]
+        [100 * (one["distilled"]["test"]["per_class"][2]["accuracy"]
+                - one["baseline"]["test"]["per_class"][2]["accuracy"]) for one in records]
     )  # fmt: skip
-    found = arm(build_comparison(runs), "distilled").class_changes[2]
+    found = variant(build_comparison(runs), "distilled").class_changes[2]
     assert (found.name, found.num_samples) == ("two", 50)
     assert found.points == pytest.approx(wanted)
 
 
 def test_costs_reads_and_warnings_are_told(runs):
     found = build_comparison(runs)
-    assert arm(found, "distilled").resources.cpu_seconds == pytest.approx(6.0)  # 5, 6 and 7 s
+    assert variant(found, "distilled").resources.cpu_seconds == pytest.approx(6.0)  # 5, 6 and 7 s
     assert found.num_reads == 3
     change(runs[2], lambda record: record.update(warnings=["the teacher is large"]))
     assert build_comparison(runs).warnings == ("the teacher is large (1 of 3 runs)",)
@@ -126,10 +127,8 @@ def test_costs_reads_and_warnings_are_told(runs):
 
 def test_a_record_that_was_changed_by_hand_is_told(studies, tmp_path):
     folder = studies.write_run(tmp_path / "r", 0)
-    record = json.loads((folder / "record.json").read_text())
-    (folder / "record.json").write_text(json.dumps(add_hashes({**record, "schema": SCHEMA})))
     assert build_comparison([folder]).warnings == ()
-    change(folder, lambda record: record["models"]["distilled"]["test"].update(top1=0.99))
+    change(folder, lambda record: record["models"]["distilled"]["test"]["metrics"].update(accuracy=0.99), by_hand=True)
     assert build_comparison([folder]).warnings == (
         f"{folder}: record.json was changed after it was written: its hash does not fit what it holds",
     )
@@ -140,61 +139,68 @@ def test_a_study_is_shown_with_the_figures_and_sentences_that_it_worked_out(stud
     written = json.loads((study / "study.json").read_text())["results"]
     assert found.kind == "study"
     assert found.rule == "The rule of the study."
-    for name, one in written["arms"].items():
-        assert arm(found, name).accuracy.mean == one["top1"]["mean"]
-        assert arm(found, name).verdict_text == one["verdict"]["sentence"]
-    assert arm(found, "distilled").gap_recovered.low == 0.4
-    assert arm(found, "wide_tau").note == "stages.0.objective.soft.tau=40"
-    assert arm(found, "teacher").verdict == ""
-    assert [one.name for one in found.variants][:4] == ["teacher", "alone", "longer", "smoothed"]
+    for name, one in written["variants"].items():
+        assert variant(found, name).accuracy.mean == one["accuracy"]["mean"]
+        assert variant(found, name).verdict_text == one["verdict"]["text"]
+    assert variant(found, "distilled").gap_recovered.low == 0.4
+    assert variant(found, "wide_tau").note == "stages.0.objective.kd.temperature=40"
+    assert variant(found, "teacher").verdict == ""
+    assert [one.name for one in found.variants][:4] == ["teacher", "student_only", "equal_time", "label_smoothing"]
     assert found.num_reads == 18
 
 
 def test_a_study_against_another_arm_is_worked_out_from_its_cells(study):
-    found = build_comparison([study], baseline="smoothed")
+    found = build_comparison([study], baseline="label_smoothing")
     record = {
         name: np.array(
-            [json.loads((study / "cells" / name / str(s) / "record.json").read_text())["models"][name]["test"]["top1"]
-             for s in (0, 1, 2)]
+            [json.loads((study / "trials" / name / str(s) / "record.json").read_text())
+             ["models"][name]["test"]["metrics"]["accuracy"] for s in (0, 1, 2)]
         )
-        for name in ("distilled", "smoothed")
+        for name in ("distilled", "label_smoothing")
     }  # fmt: skip
-    gains = 100 * (record["distilled"] - record["smoothed"])
-    assert found.baselines == ("smoothed",)
-    assert arm(found, "distilled").gain.mean == pytest.approx(gains.mean())
-    assert "over smoothed" in arm(found, "distilled").verdict_text
-    assert found.rule.startswith("Rule: an arm helps")
-    with pytest.raises(LimbeckError, match=r"no arm 'smothed'.*smoothed"):
-        build_comparison([study], baseline="smothed")
+    gains = 100 * (record["distilled"] - record["label_smoothing"])
+    assert found.baselines == ("label_smoothing",)
+    assert variant(found, "distilled").gain.mean == pytest.approx(gains.mean())
+    assert "over label_smoothing" in variant(found, "distilled").verdict_text
+    assert found.rule.startswith("Rule: a variant improves")
+    with pytest.raises(LimbeckError, match=r"no variant 'label_smothing'.*label_smoothing"):
+        build_comparison([study], baseline="label_smothing")
 
 
 def test_a_study_that_still_runs_shows_its_cells_as_they_are(studies, tmp_path):
     folder = studies.write_study(
         tmp_path / "P", seeds=(0, 1), unfinished=[("distilled", 1), ("wide_tau", 0), ("wide_tau", 1)],
-        failed=[("smoothed", 0)],
+        failed=[("label_smoothing", 0)],
     )  # fmt: skip
     found = build_comparison([folder])
-    states = {(cell.variant, cell.seed): cell.state for cell in found.trials}
-    assert (states["distilled", 1], states["wide_tau", 0], states["smoothed", 0]) == ("running", "waiting", "failed")
+    states = {(trial.variant, trial.seed): trial.state for trial in found.trials}
+    assert (states["distilled", 1], states["wide_tau", 0], states["label_smoothing", 0]) == (
+        "running",
+        "waiting",
+        "failed",
+    )
     assert not found.is_finished
-    assert arm(found, "wide_tau").accuracy is None
-    assert arm(found, "distilled").gain.num_seeds == 1
-    assert next(cell.step for cell in found.trials if cell.state == "running") == 120
+    assert variant(found, "wide_tau").accuracy is None
+    assert variant(found, "distilled").gain.num_seeds == 1
+    assert next(trial.step for trial in found.trials if trial.state == "running") == 120
     text = render_compare_page(found)
-    assert "the loss of the term soft is nan at step 12" in text
+    assert "the loss of the term kd is nan at step 12" in text
     assert "Not finished" in text
 
 
-@pytest.marker.parametrize("seen", ["nothing", "no results", "null results", "half a record", "no record"])
+@pytest.mark.parametrize("seen", ["nothing", "no results", "null results", "half a record", "no record"])
 def test_a_study_is_shown_whatever_is_not_written_yet(studies, tmp_path, seen):
-    every = [(name, 0) for name in studies.ARMS]
+    every = [(name, 0) for name in studies.VARIANTS]
     folder = studies.write_study(tmp_path / "E", seeds=(0,), unfinished=every if seen == "nothing" else ())
     told = json.loads((folder / "study.json").read_text())
-    record = folder / "cells" / "distilled" / "0" / "record.json"
+    record = folder / "trials" / "distilled" / "0" / "record.json"
     if seen == "no results":
         del told["results"]
     if seen == "null results":
-        told["results"] = {"arms": {"alone": None, "distilled": {"top1": None, "gain": 3, "verdict": []}}, "rule": None}
+        told["results"] = {
+            "variants": {"student_only": None, "distilled": {"accuracy": None, "gain": 3, "verdict": []}},
+            "rule": None,
+        }
     if seen == "half a record":
         record.write_text(record.read_text()[:300])
     if seen == "no record":
@@ -203,27 +209,27 @@ def test_a_study_is_shown_whatever_is_not_written_yet(studies, tmp_path, seen):
     found = build_comparison([folder])
     assert render_compare_page(found).endswith("</html>")
     if "record" in seen:
-        cell = next(cell for cell in found.trials if cell.variant == "distilled")
-        assert cell.state == "failed"
-        assert "record.json" in cell.error
+        trial = next(trial for trial in found.trials if trial.variant == "distilled")
+        assert trial.state == "failed"
+        assert "record.json" in trial.error
 
 
 def test_two_recipes_are_each_compared_with_their_own_control_or_with_one_that_is_named(studies, tmp_path):
     runs = [studies.write_run(tmp_path / f"{name}{s}", s, name=name) for name in ("a", "b") for s in (0, 1)]
     found = build_comparison(runs)
-    assert found.baselines == ("a/alone", "b/alone")
-    assert arm(found, "b/distilled").baseline == "b/alone"
-    assert "control of its own recipe" in render_compare_page(found)
-    named = build_comparison(runs, baseline="a/alone")
-    assert arm(named, "b/distilled").baseline == "a/alone"
-    assert arm(named, "b/alone").gain.mean == 0.0
+    assert found.baselines == ("a/baseline", "b/baseline")
+    assert variant(found, "b/distilled").baseline == "b/baseline"
+    assert "baseline of its own recipe" in render_compare_page(found)
+    named = build_comparison(runs, baseline="a/baseline")
+    assert variant(named, "b/distilled").baseline == "a/baseline"
+    assert variant(named, "b/baseline").gain.mean == 0.0
 
 
 def test_recipes_of_one_name_with_other_settings_are_no_seeds_of_each_other(studies, tmp_path):
     runs = [studies.write_run(tmp_path / f"r{s}", s) for s in (0, 1)]
     change(runs[1], lambda record: record["recipe"].update(stages=[{"steps": 9}]))
     names = {one.name for one in build_comparison(runs).variants}
-    assert names == {f"{run}/{name}" for run in runs for name in ("teacher", "alone", "distilled")}
+    assert names == {f"{run}/{name}" for run in runs for name in ("teacher", "baseline", "distilled")}
 
 
 def test_a_run_that_is_there_twice_is_no_second_seed(studies, tmp_path):
@@ -234,7 +240,7 @@ def test_a_run_that_is_there_twice_is_no_second_seed(studies, tmp_path):
 
 def test_figures_on_different_data_are_refused_in_one_sentence(studies, tmp_path):
     one = studies.write_run(tmp_path / "one", 0, name="a")
-    other = studies.write_run(tmp_path / "other", 0, name="b", value="other samples")
+    other = studies.write_run(tmp_path / "other", 0, name="b", kept="other samples")
     with pytest.raises(LimbeckError, match=r"one and .*other were tested on different data"):
         build_comparison([one, other])
     classes = studies.write_run(tmp_path / "classes", 1, name="c")
@@ -249,17 +255,17 @@ def test_the_same_test_samples_after_other_training_data_are_compared_and_told(s
     assert "trained on different data" in " ".join(build_comparison([one, other]).notes)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (lambda study: study.update(schema=2), "schema 1"),
-        (lambda study: study.update(cells=[{"arm": "alone"}]), "cannot be read as a study"),
-        (lambda study: study["cells"][0].update(folder="../../elsewhere"), "a cell outside of itself"),
-        (lambda study: study["cells"][0].update(state="asleep"), "schema 1"),
+        (lambda study: study.update(schema=1), "schema 2"),
+        (lambda study: study.update(trials=[{"variant": "student_only"}]), "cannot be read as a study"),
+        (lambda study: study["trials"][0].update(folder="../../elsewhere"), "a trial outside of itself"),
+        (lambda study: study["trials"][0].update(state="asleep"), "schema 2"),
     ],
 )
 def test_a_study_that_is_none_is_refused(studies, tmp_path, edit, says):
-    folder = studies.write_study(tmp_path / "S", seeds=(0,), unfinished=[(name, 0) for name in studies.ARMS])
+    folder = studies.write_study(tmp_path / "S", seeds=(0,), unfinished=[(name, 0) for name in studies.VARIANTS])
     told = json.loads((folder / "study.json").read_text())
     edit(told)
     (folder / "study.json").write_text(json.dumps(told))
@@ -269,10 +275,10 @@ def test_a_study_that_is_none_is_refused(studies, tmp_path, edit, says):
 
 def test_a_cell_whose_file_is_a_link_out_of_the_study_is_refused(studies, tmp_path):
     folder = studies.write_study(tmp_path / "S", seeds=(0,))
-    record = folder / "cells" / "alone" / "0" / "record.json"
+    record = folder / "trials" / "student_only" / "0" / "record.json"
     record.rename(tmp_path / "outside.json")
     record.symlink_to(tmp_path / "outside.json")
-    with pytest.raises(LimbeckError, match="a cell outside of itself"):
+    with pytest.raises(LimbeckError, match="a trial outside of itself"):
         build_comparison([folder])
 
 
@@ -286,8 +292,8 @@ def test_the_command_writes_the_page_and_each_table_whole(studies, tmp_path, cap
     assert (tmp_path / "compare.html").read_text().startswith("<!doctype html>")
     assert sorted(path.name for path in (tmp_path / "t").iterdir()) == ["a.csv", "a.md", "a.tex"]
     with (tmp_path / "t" / "a.csv").open(newline="") as file:
-        rows = {row["arm"]: row for row in csv.DictReader(file)}
-    assert float(rows["distilled"]["top1"]) == pytest.approx(tops(runs, "distilled").mean(), abs=1e-15)
+        rows = {row["variant"]: row for row in csv.DictReader(file)}
+    assert float(rows["distilled"]["accuracy"]) == pytest.approx(tops(runs, "distilled").mean(), abs=1e-15)
     assert main(["compare", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
 

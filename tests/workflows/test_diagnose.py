@@ -15,26 +15,26 @@ from limbeck.workflows.distill.run import distill
 
 RECIPE = """
 name: moved
-threads: 1
+num_threads: 1
 task: Classification
-data: {use: Digits, labels: 100, take: 200}
+data: {use: Digits, num_labeled: 100, num_samples: 200}
 teachers: {big: {use: small_cnn, width: 8}}
 student: {use: small_cnn, width: 4}
-teaching: {steps: 30, objective: {truth: CrossEntropy}}
+teacher_training: {steps: 30, objective: {target: CrossEntropyLoss}}
 stages:
   - name: distill
     steps: 24
-    balance: {use: LossRatio, to: truth}
-    taps: {student: {mid: block1}, big: {mid: block1}}
+    loss_weighting: {use: LossRatioWeighting, reference: target}
+    feature_layers: {student: {mid: block1}, big: {mid: block1}}
     objective:
-      truth: {use: CrossEntropy}
-      soft: {use: SoftTarget, weight: 2, tau: {use: LossAdaptive, start: 4, rate: 0.1}}
-      each: {use: SoftTarget, tau: {use: PerSample, by: confidence, sure: 6, unsure: 3}}
-      hard: {use: SoftTarget, tau: {use: Learned, per: sample}}
-      wide: {use: SoftTarget, tau: 1000, weight: {use: switch, before: 1, after: 0.5, when: 0.5}}
-      hint: {use: Hint, at: mid}
-training: {optimizer: {use: AdamW, lr: 0.01}, batch: 64}
-control: alone
+      target: {use: CrossEntropyLoss}
+      kd: {use: KDLoss, weight: 2, temperature: {use: LossAdaptive, start: 4, rate: 0.1}}
+      each: {use: KDLoss, temperature: {use: PerSample, score: confidence, confident: 6, uncertain: 3}}
+      hard: {use: KDLoss, temperature: {use: Learned, granularity: sample}}
+      wide: {use: KDLoss, temperature: 1000, weight: {use: step_change, before: 1, after: 0.5, milestone: 0.5}}
+      fitnet: {use: FitNetLoss, layer: mid}
+training: {optimizer: {use: AdamW, lr: 0.01}, batch_size: 64}
+baselines: [student_only]
 """
 
 
@@ -46,18 +46,18 @@ def run(tmp_path_factory):
     return folder, distill(path, run_dir=folder / "run", callbacks=[])
 
 
-def test_a_recipe_names_policies_balances_and_a_doubt_is_told(run):
+def test_a_recipe_names_policies_weightings_and_a_warning_is_recorded(run):
     folder, record = run
     assert "the temperature of wide is 1000, and Classification is used to 3 to 6" in "\n".join(record["warnings"])
     curve = load_curves(folder / "run" / "metrics.csv")["distilled"]
-    assert set(curve.columns_by_loss("tau")) == {"soft", "each", "hard", "wide"}
+    assert set(curve.columns_by_loss("temperature")) == {"kd", "each", "hard", "wide"}
     # The shares are kept at the ratios of the weights.
     row = {name: values[-1] for name, values in curve.columns_by_loss("loss").items()}
-    assert row["soft"] == pytest.approx(2 * row["truth"], rel=0.5)
+    assert row["kd"] == pytest.approx(2 * row["target"], rel=0.5)
     stage = record["recipe"]["stages"][0]
-    assert stage["balance"] == {"use": "LossRatio", "to": "truth", "decay": 0.99}
-    assert stage["objective"]["each"]["tau"] == {
-        "use": "PerSample", "by": "confidence", "sure": 6, "unsure": 3,
+    assert stage["loss_weighting"] == {"use": "LossRatioWeighting", "reference": "target", "decay": 0.99}
+    assert stage["objective"]["each"]["temperature"] == {
+        "use": "PerSample", "score": "confidence", "confident": 6, "uncertain": 3,
     }  # fmt: skip
 
 
@@ -67,22 +67,22 @@ def test_it_finds_the_temperature_that_flattens_everything(run, capsys):
     assert "- the temperature of wide, 1000, flattens everything" in said
     assert "looked at:" in said
     for what in (
-        "the gradient of each term",
+        "the gradient norm of each loss",
         "the teacher 'big'",
-        "the features of 'hint'",
-        "the projection of 'hint'",
+        "the features of 'fitnet'",
+        "the projection of 'fitnet'",
     ):
         assert f"- {what}" in said
 
 
-def write(folder, *, teacher=0.9, alone=0.8, distilled=0.85, sizes=(1000, 100), rows=(), stages=()):
-    roles = {"big": ("teacher", teacher, sizes[0]), "alone": ("alone", alone, sizes[1])}
+def write(folder, *, teacher=0.9, baseline=0.8, distilled=0.85, sizes=(1000, 100), rows=(), stages=()):
+    roles = {"big": ("teacher", teacher, sizes[0]), "baseline": ("baseline", baseline, sizes[1])}
     roles["distilled"] = ("distilled", distilled, sizes[1])
     models = {
-        name: {"role": role, "parameters": size, "validation": {"examples": 100, "top1": top1}}
-        for name, (role, top1, size) in roles.items()
+        name: {"role": role, "parameters": size, "validation": {"num_samples": 100, "metrics": {"accuracy": accuracy}}}
+        for name, (role, accuracy, size) in roles.items()
     }
-    record = {"schema": 2, "name": "made", "models": models, "recipe": {"stages": list(stages)}}
+    record = {"schema": 3, "name": "made", "models": models, "recipe": {"stages": list(stages)}}
     (folder / "record.json").write_text(json.dumps(record))
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [",".join(["phase", "stage", "step", *columns])]
@@ -92,29 +92,29 @@ def write(folder, *, teacher=0.9, alone=0.8, distilled=0.85, sizes=(1000, 100), 
 
 
 def test_nothing_found_is_said_with_what_was_looked_at(tmp_path):
-    rows = [{"loss/truth": 1.0, "loss/soft": 2.0, "flatness/soft": 0.5, "tau/soft": 4.0}] * 3
+    rows = [{"loss/target": 1.0, "loss/kd": 2.0, "teacher_entropy/kd": 0.5, "temperature/kd": 4.0}] * 3
     told = write(tmp_path, rows=rows)
     assert told.problems == []
-    assert str(told).startswith("nothing found\n\nlooked at:\n- the share of the loss of each term: truth 1, soft 2")
+    assert str(told).startswith("nothing found\n\nlooked at:\n- the share of the total of each loss: target 1, kd 2")
     assert "- whether a projection is saturated" in str(told)
 
 
 def test_each_fault_is_found_in_what_a_run_wrote(tmp_path):
-    stages = [{"name": "d", "objective": {"hint": {"use": "Hint", "at": "mid"}}}]
-    rows = [{"gradient/truth": 1.0, "gradient/soft": 0.001, "loss/hint": 2.0, "weight/hint": 1.0}]
-    rows += [{"gradient/truth": 1.0, "gradient/soft": 0.001, "loss/hint": 1.0, "weight/hint": 0.5}] * 3
+    stages = [{"name": "d", "objective": {"fitnet": {"use": "FitNetLoss", "layer": "mid"}}}]
+    rows = [{"grad_norm/target": 1.0, "grad_norm/kd": 0.001, "loss/fitnet": 2.0, "loss_weight/fitnet": 1.0}]
+    rows += [{"grad_norm/target": 1.0, "grad_norm/kd": 0.001, "loss/fitnet": 1.0, "loss_weight/fitnet": 0.5}] * 3
     (tmp_path / "checkpoint").mkdir()
     flat = torch.outer(torch.arange(1.0, 33.0), torch.ones(40))
     torch.save(
-        {"format": 1, "terms": {"learned.hint.projection.layer.weight": flat}},
+        {"format": 2, "losses": {"trainable.fitnet.projection.layer.weight": flat}},
         tmp_path / "checkpoint" / "distilled.d.pt",
     )
-    told = write(tmp_path, teacher=0.7, alone=0.8, rows=rows, stages=stages)
+    told = write(tmp_path, teacher=0.7, baseline=0.8, rows=rows, stages=stages)
     text = "\n".join(told.problems)
-    assert "the term 'soft' is 1000 times too small" in text
-    assert "the teacher 'big' is worse than the student alone" in text
-    assert "the features of 'hint' never align: the term went from 2 to 2" in text
-    assert "the projection of 'hint' is saturated: it passes on 1.0 of 32 directions" in text
+    assert "the loss 'kd' is 1000 times too small" in text
+    assert "the teacher 'big' is worse than the baseline" in text
+    assert "the features of 'fitnet' never align: the loss went from 2 to 2" in text
+    assert "the projection of 'fitnet' is saturated: it passes on 1.0 of 32 directions" in text
     assert len(told.problems) == 4
 
 

@@ -1,4 +1,4 @@
-"""A rehearsal takes whatever views a recipe has."""
+"""A dry run takes whatever augmentation a recipe has."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from limbeck.workflows._job.job import Job
 
 RECIPE = """
 task: Classification
-data: {{use: Digits, labels: 100, take: 200, views: {views}}}
+data: {{use: Digits, num_labeled: 100, num_samples: 200, augment: {views}}}
 teachers: {{big: {{use: small_cnn, width: 8}}}}
 student: {{use: small_cnn, width: 4}}
-teaching: {{steps: 4, objective: {{truth: CrossEntropy}}}}
+teacher_training: {{steps: 4, objective: {{target: CrossEntropyLoss}}}}
 stages:
-  - {{name: distill, steps: 4, objective: {{truth: CrossEntropy, soft: SoftTarget}}}}
-training: {{batch: {batch}}}
+  - {{name: distill, steps: 4, objective: {{target: CrossEntropyLoss, kd: KDLoss}}}}
+training: {{batch_size: {batch}}}
 """
 
 
@@ -26,14 +26,14 @@ def job(tmp_path, views, batch=16):
     return Job.from_recipe(load_recipe(path), tmp_path / "run")
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "views",
     [
-        "{use: composite, crop: 1, per_sample: 8, per_decode: 4}",
-        "{use: Views, transforms: [affine, {use: torchvision, name: RandomErasing}, mixup, cutmix]}",
+        "{use: default_augmentation, crop: 1, num_views: 8, repeats: 4}",
+        "{use: Augmentation, transforms: [affine, {use: torchvision, name: RandomErasing}, mixup, cutmix]}",
     ],
 )
-def test_a_stage_is_rehearsed_with_its_views(tmp_path, views):
+def test_a_stage_is_run_dry_with_its_augmentation(tmp_path, views):
     made = job(tmp_path, views)
     made.validate()
     run = made.train_stages(
@@ -42,6 +42,6 @@ def test_a_stage_is_rehearsed_with_its_views(tmp_path, views):
     assert run.steps == 4
 
 
-def test_a_batch_that_the_views_do_not_fit_is_found_before_anything_is_trained(tmp_path):
-    with pytest.raises(LimbeckError, match=r"a batch is a multiple of per_decode, .* 4 views, and 18 is none"):
-        job(tmp_path, "{use: composite, crop: 1, per_decode: 4}", batch=18).validate()
+def test_a_batch_that_the_augmentation_does_not_fit_is_found_before_anything_is_trained(tmp_path):
+    with pytest.raises(LimbeckError, match=r"a batch is a multiple of repeats, .* 4 views, and 18 is none"):
+        job(tmp_path, "{use: default_augmentation, crop: 1, repeats: 4}", batch=18).validate()

@@ -1,4 +1,4 @@
-"""``limbeck evaluate`` with something to evaluate, on a run of a few steps: all networks, one file, one table."""
+"""``limbeck evaluate`` with checks, on a run of a few steps: all networks, one file, one table."""
 
 import json
 import shutil
@@ -29,13 +29,13 @@ from limbeck.workflows.evaluate.robustness_api import (
 RECIPE = """
 name: looked
 task: Classification
-data: {use: Digits, labels: 200, take: 400}
+data: {use: Digits, num_labeled: 200, num_samples: 400}
 teachers: {big: {use: small_cnn, width: 12}}
 student: {use: small_cnn, width: 4}
-teaching: {steps: 60, objective: {truth: CrossEntropy}}
-stages: [{name: only, steps: 40, objective: {soft: {use: SoftTarget, tau: 4}}}]
-training: {optimizer: {use: AdamW, lr: 0.02}, batch: 64}
-threads: 1
+teacher_training: {steps: 60, objective: {target: CrossEntropyLoss}}
+stages: [{name: only, steps: 40, objective: {kd: {use: KDLoss, temperature: 4}}}]
+training: {optimizer: {use: AdamW, lr: 0.02}, batch_size: 64}
+num_threads: 1
 export: {to: []}
 """
 
@@ -65,20 +65,20 @@ def evaluation(run):
 def digits(folder, job, *, change=lambda pixels: pixels, ending="png", many=60):
     part = job.data.validation.subset(torch.arange(many))
     for i, pixels in enumerate(part.read(torch.arange(many))):
-        home = folder / job.data.classes[part.target[i]]
+        home = folder / job.data.class_names[part.target[i]]
         home.mkdir(parents=True, exist_ok=True)
         levels = (change(pixels).clamp(0, 1) * 255).round().byte().numpy()[0]
         Image.fromarray(levels).save(home / f"{i:04}.{ending}")
     return folder
 
 
-def test_the_weights_of_the_controls_are_kept(run, job):
-    alone = load_weights(job.build_student(), run / "checkpoint" / "alone.safetensors").eval()
+def test_the_weights_of_the_baselines_are_kept(run, job):
+    baseline = load_weights(job.build_student(), run / "checkpoint" / "baseline.safetensors").eval()
     found = classification_metrics(
-        *collect_logits(alone, job.data.validation_batches(), job.task), class_names=job.data.classes
+        *collect_logits(baseline, job.data.validation_batches(), job.task), class_names=job.data.class_names
     )
     record = json.loads((run / "record.json").read_text())
-    assert found["top1"] == record["models"]["alone"]["validation"]["top1"]
+    assert found["accuracy"] == record["models"]["baseline"]["validation"]["metrics"]["accuracy"]
 
 
 def test_all_networks_stand_side_by_side_with_intervals(run, capsys):
@@ -91,7 +91,7 @@ def test_all_networks_stand_side_by_side_with_intervals(run, capsys):
                 "fgsm,pgd",
                 "--noise",
                 "--calibration",
-                "--examples",
+                "--num-samples",
                 "120",
                 "--eps",
                 "4/255",
@@ -100,34 +100,34 @@ def test_all_networks_stand_side_by_side_with_intervals(run, capsys):
         == 0
     )
     shown, found = capsys.readouterr().out, evaluation(run)
-    assert list(found["models"]) == ["big", "alone", "distilled"]
-    assert (found["schema"], found["kind"], found["part"]) == (1, "evaluation", "validation")
-    assert {"machine", "versions", "asked", "data", "seed"} <= found.keys()
+    assert list(found["models"]) == ["big", "baseline", "distilled"]
+    assert (found["schema"], found["kind"], found["split"]) == (2, "evaluation", "validation")
+    assert {"machine", "versions", "config", "data", "seed"} <= found.keys()
     for model in found["models"].values():
-        assert model["examples"] == model["attacks"]["n"] == 120
+        assert model["num_samples"] == model["attacks"]["num_samples"] == 120
         assert model["attacks"]["eps"] == 4 / 255
-        assert model["attacks"]["worst"] <= min(model["attacks"]["fgsm"], model["attacks"]["pgd"])
-        assert model["attacks"]["pgd"] <= model["clean"]
-    lines = {one["figure"]: one for one in found["differences"]}
-    assert {"clean", "fgsm", "pgd", "worst", "noise 0.02", "noise 0.3", "ece before", "nll after"} <= lines.keys()
-    gap = found["models"]["distilled"]["clean"] - found["models"]["alone"]["clean"]
-    assert lines["clean"]["difference"] == pytest.approx(100 * gap)
+        assert model["attacks"]["worst_case"] <= min(model["attacks"]["fgsm"], model["attacks"]["pgd"])
+        assert model["attacks"]["pgd"] <= model["clean_accuracy"]
+    lines = {one["metric"]: one for one in found["differences"]}
+    assert {"clean_accuracy", "fgsm", "pgd", "worst_case", "noise 0.02", "noise 0.3", "ece before", "nll after"} <= lines.keys()
+    gap = found["models"]["distilled"]["clean_accuracy"] - found["models"]["baseline"]["clean_accuracy"]
+    assert lines["clean_accuracy"]["difference"] == pytest.approx(100 * gap)
     assert all(one["low"] <= one["difference"] <= one["high"] for one in lines.values())
     assert "ε = 4/255" in shown
-    assert "distilled − alone, 95 %" in shown
+    assert "distilled − baseline, 95 %" in shown
     assert max(map(len, shown.splitlines())) <= 120
     assert not list(run.rglob("*.partial"))
 
 
 def test_the_same_call_gives_the_same_figures(run):
-    words = ["evaluate", str(run), "--attacks", "pgd", "--corruptions", "--ood", "--examples", "20"]
+    words = ["evaluate", str(run), "--attacks", "pgd", "--corruptions", "--ood", "--num-samples", "20"]
     assert main(words) == 0
     first = evaluation(run)
     assert main(words) == 0
     again = evaluation(run)
     assert first["models"] == again["models"]
     assert first["differences"] == again["differences"]
-    assert len(first["models"]["distilled"]["corruptions"]["by"]) == 15
+    assert len(first["models"]["distilled"]["corruptions"]["by_corruption"]) == 15
     note = first["models"]["distilled"]["corruptions"]["note"]
     assert "procedural" in note
     assert "weigh more on 8×8" in note
@@ -140,32 +140,32 @@ def test_without_a_flag_it_does_what_it_did(run, capsys):
     assert not (run / "evaluation.json").exists()
 
 
-def test_the_sealed_part_stays_shut(run, capsys):
-    assert main(["evaluate", str(run), "--part", "test", "--noise"]) == 2
+def test_the_test_set_stays_closed(run, capsys):
+    assert main(["evaluate", str(run), "--split", "test", "--noise"]) == 2
     assert "read already" in capsys.readouterr().err
 
 
 def test_twins_are_matched_by_name_and_flips_counted(run, job, tmp_path, capsys):
     before = digits(tmp_path / "png", job)
-    after = digits(tmp_path / "jpg", job, fn=lambda pixels: 1 - pixels, ending="jpg")
+    after = digits(tmp_path / "jpg", job, change=lambda pixels: 1 - pixels, ending="jpg")
     (after / "0" / "9999.jpg").write_bytes(next((after / "0").iterdir()).read_bytes())  # without a twin
-    assert main(["evaluate", str(run), "--shift", str(after), "--twin", str(before)]) == 0
+    assert main(["evaluate", str(run), "--shifted-dir", str(after), "--reference-dir", str(before)]) == 0
     found = evaluation(run)["models"]["distilled"]["shift"]
-    assert found["n"] == 60
-    assert found["twins"]
-    assert found["flipped"] > 0.3
-    assert found["second"] < found["first"]
-    assert found["difference"] == pytest.approx(100 * (found["second"] - found["first"]))
-    assert main(["evaluate", str(run), "--shift", str(before), "--twin", str(before)]) == 0
-    assert evaluation(run)["models"]["distilled"]["shift"]["flipped"] == 0
+    assert found["num_samples"] == 60
+    assert found["is_paired"]
+    assert found["flip_rate"] > 0.3
+    assert found["shifted_accuracy"] < found["reference_accuracy"]
+    assert found["difference"] == pytest.approx(100 * (found["shifted_accuracy"] - found["reference_accuracy"]))
+    assert main(["evaluate", str(run), "--shifted-dir", str(before), "--reference-dir", str(before)]) == 0
+    assert evaluation(run)["models"]["distilled"]["shift"]["flip_rate"] == 0
 
 
 def test_a_shift_without_twins_is_held_against_the_part(run, job, tmp_path):
     folder = digits(tmp_path / "shifted", job)
-    assert main(["evaluate", str(run), "--shift", str(folder)]) == 0
+    assert main(["evaluate", str(run), "--shifted-dir", str(folder)]) == 0
     found = evaluation(run)["models"]["distilled"]["shift"]
-    assert not found["twins"]
-    assert found["flipped"] is None
+    assert not found["is_paired"]
+    assert found["flip_rate"] is None
     assert found["low"] < 0 < found["high"]
 
 
@@ -174,7 +174,7 @@ def test_any_folder_can_be_what_is_outside(run, tmp_path, capsys):
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (12, 9), dtype=np.uint8)).save(tmp_path / f"{i}.png")
     assert main(["evaluate", str(run), "--ood", str(tmp_path)]) == 0
     found = evaluation(run)["models"]["distilled"]["ood"]
-    assert found["max_softmax"]["outside"] == 20
+    assert found["max_softmax"]["num_ood"] == 20
     assert 0 <= found["energy"]["low"] <= found["energy"]["auroc"] <= found["energy"]["high"] <= 1
 
 
@@ -187,15 +187,15 @@ def test_each_runtime_has_its_accuracy_and_says_on_what_machine(job, student):
     eager = rows["torch", "fp32"]
     for row in rows.values():
         assert set(row["latency_ms"]) == {"1", "8"}
-        assert row["latency_ms"]["8"]["batch"] == 8
+        assert row["latency_ms"]["8"]["batch_size"] == 8
         assert row["latency_ms"]["1"]["median"] <= row["latency_ms"]["1"]["p95"]
-        assert row["threads"] == row["latency_ms"]["1"]["threads"] == 1
+        assert row["num_threads"] == row["latency_ms"]["1"]["num_threads"] == 1
         assert row["machine"]["cpu"]
-        assert abs(row["top1"] - eager["top1"]) < 0.05
+        assert abs(row["accuracy"] - eager["accuracy"]) < 0.05
         assert row["parameters"] == 494
-    assert rows["onnxruntime", "fp32"]["top1"] == eager["top1"]
-    assert eager["memory"] > 4 * 494
-    assert rows["onnxruntime", "int8"]["memory"] is None
+    assert rows["onnxruntime", "fp32"]["accuracy"] == eager["accuracy"]
+    assert eager["peak_memory"] > 4 * 494
+    assert rows["onnxruntime", "int8"]["peak_memory"] is None
 
 
 def test_an_absent_runtime_is_a_note(job, student, monkeypatch):
@@ -243,14 +243,14 @@ def test_on_another_part_the_temperature_is_fitted_on_the_whole_validation_part(
     found = evaluate_robustness(student, job.data, job.task, job.data.train.select_labeled(), checks=["calibration"])[
         "calibration"
     ]
-    assert (found["fitted_on"], found["n"], found["fitted_on_part"]) == (360, 200, "validation")
+    assert (found["num_fit_samples"], found["num_samples"], found["fit_split"]) == (360, 200, "validation")
 
 
-@pytest.marker.parametrize("many", [360, 100])
+@pytest.mark.parametrize("many", [360, 100])
 def test_no_sample_is_fitted_on_and_told_on(job, student, many):
     part = job.data.validation.subset(torch.arange(many))
     own = evaluate_robustness(student, job.data, job.task, part, checks=["calibration"])["calibration"]
-    assert (own["fitted_on"], own["n"], own["fitted_on_part"]) == (many // 2, many // 2, "half of validation")
+    assert (own["num_fit_samples"], own["num_samples"], own["fit_split"]) == (many // 2, many // 2, "half of validation")
 
 
 def test_a_network_is_asked_with_pixels_and_normalises_them_itself(job, student):
@@ -264,58 +264,58 @@ def test_data_that_are_no_pixels_are_refused():
     data = from_tensors(torch.randn(100, 1, 8, 8), torch.arange(100) % 4)
     network, task = small_cnn(classes=4, width=4).eval(), Classification(4)
     for what in ("attacks", "corruptions", "noise", "ood"):
-        with pytest.raises(LimbeckError, match="normalisation inside the network"):
+        with pytest.raises(LimbeckError, match="normali[sz]ation inside the network"):
             evaluate_robustness(network, data, task, data.validation, checks=[what])
-    assert evaluate_robustness(network, data, task, data.validation, checks=["calibration"])["calibration"]["n"] == 8
+    assert evaluate_robustness(network, data, task, data.validation, checks=["calibration"])["calibration"]["num_samples"] == 8
 
 
 def test_a_run_without_the_weights_of_its_control_says_so(run, tmp_path, capsys):
     older = shutil.copytree(run, tmp_path / "older")
-    (older / "checkpoint" / "alone.safetensors").unlink()
-    assert main(["evaluate", str(older), "--noise", "--examples", "20"]) == 0
-    assert "note: alone is left out" in capsys.readouterr().out
+    (older / "checkpoint" / "baseline.safetensors").unlink()
+    assert main(["evaluate", str(older), "--noise", "--num-samples", "20"]) == 0
+    assert "note: baseline is left out" in capsys.readouterr().out
     assert list(evaluation(older)["models"]) == ["big", "distilled"]
 
 
-def test_cells_of_a_study_are_evaluated_too(run, tmp_path, capsys):
-    """A cell holds one student, or the teachers beside its record."""
+def test_trials_of_a_study_are_evaluated_too(run, tmp_path, capsys):
+    """A trial holds one student, or the teachers beside its record."""
     record = json.loads((run / "record.json").read_text())
     for name, file, place in (
-        ("alone", "checkpoint/alone.safetensors", "student.safetensors"),
+        ("baseline", "checkpoint/baseline.safetensors", "student.safetensors"),
         ("big", "checkpoint/big.safetensors", "big.safetensors"),
     ):
-        cell = tmp_path / name
-        cell.mkdir()
-        shutil.copy(run / "recipe.yaml", cell)
-        shutil.copy(run / file, cell / place)
-        one = {**record, "kind": "arm", "models": {name: record["models"][name]}}
-        (cell / "record.json").write_text(json.dumps(one))
-        assert main(["evaluate", str(cell), "--calibration"]) == 0
-        assert evaluation(cell)["models"][name]["clean"] == record["models"][name]["validation"]["top1"]
-        (cell / place).unlink()
-        assert main(["evaluate", str(cell), "--calibration"]) == 2
+        trial = tmp_path / name
+        trial.mkdir()
+        shutil.copy(run / "recipe.yaml", trial)
+        shutil.copy(run / file, trial / place)
+        one = {**record, "kind": "trial", "models": {name: record["models"][name]}}
+        (trial / "record.json").write_text(json.dumps(one))
+        assert main(["evaluate", str(trial), "--calibration"]) == 0
+        assert evaluation(trial)["models"][name]["clean_accuracy"] == record["models"][name]["validation"]["metrics"]["accuracy"]
+        (trial / place).unlink()
+        assert main(["evaluate", str(trial), "--calibration"]) == 2
         assert "keeps the weights of no network" in capsys.readouterr().err
 
 
 def test_without_torchattacks_the_other_attacks_are_made_and_a_note_says_why(run, monkeypatch, capsys):
     monkeypatch.setattr("limbeck.workflows.evaluate.run.find_spec", lambda name: None)
-    assert main(["evaluate", str(run), "--attacks", "--examples", "20"]) == 0
+    assert main(["evaluate", str(run), "--attacks", "--num-samples", "20"]) == 0
     assert "pip install --no-deps torchattacks" in capsys.readouterr().out
-    assert evaluation(run)["asked"]["attacks"] == ["fgsm", "pgd"]
+    assert evaluation(run)["config"]["attacks"] == ["fgsm", "pgd"]
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("words", "says"),
     [
         (["--attacks", "pgdd"], "pgd"),
-        (["--attacks", "--eps", "8"], "an unnormalised ε is refused"),
+        (["--attacks", "--eps", "8"], "an unnormalized ε is refused"),
         (["--attacks", "--eps", "eight"], "8/255"),
         (["--attacks", "--eps", "0"], "8/255"),
         (["--eps", "8/255"], "nothing to measure"),
-        (["--examples", "10"], "nothing to measure"),
-        (["--noise", "--examples", "1"], "from 2"),
-        (["--shift", "nowhere"], "no folder"),
-        (["--noise", "--twin", "nowhere"], "give --shift as well"),
+        (["--num-samples", "10"], "nothing to measure"),
+        (["--noise", "--num-samples", "1"], "from 2"),
+        (["--shifted-dir", "nowhere"], "no folder"),
+        (["--noise", "--reference-dir", "nowhere"], "give --shifted-dir as well"),
         (["--ood", "nowhere"], "no folder"),
     ],
 )
@@ -330,9 +330,9 @@ def test_a_mistake_is_one_sentence(run, words, says, capsys, tmp_path, monkeypat
 def test_a_folder_of_strange_classes_is_told(run, job, tmp_path, capsys):
     folder = digits(tmp_path / "shifted", job)
     (folder / "ten").mkdir()
-    assert main(["evaluate", str(run), "--shift", str(folder)]) == 2
+    assert main(["evaluate", str(run), "--shifted-dir", str(folder)]) == 2
     assert "no class of Digits" in capsys.readouterr().err
     empty = tmp_path / "empty"
     empty.mkdir()
     assert main(["evaluate", str(run), "--ood", str(empty)]) == 2
-    assert "no picture" in capsys.readouterr().err
+    assert "no image" in capsys.readouterr().err

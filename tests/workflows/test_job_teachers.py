@@ -1,4 +1,4 @@
-"""A recipe says by which engine a teacher answers, and names teachers that are no network; the run copes with both."""
+"""A recipe sets the backend of a teacher, and names teachers that are no network; the run copes with both."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from limbeck.workflows._job.job import Job
 RECIPE = """
 plugins: [of_my_own]
 task: Classification
-data: {use: Digits, labels: 100, take: 200}
+data: {use: Digits, num_labeled: 100, num_samples: 200}
 teachers: {big: TEACHER}
 student: {use: small_cnn, width: 4}
 stages:
   - name: first
     steps: 4
-    objective: {truth: CrossEntropy}
+    objective: {target: CrossEntropyLoss}
   - name: second
     steps: 4
-    objective: {soft: {use: SoftTarget, tau: 4}}
-training: {optimizer: {use: SGD, lr: 0.05}, batch: 32}
-threads: 1
+    objective: {kd: {use: KDLoss, temperature: 4}}
+training: {optimizer: {use: SGD, lr: 0.05}, batch_size: 32}
+num_threads: 1
 """
-TEACHING = "teaching: {steps: 4, objective: {truth: CrossEntropy}}"
+TEACHING = "teacher_training: {steps: 4, objective: {target: CrossEntropyLoss}}"
 OWN = """
 import torch
 
@@ -72,41 +72,41 @@ def file(tmp_path):
 
 
 def test_the_record_says_which_engine_answered_and_how_much_faster_it_was(recipe, tmp_path, capsys):
-    path = recipe("{use: small_cnn, width: 12, engine: onnxruntime}", TEACHING)
-    record = distill(path, ["control=none"], run_dir=tmp_path / "run", callbacks=[])
-    found = record["models"]["big"]["engine"]
-    assert found["engine"] == found["asked"] == "onnxruntime"
-    assert found["batch"] == [32, 1, 8, 8]
-    assert found["difference"]["onnxruntime"] <= 1e-4
+    path = recipe("{use: small_cnn, width: 12, backend: onnxruntime}", TEACHING)
+    record = distill(path, ["baselines=[]"], run_dir=tmp_path / "run", callbacks=[])
+    found = record["models"]["big"]["backend"]
+    assert found["backend"] == found["requested"] == "onnxruntime"
+    assert found["input_shape"] == [32, 1, 8, 8]
+    assert found["max_difference"]["onnxruntime"] <= 1e-4
     assert found["speedup"] == pytest.approx(
-        found["milliseconds"]["eager"] / found["milliseconds"]["onnxruntime"], rel=0.01
+        found["latency_ms"]["eager"] / found["latency_ms"]["onnxruntime"], rel=0.01
     )
-    assert f"answering by onnxruntime at {found['speedup']:.1f} times" in record["models"]["big"]["title"]
-    assert capsys.readouterr().out.count("big answers by onnxruntime") == 1
+    assert f"run by onnxruntime at {found['speedup']:.1f} times" in record["models"]["big"]["title"]
+    assert capsys.readouterr().out.count("big: outputs computed by onnxruntime") == 1
     assert (tmp_path / "run" / "checkpoint" / "big.safetensors").exists()
 
 
 def test_a_file_teaches_a_whole_run_and_has_no_parameters_to_count_or_keep(recipe, file, tmp_path, capsys):
-    record = distill(recipe(f"{{use: onnx, path: {file}}}"), ["control=none"], run_dir=tmp_path / "run", callbacks=[])
+    record = distill(recipe(f"{{use: onnx, path: {file}}}"), ["baselines=[]"], run_dir=tmp_path / "run", callbacks=[])
     model = record["models"]["big"]
     assert [model[name] for name in ("parameters", "flops", "bytes", "steps")] == [None] * 4
     torch.manual_seed(0)
     network = small_cnn(width=8).eval()
     data = Job.from_recipe(load_recipe(recipe(f"{{use: onnx, path: {file}}}")), tmp_path / "other").data
     right = [network(batch["input"]).argmax(1) == batch["target"] for batch in data.validation_batches()]
-    assert model["validation"]["top1"] == pytest.approx(float(torch.cat(right).float().mean()))
-    assert model["test"]["top1"] is not None
+    assert model["validation"]["metrics"]["accuracy"] == pytest.approx(float(torch.cat(right).float().mean()))
+    assert model["test"]["metrics"]["accuracy"] is not None
     assert not (tmp_path / "run" / "checkpoint" / "big.safetensors").exists()
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(" big"))
     assert row.split()[-3] == "–"  # parameters, before the latency
-    assert json.loads((tmp_path / "run" / "record.json").read_text())["models"]["big"]["engine"]["engine"] == "eager"
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["models"]["big"]["backend"]["backend"] == "eager"
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     "teacher",
     [
         "{use: 'of_my_own:asking', sharpness: 2}",
-        "{use: answers, of: {use: 'of_my_own:odds'}, returns: probabilities, sees: pixels}",
+        "{use: from_callable, fn: {use: 'of_my_own:odds'}, output_type: probabilities, input_type: pixels}",
     ],
 )
 def test_a_callable_of_ones_own_is_a_teacher_that_is_not_taught(teacher, recipe, tmp_path):
@@ -124,7 +124,7 @@ def test_a_callable_of_ones_own_is_a_teacher_that_is_not_taught(teacher, recipe,
 
 def test_a_network_of_ones_own_still_needs_weights_or_teaching(recipe, tmp_path):
     job = Job.from_recipe(load_recipe(recipe("{use: 'of_my_own:Network'}")), tmp_path / "run")
-    with pytest.raises(LimbeckError, match="has no weights, and there is no `teaching`"):
+    with pytest.raises(LimbeckError, match="has no weights, and there is no `teacher_training`"):
         job.validate()
     assert (
         Job.from_recipe(load_recipe(recipe("{use: 'of_my_own:Network'}", TEACHING)), tmp_path / "run")
@@ -133,7 +133,7 @@ def test_a_network_of_ones_own_still_needs_weights_or_teaching(recipe, tmp_path)
     )
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("teacher", "sentence"),
     [
         ("{use: 'of_my_own:nothing'}", "gave a int, not a torch.nn.Module"),
@@ -141,7 +141,7 @@ def test_a_network_of_ones_own_still_needs_weights_or_teaching(recipe, tmp_path)
             "{use: 'of_my_own:asking', weights: a.pt}",
             r"big.weights: of_my_own:asking gave no network, so leave weights",
         ),
-        ("{use: 'of_my_own:asking', engine: folded}", r"big.engine: of_my_own:asking gave no network, so leave engine"),
+        ("{use: 'of_my_own:asking', backend: fold_batchnorm}", r"big.backend: of_my_own:asking gave no network, so leave backend"),
     ],
 )
 def test_what_a_function_built_is_looked_at_before_training(teacher, sentence, recipe, tmp_path):
@@ -149,15 +149,15 @@ def test_what_a_function_built_is_looked_at_before_training(teacher, sentence, r
         Job.from_recipe(load_recipe(recipe(teacher, TEACHING)), tmp_path / "run").validate()
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("teacher", "sentence"),
     [
         ("{use: onnx, path: a.onnx, weights: b.pt}", "teachers.big.weights: onnx has no weights to read"),
-        ("{use: onnx, path: a.onnx, engine: auto}", "teachers.big.engine: onnx answers by itself"),
+        ("{use: onnx, path: a.onnx, backend: auto}", "teachers.big.backend: onnx answers by itself"),
         ("{use: onnx}", "teachers.big: onnx needs 'path', a path"),
-        ("{use: endpoint, url: 'http://host'}", "teachers.big: endpoint needs 'model', text"),
+        ("{use: inference_server, url: 'http://host'}", "teachers.big: inference_server needs 'model', text"),
         ("{use: onnx, path: a.onnx, runtime: trt}", "'trt' is not one of 'onnxruntime', 'openvino'"),
-        ("{use: small_cnn, engine: fast}", "teachers.big.engine: 'fast' is not one of 'auto', 'eager'"),
+        ("{use: small_cnn, backend: fast}", "teachers.big.backend: 'fast' is not one of 'auto', 'eager'"),
         ("{use: onyx, path: a.onnx}", "no model or teacher is named 'onyx'; there are: onnx"),
     ],
 )
@@ -166,21 +166,21 @@ def test_a_mistake_in_a_teacher_is_one_sentence(teacher, sentence, recipe):
         resolve_recipe(load_recipe(recipe(teacher, TEACHING)))
 
 
-def test_an_engine_is_a_teachers_setting_only(recipe):
-    with pytest.raises(LimbeckError, match="an engine is a teacher's"):
-        resolve_recipe(load_recipe(recipe("{use: small_cnn}", TEACHING), ["student.engine=auto"]))
+def test_a_backend_is_a_teachers_setting_only(recipe):
+    with pytest.raises(LimbeckError, match="a backend is a teacher's"):
+        resolve_recipe(load_recipe(recipe("{use: small_cnn}", TEACHING), ["student.backend=auto"]))
 
 
 def test_features_of_a_file_cannot_be_tapped(recipe):
-    settings = ["stages.1.taps={student: {mid: block2}, big: {mid: block2}}"]
-    with pytest.raises(LimbeckError, match=r"stages\.1\.taps\.big: onnx gives answers only"):
+    settings = ["stages.1.feature_layers={student: {mid: block2}, big: {mid: block2}}"]
+    with pytest.raises(LimbeckError, match=r"stages\.1\.feature_layers\.big: onnx gives answers only"):
         resolve_recipe(load_recipe(recipe("{use: onnx, path: a.onnx}"), settings))
 
 
 def test_an_engine_that_cannot_be_tapped_is_refused_before_training(recipe, tmp_path):
-    settings = ["stages.1.taps={student: {mid: block2}, big: {mid: block2}}"]
+    settings = ["stages.1.feature_layers={student: {mid: block2}, big: {mid: block2}}"]
     job = Job.from_recipe(
-        load_recipe(recipe("{use: small_cnn, engine: compile}", TEACHING), settings), tmp_path / "run"
+        load_recipe(recipe("{use: small_cnn, backend: compile}", TEACHING), settings), tmp_path / "run"
     )
     with pytest.raises(LimbeckError, match="gives answers only, and features are tapped"):
         job.validate()

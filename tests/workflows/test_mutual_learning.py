@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import limbeck
-from limbeck import schedule
+from limbeck import schedules
 from limbeck.core.errors import LimbeckError
 from limbeck.data import Digits
 from limbeck.distiller import PeerStudents
@@ -61,14 +61,14 @@ def test_both_are_saved_and_come_back_in_eval_mode(tmp_path):
 
 
 def test_a_teacher_may_speak_to_both():
-    terms = {"truth": CrossEntropyLoss(), "soft": KDLoss()}
+    terms = {"target": CrossEntropyLoss(), "kd": KDLoss()}
     run = train_mutual(
-        pair(), Digits(num_samples=60).load(), objective=terms, weights={"soft": schedule.linear(1.0, 0.0)},
+        pair(), Digits(num_samples=60).load(), objective=terms, weights={"kd": schedules.linear(1.0, 0.0)},
         teachers={"big": FrozenTeacher(small_cnn(width=8))}, task=TASK, steps=2,
         training=TrainingConfig(optimizer=SGD, batch_size=16), callbacks=[],
     )  # fmt: skip
     assert run.steps == 2
-    assert np.isfinite(run.history[-1]["loss/soft"])
+    assert np.isfinite(run.history[-1]["loss/kd"])
 
 
 def test_mistakes_are_one_sentence():
@@ -79,8 +79,8 @@ def test_mistakes_are_one_sentence():
         train_mutual({"one": one, "other": one}, data, task=TASK, steps=1)
     with pytest.raises(LimbeckError, match="cannot be called 'forward'"):
         PeerStudents({"one": one, "forward": small_cnn(width=4)})
-    with pytest.raises(LimbeckError, match="leave it plain for peers"):
-        train_mutual(pair(), data, task=TASK, steps=1, training=TrainingConfig(batch_pairing="again"))
+    with pytest.raises(LimbeckError, match="leave it none for peers"):
+        train_mutual(pair(), data, task=TASK, steps=1, training=TrainingConfig(batch_pairing="repeat_previous"))
     with pytest.raises(LimbeckError, match="called one by one"):
         PeerStudents(pair())(torch.rand(1, 1, 8, 8))
     with pytest.raises(LimbeckError, match="the weight 'sof' belongs to no term"):

@@ -16,35 +16,35 @@ from limbeck.workflows import distill
 
 RECIPE = """
 task: Classification
-data: {use: Digits, take: 400, views: {use: Views, transforms: [{use: affine}]}}
+data: {use: Digits, num_samples: 400, augment: {use: Augmentation, transforms: [{use: affine}]}}
 teachers: {big: {use: mlp, hidden: [64]}}
 student: {use: mlp, hidden: [16]}
-teaching: {steps: 12, objective: {truth: CrossEntropy}}
+teacher_training: {steps: 12, objective: {target: CrossEntropyLoss}}
 stages:
   - name: distill
     steps: 24
     objective:
-      truth: {use: CrossEntropy, weight: 0.1}
-      soft: {use: SoftTarget, tau: 4, weight: 0.9}
-      alike: {use: Similarity, at: mid, weight: 3, gather: true}
-    taps: {student: {mid: layer1}, big: {mid: layer1}}
-training: {optimizer: {use: SGD, lr: 0.2, momentum: 0.9}, batch: 32}
-threads: 1
+      target: {use: CrossEntropyLoss, weight: 0.1}
+      kd: {use: KDLoss, temperature: 4, weight: 0.9}
+      sp: {use: SPLoss, layer: mid, weight: 3, gather_distributed: true}
+    feature_layers: {student: {mid: layer1}, big: {mid: layer1}}
+training: {optimizer: {use: SGD, lr: 0.2, momentum: 0.9}, batch_size: 32}
+num_threads: 1
 """
 SLOW = """
 import time
-from limbeck.engine.state import State
-step = State.advance
-def advance(self, training):
+from limbeck.training.train_state import TrainState
+step = TrainState.step_optimizer
+def step_optimizer(self, training):
     time.sleep(0.05)
     step(self, training)
-State.advance = advance
+TrainState.step_optimizer = step_optimizer
 """
 BROKEN = """
 import os
 from limbeck.core.errors import LimbeckError
-from limbeck.engine.state import State
-from limbeck.programs.job import Job
+from limbeck.training.train_state import TrainState
+from limbeck.workflows._job.job import Job
 def broken(self, *_):
     if os.environ["RANK"] == "1":
         raise LimbeckError("the disk of the second machine is gone")
@@ -74,7 +74,7 @@ def record(folder):
 
 
 def weights(folder, name="distilled"):
-    state = torch.load(folder / "checkpoint" / f"{name}.{'teaching' if name == 'big' else 'distill'}.pt")
+    state = torch.load(folder / "checkpoint" / f"{name}.{'teacher_training' if name == 'big' else 'distill'}.pt")
     return state["student"]
 
 
@@ -87,23 +87,23 @@ def until(condition):
 
 def test_the_job_equals_that_of_one_process_with_the_doubled_batch(two, recipe, tmp_path):
     folder, _ = two
-    one = distill(recipe, ["training.batch=64"], run_dir=tmp_path / "one", callbacks=[])
-    for name in ("big", "alone", "distilled"):
+    one = distill(recipe, ["training.batch_size=64"], run_dir=tmp_path / "one", callbacks=[])
+    for name in ("big", "baseline", "distilled"):
         ours, theirs = weights(tmp_path / "one", name), weights(folder, name)
         assert max(float((tensor - theirs[key]).abs().max()) for key, tensor in ours.items()) < 1e-4, name
-        assert one["models"][name]["test"]["top1"] == record(folder)["models"][name]["test"]["top1"]
-    assert one["verdict"]["sentence"] == record(folder)["verdict"]["sentence"]
+        assert one["models"][name]["test"]["metrics"]["accuracy"] == record(folder)["models"][name]["test"]["metrics"]["accuracy"]
+    assert one["verdict"]["text"] == record(folder)["verdict"]["text"]
 
 
-def test_the_sealed_part_is_read_once(two):
+def test_the_test_set_is_read_once(two):
     folder, _ = two
-    assert record(folder)["sealed_test"]["reads"] == 1
-    assert json.loads((folder / "checkpoint" / "sealed.json").read_text())["reads"] == 1
+    assert record(folder)["test_set"]["num_reads"] == 1
+    assert json.loads((folder / "checkpoint" / "test_access.json").read_text())["num_reads"] == 1
 
 
 def test_the_record_says_how_many_processes_there_were(two):
-    together = {"number": 2, "strategy": "ddp", "batch_each": 32, "batch_together": 64}
-    assert record(two[0])["processes"] == together
+    distributed = {"world_size": 2, "strategy": "ddp", "batch_size_per_process": 32, "global_batch_size": 64}
+    assert record(two[0])["distributed"] == distributed
 
 
 def test_one_process_speaks_and_writes(two):
@@ -114,11 +114,11 @@ def test_one_process_speaks_and_writes(two):
     assert len((folder / "metrics.csv").read_text().splitlines()) == 1 + 2 + 4 + 4
 
 
-@pytest.marker.parametrize("asked", [[1], [0, 1]], ids=["one process", "all of them"])
+@pytest.mark.parametrize("asked", [[1], [0, 1]], ids=["one process", "all of them"])
 def test_a_signal_stops_all_and_the_run_goes_on_to_the_same_bits(two, recipe, ranks, tmp_path, asked):
     out = tmp_path / "stopped"
     run = ranks("distill", recipe, "--out", out, first=SLOW)
-    until(lambda: (out / "checkpoint" / "alone.distill.pt").exists())
+    until(lambda: (out / "checkpoint" / "baseline.distill.pt").exists())
     time.sleep(0.3)
     for rank in asked:
         os.kill(run.processes[rank].pid, signal.SIGTERM)
@@ -129,21 +129,21 @@ def test_a_signal_stops_all_and_the_run_goes_on_to_the_same_bits(two, recipe, ra
     assert again.wait() == [0, 0], again.output()
     ours, theirs = (load_weights(mlp(hidden=(16,)), folder).state_dict() for folder in (out, two[0]))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert record(out)["sealed_test"]["reads"] == 1
+    assert record(out)["test_set"]["num_reads"] == 1
 
 
 def test_both_fill_one_cache_and_the_next_run_asks_nothing(recipe, ranks, tmp_path):
     """384 pictures in 2 views, in 6 steps of 2 × 32 each: four rounds show every view twice."""
-    settings = [f"cache.root={tmp_path / 'answers'}", "data.views.per_sample=2", "data.take=384", "control=none"]
+    settings = [f"cache.root={tmp_path / 'outputs'}", "data.augment.num_views=2", "data.num_samples=384", "baselines=[]"]
     for run, (asked, read) in {"first": (768, 768), "second": (0, 1536)}.items():
         both = ranks("distill", recipe, *settings, f"student.hidden=[{len(run)}]", "--out", tmp_path / run)
         assert both.wait() == [0, 0], both.output()
         kept = record(tmp_path / run)["cache"]["big"]
-        assert (kept["asked"], kept["read"], kept["mended"], kept["complete"]) == (asked, read, 0, True)
+        assert (kept["misses"], kept["hits"], kept["repaired"], kept["is_complete"]) == (asked, read, 0, True)
 
 
 def test_a_failure_in_training_ends_all(recipe, ranks, tmp_path):
-    run = ranks("distill", recipe, "--out", tmp_path / "run", first=BROKEN + "State.advance = broken")
+    run = ranks("distill", recipe, "--out", tmp_path / "run", first=BROKEN + "TrainState.step_optimizer = broken")
     assert run.wait() == [2, 2]
     first, second = run.output()
     assert second.strip() == "limbeck (process 1): the disk of the second machine is gone"
@@ -151,7 +151,7 @@ def test_a_failure_in_training_ends_all(recipe, ranks, tmp_path):
 
 
 def test_a_failure_before_training_ends_all_and_leaves_nothing(recipe, ranks, tmp_path):
-    run = ranks("distill", recipe, "--out", tmp_path / "run", first=BROKEN + "Job.rehearse = broken")
+    run = ranks("distill", recipe, "--out", tmp_path / "run", first=BROKEN + "Job.validate = broken")
     assert run.wait() == [2, 2]
     assert run.output() == ["", "limbeck (process 1): the disk of the second machine is gone\n"]
     assert not (tmp_path / "run").exists()
@@ -172,15 +172,15 @@ def test_a_killed_process_ends_the_others(recipe, ranks, tmp_path):
     assert "process 1 of 2 lost the others" in run.output()[1]
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("setting", "says"),
     [
         ("training.devices=2", "training.devices is 2, and the number of processes is 1: start it with torchrun"),
         ("training.strategy=ddp", "spreads a training over processes, and there is one"),
         ("training.strategy=fspd", "is not one of 'auto', 'ddp', 'fsdp'"),
-        ("training={strategy: fsdp, ema: 0.9}", "nobody has them"),
+        ("training={strategy: fsdp, ema_decay: 0.9}", "nobody has them"),
         ("training={strategy: fsdp, precision: 16-mixed}", "under fsdp it is one of"),
-        ("stages.0.objective.soft.gather=3", "3 is not true or false"),
+        ("stages.0.objective.kd.gather_distributed=3", "3 is not true or false"),
     ],
 )
 def test_settings_of_processes_that_cannot_be_are_one_sentence(recipe, tmp_path, capsys, setting, says):

@@ -7,19 +7,19 @@ from limbeck.workflows import distill
 
 RECIPE = """
 task: Classification
-data: {use: Digits, take: 64, views: {use: Views, transforms: [{use: affine}]}}
+data: {use: Digits, num_samples: 64, augment: {use: Augmentation, transforms: [{use: affine}]}}
 student: {use: mlp, hidden: [16]}
-self_teachers: {before: LastPrediction, mean: {use: Averaged, decay: 0.7}, last: LastBatch}
+self_teachers: {before: PreviousEpochTeacher, mean: {use: EMATeacher, decay: 0.7}, last: PreviousBatchTeacher}
 stages:
   - name: distill
     steps: 8  # one round: where the next begins, a sample may come again by chance, and to another process
     objective:
-      prior: {use: PriorPrediction, teacher: before}
-      soft: {use: SoftTarget, teacher: mean}
-      again: {use: SoftTarget, teacher: last, tau: 3}
-training: {optimizer: {use: SGD, lr: 0.1, momentum: 0.9}, batch: 8, sampling: again}
-control: none
-threads: 1
+      pskd: {use: PSKDLoss, teacher: before}
+      kd: {use: KDLoss, teacher: mean}
+      again: {use: KDLoss, teacher: last, temperature: 3}
+training: {optimizer: {use: SGD, lr: 0.1, momentum: 0.9}, batch_size: 8, batch_pairing: repeat_previous}
+baselines: []
+num_threads: 1
 """
 
 
@@ -27,7 +27,7 @@ def test_two_processes_share_what_was_said(ranks, tmp_path):
     path = tmp_path / "itself.yaml"
     path.write_text(RECIPE)
     both = ranks("distill", path, "--out", tmp_path / "two")
-    distill(path, ["training.batch=16"], run_dir=tmp_path / "one", callbacks=[])
+    distill(path, ["training.batch_size=16"], run_dir=tmp_path / "one", callbacks=[])
     assert both.wait() == [0, 0], both.output()
     one, two = (load_weights(mlp(hidden=(16,)), str(tmp_path / run / "student.safetensors")) for run in ("one", "two"))
     for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True):

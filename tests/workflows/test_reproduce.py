@@ -18,14 +18,14 @@ from limbeck.workflows.reproduce.compare_records import compare_records, overall
 
 RECIPE = """
 task: Classification
-data: {use: Digits, labels: 100, take: 200}
+data: {use: Digits, num_labeled: 100, num_samples: 200}
 teachers: {big: {use: small_cnn, width: 12}}
 student: {use: small_cnn, width: 4}
-teaching: {steps: 6, objective: {truth: CrossEntropy}}
-stages: [{name: first, steps: 8, objective: {soft: SoftTarget}}]
-training: {optimizer: {use: SGD, lr: 1}, batch: 32}
+teacher_training: {steps: 6, objective: {target: CrossEntropyLoss}}
+stages: [{name: first, steps: 8, objective: {kd: KDLoss}}]
+training: {optimizer: {use: SGD, lr: 1}, batch_size: 32}
 export: {to: [onnx]}
-threads: 1
+num_threads: 1
 """
 
 
@@ -38,7 +38,7 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(run, tmp_path_factory):
+def record_only(run, tmp_path_factory):
     """A folder that holds the record, and nothing else of the run; of one that exported nothing, to save the time."""
     folder = tmp_path_factory.mktemp("archive") / "kept"
     folder.mkdir()
@@ -48,9 +48,9 @@ def alone(run, tmp_path_factory):
     return folder
 
 
-def changed(alone, tmp_path, change):
-    """A copy of the record with a change, sealed anew."""
-    record = json.loads((alone / "record.json").read_text())
+def changed(record_only, tmp_path, change):
+    """A copy of the record with a change, with a new hash."""
+    record = json.loads((record_only / "record.json").read_text())
     change(record)
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "record.json").write_text(json.dumps(add_hashes(record)))
@@ -60,84 +60,84 @@ def changed(alone, tmp_path, change):
 def test_what_distill_writes_keeps_the_schema_and_its_hash(run):
     assert check_record(run) == []
     record = json.loads((run / "record.json").read_text())
-    assert record["command"] == {"recipe": "tiny.yaml", "settings": ["student.depth=2"]}
+    assert record["command"] == {"recipe": "tiny.yaml", "overrides": ["student.depth=2"]}
     assert record["recipe"]["training"]["optimizer"]["weight_decay"] == 0.0
-    assert set(record["files"]) == {"student.safetensors", "student.onnx", "answers.safetensors"}
+    assert set(record["files"]) == {"student.safetensors", "student.onnx", "predictions.safetensors"}
     assert record["data"]["normalization"]["mean"] == pytest.approx([0.3], abs=0.05)
     fidelity = record["fidelity"]
-    assert (fidelity["on"], fidelity["teacher"], list(fidelity["students"])) == (
-        "validation", "big", ["alone", "distilled"],
+    assert (fidelity["split"], fidelity["teacher"], list(fidelity["students"])) == (
+        "validation", "big", ["baseline", "distilled"],
     )  # fmt: skip
-    assert fidelity["students"]["distilled"]["cka"]["student"] == ["block1", "block2", "fc"]
-    assert fidelity["students"]["distilled"]["examples"] == 360
+    assert fidelity["students"]["distilled"]["cka"]["student_layers"] == ["block1", "block2", "fc"]
+    assert fidelity["students"]["distilled"]["num_samples"] == 360
 
 
-def test_a_run_repeats_itself_from_its_record_alone(alone, capsys):
-    before = (alone / "record.json").read_bytes()
-    assert main(["rerun", str(alone)]) == 0
+def test_a_run_repeats_itself_from_its_record_alone(record_only, capsys):
+    before = (record_only / "record.json").read_bytes()
+    assert main(["reproduce", str(record_only)]) == 0
     said = capsys.readouterr().out
-    assert "The figures agree exactly" in said
+    assert "The metrics match exactly" in said
     assert "the same bits" in said
-    again = alone.parent / "kept-rerun"
+    again = record_only.parent / "kept-reproduce"
     record, old = json.loads((again / "record.json").read_text()), json.loads(before)
-    assert record["identity"] == old["identity"]
-    assert record["sealed_test"]["reads"] == 1
-    assert record["repeats"] == {
-        "of": "tiny", "hash": old["hash"], "identity": old["identity"], "reads": 1,
+    assert record["config_hash"] == old["config_hash"]
+    assert record["test_set"]["num_reads"] == 1
+    assert record["reproduces"] == {
+        "name": "tiny", "record_hash": old["record_hash"], "config_hash": old["config_hash"], "num_reads": 1,
     }  # fmt: skip
     assert "the same test part had been read 1 time." in re.sub(r"\s+", " ", (again / "report.html").read_text())
-    assert json.loads((again / "rerun.json").read_text())["agrees"] == "exactly"
+    assert json.loads((again / "reproduce.json").read_text())["match"] == "exact"
     assert check_record(again) == []
-    assert (alone / "record.json").read_bytes() == before
-    assert [path.name for path in alone.iterdir()] == ["record.json"]
+    assert (record_only / "record.json").read_bytes() == before
+    assert [path.name for path in record_only.iterdir()] == ["record.json"]
 
 
-def test_figures_that_differ_end_with_status_1_and_the_likely_reasons(alone, tmp_path, monkeypatch, capsys):
+def test_figures_that_differ_end_with_status_1_and_the_likely_reasons(record_only, tmp_path, monkeypatch, capsys):
     def other(record):
-        record["models"]["distilled"]["test"]["top1"] += 0.1
+        record["models"]["distilled"]["test"]["metrics"]["accuracy"] += 0.1
         record["versions"]["torch"] = "1.0"
-        record["machine"] |= {"cpu": "Z80", "threads": 64}
-        record["processes"]["number"] = 2
+        record["machine"] |= {"cpu": "Z80", "num_threads": 64}
+        record["distributed"]["world_size"] = 2
 
-    same = json.loads((alone / "record.json").read_text())
+    same = json.loads((record_only / "record.json").read_text())
     monkeypatch.setattr(program, "distill", lambda *args, **options: same)
-    assert main(["rerun", str(changed(alone, tmp_path, other)), "--out", str(tmp_path / "new")]) == 1
+    assert main(["reproduce", str(changed(record_only, tmp_path, other)), "--out", str(tmp_path / "new")]) == 1
     said = capsys.readouterr().out
     before, after = said.split(" model ")
-    for reason in ("torch: 1.0 then", "cpu: Z80 then", "threads: 64 then, 1 now", "processes: 2 then, 1 now"):
+    for reason in ("torch: 1.0 then", "cpu: Z80 then", "num_threads: 64 then, 1 now", "processes: 2 then, 1 now"):
         assert reason in before
         assert reason in after
-    assert "The figures do NOT agree: 1 of" in after
+    assert "The metrics do NOT match: 1 of" in after
 
 
-def test_a_record_that_was_edited_says_so_before_it_is_repeated(alone, tmp_path, monkeypatch, capsys):
-    text = (alone / "record.json").read_text()
+def test_a_record_that_was_edited_says_so_before_it_is_repeated(record_only, tmp_path, monkeypatch, capsys):
+    text = (record_only / "record.json").read_text()
     (tmp_path / "record.json").write_text(text.replace('"seconds": 0.', '"seconds": 1.', 1))
     monkeypatch.setattr(program, "distill", lambda *args, **options: json.loads(text))
-    assert main(["rerun", str(tmp_path), "--out", str(tmp_path / "new")]) == 0
+    assert main(["reproduce", str(tmp_path), "--out", str(tmp_path / "new")]) == 0
     assert "record.json was changed after it was written" in capsys.readouterr().out
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("change", "says"),
     [
         (lambda r: r["data"].update(fingerprint="0" * 64), "the data is not what the run was made with"),
         (lambda r: r["recipe"].update(data={"use": "ImageFolder", "root": "nowhere"}), "nowhere"),
         (lambda r: r["recipe"].clear(), "holds no recipe"),
-        (lambda r: r.update(kind="arm", arm={"study": "s", "arm": "a", "seed": 0}), "limbeck study"),
+        (lambda r: r.update(kind="trial", variant={"study": "s", "name": "a", "seed": 0}), "limbeck study"),
         (lambda r: r.update(weights={"teachers.big.weights": {"sha256": "ab" * 32}}), "weights .* is gone"),
     ],
 )
-def test_a_run_that_cannot_be_repeated_is_refused_before_anything_is_made(alone, tmp_path, change, says):
+def test_a_run_that_cannot_be_repeated_is_refused_before_anything_is_made(record_only, tmp_path, change, says):
     with pytest.raises(limbeck.LimbeckError, match=says):
-        program.reproduce(changed(alone, tmp_path, change), callbacks=[])
+        program.reproduce(changed(record_only, tmp_path, change), callbacks=[])
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_weights_are_known_by_their_digest_and_other_ones_are_refused(run, tmp_path):
     weights = tmp_path / "big.safetensors"
     shutil.copy(run / "checkpoint" / "big.safetensors", weights)
-    settings = [f"teachers.big.weights={weights}", "control=none", "export.to=[]", "student.depth=2"]
+    settings = [f"teachers.big.weights={weights}", "baselines=[]", "export.to=[]", "student.depth=2"]
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     record = distill(tmp_path / "tiny.yaml", settings, run_dir=tmp_path / "run", callbacks=[])
     assert list(record["weights"]) == ["teachers.big.weights"]
@@ -152,18 +152,18 @@ def test_weights_are_known_by_their_digest_and_other_ones_are_refused(run, tmp_p
 def test_a_run_goes_on_from_its_own_recipe(run, tmp_path):
     """Written out, a weight decay of 0 is 0.0, and betas are a list: still the training that was begun."""
     shutil.copytree(run, tmp_path / "run")
-    for name in ("record.json", "checkpoint/sealed.json"):
+    for name in ("record.json", "checkpoint/test_access.json"):
         (tmp_path / "run" / name).unlink()
     recipe = tmp_path / "run" / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("to: [onnx]", "to: []"))
     record = distill(recipe, run_dir=tmp_path / "run", resume=True, callbacks=[])
     old = json.loads((run / "record.json").read_text())
-    assert overall_match(compare_records(old, record, tolerance=0.0)) == "exactly"
+    assert overall_match(compare_records(old, record, tolerance=0.0)) == "exact"
 
 
 def test_the_code_of_the_card_runs_where_the_card_lies(run):
     text = (run / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, torch_flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert len(blocks) == 2
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(blocks)], capture_output=True, text=True, cwd=run, check=False
@@ -174,33 +174,35 @@ def test_the_code_of_the_card_runs_where_the_card_lies(run):
 
 
 def test_counts_agree_exactly_or_not_and_shares_within_the_tolerance():
-    def record(top1=0.9, nll=2.0, parameters=1000, gain=4.0):
-        model = {"test": {"top1": top1, "nll": nll}, "parameters": parameters}
+    def record(accuracy=0.9, nll=2.0, parameters=1000, gain=4.0):
+        model = {"test": {"metrics": {"accuracy": accuracy, "nll": nll}}, "parameters": parameters}
         return {"models": {"distilled": model}, "verdict": {"gain_points": gain}}
 
     def said(other):
-        return {one["figure"]: one["agrees"] for one in compare_records(record(), other, tolerance=0.01)}
+        return {row["metric"]: row["match"] for row in compare_records(record(), other, tolerance=0.01)}
 
-    assert set(said(record()).values()) == {"exactly"}
-    assert said(record(top1=0.909))["test top1"] == "within"
-    assert said(record(top1=0.911))["test top1"] == "not"
-    assert said(record(nll=2.019))["test nll"] == "within"
-    assert said(record(parameters=1001))["parameters"] == "not"
-    assert said(record(gain=4.9))["gain in points"] == "within"
-    assert said(record(gain=5.1))["gain in points"] == "not"
-    assert said({"models": {}})["test top1"] == "not"
+    assert set(said(record()).values()) == {"exact"}
+    assert said(record(accuracy=0.909))["test/accuracy"] == "within_tolerance"
+    assert said(record(accuracy=0.911))["test/accuracy"] == "different"
+    assert said(record(nll=2.019))["test/nll"] == "within_tolerance"
+    assert said(record(parameters=1001))["parameters"] == "different"
+    assert said(record(gain=4.9))["gain_points"] == "within_tolerance"
+    assert said(record(gain=5.1))["gain_points"] == "different"
+    assert said({"models": {}})["test/accuracy"] == "different"
 
 
-def test_the_table_says_within_and_why():
-    figures = [{"model": "a [b]", "figure": "test top1", "before": 0.9, "now": 0.901, "agrees": "within"}]
-    found = {"figures": figures, "agrees": "within", "tolerance": 0.005, "same_weights": False, "reasons": []}
+def test_the_table_says_within_tolerance_and_why():
+    metrics = [
+        {"model": "a [b]", "metric": "test/accuracy", "original": 0.9, "reproduced": 0.901, "match": "within_tolerance"}
+    ]
+    found = {"metrics": metrics, "match": "within_tolerance", "tolerance": 0.005, "same_weights": False, "reasons": []}
     told = render_reproduce_table(found)
     assert "a [b]" in told
     assert "within 0.005: 0 of 1 exactly, and the student's weights are other bits" in told
     assert "Nothing that the record knows of has changed" in told
 
 
-@pytest.marker.parametrize("tolerance", [-0.1, 1.0])
-def test_a_tolerance_that_says_nothing_is_refused(alone, tolerance):
-    with pytest.raises(limbeck.LimbeckError, match="tolerance is a share"):
-        program.reproduce(alone, tolerance=tolerance)
+@pytest.mark.parametrize("tolerance", [-0.1, 1.0])
+def test_a_tolerance_that_says_nothing_is_refused(record_only, tolerance):
+    with pytest.raises(limbeck.LimbeckError, match="tolerance is a fraction"):
+        program.reproduce(record_only, tolerance=tolerance)

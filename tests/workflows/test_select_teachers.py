@@ -19,16 +19,16 @@ from limbeck.workflows import distill, select_teachers
 RECIPE = """
 name: tiny
 task: Classification
-data: {use: Digits, labels: 200, take: 200}
+data: {use: Digits, num_labeled: 200, num_samples: 200}
 teachers:
   big: {use: small_cnn, width: 16}
   flat: {use: mlp, hidden: [64]}
 student: {use: small_cnn, width: 2}
-teaching: {steps: 60, objective: {truth: CrossEntropy}}
+teacher_training: {steps: 60, objective: {target: CrossEntropyLoss}}
 stages:
-  - {name: only, steps: 12, objective: {soft: {use: SoftTarget, tau: 4}}}
-training: {optimizer: {use: AdamW, lr: 0.02}, batch: 32}
-threads: 1
+  - {name: only, steps: 12, objective: {kd: {use: KDLoss, temperature: 4}}}
+training: {optimizer: {use: AdamW, lr: 0.02}, batch_size: 32}
+num_threads: 1
 """
 
 
@@ -69,57 +69,57 @@ def finite(value):
 
 
 def test_the_file_holds_what_was_found(home, found):
-    written = json.loads((home / "chosen" / "teachers.json").read_text())
+    written = json.loads((home / "chosen" / "teacher_selection.json").read_text())
     assert written == json.loads(json.dumps(found))
     assert finite(written)
-    assert (written["kind"], written["schema"]) == ("teachers", 1)
+    assert (written["kind"], written["schema"]) == ("teacher_selection", 2)
     assert list(written["candidates"]) == ["big", "flat"]
-    assert (home / "chosen" / "teachers.svg").exists()
+    assert (home / "chosen" / "teacher_selection.svg").exists()
     assert not list((home / "chosen").rglob("*.partial"))
 
 
 def test_the_test_part_stays_shut(home, found):
-    assert found["sealed_test"] == {"reads": 0}
-    assert not list((home / "chosen").rglob("sealed.json"))
+    assert found["test_set"] == {"num_reads": 0}
+    assert not list((home / "chosen").rglob("test_access.json"))
     assert "test" not in found["candidates"]["big"]
 
 
 def test_figures_are_those_of_the_kept_networks_on_the_validation_part(home, found):
     data = limbeck.data.Digits(num_labeled=200, num_samples=200).load(seed=0)
     network = load_weights(small_cnn(width=16), found["candidates"]["big"]["weights"]).eval()
-    pixels, truth = data.validation.read(torch.arange(len(data.validation))), data.validation.target
+    pixels, target = data.validation.read(torch.arange(len(data.validation))), data.validation.target
     with torch.no_grad():
         logits = network(data.normalization.apply(pixels))
-    big, alone = found["candidates"]["big"], found["alone"]
-    assert big["validation"]["top1"] == pytest.approx(float((logits.argmax(1) == truth).double().mean()))
-    assert big["margin_points"] == pytest.approx(100 * (big["validation"]["top1"] - alone["validation"]["top1"]))
+    big, baseline = found["candidates"]["big"], found["baseline"]
+    assert big["validation"]["metrics"]["accuracy"] == pytest.approx(float((logits.argmax(1) == target).double().mean()))
+    assert big["margin_points"] == pytest.approx(100 * (big["validation"]["metrics"]["accuracy"] - baseline["validation"]["metrics"]["accuracy"]))
     assert big["margin_interval"][0] <= big["margin_points"] <= big["margin_interval"][1]
-    assert (big["family"], big["features"]) == ("small_cnn", "fc:input")
+    assert (big["family"], big["feature_layer"]) == ("small_cnn", "fc:input")
     assert found["candidates"]["flat"]["family"] == "mlp"
-    assert big["memory"] > 4 * big["parameters"]
+    assert big["peak_memory"] > 4 * big["parameters"]
 
 
 def test_the_choice_keeps_the_budget_and_gives_reasons(found):
-    chosen = found["selection"]["chosen"]
+    chosen = found["selection"]["selected"]
     assert chosen
-    assert all(found["candidates"][name]["chosen"] for name in chosen)
-    assert found["rules"]["budget"] == pytest.approx(30 * found["alone"]["latency_ms"]["median"])
-    assert found["selection"]["steps"][-1]["latency"] <= found["rules"]["budget"]
+    assert all(found["candidates"][name]["is_selected"] for name in chosen)
+    assert found["rules"]["latency_budget"] == pytest.approx(30 * found["baseline"]["latency_ms"]["median"])
+    assert found["selection"]["steps"][-1]["latency_ms"] <= found["rules"]["latency_budget"]
     assert found["candidates"][chosen[0]]["reason"].startswith("kept first")
-    assert [pair["cka_of"] for pair in found["pairs"]] == ["features"]
+    assert [pair["cka_input"] for pair in found["pairs"]] == ["features"]
 
 
-def test_the_student_alone_is_the_control_of_distill(here, found, run):
+def test_the_baseline_is_that_of_distill(here, found, run):
     record = json.loads((run / "record.json").read_text())
-    assert record["models"]["alone"]["validation"] == found["alone"]["validation"]
-    assert record["models"]["alone"]["steps"] == found["alone"]["steps"] == 12
+    assert record["models"]["baseline"]["validation"] == found["baseline"]["validation"]
+    assert record["models"]["baseline"]["steps"] == found["baseline"]["steps"] == 12
     assert record["models"]["big"]["validation"] == found["candidates"]["big"]["validation"]
     assert [text for text in record["warnings"] if "times the parameters" in text] == [
         text for text in found["warnings"] if "times the parameters" in text
     ]
     taken = select_teachers(here / "tiny.yaml", output_dir=here / "other", baseline_run=run, callbacks=[])
-    assert taken["alone"]["validation"] == found["alone"]["validation"]
-    assert taken["alone"]["from"] == str(run)
+    assert taken["baseline"]["validation"] == found["baseline"]["validation"]
+    assert taken["baseline"]["source"] == str(run)
     assert taken["candidates"]["big"]["margin_interval"] is None
     assert {path.name.split("-")[0] for path in (here / "other" / "trained").iterdir()} == {"big", "flat"}
 
@@ -135,7 +135,7 @@ def test_distill_prints_what_its_record_holds(here, run, capsys):
 def test_what_a_finished_run_of_its_name_trained_is_not_trained_again(here, run):
     shutil.copytree(run, here / "runs" / "tiny")
     found = select_teachers(here / "tiny.yaml", output_dir=here / "other", callbacks=[])
-    assert found["alone"]["from"] == "runs/tiny"
+    assert found["baseline"]["source"] == "runs/tiny"
     assert found["candidates"]["big"]["weights"] == "runs/tiny/checkpoint/big.safetensors"
     assert not list((here / "other" / "trained").iterdir())
 
@@ -147,7 +147,7 @@ def test_a_later_call_trains_only_what_is_new(here, found):
     assert len(after) == len(before) + 1
     assert before.items() <= after.items()
     assert again["candidates"]["big"]["validation"] == found["candidates"]["big"]["validation"]
-    assert again["alone"]["validation"] == found["alone"]["validation"]
+    assert again["baseline"]["validation"] == found["baseline"]["validation"]
 
 
 def test_stopped_it_says_that_the_same_command_goes_on_and_it_does(here, found, capsys):
@@ -177,11 +177,11 @@ def test_weights_that_a_recipe_names_are_taken_as_they_are(here, found):
 
 
 def test_the_command_prints_reasons_and_obeys_its_budget(here, capsys):
-    assert main(["teachers", "tiny.yaml", "--out", "chosen", "--budget", "1e-6"]) == 0
+    assert main(["select-teachers", "tiny.yaml", "--out", "chosen", "--latency-budget", "1e-6"]) == 0
     said = capsys.readouterr().out
     assert said.count("too slow") >= 2
     assert "Chosen: none of them" in said
-    assert main(["teachers", "tiny.yaml", "--out", "chosen", "--margin", "100"]) == 0
+    assert main(["select-teachers", "tiny.yaml", "--out", "chosen", "--margin", "100"]) == 0
     assert "too close to the student" in capsys.readouterr().out
 
 
@@ -196,20 +196,20 @@ def test_a_class_that_validation_lacks_is_no_trouble(tmp_path):
     recipe = load_recipe(RECIPE, [f"data={{use: ImageFolder, root: '{tmp_path / 'data'}', channels: 1}}"])
     found = select_teachers(recipe, output_dir=tmp_path / "out", callbacks=[])
     assert found["candidates"]["big"]["validation"]["per_class"][2]["accuracy"] is None
-    assert found["candidates"]["big"]["validation"]["examples"] == 16
+    assert found["candidates"]["big"]["validation"]["num_samples"] == 16
     assert finite(found)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("words", "says"),
     [
         (["teachers={}"], "no teachers to choose among"),
         (["teachers.flat.classes=7"], "teachers.flat: MLP gave logits"),
         (["teachers.flat.weights=nowhere"], "nowhere"),
-        (["--budget", "0"], "the budget is ms a picture"),
+        (["--latency-budget", "0"], "the budget is ms a picture"),
         (["--margin", "-1"], "the margin is points"),
         (["--out", "full"], "holds something else"),
-        (["--alone", "full"], "no finished run"),
+        (["--baseline-run", "full"], "no finished run"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, monkeypatch, words, says):
@@ -217,7 +217,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, monkeypa
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    assert main(["teachers", "tiny.yaml", *words]) == 2
+    assert main(["select-teachers", "tiny.yaml", *words]) == 2
     said = capsys.readouterr().err
     assert says in said
     assert len([line for line in said.strip().splitlines() if line.startswith("limbeck:")]) == 1
@@ -225,13 +225,13 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, monkeypa
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
 
-def test_a_run_of_another_student_or_of_other_data_is_no_student_alone(here, run):
+def test_a_run_of_another_student_or_of_other_data_is_no_baseline(here, run):
     record = json.loads((run / "record.json").read_text())
-    del record["models"]["alone"]
+    del record["models"]["baseline"]
     for change, says in (("student.width=3", "the recipe's is"), ("seed=1", "another split")):
         with pytest.raises(limbeck.LimbeckError, match=says):
             select_teachers(here / "tiny.yaml", [change], output_dir=here / "chosen", baseline_run=run, callbacks=[])
     shutil.copytree(run, here / "without")
     (here / "without" / "record.json").write_text(json.dumps(record))
-    with pytest.raises(limbeck.LimbeckError, match="no student alone"):
+    with pytest.raises(limbeck.LimbeckError, match="no baseline"):
         select_teachers(here / "tiny.yaml", output_dir=here / "chosen", baseline_run=here / "without", callbacks=[])

@@ -1,4 +1,4 @@
-"""A run hears several teachers as its recipe says: each through its own lens, masked, cached, and combined."""
+"""A run has several teachers as its recipe says: each with its own input mapping, masked, cached, and in an ensemble."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from limbeck.workflows._job.job import Job
 RECIPE = """
 plugins: [teachers_of_my_own]
 task: Classification
-data: {use: Digits, take: 200, views: {use: Views, transforms: [flip], per_sample: 2}}
+data: {use: Digits, num_samples: 200, augment: {use: Augmentation, transforms: [horizontal_flip], num_views: 2}}
 teachers: {}
 student: {use: small_cnn, width: 4}
-stages: [{name: distill, steps: 6, objective: {truth: CrossEntropy, soft: {use: SoftTarget, tau: 2}}}]
-training: {optimizer: {use: SGD, lr: 0.05}, batch: 32}
-control: none
-threads: 1
+stages: [{name: distill, steps: 6, objective: {target: CrossEntropyLoss, kd: {use: KDLoss, temperature: 2}}}]
+training: {optimizer: {use: SGD, lr: 0.05}, batch_size: 32}
+baselines: []
+num_threads: 1
 """
 OWN = """
 import torch
@@ -64,17 +64,17 @@ def exchange(job):
     """What the first batch of the first stage makes of everybody."""
     teachers = {name: job.build_teacher(name) for name in job.recipe.teachers}
     distiller = job._make_distiller(
-        job.build_student(), teachers, job.plan.stages[0], phase="distilled", make_teacher=job.source
+        job.build_student(), teachers, job.plan.stages[0], phase="distilled", make_teacher=job.teacher_for
     )
-    batch = job.data.batches(batch=32).batch(0)
+    batch = job.data.batches(batch_size=32).batch(0)
     return distiller.prepare(batch).forward_context(batch), batch
 
 
-@pytest.marker.parametrize("cached", [False, True])
+@pytest.mark.parametrize("cached", [False, True])
 def test_a_teacher_with_its_own_size_normalisation_and_classes_answers_as_by_hand(job, network, tmp_path, cached):
     names = ["3", "1", "0", "2", "9", "8", "7", "6", "5", "4"]
-    big = {"use": "small_cnn", "size": 12, "normalize": {"mean": [0.4], "std": [0.3]}, "classes": names}
-    kept = {"cache": {"root": str(tmp_path / "answers"), "precision": "float32"}} if cached else {}
+    big = {"use": "small_cnn", "input_size": 12, "normalize": {"mean": [0.4], "std": [0.3]}, "class_names": names}
+    kept = {"cache": {"root": str(tmp_path / "outputs"), "dtype": "float32"}} if cached else {}
     made = job({"big": big}, **kept)
     said, batch = exchange(made)
     pixels = made.data.normalization.invert(batch["input"])
@@ -85,12 +85,12 @@ def test_a_teacher_with_its_own_size_normalisation_and_classes_answers_as_by_han
     torch.testing.assert_close(said.teacher.require_logits(), expected, rtol=1e-4, atol=1e-4)
     if cached:
         again, _ = exchange(made)
-        assert made.caches[-1][1].figures()["read"] == 32
+        assert made.caches[-1][1].stats()["hits"] == 32
         torch.testing.assert_close(again.teacher.require_logits(), said.teacher.require_logits(), rtol=0, atol=0)
 
 
 def test_classes_that_a_teacher_lacks_are_left_to_the_others(job, network):
-    few = {"use": "small_cnn", "classes": [*"01234", *"abcde"], "missing": "mask"}
+    few = {"use": "small_cnn", "class_names": [*"01234", *"abcde"], "missing_classes": "mask"}
     said, batch = exchange(job({"few": few, "all": {"use": "small_cnn"}}, ensemble="MeanProbabilities"))
     knows = batch["target"] < 5
     assert said.teachers["few"].valid.tolist() == knows.tolist()
@@ -105,47 +105,47 @@ def test_classes_that_a_teacher_lacks_are_left_to_the_others(job, network):
 def test_a_mask_in_a_file_says_which_samples_a_teacher_answers(job, network, tmp_path):
     mask = np.arange(2000) % 3 == 0
     np.save(tmp_path / "mask.npy", mask)
-    said, batch = exchange(job({"big": {"use": "small_cnn", "answers": str(tmp_path / "mask.npy")}}))
-    assert said.teacher.valid.tolist() == mask[batch["index"].numpy()].tolist()
+    said, batch = exchange(job({"big": {"use": "small_cnn", "coverage": str(tmp_path / "mask.npy")}}))
+    assert said.teacher.valid.tolist() == mask[batch["sample_id"].numpy()].tolist()
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        ({"use": "small_cnn", "answers": "SHORT"}, "teachers.big.answers: .* holds 5 samples, and the training part's"),
-        ({"use": "small_cnn", "classes": [*"0123456789a"]}, "build the model with classes: 10"),
-        ({"use": "small_cnn", "classes": [*"0123456abc"]}, "teachers.big: the teacher does not know the class '7'"),
+        ({"use": "small_cnn", "coverage": "SHORT"}, "teachers.big.coverage: .* holds 5 samples, and the sample ids of the training split"),
+        ({"use": "small_cnn", "class_names": [*"0123456789a"]}, "build the model with classes: 10"),
+        ({"use": "small_cnn", "class_names": [*"0123456abc"]}, "teachers.big: the teacher does not know the class '7'"),
         ({"use": "small_cnn", "normalize": {"mean": [0.1] * 3, "std": [1.0] * 3}}, "teachers.big: normalize has 3"),
     ],
 )
 def test_a_mistake_shows_before_anything_is_trained(job, network, tmp_path, teacher, message):
     np.save(tmp_path / "SHORT.npy", np.ones(5, dtype=bool))
-    if "answers" in teacher:
-        teacher["answers"] = str(tmp_path / "SHORT.npy")
+    if "coverage" in teacher:
+        teacher["coverage"] = str(tmp_path / "SHORT.npy")
     with pytest.raises(LimbeckError, match=message):
         job({"big": teacher}).validate()
 
 
 def test_a_run_with_a_partial_foreign_teacher_a_large_one_and_learned_weights_ends(job, network, tmp_path):
     teachers = {
-        "unsure": {"use": "teachers_of_my_own:unsure", "answers": "finite"},
-        "big": {"use": "small_cnn", "size": 12, "normalize": "none"},
+        "unsure": {"use": "teachers_of_my_own:unsure", "coverage": "finite"},
+        "big": {"use": "small_cnn", "input_size": 12, "normalize": "none"},
     }
-    recipe = job(teachers, ensemble="Learned").recipe
+    recipe = job(teachers, ensemble="LearnedWeights").recipe
     record = distill(recipe, run_dir=tmp_path / "run", callbacks=[])
     assert record["models"]["distilled"]["steps"] == 6
-    answered = record["models"]["unsure"]["validation"]["examples"]
-    assert 0 < answered < record["models"]["big"]["validation"]["examples"]
+    answered = record["models"]["unsure"]["validation"]["num_samples"]
+    assert 0 < answered < record["models"]["big"]["validation"]["num_samples"]
     metrics = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
-    assert "combination" in metrics
+    assert "ensemble" in metrics
 
 
 def test_a_training_with_learned_weights_that_was_stopped_goes_on_with_the_same_bits(job, network, tmp_path):
-    made = job({"one": {"use": "small_cnn"}, "two": {"use": "small_cnn", "size": 12}}, ensemble="Learned")
+    made = job({"one": {"use": "small_cnn"}, "two": {"use": "small_cnn", "input_size": 12}}, ensemble="LearnedWeights")
     teachers = {name: made.build_teacher(name) for name in made.recipe.teachers}
-    whole = made.train("distilled", made.student(), teachers, resume=False, callbacks=[])
+    whole = made.train_stages("distilled", made.build_student(), teachers, resume=False, callbacks=[])
     state = torch.load(tmp_path / "run" / "checkpoint" / "distilled.distill.pt", weights_only=True)
-    assert state["terms"]["learned.combination.scores"].abs().sum() > 0
-    again = made.train("distilled", made.student(), teachers, resume=True, callbacks=[])
+    assert state["losses"]["trainable.ensemble.scores"].abs().sum() > 0
+    again = made.train_stages("distilled", made.build_student(), teachers, resume=True, callbacks=[])
     for one, other in zip(whole.student.parameters(), again.student.parameters(), strict=True):
         assert torch.equal(one, other)

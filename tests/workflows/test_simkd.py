@@ -21,21 +21,21 @@ from limbeck.workflows import distill, study
 RECIPE = """
 name: tiny
 task: Classification
-data: {use: Digits, labels: 300}
+data: {use: Digits, num_labeled: 300}
 teachers: {big: {use: small_cnn, width: 12}}
 student: {use: small_cnn, width: 4}
-teaching: {steps: 150, objective: {truth: CrossEntropy}}
+teacher_training: {steps: 150, objective: {target: CrossEntropyLoss}}
 stages:
   - name: only
     steps: 300
-    objective: {reuse: {use: SimKD, at: late}}
-    taps: {student: {late: block3}, big: {late: block3}}
-training: {optimizer: {use: AdamW, lr: 0.01}, batch: 32}
-threads: 1
+    objective: {reuse: {use: SimKDLoss, layer: late}}
+    feature_layers: {student: {late: block3}, big: {late: block3}}
+training: {optimizer: {use: AdamW, lr: 0.01}, batch_size: 32}
+num_threads: 1
 export: {to: [onnx]}
 """
 TASK = limbeck.tasks.Classification(classes=10)
-TAPS = {"student": {"late": "block3"}, "big": {"late": "block3"}}
+LAYERS = {"student": {"late": "block3"}, "big": {"late": "block3"}}
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +55,15 @@ def distilling(**terms):
     torch.manual_seed(0)
     return limbeck.Distiller(
         small_cnn(width=4), {"big": small_cnn(width=12)}, objective={"reuse": SimKDLoss("late"), **terms},
-        feature_layers=TAPS, task=TASK,
+        feature_layers=LAYERS, task=TASK,
     )  # fmt: skip
 
 
 def test_the_student_answers_by_the_teachers_classifier(done):
     out, record = done
     models = record["models"]
-    assert models["distilled"]["test"]["top1"] > 0.7, "its own classifier has learned nothing and guesses"
-    assert models["distilled"]["parameters"] > models["alone"]["parameters"], "the projector belongs to the cost"
+    assert models["distilled"]["test"]["metrics"]["accuracy"] > 0.7, "its own classifier has learned nothing and guesses"
+    assert models["distilled"]["parameters"] > models["baseline"]["parameters"], "the projector belongs to the cost"
     kept, taught = load_file(out / "student.safetensors"), load_file(out / "checkpoint" / "big.safetensors")
     assert torch.equal(kept["head.classifier.weight"], taught["fc.weight"])
 
@@ -74,16 +74,16 @@ def test_the_run_is_measured_and_exported_again_from_its_folder(done, capsys):
     assert "the same" in capsys.readouterr().out
     assert record["export"]["onnx"]["label_agreement"] == 1.0
     assert main(["export", str(out), "--to", str(out / "again.onnx")]) == 0
-    assert main(["evaluate", str(out), "--noise", "--examples", "50"]) == 0
+    assert main(["evaluate", str(out), "--noise", "--num-samples", "50"]) == 0
 
 
 def test_a_study_keeps_it_too(file, tmp_path):
-    change = ["study={seeds: 1, controls: [alone]}", "stages.0.steps=250", "export.to=[]"]
+    change = ["study={seeds: 1, baselines: [student_only]}", "stages.0.steps=250", "export.to=[]"]
     found = study(file, change, output_dir=tmp_path / "study", callbacks=[])
-    arms = found["results"]["arms"]
-    assert arms["distilled"]["top1"]["mean"] > 0.5
-    cell = json.loads((tmp_path / "study" / "cells" / "distilled" / "0" / "record.json").read_text())
-    assert cell["models"]["distilled"]["parameters"] > 0
+    variants = found["results"]["variants"]
+    assert variants["distilled"]["accuracy"]["mean"] > 0.5
+    trial = json.loads((tmp_path / "study" / "trials" / "distilled" / "0" / "record.json").read_text())
+    assert trial["models"]["distilled"]["parameters"] > 0
 
 
 def test_validation_while_training_is_of_what_is_deployed():
@@ -99,11 +99,11 @@ def test_validation_while_training_is_of_what_is_deployed():
     torch.testing.assert_close(again, run.student(batch["input"]).detach())
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"keep": "best"}, "training.keep best keeps the student's own weights"),
-        ({"ema": 0.9}, "training.ema keeps the student's own weights"),
+        ({"keep_weights": "best"}, "training.keep_weights best keeps the student's own weights"),
+        ({"ema_decay": 0.9}, "training.ema_decay keeps the student's own weights"),
     ],
 )
 def test_what_would_keep_half_of_it_is_refused(change, says):
@@ -117,8 +117,8 @@ def test_who_lends_the_classifier_must_be_known():
         limbeck.fit(distilling(other=SimKDLoss("late")), Digits(num_samples=60).load(), steps=1, callbacks=[])
     both = limbeck.Distiller(
         small_cnn(width=4), {"big": small_cnn(width=12), "other": small_cnn(width=12)},
-        objective={"truth": CrossEntropyLoss(), "soft": KDLoss(), "reuse": SimKDLoss("late", teacher="big")},
-        feature_layers={**TAPS, "other": {"late": "block3"}}, task=TASK,
+        objective={"target": CrossEntropyLoss(), "kd": KDLoss(), "reuse": SimKDLoss("late", teacher="big")},
+        feature_layers={**LAYERS, "other": {"late": "block3"}}, task=TASK,
     )  # fmt: skip
     limbeck.fit(both, Digits(num_samples=60).load(), steps=1, callbacks=[])
     assert isinstance(deployment_model(both), EarlyExit)

@@ -16,32 +16,32 @@ from limbeck.workflows._job.job import Job
 
 RECIPE = """
 task: Classification
-data: {use: Digits, labels: 60, take: 120}
+data: {use: Digits, num_labeled: 60, num_samples: 120}
 teachers: {big: {use: small_cnn, width: 6}}
 student: {use: small_cnn, width: 4}
-teaching: {steps: 3, objective: {truth: CrossEntropy}}
+teacher_training: {steps: 3, objective: {target: CrossEntropyLoss}}
 stages:
   - name: warm
     steps: 4
-    objective: {truth: CrossEntropy}
+    objective: {target: CrossEntropyLoss}
   - name: held
     steps: 6
     objective:
-      soft: {use: SoftTarget, weight: {use: overall, schedule: {use: linear, start: 1, end: 0}}}
-      hint: {use: Hint, at: here}
-    taps: &taps {student: {here: block2}, big: {here: block2}}
-    frozen: [block1, pool]
-    training: {optimizer: {use: AdamW, lr: 0.003}, scheduler: {use: OneCycleLR, max_lr: 0.003}, batch: 24, ema: 0.5}
+      kd: {use: KDLoss, weight: {use: across_stages, schedule: {use: linear, start: 1, end: 0}}}
+      fitnet: {use: FitNetLoss, layer: here}
+    feature_layers: &layers {student: {here: block2}, big: {here: block2}}
+    freeze: [block1, pool]
+    training: {optimizer: {use: AdamW, lr: 0.003}, scheduler: {use: OneCycleLR, max_lr: 0.003}, batch_size: 24, ema_decay: 0.5}
   - name: free
     steps: 5
     objective:
-      hint: {use: Hint, at: here, weight: 0.5}
-      soft: {use: SoftTarget, weight: {use: linear, start: 1, end: 0}}
-    taps: *taps
+      fitnet: {use: FitNetLoss, layer: here, weight: 0.5}
+      kd: {use: KDLoss, weight: {use: linear, start: 1, end: 0}}
+    feature_layers: *layers
     training: {optimizer: {lr: 0.01}, scheduler: null}
-training: {optimizer: {use: SGD, lr: 0.05, momentum: 0.9}, scheduler: {use: OneCycleLR, max_lr: 0.05}, batch: 32}
-control: none
-threads: 1
+training: {optimizer: {use: SGD, lr: 0.05, momentum: 0.9}, scheduler: {use: OneCycleLR, max_lr: 0.05}, batch_size: 32}
+baselines: []
+num_threads: 1
 """
 
 
@@ -74,7 +74,7 @@ def trainings(tmp_path_factory):
         hook = distiller.student.block1.bn.register_forward_hook(
             lambda module, *_: one["modes"].add(module.training) if torch.is_grad_enabled() else None
         )
-        run = fit(distiller, data, **{**settings, "watchers": [Look()]})
+        run = fit(distiller, data, **{**settings, "callbacks": [Look()]})
         hook.remove()
         one.update(asked=asked[0] - before, end=copied(distiller))
         if settings["phase"] == "distilled":
@@ -97,7 +97,7 @@ def trainings(tmp_path_factory):
 
 def test_each_stage_has_its_own_optimizer_scheduler_rate_and_batch(trainings):
     found = {
-        name: (one["optimizer"], one["scheduler"], one["training"].batch, one["training"].ema_decay)
+        name: (one["optimizer"], one["scheduler"], one["training"].batch_size, one["training"].ema_decay)
         for name, one in trainings.items()
         if name != "folder"
     }
@@ -135,7 +135,7 @@ def test_a_stage_goes_on_with_the_weights_of_the_one_before(trainings):
 
 
 def test_what_a_term_learned_goes_on_in_the_next_stage(trainings):
-    key = "objective.learned.hint.projection.layer.weight"
+    key = "objective.trainable.fitnet.projection.layer.weight"
     held, free = trainings["held"], trainings["free"]
     assert not torch.equal(held["begin"][key], held["end"][key])
     assert torch.equal(held["end"][key], free["begin"][key])
@@ -151,19 +151,19 @@ def test_begun_again_between_two_stages_it_goes_on_with_what_the_term_learned(tr
     assert all(torch.equal(ended[f"student.{name}"], tensor) for name, tensor in run.student.state_dict().items())
 
 
-def test_a_stage_without_a_term_on_a_teacher_asks_none_and_shows_labelled_pictures(trainings):
+def test_a_stage_without_a_term_on_a_teacher_asks_none_and_shows_labeled_images(trainings):
     assert [trainings[name]["teachers"] for name in ("warm", "held", "free")] == [[], ["big"], ["big"]]
-    assert [trainings[name]["pictures"] for name in ("warm", "held", "free")] == ["labelled", "all", "all"]
+    assert [trainings[name]["subset"] for name in ("warm", "held", "free")] == ["labeled", "all", "all"]
     # Once a step, and once to shape the projection.
     assert [trainings[name]["asked"] for name in ("warm", "held", "free")] == [0, 7, 6]
 
 
 def test_the_overall_weight_goes_on_and_the_plain_one_begins_again(trainings):
-    assert [(trainings[name]["before"], trainings[name]["total"]) for name in ("warm", "held", "free")] == [
+    assert [(trainings[name]["steps_before"], trainings[name]["total_steps"]) for name in ("warm", "held", "free")] == [
         (0, 15), (4, 15), (10, 15),
     ]  # fmt: skip
     with (trainings["folder"] / "metrics.csv").open() as file:
-        last = {row["stage"]: row["weight/soft"] for row in csv.DictReader(file) if row["phase"] == "distilled"}
+        last = {row["stage"]: row["loss_weight/kd"] for row in csv.DictReader(file) if row["phase"] == "distilled"}
     # The last step of `held` is the tenth of fifteen, begun after nine; that of `free` is begun after four of five.
     assert float(last["held"]) == pytest.approx(1 - 9 / 15, abs=1e-5)
     assert float(last["free"]) == pytest.approx(1 - 4 / 5, abs=1e-5)

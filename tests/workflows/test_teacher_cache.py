@@ -12,23 +12,23 @@ from limbeck.recipe import load_recipe
 
 RECIPE = """
 name: tiny
-threads: 1
+num_threads: 1
 task: Classification
-data: {use: Digits, take: 96, views: {use: Views, transforms: [{use: affine, degrees: 10}], per_sample: 2}}
+data: {use: Digits, num_samples: 96, augment: {use: Augmentation, transforms: [{use: affine, degrees: 10}], num_views: 2}}
 teachers: {teacher: {use: small_cnn, width: 8}}
 student: {use: small_cnn, width: 4}
-teaching: {steps: 4, objective: {truth: CrossEntropy}}
+teacher_training: {steps: 4, objective: {target: CrossEntropyLoss}}
 stages:
-  - {name: distill, epochs: 4, objective: {soft: {use: SoftTarget, tau: 4}}}
-training: {batch: 32}
-cache: {top: 5}
+  - {name: distill, epochs: 4, objective: {kd: {use: KDLoss, temperature: 4}}}
+training: {batch_size: 32}
+cache: {top_k: 5}
 """
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path / "answers"))
+    monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path / "outputs"))
     Path("tiny.yaml").write_text(RECIPE)
     return tmp_path
 
@@ -38,7 +38,7 @@ def run(*words):
 
 
 def shards():
-    return sorted(Path("answers").glob("*/shard-*.bin"))
+    return sorted(Path("outputs").glob("*/shard-*.bin"))
 
 
 def test_a_second_run_asks_nothing_and_ends_with_the_same_student(place, capsys):
@@ -46,13 +46,13 @@ def test_a_second_run_asks_nothing_and_ends_with_the_same_student(place, capsys)
     weights = "teachers.teacher.weights=one/checkpoint/teacher.safetensors"
     assert run("distill", "tiny.yaml", weights, "--out", "two") == 0
     one, two = (json.loads(Path(name, "record.json").read_text()) for name in ("one", "two"))
-    assert (one["cache"]["teacher"]["asked"], two["cache"]["teacher"]["asked"]) == (96 * 2, 0)
-    assert two["cache"]["teacher"]["read"] == 96 * 4
+    assert (one["cache"]["teacher"]["misses"], two["cache"]["teacher"]["misses"]) == (96 * 2, 0)
+    assert two["cache"]["teacher"]["hits"] == 96 * 4
     assert one["files"]["student.safetensors"]["sha256"] == two["files"]["student.safetensors"]["sha256"]
     assert "read from the cache" in Path("two/report.html").read_text()
 
     assert run("cache", "fill", "tiny.yaml", weights) == 0
-    assert "0 answers asked for, 192 known before" in capsys.readouterr().out
+    assert "0 outputs computed, 192 cached before" in capsys.readouterr().out
     assert run("cache", "info") == 0
     assert "96 samples × 2 views, top 5, spread, float16" in capsys.readouterr().out
     assert run("cache", "verify") == 0
@@ -69,18 +69,18 @@ def test_a_second_run_asks_nothing_and_ends_with_the_same_student(place, capsys)
     assert "1 of its answers are asked again" in capsys.readouterr().err
     assert run("cache", "verify") == 0
 
-    assert run("cache", "prune", "--older", "1") == 0
+    assert run("cache", "prune", "--older-than", "1") == 0
     assert shards()
     assert run("cache", "prune", shard.parent.name[:6]) == 0
     assert not shards()
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("words", "says"),
     [
         (("fill", "tiny.yaml"), "teachers.teacher has no weights yet"),
-        (("fill", "tiny.yaml", "cache=null"), "the recipe keeps no answers"),
-        (("fill", "tiny.yaml", "--batch", "0"), "at least 1 picture"),
+        (("fill", "tiny.yaml", "cache=null"), "the recipe keeps no teacher outputs"),
+        (("fill", "tiny.yaml", "--batch-size", "0"), "at least 1 image"),
         (("prune",), "one of the three"),
         (("prune", "abc"), "there is no cache 'abc'"),
         (("verify", "abc"), "there is no cache 'abc'"),
@@ -93,17 +93,17 @@ def test_what_cannot_be_done_is_one_sentence(place, capsys, words, says):
     assert errors.count("\n") == 1
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("data.views.per_sample=0", "per_sample: 8"),
-        ("cache.tail=spread", "without `top`"),
+        ("data.augment.num_views=0", "num_views: 8"),
+        ("cache.tail=spread", "without `top_k`"),
         ("cache.topp=3", "top"),
-        ("cache.precision=float64", "float16"),
+        ("cache.dtype=float64", "float16"),
     ],
 )
 def test_a_cache_that_could_not_work_is_refused_before_anything_is_trained(place, capsys, change, says):
-    words = [change] if change != "cache.tail=spread" else ["cache.top=null", change]
+    words = [change] if change != "cache.tail=spread" else ["cache.top_k=null", change]
     assert run("distill", "tiny.yaml", *words, "--out", "one") == 2
     assert says in capsys.readouterr().err
     assert not Path("one").exists()
@@ -111,9 +111,9 @@ def test_a_cache_that_could_not_work_is_refused_before_anything_is_trained(place
 
 def test_a_cache_without_teachers_is_refused():
     text = RECIPE.replace("teachers: {teacher: {use: small_cnn, width: 8}}\n", "").replace(
-        "soft: {use: SoftTarget, tau: 4}", "truth: CrossEntropy"
+        "kd: {use: KDLoss, temperature: 4}", "target: CrossEntropyLoss"
     )
     with pytest.raises(limbeck.LimbeckError, match="cache: it keeps what teachers answer"):
         limbeck.recipe.resolve_recipe(
-            load_recipe(text.replace("teaching: {steps: 4, objective: {truth: CrossEntropy}}\n", ""))
+            load_recipe(text.replace("teacher_training: {steps: 4, objective: {target: CrossEntropyLoss}}\n", ""))
         )

@@ -6,10 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from limbeck._version import __version__
 from limbeck.cli import looking, parts, training
+from limbeck.cli.renamed import renamed_message
 from limbeck.core.errors import LimbeckError
 
 __all__ = ["SubParsers", "main"]
@@ -19,7 +20,10 @@ SubParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit status: 0 done, 2 a mistake in what was given, 128 + n stopped by signal n."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = _make_parser()
+    if message := renamed_message(arguments):
+        parser.error(message)
     options, extra = parser.parse_known_args(arguments)
     # argparse takes no positional words after an option; settings may stand anywhere.
     if extra and not (hasattr(options, "settings") and all("=" in word and word[0] != "-" for word in extra)):
@@ -41,15 +45,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that takes options by their whole names only: the start of a name may mean another one tomorrow."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="limbeck",
         description="Knowledge distillation from theory to deployment. Start with: limbeck distill",
     )
     parser.add_argument("--version", action="version", version=f"limbeck {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (training, looking, parts):
-        module.add(commands)
+        module.add_commands(commands)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The commands that look at what was trained: evaluate, diagnose, compare, board, report, card, record, export."""
+"""The commands that look at what was trained: evaluate, diagnose, compare, dashboard, report, model-card, record, export."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def _add_evaluate(commands: SubParsers) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         help="measure a run's networks again: attacked, corrupted, shifted, calibrated, in other runtimes",
-        description="Without a flag of what to measure: the student's figures, on the validation part. With "
+        description="Without a flag of what to measure: the student's figures, on the validation split. With "
         "one or more: every network of the run side by side, into RUN/evaluation.json.",
     )
     evaluate.add_argument("folder", type=Path, metavar="RUN")
     evaluate.add_argument(
-        "--part", choices=("validation", "test"), default="validation", help="the test part opens once in a run"
+        "--split", choices=("validation", "test"), default="validation", help="the test split opens once in a run"
     )
     evaluate.add_argument("--data-root", metavar="DIR", help="where the data stands now, if it has moved")
     _add_metric_flags(evaluate)
@@ -66,10 +66,16 @@ def _add_metric_flags(evaluate: argparse.ArgumentParser) -> None:
     add_argument("--corruptions", action="store_true", help="accuracy under 15 common corruptions in 5 severities")
     add_argument("--noise", action="store_true", help="accuracy under Gaussian noise, more and more")
     add_argument(
-        "--shift", type=Path, metavar="DIR", help="accuracy on other pictures of the same classes, one folder a class"
+        "--shifted-dir",
+        type=Path,
+        metavar="DIR",
+        help="accuracy on other pictures of the same classes, one folder a class",
     )
     add_argument(
-        "--twin", type=Path, metavar="DIR", help="the pictures of --shift before they were shifted, by the same names"
+        "--reference-dir",
+        type=Path,
+        metavar="DIR",
+        help="the pictures of --shifted-dir before they were shifted, by the same names",
     )
     add_argument(
         "--ood",
@@ -82,26 +88,30 @@ def _add_metric_flags(evaluate: argparse.ArgumentParser) -> None:
     add_argument(
         "--efficiency", action="store_true", help="latency, size and accuracy in torch, onnxruntime and OpenVINO"
     )
-    add_argument("--examples", type=int, metavar="N", help="pictures to attack, corrupt and make noisy (default: 1000)")
+    add_argument(
+        "--num-samples", type=int, metavar="N", help="pictures to attack, corrupt and make noisy (default: 1000)"
+    )
 
 
 def _add_compare(commands: SubParsers) -> None:
     compare = commands.add_parser(
         "compare",
-        help="put runs, or the arms of a study, beside each other on one page",
-        description="Runs of one recipe with other seeds are seeds of the same arms. A study may still be running.",
+        help="put runs, or the variants of a study, beside each other on one page",
+        description="Runs of one recipe with other seeds are seeds of the same variants. A study may still be running.",
     )
     compare.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="folders of runs, or that of a study")
     compare.add_argument("--out", type=Path, metavar="FILE.html", help="the page (default: compare.html)")
     compare.add_argument("--csv", type=Path, metavar="FILE", help="write the table with every figure in full as well")
     compare.add_argument("--markdown", type=Path, metavar="FILE", help="write the table for GitHub as well")
     compare.add_argument("--latex", type=Path, metavar="FILE", help="write the table for a paper (booktabs) as well")
-    compare.add_argument("--against", metavar="ARM", help="what to compare with (default: alone, or as the study says)")
+    compare.add_argument(
+        "--baseline", metavar="NAME", help="what to compare with (default: the baseline, or as the study says)"
+    )
     compare.set_defaults(run=_compare)
 
 
 def _add_dashboard(commands: SubParsers) -> None:
-    dashboard = commands.add_parser("board", help="show the runs and studies under a folder in a browser, live")
+    dashboard = commands.add_parser("dashboard", help="show the runs and studies under a folder in a browser, live")
     dashboard.add_argument("folder", type=Path, metavar="DIR")
     dashboard.add_argument("--port", type=int, default=8642, metavar="N", help="of 127.0.0.1 (default: 8642)")
     dashboard.set_defaults(run=_dashboard)
@@ -122,7 +132,7 @@ def _add_report(commands: SubParsers) -> None:
 
 
 def _add_model_card(commands: SubParsers) -> None:
-    model_card = commands.add_parser("card", help="write a run's model card (README.md) again from its record")
+    model_card = commands.add_parser("model-card", help="write a run's model card (README.md) again from its record")
     model_card.add_argument("folder", type=Path, metavar="RUN")
     model_card.add_argument(
         "--license",
@@ -136,9 +146,7 @@ def _add_model_card(commands: SubParsers) -> None:
 def _add_record(commands: SubParsers) -> None:
     record = commands.add_parser("record", help="check a run's record and its hash, or print the schema of records")
     actions = record.add_subparsers(required=True, metavar="ACTION")
-    check = actions.add_parser(
-        "check", help="say whether a record is sound and as it was written; exit status 1: it is not"
-    )
+    check = actions.add_parser("check", help="say whether a record is valid and intact; exit status 1: it is not")
     check.add_argument("folder", type=Path, metavar="RUN")
     check.set_defaults(run=_record_check)
     actions.add_parser("schema", help="print the JSON Schema of record.json").set_defaults(run=_record_schema)
@@ -157,7 +165,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             ("attacks", options.attacks is not None or options.everything),
             ("corruptions", options.corruptions or options.everything),
             ("noise", options.noise or options.everything),
-            ("shift", options.translate is not None),
+            ("shift", options.shifted_dir is not None),
             ("ood", options.ood is not None or options.everything),
             ("calibration", options.calibration or options.everything),
             ("efficiency", options.efficiency or options.everything),
@@ -170,12 +178,14 @@ def _evaluate(options: argparse.Namespace) -> None:
         evaluate_networks(
             options.folder, checks, split=options.split, data_root=options.data_root, attacks=options.attacks or None,
             eps=options.eps, num_samples=DEFAULT_NUM_SAMPLES if options.num_samples is None else options.num_samples,
-            shifted_dir=options.translate, reference_dir=options.reference, ood=options.ood,
+            shifted_dir=options.shifted_dir, reference_dir=options.reference_dir, ood=options.ood,
         )  # fmt: skip
         return
-    for name in ("eps", "examples", "twin"):
-        if getattr(options, name) is not None:
-            raise LimbeckError(f"--{name} says how to measure, and nothing to measure is asked for: add --all, say")
+    for option, value in (
+        ("--eps", options.eps), ("--num-samples", options.num_samples), ("--reference-dir", options.reference_dir)
+    ):  # fmt: skip
+        if value is not None:
+            raise LimbeckError(f"{option} says how to measure, and nothing to measure is asked for: add --all, say")
     from limbeck.workflows.revisit import evaluate_run
 
     evaluate_run(options.folder, split=options.split, data_root=options.data_root)
@@ -186,7 +196,7 @@ def _compare(options: argparse.Namespace) -> None:
 
     compare(
         options.folders, html=options.out, csv=options.csv, markdown=options.markdown, latex=options.latex,
-        baseline=options.baselines,
+        baseline=options.baseline,
     )  # fmt: skip
 
 
@@ -223,7 +233,7 @@ def _record_check(options: argparse.Namespace) -> int:
     for sentence in problems:
         print(sentence, file=sys.stderr)  # noqa: T201
     if not problems:
-        print(f"{options.folder} is as it was written, and sound")  # noqa: T201
+        print(f"{options.folder}: record is intact (hash matches)")  # noqa: T201
     return int(bool(problems))
 
 

@@ -1,4 +1,4 @@
-"""The commands around a training: taps, methods, cache, recipe."""
+"""The commands around a training: layers, losses, cache, recipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_commands(commands: SubParsers) -> None:
 
 
 def _add_layers(commands: SubParsers) -> None:
-    layers = commands.add_parser("taps", help="list the places in a model where features can be read")
+    layers = commands.add_parser("layers", help="list the layers of a model whose features can be read")
     layers.add_argument("model", metavar="MODEL", help="resnet20, torchvision:resnet18, timm:vit_tiny_patch16_224, or "
                       "package.module:function with --plugin package")  # fmt: skip
     layers.add_argument("--input", default="3x32x32", metavar="CxHxW", help="the shape of one input (default: 3x32x32)")
@@ -32,7 +32,7 @@ def _add_layers(commands: SubParsers) -> None:
 
 def _add_losses(commands: SubParsers) -> None:
     losses = commands.add_parser(
-        "methods", help="list every term: what it compares, its paper, what it learns and keeps, the taps it needs"
+        "losses", help="list every loss: what it compares, its paper, what it learns and keeps, the layers it needs"
     )
     losses.add_argument("--markdown", action="store_true", help="print docs/methods.md, with formulas and settings")
     losses.set_defaults(run=_list_losses)
@@ -47,7 +47,7 @@ def _add_cache(commands: SubParsers) -> None:
     action.add_argument("recipe", metavar="RECIPE")
     action.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     action.add_argument(
-        "--batch", type=int, default=256, metavar="N", help="pictures asked about at once (default: 256)"
+        "--batch-size", type=int, default=256, metavar="N", help="pictures asked about at once (default: 256)"
     )
     action.add_argument("--data-root", metavar="DIR", help="where the data stands; the same as data.root=DIR")
     action.set_defaults(run=_cache_fill)
@@ -58,12 +58,12 @@ def _add_cache(commands: SubParsers) -> None:
     check.set_defaults(run=_cache_verify)
     prune = actions.add_parser("prune", help="remove caches: those named, those not used for long, or all")
     prune.add_argument("keys", nargs="*", metavar="KEY", help="the caches to remove, by the start of their keys")
-    prune.add_argument("--older", type=float, metavar="DAYS", help="those that were not used for so many days")
+    prune.add_argument("--older-than", type=float, metavar="DAYS", help="those that were not used for so many days")
     prune.add_argument("--all", action="store_true", dest="everything", help="all of them")
     prune.set_defaults(run=_cache_prune)
     for command in (action, check, prune):
         command.add_argument(
-            "--root", metavar="DIR", help="the folder of all caches ($LIMBECK_CACHE, ~/.cache/limbeck/answers)"
+            "--root", metavar="DIR", help="the folder of all caches ($LIMBECK_CACHE, ~/.cache/limbeck/teacher_outputs)"
         )
 
 
@@ -71,7 +71,7 @@ def _add_recipe(commands: SubParsers) -> None:
     recipe = commands.add_parser("recipe", help="check or show a recipe, or list those that come with limbeck")
     actions = recipe.add_subparsers(required=True, metavar="ACTION")
     for name, description in (
-        ("check", "say whether a recipe is sound"),
+        ("check", "say whether a recipe is valid"),
         ("show", "print it with every setting filled in"),
     ):
         action = actions.add_parser(name, help=description)
@@ -100,7 +100,7 @@ def _cache_fill(options: argparse.Namespace) -> None:
     from limbeck.workflows.teacher_cache import populate_cache
 
     root = [] if options.data_root is None else [f"data.root={options.data_root}"]
-    populate_cache(options.recipe, [*options.settings, *root], batch_size=options.batch)
+    populate_cache(options.recipe, [*options.settings, *root], batch_size=options.batch_size)
 
 
 def _cache_info(options: argparse.Namespace) -> None:
@@ -118,7 +118,7 @@ def _cache_verify(options: argparse.Namespace) -> None:
 def _cache_prune(options: argparse.Namespace) -> None:
     from limbeck.workflows.teacher_cache import prune_caches
 
-    prune_caches(options.keys, older_than=options.older, all_caches=options.everything, root=options.root)
+    prune_caches(options.keys, older_than=options.older_than, all_caches=options.everything, root=options.root)
 
 
 def _recipe_check(options: argparse.Namespace) -> None:
@@ -130,7 +130,7 @@ def _recipe_check(options: argparse.Namespace) -> None:
         from limbeck.workflows.study.variants import check_variants
 
         check_variants(recipe)
-    print(f"{options.recipe} is sound")  # noqa: T201
+    print(f"{options.recipe}: recipe is valid")  # noqa: T201
 
 
 def _recipe_show(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The commands that train: distill, study, teachers, rerun."""
+"""The commands that train: distill, study, select-teachers, reproduce."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def _add_distill(commands: SubParsers) -> None:
 def _add_study(commands: SubParsers) -> None:
     study = commands.add_parser(
         "study",
-        help="did it help: a recipe's arms and matched controls over several seeds, with intervals and a verdict",
+        help="did it help: a recipe's variants and matched baselines over several seeds, with intervals and a verdict",
         description="Trains the teacher, the student alone (for equal steps, for equal wall time, with label "
-        "smoothing), the recipe and its `study: {arms: ...}`, each with every seed. The test part opens once in each.",
+        "smoothing), the recipe and its `study: {variants: ...}`, each with every seed. The test part opens once in each.",
     )
     study.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a name of `limbeck recipe list`")
     study.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the recipe")
@@ -55,7 +55,9 @@ def _add_study(commands: SubParsers) -> None:
     study.add_argument(
         "--out", type=Path, metavar="DIR", help="its folder (default: runs/NAME-study, numbered if taken)"
     )
-    study.add_argument("--resume", action="store_true", help="go on with the study in --out; new arms and seeds join")
+    study.add_argument(
+        "--resume", action="store_true", help="go on with the study in --out; new variants and seeds join"
+    )
     study.add_argument(
         "--storage", metavar="URL", help="a database for the queue, which several machines name alike (default: a file)"
     )
@@ -65,15 +67,15 @@ def _add_study(commands: SubParsers) -> None:
 
 def _add_select_teachers(commands: SubParsers) -> None:
     teachers = commands.add_parser(
-        "teachers",
-        help="measure a recipe's teachers on the validation part and choose among them",
-        description="Candidates are the recipe's teachers; the test part stays shut. Writes teachers.json and "
-        "teachers.svg.",
+        "select-teachers",
+        help="measure a recipe's teachers on the validation split and choose among them",
+        description="Candidates are the recipe's teachers; the test split stays shut. Writes teacher_selection.json and "
+        "teacher_selection.svg.",
     )
     teachers.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a name of `limbeck recipe list`")
     teachers.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the recipe")
     teachers.add_argument(
-        "--budget", type=float, metavar="MS",
+        "--latency-budget", type=float, metavar="MS",
         help="ms a picture for all teachers together (default: 30 times the student's)",
     )  # fmt: skip
     teachers.add_argument(
@@ -82,19 +84,21 @@ def _add_select_teachers(commands: SubParsers) -> None:
     teachers.add_argument(
         "--out", type=Path, metavar="DIR", help="where to (default: runs/NAME-teachers); what is trained there is kept"
     )
-    teachers.add_argument("--alone", type=Path, metavar="RUN", help="a finished run to take the student alone from")
+    teachers.add_argument(
+        "--baseline-run", type=Path, metavar="RUN", help="a finished run to take the student alone from"
+    )
     teachers.set_defaults(run=_select_teachers)
 
 
 def _add_reproduce(commands: SubParsers) -> None:
     reproduce = commands.add_parser(
-        "rerun",
+        "reproduce",
         help="repeat a run from its record, and say whether the figures agree",
         description="Trains all of it again in a new folder. Exit status 0: the figures agree; 1: they do not.",
     )
     reproduce.add_argument("folder", type=Path, metavar="RUN")
     reproduce.add_argument(
-        "--out", type=Path, metavar="DIR", help="the new folder (default: RUN-rerun, numbered if taken)"
+        "--out", type=Path, metavar="DIR", help="the new folder (default: RUN-reproduce, numbered if taken)"
     )
     reproduce.add_argument(
         "--tolerance", type=float, default=0.005, metavar="SHARE",
@@ -133,7 +137,7 @@ def _select_teachers(options: argparse.Namespace) -> None:
 
     select_teachers(
         options.recipe, options.settings, latency_budget=options.latency_budget, margin=options.margin, output_dir=options.out,
-        baseline_run=options.alone,
+        baseline_run=options.baseline_run,
     )  # fmt: skip
 
 
@@ -149,4 +153,4 @@ def _reproduce(options: argparse.Namespace) -> int:
         data_root=options.data_root,
         resume=options.resume,
     )
-    return int(result["agrees"] == "not")
+    return int(result["match"] == "different")

@@ -1,1 +1,1 @@
-"""Types and small policies that every room speaks: outputs, exchanges, progress, schedules. Imports torch only."""
+"""Types and small policies that every room speaks: outputs, contexts, progress, schedules. Imports torch only."""

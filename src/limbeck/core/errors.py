@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["LimbeckError", "suggest_names", "format_root_cause"]
+__all__ = ["LimbeckError", "format_root_cause", "suggest_names"]
 
 
 class LimbeckError(Exception):

@@ -26,7 +26,7 @@ class LossContext:
         teacher: their combination: the teacher itself where there is one.
         target: the truth by row: class numbers ``[rows]`` (-100 where a row has no label) or probabilities
             ``[rows, classes]`` (all zero where a row has no label); ``None`` where the data has none.
-        index: ``[batch]``, the number by which the data knows each sample; ``None`` where a batch does not say.
+        sample_ids: ``[batch]``, the number by which the data knows each sample; ``None`` where a batch does not say.
         progress: how far training is.
     """
 
@@ -56,11 +56,11 @@ class LossContext:
         return *self.pair(name), target
 
     def require_sample_ids(self, name: str | None = None) -> Tensor:
-        """The ``index`` of the samples which that teacher answered, or an error where the batch has none."""
+        """The ``sample_ids`` of the samples which that teacher answered, or an error where the batch has none."""
         if self.sample_ids is None:
             raise LimbeckError(
                 "this term knows samples by their numbers, and the batch carries none: give batches that are a mapping "
-                "with 'index', the number of each sample in the data"
+                "with 'sample_id', the number of each sample in the data"
             )
         valid = self.teacher_outputs(name).valid
         return self.sample_ids if valid is None else self.sample_ids[valid]

@@ -25,12 +25,12 @@ class Outputs:
     Attributes:
         logits: ``[rows, classes]``, the row mask already applied. A row is whatever the task classifies: an image, a
             pixel, an anchor, a CTC frame, a token.
-        maps: spatial logits ``[batch, classes, height, width]``, for terms that compare places.
+        spatial_logits: spatial logits ``[batch, classes, height, width]``, for terms that compare places.
         embedding: ``[batch, width]``.
-        taps: hidden features by the names the user gave them, ``[batch, ...]`` of any rank.
+        features: hidden features by the names the user gave them, ``[batch, ...]`` of any rank.
         extra: further tensors a task wants to pass on, by name: box offsets by row, a network's own losses.
-        sample: ``[rows]``, the sample in the batch that each row belongs to; ``None`` says row i is sample i.
-        present: ``[batch]`` booleans, false where this network has no answer for the sample (a teacher of another
+        row_to_sample: ``[rows]``, the sample in the batch that each row belongs to; ``None`` says row i is sample i.
+        valid: ``[batch]`` booleans, false where this network has no answer for the sample (a teacher of another
             language or modality); ``None`` says it answered every one.
     """
 
@@ -61,8 +61,8 @@ class Outputs:
             return self.features[name]
         except KeyError:
             raise LimbeckError(
-                f"no tap is named {name!r}; there are: {suggest_names(name, self.features)}. "
-                'Name taps when you build the distiller: taps={"student": {"mid": "layer2"}}; '
+                f"no feature is named {name!r}; there are: {suggest_names(name, self.features)}. "
+                'Name layers when you build the distiller: feature_layers={"student": {"mid": "layer2"}}; '
                 'where there are several teachers, the term names one as well: teacher="big"'
             ) from None
 
@@ -78,10 +78,10 @@ class Outputs:
         return self._map_tensors(lambda tensor: tensor.to(device))
 
     def masked_select(self, mask: Tensor) -> Outputs:
-        """Only the samples where ``keep`` (``[batch]`` booleans) is true, with the rows that belong to them.
+        """Only the samples where ``mask`` (``[batch]`` booleans) is true, with the rows that belong to them.
 
-        >>> said = Outputs(logits=torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-        >>> said.masked_select(torch.tensor([False, True])).require_logits()
+        >>> outputs = Outputs(logits=torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        >>> outputs.masked_select(torch.tensor([False, True])).require_logits()
         tensor([[3., 4.]])
         """
         row_mask = mask if self.row_to_sample is None else mask[self.row_to_sample]

@@ -13,11 +13,11 @@ __all__ = ["Progress"]
 class Progress:
     """Where training stands: ``step`` of ``steps`` optimizer steps done, ``epoch`` of ``epochs`` begun, from zero.
 
-    Where training has several stages, these count within the stage; ``before`` are the steps of the stages before it,
-    and ``total`` those of all stages together.
+    Where training has several stages, these count within the stage; ``steps_before`` are the steps of the stages before it,
+    and ``total_steps`` those of all stages together.
 
     ``steps == 0`` says that the length of training is not known; then asking for the fraction is an error rather than
-    a silent zero, since a schedule would never move. ``total == 0`` says the same of all stages together.
+    a silent zero, since a schedule would never move. ``total_steps == 0`` says the same of all stages together.
 
     >>> now = Progress(step=25, steps=100, steps_before=300, total_steps=400)
     >>> now.fraction, now.overall_fraction
@@ -54,7 +54,7 @@ class Progress:
         if self.total_steps < 1:
             raise LimbeckError(
                 "a schedule over all stages needs to know how long they are together, and it is not known: set "
-                "`distiller.progress = limbeck.Progress(step=..., steps=..., before=..., total=...)` in your loop, or "
-                "give before= and total= to limbeck.fit"
+                "`distiller.progress = limbeck.Progress(step=..., steps=..., steps_before=..., total_steps=...)` in your loop, or "
+                "give steps_before= and total_steps= to limbeck.fit"
             )
         return Progress(self.steps_before + self.step, self.total_steps, total_steps=self.total_steps)

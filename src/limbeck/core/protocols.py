@@ -10,24 +10,24 @@ from torch import Tensor, nn
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 
-__all__ = ["TeacherOutputs", "FingerprintedTeacher", "Preparable", "Task", "Teacher", "Loss"]
+__all__ = ["FingerprintedTeacher", "Loss", "Preparable", "Task", "Teacher", "TeacherOutputs"]
 
 
 @runtime_checkable
 class Loss(Protocol):
-    """One loss: turns an exchange into one scalar. A term with learned parts is an ``nn.Module`` as well."""
+    """One loss: turns a context into one scalar. A term with learned parts is an ``nn.Module`` as well."""
 
     def __call__(self, context: LossContext) -> Tensor:
-        """The loss of this exchange, a float32 scalar."""
+        """The loss of this context, a float32 scalar."""
         ...
 
 
 @runtime_checkable
 class Preparable(Protocol):
-    """A term that shapes its learned parts (a projection) by the first exchange, before the optimizer is built."""
+    """A term that shapes its learned parts (a projection) by the first context, before the optimizer is built."""
 
     def prepare(self, context: LossContext) -> None:
-        """Build what is to be learned, for features of the shapes in ``exchange``."""
+        """Build what is to be learned, for features of the shapes in ``context``."""
         ...
 
 
@@ -47,11 +47,11 @@ class Task(Protocol):
 class Teacher(Protocol):
     """Something that answers like a teacher: a frozen network, a cache, an endpoint.
 
-    It may also have ``tapped(places)``, which gives the same with hidden features read; ``move(change)``, to follow
-    ``nn.Module.to``; ``finish()``, called once when a training has ended; and what :class:`Identified` has.
+    It may also have ``with_features(layers)``, which gives the same with hidden features read; ``to(fn)``, to follow
+    ``nn.Module.to``; ``close()``, called once when a training has ended; and what :class:`FingerprintedTeacher` has.
 
-    One that is made of the student itself may have ``bound(student)``, which gives one of its own for that student;
-    ``follow(student, progress)``, called before the answers of each training batch; ``hear(batch, said)``, called after
+    One that is made of the student itself may have ``bind_student(student)``, which gives one of its own for that student;
+    ``on_step_start(student, progress)``, called before the answers of each training batch; ``on_step_end(batch, student)``, called after
     each with what the student said; and ``state_dict()`` with ``load_state_dict(state)``, for checkpoints.
     """
 

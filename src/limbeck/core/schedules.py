@@ -2,7 +2,7 @@
 
 Each constructor gives a frozen function of :class:`~limbeck.core.progress.Progress`; all are functions of the fraction
 of training that is over, so changing the batch size or the number of epochs keeps their shape. In a training of several
-stages that is the fraction of the stage; :func:`overall` makes it the fraction of all stages together.
+stages that is the fraction of the stage; :func:`across_stages` makes it the fraction of all stages together.
 """
 
 from __future__ import annotations
@@ -15,8 +15,20 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
 
 __all__ = [
-    "Cosine", "Linear", "AcrossStages", "Schedule", "MultiStep", "StepChange", "Warmup", "resolve", "cosine", "linear", "across_stages",
-    "multistep", "step_change", "warmup",
+    "AcrossStages",
+    "Cosine",
+    "Linear",
+    "MultiStep",
+    "Schedule",
+    "StepChange",
+    "Warmup",
+    "across_stages",
+    "cosine",
+    "linear",
+    "multistep",
+    "resolve",
+    "step_change",
+    "warmup",
 ]  # fmt: skip
 
 
@@ -73,7 +85,7 @@ class Cosine:
 @final
 @dataclass(frozen=True, slots=True)
 class MultiStep:
-    """``start``, times ``factor`` at each milestone passed; see :func:`steps`."""
+    """``start``, times ``gamma`` at each milestone passed; see :func:`multistep`."""
 
     start: float
     gamma: float
@@ -113,7 +125,7 @@ class Warmup:
 @final
 @dataclass(frozen=True, slots=True)
 class StepChange:
-    """One number, then another; see :func:`switch`."""
+    """One number, then another; see :func:`step_change`."""
 
     before: float
     after: float
@@ -121,7 +133,9 @@ class StepChange:
 
     def __post_init__(self) -> None:
         if not 0 < self.milestone < 1:
-            raise LimbeckError(f"a switch happens at a fraction of training between 0 and 1, not at {self.milestone}")
+            raise LimbeckError(
+                f"a step change happens at a fraction of training between 0 and 1, not at {self.milestone}"
+            )
 
     def __call__(self, progress: Progress) -> float:
         return self.after if progress.fraction >= self.milestone else self.before
@@ -133,14 +147,14 @@ class StepChange:
 @final
 @dataclass(frozen=True, slots=True)
 class AcrossStages:
-    """A schedule on the clock of all stages; see :func:`overall`."""
+    """A schedule on the clock of all stages; see :func:`across_stages`."""
 
     schedule: Schedule
 
     def __post_init__(self) -> None:
         if isinstance(self.schedule, type) or not callable(self.schedule):
             raise LimbeckError(
-                f"overall stretches a schedule over all stages, such as linear(1, 0), not {self.schedule!r}"
+                f"across_stages stretches a schedule over all stages, such as linear(1, 0), not {self.schedule!r}"
             )
 
     def __call__(self, progress: Progress) -> float:
@@ -169,7 +183,7 @@ def cosine(start: float, end: float) -> Cosine:
 
 
 def multistep(start: float, *, gamma: float, milestones: tuple[float, ...]) -> MultiStep:
-    """``start``, multiplied by ``factor`` at each of ``milestones`` (fractions of training).
+    """``start``, multiplied by ``gamma`` at each of ``milestones`` (fractions of training).
 
     >>> multistep(1.0, gamma=0.1, milestones=(0.5, 0.75))(Progress(step=6, steps=10))
     0.1
@@ -178,7 +192,7 @@ def multistep(start: float, *, gamma: float, milestones: tuple[float, ...]) -> M
 
 
 def warmup(value: float, *, fraction: float) -> Warmup:
-    """From 0 to ``value`` over the first ``over`` (a fraction) of training, then ``value``.
+    """From 0 to ``value`` over the first ``fraction`` of training, then ``value``.
 
     >>> warmup(8.0, fraction=0.1)(Progress(step=5, steps=100))
     4.0
@@ -187,10 +201,10 @@ def warmup(value: float, *, fraction: float) -> Warmup:
 
 
 def step_change(before: float, after: float, *, milestone: float) -> StepChange:
-    """``before``, and from the fraction ``when`` of training on ``after``.
+    """``before``, and from the fraction ``milestone`` of training on ``after``.
 
-    Distillation first and then the task's own loss is ``{"soft": switch(1, 0, when=0.5), "truth": switch(0, 1,
-    when=0.5)}``; a weight of 0 keeps a term's figures in the log, and a stage of its own would save its cost.
+    Distillation first and then the task's own loss is ``{"kd": step_change(1, 0, milestone=0.5), "target": step_change(0, 1,
+    milestone=0.5)}``; a weight of 0 keeps a term's figures in the log, and a stage of its own would save its cost.
 
     >>> [step_change(0.0, 1.0, milestone=0.5)(Progress(step=i, steps=4)) for i in range(5)]
     [0.0, 0.0, 1.0, 1.0, 1.0]

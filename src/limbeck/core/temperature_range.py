@@ -9,7 +9,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
 from limbeck.core.schedules import Schedule
 
-__all__ = ["CLASSIFICATION", "DETECTION", "DEFAULT_TEMPERATURE", "Range", "temperature_warning", "temperature_range"]
+__all__ = ["CLASSIFICATION", "DEFAULT_TEMPERATURE", "DETECTION", "Range", "temperature_range", "temperature_warning"]
 
 DEFAULT_TEMPERATURE: Final = 4.0
 """The temperature of a method that has none of its own; in a recipe that of the task takes its place."""
@@ -19,7 +19,7 @@ _NUM_STEPS: Final = 100
 @final
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The temperatures that a task is used to: a ``usual`` one, and the range from ``low`` to ``high`` around it."""
+    """The temperatures that a task is used to: a ``default`` one, and the range from ``low`` to ``high`` around it."""
 
     default: float
     low: float
@@ -28,7 +28,7 @@ class Range:
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.default <= self.high:
             raise LimbeckError(
-                f"a range of temperatures has 0 < low <= usual <= high, not {self.low:g}, {self.default:g}, {self.high:g}"
+                f"a range of temperatures has 0 < low <= default <= high, not {self.low:g}, {self.default:g}, {self.high:g}"
             )
 
 
@@ -41,9 +41,9 @@ DETECTION: Final = Range(default=2.0, low=1.0, high=3.0)
 def temperature_warning(low: float, high: float, *, expected: Range, loss_name: str, task: str) -> str | None:
     """What to say of temperatures from ``low`` to ``high``, all of which lie outside of the usual range; else ``None``.
 
-    >>> temperature_warning(12.0, 12.0, expected=Range(4.0, 3.0, 6.0), loss_name="soft", task="Classification")
-    'the temperature of soft is 12, and Classification is used to 3 to 6: keep it only if you mean it'
-    >>> temperature_warning(1.0, 21.0, expected=Range(4.0, 3.0, 6.0), loss_name="soft", task="Classification") is None
+    >>> temperature_warning(12.0, 12.0, expected=Range(4.0, 3.0, 6.0), loss_name="kd", task="Classification")
+    'the temperature of kd is 12, and Classification is used to 3 to 6: keep it only if you mean it'
+    >>> temperature_warning(1.0, 21.0, expected=Range(4.0, 3.0, 6.0), loss_name="kd", task="Classification") is None
     True
     """
     if high >= expected.low and low <= expected.high:
@@ -58,8 +58,8 @@ def temperature_warning(low: float, high: float, *, expected: Range, loss_name: 
 def temperature_range(temperature: float | Schedule | Any) -> tuple[float, float]:
     """The lowest and the highest temperature that a number, a schedule or a policy can give.
 
-    >>> from limbeck import schedule
-    >>> temperature_range(4.0), temperature_range(schedule.cosine(6.0, 3.0))
+    >>> from limbeck import schedules
+    >>> temperature_range(4.0), temperature_range(schedules.cosine(6.0, 3.0))
     ((4.0, 4.0), (3.0, 6.0))
     """
     if not callable(temperature):

@@ -1,4 +1,4 @@
-"""The board as an ASGI application: three kinds of pages, each looked up by name and never by path.
+"""The dashboard as an ASGI application: three kinds of pages, each looked up by name and never by path.
 
 It answers GET and HEAD, to this machine's own names only (`DNS rebinding
 <https://owasp.org/www-community/attacks/DNS_Rebinding>`_), and lets a browser load nothing from anywhere.
@@ -30,7 +30,7 @@ _HOSTS = ["127.0.0.1", "localhost"]
 
 
 def create_app(root: Path, *, refresh: int = REFRESH) -> Starlette:
-    """The board of what stands under ``root``."""
+    """The dashboard of the runs and studies under ``root``."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -48,7 +48,7 @@ def create_app(root: Path, *, refresh: int = REFRESH) -> Starlette:
         return HTMLResponse(render_index(list_runs(root).values(), root), headers={"Refresh": str(2 * refresh)})
 
     def show_entry(request: Request) -> Response:
-        entry = list_runs(root).get(request.path_params["place"] or ".")
+        entry = list_runs(root).get(request.path_params["path"] or ".")
         if entry is None:
             return HTMLResponse(render_not_found(), status_code=404)
         with draw_lock:
@@ -59,7 +59,7 @@ def create_app(root: Path, *, refresh: int = REFRESH) -> Starlette:
         return HTMLResponse(render_not_found(), status_code=404)
 
     return Starlette(
-        routes=[Route("/", show_index), Route("/at/{place:path}", show_entry)],
+        routes=[Route("/", show_index), Route("/at/{path:path}", show_entry)],
         middleware=[
             Middleware(_SecurityHeaders), Middleware(TrustedHostMiddleware, allowed_hosts=_HOSTS, www_redirect=False),
         ],
@@ -94,6 +94,6 @@ class _SecurityHeaders:
         from starlette.responses import PlainTextResponse
 
         response = PlainTextResponse(
-            "the board only shows: GET and HEAD", status_code=405, headers={"Allow": "GET, HEAD"}
+            "the dashboard is read-only: GET and HEAD", status_code=405, headers={"Allow": "GET, HEAD"}
         )
         await response(scope, receive, send_with_headers)

@@ -1,4 +1,4 @@
-"""The pages of the board as text: the index, a run while it trains, and the pages that limbeck writes for the rest."""
+"""The pages of the dashboard as text: the index, a run while it trains, and the pages that limbeck writes for the rest."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.roles import Role
 from limbeck.dashboard.run_index import RunEntry, read_phases
 from limbeck.report import render_report
 from limbeck.report.compare import VariantResult, load_template, render_compare_page
@@ -21,11 +22,15 @@ from limbeck.workflows.compare.run import build_comparison
 __all__ = ["render_index", "render_not_found", "render_page"]
 
 _HERE = Path(__file__).parent
-_STUDENT_ROLES = ("teacher", "alone", "longer", "smoothed", "direct", "distilled")
+_PHASE_ROLES = {
+    "student_only": Role.BASELINE, "equal_time": Role.BASELINE_EQUAL_TIME,
+    "label_smoothing": Role.BASELINE_LABEL_SMOOTHING, **{role.value: role for role in Role},
+}  # fmt: skip
+"""The models of runs and the built-in variants of studies, by the names of their phases."""
 
 
 def render_index(entries: Iterable[RunEntry], root: Path) -> str:
-    """All runs and studies; ``root`` is told by its name only."""
+    """All runs and studies; of ``root`` the name only."""
     rows = [_make_index_row(entry) for entry in entries]
     return load_template("index.html.j2", folder=_HERE).render(rows=rows, name=root.name or "runs")
 
@@ -40,7 +45,7 @@ def render_page(entry: RunEntry) -> str:
         return _render_training(entry)
     except LimbeckError as error:
         return _render_message(entry.relative_path, str(error))
-    except Exception as error:  # a record that somebody edited must not stop the board
+    except Exception as error:  # an edited record must not stop the dashboard
         return _render_message(
             entry.relative_path, f"The files of this {entry.kind} cannot be read just now ({type(error).__name__})."
         )
@@ -49,7 +54,8 @@ def render_page(entry: RunEntry) -> str:
 def render_not_found() -> str:
     """What is answered to any other address."""
     return load_template("message.html.j2", folder=_HERE).render(
-        title="Not found", text="There is no run or study of this name on the board: it may have been moved or removed."
+        title="Not found",
+        text="There is no run or study of this name on the dashboard: it may have been moved or removed.",
     )
 
 
@@ -61,7 +67,7 @@ def _render_report(folder: Path) -> str:
     report_path = folder / "report.html"
     if report_path.exists():
         return report_path.read_text(encoding="utf-8")
-    # A cell of a study is one arm, and has no page of its own beside what a comparison says of it.
+    # A trial of a study holds one variant, and has no page of its own but a comparison.
     is_run = read_record(folder / "record.json").kind == "run"
     return render_report(folder) if is_run else render_compare_page(build_comparison([folder]), home_url="/")
 
@@ -74,22 +80,21 @@ def _render_training(entry: RunEntry) -> str:
         entry=entry,
         phases=read_phases(entry.folder),
         styles=styles,
-        grad_enabled=plot_learning_curves(variants, styles),
-        ago=_format_age(entry.modified),
+        curve_plot=plot_learning_curves(variants, styles),
+        age=_format_age(entry.modified),
     )
 
 
 def _make_variant(name: str, curve: TrainingCurve) -> VariantResult:
-    """A training without figures yet; of a name that is none of the students', it is a teacher's or an assistant's."""
-    role: Any = name if name in _STUDENT_ROLES else "teacher"
-    return VariantResult(name=name, role=role, curves=(curve,))
+    """A training without results yet; one of any other name is a teacher's or an assistant's."""
+    return VariantResult(name=name, role=_PHASE_ROLES.get(name, Role.TEACHER), curves=(curve,))
 
 
 def _make_index_row(entry: RunEntry) -> dict[str, Any]:
     progress, fraction = "", None
     if entry.kind == "study":
         progress, fraction = (
-            f"{entry.num_done} of {entry.num_total} cells",
+            f"{entry.num_done} of {entry.num_total} trials",
             entry.num_done / entry.num_total if entry.num_total else None,
         )
     elif entry.state != "finished":
@@ -104,9 +109,10 @@ def _make_index_row(entry: RunEntry) -> dict[str, Any]:
         else:
             progress = "no step finished yet"
     return {
-        "entry": entry, "title": entry.relative_path if entry.relative_path != "." else "this folder", "progress": progress,
-        "share": None if fraction is None else round(100 * fraction), "ago": _format_age(entry.modified),
-        "stamp": time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.modified)),
+        "entry": entry, "title": entry.relative_path if entry.relative_path != "." else "this folder",
+        "progress": progress,
+        "percent": None if fraction is None else round(100 * fraction), "age": _format_age(entry.modified),
+        "timestamp": time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.modified)),
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, final
 from limbeck.core.errors import LimbeckError
 from limbeck.report.metrics_csv import load_curves
 
-__all__ = ["RunEntry", "PhaseProgress", "list_runs", "read_phases", "entry_signature"]
+__all__ = ["PhaseProgress", "RunEntry", "entry_signature", "list_runs", "read_phases"]
 
 RunState = Literal["running", "finished", "failed", "stopped"]
 
@@ -26,7 +26,7 @@ _FILE_NAMES: Final = (
     "recipe.yaml",
     "record.json",
     "metrics.csv",
-    "answers.safetensors",
+    "predictions.safetensors",
     "report.html",
     "study.json",
     ".lock",
@@ -39,14 +39,14 @@ class RunEntry:
     """One run or study.
 
     Attributes:
-        place: its path under the folder, with slashes; the only name by which it can be asked for.
+        relative_path: its path under the folder, with slashes; the only name by which it can be requested.
         folder: where it is.
         kind: run or study.
         state: ``running`` where a process holds the lock or a file has just changed; of the rest, ``failed`` is a study
-            with a failed cell, and ``stopped`` what has an end to go on to.
-        changed: when one of its files last changed, in seconds since 1970.
-        done: of a study, finished cells.
-        of: of a study, all cells.
+            with a failed trial, and ``stopped`` what can be continued.
+        modified: when one of its files last changed, in seconds since 1970.
+        num_done: of a study, finished trials.
+        num_total: of a study, all trials.
     """
 
     relative_path: str
@@ -66,7 +66,7 @@ class RunEntry:
 @final
 @dataclass(frozen=True, slots=True)
 class PhaseProgress:
-    """One training of a run: the step it is at, of how many (``None`` where the recipe does not tell), accuracy."""
+    """One training of a run: the step it is at, of how many (``None`` where the recipe does not say), accuracy."""
 
     name: str
     step: int
@@ -92,12 +92,12 @@ def list_runs(root: Path) -> dict[str, RunEntry]:
 
 
 def read_phases(folder: Path) -> list[PhaseProgress]:
-    """How far the trainings of a run are; raises ``LimbeckError`` where its figures cannot be read just now."""
+    """How far the trainings of a run are; raises ``LimbeckError`` where its files cannot be read just now."""
     planned = _read_planned_lengths(folder / "recipe.yaml")
     progress = []
     for name, curve in load_curves(folder / "metrics.csv").items():
         accuracies = [value for value in curve.accuracy if value == value]
-        steps, epochs = planned.get("teaching" if name in planned["teachers"] else "stages", (None, None))
+        steps, epochs = planned.get("teacher_training" if name in planned["teachers"] else "stages", (None, None))
         per_epoch = curve.steps[-1] / len(curve.steps)
         total_steps = steps or (round(epochs * per_epoch) if epochs else None)
         progress.append(PhaseProgress(name, int(curve.steps[-1]), total_steps, accuracies[-1] if accuracies else None))
@@ -163,7 +163,7 @@ def _iterate_files(folder: Path) -> Iterator[Path]:
     """The files of a run or study that are ever read, so far as they are there."""
     yield from (folder / name for name in _FILE_NAMES if os.path.lexists(folder / name))
     if (folder / "study.json").exists():
-        for trial in (folder / "cells").glob("*/*"):
+        for trial in (folder / "trials").glob("*/*"):
             yield from (trial / name for name in _FILE_NAMES if os.path.lexists(trial / name))
 
 
@@ -171,7 +171,7 @@ def _read_trial_states(folder: Path) -> list[str]:
     from limbeck.workflows.compare.load_runs import read_study
 
     try:
-        return [str(trial["state"]) for trial in read_study(folder)["cells"]]
+        return [str(trial["state"]) for trial in read_study(folder)["trials"]]
     except LimbeckError:
         return []
 
@@ -197,12 +197,13 @@ def _read_planned_lengths(path: Path) -> dict[str, Any]:
     teachers, stages = recipe.get("teachers"), recipe.get("stages")
     return {
         "teachers": set(teachers) if isinstance(teachers, Mapping) else set(),
-        "teaching": _sum_lengths([recipe.get("teaching")]), "stages": _sum_lengths(stages if isinstance(stages, list) else []),
+        "teacher_training": _sum_lengths([recipe.get("teacher_training")]),
+        "stages": _sum_lengths(stages if isinstance(stages, list) else []),
     }  # fmt: skip
 
 
 def _sum_lengths(stages: list[Any]) -> tuple[int | None, float | None]:
-    """All steps together, or else all epochs together, where every stage tells the same kind."""
+    """All steps together, or else all epochs together, where every stage has the same kind."""
     for kind in ("steps", "epochs"):
         values = [stage.get(kind) if isinstance(stage, Mapping) else None for stage in stages]
         numbers = [value for value in values if isinstance(value, int | float)]

@@ -1,4 +1,4 @@
-"""Serving the board on 127.0.0.1 until Ctrl-C."""
+"""Serving the dashboard on 127.0.0.1 until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def serve(folder: Path, *, port: int = 8642) -> None:
         port: where to listen; 0 takes a free one.
 
     Raises:
-        LimbeckError: there is no such folder, the port is taken, or the packages of the board are missing.
+        LimbeckError: there is no such folder, the port is taken, or the packages of the dashboard are missing.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -36,7 +36,7 @@ def serve(folder: Path, *, port: int = 8642) -> None:
         if (error.name or "").partition(".")[0] not in ("uvicorn", "starlette"):
             raise
         raise LimbeckError(
-            f"the board needs the package {error.name}, which is not installed: pip install 'limbeck[board]'"
+            f"the dashboard needs the package {error.name}, which is not installed: pip install 'limbeck[board]'"
         ) from None
     with open_socket(port) as server_socket:
         print(f"http://127.0.0.1:{server_socket.getsockname()[1]}/ shows {folder} until Ctrl-C", flush=True)  # noqa: T201
@@ -44,7 +44,7 @@ def serve(folder: Path, *, port: int = 8642) -> None:
             app, log_level="error", access_log=False, server_header=False, ws="none", lifespan="off",
             timeout_graceful_shutdown=1,
         )  # fmt: skip
-        # Ctrl-C is how one leaves the board, so it is no failure.
+        # Ctrl-C is how one leaves the dashboard, so it is no failure.
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(settings).run(sockets=[server_socket])
 
@@ -59,6 +59,6 @@ def open_socket(port: int) -> socket.socket:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
         raise LimbeckError(
-            f"port {port} of 127.0.0.1 cannot be listened at ({error.strerror or error}): another board may be there, "
+            f"port {port} of 127.0.0.1 cannot be listened at ({error.strerror or error}): another dashboard may be running, "
             "or give another --port"
         ) from None

@@ -28,8 +28,8 @@ class Augmentation:
     Arguments:
         transforms: in the order in which they are done, those that mix two pictures last; none shows the pictures as
             they are.
-        per_sample: how many views each sample has, shown in turn; 0 makes a fresh one each time.
-        per_decode: in how many views a sample that was read is shown in the same batch (Hoffer et al., CVPR 2020,
+        num_views: how many views each sample has, shown in turn; 0 makes a fresh one each time.
+        repeats: in how many views a sample that was read is shown in the same batch (Hoffer et al., CVPR 2020,
             https://arxiv.org/abs/1901.09335): reading costs that much less, and a batch holds that many fewer samples.
 
     >>> import torch
@@ -46,14 +46,14 @@ class Augmentation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "transforms", tuple(self.transforms))
         if self.num_views < 0:
-            raise LimbeckError(f"per_sample is a number of views, 0 for fresh ones each time, not {self.num_views}")
+            raise LimbeckError(f"num_views is a number of views, 0 for fresh ones each time, not {self.num_views}")
         if self.repeats < 1:
-            raise LimbeckError(f"per_decode is a number of views for each read, at least 1, not {self.repeats}")
+            raise LimbeckError(f"repeats is a number of views for each read, at least 1, not {self.repeats}")
         if self.repeats > 1 and not self.transforms:
-            raise LimbeckError(f"per_decode {self.repeats} would show each picture unchanged as often: add transforms")
+            raise LimbeckError(f"repeats {self.repeats} would show each picture unchanged as often: add transforms")
         if self.num_views % self.repeats:
             raise LimbeckError(
-                f"per_sample is a multiple of per_decode, so that views come in turn, and {self.num_views} is none of "
+                f"num_views is a multiple of repeats, so that views come in turn, and {self.num_views} is none of "
                 f"{self.repeats}"
             )
         for transform in self.transforms:
@@ -74,20 +74,20 @@ class Augmentation:
         return tuple(transform for transform in self.transforms if isinstance(transform, MixTransform))
 
     def view_index(self, showings: Tensor) -> Tensor:
-        """Which view is shown the ``showing``-th time, counted from 0."""
+        """Which view is shown at each of ``showings``, counted from 0."""
         return showings % self.num_views if self.num_views else showings
 
     def apply(self, images: Tensor, sample_ids: Tensor, views: Tensor, *, seed: int) -> Tensor:
-        """The views ``view`` of the samples ``sample`` (``[batch]`` each) whose pictures are ``images`` in 0..1.
+        """``views`` of the samples ``sample_ids`` (``[batch]`` each) whose pictures are ``images`` in 0..1.
 
-        Nothing is mixed here; that takes a second picture, which :meth:`mixture` chooses.
+        Nothing is mixed here; that takes a second picture, which :meth:`sample_mix` chooses.
         """
         for i, transform in enumerate(self.image_transforms):
             images = transform(images, CounterRNG.for_samples(sample_ids, views, seed=seed, transform_index=i))
         return images.clamp(0, 1) if self.transforms else images
 
     def sample_mix(self, sample_ids: Tensor, views: Tensor, *, seed: int, population: int) -> MixParams | None:
-        """Which of these views are mixed, and with which of ``among`` samples; ``None`` where views mix nothing."""
+        """Which of these views are mixed, and with which of ``population`` samples; ``None`` where views mix nothing."""
         if not self.mix_transforms:
             return None
         return MixParams.sample(
@@ -107,11 +107,11 @@ def default_augmentation(
         jitter: of brightness, contrast and saturation, and a quarter of it of hue; 0 leaves it out.
         mixup: alpha of Mixup; 0 leaves it out.
         flip: how often pictures are mirrored; 0 leaves it out.
-        per_sample: see :class:`Views`.
-        per_decode: see :class:`Views`.
+        num_views: see :class:`Augmentation`.
+        repeats: see :class:`Augmentation`.
 
     >>> default_augmentation(jitter=0.0).transforms
-    (Crop(padding=4, mode='constant'), Mixup(alpha=0.2, probability=1.0))
+    (RandomCrop(padding=4, padding_mode='constant'), Mixup(alpha=0.2, p=1.0))
     """
     chosen_transforms: list[Transform | MixTransform] = []
     if crop:

@@ -15,7 +15,7 @@ from limbeck.data.fingerprint import compute_fingerprint
 from limbeck.data.normalization import Normalization
 from limbeck.data.split import Split
 
-__all__ = ["Batch", "LoaderAdapter", "BatchSampler", "BatchStream"]
+__all__ = ["Batch", "BatchSampler", "BatchStream", "LoaderAdapter"]
 
 Batch = dict[str, Tensor]
 _ORDER_STREAM = 4
@@ -39,19 +39,19 @@ class BatchSampler:
     """A part in a new order each epoch, each sample in its next view.
 
     Arguments:
-        part: the samples.
-        views: how they are changed.
+        split: the samples.
+        augmentation: how they are changed.
         normalization: taken off after the views.
-        batch: samples in a batch, for each process.
-        seed: of the views, and of the order where ``order`` is ``None``.
-        order: seed of the order.
+        batch_size: samples in a batch, for each process.
+        seed: of the views, and of the order where ``order_seed`` is ``None``.
+        order_seed: seed of the order.
         classes: how many there are; needed where views mix pictures, and with them their labels.
-        rank: this process among ``world``: all of them together show every sample once an epoch.
-        world: how many processes there are.
+        rank: this process among ``world_size``: all of them together show every sample once an epoch.
+        world_size: how many processes there are.
 
-    A batch has ``input``, ``target``, ``index`` (the sample's number) and ``view``. The last, smaller batch of an epoch
+    A batch has ``input``, ``target``, ``sample_id`` and ``view``. The last, smaller batch of an epoch
     is left out (the order is new each epoch, so no sample is left out for long); a part smaller than one batch repeats,
-    each time in its next view. With ``views.per_decode`` M, a batch shows each of its samples in M views, and M epochs,
+    each time in its next view. With ``augmentation.repeats`` M, a batch shows each of its samples in M views, and M epochs,
     of as many steps as ever, make one round in which all samples are shown M times.
     """
 
@@ -60,13 +60,13 @@ class BatchSampler:
         order_seed: int | None = None, classes: int | None = None, rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
         if not len(split):
-            raise LimbeckError("there is no sample to train on: the training part, or its labelled share, is empty")
+            raise LimbeckError("there is no sample to train on: the training part, or its labeled share, is empty")
         if batch_size < 1:
             raise LimbeckError(f"a batch has at least 1 sample, not {batch_size}")
         if batch_size % augmentation.repeats:
             raise LimbeckError(
-                f"a batch is a multiple of per_decode, since each sample is shown in {augmentation.repeats} views, and "
-                f"{batch_size} is none: set training.batch or per_decode"
+                f"a batch is a multiple of repeats, since each sample is shown in {augmentation.repeats} views, and "
+                f"{batch_size} is none: set training.batch_size or augment.repeats"
             )
         if augmentation.mix_transforms and classes is None:
             raise LimbeckError("views that mix pictures mix their labels too: say how many classes there are")
@@ -85,7 +85,7 @@ class BatchSampler:
 
     @property
     def split(self) -> Split:
-        """The samples; the numbers that :meth:`show` takes are places among them."""
+        """The samples; the numbers that :meth:`load` takes are places among them."""
         return self._split
 
     @property
@@ -103,7 +103,7 @@ class BatchSampler:
     def batch_indices(self, step: int, *, num_showings: int = 1, showing_index: int = 0) -> tuple[Tensor, Tensor]:
         """Which samples batch number ``step`` shows, as places in the part, and in which views, both ``[batch]``.
 
-        Where each batch is shown ``times`` times, these are the views of the one numbered ``time``.
+        Where each batch is shown ``num_showings`` times, these are the views of the one numbered ``showing_index``.
         """
         repeats = self._augmentation.repeats
         round_, step_in_round = divmod(step, self.steps_per_epoch * repeats)
@@ -119,7 +119,7 @@ class BatchSampler:
         )
 
     def load(self, sample_indices: Tensor, views: Tensor) -> Batch:
-        """The samples at the places ``which`` of the part in the views ``view``, both ``[batch]``.
+        """The samples at ``sample_indices`` of the split in ``views``, both ``[batch]``.
 
         The same picture as in any other batch that shows this view of this sample. Where views change pictures, a
         sample that occurs several times is read once.
@@ -132,7 +132,7 @@ class BatchSampler:
             partner_images = self._augment(mix.partners, views[mix.rows])
             images, fraction = mix.mix_images(images, partner_images)
             target = mix.mix_target(target, self._split.target[mix.partners], fraction, classes=self._classes)
-        return {"input": self._normalization.apply(images), "target": target, "index": sample_ids, "view": views}
+        return {"input": self._normalization.apply(images), "target": target, "sample_id": sample_ids, "view": views}
 
     def _augment(self, indices: Tensor, views: Tensor) -> Tensor:
         if not self._augmentation.transforms:

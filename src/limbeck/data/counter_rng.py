@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["CounterRNG", "make_generator", "derive_seed"]
+__all__ = ["CounterRNG", "derive_seed", "make_generator"]
 
 _UInt64Array = NDArray[np.uint64]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -32,7 +32,7 @@ def derive_seed(*words: int) -> int:
 
 
 def make_generator(*words: int) -> torch.Generator:
-    """A torch generator on the CPU, seeded by :func:`mix`."""
+    """A torch generator on the CPU, seeded by :func:`derive_seed`."""
     return torch.Generator().manual_seed(derive_seed(*words))
 
 
@@ -49,13 +49,13 @@ class CounterRNG:
 
     @classmethod
     def for_samples(cls, sample_ids: Tensor, views: Tensor, *, seed: int, transform_index: int) -> CounterRNG:
-        """Draws for the transform number ``place`` of views ``view`` of samples ``sample``, both ``[batch]``."""
+        """Random numbers for the transform number ``transform_index`` of ``views`` of ``sample_ids``, both ``[batch]``."""
         start = np.uint64(derive_seed(seed, transform_index))
         sample_words = _splitmix64(sample_ids.numpy().astype(np.uint64) ^ start)
         return cls(_splitmix64(sample_words ^ views.numpy().astype(np.uint64)))
 
     def uniform(self, count: int) -> Tensor:
-        """``[batch, many]`` float32 numbers from 0 to below 1."""
+        """``[batch, count]`` float32 numbers from 0 to below 1."""
         counters = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
         words = _splitmix64(self.keys[:, None] + counters[None, :])
         return torch.from_numpy(((words >> np.uint64(40)).astype(np.float32)) * np.float32(2.0**-24))

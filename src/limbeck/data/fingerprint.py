@@ -21,16 +21,16 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def compute_fingerprint(split: Split, augmentation: Augmentation, normalization: Normalization, *, seed: int) -> str:
-    """A sha256 of everything that decides which picture (sample, view) is: data, views, seed, normalisation.
+    """A sha256 of everything that decides which picture (sample, view) is: data, augmentation, seed, normalization.
 
-    The size of a batch, the process and ``per_decode`` decide nothing about a picture, and labels neither. Raises
+    The size of a batch, the process and ``repeats`` decide nothing about a picture, and labels neither. Raises
     ``LimbeckError`` where the pictures cannot be told for certain: a data set of your own that changes its items each
     time, or a transform that does not tell its settings.
     """
     if not split.images.is_deterministic():
         raise LimbeckError(
             "the data set gives another picture each time the same one is asked for, so no answer to it can be kept: "
-            "take the randomness out of it, and put it into views"
+            "take the randomness out of it, and put it into the augmentation"
         )
     text = [_FORMAT, split.images.fingerprint(), repr(normalization)]
     text += [hashlib.sha256(numbers.numpy().tobytes()).hexdigest() for numbers in (split.sample_ids, split.indices)]

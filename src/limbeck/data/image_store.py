@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["ImageFiles", "ImageStore", "InMemory", "DatasetAdapter"]
+__all__ = ["DatasetAdapter", "ImageFiles", "ImageStore", "InMemory"]
 
 _MAX_HASHED_BYTES = 256 * 2**20
 _NUM_CHECKED = 32
@@ -26,7 +26,7 @@ class ImageStore(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: Tensor) -> Tensor:
-        """The pictures at ``places`` (``[n]`` integers)."""
+        """The pictures at ``indices`` (``[n]`` integers)."""
         ...
 
     def fingerprint(self) -> str:
@@ -125,10 +125,10 @@ class DatasetAdapter:
         return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
     def fingerprint(self) -> str:
-        """The bytes of every item, which are read for it; of a data set that is not :meth:`steady`, kind and length.
+        """The bytes of every item, which are read for it; of a data set that is not :meth:`is_deterministic`, kind and length.
 
         Where the data set tells the file of each item under ``samples``, as torchvision's folders do: those files, told
-        as :class:`Files` does, and the bytes of 32 items.
+        as :class:`ImageFiles` does, and the bytes of 32 items.
         """
         digest = hashlib.sha256(f"{type(self.dataset).__name__} {len(self.dataset)}".encode())
         if self.is_deterministic():

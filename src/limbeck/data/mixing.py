@@ -29,11 +29,11 @@ class MixParams:
 
     Attributes:
         rows: ``[m]``, the rows of the batch that are mixed.
-        partner: ``[m]``, with which sample: its place in the population.
-        mixings: the ways to mix.
-        way: ``[m]``, which of them.
-        share: ``[m]`` float32, how much of the row's own picture is to be left.
-        centre: ``[m, 2]`` numbers from 0 to below 1.
+        partners: ``[m]``, with which sample: its place in the population.
+        transforms: the ways to mix.
+        transform_index: ``[m]``, which of them.
+        lam: ``[m]`` float32, how much of the row's own picture is to be left.
+        center: ``[m, 2]`` numbers from 0 to below 1.
     """
 
     rows: Tensor
@@ -45,12 +45,12 @@ class MixParams:
 
     @classmethod
     def sample(cls, transforms: Sequence[MixTransform], rng: CounterRNG, *, population: int) -> Self:
-        """For each row one of ``mixings``, drawn evenly, with its probability, and a partner ``among`` so many."""
+        """For each row one of ``transforms``, drawn evenly, with its probability, and a partner of the ``population``."""
         selector, chance, coarse, fine, quantile, *center = rng.uniform(7).double().unbind(1)
         transform_index = (selector * len(transforms)).long()
         p, alpha = (
             torch.tensor([getattr(transform, name) for transform in transforms], dtype=torch.float64)[transform_index]
-            for name in ("probability", "alpha")
+            for name in ("p", "alpha")
         )
         rows = (chance < p).nonzero().squeeze(1)
         # A number has 24 bits; two of them reach every sample of more than 16 million.
@@ -61,7 +61,7 @@ class MixParams:
     def mix_images(self, images: Tensor, partner_images: Tensor) -> tuple[Tensor, Tensor]:
         """``images`` ``[batch, ...]`` with the rows mixed, and what is left of each, ``[batch]``.
 
-        ``others`` ``[m, ...]`` are the partners' pictures.
+        ``partner_images`` ``[m, ...]`` are the partners' pictures.
         """
         if len(self.transforms) == 1 and len(self.rows) == len(images):  # the usual case needs no copies
             return self.transforms[0].blend(images, partner_images, self.lam, self.center)
@@ -77,7 +77,7 @@ class MixParams:
     def mix_target(self, target: Tensor, partner_target: Tensor, fraction: Tensor, *, classes: int) -> Tensor:
         """Probabilities ``[batch, classes]`` out of the class numbers ``[batch]`` and of the partners' ``[m]``.
 
-        ``left`` is what :meth:`pictures` gave. A row without a label, or with a partner that has none, is all zeros.
+        ``fraction`` is what :meth:`mix_images` gave. A row without a label, or with a partner that has none, is all zeros.
         """
         full_target = target.clone()
         full_target[self.rows] = partner_target
@@ -85,7 +85,7 @@ class MixParams:
 
 
 def interpolate_labels(target: Tensor, partner_target: Tensor, lam: Tensor, *, classes: int) -> Tensor:
-    """``share`` of the one label and the rest of the other: probabilities ``[batch, classes]``.
+    """``lam`` of the one label and the rest of the other: probabilities ``[batch, classes]``.
 
     A row of which either label is missing (−100) is all zeros, which says that it has none.
 

@@ -19,9 +19,9 @@ from limbeck.data.normalization import Normalization
 from limbeck.data.split import UNLABELED, DatasetAdapter, InMemory, Split
 from limbeck.data.splits import hide_labels, stratified_split, stratified_subsample
 
-__all__ = ["DataModule", "make_splits", "from_tensors", "iterate_batches", "from_datasets", "from_loaders"]
+__all__ = ["DataModule", "from_datasets", "from_loaders", "from_tensors", "iterate_batches", "make_splits"]
 
-LabelSubset = Literal["all", "labelled"]
+LabelSubset = Literal["all", "labeled"]
 NormalizeMode = Literal["data", "imagenet", "none"]
 _VALIDATION, _TEST = 5, 6
 
@@ -33,14 +33,14 @@ class DataModule:
 
     Attributes:
         name: what to call it.
-        classes: their names, in the order of their numbers.
+        class_names: their names, in the order of their numbers.
         train: what is learned from; samples without a label have the target −100.
         validation: what choices are made on.
-        sealed: the test part, which opens once.
-        views: how training pictures are changed.
+        test: the test part, which opens once.
+        augmentation: how training pictures are changed.
         normalization: what is taken off every picture.
-        seed: of the views, and of the order where ``order`` is ``None``.
-        order: seed of the order; runs that differ in it alone show the same views of the same samples.
+        seed: of the views, and of the order where ``order_seed`` is ``None``.
+        order_seed: seed of the order; runs that differ in it alone show the same views of the same samples.
     """
 
     name: str
@@ -66,9 +66,9 @@ class DataModule:
     def batches(
         self, *, batch_size: int, subset: LabelSubset = "all", rank: int = 0, world_size: int = 1
     ) -> BatchSampler:
-        """Training batches by number: of all pictures, or of the labelled ones only."""
-        if subset not in ("all", "labelled"):
-            raise LimbeckError(f"`pictures` is all or labelled, not {subset!r}")
+        """Training batches by number: of all pictures, or of the labeled ones only."""
+        if subset not in ("all", "labeled"):
+            raise LimbeckError(f"`subset` is all or labeled, not {subset!r}")
         split = self.train if subset == "all" else self.train.select_labeled()
         return BatchSampler(
             split, self.augmentation, self.normalization, batch_size=batch_size, seed=self.seed, order_seed=self.order_seed,
@@ -76,7 +76,7 @@ class DataModule:
         )  # fmt: skip
 
     def validation_batches(self, *, batch_size: int = 512, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """The validation part in order, without views; of several processes each gets every ``world``-th batch."""
+        """The validation part in order, without views; of several processes each gets every ``world_size``-th batch."""
         return iterate_batches(
             self.validation, self.normalization, batch_size=batch_size, rank=rank, world_size=world_size
         )
@@ -94,12 +94,12 @@ class DataModule:
 def iterate_batches(
     split: Split, normalization: Normalization, *, batch_size: int = 512, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
-    """``part`` in order, without views: all of its batches, or every ``world``-th beginning with number ``rank``."""
+    """``split`` in order, without views: all of its batches, or every ``world_size``-th beginning with number ``rank``."""
     for indices in torch.split(torch.arange(len(split)), batch_size)[rank::world_size]:
         yield {
             "input": normalization.apply(split.read(indices)),
             "target": split.target[indices],
-            "index": split.sample_ids[indices],
+            "sample_id": split.sample_ids[indices],
         }
 
 
@@ -180,7 +180,7 @@ def from_datasets(
 @final
 @dataclass(frozen=True, slots=True)
 class LoaderDataModule:
-    """A user's own loaders, see :func:`loaders`."""
+    """A user's own loaders, see :func:`from_loaders`."""
 
     train: Iterable[Any]
     validation: Iterable[Any]
@@ -197,7 +197,7 @@ class LoaderDataModule:
         return LoaderAdapter(self.train)
 
     def validation_batches(self, *, batch_size: int = 512, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
-        """The validation loader: all of it where its sampler deals it out itself, else every ``world``-th batch."""
+        """The validation loader: all of it where its sampler deals it out itself, else every ``world_size``-th batch."""
         is_distributed = isinstance(getattr(self.validation, "sampler", None), torch.utils.data.DistributedSampler)
         return iter(self.validation) if is_distributed else islice(self.validation, rank, None, world_size)
 
@@ -214,7 +214,7 @@ def _read_targets(dataset: Any) -> Tensor:
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise LimbeckError(
             f"a {type(dataset).__name__} has no length or no items by number: give a map-style data set, or your own "
-            "loaders to limbeck.data.loaders"
+            "loaders to limbeck.data.from_loaders"
         )
     targets, target_transform = getattr(dataset, "targets", None), getattr(dataset, "target_transform", None)
     if targets is None:

@@ -40,7 +40,7 @@ class Normalization:
 
     @classmethod
     def from_split(cls, split: Split, *, max_samples: int = 5000) -> Normalization:
-        """Mean and standard deviation of ``part``, over ``most`` samples evenly chosen."""
+        """Mean and standard deviation of ``split``, over at most ``max_samples`` samples evenly chosen."""
         num_samples = min(len(split), max_samples)
         indices = torch.arange(num_samples) * len(split) // num_samples
         # In slices: 5,000 photographs in float64 would be gigabytes.

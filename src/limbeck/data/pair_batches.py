@@ -1,6 +1,6 @@
 """Batches of which one half depends on the other: pairs of one class, and samples that come again.
 
-Both halve what :class:`~limbeck.data.batch_sampler.Shuffled` deals out, and keep the size of the batch, so as many
+Both halve what :class:`~limbeck.data.batch_sampler.BatchSampler` deals out, and keep the size of the batch, so as many
 pictures are shown in an epoch as without, and as many gradients computed: two epochs make one round of all samples.
 Like every stream they are a pure function of seed and step.
 """
@@ -18,9 +18,9 @@ from limbeck.data.batch_sampler import Batch, BatchSampler, BatchStream
 from limbeck.data.counter_rng import make_generator
 from limbeck.data.split import UNLABELED, Split
 
-__all__ = ["RepeatPrevious", "SameClassPairs", "BatchPairing", "choose_partners", "pair_batches"]
+__all__ = ["BatchPairing", "RepeatPrevious", "SameClassPairs", "choose_partners", "pair_batches"]
 
-BatchPairing = Literal["plain", "classmates", "again"]
+BatchPairing = Literal["none", "same_class", "repeat_previous"]
 _PARTNER: Final = 7
 
 
@@ -31,7 +31,7 @@ class SameClassPairs:
     Yun et al., CVPR 2020, https://arxiv.org/abs/2003.13964.
 
     Arguments:
-        halves: deals out the first half: batches of half the size.
+        half_batches: deals out the first half: batches of half the size.
     """
 
     def __init__(self, half_batches: BatchSampler) -> None:
@@ -59,11 +59,11 @@ class RepeatPrevious:
     """The first half of each batch is the second half of the one before, each sample in its next view (DLB).
 
     Shen et al., CVPR 2022, https://arxiv.org/abs/2203.16172. The first batch of a training has one half only. Where
-    views are made anew each time, a sample comes again in another one; where each has ``per_sample`` of them, in its
+    views are made anew each time, a sample comes again in another one; where each has ``num_views`` of them, in its
     next one.
 
     Arguments:
-        halves: deals out what is new: batches of half the size.
+        half_batches: deals out what is new: batches of half the size.
     """
 
     def __init__(self, half_batches: BatchSampler) -> None:
@@ -87,21 +87,21 @@ class RepeatPrevious:
 
 
 def pair_batches(half_batches: BatchStream, pairing: BatchPairing) -> BatchStream:
-    """``halves``, a stream of batches of half the size, as pairs of ``classmates`` or with what comes ``again``."""
+    """``half_batches``, of half the size, as pairs of the ``same_class`` or with those that ``repeat_previous`` ones."""
     if not isinstance(half_batches, BatchSampler):
         raise LimbeckError(
-            f"a {type(half_batches).__name__} deals out its batches by itself, and the sampling {pairing!r} was asked for: use "
-            "limbeck's own data, or leave sampling away"
+            f"a {type(half_batches).__name__} deals out its batches by itself, and the pairing {pairing!r} was asked for: use "
+            "limbeck's own data, or leave batch_pairing away"
         )
     if pairing not in _PAIRINGS:
-        raise LimbeckError(f"sampling is one of plain, {', '.join(_PAIRINGS)}, not {pairing!r}")
+        raise LimbeckError(f"batch_pairing is one of none, {', '.join(_PAIRINGS)}, not {pairing!r}")
     return _PAIRINGS[pairing](half_batches)
 
 
 def choose_partners(indices: Tensor, target: Tensor, class_members: dict[int, Tensor], draws: Tensor) -> Tensor:
-    """For each place of ``which`` another one of its class, by ``draw`` from 0 to below 1.
+    """For each of ``indices`` another one of its class, by ``draws`` from 0 to below 1.
 
-    ``members`` are the places of each class, in order. A sample that is alone in its class, or has none, is its own.
+    ``class_members`` are the indices of each class, in order. A sample that is alone in its class, or has none, is its own.
 
     >>> target = torch.tensor([0, 1, 0, 0])
     >>> choose_partners(torch.tensor([0, 1, 2]), target, {0: torch.tensor([0, 2, 3])}, torch.tensor([0.0, 0.5, 0.9]))
@@ -122,11 +122,11 @@ def _group_by_class(split: Split) -> dict[int, Tensor]:
     classes, counts = torch.unique(split.target, return_counts=True)
     usable = [int(label) for label, n in zip(classes, counts, strict=True) if n > 1 and label != UNLABELED]
     if not usable:
-        raise LimbeckError("pairs of one class take a class with two labelled samples, and this part has none")
+        raise LimbeckError("pairs of one class take a class with two labeled samples, and this part has none")
     return {label: (split.target == label).nonzero().squeeze(1) for label in usable}
 
 
 _PAIRINGS: Final[Mapping[str, Callable[[BatchSampler], BatchStream]]] = {
-    "classmates": SameClassPairs,
-    "again": RepeatPrevious,
+    "same_class": SameClassPairs,
+    "repeat_previous": RepeatPrevious,
 }

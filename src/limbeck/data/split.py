@@ -11,7 +11,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.data.image_store import DatasetAdapter, ImageFiles, ImageStore, InMemory
 
-__all__ = ["UNLABELED", "ImageFiles", "ImageStore", "Split", "InMemory", "DatasetAdapter"]
+__all__ = ["UNLABELED", "DatasetAdapter", "ImageFiles", "ImageStore", "InMemory", "Split"]
 
 UNLABELED = -100
 
@@ -23,9 +23,9 @@ class Split:
 
     Attributes:
         images: the pictures, of this part and perhaps of others.
-        places: ``[n]``, where this part's pictures stand in ``images``.
+        indices: ``[n]``, where this part's pictures stand in ``images``.
         target: ``[n]`` class numbers, −100 where there is no label.
-        number: ``[n]``, the number of each sample in its source: its name in views and caches.
+        sample_ids: ``[n]``, the number of each sample in its source: its name in views and caches.
     """
 
     images: ImageStore
@@ -35,7 +35,7 @@ class Split:
 
     @classmethod
     def from_images(cls, images: ImageStore, target: Tensor, *, first_id: int = 0) -> Split:
-        """All of ``images``, numbered from ``first``."""
+        """All of ``images``, numbered from ``first_id``."""
         indices = torch.arange(len(images))
         if target.ndim != 1:
             raise LimbeckError(f"labels are one class number for each sample, [n], not {list(target.shape)}")
@@ -47,7 +47,7 @@ class Split:
         return len(self.indices)
 
     def subset(self, indices: Tensor) -> Split:
-        """The samples at ``which`` (places in this part, or booleans)."""
+        """The samples at ``indices`` (places in this part, or booleans)."""
         return Split(self.images, self.indices[indices], self.target[indices], self.sample_ids[indices])
 
     def select_labeled(self) -> Split:
@@ -55,5 +55,5 @@ class Split:
         return self.subset(self.target != UNLABELED)
 
     def read(self, indices: Tensor) -> Tensor:
-        """The pictures at ``which`` places of this part, float32 in 0..1."""
+        """The pictures at ``indices`` of this part, float32 in 0..1."""
         return self.images.read(self.indices[indices])

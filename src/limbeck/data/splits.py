@@ -9,13 +9,13 @@ from limbeck.core.errors import LimbeckError
 from limbeck.data.counter_rng import make_generator
 from limbeck.data.split import UNLABELED, Split
 
-__all__ = ["stratified_split", "hide_labels", "stratified_subsample"]
+__all__ = ["hide_labels", "stratified_split", "stratified_subsample"]
 
 _SPLIT, _SUBSAMPLE, _LABELS = 1, 2, 3
 
 
 def stratified_split(split: Split, fraction: float, *, seed: int, purpose: int = _SPLIT) -> tuple[Split, Split]:
-    """Split off ``share`` of ``part``: (what is left, what was cut), by ``seed``, in proportion by class.
+    """Split off ``fraction`` of ``split``: (what is left, what was cut), by ``seed``, in proportion by class.
 
     >>> from limbeck.data.split import InMemory
     >>> part = Split.from_images(InMemory(torch.zeros(10, 1)), torch.tensor([0, 1] * 5))
@@ -30,19 +30,19 @@ def stratified_split(split: Split, fraction: float, *, seed: int, purpose: int =
 
 
 def stratified_subsample(split: Split, num_samples: int, *, seed: int) -> Split:
-    """``many`` samples of ``part``, in proportion by class."""
+    """``num_samples`` samples of ``split``, in proportion by class."""
     if not 0 < num_samples <= len(split):
-        raise LimbeckError(f"`take` is a number of training samples from 1 to {len(split)}, not {num_samples}")
+        raise LimbeckError(f"`num_samples` is a number of training samples from 1 to {len(split)}, not {num_samples}")
     return split.subset(_select_stratified(split.target, num_samples, seed=seed, purpose=_SUBSAMPLE))
 
 
 def hide_labels(split: Split, num_labeled: int, *, seed: int) -> Split:
-    """The same samples, with a label left on ``many`` of them, evenly by class, and −100 on the others."""
+    """The same samples, with a label left on ``num_labeled`` of them, evenly by class, and −100 on the others."""
     is_labeled = split.target != UNLABELED
     classes, maximum = len(torch.unique(split.target[is_labeled])), int(is_labeled.sum())
     if not max(classes, 1) <= num_labeled <= maximum:
         raise LimbeckError(
-            f"`labels` is how many training samples keep their label: from {classes} (one a class) to {maximum}, "
+            f"`num_labeled` is how many training samples keep their label: from {classes} (one a class) to {maximum}, "
             f"not {num_labeled}"
         )
     keep = torch.zeros_like(is_labeled)
@@ -53,7 +53,7 @@ def hide_labels(split: Split, num_labeled: int, *, seed: int) -> Split:
 
 
 def _select_stratified(target: Tensor, count: int, *, seed: int, purpose: int, evenly: bool = False) -> Tensor:
-    """``[n]`` booleans, ``many`` of them true.
+    """``[n]`` booleans, ``count`` of them true.
 
     Samples stand in the order in which they would be taken: the j-th of a class with n members comes at (j + u) / n in
     proportion, or at j evenly; ties and the order within a class are by seed.

@@ -11,7 +11,21 @@ from limbeck.distiller.temperature_checks import temperature_warnings
 from limbeck.losses.weighting.loss_weighting import GradNorm, LossRatioWeighting, LossWeighting, UncertaintyWeighting
 
 __all__ = [
-    "LossWeighting", "Distiller", "EarlyExit", "GradNorm", "LossOutput", "LossRatioWeighting", "Objective", "PeerStudents", "MutualTask",
-    "UncertaintyWeighting", "deployment_model", "temperature_warnings", "loss_per_teacher", "early_exits", "scale_weights_for_peers",
-    "gather_context", "classifier_source",
+    "Distiller",
+    "EarlyExit",
+    "GradNorm",
+    "LossOutput",
+    "LossRatioWeighting",
+    "LossWeighting",
+    "MutualTask",
+    "Objective",
+    "PeerStudents",
+    "UncertaintyWeighting",
+    "classifier_source",
+    "deployment_model",
+    "early_exits",
+    "gather_context",
+    "loss_per_teacher",
+    "scale_weights_for_peers",
+    "temperature_warnings",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from limbeck.distiller.early_exits import EarlyExit
 from limbeck.losses import SimKDLoss
 from limbeck.teachers.adapter import TeacherAdapter
 
-__all__ = ["deployment_model", "classifier_source"]
+__all__ = ["classifier_source", "deployment_model"]
 
 
 def classifier_source(distiller: Distiller) -> tuple[str, SimKDLoss] | None:

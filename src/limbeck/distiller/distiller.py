@@ -37,13 +37,13 @@ class Distiller(nn.Module):
             :mod:`limbeck.teachers.self_teachers` are made of the student.
         objective: terms by name, or an :class:`Objective`.
         weights: a number or a schedule for each term; or a balance, such as ``GradNorm()``, see :class:`Objective`.
-        balance: moves the weights while training, on top of those given.
-        gather: names of terms that see the batches of all processes together, see :class:`Objective`.
-        taps: hidden features to read: for ``"student"`` and for each teacher's name, places by the name to give them.
+        loss_weighting: moves the weights while training, on top of those given.
+        gather_distributed: names of terms that see the batches of all processes together, see :class:`Objective`.
+        feature_layers: hidden features to read: for ``"student"`` and for each teacher's name, places by the name to give them.
         task: what a batch means, such as ``limbeck.tasks.Classification(classes=10)``.
-        combination: how several teachers speak together to terms that name none: ``mean_logits``,
+        ensemble: how several teachers speak together to terms that name none: ``mean_logits``,
             ``mean_probabilities``, or one of :mod:`limbeck.teachers.combinations`. One that learns is a term of the
-            objective as well, named ``combination``.
+            objective as well, named ``ensemble``.
 
     ``parameters()`` are the student's and the terms' own (projections), never a teacher's; ``state_dict()`` likewise.
     Teachers stay in eval mode, get no gradient, and follow ``.to(device)``. A term that learns is shaped by
@@ -56,7 +56,7 @@ class Distiller(nn.Module):
     >>> from limbeck.losses import KDLoss
     >>> student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
     >>> task = limbeck.tasks.Classification(classes=3)
-    >>> distiller = Distiller(student, teacher, objective={"soft": KDLoss(temperature=4.0)}, task=task)
+    >>> distiller = Distiller(student, teacher, objective={"kd": KDLoss(temperature=4.0)}, task=task)
     >>> loss = distiller((torch.randn(8, 4), torch.zeros(8, dtype=torch.long)))
     >>> loss.total.backward()
     >>> sum(p.numel() for p in distiller.parameters())
@@ -79,7 +79,11 @@ class Distiller(nn.Module):
         super().__init__()
         duplicates = [
             name
-            for name, value in (("weights", weights), ("gather", gather_distributed), ("balance", loss_weighting))
+            for name, value in (
+                ("weights", weights),
+                ("gather_distributed", gather_distributed),
+                ("loss_weighting", loss_weighting),
+            )
             if value
         ]
         if isinstance(objective, Objective) and duplicates:
@@ -89,7 +93,7 @@ class Distiller(nn.Module):
         for name in feature_layers:
             if name != "student" and name not in named_teachers:
                 raise LimbeckError(
-                    f"taps are given for {name!r}; there are: {suggest_names(name, ['student', *named_teachers])}"
+                    f"feature_layers are given for {name!r}; there are: {suggest_names(name, ['student', *named_teachers])}"
                 )
         self.student = student
         if not isinstance(objective, Objective):
@@ -113,7 +117,9 @@ class Distiller(nn.Module):
             for name, teacher in named_teachers.items()
         }
         self._self_teachers = [
-            source for source in self.teachers.values() if hasattr(source, "follow") or hasattr(source, "hear")
+            source
+            for source in self.teachers.values()
+            if hasattr(source, "on_step_start") or hasattr(source, "on_step_end")
         ]
         self.student_feature_layers = dict(feature_layers.get("student", {}))
         self._feature_extractor = FeatureExtractor(student, self.student_feature_layers)
@@ -157,12 +163,12 @@ class Distiller(nn.Module):
     def _forward_self_teachers(self, batch: Any) -> LossOutput:
         """The loss of one batch where teachers are made of the student: they move before it, and hear what it says."""
         for teacher in self._self_teachers:
-            if (on_step_start := getattr(teacher, "follow", None)) is not None:
+            if (on_step_start := getattr(teacher, "on_step_start", None)) is not None:
                 on_step_start(self.student, self.progress)
         context = self.forward_context(batch)
         loss: LossOutput = self.objective(context)
         for teacher in self._self_teachers:
-            if (on_step_end := getattr(teacher, "hear", None)) is not None:
+            if (on_step_end := getattr(teacher, "on_step_end", None)) is not None:
                 on_step_end(batch, context.student)
         return loss
 
@@ -205,13 +211,13 @@ class Distiller(nn.Module):
         return f"teachers={list(self.teachers)}, loss = {self.objective}"
 
 
-_ENSEMBLE = "combination"
+_ENSEMBLE = "ensemble"
 _NOT_PREPARED = "a term of this objective learns a projection, which has to be shaped"
 
 
 def _sample_ids(batch: Any) -> Tensor | None:
     """The number of each sample in the data, where the batch says it."""
-    sample_ids = batch.get("index") if isinstance(batch, Mapping) else None
+    sample_ids = batch.get("sample_id") if isinstance(batch, Mapping) else None
     return sample_ids if isinstance(sample_ids, Tensor) and sample_ids.ndim == 1 else None
 
 
@@ -233,7 +239,7 @@ def _name_teachers(teachers: Teachers | None) -> dict[str, nn.Module | Teacher]:
         return {}
     if isinstance(teachers, Mapping):
         if "student" in teachers:
-            raise LimbeckError("a teacher cannot be named 'student': taps and reports would confuse the two")
+            raise LimbeckError("a teacher cannot be named 'student': features and reports would confuse the two")
         return dict(teachers)
     # A ModuleList is one module to Python and several teachers to its user.
     if isinstance(teachers, Sequence | nn.ModuleList):
@@ -251,7 +257,7 @@ def _make_teacher(
         return FrozenTeacher(teacher, feature_layers)
     if isinstance(teacher, type) or not isinstance(teacher, Teacher):
         raise LimbeckError(f"the teacher {name!r} is {teacher!r}, and a teacher is a network, such as an nn.Module")
-    bind_student = getattr(teacher, "bound", None)
+    bind_student = getattr(teacher, "bind_student", None)
     source: Teacher = teacher if bind_student is None else bind_student(student)
     if not feature_layers:
         return source

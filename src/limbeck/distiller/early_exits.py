@@ -1,4 +1,4 @@
-"""Early exits: the student up to a stage, with the classifier that was learned on it (``terms.DeepToShallow``).
+"""Early exits: the student up to a stage, with the classifier that was learned on it (``losses.BYOTLoss``).
 
 Zhang et al., ICCV 2019, https://arxiv.org/abs/1905.08094. An exit is a network like any other: it can be measured and
 exported, and computes nothing behind its stage.
@@ -39,7 +39,7 @@ class EarlyExit(nn.Module):
 
     Arguments:
         network: the whole network; the modules behind the place do not run.
-        place: as taps are written: ``layer2``, or ``layer2:input``.
+        layer: as taps are written: ``layer2``, or ``layer2:input``.
         head: from the features to logits, or to a tuple that begins with them.
     """
 

@@ -1,4 +1,4 @@
-"""The exchange of all processes together: for terms that relate samples of one batch to each other.
+"""The context of all processes together: for terms that relate samples of one batch to each other.
 
 Why the gradient is right. Let process r of W hold the share x_r of a batch, and o_r = f(x_r; θ) be what the student
 says of it; L(o_1 … o_W; φ) is a term on the whole, φ its own parameters. One process with the whole batch has
@@ -32,9 +32,9 @@ __all__ = ["gather_context"]
 
 
 def gather_context(context: LossContext) -> LossContext:
-    """``exchange`` with the batches of all processes one after the other; itself where there is one process.
+    """``context`` with the batches of all processes one after the other; itself where there is one process.
 
-    Logits, maps, embeddings, targets and numbers are gathered at once, and ``sample`` is numbered through. Taps and
+    Logits, maps, embeddings, targets and numbers are gathered at once, and ``row_to_sample`` is numbered through. Taps and
     extra tensors, which may be large, are gathered when a term first reads them; since every process holds the same
     whole by then, all read the same ones. A scalar among the extra tensors becomes the mean over processes.
     """
@@ -70,7 +70,7 @@ def gather_context(context: LossContext) -> LossContext:
 
 
 def _gather_outputs(outputs: Outputs, row_counts: list[int], batch_sizes: list[int], *, has_mask: bool) -> Outputs:
-    """One network's outputs on all shares; ``partial`` where it left samples out in any of them."""
+    """One network's outputs on all shares; ``has_mask`` where it left samples out in any of them."""
     valid = outputs.valid
     if has_mask and valid is None:
         device = next((tensor.device for tensor in _batch_tensors(outputs)), None)

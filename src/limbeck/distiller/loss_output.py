@@ -15,14 +15,14 @@ class LossOutput(NamedTuple):
 
     Attributes:
         total: the number to call ``backward`` on.
-        parts: each term's share of it, weight included, without gradients; they sum to ``total``.
+        by_loss: each term's share of it, weight included, without gradients; they sum to ``total``.
         weights: the weight each term had: a tensor of one number where a balance moves it.
         logits: the student's logits ``[rows, classes]``, without gradients, for whoever counts right answers;
             ``None`` where the task has none.
         target: the truth they were compared with, or ``None``.
-        terms: ``parts`` with their gradients, for whoever compares these; they hold no more memory than ``total``.
-        taus: the temperatures that terms were taken at, by term.
-        flat: how flat these made the teacher's answers, where ``objective.look`` asked for it.
+        by_loss_with_grad: ``by_loss`` with their gradients, for whoever compares these; they hold no more memory than ``total``.
+        temperatures: the temperatures that terms were taken at, by term.
+        teacher_entropy: how flat these made the teacher's answers, where ``objective.collect_diagnostics`` asked for it.
     """
 
     total: Tensor

@@ -15,14 +15,14 @@ from limbeck.core.protocols import Task
 from limbeck.core.schedules import Schedule
 from limbeck.distiller.per_teacher import divide_weight
 
-__all__ = ["PeerStudents", "MutualTask", "scale_weights_for_peers"]
+__all__ = ["MutualTask", "PeerStudents", "scale_weights_for_peers"]
 
 
 @final
 class PeerStudents(nn.Module):
     """Students by name, as one module to train; each is a child of its name.
 
-    With :class:`Together` as the task, its rows are those of the first student, then those of the second, and so on. It
+    With :class:`MutualTask` as the task, its rows are those of the first student, then those of the second, and so on. It
     is an error to call it.
     """
 
@@ -48,17 +48,17 @@ class PeerStudents(nn.Module):
 
     def forward(self, *_: Any, **__: Any) -> Any:
         """Nothing: what several students say is no one answer."""
-        raise LimbeckError(f"peers are called one by one, by the task Together: {', '.join(self.names)}")
+        raise LimbeckError(f"peers are called one by one, by MutualTask: {', '.join(self.names)}")
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class MutualTask:
-    """A task for :class:`Peers`: the rows of every student one after the other, and the truth as often.
+    """A task for :class:`PeerStudents`: the rows of every student one after the other, and the truth as often.
 
     Arguments:
         task: what a batch means to each of them.
-        peers: how many they are.
+        num_peers: how many they are.
 
     A teacher's rows are repeated as often, so every term on responses works for all students at once.
     """
@@ -86,9 +86,9 @@ class MutualTask:
 
 
 def scale_weights_for_peers(weights: Mapping[str, float | Schedule], num_peers: int) -> dict[str, float | Schedule]:
-    """Weights times ``peers``: a mean over the rows of all is for each a share, and each is to have its own loss whole.
+    """Weights times ``num_peers``: a mean over the rows of all is for each a share, and each is to have its own loss whole.
 
-    >>> scale_weights_for_peers({"truth": 0.5}, 2)
-    {'truth': 1.0}
+    >>> scale_weights_for_peers({"target": 0.5}, 2)
+    {'target': 1.0}
     """
     return {name: divide_weight(weight, 1 / num_peers) for name, weight in weights.items()}

@@ -27,20 +27,20 @@ class Objective(nn.Module):
     """Σ weight · term.
 
     Arguments:
-        terms: by name; a term is any callable from an exchange to a scalar, and one that learns is an ``nn.Module``.
+        losses: by name; a term is any callable from a context to a scalar, and one that learns is an ``nn.Module``.
         weights: by the same names, a number or a schedule; 1 where none is given. A balance here is one with weights 1.
-        gather: names of terms that get the exchange of all processes together
+        gather_distributed: names of terms that get the context of all processes together
             (:func:`~limbeck.distiller.gather_context`):
             for terms that relate samples, or whose mean is over a part of the rows. Nothing changes with one process.
-        balance: moves the weights while training, on top of those given, see
+        loss_weighting: moves the weights while training, on top of those given, see
             :mod:`limbeck.losses.weighting.loss_weighting`.
 
-    A term whose ``tau`` keeps state lends it to ``learned``, where terms that learn are: both are trained, moved and
-    saved with the objective. ``look`` asks for figures that are too dear for every step, see :class:`Loss`.
+    A term whose ``temperature`` keeps state lends it to ``trainable``, where terms that learn are: both are trained, moved and
+    saved with the objective. ``collect_diagnostics`` asks for figures that are too dear for every step, see :class:`LossOutput`.
 
     >>> from limbeck.losses import CrossEntropyLoss, KDLoss
-    >>> print(Objective({"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=4.0)}, {"truth": 0.1, "soft": 0.9}))
-    0.1·truth + 0.9·soft, with truth = CrossEntropy(label_smoothing=0.0), soft = SoftTarget(tau=4.0, teacher=None)
+    >>> print(Objective({"target": CrossEntropyLoss(), "kd": KDLoss(temperature=4.0)}, {"target": 0.1, "kd": 0.9}))
+    0.1·target + 0.9·kd, with target = CrossEntropyLoss(label_smoothing=0.0), kd = KDLoss(temperature=4.0, teacher=None)
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class Objective(nn.Module):
         if isinstance(weights, LossWeighting):
             if loss_weighting is not None:
                 raise LimbeckError(
-                    f"two balances were given, as weights and as balance: {weights!r} and {loss_weighting!r}"
+                    f"two loss weightings were given, as weights and as loss_weighting: {weights!r} and {loss_weighting!r}"
                 )
             weights, loss_weighting = None, weights
         if not losses:
-            raise LimbeckError("an objective needs at least one term, such as {'soft': SoftTarget()}")
+            raise LimbeckError("an objective needs at least one term, such as {'kd': KDLoss()}")
         for name in weights or {}:
             if name not in losses:
                 raise LimbeckError(
@@ -64,11 +64,11 @@ class Objective(nn.Module):
         for name in gather_distributed:
             if name not in losses:
                 raise LimbeckError(
-                    f"gather names {name!r}, and no term is; the terms are: {suggest_names(name, losses)}"
+                    f"gather_distributed names {name!r}, and no term is; the terms are: {suggest_names(name, losses)}"
                 )
         for name, loss in losses.items():
             if isinstance(loss, type) or not callable(loss):
-                raise LimbeckError(f"the term {name!r} is {loss!r}, and a term is an object such as SoftTarget()")
+                raise LimbeckError(f"the term {name!r} is {loss!r}, and a term is an object such as KDLoss()")
             if trainable_modules(loss) and (not name or "." in name or hasattr(nn.ModuleDict(), name)):
                 raise LimbeckError(f"a term that learns cannot be called {name!r}, which PyTorch keeps: choose another")
         self.losses = dict(losses)
@@ -92,7 +92,7 @@ class Objective(nn.Module):
         return self._is_prepared
 
     def prepare(self, context: LossContext) -> None:
-        """Let each term that learns shape its parts by ``exchange``; once."""
+        """Let each term that learns shape its parts by ``context``; once."""
         if not self._is_prepared:
             for module in self._unprepared():
                 module.prepare(context)
@@ -100,7 +100,7 @@ class Objective(nn.Module):
             self._restore_previous()
 
     def load_previous(self, previous: Objective) -> Self:
-        """Go on with what the terms of ``earlier`` learned, the objective of a stage before this one.
+        """Go on with what the terms of ``previous`` learned, the objective of a stage before this one.
 
         A term goes on where it has the name, the class and the settings (as ``extra_repr`` prints them) of an earlier
         one, and what it learns has the same shapes; any other begins afresh. A temperature with state goes by its term,
@@ -128,7 +128,7 @@ class Objective(nn.Module):
         return self
 
     def _unprepared(self) -> list[Preparable]:
-        """What is shaped by the first exchange: terms, and temperatures of terms."""
+        """What is shaped by the first context: terms, and temperatures of terms."""
         modules = {id(module): module for loss in self.losses.values() for module in (loss, *trainable_modules(loss))}
         return [module for module in modules.values() if isinstance(module, Preparable)]
 
@@ -140,7 +140,7 @@ class Objective(nn.Module):
         self._previous_state = {}
 
     def forward(self, context: LossContext) -> LossOutput:
-        """The weighted sum for one exchange, outside autocast: terms compute in float32."""
+        """The weighted sum for one context, outside autocast: terms compute in float32."""
         device = _device_type(context)
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             values, temperatures, teacher_entropy = self._compute_losses(
@@ -180,7 +180,7 @@ class Objective(nn.Module):
             if name not in recorded:
                 values[name] = _require_scalar(name, loss(loss_context))
                 continue
-            with record_temperatures(flatness=self.collect_diagnostics) as record:
+            with record_temperatures(with_entropy=self.collect_diagnostics) as record:
                 values[name] = _require_scalar(name, loss(loss_context))
             if record.temperatures:
                 temperatures = {**temperatures, name: record.temperatures}

@@ -16,7 +16,7 @@ from limbeck.core.progress import Progress
 from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule
 
-__all__ = ["loss_per_teacher", "divide_weight"]
+__all__ = ["divide_weight", "loss_per_teacher"]
 
 Weight = float | Schedule
 
@@ -24,16 +24,16 @@ Weight = float | Schedule
 def loss_per_teacher(
     losses: Mapping[str, Loss], weights: Mapping[str, Weight], teachers: Sequence[str]
 ) -> tuple[dict[str, Loss], dict[str, Weight]]:
-    """``terms`` and ``weights`` with one term for each of ``teachers`` where a term would take their combination.
+    """``losses`` and ``weights`` with one term for each of ``teachers`` where a term would take their combination.
 
     A term takes the combination where its ``teacher`` is ``None``. Each copy is called ``name-teacher`` and has its
     share of the weight, so that the whole weighs what it did. Other terms stay as they are, and so do all where there
     are fewer than two teachers.
 
     >>> from limbeck.losses import CrossEntropyLoss, KDLoss
-    >>> terms, weights = loss_per_teacher({"truth": CrossEntropyLoss(), "soft": KDLoss()}, {"soft": 0.8}, ["big", "mid"])
-    >>> weights, terms["soft-mid"].teacher
-    ({'truth': 1.0, 'soft-big': 0.4, 'soft-mid': 0.4}, 'mid')
+    >>> terms, weights = loss_per_teacher({"target": CrossEntropyLoss(), "kd": KDLoss()}, {"kd": 0.8}, ["big", "mid"])
+    >>> weights, terms["kd-mid"].teacher
+    ({'target': 1.0, 'kd-big': 0.4, 'kd-mid': 0.4}, 'mid')
     """
     expanded: dict[str, Loss] = {}
     split_weights: dict[str, Weight] = {}
@@ -56,7 +56,7 @@ def loss_per_teacher(
 
 
 def divide_weight(weight: Weight, count: float) -> Weight:
-    """One of ``many`` equal shares of a number or a schedule.
+    """One of ``count`` equal shares of a number or a schedule.
 
     >>> divide_weight(0.8, 2)
     0.4
@@ -80,7 +80,7 @@ class _DividedSchedule:
 
 
 def _copy_for_teacher(loss: Any, teacher: str) -> Any:
-    """A copy of ``term`` that speaks to this teacher only."""
+    """A copy of ``loss`` that speaks to this teacher only."""
     if dataclasses.is_dataclass(loss) and not isinstance(loss, type):
         # A temperature that keeps state would be moved by every copy that shared it.
         return dataclasses.replace(copy.deepcopy(loss), teacher=teacher)

@@ -24,7 +24,7 @@ def trainable_modules(loss: Loss) -> list[nn.Module]:
     >>> trainable_modules(KDLoss()), trainable_modules(KDLoss(temperature=LossAdaptive()))
     ([], [LossAdaptive(start=4.0, low=3.0, high=6.0, rate=0.01, margin=0.02)])
     """
-    return [module for module in (loss, getattr(loss, "tau", None)) if isinstance(module, nn.Module)]
+    return [module for module in (loss, getattr(loss, "temperature", None)) if isinstance(module, nn.Module)]
 
 
 def temperature_warnings(losses: Mapping[str, Loss], task: object) -> list[str]:
@@ -35,15 +35,15 @@ def temperature_warnings(losses: Mapping[str, Loss], task: object) -> list[str]:
 
     >>> import limbeck
     >>> from limbeck.losses import KDLoss
-    >>> temperature_warnings({"soft": KDLoss(temperature=20.0)}, limbeck.tasks.Classification(classes=10))
-    ['the temperature of soft is 20, and Classification is used to 3 to 6: keep it only if you mean it']
+    >>> temperature_warnings({"kd": KDLoss(temperature=20.0)}, limbeck.tasks.Classification(classes=10))
+    ['the temperature of kd is 20, and Classification is used to 3 to 6: keep it only if you mean it']
     """
     expected = getattr(task, "temperatures", None)
     if not isinstance(expected, Range):
         return []
     messages = []
     for name, loss in losses.items():
-        temperature: Any = getattr(loss, "tau", None)
+        temperature: Any = getattr(loss, "temperature", None)
         parameter = _temperature_parameter(loss)
         if (
             parameter is None
@@ -59,14 +59,14 @@ def temperature_warnings(losses: Mapping[str, Loss], task: object) -> list[str]:
 
 @final
 class LossTemperatures:
-    """What is known of the temperatures of ``terms`` before and while they are computed.
+    """What is known of the temperatures of ``losses`` before and while they are computed.
 
     Attributes:
         policies: the names of the terms that have a policy, which is heard at every step.
     """
 
     def __init__(self, losses: Mapping[str, Loss]) -> None:
-        settings: dict[str, Any] = {name: getattr(loss, "tau", None) for name, loss in losses.items()}
+        settings: dict[str, Any] = {name: getattr(loss, "temperature", None) for name, loss in losses.items()}
         self.policies = frozenset(name for name, temperature in settings.items() if _is_policy(temperature))
         fixed = {
             name: settings[name]
@@ -90,13 +90,13 @@ class LossTemperatures:
 
 
 def _temperature_parameter(loss: Loss) -> inspect.Parameter | None:
-    """The parameter ``tau`` of a term on responses: of one whose ``tau`` may be a policy.
+    """The parameter ``temperature`` of a term on responses: of one whose ``temperature`` may be a policy.
 
     A temperature of another kind (of a contrast between samples, of places in a map) goes by the same letter, and what
     a task is used to says nothing of it; such a term takes no policy.
     """
     try:
-        parameter = inspect.signature(type(loss)).parameters.get("tau")
+        parameter = inspect.signature(type(loss)).parameters.get("temperature")
     except (TypeError, ValueError):
         return None
     return parameter if parameter is not None and "Temperature" in str(parameter.annotation) else None

@@ -16,7 +16,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.evaluation.checks import check_logits, labeled_mask
 from limbeck.losses._ops import require_same_shape
 
-__all__ = ["prediction_agreement", "find_disagreements"]
+__all__ = ["find_disagreements", "prediction_agreement"]
 
 _KL_CHUNK_ROWS = 8192
 
@@ -30,7 +30,7 @@ def prediction_agreement(student_logits: Tensor, teacher_logits: Tensor, target:
         target: ``[n]`` class numbers, −100 where there is no label.
 
     Returns:
-        ``top1``, the share of all rows where both choose one class; ``kl``, the mean over all rows of
+        ``top1_agreement``, the share of all rows where both choose one class; ``kl``, the mean over all rows of
         KL(teacher ‖ student) at temperature 1, in nats; and, as shares of the labelled rows (``None`` without any),
         ``both_wrong``, ``student_only_wrong`` and ``teacher_only_wrong``.
 
@@ -39,14 +39,14 @@ def prediction_agreement(student_logits: Tensor, teacher_logits: Tensor, target:
 
     >>> student, teacher = torch.tensor([[0.0, 2.0], [0.0, 2.0]]), torch.tensor([[2.0, 0.0], [0.0, 2.0]])
     >>> found = prediction_agreement(student, teacher, torch.tensor([0, 0]))
-    >>> found["top1"], found["student_only_wrong"], found["both_wrong"], round(found["kl"], 4)
+    >>> found["top1_agreement"], found["student_only_wrong"], found["both_wrong"], round(found["kl"], 4)
     (0.5, 0.5, 0.5, 0.7616)
     """
     student, teacher, is_labeled = _check_pair(student_logits, teacher_logits, target)
     student_class, teacher_class, labels = student.argmax(dim=1), teacher.argmax(dim=1), target.detach().cpu()
     student_wrong, teacher_wrong = (student_class != labels)[is_labeled], (teacher_class != labels)[is_labeled]
     return {
-        "top1": _mean_or_none(student_class == teacher_class),
+        "top1_agreement": _mean_or_none(student_class == teacher_class),
         "kl": _mean_kl(student, teacher),
         "both_wrong": _mean_or_none(student_wrong & teacher_wrong),
         "student_only_wrong": _mean_or_none(student_wrong & ~teacher_wrong),
@@ -65,7 +65,7 @@ def find_disagreements(
         student_logits: ``[n, classes]``.
         teacher_logits: ``[n, classes]``.
         target: ``[n]`` class numbers, −100 where there is no label.
-        most: how many to give at most.
+        limit: how many to give at most.
 
     Returns:
         For each its row ``index``, ``target``, the classes that ``teacher`` and ``student`` choose, and
@@ -77,7 +77,7 @@ def find_disagreements(
     [(0, 1, 0)]
     """
     if limit < 0:
-        raise LimbeckError(f"most is how many disagreements to give, 0 or more, not {limit}")
+        raise LimbeckError(f"limit is how many disagreements to give, 0 or more, not {limit}")
     student, teacher, is_labeled = _check_pair(student_logits, teacher_logits, target)
     indices = ((student.argmax(dim=1) != teacher.argmax(dim=1)) & is_labeled).nonzero()[:, 0]
     student_confidence, student_class = F.softmax(student[indices].double(), dim=1).max(dim=1)

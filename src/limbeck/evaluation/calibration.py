@@ -17,7 +17,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.evaluation.checks import check_logits, labeled_mask
 from limbeck.evaluation.classification_metrics import calibration_error
 
-__all__ = ["temperature_scaling_metrics", "calibration_error_from_logits", "fit_temperature", "split_halves"]
+__all__ = ["calibration_error_from_logits", "fit_temperature", "split_halves", "temperature_scaling_metrics"]
 
 _TEMPERATURE_RANGE = (0.02, 50.0)
 
@@ -52,10 +52,10 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float:
 def temperature_scaling_metrics(
     fit_data: tuple[Tensor, Tensor], eval_data: tuple[Tensor, Tensor]
 ) -> dict[str, Any]:  # fmt: skip
-    """ECE and NLL on ``told_on`` before and after scaling by the temperature of ``fitted_on``, both (logits, target).
+    """ECE and NLL on ``eval_data`` before and after scaling by the temperature of ``fit_data``, both (logits, target).
 
     Returns:
-        ``temperature``; ``before`` and ``after``, each ``ece`` and ``nll``; ``fitted_on`` and ``n``, the labelled
+        ``temperature``; ``before`` and ``after``, each ``ece`` and ``nll``; ``num_fit_samples`` and ``num_samples``, the labelled
         samples of either.
 
     >>> sure = torch.tensor([[4.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])
@@ -71,7 +71,7 @@ def temperature_scaling_metrics(
             stage: {"ece": calibration_error_from_logits(rows / scale, labels), "nll": _nll(rows / scale, labels)}
             for stage, scale in (("before", 1.0), ("after", temperature))
         },
-        "fitted_on": int((fit_data[1] >= 0).sum()), "n": len(labels),
+        "num_fit_samples": int((fit_data[1] >= 0).sum()), "num_samples": len(labels),
     }  # fmt: skip
 
 

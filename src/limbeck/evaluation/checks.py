@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.data.split import UNLABELED
 
-__all__ = ["check_logits", "evaluation_mode", "labeled_mask", "require_pixels", "predict_logits"]
+__all__ = ["check_logits", "evaluation_mode", "labeled_mask", "predict_logits", "require_pixels"]
 
 
 def check_logits(logits: Tensor, *, owner: str) -> Tensor:

@@ -19,7 +19,7 @@ from limbeck.data.split import UNLABELED
 from limbeck.evaluation.checks import check_logits, evaluation_mode, labeled_mask
 from limbeck.losses._ops import hard_labels
 
-__all__ = ["calibration_error", "collect_logits", "classification_metrics", "reliability_bins"]
+__all__ = ["calibration_error", "classification_metrics", "collect_logits", "reliability_bins"]
 
 _NUM_BINS = 15
 _MIN_CLASSES_FOR_TOP5 = 6
@@ -32,10 +32,10 @@ def classification_metrics(logits: Tensor, target: Tensor, *, class_names: Seque
     Args:
         logits: ``[n, classes]``, any float type, any device.
         target: ``[n]`` class numbers; rows with −100 have no label and are left out.
-        classes: the classes' names, in the order of their numbers.
+        class_names: the classes' names, in the order of their numbers.
 
     Returns:
-        ``examples`` (labelled rows), ``top1``, ``top5`` (``None`` under 6 classes), ``macro_f1``, ``nll`` (nats a row),
+        ``num_samples`` (labelled rows), ``accuracy``, ``top5_accuracy`` (``None`` under 6 classes), ``macro_f1``, ``nll`` (nats a row),
         ``ece``, ``per_class`` (accuracy of the rows that are of the class, ``None`` where there are none) and
         ``reliability`` (15 bins: their edges, mean confidence and accuracy, ``None`` where empty). Accuracies and
         errors are fractions from 0 to 1.
@@ -47,7 +47,7 @@ def classification_metrics(logits: Tensor, target: Tensor, *, class_names: Seque
         LimbeckError: no labelled row, logits that are not finite, or shapes and classes that do not fit.
 
     >>> found = classification_metrics(torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]]), torch.tensor([0, 1, 1]), class_names=["a", "b"])
-    >>> round(found["top1"], 4), round(found["macro_f1"], 4), round(found["nll"], 4), found["top5"]
+    >>> round(found["accuracy"], 4), round(found["macro_f1"], 4), round(found["nll"], 4), found["top5_accuracy"]
     (0.6667, 0.6667, 0.7936, None)
     """
     logits = check_logits(logits, owner="the")
@@ -64,9 +64,9 @@ def classification_metrics(logits: Tensor, target: Tensor, *, class_names: Seque
     confidence, predicted, nll = _score_rows(logits, target)
     correct = predicted == target
     return {
-        "examples": len(target),
-        "top1": float(correct.double().mean()),
-        "top5": _top5_accuracy(logits, target) if len(class_names) >= _MIN_CLASSES_FOR_TOP5 else None,
+        "num_samples": len(target),
+        "accuracy": float(correct.double().mean()),
+        "top5_accuracy": _top5_accuracy(logits, target) if len(class_names) >= _MIN_CLASSES_FOR_TOP5 else None,
         "macro_f1": _macro_f1(predicted, target, len(class_names)),
         "nll": float(nll.mean()),
         "ece": calibration_error(confidence, correct),
@@ -111,10 +111,10 @@ def collect_logits(model: nn.Module, batches: Iterable[Any], task: Task) -> tupl
 
 
 def reliability_bins(confidence: Tensor, correct: Tensor) -> list[dict[str, Any]]:
-    """The 15 bins of ECE, of ``confidence`` (``[n]`` float64) and whether it was ``right`` (``[n]`` booleans).
+    """The 15 bins of ECE, of ``confidence`` (``[n]`` float64) and whether it was ``correct`` (``[n]`` booleans).
 
     >>> found = reliability_bins(torch.tensor([0.8, 0.8], dtype=torch.float64), torch.tensor([True, False]))
-    >>> [(one["confidence"], one["accuracy"]) for one in found if one["examples"]]
+    >>> [(one["confidence"], one["accuracy"]) for one in found if one["num_samples"]]
     [(0.8, 0.5)]
     """
     num_samples, confidence_sum, correct_sum = _bin_sums(confidence, correct)
@@ -125,14 +125,14 @@ def reliability_bins(confidence: Tensor, correct: Tensor) -> list[dict[str, Any]
             "high": float(edges[i + 1]),
             "confidence": float(confidence_sum[i] / num_samples[i]) if num_samples[i] else None,
             "accuracy": float(correct_sum[i] / num_samples[i]) if num_samples[i] else None,
-            "examples": int(num_samples[i]),
+            "num_samples": int(num_samples[i]),
         }
         for i in range(_NUM_BINS)
     ]
 
 
 def calibration_error(confidence: Tensor, correct: Tensor) -> float:
-    """ECE, of ``confidence`` (``[n]`` float64) and whether it was ``right`` (``[n]`` booleans).
+    """ECE, of ``confidence`` (``[n]`` float64) and whether it was ``correct`` (``[n]`` booleans).
 
     Ours: torchmetrics keeps a confidence of exactly 1 in a sixteenth bin of its own.
 
@@ -171,7 +171,7 @@ def _per_class_accuracy(correct: Tensor, target: Tensor, class_names: Sequence[s
     num_examples = torch.bincount(target, minlength=len(class_names)).tolist()
     num_correct = torch.bincount(target[correct], minlength=len(class_names)).tolist()
     return [
-        {"class": name, "accuracy": hits / n if n else None, "examples": n}
+        {"class": name, "accuracy": hits / n if n else None, "num_samples": n}
         for name, hits, n in zip(class_names, num_correct, num_examples, strict=True)
     ]
 

@@ -21,7 +21,7 @@ from limbeck.evaluation.checks import evaluation_mode
 from limbeck.features import unwrap_model
 from limbeck.utils.timing import time_call
 
-__all__ = ["measure_cost", "count_flops", "measure_latency", "count_parameters", "weights_file_size"]
+__all__ = ["count_flops", "count_parameters", "measure_cost", "measure_latency", "weights_file_size"]
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -67,25 +67,25 @@ def measure_latency(
     fn: Callable[[], object], *, warmup: int = 20, repeats: int = 200, num_threads: int = 1, batch_size: int = 1,
     max_seconds: float = 5.0,
 ) -> dict[str, Any]:  # fmt: skip
-    """How long ``call`` takes, in milliseconds of wall-clock time.
+    """How long ``fn`` takes, in milliseconds of wall-clock time.
 
     Args:
-        call: what is timed; on an accelerator it has to wait for its own result.
-        warmup: calls that are not timed; at least one, and no more than fit in a fifth of ``budget``.
-        repeats: calls that are timed; at least one, and no more than fit in ``budget``.
-        threads: torch threads while it is measured; put back after, also when ``call`` raises.
-        batch: samples in one call, which is only told again.
-        budget: seconds, after which a slow call is not begun again.
+        fn: what is timed; on an accelerator it has to wait for its own result.
+        warmup: calls that are not timed; at least one, and no more than fit in a fifth of ``max_seconds``.
+        repeats: calls that are timed; at least one, and no more than fit in ``max_seconds``.
+        num_threads: torch threads while it is measured; put back after, also when ``fn`` raises.
+        batch_size: samples in one call, which is only told again.
+        max_seconds: seconds, after which a slow call is not begun again.
 
     Returns:
-        ``median`` and ``p95`` (nearest rank) in ms, ``batch``, ``threads``, and ``repeats``: how many there were.
+        ``median`` and ``p95`` (nearest rank) in ms, ``batch_size``, ``num_threads``, and ``num_repeats``: how many there were.
 
     >>> sorted(measure_latency(lambda: None, repeats=5))
-    ['batch', 'median', 'p95', 'repeats', 'threads']
+    ['batch_size', 'median', 'num_repeats', 'num_threads', 'p95']
     """
     if repeats < 1 or num_threads < 1 or warmup < 0:
         raise LimbeckError(
-            f"latency takes repeats and threads from 1, warmup from 0, not {repeats}, {num_threads}, {warmup}"
+            f"latency takes repeats and num_threads from 1, warmup from 0, not {repeats}, {num_threads}, {warmup}"
         )
     previous_threads = torch.get_num_threads()
     torch.set_num_threads(num_threads)
@@ -93,7 +93,7 @@ def measure_latency(
         timing = time_call(fn, warmup=warmup, repeats=repeats, max_seconds=max_seconds)
     finally:
         torch.set_num_threads(previous_threads)
-    return {**timing, "batch": batch_size, "threads": num_threads}
+    return {**timing, "batch_size": batch_size, "num_threads": num_threads}
 
 
 def weights_file_size(model: nn.Module) -> int:
@@ -117,7 +117,7 @@ def measure_cost(model: nn.Module, example: Tensor) -> dict[str, Any]:
     The model's modes, device and weights stay as they are.
 
     >>> found = measure_cost(nn.Linear(3, 2), torch.zeros(1, 3))
-    >>> found["parameters"], found["flops"], found["latency_ms"]["batch"], found["warnings"]
+    >>> found["parameters"], found["flops"], found["latency_ms"]["batch_size"], found["warnings"]
     (8, 12, 1, [])
     """
     count, warning = count_flops(model, example)

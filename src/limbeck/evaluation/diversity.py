@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from limbeck.evaluation.model_outputs import ModelOutputs
 
 __all__ = [
+    "architecture_family",
     "disagreement_rate",
     "double_fault",
     "error_correlation",
-    "architecture_family",
     "linear_cka",
     "pairwise_similarity",
     "unbiased_cka",
@@ -123,7 +123,7 @@ def pairwise_similarity(outputs: Mapping[str, ModelOutputs]) -> list[dict[str, A
     Returns:
         For each pair ``first``, ``second``, ``disagreement`` (over all rows), ``error_correlation`` and
         ``double_fault`` (over the labelled rows, ``None`` without any), ``cka`` (unbiased; ``None`` under 4 samples)
-        and ``cka_of``: ``features`` where both have some, else ``logits``.
+        and ``cka_input``: ``features`` where both have some, else ``logits``.
 
     Raises:
         LimbeckError: other rows or other classes, or answers that are not finite.
@@ -152,7 +152,7 @@ def pairwise_similarity(outputs: Mapping[str, ModelOutputs]) -> list[dict[str, A
             "first": first, "second": second, "disagreement": rate,
             "error_correlation": error_correlation(*errors) if len(errors[0]) else None,
             "double_fault": double_fault(*errors) if len(errors[0]) else None,
-            "cka": unbiased_cka(x, y) if len(x) >= 4 else None, "cka_of": compared,
+            "cka": unbiased_cka(x, y) if len(x) >= 4 else None, "cka_input": compared,
         })  # fmt: skip
     return rows
 

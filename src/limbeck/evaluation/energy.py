@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any, Self, final
 
-__all__ = ["POWERCAP_ROOT", "CPUEnergyMeter", "strip_uuid_prefix", "read_gpu_energy"]
+__all__ = ["POWERCAP_ROOT", "CPUEnergyMeter", "read_gpu_energy", "strip_uuid_prefix"]
 
 POWERCAP_ROOT = Path("/sys/class/powercap")
 _POLL_SECONDS = 30.0  # seconds: a counter of 262 kJ, the usual one, has then turned at most once below 8 kW

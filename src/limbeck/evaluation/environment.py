@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["hash_environment", "get_torch_flags", "get_git_revision"]
+__all__ = ["get_git_revision", "get_torch_flags", "hash_environment"]
 
 _PACKAGE_ROOT = Path(__file__).parents[1]
 _ENVIRONMENT_VARIABLES = (
@@ -66,8 +66,8 @@ def get_torch_flags() -> dict[str, Any]:
         "cudnn_benchmark": bool(torch.backends.cudnn.benchmark),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
-        "interop_threads": torch.get_num_interop_threads(),
-        "variables": {name: os.environ[name] for name in _ENVIRONMENT_VARIABLES if name in os.environ},
+        "num_interop_threads": torch.get_num_interop_threads(),
+        "environment_variables": {name: os.environ[name] for name in _ENVIRONMENT_VARIABLES if name in os.environ},
     }
 
 

@@ -21,7 +21,7 @@ from limbeck.evaluation.checks import labeled_mask
 from limbeck.evaluation.cka import cka_matrix
 from limbeck.evaluation.layer_similarity import LayerRecorder
 
-__all__ = ["measure_fidelity", "prediction_similarity", "layerwise_cka"]
+__all__ = ["layerwise_cka", "measure_fidelity", "prediction_similarity"]
 
 
 def measure_fidelity(
@@ -42,11 +42,11 @@ def measure_fidelity(
         teacher: another one with the same classes.
         batches: of one part, in an order that mixes the classes, since CKA is taken of its first rows.
         task: what a batch means.
-        classes: their names; ``None``: their numbers.
-        samples: how many samples CKA is taken of, at most.
+        class_names: their names; ``None``: their numbers.
+        max_samples: how many samples CKA is taken of, at most.
 
     Returns:
-        What :func:`likeness` gives, and ``cka``, which is what :func:`sights` gives.
+        What :func:`prediction_similarity` gives, and ``cka``, which is what :func:`layerwise_cka` gives.
 
     Raises:
         LimbeckError: no batch, other classes, or answers that are not finite.
@@ -55,7 +55,7 @@ def measure_fidelity(
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
     >>> batch = {"input": torch.eye(2).repeat(4, 1), "target": torch.zeros(8, dtype=torch.long)}
     >>> found = measure_fidelity(net, net, [batch], Classification(2))
-    >>> found["top1"], found["kl"], round(found["cka"]["values"][0][0], 6)
+    >>> found["top1_agreement"], found["kl"], round(found["cka"]["matrix"][0][0], 6)
     (1.0, 0.0, 1.0)
     """
     iterator = iter(batches)
@@ -84,19 +84,19 @@ def prediction_similarity(
         student_logits: ``[n, classes]``.
         teacher_logits: ``[n, classes]``.
         target: ``[n]`` class numbers, −100 where there is no label.
-        classes: their names, in the order of their numbers.
+        class_names: their names, in the order of their numbers.
 
     Returns:
-        ``examples`` (all rows); ``top1`` and ``kl`` over all of them, and ``both_wrong``, ``student_only_wrong`` and
-        ``teacher_only_wrong`` over those with a label, as :func:`limbeck.evaluation.agreement` gives them;
-        ``same_wrong``, the share where both are wrong by one answer; and ``by_class``, for each class that occurs the
-        counts ``examples``, ``same_wrong``, ``other_wrong`` (both wrong, by two answers), ``student_only`` and
-        ``teacher_only``.
+        ``num_samples`` (all rows); ``top1_agreement`` and ``kl`` over all of them, and ``both_wrong``, ``student_only_wrong`` and
+        ``teacher_only_wrong`` over those with a label, as :func:`limbeck.evaluation.prediction_agreement` gives them;
+        ``same_error``, the share where both are wrong by one answer; and ``per_class``, for each class that occurs the
+        counts ``num_samples``, ``same_error``, ``different_error`` (both wrong, by two answers),
+        ``student_only_wrong`` and ``teacher_only_wrong``.
 
     >>> student, teacher = torch.eye(3)[[1, 1, 0, 2]], torch.eye(3)[[1, 2, 0, 0]]
     >>> found = prediction_similarity(student, teacher, torch.tensor([0, 0, 0, 0]), class_names=["a", "b", "c"])
-    >>> found["by_class"]
-    [{'class': 'a', 'examples': 4, 'same_wrong': 1, 'other_wrong': 1, 'student_only': 1, 'teacher_only': 0}]
+    >>> found["per_class"]
+    [{'class': 'a', 'num_samples': 4, 'same_error': 1, 'different_error': 1, 'student_only_wrong': 1, 'teacher_only_wrong': 0}]
     """
     metrics = prediction_agreement(student_logits, teacher_logits, target)
     if len(class_names) != student_logits.shape[1]:
@@ -111,30 +111,30 @@ def prediction_similarity(
     )
     student_wrong, teacher_wrong = (student_class != labels) & is_labeled, (teacher_class != labels) & is_labeled
     masks = {
-        "same_wrong": student_wrong & teacher_wrong & (student_class == teacher_class), "other_wrong": student_wrong & teacher_wrong & (student_class != teacher_class),
-        "student_only": student_wrong & ~teacher_wrong, "teacher_only": teacher_wrong & ~student_wrong,
+        "same_error": student_wrong & teacher_wrong & (student_class == teacher_class), "different_error": student_wrong & teacher_wrong & (student_class != teacher_class),
+        "student_only_wrong": student_wrong & ~teacher_wrong, "teacher_only_wrong": teacher_wrong & ~student_wrong,
     }  # fmt: skip
     counts = {kind: torch.bincount(labels[mask], minlength=len(class_names)).tolist() for kind, mask in masks.items()}
     num_examples = torch.bincount(labels[is_labeled], minlength=len(class_names)).tolist()
-    by_class = [
-        {"class": name, "examples": num_examples[i], **{kind: counts[kind][i] for kind in masks}}
+    per_class = [
+        {"class": name, "num_samples": num_examples[i], **{kind: counts[kind][i] for kind in masks}}
         for i, name in enumerate(class_names)
         if num_examples[i]
     ]
-    same_error = sum(counts["same_wrong"]) / sum(num_examples) if sum(num_examples) else None
-    return {"examples": len(labels), **metrics, "same_wrong": same_error, "by_class": by_class}
+    same_error = sum(counts["same_error"]) / sum(num_examples) if sum(num_examples) else None
+    return {"num_samples": len(labels), **metrics, "same_error": same_error, "per_class": per_class}
 
 
 def layerwise_cka(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """CKA of every layer with every layer, from features ``[n, width]`` by place; ``None`` under 4 samples.
 
     Returns:
-        ``student`` and ``teacher``, the places; ``values``, a row for each of the student's places and a column for
-        each of the teacher's, see :func:`limbeck.evaluation.cka_by_layer`; ``samples``, how many it was taken of.
+        ``student_layers`` and ``teacher_layers``, the places; ``matrix``, a row for each of the student's places and a column for
+        each of the teacher's, see :func:`limbeck.evaluation.cka_matrix`; ``num_samples``, how many it was taken of.
     """
     num_samples = min(len(features) for features in (*student.values(), *teacher.values()))
     if num_samples < 4:
         return None
     return {
-        "student": list(student), "teacher": list(teacher), "values": cka_matrix(student, teacher), "samples": num_samples
+        "student_layers": list(student), "teacher_layers": list(teacher), "matrix": cka_matrix(student, teacher), "num_samples": num_samples
     }  # fmt: skip

@@ -22,12 +22,12 @@ def get_hardware_info() -> dict[str, Any]:
     """The processor, how many cores this process may use, torch's threads, the system, and the accelerator.
 
     >>> sorted(get_hardware_info())
-    ['accelerator', 'cores', 'cpu', 'system', 'threads']
+    ['accelerator', 'cpu', 'num_cores', 'num_threads', 'system']
     """
     return {
         "cpu": _cpu_name(),
-        "cores": _num_cores(),
-        "threads": torch.get_num_threads(),
+        "num_cores": _num_cores(),
+        "num_threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "accelerator": _accelerator_name(),
     }

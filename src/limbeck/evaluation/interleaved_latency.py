@@ -26,22 +26,22 @@ def measure_latencies(
 
     Args:
         calls: what is timed, by name.
-        turns: how many turns at most, at least one.
-        block: counted calls of a block.
-        budget: seconds for each of ``calls``, after which no block is begun and a block ends early.
-        threads: torch threads while it is measured; put back after.
-        batch: samples in one call, which is only told again.
+        rounds: how many turns at most, at least one.
+        calls_per_round: counted calls of a block.
+        max_seconds: seconds for each of ``calls``, after which no block is begun and a block ends early.
+        num_threads: torch threads while it is measured; put back after.
+        batch_size: samples in one call, which is only told again.
 
     Returns:
-        For each name ``median``, ``p95`` (nearest rank), ``repeats``, ``batch`` and ``threads``, as ``latency`` gives.
+        For each name ``median``, ``p95`` (nearest rank), ``num_repeats``, ``batch_size`` and ``num_threads``, as ``measure_latency`` gives.
 
     >>> found = measure_latencies({"one": lambda: None, "two": lambda: None}, rounds=2, calls_per_round=3)
-    >>> {name: one["repeats"] for name, one in found.items()}
+    >>> {name: one["num_repeats"] for name, one in found.items()}
     {'one': 6, 'two': 6}
     """
     if rounds < 1 or calls_per_round < 1 or num_threads < 1:
         raise LimbeckError(
-            f"latencies takes turns, block and threads from 1, not {rounds}, {calls_per_round}, {num_threads}"
+            f"measure_latencies takes rounds, calls_per_round and num_threads from 1, not {rounds}, {calls_per_round}, {num_threads}"
         )
     times_ms: dict[str, list[float]] = {name: [] for name in calls}
     previous_threads = torch.get_num_threads()
@@ -56,13 +56,13 @@ def measure_latencies(
     finally:
         torch.set_num_threads(previous_threads)
     return {
-        name: {**_summarize_times(times), "batch": batch_size, "threads": num_threads}
+        name: {**_summarize_times(times), "batch_size": batch_size, "num_threads": num_threads}
         for name, times in times_ms.items()
     }
 
 
 def _time_calls(fn: Callable[[], object], max_calls: int, max_seconds: float) -> list[float]:
-    """Milliseconds of up to ``most`` calls after one that is not counted; at least one."""
+    """Milliseconds of up to ``max_calls`` calls after one that is not counted; at least one."""
     fn()
     end, times = time.perf_counter() + max_seconds, list[float]()
     while len(times) < max_calls and (not times or time.perf_counter() < end):
@@ -75,4 +75,4 @@ def _time_calls(fn: Callable[[], object], max_calls: int, max_seconds: float) ->
 def _summarize_times(times: list[float]) -> dict[str, Any]:
     sorted_times = sorted(times)
     p95 = sorted_times[math.ceil(0.95 * len(sorted_times)) - 1]
-    return {"median": statistics.median(sorted_times), "p95": p95, "repeats": len(sorted_times)}
+    return {"median": statistics.median(sorted_times), "p95": p95, "num_repeats": len(sorted_times)}

@@ -13,7 +13,7 @@ from limbeck.core.protocols import Task
 from limbeck.evaluation.classification_metrics import collect_logits
 from limbeck.features import FeatureExtractor, unwrap_model
 
-__all__ = ["LOGITS_LAYER", "LayerRecorder", "pool_features", "find_stage_layers"]
+__all__ = ["LOGITS_LAYER", "LayerRecorder", "find_stage_layers", "pool_features"]
 
 LOGITS_LAYER = "logits"
 """The one layer of a network that only answers."""
@@ -59,8 +59,8 @@ class LayerRecorder:
         model: any network; it runs in eval mode, and its modes are put back.
         batch: a first batch, to find the places by; it is not kept.
         task: what a batch means.
-        places: where to look, as taps write it; ``None``: :func:`stages`. Without any, the logits are the one layer.
-        samples: of how many samples the layers are kept, at most.
+        layers: where to look, as taps write it; ``None``: :func:`find_stage_layers`. Without any, the logits are the one layer.
+        max_samples: of how many samples the layers are kept, at most.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ def _largest_sequential(network: nn.Module, layers: Sequence[str]) -> str | None
 
 
 def _called_once(network: nn.Module, model: nn.Module, layers: Sequence[str], batch: Any, task: Task) -> list[str]:
-    """Those of ``places`` that ran once and gave one tensor with a row for each sample, in the order they ran."""
+    """Those of ``layers`` that ran once and gave one tensor with a row for each sample, in the order they ran."""
     calls: list[tuple[str, int]] = []
     with ExitStack() as hooks:
         for layer in layers:

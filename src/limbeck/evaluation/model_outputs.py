@@ -28,7 +28,7 @@ class ModelOutputs:
         logits: ``[n, classes]``.
         target: ``[n]``, −100 where there is no label.
         features: ``[m, width]``, those of every so-manieth sample; ``None`` where the network has no linear head.
-        place: where the features were read, such as ``fc:input``.
+        layer: where the features were read, such as ``fc:input``.
     """
 
     logits: Tensor

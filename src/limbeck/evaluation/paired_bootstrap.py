@@ -27,12 +27,12 @@ def paired_bootstrap(
     """How many points more of the samples ``a`` gets right than ``b``, with the 95 % interval over the samples.
 
     It tells what another draw of test samples would change, and not what another training seed would: that takes
-    several runs and :func:`over_seeds`. Two networks that are right on the very same samples give ``(0, 0, 0)``.
+    several runs and :func:`mean_ci`. Two networks that are right on the very same samples give ``(0, 0, 0)``.
 
     Args:
         correct_a: ``[n]`` booleans, whether ``a`` is right on each sample.
         correct_b: ``[n]`` booleans for the same samples in the same order.
-        resamples: how many times the samples are drawn again.
+        n_resamples: how many times the samples are drawn again.
         seed: of the draws.
 
     Returns:
@@ -57,7 +57,7 @@ def paired_bootstrap(
             f"not {list(correct_a.shape)} and {list(correct_b.shape)}"
         )
     if n_resamples < 1:
-        raise LimbeckError(f"resamples is at least 1, not {n_resamples}")
+        raise LimbeckError(f"n_resamples is at least 1, not {n_resamples}")
     n = len(correct_a)
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     # A sample's difference is +1, −1 or 0, so a resample is known by how many of each it drew: the same distribution as
@@ -73,37 +73,37 @@ def mean_ci(values: Sequence[float]) -> dict[str, Any]:
     """The mean of one figure over several seeds, with its 95 % interval by Student's t.
 
     Returns:
-        ``mean``, ``low``, ``high`` and ``n``; from a single seed ``low`` and ``high`` are ``None``.
+        ``mean``, ``low``, ``high`` and ``num_seeds``; from a single seed ``low`` and ``high`` are ``None``.
 
     Raises:
         LimbeckError: no value, or one that is not finite.
 
     >>> {name: round(value, 3) for name, value in mean_ci([1.0, 2.0, 3.0]).items()}
-    {'mean': 2.0, 'low': -0.484, 'high': 4.484, 'n': 3}
+    {'mean': 2.0, 'low': -0.484, 'high': 4.484, 'num_seeds': 3}
     """
     if not values or not all(math.isfinite(value) for value in values):
         raise LimbeckError(f"a mean over seeds takes at least one value, all finite, not {list(values)}")
     n, mean = len(values), math.fsum(values) / len(values)
     if n == 1:
-        return {"mean": mean, "low": None, "high": None, "n": 1}
+        return {"mean": mean, "low": None, "high": None, "num_seeds": 1}
     from scipy.stats import t  # type: ignore[import-untyped,unused-ignore]
 
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half_width = float(t.ppf(0.975, n - 1)) * std / math.sqrt(n)
-    return {"mean": mean, "low": mean - half_width, "high": mean + half_width, "n": n}
+    return {"mean": mean, "low": mean - half_width, "high": mean + half_width, "num_seeds": n}
 
 
 def gap_recovered(baseline: float, distilled: float, teacher: float, *, min_gap: float = MIN_GAP) -> float | None:
     """The share of the gap between the student alone and the teacher that distillation closed.
 
     Below 0 it made the student worse, above 1 the student is better than its teacher. ``None`` where the teacher is not
-    better than the student alone by at least ``smallest``: then there is no gap to recover.
+    better than the student alone by at least ``min_gap``: then there is no gap to recover.
 
     Args:
-        alone: accuracy of the same student without a teacher, a fraction.
+        baseline: accuracy of the same student without a teacher, a fraction.
         distilled: accuracy of the distilled student.
         teacher: accuracy of the teacher.
-        smallest: the smallest gap, in the same unit, of which a share is told.
+        min_gap: the smallest gap, in the same unit, of which a share is told.
 
     >>> round(gap_recovered(0.90, 0.93, 0.95), 4), gap_recovered(0.95, 0.96, 0.95)
     (0.6, None)

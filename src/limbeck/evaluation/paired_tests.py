@@ -14,29 +14,30 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["paired_bootstrap_over_seeds", "mcnemar_test"]
+__all__ = ["mcnemar_test", "paired_bootstrap_over_seeds"]
 
 
 def mcnemar_test(correct_a: Tensor, correct_b: Tensor) -> dict[str, Any]:
     """Whether two networks are right equally often, by the samples on which only one of them is right.
 
     McNemar (1947, https://doi.org/10.1007/BF02295996), exact: where both are equally good, a sample that only one gets
-    right falls to either like a coin, so ``p`` is the two-sided binomial one; 1 where there is no such sample. For two
+    right falls to either like a coin, so ``p_value`` is the two-sided binomial one; 1 where there is no such sample. For two
     networks that are trained already it is the test to take (Dietterich, 1998,
     https://doi.org/10.1162/089976698300017197).
 
     Args:
-        right_a: ``[n]`` booleans, whether ours is right on each sample.
-        right_b: ``[n]`` booleans of the other for the same samples in the same order.
+        correct_a: ``[n]`` booleans, whether ours is right on each sample.
+        correct_b: ``[n]`` booleans of the other for the same samples in the same order.
 
     Returns:
-        ``only_ours`` and ``only_theirs``, the samples that only one gets right, and ``p``.
+        ``only_variant_correct`` and ``only_baseline_correct``, the samples that only one gets right (``correct_a`` is the
+        variant), and ``p_value``.
 
     Raises:
         LimbeckError: no sample, different lengths, or values that are not booleans.
 
     >>> mcnemar_test(torch.tensor([True] * 7 + [False]), torch.tensor([True] + [False] * 6 + [True]))
-    {'only_ours': 6, 'only_theirs': 1, 'p': 0.125}
+    {'only_variant_correct': 6, 'only_baseline_correct': 1, 'p_value': 0.125}
     """
     from scipy.stats import binomtest  # type: ignore[import-untyped,unused-ignore]
 
@@ -44,7 +45,7 @@ def mcnemar_test(correct_a: Tensor, correct_b: Tensor) -> dict[str, Any]:
     only_a, only_b = int((checked_a & ~checked_b).sum()), int((checked_b & ~checked_a).sum())
     num_discordant = only_a + only_b
     p = float(binomtest(only_a, num_discordant, 0.5).pvalue) if num_discordant else 1.0
-    return {"only_ours": only_a, "only_theirs": only_b, "p": p}
+    return {"only_variant_correct": only_a, "only_baseline_correct": only_b, "p_value": p}
 
 
 def paired_bootstrap_over_seeds(
@@ -58,9 +59,9 @@ def paired_bootstrap_over_seeds(
 
     Args:
         pairs: for each seed, whether ours and theirs are right, both ``[n]`` booleans in the same order.
-        shared: the seeds answered the same samples in the same order, which are drawn once for all; otherwise each
+        shared_samples: the seeds answered the same samples in the same order, which are drawn once for all; otherwise each
             seed's samples are drawn apart.
-        resamples: how many times the samples are drawn again.
+        n_resamples: how many times the samples are drawn again.
         seed: of the draws.
 
     Returns:
@@ -76,7 +77,7 @@ def paired_bootstrap_over_seeds(
     import numpy as np
 
     if n_resamples < 1:
-        raise LimbeckError(f"resamples is at least 1, not {n_resamples}")
+        raise LimbeckError(f"n_resamples is at least 1, not {n_resamples}")
     gains = [_correctness_difference(correct_a, correct_b) for correct_a, correct_b in pairs]
     if not gains:
         raise LimbeckError("a bootstrap over samples takes the answers of at least one seed, not none")

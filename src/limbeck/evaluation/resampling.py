@@ -1,7 +1,7 @@
 """The difference of two networks in any figure of the same samples, with its 95 % interval over the samples.
 
 The bootstrap is Efron's (1979, https://doi.org/10.1214/aos/1176344552), with percentile intervals: samples are
-drawn, and both networks answer the same ones. For right and wrong, ``paired_bootstrap`` of :mod:`.difference` does the
+drawn, and both networks answer the same ones. For right and wrong, ``paired_bootstrap`` of :mod:`.paired_bootstrap` does the
 same without drawing each sample.
 """
 
@@ -30,11 +30,11 @@ def paired_bootstrap_statistic(
         statistic: a number out of some rows.
         rows_a: ``[n, ...]``, what is known of each sample for ``a``.
         rows_b: the same samples in the same order, for ``b``.
-        resamples: how many times the samples are drawn again.
+        n_resamples: how many times the samples are drawn again.
         seed: of the draws.
 
     Returns:
-        ``difference``, ``low``, ``high`` and ``n``.
+        ``difference``, ``low``, ``high`` and ``num_samples``.
 
     Raises:
         LimbeckError: no row, or not as many for both.
@@ -52,13 +52,15 @@ def paired_bootstrap_statistic(
     for i in range(n_resamples):
         indices = torch.randint(len(rows_a), (len(rows_a),), generator=generator)
         differences[i] = float(statistic(rows_a[indices])) - float(statistic(rows_b[indices]))
-    return _difference_with_ci(float(statistic(rows_a)) - float(statistic(rows_b)), differences, n=len(rows_a))
+    return _difference_with_ci(
+        float(statistic(rows_a)) - float(statistic(rows_b)), differences, num_samples=len(rows_a)
+    )
 
 
 def paired_bootstrap_mean(
     values_a: Tensor, values_b: Tensor, *, n_resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Any]:
-    """The mean of ``values_a`` (``[n]``) minus that of ``values_b``, like :func:`paired_difference` but at once.
+    """The mean of ``values_a`` (``[n]``) minus that of ``values_b``, like :func:`paired_bootstrap_statistic` but at once.
 
     >>> found = paired_bootstrap_mean(torch.tensor([1.0, 0.5, 1.0, 0.5]), torch.tensor([0.5, 0.5, 0.5, 0.5]))
     >>> found["difference"], found["low"], found["high"]
@@ -75,13 +77,13 @@ def paired_bootstrap_mean(
         differences[torch.randint(n, (min(chunk_size, n_resamples - num_done), n), generator=generator)].mean(dim=1)
         for num_done in range(0, n_resamples, chunk_size)
     ]
-    return _difference_with_ci(float(differences.mean()), torch.cat(resampled), n=n)
+    return _difference_with_ci(float(differences.mean()), torch.cat(resampled), num_samples=n)
 
 
 def unpaired_bootstrap(
     correct_a: Tensor, correct_b: Tensor, *, n_resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Any]:  # fmt: skip
-    """How many points more of ``right_a`` (``[n]`` booleans) is true than of ``right_b`` (``[m]``): other samples.
+    """How many points more of ``correct_a`` (``[n]`` booleans) is true than of ``correct_b`` (``[m]``): other samples.
 
     >>> a, b = torch.tensor([True] * 90 + [False] * 10), torch.tensor([True] * 400 + [False] * 100)
     >>> found = unpaired_bootstrap(a, b)
@@ -99,9 +101,9 @@ def unpaired_bootstrap(
     ]
     difference = 100 * (float(correct_a.double().mean()) - float(correct_b.double().mean()))
     resampled = torch.from_numpy(100 * (accuracies[0] - accuracies[1]))
-    return _difference_with_ci(round(difference, 10), resampled, n=len(correct_a))
+    return _difference_with_ci(round(difference, 10), resampled, num_samples=len(correct_a))
 
 
-def _difference_with_ci(difference: float, resampled: Tensor, *, n: int) -> dict[str, Any]:
+def _difference_with_ci(difference: float, resampled: Tensor, *, num_samples: int) -> dict[str, Any]:
     low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return {"difference": difference, "low": low, "high": high, "n": n}
+    return {"difference": difference, "low": low, "high": high, "num_samples": num_samples}

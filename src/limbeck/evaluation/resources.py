@@ -25,13 +25,13 @@ class ResourceMeter:
       are waited for at both ends. It is how long the devices were kept, and not how busy they were. Without CUDA 0.
     - ``joules``: of the processor's packages by RAPL, and of the devices of ``gpu_seconds`` by NVML, added where both
       tell; ``None`` where neither does. It is the use of the whole package and the whole card, also by what others ran
-      there meanwhile; ``meters`` says what is in it, and only figures with the same meters can be compared.
+      there meanwhile; ``energy_sources`` says what is in it, and only figures with the same meters can be compared.
 
     Arguments:
         powercap: the folder of the kernel's powercap zones.
 
     Attributes:
-        meters: what told joules: of ``rapl`` and ``nvml`` none, one or both.
+        energy_sources: what told joules: of ``rapl`` and ``nvml`` none, one or both.
 
     >>> with ResourceMeter() as spent:
     ...     total = sum(range(1000))
@@ -104,7 +104,7 @@ def _synchronize(devices: list[int]) -> None:
 
 
 def _gpu_joules(start: dict[str, float], devices: list[int]) -> float | None:
-    """Joules of these devices since ``before``; ``None`` without a device, or where one of them does not tell."""
+    """Joules of these devices since ``start``; ``None`` without a device, or where one of them does not tell."""
     uuids = [strip_uuid_prefix(str(torch.cuda.get_device_properties(device).uuid)) for device in devices]
     current = read_gpu_energy() if uuids else {}
     if not uuids or any(uuid not in start or uuid not in current for uuid in uuids):

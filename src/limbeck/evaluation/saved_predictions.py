@@ -19,7 +19,7 @@ from limbeck.utils.io import write_atomically
 
 __all__ = ["Predictions", "load_predictions", "save_predictions"]
 
-_FORMAT = "limbeck answers 1"
+_FORMAT = "limbeck predictions 2"
 
 
 @final
@@ -31,7 +31,7 @@ class Predictions:
         target: ``[n]`` class numbers, −100 where there is no label.
         predicted: by network, ``[n]`` class numbers.
         confidence: by network, ``[n]`` probabilities of the predicted class.
-        part: the part of the data, ``test`` or ``validation``.
+        split: the part of the data, ``test`` or ``validation``.
         fingerprint: of the samples; answers with the same one are about the same samples in the same order.
     """
 
@@ -63,12 +63,12 @@ def save_predictions(
         labeled_mask(tensors["target"], num_rows=len(rows), num_classes=rows.shape[1])
         confidence, predicted = rows.double().softmax(dim=1).max(dim=1)
         tensors |= {f"{name}.predicted": predicted, f"{name}.confidence": confidence.float()}
-    metadata = {"format": _FORMAT, "part": split, "fingerprint": fingerprint}
+    metadata = {"format": _FORMAT, "split": split, "fingerprint": fingerprint}
     return write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
 
 def load_predictions(path: Path) -> Predictions:
-    """Read what :func:`save_answers` wrote.
+    """Read what :func:`save_predictions` wrote.
 
     Raises:
         LimbeckError: there is no such file, or it holds something else.
@@ -86,5 +86,5 @@ def load_predictions(path: Path) -> Predictions:
     return Predictions(
         tensors["target"], {name: tensors[f"{name}.predicted"] for name in names},
         {name: tensors.get(f"{name}.confidence", torch.empty(0)) for name in names},
-        metadata.get("part", "test"), metadata.get("fingerprint", ""),
+        metadata.get("split", "test"), metadata.get("fingerprint", ""),
     )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation.paired_bootstrap import MIN_GAP
 
-__all__ = ["gap_recovered_ci", "adjust_p_values_holm", "bootstrap_mean_ci", "paired_mean_ci", "required_num_seeds"]
+__all__ = ["adjust_p_values_holm", "bootstrap_mean_ci", "gap_recovered_ci", "paired_mean_ci", "required_num_seeds"]
 
 _MAX_SEEDS = 10_000
 _ROUNDING_TOLERANCE = 1e-12  # relative: what float64 arithmetic may leave where there is nothing
@@ -26,27 +26,27 @@ def bootstrap_mean_ci(values: Sequence[float], *, n_resamples: int = 10_000, see
 
     Args:
         values: the figure, one value for each seed.
-        resamples: how many times the seeds are drawn again.
+        n_resamples: how many times the seeds are drawn again.
         seed: of the draws.
 
     Returns:
-        ``mean``, ``sd`` (with n − 1), ``low``, ``high`` and ``n``; from one seed ``sd``, ``low`` and ``high`` are
+        ``mean``, ``std`` (with n − 1), ``low``, ``high`` and ``num_seeds``; from one seed ``std``, ``low`` and ``high`` are
         ``None``.
 
     Raises:
         LimbeckError: no value, or one that is not finite.
 
     >>> {name: round(value, 2) for name, value in bootstrap_mean_ci([1.0, 2.0, 3.0]).items()}
-    {'mean': 2.0, 'sd': 1.0, 'low': 1.0, 'high': 3.0, 'n': 3}
+    {'mean': 2.0, 'std': 1.0, 'low': 1.0, 'high': 3.0, 'num_seeds': 3}
     """
     checked_values = _require_finite(values, "a mean over seeds")
     low, high = _percentile_interval(_bootstrap_means([checked_values], n_resamples, seed)[0], len(checked_values))
     return {
         "mean": _mean(checked_values),
-        "sd": _std(checked_values),
+        "std": _std(checked_values),
         "low": low,
         "high": high,
-        "n": len(checked_values),
+        "num_seeds": len(checked_values),
     }
 
 
@@ -59,34 +59,34 @@ def paired_mean_ci(
     its 95 % interval holds the truth far less often (`benchmarks/coverage.py` measures how often). Student's t
     interval (1908, https://doi.org/10.1093/biomet/6.1.1) is right for normal differences at any n, and told beside it.
 
-    Differences that are equal but for rounding have no spread: both intervals are then the mean itself, and ``p`` is 1
+    Differences that are equal but for rounding have no spread: both intervals are then the mean itself, and ``p_value`` is 1
     where they are zero and 0 otherwise, which is the limit of the formula and no proof (see
     :data:`limbeck.report.RULE_OVER_SEEDS`).
 
     Args:
-        ours: a figure of one arm, one value for each seed.
-        theirs: of the other arm, for the same seeds in the same order.
-        resamples: how many times the seeds are drawn again.
+        values_a: a figure of one variant, one value for each seed.
+        values_b: of the other variant, for the same seeds in the same order.
+        n_resamples: how many times the seeds are drawn again.
         seed: of the draws.
 
     Returns:
-        ``mean``, ``sd`` (with n − 1), ``low`` and ``high`` by bootstrap, ``t_low`` and ``t_high`` by Student's t, the
-        two-sided ``p`` of the paired t-test, and ``n``; from one seed all but ``mean`` and ``n`` are ``None``.
+        ``mean``, ``std`` (with n − 1), ``low`` and ``high`` by bootstrap, ``t_low`` and ``t_high`` by Student's t, the
+        two-sided ``p_value`` of the paired t-test, and ``num_seeds``; from one seed all but ``mean`` and ``num_seeds`` are ``None``.
 
     Raises:
         LimbeckError: different numbers of seeds, none, or a value that is not finite.
 
     >>> gain = paired_mean_ci([92.0, 93.5, 94.0], [91.0, 91.5, 91.0])
     >>> {name: round(value, 3) for name, value in gain.items() if name not in ("low", "high")}
-    {'mean': 2.0, 'sd': 1.0, 't_low': -0.484, 't_high': 4.484, 'p': 0.074, 'n': 3}
+    {'mean': 2.0, 'std': 1.0, 't_low': -0.484, 't_high': 4.484, 'p_value': 0.074, 'num_seeds': 3}
     >>> gain["low"], gain["high"]
     (1.0, 3.0)
     """
     differences = _paired_differences(values_a, values_b)
     summary = bootstrap_mean_ci(differences, n_resamples=n_resamples, seed=seed)
     t_low, t_high, p = _t_interval(differences)
-    n = summary.pop("n")
-    return {**summary, "t_low": t_low, "t_high": t_high, "p": p, "n": n}
+    num_seeds = summary.pop("num_seeds")
+    return {**summary, "t_low": t_low, "t_high": t_high, "p_value": p, "num_seeds": num_seeds}
 
 
 def gap_recovered_ci(
@@ -105,15 +105,15 @@ def gap_recovered_ci(
     that falls on such a draw is ``None``.
 
     Args:
-        alone: accuracy of the same student without a teacher, a fraction for each seed.
+        baseline: accuracy of the same student without a teacher, a fraction for each seed.
         distilled: accuracy of the distilled student, for the same seeds in the same order.
         teacher: accuracy of the teacher, for each seed or one for all.
-        smallest: the smallest mean gap, in the same unit, of which a share is told.
-        resamples: how many times the seeds are drawn again.
+        min_gap: the smallest mean gap, in the same unit, of which a share is told.
+        n_resamples: how many times the seeds are drawn again.
         seed: of the draws.
 
     Returns:
-        ``share``, ``low``, ``high`` and ``n``, or ``None`` where the mean gap is smaller than ``smallest``; from one
+        ``fraction``, ``low``, ``high`` and ``num_seeds``, or ``None`` where the mean gap is smaller than ``min_gap``; from one
         seed ``low`` and ``high`` are ``None``.
 
     Raises:
@@ -121,7 +121,7 @@ def gap_recovered_ci(
 
     >>> found = gap_recovered_ci([0.90, 0.92], [0.93, 0.94], 0.96)
     >>> {name: round(value, 3) for name, value in found.items()}
-    {'share': 0.5, 'low': 0.5, 'high': 0.5, 'n': 2}
+    {'fraction': 0.5, 'low': 0.5, 'high': 0.5, 'num_seeds': 2}
     """
     import numpy as np
 
@@ -133,7 +133,7 @@ def gap_recovered_ci(
     gain, gap = _bootstrap_means([gains, gaps], n_resamples, seed)
     ratios = np.where(gap > 0, gain / np.where(gap > 0, gap, 1.0), np.where(gain < 0, -np.inf, np.inf))
     low, high = _percentile_interval(ratios, len(gains))
-    return {"share": _mean(gains) / _mean(gaps), "low": low, "high": high, "n": len(gains)}
+    return {"fraction": _mean(gains) / _mean(gaps), "low": low, "high": high, "num_seeds": len(gains)}
 
 
 def required_num_seeds(differences: Sequence[float], *, power: float = 0.8) -> int | None:
@@ -207,7 +207,7 @@ def _paired_differences(values_a: Sequence[float], values_b: Sequence[float]) ->
     """Seed by seed, without what subtracting leaves behind the 12th digit: gains alike are then exactly alike."""
     if len(values_a) != len(values_b):
         raise LimbeckError(
-            f"figures are paired by seed, so both arms have one for each seed, not {len(values_a)} and {len(values_b)}"
+            f"figures are paired by seed, so both variants have one for each seed, not {len(values_a)} and {len(values_b)}"
         )
     values_a, values_b = (
         _require_finite(values_a, "a difference over seeds"),
@@ -236,7 +236,7 @@ def _bootstrap_means(values_by_metric: Sequence[Sequence[float]], n_resamples: i
     import numpy as np
 
     if n_resamples < 1:
-        raise LimbeckError(f"resamples is at least 1, not {n_resamples}")
+        raise LimbeckError(f"n_resamples is at least 1, not {n_resamples}")
     values = np.asarray(values_by_metric, dtype=float)
     n = values.shape[1]
     # How often each seed is drawn says all of a draw, and is a product of matrices instead of an index.
@@ -270,7 +270,7 @@ def _t_interval(differences: Sequence[float]) -> tuple[float | None, float | Non
 
 
 def _t_test_power(n: int, effect_size: float) -> float:
-    """The chance that the paired t-test of n seeds finds a difference of ``size`` standard deviations."""
+    """The chance that the paired t-test of n seeds finds a difference of ``effect_size`` standard deviations."""
     from scipy.stats import nct, t
 
     # Beyond 10,000 deviations the distribution's own arithmetic fails, and the chance has long been 1.

@@ -11,7 +11,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.utils import timing
 
-__all__ = ["BATCH_SIZE", "run_session", "predict_onnx", "make_session", "measure_session_latency"]
+__all__ = ["BATCH_SIZE", "make_session", "measure_session_latency", "predict_onnx", "run_session"]
 
 BATCH_SIZE = 64
 
@@ -68,4 +68,4 @@ def run_session(session: Any, inputs: Tensor) -> Tensor:
 def measure_session_latency(session: Any, sample: Tensor) -> dict[str, Any]:
     """Milliseconds of one answer, in the record's form: up to 200 answers after 20, or what five seconds allow."""
     inputs = {"input": sample.numpy()}
-    return {**timing.time_call(lambda: session.run(["logits"], inputs)), "batch": 1, "threads": 1}
+    return {**timing.time_call(lambda: session.run(["logits"], inputs)), "batch_size": 1, "num_threads": 1}

@@ -29,8 +29,8 @@ def quantize_int8(source: str | Path, path: str | Path, *, calibration_inputs: T
     Args:
         source: a file that limbeck exported: one ``input``, one output ``logits``.
         path: the ``.onnx`` file.
-        calibration: inputs ``[n, ...]`` of the kind it will see, never of the test part; a few hundred are enough.
-        batch: calibration inputs at once.
+        calibration_inputs: inputs ``[n, ...]`` of the kind it will see, never of the test part; a few hundred are enough.
+        batch_size: calibration inputs at once.
 
     Raises:
         LimbeckError: there is no such file, no calibration input, or onnxruntime cannot quantise the graph.

@@ -35,15 +35,15 @@ def to_onnx(
     Args:
         model: takes a tensor and gives logits ``[n, classes]``: a tensor, the first of a tuple, ``.logits`` or
             ``["logits"]``.
-        example: inputs ``[n, ...]`` that tell the shape and type.
+        example_inputs: inputs ``[n, ...]`` that tell the shape and type.
         path: the ``.onnx`` file; one that stood there before stays as it was when the check fails.
-        examples: validation inputs ``[n, ...]`` to compare on, first one alone, then in batches.
+        check_inputs: validation inputs ``[n, ...]`` to compare on, first one alone, then in batches.
         tolerance: the largest allowed difference of a logit, for logits up to 1; larger logits may differ in
             proportion to the largest.
 
     Returns:
         What the record holds: ``file`` (its name), ``bytes``, ``opset``, ``max_abs_difference`` (of logits),
-        ``label_agreement`` (a fraction), ``examples``, ``tolerance``, and ``latency_ms`` of onnxruntime on the CPU, for
+        ``label_agreement`` (a fraction), ``num_samples``, ``tolerance``, and ``latency_ms`` of onnxruntime on the CPU, for
         a batch of 1 with one thread.
 
     Raises:
@@ -66,7 +66,7 @@ def to_onnx(
         "opset": OPSET,
         "max_abs_difference": difference,
         "label_agreement": agreement,
-        "examples": len(check_inputs),
+        "num_samples": len(check_inputs),
         "tolerance": tolerance,
         "latency_ms": latency,
     }

@@ -2,4 +2,4 @@
 
 from limbeck.features.feature_extractor import FeatureExtractor, LayerRef, list_layers, parse_layer, unwrap_model
 
-__all__ = ["LayerRef", "FeatureExtractor", "unwrap_model", "list_layers", "parse_layer"]
+__all__ = ["FeatureExtractor", "LayerRef", "list_layers", "parse_layer", "unwrap_model"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, suggest_names
 
-__all__ = ["LayerRef", "FeatureExtractor", "unwrap_model", "list_layers", "parse_layer"]
+__all__ = ["FeatureExtractor", "LayerRef", "list_layers", "parse_layer", "unwrap_model"]
 
 _WRAPPER_CLASSES = ("OptimizedModule", "DistributedDataParallel", "DataParallel", "_FabricModule")
 _LAYER_PATTERN = re.compile(r"^(?P<path>[^@:]*)(?:@(?P<run>\d+))?(?::(?P<side>input|output))?$")
@@ -37,7 +37,7 @@ def parse_layer(layer: str) -> LayerRef:
     """Read a place as users write it.
 
     >>> parse_layer("layer1.0.relu@1:input")
-    Place(path='layer1.0.relu', side='input', run=1)
+    LayerRef(path='layer1.0.relu', side='input', call_index=1)
     """
     match = _LAYER_PATTERN.match(layer)
     if match is None:
@@ -61,16 +61,16 @@ class FeatureExtractor:
 
     Arguments:
         network: any module, wrapped or not; hooks go on the bare one.
-        places: the names to give, and the places they stand for.
+        layers: the names to give, and the places they stand for.
 
-    The hooks are there only inside :meth:`listening`. A later layer that overwrites a tapped tensor in place
+    The hooks are there only inside :meth:`capture`. A later layer that overwrites a tapped tensor in place
     (``ReLU(inplace=True)``) does not change what is read: such tensors are copied.
 
     >>> network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(inplace=True))
-    >>> taps = FeatureExtractor(network, {"hidden": "0"})
-    >>> with taps.capture() as heard:
+    >>> extractor = FeatureExtractor(network, {"hidden": "0"})
+    >>> with extractor.capture() as features:
     ...     _ = network(torch.ones(1, 2))
-    >>> heard["hidden"].shape
+    >>> features["hidden"].shape
     torch.Size([1, 3])
     """
 
@@ -84,7 +84,7 @@ class FeatureExtractor:
             if layer.path not in modules:
                 raise LimbeckError(
                     f"{type(self._network).__name__} has no module {layer.path!r}; near it: "
-                    f"{suggest_names(layer.path, [path for path in modules if path])} (limbeck taps MODEL lists them all)"
+                    f"{suggest_names(layer.path, [path for path in modules if path])} (limbeck layers MODEL lists them all)"
                 )
         self._untouched: set[tuple[str, bool, bool]] = set()
 

@@ -1,7 +1,7 @@
 """The losses of distillation, one method per file: a pure function and, under it, a final class.
 
 A function takes tensors (student, teacher, then target; options keyword-only) and returns a scalar; its class takes the
-same tensors out of an exchange. One convention: sum over classes, mean over rows, times tau squared; float32 inside;
+same tensors out of a context. One convention: sum over classes, mean over rows, times τ squared; float32 inside;
 gradients never reach a teacher.
 """
 
@@ -10,7 +10,7 @@ from limbeck.losses.attention_transfer import AttentionTransferLoss, attention_t
 from limbeck.losses.byot import BYOTLoss, byot_loss
 from limbeck.losses.cc import CCLoss, cc_loss
 from limbeck.losses.crd import CRDLoss, crd_loss
-from limbeck.losses.cross_entropy import CrossEntropyLoss, cross_entropy
+from limbeck.losses.cross_entropy import CrossEntropyLoss, cross_entropy_loss
 from limbeck.losses.cskd import CSKDLoss, cskd_loss
 from limbeck.losses.cwd import CWDLoss, cwd_loss
 from limbeck.losses.dist import DISTLoss, dist_loss
@@ -41,13 +41,73 @@ from limbeck.losses.ttm import TTMLoss, ttm_loss
 from limbeck.losses.vid import VIDLoss, vid_loss
 
 __all__ = [
-    "AttentionTransferLoss", "ABLoss", "CWDLoss", "CSKDLoss", "CRDLoss", "CCLoss", "CrossEntropyLoss", "DKDLoss",
-    "BYOTLoss", "DISTLoss", "FTLoss", "FSPLoss", "GramLoss", "FitNetLoss", "JSDLoss", "LogitMSELoss", "MGDLoss", "MLKDLoss",
-    "DMLLoss", "NSTLoss", "NKDLoss", "OFDLoss", "PKDLoss", "PSKDLoss", "PKTLoss", "RKDAngleLoss",
-    "RKDDistanceLoss", "ReverseKLLoss", "ReviewKDLoss", "SimKDLoss", "SPLoss", "KDLoss", "TTMLoss", "VIDLoss",
-    "attention_transfer_loss", "batch_norm_margin", "ab_loss", "cwd_loss", "cskd_loss", "crd_loss", "cc_loss", "cross_entropy",
-    "dkd_loss", "byot_loss", "dist_loss", "ft_loss", "fsp_loss", "gram_loss", "fitnet_loss", "jsd_loss", "logit_mse_loss", "mgd_loss",
-    "mlkd_loss", "dml_loss", "nst_loss", "nkd_loss", "ofd_loss", "pkd_loss", "pskd_loss", "pkt_loss",
-    "reverse_kl_loss", "reviewkd_loss", "rkd_angle_loss", "rkd_distance_loss", "sp_loss", "simkd_loss", "kd_loss", "ttm_loss",
+    "ABLoss",
+    "AttentionTransferLoss",
+    "BYOTLoss",
+    "CCLoss",
+    "CRDLoss",
+    "CSKDLoss",
+    "CWDLoss",
+    "CrossEntropyLoss",
+    "DISTLoss",
+    "DKDLoss",
+    "DMLLoss",
+    "FSPLoss",
+    "FTLoss",
+    "FitNetLoss",
+    "GramLoss",
+    "JSDLoss",
+    "KDLoss",
+    "LogitMSELoss",
+    "MGDLoss",
+    "MLKDLoss",
+    "NKDLoss",
+    "NSTLoss",
+    "OFDLoss",
+    "PKDLoss",
+    "PKTLoss",
+    "PSKDLoss",
+    "RKDAngleLoss",
+    "RKDDistanceLoss",
+    "ReverseKLLoss",
+    "ReviewKDLoss",
+    "SPLoss",
+    "SimKDLoss",
+    "TTMLoss",
+    "VIDLoss",
+    "ab_loss",
+    "attention_transfer_loss",
+    "batch_norm_margin",
+    "byot_loss",
+    "cc_loss",
+    "crd_loss",
+    "cross_entropy_loss",
+    "cskd_loss",
+    "cwd_loss",
+    "dist_loss",
+    "dkd_loss",
+    "dml_loss",
+    "fitnet_loss",
+    "fsp_loss",
+    "ft_loss",
+    "gram_loss",
+    "jsd_loss",
+    "kd_loss",
+    "logit_mse_loss",
+    "mgd_loss",
+    "mlkd_loss",
+    "nkd_loss",
+    "nst_loss",
+    "ofd_loss",
+    "pkd_loss",
+    "pkt_loss",
+    "pskd_loss",
+    "reverse_kl_loss",
+    "reviewkd_loss",
+    "rkd_angle_loss",
+    "rkd_distance_loss",
+    "simkd_loss",
+    "sp_loss",
+    "ttm_loss",
     "vid_loss",
 ]  # fmt: skip

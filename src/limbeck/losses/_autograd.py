@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from limbeck.losses._ops import mean_squared_error
 
-__all__ = ["attention_map_distance", "adaptive_avg_pool", "gram_matrix", "attention_map"]
+__all__ = ["adaptive_avg_pool", "attention_map", "attention_map_distance", "gram_matrix"]
 
 _CHUNK_THRESHOLD: Final = (
     1 << 18
@@ -38,7 +38,7 @@ def attention_map(features: Tensor) -> Tensor:
 
 
 def attention_map_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean of the squared difference of two :func:`square_map`, of which the teacher's gets no gradient.
+    """Mean of the squared difference of two :func:`attention_map`, of which the teacher's gets no gradient.
 
     >>> attention_map_distance(torch.tensor([[[3.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]]))
     tensor(1.)

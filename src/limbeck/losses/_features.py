@@ -16,8 +16,21 @@ from limbeck.losses._autograd import adaptive_avg_pool, gram_matrix
 from limbeck.losses._ops import upcast
 
 __all__ = [
-    "Connector", "DescribedSequential", "Projection", "IdentityProjection", "channels_first", "make_projection", "match_size", "apply_batch_norm", "pointwise_layer",
-    "pairwise_relations", "require_comparable", "require_maps", "flatten_samples", "require_prepared", "describe_shapes",
+    "Connector",
+    "DescribedSequential",
+    "IdentityProjection",
+    "Projection",
+    "apply_batch_norm",
+    "channels_first",
+    "describe_shapes",
+    "flatten_samples",
+    "make_projection",
+    "match_size",
+    "pairwise_relations",
+    "pointwise_layer",
+    "require_comparable",
+    "require_maps",
+    "require_prepared",
 ]  # fmt: skip
 
 M = TypeVar("M", bound=nn.Module)
@@ -67,7 +80,7 @@ def require_prepared(module: M | None, loss_name: str) -> M:
 def pointwise_layer(
     reference: Tensor, in_channels: int, out_channels: int, *, bias: bool = True
 ) -> nn.Conv2d | nn.Linear:
-    """A linear layer at every position of features of the rank, precision and device of ``like``."""
+    """A linear layer at every position of features of the rank, precision and device of ``reference``."""
     layer = (
         nn.Conv2d(in_channels, out_channels, 1, bias=bias)
         if reference.ndim == 4

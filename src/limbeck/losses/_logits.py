@@ -13,8 +13,15 @@ from limbeck.core.errors import LimbeckError
 from limbeck.losses._ops import hard_labels, require_same_shape, row_mean, upcast
 
 __all__ = [
-    "TemperatureValue", "valid_targets", "clamped_log_softmax", "prepare_logits", "masked_mean", "temperature_scaled_mean", "require_temperature",
-    "scale_logits", "broadcast_temperature",
+    "TemperatureValue",
+    "broadcast_temperature",
+    "clamped_log_softmax",
+    "masked_mean",
+    "prepare_logits",
+    "require_temperature",
+    "scale_logits",
+    "temperature_scaled_mean",
+    "valid_targets",
 ]  # fmt: skip
 
 TemperatureValue = float | Tensor
@@ -42,7 +49,7 @@ def require_temperature(temperature: float | Callable[..., object]) -> None:
 
 
 def broadcast_temperature(temperature: TemperatureValue, logits: Tensor) -> TemperatureValue:
-    """``tau`` as it divides ``logits``: a number above zero as it is, one for each row as ``[rows, 1]``.
+    """``temperature`` as it divides ``logits``: a number above zero as it is, one for each row as ``[rows, 1]``.
 
     >>> broadcast_temperature(torch.tensor([1.0, 2.0]), torch.zeros(2, 3)).shape
     torch.Size([2, 1])
@@ -61,12 +68,12 @@ def broadcast_temperature(temperature: TemperatureValue, logits: Tensor) -> Temp
 
 
 def scale_logits(logits: Tensor, temperature: TemperatureValue) -> Tensor:
-    """``logits / tau``; themselves at 1, the default of several losses, as a small network feels each operation."""
+    """``logits / temperature``; themselves at 1, the default of several losses, as a small network feels each operation."""
     return logits if isinstance(temperature, float | int) and temperature == 1 else logits / temperature
 
 
 def clamped_log_softmax(logits: Tensor, temperature: TemperatureValue = 1.0) -> Tensor:
-    """The logarithm of softmax(logits / tau), where a class ruled out (a logit of −inf) has the lowest finite number.
+    """The logarithm of softmax(logits / τ), where a class ruled out (a logit of −inf) has the lowest finite number.
 
     Its share p · log p is then 0, as it should be, and not 0 · inf; likewise every gradient.
 
@@ -78,7 +85,7 @@ def clamped_log_softmax(logits: Tensor, temperature: TemperatureValue = 1.0) -> 
 
 
 def temperature_scaled_mean(by_row: Tensor, temperature: TemperatureValue) -> Tensor:
-    """Mean over rows of ``by_row`` · tau², each row by its own.
+    """Mean over rows of ``by_row`` · τ², each row by its own.
 
     >>> temperature_scaled_mean(torch.tensor([1.0, 2.0]), torch.tensor([[1.0], [2.0]]))
     tensor(4.5000)
@@ -116,7 +123,7 @@ def valid_targets(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def masked_mean(by_row: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``by_row`` over the rows that are ``known``; zero, with a gradient of zero, where none is.
+    """Mean of ``by_row`` over the rows where ``mask`` is true; zero, with a gradient of zero, where none is.
 
     >>> masked_mean(torch.tensor([1.0, 2.0]), torch.tensor([True, False]))
     tensor(1.)

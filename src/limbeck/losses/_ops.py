@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["hard_labels", "row_mean", "mean_squared_error", "require_same_shape", "upcast"]
+__all__ = ["hard_labels", "mean_squared_error", "require_same_shape", "row_mean", "upcast"]
 
 
 def upcast(tensor: Tensor) -> Tensor:

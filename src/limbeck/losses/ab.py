@@ -22,7 +22,7 @@ from limbeck.losses._ops import require_same_shape, upcast
 
 __all__ = ["ABLoss", "ab_loss"]
 
-_SHAPE_HINT = "the class Boundary projects unequal channels and pools unequal maps; batch and tokens must be equal"
+_SHAPE_HINT = "the class ABLoss projects unequal channels and pools unequal maps; batch and tokens must be equal"
 
 
 def ab_loss(student: Tensor, teacher: Tensor, *, margin: float = 1.0) -> Tensor:
@@ -47,17 +47,17 @@ def ab_loss(student: Tensor, teacher: Tensor, *, margin: float = 1.0) -> Tensor:
 
 @final
 class ABLoss(nn.Module):
-    """:func:`boundary` between two tapped layers, the student's through a learned projection with a BatchNorm.
+    """:func:`ab_loss` between two tapped layers, the student's through a learned projection with a BatchNorm.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike.
+        layer: the name of the tap, given to the student and to the teacher alike.
         margin: how far from zero the student's neurons have to stand, above zero.
         teacher: which teacher; ``None`` takes the combination of all.
 
     >>> from limbeck.testing import make_context
-    >>> exchange, term = make_context(teacher_feature_shapes={"mid": (3, 4, 4)}), ABLoss("mid")
-    >>> term.prepare(exchange)
-    >>> 1.5 < term(exchange).item() < 2.5
+    >>> context, loss = make_context(teacher_feature_shapes={"mid": (3, 4, 4)}), ABLoss("mid")
+    >>> loss.prepare(context)
+    >>> 1.5 < loss(context).item() < 2.5
     True
     """
 
@@ -68,21 +68,21 @@ class ABLoss(nn.Module):
         self.projection: Connector | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the projection by the features of ``exchange``."""
+        """Shape the projection by the features of ``context``."""
         student, teacher = context.pair(self.teacher)
         self.projection = Connector(student.feature(self.layer), teacher.feature(self.layer))
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this exchange."""
+        """The loss of this context."""
         student, teacher = context.pair(self.teacher)
-        student_features = upcast(require_prepared(self.projection, "Boundary")(upcast(student.feature(self.layer))))
+        student_features = upcast(require_prepared(self.projection, "ABLoss")(upcast(student.feature(self.layer))))
         student_features, teacher_features = match_size(
             student_features, upcast(channels_first(teacher.feature(self.layer)))
         )
         return ab_loss(student_features, teacher_features, margin=self.margin)
 
     def extra_repr(self) -> str:
-        return f"at={self.layer!r}, margin={self.margin:g}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return f"layer={self.layer!r}, margin={self.margin:g}" + (f", teacher={self.teacher!r}" if self.teacher else "")
 
 
 def _require_margin(margin: float) -> None:

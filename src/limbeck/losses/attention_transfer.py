@@ -43,10 +43,10 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor, *, power: float = 
 @final
 @dataclass(frozen=True, slots=True)
 class AttentionTransferLoss:
-    """:func:`attention` between two tapped layers.
+    """:func:`attention_transfer_loss` between two tapped layers.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike.
+        layer: the name of the tap, given to the student and to the teacher alike.
         power: the exponent of the activations, at least 1 (below it, a zero after a ReLU has no finite gradient).
         teacher: which teacher; ``None`` takes the combination of all.
     """

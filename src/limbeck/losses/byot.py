@@ -4,7 +4,7 @@ Zhang et al., ICCV 2019, https://arxiv.org/abs/1905.08094. Each shallow classifi
 α · τ² · KL(deepest ‖ itself) + β · ‖its feature − the deepest‖², with no gradient through what is the deepest's; α 0.1,
 τ 3. Reference code sums the squared differences over the batch and weighs them by 1e−6; here it is the mean over all
 elements, and β 0.07 is what that comes to for a batch of 128 and 512 channels. The cross-entropy of the deepest
-classifier is ``CrossEntropy``, beside this. A head is one separable 3×3 convolution with BatchNorm, the mean over
+classifier is ``CrossEntropyLoss``, beside this. A head is one separable 3×3 convolution with BatchNorm, the mean over
 places, and a linear layer: the paper's are deeper ones.
 """
 
@@ -36,10 +36,10 @@ def byot_loss(
     alpha: float = 0.1,
     temperature: float = 3.0,
 ) -> Tensor:
-    """Sum over ``heads`` of (1 − ``alpha``) · CE(head) + ``alpha`` · tau² · KL(deepest ‖ head), means over rows.
+    """Sum over ``head_logits`` of (1 − ``alpha``) · CE(head) + ``alpha`` · τ² · KL(deepest ‖ head), means over rows.
 
-    Shapes: each head and ``deepest`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class numbers (−100: no label,
-    then only the deepest is followed) or ``[rows, classes]`` probabilities. No gradient to ``deepest``; in nats.
+    Shapes: each head and ``deepest_logits`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class numbers (−100: no label,
+    then only the deepest is followed) or ``[rows, classes]`` probabilities. No gradient to ``deepest_logits``; in nats.
 
     >>> head, deepest = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])
     >>> byot_loss([head], deepest, torch.tensor([0]), alpha=0.5, temperature=1.0)
@@ -50,7 +50,7 @@ def byot_loss(
     if not 0 < temperature < math.inf:
         raise LimbeckError(f"a temperature is a number above zero, and here it is {temperature}")
     if not head_logits:
-        raise LimbeckError("deep_to_shallow needs at least one shallow classifier")
+        raise LimbeckError("byot_loss needs at least one shallow classifier")
     deepest_logits = upcast(deepest_logits).detach()
     min_value = torch.finfo(deepest_logits.dtype).min
     log_p = F.log_softmax(deepest_logits / temperature, dim=1).clamp(min=min_value)
@@ -67,13 +67,13 @@ def byot_loss(
 
 @final
 class BYOTLoss(nn.Module):
-    """:func:`deep_to_shallow` of learned heads on tapped stages, and how far their features are from the deepest's.
+    """:func:`byot_loss` of learned heads on tapped stages, and how far their features are from the deepest's.
 
     Arguments:
-        at: the taps of the student to put a head on, from shallow to deep.
-        deepest: the tap of the student whose feature theirs come close to; ``None`` compares no features.
+        layers: the taps of the student to put a head on, from shallow to deep.
+        deepest_layer: the tap of the student whose feature theirs come close to; ``None`` compares no features.
         alpha: the share of the deepest classifier beside the truth.
-        tau: the temperature, above zero.
+        temperature: the temperature, above zero.
         beta: of the features: mean over all elements of the squared difference, maps average-pooled to one size.
 
     Taps give ``[batch, channels, height, width]``, ``[batch, tokens, width]`` or ``[batch, width]``. Once trained, each
@@ -87,10 +87,10 @@ class BYOTLoss(nn.Module):
         super().__init__()
         self.layers = tuple(layers)
         if isinstance(layers, str) or not self.layers or len(set(self.layers)) < len(self.layers):
-            raise LimbeckError(f"`at` names the taps to put a head on, each once, and it is {layers!r}")
+            raise LimbeckError(f"`layers` names the layers to put a head on, each once, and it is {layers!r}")
         if not 0 <= alpha <= 1 or not 0 < temperature < math.inf or not 0 <= beta < math.inf:
             raise LimbeckError(
-                f"alpha is a share from 0 to 1, tau above zero and beta from zero, not {alpha}, {temperature} and {beta}"
+                f"alpha is a share from 0 to 1, temperature above zero and beta from zero, not {alpha}, {temperature} and {beta}"
             )
         self.deepest_layer, self.alpha, self.temperature, self.beta = deepest_layer, alpha, temperature, beta
         self.heads = nn.ModuleList()
@@ -105,15 +105,13 @@ class BYOTLoss(nn.Module):
     def head(self, name: str) -> nn.Module:
         """The classifier on the tap ``name``: from its features to logits and its own feature."""
         if not len(self.heads):
-            raise LimbeckError(
-                "DeepToShallow has no heads yet: call distiller.prepare(batch) before building the optimizer"
-            )
+            raise LimbeckError("BYOTLoss has no heads yet: call distiller.prepare(batch) before building the optimizer")
         if name not in self.layers:
             raise LimbeckError(f"no head stands on {name!r}; there are: {suggest_names(name, self.layers)}")
         return self.heads[self.layers.index(name)]
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this exchange."""
+        """The loss of this context."""
         student = context.student
         head_outputs = [self.head(name)(student.feature(name)) for name in self.layers]
         loss = byot_loss(
@@ -131,7 +129,7 @@ class BYOTLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"at={self.layers}, deepest={self.deepest_layer!r}, alpha={self.alpha}, tau={self.temperature}, beta={self.beta}"
+        return f"layers={self.layers}, deepest_layer={self.deepest_layer!r}, alpha={self.alpha}, temperature={self.temperature}, beta={self.beta}"
 
 
 @final

@@ -12,7 +12,7 @@ so here it is exact. A well-known benchmark calls by this name the product of di
 which is another loss.
 
 On several processes, each sees only the pairs within its own share, unless the objective gathers this term
-(``gather: true`` in a recipe).
+(``gather_distributed: true`` in a recipe).
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def cc_loss(student: Tensor, teacher: Tensor, *, kernel: Kernel = "gaussian", ga
 @final
 @dataclass(frozen=True, slots=True)
 class CCLoss:
-    """:func:`correlation` between two tapped layers.
+    """:func:`cc_loss` between two tapped layers.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike.
+        layer: the name of the tap, given to the student and to the teacher alike.
         kernel: ``"gaussian"`` or ``"bilinear"``.
         gamma: of the Gaussian kernel, above zero; the bilinear one has none.
         teacher: which teacher; ``None`` takes the combination of all.

@@ -2,7 +2,7 @@
 
 Tian, Krishnan & Isola, ICLR 2020, https://arxiv.org/abs/1910.10699. Student and teacher features go through a learned
 linear layer to an embedding of length 1; banks remember the embeddings of both for the samples seen. Let r be
-exp(a·b / tau) of an anchor a from one network and b from the other. Noise-contrastive estimation asks of each pair
+exp(a·b / τ) of an anchor a from one network and b from the other. Noise-contrastive estimation asks of each pair
 whether it is one sample or drawn among the K others:
 
     h    = r / (r + K · E)
@@ -15,7 +15,7 @@ the bank, without a gradient, so it is never stale and no state of its own. Othe
 - The own pair is that of this batch, not the bank's older one, so both embeddings learn from it.
 - The others are all that is in the bank, the same for each row, by one matrix product: no [rows, K, width] is made, and
   nothing is drawn at random. A row's own sample is never among them; nor, where labels are known, is its class.
-- The banks hold ``size`` samples. More than the data has is the paper's bank of every sample; fewer makes a queue, from
+- The banks hold ``bank_size`` samples. More than the data has is the paper's bank of every sample; fewer makes a queue, from
   which the oldest go. A sample that comes again moves its place by ``1 − momentum`` towards what it is now.
 
 Weights as published: 0.8.
@@ -48,8 +48,8 @@ def crd_loss(
 ) -> Tensor:
     """Noise-contrastive loss of each network's embeddings among the other's of other samples, both ways added.
 
-    Shapes: ``student``, ``teacher`` ``[rows, width]`` embeddings of length 1; ``students``, ``teachers``
-    ``[kept, width]``, those remembered, without gradients; ``others`` ``[rows, kept]`` booleans, false where a
+    Shapes: ``student``, ``teacher`` ``[rows, width]`` embeddings of length 1; ``student_bank``, ``teacher_bank``
+    ``[kept, width]``, those remembered, without gradients; ``negative_mask`` ``[rows, kept]`` booleans, false where a
     remembered one is the row's own sample (or of its class). A gradient reaches ``teacher``, whose embedding is learned
     as well: cut the features before the embedding, not after. Zero where nobody is remembered.
 
@@ -61,7 +61,7 @@ def crd_loss(
     if negative_mask.shape != (len(student), len(student_bank)) or student_bank.shape != teacher_bank.shape:
         raise LimbeckError(
             f"{len(student)} rows are compared with remembered students {list(student_bank.shape)} and teachers "
-            f"{list(teacher_bank.shape)}, by others {list(negative_mask.shape)}: give both alike, and others as [rows, remembered]"
+            f"{list(teacher_bank.shape)}, by negative_mask {list(negative_mask.shape)}: give both alike, and negative_mask as [rows, remembered]"
         )
     student, teacher = upcast(student), upcast(teacher)
     positive_logits = (student * teacher).sum(dim=1) / temperature
@@ -76,17 +76,17 @@ def crd_loss(
 
 @final
 class CRDLoss(nn.Module):
-    """:func:`contrast` between two tapped layers, each through a learned embedding, with banks of what was seen.
+    """:func:`crd_loss` between two tapped layers, each through a learned embedding, with banks of what was seen.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike; positions and tokens are averaged.
-        size: how many samples the banks hold; a batch has at most as many.
-        width: of the embedding.
-        tau: what the cosine is divided by, above zero.
+        layer: the name of the tap, given to the student and to the teacher alike; positions and tokens are averaged.
+        bank_size: how many samples the banks hold; a batch has at most as many.
+        embedding_dim: of the embedding.
+        temperature: what the cosine is divided by, above zero.
         momentum: how much of its old place a sample keeps when it comes again, from 0 to below 1.
         teacher: which teacher; ``None`` takes the combination of all.
 
-    Samples are known by ``exchange.index``. The banks are buffers: they are saved, resumed and moved with the term, and
+    Samples are known by ``context.sample_ids``. The banks are buffers: they are saved, resumed and moved with the term, and
     stand still in eval mode. With several processes each remembers the samples of all, so their banks stay the same.
     """
 
@@ -107,14 +107,14 @@ class CRDLoss(nn.Module):
             )
         if not temperature > 0 or not 0 <= momentum < 1:
             raise LimbeckError(
-                f"tau is above zero and momentum from 0 to below 1, and here are tau {temperature} and momentum {momentum}"
+                f"the temperature is above zero and momentum from 0 to below 1, and here are temperature {temperature} and momentum {momentum}"
             )
         self.layer, self.bank_size, self.embedding_dim, self.temperature = layer, bank_size, embedding_dim, temperature
         self.momentum, self.teacher = momentum, teacher
         self.embed: nn.ModuleDict | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the embeddings and the banks by the features of ``exchange``."""
+        """Shape the embeddings and the banks by the features of ``context``."""
         context.require_sample_ids(self.teacher)
         student, teacher = (_pool_features(outputs.feature(self.layer)) for outputs in context.pair(self.teacher))
         self.embed = nn.ModuleDict(
@@ -123,17 +123,17 @@ class CRDLoss(nn.Module):
                 for name, features in (("student", student), ("teacher", teacher))
             }
         )
-        for name in ("students", "teachers"):
+        for name in ("student_bank", "teacher_bank"):
             self.register_buffer(name, student.new_zeros(self.bank_size, self.embedding_dim))
-        for name, fill_value in (("number", -1), ("label", -100)):
+        for name, fill_value in (("sample_ids", -1), ("labels", -100)):
             self.register_buffer(name, torch.full((self.bank_size,), fill_value, device=student.device))
-        self.register_buffer("place", torch.zeros((), dtype=torch.long, device=student.device))
+        self.register_buffer("write_index", torch.zeros((), dtype=torch.long, device=student.device))
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this exchange; in training, the banks remember it."""
+        """The loss of this context; in training, the banks remember it."""
         if self.embed is None:
             raise LimbeckError(
-                "Contrast has no embeddings yet: call distiller.prepare(batch) before building the optimizer"
+                "CRDLoss has no embeddings yet: call distiller.prepare(batch) before building the optimizer"
             )
         student_outputs, teacher_outputs = context.pair(self.teacher)
         student = self._embed_features("student", student_outputs.feature(self.layer))
@@ -157,7 +157,7 @@ class CRDLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        settings = f"at={self.layer!r}, size={self.bank_size}, width={self.embedding_dim}, tau={self.temperature}, momentum={self.momentum}"
+        settings = f"layer={self.layer!r}, bank_size={self.bank_size}, embedding_dim={self.embedding_dim}, temperature={self.temperature}, momentum={self.momentum}"
         return settings + (f", teacher={self.teacher!r}" if self.teacher else "")
 
     def _embed_features(self, name: str, features: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class CRDLoss(nn.Module):
         unique_ids, inverse = torch.unique(sample_ids, return_inverse=True)
         if len(unique_ids) > self.bank_size:
             raise LimbeckError(
-                f"the bank of Contrast holds {self.bank_size} samples, and this batch has {len(unique_ids)}: set size to at least "
+                f"the bank of CRDLoss holds {self.bank_size} samples, and this batch has {len(unique_ids)}: set bank_size to at least "
                 "that, better many times more"
             )
         matches = unique_ids.unsqueeze(1) == self.sample_ids
@@ -209,7 +209,7 @@ class CRDLoss(nn.Module):
 
 
 def _nce_loss(positive_logits: Tensor, bank_logits: Tensor, negative_mask: Tensor) -> Tensor:
-    """Mean over rows, with logits ``own`` ``[rows]`` and ``among`` ``[rows, kept]``, of which ``others`` count."""
+    """Mean over rows, with logits ``positive_logits`` ``[rows]`` and ``bank_logits`` ``[rows, kept]``, of which ``negative_mask`` count."""
     num_negatives = negative_mask.sum(dim=1).to(positive_logits)
     if not negative_mask.any():
         return positive_logits.sum() * 0

@@ -17,19 +17,19 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.losses._ops import upcast
 
-__all__ = ["IGNORE_INDEX", "CrossEntropyLoss", "cross_entropy"]
+__all__ = ["IGNORE_INDEX", "CrossEntropyLoss", "cross_entropy_loss"]
 
 IGNORE_INDEX: Final = -100
 
 
-def cross_entropy(student: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy_loss(student: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Mean over the labelled rows of −log q(target), in nats.
 
     Shapes: ``student`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class numbers (−100: no label) or
     ``[rows, classes]`` probabilities (all zero: no label).
 
     >>> import torch
-    >>> cross_entropy(torch.tensor([[2.0, 0.0], [0.0, 9.0]]), torch.tensor([0, -100]))
+    >>> cross_entropy_loss(torch.tensor([[2.0, 0.0], [0.0, 9.0]]), torch.tensor([0, -100]))
     tensor(0.1269)
     """
     if len(student) != len(target):
@@ -67,6 +67,6 @@ class CrossEntropyLoss:
             raise LimbeckError(f"label smoothing is a share from 0 to below 1, not {self.label_smoothing}")
 
     def __call__(self, context: LossContext) -> Tensor:
-        return cross_entropy(
+        return cross_entropy_loss(
             context.student.require_logits(), context.require_target(), label_smoothing=self.label_smoothing
         )

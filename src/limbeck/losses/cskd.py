@@ -27,7 +27,7 @@ _IGNORE_INDEX: Final = -100
 
 
 def cskd_loss(student: Tensor, partner: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """Mean over rows of KL(partner ‖ student) at temperature ``tau``, times ``tau ** 2``; no gradient to ``partner``.
+    """Mean over rows of KL(partner ‖ student) at ``temperature``, times ``temperature ** 2``; no gradient to ``partner``.
 
     Shapes: both ``[rows, classes]`` logits of one student, row by row of one class. Zero where they agree; in nats.
 
@@ -48,12 +48,12 @@ def cskd_loss(student: Tensor, partner: Tensor, *, temperature: float = 4.0) -> 
 @final
 @dataclass(frozen=True, slots=True)
 class CSKDLoss:
-    """:func:`class_wise` of the first half of a batch with the second, which holds the partners.
+    """:func:`cskd_loss` of the first half of a batch with the second, which holds the partners.
 
     Rows without a label are left out. A batch whose halves are not of the same classes is refused.
 
     Arguments:
-        tau: the temperature, above zero: a number, or a schedule.
+        temperature: the temperature, above zero: a number, or a schedule.
     """
 
     temperature: float | Schedule = 4.0
@@ -68,7 +68,7 @@ class CSKDLoss:
         first_labels, second_labels = labels[:half], labels[half:]
         if len(logits) % 2 or not torch.equal(first_labels, second_labels):
             raise LimbeckError(
-                "ClassWise compares each row of the first half of a batch with its partner of the same class in the "
+                "CSKDLoss compares each row of the first half of a batch with its partner of the same class in the "
                 'second, and these are no such pairs: set sampling="classmates" in the training'
             )
         is_labeled = first_labels != _IGNORE_INDEX

@@ -1,8 +1,8 @@
 """Knowledge of features: where each channel fires most (channel-wise distillation, CWD).
 
 Shu et al., ICCV 2021, https://arxiv.org/abs/2011.13256. Each channel of a sample becomes a distribution over positions,
-p = softmax over positions of f / tau; the loss is tau² · mean over batch and channels of KL(teacher ‖ student). Made
-for dense prediction: on spatial logits (tau 1) a channel is a class, on features (tau 4) a detector of something.
+p = softmax over positions of f / τ; the loss is τ² · mean over batch and channels of KL(teacher ‖ student). Made
+for dense prediction: on spatial logits (τ 1) a channel is a class, on features (τ 4) a detector of something.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
-from limbeck.core.schedules import Schedule
-from limbeck.core.schedules import resolve as now
+from limbeck.core.schedules import Schedule, resolve
 from limbeck.losses._features import (
     IdentityProjection,
     Projection,
@@ -30,11 +29,11 @@ from limbeck.losses._ops import require_same_shape, upcast
 
 __all__ = ["CWDLoss", "cwd_loss"]
 
-_SHAPE_HINT = "the class Channel projects unequal channels and pools unequal maps, and the batch has to be equal"
+_SHAPE_HINT = "the class CWDLoss projects unequal channels and pools unequal maps, and the batch has to be equal"
 
 
 def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """Mean over batch and channels of KL(teacher ‖ student) over positions at temperature ``tau``, times ``tau ** 2``.
+    """Mean over batch and channels of KL(teacher ‖ student) over positions at ``temperature``, times ``temperature ** 2``.
 
     Shapes: both ``[batch, channels, ...]`` with one or more axes of positions. Zero where each channel differs by a
     constant only; in nats.
@@ -60,18 +59,18 @@ def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> T
 
 @final
 class CWDLoss(nn.Module):
-    """:func:`channel` between two tapped layers, through a learned projection where their channels differ.
+    """:func:`cwd_loss` between two tapped layers, through a learned projection where their channels differ.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike; ``None`` compares the spatial logits of
+        layer: the name of the tap, given to the student and to the teacher alike; ``None`` compares the spatial logits of
             a task that has them.
-        tau: the temperature, above zero: a number, or a schedule. The paper takes 4 for features and 1 for logits.
+        temperature: the temperature, above zero: a number, or a schedule. The paper takes 4 for features and 1 for logits.
         teacher: which teacher; ``None`` takes the combination of all.
 
     >>> from limbeck.testing import make_context
-    >>> exchange, term = make_context(), CWDLoss("mid")
-    >>> term.prepare(exchange)
-    >>> round(term(exchange).item(), 4)
+    >>> context, loss = make_context(), CWDLoss("mid")
+    >>> loss.prepare(context)
+    >>> round(loss(context).item(), 4)
     1.0376
     """
 
@@ -85,29 +84,31 @@ class CWDLoss(nn.Module):
         self.projection: Projection | IdentityProjection | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the projection by the features of ``exchange``; none is needed between equal channels."""
+        """Shape the projection by the features of ``context``; none is needed between equal channels."""
         self.projection = make_projection(*map(self._get_maps, context.pair(self.teacher)))
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this exchange."""
-        projection = require_prepared(self.projection, "Channel")
+        """The loss of this context."""
+        projection = require_prepared(self.projection, "CWDLoss")
         student, teacher = (upcast(self._get_maps(outputs)) for outputs in context.pair(self.teacher))
         student_maps, teacher_maps = match_size(projection(student), teacher)
         return cwd_loss(
             channels_first(student_maps),
             channels_first(teacher_maps),
-            temperature=now(self.temperature, context.progress),
+            temperature=resolve(self.temperature, context.progress),
         )
 
     def extra_repr(self) -> str:
-        return f"at={self.layer!r}, tau={self.temperature}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return f"layer={self.layer!r}, temperature={self.temperature}" + (
+            f", teacher={self.teacher!r}" if self.teacher else ""
+        )
 
     def _get_maps(self, outputs: Outputs) -> Tensor:
         if self.layer is not None:
             return outputs.feature(self.layer)
         if outputs.spatial_logits is None:
             raise LimbeckError(
-                "Channel() compares spatial logits, and this task has none: name a tap, Channel(at='mid')"
+                "CWDLoss() compares spatial logits, and this task has none: name a layer, CWDLoss(layer='mid')"
             )
         return outputs.spatial_logits
 

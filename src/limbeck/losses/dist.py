@@ -1,12 +1,12 @@
 """Knowledge of responses: the order and spacing of answers rather than their size (DIST).
 
 Huang et al., NeurIPS 2022, https://arxiv.org/abs/2205.10536. With ρ Pearson's correlation between the student's and
-the teacher's softmax at temperature tau:
+the teacher's softmax at temperature τ:
 
-    loss = tau² · (beta · mean over rows of (1 − ρ over classes) + gamma · mean over classes of (1 − ρ over the batch))
+    loss = τ² · (beta · mean over rows of (1 − ρ over classes) + gamma · mean over classes of (1 − ρ over the batch))
 
 The first part relates the classes of one sample, the second the samples of one class; for the second, a batch spread
-over processes is gathered (``gather: true`` in a recipe). A row or column that does not vary beyond rounding (or by
+over processes is gathered (``gather_distributed: true`` in a recipe). A row or column that does not vary beyond rounding (or by
 less than 3e-16 in float32, where squares lose their digits), such as the columns of a batch of one, has no direction:
 two of them agree and cost 0, one of them beside one that varies is uncorrelated and costs 1, without a gradient. The
 published code adds 1e-8 to the denominator instead, which makes columns of small probabilities cost more than they are
@@ -45,11 +45,11 @@ _MAX_ROUNDINGS: Final = 8  # roundings by which equal probabilities may lie apar
 def dist_loss(
     student: Tensor, teacher: Tensor, *, beta: float = 1.0, gamma: float = 1.0, temperature: TemperatureValue = 1.0
 ) -> Tensor:
-    """Weighted: beta · (1 − correlation over classes) + gamma · (1 − correlation over the batch), times ``tau ** 2``.
+    """Weighted: beta · (1 − correlation over classes) + gamma · (1 − correlation over the batch), times ``temperature ** 2``.
 
-    Shapes: both ``[rows, classes]`` logits; ``tau`` a number or ``[rows]``: each row then has its own square, and the
+    Shapes: both ``[rows, classes]`` logits; ``temperature`` a number or ``[rows]``: each row then has its own square, and the
     part over the batch the mean of them. Zero where they agree, and where their probabilities are linear in each other.
-    The published setting for CIFAR is ``beta=2, gamma=2, tau=4``.
+    The published setting for CIFAR is ``beta=2, gamma=2, temperature=4``.
 
     >>> student, teacher = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [3.0, 0.0]])
     >>> dist_loss(student, teacher)
@@ -67,12 +67,12 @@ def dist_loss(
 @final
 @dataclass(frozen=True, slots=True)
 class DISTLoss:
-    """:func:`dist` of the student's and a teacher's logits.
+    """:func:`dist_loss` of the student's and a teacher's logits.
 
     Arguments:
         beta: weight of the correlation over the classes of a sample.
         gamma: weight of the correlation over the samples of a class.
-        tau: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.temperature`.
+        temperature: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.losses.temperature`.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 

@@ -1,11 +1,11 @@
 """Knowledge of responses: what is said of the true class, and of the others, each with its own weight (DKD).
 
 Zhao et al., CVPR 2022, https://arxiv.org/abs/2203.08679. With p and q the teacher's and the student's softmax at
-temperature tau and c the true class:
+temperature τ and c the true class:
 
     TCKD = KL of (p_c, 1 − p_c) from (q_c, 1 − q_c)
     NCKD = KL of p without c from q without c, each renormalised
-    loss = tau² · mean over rows of alpha · TCKD + beta · NCKD
+    loss = τ² · mean over rows of alpha · TCKD + beta · NCKD
 
 A soft target is TCKD + (1 − p_c) · NCKD: it hears the less of the other classes, the surer the teacher is. Between two
 classes NCKD is 0, as one class is left. The published code subtracts 1000 from the true logit and takes the logarithm
@@ -47,10 +47,10 @@ def dkd_loss(
     beta: float = 8.0,
     temperature: TemperatureValue = 4.0,
 ) -> Tensor:
-    """Mean over the labelled rows of alpha · TCKD + beta · NCKD at temperature ``tau``, times ``tau ** 2``.
+    """Mean over the labelled rows of alpha · TCKD + beta · NCKD at ``temperature``, times ``temperature ** 2``.
 
     Shapes: both ``[rows, classes]`` logits of at least 2 classes; ``target`` ``[rows]`` class numbers (−100: no label,
-    the row is left out) or ``[rows, classes]`` probabilities, of which the likeliest counts; ``tau`` a number or
+    the row is left out) or ``[rows, classes]`` probabilities, of which the likeliest counts; ``temperature`` a number or
     ``[rows]``. Zero where they agree; in nats. A class of logit −inf in both counts for nothing.
 
     >>> student, teacher = torch.tensor([[2.0, 0.0, 1.0]]), torch.zeros(1, 3)
@@ -72,12 +72,12 @@ def dkd_loss(
 @final
 @dataclass(frozen=True, slots=True)
 class DKDLoss:
-    """:func:`decoupled` of the student's and a teacher's logits and the truth.
+    """:func:`dkd_loss` of the student's and a teacher's logits and the truth.
 
     Arguments:
         alpha: weight of what is said of the true class.
         beta: weight of what is said of the others.
-        tau: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.temperature`.
+        temperature: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.losses.temperature`.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 

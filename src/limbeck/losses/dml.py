@@ -26,7 +26,7 @@ __all__ = ["DMLLoss", "dml_loss"]
 
 
 def dml_loss(students: Sequence[Tensor], *, temperature: float = 1.0) -> Tensor:
-    """Mean over students, their rows and the others j of KL(j ‖ student), times ``tau ** 2``; no gradient to j.
+    """Mean over students, their rows and the others j of KL(j ‖ student), times ``temperature ** 2``; no gradient to j.
 
     Shapes: each ``[rows, classes]`` logits; at least two. Zero where they agree; in nats.
 
@@ -64,13 +64,13 @@ def dml_loss(students: Sequence[Tensor], *, temperature: float = 1.0) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True)
 class DMLLoss:
-    """:func:`mutual` of students that learn together, whose rows stand one student after the other.
+    """:func:`dml_loss` of students that learn together, whose rows stand one student after the other.
 
-    ``limbeck.distiller.Peers`` gives them so.
+    ``limbeck.distiller.PeerStudents`` gives them so.
 
     Arguments:
-        peers: how many students there are.
-        tau: the temperature, above zero: a number, or a schedule.
+        num_peers: how many students there are.
+        temperature: the temperature, above zero: a number, or a schedule.
     """
 
     num_peers: int = 2
@@ -90,7 +90,7 @@ class DMLLoss:
         )
         if rows_per_student * self.num_peers != len(rows) or not same_targets:
             raise LimbeckError(
-                f"Mutual compares {self.num_peers} students that answered one batch, and these {len(rows)} rows are not "
+                f"DMLLoss compares {self.num_peers} students that answered one batch, and these {len(rows)} rows are not "
                 "theirs: give the students as peers (limbeck.workflows.distill.mutual_learning, or `peers` in a recipe)"
             )
         return (

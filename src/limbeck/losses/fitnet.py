@@ -19,9 +19,7 @@ from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
 __all__ = ["FitNetLoss", "fitnet_loss"]
 
-_SHAPE_HINT = (
-    "the class Hint projects unequal widths and pools unequal maps, and batch and tokens have to be equal in number"
-)
+_SHAPE_HINT = "the class FitNetLoss projects unequal widths and pools unequal maps, and batch and tokens have to be equal in number"
 
 
 def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -39,10 +37,10 @@ def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 class FitNetLoss(nn.Module):
-    """:func:`hint` between two tapped layers, the student's through a learned projection.
+    """:func:`fitnet_loss` between two tapped layers, the student's through a learned projection.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike.
+        layer: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
@@ -52,15 +50,15 @@ class FitNetLoss(nn.Module):
         self.projection: Projection | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the projection by the features of ``exchange``."""
+        """Shape the projection by the features of ``context``."""
         student, teacher = context.pair(self.teacher)
         self.projection = Projection(student.feature(self.layer), teacher.feature(self.layer))
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this exchange."""
+        """The loss of this context."""
         if self.projection is None:
             raise LimbeckError(
-                "Hint has no projection yet: call distiller.prepare(batch) before building the optimizer"
+                "FitNetLoss has no projection yet: call distiller.prepare(batch) before building the optimizer"
             )
         student, teacher = context.pair(self.teacher)
         return fitnet_loss(
@@ -68,4 +66,4 @@ class FitNetLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"at={self.layer!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return f"layer={self.layer!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")

@@ -46,7 +46,7 @@ def fsp_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> 
         if student_features.shape[:2] != teacher_features.shape[:2]:
             raise LimbeckError(
                 f"flows of {list(student_features.shape)} and {list(teacher_features.shape)} have different sizes: batch and channels must "
-                "agree (the class Flow learns a projection)"
+                "agree (the class FSPLoss learns a projection)"
             )
     student_first, student_last = student
     teacher_first, teacher_last = teacher
@@ -57,11 +57,11 @@ def fsp_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> 
 
 @final
 class FSPLoss(nn.Module):
-    """:func:`flow` between two tapped layers of each network, through learned projections where channels differ.
+    """:func:`fsp_loss` between two tapped layers of each network, through learned projections where channels differ.
 
     Arguments:
-        first: the name of the earlier tap, given to the student and to the teacher alike.
-        last: the name of the later one.
+        first_layer: the name of the earlier tap, given to the student and to the teacher alike.
+        last_layer: the name of the later one.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
@@ -71,7 +71,7 @@ class FSPLoss(nn.Module):
         self.projections: nn.ModuleList | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the projections by the features of ``exchange``; none is needed between equal channels."""
+        """Shape the projections by the features of ``context``; none is needed between equal channels."""
         student, teacher = context.pair(self.teacher)
         self.projections = nn.ModuleList()
         for layer in (self.first_layer, self.last_layer):
@@ -80,10 +80,10 @@ class FSPLoss(nn.Module):
             self.projections.append(nn.Identity() if equal else Projection(student_features, teacher_features))
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this exchange."""
+        """The loss of this context."""
         if self.projections is None:
             raise LimbeckError(
-                "Flow has no projections yet: call distiller.prepare(batch) before building the optimizer"
+                "FSPLoss has no projections yet: call distiller.prepare(batch) before building the optimizer"
             )
         student, teacher = context.pair(self.teacher)
         student_first, student_last = (
@@ -96,7 +96,7 @@ class FSPLoss(nn.Module):
         return fsp_loss((student_first, student_last), (teacher_first, teacher_last))
 
     def extra_repr(self) -> str:
-        settings = f"first={self.first_layer!r}, last={self.last_layer!r}"
+        settings = f"first_layer={self.first_layer!r}, last_layer={self.last_layer!r}"
         return settings + (f", teacher={self.teacher!r}" if self.teacher else "")
 
 

@@ -53,19 +53,19 @@ def ft_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 class FTLoss(nn.Module):
-    """:func:`factor` between two tapped layers, plus the reconstruction error by which the paraphraser learns.
+    """:func:`ft_loss` between two tapped layers, plus the reconstruction error by which the paraphraser learns.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike.
+        layer: the name of the tap, given to the student and to the teacher alike.
         rate: channels of a factor over channels of the teacher, above 0 and up to 1.
-        paraphrase: the weight of the reconstruction within the term. At its default and the usual weight of 200 for the
+        reconstruction_weight: the weight of the reconstruction within the term. At its default and the usual weight of 200 for the
             term, the paraphraser learns at a weight of 1, as it does by itself in the paper.
         teacher: which teacher; ``None`` takes the combination of all.
 
     >>> from limbeck.testing import make_context
-    >>> exchange, term = make_context(teacher_feature_shapes={"mid": (6, 4, 4)}), FTLoss("mid")
-    >>> term.prepare(exchange)
-    >>> print(term.paraphraser.description, "and", term.translator.description)
+    >>> context, loss = make_context(teacher_feature_shapes={"mid": (6, 4, 4)}), FTLoss("mid")
+    >>> loss.prepare(context)
+    >>> print(loss.paraphraser.description, "and", loss.translator.description)
     6 → 3 and 8 → 3
     """
 
@@ -85,7 +85,7 @@ class FTLoss(nn.Module):
         self.translator: DescribedSequential | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape paraphraser and translator by the features of ``exchange``."""
+        """Shape paraphraser and translator by the features of ``context``."""
         student, teacher = (upcast(outputs.feature(self.layer)) for outputs in context.pair(self.teacher))
         require_maps(student, teacher, method="factor transfer")
         student_channels, teacher_channels = student.shape[1], teacher.shape[1]
@@ -114,9 +114,9 @@ class FTLoss(nn.Module):
             module.to(student)
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this exchange."""
+        """The loss of this context."""
         paraphraser, decoder, translator = (
-            require_prepared(module, "Factor") for module in (self.paraphraser, self.decoder, self.translator)
+            require_prepared(module, "FTLoss") for module in (self.paraphraser, self.decoder, self.translator)
         )  # fmt: skip
         student, teacher = (upcast(outputs.feature(self.layer)) for outputs in context.pair(self.teacher))
         teacher_factor = upcast(paraphraser(teacher.detach()))
@@ -124,7 +124,7 @@ class FTLoss(nn.Module):
         return ft_loss(upcast(translator(student)), teacher_factor) + self.reconstruction_weight * error
 
     def extra_repr(self) -> str:
-        settings = f"at={self.layer!r}, rate={self.rate:g}, paraphrase={self.reconstruction_weight:g}"
+        settings = f"layer={self.layer!r}, rate={self.rate:g}, reconstruction_weight={self.reconstruction_weight:g}"
         return settings + (f", teacher={self.teacher!r}" if self.teacher else "")
 
 

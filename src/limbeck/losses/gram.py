@@ -33,17 +33,17 @@ def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
     if student.shape[:2] != teacher.shape[:2]:
         raise LimbeckError(
             f"Gram matrices of {list(student.shape)} and {list(teacher.shape)} have different sizes: batch and "
-            "channels must agree (the class Gram learns a projection)"
+            "channels must agree (the class GramLoss learns a projection)"
         )
     return mean_squared_error(_channel_gram(upcast(student)), _channel_gram(upcast(teacher).detach()))
 
 
 @final
 class GramLoss(nn.Module):
-    """:func:`gram` between two tapped layers, through a learned projection where their channels differ.
+    """:func:`gram_loss` between two tapped layers, through a learned projection where their channels differ.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike.
+        layer: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
@@ -53,24 +53,24 @@ class GramLoss(nn.Module):
         self.projection: Projection | nn.Identity | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the projection by the features of ``exchange``; none is needed between equal channels."""
+        """Shape the projection by the features of ``context``; none is needed between equal channels."""
         pair = context.pair(self.teacher)
         student, teacher = (channels_first(outputs.feature(self.layer)) for outputs in pair)
         equal = student.shape[1] == teacher.shape[1]
         self.projection = nn.Identity() if equal else Projection(*(outputs.feature(self.layer) for outputs in pair))
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this exchange."""
+        """The loss of this context."""
         if self.projection is None:
             raise LimbeckError(
-                "Gram has no projection yet: call distiller.prepare(batch) before building the optimizer"
+                "GramLoss has no projection yet: call distiller.prepare(batch) before building the optimizer"
             )
         student, teacher = context.pair(self.teacher)
         projected = self.projection(upcast(student.feature(self.layer)))
         return gram_loss(channels_first(projected), channels_first(teacher.feature(self.layer)))
 
     def extra_repr(self) -> str:
-        return f"at={self.layer!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return f"layer={self.layer!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")
 
 
 def _channel_gram(features: Tensor) -> Tensor:

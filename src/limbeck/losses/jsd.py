@@ -1,9 +1,9 @@
 """Knowledge of responses: the distance of both networks from their mixture (generalised Jensen–Shannon divergence).
 
 Lin, IEEE Transactions on Information Theory 1991, https://doi.org/10.1109/18.61115; for distillation, Agarwal et al.,
-ICLR 2024, https://arxiv.org/abs/2306.13649. With p and q the teacher's and the student's softmax at temperature tau
-and m = beta · p + (1 − beta) · q, the loss is tau² · mean over rows of beta · KL(p ‖ m) + (1 − beta) · KL(q ‖ m). It is
-bounded: each row costs at most tau² · the entropy of (beta, 1 − beta). Divided by beta it tends to KL(p ‖ q) as beta
+ICLR 2024, https://arxiv.org/abs/2306.13649. With p and q the teacher's and the student's softmax at temperature τ
+and m = beta · p + (1 − beta) · q, the loss is τ² · mean over rows of beta · KL(p ‖ m) + (1 − beta) · KL(q ‖ m). It is
+bounded: each row costs at most τ² · the entropy of (beta, 1 − beta). Divided by beta it tends to KL(p ‖ q) as beta
 goes to 0, and divided by 1 − beta to KL(q ‖ p) as beta goes to 1; other libraries swap beta and 1 − beta.
 """
 
@@ -34,9 +34,9 @@ __all__ = ["JSDLoss", "jsd_loss"]
 
 
 def jsd_loss(student: Tensor, teacher: Tensor, *, temperature: TemperatureValue = 4.0, beta: float = 0.5) -> Tensor:
-    """Mean over rows of beta · KL(p ‖ m) + (1 − beta) · KL(q ‖ m) at temperature ``tau``, times ``tau ** 2``.
+    """Mean over rows of beta · KL(p ‖ m) + (1 − beta) · KL(q ‖ m) at ``temperature``, times ``temperature ** 2``.
 
-    Shapes: both ``[rows, classes]`` logits; ``tau`` a number or ``[rows]``, each row then scaled by its own square;
+    Shapes: both ``[rows, classes]`` logits; ``temperature`` a number or ``[rows]``, each row then scaled by its own square;
     ``beta``, the teacher's share of the mixture m, between 0 and 1. Zero where they agree; in nats. A class of logit
     −inf in both counts for nothing.
 
@@ -59,10 +59,10 @@ def jsd_loss(student: Tensor, teacher: Tensor, *, temperature: TemperatureValue 
 @final
 @dataclass(frozen=True, slots=True)
 class JSDLoss:
-    """:func:`jensen_shannon` of the student's and a teacher's logits.
+    """:func:`jsd_loss` of the student's and a teacher's logits.
 
     Arguments:
-        tau: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.temperature`.
+        temperature: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.losses.temperature`.
         beta: the teacher's share of the mixture, between 0 and 1.
         teacher: which teacher; ``None`` takes the combination of all.
     """
@@ -84,6 +84,6 @@ class JSDLoss:
 def _require_beta(beta: float) -> None:
     if not 0 < beta < 1:
         raise LimbeckError(
-            f"beta is the teacher's share of the mixture, between 0 and 1, not {beta}: for its ends take SoftTarget or "
-            "ReverseKL"
+            f"beta is the teacher's share of the mixture, between 0 and 1, not {beta}: for its ends take KDLoss or "
+            "ReverseKLLoss"
         )

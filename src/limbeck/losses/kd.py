@@ -1,8 +1,8 @@
 """Knowledge of responses: the teacher's softened probabilities (Hinton, Vinyals & Dean, 2015).
 
-https://arxiv.org/abs/1503.02531. With p and q the teacher's and the student's softmax at temperature tau, the loss is
-tau² · mean over rows of sum over classes of p · (log p − log q). The factor tau² keeps the size of the gradient when
-tau changes. ``kl_div(reduction="mean")`` would divide by the number of classes as well; this does not.
+https://arxiv.org/abs/1503.02531. With p and q the teacher's and the student's softmax at temperature τ, the loss is
+τ² · mean over rows of sum over classes of p · (log p − log q). The factor τ² keeps the size of the gradient when
+τ changes. ``kl_div(reduction="mean")`` would divide by the number of classes as well; this does not.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ __all__ = ["KDLoss", "kd_loss"]
 
 
 def kd_loss(student: Tensor, teacher: Tensor, *, temperature: float | Tensor = 4.0) -> Tensor:
-    """Mean over rows of KL(teacher ‖ student) at temperature ``tau``, times ``tau ** 2`` (Hinton et al., 2015).
+    """Mean over rows of KL(teacher ‖ student) at ``temperature``, times ``temperature ** 2`` (Hinton et al., 2015).
 
-    Shapes: both ``[rows, classes]`` logits; ``tau`` a number, or a tensor of one number or of ``[rows]``, each row then
+    Shapes: both ``[rows, classes]`` logits; ``temperature`` a number, or a tensor of one number or of ``[rows]``, each row then
     scaled by its own square.
     Zero where they agree; in nats. A class of logit −inf in both counts for nothing.
 
@@ -53,10 +53,10 @@ def kd_loss(student: Tensor, teacher: Tensor, *, temperature: float | Tensor = 4
 @final
 @dataclass(frozen=True, slots=True)
 class KDLoss:
-    """:func:`soft_target` of the student's and a teacher's logits.
+    """:func:`kd_loss` of the student's and a teacher's logits.
 
     Arguments:
-        tau: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.temperature`.
+        temperature: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.losses.temperature`.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
@@ -74,7 +74,7 @@ class KDLoss:
 class _KDLossFunction(torch.autograd.Function):
     """The loss at one temperature, with its gradient in few operations, which a small network feels.
 
-    It is tau · (q − p) / rows. In a second derivative q is computed again, from the logits it depends on.
+    It is τ · (q − p) / rows. In a second derivative q is computed again, from the logits it depends on.
     """
 
     @staticmethod
@@ -82,14 +82,14 @@ class _KDLossFunction(torch.autograd.Function):
         log_q, log_p = (_clamped_log_softmax(logits / temperature) for logits in (student, teacher))
         p = log_p.exp()
         ctx.save_for_backward(student, p)
-        ctx.tau, ctx.log_q = temperature, log_q
+        ctx.temperature, ctx.log_q = temperature, log_q
         return (p * log_p.sub_(log_q)).sum() * (temperature**2 / max(len(student), 1))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         student, p = ctx.saved_tensors
-        log_q = _clamped_log_softmax(student / ctx.tau) if torch.is_grad_enabled() else ctx.log_q
-        return (log_q.exp() - p) * (gradients[0] * (ctx.tau / max(len(student), 1))), None, None
+        log_q = _clamped_log_softmax(student / ctx.temperature) if torch.is_grad_enabled() else ctx.log_q
+        return (log_q.exp() - p) * (gradients[0] * (ctx.temperature / max(len(student), 1))), None, None
 
 
 def _clamped_log_softmax(logits: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def logit_mse_loss(student: Tensor, teacher: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True)
 class LogitMSELoss:
-    """:func:`logit_mse` of the student's and a teacher's logits.
+    """:func:`logit_mse_loss` of the student's and a teacher's logits.
 
     Arguments:
         teacher: which teacher; ``None`` takes the combination of all.

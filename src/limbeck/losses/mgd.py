@@ -33,7 +33,7 @@ from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
 __all__ = ["MGDLoss", "mgd_loss"]
 
-_SHAPE_HINT = "the class Masked projects unequal channels and pools unequal maps; the batch must be equal"
+_SHAPE_HINT = "the class MGDLoss projects unequal channels and pools unequal maps; the batch must be equal"
 
 
 def mgd_loss(student: Tensor, teacher: Tensor, *, mask: Tensor, generator: Callable[[Tensor], Tensor]) -> Tensor:
@@ -59,18 +59,18 @@ def mgd_loss(student: Tensor, teacher: Tensor, *, mask: Tensor, generator: Calla
 
 @final
 class MGDLoss(nn.Module):
-    """:func:`masked` between two tapped layers, by a generator the term learns.
+    """:func:`mgd_loss` between two tapped layers, by a generator the term learns.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike.
-        hidden: λ, the share of positions that is hidden, from 0 to below 1; drawn anew at each step from torch's own
+        layer: the name of the tap, given to the student and to the teacher alike.
+        mask_ratio: λ, the share of positions that is hidden, from 0 to below 1; drawn anew at each step from torch's own
             random numbers, as dropout does.
         teacher: which teacher; ``None`` takes the combination of all.
 
     >>> from limbeck.testing import make_context
-    >>> exchange, term = make_context(teacher_feature_shapes={"mid": (6, 4, 4)}), MGDLoss("mid")
-    >>> term.prepare(exchange)
-    >>> sum(parameter.numel() for parameter in term.parameters())  # 8·6 + 6, and 2 · (6·6·9 + 6)
+    >>> context, loss = make_context(teacher_feature_shapes={"mid": (6, 4, 4)}), MGDLoss("mid")
+    >>> loss.prepare(context)
+    >>> sum(parameter.numel() for parameter in loss.parameters())  # 8·6 + 6, and 2 · (6·6·9 + 6)
     714
     """
 
@@ -83,7 +83,7 @@ class MGDLoss(nn.Module):
         self.generator: DescribedSequential | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape projection and generator by the features of ``exchange``."""
+        """Shape projection and generator by the features of ``context``."""
         student, teacher = (outputs.feature(self.layer) for outputs in context.pair(self.teacher))
         require_maps(student, teacher, method="masked generation")
         self.projection = make_projection(student, teacher)
@@ -95,8 +95,11 @@ class MGDLoss(nn.Module):
         self.generator = generator.to(upcast(student))
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this exchange."""
-        projection, generator = require_prepared(self.projection, "Masked"), require_prepared(self.generator, "Masked")
+        """The loss of this context."""
+        projection, generator = (
+            require_prepared(self.projection, "MGDLoss"),
+            require_prepared(self.generator, "MGDLoss"),
+        )
         student, teacher = context.pair(self.teacher)
         student_features, teacher_features = match_size(
             upcast(projection(upcast(student.feature(self.layer)))), upcast(teacher.feature(self.layer))
@@ -116,6 +119,6 @@ class MGDLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"at={self.layer!r}, hidden={self.mask_ratio:g}" + (
+        return f"layer={self.layer!r}, mask_ratio={self.mask_ratio:g}" + (
             f", teacher={self.teacher!r}" if self.teacher else ""
         )

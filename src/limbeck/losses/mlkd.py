@@ -4,14 +4,14 @@ Jin et al., CVPR 2023,
 https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html. With P and
 Q the teacher's and the student's softmax at a temperature, as ``[rows, classes]``:
 
-    instances  tau² · mean over rows of KL(P ‖ Q)
+    instance   τ² · mean over rows of KL(P ‖ Q)
     batch      ‖P·Pᵀ − Q·Qᵀ‖² / rows       which samples are answered alike
     classes    ‖Pᵀ·P − Qᵀ·Q‖² / classes    which classes are confused
 
 all summed over the temperatures. The published code leaves out the surer half of the samples and of the classes, by a
 mask that for two of the three parts multiplies what has been summed already; the paper has no mask, and neither has
-this. The paper's weak and strong views are rows here: give each sample several views (``per_decode``). The two matrices
-relate rows, so a batch spread over processes is gathered (``gather: true`` in a recipe). A temperature policy moves
+this. The paper's weak and strong views are rows here: give each sample several views (``repeats``). The two matrices
+relate rows, so a batch spread over processes is gathered (``gather_distributed: true`` in a recipe). A temperature policy moves
 all the temperatures together: they are scaled so that their mean is what the policy says.
 """
 
@@ -47,7 +47,7 @@ def mlkd_loss(
     student: Tensor, teacher: Tensor, *,
     temperatures: Sequence[float] = _TEMPERATURES, instance_weight: float = 1.0, batch_weight: float = 1.0, class_weight: float = 1.0,
 ) -> Tensor:  # fmt: skip
-    """Sum over ``taus`` of the three levels, each times its weight.
+    """Sum over ``temperatures`` of the three levels, each times its weight.
 
     Shapes: both ``[rows, classes]`` logits. Zero where they agree. A batch twice over costs twice as much at the level
     of the batch and four times at that of the classes, as in the paper.
@@ -87,15 +87,15 @@ def _mlkd_loss_at(
 @final
 @dataclass(frozen=True, slots=True)
 class MLKDLoss:
-    """:func:`multi_level` of the student's and a teacher's logits.
+    """:func:`mlkd_loss` of the student's and a teacher's logits.
 
     Arguments:
-        taus: the temperatures, each above zero; the loss is the sum over them.
-        instances: weight of what is said of each sample.
-        batch: weight of which samples are answered alike.
-        classes: weight of which classes are confused.
+        temperatures: the temperatures, each above zero; the loss is the sum over them.
+        instance_weight: weight of what is said of each sample.
+        batch_weight: weight of which samples are answered alike.
+        class_weight: weight of which classes are confused.
         teacher: which teacher; ``None`` takes the combination of all.
-        tau: what the mean of ``taus`` is scaled to, a number, a schedule or a policy; ``None`` leaves them.
+        temperature: what the mean of ``temperatures`` is scaled to, a number, a schedule or a policy; ``None`` leaves them.
     """
 
     temperatures: tuple[float, ...] = _TEMPERATURES
@@ -149,7 +149,7 @@ class MLKDLoss:
 
 def _require_temperatures(temperatures: Sequence[float]) -> Sequence[float]:
     if not len(temperatures):
-        raise LimbeckError("several temperatures are asked for, and here is none: give taus=[2, 3, 4, 5, 6]")
+        raise LimbeckError("several temperatures are asked for, and here is none: give temperatures=[2, 3, 4, 5, 6]")
     for temperature in temperatures:
         require_temperature(temperature)
     return temperatures

@@ -1,9 +1,9 @@
 """Knowledge of responses: the true class's own share, and the others made to sum to one (NKD).
 
 Yang et al., ICCV 2023, https://arxiv.org/abs/2303.13005. With p and q the teacher's and the student's softmax, c the
-true class, and p̂ and q̂ the softmax at temperature tau over the other classes only:
+true class, and p̂ and q̂ the softmax at temperature τ over the other classes only:
 
-    loss = mean over rows of −p_c · log q_c + gamma · tau² · (−Σ p̂ · log q̂)
+    loss = mean over rows of −p_c · log q_c + gamma · τ² · (−Σ p̂ · log q̂)
 
 The first part has no temperature, as in the paper. Both are cross-entropies, so the loss is not zero where student and
 teacher agree; it is least there in its second part.
@@ -37,10 +37,10 @@ __all__ = ["NKDLoss", "nkd_loss"]
 def nkd_loss(
     student: Tensor, teacher: Tensor, target: Tensor, *, gamma: float = 1.5, temperature: TemperatureValue = 1.0
 ) -> Tensor:  # fmt: skip
-    """Mean over the labelled rows of −p_c · log q_c + gamma · tau² · the cross-entropy of the others.
+    """Mean over the labelled rows of −p_c · log q_c + gamma · τ² · the cross-entropy of the others.
 
     Shapes: both ``[rows, classes]`` logits of at least 2 classes; ``target`` ``[rows]`` class numbers (−100: no label,
-    the row is left out) or ``[rows, classes]`` probabilities, of which the likeliest counts; ``tau`` a number or
+    the row is left out) or ``[rows, classes]`` probabilities, of which the likeliest counts; ``temperature`` a number or
     ``[rows]``. In nats. A class of logit −inf in both counts for nothing.
 
     >>> student, teacher = torch.tensor([[2.0, 0.0, 1.0]]), torch.zeros(1, 3)
@@ -65,12 +65,12 @@ def nkd_loss(
 @final
 @dataclass(frozen=True, slots=True)
 class NKDLoss:
-    """:func:`normalized` of the student's and a teacher's logits and the truth.
+    """:func:`nkd_loss` of the student's and a teacher's logits and the truth.
 
     Arguments:
         gamma: weight of what is said of the classes that are not the true one.
-        tau: their temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.temperature`; one that
-            changes the logits (``Standardised``, ``Dynamic``) changes them for the true class as well.
+        temperature: their temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.losses.temperature`; one that
+            changes the logits (``LogitStandardization``, ``Dynamic``) changes them for the true class as well.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 

@@ -63,10 +63,10 @@ def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True)
 class NSTLoss:
-    """:func:`neuron` between two tapped layers.
+    """:func:`nst_loss` between two tapped layers.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike.
+        layer: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
 
     Nothing is learned: unequal channels are compared as they are.

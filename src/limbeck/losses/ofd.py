@@ -25,7 +25,7 @@ from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
 __all__ = ["OFDLoss", "batch_norm_margin", "ofd_loss"]
 
-_SHAPE_HINT = "the class Overhaul projects unequal channels and pools unequal maps; batch and tokens must be equal"
+_SHAPE_HINT = "the class OFDLoss projects unequal channels and pools unequal maps; batch and tokens must be equal"
 
 
 def ofd_loss(student: Tensor, teacher: Tensor, *, margin: Tensor) -> Tensor:
@@ -69,18 +69,18 @@ def batch_norm_margin(weight: Tensor, bias: Tensor) -> Tensor:
 
 @final
 class OFDLoss(nn.Module):
-    """:func:`overhaul` between two tapped layers, the student's through a learned projection with a BatchNorm.
+    """:func:`ofd_loss` between two tapped layers, the student's through a learned projection with a BatchNorm.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike.
+        layer: the name of the tap, given to the student and to the teacher alike.
         margin: one number for each of the teacher's channels (:func:`batch_norm_margin`); ``None`` measures the mean of
             its negative responses, once, on the batch that shapes the projection.
         teacher: which teacher; ``None`` takes the combination of all.
 
     >>> from limbeck.testing import make_context
-    >>> exchange, term = make_context(teacher_feature_shapes={"mid": (3, 4, 4)}), OFDLoss("mid")
-    >>> term.prepare(exchange)
-    >>> term.margin
+    >>> context, loss = make_context(teacher_feature_shapes={"mid": (3, 4, 4)}), OFDLoss("mid")
+    >>> loss.prepare(context)
+    >>> loss.margin
     tensor([-0.8604, -0.8250, -0.8943])
     """
 
@@ -95,21 +95,21 @@ class OFDLoss(nn.Module):
         self.register_buffer("margin", None)
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the projection by the features of ``exchange``, and measure the margin where none was given."""
+        """Shape the projection by the features of ``context``, and measure the margin where none was given."""
         student, teacher = (upcast(outputs.feature(self.layer)) for outputs in context.pair(self.teacher))
         self.projection = Connector(student, teacher)
         measured = _negative_mean(channels_first(teacher))
         if self.initial_margin is not None and len(self.initial_margin) != len(measured):
             raise LimbeckError(
-                f"Overhaul was given {len(self.initial_margin)} margins, and the teacher has {len(measured)} channels at "
+                f"OFDLoss was given {len(self.initial_margin)} margins, and the teacher has {len(measured)} channels at "
                 f"{self.layer!r}: give one for each"
             )
         self.margin = measured if self.initial_margin is None else measured.new_tensor(list(self.initial_margin))
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this exchange."""
+        """The loss of this context."""
         student, teacher = context.pair(self.teacher)
-        student_features = upcast(require_prepared(self.projection, "Overhaul")(upcast(student.feature(self.layer))))
+        student_features = upcast(require_prepared(self.projection, "OFDLoss")(upcast(student.feature(self.layer))))
         student_features, teacher_features = match_size(
             student_features, upcast(channels_first(teacher.feature(self.layer)))
         )
@@ -118,7 +118,7 @@ class OFDLoss(nn.Module):
 
     def extra_repr(self) -> str:
         margin = "" if self.initial_margin is None else f", margin={list(self.initial_margin)}"
-        return f"at={self.layer!r}{margin}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return f"layer={self.layer!r}{margin}" + (f", teacher={self.teacher!r}" if self.teacher else "")
 
 
 def _negative_mean(features: Tensor) -> Tensor:

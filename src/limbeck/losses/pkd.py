@@ -5,7 +5,7 @@ the unbiased standard deviation plus 1e−6 as in the published code; the loss i
 is (n − 1)/n · (1 − r), with n the values of a channel and r their Pearson correlation, where no channel is constant.
 
 The statistics are those of the batch: on several processes each takes those of its own share, unless the objective
-gathers this term (``gather: true`` in a recipe).
+gathers this term (``gather_distributed: true`` in a recipe).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
 __all__ = ["PKDLoss", "pkd_loss"]
 
-_SHAPE_HINT = "the class PearsonMap projects unequal channels and pools unequal maps, and the batch has to be equal"
+_SHAPE_HINT = "the class PKDLoss projects unequal channels and pools unequal maps, and the batch has to be equal"
 
 
 def pkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -54,16 +54,16 @@ def pkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 class PKDLoss(nn.Module):
-    """:func:`pearson_map` between two tapped layers, through a learned projection where their channels differ.
+    """:func:`pkd_loss` between two tapped layers, through a learned projection where their channels differ.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike.
+        layer: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
 
     >>> from limbeck.testing import make_context
-    >>> exchange, term = make_context(), PKDLoss("mid")
-    >>> term.prepare(exchange)
-    >>> round(term(exchange).item(), 4)
+    >>> context, loss = make_context(), PKDLoss("mid")
+    >>> loss.prepare(context)
+    >>> round(loss(context).item(), 4)
     1.0214
     """
 
@@ -73,19 +73,19 @@ class PKDLoss(nn.Module):
         self.projection: Projection | IdentityProjection | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the projection by the features of ``exchange``; none is needed between equal channels."""
+        """Shape the projection by the features of ``context``; none is needed between equal channels."""
         student, teacher = context.pair(self.teacher)
         self.projection = make_projection(student.feature(self.layer), teacher.feature(self.layer))
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this exchange."""
+        """The loss of this context."""
         student, teacher = context.pair(self.teacher)
-        student_features = require_prepared(self.projection, "PearsonMap")(upcast(student.feature(self.layer)))
+        student_features = require_prepared(self.projection, "PKDLoss")(upcast(student.feature(self.layer)))
         student_features, teacher_features = match_size(student_features, upcast(teacher.feature(self.layer)))
         return pkd_loss(channels_first(student_features), channels_first(teacher_features))
 
     def extra_repr(self) -> str:
-        return f"at={self.layer!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return f"layer={self.layer!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")
 
 
 def _standardize(features: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ weight is 30000. A mean over entries rather than a sum over each row is the publ
 chosen; it makes the same samples twice over cost half.
 
 On several processes, each sees only the pairs within its own share, unless the objective gathers this term
-(``gather: true`` in a recipe).
+(``gather_distributed: true`` in a recipe).
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True)
 class PKTLoss:
-    """:func:`probability` between two tapped layers.
+    """:func:`pkt_loss` between two tapped layers.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike.
+        layer: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 

@@ -26,11 +26,11 @@ _IGNORE_INDEX: Final = -100
 
 
 def pskd_loss(student: Tensor, previous_logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.8) -> Tensor:
-    """Mean over the labelled rows of the cross-entropy with (1 − ``alpha``) · label + ``alpha`` · softmax(``prior``).
+    """Mean over the labelled rows of the cross-entropy with (1 − ``alpha``) · label + ``alpha`` · softmax(``previous_logits``).
 
-    Shapes: ``student`` and ``prior`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class numbers (−100: no label)
+    Shapes: ``student`` and ``previous_logits`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class numbers (−100: no label)
     or ``[rows, classes]`` probabilities (all zero: no label); ``alpha`` a number from 0 to 1, or ``[rows]``. In nats.
-    No temperature, and no gradient to ``prior``. With ``alpha`` 0 it is the cross-entropy.
+    No temperature, and no gradient to ``previous_logits``. With ``alpha`` 0 it is the cross-entropy.
 
     >>> pskd_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), torch.tensor([0]), alpha=0.5)
     tensor(0.6269)
@@ -59,7 +59,7 @@ def pskd_loss(student: Tensor, previous_logits: Tensor, target: Tensor, *, alpha
 @final
 @dataclass(frozen=True, slots=True)
 class PSKDLoss:
-    """:func:`prior_prediction` of the student's logits with the truth and what :class:`LastPrediction` remembers.
+    """:func:`pskd_loss` of the student's logits with the truth and what :class:`PreviousEpochTeacher` remembers.
 
     It takes the place of the cross-entropy. A sample that was not seen before is compared with its label alone.
 

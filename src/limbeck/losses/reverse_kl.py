@@ -1,6 +1,6 @@
 """Knowledge of responses: the divergence the other way round, KL(student ‖ teacher).
 
-With p and q the teacher's and the student's softmax at temperature tau, the loss is tau² · mean over rows of sum over
+With p and q the teacher's and the student's softmax at temperature τ, the loss is τ² · mean over rows of sum over
 classes of q · (log q − log p). Where the forward divergence spreads the student over all that the teacher finds
 possible, this one lets it settle on a part of it (for language models: Gu et al., ICLR 2024,
 https://arxiv.org/abs/2306.08543; of the divergence itself only, not their sampling).
@@ -30,9 +30,9 @@ __all__ = ["ReverseKLLoss", "reverse_kl_loss"]
 
 
 def reverse_kl_loss(student: Tensor, teacher: Tensor, *, temperature: TemperatureValue = 4.0) -> Tensor:
-    """Mean over rows of KL(student ‖ teacher) at temperature ``tau``, times ``tau ** 2``.
+    """Mean over rows of KL(student ‖ teacher) at ``temperature``, times ``temperature ** 2``.
 
-    Shapes: both ``[rows, classes]`` logits; ``tau`` a number or ``[rows]``, each row then scaled by its own square.
+    Shapes: both ``[rows, classes]`` logits; ``temperature`` a number or ``[rows]``, each row then scaled by its own square.
     Zero where they agree; in nats. A class of logit −inf in both counts for nothing.
 
     >>> import torch
@@ -48,10 +48,10 @@ def reverse_kl_loss(student: Tensor, teacher: Tensor, *, temperature: Temperatur
 @final
 @dataclass(frozen=True, slots=True)
 class ReverseKLLoss:
-    """:func:`reverse_kl` of the student's and a teacher's logits.
+    """:func:`reverse_kl_loss` of the student's and a teacher's logits.
 
     Arguments:
-        tau: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.temperature`.
+        temperature: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.losses.temperature`.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 

@@ -57,33 +57,33 @@ def reviewkd_loss(student_features: Sequence[Tensor], teacher_features: Sequence
 
 @final
 class ReviewKDLoss(nn.Module):
-    """:func:`review` between several tapped layers, the student's fused from deep to shallow by what the term learns.
+    """:func:`reviewkd_loss` between several tapped layers, the student's fused from deep to shallow by what the term learns.
 
     Arguments:
-        at: the names of the taps from shallow to deep, given to the student and to the teacher alike; each reads a map,
+        layers: the names of the taps from shallow to deep, given to the student and to the teacher alike; each reads a map,
             or an embedding ``[batch, width]``, which is a map of one position.
-        width: channels in which stages are fused; ``None`` takes the student's at the deepest, up to 512.
+        mid_channels: channels in which stages are fused; ``None`` takes the student's at the deepest, up to 512.
         teacher: which teacher; ``None`` takes the combination of all.
 
     >>> from limbeck.testing import make_context
-    >>> taps = {"early": (4, 8, 8), "late": (8, 4, 4)}
-    >>> exchange, term = make_context(student_feature_shapes=taps, teacher_feature_shapes=taps), ReviewKDLoss(["early", "late"])
-    >>> term.prepare(exchange)
-    >>> [fusion.told for fusion in term.fusions]
+    >>> shapes = {"early": (4, 8, 8), "late": (8, 4, 4)}
+    >>> context, loss = make_context(student_feature_shapes=shapes, teacher_feature_shapes=shapes), ReviewKDLoss(["early", "late"])
+    >>> loss.prepare(context)
+    >>> [fusion.description for fusion in loss.fusions]
     ['4 → 4', '8 → 8']
     """
 
     def __init__(self, layers: Sequence[str], *, mid_channels: int | None = None, teacher: str | None = None) -> None:
         super().__init__()
         if isinstance(layers, str) or not layers:
-            raise LimbeckError(f"knowledge review reads several layers, a list of taps, and here at is {layers!r}")
+            raise LimbeckError(f"knowledge review reads several layers, a list of taps, and here layers is {layers!r}")
         if mid_channels is not None and mid_channels < 1:
             raise LimbeckError(f"stages are fused in one channel at least, and here width is {mid_channels}")
         self.layers, self.mid_channels, self.teacher = tuple(layers), mid_channels, teacher
         self.fusions: nn.ModuleList | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the fusions by the features of ``exchange``."""
+        """Shape the fusions by the features of ``context``."""
         student, teacher = context.pair(self.teacher)
         student_maps, teacher_maps = (
             [_as_map(outputs.feature(name)) for name in self.layers] for outputs in (student, teacher)
@@ -98,8 +98,8 @@ class ReviewKDLoss(nn.Module):
         )
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this exchange."""
-        fusions = require_prepared(self.fusions, "Review")
+        """The loss of this context."""
+        fusions = require_prepared(self.fusions, "ReviewKDLoss")
         student, teacher = context.pair(self.teacher)
         pairs: list[tuple[Tensor, Tensor]] = []
         previous_fused: Tensor | None = None
@@ -109,8 +109,8 @@ class ReviewKDLoss(nn.Module):
         return reviewkd_loss([student_map for student_map, _ in pairs], [teacher_map for _, teacher_map in pairs])
 
     def extra_repr(self) -> str:
-        mid_channels = "" if self.mid_channels is None else f", width={self.mid_channels}"
-        return f"at={list(self.layers)}{mid_channels}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        mid_channels = "" if self.mid_channels is None else f", mid_channels={self.mid_channels}"
+        return f"layers={list(self.layers)}{mid_channels}" + (f", teacher={self.teacher!r}" if self.teacher else "")
 
 
 @final
@@ -141,7 +141,7 @@ class _AttentionFusion(nn.Module):
 
 def _hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
     require_maps(student, teacher, method="knowledge review")
-    require_same_shape(student, teacher, name="maps", hint="the class Review fuses and pools the student's first")
+    require_same_shape(student, teacher, name="maps", hint="the class ReviewKDLoss fuses and pools the student's first")
     # Pooling is linear, so the difference is pooled once in place of both maps.
     difference = upcast(student) - upcast(teacher).detach()
     if not difference.numel():

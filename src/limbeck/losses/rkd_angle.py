@@ -8,7 +8,7 @@ as 0, as in the published code. The usual weight is 50.
 The published code holds the differences of all pairs, [batch, batch, values]; here the cosines come of the batch's
 products, so beside the [batch, batch, batch] cosines themselves nothing grows with the width of the features. On
 several processes, each sees only the triplets within its own share, unless the objective gathers this term
-(``gather: true`` in a recipe).
+(``gather_distributed: true`` in a recipe).
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True)
 class RKDAngleLoss:
-    """:func:`rkd_angle` between two tapped layers.
+    """:func:`rkd_angle_loss` between two tapped layers.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike.
+        layer: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 

@@ -7,7 +7,7 @@ the published code. That code clamps squared distances to 1e-12 and so counts du
 The usual weight is 25.
 
 A batch of B samples has B² relations: on several processes, each sees only those within its own share, unless the
-objective gathers this term (``gather: true`` in a recipe).
+objective gathers this term (``gather_distributed: true`` in a recipe).
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True)
 class RKDDistanceLoss:
-    """:func:`rkd_distance` between two tapped layers.
+    """:func:`rkd_distance_loss` between two tapped layers.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike.
+        layer: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 

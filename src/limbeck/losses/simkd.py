@@ -37,21 +37,23 @@ def simkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     tensor(4.)
     """
     student, teacher = match_size(upcast(student), upcast(teacher).detach())
-    require_same_shape(student, teacher, name="features", hint="the class SimKD projects them and pools unequal maps")
+    require_same_shape(
+        student, teacher, name="features", hint="the class SimKDLoss projects them and pools unequal maps"
+    )
     return mean_squared_error(student, teacher)
 
 
 @final
 class SimKDLoss(nn.Module):
-    """:func:`simkd` between two tapped layers, the student's through a projector that is kept for inference.
+    """:func:`simkd_loss` between two tapped layers, the student's through a projector that is kept for inference.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike: the last features before the
+        layer: the name of the tap, given to the student and to the teacher alike: the last features before the
             teacher's classifier, ``[batch, channels, height, width]`` before its pooling, or ``[batch, width]``.
         factor: how much narrower the projector is inside than the teacher's features.
         teacher: which teacher; ``None`` takes the combination of all.
 
-    The student's own classifier learns nothing from this term. :meth:`head` gives what stands in its place; what
+    The student's own classifier learns nothing from this term. :meth:`make_head` gives what stands in its place; what
     ``limbeck.fit`` validates and gives back, and a run measures, keeps and exports, has it there already
     (``limbeck.distiller.deployment``).
     """
@@ -64,11 +66,11 @@ class SimKDLoss(nn.Module):
         self.projector: _Projector | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the projector by the features of ``exchange``."""
+        """Shape the projector by the features of ``context``."""
         student, teacher = (outputs.feature(self.layer) for outputs in context.pair(self.teacher))
         if student.ndim != teacher.ndim or student.ndim not in (2, 4):
             raise LimbeckError(
-                f"SimKD compares maps [batch, channels, height, width] or vectors [batch, width], and these have the "
+                f"SimKDLoss compares maps [batch, channels, height, width] or vectors [batch, width], and these have the "
                 f"shapes {list(student.shape)} and {list(teacher.shape)}: tap the last layer before the pooling"
             )
         inner = max(teacher.shape[1] // self.factor, 1)
@@ -77,14 +79,14 @@ class SimKDLoss(nn.Module):
         self.projector = _Projector(*layers).to(upcast(student))
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this exchange."""
+        """The loss of this context."""
         projector = self._require_projector()
         student, teacher = (outputs.feature(self.layer) for outputs in context.pair(self.teacher))
         if not len(student):  # BatchNorm takes no empty batch; each parameter still gets its gradient of zero
             return sum((parameter.sum() * 0 for parameter in projector.parameters()), upcast(student).sum())
         if self.training and student.numel() == student.shape[1]:
             raise LimbeckError(
-                f"the projector of SimKD normalises over the batch, and features of shape {list(student.shape)} have "
+                f"the projector of SimKDLoss normalizes over the batch, and features of shape {list(student.shape)} have "
                 "one value a channel: give batches of at least 2 samples"
             )
         return simkd_loss(projector(student.to(next(projector.parameters()).dtype)), teacher)
@@ -97,16 +99,16 @@ class SimKDLoss(nn.Module):
         """
         projector = self._require_projector()
         pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)] if isinstance(projector[0], nn.Conv2d) else []
-        layers = OrderedDict(projector=projector, pool_factor=nn.Sequential(*pool), classifier=deepcopy(classifier))
+        layers = OrderedDict(projector=projector, pool=nn.Sequential(*pool), classifier=deepcopy(classifier))
         return nn.Sequential(layers)
 
     def extra_repr(self) -> str:
-        return f"at={self.layer!r}, factor={self.factor}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return f"layer={self.layer!r}, factor={self.factor}" + (f", teacher={self.teacher!r}" if self.teacher else "")
 
     def _require_projector(self) -> _Projector:
         if self.projector is None:
             raise LimbeckError(
-                "SimKD has no projector yet: call distiller.prepare(batch) before building the optimizer"
+                "SimKDLoss has no projector yet: call distiller.prepare(batch) before building the optimizer"
             )
         return self.projector
 

@@ -6,7 +6,7 @@ is the squared Frobenius distance between the student's and the teacher's, over 
 order are multiplied away, so any two layers can be compared, without a projection.
 
 A batch of B samples has B² relations: on several processes, each sees only those within its own share, unless the
-objective gathers this term (``gather: true`` in a recipe).
+objective gathers this term (``gather_distributed: true`` in a recipe).
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True)
 class SPLoss:
-    """:func:`similarity` between two tapped layers.
+    """:func:`sp_loss` between two tapped layers.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike.
+        layer: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 

@@ -6,7 +6,7 @@ untempered, and p_g proportional to p to the power g:
     TTM  = mean over rows of KL(p_g ‖ q)
     WTTM = the same, each row times Σ p^g over classes
 
-A power g is a temperature 1/g of the teacher only; as the student has none, no tau² belongs to it. Σ p^g is 1 where the
+A power g is a temperature 1/g of the teacher only; as the student has none, no τ² belongs to it. Σ p^g is 1 where the
 teacher is sure, and classes to the power 1 − g where it knows nothing.
 """
 
@@ -42,7 +42,7 @@ def ttm_loss(
 ) -> Tensor:  # fmt: skip
     """Mean over rows of KL(p^power, renormalised ‖ q), each row times Σ p^power, or each the same.
 
-    Shapes: both ``[rows, classes]`` logits; ``power`` above 0 (published: 0.1 to 0.2); ``rows`` is ``"by_softness"``
+    Shapes: both ``[rows, classes]`` logits; ``power`` above 0 (published: 0.1 to 0.2); ``row_weighting`` is ``"by_softness"``
     (WTTM) or ``"equal"`` (TTM). In nats. Zero where the student says the teacher's softened answer, so not where they
     agree, unless ``power`` is 1. A class of logit −inf in both counts for nothing.
 
@@ -69,13 +69,13 @@ def _ttm_loss_at(
 @final
 @dataclass(frozen=True, slots=True)
 class TTMLoss:
-    """:func:`transformed` of the student's and a teacher's logits.
+    """:func:`ttm_loss` of the student's and a teacher's logits.
 
     Arguments:
         power: of the teacher's probabilities, above 0; one over a temperature.
-        rows: ``"by_softness"``: rows of which the teacher is unsure weigh more (WTTM); ``"equal"``: all the same (TTM).
+        row_weighting: ``"by_softness"``: rows of which the teacher is unsure weigh more (WTTM); ``"equal"``: all the same (TTM).
         teacher: which teacher; ``None`` takes the combination of all.
-        tau: of the teacher, a number, a schedule or a policy, in place of one over ``power``.
+        temperature: of the teacher, a number, a schedule or a policy, in place of one over ``power``.
     """
 
     power: float = 0.2

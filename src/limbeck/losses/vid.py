@@ -35,9 +35,7 @@ from limbeck.losses._ops import require_same_shape, upcast
 __all__ = ["VIDLoss", "vid_loss"]
 
 _MIN_VARIANCE: Final = 1e-5
-_SHAPE_HINT = (
-    "the class Variational predicts the teacher's channels and pools unequal maps; batch and tokens must be equal"
-)
+_SHAPE_HINT = "the class VIDLoss predicts the teacher's channels and pools unequal maps; batch and tokens must be equal"
 
 
 def vid_loss(student: Tensor, teacher: Tensor, *, variance: Tensor) -> Tensor:
@@ -67,17 +65,17 @@ def vid_loss(student: Tensor, teacher: Tensor, *, variance: Tensor) -> Tensor:
 
 @final
 class VIDLoss(nn.Module):
-    """:func:`variational` between two tapped layers, whose mean and variance the term learns.
+    """:func:`vid_loss` between two tapped layers, whose mean and variance the term learns.
 
     Arguments:
-        at: the name of the tap, given to the student and to the teacher alike.
-        variance: σ² of each channel at the beginning.
+        layer: the name of the tap, given to the student and to the teacher alike.
+        initial_variance: σ² of each channel at the beginning.
         teacher: which teacher; ``None`` takes the combination of all.
 
     >>> from limbeck.testing import make_context
-    >>> exchange, term = make_context(teacher_feature_shapes={"mid": (6, 4, 4)}), VIDLoss("mid")
-    >>> term.prepare(exchange)
-    >>> term.variance.detach()
+    >>> context, loss = make_context(teacher_feature_shapes={"mid": (6, 4, 4)}), VIDLoss("mid")
+    >>> loss.prepare(context)
+    >>> loss.variance.detach()
     tensor([5.0000, 5.0000, 5.0000, 5.0000, 5.0000, 5.0000])
     """
 
@@ -92,7 +90,7 @@ class VIDLoss(nn.Module):
         self.register_parameter("rho", None)
 
     def prepare(self, context: LossContext) -> None:
-        """Shape what predicts the teacher's features by those of ``exchange``."""
+        """Shape what predicts the teacher's features by those of ``context``."""
         student, teacher = (outputs.feature(self.layer) for outputs in context.pair(self.teacher))
         require_comparable(student, teacher)
         in_channels, out_channels = (channels_first(features).shape[1] for features in (student, teacher))
@@ -111,8 +109,8 @@ class VIDLoss(nn.Module):
         return F.softplus(upcast(self.rho)) + _MIN_VARIANCE
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this exchange."""
-        mean_predictor = require_prepared(self.mean_predictor, "Variational")
+        """The loss of this context."""
+        mean_predictor = require_prepared(self.mean_predictor, "VIDLoss")
         student, teacher = context.pair(self.teacher)
         predicted_mean, teacher_features = match_size(
             upcast(mean_predictor(upcast(student.feature(self.layer)))), upcast(teacher.feature(self.layer))
@@ -120,6 +118,6 @@ class VIDLoss(nn.Module):
         return vid_loss(channels_first(predicted_mean), channels_first(teacher_features), variance=self.variance)
 
     def extra_repr(self) -> str:
-        return f"at={self.layer!r}, variance={self.initial_variance:g}" + (
+        return f"layer={self.layer!r}, initial_variance={self.initial_variance:g}" + (
             f", teacher={self.teacher!r}" if self.teacher else ""
         )

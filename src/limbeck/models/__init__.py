@@ -26,9 +26,9 @@ from limbeck.models.weights import load_weights, save_weights
 from limbeck.models.wide_resnet import wide_resnet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 
 __all__ = [
-    "model_builders",
     "load_weights",
     "mlp",
+    "model_builders",
     "resnet8",
     "resnet8x4",
     "resnet14",

@@ -20,7 +20,7 @@ __all__ = ["timm", "torchvision"]
 
 _RENAMED_OPTIONS = {"num_classes": "classes", "in_chans": "channels", "checkpoint_path": "weights"}
 
-# No term would train those heads; and torchvision warns unless the initialisation is chosen.
+# No loss would train those heads; and torchvision warns unless the initialisation is chosen.
 _NO_AUXILIARY_HEADS: Mapping[str, Any] = {"aux_logits": False, "init_weights": True}
 
 
@@ -135,10 +135,12 @@ def _validate_options(name: str, options: Mapping[str, Any], *, pretrained: bool
         raise LimbeckError(f"{name}: say {_RENAMED_OPTIONS[option]!r} instead of {option!r}")
     if "aux_logits" in options:
         raise LimbeckError(
-            f"{name}: there is no choice of aux_logits, for no term would train auxiliary heads: leave it out"
+            f"{name}: there is no choice of aux_logits, for no loss would train auxiliary heads: leave it out"
         )
     if options.get("features_only"):
-        raise LimbeckError(f"{name}: features_only leaves no logits to distil; name hidden layers under taps instead")
+        raise LimbeckError(
+            f"{name}: features_only leaves no logits to distil; name hidden layers under feature_layers instead"
+        )
     if pretrained and weights is not None:
         raise LimbeckError(
             f"{name}: give 'pretrained' or 'weights' ({weights}), not both: the second would undo the first"

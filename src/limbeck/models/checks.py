@@ -8,7 +8,7 @@ __all__ = ["require_at_least"]
 
 
 def require_at_least(minimum: int, **values: int) -> None:
-    """Refuse a number that is not an integer of ``least`` or more, by its name.
+    """Refuse a number that is not an integer of ``minimum`` or more, by its name.
 
     >>> require_at_least(1, classes=10, channels=0)
     Traceback (most recent call last):

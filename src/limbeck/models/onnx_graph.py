@@ -25,8 +25,8 @@ def export_onnx_bytes(network: nn.Module, example_inputs: Tensor, *, name: str) 
 
     Args:
         network: on the CPU and in eval mode; takes one tensor and gives one. It stays as it is.
-        example: inputs ``[n, ...]`` that tell the shape and type.
-        of: what the network is called in an error.
+        example_inputs: inputs ``[n, ...]`` that tell the shape and type.
+        name: what the network is called in an error.
 
     Raises:
         LimbeckError: the network cannot be exported, or passes the 2 GB that one file holds.
@@ -64,7 +64,7 @@ def _strip_metadata(proto: Any) -> None:
 
 
 def _strip_graph(graph: Any) -> None:
-    for item in (graph, *graph.input, *graph.output_name, *graph.value_info, *graph.initializer):
+    for item in (graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del item.metadata_props[:]
     _strip_nodes(graph.node)
 

@@ -25,7 +25,7 @@ _MAX_PERIOD = 10_000.0
 def small_vit(
     *, patch_size: int = 4, width: int = 96, depth: int = 6, num_heads: int = 3, classes: int = 10, channels: int = 3
 ) -> SmallViT:
-    """``depth`` blocks on patches of ``patch`` × ``patch`` pixels, ``width`` numbers each, read by ``heads`` heads.
+    """``depth`` blocks on patches of ``patch_size`` × ``patch_size`` pixels, ``width`` numbers each, read by ``num_heads`` heads.
 
     Its parameters are ``(channels·patch² + 1)·width`` in the patches, ``12·width² + 13·width`` in each block (linear
     layers four times as wide inside), ``2·width`` in the last norm and ``(width + 1)·classes`` in ``fc``.
@@ -40,7 +40,7 @@ def small_vit(
 
 @final
 class SmallViT(nn.Module):
-    """See :func:`small_vit`. Takes ``[batch, channels, height, width]`` with sides that are multiples of ``patch``.
+    """See :func:`small_vit`. Takes ``[batch, channels, height, width]`` with sides that are multiples of ``patch_size``.
 
     Tap ``block1`` ... ``blockN`` or ``norm``: ``[batch, patches, width]``.
     """
@@ -57,7 +57,7 @@ class SmallViT(nn.Module):
     ) -> None:
         super().__init__()
         require_at_least(
-            1, patch_size=patch_size, width=width, depth=depth, heads=num_heads, classes=classes, channels=channels
+            1, patch_size=patch_size, width=width, depth=depth, num_heads=num_heads, classes=classes, channels=channels
         )
         if width % 4 or width % num_heads:
             raise LimbeckError(
@@ -78,7 +78,7 @@ class SmallViT(nn.Module):
         if image.ndim != 4 or image.shape[1] != self.channels or height % self.patch_size or width % self.patch_size:
             raise LimbeckError(
                 f"this ViT takes pictures [batch, {self.channels}, height, width] with sides that are multiples of "
-                f"{self.patch_size}, and got {list(image.shape)}: choose another patch, or a size for its teacher"
+                f"{self.patch_size}, and got {list(image.shape)}: choose another patch_size, or a size for its teacher"
             )
         patches = self.patch_embed(image)
         positions = _sincos_positions(height // self.patch_size, width // self.patch_size, patches.shape[1])

@@ -34,7 +34,7 @@ def load_weights(model: nn.Module, path: str | Path, *, ignore_modules: Sequence
         path: a ``.safetensors`` file; a ``.pt``, ``.pth`` or ``.bin`` file with a state dict, bare or under
             ``student``, ``state_dict`` or ``model``; or a run folder, whose ``student.safetensors`` is taken. Names may
             carry the prefix of a wrapper (``module.``, ``_orig_mod.``).
-        ignore: modules of the model that keep their own weights, by path: ``("fc",)`` for a head of other classes.
+        ignore_modules: modules of the model that keep their own weights, by path: ``("fc",)`` for a head of other classes.
 
     Raises:
         LimbeckError: the file is absent, damaged, or holds more than weights; or names or shapes differ.
@@ -47,7 +47,7 @@ def load_weights(model: nn.Module, path: str | Path, *, ignore_modules: Sequence
     for module in ignore_modules:
         if not any(_is_inside(name, model_prefix + module) for name in model_state):
             raise LimbeckError(
-                f"ignore: the model has no weights under {module!r}; there are: {suggest_names(module, model_state)}"
+                f"ignore_modules: the model has no weights under {module!r}; there are: {suggest_names(module, model_state)}"
             )
     file_state = {
         name: tensor
@@ -209,7 +209,7 @@ def _require_compatible(
     if not missing and not unexpected and (classes := _infer_num_classes(model_state, file_state, mismatched)):
         head = mismatched[0].rpartition(".")[0]
         advice = (
-            f"wrong class count: build the model with classes: {classes}, or call load_weights(..., ignore=[{head!r}]) "
+            f"wrong class count: build the model with classes: {classes}, or call load_weights(..., ignore_modules=[{head!r}]) "
             "for a new head"
         )
     raise LimbeckError(f"{file} does not fit the model, for it holds {'; '.join(filter(None, problems))}: {advice}")

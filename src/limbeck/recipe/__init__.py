@@ -1,7 +1,7 @@
 """YAML ⇄ live objects: the only room that reads settings.
 
-:func:`load` reads a recipe, :func:`check` compares every node with what it names and gives a :class:`Plan` whose parts
-have ``build()``, and :func:`show` writes the recipe out with every setting.
+:func:`load_recipe` reads a recipe, :func:`resolve_recipe` compares every node with what it names and gives a
+:class:`ResolvedRecipe` whose parts have ``build()``, and :func:`to_yaml` writes the recipe out with every setting.
 """
 
 from limbeck.recipe.builtin import find_recipe, list_recipes
@@ -11,6 +11,21 @@ from limbeck.recipe.resolved_node import ResolvedNode
 from limbeck.recipe.schema import ExportNode, LossNode, Node, Recipe, SchedulerNode, Stage, TeacherNode, TrainingNode
 
 __all__ = [
-    "ResolvedNode", "ExportNode", "Node", "ResolvedRecipe", "Recipe", "SchedulerNode", "Stage", "ResolvedStage", "TeacherNode", "LossNode", "TrainingNode",
-    "resolve_recipe", "find_recipe", "list_recipes", "load_recipe", "fill_defaults", "to_yaml",
+    "ExportNode",
+    "LossNode",
+    "Node",
+    "Recipe",
+    "ResolvedNode",
+    "ResolvedRecipe",
+    "ResolvedStage",
+    "SchedulerNode",
+    "Stage",
+    "TeacherNode",
+    "TrainingNode",
+    "fill_defaults",
+    "find_recipe",
+    "list_recipes",
+    "load_recipe",
+    "resolve_recipe",
+    "to_yaml",
 ]  # fmt: skip

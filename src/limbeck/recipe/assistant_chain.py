@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 __all__ = ["AssistantMode", "TrainingPair", "training_order"]
 
-AssistantMode = Literal["last", "dense"]
+AssistantMode = Literal["sequential", "dense"]
 
 
 class TrainingPair(NamedTuple):
@@ -22,11 +22,11 @@ class TrainingPair(NamedTuple):
 
 
 def training_order(
-    teachers: Sequence[str], students: Sequence[str], *, assistant_mode: AssistantMode = "last"
+    teachers: Sequence[str], students: Sequence[str], *, assistant_mode: AssistantMode = "sequential"
 ) -> list[TrainingPair]:
-    """Each of ``learners`` (from large to small) with its guides, in the order of training.
+    """Each of ``students`` (from large to small) with its teachers, in the order of training.
 
-    With ``last`` the first learns from the teachers and every other from the one before it; with ``dense`` each learns
+    With ``sequential`` the first learns from the teachers and every other from the one before it; with ``dense`` each learns
     from the teachers and from all before it.
 
     >>> [link.teachers for link in training_order(["big"], ["mid", "small", "student"])]

@@ -11,11 +11,11 @@ __all__ = ["load_class_names"]
 
 
 def load_class_names(source: str | Sequence[str], *, config_path: str) -> tuple[str, ...]:
-    """The names in the order of the teacher's answers; ``said`` is a list of them, or the path of a file.
+    """The names in the order of the teacher's answers; ``source`` is a list of them, or the path of a file.
 
     Raises ``LimbeckError`` where the file cannot be read or holds no name.
 
-    >>> load_class_names(["cat", "dog"], config_path="teachers.big.classes")
+    >>> load_class_names(["cat", "dog"], config_path="teachers.big.class_names")
     ('cat', 'dog')
     """
     if not isinstance(source, str):

@@ -21,7 +21,7 @@ def check_consistency(
 ) -> None:  # fmt: skip
     """Raise ``LimbeckError`` for the first disagreement.
 
-    ``terms`` are checked, by the place of their stage; ``teachers`` likewise, by name; ``combination`` likewise.
+    ``losses`` are checked, by the path of their stage; ``teachers`` likewise, by name; ``ensemble`` likewise.
     """
     external = [name for name, teacher in teachers.items() if teacher.kind == "teacher"]
     ensemble_errors = () if ensemble is None else _check_ensemble(recipe, ensemble, losses)
@@ -40,10 +40,10 @@ def _check_external_teachers(recipe: Recipe, external: Sequence[str]) -> Iterato
         if teacher.weights is not None:
             yield f"teachers.{name}.weights: {teacher.use} has no weights to read: leave them away"
         if teacher.backend != "eager":
-            yield f"teachers.{name}.engine: {teacher.use} answers by itself: leave engine away"
+            yield f"teachers.{name}.backend: {teacher.use} answers by itself: leave backend away"
         for config_path, stage in recipe.all_stages():
             if stage.feature_layers.get(name):
-                yield f"{config_path}.taps.{name}: {teacher.use} gives answers only, so nothing in it can be tapped"
+                yield f"{config_path}.feature_layers.{name}: {teacher.use} gives answers only, so nothing in it can be tapped"
 
 
 def _check_ensemble(
@@ -53,17 +53,19 @@ def _check_ensemble(
     weights = ensemble.settings.get("weights")
     for name in weights if isinstance(weights, Mapping) else ():
         if name not in recipe.teachers:
-            yield f"combination.weights: no teacher is named {name!r}; there are: {suggest_names(name, recipe.teachers)}"
+            yield f"ensemble.weights: no teacher is named {name!r}; there are: {suggest_names(name, recipe.teachers)}"
     if ensemble.use == "MeanLogits" and not weights:  # the default, which nobody asked for
         return
-    prefix = f"combination: {ensemble.use} says how several teachers speak together, and"
+    prefix = f"ensemble: {ensemble.use} says how several teachers speak together, and"
     if len(recipe.teachers) < 2:
         yield f"{prefix} the recipe has {len(recipe.teachers) or 'none'}: leave it away, or add teachers"
     if recipe.assistant_mode == "dense" and recipe.assistants:
-        yield f"{prefix} with guided: dense each term listens to each of them by itself: leave one of the two away"
-    all_losses = [loss for config_path, stage in losses.items() if config_path != "teaching" for loss in stage.values()]
+        yield f"{prefix} with assistant_mode: dense each loss listens to each of them by itself: leave one of the two away"
+    all_losses = [
+        loss for config_path, stage in losses.items() if config_path != "teacher_training" for loss in stage.values()
+    ]
     if all(":" not in loss.use and loss.config.get("teacher", "none") is not None for loss in all_losses):
-        yield f"{prefix} every term names its own teacher: leave it away, or a term's `teacher`"
+        yield f"{prefix} every loss names its own teacher: leave it away, or a loss's `teacher`"
 
 
 def _check_recipe(
@@ -72,7 +74,7 @@ def _check_recipe(
     if not recipe.stages:
         yield (
             "stages: a recipe needs at least one, such as "
-            "{name: distill, epochs: 30, objective: {soft: {use: SoftTarget, weight: 0.9}}}"
+            "{name: distill, epochs: 30, objective: {kd: {use: KDLoss, weight: 0.9}}}"
         )
     if recipe.cache is not None and not recipe.teachers:
         yield "cache: it keeps what teachers answer, and the recipe has none: leave it away, or add teachers"
@@ -84,19 +86,19 @@ def _check_recipe(
     ]  # fmt: skip
     if untrained and recipe.teacher_training is None:
         yield (
-            f"teachers.{untrained[0]}: it has no weights, and there is no `teaching` to train it by: "
-            "give weights, a file or a run folder, or add teaching: {epochs: …, objective: …}"
+            f"teachers.{untrained[0]}: it has no weights, and there is no `teacher_training` to train it by: "
+            "give weights, a file or a run folder, or add teacher_training: {epochs: …, objective: …}"
         )
     for name in untrained:
-        if recipe.teachers[name].has_class_names:
+        if recipe.teachers[name].class_names is not None:
             yield (
-                f"teachers.{name}.classes: it has no weights, so it is trained here and learns the data's classes: "
-                "leave classes away, or give weights"
+                f"teachers.{name}.class_names: it has no weights, so it is trained here and learns the data's classes: "
+                "leave class_names away, or give weights"
             )
     yield from _check_assistants(recipe)
     yield from _check_self_teachers_and_peers(recipe, losses)
     for config_path, stage in recipe.all_stages():
-        is_teacher_training = config_path == "teaching"
+        is_teacher_training = config_path == "teacher_training"
         self_teachers = [] if is_teacher_training else list(recipe.self_teachers)
         yield from _check_feature_layers(
             stage, config_path, [] if is_teacher_training else [*recipe.teachers, *recipe.assistants, *self_teachers]
@@ -128,9 +130,9 @@ def _check_feature_layers(stage: Stage, config_path: str, teachers: list[str]) -
     networks = ["student", *teachers]
     for network in stage.feature_layers:
         if network not in networks:
-            # In teaching the network that learns is the teacher, and it is the student of its own training.
-            hint = " (while a teacher is taught, it is called student)" if config_path == "teaching" else ""
-            yield f"{config_path}.taps: no network is named {network!r}; there are: {suggest_names(network, networks)}{hint}"
+            # In teacher_training the network that learns is the teacher, and it is the student of its own training.
+            hint = " (while a teacher is taught, it is called student)" if config_path == "teacher_training" else ""
+            yield f"{config_path}.feature_layers: no network is named {network!r}; there are: {suggest_names(network, networks)}{hint}"
 
 
 def _check_assistants(recipe: Recipe) -> Iterator[str]:
@@ -140,9 +142,12 @@ def _check_assistants(recipe: Recipe) -> Iterator[str]:
         if not recipe.teachers:
             yield f"assistants.{name}: an assistant learns from the teachers, and the recipe has none: add teachers"
     if not recipe.assistants and recipe.assistant_mode == "dense":
-        yield "guided: dense says who guides assistants, and the recipe has none: add assistants, or leave guided away"
-    if not recipe.assistants and "direct" in recipe.baseline_names:
-        yield "control: direct is the student without assistants, and the recipe has none: write alone or none"
+        yield (
+            "assistant_mode: dense says who teaches assistants, and the recipe has none: add assistants, or leave "
+            "assistant_mode away"
+        )
+    if not recipe.assistants and "no_assistants" in recipe.baselines:
+        yield "baselines: no_assistants is the student without assistants, and the recipe has none: leave it away"
 
 
 def _check_self_teachers_and_peers(recipe: Recipe, losses: Mapping[str, Mapping[str, ResolvedNode]]) -> Iterator[str]:
@@ -158,13 +163,14 @@ def _check_self_teachers_and_peers(recipe: Recipe, losses: Mapping[str, Mapping[
     for config_path, stage in recipe.all_stages():
         training = recipe.stage_training(stage, config_path=config_path)
         for name, loss in losses[config_path].items():
-            if loss.use == "DeepToShallow" and (training.ema_decay is not None or training.keep_weights == "best"):
+            if loss.use == "BYOTLoss" and (training.ema_decay is not None or training.keep_weights == "best"):
                 yield (
                     f"{join_path(config_path, 'objective', name)}: its heads are those of the last step, and training keeps other "
-                    "weights of the student, which they do not fit: leave ema away, and keep: last"
+                    "weights of the student, which they do not fit: leave ema_decay away, and "
+                    "keep_weights: last"
                 )
-        if recipe.peers and (stage.feature_layers or stage.freeze or training.batch_pairing != "plain"):
-            key = "taps" if stage.feature_layers else "frozen" if stage.freeze else "training.sampling"
+        if recipe.peers and (stage.feature_layers or stage.freeze or training.batch_pairing != "none"):
+            key = "feature_layers" if stage.feature_layers else "freeze" if stage.freeze else "training.batch_pairing"
             yield f"{config_path}.{key}: it is for one student, and the recipe has peers: leave {key} away, or the peers"
     for key in ("self_teachers", "assistants", "cache"):
         if recipe.peers and getattr(recipe, key):
@@ -183,7 +189,7 @@ def _check_teacher(loss: ResolvedNode, config_path: str, chain: list[TrainingPai
     teacher_names = " and ".join(incomplete_pair.teachers)
     yield (
         f"{config_path}.teacher: {incomplete_pair.student} goes through the same stages and learns from {teacher_names}, not from "
-        f"{teacher}: leave `teacher` away, and the term listens to whoever teaches"
+        f"{teacher}: leave `teacher` away, and the loss listens to whoever teaches"
     )
 
 
@@ -194,9 +200,11 @@ def _check_loss(
     is_builtin = ":" not in loss.use
     if is_builtin and "teacher" in loss.config and not pair.teachers:
         reason = (
-            "and a teacher is taught without one" if config_path.startswith("teaching") else "and the recipe has none"
+            "and a teacher is taught without one"
+            if config_path.startswith("teacher_training")
+            else "and the recipe has none"
         )
-        yield f"{config_path}: {loss.use} compares with a teacher, {reason}: choose a term on the truth, or add teachers"
+        yield f"{config_path}: {loss.use} compares with a teacher, {reason}: choose a loss on the target, or add teachers"
     uses_one_teacher = per_teacher or len(pair.teachers) == 1
     compared_teachers = [teacher] if isinstance(teacher, str) else list(pair.teachers) if uses_one_teacher else []
     for setting, layer in _used_layers(loss) if is_builtin else ():
@@ -204,14 +212,14 @@ def _check_loss(
             if layer not in stage.feature_layers.get(network, {}):
                 stage_path = config_path.rpartition(".objective.")[0]
                 yield (
-                    f"{config_path}.{setting}: no tap of {network} is named {layer!r}: name the module to read, "
-                    f"{stage_path}.taps: {{{network}: {{{layer}: PATH}}}}"
+                    f"{config_path}.{setting}: no feature layer of {network} is named {layer!r}: name the module to read, "
+                    f"{stage_path}.feature_layers: {{{network}: {{{layer}: PATH}}}}"
                 )
 
 
 def _used_layers(loss: ResolvedNode) -> Iterator[tuple[str, str]]:
-    """The names of taps in a term's settings, one or several in each."""
-    for setting in ("at", "first", "last"):
+    """The names of feature layers in a loss's settings, one or several in each."""
+    for setting in ("layer", "layers", "first_layer", "last_layer", "deepest_layer"):
         value: Any = loss.settings.get(setting)
         yield from (
             (setting, layer) for layer in (value if isinstance(value, list) else [value]) if isinstance(layer, str)
@@ -222,5 +230,5 @@ def _check_scheduler(scheduler: SchedulerNode | None, config_path: str) -> Itera
     if scheduler is not None and scheduler.use == "ReduceLROnPlateau" and scheduler.interval == "step":
         yield (
             f"{config_path}: ReduceLROnPlateau watches the validation loss, which is measured once an epoch: "
-            "set per: epoch in training.scheduler"
+            "set interval: epoch in training.scheduler"
         )

@@ -16,7 +16,12 @@ from limbeck.recipe.type_hints import make_type_adapter
 
 __all__ = ["KIND_BY_HINT", "collect_settings"]
 
-KIND_BY_HINT: Final = {"Schedule": "schedule", "Temperature": "temperature", "Transform": "transform", "Views": "views"}
+KIND_BY_HINT: Final = {
+    "Schedule": "schedule",
+    "Temperature": "temperature",
+    "Transform": "transform",
+    "Augmentation": "augmentation",
+}
 """The kind of node that a parameter of this type wants."""
 
 

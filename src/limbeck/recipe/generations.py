@@ -10,7 +10,7 @@ from typing import Any
 
 from limbeck.recipe.scalars import raise_validation_error
 
-__all__ = ["generation_name", "expand_generations"]
+__all__ = ["expand_generations", "generation_name"]
 
 
 def generation_name(index: int) -> str:
@@ -21,10 +21,10 @@ def generation_name(index: int) -> str:
 def expand_generations(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     """``recipe`` with the teacher and the assistants that its ``generations`` stand for.
 
-    Of N generations the first is the teacher, which learns by ``teaching``; the student is the last.
+    Of N generations the first is the teacher, which learns by ``teacher_training``; the student is the last.
 
-    >>> found = expand_generations({"generations": 3, "student": "small_cnn"})
-    >>> found["teachers"], found["assistants"]
+    >>> expanded = expand_generations({"generations": 3, "student": "small_cnn"})
+    >>> expanded["teachers"], expanded["assistants"]
     ({'generation1': 'small_cnn'}, {'generation2': 'small_cnn'})
     """
     count = recipe.get("generations")

@@ -14,7 +14,10 @@ from limbeck.recipe.scalars import StrictStr, validation_error
 __all__ = ["FileName", "Name", "Plugin", "TeacherName"]
 
 _NAME_PATTERN: Final = re.compile(r"\w[\w-]{0,99}")
-_RESERVED_ROLES: Final = ("alone", "longer", "smoothed", "direct", "distilled")
+_RESERVED_NAMES: Final = (
+    "baseline", "baseline_equal_time", "baseline_label_smoothing", "no_assistants", "distilled", "student_only",
+    "equal_time", "label_smoothing",
+)  # fmt: skip
 _FILE_NAME_PATTERN: Final = re.compile(r"\w[\w.-]{0,99}")
 
 
@@ -34,8 +37,10 @@ def _validate_file_name(value: str) -> str:
 
 def _validate_teacher_name(value: str) -> str:
     if value == "student":
-        raise validation_error("a teacher cannot be named student, since taps and terms mean the student by it")
-    if value in _RESERVED_ROLES:
+        raise validation_error(
+            "a teacher cannot be named student, since feature layers and losses mean the student by it"
+        )
+    if value in _RESERVED_NAMES:
         raise validation_error(
             f"a teacher cannot be named {value}, which is one of the students of a run: choose another name"
         )

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-__all__ = ["join_path", "format_value", "unknown_setting_message"]
+__all__ = ["format_value", "join_path", "unknown_setting_message"]
 
 _MAX_LENGTH = 60
 
 
 def join_path(config_path: str, *keys: object) -> str:
-    """``place`` and what is below it, dotted.
+    """``config_path`` and what is below it, dotted.
 
     >>> join_path("stages", 0, "epochs"), join_path("", "student")
     ('stages.0.epochs', 'student')

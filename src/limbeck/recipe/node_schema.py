@@ -14,9 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from limbeck.recipe.messages import format_value
 from limbeck.recipe.scalars import Number, StrictBool, StrictInt, StrictStr, raise_validation_error, validation_error
 
-__all__ = ["Node", "NormalizationNode", "SchedulerNode", "TeacherNode", "LossNode"]
+__all__ = ["LossNode", "Node", "NormalizationNode", "SchedulerNode", "TeacherNode"]
 
-BackendName = Literal["auto", "eager", "folded", "compile", "onnxruntime", "openvino"]
+BackendName = Literal["auto", "eager", "fold_batchnorm", "compile", "onnxruntime", "openvino"]
 
 _STRICT_CONFIG: Final = ConfigDict(extra="forbid", frozen=True)
 _NODE_CONFIG: Final = ConfigDict(extra="allow", frozen=True)
@@ -48,11 +48,10 @@ def _parse_normalization(value: Any) -> Any:
 
 
 def _parse_class_names(value: Any) -> Any:
-    """A number is a setting of the network; names are a list of them, or a file."""
-    is_list = isinstance(value, list | tuple)
-    if is_list and value and all(isinstance(name, str) for name in value):
+    """Names are a list of them, or a file."""
+    if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
         return tuple(value)
-    if is_list or isinstance(value, bool) or not isinstance(value, int | str):
+    if not isinstance(value, str):
         raise_validation_error(
             f"{format_value(value)} is no list of class names, such as [cat, dog], and no file that holds them"
         )
@@ -89,9 +88,9 @@ class Node(BaseModel):
 
 @final
 class LossNode(BaseModel):
-    """A term of an objective, with its weight: a number or a schedule.
+    """A loss of an objective, with its weight: a number or a schedule.
 
-    With ``gather`` it gets what all processes said together, see :func:`limbeck.distiller.gather_context`.
+    With ``gather_distributed`` it gets what all processes said together, see :func:`limbeck.distiller.gather_context`.
     """
 
     model_config = _NODE_CONFIG
@@ -123,13 +122,13 @@ class NormalizationNode(BaseModel):
 class TeacherNode(BaseModel):
     """A teacher; ``weights`` is a file or a run folder, and without it the network is trained first.
 
-    ``engine`` is what a network's answers are computed by, see :class:`limbeck.teachers.Engine`. ``stop`` ends the
+    ``backend`` is what a network's answers are computed by, see :class:`limbeck.teachers.InferenceBackend`. ``train_fraction`` ends the
     training early, after this fraction of its steps, since a teacher that was stopped early may teach a small student
     better (Cho & Hariharan, ICCV 2019, https://arxiv.org/abs/1910.01348).
 
-    Where it sees and names things otherwise than the student: ``size`` is the shorter side of its pictures,
-    ``normalize`` what is taken off them, ``classes`` the names of its classes in its order, and ``missing: mask``
-    allows that some of the data's are not among them (:mod:`limbeck.teachers.adapter`). ``answers`` says for which
+    Where it sees and names things otherwise than the student: ``input_size`` is the shorter side of its pictures,
+    ``normalize`` what is taken off them, ``class_names`` the names of its classes in its order, and ``missing_classes: mask``
+    allows that some of the data's are not among them (:mod:`limbeck.teachers.adapter`). ``coverage`` says for which
     samples it has an answer: ``finite``, where its row is not NaN, or a mask in a ``.npy`` file
     (:mod:`limbeck.teachers.masked`).
     """
@@ -143,10 +142,8 @@ class TeacherNode(BaseModel):
     normalize: Annotated[
         Literal["data", "imagenet", "none"] | NormalizationNode | None, BeforeValidator(_parse_normalization)
     ] = None
-    class_names: Annotated[
-        StrictInt | StrictStr | tuple[StrictStr, ...] | None, BeforeValidator(_parse_class_names)
-    ] = None
-    missing_classes: Literal["refuse", "mask"] = "refuse"
+    class_names: Annotated[StrictStr | tuple[StrictStr, ...] | None, BeforeValidator(_parse_class_names)] = None
+    missing_classes: Literal["error", "mask"] = "error"
     coverage: StrictStr | None = None
 
     expand_shorthand = model_validator(mode="before")(_expand_shorthand)
@@ -155,18 +152,14 @@ class TeacherNode(BaseModel):
     def _check_training(self) -> Self:
         if self.train_fraction is not None and self.weights is not None:
             raise_validation_error(
-                f"stop: {self.train_fraction:g} ends a training early, and a teacher with weights is not trained: drop one"
+                f"train_fraction: {self.train_fraction:g} ends a training early, and a teacher with weights is not trained: drop one"
             )
-        if self.missing_classes == "mask" and not self.has_class_names:
+        if self.missing_classes == "mask" and self.class_names is None:
             raise_validation_error(
-                "missing: mask leaves classes out that are missing among the teacher's, and it names none: give classes"
+                "missing_classes: mask leaves classes out that are missing among the teacher's, and it names none: give "
+                "class_names"
             )
         return self
-
-    @property
-    def has_class_names(self) -> bool:
-        """Whether it says which classes it knows; a bare number of classes is a setting of its network."""
-        return self.class_names is not None and not isinstance(self.class_names, int)
 
 
 @final

@@ -1,7 +1,7 @@
 """Settings from the command line, laid over a recipe before it is read: ``student.width=16``, ``stages.0.epochs=5``.
 
 The value is YAML. A path may go below a part that the recipe leaves to its defaults (``training.optimizer.lr``), and
-may name what the schema allows to be new: a setting of a node, a teacher, a term, a tap. Anything else that is not
+may name what the schema allows to be new: a setting of a node, a teacher, a loss, a feature layer. Anything else that is not
 there is a misspelling, and is answered with the nearest name.
 """
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.recipe.messages import format_value, join_path
+from limbeck.recipe.renamed import reject_renamed_path
 from limbeck.recipe.schema import LossNode, Node, Recipe, SchedulerNode, Stage, TeacherNode, TrainingNode, to_plain
 from limbeck.recipe.yaml_io import parse_yaml
 
@@ -33,6 +34,7 @@ def apply_overrides(document: Mapping[str, Any], overrides: Sequence[str]) -> di
     new: dict[str, Any] = _deep_copy(document)
     for override in overrides:
         path, equals, text = override.partition("=")
+        reject_renamed_path(path.strip())
         segments = path.strip().split(".")
         if not equals or not all(segments):
             raise LimbeckError(f"the override {override!r} is not of the form path.to.setting=value")
@@ -50,6 +52,7 @@ def apply_changes(document: Mapping[str, Any], changes: Mapping[str, Any]) -> di
     """
     new: dict[str, Any] = _deep_copy(document)
     for path, value in changes.items():
+        reject_renamed_path(path.strip())
         segments = path.strip().split(".")
         if not all(segments):
             raise LimbeckError(f"{path!r} is not of the form path.to.setting")
@@ -80,7 +83,7 @@ def _set_value(document: dict[str, Any], segments: list[str], value: Any) -> Non
 
 
 def _resolve_key(container: Any, shape: Any, segment: str, config_path: str, is_last: bool) -> int | str:
-    """The key or index of ``step`` in ``here``, which is given the default of the schema where there is none yet."""
+    """The key or index of ``segment`` in ``container``, which is given the default of the schema where there is none yet."""
     if isinstance(container, list):
         if not (segment.isascii() and segment.isdigit() and int(segment) < len(container)):
             count = f"0 to {len(container) - 1}" if container else "none, since it is empty"
@@ -99,7 +102,7 @@ def _resolve_key(container: Any, shape: Any, segment: str, config_path: str, is_
 
 
 def _make_default(container: Mapping[str, Any], shape: Any, segment: str, config_path: str) -> Any:
-    """What stands at ``step`` when the recipe says nothing and something is set below it."""
+    """What stands at ``segment`` when the recipe says nothing and something is set below it."""
     if shape is _STAGE_TRAINING or get_origin(shape) is dict:
         inner = _child_shape(shape, segment)
         if inner not in _NODE_TYPES or shape is _STAGE_TRAINING:

@@ -19,7 +19,7 @@ from typing import Any, Final, final
 
 from limbeck.core.errors import LimbeckError, suggest_names
 
-__all__ = ["NODE_KINDS", "NodeKind", "resolve_target", "list_names", "plugin_error"]
+__all__ = ["NODE_KINDS", "NodeKind", "list_names", "plugin_error", "resolve_target"]
 
 _MODULE_PATTERN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _TARGET_PATTERN: Final = re.compile(_MODULE_PATTERN.pattern + r":[A-Za-z_][A-Za-z0-9_]*")
@@ -33,9 +33,9 @@ class NodeKind:
     Attributes:
         noun: what one of them is called in an error.
         module: the room whose ``__all__`` holds the names.
-        wanted: which of those names are of this kind.
-        passed: first parameters, which are handed over when it is built and are no settings.
-        filled: parameters that limbeck fills in where the recipe left them out, and by what.
+        is_member: which of those names are of this kind.
+        positional_args: first parameters, which are handed over when it is built and are no settings.
+        injected_args: parameters that limbeck fills in where the recipe left them out, and by what.
     """
 
     noun: str
@@ -65,7 +65,7 @@ NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
             is_member=lambda thing: inspect.isclass(thing) and hasattr(thing, "load"),
             injected_args=_map_to_self("seed"),
         ),
-        "views": NodeKind(noun="kind of views", module="limbeck.data.augmentation", is_member=callable),
+        "augmentation": NodeKind(noun="augmentation", module="limbeck.data.augmentation", is_member=callable),
         "transform": NodeKind(noun="transform", module="limbeck.data.transforms", is_member=inspect.isfunction),
         "model": NodeKind(
             noun="model",
@@ -85,32 +85,32 @@ NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
             is_member=inspect.isclass,
             injected_args=_map_to_self("classes"),
         ),
-        "combination": NodeKind(
-            noun="combination of teachers",
+        "ensemble": NodeKind(
+            noun="ensemble of teachers",
             module="limbeck.teachers.combinations",
-            is_member=lambda thing: inspect.isclass(thing) and thing.__name__ != "Combination",
+            is_member=lambda thing: inspect.isclass(thing) and thing.__name__ != "EnsembleMethod",
             injected_args=_map_to_self("seed"),
         ),
-        "term": NodeKind(
-            noun="term",
+        "loss": NodeKind(
+            noun="loss",
             module="limbeck.losses",
             is_member=inspect.isclass,
-            injected_args=_map_to_self("classes", "seed", "tau"),
+            injected_args=_map_to_self("classes", "seed", "temperature"),
         ),
         "schedule": NodeKind(
             noun="schedule",
-            module="limbeck.schedule",
-            is_member=lambda thing: inspect.isfunction(thing) and thing.__name__ != "at",
+            module="limbeck.core.schedules",
+            is_member=lambda thing: inspect.isfunction(thing) and thing.__name__ != "resolve",
         ),
         "temperature": NodeKind(
             noun="temperature",
-            module="limbeck.temperature",
+            module="limbeck.losses.temperature",
             is_member=lambda thing: (
                 inspect.isclass(thing) and hasattr(thing, "bounds") and thing.__name__ != "Temperature"
             ),
         ),
-        "balance": NodeKind(
-            noun="balance of weights",
+        "loss_weighting": NodeKind(
+            noun="loss weighting",
             module="limbeck.losses.weighting.loss_weighting",
             is_member=lambda thing: hasattr(thing, "register_losses"),
         ),
@@ -135,7 +135,7 @@ def list_names(kind: str) -> list[str]:
     """Every name of ``kind``, sorted; this imports its room.
 
     >>> list_names("schedule")
-    ['cosine', 'linear', 'overall', 'steps', 'switch', 'warmup']
+    ['across_stages', 'cosine', 'linear', 'multistep', 'step_change', 'warmup']
     """
     module = import_module(NODE_KINDS[kind].module)
     public_names = [name for name in getattr(module, "__all__", ()) if not name.startswith("_")]

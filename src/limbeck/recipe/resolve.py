@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from limbeck.core.temperature_range import Range
-from limbeck.recipe import cross_checks as consistency
-from limbeck.recipe import registry as aliases
-from limbeck.recipe import resolve_node as build
+from limbeck.recipe import cross_checks, registry
 from limbeck.recipe.class_names import load_class_names
 from limbeck.recipe.messages import join_path
+from limbeck.recipe.resolve_node import resolve_node
 from limbeck.recipe.resolved_node import DEFERRED, PROVIDED, ResolvedNode
 from limbeck.recipe.schema import LossNode, Node, Recipe, SchedulerNode, Stage, TeacherNode, TrainingNode, to_plain
 
-__all__ = ["ResolvedRecipe", "ResolvedStage", "resolve_recipe", "fill_defaults"]
+__all__ = ["ResolvedRecipe", "ResolvedStage", "fill_defaults", "resolve_recipe"]
 
 
 @final
@@ -30,10 +29,10 @@ class ResolvedStage:
     Attributes:
         stage: as the recipe has it.
         training: the recipe's training with the changes of this stage.
-        terms: the terms by name.
+        losses: the losses by name.
         weights: a number or a schedule for each.
         optimizer: takes the parameters: ``optimizer.build(parameters)``.
-        balance: what moves the weights, or ``None``.
+        loss_weighting: what moves the weights, or ``None``.
         scheduler: takes the optimizer and how often it will be stepped: ``scheduler.build(optimizer, steps=n)``.
     """
 
@@ -47,11 +46,11 @@ class ResolvedStage:
 
     @property
     def gathered_losses(self) -> tuple[str, ...]:
-        """The names of the terms that get what all processes said together."""
+        """The names of the losses that get what all processes said together."""
         return tuple(name for name, loss in self.stage.objective.items() if loss.gather_distributed)
 
     def build_objective(self, **provided: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Fresh terms and their weights, as a ``Distiller`` takes them."""
+        """Fresh losses and their weights, as a ``Distiller`` takes them."""
         weights = {
             name: weight.build() if isinstance(weight, ResolvedNode) else weight
             for name, weight in self.weights.items()
@@ -82,8 +81,8 @@ def resolve_recipe(recipe: Recipe, *, provided: Mapping[str, Any] | None = None)
     """Compare every node with the signature of what it names, and the parts with each other.
 
     Arguments:
-        recipe: from :func:`~limbeck.recipe.load`.
-        given: ``classes``, ``channels``, ``seed``, ``steps``, as far as they are known.
+        recipe: from :func:`~limbeck.recipe.load_recipe`.
+        provided: ``classes``, ``channels``, ``seed``, ``steps``, as far as they are known.
 
     Raises ``LimbeckError`` with the dotted place of the first mistake.
     """
@@ -91,7 +90,7 @@ def resolve_recipe(recipe: Recipe, *, provided: Mapping[str, Any] | None = None)
     task = resolver.resolve_node(recipe.task, "task", "task")
     temperature_range = getattr(task.target, "temperatures", None)
     if isinstance(temperature_range, Range):
-        resolver = _Resolver(recipe.plugins, {**resolver.provided, "tau": temperature_range.default})
+        resolver = _Resolver(recipe.plugins, {**resolver.provided, "temperature": temperature_range.default})
     resolved_stages = [
         (config_path, stage, resolver.resolve_stage(recipe, stage, config_path))
         for config_path, stage in recipe.all_stages()
@@ -104,7 +103,7 @@ def resolve_recipe(recipe: Recipe, *, provided: Mapping[str, Any] | None = None)
         teachers={
             name: resolver.resolve_teacher(teacher, f"teachers.{name}") for name, teacher in recipe.teachers.items()
         },
-        ensemble=resolver.resolve_node(recipe.ensemble, "combination", "combination"),
+        ensemble=resolver.resolve_node(recipe.ensemble, "ensemble", "ensemble"),
         assistants={
             name: resolver.resolve_node(assistant, "model", f"assistants.{name}")
             for name, assistant in recipe.assistants.items()
@@ -115,10 +114,12 @@ def resolve_recipe(recipe: Recipe, *, provided: Mapping[str, Any] | None = None)
         },
         peers={name: resolver.resolve_node(peer, "model", f"peers.{name}") for name, peer in recipe.peers.items()},
         training=resolver.resolve_training(recipe.training, "training"),
-        teacher_training=next((stage for config_path, _, stage in resolved_stages if config_path == "teaching"), None),
-        stages=tuple(stage for config_path, _, stage in resolved_stages if config_path != "teaching"),
+        teacher_training=next(
+            (stage for config_path, _, stage in resolved_stages if config_path == "teacher_training"), None
+        ),
+        stages=tuple(stage for config_path, _, stage in resolved_stages if config_path != "teacher_training"),
     )
-    consistency.check_consistency(
+    cross_checks.check_consistency(
         recipe,
         {config_path: stage.losses for config_path, _, stage in resolved_stages},
         result.teachers,
@@ -161,30 +162,33 @@ class _Resolver:
     provided: Mapping[str, Any]
 
     def resolve_node(self, node: Any, kind: str | Sequence[str], config_path: str, *exclude: str) -> ResolvedNode:
-        """``node`` without the keys that are the recipe's ``own``."""
+        """``node`` without the keys that are the recipe's own (``exclude``)."""
         settings = {name: value for name, value in to_plain(node).items() if name not in exclude}
-        return build.resolve_node(settings, kind, plugins=self.plugins, provided=self.provided, config_path=config_path)
+        return resolve_node(settings, kind, plugins=self.plugins, provided=self.provided, config_path=config_path)
 
     def resolve_teacher(self, teacher: TeacherNode, config_path: str) -> ResolvedNode:
         """The network of a teacher, or what only answers."""
         kinds, settings = ("model", "teacher"), {**to_plain(teacher)}
-        target = aliases.resolve_target(teacher.use, kinds, plugins=self.plugins, config_path=config_path)[1]
+        target = registry.resolve_target(teacher.use, kinds, plugins=self.plugins, config_path=config_path)[1]
         for name in _teacher_settings(teacher):
-            # A network that is built for one size of pictures takes it as well.
-            if not (name == "size" and name in inspect.signature(target).parameters):
-                settings.pop(name, None)
+            settings.pop(name, None)
+        # A network that is built for one size of pictures takes it as well.
+        if teacher.input_size is not None and "size" in inspect.signature(target).parameters:
+            settings.setdefault("size", teacher.input_size)
         provided = dict(self.provided)
-        if teacher.class_names is not None and not isinstance(teacher.class_names, int):
+        if teacher.class_names is not None:
             provided["classes"] = len(
-                load_class_names(teacher.class_names, config_path=join_path(config_path, "classes"))
+                load_class_names(teacher.class_names, config_path=join_path(config_path, "class_names"))
             )
-        return build.resolve_node(settings, kinds, plugins=self.plugins, provided=provided, config_path=config_path)
+        return resolve_node(settings, kinds, plugins=self.plugins, provided=provided, config_path=config_path)
 
     def resolve_training(self, training: TrainingNode, config_path: str) -> tuple[ResolvedNode, ResolvedNode | None]:
         optimizer = self.resolve_node(training.optimizer, "optimizer", join_path(config_path, "optimizer"))
         if training.scheduler is None:
             return optimizer, None
-        return optimizer, self.resolve_node(training.scheduler, "scheduler", join_path(config_path, "scheduler"), "per")
+        return optimizer, self.resolve_node(
+            training.scheduler, "scheduler", join_path(config_path, "scheduler"), "interval"
+        )
 
     def resolve_stage(self, recipe: Recipe, stage: Stage, config_path: str) -> ResolvedStage:
         training = recipe.stage_training(stage, config_path=config_path)
@@ -192,7 +196,9 @@ class _Resolver:
             training, join_path(config_path, "training") if stage.training else "training"
         )
         losses = {
-            name: self.resolve_node(loss, "term", join_path(config_path, "objective", name), "weight", "gather")
+            name: self.resolve_node(
+                loss, "loss", join_path(config_path, "objective", name), "weight", "gather_distributed"
+            )
             for name, loss in stage.objective.items()
         }
         weights = {
@@ -204,7 +210,7 @@ class _Resolver:
         loss_weighting = (
             None
             if stage.loss_weighting is None
-            else self.resolve_node(stage.loss_weighting, "balance", join_path(config_path, "balance"))
+            else self.resolve_node(stage.loss_weighting, "loss_weighting", join_path(config_path, "loss_weighting"))
         )
         return ResolvedStage(
             stage=stage, training=training, losses=losses, weights=weights, loss_weighting=loss_weighting, optimizer=optimizer,
@@ -215,16 +221,7 @@ class _Resolver:
 def _teacher_settings(teacher: TeacherNode) -> dict[str, Any]:
     """What a teacher has beside the settings of its network."""
     settings = to_plain(teacher)
-    names = [
-        "weights",
-        "engine",
-        "stop",
-        "size",
-        "normalize",
-        "missing",
-        "answers",
-        *["classes"] * teacher.has_class_names,
-    ]
+    names = [name for name in TeacherNode.model_fields if name != "use"]
     return {name: settings[name] for name in names if name in settings}
 
 
@@ -235,13 +232,13 @@ def _to_schema(schema_class: type[Any], resolved_node: ResolvedNode, **extra: An
 def _training_with_defaults(
     training: TrainingNode, optimizer: ResolvedNode, scheduler: ResolvedNode | None
 ) -> TrainingNode:
-    interval = {} if training.scheduler is None else {"per": training.scheduler.interval}
+    interval = {} if training.scheduler is None else {"interval": training.scheduler.interval}
     full_scheduler = None if scheduler is None else _to_schema(SchedulerNode, scheduler, **interval)
     return training.model_copy(update={"optimizer": _to_schema(Node, optimizer), "scheduler": full_scheduler})
 
 
 def _stage_with_defaults(resolved_stage: ResolvedStage) -> Stage:
-    """The stage with whole terms; its changes of the training stay changes, so that the recipe's still reaches it."""
+    """The stage with whole losses; its changes of the training stay changes, so that the recipe's still reaches it."""
     losses = {}
     for name, resolved_node in resolved_stage.losses.items():
         weight = resolved_stage.weights[name]

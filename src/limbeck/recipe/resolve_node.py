@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.temperature_range import DEFAULT_TEMPERATURE
-from limbeck.recipe import registry as aliases
+from limbeck.recipe import registry
 from limbeck.recipe.defaults import KIND_BY_HINT, collect_settings
 from limbeck.recipe.messages import format_value, join_path, unknown_setting_message
 from limbeck.recipe.resolved_node import DEFERRED, ResolvedNode
@@ -32,10 +32,10 @@ __all__ = ["resolve_node"]
 
 _CONSTRAINTS: Final = {"gt", "ge", "lt", "le", "min_length", "max_length", "multiple_of"}
 _MISPLACED_KEYS: Final = {
-    "weight": "a weight belongs to a term of an objective",
+    "weight": "a weight belongs to a loss of an objective",
     "weights": "weights are read for teachers only",
-    "engine": "an engine is a teacher's",
-    "per": "`per` belongs to the training's scheduler",
+    "backend": "a backend is a teacher's",
+    "interval": "`interval` belongs to the training's scheduler",
 }
 _LENGTH_SETTINGS: Final = ("T_max", "total_steps")
 _ALTERNATIVE_LENGTH_SETTINGS: Final = ("epochs", "steps_per_epoch")
@@ -53,31 +53,31 @@ def resolve_node(
 
     Arguments:
         node: a mapping with ``use``, or the name alone.
-        kind: one of :data:`limbeck.recipe.registry.KINDS`, or several in the order to look in.
+        kind: one of :data:`limbeck.recipe.registry.NODE_KINDS`, or several in the order to look in.
         plugins: packages that ``use`` may import from.
-        given: what limbeck fills in where the recipe says nothing: ``classes``, ``channels``, ``seed``, ``steps``,
-            and of response terms ``tau``, by the task.
-            :data:`~limbeck.recipe.resolved_node.LATER` stands for what will be known when it is built.
-        place: where the node stands in the recipe, for errors; the kind where none is given.
+        provided: what limbeck fills in where the recipe says nothing: ``classes``, ``channels``, ``seed``, ``steps``,
+            and of response losses ``temperature``, by the task.
+            :data:`~limbeck.recipe.resolved_node.DEFERRED` stands for what will be known when it is built.
+        config_path: where the node stands in the recipe, for errors; the kind where none is given.
 
-    >>> node = resolve_node({"use": "linear", "start": 1}, "schedule", config_path="stages.0.objective.soft.weight")
+    >>> node = resolve_node({"use": "linear", "start": 1}, "schedule", config_path="stages.0.objective.kd.weight")
     Traceback (most recent call last):
-    limbeck.core.errors.LimbeckError: stages.0.objective.soft.weight: linear needs 'end', a number
+    limbeck.core.errors.LimbeckError: stages.0.objective.kd.weight: linear needs 'end', a number
     >>> resolve_node({"use": "linear", "start": 1, "end": 0}, "schedule").build()
     Linear(start=1.0, end=0.0)
     """
     kinds = (kind,) if isinstance(kind, str) else tuple(kind)
     config_path = kinds[0] if config_path is None else config_path
     use, settings = _split_node(node, config_path)
-    node_kind, target = aliases.resolve_target(use, kinds, plugins=plugins, config_path=config_path)
-    signature = _Signature.from_callable(target, aliases.NODE_KINDS[node_kind].positional_args, use, config_path)
+    node_kind, target = registry.resolve_target(use, kinds, plugins=plugins, config_path=config_path)
+    signature = _Signature.from_callable(target, registry.NODE_KINDS[node_kind].positional_args, use, config_path)
     context = _Context(node_kind, tuple(plugins), provided or {})
     _reject_unknown_settings(settings, signature, use, config_path, node_kind)
     values = {
         name: _validate_value(item, signature.hints.get(name, Any), join_path(config_path, name), context)
         for name, item in settings.items()
     }
-    injected = _inject_settings(aliases.NODE_KINDS[node_kind], signature, settings, context.provided)
+    injected = _inject_settings(registry.NODE_KINDS[node_kind], signature, settings, context.provided)
     deferred = {name: source for name, (source, value) in injected.items() if value is DEFERRED}
     values |= {name: value for name, (_, value) in injected.items() if value is not DEFERRED}
     for name, parameter in signature.settings.items():
@@ -136,14 +136,14 @@ def _reject_unknown_settings(
     settings: Mapping[str, Any], signature: _Signature, use: str, config_path: str, kind: str
 ) -> None:
     for name in settings:
-        is_reserved = not isinstance(name, str) or name in aliases.NODE_KINDS[kind].positional_args
+        is_reserved = not isinstance(name, str) or name in registry.NODE_KINDS[kind].positional_args
         if name not in signature.settings and (is_reserved or not signature.accepts_kwargs):
             hint = f"; {_MISPLACED_KEYS[name]}" if name in _MISPLACED_KEYS else ""
             raise LimbeckError(f"{config_path}: {unknown_setting_message(use, name, signature.settings)}{hint}")
 
 
 def _inject_settings(
-    kind: aliases.NodeKind, signature: _Signature, settings: Mapping[str, Any], provided: Mapping[str, Any]
+    kind: registry.NodeKind, signature: _Signature, settings: Mapping[str, Any], provided: Mapping[str, Any]
 ) -> dict[str, tuple[str, Any]]:
     """What limbeck fills in: by parameter, the name it has for it and the value."""
     # OneCycleLR takes its length in one of two ways, and total_steps would silently win over the other. A length of
@@ -157,12 +157,12 @@ def _inject_settings(
         and source in provided
         and name not in explicit
         and not (source == "steps" and has_alternative_length)
-        if source != "tau" or _uses_task_temperature(signature, name)
+        if source != "temperature" or _uses_task_temperature(signature, name)
     }
 
 
 def _uses_task_temperature(signature: _Signature, name: str) -> bool:
-    """Whether this is the temperature of a response term that has no default of its own method's."""
+    """Whether this is the temperature of a response loss that has no default of its own method's."""
     accepts_policy = any(
         getattr(hint_type, "__name__", "") == "Temperature" for hint_type in object_types(signature.hints.get(name))
     )
@@ -170,7 +170,7 @@ def _uses_task_temperature(signature: _Signature, name: str) -> bool:
 
 
 def _validate_value(value: Any, hint: Any, config_path: str, context: _Context) -> Any:
-    """``value`` as the parameter wants it, with ``Checked`` where a node stood."""
+    """``value`` as the parameter wants it, with ``ResolvedNode`` where a node stood."""
     resolved_value = _resolve_nodes(value, hint, config_path, context)
     try:
         return make_type_adapter(hint).validate_python(resolved_value)
@@ -206,7 +206,7 @@ def _resolve_nested_node(
     hinted_kinds = [
         KIND_BY_HINT[hint_type.__name__] for hint_type in expected if getattr(hint_type, "__name__", "") in KIND_BY_HINT
     ]
-    kinds = hinted_kinds or [context.kind, *(kind for kind in aliases.NODE_KINDS if kind != context.kind)]
+    kinds = hinted_kinds or [context.kind, *(kind for kind in registry.NODE_KINDS if kind != context.kind)]
     resolved_node = resolve_node(
         value, kinds, plugins=context.plugins, provided=context.provided, config_path=config_path
     )

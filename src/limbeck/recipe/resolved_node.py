@@ -9,7 +9,7 @@ from typing import Any, Final, final
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["PROVIDED", "DEFERRED", "ResolvedNode", "Deferred"]
+__all__ = ["DEFERRED", "PROVIDED", "Deferred", "ResolvedNode"]
 
 PROVIDED: Final = frozenset({"channels", "classes", "seed", "steps"})
 """What limbeck may know beside the recipe: from the data, the recipe's head, and the length of training."""
@@ -27,16 +27,16 @@ DEFERRED: Final = Deferred.DEFERRED
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedNode:
-    """What :func:`limbeck.recipe.resolve_node.check` gives.
+    """What :func:`limbeck.recipe.resolve_node.resolve_node` gives.
 
     Attributes:
-        place: where it stands in the recipe, dotted.
+        config_path: where it stands in the recipe, dotted.
         use: its name, as the recipe has it.
         kind: which of the kinds it is.
         target: the class or function that builds it.
-        settings: what it is called with: values of the recipe and of ``given``; a nested node is ``Checked`` too.
-        later: parameters that wait for a value that limbeck fills in, and by what name.
-        resolved: the node as plain data with every setting that has a plain form, defaults too.
+        settings: what it is called with: values of the recipe and of ``provided``; a nested node is a ``ResolvedNode`` too.
+        deferred: parameters that wait for a value that limbeck fills in, and by what name.
+        config: the node as plain data with every setting that has a plain form, defaults too.
     """
 
     config_path: str
@@ -48,7 +48,7 @@ class ResolvedNode:
     config: Mapping[str, Any]
 
     def build(self, *args: Any, **kwargs: Any) -> Any:
-        """The live object: ``target(*args, **settings, **more)``, nested nodes first.
+        """The live object: ``target(*args, **settings, **kwargs)``, nested nodes first.
 
         What limbeck fills in (``classes``, ``channels``, ``seed``, ``steps``) may be given to any node: it
         reaches those that wait for it, and never replaces what the recipe says. Raises ``LimbeckError`` with the place

@@ -18,14 +18,14 @@ from pydantic_core import PydanticCustomError
 from limbeck.recipe.messages import format_value, unknown_setting_message
 
 __all__ = [
+    "Number",
     "PathValue",
     "StrictBool",
     "StrictInt",
-    "Number",
     "StrictStr",
     "describe_validation_error",
-    "reject_unknown_keys",
     "raise_validation_error",
+    "reject_unknown_keys",
     "validation_error",
 ]
 

@@ -16,6 +16,7 @@ from limbeck.recipe.generations import expand_generations
 from limbeck.recipe.identifiers import FileName, Name, Plugin, TeacherName
 from limbeck.recipe.messages import format_value, join_path
 from limbeck.recipe.node_schema import LossNode, Node, SchedulerNode, TeacherNode
+from limbeck.recipe.renamed import reject_renamed
 from limbeck.recipe.scalars import (
     Number,
     StrictInt,
@@ -29,19 +30,19 @@ from limbeck.recipe.study_schema import Study
 __all__ = [
     "CacheNode",
     "ExportNode",
+    "LossNode",
     "Node",
     "Recipe",
     "SchedulerNode",
     "Stage",
     "Study",
     "TeacherNode",
-    "LossNode",
     "TrainingNode",
     "to_plain",
     "validate",
 ]
 
-_ModelT = TypeVar("_Model", bound=BaseModel)
+_ModelT = TypeVar("_ModelT", bound=BaseModel)
 
 TrainingPrecision = Literal[
     "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "transformer-engine",
@@ -49,29 +50,29 @@ TrainingPrecision = Literal[
 ]  # fmt: skip
 ExportFormat = Literal["onnx"]
 _FSDP_PRECISIONS: Final = ("32-true", "bf16-mixed", "bf16-true", "16-true")
-BatchPairing = Literal["plain", "classmates", "again"]
+BatchPairing = Literal["none", "same_class", "repeat_previous"]
+
+_BASELINES: Final = ("student_only", "no_assistants")
 
 _STRICT_CONFIG: Final = ConfigDict(extra="forbid", frozen=True)
 
 
 def _parse_baselines(value: Any) -> Any:
-    allowed = ("alone", "direct")
-    is_list = isinstance(value, list | tuple)
-    for name in value if is_list else [value]:
-        if name not in (allowed if is_list else (*allowed, "none")):
-            raise_validation_error(
-                f"{format_value(name)} is not one of 'alone', 'direct'" + ("" if is_list else ", 'none'")
-            )
-    if is_list and (not value or len(set(value)) < len(value)):
+    if not isinstance(value, list | tuple):
+        raise_validation_error(f"{format_value(value)} is not a list: write [student_only], or [] for none")
+    for name in value:
+        if name not in _BASELINES:
+            raise_validation_error(f"{format_value(name)} is not one of {', '.join(map(repr, _BASELINES))}")
+    if len(set(value)) < len(value):
         raise_validation_error(
-            f"{format_value(value)} does not name each control once: write [alone, direct], alone, direct or none"
+            f"{format_value(value)} does not name each baseline once: write {format_value(_BASELINES)}"
         )
     return value
 
 
 @final
 class TrainingNode(BaseModel):
-    """How to train: see :class:`limbeck.training.Training`; ``precision`` is one of Lightning Fabric's.
+    """How to train: see :class:`limbeck.training.TrainingConfig`; ``precision`` is one of Lightning Fabric's.
 
     ``strategy`` is how the processes that ``torchrun`` started share the work (:func:`limbeck.training.launched`);
     ``devices`` is for how many of them the recipe was made, and any other number is refused.
@@ -90,7 +91,7 @@ class TrainingNode(BaseModel):
     devices: Annotated[StrictInt, Field(ge=1)] | None = None
     keep_weights: Literal["last", "best"] = "last"
     num_workers: Annotated[StrictInt, Field(ge=0)] = 0
-    batch_pairing: BatchPairing = "plain"
+    batch_pairing: BatchPairing = "none"
 
     @model_validator(mode="before")
     @classmethod
@@ -99,9 +100,9 @@ class TrainingNode(BaseModel):
 
     @model_validator(mode="after")
     def _check_even_batch(self) -> Self:
-        if self.batch_pairing != "plain" and self.batch_size % 2:
+        if self.batch_pairing != "none" and self.batch_size % 2:
             raise_validation_error(
-                f"sampling: with {self.batch_pairing} a batch has two halves, and batch {self.batch_size} is odd"
+                f"batch_pairing: with {self.batch_pairing} a batch has two halves, and batch_size {self.batch_size} is odd"
             )
         return self
 
@@ -109,7 +110,7 @@ class TrainingNode(BaseModel):
     def _check_fsdp(self) -> Self:
         if self.strategy == "fsdp" and self.ema_decay is not None:
             raise_validation_error(
-                f"ema: {self.ema_decay:g} averages whole weights, and under fsdp nobody has them: drop it, or use ddp"
+                f"ema_decay: {self.ema_decay:g} averages whole weights, and under fsdp nobody has them: drop it, or use ddp"
             )
         if self.strategy == "fsdp" and self.precision not in _FSDP_PRECISIONS:
             raise_validation_error(
@@ -123,8 +124,8 @@ class Stage(BaseModel):
     """One stretch of training: for so many ``epochs`` or optimizer ``steps``, towards one objective.
 
     ``training`` changes single settings of the recipe's for this stage; in ``optimizer`` and ``scheduler`` a node with
-    ``use`` takes the place of the recipe's, and one without changes its settings. ``frozen`` are paths of the student's
-    modules that keep their weights. ``balance`` moves the weights of the terms, see
+    ``use`` takes the place of the recipe's, and one without changes its settings. ``freeze`` are paths of the student's
+    modules that keep their weights. ``loss_weighting`` moves the weights of the losses, see
     :mod:`limbeck.losses.weighting.loss_weighting`.
     """
 
@@ -144,13 +145,15 @@ class Stage(BaseModel):
         if isinstance(value, Mapping):
             objective = value.get("objective")
             if objective is not None and not isinstance(objective, Mapping):
-                raise_validation_error("objective is terms by name, such as {soft: {use: SoftTarget, tau: 4}}")
+                raise_validation_error("objective is losses by name, such as {kd: {use: KDLoss, temperature: 4}}")
             if isinstance(objective, Mapping) and not objective:
-                raise_validation_error("objective has no term, such as {soft: {use: SoftTarget, tau: 4}}")
+                raise_validation_error("objective has no loss, such as {kd: {use: KDLoss, temperature: 4}}")
             for key in ("weight", "weights"):
                 loss = objective.get(key) if isinstance(objective, Mapping) else None
                 if loss is not None and not (isinstance(loss, Mapping) and "use" in loss):
-                    raise_validation_error(f"objective has {key!r} beside its terms: write each weight inside its term")
+                    raise_validation_error(
+                        f"objective has {key!r} beside its losses: write each weight inside its loss"
+                    )
         return reject_unknown_keys(value, cls, "a stage")
 
     @model_validator(mode="after")
@@ -163,15 +166,15 @@ class Stage(BaseModel):
 
 @final
 class CacheNode(BaseModel):
-    """Teachers' answers on disk, each asked for once; the settings are those of :class:`limbeck.teachers.Format`.
+    """Teachers' answers on disk, each asked for once; the settings are those of :class:`limbeck.teachers.CacheConfig`.
 
-    ``root`` is the folder of all caches; ``null``: ``$LIMBECK_CACHE``, or ``~/.cache/limbeck/answers``.
+    ``root`` is the folder of all caches; ``null``: ``$LIMBECK_CACHE``, or ``~/.cache/limbeck/teacher_outputs``.
     """
 
     model_config = _STRICT_CONFIG
     root: StrictStr | None = None
     top_k: Annotated[StrictInt, Field(ge=1)] | None = None
-    tail: Literal["spread", "renormalised"] | None = None
+    tail: Literal["spread", "renormalized"] | None = None
     dtype: Literal["float16", "float32"] = "float16"
     feature_dtype: Literal["float16", "float32", "int8"] = "float16"
     pool_factor: Annotated[StrictInt, Field(ge=1)] = 1
@@ -185,7 +188,7 @@ class CacheNode(BaseModel):
     def _check_tail(self) -> Self:
         if self.top_k is None and self.tail is not None:
             raise_validation_error(
-                "tail says what happens to the classes beyond `top`, and without `top` every logit is kept"
+                "tail says what happens to the classes beyond `top_k`, and without `top_k` every logit is kept"
             )
         return self
 
@@ -208,14 +211,14 @@ _DEFAULT_ENSEMBLE: Final = Node.model_validate({"use": "MeanLogits"})
 
 @final
 class Recipe(BaseModel):
-    """Everything that decides a run; :func:`limbeck.recipe.load` makes one from YAML.
+    """Everything that decides a run; :func:`limbeck.recipe.load_recipe` makes one from YAML.
 
-    ``combination`` is how several teachers speak to terms that name none, one of
-    :mod:`limbeck.teachers.combinations`. ``data_seed`` decides how the data are cut, which labels are kept, and the
+    ``ensemble`` is how several teachers speak to losses that name none, one of
+    :mod:`limbeck.teachers.combinations`. ``split_seed`` decides how the data are cut, which labels are kept, and the
     views; ``None``: ``seed`` does. With it set, runs of different seeds share their parts, a teacher that was trained
     elsewhere, and the cache of its answers. ``self_teachers`` are made of the student itself
     (:mod:`limbeck.teachers.self_teachers`), anew in each stage; ``peers`` are students that learn together with it
-    (:class:`limbeck.distiller.Peers`). ``generations`` makes the student the last of so many networks of its shape
+    (:class:`limbeck.distiller.PeerStudents`). ``generations`` makes the student the last of so many networks of its shape
     (:mod:`limbeck.recipe.generations`).
     """
 
@@ -228,7 +231,7 @@ class Recipe(BaseModel):
     data: Node
     teachers: dict[TeacherName, TeacherNode] = {}
     assistants: dict[TeacherName, Node] = {}
-    assistant_mode: AssistantMode = "last"
+    assistant_mode: AssistantMode = "sequential"
     ensemble: Node = _DEFAULT_ENSEMBLE
     student: Node
     self_teachers: dict[TeacherName, Node] = {}
@@ -239,7 +242,7 @@ class Recipe(BaseModel):
     training: TrainingNode = TrainingNode()
     cache: CacheNode | None = None
     study: Study | None = None
-    baselines: Annotated[StrictStr | tuple[StrictStr, ...], BeforeValidator(_parse_baselines)] = "alone"
+    baselines: Annotated[tuple[StrictStr, ...], BeforeValidator(_parse_baselines)] = ("student_only",)
     export: ExportNode = ExportNode()
     num_threads: Annotated[StrictInt, Field(ge=1)] | None = None
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
@@ -247,20 +250,11 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _reject_unknown_keys(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and isinstance(value.get("teaching"), Mapping):
-            value = {**value, "teaching": {"name": "teaching", **value["teaching"]}}
+        if isinstance(value, Mapping):
+            reject_renamed(value)
+        if isinstance(value, Mapping) and isinstance(value.get("teacher_training"), Mapping):
+            value = {**value, "teacher_training": {"name": "teacher_training", **value["teacher_training"]}}
         return reject_unknown_keys(expand_generations(value) if isinstance(value, Mapping) else value, cls, "a recipe")
-
-    @property
-    def baseline_names(self) -> tuple[str, ...]:
-        """The students that the distilled one is compared with: ``alone``, and ``direct`` without the assistants."""
-        return (
-            self.baselines
-            if isinstance(self.baselines, tuple)
-            else ()
-            if self.baselines == "none"
-            else (self.baselines,)
-        )
 
     def training_order(self) -> list[TrainingPair]:
         """Who learns from whom, in the order of training: each assistant, then the student."""
@@ -273,8 +267,8 @@ class Recipe(BaseModel):
         return self
 
     def all_stages(self) -> list[tuple[str, Stage]]:
-        """Teaching, if there is any, and the stages, each with its place."""
-        teacher_training = [("teaching", self.teacher_training)] if self.teacher_training is not None else []
+        """The training of the teacher, if there is any, and the stages, each with its path."""
+        teacher_training = [("teacher_training", self.teacher_training)] if self.teacher_training is not None else []
         return [*teacher_training, *((f"stages.{i}", stage) for i, stage in enumerate(self.stages))]
 
     def stage_training(self, stage: Stage, *, config_path: str = "stage") -> TrainingNode:
@@ -290,7 +284,7 @@ class Recipe(BaseModel):
         return validate(TrainingNode, settings, config_path)
 
 
-_OPTIONAL_TEACHER_KEYS: Final = ("size", "normalize", "classes", "missing", "answers")
+_OPTIONAL_TEACHER_KEYS: Final = ("input_size", "normalize", "class_names", "missing_classes", "coverage")
 """What a teacher has only where it was said: most see and name things as the student does."""
 
 
@@ -313,15 +307,15 @@ def validate(model: type[_ModelT], data: Any, config_path: str = "") -> _ModelT:
 def to_plain(value: Any) -> Any:
     """A recipe, or a part of one, as plain data in the order of the schema; the settings of a node follow its name.
 
-    >>> to_plain(LossNode.model_validate({"use": "SoftTarget", "weight": 0.9, "tau": 4}))
-    {'use': 'SoftTarget', 'tau': 4, 'weight': 0.9}
+    >>> to_plain(LossNode.model_validate({"use": "KDLoss", "weight": 0.9, "temperature": 4}))
+    {'use': 'KDLoss', 'temperature': 4, 'weight': 0.9}
     """
     if isinstance(value, BaseModel):
         fields = {name: to_plain(getattr(value, name)) for name in type(value).model_fields}
         if isinstance(value, Stage):
             fields = {name: item for name, item in fields.items() if item is not None}
         if isinstance(value, LossNode) and not value.gather_distributed:
-            del fields["gather"]
+            del fields["gather_distributed"]
         if isinstance(value, TeacherNode):
             for name in _OPTIONAL_TEACHER_KEYS:
                 if fields[name] == TeacherNode.model_fields[name].default:

@@ -1,4 +1,4 @@
-"""What a study compares: its seeds, and its arms beside the controls and the recipe itself."""
+"""What a study compares: its seeds, and its variants beside the baselines and the recipe itself."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from limbeck.recipe.identifiers import Name
 from limbeck.recipe.messages import format_value
 from limbeck.recipe.scalars import Number, StrictInt, StrictStr, raise_validation_error, reject_unknown_keys
 
-__all__ = ["BUILTIN_VARIANTS", "BASELINES", "Study"]
+__all__ = ["BASELINES", "BUILTIN_VARIANTS", "Study"]
 
-BASELINES: Final = ("alone", "longer", "smoothed")
+BASELINES: Final = ("student_only", "equal_time", "label_smoothing")
 """The same student without a teacher: for equally many steps, for equal wall time, and with label smoothing."""
 BUILTIN_VARIANTS: Final = ("teacher", *BASELINES, "distilled")
 _VARIABLE_KEYS: Final = (
-    "stages", "training", "teachers", "combination", "assistants", "guided", "cache", "self_teachers", "peers",
+    "stages", "training", "teachers", "ensemble", "assistants", "assistant_mode", "cache", "self_teachers", "peers",
 )  # fmt: skip
 
 
@@ -37,11 +37,11 @@ def _parse_seeds(value: Any) -> Any:
 
 @final
 class Study(BaseModel):
-    """What ``limbeck study`` compares beside the controls and the recipe itself.
+    """What ``limbeck study`` compares beside the baselines and the recipe itself.
 
-    ``arms`` are variants by name, each the settings it changes, as ``dotted.path: value``; ``teachers: [NAME, ...]`` in
-    one lets it listen to some of the recipe's teachers only. ``smoothing`` is the label smoothing of that control.
-    ``controls`` leaves some of the costly controls out, never ``alone``: every gain is over it.
+    ``variants`` are by name, each the settings it changes, as ``dotted.path: value``; ``teachers: [NAME, ...]`` in
+    one lets it listen to some of the recipe's teachers only. ``label_smoothing`` is the value of that baseline.
+    ``baselines`` leaves some of the costly baselines out, never ``student_only``: every gain is over it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,10 +65,10 @@ class Study(BaseModel):
     def _check_baselines(self) -> Self:
         for name in self.baselines:
             if name not in BASELINES:
-                raise_validation_error(f"controls: {format_value(name)} is none of {', '.join(BASELINES)}")
+                raise_validation_error(f"baselines: {format_value(name)} is none of {', '.join(BASELINES)}")
         if BASELINES[0] not in self.baselines:
             raise_validation_error(
-                f"controls: {BASELINES[0]} is always one of them, since every gain is over it: add it"
+                f"baselines: {BASELINES[0]} is always one of them, since every gain is over it: add it"
             )
         return self
 
@@ -76,15 +76,17 @@ class Study(BaseModel):
     def _check_variants(self) -> Self:
         for name, changes in self.variants.items():
             if name in BUILTIN_VARIANTS:
-                raise_validation_error(f"arms.{name}: every study has an arm of that name already: choose another")
+                raise_validation_error(
+                    f"variants.{name}: every study has a variant of that name already: choose another"
+                )
             if not changes:
                 raise_validation_error(
-                    f"arms.{name}: it changes nothing, and the recipe as it is is the arm `distilled`: change some"
+                    f"variants.{name}: it changes nothing, and the recipe as it is is the variant `distilled`: change some"
                 )
             for path in changes:
                 if path.partition(".")[0] not in _VARIABLE_KEYS:
                     raise_validation_error(
-                        f"arms.{name}: {path} is for all arms alike, so that they can be compared: an arm changes "
+                        f"variants.{name}: {path} is for all variants alike, so that they can be compared: a variant changes "
                         f"{', '.join(_VARIABLE_KEYS)}; make another study for anything else"
                     )
         return self

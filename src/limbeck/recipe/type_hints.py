@@ -34,7 +34,7 @@ from limbeck.recipe.messages import format_value
 from limbeck.recipe.resolved_node import ResolvedNode
 from limbeck.recipe.scalars import Number, PathValue, StrictBool, StrictInt, StrictStr, validation_error
 
-__all__ = ["child_hint", "object_types", "get_hints", "accepts_only_objects", "make_type_adapter", "describe_hint"]
+__all__ = ["accepts_only_objects", "child_hint", "describe_hint", "get_hints", "make_type_adapter", "object_types"]
 
 _SCALARS: Final[dict[Any, tuple[Any, str, str]]] = {
     int: (StrictInt, "an integer", "integers"),
@@ -121,7 +121,7 @@ def accepts_only_objects(hint: Any) -> bool:
 
 
 def child_hint(hint: Any, key: int | str) -> Any:
-    """The hint of what stands at ``step`` in a list or mapping of this hint."""
+    """The hint of what stands at ``key`` in a list or mapping of this hint."""
     for member in _union_members(hint):
         origin, args = get_origin(member), get_args(member)
         if isinstance(key, int) and origin is tuple and args:

@@ -1,4 +1,4 @@
-"""What is likely wrong with a run, by rules with a number each: small pure functions on figures that a run wrote down.
+"""What is likely wrong with a run, by rules with a number each: small pure functions on metrics of a run.
 
 A rule gives a sentence where it is broken and ``None`` where it is not. The numbers are rules of thumb and are said
 with every finding, so that a reader can judge: they point at where to look, and prove nothing.
@@ -14,12 +14,25 @@ from limbeck.core.errors import LimbeckError
 from limbeck.report.formatting import format_points
 
 __all__ = [
-    "MAX_FINAL_FRACTION", "MAX_TEACHER_ENTROPY", "MIN_GAP_RECOVERED", "MIN_RANK_FRACTION", "CAPACITY_RATIO", "MIN_LOSS_FRACTION", "compare_with_largest", "check_capacity_gap", "effective_rank", "check_teacher_entropy",
-    "check_feature_alignment", "check_projection_rank", "late_median", "check_loss_scale", "check_teacher_accuracy",
+    "CAPACITY_RATIO",
+    "MAX_FINAL_FRACTION",
+    "MAX_TEACHER_ENTROPY",
+    "MIN_GAP_RECOVERED",
+    "MIN_LOSS_FRACTION",
+    "MIN_RANK_FRACTION",
+    "check_capacity_gap",
+    "check_feature_alignment",
+    "check_loss_scale",
+    "check_projection_rank",
+    "check_teacher_accuracy",
+    "check_teacher_entropy",
+    "compare_with_largest",
+    "effective_rank",
+    "late_median",
 ]  # fmt: skip
 
 MIN_LOSS_FRACTION = 0.01
-"""A term whose gradient is below this share of the largest one hardly moves the student."""
+"""A loss whose gradient is below this share of the largest one hardly moves the student."""
 MAX_TEACHER_ENTROPY = 0.98
 """A teacher's answer whose entropy is above this share of a guess's is flat: little is left of what it knows."""
 CAPACITY_RATIO = 20.0
@@ -33,60 +46,60 @@ MIN_RANK_FRACTION = 0.1
 
 
 def check_loss_scale(name: str, magnitude: float, largest: float, *, measure: str = "gradient") -> str | None:
-    """Whether a term pulls less than :data:`SMALL` of the largest one; both with their weights, a gradient or a loss.
+    """Whether a loss has less than :data:`MIN_LOSS_FRACTION` of the largest one; both with their weights, a gradient or a loss.
 
-    >>> check_loss_scale("soft", 0.5, 100.0)[:57]
-    "the term 'soft' is 200 times too small: its gradient is 0"
-    >>> check_loss_scale("soft", 2.0, 100.0) is None
+    >>> check_loss_scale("kd", 0.5, 100.0)[:55]
+    "the loss 'kd' is 200 times too small: its gradient is 0"
+    >>> check_loss_scale("kd", 2.0, 100.0) is None
     True
     """
     if not magnitude >= 0 or not largest > 0 or magnitude >= MIN_LOSS_FRACTION * largest:
         return None
     if magnitude == 0:
         return (
-            f"the term {name!r} does nothing: its {measure} is 0, so raise its weight or see what it is computed from"
+            f"the loss {name!r} does nothing: its {measure} is 0, so raise its weight or see what it is computed from"
         )
     return (
-        f"the term {name!r} is {largest / magnitude:.0f} times too small: its {measure} is {magnitude:.2g} where that of the largest "
-        f"term is {largest:.2g} (the rule is {1 / MIN_LOSS_FRACTION:.0f} times), so raise its weight, or leave it away"
+        f"the loss {name!r} is {largest / magnitude:.0f} times too small: its {measure} is {magnitude:.2g} where that of the largest "
+        f"loss is {largest:.2g} (the rule is {1 / MIN_LOSS_FRACTION:.0f} times), so raise its weight, or remove it"
     )
 
 
 def check_teacher_accuracy(name: str, teacher: float, student: float, *, reference: str) -> str | None:
-    """Whether a teacher is less accurate than a student on the same part; accuracies are fractions.
+    """Whether a teacher is less accurate than a student on the same split; accuracies are fractions.
 
-    >>> check_teacher_accuracy("big", 0.80, 0.85, reference="the student alone").split(":")[0]
-    "the teacher 'big' is worse than the student alone"
-    >>> check_teacher_accuracy("big", 0.85, 0.80, reference="the student alone") is None
+    >>> check_teacher_accuracy("big", 0.80, 0.85, reference="the baseline").split(":")[0]
+    "the teacher 'big' is worse than the baseline"
+    >>> check_teacher_accuracy("big", 0.85, 0.80, reference="the baseline") is None
     True
     """
     if not teacher < student:
         return None
     return (
         f"the teacher {name!r} is worse than {reference}: {format_points(100 * (teacher - student))} points on validation, so it "
-        "teaches its mistakes; train it longer, or choose another with limbeck teachers"
+        "teaches its mistakes; train it longer, or choose another with limbeck select-teachers"
     )
 
 
 def check_teacher_entropy(name: str, teacher_entropy: float, temperature: float | None) -> str | None:
-    """Whether a temperature flattens what the teacher says: entropy as a share of a guess's above :data:`FLAT`.
+    """Whether a temperature flattens what the teacher says: entropy as a share of a guess's above :data:`MAX_TEACHER_ENTROPY`.
 
-    >>> check_teacher_entropy("soft", 0.995, 40.0)[:53]
-    'the temperature of soft, 40, flattens everything: the'
-    >>> check_teacher_entropy("soft", 0.9, 4.0) is None
+    >>> check_teacher_entropy("kd", 0.995, 40.0)[:51]
+    'the temperature of kd, 40, flattens everything: the'
+    >>> check_teacher_entropy("kd", 0.9, 4.0) is None
     True
     """
     if not teacher_entropy > MAX_TEACHER_ENTROPY:
         return None
     temperature_note = "" if temperature is None else f", {temperature:.4g},"
     return (
-        f"the temperature of {name}{temperature_note} flattens everything: the teacher's answers have {100 * teacher_entropy:.1f} % of "
-        f"the entropy of a guess (the rule is {100 * MAX_TEACHER_ENTROPY:.0f} %), so lower tau"
+        f"the temperature of {name}{temperature_note} flattens everything: the teacher's outputs have {100 * teacher_entropy:.1f} % of "
+        f"the entropy of a guess (the rule is {100 * MAX_TEACHER_ENTROPY:.0f} %), so lower the temperature"
     )
 
 
 def check_capacity_gap(name: str, ratio: float, gap_recovered: float) -> str | None:
-    """Whether a much larger teacher was hardly followed: :data:`RATIO` times the parameters, below :data:`GAP`.
+    """Whether a much larger teacher was hardly followed: :data:`CAPACITY_RATIO`, :data:`MIN_GAP_RECOVERED`.
 
     >>> check_capacity_gap("big", 50.0, 0.1)[:48]
     "the teacher 'big' has 50 times the parameters of"
@@ -98,33 +111,33 @@ def check_capacity_gap(name: str, ratio: float, gap_recovered: float) -> str | N
     return (
         f"the teacher {name!r} has {ratio:.0f} times the parameters of the student, which recovered "
         f"{100 * gap_recovered:.0f} % of the gap in accuracy (the rule is {CAPACITY_RATIO:g} times and {100 * MIN_GAP_RECOVERED:.0f} %): a gap in "
-        "capacity is likely, so put assistants between them (`assistants:`), stop the teacher early (`stop:`), or take "
+        "capacity is likely, so put assistants between them (`assistants:`), stop the teacher early (`train_fraction:`), or take "
         "a nearer one"
     )
 
 
 def check_feature_alignment(name: str, first: float, last: float) -> str | None:
-    """Whether a loss on features ends near where it began: above :data:`ALIGNED` of it; both without their weight.
+    """Whether a loss on features ends near where it began: above :data:`MAX_FINAL_FRACTION` of it; both without their weight.
 
-    >>> check_feature_alignment("hint", 2.0, 1.9)[:40]
-    "the features of 'hint' never align: the "
-    >>> check_feature_alignment("hint", 2.0, 0.5) is None
+    >>> check_feature_alignment("fitnet", 2.0, 1.9)[:42]
+    "the features of 'fitnet' never align: the "
+    >>> check_feature_alignment("fitnet", 2.0, 0.5) is None
     True
     """
     if not (first > 0 and last > MAX_FINAL_FRACTION * first):
         return None
     return (
-        f"the features of {name!r} never align: the term went from {first:.3g} to {last:.3g} without its weight (the "
-        f"rule is to {100 * MAX_FINAL_FRACTION:.0f} %), so raise its weight, or tap layers that are as deep in both networks"
+        f"the features of {name!r} never align: the loss went from {first:.3g} to {last:.3g} without its weight (the "
+        f"rule is to {100 * MAX_FINAL_FRACTION:.0f} %), so raise its weight, or use feature layers that are as deep in both networks"
     )
 
 
 def check_projection_rank(name: str, rank: float, full_rank: int) -> str | None:
-    """Whether a learned projection passes on a few directions only: an effective rank below :data:`RANK` of the full.
+    """Whether a learned projection passes on a few directions only: an effective rank below :data:`MIN_RANK_FRACTION`.
 
-    >>> check_projection_rank("hint", 1.2, 64)[:41]
-    "the projection of 'hint' is saturated: it"
-    >>> check_projection_rank("hint", 40.0, 64) is None, check_projection_rank("hint", 1.0, 4) is None
+    >>> check_projection_rank("fitnet", 1.2, 64)[:43]
+    "the projection of 'fitnet' is saturated: it"
+    >>> check_projection_rank("fitnet", 40.0, 64) is None, check_projection_rank("fitnet", 1.0, 4) is None
     (True, True)
     """
     # Of a rank of 10 and less, one direction is a tenth or more: there the rule can say nothing.
@@ -132,7 +145,7 @@ def check_projection_rank(name: str, rank: float, full_rank: int) -> str | None:
         return None
     return (
         f"the projection of {name!r} is saturated: it passes on {rank:.1f} of {full_rank} directions (the rule is "
-        f"{100 * MIN_RANK_FRACTION:.0f} %), so lower the weight of its term or the learning rate, or tap a wider layer"
+        f"{100 * MIN_RANK_FRACTION:.0f} %), so lower the weight of its loss or the learning rate, or use a wider feature layer"
     )
 
 
@@ -166,9 +179,9 @@ def late_median(values: Sequence[float]) -> float | None:
 def compare_with_largest(
     magnitudes: Mapping[str, Sequence[float]], weights: Mapping[str, Sequence[float]]
 ) -> list[tuple[str, float, float]]:
-    """Each term with its pull and that of the largest term, settled over the epochs in which its weight was not 0.
+    """Each loss with its magnitude and the largest one, over the epochs in which its weight was not 0.
 
-    So a term that a schedule turns off is judged by the time when it was on. Pulls and weights are by epoch, NaN where
+    So a loss that a schedule turns off is judged by the time when it was on. Magnitudes and weights are by epoch, NaN where
     there was none.
 
     >>> compare_with_largest({"a": [1.0, 8.0], "b": [4.0, 0.0]}, {"b": [1.0, 0.0]})

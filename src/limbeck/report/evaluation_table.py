@@ -1,4 +1,4 @@
-"""The tables of ``evaluation.json`` for the terminal: figures by network with their difference, and what they cost."""
+"""The tables of ``evaluation.json`` for the terminal: metrics by network with their difference, and what they cost."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from limbeck.core.roles import Role
 from limbeck.report.formatting import MISSING, format_bytes, format_count, format_fixed, format_percent, format_points
 
 if TYPE_CHECKING:
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["render_evaluation_table"]
 
 _WIDTH = 120
-_ROLE_LABELS = {"alone": "student alone", "direct": "no assistants", "distilled": "distilled"}
-_ATTACK_LABELS = {"fgsm": "FGSM", "pgd": "PGD-20", "apgd": "APGD-20", "worst": "worst of them"}
+_ROLE_LABELS = {Role.BASELINE: "baseline", Role.NO_ASSISTANTS: "no assistants", Role.DISTILLED: "distilled"}
+_ATTACK_LABELS = {"fgsm": "FGSM", "pgd": "PGD-20", "apgd": "APGD-20", "worst_case": "worst of them"}
 _OOD_SCORE_LABELS = {"max_softmax": "AUROC, softmax", "energy": "AUROC, energy"}
 _MetricRow = tuple[str, str, tuple[str | int, ...], Callable[[float | None], str]]
 
@@ -39,60 +40,62 @@ def render_evaluation_table(evaluation: Mapping[str, Any]) -> str:
 
 def _accuracy_table(evaluation: Mapping[str, Any]) -> tuple[str, Table]:
     models = evaluation["models"]
-    num_samples = max(model["examples"] for model in models.values())
+    num_samples = max(model["num_samples"] for model in models.values())
     table = _make_table()
     table.add_column("accuracy of", no_wrap=True)
     for name, model in models.items():
         table.add_column(_model_label(name, model), justify="right", no_wrap=True)
-    pairs = list(dict.fromkeys((difference["of"], difference["against"]) for difference in evaluation["differences"]))
+    pairs = list(
+        dict.fromkeys((difference["model"], difference["reference"]) for difference in evaluation["differences"])
+    )
     for name_a, name_b in pairs:
         table.add_column(f"{name_a} − {name_b}, 95 %", justify="right", no_wrap=True)
     difference_by_key = {
-        (difference["of"], difference["against"], difference["figure"]): difference
+        (difference["model"], difference["reference"], difference["metric"]): difference
         for difference in evaluation["differences"]
     }
     for title, metric, key_path, formatter in _metric_rows(evaluation):
         values = [_get_metric(model, key_path) for model in models.values()]
         differences = [_format_difference(difference_by_key.get((*pair, metric))) for pair in pairs]
         table.add_row(title, *(formatter(value) for value in values), *differences)
-    return f"{evaluation['name']}, {evaluation['part']} part, n = {num_samples} where nothing else is said", table
+    return f"{evaluation['name']}, {evaluation['split']} split, n = {num_samples} unless stated otherwise", table
 
 
 def _metric_rows(evaluation: Mapping[str, Any]) -> Iterator[_MetricRow]:
-    """Title, name in the differences, place in a model's figures, and how it is shown."""
+    """Title, name in the differences, path in a model's metrics, and how it is shown."""
     first_model = next(iter(evaluation["models"].values()))
-    yield "pictures as they are", "clean", ("clean",), format_percent
+    yield "clean images", "clean_accuracy", ("clean_accuracy",), format_percent
     for name in (name for name in _ATTACK_LABELS if name in first_model.get("attacks", {})):
         title = (
             f"  {_ATTACK_LABELS[name]}"
-            if name == "worst"
+            if name == "worst_case"
             else f"{_ATTACK_LABELS[name]}, ε = {_format_eps(first_model['attacks']['eps'])}"
         )
         yield title, name, ("attacks", name), format_percent
     if "corruptions" in first_model:
         yield "15 corruptions × 5", "corruptions", ("corruptions", "mean"), format_percent
-        for name in first_model["corruptions"]["by"]:
-            yield f"  {name.replace('_', ' ')}", name, ("corruptions", "by", name), format_percent
+        for name in first_model["corruptions"]["by_corruption"]:
+            yield f"  {name.replace('_', ' ')}", name, ("corruptions", "by_corruption", name), format_percent
     for index, sigma in enumerate(first_model.get("noise", {}).get("sigmas", ())):
-        yield f"noise, σ = {sigma:g}", f"noise {sigma:g}", ("noise", "top1", index), format_percent
+        yield f"noise, σ = {sigma:g}", f"noise {sigma:g}", ("noise", "accuracy", index), format_percent
     if "shift" in first_model:
-        n = f", n = {first_model['shift']['n']}"
-        if first_model["shift"]["twins"]:
-            yield f"twins, unshifted{n}", "", ("shift", "first"), format_percent
-        yield f"shifted pictures{n}", "shift", ("shift", "second"), format_percent
-        yield "  points against unshifted ones", "", ("shift", "difference"), format_points
-        if first_model["shift"]["twins"]:
-            yield "  another class than unshifted", "", ("shift", "flipped"), format_percent
+        n = f", n = {first_model['shift']['num_samples']}"
+        if first_model["shift"]["is_paired"]:
+            yield f"reference images{n}", "", ("shift", "reference_accuracy"), format_percent
+        yield f"shifted images{n}", "shift", ("shift", "shifted_accuracy"), format_percent
+        yield "  points against reference", "", ("shift", "difference"), format_points
+        if first_model["shift"]["is_paired"]:
+            yield "  flip rate", "", ("shift", "flip_rate"), format_percent
     for name in (name for name in _OOD_SCORE_LABELS if name in first_model.get("ood", {})):
         yield (
-            f"{_OOD_SCORE_LABELS[name]}, {first_model['ood']['against']}",
+            f"{_OOD_SCORE_LABELS[name]}, {first_model['ood']['dataset']}",
             f"auroc {name}",
             ("ood", name, "auroc"),
             format_fixed,
         )
     if "calibration" in first_model:
         yield (
-            f"temperature, told on n = {first_model['calibration']['n']}",
+            f"temperature, n = {first_model['calibration']['num_samples']}",
             "",
             ("calibration", "temperature"),
             format_fixed,
@@ -105,9 +108,9 @@ def _cost_tables(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
     if not evaluation["efficiency"]:
         return
     rows = evaluation["efficiency"]["rows"]
-    machine, threads = rows[0]["machine"], rows[0]["threads"]
+    machine, threads = rows[0]["machine"], rows[0]["num_threads"]
     title = (
-        f"ms for one call, median (95th percentile); {threads} thread{'s' if threads > 1 else ''} of {machine['cores']} "
+        f"ms for one call, median (95th percentile); {threads} thread{'s' if threads > 1 else ''} of {machine['num_cores']} "
         f"cores, {machine['cpu']}"
     )
     table = _make_table()
@@ -120,16 +123,19 @@ def _cost_tables(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
         latencies = (row["latency_ms"][batch] for batch in batches)
         table.add_row(
             _model_label(row["model"], evaluation["models"][row["model"]]), f"{row['runtime']} {row['precision']}",
-            *(f"{latency['median']:.3g} ({latency['p95']:.3g})" for latency in latencies), format_percent(row["top1"]), format_bytes(row["bytes"]),
+            *(f"{latency['median']:.3g} ({latency['p95']:.3g})" for latency in latencies),
+            format_percent(row["accuracy"]), format_bytes(row["bytes"]),
         )  # fmt: skip
     yield title, table
     table = _make_table()
-    for heading in ("network", "parameters", "FLOPs", "memory at most"):
+    for heading in ("network", "parameters", "FLOPs", "peak memory"):
         table.add_column(heading, justify="left" if heading == "network" else "right", no_wrap=True)
     for row in (row for row in rows if row["runtime"] == "torch"):
         label = _model_label(row["model"], evaluation["models"][row["model"]])
-        table.add_row(label, format_count(row["parameters"]), format_count(row["flops"]), format_bytes(row["memory"]))
-    yield "of one picture in torch", table
+        table.add_row(
+            label, format_count(row["parameters"]), format_count(row["flops"]), format_bytes(row["peak_memory"])
+        )
+    yield "for one image in torch", table
 
 
 def _format_notes(evaluation: Mapping[str, Any]) -> Iterator[str]:
@@ -137,7 +143,7 @@ def _format_notes(evaluation: Mapping[str, Any]) -> Iterator[str]:
     if "corruptions" in first_model:
         yield first_model["corruptions"]["note"]
     if "calibration" in first_model:
-        yield f"temperatures are fitted on {first_model['calibration']['fitted_on_part']}, and told on other pictures"
+        yield f"temperatures are fitted on {first_model['calibration']['fit_split']}, and evaluated on other images"
     yield from evaluation["notes"]
 
 
@@ -164,7 +170,7 @@ def _format_signed(value: float | None) -> str:
 
 
 def _get_metric(model: Any, key_path: tuple[str | int, ...]) -> float | None:
-    """The figure at ``place``, the mean where there are several, and ``None`` where there is none."""
+    """The value at ``key_path``, the mean where there are several, and ``None`` where there is none."""
     for key in key_path:
         model = model.get(key) if isinstance(model, Mapping) else model[key]
         if model is None:

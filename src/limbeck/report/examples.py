@@ -14,13 +14,13 @@ from limbeck.report.results_view import format_percent_value
 if TYPE_CHECKING:
     from limbeck.report.record import Disagreement, Record, SplitMetrics
 
-__all__ = ["ClassAccuracyRow", "DisagreementSample", "worst_classes", "disagreement_samples"]
+__all__ = ["ClassAccuracyRow", "DisagreementSample", "disagreement_samples", "worst_classes"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class ClassAccuracyRow:
-    """One class: accuracy of the distilled student, and of the others with the difference."""
+    """One class: accuracy of the distilled student, and of the other models with the difference."""
 
     name: str
     num_samples: int
@@ -34,7 +34,7 @@ class ClassAccuracyRow:
 @final
 @dataclass(frozen=True, slots=True)
 class DisagreementSample:
-    """A picture on which student and teacher differ."""
+    """A sample on which student and teacher disagree."""
 
     index: int
     png: str
@@ -73,7 +73,7 @@ def worst_classes(record: Record, *, max_classes: int = 6) -> list[ClassAccuracy
 
 
 def disagreement_samples(record: Record) -> list[DisagreementSample]:
-    """The pictures on which student and teacher differ, with who was right."""
+    """The samples on which student and teacher disagree, with who is right."""
     return [_make_sample(record, disagreement) for disagreement in record.disagreements]
 
 

@@ -1,4 +1,4 @@
-"""What a student took over from its teacher, for the page: answers, shared errors, and which layers see alike."""
+"""Fidelity of a student to its teacher, for the page: prediction agreement, shared errors, and CKA of layers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
+from limbeck.core.roles import Role
 from limbeck.report.formatting import MISSING, format_fixed, format_percent, format_points
 from limbeck.report.plots import style as ink
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from limbeck.report.record import Record
     from limbeck.report.schema_fidelity import ClassErrors, LayerCKA, StudentFidelity
 
-__all__ = ["FidelityRow", "classes_by_errors", "plot_cka", "fidelity_rows", "plot_cka_matrices", "list_students"]
+__all__ = ["FidelityRow", "classes_by_errors", "fidelity_rows", "list_students", "plot_cka", "plot_cka_matrices"]
 
 _CELL_SIZE, _LETTER_WIDTH, _MAX_LABEL_LENGTH = 36, 6.6, 16
 _MAX_ALPHA = 0.6
@@ -31,24 +32,24 @@ class FidelityRow:
 
 
 def list_students(record: Record) -> list[tuple[str, str, StudentFidelity]]:
-    """Name, role and likeness of each student, the distilled one first, the others in the order of the page."""
+    """Name, role and fidelity of each student, the distilled one first, the others in the order of the page."""
     if record.fidelity is None:
         return []
     names_and_roles = [(name, record.models[name].role) for name in record.fidelity.students if name in record.models]
-    names_and_roles.sort(key=lambda name_and_role: name_and_role[1] != "distilled")
+    names_and_roles.sort(key=lambda name_and_role: name_and_role[1] != Role.DISTILLED)
     return [(name, role, record.fidelity.students[name]) for name, role in names_and_roles]
 
 
 def fidelity_rows(fidelities: Sequence[StudentFidelity]) -> list[FidelityRow]:
-    """Shares of the examples, by student; in per cent, and the first minus the second in points."""
+    """Fractions of the samples, by student; in per cent, and the first minus the second in points."""
     rows = []
     for label, metric in (
-        ("same answer as the teacher", "top1"), ("both wrong, by the same answer", "same_wrong"),
-        ("both wrong, by two answers", "other"), ("only the student wrong", "student_only_wrong"),
+        ("same prediction as the teacher", "top1_agreement"), ("both wrong, same prediction", "same_error"),
+        ("both wrong, different predictions", "different_error"), ("only the student wrong", "student_only_wrong"),
         ("only the teacher wrong", "teacher_only_wrong"),
     ):  # fmt: skip
         values = [
-            _different_error_rate(fidelity) if metric == "other" else getattr(fidelity, metric)
+            _different_error_rate(fidelity) if metric == "different_error" else getattr(fidelity, metric)
             for fidelity in fidelities
         ]
         rows.append(
@@ -69,7 +70,7 @@ def fidelity_rows(fidelities: Sequence[StudentFidelity]) -> list[FidelityRow]:
 def classes_by_errors(
     fidelities: Sequence[StudentFidelity], *, max_classes: int = 8
 ) -> list[tuple[str, int, list[tuple[int, int | None]]]]:
-    """The classes in which student and teacher are wrong most often: name, examples, and a pair for each kind.
+    """The classes in which student and teacher are wrong most often: name, number of samples, and a pair for each kind.
 
     A pair is the count of the first student and that of the second, ``None`` without a second one.
     """
@@ -146,7 +147,7 @@ def _draw_cka_cell(ax: Any, column: int, row: int, value: float | None) -> None:
 
 
 def _shorten_layer(layer: str) -> str:
-    """A place whose end is what tells it from others."""
+    """The end of a layer's name, which is what differs from others."""
     return layer if len(layer) <= _MAX_LABEL_LENGTH else f"…{layer[-_MAX_LABEL_LENGTH + 1 :]}"
 
 

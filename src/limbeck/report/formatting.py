@@ -8,15 +8,15 @@ from typing import TypeGuard
 
 __all__ = [
     "MISSING",
+    "format_bytes",
     "format_count",
     "format_duration",
     "format_fixed",
     "format_percent",
     "format_points",
-    "format_scientific",
-    "format_bytes",
-    "join_number_and_unit",
     "format_ratio",
+    "format_scientific",
+    "join_number_and_unit",
 ]
 
 MISSING = "–"

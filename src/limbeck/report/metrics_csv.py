@@ -6,11 +6,21 @@ import csv
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 from limbeck.core.errors import LimbeckError
+from limbeck.report.migrate import PHASE_NAMES, STAGE_NAMES, VARIANT_NAMES
 
-__all__ = ["TrainingCurve", "load_curves"]
+__all__ = ["TrainingCurve", "load_curves", "migrate_row"]
+
+_SCHEMA_2_COLUMNS: Final = {
+    "images_per_second": "samples_per_second", "validation_top1": "val/accuracy", "validation_nll": "val/nll",
+    "train_accuracy": "train/accuracy", "term": "loss", "lowest": "min", "highest": "max",
+}  # fmt: skip
+_SCHEMA_2_PREFIXES: Final = {
+    "weight": "loss_weight", "share": "loss_share", "gradient": "grad_norm", "gradient_ratio": "grad_norm_ratio",
+    "flatness": "teacher_entropy", "tau": "temperature", "tau_min": "temperature_min", "tau_max": "temperature_max",
+}  # fmt: skip
 
 
 @final
@@ -22,8 +32,8 @@ class TrainingCurve:
         phase: the model's name in the record.
         steps: optimizer steps done since the phase began, over all its stages.
         accuracy: validation accuracy, a fraction; NaN where the row has none.
-        losses: by term, its share of the loss with the weight included; NaN where the stage has no such term.
-        columns: every other column of figures by its name, such as ``tau/soft``; NaN where a row has none.
+        losses: by name, the value of the loss with its weight; NaN where the stage has no such loss.
+        columns: every other column of numbers by its name, such as ``temperature/kd``; NaN where a row has none.
         stages: by stage, the step at which it began.
     """
 
@@ -35,10 +45,11 @@ class TrainingCurve:
     columns: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def columns_by_loss(self, prefix: str) -> dict[str, tuple[float, ...]]:
-        """By term, the columns ``kind/<term>``; those of which no row has a figure are left out.
+        """By loss, the columns ``prefix/<loss>``; those of which no row has a number are left out.
 
-        >>> TrainingCurve("d", (1.0,), (0.5,), {}, {}, {"tau/soft": (4.0,), "tau/hint": (math.nan,), "lr": (0.1,)}).columns_by_loss("tau")
-        {'soft': (4.0,)}
+        >>> columns = {"temperature/kd": (4.0,), "temperature/dkd": (math.nan,), "lr": (0.1,)}
+        >>> TrainingCurve("d", (1.0,), (0.5,), {}, {}, columns).columns_by_loss("temperature")
+        {'kd': (4.0,)}
         """
         column_prefix = f"{prefix}/"
         matching = {
@@ -52,6 +63,8 @@ class TrainingCurve:
 def load_curves(path: Path) -> dict[str, TrainingCurve]:
     """The curves by phase, in the order of the file; none where there is no file or no row.
 
+    A file of schema 2 is read by today's names of columns, phases and stages.
+
     Raises:
         LimbeckError: the file is no text, or has no columns ``phase`` and ``step``.
     """
@@ -64,14 +77,35 @@ def load_curves(path: Path) -> dict[str, TrainingCurve]:
         raise LimbeckError(f"{path} could not be read ({error}): delete it to make the report without curves") from None
     if rows and not {"phase", "step"} <= rows[0].keys():
         raise LimbeckError(
-            f"{path} has the columns {', '.join(map(str, list(rows[0])[:6]))}, and a file of figures has at least "
+            f"{path} has the columns {', '.join(map(str, list(rows[0])[:6]))}, and a file of metrics has at least "
             "phase and step: delete it to make the report without curves"
         )
     phases: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
+    for row in map(migrate_row, rows):
         if math.isfinite(_parse_float(row.get("step"))):
             phases.setdefault(row["phase"], []).append(row)
     return {phase: _build_curve(phase, phase_rows) for phase, phase_rows in phases.items()}
+
+
+def migrate_row(row: dict[str, str]) -> dict[str, str]:
+    """A row of ``metrics.csv`` or ``temperatures.csv`` by today's names; one that has no old column stays.
+
+    >>> migrate_row({"phase": "alone", "stage": "distill", "validation_top1": "0.5", "tau/kd": "4"})
+    {'phase': 'baseline', 'stage': 'distill', 'val/accuracy': '0.5', 'temperature/kd': '4'}
+    """
+    if not _SCHEMA_2_COLUMNS.keys() & row.keys():
+        return row
+    migrated = {_migrate_column(name): value for name, value in row.items()}
+    phase, stage = migrated.get("phase", ""), migrated.get("stage", "")
+    # A run has no phases "longer" and "smoothed"; "alone" of a trial of a study is read as that of a run.
+    names = {**VARIANT_NAMES, **PHASE_NAMES}
+    return {**migrated, "phase": names.get(phase, phase), "stage": STAGE_NAMES.get(stage, stage)}
+
+
+def _migrate_column(name: str) -> str:
+    # The csv module files the cells beyond the header under None.
+    prefix, slash, loss = (name or "").partition("/")
+    return f"{_SCHEMA_2_PREFIXES.get(prefix, prefix)}/{loss}" if slash else _SCHEMA_2_COLUMNS.get(name, name)
 
 
 def _build_curve(phase: str, rows: list[dict[str, str]]) -> TrainingCurve:
@@ -92,7 +126,7 @@ def _build_curve(phase: str, rows: list[dict[str, str]]) -> TrainingCurve:
     return TrainingCurve(
         phase=phase,
         steps=tuple(steps),
-        accuracy=tuple(_parse_float(row.get("validation_top1")) for row in rows),
+        accuracy=tuple(_parse_float(row.get("val/accuracy")) for row in rows),
         losses={name: values for name, values in losses.items() if any(map(math.isfinite, values))},
         stages=stages,
         columns=columns,

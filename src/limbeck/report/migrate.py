@@ -5,14 +5,72 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-__all__ = ["OLDER_SCHEMAS", "migrate_record"]
+from limbeck.report.metric_info import METRIC_INFO, PRIMARY_METRIC
+from limbeck.report.migrate_recipe import map_value, migrate_recipe, rename_keys
+from limbeck.report.verdict import classify_interval
+
+__all__ = ["OLDER_SCHEMAS", "PHASE_NAMES", "STAGE_NAMES", "VARIANT_NAMES", "migrate_record"]
+
+PHASE_NAMES: Final = {"alone": "baseline", "direct": "no_assistants"}
+"""Models of a run, which are also the phases of its ``metrics.csv``: names of schema 2 and today's."""
+VARIANT_NAMES: Final = {"alone": "student_only", "longer": "equal_time", "smoothed": "label_smoothing"}
+"""Variants of a study, which are the models and phases of a trial: names of schema 2 and today's."""
+STAGE_NAMES: Final = {"teaching": "teacher_training"}
+_ROLES: Final = {**PHASE_NAMES, "longer": "baseline_equal_time", "smoothed": "baseline_label_smoothing"}
+_TITLES: Final = {
+    "Student alone, equal wall time": "Student without a teacher, equal wall time",
+    "Student alone, label smoothing": "Student without a teacher, label smoothing",
+    "Student alone": "Student without a teacher",
+}
+_HEAD: Final = {
+    "minor": "schema_minor", "arm": "variant", "flags": "torch_flags", "processes": "distributed",
+    "repeats": "reproduces", "sealed_test": "test_set", "exits": "early_exits", "identity": "config_hash",
+    "hash": "record_hash",
+}  # fmt: skip
+_SECTIONS: Final[Mapping[str, Mapping[str, str]]] = {
+    "variant": {"arm": "name"},
+    "torch_flags": {"interop_threads": "num_interop_threads", "variables": "environment_variables"},
+    "command": {"settings": "overrides"},
+    "distributed": {"number": "world_size", "batch_each": "batch_size_per_process", "batch_together": "global_batch_size"},
+    "machine": {"threads": "num_threads", "cores": "num_cores"},
+    "reproduces": {"of": "name", "hash": "record_hash", "identity": "config_hash", "reads": "num_reads"},
+    "data": {"train": "num_train", "labelled": "num_labeled", "validation": "num_val", "test": "num_test"},
+    "test_set": {"reads": "num_reads", "opened": "opened_at", "examples": "num_samples"},
+    "agreement": {"on": "split", "top1": "top1_agreement"},
+    "fidelity": {"on": "split"},
+    "verdict": {"sentence": "text", "test": "statistical_test", "over_direct": "vs_no_assistants"},
+    "files": {"answers.safetensors": "predictions.safetensors"},
+}  # fmt: skip
+_MODEL: Final = {"spent": "resources", "engine": "backend"}
+_BACKEND: Final = {
+    "asked": "requested", "engine": "backend", "batch": "input_shape", "threads": "num_threads",
+    "milliseconds": "latency_ms", "difference": "max_difference", "left_out": "skipped",
+}  # fmt: skip
+_BACKEND_NAMES: Final = {"folded": "fold_batchnorm"}
+_LATENCY: Final = {"batch": "batch_size", "threads": "num_threads", "repeats": "num_repeats"}
+_METRICS: Final = {
+    "top1": "accuracy", "top5": "top5_accuracy", "macro_f1": "macro_f1", "nll": "nll", "ece": "ece",
+}  # fmt: skip
+_NUM_SAMPLES: Final = {"examples": "num_samples"}
+_STUDENT_FIDELITY: Final = {
+    **_NUM_SAMPLES, "top1": "top1_agreement", "same_wrong": "same_error", "by_class": "per_class",
+}  # fmt: skip
+_CLASS_ERRORS: Final = {
+    **_NUM_SAMPLES, "same_wrong": "same_error", "other_wrong": "different_error", "student_only": "student_only_wrong",
+    "teacher_only": "teacher_only_wrong",
+}  # fmt: skip
+_CKA: Final = {"student": "student_layers", "teacher": "teacher_layers", "values": "matrix", "samples": "num_samples"}
+_CACHE: Final = {
+    "answers": "num_outputs", "views": "num_views", "asked": "misses", "read": "hits", "mended": "repaired",
+    "complete": "is_complete",
+}  # fmt: skip
 
 
 def migrate_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """``record`` in this limbeck's schema, as far as its own can be read; what it never held stays unknown.
 
     >>> migrate_record({"schema": 1, "name": "a", "models": {"alone": {"role": "alone", "seconds": 2.0}}})["models"]
-    {'alone': {'role': 'alone', 'seconds': 2.0, 'spent': {'seconds': 2.0}}}
+    {'baseline': {'role': 'baseline', 'seconds': 2.0, 'resources': {'seconds': 2.0}}}
     """
     while (migration := _MIGRATIONS.get(record.get("schema"))) is not None:
         record = migration(record)
@@ -20,11 +78,8 @@ def migrate_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _migrate_1_to_2(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Schema 1 knew no hash, no weights and no fidelity, and of a training the seconds on the clock only."""
-    models = record.get("models")
-    if isinstance(models, Mapping):
-        models = {name: _add_spent(model) for name, model in models.items()}
-    return {**record, "schema": 2, "minor": 0, "models": models}
+    """Schema 1 had no hash, no weights and no fidelity, and of a training only the wall time."""
+    return {**record, "schema": 2, "minor": 0, "models": _map_items(record.get("models"), _add_spent)}
 
 
 def _add_spent(model: Any) -> Any:
@@ -33,5 +88,131 @@ def _add_spent(model: Any) -> Any:
     return {**model, "spent": {"seconds": model["seconds"]}}
 
 
-_MIGRATIONS: Final[Mapping[Any, Callable[[Mapping[str, Any]], Mapping[str, Any]]]] = {1: _migrate_1_to_2}
+def _migrate_2_to_3(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Schema 3 renames keys, roles and models, and holds metrics as a mapping.
+
+    The hashes stay as they were written: they are those of the record of schema 2.
+    """
+    migrated = dict(rename_keys(record, _HEAD))
+    for key, names in _SECTIONS.items():
+        if key in migrated:
+            migrated[key] = rename_keys(migrated[key], names)
+    is_trial = migrated.get("kind") == "arm"
+    model_names = VARIANT_NAMES if is_trial else PHASE_NAMES
+    migrated |= {
+        "schema": 3, "schema_minor": 0, "metric_info": dict(METRIC_INFO), "primary_metric": PRIMARY_METRIC,
+        "models": rename_keys(_map_items(migrated.get("models"), _migrate_model), model_names),
+    }  # fmt: skip
+    if is_trial:
+        migrated["kind"] = "trial"
+    migrations: dict[str, Callable[[Any], Any]] = {
+        "variant": lambda variant: _update(variant, name=lambda name: map_value(name, VARIANT_NAMES)),
+        "distributed": lambda section: _update(
+            section, strategy=lambda name: map_value(name, {"one device": "single_device"})
+        ),
+        "recipe": migrate_recipe, "verdict": _migrate_verdict,
+        "fidelity": lambda fidelity: _update(
+            fidelity,
+            students=lambda students: rename_keys(_map_items(students, _migrate_student_fidelity), model_names),
+        ),
+        "export": lambda files: _map_items(files, _migrate_export),
+        "peers": lambda models: _map_items(models, _migrate_extra_model),
+        "early_exits": lambda models: _map_items(models, _migrate_extra_model), "ensemble": _migrate_extra_model,
+        "cache": lambda caches: _map_items(caches, lambda cache: rename_keys(cache, _CACHE)),
+    }  # fmt: skip
+    return {key: migrations[key](value) if key in migrations else value for key, value in migrated.items()}
+
+
+def _migrate_model(model: Any) -> Any:
+    return _update(
+        rename_keys(model, _MODEL), role=lambda role: map_value(role, _ROLES), title=_migrate_title,
+        backend=_migrate_backend, latency_ms=_migrate_latency, validation=_migrate_split, test=_migrate_split,
+    )  # fmt: skip
+
+
+def _migrate_title(title: Any) -> Any:
+    if isinstance(title, str):
+        for old, new in _TITLES.items():
+            if title.startswith(old):
+                return new + title.removeprefix(old)
+    return title
+
+
+def _migrate_backend(backend: Any) -> Any:
+    def rename_backends(values: Any) -> Any:
+        return rename_keys(values, _BACKEND_NAMES)
+
+    return _update(
+        rename_keys(backend, _BACKEND), backend=lambda name: map_value(name, _BACKEND_NAMES),
+        requested=lambda name: map_value(name, _BACKEND_NAMES), latency_ms=rename_backends,
+        max_difference=rename_backends, skipped=rename_backends, notes=rename_backends,
+    )  # fmt: skip
+
+
+def _migrate_latency(latency: Any) -> Any:
+    return rename_keys(latency, _LATENCY)
+
+
+def _migrate_split(split: Any) -> Any:
+    """Quality on one split: its metrics become a mapping of their own."""
+    if not isinstance(split, Mapping):
+        return split
+    metrics = {_METRICS[key]: value for key, value in split.items() if key in _METRICS}
+    rest = rename_keys({key: value for key, value in split.items() if key not in _METRICS}, _NUM_SAMPLES)
+    return {**_update(rest, per_class=_count_samples, reliability=_count_samples), "metrics": metrics}
+
+
+def _count_samples(rows: Any) -> Any:
+    return _map_items(rows, lambda row: rename_keys(row, _NUM_SAMPLES))
+
+
+def _migrate_student_fidelity(fidelity: Any) -> Any:
+    return _update(
+        rename_keys(fidelity, _STUDENT_FIDELITY), cka=lambda cka: rename_keys(cka, _CKA),
+        per_class=lambda rows: _map_items(rows, lambda row: rename_keys(row, _CLASS_ERRORS)),
+    )  # fmt: skip
+
+
+def _migrate_verdict(verdict: Any) -> Any:
+    if not isinstance(verdict, Mapping):
+        return verdict
+    return _add_outcome(
+        _update(verdict, vs_no_assistants=lambda gain: _add_outcome(rename_keys(gain, {"sentence": "text"})))
+    )
+
+
+def _add_outcome(gain: Any) -> Any:
+    if not isinstance(gain, Mapping):
+        return gain
+    interval = gain.get("interval_points")
+    is_interval = isinstance(interval, list | tuple) and all(isinstance(end, int | float | None) for end in interval)
+    return {**gain, "outcome": classify_interval(interval if is_interval else None)}
+
+
+def _migrate_export(file: Any) -> Any:
+    return _update(rename_keys(file, _NUM_SAMPLES), latency_ms=_migrate_latency)
+
+
+def _migrate_extra_model(model: Any) -> Any:
+    return _update(model, latency_ms=_migrate_latency, validation=_migrate_split, onnx=_migrate_export)
+
+
+def _update(section: Any, **migrations: Callable[[Any], Any]) -> Any:
+    """``section`` with each named value migrated, where it is there."""
+    if not isinstance(section, Mapping):
+        return section
+    return {key: migrations[key](value) if key in migrations else value for key, value in section.items()}
+
+
+def _map_items(section: Any, migrate: Callable[[Any], Any]) -> Any:
+    """``section``, a mapping or a list, with each item migrated."""
+    if isinstance(section, Mapping):
+        return {key: migrate(value) for key, value in section.items()}
+    return [migrate(item) for item in section] if isinstance(section, list) else section
+
+
+_MIGRATIONS: Final[Mapping[Any, Callable[[Mapping[str, Any]], Mapping[str, Any]]]] = {
+    1: _migrate_1_to_2,
+    2: _migrate_2_to_3,
+}
 OLDER_SCHEMAS: Final = tuple(_MIGRATIONS)

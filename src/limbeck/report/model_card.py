@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report import formatting as words
+from limbeck.core.roles import Role
+from limbeck.report import formatting
 from limbeck.report.shares import accuracy_interval
 from limbeck.utils.io import write_atomically
 
@@ -29,10 +30,10 @@ _LICENSE_PATTERN = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
 def write_model_card(run_dir: Path, *, license: str = "other") -> Path:
-    """Write ``run/README.md`` from ``run/record.json``; gives its path.
+    """Write ``run_dir/README.md`` from ``run_dir/record.json``; gives its path.
 
     Arguments:
-        run: the folder of a finished run.
+        run_dir: the folder of a finished run.
         license: of the weights, as the Hub spells it (``apache-2.0``, ``cc-by-nc-4.0``). ``other``: whoever publishes
             them has not said so yet, since neither limbeck's licence nor the data's decides it.
 
@@ -47,9 +48,9 @@ def write_model_card(run_dir: Path, *, license: str = "other") -> Path:
         raise LimbeckError(f"a license is spelt as the Hub does, such as apache-2.0 or other, not {license!r}")
     run_dir = Path(run_dir)
     record = read_record(run_dir / "record.json")
-    if record.kind == "arm":
+    if record.kind == "trial":
         raise LimbeckError(
-            f"{run_dir} holds one arm of a study, and a card is of a whole run: give the folder of a run"
+            f"{run_dir} holds one trial of a study, and a model card is of a whole run: give the folder of a run"
         )
     text = _render_front_matter(record, license) + _render_body(record, license)
     return write_atomically(run_dir / "README.md", lambda path: path.write_text(text, encoding="utf-8"))
@@ -79,7 +80,7 @@ def _render_front_matter(record: Record, license: str) -> str:
         "datasets": [_dataset_id(record)], "metrics": ["accuracy", "f1"],
     }  # fmt: skip
     metrics = record.get_metrics(record.distilled)
-    if metrics is not None and metrics.accuracy is not None:
+    if metrics is not None and metrics.metrics.get("accuracy") is not None:
         front_matter["model-index"] = [
             {"name": _join_lines(record.name), "results": [_model_index_result(record, metrics)]}
         ]
@@ -89,8 +90,9 @@ def _render_front_matter(record: Record, license: str) -> str:
 
 def _model_index_result(record: Record, metrics: SplitMetrics) -> dict[str, Any]:
     values = (
-        ("accuracy", "Accuracy", metrics.accuracy), ("f1", "Macro F1", metrics.macro_f1),
-        ("nll", "Negative log-likelihood, nats", metrics.nll), ("ece", "Expected calibration error", metrics.ece),
+        ("accuracy", "Accuracy", metrics.metrics.get("accuracy")), ("f1", "Macro F1", metrics.metrics.get("macro_f1")),
+        ("nll", "Negative log-likelihood, nats", metrics.metrics.get("nll")),
+        ("ece", "Expected calibration error", metrics.metrics.get("ece")),
     )  # fmt: skip
     return {
         "task": {"type": _pipeline_tag(record), "name": "Classification"},
@@ -108,16 +110,26 @@ def _model_index_result(record: Record, metrics: SplitMetrics) -> dict[str, Any]
 def _render_body(record: Record, license: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    # Markdown is no HTML: every word of the record goes through `md` in the template, and what is left are numbers.
+    # Markdown is no HTML: every text of the record goes through `escape_markdown` in the template; the rest are numbers.
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATE_DIR), autoescape=False, undefined=StrictUndefined, trim_blocks=True,  # noqa: S701
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters |= {
-        name: getattr(words, name) for name in ("amount", "fixed", "percent", "points", "power", "size")
+        name: getattr(formatting, name)
+        for name in (
+            "format_bytes",
+            "format_count",
+            "format_fixed",
+            "format_percent",
+            "format_points",
+            "format_scientific",
+        )
     }
-    environment.filters |= {"md": escape_markdown}
-    return environment.get_template("model_card.md.j2").render(r=record, license=license, **_template_context(record))
+    environment.filters |= {"escape_markdown": escape_markdown}
+    return environment.get_template("model_card.md.j2").render(
+        record=record, license=license, **_template_context(record)
+    )
 
 
 def _template_context(record: Record) -> dict[str, Any]:
@@ -125,26 +137,29 @@ def _template_context(record: Record) -> dict[str, Any]:
     normalization = record.data.normalization
     verdict = record.verdict
     return {
-        "student": student, "quality": metrics, "part": record.split,
+        "student": student, "metrics": metrics, "split": record.split,
         "rows": [_model_row(record, name, model) for name, model in record.ordered_models()],
-        "shape": [1, *record.data.shape], "classes": len(record.data.classes),
-        "mean": list(normalization.mean) if normalization else [], "std": list(normalization.std) if normalization else [],
-        "axes": [1, -1, *[1] * (len(record.data.shape) - 1)],
-        "ends": verdict.interval_points if verdict else None, "stages": _describe_stages(record),
-        "likeness": record.fidelity.students if record.fidelity else {},
-        "few": [class_accuracy for class_accuracy in (metrics.per_class if metrics else []) if class_accuracy.num_samples < 30],
+        "shape": [1, *record.data.shape], "num_classes": len(record.data.classes),
+        "mean": list(normalization.mean) if normalization else [],
+        "std": list(normalization.std) if normalization else [],
+        "view_shape": [1, -1, *[1] * (len(record.data.shape) - 1)],
+        "interval": verdict.interval_points if verdict else None, "stages": _describe_stages(record),
+        "fidelities": record.fidelity.students if record.fidelity else {},
+        "small_classes": [class_accuracy for class_accuracy in (metrics.per_class if metrics else []) if class_accuracy.num_samples < 30],
     }  # fmt: skip
 
 
 def _model_row(record: Record, name: str, model: ModelRecord) -> dict[str, Any]:
     """One line of the table of models."""
     metrics = record.get_metrics(model)
-    accuracy, num_samples = (metrics.accuracy, metrics.num_samples) if metrics else (None, 0)
+    values, num_samples = (metrics.metrics, metrics.num_samples) if metrics else ({}, 0)
+    accuracy = values.get("accuracy")
     latency = model.latency_ms.median if model.latency_ms else None
     return {
-        "name": record.display_name(name), "share": accuracy, "ends": accuracy_interval(accuracy, num_samples), "ece": metrics.ece if metrics else None,
-        "f1": metrics.macro_f1 if metrics else None, "parameters": model.parameters,
-        "latency": f"{latency:.3g} ms" if latency else words.MISSING, "mine": model.role == "distilled",
+        "name": record.display_name(name), "accuracy": accuracy, "interval": accuracy_interval(accuracy, num_samples),
+        "ece": values.get("ece"),
+        "macro_f1": values.get("macro_f1"), "parameters": model.parameters,
+        "latency": f"{latency:.3g} ms" if latency else formatting.MISSING, "is_distilled": model.role == Role.DISTILLED,
     }  # fmt: skip
 
 
@@ -160,7 +175,9 @@ def _describe_stages(record: Record) -> list[str]:
 
 def _describe_loss(loss: Any) -> str:
     shown_settings = {
-        key: value for key, value in loss.items() if key in ("tau", "at", "weight") and not isinstance(value, dict)
+        key: value
+        for key, value in loss.items()
+        if key in ("temperature", "layer", "layers", "weight") and not isinstance(value, dict)
     }
     settings = ", ".join(f"{key} {value}" for key, value in shown_settings.items() if value is not None)
     return f"{loss.get('use')}{f' ({settings})' if settings else ''}"

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.roles import Role
 from limbeck.report.migrate import OLDER_SCHEMAS, migrate_record
 from limbeck.report.record import SCHEMA, Record
 
@@ -56,8 +57,8 @@ def parse_record(record: object, *, source: str = "the record") -> Record:
         raise LimbeckError(
             f"{source} is not a record of a run: {format_validation_error(error)}; run `limbeck distill` again"
         ) from None
-    # A cell of a study holds one arm, and that may be a control.
-    if result.kind == "run" and not any(model.role == "distilled" for model in result.models.values()):
+    # A trial of a study holds one variant, and that may be a baseline.
+    if result.kind == "run" and not any(model.role == Role.DISTILLED for model in result.models.values()):
         raise LimbeckError(f"{source} has no model with the role 'distilled': the run did not finish, so resume it")
     return result
 

@@ -7,11 +7,13 @@ Imported by the functions that need it, since pydantic is not needed to look at 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal, final
 
 from pydantic import Field
 
+from limbeck.core.roles import Role
 from limbeck.report.schema_base import CoercedStr, OptionalFloat, OptionalInt, RecordSection
 from limbeck.report.schema_fidelity import Fidelity
 from limbeck.report.schema_provenance import (
@@ -23,21 +25,23 @@ from limbeck.report.schema_provenance import (
     TorchFlags,
     WeightsFile,
 )
+from limbeck.report.verdict import Outcome
 
 __all__ = [
-    "SCHEMA_MINOR",
     "SCHEMA",
-    "ReliabilityBin",
+    "SCHEMA_MINOR",
     "Disagreement",
     "Latency",
+    "MetricInfo",
     "ModelRecord",
-    "SplitMetrics",
     "Record",
+    "ReliabilityBin",
+    "SplitMetrics",
     "get_metric",
 ]
 
-SCHEMA = 2
-SCHEMA_MINOR = 1
+SCHEMA = 3
+SCHEMA_MINOR = 0
 """Counted up with every key that joins; SCHEMA with every one that goes, or means something else."""
 
 
@@ -73,15 +77,20 @@ class ReliabilityBin(RecordSection):
 
 
 @final
+class MetricInfo(RecordSection):
+    """What one metric means: its label, its unit (``%``: a fraction, shown as per cent), and which way is better."""
+
+    label: CoercedStr
+    unit: CoercedStr = ""
+    higher_is_better: bool
+
+
+@final
 class SplitMetrics(RecordSection):
-    """How good a model is on one part of the data; all accuracies are fractions."""
+    """Metrics of a model on one split, by name as in ``metric_info``; all accuracies are fractions."""
 
     num_samples: int
-    accuracy: OptionalFloat = None
-    top5_accuracy: OptionalFloat = None
-    macro_f1: OptionalFloat = None
-    nll: OptionalFloat = None
-    ece: OptionalFloat = None
+    metrics: dict[str, OptionalFloat] = {}
     per_class: list[ClassAccuracy] = []
     reliability: list[ReliabilityBin] = []
 
@@ -98,13 +107,9 @@ class Resources(RecordSection):
 
 @final
 class ModelRecord(RecordSection):
-    """One model of the comparison.
+    """One model of the comparison."""
 
-    The controls beside ``alone`` are ``longer``, alone for as much wall time as the distilled student took, and
-    ``smoothed``, alone with label smoothing.
-    """
-
-    role: Literal["teacher", "assistant", "alone", "longer", "smoothed", "direct", "distilled"]
+    role: Role
     title: CoercedStr = ""
     parameters: OptionalInt = None
     flops: OptionalFloat = None
@@ -135,6 +140,7 @@ class RecordedGain(RecordSection):
     """The distilled student's gain over another one."""
 
     text: str = ""
+    outcome: Outcome = "unknown"
     gain_points: OptionalFloat = None
     interval_points: tuple[OptionalFloat, OptionalFloat] | None = None
 
@@ -144,6 +150,7 @@ class Verdict(RecordSection):
     """What the run found out."""
 
     text: str = ""
+    outcome: Outcome = "unknown"
     gain_points: OptionalFloat = None
     interval_points: tuple[OptionalFloat, OptionalFloat] | None = None
     gap_recovered: OptionalFloat = None
@@ -167,11 +174,9 @@ class ExportedFile(RecordSection):
 
 @final
 class BasicMetrics(RecordSection):
-    """Accuracy, NLL and calibration on one part."""
+    """Accuracy, NLL and calibration error on the validation split, by name as in ``metric_info``."""
 
-    accuracy: OptionalFloat = None
-    nll: OptionalFloat = None
-    ece: OptionalFloat = None
+    metrics: dict[str, OptionalFloat] = {}
 
 
 @final
@@ -225,7 +230,7 @@ class HeldOutAccess(RecordSection):
 
 @final
 class CacheStats(RecordSection):
-    """The cache of one teacher's answers: how many were asked for, and how many were read."""
+    """The cache of one teacher's outputs: how many were computed (misses), and how many were read (hits)."""
 
     key: str | None = None
     folder: str | None = None
@@ -240,7 +245,7 @@ class CacheStats(RecordSection):
 
 @final
 class VariantInfo(RecordSection):
-    """Which arm of which study a run was, with which seed."""
+    """The variant and the seed of one trial of a study."""
 
     study: CoercedStr
     name: CoercedStr
@@ -263,7 +268,7 @@ class Record(RecordSection):
     schema_minor: int = 0
     limbeck: CoercedStr = ""
     name: CoercedStr
-    kind: Literal["run", "arm"] = "run"
+    kind: Literal["run", "trial"] = "run"
     variant: VariantInfo | None = None
     seed: OptionalInt = None
     created: CoercedStr = ""
@@ -280,6 +285,8 @@ class Record(RecordSection):
     reproduces: ReproducedRun | None = None
     data: DataInfo = DataInfo()
     test_set: HeldOutAccess = HeldOutAccess()
+    metric_info: dict[str, MetricInfo] = {}
+    primary_metric: CoercedStr = ""
     models: dict[str, ModelRecord]
     agreement: TeacherAgreement | None = None
     fidelity: Fidelity | None = None
@@ -302,45 +309,52 @@ class Record(RecordSection):
 
     @property
     def distilled(self) -> ModelRecord:
-        """The student that was taught."""
-        return next(model for model in self.models.values() if model.role == "distilled")
+        """The distilled student."""
+        return next(model for model in self.models.values() if model.role == Role.DISTILLED)
 
     @property
     def baseline(self) -> ModelRecord | None:
-        """The control: the same student without a teacher."""
-        return next((model for model in self.models.values() if model.role == "alone"), None)
+        """The same student without a teacher."""
+        return next((model for model in self.models.values() if model.role == Role.BASELINE), None)
 
     @property
     def teacher(self) -> ModelRecord | None:
-        """The teacher to compare with: the most accurate one where there are several."""
-        teachers = [model for model in self.models.values() if model.role == "teacher"]
-        return max(teachers, key=lambda model: get_metric(self.get_metrics(model), "top1") or 0.0, default=None)
+        """The teacher to compare with: the one with the best primary metric where there are several."""
+        info = self.metric_info.get(self.primary_metric)
+        sign = 1 if info is None or info.higher_is_better else -1
+
+        def score(model: ModelRecord) -> float:
+            value = get_metric(self.get_metrics(model), self.primary_metric)
+            return -math.inf if value is None else sign * value
+
+        teachers = [model for model in self.models.values() if model.role == Role.TEACHER]
+        return max(teachers, key=score, default=None)
 
     def get_metrics(self, model: ModelRecord | None) -> SplitMetrics | None:
-        """The figures of ``model`` on :attr:`part`."""
+        """The metrics of ``model`` on :attr:`split`."""
         return None if model is None else model.test if self.split == "test" else model.validation
 
     def ordered_models(self) -> Iterator[tuple[str, ModelRecord]]:
-        """Names and models: teachers, assistants, the controls, the distilled student."""
-        for role in ("teacher", "assistant", "alone", "direct", "distilled"):
+        """Names and models: teachers, assistants, the baselines, the distilled student."""
+        for role in (Role.TEACHER, Role.ASSISTANT, Role.BASELINE, Role.NO_ASSISTANTS, Role.DISTILLED):
             yield from ((name, model) for name, model in self.models.items() if model.role == role)
 
     def display_name(self, name: str) -> str:
         """What a column or a mark is called: an assistant by its own name, and a teacher where there are several."""
         role = self.models[name].role
-        has_several_teachers = sum(model.role == "teacher" for model in self.models.values()) > 1
-        if role == "assistant" or (role == "teacher" and has_several_teachers):
+        has_several_teachers = sum(model.role == Role.TEACHER for model in self.models.values()) > 1
+        if role == Role.ASSISTANT or (role == Role.TEACHER and has_several_teachers):
             return name
-        return {"teacher": "Teacher", "alone": "Alone", "direct": "Direct"}.get(role, "Distilled")
+        labels = {Role.TEACHER: "Teacher", Role.BASELINE: "Baseline", Role.NO_ASSISTANTS: "No assistants"}
+        return labels.get(role, "Distilled")
 
     def class_name(self, target: int | None) -> str:
         """The name of a class."""
         if target is None or target < 0:
-            return "unlabelled"
+            return "unlabeled"
         return self.data.classes[target] if target < len(self.data.classes) else str(target)
 
 
 def get_metric(metrics: SplitMetrics | None, name: str) -> float | None:
-    """One figure of a quality that may be missing."""
-    value: float | None = getattr(metrics, name, None)
-    return value
+    """One metric of a split that may be missing."""
+    return metrics.metrics.get(name) if metrics else None

@@ -1,4 +1,4 @@
-"""Whether a repeated run agrees with the first, for the terminal."""
+"""Whether a reproduced run matches the original, for the terminal."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from limbeck.report.formatting import MISSING
 __all__ = ["render_reproduce_table"]
 
 _WIDTH = 100
-_AGREEMENT_LABELS = {"exactly": "exactly", "within": "within tolerance", "not": "NOT"}
+_MATCH_LABELS = {"exact": "exact", "within_tolerance": "within tolerance", "different": "DIFFERENT"}
 
 
 def render_reproduce_table(result: Mapping[str, Any]) -> str:
-    """What ``rerun.json`` holds, as plain text: a line for each figure, the likely reasons, and the verdict."""
+    """The contents of ``reproduce.json`` as plain text: a line for each metric, the likely reasons, and the result."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -22,27 +22,27 @@ def render_reproduce_table(result: Mapping[str, Any]) -> str:
 
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.add_column("model", no_wrap=True, overflow="ellipsis")
-    table.add_column("figure", no_wrap=True)
-    for heading in ("then", "now", "difference"):
+    table.add_column("metric", no_wrap=True)
+    for heading in ("original", "reproduced", "difference"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("agrees", no_wrap=True)
-    for row in result["figures"]:
-        before, now = row["before"], row["now"]
+    table.add_column("match", no_wrap=True)
+    for row in result["metrics"]:
+        original, reproduced = row["original"], row["reproduced"]
         difference = (
             MISSING
-            if before is None or now is None
-            else f"{now - before:+.3g}".replace("-", "−")
-            if now != before
+            if original is None or reproduced is None
+            else f"{reproduced - original:+.3g}".replace("-", "−")
+            if reproduced != original
             else "0"
         )
         # Text, not a string: a name with brackets is no markup.
         table.add_row(
             Text(row["model"]),
-            row["figure"],
-            _format_number(before),
-            _format_number(now),
+            row["metric"],
+            _format_number(original),
+            _format_number(reproduced),
             difference,
-            _AGREEMENT_LABELS[row["agrees"]],
+            _MATCH_LABELS[row["match"]],
         )
     console = Console(width=_WIDTH, no_color=True, highlight=False, force_terminal=False)
     with console.capture() as caught:
@@ -52,22 +52,22 @@ def render_reproduce_table(result: Mapping[str, Any]) -> str:
 
 
 def _reproduce_verdict(result: Mapping[str, Any]) -> list[str]:
-    count_by_agreement = {kind: sum(row["agrees"] == kind for row in result["figures"]) for kind in _AGREEMENT_LABELS}
-    total = len(result["figures"])
+    counts = {match: sum(row["match"] == match for row in result["metrics"]) for match in _MATCH_LABELS}
+    total = len(result["metrics"])
     weights_notes = {
         True: ", and the student's weights are the same bits",
         False: ", and the student's weights are other bits",
     }
     weights_note = weights_notes.get(result["same_weights"], "")
-    if result["agrees"] == "exactly":
-        return [f"The figures agree exactly, all {total}{weights_note}."]
-    if result["agrees"] == "within":
+    if result["match"] == "exact":
+        return [f"The metrics match exactly, all {total}{weights_note}."]
+    if result["match"] == "within_tolerance":
         return [
-            f"The figures agree within {result['tolerance']:g}: {count_by_agreement['exactly']} of {total} exactly{weights_note}.",
+            f"The metrics match within {result['tolerance']:g}: {counts['exact']} of {total} exactly{weights_note}.",
             *_format_reasons(result),
         ]
     return [
-        f"The figures do NOT agree: {count_by_agreement['not']} of {total} differ by more than {result['tolerance']:g}{weights_note}.",
+        f"The metrics do NOT match: {counts['different']} of {total} differ by more than {result['tolerance']:g}{weights_note}.",
         *_format_reasons(result),
     ]
 

@@ -1,4 +1,4 @@
-"""The figures of a record as words, for the headline and the comparison."""
+"""The metrics of a record as text, for the headline and the comparison."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from limbeck.report.formatting import (
 from limbeck.report.verdict import classify_interval
 
 if TYPE_CHECKING:
-    from limbeck.report.record import ModelRecord, Record
+    from limbeck.report.record import MetricInfo, ModelRecord, Record
 
 __all__ = ["ComparisonRow", "KeyMetric", "comparison_rows", "format_percent_value", "interval_positions", "key_metrics"]
 
@@ -26,7 +26,7 @@ __all__ = ["ComparisonRow", "KeyMetric", "comparison_rows", "format_percent_valu
 @final
 @dataclass(frozen=True, slots=True)
 class KeyMetric:
-    """A key figure: what it is, the figure, and what one must know to believe it."""
+    """A key metric: its label, its value, and a note on it."""
 
     label: str
     value: str
@@ -37,7 +37,7 @@ class KeyMetric:
 @final
 @dataclass(frozen=True, slots=True)
 class ComparisonRow:
-    """A line of the comparison: a cell for each model, then distilled against alone and against the teacher."""
+    """A row of the comparison: a cell for each model, then distilled vs. baseline and vs. the teacher."""
 
     label: str
     unit: str
@@ -48,7 +48,7 @@ class ComparisonRow:
 
 
 def key_metrics(record: Record) -> list[KeyMetric]:
-    """Gain, share of the gap, how much smaller, how much faster."""
+    """Gain, fraction of the gap, how much smaller, how much faster."""
     verdict, teacher, student = record.verdict, record.teacher, record.distilled
     gain = verdict.gain_points if verdict else None
     interval = verdict.interval_points if verdict else None
@@ -59,19 +59,21 @@ def key_metrics(record: Record) -> list[KeyMetric]:
         else "not measured"
     )
     metrics = [
-        KeyMetric("Gain over the same student alone", format_points(gain), "points" if gain is not None else "", note)
+        KeyMetric("Accuracy gain over baseline", format_points(gain), "points" if gain is not None else "", note)
     ]
     gap = verdict.gap_recovered if verdict else None
     if gap is None:
         reason = (
             "not measured"
             if record.baseline is None or gain is None
-            else "the teacher is not clearly better than alone"
+            else "the teacher is not clearly better than the baseline"
         )
     else:
-        reason = "of the way from alone to the teacher"
-        reason += "; the interval of the gain includes zero, so this may be zero as well" if outcome == "open" else ""
-        reason = "distillation led away from the teacher" if outcome == "hurt" else reason
+        reason = "of the way from the baseline to the teacher"
+        reason += (
+            "; the interval of the gain includes zero, so this may be zero as well" if outcome == "inconclusive" else ""
+        )
+        reason = "distillation led away from the teacher" if outcome == "degrades" else reason
     metrics.append(KeyMetric("Gap to the teacher recovered", format_percent(gap, digits=0), "", reason))
     if teacher is None:
         return metrics
@@ -113,16 +115,15 @@ def interval_positions(record: Record) -> dict[str, float] | None:
 
 
 def comparison_rows(record: Record) -> tuple[list[ComparisonRow], list[ComparisonRow]]:
-    """The lines of quality and of cost. A figure that no model has is left out."""
+    """The rows of metrics and of cost. One that no model has is left out."""
+    from limbeck.report.record import get_metric
 
-    def metric_row(
-        metric: str, label: str, unit: str, better: str, formatter: Callable[[float | None], str]
-    ) -> ComparisonRow | None:
-        def get(model: ModelRecord | None) -> float | None:
-            value: float | None = getattr(record.get_metrics(model), metric, None)
-            return value
-
-        return _comparison_row(record, label, unit, better, get, formatter, _difference_formatter(formatter))
+    def metric_row(name: str, info: MetricInfo) -> ComparisonRow | None:
+        formatter = format_percent_value if info.unit == "%" else format_fixed
+        return _comparison_row(
+            record, info.label, info.unit, "higher" if info.higher_is_better else "lower",
+            lambda model: get_metric(record.get_metrics(model), name), formatter, _difference_formatter(formatter),
+        )  # fmt: skip
 
     def cost_row(
         get: Callable[[ModelRecord], float | None], label: str, unit: str, formatter: Callable[[float | None], str]
@@ -131,13 +132,7 @@ def comparison_rows(record: Record) -> tuple[list[ComparisonRow], list[Compariso
             record, label, unit, "lower", lambda model: model and get(model), formatter, _format_cost_ratio
         )
 
-    metric_rows = [
-        metric_row("top1", "Top-1 accuracy", "%", "higher", format_percent_value),
-        metric_row("top5", "Top-5 accuracy", "%", "higher", format_percent_value),
-        metric_row("macro_f1", "Macro F1", "%", "higher", format_percent_value),
-        metric_row("nll", "NLL", "nats", "lower", format_fixed),
-        metric_row("ece", "Calibration error, ECE", "", "lower", format_fixed),
-    ]
+    metric_rows = [metric_row(name, info) for name, info in record.metric_info.items()]
     cost_rows = [
         cost_row(lambda model: model.parameters, "Parameters", "", format_count),
         cost_row(lambda model: model.flops, "FLOPs", "", format_count),

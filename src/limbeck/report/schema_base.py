@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from limbeck.core.errors import suggest_names
 
-__all__ = ["WRITE_CONTEXT", "OptionalInt", "CoercedStr", "OptionalFloat", "RecordSection"]
+__all__ = ["WRITE_CONTEXT", "CoercedStr", "OptionalFloat", "OptionalInt", "RecordSection"]
 
 WRITE_CONTEXT: Final = "writing"
 """The validation context in which a key that nobody knows is an error."""

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from limbeck.report.schema_base import CoercedStr, OptionalFloat, OptionalInt, RecordSection
 
-__all__ = ["Fidelity", "StudentFidelity", "LayerCKA", "ClassErrors"]
+__all__ = ["ClassErrors", "Fidelity", "LayerCKA", "StudentFidelity"]
 
 
 @final

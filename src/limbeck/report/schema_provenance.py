@@ -10,11 +10,11 @@ from limbeck.report.schema_base import CoercedStr, OptionalFloat, OptionalInt, R
 
 __all__ = [
     "Command",
-    "TorchFlags",
     "DistributedInfo",
+    "NormalizationStats",
     "ReproducedRun",
     "SourceCode",
-    "NormalizationStats",
+    "TorchFlags",
     "WeightsFile",
 ]
 
@@ -53,7 +53,7 @@ class DistributedInfo(RecordSection):
     """How many processes trained together; a step saw so many times the batch of each."""
 
     world_size: int = 1
-    strategy: CoercedStr = "one device"
+    strategy: CoercedStr = "single_device"
     batch_size_per_process: OptionalInt = None
     global_batch_size: OptionalInt = None
 

@@ -1,4 +1,4 @@
-"""``temperatures.csv``, a row for each step and term, as lines that are short enough to draw."""
+"""``temperatures.csv``, a row for each step and loss, as lines that are short enough to draw."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from limbeck.core.errors import LimbeckError
+from limbeck.report.metrics_csv import migrate_row
 
 if TYPE_CHECKING:
     from limbeck.report.metrics_csv import TrainingCurve
@@ -23,7 +24,7 @@ _StepRow = tuple[float, float, float, float]
 @final
 @dataclass(frozen=True, slots=True)
 class TemperatureSeries:
-    """What one term took: ``steps`` since its phase began, and at each of them the mean, the lowest and the highest."""
+    """Temperatures of one loss: ``steps`` since its phase began, and at each of them the mean, the lowest and the highest."""
 
     steps: tuple[float, ...]
     mean: tuple[float, ...]
@@ -32,7 +33,7 @@ class TemperatureSeries:
 
 
 def load_temperatures(path: Path, curve: TrainingCurve | None) -> dict[str, TemperatureSeries]:
-    """By term, what was taken in the steps of the curve's phase; none where there is no file.
+    """By loss, the temperatures in the steps of the curve's phase; none where there is no file.
 
     Of many steps neighbours are joined, so that no line has more than some 300 points: their mean, lowest and highest.
 
@@ -49,14 +50,14 @@ def load_temperatures(path: Path, curve: TrainingCurve | None) -> dict[str, Temp
 def _read_rows(path: Path, curve: TrainingCurve) -> Iterator[tuple[str, _StepRow]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
+            for row in map(migrate_row, csv.DictReader(file)):
                 try:
-                    step, *values = (float(row[name]) for name in ("step", "mean", "lowest", "highest"))
+                    step, *values = (float(row[name]) for name in ("step", "mean", "min", "max"))
                 except (TypeError, ValueError, KeyError):
                     continue  # a line that a kill cut in half
                 if row.get("phase") == curve.phase and all(map(math.isfinite, (step, *values))):
                     mean, low, high = values
-                    yield row["term"], (curve.stages.get(row["stage"], 0.0) + step, mean, low, high)
+                    yield row["loss"], (curve.stages.get(row["stage"], 0.0) + step, mean, low, high)
     except FileNotFoundError:
         return
     except (OSError, UnicodeDecodeError, csv.Error) as error:

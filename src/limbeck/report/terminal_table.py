@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from limbeck.core.roles import Role
 from limbeck.report.formatting import MISSING, format_count, format_fixed, format_percent
 
 if TYPE_CHECKING:
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["build_summary_table", "render_summary_table"]
 
-_ROLE_LABELS = {"alone": "student alone", "direct": "student, no assistants", "distilled": "distilled student"}
+_ROLE_LABELS = {
+    Role.BASELINE: "baseline", Role.NO_ASSISTANTS: "student, no assistants", Role.DISTILLED: "distilled student",
+}  # fmt: skip
 
 
 def build_summary_table(record: Mapping[str, Any]) -> Table:
@@ -26,13 +29,14 @@ def build_summary_table(record: Mapping[str, Any]) -> Table:
     from rich.text import Text
 
     from limbeck.report.read import parse_record
+    from limbeck.report.record import get_metric
 
     parsed = parse_record(record)
     metrics = parsed.get_metrics(parsed.distilled)
     num_samples_note = f", n = {metrics.num_samples}" if metrics else ""
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"{parsed.split} part{num_samples_note}",
+        title=f"{parsed.split} split{num_samples_note}",
         title_justify="left",
         title_style="dim",
         pad_edge=False,
@@ -42,16 +46,14 @@ def build_summary_table(record: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, model in parsed.ordered_models():
         model_metrics = parsed.get_metrics(model)
-        values = (
-            (model_metrics.accuracy, model_metrics.macro_f1, model_metrics.ece) if model_metrics else (None, None, None)
-        )
+        accuracy, macro_f1, ece = (get_metric(model_metrics, metric) for metric in ("accuracy", "macro_f1", "ece"))
         median = model.latency_ms.median if model.latency_ms else None
         table.add_row(
             # Text, not a string: a name with brackets is no markup.
             Text(_ROLE_LABELS.get(model.role, name)),
-            format_percent(values[0]), format_percent(values[1]), format_fixed(values[2]), format_count(model.parameters),
+            format_percent(accuracy), format_percent(macro_f1), format_fixed(ece), format_count(model.parameters),
             MISSING if median is None else f"{median:.3g} ms",
-            style="bold" if model.role == "distilled" else "",
+            style="bold" if model.role == Role.DISTILLED else "",
         )  # fmt: skip
     return table
 

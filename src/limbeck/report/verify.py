@@ -7,7 +7,7 @@ from pathlib import Path
 from limbeck.core.errors import LimbeckError
 from limbeck.utils.io import digest
 
-__all__ = ["integrity_warning", "check_record"]
+__all__ = ["check_record", "integrity_warning"]
 
 
 def check_record(run_dir: Path) -> list[str]:
@@ -30,7 +30,9 @@ def check_record(run_dir: Path) -> list[str]:
             validate_strict(raw)
         except LimbeckError as error:
             problems.append(str(error))
-    for name, file in record.files.items():
+    # As they were written: a record of an older schema names its files by their older names.
+    names = raw["files"] if record.files else {}
+    for name, file in zip(names, record.files.values(), strict=True):
         file_path = path.parent / Path(name).name
         if not file_path.exists():
             problems.append(f"{name} is gone, and the record names it")
@@ -45,8 +47,7 @@ def integrity_warning(run_dir: Path) -> str | None:
     One of schema 1 has no hash that could fit or not; that is no reason to warn.
     """
     from limbeck.report.read import load_json
-    from limbeck.report.record import SCHEMA
     from limbeck.report.record_hash import integrity_error
 
     raw = load_json(Path(run_dir) / "record.json")
-    return integrity_error(raw) if isinstance(raw, dict) and raw.get("schema") == SCHEMA else None
+    return integrity_error(raw) if isinstance(raw, dict) and raw.get("schema") != 1 else None

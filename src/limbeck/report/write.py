@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.errors import LimbeckError
+from limbeck.report.metric_info import METRIC_INFO, PRIMARY_METRIC
 from limbeck.utils.io import write_atomically
 
 __all__ = ["render_json_schema", "validate_strict", "write_record"]
 
 
 def write_record(run_dir: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Write ``folder/record.json`` with its hashes, and give what was written.
+    """Write ``run_dir/record.json`` with its schema and its hashes, and give what was written.
+
+    ``metric_info`` and ``primary_metric`` are those of classification where ``record`` has none.
 
     Raises:
         LimbeckError: the record is not what the schema says, has a key that the schema does not have, or holds NaN.
@@ -22,7 +25,11 @@ def write_record(run_dir: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     from limbeck.report.record import SCHEMA, SCHEMA_MINOR
     from limbeck.report.record_hash import add_hashes
 
-    full_record = add_hashes({"schema": SCHEMA, "minor": SCHEMA_MINOR, **record})
+    head = {
+        "schema": SCHEMA, "schema_minor": SCHEMA_MINOR, "metric_info": dict(METRIC_INFO),
+        "primary_metric": PRIMARY_METRIC,
+    }  # fmt: skip
+    full_record = add_hashes({**head, **record})
     validate_strict(full_record)
     text = json.dumps(full_record, indent=1, allow_nan=False)
     write_atomically(run_dir / "record.json", lambda path: path.write_text(text, encoding="utf-8"))
@@ -45,6 +52,7 @@ def validate_strict(record: Mapping[str, Any]) -> None:
         name for name in ("limbeck", "recipe", "versions", "machine", "environment") if not getattr(parsed, name)
     ]
     missing += [] if parsed.data.fingerprint else ["data.fingerprint"]
+    missing += [] if parsed.primary_metric in parsed.metric_info else ["metric_info of the primary_metric"]
     if parsed.schema_version != SCHEMA or missing:
         problem = f"no {', '.join(missing)}" if missing else f"the schema {parsed.schema_version}"
         raise LimbeckError(f"the record has {problem}, and one of schema {SCHEMA} holds all that repeats its run")

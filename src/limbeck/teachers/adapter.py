@@ -21,15 +21,15 @@ from limbeck.teachers.external.external_teacher import ExternalTeacher
 
 __all__ = [
     "UNKNOWN_CLASS_LOGIT",
-    "TeacherAdapter",
     "InputMapping",
+    "TeacherAdapter",
     "adapt_teacher",
     "match_classes",
     "reorder_classes",
     "resize_images",
 ]
 
-MissingClasses = Literal["refuse", "mask"]
+MissingClasses = Literal["error", "mask"]
 UNKNOWN_CLASS_LOGIT: Final = -1e4
 """The logit of a class that a teacher does not know: no probability at any usual temperature, and still finite."""
 
@@ -52,9 +52,9 @@ def resize_images(images: Tensor, size: int) -> Tensor:
 
 
 def match_classes(
-    teacher_classes: Sequence[str], class_names: Sequence[str], *, missing_classes: MissingClasses = "refuse"
+    teacher_classes: Sequence[str], class_names: Sequence[str], *, missing_classes: MissingClasses = "error"
 ) -> tuple[int, ...]:
-    """For each of ``ours`` its place among ``theirs``, −1 where a teacher does not know it and may not (``mask``).
+    """For each of ``class_names`` its place among ``teacher_classes``, −1 where a teacher does not know it and may not (``mask``).
 
     Raises:
         LimbeckError: a name that stands twice, or a class of ours that is missing among theirs.
@@ -73,10 +73,10 @@ def match_classes(
             f"the teacher knows none of the classes {', '.join(class_names[:5])}; it knows: "
             f"{suggest_names(class_names[0], teacher_classes)}: give the names as the data has them"
         )
-    if unmatched and missing_classes == "refuse":
+    if unmatched and missing_classes == "error":
         raise LimbeckError(
             f"the teacher does not know the class {unmatched[0]!r} ({len(unmatched)} of {len(class_names)} are missing); near it: "
-            f"{suggest_names(unmatched[0], teacher_classes)}: correct the name, or set missing: mask to leave samples of such classes "
+            f"{suggest_names(unmatched[0], teacher_classes)}: correct the name, or set missing_classes: mask to leave samples of such classes "
             "to others"
         )
     index_of = {name: index for index, name in enumerate(teacher_classes)}
@@ -84,7 +84,7 @@ def match_classes(
 
 
 def reorder_classes(logits: Tensor, class_indices: Sequence[int]) -> Tensor:
-    """``[rows, their classes]`` as ``[rows, our classes]``: those at ``places``, and −1e4 below the largest at −1.
+    """``[rows, their classes]`` as ``[rows, our classes]``: those at ``class_indices``, and −1e4 below the largest at −1.
 
     >>> reorder_classes(torch.tensor([[1.0, 2.0, 3.0]]), (2, -1, 0))
     tensor([[ 3.0000e+00, -9.9970e+03,  1.0000e+00]])
@@ -109,10 +109,10 @@ class InputMapping:
     """What stands between the batch of a run and one teacher.
 
     Arguments:
-        given: the normalisation of the batch.
-        wanted: the teacher's; ``None``: the batch's.
-        size: of the shorter side of its pictures; ``None``: as they come.
-        places: from :func:`by_name`; ``None``: it has the task's classes in their order.
+        data_normalization: the normalisation of the batch.
+        teacher_normalization: the teacher's; ``None``: the batch's.
+        input_size: of the shorter side of its pictures; ``None``: as they come.
+        class_indices: from :func:`match_classes`; ``None``: it has the task's classes in their order.
     """
 
     data_normalization: Normalization
@@ -147,7 +147,7 @@ class InputMapping:
 
 @final
 class TeacherAdapter(nn.Module):
-    """A network behind a :class:`Lens`: called like any other, it sees and speaks as the run does.
+    """A network behind a :class:`InputMapping`: called like any other, it sees and speaks as the run does.
 
     Its taps go by the network's own places, and its weights are the network's.
     """
@@ -165,7 +165,7 @@ class TeacherAdapter(nn.Module):
 
 
 def adapt_teacher(network: nn.Module, mapping: InputMapping) -> nn.Module:
-    """``network`` behind ``lens``; itself where the lens changes nothing. A ``Foreign`` one stays one.
+    """``network`` behind ``mapping``; itself where the lens changes nothing. An ``ExternalTeacher`` stays one.
 
     >>> lens = InputMapping(data_normalization=Normalization((0.5,), (0.5,)), teacher_normalization=Normalization((0.0,), (1.0,)))
     >>> adapt_teacher(nn.Identity(), lens)(torch.tensor([[[[1.0, -1.0]]]]))

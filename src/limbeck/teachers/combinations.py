@@ -1,8 +1,8 @@
-"""The ways in which several teachers speak together. A recipe names one: ``combination: {use: Confidence}``.
+"""The ways in which several teachers speak together. A recipe names one: ``ensemble: {use: ConfidenceWeighted}``.
 
 Averaging logits and averaging probabilities are different ensembles: the first is a geometric mean of the teachers'
 distributions, the second an arithmetic one (what an ensemble's vote is). Both are here, by name. Each way is an object
-that turns :class:`~limbeck.teachers.voices.Voices` into logits ``[rows, classes]``; the arithmetic stands in
+that turns :class:`~limbeck.teachers.voices.TeacherLogits` into logits ``[rows, classes]``; the arithmetic stands in
 :mod:`limbeck.teachers.weighting`.
 """
 
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.data.counter_rng import make_generator
-from limbeck.losses import cross_entropy
+from limbeck.losses import cross_entropy_loss
 from limbeck.teachers.voices import TeacherLogits, stack_teacher_logits, teacher_weights
 from limbeck.teachers.weighting import (
     average_logits,
@@ -31,7 +31,7 @@ from limbeck.teachers.weighting import (
     normalize_weights,
 )
 
-__all__ = ["EnsembleMethod", "ConfidenceWeighted", "LearnedWeights", "MeanLogits", "MeanProbabilities", "RandomTeacher"]
+__all__ = ["ConfidenceWeighted", "EnsembleMethod", "LearnedWeights", "MeanLogits", "MeanProbabilities", "RandomTeacher"]
 
 TeacherWeights = Mapping[str, float] | None
 _TEACHER_DRAW_STREAM: Final = 7
@@ -71,8 +71,8 @@ class MeanProbabilities:
 
     Arguments:
         weights: above zero, by teacher; 1 for one that is not named.
-        tau: at which temperature the probabilities are; the combination is then ``tau`` times the logarithm of their
-            mean, so that a term of the same ``tau`` meets the mean of the softened answers.
+        temperature: at which temperature the probabilities are; the combination is then ``temperature`` times the logarithm of their
+            mean, so that a term of the same ``temperature`` meets the mean of the softened answers.
     """
 
     weights: TeacherWeights = None
@@ -93,9 +93,9 @@ class ConfidenceWeighted:
     """The mean of probabilities, row by row more of whoever can be trusted.
 
     Arguments:
-        by: ``entropy``, how sure a teacher is (:func:`~limbeck.teachers.weighting.by_entropy`), or ``cross_entropy``,
-            how near it is to the label (CA-MKD, :func:`~limbeck.teachers.weighting.by_cross_entropy`).
-        tau: as in :class:`MeanProbabilities`; with that of the term, ``cross_entropy`` is the paper's loss up to the
+        criterion: ``entropy``, how sure a teacher is (:func:`~limbeck.teachers.weighting.entropy_weights`), or ``cross_entropy``,
+            how near it is to the label (CA-MKD, :func:`~limbeck.teachers.weighting.cross_entropy_weights`).
+        temperature: as in :class:`MeanProbabilities`; with that of the term, ``cross_entropy`` is the paper's loss up to the
             entropy of the teachers, which has no gradient.
     """
 
@@ -113,7 +113,7 @@ class ConfidenceWeighted:
         elif stacked.target is None:
             raise LimbeckError(
                 "confidence by cross_entropy compares teachers with the truth, and the batch carries none: give "
-                "labels, or set by: entropy"
+                "labels, or set criterion: entropy"
             )
         else:
             weight = cross_entropy_weights(stacked.logits, stacked.target, stacked.valid)
@@ -155,7 +155,7 @@ class RandomTeacher:
 class LearnedWeights(nn.Module):
     """The mean of probabilities by weights that are learned: those under which the teachers together know the labels.
 
-    It is a term as well, which the distiller adds to the objective under the name ``combination``: the cross-entropy of
+    It is a term as well, which the distiller adds to the objective under the name ``ensemble``: the cross-entropy of
     the teachers' mean with the truth (the logarithmic score of a linear pool; Genest & Zidek, 1986,
     https://doi.org/10.1214/ss/1177013825). Its gradient reaches the weights only, so the student learns from the
     combination as it is. Weights that followed the student's own loss would move to whichever teacher is easiest to
@@ -182,8 +182,8 @@ class LearnedWeights(nn.Module):
         stacked, target = stack_teacher_logits(context.teachers), context.require_target()
         assert stacked is not None
         has_teacher = stacked.valid.any(dim=0)
-        answered = stacked._replace(rows=stacked.logits[:, has_teacher], here=stacked.valid[:, has_teacher])
-        return cross_entropy(self._combine(answered), target[has_teacher])
+        answered = stacked._replace(logits=stacked.logits[:, has_teacher], valid=stacked.valid[:, has_teacher])
+        return cross_entropy_loss(self._combine(answered), target[has_teacher])
 
     def weights(self) -> list[float]:
         """What each teacher weighs now."""

@@ -29,13 +29,13 @@ def combine_teachers(
 
     Arguments:
         teachers: what each said, by name.
-        how: ``mean_logits``, ``mean_probabilities`` (at temperature 1, as its logarithm), or one of
+        ensemble: ``mean_logits``, ``mean_probabilities`` (at temperature 1, as its logarithm), or one of
             :mod:`limbeck.teachers.combinations`.
         target: the truth by row, for ways that ask for it.
         progress: how far training is, for ways that ask for it.
 
     Only logits are combined: a term on features names its teacher. A sample which some teachers did not answer is that
-    of those who did; one that nobody answered is not ``present``, and reaches no term.
+    of those who did; one that nobody answered is not ``valid``, and reaches no term.
 
     >>> a, b = Outputs(logits=torch.tensor([[0.0, 2.0]])), Outputs(logits=torch.tensor([[0.0, 4.0]]))
     >>> combine_teachers({"a": a, "b": b}).require_logits(), combine_teachers({"a": a, "b": b}, ensemble=MeanLogits({"a": 3.0})).require_logits()
@@ -54,10 +54,10 @@ def combine_teachers(
 
 
 def resolve_ensemble(ensemble: EnsembleMethod | str) -> EnsembleMethod:
-    """``how`` as an object; a name stands for one with its defaults.
+    """``ensemble`` as an object; a name stands for one with its defaults.
 
     >>> resolve_ensemble("mean_probabilities")
-    MeanProbabilities(weights=None, tau=1.0)
+    MeanProbabilities(weights=None, temperature=1.0)
     """
     if isinstance(ensemble, str):
         if ensemble not in _METHODS:

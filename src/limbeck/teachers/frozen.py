@@ -32,13 +32,13 @@ class FrozenTeacher:
 
     Arguments:
         network: any module; it is put in eval mode and its parameters stop asking for gradients.
-        taps: places to read, by the name to give them.
-        engine: what computes the answers: ``eager``, ``folded``, ``compile``, ``onnxruntime``, ``openvino``, or
-            ``auto``, the fastest that answers like eager; an :class:`~limbeck.teachers.Engine` to share a choice.
+        feature_layers: places to read, by the name to give them.
+        backend: what computes the answers: ``eager``, ``fold_batchnorm``, ``compile``, ``onnxruntime``, ``openvino``, or
+            ``auto``, the fastest that answers like eager; an :class:`~limbeck.teachers.InferenceBackend` to share a choice.
 
     It is deliberately no ``nn.Module``: so the student's ``train()``, ``parameters()`` and ``state_dict()`` never
-    reach it. Its device and precision follow through :meth:`move`. Which engine runs, and how much faster it is, stands
-    in ``frozen.engine.report`` after the first batch.
+    reach it. Its device and precision follow through :meth:`to`. Which engine runs, and how much faster it is, stands
+    in ``frozen.backend.report`` after the first batch.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class FrozenTeacher:
             self.backend.reset()
 
     def with_features(self, feature_layers: Mapping[str, str]) -> FrozenTeacher:
-        """The same network with features read at ``places``."""
+        """The same network with features read at ``feature_layers``."""
         return FrozenTeacher(self.network, feature_layers, backend=self.backend)
 
     def fingerprint(self) -> str:
@@ -84,8 +84,8 @@ class FrozenTeacher:
         return fingerprint_network(self.network, self.feature_layers)
 
     def __repr__(self) -> str:
-        backend = "" if self.backend.name == "eager" else f", engine={self.backend.name!r}"
-        return f"Frozen({type(self.network).__name__}{backend})"
+        backend = "" if self.backend.name == "eager" else f", backend={self.backend.name!r}"
+        return f"FrozenTeacher({type(self.network).__name__}{backend})"
 
     def _check_settings(self) -> None:
         self.backend.require_feature_support(self.feature_layers)
@@ -94,14 +94,14 @@ class FrozenTeacher:
                 f"{self.network.name} gives answers only, so nothing in it can be tapped: {self.feature_layers}"
             )
         if isinstance(self.network, ExternalTeacher) and self.backend.name != "eager":
-            raise LimbeckError(f"{self.network.name} answers by itself: leave engine {self.backend.name!r} away")
+            raise LimbeckError(f"{self.network.name} answers by itself: leave backend {self.backend.name!r} away")
 
     def _devices_and_dtypes(self) -> set[tuple[torch.device, torch.dtype]]:
         return {(tensor.device, tensor.dtype) for tensor in (*self.network.parameters(), *self.network.buffers())}
 
 
 def _mask_missing_rows(outputs: Outputs) -> Outputs:
-    """``said`` with the samples that were not answered, whose rows hold zeros from then on: a cache keeps numbers."""
+    """``outputs`` with the samples that were not answered, whose rows hold zeros from then on: a cache keeps numbers."""
     logits = outputs.require_logits()
     missing = missing_rows(logits)
     return replace(outputs, logits=logits.masked_fill(missing[:, None], 0.0), valid=~missing)

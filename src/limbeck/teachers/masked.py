@@ -34,12 +34,12 @@ def load_sample_mask(path: str | Path) -> Tensor:
 
 @final
 class MaskedTeacher:
-    """A :class:`~limbeck.core.protocols.TeacherSource` that is ``present`` for a part of the samples only.
+    """A :class:`~limbeck.core.protocols.Teacher` that is ``valid`` for a part of the samples only.
 
     Arguments:
-        source: whose answers they are; what it says of its own absence stays.
-        samples: ``[samples]`` booleans by number of sample (``batch["index"]``), true where it has an answer.
-        unknown: classes that it does not know: it has no answer for a sample whose label is one of them. Where a
+        teacher: whose answers they are; what it says of its own absence stays.
+        sample_mask: ``[samples]`` booleans by number of sample (``batch["sample_id"]``), true where it has an answer.
+        unknown_classes: classes that it does not know: it has no answer for a sample whose label is one of them. Where a
             label is missing, or mixed of known ones, it answers.
 
     A sample for which it is absent reaches none of the terms that listen to it alone, and the combination leaves it to
@@ -48,7 +48,7 @@ class MaskedTeacher:
     >>> from limbeck.tasks import Classification
     >>> from limbeck.teachers import FrozenTeacher
     >>> teacher = MaskedTeacher(FrozenTeacher(torch.nn.Linear(3, 2)), sample_mask=torch.tensor([True, False]))
-    >>> teacher.predict({"input": torch.ones(2, 3), "index": torch.tensor([1, 0])}, Classification(2)).valid
+    >>> teacher.predict({"input": torch.ones(2, 3), "sample_id": torch.tensor([1, 0])}, Classification(2)).valid
     tensor([False,  True])
     """
 
@@ -73,7 +73,7 @@ class MaskedTeacher:
         return replace(outputs, valid=torch.stack(masks).all(dim=0)) if masks else outputs
 
     def with_features(self, feature_layers: Mapping[str, str]) -> MaskedTeacher:
-        """The same with hidden features read at ``places``."""
+        """The same with hidden features read at ``feature_layers``."""
         teacher: Any = self._teacher
         if not hasattr(teacher, "with_features"):
             raise LimbeckError(f"{teacher!r} is no network, so it cannot be tapped")
@@ -88,16 +88,16 @@ class MaskedTeacher:
 
     def close(self) -> None:
         """A training has ended."""
-        if (close := getattr(self._teacher, "finish", None)) is not None:
+        if (close := getattr(self._teacher, "close", None)) is not None:
             close()
 
     def _valid_by_sample(self, batch: Any) -> Tensor | None:
         if self._sample_mask is None:
             return None
-        sample_ids = batch.get("index") if isinstance(batch, Mapping) else None
+        sample_ids = batch.get("sample_id") if isinstance(batch, Mapping) else None
         if not isinstance(sample_ids, Tensor):
             raise LimbeckError(
-                "a teacher's mask goes by the number of each sample, and the batch carries none under 'index': use "
+                "a teacher's mask goes by the number of each sample, and the batch carries none under 'sample_id': use "
                 "limbeck.data's"
             )
         if len(sample_ids) and int(sample_ids.max()) >= len(self._sample_mask):
@@ -115,4 +115,4 @@ class MaskedTeacher:
         return ~torch.isin(target, torch.tensor(self._unknown_classes, device=target.device))
 
     def __repr__(self) -> str:
-        return f"Partial({self._teacher!r})"
+        return f"MaskedTeacher({self._teacher!r})"

@@ -21,8 +21,8 @@ class TeacherLogits(NamedTuple):
 
     Attributes:
         names: theirs, in order.
-        rows: logits ``[teachers, rows, classes]``, at least float32; zeros where a teacher did not answer.
-        here: ``[teachers, rows]`` booleans, who answered.
+        logits: logits ``[teachers, rows, classes]``, at least float32; zeros where a teacher did not answer.
+        valid: ``[teachers, rows]`` booleans, who answered.
         target: the truth by row, as an exchange has it; ``None`` where there is none.
         progress: how far training is.
     """

@@ -12,17 +12,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 __all__ = [
-    "cross_entropy_weights",
-    "first_valid_weights",
-    "entropy_weights",
-    "normalize_weights",
     "average_logits",
     "average_probabilities",
+    "cross_entropy_weights",
+    "entropy_weights",
+    "first_valid_weights",
+    "normalize_weights",
 ]
 
 
 def normalize_weights(weights: Tensor, valid: Tensor) -> Tensor:
-    """Each teacher's share, the same for every row, among those who answered it; ``shares`` ``[teachers]`` above zero.
+    """Each teacher's share, the same for every row, among those who answered it; ``weights`` ``[teachers]`` above zero.
 
     >>> normalize_weights(torch.tensor([3.0, 1.0]), torch.tensor([[True, False], [True, True]]))
     tensor([[0.7500, 0.0000],
@@ -33,7 +33,7 @@ def normalize_weights(weights: Tensor, valid: Tensor) -> Tensor:
 
 
 def entropy_weights(logits: Tensor, valid: Tensor) -> Tensor:
-    """More for whoever is surer of a row: the weights of :func:`by_cross_entropy`, by the entropy of each answer.
+    """More for whoever is surer of a row: the weights of :func:`cross_entropy_weights`, by the entropy of each answer.
 
     It needs no label. Entropy as the measure is that of Kwon et al., *Adaptive Knowledge Distillation Based on
     Entropy* (ICASSP 2020, https://doi.org/10.1109/ICASSP40776.2020.9054698). A teacher that is sure and wrong counts
@@ -89,9 +89,9 @@ def average_logits(logits: Tensor, weight: Tensor) -> Tensor:
 
 
 def average_probabilities(logits: Tensor, weight: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """``tau`` · the logarithm of the weighted mean of probabilities at temperature ``tau``, ``[rows, classes]``.
+    """``temperature`` · the logarithm of the weighted mean of probabilities at temperature ``temperature``, ``[rows, classes]``.
 
-    A term that softens it by the same ``tau`` meets exactly the mean of the softened answers.
+    A term that softens it by the same ``temperature`` meets exactly the mean of the softened answers.
 
     >>> average_probabilities(torch.tensor([[[1.0986123, 0.0]], [[0.0, 0.0]]]), torch.full((2, 1), 0.5)).exp()
     tensor([[0.6250, 0.3750]])
@@ -103,7 +103,7 @@ def average_probabilities(logits: Tensor, weight: Tensor, *, temperature: float 
 
 
 def _inverse_softmax_weights(loss: Tensor, valid: Tensor) -> Tensor:
-    """(1 − softmax over teachers of ``doubt``) / (K − 1), over the K that answered."""
+    """(1 − softmax over teachers of ``loss``) / (K − 1), over the K that answered."""
     num_valid = valid.sum(dim=0)
     fraction = F.softmax(loss.masked_fill(~valid, -torch.inf), dim=0)
     weight = ((1 - fraction) / (num_valid - 1).clamp(min=1)).where(num_valid > 1, 1.0)

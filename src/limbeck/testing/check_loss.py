@@ -1,4 +1,4 @@
-"""What every term promises, as one call: ``check_term(SoftTarget())``."""
+"""What every term promises, as one call: ``check_loss(KDLoss())``."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["CHECKS", "check_loss"]
 def check_loss(
     loss: Loss, *, context_factory: Callable[..., LossContext] = make_context, skip: Collection[str] = ()
 ) -> None:  # fmt: skip
-    """Check that ``term`` keeps what terms promise; an ``AssertionError`` names the promise that is broken.
+    """Check that ``loss`` keeps what terms promise; an ``AssertionError`` names the promise that is broken.
 
     Arguments:
-        term: the term; one that learns is prepared first.
-        make: makes exchanges like :func:`make_exchange`, with the taps that the term needs
-            (``partial(make_exchange, student_taps={"mid": (8, 4, 4)})``); takes ``dtype``, ``scale`` and ``seed``.
-        without: promises of :data:`CLAIMS` that this term does not make.
+        loss: the term; one that learns is prepared first.
+        context_factory: makes contexts like :func:`make_context`, with the features that the term needs
+            (``partial(make_context, student_feature_shapes={"mid": (8, 4, 4)})``); takes ``dtype``, ``scale`` and ``seed``.
+        skip: promises of :data:`CHECKS` that this term does not make.
 
     >>> from limbeck.losses import KDLoss
     >>> check_loss(KDLoss(temperature=4.0))

@@ -1,4 +1,4 @@
-"""Exchanges made up for tests: random, seeded, of any shape."""
+"""Contexts made up for tests: random, seeded, of any shape."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def make_context(
     Arguments:
         rows: samples in the batch, each one row.
         classes: width of the logits.
-        student_taps: for each tap, its shape without the batch: ``{"mid": (8, 4, 4)}``; by default that one.
-        teacher_taps: the same for every teacher; by default as the student's.
-        teachers: their names; the first one's outputs are the combination as well when it is alone, else the mean.
+        student_feature_shapes: for each tap, its shape without the batch: ``{"mid": (8, 4, 4)}``; by default that one.
+        teacher_feature_shapes: the same for every teacher; by default as the student's.
+        teacher_names: their names; the first one's outputs are the combination as well when it is alone, else the mean.
         scale: standard deviation of logits and features.
         dtype: of all floats.
         seed: of all numbers.

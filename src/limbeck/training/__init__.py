@@ -1,4 +1,4 @@
-"""The training loop and what keeps its work safe: checkpoints, resume, seeds, watchers. Only this room knows Fabric."""
+"""The training loop and what keeps its work safe: checkpoints, resume, seeds, callbacks. Only this room knows Fabric."""
 
 from limbeck.training.checkpoint import TrainingDiverged, TrainingInterrupted
 from limbeck.training.config import TrainingConfig
@@ -7,5 +7,14 @@ from limbeck.training.fit import FitResult, fit, make_single_device_fabric
 from limbeck.training.freeze import freeze_modules
 
 __all__ = [
-    "TrainingDiverged", "Processes", "FitResult", "TrainingInterrupted", "TrainingConfig", "fit", "freeze_modules", "init_processes", "make_fabric", "make_single_device_fabric",
+    "FitResult",
+    "Processes",
+    "TrainingConfig",
+    "TrainingDiverged",
+    "TrainingInterrupted",
+    "fit",
+    "freeze_modules",
+    "init_processes",
+    "make_fabric",
+    "make_single_device_fabric",
 ]  # fmt: skip

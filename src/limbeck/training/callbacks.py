@@ -12,12 +12,12 @@ from typing import Any, Protocol, final
 from limbeck.core.errors import LimbeckError
 from limbeck.utils.io import write_atomically
 
-__all__ = ["ProgressBar", "MetricsCSV", "Callback", "make_logger", "read_metrics"]
+__all__ = ["Callback", "MetricsCSV", "ProgressBar", "make_logger", "read_metrics"]
 
 MetricsRow = dict[str, Any]
 _LEADING_COLUMNS = (
-    "phase", "stage", "epoch", "step", "seconds", "images_per_second", "lr", "loss", "train_accuracy",
-    "validation_top1", "validation_nll",
+    "phase", "stage", "epoch", "step", "seconds", "samples_per_second", "lr", "loss", "train/accuracy",
+    "val/accuracy", "val/nll",
 )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 @final
 class ProgressBar:
-    """A progress bar with the parts of the loss, accuracy, images a second and the time left."""
+    """A progress bar with the losses, accuracy, samples per second and the time left."""
 
     def __init__(self) -> None:
         self._progress: Any = None
@@ -99,22 +99,22 @@ class ProgressBar:
 
         self._progress = Progress(
             TextColumn("{task.description:<11}"), BarColumn(bar_width=24), TextColumn("{task.completed}/{task.total}"),
-            TimeRemainingColumn(compact=True), TextColumn("{task.fields[figures]}"),
-            console=Console(file=sys.stderr, width=None if sys.stderr.isatty() else 140), refresh_per_second=5,
+            TimeRemainingColumn(compact=True), TextColumn("{task.fields[metrics]}"),
+            console=Console(file=sys.stderr, width=None if sys.stderr.isatty() else 160), refresh_per_second=5,
         )  # fmt: skip
         self._progress.start()
-        self._task = self._progress.add_task(title, total=steps, completed=step, figures="")
+        self._task = self._progress.add_task(title, total=steps, completed=step, metrics="")
 
     def on_step_end(self, step: int, metrics: Mapping[str, float]) -> None:
         labels = [f"loss {metrics['loss']:.3f}"]
         losses = {name.removeprefix("loss/"): v for name, v in metrics.items() if name.startswith("loss/")}
         if len(losses) > 1:
             labels[0] += " (" + ", ".join(f"{name} {value:.3f}" for name, value in losses.items()) + ")"
-        for name, template in (("train_accuracy", "train {:.1%}"), ("validation_top1", "val {:.1%}")):
+        for name, template in (("train/accuracy", "train accuracy {:.1%}"), ("val/accuracy", "val accuracy {:.1%}")):
             if name in metrics:
                 labels.append(template.format(metrics[name]))
-        labels.append(f"{metrics['images_per_second']:,.0f} img/s")
-        self._progress.update(self._task, completed=step, figures=" · ".join(labels))
+        labels.append(f"{metrics['samples_per_second']:,.0f} samples/s")
+        self._progress.update(self._task, completed=step, metrics=" · ".join(labels))
 
     def on_epoch_end(self, rows: Sequence[MetricsRow]) -> None: ...
 
@@ -131,7 +131,7 @@ def make_logger(name: str, folder: Path, *, run: str) -> Any:
         return _build_logger(name, lambda: TensorBoardLogger(root_dir=folder, name="tensorboard", version=""))
     if name == "mlflow":
         return _build_logger(name, lambda: _MLflowLogger(folder / "mlflow.db", run))
-    raise LimbeckError(f"figures can be sent to tensorboard or mlflow, not {name!r}")
+    raise LimbeckError(f"metrics can be sent to tensorboard or mlflow, not {name!r}")
 
 
 def _build_logger(name: str, build: Any) -> Any:

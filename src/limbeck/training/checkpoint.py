@@ -21,14 +21,14 @@ __all__ = [
     "TrainingDiverged",
     "TrainingInterrupted",
     "catch_signals",
-    "load_checkpoint",
     "get_rng_states",
-    "set_rng_states",
+    "load_checkpoint",
     "save_checkpoint",
     "seed_everything",
+    "set_rng_states",
 ]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class TrainingDiverged(LimbeckError):
@@ -40,7 +40,7 @@ class TrainingDiverged(LimbeckError):
 
 
 class TrainingInterrupted(LimbeckError):
-    """A signal asked for an end; the work is saved. ``told``: another process of the run says so already."""
+    """A signal asked for an end; the work is saved. ``reported``: another process of the run says so already."""
 
     def __init__(self, signum: int, path: Path | None, *, reported: bool = False) -> None:
         self.signal, self.reported = signum, reported
@@ -89,7 +89,7 @@ def get_rng_states() -> dict[str, Any]:
 
 
 def set_rng_states(states: Mapping[str, Any]) -> None:
-    """Put the generators back where :func:`random_states` found them."""
+    """Put the generators back where :func:`get_rng_states` found them."""
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MaxReducer",
-    "RemoteProcessError",
     "Processes",
+    "RemoteProcessError",
     "Strategy",
     "all_gather_object",
     "init_processes",
@@ -71,8 +71,8 @@ class Processes:
 
     Attributes:
         rank: its number, from 0; the first writes the files and speaks to the user.
-        world: how many there are.
-        waiting: the group in which the others wait for the first, which may take long.
+        world_size: how many there are.
+        group: the group in which the others wait for the first, which may take long.
     """
 
     rank: int = 0
@@ -80,7 +80,7 @@ class Processes:
     group: Any = None
 
     def run_on_rank_zero(self, fn: Callable[[], T]) -> T:
-        """What ``work`` gives (plain data), done by the first process while the others wait; its failure is theirs."""
+        """What ``fn`` gives (plain data), done by the first process while the others wait; its failure is theirs."""
         if self.world_size == 1:
             return fn()
         payload: list[Any] = [None]
@@ -100,9 +100,9 @@ class Processes:
         return value  # type: ignore[no-any-return]
 
     def run_on_all_ranks(self, fn: Callable[[], T]) -> T:
-        """What ``work`` gives, done by every process on its own; where it fails in any, it fails in all.
+        """What ``fn`` gives, done by every process on its own; where it fails in any, it fails in all.
 
-        The first process that failed says why; ``work`` must not wait for other processes.
+        The first process that failed says why; ``fn`` must not wait for other processes.
         """
         if self.world_size == 1:
             return fn()
@@ -139,7 +139,7 @@ class Processes:
             if "not used in producing loss" in text:
                 raise LimbeckError(
                     "parts of the student have no share in the loss, and DDP waits for their gradients: hold them "
-                    "still (frozen: in a stage), or train in one process"
+                    "still (freeze: in a stage), or train in one process"
                 ) from error
             if self.world_size == 1 or not (
                 isinstance(error, dist.DistError) or any(word in text for word in _CONNECTION_ERRORS)
@@ -166,7 +166,7 @@ def make_fabric(*, strategy: Strategy = "auto", precision: Any = "32-true", logg
         strategy: ``ddp`` (a whole student in each process), ``fsdp`` (each holds a share of it), or ``auto``: ddp where
             there are several processes.
         precision: one of Fabric's, such as ``bf16-mixed``.
-        loggers: from :func:`~limbeck.training.callbacks.logger`, or Fabric's own.
+        loggers: from :func:`~limbeck.training.callbacks.make_logger`, or Fabric's own.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -200,7 +200,7 @@ class MaxReducer:
     """What one process wants, all do: the largest of each number over all processes.
 
     Asked in every step, by all alike. Waiting for each other's answer would cost as much as a small network's step, so
-    :meth:`later` gives that of the question before, which came in while the step was computed.
+    :meth:`reduce_async` gives that of the question before, which came in while the step was computed.
     """
 
     def __init__(self, fabric: Fabric) -> None:

@@ -36,20 +36,24 @@ from limbeck.training.train_state import compute_training_length as make_plan
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["FitResult", "TrainingData", "get_batches", "fit", "make_single_device_fabric"]
+__all__ = ["FitResult", "TrainingData", "fit", "get_batches", "make_single_device_fabric"]
+
+_FIRST_PHASE_NAMES = {
+    "baseline": "alone", "student_only": "alone", "equal_time": "longer", "label_smoothing": "smoothed",
+    "no_assistants": "direct",
+}  # fmt: skip
+_FIRST_STAGE_NAMES = {"teacher_training": "teaching", "pretrain": "alone"}  # the latter of the recipe digits_two_stages
 
 
 class TrainingData(Protocol):
     """What gives batches: limbeck's data, or a user's loaders."""
 
-    def batches(
-        self, *, batch_size: int, subset: Literal["all", "labelled"], rank: int, world_size: int
-    ) -> BatchStream:
+    def batches(self, *, batch_size: int, subset: Literal["all", "labeled"], rank: int, world_size: int) -> BatchStream:
         """Training batches by number."""
         ...
 
     def validation_batches(self) -> Iterator[Any]:
-        """The validation part; with several processes, ``rank`` and ``world`` ask for a share of its batches."""
+        """The validation part; with several processes, ``rank`` and ``world_size`` ask for a share of its batches."""
         ...
 
 
@@ -63,7 +67,7 @@ class FitResult:
         history: one row for each epoch, as in ``metrics.csv``.
         steps: optimizer steps done.
         seconds: time spent, over all resumed pieces.
-        folder: where its files are, or ``None``.
+        run_dir: where its files are, or ``None``.
     """
 
     student: nn.Module
@@ -87,7 +91,7 @@ def fit(
     run_dir: str | Path | None = None,
     phase: str = "distilled",
     stage: str = "distill",
-    subset: Literal["all", "labelled"] = "all",
+    subset: Literal["all", "labeled"] = "all",
     seed: int = 0,
     resume: bool = False,
     fabric: Fabric | None = None,
@@ -99,29 +103,29 @@ def fit(
 
     Arguments:
         distiller: student, teachers and objective.
-        data: limbeck's :class:`~limbeck.data.Data`, or :func:`limbeck.data.loaders` of your own.
+        data: limbeck's :class:`~limbeck.data.DataModule`, or :func:`limbeck.data.from_loaders` of your own.
         epochs: how often to show every picture; or give ``steps``.
         steps: how many optimizer steps to make; an epoch is then still one round of the pictures.
         steps_per_epoch: after how many steps to validate and count an epoch; ``None``: when all were shown once.
-        stop: end after so many steps, with the schedules of the full length; ``None``: at the full length.
-        before: in a training of several stages, the steps of those before this one.
-        total: the steps of all stages together, which ``schedule.overall`` reads; 0: not known.
+        stop_after_steps: end after so many steps, with the schedules of the full length; ``None``: at the full length.
+        steps_before: in a training of several stages, the steps of those before this one.
+        total_steps: the steps of all stages together, which ``schedules.across_stages`` reads; 0: not known.
         training: optimizer, batch and the like.
-        out: the run folder; gets ``metrics.csv``, ``temperatures.csv`` where a term has a temperature, and
+        run_dir: the run folder; gets ``metrics.csv``, ``temperatures.csv`` where a term has a temperature, and
             ``checkpoint/``. ``None`` writes nothing.
         phase: whose training this is, in files and bars.
         stage: which of its stages, in files and bars.
-        pictures: train on ``all``, or only on those with a label.
+        subset: train on ``all`` samples, or only on the ``labeled`` ones.
         seed: of whatever is drawn from torch's generators (dropout, new projections).
-        resume: go on from the checkpoint in ``out``, if there is one.
+        resume: go on from the checkpoint in ``run_dir``, if there is one.
         fabric: devices, precision, processes; ``None``: float32 on the processes that ``torchrun`` started, and without
             it on one device, the best there is.
-        watchers: who is told how it goes; ``None``: a progress bar.
+        callbacks: who is told how it goes; ``None``: a progress bar.
 
     With several processes, each calls this alike with its own share of the pictures; the first one writes. The student
     comes out the same in all of them.
 
-    Raises :class:`Diverged` when the loss is not finite, and :class:`Stopped`, after saving, on Ctrl-C or SIGTERM.
+    Raises :class:`TrainingDiverged` when the loss is not finite, and :class:`TrainingInterrupted`, after saving, on Ctrl-C or SIGTERM.
     """
     fabric = fabric or make_fabric()
     stream = get_batches(data, training, subset, rank=fabric.global_rank, world_size=fabric.world_size)
@@ -136,7 +140,7 @@ def fit(
         total_steps=total_steps,
     )
     state = initialize_state(
-        distiller, stream, length, training, fabric, seed=derive_seed(seed, zlib.crc32(f"{phase}/{stage}".encode()))
+        distiller, stream, length, training, fabric, seed=derive_seed(seed, _training_number(phase, stage))
     )
     folder = None if run_dir is None else Path(run_dir)
     checkpoint_path = None if folder is None else folder / "checkpoint" / f"{phase}.{stage}.pt"
@@ -265,10 +269,23 @@ def fit(
     return FitResult(state.finalize(training), state.history, state.step, state.seconds, folder)
 
 
+def _training_number(phase: str, stage: str) -> int:
+    """A number for each training of a run, which its seed depends on.
+
+    It comes from the phase and stage names of limbeck's first record format, so that ``limbeck reproduce`` repeats
+    records of that format exactly.
+
+    >>> _training_number("baseline", "distill") == zlib.crc32(b"alone/distill")
+    True
+    """
+    names = (_FIRST_PHASE_NAMES.get(phase, phase), _FIRST_STAGE_NAMES.get(stage, stage))
+    return zlib.crc32("/".join(names).encode())
+
+
 def _compute_loss(
     state: TrainState, batch: Any, gradient_metrics: dict[str, float], *, measures_gradients: bool
 ) -> LossOutput:
-    """The loss of ``batch``; where it is time to ``look``, how hard each term pulls comes into ``pulled``."""
+    """The loss of ``batch``; where it is time to, the gradient norm of each loss comes into ``gradient_metrics``."""
     if not measures_gradients:
         loss: LossOutput = state.model(batch)
         return loss
@@ -284,20 +301,20 @@ def _compute_loss(
 def get_batches(
     data: TrainingData | Any,
     training: TrainingConfig,
-    subset: Literal["all", "labelled"] = "all",
+    subset: Literal["all", "labeled"] = "all",
     *,
     rank: int = 0,
     world_size: int = 1,
 ) -> BatchStream:
-    """The batches of a training by number, for one of ``world`` processes."""
-    batch_size = training.batch_size if training.batch_pairing == "plain" else training.batch_size // 2
-    stream: BatchStream = data.batches(batch=batch_size, subset=subset, rank=rank, world_size=world_size)
-    return stream if training.batch_pairing == "plain" else pair_batches(stream, training.batch_pairing)
+    """The batches of a training by number, for one of ``world_size`` processes."""
+    batch_size = training.batch_size if training.batch_pairing == "none" else training.batch_size // 2
+    stream: BatchStream = data.batches(batch_size=batch_size, subset=subset, rank=rank, world_size=world_size)
+    return stream if training.batch_pairing == "none" else pair_batches(stream, training.batch_pairing)
 
 
 def _close_teachers(distiller: Distiller, fabric: Fabric) -> None:
     """Tell the teachers that it is over, once all processes have come here: a cache then writes its index."""
-    close_functions = [close for teacher in distiller.teachers.values() if (close := getattr(teacher, "finish", None))]
+    close_functions = [close for teacher in distiller.teachers.values() if (close := getattr(teacher, "close", None))]
     if close_functions and fabric.world_size > 1:
         fabric.barrier()
     if not fabric.global_rank:
@@ -307,7 +324,7 @@ def _close_teachers(distiller: Distiller, fabric: Fabric) -> None:
 
 def _iterate_batches(stream: BatchStream, start: int, end: int, num_workers: int) -> Iterator[Any]:
     if num_workers and isinstance(stream, LoaderAdapter):
-        raise LimbeckError("training.workers is for limbeck's own data: set num_workers on your own loader instead")
+        raise LimbeckError("training.num_workers is for limbeck's own data: set num_workers on your own loader instead")
     if not num_workers:
         return (stream.batch(step) for step in range(start, end))
     from torch.utils.data import DataLoader
@@ -334,7 +351,7 @@ class _BatchDataset(torch.utils.data.Dataset[Any]):
 
 def _validation_batches(data: Any, stream: BatchStream, fabric: Fabric) -> Iterator[Any]:
     """The part of the validation part that this process measures."""
-    rank_kwargs = {} if fabric.world_size == 1 else {"rank": fabric.global_rank, "world": fabric.world_size}
+    rank_kwargs = {} if fabric.world_size == 1 else {"rank": fabric.global_rank, "world_size": fabric.world_size}
     batches: Iterator[Any] = data.validation_batches(**rank_kwargs)
     return (
         equalize_batches(batches, partial(stream.batch, 0), partial(all_gather_object, fabric))
@@ -357,9 +374,9 @@ def _checkpoint_exists(path: Path, fabric: Fabric) -> bool:
 def _current_metrics(accumulator: MetricAccumulator, state: TrainState) -> dict[str, float]:
     metrics = accumulator.compute()
     metrics["lr"] = float(state.optimizer.param_groups[0]["lr"])
-    metrics["images_per_second"] = accumulator.num_samples / max(time.monotonic() - accumulator.start_time, 1e-9)
-    if state.history and "validation_top1" in state.history[-1]:
-        metrics["validation_top1"] = state.history[-1]["validation_top1"]
+    metrics["samples_per_second"] = accumulator.num_samples / max(time.monotonic() - accumulator.start_time, 1e-9)
+    if state.history and "val/accuracy" in state.history[-1]:
+        metrics["val/accuracy"] = state.history[-1]["val/accuracy"]
     return metrics
 
 
@@ -377,7 +394,7 @@ def _nonfinite_loss_error(
         f"{name!r} ({type(distiller.objective.losses[name]).__name__})" for name in first_nonfinite[1]
     )
     return TrainingDiverged(
-        f"the loss is not finite at step {step}: the term {loss_names} is; {_recovery_advice(path)}", step=step
+        f"the loss is not finite at step {step}: the loss {loss_names} is; {_recovery_advice(path)}", step=step
     )
 
 
@@ -393,7 +410,7 @@ def _recovery_advice(path: Path | None) -> str:
     checkpoint = (
         f"the last good checkpoint is {path}" if path is not None and path.exists() else "there is no checkpoint yet"
     )
-    return f"{checkpoint}. Lower the learning rate, set training.clip, or look at the inputs for NaN"
+    return f"{checkpoint}. Lower the learning rate, set training.max_grad_norm, or look at the inputs for NaN"
 
 
 @contextmanager
@@ -413,7 +430,7 @@ def make_single_device_fabric(*, precision: Any = "32-true", loggers: Sequence[A
 
     Arguments:
         precision: one of Fabric's, such as ``bf16-mixed``.
-        loggers: from :func:`~limbeck.training.callbacks.logger`, or Fabric's own.
+        loggers: from :func:`~limbeck.training.callbacks.make_logger`, or Fabric's own.
     """
     from lightning_fabric import Fabric
 

@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 __all__ = [
+    "gather_full_state",
     "is_fsdp",
-    "local_shard",
     "load_full_optimizer_state",
     "load_full_weights",
+    "local_shard",
     "make_fsdp_strategy",
     "shard_module",
-    "gather_full_state",
 ]
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 
 
 def make_fsdp_strategy(world_size: int) -> Any:
-    """Fabric's strategy that shards over ``world`` processes."""
+    """Fabric's strategy that shards over ``world_size`` processes."""
     from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
     return ModelParallelStrategy(_apply_fully_shard, data_parallel_size=world_size, tensor_parallel_size=1)
 
 
 def is_fsdp(fabric: Fabric) -> bool:
-    """Whether this Fabric's strategy is that of :func:`sharding`."""
+    """Whether this Fabric's strategy is that of :func:`make_fsdp_strategy`."""
     return type(fabric.strategy).__name__ == "ModelParallelStrategy"
 
 

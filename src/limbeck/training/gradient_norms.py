@@ -24,7 +24,7 @@ from limbeck.distiller.distiller import Distiller
 from limbeck.distiller.objective import LossOutput
 from limbeck.losses import CrossEntropyLoss
 
-__all__ = ["is_measurement_step", "find_supervised_loss", "compute_gradient_metrics", "compute_gradient_norms"]
+__all__ = ["compute_gradient_metrics", "compute_gradient_norms", "find_supervised_loss", "is_measurement_step"]
 
 _MIN_STEPS_BETWEEN = 200
 
@@ -61,12 +61,14 @@ def compute_gradient_norms(losses: Mapping[str, Tensor], weights: list[Tensor]) 
 
 
 def compute_gradient_metrics(distiller: Distiller, loss: LossOutput) -> dict[str, float]:
-    """``gradient/<term>``, ``gradient_ratio/<term>`` to the hard loss, ``flatness/<term>``, as far as there are any.
+    """``grad_norm/<loss>``, ``grad_norm_ratio/<loss>`` to the supervised loss, ``teacher_entropy/<loss>``, as far as
+    there are any.
 
-    Flatness is the entropy of the teacher's answer at the term's temperature as a share of a guess's, from 0 to 1.
+    ``teacher_entropy`` is the entropy of the teacher's outputs at the loss's temperature as a share of a guess's, from
+    0 to 1.
     """
     metrics = {
-        f"flatness/{name}": float(torch.stack(list(entropies)).mean())
+        f"teacher_entropy/{name}": float(torch.stack(list(entropies)).mean())
         for name, entropies in loss.teacher_entropy.items()
     }
     weights: list[Any] = [weight for weight in distiller.student.parameters() if weight.requires_grad]
@@ -76,17 +78,18 @@ def compute_gradient_metrics(distiller: Distiller, loss: LossOutput) -> dict[str
         norms = compute_gradient_norms(loss.by_loss_with_grad, weights)
     except RuntimeError:
         return metrics
-    metrics |= {f"gradient/{name}": norm for name, norm in norms.items()}
+    metrics |= {f"grad_norm/{name}": norm for name, norm in norms.items()}
     supervised = find_supervised_loss(distiller.objective.losses)
     if supervised is not None and norms[supervised] > 0:
         metrics |= {
-            f"gradient_ratio/{name}": norm / norms[supervised] for name, norm in norms.items() if name != supervised
+            f"grad_norm_ratio/{name}": norm / norms[supervised] for name, norm in norms.items() if name != supervised
         }
     return metrics
 
 
 def find_supervised_loss(losses: Mapping[str, Loss]) -> str | None:
-    """The name of the term that compares with the truth: a cross-entropy, or one that is called ``truth``."""
+    """The name of the term that compares with the truth: a cross-entropy, or one that is called ``target``."""
     return next(
-        (n for n, loss in losses.items() if isinstance(loss, CrossEntropyLoss)), "truth" if "truth" in losses else None
+        (n for n, loss in losses.items() if isinstance(loss, CrossEntropyLoss)),
+        "target" if "target" in losses else None,
     )

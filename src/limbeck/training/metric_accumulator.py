@@ -61,23 +61,28 @@ class MetricAccumulator:
             self._flush()
 
     def compute(self) -> dict[str, float]:
-        """``loss``, ``loss/<term>``, ``weight/<term>`` (the newest), and ``train_accuracy`` where it is known.
+        """``loss``, ``loss/<name>``, ``loss_weight/<name>`` (the newest), and ``train/accuracy`` where it is known.
 
-        Where there are several terms, ``share/<term>`` too: its size as a share of the sizes of all. Where a term has a
-        temperature, ``tau/<term>``: the mean over its rows or batches, and ``tau_min`` and ``tau_max`` of it.
+        Where there are several losses, ``loss_share/<name>`` too: its size as a share of the sizes of all. Where a loss
+        has a temperature, ``temperature/<name>``: the mean over its rows or batches, and ``temperature_min`` and
+        ``temperature_max`` of it.
         """
         self._flush()
         losses = {name: value / self._num_batches for name, value in self._sums.items()}
         metrics = {"loss": sum(losses.values())}
         if self._num_labeled:
-            metrics["train_accuracy"] = self._num_correct / self._num_labeled
+            metrics["train/accuracy"] = self._num_correct / self._num_labeled
         metrics |= {f"loss/{name}": value for name, value in losses.items()}
         total_size = sum(map(abs, losses.values()))
         if len(losses) > 1 and total_size > 0:
-            metrics |= {f"share/{name}": abs(value) / total_size for name, value in losses.items()}
+            metrics |= {f"loss_share/{name}": abs(value) / total_size for name, value in losses.items()}
         for name, stats in self._temperature_stats.items():
-            metrics |= {f"tau/{name}": stats.mean, f"tau_min/{name}": stats.minimum, f"tau_max/{name}": stats.maximum}
-        return metrics | {f"weight/{name}": float(value) for name, value in self._weights.items()}
+            metrics |= {
+                f"temperature/{name}": stats.mean,
+                f"temperature_min/{name}": stats.minimum,
+                f"temperature_max/{name}": stats.maximum,
+            }
+        return metrics | {f"loss_weight/{name}": float(value) for name, value in self._weights.items()}
 
     def first_nonfinite(self) -> tuple[int, list[str]] | None:
         """The first batch ever taken in whose loss was not finite, counted from 0, with the terms that were not.
@@ -88,7 +93,7 @@ class MetricAccumulator:
         return self._first_nonfinite
 
     def reduce(self, all_gather: Callable[[Any], list[Any]]) -> Self:
-        """A meter that has seen the batches of all processes; ``everyone`` gives what each of them has."""
+        """A meter that has seen the batches of all processes; ``all_gather`` gives what each of them has."""
         self._flush()
         states = all_gather(
             (
@@ -151,7 +156,7 @@ def run_validation(
 ) -> dict[str, float]:  # fmt: skip
     """Accuracy and NLL of ``network`` on ``batches``; empty where no row has a label. The mode is put back.
 
-    Where several processes have each some of the batches, ``everyone`` gives what each of them counted. A batch is
+    Where several processes have each some of the batches, ``all_gather`` gives what each of them counted. A batch is
     counted as a whole and in float64, and the sum is exact, so it is the same however the batches are dealt out.
     """
     counts_per_batch: list[tuple[int, int, float]] = []
@@ -181,15 +186,15 @@ def run_validation(
         sum(num_correct for num_correct, _, _ in all_counts),
         math.fsum(loss for _, _, loss in all_counts),
     )
-    return {"validation_top1": total_correct / total_labeled, "validation_nll": nll / total_labeled}
+    return {"val/accuracy": total_correct / total_labeled, "val/nll": nll / total_labeled}
 
 
 def equalize_batches(
     batches: Iterable[Any], make_padding: Callable[[], Any], all_gather: Callable[[Any], list[Any]]
 ) -> Iterator[Any]:
-    """``batches``, and then some that :func:`measure` does not count, until no process has any left.
+    """``batches``, and then some that :func:`run_validation` does not count, until no process has any left.
 
-    A network in shares answers in all processes or in none. ``spare`` gives a batch where this process has none at all.
+    A network in shares answers in all processes or in none. ``make_padding`` gives a batch where this process has none at all.
     """
     local_batches, padding = iter(batches), None
     while any(all_gather((batch := next(local_batches, None)) is not None)):
@@ -204,5 +209,5 @@ class _PaddingBatch(NamedTuple):
 
 
 def _count_correct(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """How many rows are right, and how many have a label, of class numbers ``hard``."""
+    """How many rows are right, and how many have a label, of class numbers ``labels``."""
     return (logits.argmax(dim=1) == labels).sum(), (labels >= 0).sum()

@@ -13,7 +13,7 @@ __all__ = ["RunningStats", "merge_stats", "update_stats"]
 
 
 class RunningStats(NamedTuple):
-    """The sum of so ``many`` numbers, the lowest and the highest of them."""
+    """The sum of ``num_values`` numbers, the lowest and the highest of them."""
 
     total: float
     num_values: int
@@ -29,10 +29,10 @@ class RunningStats(NamedTuple):
 def update_stats(
     stats: Mapping[str, RunningStats], batches: Sequence[Mapping[str, Sequence[float | Tensor]]]
 ) -> dict[str, RunningStats]:  # fmt: skip
-    """``before``, by name, with what was ``taken`` in each batch since; here the device is waited for, once.
+    """``stats``, by name, with the values of each of ``batches`` since; here the device is waited for, once.
 
     >>> update_stats({"soft": RunningStats(4.0, 1, 4.0, 4.0)}, [{"soft": [2.0]}, {"soft": [torch.tensor([1.0, 9.0])]}])
-    {'soft': Span(total=16.0, many=4, low=1.0, high=9.0)}
+    {'soft': RunningStats(total=16.0, num_values=4, minimum=1.0, maximum=9.0)}
     """
     numbers: dict[str, list[float]] = {}
     tensors: dict[str, list[Tensor]] = {}
@@ -59,7 +59,7 @@ def merge_stats(stats: Sequence[RunningStats]) -> RunningStats:
     """The span of all their numbers together.
 
     >>> merge_stats([RunningStats(4.0, 1, 4.0, 4.0), RunningStats(4.0, 2, 1.0, 3.0)])
-    Span(total=8.0, many=3, low=1.0, high=4.0)
+    RunningStats(total=8.0, num_values=3, minimum=1.0, maximum=4.0)
     """
     return RunningStats(
         math.fsum(item.total for item in stats), sum(item.num_values for item in stats), min(item.minimum for item in stats),

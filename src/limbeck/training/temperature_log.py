@@ -1,4 +1,4 @@
-"""``temperatures.csv``: the temperature that each term took in each step, however it came about."""
+"""``temperatures.csv``: the temperature that each loss took in each step, however it came about."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "TemperatureCSV"]
 
-COLUMNS = ("phase", "stage", "step", "term", "mean", "lowest", "highest")
+COLUMNS = ("phase", "stage", "step", "loss", "mean", "min", "max")
 _MAX_BUFFERED = 4096
 _MAX_LINE_LENGTH = 4096  # letters of a line; a longer one is damage
 
 
 @final
 class TemperatureCSV:
-    """Keeps the file: a row for each term and step, with the mean, the lowest and the highest over the step's rows.
+    """Keeps the file: a row for each loss and step, with the mean, the lowest and the highest over the step's rows.
 
     Rows are held until :meth:`write`, which is called at the end of an epoch and before each checkpoint, so that
     the device is never waited for in a step. Rows of other phases stay. A training that goes on from a checkpoint takes

@@ -31,7 +31,7 @@ from limbeck.training.distributed import all_gather_object
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["TrainingLength", "TrainState", "initialize_state", "compute_training_length"]
+__all__ = ["TrainState", "TrainingLength", "compute_training_length", "initialize_state"]
 
 
 @final
@@ -43,9 +43,9 @@ class TrainingLength:
         steps: its optimizer steps; schedules and the scheduler go by these.
         steps_per_epoch: how many make an epoch.
         epochs: how many epochs that is.
-        stop: after how many steps it ends: all of them, or fewer.
-        before: the steps of the stages before it.
-        total: the steps of all stages together; 0 where that is not known.
+        stop_after_steps: after how many steps it ends: all of them, or fewer.
+        steps_before: the steps of the stages before it.
+        total_steps: the steps of all stages together; 0 where that is not known.
     """
 
     steps: int
@@ -86,7 +86,7 @@ def compute_training_length(
         )
     if steps_before < 0 or (total_steps and total_steps < steps_before + length) or (steps_before and not total_steps):
         raise LimbeckError(
-            f"before={steps_before} and total={total_steps} do not hold this stage of {length} steps: give the steps of the stages "
+            f"steps_before={steps_before} and total_steps={total_steps} do not hold this stage of {length} steps: give the steps of the stages "
             "before it and those of all stages together"
         )
     return TrainingLength(
@@ -104,7 +104,7 @@ def compute_training_length(
 class TrainState:
     """All that moves while training, and how to put it away and take it out again.
 
-    ``given`` is the distiller that came in; ``distiller`` the one that trains, another where its student is in shares.
+    ``original`` is the distiller that came in; ``distiller`` the one that trains, another where its student is in shares.
     """
 
     original: Distiller
@@ -142,10 +142,10 @@ class TrainState:
         self.history.append(row)
         if self.scheduler is not None and training.scheduler_interval == "epoch":
             plateau = isinstance(self.scheduler, ReduceLROnPlateau)
-            self.scheduler.step(row["validation_nll"]) if plateau else self.scheduler.step()
-        accuracy = row.get("validation_top1")
-        if accuracy is not None and accuracy > self.best.get("top1", -1.0):
-            self.best = {"top1": accuracy, "epoch": row["epoch"]}
+            self.scheduler.step(row["val/nll"]) if plateau else self.scheduler.step()
+        accuracy = row.get("val/accuracy")
+        if accuracy is not None and accuracy > self.best.get("accuracy", -1.0):
+            self.best = {"accuracy": accuracy, "epoch": row["epoch"]}
             if training.keep_weights == "best":
                 weights = shards.gather_full_state(self.eval_model().state_dict())
                 self.best["student"] = {n: t.detach().cpu().clone() for n, t in weights.items()}
@@ -176,14 +176,14 @@ class TrainState:
     def full_state(self) -> dict[str, Any]:
         """Everything, as tensors and plain values; all processes take part."""
         return {
-            "identity": self.settings,
-            "step": self.step, "seconds": self.seconds, "history": self.history, "best": self.best, "over": self.should_stop,
+            "settings": self.settings,
+            "step": self.step, "seconds": self.seconds, "history": self.history, "best": self.best, "should_stop": self.should_stop,
             "student": shards.gather_full_state(self.distiller.student.state_dict()),
-            "terms": shards.gather_full_state(self.distiller.objective.state_dict()),
+            "losses": shards.gather_full_state(self.distiller.objective.state_dict()),
             "teachers": {name: teacher.state_dict() for name, teacher in self._stateful_teachers().items()},
             "optimizer": shards.gather_full_state(self.optimizer.state_dict()),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "average": None if self.ema_model is None else self.ema_model.state_dict(),
+            "ema_model": None if self.ema_model is None else self.ema_model.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
             "random": all_gather_object(self.fabric, saved.get_rng_states()),
         }  # fmt: skip
@@ -191,22 +191,22 @@ class TrainState:
     def restore(self, state: dict[str, Any], path: Path) -> None:
         """Put everything back, unless it belongs to another training."""
         for name, value in self.settings.items():
-            if _normalize_setting(state["identity"].get(name)) != _normalize_setting(value):
+            if _normalize_setting(state["settings"].get(name)) != _normalize_setting(value):
                 raise LimbeckError(
-                    f"{path} was written by another training: its {name} was {state['identity'].get(name)!r} "
+                    f"{path} was written by another training: its {name} was {state['settings'].get(name)!r} "
                     f"and is now {value!r}; resume with the settings it was begun with, or choose another folder"
                 )
-        self.step, self.seconds, self.should_stop = state["step"], state["seconds"], state["over"]
+        self.step, self.seconds, self.should_stop = state["step"], state["seconds"], state["should_stop"]
         self.history, self.best = state["history"], state["best"]
         shards.load_full_weights(self.distiller.student, state["student"])
-        shards.load_full_weights(self.distiller.objective, state["terms"])
+        shards.load_full_weights(self.distiller.objective, state["losses"])
         for name, teacher in self._stateful_teachers().items():
             teacher.load_state_dict(state["teachers"][name])
         shards.load_full_optimizer_state(self.optimizer, state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         if self.ema_model is not None:
-            self.ema_model.load_state_dict(state["average"])
+            self.ema_model.load_state_dict(state["ema_model"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         saved.set_rng_states(state["random"][self.fabric.global_rank])
 
@@ -241,12 +241,12 @@ def _require_deployable(distiller: Distiller, training: TrainingConfig, fabric: 
         return
     deployment_model(distiller)
     for setting, is_set in (
-        ("training.keep best", training.keep_weights == "best"), ("training.ema", training.ema_decay is not None),
+        ("training.keep_weights best", training.keep_weights == "best"), ("training.ema_decay", training.ema_decay is not None),
         ("the strategy fsdp", shards.is_fsdp(fabric)),
     ):  # fmt: skip
         if is_set:
             raise LimbeckError(
-                f"{setting} keeps the student's own weights, and with SimKD a projector of the term's is deployed with "
+                f"{setting} keeps the student's own weights, and with SimKD a projector of the loss's is deployed with "
                 "them: leave it away"
             )
 
@@ -271,8 +271,8 @@ def initialize_state(
     if shards.is_fsdp(fabric):
         if training.ema_decay is not None:
             raise LimbeckError(
-                "training.ema keeps an average of whole weights, and under the strategy fsdp no process has them: "
-                "leave ema away, or set the strategy to ddp"
+                "training.ema_decay keeps an average of whole weights, and under the strategy fsdp no process has them: "
+                "leave ema_decay away, or set the strategy to ddp"
             )
         distiller, model = shards.shard_module(original, fabric)
     trainable = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
@@ -282,7 +282,7 @@ def initialize_state(
     num_scheduler_steps = length.steps if training.scheduler_interval == "step" else length.epochs
     scheduler = None if training.scheduler is None else training.scheduler(optimizer, num_scheduler_steps)
     if isinstance(scheduler, ReduceLROnPlateau) and training.scheduler_interval == "step":
-        raise LimbeckError("ReduceLROnPlateau watches the validation loss: set `per: epoch` beside it")
+        raise LimbeckError("ReduceLROnPlateau watches the validation loss: set `interval: epoch` beside it")
     if model is None:
         model, wrapped = fabric.setup(distiller, optimizer)
     else:
@@ -306,9 +306,9 @@ def initialize_state(
             derive_seed(seed, fabric.global_rank)
         )  # else dropout would draw the same mask in every process
     settings = {
-        "objective": str(distiller.objective), "steps": length.description, "steps per epoch": length.steps_per_epoch,
-        "batch": training.batch_size if training.batch_pairing == "plain" else f"{training.batch_size} {training.batch_pairing}",
-        "processes": fabric.world_size, "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}", "seed": seed,
+        "objective": str(distiller.objective), "steps": length.description, "steps_per_epoch": length.steps_per_epoch,
+        "batch_size": training.batch_size if training.batch_pairing == "none" else f"{training.batch_size} {training.batch_pairing}",
+        "world_size": fabric.world_size, "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}", "seed": seed,
         "student": zlib.crc32(str([(n, tuple(p.shape)) for n, p in distiller.student.state_dict().items()]).encode()),
     }  # fmt: skip
     return TrainState(original, distiller, model, backward, wrapped, scheduler, fabric, ema_model, settings)

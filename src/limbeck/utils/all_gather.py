@@ -17,13 +17,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["single_process", "gather_sizes", "all_gather", "get_rank", "get_world_size"]
+__all__ = ["all_gather", "gather_sizes", "get_rank", "get_world_size", "single_process"]
 
-_single_process = ContextVar("_apart", default=False)
+_single_process = ContextVar("_single_process", default=False)
 
 
 def get_world_size() -> int:
-    """How many processes stand together here: 1 without ``torch.distributed``, and within :func:`apart`."""
+    """How many processes stand together here: 1 without ``torch.distributed``, and within :func:`single_process`."""
     is_distributed = dist.is_available() and dist.is_initialized() and not _single_process.get()
     return dist.get_world_size() if is_distributed else 1
 
@@ -44,7 +44,7 @@ def single_process() -> Iterator[None]:
 
 
 def gather_sizes(sizes: Sequence[int], *, device: torch.device | None = None) -> list[list[int]]:
-    """``numbers`` of every process, in the order of the processes; each gives equally many.
+    """``sizes`` of every process, in the order of the processes; each gives equally many.
 
     >>> gather_sizes([3, 1])
     [[3, 1]]

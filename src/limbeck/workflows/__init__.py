@@ -1,4 +1,4 @@
-"""How many times the engine runs: for each teacher, for the student alone, distilled; and for arms × seeds."""
+"""How many times the engine runs: for each teacher, for the baseline, distilled; and for variants × seeds."""
 
 from limbeck.workflows.compare.run import compare
 from limbeck.workflows.distill.assistants import distill_chain
@@ -10,12 +10,12 @@ from limbeck.workflows.select_teachers.run import select_teachers
 from limbeck.workflows.study.run import study
 
 __all__ = [
-    "train_born_again",
-    "distill_chain",
     "compare",
     "distill",
-    "train_mutual",
+    "distill_chain",
     "evaluate_robustness",
-    "study",
     "select_teachers",
+    "study",
+    "train_born_again",
+    "train_mutual",
 ]

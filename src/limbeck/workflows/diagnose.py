@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.roles import Role
 from limbeck.report import diagnosis
 from limbeck.report.metrics_csv import TrainingCurve, load_curves
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Diagnosis", "diagnose", "diagnose_run"]
 
+_LAYER_KEYS = {"layer", "layers"}
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -28,9 +31,9 @@ class Diagnosis:
     """What was found.
 
     Attributes:
-        found: what is likely wrong, a sentence each.
-        looked: what was looked at, a sentence each.
-        unknown: what could not be looked at, and why.
+        problems: what is likely wrong, a sentence each.
+        checks: what was looked at, a sentence each.
+        unavailable: what could not be looked at, and why.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -57,10 +60,10 @@ def diagnose_run(folder: Path) -> Diagnosis:
     from limbeck.report.read import read_record
 
     record = read_record(folder / "record.json")
-    name = next((name for name, model in record.models.items() if model.role == "distilled"), None)
+    name = next((name for name, model in record.models.items() if model.role == Role.DISTILLED), None)
     if name is None:
         raise LimbeckError(
-            f"{folder} holds no distilled student: give a run of `limbeck distill`, or an arm that has one"
+            f"{folder} holds no distilled student: give a run of `limbeck distill`, or a trial that has one"
         )
     result = Diagnosis()
     curve = load_curves(folder / "metrics.csv").get(name)
@@ -73,15 +76,15 @@ def diagnose_run(folder: Path) -> Diagnosis:
 
 
 def _check_loss_scales(curve: TrainingCurve | None, result: Diagnosis) -> None:
-    """A term too small, by gradients where they were measured and by losses where not."""
-    for kind, quantity in (("gradient", "gradient"), ("loss", "share of the loss")):
+    """A loss too small, by gradients where they were measured and by losses where not."""
+    for kind, quantity in (("grad_norm", "gradient norm"), ("loss", "share of the total")):
         columns = {} if curve is None else curve.columns_by_loss(kind)
         relative_scales = diagnosis.compare_with_largest(
-            columns, {} if curve is None else curve.columns_by_loss("weight")
+            columns, {} if curve is None else curve.columns_by_loss("loss_weight")
         )
         if len(relative_scales) > 1:
             result.checks.append(
-                f"the {quantity} of each term: "
+                f"the {quantity} of each loss: "
                 + ", ".join(f"{name} {scale:.2g}" for name, scale, _ in relative_scales)
             )
             result.problems.extend(
@@ -89,21 +92,21 @@ def _check_loss_scales(curve: TrainingCurve | None, result: Diagnosis) -> None:
             )
             return
     reason = (
-        "the objective has one term"
+        "the objective has one loss"
         if curve is not None and curve.columns_by_loss("loss")
-        else "metrics.csv tells of no term"
+        else "metrics.csv has no column of a loss"
     )
-    result.unavailable.append(f"whether a term is too small: {reason}")
+    result.unavailable.append(f"whether a loss is too small: {reason}")
 
 
 def _check_teachers(record: Record, result: Diagnosis) -> None:
     """Teachers below the student, and teachers too large for it."""
-    teachers = {name: model for name, model in record.models.items() if model.role == "teacher"}
+    teachers = {name: model for name, model in record.models.items() if model.role == Role.TEACHER}
     reference = record.baseline if record.baseline is not None else record.distilled
-    reference_name = "the student alone" if record.baseline is not None else "the distilled student"
-    reference_accuracy = None if reference.validation is None else reference.validation.accuracy
+    reference_name = "the baseline" if record.baseline is not None else "the distilled student"
+    reference_accuracy = None if reference.validation is None else reference.validation.metrics.get("accuracy")
     for name, teacher in teachers.items():
-        teacher_accuracy = None if teacher.validation is None else teacher.validation.accuracy
+        teacher_accuracy = None if teacher.validation is None else teacher.validation.metrics.get("accuracy")
         if teacher_accuracy is None or reference_accuracy is None:
             result.unavailable.append(
                 f"whether the teacher {name!r} is better than its student: an accuracy is not recorded"
@@ -130,7 +133,7 @@ def _check_teachers(record: Record, result: Diagnosis) -> None:
             result.problems.extend(_drop_none([diagnosis.check_capacity_gap(name, ratio, recovered)]))
         else:
             result.unavailable.append(
-                f"a gap in capacity to the teacher {name!r}: sizes, or the student alone, are not known"
+                f"a gap in capacity to the teacher {name!r}: sizes, or the baseline, are not known"
             )
     if not teachers:
         result.unavailable.append("whether the teacher is good enough: the run has none")
@@ -140,7 +143,7 @@ def _gap_recovered(record: Record, teacher_accuracy: float | None) -> float | No
     """The share of the gap in accuracy on validation that the distilled student recovered, where there is a gap."""
     baseline, distilled = record.baseline, record.distilled
     accuracies = [
-        None if model is None or model.validation is None else model.validation.accuracy
+        None if model is None or model.validation is None else model.validation.metrics.get("accuracy")
         for model in (baseline, distilled)
     ]
     if (
@@ -155,23 +158,23 @@ def _gap_recovered(record: Record, teacher_accuracy: float | None) -> float | No
 
 def _check_temperatures(curve: TrainingCurve | None, result: Diagnosis) -> None:
     entropies, temperatures = (
-        ({}, {}) if curve is None else (curve.columns_by_loss("flatness"), curve.columns_by_loss("tau"))
+        ({}, {}) if curve is None else (curve.columns_by_loss("teacher_entropy"), curve.columns_by_loss("temperature"))
     )
     for name, values in entropies.items():
         value, temperature = diagnosis.late_median(values), diagnosis.late_median(temperatures.get(name, ()))
         if value is not None:
             temperature_text = "" if temperature is None else f" at τ = {temperature:.4g}"
             result.checks.append(
-                f"how flat the teacher is in {name}{temperature_text}: {value:.0%} of a guess".replace("%", " %")
+                f"the entropy of the teacher in {name}{temperature_text}: {value:.0%} of the maximum".replace("%", " %")
             )
             result.problems.extend(_drop_none([diagnosis.check_teacher_entropy(name, value, temperature)]))
     if not entropies:
-        result.unavailable.append("whether a temperature flattens everything: metrics.csv has no flatness of any term")
+        result.unavailable.append("whether a temperature flattens everything: metrics.csv has no teacher entropy of any loss")
 
 
 def _check_features(record: Record, curve: TrainingCurve | None, result: Diagnosis) -> None:
-    """Terms on taps, by what they were at the beginning and at the end, without their weights."""
-    losses, weights = ({}, {}) if curve is None else (curve.columns_by_loss("loss"), curve.columns_by_loss("weight"))
+    """Losses on features, by what they were at the beginning and at the end, without their weights."""
+    losses, weights = ({}, {}) if curve is None else (curve.columns_by_loss("loss"), curve.columns_by_loss("loss_weight"))
     names = [name for name in _feature_loss_names(record.recipe) if name in losses]
     for name in names:
         pairs = zip(losses[name], weights.get(name, (1.0,) * len(losses[name])), strict=True)
@@ -188,18 +191,18 @@ def _check_features(record: Record, curve: TrainingCurve | None, result: Diagnos
         )
         result.problems.extend(_drop_none([diagnosis.check_feature_alignment(name, unweighted[0], settled_loss)]))
     if not names:
-        result.unavailable.append("whether features align: no term compares any")
+        result.unavailable.append("whether features align: no loss compares any")
 
 
 def _feature_loss_names(recipe: Mapping[str, Any]) -> list[str]:
-    """The names of terms that have a tap, in the order of the recipe."""
+    """The names of losses that have a layer, in the order of the recipe."""
     stages = recipe.get("stages") or ()
     losses = [item for stage in stages for item in (stage.get("objective") or {}).items()]
-    return list(dict.fromkeys(name for name, loss in losses if isinstance(loss, Mapping) and loss.get("at")))
+    return list(dict.fromkeys(name for name, loss in losses if isinstance(loss, Mapping) and _LAYER_KEYS & loss.keys()))
 
 
 def _check_projections(folder: Path, record: Record, phase: str, result: Diagnosis) -> None:
-    """Learned matrices of terms, out of the last stage's checkpoint."""
+    """Learned matrices of losses, out of the last stage's checkpoint."""
     stages = record.recipe.get("stages") or ()
     path = folder / "checkpoint" / f"{phase}.{stages[-1]['name']}.pt" if stages else None
     matrices = {} if path is None or not path.exists() else _load_projections(path)
@@ -211,7 +214,7 @@ def _check_projections(folder: Path, record: Record, phase: str, result: Diagnos
             rank = diagnosis.effective_rank(singular.tolist())
         except LimbeckError:
             result.problems.append(
-                f"the projection of {name!r} is not finite: lower the learning rate, or set training.clip"
+                f"the projection of {name!r} is not finite: lower the learning rate, or set training.max_grad_norm"
             )
             continue
         result.checks.append(f"the projection of {name!r}: {rank:.1f} of {len(singular)} directions")
@@ -223,11 +226,11 @@ def _check_projections(folder: Path, record: Record, phase: str, result: Diagnos
 def _load_projections(path: Path) -> dict[str, Any]:
     from limbeck.training.checkpoint import load_checkpoint
 
-    loss_state = load_checkpoint(path)["terms"]
+    loss_state = load_checkpoint(path)["losses"]
     return {
-        key.removeprefix("learned.").partition(".")[0]: tensor
+        key.removeprefix("trainable.").partition(".")[0]: tensor
         for key, tensor in loss_state.items()
-        if key.startswith("learned.") and "projection" in key and key.endswith("weight") and tensor.ndim > 1
+        if key.startswith("trainable.") and "projection" in key and key.endswith("weight") and tensor.ndim > 1
     }
 
 

@@ -22,17 +22,17 @@ __all__ = ["evaluate_run", "export_run", "load_finished_run", "print_layers"]
 
 
 def evaluate_run(folder: Path, *, split: str = "validation", data_root: str | None = None) -> dict[str, Any]:
-    """Measure the student of the run in ``folder`` on the validation part, and print the figures.
+    """Measure the student of the run in ``folder`` on the validation split, and print the metrics.
 
-    Asking for the test part is an error where it was read already, as it is at the end of every finished run.
+    ``split="test"`` is an error where the test set was read already, as it is at the end of every finished run.
     """
     job, student = _load_student(folder, data_root)
     eval_data = (
         job.data.validation if split == "validation" else job.data.test.unlock(hash_networks({"distilled": student}))
     )
     metrics, _, _ = evaluate_split(student, job.data, job.task, eval_data)
-    scalar_metrics = {name: value for name, value in metrics.items() if not isinstance(value, list)}
-    _print(f"{folder}, {split} part:")
+    scalar_metrics = {"num_samples": metrics["num_samples"], **metrics["metrics"]}
+    _print(f"{folder}, {split} split:")
     for name, value in scalar_metrics.items():
         _print(f"  {name:<10} {value if isinstance(value, int | None) else f'{value:.4f}'}")
     _compare_with_record(folder, split, metrics)
@@ -48,14 +48,14 @@ def export_run(folder: Path, *, output_path: Path | None = None, data_root: str 
     export_info = export_onnx(job, student, path)
     _print(
         f"{path}: {export_info['bytes']:,} bytes, largest difference of a logit {export_info['max_abs_difference']:.2g}, "
-        f"labels agree on {export_info['label_agreement']:.1%} of {export_info['examples']}, "
-        f"{export_info['latency_ms']['median']:.3f} ms a picture (median, 1 thread)"
+        f"labels agree on {export_info['label_agreement']:.1%} of {export_info['num_samples']}, "
+        f"{export_info['latency_ms']['median']:.3f} ms per image (median, 1 thread)"
     )
     return export_info
 
 
 def print_layers(model: str, shape: str, *, plugins: Sequence[str] = ()) -> None:
-    """Print every place in ``model`` where features can be read, with the shape it has for one input."""
+    """Print every layer of ``model`` whose features can be recorded, with the shape they have for one input."""
     input_shape = _parse_shape(shape)
     library, _, name = model.partition(":")
     node: dict[str, Any] = (
@@ -104,9 +104,9 @@ def _compare_with_record(folder: Path, split: str, metrics: dict[str, Any]) -> N
     except (OSError, ValueError, KeyError):
         return
     if recorded is not None:
-        is_same = abs(recorded["top1"] - metrics["top1"]) < 1e-9
+        is_same = abs(recorded["metrics"]["accuracy"] - metrics["metrics"]["accuracy"]) < 1e-9
         _print(
-            f"the record says {recorded['top1']:.4f}: {'the same' if is_same else 'NOT the same; did the data change?'}"
+            f"the record has {recorded['metrics']['accuracy']:.4f}: {'the same' if is_same else 'NOT the same; did the data change?'}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Caches of teachers' answers by hand: filling one ahead of all runs, looking at them, checking and removing them."""
+"""Caches of teachers' outputs by hand: filling one ahead of all runs, looking at them, checking and removing them."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _SECONDS_PER_DAY = 86_400
 def populate_cache(
     recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, batch_size: int = 256
 ) -> list[CachedTeacher]:
-    """Ask the teachers of ``recipe`` about every view of every training picture, and keep what they say.
+    """Compute the outputs of the teachers of ``recipe`` for every view of every training image, and keep them.
 
-    What is there already is not asked for again.
+    What is there already is not computed again.
 
     Arguments:
         recipe: a recipe with ``cache``, its file, or the name of one that comes with limbeck.
-        settings: ``key=value`` settings laid over a file.
-        batch: pictures asked about at once.
+        overrides: ``key=value`` settings laid over a file.
+        batch_size: images in one forward pass.
 
-    Under ``torchrun`` each process asks about its share; on several machines, let them share the cache's folder.
+    Under ``torchrun`` each process computes its share; on several machines, let them share the cache's folder.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(find_recipe(recipe), overrides)
     if recipe.cache is None:
-        raise LimbeckError("the recipe keeps no answers: add cache: {} to it, or cache.top=10 to the command")
+        raise LimbeckError("the recipe keeps no teacher outputs: add cache: {} to it, or cache.top_k=10 to the command")
     if batch_size < 1:
-        raise LimbeckError(f"a batch has at least 1 picture, not {batch_size}")
+        raise LimbeckError(f"a batch has at least 1 image, not {batch_size}")
     job = Job.from_recipe(recipe, Path("runs") / recipe.name)
     teachers = {name: job.build_teacher(name) for name in recipe.teachers}
     for name, network in teachers.items():
         if recipe.teachers[name].weights is None and not isinstance(network, ExternalTeacher):
             raise LimbeckError(
                 f"teachers.{name} has no weights yet: `limbeck distill` trains it and fills the cache while it "
-                "teaches; or give weights, a file or a run folder"
+                "trains the student; or give weights, a file or a run folder"
             )
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     caches = job.open_caches(job.build_student(), teachers)
@@ -60,13 +60,13 @@ def print_caches(root: str | Path | None = None) -> list[CacheEntry]:
         _print(f"there is no cache in {cache_dir(root)}")
     for entry in entries:
         config, shape = (
-            entry.metadata["layout"]["format"],
-            f"{entry.metadata['samples']:,} samples × {entry.metadata['views']} views",
+            entry.metadata["layout"]["config"],
+            f"{entry.metadata['num_samples']:,} samples × {entry.metadata['num_views']} views",
         )
-        top_k_text = "all logits" if config["top"] is None else f"top {config['top']}, {config['tail']}"
+        top_k_text = "all logits" if config["top_k"] is None else f"top {config['top_k']}, {config['tail']}"
         feature_names = [field["name"] for field in entry.metadata["layout"]["fields"] if field["name"] != "logits"]
         _print(
-            f"{entry.folder.name}  {entry.metadata['teacher']}: {shape}, {', '.join([top_k_text, config['precision'], *feature_names])}; "
+            f"{entry.folder.name}  {entry.metadata['teacher']}: {shape}, {', '.join([top_k_text, config['dtype'], *feature_names])}; "
             f"{entry.num_bytes / 1e6:,.1f} MB, {'complete' if entry.complete else 'not complete'}, used {_format_age(entry.last_used)}"
         )
     return entries
@@ -89,11 +89,11 @@ def verify_caches(keys: Sequence[str] = (), root: str | Path | None = None) -> N
         damaged_keys += [entry.folder.name] if is_damaged else []
         state = f"{total_damaged} damaged, {total_missing} missing" if is_damaged else "sound"
         _print(
-            f"{entry.folder.name}: {state}{'' if entry.complete or is_damaged else f', {total_missing:,} still to be asked for'}"
+            f"{entry.folder.name}: {state}{'' if entry.complete or is_damaged else f', {total_missing:,} still to be computed'}"
         )
     if damaged_keys:
         raise LimbeckError(
-            f"damaged: {', '.join(damaged_keys)}; the next run that reads one asks for what was damaged again, and so does "
+            f"damaged: {', '.join(damaged_keys)}; the next run that reads one computes what was damaged again, and so does "
             "`limbeck cache fill`"
         )
 
@@ -105,9 +105,9 @@ def prune_caches(
     all_caches: bool = False,
     root: str | Path | None = None,
 ) -> None:
-    """Remove the caches named, those not used for ``older`` days, or all."""
+    """Remove the caches named, those not used for ``older_than`` days, or all."""
     if sum((bool(keys), older_than is not None, all_caches)) != 1:
-        raise LimbeckError("say what to remove: keys, --older DAYS, or --all, one of the three")
+        raise LimbeckError("say what to remove: keys, --older-than DAYS, or --all, one of the three")
     entries = _select_entries(keys, root)
     if older_than is not None:
         entries = [entry for entry in entries if time.time() - entry.last_used > older_than * _SECONDS_PER_DAY]
@@ -125,12 +125,12 @@ def _populate_with_progress(
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), disable=rank > 0) as bar:
-        task = bar.add_task(f"asking {name}", total=cached.num_entries)
+        task = bar.add_task(f"running {name}", total=cached.num_entries)
         for num_done, _ in cached.populate(job.task, batch_size=batch_size, rank=rank, world_size=world_size):
             bar.update(task, completed=num_done)
     stats = cached.stats()
     _print(
-        f"{name}: {stats['asked']:,} answers asked for, {cached.num_entries - stats['asked']:,} known before; "
+        f"{name}: {stats['misses']:,} outputs computed, {cached.num_entries - stats['misses']:,} cached before; "
         f"{stats['bytes'] / 1e6:,.1f} MB in {stats['folder']}"
     )
 

@@ -59,7 +59,7 @@ def test_a_linear_network_falls_exactly_where_its_margin_is_too_small():
     stays = margin.abs() > EPS * float((weight[0] - weight[1]).abs().sum())
     assert 0 < int(stays.sum()) < 200
     found = adversarial_accuracy(network, Split.from_images(InMemory(pixels), target), attacks=["fgsm", "pgd"], eps=EPS)
-    for name in ("fgsm", "pgd", "worst"):
+    for name in ("fgsm", "pgd", "worst_case"):
         assert torch.equal(found[name], stays)
 
 
@@ -73,7 +73,7 @@ def test_a_network_that_is_sure_of_itself_is_no_more_robust_for_it():
     assert not found["pgd"].any()
 
 
-@pytest.marker.parametrize("attack", [fgsm, pgd])
+@pytest.mark.parametrize("attack", [fgsm, pgd])
 def test_pixels_stay_within_eps_and_within_the_range(network, batch, attack):
     changed = attack(network, *batch, eps=EPS)
     assert float((changed - batch[0]).abs().max()) <= EPS + 1e-6
@@ -90,7 +90,7 @@ def test_apgd_stays_within_eps_and_finds_what_fgsm_finds(network, batch):
         network, Split.from_images(InMemory(batch[0]), batch[1]), attacks=["fgsm", "apgd"], eps=EPS
     )
     assert int(found["apgd"].sum()) <= int(found["fgsm"].sum())
-    assert torch.equal(found["worst"], found["fgsm"] & found["apgd"])
+    assert torch.equal(found["worst_case"], found["fgsm"] & found["apgd"])
 
 
 def test_without_torchattacks_one_sentence_says_what_to_install(network, batch, monkeypatch):
@@ -106,14 +106,14 @@ def test_without_torchattacks_one_sentence_says_what_to_install(network, batch, 
         apgd(network, *batch)
 
 
-@pytest.marker.parametrize("eps", [8, 8.0, 0.0, -0.1, float("nan")])
-@pytest.marker.parametrize("attack", [fgsm, pgd, apgd])
+@pytest.mark.parametrize("eps", [8, 8.0, 0.0, -0.1, float("nan")])
+@pytest.mark.parametrize("attack", [fgsm, pgd, apgd])
 def test_an_unnormalised_eps_is_refused(network, batch, attack, eps):
     with pytest.raises(LimbeckError, match="an unnormalised ε is refused"):
         attack(network, *batch, eps=eps)
 
 
-@pytest.marker.parametrize("attack", [fgsm, pgd, apgd])
+@pytest.mark.parametrize("attack", [fgsm, pgd, apgd])
 def test_normalised_inputs_are_refused(network, batch, attack):
     with pytest.raises(LimbeckError, match="normalisation inside the network"):
         attack(network, (batch[0] - 0.5) / 0.25, batch[1])

@@ -30,8 +30,8 @@ def network(seed=0, width=4):
     )  # fmt: skip
 
 
-def digits(per_sample=4, seed=0, **more):
-    return Digits(num_samples=96, augment=Augmentation((affine(**more),), num_views=per_sample)).load(seed=seed)
+def digits(num_views=4, seed=0, **more):
+    return Digits(num_samples=96, augment=Augmentation((affine(**more),), num_views=num_views)).load(seed=seed)
 
 
 def train(teacher, data, *, epochs=4, batch=32):
@@ -50,11 +50,11 @@ class Counting:
     def __init__(self, network):
         self._inner, self.pictures = FrozenTeacher(network), 0
 
-    def identity(self):
+    def fingerprint(self):
         return self._inner.fingerprint()
 
-    def answer(self, batch, task):
-        self.pictures += len(batch["index"])
+    def predict(self, batch, task):
+        self.pictures += len(batch["sample_id"])
         return self._inner.predict(batch, task)
 
 
@@ -128,13 +128,13 @@ def test_without_views_one_answer_serves_every_epoch(tmp_path):
 
 
 def test_fresh_views_are_refused(tmp_path):
-    with pytest.raises(limbeck.LimbeckError, match=r"views\.per_sample: 8"):
+    with pytest.raises(limbeck.LimbeckError, match=r"augment\.num_views: 8"):
         CachedTeacher(network(), digits(num_views=0), root=tmp_path)
 
 
 def one_key(teacher, data, root, **more):
     cached = CachedTeacher(teacher, data, root=root, **more)
-    cached.predict(data.batches(batch=8).batch(0), TASK)
+    cached.predict(data.batches(batch_size=8).batch(0), TASK)
     return cached.stats()["key"]
 
 
@@ -151,8 +151,8 @@ def test_anything_that_changes_an_answer_changes_the_key(tmp_path):
         "views": one_key(teacher, digits(degrees=5.0), tmp_path),
         "how many views": one_key(teacher, digits(num_views=5), tmp_path),
         "seed": one_key(teacher, digits(seed=1), tmp_path),
-        "format": one_key(teacher, data, tmp_path, format=CacheConfig(top_k=3)),
-        "tail": one_key(teacher, data, tmp_path, format=CacheConfig(top_k=3, tail="renormalised")),
+        "format": one_key(teacher, data, tmp_path, config=CacheConfig(top_k=3)),
+        "tail": one_key(teacher, data, tmp_path, config=CacheConfig(top_k=3, tail="renormalized")),
         "taps": one_key(FrozenTeacher(teacher, {"mid": "0"}), data, tmp_path),
     }
     assert len({first, *changed.values()}) == 1 + len(changed)
@@ -177,7 +177,7 @@ def test_a_flipped_byte_is_found_its_shard_mended_and_the_user_told(tmp_path):
     cached = CachedTeacher(teacher, data, root=tmp_path, log=told.append, config=FULL)
     first, _ = train(cached, data, epochs=2)
     folder = Path(cached.stats()["folder"])
-    assert cached.stats()["complete"]
+    assert cached.stats()["is_complete"]
     assert (folder / "index.json").exists()
     shard = folder / "shard-00000.bin"
     before = shard.read_bytes()
@@ -247,11 +247,11 @@ def test_the_student_learns_from_what_was_read_and_the_teacher_gets_no_gradient(
     assert not any("teacher" in name for name in distiller.state_dict())
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (lambda batch: batch["input"], "under 'index'"),
-        (lambda batch: {**batch, "index": batch["index"] + 10_000}, "sample 1.* is none of those"),
+        (lambda batch: batch["input"], "under 'sample_id'"),
+        (lambda batch: {**batch, "sample_id": batch["sample_id"] + 10_000}, "sample 1.* is none of those"),
         (lambda batch: {**batch, "view": batch["view"] + 4}, "view 4 is none of those"),
     ],
 )
@@ -263,16 +263,16 @@ def test_batches_that_do_not_say_what_they_hold_are_refused(tmp_path, wrong, say
 
 def test_loaders_whose_pictures_nobody_can_name_are_refused(tmp_path):
     loader = [(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))]
-    with pytest.raises(limbeck.LimbeckError, match="a Loaders cannot say which pictures it shows"):
+    with pytest.raises(limbeck.LimbeckError, match="a LoaderDataModule cannot say which pictures it shows"):
         CachedTeacher(network(), from_loaders(loader), root=tmp_path)
 
 
 def test_a_teacher_that_cannot_say_what_it_is_is_refused(tmp_path):
     class Nameless:
-        def answer(self, batch, task):
+        def predict(self, batch, task):
             raise AssertionError
 
-    with pytest.raises(limbeck.LimbeckError, match=r"give it an identity\(\)"):
+    with pytest.raises(limbeck.LimbeckError, match=r"give it a fingerprint\(\)"):
         CachedTeacher(Nameless(), digits(), root=tmp_path)
 
 
@@ -280,14 +280,14 @@ FILLER = """
 import sys, time, torch
 from torch import nn
 sys.path.insert(0, sys.argv[2])
-from test_cached import TASK, digits, network, FULL
-from limbeck.teachers import Cached
+from test_cached_teacher import TASK, digits, network, FULL
+from limbeck.teachers import CachedTeacher
 teacher = network(2)
 teacher.register_forward_hook(lambda *_: time.sleep(float(sys.argv[3])))
-cached = Cached(teacher, digits(per_sample=4), root=sys.argv[1], format=FULL)
-for done, _ in cached.fill(TASK, batch=8, rank=int(sys.argv[4]), world=int(sys.argv[5])):
+cached = CachedTeacher(teacher, digits(num_views=4), root=sys.argv[1], config=FULL)
+for done, _ in cached.populate(TASK, batch_size=8, rank=int(sys.argv[4]), world_size=int(sys.argv[5])):
     print(done, flush=True)
-print("asked", cached.asked)
+print("asked", cached.misses)
 """
 
 
@@ -307,13 +307,13 @@ def test_filling_goes_on_after_a_kill(tmp_path):
     for _ in cached.populate(TASK, batch_size=8):
         pass
     assert 0 < cached.misses <= 96 * 4 - 40, "what was written before the kill was asked for again"
-    assert cached.stats()["complete"]
+    assert cached.stats()["is_complete"]
     online, _ = train(network(2), data)
     assert np.allclose(train(cached, data)[0], online, rtol=0, atol=1e-5)
 
 
 def test_two_processes_fill_one_cache_together(tmp_path):
-    processes = [filler(tmp_path, pause=0.005, rank=rank, world_size=2) for rank in (0, 1)]
+    processes = [filler(tmp_path, pause=0.005, rank=rank, world=2) for rank in (0, 1)]
     printed = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], printed
     asked = [int(out.split("asked")[1]) for out, _ in printed]
@@ -322,7 +322,7 @@ def test_two_processes_fill_one_cache_together(tmp_path):
     for _ in cached.populate(TASK):
         pass
     assert cached.misses == 0
-    assert cached.stats()["complete"]
+    assert cached.stats()["is_complete"]
     assert not list(tmp_path.rglob("*.partial"))
 
 

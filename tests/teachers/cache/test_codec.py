@@ -26,7 +26,7 @@ def back(said, **format):
 
 def test_dense_float32_is_exact():
     logits = torch.randn(4, 7) * 100
-    assert torch.equal(back(Outputs(logits=logits), precision="float32")[0].require_logits(), logits)
+    assert torch.equal(back(Outputs(logits=logits), dtype="float32")[0].require_logits(), logits)
 
 
 @settings(max_examples=40, deadline=None)
@@ -35,7 +35,7 @@ def test_dense_float32_is_exact():
 )
 def test_a_spread_tail_keeps_every_probability_it_can(classes, top, seed, scale):
     logits = torch.randn(4, classes, generator=torch.Generator().manual_seed(seed)) * scale
-    said, _ = back(Outputs(logits=logits), top=top, precision="float32")
+    said, _ = back(Outputs(logits=logits), top_k=top, dtype="float32")
     wanted = logits.double().softmax(1).numpy()
     got = said.require_logits().double().softmax(1).numpy()
     for row, mine in zip(wanted, got, strict=True):
@@ -48,40 +48,43 @@ def test_a_spread_tail_keeps_every_probability_it_can(classes, top, seed, scale)
 
 def test_a_renormalised_tail_has_nothing():
     logits = torch.tensor([[3.0, 1.0, 2.0, 0.0]]).repeat(4, 1)
-    said, _ = back(Outputs(logits=logits), top=2, tail="renormalised")
+    said, _ = back(Outputs(logits=logits), top_k=2, tail="renormalized")
     assert said.require_logits()[0].tolist() == [3.0, -np.inf, 2.0, -np.inf]
 
 
 def test_the_temperature_may_change_later():
     logits = torch.randn(4, 10)
-    said, _ = back(Outputs(logits=logits), top=10, precision="float32")
+    said, _ = back(Outputs(logits=logits), top_k=10, dtype="float32")
     assert torch.allclose((said.require_logits() / 7).softmax(1), (logits / 7).softmax(1), atol=1e-6)
 
 
 def test_impossible_classes_stay_impossible():
     logits = torch.randn(4, 6)
     logits[:, 5] = -torch.inf
-    for format in ({}, {"top": 6}, {"top": 3}):
+    for format in ({}, {"top_k": 6}, {"top_k": 3}):
         assert (back(Outputs(logits=logits), **format)[0].require_logits().softmax(1)[:, 5] == 0).all() or format == {
-            "top": 3
+            "top_k": 3
         }
 
 
 def test_eight_bits_are_half_a_step_off_at_most():
     features = torch.randn(4, 3, 5, 5)
-    said, layout = back(Outputs(features={"mid": features}), features="int8")
+    said, layout = back(Outputs(features={"mid": features}), feature_dtype="int8")
     step = features.flatten(1).abs().amax(1) / 127
     assert ((said.feature("mid") - features).flatten(1).abs().amax(1) <= step / 2 + 1e-6).all()
     assert layout.num_bytes == 4 + 3 * 5 * 5
     assert torch.equal(
-        back(Outputs(features={"mid": torch.zeros(4, 2)}), features="int8")[0].feature("mid"), torch.zeros(4, 2)
+        back(Outputs(features={"mid": torch.zeros(4, 2)}), feature_dtype="int8")[0].feature("mid"), torch.zeros(4, 2)
     )
 
 
 def test_maps_are_pooled_and_spatial_logits_come_back_at_their_size():
     maps, features = torch.rand(4, 3, 8, 6), torch.rand(4, 2, 8, 6)
     said, layout = back(
-        Outputs(spatial_logits=maps, features={"mid": features}), pool_factor=2, precision="float32", features="float32"
+        Outputs(spatial_logits=maps, features={"mid": features}),
+        pool_factor=2,
+        dtype="float32",
+        feature_dtype="float32",
     )
     assert said.spatial_logits.shape == maps.shape
     assert torch.allclose(said.feature("mid"), torch.nn.functional.avg_pool2d(features, 2))
@@ -97,7 +100,7 @@ def test_several_rows_a_sample_and_absent_samples_come_back():
         Outputs(
             logits=logits, row_to_sample=sample, valid=present, extra={"boxes": boxes, "width": width}, embedding=width
         ),
-        precision="float32",
+        dtype="float32",
     )
     assert torch.equal(said.require_logits(), logits)
     assert torch.equal(said.row_to_sample, sample)
@@ -120,11 +123,11 @@ def test_an_answer_of_another_shape_is_refused():
         layout.pack(Outputs(features={"mid": torch.zeros(4, 3)}), 4)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("logits", "format", "says"),
     [
         (torch.full((4, 2), 1e6), {}, "1e.06, and float16 ends at 65504"),
-        (torch.full((4, 2), torch.nan), {"precision": "float32"}, "not finite"),
+        (torch.full((4, 2), torch.nan), {"dtype": "float32"}, "not finite"),
     ],
 )
 def test_what_cannot_be_written_is_refused(logits, format, says):
@@ -132,14 +135,14 @@ def test_what_cannot_be_written_is_refused(logits, format, says):
         back(Outputs(logits=logits), **format)
 
 
-@pytest.marker.parametrize(
+@pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"tail": "spread"}, "without `top`"),
-        ({"top": 0}, "at least 1"),
-        ({"top": 3, "tail": "none"}, "spread, renormalised"),
-        ({"precision": "float64"}, "float16, float32"),
-        ({"pool": 0}, "at least 1"),
+        ({"tail": "spread"}, "without `top_k`"),
+        ({"top_k": 0}, "at least 1"),
+        ({"top_k": 3, "tail": "none"}, "spread, renormalized"),
+        ({"dtype": "float64"}, "float16, float32"),
+        ({"pool_factor": 0}, "at least 1"),
     ],
 )
 def test_formats_that_are_none_are_refused(wrong, says):
@@ -154,17 +157,17 @@ def record_bytes(classes, **format):
 
 def test_the_bytes_of_an_answer_are_those_that_are_documented():
     for top in (1, 5, 10):
-        assert record_bytes(1000, top=top) == 4 * top + 12
-        assert record_bytes(1000, top=top, tail="renormalised") == 4 * top + 8
-        assert record_bytes(1000, top=top, precision="float32") == 6 * top + 12
-        assert record_bytes(70_000, top=top) == 6 * top + 12
-        assert record_bytes(70_000, top=top, precision="float32") == 8 * top + 12
+        assert record_bytes(1000, top_k=top) == 4 * top + 12
+        assert record_bytes(1000, top_k=top, tail="renormalized") == 4 * top + 8
+        assert record_bytes(1000, top_k=top, dtype="float32") == 6 * top + 12
+        assert record_bytes(70_000, top_k=top) == 6 * top + 12
+        assert record_bytes(70_000, top_k=top, dtype="float32") == 8 * top + 12
     assert record_bytes(1000) == 2 * 1000 + 8
-    assert record_bytes(1000, precision="float32") == 4 * 1000 + 8
+    assert record_bytes(1000, dtype="float32") == 4 * 1000 + 8
 
 
 def test_50000_pictures_in_16_views_take_less_than_45_megabytes(tmp_path):
-    size = record_bytes(1000, top=10) - CRC_BYTES
+    size = record_bytes(1000, top_k=10) - CRC_BYTES
     assert RecordStore(tmp_path, record_bytes=size, num_records=50_000 * 16).num_bytes < 45e6
 
 

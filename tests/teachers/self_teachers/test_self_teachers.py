@@ -25,7 +25,7 @@ def batch(seed=0, rows=8):
     draw = torch.Generator().manual_seed(seed)
     return {
         "input": torch.randn(rows, 4, generator=draw), "target": torch.randint(3, (rows,), generator=draw),
-        "index": torch.arange(rows) + 100,
+        "sample_id": torch.arange(rows) + 100,
     }  # fmt: skip
 
 
@@ -113,14 +113,14 @@ def test_the_memory_repeats_what_was_said_of_each_sample_last():
     said = learner(batch()).logits
     assert torch.equal(memory.predict(batch(), TASK).require_logits(), said)
     again = learner(batch(1)).logits
-    known = memory.predict({"index": torch.tensor([105, 3, 100, 400])}, TASK)
+    known = memory.predict({"sample_id": torch.tensor([105, 3, 100, 400])}, TASK)
     assert known.valid.tolist() == [True, False, True, False]
     assert torch.equal(known.require_logits()[[0, 2]], again[[5, 0]])
 
 
 def test_the_target_is_read_before_it_is_written():
     learner = distiller(PreviousEpochTeacher())
-    assert learner(batch()).parts["soft"].item() == 0.0
+    assert learner(batch()).by_loss["soft"].item() == 0.0
     before = learner(batch(1)).logits
     loss = learner(batch(2))
     log_p, log_q = ((z.double() / 4).log_softmax(1) for z in (before, loss.logits))
@@ -131,8 +131,8 @@ def test_the_target_is_read_before_it_is_written():
 def test_of_a_sample_shown_twice_in_a_batch_the_later_answer_is_kept():
     for memory in (PreviousEpochTeacher(), PreviousBatchTeacher()):
         rows = torch.tensor([[1.0, 0, 0], [0, 2.0, 0], [0, 0, 3.0]])
-        memory.on_step_end({"index": torch.tensor([7, 3, 7])}, Outputs(logits=rows))
-        assert torch.equal(memory.predict({"index": torch.tensor([3, 7])}, TASK).require_logits(), rows[1:])
+        memory.on_step_end({"sample_id": torch.tensor([7, 3, 7])}, Outputs(logits=rows))
+        assert torch.equal(memory.predict({"sample_id": torch.tensor([3, 7])}, TASK).require_logits(), rows[1:])
 
 
 def test_half_precision_halves_the_memory():
@@ -146,20 +146,20 @@ def test_half_precision_halves_the_memory():
 def test_the_last_batch_forgets_the_one_before():
     last = PreviousBatchTeacher()
     last.on_step_end(batch(rows=4), Outputs(logits=torch.randn(4, 3)))
-    last.on_step_end({"index": torch.tensor([1, 2])}, Outputs(logits=torch.randn(2, 3)))
+    last.on_step_end({"sample_id": torch.tensor([1, 2])}, Outputs(logits=torch.randn(2, 3)))
     assert last.predict(batch(rows=4), TASK).valid.tolist() == [False] * 4
 
 
-@pytest.marker.parametrize("kind", [PreviousEpochTeacher, PreviousBatchTeacher])
+@pytest.mark.parametrize("kind", [PreviousEpochTeacher, PreviousBatchTeacher])
 def test_what_they_remember_can_be_put_away_and_taken_out(kind):
     one, other = kind(), kind()
     other.load_state_dict(one.state_dict())
     assert not other.predict(batch(), TASK).valid.any()
-    one.hear(batch(), Outputs(logits=torch.randn(8, 3)))
+    one.on_step_end(batch(), Outputs(logits=torch.randn(8, 3)))
     other.load_state_dict(one.state_dict())
-    asked = {"index": torch.tensor([103, 5, 107])}
+    asked = {"sample_id": torch.tensor([103, 5, 107])}
     found, wanted = other.predict(asked, TASK), one.predict(asked, TASK)
-    assert torch.equal(found.rows(), wanted.rows())
+    assert torch.equal(found.require_logits(), wanted.require_logits())
     assert torch.equal(found.valid, wanted.valid)
 
 
@@ -171,7 +171,7 @@ def test_mistakes_are_one_sentence():
     with pytest.raises(LimbeckError, match="an average would stand still"):
         limbeck.Distiller(network().half(), EMATeacher(), objective={"soft": KDLoss()}, task=TASK)
     for kind in (PreviousEpochTeacher, PreviousBatchTeacher):
-        with pytest.raises(LimbeckError, match="this batch has no `index`"):
+        with pytest.raises(LimbeckError, match="this batch has no `sample_id`"):
             kind().predict((torch.zeros(2, 4), torch.zeros(2)), TASK)
         with pytest.raises(LimbeckError, match="3 rows for 8 samples"):
             kind().on_step_end(batch(), Outputs(logits=torch.zeros(3, 3)))

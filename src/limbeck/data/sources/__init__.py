@@ -1,7 +1,7 @@
 """Public data sets in the layouts people have, and any folder of pictures.
 
 Each source is a frozen set of settings with one method, ``load(seed=…)``, that gives
-:class:`~limbeck.data.module.Data`.
+:class:`~limbeck.data.module.DataModule`.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Digits:
     """1,797 real handwritten digits, 8×8, inside scikit-learn (UCI ML, Alpaydin & Kaynak): no download.
 
     Arguments:
-        labels: how many training samples keep their label, evenly by class; ``None``: all.
-        take: how many training samples there are at all; ``None``: all.
-        validation: share of what is not test that choices are made on.
-        test: share that is sealed.
-        views: how training pictures are changed.
+        num_labeled: how many training samples keep their label, evenly by class; ``None``: all.
+        num_samples: how many training samples there are at all; ``None``: all.
+        val_split: share of what is not test that choices are made on.
+        test_split: share that is sealed.
+        augment: how training pictures are changed.
         normalize: ``data`` (measured on the training part), ``imagenet`` or ``none``.
     """
 
@@ -84,10 +84,10 @@ class FashionMNIST:
 
     Arguments:
         root: the folder with the four ``*-ubyte`` files (or ``.gz``), or one above it.
-        labels: how many training samples keep their label, evenly by class; ``None``: all.
-        take: how many training samples there are at all; ``None``: all.
-        validation: share of the training samples that choices are made on.
-        views: how training pictures are changed.
+        num_labeled: how many training samples keep their label, evenly by class; ``None``: all.
+        num_samples: how many training samples there are at all; ``None``: all.
+        val_split: share of the training samples that choices are made on.
+        augment: how training pictures are changed.
         normalize: ``data`` (measured on the training part), ``imagenet`` or ``none``.
     """
 
@@ -136,10 +136,10 @@ class CIFAR10:
     Arguments:
         root: where ``cifar-10-batches-py`` or ``train/<class>/…`` and ``test/<class>/…`` stand; then ``$LIMBECK_DATA``
             is looked at, then torchvision downloads.
-        labels: how many training samples keep their label, evenly by class; ``None``: all.
-        take: how many training samples there are at all; ``None``: all.
-        validation: share of the training samples that choices are made on.
-        views: how training pictures are changed.
+        num_labeled: how many training samples keep their label, evenly by class; ``None``: all.
+        num_samples: how many training samples there are at all; ``None``: all.
+        val_split: share of the training samples that choices are made on.
+        augment: how training pictures are changed.
         normalize: ``data`` (measured on the training part), ``imagenet`` or ``none``.
     """
 
@@ -178,20 +178,20 @@ class ImageFolder:
     """Any folder of pictures, one folder a class: ``root/<class>/…``, or ``root/{train,val,test}/<class>/…``.
 
     Where there is a ``train`` folder, ``val`` (or ``validation``) and ``test`` are used as such, and a part that is
-    missing is cut off the training part by seed. Give ``validation`` or ``test`` to say otherwise, as a share or as the
-    name of a folder: ``test: val`` seals the folder ``val`` (as Tiny-ImageNet and ImageNet are usually measured).
+    missing is cut off the training part by seed. Give ``val_split`` or ``test_split`` to say otherwise, as a share or as the
+    name of a folder: ``test_split: val`` seals the folder ``val`` (as Tiny-ImageNet and ImageNet are usually measured).
 
     Arguments:
         root: the folder.
         size: shorter side after scaling, then the centre is cut out; ``None``: pictures as they are, all of one size.
         channels: 3 for colour, 1 for grey.
-        only: the class folders to use, for a subset of the classes; ``None``: all.
-        labels: how many training samples keep their label, evenly by class; ``None``: all.
-        take: how many training samples there are at all; ``None``: all.
-        validation: a share, or a folder in ``root``; ``None``: ``val`` or ``validation`` where it stands, else 0.2.
-        test: a share, or a folder in ``root``; ``None``: ``test`` where it stands, else 0.2.
-        memory: megabytes up to which all pictures are decoded once and kept.
-        views: how training pictures are changed.
+        classes: the class folders to use, for a subset of the classes; ``None``: all.
+        num_labeled: how many training samples keep their label, evenly by class; ``None``: all.
+        num_samples: how many training samples there are at all; ``None``: all.
+        val_split: a share, or a folder in ``root``; ``None``: ``val`` or ``validation`` where it stands, else 0.2.
+        test_split: a share, or a folder in ``root``; ``None``: ``test`` where it stands, else 0.2.
+        cache_mb: megabytes up to which all pictures are decoded once and kept.
+        augment: how training pictures are changed.
         normalize: ``data`` (measured on the training part), ``imagenet`` or ``none``.
     """
 
@@ -225,14 +225,12 @@ class ImageFolder:
             raise LimbeckError(f"the class folder {train / empty[0]} holds no picture: fill it or remove it")
         splits: dict[str, Split | float] = {}
         first_id, split_by_folder = len(train_split), {train.resolve(): "train"}
-        for split_name, setting, other_setting, default_folders in (
-            ("validation", self.val_split, self.test_split, _VALIDATION_FOLDERS),
-            ("test", self.test_split, self.val_split, _TEST_FOLDERS),
+        for split_name, key, setting, other_setting, default_folders in (
+            ("validation", "val_split", self.val_split, self.test_split, _VALIDATION_FOLDERS),
+            ("test", "test_split", self.test_split, self.val_split, _TEST_FOLDERS),
         ):
             if train == root and isinstance(setting, str):
-                raise LimbeckError(
-                    f"`{split_name}: {setting}` names a folder, and {root} has no train folder beside it"
-                )
+                raise LimbeckError(f"`{key}: {setting}` names a folder, and {root} has no train folder beside it")
             # A folder that the other part was given by name is not this part's usual one any more.
             names = tuple(
                 name
@@ -245,7 +243,7 @@ class ImageFolder:
                 continue
             if (owner := split_by_folder.setdefault(source.resolve(), split_name)) != split_name:
                 raise LimbeckError(
-                    f"`{split_name}: {source.name}` names the {owner} folder: a sample belongs to one part only"
+                    f"`{key}: {source.name}` names the {owner} folder: a sample belongs to one part only"
                 )
             splits[split_name] = split = self._read_split(source, classes, first_id=first_id)
             first_id += len(split)
@@ -259,10 +257,10 @@ class ImageFolder:
         for name in self.classes:
             if name not in classes:
                 raise LimbeckError(
-                    f"only: there is no class folder {name!r} in {self.root}: there are {suggest_names(name, classes)}"
+                    f"classes: there is no class folder {name!r} in {self.root}: there are {suggest_names(name, classes)}"
                 )
         if len(set(self.classes)) < max(2, len(self.classes)):
-            raise LimbeckError(f"only: name at least two class folders, each once, not {', '.join(self.classes)}")
+            raise LimbeckError(f"classes: name at least two class folders, each once, not {', '.join(self.classes)}")
         return [name for name in classes if name in self.classes]
 
     def _read_split(self, folder: Path, classes: list[str], *, first_id: int) -> Split:

@@ -1,7 +1,7 @@
 """What a view does to a picture: changes of one picture, and mixings of two.
 
 A constructor gives a frozen transform. One that changes a picture is called with pictures
-``[batch, channels, height, width]`` in 0..1 and :class:`~limbeck.data.counter_rng.Draws`, and gives pictures of that
+``[batch, channels, height, width]`` in 0..1 and :class:`~limbeck.data.counter_rng.CounterRNG`, and gives pictures of that
 shape, every one by its own random numbers. :func:`mixup` and :func:`cutmix` need a second picture, and come last.
 """
 
@@ -13,6 +13,23 @@ from limbeck.data.transforms.torchvision_v2 import TorchvisionTransform, rand_au
 from limbeck.data.transforms.transform import MixTransform, Transform
 
 __all__ = [
-    "Affine", "ColorJitter", "RandomCrop", "CutMix", "HorizontalFlip", "MixTransform", "Mixup", "RandomResizedCrop", "TorchvisionTransform", "Transform",
-    "affine", "color_jitter", "random_crop", "cutmix", "horizontal_flip", "mixup", "rand_augment", "random_resized_crop", "torchvision",
+    "Affine",
+    "ColorJitter",
+    "CutMix",
+    "HorizontalFlip",
+    "MixTransform",
+    "Mixup",
+    "RandomCrop",
+    "RandomResizedCrop",
+    "TorchvisionTransform",
+    "Transform",
+    "affine",
+    "color_jitter",
+    "cutmix",
+    "horizontal_flip",
+    "mixup",
+    "rand_augment",
+    "random_crop",
+    "random_resized_crop",
+    "torchvision",
 ]  # fmt: skip

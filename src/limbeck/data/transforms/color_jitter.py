@@ -15,7 +15,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.data.counter_rng import CounterRNG
 
-__all__ = ["ColorJitter", "adjust_color", "color_jitter", "adjust_hue"]
+__all__ = ["ColorJitter", "adjust_color", "adjust_hue", "color_jitter"]
 
 _Range = tuple[float, float]
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
@@ -24,7 +24,7 @@ _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
 def adjust_color(images: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
     """Brightness (0), contrast (1) or saturation (2) of each picture, times its factor; 3 changes nothing.
 
-    Shapes: ``images`` ``[batch, 3 or 1, height, width]``, ``what`` and ``factor`` ``[batch]``. Each is a blend: with
+    Shapes: ``images`` ``[batch, 3 or 1, height, width]``, ``operation`` and ``factor`` ``[batch]``. Each is a blend: with
     black, with the mean grey, with the picture's own grey, and a grey picture's saturation stays as it is.
 
     >>> adjust_color(torch.full((1, 1, 1, 2), 0.5), torch.tensor([0]), torch.tensor([1.5])).flatten()
@@ -111,7 +111,7 @@ def color_jitter(
 
 
 def _adjust_color_inplace(images: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
-    """:func:`brighten` in place: a new batch for each change would cost more than the change, in fresh memory."""
+    """:func:`adjust_color` in place: a new batch for each change would cost more than the change, in fresh memory."""
     is_color = images.shape[1] == 3
     factor = torch.where(operation < (_HUE if is_color else _SATURATION), factor, 1.0)
     if is_color:

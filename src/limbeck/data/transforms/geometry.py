@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.data.counter_rng import CounterRNG
 
-__all__ = ["Affine", "RandomCrop", "HorizontalFlip", "affine", "random_crop", "horizontal_flip"]
+__all__ = ["Affine", "HorizontalFlip", "RandomCrop", "affine", "horizontal_flip", "random_crop"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class RandomCrop:
-    """See :func:`crop`."""
+    """See :func:`random_crop`."""
 
     padding: int
     padding_mode: Literal["constant", "reflect"]
@@ -28,8 +28,8 @@ class RandomCrop:
         height, width = images.shape[2:]
         if self.padding_mode == "reflect" and self.padding >= min(height, width):
             raise LimbeckError(
-                f"crop cannot reflect {self.padding} pixels of a {height}×{width} picture: pad by at most "
-                f"{min(height, width) - 1}, or take the mode constant"
+                f"random_crop cannot reflect {self.padding} pixels of a {height}×{width} picture: pad by at most "
+                f"{min(height, width) - 1}, or take the padding_mode constant"
             )
         padded = F.pad(images, (self.padding,) * 4, mode=self.padding_mode)
         offsets = (rng.uniform(2) * (2 * self.padding + 1)).long().tolist()
@@ -39,7 +39,7 @@ class RandomCrop:
 @final
 @dataclass(frozen=True, slots=True)
 class HorizontalFlip:
-    """See :func:`flip`."""
+    """See :func:`horizontal_flip`."""
 
     p: float
 
@@ -74,15 +74,15 @@ class Affine:
 def random_crop(padding: int = 4, padding_mode: Literal["constant", "reflect"] = "constant") -> RandomCrop:
     """Pad by ``padding`` pixels on each side and cut the old size out at a random place."""
     if padding < 1:
-        raise LimbeckError(f"crop pads by at least 1 pixel, not {padding}")
-    _require_choice(padding_mode, ("constant", "reflect"), name="crop's mode")
+        raise LimbeckError(f"random_crop pads by at least 1 pixel, not {padding}")
+    _require_choice(padding_mode, ("constant", "reflect"), name="random_crop's padding_mode")
     return RandomCrop(padding, padding_mode)
 
 
 def horizontal_flip(p: float = 0.5) -> HorizontalFlip:
     """Mirror left and right with this probability."""
     if not 0 <= p <= 1:
-        raise LimbeckError(f"a probability is from 0 to 1, not {p}")
+        raise LimbeckError(f"horizontal_flip's p is a probability from 0 to 1, not {p}")
     return HorizontalFlip(p)
 
 
@@ -92,7 +92,7 @@ def affine(
     translate: float = 0.1,
     padding_mode: Literal["zeros", "border", "reflection"] = "zeros",
 ) -> Affine:
-    """Turn by up to ``degrees`` either way, zoom by ``scale``, shift by up to ``shift`` of the size; bilinear.
+    """Turn by up to ``degrees`` either way, zoom by ``scale``, shift by up to ``translate`` of the size; bilinear.
 
     >>> affine(degrees=0.0, scale=(1.0, 1.0), translate=0.0)(torch.ones(1, 1, 4, 4), CounterRNG.for_samples(
     ...     torch.tensor([0]), torch.tensor([0]), seed=0, transform_index=0)).sum()
@@ -101,8 +101,8 @@ def affine(
     if not 0 < scale[0] <= scale[1]:
         raise LimbeckError(f"a zoom goes from a number above zero to one at least as large, not {scale}")
     if degrees < 0 or not 0 <= translate <= 1:
-        raise LimbeckError(f"degrees are 0 or more and shift a share from 0 to 1, not {degrees} and {translate}")
-    _require_choice(padding_mode, ("zeros", "border", "reflection"), name="affine's border")
+        raise LimbeckError(f"degrees are 0 or more and translate a share from 0 to 1, not {degrees} and {translate}")
+    _require_choice(padding_mode, ("zeros", "border", "reflection"), name="affine's padding_mode")
     return Affine(degrees, (scale[0], scale[1]), translate, padding_mode)
 
 

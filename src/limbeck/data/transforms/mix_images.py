@@ -1,7 +1,7 @@
 """Mixup (Zhang et al., ICLR 2018, https://arxiv.org/abs/1710.09412) and CutMix (Yun et al., ICCV 2019,
 https://arxiv.org/abs/1905.04899): two pictures in one, and both their labels.
 
-Who is mixed with whom is settled in :class:`~limbeck.data.mixing.Mixture`.
+Who is mixed with whom is settled in :class:`~limbeck.data.mixing.MixParams`.
 """
 
 from __future__ import annotations
@@ -95,4 +95,4 @@ def _require_valid_parameters(name: str, alpha: float, p: float) -> None:
     if not 0 < alpha < float("inf"):
         raise LimbeckError(f"{name}'s alpha is a number above 0, not {alpha}: leave {name} out to mix nothing")
     if not 0 < p <= 1:
-        raise LimbeckError(f"{name}'s probability is above 0 and at most 1, not {p}: leave {name} out to mix nothing")
+        raise LimbeckError(f"{name}'s p is above 0 and at most 1, not {p}: leave {name} out to mix nothing")

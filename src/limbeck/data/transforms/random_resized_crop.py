@@ -21,7 +21,7 @@ _NUM_TRIES = 10
 @final
 @dataclass(frozen=True, slots=True)
 class RandomResizedCrop:
-    """See :func:`resized_crop`."""
+    """See :func:`random_resized_crop`."""
 
     scale: tuple[float, float]
     ratio: tuple[float, float]
@@ -72,9 +72,11 @@ def random_resized_crop(
     tensor(16.)
     """
     if not 0 < scale[0] <= scale[1] <= 1:
-        raise LimbeckError(f"resized_crop's scale goes from a share above 0 to one of at most 1, not {scale}")
+        raise LimbeckError(f"random_resized_crop's scale goes from a share above 0 to one of at most 1, not {scale}")
     if not 0 < ratio[0] <= ratio[1] < float("inf"):
-        raise LimbeckError(f"resized_crop's ratio goes from a number above 0 to one at least as large, not {ratio}")
+        raise LimbeckError(
+            f"random_resized_crop's ratio goes from a number above 0 to one at least as large, not {ratio}"
+        )
     return RandomResizedCrop((scale[0], scale[1]), (ratio[0], ratio[1]))
 
 

@@ -26,7 +26,7 @@ class MixTransform(Protocol):
 
     Attributes:
         alpha: the share is drawn from Beta(alpha, alpha).
-        probability: how often a picture is mixed at all.
+        p: how often a picture is mixed at all.
     """
 
     @property
@@ -36,13 +36,13 @@ class MixTransform(Protocol):
     def p(self) -> float: ...
 
     def blend(self, images: Tensor, partners: Tensor, lam: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
-        """Each of ``images`` blended with the one of ``others`` in its place.
+        """Each of ``images`` blended with the one of ``partners`` in its place.
 
         Arguments:
             images: ``[batch, channels, height, width]``.
-            others: of the same shape.
-            share: ``[batch]``, how much of ``images`` is to be left.
-            centre: ``[batch, 2]`` numbers from 0 to below 1, for what has a place: from top and from left.
+            partners: of the same shape.
+            lam: ``[batch]``, how much of ``images`` is to be left.
+            center: ``[batch, 2]`` numbers from 0 to below 1, for what has a place: from top and from left.
 
         Returns:
             The blend, and how much of ``images`` is left in it, ``[batch]``.

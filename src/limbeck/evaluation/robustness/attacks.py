@@ -24,7 +24,7 @@ from limbeck.data.counter_rng import derive_seed, make_generator
 from limbeck.data.split import Split
 from limbeck.evaluation.checks import evaluation_mode, require_pixels
 
-__all__ = ["ATTACKS", "DEFAULT_EPS", "apgd", "adversarial_accuracy", "fgsm", "pgd"]
+__all__ = ["ATTACKS", "DEFAULT_EPS", "adversarial_accuracy", "apgd", "fgsm", "pgd"]
 
 DEFAULT_EPS = 8 / 255
 """What colour pictures of 32×32 are usually attacked with."""
@@ -65,7 +65,7 @@ def pgd(
         eps: the largest change of a pixel, in 0..1.
         seed: of the start, which is uniform within ``eps``.
         steps: how many.
-        step: how long each is; ``None``: a quarter of ``eps``, which is 2/255 for 8/255.
+        step_size: how long each is; ``None``: a quarter of ``eps``, which is 2/255 for 8/255.
 
     >>> network = nn.Linear(1, 2, bias=False)
     >>> with torch.no_grad(): _ = network.weight.copy_(torch.tensor([[1.0], [-1.0]]))
@@ -74,7 +74,9 @@ def pgd(
     """
     require_pixels(pixels, eps=eps)
     if steps < 1 or (step_size is not None and not 0 < step_size <= 1):
-        raise LimbeckError(f"pgd takes steps from 1 and a step in 0..1 (2/255 = 0.0078), not {steps} and {step_size}")
+        raise LimbeckError(
+            f"pgd takes steps from 1 and a step_size in 0..1 (2/255 = 0.0078), not {steps} and {step_size}"
+        )
     update_size = eps / 4 if step_size is None else step_size
     # Drawn on the CPU, so that every device starts from the same place.
     start = torch.rand(pixels.shape, generator=make_generator(seed), dtype=pixels.dtype).to(pixels.device)
@@ -127,18 +129,18 @@ def adversarial_accuracy(
     network: nn.Module, split: Split, *, attacks: Sequence[str] = ("fgsm", "pgd"), eps: float = DEFAULT_EPS, seed: int = 0,
     batch_size: int = 256,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """On which labelled samples of ``part`` the network stays right.
+    """On which labelled samples of ``split`` the network stays right.
 
     Args:
         network: takes pixels in 0..1 and gives logits ``[n, classes]``; where it stands, there it is attacked.
-        part: the samples; those without a label are left out.
+        split: the samples; those without a label are left out.
         attacks: names out of :data:`ATTACKS`.
         eps: the largest change of a pixel, in 0..1.
         seed: of what is drawn.
-        batch: samples at once.
+        batch_size: samples at once.
 
     Returns:
-        ``[labelled]`` booleans by name: ``clean``, each attack, and ``worst``, right under every one of them. What was
+        ``[labelled]`` booleans by name: ``clean``, each attack, and ``worst_case``, right under every one of them. What was
         wrong before an attack counts as wrong under it, so that no attack can mend an answer.
 
     Raises:
@@ -147,7 +149,7 @@ def adversarial_accuracy(
     >>> from limbeck.data.split import InMemory
     >>> part = Split.from_images(InMemory(torch.tensor([[0.9, 0.1], [0.55, 0.45]])), torch.tensor([0, 0]))
     >>> found = adversarial_accuracy(nn.Identity(), part, attacks=["fgsm"], eps=0.1)
-    >>> found["clean"].tolist(), found["fgsm"].tolist(), found["worst"].tolist()
+    >>> found["clean"].tolist(), found["fgsm"].tolist(), found["worst_case"].tolist()
     ([True, True], [True, False], [True, False])
     """
     for name in attacks:
@@ -168,12 +170,12 @@ def adversarial_accuracy(
             still_correct = correct.clone()
             if bool(correct.any()):
                 perturbed = ATTACKS[name](
-                    network, pixels[correct], target[correct], eps=eps, seed=seed, turn=batch_index
+                    network, pixels[correct], target[correct], eps=eps, seed=seed, batch_index=batch_index
                 )
                 still_correct[correct] = _is_correct(network, perturbed, target[correct])
             chunks[name].append(still_correct.cpu())
     results = {name: torch.cat(pieces) for name, pieces in chunks.items()}
-    return {**results, "worst": torch.stack(list(results.values())).all(dim=0)}
+    return {**results, "worst_case": torch.stack(list(results.values())).all(dim=0)}
 
 
 def _gradient_sign(network: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
@@ -181,7 +183,7 @@ def _gradient_sign(network: nn.Module, pixels: Tensor, target: Tensor) -> Tensor
     with torch.enable_grad():
         leaf = pixels.detach().requires_grad_()
         logits = network(leaf).float()
-        target_logit = logits.gather_distributed(1, target[:, None])[:, 0]
+        target_logit = logits.gather(1, target[:, None])[:, 0]
         other_logit = logits.scatter(1, target[:, None], float("-inf")).logsumexp(dim=1)
         # The cross-entropy, written so that its gradient does not round to zero where the network is sure: from a gap
         # of 17 on, 1 − p is 0 in float32, and a network that is merely sure of itself would look robust.

@@ -13,7 +13,7 @@ from limbeck.data.counter_rng import derive_seed
 from limbeck.data.split import Split
 from limbeck.evaluation.checks import predict_logits, require_pixels
 
-__all__ = ["NOISE_SIGMAS", "noise_accuracy", "add_gaussian_noise"]
+__all__ = ["NOISE_SIGMAS", "add_gaussian_noise", "noise_accuracy"]
 
 NOISE_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.3)
 _NOISE_STREAM = 0x6E6F697365
@@ -26,7 +26,7 @@ def add_gaussian_noise(pixels: Tensor, sigma: float, *, seed: int = 0, sample_id
         pixels: ``[n, ...]`` in 0..1.
         sigma: standard deviation in units of the pixel, 0..1.
         seed: of the noise, which is the same for every ``sigma`` but for its size.
-        number: ``[n]``, by which number each sample draws; ``None``: its place.
+        sample_ids: ``[n]``, by which number each sample draws; ``None``: its place.
 
     >>> round(float(add_gaussian_noise(torch.full((1, 1, 100, 100), 0.5), 0.1).std()), 2)
     0.1
@@ -45,14 +45,14 @@ def add_gaussian_noise(pixels: Tensor, sigma: float, *, seed: int = 0, sample_id
 def noise_accuracy(
     networks: Mapping[str, nn.Module], split: Split, *, sigmas: Sequence[float] = NOISE_SIGMAS, seed: int = 0, batch_size: int = 256
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Which labelled samples of ``part`` each network gets right at each of ``sigmas``.
+    """Which labelled samples of ``split`` each network gets right at each of ``sigmas``.
 
     Args:
         networks: each takes pixels in 0..1 and gives logits ``[n, classes]``; all see the same noise.
-        part: the samples; those without a label are left out.
+        split: the samples; those without a label are left out.
         sigmas: standard deviations in units of the pixel, 0..1.
         seed: of the noise.
-        batch: samples at once.
+        batch_size: samples at once.
 
     Returns:
         By network, ``[sigmas, labelled]`` booleans.

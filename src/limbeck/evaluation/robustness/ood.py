@@ -47,11 +47,11 @@ def auroc(id_scores: Tensor, ood_scores: Tensor) -> dict[str, Any]:
     """How often a score from inside is above one from outside; equal ones count half.
 
     Args:
-        inside: ``[n]`` scores that should be high.
-        outside: ``[m]`` scores that should be low.
+        id_scores: ``[n]`` scores that should be high.
+        ood_scores: ``[m]`` scores that should be low.
 
     Returns:
-        ``auroc``, ``low`` and ``high`` of its 95 % interval, ``inside`` and ``outside`` (how many there are). 0.5 is
+        ``auroc``, ``low`` and ``high`` of its 95 % interval, ``num_id`` and ``num_ood`` (how many there are). 0.5 is
         guessing. The interval ends at 0 and 1.
 
     >>> found = auroc(torch.tensor([3.0, 2.0, 2.0]), torch.tensor([1.0, 2.0]))
@@ -63,7 +63,7 @@ def auroc(id_scores: Tensor, ood_scores: Tensor) -> dict[str, Any]:
     half_width = 1.96 * math.sqrt(_variance_of_mean(above) + _variance_of_mean(below))
     return {
         "auroc": area, "low": max(0.0, area - half_width), "high": min(1.0, area + half_width),
-        "inside": len(id_scores), "outside": len(ood_scores),
+        "num_id": len(id_scores), "num_ood": len(ood_scores),
     }  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def auroc_difference(
     """The AUROC of ``a`` minus that of ``b``, whose scores (inside, outside) are about the same pictures.
 
     Returns:
-        ``difference``, its 95 % interval ``low`` and ``high``, and ``n``, the pictures inside and outside together.
+        ``difference``, its 95 % interval ``low`` and ``high``, and ``num_samples``, the pictures inside and outside together.
 
     >>> scores = torch.tensor([3.0, 2.0, 2.0]), torch.tensor([1.0, 2.0])
     >>> auroc_difference(scores, scores)["difference"]
@@ -88,12 +88,12 @@ def auroc_difference(
         "difference": difference,
         "low": difference - half_width,
         "high": difference + half_width,
-        "n": len(above) + len(below),
+        "num_samples": len(above) + len(below),
     }
 
 
 def ood_metrics(id_logits: Tensor, ood_logits: Tensor) -> dict[str, Any]:
-    """AUROC by each score of :data:`SCORES`, of logits ``[n, classes]`` inside and ``[m, classes]`` outside.
+    """AUROC by each score of :data:`OOD_SCORES`, of logits ``[n, classes]`` inside and ``[m, classes]`` outside.
 
     >>> found = ood_metrics(torch.tensor([[5.0, 0.0], [4.0, 0.0]]), torch.tensor([[0.1, 0.0], [0.0, 0.2]]))
     >>> found["max_softmax"]["auroc"], found["energy"]["auroc"]
@@ -116,7 +116,7 @@ def _placement_values(id_scores: Tensor, ood_scores: Tensor) -> tuple[Tensor, Te
 
 
 def _fraction_below(values: Tensor, reference: Tensor) -> Tensor:
-    """For each of ``these`` the share of ``those`` that is smaller, with half of those that are equal."""
+    """For each of ``values`` the share of ``reference`` that is smaller, with half of those that are equal."""
     sorted_reference = reference.sort().values
     num_smaller, num_not_larger = (
         torch.searchsorted(sorted_reference, values),

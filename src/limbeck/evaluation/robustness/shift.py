@@ -16,18 +16,18 @@ __all__ = ["shift_accuracy"]
 
 
 def shift_accuracy(network: nn.Module, reference: Split, shifted: Split, *, batch_size: int = 256) -> dict[str, Any]:
-    """How ``network`` does on ``second`` beside ``first``, which show the same samples in the same order.
+    """How ``network`` does on ``shifted`` beside ``reference``, which show the same samples in the same order.
 
     Args:
         network: takes pixels in 0..1 and gives logits ``[n, classes]``.
-        first: the samples as they should be.
-        second: the same ones, shifted.
-        batch: samples at once.
+        reference: the samples as they should be.
+        shifted: the same ones, shifted.
+        batch_size: samples at once.
 
     Returns:
-        ``first`` and ``second``, accuracies over the labelled samples; ``difference``, second − first in percentage
+        ``reference_accuracy`` and ``shifted_accuracy``, accuracies over the labelled samples; ``difference``, shifted − reference in percentage
         points, with the ends ``low`` and ``high`` of its 95 % interval (paired bootstrap over the samples);
-        ``flipped``, the share of all samples that get another class; and ``n``, the labelled ones.
+        ``flip_rate``, the share of all samples that get another class; and ``num_samples``, the labelled ones.
 
     Raises:
         LimbeckError: the parts are not the same samples, or none has a label.
@@ -37,7 +37,7 @@ def shift_accuracy(network: nn.Module, reference: Split, shifted: Split, *, batc
     >>> first = Split.from_images(InMemory(torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.4, 0.6]])), target)
     >>> second = Split.from_images(InMemory(torch.tensor([[0.8, 0.2], [0.4, 0.6], [0.3, 0.7], [0.3, 0.7]])), target)
     >>> found = shift_accuracy(nn.Identity(), first, second)
-    >>> found["first"], found["second"], found["difference"], found["flipped"]
+    >>> found["reference_accuracy"], found["shifted_accuracy"], found["difference"], found["flip_rate"]
     (1.0, 0.75, -25.0, 0.25)
     """
     if len(reference) != len(shifted) or not torch.equal(reference.target, shifted.target):
@@ -59,6 +59,7 @@ def shift_accuracy(network: nn.Module, reference: Split, shifted: Split, *, batc
     correct = (shifted_class == reference.target)[is_labeled], (reference_class == reference.target)[is_labeled]
     difference, low, high = paired_bootstrap(*correct)
     return {
-        "first": float(correct[1].double().mean()), "second": float(correct[0].double().mean()), "difference": difference,
-        "low": low, "high": high, "flipped": float((reference_class != shifted_class).double().mean()), "n": int(is_labeled.sum()),
+        "reference_accuracy": float(correct[1].double().mean()), "shifted_accuracy": float(correct[0].double().mean()),
+        "difference": difference, "low": low, "high": high,
+        "flip_rate": float((reference_class != shifted_class).double().mean()), "num_samples": int(is_labeled.sum()),
     }  # fmt: skip

@@ -1,6 +1,6 @@
-"""Temperatures that are more than a number: policies that any term on responses takes as its ``tau``.
+"""Temperatures that are more than a number: policies that any term on responses takes as its ``temperature``.
 
-A term calls :func:`tempered` with its loss; a policy gives the logits and the temperature at which that loss is taken.
+A term calls :func:`apply_temperature` with its loss; a policy gives the logits and the temperature at which that loss is taken.
 So a policy knows no term, and a term no policy. Those that keep state are ``nn.Module``s: the objective registers them
 with the parts that terms learn, so they reach the optimizer, the device and the checkpoint.
 """
@@ -28,7 +28,26 @@ from limbeck.losses.temperature.policy import (
 )
 
 __all__ = [
-    "CLASSIFICATION", "DETECTION", "DEFAULT_TEMPERATURE", "Dynamic", "Constant", "TemperatureRecord", "Learned", "LossAdaptive", "PerSample",
-    "Range", "Scheduled", "LogitStandardization", "Temperature", "ScaledLogits", "adapt_temperature", "temperature_warning", "dynamic_temperatures", "record_temperatures",
-    "per_sample_temperature", "temperature_range", "standardize_logits", "apply_temperature",
+    "CLASSIFICATION",
+    "DEFAULT_TEMPERATURE",
+    "DETECTION",
+    "Constant",
+    "Dynamic",
+    "Learned",
+    "LogitStandardization",
+    "LossAdaptive",
+    "PerSample",
+    "Range",
+    "ScaledLogits",
+    "Scheduled",
+    "Temperature",
+    "TemperatureRecord",
+    "adapt_temperature",
+    "apply_temperature",
+    "dynamic_temperatures",
+    "per_sample_temperature",
+    "record_temperatures",
+    "standardize_logits",
+    "temperature_range",
+    "temperature_warning",
 ]  # fmt: skip

@@ -22,7 +22,7 @@ __all__ = ["Constant", "Scheduled"]
 @final
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """The same temperature ``tau``, above zero, at all times.
+    """The same ``temperature``, above zero, at all times.
 
     >>> Constant(4.0).bounds()
     (4.0, 4.0)
@@ -44,10 +44,10 @@ class Constant:
 @final
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """The temperature that a schedule gives, such as ``schedule.linear(6.0, 3.0)``.
+    """The temperature that a schedule gives, such as ``schedules.linear(6.0, 3.0)``.
 
-    >>> from limbeck import schedule
-    >>> Scheduled(schedule.linear(6.0, 3.0)).bounds()
+    >>> from limbeck import schedules
+    >>> Scheduled(schedules.linear(6.0, 3.0)).bounds()
     (3.0, 6.0)
     """
 
@@ -56,8 +56,8 @@ class Scheduled:
     def __post_init__(self) -> None:
         if isinstance(self.schedule, type) or not callable(self.schedule):
             raise LimbeckError(
-                f"Scheduled takes a schedule, such as schedule.linear(6.0, 3.0), not {self.schedule!r}: for a number "
-                "there is Fixed"
+                f"Scheduled takes a schedule, such as schedules.linear(6.0, 3.0), not {self.schedule!r}: for a number "
+                "there is Constant"
             )
 
     def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> ScaledLogits:

@@ -27,7 +27,7 @@ _MIN_PEAK = 1e-6
 
 
 def dynamic_temperatures(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> tuple[Tensor, Tensor]:
-    """The student's and the teacher's temperature of each row, both ``[rows]``; their mean is ``tau``.
+    """The student's and the teacher's temperature of each row, both ``[rows]``; their mean is ``temperature``.
 
     Shapes: both ``[rows, classes]``. A row of equal logits counts as one whose largest is 1e−6 above its mean.
 
@@ -43,7 +43,7 @@ def dynamic_temperatures(student: Tensor, teacher: Tensor, *, temperature: float
 @final
 @dataclass(frozen=True, slots=True)
 class Dynamic:
-    """:func:`dynamic` temperatures around ``tau``, above zero.
+    """:func:`dynamic_temperatures` around ``temperature``, above zero.
 
     What is logged as τ is √(τ_s·τ_t), whose square the loss is multiplied by.
 
@@ -72,7 +72,7 @@ class Dynamic:
         )
 
     def bounds(self) -> tuple[float, float]:
-        """Above zero and up to ``tau``: the geometric mean of two temperatures of this mean."""
+        """Above zero and up to ``temperature``: the geometric mean of two temperatures of this mean."""
         return 0.0, self.temperature
 
 

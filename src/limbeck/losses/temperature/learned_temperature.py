@@ -3,7 +3,7 @@
 https://arxiv.org/abs/2211.16231. τ = low + (high − low)·sigmoid(θ), with the paper's 1 and 21. θ is trained by the same
 optimizer as the student, with its gradient turned around and times λ: where the student makes the loss smaller, θ makes
 it larger, so the task grows harder. λ goes from 0 to 1 by half a cosine wave over the paper's first 10 of 240 epochs;
-here, like every schedule, over that fraction of training, ``ramp`` = 10/240. One θ for the run, or a small network that
+here, like every schedule, over that fraction of training, ``warmup_fraction`` = 10/240. One θ for the run, or a small network that
 gives θ for each sample from what student and teacher say; it sees probabilities where the paper's sees logits, which
 have no bounds. The paper does not say where θ starts; its code starts at τ = 15.6, and here ``start`` says.
 """
@@ -32,21 +32,21 @@ class Learned(nn.Module):
     """A temperature with parameters of its own, which make the loss larger.
 
     Arguments:
-        per: one temperature for the ``run``, or one for each ``sample``.
+        granularity: one temperature for the ``run``, or one for each ``sample``.
         start: the temperature to begin with.
         low: it stays above.
         high: it stays below.
-        ramp: the fraction of training over which the reversed gradient grows to its full size.
+        warmup_fraction: the fraction of training over which the reversed gradient grows to its full size.
         strength: its full size, as a share of the gradient.
-        width: hidden units of the network, where there is one.
+        hidden_dim: hidden units of the network, where there is one.
 
     An optimizer with weight decay pulls θ towards 0, which is the middle between low and high.
 
     >>> policy = Learned(start=4.0)
     >>> said = Outputs(logits=torch.tensor([[1.0, 0.0]])), Outputs(logits=torch.tensor([[0.0, 2.0]]))
-    >>> tau = policy(*said, Progress(step=1, steps=4)).tau
-    >>> (3.0 * tau).sum().backward()
-    >>> tau.detach(), policy.theta.grad  # −λ · 3 · (high − low)·σ(1 − σ), with λ = 1
+    >>> temperature = policy(*said, Progress(step=1, steps=4)).temperature
+    >>> (3.0 * temperature).sum().backward()
+    >>> temperature.detach(), policy.theta.grad  # −λ · 3 · (high − low)·σ(1 − σ), with λ = 1
     (tensor([4.]), tensor([-7.6500]))
     """
 
@@ -57,12 +57,12 @@ class Learned(nn.Module):
         super().__init__()
         require_temperature(low)
         if granularity not in ("run", "sample"):
-            raise LimbeckError(f"Learned is per 'run' or per 'sample', not {granularity!r}")
+            raise LimbeckError(f"the granularity of Learned is 'run' or 'sample', not {granularity!r}")
         if not low < start < high:
             raise LimbeckError(f"Learned starts between low and high, and here {low:g}, {start:g}, {high:g} stand")
         if not 0 < warmup_fraction <= 1 or not strength > 0 or hidden_dim < 1:
             raise LimbeckError(
-                f"Learned takes a ramp above 0 and up to 1, a strength above 0 and a width from 1, not {warmup_fraction}, "
+                f"Learned takes a warmup_fraction above 0 and up to 1, a strength above 0 and a hidden_dim from 1, not {warmup_fraction}, "
                 f"{strength} and {hidden_dim}"
             )
         self.granularity, self.start, self.low, self.high = granularity, start, low, high
@@ -119,10 +119,10 @@ class Learned(nn.Module):
         return f"Learned({self.extra_repr()})"
 
     def extra_repr(self) -> str:
-        width = f", width={self.hidden_dim}" if self.granularity == "sample" else ""
+        hidden_dim = f", hidden_dim={self.hidden_dim}" if self.granularity == "sample" else ""
         return (
-            f"per={self.granularity!r}, start={self.start}, low={self.low}, high={self.high}, ramp={self.warmup_fraction:.6g}, "
-            f"strength={self.strength}{width}"
+            f"granularity={self.granularity!r}, start={self.start}, low={self.low}, high={self.high}, warmup_fraction={self.warmup_fraction:.6g}, "
+            f"strength={self.strength}{hidden_dim}"
         )
 
 
@@ -131,10 +131,10 @@ class _GradientReversal(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, temperature: Tensor, factor: float) -> Tensor:
-        ctx.share = factor
+        ctx.factor = factor
         # A copy and not a view: FSDP2 warns of modules that give views.
         return temperature.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return -ctx.share * gradient, None
+        return -ctx.factor * gradient, None

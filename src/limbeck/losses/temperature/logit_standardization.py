@@ -45,7 +45,7 @@ def standardize_logits(logits: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True)
 class LogitStandardization:
-    """:func:`standardised` logits of both, at the base temperature ``tau``: a number or a schedule.
+    """:func:`standardize_logits` of both, at the base ``temperature``: a number or a schedule.
 
     >>> said = Outputs(logits=torch.tensor([[10.0, 20.0, 30.0]]))
     >>> LogitStandardization()(said, said, Progress()).student, LogitStandardization().bounds()

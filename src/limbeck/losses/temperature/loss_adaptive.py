@@ -48,7 +48,7 @@ def adapt_temperature(
 
 @final
 class LossAdaptive(nn.Module):
-    """One temperature for all rows, moved by :func:`adapted` after each batch of training; bounded.
+    """One temperature for all rows, moved by :func:`adapt_temperature` after each batch of training; bounded.
 
     Arguments:
         start: the temperature to begin with, and the one at which the loss is watched.
@@ -62,7 +62,7 @@ class LossAdaptive(nn.Module):
 
     >>> policy = LossAdaptive(start=4.0, high=8.0, rate=0.1)
     >>> said = Outputs(logits=torch.tensor([[1.0, 0.0]])), Outputs(logits=torch.tensor([[0.0, 2.0]]))
-    >>> [round(float(policy(*said, Progress()).tau), 3) for _ in range(3)]
+    >>> [round(float(policy(*said, Progress()).temperature), 3) for _ in range(3)]
     [4.0, 4.421, 4.886]
     """
 
@@ -81,7 +81,7 @@ class LossAdaptive(nn.Module):
         if not 0 < rate <= 1 or not 0 < margin < 1:
             raise LimbeckError(f"rate and margin of LossAdaptive are shares above 0 and up to 1, not {rate}, {margin}")
         self.start, self.low, self.high, self.rate, self.margin = start, low, high, rate, margin
-        for name, value in (("tau", start), ("fast", 0.0), ("slow", 0.0), ("seen", 0.0)):
+        for name, value in (("temperature", start), ("fast", 0.0), ("slow", 0.0), ("initialized", 0.0)):
             self.register_buffer(name, torch.tensor(float(value)))
 
     def forward(self, student: Outputs, teacher: Outputs, progress: Progress) -> ScaledLogits:
@@ -123,7 +123,7 @@ class LossAdaptive(nn.Module):
 
 
 def _kl_sum_and_count(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """The sum over rows of KL(teacher ‖ student) at ``tau``, and how many rows there are, ``[2]``."""
+    """The sum over rows of KL(teacher ‖ student) at ``temperature``, and how many rows there are, ``[2]``."""
     student, teacher = upcast(student), upcast(teacher)
     min_value = torch.finfo(student.dtype).min
     log_q = F.log_softmax(student / temperature, dim=1).clamp(min=min_value)

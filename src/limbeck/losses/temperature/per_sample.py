@@ -2,7 +2,7 @@
 
 A sample the teacher is sure of tells little about the other classes unless it is softened more; one it is unsure of is
 soft already. The policy is a straight line between two temperatures, and which end is the higher is yours to say: for
-faces in the dark, τ = τ₀·(1 + k·(1 − quality)) is ``PerSample(by="quality", sure=τ₀, unsure=τ₀·(1 + k))``. That the
+faces in the dark, τ = τ₀·(1 + k·(1 − quality)) is ``PerSample(score="quality", confident=τ₀, uncertain=τ₀·(1 + k))``. That the
 temperature should follow the sample is from Li et al., AAAI 2023, https://arxiv.org/abs/2211.16231, who learn it.
 """
 
@@ -26,7 +26,7 @@ _TEACHER_SCORES = {"entropy": normalized_entropy, "confidence": least_confidence
 
 
 def per_sample_temperature(uncertainty: Tensor, *, confident: float = 6.0, uncertain: float = 3.0) -> Tensor:
-    """The temperature of each row, ``[rows]``: ``at_sure`` where ``unsure`` is 0, ``at_unsure`` where it is 1.
+    """The temperature of each row, ``[rows]``: ``confident`` where ``uncertainty`` is 0, ``uncertain`` where it is 1.
 
     >>> import torch
     >>> per_sample_temperature(torch.tensor([0.0, 0.5, 1.0]))
@@ -38,14 +38,14 @@ def per_sample_temperature(uncertainty: Tensor, *, confident: float = 6.0, uncer
 @final
 @dataclass(frozen=True, slots=True)
 class PerSample:
-    """:func:`per_sample`, by what the teacher said of each row or by a measured quality.
+    """:func:`per_sample_temperature`, by what the teacher said of each row or by a measured quality.
 
     Arguments:
-        by: ``entropy`` of the teacher's answer, as a share of that of a guess; ``confidence``, likewise by its largest
+        score: ``entropy`` of the teacher's answer, as a share of that of a guess; ``confidence``, likewise by its largest
             probability; or the name of a quality in 0..1 by row, among the ``extra`` tensors of the student's outputs,
             where the task put it (brightness, say). A quality outside 0..1 counts as the nearer end.
-        sure: the temperature where the teacher is sure, or the quality is 1.
-        unsure: the temperature where the teacher guesses, or the quality is 0.
+        confident: the temperature where the teacher is sure, or the quality is 1.
+        uncertain: the temperature where the teacher guesses, or the quality is 0.
 
     >>> import torch
     >>> teacher = Outputs(logits=torch.tensor([[1e3, 0.0], [0.0, 0.0]]))

@@ -20,7 +20,7 @@ from limbeck.core.progress import Progress
 from limbeck.core.schedules import Schedule, resolve
 from limbeck.losses.temperature.entropy import normalized_entropy
 
-__all__ = ["TemperatureRecord", "LogitLoss", "Temperature", "ScaledLogits", "record_temperatures", "apply_temperature"]
+__all__ = ["LogitLoss", "ScaledLogits", "Temperature", "TemperatureRecord", "apply_temperature", "record_temperatures"]
 
 
 class ScaledLogits(NamedTuple):
@@ -29,7 +29,7 @@ class ScaledLogits(NamedTuple):
     Attributes:
         student: logits ``[rows, classes]``.
         teacher: logits ``[rows, classes]``.
-        tau: the temperature: a number, or a tensor of one number or of ``[rows]``.
+        temperature: the temperature: a number, or a tensor of one number or of ``[rows]``.
     """
 
     student: Tensor
@@ -51,7 +51,7 @@ class Temperature(Protocol):
 
 
 class LogitLoss(Protocol):
-    """A loss of two logits at a temperature, such as :func:`limbeck.losses.kd`."""
+    """A loss of two logits at a temperature, such as :func:`limbeck.losses.kd_loss`."""
 
     def __call__(self, student: Tensor, teacher: Tensor, /, *, temperature: float | Tensor) -> Tensor:
         """The loss, a scalar."""
@@ -66,13 +66,13 @@ def apply_temperature(
     temperature: float | Schedule | Temperature,
     progress: Progress,
 ) -> Tensor:
-    """``loss`` of what both said, at the temperature that ``tau`` stands for now.
+    """``loss`` of what both said, at the temperature that ``temperature`` stands for now.
 
     Arguments:
-        loss: takes student and teacher logits and ``tau=``.
-        student: as ``exchange.pair()`` gives it, so that both have the same rows.
+        loss: takes student and teacher logits and ``temperature=``.
+        student: as ``context.pair()`` gives it, so that both have the same rows.
         teacher: likewise.
-        tau: a number, a schedule or a policy.
+        temperature: a number, a schedule or a policy.
         progress: how far training is.
 
     >>> from limbeck.losses import kd_loss
@@ -96,8 +96,8 @@ class TemperatureRecord:
     """What was said of temperatures while a term was computed, on the device and without gradients.
 
     Attributes:
-        tau: each temperature that was taken.
-        flat: where it was asked for, how flat the teacher's answer was at that temperature: the mean over rows of its
+        temperatures: each temperature that was taken.
+        teacher_entropy: where it was asked for, how flat the teacher's answer was at that temperature: the mean over rows of its
             entropy as a share of that of a guess, from 0 to 1.
     """
 
@@ -116,18 +116,18 @@ class TemperatureRecord:
                 self.teacher_entropy.append(normalized_entropy(scaled.teacher.detach() / divisor).mean())
 
 
-_active_record: ContextVar[TemperatureRecord | None] = ContextVar("_heard", default=None)
+_active_record: ContextVar[TemperatureRecord | None] = ContextVar("_active_record", default=None)
 
 
 @contextmanager
 def record_temperatures(*, with_entropy: bool = False) -> Iterator[TemperatureRecord]:
-    """Hear the temperatures that terms take within; ``flatness`` asks how flat they make the teacher's answers.
+    """Hear the temperatures that terms take within; ``with_entropy`` asks how flat they make the teacher's answers.
 
     >>> from limbeck.losses.temperature import Constant
     >>> said = Outputs(logits=torch.tensor([[9.0, 0.0]]))
-    >>> with record_temperatures(flatness=True) as heard:
-    ...     _ = apply_temperature(lambda s, t, *, tau: s.sum(), said, said, temperature=Constant(100.0), progress=Progress())
-    >>> heard.temperatures, heard.teacher_entropy
+    >>> with record_temperatures(with_entropy=True) as record:
+    ...     _ = apply_temperature(lambda s, t, *, temperature: s.sum(), said, said, temperature=Constant(100.0), progress=Progress())
+    >>> record.temperatures, record.teacher_entropy
     ([100.0], [tensor(0.9985)])
     """
     record = TemperatureRecord(with_entropy=with_entropy)

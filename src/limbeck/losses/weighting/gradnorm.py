@@ -45,7 +45,7 @@ def gradnorm_gradient(weights: Tensor, norms: Tensor, rates: Tensor, *, alpha: f
 
 @final
 class GradNorm(nn.Module):
-    """Weights by :func:`gradnorm`, moved after each batch of training.
+    """Weights by :func:`gradnorm_gradient`, moved after each batch of training.
 
     Arguments:
         alpha: how strongly terms that fell less are favoured; 0 makes all gradients equal.
@@ -76,9 +76,9 @@ class GradNorm(nn.Module):
             raise LimbeckError(
                 "this GradNorm balances another objective already, and keeps state for it: give each its own"
             )
-        for name, start in (("weight", 1.0), ("first", 0.0), ("moment", 0.0), ("square", 0.0)):
+        for name, start in (("weight", 1.0), ("initial_loss", 0.0), ("exp_avg", 0.0), ("exp_avg_sq", 0.0)):
             self.register_buffer(name, torch.full((len(names),), start))
-        self.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("step", torch.zeros(()))
 
     def set_student(self, student: nn.Module) -> None:
         """Be told whose weights the terms share."""
@@ -131,7 +131,7 @@ class GradNorm(nn.Module):
         if not reachable:
             raise LimbeckError(
                 "GradNorm needs a weight of the student that every term reaches, and there is none: leave out terms "
-                "that reach no weight or frozen ones only, or, under the strategy fsdp, take Uncertainty or LossRatio"
+                "that reach no weight or frozen ones only, or, under the strategy fsdp, take UncertaintyWeighting or LossRatioWeighting"
             )
         return weights[max(reachable)]
 

@@ -18,9 +18,9 @@ from limbeck.losses.weighting.gradnorm import GradNorm
 from limbeck.utils.all_gather import all_gather, get_world_size
 
 __all__ = [
-    "LossWeighting",
     "GradNorm",
     "LossRatioWeighting",
+    "LossWeighting",
     "UncertaintyWeighting",
     "loss_ratio_weights",
     "uncertainty_weighted",
@@ -54,9 +54,9 @@ def uncertainty_weighted(values: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def loss_ratio_weights(means: Tensor, *, reference: int = 0) -> Tensor:
-    """The factors by which losses of these means all become as large as the one at ``to``, at most 1000 to one.
+    """The factors by which losses of these means all become as large as the one at ``reference``, at most 1000 to one.
 
-    Shapes: ``[terms]``. A mean of 0 is one that is not known: its factor is 1, and so are all where that of ``to`` is.
+    Shapes: ``[terms]``. A mean of 0 is one that is not known: its factor is 1, and so are all where that of ``reference`` is.
 
     >>> loss_ratio_weights(torch.tensor([2.0, 0.5, 8.0, 0.0]))
     tensor([1.0000, 4.0000, 0.2500, 1.0000])
@@ -67,15 +67,15 @@ def loss_ratio_weights(means: Tensor, *, reference: int = 0) -> Tensor:
 
 @final
 class UncertaintyWeighting(nn.Module):
-    """:func:`uncertainty` of each term: the weight exp(−s) falls where the loss stays large.
+    """:func:`uncertainty_weighted` of each term: the weight exp(−s) falls where the loss stays large.
 
     s is a parameter, trained with the student by the same optimizer, and begins at 0, a weight of 1. Weight decay pulls
     it back there. A loss that goes to zero would take its weight to infinity: it stays below 1000. The shares of the
     loss contain s, so they can be negative.
 
     >>> balance = UncertaintyWeighting()
-    >>> balance.register_losses(["truth", "soft"])
-    >>> parts, factors = balance({"truth": torch.tensor(2.0), "soft": torch.tensor(0.5)}, {"truth": 1.0, "soft": 1.0})
+    >>> balance.register_losses(["target", "kd"])
+    >>> parts, factors = balance({"target": torch.tensor(2.0), "kd": torch.tensor(0.5)}, {"target": 1.0, "kd": 1.0})
     >>> float(sum(parts.values()).detach()), factors
     (2.5, tensor([1., 1.]))
     """
@@ -97,26 +97,26 @@ class UncertaintyWeighting(nn.Module):
         return weighted, torch.exp(-s).detach()
 
     def __repr__(self) -> str:
-        return "Uncertainty()"
+        return "UncertaintyWeighting()"
 
 
 @final
 class LossRatioWeighting(nn.Module):
-    """:func:`loss_ratio`: weights become ratios of losses, whatever the size of the terms.
+    """:func:`loss_ratio_weights`: weights become ratios of losses, whatever the size of the terms.
 
-    With weights ``{"truth": 1, "soft": 9}``, ``soft`` is kept at nine times the loss of ``truth``. No paper's: it is
+    With weights ``{"target": 1, "kd": 9}``, ``kd`` is kept at nine times the loss of ``target``. No paper's: it is
     the plain answer to "which weight", where only the ratio was decided. Dynamic weight averaging (Liu et al., CVPR
     2019, https://arxiv.org/abs/1803.10704), also called by loss ratios, follows how fast losses fall instead.
 
     Arguments:
-        to: the term whose loss is the measure; ``None``: the first.
+        reference: the term whose loss is the measure; ``None``: the first.
         decay: of the running mean over batches of each loss.
 
     >>> balance = LossRatioWeighting()
-    >>> balance.register_losses(["truth", "soft"])
-    >>> parts, factors = balance({"truth": torch.tensor(2.0), "soft": torch.tensor(0.5)}, {"truth": 1.0, "soft": 9.0})
+    >>> balance.register_losses(["target", "kd"])
+    >>> parts, factors = balance({"target": torch.tensor(2.0), "kd": torch.tensor(0.5)}, {"target": 1.0, "kd": 9.0})
     >>> parts, factors
-    ({'truth': tensor(2.), 'soft': tensor(18.)}, tensor([1., 4.]))
+    ({'target': tensor(2.), 'kd': tensor(18.)}, tensor([1., 4.]))
     """
 
     mean: Tensor
@@ -124,7 +124,7 @@ class LossRatioWeighting(nn.Module):
     def __init__(self, reference: str | None = None, *, decay: float = 0.99) -> None:
         super().__init__()
         if not 0 <= decay < 1:
-            raise LimbeckError(f"the decay of LossRatio is from 0 to below 1, not {decay}")
+            raise LimbeckError(f"the decay of LossRatioWeighting is from 0 to below 1, not {decay}")
         self.reference, self.decay, self._reference_index = reference, decay, 0
 
     def register_losses(self, names: Sequence[str]) -> None:
@@ -133,7 +133,7 @@ class LossRatioWeighting(nn.Module):
         if self.reference is not None:
             if self.reference not in names:
                 raise LimbeckError(
-                    f"LossRatio measures by {self.reference!r}, and no term is; they are: {suggest_names(self.reference, names)}"
+                    f"LossRatioWeighting measures by {self.reference!r}, and no term is; they are: {suggest_names(self.reference, names)}"
                 )
             self._reference_index = list(names).index(self.reference)
         self.register_buffer("mean", torch.zeros(len(names)))
@@ -156,7 +156,7 @@ class LossRatioWeighting(nn.Module):
         self.mean.copy_(torch.where(losses > 0, updated, self.mean))
 
     def __repr__(self) -> str:
-        return f"LossRatio(to={self.reference!r}, decay={self.decay})"
+        return f"LossRatioWeighting(reference={self.reference!r}, decay={self.decay})"
 
 
 def _require_unused(weighting: nn.Module, attribute: str) -> None:

@@ -1,4 +1,4 @@
-"""Several arms beside each other, as one page, as a table for a paper, and as one for the terminal."""
+"""The comparison of several variants as a page, as a table for a paper, and as one for the terminal."""
 
 from limbeck.report.compare.compare_page import content_security_policy, load_template, render_compare_page
 from limbeck.report.compare.comparison import (
@@ -17,6 +17,23 @@ from limbeck.report.compare.sentences import VARIANT_RULE, classify_gain, format
 from limbeck.report.compare.tables import to_csv, to_latex, to_markdown
 
 __all__ = [
-    "VARIANT_RULE", "AgreementMatrix", "VariantResult", "TrialStatus", "ClassChange", "Comparison", "PairedGain", "SeedMean", "GapRecovered", "TrainingCost", "render_compare_page",
-    "render_compare_table", "to_csv", "classify_gain", "to_latex", "to_markdown", "content_security_policy", "format_gain_verdict", "load_template",
+    "VARIANT_RULE",
+    "AgreementMatrix",
+    "ClassChange",
+    "Comparison",
+    "GapRecovered",
+    "PairedGain",
+    "SeedMean",
+    "TrainingCost",
+    "TrialStatus",
+    "VariantResult",
+    "classify_gain",
+    "content_security_policy",
+    "format_gain_verdict",
+    "load_template",
+    "render_compare_page",
+    "render_compare_table",
+    "to_csv",
+    "to_latex",
+    "to_markdown",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The columns of the comparison: what each figure is called, how it is shown, and by what it is sorted."""
+"""The columns of the comparison: what each metric is called, how it is shown, and by what it is sorted."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from limbeck.report.formatting import (
     format_points,
 )
 from limbeck.report.results_view import format_percent_value
+from limbeck.report.verdict import Outcome
 
 __all__ = [
     "COST_COLUMNS",
@@ -28,7 +29,9 @@ __all__ = [
     "verdict_label",
 ]
 
-_OUTCOME_LABELS: Final = {"helps": "helps", "hurts": "hurts", "open": "cannot be told apart", "unknown": "not known"}
+_OUTCOME_LABELS: Final[dict[Outcome, str]] = {
+    "improves": "improves", "degrades": "degrades", "inconclusive": "no significant difference", "unknown": "unknown",
+}  # fmt: skip
 
 
 @final
@@ -44,7 +47,7 @@ class TableCell:
 @final
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: heading, unit, which way is better (empty where neither is), and the cell of an arm."""
+    """One column: heading, unit, which way is better (empty where neither is), and the cell of a variant."""
 
     heading: str
     unit: str
@@ -53,12 +56,12 @@ class Column:
 
 
 def non_empty_columns(columns: Sequence[Column], variants: Sequence[VariantResult]) -> list[Column]:
-    """Those of which any arm has a figure."""
+    """Those for which any variant has a value."""
     return [column for column in columns if any(column.make_cell(variant).value is not None for variant in variants)]
 
 
 def verdict_label(variant: VariantResult) -> str:
-    """The verdict in a word or two; empty for a teacher and for the control."""
+    """The verdict in a word or two; empty for a teacher and for the baseline."""
     return _OUTCOME_LABELS[variant.outcome] if variant.is_student and variant.baseline else ""
 
 
@@ -123,21 +126,21 @@ def _format_integer(value: float | None) -> str:
 
 
 METRIC_COLUMNS: Final = (
-    Column("Accuracy", "%", "higher", _mean_cell(lambda arm: arm.accuracy, format_percent_value)),
+    Column("Accuracy", "%", "higher", _mean_cell(lambda variant: variant.accuracy, format_percent_value)),
     Column("Difference", "points", "higher", _gain_cell),
     Column("Gap recovered", "", "higher", _gap_cell),
-    Column("Macro F1", "%", "higher", _mean_cell(lambda arm: arm.macro_f1, format_percent_value)),
-    Column("NLL", "nats", "lower", _mean_cell(lambda arm: arm.nll, format_fixed)),
-    Column("ECE", "", "lower", _mean_cell(lambda arm: arm.ece, format_fixed)),
-    Column("Parameters", "", "lower", _value_cell(lambda arm: arm.parameters, format_count)),
-    Column("Latency", "ms", "lower", _value_cell(lambda arm: arm.latency_ms, format_milliseconds)),
+    Column("Macro F1", "%", "higher", _mean_cell(lambda variant: variant.macro_f1, format_percent_value)),
+    Column("NLL", "nats", "lower", _mean_cell(lambda variant: variant.nll, format_fixed)),
+    Column("ECE", "", "lower", _mean_cell(lambda variant: variant.ece, format_fixed)),
+    Column("Parameters", "", "lower", _value_cell(lambda variant: variant.parameters, format_count)),
+    Column("Latency", "ms", "lower", _value_cell(lambda variant: variant.latency_ms, format_milliseconds)),
 )
 COST_COLUMNS: Final = (
-    Column("Steps", "", "lower", _value_cell(lambda arm: arm.steps, _format_integer)),
-    Column("Training time", "", "lower", _value_cell(lambda arm: arm.resources.seconds, format_duration)),
-    Column("CPU time", "", "lower", _value_cell(lambda arm: arm.resources.cpu_seconds, format_duration)),
-    Column("GPU time", "", "lower", _value_cell(lambda arm: arm.resources.gpu_seconds, format_duration)),
-    Column("Energy", "J", "lower", _value_cell(lambda arm: arm.resources.joules, _format_integer)),
-    Column("Size", "", "lower", _value_cell(lambda arm: arm.bytes, format_bytes)),
-    Column("FLOPs of an answer", "", "lower", _value_cell(lambda arm: arm.flops, format_count)),
+    Column("Steps", "", "lower", _value_cell(lambda variant: variant.steps, _format_integer)),
+    Column("Training time", "", "lower", _value_cell(lambda variant: variant.resources.seconds, format_duration)),
+    Column("CPU time", "", "lower", _value_cell(lambda variant: variant.resources.cpu_seconds, format_duration)),
+    Column("GPU time", "", "lower", _value_cell(lambda variant: variant.resources.gpu_seconds, format_duration)),
+    Column("Energy", "J", "lower", _value_cell(lambda variant: variant.resources.joules, _format_integer)),
+    Column("Size", "", "lower", _value_cell(lambda variant: variant.bytes, format_bytes)),
+    Column("FLOPs per sample", "", "lower", _value_cell(lambda variant: variant.flops, format_count)),
 )

@@ -1,4 +1,4 @@
-"""The comparison as one page that opens from disk and asks the network for nothing.
+"""The comparison as one page that opens from disk and makes no network request.
 
 One inline script sorts the tables; the page's Content-Security-Policy names it by its hash and allows no other.
 """
@@ -11,26 +11,29 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.report import formatting as words
+from limbeck.core.roles import Role
 from limbeck.report.compare.columns import COST_COLUMNS, METRIC_COLUMNS, non_empty_columns, verdict_label
 from limbeck.report.compare.comparison import Comparison, TrialStatus, VariantResult
 from limbeck.report.compare.forest import forest_rows
 from limbeck.report.compare.per_class import class_difference_rows
 from limbeck.report.compare.plots import plot_learning_curves, plot_variant_latencies
 from limbeck.report.compare.styles import assign_styles
+from limbeck.report.formatting import format_percent, join_number_and_unit
 from limbeck.report.html.page import format_date
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["render_compare_page", "content_security_policy", "load_template"]
+__all__ = ["content_security_policy", "load_template", "render_compare_page"]
 
 _TEMPLATE_DIR = Path(__file__).parent
 
 
 def render_compare_page(comparison: Comparison, *, home_url: str = "") -> str:
-    """The page as HTML; the same comparison gives the same bytes. ``home`` is the address of a way back, if any."""
-    return load_template("compare.html.j2").render(c=comparison, home=home_url, **_template_context(comparison))
+    """The page as HTML; the same comparison gives the same bytes. ``home_url`` is the address of a way back, if any."""
+    return load_template("compare.html.j2").render(
+        comparison=comparison, home_url=home_url, **_template_context(comparison)
+    )
 
 
 def content_security_policy() -> str:
@@ -43,15 +46,16 @@ def content_security_policy() -> str:
 
 
 def load_template(name: str, *, folder: Path = _TEMPLATE_DIR) -> Template:
-    """A template that escapes every word, with the style sheets, the script and the policy at hand."""
+    """A template that escapes all text, with the style sheets, the script and the policy at hand."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader([folder, _TEMPLATE_DIR]), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {name: getattr(words, name) for name in ("amount", "duration", "percent", "tie")}
-    environment.filters["verdict"] = verdict_label
+    environment.filters |= {
+        "format_percent": format_percent, "join_number_and_unit": join_number_and_unit, "verdict_label": verdict_label,
+    }  # fmt: skip
     environment.globals |= {"style": _load_stylesheet(), "script": _load_script(), "policy": content_security_policy()}
     return environment.get_template(name)
 
@@ -59,25 +63,28 @@ def load_template(name: str, *, folder: Path = _TEMPLATE_DIR) -> Template:
 def _template_context(comparison: Comparison) -> dict[str, Any]:
     variants = comparison.variants
     styles = assign_styles(variants)
-    names, rows, classes = class_difference_rows(variants)
+    names, rows, num_classes = class_difference_rows(variants)
     return {
-        "looks": styles, "created": format_date(comparison.created), "verdicts": _variants_with_verdict(comparison),
-        "quality": non_empty_columns(METRIC_COLUMNS, variants), "costs": non_empty_columns(COST_COLUMNS, variants), "forest": forest_rows(variants),
-        "learning": plot_learning_curves(variants, styles), "plane": plot_variant_latencies(variants, styles), "class_arms": names, "class_rows": rows,
-        "class_all": classes, "states": _count_states(comparison.trials), "counts": _format_seed_counts(comparison),
-        "means": any(variant.accuracy and variant.accuracy.num_seeds > 1 for variant in variants),
-        "runs": len({trial.folder for trial in comparison.trials if trial.state == "done"}),
-        "titled": [variant for variant in variants if variant.title or variant.note], "least": _min_agreement(comparison),
-        "one_seed": any(variant.gain and variant.gain.resampled_unit == "samples" for variant in variants),
+        "styles": styles, "created": format_date(comparison.created), "verdicts": _variants_with_verdict(comparison),
+        "metric_columns": non_empty_columns(METRIC_COLUMNS, variants),
+        "cost_columns": non_empty_columns(COST_COLUMNS, variants), "forest": forest_rows(variants),
+        "curve_plot": plot_learning_curves(variants, styles), "latency_plot": plot_variant_latencies(variants, styles),
+        "class_variants": names, "class_rows": rows, "num_classes": num_classes,
+        "states": _count_states(comparison.trials), "seed_counts": _format_seed_counts(comparison),
+        "has_means": any(variant.accuracy and variant.accuracy.num_seeds > 1 for variant in variants),
+        "num_runs": len({trial.folder for trial in comparison.trials if trial.state == "done"}),
+        "titled_variants": [variant for variant in variants if variant.title or variant.note],
+        "min_agreement": _min_agreement(comparison),
+        "has_single_seed": any(variant.gain and variant.gain.resampled_unit == "samples" for variant in variants),
     }  # fmt: skip
 
 
 def _variants_with_verdict(comparison: Comparison) -> list[VariantResult]:
-    """The arms of which a verdict is to be told: students that are not themselves what others are held against."""
+    """The variants that have a verdict: students that are not themselves a baseline of others."""
     students = [
         variant for variant in comparison.variants if variant.is_student and variant.name not in comparison.baselines
     ]
-    return [variant for variant in students if variant.baseline or variant.role != "alone"]
+    return [variant for variant in students if variant.baseline or variant.role != Role.BASELINE]
 
 
 def _count_states(trials: tuple[TrialStatus, ...]) -> dict[str, int]:
@@ -89,7 +96,7 @@ def _count_states(trials: tuple[TrialStatus, ...]) -> dict[str, int]:
 
 
 def _format_seed_counts(comparison: Comparison) -> dict[str, str]:
-    """How many seeds of each arm have come to an end, of how many."""
+    """How many seeds of each variant are done, of how many."""
     counts = {}
     for variant in comparison.variants:
         variant_trials = [trial for trial in comparison.trials if trial.variant == variant.name]
@@ -99,7 +106,7 @@ def _format_seed_counts(comparison: Comparison) -> dict[str, str]:
 
 
 def _min_agreement(comparison: Comparison) -> float:
-    """The smallest agreement of two arms, at which the shading begins."""
+    """The smallest agreement of two variants, at which the shading begins."""
     matrix = comparison.agreement.matrix if comparison.agreement else ()
     return min((agreement for row in matrix for agreement in row if agreement is not None), default=0.0) - 0.02
 

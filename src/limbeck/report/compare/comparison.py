@@ -1,4 +1,4 @@
-"""What a comparison found, as plain data: whoever computed it, the page and the tables only show it."""
+"""The results of a comparison as plain data, which the page and the tables show."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, final
 
+from limbeck.core.roles import Role
 from limbeck.report.metrics_csv import TrainingCurve
+from limbeck.report.verdict import Outcome
 
 __all__ = [
     "AgreementMatrix",
-    "VariantResult",
-    "TrialStatus",
     "ClassChange",
     "Comparison",
-    "PairedGain",
-    "Outcome",
-    "SeedMean",
     "GapRecovered",
+    "PairedGain",
+    "SeedMean",
     "TrainingCost",
+    "TrialStatus",
+    "VariantResult",
 ]
-
-Outcome = Literal["helps", "hurts", "open", "unknown"]
-Role = Literal["teacher", "assistant", "alone", "longer", "smoothed", "direct", "distilled"]
 
 
 @final
@@ -39,7 +37,7 @@ class SeedMean:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedGain:
-    """An arm minus its control in percentage points of top-1 accuracy, paired by seed.
+    """A variant minus its baseline in percentage points of top-1 accuracy, paired by seed.
 
     Attributes:
         mean: over the seeds that both have.
@@ -47,9 +45,9 @@ class PairedGain:
         high: its upper end.
         t_low: 95 % by Student's t, its lower end.
         t_high: its upper end.
-        samples: 95 % of a paired bootstrap over test samples, low and high.
-        n: how many seeds.
-        p: of the paired test over seeds, where it was made.
+        sample_interval: 95 % of a paired bootstrap over test samples, low and high.
+        num_seeds: how many seeds.
+        p_value: of the paired test over seeds, where it was made.
     """
 
     mean: float
@@ -59,7 +57,7 @@ class PairedGain:
     t_high: float | None = None
     sample_interval: tuple[float, float] | None = None
     num_seeds: int = 1
-    p: float | None = None
+    p_value: float | None = None
 
     @property
     def resampled_unit(self) -> Literal["seeds", "samples"]:
@@ -82,7 +80,7 @@ class PairedGain:
 @final
 @dataclass(frozen=True, slots=True)
 class GapRecovered:
-    """A share of the gap between control and teacher, with its interval where there is one."""
+    """The fraction of the gap between baseline and teacher that is recovered, with its interval where there is one."""
 
     fraction: float
     low: float | None = None
@@ -92,7 +90,7 @@ class GapRecovered:
 @final
 @dataclass(frozen=True, slots=True)
 class ClassChange:
-    """One class: accuracy of an arm minus the control's in points, the mean over seeds, and the test examples of it."""
+    """One class: accuracy of a variant minus the baseline's in points, the mean over seeds, and the test examples of it."""
 
     name: str
     points: float
@@ -113,9 +111,9 @@ class TrainingCost:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantResult:
-    """One arm: a way to train, over its seeds. Accuracies are fractions, latency is in ms, size in bytes.
+    """One variant: a way to train, over its seeds. Accuracies are fractions, latency is in ms, size in bytes.
 
-    ``control`` is the arm it is compared with; ``None`` where it is the control itself, or where there is none.
+    ``baseline`` is the variant it is compared with; ``None`` where it is the baseline itself, or where there is none.
     """
 
     name: str
@@ -144,18 +142,18 @@ class VariantResult:
     @property
     def is_student(self) -> bool:
         """Whether a verdict on it makes sense: a teacher is not a way to train the student."""
-        return self.role not in ("teacher", "assistant")
+        return self.role not in (Role.TEACHER, Role.ASSISTANT)
 
     @property
     def verdict(self) -> str:
-        """Its verdict in a sentence; empty for a teacher and for the control."""
+        """Its verdict in a sentence; empty for a teacher and for the baseline."""
         return self.verdict_text if self.is_student and self.baseline else ""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialStatus:
-    """One training of one arm with one seed: where it stands and how far it is."""
+    """One training of one variant with one seed: where it stands and how far it is."""
 
     variant: str
     seed: int | None
@@ -170,9 +168,9 @@ class TrialStatus:
 @final
 @dataclass(frozen=True, slots=True)
 class AgreementMatrix:
-    """On what share of the samples two arms choose the same class, mean over seeds; ``None`` where nobody knows.
+    """On what share of the samples two variants choose the same class, mean over seeds; ``None`` where nobody knows.
 
-    ``shares[i][j]`` is of ``names[i]`` and ``names[j]``; on the diagonal two seeds of one arm.
+    ``matrix[i][j]`` is of ``names[i]`` and ``names[j]``; on the diagonal two seeds of one variant.
     """
 
     names: tuple[str, ...]
@@ -182,13 +180,13 @@ class AgreementMatrix:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Arms beside each other on the same data.
+    """Variants compared on the same data.
 
     Attributes:
         title: what was compared.
         kind: ``study``, whose figures come from its ``study.json``, or ``runs``, computed here.
-        against: the controls: one, or one for each recipe; empty where nothing was trained alone.
-        facts: names and values for the foot of the page.
+        baselines: one, or one for each recipe; empty where there is none.
+        details: names and values for the foot of the page.
     """
 
     title: str
@@ -208,12 +206,12 @@ class Comparison:
 
     @property
     def num_reads(self) -> int:
-        """How often a sealed test part was opened, over all runs: cells of one folder share one read."""
+        """How often a test set was opened, over all runs: models of one folder share one read."""
         return sum({trial.folder: trial.num_reads or 0 for trial in self.trials}.values())
 
     @property
     def is_finished(self) -> bool:
-        """Whether no cell is left to train."""
+        """Whether no trial is left to train."""
         return all(trial.state in ("done", "failed") for trial in self.trials)
 
     @property

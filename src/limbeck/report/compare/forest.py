@@ -1,4 +1,4 @@
-"""Differences to the control as lines with their intervals: places on an axis in per cent, which the page draws."""
+"""Differences to the baseline as rows with their intervals: positions on an axis in per cent, which the page draws."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NUM_TICKS = 5
 @final
 @dataclass(frozen=True, slots=True)
 class ForestRow:
-    """One arm: where its mean and intervals lie, in per cent of the axis, and the same in words.
+    """One variant: where its mean and intervals lie, in per cent of the axis, and the same as text.
 
-    ``wide`` is Student's interval, where it reaches beyond the bootstrap; ``judgement`` is empty for a teacher.
+    ``t_interval`` is Student's interval, where it reaches beyond the bootstrap; ``outcome`` is empty for a teacher.
     """
 
     name: str
@@ -43,7 +43,7 @@ class ForestAxis:
 
 
 def forest_rows(variants: Sequence[VariantResult]) -> tuple[list[ForestRow], ForestAxis] | None:
-    """The lines of all arms with a difference, and their axis; ``None`` where there is none."""
+    """The rows of all variants with a difference, and their axis; ``None`` where there is none."""
     variants_and_gains = [(variant, variant.gain) for variant in variants if variant.gain is not None]
     if not variants_and_gains:
         return None

@@ -1,4 +1,4 @@
-"""What an arm changed in each class: its accuracy minus the control's, as a table that is shaded by it."""
+"""Accuracy of each variant minus the baseline's, by class, as a shaded table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_CLASSES = 12
 @final
 @dataclass(frozen=True, slots=True)
 class ClassDifferenceRow:
-    """One class: for each arm the words, the number, and how strongly it is shaded, from −100 to 100."""
+    """One class: for each variant the text, the number, and how strongly it is shaded, from −100 to 100."""
 
     name: str
     num_samples: int
@@ -29,7 +29,7 @@ def class_difference_rows(
 ) -> tuple[list[str], list[ClassDifferenceRow], int]:
     """The students with their changes, a row for each class, and how many classes there are in all.
 
-    Of more than ``most`` classes those that changed most are taken, in whichever arm.
+    Of more than ``max_classes`` classes those that changed most in any variant are taken.
     """
     students = [variant for variant in variants if variant.class_changes and variant.is_student]
     changes = [{class_change.name: class_change for class_change in variant.class_changes} for variant in students]

@@ -1,4 +1,4 @@
-"""Pictures of the comparison: how accuracy grew with the steps, and what it costs in latency and size."""
+"""Plots of the comparison: accuracy by step, and accuracy against latency and size."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def plot_learning_curves(variants: Sequence[VariantResult], styles: Mapping[str,
 
 
 def plot_variant_latencies(variants: Sequence[VariantResult], styles: Mapping[str, VariantStyle]) -> ink.Plot | None:
-    """Accuracy against latency, the mark grows with the size; the line joins the arms that no other one beats."""
+    """Accuracy against latency, the mark grows with the size; the line joins the variants that no other one beats."""
     variant_points = [
         (variant, variant.latency_ms, variant.accuracy.mean)
         for variant in variants
@@ -87,7 +87,8 @@ def plot_variant_latencies(variants: Sequence[VariantResult], styles: Mapping[st
     )
     front = _pareto_front([(latency, accuracy) for _, latency, accuracy in variant_points])
     ax.step(
-        [latency for latency, _ in front], [accuracy for _, accuracy in front], where="post", color=ink.COLORS["muted"], linewidth=1,
+        [latency for latency, _ in front], [accuracy for _, accuracy in front], where="post",
+        color=ink.COLORS["muted"], linewidth=1,
         linestyle=ink.line_style(1), zorder=1,
     )  # fmt: skip
     legend = []
@@ -98,7 +99,8 @@ def plot_variant_latencies(variants: Sequence[VariantResult], styles: Mapping[st
                 [latency], variant.accuracy.low, variant.accuracy.high, color=style.color, linewidth=1.2, alpha=0.6
             )
         ax.plot(
-            [latency], [accuracy], linestyle="none", marker=style.marker, markersize=0.8 * marker_size(variant.parameters),
+            [latency], [accuracy], linestyle="none", marker=style.marker,
+            markersize=0.8 * marker_size(variant.parameters),
             markerfacecolor=style.color, markeredgecolor=ink.COLORS["paper"], markeredgewidth=1.2, alpha=0.92, zorder=3,
         )  # fmt: skip
     for variant, latency, accuracy in variant_points:
@@ -108,7 +110,7 @@ def plot_variant_latencies(variants: Sequence[VariantResult], styles: Mapping[st
     names = ", ".join(variant.name for variant, latency, accuracy in variant_points if (latency, accuracy) in front)
     note = (
         "Up and to the left is better; the mark grows with the logarithm of the parameters. The dashed line joins the "
-        f"arms that no other beats in accuracy in the same time: {names}. Latencies within 5 % count as the same."
+        f"variants that no other beats in accuracy in the same time: {names}. Latencies within 5 % count as the same."
     )
     description = "; ".join(entry.label for entry in legend)
     return ink.Plot(

@@ -1,4 +1,4 @@
-"""The comparison for the terminal: accuracy, the difference to the control with its interval, and the verdicts."""
+"""The comparison for the terminal: accuracy, the difference to the baseline with its interval, and the verdicts."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def render_compare_table(comparison: Comparison) -> str:
     ]
     num_samples_note = "" if comparison.num_samples is None else f", n = {comparison.num_samples:,}"
     table = Table(
-        box=box.SIMPLE_HEAD, title=f"{comparison.title}: {comparison.split} part{num_samples_note}", title_justify="left",
+        box=box.SIMPLE_HEAD, title=f"{comparison.title}: {comparison.split} split{num_samples_note}",
+        title_justify="left",
         title_style="dim", pad_edge=False,
     )  # fmt: skip
-    table.add_column("arm", overflow="fold", min_width=10)
+    table.add_column("variant", overflow="fold", min_width=10)
     table.add_column("seeds", justify="right", no_wrap=True)
     for column in columns:
         heading = f"{column.heading}, {column.unit}" if column.unit else column.heading

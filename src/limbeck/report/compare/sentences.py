@@ -1,20 +1,20 @@
-"""The verdict on each arm in words, by a rule fixed before anybody looks at the figures."""
+"""The verdict on each variant in words, by a rule fixed before the metrics are known."""
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
-from limbeck.report.compare.comparison import GapRecovered, Outcome, PairedGain
+from limbeck.report.compare.comparison import GapRecovered, PairedGain
 from limbeck.report.formatting import format_percent, format_points
+from limbeck.report.verdict import Outcome, classify_interval
 
 __all__ = ["VARIANT_RULE", "classify_gain", "format_gain_verdict"]
 
 VARIANT_RULE: Final = (
-    "Rule: an arm helps if the whole 95 % interval of its difference to the control lies above zero, it hurts if the "
-    "whole interval lies below, and otherwise the two cannot be told apart. With two seeds or more the interval is "
-    "over seeds, paired by seed: at each end the wider one of a bootstrap and Student's t. With one seed it is a "
-    "paired bootstrap over the test samples, which does not tell what another seed would change."
+    "Rule: a variant improves if the whole 95 % interval of its difference to the baseline lies above zero, it degrades "
+    "if the whole interval lies below, and otherwise there is no significant difference. With two seeds or more the "
+    "interval is over seeds, paired by seed: at each end the wider one of a bootstrap and Student's t. With one seed it "
+    "is a paired bootstrap over the test samples, which does not show what another seed would change."
 )
 
 
@@ -22,12 +22,9 @@ def classify_gain(gain: PairedGain | None) -> Outcome:
     """What the rule says; an end that lies on zero counts as zero included.
 
     >>> classify_gain(PairedGain(mean=2.0, low=1.0, high=3.0, t_low=-0.4, t_high=4.4, num_seeds=3)), classify_gain(PairedGain(mean=1.0, sample_interval=(0.2, 2)))
-    ('open', 'helps')
+    ('inconclusive', 'improves')
     """
-    interval = gain.interval if gain else None
-    if interval is None or not all(map(math.isfinite, interval)):
-        return "unknown"
-    return "helps" if interval[0] > 0 else "hurts" if interval[1] < 0 else "open"
+    return classify_interval(gain.interval if gain else None)
 
 
 def format_gain_verdict(
@@ -38,18 +35,19 @@ def format_gain_verdict(
     *,
     num_samples: int | None,
 ) -> str:
-    """The verdict on ``arm`` in one sentence; ``examples`` is how many test samples there are.
+    """The verdict on ``variant`` in one sentence; ``num_samples`` is how many test samples there are.
 
-    >>> format_gain_verdict("distilled", "alone", PairedGain(mean=2.04, low=1.5, high=2.5, num_seeds=5), GapRecovered(0.66), num_samples=360)
-    'distilled helps: +2.0 points over alone, 95 % interval +1.5 to +2.5 over 5 seeds; 66 % of the gap to the teacher.'
+    >>> gain = PairedGain(mean=2.04, low=1.5, high=2.5, num_seeds=5)
+    >>> format_gain_verdict("distilled", "baseline", gain, GapRecovered(0.66), num_samples=360)
+    'distilled improves: +2.0 points over baseline, 95 % interval +1.5 to +2.5 over 5 seeds; 66 % of the gap to the teacher.'
     """
     if baseline is None:
-        return f"Whether {variant} helps is not known: there is no control to compare it with."
+        return f"Whether {variant} improves is unknown: there is no baseline to compare it with."
     gain_interval = gain.interval if gain else None
     if gain is None:
-        return f"Whether {variant} helps is not known: it has no finished seed in common with {baseline}."
+        return f"Whether {variant} improves is unknown: it has no finished seed in common with {baseline}."
     if gain_interval is None:
-        return f"Whether {variant} helps is not known: one seed alone, and no answers to the test samples beside it."
+        return f"Whether {variant} improves is unknown: there is one seed, and its predictions were not saved."
     samples_note = (
         "the test samples of one seed" if num_samples is None else f"the {num_samples:,} test samples of one seed"
     )
@@ -58,14 +56,17 @@ def format_gain_verdict(
         f"95 % interval {format_points(gain_interval[0])} to {format_points(gain_interval[1])} over {resampled_unit}"
     )
     outcome = classify_gain(gain)
-    if outcome == "open":
-        return f"{variant} and {baseline} cannot be told apart: {format_points(gain.mean)} points, {interval_text}."
+    if outcome == "inconclusive":
+        return (
+            f"no significant difference between {variant} and {baseline}: {format_points(gain.mean)} points, "
+            f"{interval_text}."
+        )
     gap_note = (
         f"; {format_percent(gap_recovered.fraction, digits=0)} of the gap to the teacher"
-        if gap_recovered and outcome == "helps"
+        if gap_recovered and outcome == "improves"
         else ""
     )
-    preposition = "over" if outcome == "helps" else "against"
+    preposition = "over" if outcome == "improves" else "against"
     return (
         f"{variant} {outcome}: {format_points(gain.mean)} points {preposition} {baseline}, {interval_text}{gap_note}."
     )

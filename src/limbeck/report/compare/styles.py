@@ -1,4 +1,4 @@
-"""How each arm looks: an ink, a mark and a line of its own, the same in every picture and table of the page."""
+"""The style of each variant: a color, a marker and a line, the same in every plot and table of the page."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from limbeck.core.roles import Role
 from limbeck.report.compare.comparison import VariantResult
 from limbeck.report.plots import style as ink
 
 __all__ = ["VariantStyle", "assign_styles"]
 
-_ROLE_STYLES = {"teacher": ("teacher", "s"), "alone": ("alone", "o"), "distilled": ("distilled", "D")}
-_COLORS = ("t3", "t4", "t5", "t8", "t7", "assistant", "direct")
+_ROLE_STYLES = {role: (role.value, ink.role_marker(role)) for role in (Role.TEACHER, Role.BASELINE, Role.DISTILLED)}
+_COLORS = ("t3", "t4", "t5", "t8", "t7", "assistant", "no_assistants")
 _MARKERS = {"^": "up", "v": "down", "P": "plus", "X": "cross", "p": "penta", "<": "left", ">": "right"}
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class VariantStyle:
-    """The name of an ink, Matplotlib's mark, and the class of the same mark on the page."""
+    """The name of a color, Matplotlib's marker, and the CSS class of the same marker on the page."""
 
     color_name: str
     marker: str
@@ -38,9 +39,10 @@ class VariantStyle:
 
 
 def assign_styles(variants: Sequence[VariantResult]) -> dict[str, VariantStyle]:
-    """A look for every arm; the first teacher, control and distilled student keep those of a run's own page.
+    """A style for every variant; the first teacher, baseline and distilled student keep those of a run's own page.
 
-    >>> assign_styles([VariantResult(name="alone", role="alone"), VariantResult(name="wide", role="distilled")])["wide"].color_name
+    >>> wide = VariantResult(name="wide", role=Role.DISTILLED)
+    >>> assign_styles([VariantResult(name="baseline", role=Role.BASELINE), wide])["wide"].color_name
     'distilled'
     """
     styles: dict[str, VariantStyle] = {}

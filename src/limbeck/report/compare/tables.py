@@ -25,7 +25,7 @@ _LATEX_ESCAPES: Final = {
 
 
 def to_csv(comparison: Comparison) -> str:
-    """A row for each arm, numbers unrounded, accuracies as fractions, differences in points; lines end with CRLF."""
+    """A row for each variant, numbers unrounded, accuracies as fractions, differences in points; lines end with CRLF."""
     buffer = io.StringIO()
     rows = [_csv_row(variant, comparison) for variant in comparison.variants]
     table = csv.DictWriter(buffer, list(dict.fromkeys(name for row in rows for name in row)))
@@ -37,7 +37,7 @@ def to_csv(comparison: Comparison) -> str:
 def to_markdown(comparison: Comparison) -> str:
     """A table as GitHub shows it, and the verdicts under it."""
     columns = non_empty_columns((*METRIC_COLUMNS, *COST_COLUMNS), comparison.variants)
-    headings = ["Arm", "Seeds", *map(_format_heading, columns), "Verdict"]
+    headings = ["Variant", "Seeds", *map(_format_heading, columns), "Verdict"]
     lines = [_markdown_row(headings), _markdown_row(["---", *["---:"] * (len(columns) + 1), "---"])]
     lines += [
         _markdown_row([_escape_markdown(text) for text in _table_cells(variant, columns, comparison)])
@@ -48,15 +48,15 @@ def to_markdown(comparison: Comparison) -> str:
 
 
 def to_latex(comparison: Comparison) -> str:
-    r"""A ``tabular`` for booktabs (``\usepackage{booktabs}``); sentences and rule stand in comments above it."""
+    r"""A ``tabular`` for booktabs (``\usepackage{booktabs}``); verdicts and rule are in comments above it."""
     columns = non_empty_columns((*METRIC_COLUMNS, *COST_COLUMNS), comparison.variants)
-    headings = ["Arm", "Seeds", *map(_format_heading, columns), "Verdict"]
+    headings = ["Variant", "Seeds", *map(_format_heading, columns), "Verdict"]
     rows = [" & ".join(_escape_latex(text) for text in row) + r" \\" for row in
             (headings, *(_table_cells(variant, columns, comparison) for variant in comparison.variants))]  # fmt: skip
     verdicts = [variant.verdict for variant in comparison.variants if variant.verdict]
     notes = [
         f"% {_collapse_whitespace(text)}"
-        for text in (f"{comparison.title}, {comparison.split} part", *verdicts, comparison.rule)
+        for text in (f"{comparison.title}, {comparison.split} split", *verdicts, comparison.rule)
     ]
     return "\n".join(
         [*notes, r"\begin{tabular}{l" + "r" * (len(columns) + 1) + "l}", r"\toprule", rows[0], r"\midrule", *rows[1:],
@@ -67,11 +67,13 @@ def to_latex(comparison: Comparison) -> str:
 def _csv_row(variant: VariantResult, comparison: Comparison) -> dict[str, str | float | int | None]:
     gain, gap_recovered = variant.gain, variant.gap_recovered
     row: dict[str, str | float | int | None] = {
-        "arm": _escape_csv(variant.name), "role": variant.role, "title": _escape_csv(variant.title), "note": _escape_csv(variant.note),
-        "control": _escape_csv(variant.baseline or ""), "part": comparison.split, "seeds": _count_seeds(variant, comparison),
+        "variant": _escape_csv(variant.name), "role": variant.role, "title": _escape_csv(variant.title),
+        "note": _escape_csv(variant.note),
+        "baseline": _escape_csv(variant.baseline or ""), "split": comparison.split,
+        "num_seeds": _count_seeds(variant, comparison),
     }  # fmt: skip
     for name, mean in (
-        ("top1", variant.accuracy),
+        ("accuracy", variant.accuracy),
         ("macro_f1", variant.macro_f1),
         ("nll", variant.nll),
         ("ece", variant.ece),
@@ -81,13 +83,15 @@ def _csv_row(variant: VariantResult, comparison: Comparison) -> dict[str, str | 
         "gain_points": gain.mean if gain else None, "gain_low": gain.low if gain else None,
         "gain_high": gain.high if gain else None, "gain_t_low": gain.t_low if gain else None,
         "gain_t_high": gain.t_high if gain else None,
-        "gain_samples_low": gain.sample_interval[0] if gain and gain.sample_interval else None,
-        "gain_samples_high": gain.sample_interval[1] if gain and gain.sample_interval else None,
-        "gain_p": gain.p if gain else None, "gain_seeds": gain.num_seeds if gain else None,
-        "gap_recovered": gap_recovered.fraction if gap_recovered else None, "gap_low": gap_recovered.low if gap_recovered else None,
+        "gain_sample_low": gain.sample_interval[0] if gain and gain.sample_interval else None,
+        "gain_sample_high": gain.sample_interval[1] if gain and gain.sample_interval else None,
+        "gain_p_value": gain.p_value if gain else None, "gain_num_seeds": gain.num_seeds if gain else None,
+        "gap_recovered": gap_recovered.fraction if gap_recovered else None,
+        "gap_low": gap_recovered.low if gap_recovered else None,
         "gap_high": gap_recovered.high if gap_recovered else None,
-        "judgement": variant.outcome if variant.verdict else "", "sentence": _escape_csv(variant.verdict),
-        "parameters": variant.parameters, "flops": variant.flops, "bytes": variant.bytes, "latency_ms": variant.latency_ms,
+        "outcome": variant.outcome if variant.verdict else "", "verdict_text": _escape_csv(variant.verdict),
+        "parameters": variant.parameters, "flops": variant.flops, "bytes": variant.bytes,
+        "latency_ms": variant.latency_ms,
         "steps": variant.steps, "seconds": variant.resources.seconds, "cpu_seconds": variant.resources.cpu_seconds,
         "gpu_seconds": variant.resources.gpu_seconds, "joules": variant.resources.joules,
     }  # fmt: skip

@@ -1,6 +1,6 @@
-"""One page that holds all a run found out, opens from disk, asks the network for nothing and needs no script.
+"""One page with all results of a run, which opens from disk, makes no network request and needs no script.
 
-The page forbids itself every connection by a Content-Security-Policy, and Jinja escapes every word of the record.
+The page forbids itself every connection by a Content-Security-Policy, and Jinja escapes all text of the record.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report import examples as cases
-from limbeck.report import fidelity_view as fidelity
-from limbeck.report import formatting as words
-from limbeck.report import results_view as rows
+from limbeck.core.roles import Role
+from limbeck.report import examples, fidelity_view, formatting, results_view
 from limbeck.report.verdict import RULE, classify_interval, format_verdict
 from limbeck.report.verify import integrity_warning
 from limbeck.utils.io import write_atomically
@@ -28,7 +26,7 @@ _TEMPLATE_DIR = Path(__file__).parent
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write ``run/report.html`` from its ``record.json``, ``metrics.csv`` and ``temperatures.csv``; gives its path.
+    """Write ``run_dir/report.html`` from its ``record.json``, ``metrics.csv`` and ``temperatures.csv``; gives its path.
 
     The same record gives the same bytes. Without ``metrics.csv`` the page says that there are no curves.
 
@@ -45,9 +43,9 @@ def render_report(run_dir: Path) -> str:
     from limbeck.report.read import read_record
 
     record = read_record(Path(run_dir) / "record.json")
-    if record.kind == "arm":
+    if record.kind == "trial":
         raise LimbeckError(
-            f"{run_dir} holds one arm of the study {record.variant.study if record.variant else ''}, and a report is of a whole "
+            f"{run_dir} holds one trial of the study {record.variant.study if record.variant else ''}, and a report is of a whole "
             "run: give the folder of the study to `limbeck compare`"
         )
     return _render_page(
@@ -78,46 +76,52 @@ def _render_page(record: Record, curves: dict[str, TrainingCurve], temperatures_
         lstrip_blocks=True,
     )
     environment.filters |= {
-        name: getattr(words, name) for name in ("amount", "duration", "fixed", "percent", "power", "size", "tie")
-    }
+        name: getattr(formatting, name)
+        for name in (
+            "format_bytes", "format_count", "format_duration", "format_fixed", "format_percent", "format_scientific",
+            "join_number_and_unit",
+        )
+    }  # fmt: skip
     style = (_TEMPLATE_DIR / "report.css").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
-        r=record, style=style, warnings=[*([warning] if warning else []), *record.warnings],
+        record=record, style=style, warnings=[*([warning] if warning else []), *record.warnings],
         **_template_context(record, curves, temperatures_path),
     )  # fmt: skip
 
 
 def _template_context(record: Record, curves: dict[str, TrainingCurve], temperatures_path: Path) -> dict[str, Any]:
-    """Everything the template shows beside the record itself."""
-    metric_rows, cost_rows = rows.comparison_rows(record)
+    """Everything the template shows in addition to the record itself."""
+    metric_rows, cost_rows = results_view.comparison_rows(record)
     all_metrics = [metrics for _, model in record.ordered_models() if (metrics := record.get_metrics(model))]
     verdict_record = record.verdict
     interval, gain = (verdict_record.interval_points, verdict_record.gain_points) if verdict_record else (None, None)
-    students = fidelity.list_students(record)
+    students = fidelity_view.list_students(record)
     models = {name: model.model_dump() for name, model in record.models.items()}
     verdict_text = (verdict_record.text if verdict_record else "") or format_verdict(
         models, gain, interval, verdict_record.gap_recovered if verdict_record else None
     )
     return {
-        "judgement": classify_interval(interval), "said": verdict_text.partition(":"), "rule": RULE,
-        "created": format_date(record.created), "tiles": rows.key_metrics(record), "span": rows.interval_positions(record),
-        "companions": _extra_models(record),
+        "outcome": classify_interval(interval), "verdict": verdict_text.partition(":"), "rule": RULE,
+        "created": format_date(record.created), "key_metrics": results_view.key_metrics(record),
+        "interval": results_view.interval_positions(record), "extra_models": _extra_models(record),
         "models": [(name, record.display_name(name), model) for name, model in record.ordered_models()],
-        "control": _baseline_note(record), "good": metric_rows, "dear": cost_rows, "n": _num_samples(record),
-        "teachers": sum(model.role == "teacher" for model in record.models.values()),
-        "classes": cases.worst_classes(record), "samples": cases.disagreement_samples(record),
+        "baseline_note": _baseline_note(record), "metric_rows": metric_rows, "cost_rows": cost_rows,
+        "num_samples": _num_samples(record),
+        "num_teachers": sum(model.role == Role.TEACHER for model in record.models.values()),
+        "classes": examples.worst_classes(record), "samples": examples.disagreement_samples(record),
         "latency": next((model.latency_ms for _, model in record.ordered_models() if model.latency_ms), None),
-        "bins": next((len(metrics.reliability) for metrics in all_metrics if metrics.reliability), 15),
-        "against": next((record.display_name(name) for name, model in record.ordered_models() if model is record.teacher), "Teacher"),
+        "num_bins": next((len(metrics.reliability) for metrics in all_metrics if metrics.reliability), 15),
+        "teacher_name": next((record.display_name(name) for name, model in record.ordered_models() if model is record.teacher), "Teacher"),
         "students": [(record.display_name(name), role, student_fidelity) for name, role, student_fidelity in students],
-        "likeness": fidelity.fidelity_rows([student_fidelity for _, _, student_fidelity in students]),
-        "wrong": fidelity.classes_by_errors([student_fidelity for _, _, student_fidelity in students]), "cka": fidelity.plot_cka_matrices(record),
+        "fidelity_rows": fidelity_view.fidelity_rows([student_fidelity for _, _, student_fidelity in students]),
+        "class_errors": fidelity_view.classes_by_errors([student_fidelity for _, _, student_fidelity in students]),
+        "cka": fidelity_view.plot_cka_matrices(record),
         "recipe": _dump_recipe(record.recipe), **_draw_plots(record, curves, temperatures_path),
     }  # fmt: skip
 
 
 def _extra_models(record: Record) -> list[tuple[str, ExtraModel]]:
-    """Peers, exits from shallow to deep, and the ensemble, with what they are called on the page."""
+    """Peers, early exits from shallow to deep, and the ensemble, with their labels."""
     extra_models = [(f"peer {name}", model) for name, model in record.peers.items()]
     extra_models += [(f"early exit {name}", model) for name, model in record.early_exits.items()]
     return extra_models + ([("all generations together", record.ensemble)] if record.ensemble else [])
@@ -135,12 +139,14 @@ def _draw_plots(record: Record, curves: dict[str, TrainingCurve], temperatures_p
         ))
         for index, (name, model) in enumerate(record.ordered_models())
     ]  # fmt: skip
-    distilled = next(name for name, model in record.ordered_models() if model.role == "distilled")
+    distilled = next(name for name, model in record.ordered_models() if model.role == Role.DISTILLED)
     distilled_curve = curves.get(distilled)
     return {
-        "accuracy": plot_accuracy(record, curves), "losses": plot_loss_components(distilled_curve),
-        "taus": plot_temperatures(distilled_curve, load_temperatures(temperatures_path, distilled_curve)), "ratios": plot_gradient_ratios(distilled_curve), "shares": plot_loss_shares(distilled_curve),
-        "reliability": [plot for plot in reliability_plots if plot[3]], "tradeoff": plot_accuracy_vs_latency(record),
+        "accuracy_plot": plot_accuracy(record, curves), "loss_plot": plot_loss_components(distilled_curve),
+        "temperature_plot": plot_temperatures(distilled_curve, load_temperatures(temperatures_path, distilled_curve)),
+        "gradient_plot": plot_gradient_ratios(distilled_curve), "loss_share_plot": plot_loss_shares(distilled_curve),
+        "reliability_plots": [plot for plot in reliability_plots if plot[3]],
+        "latency_plot": plot_accuracy_vs_latency(record),
     }  # fmt: skip
 
 
@@ -148,22 +154,22 @@ def _baseline_note(record: Record) -> str:
     """How fair the comparison is, in a sentence."""
     baseline, distilled = record.baseline, record.distilled
     if baseline is None:
-        return "No control: the same student was not trained alone in this run."
+        return "No baseline: the student was not trained without a teacher in this run."
     num_labeled, train = record.data.num_labeled, record.data.num_train
     is_partly_labeled = num_labeled is not None and train is not None and num_labeled < train
-    training_data = f"the {num_labeled:,} labelled examples" if is_partly_labeled else "the same data"
+    training_data = f"the {num_labeled:,} labeled samples" if is_partly_labeled else "the same data"
     if baseline.steps is None or distilled.steps is None:
-        return f"Control: the same student, trained alone on {training_data}; its steps were not recorded."
+        return f"Baseline: the same student, trained without a teacher on {training_data}; its steps were not recorded."
     if baseline.steps == distilled.steps:
         unlabeled_note = (
-            f" (distilled also saw {train - num_labeled:,} without a label)"
+            f" (distilled also used {train - num_labeled:,} without a label)"
             if is_partly_labeled and train and num_labeled
             else ""
         )
-        steps = f"for equally many steps ({distilled.steps:,}){unlabeled_note}"
-        return f"Control: the same student, trained alone on {training_data} {steps}."
+        steps = f"for the same number of steps ({distilled.steps:,}){unlabeled_note}"
+        return f"Baseline: the same student, trained without a teacher on {training_data} {steps}."
     return (
-        f"Control: the same student, trained alone on {training_data}, but for {baseline.steps:,} steps "
+        f"Baseline: the same student, trained without a teacher on {training_data}, but for {baseline.steps:,} steps "
         f"against {distilled.steps:,}: the budgets were not equal."
     )
 

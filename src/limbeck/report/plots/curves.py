@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from limbeck.core.roles import Role
 from limbeck.report.formatting import format_count, format_percent
 from limbeck.report.metrics_csv import TrainingCurve
 from limbeck.report.plots import style as ink
@@ -13,7 +14,7 @@ from limbeck.report.plots import style as ink
 if TYPE_CHECKING:
     from limbeck.report.record import Record
 
-__all__ = ["plot_accuracy", "draw_stage_boundaries", "last_finite", "plot_loss_components", "format_step_axis"]
+__all__ = ["draw_stage_boundaries", "format_step_axis", "last_finite", "plot_accuracy", "plot_loss_components"]
 
 _SIZE = (420.0, 260.0)
 _MARKER_LIMIT = 12
@@ -38,7 +39,7 @@ def plot_accuracy(record: Record, curves: dict[str, TrainingCurve]) -> ink.Plot 
         num_by_role[role] = index + 1
         ax.plot(
             curve.steps, curve.accuracy, color=ink.role_color(role), linestyle=ink.line_style(index),
-            linewidth=1.6 if role == "teacher" else 2, markersize=5,
+            linewidth=1.6 if role == Role.TEACHER else 2, markersize=5,
             marker=ink.role_marker(role) if len(curve.steps) < _MARKER_LIMIT else None,
         )  # fmt: skip
         label = f"{record.display_name(name)}, last {format_percent(last_finite(curve.accuracy))}"
@@ -62,9 +63,9 @@ def plot_accuracy(record: Record, curves: dict[str, TrainingCurve]) -> ink.Plot 
 
 
 def plot_loss_components(curve: TrainingCurve | None) -> ink.Plot | None:
-    """Each term's share of the distilled student's training loss; stacked, since shares sum to the loss.
+    """Each loss of the distilled student's objective; stacked, since they sum to the training loss.
 
-    A term that goes below zero cannot be stacked; then all are lines.
+    One that goes below zero cannot be stacked; then all are lines.
     """
     if curve is None or not curve.losses:
         return None
@@ -98,13 +99,17 @@ def plot_loss_components(curve: TrainingCurve | None) -> ink.Plot | None:
         ink.LegendEntry(name, "area" if is_stacked else "line", f"{loss}, last {last_finite(values):.3g}")
         for (loss, values), name in zip(curve.losses.items(), colors, strict=True)
     ]
-    note = "Each term with its weight; stacked, they are the loss." if is_stacked else "Each term with its weight."
+    note = (
+        "Each loss with its weight; stacked, they are the training loss."
+        if is_stacked
+        else "Each loss with its weight."
+    )
     note = note if is_stacked or len(components) < 2 else f"{note} The dotted line is their sum."
     if any(value > axis_max for value in total):
         note += f" Higher values of the first steps, up to {max(total):.3g}, are cut off."
     description = ", ".join(f"{loss} ends at {last_finite(values):.3g}" for loss, values in curve.losses.items())
     return ink.Plot(
-        ink.render_svg(figure, name="losses"), f"Parts of the training loss: {description}.", note, tuple(legend)
+        ink.render_svg(figure, name="losses"), f"Components of the training loss: {description}.", note, tuple(legend)
     )
 
 

@@ -11,7 +11,7 @@ from limbeck.report.plots.scatter import ScatterPoint, label_points, marker_size
 if TYPE_CHECKING:
     from limbeck.report.record import Record, SplitMetrics
 
-__all__ = ["plot_reliability", "plot_accuracy_vs_latency"]
+__all__ = ["plot_accuracy_vs_latency", "plot_reliability"]
 
 
 def plot_reliability(metrics: SplitMetrics | None, *, role: str, title: str, name: str) -> ink.Plot | None:
@@ -19,6 +19,8 @@ def plot_reliability(metrics: SplitMetrics | None, *, role: str, title: str, nam
 
     Below it, how the confidences are spread. ``None`` where no bin holds a sample.
     """
+    from limbeck.report.record import get_metric
+
     bins = [
         (bin_.confidence, bin_.accuracy, bin_.num_samples)
         for bin_ in (metrics.reliability if metrics else [])
@@ -33,7 +35,8 @@ def plot_reliability(metrics: SplitMetrics | None, *, role: str, title: str, nam
     ax.plot([0, 1], [0, 1], color=ink.COLORS["muted"], linewidth=1, linestyle=ink.line_style(1))
     ax.vlines(confidence, confidence, accuracy, color=ink.role_color(role), linewidth=1.5)
     ax.scatter(
-        confidence, accuracy, s=[24 + 300 * n / total for n in examples], c=ink.role_color(role), marker=ink.role_marker(role),
+        confidence, accuracy, s=[24 + 300 * n / total for n in examples], c=ink.role_color(role),
+        marker=ink.role_marker(role),
         edgecolors=ink.COLORS["paper"], linewidths=1, zorder=3, clip_on=False,
     )  # fmt: skip
     _set_unit_axes(ax)
@@ -50,19 +53,22 @@ def plot_reliability(metrics: SplitMetrics | None, *, role: str, title: str, nam
     histogram_ax.set_ylim(0, max(examples) / total * 1.05)
     histogram_ax.set_yticks([0, max(examples) / total], ["0", format_percent(max(examples) / total, digits=0)])
     histogram_ax.set_xlabel("confidence", color=ink.COLORS["muted"], fontsize=12, labelpad=6)
-    alt_text = f"{title}: expected calibration error {format_fixed(metrics.ece)} over {len(metrics.reliability)} bins, n = {total}."
+    ece = format_fixed(get_metric(metrics, "ece"))
+    alt_text = f"{title}: expected calibration error {ece} over {len(metrics.reliability)} bins, n = {total}."
     return ink.Plot(ink.render_svg(figure, name=name), alt_text)
 
 
 def plot_accuracy_vs_latency(record: Record) -> ink.Plot | None:
-    """Accuracy against latency on a logarithmic axis; a larger mark has more parameters. ``None`` without figures."""
+    """Accuracy against latency on a logarithmic axis; a larger mark has more parameters. ``None`` without metrics."""
+    from limbeck.report.record import get_metric
+
     roles_and_points = []
     for name, model in record.ordered_models():
-        metrics = record.get_metrics(model)
-        if metrics and metrics.accuracy is not None and model.latency_ms and model.latency_ms.median:
+        accuracy = get_metric(record.get_metrics(model), "accuracy")
+        if accuracy is not None and model.latency_ms and model.latency_ms.median:
             subtitle = f"{format_count(model.parameters)} parameters"
             roles_and_points.append((model.role, ScatterPoint(
-                title=record.display_name(name), subtitle=subtitle, latency=model.latency_ms.median, accuracy=metrics.accuracy,
+                title=record.display_name(name), subtitle=subtitle, latency=model.latency_ms.median, accuracy=accuracy,
                 parameters=model.parameters,
             )))  # fmt: skip
     if not roles_and_points:
@@ -75,7 +81,8 @@ def plot_accuracy_vs_latency(record: Record) -> ink.Plot | None:
     for role, point in roles_and_points:
         ax.plot(
             [point.latency], [point.accuracy], linestyle="none", marker=ink.role_marker(role),
-            markersize=marker_size(point.parameters), markerfacecolor=ink.role_color(role), markeredgecolor=ink.COLORS["paper"],
+            markersize=marker_size(point.parameters), markerfacecolor=ink.role_color(role),
+            markeredgecolor=ink.COLORS["paper"],
             markeredgewidth=1.5, alpha=0.95,
         )  # fmt: skip
     label_points(ax, [point for _, point in roles_and_points])

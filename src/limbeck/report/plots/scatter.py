@@ -10,7 +10,7 @@ from typing import Any, final
 from limbeck.report.formatting import format_percent
 from limbeck.report.plots import style as ink
 
-__all__ = ["ScatterPoint", "marker_size", "label_points", "set_axis_limits"]
+__all__ = ["ScatterPoint", "label_points", "marker_size", "set_axis_limits"]
 
 
 @final
@@ -82,9 +82,11 @@ def label_points(
         boxes.append(label_box)
         for text, weight, line_offset in ((point.title, "bold", 7), (point.subtitle, "normal", -7)):
             ax.annotate(
-                text, (point.latency, point.accuracy), xytext=((r + 4) * (-1 if on_left else 1), offset_y + line_offset),
+                text, (point.latency, point.accuracy),
+                xytext=((r + 4) * (-1 if on_left else 1), offset_y + line_offset),
                 textcoords="offset points", ha="right" if on_left else "left", va="center", weight=weight,
-                fontsize=12 if line_offset > 0 else 11, color=ink.COLORS["ink" if line_offset > 0 else "muted"], parse_math=False,
+                fontsize=12 if line_offset > 0 else 11, color=ink.COLORS["ink" if line_offset > 0 else "muted"],
+                parse_math=False,
             )  # fmt: skip
 
 

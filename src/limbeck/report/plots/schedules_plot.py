@@ -1,4 +1,4 @@
-"""What moved while the distilled student was trained: temperatures, shares of the loss, and pulls at its weights."""
+"""What changed while the distilled student was trained: temperatures, loss shares, and gradient norms."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _MARKER_LIMIT = 12
 def plot_temperatures(
     curve: TrainingCurve | None, series_by_loss: Mapping[str, TemperatureSeries] | None = None
 ) -> ink.Plot | None:
-    """The mean temperature of each term, with a band from the lowest to the highest where they differ.
+    """The mean temperature of each loss, with a band from the lowest to the highest where they differ.
 
-    By step where ``steps`` tells, and else by epoch.
+    By step where ``series_by_loss`` has it, and else by epoch.
     """
     if curve is None:
         return None
     series = dict(series_by_loss or {})
-    for loss, mean in curve.columns_by_loss("tau").items():
-        low, high = (curve.columns_by_loss(kind).get(loss, mean) for kind in ("tau_min", "tau_max"))
+    for loss, mean in curve.columns_by_loss("temperature").items():
+        low, high = (curve.columns_by_loss(kind).get(loss, mean) for kind in ("temperature_min", "temperature_max"))
         series.setdefault(loss, TemperatureSeries(curve.steps, mean, low, high))
     if not series:
         return None
@@ -53,12 +53,12 @@ def plot_temperatures(
     ax.set_ylim(max(0.0, 0.9 * min(all_values)), 1.1 * max(all_values))
     note = "The band goes from the lowest to the highest." if has_band else ""
     means = {loss: loss_series.mean for loss, loss_series in series.items()}
-    return _finish_plot(figure, ax, curve, means, name="taus", title="Temperature by step", note=note)
+    return _finish_plot(figure, ax, curve, means, name="temperatures", title="Temperature by step", note=note)
 
 
 def plot_loss_shares(curve: TrainingCurve | None) -> ink.Plot | None:
-    """The size of each term as a share of the sizes of all; ``None`` where there is one term only."""
-    shares_by_loss = {} if curve is None else curve.columns_by_loss("share")
+    """The size of each loss as a share of the sizes of all; ``None`` where there is one loss only."""
+    shares_by_loss = {} if curve is None else curve.columns_by_loss("loss_share")
     if curve is None or len(shares_by_loss) < 2:
         return None
     figure, ax = _make_axes()
@@ -66,17 +66,15 @@ def plot_loss_shares(curve: TrainingCurve | None) -> ink.Plot | None:
         _draw_line(ax, curve.steps, values, name)
     ax.set_ylim(0, 1.02)
     ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    return _finish_plot(
-        figure, ax, curve, shares_by_loss, name="shares", title="Share of each term in the loss by step", note=""
-    )
+    return _finish_plot(figure, ax, curve, shares_by_loss, name="shares", title="Share of each loss by step", note="")
 
 
 def plot_gradient_ratios(curve: TrainingCurve | None) -> ink.Plot | None:
-    """The norm of each term's gradient over that of the hard loss, on a logarithmic axis; weights included."""
+    """The gradient norm of each loss relative to that of the supervised loss, on a log axis; weights included."""
     ratios = (
         {}
         if curve is None
-        else {loss: _mask_non_positive(values) for loss, values in curve.columns_by_loss("gradient_ratio").items()}
+        else {loss: _mask_non_positive(values) for loss, values in curve.columns_by_loss("grad_norm_ratio").items()}
     )
     ratios = {loss: values for loss, values in ratios.items() if any(map(math.isfinite, values))}
     if curve is None or not ratios:
@@ -93,11 +91,11 @@ def plot_gradient_ratios(curve: TrainingCurve | None) -> ink.Plot | None:
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     ax.axhline(1.0, color=ink.COLORS["muted"], linewidth=1, linestyle=ink.line_style(2))
     note = (
-        "Norm of each term's gradient in the student's weights, with its weight, over that of the hard loss; measured "
-        "on one batch now and then. On the dotted line both pull alike."
+        "Norm of each loss's gradient in the student's weights, with its weight, over that of the supervised loss; "
+        "measured on one batch at intervals. On the dotted line both are equal."
     )
     return _finish_plot(
-        figure, ax, curve, ratios, name="ratios", title="Gradient of each term against the hard loss", note=note,
+        figure, ax, curve, ratios, name="ratios", title="Gradient norm relative to the supervised loss", note=note,
         log=True,
     )  # fmt: skip
 
@@ -117,7 +115,8 @@ def _draw_line(ax: Any, steps: Sequence[float], values: Sequence[float], color: 
 
 
 def _finish_plot(
-    figure: Any, ax: Any, curve: TrainingCurve, series: Mapping[str, Sequence[float]], *, name: str, title: str, note: str,
+    figure: Any, ax: Any, curve: TrainingCurve, series: Mapping[str, Sequence[float]], *, name: str, title: str,
+    note: str,
     log: bool = False,
 ) -> ink.Plot:  # fmt: skip
     ax.set_xlim(0, curve.steps[-1] * 1.01)

@@ -1,4 +1,4 @@
-"""Pictures as inline SVG in the page's own colours: Matplotlib draws, the style sheet decides what ink looks like.
+"""Figures as inline SVG in the page's own colors: Matplotlib draws, the style sheet decides what ink looks like.
 
 Matplotlib knows no CSS variables, so each ink is drawn in a colour nobody would choose and then renamed to
 ``var(--NAME)``. One picture is thus right on light paper, on a dark screen and in print. Text stays text.
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, final
 
+from limbeck.core.roles import Role
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -22,17 +24,25 @@ __all__ = [
     "NUM_SERIES",
     "LegendEntry",
     "Plot",
+    "line_style",
     "make_axes",
     "make_figure",
-    "role_color",
-    "line_style",
-    "role_marker",
     "render_svg",
+    "role_color",
+    "role_marker",
 ]
 
 NUM_SERIES: Final = 8
-_ROLES = ("teacher", "assistant", "alone", "direct", "distilled")
-_COLOR_NAMES = ("ink", "muted", "line", "paper", *_ROLES, *(f"t{i}" for i in range(1, NUM_SERIES + 1)))
+_ROLES = (Role.TEACHER, Role.ASSISTANT, Role.BASELINE, Role.NO_ASSISTANTS, Role.DISTILLED)
+_MARKERS: Final = dict(zip(_ROLES, "s^ovD", strict=True))
+_COLOR_NAMES = (
+    "ink",
+    "muted",
+    "line",
+    "paper",
+    *(role.value for role in _ROLES),
+    *(f"t{i}" for i in range(1, NUM_SERIES + 1)),
+)
 COLORS: Final = MappingProxyType({name: f"#{i:02x}00fe" for i, name in enumerate(_COLOR_NAMES, start=1)})
 _FONT_SIZE = 12
 
@@ -54,9 +64,9 @@ class Plot:
 
     Attributes:
         svg: the picture, a whole ``<svg>`` element.
-        says: what it shows, in words, for whoever does not see it.
+        alt_text: what it shows, in words.
         note: what a reader must know to read it.
-        keys: its legend.
+        legend: its entries.
     """
 
     svg: str
@@ -106,7 +116,7 @@ def role_color(role: str) -> str:
 
 def role_marker(role: str) -> str:
     """The mark of a model by its role, so that no reader depends on colour."""
-    return {"teacher": "s", "assistant": "^", "alone": "o", "direct": "v", "distilled": "D"}[role]
+    return _MARKERS[Role(role)]
 
 
 def line_style(index: int) -> Any:

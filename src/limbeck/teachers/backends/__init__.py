@@ -3,4 +3,4 @@
 from limbeck.teachers.backends.backend_report import BackendReport
 from limbeck.teachers.backends.select_backend import BACKENDS, InferenceBackend
 
-__all__ = ["BACKENDS", "InferenceBackend", "BackendReport"]
+__all__ = ["BACKENDS", "BackendReport", "InferenceBackend"]

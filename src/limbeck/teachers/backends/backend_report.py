@@ -15,18 +15,18 @@ class BackendReport:
     """Which engine answers, and why.
 
     Attributes:
-        asked: the engine that was asked for, ``auto`` too.
-        engine: the one that answers.
-        batch: the shape of the input on which all were measured.
-        threads: how many threads each had.
-        milliseconds: the median time of one answer, for each engine that was measured.
-        difference: how far its answer was from eager's at most, as a share of the largest number there.
-        left_out: why an engine was not measured.
+        requested: the engine that was asked for, ``auto`` too.
+        backend: the one that answers.
+        input_shape: the shape of the input on which all were measured.
+        num_threads: how many threads each had.
+        latency_ms: the median time of one answer, for each engine that was measured.
+        max_difference: how far its answer was from eager's at most, as a share of the largest number there.
+        skipped: why an engine was not measured.
         notes: what is worth knowing about one that was.
 
-    >>> print(BackendReport(requested="auto", backend="folded", input_shape=(64, 3, 32, 32), num_threads=1,
-    ...              latency_ms={"eager": 120.0, "folded": 60.0}, max_difference={"folded": 4e-7}))
-    folded, 2.0 times eager's speed (60 ms for 64×3×32×32, 1 thread, difference 4e-07)
+    >>> print(BackendReport(requested="auto", backend="fold_batchnorm", input_shape=(64, 3, 32, 32), num_threads=1,
+    ...              latency_ms={"eager": 120.0, "fold_batchnorm": 60.0}, max_difference={"fold_batchnorm": 4e-7}))
+    fold_batchnorm, 2.0 times eager's speed (60 ms for 64×3×32×32, 1 thread, difference 4e-07)
     """
 
     requested: str
@@ -65,8 +65,8 @@ class BackendReport:
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data, for the record."""
         return {
-            "asked": self.requested, "engine": self.backend, "batch": list(self.input_shape), "threads": self.num_threads,
+            "requested": self.requested, "backend": self.backend, "input_shape": list(self.input_shape), "num_threads": self.num_threads,
             "speedup": None if self.speedup is None else round(self.speedup, 3),
-            "milliseconds": {name: round(milliseconds, 3) for name, milliseconds in self.latency_ms.items()},
-            "difference": dict(self.max_difference), "left_out": dict(self.skipped), "notes": dict(self.notes),
+            "latency_ms": {name: round(milliseconds, 3) for name, milliseconds in self.latency_ms.items()},
+            "max_difference": dict(self.max_difference), "skipped": dict(self.skipped), "notes": dict(self.notes),
         }  # fmt: skip

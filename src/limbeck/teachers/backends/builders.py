@@ -18,7 +18,7 @@ from limbeck.teachers.backends.call_recorder import BackendUnsupported, Recorded
 from limbeck.teachers.backends.fold_batchnorm import FoldedModel, fold_batchnorm
 from limbeck.teachers.backends.runtime_session import Runtime, RuntimeSession, find_missing_package
 
-__all__ = ["BUILDERS", "PreparedModel", "BuildContext"]
+__all__ = ["BUILDERS", "BuildContext", "PreparedModel"]
 
 
 class PreparedModel(NamedTuple):
@@ -36,7 +36,7 @@ class BuildContext:
 
     Attributes:
         network: the teacher, in eval mode.
-        places: its taps, by name.
+        feature_layers: its taps, by name.
         calls: how the task called it on a real batch.
     """
 
@@ -45,7 +45,7 @@ class BuildContext:
     calls: Sequence[RecordedCall]
 
     def empty_feature_extractor(self) -> FeatureExtractor:
-        """No taps, or ``Unfit`` where features are asked for."""
+        """No taps, or ``BackendUnsupported`` where features are asked for."""
         if self.feature_layers:
             raise BackendUnsupported(
                 f"features are tapped ({', '.join(self.feature_layers)}), and it gives the answer only"
@@ -54,7 +54,7 @@ class BuildContext:
 
     @cached_property
     def example_input(self) -> Tensor:
-        """The one tensor that the network is called with, or ``Unfit``."""
+        """The one tensor that the network is called with, or ``BackendUnsupported``."""
         if len(self.calls) != 1 or len(self.calls[0].args) != 1 or self.calls[0].kwargs:
             raise BackendUnsupported("the task calls the network otherwise than once with one tensor")
         example, output = self.calls[0].args[0], self.calls[0].output
@@ -121,7 +121,7 @@ def _runtime_builder(runtime: Runtime) -> Callable[[BuildContext], PreparedModel
 
 BUILDERS: Mapping[str, Callable[[BuildContext], PreparedModel]] = {
     "eager": _build_eager,
-    "folded": _build_fold_batchnorm,
+    "fold_batchnorm": _build_fold_batchnorm,
     "compile": _build_compile,
     "onnxruntime": _runtime_builder("onnxruntime"),
     "openvino": _runtime_builder("openvino"),

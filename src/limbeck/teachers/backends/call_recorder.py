@@ -14,12 +14,12 @@ from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task
 from limbeck.features import FeatureExtractor
 
-__all__ = ["RecordedCall", "BackendUnsupported", "compute_outputs", "max_relative_difference", "record_calls"]
+__all__ = ["BackendUnsupported", "RecordedCall", "compute_outputs", "max_relative_difference", "record_calls"]
 
 
 @final
 class BackendUnsupported(LimbeckError):
-    """Why an engine cannot take the place of a network; the words complete "not folded: …"."""
+    """Why an engine cannot take the place of a network; the words complete "not fold_batchnorm: …"."""
 
 
 @final

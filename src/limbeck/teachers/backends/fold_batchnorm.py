@@ -31,7 +31,7 @@ def fold_batchnorm(network: nn.Module, *, exclude: Set[str] = frozenset()) -> tu
 
     Arguments:
         network: in eval mode; it stays as it is. One that cannot be traced is only copied, and the note says so.
-        keep: modules, by path, that are to see and to give what they did before.
+        exclude: modules, by path, that are to see and to give what they did before.
 
     >>> network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU()).eval()
     >>> fold_batchnorm(network)[0]

@@ -38,9 +38,9 @@ class RuntimeSession:
     Arguments:
         model: the bytes of a file, or its path.
         runtime: ``onnxruntime`` or ``openvino``.
-        of: what the graph is called in an error.
-        input: the name of its input, where that is to be checked.
-        output: the name of the output to read, needed where there are several.
+        name: what the graph is called in an error.
+        input_name: the name of its input, where that is to be checked.
+        output_name: the name of the output to read, needed where there are several.
 
     Raises ``LimbeckError``: the runtime is not installed, cannot load the graph, or the graph has other names. It
     survives copy and pickle, and is opened again there.
@@ -92,7 +92,7 @@ class RuntimeSession:
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
+        return {name: value for name, value in self.__dict__.items() if name != "_graph"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -100,7 +100,7 @@ class RuntimeSession:
 
 
 def find_missing_package(backend: str) -> str | None:
-    """What to install for ``engine``; ``None`` where it is there.
+    """What to install for ``backend``; ``None`` where it is there.
 
     >>> find_missing_package("onnxruntime")
     """

@@ -27,7 +27,7 @@ __all__ = ["BACKENDS", "InferenceBackend"]
 
 BACKENDS = ("auto", *BUILDERS)
 TOLERANCE = 1e-4
-_AUTO_CANDIDATES = ("eager", "folded", "openvino", "onnxruntime")
+_AUTO_CANDIDATES = ("eager", "fold_batchnorm", "openvino", "onnxruntime")
 _MIN_ROUNDS, _MAX_ROUNDS, _ENOUGH_SECONDS = 7, 60, 0.5
 
 
@@ -36,10 +36,10 @@ class InferenceBackend:
     """How a frozen network answers.
 
     Arguments:
-        name: one of :data:`ENGINES`. ``auto`` takes the fastest of those that fit; it does not try ``compile``, which
+        name: one of :data:`BACKENDS`. ``auto`` takes the fastest of those that fit; it does not try ``compile``, which
             takes a minute to get ready.
-        seconds: how long to measure; no candidate is made ready once five times that is spent.
-        tell: who is told what was found; ``None``: nobody.
+        measure_seconds: how long to measure; no candidate is made ready once five times that is spent.
+        log: who is told what was found; ``None``: nobody.
         clock: seconds that pass, for tests.
 
     An engine fits when it can run the network, and answers a real batch (logits, maps, taps) like eager up to 1e-4 of
@@ -52,9 +52,9 @@ class InferenceBackend:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
         if name not in BACKENDS:
-            raise LimbeckError(f"no engine is named {name!r}; there are: {suggest_names(name, BACKENDS)}")
+            raise LimbeckError(f"no backend is named {name!r}; there are: {suggest_names(name, BACKENDS)}")
         if (missing_package := find_missing_package(name)) is not None:
-            raise LimbeckError(f"engine {name!r}: {missing_package}")
+            raise LimbeckError(f"backend {name!r}: {missing_package}")
         self.name, self.measure_seconds, self.log, self.clock = name, measure_seconds, log, clock
         self.report = BackendReport(requested=name, backend=name)
         # The network is kept beside what was made of it, so that no other can come to its id.
@@ -62,10 +62,10 @@ class InferenceBackend:
 
     def require_feature_support(self, feature_layers: Mapping[str, str]) -> None:
         """Refuse to tap features where the engine gives answers only, before an hour was spent on the teacher."""
-        if feature_layers and self.name not in ("auto", "eager", "folded"):
+        if feature_layers and self.name not in ("auto", "eager", "fold_batchnorm"):
             raise LimbeckError(
-                f"engine {self.name!r} gives answers only, and features are tapped ({', '.join(feature_layers)}): "
-                "set engine to eager, folded or auto"
+                f"backend {self.name!r} gives answers only, and features are tapped ({', '.join(feature_layers)}): "
+                "set backend to eager, fold_batchnorm or auto"
             )
 
     def predict(self, network: nn.Module, feature_layers: Mapping[str, str], batch: Any, task: Task) -> Outputs:
@@ -85,10 +85,10 @@ class InferenceBackend:
 
     def __getstate__(self) -> dict[str, Any]:
         # What was made ready belongs to this very network and process.
-        return {**self.__dict__, "_ready": {}, "tell": None}
+        return {**self.__dict__, "_prepared": {}, "log": None}
 
     def __repr__(self) -> str:
-        return f"Engine({self.name!r})"
+        return f"InferenceBackend({self.name!r})"
 
 
 def _select_backend(
@@ -113,8 +113,8 @@ def _select_backend(
             skipped[name] = str(error)
         except Exception as error:  # torch.compile and the runtimes raise whatever they meet
             skipped[name] = str(error) if isinstance(error, LimbeckError) else format_root_cause(error)
-    if skipped and backend.name not in ("auto", "folded"):
-        raise LimbeckError(f"engine {backend.name!r} does not fit this teacher, for {skipped[backend.name]}: set auto")
+    if skipped and backend.name not in ("auto", "fold_batchnorm"):
+        raise LimbeckError(f"backend {backend.name!r} does not fit this teacher, for {skipped[backend.name]}: set auto")
     latencies = _measure_latencies(usable, batch, task, backend)
     best = min(latencies, key=lambda name: latencies[name]) if backend.name == "auto" else list(usable)[-1]
     report = BackendReport(
@@ -125,7 +125,7 @@ def _select_backend(
 
 
 def _verify_outputs(prepared: PreparedModel, expected: Outputs, batch: Any, task: Task) -> float:
-    """How far its answer is from eager's, or ``Unfit`` where that is too far."""
+    """How far its answer is from eager's, or ``BackendUnsupported`` where that is too far."""
     relative_difference = max_relative_difference(
         compute_outputs(prepared.network, prepared.feature_extractor, batch, task), expected
     )

@@ -13,7 +13,7 @@ from limbeck.core.errors import LimbeckError
 
 __all__ = ["CacheConfig"]
 
-Tail = Literal["spread", "renormalised"]
+Tail = Literal["spread", "renormalized"]
 CacheDType = Literal["float16", "float32"]
 FeatureDType = Literal["float16", "float32", "int8"]
 
@@ -24,21 +24,21 @@ class CacheConfig:
     """How answers are written.
 
     Arguments:
-        top: how many logits of each row to keep, the largest; ``None`` keeps all of them (dense).
-        tail: what the other classes get back, with ``top``: ``spread`` shares the probability they had together evenly
-            among them (exact at temperature 1); ``renormalised`` gives them none, so that the kept ones sum to 1.
+        top_k: how many logits of each row to keep, the largest; ``None`` keeps all of them (dense).
+        tail: what the other classes get back, with ``top_k``: ``spread`` shares the probability they had together evenly
+            among them (exact at temperature 1); ``renormalized`` gives them none, so that the kept ones sum to 1.
             ``None``: spread.
-        precision: of logits, spatial logits and embeddings.
-        features: of tapped features; ``int8`` has one scale for each sample, its largest magnitude over 127.
-        pool: average-pool maps ``[channels, height, width]`` by this factor before they are written. Tapped features
+        dtype: of logits, spatial logits and embeddings.
+        feature_dtype: of tapped features; ``int8`` has one scale for each sample, its largest magnitude over 127.
+        pool_factor: average-pool maps ``[channels, height, width]`` by this factor before they are written. Tapped features
             come back at that size; spatial logits are brought back to their own, bilinearly.
 
-    One answer takes ``4·k + 12`` bytes with ``top=k`` and up to 65,536 classes in float16 (``6·k`` for float32 or for
+    One answer takes ``4·k + 12`` bytes with ``top_k=k`` and up to 65,536 classes in float16 (``6·k`` for float32 or for
     more classes, ``8·k`` for both), and ``2·classes + 8`` (``4·classes + 8``) dense; features come on top. Eight of
     these bytes are the stamp of the picture and the check sum.
 
     >>> CacheConfig(top_k=10)
-    Format(top=10, tail='spread', precision='float16', features='float16', pool=1)
+    CacheConfig(top_k=10, tail='spread', dtype='float16', feature_dtype='float16', pool_factor=1)
     """
 
     top_k: int | None = None
@@ -49,15 +49,15 @@ class CacheConfig:
 
     def __post_init__(self) -> None:
         if self.top_k is None and self.tail is not None:
-            raise LimbeckError(f"tail is {self.tail!r}, and without `top` every logit is kept, so there is no tail")
+            raise LimbeckError(f"tail is {self.tail!r}, and without `top_k` every logit is kept, so there is no tail")
         if self.top_k is not None and self.top_k < 1:
-            raise LimbeckError(f"top is how many logits of each row to keep, at least 1, not {self.top_k}")
+            raise LimbeckError(f"top_k is how many logits of each row to keep, at least 1, not {self.top_k}")
         for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
                 options = ", ".join(map(str, filter(None, allowed)))
                 raise LimbeckError(f"{name} is one of {options}, not {getattr(self, name)!r}")
         if self.pool_factor < 1:
-            raise LimbeckError(f"pool is a factor of at least 1, not {self.pool_factor}")
+            raise LimbeckError(f"pool_factor is a factor of at least 1, not {self.pool_factor}")
         if self.top_k is not None and self.tail is None:
             object.__setattr__(self, "tail", "spread")
 
@@ -67,7 +67,7 @@ class CacheConfig:
 
 
 _ALLOWED = {
-    "tail": (None, "spread", "renormalised"),
-    "precision": ("float16", "float32"),
-    "features": ("float16", "float32", "int8"),
+    "tail": (None, "spread", "renormalized"),
+    "dtype": ("float16", "float32"),
+    "feature_dtype": ("float16", "float32", "int8"),
 }

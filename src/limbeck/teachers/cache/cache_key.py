@@ -14,21 +14,21 @@ from limbeck.teachers.cache.cache_config import CacheConfig
 
 __all__ = ["CACHE_VERSION", "cache_key"]
 
-CACHE_VERSION: Final = 1
+CACHE_VERSION: Final = 2
 
 
 def cache_key(teacher: str, data: str, *, num_views: int, task: Task, config: CacheConfig) -> str:
     """The name of the cache for this teacher's answers, 32 hex digits.
 
     Arguments:
-        teacher: its identity, such as that of :func:`~limbeck.teachers.model_fingerprint.of_network`.
-        pictures: the identity of what is shown: data, views, seed, normalisation.
-        views: how many views of each sample there are.
+        teacher: its fingerprint, such as that of :func:`~limbeck.teachers.model_fingerprint.fingerprint_network`.
+        data: the fingerprint of what is shown: data, views, seed, normalisation.
+        num_views: how many views of each sample there are.
         task: how a network is asked.
-        format: how answers are written.
+        config: how answers are written.
     """
     components = {
-        "version": CACHE_VERSION, "teacher": teacher, "pictures": data, "views": num_views, "task": repr(task),
-        "format": config.to_dict(),
+        "version": CACHE_VERSION, "teacher": teacher, "data": data, "num_views": num_views, "task": repr(task),
+        "config": config.to_dict(),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(components, sort_keys=True).encode()).hexdigest()[:32]

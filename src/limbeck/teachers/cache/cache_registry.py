@@ -16,7 +16,7 @@ from limbeck.teachers.cache.input_checksum import CHECKSUM_BYTES
 from limbeck.teachers.cache.layout import RecordLayout
 from limbeck.teachers.cache.store import RecordStore
 
-__all__ = ["CacheEntry", "verify_cache", "cache_dir", "list_caches", "lock_cache", "remove_cache"]
+__all__ = ["CacheEntry", "cache_dir", "list_caches", "lock_cache", "remove_cache", "verify_cache"]
 
 _LOCK_FILE = ".lock"
 
@@ -28,10 +28,10 @@ class CacheEntry:
 
     Attributes:
         folder: where it stands; its name is the key.
-        about: what its ``layout.json`` says: ``teacher``, ``samples``, ``views``, ``layout``.
-        bytes: what it takes on the disk (holes in half-filled shards do not count).
+        metadata: what its ``layout.json`` says: ``teacher``, ``num_samples``, ``num_views``, ``layout``.
+        num_bytes: what it takes on the disk (holes in half-filled shards do not count).
         complete: whether every answer is there.
-        used: seconds since 1970 when it was last opened.
+        last_used: seconds since 1970 when it was last opened.
     """
 
     folder: Path
@@ -46,13 +46,15 @@ class CacheEntry:
         return RecordStore(
             self.folder,
             record_bytes=CHECKSUM_BYTES + layout.num_bytes,
-            num_records=self.metadata["samples"] * self.metadata["views"],
+            num_records=self.metadata["num_samples"] * self.metadata["num_views"],
         )
 
 
 def cache_dir(root: str | Path | None = None) -> Path:
-    """The folder of all caches: ``root``, ``$LIMBECK_CACHE``, or ``~/.cache/limbeck/answers``."""
-    return Path(root or os.environ.get("LIMBECK_CACHE") or Path.home() / ".cache" / "limbeck" / "answers").expanduser()
+    """The folder of all caches: ``root``, ``$LIMBECK_CACHE``, or ``~/.cache/limbeck/teacher_outputs``."""
+    return Path(
+        root or os.environ.get("LIMBECK_CACHE") or Path.home() / ".cache" / "limbeck" / "teacher_outputs"
+    ).expanduser()
 
 
 def lock_cache(folder: Path) -> Any:

@@ -33,7 +33,7 @@ from limbeck.teachers.cache.store import Indices, RecordStore
 from limbeck.teachers.frozen import FrozenTeacher
 from limbeck.utils.io import write_atomically
 
-__all__ = ["CachedTeacher", "CacheableData"]
+__all__ = ["CacheableData", "CachedTeacher"]
 
 
 class CacheableData(Protocol):
@@ -41,7 +41,7 @@ class CacheableData(Protocol):
 
     @property
     def split(self) -> Any:
-        """The samples, with their ``number``."""
+        """The samples, with their ``sample_ids``."""
         ...
 
     @property
@@ -50,7 +50,7 @@ class CacheableData(Protocol):
         ...
 
     def load(self, sample_indices: Tensor, views: Tensor) -> Any:
-        """The batch of the samples at places ``which`` of the part in views ``view``."""
+        """The batch of the samples at places ``sample_indices`` of the part in views ``views``."""
         ...
 
     def fingerprint(self) -> str:
@@ -60,15 +60,15 @@ class CacheableData(Protocol):
 
 @final
 class CachedTeacher:
-    """A :class:`~limbeck.core.protocols.TeacherSource` whose answers are kept on disk.
+    """A :class:`~limbeck.core.protocols.Teacher` whose answers are kept on disk.
 
     Arguments:
-        teacher: a network, or anything that answers like a teacher and has an ``identity()``.
-        data: limbeck's data, or one of its streams; its views have to be numbered (``Views(per_sample=8)``).
-        root: the folder of all caches; ``None``: ``$LIMBECK_CACHE``, or ``~/.cache/limbeck/answers``.
-        format: how answers are written.
+        teacher: a network, or anything that answers like a teacher and has a ``fingerprint()``.
+        data: limbeck's data, or one of its streams; its views have to be numbered (``Augmentation(num_views=8)``).
+        root: the folder of all caches; ``None``: ``$LIMBECK_CACHE``, or ``~/.cache/limbeck/teacher_outputs``.
+        config: how answers are written.
         name: what the teacher is called where caches are listed.
-        tell: who is told when a shard had to be mended; ``None``: standard error.
+        log: who is told when a shard had to be mended; ``None``: standard error.
 
     Batches carry ``index``, the number of each sample, and ``view``. A damaged record, and one about another picture
     than the one at hand, is asked again, written again, and told.
@@ -98,7 +98,7 @@ class CachedTeacher:
         if not isinstance(teacher_source, FingerprintedTeacher):
             raise LimbeckError(
                 f"the teacher {name!r} ({teacher_source!r}) cannot say what it is, so its answers could not be told from "
-                "another's: give it an identity()"
+                "another's: give it a fingerprint()"
             )
         self._teacher = teacher_source
         self._data = _require_cacheable(data)
@@ -125,7 +125,7 @@ class CachedTeacher:
         return f"{self._teacher.fingerprint()} {self._config}"
 
     def with_features(self, feature_layers: Mapping[str, str]) -> CachedTeacher:
-        """The same with hidden features read at ``places``, kept in a cache of their own."""
+        """The same with hidden features read at ``feature_layers``, kept in a cache of their own."""
         teacher = self._teacher.with_features(feature_layers) if hasattr(self._teacher, "with_features") else None
         if teacher is None:
             raise LimbeckError(f"the teacher {self._name!r} is no network, so it cannot be tapped: {self._teacher!r}")
@@ -179,9 +179,9 @@ class CachedTeacher:
         return {
             "key": None if self._folder is None else self._folder.name,
             "folder": None if self._folder is None else str(self._folder),
-            "answers": self.num_entries, "views": self._record_index.num_views, "asked": self.misses, "read": self.hits,
-            "mended": self.repaired, "bytes": None if store is None else store.num_bytes,
-            "complete": store is not None and store.is_complete,
+            "num_outputs": self.num_entries, "num_views": self._record_index.num_views, "misses": self.misses,
+            "hits": self.hits, "repaired": self.repaired, "bytes": None if store is None else store.num_bytes,
+            "is_complete": store is not None and store.is_complete,
         }  # fmt: skip
 
     def _read_or_predict(
@@ -213,7 +213,7 @@ class CachedTeacher:
         return records
 
     def _repair(self, store: RecordStore, indices: Indices, task: Task) -> None:
-        """Ask again for all that is damaged in the shards where ``places`` are."""
+        """Ask again for all that is damaged in the shards where ``indices`` are."""
         was_complete = store.is_complete
         for shard in np.unique(indices // store.records_per_shard).tolist():
             damaged, unwritten = store.scan_shard(shard)
@@ -280,7 +280,7 @@ class CachedTeacher:
         assert self._layout is not None
         assert self._folder is not None
         return {
-            "key": self._folder.name, "teacher": self._name, "samples": self._record_index.num_samples, "views": self._record_index.num_views,
+            "key": self._folder.name, "teacher": self._name, "num_samples": self._record_index.num_samples, "num_views": self._record_index.num_views,
             "layout": self._layout.to_dict(),
         }  # fmt: skip
 
@@ -288,22 +288,22 @@ class CachedTeacher:
         self._log(f"cache of {self._name!r}: {text}")
 
     def __repr__(self) -> str:
-        return f"Cached({self._teacher!r}, views={self._record_index.num_views}, format={self._config})"
+        return f"CachedTeacher({self._teacher!r}, num_views={self._record_index.num_views}, config={self._config})"
 
 
 def _require_cacheable(data: Any) -> CacheableData:
     stream = data.batches(batch_size=data.augmentation.repeats) if isinstance(data, DataModule) else data
-    if not all(hasattr(stream, name) for name in ("part", "views_per_sample", "show", "identity")):
+    if not all(hasattr(stream, name) for name in ("split", "num_views", "load", "fingerprint")):
         raise LimbeckError(
             f"a {type(data).__name__} cannot say which pictures it shows, so no answer about them could be kept: give "
-            "limbeck.data's, such as limbeck.data.datasets(yours)"
+            "limbeck.data's, such as limbeck.data.from_datasets(yours)"
         )
     cacheable: CacheableData = stream
     return cacheable
 
 
 def _index_batch(batch: dict[str, Any], mask: Any) -> dict[str, Any]:
-    """The samples of a batch where ``which`` is true."""
+    """The samples of a batch where ``mask`` is true."""
     index, batch_size = torch.from_numpy(mask), len(mask)
     return {
         name: value[index.to(value.device)] if isinstance(value, Tensor) and len(value) == batch_size else value

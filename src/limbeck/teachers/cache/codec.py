@@ -12,11 +12,11 @@ from limbeck.teachers.cache.cache_config import Tail
 
 __all__ = [
     "ByteArray",
-    "encode_dense",
-    "encode_int8",
     "decode_dense",
     "decode_int8",
     "decode_top_k",
+    "encode_dense",
+    "encode_int8",
     "encode_top_k",
     "top_k_num_bytes",
 ]
@@ -37,7 +37,7 @@ def encode_dense(values: Tensor, *, dtype: str) -> ByteArray:
 
 
 def decode_dense(raw: ByteArray, *, shape: tuple[int, ...], dtype: str) -> Tensor:
-    """The numbers that :func:`dense` wrote, as float32 ``[batch, *shape]``.
+    """The numbers that :func:`encode_dense` wrote, as float32 ``[batch, *shape]``.
 
     >>> decode_dense(encode_dense(torch.tensor([[1.0, 2.5]]), dtype="float16"), shape=(2,), dtype="float16")
     tensor([[1.0000, 2.5000]])
@@ -47,13 +47,13 @@ def decode_dense(raw: ByteArray, *, shape: tuple[int, ...], dtype: str) -> Tenso
 
 
 def top_k_num_bytes(rows: int, classes: int, *, top_k: int, tail: Tail, dtype: str) -> int:
-    """How many bytes :func:`largest` writes for a sample of so many rows."""
+    """How many bytes :func:`encode_top_k` writes for a sample of so many rows."""
     entry_bytes = np.dtype(dtype).itemsize + np.dtype(_index_dtype(classes)).itemsize
     return rows * (min(top_k, classes) * entry_bytes + (4 if tail == "spread" else 0))
 
 
 def encode_top_k(logits: Tensor, *, top_k: int, tail: Tail, dtype: str) -> ByteArray:
-    """``[batch, rows, classes]`` logits as the ``top`` largest, their classes, and what the rest weighs together.
+    """``[batch, rows, classes]`` logits as the ``top_k`` largest, their classes, and what the rest weighs together.
 
     The rest is kept as the float32 logarithm of the sum of its exponentials, where ``tail`` is ``spread``.
     """
@@ -68,7 +68,7 @@ def encode_top_k(logits: Tensor, *, top_k: int, tail: Tail, dtype: str) -> ByteA
 
 
 def decode_top_k(raw: ByteArray, *, rows: int, classes: int, top_k: int, tail: Tail, dtype: str) -> Tensor:
-    """The logits that :func:`largest` wrote, ``[batch, rows, classes]``: exact for those kept, the tail by its rule.
+    """The logits that :func:`encode_top_k` wrote, ``[batch, rows, classes]``: exact for those kept, the tail by its rule.
 
     >>> raw = encode_top_k(torch.tensor([[[3.0, 1.0, 2.0, 1.0]]]), top_k=2, tail="spread", dtype="float16")
     >>> decode_top_k(raw, rows=1, classes=4, top_k=2, tail="spread", dtype="float16")
@@ -97,7 +97,7 @@ def encode_int8(values: Tensor) -> ByteArray:
 
 
 def decode_int8(raw: ByteArray, *, shape: tuple[int, ...]) -> Tensor:
-    """The numbers that :func:`eight_bits` wrote: off by at most half a step, 1/254 of the sample's largest magnitude.
+    """The numbers that :func:`encode_int8` wrote: off by at most half a step, 1/254 of the sample's largest magnitude.
 
     >>> decode_int8(encode_int8(torch.tensor([[127.0, -63.9]])), shape=(2,))
     tensor([[127., -64.]])

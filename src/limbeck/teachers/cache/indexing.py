@@ -16,10 +16,10 @@ __all__ = ["RecordIndex"]
 
 @final
 class RecordIndex:
-    """The places of ``views`` views of the samples with these numbers.
+    """The places of ``num_views`` views of the samples with these numbers.
 
     >>> slots = RecordIndex(torch.tensor([7, 3]), num_views=2)
-    >>> slots.record_indices({"index": torch.tensor([3, 7]), "view": torch.tensor([1, 0])}).tolist()
+    >>> slots.record_indices({"sample_id": torch.tensor([3, 7]), "view": torch.tensor([1, 0])}).tolist()
     [1, 2]
     >>> slots.sample_views(np.array([1, 2]))
     (tensor([1, 0]), tensor([1, 0]))
@@ -29,7 +29,7 @@ class RecordIndex:
         if num_views < 1:
             raise LimbeckError(
                 "views are made anew each time, so no answer could be used twice: number them, such as "
-                "views.per_sample: 8 (as many as there are epochs shows a new one in each)"
+                "augment.num_views: 8 (as many as there are epochs shows a new one in each)"
             )
         self.num_views = num_views
         self._sample_ids, order = np.unique(sample_ids.numpy(), return_index=True)
@@ -44,16 +44,16 @@ class RecordIndex:
         return len(self._sample_ids)
 
     def record_indices(self, batch: Any) -> Indices:
-        """The place of each sample of ``batch``, by its ``index`` and ``view``."""
-        if not isinstance(batch, dict) or "index" not in batch:
+        """The place of each sample of ``batch``, by its ``sample_id`` and ``view``."""
+        if not isinstance(batch, dict) or "sample_id" not in batch:
             raise LimbeckError(
-                "a batch for a cached teacher says which samples it holds, under 'index', and which 'view' of each, as "
+                "a batch for a cached teacher says which samples it holds, under 'sample_id', and which 'view' of each, as "
                 "those of limbeck.data do"
             )
-        sample_ids = batch["index"].cpu().numpy()
+        sample_ids = batch["sample_id"].cpu().numpy()
         # Where nothing is random every view is the first one, whatever its number.
         view = batch["view"].cpu().numpy() if "view" in batch and self.num_views > 1 else np.zeros_like(sample_ids)
-        position = np.searchsorted(self._sample_ids, sample_ids).max_grad_norm(max=self.num_samples - 1)
+        position = np.searchsorted(self._sample_ids, sample_ids).clip(max=self.num_samples - 1)
         unknown = self._sample_ids[position] != sample_ids
         if unknown.any() or (view >= self.num_views).any():
             unknown_name = f"sample {sample_ids[unknown][0]}" if unknown.any() else f"view {view.max()}"
@@ -70,5 +70,5 @@ class RecordIndex:
         return self._order[torch.from_numpy(position)], torch.from_numpy(view)
 
     def sample_id(self, index: int) -> int:
-        """The number of the sample at ``place``."""
+        """The number of the sample at ``index``."""
         return int(self._sample_ids[index // self.num_views])

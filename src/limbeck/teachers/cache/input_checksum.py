@@ -20,7 +20,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.teachers.cache.codec import ByteArray
 
-__all__ = ["CHECKSUM_BYTES", "get_inputs", "checksums_match", "input_checksum"]
+__all__ = ["CHECKSUM_BYTES", "checksums_match", "get_inputs", "input_checksum"]
 
 CHECKSUM_BYTES: Final = 4
 _MAX_ELEMENTS = 1024

@@ -28,12 +28,12 @@ class RecordField:
     """One part of an answer.
 
     Attributes:
-        name: ``logits``, ``maps``, ``embedding``, ``present``, ``taps.NAME``, ``extra.NAME``, or ``rows.NAME`` where
+        name: ``logits``, ``spatial_logits``, ``embedding``, ``valid``, ``features.NAME``, ``extra.NAME``, or ``rows.NAME`` where
             it has a value for each row.
-        code: how it is written: ``float16``, ``float32``, ``int8`` or ``top``.
+        encoding: how it is written: ``float16``, ``float32``, ``int8`` or ``top_k``.
         shape: of one sample as it is written; ``(rows, classes)`` for logits.
-        whole: its height and width before pooling, where it is brought back to them.
-        bytes: how many it takes.
+        full_size: its height and width before pooling, where it is brought back to them.
+        num_bytes: how many it takes.
     """
 
     name: str
@@ -49,9 +49,9 @@ class RecordLayout:
     """The fields of a record.
 
     Arguments:
-        format: how answers are written.
+        config: how answers are written.
         fields: in their order.
-        grouped: whether the rows of a batch come with the sample each belongs to (several rows a sample).
+        multi_row: whether the rows of a batch come with the sample each belongs to (several rows a sample).
     """
 
     config: CacheConfig
@@ -65,12 +65,16 @@ class RecordLayout:
 
     @classmethod
     def from_outputs(cls, outputs: Outputs, batch_size: int, config: CacheConfig) -> Self:
-        """The layout for answers like ``said``, about ``batch`` samples."""
+        """The layout for answers like ``outputs``, about ``batch_size`` samples."""
         fields = []
         for name, tensor in _iter_fields(outputs, batch_size):
             encoding = _field_encoding(name, config)
             tensor = _pool(tensor, config) if _is_spatial(name, tensor) else tensor
-            full_size = tuple(_get_tensor(outputs, name).shape[2:]) if name == "maps" and config.pool_factor > 1 else ()
+            full_size = (
+                tuple(_get_tensor(outputs, name).shape[2:])
+                if name == "spatial_logits" and config.pool_factor > 1
+                else ()
+            )
             shape = tuple(tensor.shape[1:])
             fields.append(RecordField(name, encoding, shape, full_size, _field_num_bytes(encoding, shape, config)))
         if not fields:
@@ -78,7 +82,7 @@ class RecordLayout:
         return cls(config, tuple(fields), outputs.row_to_sample is not None)
 
     def pack(self, outputs: Outputs, batch_size: int) -> ByteArray:
-        """``[batch, bytes]``: an answer about ``batch`` samples, written."""
+        """``[batch, bytes]``: an answer about ``batch_size`` samples, written."""
         tensors = dict(_iter_fields(outputs, batch_size))
         if {field.name for field in self.fields} != tensors.keys():
             raise LimbeckError(
@@ -108,13 +112,13 @@ class RecordLayout:
         rows_per_sample = 0 if logits is None else logits.shape[1]
         return Outputs(
             logits=None if logits is None else logits.flatten(0, 1),
-            spatial_logits=tensors.get("maps"),
+            spatial_logits=tensors.get("spatial_logits"),
             embedding=tensors.get("embedding"),
-            features=_strip_prefix("taps.", tensors),
+            features=_strip_prefix("features.", tensors),
             extra=_strip_prefix("extra.", tensors)
             | {n: t.flatten(0, 1) for n, t in _strip_prefix("rows.", tensors).items()},
             row_to_sample=torch.arange(len(raw)).repeat_interleave(rows_per_sample) if self.multi_row else None,
-            valid=tensors["present"].bool().squeeze(1) if "present" in tensors else None,
+            valid=tensors["valid"].bool().squeeze(1) if "valid" in tensors else None,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,23 +126,25 @@ class RecordLayout:
         fields = [
             {
                 "name": f.name,
-                "code": f.encoding,
+                "encoding": f.encoding,
                 "shape": list(f.shape),
-                "whole": list(f.full_size),
-                "bytes": f.num_bytes,
+                "full_size": list(f.full_size),
+                "num_bytes": f.num_bytes,
             }
             for f in self.fields
         ]
-        return {"format": self.config.to_dict(), "fields": fields, "grouped": self.multi_row}
+        return {"config": self.config.to_dict(), "fields": fields, "multi_row": self.multi_row}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The layout that :meth:`plain` wrote down."""
+        """The layout that :meth:`to_dict` wrote down."""
         fields = tuple(
-            RecordField(str(f["name"]), str(f["code"]), tuple(f["shape"]), tuple(f["whole"]), int(f["bytes"]))
+            RecordField(
+                str(f["name"]), str(f["encoding"]), tuple(f["shape"]), tuple(f["full_size"]), int(f["num_bytes"])
+            )
             for f in data["fields"]
         )
-        layout = cls(CacheConfig(**data["format"]), fields, bool(data["grouped"]))
+        layout = cls(CacheConfig(**data["config"]), fields, bool(data["multi_row"]))
         if any(field.num_bytes != _field_num_bytes(field.encoding, field.shape, layout.config) for field in fields):
             raise ValueError("its fields do not have the sizes they should")
         return layout
@@ -146,14 +152,14 @@ class RecordLayout:
     def _encode(self, field: RecordField, tensor: Tensor) -> ByteArray:
         if field.encoding == "int8":
             return codes.encode_int8(tensor)
-        if field.encoding == "top":
+        if field.encoding == "top_k":
             return codes.encode_top_k(tensor, **_top_k_settings(self.config))
         return codes.encode_dense(tensor, dtype=field.encoding)
 
     def _decode(self, field: RecordField, raw: ByteArray) -> Tensor:
         if field.encoding == "int8":
             return codes.decode_int8(raw, shape=field.shape)
-        if field.encoding == "top":
+        if field.encoding == "top_k":
             rows, classes = field.shape
             return codes.decode_top_k(raw, rows=rows, classes=classes, **_top_k_settings(self.config))
         values = codes.decode_dense(raw, shape=field.shape, dtype=field.encoding)
@@ -166,11 +172,11 @@ def _iter_fields(outputs: Outputs, batch_size: int) -> Iterator[tuple[str, Tenso
     """The tensors of an answer with the sample as their first axis, rows gathered by sample."""
     if outputs.logits is not None:
         yield _LOGITS, _group_by_sample(outputs.logits, outputs, batch_size)
-    for name in ("maps", "embedding"):
+    for name in ("spatial_logits", "embedding"):
         if (tensor := getattr(outputs, name)) is not None:
             yield name, tensor
     for name, tensor in outputs.features.items():
-        yield f"taps.{name}", tensor
+        yield f"features.{name}", tensor
     for name, tensor in outputs.extra.items():
         is_by_row = tensor.ndim > 0 and outputs.logits is not None and len(tensor) == len(outputs.logits)
         if not is_by_row and (tensor.ndim == 0 or len(tensor) != batch_size):
@@ -182,7 +188,7 @@ def _iter_fields(outputs: Outputs, batch_size: int) -> Iterator[tuple[str, Tenso
             (f"rows.{name}", _group_by_sample(tensor, outputs, batch_size)) if is_by_row else (f"extra.{name}", tensor)
         )
     if outputs.valid is not None:
-        yield "present", outputs.valid.reshape(-1, 1)
+        yield "valid", outputs.valid.reshape(-1, 1)
 
 
 def _group_by_sample(rows: Tensor, outputs: Outputs, batch_size: int) -> Tensor:
@@ -205,7 +211,7 @@ def _get_tensor(outputs: Outputs, name: str) -> Tensor:
 
 
 def _is_spatial(name: str, tensor: Tensor) -> bool:
-    return (name == "maps" or name.startswith("taps.")) and tensor.ndim == 4
+    return (name == "spatial_logits" or name.startswith("features.")) and tensor.ndim == 4
 
 
 def _pool(tensor: Tensor, config: CacheConfig) -> Tensor:
@@ -220,21 +226,21 @@ def _strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def _field_encoding(name: str, config: CacheConfig) -> str:
-    if name == "present":
+    if name == "valid":
         return "float16"
-    if name.startswith("taps."):
+    if name.startswith("features."):
         return config.feature_dtype
     if name == _LOGITS and config.top_k is not None:
-        return "top"
+        return "top_k"
     return config.dtype
 
 
 def _field_num_bytes(encoding: str, shape: tuple[int, ...], config: CacheConfig) -> int:
     num_values = int(np.prod(shape, dtype=np.int64)) if shape else 1
-    if encoding == "top":
+    if encoding == "top_k":
         return codes.top_k_num_bytes(shape[0], shape[1], **_top_k_settings(config))
     return num_values + 4 if encoding == "int8" else num_values * np.dtype(encoding).itemsize
 
 
 def _top_k_settings(config: CacheConfig) -> dict[str, Any]:
-    return {"top": config.top_k, "tail": config.tail, "precision": config.dtype}
+    return {"top_k": config.top_k, "tail": config.tail, "dtype": config.dtype}

@@ -39,13 +39,13 @@ Indices = NDArray[np.int64]
 
 @final
 class RecordStore:
-    """``many`` records of ``size`` bytes in ``folder``.
+    """``num_records`` records of ``record_bytes`` bytes in ``folder``.
 
     Arguments:
         folder: its own folder.
-        size: bytes of a record, without its check sum.
-        many: how many records there are.
-        shard: bytes of a shard, at most.
+        record_bytes: bytes of a record, without its check sum.
+        num_records: how many records there are.
+        shard_bytes: bytes of a shard, at most.
     """
 
     def __init__(self, folder: Path, *, record_bytes: int, num_records: int, shard_bytes: int = _SHARD_BYTES) -> None:
@@ -72,7 +72,7 @@ class RecordStore:
         return self.folder / f"shard-{shard:05d}.bin"
 
     def read(self, indices: Indices) -> tuple[ByteArray, NDArray[np.bool_], NDArray[np.bool_]]:
-        """The records at ``places``: their bytes, which are sound, and which were never written."""
+        """The records at ``indices``: their bytes, which are sound, and which were never written."""
         raw = np.empty((len(indices), self._stride), np.uint8)
         shards, rows = np.divmod(indices, self.records_per_shard)
         for shard in np.unique(shards).tolist():
@@ -85,7 +85,7 @@ class RecordStore:
         return raw[:, : self.record_bytes], is_valid, is_empty
 
     def write(self, indices: Indices, records: ByteArray) -> None:
-        """Write ``records`` ``[n, size]`` at ``places``; others may read and write elsewhere meanwhile."""
+        """Write ``records`` ``[n, size]`` at ``indices``; others may read and write elsewhere meanwhile."""
         rows_with_crc = np.empty((len(indices), self._stride), np.uint8)
         rows_with_crc[:, : self.record_bytes] = records
         rows_with_crc[:, self.record_bytes :] = self._checksums(rows_with_crc, indices)[:, None].view(np.uint8)

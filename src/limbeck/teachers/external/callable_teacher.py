@@ -16,20 +16,20 @@ __all__ = ["from_callable"]
 
 def from_callable(
     fn: Callable[..., Any], *, output_type: OutputType = "logits", array_type: Literal["torch", "numpy"] = "torch",
-    input_type: InputType = "normalised", normalization: Normalization | None = None, version: str = "",
+    input_type: InputType = "normalized", normalization: Normalization | None = None, version: str = "",
     classes: int | None = None, allow_missing: bool = False,
 ) -> ExternalTeacher:  # fmt: skip
-    """A teacher that answers as ``of`` does.
+    """A teacher that answers as ``fn`` does.
 
     Args:
-        of: takes a batch of inputs ``[n, ...]`` and gives ``[n, classes]``.
-        returns: ``logits`` or ``probabilities``.
-        takes: whether it is given a ``torch`` tensor or a ``numpy`` array, both float32.
-        sees: ``normalised`` inputs or ``pixels`` in 0..1.
+        fn: takes a batch of inputs ``[n, ...]`` and gives ``[n, classes]``.
+        output_type: ``logits`` or ``probabilities``.
+        array_type: whether it is given a ``torch`` tensor or a ``numpy`` array, both float32.
+        input_type: ``normalized`` inputs or ``pixels`` in 0..1.
         normalization: of the data; needed in Python for one that sees pixels.
-        version: any text; change it when ``of`` answers otherwise than before, as no cache can see into a function.
+        version: any text; change it when ``fn`` answers otherwise than before, as no cache can see into a function.
         classes: how many there are.
-        partial: whether a row of NaN says that it has no answer for a sample, which then goes without it.
+        allow_missing: whether a row of NaN says that it has no answer for a sample, which then goes without it.
 
     >>> teacher = from_callable(lambda x: [[0.25, 0.75]] * len(x), output_type="probabilities")
     >>> import torch
@@ -41,7 +41,7 @@ def from_callable(
     if not callable(fn):
         raise LimbeckError(f"a teacher's answers come from something that can be called, not from {fn!r}")
     if array_type not in ("torch", "numpy"):
-        raise LimbeckError(f"takes is torch or numpy, not {array_type!r}")
+        raise LimbeckError(f"array_type is torch or numpy, not {array_type!r}")
     name = getattr(fn, "__qualname__", type(fn).__qualname__)
     module_name = getattr(fn, "__module__", type(fn).__module__)
     return ExternalTeacher(

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.data import Normalization
 
-__all__ = ["PROBABILITY_FLOOR", "ExternalTeacher", "OutputType", "InputType", "log_probabilities", "missing_rows"]
+__all__ = ["PROBABILITY_FLOOR", "ExternalTeacher", "InputType", "OutputType", "log_probabilities", "missing_rows"]
 
 OutputType = Literal["logits", "probabilities"]
-InputType = Literal["normalised", "pixels"]
+InputType = Literal["normalized", "pixels"]
 
 PROBABILITY_FLOOR = 1e-7
 _SUM_TOLERANCE = 1e-2
@@ -59,34 +59,34 @@ class ExternalTeacher(nn.Module):
     """A teacher that is no network of torch. Tasks call it as they call a network; it has no parameters and no places.
 
     Arguments:
-        ask: takes the input ``[n, ...]`` as a float32 tensor on the CPU, and gives ``[n, classes]``, as a tensor or
+        fn: takes the input ``[n, ...]`` as a float32 tensor on the CPU, and gives ``[n, classes]``, as a tensor or
             anything that numpy reads.
-        called: its name in errors.
-        identity: text that is another one wherever the answers may be, such as the hash of a file. It is part of
+        name: its name in errors.
+        fingerprint: text that is another one wherever the answers may be, such as the hash of a file. It is part of
             ``state_dict()``, so whoever tells networks apart by their weights tells these apart too.
-        returns: ``logits``, or ``probabilities``, whose logarithm is taken, see :func:`log_probabilities`.
-        sees: ``normalised`` inputs, as networks are trained on, or ``pixels`` in 0..1.
+        output_type: ``logits``, or ``probabilities``, whose logarithm is taken, see :func:`log_probabilities`.
+        input_type: ``normalized`` inputs, as networks are trained on, or ``pixels`` in 0..1.
         normalization: of the data, which is undone for one that sees pixels. A recipe fills it in.
         classes: how many there are; ``None``: as many as it gives.
-        partial: whether it may leave samples unanswered, by a row of NaN; see :func:`unanswered`.
+        allow_missing: whether it may leave samples unanswered, by a row of NaN; see :func:`missing_rows`.
 
     Raises ``LimbeckError`` for an answer of another shape, one that is not finite, and probabilities that are none.
     """
 
     def __init__(
         self, fn: Callable[[Tensor], Any], *, name: str, fingerprint: str, output_type: OutputType = "logits",
-        input_type: InputType = "normalised", normalization: Normalization | None = None, classes: int | None = None,
+        input_type: InputType = "normalized", normalization: Normalization | None = None, classes: int | None = None,
         allow_missing: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        for option, value, allowed in (("returns", output_type, OutputType), ("sees", input_type, InputType)):
+        for option, value, allowed in (("output_type", output_type, OutputType), ("input_type", input_type, InputType)):
             if value not in get_args(allowed):
                 raise LimbeckError(f"{option} is {' or '.join(get_args(allowed))}, not {value!r}")
         self.fn, self.name, self.output_type, self.input_type = fn, name, output_type, input_type
         self.normalization, self.classes, self.allow_missing = normalization, classes, allow_missing
         self._mapping: InputMappingLike | None = None
         hashed = hashlib.sha256(f"{fingerprint}\n{output_type}\n{input_type}".encode()).digest()
-        self.register_buffer("identity", torch.tensor(list(hashed), dtype=torch.uint8))
+        self.register_buffer("fingerprint", torch.tensor(list(hashed), dtype=torch.uint8))
 
     @torch.no_grad()
     def forward(self, input: Tensor) -> Tensor:
@@ -112,15 +112,15 @@ class ExternalTeacher(nn.Module):
         return logits.to(input.device)
 
     def with_input_mapping(self, mapping: InputMappingLike) -> Self:
-        """The same, seeing pictures and giving answers through ``lens``; see :class:`limbeck.teachers.adapter.Lens`."""
+        """The same, seeing pictures and giving answers through ``mapping``; see :class:`limbeck.teachers.adapter.InputMapping`."""
         self._mapping = mapping
-        hashed = hashlib.sha256(f"{self.get_buffer('identity').tolist()}\n{mapping!r}".encode()).digest()
-        self.register_buffer("identity", torch.tensor(list(hashed), dtype=torch.uint8))
+        hashed = hashlib.sha256(f"{self.get_buffer('fingerprint').tolist()}\n{mapping!r}".encode()).digest()
+        self.register_buffer("fingerprint", torch.tensor(list(hashed), dtype=torch.uint8))
         return self
 
     def extra_repr(self) -> str:
         mapping = "" if self._mapping is None else f", {self._mapping!r}"
-        return f"{self.name}, returns={self.output_type!r}, sees={self.input_type!r}{mapping}"
+        return f"{self.name}, output_type={self.output_type!r}, input_type={self.input_type!r}{mapping}"
 
     def _denormalize(self, input: Tensor) -> Tensor:
         if self.normalization is None:
@@ -143,7 +143,7 @@ class ExternalTeacher(nn.Module):
         valid_rows = tensor[~missing_rows(tensor)] if self.allow_missing else tensor
         if not bool(valid_rows.isfinite().all()):
             raise LimbeckError(
-                f"{self.name} gave NaN or infinity: look at what it does with these inputs, or set answers: finite "
+                f"{self.name} gave NaN or infinity: look at what it does with these inputs, or set coverage: finite "
                 "if a row of NaN says that it has no answer"
             )
         return tensor
@@ -154,7 +154,7 @@ class ExternalTeacher(nn.Module):
         if bool(invalid.any()):
             raise LimbeckError(
                 f"{self.name} gave rows that are no probabilities (the first of them sums to "
-                f"{float(sums[invalid][0]):.3g}, its least value is {float(probabilities[invalid][0].min()):.3g}): set returns: "
+                f"{float(sums[invalid][0]):.3g}, its least value is {float(probabilities[invalid][0].min()):.3g}): set output_type: "
                 "logits if that is what they are"
             )
         return probabilities

@@ -28,7 +28,7 @@ _MAX_BACKOFF_SECONDS = 20.0
 
 def inference_server(
     url: str, model: str, *, version: str | None = None, input_name: str = "input", output_name: str | None = None,
-    output_type: OutputType = "probabilities", input_type: InputType = "normalised", normalization: Normalization | None = None,
+    output_type: OutputType = "probabilities", input_type: InputType = "normalized", normalization: Normalization | None = None,
     timeout: float = 10.0, retries: int = 4, batch_size: int = 256, classes: int | None = None,
 ) -> ExternalTeacher:  # fmt: skip
     """A teacher that a server answers for: ``POST url/v2/models/model/infer``.
@@ -37,15 +37,15 @@ def inference_server(
         url: where the server is, ``http://`` or ``https://``; redirects are not followed.
         model: the name of the model there.
         version: its version; ``None``: whichever the server takes.
-        input: the name of the model's input.
-        output: the name of the output to read; ``None``: its only one.
-        returns: ``probabilities`` or ``logits``.
-        sees: ``normalised`` inputs or ``pixels`` in 0..1.
+        input_name: the name of the model's input.
+        output_name: the name of the output to read; ``None``: its only one.
+        output_type: ``probabilities`` or ``logits``.
+        input_type: ``normalized`` inputs or ``pixels`` in 0..1.
         normalization: of the data; needed in Python for one that sees pixels.
         timeout: seconds to wait for a connection, and then for the answer.
         retries: how often to try again, after 0.2 s, 0.4 s, 0.8 s … up to 20 s, when the server is not there, is too
             slow, or says that it is busy or broken for now (408, 425, 429, 500, 502, 503, 504).
-        rows: the most inputs in one request.
+        batch_size: the most inputs in one request.
         classes: how many there are.
 
     The answer raises ``LimbeckError``, in one sentence, for a server that is not there, a time-out, another status than
@@ -58,7 +58,7 @@ def inference_server(
         raise LimbeckError("an endpoint's address holds no password, as it is written into the record: leave it out")
     if timeout <= 0 or retries < 0 or batch_size < 1:
         raise LimbeckError(
-            f"an endpoint takes timeout above 0, retries of at least 0 and rows of at least 1, not {timeout}, "
+            f"an endpoint takes timeout above 0, retries of at least 0 and batch_size of at least 1, not {timeout}, "
             f"{retries}, {batch_size}"
         )
     version_path = f"/versions/{quote(version, safe='')}" if version else ""
@@ -128,7 +128,7 @@ class _InferenceClient:
             if isinstance(cause, TimeoutError):
                 raise LimbeckError(
                     f"{self.address} did not answer within {self.timeout:g} s ({attempts}): give it a longer timeout, or "
-                    "fewer rows at once"
+                    "a smaller batch_size"
                 ) from error
             raise LimbeckError(f"{self.address} could not be asked ({attempts}; {format_root_cause(cause)})") from error
         if 300 <= response.status < 400:
@@ -152,7 +152,7 @@ class _InferenceClient:
             ) from error
         if self.output_name not in outputs if self.output_name is not None else len(outputs) != 1:
             raise LimbeckError(
-                f"{self.address} gave the outputs {', '.join(outputs) or 'none'}: set output to the name of the one "
+                f"{self.address} gave the outputs {', '.join(outputs) or 'none'}: set output_name to the name of the one "
                 "to read"
             )
         output = outputs[self.output_name] if self.output_name is not None else next(iter(outputs.values()))

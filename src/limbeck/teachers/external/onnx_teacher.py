@@ -25,7 +25,7 @@ _NUMPY_DTYPES = {
 
 def onnx(
     path: Path, *, runtime: Runtime = "onnxruntime", input_name: str | None = None, output_name: str | None = None,
-    output_type: OutputType = "logits", input_type: InputType = "normalised", normalization: Normalization | None = None,
+    output_type: OutputType = "logits", input_type: InputType = "normalized", normalization: Normalization | None = None,
     classes: int | None = None,
 ) -> ExternalTeacher:  # fmt: skip
     """A teacher that answers as an ONNX file does, on the CPU in float32, with as many threads as torch has.
@@ -33,10 +33,10 @@ def onnx(
     Args:
         path: the ``.onnx`` file; it takes one input ``[n, ...]`` of any ``n`` and gives ``[n, classes]``.
         runtime: ``onnxruntime`` or ``openvino``.
-        input: the name of its input, checked where it is given.
-        output: the name of the output to read, needed where there are several.
-        returns: ``logits`` or ``probabilities``.
-        sees: ``normalised`` inputs, or ``pixels`` in 0..1, as files take that limbeck has exported.
+        input_name: the name of its input, checked where it is given.
+        output_name: the name of the output to read, needed where there are several.
+        output_type: ``logits`` or ``probabilities``.
+        input_type: ``normalized`` inputs, or ``pixels`` in 0..1, as files take that limbeck has exported.
         normalization: of the data; needed in Python for one that sees pixels.
         classes: how many there are.
 

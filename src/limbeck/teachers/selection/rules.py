@@ -15,13 +15,13 @@ from typing import final
 from limbeck.core.errors import LimbeckError
 
 __all__ = [
-    "TeacherStats",
-    "TeacherSimilarity",
     "SelectionRules",
+    "TeacherSimilarity",
+    "TeacherStats",
     "format_margin",
     "format_milliseconds",
-    "is_too_similar",
     "is_margin_too_small",
+    "is_too_similar",
     "teacher_warnings",
 ]
 
@@ -32,15 +32,15 @@ class SelectionRules:
     """The numbers that teachers are judged by.
 
     Attributes:
-        margin: points of accuracy by which a teacher is to be better than the student alone.
-        budget: ms a picture for all teachers together; ``None``: ``times`` the latency of the student.
-        times: see ``budget``. A training step costs a student about three forward passes, so at 30 an epoch without a
+        min_margin: points of accuracy by which a teacher is to be better than the student alone.
+        latency_budget: ms a picture for all teachers together; ``None``: ``max_latency_ratio`` the latency of the student.
+        max_latency_ratio: see ``latency_budget``. A training step costs a student about three forward passes, so at 30 an epoch without a
             cache takes some ten times as long as without teachers.
-        agreement: two teachers are too alike if they give the same answer to more than this share of the samples …
-        cka: … and their features are this alike as well. One alone means little: two very different teachers that are
+        max_agreement: two teachers are too alike if they give the same answer to more than this share of the samples …
+        max_cka: … and their features are this alike as well. One alone means little: two very different teachers that are
             right on 99 % agree on 98 %.
-        ece: a calibration error above this is worth a hint.
-        ratio: parameters of a teacher over those of the student, above which the gap in capacity is large.
+        max_ece: a calibration error above this is worth a hint.
+        max_parameter_ratio: parameters of a teacher over those of the student, above which the gap in capacity is large.
     """
 
     min_margin: float = 5.0
@@ -79,8 +79,8 @@ class TeacherStats:
     Attributes:
         accuracy: a fraction; ``None`` where it is not known (a student that was not trained alone).
         ece: expected calibration error; ``None`` where it is not known.
-        latency: ms a picture.
-        parameters: how many; ``None`` where it is not known (a teacher that only answers).
+        latency_ms: ms a picture.
+        num_parameters: how many; ``None`` where it is not known (a teacher that only answers).
     """
 
     accuracy: float | None
@@ -109,9 +109,9 @@ def teacher_warnings(
     Arguments:
         teachers: all that will teach.
         student: the student alone.
-        likeness: of the teachers' pairs.
+        similarities: of the teachers' pairs.
         rules: the numbers.
-        bridged: those between whom and the student there are assistants, or whose training is stopped early: a large
+        with_assistants: those between whom and the student there are assistants, or whose training is stopped early: a large
             gap needs no word.
 
     >>> student = TeacherStats(accuracy=0.90, ece=0.02, latency_ms=0.1, num_parameters=1000)
@@ -130,7 +130,7 @@ def teacher_warnings(
     if total_latency > budget and all(teacher.latency_ms <= budget for teacher in teachers.values()):
         messages.append(
             f"the teachers are too slow together: {format_milliseconds(total_latency)} a picture, and the budget is "
-            f"{_format_latency_budget(rules, student.latency_ms)}; leave one away, or choose some within it by limbeck teachers"
+            f"{_format_latency_budget(rules, student.latency_ms)}; leave one away, or choose some within it by limbeck select-teachers"
         )
     for pair in similarities:
         if is_too_similar(pair, rules):
@@ -194,7 +194,7 @@ def _accuracy_warnings(name: str, teacher: TeacherStats, student: TeacherStats, 
     if teacher.ece is not None and teacher.ece > rules.max_ece:
         messages.append(
             f"a hint: the teacher {name!r} is badly calibrated (ECE {teacher.ece:.2f} on validation): how sure it is "
-            "says little, and another tau may suit it better"
+            "says little, and another temperature may suit it better"
         )
     return messages
 
@@ -206,14 +206,14 @@ def _cost_warnings(
     if teacher.latency_ms > rules.resolve_latency_budget(student.latency_ms):
         messages.append(
             f"the teacher {name!r} is too slow: {format_milliseconds(teacher.latency_ms)} a picture, and the budget is "
-            f"{_format_latency_budget(rules, student.latency_ms)}; choose a smaller one, or one within it by limbeck teachers"
+            f"{_format_latency_budget(rules, student.latency_ms)}; choose a smaller one, or one within it by limbeck select-teachers"
         )
     sizes = (teacher.num_parameters, student.num_parameters)
     if not has_assistants and sizes[0] and sizes[1] and sizes[0] > rules.max_parameter_ratio * sizes[1]:
         messages.append(
             f"the teacher {name!r} has {sizes[0] / sizes[1]:.0f} times the parameters of the "
             f"student, and from {rules.max_parameter_ratio:g} times on a nearer teacher often teaches better: put assistants between "
-            "them (`assistants:` in the recipe), or stop its training early (`stop:`)"
+            "them (`assistants:` in the recipe), or stop its training early (`train_fraction:`)"
         )
     return messages
 

@@ -26,7 +26,7 @@ from limbeck.teachers.selection.rules import (
     is_too_similar,
 )
 
-__all__ = ["Candidate", "TeacherSelection", "SelectionStep", "greedy_select"]
+__all__ = ["Candidate", "SelectionStep", "TeacherSelection", "greedy_select"]
 
 _UNLABELED = -100
 _Z_95 = 1.96
@@ -42,7 +42,7 @@ class Candidate:
     Attributes:
         probabilities: ``[n, classes]``, its answers to the validation samples.
         margin: points of accuracy above the student alone.
-        latency: ms a picture.
+        latency_ms: ms a picture.
     """
 
     probabilities: Tensor
@@ -58,10 +58,10 @@ class SelectionStep:
     Attributes:
         name: which.
         nll: of the ensemble with it, nats a sample.
-        top1: accuracy of the ensemble with it.
-        latency: of the ensemble with it, ms a picture.
-        gain: by how many nats it lowered the NLL; ``None`` for the first.
-        error: the standard error of that gain over the samples, paired; ``None`` for the first.
+        accuracy: accuracy of the ensemble with it.
+        latency_ms: of the ensemble with it, ms a picture.
+        nll_gain: by how many nats it lowered the NLL; ``None`` for the first.
+        nll_gain_stderr: the standard error of that gain over the samples, paired; ``None`` for the first.
     """
 
     name: str
@@ -95,8 +95,8 @@ def greedy_select(
     Arguments:
         candidates: by name, all of the same samples and classes.
         target: ``[n]`` class numbers; samples with −100 have no label and are left out.
-        budget: the largest latency of the ensemble, the sum of its members', in ms a picture; ``math.inf`` for none.
-        likeness: how alike pairs of candidates are; one that is too alike to a teacher already taken is left out.
+        latency_budget: the largest latency of the ensemble, the sum of its members', in ms a picture; ``math.inf`` for none.
+        similarities: how alike pairs of candidates are; one that is too alike to a teacher already taken is left out.
         rules: the margin, and what too alike means.
 
     A candidate that is closer to the student than the margin is taken only where no other fits the budget: the best of
@@ -227,14 +227,14 @@ class _GreedySearch:
         return math.fsum(self.candidates[name].latency_ms for name in names)
 
     def nll_gain(self, selected: Sequence[str], name: str) -> tuple[float, float]:
-        """By how many nats ``name`` lowers the NLL of ``chosen``, and the standard error of that."""
+        """By how many nats ``name`` lowers the NLL of ``selected``, and the standard error of that."""
         difference = self.ensemble_nll(selected) - self.ensemble_nll([*selected, name])
         if len(difference) < 2:
             return float(difference.mean()), math.inf
         return float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))
 
     def find_similar(self, name: str, selected: Sequence[str]) -> TeacherSimilarity | None:
-        """The first pair of ``name`` with one of ``chosen`` that is too alike."""
+        """The first pair of ``name`` with one of ``selected`` that is too alike."""
         for pair in self.similarities:
             both = {pair.first, pair.second}
             if name in both and both - {name} <= set(selected) and is_too_similar(pair, self.rules):

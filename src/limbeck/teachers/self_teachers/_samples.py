@@ -12,15 +12,15 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task
 
-__all__ = ["get_sample_logits", "resolve_num_classes", "last_occurrences", "get_sample_ids"]
+__all__ = ["get_sample_ids", "get_sample_logits", "last_occurrences", "resolve_num_classes"]
 
 
 def get_sample_ids(batch: Any, *, caller: str) -> Tensor:
     """The number of each sample of ``batch``, ``[batch]``."""
-    sample_ids = batch.get("index") if isinstance(batch, Mapping) else None
+    sample_ids = batch.get("sample_id") if isinstance(batch, Mapping) else None
     if not isinstance(sample_ids, Tensor) or sample_ids.ndim != 1:
         raise LimbeckError(
-            f"{caller} knows samples by their number, and this batch has no `index` [batch]: use limbeck's own data, or "
+            f"{caller} knows samples by their number, and this batch has no `sample_id` [batch]: use limbeck's own data, or "
             "give batches as mappings with it"
         )
     return sample_ids
@@ -45,7 +45,7 @@ def get_sample_logits(student: Outputs, sample_ids: Tensor, *, caller: str) -> T
 
 
 def last_occurrences(sample_ids: Tensor) -> Tensor:
-    """Where each number of ``index`` stands last: of a sample shown twice in a batch, the later answer is kept.
+    """Where each number of ``sample_ids`` stands last: of a sample shown twice in a batch, the later answer is kept.
 
     >>> last_occurrences(torch.tensor([7, 3, 7]))
     tensor([1, 2])

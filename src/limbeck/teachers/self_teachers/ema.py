@@ -74,7 +74,7 @@ class EMATeacher:
         return teacher
 
     def with_features(self, feature_layers: Mapping[str, str]) -> Self:
-        """The same with features read at ``places``."""
+        """The same with features read at ``feature_layers``."""
         teacher = type(self)(self.decay)
         teacher._teacher = self._require_teacher().with_features(feature_layers)
         return teacher
@@ -91,7 +91,7 @@ class EMATeacher:
         student_parameters: list[Tensor] = list(student.parameters())
         if any(type(parameter).__name__ == "DTensor" for parameter in student_parameters):
             raise LimbeckError(
-                "Averaged keeps whole weights, and under the strategy fsdp no process has the student's: set the "
+                "EMATeacher keeps whole weights, and under the strategy fsdp no process has the student's: set the "
                 "strategy to ddp"
             )
         with torch.no_grad():
@@ -120,11 +120,11 @@ class EMATeacher:
 
     def _require_teacher(self) -> FrozenTeacher:
         if self._teacher is None:
-            raise LimbeckError("Averaged has no student yet: give it to a Distiller, which binds it to its own")
+            raise LimbeckError("EMATeacher has no student yet: give it to a Distiller, which binds it to its own")
         return self._teacher
 
     def __repr__(self) -> str:
-        return f"Averaged(decay={self.decay})"
+        return f"EMATeacher(decay={self.decay})"
 
 
 def _check_decay(decay: float) -> None:

@@ -1,6 +1,6 @@
 """What the student said in the batch before, as its teacher (DLB: Shen et al., CVPR 2022).
 
-https://arxiv.org/abs/2203.16172. Half of each batch comes again in the next one (``Training(sampling="again")``), and
+https://arxiv.org/abs/2203.16172. Half of each batch comes again in the next one (``TrainingConfig(batch_pairing="repeat_previous")``), and
 what was said of it a step ago is what is said of it now to agree with: at temperature 3 and weight 1 in the paper.
 """
 
@@ -31,13 +31,13 @@ class PreviousBatchTeacher:
     Arguments:
         classes: how many there are; ``None``: what the task says.
 
-    ``present`` is false for samples that were not in it. Batches carry ``index``, as limbeck's do; with several
+    ``valid`` is false for samples that were not in it. Batches carry ``sample_id``, as limbeck's do; with several
     processes, each repeats what it said itself, since the half that comes again stays with it.
 
     >>> import limbeck
     >>> last, task = PreviousBatchTeacher(), limbeck.tasks.Classification(classes=2)
-    >>> last.on_step_end({"index": torch.tensor([5, 9])}, Outputs(logits=torch.tensor([[1.0, 0.0], [0.0, 3.0]])))
-    >>> said = last.predict({"index": torch.tensor([9, 4])}, task)
+    >>> last.on_step_end({"sample_id": torch.tensor([5, 9])}, Outputs(logits=torch.tensor([[1.0, 0.0], [0.0, 3.0]])))
+    >>> said = last.predict({"sample_id": torch.tensor([9, 4])}, task)
     >>> said.require_logits(), said.valid
     (tensor([[0., 3.],
             [0., 0.]]), tensor([ True, False]))
@@ -54,10 +54,12 @@ class PreviousBatchTeacher:
 
     def predict(self, batch: Any, task: Task) -> Outputs:
         """What was said of each sample in the batch before; zeros where it was not there."""
-        sample_ids = get_sample_ids(batch, caller="LastBatch")
+        sample_ids = get_sample_ids(batch, caller="PreviousBatchTeacher")
         if self._sample_ids is None:
             logits = torch.zeros(
-                len(sample_ids), resolve_num_classes(task, self.classes, caller="LastBatch"), device=sample_ids.device
+                len(sample_ids),
+                resolve_num_classes(task, self.classes, caller="PreviousBatchTeacher"),
+                device=sample_ids.device,
             )
             return Outputs(logits=logits, valid=torch.zeros_like(sample_ids, dtype=torch.bool))
         position = torch.searchsorted(self._sample_ids.to(sample_ids.device), sample_ids).clamp(
@@ -69,20 +71,20 @@ class PreviousBatchTeacher:
 
     def on_step_end(self, batch: Any, student: Outputs) -> None:
         """Keep what the student says of ``batch``, in the place of the one before."""
-        sample_ids = get_sample_ids(batch, caller="LastBatch")
-        logits = get_sample_logits(student, sample_ids, caller="LastBatch").float()
+        sample_ids = get_sample_ids(batch, caller="PreviousBatchTeacher")
+        logits = get_sample_logits(student, sample_ids, caller="PreviousBatchTeacher").float()
         if len(sample_ids):
             last = last_occurrences(sample_ids)  # which are in the order of the numbers
             self._sample_ids, self._logits = sample_ids[last], logits[last].clone()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The batch before."""
-        return {} if self._sample_ids is None else {"number": self._sample_ids, "logits": self._logits}
+        return {} if self._sample_ids is None else {"sample_ids": self._sample_ids, "logits": self._logits}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back."""
-        self._sample_ids = state.get("number")
+        self._sample_ids = state.get("sample_ids")
         self._logits = state.get("logits", torch.zeros(0, 0))
 
     def __repr__(self) -> str:
-        return "LastBatch()"
+        return "PreviousBatchTeacher()"

@@ -1,4 +1,4 @@
-"""Pictures that several jobs of one process share."""
+"""Data that several jobs of one process share."""
 
 from __future__ import annotations
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.roles import Role
 from limbeck.recipe import Recipe, ResolvedStage
 from limbeck.recipe.study_schema import BASELINES
 from limbeck.training import TrainingConfig
 
-__all__ = ["config_for_phase", "check_world_size", "make_training_config"]
+__all__ = ["BASELINE_PHASES", "check_world_size", "config_for_phase", "make_training_config"]
+
+BASELINE_PHASES: Final = (str(Role.BASELINE), *BASELINES)
+"""Phases that train the student without a teacher: the one of a run, and those of a study's trials."""
 
 
 def config_for_phase(training: TrainingConfig, phase: str) -> TrainingConfig:
-    """A stage's settings; a control gets plain batches, as nothing of it needs others."""
-    return replace(training, batch_pairing="plain") if phase in BASELINES else training
+    """A stage's settings; a baseline gets unpaired batches, as nothing of it needs pairs."""
+    return replace(training, batch_pairing="none") if phase in BASELINE_PHASES else training
 
 
 def make_training_config(stage: ResolvedStage) -> TrainingConfig:

@@ -16,6 +16,7 @@ from torch import nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
 from limbeck.core.protocols import Task, Teacher
+from limbeck.core.roles import Role
 from limbeck.data import DataModule
 from limbeck.data.counter_rng import derive_seed
 from limbeck.distiller import (
@@ -34,19 +35,24 @@ from limbeck.losses import CrossEntropyLoss, SimKDLoss
 from limbeck.models import load_weights
 from limbeck.recipe import Recipe, ResolvedRecipe, ResolvedStage, resolve_recipe
 from limbeck.recipe.resolved_node import ResolvedNode
-from limbeck.recipe.study_schema import BASELINES
 from limbeck.teachers import CacheConfig, CachedTeacher, ExternalTeacher, FrozenTeacher, InferenceBackend, from_callable
 from limbeck.training import FitResult, Processes, TrainingConfig, fit, freeze_modules, make_fabric
 from limbeck.training.callbacks import Callback, make_logger
 from limbeck.utils.all_gather import single_process
 from limbeck.workflows._job.data_cache import DataCache
-from limbeck.workflows._job.distillers import check_world_size, config_for_phase, make_training_config
+from limbeck.workflows._job.distillers import (
+    BASELINE_PHASES,
+    check_world_size,
+    config_for_phase,
+    make_training_config,
+)
 from limbeck.workflows._job.teachers import adapt_teacher_network, mask_teacher
 
 __all__ = ["Job"]
 
 _TeacherFactory = Callable[[str, nn.Module, Mapping[str, str] | None], Teacher]
 _STUDENT_SEED = zlib.crc32(b"student")
+_BASELINE_PHASE_NAMES = {"student_only": Role.BASELINE.value}
 
 
 @final
@@ -56,14 +62,14 @@ class Job:
 
     Attributes:
         plan: the checked recipe.
-        data: cut by the recipe's seed, its sealed part bound to the run folder.
+        data: split by the recipe's seed, its held-out test set bound to the run folder.
         task: what a batch means.
-        folder: the run folder.
-        engines: what the teachers' answers are computed by, once they were asked.
+        run_dir: the run folder.
+        backends: what the teachers' outputs are computed by, once they were needed.
         caches: where their answers are kept, if they are, as they were opened: for each stage anew.
         processes: those that work on it, of which this is one.
         peers: the students that learned together with the distilled one, once it is trained.
-        exits: its early exits, once it is trained.
+        early_exits: its early exits, once it is trained.
     """
 
     plan: ResolvedRecipe
@@ -80,20 +86,20 @@ class Job:
     def from_recipe(
         cls, recipe: Recipe, run_dir: Path, processes: Processes = Processes(), data_cache: DataCache | None = None
     ) -> Self:  # fmt: skip
-        """Check the whole recipe, then load its data, or take it from ``loaded`` where another job has loaded it."""
+        """Check the whole recipe, then load its data, or take it from ``data_cache`` where another job has loaded it."""
         plan = resolve_recipe(recipe)
         if recipe.num_threads is not None:
             torch.set_num_threads(recipe.num_threads)
         data = (data_cache or DataCache()).load(plan)
         if not isinstance(data, DataModule):
-            raise LimbeckError(f"data: {plan.data.use}.load gave a {type(data).__name__}, not a limbeck.data.Data")
+            raise LimbeckError(f"data: {plan.data.use}.load gave a {type(data).__name__}, not a limbeck.data.DataModule")
         task = plan.task.build(classes=len(data.class_names))
         if (task_classes := getattr(task, "classes", len(data.class_names))) != len(data.class_names):
             raise LimbeckError(
                 f"task.classes is {task_classes}, and the data has {len(data.class_names)} classes ({', '.join(data.class_names[:5])}"
                 f"{' …' if len(data.class_names) > 5 else ''}): leave task.classes away, or give other data"
             )
-        held_out_test = data.test.with_log(run_dir / "checkpoint" / "sealed.json")
+        held_out_test = data.test.with_log(run_dir / "checkpoint" / "test_access.json")
         return cls(plan, replace(data, test=held_out_test, order_seed=recipe.seed), task, run_dir, processes=processes)
 
     @property
@@ -101,31 +107,36 @@ class Job:
         """The recipe as it was given."""
         return self.plan.recipe
 
+    @property
+    def baseline_phases(self) -> tuple[str, ...]:
+        """The phases of the recipe's baselines, which are also the names of these models in the record."""
+        return tuple(_BASELINE_PHASE_NAMES.get(name, name) for name in self.recipe.baselines)
+
     def build_teacher(self, name: str) -> nn.Module:
         """The teacher ``name``, with its weights where the recipe has some, and by seed where not.
 
-        A ``Foreign`` one has none: an ONNX file, an endpoint, or the callable that a user's own function gave.
+        An ``ExternalTeacher`` has none: an ONNX file, an inference server, or the callable that a user's own function gave.
         """
         config, node = self.recipe.teachers[name], self.plan.teachers[name]
         module = self._build_node(node, zlib.crc32(name.encode()))
         network = module if isinstance(module, nn.Module) or not callable(module) else from_callable(module)
         if isinstance(network, ExternalTeacher):
             if config.weights is not None or config.backend != "eager":
-                key = "engine" if config.weights is None else "weights"
+                key = "backend" if config.weights is None else "weights"
                 raise LimbeckError(f"{node.config_path}.{key}: {node.use} gave no network, so leave {key} away")
             network.normalization = network.normalization or self.data.normalization
         elif config.weights is not None:
             network = load_weights(_require_module(network, node), config.weights)
         elif self.plan.teacher_training is None:
             raise LimbeckError(
-                f"{node.config_path}: {node.use} has no weights, and there is no `teaching` to train it by"
+                f"{node.config_path}: {node.use} has no weights, and there is no `teacher_training` to train it by"
             )
         return adapt_teacher_network(_require_module(network, node), config, self.data, config_path=node.config_path)
 
     def teacher_for(self, name: str, network: nn.Module, feature_layers: Mapping[str, str] | None = None) -> Teacher:
         """What answers for the teacher ``name`` while a student learns.
 
-        It is ``network``, by the recipe's engine, asked once where the recipe keeps answers in a cache.
+        It is ``network``, by the recipe's backend, and read from a cache where the recipe keeps its outputs in one.
         """
         if name not in self.backends:
             print_backend = _print_backend if self.processes.rank == 0 else _ignore_backend
@@ -137,9 +148,9 @@ class Job:
         return self._mask_teacher(name, teacher)
 
     def open_caches(self, network: nn.Module, teachers: Mapping[str, nn.Module]) -> list[tuple[str, CachedTeacher]]:
-        """The caches that the stages of the recipe read, each once: by teacher, and by what is tapped in it."""
+        """The caches that the stages of the recipe read, each once: by teacher, and by the layers that are recorded in it."""
         for stage in self.plan.stages:
-            self._make_distiller(network, teachers, stage, phase="distilled", make_teacher=self.teacher_for)
+            self._make_distiller(network, teachers, stage, phase=Role.DISTILLED, make_teacher=self.teacher_for)
         return list({(name, cached.entry_fingerprint): (name, cached) for name, cached in self.caches}.values())
 
     def build_assistant(self, name: str) -> nn.Module:
@@ -154,7 +165,7 @@ class Job:
     def build_deployed(self) -> nn.Module:
         """The distilled student in the shape in which a finished run keeps it, with weights that mean nothing yet.
 
-        It is the student's own shape, unless the last stage deploys more (:func:`limbeck.distiller.deployment`).
+        It is the student's own shape, unless the last stage deploys more (:func:`limbeck.distiller.deployment_model`).
         """
         student, stage = self.build_student(), self.plan.stages[-1]
         objective, _ = stage.build_objective(classes=len(self.data.class_names), seed=self.recipe.seed)
@@ -167,7 +178,7 @@ class Job:
                 _require_module(self._build_node(node, 0), node), config, self.data, config_path=node.config_path
             )
         distiller = self._make_distiller(
-            student, teachers, stage, phase="distilled", make_teacher=self._uncached_teacher
+            student, teachers, stage, phase=Role.DISTILLED, make_teacher=self._uncached_teacher
         )
         batch = self.data.batches(batch_size=2).batch(0)
         with torch.no_grad():
@@ -177,7 +188,7 @@ class Job:
     def validate(self) -> None:
         """Every stage once on two samples, with networks of its own that are thrown away.
 
-        A tap that is nowhere, weights that do not fit, a head of other classes, a setting that a constructor refuses:
+        A layer that does not exist, weights that do not fit, a head of other classes, a setting that a constructor refuses:
         each is an error now, and not after the teachers were trained.
         """
         check_world_size(self.recipe, self.processes.world_size)
@@ -189,8 +200,10 @@ class Job:
             pair_teachers = {name: all_networks[name] for name in teacher_names}
             network = self._with_peers(network, student_name)
             stage_runs += [(stage, network, pair_teachers, student_name) for stage in self.plan.stages]
-        if "direct" in self.recipe.baseline_names:
-            stage_runs += [(stage, self.build_student(), teachers, "direct") for stage in self.plan.stages]
+        if Role.NO_ASSISTANTS in self.recipe.baselines:
+            stage_runs += [
+                (stage, self.build_student(), teachers, Role.NO_ASSISTANTS) for stage in self.plan.stages
+            ]
         if self.plan.teacher_training is not None:
             trainable = {
                 name: network for name, network in teachers.items() if not isinstance(network, ExternalTeacher)
@@ -204,7 +217,7 @@ class Job:
             distiller.progress = Progress(step=0, steps=1, total_steps=1)
             stream = self.data.batches(batch_size=training.batch_size)
             # Of one sample twice it is certain that both are of one class.
-            indices = torch.arange(2) % (1 if training.batch_pairing == "classmates" else len(stream.split))
+            indices = torch.arange(2) % (1 if training.batch_pairing == "same_class" else len(stream.split))
             batch = stream.load(indices, torch.zeros_like(indices))
             with torch.no_grad(), single_process():
                 distiller.prepare(batch).eval()(batch)
@@ -237,9 +250,9 @@ class Job:
     def dry_run_stage(
         self, stage_index: int, teachers: Mapping[str, nn.Module] | None
     ) -> tuple[Distiller, TrainingConfig]:
-        """A fresh student in a stage, taught by ``guides`` or (``None``) alone, to be looked at and thrown away."""
+        """A fresh student in a stage, distilled from ``teachers`` or (``None``) without one, to be looked at and thrown away."""
         stage = self.plan.stages[stage_index]
-        phase = "alone" if teachers is None else "distilled"
+        phase = Role.BASELINE if teachers is None else Role.DISTILLED
         network = self._with_peers(self.build_student(), phase)
         distiller = self._make_distiller(
             network, teachers or {}, stage, phase=phase, make_teacher=self._uncached_teacher
@@ -249,7 +262,7 @@ class Job:
     def train_teacher(
         self, name: str, network: nn.Module, *, resume: bool, callbacks: Sequence[Callback] | None
     ) -> FitResult:
-        """Train a teacher by the recipe's ``teaching``, on the labelled pictures."""
+        """Train a teacher by the recipe's ``teacher_training``, on the labeled images."""
         assert self.plan.teacher_training is not None
         steps, fraction = (
             self._num_steps(self.plan.teacher_training, make_training_config(self.plan.teacher_training)),
@@ -273,9 +286,9 @@ class Job:
         self, phase: str, network: nn.Module, teachers: Mapping[str, nn.Module], *, resume: bool,
         callbacks: Sequence[Callback] | None,
     ) -> FitResult:  # fmt: skip
-        """Take a network through every stage, as the recipe says; ``alone`` towards the labels only.
+        """Take a network through every stage, as the recipe says; a baseline towards the labels only.
 
-        Alone is the fair control: the same start, stages, number of steps, batch, optimizer, schedule and views; only
+        The baseline is the fair comparison: the same start, stages, number of steps, batch, optimizer, schedule and views; only
         what teachers say is missing, and the pictures without a label, about which nobody tells it anything.
         """
         seconds, steps, history = 0.0, 0, list[dict[str, Any]]()
@@ -309,7 +322,7 @@ class Job:
             return fit(
                 distiller, self.data, steps=self._num_steps(stage, training), stop_after_steps=stop_after_steps, steps_before=steps_before, total_steps=total_steps,
                 steps_per_epoch=self._steps_per_epoch(training, "all"), training=training, run_dir=self.run_dir,
-                phase=phase, stage=stage.stage.name, subset="all" if distiller.teachers else "labelled",
+                phase=phase, stage=stage.stage.name, subset="all" if distiller.teachers else "labeled",
                 seed=self.recipe.seed, resume=resume, callbacks=callbacks,
                 fabric=make_fabric(
                     strategy=stage.training.strategy, precision=stage.training.precision, loggers=self._make_loggers()
@@ -325,10 +338,10 @@ class Job:
         phase: str,
         make_teacher: _TeacherFactory,
     ) -> Distiller:
-        """Learner, teachers and objective of one stage; alone, the labels are all that is left of it."""
+        """Learner, teachers and objective of one stage; of a baseline, the labels are all that is left of it."""
         objective, weights = stage.build_objective(classes=len(self.data.class_names), seed=self.recipe.seed)
         gather_losses = stage.gathered_losses
-        if self.recipe.assistant_mode == "dense" and phase not in BASELINES:
+        if self.recipe.assistant_mode == "dense" and phase not in BASELINE_PHASES:
             objective, weights = loss_per_teacher(objective, weights, list(teachers))
             gather_losses += tuple(f"{name}-{teacher}" for name in gather_losses for teacher in teachers)
         has_distillation_loss = any(not isinstance(loss, CrossEntropyLoss) for loss in objective.values())
@@ -336,13 +349,13 @@ class Job:
         self_teachers = (
             self.plan.self_teachers if has_distillation_loss and stage is not self.plan.teacher_training else {}
         )
-        if phase in BASELINES:
+        if phase in BASELINE_PHASES:
             target_losses = {name: loss for name, loss in objective.items() if isinstance(loss, CrossEntropyLoss)}
-            loss_name, loss = next(iter(target_losses.items()), ("truth", CrossEntropyLoss()))
+            loss_name, loss = next(iter(target_losses.items()), ("target", CrossEntropyLoss()))
             objective, weights, gather_losses = (
-                {"truth": loss},
-                {"truth": 1.0},
-                ("truth",) if loss_name in gather_losses else (),
+                {"target": loss},
+                {"target": 1.0},
+                ("target",) if loss_name in gather_losses else (),
             )
             has_distillation_loss, self_teachers = False, {}
         layers_by_network = stage.stage.feature_layers if has_distillation_loss else {}
@@ -351,9 +364,9 @@ class Job:
             for name, teacher in teachers.items()
             if uses_teachers
         }
-        # An assistant that learns is the student of its own training, and its places go by its own name.
+        # An assistant that learns is the student of its own training, and its layers go by its own name.
         student_layers = layers_by_network.get(phase if phase in self.plan.assistants else "student", {})
-        # Those that are made of the student are bound to it by the distiller, which taps them as well.
+        # Those that are made of the student are bound to it by the distiller, which records their layers as well.
         loss_teachers |= {name: node.build(classes=len(self.data.class_names)) for name, node in self_teachers.items()}
         feature_layers = {
             "student": student_layers,
@@ -362,9 +375,9 @@ class Job:
         task = self.task
         if isinstance(network, PeerStudents):
             task, weights = MutualTask(task, len(network.names)), scale_weights_for_peers(weights, len(network.names))
-        loss_weighting = None if stage.loss_weighting is None or phase in BASELINES else stage.loss_weighting.build()
+        loss_weighting = None if stage.loss_weighting is None or phase in BASELINE_PHASES else stage.loss_weighting.build()
         with warnings.catch_warnings():
-            # The run tells its doubts once, with its other warnings, and not for each stage and rehearsal.
+            # The run gives its warnings once, together, and not for each stage and dry run.
             warnings.filterwarnings("ignore", message="the temperature of", category=UserWarning)
             return Distiller(
                 network, loss_teachers, objective=objective, weights=weights,
@@ -376,7 +389,7 @@ class Job:
     def _uncached_teacher(
         self, name: str, network: nn.Module, feature_layers: Mapping[str, str] | None = None
     ) -> Teacher:
-        """Like :meth:`source`, and never from a cache."""
+        """Like :meth:`teacher_for`, and never from a cache."""
         return FrozenTeacher(
             network,
             feature_layers,
@@ -385,7 +398,7 @@ class Job:
 
     def _with_peers(self, network: nn.Module, phase: str) -> nn.Module:
         """``network``, or together with its peers where it has some: those of the distilled student, at their start."""
-        if not self.recipe.peers or phase in BASELINES:
+        if not self.recipe.peers or phase in BASELINE_PHASES:
             return network
         peers = {
             name: _require_module(self._build_node(node, zlib.crc32(name.encode())), node)
@@ -396,7 +409,7 @@ class Job:
     def _dry_run_teacher(
         self, name: str, network: nn.Module, feature_layers: Mapping[str, str] | None = None
     ) -> Teacher:
-        """Like :meth:`source`, with an engine that is thrown away; two samples are no batch to choose one on."""
+        """Like :meth:`teacher_for`, with a backend that is thrown away; two samples are no batch to choose one on."""
         if self.recipe.cache is not None:
             self._open_cache(name, FrozenTeacher(network))  # which looks at the views
         backend = InferenceBackend(self._backend_name(name))
@@ -435,11 +448,11 @@ class Job:
         """The optimizer steps of a stage; epochs count the pictures that the distilled student sees, for all alike."""
         if stage.stage.steps is not None:
             return stage.stage.steps
-        return self._steps_per_epoch(training, "labelled" if stage is self.plan.teacher_training else "all") * (
+        return self._steps_per_epoch(training, "labeled" if stage is self.plan.teacher_training else "all") * (
             stage.stage.epochs or 1
         )
 
-    def _steps_per_epoch(self, training: TrainingConfig, subset: Literal["all", "labelled"]) -> int:
+    def _steps_per_epoch(self, training: TrainingConfig, subset: Literal["all", "labeled"]) -> int:
         """The optimizer steps that show all those pictures once."""
         stream = self.data.batches(batch_size=training.batch_size, subset=subset, world_size=self.processes.world_size)
         return max(1, stream.steps_per_epoch // training.grad_accum_steps)
@@ -456,7 +469,7 @@ def _require_module(module: Any, node: ResolvedNode) -> nn.Module:
 
 
 def _print_backend(name: str, backend: str) -> None:
-    print(f"{name} answers by {backend}", flush=True)  # noqa: T201
+    print(f"{name}: outputs computed by {backend}", flush=True)  # noqa: T201
 
 
 def _ignore_backend(name: str, backend: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.protocols import Task
+from limbeck.core.roles import Role
 from limbeck.data import DataModule, Normalization, Split, iterate_batches
 from limbeck.data.split import UNLABELED
 from limbeck.evaluation import (
@@ -24,10 +25,12 @@ from limbeck.evaluation import (
     prediction_agreement,
 )  # fmt: skip
 from limbeck.report import format_verdict, format_vs_no_assistants
+from limbeck.report.metric_info import METRIC_INFO
+from limbeck.report.verdict import classify_interval
 from limbeck.teachers import ExternalTeacher
 from limbeck.teachers.external.external_teacher import missing_rows
 
-__all__ = ["NormalizedModel", "compare_models", "example_input", "evaluate_split", "add_thumbnails"]
+__all__ = ["NormalizedModel", "add_thumbnails", "compare_models", "evaluate_split", "example_input", "group_metrics"]
 
 
 class NormalizedModel(nn.Module):
@@ -43,7 +46,7 @@ class NormalizedModel(nn.Module):
         self.register_buffer("std", torch.tensor(normalization.std).reshape(shape))
 
     def forward(self, pixels: Tensor) -> Any:
-        """The network's answer to ``pixels`` ``[batch, channels, ...]``."""
+        """The network's output for ``pixels`` ``[batch, channels, ...]``."""
         return self.network((pixels - self.mean) / self.std)
 
 
@@ -55,53 +58,63 @@ def example_input(data: DataModule) -> Tensor:
 def evaluate_split(
     network: nn.Module, data: DataModule, task: Task, split: Split
 ) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """Quality of ``network`` on ``part``, with its logits and the truth.
+    """Quality of ``network`` on ``split``, with its logits and the target.
 
-    Of a teacher that leaves samples unanswered it is that of its answers; the others have logits of zero.
+    Of a teacher that misses samples it is that of its outputs; the others have logits of zero.
     """
     logits, target = collect_logits(network, iterate_batches(split, data.normalization), task)
     scored_target = target
-    if getattr(network, "allow_missing", False) and bool((unanswered_rows := missing_rows(logits)).any()):
+    if getattr(network, "allow_missing", False) and bool((missing := missing_rows(logits)).any()):
         logits, scored_target = (
-            logits.masked_fill(unanswered_rows[:, None], 0.0),
-            target.masked_fill(unanswered_rows, UNLABELED),
+            logits.masked_fill(missing[:, None], 0.0),
+            target.masked_fill(missing, UNLABELED),
         )
-    return classification_metrics(logits, scored_target, class_names=data.class_names), logits, target
+    metrics = classification_metrics(logits, scored_target, class_names=data.class_names)
+    return group_metrics(metrics), logits, target
+
+
+def group_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """``metrics`` of one split as the record holds them: those of ``metric_info`` in a mapping of their own."""
+    grouped = {name: metrics[name] for name in METRIC_INFO if name in metrics}
+    return {"metrics": grouped, **{name: value for name, value in metrics.items() if name not in grouped}}
 
 
 def compare_models(
     logits: Mapping[str, Tensor], target: Tensor, models: Mapping[str, Any], teacher: str | None
 ) -> dict[str, Any]:
-    """Verdict and agreement on the test part: ``said`` has each network's logits by name."""
+    """Verdict and agreement on the test set: ``logits`` has those of each network by name."""
     comparison: dict[str, Any] = {"agreement": None, "disagreements": [], "verdict": {}}
     if teacher is not None:
-        comparison["agreement"] = {"on": "test", **prediction_agreement(logits["distilled"], logits[teacher], target)}
+        comparison["agreement"] = {"split": "test", **prediction_agreement(logits["distilled"], logits[teacher], target)}
         comparison["disagreements"] = find_disagreements(logits["distilled"], logits[teacher], target)
     gain = interval = gap = None
-    if "alone" in logits:
-        correct = {name: logits[name].argmax(dim=1) == target for name in ("distilled", "alone")}
-        gain, low, high = paired_bootstrap(correct["distilled"], correct["alone"])
+    if Role.BASELINE in logits:
+        correct = {name: logits[name].argmax(dim=1) == target for name in (Role.DISTILLED, Role.BASELINE)}
+        gain, low, high = paired_bootstrap(correct[Role.DISTILLED], correct[Role.BASELINE])
         interval = [low, high]
         if teacher is not None:
-            accuracies = (models[name]["test"]["top1"] for name in ("alone", "distilled", teacher))
+            accuracies = (
+                models[name]["test"]["metrics"]["accuracy"] for name in (Role.BASELINE, Role.DISTILLED, teacher)
+            )
             gap = gap_recovered(*accuracies)
     comparison["verdict"] = {
-        "sentence": format_verdict(models, gain, interval, gap), "gain_points": gain, "interval_points": interval,
-        "gap_recovered": gap, "test": "paired bootstrap over the test samples, 95 %",
+        "outcome": classify_interval(interval), "text": format_verdict(models, gain, interval, gap), "gain_points": gain, "interval_points": interval,
+        "gap_recovered": gap, "statistical_test": "paired bootstrap over the test samples, 95 %",
     }  # fmt: skip
-    if "direct" in logits:
-        correct = {name: logits[name].argmax(dim=1) == target for name in ("distilled", "direct")}
+    if Role.NO_ASSISTANTS in logits:
+        correct = {name: logits[name].argmax(dim=1) == target for name in (Role.DISTILLED, Role.NO_ASSISTANTS)}
         gain_over_no_assistants, *interval_over_no_assistants = paired_bootstrap(
-            correct["distilled"], correct["direct"]
+            correct[Role.DISTILLED], correct[Role.NO_ASSISTANTS]
         )
-        comparison["verdict"]["over_direct"] = {
-            "sentence": format_vs_no_assistants(gain_over_no_assistants, interval_over_no_assistants), "gain_points": gain_over_no_assistants, "interval_points": interval_over_no_assistants,
+        comparison["verdict"]["vs_no_assistants"] = {
+            "outcome": classify_interval(interval_over_no_assistants),
+            "text": format_vs_no_assistants(gain_over_no_assistants, interval_over_no_assistants), "gain_points": gain_over_no_assistants, "interval_points": interval_over_no_assistants,
         }  # fmt: skip
     return comparison
 
 
 def add_thumbnails(samples: list[dict[str, Any]], split: Split) -> list[dict[str, Any]]:
-    """The samples of ``found`` with their pictures as PNG, at most 96 pixels a side."""
+    """``samples`` with their images as PNG, at most 96 pixels a side."""
     return [{**sample, "png": _encode_png(split.read(torch.tensor([sample["index"]]))[0])} for sample in samples]
 
 

@@ -1,4 +1,4 @@
-"""How like its teacher each student of a run became, beside the same student alone."""
+"""How like its teacher each student of a run became, beside the same student without a teacher."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def measure_student_fidelity(
 ) -> dict[str, Any] | None:
     """``fidelity`` of the record: every network that is no teacher beside ``teacher``, on the validation part.
 
-    Answers are compared on the whole part, by the logits that were ``said`` there, and layers on at most 1000 pictures
-    at even distances in it, so that a part in the order of its classes has all of them there.
+    Outputs are compared on the whole split, by ``logits``, and layers on at most 1000 images
+    at even distances in it, so that a split in the order of its classes has all of them there.
     """
     students = [name for name in networks if name not in job.recipe.teachers and name not in job.recipe.assistants]
     if teacher is None or not students:
@@ -36,11 +36,11 @@ def measure_student_fidelity(
         }
         for name in students
     }
-    return {"on": "validation", "teacher": teacher, "students": similarities}
+    return {"split": "validation", "teacher": teacher, "students": similarities}
 
 
 def _record_layers(job: Job, network: nn.Module) -> dict[str, Tensor]:
-    """The features in the layers of ``network``, by place; zeros for a sample that a teacher leaves unanswered."""
+    """The features in the layers of ``network``, by name; zeros for a sample that a teacher has no output for."""
     batches = _image_batches(job)
     first = next(batches)
     recorder = LayerRecorder(network, first, job.task, max_samples=_NUM_IMAGES)

@@ -20,7 +20,7 @@ from limbeck.recipe.schema import to_plain
 from limbeck.utils.io import digest
 from limbeck.workflows._job.job import Job
 
-__all__ = ["describe_command", "collect_provenance", "hash_weight_files"]
+__all__ = ["collect_provenance", "describe_command", "hash_weight_files"]
 
 _WEIGHT_KEYS = ("weights", "path")
 """Settings of a node that name a file with weights in it: `weights` of a network, `path` of an ONNX teacher."""
@@ -32,7 +32,7 @@ def collect_provenance(job: Job, command_info: Mapping[str, Any] | None = None) 
 
     Arguments:
         job: with its data loaded.
-        asked: what :func:`command` gives, where a command was given.
+        command_info: what :func:`describe_command` gives, where a command was given.
     """
     data, recipe = job.data, job.recipe
     recipe_dict = to_plain(fill_defaults(recipe))
@@ -40,11 +40,11 @@ def collect_provenance(job: Job, command_info: Mapping[str, Any] | None = None) 
     return {
         "limbeck": __version__, "name": recipe.name, "seed": recipe.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "recipe": recipe_dict,
-        "command": command_info, "versions": get_package_versions(), "environment": hash_environment(), "source": get_git_revision(), "flags": get_torch_flags(),
-        "machine": get_hardware_info(), "processes": _describe_processes(job), "weights": hash_weight_files(recipe_dict),
+        "command": command_info, "versions": get_package_versions(), "environment": hash_environment(), "source": get_git_revision(), "torch_flags": get_torch_flags(),
+        "machine": get_hardware_info(), "distributed": _describe_processes(job), "weights": hash_weight_files(recipe_dict),
         "data": {
-            "name": data.name, "classes": list(data.class_names), "shape": list(data.input_shape), "train": len(data.train),
-            "labelled": data.num_labeled, "validation": len(data.validation), "test": len(data.test),
+            "name": data.name, "classes": list(data.class_names), "shape": list(data.input_shape), "num_train": len(data.train),
+            "num_labeled": data.num_labeled, "num_val": len(data.validation), "num_test": len(data.test),
             "fingerprint": data.fingerprint(),
             "normalization": {"mean": list(normalization.mean), "std": list(normalization.std)},
         },
@@ -54,11 +54,11 @@ def collect_provenance(job: Job, command_info: Mapping[str, Any] | None = None) 
 def describe_command(recipe: Recipe | str | Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     """What was asked for; of a file the name only, since its folder is nobody's business."""
     name = None if isinstance(recipe, Recipe) or recipe is None else Path(recipe).name
-    return {"recipe": name, "settings": list(overrides)}
+    return {"recipe": name, "overrides": list(overrides)}
 
 
 def hash_weight_files(recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Digests of the files that the networks of a plain recipe name, by dotted place; absent ones are left out."""
+    """Digests of the files that the networks of a plain recipe name, by dotted path; absent ones are left out."""
     paths = {f"student.{key}": path for key, path in _find_weight_files(recipe.get("student"))}
     for group in ("teachers", "assistants"):
         for name, node in (recipe.get(group) or {}).items():
@@ -78,12 +78,12 @@ def _find_weight_files(node: Any) -> Iterator[tuple[str, Path]]:
 
 
 def _describe_processes(job: Job) -> dict[str, Any]:
-    """How many processes trained; a batch is that of each, so a step saw so many times as many pictures."""
+    """How many processes trained; a batch is that of each, so a step uses so many times as many images."""
     world_size, config = job.processes.world_size, job.recipe.training
-    strategy = "one device" if world_size == 1 else "ddp" if config.strategy == "auto" else config.strategy
+    strategy = "single_device" if world_size == 1 else "ddp" if config.strategy == "auto" else config.strategy
     return {
-        "number": world_size,
+        "world_size": world_size,
         "strategy": strategy,
-        "batch_each": config.batch_size,
-        "batch_together": config.batch_size * world_size,
+        "batch_size_per_process": config.batch_size,
+        "global_batch_size": config.batch_size * world_size,
     }

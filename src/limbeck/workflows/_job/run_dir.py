@@ -17,7 +17,7 @@ RUNS_DIR = Path("runs")
 def choose_run_dir(name: str, run_dir: Path | None, *, resume: bool) -> Path:
     """The folder for a run called ``name``.
 
-    ``out`` as given; else ``runs/NAME``, numbered where that is taken, or with ``resume`` the newest of them. A folder
+    ``run_dir`` as given; else ``runs/NAME``, numbered where that is taken, or with ``resume`` the newest of them. A folder
     that holds a run already is not written over.
     """
     if run_dir is None:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.roles import Role
 from limbeck.evaluation import ModelOutputs, collect_outputs, pairwise_similarity
 from limbeck.recipe import Recipe
 from limbeck.teachers import TeacherSimilarity, TeacherStats, teacher_warnings
@@ -16,11 +17,11 @@ from limbeck.teachers.external.external_teacher import missing_rows
 from limbeck.workflows._job.job import Job
 
 __all__ = [
-    "exempt_from_gap_warning",
     "collect_teacher_warnings",
-    "to_teacher_stats",
-    "to_teacher_similarities",
     "collect_validation_outputs",
+    "exempt_from_gap_warning",
+    "to_teacher_similarities",
+    "to_teacher_stats",
 ]
 
 _MAX_FEATURE_SAMPLES = 10_000
@@ -39,9 +40,9 @@ def collect_teacher_warnings(job: Job, networks: Mapping[str, nn.Module], models
         return []
     outputs = {name: collect_validation_outputs(job, networks[name]) for name in teachers} if len(teachers) > 1 else {}
     student = (
-        to_teacher_stats(models["alone"])
-        if "alone" in models
-        else to_teacher_stats({**models["distilled"], "validation": {}})
+        to_teacher_stats(models[Role.BASELINE])
+        if Role.BASELINE in models
+        else to_teacher_stats({**models[Role.DISTILLED], "validation": {"metrics": {}}})
     )
     return teacher_warnings(
         {name: to_teacher_stats(models[name]) for name in teachers}, student, similarities=to_teacher_similarities(pairwise_similarity(outputs)),
@@ -52,13 +53,13 @@ def collect_teacher_warnings(job: Job, networks: Mapping[str, nn.Module], models
 def to_teacher_stats(model: Mapping[str, Any]) -> TeacherStats:
     """What the rules look at, out of one of the record's ``models``."""
     return TeacherStats(
-        accuracy=model["validation"].get("top1"), ece=model["validation"].get("ece"),
+        accuracy=model["validation"]["metrics"].get("accuracy"), ece=model["validation"]["metrics"].get("ece"),
         latency_ms=model["latency_ms"]["median"], num_parameters=model["parameters"],
     )  # fmt: skip
 
 
 def to_teacher_similarities(pair_metrics: Sequence[Mapping[str, Any]]) -> list[TeacherSimilarity]:
-    """What the rules look at, out of what :func:`limbeck.evaluation.pairs` gives."""
+    """What the rules look at, out of what :func:`limbeck.evaluation.pairwise_similarity` gives."""
     return [
         TeacherSimilarity(
             first=pair["first"], second=pair["second"], agreement=1 - pair["disagreement"], cka=pair["cka"]
@@ -68,9 +69,9 @@ def to_teacher_similarities(pair_metrics: Sequence[Mapping[str, Any]]) -> list[T
 
 
 def collect_validation_outputs(job: Job, network: nn.Module, *, config_path: str = "") -> ModelOutputs:
-    """What ``network`` says about the validation part; features of at most 10,000 samples, evenly spread.
+    """The outputs of ``network`` on the validation split; features of at most 10,000 samples, evenly spread.
 
-    A sample that a teacher leaves unanswered has logits of zero: beside others it knows nothing there.
+    A sample that a teacher has no output for has logits of zero: beside others it knows nothing there.
     """
     stride = -(-len(job.data.validation) // _MAX_FEATURE_SAMPLES)
     try:

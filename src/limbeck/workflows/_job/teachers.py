@@ -11,11 +11,11 @@ from limbeck.recipe.class_names import load_class_names
 from limbeck.recipe.node_schema import NormalizationNode, TeacherNode
 from limbeck.teachers import InputMapping, MaskedTeacher, adapt_teacher, load_sample_mask, match_classes
 
-__all__ = ["mask_teacher", "adapt_teacher_network"]
+__all__ = ["adapt_teacher_network", "mask_teacher"]
 
 
 def adapt_teacher_network(network: nn.Module, config: TeacherNode, data: DataModule, *, config_path: str) -> nn.Module:
-    """``network`` as the run calls it: with its own size, normalisation and classes, where the recipe says some."""
+    """``network`` as the run calls it: with its own size, normalization and classes, where the recipe says some."""
     if config.coverage == "finite":
         network.allow_missing = True  # type: ignore[assignment]  # nn.Module is typed to hold tensors and modules only
     try:
@@ -31,7 +31,7 @@ def adapt_teacher_network(network: nn.Module, config: TeacherNode, data: DataMod
 
 
 def mask_teacher(teacher: Teacher, config: TeacherNode | None, data: DataModule, *, config_path: str) -> Teacher:
-    """``source``, absent for the samples that the recipe says it has no answer for."""
+    """``teacher``, absent for the samples that the recipe says it has no output for."""
     if config is None:  # an assistant
         return teacher
     class_indices = _class_indices(config, data) or ()
@@ -39,12 +39,12 @@ def mask_teacher(teacher: Teacher, config: TeacherNode | None, data: DataModule,
     try:
         covered_samples = None if config.coverage in (None, "finite") else load_sample_mask(str(config.coverage))
     except LimbeckError as error:
-        raise LimbeckError(f"{config_path}.answers: {error}") from error
+        raise LimbeckError(f"{config_path}.coverage: {error}") from error
     if covered_samples is None and not missing_classes:
         return teacher
     if covered_samples is not None and len(covered_samples) <= int(data.train.sample_ids.max()):
         raise LimbeckError(
-            f"{config_path}.answers: {config.coverage} holds {len(covered_samples)} samples, and the training part's numbers go up to "
+            f"{config_path}.coverage: {config.coverage} holds {len(covered_samples)} samples, and the sample ids of the training split go up to "
             f"{int(data.train.sample_ids.max())}: give one for each, in the order of the source"
         )
     return MaskedTeacher(teacher, sample_mask=covered_samples, unknown_classes=missing_classes)
@@ -55,7 +55,7 @@ def _teacher_normalization(config: TeacherNode, data: DataModule) -> Normalizati
     if isinstance(config.normalize, NormalizationNode):
         if len(config.normalize.mean) != channels:
             raise LimbeckError(
-                f"normalize has {len(config.normalize.mean)} channels, and the pictures have {channels}: give one mean "
+                f"normalize has {len(config.normalize.mean)} channels, and the images have {channels}: give one mean "
                 "and one std for each"
             )
         return Normalization(tuple(config.normalize.mean), tuple(config.normalize.std))
@@ -65,10 +65,10 @@ def _teacher_normalization(config: TeacherNode, data: DataModule) -> Normalizati
 
 
 def _class_indices(config: TeacherNode, data: DataModule) -> tuple[int, ...] | None:
-    if config.class_names is None or isinstance(config.class_names, int):
+    if config.class_names is None:
         return None
     return match_classes(
-        load_class_names(config.class_names, config_path="classes"),
+        load_class_names(config.class_names, config_path="class_names"),
         data.class_names,
         missing_classes=config.missing_classes,
     )

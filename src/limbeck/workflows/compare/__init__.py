@@ -1,1 +1,1 @@
-"""The parts of `limbeck compare`: runs and studies read as arms with seeds, and the statistics of their differences."""
+"""The parts of `limbeck compare`: runs and studies as variants with seeds, and statistics of their differences."""

@@ -1,4 +1,4 @@
-"""Arms against their controls: differences paired by seed, by class, and on which samples two arms agree."""
+"""Variants against their baselines: differences paired by seed, by class, and on which samples two variants agree."""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ from statistics import fmean
 
 from torch import Tensor
 
+from limbeck.core.roles import Role
 from limbeck.evaluation import Predictions, bootstrap_mean_ci, paired_bootstrap, paired_mean_ci
 from limbeck.report.compare import AgreementMatrix, ClassChange, PairedGain, SeedMean
 from limbeck.report.record import SplitMetrics
 from limbeck.workflows.compare.load_runs import TrialResult
 
-__all__ = ["agreement_matrix", "per_class_changes", "accuracy_gain", "summarize_seeds", "split_metrics"]
+__all__ = ["accuracy_gain", "agreement_matrix", "metric_value", "per_class_changes", "split_metrics", "summarize_seeds"]
 
 TrialsBySeed = Mapping[int | None, TrialResult]
-"""The finished trainings of one arm by seed."""
+"""The finished trainings of one variant by seed."""
 
 
 def split_metrics(trial: TrialResult, split: str) -> SplitMetrics | None:
-    """The figures of a training on ``part``."""
+    """The figures of a training on ``split``."""
     model_entry = trial.model_entry
     return None if model_entry is None else model_entry.test if split == "test" else model_entry.validation
+
+
+def metric_value(trial: TrialResult, split: str, name: str) -> float | None:
+    """One metric of a training on ``split``; ``None`` where it is not known."""
+    metrics = split_metrics(trial, split)
+    return metrics.metrics.get(name) if metrics else None
 
 
 def summarize_seeds(values: Sequence[float | None]) -> SeedMean | None:
@@ -30,35 +37,30 @@ def summarize_seeds(values: Sequence[float | None]) -> SeedMean | None:
     if not known_values:
         return None
     stats = bootstrap_mean_ci(known_values)
-    return SeedMean(stats["mean"], stats["low"], stats["high"], stats["n"])
+    return SeedMean(stats["mean"], stats["low"], stats["high"], stats["num_seeds"])
 
 
 def accuracy_gain(variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed, split: str) -> PairedGain | None:
-    """One arm against another in points of accuracy, over the seeds that both have; ``None`` where that is none.
+    """One variant against another in points of accuracy, over the seeds that both have; ``None`` where that is none.
 
     All statistics of runs that belong to no study are made here, and nowhere else.
     """
     variant_accuracies, baseline_accuracies, correct_pairs = list[float](), list[float](), list[tuple[Tensor, Tensor]]()
     for seed in sorted(set(variant_trials) & set(baseline_trials), key=str):
-        variant_metrics, baseline_metrics = (
-            split_metrics(variant_trials[seed], split),
-            split_metrics(baseline_trials[seed], split),
-        )
-        if (
-            variant_metrics is None
-            or baseline_metrics is None
-            or variant_metrics.accuracy is None
-            or baseline_metrics.accuracy is None
-        ):
+        variant_accuracy = metric_value(variant_trials[seed], split, "accuracy")
+        baseline_accuracy = metric_value(baseline_trials[seed], split, "accuracy")
+        if variant_accuracy is None or baseline_accuracy is None:
             continue
-        variant_accuracies.append(100 * variant_metrics.accuracy)
-        baseline_accuracies.append(100 * baseline_metrics.accuracy)
+        variant_accuracies.append(100 * variant_accuracy)
+        baseline_accuracies.append(100 * baseline_accuracy)
         correct_pairs += _correct_pairs(variant_trials[seed], baseline_trials[seed], split)
     if not variant_accuracies:
         return None
     stats = paired_mean_ci(variant_accuracies, baseline_accuracies)
     if len(variant_accuracies) > 1:
-        return PairedGain(**{name: stats[name] for name in ("mean", "low", "high", "t_low", "t_high", "n", "p")})
+        return PairedGain(
+            **{name: stats[name] for name in ("mean", "low", "high", "t_low", "t_high", "num_seeds", "p_value")}
+        )
     interval = (
         paired_bootstrap(*correct_pairs[0])[1:]
         if correct_pairs
@@ -70,7 +72,7 @@ def accuracy_gain(variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed, s
 def per_class_changes(
     variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed, split: str
 ) -> tuple[ClassChange, ...]:
-    """Accuracy in each class minus the control's, in points, averaged over the seeds that both have."""
+    """Accuracy in each class minus the baseline's, in points, averaged over the seeds that both have."""
     points: dict[str, list[float]] = {}
     sample_counts: dict[str, int] = {}
     for seed in set(variant_trials) & set(baseline_trials):
@@ -91,7 +93,7 @@ def per_class_changes(
 
 
 def agreement_matrix(trials_by_variant: Mapping[str, TrialsBySeed]) -> AgreementMatrix | None:
-    """The share of samples on which two arms choose one class; ``None`` where no answers are kept."""
+    """The share of samples on which two variants choose one class; ``None`` where no answers are kept."""
     with_predictions = {
         name: seeds for name, seeds in trials_by_variant.items() if any(trial.predictions for trial in seeds.values())
     }
@@ -116,7 +118,7 @@ def _mean_agreement(first_trials: TrialsBySeed, second_trials: TrialsBySeed) -> 
 
 
 def _seed_agreement(trials_by_seed: TrialsBySeed) -> float | None:
-    """How far two seeds of one arm agree: what any other figure of the matrix is to be held against."""
+    """How far two seeds of one variant agree: what any other figure of the matrix is to be held against."""
     trials = list(trials_by_seed.values())
     fractions = [_agreement_fraction(first, second) for index, first in enumerate(trials) for second in trials[:index]]
     known_fractions = [fraction for fraction in fractions if fraction is not None]
@@ -166,7 +168,7 @@ def _recorded_interval(variant_trials: TrialsBySeed, baseline_trials: TrialsBySe
     if (
         variant_trial.record is None
         or variant_trial.record is not baseline_trial.record
-        or (variant_trial.role, baseline_trial.role) != ("distilled", "alone")
+        or (variant_trial.role, baseline_trial.role) != (Role.DISTILLED, Role.BASELINE)
     ):
         return None
     interval = variant_trial.record.verdict.interval_points if variant_trial.record.verdict else None

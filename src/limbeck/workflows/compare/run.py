@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.core.roles import Role
 from limbeck.report import integrity_warning
 from limbeck.report.compare import (
     VARIANT_RULE,
@@ -19,14 +20,14 @@ from limbeck.report.compare import (
     to_markdown,
 )
 from limbeck.utils.io import write_atomically
-from limbeck.workflows.compare.differences import TrialsBySeed, agreement_matrix, split_metrics
+from limbeck.workflows.compare.differences import TrialsBySeed, agreement_matrix, metric_value, split_metrics
 from limbeck.workflows.compare.load_runs import TrialResult, check_comparable, load_runs, load_study_trials, read_study
 from limbeck.workflows.compare.summarize import summarize_variant
 
-__all__ = ["compare", "build_comparison"]
+__all__ = ["build_comparison", "compare"]
 
 _PAGE_FILE = "compare.html"
-_ROLE_ORDER = ("teacher", "assistant", "alone", "longer", "smoothed", "direct", "distilled")
+_ROLE_ORDER = tuple(Role)
 
 
 def compare(
@@ -37,14 +38,14 @@ def compare(
 
     Arguments:
         folders: of finished runs, or of one study, which may still be running.
-        out: the page; ``None``: ``compare.html`` in the folder, or in the current one where there are several.
+        html: the page; ``None``: ``compare.html`` in the folder, or in the current one where there are several.
         csv: a file for the table with every figure in full; ``None``: none.
         markdown: a file for the table as GitHub shows it.
         latex: a file for the table as booktabs sets it.
-        against: the arm to compare with; ``None``: the study's own, or the student alone of each recipe.
+        baseline: the variant to compare with; ``None``: the study's own, or the student alone of each recipe.
 
     Raises:
-        LimbeckError: a folder holds neither, the data differ, or there is no such arm.
+        LimbeckError: a folder holds neither, the data differ, or there is no such variant.
     """
     result = build_comparison(folders, baseline=baseline)
     page_path = html or (Path(folders[0]) / _PAGE_FILE if len(folders) == 1 else Path(_PAGE_FILE))
@@ -69,35 +70,46 @@ def build_comparison(folders: Sequence[Path], *, baseline: str | None = None) ->
     notes = check_comparable(trials)
     split, trials_by_variant = _choose_split(trials), _group_by_variant(trials)
     baselines = _choose_baselines(trials, baseline, study)
-    # What a study has worked out is against its own control.
-    study_results = _as_mapping(study.get("results")) if baseline in (None, study.get("against")) else {}
-    variant_results, variant_entries = _as_mapping(study_results.get("arms")), _as_mapping(study.get("arms"))
+    # What a study has worked out is against its own baseline.
+    study_results = _as_mapping(study.get("results")) if baseline in (None, study.get("baseline")) else {}
+    variant_results, variant_entries = _as_mapping(study_results.get("variants")), _as_mapping(study.get("variants"))
     variants = [
         summarize_variant(
-            name, trials_by_variant, trials, baseline=baselines[name], split=split, study_results=_as_mapping(variant_results.get(name)),
+            name,
+            trials_by_variant,
+            trials,
+            baseline=baselines[name],
+            split=split,
+            study_results=_as_mapping(variant_results.get(name)),
             study_entry=_as_mapping(variant_entries.get(name)),
         )
         for name in trials_by_variant
-    ]  # fmt: skip
+    ]
     sample_counts = [metrics.num_samples for trial in trials if (metrics := split_metrics(trial, split))]
     records = [trial.record for trial in trials if trial.record]
     return Comparison(
-        title=str(study.get("name") or folders[0].name) if study else _comparison_title(trials), kind="study" if study else "runs",
-        variants=tuple(variants), trials=tuple(_trial_row(trial, split, folders[0] if study else None) for trial in trials),
-        baselines=tuple(dict.fromkeys(trial for trial in baselines.values() if trial)), split=split,
-        num_samples=max(sample_counts, default=None), rule=str(study_results.get("rule") or VARIANT_RULE), agreement=agreement_matrix(trials_by_variant),
-        notes=tuple(notes), warnings=_collect_warnings(trials),
+        title=str(study.get("name") or folders[0].name) if study else _comparison_title(trials),
+        kind="study" if study else "runs",
+        variants=tuple(variants),
+        trials=tuple(_trial_row(trial, split, folders[0] if study else None) for trial in trials),
+        baselines=tuple(dict.fromkeys(trial for trial in baselines.values() if trial)),
+        split=split,
+        num_samples=max(sample_counts, default=None),
+        rule=str(study_results.get("rule") or VARIANT_RULE),
+        agreement=agreement_matrix(trials_by_variant),
+        notes=tuple(notes),
+        warnings=_collect_warnings(trials),
         limbeck=records[0].limbeck if records else str(study.get("limbeck") or ""),
         created=str(study.get("created") or max((record.created for record in records), default="")),
         details=_collect_facts(trials, study),
-    )  # fmt: skip
+    )
 
 
 def _group_by_variant(trials: Sequence[TrialResult]) -> Mapping[str, TrialsBySeed]:
-    """Finished trainings by arm and seed; an arm that has none yet is there, and empty."""
+    """Finished trainings by variant and seed; a variant that has none yet is there, and empty."""
     trials_by_variant: dict[str, dict[int | None, TrialResult]] = {}
     groups = list(dict.fromkeys(trial.group for trial in trials))
-    role_rank = {role: rank_index for rank_index, role in enumerate(_ROLE_ORDER)}
+    role_rank: dict[str, int] = {role: rank_index for rank_index, role in enumerate(_ROLE_ORDER)}
     for trial in sorted(
         trials, key=lambda trial: (groups.index(trial.group), role_rank.get(trial.role, len(role_rank)))
     ):
@@ -110,19 +122,29 @@ def _group_by_variant(trials: Sequence[TrialResult]) -> Mapping[str, TrialsBySee
 def _choose_baselines(
     trials: Sequence[TrialResult], baseline: str | None, study: Mapping[str, Any]
 ) -> dict[str, str | None]:
-    """For every arm the one it is compared with; none for the control itself."""
+    """For every variant the one it is compared with; none for the baseline itself."""
     names = list(dict.fromkeys(trial.variant for trial in trials))
-    baseline_name = baseline or str(study.get("against") or "alone")
+    baseline_name = baseline or study.get("baseline")
     baselines: dict[str, str | None] = {}
     for trial in trials:
-        group_variants = [group_trial.variant for group_trial in trials if group_trial.group == trial.group]
+        group_trials = [group_trial for group_trial in trials if group_trial.group == trial.group]
         group_baseline = next(
-            (name for name in group_variants if name == baseline_name or name.endswith(f"/{baseline_name}")), None
+            (
+                group_trial.variant
+                for group_trial in group_trials
+                if (
+                    group_trial.role == Role.BASELINE
+                    if baseline_name is None
+                    else group_trial.variant == baseline_name or group_trial.variant.endswith(f"/{baseline_name}")
+                )
+            ),
+            None,
         )
         baselines[trial.variant] = baseline_name if baseline_name in names else group_baseline
     if baseline and not any(baselines.values()):
         raise LimbeckError(
-            f"there is no arm {baseline!r} to compare with: the arms are {suggest_names(baseline, names, max_names=8)}"
+            f"there is no variant {baseline!r} to compare with: the variants are "
+            f"{suggest_names(baseline, names, max_names=8)}"
         )
     return {
         variant: None if variant_baseline == variant else variant_baseline
@@ -131,13 +153,17 @@ def _choose_baselines(
 
 
 def _trial_row(trial: TrialResult, split: str, study_dir: Path | None) -> TrialStatus:
-    metrics = split_metrics(trial, split)
     path = trial.folder.relative_to(study_dir) if study_dir else trial.folder
     return TrialStatus(
-        variant=trial.variant, seed=trial.seed, folder=path.as_posix(), state=cast(Any, trial.state), error=trial.error,
-        accuracy=metrics.accuracy if metrics else None, num_reads=trial.record.test_set.num_reads if trial.record else None,
+        variant=trial.variant,
+        seed=trial.seed,
+        folder=path.as_posix(),
+        state=cast(Any, trial.state),
+        error=trial.error,
+        accuracy=metric_value(trial, split, "accuracy"),
+        num_reads=trial.record.test_set.num_reads if trial.record else None,
         step=int(trial.curve.steps[-1]) if trial.curve and trial.curve.steps else None,
-    )  # fmt: skip
+    )
 
 
 def _collect_warnings(trials: Sequence[TrialResult]) -> tuple[str, ...]:
@@ -161,7 +187,7 @@ def _collect_facts(trials: Sequence[TrialResult], study: Mapping[str, Any]) -> d
         return {}
     data = records[0].data
     machines = {str(record.machine.get("cpu", "unknown")) for record in records}
-    keep = study.get("keep") or _as_mapping(records[0].recipe.get("training")).get("keep")
+    keep = study.get("keep_weights") or _as_mapping(records[0].recipe.get("training")).get("keep_weights")
     weights = {"last": "of the last epoch", "best": "of the best epoch on validation"}.get(str(keep), "–")
     return {
         "data set": data.name or "unnamed", "classes": str(len(data.classes)),

@@ -1,4 +1,4 @@
-"""One arm with all its figures: those that a study has worked out are taken, others are worked out here."""
+"""One variant with all its figures: those that a study has worked out are taken, others are worked out here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, cast
 
+from limbeck.core.roles import Role
 from limbeck.evaluation import gap_recovered
 from limbeck.report.compare import (
     GapRecovered,
@@ -19,6 +20,7 @@ from limbeck.report.record import ModelRecord
 from limbeck.workflows.compare.differences import (
     TrialsBySeed,
     accuracy_gain,
+    metric_value,
     per_class_changes,
     split_metrics,
     summarize_seeds,
@@ -30,19 +32,25 @@ __all__ = ["summarize_variant"]
 
 
 def summarize_variant(
-    name: str, trials_by_variant: Mapping[str, TrialsBySeed], all_trials: Sequence[TrialResult], *, baseline: str | None, split: str,
-    study_results: Mapping[str, Any], study_entry: Mapping[str, Any],
-) -> VariantResult:  # fmt: skip
-    """The arm ``name`` against ``control``.
+    name: str,
+    trials_by_variant: Mapping[str, TrialsBySeed],
+    all_trials: Sequence[TrialResult],
+    *,
+    baseline: str | None,
+    split: str,
+    study_results: Mapping[str, Any],
+    study_entry: Mapping[str, Any],
+) -> VariantResult:
+    """The variant ``name`` against ``baseline``.
 
     Arguments:
-        name: of the arm.
-        arms: finished trainings of every arm by seed.
-        found: all trainings, finished or not.
-        control: the arm it is compared with; ``None`` of the control itself.
-        part: of the data, ``test`` or ``validation``.
-        given: its results in ``study.json``; what is missing is worked out.
-        plan: what ``study.json`` says of it: ``title``, ``changes``, ``note``.
+        name: of the variant.
+        trials_by_variant: finished trainings of every variant by seed.
+        all_trials: all trainings, finished or not.
+        baseline: the variant it is compared with; ``None`` of the baseline itself.
+        split: of the data, ``test`` or ``validation``.
+        study_results: its results in ``study.json``; what is missing is worked out.
+        study_entry: what ``study.json`` says of it: ``title``, ``overrides``, ``note``.
     """
     trials_by_seed, variant_trials = trials_by_variant[name], [trial for trial in all_trials if trial.variant == name]
     model_entries = [trial.model_entry for trial in trials_by_seed.values() if trial.model_entry]
@@ -58,26 +66,38 @@ def summarize_variant(
 
     def seed_mean(key: str) -> SeedMean | None:
         return parse_mean(study_results.get(key)) or summarize_seeds(
-            [getattr(split_metrics(trial, split), key, None) for trial in trials_by_seed.values()]
+            [metric_value(trial, split, key) for trial in trials_by_seed.values()]
         )
 
     num_samples = next(
         (metrics.num_samples for trial in trials_by_seed.values() if (metrics := split_metrics(trial, split))), None
     )
     text = format_gain_verdict(name, baseline, gain, gap, num_samples=num_samples)
-    outcome = recorded_verdict.get("judgement")
+    outcome = recorded_verdict.get("outcome")
     return VariantResult(
-        name=name, role=cast(Any, variant_trials[0].role), title=str(study_entry.get("title") or _strip_role(model)), note=_format_note(study_entry),
-        baseline=baseline, accuracy=seed_mean("top1"), macro_f1=seed_mean("macro_f1"), nll=seed_mean("nll"),
-        ece=seed_mean("ece"), gain=gain, gap_recovered=gap,
-        outcome=outcome if outcome in ("helps", "hurts", "open", "unknown") else classify_gain(gain),
-        verdict_text=str(recorded_verdict.get("sentence") or text), seeds_needed=recorded_verdict.get("seeds_needed"),
-        parameters=model.parameters if model else None, flops=model.flops if model else None,
+        name=name,
+        role=cast(Any, variant_trials[0].role),
+        title=str(study_entry.get("title") or _strip_role(model)),
+        note=_format_note(study_entry),
+        baseline=baseline,
+        accuracy=seed_mean("accuracy"),
+        macro_f1=seed_mean("macro_f1"),
+        nll=seed_mean("nll"),
+        ece=seed_mean("ece"),
+        gain=gain,
+        gap_recovered=gap,
+        outcome=outcome if outcome in ("improves", "degrades", "inconclusive", "unknown") else classify_gain(gain),
+        verdict_text=str(recorded_verdict.get("text") or text),
+        seeds_needed=recorded_verdict.get("seeds_needed"),
+        parameters=model.parameters if model else None,
+        flops=model.flops if model else None,
         bytes=model.bytes if model else None,
         latency_ms=_mean_of_known(trial.latency_ms.median if trial.latency_ms else None for trial in model_entries),
-        steps=model.steps if model else None, resources=_summarize_resources(model_entries), class_changes=per_class_changes(trials_by_seed, baseline_trials, split),
+        steps=model.steps if model else None,
+        resources=_summarize_resources(model_entries),
+        class_changes=per_class_changes(trials_by_seed, baseline_trials, split),
         curves=tuple(trial.curve for trial in variant_trials if trial.curve),
-    )  # fmt: skip
+    )
 
 
 def _gap_recovered(
@@ -87,18 +107,18 @@ def _gap_recovered(
     baseline: str | None,
     split: str,
 ) -> GapRecovered | None:
-    """The share of the gap from the control to the teacher of the same recipe; the best on validation, of several."""
+    """The share of the gap from the baseline to the teacher of the same recipe; the best on validation, of several."""
     teacher_names = {
         group_trial.variant
         for group_trial in all_trials
-        if group_trial.role == "teacher" and group_trial.group == trial.group
+        if group_trial.role == Role.TEACHER and group_trial.group == trial.group
     }
-    if not baseline or trial.role in ("teacher", "assistant") or not teacher_names:
+    if not baseline or trial.role in (Role.TEACHER, Role.ASSISTANT) or not teacher_names:
         return None
 
     def mean_accuracy(name: str, eval_split: str, seeds: set[int | None]) -> float:
-        values = [split_metrics(trials_by_variant[name][seed], eval_split) for seed in seeds]
-        known_accuracies = [value.accuracy for value in values if value and value.accuracy is not None]
+        accuracies = [metric_value(trials_by_variant[name][seed], eval_split, "accuracy") for seed in seeds]
+        known_accuracies = [accuracy for accuracy in accuracies if accuracy is not None]
         return fmean(known_accuracies) if known_accuracies and len(known_accuracies) == len(seeds) else -1.0
 
     best_teacher = max(
@@ -118,18 +138,20 @@ def _summarize_resources(model_entries: Sequence[ModelRecord]) -> TrainingCost:
 
     seconds = seed_mean("seconds")
     return TrainingCost(
-        _mean_of_known(entry.seconds for entry in model_entries) if seconds is None else seconds, seed_mean("cpu_seconds"),
-        seed_mean("gpu_seconds"), seed_mean("joules"),
-    )  # fmt: skip
+        _mean_of_known(entry.seconds for entry in model_entries) if seconds is None else seconds,
+        seed_mean("cpu_seconds"),
+        seed_mean("gpu_seconds"),
+        seed_mean("joules"),
+    )
 
 
 def _strip_role(model: ModelRecord | None) -> str:
-    """A model's title without its role, which the name of the arm tells."""
+    """A model's title without its role, which the name of the variant tells."""
     return "" if model is None else model.title.partition(": ")[2] or model.title
 
 
 def _format_note(study_entry: Mapping[str, Any]) -> str:
-    changes = study_entry.get("changes")
+    changes = study_entry.get("overrides")
     change_text = ", ".join(f"{key}={value}" for key, value in changes.items()) if isinstance(changes, Mapping) else ""
     return "; ".join(text for text in (change_text, str(study_entry.get("note") or "")) if text)
 

@@ -1,9 +1,9 @@
-"""A chain from the teacher to a much smaller student: assistants of sizes between, each taught by those before it.
+"""A chain from the teacher to a much smaller student: assistants of sizes between, each distilled from those before it.
 
-One after the other: Mirzadeh et al., AAAI 2020, https://arxiv.org/abs/1902.03393. Densely guided, each by all before
-it: Son et al., ICCV 2021, https://arxiv.org/abs/2009.08825; their dropping of guides by chance is not here.
+Sequential: Mirzadeh et al., AAAI 2020, https://arxiv.org/abs/1902.03393. Dense, each from all before
+it: Son et al., ICCV 2021, https://arxiv.org/abs/2009.08825; their stochastic dropping of teachers is not here.
 
-:func:`chain` takes plain modules; :func:`assist` is the part of the main job that a recipe's ``assistants`` ask for.
+:func:`distill_chain` takes plain modules; :func:`train_assistants` is the part of the main job that a recipe's ``assistants`` ask for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from limbeck.workflows._job.job import Job
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["train_assistants", "distill_chain", "check_chain_order"]
+__all__ = ["check_chain_order", "distill_chain", "train_assistants"]
 
 
 def distill_chain(
@@ -41,7 +41,7 @@ def distill_chain(
     weights: Mapping[str, float | Schedule] | None = None,
     feature_layers: Mapping[str, Mapping[str, str]] | None = None,
     task: Task,
-    assistant_mode: AssistantMode = "last",
+    assistant_mode: AssistantMode = "sequential",
     epochs: int | None = None,
     steps: int | None = None,
     training: TrainingConfig = TrainingConfig(),
@@ -51,37 +51,38 @@ def distill_chain(
     fabric: Fabric | None = None,
     callbacks: Sequence[Callback] | None = None,
 ) -> dict[str, FitResult]:
-    """Teach every network but the first, from large to small; gives the training of each by its name, in that order.
+    """Distill every network but the first, from large to small; gives the training of each by its name, in that order.
 
     Arguments:
         networks: by name, from large to small: the teacher, which is trained already, the assistants, the student.
         data: as for :func:`limbeck.fit`.
-        objective: terms by name. Each network learns by fresh copies, so none may name a teacher, except that with
-            ``dense`` every network is taught by the first.
-        weights: a number or a schedule for each term.
-        taps: for the name of each network, places by the name to give them, read while it learns and while it teaches.
+        objective: losses by name. Each network learns by fresh copies, so none may name a teacher, except that with
+            ``dense`` every network is distilled from the first.
+        weights: a number or a schedule for each loss.
+        feature_layers: for the name of each network, layers by the name to give them, recorded while it is student or
+            teacher.
         task: what a batch means.
-        guided: each learns from the ``last`` before it, or from all before it (``dense``: a term to each, of equal
-            shares).
-        epochs: how often each training shows every picture; or give ``steps``.
+        assistant_mode: each learns from the last before it (``sequential``), or from all before it (``dense``: a
+            loss for each, of equal shares).
+        epochs: how often each training shows every image; or give ``steps``.
         steps: how many optimizer steps each training makes.
         training: optimizer, batch and the like, for each training alike.
-        out: the run folder; gets ``checkpoint/NAME.safetensors`` for each that was taught, and what ``fit`` writes.
+        run_dir: the run folder; gets ``checkpoint/NAME.safetensors`` for each that was trained, and what ``fit`` writes.
         seed: of whatever is drawn from torch's generators.
-        resume: go on where the chain in ``out`` was; what is finished is not done again.
+        resume: go on where the chain in ``run_dir`` was; what is finished is not done again.
         fabric: devices, precision, processes, as for :func:`limbeck.fit`.
-        watchers: who is told how it goes; ``None``: a progress bar.
+        callbacks: of each training; ``None``: a progress bar.
 
-    The networks are trained in place: ``chain(...)["student"].student`` is ``networks["student"]``, in eval mode.
+    The networks are trained in place: ``distill_chain(...)["student"].student`` is ``networks["student"]``, in eval mode.
     """
     names = list(networks)
     if len(names) < 2:
         raise LimbeckError(f"a chain takes a teacher and at least one network that learns, and here are: {names}")
     if assistant_mode not in get_args(AssistantMode):
-        raise LimbeckError(f"guided is {' or '.join(get_args(AssistantMode))}, not {assistant_mode!r}")
+        raise LimbeckError(f"assistant_mode is {' or '.join(get_args(AssistantMode))}, not {assistant_mode!r}")
     for name in feature_layers or {}:
         if name not in names:
-            raise LimbeckError(f"taps are given for {name!r}; there are: {suggest_names(name, names)}")
+            raise LimbeckError(f"feature_layers are given for {name!r}; there are: {suggest_names(name, names)}")
     runs: dict[str, FitResult] = {}
     for student_name, teacher_names in training_order(names[:1], names[1:], assistant_mode=assistant_mode):
         _check_loss_teachers(objective, TrainingPair(student_name, teacher_names))
@@ -110,7 +111,7 @@ def distill_chain(
 def train_assistants(
     job: Job, teachers: Mapping[str, nn.Module], *, resume: bool, callbacks: Sequence[Callback] | None
 ) -> dict[str, FitResult]:
-    """Train the recipe's assistants through its stages, each by its guides; none where it has none."""
+    """Train the recipe's assistants through its stages, each from its teachers; none where it has none."""
     runs: dict[str, FitResult] = {}
     for name, teacher_names in job.recipe.training_order()[:-1]:
         trained_networks = {**teachers, **{assistant_name: run.student for assistant_name, run in runs.items()}}
@@ -129,7 +130,7 @@ def check_chain_order(job: Job, models: Mapping[str, Any]) -> list[str]:
     student_names = [name for name in (*job.recipe.assistants, "distilled") if job.recipe.assistants]
     model_sizes = [(name, models[name]["parameters"]) for name in student_names]
     return [
-        f"{name!r} has more parameters than the assistant {previous_name!r} that teaches it ({num_parameters:,} against {previous_parameters:,}): "
+        f"{name!r} has more parameters than the assistant {previous_name!r} that is its teacher ({num_parameters:,} against {previous_parameters:,}): "
         "a chain goes from large to small"
         for (previous_name, previous_parameters), (name, num_parameters) in pairwise(model_sizes)
         if num_parameters > previous_parameters
@@ -141,6 +142,6 @@ def _check_loss_teachers(objective: Mapping[str, Loss], pair: TrainingPair) -> N
         teacher = getattr(loss, "teacher", None)
         if isinstance(teacher, str) and teacher not in pair.teachers:
             raise LimbeckError(
-                f"the term {name!r} listens to {teacher!r}, and {pair.student!r} learns from {', '.join(pair.teachers)}: "
-                "leave its teacher away, and it listens to whoever teaches"
+                f"the loss {name!r} has the teacher {teacher!r}, and {pair.student!r} learns from {', '.join(pair.teachers)}: "
+                "leave its teacher away, and it takes the teacher of each training"
             )

@@ -2,7 +2,7 @@
 
 Furlanello et al., ICML 2018, https://arxiv.org/abs/1805.04770. The first generation learns from the labels, every other
 from labels and the one before it, each from a start of its own; the ensemble is the mean of their probabilities. A
-recipe does the same with ``generations``. It is a :func:`~limbeck.workflows.distill.assistants` whose networks are of
+recipe does the same with ``generations``. It is a :func:`~limbeck.workflows.distill.assistants.distill_chain` whose networks are of
 one shape.
 """
 
@@ -67,27 +67,27 @@ def train_born_again(
     fabric: Fabric | None = None,
     callbacks: Any = None,
 ) -> BornAgainResult:
-    """Train ``generations`` networks, each taught by the one before it; the first learns from the labels.
+    """Train ``generations`` networks, each distilled from the one before it; the first learns from the labels.
 
     Arguments:
-        make: gives a new network at its start; called once for each, with torch seeded by ``seed`` and its name.
+        make_model: gives a new network at its start; called once for each, with torch seeded by ``seed`` and its name.
         data: as for :func:`limbeck.fit`.
         generations: how many networks there are, at least 2.
-        objective: what every generation after the first learns by; ``None``: ``CrossEntropy`` and
-            ``SoftTarget(tau=1)``.
-        weights: a number or a schedule for each term.
+        objective: what every generation after the first learns by; ``None``: ``CrossEntropyLoss`` and
+            ``KDLoss(temperature=1)``.
+        weights: a number or a schedule for each loss.
         task: what a batch means.
-        epochs: how often each training shows every picture; or give ``steps``.
+        epochs: how often each training shows every image; or give ``steps``.
         steps: how many optimizer steps each training makes.
         training: optimizer, batch and the like, for each training alike.
-        out: the run folder; gets ``checkpoint/generationN.safetensors`` for each, and what ``fit`` writes.
+        run_dir: the run folder; gets ``checkpoint/generationN.safetensors`` for each, and what ``fit`` writes.
         seed: of the networks, and of whatever is drawn from torch's generators.
-        resume: go on where the training in ``out`` was; what is finished is not done again.
+        resume: go on where the training in ``run_dir`` was; what is finished is not done again.
         fabric: devices, precision, processes, as for :func:`limbeck.fit`.
-        watchers: who is told how it goes; ``None``: a progress bar.
+        callbacks: of each training; ``None``: a progress bar.
 
     All of them together cost ``generations`` trainings: compare with one network trained for as many steps, and the
-    ensemble with one of as many networks that nobody taught.
+    ensemble with one of as many networks without a teacher.
     """
     if generations < 2:
         raise LimbeckError(f"a network is born again in generation 2: generations is at least 2, not {generations}")
@@ -96,16 +96,16 @@ def train_born_again(
     for name in names:
         torch.manual_seed(derive_seed(seed, zlib.crc32(name.encode())))
         networks[name] = make_model()
-    first = Distiller(networks[names[0]], objective={"truth": CrossEntropyLoss()}, task=task)
+    first = Distiller(networks[names[0]], objective={"target": CrossEntropyLoss()}, task=task)
     fit_options: dict[str, Any] = {
-        "epochs": epochs, "steps": steps, "training": training, "out": run_dir, "seed": seed, "resume": resume,
-        "fabric": fabric, "watchers": callbacks,
+        "epochs": epochs, "steps": steps, "training": training, "run_dir": run_dir, "seed": seed, "resume": resume,
+        "fabric": fabric, "callbacks": callbacks,
     }  # fmt: skip
     runs = {names[0]: fit(first, data, phase=names[0], **fit_options)}
     if run_dir is not None:
         save_weights(networks[names[0]], Path(run_dir) / "checkpoint" / f"{names[0]}.safetensors")
     losses: Mapping[str, Loss] = (
-        {"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=1.0)} if objective is None else objective
+        {"target": CrossEntropyLoss(), "kd": KDLoss(temperature=1.0)} if objective is None else objective
     )
     runs |= distill_chain(networks, data, objective=losses, weights=weights, task=task, **fit_options)
     return BornAgainResult(runs, EnsembleModel(list(networks.values())).eval())

@@ -48,26 +48,26 @@ def train_mutual(
     Arguments:
         students: by name, at least two, of any architectures with the same classes; trained in place.
         data: as for :func:`limbeck.fit`.
-        objective: terms on responses, each student's own; ``None``: ``CrossEntropy`` and ``Mutual``, 1 each.
-        weights: a number or a schedule for each term, as each student is to have it.
-        teachers: networks that all of them listen to as well.
+        objective: losses on responses, each student's own; ``None``: ``CrossEntropyLoss`` and ``DMLLoss``, 1 each.
+        weights: a number or a schedule for each loss, as each student is to have it.
+        teachers: networks that all of them are distilled from as well.
         task: what a batch means to each of them.
-        epochs: how often to show every picture; or give ``steps``.
+        epochs: how often to show every image; or give ``steps``.
         steps: how many optimizer steps to make; each moves every student, and costs as many gradients as there are.
-        training: optimizer, batch and the like. ``clip`` is the norm of all of their gradients together, and what is
-            validated, and ``keep`` goes by, is the mean of their accuracies.
-        out: the run folder; gets ``checkpoint/NAME.safetensors`` for each, and what ``fit`` writes.
+        training: optimizer, batch and the like. ``max_grad_norm`` is the norm of all of their gradients together, and what is
+            validated, and ``keep_weights`` goes by, is the mean of their accuracies.
+        run_dir: the run folder; gets ``checkpoint/NAME.safetensors`` for each, and what ``fit`` writes.
         seed: of whatever is drawn from torch's generators.
-        resume: go on where the training in ``out`` was.
+        resume: go on where the training in ``run_dir`` was.
         fabric: devices, precision, processes, as for :func:`limbeck.fit`.
-        watchers: who is told how it goes; ``None``: a progress bar.
+        callbacks: of the training; ``None``: a progress bar.
     """
-    if training.batch_pairing != "plain":
+    if training.batch_pairing != "none":
         raise LimbeckError(
-            f"training.sampling {training.batch_pairing} pairs rows of one student: leave it plain for peers"
+            f"training.batch_pairing {training.batch_pairing} pairs rows of one student: leave it none for peers"
         )
     peers, num_students = PeerStudents(students), len(students)
-    losses: dict[str, Loss] = {"truth": CrossEntropyLoss(), "mutual": DMLLoss(num_peers=num_students)}
+    losses: dict[str, Loss] = {"target": CrossEntropyLoss(), "dml": DMLLoss(num_peers=num_students)}
     losses = losses if objective is None else dict(objective)
     loss_weights = scale_weights_for_peers(
         {name: (weights or {}).get(name, 1.0) for name in losses} | dict(weights or {}), num_students

@@ -1,7 +1,7 @@
-"""The main job: teachers, the same student alone, the distilled student; measured, exported, reported.
+"""The main job: teachers, the same student without a teacher, the distilled student; measured, exported, reported.
 
-Everything that was finished is kept in the run folder, so a run that was stopped goes on where it was. The sealed test
-part is opened once, after all training, for all networks together.
+Everything that was finished is kept in the run folder, so a run that was stopped goes on where it was. The held-out
+test set is opened once, after all training, for all networks together.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ from limbeck.workflows.distill.extra_models import save_extra_models
 __all__ = ["DEFAULT_RECIPE", "distill"]
 
 DEFAULT_RECIPE = "digits"
+_STUDENT_TITLES = {
+    "baseline": "Student without a teacher", "no_assistants": "Student without assistants",
+    "distilled": "Distilled student",
+}  # fmt: skip
 
 
 def distill(
@@ -63,11 +67,11 @@ def distill(
 
     Arguments:
         recipe: a recipe, its file, or the name of one that comes with limbeck; ``None``: digits.
-        settings: ``key=value`` settings laid over a file.
-        out: the run folder; ``None``: ``runs/NAME``, numbered where taken.
+        overrides: ``key=value`` settings laid over a file.
+        run_dir: the run folder; ``None``: ``runs/NAME``, numbered where taken.
         resume: go on with the run in that folder.
-        watchers: who is told how training goes; ``None``: a progress bar.
-        repeats: the run that this one repeats, for the record; see :func:`limbeck.workflows.reproduce.run`.
+        callbacks: of each training; ``None``: a progress bar.
+        reproduces: the run that this one reproduces, for the record; see :func:`limbeck.workflows.reproduce.run`.
 
     Where ``torchrun`` started several processes, each calls this alike. They train together; the first one alone
     writes the folder, opens the test part and prints, and all get the record.
@@ -89,7 +93,7 @@ def distill(
             return processes.run_on_rank_zero(lambda: _report_finished_run(folder))
         processes.run_on_rank_zero(lambda: _write_text(folder / "recipe.yaml", text))
         base_record = processes.run_on_rank_zero(
-            lambda: collect_provenance(job, describe_command(recipe, overrides)) | {"repeats": reproduces}
+            lambda: collect_provenance(job, describe_command(recipe, overrides)) | {"reproduces": reproduces}
         )
         networks, runs = _train_all(job, resume=resume, callbacks=callbacks)
         base_record["cache"] = _collect_cache_stats(job)
@@ -128,9 +132,9 @@ def _report_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     _print(render_summary_table(record))
     for text in record["warnings"]:
         _print(f"warning: {text}")
-    _print(record["verdict"]["sentence"])
-    if "over_direct" in record["verdict"]:
-        _print(record["verdict"]["over_direct"]["sentence"])
+    _print(record["verdict"]["text"])
+    if "vs_no_assistants" in record["verdict"]:
+        _print(record["verdict"]["vs_no_assistants"]["text"])
     _print(str(page.resolve()))
     return record
 
@@ -152,8 +156,8 @@ def _train_all(
     for name, run in train_assistants(job, teachers, resume=resume, callbacks=callbacks).items():
         networks[name], runs[name] = run.student, run
     last_teachers = {name: networks[name] for name in job.recipe.training_order()[-1].teachers}
-    teachers_by_phase = {"alone": {}, "direct": teachers, "distilled": last_teachers}
-    for name in (*job.recipe.baseline_names, "distilled"):
+    teachers_by_phase = {"baseline": {}, "no_assistants": teachers, "distilled": last_teachers}
+    for name in (*job.baseline_phases, "distilled"):
         runs[name] = run = job.train_stages(
             name, job.build_student(), teachers_by_phase[name], resume=resume, callbacks=callbacks
         )
@@ -168,12 +172,12 @@ def _finish_run(
     base_record: Mapping[str, Any],
     start_time: float,
 ) -> dict[str, Any]:
-    """Measure, export, open the test part, and write the record and the card."""
+    """Measure, export, open the test set, and write the record and the card."""
     _print("measuring …")
     record = {**base_record, **_measure_models(job, networks, runs)}
     save_weights(networks["distilled"], job.run_dir / "student.safetensors", metadata={"recipe": job.recipe.name})
-    # The controls too: a later look at all networks together compares what these were, and trains none again.
-    saved_names = (*job.recipe.teachers, *job.recipe.assistants, *job.recipe.baseline_names)
+    # The baselines too: a later look at all networks together compares what these were, and trains none again.
+    saved_names = (*job.recipe.teachers, *job.recipe.assistants, *job.baseline_phases)
     for name in (name for name in saved_names if not isinstance(networks[name], ExternalTeacher)):
         save_weights(networks[name], job.run_dir / "checkpoint" / f"{name}.safetensors")
     record |= save_extra_models(job, job.run_dir / "checkpoint", networks)
@@ -183,7 +187,7 @@ def _finish_run(
     record |= _evaluate_test_set(job, networks, record)
     record["files"] = {
         name: {"sha256": digest(path), "bytes": path.stat().st_size}
-        for name in ("student.safetensors", "student.onnx", "answers.safetensors")
+        for name in ("student.safetensors", "student.onnx", "predictions.safetensors")
         if (path := job.run_dir / name).exists()
     }
     record["seconds"] = round(time.monotonic() - start_time, 2)
@@ -205,7 +209,7 @@ def export_onnx(job: Job, student: nn.Module, path: Path) -> dict[str, Any]:
 
 
 def hash_networks(networks: Mapping[str, nn.Module]) -> str:
-    """A hash of all their weights: who asks to read the sealed part."""
+    """A hash of all their weights: the reason for reading the test set."""
     digest = hashlib.sha256()
     for network in networks.values():
         for tensor in network.state_dict().values():
@@ -216,7 +220,7 @@ def hash_networks(networks: Mapping[str, nn.Module]) -> str:
 def _measure_models(
     job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, FitResult | None]
 ) -> dict[str, Any]:
-    """The record without anything that needs the test part."""
+    """The record without anything that needs the test set."""
     data = job.data
     models: dict[str, Any] = {}
     warnings: list[str] = []
@@ -231,7 +235,7 @@ def _measure_models(
             "role": _model_role(job, name), "title": _model_title(job, name), **entry,
             "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None,
             "validation": metrics, "test": None,
-            **({"engine": job.backends[name].report.to_dict()} if name in job.backends else {}),
+            **({"backend": job.backends[name].report.to_dict()} if name in job.backends else {}),
         }  # fmt: skip
     warnings += (
         collect_teacher_warnings(job, networks, models) + order_warnings(job, models) + job.temperature_warnings()
@@ -241,29 +245,29 @@ def _measure_models(
 
 
 def _evaluate_test_set(job: Job, networks: Mapping[str, nn.Module], record: dict[str, Any]) -> dict[str, Any]:
-    """Open the sealed part, once, and measure every network on it."""
+    """Open the test set, once, and measure every network on it."""
     split = job.data.test.unlock(hash_networks(networks))
     logits = {}
     target = torch.empty(0)
     for name, network in networks.items():
         record["models"][name]["test"], logits[name], target = evaluate_split(network, job.data, job.task, split)
-    save_predictions(job.run_dir / "answers.safetensors", logits, target, fingerprint=job.data.test.fingerprint())
+    save_predictions(job.run_dir / "predictions.safetensors", logits, target, fingerprint=job.data.test.fingerprint())
     history = job.data.test.read_log()
     comparison = compare_models(logits, target, record["models"], _best_teacher(job, record["models"]))
     comparison["disagreements"] = add_thumbnails(comparison["disagreements"], split)
     return {
         **comparison,
-        "sealed_test": {"reads": history["reads"], "opened": history["opened"], "examples": len(split)},
+        "test_set": {"num_reads": history["num_reads"], "opened_at": history["opened_at"], "num_samples": len(split)},
     }
 
 
 def _best_teacher(job: Job, models: Mapping[str, Any]) -> str | None:
     """The teacher to compare with: of several the most accurate on the validation part."""
-    return max(job.recipe.teachers, key=lambda name: models[name]["validation"]["top1"], default=None)
+    return max(job.recipe.teachers, key=lambda name: models[name]["validation"]["metrics"]["accuracy"], default=None)
 
 
 def _collect_cache_stats(job: Job) -> dict[str, Any]:
-    """What was asked of each teacher and what was read, over all stages and processes; empty without a cache."""
+    """Cache misses and hits of each teacher, over all stages and processes; empty without a cache."""
     stats: dict[str, Any] = {}
     stats_by_rank = job.processes.all_gather_object([(name, cached.stats()) for name, cached in job.caches])
     # The first process writes the index, so it has the last word on whether a cache is complete.
@@ -271,7 +275,7 @@ def _collect_cache_stats(job: Job) -> dict[str, Any]:
         previous = stats.get(name, {})
         stats[name] = {
             **cache_stats,
-            **{count: previous.get(count, 0) + cache_stats[count] for count in ("asked", "read", "mended")},
+            **{count: previous.get(count, 0) + cache_stats[count] for count in ("misses", "hits", "repaired")},
         }
     return stats
 
@@ -302,20 +306,19 @@ def _model_title(job: Job, name: str) -> str:
         return f"Teacher {name}: {_format_node(to_plain(job.recipe.teachers[name]))}{early_stop_text}{_format_backend(job, name)}"
     if name in job.recipe.assistants:
         return f"Assistant {name}: {_format_node(to_plain(job.recipe.assistants[name]))}"
-    phase_titles = {"alone": "Student alone", "direct": "Student without assistants", "distilled": "Distilled student"}
-    return f"{phase_titles[name]}: {_format_node(to_plain(job.recipe.student))}"
+    return f"{_STUDENT_TITLES[name]}: {_format_node(to_plain(job.recipe.student))}"
 
 
 def _format_backend(job: Job, name: str) -> str:
-    """By what a teacher's answers were computed, where it was not by its network as it is."""
+    """By what a teacher's outputs were computed, where it was not by its network as it is."""
     report = job.backends[name].report if name in job.backends else None
     if report is None or report.speedup is None or report.backend == "eager":
         return ""
-    return f", answering by {report.backend} at {report.speedup:.1f} times eager's speed"
+    return f", run by {report.backend} at {report.speedup:.1f} times eager's speed"
 
 
 def _format_node(node: Mapping[str, Any]) -> str:
-    excluded_keys = ("use", "weights", "engine", "stop")
+    excluded_keys = ("use", "weights", "backend", "train_fraction")
     settings = ", ".join(f"{key}={value}" for key, value in node.items() if key not in excluded_keys)
     return f"{node['use']}({settings})"
 
@@ -323,7 +326,7 @@ def _format_node(node: Mapping[str, Any]) -> str:
 def _format_split_sizes(job: Job) -> str:
     data = job.data
     labeled_text = "" if data.num_labeled == len(data.train) else f" ({data.num_labeled} with a label)"
-    return f"{len(data.train)} to train on{labeled_text}, {len(data.validation)} to choose on, {len(data.test)} sealed"
+    return f"{len(data.train)} to train on{labeled_text}, {len(data.validation)} to choose on, {len(data.test)} held out for the test"
 
 
 def _write_text(path: Path, text: str) -> None:

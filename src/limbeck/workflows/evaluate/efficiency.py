@@ -1,4 +1,4 @@
-"""What one answer costs by network and runtime: torch, onnxruntime in 32 and 8 bits, OpenVINO; accuracy beside it.
+"""What one inference costs by network and runtime: torch, onnxruntime in 32 and 8 bits, OpenVINO; and its accuracy.
 
 Every network is measured as it is handed over, with pixels in 0..1 as input. All of them are timed in turns with the
 same number of threads, so that a busy moment of the machine slows all alike.
@@ -44,28 +44,28 @@ def measure_efficiency(
     """Latency, size and accuracy of each network in each runtime that is installed.
 
     Args:
-        networks: on the CPU; each answers normalised inputs.
-        data: gives the normalisation, and training pictures that the 8-bit ranges are measured on.
+        networks: on the CPU; each takes normalized inputs.
+        data: gives the normalization, and training images that the 8-bit ranges are measured on.
         task: what a batch means.
-        part: accuracy is told on up to 1,000 of its labelled samples.
-        batches: samples in one call.
-        threads: of every runtime; put back after.
+        split: accuracy is measured on up to 1,000 of its labeled samples.
+        batch_sizes: samples in one call.
+        num_threads: of every runtime; put back after.
         seconds: for each network, runtime and batch.
 
     Returns:
-        ``rows``, each with ``model``, ``runtime``, ``precision``, ``threads``, ``latency_ms`` (by batch: ``median``,
-        ``p95``, ``repeats`` …), ``top1`` and ``n``, ``bytes`` of its file, ``parameters``, ``flops`` of one answer,
-        ``memory`` (of tensors alive in torch; ``None`` elsewhere, where nobody counts it) and ``machine``; and
+        ``rows``, each with ``model``, ``runtime``, ``precision``, ``num_threads``, ``latency_ms`` (by batch size: ``median``,
+        ``p95``, ``num_repeats`` …), ``accuracy`` and ``num_samples``, ``bytes`` of its file, ``parameters``, ``flops`` of
+        one inference, ``peak_memory`` (of tensors alive in torch; ``None`` elsewhere, where nobody counts it) and ``machine``; and
         ``notes``, on what is missing and why.
 
     Raises:
-        LimbeckError: no labelled sample, no batch, or no thread.
+        LimbeckError: no labeled sample, no batch size, or no thread.
     """
     labeled_split = split.select_labeled()
     if not len(labeled_split):
-        raise LimbeckError("there is nothing to measure on: no sample of the part has a label")
+        raise LimbeckError("there is nothing to measure on: no sample of the split has a label")
     if num_threads < 1 or not batch_sizes or min(batch_sizes) < 1:
-        raise LimbeckError(f"efficiency takes threads and batches from 1, not {num_threads} and {list(batch_sizes)}")
+        raise LimbeckError(f"efficiency takes num_threads and batch_sizes from 1, not {num_threads} and {list(batch_sizes)}")
     subset = labeled_split.subset(torch.arange(min(len(labeled_split), _NUM_ACCURACY_SAMPLES)))
     pixels, previous_num_threads = subset.read(torch.arange(len(subset))), torch.get_num_threads()
     torch.set_num_threads(num_threads)
@@ -81,9 +81,9 @@ def measure_efficiency(
                 for runtime in runtimes:
                     rows.append(
                         {
-                            "model": name, "runtime": runtime.runtime, "precision": runtime.precision, "threads": num_threads,
-                            "top1": float((_predict_labels(runtime.call, pixels) == subset.target).double().mean()), "n": len(subset),
-                            "bytes": runtime.bytes, **static_costs, "memory": static_costs["memory"] if runtime.runtime == "torch" else None,
+                            "model": name, "runtime": runtime.runtime, "precision": runtime.precision, "num_threads": num_threads,
+                            "accuracy": float((_predict_labels(runtime.call, pixels) == subset.target).double().mean()), "num_samples": len(subset),
+                            "bytes": runtime.bytes, **static_costs, "peak_memory": static_costs["peak_memory"] if runtime.runtime == "torch" else None,
                             "machine": get_hardware_info(),
                         }
                     )  # fmt: skip
@@ -144,7 +144,7 @@ def _calibration_images(data: DataModule) -> Tensor:
 def _static_costs(model: LogitsModel, pixels: Tensor) -> dict[str, Any]:
     return {
         "parameters": count_parameters(model), "flops": count_flops(model, pixels[:1])[0],
-        "memory": measure_peak_memory(model, pixels[:1]),
+        "peak_memory": measure_peak_memory(model, pixels[:1]),
     }  # fmt: skip
 
 

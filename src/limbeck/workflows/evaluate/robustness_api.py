@@ -1,4 +1,4 @@
-"""What networks are worth where pictures are not those they learned from, side by side and with intervals."""
+"""How good networks are where images are not those they were trained on, side by side and with intervals."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ __all__ = ["CHECKS", "LogitsModel", "RobustnessConfig", "evaluate_robustness", "
 def evaluate_robustness(
     network: nn.Module, data: DataModule, task: Task, split: Split, *, checks: Sequence[str] | None = None, config: RobustnessConfig = RobustnessConfig()
 ) -> dict[str, Any]:  # fmt: skip
-    """Every figure of ``asked`` for one network, which takes inputs as ``data`` normalises them.
+    """Every metric of ``config`` for one network, which takes inputs as ``data`` normalizes them.
 
     Args:
-        network: answers normalised inputs.
-        data: gives the normalisation, the classes, and the validation part that a temperature is fitted on.
+        network: takes normalized inputs.
+        data: gives the normalization, the classes, and the validation split that a temperature is fitted on.
         task: what a batch means.
-        part: what is measured on: the validation part, or the test part at its one opening.
-        what: out of :data:`WHAT`, in place of ``asked.what``.
-        asked: what to measure, and how.
+        split: what is measured on: the validation split, or the test set at its one opening.
+        checks: out of :data:`CHECKS`, in place of ``config.checks``.
+        config: what to measure, and how.
 
     Returns:
-        ``examples``, ``clean`` and one entry for each of ``asked.what``, as in ``evaluation.json``.
+        ``num_samples``, ``clean_accuracy`` and one entry for each of ``config.checks``, as in ``evaluation.json``.
 
     Raises:
-        LimbeckError: no sample of ``part`` has a label; or its inputs are not in 0..1, and attacks, corruptions, noise,
-            or uniform noise from outside are asked for.
+        LimbeckError: no sample of ``split`` has a label; or its inputs are not in 0..1, and attacks, corruptions, noise,
+            or uniform noise as OOD data are configured.
     """
     config = config if checks is None else replace(config, checks=tuple(checks))
     metrics: dict[str, Any] = evaluate_side_by_side({"network": network}, data, task, split, config=config)["models"][
@@ -57,15 +57,15 @@ def evaluate_side_by_side(
     networks: Mapping[str, nn.Module], data: DataModule, task: Task, split: Split, *, config: RobustnessConfig = RobustnessConfig(),
     pairs: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """:func:`robustness` of several networks on the same pictures, and the differences of ``pairs`` of them.
+    """:func:`evaluate_robustness` of several networks on the same images, and the differences of ``pairs`` of them.
 
     Returns:
-        ``models``, by name; and ``differences``, a list with ``of``, ``against``, ``figure``, ``unit`` (``points`` of
-        accuracy, or ``1``), ``difference``, ``low``, ``high`` (95 %, over the samples) and ``n``.
+        ``models``, by name; and ``differences``, a list with ``model``, ``reference``, ``metric``, ``unit`` (``points`` of
+        accuracy, or ``1``), ``difference``, ``low``, ``high`` (95 %, over the samples) and ``num_samples``.
     """
     labeled_split = split.select_labeled()
     if not len(labeled_split):
-        raise LimbeckError("there is nothing to measure on: no sample of the part has a label")
+        raise LimbeckError("there is nothing to measure on: no sample of the split has a label")
     targets = EvalTargets(
         {name: LogitsModel(network, data, task) for name, network in networks.items()},
         data,
@@ -77,9 +77,9 @@ def evaluate_side_by_side(
         for name, network in targets.networks.items()
     }
     models: dict[str, dict[str, Any]] = {
-        name: {"examples": len(targets.subset), "clean": accuracy(correct)} for name, correct in clean_correct.items()
+        name: {"num_samples": len(targets.subset), "clean_accuracy": accuracy(correct)} for name, correct in clean_correct.items()
     }
-    differences = accuracy_differences("clean", clean_correct, pairs)
+    differences = accuracy_differences("clean_accuracy", clean_correct, pairs)
     for check in (name for name in CHECKS if name in config.checks):
         check_metrics, check_differences = CHECK_FUNCTIONS[check](targets, config, pairs)
         differences += check_differences

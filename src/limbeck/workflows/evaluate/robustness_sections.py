@@ -1,6 +1,6 @@
-"""The sections of an evaluation: for all networks together, the figures of each and the differences of pairs.
+"""The sections of an evaluation: for all networks together, the metrics of each and the differences of pairs.
 
-All networks get the very same pictures: attacked each for itself, corrupted and made noisy once for all.
+All networks get the very same images: attacked each for itself, corrupted and made noisy once for all.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from limbeck.evaluation.robustness.ood import OOD_SCORES
 from limbeck.workflows.evaluate.image_folders import uniform_noise
 
 __all__ = [
-    "CHECK_FUNCTIONS",
     "CHECKS",
-    "RobustnessConfig",
+    "CHECK_FUNCTIONS",
     "EvalTargets",
-    "predict_split",
-    "accuracy_differences",
+    "RobustnessConfig",
     "accuracy",
+    "accuracy_differences",
+    "predict_split",
     "select_samples",
 ]
 
@@ -58,14 +58,14 @@ class RobustnessConfig:
     """What is to be measured, and how.
 
     Attributes:
-        what: out of :data:`WHAT`.
+        checks: out of :data:`CHECKS`.
         attacks: out of ``limbeck.evaluation.ATTACKS``.
         eps: the largest change of a pixel under attack, in 0..1.
         sigmas: of the noise, in units of the pixel.
-        shifted: pictures of the same classes under another sky.
-        twin: the same pictures as ``shifted`` before they were shifted; ``None``: compare with the part itself.
-        outside: pictures of none of the classes; ``None``: uniform noise.
-        examples: how many pictures of the part are attacked, corrupted and made noisy, chosen by seed; ``None``: all.
+        shifted: images of the same classes from another domain.
+        reference: the same images as ``shifted`` before they were shifted; ``None``: compare with the split itself.
+        ood: images of none of the classes; ``None``: uniform noise.
+        num_samples: how many images of the split are attacked, corrupted and made noisy, chosen by seed; ``None``: all.
         seed: of all draws.
     """
 
@@ -84,9 +84,9 @@ class RobustnessConfig:
             if name not in CHECKS:
                 raise LimbeckError(f"{name!r} is nothing to measure; there are: {suggest_names(name, CHECKS)}")
         if "shift" in self.checks and self.shifted is None:
-            raise LimbeckError("a shift needs shifted pictures, and none were given")
+            raise LimbeckError("a shift needs shifted images, and none were given")
         if self.num_samples is not None and self.num_samples < 2:
-            raise LimbeckError(f"examples is how many pictures to measure on, from 2, not {self.num_samples}")
+            raise LimbeckError(f"num_samples is how many images to measure on, from 2, not {self.num_samples}")
 
 
 @final
@@ -96,9 +96,9 @@ class EvalTargets:
 
     Attributes:
         networks: by name, taking pixels in 0..1 and giving logits.
-        data: gives the validation part, the classes and the shape.
-        part: the whole part.
-        some: the labelled samples of it that are attacked, corrupted and made noisy.
+        data: gives the validation split, the classes and the shape.
+        split: the whole split.
+        subset: the labeled samples of it that are attacked, corrupted and made noisy.
     """
 
     networks: Mapping[str, nn.Module]
@@ -112,14 +112,14 @@ _CheckResult = tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]
 
 
 def predict_split(network: nn.Module, split: Split, *, batch_size: int = 256) -> Tensor:
-    """The logits of ``network`` for all of ``part``, ``[n, classes]`` float32 on the CPU."""
+    """The logits of ``network`` for all of ``split``, ``[n, classes]`` float32 on the CPU."""
     return torch.cat(
         [predict_logits(network, split.read(indices)) for indices in torch.split(torch.arange(len(split)), batch_size)]
     )
 
 
 def select_samples(split: Split, config: RobustnessConfig) -> Split:
-    """As many samples of ``part`` as are asked for, chosen by seed, in their order."""
+    """As many samples of ``split`` as are configured, chosen by seed, in their order."""
     if config.num_samples is None or len(split) <= config.num_samples:
         return split
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(config.seed))
@@ -127,17 +127,17 @@ def select_samples(split: Split, config: RobustnessConfig) -> Split:
 
 
 def accuracy_differences(metric: str, correct: Mapping[str, Tensor], pairs: _ModelPairs) -> list[dict[str, Any]]:
-    """The differences of ``pairs`` in accuracy, of who is right by name (``[n]`` booleans), in percentage points."""
+    """The differences of ``pairs`` in accuracy, of what is correct by name (``[n]`` booleans), in percentage points."""
     rows = []
     for a, b in pairs:
         difference, low, high = paired_bootstrap(correct[a], correct[b])
-        difference_stats = {"difference": difference, "low": low, "high": high, "n": len(correct[a])}
+        difference_stats = {"difference": difference, "low": low, "high": high, "num_samples": len(correct[a])}
         rows.append(_difference_row(metric, "points", (a, b), difference_stats))
     return rows
 
 
 def accuracy(correct: Tensor) -> float:
-    """How many of ``right`` (booleans) are true, as a fraction."""
+    """How many of ``correct`` (booleans) are true, as a fraction."""
     return float(correct.double().mean())
 
 
@@ -149,14 +149,14 @@ def _check_attacks(targets: EvalTargets, config: RobustnessConfig, pairs: _Model
     metrics = {
         name: {
             "eps": config.eps,
-            "n": len(targets.subset),
-            **{attack: accuracy(masks[attack]) for attack in (*config.attacks, "worst")},
+            "num_samples": len(targets.subset),
+            **{attack: accuracy(masks[attack]) for attack in (*config.attacks, "worst_case")},
         }
         for name, masks in correct.items()
     }
     differences = [
         line
-        for attack in (*config.attacks, "worst")
+        for attack in (*config.attacks, "worst_case")
         for line in accuracy_differences(attack, {name: masks[attack] for name, masks in correct.items()}, pairs)
     ]
     return metrics, differences
@@ -170,8 +170,8 @@ def _check_corruptions(targets: EvalTargets, config: RobustnessConfig, pairs: _M
     }
     metrics = {
         name: {
-            "mean": float(per_sample[name].mean()), "n": len(targets.subset), "note": _corruption_note(targets.data.input_shape),
-            "by": {corruption: masks.double().mean(dim=1).tolist() for corruption, masks in by_corruption.items()},
+            "mean": float(per_sample[name].mean()), "num_samples": len(targets.subset), "note": _corruption_note(targets.data.input_shape),
+            "by_corruption": {corruption: masks.double().mean(dim=1).tolist() for corruption, masks in by_corruption.items()},
         }
         for name, by_corruption in correct.items()
     }  # fmt: skip
@@ -189,7 +189,7 @@ def _check_corruptions(targets: EvalTargets, config: RobustnessConfig, pairs: _M
 def _check_noise(targets: EvalTargets, config: RobustnessConfig, pairs: _ModelPairs) -> _CheckResult:
     correct = noise_accuracy(targets.networks, targets.subset, sigmas=config.sigmas, seed=config.seed)
     metrics = {
-        name: {"sigmas": list(config.sigmas), "top1": masks.double().mean(dim=1).tolist(), "n": len(targets.subset)}
+        name: {"sigmas": list(config.sigmas), "accuracy": masks.double().mean(dim=1).tolist(), "num_samples": len(targets.subset)}
         for name, masks in correct.items()
     }
     return metrics, [
@@ -212,7 +212,7 @@ def _check_shift(targets: EvalTargets, config: RobustnessConfig, pairs: _ModelPa
     if config.reference is not None:
         reference = config.reference
         return {
-            name: {"twins": True, **shift_accuracy(network, reference, shifted)}
+            name: {"is_paired": True, **shift_accuracy(network, reference, shifted)}
             for name, network in targets.networks.items()
         }, differences
     metrics = {}
@@ -222,7 +222,8 @@ def _check_shift(targets: EvalTargets, config: RobustnessConfig, pairs: _ModelPa
             == targets.split.select_labeled().target
         )
         metrics[name] = {
-            "twins": False, "first": accuracy(clean_correct), "second": accuracy(correct[name]), "flipped": None,
+            "is_paired": False, "reference_accuracy": accuracy(clean_correct),
+            "shifted_accuracy": accuracy(correct[name]), "flip_rate": None,
             **unpaired_bootstrap(correct[name], clean_correct),
         }  # fmt: skip
     return metrics, differences
@@ -230,7 +231,7 @@ def _check_shift(targets: EvalTargets, config: RobustnessConfig, pairs: _ModelPa
 
 def _check_ood(targets: EvalTargets, config: RobustnessConfig, pairs: _ModelPairs) -> _CheckResult:
     if config.ood is None:
-        # Noise in 0..1 is outside of pictures; of other inputs nobody knows what it is.
+        # Noise in 0..1 is OOD for images; for other inputs that is unknown.
         require_pixels(targets.subset.read(torch.arange(len(targets.subset))))
     ood_split = (
         uniform_noise(len(targets.subset), targets.data, seed=config.seed)
@@ -242,7 +243,7 @@ def _check_ood(targets: EvalTargets, config: RobustnessConfig, pairs: _ModelPair
         for name, network in targets.networks.items()
     }
     ood_source = "uniform noise" if config.ood is None else "a folder"
-    metrics = {name: {"against": ood_source, **ood_metrics(*logit_pair)} for name, logit_pair in logits.items()}
+    metrics = {name: {"dataset": ood_source, **ood_metrics(*logit_pair)} for name, logit_pair in logits.items()}
     differences = []
     for score, score_fn in OOD_SCORES.items():
         scores = {name: (score_fn(id_logits), score_fn(ood_logits)) for name, (id_logits, ood_logits) in logits.items()}
@@ -254,7 +255,7 @@ def _check_ood(targets: EvalTargets, config: RobustnessConfig, pairs: _ModelPair
 
 
 def _check_calibration(targets: EvalTargets, config: RobustnessConfig, pairs: _ModelPairs) -> _CheckResult:
-    """Samples of the validation part are cut in halves; for others, the validation part is what is fitted on."""
+    """Samples of the validation split are split in halves; for others, the validation split is what is fitted on."""
     test_split, fit_split = targets.split.select_labeled(), targets.data.validation.select_labeled()
     overlaps = bool(torch.isin(test_split.sample_ids, fit_split.sample_ids).any())
     if overlaps:
@@ -266,7 +267,7 @@ def _check_calibration(targets: EvalTargets, config: RobustnessConfig, pairs: _M
         calibration = temperature_scaling_metrics(
             (predict_split(network, fit_split), fit_split.target), (logits, test_split.target)
         )
-        metrics[name] = {**calibration, "fitted_on_part": "half of validation" if overlaps else "validation"}
+        metrics[name] = {**calibration, "fit_split": "half of validation" if overlaps else "validation"}
         scaled_logits[name] = {"before": logits, "after": logits / calibration["temperature"]}
     differences = []
     for stage in ("before", "after"):
@@ -295,7 +296,7 @@ def _corruption_note(shape: Sequence[int]) -> str:
 
 
 def _confidence_and_correct(logits: Tensor, target: Tensor) -> Tensor:
-    """Confidence of each row, and whether it was right, ``[n, 2]`` float64."""
+    """Confidence of each row, and whether it was correct, ``[n, 2]`` float64."""
     confidence, predicted = logits.softmax(dim=1).max(dim=1)
     return torch.stack([confidence, (predicted == target).double()], dim=1)
 
@@ -318,7 +319,7 @@ def _mean_differences(metric: str, per_sample: Mapping[str, Tensor], pairs: _Mod
 def _difference_row(
     metric: str, unit: str, pair: tuple[str, str], difference_stats: Mapping[str, Any]
 ) -> dict[str, Any]:
-    return {"of": pair[0], "against": pair[1], "figure": metric, "unit": unit, **difference_stats}
+    return {"model": pair[0], "reference": pair[1], "metric": metric, "unit": unit, **difference_stats}
 
 
 CHECK_FUNCTIONS: Mapping[str, Callable[[EvalTargets, RobustnessConfig, _ModelPairs], _CheckResult]] = {

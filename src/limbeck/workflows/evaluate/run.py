@@ -1,4 +1,4 @@
-"""``limbeck evaluate`` with something to evaluate: every network of a run, side by side, into ``evaluation.json``."""
+"""``limbeck evaluate`` with checks: every network of a run, side by side, into ``evaluation.json``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from torch import nn
 
 from limbeck._version import __version__
 from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.core.roles import Role
 from limbeck.data import DataModule
 from limbeck.evaluation import ATTACKS, DEFAULT_EPS, get_hardware_info, get_package_versions
 from limbeck.models import load_weights
-from limbeck.recipe.study_schema import BASELINES
 from limbeck.report import render_evaluation_table
 from limbeck.teachers import ExternalTeacher
 from limbeck.utils.io import write_atomically
+from limbeck.workflows._job.distillers import BASELINE_PHASES
 from limbeck.workflows._job.job import Job
 from limbeck.workflows.distill.run import hash_networks
 from limbeck.workflows.evaluate.efficiency import measure_efficiency
@@ -32,6 +33,7 @@ __all__ = ["DEFAULT_NUM_SAMPLES", "EVALUATION_FILE", "evaluate_networks"]
 
 DEFAULT_NUM_SAMPLES = 1000
 EVALUATION_FILE = "evaluation.json"
+_STUDENTS_OF_SAME_COST = (Role.BASELINE.value, Role.NO_ASSISTANTS.value)
 
 
 def evaluate_networks(
@@ -43,15 +45,15 @@ def evaluate_networks(
 
     Arguments:
         folder: the run.
-        what: out of ``attacks``, ``corruptions``, ``noise``, ``shift``, ``ood``, ``calibration`` and ``efficiency``.
-        part: ``validation``; or ``test``, which opens once in a run.
+        checks: out of ``attacks``, ``corruptions``, ``noise``, ``shift``, ``ood``, ``calibration`` and ``efficiency``.
+        split: ``validation``; or ``test``, which opens once in a run.
         data_root: where the data stands now, if it has moved.
         attacks: names with commas between; ``None``: all that are installed.
         eps: the largest change of a pixel, 0..1, as a number or a fraction (``8/255``).
-        examples: how many pictures are attacked, corrupted and made noisy.
-        shifted: a folder of pictures of the same classes.
-        twin: a folder with the same pictures before they were shifted.
-        outside: a folder of other pictures, or ``noise``.
+        num_samples: how many images are attacked, corrupted and made noisy.
+        shifted_dir: a folder of images of the same classes.
+        reference_dir: a folder with the same images before they were shifted.
+        ood: a folder of other images, or ``noise``.
     """
     start_time, notes = time.monotonic(), list[str]()
     job = load_finished_run(folder, data_root)
@@ -61,7 +63,7 @@ def evaluate_networks(
     )  # fmt: skip
     networks = _load_networks(job, folder, notes)
     eval_data = job.data.validation if split == "validation" else job.data.test.unlock(hash_networks(networks))
-    pairs = [("distilled", name) for name in ("alone", "direct") if {"distilled", name} <= networks.keys()]
+    pairs = [("distilled", name) for name in _STUDENTS_OF_SAME_COST if {"distilled", name} <= networks.keys()]
     evaluation = {
         **_evaluation_header(job, folder, split, config),
         **evaluate_side_by_side(networks, job.data, job.task, eval_data, config=config, pairs=pairs),
@@ -71,9 +73,9 @@ def evaluate_networks(
         if name in evaluation["models"]:
             evaluation["models"][name] = {**header, **evaluation["models"][name]}
     if "efficiency" in checks:
-        # The student alone is the same network with other weights, and costs the same.
+        # A baseline is the same network with other weights, and costs the same.
         evaluation["efficiency"] = measure_efficiency(
-            {name: network for name, network in networks.items() if name not in ("alone", "direct") or len(networks) == 1},
+            {name: network for name, network in networks.items() if name not in _STUDENTS_OF_SAME_COST or len(networks) == 1},
             job.data, job.task, eval_data,
         )  # fmt: skip
         notes += evaluation["efficiency"].pop("notes")
@@ -89,10 +91,10 @@ def evaluate_networks(
 
 def _evaluation_header(job: Job, folder: Path, split: str, config: RobustnessConfig) -> dict[str, Any]:
     return {
-        "schema": 1, "kind": "evaluation", "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"), "part": split,
-        "asked": {
-            "what": list(config.checks), "attacks": list(config.attacks), "eps": config.eps, "examples": config.num_samples,
+        "schema": 2, "kind": "evaluation", "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"), "split": split,
+        "config": {
+            "checks": list(config.checks), "attacks": list(config.attacks), "eps": config.eps, "num_samples": config.num_samples,
         },
         "data": {"name": job.data.name, "fingerprint": job.data.fingerprint()}, "machine": get_hardware_info(),
         "versions": get_package_versions(),
@@ -100,7 +102,7 @@ def _evaluation_header(job: Job, folder: Path, split: str, config: RobustnessCon
 
 
 def _load_networks(job: Job, folder: Path, notes: list[str]) -> dict[str, nn.Module]:
-    """Every network of the run whose weights are kept, in the order of the record: teachers, controls, the student."""
+    """Every network of the run whose weights are kept, in the order of the record: teachers, baselines, the student."""
     loaded_networks: dict[str, nn.Module] = {}
     models = _read_titles(folder)
     for name, model in models.items():
@@ -108,7 +110,7 @@ def _load_networks(job: Job, folder: Path, notes: list[str]) -> dict[str, nn.Mod
         file = next((file for file in paths if file.exists()), None)
         if file is None:
             reason = (
-                "it only answers" if model["role"] == "teacher" else "this run was made by a limbeck that kept none"
+                "it has no weights of its own" if model["role"] == Role.TEACHER else "this run was made by a limbeck that kept none"
             )
             notes.append(f"{name} is left out, for its weights are not in {folder}: {reason}")
         elif not isinstance(network := _build_network(job, name), ExternalTeacher):
@@ -119,11 +121,11 @@ def _load_networks(job: Job, folder: Path, notes: list[str]) -> dict[str, nn.Mod
 
 
 def _weight_paths(folder: Path, name: str, role: str, *, single: bool) -> tuple[Path, ...]:
-    """Where the weights may stand: in a run, or in a cell of a study, which holds one student or the teachers."""
+    """Where the weights may stand: in a run, or in a trial of a study, which holds one student or the teachers."""
     checkpoint_path = folder / "checkpoint" / f"{name}.safetensors"
-    if role in ("teacher", "assistant"):
+    if role in (Role.TEACHER, Role.ASSISTANT):
         return checkpoint_path, folder / f"{name}.safetensors"
-    return (folder / "student.safetensors" if role == "distilled" or single else checkpoint_path,)
+    return (folder / "student.safetensors" if role == Role.DISTILLED or single else checkpoint_path,)
 
 
 def _build_network(job: Job, name: str) -> nn.Module:
@@ -131,7 +133,7 @@ def _build_network(job: Job, name: str) -> nn.Module:
         return job.build_teacher(name)
     if name in job.recipe.assistants:
         return job.build_assistant(name)
-    return job.build_student() if name in BASELINES else job.build_deployed()
+    return job.build_student() if name in BASELINE_PHASES else job.build_deployed()
 
 
 def _read_titles(folder: Path) -> dict[str, dict[str, str]]:
@@ -170,7 +172,7 @@ def _parse_eps(text: str | None) -> float:
         raise LimbeckError(f"--eps is a number or a fraction in 0..1, such as 8/255, not {text!r}") from None
     if not 0 < eps <= 1:
         raise LimbeckError(
-            f"an unnormalised ε is refused: --eps is in pixel units of 0..1, and {text} is not between 0 and 1; give "
+            f"an unnormalized ε is refused: --eps is in pixel units of 0..1, and {text} is not between 0 and 1; give "
             f"{text}/255 for {text} levels of 255"
             if eps > 1
             else f"--eps is a number or a fraction in 0..1, such as 8/255, not {text!r}"
@@ -181,15 +183,15 @@ def _parse_eps(text: str | None) -> float:
 def _load_image_folders(
     data: DataModule, shifted_dir: Path | None, reference_dir: Path | None, ood: str | None
 ) -> Mapping[str, Any]:
-    splits: dict[str, Any] = {"shifted": None, "twin": None}
+    splits: dict[str, Any] = {"shifted": None, "reference": None}
     if reference_dir is not None and shifted_dir is None:
-        raise LimbeckError("--twin is the other version of the pictures of --shift: give --shift as well")
+        raise LimbeckError("--reference-dir is the other version of the images of --shifted-dir: give --shifted-dir as well")
     if shifted_dir is not None and reference_dir is not None:
-        splits["twin"], splits["shifted"] = load_image_pairs(reference_dir, shifted_dir, data)
+        splits["reference"], splits["shifted"] = load_image_pairs(reference_dir, shifted_dir, data)
     elif shifted_dir is not None:
         splits["shifted"] = load_images_by_class(shifted_dir, data)
     use_noise = ood is None or (ood == "noise" and not Path(ood).is_dir())
-    return {**splits, "outside": None if use_noise else load_unlabeled_images(Path(ood or ""), data)}
+    return {**splits, "ood": None if use_noise else load_unlabeled_images(Path(ood or ""), data)}
 
 
 def _print(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The methods there are: read from the terms and their docstrings, measured, and written as a table and as a page."""
+"""The losses there are: read from the classes and their docstrings, measured, and written as a table and as a page."""
 
 from limbeck.workflows.list_losses.describe import LossInfo, list_losses
 from limbeck.workflows.list_losses.markdown import losses_page

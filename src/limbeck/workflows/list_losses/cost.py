@@ -1,4 +1,4 @@
-"""What a term learns and keeps, found by making one for features of a usual size."""
+"""What a loss learns and keeps, found by making one for features of a usual size."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["EXAMPLE_SIZES", "LossCost", "measure_loss_cost"]
 _BATCH_SIZE: Final = 8
 _NUM_CLASSES: Final = 10
 _FEATURE_SHAPES: Final = (((16, 8, 8), (32, 8, 8)), ((32, 4, 4), (64, 4, 4)))
-EXAMPLE_SIZES: Final = "16 → 32 channels of 8×8, and of a second tap 32 → 64 of 4×4; 10 classes"
-"""The features of student and teacher that figures of cost are for."""
+EXAMPLE_SIZES: Final = "16 → 32 channels of 8×8, and of a second layer 32 → 64 of 4×4; 10 classes"
+"""The features of student and teacher that costs are measured for."""
 
 
 @final
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LossCost:
-    """What a term takes beside its arithmetic.
+    """What a loss needs besides its arithmetic.
 
     Attributes:
-        learns: parameters of its own; ``None`` where it has some and how many was not found.
-        keeps: bytes that it remembers from batch to batch; ``None`` likewise.
+        num_parameters: parameters of its own; ``None`` where it has some and how many was not found.
+        buffer_bytes: bytes that it keeps from batch to batch; ``None`` likewise.
     """
 
     num_parameters: int | None
@@ -38,14 +38,14 @@ class LossCost:
 
 
 def measure_loss_cost(loss_class: type[Any], layer_args: Sequence[str]) -> LossCost:
-    """Make one, let it be shaped by one exchange, and count.
+    """Make one, let it be shaped by one context, and count.
 
-    A term without a state learns and keeps nothing. One that cannot be made like this, as it needs settings or features
+    A loss without a state learns and keeps nothing. One that cannot be made like this, as it needs settings or features
     of a special kind, has the cost ``None``.
 
     >>> from limbeck.losses import FitNetLoss, KDLoss
-    >>> measure_loss_cost(KDLoss, ()), measure_loss_cost(FitNetLoss, ("at",))
-    (Cost(learns=0, keeps=0), Cost(learns=544, keeps=0))
+    >>> measure_loss_cost(KDLoss, ()), measure_loss_cost(FitNetLoss, ("layer",))
+    (LossCost(num_parameters=0, buffer_bytes=0), LossCost(num_parameters=544, buffer_bytes=0))
     """
     if not issubclass(loss_class, nn.Module):
         return LossCost(num_parameters=0, buffer_bytes=0)
@@ -57,7 +57,7 @@ def measure_loss_cost(loss_class: type[Any], layer_args: Sequence[str]) -> LossC
                 loss: Any = loss_class(**_constructor_args(loss_class, layer_names))
                 if hasattr(loss, "prepare"):
                     loss.prepare(_make_example_context())
-        except Exception:  # noqa: S112  # whatever a term says of settings and features that are not its own
+        except Exception:  # noqa: S112  # any error about settings and features that are not its own
             continue
         return LossCost(
             num_parameters=sum(parameter.numel() for parameter in loss.parameters()),
@@ -78,7 +78,7 @@ def _count_buffer_bytes(loss: nn.Module) -> int:
 
 
 def _constructor_args(loss_class: type[Any], layer_args: Sequence[str]) -> dict[str, Any]:
-    """What it has to be given: names of taps, and what a recipe would fill in."""
+    """What it has to be given: names of layers, and what a recipe would fill in."""
     defaults = {"classes": _NUM_CLASSES, "seed": 0}
     settings: dict[str, Any] = {}
     layer_names = iter(("first", "second", "first", "second"))
@@ -102,7 +102,7 @@ def _make_example_context() -> LossContext:
     student, teacher = make_outputs(0), make_outputs(1)
     values: dict[str, Any] = {
         "student": student, "teachers": {"teacher": teacher}, "teacher": teacher,
-        "target": torch.arange(_BATCH_SIZE) % _NUM_CLASSES, "progress": Progress(step=1, steps=4), "index": torch.arange(_BATCH_SIZE),
+        "target": torch.arange(_BATCH_SIZE) % _NUM_CLASSES, "progress": Progress(step=1, steps=4), "sample_ids": torch.arange(_BATCH_SIZE),
     }  # fmt: skip
     return LossContext(
         **{field.name: values[field.name] for field in dataclasses.fields(LossContext) if field.name in values}

@@ -1,8 +1,8 @@
-"""What each term is, out of its own docstrings, and what it costs, by making one.
+"""What each loss is, out of its own docstrings, and what it costs, by making one.
 
-A term says what it is in the docstring of its module: the first paragraph begins with the form of knowledge
-("Knowledge of features: …"), and the first link is the paper. Nothing is listed by hand, so a term that is exported by
-:mod:`limbeck.losses` stands in the list.
+A loss says what it is in the docstring of its module: the first paragraph begins with the form of knowledge
+("Knowledge of features: …"), and the first link is the paper. Nothing is listed by hand, so a loss that is exported by
+:mod:`limbeck.losses` is in the list.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from limbeck.workflows.list_losses.docstrings import parse_arguments, split_para
 
 __all__ = ["KNOWLEDGE_KINDS", "LossInfo", "list_losses"]
 
-KNOWLEDGE_KINDS: Final = ("responses", "features", "relations", "self", "truth", "other")
-"""What knowledge may be of: answers, hidden features, relations, the student's own; the labels; or none of these."""
+KNOWLEDGE_KINDS: Final = ("responses", "features", "relations", "self", "target", "other")
+"""What knowledge may be of: outputs, hidden features, relations, the student's own; the labels; or none of these."""
 
 _KNOWLEDGE_PATTERN: Final = re.compile(r"knowledge of (responses|features|relations)\b", re.IGNORECASE)
 _LINK_PATTERN: Final = re.compile(r"https?://[^\s)>\]]*[^\s)>\].,;:]")
@@ -30,18 +30,18 @@ _LINK_PATTERN: Final = re.compile(r"https?://[^\s)>\]]*[^\s)>\].,;:]")
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossInfo:
-    """One term.
+    """One loss.
 
     Attributes:
         name: of the class, by which recipes use it.
-        form: one of :data:`FORMS`.
-        what: what it compares, in a few words.
+        knowledge: one of :data:`KNOWLEDGE_KINDS`.
+        summary: what it compares, in a few words.
         papers: links, the method's own first.
-        taps: its arguments that name taps; those in brackets may be left out.
+        layer_args: its arguments that name layers; those in brackets may be left out.
         cost: what it learns and keeps.
-        term: the class.
+        loss_class: the class.
         functions: the public functions of its module, which are its arithmetic.
-        text: the docstring of its module.
+        docstring: the docstring of its module.
     """
 
     name: str
@@ -56,19 +56,19 @@ class LossInfo:
 
 
 def list_losses() -> list[LossInfo]:
-    """Every term that recipes know by name, by form and then by name.
+    """Every loss that recipes know by name, by form and then by name.
 
-    >>> [method.name for method in list_losses() if method.knowledge == "truth"]
-    ['CrossEntropy']
+    >>> [loss.name for loss in list_losses() if loss.knowledge == "target"]
+    ['CrossEntropyLoss']
     """
     return sorted(
-        map(_describe_loss, list_names("term")),
+        map(_describe_loss, list_names("loss")),
         key=lambda info: (KNOWLEDGE_KINDS.index(info.knowledge), info.name.lower()),
     )
 
 
 def _describe_loss(name: str) -> LossInfo:
-    losses_module = sys.modules[NODE_KINDS["term"].module]
+    losses_module = sys.modules[NODE_KINDS["loss"].module]
     loss_class: type[Any] = getattr(losses_module, name)
     loss_module = sys.modules[loss_class.__module__]
     text = inspect.getdoc(loss_module) or inspect.getdoc(loss_class) or ""
@@ -88,7 +88,7 @@ def _parse_knowledge(paragraph: str) -> str:
     if match := _KNOWLEDGE_PATTERN.match(paragraph):
         return match[1].lower()
     lowered = paragraph.lower()
-    return "self" if lowered.startswith("knowledge") else "truth" if lowered.startswith("the truth") else "other"
+    return "self" if lowered.startswith("knowledge") else "target" if lowered.startswith("the truth") else "other"
 
 
 def _parse_summary(paragraph: str) -> str:
@@ -101,10 +101,10 @@ def _parse_summary(paragraph: str) -> str:
 
 
 def _find_layer_args(loss_class: type[Any]) -> tuple[str, ...]:
-    """The arguments that name taps: text that has to be given, or of which its docstring says that it is a tap."""
+    """The arguments that name layers: text that has to be given, or of which its docstring says that it is a layer."""
     descriptions, layer_args = parse_arguments(inspect.getdoc(loss_class) or ""), []
     for name, parameter in inspect.signature(loss_class).parameters.items():
         is_required = parameter.default is inspect.Parameter.empty
-        if "str" in str(parameter.annotation) and (is_required or re.search(r"\btaps?\b", descriptions.get(name, ""))):
+        if "str" in str(parameter.annotation) and (is_required or re.search(r"\b(taps?|layers?)\b", descriptions.get(name, ""))):
             layer_args.append(name if is_required else f"[{name}]")
     return tuple(layer_args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["parse_arguments", "to_markdown", "split_paragraphs"]
+__all__ = ["parse_arguments", "split_paragraphs", "to_markdown"]
 
 _ARGUMENT_HEADINGS: Final = ("Arguments:", "Args:")
 _LIST_HEADINGS: Final = (*_ARGUMENT_HEADINGS, "Attributes:", "Returns:", "Raises:", "Shapes:")
@@ -24,8 +24,8 @@ def split_paragraphs(text: str) -> list[str]:
 def parse_arguments(text: str) -> dict[str, str]:
     r"""What a docstring says of each argument, under ``Arguments:``.
 
-    >>> parse_arguments("Does it.\n\nArguments:\n    at: the name\n        of the tap.\n    tau: above zero.")
-    {'at': 'the name of the tap.', 'tau': 'above zero.'}
+    >>> parse_arguments("Does it.\n\nArguments:\n    layer: the name\n        of the layer.\n    temperature: above zero.")
+    {'layer': 'the name of the layer.', 'temperature': 'above zero.'}
     """
     descriptions: dict[str, str] = {}
     for block in re.split(r"\n\s*\n", text):

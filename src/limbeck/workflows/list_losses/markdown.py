@@ -1,4 +1,4 @@
-"""``docs/methods.md``: every method with its formula, settings and paper, out of the docstrings."""
+"""``docs/methods.md``: every loss with its formula, settings and paper, out of the docstrings."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ["losses_page"]
 
 _KNOWLEDGE_TITLES: Final = {
     "responses": "Responses", "features": "Features", "relations": "Relations", "self": "Without a teacher",
-    "truth": "The truth", "other": "Others",
+    "target": "The target", "other": "Others",
 }  # fmt: skip
 _HEADER: Final = f"""# Methods
 
-Every term of `limbeck.losses`: a pure function of tensors, and a class that takes its tensors out of an exchange and is
-named in a recipe by `use`. All follow one convention: the sum over classes, the mean over rows, times tau²; float32
-inside; no gradient to a teacher. [Add a method](add-a-method.md) says how to bring another.
+Every loss of `limbeck.losses`: a pure function of tensors, and a class that takes its tensors out of a loss context and is
+named in a recipe by `use`. All follow one convention: the sum over classes, the mean over rows, times τ²; float32
+inside; no gradient to a teacher. [Add a loss](add-a-method.md) shows how to add another.
 
-This page is generated from the docstrings: `limbeck methods --markdown > docs/methods.md`. *Taps* are the settings that
-name tapped layers, in brackets where they may be left out. *Learns* is how many numbers a term learns itself and
-*keeps* what it remembers from batch to batch, for {EXAMPLE_SIZES}."""
+This page is generated from the docstrings: `limbeck losses --markdown > docs/methods.md`. *Layers* are the settings that
+name layers, in brackets where they may be left out. *Parameters* is how many numbers a loss learns itself and
+*buffers* what it keeps from batch to batch, for {EXAMPLE_SIZES}."""
 
 
 def losses_page(losses: Sequence[LossInfo]) -> str:
-    """The page: for each form of knowledge a table, and under it the methods."""
+    """The page: for each form of knowledge a table, and under it the losses."""
     sections = [_HEADER]
     for knowledge in KNOWLEDGE_KINDS:
         group = [loss for loss in losses if loss.knowledge == knowledge]
@@ -47,7 +47,7 @@ def _format_table(losses: Sequence[LossInfo]) -> str:
         )
         for loss in losses
     ]  # fmt: skip
-    lines = [("term", "compares", "paper", "taps", "learns", "keeps"), ("---",) * 6, *rows]
+    lines = [("loss", "compares", "paper", "layers", "parameters", "buffers"), ("---",) * 6, *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
 
 

@@ -1,4 +1,4 @@
-"""The methods as a table for the terminal."""
+"""The losses as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["losses_table"]
 
 
 def losses_table(losses: Sequence[LossInfo]) -> str:
-    """One line for each: name, form, taps, what it learns and keeps, and the paper; a line on the sizes below."""
-    rows = [("method", "knowledge of", "taps", "learns", "keeps", "paper")]
+    """One line for each: name, knowledge, layers, parameters, buffers, and the paper; a line on the sizes below."""
+    rows = [("loss", "knowledge of", "layers", "parameters", "buffers", "paper")]
     rows += [
         (
             loss.name,
@@ -28,5 +28,5 @@ def losses_table(losses: Sequence[LossInfo]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(
-        [*lines, "", f"learns, keeps: for {EXAMPLE_SIZES}; what each is: docs/methods.md, or help(limbeck.losses)"]
+        [*lines, "", f"parameters, buffers: for {EXAMPLE_SIZES}; what each is: docs/methods.md, or help(limbeck.losses)"]
     )

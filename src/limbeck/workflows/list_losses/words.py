@@ -1,15 +1,15 @@
-"""How taps and costs of a method are said."""
+"""How layers and costs of a loss are written."""
 
 from __future__ import annotations
 
 from limbeck.workflows.list_losses.cost import LossCost
 from limbeck.workflows.list_losses.describe import LossInfo
 
-__all__ = ["format_buffers", "format_parameters", "format_layer_args"]
+__all__ = ["format_buffers", "format_layer_args", "format_parameters"]
 
 
 def format_layer_args(loss: LossInfo) -> str:
-    """The arguments that name taps."""
+    """The arguments that name layers."""
     return ", ".join(loss.layer_args) or "–"
 
 

@@ -1,6 +1,6 @@
-"""Repeating a run from its record alone, and saying whether the figures agree.
+"""Repeating a run from its record alone, and saying whether the metrics match.
 
-The repeated run is a run like any other, in a folder of its own: it opens the sealed test part once, and its record
+The new run is a run like any other, in a folder of its own: it opens the test set once, and its record
 says how often it had been opened before, by the run that is repeated. That one's folder is left as it was: its hash
 says that nothing has changed there since it ended, and a look that chooses nothing takes nothing from its figures.
 """
@@ -24,6 +24,7 @@ from limbeck.evaluation import (
 from limbeck.recipe import Recipe
 from limbeck.recipe.schema import to_plain, validate
 from limbeck.report import render_reproduce_table
+from limbeck.report.migrate import migrate_record
 from limbeck.report.read import load_json, parse_record
 from limbeck.report.record import Record
 from limbeck.report.record_hash import integrity_error
@@ -49,28 +50,28 @@ def reproduce(
     resume: bool = False,
     callbacks: Sequence[Callback] | None = None,
 ) -> dict[str, Any]:
-    """Repeat the run in ``run`` from its ``record.json``, and give what ``rerun.json`` in the new folder holds.
+    """Repeat the run in ``run_dir`` from its ``record.json``, and return what ``reproduce.json`` in the new folder holds.
 
     Arguments:
-        run: the folder of a finished run; of it only the record is read.
-        out: the new folder; ``None``: ``RUN-rerun`` beside it, numbered where taken.
-        tolerance: how far a figure may differ: fractions absolutely, figures above 1 in proportion.
+        run_dir: the folder of a finished run; of it only the record is read.
+        output_dir: the new folder; ``None``: ``RUN-reproduce`` beside it, numbered where taken.
+        tolerance: how far a metric may differ: fractions absolutely, values above 1 in proportion.
         data_root: where the data stands now, if it has moved.
-        resume: go on with a repetition in ``out`` that was stopped.
-        watchers: who is told how training goes; ``None``: a progress bar.
+        resume: go on with a repetition in ``output_dir`` that was stopped.
+        callbacks: of each training; ``None``: a progress bar.
 
-    ``agrees`` in what is given says ``exactly``, ``within`` or ``not``.
+    ``match`` of what is returned is ``exact``, ``within_tolerance`` or ``different``.
 
     Raises:
         LimbeckError: there is no record of a run; the data is absent or another one; weights are gone or changed.
     """
     if not 0 <= tolerance < 1:
-        raise LimbeckError(f"tolerance is a share from 0 to below 1, such as {TOLERANCE}, not {tolerance}")
+        raise LimbeckError(f"tolerance is a fraction from 0 to below 1, such as {TOLERANCE}, not {tolerance}")
     raw_record = load_json(run_dir / "record.json")
     record = parse_record(raw_record, source=str(run_dir / "record.json"))
     if record.kind != "run":
         raise LimbeckError(
-            f"{run_dir} is an arm of a study: repeat it with limbeck study, which trains it with its others"
+            f"{run_dir} is a trial of a study: repeat it with limbeck study, which trains it with its others"
         )
     recipe = _recorded_recipe(record, data_root)
     folder = output_dir or _default_output_dir(run_dir)
@@ -79,12 +80,12 @@ def reproduce(
     reasons = _environment_differences(raw_record, record, world_size=processes.world_size)
     processes.run_on_rank_zero(lambda: _print_differences(record, reasons))
     reproduces = {
-        "of": record.name, "hash": record.record_hash, "identity": record.config_hash,
-        "reads": record.test_set.num_reads + (record.reproduces.num_reads if record.reproduces else 0),
+        "name": record.name, "record_hash": record.record_hash, "config_hash": record.config_hash,
+        "num_reads": record.test_set.num_reads + (record.reproduces.num_reads if record.reproduces else 0),
     }  # fmt: skip
     new_record = distill(recipe, run_dir=folder, resume=resume, callbacks=callbacks, reproduces=reproduces)
     return processes.run_on_rank_zero(
-        lambda: _write_comparison(folder, raw_record, new_record, reproduces, reasons, tolerance)
+        lambda: _write_comparison(folder, migrate_record(raw_record), new_record, reproduces, reasons, tolerance)
     )
 
 
@@ -94,12 +95,12 @@ def _write_comparison(
 ) -> dict[str, Any]:  # fmt: skip
     comparisons = compare_records(original, reproduced, tolerance=tolerance)
     result = {
-        "schema": 1, "kind": "rerun", "repeats": dict(reproduces), "tolerance": tolerance, "agrees": overall_match(comparisons),
-        "same_weights": _has_same_weights(original, reproduced), "same_identity": original.get("identity") == reproduced.get("identity"),
-        "reasons": list(reasons), "figures": comparisons,
+        "schema": 2, "kind": "reproduce", "reproduces": dict(reproduces), "tolerance": tolerance, "match": overall_match(comparisons),
+        "same_weights": _has_same_weights(original, reproduced), "same_config": original.get("config_hash") == reproduced.get("config_hash"),
+        "reasons": list(reasons), "metrics": comparisons,
     }  # fmt: skip
     text = json.dumps(result, indent=1, allow_nan=False)
-    write_atomically(folder / "rerun.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomically(folder / "reproduce.json", lambda path: path.write_text(text, encoding="utf-8"))
     _print(render_reproduce_table(result))
     return result
 
@@ -136,22 +137,22 @@ def _require_same_inputs(record: Record, recipe: Recipe, folder: Path) -> None:
 
 
 def _environment_differences(raw_record: Mapping[str, Any], record: Record, *, world_size: int) -> list[str]:
-    """What is not as it was, in sentences: the likely reasons where figures will differ."""
+    """What is not as it was, in sentences: the likely reasons where metrics will differ."""
     differences = [text] if (text := integrity_error(raw_record)) else []
     packages = _changed_values(
         "", {"limbeck": record.limbeck, **record.versions}, {"limbeck": __version__, **get_package_versions()}
     )
     if not packages and record.environment and record.environment != hash_environment():
-        packages = ["other packages are installed, beside those that figures depend on"]
-    threads = {"threads": record.recipe["threads"]} if record.recipe.get("threads") else {}
+        packages = ["other packages are installed, in addition to those that the metrics depend on"]
+    threads = {"num_threads": record.recipe["num_threads"]} if record.recipe.get("num_threads") else {}
     differences += packages + _changed_values("", record.machine, get_hardware_info() | threads)
     if record.distributed.world_size != world_size:
         differences.append(
-            f"processes: {record.distributed.world_size} then, {world_size} now, so a step sees another number of pictures"
+            f"processes: {record.distributed.world_size} then, {world_size} now, so a step uses another number of images"
         )
     differences += _code_differences(record)
     recorded_flags, current_flags = record.torch_flags.model_dump(), get_torch_flags()
-    recorded_variables, current_variables = recorded_flags.pop("variables"), current_flags.pop("variables")
+    recorded_variables, current_variables = recorded_flags.pop("environment_variables"), current_flags.pop("environment_variables")
     differences += _changed_values("torch's ", recorded_flags, current_flags)
     if record.environment:  # an older record knows no variable, and does not say that none was set
         names = sorted({*recorded_variables, *current_variables})
@@ -198,7 +199,7 @@ def _has_same_weights(original: Mapping[str, Any], reproduced: Mapping[str, Any]
 
 def _default_output_dir(run_dir: Path) -> Path:
     run_dir = run_dir.resolve()
-    names = [f"{run_dir.name}-rerun", *(f"{run_dir.name}-rerun-{suffix}" for suffix in range(2, 1000))]
+    names = [f"{run_dir.name}-reproduce", *(f"{run_dir.name}-reproduce-{suffix}" for suffix in range(2, 1000))]
     return next(run_dir.parent / name for name in names if not (run_dir.parent / name).exists())
 
 

@@ -1,6 +1,6 @@
 """Networks for choosing teachers: each with the weights it has, or trained once and kept for every later call.
 
-What is trained here stands in ``trained/NAME-KEY/``, where the key is a hash of all that decides it (network, training,
+What is trained here is kept in ``trained/NAME-KEY/``, where the key is a hash of all that decides it (network, training,
 data, seed). So a change in the recipe trains what it changes and nothing else, and a stale network is never taken.
 """
 
@@ -16,6 +16,7 @@ from typing import Any, final
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.roles import Role
 from limbeck.models import load_weights, save_weights
 from limbeck.recipe import Recipe, fill_defaults, load_recipe
 from limbeck.recipe.schema import to_plain
@@ -30,8 +31,8 @@ __all__ = [
     "MeasuredBaseline",
     "TrainedNetwork",
     "load_baseline",
-    "load_or_train_candidate",
     "load_or_train_baseline",
+    "load_or_train_candidate",
 ]
 
 TRAINED_DIR = "trained"
@@ -50,7 +51,7 @@ class TrainedNetwork:
 @final
 @dataclass(frozen=True, slots=True)
 class MeasuredBaseline:
-    """A student alone that was measured before: the ``models.alone`` of a record, and the run it is from."""
+    """A baseline that was measured before: the ``models.baseline`` of a record, and the run it is from."""
 
     metrics: Mapping[str, Any]
     folder: Path
@@ -62,8 +63,8 @@ class FinishedRuns:
     """What finished runs of a recipe's name have trained already, by key.
 
     Attributes:
-        alone: students alone.
-        teachers: weights of teachers.
+        baselines: students trained without a teacher.
+        teacher_weights: weights of teachers.
     """
 
     baselines: Mapping[str, MeasuredBaseline]
@@ -75,8 +76,8 @@ class FinishedRuns:
         baselines, teacher_weights = dict[str, MeasuredBaseline](), dict[str, Path]()
         for folder, recipe, record in _iter_finished_runs(name):
             data = record["data"]["fingerprint"]
-            if "alone" in record["models"]:
-                baselines[_training_key(recipe, data, None)] = MeasuredBaseline(record["models"]["alone"], folder)
+            if Role.BASELINE in record["models"]:
+                baselines[_training_key(recipe, data, None)] = MeasuredBaseline(record["models"][Role.BASELINE], folder)
             for teacher, node in recipe.teachers.items():
                 file = folder / "checkpoint" / f"{teacher}.safetensors"
                 if node.weights is None and file.exists():
@@ -87,7 +88,7 @@ class FinishedRuns:
 def load_or_train_candidate(
     job: Job, name: str, finished_runs: FinishedRuns, *, callbacks: Sequence[Callback] | None
 ) -> TrainedNetwork:
-    """The candidate ``name``: with its weights, those of a finished run, or trained by the recipe's ``teaching``."""
+    """The candidate ``name``: with its weights, those of a finished run, or trained by the recipe's ``teacher_training``."""
     if (weights := job.recipe.teachers[name].weights) is not None:
         return TrainedNetwork(job.build_teacher(name), None, str(weights))
     key = _training_key(job.recipe, job.data.fingerprint(), name)
@@ -106,41 +107,41 @@ def load_or_train_candidate(
 def load_or_train_baseline(
     job: Job, finished_runs: FinishedRuns, *, callbacks: Sequence[Callback] | None
 ) -> TrainedNetwork | MeasuredBaseline:
-    """The student alone: as a finished run of its name measured it, or else trained as the recipe's control is."""
+    """The baseline: as a finished run of its name measured it, or else trained as the recipe's baseline is."""
     key = _training_key(job.recipe, job.data.fingerprint(), None)
     if key in finished_runs.baselines:
         return finished_runs.baselines[key]
-    training_dir = _training_dir(job, "alone", key)
+    training_dir = _training_dir(job, Role.BASELINE.value, key)
     run = replace(job, run_dir=training_dir).train_stages(
-        "alone", job.build_student(), {}, resume=True, callbacks=callbacks
+        Role.BASELINE.value, job.build_student(), {}, resume=True, callbacks=callbacks
     )
     return TrainedNetwork(run.student, run, "")
 
 
 def load_baseline(job: Job, folder: Path) -> MeasuredBaseline:
-    """The student alone of the finished run in ``folder``, whatever its name and stages.
+    """The baseline of the finished run in ``folder``, whatever its name and stages.
 
     Raises:
         LimbeckError: it is no finished run, or not of this student on this data.
     """
     try:
         record = json.loads((folder / "record.json").read_text())
-        baseline, fingerprint = record["models"].get("alone"), record["data"]["fingerprint"]
+        baseline, fingerprint = record["models"].get(Role.BASELINE), record["data"]["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LimbeckError(f"--alone {folder} is no finished run: it has no record.json that can be read") from error
+        raise LimbeckError(f"--baseline-run {folder} is no finished run: it has no record.json that can be read") from error
     if baseline is None:
-        raise LimbeckError(f"the run {folder} has no student alone (control: none): leave --alone away to train one")
+        raise LimbeckError(f"the run {folder} has no baseline (its baselines lack student_only): leave --baseline-run away to train one")
     run_student, recipe_student = (
         to_plain(fill_defaults(recipe))["student"] for recipe in (load_recipe(folder / "recipe.yaml"), job.recipe)
     )
     if run_student != recipe_student:
         raise LimbeckError(
-            f"the student alone of {folder} is {run_student}, and the recipe's is {recipe_student}: leave --alone away to train it"
+            f"the baseline of {folder} is {run_student}, and the recipe's is {recipe_student}: leave --baseline-run away to train it"
         )
     if fingerprint != job.data.fingerprint():
         raise LimbeckError(
-            f"the run {folder} had other data or another split, so its student alone cannot be compared with: leave "
-            "--alone away to train it"
+            f"the run {folder} had other data or another split, so its baseline cannot be compared with: leave "
+            "--baseline-run away to train it"
         )
     return MeasuredBaseline(baseline, folder)
 
@@ -150,7 +151,7 @@ def _training_dir(job: Job, name: str, key: str) -> Path:
 
 
 def _training_key(recipe: Recipe, fingerprint: str, name: str | None) -> str:
-    """A hash of all that decides the weights of the teacher ``name``, or of the student alone (``None``)."""
+    """A hash of all that decides the weights of the teacher ``name``, or of the baseline (``None``)."""
     recipe_dict = to_plain(fill_defaults(recipe))
     data = {key: value for key, value in recipe_dict["data"].items() if key != "root"}
     hash_inputs = {
@@ -160,7 +161,7 @@ def _training_key(recipe: Recipe, fingerprint: str, name: str | None) -> str:
     }
     if name is not None:
         node = {key: value for key, value in recipe_dict["teachers"][name].items() if key != "weights"}
-        hash_inputs |= {"name": name, "network": node, "teaching": recipe_dict["teaching"]}
+        hash_inputs |= {"name": name, "network": node, "teacher_training": recipe_dict["teacher_training"]}
     else:
         hash_inputs |= {"network": recipe_dict["student"], "stages": recipe_dict["stages"]}
     return hashlib.sha256(json.dumps(hash_inputs, sort_keys=True, default=str).encode()).hexdigest()

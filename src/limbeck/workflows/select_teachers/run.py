@@ -1,6 +1,6 @@
-"""Choosing teachers: every candidate of a recipe measured on the validation part, and why each is taken or left.
+"""Choosing teachers: every candidate of a recipe measured on the validation split, and why each is selected or not.
 
-The test part is never opened. What has to be trained (candidates without weights, the student alone) is kept in the
+The test set is never opened. What has to be trained (candidates without weights, the baseline) is kept in the
 folder, so that a later call trains only what is new.
 """
 
@@ -42,7 +42,7 @@ from limbeck.training.callbacks import Callback
 from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.utils.io import write_atomically
 from limbeck.workflows._job.job import Job
-from limbeck.workflows._job.measure import example_input
+from limbeck.workflows._job.measure import example_input, group_metrics
 from limbeck.workflows._job.run_dir import RUNS_DIR, lock_folder
 from limbeck.workflows._job.teacher_warnings import (
     collect_validation_outputs,
@@ -73,17 +73,17 @@ def select_teachers(
     baseline_run: Path | None = None,
     callbacks: Sequence[Callback] | None = None,
 ) -> dict[str, Any]:
-    """Measure the recipe's teachers, choose among them, print why, and give what ``teachers.json`` holds.
+    """Measure the recipe's teachers, select among them, print why, and return what ``teacher_selection.json`` holds.
 
     Arguments:
         recipe: a recipe, its file, or the name of one that comes with limbeck.
-        settings: ``key=value`` settings laid over a file.
-        budget: ms a picture for all chosen teachers together; ``None``: 30 times the student's latency.
-        margin: points of validation accuracy that a teacher is to be above the student alone.
-        out: the folder; ``None``: ``runs/NAME-teachers``. What it has trained already is taken from there.
-        alone: a finished run to take the student alone from; ``None``: one of the recipe's name that trained it just
+        overrides: ``key=value`` settings laid over a file.
+        latency_budget: ms per image for all selected teachers together; ``None``: 30 times the student's latency.
+        margin: points of validation accuracy that a teacher is to be above the baseline.
+        output_dir: the folder; ``None``: ``runs/NAME-teachers``. What it has trained already is taken from there.
+        baseline_run: a finished run to take the baseline from; ``None``: one of the recipe's name that trained it just
             so, or else it is trained.
-        watchers: who is told how training goes; ``None``: a progress bar.
+        callbacks: of each training; ``None``: a progress bar.
     """
     start_time = time.monotonic()
     rules = SelectionRules(min_margin=margin, latency_budget=latency_budget)
@@ -106,7 +106,7 @@ def select_teachers(
             raise
         result["seconds"] = round(time.monotonic() - start_time, 2)
         text = json.dumps(result, indent=1, allow_nan=False)
-        write_atomically(folder / "teachers.json", lambda path: path.write_text(text))
+        write_atomically(folder / "teacher_selection.json", lambda path: path.write_text(text))
         figure_path = write_selection_plot(folder)
     _print(render_candidates_table(result))
     _print(str(figure_path.resolve()))
@@ -116,9 +116,9 @@ def select_teachers(
 def _measure_and_select(
     job: Job, rules: SelectionRules, baseline: MeasuredBaseline | None, *, callbacks: Sequence[Callback] | None
 ) -> dict[str, Any]:  # fmt: skip
-    """Everything that is measured, and what was chosen by it, as plain data."""
+    """Everything that is measured, and what was selected by it, as plain data."""
     data = job.data
-    _print(f"{job.recipe.name}: {len(job.recipe.teachers)} candidate(s), {len(data.validation)} samples to choose on")
+    _print(f"{job.recipe.name}: {len(job.recipe.teachers)} candidate(s), {len(data.validation)} samples to select on")
     student, models, outputs = _measure_all(job, baseline, callbacks)
     similarities = pairwise_similarity(outputs)
     allowed_latency = rules.resolve_latency_budget(student["latency_ms"]["median"])
@@ -127,29 +127,29 @@ def _measure_and_select(
         latency_budget=allowed_latency, similarities=to_teacher_similarities(similarities), rules=rules,
     )  # fmt: skip
     for name, model in models.items():
-        model |= {"chosen": name in selection.selected, "reason": selection.reasons[name]}
+        model |= {"is_selected": name in selection.selected, "reason": selection.reasons[name]}
     messages = teacher_warnings(
         {name: to_teacher_stats(model) for name, model in models.items()}, to_teacher_stats(student), similarities=to_teacher_similarities(similarities),
         rules=rules, with_assistants=exempt_from_gap_warning(job.recipe),
     )  # fmt: skip
     return {
-        "schema": 1, "kind": "teachers", "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
+        "schema": 2, "kind": "teacher_selection", "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "recipe": to_plain(job.recipe),
         "versions": get_package_versions(), "machine": get_hardware_info(),
         "data": {
             "name": data.name, "classes": list(data.class_names), "shape": list(data.input_shape),
-            "validation": len(data.validation), "fingerprint": data.fingerprint(),
+            "num_val": len(data.validation), "fingerprint": data.fingerprint(),
         },
-        "rules": {**asdict(rules), "budget": allowed_latency, "given": rules.latency_budget is not None},
-        "alone": student, "candidates": models, "pairs": similarities, "selection": _selection_entry(selection),
-        "warnings": messages, "sealed_test": {"reads": data.test.num_reads},
+        "rules": {**asdict(rules), "latency_budget": allowed_latency, "has_latency_budget": rules.latency_budget is not None},
+        "baseline": student, "candidates": models, "pairs": similarities, "selection": _selection_entry(selection),
+        "warnings": messages, "test_set": {"num_reads": data.test.num_reads},
     }  # fmt: skip
 
 
 def _measure_all(
     job: Job, baseline: MeasuredBaseline | None, callbacks: Sequence[Callback] | None
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, ModelOutputs]]:
-    """Figures of the student alone, and figures and answers of each candidate."""
+    """Metrics of the baseline, and metrics and outputs of each candidate."""
     finished_runs = FinishedRuns.find(job.recipe.name)
     candidates = {
         name: load_or_train_candidate(job, name, finished_runs, callbacks=callbacks) for name in job.recipe.teachers
@@ -171,7 +171,7 @@ def _measure_all(
 
 
 def _check_candidate_outputs(job: Job) -> None:
-    """Each candidate answers two samples as the task takes it, with the classes of the data."""
+    """Each candidate takes two samples as the task takes it, with the classes of the data."""
     batch = next(job.data.validation_batches(batch_size=2))
     for name in job.recipe.teachers:
         try:
@@ -182,27 +182,27 @@ def _check_candidate_outputs(job: Job) -> None:
 
 
 def _measure_student(job: Job, baseline: TrainedNetwork | MeasuredBaseline) -> tuple[dict[str, Any], Tensor | None]:
-    """The student alone, and on which validation samples it is right, where its network is here."""
+    """The baseline, and on which validation samples it is correct, where its network is here."""
     if isinstance(baseline, TrainedNetwork):
         outputs = collect_validation_outputs(job, baseline.network)
-        return {**_measure_network(job, baseline, outputs), "from": "trained"}, outputs.logits.argmax(
+        return {**_measure_network(job, baseline, outputs), "source": "trained"}, outputs.logits.argmax(
             dim=1
         ) == outputs.target
     recorded = {name: baseline.metrics.get(name) for name in ("steps", "seconds", "validation")}
-    return {**_measure_cost(job, job.build_student()), **recorded, "from": str(baseline.folder)}, None
+    return {**_measure_cost(job, job.build_student()), **recorded, "source": str(baseline.folder)}, None
 
 
 def _measure_candidate(job: Job, name: str, candidate: TrainedNetwork) -> tuple[dict[str, Any], ModelOutputs]:
     outputs = collect_validation_outputs(job, candidate.network, config_path=f"teachers.{name}")
     node = to_plain(job.recipe.teachers[name])
-    # torchvision and timm are rooms; the network's own name says what it is.
+    # torchvision and timm are libraries; the network's own name says what it is.
     model_name = node["name"] if isinstance(node.get("name"), str) else node["use"]
     entry = {
-        "network": node["use"],
+        "model": node["use"],
         "family": architecture_family(model_name),
         **_measure_network(job, candidate, outputs),
     }
-    return entry | {"weights": candidate.weights_file, "features": outputs.layer}, outputs
+    return entry | {"weights": candidate.weights_file, "feature_layer": outputs.layer}, outputs
 
 
 def _measure_network(job: Job, candidate: TrainedNetwork, outputs: ModelOutputs) -> dict[str, Any]:
@@ -210,7 +210,9 @@ def _measure_network(job: Job, candidate: TrainedNetwork, outputs: ModelOutputs)
     return {
         **_measure_cost(job, candidate.network),
         "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None,
-        "validation": classification_metrics(outputs.logits, outputs.target, class_names=job.data.class_names),
+        "validation": group_metrics(
+            classification_metrics(outputs.logits, outputs.target, class_names=job.data.class_names)
+        ),
     }  # fmt: skip
 
 
@@ -218,7 +220,7 @@ def _measure_cost(job: Job, network: nn.Module) -> dict[str, Any]:
     sample = example_input(job.data)
     return {
         "parameters": count_parameters(network), "flops": count_flops(network, sample)[0], "bytes": weights_file_size(network),
-        "memory": measure_peak_memory(network, sample),
+        "peak_memory": measure_peak_memory(network, sample),
     }  # fmt: skip
 
 
@@ -236,8 +238,8 @@ def _measure_latencies(
 def _margin_over_baseline(
     model: Mapping[str, Any], outputs: ModelOutputs, student: Mapping[str, Any], student_correct: Tensor | None
 ) -> dict[str, Any]:
-    """Points above the student alone, with the 95 % interval over the samples where both answered them here."""
-    points = 100 * (model["validation"]["top1"] - student["validation"]["top1"])
+    """Points above the baseline, with the 95 % interval over the samples where both have outputs here."""
+    points = 100 * (model["validation"]["metrics"]["accuracy"] - student["validation"]["metrics"]["accuracy"])
     if student_correct is None:
         return {"margin_points": points, "margin_interval": None}
     is_labeled = outputs.target >= 0
@@ -257,14 +259,14 @@ def _make_candidate(model: Mapping[str, Any], outputs: ModelOutputs) -> Candidat
 
 def _selection_entry(selection: TeacherSelection) -> dict[str, Any]:
     return {
-        "by": "validation NLL of the mean of probabilities, greedy forward",
-        "chosen": list(selection.selected), "steps": [asdict(step) for step in selection.steps],
+        "criterion": "validation NLL of the mean of probabilities, greedy forward",
+        "selected": list(selection.selected), "steps": [asdict(step) for step in selection.steps],
     }  # fmt: skip
 
 
 def _resolve_output_dir(name: str, output_dir: Path | None) -> Path:
     folder = RUNS_DIR / f"{name}-teachers" if output_dir is None else output_dir
-    is_own_folder = (folder / TRAINED_DIR).is_dir() or (folder / "teachers.json").exists()
+    is_own_folder = (folder / TRAINED_DIR).is_dir() or (folder / "teacher_selection.json").exists()
     if folder.exists() and not is_own_folder and any(path.name != ".lock" for path in folder.iterdir()):
         raise LimbeckError(f"{folder} holds something else than candidates of an earlier call: give another --out")
     return folder

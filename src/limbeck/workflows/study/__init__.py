@@ -1,1 +1,1 @@
-"""The parts of `limbeck study`: arms, their cells, the queue, and what is found."""
+"""The parts of `limbeck study`: variants, their trials, the queue, and what is found."""

@@ -1,8 +1,8 @@
-"""How much longer a distilled training takes than the same alone: what "equal wall time" means for the control.
+"""How much longer a distilled training takes than the same alone: what "equal wall time" means for the baseline.
 
 Both steps are timed in turns, so that a busy moment slows both alike, and in the precision that they are trained in.
 The teacher is asked as a user of the recipe would ask it: at every step, or, where the recipe itself has a cache, for
-the share of the pictures that is new. What the study shares among its arms is no discount, and the teacher's own
+the share of the pictures that is new. What the study shares among its variants is no discount, and the teacher's own
 training is not counted.
 """
 
@@ -29,7 +29,7 @@ def measure_time_ratio(job: Job, *, num_repeats: int = 12) -> float:
 
     Arguments:
         job: the recipe itself.
-        turns: how often each step is timed, after two times that do not count.
+        num_repeats: how often each step is timed, after two times that do not count.
     """
     teachers: dict[str, nn.Module] = {
         name: (job.build_teacher(name) if name in job.recipe.teachers else job.build_assistant(name)).eval()
@@ -80,7 +80,7 @@ def _make_step(
 ) -> tuple[Any, Callable[[], Any], Callable[[], None]]:
     distiller, training = job.dry_run_stage(stage_index, teachers)
     device = make_fabric().device
-    stream = get_batches(job.data, training, "all" if distiller.teachers else "labelled")
+    stream = get_batches(job.data, training, "all" if distiller.teachers else "labeled")
     precision_fabric = make_fabric(precision=job.plan.stages[stage_index].training.precision)
     batch_indices = iter(range(1_000_000))
 

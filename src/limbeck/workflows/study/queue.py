@@ -1,7 +1,8 @@
-"""The cells of a study that wait, in Optuna's storage (https://optuna.readthedocs.io): who takes one has it alone.
+"""The trials of a study that wait, in Optuna's storage (https://optuna.readthedocs.io): who takes one has it alone.
 
-A cell is a trial that was put in the queue. Several processes, and several machines that name one database, take from
-the same queue. Whoever works on a cell gives a sign of life; a cell whose worker is gone is put in the queue again.
+A trial is an Optuna trial that was put in the queue. Several processes, and several machines that name one database,
+take from the same queue. Whoever works on a trial gives a sign of life; a trial whose worker is gone is put in the
+queue again.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
 __all__ = ["Trial", "TrialQueue"]
 
 _HEARTBEAT_SECONDS, _GRACE_SECONDS = 60, 600
-"""Seconds between signs of life, and without any until a cell is taken from its worker."""
+"""Seconds between signs of life, and without any until a trial is taken from its worker."""
 
 
 @final
 @dataclass(frozen=True, slots=True, order=True)
 class Trial:
-    """One arm with one seed."""
+    """One variant with one seed."""
 
     variant: str
     seed: int
@@ -43,7 +44,7 @@ class Trial:
     @property
     def path(self) -> str:
         """Its folder within that of the study."""
-        return f"cells/{self.variant}/{self.seed}"
+        return f"trials/{self.variant}/{self.seed}"
 
 
 @final
@@ -83,8 +84,8 @@ class TrialQueue:
         return cls(folder, url=url, name=path.read_text())
 
     def enqueue(self, trials: Iterable[Trial]) -> None:
-        """Put every cell in the queue that neither waits there nor is worked on; those of lost workers again."""
-        with lock_folder(self.study_dir / "cells", patience=60):
+        """Put every trial in the queue that neither waits there nor is worked on; those of lost workers again."""
+        with lock_folder(self.study_dir / "trials", timeout=60):
             self._enqueue(trials)
 
     def _enqueue(self, trials: Iterable[Trial]) -> None:
@@ -96,25 +97,25 @@ class TrialQueue:
         active_trials = set[Trial]()
         for optuna_trial, trial in self._optuna_trials():
             if optuna_trial.state.name == "RUNNING" and self._is_worker_gone(optuna_trial, trial):
-                self._study.log(optuna_trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
+                self._study.tell(optuna_trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
             elif optuna_trial.state.name in ("RUNNING", "WAITING"):
                 active_trials.add(trial)
         for trial in trials:
             if trial not in active_trials:
-                self._study.enqueue_trial({}, user_attrs={"arm": trial.variant, "seed": trial.seed})
+                self._study.enqueue_trial({}, user_attrs={"variant": trial.variant, "seed": trial.seed})
 
     @contextmanager
     def claim(self) -> Iterator[Trial | None]:
-        """The next cell that waits, or ``None``; an error inside is told to the queue, and goes on."""
+        """The next trial that waits, or ``None``; an error inside is told to the queue, and goes on."""
         import optuna
 
         with warnings.catch_warnings():
             # The signs of life are given below, as Study.optimize would give them.
             warnings.filterwarnings("ignore", message="Heartbeat of storage")
-            optuna_trial = self._study.fn()
+            optuna_trial = self._study.ask()
         trial = _parse_trial(optuna_trial.user_attrs)
         if trial is None:  # another worker was faster, and Optuna made up an empty one
-            self._study.log(optuna_trial, state=optuna.trial.TrialState.PRUNED)
+            self._study.tell(optuna_trial, state=optuna.trial.TrialState.PRUNED)
             yield None
             return
         optuna_trial.set_user_attr("host", socket.gethostname())
@@ -125,16 +126,16 @@ class TrialQueue:
             optuna_trial.set_user_attr(
                 "error", str(error) if isinstance(error, LimbeckError) else format_root_cause(error)
             )
-            self._study.log(optuna_trial, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
+            self._study.tell(optuna_trial, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
             raise
-        self._study.log(optuna_trial, 0.0, skip_if_finished=True)
+        self._study.tell(optuna_trial, 0.0, skip_if_finished=True)
 
     def num_waiting(self) -> int:
-        """How many cells wait."""
+        """How many trials wait."""
         return sum(optuna_trial.state.name == "WAITING" for optuna_trial, _ in self._optuna_trials())
 
     def states(self) -> dict[Trial, tuple[str, str | None]]:
-        """What is known of each cell: ``waiting``, ``running``, ``done`` or ``failed``, and then why."""
+        """What is known of each trial: ``waiting``, ``running``, ``done`` or ``failed``, and then why."""
         state_names = {"WAITING": "waiting", "RUNNING": "running", "COMPLETE": "done", "FAIL": "failed"}
         return {
             trial: (state_names[optuna_trial.state.name], optuna_trial.user_attrs.get("error"))
@@ -148,7 +149,7 @@ class TrialQueue:
         return self._study.user_attrs[key]
 
     def _optuna_trials(self) -> list[tuple[optuna.trial.FrozenTrial, Trial]]:
-        """In the order in which they were put in, so that the last word on a cell comes last."""
+        """In the order in which they were put in, so that the last word on a trial comes last."""
         trial_pairs = []
         for optuna_trial in self._study.get_trials(deepcopy=False):
             trial = _parse_trial(optuna_trial.user_attrs)
@@ -157,7 +158,7 @@ class TrialQueue:
         return trial_pairs
 
     def is_abandoned(self, trial: Trial) -> bool:
-        """Whether the cell counts as worked on, and its worker, one of this machine, is gone."""
+        """Whether the trial counts as worked on, and its worker, one of this machine, is gone."""
         latest = [optuna_trial for optuna_trial, queued_trial in self._optuna_trials() if queued_trial == trial][-1:]
         return bool(latest) and latest[0].state.name == "RUNNING" and self._is_worker_gone(latest[0], trial)
 
@@ -173,7 +174,7 @@ class TrialQueue:
 
     @contextmanager
     def _send_heartbeats(self, optuna_trial: optuna.trial.Trial) -> Iterator[None]:
-        """Signs of life while the cell is worked on."""
+        """Signs of life while the trial is worked on."""
         stop_event = threading.Event()
 
         def send_heartbeats() -> None:
@@ -191,7 +192,7 @@ class TrialQueue:
 
 
 def _parse_trial(user_attrs: Mapping[str, Any]) -> Trial | None:
-    return Trial(str(user_attrs["arm"]), int(user_attrs["seed"])) if "arm" in user_attrs else None
+    return Trial(str(user_attrs["variant"]), int(user_attrs["seed"])) if "variant" in user_attrs else None
 
 
 def _open_study(url: str, name: str, *, max_attempts: int = 5) -> tuple[Any, Any]:
@@ -207,7 +208,8 @@ def _open_study(url: str, name: str, *, max_attempts: int = 5) -> tuple[Any, Any
         except Exception as error:  # SQLAlchemy and each database's driver have errors of their own
             if not attempts_left:
                 raise LimbeckError(
-                    f"the queue {_mask_password(url)} could not be opened ({format_root_cause(error)}): give another --storage"
+                    f"the queue {_mask_password(url)} could not be opened ({format_root_cause(error)}): give "
+                    "another --storage"
                 ) from error
             time.sleep(0.3)
     raise AssertionError("the last try returns or raises")

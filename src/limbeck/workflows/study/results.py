@@ -1,4 +1,4 @@
-"""What a study has found so far, out of the records of its cells: means, differences paired by seed, verdicts."""
+"""What a study has found so far, out of the records of its trials: means, differences paired by seed, verdicts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError, format_root_cause
+from limbeck.core.roles import Role
 from limbeck.evaluation import (
     adjust_p_values_holm,
     bootstrap_mean_ci,
@@ -27,15 +28,15 @@ from limbeck.workflows.study.variants import Variant
 
 __all__ = ["BASELINE", "compute_results"]
 
-BASELINE = "alone"
-_METRICS = ("top1", "macro_f1", "nll", "ece")
+BASELINE = "student_only"
+_METRICS = ("accuracy", "macro_f1", "nll", "ece")
 _RESOURCES = ("seconds", "cpu_seconds", "gpu_seconds", "joules")
 
 RecordsBySeed = Mapping[int, Mapping[str, Any]]
 
 
 def compute_results(folder: Path, variants: Mapping[str, Variant], seeds: Sequence[int]) -> dict[str, Any]:
-    """The ``results`` of ``study.json``: of each arm with a finished cell its figures and its gain."""
+    """The ``results`` of ``study.json``: of each variant with a finished trial its figures and its gain."""
     records = {name: _read_records(folder, name, seeds) for name in variants}
     baseline_records, teacher_records = records.get(BASELINE, {}), records.get("teacher", {})
     summaries = {}
@@ -44,17 +45,17 @@ def compute_results(folder: Path, variants: Mapping[str, Variant], seeds: Sequen
             summaries[name] = _summarize_metrics(records[name], variant)
             summaries[name] |= _compare_to_baseline(folder, variant, records[name], baseline_records, teacher_records)
             if variant.uses_teachers and summaries[name]["verdict"]:
-                summaries[name] |= {"over": _gains_over_baselines(variant, records)}
-                summaries[name]["verdict"]["sentence"] += _format_gains(summaries[name]["over"])
+                summaries[name] |= {"vs_baselines": _gains_over_baselines(variant, records)}
+                summaries[name]["verdict"]["text"] += _format_gains(summaries[name]["vs_baselines"])
     _apply_holm(summaries, variants)
-    return {"arms": summaries, "rule": RULE_OVER_SEEDS, "chosen": _select_best_variant(summaries, variants)}
+    return {"variants": summaries, "rule": RULE_OVER_SEEDS, "selected": _select_best_variant(summaries, variants)}
 
 
 def _read_records(folder: Path, variant: str, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """The records of the finished cells of one arm, by seed."""
+    """The records of the finished trials of one variant, by seed."""
     records = {}
     for seed in seeds:
-        path = folder / "cells" / variant / str(seed) / "record.json"
+        path = folder / "trials" / variant / str(seed) / "record.json"
         if path.exists():
             records[seed] = _read_record(path)
     return records
@@ -67,45 +68,49 @@ def _read_record(path: Path) -> dict[str, Any]:
             raise ValueError("it has no model")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LimbeckError(
-            f"{path} cannot be read ({format_root_cause(error)}): remove the folder {path.parent}, and --resume trains it again"
+            f"{path} cannot be read ({format_root_cause(error)}): remove the folder {path.parent}, and --resume "
+            "trains it again"
         ) from error
     return record
 
 
 def _find_model(record: Mapping[str, Any], variant: str) -> Mapping[str, Any]:
-    """The arm's student; of several teachers the best on validation."""
+    """The variant's student; of several teachers the best on validation."""
     models: Mapping[str, Mapping[str, Any]] = record["models"]
     if variant in models:
         return models[variant]
-    return max(models.values(), key=lambda model: model["validation"]["top1"])
+    return max(models.values(), key=lambda model: model["validation"]["metrics"]["accuracy"])
 
 
 def _summarize_metrics(records: RecordsBySeed, variant: Variant) -> dict[str, Any]:
     models = [_find_model(record, variant.name) for record in records.values()]
     summary: dict[str, Any] = {
-        name: bootstrap_mean_ci([model["test"][name] for model in models]) for name in _METRICS
+        name: bootstrap_mean_ci([model["test"]["metrics"][name] for model in models]) for name in _METRICS
     }  # fmt: skip
-    summary["validation_top1"] = bootstrap_mean_ci([model["validation"]["top1"] for model in models])
+    summary["val_accuracy"] = bootstrap_mean_ci([model["validation"]["metrics"]["accuracy"] for model in models])
     resources = {}
     for name in _RESOURCES:
-        values = [model["spent"][name] for model in models if model.get("spent")]
+        values = [model["resources"][name] for model in models if model.get("resources")]
         resources[name] = bootstrap_mean_ci(values) if values and None not in values else None
     return summary | {
-        "spent": resources,
+        "resources": resources,
         "steps": models[0]["steps"],
-        "kept": _describe_weights(next(iter(records.values()))),
+        "weights": _describe_weights(next(iter(records.values()))),
     }
 
 
 def _describe_weights(record: Mapping[str, Any]) -> str:
     """Which epoch's weights a figure is of; the last one's, where the recipe does not name the best on validation."""
     recipe = record["recipe"]
-    keep_settings = [recipe["training"]["keep"], *(stage.get("training", {}).get("keep") for stage in recipe["stages"])]
+    keep_settings = [
+        recipe["training"]["keep_weights"],
+        *(stage.get("training", {}).get("keep_weights") for stage in recipe["stages"]),
+    ]
     return "best on validation" if "best" in keep_settings else "last epoch"
 
 
 def _gains_over_baselines(variant: Variant, records: Mapping[str, RecordsBySeed]) -> dict[str, Any]:
-    """Gain over each of the other controls: much of what a teacher gives, more steps or smooth labels may give too."""
+    """Gain over each of the other baselines: much of what a teacher gives, more steps or smooth labels may give too."""
     gains = {}
     for baseline in BASELINES:
         shared_seeds = [seed for seed in records[variant.name] if seed in records.get(baseline, {})]
@@ -114,13 +119,18 @@ def _gains_over_baselines(variant: Variant, records: Mapping[str, RecordsBySeed]
                 [100 * _test_accuracy(records[variant.name][seed], variant.name) for seed in shared_seeds],
                 [100 * _test_accuracy(records[baseline][seed], baseline) for seed in shared_seeds],
             )
-            gains[baseline] = {"gain": gain, "judgement": classify_gain_over_seeds(gain)}
+            gains[baseline] = {"gain": gain, "outcome": classify_gain_over_seeds(gain)}
     return gains
 
 
 def _format_gains(gains: Mapping[str, Any]) -> str:
     """The same in words, to stand after the verdict."""
-    outcome_texts = {"helps": "helps", "hurts": "hurts", "open": "cannot be told apart", "unknown": "not known"}
+    outcome_texts = {
+        "improves": "improves",
+        "degrades": "degrades",
+        "inconclusive": "no significant difference",
+        "unknown": "unknown",
+    }
     texts = []
     for baseline, entry in gains.items():
         gain, interval_text = entry["gain"], ""
@@ -128,9 +138,10 @@ def _format_gains(gains: Mapping[str, Any]) -> str:
             low, high = min(gain["low"], gain["t_low"]), max(gain["high"], gain["t_high"])
             interval_text = f" ({format_points(low, digits=2)} to {format_points(high, digits=2)})"
         texts.append(
-            f"{baseline} {format_points(gain['mean'], digits=2)} points{interval_text}, {outcome_texts[entry['judgement']]}"
+            f"{baseline} {format_points(gain['mean'], digits=2)} points{interval_text}, "
+            f"{outcome_texts[entry['outcome']]}"
         )
-    return f" Against the other controls: {'; '.join(texts)}." if texts else ""
+    return f" Against the other baselines: {'; '.join(texts)}." if texts else ""
 
 
 def _compare_to_baseline(
@@ -140,7 +151,7 @@ def _compare_to_baseline(
     baseline_records: RecordsBySeed,
     teacher_records: RecordsBySeed,
 ) -> dict[str, Any]:
-    """Gain over the control on the seeds that both have, and what it means."""
+    """Gain over the baseline on the seeds that both have, and what it means."""
     shared_seeds = [seed for seed in variant_records if seed in baseline_records]
     if variant.name == BASELINE or not shared_seeds:
         return {"gain": None, "gap_recovered": None, "verdict": None}
@@ -150,7 +161,7 @@ def _compare_to_baseline(
         folder, variant.name, shared_seeds
     )
     gap = None
-    if variant.role != "teacher" and all(seed in teacher_records for seed in shared_seeds) and teacher_records:
+    if variant.role != Role.TEACHER and all(seed in teacher_records for seed in shared_seeds) and teacher_records:
         teacher = [_test_accuracy(teacher_records[seed], "teacher") for seed in shared_seeds]
         gap = gap_recovered_ci(
             [accuracy / 100 for accuracy in baseline_accuracies],
@@ -164,25 +175,25 @@ def _compare_to_baseline(
     )
     return {
         "gain": gain, "gap_recovered": gap,
-        "verdict": {"judgement": outcome, "sentence": verdict_text, "seeds_needed": num_seeds_needed},
+        "verdict": {"outcome": outcome, "text": verdict_text, "seeds_needed": num_seeds_needed},
     }  # fmt: skip
 
 
 def _test_accuracy(record: Mapping[str, Any], variant: str) -> float:
-    return float(_find_model(record, variant)["test"]["top1"])
+    return float(_find_model(record, variant)["test"]["metrics"]["accuracy"])
 
 
 def _test_over_samples(folder: Path, variant: str, seeds: Sequence[int]) -> dict[str, Any]:
-    """The paired tests over test samples, where both cells have kept their answers."""
+    """The paired tests over test samples, where both trials have kept their answers."""
     pairs, mcnemar_results, fingerprints = list[tuple[Tensor, Tensor]](), list[dict[str, Any]](), set[str]()
     for seed in seeds:
         pair = []
         for name in (variant, BASELINE):
-            trial_dir = folder / "cells" / name / str(seed)
+            trial_dir = folder / "trials" / name / str(seed)
             try:
-                trial_predictions = load_predictions(trial_dir / "answers.safetensors")
+                trial_predictions = load_predictions(trial_dir / "predictions.safetensors")
             except LimbeckError:
-                return {"samples": None, "mcnemar": []}
+                return {"sample_interval": None, "mcnemar": []}
             record = _read_record(trial_dir / "record.json")
             model_name = next(key for key, model in record["models"].items() if model is _find_model(record, name))
             pair.append(trial_predictions.correct(model_name))
@@ -190,29 +201,31 @@ def _test_over_samples(folder: Path, variant: str, seeds: Sequence[int]) -> dict
         pairs.append((pair[0], pair[1]))
         mcnemar_results.append({"seed": seed, **mcnemar_test(*pair)})
     interval = paired_bootstrap_over_seeds(pairs, shared_samples=len(fingerprints) == 1)
-    return {"samples": {"low": interval["low"], "high": interval["high"]}, "mcnemar": mcnemar_results}
+    return {"sample_interval": {"low": interval["low"], "high": interval["high"]}, "mcnemar": mcnemar_results}
 
 
 def _apply_holm(summaries: Mapping[str, Any], variants: Mapping[str, Variant]) -> None:
-    """Of many arms that are compared some look good by chance: Holm's correction of their p-values stands beside."""
+    """Of many variants that are compared some look good by chance: Holm's correction of their p-values."""
     gains = [
         summary["gain"]
         for name, summary in summaries.items()
         if variants[name].uses_teachers and summary["gain"] is not None
     ]
-    gains = [gain for gain in gains if gain["p"] is not None]
-    for gain, p_value in zip(gains, adjust_p_values_holm([gain["p"] for gain in gains]) if gains else [], strict=True):
-        gain["p_holm"] = p_value
+    gains = [gain for gain in gains if gain["p_value"] is not None]
+    for gain, p_value in zip(
+        gains, adjust_p_values_holm([gain["p_value"] for gain in gains]) if gains else [], strict=True
+    ):
+        gain["p_value_holm"] = p_value
 
 
 def _select_best_variant(summaries: Mapping[str, Any], variants: Mapping[str, Variant]) -> dict[str, Any] | None:
-    """The distilled arm that validation would choose; the test part chooses nothing."""
+    """The distilled variant that validation would choose; the test part chooses nothing."""
     validation_accuracies = {
-        name: summaries[name]["validation_top1"]["mean"] for name in summaries if variants[name].role == "distilled"
+        name: summaries[name]["val_accuracy"]["mean"] for name in summaries if variants[name].role == Role.DISTILLED
     }
     best = max(validation_accuracies, key=lambda name: validation_accuracies[name], default=None)
     return (
         None
         if best is None
-        else {"arm": best, "by": "mean validation accuracy", "validation_top1": validation_accuracies[best]}
+        else {"variant": best, "criterion": "mean validation accuracy", "val_accuracy": validation_accuracies[best]}
     )

@@ -1,7 +1,7 @@
-"""Arms × seeds from one recipe: matched controls, the recipe, its variants; what is finished is never done again.
+"""Variants × seeds from one recipe: matched baselines, the recipe, its variants; what is finished is never done again.
 
-Every cell is a run folder of its own under ``cells/ARM/SEED``. Workers take cells from one queue, in this process, in
-others, and on other machines that share the folder and name the same database.
+Every trial is a run folder of its own under ``trials/VARIANT/SEED``. Workers take trials from one queue, in this
+process, in others, and on other machines that share the folder and name the same database.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from limbeck.workflows.study.worker import run_workers
 __all__ = ["study"]
 
 _MAX_CACHE_BYTES = 4 * 2**30
-"""Bytes up to which a cache that the recipe does not ask for is made, so that its arms share the answers."""
+"""Bytes up to which a cache that the recipe does not ask for is made, so that its variants share the answers."""
 
 
 def study(
@@ -50,21 +50,23 @@ def study(
 
     Arguments:
         recipe: a recipe, its file, or the name of one that comes with limbeck; its ``study`` names seeds and variants.
-        settings: ``key=value`` settings laid over a file.
+        overrides: ``key=value`` settings laid over a file.
         seeds: in place of the recipe's: how many, or which.
         jobs: processes on this machine.
-        out: the folder; ``None``: ``runs/NAME-study``, numbered where that is taken.
-        resume: go on with the study in that folder; new seeds and new arms join it.
+        output_dir: the folder; ``None``: ``runs/NAME-study``, numbered where that is taken.
+        resume: go on with the study in that folder; new seeds and new variants join it.
         storage: a database URL that several machines name alike; ``None``: a file in the folder.
-        watchers: who is told how training goes; ``None``: a progress bar where there is one job.
+        callbacks: who is told how training goes; ``None``: a progress bar where there is one job.
 
     Raises:
-        LimbeckError: a cell failed (all others are finished first), or anything that stops a run.
+        LimbeckError: a trial failed (all others are finished first), or anything that stops a run.
     """
     if jobs < 1:
         raise LimbeckError(f"--jobs is a number of processes from 1, not {jobs}")
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        raise LimbeckError("a study spreads its cells over processes by itself: start it without torchrun, with --jobs")
+        raise LimbeckError(
+            "a study spreads its trials over processes by itself: start it without torchrun, with --jobs"
+        )
     recipe = _recipe_with_study(recipe, overrides, seeds)
     variants = make_variants(recipe)
     folder = _resolve_study_dir(recipe, output_dir, resume=resume)
@@ -75,9 +77,10 @@ def study(
     context = _make_context(recipe, variants, folder, queue, data_cache)
     queue.enqueue([trial for trial in list_trials(recipe) if not is_done(folder, trial)])
     _print(
-        f"{recipe.name}: {len(variants)} arms x {len((recipe.study or Study()).seeds)} seeds, {queue.num_waiting()} to run"
+        f"{recipe.name}: {len(variants)} variants x {len((recipe.study or Study()).seeds)} seeds, "
+        f"{queue.num_waiting()} to run"
     )
-    write_study(recipe, queue, context)  # so that whoever looks sees a study before its first cell has ended
+    write_study(recipe, queue, context)  # so that whoever looks sees a study before its first trial has ended
     try:
         run_workers(recipe, context, storage, jobs, callbacks, data_cache)
     except TrainingInterrupted as interruption:
@@ -92,11 +95,12 @@ def study(
             [render_compare_table(study_comparison), study_comparison.rule, str((folder / "compare.html").resolve())]
         )
     )
-    failed_trials = [trial for trial in summary["cells"] if trial["state"] == "failed"]
+    failed_trials = [trial for trial in summary["trials"] if trial["state"] == "failed"]
     if failed_trials:
         first_failed = failed_trials[0]
         raise LimbeckError(
-            f"{len(failed_trials)} of {len(summary['cells'])} cells failed, the first {first_failed['arm']} with seed {first_failed['seed']}: "
+            f"{len(failed_trials)} of {len(summary['trials'])} trials failed, the first {first_failed['variant']} "
+            f"with seed {first_failed['seed']}: "
             f"{first_failed['error']}; --resume --out {folder} tries them again"
         )
     return summary
@@ -137,7 +141,8 @@ def _resolve_study_dir(recipe: Recipe, output_dir: Path | None, *, resume: bool)
         )
         if changed_keys := [key for key in new if old.get(key) != new[key]]:
             raise LimbeckError(
-                f"{folder} was begun with another recipe ({', '.join(changed_keys)} changed): only arms and seeds can "
+                f"{folder} was begun with another recipe ({', '.join(changed_keys)} changed): only variants and "
+                "seeds can "
                 "join a study, so resume with the settings it was begun with, or give another --out"
             )
         _require_same_variants(load_recipe(old_recipe_file), recipe, folder)
@@ -146,11 +151,11 @@ def _resolve_study_dir(recipe: Recipe, output_dir: Path | None, *, resume: bool)
 
 
 def _require_same_variants(old: Recipe, new: Recipe, folder: Path) -> None:
-    """Refuse an arm that has finished cells and now means something else: its old figures would bear the new name."""
+    """Refuse a variant that has finished trials and now means something else: its old figures would be misread."""
     placeholder_context = StudyContext(folder, [1] * len(new.stages), 1.0, 0)
     old_variants, new_variants = make_variants(old), make_variants(new)
     for name in old_variants.keys() & new_variants.keys():
-        if any((folder / "cells" / name).glob("*/record.json")):
+        if any((folder / "trials" / name).glob("*/record.json")):
             recipe_variants = ((old, old_variants[name]), (new, new_variants[name]))
             old_trial_recipe, new_trial_recipe = (
                 to_plain(fill_defaults(make_trial_recipe(recipe, variant, 0, placeholder_context)))
@@ -158,36 +163,36 @@ def _require_same_variants(old: Recipe, new: Recipe, folder: Path) -> None:
             )
             if old_trial_recipe != new_trial_recipe:
                 raise LimbeckError(
-                    f"the arm {name!r} has finished cells and is another now: give it another name, or remove "
-                    f"{folder / 'cells' / name} to train it anew"
+                    f"the variant {name!r} has finished trials and is another now: give it another name, or remove "
+                    f"{folder / 'trials' / name} to train it anew"
                 )
 
 
 def _validate_variants(recipe: Recipe, variants: Mapping[str, Variant], folder: Path, data_cache: DataCache) -> None:
-    """What is wrong with any arm shows before an hour is spent on another one."""
+    """What is wrong with any variant shows before an hour is spent on another one."""
     placeholder_context = StudyContext(folder, [1] * len(recipe.stages), 1.0, 0)
     for variant in variants.values():
         try:
             trial_recipe = make_trial_recipe(recipe, variant, recipe.seed, placeholder_context)
-            Job.from_recipe(trial_recipe, folder / "rehearsal", data_cache=data_cache).validate()
+            Job.from_recipe(trial_recipe, folder / "dry_run", data_cache=data_cache).validate()
         except LimbeckError as error:
-            raise LimbeckError(f"the arm {variant.name!r}: {error}") from error
+            raise LimbeckError(f"the variant {variant.name!r}: {error}") from error
 
 
 def _make_context(
     recipe: Recipe, variants: Mapping[str, Variant], folder: Path, queue: TrialQueue, data_cache: DataCache
 ) -> StudyContext:
-    """What all cells have alike; the first worker of all finds it out."""
+    """What all trials have alike; the first worker of all finds it out."""
     job = Job.from_recipe(
-        validate(Recipe, to_plain(recipe) | {"study": None}), folder / "rehearsal", data_cache=data_cache
+        validate(Recipe, to_plain(recipe) | {"study": None}), folder / "dry_run", data_cache=data_cache
     )
-    time_ratio = queue.get_or_compute("pace", lambda: measure_time_ratio(job) if recipe.teachers else 1.0)
-    num_views = queue.get_or_compute("views", lambda: _num_shared_views(recipe, variants, job, data_cache))
+    time_ratio = queue.get_or_compute("time_ratio", lambda: measure_time_ratio(job) if recipe.teachers else 1.0)
+    num_views = queue.get_or_compute("num_shared_views", lambda: _num_shared_views(recipe, variants, job, data_cache))
     return StudyContext(folder, job.stage_steps(), float(time_ratio), int(num_views))
 
 
 def _num_shared_views(recipe: Recipe, variants: Mapping[str, Variant], job: Job, data_cache: DataCache) -> int:
-    """How many views of a picture the longest arm shows, if a cache of them all is no burden.
+    """How many views of a picture the longest variant shows, if a cache of them all is no burden.
 
     With as many views as showings, each is fresh, so the pictures are those that the recipe shows without a cache.
     """

@@ -1,6 +1,6 @@
-"""One cell of a study: one arm with one seed, trained, measured, and its test part opened once.
+"""One trial of a study: one variant with one seed, trained, measured, and its test part opened once.
 
-A cell is a run folder like any other, except that it holds one student (or the teachers) and no page of its own.
+A trial is a run folder like any other, except that it holds one student (or the teachers) and no page of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.roles import Role
 from limbeck.evaluation import ResourceMeter, prediction_agreement, save_predictions
 from limbeck.models import save_weights
 from limbeck.recipe import Recipe, to_yaml
@@ -47,16 +48,16 @@ def run_trial(
     callbacks: Sequence[Callback] | None = None,
     data_cache: DataCache | None = None,
 ) -> dict[str, Any]:
-    """Train, measure and record one cell; what was finished of it is not done again.
+    """Train, measure and record one trial; what was finished of it is not done again.
 
     Arguments:
-        recipe: what to train, from :func:`~limbeck.workflows.study.variants.cell_recipe`.
-        arm: which arm it is.
-        folder: the cell's run folder.
-        study: the name of the study, for the record.
-        neighbours: other workers on this machine: with any, its meters count theirs too, so joules are not told.
-        watchers: who is told how training goes.
-        loaded: what other cells of this process have read.
+        recipe: what to train, from :func:`~limbeck.workflows.study.variants.make_trial_recipe`.
+        variant: which variant it is.
+        folder: the trial's run folder.
+        study_name: the name of the study, for the record.
+        num_other_workers: other workers on this machine: with any, its meters count theirs too, so joules are not told.
+        callbacks: who is told how training goes.
+        data_cache: what other trials of this process have read.
 
     Raises:
         LimbeckError: another process works in the folder, or anything that stops a run.
@@ -71,16 +72,16 @@ def run_trial(
         job.validate()
         write_atomically(folder / "recipe.yaml", lambda path: path.write_text(text))
         base_record = collect_provenance(job)
-        networks, runs, last_teachers, resources = (_train_teachers if variant.role == "teacher" else _train_student)(
-            job, variant, callbacks
-        )
+        networks, runs, last_teachers, resources = (
+            _train_teachers if variant.role == Role.TEACHER else _train_student
+        )(job, variant, callbacks)
         networks = {name: network.cpu().eval() for name, network in networks.items()}
         if num_other_workers:
             resources = {name: model_resources | {"joules": None} for name, model_resources in resources.items()}
         record = {**base_record, **_make_record(job, variant, study_name, networks, runs, last_teachers, resources)}
         for name, network in networks.items():
             if not isinstance(network, ExternalTeacher):
-                file_stem = name if variant.role == "teacher" or name != variant.name else "student"
+                file_stem = name if variant.role == Role.TEACHER or name != variant.name else "student"
                 save_weights(network, folder / f"{file_stem}.safetensors", metadata={"recipe": recipe.name})
         record |= save_extra_models(job, folder)
         record["agreement"] = _measure_agreement(job, variant, networks, last_teachers)
@@ -113,7 +114,7 @@ def _train_teachers(job: Job, variant: Variant, callbacks: Sequence[Callback] | 
 
 
 def _train_student(job: Job, variant: Variant, callbacks: Sequence[Callback] | None) -> _TrainingResult:
-    """The arm's student, and the assistants that were trained for it: they are part of what the arm costs."""
+    """The variant's student, and the assistants that were trained for it: they are part of what the variant costs."""
     teachers = {name: job.build_teacher(name).eval() for name in job.recipe.teachers}
     with ResourceMeter() as meter:
         assistants = train_assistants(job, teachers, resume=True, callbacks=callbacks) if job.recipe.assistants else {}
@@ -137,20 +138,24 @@ def _make_record(
         entry, run = measure_inference_cost(network, data), runs[name]
         warnings += [f"{name}: {text}" for text in entry.pop("warnings")]
         metrics, logits[name], target = evaluate_split(network, data, job.task, data.validation)
-        role = variant.role if variant.role == "teacher" or name == variant.name else "assistant"
+        role = variant.role if variant.role == Role.TEACHER or name == variant.name else Role.ASSISTANT
         models[name] = {
             "role": role, "title": variant.title if name == variant.name else name, **entry,
             "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None,
-            "spent": resources.get(name),
+            "resources": resources.get(name),
             "validation": metrics, "test": None,
         }  # fmt: skip
-    if variant.role == "distilled":
+    if variant.role == Role.DISTILLED:
         warnings += job.temperature_warnings()
     return {
-        "kind": "arm", "arm": {"study": study_name, "arm": variant.name, "seed": job.recipe.seed}, "models": models,
-        "fidelity": _measure_fidelity(job, networks, last_teachers, logits, target), "export": {}, "warnings": warnings,
+        "kind": "trial",
+        "variant": {"study": study_name, "name": variant.name, "seed": job.recipe.seed},
+        "models": models,
+        "fidelity": _measure_fidelity(job, networks, last_teachers, logits, target),
+        "export": {},
+        "warnings": warnings,
         "cache": {name: cached.stats() for name, cached in job.caches},
-    }  # fmt: skip
+    }
 
 
 def _measure_fidelity(
@@ -175,7 +180,7 @@ def _measure_agreement(
     teacher = next(iter(last_teachers.values()))
     student_logits, target = evaluate_split(networks[variant.name], job.data, job.task, job.data.validation)[1:]
     teacher_logits = evaluate_split(teacher, job.data, job.task, job.data.validation)[1]
-    return {"on": "validation", **prediction_agreement(student_logits, teacher_logits, target)}
+    return {"split": "validation", **prediction_agreement(student_logits, teacher_logits, target)}
 
 
 def _evaluate_test_set(job: Job, networks: dict[str, nn.Module], record: dict[str, Any]) -> None:
@@ -183,14 +188,19 @@ def _evaluate_test_set(job: Job, networks: dict[str, nn.Module], record: dict[st
     split, logits, target = job.data.test.unlock(hash_networks(networks)), dict[str, torch.Tensor](), torch.empty(0)
     for name, network in networks.items():
         record["models"][name]["test"], logits[name], target = evaluate_split(network, job.data, job.task, split)
-    save_predictions(job.run_dir / "answers.safetensors", logits, target, fingerprint=job.data.test.fingerprint())
+    save_predictions(job.run_dir / "predictions.safetensors", logits, target, fingerprint=job.data.test.fingerprint())
     history = job.data.test.read_log()
-    record["sealed_test"] = {"reads": history["reads"], "opened": history["opened"], "examples": len(split)}
+    record["test_set"] = {
+        "num_reads": history["num_reads"],
+        "opened_at": history["opened_at"],
+        "num_samples": len(split),
+    }
 
 
 def _require_same_recipe(path: Path, text: str) -> None:
     if path.exists() and path.read_text() != text:
         raise LimbeckError(
-            f"{path.parent} was begun with other settings: remove the folder to train this arm anew, or give the study "
+            f"{path.parent} was begun with other settings: remove the folder to train this variant anew, or give "
+            "the study "
             "another --out"
         )

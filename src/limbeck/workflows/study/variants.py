@@ -1,8 +1,9 @@
-"""The arms of a study, each as a recipe of its own: teacher, matched controls, the recipe itself, its variants.
+"""The variants of a study, each as a recipe of its own: teacher, matched baselines, the recipe itself, its variants.
 
-The controls differ from the recipe in nothing but what they are named for. ``alone`` has the same start, views, batch,
-optimizer, schedule and number of steps, and the labels as its only teacher; ``longer`` is alone for as many steps as
-fit in the distilled student's wall time; ``smoothed`` is alone with label smoothing (Szegedy et al., CVPR 2016,
+The baselines differ from the recipe in nothing but what they are named for. ``student_only`` has the same start,
+views, batch, optimizer, schedule and number of steps, and the labels as its only teacher; ``equal_time`` is the same
+for as many steps as fit in the distilled student's wall time; ``label_smoothing`` is the same
+with label smoothing (Szegedy et al., CVPR 2016,
 https://arxiv.org/abs/1512.00567), since a part of what a teacher gives is that (Yuan et al., CVPR 2020,
 https://arxiv.org/abs/1909.11723).
 """
@@ -15,16 +16,22 @@ from pathlib import Path
 from typing import Any, final
 
 from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.core.roles import Role
 from limbeck.recipe import Recipe, resolve_recipe
 from limbeck.recipe.overrides import apply_changes
 from limbeck.recipe.schema import to_plain, validate
 from limbeck.recipe.study_schema import BASELINES, BUILTIN_VARIANTS, Study
 
-__all__ = ["Variant", "StudyContext", "make_variants", "make_trial_recipe", "check_variants"]
+__all__ = ["StudyContext", "Variant", "check_variants", "make_trial_recipe", "make_variants"]
 
 _VARIANT_TITLES = {
-    "teacher": "Teacher", "alone": "Student alone", "longer": "Student alone, equal wall time",
-    "smoothed": "Student alone, label smoothing", "distilled": "Distilled student",
+    "teacher": "Teacher", "student_only": "Student without a teacher",
+    "equal_time": "Student without a teacher, equal wall time",
+    "label_smoothing": "Student without a teacher, label smoothing", "distilled": "Distilled student",
+}  # fmt: skip
+_VARIANT_ROLES = {
+    "teacher": Role.TEACHER, "student_only": Role.BASELINE, "equal_time": Role.BASELINE_EQUAL_TIME,
+    "label_smoothing": Role.BASELINE_LABEL_SMOOTHING, "distilled": Role.DISTILLED,
 }  # fmt: skip
 # Lengths that a scheduler counts in steps or epochs: they are drawn out with the training.
 _SCHEDULER_LENGTHS = ("milestones", "step_size", "T_max", "T_0", "total_iters")
@@ -33,29 +40,29 @@ _SCHEDULER_LENGTHS = ("milestones", "step_size", "T_max", "T_0", "total_iters")
 @final
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One arm: what it is called, its part in the comparison, and what it changes of the recipe."""
+    """One variant: what it is called, its part in the comparison, and what it changes of the recipe."""
 
     name: str
-    role: str
+    role: Role
     title: str
-    changes: Mapping[str, Any]
+    overrides: Mapping[str, Any]
 
     @property
     def uses_teachers(self) -> bool:
         """Whether it learns from teachers."""
-        return self.role == "distilled"
+        return self.role == Role.DISTILLED
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class StudyContext:
-    """What the study found once for all cells.
+    """What the study found once for all trials.
 
     Attributes:
-        folder: of the study.
-        lengths: optimizer steps of each stage of the recipe.
-        pace: wall time of a distilled training divided by that of one alone.
-        views: how many views of a picture the shared cache holds; 0: the recipe says it, or there is no shared one.
+        study_dir: of the study.
+        stage_steps: optimizer steps of each stage of the recipe.
+        time_ratio: wall time of a distilled training divided by that of one alone.
+        num_views: how many views of a picture the shared cache holds; 0: the recipe says it, or there is no shared one.
     """
 
     study_dir: Path
@@ -65,52 +72,56 @@ class StudyContext:
 
 
 def make_variants(recipe: Recipe) -> dict[str, Variant]:
-    """All arms of the recipe's study, in their order; without teachers there is none of that name.
+    """All variants of the recipe's study, in their order; without teachers there is none of that name.
 
     Raises:
-        LimbeckError: an arm changes what is not there, or has the name of a teacher or assistant.
+        LimbeckError: a variant changes what is not there, or has the name of a teacher or assistant.
     """
     study_config = recipe.study or Study()
     omitted = {name for name in BASELINES if name not in study_config.baselines} | (
         set() if recipe.teachers else {"teacher"}
     )
-    variants = [Variant(name, name, _VARIANT_TITLES[name], {}) for name in BUILTIN_VARIANTS if name not in omitted]
+    variants = [
+        Variant(name, _VARIANT_ROLES[name], _VARIANT_TITLES[name], {})
+        for name in BUILTIN_VARIANTS
+        if name not in omitted
+    ]
     for name, changes in study_config.variants.items():
         if name in recipe.teachers or name in recipe.assistants:
-            raise LimbeckError(f"study.arms.{name}: a teacher or assistant has that name already: choose another")
+            raise LimbeckError(f"study.variants.{name}: a teacher or assistant has that name already: choose another")
         change_text = ", ".join(
             f"{path.removeprefix('stages.0.')}={_shorten(value)}" for path, value in changes.items()
         )
-        variants.append(Variant(name, "distilled", change_text, dict(changes)))
+        variants.append(Variant(name, Role.DISTILLED, change_text, dict(changes)))
     return {variant.name: variant for variant in variants}
 
 
 def make_trial_recipe(recipe: Recipe, variant: Variant, seed: int, context: StudyContext) -> Recipe:
-    """What one arm trains with one seed, as a recipe that stands by itself."""
-    recipe_dict = to_plain(recipe) | {"seed": seed, "study": None, "control": "none", "export": {"to": []}}
+    """What one variant trains with one seed, as a recipe that stands by itself."""
+    recipe_dict = to_plain(recipe) | {"seed": seed, "study": None, "baselines": [], "export": {"to": []}}
     try:
-        if variant.role in BASELINES:
+        if variant.role.is_baseline:
             recipe_dict = _baseline_recipe(recipe_dict, variant, recipe, context)
-        elif variant.role == "distilled":
+        elif variant.role == Role.DISTILLED:
             recipe_dict = _distilled_recipe(_apply_changes(recipe_dict, variant), recipe, seed, context)
         return validate(Recipe, recipe_dict)
     except LimbeckError as error:
-        raise LimbeckError(f"study.arms.{variant.name}: {error}") from error
+        raise LimbeckError(f"study.variants.{variant.name}: {error}") from error
 
 
 def check_variants(recipe: Recipe) -> None:
-    """Check the recipe of every arm, as far as that goes without its data; an error names the arm."""
+    """Check the recipe of every variant, as far as that goes without its data; an error names the variant."""
     placeholder_context = StudyContext(Path(), [1] * len(recipe.stages), 1.0, 0)
     for variant in make_variants(recipe).values():
         trial_recipe = make_trial_recipe(recipe, variant, recipe.seed, placeholder_context)
         try:
             resolve_recipe(trial_recipe)
         except LimbeckError as error:
-            raise LimbeckError(f"study.arms.{variant.name}: {error}") from error
+            raise LimbeckError(f"study.variants.{variant.name}: {error}") from error
 
 
 def _apply_changes(recipe_dict: dict[str, Any], variant: Variant) -> dict[str, Any]:
-    changes = dict(variant.changes)
+    changes = dict(variant.overrides)
     teacher_names = changes.get("teachers")
     if isinstance(teacher_names, list | tuple):
         del changes["teachers"]
@@ -124,17 +135,17 @@ def _apply_changes(recipe_dict: dict[str, Any], variant: Variant) -> dict[str, A
         }
         recipe_dict = _restrict_ensemble(recipe_dict, changes)
     if any(path.partition(".")[0] == "teachers" for path in changes):
-        raise LimbeckError("teachers is a list of those to listen to; each is trained once, for all arms alike")
+        raise LimbeckError("teachers is a list of those to listen to; each is trained once, for all variants alike")
     return apply_changes(recipe_dict, changes)
 
 
 def _restrict_ensemble(recipe_dict: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's combination is of all its teachers: one alone has none, and who is gone has no weight in it."""
-    ensemble = recipe_dict.get("combination")
-    if ensemble is None or "combination" in changes:
+    ensemble = recipe_dict.get("ensemble")
+    if ensemble is None or "ensemble" in changes:
         return recipe_dict
     if len(recipe_dict["teachers"]) < 2:
-        return {name: value for name, value in recipe_dict.items() if name != "combination"}
+        return {name: value for name, value in recipe_dict.items() if name != "ensemble"}
     if isinstance(ensemble, Mapping) and ensemble.get("weights"):
         ensemble = {
             **ensemble,
@@ -142,22 +153,22 @@ def _restrict_ensemble(recipe_dict: dict[str, Any], changes: Mapping[str, Any]) 
                 name: weight for name, weight in ensemble["weights"].items() if name in recipe_dict["teachers"]
             },
         }
-    return recipe_dict | {"combination": ensemble}
+    return recipe_dict | {"ensemble": ensemble}
 
 
 def _distilled_recipe(recipe_dict: dict[str, Any], recipe: Recipe, seed: int, context: StudyContext) -> dict[str, Any]:
-    """With the teachers that the arm ``teacher`` trained, and the cache that the study shares."""
+    """With the teachers that the variant ``teacher`` trained, and the cache that the study shares."""
     for name, node in recipe_dict["teachers"].items():
         file = teacher_weights_path(context.study_dir, seed, name)
         if node["weights"] is None and recipe.teacher_training is not None and file.exists():
-            node |= {"weights": str(file.resolve()), "stop": None}
-    has_feature_layers = any(set(stage.get("taps") or {}) - {"student"} for stage in recipe_dict["stages"])
+            node |= {"weights": str(file.resolve()), "train_fraction": None}
+    has_feature_layers = any(set(stage.get("feature_layers") or {}) - {"student"} for stage in recipe_dict["stages"])
     if context.num_views and not has_feature_layers and recipe_dict["cache"] is None and recipe_dict["teachers"]:
         recipe_dict["data"] = {
             **recipe_dict["data"],
-            "views": {**_as_node_dict(recipe_dict["data"]["views"]), "per_sample": context.num_views},
+            "augment": {**_as_node_dict(recipe_dict["data"]["augment"]), "num_views": context.num_views},
         }
-        recipe_dict["cache"] = {"root": str((context.study_dir / "cache").resolve()), "precision": "float32"}
+        recipe_dict["cache"] = {"root": str((context.study_dir / "cache").resolve()), "dtype": "float32"}
     return recipe_dict
 
 
@@ -172,19 +183,19 @@ def _baseline_recipe(
         "peers": {},
         "generations": None,
         "cache": None,
-        "teaching": None,
+        "teacher_training": None,
     }
-    recipe_dict["training"]["sampling"] = "plain"
-    recipe_dict.pop("combination", None)
-    time_ratio = context.time_ratio if variant.role == "longer" else 1.0
+    recipe_dict["training"]["batch_pairing"] = "none"
+    recipe_dict.pop("ensemble", None)
+    time_ratio = context.time_ratio if variant.role == Role.BASELINE_EQUAL_TIME else 1.0
     for stage, num_steps in zip(recipe_dict["stages"], context.stage_steps, strict=True):
-        cross_entropies = [loss for loss in stage["objective"].values() if loss["use"] == "CrossEntropy"]
-        target_loss = {**(cross_entropies[0] if cross_entropies else {"use": "CrossEntropy"}), "weight": 1.0}
-        if variant.role == "smoothed":
+        cross_entropies = [loss for loss in stage["objective"].values() if loss["use"] == "CrossEntropyLoss"]
+        target_loss = {**(cross_entropies[0] if cross_entropies else {"use": "CrossEntropyLoss"}), "weight": 1.0}
+        if variant.role == Role.BASELINE_LABEL_SMOOTHING:
             target_loss["label_smoothing"] = (recipe.study or Study()).label_smoothing
-        stage |= {"objective": {"truth": target_loss}, "taps": {}}
-        stage["training"] = {key: value for key, value in stage["training"].items() if key != "sampling"}
-        if variant.role == "longer":
+        stage |= {"objective": {"target": target_loss}, "feature_layers": {}}
+        stage["training"] = {key: value for key, value in stage["training"].items() if key != "batch_pairing"}
+        if variant.role == Role.BASELINE_EQUAL_TIME:
             stage.pop("epochs", None)
             stage |= {
                 "steps": max(1, round(time_ratio * num_steps)),
@@ -194,7 +205,7 @@ def _baseline_recipe(
 
 
 def _stretch_scheduler(stage: Mapping[str, Any], recipe_dict: Mapping[str, Any], time_ratio: float) -> dict[str, Any]:
-    """The changes of a stage's training, with the lengths that its scheduler counts in times ``pace``."""
+    """The changes of a stage's training, with the lengths that its scheduler counts in times ``time_ratio``."""
     changes = dict(stage.get("training") or {})
     scheduler = {**(recipe_dict["training"]["scheduler"] or {}), **(changes.get("scheduler") or {})}
     stretched = {
@@ -209,7 +220,7 @@ def _stretch_scheduler(stage: Mapping[str, Any], recipe_dict: Mapping[str, Any],
 
 def teacher_weights_path(folder: Path, seed: int, name: str) -> Path:
     """Where the teacher ``name`` of that seed is kept."""
-    return folder / "cells" / "teacher" / str(seed) / f"{name}.safetensors"
+    return folder / "trials" / "teacher" / str(seed) / f"{name}.safetensors"
 
 
 def _as_node_dict(value: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Working on a study's queue: here, or in so many processes, until no cell waits."""
+"""Working on a study's queue: here, or in so many processes, until no trial waits."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.roles import Role
 from limbeck.recipe import Recipe
 from limbeck.recipe.schema import to_plain, validate
 from limbeck.training.callbacks import Callback
@@ -28,13 +29,18 @@ __all__ = ["run_workers"]
 _SHUTDOWN_TIMEOUT = 30.0
 """Seconds for a worker to save and stop after Ctrl-C."""
 _MAX_MISSED_CHECKS = 10
-"""How often, half a second apart, a worker has to be seen gone: between taking a cell and working on it are moments."""
+"""How often, half a second apart, a worker has to be seen gone: between claiming a trial and its lock are moments."""
 
 
 def run_workers(
-    recipe: Recipe, context: StudyContext, storage: str | None, jobs: int, callbacks: Sequence[Callback] | None, data_cache: DataCache
-) -> None:  # fmt: skip
-    """Work on the queue until it is empty: here, with what is ``loaded`` already, or in so many processes."""
+    recipe: Recipe,
+    context: StudyContext,
+    storage: str | None,
+    jobs: int,
+    callbacks: Sequence[Callback] | None,
+    data_cache: DataCache,
+) -> None:
+    """Work on the queue until it is empty: here, with what ``data_cache`` holds already, or in so many processes."""
     if jobs == 1:
         return _run_trials(recipe, context, storage, 0, callbacks, data_cache)
     mp_context = multiprocessing.get_context("spawn")
@@ -75,7 +81,7 @@ def _stop_workers(workers: Sequence[Any]) -> None:
 
 
 def _run_worker(recipe: dict[str, Any], context: StudyContext, storage: str | None, jobs: int) -> None:
-    """One of several processes; what went wrong with a cell is in the queue."""
+    """One of several processes; what went wrong with a trial is in the queue."""
     import torch
 
     worker_recipe = validate(Recipe, recipe)
@@ -89,10 +95,14 @@ def _run_worker(recipe: dict[str, Any], context: StudyContext, storage: str | No
 
 
 def _run_trials(
-    recipe: Recipe, context: StudyContext, storage: str | None, num_other_workers: int, callbacks: Sequence[Callback] | None,
+    recipe: Recipe,
+    context: StudyContext,
+    storage: str | None,
+    num_other_workers: int,
+    callbacks: Sequence[Callback] | None,
     data_cache: DataCache,
-) -> None:  # fmt: skip
-    """Take cells until none waits; one that fails leaves the others be."""
+) -> None:
+    """Take trials until none waits; one that fails leaves the others be."""
     variants, queue = make_variants(recipe), TrialQueue.from_recipe(recipe, context.study_dir, storage)
     while queue.num_waiting():
         start_time = time.monotonic()
@@ -118,7 +128,11 @@ def _run_trials(
         except Exception:  # a user's own code can raise anything; the queue has its reason, and here is the way to it
             traceback.print_exc()
             continue
-        accuracies = [model["test"]["top1"] for model in record["models"].values() if model["role"] != "assistant"]
+        accuracies = [
+            model["test"]["metrics"]["accuracy"]
+            for model in record["models"].values()
+            if model["role"] != Role.ASSISTANT
+        ]
         _print(
             f"{trial.variant}, seed {trial.seed}: {100 * max(accuracies):.2f} % ({time.monotonic() - start_time:.0f} s)"
         )
@@ -139,9 +153,14 @@ def _run_queued_trial(
         _wait_for_teacher(seed, context.study_dir, queue)
     trial_recipe = make_trial_recipe(recipe, variant, seed, context)
     return run_trial(
-        trial_recipe, variant, context.study_dir / Trial(variant.name, seed).path, study_name=recipe.name, num_other_workers=num_other_workers,
-        callbacks=callbacks, data_cache=data_cache,
-    )  # fmt: skip
+        trial_recipe,
+        variant,
+        context.study_dir / Trial(variant.name, seed).path,
+        study_name=recipe.name,
+        num_other_workers=num_other_workers,
+        callbacks=callbacks,
+        data_cache=data_cache,
+    )
 
 
 def _wait_for_teacher(seed: int, folder: Path, queue: TrialQueue) -> None:

@@ -44,8 +44,8 @@ def glass_blur(images: Tensor, severity: int, rngs: Generators) -> Tensor:
     for _ in range(iterations):
         size = (2, len(rows), len(columns))
         row_offset, column_offset = (
-            draw_per_image(rngs, lambda rng: rng.integers(-max_offset, max_offset, size)).long().unbind(1)
-        )  # noqa: B023
+            draw_per_image(rngs, lambda rng: rng.integers(-max_offset, max_offset, size)).long().unbind(1)  # noqa: B023
+        )
         shuffled = result[batch_index, :, rows[:, None] + row_offset, columns + column_offset].permute(0, 3, 1, 2)
         result = result.clone()
         result[:, :, max_offset : height - max_offset + 1, max_offset : width - max_offset + 1] = shuffled

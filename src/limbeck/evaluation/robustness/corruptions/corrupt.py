@@ -49,14 +49,14 @@ CORRUPTION_NOTE = (
 def corrupt(
     images: Tensor, name: str, severity: int, *, seed: int = 0, sample_ids: Tensor | None = None
 ) -> Tensor:  # fmt: skip
-    """``pictures`` under the corruption ``name``.
+    """``images`` under the corruption ``name``.
 
     Args:
-        pictures: ``[n, 1 or 3, height, width]`` in 0..1.
+        images: ``[n, 1 or 3, height, width]`` in 0..1.
         name: one of :data:`CORRUPTIONS`.
         severity: from 1 to 5.
         seed: of all draws.
-        number: ``[n]``, by which number each picture draws; ``None``: its place. A picture with one number and seed
+        sample_ids: ``[n]``, by which number each picture draws; ``None``: its place. A picture with one number and seed
             comes out the same in any batch.
 
     Returns:
@@ -88,17 +88,17 @@ def corruption_accuracy(
     networks: Mapping[str, nn.Module], split: Split, *, corruptions: Sequence[str] = tuple(CORRUPTIONS),
     severities: Sequence[int] = SEVERITIES, seed: int = 0, batch_size: int = 256,
 ) -> dict[str, dict[str, Tensor]]:  # fmt: skip
-    """Which labelled samples of ``part`` each network gets right under each corruption.
+    """Which labelled samples of ``split`` each network gets right under each corruption.
 
     Every network sees the same corrupted pictures, which are made once for all.
 
     Args:
         networks: each takes pixels in 0..1 and gives logits ``[n, classes]``.
-        part: the samples; those without a label are left out.
-        names: out of :data:`CORRUPTIONS`.
+        split: the samples; those without a label are left out.
+        corruptions: out of :data:`CORRUPTIONS`.
         severities: from 1 to 5.
         seed: of all draws.
-        batch: samples at once.
+        batch_size: samples at once.
 
     Returns:
         By network and corruption, ``[severities, labelled]`` booleans.

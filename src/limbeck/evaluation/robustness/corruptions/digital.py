@@ -65,14 +65,14 @@ def jpeg_compression(images: Tensor, severity: int, rngs: Generators) -> Tensor:
 
     def compress(image: Any) -> Any:
         file = io.BytesIO()
-        image.save(file, "JPEG", metrics=quality)
+        image.save(file, "JPEG", quality=quality)
         return Image.open(file)
 
     return _apply_per_image(images, compress)
 
 
 def _apply_per_image(images: Tensor, fn: Callable[[Any], Any]) -> Tensor:
-    """``change`` for each picture as 8-bit PIL image."""
+    """``fn`` for each picture as 8-bit PIL image."""
     from PIL import Image
 
     levels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
@@ -83,7 +83,7 @@ def _apply_per_image(images: Tensor, fn: Callable[[Any], Any]) -> Tensor:
 
 
 def _random_affine_grid(images: Tensor, max_offset: float, rngs: Generators) -> Tensor:
-    """Where each pixel comes from, ``[n, height, width, (x, y)]``, when three points move by up to ``reach``."""
+    """Where each pixel comes from, ``[n, height, width, (x, y)]``, when three points move by up to ``max_offset``."""
     height, width = images.shape[-2:]
     center, third = np.array([width // 2, height // 2]), min(height, width) // 3
     points = center + third * np.array([[1, 1], [1, -1], [-1, -1]])
@@ -103,7 +103,7 @@ def _pixel_grid(images: Tensor) -> Tensor:
 
 
 def _grid_sample(images: Tensor, coordinates: Tensor) -> Tensor:
-    """The pictures at ``places`` in pixels, between pixels linearly, mirrored at the border."""
+    """The pictures at ``coordinates`` in pixels, between pixels linearly, mirrored at the border."""
     height, width = images.shape[-2:]
     scale = torch.tensor([max(width - 1, 1), max(height - 1, 1)])
     return F.grid_sample(

@@ -18,13 +18,13 @@ from torch.nn import functional as F
 
 __all__ = [
     "CIFAR_MAX_SIDE",
-    "draw_per_image",
-    "zoom_center",
-    "filter_images",
-    "uses_cifar_severity",
-    "plasma_fractal",
-    "gaussian_blur",
     "directional_blur",
+    "draw_per_image",
+    "filter_images",
+    "gaussian_blur",
+    "plasma_fractal",
+    "uses_cifar_severity",
+    "zoom_center",
 ]
 
 CIFAR_MAX_SIDE = 64
