@@ -66,7 +66,8 @@ def metrics():
             rows.append(
                 {
                     "phase": phase, "stage": phase, "epoch": epoch, "step": 17 * epoch, "seconds": 0.4 * epoch,
-                    "samples_per_second": 4100, "lr": 0.003, "loss": sum(v for k, v in parts.items() if k.startswith("loss/")),
+                    "samples_per_second": 4100, "lr": 0.003,
+                    "loss": sum(v for k, v in parts.items() if k.startswith("loss/")),
                     "train/accuracy": min(accuracy + 0.02, 1), "val/accuracy": round(359 * min(accuracy, 1)) / 359,
                     "val/nll": 2.3 * (1 - gone) + 0.1, **parts,
                 }
@@ -160,7 +161,8 @@ def _record():
         "verdict": verdict,
         "export": {"onnx": {"file": "student.onnx", "bytes": 12345, "opset": 18, "max_abs_difference": 9.5e-7,
                             "label_agreement": 1.0, "num_samples": 359, "tolerance": 1e-4,
-                            "latency_ms": {"median": 0.0131, "p95": 0.0152, "batch_size": 1, "num_threads": 1, "num_repeats": 200}}},
+                            "latency_ms": {"median": 0.0131, "p95": 0.0152, "batch_size": 1, "num_threads": 1,
+                                           "num_repeats": 200}}},
         "disagreements": [
             {"index": int(i), "target": int(truth[i]),
              "teacher": int(said["teacher"][i]), "student": int(said["distilled"][i]),

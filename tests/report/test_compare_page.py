@@ -56,7 +56,9 @@ def comparison():
         class_changes=(ClassChange("cat", 4.0, 40), ClassChange("dog", -2.0, 40)), curves=(curve("distilled", 0.86),),
     )  # fmt: skip
     trials = tuple(
-        TrialStatus(variant=variant, seed=seed, folder=f"runs/{seed}", state="done", accuracy=0.8, num_reads=1, step=300)
+        TrialStatus(
+            variant=variant, seed=seed, folder=f"runs/{seed}", state="done", accuracy=0.8, num_reads=1, step=300
+        )
         for variant in ("baseline", "distilled") for seed in (0, 1, 2)
     )  # fmt: skip
     return Comparison(

@@ -58,8 +58,8 @@ def test_both_intervals_below_zero_degrade_and_no_gap_is_spoken_of():
         "dkd", "student_only", DEGRADES, gap_recovered={"fraction": -0.7, "low": -0.9, "high": -0.5, "num_seeds": 5}
     )
     assert sentence == (
-        "dkd degrades against student_only: −3.10 points, 95 % interval −3.50 to −2.70 by bootstrap and −3.72 to −2.48 by "
-        "Student's t, n = 5 seeds."
+        "dkd degrades against student_only: −3.10 points, 95 % interval −3.50 to −2.70 by bootstrap and −3.72 to −2.48 "
+        "by Student's t, n = 5 seeds."
     )
 
 

@@ -13,8 +13,8 @@ __all__ = ["Progress"]
 class Progress:
     """Where training stands: ``step`` of ``steps`` optimizer steps done, ``epoch`` of ``epochs`` begun, from zero.
 
-    Where training has several stages, these count within the stage; ``steps_before`` are the steps of the stages before it,
-    and ``total_steps`` those of all stages together.
+    Where training has several stages, these count within the stage; ``steps_before`` are the steps of the stages before
+    it, and ``total_steps`` those of all stages together.
 
     ``steps == 0`` says that the length of training is not known; then asking for the fraction is an error rather than
     a silent zero, since a schedule would never move. ``total_steps == 0`` says the same of all stages together.

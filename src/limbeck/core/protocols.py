@@ -50,9 +50,10 @@ class Teacher(Protocol):
     It may also have ``with_features(layers)``, which gives the same with hidden features read; ``to(fn)``, to follow
     ``nn.Module.to``; ``close()``, called once when a training has ended; and what :class:`FingerprintedTeacher` has.
 
-    One that is made of the student itself may have ``bind_student(student)``, which gives one of its own for that student;
-    ``on_step_start(student, progress)``, called before the answers of each training batch; ``on_step_end(batch, student)``, called after
-    each with what the student said; and ``state_dict()`` with ``load_state_dict(state)``, for checkpoints.
+    One that is made of the student itself may have ``bind_student(student)``, which gives one of its own for that
+    student; ``on_step_start(student, progress)``, called before the answers of each training batch;
+    ``on_step_end(batch, student)``, called after each with what the student said; and ``state_dict()`` with
+    ``load_state_dict(state)``, for checkpoints.
     """
 
     def predict(self, batch: Any, task: Task) -> Outputs:

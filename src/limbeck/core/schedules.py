@@ -203,8 +203,9 @@ def warmup(value: float, *, fraction: float) -> Warmup:
 def step_change(before: float, after: float, *, milestone: float) -> StepChange:
     """``before``, and from the fraction ``milestone`` of training on ``after``.
 
-    Distillation first and then the task's own loss is ``{"kd": step_change(1, 0, milestone=0.5), "target": step_change(0, 1,
-    milestone=0.5)}``; a weight of 0 keeps a term's figures in the log, and a stage of its own would save its cost.
+    Distillation first and then the task's own loss is ``{"kd": step_change(1, 0, milestone=0.5), "target":
+    step_change(0, 1, milestone=0.5)}``; a weight of 0 keeps a term's figures in the log, and a stage of its own would
+    save its cost.
 
     >>> [step_change(0.0, 1.0, milestone=0.5)(Progress(step=i, steps=4)) for i in range(5)]
     [0.0, 0.0, 1.0, 1.0, 1.0]

@@ -1,4 +1,4 @@
-"""The pages of the dashboard as text: the index, a run while it trains, and the pages that limbeck writes for the rest."""
+"""The pages of the dashboard as text: the index, a run in training, and the pages that limbeck writes for the rest."""
 
 from __future__ import annotations
 

@@ -59,6 +59,6 @@ def open_socket(port: int) -> socket.socket:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
         raise LimbeckError(
-            f"port {port} of 127.0.0.1 cannot be listened at ({error.strerror or error}): another dashboard may be running, "
-            "or give another --port"
+            f"port {port} of 127.0.0.1 cannot be listened at ({error.strerror or error}): another dashboard may be "
+            "running, or give another --port"
         ) from None

@@ -39,7 +39,8 @@ class Distiller(nn.Module):
         weights: a number or a schedule for each term; or a balance, such as ``GradNorm()``, see :class:`Objective`.
         loss_weighting: moves the weights while training, on top of those given.
         gather_distributed: names of terms that see the batches of all processes together, see :class:`Objective`.
-        feature_layers: hidden features to read: for ``"student"`` and for each teacher's name, places by the name to give them.
+        feature_layers: hidden features to read: for ``"student"`` and for each teacher's name, places by the name to
+            give them.
         task: what a batch means, such as ``limbeck.tasks.Classification(classes=10)``.
         ensemble: how several teachers speak together to terms that name none: ``mean_logits``,
             ``mean_probabilities``, or one of :mod:`limbeck.teachers.combinations`. One that learns is a term of the

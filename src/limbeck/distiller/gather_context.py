@@ -34,8 +34,8 @@ __all__ = ["gather_context"]
 def gather_context(context: LossContext) -> LossContext:
     """``context`` with the batches of all processes one after the other; itself where there is one process.
 
-    Logits, maps, embeddings, targets and numbers are gathered at once, and ``row_to_sample`` is numbered through. Taps and
-    extra tensors, which may be large, are gathered when a term first reads them; since every process holds the same
+    Logits, maps, embeddings, targets and numbers are gathered at once, and ``row_to_sample`` is numbered through. Taps
+    and extra tensors, which may be large, are gathered when a term first reads them; since every process holds the same
     whole by then, all read the same ones. A scalar among the extra tensors becomes the mean over processes.
     """
     if get_world_size() == 1:

@@ -20,9 +20,11 @@ class LossOutput(NamedTuple):
         logits: the student's logits ``[rows, classes]``, without gradients, for whoever counts right answers;
             ``None`` where the task has none.
         target: the truth they were compared with, or ``None``.
-        by_loss_with_grad: ``by_loss`` with their gradients, for whoever compares these; they hold no more memory than ``total``.
+        by_loss_with_grad: ``by_loss`` with their gradients, for whoever compares these; they hold no more memory than
+            ``total``.
         temperatures: the temperatures that terms were taken at, by term.
-        teacher_entropy: how flat these made the teacher's answers, where ``objective.collect_diagnostics`` asked for it.
+        teacher_entropy: how flat these made the teacher's answers, where ``objective.collect_diagnostics`` asked for
+            it.
     """
 
     total: Tensor

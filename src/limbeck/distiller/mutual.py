@@ -22,8 +22,8 @@ __all__ = ["MutualTask", "PeerStudents", "scale_weights_for_peers"]
 class PeerStudents(nn.Module):
     """Students by name, as one module to train; each is a child of its name.
 
-    With :class:`MutualTask` as the task, its rows are those of the first student, then those of the second, and so on. It
-    is an error to call it.
+    With :class:`MutualTask` as the task, its rows are those of the first student, then those of the second, and so on.
+    It is an error to call it.
     """
 
     def __init__(self, students: Mapping[str, nn.Module]) -> None:

@@ -35,8 +35,9 @@ class Objective(nn.Module):
         loss_weighting: moves the weights while training, on top of those given, see
             :mod:`limbeck.losses.weighting.loss_weighting`.
 
-    A term whose ``temperature`` keeps state lends it to ``trainable``, where terms that learn are: both are trained, moved and
-    saved with the objective. ``collect_diagnostics`` asks for figures that are too dear for every step, see :class:`LossOutput`.
+    A term whose ``temperature`` keeps state lends it to ``trainable``, where terms that learn are: both are trained,
+    moved and saved with the objective. ``collect_diagnostics`` asks for figures that are too dear for every step, see
+    :class:`LossOutput`.
 
     >>> from limbeck.losses import CrossEntropyLoss, KDLoss
     >>> print(Objective({"target": CrossEntropyLoss(), "kd": KDLoss(temperature=4.0)}, {"target": 0.1, "kd": 0.9}))

@@ -38,7 +38,8 @@ def byot_loss(
 ) -> Tensor:
     """Sum over ``head_logits`` of (1 − ``alpha``) · CE(head) + ``alpha`` · τ² · KL(deepest ‖ head), means over rows.
 
-    Shapes: each head and ``deepest_logits`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class numbers (−100: no label,
+    Shapes: each head and ``deepest_logits`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class numbers (−100: no
+        label,
     then only the deepest is followed) or ``[rows, classes]`` probabilities. No gradient to ``deepest_logits``; in nats.
 
     >>> head, deepest = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])

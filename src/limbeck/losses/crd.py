@@ -15,7 +15,8 @@ the bank, without a gradient, so it is never stale and no state of its own. Othe
 - The own pair is that of this batch, not the bank's older one, so both embeddings learn from it.
 - The others are all that is in the bank, the same for each row, by one matrix product: no [rows, K, width] is made, and
   nothing is drawn at random. A row's own sample is never among them; nor, where labels are known, is its class.
-- The banks hold ``bank_size`` samples. More than the data has is the paper's bank of every sample; fewer makes a queue, from
+- The banks hold ``bank_size`` samples. More than the data has is the paper's bank of every sample; fewer makes a queue,
+from
   which the oldest go. A sample that comes again moves its place by ``1 − momentum`` towards what it is now.
 
 Weights as published: 0.8.
@@ -86,8 +87,9 @@ class CRDLoss(nn.Module):
         momentum: how much of its old place a sample keeps when it comes again, from 0 to below 1.
         teacher: which teacher; ``None`` takes the combination of all.
 
-    Samples are known by ``context.sample_ids``. The banks are buffers: they are saved, resumed and moved with the term, and
-    stand still in eval mode. With several processes each remembers the samples of all, so their banks stay the same.
+    Samples are known by ``context.sample_ids``. The banks are buffers: they are saved, resumed and moved with the term,
+    and stand still in eval mode. With several processes each remembers the samples of all, so their banks stay the
+    same.
     """
 
     sample_ids: Tensor
@@ -157,7 +159,10 @@ class CRDLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        settings = f"layer={self.layer!r}, bank_size={self.bank_size}, embedding_dim={self.embedding_dim}, temperature={self.temperature}, momentum={self.momentum}"
+        settings = (
+            f"layer={self.layer!r}, bank_size={self.bank_size}, embedding_dim={self.embedding_dim}, "
+            f"temperature={self.temperature}, momentum={self.momentum}"
+        )
         return settings + (f", teacher={self.teacher!r}" if self.teacher else "")
 
     def _embed_features(self, name: str, features: Tensor) -> Tensor:

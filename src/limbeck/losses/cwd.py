@@ -62,9 +62,10 @@ class CWDLoss(nn.Module):
     """:func:`cwd_loss` between two tapped layers, through a learned projection where their channels differ.
 
     Arguments:
-        layer: the name of the tap, given to the student and to the teacher alike; ``None`` compares the spatial logits of
-            a task that has them.
-        temperature: the temperature, above zero: a number, or a schedule. The paper takes 4 for features and 1 for logits.
+        layer: the name of the tap, given to the student and to the teacher alike; ``None`` compares the spatial logits
+            of a task that has them.
+        temperature: the temperature, above zero: a number, or a schedule. The paper takes 4 for features and 1 for
+            logits.
         teacher: which teacher; ``None`` takes the combination of all.
 
     >>> from limbeck.testing import make_context

@@ -6,11 +6,11 @@ the teacher's softmax at temperature τ:
     loss = τ² · (beta · mean over rows of (1 − ρ over classes) + gamma · mean over classes of (1 − ρ over the batch))
 
 The first part relates the classes of one sample, the second the samples of one class; for the second, a batch spread
-over processes is gathered (``gather_distributed: true`` in a recipe). A row or column that does not vary beyond rounding (or by
-less than 3e-16 in float32, where squares lose their digits), such as the columns of a batch of one, has no direction:
-two of them agree and cost 0, one of them beside one that varies is uncorrelated and costs 1, without a gradient. The
-published code adds 1e-8 to the denominator instead, which makes columns of small probabilities cost more than they are
-apart.
+over processes is gathered (``gather_distributed: true`` in a recipe). A row or column that does not vary beyond
+rounding (or by less than 3e-16 in float32, where squares lose their digits), such as the columns of a batch of one, has
+no direction: two of them agree and cost 0, one of them beside one that varies is uncorrelated and costs 1, without a
+gradient. The published code adds 1e-8 to the denominator instead, which makes columns of small probabilities cost more
+than they are apart.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def dist_loss(
 ) -> Tensor:
     """Weighted: beta · (1 − correlation over classes) + gamma · (1 − correlation over the batch), times ``temperature ** 2``.
 
-    Shapes: both ``[rows, classes]`` logits; ``temperature`` a number or ``[rows]``: each row then has its own square, and the
+    Shapes: both ``[rows, classes]`` logits; ``temperature`` a number or ``[rows]``: each row then has its own square,
+        and the
     part over the batch the mean of them. Zero where they agree, and where their probabilities are linear in each other.
     The published setting for CIFAR is ``beta=2, gamma=2, temperature=4``.
 
@@ -72,7 +73,8 @@ class DISTLoss:
     Arguments:
         beta: weight of the correlation over the classes of a sample.
         gamma: weight of the correlation over the samples of a class.
-        temperature: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.losses.temperature`.
+        temperature: the temperature, above zero: a number, a schedule, or a policy of
+            :mod:`limbeck.losses.temperature`.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 

@@ -50,8 +50,8 @@ def dkd_loss(
     """Mean over the labelled rows of alpha · TCKD + beta · NCKD at ``temperature``, times ``temperature ** 2``.
 
     Shapes: both ``[rows, classes]`` logits of at least 2 classes; ``target`` ``[rows]`` class numbers (−100: no label,
-    the row is left out) or ``[rows, classes]`` probabilities, of which the likeliest counts; ``temperature`` a number or
-    ``[rows]``. Zero where they agree; in nats. A class of logit −inf in both counts for nothing.
+    the row is left out) or ``[rows, classes]`` probabilities, of which the likeliest counts; ``temperature`` a number
+    or ``[rows]``. Zero where they agree; in nats. A class of logit −inf in both counts for nothing.
 
     >>> student, teacher = torch.tensor([[2.0, 0.0, 1.0]]), torch.zeros(1, 3)
     >>> dkd_loss(student, teacher, torch.tensor([0]), temperature=1.0)
@@ -77,7 +77,8 @@ class DKDLoss:
     Arguments:
         alpha: weight of what is said of the true class.
         beta: weight of what is said of the others.
-        temperature: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.losses.temperature`.
+        temperature: the temperature, above zero: a number, a schedule, or a policy of
+            :mod:`limbeck.losses.temperature`.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 

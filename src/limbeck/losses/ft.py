@@ -58,8 +58,8 @@ class FTLoss(nn.Module):
     Arguments:
         layer: the name of the tap, given to the student and to the teacher alike.
         rate: channels of a factor over channels of the teacher, above 0 and up to 1.
-        reconstruction_weight: the weight of the reconstruction within the term. At its default and the usual weight of 200 for the
-            term, the paraphraser learns at a weight of 1, as it does by itself in the paper.
+        reconstruction_weight: the weight of the reconstruction within the term. At its default and the usual weight of
+            200 for the term, the paraphraser learns at a weight of 1, as it does by itself in the paper.
         teacher: which teacher; ``None`` takes the combination of all.
 
     >>> from limbeck.testing import make_context
@@ -100,7 +100,8 @@ class FTLoss(nn.Module):
             description=describe_shapes(teacher, factor_like),
         )
         self.decoder = _conv_stack(
-            factor_channels, factor_channels, teacher_channels, teacher_channels, conv_class=nn.ConvTranspose2d, description=describe_shapes(factor_like, teacher)
+            factor_channels, factor_channels, teacher_channels, teacher_channels,
+            conv_class=nn.ConvTranspose2d, description=describe_shapes(factor_like, teacher),
         )  # fmt: skip
         self.translator = _conv_stack(
             student_channels,

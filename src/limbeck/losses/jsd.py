@@ -36,7 +36,8 @@ __all__ = ["JSDLoss", "jsd_loss"]
 def jsd_loss(student: Tensor, teacher: Tensor, *, temperature: TemperatureValue = 4.0, beta: float = 0.5) -> Tensor:
     """Mean over rows of beta · KL(p ‖ m) + (1 − beta) · KL(q ‖ m) at ``temperature``, times ``temperature ** 2``.
 
-    Shapes: both ``[rows, classes]`` logits; ``temperature`` a number or ``[rows]``, each row then scaled by its own square;
+    Shapes: both ``[rows, classes]`` logits; ``temperature`` a number or ``[rows]``, each row then scaled by its own
+        square;
     ``beta``, the teacher's share of the mixture m, between 0 and 1. Zero where they agree; in nats. A class of logit
     −inf in both counts for nothing.
 
@@ -62,7 +63,8 @@ class JSDLoss:
     """:func:`jsd_loss` of the student's and a teacher's logits.
 
     Arguments:
-        temperature: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.losses.temperature`.
+        temperature: the temperature, above zero: a number, a schedule, or a policy of
+            :mod:`limbeck.losses.temperature`.
         beta: the teacher's share of the mixture, between 0 and 1.
         teacher: which teacher; ``None`` takes the combination of all.
     """

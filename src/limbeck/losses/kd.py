@@ -28,7 +28,8 @@ __all__ = ["KDLoss", "kd_loss"]
 def kd_loss(student: Tensor, teacher: Tensor, *, temperature: float | Tensor = 4.0) -> Tensor:
     """Mean over rows of KL(teacher ‖ student) at ``temperature``, times ``temperature ** 2`` (Hinton et al., 2015).
 
-    Shapes: both ``[rows, classes]`` logits; ``temperature`` a number, or a tensor of one number or of ``[rows]``, each row then
+    Shapes: both ``[rows, classes]`` logits; ``temperature`` a number, or a tensor of one number or of ``[rows]``, each
+        row then
     scaled by its own square.
     Zero where they agree; in nats. A class of logit −inf in both counts for nothing.
 
@@ -56,7 +57,8 @@ class KDLoss:
     """:func:`kd_loss` of the student's and a teacher's logits.
 
     Arguments:
-        temperature: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.losses.temperature`.
+        temperature: the temperature, above zero: a number, a schedule, or a policy of
+            :mod:`limbeck.losses.temperature`.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 

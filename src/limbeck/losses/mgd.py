@@ -63,8 +63,8 @@ class MGDLoss(nn.Module):
 
     Arguments:
         layer: the name of the tap, given to the student and to the teacher alike.
-        mask_ratio: λ, the share of positions that is hidden, from 0 to below 1; drawn anew at each step from torch's own
-            random numbers, as dropout does.
+        mask_ratio: λ, the share of positions that is hidden, from 0 to below 1; drawn anew at each step from torch's
+            own random numbers, as dropout does.
         teacher: which teacher; ``None`` takes the combination of all.
 
     >>> from limbeck.testing import make_context

@@ -11,8 +11,8 @@ Q the teacher's and the student's softmax at a temperature, as ``[rows, classes]
 all summed over the temperatures. The published code leaves out the surer half of the samples and of the classes, by a
 mask that for two of the three parts multiplies what has been summed already; the paper has no mask, and neither has
 this. The paper's weak and strong views are rows here: give each sample several views (``repeats``). The two matrices
-relate rows, so a batch spread over processes is gathered (``gather_distributed: true`` in a recipe). A temperature policy moves
-all the temperatures together: they are scaled so that their mean is what the policy says.
+relate rows, so a batch spread over processes is gathered (``gather_distributed: true`` in a recipe). A temperature
+policy moves all the temperatures together: they are scaled so that their mean is what the policy says.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class MLKDLoss:
         batch_weight: weight of which samples are answered alike.
         class_weight: weight of which classes are confused.
         teacher: which teacher; ``None`` takes the combination of all.
-        temperature: what the mean of ``temperatures`` is scaled to, a number, a schedule or a policy; ``None`` leaves them.
+        temperature: what the mean of ``temperatures`` is scaled to, a number, a schedule or a policy; ``None`` leaves
+            them.
     """
 
     temperatures: tuple[float, ...] = _TEMPERATURES

@@ -40,8 +40,8 @@ def nkd_loss(
     """Mean over the labelled rows of −p_c · log q_c + gamma · τ² · the cross-entropy of the others.
 
     Shapes: both ``[rows, classes]`` logits of at least 2 classes; ``target`` ``[rows]`` class numbers (−100: no label,
-    the row is left out) or ``[rows, classes]`` probabilities, of which the likeliest counts; ``temperature`` a number or
-    ``[rows]``. In nats. A class of logit −inf in both counts for nothing.
+    the row is left out) or ``[rows, classes]`` probabilities, of which the likeliest counts; ``temperature`` a number
+    or ``[rows]``. In nats. A class of logit −inf in both counts for nothing.
 
     >>> student, teacher = torch.tensor([[2.0, 0.0, 1.0]]), torch.zeros(1, 3)
     >>> nkd_loss(student, teacher, torch.tensor([0]))
@@ -69,8 +69,9 @@ class NKDLoss:
 
     Arguments:
         gamma: weight of what is said of the classes that are not the true one.
-        temperature: their temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.losses.temperature`; one that
-            changes the logits (``LogitStandardization``, ``Dynamic``) changes them for the true class as well.
+        temperature: their temperature, above zero: a number, a schedule, or a policy of
+            :mod:`limbeck.losses.temperature`; one that changes the logits (``LogitStandardization``, ``Dynamic``)
+            changes them for the true class as well.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 

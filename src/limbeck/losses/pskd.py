@@ -28,7 +28,8 @@ _IGNORE_INDEX: Final = -100
 def pskd_loss(student: Tensor, previous_logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.8) -> Tensor:
     """Mean over the labelled rows of the cross-entropy with (1 − ``alpha``) · label + ``alpha`` · softmax(``previous_logits``).
 
-    Shapes: ``student`` and ``previous_logits`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class numbers (−100: no label)
+    Shapes: ``student`` and ``previous_logits`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class numbers (−100:
+        no label)
     or ``[rows, classes]`` probabilities (all zero: no label); ``alpha`` a number from 0 to 1, or ``[rows]``. In nats.
     No temperature, and no gradient to ``previous_logits``. With ``alpha`` 0 it is the cross-entropy.
 

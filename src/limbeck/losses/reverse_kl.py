@@ -32,7 +32,8 @@ __all__ = ["ReverseKLLoss", "reverse_kl_loss"]
 def reverse_kl_loss(student: Tensor, teacher: Tensor, *, temperature: TemperatureValue = 4.0) -> Tensor:
     """Mean over rows of KL(student ‖ teacher) at ``temperature``, times ``temperature ** 2``.
 
-    Shapes: both ``[rows, classes]`` logits; ``temperature`` a number or ``[rows]``, each row then scaled by its own square.
+    Shapes: both ``[rows, classes]`` logits; ``temperature`` a number or ``[rows]``, each row then scaled by its own
+        square.
     Zero where they agree; in nats. A class of logit −inf in both counts for nothing.
 
     >>> import torch
@@ -51,7 +52,8 @@ class ReverseKLLoss:
     """:func:`reverse_kl_loss` of the student's and a teacher's logits.
 
     Arguments:
-        temperature: the temperature, above zero: a number, a schedule, or a policy of :mod:`limbeck.losses.temperature`.
+        temperature: the temperature, above zero: a number, a schedule, or a policy of
+            :mod:`limbeck.losses.temperature`.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 

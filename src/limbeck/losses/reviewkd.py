@@ -60,8 +60,8 @@ class ReviewKDLoss(nn.Module):
     """:func:`reviewkd_loss` between several tapped layers, the student's fused from deep to shallow by what the term learns.
 
     Arguments:
-        layers: the names of the taps from shallow to deep, given to the student and to the teacher alike; each reads a map,
-            or an embedding ``[batch, width]``, which is a map of one position.
+        layers: the names of the taps from shallow to deep, given to the student and to the teacher alike; each reads a
+            map, or an embedding ``[batch, width]``, which is a map of one position.
         mid_channels: channels in which stages are fused; ``None`` takes the student's at the deepest, up to 512.
         teacher: which teacher; ``None`` takes the combination of all.
 

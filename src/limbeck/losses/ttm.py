@@ -42,7 +42,8 @@ def ttm_loss(
 ) -> Tensor:  # fmt: skip
     """Mean over rows of KL(p^power, renormalised ‖ q), each row times Σ p^power, or each the same.
 
-    Shapes: both ``[rows, classes]`` logits; ``power`` above 0 (published: 0.1 to 0.2); ``row_weighting`` is ``"by_softness"``
+    Shapes: both ``[rows, classes]`` logits; ``power`` above 0 (published: 0.1 to 0.2); ``row_weighting`` is
+        ``"by_softness"``
     (WTTM) or ``"equal"`` (TTM). In nats. Zero where the student says the teacher's softened answer, so not where they
     agree, unless ``power`` is 1. A class of logit −inf in both counts for nothing.
 
@@ -73,7 +74,8 @@ class TTMLoss:
 
     Arguments:
         power: of the teacher's probabilities, above 0; one over a temperature.
-        row_weighting: ``"by_softness"``: rows of which the teacher is unsure weigh more (WTTM); ``"equal"``: all the same (TTM).
+        row_weighting: ``"by_softness"``: rows of which the teacher is unsure weigh more (WTTM); ``"equal"``: all the
+            same (TTM).
         teacher: which teacher; ``None`` takes the combination of all.
         temperature: of the teacher, a number, a schedule or a policy, in place of one over ``power``.
     """

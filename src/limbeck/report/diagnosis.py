@@ -46,7 +46,7 @@ MIN_RANK_FRACTION = 0.1
 
 
 def check_loss_scale(name: str, magnitude: float, largest: float, *, measure: str = "gradient") -> str | None:
-    """Whether a loss has less than :data:`MIN_LOSS_FRACTION` of the largest one; both with their weights, a gradient or a loss.
+    """Whether a loss or its gradient, with its weight, is below :data:`MIN_LOSS_FRACTION` of the largest one.
 
     >>> check_loss_scale("kd", 0.5, 100.0)[:55]
     "the loss 'kd' is 200 times too small: its gradient is 0"
@@ -60,8 +60,8 @@ def check_loss_scale(name: str, magnitude: float, largest: float, *, measure: st
             f"the loss {name!r} does nothing: its {measure} is 0, so raise its weight or see what it is computed from"
         )
     return (
-        f"the loss {name!r} is {largest / magnitude:.0f} times too small: its {measure} is {magnitude:.2g} where that of the largest "
-        f"loss is {largest:.2g} (the rule is {1 / MIN_LOSS_FRACTION:.0f} times), so raise its weight, or remove it"
+        f"the loss {name!r} is {largest / magnitude:.0f} times too small: its {measure} is {magnitude:.2g} where that of "
+        f"the largest loss is {largest:.2g} (the rule is {1 / MIN_LOSS_FRACTION:.0f} times), so raise its weight, or remove it"
     )
 
 
@@ -76,13 +76,13 @@ def check_teacher_accuracy(name: str, teacher: float, student: float, *, referen
     if not teacher < student:
         return None
     return (
-        f"the teacher {name!r} is worse than {reference}: {format_points(100 * (teacher - student))} points on validation, so it "
-        "teaches its mistakes; train it longer, or choose another with limbeck select-teachers"
+        f"the teacher {name!r} is worse than {reference}: {format_points(100 * (teacher - student))} points on "
+        "validation, so it teaches its mistakes; train it longer, or choose another with limbeck select-teachers"
     )
 
 
 def check_teacher_entropy(name: str, teacher_entropy: float, temperature: float | None) -> str | None:
-    """Whether a temperature flattens what the teacher says: entropy as a share of a guess's above :data:`MAX_TEACHER_ENTROPY`.
+    """Whether a temperature flattens the teacher: its relative entropy is above :data:`MAX_TEACHER_ENTROPY`.
 
     >>> check_teacher_entropy("kd", 0.995, 40.0)[:51]
     'the temperature of kd, 40, flattens everything: the'
@@ -93,8 +93,8 @@ def check_teacher_entropy(name: str, teacher_entropy: float, temperature: float 
         return None
     temperature_note = "" if temperature is None else f", {temperature:.4g},"
     return (
-        f"the temperature of {name}{temperature_note} flattens everything: the teacher's outputs have {100 * teacher_entropy:.1f} % of "
-        f"the entropy of a guess (the rule is {100 * MAX_TEACHER_ENTROPY:.0f} %), so lower the temperature"
+        f"the temperature of {name}{temperature_note} flattens everything: the teacher's outputs have "
+        f"{100 * teacher_entropy:.1f} % of the entropy of a guess (the rule is {100 * MAX_TEACHER_ENTROPY:.0f} %), so lower the temperature"
     )
 
 
@@ -110,14 +110,14 @@ def check_capacity_gap(name: str, ratio: float, gap_recovered: float) -> str | N
         return None
     return (
         f"the teacher {name!r} has {ratio:.0f} times the parameters of the student, which recovered "
-        f"{100 * gap_recovered:.0f} % of the gap in accuracy (the rule is {CAPACITY_RATIO:g} times and {100 * MIN_GAP_RECOVERED:.0f} %): a gap in "
-        "capacity is likely, so put assistants between them (`assistants:`), stop the teacher early (`train_fraction:`), or take "
-        "a nearer one"
+        f"{100 * gap_recovered:.0f} % of the gap in accuracy (the rule is {CAPACITY_RATIO:g} times and "
+        f"{100 * MIN_GAP_RECOVERED:.0f} %): a gap in capacity is likely, so put assistants between them (`assistants:`), "
+        "stop the teacher early (`train_fraction:`), or take a nearer one"
     )
 
 
 def check_feature_alignment(name: str, first: float, last: float) -> str | None:
-    """Whether a loss on features ends near where it began: above :data:`MAX_FINAL_FRACTION` of it; both without their weight.
+    """Whether a loss on features, without its weight, ends above :data:`MAX_FINAL_FRACTION` of its first value.
 
     >>> check_feature_alignment("fitnet", 2.0, 1.9)[:42]
     "the features of 'fitnet' never align: the "
@@ -128,7 +128,8 @@ def check_feature_alignment(name: str, first: float, last: float) -> str | None:
         return None
     return (
         f"the features of {name!r} never align: the loss went from {first:.3g} to {last:.3g} without its weight (the "
-        f"rule is to {100 * MAX_FINAL_FRACTION:.0f} %), so raise its weight, or use feature layers that are as deep in both networks"
+        f"rule is to {100 * MAX_FINAL_FRACTION:.0f} %), so raise its weight, or use feature layers that are as "
+        "deep in both networks"
     )
 
 
@@ -145,7 +146,8 @@ def check_projection_rank(name: str, rank: float, full_rank: int) -> str | None:
         return None
     return (
         f"the projection of {name!r} is saturated: it passes on {rank:.1f} of {full_rank} directions (the rule is "
-        f"{100 * MIN_RANK_FRACTION:.0f} %), so lower the weight of its loss or the learning rate, or use a wider feature layer"
+        f"{100 * MIN_RANK_FRACTION:.0f} %), so lower the weight of its loss or the learning rate, or use a wider "
+        "feature layer"
     )
 
 
@@ -181,8 +183,8 @@ def compare_with_largest(
 ) -> list[tuple[str, float, float]]:
     """Each loss with its magnitude and the largest one, over the epochs in which its weight was not 0.
 
-    So a loss that a schedule turns off is judged by the time when it was on. Magnitudes and weights are by epoch, NaN where
-    there was none.
+    So a loss that a schedule turns off is judged by the time when it was on. Magnitudes and weights are by epoch, NaN
+    where there was none.
 
     >>> compare_with_largest({"a": [1.0, 8.0], "b": [4.0, 0.0]}, {"b": [1.0, 0.0]})
     [('a', 8.0, 8.0), ('b', 4.0, 4.0)]

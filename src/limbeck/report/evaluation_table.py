@@ -110,8 +110,8 @@ def _cost_tables(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
     rows = evaluation["efficiency"]["rows"]
     machine, threads = rows[0]["machine"], rows[0]["num_threads"]
     title = (
-        f"ms for one call, median (95th percentile); {threads} thread{'s' if threads > 1 else ''} of {machine['num_cores']} "
-        f"cores, {machine['cpu']}"
+        f"ms for one call, median (95th percentile); {threads} thread{'s' if threads > 1 else ''} of "
+        f"{machine['num_cores']} cores, {machine['cpu']}"
     )
     table = _make_table()
     table.add_column("network", no_wrap=True)

@@ -65,7 +65,8 @@ def worst_classes(record: Record, *, max_classes: int = 6) -> list[ClassAccuracy
         rows.append(
             ClassAccuracyRow(
                 class_accuracy.name, class_accuracy.num_samples, format_percent_value(accuracy),
-                format_percent_value(baseline), format_points(None if baseline is None else 100 * (accuracy - baseline)),
+                format_percent_value(baseline),
+                format_points(None if baseline is None else 100 * (accuracy - baseline)),
                 format_percent_value(teacher), format_points(None if teacher is None else 100 * (accuracy - teacher)),
             )
         )  # fmt: skip

@@ -85,7 +85,8 @@ def classes_by_errors(
     )
     return [
         (class_errors.name, class_errors.num_samples, [
-            (count, _error_counts(second_by_class[class_errors.name])[i] if class_errors.name in second_by_class else None)
+            (count, second[i] if second else None)
+            for second in [_error_counts(second_by_class[class_errors.name]) if class_errors.name in second_by_class else None]
             for i, count in enumerate(_error_counts(class_errors))
         ])
         for class_errors in first_by_class[:max_classes]

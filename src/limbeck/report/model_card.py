@@ -110,7 +110,7 @@ def _model_index_result(record: Record, metrics: SplitMetrics) -> dict[str, Any]
 def _render_body(record: Record, license: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    # Markdown is no HTML: every text of the record goes through `escape_markdown` in the template; the rest are numbers.
+    # Markdown is no HTML: all text of the record goes through `escape_markdown` in the template.
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATE_DIR), autoescape=False, undefined=StrictUndefined, trim_blocks=True,  # noqa: S701
         lstrip_blocks=True, keep_trailing_newline=True,
@@ -145,7 +145,7 @@ def _template_context(record: Record) -> dict[str, Any]:
         "view_shape": [1, -1, *[1] * (len(record.data.shape) - 1)],
         "interval": verdict.interval_points if verdict else None, "stages": _describe_stages(record),
         "fidelities": record.fidelity.students if record.fidelity else {},
-        "small_classes": [class_accuracy for class_accuracy in (metrics.per_class if metrics else []) if class_accuracy.num_samples < 30],
+        "small_classes": [row for row in (metrics.per_class if metrics else []) if row.num_samples < 30],
     }  # fmt: skip
 
 

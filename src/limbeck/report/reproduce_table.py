@@ -67,7 +67,8 @@ def _reproduce_verdict(result: Mapping[str, Any]) -> list[str]:
             *_format_reasons(result),
         ]
     return [
-        f"The metrics do NOT match: {counts['different']} of {total} differ by more than {result['tolerance']:g}{weights_note}.",
+        f"The metrics do NOT match: {counts['different']} of {total} differ by more than "
+        f"{result['tolerance']:g}{weights_note}.",
         *_format_reasons(result),
     ]
 

@@ -82,18 +82,20 @@ def key_metrics(record: Record) -> list[KeyMetric]:
     metrics.append(
         KeyMetric(
             f"{'Smaller' if is_smaller else 'Larger'} than the teacher" if less else "Size against the teacher",
-            format_ratio(more, less), "", f"{format_count(student.parameters)} against {format_count(teacher.parameters)} parameters",
+            format_ratio(more, less), "",
+            f"{format_count(student.parameters)} against {format_count(teacher.parameters)} parameters",
         )
     )  # fmt: skip
     student_latency, teacher_latency = (
         model.latency_ms.median if model.latency_ms else None for model in (student, teacher)
     )
-    is_faster = (student_latency or 0) <= (teacher_latency or 0)
+    is_faster, is_measured = (student_latency or 0) <= (teacher_latency or 0), student_latency and teacher_latency
+    times = f"{_format_milliseconds(student_latency)} against {_format_milliseconds(teacher_latency)} ms, median"
+    slower, faster = (teacher_latency, student_latency) if is_faster else (student_latency, teacher_latency)
     metrics.append(
         KeyMetric(
-            f"{'Faster' if is_faster else 'Slower'} than the teacher" if student_latency and teacher_latency else "Speed against the teacher",
-            format_ratio(teacher_latency, student_latency) if is_faster else format_ratio(student_latency, teacher_latency), "",
-            f"{_format_milliseconds(student_latency)} against {_format_milliseconds(teacher_latency)} ms, median" if student_latency and teacher_latency else "latency was not measured",
+            f"{'Faster' if is_faster else 'Slower'} than the teacher" if is_measured else "Speed against the teacher",
+            format_ratio(slower, faster), "", times if is_measured else "latency was not measured",
         )
     )  # fmt: skip
     return metrics

@@ -14,7 +14,8 @@ __all__ = ["RULE_OVER_SEEDS", "classify_gain_over_seeds", "format_verdict_over_s
 RULE_OVER_SEEDS = (
     "Rule: a variant improves if both 95 % intervals of its gain, paired by seed, lie above zero: the bootstrap's over "
     "seeds and Student's t; it degrades if both lie below, and otherwise there is no significant difference. One seed "
-    "shows nothing, nor do seeds whose differences are all exactly alike, since then the spread between seeds is unknown."
+    "shows nothing, nor do seeds whose differences are all exactly alike, since then the spread between seeds is "
+    "unknown."
 )
 
 
@@ -26,7 +27,8 @@ def classify_gain_over_seeds(gain: Mapping[str, Any] | None) -> Outcome:
             ``num_seeds`` and, where it is there, ``std`` are read. ``None``, or fewer than two seeds, is unknown.
 
     >>> ends = {"low": 1.0, "high": 3.0, "t_low": 0.2, "t_high": 3.8, "num_seeds": 5}
-    >>> classify_gain_over_seeds(ends), classify_gain_over_seeds({**ends, "t_low": -0.5}), classify_gain_over_seeds({**ends, "num_seeds": 1})
+    >>> gains = (ends, {**ends, "t_low": -0.5}, {**ends, "num_seeds": 1})
+    >>> tuple(map(classify_gain_over_seeds, gains))
     ('improves', 'inconclusive', 'unknown')
     """
     if not gain or gain["num_seeds"] < 2:
@@ -61,9 +63,10 @@ def format_verdict_over_seeds(
 
     >>> gain = {"mean": 0.4, "std": 0.6, "low": -0.2, "high": 1.0, "t_low": -1.09, "t_high": 1.89, "num_seeds": 3}
     >>> text = format_verdict_over_seeds("dkd", "student_only", gain, seeds_needed=20, accuracies=(0.934, 0.93))
-    >>> for clause in text.replace("; ", ", ").split(", "):
+    >>> for clause in text.replace("; ", ", ").replace(": ", ", ").split(", "):
     ...     print(clause)
-    no significant difference between dkd and student_only (n = 3 seeds): the difference is +0.40 points (93.4 % against 93.0 %)
+    no significant difference between dkd and student_only (n = 3 seeds)
+    the difference is +0.40 points (93.4 % against 93.0 %)
     95 % interval −0.20 to +1.00 by bootstrap and −1.09 to +1.89 by Student's t
     about 20 seeds would show a difference of this size at this spread.
     """
@@ -75,7 +78,8 @@ def format_verdict_over_seeds(
     if outcome == "inconclusive":
         return (
             f"no significant difference between {name} and {baseline} ({n}): the difference is "
-            f"{_format_gain(gain['mean'])} points{accuracy_note}, {_format_intervals(gain)}; {_format_seeds_needed(gain, seeds_needed)}."
+            f"{_format_gain(gain['mean'])} points{accuracy_note}, {_format_intervals(gain)}; "
+            f"{_format_seeds_needed(gain, seeds_needed)}."
         )
     gain_text = f"{_format_gain(gain['mean'])} points{accuracy_note}, {_format_intervals(gain)}, {n}"
     gap_text = _format_gap_with_interval(gap_recovered) if outcome == "improves" else ""
@@ -103,7 +107,8 @@ def _explain_unknown_over_seeds(name: str, baseline: str, gain: Mapping[str, Any
 def _format_seeds_needed(gain: Mapping[str, Any], seeds: int | None) -> str:
     """How many seeds would show a significant difference."""
     if _has_zero_spread(gain):
-        return f"all {gain['num_seeds']} seeds differ by exactly the same, so the spread between seeds is unknown: run more"
+        seeds_note = f"all {gain['num_seeds']} seeds differ by exactly the same"
+        return f"{seeds_note}, so the spread between seeds is unknown: run more"
     if seeds is None:
         return "no number of seeds up to 10,000 would show a difference of this size at this spread"
     # What was seen is a guess at the truth: where it says that these seeds should have told, a few more may.

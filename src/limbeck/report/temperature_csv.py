@@ -24,7 +24,7 @@ _StepRow = tuple[float, float, float, float]
 @final
 @dataclass(frozen=True, slots=True)
 class TemperatureSeries:
-    """Temperatures of one loss: ``steps`` since its phase began, and at each of them the mean, the lowest and the highest."""
+    """Temperatures of one loss: ``steps`` since its phase began, and at each the mean, the lowest and the highest."""
 
     steps: tuple[float, ...]
     mean: tuple[float, ...]

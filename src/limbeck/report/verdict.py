@@ -22,7 +22,7 @@ Outcome = Literal["improves", "degrades", "inconclusive", "unknown"]
 def classify_interval(interval: Sequence[float | None] | None) -> Outcome:
     """What the rule says of an interval in points; an end that lies on zero counts as zero included.
 
-    >>> classify_interval((0.4, 5.8)), classify_interval((-1.0, 2.0)), classify_interval((-3.0, -0.2)), classify_interval(None)
+    >>> tuple(map(classify_interval, ((0.4, 5.8), (-1.0, 2.0), (-3.0, -0.2), None)))
     ('improves', 'inconclusive', 'degrades', 'unknown')
     """
     bounds = [bound for bound in interval or () if bound is not None and math.isfinite(bound)]
@@ -48,9 +48,10 @@ def format_verdict(
 
     >>> models = {"baseline": {"role": "baseline", "test": {"metrics": {"accuracy": 0.932}, "num_samples": 360}},
     ...           "distilled": {"role": "distilled", "test": {"metrics": {"accuracy": 0.929}, "num_samples": 360}}}
-    >>> for clause in format_verdict(models, -0.3, (-2.2, 1.7), None).split(", "):
+    >>> for clause in format_verdict(models, -0.3, (-2.2, 1.7), None).replace(": ", ", ").split(", "):
     ...     print(clause)
-    No significant difference between distilled and baseline (n = 360): the difference is −0.3 points (92.9 % against 93.2 %)
+    No significant difference between distilled and baseline (n = 360)
+    the difference is −0.3 points (92.9 % against 93.2 %)
     and its 95 % interval
     −2.2 to +1.7
     includes zero.
@@ -59,17 +60,17 @@ def format_verdict(
     outcome = classify_interval(interval)
     if outcome == "unknown" or interval is None or gain_points is None or not math.isfinite(gain_points):
         return _explain_unknown(models, baseline, distilled)
-    accuracy_note = (
-        f" ({format_percent(distilled['metrics']['accuracy'])} against {format_percent(baseline['metrics']['accuracy'])})"
-        if baseline and distilled
-        else ""
-    )
+    accuracy_note = ""
+    if baseline and distilled:
+        accuracies = (format_percent(split["metrics"]["accuracy"]) for split in (distilled, baseline))
+        accuracy_note = f" ({' against '.join(accuracies)})"
     num_samples_note = f"n = {distilled['num_samples']}" if distilled else "n not recorded"
     interval_text = f"{format_points(interval[0])} to {format_points(interval[1])}"
     if outcome == "inconclusive":
         return (
             f"No significant difference between distilled and baseline ({num_samples_note}): the difference is "
-            f"{format_points(gain_points)} points{accuracy_note}, and its 95 % interval, {interval_text}, includes zero."
+            f"{format_points(gain_points)} points{accuracy_note}, "
+            f"and its 95 % interval, {interval_text}, includes zero."
         )
     if outcome == "degrades":
         return (
@@ -102,8 +103,8 @@ def format_vs_no_assistants(gain_points: float, interval: Sequence[float]) -> st
             f"{format_points(gain_points)} points, and its 95 % interval, {interval_text}, includes zero."
         )
     return (
-        f"The assistants {outcome.removesuffix('s')} accuracy: {format_points(gain_points)} points against the same student without them, 95 % "
-        f"interval {interval_text}."
+        f"The assistants {outcome.removesuffix('s')} accuracy: {format_points(gain_points)} points against the same student "
+        f"without them, 95 % interval {interval_text}."
     )
 
 

@@ -25,7 +25,8 @@ def check_loss(
     Arguments:
         loss: the term; one that learns is prepared first.
         context_factory: makes contexts like :func:`make_context`, with the features that the term needs
-            (``partial(make_context, student_feature_shapes={"mid": (8, 4, 4)})``); takes ``dtype``, ``scale`` and ``seed``.
+            (``partial(make_context, student_feature_shapes={"mid": (8, 4, 4)})``); takes ``dtype``, ``scale`` and
+            ``seed``.
         skip: promises of :data:`CHECKS` that this term does not make.
 
     >>> from limbeck.losses import KDLoss

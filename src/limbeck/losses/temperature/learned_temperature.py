@@ -3,9 +3,10 @@
 https://arxiv.org/abs/2211.16231. τ = low + (high − low)·sigmoid(θ), with the paper's 1 and 21. θ is trained by the same
 optimizer as the student, with its gradient turned around and times λ: where the student makes the loss smaller, θ makes
 it larger, so the task grows harder. λ goes from 0 to 1 by half a cosine wave over the paper's first 10 of 240 epochs;
-here, like every schedule, over that fraction of training, ``warmup_fraction`` = 10/240. One θ for the run, or a small network that
-gives θ for each sample from what student and teacher say; it sees probabilities where the paper's sees logits, which
-have no bounds. The paper does not say where θ starts; its code starts at τ = 15.6, and here ``start`` says.
+here, like every schedule, over that fraction of training, ``warmup_fraction`` = 10/240. One θ for the run, or a small
+network that gives θ for each sample from what student and teacher say; it sees probabilities where the paper's sees
+logits, which have no bounds. The paper does not say where θ starts; its code starts at τ = 15.6, and here ``start``
+says.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 A sample the teacher is sure of tells little about the other classes unless it is softened more; one it is unsure of is
 soft already. The policy is a straight line between two temperatures, and which end is the higher is yours to say: for
-faces in the dark, τ = τ₀·(1 + k·(1 − quality)) is ``PerSample(score="quality", confident=τ₀, uncertain=τ₀·(1 + k))``. That the
-temperature should follow the sample is from Li et al., AAAI 2023, https://arxiv.org/abs/2211.16231, who learn it.
+faces in the dark, τ = τ₀·(1 + k·(1 − quality)) is ``PerSample(score="quality", confident=τ₀, uncertain=τ₀·(1 + k))``.
+That the temperature should follow the sample is from Li et al., AAAI 2023, https://arxiv.org/abs/2211.16231, who learn
+it.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class PerSample:
     """:func:`per_sample_temperature`, by what the teacher said of each row or by a measured quality.
 
     Arguments:
-        score: ``entropy`` of the teacher's answer, as a share of that of a guess; ``confidence``, likewise by its largest
-            probability; or the name of a quality in 0..1 by row, among the ``extra`` tensors of the student's outputs,
-            where the task put it (brightness, say). A quality outside 0..1 counts as the nearer end.
+        score: ``entropy`` of the teacher's answer, as a share of that of a guess; ``confidence``, likewise by its
+            largest probability; or the name of a quality in 0..1 by row, among the ``extra`` tensors of the student's
+            outputs, where the task put it (brightness, say). A quality outside 0..1 counts as the nearer end.
         confident: the temperature where the teacher is sure, or the quality is 1.
         uncertain: the temperature where the teacher guesses, or the quality is 0.
 

@@ -97,8 +97,8 @@ class TemperatureRecord:
 
     Attributes:
         temperatures: each temperature that was taken.
-        teacher_entropy: where it was asked for, how flat the teacher's answer was at that temperature: the mean over rows of its
-            entropy as a share of that of a guess, from 0 to 1.
+        teacher_entropy: where it was asked for, how flat the teacher's answer was at that temperature: the mean over
+            rows of its entropy as a share of that of a guess, from 0 to 1.
     """
 
     def __init__(self, *, with_entropy: bool) -> None:

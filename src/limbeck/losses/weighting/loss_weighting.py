@@ -56,7 +56,8 @@ def uncertainty_weighted(values: Tensor, log_variance: Tensor) -> Tensor:
 def loss_ratio_weights(means: Tensor, *, reference: int = 0) -> Tensor:
     """The factors by which losses of these means all become as large as the one at ``reference``, at most 1000 to one.
 
-    Shapes: ``[terms]``. A mean of 0 is one that is not known: its factor is 1, and so are all where that of ``reference`` is.
+    Shapes: ``[terms]``. A mean of 0 is one that is not known: its factor is 1, and so are all where that of
+        ``reference`` is.
 
     >>> loss_ratio_weights(torch.tensor([2.0, 0.5, 8.0, 0.0]))
     tensor([1.0000, 4.0000, 0.2500, 1.0000])

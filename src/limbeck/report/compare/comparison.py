@@ -90,7 +90,7 @@ class GapRecovered:
 @final
 @dataclass(frozen=True, slots=True)
 class ClassChange:
-    """One class: accuracy of a variant minus the baseline's in points, the mean over seeds, and the test examples of it."""
+    """One class: accuracy of a variant minus the baseline's in points, the mean over seeds, and its test samples."""
 
     name: str
     points: float

@@ -100,8 +100,9 @@ def forest_rows(variants: Sequence[VariantResult]) -> tuple[list[ForestRow], For
                 resampled_unit,
             )
         )
-    return rows, ForestAxis(to_percent(0.0), tuple((to_percent(tick), format_points(tick, digits=_tick_digits(high - low)))
-                                         for tick in _round_ticks(low, high)))  # fmt: skip
+    digits = _tick_digits(high - low)
+    ticks = tuple((to_percent(tick), format_points(tick, digits=digits)) for tick in _round_ticks(low, high))
+    return rows, ForestAxis(to_percent(0.0), ticks)
 
 
 def _round_ticks(low: float, high: float) -> list[float]:

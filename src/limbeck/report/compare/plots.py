@@ -104,7 +104,8 @@ def plot_variant_latencies(variants: Sequence[VariantResult], styles: Mapping[st
             markerfacecolor=style.color, markeredgecolor=ink.COLORS["paper"], markeredgewidth=1.2, alpha=0.92, zorder=3,
         )  # fmt: skip
     for variant, latency, accuracy in variant_points:
-        label = f"{variant.name}, {format_percent(accuracy)}, {format_milliseconds(latency)} ms, {format_count(variant.parameters)} parameters"
+        cost = f"{format_milliseconds(latency)} ms, {format_count(variant.parameters)} parameters"
+        label = f"{variant.name}, {format_percent(accuracy)}, {cost}"
         legend.append(ink.LegendEntry(styles[variant.name].color_name, styles[variant.name].marker_class, label))
     ax.set_xlabel("latency, median, ms (log scale)", color=ink.COLORS["muted"], fontsize=12, labelpad=6)
     names = ", ".join(variant.name for variant, latency, accuracy in variant_points if (latency, accuracy) in front)
@@ -124,9 +125,12 @@ def _pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, fl
     >>> _pareto_front([(1.0, 0.80), (1.02, 0.90), (3.0, 0.95), (4.0, 0.93)])
     [(1.02, 0.9), (3.0, 0.95)]
     """
-    return sorted(
-        point for point in points if not any(accuracy > point[1] and latency <= _LATENCY_TOLERANCE * point[0] for latency, accuracy in points)
-    )  # fmt: skip
+
+    def is_beaten(point: tuple[float, float]) -> bool:
+        latency_limit = _LATENCY_TOLERANCE * point[0]
+        return any(accuracy > point[1] and latency <= latency_limit for latency, accuracy in points)
+
+    return sorted(point for point in points if not is_beaten(point))
 
 
 def _mean_curve(curves: Sequence[TrainingCurve]) -> tuple[list[float], list[float]]:

@@ -36,10 +36,13 @@ def render_compare_table(comparison: Comparison) -> str:
     for variant in comparison.variants:
         seeds = sum(trial.variant == variant.name and trial.state == "done" for trial in comparison.trials)
         cells = [(column.make_cell(variant), column.heading in _WITH_INTERVALS) for column in columns]
+        texts = [
+            f"{cell.text}\n{cell.detail}" if cell.detail and has_interval else cell.text for cell, has_interval in cells
+        ]
         # Text, not a string: a name with brackets is no markup.
         table.add_row(
             Text(variant.name), str(seeds),
-            *(f"{table_cell.text}\n{table_cell.detail}" if table_cell.detail and has_interval else table_cell.text for table_cell, has_interval in cells),
+            *texts,
         )  # fmt: skip
     console = Console(width=_WIDTH, no_color=True, highlight=False, force_terminal=False)
     with console.capture() as caught:

@@ -25,7 +25,7 @@ _LATEX_ESCAPES: Final = {
 
 
 def to_csv(comparison: Comparison) -> str:
-    """A row for each variant, numbers unrounded, accuracies as fractions, differences in points; lines end with CRLF."""
+    """A row for each variant, unrounded, accuracies as fractions, differences in points; lines end with CRLF."""
     buffer = io.StringIO()
     rows = [_csv_row(variant, comparison) for variant in comparison.variants]
     table = csv.DictWriter(buffer, list(dict.fromkeys(name for row in rows for name in row)))

@@ -44,9 +44,10 @@ def render_report(run_dir: Path) -> str:
 
     record = read_record(Path(run_dir) / "record.json")
     if record.kind == "trial":
+        study = record.variant.study if record.variant else ""
         raise LimbeckError(
-            f"{run_dir} holds one trial of the study {record.variant.study if record.variant else ''}, and a report is of a whole "
-            "run: give the folder of the study to `limbeck compare`"
+            f"{run_dir} holds one trial of the study {study}, and a report is of a whole run: "
+            "give the folder of the study to `limbeck compare`"
         )
     return _render_page(
         record,
@@ -96,6 +97,7 @@ def _template_context(record: Record, curves: dict[str, TrainingCurve], temperat
     verdict_record = record.verdict
     interval, gain = (verdict_record.interval_points, verdict_record.gain_points) if verdict_record else (None, None)
     students = fidelity_view.list_students(record)
+    teacher_names = (record.display_name(name) for name, model in record.ordered_models() if model is record.teacher)
     models = {name: model.model_dump() for name, model in record.models.items()}
     verdict_text = (verdict_record.text if verdict_record else "") or format_verdict(
         models, gain, interval, verdict_record.gap_recovered if verdict_record else None
@@ -111,7 +113,7 @@ def _template_context(record: Record, curves: dict[str, TrainingCurve], temperat
         "classes": examples.worst_classes(record), "samples": examples.disagreement_samples(record),
         "latency": next((model.latency_ms for _, model in record.ordered_models() if model.latency_ms), None),
         "num_bins": next((len(metrics.reliability) for metrics in all_metrics if metrics.reliability), 15),
-        "teacher_name": next((record.display_name(name) for name, model in record.ordered_models() if model is record.teacher), "Teacher"),
+        "teacher_name": next(teacher_names, "Teacher"),
         "students": [(record.display_name(name), role, student_fidelity) for name, role, student_fidelity in students],
         "fidelity_rows": fidelity_view.fidelity_rows([student_fidelity for _, _, student_fidelity in students]),
         "class_errors": fidelity_view.classes_by_errors([student_fidelity for _, _, student_fidelity in students]),
