@@ -40,7 +40,7 @@ def test_every_term_is_listed_with_a_form_of_knowledge_and_a_paper():
 def test_forms_and_costs_of_a_few_are_right():
     known = {method.name: method for method in LISTED}
     assert [known[name].knowledge for name in ("KDLoss", "FitNetLoss", "SPLoss", "CrossEntropyLoss")] == [
-        "responses", "features", "relations", "truth",
+        "responses", "features", "relations", "target",
     ]  # fmt: skip
     assert known["FitNetLoss"].layer_args == ("layer",)
     assert known["FitNetLoss"].cost.num_parameters == 16 * 32 + 32
@@ -102,7 +102,7 @@ def test_a_term_that_cannot_be_made_or_says_nothing_is_listed_all_the_same(expor
     assert (measure_loss_cost(Special, ()).num_parameters, measure_loss_cost(Special, ()).buffer_bytes) == (None, None)
     monkeypatch.setattr(sys.modules[__name__], "__doc__", "A note.")
     found = exported(Special)
-    assert (found.knowledge, found.what, found.papers) == ("other", "A note", ())
+    assert (found.knowledge, found.summary, found.papers) == ("other", "A note", ())
     assert "Special" in losses_table([found])
     assert "## Others" in losses_page([found])
 
@@ -113,7 +113,7 @@ def test_a_term_that_cannot_be_made_or_says_nothing_is_listed_all_the_same(expor
         ("Knowledge of relations between samples: who is near (X), https://x.org/a.", "relations",
          "between samples: who is near (X)"),
         ("Knowledge of the student's own past: what it said.", "self", "what it said"),
-        ("The truth: the labels. More of it.", "truth", "the labels"),
+        ("The truth: the labels. More of it.", "target", "the labels"),
     ],
 )  # fmt: skip
 def test_the_first_words_of_a_file_say_what_it_is(exported, monkeypatch, text, form, what):
@@ -125,4 +125,4 @@ def test_the_first_words_of_a_file_say_what_it_is(exported, monkeypatch, text, f
     Said.__module__ = __name__
     monkeypatch.setattr(sys.modules[__name__], "__doc__", text)
     found = exported(Said)
-    assert (found.knowledge, found.what) == (form, what)
+    assert (found.knowledge, found.summary) == (form, what)

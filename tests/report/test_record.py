@@ -22,9 +22,11 @@ from limbeck.report import (
     write_record,
     write_report,
 )
+from limbeck.report.metrics_csv import load_curves
 from limbeck.report.migrate import migrate_record
 from limbeck.report.read import parse_record, read_record
 from limbeck.report.record_hash import add_hashes, compute_config_hash, compute_record_hash
+from limbeck.report.temperature_csv import load_temperatures
 from limbeck.report.write import validate_strict
 from limbeck.workflows.compare.run import build_comparison
 
@@ -122,7 +124,9 @@ def test_the_recipe_of_a_record_of_schema_2_is_one_of_today(old_run):
 
 def test_a_run_of_schema_2_still_gives_a_report_a_summary_a_card_and_a_comparison(old_run):
     page = write_report(old_run).read_text()
-    assert "temperature" in page.lower()
+    curve = load_curves(old_run / "metrics.csv")["distilled"]
+    assert list(load_temperatures(old_run / "temperatures.csv", curve)) == ["soft"]
+    assert "soft, last 4" in page
     assert "Baseline, last" in page
     assert "hash" not in page.split("How this was measured")[0].split("</style>")[1]
     summary = render_summary_table(json.loads((old_run / "record.json").read_text()))

@@ -73,7 +73,7 @@ def test_one_seed_has_an_interval_over_the_test_samples_and_says_so(runs):
     assert gain.resampled_unit == "samples"
     assert (gain.low, gain.t_low) == (None, None)
     assert "the 200 test samples of one seed" in variant(found, "distilled").verdict_text
-    assert "it does not tell what another seed would change" in render_compare_page(found)
+    assert "it does not show what another seed would change" in render_compare_page(found)
 
 
 def test_a_single_old_run_without_answers_takes_the_interval_that_it_wrote(studies, tmp_path):
@@ -82,7 +82,7 @@ def test_a_single_old_run_without_answers_takes_the_interval_that_it_wrote(studi
     change(run, lambda record: record.update(verdict={"gain_points": 8.0, "interval_points": [3.0, 13.0]}))
     assert variant(build_comparison([run]), "distilled").gain.interval == (3.0, 13.0)
     assert build_comparison([run]).agreement is None
-    assert "agreement is not known" in render_compare_page(build_comparison([run]))
+    assert "agreement is unknown" in render_compare_page(build_comparison([run]))
 
 
 def test_agreement_is_the_share_of_equal_answers_and_stands_beside_that_of_two_seeds(runs):

@@ -85,7 +85,7 @@ def test_a_run_repeats_itself_from_its_record_alone(record_only, capsys):
     assert record["reproduces"] == {
         "name": "tiny", "record_hash": old["record_hash"], "config_hash": old["config_hash"], "num_reads": 1,
     }  # fmt: skip
-    assert "the same test part had been read 1 time." in re.sub(r"\s+", " ", (again / "report.html").read_text())
+    assert "the same test set had been read 1 time." in re.sub(r"\s+", " ", (again / "report.html").read_text())
     assert json.loads((again / "reproduce.json").read_text())["match"] == "exact"
     assert check_record(again) == []
     assert (record_only / "record.json").read_bytes() == before

@@ -91,8 +91,12 @@ def test_figures_are_those_of_the_kept_networks_on_the_validation_part(home, fou
     with torch.no_grad():
         logits = network(data.normalization.apply(pixels))
     big, baseline = found["candidates"]["big"], found["baseline"]
-    assert big["validation"]["metrics"]["accuracy"] == pytest.approx(float((logits.argmax(1) == target).double().mean()))
-    assert big["margin_points"] == pytest.approx(100 * (big["validation"]["metrics"]["accuracy"] - baseline["validation"]["metrics"]["accuracy"]))
+    assert big["validation"]["metrics"]["accuracy"] == pytest.approx(
+        float((logits.argmax(1) == target).double().mean())
+    )
+    assert big["margin_points"] == pytest.approx(
+        100 * (big["validation"]["metrics"]["accuracy"] - baseline["validation"]["metrics"]["accuracy"])
+    )
     assert big["margin_interval"][0] <= big["margin_points"] <= big["margin_interval"][1]
     assert (big["family"], big["feature_layer"]) == ("small_cnn", "fc:input")
     assert found["candidates"]["flat"]["family"] == "mlp"
@@ -152,10 +156,10 @@ def test_a_later_call_trains_only_what_is_new(here, found):
 
 def test_stopped_it_says_that_the_same_command_goes_on_and_it_does(here, found, capsys):
     class Stops:
-        begin = epoch = end = lambda self, *args, **kwargs: None
+        on_train_start = on_epoch_end = on_train_end = lambda self, *args, **kwargs: None
         sent = False
 
-        def step(self, step, figures):
+        def on_step_end(self, step, metrics):
             if not self.sent:  # a second one kills, and slow steps are told of more than once before they stop
                 self.sent = True
                 signal.raise_signal(signal.SIGTERM)

@@ -49,7 +49,7 @@ def test_a_second_run_asks_nothing_and_ends_with_the_same_student(place, capsys)
     assert (one["cache"]["teacher"]["misses"], two["cache"]["teacher"]["misses"]) == (96 * 2, 0)
     assert two["cache"]["teacher"]["hits"] == 96 * 4
     assert one["files"]["student.safetensors"]["sha256"] == two["files"]["student.safetensors"]["sha256"]
-    assert "read from the cache" in Path("two/report.html").read_text()
+    assert "Teacher output cache" in Path("two/report.html").read_text()
 
     assert run("cache", "fill", "tiny.yaml", weights) == 0
     assert "0 outputs computed, 192 cached before" in capsys.readouterr().out

@@ -60,8 +60,9 @@ def check_loss_scale(name: str, magnitude: float, largest: float, *, measure: st
             f"the loss {name!r} does nothing: its {measure} is 0, so raise its weight or see what it is computed from"
         )
     return (
-        f"the loss {name!r} is {largest / magnitude:.0f} times too small: its {measure} is {magnitude:.2g} where that of "
-        f"the largest loss is {largest:.2g} (the rule is {1 / MIN_LOSS_FRACTION:.0f} times), so raise its weight, or remove it"
+        f"the loss {name!r} is {largest / magnitude:.0f} times too small: its {measure} is {magnitude:.2g} where "
+        f"that of the largest loss is {largest:.2g} (the rule is {1 / MIN_LOSS_FRACTION:.0f} times), so raise its "
+        "weight, or remove it"
     )
 
 
@@ -94,7 +95,8 @@ def check_teacher_entropy(name: str, teacher_entropy: float, temperature: float 
     temperature_note = "" if temperature is None else f", {temperature:.4g},"
     return (
         f"the temperature of {name}{temperature_note} flattens everything: the teacher's outputs have "
-        f"{100 * teacher_entropy:.1f} % of the entropy of a guess (the rule is {100 * MAX_TEACHER_ENTROPY:.0f} %), so lower the temperature"
+        f"{100 * teacher_entropy:.1f} % of the entropy of a guess (the rule is "
+        f"{100 * MAX_TEACHER_ENTROPY:.0f} %), so lower the temperature"
     )
 
 
@@ -111,8 +113,8 @@ def check_capacity_gap(name: str, ratio: float, gap_recovered: float) -> str | N
     return (
         f"the teacher {name!r} has {ratio:.0f} times the parameters of the student, which recovered "
         f"{100 * gap_recovered:.0f} % of the gap in accuracy (the rule is {CAPACITY_RATIO:g} times and "
-        f"{100 * MIN_GAP_RECOVERED:.0f} %): a gap in capacity is likely, so put assistants between them (`assistants:`), "
-        "stop the teacher early (`train_fraction:`), or take a nearer one"
+        f"{100 * MIN_GAP_RECOVERED:.0f} %): a gap in capacity is likely, so put assistants between them "
+        "(`assistants:`), stop the teacher early (`train_fraction:`), or take a nearer one"
     )
 
 

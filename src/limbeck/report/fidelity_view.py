@@ -83,14 +83,12 @@ def classes_by_errors(
         (class_errors for class_errors in fidelities[0].per_class if sum(_error_counts(class_errors))),
         key=lambda class_errors: -sum(_error_counts(class_errors)),
     )
-    return [
-        (class_errors.name, class_errors.num_samples, [
-            (count, second[i] if second else None)
-            for second in [_error_counts(second_by_class[class_errors.name]) if class_errors.name in second_by_class else None]
-            for i, count in enumerate(_error_counts(class_errors))
-        ])
-        for class_errors in first_by_class[:max_classes]
-    ]  # fmt: skip
+    rows = []
+    for first in first_by_class[:max_classes]:
+        second = second_by_class.get(first.name)
+        second_counts: tuple[int | None, ...] = _error_counts(second) if second else (None,) * 4
+        rows.append((first.name, first.num_samples, list(zip(_error_counts(first), second_counts, strict=True))))
+    return rows
 
 
 def plot_cka_matrices(record: Record) -> list[tuple[str, str, ink.Plot]]:

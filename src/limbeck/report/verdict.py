@@ -103,8 +103,8 @@ def format_vs_no_assistants(gain_points: float, interval: Sequence[float]) -> st
             f"{format_points(gain_points)} points, and its 95 % interval, {interval_text}, includes zero."
         )
     return (
-        f"The assistants {outcome.removesuffix('s')} accuracy: {format_points(gain_points)} points against the same student "
-        f"without them, 95 % interval {interval_text}."
+        f"The assistants {outcome.removesuffix('s')} accuracy: {format_points(gain_points)} points against the same "
+        f"student without them, 95 % interval {interval_text}."
     )
 
 

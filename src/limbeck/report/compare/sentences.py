@@ -40,8 +40,11 @@ def format_gain_verdict(
     """The verdict on ``variant`` in one sentence; ``num_samples`` is how many test samples there are.
 
     >>> gain = PairedGain(mean=2.04, low=1.5, high=2.5, num_seeds=5)
-    >>> print(format_gain_verdict("distilled", "baseline", gain, None, num_samples=360))
-    distilled improves: +2.0 points over baseline, 95 % interval +1.5 to +2.5 over 5 seeds.
+    >>> text = format_gain_verdict("distilled", "baseline", gain, GapRecovered(0.66), num_samples=360)
+    >>> for clause in text.split("; "):
+    ...     print(clause)
+    distilled improves: +2.0 points over baseline, 95 % interval +1.5 to +2.5 over 5 seeds
+    66 % of the gap to the teacher.
     """
     if baseline is None:
         return f"Whether {variant} improves is unknown: there is no baseline to compare it with."
