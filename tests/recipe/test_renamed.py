@@ -6,8 +6,8 @@ import pytest
 
 from limbeck.recipe import find_recipe, list_recipes, load_recipe
 from limbeck.recipe.overrides import apply_changes, apply_overrides
-from limbeck.recipe.renamed import RENAMED_KEYS, RENAMED_NAMES, RENAMED_VALUES, find_renamed
 from limbeck.recipe.yaml_io import dump_yaml, parse_yaml
+from limbeck.utils.renamed_keys import RENAMED_KEYS, RENAMED_NAMES, RENAMED_VALUES, find_renamed
 
 BASE = """
 task: Classification

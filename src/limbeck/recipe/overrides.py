@@ -14,9 +14,9 @@ from pydantic import BaseModel
 
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.recipe.messages import format_value, join_path
-from limbeck.recipe.renamed import reject_renamed_path
 from limbeck.recipe.schema import LossNode, Node, Recipe, SchedulerNode, Stage, TeacherNode, TrainingNode, to_plain
 from limbeck.recipe.yaml_io import parse_yaml
+from limbeck.utils.renamed_keys import reject_renamed_path
 
 __all__ = ["apply_changes", "apply_overrides"]
 

@@ -16,7 +16,6 @@ from limbeck.recipe.generations import expand_generations
 from limbeck.recipe.identifiers import FileName, Name, Plugin, TeacherName
 from limbeck.recipe.messages import format_value, join_path
 from limbeck.recipe.node_schema import LossNode, Node, SchedulerNode, TeacherNode
-from limbeck.recipe.renamed import reject_renamed
 from limbeck.recipe.scalars import (
     Number,
     StrictInt,
@@ -26,6 +25,7 @@ from limbeck.recipe.scalars import (
     reject_unknown_keys,
 )
 from limbeck.recipe.study_schema import Study
+from limbeck.utils.renamed_keys import reject_renamed
 
 __all__ = [
     "CacheNode",

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from limbeck.report.metric_info import METRIC_INFO, PRIMARY_METRIC
-from limbeck.report.migrate_recipe import map_value, migrate_recipe, rename_keys
 from limbeck.report.verdict import classify_interval
+from limbeck.utils.renamed_keys import migrate_recipe
 
-__all__ = ["OLDER_SCHEMAS", "PHASE_NAMES", "STAGE_NAMES", "VARIANT_NAMES", "migrate_record"]
+__all__ = ["OLDER_SCHEMAS", "PHASE_NAMES", "STAGE_NAMES", "VARIANT_NAMES", "map_value", "migrate_record", "rename_keys"]
 
 PHASE_NAMES: Final = {"alone": "baseline", "direct": "no_assistants"}
 """Models of a run, which are also the phases of its ``metrics.csv``: names of schema 2 and today's."""
@@ -76,6 +76,20 @@ def migrate_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
     while (migration := _MIGRATIONS.get(record.get("schema"))) is not None:
         record = migration(record)
     return record
+
+
+def rename_keys(section: Any, names: Mapping[str, str]) -> Any:
+    """``section`` with keys renamed; anything but a mapping stays as it is.
+
+    >>> rename_keys({"a": 1, "b": 2}, {"a": "x"}), rename_keys(None, {"a": "x"})
+    ({'x': 1, 'b': 2}, None)
+    """
+    return {names.get(key, key): value for key, value in section.items()} if isinstance(section, Mapping) else section
+
+
+def map_value(value: Any, words: Mapping[str, str]) -> Any:
+    """The current word for ``value``; anything that is not in ``words`` stays."""
+    return words.get(value, value) if isinstance(value, str) else value
 
 
 def _migrate_1_to_2(record: Mapping[str, Any]) -> Mapping[str, Any]:

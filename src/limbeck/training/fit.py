@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.batch_sampler import BatchStream, LoaderAdapter
-from limbeck.data.counter_rng import derive_seed
 from limbeck.data.pair_batches import pair_batches
 from limbeck.distiller.distiller import Distiller
 from limbeck.distiller.objective import LossOutput
@@ -29,6 +27,7 @@ from limbeck.training.distributed import MaxReducer, all_gather_object, make_fab
 from limbeck.training.fsdp import is_fsdp, local_shard
 from limbeck.training.gradient_norms import compute_gradient_metrics, is_measurement_step
 from limbeck.training.metric_accumulator import MetricAccumulator, equalize_batches, run_validation
+from limbeck.training.seeds import training_seed
 from limbeck.training.temperature_log import TemperatureCSV
 from limbeck.training.train_state import TrainState, initialize_state
 from limbeck.training.train_state import compute_training_length as make_plan
@@ -37,12 +36,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 __all__ = ["FitResult", "TrainingData", "fit", "get_batches", "make_single_device_fabric"]
-
-_FIRST_PHASE_NAMES = {
-    "baseline": "alone", "student_only": "alone", "equal_time": "longer", "label_smoothing": "smoothed",
-    "no_assistants": "direct",
-}  # fmt: skip
-_FIRST_STAGE_NAMES = {"teacher_training": "teaching", "pretrain": "alone"}  # the latter of the recipe digits_two_stages
 
 
 class TrainingData(Protocol):
@@ -139,9 +132,7 @@ def fit(
         steps_before=steps_before,
         total_steps=total_steps,
     )
-    state = initialize_state(
-        distiller, stream, length, training, fabric, seed=derive_seed(seed, _training_number(phase, stage))
-    )
+    state = initialize_state(distiller, stream, length, training, fabric, seed=training_seed(seed, phase, stage))
     folder = None if run_dir is None else Path(run_dir)
     checkpoint_path = None if folder is None else folder / "checkpoint" / f"{phase}.{stage}.pt"
     distiller = state.distiller
@@ -267,19 +258,6 @@ def fit(
                 raise TrainingInterrupted(signum, checkpoint_path, reported=fabric.global_rank > 0)
     _close_teachers(distiller, fabric)
     return FitResult(state.finalize(training), state.history, state.step, state.seconds, folder)
-
-
-def _training_number(phase: str, stage: str) -> int:
-    """A number for each training of a run, which its seed depends on.
-
-    It comes from the phase and stage names of limbeck's first record format, so that ``limbeck reproduce`` repeats
-    records of that format exactly.
-
-    >>> _training_number("baseline", "distill") == zlib.crc32(b"alone/distill")
-    True
-    """
-    names = (_FIRST_PHASE_NAMES.get(phase, phase), _FIRST_STAGE_NAMES.get(stage, stage))
-    return zlib.crc32("/".join(names).encode())
 
 
 def _compute_loss(

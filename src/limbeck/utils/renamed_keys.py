@@ -1,17 +1,26 @@
-"""Keys, values and names that recipes had before version 0.3, and the names that they have now.
+"""Keys, values and names that recipes had before version 0.3, and their current names.
 
-There are no aliases: a recipe with an old name is refused, and the error names the new one.
+A recipe with an old name is refused with an error that names the new one; there are no aliases. Recipes in records of
+schema 2 are migrated by the same table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from limbeck.core.errors import LimbeckError
-from limbeck.recipe.messages import join_path
 
-__all__ = ["RENAMED_KEYS", "RENAMED_NAMES", "RENAMED_VALUES", "Renamed", "find_renamed", "reject_renamed", "reject_renamed_path"]  # fmt: skip
+__all__ = [
+    "RENAMED_KEYS",
+    "RENAMED_NAMES",
+    "RENAMED_VALUES",
+    "Renamed",
+    "find_renamed",
+    "migrate_recipe",
+    "reject_renamed",
+    "reject_renamed_path",
+]
 
 RENAMED_KEYS: Final[Mapping[str, Mapping[str, str]]] = {
     "recipe": {
@@ -133,11 +142,17 @@ _PARTS: Final[Mapping[str, Mapping[str, str]]] = {
 _SCHEDULE_PARENTS: Final = ("loss", "schedule")
 _SCHEDULE_KEYS: Final = ("weight", "temperature", "schedule")
 _PLUGIN_PARTS: Final = ("model", "self_teacher", "ensemble", "loss", "schedule", "augmentation", "transform", "data")
-_NETWORKS_WITH_SIZE: Final = ("mlp",)
 
 
 class Renamed(NamedTuple):
-    """An old name in a recipe: the dotted path of the key, what stands there, and what to write."""
+    """An old name in a recipe.
+
+    Attributes:
+        path: dotted path of the key.
+        old: the old key path, value or name.
+        new: the current one.
+        is_key: whether a key was renamed, rather than its value.
+    """
 
     path: str
     old: str
@@ -145,9 +160,7 @@ class Renamed(NamedTuple):
     is_key: bool
 
     def __str__(self) -> str:
-        if self.is_key:
-            return f"{self.old} is now {self.new}; rename it"
-        return f"{self.path}: {self.old} is now {self.new}; rename it"
+        return f"{'' if self.is_key else f'{self.path}: '}{self.old} is now {self.new}; rename it"
 
 
 def reject_renamed(recipe: Mapping[str, Any]) -> None:
@@ -162,80 +175,145 @@ def reject_renamed(recipe: Mapping[str, Any]) -> None:
 
 
 def reject_renamed_path(path: str) -> None:
-    """Raise ``LimbeckError`` if an old key is on the dotted ``path`` of an override.
+    """Raise ``LimbeckError`` if the dotted ``path`` of an override has an old key.
 
     >>> reject_renamed_path("stages.0.training.batch")
     Traceback (most recent call last):
     limbeck.core.errors.LimbeckError: stages.0.training.batch is now stages.0.training.batch_size; rename it
     """
-    for renamed in _find_in_path(path):
-        raise LimbeckError(str(renamed))
+    if (new_path := _Renamer(is_record=False).rename_path(path)) != path:
+        raise LimbeckError(str(Renamed(path, path, new_path, is_key=True)))
 
 
-def find_renamed(recipe: Any, part: str = "recipe", path: str = "") -> Iterator[Renamed]:
-    """Every old name in a recipe, or in a ``part`` of it at the dotted ``path``.
+def find_renamed(recipe: Any) -> list[Renamed]:
+    """Every old name in ``recipe``.
 
     >>> [str(renamed) for renamed in find_renamed({"student": "small_cnn", "threads": 1})]
     ['threads is now num_threads; rename it']
     """
-    if part.endswith("*"):
-        items = recipe.items() if isinstance(recipe, Mapping) else enumerate(recipe) if _is_list(recipe) else ()
-        for key, item in items:
-            yield from find_renamed(item, part[:-1], join_path(path, key))
-        return
-    if part == "variant":
-        yield from _find_in_variant(recipe, path)
-        return
-    use = recipe if isinstance(recipe, str) else recipe.get("use") if isinstance(recipe, Mapping) else None
-    if isinstance(use, str) and (new := RENAMED_NAMES.get(part, {}).get(use)):
-        yield Renamed(join_path(path, "use") if isinstance(recipe, Mapping) else path, use, new, is_key=False)
-    if not isinstance(recipe, Mapping):
-        return
-    for key, value in recipe.items():
-        key_path = join_path(path, key)
-        new_key = _new_key(part, use, key, value)
-        if new_key is not None:
-            yield Renamed(key_path, key_path, join_path(path, new_key), is_key=True)
-        yield from _find_in_value(part, new_key or key, value, key_path)
+    renamer = _Renamer(is_record=False)
+    renamer.rename(recipe, "recipe", "")
+    return renamer.renames
 
 
-def _find_in_value(part: str, key: Any, value: Any, path: str) -> Iterator[Renamed]:
-    for old, new in RENAMED_VALUES.get((part, str(key)), {}).items():
-        if value == old or (_is_list(value) and old in value):
-            yield Renamed(path, old, new, is_key=False)
-    child = _child_part(part, str(key))
-    if child and (child != "schedule" or isinstance(value, Mapping) or key in _SCHEDULE_KEYS):
-        yield from find_renamed(value, child, path)
+def migrate_recipe(recipe: Any) -> Any:
+    """The recipe of a record of schema 2 with current keys, values and names; names chosen by the user stay.
+
+    >>> migrate_recipe({"control": "alone", "stages": [{"objective": {"soft": {"use": "SoftTarget", "tau": 4.0}}}]})
+    {'baselines': ['student_only'], 'stages': [{'objective': {'soft': {'use': 'KDLoss', 'temperature': 4.0}}}]}
+    """
+    migrated = _Renamer(is_record=True).rename(recipe, "recipe", "")
+    if not isinstance(migrated, Mapping):
+        return migrated
+    for section in (migrated, migrated.get("study")):
+        if isinstance(section, dict) and isinstance(names := section.get("baselines"), str | list):
+            section["baselines"] = [name for name in ([names] if isinstance(names, str) else names) if name != "none"]
+    training = migrated.get("teacher_training")
+    if isinstance(training, dict) and training.get("name") == "teaching":
+        training["name"] = "teacher_training"
+    return migrated
 
 
-def _find_in_variant(changes: Any, path: str) -> Iterator[Renamed]:
-    """The keys of a variant of a study are dotted paths of the recipe."""
-    for setting, value in changes.items() if isinstance(changes, Mapping) else ():
-        if not isinstance(setting, str):
-            continue
-        if renamed := next(_find_in_path(setting), None):
-            old, new = join_path(path, renamed.old), join_path(path, renamed.new)
-            yield Renamed(old, old, new, is_key=True)
-            continue
-        parent, _, key = setting.rpartition(".")
-        yield from _find_in_value(_part_at(parent), key, value, join_path(path, setting))
+class _Renamer:
+    """Walks a recipe, renames its keys, values and ``use`` names, and collects what it renamed.
 
+    With ``is_record`` the recipe is known to be an old one, so ambiguous keys (of plugin nodes, or on the path of an
+    override) are renamed as well.
+    """
 
-def _find_in_path(path: str) -> Iterator[Renamed]:
-    part, segments = "recipe", path.split(".")
-    for index, key in enumerate(segments):
-        new_key = RENAMED_KEYS.get(part, {}).get(key)
-        if new_key is not None:
-            new_path = ".".join([*segments[:index], new_key, *segments[index + 1 :]])
-            yield Renamed(path, path, new_path, is_key=True)
-        part = _child_part(part, new_key or key)
+    def __init__(self, *, is_record: bool) -> None:
+        self.is_record = is_record
+        self.renames: list[Renamed] = []
 
+    def rename(self, value: Any, part: str, path: str) -> Any:
+        """``value``, a ``part`` of a recipe at the dotted ``path``, renamed."""
+        if part.endswith("*"):
+            if isinstance(value, Mapping):
+                return {key: self.rename(item, part[:-1], _join(path, key)) for key, item in value.items()}
+            if isinstance(value, list | tuple):
+                return [self.rename(item, part[:-1], _join(path, i)) for i, item in enumerate(value)]
+            return value
+        if part == "variant":
+            return self._rename_variant(value, path)
+        is_node = isinstance(value, Mapping)
+        use = value.get("use") if is_node else value
+        new_use = RENAMED_NAMES.get(part, {}).get(use) if isinstance(use, str) else None
+        if new_use is not None:
+            self.renames.append(Renamed(_join(path, "use") if is_node else path, use, new_use, is_key=False))
+        if not is_node:
+            return new_use or value
+        renamed = {}
+        for key, item in value.items():
+            key_path, new_key = _join(path, key), self._new_key(part, new_use or use, key, item)
+            if new_key != key:
+                self.renames.append(Renamed(key_path, key_path, _join(path, new_key), is_key=True))
+            renamed[new_key] = self._rename_value(part, new_key, item, key_path)
+        return renamed if new_use is None else {**renamed, "use": new_use}
 
-def _part_at(path: str) -> str:
-    part = "recipe"
-    for key in path.split(".") if path else ():
-        part = _child_part(part, key)
-    return part
+    def rename_path(self, path: str) -> str:
+        """A dotted path of an override with its old keys renamed."""
+        part, keys = "recipe", []
+        for key in path.split("."):
+            keys.append(self._new_path_key(part, key))
+            part = _child_part(part, keys[-1])
+        return ".".join(keys)
+
+    def _new_path_key(self, part: str, key: str) -> str:
+        if new_key := RENAMED_KEYS.get(part, {}).get(key):
+            return new_key
+        candidates = {
+            names[key] for scope, names in RENAMED_KEYS.items() if scope.startswith(f"{part}:") and key in names
+        }
+        return candidates.pop() if self.is_record and len(candidates) == 1 else key
+
+    def _rename_variant(self, changes: Any, path: str) -> Any:
+        """A variant of a study: its keys are dotted paths of the recipe."""
+        if not isinstance(changes, Mapping):
+            return changes
+        renamed = {}
+        for setting, value in changes.items():
+            if not isinstance(setting, str):
+                renamed[setting] = value
+                continue
+            old, new_setting = _join(path, setting), self.rename_path(setting)
+            if new_setting != setting:
+                self.renames.append(Renamed(old, old, _join(path, new_setting), is_key=True))
+            part, (*parents, key) = "recipe", new_setting.split(".")
+            for parent in parents:
+                part = _child_part(part, parent)
+            renamed[new_setting] = self._rename_value(part, key, value, old)
+        return renamed
+
+    def _rename_value(self, part: str, key: Any, value: Any, path: str) -> Any:
+        for old, new in RENAMED_VALUES.get((part, str(key)), {}).items():
+            if value == old:
+                value = new
+            elif isinstance(value, list | tuple) and old in value:
+                value = [new if item == old else item for item in value]
+            else:
+                continue
+            self.renames.append(Renamed(path, old, new, is_key=False))
+        child = _child_part(part, str(key))
+        if child and (child != "schedule" or isinstance(value, Mapping) or key in _SCHEDULE_KEYS):
+            return self.rename(value, child, path)
+        return value
+
+    def _new_key(self, part: str, use: Any, key: Any, value: Any) -> Any:
+        """The current name of ``key`` in a part of the recipe."""
+        is_plugin = isinstance(use, str) and ":" in use
+        if not isinstance(key, str):
+            return key
+        if part in _PLUGIN_PARTS and is_plugin:
+            return "gather_distributed" if self.is_record and (part, key) == ("loss", "gather") else key
+        if part == "teacher":
+            # A number of classes, and the size of an MLP, are settings of the network.
+            if key == "classes" and isinstance(value, str | list | tuple):
+                return "class_names"
+            if key == "size" and isinstance(use, str) and use != "mlp" and (self.is_record or not is_plugin):
+                return "input_size"
+            if use == "small_vit" and key in RENAMED_KEYS["model:small_vit"]:
+                return RENAMED_KEYS["model:small_vit"][key]
+        return RENAMED_KEYS.get(f"{part}:{use}", {}).get(key) or RENAMED_KEYS.get(part, {}).get(key, key)
 
 
 def _child_part(part: str, key: str) -> str:
@@ -244,21 +322,5 @@ def _child_part(part: str, key: str) -> str:
     return "schedule" if part in _SCHEDULE_PARENTS else _PARTS.get(part, {}).get(key, "")
 
 
-def _new_key(part: str, use: Any, key: Any, value: Any) -> str | None:
-    """The new name of ``key`` in a part of the recipe, if it is an old one."""
-    if not isinstance(key, str) or (part in _PLUGIN_PARTS and isinstance(use, str) and ":" in use):
-        return None
-    if part == "teacher":
-        # A bare number of classes, and the size that a network is built for, are settings of the network.
-        if key == "classes" and (isinstance(value, str) or _is_list(value)):
-            return "class_names"
-        if key == "size" and isinstance(use, str) and use not in _NETWORKS_WITH_SIZE and ":" not in use:
-            return "input_size"
-        if new := RENAMED_KEYS["model:small_vit"].get(key) if use == "small_vit" else None:
-            return new
-    new_use = RENAMED_NAMES.get(part, {}).get(use, use) if isinstance(use, str) else None
-    return RENAMED_KEYS.get(f"{part}:{new_use}", {}).get(key) or RENAMED_KEYS.get(part, {}).get(key)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple)
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
