@@ -170,14 +170,22 @@ def test_the_record_and_the_page_show_the_assistants_and_the_early_stop(run):
 
 def test_the_early_stopped_teacher_is_the_full_one_at_that_step(run, recipe, tmp_path):
     """Nothing has a schedule here, so a training of six steps is the first half of one of twelve."""
-    job = Job.from_recipe(load_recipe(recipe, ["teachers.big.train_fraction=null", "teacher_training.steps=6"]), tmp_path)
+    job = Job.from_recipe(
+        load_recipe(recipe, ["teachers.big.train_fraction=null", "teacher_training.steps=6"]), tmp_path
+    )
     teacher = job.build_teacher("big")
     assert job.train_teacher("big", teacher, resume=False, callbacks=[]).steps == 6
     assert same(weights(teacher), kept(run[0], "big"))
 
 
 def test_an_order_that_grows_is_warned_of(recipe, tmp_path):
-    short = ["stages.1.steps=1", "stages.0.steps=1", "teacher_training.steps=2", "baselines=[]", "assistants.small.width=7"]
+    short = [
+        "stages.1.steps=1",
+        "stages.0.steps=1",
+        "teacher_training.steps=2",
+        "baselines=[]",
+        "assistants.small.width=7",
+    ]
     record = distill(recipe, short, run_dir=tmp_path / "run", callbacks=[])
     assert any("'small' has more parameters than the assistant 'mid'" in text for text in record["warnings"])
 
@@ -204,7 +212,14 @@ def networks():
 def linked(nets, **settings):
     objective = {"target": CrossEntropyLoss(), "kd": KDLoss(), "fitnet": FitNetLoss("here")}
     layers = {name: {"here": "block2"} for name in nets}
-    given = {"objective": objective, "feature_layers": layers, "task": TASK, "steps": 3, "training": SHORT, "callbacks": []}
+    given = {
+        "objective": objective,
+        "feature_layers": layers,
+        "task": TASK,
+        "steps": 3,
+        "training": SHORT,
+        "callbacks": [],
+    }
     return distill_chain(nets, DATA, **(given | settings))
 
 

@@ -91,7 +91,13 @@ def test_stopped_in_the_second_generation_it_ends_with_the_same_bits(tmp_path):
 
 
 def test_the_recipe_that_comes_along_trains_every_generation(tmp_path):
-    short = ["data.num_samples=60", "data.num_labeled=40", "teacher_training.steps=2", "stages.0.steps=3", "training.batch_size=16"]
+    short = [
+        "data.num_samples=60",
+        "data.num_labeled=40",
+        "teacher_training.steps=2",
+        "stages.0.steps=3",
+        "training.batch_size=16",
+    ]
     short.append("export.to=[]")
     record = distill("digits_born_again", short, run_dir=tmp_path / "run", callbacks=[])
     assert [(name, model["steps"]) for name, model in record["models"].items()] == [

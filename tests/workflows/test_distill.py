@@ -200,7 +200,11 @@ def test_killed_and_resumed_the_whole_job_ends_with_the_same_bits(run, recipe, t
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         limit = time.monotonic() + 60
-        before = {"big.teacher_training": None, "baseline.second": "baseline.first", "distilled.second": "distilled.first"}[phase]
+        before = {
+            "big.teacher_training": None,
+            "baseline.second": "baseline.first",
+            "distilled.second": "distilled.first",
+        }[phase]
         while time.monotonic() < limit and process.poll() is None:
             if (out / "recipe.yaml").exists() and (before is None or (out / "checkpoint" / f"{before}.pt").exists()):
                 time.sleep(0.2)

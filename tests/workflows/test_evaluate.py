@@ -109,7 +109,16 @@ def test_all_networks_stand_side_by_side_with_intervals(run, capsys):
         assert model["attacks"]["worst_case"] <= min(model["attacks"]["fgsm"], model["attacks"]["pgd"])
         assert model["attacks"]["pgd"] <= model["clean_accuracy"]
     lines = {one["metric"]: one for one in found["differences"]}
-    assert {"clean_accuracy", "fgsm", "pgd", "worst_case", "noise 0.02", "noise 0.3", "ece before", "nll after"} <= lines.keys()
+    assert {
+        "clean_accuracy",
+        "fgsm",
+        "pgd",
+        "worst_case",
+        "noise 0.02",
+        "noise 0.3",
+        "ece before",
+        "nll after",
+    } <= lines.keys()
     gap = found["models"]["distilled"]["clean_accuracy"] - found["models"]["baseline"]["clean_accuracy"]
     assert lines["clean_accuracy"]["difference"] == pytest.approx(100 * gap)
     assert all(one["low"] <= one["difference"] <= one["high"] for one in lines.values())
@@ -250,7 +259,11 @@ def test_on_another_part_the_temperature_is_fitted_on_the_whole_validation_part(
 def test_no_sample_is_fitted_on_and_told_on(job, student, many):
     part = job.data.validation.subset(torch.arange(many))
     own = evaluate_robustness(student, job.data, job.task, part, checks=["calibration"])["calibration"]
-    assert (own["num_fit_samples"], own["num_samples"], own["fit_split"]) == (many // 2, many // 2, "half of validation")
+    assert (own["num_fit_samples"], own["num_samples"], own["fit_split"]) == (
+        many // 2,
+        many // 2,
+        "half of validation",
+    )
 
 
 def test_a_network_is_asked_with_pixels_and_normalises_them_itself(job, student):
@@ -266,7 +279,10 @@ def test_data_that_are_no_pixels_are_refused():
     for what in ("attacks", "corruptions", "noise", "ood"):
         with pytest.raises(LimbeckError, match="normali[sz]ation inside the network"):
             evaluate_robustness(network, data, task, data.validation, checks=[what])
-    assert evaluate_robustness(network, data, task, data.validation, checks=["calibration"])["calibration"]["num_samples"] == 8
+    assert (
+        evaluate_robustness(network, data, task, data.validation, checks=["calibration"])["calibration"]["num_samples"]
+        == 8
+    )
 
 
 def test_a_run_without_the_weights_of_its_control_says_so(run, tmp_path, capsys):
@@ -291,7 +307,10 @@ def test_trials_of_a_study_are_evaluated_too(run, tmp_path, capsys):
         one = {**record, "kind": "trial", "models": {name: record["models"][name]}}
         (trial / "record.json").write_text(json.dumps(one))
         assert main(["evaluate", str(trial), "--calibration"]) == 0
-        assert evaluation(trial)["models"][name]["clean_accuracy"] == record["models"][name]["validation"]["metrics"]["accuracy"]
+        assert (
+            evaluation(trial)["models"][name]["clean_accuracy"]
+            == record["models"][name]["validation"]["metrics"]["accuracy"]
+        )
         (trial / place).unlink()
         assert main(["evaluate", str(trial), "--calibration"]) == 2
         assert "keeps the weights of no network" in capsys.readouterr().err

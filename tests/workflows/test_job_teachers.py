@@ -141,7 +141,10 @@ def test_a_network_of_ones_own_still_needs_weights_or_teaching(recipe, tmp_path)
             "{use: 'of_my_own:asking', weights: a.pt}",
             r"big.weights: of_my_own:asking gave no network, so leave weights",
         ),
-        ("{use: 'of_my_own:asking', backend: fold_batchnorm}", r"big.backend: of_my_own:asking gave no network, so leave backend"),
+        (
+            "{use: 'of_my_own:asking', backend: fold_batchnorm}",
+            r"big.backend: of_my_own:asking gave no network, so leave backend",
+        ),
     ],
 )
 def test_what_a_function_built_is_looked_at_before_training(teacher, sentence, recipe, tmp_path):

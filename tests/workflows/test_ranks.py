@@ -91,7 +91,10 @@ def test_the_job_equals_that_of_one_process_with_the_doubled_batch(two, recipe, 
     for name in ("big", "baseline", "distilled"):
         ours, theirs = weights(tmp_path / "one", name), weights(folder, name)
         assert max(float((tensor - theirs[key]).abs().max()) for key, tensor in ours.items()) < 1e-4, name
-        assert one["models"][name]["test"]["metrics"]["accuracy"] == record(folder)["models"][name]["test"]["metrics"]["accuracy"]
+        assert (
+            one["models"][name]["test"]["metrics"]["accuracy"]
+            == record(folder)["models"][name]["test"]["metrics"]["accuracy"]
+        )
     assert one["verdict"]["text"] == record(folder)["verdict"]["text"]
 
 
@@ -134,7 +137,12 @@ def test_a_signal_stops_all_and_the_run_goes_on_to_the_same_bits(two, recipe, ra
 
 def test_both_fill_one_cache_and_the_next_run_asks_nothing(recipe, ranks, tmp_path):
     """384 pictures in 2 views, in 6 steps of 2 × 32 each: four rounds show every view twice."""
-    settings = [f"cache.root={tmp_path / 'outputs'}", "data.augment.num_views=2", "data.num_samples=384", "baselines=[]"]
+    settings = [
+        f"cache.root={tmp_path / 'outputs'}",
+        "data.augment.num_views=2",
+        "data.num_samples=384",
+        "baselines=[]",
+    ]
     for run, (asked, read) in {"first": (768, 768), "second": (0, 1536)}.items():
         both = ranks("distill", recipe, *settings, f"student.hidden=[{len(run)}]", "--out", tmp_path / run)
         assert both.wait() == [0, 0], both.output()

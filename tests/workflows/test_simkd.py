@@ -62,7 +62,9 @@ def distilling(**terms):
 def test_the_student_answers_by_the_teachers_classifier(done):
     out, record = done
     models = record["models"]
-    assert models["distilled"]["test"]["metrics"]["accuracy"] > 0.7, "its own classifier has learned nothing and guesses"
+    assert models["distilled"]["test"]["metrics"]["accuracy"] > 0.7, (
+        "its own classifier has learned nothing and guesses"
+    )
     assert models["distilled"]["parameters"] > models["baseline"]["parameters"], "the projector belongs to the cost"
     kept, taught = load_file(out / "student.safetensors"), load_file(out / "checkpoint" / "big.safetensors")
     assert torch.equal(kept["head.classifier.weight"], taught["fc.weight"])

@@ -67,7 +67,10 @@ class ReviewKDLoss(nn.Module):
 
     >>> from limbeck.testing import make_context
     >>> shapes = {"early": (4, 8, 8), "late": (8, 4, 4)}
-    >>> context, loss = make_context(student_feature_shapes=shapes, teacher_feature_shapes=shapes), ReviewKDLoss(["early", "late"])
+    >>> context, loss = (
+    ...     make_context(student_feature_shapes=shapes, teacher_feature_shapes=shapes),
+    ...     ReviewKDLoss(["early", "late"]),
+    ... )
     >>> loss.prepare(context)
     >>> [fusion.description for fusion in loss.fusions]
     ['4 → 4', '8 → 8']

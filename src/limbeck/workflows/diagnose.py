@@ -169,12 +169,16 @@ def _check_temperatures(curve: TrainingCurve | None, result: Diagnosis) -> None:
             )
             result.problems.extend(_drop_none([diagnosis.check_teacher_entropy(name, value, temperature)]))
     if not entropies:
-        result.unavailable.append("whether a temperature flattens everything: metrics.csv has no teacher entropy of any loss")
+        result.unavailable.append(
+            "whether a temperature flattens everything: metrics.csv has no teacher entropy of any loss"
+        )
 
 
 def _check_features(record: Record, curve: TrainingCurve | None, result: Diagnosis) -> None:
     """Losses on features, by what they were at the beginning and at the end, without their weights."""
-    losses, weights = ({}, {}) if curve is None else (curve.columns_by_loss("loss"), curve.columns_by_loss("loss_weight"))
+    losses, weights = (
+        ({}, {}) if curve is None else (curve.columns_by_loss("loss"), curve.columns_by_loss("loss_weight"))
+    )
     names = [name for name in _feature_loss_names(record.recipe) if name in losses]
     for name in names:
         pairs = zip(losses[name], weights.get(name, (1.0,) * len(losses[name])), strict=True)

@@ -92,7 +92,9 @@ class Job:
             torch.set_num_threads(recipe.num_threads)
         data = (data_cache or DataCache()).load(plan)
         if not isinstance(data, DataModule):
-            raise LimbeckError(f"data: {plan.data.use}.load gave a {type(data).__name__}, not a limbeck.data.DataModule")
+            raise LimbeckError(
+                f"data: {plan.data.use}.load gave a {type(data).__name__}, not a limbeck.data.DataModule"
+            )
         task = plan.task.build(classes=len(data.class_names))
         if (task_classes := getattr(task, "classes", len(data.class_names))) != len(data.class_names):
             raise LimbeckError(
@@ -201,9 +203,7 @@ class Job:
             network = self._with_peers(network, student_name)
             stage_runs += [(stage, network, pair_teachers, student_name) for stage in self.plan.stages]
         if Role.NO_ASSISTANTS in self.recipe.baselines:
-            stage_runs += [
-                (stage, self.build_student(), teachers, Role.NO_ASSISTANTS) for stage in self.plan.stages
-            ]
+            stage_runs += [(stage, self.build_student(), teachers, Role.NO_ASSISTANTS) for stage in self.plan.stages]
         if self.plan.teacher_training is not None:
             trainable = {
                 name: network for name, network in teachers.items() if not isinstance(network, ExternalTeacher)
@@ -375,7 +375,9 @@ class Job:
         task = self.task
         if isinstance(network, PeerStudents):
             task, weights = MutualTask(task, len(network.names)), scale_weights_for_peers(weights, len(network.names))
-        loss_weighting = None if stage.loss_weighting is None or phase in BASELINE_PHASES else stage.loss_weighting.build()
+        loss_weighting = (
+            None if stage.loss_weighting is None or phase in BASELINE_PHASES else stage.loss_weighting.build()
+        )
         with warnings.catch_warnings():
             # The run gives its warnings once, together, and not for each stage and dry run.
             warnings.filterwarnings("ignore", message="the temperature of", category=UserWarning)

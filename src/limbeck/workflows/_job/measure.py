@@ -85,7 +85,10 @@ def compare_models(
     """Verdict and agreement on the test set: ``logits`` has those of each network by name."""
     comparison: dict[str, Any] = {"agreement": None, "disagreements": [], "verdict": {}}
     if teacher is not None:
-        comparison["agreement"] = {"split": "test", **prediction_agreement(logits["distilled"], logits[teacher], target)}
+        comparison["agreement"] = {
+            "split": "test",
+            **prediction_agreement(logits["distilled"], logits[teacher], target),
+        }
         comparison["disagreements"] = find_disagreements(logits["distilled"], logits[teacher], target)
     gain = interval = gap = None
     if Role.BASELINE in logits:

@@ -38,7 +38,9 @@ def save_extra_models(
         save_weights(network, weights / f"{name}.safetensors", metadata={"recipe": job.recipe.name})
     early_exits = {}
     for name, network in job.early_exits.items():
-        early_exits[name] = _measure_extra_model(job, network, "flops", "latency_ms")  # its weights are mostly the student's
+        early_exits[name] = _measure_extra_model(
+            job, network, "flops", "latency_ms"
+        )  # its weights are mostly the student's
         if "onnx" in job.recipe.export.to:
             pixels = job.data.validation.read(torch.arange(min(len(job.data.validation), 2000)))
             deployed = NormalizedModel(network, job.data.normalization, num_dims=pixels.ndim - 1)

@@ -65,7 +65,9 @@ def measure_efficiency(
     if not len(labeled_split):
         raise LimbeckError("there is nothing to measure on: no sample of the split has a label")
     if num_threads < 1 or not batch_sizes or min(batch_sizes) < 1:
-        raise LimbeckError(f"efficiency takes num_threads and batch_sizes from 1, not {num_threads} and {list(batch_sizes)}")
+        raise LimbeckError(
+            f"efficiency takes num_threads and batch_sizes from 1, not {num_threads} and {list(batch_sizes)}"
+        )
     subset = labeled_split.subset(torch.arange(min(len(labeled_split), _NUM_ACCURACY_SAMPLES)))
     pixels, previous_num_threads = subset.read(torch.arange(len(subset))), torch.get_num_threads()
     torch.set_num_threads(num_threads)

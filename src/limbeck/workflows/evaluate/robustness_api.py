@@ -77,7 +77,8 @@ def evaluate_side_by_side(
         for name, network in targets.networks.items()
     }
     models: dict[str, dict[str, Any]] = {
-        name: {"num_samples": len(targets.subset), "clean_accuracy": accuracy(correct)} for name, correct in clean_correct.items()
+        name: {"num_samples": len(targets.subset), "clean_accuracy": accuracy(correct)}
+        for name, correct in clean_correct.items()
     }
     differences = accuracy_differences("clean_accuracy", clean_correct, pairs)
     for check in (name for name in CHECKS if name in config.checks):

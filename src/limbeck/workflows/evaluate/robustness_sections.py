@@ -189,7 +189,11 @@ def _check_corruptions(targets: EvalTargets, config: RobustnessConfig, pairs: _M
 def _check_noise(targets: EvalTargets, config: RobustnessConfig, pairs: _ModelPairs) -> _CheckResult:
     correct = noise_accuracy(targets.networks, targets.subset, sigmas=config.sigmas, seed=config.seed)
     metrics = {
-        name: {"sigmas": list(config.sigmas), "accuracy": masks.double().mean(dim=1).tolist(), "num_samples": len(targets.subset)}
+        name: {
+            "sigmas": list(config.sigmas),
+            "accuracy": masks.double().mean(dim=1).tolist(),
+            "num_samples": len(targets.subset),
+        }
         for name, masks in correct.items()
     }
     return metrics, [

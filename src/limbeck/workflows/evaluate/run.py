@@ -110,7 +110,9 @@ def _load_networks(job: Job, folder: Path, notes: list[str]) -> dict[str, nn.Mod
         file = next((file for file in paths if file.exists()), None)
         if file is None:
             reason = (
-                "it has no weights of its own" if model["role"] == Role.TEACHER else "this run was made by a limbeck that kept none"
+                "it has no weights of its own"
+                if model["role"] == Role.TEACHER
+                else "this run was made by a limbeck that kept none"
             )
             notes.append(f"{name} is left out, for its weights are not in {folder}: {reason}")
         elif not isinstance(network := _build_network(job, name), ExternalTeacher):
@@ -185,7 +187,9 @@ def _load_image_folders(
 ) -> Mapping[str, Any]:
     splits: dict[str, Any] = {"shifted": None, "reference": None}
     if reference_dir is not None and shifted_dir is None:
-        raise LimbeckError("--reference-dir is the other version of the images of --shifted-dir: give --shifted-dir as well")
+        raise LimbeckError(
+            "--reference-dir is the other version of the images of --shifted-dir: give --shifted-dir as well"
+        )
     if shifted_dir is not None and reference_dir is not None:
         splits["reference"], splits["shifted"] = load_image_pairs(reference_dir, shifted_dir, data)
     elif shifted_dir is not None:

@@ -105,6 +105,8 @@ def _find_layer_args(loss_class: type[Any]) -> tuple[str, ...]:
     descriptions, layer_args = parse_arguments(inspect.getdoc(loss_class) or ""), []
     for name, parameter in inspect.signature(loss_class).parameters.items():
         is_required = parameter.default is inspect.Parameter.empty
-        if "str" in str(parameter.annotation) and (is_required or re.search(r"\b(taps?|layers?)\b", descriptions.get(name, ""))):
+        if "str" in str(parameter.annotation) and (
+            is_required or re.search(r"\b(taps?|layers?)\b", descriptions.get(name, ""))
+        ):
             layer_args.append(name if is_required else f"[{name}]")
     return tuple(layer_args)

@@ -28,5 +28,9 @@ def losses_table(losses: Sequence[LossInfo]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(
-        [*lines, "", f"parameters, buffers: for {EXAMPLE_SIZES}; what each is: docs/methods.md, or help(limbeck.losses)"]
+        [
+            *lines,
+            "",
+            f"parameters, buffers: for {EXAMPLE_SIZES}; what each is: docs/methods.md, or help(limbeck.losses)",
+        ]
     )

@@ -152,7 +152,10 @@ def _environment_differences(raw_record: Mapping[str, Any], record: Record, *, w
         )
     differences += _code_differences(record)
     recorded_flags, current_flags = record.torch_flags.model_dump(), get_torch_flags()
-    recorded_variables, current_variables = recorded_flags.pop("environment_variables"), current_flags.pop("environment_variables")
+    recorded_variables, current_variables = (
+        recorded_flags.pop("environment_variables"),
+        current_flags.pop("environment_variables"),
+    )
     differences += _changed_values("torch's ", recorded_flags, current_flags)
     if record.environment:  # an older record knows no variable, and does not say that none was set
         names = sorted({*recorded_variables, *current_variables})

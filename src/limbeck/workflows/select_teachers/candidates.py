@@ -128,9 +128,13 @@ def load_baseline(job: Job, folder: Path) -> MeasuredBaseline:
         record = json.loads((folder / "record.json").read_text())
         baseline, fingerprint = record["models"].get(Role.BASELINE), record["data"]["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LimbeckError(f"--baseline-run {folder} is no finished run: it has no record.json that can be read") from error
+        raise LimbeckError(
+            f"--baseline-run {folder} is no finished run: it has no record.json that can be read"
+        ) from error
     if baseline is None:
-        raise LimbeckError(f"the run {folder} has no baseline (its baselines lack student_only): leave --baseline-run away to train one")
+        raise LimbeckError(
+            f"the run {folder} has no baseline (its baselines lack student_only): leave --baseline-run away to train one"
+        )
     run_student, recipe_student = (
         to_plain(fill_defaults(recipe))["student"] for recipe in (load_recipe(folder / "recipe.yaml"), job.recipe)
     )
