@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, final
 
 import torch
 import torch.distributed as dist
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 Strategy = Literal["auto", "ddp", "fsdp"]
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _STEP_TIMEOUT: Final = timedelta(minutes=30)  # the longest that one process may be behind the others in a training
@@ -79,16 +80,28 @@ class Processes:
     world_size: int = 1
     group: Any = None
 
-    def run_on_rank_zero(self, fn: Callable[[], T]) -> T:
-        """What ``fn`` gives (plain data), done by the first process while the others wait; its failure is theirs."""
+    @property
+    def is_rank_zero(self) -> bool:
+        """Whether this process writes the files and the messages of the run."""
+        return self.rank == 0
+
+    def run_on_rank_zero(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``fn`` in rank 0 only, while the other processes wait.
+
+        Returns:
+            The result (plain data), the same in every process.
+
+        Raises:
+            RemoteProcessError: in the other processes, if ``fn`` fails in rank 0, which raises the error itself.
+        """
         if self.world_size == 1:
-            return fn()
+            return fn(*args, **kwargs)
         payload: list[Any] = [None]
         if self.rank:
             dist.broadcast_object_list(payload, 0, group=self.group)
         else:
             try:
-                payload[0] = (fn(), None)
+                payload[0] = (fn(*args, **kwargs), None)
                 pickle.dumps(payload[0])
             except BaseException as error:
                 dist.broadcast_object_list([(None, _describe_failure(error))], 0, group=self.group)
@@ -99,17 +112,18 @@ class Processes:
             raise RemoteProcessError(0, *failure)
         return value  # type: ignore[no-any-return]
 
-    def run_on_all_ranks(self, fn: Callable[[], T]) -> T:
-        """What ``fn`` gives, done by every process on its own; where it fails in any, it fails in all.
+    def run_on_all_ranks(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``fn``, which must not wait for other processes, in every process.
 
-        The first process that failed says why; ``fn`` must not wait for other processes.
+        Raises:
+            RemoteProcessError: if ``fn`` fails in another process only; the lowest failing rank raises the error itself.
         """
         if self.world_size == 1:
-            return fn()
+            return fn(*args, **kwargs)
         value: T | None = None
         failure: BaseException | None = None
         try:
-            value = fn()
+            value = fn(*args, **kwargs)
         except BaseException as error:
             failure = error
         failures: list[Any] = [None] * self.world_size
