@@ -119,7 +119,8 @@ def test_a_doubt_is_a_warning_of_the_distiller():
 
 def test_the_task_says_what_it_is_used_to_and_the_default_of_soft_target_is_its_usual():
     assert TASK.temperatures == Range(default=4.0, low=3.0, high=6.0)
-    assert KDLoss().temperature == TASK.temperatures.default
+    assert KDLoss().temperature is None
+    assert make_context().default_temperature == TASK.temperatures.default
     assert temperature_warnings({"kd": KDLoss(temperature=1.0)}, object()) == [], (
         "a task that says nothing doubts nothing"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from limbeck import schedules
 from limbeck.core.errors import LimbeckError
+from limbeck.core.loss_context import LossContext, TemperatureRecord
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.losses import (
@@ -37,7 +39,6 @@ from limbeck.losses.temperature import (
     Scheduled,
     apply_temperature,
     dynamic_temperatures,
-    record_temperatures,
     standardize_logits,
 )
 from limbeck.testing import check_loss, make_context
@@ -72,7 +73,9 @@ def logits(draw, scales=(1e-2, 1.0, 10.0, 1e4)):
 
 def taken(pair, tau):
     said = [Outputs(logits=torch.tensor(one)) for one in pair]
-    return float(apply_temperature(kd_loss, *said, temperature=tau, progress=NOW))
+    return float(
+        apply_temperature(kd_loss, LossContext(student=said[0], teacher=said[1], progress=NOW), temperature=tau)
+    )
 
 
 POLICIES = {
@@ -208,7 +211,8 @@ def test_the_adaptive_temperature_rises_while_the_loss_stalls_and_stays_in_its_b
 def test_the_learned_temperature_makes_the_loss_larger():
     policy = Learned(start=4.0, low=1.0, high=21.0)
     said = Outputs(logits=torch.tensor([[3.0, 0.0, 1.0]])), Outputs(logits=torch.tensor([[0.0, 2.0, 5.0]]))
-    take = partial(apply_temperature, kd_loss, *said, temperature=policy, progress=NOW)
+    context = LossContext(student=said[0], teacher=said[1], progress=NOW)
+    take = partial(apply_temperature, kd_loss, context, temperature=policy)
     before = take()
     before.backward()
     with torch.no_grad():
@@ -223,7 +227,9 @@ def test_the_learned_temperature_gets_the_gradient_that_the_formula_gives_turned
     now = Progress(step=1, steps=4)
     share = 0.5 * (1 - math.cos(math.pi / 4))
     said = [Outputs(logits=torch.tensor(one)) for one in pair]
-    apply_temperature(kd_loss, *said, temperature=policy, progress=now).backward()
+    apply_temperature(
+        kd_loss, LossContext(student=said[0], teacher=said[1], progress=now), temperature=policy
+    ).backward()
 
     def loss(theta):
         tau = 1.0 + 20.0 / (1.0 + math.exp(-theta))
@@ -253,8 +259,8 @@ def test_the_learned_temperature_by_sample_begins_the_same_for_all_and_can_diffe
 @pytest.mark.parametrize("tau", POLICIES.values(), ids=POLICIES)
 def test_what_is_heard_of_a_temperature_lies_within_its_bounds_and_has_no_gradient(tau):
     said = make_context()
-    with record_temperatures(with_entropy=True) as record:
-        KDLoss(temperature=tau)(said)
+    record = TemperatureRecord(with_entropy=True)
+    KDLoss(temperature=tau)(replace(said, temperature_record=record))
     low, high = tau.bounds()
     assert len(record.temperatures) == len(record.teacher_entropy) == 1
     values = torch.as_tensor(record.temperatures[0])

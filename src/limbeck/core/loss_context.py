@@ -11,8 +11,26 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
+from limbeck.core.temperature_range import DEFAULT_TEMPERATURE
 
-__all__ = ["LossContext"]
+__all__ = ["LossContext", "TemperatureRecord"]
+
+
+@final
+@dataclass(slots=True, kw_only=True)
+class TemperatureRecord:
+    """Temperatures at which one loss was computed, on the device and without gradients.
+
+    Attributes:
+        with_entropy: whether ``teacher_entropy`` is recorded.
+        temperatures: each temperature, a number or a tensor of one number or of ``[rows]``.
+        teacher_entropy: mean over rows of the entropy of the teacher's softmax at that temperature, divided by the
+            entropy of the uniform distribution.
+    """
+
+    with_entropy: bool = False
+    temperatures: list[float | Tensor] = field(default_factory=list)
+    teacher_entropy: list[Tensor] = field(default_factory=list)
 
 
 @final
@@ -28,6 +46,8 @@ class LossContext:
             ``[rows, classes]`` (all zero where a row has no label); ``None`` where the data has none.
         sample_ids: ``[batch]``, the number by which the data knows each sample; ``None`` where a batch does not say.
         progress: how far training is.
+        default_temperature: the temperature of a loss whose ``temperature`` is ``None``: the task's, else 4.
+        temperature_record: receives the temperatures of the loss that is computed; ``None`` records nothing.
     """
 
     student: Outputs
@@ -36,6 +56,8 @@ class LossContext:
     target: Tensor | None = None
     sample_ids: Tensor | None = None
     progress: Progress = field(default_factory=Progress)
+    default_temperature: float = DEFAULT_TEMPERATURE
+    temperature_record: TemperatureRecord | None = None
 
     def pair(self, name: str | None = None) -> tuple[Outputs, Outputs]:
         """The student's and one teacher's outputs, both cut to the samples which that teacher answered.

@@ -3,23 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 
-__all__ = ["FingerprintedTeacher", "Loss", "Preparable", "Task", "Teacher", "TeacherOutputs"]
+__all__ = ["FingerprintedTeacher", "Loss", "Preparable", "Task", "Teacher", "TeacherOutputs", "loss_attribute"]
 
 
-@runtime_checkable
 class Loss(Protocol):
-    """One loss: turns a context into one scalar. A term with learned parts is an ``nn.Module`` as well."""
+    """Maps a :class:`LossContext` to a scalar; a loss with parameters or buffers is an ``nn.Module`` as well.
+
+    A class inherits these defaults, or is any callable that declares the attributes that differ
+    (read by :func:`loss_attribute`).
+
+    Attributes:
+        knowledge: what the loss compares: ``"response"``, ``"feature"``, ``"relation"``, ``"self"`` (the student's own
+            outputs), ``"label"`` or ``"other"``.
+        supervised: whether it compares the student with the target only; a baseline keeps such losses.
+        uses_temperature: whether its ``temperature`` divides logits, so that temperature policies and the range of the
+            task apply to it.
+        uses_task_temperature: whether ``temperature=None`` stands for the default temperature of the task.
+        needs_teacher: whether it reads the outputs of a teacher.
+    """
+
+    knowledge: ClassVar[str] = "other"
+    supervised: ClassVar[bool] = False
+    uses_temperature: ClassVar[bool] = False
+    uses_task_temperature: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = True
 
     def __call__(self, context: LossContext) -> Tensor:
         """The loss of this context, a float32 scalar."""
         ...
+
+
+def loss_attribute(loss: object, name: str) -> Any:
+    """The class attribute ``name`` of a loss or a loss class, by default that of :class:`Loss`.
+
+    >>> from limbeck.losses import KDLoss
+    >>> loss_attribute(KDLoss, "knowledge"), loss_attribute(len, "needs_teacher")
+    ('response', True)
+    """
+    return getattr(loss, name, getattr(Loss, name))
 
 
 @runtime_checkable

@@ -15,6 +15,7 @@ from limbeck.core.loss_context import LossContext
 from limbeck.core.progress import Progress
 from limbeck.core.protocols import Loss, Task, Teacher
 from limbeck.core.schedules import Schedule
+from limbeck.core.temperature_range import DEFAULT_TEMPERATURE, Range
 from limbeck.distiller.objective import LossOutput, Objective
 from limbeck.distiller.temperature_checks import temperature_warnings
 from limbeck.features import FeatureExtractor
@@ -109,6 +110,8 @@ class Distiller(nn.Module):
             set_student(student)
         # In a list: what learns belongs to the objective, and must not be registered twice.
         self.task, self._ensemble = task, [ensemble_method]
+        temperatures = getattr(task, "temperatures", None)
+        self._default_temperature = temperatures.default if isinstance(temperatures, Range) else DEFAULT_TEMPERATURE
         for message in temperature_warnings(objective.losses, task):
             warnings.warn(message, stacklevel=2)
         self.progress = Progress()
@@ -159,6 +162,7 @@ class Distiller(nn.Module):
             target=target,
             sample_ids=_sample_ids(batch),
             progress=self.progress,
+            default_temperature=self._default_temperature,
         )
 
     def _forward_self_teachers(self, batch: Any) -> LossOutput:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Self, final
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, suggest_names
-from limbeck.core.loss_context import LossContext
+from limbeck.core.loss_context import LossContext, TemperatureRecord
 from limbeck.core.protocols import Loss, Preparable
 from limbeck.core.schedules import Schedule, resolve
 from limbeck.distiller.gather_context import gather_context
 from limbeck.distiller.loss_output import LossOutput
-from limbeck.distiller.temperature_checks import LossTemperatures, trainable_modules
-from limbeck.losses.temperature import record_temperatures
+from limbeck.distiller.temperature_checks import trainable_modules
 from limbeck.losses.weighting.loss_weighting import LossWeighting
 
 __all__ = ["LossOutput", "Objective"]
@@ -75,7 +75,6 @@ class Objective(nn.Module):
         self.losses = dict(losses)
         self.gather_distributed = tuple(name for name in losses if name in gather_distributed)
         self.weights: dict[str, float | Schedule] = {name: (weights or {}).get(name, 1.0) for name in losses}
-        self.temperatures = LossTemperatures(losses)
         self.trainable = nn.ModuleDict(
             {name: module for name, loss in losses.items() for module in trainable_modules(loss)[:1]}
         )
@@ -171,20 +170,16 @@ class Objective(nn.Module):
     def _compute_losses(
         self, context: LossContext, gathered: LossContext
     ) -> tuple[dict[str, Tensor], Mapping[str, Sequence[float | Tensor]], Mapping[str, Sequence[Tensor]]]:
-        """Each term's value, its temperature, and where it was asked for how flat that makes the teacher's answer."""
-        recorded = self.losses if self.collect_diagnostics else self.temperatures.policies
-        temperatures = self.temperatures.resolve(context.progress)
+        """The value of each loss, its temperatures, and the entropy of the teacher there if diagnostics are collected."""
         values: dict[str, Tensor] = {}
+        temperatures: dict[str, Sequence[float | Tensor]] = {}
         teacher_entropy: dict[str, Sequence[Tensor]] = {}
         for name, loss in self.losses.items():
+            record = TemperatureRecord(with_entropy=self.collect_diagnostics)
             loss_context = gathered if name in self.gather_distributed else context
-            if name not in recorded:
-                values[name] = _require_scalar(name, loss(loss_context))
-                continue
-            with record_temperatures(with_entropy=self.collect_diagnostics) as record:
-                values[name] = _require_scalar(name, loss(loss_context))
+            values[name] = _require_scalar(name, loss(replace(loss_context, temperature_record=record)))
             if record.temperatures:
-                temperatures = {**temperatures, name: record.temperatures}
+                temperatures[name] = tuple(record.temperatures)
             if record.teacher_entropy:
                 teacher_entropy[name] = record.teacher_entropy
         return values, temperatures, teacher_entropy

@@ -1,23 +1,21 @@
-"""The temperatures of an objective's terms: which there are, which move, and which a task is not used to."""
+"""Checks of the temperatures of an objective, and the modules that learn in it."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, final
+from collections.abc import Mapping
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from limbeck.core.progress import Progress
-from limbeck.core.protocols import Loss
-from limbeck.core.schedules import Schedule, resolve
-from limbeck.losses.temperature import LogitStandardization, Range, Temperature, temperature_range, temperature_warning
+from limbeck.core.protocols import Loss, loss_attribute
+from limbeck.core.temperature_range import Range, temperature_range, temperature_warning
+from limbeck.losses.temperature import LogitStandardization
 
-__all__ = ["LossTemperatures", "temperature_warnings", "trainable_modules"]
+__all__ = ["temperature_warnings", "trainable_modules"]
 
 
 def trainable_modules(loss: Loss) -> list[nn.Module]:
-    """What of a term learns or keeps state: the term itself, and its temperature; the first holds the others.
+    """The loss and its temperature, those that are an ``nn.Module``; the first holds the others.
 
     >>> from limbeck.losses.temperature import LossAdaptive
     >>> from limbeck.losses import KDLoss
@@ -28,10 +26,10 @@ def trainable_modules(loss: Loss) -> list[nn.Module]:
 
 
 def temperature_warnings(losses: Mapping[str, Loss], task: object) -> list[str]:
-    """A sentence for each term whose temperature the task is not used to; none where the task does not say.
+    """One sentence for each temperature outside the usual range of ``task``; none where the task declares no range.
 
-    A task says by an attribute ``temperatures``, a :class:`~limbeck.losses.temperature.Range`. The default of a
-    method is no cause for doubt, and neither is the base of standardised logits, which have another scale.
+    A task declares it as ``temperatures``, a :class:`~limbeck.core.temperature_range.Range`. A default
+    (``temperature=None``) is not checked, nor the base of standardized logits, which have another scale.
 
     >>> import limbeck
     >>> from limbeck.losses import KDLoss
@@ -44,63 +42,12 @@ def temperature_warnings(losses: Mapping[str, Loss], task: object) -> list[str]:
     messages = []
     for name, loss in losses.items():
         temperature: Any = getattr(loss, "temperature", None)
-        parameter = _temperature_parameter(loss)
         if (
-            parameter is None
+            temperature is None
+            or not loss_attribute(loss, "uses_temperature")
             or isinstance(temperature, LogitStandardization)
-            or parameter.default is temperature
-            or parameter.default == temperature
         ):
             continue
         low, high = temperature_range(temperature)
         messages.append(temperature_warning(low, high, expected=expected, loss_name=name, task=type(task).__name__))
     return [message for message in messages if message is not None]
-
-
-@final
-class LossTemperatures:
-    """What is known of the temperatures of ``losses`` before and while they are computed.
-
-    Attributes:
-        policies: the names of the terms that have a policy, which is heard at every step.
-    """
-
-    def __init__(self, losses: Mapping[str, Loss]) -> None:
-        settings: dict[str, Any] = {name: getattr(loss, "temperature", None) for name, loss in losses.items()}
-        self.policies = frozenset(name for name, temperature in settings.items() if _is_policy(temperature))
-        fixed = {
-            name: settings[name]
-            for name, loss in losses.items()
-            if name not in self.policies and _temperature_parameter(loss)
-        }
-        self._constant: dict[str, Sequence[float | Tensor]] = {
-            name: (float(temperature),) for name, temperature in fixed.items() if not callable(temperature)
-        }
-        self._scheduled: dict[str, Schedule] = {
-            name: temperature for name, temperature in fixed.items() if callable(temperature)
-        }
-
-    def resolve(self, progress: Progress) -> Mapping[str, Sequence[float | Tensor]]:
-        """The temperatures of the terms without a policy, by name; costs nothing where none moves."""
-        if not self._scheduled:
-            return self._constant
-        return self._constant | {
-            name: (resolve(temperature, progress),) for name, temperature in self._scheduled.items()
-        }
-
-
-def _temperature_parameter(loss: Loss) -> inspect.Parameter | None:
-    """The parameter ``temperature`` of a term on responses: of one whose ``temperature`` may be a policy.
-
-    A temperature of another kind (of a contrast between samples, of places in a map) goes by the same letter, and what
-    a task is used to says nothing of it; such a term takes no policy.
-    """
-    try:
-        parameter = inspect.signature(type(loss)).parameters.get("temperature")
-    except (TypeError, ValueError):
-        return None
-    return parameter if parameter is not None and "Temperature" in str(parameter.annotation) else None
-
-
-def _is_policy(temperature: Any) -> bool:
-    return not isinstance(temperature, type) and isinstance(temperature, Temperature)

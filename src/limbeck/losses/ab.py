@@ -11,12 +11,13 @@ The paper uses it to begin with: a first stage with this term alone, then distil
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._features import Connector, channels_first, match_size, require_prepared
 from limbeck.losses._ops import require_same_shape, upcast
 
@@ -46,10 +47,10 @@ def ab_loss(student: Tensor, teacher: Tensor, *, margin: float = 1.0) -> Tensor:
 
 
 @final
-class ABLoss(nn.Module):
+class ABLoss(nn.Module, Loss):
     """:func:`ab_loss` between two tapped layers, the student's through a learned projection with a BatchNorm.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike.
         margin: how far from zero the student's neurons have to stand, above zero.
         teacher: which teacher; ``None`` takes the combination of all.
@@ -60,6 +61,8 @@ class ABLoss(nn.Module):
     >>> 1.5 < loss(context).item() < 2.5
     True
     """
+
+    knowledge: ClassVar = "feature"
 
     def __init__(self, layer: str, *, margin: float = 1.0, teacher: str | None = None) -> None:
         super().__init__()

@@ -9,13 +9,14 @@ positions, the paper a sum of norms, some hundred times larger; this is the code
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._autograd import attention_map_distance
 from limbeck.losses._features import match_size, require_maps
 from limbeck.losses._ops import mean_squared_error, upcast
@@ -42,14 +43,16 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor, *, power: float = 
 
 @final
 @dataclass(frozen=True, slots=True)
-class AttentionTransferLoss:
+class AttentionTransferLoss(Loss):
     """:func:`attention_transfer_loss` between two tapped layers.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike.
         power: the exponent of the activations, at least 1 (below it, a zero after a ReLU has no finite gradient).
         teacher: which teacher; ``None`` takes the combination of all.
     """
+
+    knowledge: ClassVar = "feature"
 
     layer: str
     power: float = 2.0

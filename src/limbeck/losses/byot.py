@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._features import match_size
 from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
@@ -67,10 +68,10 @@ def byot_loss(
 
 
 @final
-class BYOTLoss(nn.Module):
+class BYOTLoss(nn.Module, Loss):
     """:func:`byot_loss` of learned heads on tapped stages, and how far their features are from the deepest's.
 
-    Arguments:
+    Args:
         layers: the taps of the student to put a head on, from shallow to deep.
         deepest_layer: the tap of the student whose feature theirs come close to; ``None`` compares no features.
         alpha: the share of the deepest classifier beside the truth.
@@ -80,6 +81,9 @@ class BYOTLoss(nn.Module):
     Taps give ``[batch, channels, height, width]``, ``[batch, tokens, width]`` or ``[batch, width]``. Once trained, each
     head is an early exit: :func:`limbeck.distiller.early_exits`.
     """
+
+    knowledge: ClassVar = "self"
+    needs_teacher: ClassVar = False
 
     def __init__(
         self, layers: Sequence[str], *, deepest_layer: str | None = None, alpha: float = 0.1, temperature: float = 3.0,

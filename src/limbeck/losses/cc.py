@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._autograd import gram_matrix
 from limbeck.losses._features import flatten_samples
 from limbeck.losses._ops import mean_squared_error
@@ -52,15 +53,17 @@ def cc_loss(student: Tensor, teacher: Tensor, *, kernel: Kernel = "gaussian", ga
 
 @final
 @dataclass(frozen=True, slots=True)
-class CCLoss:
+class CCLoss(Loss):
     """:func:`cc_loss` between two tapped layers.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike.
         kernel: ``"gaussian"`` or ``"bilinear"``.
         gamma: of the Gaussian kernel, above zero; the bilinear one has none.
         teacher: which teacher; ``None`` takes the combination of all.
     """
+
+    knowledge: ClassVar = "relation"
 
     layer: str
     kernel: Kernel = "gaussian"

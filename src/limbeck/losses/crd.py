@@ -24,7 +24,7 @@ Weights as published: 0.8.
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._ops import hard_labels, require_same_shape, row_mean, upcast
 from limbeck.utils.all_gather import all_gather
 
@@ -76,10 +77,10 @@ def crd_loss(
 
 
 @final
-class CRDLoss(nn.Module):
+class CRDLoss(nn.Module, Loss):
     """:func:`crd_loss` between two tapped layers, each through a learned embedding, with banks of what was seen.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike; positions and tokens are averaged.
         bank_size: how many samples the banks hold; a batch has at most as many.
         embedding_dim: of the embedding.
@@ -91,6 +92,8 @@ class CRDLoss(nn.Module):
     and stand still in eval mode. With several processes each remembers the samples of all, so their banks stay the
     same.
     """
+
+    knowledge: ClassVar = "relation"
 
     sample_ids: Tensor
     labels: Tensor

@@ -8,13 +8,14 @@ smoothing is Szegedy et al. (2016), https://arxiv.org/abs/1512.00567: the unifor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._ops import upcast
 
 __all__ = ["IGNORE_INDEX", "CrossEntropyLoss", "cross_entropy_loss"]
@@ -53,12 +54,16 @@ def cross_entropy_loss(student: Tensor, target: Tensor, *, label_smoothing: floa
 
 @final
 @dataclass(frozen=True, slots=True)
-class CrossEntropyLoss:
+class CrossEntropyLoss(Loss):
     """:func:`cross_entropy` of the student's logits with the truth.
 
-    Arguments:
+    Args:
         label_smoothing: the share of the uniform distribution, from 0 to below 1.
     """
+
+    knowledge: ClassVar = "label"
+    supervised: ClassVar = True
+    needs_teacher: ClassVar = False
 
     label_smoothing: float = 0.0
 

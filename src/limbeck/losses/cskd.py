@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule, resolve
 from limbeck.losses._ops import hard_labels, require_same_shape, row_mean, upcast
 
@@ -47,14 +48,17 @@ def cskd_loss(student: Tensor, partner: Tensor, *, temperature: float = 4.0) -> 
 
 @final
 @dataclass(frozen=True, slots=True)
-class CSKDLoss:
+class CSKDLoss(Loss):
     """:func:`cskd_loss` of the first half of a batch with the second, which holds the partners.
 
     Rows without a label are left out. A batch whose halves are not of the same classes is refused.
 
-    Arguments:
+    Args:
         temperature: the temperature, above zero: a number, or a schedule.
     """
+
+    knowledge: ClassVar = "self"
+    needs_teacher: ClassVar = False
 
     temperature: float | Schedule = 4.0
 

@@ -8,7 +8,7 @@ for dense prediction: on spatial logits (τ 1) a channel is a class, on features
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
+from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule, resolve
 from limbeck.losses._features import (
     IdentityProjection,
@@ -58,10 +59,10 @@ def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> T
 
 
 @final
-class CWDLoss(nn.Module):
+class CWDLoss(nn.Module, Loss):
     """:func:`cwd_loss` between two tapped layers, through a learned projection where their channels differ.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike; ``None`` compares the spatial logits
             of a task that has them.
         temperature: the temperature, above zero: a number, or a schedule. The paper takes 4 for features and 1 for
@@ -74,6 +75,8 @@ class CWDLoss(nn.Module):
     >>> round(loss(context).item(), 4)
     1.0376
     """
+
+    knowledge: ClassVar = "feature"
 
     def __init__(
         self, layer: str | None = None, *, temperature: float | Schedule = 4.0, teacher: str | None = None

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
 import torch
 from torch import Tensor
 
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule
 from limbeck.losses._logits import (
     TemperatureValue,
@@ -67,29 +68,33 @@ def dist_loss(
 
 @final
 @dataclass(frozen=True, slots=True)
-class DISTLoss:
+class DISTLoss(Loss):
     """:func:`dist_loss` of the student's and a teacher's logits.
 
-    Arguments:
+    Args:
         beta: weight of the correlation over the classes of a sample.
         gamma: weight of the correlation over the samples of a class.
         temperature: the temperature, above zero: a number, a schedule, or a policy of
-            :mod:`limbeck.losses.temperature`.
+            :mod:`limbeck.losses.temperature`; ``None``: 1.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
+    knowledge: ClassVar = "response"
+    uses_temperature: ClassVar = True
+
     beta: float = 1.0
     gamma: float = 1.0
-    temperature: float | Schedule | Temperature = 1.0
+    temperature: float | Schedule | Temperature | None = None
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        require_temperature(self.temperature)
+        if self.temperature is not None:
+            require_temperature(self.temperature)
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher = context.pair(self.teacher)
         loss = partial(dist_loss, beta=self.beta, gamma=self.gamma)
-        return apply_temperature(loss, student, teacher, temperature=self.temperature, progress=context.progress)
+        temperature = 1.0 if self.temperature is None else self.temperature
+        return apply_temperature(loss, context, temperature=temperature, teacher=self.teacher)
 
 
 class _PearsonDistances(torch.autograd.Function):

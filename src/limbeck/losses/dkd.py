@@ -16,13 +16,14 @@ the weight of the loss rise over 20 epochs: in a recipe, ``weight: {use: warmup,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule
 from limbeck.losses._logits import (
     TemperatureValue,
@@ -33,7 +34,7 @@ from limbeck.losses._logits import (
     require_temperature,
     valid_targets,
 )
-from limbeck.losses.temperature import DEFAULT_TEMPERATURE, Temperature, apply_temperature
+from limbeck.losses.temperature import Temperature, apply_temperature
 
 __all__ = ["DKDLoss", "dkd_loss"]
 
@@ -71,34 +72,37 @@ def dkd_loss(
 
 @final
 @dataclass(frozen=True, slots=True)
-class DKDLoss:
+class DKDLoss(Loss):
     """:func:`dkd_loss` of the student's and a teacher's logits and the truth.
 
-    Arguments:
+    Args:
         alpha: weight of what is said of the true class.
         beta: weight of what is said of the others.
         temperature: the temperature, above zero: a number, a schedule, or a policy of
-            :mod:`limbeck.losses.temperature`.
+            :mod:`limbeck.losses.temperature`; ``None``: the default of the task, 4 without a task.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
+    knowledge: ClassVar = "response"
+    uses_temperature: ClassVar = True
+    uses_task_temperature: ClassVar = True
+
     alpha: float = 1.0
     beta: float = 8.0
-    temperature: float | Schedule | Temperature = DEFAULT_TEMPERATURE
+    temperature: float | Schedule | Temperature | None = None
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        require_temperature(self.temperature)
+        if self.temperature is not None:
+            require_temperature(self.temperature)
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher, target = context.pair_with_target(self.teacher)
+        target = context.pair_with_target(self.teacher)[2]
 
-        def loss(student_logits: Tensor, teacher_logits: Tensor, /, *, temperature: TemperatureValue) -> Tensor:
-            return dkd_loss(
-                student_logits, teacher_logits, target, alpha=self.alpha, beta=self.beta, temperature=temperature
-            )
+        def loss(student: Tensor, teacher: Tensor, /, *, temperature: TemperatureValue) -> Tensor:
+            return dkd_loss(student, teacher, target, alpha=self.alpha, beta=self.beta, temperature=temperature)
 
-        return apply_temperature(loss, student, teacher, temperature=self.temperature, progress=context.progress)
+        return apply_temperature(loss, context, temperature=self.temperature, teacher=self.teacher)
 
 
 def _split_target(log_q: Tensor, target_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

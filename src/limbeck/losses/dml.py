@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule, resolve
 from limbeck.losses._ops import require_same_shape, upcast
 
@@ -63,15 +64,18 @@ def dml_loss(students: Sequence[Tensor], *, temperature: float = 1.0) -> Tensor:
 
 @final
 @dataclass(frozen=True, slots=True)
-class DMLLoss:
+class DMLLoss(Loss):
     """:func:`dml_loss` of students that learn together, whose rows stand one student after the other.
 
     ``limbeck.distiller.PeerStudents`` gives them so.
 
-    Arguments:
+    Args:
         num_peers: how many students there are.
         temperature: the temperature, above zero: a number, or a schedule.
     """
+
+    knowledge: ClassVar = "self"
+    needs_teacher: ClassVar = False
 
     num_peers: int = 2
     temperature: float | Schedule = 1.0

@@ -8,12 +8,13 @@ they like.
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._features import Projection, match_size
 from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
@@ -36,13 +37,15 @@ def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @final
-class FitNetLoss(nn.Module):
+class FitNetLoss(nn.Module, Loss):
     """:func:`fitnet_loss` between two tapped layers, the student's through a learned projection.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
     """
+
+    knowledge: ClassVar = "feature"
 
     def __init__(self, layer: str, *, teacher: str | None = None) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ projection where they do.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._autograd import adaptive_avg_pool
 from limbeck.losses._features import Projection, channels_first
 from limbeck.losses._ops import mean_squared_error, upcast
@@ -56,14 +57,16 @@ def fsp_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> 
 
 
 @final
-class FSPLoss(nn.Module):
+class FSPLoss(nn.Module, Loss):
     """:func:`fsp_loss` between two tapped layers of each network, through learned projections where channels differ.
 
-    Arguments:
+    Args:
         first_layer: the name of the earlier tap, given to the student and to the teacher alike.
         last_layer: the name of the later one.
         teacher: which teacher; ``None`` takes the combination of all.
     """
+
+    knowledge: ClassVar = "relation"
 
     def __init__(self, first_layer: str, last_layer: str, *, teacher: str | None = None) -> None:
         super().__init__()

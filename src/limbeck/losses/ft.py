@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._autograd import attention_map
 from limbeck.losses._features import DescribedSequential, describe_shapes, match_size, require_maps, require_prepared
 from limbeck.losses._ops import mean_squared_error, upcast
@@ -52,10 +53,10 @@ def ft_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @final
-class FTLoss(nn.Module):
+class FTLoss(nn.Module, Loss):
     """:func:`ft_loss` between two tapped layers, plus the reconstruction error by which the paraphraser learns.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike.
         rate: channels of a factor over channels of the teacher, above 0 and up to 1.
         reconstruction_weight: the weight of the reconstruction within the term. At its default and the usual weight of
@@ -68,6 +69,8 @@ class FTLoss(nn.Module):
     >>> print(loss.paraphraser.description, "and", loss.translator.description)
     6 → 3 and 8 → 3
     """
+
+    knowledge: ClassVar = "feature"
 
     def __init__(
         self, layer: str, *, rate: float = 0.5, reconstruction_weight: float = 0.005, teacher: str | None = None

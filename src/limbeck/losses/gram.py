@@ -8,12 +8,13 @@ are summed away; channels may not, so the class learns a projection where they d
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._autograd import gram_matrix
 from limbeck.losses._features import Projection, channels_first
 from limbeck.losses._ops import mean_squared_error, upcast
@@ -39,13 +40,15 @@ def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @final
-class GramLoss(nn.Module):
+class GramLoss(nn.Module, Loss):
     """:func:`gram_loss` between two tapped layers, through a learned projection where their channels differ.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
     """
+
+    knowledge: ClassVar = "relation"
 
     def __init__(self, layer: str, *, teacher: str | None = None) -> None:
         super().__init__()

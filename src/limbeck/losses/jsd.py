@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule
 from limbeck.losses._logits import (
     TemperatureValue,
@@ -28,7 +29,7 @@ from limbeck.losses._logits import (
     require_temperature,
     temperature_scaled_mean,
 )
-from limbeck.losses.temperature import DEFAULT_TEMPERATURE, Temperature, apply_temperature
+from limbeck.losses.temperature import Temperature, apply_temperature
 
 __all__ = ["JSDLoss", "jsd_loss"]
 
@@ -59,28 +60,32 @@ def jsd_loss(student: Tensor, teacher: Tensor, *, temperature: TemperatureValue 
 
 @final
 @dataclass(frozen=True, slots=True)
-class JSDLoss:
+class JSDLoss(Loss):
     """:func:`jsd_loss` of the student's and a teacher's logits.
 
-    Arguments:
+    Args:
         temperature: the temperature, above zero: a number, a schedule, or a policy of
-            :mod:`limbeck.losses.temperature`.
+            :mod:`limbeck.losses.temperature`; ``None``: the default of the task, 4 without a task.
         beta: the teacher's share of the mixture, between 0 and 1.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    temperature: float | Schedule | Temperature = DEFAULT_TEMPERATURE
+    knowledge: ClassVar = "response"
+    uses_temperature: ClassVar = True
+    uses_task_temperature: ClassVar = True
+
+    temperature: float | Schedule | Temperature | None = None
     beta: float = 0.5
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        require_temperature(self.temperature)
+        if self.temperature is not None:
+            require_temperature(self.temperature)
         _require_beta(self.beta)
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher = context.pair(self.teacher)
         loss = partial(jsd_loss, beta=self.beta)
-        return apply_temperature(loss, student, teacher, temperature=self.temperature, progress=context.progress)
+        return apply_temperature(loss, context, temperature=self.temperature, teacher=self.teacher)
 
 
 def _require_beta(beta: float) -> None:

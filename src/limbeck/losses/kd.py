@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule
 from limbeck.losses._logits import require_temperature
 from limbeck.losses._ops import require_same_shape, row_mean, upcast
-from limbeck.losses.temperature import DEFAULT_TEMPERATURE, Temperature, apply_temperature
+from limbeck.losses.temperature import Temperature, apply_temperature
 
 __all__ = ["KDLoss", "kd_loss"]
 
@@ -53,24 +54,28 @@ def kd_loss(student: Tensor, teacher: Tensor, *, temperature: float | Tensor = 4
 
 @final
 @dataclass(frozen=True, slots=True)
-class KDLoss:
+class KDLoss(Loss):
     """:func:`kd_loss` of the student's and a teacher's logits.
 
-    Arguments:
+    Args:
         temperature: the temperature, above zero: a number, a schedule, or a policy of
-            :mod:`limbeck.losses.temperature`.
+            :mod:`limbeck.losses.temperature`; ``None``: the default of the task, 4 without a task.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    temperature: float | Schedule | Temperature = DEFAULT_TEMPERATURE
+    knowledge: ClassVar = "response"
+    uses_temperature: ClassVar = True
+    uses_task_temperature: ClassVar = True
+
+    temperature: float | Schedule | Temperature | None = None
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        require_temperature(self.temperature)
+        if self.temperature is not None:
+            require_temperature(self.temperature)
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher = context.pair(self.teacher)
-        return apply_temperature(kd_loss, student, teacher, temperature=self.temperature, progress=context.progress)
+        return apply_temperature(kd_loss, context, temperature=self.temperature, teacher=self.teacher)
 
 
 class _KDLossFunction(torch.autograd.Function):

@@ -7,11 +7,12 @@ paper's own form, and the gradient that a soft target has at a high temperature 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor
 
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._logits import prepare_logits
 from limbeck.losses._ops import mean_squared_error
 
@@ -33,12 +34,14 @@ def logit_mse_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 @dataclass(frozen=True, slots=True)
-class LogitMSELoss:
+class LogitMSELoss(Loss):
     """:func:`logit_mse_loss` of the student's and a teacher's logits.
 
-    Arguments:
+    Args:
         teacher: which teacher; ``None`` takes the combination of all.
     """
+
+    knowledge: ClassVar = "response"
 
     teacher: str | None = None
 

@@ -12,13 +12,14 @@ mean over all elements.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._features import (
     DescribedSequential,
     IdentityProjection,
@@ -58,10 +59,10 @@ def mgd_loss(student: Tensor, teacher: Tensor, *, mask: Tensor, generator: Calla
 
 
 @final
-class MGDLoss(nn.Module):
+class MGDLoss(nn.Module, Loss):
     """:func:`mgd_loss` between two tapped layers, by a generator the term learns.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike.
         mask_ratio: λ, the share of positions that is hidden, from 0 to below 1; drawn anew at each step from torch's
             own random numbers, as dropout does.
@@ -73,6 +74,8 @@ class MGDLoss(nn.Module):
     >>> sum(parameter.numel() for parameter in loss.parameters())  # 8·6 + 6, and 2 · (6·6·9 + 6)
     714
     """
+
+    knowledge: ClassVar = "feature"
 
     def __init__(self, layer: str, *, mask_ratio: float = 0.65, teacher: str | None = None) -> None:
         super().__init__()

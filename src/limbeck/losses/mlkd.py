@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule
 from limbeck.losses._logits import (
     TemperatureValue,
@@ -86,10 +87,10 @@ def _mlkd_loss_at(
 
 @final
 @dataclass(frozen=True, slots=True)
-class MLKDLoss:
+class MLKDLoss(Loss):
     """:func:`mlkd_loss` of the student's and a teacher's logits.
 
-    Arguments:
+    Args:
         temperatures: the temperatures, each above zero; the loss is the sum over them.
         instance_weight: weight of what is said of each sample.
         batch_weight: weight of which samples are answered alike.
@@ -98,6 +99,9 @@ class MLKDLoss:
         temperature: what the mean of ``temperatures`` is scaled to, a number, a schedule or a policy; ``None`` leaves
             them.
     """
+
+    knowledge: ClassVar = "response"
+    uses_temperature: ClassVar = True
 
     temperatures: tuple[float, ...] = _TEMPERATURES
     instance_weight: float = 1.0
@@ -112,15 +116,11 @@ class MLKDLoss:
         object.__setattr__(self, "temperatures", tuple(_require_temperatures(self.temperatures)))
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher = context.pair(self.teacher)
         if self.temperature is not None:
             return apply_temperature(
-                self._loss_at_mean_temperature,
-                student,
-                teacher,
-                temperature=self.temperature,
-                progress=context.progress,
+                self._loss_at_mean_temperature, context, temperature=self.temperature, teacher=self.teacher
             )
+        student, teacher = context.pair(self.teacher)
         return mlkd_loss(
             student.require_logits(), teacher.require_logits(),
             temperatures=self.temperatures, instance_weight=self.instance_weight, batch_weight=self.batch_weight, class_weight=self.class_weight,

@@ -12,12 +12,13 @@ teacher agree; it is least there in its second part.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule
 from limbeck.losses._logits import (
     TemperatureValue,
@@ -64,28 +65,33 @@ def nkd_loss(
 
 @final
 @dataclass(frozen=True, slots=True)
-class NKDLoss:
+class NKDLoss(Loss):
     """:func:`nkd_loss` of the student's and a teacher's logits and the truth.
 
-    Arguments:
+    Args:
         gamma: weight of what is said of the classes that are not the true one.
         temperature: their temperature, above zero: a number, a schedule, or a policy of
             :mod:`limbeck.losses.temperature`; one that changes the logits (``LogitStandardization``, ``Dynamic``)
-            changes them for the true class as well.
+            changes them for the true class as well; ``None``: 1.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
+    knowledge: ClassVar = "response"
+    uses_temperature: ClassVar = True
+
     gamma: float = 1.5
-    temperature: float | Schedule | Temperature = 1.0
+    temperature: float | Schedule | Temperature | None = None
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        require_temperature(self.temperature)
+        if self.temperature is not None:
+            require_temperature(self.temperature)
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher, target = context.pair_with_target(self.teacher)
+        target = context.pair_with_target(self.teacher)[2]
 
-        def loss(student_logits: Tensor, teacher_logits: Tensor, /, *, temperature: TemperatureValue) -> Tensor:
-            return nkd_loss(student_logits, teacher_logits, target, gamma=self.gamma, temperature=temperature)
+        def loss(student: Tensor, teacher: Tensor, /, *, temperature: TemperatureValue) -> Tensor:
+            return nkd_loss(student, teacher, target, gamma=self.gamma, temperature=temperature)
 
-        return apply_temperature(loss, student, teacher, temperature=self.temperature, progress=context.progress)
+        temperature = 1.0 if self.temperature is None else self.temperature
+        return apply_temperature(loss, context, temperature=temperature, teacher=self.teacher)

@@ -13,7 +13,7 @@ more positions than channels, it is taken from the [channels, channels] products
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._features import channels_first, match_size
 from limbeck.losses._ops import upcast
 
@@ -62,10 +63,10 @@ def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 @dataclass(frozen=True, slots=True)
-class NSTLoss:
+class NSTLoss(Loss):
     """:func:`nst_loss` between two tapped layers.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
 
@@ -75,6 +76,8 @@ class NSTLoss:
     >>> round(NSTLoss("mid")(make_context(teacher_feature_shapes={"mid": (12, 4, 4)})).item(), 4)
     0.2006
     """
+
+    knowledge: ClassVar = "feature"
 
     layer: str
     teacher: str | None = None

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._features import Connector, channels_first, match_size, require_prepared
 from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
@@ -68,10 +69,10 @@ def batch_norm_margin(weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @final
-class OFDLoss(nn.Module):
+class OFDLoss(nn.Module, Loss):
     """:func:`ofd_loss` between two tapped layers, the student's through a learned projection with a BatchNorm.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike.
         margin: one number for each of the teacher's channels (:func:`batch_norm_margin`); ``None`` measures the mean of
             its negative responses, once, on the batch that shapes the projection.
@@ -83,6 +84,8 @@ class OFDLoss(nn.Module):
     >>> loss.margin
     tensor([-0.8604, -0.8250, -0.8943])
     """
+
+    knowledge: ClassVar = "feature"
 
     margin: Tensor | None
 

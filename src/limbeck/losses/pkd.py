@@ -10,13 +10,14 @@ gathers this term (``gather_distributed: true`` in a recipe).
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._features import (
     IdentityProjection,
     Projection,
@@ -53,10 +54,10 @@ def pkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @final
-class PKDLoss(nn.Module):
+class PKDLoss(nn.Module, Loss):
     """:func:`pkd_loss` between two tapped layers, through a learned projection where their channels differ.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
 
@@ -66,6 +67,8 @@ class PKDLoss(nn.Module):
     >>> round(loss(context).item(), 4)
     1.0214
     """
+
+    knowledge: ClassVar = "feature"
 
     def __init__(self, layer: str, *, teacher: str | None = None) -> None:
         super().__init__()

@@ -13,12 +13,13 @@ On several processes, each sees only the pairs within its own share, unless the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._autograd import gram_matrix
 from limbeck.losses._features import flatten_samples
 
@@ -46,13 +47,15 @@ def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 @dataclass(frozen=True, slots=True)
-class PKTLoss:
+class PKTLoss(Loss):
     """:func:`pkt_loss` between two tapped layers.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
     """
+
+    knowledge: ClassVar = "relation"
 
     layer: str
     teacher: str | None = None

@@ -8,7 +8,7 @@ gain is in calibration far more than in accuracy: read ECE and NLL, beside label
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.progress import Progress
+from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule
 from limbeck.losses._ops import require_same_shape, upcast
 
@@ -59,16 +60,18 @@ def pskd_loss(student: Tensor, previous_logits: Tensor, target: Tensor, *, alpha
 
 @final
 @dataclass(frozen=True, slots=True)
-class PSKDLoss:
+class PSKDLoss(Loss):
     """:func:`pskd_loss` of the student's logits with the truth and what :class:`PreviousEpochTeacher` remembers.
 
     It takes the place of the cross-entropy. A sample that was not seen before is compared with its label alone.
 
-    Arguments:
+    Args:
         alpha: α_T, the share in the last epoch, to which it grows with the epochs as α_T · t/T; a schedule is the share
             itself, at every moment.
         teacher: which teacher remembers; ``None`` takes the combination of all.
     """
+
+    knowledge: ClassVar = "self"
 
     alpha: float | Schedule = 0.8
     teacher: str | None = None

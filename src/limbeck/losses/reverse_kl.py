@@ -9,12 +9,13 @@ https://arxiv.org/abs/2306.08543; of the divergence itself only, not their sampl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule
 from limbeck.losses._logits import (
     TemperatureValue,
@@ -24,7 +25,7 @@ from limbeck.losses._logits import (
     require_temperature,
     temperature_scaled_mean,
 )
-from limbeck.losses.temperature import DEFAULT_TEMPERATURE, Temperature, apply_temperature
+from limbeck.losses.temperature import Temperature, apply_temperature
 
 __all__ = ["ReverseKLLoss", "reverse_kl_loss"]
 
@@ -48,23 +49,25 @@ def reverse_kl_loss(student: Tensor, teacher: Tensor, *, temperature: Temperatur
 
 @final
 @dataclass(frozen=True, slots=True)
-class ReverseKLLoss:
+class ReverseKLLoss(Loss):
     """:func:`reverse_kl_loss` of the student's and a teacher's logits.
 
-    Arguments:
+    Args:
         temperature: the temperature, above zero: a number, a schedule, or a policy of
-            :mod:`limbeck.losses.temperature`.
+            :mod:`limbeck.losses.temperature`; ``None``: the default of the task, 4 without a task.
         teacher: which teacher; ``None`` takes the combination of all.
     """
 
-    temperature: float | Schedule | Temperature = DEFAULT_TEMPERATURE
+    knowledge: ClassVar = "response"
+    uses_temperature: ClassVar = True
+    uses_task_temperature: ClassVar = True
+
+    temperature: float | Schedule | Temperature | None = None
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        require_temperature(self.temperature)
+        if self.temperature is not None:
+            require_temperature(self.temperature)
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher = context.pair(self.teacher)
-        return apply_temperature(
-            reverse_kl_loss, student, teacher, temperature=self.temperature, progress=context.progress
-        )
+        return apply_temperature(reverse_kl_loss, context, temperature=self.temperature, teacher=self.teacher)

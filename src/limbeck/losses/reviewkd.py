@@ -14,7 +14,7 @@ smaller, as for every term on maps. The usual weight is 1 to 8, warmed up over 2
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._autograd import adaptive_avg_pool
 from limbeck.losses._features import apply_batch_norm, describe_shapes, match_size, require_maps, require_prepared
 from limbeck.losses._ops import require_same_shape, upcast
@@ -56,10 +57,10 @@ def reviewkd_loss(student_features: Sequence[Tensor], teacher_features: Sequence
 
 
 @final
-class ReviewKDLoss(nn.Module):
+class ReviewKDLoss(nn.Module, Loss):
     """:func:`reviewkd_loss` between several tapped layers, the student's fused from deep to shallow by what the term learns.
 
-    Arguments:
+    Args:
         layers: the names of the taps from shallow to deep, given to the student and to the teacher alike; each reads a
             map, or an embedding ``[batch, width]``, which is a map of one position.
         mid_channels: channels in which stages are fused; ``None`` takes the student's at the deepest, up to 512.
@@ -75,6 +76,8 @@ class ReviewKDLoss(nn.Module):
     >>> [fusion.description for fusion in loss.fusions]
     ['4 → 4', '8 → 8']
     """
+
+    knowledge: ClassVar = "feature"
 
     def __init__(self, layers: Sequence[str], *, mid_channels: int | None = None, teacher: str | None = None) -> None:
         super().__init__()

@@ -14,12 +14,13 @@ several processes, each sees only the triplets within its own share, unless the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._features import flatten_samples, pairwise_relations
 
 __all__ = ["RKDAngleLoss", "rkd_angle_loss"]
@@ -43,13 +44,15 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 @dataclass(frozen=True, slots=True)
-class RKDAngleLoss:
+class RKDAngleLoss(Loss):
     """:func:`rkd_angle_loss` between two tapped layers.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
     """
+
+    knowledge: ClassVar = "relation"
 
     layer: str
     teacher: str | None = None

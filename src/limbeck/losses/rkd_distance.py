@@ -13,12 +13,13 @@ objective gathers this term (``gather_distributed: true`` in a recipe).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._features import flatten_samples, pairwise_relations
 
 __all__ = ["RKDDistanceLoss", "rkd_distance_loss"]
@@ -41,13 +42,15 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 @dataclass(frozen=True, slots=True)
-class RKDDistanceLoss:
+class RKDDistanceLoss(Loss):
     """:func:`rkd_distance_loss` between two tapped layers.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
     """
+
+    knowledge: ClassVar = "relation"
 
     layer: str
     teacher: str | None = None

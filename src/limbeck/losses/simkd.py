@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from copy import deepcopy
 from itertools import pairwise
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._features import match_size
 from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
@@ -44,10 +45,10 @@ def simkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @final
-class SimKDLoss(nn.Module):
+class SimKDLoss(nn.Module, Loss):
     """:func:`simkd_loss` between two tapped layers, the student's through a projector that is kept for inference.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike: the last features before the
             teacher's classifier, ``[batch, channels, height, width]`` before its pooling, or ``[batch, width]``.
         factor: how much narrower the projector is inside than the teacher's features.
@@ -57,6 +58,8 @@ class SimKDLoss(nn.Module):
     ``limbeck.fit`` validates and gives back, and a run measures, keeps and exports, has it there already
     (``limbeck.distiller.deployment``).
     """
+
+    knowledge: ClassVar = "feature"
 
     def __init__(self, layer: str, *, factor: int = 2, teacher: str | None = None) -> None:
         super().__init__()

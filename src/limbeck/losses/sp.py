@@ -12,13 +12,14 @@ objective gathers this term (``gather_distributed: true`` in a recipe).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._autograd import gram_matrix
 from limbeck.losses._ops import upcast
 
@@ -46,13 +47,15 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 @dataclass(frozen=True, slots=True)
-class SPLoss:
+class SPLoss(Loss):
     """:func:`sp_loss` between two tapped layers.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike.
         teacher: which teacher; ``None`` takes the combination of all.
     """
+
+    knowledge: ClassVar = "relation"
 
     layer: str
     teacher: str | None = None

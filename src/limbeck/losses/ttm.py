@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule
 from limbeck.losses._logits import (
     TemperatureValue,
@@ -69,16 +70,19 @@ def _ttm_loss_at(
 
 @final
 @dataclass(frozen=True, slots=True)
-class TTMLoss:
+class TTMLoss(Loss):
     """:func:`ttm_loss` of the student's and a teacher's logits.
 
-    Arguments:
+    Args:
         power: of the teacher's probabilities, above 0; one over a temperature.
         row_weighting: ``"by_softness"``: rows of which the teacher is unsure weigh more (WTTM); ``"equal"``: all the
             same (TTM).
         teacher: which teacher; ``None`` takes the combination of all.
         temperature: of the teacher, a number, a schedule or a policy, in place of one over ``power``.
     """
+
+    knowledge: ClassVar = "response"
+    uses_temperature: ClassVar = True
 
     power: float = 0.2
     row_weighting: RowWeighting = "by_softness"
@@ -91,10 +95,10 @@ class TTMLoss:
             require_temperature(self.temperature)
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher = context.pair(self.teacher)
         if self.temperature is not None:
             loss = partial(_ttm_loss_at, row_weighting=self.row_weighting)
-            return apply_temperature(loss, student, teacher, temperature=self.temperature, progress=context.progress)
+            return apply_temperature(loss, context, temperature=self.temperature, teacher=self.teacher)
+        student, teacher = context.pair(self.teacher)
         return ttm_loss(
             student.require_logits(), teacher.require_logits(), power=self.power, row_weighting=self.row_weighting
         )

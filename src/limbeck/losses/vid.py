@@ -13,7 +13,7 @@ Because of log σ² the loss can be below zero, and it is not zero where the two
 from __future__ import annotations
 
 import math
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
 from limbeck.losses._features import (
     DescribedSequential,
     channels_first,
@@ -64,10 +65,10 @@ def vid_loss(student: Tensor, teacher: Tensor, *, variance: Tensor) -> Tensor:
 
 
 @final
-class VIDLoss(nn.Module):
+class VIDLoss(nn.Module, Loss):
     """:func:`vid_loss` between two tapped layers, whose mean and variance the term learns.
 
-    Arguments:
+    Args:
         layer: the name of the tap, given to the student and to the teacher alike.
         initial_variance: σ² of each channel at the beginning.
         teacher: which teacher; ``None`` takes the combination of all.
@@ -78,6 +79,8 @@ class VIDLoss(nn.Module):
     >>> loss.variance.detach()
     tensor([5.0000, 5.0000, 5.0000, 5.0000, 5.0000, 5.0000])
     """
+
+    knowledge: ClassVar = "feature"
 
     def __init__(self, layer: str, *, initial_variance: float = 5.0, teacher: str | None = None) -> None:
         super().__init__()

@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple
 from pydantic import ValidationError
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.temperature_range import DEFAULT_TEMPERATURE
 from limbeck.recipe import registry
 from limbeck.recipe.defaults import KIND_BY_HINT, collect_settings
 from limbeck.recipe.messages import format_value, join_path, unknown_setting_message
@@ -77,7 +76,7 @@ def resolve_node(
         name: _validate_value(item, signature.hints.get(name, Any), join_path(config_path, name), context)
         for name, item in settings.items()
     }
-    injected = _inject_settings(registry.NODE_KINDS[node_kind], signature, settings, context.provided)
+    injected = _inject_settings(registry.NODE_KINDS[node_kind], target, signature, settings, context.provided)
     deferred = {name: source for name, (source, value) in injected.items() if value is DEFERRED}
     values |= {name: value for name, (_, value) in injected.items() if value is not DEFERRED}
     for name, parameter in signature.settings.items():
@@ -143,7 +142,11 @@ def _reject_unknown_settings(
 
 
 def _inject_settings(
-    kind: registry.NodeKind, signature: _Signature, settings: Mapping[str, Any], provided: Mapping[str, Any]
+    kind: registry.NodeKind,
+    target: Callable[..., Any],
+    signature: _Signature,
+    settings: Mapping[str, Any],
+    provided: Mapping[str, Any],
 ) -> dict[str, tuple[str, Any]]:
     """What limbeck fills in: by parameter, the name it has for it and the value."""
     # OneCycleLR takes its length in one of two ways, and total_steps would silently win over the other. A length of
@@ -157,16 +160,8 @@ def _inject_settings(
         and source in provided
         and name not in explicit
         and not (source == "steps" and has_alternative_length)
-        if source != "temperature" or _uses_task_temperature(signature, name)
+        if source != "temperature" or getattr(target, "uses_task_temperature", False)
     }
-
-
-def _uses_task_temperature(signature: _Signature, name: str) -> bool:
-    """Whether this is the temperature of a response loss that has no default of its own method's."""
-    accepts_policy = any(
-        getattr(hint_type, "__name__", "") == "Temperature" for hint_type in object_types(signature.hints.get(name))
-    )
-    return accepts_policy and signature.settings[name].default == DEFAULT_TEMPERATURE
 
 
 def _validate_value(value: Any, hint: Any, config_path: str, context: _Context) -> Any:

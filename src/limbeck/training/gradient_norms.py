@@ -19,10 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.core.protocols import Loss
+from limbeck.core.protocols import Loss, loss_attribute
 from limbeck.distiller.distiller import Distiller
 from limbeck.distiller.objective import LossOutput
-from limbeck.losses import CrossEntropyLoss
 
 __all__ = ["compute_gradient_metrics", "compute_gradient_norms", "find_supervised_loss", "is_measurement_step"]
 
@@ -88,8 +87,5 @@ def compute_gradient_metrics(distiller: Distiller, loss: LossOutput) -> dict[str
 
 
 def find_supervised_loss(losses: Mapping[str, Loss]) -> str | None:
-    """The name of the term that compares with the truth: a cross-entropy, or one that is called ``target``."""
-    return next(
-        (n for n, loss in losses.items() if isinstance(loss, CrossEntropyLoss)),
-        "target" if "target" in losses else None,
-    )
+    """The name of the first loss that compares the student with the target only; ``None`` where there is none."""
+    return next((name for name, loss in losses.items() if loss_attribute(loss, "supervised")), None)

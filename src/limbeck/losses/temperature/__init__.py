@@ -22,9 +22,7 @@ from limbeck.losses.temperature.per_sample import PerSample, per_sample_temperat
 from limbeck.losses.temperature.policy import (
     ScaledLogits,
     Temperature,
-    TemperatureRecord,
     apply_temperature,
-    record_temperatures,
 )
 
 __all__ = [
@@ -41,12 +39,10 @@ __all__ = [
     "ScaledLogits",
     "Scheduled",
     "Temperature",
-    "TemperatureRecord",
     "adapt_temperature",
     "apply_temperature",
     "dynamic_temperatures",
     "per_sample_temperature",
-    "record_temperatures",
     "standardize_logits",
     "temperature_range",
     "temperature_warning",

@@ -1,30 +1,28 @@
-"""What a temperature policy is, how a term asks one, and how an objective hears what it said.
+"""The protocol of temperature policies, and how a loss applies one.
 
-Every policy comes down to this: a loss is taken of two logits at one temperature. Where student and teacher have
-temperatures of their own (τ_s, τ_t), the logits are scaled so that the loss at τ = √(τ_s·τ_t) is the one that is meant:
-z_s·τ/τ_s divided by τ is z_s/τ_s, and the factor τ² is τ_s·τ_t.
+A policy maps the outputs of student and teacher to logits and one temperature. Where student and teacher have different
+temperatures (τ_s, τ_t), it scales the logits so that the loss at τ = √(τ_s·τ_t) is the intended one: z_s·τ/τ_s divided
+by τ is z_s/τ_s, and the factor τ² is τ_s·τ_t.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import NamedTuple, Protocol, final, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from limbeck.core.loss_context import LossContext, TemperatureRecord
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.core.schedules import Schedule, resolve
 from limbeck.losses.temperature.entropy import normalized_entropy
 
-__all__ = ["LogitLoss", "ScaledLogits", "Temperature", "TemperatureRecord", "apply_temperature", "record_temperatures"]
+__all__ = ["LogitLoss", "ScaledLogits", "Temperature", "apply_temperature"]
 
 
 class ScaledLogits(NamedTuple):
-    """What a loss on responses is taken of.
+    """The arguments of a loss on logits.
 
     Attributes:
         student: logits ``[rows, classes]``.
@@ -39,19 +37,19 @@ class ScaledLogits(NamedTuple):
 
 @runtime_checkable
 class Temperature(Protocol):
-    """A policy: what both said, and how far training is, give the temperature of this batch."""
+    """A temperature policy: maps the outputs of student and teacher and the progress to logits and a temperature."""
 
     def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> ScaledLogits:
-        """The logits and the temperature at which the loss of this batch is taken."""
+        """The logits and the temperature of this batch."""
         ...
 
     def bounds(self) -> tuple[float, float]:
-        """The lowest and the highest temperature it can give."""
+        """The lowest and the highest temperature of the policy."""
         ...
 
 
 class LogitLoss(Protocol):
-    """A loss of two logits at a temperature, such as :func:`limbeck.losses.kd_loss`."""
+    """A function of two logits at a temperature, such as :func:`limbeck.losses.kd_loss`."""
 
     def __call__(self, student: Tensor, teacher: Tensor, /, *, temperature: float | Tensor) -> Tensor:
         """The loss, a scalar."""
@@ -60,79 +58,46 @@ class LogitLoss(Protocol):
 
 def apply_temperature(
     loss: LogitLoss,
-    student: Outputs,
-    teacher: Outputs,
+    context: LossContext,
     *,
-    temperature: float | Schedule | Temperature,
-    progress: Progress,
+    temperature: float | Schedule | Temperature | None = None,
+    teacher: str | None = None,
 ) -> Tensor:
-    """``loss`` of what both said, at the temperature that ``temperature`` stands for now.
+    """``loss`` of the student's and a teacher's logits at ``temperature``, added to ``context.temperature_record``.
 
-    Arguments:
+    Args:
         loss: takes student and teacher logits and ``temperature=``.
-        student: as ``context.pair()`` gives it, so that both have the same rows.
-        teacher: likewise.
-        temperature: a number, a schedule or a policy.
-        progress: how far training is.
+        context: the context of the batch.
+        temperature: a number, a schedule or a policy; ``None`` takes ``context.default_temperature``.
+        teacher: which teacher; ``None`` takes the combination of all.
 
     >>> from limbeck.losses import kd_loss
     >>> from limbeck.losses.temperature import Constant
-    >>> said = Outputs(logits=torch.tensor([[2.0, 0.0]])), Outputs(logits=torch.tensor([[0.0, 0.0]]))
-    >>> apply_temperature(kd_loss, *said, temperature=Constant(1.0), progress=Progress())
-    tensor(0.4338)
+    >>> student, teacher = Outputs(logits=torch.tensor([[2.0, 0.0]])), Outputs(logits=torch.tensor([[0.0, 0.0]]))
+    >>> record = TemperatureRecord(with_entropy=True)
+    >>> context = LossContext(student=student, teacher=teacher, temperature_record=record)
+    >>> apply_temperature(kd_loss, context, temperature=Constant(1.0)), record.temperatures, record.teacher_entropy
+    (tensor(0.4338), [1.0], [tensor(1.)])
     """
-    # A number first: asking whether something keeps a protocol takes a few microseconds, at every step.
+    student_outputs, teacher_outputs = context.pair(teacher)
+    temperature = context.default_temperature if temperature is None else temperature
+    # Numbers first: isinstance of a protocol takes microseconds at every step.
     if isinstance(temperature, int | float) or not isinstance(temperature, Temperature):
-        scaled = ScaledLogits(student.require_logits(), teacher.require_logits(), resolve(temperature, progress))
+        value = resolve(temperature, context.progress)
+        scaled = ScaledLogits(student_outputs.require_logits(), teacher_outputs.require_logits(), value)
     else:
-        scaled = temperature(student, teacher, progress)
-    if (record := _active_record.get()) is not None:
-        record.add(scaled)
+        scaled = temperature(student_outputs, teacher_outputs, context.progress)
+    if context.temperature_record is not None:
+        _record_temperature(context.temperature_record, scaled)
     return loss(scaled.student, scaled.teacher, temperature=scaled.temperature)
 
 
-@final
-class TemperatureRecord:
-    """What was said of temperatures while a term was computed, on the device and without gradients.
-
-    Attributes:
-        temperatures: each temperature that was taken.
-        teacher_entropy: where it was asked for, how flat the teacher's answer was at that temperature: the mean over
-            rows of its entropy as a share of that of a guess, from 0 to 1.
-    """
-
-    def __init__(self, *, with_entropy: bool) -> None:
-        self.temperatures: list[float | Tensor] = []
-        self.teacher_entropy: list[Tensor] = []
-        self._with_entropy = with_entropy
-
-    def add(self, scaled: ScaledLogits) -> None:
-        """Take note of what a loss is taken of."""
-        temperature = scaled.temperature
-        self.temperatures.append(temperature.detach().reshape(-1) if isinstance(temperature, Tensor) else temperature)
-        if self._with_entropy and len(scaled.teacher):
-            with torch.no_grad():
-                divisor = temperature.detach().reshape(-1, 1) if isinstance(temperature, Tensor) else temperature
-                self.teacher_entropy.append(normalized_entropy(scaled.teacher.detach() / divisor).mean())
-
-
-_active_record: ContextVar[TemperatureRecord | None] = ContextVar("_active_record", default=None)
-
-
-@contextmanager
-def record_temperatures(*, with_entropy: bool = False) -> Iterator[TemperatureRecord]:
-    """Hear the temperatures that terms take within; ``with_entropy`` asks how flat they make the teacher's answers.
-
-    >>> from limbeck.losses.temperature import Constant
-    >>> said = Outputs(logits=torch.tensor([[9.0, 0.0]]))
-    >>> with record_temperatures(with_entropy=True) as record:
-    ...     _ = apply_temperature(lambda s, t, *, temperature: s.sum(), said, said, temperature=Constant(100.0), progress=Progress())
-    >>> record.temperatures, record.teacher_entropy
-    ([100.0], [tensor(0.9985)])
-    """
-    record = TemperatureRecord(with_entropy=with_entropy)
-    token = _active_record.set(record)
-    try:
-        yield record
-    finally:
-        _active_record.reset(token)
+@torch.no_grad()
+def _record_temperature(record: TemperatureRecord, scaled: ScaledLogits) -> None:
+    temperature = scaled.temperature
+    if isinstance(temperature, Tensor):
+        temperature = temperature.detach().reshape(-1)
+    record.temperatures.append(temperature)
+    if record.with_entropy and len(scaled.teacher):
+        divisor = temperature.unsqueeze(1) if isinstance(temperature, Tensor) else temperature
+        record.teacher_entropy.append(normalized_entropy(scaled.teacher.detach() / divisor).mean())

@@ -2,19 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.protocols import Loss, loss_attribute
 from limbeck.core.roles import Role
+from limbeck.core.schedules import Schedule
+from limbeck.losses import CrossEntropyLoss
 from limbeck.recipe import Recipe, ResolvedStage
 from limbeck.recipe.study_schema import BASELINES
 from limbeck.training import TrainingConfig
 
-__all__ = ["BASELINE_PHASES", "check_world_size", "config_for_phase", "make_training_config"]
+__all__ = [
+    "BASELINE_PHASES",
+    "baseline_objective",
+    "baseline_weights",
+    "check_world_size",
+    "config_for_phase",
+    "make_training_config",
+]
 
 BASELINE_PHASES: Final = (str(Role.BASELINE), *BASELINES)
 """Phases that train the student without a teacher: the one of a run, and those of a study's trials."""
+
+
+def baseline_objective(
+    objective: Mapping[str, Loss], weights: Mapping[str, float | Schedule]
+) -> tuple[dict[str, Loss], dict[str, float | Schedule]]:
+    """The supervised losses of ``objective`` and their weights; a cross-entropy where there is none.
+
+    >>> from limbeck.losses import KDLoss
+    >>> baseline_objective({"target": CrossEntropyLoss(), "kd": KDLoss()}, {"target": 0.1, "kd": 0.9})
+    ({'target': CrossEntropyLoss(label_smoothing=0.0)}, {'target': 1.0})
+    """
+    losses = {name: loss for name, loss in objective.items() if loss_attribute(loss, "supervised")}
+    losses = losses or {"target": CrossEntropyLoss()}
+    return losses, baseline_weights({name: weights.get(name, 1.0) for name in losses})
+
+
+def baseline_weights(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """``weights`` divided by the first one; 1 for each where one is not a number above zero.
+
+    >>> baseline_weights({"target": 0.1, "dice": 0.05})
+    {'target': 1.0, 'dice': 0.5}
+    """
+    values = list(weights.values())
+    if not all(isinstance(weight, int | float) and weight > 0 for weight in values):
+        return dict.fromkeys(weights, 1.0)
+    return {name: weight / values[0] for name, weight in weights.items()}
 
 
 def config_for_phase(training: TrainingConfig, phase: str) -> TrainingConfig:

@@ -15,7 +15,7 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
-from limbeck.core.protocols import Task, Teacher
+from limbeck.core.protocols import Task, Teacher, loss_attribute
 from limbeck.core.roles import Role
 from limbeck.data import DataModule
 from limbeck.data.counter_rng import derive_seed
@@ -31,7 +31,7 @@ from limbeck.distiller import (
     scale_weights_for_peers,
     temperature_warnings,
 )
-from limbeck.losses import CrossEntropyLoss, SimKDLoss
+from limbeck.losses import SimKDLoss
 from limbeck.models import load_weights
 from limbeck.recipe import Recipe, ResolvedRecipe, ResolvedStage, resolve_recipe
 from limbeck.recipe.resolved_node import ResolvedNode
@@ -42,6 +42,7 @@ from limbeck.utils.all_gather import single_process
 from limbeck.workflows._job.data_cache import DataCache
 from limbeck.workflows._job.distillers import (
     BASELINE_PHASES,
+    baseline_objective,
     check_world_size,
     config_for_phase,
     make_training_config,
@@ -344,19 +345,13 @@ class Job:
         if self.recipe.assistant_mode == "dense" and phase not in BASELINE_PHASES:
             objective, weights = loss_per_teacher(objective, weights, list(teachers))
             gather_losses += tuple(f"{name}-{teacher}" for name in gather_losses for teacher in teachers)
-        has_distillation_loss = any(not isinstance(loss, CrossEntropyLoss) for loss in objective.values())
+        has_distillation_loss = any(not loss_attribute(loss, "supervised") for loss in objective.values())
         uses_teachers = bool(teachers) and has_distillation_loss
         self_teachers = (
             self.plan.self_teachers if has_distillation_loss and stage is not self.plan.teacher_training else {}
         )
         if phase in BASELINE_PHASES:
-            target_losses = {name: loss for name, loss in objective.items() if isinstance(loss, CrossEntropyLoss)}
-            loss_name, loss = next(iter(target_losses.items()), ("target", CrossEntropyLoss()))
-            objective, weights, gather_losses = (
-                {"target": loss},
-                {"target": 1.0},
-                ("target",) if loss_name in gather_losses else (),
-            )
+            objective, weights = baseline_objective(objective, weights)
             has_distillation_loss, self_teachers = False, {}
         layers_by_network = stage.stage.feature_layers if has_distillation_loss else {}
         loss_teachers = {

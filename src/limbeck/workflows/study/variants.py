@@ -10,17 +10,21 @@ https://arxiv.org/abs/1909.11723).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, final
 
 from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.core.protocols import loss_attribute
 from limbeck.core.roles import Role
 from limbeck.recipe import Recipe, resolve_recipe
 from limbeck.recipe.overrides import apply_changes
+from limbeck.recipe.registry import resolve_target
 from limbeck.recipe.schema import to_plain, validate
 from limbeck.recipe.study_schema import BASELINES, BUILTIN_VARIANTS, Study
+from limbeck.workflows._job.distillers import baseline_weights
 
 __all__ = ["StudyContext", "Variant", "check_variants", "make_trial_recipe", "make_variants"]
 
@@ -189,11 +193,12 @@ def _baseline_recipe(
     recipe_dict.pop("ensemble", None)
     time_ratio = context.time_ratio if variant.role == Role.BASELINE_EQUAL_TIME else 1.0
     for stage, num_steps in zip(recipe_dict["stages"], context.stage_steps, strict=True):
-        cross_entropies = [loss for loss in stage["objective"].values() if loss["use"] == "CrossEntropyLoss"]
-        target_loss = {**(cross_entropies[0] if cross_entropies else {"use": "CrossEntropyLoss"}), "weight": 1.0}
+        objective = _supervised_losses(stage["objective"], recipe)
         if variant.role == Role.BASELINE_LABEL_SMOOTHING:
-            target_loss["label_smoothing"] = (recipe.study or Study()).label_smoothing
-        stage |= {"objective": {"target": target_loss}, "feature_layers": {}}
+            for loss in objective.values():
+                if "label_smoothing" in signature(_loss_class(loss, recipe)).parameters:
+                    loss["label_smoothing"] = (recipe.study or Study()).label_smoothing
+        stage |= {"objective": objective, "feature_layers": {}}
         stage["training"] = {key: value for key, value in stage["training"].items() if key != "batch_pairing"}
         if variant.role == Role.BASELINE_EQUAL_TIME:
             stage.pop("epochs", None)
@@ -202,6 +207,19 @@ def _baseline_recipe(
                 "training": _stretch_scheduler(stage, recipe_dict, time_ratio),
             }
     return recipe_dict
+
+
+def _supervised_losses(objective: Mapping[str, Any], recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The losses of ``objective`` that compare with the target only; a cross-entropy where there is none."""
+    losses = {
+        name: loss for name, loss in objective.items() if loss_attribute(_loss_class(loss, recipe), "supervised")
+    } or {"target": {"use": "CrossEntropyLoss"}}
+    weights = baseline_weights({name: loss.get("weight", 1.0) for name, loss in losses.items()})
+    return {name: {**loss, "weight": weights[name]} for name, loss in losses.items()}
+
+
+def _loss_class(loss: Mapping[str, Any], recipe: Recipe) -> Callable[..., Any]:
+    return resolve_target(loss["use"], ["loss"], plugins=recipe.plugins)[1]
 
 
 def _stretch_scheduler(stage: Mapping[str, Any], recipe_dict: Mapping[str, Any], time_ratio: float) -> dict[str, Any]:
