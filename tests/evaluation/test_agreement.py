@@ -87,5 +87,5 @@ def test_what_cannot_be_compared_is_told_in_a_sentence(pair):
         prediction_agreement(student, teacher / 0, target)
     with pytest.raises(LimbeckError, match="no row"):
         prediction_agreement(student[:0], teacher[:0], target[:0])
-    with pytest.raises(LimbeckError, match="not -1"):
+    with pytest.raises(LimbeckError, match="got -1"):
         find_disagreements(*pair, limit=-1)

@@ -152,10 +152,10 @@ def test_half_precision_and_a_graph_are_taken():
         (torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]), torch.zeros(2).long(), "not finite in 1 of 2 rows .*row 1"),
         (torch.tensor([[0.0, torch.inf]]), torch.zeros(1).long(), "not finite in 1 of 1 rows"),
         (torch.zeros(2, 3), torch.zeros(2).long(), "3 classes, and 2 names"),
-        (torch.zeros(2, 2), torch.tensor([0, 2]), "the class 2, and there are 2 classes"),
+        (torch.zeros(2, 2), torch.tensor([0, 2]), "the class 2 of 2 classes"),
         (torch.zeros(2, 2), torch.tensor([0, -1]), "the class -1"),
-        (torch.zeros(2, 2), torch.zeros(3).long(), r"2 class numbers, one a row, not torch.int64 \[3\]"),
-        (torch.zeros(2, 2), torch.zeros(2), "not torch.float32"),
+        (torch.zeros(2, 2), torch.zeros(3).long(), r"2 class indices, one per row, got torch.int64 \[3\]"),
+        (torch.zeros(2, 2), torch.zeros(2), "got torch.float32"),
         (torch.zeros(2, 2, 2), torch.zeros(2).long(), r"\[n, classes\]"),
     ],
 )
@@ -195,7 +195,7 @@ def test_the_modes_are_put_back_after_an_error():
     with pytest.raises(RuntimeError):
         collect_logits(net, [(torch.zeros(2, 5), torch.zeros(2).long())], Classification(3))
     assert net.training
-    with pytest.raises(LimbeckError, match="gave no batch"):
+    with pytest.raises(LimbeckError, match="got no batch"):
         collect_logits(net, [], Classification(3))
 
 

@@ -49,7 +49,7 @@ def test_a_network_that_looks_at_values_has_no_count_and_a_sentence():
 
     count, warning = count_flops(Looks(3, 2), torch.zeros(1, 3))
     assert count is None
-    assert warning.startswith("the FLOPs of Looks are not known, since it does not run on the meta device")
+    assert warning.startswith("the FLOPs of Looks are unknown, since it does not run on the meta device")
     found = measure_cost(Looks(3, 2), torch.zeros(1, 3))
     assert (found["flops"], found["warnings"]) == (None, [warning])
     assert found["latency_ms"]["median"] > 0
@@ -125,5 +125,5 @@ def test_the_modes_are_put_back_when_the_model_fails():
 def test_what_cannot_be_measured_is_told_in_a_sentence():
     with pytest.raises(LimbeckError, match="at least one input"):
         count_flops(nn.Linear(3, 2), torch.zeros(0, 3))
-    with pytest.raises(LimbeckError, match="repeats and num_threads from 1"):
+    with pytest.raises(LimbeckError, match="repeats must be at least 1"):
         measure_latency(lambda: None, repeats=0)

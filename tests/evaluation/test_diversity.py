@@ -89,7 +89,7 @@ def test_features_that_never_vary_have_no_cka(cka):
     [
         (torch.full((5, 2), math.nan), torch.ones(5, 2), "NaN or infinity"),
         (torch.ones(5, 2, 2), torch.ones(5, 2), "flatten or pool"),
-        (torch.ones(5, 2), torch.ones(6, 2), "on 5 and 6"),
+        (torch.ones(5, 2), torch.ones(6, 2), "got 5 and 6"),
         (torch.ones(3, 2), torch.ones(3, 2), "at least 4 samples"),
     ],
 )
@@ -139,7 +139,7 @@ def test_pairs_leave_unlabelled_rows_out_of_errors_only():
 
 
 def test_other_class_counts_are_one_sentence():
-    with pytest.raises(LimbeckError, match="knows 3 classes and the other 4"):
+    with pytest.raises(LimbeckError, match="got 3 classes and 4"):
         disagreement_rate(torch.eye(3), torch.ones(3, 4))
 
 

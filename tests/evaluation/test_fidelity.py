@@ -10,7 +10,7 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation import cka_matrix, layerwise_cka, measure_fidelity, prediction_similarity, unbiased_cka
-from limbeck.evaluation.layer_similarity import LayerRecorder, find_stage_layers, pool_features
+from limbeck.evaluation.model_outputs import LayerRecorder, find_stage_layers, pool_features
 from limbeck.models import resnet8, small_cnn
 from limbeck.tasks import Classification
 from limbeck.teachers import ExternalTeacher
@@ -210,7 +210,7 @@ def test_three_samples_have_answers_and_no_cka():
 
 
 def test_what_cannot_be_compared_is_one_sentence():
-    with pytest.raises(LimbeckError, match="gave no batch"):
+    with pytest.raises(LimbeckError, match="got no batch"):
         measure_fidelity(small_cnn(), small_cnn(), [], TEN)
     with pytest.raises(LimbeckError, match="10 classes, and 2 names"):
         measure_fidelity(small_cnn(), small_cnn(), [pictures()], TEN, class_names=["a", "b"])

@@ -39,5 +39,5 @@ def test_threads_are_put_back_after_an_error():
     with pytest.raises(ValueError, match="no"):
         measure_latencies({"bad": fail})
     assert torch.get_num_threads() == before
-    with pytest.raises(LimbeckError, match="from 1"):
+    with pytest.raises(LimbeckError, match="rounds and calls_per_round must be at least 1"):
         measure_latencies({}, rounds=0)

@@ -104,9 +104,9 @@ def test_what_has_no_interval_is_told_in_a_sentence():
         paired_bootstrap(yes, yes[:2])
     with pytest.raises(LimbeckError, match="at least one"):
         paired_bootstrap(yes[:0], yes[:0])
-    with pytest.raises(LimbeckError, match=r"booleans, not torch.float32"):
+    with pytest.raises(LimbeckError, match=r"booleans, got torch.float32"):
         paired_bootstrap(yes.float(), yes)
-    with pytest.raises(LimbeckError, match="resamples is at least 1"):
+    with pytest.raises(LimbeckError, match="resamples must be at least 1"):
         paired_bootstrap(yes, yes, n_resamples=0)
     for values in ([], [0.1, math.nan]):
         with pytest.raises(LimbeckError, match="at least one value, all finite"):

@@ -108,11 +108,11 @@ def test_what_is_not_paired_is_told_in_a_sentence():
         mcnemar_test(yes, yes[:2])
     with pytest.raises(LimbeckError, match="at least one"):
         mcnemar_test(yes[:0], yes[:0])
-    with pytest.raises(LimbeckError, match=r"booleans, not torch\.float32 and torch\.bool"):
+    with pytest.raises(LimbeckError, match=r"booleans, got torch\.float32 and torch\.bool"):
         paired_bootstrap_over_seeds([(yes.float(), yes)], shared_samples=True)
     with pytest.raises(LimbeckError, match="at least one seed"):
         paired_bootstrap_over_seeds([], shared_samples=False)
-    with pytest.raises(LimbeckError, match=r"equally many, not \[2, 3\]"):
+    with pytest.raises(LimbeckError, match=r"equally many, got \[2, 3\]"):
         paired_bootstrap_over_seeds([(yes, yes), (yes[:2], yes[:2])], shared_samples=True)
-    with pytest.raises(LimbeckError, match="resamples is at least 1, not 0"):
+    with pytest.raises(LimbeckError, match="resamples must be at least 1, got 0"):
         paired_bootstrap_over_seeds([(yes, yes)], shared_samples=True, n_resamples=0)

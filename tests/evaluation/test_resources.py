@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation import ResourceMeter, energy
+from limbeck.evaluation import ResourceMeter, resources
 
 KEYS = ["cpu_seconds", "gpu_seconds", "joules", "seconds"]
 
@@ -68,9 +68,9 @@ def test_a_block_that_fails_is_measured_too_and_the_next_starts_anew():
 
 
 def test_without_an_end_there_is_no_figure():
-    with pytest.raises(LimbeckError, match="at the end of its block"):
+    with pytest.raises(LimbeckError, match="at the end of the block"):
         ResourceMeter().to_dict()
-    with ResourceMeter() as spent, pytest.raises(LimbeckError, match="at the end of its block"):
+    with ResourceMeter() as spent, pytest.raises(LimbeckError, match="at the end of the block"):
         spent.to_dict()
 
 
@@ -100,8 +100,8 @@ def test_a_counter_that_turned_to_zero_goes_on(tmp_path):
 
 
 def test_a_counter_that_turned_twice_is_followed(tmp_path, monkeypatch):
-    monkeypatch.setattr(energy, "_POLL_SECONDS", 0.001)
-    reads, number = threading.Semaphore(0), energy._read_int
+    monkeypatch.setattr(resources, "_POLL_SECONDS", 0.001)
+    reads, number = threading.Semaphore(0), resources._read_int
 
     def told(file):
         found = number(file)
@@ -109,7 +109,7 @@ def test_a_counter_that_turned_twice_is_followed(tmp_path, monkeypatch):
         return found
 
     counter = zone(tmp_path, "intel-rapl:0", "package-0", 0, most=10_000_000)
-    monkeypatch.setattr(energy, "_read_int", told)
+    monkeypatch.setattr(resources, "_read_int", told)
     with ResourceMeter(powercap=tmp_path) as spent:
         for used in (9, 5, 9, 5):  # 9, then 6, 4, 6: turned twice
             other = counter.with_name("next")

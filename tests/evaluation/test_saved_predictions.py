@@ -22,14 +22,14 @@ def test_answers_come_back_as_they_were_written(tmp_path):
 
 
 def test_what_is_no_file_of_answers_is_refused(tmp_path):
-    with pytest.raises(LimbeckError, match="holds no answers"):
+    with pytest.raises(LimbeckError, match="holds no readable predictions"):
         load_predictions(tmp_path / "absent.safetensors")
     (tmp_path / "junk").write_bytes(b"junk")
-    with pytest.raises(LimbeckError, match="holds no answers"):
+    with pytest.raises(LimbeckError, match="holds no readable predictions"):
         load_predictions(tmp_path / "junk")
 
 
 def test_logits_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(LimbeckError, match="3 class numbers"):
+    with pytest.raises(LimbeckError, match="3 class indices"):
         save_predictions(tmp_path / "a", {"alone": torch.zeros(3, 2)}, torch.zeros(2).long())
     assert not (tmp_path / "a").exists()

@@ -175,17 +175,17 @@ def test_what_cannot_be_told_over_seeds_is_told_in_a_sentence():
     for values in ([], [0.1, math.nan], [math.inf]):
         with pytest.raises(LimbeckError, match="at least one value, all finite"):
             bootstrap_mean_ci(values)
-    with pytest.raises(LimbeckError, match="not 2 and 1"):
+    with pytest.raises(LimbeckError, match="got 2 and 1"):
         paired_mean_ci([0.1, 0.2], [0.1])
-    with pytest.raises(LimbeckError, match="not 1 and 2"):
+    with pytest.raises(LimbeckError, match="got 1 and 2"):
         gap_recovered_ci([0.1, 0.2], [0.1], 0.5)
     with pytest.raises(LimbeckError, match="at least one value"):
         paired_mean_ci([], [])
-    with pytest.raises(LimbeckError, match="resamples is at least 1, not 0"):
+    with pytest.raises(LimbeckError, match="resamples must be at least 1, got 0"):
         bootstrap_mean_ci([1.0], n_resamples=0)
-    with pytest.raises(LimbeckError, match=r"between 0 and 1, such as 0\.8, not 80"):
+    with pytest.raises(LimbeckError, match=r"between 0 and 1, such as 0\.8, got 80"):
         required_num_seeds([1.0, 2.0], power=80)
     with pytest.raises(LimbeckError, match="at least one value, all finite"):
         required_num_seeds([1.0, math.nan])
-    with pytest.raises(LimbeckError, match=r"p-value is between 0 and 1, not \[0\.5, nan\]"):
+    with pytest.raises(LimbeckError, match=r"p-values must be between 0 and 1, got \[0\.5, nan\]"):
         adjust_p_values_holm([0.5, math.nan])

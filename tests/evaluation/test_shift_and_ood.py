@@ -153,7 +153,7 @@ def test_all_bootstraps_of_right_and_wrong_agree():
     [
         (lambda: auroc(torch.zeros(0), torch.ones(2)), "at least one"),
         (lambda: auroc(torch.tensor([float("nan")]), torch.ones(2)), "not finite"),
-        (lambda: auroc_difference((torch.ones(2), torch.ones(2)), (torch.ones(3), torch.ones(2))), "same pictures"),
+        (lambda: auroc_difference((torch.ones(2), torch.ones(2)), (torch.ones(3), torch.ones(2))), "same samples"),
         (lambda: fit_temperature(torch.zeros(2, 3), torch.tensor([-100, -100])), "no sample has a label"),
         (lambda: split_halves(1, seed=0), "takes 2 samples"),
         (lambda: paired_bootstrap_statistic(torch.mean, torch.ones(2), torch.ones(3)), "same samples"),

@@ -10,7 +10,7 @@ from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
 from limbeck.report import write_model_card
 from limbeck.report.model_card import escape_markdown
-from limbeck.report.shares import accuracy_interval
+from limbeck.evaluation.statistics import accuracy_interval
 
 
 def card(run, **options):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self, final
 
-import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, suggest_names
@@ -22,6 +21,7 @@ from limbeck.features import FeatureExtractor
 from limbeck.losses.weighting.loss_weighting import LossWeighting
 from limbeck.teachers import EnsembleMethod, FrozenTeacher, combine_teachers
 from limbeck.teachers.ensemble import resolve_ensemble
+from limbeck.utils.eval_mode import eval_mode
 
 __all__ = ["Distiller"]
 
@@ -183,14 +183,8 @@ class Distiller(nn.Module):
         Nothing happens where no term learns, or where it was done.
         """
         if not self.objective.is_prepared:
-            modes = {module: module.training for module in self.student.modules()}
-            self.student.eval()
-            try:
-                with torch.no_grad():
-                    self.objective.prepare(self.forward_context(batch))
-            finally:
-                for module, mode in modes.items():
-                    module.training = mode
+            with eval_mode(self.student):
+                self.objective.prepare(self.forward_context(batch))
         return self
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:

@@ -1,7 +1,6 @@
-"""Calibration before and after temperature scaling (Guo et al., 2017, https://arxiv.org/abs/1706.04599).
+"""Expected calibration error and temperature scaling (Guo et al., 2017, https://arxiv.org/abs/1706.04599).
 
-One number divides all logits, fitted by NLL on samples that are not those it is then measured on. It changes no
-prediction, so accuracy stays as it was.
+ECE has 15 bins of equal width ``(low, high]`` over the largest softmax probability.
 """
 
 from __future__ import annotations
@@ -15,25 +14,76 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation.checks import check_logits, labeled_mask
-from limbeck.evaluation.classification_metrics import calibration_error
 
-__all__ = ["calibration_error_from_logits", "fit_temperature", "split_halves", "temperature_scaling_metrics"]
+__all__ = [
+    "calibration_error",
+    "calibration_error_from_logits",
+    "fit_temperature",
+    "reliability_bins",
+    "split_halves",
+    "temperature_scaling_metrics",
+]
 
+_NUM_BINS = 15
 _TEMPERATURE_RANGE = (0.02, 50.0)
 
 
-def fit_temperature(logits: Tensor, target: Tensor) -> float:
-    """The temperature in 0.02 to 50 at which ``logits / temperature`` has the lowest NLL, found in float64.
+def calibration_error(confidence: Tensor, correct: Tensor) -> float:
+    """ECE of ``confidence`` (``[n]`` float64) and ``correct`` (``[n]`` booleans).
 
-    NLL is convex in one over the temperature, so there is one lowest place. Where every answer is right, colder is
-    always better, and the end of the range is given.
+    Unlike torchmetrics, a confidence of exactly 1 is in the last of the 15 bins.
+
+    >>> round(calibration_error(torch.tensor([0.8, 0.8], dtype=torch.float64), torch.tensor([True, False])), 4)
+    0.3
+    """
+    _, confidence_sum, correct_sum = _bin_sums(confidence, correct)
+    return float((confidence_sum - correct_sum).abs().sum() / len(correct))
+
+
+def calibration_error_from_logits(logits: Tensor, target: Tensor) -> float:
+    """ECE of ``[n, classes]`` logits whose rows are all labeled.
+
+    >>> round(calibration_error_from_logits(torch.tensor([[4.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 1])), 3)
+    0.482
+    """
+    confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
+    return calibration_error(confidence, predicted == target)
+
+
+def reliability_bins(confidence: Tensor, correct: Tensor) -> list[dict[str, Any]]:
+    """Bins of the ECE of ``confidence`` (``[n]`` float64) and ``correct`` (``[n]`` booleans): the reliability diagram.
+
+    >>> bins = reliability_bins(torch.tensor([0.8, 0.8], dtype=torch.float64), torch.tensor([True, False]))
+    >>> [(row["confidence"], row["accuracy"]) for row in bins if row["num_samples"]]
+    [(0.8, 0.5)]
+    """
+    edges, sums = (
+        _bin_edges().tolist(),
+        zip(*(column.tolist() for column in _bin_sums(confidence, correct)), strict=True),
+    )
+    return [
+        {
+            "low": edges[i],
+            "high": edges[i + 1],
+            "confidence": confidence_sum / num_samples if num_samples else None,
+            "accuracy": correct_sum / num_samples if num_samples else None,
+            "num_samples": num_samples,
+        }
+        for i, (num_samples, confidence_sum, correct_sum) in enumerate(sums)
+    ]
+
+
+def fit_temperature(logits: Tensor, target: Tensor) -> float:
+    """Temperature in 0.02 to 50 that minimizes the NLL of ``logits / temperature``, in float64.
+
+    NLL is convex in one over the temperature. Where every prediction is correct, the result is the low end.
 
     Args:
         logits: ``[n, classes]``.
-        target: ``[n]`` class numbers, −100 where there is no label.
+        target: ``[n]`` class indices, −100 for no label.
 
     Raises:
-        LimbeckError: no labelled row, or logits that are not finite.
+        LimbeckError: no labeled row, or logits that are not finite.
 
     >>> logits = torch.tensor([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [4.0, 0.0]])
     >>> round(fit_temperature(logits, torch.tensor([0, 0, 0, 1])), 3)
@@ -49,59 +99,60 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float:
     return math.exp(float(result.x))
 
 
-def temperature_scaling_metrics(
-    fit_data: tuple[Tensor, Tensor], eval_data: tuple[Tensor, Tensor]
-) -> dict[str, Any]:  # fmt: skip
+def temperature_scaling_metrics(fit_data: tuple[Tensor, Tensor], eval_data: tuple[Tensor, Tensor]) -> dict[str, Any]:
     """ECE and NLL on ``eval_data`` before and after scaling by the temperature of ``fit_data``, both (logits, target).
 
     Returns:
-        ``temperature``; ``before`` and ``after``, each ``ece`` and ``nll``; ``num_fit_samples`` and ``num_samples``, the labelled
-        samples of either.
+        ``temperature``; ``before`` and ``after``, each with ``ece`` and ``nll``; ``num_fit_samples`` and
+        ``num_samples``, the numbers of labeled samples.
 
-    >>> sure = torch.tensor([[4.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])
-    >>> found = temperature_scaling_metrics(sure, sure)
-    >>> round(found["before"]["ece"], 3), round(found["after"]["ece"], 3)
+    >>> data = torch.tensor([[4.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])
+    >>> metrics = temperature_scaling_metrics(data, data)
+    >>> round(metrics["before"]["ece"], 3), round(metrics["after"]["ece"], 3)
     (0.232, 0.0)
     """
     temperature = fit_temperature(*fit_data)
     rows, labels = _labeled_rows(*eval_data)
+    before, after = (
+        {"ece": calibration_error_from_logits(rows / scale, labels), "nll": _nll(rows / scale, labels)}
+        for scale in (1.0, temperature)
+    )
+    num_fit_samples = int((fit_data[1] >= 0).sum())
     return {
-        "temperature": temperature,
-        **{
-            stage: {"ece": calibration_error_from_logits(rows / scale, labels), "nll": _nll(rows / scale, labels)}
-            for stage, scale in (("before", 1.0), ("after", temperature))
-        },
-        "num_fit_samples": int((fit_data[1] >= 0).sum()), "num_samples": len(labels),
+        "temperature": temperature, "before": before, "after": after, "num_fit_samples": num_fit_samples,
+        "num_samples": len(labels),
     }  # fmt: skip
 
 
-def calibration_error_from_logits(logits: Tensor, target: Tensor) -> float:
-    """The expected calibration error over 15 bins of equal width, of ``[n, classes]`` logits that all have a label.
-
-    >>> round(calibration_error_from_logits(torch.tensor([[4.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 1])), 3)
-    0.482
-    """
-    confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
-    return calibration_error(confidence, predicted == target)
-
-
 def split_halves(n: int, *, seed: int) -> tuple[Tensor, Tensor]:
-    """``n`` places dealt into two halves by seed: one to fit on, one to tell on.
+    """Random split of ``n`` indices into two halves: one to fit on, one to evaluate on.
 
     >>> [len(half) for half in split_halves(5, seed=0)]
     [2, 3]
     """
     if n < 2:
-        raise LimbeckError(f"a temperature is fitted on one half and told on the other, which takes 2 samples, not {n}")
+        raise LimbeckError(f"fitting and evaluating a temperature takes 2 samples, got {n}")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return order[: n // 2], order[n // 2 :]
 
 
+def _bin_edges() -> Tensor:
+    return torch.linspace(0, 1, _NUM_BINS + 1, dtype=torch.float64)
+
+
+def _bin_sums(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Number of samples, sum of confidences and number of correct predictions of each bin."""
+    bin_index = torch.bucketize(confidence.contiguous(), _bin_edges()[1:-1])
+    num_samples = torch.bincount(bin_index, minlength=_NUM_BINS)
+    confidence_sum = torch.bincount(bin_index, weights=confidence, minlength=_NUM_BINS)
+    return num_samples, confidence_sum, torch.bincount(bin_index, weights=correct.double(), minlength=_NUM_BINS)
+
+
 def _labeled_rows(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    rows = check_logits(logits, owner="the")
+    rows = check_logits(logits)
     is_labeled = labeled_mask(target, num_rows=len(rows), num_classes=rows.shape[1])
     if not bool(is_labeled.any()):
-        raise LimbeckError("there is nothing to calibrate on: no sample has a label")
+        raise LimbeckError("calibration needs at least one labeled sample, and no sample has a label")
     return rows[is_labeled].double(), target.detach().cpu()[is_labeled]
 
 

@@ -1,89 +1,82 @@
-"""Logits and targets by row, as every figure takes them: checked once, and the rows that have a label."""
+"""Validation of logits, targets and pixels, and forward passes in eval mode."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.split import UNLABELED
+from limbeck.data.split import UNLABELED, Split
+from limbeck.utils.eval_mode import eval_mode
 
-__all__ = ["check_logits", "evaluation_mode", "labeled_mask", "predict_logits", "require_pixels"]
+__all__ = ["check_logits", "labeled_mask", "model_device", "predict_logits", "require_labeled", "require_pixels"]
 
 
-def check_logits(logits: Tensor, *, owner: str) -> Tensor:
-    """``logits`` (``[n, classes]``, floats) on the CPU without a graph, or one sentence on what is wrong with them."""
+def check_logits(logits: Tensor, *, owner: str = "the") -> Tensor:
+    """``logits`` (``[n, classes]``, floats) detached on the CPU, or an error that names their ``owner``."""
     if logits.ndim != 2 or logits.shape[1] < 2:
-        raise LimbeckError(f"{owner} logits are [n, classes] with at least 2 classes, not {list(logits.shape)}")
+        raise LimbeckError(f"{owner} logits must be [n, classes] with at least 2 classes, got {list(logits.shape)}")
     logits = logits.detach().cpu()
-    finite = logits.isfinite().all(dim=1)
-    if not bool(finite.all()):
-        row = int((~finite).nonzero()[0])
+    invalid = (~logits.isfinite().all(dim=1)).nonzero()[:, 0]
+    if len(invalid):
         raise LimbeckError(
-            f"{owner} logits are not finite in {int((~finite).sum())} of {len(logits)} rows (the first is row {row}): "
-            "the network's weights or inputs hold NaN or infinity; look at where training diverged"
+            f"{owner} logits are not finite in {len(invalid)} of {len(logits)} rows (the first is row {invalid[0]}); "
+            "look for NaN or infinity in the network's weights and inputs"
         )
     return logits
 
 
 def labeled_mask(target: Tensor, *, num_rows: int, num_classes: int) -> Tensor:
-    """Which of ``target`` (``[rows]`` class numbers, −100 for none) have a label, as booleans on the CPU."""
+    """Mask of the labeled rows of ``target`` (``[rows]`` class indices, −100 for no label), on the CPU."""
     if target.ndim != 1 or len(target) != num_rows or target.is_floating_point():
         raise LimbeckError(
-            f"the target is {num_rows} class numbers, one a row, not {target.dtype} {list(target.shape)}"
+            f"target must be {num_rows} class indices, one per row, got {target.dtype} {list(target.shape)}"
         )
     target = target.detach().cpu()
     is_labeled: Tensor = target != UNLABELED
     invalid = target[is_labeled & ((target < 0) | (target >= num_classes))]
     if len(invalid):
         raise LimbeckError(
-            f"the target has the class {int(invalid[0])}, and there are {num_classes} classes, counted from 0 "
-            f"({UNLABELED} says that a row has no label)"
+            f"target must be in 0..{num_classes - 1}, or {UNLABELED} for no label, got the class {int(invalid[0])} of "
+            f"{num_classes} classes"
         )
     return is_labeled
 
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """``model`` in eval mode and without gradients; each module's own mode is put back, also after an error."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+def require_labeled(split: Split) -> Split:
+    """The labeled samples of ``split``, at least one."""
+    labeled = split.select_labeled()
+    if not len(labeled):
+        raise LimbeckError("the split must have at least one labeled sample, and no sample has a label")
+    return labeled
 
 
 def require_pixels(pixels: Tensor, *, eps: float | None = None) -> None:
-    """Refuse pixels, and an ε, that are not in units of 0..1: an unnormalised ε is refused.
+    """Checks that pixels, and an ε, are in units of 0..1.
 
     >>> require_pixels(torch.tensor([0.0, 1.0]), eps=8 / 255)
     """
     if eps is not None and not 0 < eps <= 1:
-        raise LimbeckError(
-            f"an unnormalised ε is refused: ε is in pixel units of 0..1, and {eps:g} is not between 0 and 1; give "
-            "8/255 (0.0314) for 8 levels of 255"
-        )
+        raise LimbeckError(f"ε must be in pixel units between 0 and 1, got {eps:g}; write 8/255 (0.0314) for 8 levels")
     low, high = (float(pixels.min()), float(pixels.max())) if pixels.numel() else (0.0, 0.0)
-    if not (low >= 0.0 and high <= 1.0):  # so written, NaN fails too
+    if not (low >= 0.0 and high <= 1.0):  # also for NaN
         raise LimbeckError(
-            f"the pixels go from {low:.3g} to {high:.3g}, and here they are in 0..1, with the normalisation inside the "
-            "network: give pictures as they are, and a network that takes mean and spread off by itself"
+            f"pixels must be in 0..1, got {low:.3g} to {high:.3g}; pass images without normalization and put the "
+            "normalization into the network"
         )
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """Device of the first parameter of ``model``; the CPU without parameters."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def predict_logits(network: nn.Module, pixels: Tensor) -> Tensor:
-    """The logits of ``network`` for one batch, in eval mode without gradients, float32 on the CPU.
+    """Logits of ``network`` for one batch, in eval mode without gradients, float32 on the CPU.
 
     >>> predict_logits(nn.Identity(), torch.eye(2)).argmax(dim=1)
     tensor([0, 1])
     """
-    first_parameter = next(iter(network.parameters()), None)
-    with evaluation_mode(network):
-        logits: Tensor = network(pixels if first_parameter is None else pixels.to(first_parameter.device))
+    with eval_mode(network):
+        logits: Tensor = network(pixels.to(model_device(network)))
     return logits.float().cpu()

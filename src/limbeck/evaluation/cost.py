@@ -1,31 +1,44 @@
-"""What a network costs: parameters, FLOPs, bytes, and the time of one answer.
+"""Cost of a network: parameters, FLOPs, file size, memory and latency.
 
 FLOPs are those of ``torch.utils.flop_counter`` (https://docs.pytorch.org/docs/stable) on the meta device, since on the
-CPU it misses fused scaled-dot-product attention. One multiply–add is 2 FLOPs; the batch is 1. Convolutions, matrix
-products and attention count, what is done to each element (norms, activations) does not.
+CPU it misses fused scaled-dot-product attention. One multiply–add is 2 FLOPs. Convolutions, matrix products and
+attention count, elementwise operations (norms, activations) do not.
 """
 
 from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation.checks import evaluation_mode
+from limbeck.evaluation.checks import model_device
 from limbeck.features import unwrap_model
-from limbeck.utils.timing import time_call
+from limbeck.utils.eval_mode import eval_mode
+from limbeck.utils.timing import time_call, time_interleaved
 
-__all__ = ["count_flops", "count_parameters", "measure_cost", "measure_latency", "weights_file_size"]
+__all__ = [
+    "count_flops",
+    "count_parameters",
+    "measure_cost",
+    "measure_latencies",
+    "measure_latency",
+    "measure_peak_memory",
+    "weights_file_size",
+]
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many numbers the model learns; a parameter that several modules share counts once.
+    """Number of parameters; a shared parameter counts once.
 
     >>> count_parameters(nn.Linear(3, 2))
     8
@@ -34,15 +47,15 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_flops(model: nn.Module, example: Tensor) -> tuple[int | None, str | None]:
-    """The floating-point operations of one answer to one sample in eval mode, 2 for each multiply–add.
+    """FLOPs of a forward pass of one sample in eval mode.
 
     Args:
-        model: any module that takes ``example``; it is copied, and stays as it is.
-        example: inputs ``[n, ...]``, of which the first is taken. Values do not matter.
+        model: a module that takes ``example``; a copy of it runs.
+        example: inputs ``[n, ...]``, of which the shape of the first is used.
 
     Returns:
-        The count and ``None``; or ``None`` and a sentence on why it could not be counted (a network that looks at
-        values, or keeps tensors outside its parameters and buffers, does not run on the meta device).
+        The count and ``None``; or ``None`` and a warning where the model does not run on the meta device, since it
+        depends on values or holds tensors outside its parameters and buffers.
 
     >>> count_flops(nn.Linear(3, 2), torch.zeros(1, 3))
     (12, None)
@@ -54,52 +67,17 @@ def count_flops(model: nn.Module, example: Tensor) -> tuple[int | None, str | No
         meta_model = copy.deepcopy(unwrap_model(model)).to("meta").eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             meta_model(sample.to("meta"))
-    except Exception as error:  # a model's own code runs, and can raise anything
+    except Exception as error:  # the user's model can raise anything
         first_line = next(iter(str(error).splitlines()), "")
         return None, (
-            f"the FLOPs of {type(model).__name__} are not known, since it does not run on the meta device "
+            f"the FLOPs of {type(model).__name__} are unknown, since it does not run on the meta device "
             f"({type(error).__name__}: {first_line[:160]})"
         )
     return int(counter.get_total_flops()), None
 
 
-def measure_latency(
-    fn: Callable[[], object], *, warmup: int = 20, repeats: int = 200, num_threads: int = 1, batch_size: int = 1,
-    max_seconds: float = 5.0,
-) -> dict[str, Any]:  # fmt: skip
-    """How long ``fn`` takes, in milliseconds of wall-clock time.
-
-    Args:
-        fn: what is timed; on an accelerator it has to wait for its own result.
-        warmup: calls that are not timed; at least one, and no more than fit in a fifth of ``max_seconds``.
-        repeats: calls that are timed; at least one, and no more than fit in ``max_seconds``.
-        num_threads: torch threads while it is measured; put back after, also when ``fn`` raises.
-        batch_size: samples in one call, which is only told again.
-        max_seconds: seconds, after which a slow call is not begun again.
-
-    Returns:
-        ``median`` and ``p95`` (nearest rank) in ms, ``batch_size``, ``num_threads``, and ``num_repeats``: how many there were.
-
-    >>> sorted(measure_latency(lambda: None, repeats=5))
-    ['batch_size', 'median', 'num_repeats', 'num_threads', 'p95']
-    """
-    if repeats < 1 or num_threads < 1 or warmup < 0:
-        raise LimbeckError(
-            f"latency takes repeats and num_threads from 1, warmup from 0, not {repeats}, {num_threads}, {warmup}"
-        )
-    previous_threads = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        timing = time_call(fn, warmup=warmup, repeats=repeats, max_seconds=max_seconds)
-    finally:
-        torch.set_num_threads(previous_threads)
-    return {**timing, "batch_size": batch_size, "num_threads": num_threads}
-
-
 def weights_file_size(model: nn.Module) -> int:
-    """The size of the ``.safetensors`` file that the model's weights and buffers make, in bytes.
-
-    Written to a temporary folder and looked at: shared tensors, types and the header are then what they will be.
+    """Bytes of the ``.safetensors`` file of the model's parameters and buffers, with its header.
 
     >>> weights_file_size(nn.Linear(100, 10)) - 4 * 1010 < 200
     True
@@ -110,32 +88,138 @@ def weights_file_size(model: nn.Module) -> int:
         return save_weights(model, Path(folder) / "weights.safetensors").stat().st_size
 
 
+def measure_peak_memory(model: nn.Module, example: Tensor) -> int:
+    """Bytes of parameters, buffers, one sample, and the tensors alive at the peak of its forward pass.
+
+    Runs the first sample of ``example``. Counts tensor storages, so it is the same on every machine; workspaces of
+    kernels and torch itself do not count.
+
+    >>> measure_peak_memory(nn.Linear(10, 5), torch.zeros(1, 10))
+    280
+    """
+    sample = example[:1].detach().clone().to(model_device(model))  # a view would keep the whole batch alive
+    storages = {tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers(), sample)}
+    tracker = _AllocationTracker(storages)
+    with eval_mode(model), tracker:
+        model(sample)
+    return sum(storage.nbytes() for storage in storages) + tracker.peak_bytes
+
+
+def measure_latency(
+    fn: Callable[[], object], *, warmup: int = 20, repeats: int = 200, num_threads: int = 1, batch_size: int = 1,
+    max_seconds: float = 5.0,
+) -> dict[str, Any]:  # fmt: skip
+    """Latency of ``fn`` in milliseconds.
+
+    Args:
+        fn: the call to time; on an accelerator it must synchronize.
+        warmup: see :func:`limbeck.utils.timing.time_call`.
+        repeats: see :func:`limbeck.utils.timing.time_call`.
+        num_threads: torch threads during the measurement.
+        batch_size: samples in one call, only reported.
+        max_seconds: seconds after which no further call starts.
+
+    Returns:
+        ``median`` and ``p95`` (nearest rank) in ms, ``num_repeats``, ``batch_size`` and ``num_threads``.
+
+    >>> sorted(measure_latency(lambda: None, repeats=5))
+    ['batch_size', 'median', 'num_repeats', 'num_threads', 'p95']
+    """
+    if repeats < 1 or warmup < 0:
+        raise LimbeckError(f"repeats must be at least 1 and warmup at least 0, got {repeats} and {warmup}")
+    with _torch_threads(num_threads):
+        timing = time_call(fn, warmup=warmup, repeats=repeats, max_seconds=max_seconds)
+    return {**timing, "batch_size": batch_size, "num_threads": num_threads}
+
+
+def measure_latencies(
+    calls: Mapping[str, Callable[[], object]], *, rounds: int = 20, calls_per_round: int = 10, max_seconds: float = 3.0,
+    num_threads: int = 1, batch_size: int = 1,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Latencies of several calls that are compared, in milliseconds, timed in alternating blocks.
+
+    Args:
+        calls: the calls to time, by name.
+        rounds: see :func:`limbeck.utils.timing.time_interleaved`.
+        calls_per_round: see :func:`limbeck.utils.timing.time_interleaved`.
+        max_seconds: seconds for each of ``calls``.
+        num_threads: torch threads during the measurement.
+        batch_size: samples in one call, only reported.
+
+    Returns:
+        What :func:`measure_latency` returns, by name.
+
+    >>> results = measure_latencies({"a": lambda: None, "b": lambda: None}, rounds=2, calls_per_round=3)
+    >>> {name: result["num_repeats"] for name, result in results.items()}
+    {'a': 6, 'b': 6}
+    """
+    if rounds < 1 or calls_per_round < 1:
+        raise LimbeckError(f"rounds and calls_per_round must be at least 1, got {rounds} and {calls_per_round}")
+    with _torch_threads(num_threads):
+        timings = time_interleaved(calls, rounds=rounds, calls_per_round=calls_per_round, max_seconds=max_seconds)
+    return {name: {**timing, "batch_size": batch_size, "num_threads": num_threads} for name, timing in timings.items()}
+
+
 def measure_cost(model: nn.Module, example: Tensor) -> dict[str, Any]:
-    """Every efficiency figure of one network, as it stands in the record, and ``warnings`` on those that are missing.
+    """Cost metrics of one network for the record, and ``warnings`` about missing ones.
 
     The latency is that of eager torch on the CPU with one thread, for the first sample of ``example`` (``[n, ...]``).
-    The model's modes, device and weights stay as they are.
 
-    >>> found = measure_cost(nn.Linear(3, 2), torch.zeros(1, 3))
-    >>> found["parameters"], found["flops"], found["latency_ms"]["batch_size"], found["warnings"]
+    >>> cost = measure_cost(nn.Linear(3, 2), torch.zeros(1, 3))
+    >>> cost["parameters"], cost["flops"], cost["latency_ms"]["batch_size"], cost["warnings"]
     (8, 12, 1, [])
     """
-    count, warning = count_flops(model, example)
+    flops, warning = count_flops(model, example)
     on_cpu = all(tensor.is_cpu for tensor in (*model.parameters(), *model.buffers()))
     cpu_model = model if on_cpu else copy.deepcopy(model).cpu()
     sample = _first_sample(example).cpu()
-    with evaluation_mode(cpu_model):
-        timing = measure_latency(lambda: cpu_model(sample))
+    with eval_mode(cpu_model):
+        latency = measure_latency(lambda: cpu_model(sample))
     return {
         "parameters": count_parameters(model),
-        "flops": count,
+        "flops": flops,
         "bytes": weights_file_size(model),
-        "latency_ms": timing,
+        "latency_ms": latency,
         "warnings": [warning] if warning else [],
     }
 
 
+@final
+class _AllocationTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the storages that operations allocate, and subtracts those that are freed."""
+
+    def __init__(self, storages: set[Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.current_bytes = self.peak_bytes = 0
+        self._tracked = weakref.WeakSet[Any](storages)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._tracked:
+                self._tracked.add(storage)
+                self.current_bytes += storage.nbytes()
+                self.peak_bytes = max(self.peak_bytes, self.current_bytes)
+                weakref.finalize(storage, self._release, storage.nbytes())
+        return result
+
+    def _release(self, num_bytes: int) -> None:
+        self.current_bytes -= num_bytes
+
+
+@contextmanager
+def _torch_threads(num_threads: int) -> Iterator[None]:
+    if num_threads < 1:
+        raise LimbeckError(f"num_threads must be at least 1, got {num_threads}")
+    previous = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(previous)
+
+
 def _first_sample(example: Tensor) -> Tensor:
     if not example.ndim or not len(example):
-        raise LimbeckError(f"an example is a batch of at least one input, [n, ...], not {list(example.shape)}")
+        raise LimbeckError(f"an example must be a batch [n, ...] of at least one input, got {list(example.shape)}")
     return example[:1].detach()

@@ -1,7 +1,4 @@
-"""What a run was made by, beside its settings: limbeck's own code, the packages around it, and switches of torch.
-
-Nothing here names the host, the user or a path.
-"""
+"""Hardware, versions, code and settings of torch that a run depends on, without names of host, user or path."""
 
 from __future__ import annotations
 
@@ -16,8 +13,12 @@ from typing import Any
 
 import torch
 
-__all__ = ["get_git_revision", "get_torch_flags", "hash_environment"]
+__all__ = ["get_git_revision", "get_hardware_info", "get_package_versions", "get_torch_flags", "hash_environment"]
 
+_PACKAGES = (
+    "torch", "torchvision", "lightning-fabric", "numpy", "scipy", "scikit-learn", "safetensors", "torchmetrics",
+    "pydantic", "onnx", "onnxscript", "onnxruntime", "openvino", "timm", "torchattacks",
+)  # fmt: skip
 _PACKAGE_ROOT = Path(__file__).parents[1]
 _ENVIRONMENT_VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES",
@@ -25,23 +26,39 @@ _ENVIRONMENT_VARIABLES = (
 )  # fmt: skip
 
 
-def get_git_revision() -> dict[str, Any]:
-    """The git commit of limbeck's code, and whether files of the package differ from it; ``None`` where nobody knows.
+def get_hardware_info() -> dict[str, Any]:
+    """Processor, number of usable cores, torch threads, operating system and accelerator.
 
-    A checkout tells both. An installation from a git address remembers the commit, and one from an index neither.
+    >>> sorted(get_hardware_info())
+    ['accelerator', 'cpu', 'num_cores', 'num_threads', 'system']
     """
-    commit = _git("rev-parse", "HEAD") if _git("ls-files", "--error-unmatch", "_version.py") else None
-    if commit:
-        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--", "."))}
-    try:
-        direct_url = json.loads(metadata.distribution("limbeck").read_text("direct_url.json") or "{}")
-        return {"commit": direct_url["vcs_info"]["commit_id"], "dirty": False}
-    except (metadata.PackageNotFoundError, KeyError, TypeError, ValueError):
-        return {"commit": None, "dirty": None}
+    has_affinity = hasattr(os, "sched_getaffinity")  # missing on macOS and Windows
+    return {
+        "cpu": _cpu_name(),
+        "num_cores": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1,
+        "num_threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "accelerator": _accelerator_name(),
+    }
+
+
+def get_package_versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that results depend on.
+
+    >>> get_package_versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    True
+    """
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
 
 
 def hash_environment() -> str:
-    """A sha256 over Python's version and every installed package with its version, in order of their names.
+    """SHA-256 of Python's version and of every installed package with its version.
 
     >>> len(hash_environment()), hash_environment() == hash_environment()
     (64, True)
@@ -54,8 +71,23 @@ def hash_environment() -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def get_git_revision() -> dict[str, Any]:
+    """Git ``commit`` of limbeck's code, and whether the package is ``dirty``; both ``None`` where unknown.
+
+    From the checkout, else from the metadata of an installation from a git URL.
+    """
+    commit = _run_git("rev-parse", "HEAD") if _run_git("ls-files", "--error-unmatch", "_version.py") else None
+    if commit:
+        return {"commit": commit, "dirty": bool(_run_git("status", "--porcelain", "--", "."))}
+    try:
+        direct_url = json.loads(metadata.distribution("limbeck").read_text("direct_url.json") or "{}")
+        return {"commit": direct_url["vcs_info"]["commit_id"], "dirty": False}
+    except (metadata.PackageNotFoundError, KeyError, TypeError, ValueError):
+        return {"commit": None, "dirty": None}
+
+
 def get_torch_flags() -> dict[str, Any]:
-    """The switches of torch that change bits, and the environment variables that do so where they are set.
+    """Settings of torch that change results in the last bits, and the environment variables that do so where set.
 
     >>> get_torch_flags()["deterministic_algorithms"], get_torch_flags()["default_dtype"]
     (False, 'float32')
@@ -71,8 +103,24 @@ def get_torch_flags() -> dict[str, Any]:
     }
 
 
-def _git(*args: str) -> str:
-    """What git says of the package's folder; nothing where there is no git, or no checkout."""
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine() or "unknown"
+
+
+def _accelerator_name() -> str:
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is None:
+        return "cpu"
+    return torch.cuda.get_device_name() if device.type == "cuda" else device.type
+
+
+def _run_git(*args: str) -> str:
+    """Output of git in the package's folder; empty without git or a checkout."""
     try:
         result = subprocess.run(  # noqa: S603
             ["git", "--no-optional-locks", "-C", str(_PACKAGE_ROOT), *args],  # noqa: S607

@@ -1,9 +1,8 @@
-"""What a network says about a part, and the features it says it from: the input of its last linear layer."""
+"""Logits, targets and layer features of a network over the batches of a split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, final
@@ -14,21 +13,25 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Task
 from limbeck.evaluation.classification_metrics import collect_logits
-from limbeck.features import FeatureExtractor, unwrap_model
+from limbeck.features import FeatureExtractor, trace_calls, unwrap_model
 
-__all__ = ["ModelOutputs", "collect_outputs", "penultimate_layer"]
+__all__ = ["LayerRecorder", "ModelOutputs", "collect_outputs", "find_stage_layers", "first_batch", "penultimate_layer"]
+
+_LOGITS_LAYER = "logits"  # the only layer of a network without modules
+_MIN_STAGES = 4
+_MAX_STAGES = 8
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class ModelOutputs:
-    """Answers to every sample of a part, on the CPU.
+    """Outputs for the samples of a split, on the CPU.
 
     Attributes:
         logits: ``[n, classes]``.
-        target: ``[n]``, −100 where there is no label.
-        features: ``[m, width]``, those of every so-manieth sample; ``None`` where the network has no linear head.
-        layer: where the features were read, such as ``fc:input``.
+        target: ``[n]``, −100 for no label.
+        features: ``[m, width]`` penultimate features of every k-th sample; ``None`` without a linear head.
+        layer: where the features come from, such as ``fc:input``.
     """
 
     logits: Tensor
@@ -37,61 +40,175 @@ class ModelOutputs:
     layer: str | None = None
 
 
-def collect_outputs(model: nn.Module, batches: Iterable[Any], task: Task, *, every: int = 1) -> ModelOutputs:
-    """Logits, truth and penultimate features of ``model`` on ``batches``, in one pass.
+@final
+class LayerRecorder:
+    """Records logits and targets of a network batch by batch, and the pooled features of its layers.
 
-    Arguments:
-        model: any network; it runs in eval mode, and its modes are put back.
-        batches: of one part, in order.
-        task: what a batch means.
-        every: keep the features of each so-manieth sample only, for parts whose features would fill the memory.
+    Args:
+        model: the network; it runs in eval mode.
+        batch: a batch to find the layers with; it is not recorded.
+        task: the task of the batches.
+        layers: layers to record; ``None``: :func:`find_stage_layers`. If empty, the logits are the only layer.
+        every: record the features of every k-th sample.
+        max_samples: maximum number of samples with features.
+    """
+
+    def __init__(
+        self, model: nn.Module, batch: Any, task: Task, *, layers: Sequence[str] | None = None, every: int = 1,
+        max_samples: float = 1000,
+    ) -> None:  # fmt: skip
+        layers = find_stage_layers(model, batch, task) if layers is None else layers
+        self._model, self._task, self._every, self._max_samples = model, task, every, max_samples
+        self._extractor = FeatureExtractor(model, {layer: layer for layer in layers})
+        self._logits, self._target = list[Tensor](), list[Tensor]()
+        self._features: dict[str, list[Tensor]] = {layer: [] for layer in layers or [_LOGITS_LAYER]}
+        self._num_seen = self._num_recorded = 0
+
+    def record(self, batch: Any) -> None:
+        """Run the network on ``batch`` and record its outputs."""
+        if self._num_recorded >= self._max_samples:
+            logits, target = collect_logits(self._model, [batch], self._task)
+        else:
+            with torch.no_grad(), self._extractor.capture() as captured:
+                logits, target = collect_logits(self._model, [batch], self._task)
+            indices = torch.arange(-self._num_seen % self._every, len(logits), self._every)
+            indices = indices[: int(min(self._max_samples - self._num_recorded, len(indices)))]
+            for layer, tensor in (captured or {_LOGITS_LAYER: logits}).items():
+                self._features[layer].append(pool_features(tensor.detach().float()).cpu()[indices])
+            self._num_recorded += len(indices)
+        self._num_seen += len(logits)
+        self._logits.append(logits)
+        self._target.append(target)
+
+    @property
+    def logits(self) -> Tensor:
+        """``[n, classes]``."""
+        return torch.cat(self._logits)
+
+    @property
+    def target(self) -> Tensor:
+        """``[n]`` class indices, −100 for no label."""
+        return torch.cat(self._target)
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        """``[samples, width]`` by layer."""
+        return {layer: torch.cat(chunks) for layer, chunks in self._features.items()}
+
+
+def collect_outputs(model: nn.Module, batches: Iterable[Any], task: Task, *, every: int = 1) -> ModelOutputs:
+    """Logits, targets and penultimate features of ``model`` on ``batches``, in one pass.
+
+    Args:
+        model: the network; it runs in eval mode.
+        batches: batches of one split, in order.
+        task: the task of the batches.
+        every: keep the features of every k-th sample.
 
     >>> from limbeck.tasks import Classification
     >>> batch = {"input": torch.ones(5, 2), "target": torch.zeros(5, dtype=torch.long)}
-    >>> heard = collect_outputs(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), [batch], Classification(2), every=2)
-    >>> heard.layer, heard.logits.shape, heard.features.shape
+    >>> outputs = collect_outputs(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), [batch], Classification(2), every=2)
+    >>> outputs.layer, outputs.logits.shape, outputs.features.shape
     ('1:input', torch.Size([5, 2]), torch.Size([3, 3]))
     """
     if every < 1:
-        raise LimbeckError(f"features are kept of every sample or of each so-manieth (1 or more), not {every}")
+        raise LimbeckError(f"every must be at least 1, got {every}")
+    first, batches = first_batch(batches)
+    layer = penultimate_layer(model, first, task)
+    recorder = LayerRecorder(
+        model, first, task, layers=[] if layer is None else [layer], every=every,
+        max_samples=0 if layer is None else float("inf"),
+    )  # fmt: skip
+    for batch in batches:
+        recorder.record(batch)
+    return ModelOutputs(recorder.logits, recorder.target, None if layer is None else recorder.features[layer], layer)
+
+
+def first_batch(batches: Iterable[Any]) -> tuple[Any, Iterator[Any]]:
+    """The first of ``batches``, and an iterator over all of them."""
     iterator = iter(batches)
-    first_batch = next(iterator, None)
-    if first_batch is None:
-        raise LimbeckError("there is nothing to measure on: the part gave no batch")
-    layer = penultimate_layer(model, first_batch, task)
-    all_logits, targets, features, num_seen = list[Tensor](), list[Tensor](), list[Tensor](), 0
-    extractor = FeatureExtractor(model, {} if layer is None else {"features": layer})
-    for batch in chain([first_batch], iterator):
-        with torch.no_grad(), extractor.capture() as captured:
-            logits, target = collect_logits(model, [batch], task)
-        all_logits.append(logits)
-        targets.append(target)
-        if layer is not None:
-            features.append(captured["features"].detach().float().cpu()[-num_seen % every :: every].clone())
-        num_seen += len(logits)
-    return ModelOutputs(torch.cat(all_logits), torch.cat(targets), torch.cat(features) if features else None, layer)
+    for batch in iterator:
+        return batch, chain([batch], iterator)
+    raise LimbeckError("the split must have at least one batch, got no batch")
+
+
+def pool_features(features: Tensor) -> Tensor:
+    """``features`` of any rank as ``[batch, width]``: the mean over space (``[b, c, h, w]``) or tokens (``[b, t, c]``).
+
+    >>> [tuple(pool_features(torch.ones(shape)).shape) for shape in ((2, 3, 4, 4), (2, 5, 7), (2, 6))]
+    [(2, 3), (2, 7), (2, 6)]
+    """
+    if features.ndim == 3:
+        return features.mean(dim=1)
+    return features.flatten(2).mean(dim=2) if features.ndim > 3 else features.reshape(len(features), -1)
 
 
 def penultimate_layer(model: nn.Module, batch: Any, task: Task) -> str | None:
-    """The place, as taps write it, of what the last linear layer takes; ``None`` where none gives the logits.
+    """Layer of the input of the classification head; ``None`` without one.
 
-    It counts as the head if nothing linear runs after it, its output has the shape of the logits, and its input is
-    ``[rows, width]``: of a network that ends in a convolution the logits themselves have to do.
+    The head is the last linear layer that runs, with the shape of the logits and an input ``[rows, width]``.
     """
-    calls: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
-    with ExitStack() as hooks:
-        for path, module in unwrap_model(model).named_modules():
-            if isinstance(module, nn.Linear):
-
-                def record_call(module: nn.Module, args: tuple[Any, ...], result: Tensor, path: str = path) -> None:
-                    calls.append((path, tuple(args[0].shape) if args else (), tuple(result.shape)))
-
-                hooks.callback(module.register_forward_hook(record_call).remove)
+    paths = [path for path, module in unwrap_model(model).named_modules() if isinstance(module, nn.Linear)]
+    with trace_calls(model, paths) as calls:
         logits, _ = collect_logits(model, [batch], task)
     if not calls:
         return None
-    path, input_shape, output_shape = calls[-1]
-    if len(input_shape) != 2 or output_shape != tuple(logits.shape):
+    head = calls[-1]
+    if head.input_shape is None or len(head.input_shape) != 2 or head.output_shape != tuple(logits.shape):
         return None
-    num_calls = sum(call[0] == path for call in calls)
-    return f"{path}:input" if num_calls == 1 else f"{path}@{num_calls - 1}:input"
+    num_calls = sum(call.path == head.path for call in calls)
+    return f"{head.path}:input" if num_calls == 1 else f"{head.path}@{num_calls - 1}:input"
+
+
+def find_stage_layers(model: nn.Module, batch: Any, task: Task) -> list[str]:
+    """The top-level modules of ``model`` with parameters that run once, in the order they run: its stages.
+
+    With fewer than four, the longest ``Sequential`` is replaced by its children (``features`` of a VGG, ``blocks`` of a
+    ViT); with more than eight, eight are selected at even distances. Normalization layers are left out.
+    """
+    network = unwrap_model(model)
+    layers = _parametric_layers(network, _top_level_modules(network))
+    while len(layers) < _MIN_STAGES and (largest := _largest_sequential(network, layers)):
+        children = [f"{largest}.{name}" for name, _ in network.get_submodule(largest).named_children()]
+        index = layers.index(largest)
+        layers[index : index + 1] = _parametric_layers(network, children)
+    with trace_calls(model, layers) as calls:
+        logits, _ = collect_logits(model, [batch], task)
+    paths = [call.path for call in calls]
+    stages = [
+        call.path
+        for call in calls
+        if paths.count(call.path) == 1 and len(call.output_shape or ()) > 1 and call.output_shape[0] == len(logits)
+    ]
+    if len(stages) <= _MAX_STAGES:
+        return stages
+    return [stages[round(i * (len(stages) - 1) / (_MAX_STAGES - 1))] for i in range(_MAX_STAGES)]
+
+
+def _top_level_modules(network: nn.Module) -> list[str]:
+    """Paths of the children; a single child, such as the network in an adapter, is replaced by its own children."""
+    names = [name for name, _ in network.named_children()]
+    while len(names) == 1 and (children := [name for name, _ in network.get_submodule(names[0]).named_children()]):
+        names = [f"{names[0]}.{name}" for name in children]
+    return names
+
+
+def _parametric_layers(network: nn.Module, layers: Sequence[str]) -> list[str]:
+    """Those with parameters that are no normalization layers."""
+    norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+    modules = {layer: network.get_submodule(layer) for layer in layers}
+    return [
+        layer
+        for layer, module in modules.items()
+        if not isinstance(module, norms) and any(True for _ in module.parameters())
+    ]
+
+
+def _largest_sequential(network: nn.Module, layers: Sequence[str]) -> str | None:
+    """The ``Sequential`` with the most children, at least two."""
+    num_children = {
+        layer: len(module)
+        for layer in layers
+        if isinstance(module := network.get_submodule(layer), nn.Sequential) and len(module) > 1
+    }
+    return max(num_children, key=lambda layer: num_children[layer], default=None)

@@ -1,47 +1,56 @@
-"""What a piece of work cost: wall seconds, CPU seconds, GPU seconds, and joules where the machine tells."""
+"""Wall time, CPU time, GPU time and energy of a block of code.
+
+Energy comes from RAPL for processor packages and from NVML for NVIDIA GPUs. Both count the whole package or GPU, with
+what other processes use.
+"""
 
 from __future__ import annotations
 
+import importlib
+import threading
 import time
 from pathlib import Path
-from typing import Self, final
+from typing import Any, Self, final
 
 import torch
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation.energy import POWERCAP_ROOT, CPUEnergyMeter, read_gpu_energy, strip_uuid_prefix
 
 __all__ = ["ResourceMeter"]
+
+_POWERCAP_ROOT = Path("/sys/class/powercap")
+_POLL_SECONDS = 30.0  # the usual counter, of 262 kJ, wraps around at most once in this time below 8 kW
 
 
 @final
 class ResourceMeter:
-    """Measures what the block under ``with`` costs; a block that ends by an error is measured too.
+    """Context manager that measures its block, also when the block raises.
 
-    - ``seconds``: of the clock on the wall.
-    - ``cpu_seconds``: of all threads of this process, and of those of its children that ended within the block and were
-      waited for. A loader's worker that outlives the block counts in the block in which it ends.
-    - ``gpu_seconds``: by convention, ``seconds`` times the CUDA devices this process holds memory on at the end, which
-      are waited for at both ends. It is how long the devices were kept, and not how busy they were. Without CUDA 0.
-    - ``joules``: of the processor's packages by RAPL, and of the devices of ``gpu_seconds`` by NVML, added where both
-      tell; ``None`` where neither does. It is the use of the whole package and the whole card, also by what others ran
-      there meanwhile; ``energy_sources`` says what is in it, and only figures with the same meters can be compared.
+    - ``seconds``: wall-clock time.
+    - ``cpu_seconds``: CPU time of all threads of the process, and of child processes that end within the block and are
+      waited for.
+    - ``gpu_seconds``: ``seconds`` times the number of CUDA devices on which the process holds memory at the end: how
+    long
+      they are reserved, not how busy they are. Devices are synchronized at both ends. 0 without CUDA.
+    - ``joules``: energy of the processor packages and of these devices; ``None`` where neither is available. Compare
+    only
+      measurements with the same ``energy_sources``.
 
-    Arguments:
-        powercap: the folder of the kernel's powercap zones.
+    Args:
+        powercap: folder of the kernel's powercap zones.
 
     Attributes:
-        energy_sources: what told joules: of ``rapl`` and ``nvml`` none, one or both.
+        energy_sources: the available sources among ``rapl`` and ``nvml``.
 
-    >>> with ResourceMeter() as spent:
+    >>> with ResourceMeter() as meter:
     ...     total = sum(range(1000))
-    >>> sorted(spent.to_dict()), 0 <= spent.to_dict()["seconds"] < 1
+    >>> sorted(meter.to_dict()), 0 <= meter.to_dict()["seconds"] < 1
     (['cpu_seconds', 'gpu_seconds', 'joules', 'seconds'], True)
     """
 
-    def __init__(self, *, powercap: Path = POWERCAP_ROOT) -> None:
+    def __init__(self, *, powercap: Path = _POWERCAP_ROOT) -> None:
         self.energy_sources: tuple[str, ...] = ()
-        self._cpu_energy = CPUEnergyMeter(powercap)
+        self._cpu_energy = _CPUEnergyMeter(powercap)
         self._gpu_energy: dict[str, float] = {}
         self._start = (0.0, 0.0)
         self._result: dict[str, float | None] | None = None
@@ -49,8 +58,8 @@ class ResourceMeter:
     def __enter__(self) -> Self:
         self._result, self.energy_sources = None, ()
         _synchronize(_cuda_devices())
-        self._gpu_energy = read_gpu_energy()
-        self._cpu_energy.__enter__()
+        self._gpu_energy = _read_gpu_energy()
+        self._cpu_energy.start()
         self._start = time.perf_counter(), _cpu_seconds()
         return self
 
@@ -58,55 +67,147 @@ class ResourceMeter:
         devices = _cuda_devices()
         _synchronize(devices)
         seconds, cpu_seconds = time.perf_counter() - self._start[0], _cpu_seconds() - self._start[1]
-        self._cpu_energy.__exit__()
-        joules_by_source = {"rapl": self._cpu_energy.joules, "nvml": _gpu_joules(self._gpu_energy, devices)}
-        joules = [value for value in joules_by_source.values() if value is not None]
-        self.energy_sources = tuple(source for source, value in joules_by_source.items() if value is not None)
+        by_source = {"rapl": self._cpu_energy.stop(), "nvml": _gpu_joules(self._gpu_energy, devices)}
+        joules = {source: value for source, value in by_source.items() if value is not None}
+        self.energy_sources = tuple(joules)
         self._result = {
             "seconds": seconds,
             "cpu_seconds": cpu_seconds,
             "gpu_seconds": seconds * len(devices),
-            "joules": sum(joules) if joules else None,
+            "joules": sum(joules.values()) if joules else None,
         }
 
     def to_dict(self) -> dict[str, float | None]:
-        """``seconds``, ``cpu_seconds``, ``gpu_seconds`` and ``joules`` (or ``None``), as a record holds them.
+        """``seconds``, ``cpu_seconds``, ``gpu_seconds`` and ``joules``.
 
         Raises:
             LimbeckError: the block has not ended.
         """
         if self._result is None:
-            raise LimbeckError("what was spent is known at the end of its block: ask after it, not within or before")
+            raise LimbeckError("resources are available at the end of the block; call to_dict() after it")
         return dict(self._result)
+
+
+@final
+class _CPUEnergyMeter:
+    """Adds up the energy of the processor packages between :meth:`start` and :meth:`stop`.
+
+    RAPL's counters (https://docs.kernel.org/power/powercap/powercap.html) wrap around within minutes of full load, so a
+    thread reads them every 30 seconds.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._previous: dict[Path, int] = {}
+        self._microjoules = 0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._microjoules, self._thread = 0, None
+        self._stop.clear()
+        try:
+            self._previous = {zone: _read_int(zone / "energy_uj") for zone in _package_zones(self._root)}
+        except (OSError, ValueError):
+            self._previous = {}
+        if self._previous:
+            self._thread = threading.Thread(target=self._poll, name="limbeck-joules", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> float | None:
+        """Joules since :meth:`start`; ``None`` without a package, or where one is not readable (often only by root)."""
+        if self._thread is None:
+            return None
+        self._stop.set()
+        self._thread.join()
+        self._update()
+        return self._microjoules / 1e6 if self._previous else None
+
+    def _poll(self) -> None:
+        while not self._stop.wait(_POLL_SECONDS):
+            self._update()
+
+    def _update(self) -> None:
+        """Adds the energy since the last reading; a failed reading invalidates the measurement."""
+        try:
+            for zone, previous in self._previous.items():
+                current = _read_int(zone / "energy_uj")
+                wraparound = _read_int(zone / "max_energy_range_uj") if current < previous else 0
+                self._microjoules += current - previous + wraparound
+                self._previous[zone] = current
+        except (OSError, ValueError):
+            self._previous = {}
+
+
+def _package_zones(root: Path) -> list[Path]:
+    """One zone per package: ``intel-rapl-mmio`` repeats ``intel-rapl``, and a package includes its subzones."""
+    zones = sorted(root.glob("intel-rapl*:*"), key=lambda zone: (not zone.name.startswith("intel-rapl:"), zone.name))
+    packages: dict[str, Path] = {}
+    for zone in zones:
+        name = (zone / "name").read_text(encoding="ascii").strip()
+        if name.startswith("package"):
+            packages.setdefault(name, zone)
+    return list(packages.values())
+
+
+def _read_int(file: Path) -> int:
+    return int(file.read_text(encoding="ascii"))
 
 
 def _cpu_seconds() -> float:
     """User and system time of this process and of its children that were waited for."""
     try:
         import resource
-    except ModuleNotFoundError:  # Windows, which tells a process its own time only
+    except ModuleNotFoundError:  # Windows has no time of child processes
         return time.process_time()
     usages = (resource.getrusage(target) for target in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def _cuda_devices() -> list[int]:
-    """The CUDA devices on which this process holds memory; asking starts no CUDA, which a fork could not follow."""
+    """CUDA devices on which this process holds memory, without initializing CUDA."""
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call,unused-ignore]
         return []
     return [device for device in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(device)]
 
 
 def _synchronize(devices: list[int]) -> None:
-    """Until what was sent to the devices is done."""
     for device in devices:
         torch.cuda.synchronize(device)
 
 
 def _gpu_joules(start: dict[str, float], devices: list[int]) -> float | None:
-    """Joules of these devices since ``start``; ``None`` without a device, or where one of them does not tell."""
-    uuids = [strip_uuid_prefix(str(torch.cuda.get_device_properties(device).uuid)) for device in devices]
-    current = read_gpu_energy() if uuids else {}
+    """Joules of ``devices`` since ``start``; ``None`` without a device, or where one has no counter."""
+    uuids = [str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-") for device in devices]
+    current = _read_gpu_energy() if uuids else {}
     if not uuids or any(uuid not in start or uuid not in current for uuid in uuids):
         return None
     return sum(current[uuid] - start[uuid] for uuid in uuids)
+
+
+def _read_gpu_energy() -> dict[str, float]:
+    """Joules of each NVIDIA GPU since its driver was loaded, by UUID; empty without ``nvidia-ml-py`` or a GPU.
+
+    GPUs before Volta have no counter. Does not initialize CUDA.
+    """
+    try:
+        nvml: Any = importlib.import_module("pynvml")
+    except ImportError:
+        return {}
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return {}
+    joules: dict[str, float] = {}
+    try:
+        for index in range(nvml.nvmlDeviceGetCount()):
+            try:
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                uuid = nvml.nvmlDeviceGetUUID(handle)
+                uuid = uuid.decode() if isinstance(uuid, bytes) else uuid  # bytes in older versions
+                joules[uuid.removeprefix("GPU-")] = nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
+            except nvml.NVMLError:
+                continue
+    finally:
+        nvml.nvmlShutdown()
+    return joules

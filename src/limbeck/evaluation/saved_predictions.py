@@ -1,7 +1,4 @@
-"""What networks answered on one part, kept beside the record: who was right where, without the networks.
-
-A paired test, an agreement matrix and a bootstrap over samples need each sample's answer; a mean is not enough.
-"""
+"""Predictions of networks on a split, saved with the record for paired tests and agreement."""
 
 from __future__ import annotations
 
@@ -25,14 +22,14 @@ _FORMAT = "limbeck predictions 2"
 @final
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Answers of several networks to the same samples.
+    """Predictions of several networks for the same samples.
 
     Attributes:
-        target: ``[n]`` class numbers, −100 where there is no label.
-        predicted: by network, ``[n]`` class numbers.
+        target: ``[n]`` class indices, −100 for no label.
+        predicted: by network, ``[n]`` class indices.
         confidence: by network, ``[n]`` probabilities of the predicted class.
-        split: the part of the data, ``test`` or ``validation``.
-        fingerprint: of the samples; answers with the same one are about the same samples in the same order.
+        split: ``test`` or ``validation``.
+        fingerprint: fingerprint of the samples and their order.
     """
 
     target: Tensor
@@ -42,7 +39,7 @@ class Predictions:
     fingerprint: str
 
     def correct(self, name: str) -> Tensor:
-        """Whether ``name`` is right, ``[labelled]`` booleans: samples without a label are left out."""
+        """Whether network ``name`` is correct on each labeled sample, ``[labeled]`` booleans."""
         is_labeled = self.target >= 0
         return (self.predicted[name] == self.target)[is_labeled]
 
@@ -50,16 +47,16 @@ class Predictions:
 def save_predictions(
     path: Path, logits: Mapping[str, Tensor], target: Tensor, *, split: str = "test", fingerprint: str = ""
 ) -> Path:
-    """Write the answers of networks by name, from their ``logits`` ``[n, classes]``, as one safetensors file.
+    """Saves the predictions of networks, by name, from their ``logits`` ``[n, classes]`` as one safetensors file.
 
     Raises:
-        LimbeckError: logits that are not finite or do not fit the target.
+        LimbeckError: logits that are not finite or do not match the target.
     """
     from safetensors.torch import save_file
 
     tensors = {"target": target.detach().cpu().long().contiguous()}
-    for name, rows in logits.items():
-        rows = check_logits(rows, owner=f"{name}'s")
+    for name, model_logits in logits.items():
+        rows = check_logits(model_logits, owner=f"{name}'s")
         labeled_mask(tensors["target"], num_rows=len(rows), num_classes=rows.shape[1])
         confidence, predicted = rows.double().softmax(dim=1).max(dim=1)
         tensors |= {f"{name}.predicted": predicted, f"{name}.confidence": confidence.float()}
@@ -68,10 +65,10 @@ def save_predictions(
 
 
 def load_predictions(path: Path) -> Predictions:
-    """Read what :func:`save_predictions` wrote.
+    """Loads a file of :func:`save_predictions`.
 
     Raises:
-        LimbeckError: there is no such file, or it holds something else.
+        LimbeckError: a missing file, or one of another format.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -79,12 +76,14 @@ def load_predictions(path: Path) -> Predictions:
         with safe_open(path, framework="pt") as file:
             metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise LimbeckError(f"{path} holds no answers that can be read: run it again with this limbeck") from error
+        raise LimbeckError(f"{path} holds no readable predictions; run again with this version of limbeck") from error
     if metadata.get("format") != _FORMAT or "target" not in tensors:
-        raise LimbeckError(f"{path} is not what limbeck writes for answers: give the file of a finished run")
+        raise LimbeckError(f"{path} is no file of limbeck's predictions; give the file of a finished run")
     names = [key.removesuffix(".predicted") for key in tensors if key.endswith(".predicted")]
     return Predictions(
-        tensors["target"], {name: tensors[f"{name}.predicted"] for name in names},
+        tensors["target"],
+        {name: tensors[f"{name}.predicted"] for name in names},
         {name: tensors.get(f"{name}.confidence", torch.empty(0)) for name in names},
-        metadata.get("split", "test"), metadata.get("fingerprint", ""),
-    )  # fmt: skip
+        metadata.get("split", "test"),
+        metadata.get("fingerprint", ""),
+    )

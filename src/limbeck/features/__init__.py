@@ -1,5 +1,13 @@
 """Hidden features by forward hooks, without editing a model."""
 
-from limbeck.features.feature_extractor import FeatureExtractor, LayerRef, list_layers, parse_layer, unwrap_model
+from limbeck.features.feature_extractor import (
+    FeatureExtractor,
+    LayerRef,
+    ModuleCall,
+    list_layers,
+    parse_layer,
+    trace_calls,
+    unwrap_model,
+)
 
-__all__ = ["FeatureExtractor", "LayerRef", "list_layers", "parse_layer", "unwrap_model"]
+__all__ = ["FeatureExtractor", "LayerRef", "ModuleCall", "list_layers", "parse_layer", "trace_calls", "unwrap_model"]

@@ -7,17 +7,19 @@ A place is written ``layer2`` (the output of that module), ``layer2:input`` (its
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.utils.eval_mode import eval_mode
 
-__all__ = ["FeatureExtractor", "LayerRef", "list_layers", "parse_layer", "unwrap_model"]
+__all__ = ["FeatureExtractor", "LayerRef", "ModuleCall", "list_layers", "parse_layer", "trace_calls", "unwrap_model"]
 
 _WRAPPER_CLASSES = ("OptimizedModule", "DistributedDataParallel", "DataParallel", "_FabricModule")
 _LAYER_PATTERN = re.compile(r"^(?P<path>[^@:]*)(?:@(?P<run>\d+))?(?::(?P<side>input|output))?$")
@@ -159,34 +161,62 @@ class FeatureExtractor:
             )
 
 
-@torch.no_grad()
-def list_layers(network: nn.Module, *inputs: Tensor) -> list[tuple[str, str, tuple[int, ...] | None, int]]:
-    """Every module of ``network``: path, class, shape of its output on ``inputs`` (batch first), how often it ran.
+@final
+@dataclass(frozen=True, slots=True)
+class ModuleCall:
+    """A call of a submodule: its path, and the shapes of the first tensors of its input and output."""
 
-    The network runs once in eval mode and is left as it was. A module that did not run has the shape ``None``.
+    path: str
+    input_shape: tuple[int, ...] | None
+    output_shape: tuple[int, ...] | None
+
+
+@contextmanager
+def trace_calls(network: nn.Module, paths: Iterable[str]) -> Iterator[list[ModuleCall]]:
+    """Records the calls of the submodules at ``paths`` while the block runs, in the order in which they end.
+
+    >>> network = nn.Sequential(nn.Linear(2, 3))
+    >>> with trace_calls(network, ["0"]) as calls:
+    ...     _ = network(torch.ones(1, 2))
+    >>> calls
+    [ModuleCall(path='0', input_shape=(1, 2), output_shape=(1, 3))]
+    """
+    network, calls = unwrap_model(network), list[ModuleCall]()
+
+    def add_hook(path: str) -> RemovableHandle:
+        def record_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+            calls.append(ModuleCall(path, _first_shape((args, kwargs)), _first_shape(result)))
+
+        return network.get_submodule(path).register_forward_hook(record_call, with_kwargs=True)
+
+    with ExitStack() as hooks:
+        for path in paths:
+            hooks.callback(add_hook(path).remove)
+        yield calls
+
+
+def list_layers(network: nn.Module, *inputs: Tensor) -> list[tuple[str, str, tuple[int, ...] | None, int]]:
+    """Lists every module of ``network``: path, class, output shape on ``inputs`` (batch first), number of calls.
+
+    The network runs once in eval mode. The shape of a module that does not run is ``None``.
 
     >>> list_layers(nn.Sequential(nn.Linear(2, 3)), torch.ones(1, 2))
     [('0', 'Linear', (1, 3), 1)]
     """
     network = unwrap_model(network)
     shapes: dict[str, list[tuple[int, ...] | None]] = {path: [] for path, _ in network.named_modules() if path}
-    modes = {module: module.training for module in network.modules()}
-    with ExitStack() as hooks:
-        for path in shapes:
-
-            def record_shape(module: nn.Module, args: object, result: object, path: str = path) -> None:
-                shapes[path].append(next((tuple(t.shape) for t in _iterate_tensors(result)), None))
-
-            hooks.callback(network.get_submodule(path).register_forward_hook(record_shape).remove)
-        try:
-            network.eval()(*inputs)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+    with eval_mode(network), trace_calls(network, shapes) as calls:
+        network(*inputs)
+    for call in calls:
+        shapes[call.path].append(call.output_shape)
     return [
-        (path, type(network.get_submodule(path)).__name__, calls[-1] if calls else None, len(calls))
-        for path, calls in shapes.items()
+        (path, type(network.get_submodule(path)).__name__, outputs[-1] if outputs else None, len(outputs))
+        for path, outputs in shapes.items()
     ]
+
+
+def _first_shape(result: Any) -> tuple[int, ...] | None:
+    return next((tuple(tensor.shape) for tensor in _iterate_tensors(result)), None)
 
 
 @dataclass(frozen=True, slots=True)

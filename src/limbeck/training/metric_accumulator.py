@@ -14,6 +14,7 @@ from limbeck.core.protocols import Task
 from limbeck.distiller.objective import LossOutput
 from limbeck.losses._ops import hard_labels
 from limbeck.training.running_stats import RunningStats, merge_stats, update_stats
+from limbeck.utils.eval_mode import eval_mode
 
 __all__ = ["MetricAccumulator", "equalize_batches", "run_validation"]
 
@@ -149,7 +150,6 @@ class MetricAccumulator:
         return self._num_flushed + first, [name for name, batch_index in batch_indices.items() if batch_index == first]
 
 
-@torch.no_grad()
 def run_validation(
     network: torch.nn.Module, batches: Iterable[Any], task: Task, to_device: Callable[[Any], Any],
     all_gather: Callable[[Any], list[Any]] = lambda share: [share],
@@ -160,9 +160,7 @@ def run_validation(
     counted as a whole and in float64, and the sum is exact, so it is the same however the batches are dealt out.
     """
     counts_per_batch: list[tuple[int, int, float]] = []
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
+    with eval_mode(network):
         for item in batches:
             if isinstance(item, _PaddingBatch):
                 task.outputs(network, to_device(item.batch))
@@ -175,9 +173,6 @@ def run_validation(
             num_correct, num_labeled = _count_correct(logits, labels)
             losses = torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="none")
             counts_per_batch.append((int(num_correct), int(num_labeled), float(losses.cpu().double().sum())))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     all_counts = [count for counts in all_gather(counts_per_batch) for count in counts]
     total_labeled = sum(num_labeled for _, num_labeled, _ in all_counts)
     if not total_labeled:

@@ -108,14 +108,14 @@ def test_without_torchattacks_one_sentence_says_what_to_install(network, batch, 
 
 @pytest.mark.parametrize("eps", [8, 8.0, 0.0, -0.1, float("nan")])
 @pytest.mark.parametrize("attack", [fgsm, pgd, apgd])
-def test_an_unnormalised_eps_is_refused(network, batch, attack, eps):
-    with pytest.raises(LimbeckError, match="an unnormalised ε is refused"):
+def test_eps_outside_pixel_units_raises(network, batch, attack, eps):
+    with pytest.raises(LimbeckError, match="ε must be in pixel units"):
         attack(network, *batch, eps=eps)
 
 
 @pytest.mark.parametrize("attack", [fgsm, pgd, apgd])
-def test_normalised_inputs_are_refused(network, batch, attack):
-    with pytest.raises(LimbeckError, match="normalisation inside the network"):
+def test_normalized_inputs_raise(network, batch, attack):
+    with pytest.raises(LimbeckError, match="normalization into the network"):
         attack(network, (batch[0] - 0.5) / 0.25, batch[1])
 
 

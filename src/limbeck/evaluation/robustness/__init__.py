@@ -1,1 +1,1 @@
-"""Robustness: attacks, corruptions, noise, shift and out-of-distribution data."""
+"""Accuracy under attacks, corruptions, noise and shift, and out-of-distribution detection."""

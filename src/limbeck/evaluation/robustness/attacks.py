@@ -1,12 +1,8 @@
-"""Accuracy under attack: pictures changed within ε so that a network errs, which it shows the way to by its gradient.
+"""Accuracy under white-box adversarial attacks: untargeted, L∞, within 0..1.
 
 FGSM is Goodfellow et al.'s (2015, https://arxiv.org/abs/1412.6572), PGD Madry et al.'s (2018,
-https://arxiv.org/abs/1706.06083), APGD Croce & Hein's (2020, https://arxiv.org/abs/2003.01690), of which the package
-torchattacks has the code. All keep every pixel within ε of what it was (L∞) and within 0..1, and aim at any class
-but the true one.
-
-ε is in units of the pixel, 0..1, so a network that is attacked takes pixels and normalises them itself: 8/255 of a
-normalised input would be another attack for each data set.
+https://arxiv.org/abs/1706.06083), APGD Croce & Hein's (2020, https://arxiv.org/abs/2003.01690), from the package
+torchattacks. ε is in pixel units of 0..1, so the attacked network takes pixels and normalizes them itself.
 """
 
 from __future__ import annotations
@@ -22,25 +18,26 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.data.counter_rng import derive_seed, make_generator
 from limbeck.data.split import Split
-from limbeck.evaluation.checks import evaluation_mode, require_pixels
+from limbeck.evaluation.checks import model_device, require_labeled, require_pixels
+from limbeck.utils.eval_mode import eval_mode
 
 __all__ = ["ATTACKS", "DEFAULT_EPS", "adversarial_accuracy", "apgd", "fgsm", "pgd"]
 
 DEFAULT_EPS = 8 / 255
-"""What colour pictures of 32×32 are usually attacked with."""
+"""The usual ε for color images of 32×32."""
 
 
 def fgsm(network: nn.Module, pixels: Tensor, target: Tensor, *, eps: float = DEFAULT_EPS) -> Tensor:
-    """``pixels`` one step of ``eps`` up the loss.
+    """Fast gradient sign method: one step of ``eps`` that increases the loss.
 
     Args:
-        network: takes pixels and gives logits ``[n, classes]``; its modes and gradients stay as they are.
+        network: maps pixels to logits ``[n, classes]``; its modes and gradients do not change.
         pixels: ``[n, ...]`` in 0..1, on the network's device.
-        target: ``[n]`` class numbers.
-        eps: the largest change of a pixel, in 0..1.
+        target: ``[n]`` class indices.
+        eps: largest change of a pixel.
 
     Raises:
-        LimbeckError: ``eps`` or pixels that are not in units of 0..1.
+        LimbeckError: ``eps`` or pixels outside 0..1.
 
     >>> network = nn.Linear(1, 2, bias=False)
     >>> with torch.no_grad(): _ = network.weight.copy_(torch.tensor([[1.0], [-1.0]]))
@@ -48,7 +45,7 @@ def fgsm(network: nn.Module, pixels: Tensor, target: Tensor, *, eps: float = DEF
     tensor([[0.2500]])
     """
     require_pixels(pixels, eps=eps)
-    with evaluation_mode(network):
+    with eval_mode(network):
         return (pixels + eps * _gradient_sign(network, pixels, target)).clamp(0, 1)
 
 
@@ -56,16 +53,16 @@ def pgd(
     network: nn.Module, pixels: Tensor, target: Tensor, *, eps: float = DEFAULT_EPS, seed: int = 0, steps: int = 20,
     step_size: float | None = None,
 ) -> Tensor:  # fmt: skip
-    """``pixels`` after ``steps`` steps up the loss from a random start, each brought back to within ``eps``.
+    """Projected gradient descent: ``steps`` from a random start, each projected to within ``eps``.
 
     Args:
-        network: takes pixels and gives logits ``[n, classes]``; its modes and gradients stay as they are.
+        network: maps pixels to logits ``[n, classes]``; its modes and gradients do not change.
         pixels: ``[n, ...]`` in 0..1, on the network's device.
-        target: ``[n]`` class numbers.
-        eps: the largest change of a pixel, in 0..1.
-        seed: of the start, which is uniform within ``eps``.
-        steps: how many.
-        step_size: how long each is; ``None``: a quarter of ``eps``, which is 2/255 for 8/255.
+        target: ``[n]`` class indices.
+        eps: largest change of a pixel.
+        seed: seed of the start, which is uniform within ``eps``.
+        steps: number of steps.
+        step_size: change of a pixel per step; ``None``: a quarter of ``eps`` (2/255 for 8/255).
 
     >>> network = nn.Linear(1, 2, bias=False)
     >>> with torch.no_grad(): _ = network.weight.copy_(torch.tensor([[1.0], [-1.0]]))
@@ -75,13 +72,13 @@ def pgd(
     require_pixels(pixels, eps=eps)
     if steps < 1 or (step_size is not None and not 0 < step_size <= 1):
         raise LimbeckError(
-            f"pgd takes steps from 1 and a step_size in 0..1 (2/255 = 0.0078), not {steps} and {step_size}"
+            f"steps must be at least 1 and step_size in 0..1 (2/255 = 0.0078), got {steps} and {step_size}"
         )
     update_size = eps / 4 if step_size is None else step_size
-    # Drawn on the CPU, so that every device starts from the same place.
+    # On the CPU, so that the start is the same on every device.
     start = torch.rand(pixels.shape, generator=make_generator(seed), dtype=pixels.dtype).to(pixels.device)
     perturbed = (pixels + eps * (2 * start - 1)).clamp(0, 1)
-    with evaluation_mode(network):
+    with eval_mode(network):
         for _ in range(steps):
             perturbed = perturbed + update_size * _gradient_sign(network, perturbed, target)
             perturbed = (pixels + (perturbed - pixels).clamp(-eps, eps)).clamp(0, 1)
@@ -90,24 +87,31 @@ def pgd(
 
 def apgd(
     network: nn.Module, pixels: Tensor, target: Tensor, *, eps: float = DEFAULT_EPS, seed: int = 0, steps: int = 20
-) -> Tensor:  # fmt: skip
-    """``pixels`` after ``steps`` of APGD on the cross-entropy, whose step finds its own length; by torchattacks.
+) -> Tensor:
+    """Auto-PGD on the cross-entropy, with an adaptive step size, by torchattacks.
 
     Raises:
-        LimbeckError: torchattacks is not installed, or ``eps`` or pixels are not in units of 0..1.
+        LimbeckError: torchattacks is not installed, or ``eps`` or pixels outside 0..1.
     """
     require_pixels(pixels, eps=eps)
     if pixels.ndim != 4:
-        raise LimbeckError(f"apgd takes pictures [n, channels, height, width], not {list(pixels.shape)}: use pgd")
-    attack = _import_torchattacks().APGD(network, norm="Linf", eps=eps, steps=steps, seed=seed)
-    # It seeds torch's own generator, and what comes after must not hang on whether there was an attack.
-    with torch.random.fork_rng(), evaluation_mode(network), torch.enable_grad():
+        raise LimbeckError(f"apgd needs images [n, channels, height, width], got {list(pixels.shape)}; use pgd")
+    try:
+        import torchattacks  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    except ImportError as error:
+        raise LimbeckError(
+            f"apgd needs torchattacks, which cannot be imported ({error}); pip install --no-deps torchattacks (its "
+            "dependencies pin an old version of requests)"
+        ) from error
+    attack = torchattacks.APGD(network, norm="Linf", eps=eps, steps=steps, seed=seed)
+    # torchattacks seeds torch's global generator.
+    with torch.random.fork_rng(), eval_mode(network), torch.enable_grad():
         perturbed: Tensor = attack(pixels, target)
     return perturbed.detach()
 
 
 def _with_batch_seed(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``attack`` as all are called here, with the number of the batch as one more word of its seed."""
+    """``attack`` with the signature of :data:`ATTACKS`, with a seed that depends on the batch."""
 
     def seeded_attack(*args: Any, eps: float, seed: int, batch_index: int) -> Tensor:
         return attack(*args, eps=eps, seed=derive_seed(seed, batch_index) % 2**32)
@@ -116,50 +120,46 @@ def _with_batch_seed(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _run_fgsm(*args: Any, eps: float, seed: int, batch_index: int) -> Tensor:
-    return fgsm(*args, eps=eps)  # draws nothing
+    return fgsm(*args, eps=eps)
 
 
 ATTACKS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
     {"fgsm": _run_fgsm, "pgd": _with_batch_seed(pgd), "apgd": _with_batch_seed(apgd)}
 )
-"""What :func:`attacked` knows, by name."""
+"""The attacks of :func:`adversarial_accuracy` by name."""
 
 
 def adversarial_accuracy(
-    network: nn.Module, split: Split, *, attacks: Sequence[str] = ("fgsm", "pgd"), eps: float = DEFAULT_EPS, seed: int = 0,
-    batch_size: int = 256,
+    network: nn.Module, split: Split, *, attacks: Sequence[str] = ("fgsm", "pgd"), eps: float = DEFAULT_EPS,
+    seed: int = 0, batch_size: int = 256,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """On which labelled samples of ``split`` the network stays right.
+    """Whether ``network`` stays correct on each labeled sample of ``split``.
 
     Args:
-        network: takes pixels in 0..1 and gives logits ``[n, classes]``; where it stands, there it is attacked.
-        split: the samples; those without a label are left out.
-        attacks: names out of :data:`ATTACKS`.
-        eps: the largest change of a pixel, in 0..1.
-        seed: of what is drawn.
-        batch_size: samples at once.
+        network: maps pixels in 0..1 to logits ``[n, classes]``; attacked on its device.
+        split: the samples.
+        attacks: names from :data:`ATTACKS`.
+        eps: largest change of a pixel, in 0..1.
+        seed: seed of the random starts.
+        batch_size: samples per batch.
 
     Returns:
-        ``[labelled]`` booleans by name: ``clean``, each attack, and ``worst_case``, right under every one of them. What was
-        wrong before an attack counts as wrong under it, so that no attack can mend an answer.
+        ``[labeled]`` booleans by name: ``clean``, each attack, and ``worst_case``, correct under all of them. A sample
+        that is wrong without an attack is wrong under every attack.
 
     Raises:
-        LimbeckError: an unknown attack, no labelled sample, or ``eps`` or pixels that are not in units of 0..1.
+        LimbeckError: an unknown attack, no labeled sample, or ``eps`` or pixels outside 0..1.
 
     >>> from limbeck.data.split import InMemory
-    >>> part = Split.from_images(InMemory(torch.tensor([[0.9, 0.1], [0.55, 0.45]])), torch.tensor([0, 0]))
-    >>> found = adversarial_accuracy(nn.Identity(), part, attacks=["fgsm"], eps=0.1)
-    >>> found["clean"].tolist(), found["fgsm"].tolist(), found["worst_case"].tolist()
+    >>> split = Split.from_images(InMemory(torch.tensor([[0.9, 0.1], [0.55, 0.45]])), torch.tensor([0, 0]))
+    >>> correct = adversarial_accuracy(nn.Identity(), split, attacks=["fgsm"], eps=0.1)
+    >>> correct["clean"].tolist(), correct["fgsm"].tolist(), correct["worst_case"].tolist()
     ([True, True], [True, False], [True, False])
     """
     for name in attacks:
         if name not in ATTACKS:
-            raise LimbeckError(f"no attack is named {name!r}; there are: {suggest_names(name, ATTACKS)}")
-    split = split.select_labeled()
-    if not len(split):
-        raise LimbeckError("there is nothing to attack: no sample has a label")
-    first_parameter = next(iter(network.parameters()), None)
-    device = torch.device("cpu") if first_parameter is None else first_parameter.device
+            raise LimbeckError(f"unknown attack {name!r}; use one of {suggest_names(name, ATTACKS)}")
+    split, device = require_labeled(split), model_device(network)
     chunks: dict[str, list[Tensor]] = {name: [] for name in ("clean", *attacks)}
     for batch_index, indices in enumerate(torch.split(torch.arange(len(split)), batch_size)):
         pixels, target = split.read(indices).to(device), split.target[indices].to(device)
@@ -179,29 +179,17 @@ def adversarial_accuracy(
 
 
 def _gradient_sign(network: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
-    """The sign of the gradient of the cross-entropy by the pixels; the parameters' gradients are not touched."""
+    """Sign of the gradient of the cross-entropy with respect to the pixels."""
     with torch.enable_grad():
         leaf = pixels.detach().requires_grad_()
         logits = network(leaf).float()
         target_logit = logits.gather(1, target[:, None])[:, 0]
         other_logit = logits.scatter(1, target[:, None], float("-inf")).logsumexp(dim=1)
-        # The cross-entropy, written so that its gradient does not round to zero where the network is sure: from a gap
-        # of 17 on, 1 − p is 0 in float32, and a network that is merely sure of itself would look robust.
+        # The cross-entropy in a form whose gradient does not round to 0: above a margin of 17, 1 − p is 0 in float32.
         (gradient,) = torch.autograd.grad(F.softplus(other_logit - target_logit).sum(), leaf)
     return gradient.sign()
 
 
 def _is_correct(network: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
-    with evaluation_mode(network):
+    with eval_mode(network):
         return torch.as_tensor(network(pixels).argmax(dim=1) == target)
-
-
-def _import_torchattacks() -> Any:
-    try:
-        import torchattacks  # type: ignore[import-untyped,import-not-found,unused-ignore]
-    except ImportError as error:
-        raise LimbeckError(
-            f"apgd is torchattacks's, which cannot be imported ({error}): pip install --no-deps torchattacks, without "
-            "its dependencies, since it asks for a requests of many years ago"
-        ) from error
-    return torchattacks

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.data.counter_rng import derive_seed
 from limbeck.data.split import Split
-from limbeck.evaluation.checks import predict_logits, require_pixels
+from limbeck.evaluation.checks import predict_logits, require_labeled, require_pixels
 
 __all__ = ["NOISE_SIGMAS", "add_gaussian_noise", "noise_accuracy"]
 
@@ -20,19 +20,19 @@ _NOISE_STREAM = 0x6E6F697365
 
 
 def add_gaussian_noise(pixels: Tensor, sigma: float, *, seed: int = 0, sample_ids: Tensor | None = None) -> Tensor:
-    """``pixels`` plus normal noise of ``sigma``, cut off at 0 and 1.
+    """Adds Gaussian noise to ``pixels`` and clamps to 0..1.
 
     Args:
         pixels: ``[n, ...]`` in 0..1.
-        sigma: standard deviation in units of the pixel, 0..1.
-        seed: of the noise, which is the same for every ``sigma`` but for its size.
-        sample_ids: ``[n]``, by which number each sample draws; ``None``: its place.
+        sigma: standard deviation in pixel units.
+        seed: seed of the noise, which is the same for every ``sigma`` up to its scale.
+        sample_ids: ``[n]`` ids that select the noise of each sample; ``None``: the index in the batch.
 
     >>> round(float(add_gaussian_noise(torch.full((1, 1, 100, 100), 0.5), 0.1).std()), 2)
     0.1
     """
     if not 0 <= sigma <= 1:
-        raise LimbeckError(f"the σ of noise is in pixel units of 0..1, such as 0.1, not {sigma:g}")
+        raise LimbeckError(f"sigma must be in pixel units of 0..1, such as 0.1, got {sigma:g}")
     require_pixels(pixels)
     ids = range(len(pixels)) if sample_ids is None else sample_ids.tolist()
     noise = [
@@ -43,28 +43,27 @@ def add_gaussian_noise(pixels: Tensor, sigma: float, *, seed: int = 0, sample_id
 
 
 def noise_accuracy(
-    networks: Mapping[str, nn.Module], split: Split, *, sigmas: Sequence[float] = NOISE_SIGMAS, seed: int = 0, batch_size: int = 256
+    networks: Mapping[str, nn.Module], split: Split, *, sigmas: Sequence[float] = NOISE_SIGMAS, seed: int = 0,
+    batch_size: int = 256,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Which labelled samples of ``split`` each network gets right at each of ``sigmas``.
+    """Whether each network is correct on each labeled sample of ``split``, at each of ``sigmas``.
 
     Args:
-        networks: each takes pixels in 0..1 and gives logits ``[n, classes]``; all see the same noise.
-        split: the samples; those without a label are left out.
-        sigmas: standard deviations in units of the pixel, 0..1.
-        seed: of the noise.
-        batch_size: samples at once.
+        networks: networks that map pixels in 0..1 to logits ``[n, classes]``; all get the same noise.
+        split: the samples.
+        sigmas: standard deviations in pixel units.
+        seed: seed of the noise.
+        batch_size: samples per batch.
 
     Returns:
-        By network, ``[sigmas, labelled]`` booleans.
+        By network, ``[sigmas, labeled]`` booleans.
 
     >>> from limbeck.data.split import InMemory
-    >>> part = Split.from_images(InMemory(torch.tensor([[0.9, 0.1], [0.51, 0.49]])), torch.tensor([0, 0]))
-    >>> noise_accuracy({"itself": nn.Identity()}, part, sigmas=(0.0, 0.05))["itself"].tolist()
+    >>> split = Split.from_images(InMemory(torch.tensor([[0.9, 0.1], [0.51, 0.49]])), torch.tensor([0, 0]))
+    >>> noise_accuracy({"identity": nn.Identity()}, split, sigmas=(0.0, 0.05))["identity"].tolist()
     [[True, True], [True, False]]
     """
-    split = split.select_labeled()
-    if not len(split):
-        raise LimbeckError("there is nothing to measure noise on: no sample has a label")
+    split = require_labeled(split)
     correct = {name: torch.zeros(len(sigmas), len(split), dtype=torch.bool) for name in networks}
     for indices in torch.split(torch.arange(len(split)), batch_size):
         pixels, target, sample_ids = split.read(indices), split.target[indices], split.sample_ids[indices]

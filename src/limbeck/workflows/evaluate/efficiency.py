@@ -25,7 +25,7 @@ from limbeck.evaluation import (
     measure_peak_memory,
     weights_file_size,
 )
-from limbeck.evaluation.checks import evaluation_mode
+from limbeck.utils.eval_mode import eval_mode
 from limbeck.export import quantize_int8, to_onnx
 from limbeck.teachers.backends.runtime_session import Runtime, RuntimeSession, find_missing_package
 from limbeck.workflows.evaluate.robustness_api import LogitsModel
@@ -109,7 +109,7 @@ def _build_runtimes(
     """The network in every runtime there is, and why one is missing."""
 
     def eager(batch: Tensor) -> Tensor:
-        with evaluation_mode(model):
+        with eval_mode(model):
             logits: Tensor = model(batch)
         return logits
 

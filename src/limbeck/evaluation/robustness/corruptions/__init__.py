@@ -1,4 +1,4 @@
-"""The common corruptions: noise, blur, weather and processing, in five severities each."""
+"""The 15 common corruptions in 5 severities."""
 
 from limbeck.evaluation.robustness.corruptions.corrupt import (
     CORRUPTION_NOTE,

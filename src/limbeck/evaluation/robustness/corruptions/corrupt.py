@@ -1,20 +1,19 @@
 """The 15 common corruptions in 5 severities (Hendrycks & Dietterich, 2019, https://arxiv.org/abs/1903.12261).
 
-The severities are the published ones: those of CIFAR-C for pictures whose shorter side has up to 64 pixels, those of
-ImageNet-C above. Lengths are in pixels there, so on pictures under 32 the blurs weigh more than the names say. What
-differs from the published sets:
+Severities are the published ones: of CIFAR-C for images with a shorter side of up to 64 pixels, of ImageNet-C above.
+Lengths are in pixels, so blurs weigh more on images below 32×32. Differences from the published sets:
 
-- the frost is grown by a random landscape, since the photographs of frost that they use cannot come along;
-- draws are a function of seed, corruption and picture, and the same for all severities;
-- pictures come out rounded to 8 bits, and are not compressed once more as those of ImageNet-C.
+- frost is procedural, since the published photographs cannot be redistributed;
+- random draws depend on seed, corruption and image, and are the same for all severities;
+- images are rounded to 8 bits and not compressed again as in ImageNet-C.
 
-So figures compare networks that were measured by limbeck, and are near to those of the published sets, not equal.
+So compare results of limbeck with each other only.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -24,57 +23,45 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.data.counter_rng import derive_seed
 from limbeck.data.split import Split
-from limbeck.evaluation.checks import predict_logits, require_pixels
-from limbeck.evaluation.robustness.corruptions import blur, digital, noise, weather
+from limbeck.evaluation.checks import predict_logits, require_labeled, require_pixels
+from limbeck.evaluation.robustness.corruptions.functions import CORRUPTION_FUNCTIONS, Corruption
 
 __all__ = ["CORRUPTIONS", "CORRUPTION_NOTE", "SEVERITIES", "corrupt", "corruption_accuracy"]
 
-CORRUPTIONS: Mapping[str, Callable[[Tensor, int, Sequence[np.random.Generator]], Tensor]] = MappingProxyType(
-    {
-        change.__name__: change
-        for change in (
-            *(noise.gaussian_noise, noise.shot_noise, noise.impulse_noise),
-            *(blur.defocus_blur, blur.glass_blur, blur.motion_blur, blur.zoom_blur),
-            *(weather.snow, weather.frost, weather.fog, weather.brightness),
-            *(digital.contrast, digital.elastic_transform, digital.pixelate, digital.jpeg_compression),
-        )
-    }
-)
+CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType(CORRUPTION_FUNCTIONS)
 SEVERITIES = (1, 2, 3, 4, 5)
 CORRUPTION_NOTE = (
-    "frost is procedural, not photographed; the other 14 follow the published severities with draws of our own"
+    "frost is procedural, not photographed; the other 14 follow the published severities with random draws of limbeck"
 )
 
 
-def corrupt(
-    images: Tensor, name: str, severity: int, *, seed: int = 0, sample_ids: Tensor | None = None
-) -> Tensor:  # fmt: skip
-    """``images`` under the corruption ``name``.
+def corrupt(images: Tensor, name: str, severity: int, *, seed: int = 0, sample_ids: Tensor | None = None) -> Tensor:
+    """Applies the corruption ``name`` to ``images``.
 
     Args:
         images: ``[n, 1 or 3, height, width]`` in 0..1.
         name: one of :data:`CORRUPTIONS`.
         severity: from 1 to 5.
-        seed: of all draws.
-        sample_ids: ``[n]``, by which number each picture draws; ``None``: its place. A picture with one number and seed
-            comes out the same in any batch.
+        seed: seed of the random draws.
+        sample_ids: ``[n]`` ids that select the random draws, so that an image is corrupted alike in any batch;
+            ``None``: the index in the batch.
 
     Returns:
         The same shape, float32 in 0..1, rounded to 8 bits.
 
     Raises:
-        LimbeckError: an unknown corruption or severity, or what is no picture in 0..1.
+        LimbeckError: an unknown corruption or severity, or no images in 0..1.
 
-    >>> grey = torch.full((1, 1, 8, 8), 0.4)
-    >>> round(float(corrupt(grey, "brightness", 5).mean()), 2)
+    >>> gray = torch.full((1, 1, 8, 8), 0.4)
+    >>> round(float(corrupt(gray, "brightness", 5).mean()), 2)
     0.7
     """
     if name not in CORRUPTIONS:
-        raise LimbeckError(f"no corruption is named {name!r}; there are: {suggest_names(name, CORRUPTIONS)}")
+        raise LimbeckError(f"unknown corruption {name!r}; use one of {suggest_names(name, CORRUPTIONS)}")
     if severity not in SEVERITIES:
-        raise LimbeckError(f"a severity is from 1 to 5, not {severity}")
+        raise LimbeckError(f"severity must be from 1 to 5, got {severity}")
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise LimbeckError(f"corruptions take pictures [n, 1 or 3, height, width], not {list(images.shape)}")
+        raise LimbeckError(f"images must be [n, 1 or 3, height, width], got {list(images.shape)}")
     require_pixels(images)
     ids = range(len(images)) if sample_ids is None else sample_ids.tolist()
     rngs = [np.random.default_rng(derive_seed(seed, zlib.crc32(name.encode()), sample_id)) for sample_id in ids]
@@ -88,24 +75,20 @@ def corruption_accuracy(
     networks: Mapping[str, nn.Module], split: Split, *, corruptions: Sequence[str] = tuple(CORRUPTIONS),
     severities: Sequence[int] = SEVERITIES, seed: int = 0, batch_size: int = 256,
 ) -> dict[str, dict[str, Tensor]]:  # fmt: skip
-    """Which labelled samples of ``split`` each network gets right under each corruption.
-
-    Every network sees the same corrupted pictures, which are made once for all.
+    """Whether each network is correct on each labeled sample of ``split``, under each corruption.
 
     Args:
-        networks: each takes pixels in 0..1 and gives logits ``[n, classes]``.
-        split: the samples; those without a label are left out.
-        corruptions: out of :data:`CORRUPTIONS`.
+        networks: networks that map pixels in 0..1 to logits ``[n, classes]``; all get the same corrupted images.
+        split: the samples.
+        corruptions: names from :data:`CORRUPTIONS`.
         severities: from 1 to 5.
-        seed: of all draws.
-        batch_size: samples at once.
+        seed: seed of the random draws.
+        batch_size: samples per batch.
 
     Returns:
-        By network and corruption, ``[severities, labelled]`` booleans.
+        By network and corruption, ``[severities, labeled]`` booleans.
     """
-    split = split.select_labeled()
-    if not len(split):
-        raise LimbeckError("there is nothing to corrupt: no sample has a label")
+    split = require_labeled(split)
     correct = {
         network_name: {name: torch.zeros(len(severities), len(split), dtype=torch.bool) for name in corruptions}
         for network_name in networks
@@ -116,7 +99,6 @@ def corruption_accuracy(
             for row, severity in enumerate(severities):
                 corrupted_images = corrupt(pixels, name, severity, seed=seed, sample_ids=sample_ids)
                 for network_name, network in networks.items():
-                    correct[network_name][name][row, indices] = (
-                        predict_logits(network, corrupted_images).argmax(dim=1) == target
-                    )
+                    predicted = predict_logits(network, corrupted_images).argmax(dim=1)
+                    correct[network_name][name][row, indices] = predicted == target
     return correct
