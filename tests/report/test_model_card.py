@@ -8,9 +8,9 @@ import yaml
 
 from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
+from limbeck.evaluation.statistics import accuracy_interval
 from limbeck.report import write_model_card
 from limbeck.report.model_card import escape_markdown
-from limbeck.evaluation.statistics import accuracy_interval
 
 
 def card(run, **options):

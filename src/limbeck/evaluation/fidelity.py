@@ -85,9 +85,8 @@ def prediction_similarity(
 
     >>> student, teacher = torch.eye(3)[[1, 1, 0, 2]], torch.eye(3)[[1, 2, 0, 0]]
     >>> result = prediction_similarity(student, teacher, torch.tensor([0, 0, 0, 0]), class_names=["a", "b", "c"])
-    >>> result["per_class"]
-    [{'class': 'a', 'num_samples': 4, 'same_error': 1, 'different_error': 1, 'student_only_wrong': 1,
-    'teacher_only_wrong': 0}]
+    >>> list(result["per_class"][0].values())
+    ['a', 4, 1, 1, 1, 0]
     """
     metrics = prediction_agreement(student_logits, teacher_logits, target)
     if len(class_names) != student_logits.shape[1]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
-from limbeck.report import formatting
 from limbeck.evaluation.statistics import accuracy_interval
+from limbeck.report import formatting
 from limbeck.utils.io import write_atomically
 
 if TYPE_CHECKING:

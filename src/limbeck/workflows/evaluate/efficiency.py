@@ -25,9 +25,9 @@ from limbeck.evaluation import (
     measure_peak_memory,
     weights_file_size,
 )
-from limbeck.utils.eval_mode import eval_mode
 from limbeck.export import quantize_int8, to_onnx
 from limbeck.teachers.backends.runtime_session import Runtime, RuntimeSession, find_missing_package
+from limbeck.utils.eval_mode import eval_mode
 from limbeck.workflows.evaluate.robustness_api import LogitsModel
 
 __all__ = ["BATCH_SIZES", "measure_efficiency"]
