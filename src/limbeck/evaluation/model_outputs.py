@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -174,11 +175,14 @@ def find_stage_layers(model: nn.Module, batch: Any, task: Task) -> list[str]:
         layers[index : index + 1] = _parametric_layers(network, children)
     with trace_calls(model, layers) as calls:
         logits, _ = collect_logits(model, [batch], task)
-    paths = [call.path for call in calls]
+    num_calls = Counter(call.path for call in calls)
     stages = [
         call.path
         for call in calls
-        if paths.count(call.path) == 1 and len(call.output_shape or ()) > 1 and call.output_shape[0] == len(logits)
+        if num_calls[call.path] == 1
+        and call.output_shape
+        and len(call.output_shape) > 1
+        and call.output_shape[0] == len(logits)
     ]
     if len(stages) <= _MAX_STAGES:
         return stages

@@ -291,7 +291,7 @@ def _check_same_length(first: Tensor, second: Tensor) -> None:
 
 def _mean_kl(student: Tensor, teacher: Tensor) -> float:
     total = 0.0
-    for rows_q, rows_p in zip(student.split(_KL_CHUNK_ROWS), teacher.split(_KL_CHUNK_ROWS), strict=True):
+    for rows_q, rows_p in zip(torch.split(student, _KL_CHUNK_ROWS), torch.split(teacher, _KL_CHUNK_ROWS), strict=True):
         log_q, log_p = F.log_softmax(rows_q.double(), dim=1), F.log_softmax(rows_p.double(), dim=1)
         total += float(F.kl_div(log_q, log_p, reduction="sum", log_target=True))
     return max(total, 0.0) / len(student)  # rounding can make it −1e−17
