@@ -21,14 +21,14 @@ from limbeck.core.outputs import Outputs
 from limbeck.data import Augmentation, Normalization, Split, horizontal_flip
 from limbeck.data.batch_sampler import BatchSampler
 from limbeck.data.split import InMemory
-from limbeck.teachers import CacheConfig, CachedTeacher
+from limbeck.teachers import CacheConfig, CachedTeacher, Teacher
 
 BATCH, BATCHES, CLASSES, VIEWS = 64, 8000, 1000, 16
 TASK = limbeck.tasks.Classification(CLASSES)
 DENSE, TOP = CacheConfig(), CacheConfig(top_k=10)
 
 
-class MadeUp:
+class MadeUp(Teacher):
     """A teacher that gives one of 512 rows of random logits, at once."""
 
     def __init__(self) -> None:

@@ -171,30 +171,30 @@ def test_a_masked_class_has_no_probability_and_the_others_keep_their_shares():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: match_classes(["dog", "dog"], ["dog"]), "name 'dog' twice"),
+        (lambda: match_classes(["dog", "dog"], ["dog"]), "got 'dog' twice"),
         (
             lambda: match_classes(["dog"], ["dog", "cat", "owl"]),
-            "does not know the class 'cat' \\(2 of 3 are missing\\)",
+            "does not have the class 'cat' \\(2 of 3 are missing\\)",
         ),
         (
             lambda: match_classes(["Cat"], ["cat", "dog"], missing_classes="mask"),
-            "knows none of the classes cat, dog; it knows: Cat",
+            "has none of the classes cat, dog; it has: Cat",
         ),
         (
             lambda: reorder_classes(torch.zeros(1, 2), (0, 2)),
-            r"logits of shape \[1, 2\], and its classes are said to be at",
+            r"logits must have at least 3 classes, got the shape \[1, 2\]",
         ),
-        (lambda: resize_images(torch.zeros(1, 4), 3), r"only pictures .* can be resized, not \[1, 4\]"),
+        (lambda: resize_images(torch.zeros(1, 4), 3), r"images must be .* to be resized, got \[1, 4\]"),
         (
             lambda: InputMapping(data_normalization=OURS, class_indices=(0,)).map_logits("text"),
-            "gave a str without logits",
+            "must return logits to match classes, got a str",
         ),
         (
             lambda: adapt_teacher(
                 from_callable(print, input_type="pixels", normalization=OURS),
                 InputMapping(data_normalization=OURS, teacher_normalization=THEIRS),
             ),
-            "sees pixels, so it has no normalisation: leave normalize away",
+            "takes pixels, which have no normalization: remove normalize",
         ),
         (lambda: OURS.invert(torch.zeros(1, 3, 2, 2)), "is of 1 channels, and the pictures have the shape"),
     ],

@@ -297,12 +297,12 @@ def test_learned_weights_get_a_finite_gradient_where_teachers_are_absent():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MeanLogits({"a": 0.0}), "weight is a number above zero, and that of 'a' is 0.0: leave out a teacher"),
-        (lambda: MeanProbabilities(temperature=0.0), "a temperature is a number above zero, not 0.0"),
-        (lambda: ConfidenceWeighted("luck"), "confidence goes by entropy or cross_entropy, not by 'luck'"),
-        (lambda: combine_teachers(said(np.zeros((2, 1, 2))), ensemble=MeanLogits({"x": 1.0})), "weighs 'x', and no teacher is named"),
-        (lambda: combine_teachers(said(np.zeros((2, 1, 2))), ensemble=ConfidenceWeighted("cross_entropy")), "the batch carries none"),
-        (lambda: combine_teachers({}, ensemble=MeanLogits), "an object such as MeanProbabilities\\(\\), not <class"),
+        (lambda: MeanLogits({"a": 0.0}), "the weight of teacher 'a' must be above 0, got 0.0; remove the teacher"),
+        (lambda: MeanProbabilities(temperature=0.0), "temperature must be above 0, got 0.0"),
+        (lambda: ConfidenceWeighted("luck"), "criterion must be entropy or cross_entropy, got 'luck'"),
+        (lambda: combine_teachers(said(np.zeros((2, 1, 2))), ensemble=MeanLogits({"x": 1.0})), "a weight for 'x', which is no teacher"),
+        (lambda: combine_teachers(said(np.zeros((2, 1, 2))), ensemble=ConfidenceWeighted("cross_entropy")), "the batch has none"),
+        (lambda: combine_teachers({}, ensemble=MeanLogits), "an object such as MeanProbabilities\\(\\), got <class"),
         (lambda: learning(weights={"soft": 1.0})[0] and limbeck.Distiller(
             nn.Linear(3, 3), [Says(1.0), Says(2.0)], objective={"ensemble": CrossEntropyLoss()},
             task=Classification(3), ensemble=LearnedWeights()), "a term named 'ensemble': rename the other one"),

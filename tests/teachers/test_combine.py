@@ -134,12 +134,14 @@ def test_teachers_without_logits_have_no_common_voice():
 
 @pytest.mark.parametrize("teachers", [said(a=[[0.0]]), said(a=[[0.0]], b=[[0.0]])])
 def test_an_unknown_way_to_combine_is_refused_whatever_the_number_of_teachers(teachers):
-    with pytest.raises(LimbeckError, match="combined by mean_logits or mean_probabilities, not 'vote'"):
+    with pytest.raises(
+        LimbeckError, match="ensemble must be mean_logits, mean_probabilities or an object .*, got 'vote'"
+    ):
         combine_teachers(teachers, ensemble="vote")
 
 
 def test_teachers_of_different_classes_are_refused_with_their_shapes():
-    with pytest.raises(LimbeckError, match=r"\{'a': \[1, 2\], 'b': \[1, 3\]\}: let each term name its teacher"):
+    with pytest.raises(LimbeckError, match=r"one shape, got \{'a': \[1, 2\], 'b': \[1, 3\]\}: set `teacher`"):
         combine_teachers(said(a=[[0.0, 0.0]], b=[[0.0, 0.0, 0.0]]))
 
 
@@ -149,5 +151,5 @@ def test_rows_of_different_samples_are_not_averaged(other):
         "a": Outputs(logits=torch.ones(2, 2), row_to_sample=torch.tensor([0, 1])),
         "b": Outputs(logits=torch.zeros(2, 2), row_to_sample=other),
     }
-    with pytest.raises(LimbeckError, match="the rows of a, b belong to different samples"):
+    with pytest.raises(LimbeckError, match="the same samples, and those of a, b do not"):
         combine_teachers(teachers)

@@ -97,7 +97,7 @@ def test_a_file_is_asked_in_its_own_precision(kind, dtype, graph):
 @RUNTIMES
 def test_the_output_to_read_is_named_where_there_are_several(runtime, graph):
     path = graph(outputs=("features", "logits"))
-    with pytest.raises(LimbeckError, match=r"has 2 outputs \(features, logits\): name the one with the logits"):
+    with pytest.raises(LimbeckError, match=r"has 2 outputs \(features, logits\): set output_name"):
         onnx(path, runtime=runtime)
     assert torch.equal(onnx(path, runtime=runtime, input_name="x", output_name="logits")(X[:, :3]), 2 * X[:, :3])
     with pytest.raises(LimbeckError, match="no output named 'logit'; there are: logits"):
@@ -107,11 +107,11 @@ def test_the_output_to_read_is_named_where_there_are_several(runtime, graph):
 @pytest.mark.parametrize(
     ("changes", "settings", "sentence"),
     [
-        ({"inputs": ("x", "mask")}, {}, r"takes 2 inputs \(x, mask\), and a teacher is asked with one"),
+        ({"inputs": ("x", "mask")}, {}, r"must have one input, got 2 \(x, mask\)"),
         ({}, {"input_name": "picture"}, "has no input named 'picture'; there are: x"),
-        ({"kind": 7}, {}, r"takes x as tensor\(int64\), and a teacher is asked with real numbers"),
-        ({}, {"runtime": "tensorrt"}, "'tensorrt' is no runtime"),
-        ({}, {"output_type": "odds"}, "output_type is logits or probabilities, not 'odds'"),
+        ({"kind": 7}, {}, r"the input x must be floating point, got tensor\(int64\)"),
+        ({}, {"runtime": "tensorrt"}, "unknown runtime 'tensorrt'"),
+        ({}, {"output_type": "odds"}, "output_type must be logits or probabilities, got 'odds'"),
     ],
 )
 def test_a_file_that_does_not_fit_is_told_in_a_sentence(changes, settings, sentence, graph):
@@ -121,12 +121,12 @@ def test_a_file_that_does_not_fit_is_told_in_a_sentence(changes, settings, sente
 
 @RUNTIMES
 def test_a_file_that_is_none_and_inputs_that_do_not_fit_are_told(runtime, file, tmp_path):
-    with pytest.raises(LimbeckError, match=r"no ONNX file at .*teachr.onnx; beside it: teacher.onnx"):
+    with pytest.raises(LimbeckError, match=r"no ONNX file .*teachr.onnx; in the same folder: teacher.onnx"):
         onnx(file.with_name("teachr.onnx"), runtime=runtime)
     (tmp_path / "bad.onnx").write_bytes(b"\x80\x04 no model")
     with pytest.raises(LimbeckError, match=f"{runtime} cannot load .*bad.onnx"):
         onnx(tmp_path / "bad.onnx", runtime=runtime)
-    with pytest.raises(LimbeckError, match=rf"{runtime} refuses inputs of float32 \[2, 7\]"):
+    with pytest.raises(LimbeckError, match=rf"got float32 \[2, 7\] \({runtime}: "):
         onnx(file, runtime=runtime)(torch.zeros(2, 7))
 
 
@@ -160,7 +160,7 @@ def test_one_that_sees_pixels_is_given_pixels():
     teacher = from_callable(lambda x: seen.append(x) or torch.zeros(2, 3), input_type="pixels", normalization=usual)
     teacher(usual.apply(pixels))
     torch.testing.assert_close(seen[0], pixels)
-    with pytest.raises(LimbeckError, match="sees pixels: give it the normalization"):
+    with pytest.raises(LimbeckError, match="takes pixels: set normalization"):
         from_callable(lambda x: x, input_type="pixels")(pixels)
 
 
@@ -174,16 +174,16 @@ def test_a_caller_that_writes_into_its_own_answer_again_changes_nothing():
 @pytest.mark.parametrize(
     ("of", "settings", "sentence"),
     [
-        (lambda x: x[:2], {}, r"gave the shape \[2, 4\], and a teacher gives \[5, classes\]"),
-        (lambda x: x, {"classes": 3}, r"gave the shape \[5, 4\], and a teacher gives \[5, 3\]"),
-        (lambda x: x / 0, {}, "gave NaN or infinity"),
-        (lambda x: "cat", {}, "gave a str, and not numbers"),
+        (lambda x: x[:2], {}, r"must return the shape \[5, classes\], got \[2, 4\]"),
+        (lambda x: x, {"classes": 3}, r"must return the shape \[5, 3\], got \[5, 4\]"),
+        (lambda x: x / 0, {}, "returned NaN or infinity"),
+        (lambda x: "cat", {}, "must return numbers \\[n, classes\\], got a str"),
         (lambda x: 1 / 0, {}, r"failed on inputs \[5, 4\] \(ZeroDivisionError: division by zero\)"),
-        (lambda x: 10 * x, {"output_type": "probabilities"}, "are no probabilities .* set output_type: logits"),
-        (nn.Linear(4, 3), {}, "is a network of torch: give it as the teacher"),
-        ("cat", {}, "something that can be called, not from 'cat'"),
-        (doubled, {"array_type": "jax"}, "array_type is torch or numpy, not 'jax'"),
-        (doubled, {"input_type": "sounds"}, "input_type is normalized or pixels, not 'sounds'"),
+        (lambda x: 10 * x, {"output_type": "probabilities"}, "must return probabilities, .* set output_type: logits"),
+        (nn.Linear(4, 3), {}, "must not be an nn.Module, got Linear: use it as the teacher"),
+        ("cat", {}, "must be callable, got 'cat'"),
+        (doubled, {"array_type": "jax"}, "array_type must be torch or numpy, got 'jax'"),
+        (doubled, {"input_type": "sounds"}, "input_type must be normalized or pixels, got 'sounds'"),
     ],
 )
 def test_what_a_callable_gets_wrong_is_told_in_a_sentence(of, settings, sentence):
@@ -192,9 +192,9 @@ def test_what_a_callable_gets_wrong_is_told_in_a_sentence(of, settings, sentence
 
 
 def test_nothing_in_a_foreign_teacher_can_be_tapped_or_made_faster():
-    with pytest.raises(LimbeckError, match="gives answers only, so nothing in it can be tapped"):
+    with pytest.raises(LimbeckError, match="has no layers to read features from"):
         FrozenTeacher(from_callable(doubled), {"mid": "layer2"})
-    with pytest.raises(LimbeckError, match="answers by itself: leave backend 'fold_batchnorm' away"):
+    with pytest.raises(LimbeckError, match="must be eager, got 'fold_batchnorm'"):
         FrozenTeacher(from_callable(doubled), backend="fold_batchnorm")
 
 

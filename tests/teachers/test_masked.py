@@ -141,15 +141,15 @@ def test_a_mask_is_read_from_a_file(tmp_path):
     [
         (
             lambda: listed(5).predict({**BATCH, "sample_id": torch.arange(4) + 7}, TASK),
-            "has the sample 10, and the teacher",
+            "got 9 entries and sample_id 10",
         ),
-        (lambda: listed(5).predict(BATCH["input"], TASK), "the batch carries none under 'sample_id'"),
-        (lambda: load_sample_mask("nowhere.npy"), "nowhere.npy is no mask that can be read"),
+        (lambda: listed(5).predict(BATCH["input"], TASK), "needs batches with 'sample_id'"),
+        (lambda: load_sample_mask("nowhere.npy"), "nowhere.npy cannot be read as a mask"),
         (
             lambda: FrozenTeacher(from_callable(lambda x: x * torch.nan)).predict(BATCH, TASK),
-            "gave NaN .* or set coverage: finite",
+            "returned NaN .* or set coverage: finite",
         ),
-        (lambda: _half().predict(BATCH, TASK), "gave NaN or infinity"),
+        (lambda: _half().predict(BATCH, TASK), "returned NaN or infinity"),
     ],
 )
 def test_a_mistake_is_one_sentence(make, message):
@@ -159,7 +159,7 @@ def test_a_mistake_is_one_sentence(make, message):
 
 def test_a_mask_of_numbers_is_refused(tmp_path):
     np.save(tmp_path / "mask.npy", np.arange(3))
-    with pytest.raises(LimbeckError, match=r"holds int64 \[3\], and a mask is booleans"):
+    with pytest.raises(LimbeckError, match=r"must hold one boolean for each sample, got int64 \[3\]"):
         load_sample_mask(tmp_path / "mask.npy")
 
 

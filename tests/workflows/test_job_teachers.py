@@ -185,5 +185,5 @@ def test_an_engine_that_cannot_be_tapped_is_refused_before_training(recipe, tmp_
     job = Job.from_recipe(
         load_recipe(recipe("{use: small_cnn, backend: compile}", TEACHING), settings), tmp_path / "run"
     )
-    with pytest.raises(LimbeckError, match="gives answers only, and features are tapped"):
+    with pytest.raises(LimbeckError, match="backend must be eager, fold_batchnorm or auto to read features"):
         job.validate()

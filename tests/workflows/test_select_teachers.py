@@ -109,7 +109,7 @@ def test_the_choice_keeps_the_budget_and_gives_reasons(found):
     assert all(found["candidates"][name]["is_selected"] for name in chosen)
     assert found["rules"]["latency_budget"] == pytest.approx(30 * found["baseline"]["latency_ms"]["median"])
     assert found["selection"]["steps"][-1]["latency_ms"] <= found["rules"]["latency_budget"]
-    assert found["candidates"][chosen[0]]["reason"].startswith("kept first")
+    assert found["candidates"][chosen[0]]["reason"].startswith("selected first")
     assert [pair["cka_input"] for pair in found["pairs"]] == ["features"]
 
 
@@ -186,7 +186,7 @@ def test_the_command_prints_reasons_and_obeys_its_budget(here, capsys):
     assert said.count("too slow") >= 2
     assert "Chosen: none of them" in said
     assert main(["select-teachers", "tiny.yaml", "--out", "chosen", "--margin", "100"]) == 0
-    assert "too close to the student" in capsys.readouterr().out
+    assert "too close to the baseline" in capsys.readouterr().out
 
 
 def test_a_class_that_validation_lacks_is_no_trouble(tmp_path):

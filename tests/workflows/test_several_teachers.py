@@ -117,7 +117,7 @@ def test_a_mask_in_a_file_says_which_samples_a_teacher_answers(job, network, tmp
             "teachers.big.coverage: .* holds 5 samples, and the sample ids of the training split",
         ),
         ({"use": "small_cnn", "class_names": [*"0123456789a"]}, "build the model with classes: 10"),
-        ({"use": "small_cnn", "class_names": [*"0123456abc"]}, "teachers.big: the teacher does not know the class '7'"),
+        ({"use": "small_cnn", "class_names": [*"0123456abc"]}, "teachers.big: the teacher does not have the class '7'"),
         ({"use": "small_cnn", "normalize": {"mean": [0.1] * 3, "std": [1.0] * 3}}, "teachers.big: normalize has 3"),
     ],
 )

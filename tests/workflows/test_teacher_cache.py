@@ -66,7 +66,7 @@ def test_a_second_run_asks_nothing_and_ends_with_the_same_student(place, capsys)
     assert "shard-00000.bin: 1 damaged" in said.out
     assert "cache fill" in said.err
     assert run("cache", "fill", "tiny.yaml", weights) == 0
-    assert "1 of its answers are asked again" in capsys.readouterr().err
+    assert "1 outputs are computed again" in capsys.readouterr().err
     assert run("cache", "verify") == 0
 
     assert run("cache", "prune", "--older-than", "1") == 0

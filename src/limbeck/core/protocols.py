@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
 
+from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
+from limbeck.core.progress import Progress
 
-__all__ = ["FingerprintedTeacher", "Loss", "Preparable", "Task", "Teacher", "TeacherOutputs", "loss_attribute"]
+__all__ = ["Loss", "Preparable", "Task", "Teacher", "TeacherOutputs", "loss_attribute"]
 
 
 class Loss(Protocol):
@@ -73,29 +76,57 @@ class Task(Protocol):
 
 @runtime_checkable
 class Teacher(Protocol):
-    """Something that answers like a teacher: a frozen network, a cache, an endpoint.
+    """Computes teacher outputs: a frozen network, a cache, an average of the student.
 
-    It may also have ``with_features(layers)``, which gives the same with hidden features read; ``to(fn)``, to follow
-    ``nn.Module.to``; ``close()``, called once when a training has ended; and what :class:`FingerprintedTeacher` has.
-
-    One that is made of the student itself may have ``bind_student(student)``, which gives one of its own for that
-    student; ``on_step_start(student, progress)``, called before the answers of each training batch;
-    ``on_step_end(batch, student)``, called after each with what the student said; and ``state_dict()`` with
-    ``load_state_dict(state)``, for checkpoints.
+    Inherit from it and define :meth:`predict`; all other methods have defaults.
     """
 
+    @property
+    def network(self) -> nn.Module | None:
+        """The module of this teacher, or ``None`` where there is none."""
+        return None
+
+    @abstractmethod
     def predict(self, batch: Any, task: Task) -> Outputs:
-        """What the teacher says about ``batch``, without gradients."""
-        ...
+        """Outputs for ``batch``, without gradients."""
 
+    def with_features(self, feature_layers: Mapping[str, str]) -> Teacher:
+        """The same teacher with the hidden features at ``feature_layers`` in its outputs; an error by default."""
+        raise LimbeckError(
+            f"{self!r} has no layers to read features from: remove its feature_layers {dict(feature_layers)}"
+        )
 
-@runtime_checkable
-class FingerprintedTeacher(Teacher, Protocol):
-    """A teacher that can say what it is."""
+    def to(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Apply ``fn`` to the tensors, as ``nn.Module.to`` does; nothing by default."""
+        return
+
+    def close(self) -> None:
+        """Release resources at the end of a training; nothing by default."""
+        return
+
+    def bind_student(self, student: nn.Module) -> Self:
+        """The teacher to use for ``student``; itself by default."""
+        return self
+
+    def on_step_start(self, student: nn.Module, progress: Progress) -> None:
+        """Called before the forward pass of each training batch; nothing by default."""
+        return
+
+    def on_step_end(self, batch: Any, student: Outputs) -> None:
+        """Called after the forward pass of each training batch, with the student's outputs; nothing by default."""
+        return
 
     def fingerprint(self) -> str:
-        """What changes when its answers would: a hash of its weights, say."""
-        ...
+        """Text that changes whenever the outputs would, needed for a cache; an error by default."""
+        raise LimbeckError(f"{self!r} has no fingerprint, so its outputs cannot be cached: define fingerprint()")
+
+    def state_dict(self) -> dict[str, Any]:
+        """State for checkpoints; empty by default."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a :meth:`state_dict`; nothing by default."""
+        return
 
 
 TeacherOutputs = Mapping[str, Outputs]

@@ -63,8 +63,8 @@ def _find_teacher_classifier(distiller: Distiller, name: str, loss: SimKDLoss, w
             f"SimKD puts one teacher's classifier behind the student, and {name!r} hears {', '.join(teacher_names)}: name one"
         )
     teacher_name = requested or teacher_names[0]
-    network = getattr(distiller.teachers[teacher_name], "network", None)
-    if not isinstance(network, nn.Module):
+    network = distiller.teachers[teacher_name].network
+    if network is None:
         raise LimbeckError(
             f"SimKD puts the teacher's classifier behind the student, and {teacher_name!r} only answers: give its network"
         )

@@ -44,7 +44,7 @@ class Distiller(nn.Module):
             give them.
         task: what a batch means, such as ``limbeck.tasks.Classification(classes=10)``.
         ensemble: how several teachers speak together to terms that name none: ``mean_logits``,
-            ``mean_probabilities``, or one of :mod:`limbeck.teachers.combinations`. One that learns is a term of the
+            ``mean_probabilities``, or one of :mod:`limbeck.teachers.ensemble`. One that learns is a term of the
             objective as well, named ``ensemble``.
 
     ``parameters()`` are the student's and the terms' own (projections), never a teacher's; ``state_dict()`` likewise.
@@ -120,11 +120,6 @@ class Distiller(nn.Module):
             name: _make_teacher(name, teacher, feature_layers.get(name), student)
             for name, teacher in named_teachers.items()
         }
-        self._self_teachers = [
-            source
-            for source in self.teachers.values()
-            if hasattr(source, "on_step_start") or hasattr(source, "on_step_end")
-        ]
         self.student_feature_layers = dict(feature_layers.get("student", {}))
         self._feature_extractor = FeatureExtractor(student, self.student_feature_layers)
 
@@ -140,9 +135,15 @@ class Distiller(nn.Module):
             raise LimbeckError(f"{_NOT_PREPARED} before training: call distiller.prepare(batch)")
         if batch is not None and fields:
             raise LimbeckError(f"a batch is given whole or by keywords, and here are both: {', '.join(fields)}")
-        if self._self_teachers and self.training:
-            return self._forward_self_teachers(fields if batch is None else batch)
-        loss: LossOutput = objective(self.forward_context(fields if batch is None else batch))
+        batch = fields if batch is None else batch
+        if self.training:
+            for teacher in self.teachers.values():
+                teacher.on_step_start(self.student, self.progress)
+        context = self.forward_context(batch)
+        loss: LossOutput = objective(context)
+        if self.training:
+            for teacher in self.teachers.values():
+                teacher.on_step_end(batch, context.student)
         return loss
 
     def forward_context(self, batch: Any) -> LossContext:
@@ -164,18 +165,6 @@ class Distiller(nn.Module):
             progress=self.progress,
             default_temperature=self._default_temperature,
         )
-
-    def _forward_self_teachers(self, batch: Any) -> LossOutput:
-        """The loss of one batch where teachers are made of the student: they move before it, and hear what it says."""
-        for teacher in self._self_teachers:
-            if (on_step_start := getattr(teacher, "on_step_start", None)) is not None:
-                on_step_start(self.student, self.progress)
-        context = self.forward_context(batch)
-        loss: LossOutput = self.objective(context)
-        for teacher in self._self_teachers:
-            if (on_step_end := getattr(teacher, "on_step_end", None)) is not None:
-                on_step_end(batch, context.student)
-        return loss
 
     def prepare(self, batch: Any) -> Self:
         """Shape what the terms learn by one dry pass over ``batch``, which moves no BatchNorm statistics.
@@ -202,8 +191,7 @@ class Distiller(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for teacher in self.teachers.values():
-            if (to := getattr(teacher, "to", None)) is not None:
-                to(fn)
+            teacher.to(fn)
         return self
 
     def extra_repr(self) -> str:
@@ -249,21 +237,17 @@ def _name_teachers(teachers: Teachers | None) -> dict[str, nn.Module | Teacher]:
 def _make_teacher(
     name: str, teacher: nn.Module | Teacher, feature_layers: Mapping[str, str] | None, student: nn.Module
 ) -> Teacher:
-    network = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "network", None)
-    if isinstance(network, nn.Module):
+    if not isinstance(teacher, nn.Module) and (isinstance(teacher, type) or not isinstance(teacher, Teacher)):
+        raise LimbeckError(
+            f"the teacher {name!r} must be an nn.Module or inherit from limbeck.core.protocols.Teacher, got {teacher!r}"
+        )
+    network = teacher if isinstance(teacher, nn.Module) else teacher.network
+    if network is not None:
         _refuse_shared(name, network, student)
     if isinstance(teacher, nn.Module):
         return FrozenTeacher(teacher, feature_layers)
-    if isinstance(teacher, type) or not isinstance(teacher, Teacher):
-        raise LimbeckError(f"the teacher {name!r} is {teacher!r}, and a teacher is a network, such as an nn.Module")
-    bind_student = getattr(teacher, "bind_student", None)
-    source: Teacher = teacher if bind_student is None else bind_student(student)
-    if not feature_layers:
-        return source
-    if not hasattr(source, "with_features"):
-        raise LimbeckError(f"the teacher {name!r} is no module, so it cannot be tapped: {teacher!r}")
-    teacher_with_features: Teacher = source.with_features(feature_layers)
-    return teacher_with_features
+    bound = teacher.bind_student(student)
+    return bound.with_features(feature_layers) if feature_layers else bound
 
 
 def _refuse_shared(name: str, teacher: nn.Module, student: nn.Module) -> None:

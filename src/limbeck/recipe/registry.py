@@ -87,7 +87,7 @@ NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
         ),
         "ensemble": NodeKind(
             noun="ensemble of teachers",
-            module="limbeck.teachers.combinations",
+            module="limbeck.teachers.ensemble",
             is_member=lambda thing: inspect.isclass(thing) and thing.__name__ != "EnsembleMethod",
             injected_args=_map_to_self("seed"),
         ),

@@ -214,7 +214,7 @@ class Recipe(BaseModel):
     """Everything that decides a run; :func:`limbeck.recipe.load_recipe` makes one from YAML.
 
     ``ensemble`` is how several teachers speak to losses that name none, one of
-    :mod:`limbeck.teachers.combinations`. ``split_seed`` decides how the data are cut, which labels are kept, and the
+    :mod:`limbeck.teachers.ensemble`. ``split_seed`` decides how the data are cut, which labels are kept, and the
     views; ``None``: ``seed`` does. With it set, runs of different seeds share their parts, a teacher that was trained
     elsewhere, and the cache of its answers. ``self_teachers`` are made of the student itself
     (:mod:`limbeck.teachers.self_teachers`), anew in each stage; ``peers`` are students that learn together with it

@@ -1,19 +1,18 @@
-"""Those who know: frozen networks, answers from elsewhere and from disk, the student's own past; how several speak
-together, and which are to.
-"""
+"""Teachers: frozen and external networks, ensembles, cached outputs, self-teachers, and their selection."""
 
+from limbeck.core.protocols import Teacher
 from limbeck.teachers.adapter import InputMapping, TeacherAdapter, adapt_teacher, match_classes
 from limbeck.teachers.backends import BACKENDS, BackendReport, InferenceBackend
 from limbeck.teachers.cache import CacheConfig, CachedTeacher
-from limbeck.teachers.combinations import (
+from limbeck.teachers.ensemble import (
     ConfidenceWeighted,
     EnsembleMethod,
     LearnedWeights,
     MeanLogits,
     MeanProbabilities,
     RandomTeacher,
+    combine_teachers,
 )
-from limbeck.teachers.ensemble import combine_teachers
 from limbeck.teachers.external import ExternalTeacher, from_callable, inference_server, onnx
 from limbeck.teachers.frozen import FrozenTeacher
 from limbeck.teachers.masked import MaskedTeacher, load_sample_mask
@@ -42,6 +41,7 @@ __all__ = [
     "PreviousEpochTeacher",
     "RandomTeacher",
     "SelectionRules",
+    "Teacher",
     "TeacherAdapter",
     "TeacherSelection",
     "TeacherSimilarity",

@@ -291,13 +291,12 @@ def get_batches(
 
 
 def _close_teachers(distiller: Distiller, fabric: Fabric) -> None:
-    """Tell the teachers that it is over, once all processes have come here: a cache then writes its index."""
-    close_functions = [close for teacher in distiller.teachers.values() if (close := getattr(teacher, "close", None))]
-    if close_functions and fabric.world_size > 1:
+    """Close the teachers once all processes are done: a cache then writes its index."""
+    if distiller.teachers and fabric.world_size > 1:
         fabric.barrier()
     if not fabric.global_rank:
-        for close in close_functions:
-            close()
+        for teacher in distiller.teachers.values():
+            teacher.close()
 
 
 def _iterate_batches(stream: BatchStream, start: int, end: int, num_workers: int) -> Iterator[Any]:

@@ -180,7 +180,7 @@ class TrainState:
             "step": self.step, "seconds": self.seconds, "history": self.history, "best": self.best, "should_stop": self.should_stop,
             "student": shards.gather_full_state(self.distiller.student.state_dict()),
             "losses": shards.gather_full_state(self.distiller.objective.state_dict()),
-            "teachers": {name: teacher.state_dict() for name, teacher in self._stateful_teachers().items()},
+            "teachers": {name: teacher.state_dict() for name, teacher in self.distiller.teachers.items()},
             "optimizer": shards.gather_full_state(self.optimizer.state_dict()),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "ema_model": None if self.ema_model is None else self.ema_model.state_dict(),
@@ -200,7 +200,7 @@ class TrainState:
         self.history, self.best = state["history"], state["best"]
         shards.load_full_weights(self.distiller.student, state["student"])
         shards.load_full_weights(self.distiller.objective, state["losses"])
-        for name, teacher in self._stateful_teachers().items():
+        for name, teacher in self.distiller.teachers.items():
             teacher.load_state_dict(state["teachers"][name])
         shards.load_full_optimizer_state(self.optimizer, state["optimizer"])
         if self.scheduler is not None:
@@ -209,10 +209,6 @@ class TrainState:
             self.ema_model.load_state_dict(state["ema_model"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         saved.set_rng_states(state["random"][self.fabric.global_rank])
-
-    def _stateful_teachers(self) -> dict[str, Any]:
-        """The teachers that move with the student."""
-        return {n: teacher for n, teacher in self.distiller.teachers.items() if hasattr(teacher, "load_state_dict")}
 
     def finalize(self, training: TrainingConfig) -> nn.Module:
         """What the training was for, with the weights to keep, whole and the same in every process, in eval mode.

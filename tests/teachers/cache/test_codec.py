@@ -9,9 +9,8 @@ from hypothesis import strategies as some
 import limbeck
 from limbeck.core.outputs import Outputs
 from limbeck.teachers import CacheConfig
-from limbeck.teachers.cache import codec as codes
-from limbeck.teachers.cache.input_checksum import checksums_match, input_checksum
-from limbeck.teachers.cache.layout import RecordLayout
+from limbeck.teachers.cache.indexing import checksums_match, input_checksum
+from limbeck.teachers.cache.layout import RecordLayout, encode_top_k
 from limbeck.teachers.cache.store import CRC_BYTES, RecordStore
 
 
@@ -111,7 +110,7 @@ def test_several_rows_a_sample_and_absent_samples_come_back():
 
 
 def test_unequal_rows_are_refused():
-    with pytest.raises(limbeck.LimbeckError, match="not equally many about each"):
+    with pytest.raises(limbeck.LimbeckError, match="equally many rows for each sample"):
         RecordLayout.from_outputs(
             Outputs(logits=torch.zeros(5, 2), row_to_sample=torch.tensor([0, 0, 1, 2, 3])), 4, CacheConfig()
         )
@@ -126,8 +125,8 @@ def test_an_answer_of_another_shape_is_refused():
 @pytest.mark.parametrize(
     ("logits", "format", "says"),
     [
-        (torch.full((4, 2), 1e6), {}, "1e.06, and float16 ends at 65504"),
-        (torch.full((4, 2), torch.nan), {"dtype": "float32"}, "not finite"),
+        (torch.full((4, 2), 1e6), {}, "at most 65504 for float16, got 1e.06"),
+        (torch.full((4, 2), torch.nan), {"dtype": "float32"}, "must be finite"),
     ],
 )
 def test_what_cannot_be_written_is_refused(logits, format, says):
@@ -138,7 +137,7 @@ def test_what_cannot_be_written_is_refused(logits, format, says):
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"tail": "spread"}, "without `top_k`"),
+        ({"tail": "spread"}, "without top_k"),
         ({"top_k": 0}, "at least 1"),
         ({"top_k": 3, "tail": "none"}, "spread, renormalized"),
         ({"dtype": "float64"}, "float16, float32"),
@@ -205,7 +204,6 @@ def test_a_store_survives_any_order_and_finds_every_flipped_byte(tmp_path):
         assert damaged.tolist() == [5 + place // (size + CRC_BYTES)]
         assert not len(never)
         assert fresh.changed_shards() == [1]
-        fresh.close()
 
 
 def test_a_record_in_another_place_is_no_record(tmp_path):
@@ -228,7 +226,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_numbers_are_written_as_documented():
-    raw = codes.encode_top_k(torch.tensor([[[3.0, 1.0, 2.0]]]), top_k=1, tail="spread", dtype="float16")
+    raw = encode_top_k(torch.tensor([[[3.0, 1.0, 2.0]]]), CacheConfig(top_k=1))
     assert raw[0, :2].view(np.float16)[0] == 3.0
     assert raw[0, 2:4].view(np.uint16)[0] == 0
     assert raw[0, 4:].copy().view(np.float32)[0] == pytest.approx(np.log(np.e + np.e**2), rel=1e-6)

@@ -1,6 +1,6 @@
-"""What a frozen network computes its answers by: torch itself, folded, compiled, or a runtime for inference."""
+"""Inference backends of frozen networks: eager, folded BatchNorm, torch.compile, ONNX Runtime, OpenVINO."""
 
-from limbeck.teachers.backends.backend_report import BackendReport
-from limbeck.teachers.backends.select_backend import BACKENDS, InferenceBackend
+from limbeck.teachers.backends.builders import compute_outputs
+from limbeck.teachers.backends.select_backend import BACKENDS, BackendReport, InferenceBackend
 
-__all__ = ["BACKENDS", "BackendReport", "InferenceBackend"]
+__all__ = ["BACKENDS", "BackendReport", "InferenceBackend", "compute_outputs"]

@@ -1,43 +1,91 @@
-"""Each engine, made for one network and one kind of batch, or a sentence on why it does not fit."""
+"""Builds each inference backend for one network and the calls that the task makes on a real batch."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.outputs import Outputs
+from limbeck.core.protocols import Task
 from limbeck.features import FeatureExtractor, parse_layer, unwrap_model
 from limbeck.models.onnx_graph import export_onnx_bytes
-from limbeck.teachers.backends.call_recorder import BackendUnsupported, RecordedCall
 from limbeck.teachers.backends.fold_batchnorm import FoldedModel, fold_batchnorm
 from limbeck.teachers.backends.runtime_session import Runtime, RuntimeSession, find_missing_package
 
-__all__ = ["BUILDERS", "BuildContext", "PreparedModel"]
+__all__ = [
+    "BUILDERS",
+    "BackendUnsupported",
+    "BuildContext",
+    "PreparedModel",
+    "RecordedCall",
+    "compute_outputs",
+    "record_calls",
+]
+
+
+@final
+class BackendUnsupported(LimbeckError):
+    """Why a backend does not support a network; the message completes "not fold_batchnorm: …"."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RecordedCall:
+    """Arguments and output of one call of a network."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
 
 
 class PreparedModel(NamedTuple):
-    """An engine that answers: what the task calls, the taps on it, and a note where there is something to say."""
+    """A backend ready to run: the module that the task calls, its feature extractor, and a note for the report."""
 
     network: nn.Module
     feature_extractor: FeatureExtractor
     note: str = ""
 
+    def predict(self, batch: Any, task: Task) -> Outputs:
+        """Outputs for ``batch``."""
+        return compute_outputs(self.network, self.feature_extractor, batch, task)
+
+
+def compute_outputs(network: nn.Module, feature_extractor: FeatureExtractor, batch: Any, task: Task) -> Outputs:
+    """Outputs of ``network`` for ``batch``, with the features, without gradients."""
+    if not len(feature_extractor):
+        return task.outputs(network, batch).detach()
+    with feature_extractor.capture() as features:
+        outputs = task.outputs(network, batch)
+    return replace(outputs, features=features).detach()
+
+
+def record_calls(
+    network: nn.Module, feature_extractor: FeatureExtractor, batch: Any, task: Task
+) -> tuple[Outputs, list[RecordedCall]]:
+    """Outputs for ``batch``, and the calls of the network; no calls where the task uses another method than forward."""
+    recorder = _CallRecorder(network)
+    try:
+        return compute_outputs(recorder, feature_extractor, batch, task), recorder.calls
+    except AttributeError:
+        return compute_outputs(network, feature_extractor, batch, task), []
+
 
 @final
 @dataclass(frozen=True)
 class BuildContext:
-    """What an engine has to fit.
+    """What a backend is built from.
 
     Attributes:
         network: the teacher, in eval mode.
-        feature_layers: its taps, by name.
-        calls: how the task called it on a real batch.
+        feature_layers: layers to read features from, by feature name.
+        calls: calls of the network by the task on a real batch.
     """
 
     network: nn.Module
@@ -45,43 +93,34 @@ class BuildContext:
     calls: Sequence[RecordedCall]
 
     def empty_feature_extractor(self) -> FeatureExtractor:
-        """No taps, or ``BackendUnsupported`` where features are asked for."""
+        """An extractor of no features, for backends without forward hooks."""
         if self.feature_layers:
-            raise BackendUnsupported(
-                f"features are tapped ({', '.join(self.feature_layers)}), and it gives the answer only"
-            )
+            raise BackendUnsupported(f"it has no layers to read the features {', '.join(self.feature_layers)} from")
         return FeatureExtractor(self.network, {})
 
     @cached_property
     def example_input(self) -> Tensor:
-        """The one tensor that the network is called with, or ``BackendUnsupported``."""
+        """The only input of the network, a float32 tensor on the CPU."""
         if len(self.calls) != 1 or len(self.calls[0].args) != 1 or self.calls[0].kwargs:
-            raise BackendUnsupported("the task calls the network otherwise than once with one tensor")
+            raise BackendUnsupported("the task must call the network once with one tensor")
         example, output = self.calls[0].args[0], self.calls[0].output
         if not isinstance(example, Tensor) or not isinstance(output, Tensor):
-            unsupported_type = type(output if isinstance(example, Tensor) else example).__name__
-            raise BackendUnsupported(f"the network takes or gives a {unsupported_type}, and not one tensor")
+            type_name = type(output if isinstance(example, Tensor) else example).__name__
+            raise BackendUnsupported(f"input and output of the network must be one tensor, got {type_name}")
         tensors = [example, *self.network.parameters(), *self.network.buffers()]
         if not all(tensor.is_cpu for tensor in tensors):
-            raise BackendUnsupported("it runs on the CPU, and the teacher does not")
-        unsupported_dtypes = {
-            str(t.dtype) for t in (output, *tensors) if t.is_floating_point() and t.dtype != torch.float32
-        }
-        if unsupported_dtypes or torch.is_autocast_enabled("cpu"):
-            raise BackendUnsupported(
-                f"it computes in float32, and the teacher in {', '.join(sorted(unsupported_dtypes)) or 'mixed precision'}"
-            )
+            raise BackendUnsupported("the teacher must be on the CPU")
+        dtypes = {str(t.dtype) for t in (output, *tensors) if t.is_floating_point() and t.dtype != torch.float32}
+        if dtypes or torch.is_autocast_enabled("cpu"):
+            raise BackendUnsupported(f"the teacher must be float32, got {', '.join(sorted(dtypes)) or 'autocast'}")
         return example
 
     @cached_property
     def onnx_graph(self) -> bytes:
-        """The network as an ONNX file, made once for all runtimes."""
+        """The network as an ONNX file, exported once for all runtimes."""
+        network, example = unwrap_model(self.network), self.example_input
         try:
-            return export_onnx_bytes(
-                unwrap_model(self.network), self.example_input, name=type(unwrap_model(self.network)).__name__
-            )
-        except BackendUnsupported:
-            raise
+            return export_onnx_bytes(network, example, name=type(network).__name__)
         except LimbeckError as error:
             raise BackendUnsupported(str(error)) from error
 
@@ -91,15 +130,12 @@ def _build_eager(context: BuildContext) -> PreparedModel:
 
 
 def _build_fold_batchnorm(context: BuildContext) -> PreparedModel:
-    # A tap between the two, at the layer's output or the norm's input, would hear something else than before.
+    # Folding would change the features at the layer's output and at the norm's input.
     exclude = {layer.path for layer in map(parse_layer, context.feature_layers.values())}
     folded, note = fold_batchnorm(unwrap_model(context.network), exclude=exclude)
-    can_use_inference_mode = (
-        not context.feature_layers and len(context.calls) == 1 and isinstance(context.calls[0].output, Tensor)
-    )
-    return PreparedModel(
-        FoldedModel(folded, inference=can_use_inference_mode), FeatureExtractor(folded, context.feature_layers), note
-    )
+    inference = not context.feature_layers and len(context.calls) == 1 and isinstance(context.calls[0].output, Tensor)
+    feature_extractor = FeatureExtractor(folded, context.feature_layers)
+    return PreparedModel(FoldedModel(folded, inference=inference), feature_extractor, note)
 
 
 def _build_compile(context: BuildContext) -> PreparedModel:
@@ -107,30 +143,41 @@ def _build_compile(context: BuildContext) -> PreparedModel:
     return PreparedModel(torch.compile(context.network), feature_extractor)  # type: ignore[arg-type]
 
 
-def _runtime_builder(runtime: Runtime) -> Callable[[BuildContext], PreparedModel]:
-    def build(context: BuildContext) -> PreparedModel:
-        feature_extractor = context.empty_feature_extractor()
-        if (missing_package := find_missing_package(runtime)) is not None:
-            raise BackendUnsupported(missing_package.partition(": ")[0] + f" ({missing_package.partition(': ')[2]})")
-        example = context.example_input
-        session = RuntimeSession(context.onnx_graph, runtime=runtime, name=type(unwrap_model(context.network)).__name__)
-        return PreparedModel(_RuntimeModel(context.network, session, example), feature_extractor)
-
-    return build
+def _build_runtime(context: BuildContext, runtime: Runtime) -> PreparedModel:
+    feature_extractor = context.empty_feature_extractor()
+    if (missing_package := find_missing_package(runtime)) is not None:
+        raise BackendUnsupported(missing_package)
+    name = type(unwrap_model(context.network)).__name__
+    session = RuntimeSession(context.onnx_graph, runtime=runtime, name=name)
+    return PreparedModel(_RuntimeModel(context.network, session, context.example_input), feature_extractor)
 
 
 BUILDERS: Mapping[str, Callable[[BuildContext], PreparedModel]] = {
     "eager": _build_eager,
     "fold_batchnorm": _build_fold_batchnorm,
     "compile": _build_compile,
-    "onnxruntime": _runtime_builder("onnxruntime"),
-    "openvino": _runtime_builder("openvino"),
+    "onnxruntime": lambda context: _build_runtime(context, "onnxruntime"),
+    "openvino": lambda context: _build_runtime(context, "openvino"),
 }
 
 
 @final
+class _CallRecorder(nn.Module):
+    """Records the calls of a network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.calls = network, list[RecordedCall]()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.network(*args, **kwargs)
+        self.calls.append(RecordedCall(args, kwargs, output))
+        return output
+
+
+@final
 class _RuntimeModel(nn.Module):
-    """Asks a runtime, and torch itself where an input is of another kind than those the graph was made for."""
+    """Runs a runtime session, and the network itself for inputs of another shape or dtype."""
 
     def __init__(self, network: nn.Module, session: RuntimeSession, example: Tensor) -> None:
         super().__init__()
@@ -139,14 +186,14 @@ class _RuntimeModel(nn.Module):
         self.has_warned = False
 
     def forward(self, input: Tensor) -> Tensor:
-        """The logits, ``[batch, classes]``."""
+        """Logits ``[batch, classes]``."""
         if input.shape[1:] == self.input_shape and input.dtype == self.dtype and len(input):
             return torch.from_numpy(self.session(input.detach().numpy()))
         if not self.has_warned:
             self.has_warned = True
             warnings.warn(
-                f"{self.session.runtime} was made ready for inputs {list(self.input_shape)}, so those of "
-                f"{list(input.shape[1:])} are answered by torch, as slowly as eager",
+                f"{self.session.runtime} was built for inputs {list(self.input_shape)}; inputs "
+                f"{list(input.shape[1:])} run in eager torch, which is slower",
                 stacklevel=2,
             )
         logits: Tensor = self.network(input)

@@ -1,8 +1,8 @@
-"""BatchNorm folded into the convolution or linear layer before it, and pictures in channels-last order.
+"""BatchNorm folded into the preceding convolution or linear layer, and images in channels-last order.
 
-In eval mode BatchNorm is a fixed scale and shift, which the layer before it can carry (Jacob et al., 2018,
-https://arxiv.org/abs/1712.05877, section 3.2); the arithmetic is torch's ``torch.nn.utils.fusion``. A trace tells which
-layers follow each other; the network's own code and modules stay, so that hooks and taps find their places.
+In eval mode BatchNorm is a fixed scale and shift, which the preceding layer can apply (Jacob et al., 2018,
+https://arxiv.org/abs/1712.05877, section 3.2; ``torch.nn.utils.fusion``). An fx trace finds the pairs of layers; the
+network's code and modules are kept, so that forward hooks still work.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.utils._pytree import tree_map
 
 __all__ = ["FoldedModel", "fold_batchnorm"]
 
@@ -27,11 +28,11 @@ _FUSIONS: dict[Any, tuple[Any, Any]] = {
 
 
 def fold_batchnorm(network: nn.Module, *, exclude: Set[str] = frozenset()) -> tuple[nn.Module, str]:
-    """A copy of ``network`` with BatchNorm folded, and a note where nothing could be.
+    """A copy of ``network`` with BatchNorm folded, and a note where there was nothing to fold.
 
-    Arguments:
-        network: in eval mode; it stays as it is. One that cannot be traced is only copied, and the note says so.
-        exclude: modules, by path, that are to see and to give what they did before.
+    Args:
+        network: a network in eval mode, which is not changed.
+        exclude: paths of modules whose inputs and outputs must stay the same.
 
     >>> network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU()).eval()
     >>> fold_batchnorm(network)[0]
@@ -44,19 +45,19 @@ def fold_batchnorm(network: nn.Module, *, exclude: Set[str] = frozenset()) -> tu
     folded = copy.deepcopy(network).requires_grad_(False)
     try:
         graph = fx.symbolic_trace(folded).graph
-    except Exception as error:  # tracing runs the network's own code, which may branch on values
-        return folded, f"nothing was folded, for it cannot be traced ({type(error).__name__})"
+    except Exception as error:  # tracing runs the network's code, which may branch on values
+        return folded, f"no BatchNorm folded, the network cannot be traced ({type(error).__name__})"
     pairs = [pair for pair in _find_foldable_pairs(folded, graph) if not exclude & set(pair)]
-    for layer, norm in pairs:
-        layer_module, norm_module = folded.get_submodule(layer), folded.get_submodule(norm)
-        _replace_module(folded, layer, _FUSIONS[type(layer_module)][1](layer_module, norm_module).requires_grad_(False))
-        _replace_module(folded, norm, nn.Identity())
-    return folded, "" if pairs else "nothing was folded, for no BatchNorm follows a layer of torch's own"
+    for layer_path, norm_path in pairs:
+        layer, norm = folded.get_submodule(layer_path), folded.get_submodule(norm_path)
+        folded.set_submodule(layer_path, _FUSIONS[type(layer)][1](layer, norm).requires_grad_(False))
+        folded.set_submodule(norm_path, nn.Identity())
+    return folded, "" if pairs else "no BatchNorm folded, none follows a layer of torch.nn"
 
 
 @final
 class FoldedModel(nn.Module):
-    """Runs a folded network on channels-last pictures, without anything that only a backward pass would need."""
+    """Runs a folded network on channels-last images without autograd."""
 
     def __init__(self, network: nn.Module, *, inference: bool) -> None:
         super().__init__()
@@ -64,27 +65,23 @@ class FoldedModel(nn.Module):
         self.grad_mode = torch.inference_mode if inference else torch.no_grad
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the network says."""
+        args, kwargs = tree_map(_to_channels_last, (args, kwargs))
         with self.grad_mode():
-            output = self.network(
-                *map(_to_channels_last, args), **{name: _to_channels_last(value) for name, value in kwargs.items()}
-            )
-        # The student's loss may keep a teacher's answer for its backward pass, which is forbidden for a tensor that
-        # was made in inference mode; a copy that is made outside is an ordinary one.
+            output = self.network(*args, **kwargs)
+        # An inference tensor cannot be saved for the backward pass of a loss; a clone made outside can.
         return output.clone() if isinstance(output, Tensor) and output.is_inference() else output
 
 
 def _find_foldable_pairs(network: nn.Module, graph: fx.Graph) -> Iterator[tuple[str, str]]:
-    """The paths of layers and of the BatchNorm that nothing but follows each."""
+    """Paths of each layer that is followed by a BatchNorm only, and of that BatchNorm."""
     modules = dict(network.named_modules())
-    # A module that runs twice has two neighbours.
     call_counts = Counter(id(modules[str(node.target)]) for node in graph.nodes if node.op == "call_module")
     for node in graph.nodes:
         producer = node.args[0] if node.op == "call_module" and node.args else None
         if not (isinstance(producer, fx.Node) and producer.op == "call_module" and len(producer.users) == 1):
             continue
         layer, norm = modules[str(producer.target)], modules[str(node.target)]
-        # Only torch's own classes: one that inherits may do more than its parent.
+        # Exact types: a subclass may compute something else.
         if type(layer) not in _FUSIONS or type(norm) is not _FUSIONS[type(layer)][0] or norm.running_mean is None:
             continue
         if call_counts[id(layer)] == call_counts[id(norm)] == 1 and not (_has_hooks(layer) or _has_hooks(norm)):
@@ -93,11 +90,6 @@ def _find_foldable_pairs(network: nn.Module, graph: fx.Graph) -> Iterator[tuple[
 
 def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _replace_module(network: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(network.get_submodule(parent), name, module)
 
 
 def _to_channels_last(value: Any) -> Any:

@@ -1,6 +1,6 @@
-"""An ONNX graph in a runtime for inference on the CPU, in float32, with as many threads as torch has.
+"""ONNX models in ONNX Runtime (https://onnxruntime.ai) or OpenVINO (https://docs.openvino.ai), float32 on the CPU.
 
-onnxruntime: https://onnxruntime.ai. OpenVINO: https://docs.openvino.ai.
+They get as many threads as torch has.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
 
 
 class _LoadedGraph(NamedTuple):
-    """A graph that is ready: inputs and outputs as name and ``type [shape]``, its batch where fixed, how to run it."""
+    """A loaded model: ``dtype [shape]`` by input and output name, the batch size if it is fixed, and how to run it."""
 
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
@@ -33,17 +33,17 @@ class _LoadedGraph(NamedTuple):
 
 @final
 class RuntimeSession:
-    """Runs one ONNX graph of one input.
+    """Runs an ONNX model with one input. It can be copied and pickled.
 
-    Arguments:
-        model: the bytes of a file, or its path.
+    Args:
+        model: the bytes of the file, or its path.
         runtime: ``onnxruntime`` or ``openvino``.
-        name: what the graph is called in an error.
-        input_name: the name of its input, where that is to be checked.
-        output_name: the name of the output to read, needed where there are several.
+        name: name of the model in errors.
+        input_name: expected name of the input; ``None``: any.
+        output_name: name of the output to read; ``None``: the only one.
 
-    Raises ``LimbeckError``: the runtime is not installed, cannot load the graph, or the graph has other names. It
-    survives copy and pickle, and is opened again there.
+    Raises:
+        LimbeckError: the runtime is not installed or cannot load the model, or the model has other names.
     """
 
     def __init__(
@@ -56,39 +56,31 @@ class RuntimeSession:
         output_name: str | None = None,
     ) -> None:
         if runtime not in RUNTIMES:
-            raise LimbeckError(f"{name}: {runtime!r} is no runtime; there are: {suggest_names(runtime, RUNTIMES)}")
+            raise LimbeckError(f"{name}: unknown runtime {runtime!r}; there are: {suggest_names(runtime, RUNTIMES)}")
         self.model, self.runtime, self.name = model, runtime, name
-        self._graph = _load_graph(model, runtime, name)
-        if len(self._graph.inputs) != 1:
-            raise LimbeckError(
-                f"{name} takes {len(self._graph.inputs)} inputs ({', '.join(self._graph.inputs)}), and a teacher is "
-                "asked with one: export it with one input"
-            )
-        self.input_name = _resolve_port_name(name, "input", input_name, list(self._graph.inputs))
-        self.output_name = _resolve_port_name(name, "output", output_name, list(self._graph.outputs))
+        self._graph = graph = _load_graph(model, runtime, name)
+        if len(graph.inputs) != 1:
+            raise LimbeckError(f"{name} must have one input, got {len(graph.inputs)} ({', '.join(graph.inputs)})")
+        self.input_name = _resolve_port_name(name, "input", input_name, list(graph.inputs))
+        self.output_name = _resolve_port_name(name, "output", output_name, list(graph.outputs))
 
     @property
     def input_dtype(self) -> str:
-        """The type of the input, as the runtime calls it."""
+        """The dtype of the input, as the runtime names it."""
         return self._graph.inputs[self.input_name].partition(" ")[0]
 
     def __call__(self, inputs: NDArray[Any]) -> NDArray[Any]:
-        """The answer to a batch ``[n, ...]``, or one sentence on why the graph does not take it.
-
-        A graph that was exported for batches of one size is asked as often as it takes.
-        """
-        graph = self._graph
+        """Output for a batch ``[n, ...]``; a model of fixed batch size is called several times."""
         try:
-            return np.concatenate(
-                [
-                    graph.run(self.input_name, self.output_name, chunk)[:num_rows]
-                    for chunk, num_rows in _split_batches(inputs, graph.batch_size)
-                ]
-            )
-        except Exception as error:  # each runtime has errors of its own
+            outputs = [
+                self._graph.run(self.input_name, self.output_name, chunk)[:num_rows]
+                for chunk, num_rows in _split_batches(inputs, self._graph.batch_size)
+            ]
+            return np.concatenate(outputs)
+        except Exception as error:  # each runtime has its own error types
             raise LimbeckError(
-                f"{self.name}: {self.runtime} refuses inputs of {inputs.dtype} {list(inputs.shape)}; it takes "
-                f"{self.input_name}, {graph.inputs[self.input_name]} ({format_root_cause(error)})"
+                f"{self.name}: the input {self.input_name} must be {self._graph.inputs[self.input_name]}, got "
+                f"{inputs.dtype} {list(inputs.shape)} ({self.runtime}: {format_root_cause(error)})"
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -100,7 +92,7 @@ class RuntimeSession:
 
 
 def find_missing_package(backend: str) -> str | None:
-    """What to install for ``backend``; ``None`` where it is there.
+    """How to install ``backend``; ``None`` where it is installed.
 
     >>> find_missing_package("onnxruntime")
     """
@@ -116,7 +108,7 @@ def _load_graph(model: bytes | str, runtime: Runtime, name: str) -> _LoadedGraph
         return {"onnxruntime": _load_onnxruntime, "openvino": _load_openvino}[runtime](model)
     except Exception as error:
         raise LimbeckError(
-            f"{runtime} cannot load {name} ({format_root_cause(error)}): the file is damaged, or of a version it does not know"
+            f"{runtime} cannot load {name} ({format_root_cause(error)}): the file is damaged, or of an unsupported version"
         ) from error
 
 
@@ -128,25 +120,25 @@ def _load_onnxruntime(model: bytes | str) -> _LoadedGraph:
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    def run(input: str, output: str, array: NDArray[Any]) -> NDArray[Any]:
-        result: NDArray[Any] = session.run([output], {input: array})[0]
+    def run(input_name: str, output_name: str, array: NDArray[Any]) -> NDArray[Any]:
+        result: NDArray[Any] = session.run([output_name], {input_name: array})[0]
         return result
 
-    batch_dim = next((port.shape[0] for port in session.get_inputs() if port.shape), None)
-    return _LoadedGraph(
-        {port.name: f"{port.type} {port.shape}" for port in session.get_inputs()},
-        {port.name: f"{port.type} {port.shape}" for port in session.get_outputs()},
-        batch_dim if isinstance(batch_dim, int) else None, run,
-    )  # fmt: skip
+    def describe_ports(ports: Any) -> dict[str, str]:
+        return {port.name: f"{port.type} {port.shape}" for port in ports}
+
+    inputs = session.get_inputs()
+    batch_dim = inputs[0].shape[0] if inputs and inputs[0].shape else None
+    batch_size = batch_dim if isinstance(batch_dim, int) else None
+    return _LoadedGraph(describe_ports(inputs), describe_ports(session.get_outputs()), batch_size, run)
 
 
 @cache
 def _openvino_core() -> Any:
-    """The one core of this process, kept to its end.
+    """The only core of this process.
 
-    Its CPU plugin gives the thread a stack for signals and frees it with the core. Freed in another order than made,
-    a stack that is gone stays in place, and the next Ctrl-C would end in a segmentation fault instead of a checkpoint
-    (seen with OpenVINO 2026.4).
+    Its CPU plugin gives the thread a signal stack and frees it with the core. Freed in another order than created, a
+    freed stack stays installed, and the next signal is a segmentation fault (OpenVINO 2026.4).
     """
     import openvino
 
@@ -157,30 +149,28 @@ def _load_openvino(model: bytes | str) -> _LoadedGraph:
     core = _openvino_core()
     settings = {
         "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1,
-        # Two processes that both pin themselves to the first core would halve each other's speed.
-        "ENABLE_CPU_PINNING": False,
+        "ENABLE_CPU_PINNING": False,  # two processes would pin themselves to the same core
     }  # fmt: skip
     compiled = core.compile_model(core.read_model(model), "CPU", settings)
     request = compiled.create_infer_request()
 
-    def run(input: str, output: str, array: NDArray[Any]) -> NDArray[Any]:
-        request.infer({input: array}, share_inputs=True)
-        return np.array(request.get_tensor(output).data)
+    def run(input_name: str, output_name: str, array: NDArray[Any]) -> NDArray[Any]:
+        request.infer({input_name: array}, share_inputs=True)
+        return np.array(request.get_tensor(output_name).data)
 
-    def describe_ports(ports: Any) -> dict[str, str]:
-        return {
-            port.get_any_name(): f"{port.get_element_type().get_type_name()} {port.get_partial_shape()}"
-            for port in ports
-        }
+    def describe_port(port: Any) -> str:
+        return f"{port.get_element_type().get_type_name()} {port.get_partial_shape()}"
 
+    inputs, outputs = (
+        {p.get_any_name(): describe_port(p) for p in ports} for ports in (compiled.inputs, compiled.outputs)
+    )
     shape = compiled.inputs[0].get_partial_shape() if compiled.inputs else []
-    batch_dim = shape[0] if len(shape) else None
-    batch_size = batch_dim.get_length() if batch_dim is not None and batch_dim.is_static else None
-    return _LoadedGraph(describe_ports(compiled.inputs), describe_ports(compiled.outputs), batch_size, run)
+    batch_size = shape[0].get_length() if len(shape) and shape[0].is_static else None
+    return _LoadedGraph(inputs, outputs, batch_size, run)
 
 
 def _split_batches(inputs: NDArray[Any], batch_size: int | None) -> Iterator[tuple[NDArray[Any], int]]:
-    """What to ask with, and how many of its rows count: where the batch is fixed, the last one is filled up."""
+    """Chunks of the fixed batch size, the last one padded, and how many rows of each count."""
     if batch_size is None or batch_size == len(inputs):
         yield np.ascontiguousarray(inputs), len(inputs)
         return
@@ -191,7 +181,7 @@ def _split_batches(inputs: NDArray[Any], batch_size: int | None) -> Iterator[tup
 
 def _resolve_port_name(model_name: str, side: str, name: str | None, names: list[str]) -> str:
     if name is None and len(names) > 1:
-        raise LimbeckError(f"{model_name} has {len(names)} {side}s ({', '.join(names)}): name the one with the logits")
+        raise LimbeckError(f"{model_name} has {len(names)} {side}s ({', '.join(names)}): set {side}_name")
     if name is not None and name not in names:
         raise LimbeckError(f"{model_name} has no {side} named {name!r}; there are: {suggest_names(name, names)}")
     return names[0] if name is None else name

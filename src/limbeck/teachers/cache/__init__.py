@@ -1,4 +1,4 @@
-"""Teachers' answers on disk: asked once, read ever after; see :class:`CachedTeacher`."""
+"""Teacher outputs on disk: computed once, then read; see :class:`CachedTeacher`."""
 
 from limbeck.teachers.cache.cache_config import CacheConfig
 from limbeck.teachers.cache.cached_teacher import CachedTeacher

@@ -1,4 +1,4 @@
-"""The folder where all caches stand: finding, listing, checking and removing them."""
+"""The folder of all caches: list, verify and remove them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, final
 
 from limbeck.core.errors import LimbeckError
-from limbeck.teachers.cache.input_checksum import CHECKSUM_BYTES
+from limbeck.teachers.cache.indexing import CHECKSUM_BYTES
 from limbeck.teachers.cache.layout import RecordLayout
 from limbeck.teachers.cache.store import RecordStore
 
@@ -24,14 +24,14 @@ _LOCK_FILE = ".lock"
 @final
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One cache on the shelf.
+    """One cache.
 
     Attributes:
-        folder: where it stands; its name is the key.
-        metadata: what its ``layout.json`` says: ``teacher``, ``num_samples``, ``num_views``, ``layout``.
-        num_bytes: what it takes on the disk (holes in half-filled shards do not count).
-        complete: whether every answer is there.
-        last_used: seconds since 1970 when it was last opened.
+        folder: its folder, named by the key.
+        metadata: contents of ``layout.json``: ``teacher``, ``num_samples``, ``num_views``, ``layout``.
+        num_bytes: disk usage.
+        complete: whether all outputs are stored.
+        last_used: seconds since 1970 of the last use.
     """
 
     folder: Path
@@ -41,61 +41,47 @@ class CacheEntry:
     last_used: float
 
     def open_store(self) -> RecordStore:
-        """Its records."""
-        layout = RecordLayout.from_dict(self.metadata["layout"])
-        return RecordStore(
-            self.folder,
-            record_bytes=CHECKSUM_BYTES + layout.num_bytes,
-            num_records=self.metadata["num_samples"] * self.metadata["num_views"],
-        )
+        """The records."""
+        record_bytes = CHECKSUM_BYTES + RecordLayout.from_dict(self.metadata["layout"]).num_bytes
+        num_records = self.metadata["num_samples"] * self.metadata["num_views"]
+        return RecordStore(self.folder, record_bytes=record_bytes, num_records=num_records)
 
 
 def cache_dir(root: str | Path | None = None) -> Path:
     """The folder of all caches: ``root``, ``$LIMBECK_CACHE``, or ``~/.cache/limbeck/teacher_outputs``."""
-    return Path(
-        root or os.environ.get("LIMBECK_CACHE") or Path.home() / ".cache" / "limbeck" / "teacher_outputs"
-    ).expanduser()
+    return Path(root or os.environ.get("LIMBECK_CACHE") or "~/.cache/limbeck/teacher_outputs").expanduser()
 
 
 def lock_cache(folder: Path) -> Any:
-    """Say that this process uses the cache in ``folder``, for as long as what is given back lives."""
+    """Lock the cache in ``folder`` against removal while the returned object lives."""
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / _LOCK_FILE).open("a")
     os.utime(folder / _LOCK_FILE)
     try:
         import fcntl
-    except ImportError:  # Windows: pruning a cache in use is then the user's own care
+    except ImportError:  # Windows has no shared locks
         return file
     fcntl.flock(file, fcntl.LOCK_SH)
     return file
 
 
 def list_caches(root: str | Path | None = None) -> list[CacheEntry]:
-    """Every cache on the shelf, the one used last first."""
+    """All caches, the last used first."""
     folders = [path.parent for path in cache_dir(root).glob("*/layout.json")]
     return sorted(filter(None, map(_read_entry, folders)), key=lambda entry: -entry.last_used)
 
 
 def verify_cache(entry: CacheEntry) -> Iterator[tuple[Path, int, int, bool]]:
-    """For each shard: its file, how many records are damaged, how many missing, whether it is as its index says."""
+    """For each shard: its file, the numbers of damaged and missing records, and whether it matches the index."""
     store = entry.open_store()
     changed = set(store.changed_shards()) if entry.complete else set()
     for shard in range(store.num_shards):
-        if not store.shard_path(shard).exists():
-            yield (
-                store.shard_path(shard),
-                0,
-                min(store.records_per_shard, store.num_records - shard * store.records_per_shard),
-                not entry.complete,
-            )
-            continue
         damaged, unwritten = store.scan_shard(shard)
         yield store.shard_path(shard), len(damaged), len(unwritten), shard not in changed
-    store.close()
 
 
 def remove_cache(entry: CacheEntry) -> None:
-    """Remove a cache that nobody uses; the index goes first, so that half of one is never taken for whole."""
+    """Remove a cache that is not in use; its index first, so that a partial one is not taken for complete."""
     try:
         import fcntl
 
@@ -104,7 +90,7 @@ def remove_cache(entry: CacheEntry) -> None:
     except ImportError:
         pass
     except OSError:
-        raise LimbeckError(f"{entry.folder} is in use by another process: wait for it, and prune again") from None
+        raise LimbeckError(f"{entry.folder} is in use by another process: remove it after that has ended") from None
     for name in ("index.json", "layout.json"):
         (entry.folder / name).unlink(missing_ok=True)
     shutil.rmtree(entry.folder, ignore_errors=True)

@@ -1,7 +1,6 @@
-"""Teachers that are no network of torch: an ONNX file, a Python callable, an endpoint. They give answers only."""
+"""Teachers outside torch: an ONNX file, a Python callable, an inference server. They predict logits only."""
 
-from limbeck.teachers.external.callable_teacher import from_callable
-from limbeck.teachers.external.external_teacher import ExternalTeacher
+from limbeck.teachers.external.external_teacher import ExternalTeacher, from_callable
 from limbeck.teachers.external.inference_server import inference_server
 from limbeck.teachers.external.onnx_teacher import onnx
 

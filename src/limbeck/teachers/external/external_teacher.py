@@ -1,4 +1,4 @@
-"""What all teachers from elsewhere share: they are called like a network, and what they say is checked."""
+"""Predictions from outside torch as an ``nn.Module``, with checks of their shape and values; any callable as a teacher."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.data import Normalization
 
-__all__ = ["PROBABILITY_FLOOR", "ExternalTeacher", "InputType", "OutputType", "log_probabilities", "missing_rows"]
+__all__ = ["ExternalTeacher", "InputType", "OutputType", "from_callable", "log_probabilities", "missing_rows"]
 
 OutputType = Literal["logits", "probabilities"]
 InputType = Literal["normalized", "pixels"]
 
-PROBABILITY_FLOOR = 1e-7
+_PROBABILITY_FLOOR = 1e-7
 _SUM_TOLERANCE = 1e-2
 
 
-def log_probabilities(probabilities: Tensor, *, floor: float = PROBABILITY_FLOOR) -> Tensor:
-    """The logarithm of ``probabilities`` ``[rows, classes]``, those below ``floor`` raised to it.
+def log_probabilities(probabilities: Tensor, *, floor: float = _PROBABILITY_FLOOR) -> Tensor:
+    """Logarithm of ``probabilities`` ``[rows, classes]`` clamped to at least ``floor``.
 
-    A probability that was rounded to zero would otherwise be minus infinity. At temperature τ the floor is felt as
-    ``floor ** (1 / τ)`` of the largest probability.
+    At temperature τ the floor is ``floor ** (1 / τ)`` relative to the largest probability.
 
     >>> log_probabilities(torch.tensor([[1.0, 0.0]]))
     tensor([[  0.0000, -16.1181]])
@@ -33,44 +32,39 @@ def log_probabilities(probabilities: Tensor, *, floor: float = PROBABILITY_FLOOR
     return probabilities.clamp(min=floor).log()
 
 
-def missing_rows(rows: Tensor) -> Tensor:
-    """Which ``rows`` ``[n, classes]`` hold nothing but NaN: no answer, of a teacher that may leave samples out.
+def missing_rows(logits: Tensor) -> Tensor:
+    """Rows of ``logits`` ``[n, classes]`` that are all NaN: samples that a teacher skips.
 
     >>> missing_rows(torch.tensor([[torch.nan, torch.nan], [1.0, 0.0]]))
     tensor([ True, False])
     """
-    return rows.isnan().all(dim=1)
+    return logits.isnan().all(dim=1)
 
 
 class InputMappingLike(Protocol):
-    """What stands between a batch and a teacher."""
+    """Maps inputs and logits between a batch and a teacher."""
 
-    def map_inputs(self, input: Tensor, *, pixels: bool = False) -> Tensor:
-        """The input as the teacher takes it."""
-        ...
+    def map_inputs(self, input: Tensor, *, pixels: bool = False) -> Tensor: ...
 
-    def map_logits(self, output: Any) -> Any:
-        """Its answer as the task takes it."""
-        ...
+    def map_logits(self, output: Any) -> Any: ...
 
 
 @final
 class ExternalTeacher(nn.Module):
-    """A teacher that is no network of torch. Tasks call it as they call a network; it has no parameters and no places.
+    """Predictions of a callable as a module without parameters and layers, which tasks call like any network.
 
-    Arguments:
-        fn: takes the input ``[n, ...]`` as a float32 tensor on the CPU, and gives ``[n, classes]``, as a tensor or
-            anything that numpy reads.
-        name: its name in errors.
-        fingerprint: text that is another one wherever the answers may be, such as the hash of a file. It is part of
-            ``state_dict()``, so whoever tells networks apart by their weights tells these apart too.
-        output_type: ``logits``, or ``probabilities``, whose logarithm is taken, see :func:`log_probabilities`.
-        input_type: ``normalized`` inputs, as networks are trained on, or ``pixels`` in 0..1.
-        normalization: of the data, which is undone for one that sees pixels. A recipe fills it in.
-        classes: how many there are; ``None``: as many as it gives.
-        allow_missing: whether it may leave samples unanswered, by a row of NaN; see :func:`missing_rows`.
+    Args:
+        fn: maps a float32 CPU tensor ``[n, ...]`` to ``[n, classes]``, a tensor or anything that numpy reads.
+        name: name in errors.
+        fingerprint: text that changes with the predictions, such as the hash of a file. Its hash is in ``state_dict()``.
+        output_type: ``logits``, or ``probabilities``, see :func:`log_probabilities`.
+        input_type: ``normalized`` inputs, or ``pixels`` in 0..1.
+        normalization: normalization of the data, needed for ``pixels``; a recipe sets it.
+        classes: expected number of classes; ``None``: any.
+        allow_missing: whether rows of NaN are samples that the teacher skips, see :func:`missing_rows`.
 
-    Raises ``LimbeckError`` for an answer of another shape, one that is not finite, and probabilities that are none.
+    Raises:
+        LimbeckError: when called, for outputs of another shape, NaN, infinity, or rows that are no probabilities.
     """
 
     def __init__(
@@ -81,26 +75,30 @@ class ExternalTeacher(nn.Module):
         super().__init__()
         for option, value, allowed in (("output_type", output_type, OutputType), ("input_type", input_type, InputType)):
             if value not in get_args(allowed):
-                raise LimbeckError(f"{option} is {' or '.join(get_args(allowed))}, not {value!r}")
+                raise LimbeckError(f"{option} must be {' or '.join(get_args(allowed))}, got {value!r}")
         self.fn, self.name, self.output_type, self.input_type = fn, name, output_type, input_type
         self.normalization, self.classes, self.allow_missing = normalization, classes, allow_missing
         self._mapping: InputMappingLike | None = None
-        hashed = hashlib.sha256(f"{fingerprint}\n{output_type}\n{input_type}".encode()).digest()
-        self.register_buffer("fingerprint", torch.tensor(list(hashed), dtype=torch.uint8))
+        self._set_fingerprint(f"{fingerprint}\n{output_type}\n{input_type}")
 
     @torch.no_grad()
     def forward(self, input: Tensor) -> Tensor:
-        """Its logits ``[n, classes]`` (or the logarithm of its probabilities) in float32, where ``input`` is."""
+        """Logits or log-probabilities ``[n, classes]`` in float32, on the device of ``input``."""
         inputs = input.detach().to("cpu", torch.float32)
-        if self.input_type == "pixels":
-            inputs = self._denormalize(inputs)
+        is_pixels = self.input_type == "pixels"
+        if is_pixels:
+            if self.normalization is None:
+                raise LimbeckError(
+                    f"{self.name} takes pixels: set normalization to that of the data, which is inverted"
+                )
+            inputs = self.normalization.invert(inputs)
         if self._mapping is not None:
-            inputs = self._mapping.map_inputs(inputs, pixels=self.input_type == "pixels")
+            inputs = self._mapping.map_inputs(inputs, pixels=is_pixels)
         try:
             output = self.fn(inputs)
         except LimbeckError:
             raise
-        except Exception as error:  # a callable of the user's own
+        except Exception as error:  # user code
             raise LimbeckError(
                 f"{self.name} failed on inputs {list(inputs.shape)} ({format_root_cause(error)})"
             ) from error
@@ -112,49 +110,92 @@ class ExternalTeacher(nn.Module):
         return logits.to(input.device)
 
     def with_input_mapping(self, mapping: InputMappingLike) -> Self:
-        """The same, seeing pictures and giving answers through ``mapping``; see :class:`limbeck.teachers.adapter.InputMapping`."""
+        """Use ``mapping`` for inputs and logits, see :class:`limbeck.teachers.adapter.InputMapping`."""
         self._mapping = mapping
-        hashed = hashlib.sha256(f"{self.get_buffer('fingerprint').tolist()}\n{mapping!r}".encode()).digest()
-        self.register_buffer("fingerprint", torch.tensor(list(hashed), dtype=torch.uint8))
+        self._set_fingerprint(f"{self.get_buffer('fingerprint').tolist()}\n{mapping!r}")
         return self
 
     def extra_repr(self) -> str:
         mapping = "" if self._mapping is None else f", {self._mapping!r}"
         return f"{self.name}, output_type={self.output_type!r}, input_type={self.input_type!r}{mapping}"
 
-    def _denormalize(self, input: Tensor) -> Tensor:
-        if self.normalization is None:
-            raise LimbeckError(f"{self.name} sees pixels: give it the normalization of the data, which is to be undone")
-        return self.normalization.invert(input)
+    def _set_fingerprint(self, text: str) -> None:
+        digest = hashlib.sha256(text.encode()).digest()
+        self.register_buffer("fingerprint", torch.tensor(list(digest), dtype=torch.uint8))
 
     def _check_output(self, output: Any, num_rows: int) -> Tensor:
         try:
-            # A copy: the caller may go on writing into its own memory.
+            # A copy, since the callable may reuse its memory.
             tensor = torch.as_tensor(output).detach().to("cpu", torch.float32, copy=True)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise LimbeckError(f"{self.name} gave a {type(output).__name__}, and not numbers [n, classes]") from error
-        if (
-            tensor.ndim != 2
-            or len(tensor) != num_rows
-            or (self.classes is not None and tensor.shape[1] != self.classes)
-        ):
-            expected_shape = f"[{num_rows}, {'classes' if self.classes is None else self.classes}]"
-            raise LimbeckError(f"{self.name} gave the shape {list(tensor.shape)}, and a teacher gives {expected_shape}")
-        valid_rows = tensor[~missing_rows(tensor)] if self.allow_missing else tensor
-        if not bool(valid_rows.isfinite().all()):
             raise LimbeckError(
-                f"{self.name} gave NaN or infinity: look at what it does with these inputs, or set coverage: finite "
-                "if a row of NaN says that it has no answer"
+                f"{self.name} must return numbers [n, classes], got a {type(output).__name__}"
+            ) from error
+        num_classes = self.classes or tensor.shape[-1:].numel()
+        if tensor.shape != (num_rows, num_classes):
+            expected_shape = f"[{num_rows}, {self.classes or 'classes'}]"
+            raise LimbeckError(f"{self.name} must return the shape {expected_shape}, got {list(tensor.shape)}")
+        rows = tensor[~missing_rows(tensor)] if self.allow_missing else tensor
+        if not bool(rows.isfinite().all()):
+            raise LimbeckError(
+                f"{self.name} returned NaN or infinity: check it on these inputs, or set coverage: finite if rows of NaN are "
+                "samples without a prediction"
             )
         return tensor
 
     def _check_probabilities(self, probabilities: Tensor) -> Tensor:
-        sums = probabilities.sum(dim=1)  # NaN where there is no answer, which is not wrong
+        sums = probabilities.sum(dim=1)  # NaN for missing rows, which compare as valid
         invalid = ((sums - 1).abs() > _SUM_TOLERANCE) | (probabilities < -_SUM_TOLERANCE).any(dim=1)
         if bool(invalid.any()):
             raise LimbeckError(
-                f"{self.name} gave rows that are no probabilities (the first of them sums to "
-                f"{float(sums[invalid][0]):.3g}, its least value is {float(probabilities[invalid][0].min()):.3g}): set output_type: "
-                "logits if that is what they are"
+                f"{self.name} must return probabilities, got a row with sum {float(sums[invalid][0]):.3g} and minimum "
+                f"{float(probabilities[invalid][0].min()):.3g}: set output_type: logits if they are logits"
             )
         return probabilities
+
+
+def from_callable(
+    fn: Callable[..., Any], *, output_type: OutputType = "logits", array_type: Literal["torch", "numpy"] = "torch",
+    input_type: InputType = "normalized", normalization: Normalization | None = None, version: str = "",
+    classes: int | None = None, allow_missing: bool = False,
+) -> ExternalTeacher:  # fmt: skip
+    """A teacher that predicts by calling ``fn``.
+
+    Args:
+        fn: maps a batch of inputs ``[n, ...]`` to ``[n, classes]``.
+        output_type: ``logits`` or ``probabilities``.
+        array_type: whether ``fn`` takes a float32 ``torch`` tensor or ``numpy`` array.
+        input_type: ``normalized`` inputs, or ``pixels`` in 0..1.
+        normalization: normalization of the data, needed for ``pixels``; a recipe sets it.
+        version: any text; change it when ``fn`` changes, since a cache cannot detect that.
+        classes: expected number of classes.
+        allow_missing: whether rows of NaN are samples without a prediction.
+
+    >>> teacher = from_callable(lambda x: [[0.25, 0.75]] * len(x), output_type="probabilities")
+    >>> teacher(torch.zeros(1, 3)).exp()
+    tensor([[0.2500, 0.7500]])
+    """
+    if isinstance(fn, nn.Module):
+        raise LimbeckError(f"fn must not be an nn.Module, got {type(fn).__name__}: use it as the teacher directly")
+    if not callable(fn):
+        raise LimbeckError(f"fn must be callable, got {fn!r}")
+    if array_type not in ("torch", "numpy"):
+        raise LimbeckError(f"array_type must be torch or numpy, got {array_type!r}")
+    name = getattr(fn, "__qualname__", type(fn).__qualname__)
+    module_name = getattr(fn, "__module__", type(fn).__module__)
+    return ExternalTeacher(
+        fn if array_type == "torch" else _NumpyCallable(fn), name=f"the callable {name}",
+        fingerprint=f"{module_name}:{name} {version}", output_type=output_type, input_type=input_type,
+        normalization=normalization, classes=classes, allow_missing=allow_missing,
+    )  # fmt: skip
+
+
+@final
+class _NumpyCallable:
+    """Calls a function with a numpy array; a class, so that it can be pickled."""
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
+
+    def __call__(self, input: Tensor) -> Any:
+        return self.fn(input.numpy())

@@ -1,7 +1,7 @@
-"""A server as a teacher, by the Open Inference Protocol, version 2, JSON over HTTP.
+"""Inference servers as teachers, by the Open Inference Protocol version 2, JSON over HTTP.
 
-Triton, OpenVINO Model Server, KServe and MLServer speak it: https://github.com/kserve/open-inference-protocol. Requests
-are made by urllib3 (https://urllib3.readthedocs.io), which tries again after a growing pause.
+Triton, OpenVINO Model Server, KServe and MLServer implement it: https://github.com/kserve/open-inference-protocol.
+Requests are made and retried by urllib3 (https://urllib3.readthedocs.io).
 """
 
 from __future__ import annotations
@@ -31,35 +31,36 @@ def inference_server(
     output_type: OutputType = "probabilities", input_type: InputType = "normalized", normalization: Normalization | None = None,
     timeout: float = 10.0, retries: int = 4, batch_size: int = 256, classes: int | None = None,
 ) -> ExternalTeacher:  # fmt: skip
-    """A teacher that a server answers for: ``POST url/v2/models/model/infer``.
+    """A teacher that predicts by ``POST url/v2/models/model/infer``.
 
     Args:
-        url: where the server is, ``http://`` or ``https://``; redirects are not followed.
-        model: the name of the model there.
-        version: its version; ``None``: whichever the server takes.
-        input_name: the name of the model's input.
-        output_name: the name of the output to read; ``None``: its only one.
+        url: address of the server, ``http://`` or ``https://``; redirects are not followed.
+        model: name of the model.
+        version: version of the model; ``None``: the server's default.
+        input_name: name of the model's input.
+        output_name: name of the output to read; ``None``: the only one.
         output_type: ``probabilities`` or ``logits``.
-        input_type: ``normalized`` inputs or ``pixels`` in 0..1.
-        normalization: of the data; needed in Python for one that sees pixels.
-        timeout: seconds to wait for a connection, and then for the answer.
-        retries: how often to try again, after 0.2 s, 0.4 s, 0.8 s … up to 20 s, when the server is not there, is too
-            slow, or says that it is busy or broken for now (408, 425, 429, 500, 502, 503, 504).
-        batch_size: the most inputs in one request.
-        classes: how many there are.
+        input_type: ``normalized`` inputs, or ``pixels`` in 0..1.
+        normalization: normalization of the data, needed for ``pixels``; a recipe sets it.
+        timeout: seconds to wait for a connection, and for a response.
+        retries: number of retries, after 0.2 s, 0.4 s, 0.8 s … up to 20 s, when the server is unreachable or too slow, or
+            responds with status 408, 425, 429, 500, 502, 503 or 504.
+        batch_size: largest number of inputs in one request.
+        classes: expected number of classes.
 
-    The answer raises ``LimbeckError``, in one sentence, for a server that is not there, a time-out, another status than
-    200, an answer that is no JSON, and one of another shape.
+    Raises:
+        LimbeckError: a setting is invalid; when called, the server is unreachable or too slow, or its response has another
+            status than 200, is no JSON of the protocol, or has another shape.
     """
     url_parts = urlsplit(url)
     if url_parts.scheme not in ("http", "https") or not url_parts.hostname or url_parts.query or url_parts.fragment:
-        raise LimbeckError(f"an endpoint is the http:// or https:// address of a server, not {url!r}")
+        raise LimbeckError(f"url must be the http:// or https:// address of a server, got {url!r}")
     if url_parts.username or url_parts.password:
-        raise LimbeckError("an endpoint's address holds no password, as it is written into the record: leave it out")
+        raise LimbeckError("url must not hold a password, since it is written to the record: remove it")
     if timeout <= 0 or retries < 0 or batch_size < 1:
         raise LimbeckError(
-            f"an endpoint takes timeout above 0, retries of at least 0 and batch_size of at least 1, not {timeout}, "
-            f"{retries}, {batch_size}"
+            "timeout must be above 0, retries at least 0 and batch_size at least 1, got "
+            f"{timeout}, {retries}, {batch_size}"
         )
     version_path = f"/versions/{quote(version, safe='')}" if version else ""
     address = f"{url.rstrip('/')}/v2/models/{quote(model, safe='')}{version_path}/infer"
@@ -67,14 +68,14 @@ def inference_server(
         address, input_name=input_name, output_name=output_name, timeout=timeout, retries=retries, batch_size=batch_size
     )
     return ExternalTeacher(
-        client, name=f"the endpoint {address}", fingerprint=f"{address} {input_name} {output_name}", output_type=output_type, input_type=input_type,
-        normalization=normalization, classes=classes,
+        client, name=f"the server {address}", fingerprint=f"{address} {input_name} {output_name}", output_type=output_type,
+        input_type=input_type, normalization=normalization, classes=classes,
     )  # fmt: skip
 
 
 @final
 class _InferenceClient:
-    """Sends inputs to one address and reads what comes back."""
+    """Sends requests to one model of a server."""
 
     def __init__(
         self, address: str, *, input_name: str, output_name: str | None, timeout: float, retries: int, batch_size: int
@@ -84,7 +85,7 @@ class _InferenceClient:
         self._pool = self._create_pool()
 
     def __call__(self, input: Tensor) -> NDArray[np.float32]:
-        """The answer to ``[n, ...]`` inputs, ``[n, classes]``."""
+        """Outputs ``[n, classes]`` for inputs ``[n, ...]``."""
         return np.concatenate([self._infer(chunk.numpy()) for chunk in torch.split(input, self.batch_size)])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -98,9 +99,7 @@ class _InferenceClient:
         try:
             from urllib3 import PoolManager, Retry, Timeout
         except ImportError as error:
-            raise LimbeckError(
-                "an endpoint needs urllib3, which is not installed: pip install limbeck[endpoint]"
-            ) from (error)
+            raise LimbeckError("inference_server needs urllib3: pip install limbeck[endpoint]") from error
         retry = Retry(
             total=self.retries, status_forcelist=_RETRY_STATUSES, allowed_methods=None, backoff_factor=_BACKOFF_SECONDS,
             backoff_max=_MAX_BACKOFF_SECONDS, raise_on_status=False, respect_retry_after_header=False,
@@ -122,23 +121,23 @@ class _InferenceClient:
             response = self._pool.request("POST", self.address, body=body, headers=headers, redirect=False)
         except HTTPError as error:
             cause = error.reason if isinstance(error, MaxRetryError) and error.reason is not None else error
-            attempts = f"{self.retries + 1} tries" if self.retries else "one try"
+            attempts = f"{self.retries + 1} attempt{'s' if self.retries else ''}"
             if isinstance(cause, NewConnectionError):
-                raise LimbeckError(f"no server answers at {self.address} ({attempts}): is it running there?") from error
+                raise LimbeckError(f"no server at {self.address} ({attempts}): check that it is running") from error
             if isinstance(cause, TimeoutError):
                 raise LimbeckError(
-                    f"{self.address} did not answer within {self.timeout:g} s ({attempts}): give it a longer timeout, or "
-                    "a smaller batch_size"
+                    f"{self.address} timed out after {self.timeout:g} s ({attempts}): set a longer timeout or a smaller "
+                    "batch_size"
                 ) from error
-            raise LimbeckError(f"{self.address} could not be asked ({attempts}; {format_root_cause(cause)})") from error
+            raise LimbeckError(f"{self.address} failed ({attempts}; {format_root_cause(cause)})") from error
         if 300 <= response.status < 400:
             raise LimbeckError(
-                f"{self.address} sends on to {response.headers.get('Location')!r}, and limbeck follows no redirect: "
-                "give that address, if you trust it"
+                f"{self.address} redirects to {response.headers.get('Location')!r}, and redirects are not followed: set url "
+                "to that address if you trust it"
             )
         if response.status != 200:
             response_text = " ".join(response.data[:300].decode("utf-8", "replace").split())
-            raise LimbeckError(f"{self.address} answered with the status {response.status} ({response_text[:160]!r})")
+            raise LimbeckError(f"{self.address} responded with status {response.status} ({response_text[:160]!r})")
         data: bytes = response.data
         return data
 
@@ -147,22 +146,21 @@ class _InferenceClient:
             outputs = {str(output["name"]): output for output in json.loads(response)["outputs"]}
         except (ValueError, KeyError, TypeError) as error:
             prefix = response[:60].decode("utf-8", "replace")
+            raise LimbeckError(f"{self.address} must respond by the Open Inference Protocol, got {prefix!r}") from error
+        if self.output_name is None and len(outputs) == 1:
+            output = next(iter(outputs.values()))
+        elif self.output_name in outputs:
+            output = outputs[self.output_name]
+        else:
             raise LimbeckError(
-                f"{self.address} gave no answer of the Open Inference Protocol, but {prefix!r}"
-            ) from error
-        if self.output_name not in outputs if self.output_name is not None else len(outputs) != 1:
-            raise LimbeckError(
-                f"{self.address} gave the outputs {', '.join(outputs) or 'none'}: set output_name to the name of the one "
-                "to read"
+                f"{self.address} returned the outputs {', '.join(outputs) or 'none'}: set output_name to one of them"
             )
-        output = outputs[self.output_name] if self.output_name is not None else next(iter(outputs.values()))
         try:
             array = np.asarray(output["data"], dtype=np.float32).reshape([int(size) for size in output["shape"]])
         except (ValueError, KeyError, TypeError) as error:
             raise LimbeckError(
-                f"{self.address} gave an output whose data are not the numbers of its shape {output.get('shape')}"
+                f"{self.address} returned data that do not match their shape {output.get('shape')}"
             ) from error
         if array.ndim != 2 or len(array) != num_rows:
-            raise LimbeckError(f"{self.address} gave the shape {list(array.shape)} for {num_rows} inputs: it has to be "
-                               f"[{num_rows}, classes]")  # fmt: skip
+            raise LimbeckError(f"{self.address} must return the shape [{num_rows}, classes], got {list(array.shape)}")
         return array

@@ -1,1 +1,1 @@
-"""Choosing teachers: rules and greedy selection."""
+"""Selection of teachers: rules with warnings, and greedy forward selection."""

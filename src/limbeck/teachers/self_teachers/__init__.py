@@ -1,7 +1,6 @@
-"""Teachers that are made of the student itself: the average of its weights, and what it said before."""
+"""Teachers made of the student: the average of its weights, and its previous outputs."""
 
 from limbeck.teachers.self_teachers.ema import EMATeacher
-from limbeck.teachers.self_teachers.previous_batch import PreviousBatchTeacher
-from limbeck.teachers.self_teachers.previous_epoch import PreviousEpochTeacher
+from limbeck.teachers.self_teachers.previous_outputs import PreviousBatchTeacher, PreviousEpochTeacher
 
 __all__ = ["EMATeacher", "PreviousBatchTeacher", "PreviousEpochTeacher"]
