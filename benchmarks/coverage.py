@@ -1,7 +1,7 @@
 """How often a 95 % interval over few seeds holds the truth: the percentile bootstrap beside Student's t.
 
 Differences paired by seed are drawn from a normal distribution, as many studies as asked for; the intervals are those
-of `limbeck.evaluation.paired_over_seeds`, by which the verdicts of studies go.
+of `limbeck.evaluation.paired_mean_ci`, by which the verdicts of studies go.
 """
 
 from __future__ import annotations

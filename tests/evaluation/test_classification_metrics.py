@@ -1,4 +1,4 @@
-"""Quality against float64 NumPy written here, and the conventions where metrics differ."""
+"""Metrics against NumPy in float64, and conventions where metrics differ."""
 
 from __future__ import annotations
 
@@ -34,87 +34,87 @@ def softmax(z):
 
 def ece(z, y, bins=15):
     p = softmax(z)
-    sure, right, total = p.max(axis=1), p.argmax(axis=1) == y, 0.0
+    confidence, correct, total = p.max(axis=1), p.argmax(axis=1) == y, 0.0
     for i in range(bins):
-        inside = (sure > i / bins) & (sure <= (i + 1) / bins)
+        inside = (confidence > i / bins) & (confidence <= (i + 1) / bins)
         if inside.any():
-            total += inside.mean() * abs(right[inside].mean() - sure[inside].mean())
+            total += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
     return total
 
 
 def macro_f1(predicted, y, classes):
     scores = []
     for c in range(classes):
-        hit, said, true = ((predicted == c) & (y == c)).sum(), (predicted == c).sum(), (y == c).sum()
-        if said + true:
-            scores.append(2 * hit / (said + true))
+        hits, num_predicted, num_true = ((predicted == c) & (y == c)).sum(), (predicted == c).sum(), (y == c).sum()
+        if num_predicted + num_true:
+            scores.append(2 * hits / (num_predicted + num_true))
     return np.mean(scores)
 
 
 @pytest.mark.parametrize(("n", "classes"), [(1, 3), (257, 10), (400, 6), (64, 2), (9000, 7)])
-def test_every_figure_is_that_of_numpy(n, classes):
+def test_metrics_match_numpy(n, classes):
     logits, target = case(n, classes)
     z, y = logits.double().numpy(), target.numpy()
     order = np.argsort(-z, axis=1)
-    found = classification_metrics(logits, target, class_names=names(classes))
-    assert found["num_samples"] == n
-    assert found["accuracy"] == pytest.approx((order[:, 0] == y).mean(), abs=1e-12)
-    assert found["nll"] == pytest.approx(-np.log(softmax(z)[np.arange(n), y]).mean(), abs=1e-10)
-    assert found["ece"] == pytest.approx(ece(z, y), abs=1e-10)
-    assert found["macro_f1"] == pytest.approx(macro_f1(order[:, 0], y, classes), abs=1e-6)
+    result = classification_metrics(logits, target, class_names=names(classes))
+    assert result["num_samples"] == n
+    assert result["accuracy"] == pytest.approx((order[:, 0] == y).mean(), abs=1e-12)
+    assert result["nll"] == pytest.approx(-np.log(softmax(z)[np.arange(n), y]).mean(), abs=1e-10)
+    assert result["ece"] == pytest.approx(ece(z, y), abs=1e-10)
+    assert result["macro_f1"] == pytest.approx(macro_f1(order[:, 0], y, classes), abs=1e-6)
     if classes < 6:
-        assert found["top5_accuracy"] is None
+        assert result["top5_accuracy"] is None
     else:
-        assert found["top5_accuracy"] == pytest.approx((order[:, :5] == y[:, None]).any(axis=1).mean(), abs=1e-12)
-    for c, row in enumerate(found["per_class"]):
-        mine = y == c
-        assert (row["class"], row["num_samples"]) == (str(c), mine.sum())
-        assert row["accuracy"] == (pytest.approx((order[mine, 0] == c).mean()) if mine.any() else None)
+        assert result["top5_accuracy"] == pytest.approx((order[:, :5] == y[:, None]).any(axis=1).mean(), abs=1e-12)
+    for c, row in enumerate(result["per_class"]):
+        in_class = y == c
+        assert (row["class"], row["num_samples"]) == (str(c), in_class.sum())
+        assert row["accuracy"] == (pytest.approx((order[in_class, 0] == c).mean()) if in_class.any() else None)
 
 
-def test_the_figures_are_those_of_torchmetrics_where_it_has_them():
+def test_metrics_match_torchmetrics():
     from torchmetrics.functional import classification as tm
 
     logits, target = case(300, 8)
-    found = classification_metrics(logits, target, class_names=names(8))
-    assert found["accuracy"] == pytest.approx(
+    result = classification_metrics(logits, target, class_names=names(8))
+    assert result["accuracy"] == pytest.approx(
         float(tm.multiclass_accuracy(logits, target, 8, average="micro")), abs=1e-6
     )
-    assert found["top5_accuracy"] == pytest.approx(
+    assert result["top5_accuracy"] == pytest.approx(
         float(tm.multiclass_accuracy(logits, target, 8, average="micro", top_k=5)), abs=1e-6
     )
-    theirs = tm.multiclass_calibration_error(logits.double().softmax(1), target, 8, n_bins=15)
-    assert found["ece"] == pytest.approx(float(theirs), abs=1e-6)
+    expected = tm.multiclass_calibration_error(logits.double().softmax(1), target, 8, n_bins=15)
+    assert result["ece"] == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_macro_f1_counts_a_class_that_is_only_predicted_and_leaves_out_one_that_never_occurs():
+def test_macro_f1_averages_over_occurring_and_predicted_classes():
     logits = nn.functional.one_hot(torch.tensor([0, 0, 1, 2]), 4).float()
-    found = classification_metrics(logits, torch.tensor([0, 0, 1, 1]), class_names=names(4))
-    # class 0: 1, class 1: 2·1/(1+2), class 2 predicted and never true: 0, class 3 neither: not in the mean
-    assert found["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3, abs=1e-6)
-    assert [row["accuracy"] for row in found["per_class"]] == [1.0, 0.5, None, None]
+    result = classification_metrics(logits, torch.tensor([0, 0, 1, 1]), class_names=names(4))
+    # class 0: 1, class 1: 2·1/(1+2), class 2 predicted and never targets: 0, class 3 neither: not in the mean
+    assert result["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3, abs=1e-6)
+    assert [row["accuracy"] for row in result["per_class"]] == [1.0, 0.5, None, None]
     from sklearn.metrics import f1_score
 
-    assert found["macro_f1"] == pytest.approx(f1_score([0, 0, 1, 1], [0, 0, 1, 2], average="macro"), abs=1e-6)
+    assert result["macro_f1"] == pytest.approx(f1_score([0, 0, 1, 1], [0, 0, 1, 2], average="macro"), abs=1e-6)
 
 
-def test_a_certain_answer_stands_in_the_last_of_fifteen_bins():
-    # One row at exactly 1 and wrong, one a little below and right: in one bin they make up for each other in part.
+def test_confidence_of_one_is_in_the_last_bin():
+    # One row at exactly 1 and wrong, one a little below and correct: in one bin they make up for each other in part.
     logits = torch.tensor([[1000.0, 0.0], [5.0, 0.0]])
-    found = classification_metrics(logits, torch.tensor([1, 0]), class_names=names(2))
-    assert len(found["reliability"]) == 15
-    assert found["reliability"][-1]["num_samples"] == 2
-    sure = (1 + 1 / (1 + np.exp(-5))) / 2
-    assert found["ece"] == pytest.approx(sure - 0.5, abs=1e-12)
+    result = classification_metrics(logits, torch.tensor([1, 0]), class_names=names(2))
+    assert len(result["reliability"]) == 15
+    assert result["reliability"][-1]["num_samples"] == 2
+    confidence = (1 + 1 / (1 + np.exp(-5))) / 2
+    assert result["ece"] == pytest.approx(confidence - 0.5, abs=1e-12)
 
 
-def test_the_bins_hold_every_row_and_make_up_the_ece():
+def test_reliability_bins_add_up_to_the_ece():
     logits, target = case(500, 5)
-    found = classification_metrics(logits, target, class_names=names(5))
-    bins = found["reliability"]
+    result = classification_metrics(logits, target, class_names=names(5))
+    bins = result["reliability"]
     assert [bins[0]["low"], bins[-1]["high"]] == [0.0, 1.0]
     assert all(a["high"] == b["low"] for a, b in itertools.pairwise(bins))
-    assert sum(one["num_samples"] for one in bins) == 500
+    assert sum(row["num_samples"] for row in bins) == 500
     assert bins[0] | {"low": 0, "high": 0} == {
         "low": 0,
         "high": 0,
@@ -122,26 +122,26 @@ def test_the_bins_hold_every_row_and_make_up_the_ece():
         "accuracy": None,
         "num_samples": 0,
     }
-    full = [one for one in bins if one["num_samples"]]
-    assert all(one["low"] < one["confidence"] <= one["high"] for one in full)
-    assert found["ece"] == pytest.approx(
-        sum(one["num_samples"] * abs(one["accuracy"] - one["confidence"]) for one in full) / 500
+    full = [row for row in bins if row["num_samples"]]
+    assert all(row["low"] < row["confidence"] <= row["high"] for row in full)
+    assert result["ece"] == pytest.approx(
+        sum(row["num_samples"] * abs(row["accuracy"] - row["confidence"]) for row in full) / 500
     )
 
 
 def test_rows_without_a_label_are_left_out():
     logits, target = case(40, 6)
-    some = target.clone()
-    some[::2] = -100
-    assert classification_metrics(logits, some, class_names=names(6)) == classification_metrics(
+    partly_labeled = target.clone()
+    partly_labeled[::2] = -100
+    assert classification_metrics(logits, partly_labeled, class_names=names(6)) == classification_metrics(
         logits[1::2], target[1::2], class_names=names(6)
     )
 
 
-def test_half_precision_and_a_graph_are_taken():
+def test_half_precision_and_autograd_tensors_are_accepted():
     logits, target = case(20, 3)
-    found = classification_metrics(logits.bfloat16().requires_grad_(), target.int(), class_names=names(3))
-    assert found == classification_metrics(logits.bfloat16().float(), target, class_names=names(3))
+    result = classification_metrics(logits.bfloat16().requires_grad_(), target.int(), class_names=names(3))
+    assert result == classification_metrics(logits.bfloat16().float(), target, class_names=names(3))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_half_precision_and_a_graph_are_taken():
         (torch.zeros(2, 2, 2), torch.zeros(2).long(), r"\[n, classes\]"),
     ],
 )
-def test_what_has_no_figures_is_told_in_a_sentence(logits, target, sentence):
+def test_invalid_inputs_raise(logits, target, sentence):
     with pytest.raises(LimbeckError, match=sentence):
         classification_metrics(logits, target, class_names=names(2))
 
@@ -172,7 +172,7 @@ def network():
     return net
 
 
-def test_predictions_are_in_eval_mode_and_put_the_modes_back():
+def test_collect_logits_uses_eval_mode_and_restores_modes():
     net, x = network(), torch.randn(7, 4)
     logits, target = collect_logits(net, [(x[:4], torch.arange(4) % 3), {"input": x[4:]}], Classification(3))
     assert [module.training for module in net] == [True, False, True]
@@ -183,14 +183,14 @@ def test_predictions_are_in_eval_mode_and_put_the_modes_back():
     assert int(net[1].num_batches_tracked) == 0
 
 
-def test_predictions_are_float32_and_take_probabilities_as_targets():
+def test_collect_logits_returns_float32_and_accepts_soft_targets():
     net = nn.Linear(4, 2).bfloat16()
     soft = torch.tensor([[0.2, 0.8], [0.9, 0.1]])
     logits, target = collect_logits(net, [(torch.ones(2, 4).bfloat16(), soft)], Classification(2))
     assert (logits.dtype, target.tolist()) == (torch.float32, [1, 0])
 
 
-def test_the_modes_are_put_back_after_an_error():
+def test_modes_are_restored_after_an_error():
     net = network()
     with pytest.raises(RuntimeError):
         collect_logits(net, [(torch.zeros(2, 5), torch.zeros(2).long())], Classification(3))
@@ -199,7 +199,7 @@ def test_the_modes_are_put_back_after_an_error():
         collect_logits(net, [], Classification(3))
 
 
-def test_a_batch_is_moved_in_every_form():
+def test_nested_batches_are_moved_to_the_device():
     moved = _move_to_device({"a": [torch.zeros(1), "text"], "b": (torch.zeros(1),)}, torch.device("meta"))
     assert moved["a"][0].is_meta
     assert moved["b"][0].is_meta

@@ -1,4 +1,4 @@
-"""Costs worked by hand, and a model that comes out as it went in."""
+"""Cost against values by hand: FLOPs, memory, latency."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation import count_flops, count_parameters, measure_cost, measure_latency, weights_file_size
+from limbeck.evaluation import (
+    count_flops,
+    count_parameters,
+    measure_cost,
+    measure_latencies,
+    measure_latency,
+    measure_peak_memory,
+    weights_file_size,
+)
 from limbeck.models import save_weights, small_cnn
 
 
@@ -31,28 +39,28 @@ def test_attention_is_counted():
 
 def test_attention_inside_torchs_own_encoder_is_counted():
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    by_hand = 2 * 5 * 8 * 24 + 2 * (2 * 5 * 5 * 8) + 2 * 5 * 8 * 8 + 2 * (2 * 5 * 8 * 16)
-    assert count_flops(layer, torch.zeros(1, 5, 8)) == (by_hand, None)
+    expected = 2 * 5 * 8 * 24 + 2 * (2 * 5 * 5 * 8) + 2 * 5 * 8 * 8 + 2 * (2 * 5 * 8 * 16)
+    assert count_flops(layer, torch.zeros(1, 5, 8)) == (expected, None)
 
 
 def test_convolutions_count_two_for_each_multiply_add_whatever_the_batch():
     network = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6 * 36, 3))
-    by_hand = 2 * (6 * 36 * 2 * 9) + 2 * (6 * 36 * 3)
-    assert count_flops(network, torch.zeros(1, 4, 8, 8)) == (by_hand, None)
-    assert count_flops(network, torch.zeros(5, 4, 8, 8)) == (by_hand, None)
+    expected = 2 * (6 * 36 * 2 * 9) + 2 * (6 * 36 * 3)
+    assert count_flops(network, torch.zeros(1, 4, 8, 8)) == (expected, None)
+    assert count_flops(network, torch.zeros(5, 4, 8, 8)) == (expected, None)
 
 
-def test_a_network_that_looks_at_values_has_no_count_and_a_sentence():
-    class Looks(nn.Linear):
+def test_value_dependent_network_has_a_warning_instead_of_flops():
+    class ValueDependent(nn.Linear):
         def forward(self, x):
             return super().forward(x) if float(x.sum()) >= 0 else x
 
-    count, warning = count_flops(Looks(3, 2), torch.zeros(1, 3))
+    count, warning = count_flops(ValueDependent(3, 2), torch.zeros(1, 3))
     assert count is None
-    assert warning.startswith("the FLOPs of Looks are unknown, since it does not run on the meta device")
-    found = measure_cost(Looks(3, 2), torch.zeros(1, 3))
-    assert (found["flops"], found["warnings"]) == (None, [warning])
-    assert found["latency_ms"]["median"] > 0
+    assert warning.startswith("the FLOPs of ValueDependent are unknown, since it does not run on the meta device")
+    result = measure_cost(ValueDependent(3, 2), torch.zeros(1, 3))
+    assert (result["flops"], result["warnings"]) == (None, [warning])
+    assert result["latency_ms"]["median"] > 0
 
 
 def test_a_shared_parameter_counts_once():
@@ -61,7 +69,7 @@ def test_a_shared_parameter_counts_once():
     assert count_parameters(network) == 16 + 8
 
 
-def test_the_bytes_are_those_of_the_file(tmp_path):
+def test_weights_file_size_is_that_of_the_saved_file(tmp_path):
     shared = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     shared[1].weight = shared[0].weight
     for network in (small_cnn(), small_cnn().half(), shared):
@@ -69,61 +77,126 @@ def test_the_bytes_are_those_of_the_file(tmp_path):
 
 
 def test_latency_is_in_milliseconds_and_p95_the_nearest_rank():
-    turns = iter([0.0] * 2 + [0.02] * 2 + [0.002] * 18)
-    found = measure_latency(lambda: time.sleep(next(turns)), warmup=2, repeats=20, batch_size=4)
-    assert 2.0 <= found["median"] < 15
-    assert found["p95"] >= 20
-    assert (found["num_repeats"], found["batch_size"], found["num_threads"]) == (20, 4, 1)
+    delays = iter([0.0] * 2 + [0.02] * 2 + [0.002] * 18)
+    result = measure_latency(lambda: time.sleep(next(delays)), warmup=2, repeats=20, batch_size=4)
+    assert 2.0 <= result["median"] < 15
+    assert result["p95"] >= 20
+    assert (result["num_repeats"], result["batch_size"], result["num_threads"]) == (20, 4, 1)
 
 
 def test_a_slow_call_is_timed_within_the_budget():
     start = time.perf_counter()
-    found = measure_latency(lambda: time.sleep(0.02), max_seconds=0.2)
+    result = measure_latency(lambda: time.sleep(0.02), max_seconds=0.2)
     assert time.perf_counter() - start < 0.4
-    assert 1 <= found["num_repeats"] <= 10
+    assert 1 <= result["num_repeats"] <= 10
 
 
-def test_the_threads_are_those_asked_for_and_then_those_before():
+def test_latency_sets_and_restores_the_number_of_threads():
     before = torch.get_num_threads()
-    other = 3 if before != 3 else 2
+    num_threads = 3 if before != 3 else 2
     seen = []
-    measure_latency(lambda: seen.append(torch.get_num_threads()), num_threads=other, repeats=3)
-    assert set(seen) == {other}
+    measure_latency(lambda: seen.append(torch.get_num_threads()), num_threads=num_threads, repeats=3)
+    assert set(seen) == {num_threads}
     assert torch.get_num_threads() == before
 
     def fails():
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        measure_latency(fails, num_threads=other)
+        measure_latency(fails, num_threads=num_threads)
     assert torch.get_num_threads() == before
 
 
-def test_cost_leaves_the_model_as_it_was():
+def test_measure_cost_does_not_change_the_model():
     network = small_cnn()
     network.block1.eval()
     modes = [module.training for module in network.modules()]
     weights = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in network.state_dict().items()}
-    found = measure_cost(network, torch.zeros(3, 1, 8, 8))
+    result = measure_cost(network, torch.zeros(3, 1, 8, 8))
     assert [module.training for module in network.modules()] == modes
     for name, tensor in network.state_dict().items():
         assert tensor.data_ptr() == weights[name][0]
         assert torch.equal(tensor, weights[name][1])
-    assert found.keys() == {"parameters", "flops", "bytes", "latency_ms", "warnings"}
-    assert found["parameters"] == 1698
-    assert found["flops"] == 2 * (64 * 8 * 9 + 64 * 8 * 8 * 9 + 16 * 12 * 8 * 9 + 12 * 10)
-    assert found["latency_ms"]["batch_size"] == 1
+    assert result.keys() == {"parameters", "flops", "bytes", "latency_ms", "warnings"}
+    assert result["parameters"] == 1698
+    assert result["flops"] == 2 * (64 * 8 * 9 + 64 * 8 * 8 * 9 + 16 * 12 * 8 * 9 + 12 * 10)
+    assert result["latency_ms"]["batch_size"] == 1
 
 
-def test_the_modes_are_put_back_when_the_model_fails():
+def test_modes_are_restored_when_the_model_raises():
     network = small_cnn()
     with pytest.raises(RuntimeError):
         measure_cost(network, torch.zeros(1, 2, 8, 8))
     assert all(module.training for module in network.modules())
 
 
-def test_what_cannot_be_measured_is_told_in_a_sentence():
+def test_invalid_cost_arguments_raise():
     with pytest.raises(LimbeckError, match="at least one input"):
         count_flops(nn.Linear(3, 2), torch.zeros(0, 3))
     with pytest.raises(LimbeckError, match="repeats must be at least 1"):
         measure_latency(lambda: None, repeats=0)
+
+
+def test_a_chain_keeps_two_activations_alive():
+    network = nn.Sequential(*[nn.Linear(100, 100, bias=False) for _ in range(5)])
+    # Weights, the first sample, and at each later layer what it takes and what it gives.
+    assert measure_peak_memory(network, torch.zeros(3, 100)) == 5 * 40_000 + 400 + 2 * 400
+
+
+def test_a_skip_connection_keeps_more_alive():
+    class Skip(nn.Module):
+        def forward(self, x):
+            first = x + 1
+            return first + ((first * 2) * 3)
+
+    # The input, then `first`, its double and its sixfold at once.
+    assert measure_peak_memory(Skip(), torch.zeros(1, 50)) == 200 + 3 * 200
+
+
+def test_buffers_count_and_shared_weights_count_once():
+    shared = nn.Linear(10, 10, bias=False)
+    network = nn.Sequential(shared, shared)
+    assert measure_peak_memory(network, torch.zeros(1, 10)) == 400 + 40 + 80
+    network.register_buffer("more", torch.zeros(100))
+    assert measure_peak_memory(network, torch.zeros(1, 10)) == 400 + 40 + 80 + 400
+
+
+def test_peak_memory_restores_modes():
+    network = nn.Sequential(nn.Dropout(), nn.Linear(2, 2)).train()
+    measure_peak_memory(network, torch.zeros(1, 2))
+    assert network.training
+    assert network[0].training
+
+
+def test_calls_alternate_in_blocks():
+    calls = []
+    result = measure_latencies(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2, calls_per_round=2
+    )
+    assert "".join(calls) == "aaabbbaaabbb"
+    assert result["a"]["num_repeats"] == 4
+
+
+def test_slow_call_has_the_higher_latency():
+    result = measure_latencies({"slow": lambda: time.sleep(0.004), "fast": lambda: None}, rounds=3, calls_per_round=3)
+    assert 4 <= result["slow"]["median"] <= result["slow"]["p95"]
+    assert result["fast"]["median"] < 1
+
+
+def test_slow_call_stops_at_max_seconds():
+    result = measure_latencies({"slow": lambda: time.sleep(0.02)}, rounds=50, calls_per_round=50, max_seconds=0.1)
+    assert 1 <= result["slow"]["num_repeats"] < 10
+
+
+def test_number_of_threads_is_restored_after_an_error():
+    before = torch.get_num_threads()
+
+    def fail():
+        assert torch.get_num_threads() == 1
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        measure_latencies({"bad": fail})
+    assert torch.get_num_threads() == before
+    with pytest.raises(LimbeckError, match="rounds and calls_per_round must be at least 1"):
+        measure_latencies({}, rounds=0)

@@ -1,4 +1,4 @@
-"""What work costs, against work of a known length, counters in a folder, and a card that is made up."""
+"""Wall time, CPU time and energy, against known work, a fake powercap folder and fake GPUs."""
 
 from __future__ import annotations
 
@@ -23,123 +23,123 @@ def busy(seconds):
         pass
 
 
-def zone(root, folder, name, used, most=262_143_328_850):
+def zone(root, folder, name, microjoules, max_range=262_143_328_850):
     (root / folder).mkdir(parents=True, exist_ok=True)
     (root / folder / "name").write_text(f"{name}\n")
-    (root / folder / "energy_uj").write_text(f"{used}\n")
-    (root / folder / "max_energy_range_uj").write_text(f"{most}\n")
+    (root / folder / "energy_uj").write_text(f"{microjoules}\n")
+    (root / folder / "max_energy_range_uj").write_text(f"{max_range}\n")
     return root / folder / "energy_uj"
 
 
-def test_sleep_takes_the_wall_and_not_the_processor():
-    with ResourceMeter() as spent:
+def test_sleep_takes_wall_time_only():
+    with ResourceMeter() as meter:
         time.sleep(0.2)
-    found = spent.to_dict()
-    assert sorted(found) == KEYS
-    assert 0.2 <= found["seconds"] < 2
-    assert found["cpu_seconds"] < 0.15
+    result = meter.to_dict()
+    assert sorted(result) == KEYS
+    assert 0.2 <= result["seconds"] < 2
+    assert result["cpu_seconds"] < 0.15
 
 
-def test_work_takes_the_processor():
-    with ResourceMeter() as spent:
+def test_work_takes_cpu_time():
+    with ResourceMeter() as meter:
         busy(0.1)
-    assert 0.1 <= spent.to_dict()["cpu_seconds"] < 0.5
+    assert 0.1 <= meter.to_dict()["cpu_seconds"] < 0.5
 
 
-def test_children_that_ended_are_counted():
+def test_cpu_time_includes_finished_children():
     work = "import time\nwhile time.process_time() < 0.2: pass"
-    with ResourceMeter() as spent:
+    with ResourceMeter() as meter:
         subprocess.run([sys.executable, "-S", "-c", work], check=True)
-    assert spent.to_dict()["cpu_seconds"] >= 0.2
+    assert meter.to_dict()["cpu_seconds"] >= 0.2
 
 
-def test_a_block_that_fails_is_measured_too_and_the_next_starts_anew():
+def test_block_that_raises_is_measured_and_the_meter_is_reusable():
     def fail():
         busy(0.1)
         raise ZeroDivisionError
 
-    spent = ResourceMeter()
-    with pytest.raises(ZeroDivisionError), spent:
+    meter = ResourceMeter()
+    with pytest.raises(ZeroDivisionError), meter:
         fail()
-    assert spent.to_dict()["cpu_seconds"] >= 0.1
-    with spent:
+    assert meter.to_dict()["cpu_seconds"] >= 0.1
+    with meter:
         pass
-    assert spent.to_dict()["cpu_seconds"] < 0.1
+    assert meter.to_dict()["cpu_seconds"] < 0.1
 
 
-def test_without_an_end_there_is_no_figure():
+def test_to_dict_before_the_end_raises():
     with pytest.raises(LimbeckError, match="at the end of the block"):
         ResourceMeter().to_dict()
-    with ResourceMeter() as spent, pytest.raises(LimbeckError, match="at the end of the block"):
-        spent.to_dict()
+    with ResourceMeter() as meter, pytest.raises(LimbeckError, match="at the end of the block"):
+        meter.to_dict()
 
 
-def test_packages_are_added_and_their_parts_are_not(tmp_path):
+def test_energy_adds_packages_without_their_subzones(tmp_path):
     first = zone(tmp_path, "intel-rapl:0", "package-0", 1_000_000)
     second = zone(tmp_path, "intel-rapl:1", "package-1", 5_000_000)
-    others = [
+    ignored = [
         zone(tmp_path, "intel-rapl:0:0", "core", 0),
         zone(tmp_path, "intel-rapl:0:1", "dram", 0),
         zone(tmp_path, "intel-rapl:2", "psys", 0),
         zone(tmp_path, "intel-rapl-mmio:0", "package-0", 0),  # the first package by another way
     ]
-    with ResourceMeter(powercap=tmp_path) as spent:
+    with ResourceMeter(powercap=tmp_path) as meter:
         first.write_text("3500000\n")
         second.write_text("5250000\n")
-        for other in others:
-            other.write_text("900000000\n")
-    assert spent.to_dict()["joules"] == pytest.approx(2.5 + 0.25)
-    assert spent.energy_sources == ("rapl",)
+        for counter_file in ignored:
+            counter_file.write_text("900000000\n")
+    assert meter.to_dict()["joules"] == pytest.approx(2.5 + 0.25)
+    assert meter.energy_sources == ("rapl",)
 
 
-def test_a_counter_that_turned_to_zero_goes_on(tmp_path):
-    counter = zone(tmp_path, "intel-rapl:0", "package-0", 9_000_000, most=10_000_000)
-    with ResourceMeter(powercap=tmp_path) as spent:
+def test_energy_counter_wraps_around(tmp_path):
+    counter = zone(tmp_path, "intel-rapl:0", "package-0", 9_000_000, max_range=10_000_000)
+    with ResourceMeter(powercap=tmp_path) as meter:
         counter.write_text("500000\n")
-    assert spent.to_dict()["joules"] == pytest.approx(1.5)
+    assert meter.to_dict()["joules"] == pytest.approx(1.5)
 
 
-def test_a_counter_that_turned_twice_is_followed(tmp_path, monkeypatch):
+def test_energy_counter_wraps_around_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "_POLL_SECONDS", 0.001)
-    reads, number = threading.Semaphore(0), resources._read_int
+    reads, read_int = threading.Semaphore(0), resources._read_int
 
-    def told(file):
-        found = number(file)
+    def read_and_count(file):
+        result = read_int(file)
         reads.release()
-        return found
+        return result
 
-    counter = zone(tmp_path, "intel-rapl:0", "package-0", 0, most=10_000_000)
-    monkeypatch.setattr(resources, "_read_int", told)
-    with ResourceMeter(powercap=tmp_path) as spent:
-        for used in (9, 5, 9, 5):  # 9, then 6, 4, 6: turned twice
-            other = counter.with_name("next")
-            other.write_text(f"{used}000000\n")
-            other.replace(counter)
+    counter = zone(tmp_path, "intel-rapl:0", "package-0", 0, max_range=10_000_000)
+    monkeypatch.setattr(resources, "_read_int", read_and_count)
+    with ResourceMeter(powercap=tmp_path) as meter:
+        for microjoules in (9, 5, 9, 5):  # 9, then 6, 4, 6: turned twice
+            counter_file = counter.with_name("next")
+            counter_file.write_text(f"{microjoules}000000\n")
+            counter_file.replace(counter)
             while reads.acquire(blocking=False):
                 pass
             for _ in range(4):  # the reading under way, its range, and a whole one more
                 assert reads.acquire(timeout=10)
-    assert spent.to_dict()["joules"] == pytest.approx(25.0)
+    assert meter.to_dict()["joules"] == pytest.approx(25.0)
 
 
-@pytest.mark.parametrize("spoil", ["absent", "before", "meanwhile", "words"])
-def test_a_counter_that_cannot_be_read_is_no_figure(tmp_path, spoil):
+@pytest.mark.parametrize("fault", ["absent", "before", "meanwhile", "words"])
+def test_unreadable_energy_counter_gives_none(tmp_path, fault):
     root = tmp_path / "powercap"
     counter = zone(root, "intel-rapl:0", "package-0", 1)
     zone(root, "intel-rapl:1", "package-1", 1)
-    if spoil == "before":  # a folder in its place cannot be read by root either
+    if fault == "before":  # a folder in its index cannot be read by root either
         counter.unlink()
         counter.mkdir()
-    if spoil == "words":
+    if fault == "words":
         counter.write_text("none\n")
-    with ResourceMeter(powercap=tmp_path / "nothing" if spoil == "absent" else root) as spent:
-        if spoil == "meanwhile":
+    with ResourceMeter(powercap=tmp_path / "nothing" if fault == "absent" else root) as meter:
+        if fault == "meanwhile":
             counter.unlink()
-    assert spent.to_dict()["joules"] is None
-    assert spent.energy_sources == ()
+    assert meter.to_dict()["joules"] is None
+    assert meter.energy_sources == ()
 
 
-def test_no_thread_is_left(tmp_path):
+def test_energy_thread_ends_with_the_block(tmp_path):
     zone(tmp_path, "intel-rapl:0", "package-0", 1)
     with ResourceMeter(powercap=tmp_path):
         assert any(thread.name == "limbeck-joules" for thread in threading.enumerate())
@@ -147,62 +147,62 @@ def test_no_thread_is_left(tmp_path):
 
 
 @pytest.fixture
-def cards(monkeypatch):
-    """Three cards, of which this process uses the first and the last; the first call of NVML says 1, 2 and 3 kJ."""
-    state = types.SimpleNamespace(last_used=[1_000_000, 2_000_000, 3_000_000], silent=set(), waited=[])
+def gpus(monkeypatch):
+    """Three gpus, of which this process uses the first and the last; the first call of NVML says 1, 2 and 3 kJ."""
+    state = types.SimpleNamespace(last_used=[1_000_000, 2_000_000, 3_000_000], without_counter=set(), synchronized=[])
 
     class NVMLError(Exception):
         pass
 
-    def consumption(card):
-        if card in state.silent:
+    def consumption(gpu):
+        if gpu in state.without_counter:
             raise NVMLError
-        return state.last_used[card]
+        return state.last_used[gpu]
 
     nvml = types.ModuleType("pynvml")
     nvml.NVMLError, nvml.nvmlInit, nvml.nvmlShutdown = NVMLError, lambda: None, lambda: None
-    nvml.nvmlDeviceGetCount, nvml.nvmlDeviceGetHandleByIndex = (lambda: 3), (lambda place: place)
-    nvml.nvmlDeviceGetUUID = lambda card: f"GPU-{card}"
+    nvml.nvmlDeviceGetCount, nvml.nvmlDeviceGetHandleByIndex = (lambda: 3), (lambda index: index)
+    nvml.nvmlDeviceGetUUID = lambda gpu: f"GPU-{gpu}"
     nvml.nvmlDeviceGetTotalEnergyConsumption = consumption
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0 if device == 1 else 512)
-    monkeypatch.setattr(torch.cuda, "synchronize", state.waited.append)
+    monkeypatch.setattr(torch.cuda, "synchronize", state.synchronized.append)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(uuid=str(device)))
     return state
 
 
-def test_cards_in_use_are_counted_and_waited_for(cards, tmp_path):
-    with ResourceMeter(powercap=tmp_path) as spent:
-        cards.last_used = [1_002_500, 9_000_000, 3_001_000]
-    found = spent.to_dict()
-    assert found["joules"] == pytest.approx(2.5 + 1.0)
-    assert found["gpu_seconds"] == pytest.approx(2 * found["seconds"])
-    assert spent.energy_sources == ("nvml",)
-    assert cards.waited == [0, 2, 0, 2]
+def test_used_gpus_are_counted_and_synchronized(gpus, tmp_path):
+    with ResourceMeter(powercap=tmp_path) as meter:
+        gpus.last_used = [1_002_500, 9_000_000, 3_001_000]
+    result = meter.to_dict()
+    assert result["joules"] == pytest.approx(2.5 + 1.0)
+    assert result["gpu_seconds"] == pytest.approx(2 * result["seconds"])
+    assert meter.energy_sources == ("nvml",)
+    assert gpus.synchronized == [0, 2, 0, 2]
 
 
-def test_processor_and_cards_are_added(cards, tmp_path):
+def test_cpu_and_gpu_energy_are_added(gpus, tmp_path):
     counter = zone(tmp_path, "intel-rapl:0", "package-0", 0)
-    with ResourceMeter(powercap=tmp_path) as spent:
-        cards.last_used[0] += 4_000
+    with ResourceMeter(powercap=tmp_path) as meter:
+        gpus.last_used[0] += 4_000
         counter.write_text("1500000")
-    assert spent.to_dict()["joules"] == pytest.approx(5.5)
-    assert spent.energy_sources == ("rapl", "nvml")
+    assert meter.to_dict()["joules"] == pytest.approx(5.5)
+    assert meter.energy_sources == ("rapl", "nvml")
 
 
-def test_a_card_in_use_that_does_not_tell_leaves_no_part_of_a_sum(cards, tmp_path):
-    cards.silent = {2}
-    with ResourceMeter(powercap=tmp_path) as spent:
-        cards.last_used[0] += 4_000
-    assert spent.to_dict()["joules"] is None
+def test_used_gpu_without_a_counter_gives_no_partial_sum(gpus, tmp_path):
+    gpus.without_counter = {2}
+    with ResourceMeter(powercap=tmp_path) as meter:
+        gpus.last_used[0] += 4_000
+    assert meter.to_dict()["joules"] is None
 
 
 def test_without_cuda_no_gpu_seconds_and_cuda_is_not_started(tmp_path):
     if torch.cuda.is_available():
-        pytest.skip("claims what holds without a card")
-    with ResourceMeter(powercap=tmp_path) as spent:
+        pytest.skip("claims what holds without a gpu")
+    with ResourceMeter(powercap=tmp_path) as meter:
         pass
-    assert spent.to_dict()["gpu_seconds"] == 0.0
+    assert meter.to_dict()["gpu_seconds"] == 0.0
     assert not torch.cuda.is_initialized()

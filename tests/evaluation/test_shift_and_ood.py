@@ -1,4 +1,4 @@
-"""Noise, shift, pictures from outside, temperature: each against another computation or by hand."""
+"""Noise, shift, out-of-distribution detection and temperature scaling, against other computations."""
 
 import numpy as np
 import pytest
@@ -38,32 +38,37 @@ def logits_of(n, *, scale=1.0, seed=0, classes=4):
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_auroc_is_that_of_scikit_learn(ties):
+def test_auroc_matches_scikit_learn(ties):
     draw = np.random.default_rng(0)
-    inside, other = draw.normal(0.5, 1, 300), draw.normal(0, 1, 200)
+    id_scores, ood_scores = draw.normal(0.5, 1, 300), draw.normal(0, 1, 200)
     if ties:
-        inside, other = inside.round(1), other.round(1)
-    expected = roc_auc_score([1] * 300 + [0] * 200, np.concatenate([inside, other]))
-    found = auroc(torch.from_numpy(inside), torch.from_numpy(other))
-    assert found["auroc"] == pytest.approx(expected, abs=1e-12)
-    drawn = [
-        roc_auc_score([1] * 300 + [0] * 200, np.concatenate([draw.choice(inside, 300), draw.choice(other, 200)]))
+        id_scores, ood_scores = id_scores.round(1), ood_scores.round(1)
+    expected = roc_auc_score([1] * 300 + [0] * 200, np.concatenate([id_scores, ood_scores]))
+    result = auroc(torch.from_numpy(id_scores), torch.from_numpy(ood_scores))
+    assert result["auroc"] == pytest.approx(expected, abs=1e-12)
+    resampled = [
+        roc_auc_score(
+            [1] * 300 + [0] * 200, np.concatenate([draw.choice(id_scores, 300), draw.choice(ood_scores, 200)])
+        )
         for _ in range(500)
     ]
-    assert [found["low"], found["high"]] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.015)
+    assert [result["low"], result["high"]] == pytest.approx(np.quantile(resampled, [0.025, 0.975]), abs=0.015)
 
 
-def test_two_aurocs_on_the_same_pictures_have_a_narrower_difference_than_on_others():
+def test_paired_auroc_difference_is_narrower():
     draw = torch.Generator().manual_seed(0)
-    inside, other = torch.randn(300, generator=draw) + 1, torch.randn(300, generator=draw)
-    near = inside + 0.1 * torch.randn(300, generator=draw), other + 0.1 * torch.randn(300, generator=draw)
-    far = torch.randn(300, generator=draw) + 1, torch.randn(300, generator=draw)
-    paired, apart = auroc_difference((inside, other), near), auroc_difference((inside, other), far)
-    assert paired["high"] - paired["low"] < 0.3 * (apart["high"] - apart["low"])
+    id_scores, ood_scores = torch.randn(300, generator=draw) + 1, torch.randn(300, generator=draw)
+    similar = id_scores + 0.1 * torch.randn(300, generator=draw), ood_scores + 0.1 * torch.randn(300, generator=draw)
+    independent = torch.randn(300, generator=draw) + 1, torch.randn(300, generator=draw)
+    paired, unpaired = (
+        auroc_difference((id_scores, ood_scores), similar),
+        auroc_difference((id_scores, ood_scores), independent),
+    )
+    assert paired["high"] - paired["low"] < 0.3 * (unpaired["high"] - unpaired["low"])
     assert paired["low"] <= paired["difference"] <= paired["high"]
 
 
-def test_scores_are_those_of_the_papers():
+def test_ood_scores_match_their_formulas():
     logits, _ = logits_of(50)
     z = logits.double().numpy()
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
@@ -73,83 +78,83 @@ def test_scores_are_those_of_the_papers():
     assert ood_metrics(logits, logits)["energy"]["auroc"] == 0.5
 
 
-def test_the_temperature_is_where_the_derivative_of_nll_is_zero():
+def test_temperature_is_the_minimum_of_the_nll():
     logits, target = logits_of(2000, scale=3.0)
     beta = torch.tensor(1 / fit_temperature(logits, target), dtype=torch.float64, requires_grad=True)
     nn.functional.cross_entropy(logits.double() * beta, target).backward()
     assert abs(float(beta.grad)) < 1e-5
 
 
-def test_scaled_logits_have_the_scaled_temperature():
+def test_temperature_scales_with_the_logits():
     logits, target = logits_of(500)
     assert fit_temperature(5 * logits, target) == pytest.approx(5 * fit_temperature(logits, target), rel=1e-4)
 
 
-def test_scaling_brings_nll_and_ece_of_an_overconfident_network_down():
-    fitted, told = logits_of(2000, scale=4.0, seed=1), logits_of(2000, scale=4.0, seed=2)
-    found = temperature_scaling_metrics(fitted, told)
-    before = classification_metrics(*told, class_names=list("abcd"))
-    assert found["before"] == {"ece": pytest.approx(before["ece"]), "nll": pytest.approx(before["nll"])}
-    assert found["after"]["nll"] < 0.7 * found["before"]["nll"]
-    assert found["after"]["ece"] < 0.3 * found["before"]["ece"]
-    assert calibration_error_from_logits(told[0], told[1]) == pytest.approx(before["ece"])
+def test_temperature_scaling_improves_an_overconfident_network():
+    fit_data, evaluated = logits_of(2000, scale=4.0, seed=1), logits_of(2000, scale=4.0, seed=2)
+    result = temperature_scaling_metrics(fit_data, evaluated)
+    before = classification_metrics(*evaluated, class_names=list("abcd"))
+    assert result["before"] == {"ece": pytest.approx(before["ece"]), "nll": pytest.approx(before["nll"])}
+    assert result["after"]["nll"] < 0.7 * result["before"]["nll"]
+    assert result["after"]["ece"] < 0.3 * result["before"]["ece"]
+    assert calibration_error_from_logits(evaluated[0], evaluated[1]) == pytest.approx(before["ece"])
 
 
-def test_halves_share_no_sample_and_hang_on_the_seed():
+def test_split_halves_is_disjoint_and_depends_on_the_seed():
     first, second = split_halves(101, seed=4)
     assert sorted([*first.tolist(), *second.tolist()]) == list(range(101))
     assert torch.equal(first, split_halves(101, seed=4)[0])
     assert not torch.equal(first, split_halves(101, seed=5)[0])
 
 
-def test_noise_has_its_spread_and_each_sample_its_own():
-    grey = torch.full((3, 1, 64, 64), 0.5)
-    after = add_gaussian_noise(grey, 0.1, seed=1)
-    assert float((after - grey).std()) == pytest.approx(0.1, rel=0.02)
-    assert torch.equal(add_gaussian_noise(grey[1:2], 0.1, seed=1, sample_ids=torch.tensor([1])), after[1:2])
-    assert torch.equal(add_gaussian_noise(grey, 0.0), grey)
+def test_noise_has_its_standard_deviation_by_sample():
+    gray = torch.full((3, 1, 64, 64), 0.5)
+    after = add_gaussian_noise(gray, 0.1, seed=1)
+    assert float((after - gray).std()) == pytest.approx(0.1, rel=0.02)
+    assert torch.equal(add_gaussian_noise(gray[1:2], 0.1, seed=1, sample_ids=torch.tensor([1])), after[1:2])
+    assert torch.equal(add_gaussian_noise(gray, 0.0), gray)
     with pytest.raises(LimbeckError, match="pixel units"):
-        add_gaussian_noise(grey, 25)
+        add_gaussian_noise(gray, 25)
 
 
-def test_accuracy_under_noise_is_that_of_the_normal_distribution():
+def test_noise_accuracy_matches_the_normal_distribution():
     class Above(nn.Module):
         def forward(self, pixels):
             return torch.stack([pixels.flatten(1)[:, 0], torch.full((len(pixels),), 0.5)], dim=1)
 
-    part = Split.from_images(InMemory(torch.full((4000, 1), 0.6)), torch.zeros(4000, dtype=torch.long))
-    share = noise_accuracy({"above": Above()}, part, sigmas=(0.1, 0.2))["above"].double().mean(1)
-    assert share.tolist() == pytest.approx([0.8413, 0.6915], abs=0.02)
+    split = Split.from_images(InMemory(torch.full((4000, 1), 0.6)), torch.zeros(4000, dtype=torch.long))
+    accuracy = noise_accuracy({"above": Above()}, split, sigmas=(0.1, 0.2))["above"].double().mean(1)
+    assert accuracy.tolist() == pytest.approx([0.8413, 0.6915], abs=0.02)
 
 
-def test_a_shift_counts_flips_that_keep_the_accuracy():
+def test_shift_counts_flips_that_keep_the_accuracy():
     target = torch.tensor([0, 1, 0, -100])
     first = Split.from_images(InMemory(torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])), target)
     second = Split.from_images(InMemory(torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])), target)
-    found = shift_accuracy(nn.Identity(), first, second)
-    assert found["reference_accuracy"] == pytest.approx(2 / 3)
-    assert found["shifted_accuracy"] == pytest.approx(2 / 3)
-    assert found["flip_rate"] == 0.75
-    assert found["difference"] == 0
-    assert found["num_samples"] == 3
+    result = shift_accuracy(nn.Identity(), first, second)
+    assert result["reference_accuracy"] == pytest.approx(2 / 3)
+    assert result["shifted_accuracy"] == pytest.approx(2 / 3)
+    assert result["flip_rate"] == 0.75
+    assert result["difference"] == 0
+    assert result["num_samples"] == 3
     with pytest.raises(LimbeckError, match="same samples"):
         shift_accuracy(nn.Identity(), first, second.subset(torch.tensor([0, 1])))
 
 
-def test_all_bootstraps_of_right_and_wrong_agree():
+def test_bootstraps_of_correctness_agree():
     draw = torch.Generator().manual_seed(0)
     a, b = torch.rand(400, generator=draw) < 0.8, torch.rand(400, generator=draw) < 0.7
-    found = paired_bootstrap_statistic(lambda rows: 100 * rows.double().mean(), a, b)
-    assert [found["difference"], found["low"], found["high"]] == pytest.approx(paired_bootstrap(a, b), abs=0.4)
+    result = paired_bootstrap_statistic(lambda rows: 100 * rows.double().mean(), a, b)
+    assert [result["difference"], result["low"], result["high"]] == pytest.approx(paired_bootstrap(a, b), abs=0.4)
     means = paired_bootstrap_mean(100 * a.double(), 100 * b.double())
     assert [means["difference"], means["low"], means["high"]] == pytest.approx(paired_bootstrap(a, b), abs=0.4)
-    apart = unpaired_bootstrap(a, b)
+    unpaired = unpaired_bootstrap(a, b)
     half = 196 * (0.8 * 0.2 / 400 + 0.7 * 0.3 / 400) ** 0.5
-    assert apart["high"] - apart["low"] == pytest.approx(2 * half, rel=0.1)
+    assert unpaired["high"] - unpaired["low"] == pytest.approx(2 * half, rel=0.1)
 
 
 @pytest.mark.parametrize(
-    ("call", "says"),
+    ("call", "message"),
     [
         (lambda: auroc(torch.zeros(0), torch.ones(2)), "at least one"),
         (lambda: auroc(torch.tensor([float("nan")]), torch.ones(2)), "not finite"),
@@ -161,6 +166,6 @@ def test_all_bootstraps_of_right_and_wrong_agree():
         (lambda: unpaired_bootstrap(torch.ones(0).bool(), torch.ones(3).bool()), "at least one"),
     ],
 )
-def test_what_cannot_be_computed_is_one_sentence(call, says):
-    with pytest.raises(LimbeckError, match=says):
+def test_invalid_robustness_inputs_raise(call, message):
+    with pytest.raises(LimbeckError, match=message):
         call()

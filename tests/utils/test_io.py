@@ -1,4 +1,4 @@
-"""A file appears whole or not at all, and what stood there before is untouched by a writer that fails."""
+"""Atomic writes: a file is complete or absent, and a failed write leaves the previous file."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ except LimbeckError as error:
 """
 
 
-def test_the_new_file_replaces_the_old_one(tmp_path):
+def test_write_replaces_the_old_file(tmp_path):
     path = tmp_path / "deep" / "record.json"
-    for words in ("old", "new"):
-        assert write_atomically(path, lambda place, words=words: place.write_text(words)) == path
+    for text in ("old", "new"):
+        assert write_atomically(path, lambda partial, text=text: partial.write_text(text)) == path
     assert path.read_text() == "new"
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_the_file_is_not_there_while_it_is_written(tmp_path):
-    path, seen = tmp_path / "a", []
+def test_file_is_absent_during_the_write(tmp_path):
+    path, observed = tmp_path / "a", []
 
-    def write(place):
-        place.write_text("half")
-        seen.append((path.exists(), place.parent == path.parent))
+    def write(partial):
+        partial.write_text("half")
+        observed.append((path.exists(), partial.parent == path.parent))
 
     write_atomically(path, write)
-    assert seen == [(False, True)]
+    assert observed == [(False, True)]
 
 
-@pytest.mark.parametrize("error", [ValueError("a fault"), KeyboardInterrupt(), LimbeckError("its own sentence")])
-def test_a_writer_that_fails_leaves_the_old_file_and_no_partial_one(tmp_path, error):
+@pytest.mark.parametrize("error", [ValueError("a fault"), KeyboardInterrupt(), LimbeckError("an error")])
+def test_failed_write_leaves_the_old_file_and_no_partial_one(tmp_path, error):
     path = tmp_path / "weights"
     path.write_text("old")
 
-    def write(place):
-        place.write_text("half")
+    def write(partial):
+        partial.write_text("half")
         raise error
 
     with pytest.raises(type(error)) as caught:
@@ -74,12 +74,12 @@ def test_a_writer_that_fails_leaves_the_old_file_and_no_partial_one(tmp_path, er
         type("SafetensorError", (Exception,), {})("No space left on device"),
     ],
 )
-def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path, error):
+def test_full_disk_raises_and_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "weights"
     path.write_text("old")
 
-    def write(place):
-        place.write_text("half")
+    def write(partial):
+        partial.write_text("half")
         raise error
 
     with pytest.raises(
@@ -93,29 +93,29 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path, error):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a file")
 @pytest.mark.parametrize("what", ["text", "weights"])
-def test_a_disk_that_takes_no_more_bytes_is_one_sentence(tmp_path, what):
+def test_file_size_limit_raises_and_leaves_the_old_file(tmp_path, what):
     path = tmp_path / "out"
     path.write_text("old")
-    ended = subprocess.run([sys.executable, "-c", FULL, path, what], capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 0, ended.stderr
-    assert "could not be written" in ended.stdout
-    assert len(ended.stdout.splitlines()) == 1
+    process = subprocess.run([sys.executable, "-c", FULL, path, what], capture_output=True, text=True, timeout=600)
+    assert process.returncode == 0, process.stderr
+    assert "could not be written" in process.stdout
+    assert len(process.stdout.splitlines()) == 1
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("name", ["file/below", "n" * 300])
-def test_a_place_that_cannot_be_is_one_sentence_too(tmp_path, name):
+def test_invalid_path_raises(tmp_path, name):
     (tmp_path / "file").write_text("")
     with pytest.raises(LimbeckError, match="could not be written"):
-        write_atomically(tmp_path / name, lambda place: place.write_text("x"))
+        write_atomically(tmp_path / name, lambda partial: partial.write_text("x"))
 
 
-def test_a_folder_is_not_overwritten(tmp_path):
+def test_folder_is_not_overwritten(tmp_path):
     with pytest.raises(LimbeckError, match="could not be written"):
-        write_atomically(tmp_path, lambda place: place.write_text("x"))
+        write_atomically(tmp_path, lambda partial: partial.write_text("x"))
 
 
-def test_a_digest_is_the_sha256_of_the_bytes(tmp_path):
+def test_digest_is_the_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"alembic")
     assert digest(tmp_path / "a") == hashlib.sha256(b"alembic").hexdigest()
