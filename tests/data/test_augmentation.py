@@ -1,4 +1,4 @@
-"""Views: a pure function of (seed, sample, view); and what each transform does to a picture, against numpy."""
+"""Views: a pure function of (seed, sample, view); and what each transform does to an image, against numpy."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_crop_reflects_like_numpy():
 
 
 def test_crop_says_that_a_picture_is_too_small_to_reflect():
-    with pytest.raises(LimbeckError, match="cannot reflect 8 pixels of a 8×8 picture: pad by at most 7"):
+    with pytest.raises(LimbeckError, match="cannot reflect 8 pixels of a 8×8 image: pad by at most 7"):
         random_crop(8, "reflect")(pictures(1, 1, 8, 8), draws(1))
 
 
@@ -274,7 +274,7 @@ def test_a_shift_moves_by_its_share_of_width_and_height(right, down):
 
 
 def test_a_shift_happens_after_the_turn():
-    # The picture is turned and zoomed about its centre, and then moved by the whole shift whatever the angle.
+    # The image is turned and zoomed about its center, and then moved by the whole shift whatever the angle.
     image = torch.zeros(1, 1, 9, 9)
     image[0, 0, 4, 4] = 1
     shown = moved(image, degrees=90.0, right=1 / 3)
@@ -284,7 +284,7 @@ def test_a_shift_happens_after_the_turn():
 
 
 def test_a_turn_keeps_the_proportions_of_a_picture_that_is_not_square():
-    # A quarter turn of a wide picture takes its middle square to its middle square; a stretched one would not.
+    # A quarter turn of a wide image takes its middle square to its middle square; a stretched one would not.
     image = pictures(1, 1, 6, 12)
     middle = image[:, :, :, 3:9]
     shown = moved(image, degrees=90.0)
@@ -302,7 +302,7 @@ def test_affine_equals_a_bilinear_warp_in_float64(degrees, scale):
     expected = np.zeros((height, width))
     for row in range(height):
         for column in range(width):
-            # Where this pixel comes from, in pixels about the centre: shift back, turn back, zoom back.
+            # Where this pixel comes from, in pixels about the center: shift back, turn back, zoom back.
             x = column - (width - 1) / 2 - right * width
             y = row - (height - 1) / 2 - down * height
             from_x = (math.cos(angle) * x + math.sin(angle) * y) / scale + (width - 1) / 2

@@ -1,4 +1,4 @@
-"""Colour jitter is torchvision's, picture by picture, and a resized crop is too."""
+"""Color jitter is torchvision's, image by image, and a resized crop is too."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draws(many, seed=0):
 
 
 def by_torchvision(jitter, images, drawn):
-    """Each picture by v2's own functions, in the order and by the factors that were drawn for it."""
+    """Each image by v2's own functions, in the order and by the factors that were drawn for it."""
     shown = []
     for image, numbers in zip(images, drawn.uniform(8).tolist(), strict=True):
         ends = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
@@ -55,7 +55,7 @@ def test_each_change_alone_is_torchvisions(what, kernel):
 
 def test_hue_is_that_of_pythons_own_hsv():
     images, turn = pictures(8, 3, 3, 3), torch.tensor([-0.5, -0.2, 0.0, 0.1, 0.25, 1 / 3, 0.49, 0.5])
-    images[0, :, 0, 0] = 0.4  # grey has no hue
+    images[0, :, 0, 0] = 0.4  # gray has no hue
     images[1, :, 0, 0] = torch.tensor([1.0, 0.0, 0.0])
     images[2, :, 0, 0] = 0.0
     shown = adjust_hue(images, turn)
@@ -104,7 +104,7 @@ def test_color_jitter_does_not_depend_on_the_batch_and_changes_nothing_in_place(
 
 @pytest.mark.parametrize("shape", [(4, 2, 5, 5), (4, 4, 5, 5), (4, 7)])
 def test_other_channels_are_refused(shape):
-    with pytest.raises(LimbeckError, match=r"pictures of 1 or 3 channels, and these inputs are \["):
+    with pytest.raises(LimbeckError, match=r"images of 1 or 3 channels, and these inputs are \["):
         color_jitter()(torch.rand(shape), draws(4))
 
 
@@ -155,7 +155,7 @@ def test_boxes_have_the_area_and_the_shape_that_are_asked_for():
 
 
 def test_a_picture_of_an_impossible_shape_is_cut_in_its_middle():
-    # As torchvision falls back: the whole width of a picture that is too narrow, as high as the ratio allows.
+    # As torchvision falls back: the whole width of an image that is too narrow, as high as the ratio allows.
     assert RandomResizedCrop((1.0, 1.0), (0.75, 4 / 3)).sample_boxes((40, 10), draws(1)) == [[13, 0, 13, 10]]
     assert RandomResizedCrop((1.0, 1.0), (0.75, 4 / 3)).sample_boxes((10, 41), draws(1)) == [[0, 14, 10, 13]]
 

@@ -67,7 +67,8 @@ def test_numbers_never_change():
 def test_numbers_are_the_same_in_another_process():
     code = (
         "import torch; from limbeck.data.counter_rng import CounterRNG;"
-        "print(CounterRNG.for_samples(torch.arange(3), torch.tensor([0, 1, 2]), seed=9, transform_index=2).uniform(3).flatten().tolist())"
+        "print(CounterRNG.for_samples(torch.arange(3), torch.tensor([0, 1, 2]), seed=9, "
+        "transform_index=2).uniform(3).flatten().tolist())"
     )
     env = {**os.environ, "PYTHONHASHSEED": "77"}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout

@@ -1,4 +1,4 @@
-"""The identity of a stream changes with whatever decides its pictures, and with nothing else."""
+"""The identity of a stream changes with whatever decides its images, and with nothing else."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_data_set_that_changes_its_items_has_no_identity(draw):
     assert not images.is_deterministic()
     assert torch.equal(torch.get_rng_state(), before)
     assert (random.random(), np.random.rand()) == (0.8444218515250481, 0.5488135039273248)
-    with pytest.raises(LimbeckError, match=r"gives another picture each time .* put it into the augmentation"):
+    with pytest.raises(LimbeckError, match=r"returns a different image each time .* put it into the augmentation"):
         stream(part(24, images)).fingerprint()
     assert images.fingerprint() == DatasetAdapter(Own(draw=draw)).fingerprint()
 

@@ -1,4 +1,4 @@
-"""Any folder of pictures: which part each folder is, how pictures are decoded, and what is said of a bad one."""
+"""Any folder of images: which part each folder is, how images are decoded, and what is said of a bad one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sizes(data):
 
 
 def greys(piece):
-    """The pictures of a part, as bytes that can be put in a set."""
+    """The images of a part, as bytes that can be put in a set."""
     return {picture.numpy().tobytes() for picture in everything(piece)}
 
 
@@ -130,7 +130,7 @@ def test_a_link_to_a_folder_is_that_folder(tmp_path):
     parted(tmp_path, train=5, val=2)
     (tmp_path / "test").symlink_to(tmp_path / "val")
     with pytest.raises(
-        LimbeckError, match="`test_split: test` names the validation folder: a sample belongs to one part only"
+        LimbeckError, match="`test_split: test` names the validation folder: a sample belongs to one split only"
     ):
         ImageFolder(root=str(tmp_path)).load()
 
@@ -159,7 +159,7 @@ def test_classes_are_in_the_order_of_their_names_and_pictures_may_stand_deeper(t
         write(tmp_path / name / "more", 6)
     write(tmp_path / "cat", 4, seed=50, kind="JPEG")
     (tmp_path / ".hidden").mkdir()
-    (tmp_path / "cat" / "notes.txt").write_text("no picture")
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
     data = ImageFolder(root=str(tmp_path), val_split=0.2, test_split=0.2).load()
     assert data.class_names == ("Bee", "ant", "cat")
     target = torch.cat([data.train.target, data.validation.target, data.test.unlock("weights").target])
@@ -167,21 +167,21 @@ def test_classes_are_in_the_order_of_their_names_and_pictures_may_stand_deeper(t
 
 
 def test_an_empty_folder_is_one_sentence(tmp_path):
-    with pytest.raises(LimbeckError, match="holds no folder, and pictures are looked for in one folder a class"):
+    with pytest.raises(LimbeckError, match="holds no folder, and images are looked for in one folder a class"):
         ImageFolder(root=str(tmp_path)).load()
 
 
 def test_a_folder_without_pictures_is_one_sentence(tmp_path):
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "notes.txt").write_text("no picture")
-    with pytest.raises(LimbeckError, match="there is no picture in"):
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    with pytest.raises(LimbeckError, match="there is no image in"):
         ImageFolder(root=str(tmp_path)).load()
 
 
 def test_a_class_without_pictures_is_named(tmp_path):
     plain(tmp_path)
     (tmp_path / "c").mkdir()
-    with pytest.raises(LimbeckError, match=r"the class folder .*c holds no picture: fill it or remove it"):
+    with pytest.raises(LimbeckError, match=r"the class folder .*c holds no image: fill it or remove it"):
         ImageFolder(root=str(tmp_path)).load()
 
 
@@ -190,15 +190,15 @@ def test_a_class_that_only_training_has_is_fine_and_one_that_only_validation_has
     write(tmp_path / "train" / "c", 10)
     assert torch.bincount(ImageFolder(root=str(tmp_path)).load().validation.target).tolist() == [2, 2]
     write(tmp_path / "val" / "d", 2)
-    with pytest.raises(LimbeckError, match="val has classes that the training part has not: d"):
+    with pytest.raises(LimbeckError, match="val has classes that the training split does not have: d"):
         ImageFolder(root=str(tmp_path)).load()
 
 
-# Pictures
+# Images
 
 
 def broken_header(path):
-    path.write_bytes(b"no picture at all")
+    path.write_bytes(b"no image at all")
 
 
 def truncated(path):
@@ -210,7 +210,7 @@ def empty(path):
 
 
 def too_large(path):
-    # The header of a picture of 60,000 × 60,000: PIL refuses it as a bomb, with an error of its own kind.
+    # The header of an image of 60,000 × 60,000: PIL refuses it as a bomb, with an error of its own kind.
     raw = bytearray(path.read_bytes())
     if path.suffix == ".bmp":
         raw[18:26] = (60_000).to_bytes(4, "little") * 2
@@ -234,7 +234,7 @@ def read_all(source):
 def test_a_corrupt_picture_is_one_sentence_that_names_the_file(tmp_path, kind, spoil, memory):
     plain(tmp_path, 10, kind=kind, height=24, width=24)
     spoil(tmp_path / "b" / f"004.{kind}")
-    with pytest.raises(LimbeckError, match=rf"picture .*/b/004\.{kind} cannot be read \(.*mend or remove it") as found:
+    with pytest.raises(LimbeckError, match=rf"image .*/b/004\.{kind} cannot be read \(.*mend or remove it") as found:
         read_all(ImageFolder(root=str(tmp_path), cache_mb=memory))
     assert "\n" not in str(found.value)
 
@@ -261,7 +261,7 @@ def test_pictures_of_every_usual_mode_become_colour(tmp_path, mode):
 def test_different_sizes_without_size_are_one_sentence(tmp_path):
     plain(tmp_path)
     write(tmp_path / "b", 1, height=9)
-    with pytest.raises(LimbeckError, match=r"pictures have different sizes .*: set `size`"):
+    with pytest.raises(LimbeckError, match=r"images have different sizes .*: set `size`"):
         ImageFolder(root=str(tmp_path)).load()
 
 
@@ -278,7 +278,7 @@ def test_size_scales_the_shorter_side_and_cuts_the_centre_out(tmp_path):
     parts = [data.train, data.validation, data.test.unlock("weights")]
     whole = torch.cat([everything(part) for part in parts])
     whole = whole[torch.cat([part.sample_ids for part in parts]).argsort()]
-    # Shrunk by half to 5 × 20, the centre 5 × 5 lies wholly in the middle half.
+    # Shrunk by half to 5 × 20, the center 5 × 5 lies wholly in the middle half.
     for number in (0, 10):
         assert torch.equal(whole[number, 0], torch.full((5, 5), 200 / 255))
         assert (whole[number, 1:] == 0).all()
@@ -349,7 +349,7 @@ def test_a_picture_that_went_away_is_one_sentence(tmp_path):
     data = ImageFolder(root=str(plain(tmp_path)), cache_mb=0).load()
     for path in (tmp_path / "a").iterdir():
         path.unlink()
-    with pytest.raises(LimbeckError, match=r"the picture .*/a/.* cannot be read"):
+    with pytest.raises(LimbeckError, match=r"the image .*/a/.* cannot be read"):
         everything(data.train)
 
 

@@ -1,4 +1,4 @@
-"""The doors for a user's own data: tensors, map-style data sets, loaders; normalisation; the fingerprint."""
+"""The doors for a user's own data: tensors, map-style data sets, loaders; normalization; the fingerprint."""
 
 from __future__ import annotations
 
@@ -97,13 +97,13 @@ def test_validation_batches_are_in_order_whole_and_without_views():
 @pytest.mark.parametrize(
     ("target", "settings", "message"),
     [
-        (LABELS[:-1], {}, "there are 80 pictures and 79 labels"),
+        (LABELS[:-1], {}, "there are 80 images and 79 labels"),
         (LABELS.reshape(80, 1), {}, r"one class number for each sample, \[n\], not \[80, 1\]"),
         (LABELS, {"class_names": ["a", "b"]}, "arrays has a label 2, and with 2 classes a label is from 0 to 1"),
         (LABELS - 1, {}, "arrays has a label -1"),
         (LABELS, {"normalize": "imagnet"}, "one of data, imagenet, none, not 'imagnet'"),
-        (LABELS, {"test_split": 0.0}, "a share between 0 and 1, not 0"),
-        (LABELS, {"val_split": 1}, "a share between 0 and 1, not 1"),
+        (LABELS, {"test_split": 0.0}, "a split must be a fraction between 0 and 1, got 0"),
+        (LABELS, {"val_split": 1}, "a split must be a fraction between 0 and 1, got 1"),
         (LABELS, {"num_labeled": 3}, "`num_labeled` .* from 4"),
     ],
 )
@@ -113,12 +113,12 @@ def test_arrays_refuses_what_cannot_be(target, settings, message):
 
 
 def test_arrays_refuses_no_sample_at_all():
-    with pytest.raises(LimbeckError, match="no sample at all"):
+    with pytest.raises(LimbeckError, match="the data set is empty"):
         from_tensors(torch.rand(0, 1, 2, 2), torch.zeros(0))
 
 
 def test_arrays_refuses_views_of_pixels_they_would_clip():
-    with pytest.raises(LimbeckError, match=r"views change pictures in 0\.\.1, .* go from 0 to 254\.8"):
+    with pytest.raises(LimbeckError, match=r"views change images in 0\.\.1, .* go from 0 to 254\.8"):
         from_tensors(PIXELS * 255, LABELS, augment=Augmentation((horizontal_flip(),)))
     from_tensors(PIXELS, LABELS, augment=Augmentation((horizontal_flip(),)))
     from_tensors((PIXELS * 255).byte(), LABELS, augment=Augmentation((horizontal_flip(),)))
@@ -160,7 +160,7 @@ def test_datasets_takes_tensor_datasets_and_known_targets():
 
     known = Known()
     assert torch.equal(from_datasets(known).train.target, from_datasets(TensorDataset(PIXELS, LABELS)).train.target)
-    assert known.asked <= 1  # labels that are known are not looked for picture by picture
+    assert known.asked <= 1  # labels that are known are not looked for image by image
 
 
 def test_datasets_asks_a_target_transform_too():
@@ -215,11 +215,11 @@ def test_loaders_gives_what_they_give():
 
 
 def test_loaders_cannot_tell_labelled_pictures():
-    with pytest.raises(LimbeckError, match="'labeled' ones were asked for"):
+    with pytest.raises(LimbeckError, match="must be 'all' with your own loader, got 'labeled'"):
         from_loaders([1]).batches(batch_size=1, subset="labeled")
 
 
-# Normalisation
+# Normalization
 
 
 def test_normalisation_is_measured_by_channel():
@@ -304,7 +304,8 @@ def test_the_fingerprint_sees_parts_that_stand_apart(which):
         }
         return limbeck.data.module.make_splits(
             "mine", "abcd", pieces["train"], seed=0, validation=changed.get("validation", pieces["validation"]),
-            test=changed.get("test", pieces["test"]), num_labeled=None, num_samples=None, augment=Augmentation(), normalize="none",
+            test=changed.get("test", pieces["test"]), num_labeled=None, num_samples=None, augment=Augmentation(),
+            normalize="none",
         )  # fmt: skip
 
     plain, at = data().fingerprint(), _APART[which]

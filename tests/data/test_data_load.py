@@ -33,7 +33,7 @@ PIXELS = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 @dataclass
 class Counted:
-    """Pictures that count how often each is read."""
+    """Images that count how often each is read."""
 
     many: int
     reads: Counter = field(default_factory=Counter)
@@ -210,8 +210,9 @@ def test_a_part_smaller_than_a_batch_repeats_in_the_next_views():
     ("make", "message"),
     [
         (lambda: Augmentation((horizontal_flip(),), repeats=0), "at least 1, not 0"),
-        (lambda: Augmentation((), repeats=2), "repeats 2 would show each picture unchanged as often: add transforms"),
-        (lambda: Augmentation((horizontal_flip(),), num_views=6, repeats=4), "a multiple of repeats, .* 6 is none of 4"),
+        (lambda: Augmentation((), repeats=2), "repeats 2 would show each image unchanged as often: add transforms"),
+        (lambda: Augmentation((horizontal_flip(),), num_views=6, repeats=4), "a multiple of repeats, .* 6 is "
+            "none of 4"),
         (lambda: Augmentation((horizontal_flip(),), num_views=1, repeats=2), "1 is none of 2"),
         (lambda: stream(batch=6, repeats=4), "a batch is a multiple of repeats, .* 4 views, and 6 is none"),
     ],

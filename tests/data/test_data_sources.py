@@ -262,7 +262,7 @@ def test_cifar_refuses_to_cut_its_official_test_part_off_the_training_part(nowhe
 
 
 def write_batches(root: Path, source):
-    """torchvision's own layout: pickles with ``data`` [n, 3072], colour planes first."""
+    """torchvision's own layout: pickles with ``data`` [n, 3072], color planes first."""
     draw, names = np.random.default_rng(0), {}
     if source is CIFAR10:
         folder, key, meta, many = root / "cifar-10-batches-py", "labels", "batches.meta", 10
@@ -300,7 +300,7 @@ def test_cifar_is_read_from_torchvisions_layout(tmp_path, monkeypatch, source):
 
 
 def real_cifar(many: int) -> dict[str, list[bytes]]:
-    """A few real pictures of each class, as the JPEG files they are."""
+    """A few real images of each class, as the JPEG files they are."""
     place = DATA / "cifar10" / "train"
     if place.is_dir():
         return {c.name: [p.read_bytes() for p in sorted(c.iterdir())[:many]] for c in sorted(place.iterdir())}

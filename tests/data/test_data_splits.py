@@ -68,7 +68,7 @@ def test_every_sample_is_cut_off_by_some_seed_equally_often():
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.2, 1.5, float("nan")])
 def test_a_share_outside_0_to_1_is_refused(share):
-    with pytest.raises(LimbeckError, match="a share between 0 and 1"):
+    with pytest.raises(LimbeckError, match="a fraction between 0 and 1"):
         stratified_split(part(10), share, seed=0)
 
 
@@ -179,7 +179,7 @@ def test_another_seed_cuts_another_test_part():
 
 
 def test_the_parts_of_digits_never_change():
-    # Figures of two versions can be compared only if they were measured on the same test pictures.
+    # Figures of two versions can be compared only if they were measured on the same test images.
     data = Digits(num_labeled=50).load()
     labelled = data.train.select_labeled().sample_ids
     parts = (data.train.sample_ids, data.validation.sample_ids, data.test.unlock("a test").sample_ids, labelled)
@@ -192,9 +192,9 @@ def test_the_parts_of_digits_never_change():
 
 
 def test_a_part_that_would_be_empty_is_refused():
-    with pytest.raises(LimbeckError, match="the validation part of arrays is empty"):
+    with pytest.raises(LimbeckError, match="the validation split of arrays is empty"):
         from_tensors(torch.rand(20, 1, 2, 2), torch.arange(20) % 2, val_split=0.01)
-    with pytest.raises(LimbeckError, match="the test part of arrays is empty"):
+    with pytest.raises(LimbeckError, match="the test split of arrays is empty"):
         from_tensors(torch.rand(20, 1, 2, 2), torch.arange(20) % 2, test_split=0.001)
     with pytest.raises(LimbeckError, match="`num_samples` is a number of training samples from 1 to 1078, not 5000"):
         Digits(num_samples=5000).load()

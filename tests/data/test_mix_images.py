@@ -112,7 +112,7 @@ def test_who_is_mixed_does_not_depend_on_the_batch():
         )
 
 
-# The pictures
+# The images
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (9, 5)])
@@ -229,7 +229,7 @@ def test_data_mixes_over_all_its_classes():
     )
     batch = data.batches(batch_size=18, subset="labeled").batch(0)
     assert batch["target"].shape == (18, 9)
-    torch.testing.assert_close(batch["target"].sum(1), torch.ones(18))  # partners are labelled ones too
+    torch.testing.assert_close(batch["target"].sum(1), torch.ones(18))  # partners are labeled ones too
     assert next(iter(data.validation_batches()))["target"].ndim == 1  # what is measured on is never mixed
 
 

@@ -1,4 +1,4 @@
-"""Transforms of torchvision: seeded for each picture by its own draws, and the global generators are left alone."""
+"""Transforms of torchvision: seeded for each image by its own draws, and the global generators are left alone."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_transform_tells_its_settings_and_its_version_and_travels():
         ("functional", {}, "has no transform 'functional'"),
         ("MixUp", {"num_classes": 3}, "mixes within the batch: take mixup"),
         ("CutMix", {"num_classes": 3}, "mixes within the batch: take cutmix"),
-        ("TenCrop", {"size": 3}, "makes several pictures of one"),
+        ("TenCrop", {"size": 3}, "makes several images of one"),
         ("RandomApply", {"transforms": []}, "is made of other transforms or functions"),
         ("RandomErasing", {"q": 1}, "RandomErasing cannot be made with {'q': 1}: .*'q'"),
         ("RandomErasing", {"p": 2.0}, "RandomErasing cannot be made with"),
@@ -129,9 +129,9 @@ def test_what_cannot_be_made_is_one_sentence(name, options, message):
 
 
 def test_what_does_not_keep_the_shape_is_refused_when_it_is_seen():
-    with pytest.raises(LimbeckError, match=r"Resize made \[3, 6, 6\] of a picture \[3, 12, 12\], and a view keeps"):
+    with pytest.raises(LimbeckError, match=r"Resize made \[3, 6, 6\] of an image \[3, 12, 12\], and a view keeps"):
         torchvision("Resize", size=6)(pictures(), draws())
-    with pytest.raises(LimbeckError, match=r"ColorJitter cannot change a picture \[2, 12, 12\]: Input"):
+    with pytest.raises(LimbeckError, match=r"ColorJitter cannot change an image \[2, 12, 12\]: Input"):
         torchvision("ColorJitter", hue=0.1)(pictures(12, 2), draws())
 
 

@@ -44,6 +44,6 @@ def test_what_cannot_be_quantised_is_one_sentence(exported, tmp_path, source, na
 def test_a_damaged_file_is_told_and_nothing_appears(exported, tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no graph")
-    with pytest.raises(LimbeckError, match="cannot be quantised"):
+    with pytest.raises(LimbeckError, match="cannot be quantized"):
         quantize_int8(broken, tmp_path / "int8.onnx", calibration_inputs=exported[1])
     assert [path.name for path in tmp_path.iterdir()] == ["broken.onnx"]

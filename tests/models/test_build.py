@@ -104,7 +104,7 @@ def test_a_network_that_rescales_colours_keeps_three(monkeypatch):
     monkeypatch.setattr(_api, "load_state_dict_from_url", lambda *_, **__: state)
     net = models.torchvision("googlenet", classes=5, pretrained=True).train()
     assert net(torch.zeros(2, 3, 64, 64)).shape == (2, 5)
-    with pytest.raises(LimbeckError, match="made for three colours"):
+    with pytest.raises(LimbeckError, match="made for three colors"):
         models.torchvision("googlenet", classes=5, channels=1, pretrained=True)
 
 

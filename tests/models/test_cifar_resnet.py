@@ -158,11 +158,11 @@ def test_dropout_acts_in_training_only():
 
 
 def test_published_resnet20_reaches_its_accuracy():
-    """91.5 % on 1,000 lossless CIFAR-10 test pictures, as the data's README states."""
+    """91.5 % on 1,000 lossless CIFAR-10 test images, as the data's README states."""
     trained = DATA / "cifar10_resnets" / "akamaster_resnet20_cifar10.npz"
     pictures = DATA / "cifar10_lossless5k" / "lossless5k.npz"
     if not (trained.is_file() and pictures.is_file()):
-        pytest.skip(f"no published CIFAR-10 networks and pictures under {DATA}: set LIMBECK_DATA")
+        pytest.skip(f"no published CIFAR-10 networks and images under {DATA}: set LIMBECK_DATA")
     renamed = {"conv1.": "stem.0.", "bn1.": "stem.1.", "linear.": "fc."}
     with np.load(trained) as file:
         state = {}

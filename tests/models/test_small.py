@@ -1,4 +1,4 @@
-"""small_cnn and mlp: the parameters their formula says, any picture, and both can learn."""
+"""small_cnn and mlp: the parameters their formula says, any image, and both can learn."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_mlp_without_hidden_layers_is_linear():
 
 
 def test_mlp_names_the_picture_it_was_built_for():
-    with pytest.raises(LimbeckError, match=r"takes pictures of \[1, 8, 8\], and got \[1, 28, 28\]"):
+    with pytest.raises(LimbeckError, match=r"takes images of \[1, 8, 8\], and got \[1, 28, 28\]"):
         models.mlp()(torch.zeros(2, 1, 28, 28))
 
 

@@ -1,4 +1,4 @@
-"""Where batches come from: sources, splits with a sealed test part, views, and streams that know no state."""
+"""Data: sources, splits with a held-out test split, augmentation, and batch samplers."""
 
 from limbeck.data.augmentation import Augmentation, default_augmentation
 from limbeck.data.held_out import HeldOutTest

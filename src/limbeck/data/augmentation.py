@@ -1,7 +1,7 @@
-"""Views: an augmentation is a pure function of (seed, sample, view), so teacher and student see the same picture.
+"""Views: an augmentation is a pure function of (seed, sample, view), so teacher and student see the same image.
 
 Nothing is drawn from a shared generator: the fifth view of sample 17 is the same in any order, in any worker, after a
-resume, and tomorrow, which is what lets a teacher's answer to it be kept.
+resume, so teacher outputs can be cached.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = ["Augmentation", "default_augmentation"]
 @final
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """How pictures are changed each time they are shown.
+    """How images are changed each time they are shown.
 
     Arguments:
-        transforms: in the order in which they are done, those that mix two pictures last; none shows the pictures as
+        transforms: in the order in which they are done, those that mix two images last; none shows the images as
             they are.
         num_views: how many views each sample has, shown in turn; 0 makes a fresh one each time.
         repeats: in how many views a sample that was read is shown in the same batch (Hoffer et al., CVPR 2020,
@@ -50,7 +50,7 @@ class Augmentation:
         if self.repeats < 1:
             raise LimbeckError(f"repeats is a number of views for each read, at least 1, not {self.repeats}")
         if self.repeats > 1 and not self.transforms:
-            raise LimbeckError(f"repeats {self.repeats} would show each picture unchanged as often: add transforms")
+            raise LimbeckError(f"repeats {self.repeats} would show each image unchanged as often: add transforms")
         if self.num_views % self.repeats:
             raise LimbeckError(
                 f"num_views is a multiple of repeats, so that views come in turn, and {self.num_views} is none of "
@@ -60,12 +60,12 @@ class Augmentation:
             _require_transform(transform)
         if any(isinstance(transform, MixTransform) for transform in self.transforms[: len(self.image_transforms)]):
             raise LimbeckError(
-                "mixup and cutmix come last among the transforms, since they mix pictures that were changed already"
+                "mixup and cutmix come last among the transforms, since they mix images that were changed already"
             )
 
     @property
     def image_transforms(self) -> tuple[Transform, ...]:
-        """The transforms that change one picture."""
+        """The transforms that change one image."""
         return tuple(transform for transform in self.transforms if not isinstance(transform, MixTransform))
 
     @property
@@ -78,16 +78,18 @@ class Augmentation:
         return showings % self.num_views if self.num_views else showings
 
     def apply(self, images: Tensor, sample_ids: Tensor, views: Tensor, *, seed: int) -> Tensor:
-        """``views`` of the samples ``sample_ids`` (``[batch]`` each) whose pictures are ``images`` in 0..1.
+        """``views`` of the samples ``sample_ids`` (``[batch]`` each) whose images are ``images`` in 0..1.
 
-        Nothing is mixed here; that takes a second picture, which :meth:`sample_mix` chooses.
+        Nothing is mixed here; that takes a second image, which :meth:`sample_mix` chooses.
         """
         for i, transform in enumerate(self.image_transforms):
             images = transform(images, CounterRNG.for_samples(sample_ids, views, seed=seed, transform_index=i))
         return images.clamp(0, 1) if self.transforms else images
 
     def sample_mix(self, sample_ids: Tensor, views: Tensor, *, seed: int, population: int) -> MixParams | None:
-        """Which of these views are mixed, and with which of ``population`` samples; ``None`` where views mix nothing."""
+        """Which of these views are mixed, and with which of ``population`` samples; ``None`` where views mix
+        nothing.
+        """
         if not self.mix_transforms:
             return None
         return MixParams.sample(
@@ -100,13 +102,13 @@ class Augmentation:
 def default_augmentation(
     crop: int = 4, jitter: float = 0.4, mixup: float = 0.2, flip: float = 0.0, num_views: int = 0, repeats: int = 1
 ) -> Augmentation:
-    """Random crop, colour jitter and Mixup together, and a flip if asked for.
+    """Random crop, color jitter, Mixup and optionally a horizontal flip.
 
     Arguments:
         crop: pixels to pad by before cutting the old size out; 0 leaves it out.
         jitter: of brightness, contrast and saturation, and a quarter of it of hue; 0 leaves it out.
         mixup: alpha of Mixup; 0 leaves it out.
-        flip: how often pictures are mirrored; 0 leaves it out.
+        flip: how often images are mirrored; 0 leaves it out.
         num_views: see :class:`Augmentation`.
         repeats: see :class:`Augmentation`.
 
@@ -133,4 +135,4 @@ def _require_transform(transform: object) -> None:
             "its settings"
         )
     if not callable(transform) and not isinstance(transform, MixTransform):
-        raise LimbeckError(f"a transform is called with pictures and draws, and {transform!r} cannot be")
+        raise LimbeckError(f"a transform is called with images and draws, and {transform!r} cannot be")

@@ -36,7 +36,7 @@ class BatchStream(Protocol):
 
 @final
 class BatchSampler:
-    """A part in a new order each epoch, each sample in its next view.
+    """Batches of a split in a new order each epoch, each sample in its next view.
 
     Arguments:
         split: the samples.
@@ -45,14 +45,14 @@ class BatchSampler:
         batch_size: samples in a batch, for each process.
         seed: of the views, and of the order where ``order_seed`` is ``None``.
         order_seed: seed of the order.
-        classes: how many there are; needed where views mix pictures, and with them their labels.
+        classes: how many there are; needed where views mix images, and with them their labels.
         rank: this process among ``world_size``: all of them together show every sample once an epoch.
         world_size: how many processes there are.
 
     A batch has ``input``, ``target``, ``sample_id`` and ``view``. The last, smaller batch of an epoch
-    is left out (the order is new each epoch, so no sample is left out for long); a part smaller than one batch repeats,
-    each time in its next view. With ``augmentation.repeats`` M, a batch shows each of its samples in M views, and M epochs,
-    of as many steps as ever, make one round in which all samples are shown M times.
+    is left out (the order is new each epoch, so no sample is left out for long); a split smaller than one batch
+    repeats, each time in its next view. With ``augmentation.repeats`` M, a batch shows each of its samples in M
+    views, and M epochs, of as many steps as ever, make one round in which all samples are shown M times.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class BatchSampler:
         order_seed: int | None = None, classes: int | None = None, rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
         if not len(split):
-            raise LimbeckError("there is no sample to train on: the training part, or its labeled share, is empty")
+            raise LimbeckError("there is no sample to train on: the training split, or its labeled subset, is empty")
         if batch_size < 1:
             raise LimbeckError(f"a batch has at least 1 sample, not {batch_size}")
         if batch_size % augmentation.repeats:
@@ -69,7 +69,7 @@ class BatchSampler:
                 f"{batch_size} is none: set training.batch_size or augment.repeats"
             )
         if augmentation.mix_transforms and classes is None:
-            raise LimbeckError("views that mix pictures mix their labels too: say how many classes there are")
+            raise LimbeckError("views that mix images mix their labels too: say how many classes there are")
         self._split, self._augmentation, self._normalization = split, augmentation, normalization
         self._batch_size, self._seed, self._classes = batch_size, seed, classes
         self.rank, self._global_batch_size, self.order_seed = (
@@ -94,14 +94,14 @@ class BatchSampler:
         return self._augmentation.num_views if self._augmentation.transforms else 1
 
     def fingerprint(self) -> str:
-        """A hash that changes when anything does that decides the pictures; see :func:`limbeck.data.fingerprint`."""
+        """A hash that changes when anything does that decides the images; see :func:`limbeck.data.fingerprint`."""
         return compute_fingerprint(self._split, self._augmentation, self._normalization, seed=self._seed)
 
     def batch(self, step: int) -> Batch:
         return self.load(*self.batch_indices(step))
 
     def batch_indices(self, step: int, *, num_showings: int = 1, showing_index: int = 0) -> tuple[Tensor, Tensor]:
-        """Which samples batch number ``step`` shows, as places in the part, and in which views, both ``[batch]``.
+        """Indices into the split and view numbers of batch number ``step``, both ``[batch]``.
 
         Where each batch is shown ``num_showings`` times, these are the views of the one numbered ``showing_index``.
         """
@@ -109,11 +109,12 @@ class BatchSampler:
         round_, step_in_round = divmod(step, self.steps_per_epoch * repeats)
         start = (step_in_round * self._global_batch_size + self.rank * self._batch_size) // repeats
         position = torch.arange(start, start + self._batch_size // repeats)
-        rounds = -(-self._global_batch_size // len(self._split))  # 1, or how often a small part is shown in one batch
+        # 1, or how often a small split is repeated in one batch
+        rounds = -(-self._global_batch_size // len(self._split))
         showings = ((round_ * rounds + position // len(self._split)) * num_showings + showing_index) * repeats
         indices = self._permutation(round_)[position % len(self._split)].repeat_interleave(repeats)
         showings = (showings[:, None] + torch.arange(repeats)).flatten()
-        # Without views there is one picture, and its number is 0 however often it is shown.
+        # Without views there is one image, and its number is 0 however often it is shown.
         return indices, self._augmentation.view_index(showings) if self._augmentation.transforms else torch.zeros_like(
             showings
         )
@@ -121,7 +122,7 @@ class BatchSampler:
     def load(self, sample_indices: Tensor, views: Tensor) -> Batch:
         """The samples at ``sample_indices`` of the split in ``views``, both ``[batch]``.
 
-        The same picture as in any other batch that shows this view of this sample. Where views change pictures, a
+        The same image as in any other batch that shows this view of this sample. Where views change images, a
         sample that occurs several times is read once.
         """
         sample_ids, target = self._split.sample_ids[sample_indices], self._split.target[sample_indices]
@@ -183,6 +184,7 @@ class LoaderAdapter:
             return next(self._batches)
         except StopIteration:
             raise LimbeckError(
-                f"the loader says that it has {self.steps_per_epoch} batches and did not give number {position + 1}: give "
+                f"the loader says that it has {self.steps_per_epoch} batches and did not give number "
+                f"{position + 1}: give "
                 "one that can be begun again and has the length it says"
             ) from None

@@ -49,7 +49,9 @@ class CounterRNG:
 
     @classmethod
     def for_samples(cls, sample_ids: Tensor, views: Tensor, *, seed: int, transform_index: int) -> CounterRNG:
-        """Random numbers for the transform number ``transform_index`` of ``views`` of ``sample_ids``, both ``[batch]``."""
+        """Random numbers for the transform number ``transform_index`` of ``views`` of ``sample_ids``, both
+        ``[batch]``.
+        """
         start = np.uint64(derive_seed(seed, transform_index))
         sample_words = _splitmix64(sample_ids.numpy().astype(np.uint64) ^ start)
         return cls(_splitmix64(sample_words ^ views.numpy().astype(np.uint64)))
@@ -61,7 +63,7 @@ class CounterRNG:
         return torch.from_numpy(((words >> np.uint64(40)).astype(np.float32)) * np.float32(2.0**-24))
 
     def seeds(self) -> list[int]:
-        """A 63-bit seed for each row, for what draws from a generator; no number of :meth:`uniform` tells it."""
+        """A 63-bit seed for each row, for transforms that draw from a generator; independent of :meth:`uniform`."""
         return [int(word) for word in _splitmix64(~self.keys) >> np.uint64(1)]
 
     def uniform_between(self, low: Tensor, high: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What decides the pictures of a stream, in one hash: whoever keeps answers to them asks whether it is the same."""
+"""Fingerprint of the images of a batch sampler; part of the key of cached teacher outputs."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from limbeck.data.split import Split
 
 __all__ = ["compute_fingerprint"]
 
-_FORMAT: Final = "limbeck pictures 1"
-"""To be counted up when the same settings come to give other pictures."""
+_FORMAT: Final = "limbeck images 1"
+"""To be counted up when the same settings come to give other images."""
 
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def compute_fingerprint(split: Split, augmentation: Augmentation, normalization: Normalization, *, seed: int) -> str:
-    """A sha256 of everything that decides which picture (sample, view) is: data, augmentation, seed, normalization.
+    """A sha256 of everything that decides which image (sample, view) is: data, augmentation, seed, normalization.
 
-    The size of a batch, the process and ``repeats`` decide nothing about a picture, and labels neither. Raises
-    ``LimbeckError`` where the pictures cannot be told for certain: a data set of your own that changes its items each
-    time, or a transform that does not tell its settings.
+    The size of a batch, the process and ``repeats`` decide nothing about an image, and labels neither. Raises
+    ``LimbeckError`` where the images are not reproducible: a data set that changes its items each
+    time, or a transform whose ``repr`` does not contain its settings.
     """
     if not split.images.is_deterministic():
         raise LimbeckError(
-            "the data set gives another picture each time the same one is asked for, so no answer to it can be kept: "
+            "the data set returns a different image each time an item is read, so teacher outputs cannot be cached: "
             "take the randomness out of it, and put it into the augmentation"
         )
     text = [_FORMAT, split.images.fingerprint(), repr(normalization)]
@@ -45,7 +45,8 @@ def _describe_transform(transform: object) -> str:
     kind = transform if inspect.isroutine(transform) else type(transform)
     if _ADDRESS.search(description):
         raise LimbeckError(
-            f"the transform {description} does not tell its settings, so nobody knows when an answer to it is still true: "
+            f"the transform {description} does not tell its settings, so nobody knows when an answer to it is "
+            "still true: "
             "make it a frozen dataclass"
         )
     if (kind.__module__ or "").startswith("limbeck."):

@@ -1,7 +1,7 @@
-"""The sealed test part: it can be read once, at the end, and every read is counted.
+"""The held-out test split: it is read once, at the end, and every read is counted.
 
-Choosing anything by the test part (an epoch, a temperature, a method) makes its figure worthless without a word. So
-limbeck opens it in one place, after training, and writes that down before the pictures are handed out.
+Choosing anything on the test split (an epoch, a temperature, a method) biases its metrics. So
+limbeck opens it in one place, after training, and logs the access before returning the samples.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _FIRST_LOG_KEYS = {"reads": "num_reads", "opened": "opened_at", "by": "reason", 
 
 @final
 class HeldOutTest:
-    """A part that opens once.
+    """A split that opens once.
 
     Arguments:
         split: the test samples.
-        log_path: a file that remembers the read across processes; ``None`` remembers it in this object only.
+        log_path: file that logs the access across processes; ``None`` keeps the log in this object only.
     """
 
     def __init__(self, split: Split, log_path: Path | None = None) -> None:
@@ -40,13 +40,13 @@ class HeldOutTest:
 
     @property
     def num_reads(self) -> int:
-        """How often it was read."""
+        """Number of reads."""
         return int(self.read_log().get("num_reads", 0))
 
     def read_log(self) -> dict[str, Any]:
-        """What is known of the read: ``num_reads``, ``opened_at``, ``reason`` (what was measured), ``is_closed``.
+        """The access log: ``num_reads``, ``opened_at``, ``reason`` (what was measured), ``is_closed``.
 
-        Where there is no log yet, but one of a run with a record of schema 2 beside it, that one counts.
+        Falls back to the log of a run with a record of schema 2, where there is one.
         """
         if (path := self._existing_log()) is not None:
             try:
@@ -57,7 +57,7 @@ class HeldOutTest:
                     raise ValueError(f"it needs {', '.join(sorted(_LOG_KEYS))}")
             except (OSError, ValueError) as error:
                 raise LimbeckError(
-                    f"{path} is damaged, so nobody knows whether the test part was read: start a new run"
+                    f"{path} is damaged, so it is unknown whether the test split was read: start a new run"
                 ) from error
             return log
         return dict(self._in_memory_log)
@@ -69,26 +69,26 @@ class HeldOutTest:
         return next((path for path in paths if path.exists()), None)
 
     def fingerprint(self) -> str:
-        """A hash that changes when the test samples do; taking it shows nobody anything and is no read."""
+        """A hash that changes when the test samples do; computing it is not a read."""
         split = self._split
         text = [split.images.fingerprint(), str(split.sample_ids.tolist()), str(split.target.tolist())]
         return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
     def with_log(self, path: Path) -> HeldOutTest:
-        """The same part, with its reads remembered in the file at ``path``."""
+        """The same split, with its access log in the file ``path``."""
         return HeldOutTest(self._split, path)
 
     def unlock(self, reason: str) -> Split:
         """The test samples; ``reason`` says what is measured (a digest of the weights), for the log.
 
         A second read is an error. One that was cut off by a crash before :meth:`close` may be made again by the same
-        weights: nobody has seen a figure.
+        weights, since no metric was written.
         """
         log = self.read_log()
         if log and (log["is_closed"] or log["reason"] != reason):
             raise LimbeckError(
-                f"the test part was read already, on {log['opened_at']}: a second look would let it choose between "
-                "models, and its figure would be worth nothing. Compare on the validation part, or start a new run"
+                f"the test split was already read, on {log['opened_at']}: a second read would allow choosing between "
+                "models on it and bias its metrics. Compare on the validation split, or start a new run"
             )
         self._write_log(
             {
@@ -101,10 +101,10 @@ class HeldOutTest:
         return self._split
 
     def close(self) -> None:
-        """Say that the figures have been written down; from now on the part stays shut."""
+        """Mark the metrics as written; the split cannot be opened again."""
         if not (log := self.read_log()):
             raise LimbeckError(
-                "the test part was not opened, so there are no figures to finish: call unlock(reason) first"
+                "the test split was not opened, so there are no metrics to close: call unlock(reason) first"
             )
         self._write_log({**log, "is_closed": True})
 

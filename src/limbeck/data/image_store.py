@@ -1,4 +1,4 @@
-"""Pictures that are read by place: in memory, in files, or in a data set of somebody's own."""
+"""Images read by index: in memory, in files, or from a user's data set."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ _NUM_CHECKED = 32
 
 
 class ImageStore(Protocol):
-    """Pictures that can be read by place, as float32 ``[n, channels, height, width]`` in 0..1."""
+    """Images that can be read by place, as float32 ``[n, channels, height, width]`` in 0..1."""
 
     def __len__(self) -> int: ...
 
     def read(self, indices: Tensor) -> Tensor:
-        """The pictures at ``indices`` (``[n]`` integers)."""
+        """The images at ``indices`` (``[n]`` integers)."""
         ...
 
     def fingerprint(self) -> str:
-        """A hash that changes when the pictures do."""
+        """A hash that changes when the images do."""
         ...
 
     def is_deterministic(self) -> bool:
-        """Whether a place gives the same picture each time."""
+        """Whether a place gives the same image each time."""
         ...
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class InMemory:
-    """Pictures in memory: uint8 0..255 or float 0..1, ``[n, channels, height, width]`` (or any ``[n, ...]`` floats)."""
+    """Images in memory: uint8 0..255 or float 0..1, ``[n, channels, height, width]`` (or any ``[n, ...]`` floats)."""
 
     tensor: Tensor
 
@@ -63,12 +63,12 @@ class InMemory:
 @final
 @dataclass(frozen=True, slots=True)
 class ImageFiles:
-    """Pictures in files, read when asked for.
+    """Images in files, read on access.
 
     Arguments:
         paths: the files.
-        size: the shorter side is scaled to it and the centre cut out; ``None`` takes pictures as they are, all alike.
-        channels: 1 for grey, 3 for colour.
+        size: the shorter side is scaled to it and the center cut out; ``None`` takes images as they are, all alike.
+        channels: 1 for gray, 3 for color.
     """
 
     paths: tuple[Path, ...]
@@ -87,7 +87,7 @@ class ImageFiles:
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) > 1:
             raise LimbeckError(
-                f"the pictures have different sizes ({sorted(shapes)[:3]} …): set `size` to bring them to one"
+                f"the images have different sizes ({sorted(shapes)[:3]} …): set `size` to bring them to one"
             )
         return torch.stack(images)
 
@@ -125,7 +125,8 @@ class DatasetAdapter:
         return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
     def fingerprint(self) -> str:
-        """The bytes of every item, which are read for it; of a data set that is not :meth:`is_deterministic`, kind and length.
+        """The bytes of every item, which are read for it; of a data set that is not :meth:`is_deterministic`, kind
+        and length.
 
         Where the data set tells the file of each item under ``samples``, as torchvision's folders do: those files, told
         as :class:`ImageFiles` does, and the bytes of 32 items.
@@ -140,7 +141,7 @@ class DatasetAdapter:
         return digest.hexdigest()
 
     def is_deterministic(self) -> bool:
-        """Whether 32 items, evenly chosen and read twice, are the same both times; random states are left alone."""
+        """Whether 32 items, evenly chosen and read twice, are the same both times; random states are restored."""
         with _preserve_rng_state():
             for i in self._checked_indices():
                 first, second = (_to_tensor(self.dataset[i][0]) for _ in range(2))
@@ -175,7 +176,7 @@ def _hash_files(paths: Sequence[Path]) -> bytes:
 
 
 def _sample_paths(dataset: Any) -> list[Path] | None:
-    """The file of each item, where a data set of somebody's own says which it is."""
+    """The file of each item, where a user's data set lists them."""
     samples = getattr(dataset, "samples", None)
     if not isinstance(samples, list) or len(samples) != len(dataset):
         return None
@@ -218,9 +219,9 @@ def _decode_image(path: Path, size: int | None, channels: int) -> Tensor:
         with Image.open(path) as file:
             mode, image = file.mode, file.convert("L" if channels == 1 else "RGB")
     except Exception as error:  # each decoder raises its own; a damaged file is the same sentence for the user
-        raise LimbeckError(f"the picture {path} cannot be read ({error}): mend or remove it") from error
+        raise LimbeckError(f"the image {path} cannot be read ({error}): mend or remove it") from error
     if mode[0] in "IF":  # PIL would clip everything above 255 to white
-        raise LimbeckError(f"the picture {path} has more than 8 bits a channel (mode {mode}): bring it to 8 bits")
+        raise LimbeckError(f"the image {path} has more than 8 bits a channel (mode {mode}): bring it to 8 bits")
     if size is not None:
         width, height = image.size
         scale = size / min(width, height)

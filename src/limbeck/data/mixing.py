@@ -32,7 +32,7 @@ class MixParams:
         partners: ``[m]``, with which sample: its place in the population.
         transforms: the ways to mix.
         transform_index: ``[m]``, which of them.
-        lam: ``[m]`` float32, how much of the row's own picture is to be left.
+        lam: ``[m]`` float32, how much of the row's own image is to be left.
         center: ``[m, 2]`` numbers from 0 to below 1.
     """
 
@@ -45,7 +45,9 @@ class MixParams:
 
     @classmethod
     def sample(cls, transforms: Sequence[MixTransform], rng: CounterRNG, *, population: int) -> Self:
-        """For each row one of ``transforms``, drawn evenly, with its probability, and a partner of the ``population``."""
+        """For each row one of ``transforms``, drawn evenly, with its probability, and a partner of the
+        ``population``.
+        """
         selector, chance, coarse, fine, quantile, *center = rng.uniform(7).double().unbind(1)
         transform_index = (selector * len(transforms)).long()
         p, alpha = (
@@ -61,7 +63,7 @@ class MixParams:
     def mix_images(self, images: Tensor, partner_images: Tensor) -> tuple[Tensor, Tensor]:
         """``images`` ``[batch, ...]`` with the rows mixed, and what is left of each, ``[batch]``.
 
-        ``partner_images`` ``[m, ...]`` are the partners' pictures.
+        ``partner_images`` ``[m, ...]`` are the partners' images.
         """
         if len(self.transforms) == 1 and len(self.rows) == len(images):  # the usual case needs no copies
             return self.transforms[0].blend(images, partner_images, self.lam, self.center)
@@ -77,7 +79,8 @@ class MixParams:
     def mix_target(self, target: Tensor, partner_target: Tensor, fraction: Tensor, *, classes: int) -> Tensor:
         """Probabilities ``[batch, classes]`` out of the class numbers ``[batch]`` and of the partners' ``[m]``.
 
-        ``fraction`` is what :meth:`mix_images` gave. A row without a label, or with a partner that has none, is all zeros.
+        ``fraction`` is what :meth:`mix_images` gave. A row without a label, or with a partner that has none, is all
+        zeros.
         """
         full_target = target.clone()
         full_target[self.rows] = partner_target

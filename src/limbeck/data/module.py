@@ -1,4 +1,4 @@
-"""A data set ready to train on: three parts, views, normalisation; and the doors for a user's own data."""
+"""A data set ready for training: three splits, augmentation, normalization; and constructors for user data."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _VALIDATION, _TEST = 5, 6
 @final
 @dataclass(frozen=True, slots=True)
 class DataModule:
-    """A data set cut into parts.
+    """A data set with its splits.
 
     Attributes:
-        name: what to call it.
-        class_names: their names, in the order of their numbers.
-        train: what is learned from; samples without a label have the target −100.
-        validation: what choices are made on.
-        test: the test part, which opens once.
-        augmentation: how training pictures are changed.
-        normalization: what is taken off every picture.
+        name: name of the data set.
+        class_names: names of the classes, by index.
+        train: training split; samples without a label have the target −100.
+        validation: split for model selection.
+        test: the held-out test split.
+        augmentation: applied to training images.
+        normalization: applied to every image.
         seed: of the views, and of the order where ``order_seed`` is ``None``.
-        order_seed: seed of the order; runs that differ in it alone show the same views of the same samples.
+        order_seed: seed of the order; runs that differ only in it use the same views of the same samples.
     """
 
     name: str
@@ -60,23 +60,26 @@ class DataModule:
 
     @property
     def num_labeled(self) -> int:
-        """How many training samples have a label."""
+        """Number of labeled training samples."""
         return len(self.train.select_labeled())
 
     def batches(
         self, *, batch_size: int, subset: LabelSubset = "all", rank: int = 0, world_size: int = 1
     ) -> BatchSampler:
-        """Training batches by number: of all pictures, or of the labeled ones only."""
+        """Training batches by number: of all images, or of the labeled ones only."""
         if subset not in ("all", "labeled"):
             raise LimbeckError(f"`subset` is all or labeled, not {subset!r}")
         split = self.train if subset == "all" else self.train.select_labeled()
         return BatchSampler(
-            split, self.augmentation, self.normalization, batch_size=batch_size, seed=self.seed, order_seed=self.order_seed,
+            split, self.augmentation, self.normalization, batch_size=batch_size, seed=self.seed,
+            order_seed=self.order_seed,
             classes=len(self.class_names), rank=rank, world_size=world_size,
         )  # fmt: skip
 
     def validation_batches(self, *, batch_size: int = 512, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """The validation part in order, without views; of several processes each gets every ``world_size``-th batch."""
+        """The validation split in order, without augmentation; with several processes, every ``world_size``-th
+        batch.
+        """
         return iterate_batches(
             self.validation, self.normalization, batch_size=batch_size, rank=rank, world_size=world_size
         )
@@ -94,7 +97,9 @@ class DataModule:
 def iterate_batches(
     split: Split, normalization: Normalization, *, batch_size: int = 512, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
-    """``split`` in order, without views: all of its batches, or every ``world_size``-th beginning with number ``rank``."""
+    """``split`` in order, without views: all of its batches, or every ``world_size``-th beginning with number
+    ``rank``.
+    """
     for indices in torch.split(torch.arange(len(split)), batch_size)[rank::world_size]:
         yield {
             "input": normalization.apply(split.read(indices)),
@@ -108,9 +113,9 @@ def make_splits(
     validation: Split | float, test: Split | float, num_labeled: int | None, num_samples: int | None,
     augment: Augmentation, normalize: NormalizeMode,
 ) -> DataModule:  # fmt: skip
-    """Cut the parts that a source does not bring, hide labels, and measure the normalisation.
+    """Split off what a source does not provide, hide labels, and compute the normalization.
 
-    The test part is cut first, so that it is the same whatever the validation part.
+    The test split is made first, so that it does not depend on the validation split.
     """
     if normalize not in _NORMALIZE:
         raise LimbeckError(f"`normalize` is one of {', '.join(_NORMALIZE)}, not {normalize!r}")
@@ -127,7 +132,7 @@ def make_splits(
         train = hide_labels(train, num_labeled, seed=seed)
     for split, split_name in ((train, "training"), (validation, "validation"), (test, "test")):
         if not len(split):
-            raise LimbeckError(f"the {split_name} part of {name} is empty: {len(train)} samples are left to train on")
+            raise LimbeckError(f"the {split_name} split of {name} is empty: {len(train)} samples are left for training")
     return DataModule(
         name, tuple(class_names), train, validation, HeldOutTest(test), augment, _NORMALIZE[normalize](train), seed
     )
@@ -135,7 +140,8 @@ def make_splits(
 
 def from_tensors(
     inputs: Tensor, target: Tensor, *, class_names: Sequence[str] | None = None, name: str = "arrays", seed: int = 0,
-    val_split: float = 0.2, test_split: float = 0.2, num_labeled: int | None = None, augment: Augmentation = Augmentation(),
+    val_split: float = 0.2, test_split: float = 0.2, num_labeled: int | None = None,
+    augment: Augmentation = Augmentation(),
     normalize: NormalizeMode = "data",
 ) -> DataModule:  # fmt: skip
     """Your own tensors as data: ``inputs`` ``[n, channels, height, width]`` (uint8, or float 0..1), ``target`` ``[n]``.
@@ -148,12 +154,13 @@ def from_tensors(
         low, high = float(inputs.min()), float(inputs.max())
         if not 0 <= low <= high <= 1:
             raise LimbeckError(
-                f"views change pictures in 0..1, and these inputs ({inputs.dtype}) go from {low:g} to {high:g}: give "
+                f"views change images in 0..1, and these inputs ({inputs.dtype}) go from {low:g} to {high:g}: give "
                 "uint8, or divide them first"
             )
     split = Split.from_images(InMemory(inputs), target)
     return make_splits(
-        name, class_names or _default_class_names(target), split, seed=seed, validation=val_split, test=test_split, num_labeled=num_labeled, num_samples=None,
+        name, class_names or _default_class_names(target), split, seed=seed, validation=val_split, test=test_split,
+        num_labeled=num_labeled, num_samples=None,
         augment=augment, normalize=normalize,
     )  # fmt: skip
 
@@ -162,17 +169,19 @@ def from_datasets(
     train: Any, validation: Any = None, test: Any = None, *, class_names: Sequence[str] | None = None,
     name: str = "datasets", seed: int = 0,
 ) -> DataModule:  # fmt: skip
-    """Your own map-style torch data sets of ``(input, class)``; parts not given are cut off ``train`` (20 % each).
+    """Your own map-style torch data sets of ``(input, class)``; splits that are not given are taken from ``train``
+    (20 % each).
 
-    Their own transforms are kept as they are: teacher and student still see one picture, since both get one batch.
+    Their own transforms are kept as they are: teacher and student still see one image, since both get one batch.
     """
     train_split, splits = Split.from_images(DatasetAdapter(train), _read_targets(train)), dict[str, Split]()
     for split_name, dataset in (("validation", validation), ("test", test)):
-        if dataset is not None:  # numbered on from the parts before, since a number is one sample's name
+        if dataset is not None:  # ids continue across splits, since an id identifies one sample
             first_id = len(train_split) + sum(map(len, splits.values()))
             splits[split_name] = Split.from_images(DatasetAdapter(dataset), _read_targets(dataset), first_id=first_id)
     return make_splits(
-        name, class_names or _default_class_names(train_split.target), train_split, seed=seed, validation=splits.get("validation", 0.2),
+        name, class_names or _default_class_names(train_split.target), train_split, seed=seed,
+        validation=splits.get("validation", 0.2),
         test=splits.get("test", 0.2), num_labeled=None, num_samples=None, augment=Augmentation(), normalize="none",
     )  # fmt: skip
 
@@ -191,13 +200,12 @@ class LoaderDataModule:
         """The training loader, begun again each epoch; its batches are what they are."""
         if subset != "all":
             raise LimbeckError(
-                f"a loader of your own gives the pictures it gives, and {subset!r} ones were asked for: give a "
-                "loader of those"
+                f"`subset` must be 'all' with your own loader, got {subset!r}: pass a loader with those samples only"
             )
         return LoaderAdapter(self.train)
 
     def validation_batches(self, *, batch_size: int = 512, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
-        """The validation loader: all of it where its sampler deals it out itself, else every ``world_size``-th batch."""
+        """The validation loader: all of it with a ``DistributedSampler``, else every ``world_size``-th batch."""
         is_distributed = isinstance(getattr(self.validation, "sampler", None), torch.utils.data.DistributedSampler)
         return iter(self.validation) if is_distributed else islice(self.validation, rank, None, world_size)
 
@@ -226,7 +234,7 @@ def _read_targets(dataset: Any) -> Tensor:
 
 def _default_class_names(target: Tensor) -> tuple[str, ...]:
     if not len(target):
-        raise LimbeckError("there is no sample at all: give at least one for each part")
+        raise LimbeckError("the data set is empty: give at least one sample for each split")
     return tuple(str(i) for i in range(int(target.max()) + 1))
 
 
@@ -245,6 +253,6 @@ def _num_channels(split: Split) -> int:
 
 _NORMALIZE: dict[str, Callable[[Split], Normalization]] = {
     "data": Normalization.from_split,
-    "imagenet": lambda part: Normalization.imagenet(_num_channels(part)),
-    "none": lambda part: Normalization.none(_num_channels(part)),
+    "imagenet": lambda split: Normalization.imagenet(_num_channels(split)),
+    "none": lambda split: Normalization.none(_num_channels(split)),
 }

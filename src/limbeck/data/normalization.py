@@ -28,7 +28,7 @@ class Normalization:
 
     @classmethod
     def imagenet(cls, channels: int) -> Normalization:
-        """The usual numbers of ImageNet; their average for grey pictures."""
+        """The usual numbers of ImageNet; their average for gray images."""
         if channels == 3:
             return cls((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         return cls((0.449,) * channels, (0.226,) * channels)
@@ -53,12 +53,12 @@ class Normalization:
         return cls(tuple(round(m, 6) for m in mean.tolist()), tuple(round(s, 6) for s in std.tolist()))
 
     def apply(self, images: Tensor) -> Tensor:
-        """``[batch, channels, ...]`` pictures, normalised."""
+        """``[batch, channels, ...]`` images, normalized."""
         mean, std = self._mean_std_like(images)
         return (images - mean) / std
 
     def invert(self, images: Tensor) -> Tensor:
-        """The pixels of normalised ``[batch, channels, ...]`` pictures.
+        """The pixels of normalized ``[batch, channels, ...]`` images.
 
         >>> Normalization((0.5,), (0.25,)).invert(torch.full((1, 1, 1, 1), 2.0)).item()
         1.0
@@ -69,7 +69,7 @@ class Normalization:
     def _mean_std_like(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if images.ndim < 2 or images.shape[1] != len(self.mean):
             raise LimbeckError(
-                f"this normalisation is of {len(self.mean)} channels, and the pictures have the shape "
+                f"this normalization is of {len(self.mean)} channels, and the images have the shape "
                 f"{list(images.shape)}: give one mean and one std for each channel"
             )
         shape = (1, -1) + (1,) * (images.ndim - 2)

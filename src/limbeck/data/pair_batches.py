@@ -1,7 +1,7 @@
 """Batches of which one half depends on the other: pairs of one class, and samples that come again.
 
-Both halve what :class:`~limbeck.data.batch_sampler.BatchSampler` deals out, and keep the size of the batch, so as many
-pictures are shown in an epoch as without, and as many gradients computed: two epochs make one round of all samples.
+Both halve the batches of :class:`~limbeck.data.batch_sampler.BatchSampler` and keep the size of the batch, so as many
+images are shown in an epoch as without, and as many gradients computed: two epochs make one round of all samples.
 Like every stream they are a pure function of seed and step.
 """
 
@@ -31,7 +31,7 @@ class SameClassPairs:
     Yun et al., CVPR 2020, https://arxiv.org/abs/2003.13964.
 
     Arguments:
-        half_batches: deals out the first half: batches of half the size.
+        half_batches: sampler of the first half, with half the batch size.
     """
 
     def __init__(self, half_batches: BatchSampler) -> None:
@@ -63,7 +63,7 @@ class RepeatPrevious:
     next one.
 
     Arguments:
-        half_batches: deals out what is new: batches of half the size.
+        half_batches: sampler of the new half, with half the batch size.
     """
 
     def __init__(self, half_batches: BatchSampler) -> None:
@@ -87,10 +87,13 @@ class RepeatPrevious:
 
 
 def pair_batches(half_batches: BatchStream, pairing: BatchPairing) -> BatchStream:
-    """``half_batches``, of half the size, as pairs of the ``same_class`` or with those that ``repeat_previous`` ones."""
+    """``half_batches``, of half the size, as pairs of the ``same_class`` or with those that ``repeat_previous``
+    ones.
+    """
     if not isinstance(half_batches, BatchSampler):
         raise LimbeckError(
-            f"a {type(half_batches).__name__} deals out its batches by itself, and the pairing {pairing!r} was asked for: use "
+            f"a {type(half_batches).__name__} deals out its batches by itself, and the pairing {pairing!r} was asked "
+            "for: use "
             "limbeck's own data, or leave batch_pairing away"
         )
     if pairing not in _PAIRINGS:
@@ -101,7 +104,8 @@ def pair_batches(half_batches: BatchStream, pairing: BatchPairing) -> BatchStrea
 def choose_partners(indices: Tensor, target: Tensor, class_members: dict[int, Tensor], draws: Tensor) -> Tensor:
     """For each of ``indices`` another one of its class, by ``draws`` from 0 to below 1.
 
-    ``class_members`` are the indices of each class, in order. A sample that is alone in its class, or has none, is its own.
+    ``class_members`` are the indices of each class, in order. A sample that is the only one of its class, or has no
+    label, is paired with itself.
 
     >>> target = torch.tensor([0, 1, 0, 0])
     >>> choose_partners(torch.tensor([0, 1, 2]), target, {0: torch.tensor([0, 2, 3])}, torch.tensor([0.0, 0.5, 0.9]))
@@ -122,7 +126,7 @@ def _group_by_class(split: Split) -> dict[int, Tensor]:
     classes, counts = torch.unique(split.target, return_counts=True)
     usable = [int(label) for label, n in zip(classes, counts, strict=True) if n > 1 and label != UNLABELED]
     if not usable:
-        raise LimbeckError("pairs of one class take a class with two labeled samples, and this part has none")
+        raise LimbeckError("same-class pairs need a class with two labeled samples, and this split has none")
     return {label: (split.target == label).nonzero().squeeze(1) for label in usable}
 
 

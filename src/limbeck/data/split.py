@@ -1,4 +1,4 @@
-"""One part of a data set: pictures, their classes, and the number by which each is known for ever."""
+"""One split of a data set: images, targets and sample ids."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ UNLABELED = -100
 @final
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Some samples of a data set.
+    """Samples of a data set.
 
     Attributes:
-        images: the pictures, of this part and perhaps of others.
-        indices: ``[n]``, where this part's pictures stand in ``images``.
+        images: the image store, possibly shared with other splits.
+        indices: ``[n]``, indices of this split's images in ``images``.
         target: ``[n]`` class numbers, −100 where there is no label.
-        sample_ids: ``[n]``, the number of each sample in its source: its name in views and caches.
+        sample_ids: ``[n]``, id of each sample in its source, used for augmentation and caches.
     """
 
     images: ImageStore
@@ -40,14 +40,14 @@ class Split:
         if target.ndim != 1:
             raise LimbeckError(f"labels are one class number for each sample, [n], not {list(target.shape)}")
         if len(images) != len(target):
-            raise LimbeckError(f"there are {len(images)} pictures and {len(target)} labels")
+            raise LimbeckError(f"there are {len(images)} images and {len(target)} labels")
         return cls(images, indices, target.long(), indices + first_id)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def subset(self, indices: Tensor) -> Split:
-        """The samples at ``indices`` (places in this part, or booleans)."""
+        """The samples at ``indices`` (positions in this split, or booleans)."""
         return Split(self.images, self.indices[indices], self.target[indices], self.sample_ids[indices])
 
     def select_labeled(self) -> Split:
@@ -55,5 +55,5 @@ class Split:
         return self.subset(self.target != UNLABELED)
 
     def read(self, indices: Tensor) -> Tensor:
-        """The pictures at ``indices`` of this part, float32 in 0..1."""
+        """The images at ``indices`` of this split, float32 in 0..1."""
         return self.images.read(self.indices[indices])

@@ -1,4 +1,4 @@
-"""Cutting a data set into parts by seed, class by class, so that each part has the classes in their proportion."""
+"""Stratified splits by seed: each split has the classes in the proportions of the data set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def stratified_split(split: Split, fraction: float, *, seed: int, purpose: int =
     (8, [0, 1])
     """
     if not 0 < fraction < 1:
-        raise LimbeckError(f"a part is cut off by a share between 0 and 1, not {fraction}")
+        raise LimbeckError(f"a split must be a fraction between 0 and 1, got {fraction}")
     selected = _select_stratified(split.target, round(fraction * len(split)), seed=seed, purpose=purpose)
     return split.subset(~selected), split.subset(selected)
 

@@ -42,7 +42,8 @@ def make_session(content: bytes | str, *, name: str) -> Any:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has an exception of its own for each way to fail
         raise LimbeckError(
-            f"onnxruntime cannot load {name} ({format_root_cause(error)}): the file is damaged or of another version; export again"
+            f"onnxruntime cannot load {name} ({format_root_cause(error)}): the file is damaged or of another "
+            "version; export again"
         ) from error
     names = [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()]
     if names != (["input"], ["logits"]):
@@ -66,6 +67,8 @@ def run_session(session: Any, inputs: Tensor) -> Tensor:
 
 
 def measure_session_latency(session: Any, sample: Tensor) -> dict[str, Any]:
-    """Milliseconds of one answer, in the record's form: up to 200 answers after 20, or what five seconds allow."""
+    """Latency of one call in milliseconds, in the record's form: up to 200 calls after 20 of warm-up, at most five
+    seconds.
+    """
     inputs = {"input": sample.numpy()}
     return {**timing.time_call(lambda: session.run(["logits"], inputs)), "batch_size": 1, "num_threads": 1}

@@ -1,6 +1,7 @@
-"""Eight-bit ONNX files: static quantisation by onnxruntime (https://onnxruntime.ai/docs/performance/model-optimizations).
+"""Eight-bit ONNX files: static quantisation by onnxruntime
+(https://onnxruntime.ai/docs/performance/model-optimizations).
 
-Weights are int8 by channel, activations uint8 with ranges that calibration pictures gave, written as pairs of
+Weights are int8 by channel, activations uint8 with ranges that calibration images gave, written as pairs of
 QuantizeLinear and DequantizeLinear (QDQ), which onnxruntime fuses into integer operations where it has them. Weights
 keep to 7 bits: processors without VNNI add two 8-bit products in 16 bits, and full ones would overflow there.
 """
@@ -29,11 +30,12 @@ def quantize_int8(source: str | Path, path: str | Path, *, calibration_inputs: T
     Args:
         source: a file that limbeck exported: one ``input``, one output ``logits``.
         path: the ``.onnx`` file.
-        calibration_inputs: inputs ``[n, ...]`` of the kind it will see, never of the test part; a few hundred are enough.
+        calibration_inputs: inputs ``[n, ...]`` from the training or validation split, never from the test split; a
+            few hundred are enough.
         batch_size: calibration inputs at once.
 
     Raises:
-        LimbeckError: there is no such file, no calibration input, or onnxruntime cannot quantise the graph.
+        LimbeckError: there is no such file, no calibration input, or onnxruntime cannot quantize the graph.
     """
     source, path = Path(source), Path(path)
     if not source.is_file():
@@ -41,7 +43,9 @@ def quantize_int8(source: str | Path, path: str | Path, *, calibration_inputs: T
     if path.suffix != ".onnx":
         raise LimbeckError(f"ONNX is written to a file that ends in .onnx, not to {path.name!r}")
     if not len(calibration_inputs):
-        raise LimbeckError("static quantisation takes calibration inputs, a few hundred of the training part, not none")
+        raise LimbeckError(
+            "static quantization needs calibration inputs, got none: give a few hundred of the training split"
+        )
     return write_atomically(path, lambda partial: _quantize(source, partial, calibration_inputs, batch_size))
 
 
@@ -51,14 +55,15 @@ def _quantize(source: Path, path: Path, calibration_inputs: Tensor, batch_size: 
 
         with _suppress_logging(), tempfile.TemporaryDirectory() as folder:
             prepared = Path(folder) / "prepared.onnx"
-            # Folds what can be folded and knows all shapes, so that batch norms do not stand between two integers.
+            # Folds constants and infers all shapes, so that no batch norm is left between two integer operators.
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
             quantize_static(
-                str(prepared), str(path), _CalibrationReader(calibration_inputs, batch_size), quant_format=QuantFormat.QDQ, per_channel=True,
+                str(prepared), str(path), _CalibrationReader(calibration_inputs, batch_size),
+                quant_format=QuantFormat.QDQ, per_channel=True,
                 reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             )  # fmt: skip
     except Exception as error:  # the graph's own operators decide what can go wrong
-        raise LimbeckError(f"{source.name} cannot be quantised to 8 bits ({format_root_cause(error)})") from error
+        raise LimbeckError(f"{source.name} cannot be quantized to 8 bits ({format_root_cause(error)})") from error
 
 
 @final

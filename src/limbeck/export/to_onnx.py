@@ -1,7 +1,7 @@
 """ONNX export, and the check that the file says what the network says.
 
 A file is written only after onnxruntime (https://onnxruntime.ai) has answered like torch, at several batch sizes:
-tracing freezes what a network decides while it runs, and without the check nobody sees it before the device does.
+tracing freezes data-dependent control flow, and only the check shows it before deployment.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ def to_onnx(
     Args:
         model: takes a tensor and gives logits ``[n, classes]``: a tensor, the first of a tuple, ``.logits`` or
             ``["logits"]``.
-        example_inputs: inputs ``[n, ...]`` that tell the shape and type.
+        example_inputs: inputs ``[n, ...]`` that define shape and dtype.
         path: the ``.onnx`` file; one that stood there before stays as it was when the check fails.
-        check_inputs: validation inputs ``[n, ...]`` to compare on, first one alone, then in batches.
+        check_inputs: validation inputs ``[n, ...]`` for the parity check, first one sample, then batches.
         tolerance: the largest allowed difference of a logit, for logits up to 1; larger logits may differ in
             proportion to the largest.
 
     Returns:
         What the record holds: ``file`` (its name), ``bytes``, ``opset``, ``max_abs_difference`` (of logits),
-        ``label_agreement`` (a fraction), ``num_samples``, ``tolerance``, and ``latency_ms`` of onnxruntime on the CPU, for
-        a batch of 1 with one thread.
+        ``label_agreement`` (a fraction), ``num_samples``, ``tolerance``, and ``latency_ms`` of onnxruntime on the
+        CPU, for a batch of 1 with one thread.
 
     Raises:
         LimbeckError: the network cannot be exported, the file would pass 2 GB, a logit differs by more than the
@@ -74,7 +74,7 @@ def to_onnx(
 
 @final
 class _LogitsWrapper(nn.Module):
-    """A network whose answer is the logits, as one tensor, whatever form it gave them in."""
+    """Wraps a network so that it returns its logits as one tensor."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -105,7 +105,8 @@ def _validate_arguments(path: Path, example_inputs: Tensor, check_inputs: Tensor
         raise LimbeckError("export takes at least one example, and at least one validation input to compare on")
     if example_inputs.shape[1:] != check_inputs.shape[1:] or example_inputs.dtype != check_inputs.dtype:
         raise LimbeckError(
-            f"the example is {example_inputs.dtype} of shape {list(example_inputs.shape[1:])}, and the inputs to compare on are "
+            f"the example is {example_inputs.dtype} of shape {list(example_inputs.shape[1:])}, and the inputs to "
+            "compare on are "
             f"{check_inputs.dtype} of {list(check_inputs.shape[1:])}: give both from the same data"
         )
 
@@ -117,7 +118,7 @@ def _export_bytes(network: _LogitsWrapper, example_inputs: Tensor) -> bytes:
 
 
 def _require_runs(network: _LogitsWrapper, sample: Tensor) -> None:
-    """Tell a mistake in the network as it is, and not as the exporter would."""
+    """Report an error of the network itself instead of the exporter's."""
     try:
         with torch.no_grad():
             network(sample)
@@ -134,7 +135,7 @@ def _check_parity(
     network: nn.Module, session: Any, check_inputs: Tensor, *, tolerance: float, name: str
 ) -> tuple[float, float]:
     """The largest difference of a logit and the share of equal labels, both within what is allowed, or an error."""
-    # One alone, then the rest: a file that only works for one batch size does not pass.
+    # One sample, then batches: a file that works for one batch size only does not pass.
     batches = [
         check_inputs[:1],
         *torch.split(check_inputs[1:] if len(check_inputs) > 1 else check_inputs[[0, 0]], BATCH_SIZE),
@@ -155,8 +156,9 @@ def _check_parity(
     num_wrong = int((label_differs & (top_two[:, 0] - top_two[:, -1] > allowed)).sum())
     if not difference <= allowed or num_wrong:  # so written, NaN fails too
         raise LimbeckError(
-            f"{name} is not written, for onnxruntime does not answer like torch: a logit differs by {difference:.3g} "
-            f"({allowed:.3g} is allowed), and {int(label_differs.sum())} of {len(expected)} labels differ, {num_wrong} of them "
+            f"{name} is not written, since onnxruntime does not match torch: a logit differs by {difference:.3g} "
+            f"({allowed:.3g} is allowed), and {int(label_differs.sum())} of {len(expected)} labels differ, "
+            f"{num_wrong} of them "
             "where torch is sure: look for randomness, or for a decision on values, in the network's forward"
         )
     return difference, 1.0 - float(label_differs.double().mean())

@@ -1,4 +1,4 @@
-"""Networks to teach and to be taught: small ones of our own, any of torchvision or timm, and their weights."""
+"""Reference networks, builders for torchvision and timm, and reading and writing weights."""
 
 from __future__ import annotations
 

@@ -38,15 +38,15 @@ def torchvision(
 
     Args:
         name: ``resnet18``, ``mobilenet_v3_small``, ...; a misspelt one is answered with the nearest.
-        classes: width of the answer.
-        channels: of the picture. Other than 3, the first convolution gets a new weight: random with the spread that the
-            network's own initialisation gave it, or, if pretrained, the mean over the three colours, scaled so that a
-            grey picture gives what it gave in three equal channels.
+        classes: number of classes.
+        channels: of the image. Other than 3, the first convolution gets a new weight: random with the spread that the
+            network's own initialisation gave it, or, if pretrained, the mean over the three colors, scaled so that a
+            gray image gives what it gave in three equal channels.
         pretrained: start from the weights that torchvision publishes (its default set), which needs a network once.
-            Their head is kept if it has as many classes as asked for, and is replaced by a random one if not.
+            Their head is kept if it has ``classes`` outputs, and is replaced by a random one if not.
         weights: a file or run folder to load, as in :func:`~limbeck.models.load_weights`; instead of ``pretrained``.
         stem: ``cifar`` begins a ResNet with a 3×3 convolution of stride 1 and no pooling, as is usual for 32×32
-            pictures, which the ``imagenet`` stem shrinks to 8×8 before the first block.
+            images, which the ``imagenet`` stem shrinks to 8×8 before the first block.
         options: passed on to torchvision: ``dropout``, ``image_size``, ...
 
     Raises:
@@ -94,10 +94,10 @@ def timm(
 
     Args:
         name: an architecture, or one with the tag of its weights: ``resnet50``, ``resnet50.a1_in1k``, ...
-        classes: width of the answer.
-        channels: of the picture; timm adapts the first convolution, pretrained or not.
+        classes: number of classes.
+        channels: of the image; timm adapts the first convolution, pretrained or not.
         pretrained: start from the weights that timm publishes, which needs a network once. Their head is kept if it has
-            as many classes as asked for, and is replaced by a random one if not.
+            ``classes`` outputs, and is replaced by a random one if not.
         weights: a file or run folder to load, as in :func:`~limbeck.models.load_weights`; instead of ``pretrained``.
         options: passed on to timm: ``drop_rate``, ``img_size``, ...
 
@@ -154,7 +154,8 @@ def _build_or_raise(library: str, build: Callable[..., nn.Module], name: str, se
     except Exception as error:
         if settings.keys() & {"weights", "pretrained"} and not isinstance(error, TypeError):
             raise LimbeckError(
-                f"the weights that {library} publishes for {name} could not be fetched or do not fit ({_first_line(error)}): "
+                f"the weights that {library} publishes for {name} could not be fetched or do not fit "
+                f"({_first_line(error)}): "
                 "connect to a network, give a file of your own as weights, or say pretrained: false"
             ) from error
         raise LimbeckError(f"{library} could not build {name} with {dict(settings)}: {_first_line(error)}") from error
@@ -187,8 +188,8 @@ def _replace_input_layer(model: nn.Module, name: str, channels: int, *, pretrain
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or first.in_channels != 3 or first.groups != 1 or getattr(model, "transform_input", False):
         raise LimbeckError(
-            f"{name} is made for three colours and its first layer cannot be changed to {channels} channels: "
-            "give it pictures of 3 channels, or choose another network"
+            f"{name} is made for three colors and its first layer cannot be changed to {channels} channels: "
+            "give it images of 3 channels, or choose another network"
         )
     weight = first.weight.detach()
     if pretrained:

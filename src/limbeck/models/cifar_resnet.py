@@ -1,10 +1,10 @@
-"""Residual networks for small pictures, in the shapes that the literature reports.
+"""Residual networks for small images, in the shapes that the literature reports.
 
 He et al., *Deep Residual Learning for Image Recognition*, CVPR 2016, section 4.2: https://arxiv.org/abs/1512.03385.
 The 1×1 projection and the four-fold wide ``resnet8x4``, ``resnet32x4`` are those of Tian et al., *Contrastive
 Representation Distillation*, ICLR 2020: https://arxiv.org/abs/1910.10699.
 
-Every builder takes ``classes``, ``channels`` of the picture, and ``shortcut``, the way past a block that changes the
+Every builder takes ``classes``, ``channels`` of the image, and ``shortcut``, the way past a block that changes the
 shape: ``"projection"``, a 1×1 convolution with BatchNorm, as in the distillation literature; or ``"padding"``, He's
 option A, which has no parameters: every second pixel, and channels of zeros on both sides.
 """
@@ -95,12 +95,12 @@ class CifarResNet(nn.Module):
     Args:
         depth: layers in all; 8, 14, 20, ...
         widths: channels of the stem and of the three stages.
-        classes: width of the answer.
-        channels: of the picture.
+        classes: number of classes.
+        channels: of the image.
         shortcut: ``"projection"`` or ``"padding"``, see above.
 
     Takes ``[batch, channels, height, width]`` of any size, gives ``[batch, classes]``. Tap ``layer1``, ``layer2`` and
-    ``layer3`` (after the last ReLU; 1, 1/2, 1/4 of the picture) or ``pool`` (``[batch, widths[3], 1, 1]``).
+    ``layer3`` (after the last ReLU; 1, 1/2, 1/4 of the image) or ``pool`` (``[batch, widths[3], 1, 1]``).
     """
 
     def __init__(

@@ -14,7 +14,7 @@ __all__ = ["MLP", "mlp"]
 
 
 def mlp(*, hidden: tuple[int, ...] = (64,), classes: int = 10, channels: int = 1, size: int = 8) -> MLP:
-    """Linear layers of the widths ``hidden`` on pictures of ``size`` × ``size`` pixels; empty ``hidden`` is linear.
+    """Linear layers of the widths ``hidden`` on images of ``size`` × ``size`` pixels; empty ``hidden`` is linear.
 
     >>> sum(p.numel() for p in mlp().parameters())
     4810
@@ -45,7 +45,7 @@ class MLP(nn.Module):
         """The logits, ``[batch, classes]``."""
         if tuple(image.shape[1:]) != self.input_shape:
             raise LimbeckError(
-                f"this mlp takes pictures of {list(self.input_shape)}, and got {list(image.shape[1:])}: "
+                f"this mlp takes images of {list(self.input_shape)}, and got {list(image.shape[1:])}: "
                 "build it with the size and channels of the data"
             )
         x = image.flatten(1)

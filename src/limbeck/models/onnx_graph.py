@@ -25,7 +25,7 @@ def export_onnx_bytes(network: nn.Module, example_inputs: Tensor, *, name: str) 
 
     Args:
         network: on the CPU and in eval mode; takes one tensor and gives one. It stays as it is.
-        example_inputs: inputs ``[n, ...]`` that tell the shape and type.
+        example_inputs: inputs ``[n, ...]`` that define shape and dtype.
         name: what the network is called in an error.
 
     Raises:
@@ -39,14 +39,16 @@ def export_onnx_bytes(network: nn.Module, example_inputs: Tensor, *, name: str) 
     try:
         with _suppress_output(), torch.no_grad():
             program = torch.onnx.export(
-                network, (two_inputs,), dynamo=True, opset_version=OPSET, input_names=["input"], output_names=["logits"],
+                network, (two_inputs,), dynamo=True, opset_version=OPSET, input_names=["input"],
+                output_names=["logits"],
                 dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False,
             )  # fmt: skip
             assert program is not None
             proto = program.model_proto
     except Exception as error:  # the exporter raises whatever the network's own code does
         raise LimbeckError(
-            f"{name} cannot be exported to ONNX ({format_root_cause(error)}): its forward has to be tensor operations for any batch "
+            f"{name} cannot be exported to ONNX ({format_root_cause(error)}): its forward has to be tensor "
+            "operations for any batch "
             "size, without a branch on values"
         ) from error
     _strip_metadata(proto)
@@ -79,7 +81,7 @@ def _strip_nodes(nodes: Any) -> None:
 
 @contextlib.contextmanager
 def _suppress_output() -> Iterator[None]:
-    """Neither prints, nor warnings, nor log lines: what matters of them the check of the answers tells."""
+    """Suppresses prints, warnings and log lines of the exporter; the parity check reports what matters."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

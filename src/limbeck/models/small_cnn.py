@@ -1,4 +1,4 @@
-"""A convolutional network of a few thousand parameters, for pictures from 8×8 (digits) to 28×28 and beyond.
+"""A convolutional network of a few thousand parameters, for images from 8×8 (digits) to 28×28 and beyond.
 
 Three plain convolution–BatchNorm–ReLU blocks (Ioffe and Szegedy, 2015, https://arxiv.org/abs/1502.03167), the mean
 over the last map (Lin et al., *Network in Network*, 2014, https://arxiv.org/abs/1312.4400), and one linear layer.
@@ -17,7 +17,7 @@ __all__ = ["SmallCNN", "small_cnn"]
 
 _MIN_POOL_SIZE = 8
 """Shortest side of a map that is still halved; the first block halves from twice as much, so that 8×8 digits are seen
-whole by two convolutions before they become 4×4. 28×28 pictures end at 7×7."""
+whole by two convolutions before they become 4×4. 28×28 images end at 7×7."""
 
 
 def small_cnn(*, width: int = 8, depth: int = 3, classes: int = 10, channels: int = 1) -> SmallCNN:
@@ -25,7 +25,7 @@ def small_cnn(*, width: int = 8, depth: int = 3, classes: int = 10, channels: in
 
     With ``depth >= 2`` the parameters are ``9·channels·width + 9·width²·(depth - 2) + 9·width·last`` in the
     convolutions, ``2·(width·(depth - 1) + last)`` in the BatchNorms and ``(last + 1)·classes`` in ``fc``, whatever the
-    size of the picture: 1.7 k for the default student, 94 k for a teacher of width 64.
+    size of the image: 1.7 k for the default student, 94 k for a teacher of width 64.
 
     >>> [sum(p.numel() for p in small_cnn(width=width).parameters()) for width in (8, 64)]
     [1698, 94154]

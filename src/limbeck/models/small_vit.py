@@ -1,9 +1,9 @@
-"""A vision transformer of some hundred thousand parameters, for pictures from 8×8 to 64×64.
+"""A vision transformer of some hundred thousand parameters, for images from 8×8 to 64×64.
 
 Dosovitskiy et al., *An Image is Worth 16x16 Words* (ICLR 2021, https://arxiv.org/abs/2010.11929), with what Beyer,
 Zhai & Kolesnikov found to serve small ones, *Better plain ViT baselines for ImageNet-1k* (2022,
 https://arxiv.org/abs/2205.01580): fixed sine and cosine positions in two dimensions, and the mean over all patches in
-place of a class token. So it has no size of picture of its own.
+place of a class token. So it has no size of image of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _MAX_PERIOD = 10_000.0
 def small_vit(
     *, patch_size: int = 4, width: int = 96, depth: int = 6, num_heads: int = 3, classes: int = 10, channels: int = 3
 ) -> SmallViT:
-    """``depth`` blocks on patches of ``patch_size`` × ``patch_size`` pixels, ``width`` numbers each, read by ``num_heads`` heads.
+    """``depth`` blocks on patches of ``patch_size`` × ``patch_size`` pixels, ``width`` numbers each, read by
+    ``num_heads`` heads.
 
     Its parameters are ``(channels·patch² + 1)·width`` in the patches, ``12·width² + 13·width`` in each block (linear
     layers four times as wide inside), ``2·width`` in the last norm and ``(width + 1)·classes`` in ``fc``.
@@ -40,7 +41,8 @@ def small_vit(
 
 @final
 class SmallViT(nn.Module):
-    """See :func:`small_vit`. Takes ``[batch, channels, height, width]`` with sides that are multiples of ``patch_size``.
+    """See :func:`small_vit`. Takes ``[batch, channels, height, width]`` with sides that are multiples of
+    ``patch_size``.
 
     Tap ``block1`` ... ``blockN`` or ``norm``: ``[batch, patches, width]``.
     """
@@ -77,7 +79,7 @@ class SmallViT(nn.Module):
         height, width = image.shape[-2:]
         if image.ndim != 4 or image.shape[1] != self.channels or height % self.patch_size or width % self.patch_size:
             raise LimbeckError(
-                f"this ViT takes pictures [batch, {self.channels}, height, width] with sides that are multiples of "
+                f"this ViT takes images [batch, {self.channels}, height, width] with sides that are multiples of "
                 f"{self.patch_size}, and got {list(image.shape)}: choose another patch_size, or a size for its teacher"
             )
         patches = self.patch_embed(image)
@@ -91,7 +93,7 @@ class SmallViT(nn.Module):
 
 @final
 class _EncoderBlock(nn.Module):
-    """Attention and two linear layers, each after a norm and beside a short cut."""
+    """Pre-norm transformer block: attention and MLP, each with a residual connection."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()

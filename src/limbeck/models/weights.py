@@ -34,7 +34,8 @@ def load_weights(model: nn.Module, path: str | Path, *, ignore_modules: Sequence
         path: a ``.safetensors`` file; a ``.pt``, ``.pth`` or ``.bin`` file with a state dict, bare or under
             ``student``, ``state_dict`` or ``model``; or a run folder, whose ``student.safetensors`` is taken. Names may
             carry the prefix of a wrapper (``module.``, ``_orig_mod.``).
-        ignore_modules: modules of the model that keep their own weights, by path: ``("fc",)`` for a head of other classes.
+        ignore_modules: modules of the model that keep their own weights, by path: ``("fc",)`` for a head of other
+            classes.
 
     Raises:
         LimbeckError: the file is absent, damaged, or holds more than weights; or names or shapes differ.
@@ -47,7 +48,8 @@ def load_weights(model: nn.Module, path: str | Path, *, ignore_modules: Sequence
     for module in ignore_modules:
         if not any(_is_inside(name, model_prefix + module) for name in model_state):
             raise LimbeckError(
-                f"ignore_modules: the model has no weights under {module!r}; there are: {suggest_names(module, model_state)}"
+                f"ignore_modules: the model has no weights under {module!r}; there are: "
+                f"{suggest_names(module, model_state)}"
             )
     file_state = {
         name: tensor
@@ -77,7 +79,8 @@ def save_weights(model: nn.Module, path: str | Path, *, metadata: Mapping[str, s
     output_path = Path(path)
     if output_path.suffix != ".safetensors":
         raise LimbeckError(
-            f"weights are saved as .safetensors, not as {output_path.name!r}: {output_path.with_suffix('.safetensors').name}"
+            f"weights are saved as .safetensors, not as {output_path.name!r}: "
+            f"{output_path.with_suffix('.safetensors').name}"
         )
     header = dict(metadata or {})
     for name, value in header.items():
@@ -89,7 +92,7 @@ def save_weights(model: nn.Module, path: str | Path, *, metadata: Mapping[str, s
 
 
 def _resolve_weights_file(path: Path) -> Path:
-    """The file that ``path`` stands for, or one sentence on why there is none."""
+    """The weights file of ``path``, or an error that says why there is none."""
     if path.is_dir():
         if not (path / _RUN_WEIGHTS_FILE).is_file():
             raise LimbeckError(
@@ -98,7 +101,7 @@ def _resolve_weights_file(path: Path) -> Path:
         return path / _RUN_WEIGHTS_FILE
     if not path.is_file():
         siblings = sorted(sibling.name for sibling in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise LimbeckError(f"there are no weights at {path}; beside it: {suggest_names(path.name, siblings)}")
+        raise LimbeckError(f"there are no weights at {path}; in its folder: {suggest_names(path.name, siblings)}")
     if path.suffix not in (".safetensors", *_TORCH_SUFFIXES):
         raise LimbeckError(
             f"weights are read from .safetensors, .pt, .pth, .bin or a run folder, not from {path.name!r}"
@@ -150,7 +153,7 @@ def _extract_state_dict(file: Path, content: Any) -> dict[str, Tensor]:
     )
     raise LimbeckError(
         f"{file} holds no weights by name, but {contents}: "
-        f"save model.state_dict(), alone or under one of {', '.join(_NESTED_KEYS)}"
+        f"save model.state_dict(), directly or under one of {', '.join(_NESTED_KEYS)}"
     )
 
 
@@ -189,7 +192,7 @@ def _find_missing(model: nn.Module, file_state: Mapping[str, Tensor]) -> list[st
 def _require_compatible(
     file: Path, model_state: Mapping[str, Tensor], file_state: Mapping[str, Tensor], missing: list[str]
 ) -> None:
-    """One sentence that tells all differences between the file and the model, or none."""
+    """One sentence with all differences between the file and the model, or ``None``."""
     unexpected = [name for name in file_state if name not in model_state]
     mismatched = [
         name for name in file_state if name in model_state and file_state[name].shape != model_state[name].shape
@@ -209,7 +212,8 @@ def _require_compatible(
     if not missing and not unexpected and (classes := _infer_num_classes(model_state, file_state, mismatched)):
         head = mismatched[0].rpartition(".")[0]
         advice = (
-            f"wrong class count: build the model with classes: {classes}, or call load_weights(..., ignore_modules=[{head!r}]) "
+            f"wrong class count: build the model with classes: {classes}, or call load_weights(..., "
+            f"ignore_modules=[{head!r}]) "
             "for a new head"
         )
     raise LimbeckError(f"{file} does not fit the model, for it holds {'; '.join(filter(None, problems))}: {advice}")

@@ -1,4 +1,4 @@
-"""Wide residual networks for small pictures: few layers, many channels, BatchNorm and ReLU before each convolution.
+"""Wide residual networks for small images: few layers, many channels, BatchNorm and ReLU before each convolution.
 
 Zagoruyko and Komodakis, *Wide Residual Networks*, BMVC 2016: https://arxiv.org/abs/1605.07146.
 """
@@ -52,12 +52,12 @@ class WideResNet(nn.Module):
     Args:
         depth: 10, 16, 22, 28, 34, 40, ...
         width: the factor on the channels.
-        classes: width of the answer.
-        channels: of the picture.
+        classes: number of classes.
+        channels: of the image.
         dropout: share of the map between a block's two convolutions that is dropped in training, from 0 to below 1.
 
     Takes ``[batch, channels, height, width]`` of any size, gives ``[batch, classes]``. Tap ``layer1``, ``layer2`` and
-    ``layer3`` (sums, before the next BatchNorm; 1, 1/2, 1/4 of the picture), ``norm`` or ``pool``.
+    ``layer3`` (sums, before the next BatchNorm; 1, 1/2, 1/4 of the image), ``norm`` or ``pool``.
     """
 
     def __init__(self, depth: int, width: int, *, classes: int = 10, channels: int = 3, dropout: float = 0.0) -> None:

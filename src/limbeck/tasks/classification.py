@@ -1,4 +1,4 @@
-"""Classification: a row is a picture (or a vector, or a clip), and each has one class."""
+"""Classification: a row is an image (or a vector, or a clip), and each has one class."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Classification:
         classes: how many there are.
 
     A batch is ``(input, target)``, or a mapping that has the input under ``input``, ``x``, ``image(s)`` or
-    ``pixel_values`` and the truth under ``target``, ``y`` or ``label(s)``. The network is called with the input and
+    ``pixel_values`` and the target under ``target``, ``y`` or ``label(s)``. The network is called with the input and
     gives logits ``[batch, classes]``, as a tensor, the first of a tuple, or in ``.logits`` or ``["logits"]``.
     Targets are class numbers, −100 where there is no label, or probabilities ``[batch, classes]``, all zero where there
     is none.

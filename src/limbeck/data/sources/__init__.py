@@ -1,4 +1,4 @@
-"""Public data sets in the layouts people have, and any folder of pictures.
+"""Public data sets in the layouts people have, and any folder of images.
 
 Each source is a frozen set of settings with one method, ``load(seed=…)``, that gives
 :class:`~limbeck.data.module.DataModule`.
@@ -51,8 +51,8 @@ class Digits:
         num_samples: how many training samples there are at all; ``None``: all.
         val_split: share of what is not test that choices are made on.
         test_split: share that is sealed.
-        augment: how training pictures are changed.
-        normalize: ``data`` (measured on the training part), ``imagenet`` or ``none``.
+        augment: how training images are changed.
+        normalize: ``data`` (computed on the training split), ``imagenet`` or ``none``.
     """
 
     num_labeled: int | None = None
@@ -77,7 +77,7 @@ class Digits:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FashionMNIST:
-    """Fashion-MNIST, 60,000 + 10,000 pictures of clothes, 28×28 (Xiao et al., 2017, https://arxiv.org/abs/1708.07747).
+    """Fashion-MNIST, 60,000 + 10,000 images of clothes, 28×28 (Xiao et al., 2017, https://arxiv.org/abs/1708.07747).
 
     Looked for in ``root``, in ``$LIMBECK_DATA``, in the folder of Debian's package ``dataset-fashion-mnist``, then
     downloaded by torchvision into ``root`` (or ``~/.cache/limbeck``).
@@ -87,8 +87,8 @@ class FashionMNIST:
         num_labeled: how many training samples keep their label, evenly by class; ``None``: all.
         num_samples: how many training samples there are at all; ``None``: all.
         val_split: share of the training samples that choices are made on.
-        augment: how training pictures are changed.
-        normalize: ``data`` (measured on the training part), ``imagenet`` or ``none``.
+        augment: how training images are changed.
+        normalize: ``data`` (computed on the training split), ``imagenet`` or ``none``.
     """
 
     root: str | None = None
@@ -99,7 +99,7 @@ class FashionMNIST:
     normalize: NormalizeMode = "data"
 
     def load(self, *, seed: int = 0) -> DataModule:
-        """The data; the official test part is sealed."""
+        """The data; the official test split is held out."""
         folder = self._find_root() or self._download()
         train = Split.from_images(
             InMemory(_read_idx(folder, "train-images-idx3-ubyte").unsqueeze(1)),
@@ -131,16 +131,16 @@ class FashionMNIST:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CIFAR10:
-    """CIFAR-10, 50,000 + 10,000 pictures, 32×32 (Krizhevsky, 2009), as torchvision keeps it or as a folder of pictures.
+    """CIFAR-10, 50,000 + 10,000 images, 32×32 (Krizhevsky, 2009), as torchvision keeps it or as a folder of images.
 
     Arguments:
-        root: where ``cifar-10-batches-py`` or ``train/<class>/…`` and ``test/<class>/…`` stand; then ``$LIMBECK_DATA``
-            is looked at, then torchvision downloads.
+        root: where ``cifar-10-batches-py`` or ``train/<class>/…`` and ``test/<class>/…`` are; default:
+            ``$LIMBECK_DATA`` is looked at, then torchvision downloads.
         num_labeled: how many training samples keep their label, evenly by class; ``None``: all.
         num_samples: how many training samples there are at all; ``None``: all.
         val_split: share of the training samples that choices are made on.
-        augment: how training pictures are changed.
-        normalize: ``data`` (measured on the training part), ``imagenet`` or ``none``.
+        augment: how training images are changed.
+        normalize: ``data`` (computed on the training split), ``imagenet`` or ``none``.
     """
 
     root: str | None = None
@@ -151,14 +151,14 @@ class CIFAR10:
     normalize: NormalizeMode = "data"
 
     def load(self, *, seed: int = 0) -> DataModule:
-        """The data; the official test part is sealed."""
+        """The data; the official test split is held out."""
         return _load_cifar(self, "CIFAR10", "cifar10", "cifar-10-batches-py", seed)
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CIFAR100:
-    """CIFAR-100, 50,000 + 10,000 pictures in 100 classes, 32×32 (Krizhevsky, 2009). Settings as :class:`CIFAR10`."""
+    """CIFAR-100, 50,000 + 10,000 images in 100 classes, 32×32 (Krizhevsky, 2009). Settings as :class:`CIFAR10`."""
 
     root: str | None = None
     num_labeled: int | None = None
@@ -168,31 +168,32 @@ class CIFAR100:
     normalize: NormalizeMode = "data"
 
     def load(self, *, seed: int = 0) -> DataModule:
-        """The data; the official test part is sealed."""
+        """The data; the official test split is held out."""
         return _load_cifar(self, "CIFAR100", "cifar100", "cifar-100-python", seed)
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFolder:
-    """Any folder of pictures, one folder a class: ``root/<class>/…``, or ``root/{train,val,test}/<class>/…``.
+    """Any folder of images, one folder a class: ``root/<class>/…``, or ``root/{train,val,test}/<class>/…``.
 
-    Where there is a ``train`` folder, ``val`` (or ``validation``) and ``test`` are used as such, and a part that is
-    missing is cut off the training part by seed. Give ``val_split`` or ``test_split`` to say otherwise, as a share or as the
-    name of a folder: ``test_split: val`` seals the folder ``val`` (as Tiny-ImageNet and ImageNet are usually measured).
+    Where there is a ``train`` folder, ``val`` (or ``validation``) and ``test`` are used as such, and a split that is
+    missing is taken from the training split by seed. Give ``val_split`` or ``test_split`` to override this, as a
+    fraction or as the name of a folder: ``test_split: val`` seals the folder ``val`` (as Tiny-ImageNet and ImageNet
+        are usually measured).
 
     Arguments:
         root: the folder.
-        size: shorter side after scaling, then the centre is cut out; ``None``: pictures as they are, all of one size.
-        channels: 3 for colour, 1 for grey.
+        size: shorter side after scaling, then the center is cut out; ``None``: images as they are, all of one size.
+        channels: 3 for color, 1 for gray.
         classes: the class folders to use, for a subset of the classes; ``None``: all.
         num_labeled: how many training samples keep their label, evenly by class; ``None``: all.
         num_samples: how many training samples there are at all; ``None``: all.
-        val_split: a share, or a folder in ``root``; ``None``: ``val`` or ``validation`` where it stands, else 0.2.
-        test_split: a share, or a folder in ``root``; ``None``: ``test`` where it stands, else 0.2.
-        cache_mb: megabytes up to which all pictures are decoded once and kept.
-        augment: how training pictures are changed.
-        normalize: ``data`` (measured on the training part), ``imagenet`` or ``none``.
+        val_split: a fraction, or a folder in ``root``; ``None``: ``val`` or ``validation`` if it exists, else 0.2.
+        test_split: a fraction, or a folder in ``root``; ``None``: ``test`` if it exists, else 0.2.
+        cache_mb: megabytes up to which all images are decoded once and kept.
+        augment: how training images are changed.
+        normalize: ``data`` (computed on the training split), ``imagenet`` or ``none``.
     """
 
     root: str
@@ -219,10 +220,10 @@ class ImageFolder:
         train = root / "train" if (root / "train").is_dir() else root
         classes = self._select_classes(_list_class_folders(train))
         if train == root and set(classes) <= {*_VALIDATION_FOLDERS, *_TEST_FOLDERS}:
-            raise LimbeckError(f"{root.resolve()} has the folders {', '.join(classes)} and no train folder beside them")
+            raise LimbeckError(f"{root.resolve()} has the folders {', '.join(classes)} and no train folder")
         train_split = self._read_split(train, classes, first_id=0)
         if empty := [name for label, name in enumerate(classes) if not (train_split.target == label).any()]:
-            raise LimbeckError(f"the class folder {train / empty[0]} holds no picture: fill it or remove it")
+            raise LimbeckError(f"the class folder {train / empty[0]} holds no image: fill it or remove it")
         splits: dict[str, Split | float] = {}
         first_id, split_by_folder = len(train_split), {train.resolve(): "train"}
         for split_name, key, setting, other_setting, default_folders in (
@@ -230,8 +231,8 @@ class ImageFolder:
             ("test", "test_split", self.test_split, self.val_split, _TEST_FOLDERS),
         ):
             if train == root and isinstance(setting, str):
-                raise LimbeckError(f"`{key}: {setting}` names a folder, and {root} has no train folder beside it")
-            # A folder that the other part was given by name is not this part's usual one any more.
+                raise LimbeckError(f"`{key}: {setting}` names a folder, and {root} has no train folder")
+            # A folder that was given by name for the other split is not this split's default.
             names = tuple(
                 name
                 for name in default_folders
@@ -243,7 +244,7 @@ class ImageFolder:
                 continue
             if (owner := split_by_folder.setdefault(source.resolve(), split_name)) != split_name:
                 raise LimbeckError(
-                    f"`{key}: {source.name}` names the {owner} folder: a sample belongs to one part only"
+                    f"`{key}: {source.name}` names the {owner} folder: a sample belongs to one split only"
                 )
             splits[split_name] = split = self._read_split(source, classes, first_id=first_id)
             first_id += len(split)
@@ -257,7 +258,8 @@ class ImageFolder:
         for name in self.classes:
             if name not in classes:
                 raise LimbeckError(
-                    f"classes: there is no class folder {name!r} in {self.root}: there are {suggest_names(name, classes)}"
+                    f"classes: there is no class folder {name!r} in {self.root}: there are "
+                    f"{suggest_names(name, classes)}"
                 )
         if len(set(self.classes)) < max(2, len(self.classes)):
             raise LimbeckError(f"classes: name at least two class folders, each once, not {', '.join(self.classes)}")
@@ -265,7 +267,7 @@ class ImageFolder:
 
     def _read_split(self, folder: Path, classes: list[str], *, first_id: int) -> Split:
         if self.classes is None and (unknown := sorted(set(_list_class_folders(folder)) - set(classes))):
-            raise LimbeckError(f"{folder} has classes that the training part has not: {', '.join(unknown[:5])}")
+            raise LimbeckError(f"{folder} has classes that the training split does not have: {', '.join(unknown[:5])}")
         paths, target = list[Path](), list[int]()
         for label, name in enumerate(classes):
             class_paths = (
@@ -276,9 +278,7 @@ class ImageFolder:
             paths += class_paths
             target += [label] * len(class_paths)
         if not paths:
-            raise LimbeckError(
-                f"there is no picture in {folder.resolve()}: it needs <class>/*.jpg (or png, bmp, webp …)"
-            )
+            raise LimbeckError(f"there is no image in {folder.resolve()}: it needs <class>/*.jpg (or png, bmp, webp …)")
         images: ImageStore = ImageFiles(tuple(paths), self.size, self.channels)
         assert isinstance(images, ImageFiles)
         num_bytes = images.read_uint8([0]).numel() * len(images)
@@ -292,7 +292,8 @@ def _make_data_module(
     validation: Split | float, test: Split | float, seed: int,
 ) -> DataModule:  # fmt: skip
     return make_splits(
-        name, class_names, train, seed=seed, validation=validation, test=test, num_labeled=source.num_labeled, num_samples=source.num_samples,
+        name, class_names, train, seed=seed, validation=validation, test=test, num_labeled=source.num_labeled,
+        num_samples=source.num_samples,
         augment=source.augment, normalize=source.normalize,
     )  # fmt: skip
 
@@ -304,11 +305,13 @@ def _load_cifar(source: CIFAR10 | CIFAR100, name: str, folder: str, archive: str
                 num_classes := int(name.removeprefix("CIFAR"))
             ):
                 raise LimbeckError(
-                    f"{base.resolve()} holds {num_found} classes, and {name} has {num_classes}: give data.root, the folder it "
+                    f"{base.resolve()} holds {num_found} classes, and {name} has {num_classes}: give data.root, the "
+                    "folder it "
                     "stands in, or use ImageFolder"
                 )
             return ImageFolder(
-                root=str(base), num_labeled=source.num_labeled, num_samples=source.num_samples, val_split=source.val_split, test_split="test",
+                root=str(base), num_labeled=source.num_labeled, num_samples=source.num_samples,
+                val_split=source.val_split, test_split="test",
                 augment=source.augment, normalize=source.normalize,
             ).load(seed=seed)  # fmt: skip
     from torchvision import datasets
@@ -360,7 +363,7 @@ def _candidate_folders(root: str | None, *names: str) -> list[Path]:
 def _list_class_folders(folder: Path) -> list[str]:
     names = sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
     if not names:
-        raise LimbeckError(f"{folder.resolve()} holds no folder, and pictures are looked for in one folder a class")
+        raise LimbeckError(f"{folder.resolve()} holds no folder, and images are looked for in one folder a class")
     return names
 
 

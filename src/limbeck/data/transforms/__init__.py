@@ -1,8 +1,8 @@
-"""What a view does to a picture: changes of one picture, and mixings of two.
+"""What a view does to an image: changes of one image, and mixings of two.
 
-A constructor gives a frozen transform. One that changes a picture is called with pictures
-``[batch, channels, height, width]`` in 0..1 and :class:`~limbeck.data.counter_rng.CounterRNG`, and gives pictures of that
-shape, every one by its own random numbers. :func:`mixup` and :func:`cutmix` need a second picture, and come last.
+A constructor gives a frozen transform. One that changes an image is called with images
+``[batch, channels, height, width]`` in 0..1 and :class:`~limbeck.data.counter_rng.CounterRNG`, and gives images of that
+shape, every one by its own random numbers. :func:`mixup` and :func:`cutmix` need a second image, and come last.
 """
 
 from limbeck.data.transforms.color_jitter import ColorJitter, color_jitter

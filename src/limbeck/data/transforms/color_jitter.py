@@ -1,6 +1,6 @@
-"""Colour jitter, as ``torchvision.transforms.v2.ColorJitter`` does it, for a whole batch at once.
+"""Color jitter, as ``torchvision.transforms.v2.ColorJitter`` does it, for a whole batch at once.
 
-Howard (2013, https://arxiv.org/abs/1312.5402) varied brightness, contrast and colour in random order; hue is shifted in
+Howard (2013, https://arxiv.org/abs/1312.5402) varied brightness, contrast and color in random order; hue is shifted in
 HSV (Smith, SIGGRAPH 1978, https://doi.org/10.1145/800248.807361).
 """
 
@@ -22,10 +22,11 @@ _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
 
 
 def adjust_color(images: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
-    """Brightness (0), contrast (1) or saturation (2) of each picture, times its factor; 3 changes nothing.
+    """Brightness (0), contrast (1) or saturation (2) of each image, times its factor; 3 changes nothing.
 
-    Shapes: ``images`` ``[batch, 3 or 1, height, width]``, ``operation`` and ``factor`` ``[batch]``. Each is a blend: with
-    black, with the mean grey, with the picture's own grey, and a grey picture's saturation stays as it is.
+    Shapes: ``images`` ``[batch, 3 or 1, height, width]``, ``operation`` and ``factor`` ``[batch]``. Each is a blend:
+        with
+    black, with the mean gray, with the image's own gray, and a gray image's saturation stays as it is.
 
     >>> adjust_color(torch.full((1, 1, 1, 2), 0.5), torch.tensor([0]), torch.tensor([1.5])).flatten()
     tensor([0.7500, 0.7500])
@@ -34,7 +35,7 @@ def adjust_color(images: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_hue(images: Tensor, hue_factor: Tensor) -> Tensor:
-    """The hue of each picture ``[batch, 3, height, width]`` turned by a share of the circle ``[batch]``.
+    """The hue of each image ``[batch, 3, height, width]`` turned by a share of the circle ``[batch]``.
 
     >>> red = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1)
     >>> adjust_hue(red, torch.tensor([1 / 3])).flatten().round(decimals=3)
@@ -70,7 +71,7 @@ class ColorJitter:
     def __call__(self, images: Tensor, rng: CounterRNG) -> Tensor:
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise LimbeckError(
-                f"color_jitter takes pictures of 1 or 3 channels, and these inputs are {list(images.shape[1:])}: "
+                f"color_jitter takes images of 1 or 3 channels, and these inputs are {list(images.shape[1:])}: "
                 "leave it out"
             )
         ranges = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue])
@@ -92,10 +93,10 @@ def color_jitter(
     saturation: float | tuple[float, float] = 0.4,
     hue: float | tuple[float, float] = 0.1,
 ) -> ColorJitter:
-    """Brightness, contrast and saturation times a factor and hue turned, in a new order for each picture.
+    """Brightness, contrast and saturation times a factor and hue turned, in a new order for each image.
 
-    A number ``x`` draws the factor from max(0, 1 − x) to 1 + x, and the turn from −x to x, in turns of the colour
-    circle; a pair gives the ends. Grey pictures have no saturation and no hue, and keep what they have.
+    A number ``x`` draws the factor from max(0, 1 − x) to 1 + x, and the turn from −x to x, in turns of the color
+    circle; a pair gives the ends. Grey images have no saturation and no hue, and keep what they have.
 
     >>> color_jitter(hue=0.0).brightness
     (0.6, 1.4)
@@ -131,7 +132,7 @@ def _adjust_color_inplace(images: Tensor, operation: Tensor, factor: Tensor) -> 
 
 def _to_range(name: str, value: float | tuple[float, float], *, center: float, low: float, high: float) -> _Range:
     if isinstance(value, int | float):
-        # Below zero a factor would turn colours round; a hue beyond its bounds is refused instead.
+        # Below zero a factor would turn colors round; a hue beyond its bounds is refused instead.
         limits = (max(center - value, 0.0), center + value) if center else (-float(value), float(value))
         if value < 0:
             raise LimbeckError(f"color_jitter's {name} is 0 or more, not {value}")

@@ -1,4 +1,4 @@
-"""Moving a picture about: cut out, mirrored, turned, zoomed and shifted, each for a whole batch at once."""
+"""Moving an image about: cut out, mirrored, turned, zoomed and shifted, each for a whole batch at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RandomCrop:
         height, width = images.shape[2:]
         if self.padding_mode == "reflect" and self.padding >= min(height, width):
             raise LimbeckError(
-                f"random_crop cannot reflect {self.padding} pixels of a {height}×{width} picture: pad by at most "
+                f"random_crop cannot reflect {self.padding} pixels of a {height}×{width} image: pad by at most "
                 f"{min(height, width) - 1}, or take the padding_mode constant"
             )
         padded = F.pad(images, (self.padding,) * 4, mode=self.padding_mode)

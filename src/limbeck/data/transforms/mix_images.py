@@ -1,5 +1,5 @@
 """Mixup (Zhang et al., ICLR 2018, https://arxiv.org/abs/1710.09412) and CutMix (Yun et al., ICCV 2019,
-https://arxiv.org/abs/1905.04899): two pictures in one, and both their labels.
+https://arxiv.org/abs/1905.04899): two images in one, and both their labels.
 
 Who is mixed with whom is settled in :class:`~limbeck.data.mixing.MixParams`.
 """
@@ -41,7 +41,7 @@ class CutMix:
     def blend(self, images: Tensor, partners: Tensor, lam: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
         if images.ndim != 4:
             raise LimbeckError(
-                f"cutmix pastes a part of a picture, [channels, height, width], and these inputs are "
+                f"cutmix pastes a rectangle of an image, [channels, height, width], and these inputs are "
                 f"{list(images.shape[1:])}: take mixup"
             )
         half_side, (height, width) = 0.5 * (1 - lam.double()).sqrt(), images.shape[2:]
@@ -56,7 +56,7 @@ class CutMix:
 
 
 def mixup(alpha: float = 0.2, p: float = 1.0) -> Mixup:
-    """λ of the picture and 1 − λ of another, λ from Beta(``alpha``, ``alpha``); the label alike.
+    """λ of the image and 1 − λ of another, λ from Beta(``alpha``, ``alpha``); the label alike.
 
     >>> half = torch.tensor([0.5])
     >>> mixup().blend(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), half, torch.zeros(1, 2))[0].sum()
@@ -67,9 +67,10 @@ def mixup(alpha: float = 0.2, p: float = 1.0) -> Mixup:
 
 
 def cutmix(alpha: float = 1.0, p: float = 1.0) -> CutMix:
-    """A rectangle of another picture pasted in, of 1 − λ of the area, λ from Beta(``alpha``, ``alpha``).
+    """A rectangle of another image pasted in, of 1 − λ of the area, λ from Beta(``alpha``, ``alpha``).
 
-    Its middle may be anywhere, and what would stand out is cut off: the label is shared by the area that was pasted.
+    Its middle may be anywhere, and what is outside the image is cut off: the label is shared by the area that was
+    pasted.
 
     >>> half = torch.tensor([0.5])
     >>> cutmix().blend(torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8), half, torch.zeros(1, 2))[1]

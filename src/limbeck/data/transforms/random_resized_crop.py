@@ -35,7 +35,7 @@ class RandomResizedCrop:
         return torch.cat(outputs) if outputs else images
 
     def sample_boxes(self, size: tuple[int, int], rng: CounterRNG) -> list[list[int]]:
-        """Top, left, height and width of each cut out of pictures of this height and width."""
+        """Top, left, height and width of each cut out of images of this height and width."""
         height, width = size
         uniform = rng.uniform(2 * _NUM_TRIES + 2).double()
         area = height * width * _interpolate(self.scale, uniform[:, :_NUM_TRIES])
@@ -45,7 +45,7 @@ class RandomResizedCrop:
         widths, heights = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
         fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
         first_fit = fits.int().argmax(dim=1, keepdim=True)  # the first try that fits
-        # Where none does, the middle of the picture, cut to the nearest shape that is allowed.
+        # Where none does, the middle of the image, cut to the nearest shape that is allowed.
         shape = min(max(width / height, self.ratio[0]), self.ratio[1])
         fallback = (min(height, round(width / shape)), min(width, round(height * shape)))
         any_fits = fits.any(dim=1)
@@ -65,7 +65,7 @@ def random_resized_crop(
 ) -> RandomResizedCrop:
     """Cut a share ``scale`` of the area out, of a width over height in ``ratio``, and bring it to the old size.
 
-    Bilinear, with antialiasing where it shrinks. For pictures of 32 pixels, a scale from 0.25 or more is usual.
+    Bilinear, with antialiasing where it shrinks. For images of 32 pixels, a scale from 0.25 or more is usual.
 
     >>> random_resized_crop((1.0, 1.0), (1.0, 1.0))(torch.ones(1, 1, 4, 4), CounterRNG.for_samples(
     ...     torch.tensor([0]), torch.tensor([0]), seed=0, transform_index=0)).sum()

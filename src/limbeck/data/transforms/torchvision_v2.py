@@ -1,6 +1,6 @@
-"""Any transform of ``torchvision.transforms.v2`` that keeps a picture's shape, under a generator of its own.
+"""Any transform of ``torchvision.transforms.v2`` that keeps an image's shape, under a generator of its own.
 
-torchvision draws from torch's global generator. Here it is seeded for each picture by that picture's own draws and put
+torchvision draws from torch's global generator. Here it is seeded for each image by that image's own draws and put
 back afterwards, so that a view is still a pure function of (seed, sample, view).
 """
 
@@ -55,13 +55,13 @@ class TorchvisionTransform:
         except (TypeError, ValueError, RuntimeError) as error:
             text = next(iter(str(error).splitlines()), type(error).__name__)
             raise LimbeckError(
-                f"torchvision's {self.name} cannot change a picture {list(image.shape)}: {text}"
+                f"torchvision's {self.name} cannot change an image {list(image.shape)}: {text}"
             ) from error
         if not isinstance(output, Tensor) or output.shape != image.shape:
             got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise LimbeckError(
-                f"torchvision's {self.name} made {got} of a picture {list(image.shape)}, and a view keeps its shape: "
-                "set its size to the picture's, or leave it out"
+                f"torchvision's {self.name} made {got} of an image {list(image.shape)}, and a view keeps its shape: "
+                "set its size to the image's, or leave it out"
             )
         return output.float() / 255 if output.dtype == torch.uint8 else output.float()
 
@@ -70,7 +70,7 @@ def torchvision(name: str, **options: Any) -> TorchvisionTransform:
     """The class ``name`` of ``torchvision.transforms.v2``, made with ``options``.
 
     In a recipe: ``{use: torchvision, name: RandomErasing, p: 0.25}``. Lists stand for tuples, and an interpolation or a
-    policy is its name in text. It works picture by picture, in tens or hundreds of microseconds each.
+    policy is its name in text. It works image by image, in tens or hundreds of microseconds each.
 
     >>> torchvision("GaussianBlur", kernel_size=3)(torch.ones(1, 1, 5, 5), CounterRNG.for_samples(
     ...     torch.tensor([0]), torch.tensor([0]), seed=0, transform_index=0)).sum().round()
@@ -89,10 +89,8 @@ def torchvision(name: str, **options: Any) -> TorchvisionTransform:
     if name in _ALTERNATIVES:
         raise LimbeckError(f"torchvision's {name} mixes within the batch: {_ALTERNATIVES[name]}")
     if name in _MULTI_OUTPUT or name in _CONTAINERS:
-        reason = (
-            "makes several pictures of one" if name in _MULTI_OUTPUT else "is made of other transforms or functions"
-        )
-        raise LimbeckError(f"torchvision's {name} {reason}, and a view is one picture: list transforms one by one")
+        reason = "makes several images of one" if name in _MULTI_OUTPUT else "is made of other transforms or functions"
+        raise LimbeckError(f"torchvision's {name} {reason}, and a view is one image: list transforms one by one")
     if name not in transform_classes:
         raise LimbeckError(
             f"torchvision.transforms.v2 has no transform {name!r}; there are: {suggest_names(name, transform_classes)}"
@@ -114,7 +112,7 @@ def rand_augment(num_ops: int = 2, magnitude: int = 9, num_magnitude_bins: int =
     """RandAugment (Cubuk et al., 2020, https://arxiv.org/abs/1909.13719): so many random changes of one strength.
 
     Arguments:
-        num_ops: changes of each picture.
+        num_ops: changes of each image.
         magnitude: their strength, from 0 to below ``num_magnitude_bins``.
         num_magnitude_bins: how many strengths there are.
     """

@@ -1,4 +1,4 @@
-"""The two kinds of transforms: those that change one picture, and those that mix two."""
+"""The two kinds of transforms: those that change one image, and those that mix two."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ __all__ = ["MixTransform", "Transform"]
 
 @runtime_checkable
 class Transform(Protocol):
-    """A change of pictures that depends on nothing but the draws."""
+    """A change of images that depends on nothing but the draws."""
 
     def __call__(self, images: Tensor, rng: CounterRNG) -> Tensor:
-        """The changed pictures, of the same shape."""
+        """The changed images, of the same shape."""
         ...
 
 
 @runtime_checkable
 class MixTransform(Protocol):
-    """A blend of two pictures, each with its share of the label.
+    """A blend of two images, each with its share of the label.
 
     Attributes:
         alpha: the share is drawn from Beta(alpha, alpha).
-        p: how often a picture is mixed at all.
+        p: how often an image is mixed at all.
     """
 
     @property
