@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report.metric_info import METRIC_INFO, PRIMARY_METRIC
+from limbeck.report.record import METRIC_INFO, PRIMARY_METRIC
 from limbeck.report.record_hash import add_hashes
 
 

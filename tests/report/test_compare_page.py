@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from limbeck.report import VARIANT_RULE, classify_gain
 from limbeck.report.compare import (
-    VARIANT_RULE,
     AgreementMatrix,
     ClassChange,
     Comparison,
@@ -19,17 +19,15 @@ from limbeck.report.compare import (
     TrainingCost,
     TrialStatus,
     VariantResult,
-    classify_gain,
-    content_security_policy,
     render_compare_page,
     to_csv,
     to_latex,
     to_markdown,
 )
-from limbeck.report.compare.forest import forest_rows
-from limbeck.report.compare.per_class import class_difference_rows
-from limbeck.report.compare.styles import assign_styles
+from limbeck.report.compare.compare_page import class_difference_rows, forest_rows
+from limbeck.report.html.templates import content_security_policy
 from limbeck.report.metrics_csv import TrainingCurve
+from limbeck.report.plots.style import assign_styles
 
 EVIL = '=HYPERLINK("http://x.invalid"), <script>alert(1)</script> | a_b & 50% #1 {x} ~ ^ \\end{tabular} `q` *b*'
 VOID = {"meta", "link", "img", "br", "hr", "input"}

@@ -70,7 +70,7 @@ def test_the_license_is_the_users_to_state(record, write, capsys):
     assert front(text)["license"] == "apache-2.0"
     assert "## License" not in text
     assert capsys.readouterr().out.strip().endswith("README.md")
-    with pytest.raises(LimbeckError, match="spelt as the Hub does"):
+    with pytest.raises(LimbeckError, match="must be an identifier of the Hub"):
         write_model_card(run, license="my: own")
 
 

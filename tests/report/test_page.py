@@ -217,7 +217,7 @@ def test_null_and_nan_figures_are_dashes(record, write):
     text = words(page(write(record)))
     assert "Top-5 accuracy" not in text
     assert "calibration cannot be shown" in text
-    assert "Speed against the teacher –" in text
+    assert "Latency vs. the teacher –" in text
     assert "nan" not in text.split()
 
 
@@ -273,7 +273,7 @@ def test_worst_classes_come_first_with_their_differences(record, write):
         record["models"][name]["test"]["per_class"][7] |= {"accuracy": accuracy, "num_samples": 40}
     table = words(page(write(record))).split("Worst classes")[1]
     assert "7 40 50.0 40.0 +10.0 90.0 −40.0" in table
-    assert "With n = 40, one sample more or less is 2.5 points" in table
+    assert "With n = 40, one sample is 2.5 points" in table
 
 
 def test_what_is_no_png_is_left_out(record, write):

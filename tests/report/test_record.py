@@ -22,12 +22,10 @@ from limbeck.report import (
     write_record,
     write_report,
 )
-from limbeck.report.metrics_csv import load_curves
+from limbeck.report.metrics_csv import load_curves, load_temperatures
 from limbeck.report.migrate import migrate_record
-from limbeck.report.read import parse_record, read_record
 from limbeck.report.record_hash import add_hashes, compute_config_hash, compute_record_hash
-from limbeck.report.temperature_csv import load_temperatures
-from limbeck.report.write import validate_strict
+from limbeck.report.record_io import parse_record, read_record, validate_strict
 from limbeck.workflows.compare.run import build_comparison
 
 OLD = Path(__file__).with_name("record_schema_1.json")
@@ -67,7 +65,7 @@ def test_a_record_of_schema_1_still_gives_a_page_and_a_card(tmp_path):
     assert "was not measured" in page
     assert "hash" not in page.split("How this was measured")[0].split("</style>")[1]
     assert "93.0 %" in write_model_card(tmp_path).read_text()
-    assert "kept no hash" in check_record(tmp_path)[0]
+    assert "has no hash" in check_record(tmp_path)[0]
 
 
 @pytest.fixture
@@ -283,7 +281,7 @@ def test_files_that_are_gone_or_others_are_told(run):
     (run / "student.onnx").unlink()
     (run / "student.safetensors").write_bytes(b"other")
     wrong = check_record(run)
-    assert any("student.onnx is gone" in text for text in wrong)
+    assert any("student.onnx is missing" in text for text in wrong)
     assert any("student.safetensors is not the file" in text for text in wrong)
 
 
@@ -292,7 +290,7 @@ def test_a_file_outside_of_the_run_is_not_looked_at(run):
         record["files"] = {"../../etc/hostname": {"sha256": "0", "bytes": 1}}
 
     altered(run, outside)
-    assert any("hostname is gone" in text for text in check_record(run))
+    assert any("hostname is missing" in text for text in check_record(run))
 
 
 def test_the_schema_is_printed(capsys):

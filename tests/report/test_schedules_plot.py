@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from limbeck.report import render_report
 from limbeck.report.metrics_csv import TrainingCurve
-from limbeck.report.plots.schedules_plot import plot_gradient_ratios, plot_loss_shares, plot_temperatures
+from limbeck.report.plots.loss_curves import plot_gradient_ratios, plot_loss_shares, plot_temperatures
 from limbeck.training.callbacks import read_metrics
 
 MISSING = float("nan")

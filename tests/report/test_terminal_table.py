@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from rich.console import Console
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report import build_summary_table, render_summary_table
+from limbeck.report import render_summary_table
 
 
 def test_table_has_a_line_for_each_model_and_fits_a_terminal(record):
@@ -43,12 +42,6 @@ def test_missing_figures_are_dashes(record):
     record["models"]["baseline"]["latency_ms"] = None
     line = next(line for line in render_summary_table(record).splitlines() if "baseline" in line)
     assert line.split() == ["baseline", "–", "–", "–", "1.9", "k", "–"]
-
-
-def test_table_is_one_for_rich(record):
-    console = Console(width=90, record=True, file=None, quiet=True)
-    console.print(build_summary_table(record))
-    assert build_summary_table(record).row_count == 3
 
 
 def test_what_is_no_record_is_an_error():

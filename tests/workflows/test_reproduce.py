@@ -77,7 +77,7 @@ def test_a_run_repeats_itself_from_its_record_alone(record_only, capsys):
     assert main(["reproduce", str(record_only)]) == 0
     said = capsys.readouterr().out
     assert "The metrics match exactly" in said
-    assert "the same bits" in said
+    assert "bit-identical" in said
     again = record_only.parent / "kept-reproduce"
     record, old = json.loads((again / "record.json").read_text()), json.loads(before)
     assert record["config_hash"] == old["config_hash"]
@@ -198,8 +198,8 @@ def test_the_table_says_within_tolerance_and_why():
     found = {"metrics": metrics, "match": "within_tolerance", "tolerance": 0.005, "same_weights": False, "reasons": []}
     told = render_reproduce_table(found)
     assert "a [b]" in told
-    assert "within 0.005: 0 of 1 exactly, and the student's weights are other bits" in told
-    assert "Nothing that the record knows of has changed" in told
+    assert "within 0.005: 0 of 1 exactly, and the student's weights differ" in told
+    assert "No recorded condition has changed" in told
 
 
 @pytest.mark.parametrize("tolerance", [-0.1, 1.0])

@@ -1,4 +1,4 @@
-"""Runs and studies under a folder, in a browser, live: read-only, on this machine only."""
+"""A live, read-only view of the runs and studies in a folder, served on this machine only."""
 
 from limbeck.dashboard.serve import serve
 

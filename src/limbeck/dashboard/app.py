@@ -1,7 +1,7 @@
-"""The dashboard as an ASGI application: three kinds of pages, each looked up by name and never by path.
+"""The dashboard as an ASGI application: pages are looked up by name, never by path.
 
-It answers GET and HEAD, to this machine's own names only (`DNS rebinding
-<https://owasp.org/www-community/attacks/DNS_Rebinding>`_), and lets a browser load nothing from anywhere.
+It accepts only GET and HEAD, only with the host names of this machine (`DNS rebinding
+<https://owasp.org/www-community/attacks/DNS_Rebinding>`_), and forbids a browser to load anything else.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.dashboard.pages import render_index, render_not_found, render_page
 from limbeck.dashboard.run_index import RunEntry, entry_signature, list_runs
-from limbeck.report.compare import content_security_policy
+from limbeck.report.html.templates import content_security_policy
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["REFRESH", "create_app"]
 
 REFRESH = 5
-"""Seconds after which a browser looks again, where more is to come."""
-
+"""Seconds after which a browser reloads the page of a running entry."""
 _HOSTS = ["127.0.0.1", "localhost"]
 
 
@@ -37,7 +36,7 @@ def create_app(root: Path, *, refresh: int = REFRESH) -> Starlette:
     from starlette.responses import HTMLResponse
     from starlette.routing import Route
 
-    # Matplotlib draws one picture at a time, and a page that nobody changed is not drawn twice.
+    # Matplotlib is not thread-safe; unchanged pages are cached.
     draw_lock = threading.Lock()
 
     @lru_cache(maxsize=64)
@@ -68,7 +67,7 @@ def create_app(root: Path, *, refresh: int = REFRESH) -> Starlette:
 
 
 class _SecurityHeaders:
-    """Lets reading through and nothing else, and says to every answer what a browser may do with it."""
+    """Rejects every method but GET and HEAD, and adds security headers to all responses."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -94,6 +93,6 @@ class _SecurityHeaders:
         from starlette.responses import PlainTextResponse
 
         response = PlainTextResponse(
-            "the dashboard is read-only: GET and HEAD", status_code=405, headers={"Allow": "GET, HEAD"}
+            "the dashboard is read-only: use GET or HEAD", status_code=405, headers={"Allow": "GET, HEAD"}
         )
         await response(scope, receive, send_with_headers)

@@ -1,27 +1,28 @@
-"""The pages of the dashboard as text: the index, a run in training, and the pages that limbeck writes for the rest."""
+"""The pages of the dashboard: the index, a run in training, and the reports of finished runs and studies."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
 from limbeck.dashboard.run_index import RunEntry, read_phases
-from limbeck.report import render_report
-from limbeck.report.compare import VariantResult, load_template, render_compare_page
-from limbeck.report.compare.plots import plot_learning_curves
-from limbeck.report.compare.styles import assign_styles
+from limbeck.report import read_record, render_report
+from limbeck.report.compare import VariantResult, render_compare_page
 from limbeck.report.formatting import format_duration
-from limbeck.report.metrics_csv import TrainingCurve, load_curves
-from limbeck.report.read import read_record
+from limbeck.report.html.templates import load_template
+from limbeck.report.metrics_csv import load_curves
+from limbeck.report.plots.accuracy_curves import plot_learning_curves
+from limbeck.report.plots.style import assign_styles
 from limbeck.workflows.compare.run import build_comparison
 
 __all__ = ["render_index", "render_not_found", "render_page"]
 
-_HERE = Path(__file__).parent
+_TEMPLATE_DIR = Path(__file__).parent
 _PHASE_ROLES = {
     "student_only": Role.BASELINE, "equal_time": Role.BASELINE_EQUAL_TIME,
     "label_smoothing": Role.BASELINE_LABEL_SMOOTHING, **{role.value: role for role in Role},
@@ -30,13 +31,13 @@ _PHASE_ROLES = {
 
 
 def render_index(entries: Iterable[RunEntry], root: Path) -> str:
-    """All runs and studies; of ``root`` the name only."""
+    """The index of all runs and studies; of ``root`` it shows only the name."""
     rows = [_make_index_row(entry) for entry in entries]
-    return load_template("index.html.j2", folder=_HERE).render(rows=rows, name=root.name or "runs")
+    return load_template("index.html.j2", folder=_TEMPLATE_DIR).render(rows=rows, name=root.name or "runs")
 
 
 def render_page(entry: RunEntry) -> str:
-    """The page of one run or study; where its files cannot be read just now, one sentence on it."""
+    """The page of one run or study; where its files cannot be read, a page with the reason."""
     try:
         if entry.kind == "study":
             return render_compare_page(build_comparison([entry.folder]), home_url="/")
@@ -47,67 +48,54 @@ def render_page(entry: RunEntry) -> str:
         return _render_message(entry.relative_path, str(error))
     except Exception as error:  # an edited record must not stop the dashboard
         return _render_message(
-            entry.relative_path, f"The files of this {entry.kind} cannot be read just now ({type(error).__name__})."
+            entry.relative_path, f"The files of this {entry.kind} cannot be read at present ({type(error).__name__})."
         )
 
 
 def render_not_found() -> str:
-    """What is answered to any other address."""
-    return load_template("message.html.j2", folder=_HERE).render(
-        title="Not found",
-        text="There is no run or study of this name on the dashboard: it may have been moved or removed.",
+    """The page of an unknown address."""
+    return _render_message(
+        "Not found", "There is no run or study of this name on the dashboard: it may have been moved or removed."
     )
 
 
 def _render_message(title: str, text: str) -> str:
-    return load_template("message.html.j2", folder=_HERE).render(title=title, text=text)
+    return load_template("message.html.j2", folder=_TEMPLATE_DIR).render(title=title, text=text)
 
 
 def _render_report(folder: Path) -> str:
     report_path = folder / "report.html"
     if report_path.exists():
         return report_path.read_text(encoding="utf-8")
-    # A trial of a study holds one variant, and has no page of its own but a comparison.
+    # A trial of a study holds one variant, which only a comparison shows.
     is_run = read_record(folder / "record.json").kind == "run"
     return render_report(folder) if is_run else render_compare_page(build_comparison([folder]), home_url="/")
 
 
 def _render_training(entry: RunEntry) -> str:
-    curves_by_name = load_curves(entry.folder / "metrics.csv")
-    variants = [_make_variant(name, curve) for name, curve in curves_by_name.items()]
+    # A phase of any other name trains a teacher or an assistant.
+    variants = [
+        VariantResult(name=name, role=_PHASE_ROLES.get(name, Role.TEACHER), curves=(curve,))
+        for name, curve in load_curves(entry.folder / "metrics.csv").items()
+    ]
     styles = assign_styles(variants)
-    return load_template("training.html.j2", folder=_HERE).render(
-        entry=entry,
-        phases=read_phases(entry.folder),
-        styles=styles,
-        curve_plot=plot_learning_curves(variants, styles),
-        age=_format_age(entry.modified),
-    )
-
-
-def _make_variant(name: str, curve: TrainingCurve) -> VariantResult:
-    """A training without results yet; one of any other name is a teacher's or an assistant's."""
-    return VariantResult(name=name, role=_PHASE_ROLES.get(name, Role.TEACHER), curves=(curve,))
+    return load_template("training.html.j2", folder=_TEMPLATE_DIR).render(
+        entry=entry, phases=read_phases(entry.folder), styles=styles,
+        curve_plot=plot_learning_curves(variants, styles), age=_format_age(entry.modified),
+    )  # fmt: skip
 
 
 def _make_index_row(entry: RunEntry) -> dict[str, Any]:
     progress, fraction = "", None
     if entry.kind == "study":
-        progress, fraction = (
-            f"{entry.num_done} of {entry.num_total} trials",
-            entry.num_done / entry.num_total if entry.num_total else None,
-        )
+        progress = f"{entry.num_done} of {entry.num_total} trials"
+        fraction = entry.num_done / entry.num_total if entry.num_total else None
     elif entry.state != "finished":
-        try:
-            progress_by_phase = read_phases(entry.folder)
-        except LimbeckError:
-            progress_by_phase = []
-        if progress_by_phase:
-            last = progress_by_phase[-1]
-            suffix = "" if last.total_steps is None else f" of {last.total_steps:,}"
-            progress, fraction = f"{last.name}, step {last.step:,}{suffix}", last.fraction
-        else:
-            progress = "no step finished yet"
+        progress = "no step finished yet"
+        with suppress(LimbeckError):
+            for phase in read_phases(entry.folder)[-1:]:
+                suffix = "" if phase.total_steps is None else f" of {phase.total_steps:,}"
+                progress, fraction = f"{phase.name}, step {phase.step:,}{suffix}", phase.fraction
     return {
         "entry": entry, "title": entry.relative_path if entry.relative_path != "." else "this folder",
         "progress": progress,

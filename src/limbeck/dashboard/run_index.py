@@ -1,4 +1,4 @@
-"""What runs and studies stand under a folder, how far they are, and that none of their files leads out of it."""
+"""The runs and studies in a folder and their progress; entries with links out of the folder are skipped."""
 
 from __future__ import annotations
 
@@ -20,17 +20,11 @@ RunState = Literal["running", "finished", "failed", "stopped"]
 _MAX_FOLDER_DEPTH: Final = 6
 _MAX_ENTRIES: Final = 1000
 _FRESH_SECONDS: Final = 300.0
-"""Seconds after its last sign of life for which a run without a lock counts as running."""
+"""Seconds after its last change for which a run without a lock counts as running."""
 
 _FILE_NAMES: Final = (
-    "recipe.yaml",
-    "record.json",
-    "metrics.csv",
-    "predictions.safetensors",
-    "report.html",
-    "study.json",
-    ".lock",
-)
+    "recipe.yaml", "record.json", "metrics.csv", "predictions.safetensors", "report.html", "study.json", ".lock",
+)  # fmt: skip
 
 
 @final
@@ -39,14 +33,14 @@ class RunEntry:
     """One run or study.
 
     Attributes:
-        relative_path: its path under the folder, with slashes; the only name by which it can be requested.
-        folder: where it is.
+        relative_path: the path in the folder, with slashes; the only name by which the entry can be requested.
+        folder: the full path.
         kind: run or study.
-        state: ``running`` where a process holds the lock or a file has just changed; of the rest, ``failed`` is a study
-            with a failed trial, and ``stopped`` what can be continued.
-        modified: when one of its files last changed, in seconds since 1970.
-        num_done: of a study, finished trials.
-        num_total: of a study, all trials.
+        state: ``running`` where a process holds the lock or a file has just changed, ``failed`` for a study with a
+            failed trial, ``stopped`` for what can be resumed.
+        modified: the time of the last change, in seconds since 1970.
+        num_done: number of finished trials of a study.
+        num_total: number of trials of a study.
     """
 
     relative_path: str
@@ -59,14 +53,14 @@ class RunEntry:
 
     @property
     def is_live(self) -> bool:
-        """Whether another look may show more."""
+        """Whether the entry may still change."""
         return self.state == "running"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class PhaseProgress:
-    """One training of a run: the step it is at, of how many (``None`` where the recipe does not say), accuracy."""
+    """Step, number of steps (``None`` where the recipe does not set it) and accuracy of one training."""
 
     name: str
     step: int
@@ -75,12 +69,12 @@ class PhaseProgress:
 
     @property
     def fraction(self) -> float | None:
-        """How much of it is done, from 0 to 1."""
+        """The completed fraction, from 0 to 1."""
         return None if not self.total_steps else min(1.0, self.step / self.total_steps)
 
 
 def list_runs(root: Path) -> dict[str, RunEntry]:
-    """Every run and study under ``root``, the newest first; a link that leads out of it is passed over."""
+    """Every run and study under ``root``, newest first; links that lead out of it are skipped."""
     root = root.resolve()
     runs = [
         entry
@@ -92,7 +86,7 @@ def list_runs(root: Path) -> dict[str, RunEntry]:
 
 
 def read_phases(folder: Path) -> list[PhaseProgress]:
-    """How far the trainings of a run are; raises ``LimbeckError`` where its files cannot be read just now."""
+    """The progress of each training of a run; raises ``LimbeckError`` where its files cannot be read."""
     planned = _read_planned_lengths(folder / "recipe.yaml")
     progress = []
     for name, curve in load_curves(folder / "metrics.csv").items():
@@ -105,7 +99,7 @@ def read_phases(folder: Path) -> list[PhaseProgress]:
 
 
 def entry_signature(entry: RunEntry) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of all files that the page of an entry is made of: the page changes when it does."""
+    """Names, sizes and times of the files that an entry's page is made from."""
     marks = []
     for path in sorted(_iterate_files(entry.folder)):
         with suppress(OSError):
@@ -115,7 +109,7 @@ def entry_signature(entry: RunEntry) -> tuple[tuple[str, int, int], ...]:
 
 
 def _find_run_folders(folder: Path, root: Path, depth: int) -> Iterator[Path]:
-    """Folders that look like a run or a study; what is inside of one is its own."""
+    """Folders that hold a run or a study; their subfolders are not searched."""
     names = set()
     with suppress(OSError):
         names = {entry.name for entry in os.scandir(folder)}
@@ -126,7 +120,7 @@ def _find_run_folders(folder: Path, root: Path, depth: int) -> Iterator[Path]:
             child = folder / name
             with suppress(OSError):
                 inside = not name.startswith(".") and child.is_dir() and child.resolve().is_relative_to(root)
-                # A link to a folder above would be walked for ever.
+                # A link to a parent folder would be walked forever.
                 is_cycle = child.is_symlink() and folder.resolve().is_relative_to(child.resolve())
                 if inside and not is_cycle:
                     yield from _find_run_folders(child, root, depth - 1)
@@ -137,30 +131,26 @@ def _read_run_entry(folder: Path, root: Path) -> RunEntry | None:
     try:
         if not all(path.resolve().is_relative_to(root) for path in files):
             return None
-        changed = max(path.stat().st_mtime for path in files)
+        modified = max(path.stat().st_mtime for path in files)
     except (OSError, RuntimeError, ValueError):
         return None
+    is_alive = time.time() - modified < _FRESH_SECONDS or any(
+        _is_locked(path) for path in files if path.name == ".lock"
+    )
     relative_path = folder.relative_to(root).as_posix()
-    if (folder / "study.json").exists():
-        states = _read_trial_states(folder)
-        num_done, num_total = states.count("done"), len(states)
-        is_alive = (
-            any(_is_locked(path) for path in files if path.name == ".lock") or time.time() - changed < _FRESH_SECONDS
-        )
-        state: RunState = (
-            "finished" if num_total and num_done == num_total else "failed" if "failed" in states else "stopped"
-        )
-        if is_alive and ("running" in states or "waiting" in states):
-            state = "running"
-        return RunEntry(relative_path, folder, "study", state, changed, num_done, num_total)
-    if (folder / "record.json").exists():
-        return RunEntry(relative_path, folder, "run", "finished", changed)
-    is_alive = _is_locked(folder / ".lock") or time.time() - changed < _FRESH_SECONDS
-    return RunEntry(relative_path, folder, "run", "running" if is_alive else "stopped", changed)
+    state: RunState = "running" if is_alive else "stopped"
+    if not (folder / "study.json").exists():
+        state = "finished" if (folder / "record.json").exists() else state
+        return RunEntry(relative_path, folder, "run", state, modified)
+    states = _read_trial_states(folder)
+    if not (is_alive and {"running", "waiting"} & set(states)):
+        is_finished = bool(states) and set(states) == {"done"}
+        state = "finished" if is_finished else "failed" if "failed" in states else "stopped"
+    return RunEntry(relative_path, folder, "study", state, modified, states.count("done"), len(states))
 
 
 def _iterate_files(folder: Path) -> Iterator[Path]:
-    """The files of a run or study that are ever read, so far as they are there."""
+    """The existing files of a run or study that the dashboard reads."""
     yield from (folder / name for name in _FILE_NAMES if os.path.lexists(folder / name))
     if (folder / "study.json").exists():
         for trial in (folder / "trials").glob("*/*"):
@@ -177,7 +167,7 @@ def _read_trial_states(folder: Path) -> list[str]:
 
 
 def _is_locked(path: Path) -> bool:
-    """Whether a process holds a run's lock, by the kernel's list: trying to take the lock could be in its way."""
+    """Whether a process holds a run's lock, by the kernel's list: acquiring the lock could block the run."""
     try:
         stat, lines = path.stat(), Path("/proc/locks").read_text().splitlines()
     except OSError:
@@ -187,7 +177,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _read_planned_lengths(path: Path) -> dict[str, Any]:
-    """Steps or epochs of the stages and of the teachers' own training, and the teachers' names, as the recipe says."""
+    """Steps or epochs of the stages and of teacher training, and the names of the teachers, from the recipe."""
     import yaml
 
     recipe: Any = {}
@@ -203,7 +193,7 @@ def _read_planned_lengths(path: Path) -> dict[str, Any]:
 
 
 def _sum_lengths(stages: list[Any]) -> tuple[int | None, float | None]:
-    """All steps together, or else all epochs together, where every stage has the same kind."""
+    """Total steps, or else total epochs, where every stage is measured in the same unit."""
     for kind in ("steps", "epochs"):
         values = [stage.get(kind) if isinstance(stage, Mapping) else None for stage in stages]
         numbers = [value for value in values if isinstance(value, int | float)]

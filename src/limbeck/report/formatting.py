@@ -1,18 +1,23 @@
-"""Numbers as people read them: short, with a unit, and a dash where there is none."""
+"""Numbers as short text with a unit; a dash where there is none."""
 
 from __future__ import annotations
 
 import math
 import re
+from datetime import datetime
 from typing import TypeGuard
 
 __all__ = [
     "MISSING",
     "format_bytes",
     "format_count",
+    "format_date",
     "format_duration",
     "format_fixed",
+    "format_interval",
+    "format_milliseconds",
     "format_percent",
+    "format_percent_value",
     "format_points",
     "format_ratio",
     "format_scientific",
@@ -32,6 +37,11 @@ def format_percent(value: float | None, *, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %".replace("-", "−") if _is_finite(value) else MISSING
 
 
+def format_percent_value(value: float | None) -> str:
+    """A fraction as per cent without the sign, for columns whose heading holds it."""
+    return format_percent(value).removesuffix(" %")
+
+
 def format_points(value: float | None, *, digits: int = 1) -> str:
     """A difference in percentage points, always with its sign; what rounds to zero has none.
 
@@ -44,8 +54,17 @@ def format_points(value: float | None, *, digits: int = 1) -> str:
     return text.replace("-", "−") if float(text) else text[1:]
 
 
+def format_interval(low: float | None, high: float | None, *, digits: int = 1) -> str:
+    """Both ends of an interval in percentage points.
+
+    >>> format_interval(-0.5, 1.25)
+    '−0.5 to +1.2'
+    """
+    return f"{format_points(low, digits=digits)} to {format_points(high, digits=digits)}"
+
+
 def format_fixed(value: float | None, *, digits: int = 3) -> str:
-    """A plain number with so many digits after the point.
+    """A number with ``digits`` digits after the point.
 
     >>> format_fixed(0.01234), format_fixed(-2.5, digits=1), format_fixed(None)
     ('0.012', '−2.5', '–')
@@ -54,7 +73,7 @@ def format_fixed(value: float | None, *, digits: int = 3) -> str:
 
 
 def format_scientific(value: float | None) -> str:
-    """A very small number, with its exponent.
+    """A number in scientific notation.
 
     >>> format_scientific(9.5e-7), format_scientific(1e-4), format_scientific(0.0)
     ('9.5e-7', '1e-4', '0')
@@ -66,7 +85,7 @@ def format_scientific(value: float | None) -> str:
 
 
 def format_count(value: float | None, *, significant: int = 2) -> str:
-    """A count with k, M, G or T; counts under 1000 stay whole.
+    """A count with k, M, G or T; counts below 1000 are written in full.
 
     >>> format_count(512), format_count(1_898), format_count(94_026), format_count(1_210_000), format_count(999_960)
     ('512', '1.9 k', '94 k', '1.2 M', '1.0 M')
@@ -83,8 +102,32 @@ def format_bytes(value: float | None) -> str:
     return _format_scaled(value, ("B", "kB", "MB", "GB", "TB"), 2) if _is_finite(value) else MISSING
 
 
+def format_milliseconds(value: float | None) -> str:
+    """A latency without its unit.
+
+    >>> format_milliseconds(0.0497), format_milliseconds(3.14), format_milliseconds(1234.5)
+    ('0.050', '3.14', '1,234')
+    """
+    if value is None:
+        return MISSING
+    return f"{value:.3f}" if value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:,.0f}"
+
+
+def format_date(iso: str) -> str:
+    """An ISO time as date and time of day; other text stays as it is.
+
+    >>> format_date("2026-11-29T21:42:58+00:00"), format_date("unknown")
+    ('29 November 2026, 21:42 UTC', 'unknown')
+    """
+    try:
+        time = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{time.day} {time:%B %Y, %H:%M} {time.tzname() or ''}".rstrip()
+
+
 def format_duration(seconds: float | None) -> str:
-    """How long something took.
+    """A duration.
 
     >>> format_duration(0.42), format_duration(71.2), format_duration(4000), format_duration(None)
     ('0.4 s', '71 s', '67 min', '–')
@@ -99,7 +142,7 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_ratio(numerator: float | None, denominator: float | None) -> str:
-    """How many times ``less`` goes into ``more``.
+    """A ratio as a factor.
 
     >>> format_ratio(94_026, 1_898), format_ratio(3.1, 1.0), format_ratio(25_557_032, 1_898), format_ratio(1.0, 0.0)
     ('50×', '3.1×', '13,000×', '–')
@@ -113,7 +156,7 @@ def format_ratio(numerator: float | None, denominator: float | None) -> str:
 
 
 def join_number_and_unit(text: str) -> str:
-    r"""The same text with each number held to its unit, so that no line breaks between them.
+    r"""``text`` with a no-break space between each number and its unit.
 
     >>> join_number_and_unit("+3.1 points, 96 %") == "+3.1\u00a0points, 96\u00a0%"
     True

@@ -1,9 +1,10 @@
-"""``metrics.csv`` as curves: one per phase, its stages joined end to end."""
+"""``metrics.csv`` as one curve per phase, and ``temperatures.csv`` as one series per loss."""
 
 from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, final
@@ -11,7 +12,7 @@ from typing import Final, final
 from limbeck.core.errors import LimbeckError
 from limbeck.report.migrate import PHASE_NAMES, STAGE_NAMES, VARIANT_NAMES
 
-__all__ = ["TrainingCurve", "load_curves", "migrate_row"]
+__all__ = ["TemperatureSeries", "TrainingCurve", "load_curves", "load_temperatures"]
 
 _SCHEMA_2_COLUMNS: Final = {
     "images_per_second": "samples_per_second", "validation_top1": "val/accuracy", "validation_nll": "val/nll",
@@ -21,19 +22,21 @@ _SCHEMA_2_PREFIXES: Final = {
     "weight": "loss_weight", "share": "loss_share", "gradient": "grad_norm", "gradient_ratio": "grad_norm_ratio",
     "flatness": "teacher_entropy", "tau": "temperature", "tau_min": "temperature_min", "tau_max": "temperature_max",
 }  # fmt: skip
+_MAX_POINTS: Final = 300
+_StepRow = tuple[float, float, float, float]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class TrainingCurve:
-    """What one phase (the training of one model) wrote down, a row an epoch.
+    """The log of one phase (the training of one model), one row per epoch.
 
     Attributes:
         phase: the model's name in the record.
-        steps: optimizer steps done since the phase began, over all its stages.
+        steps: optimizer steps since the phase began, over all its stages.
         accuracy: validation accuracy, a fraction; NaN where the row has none.
-        losses: by name, the value of the loss with its weight; NaN where the stage has no such loss.
-        columns: every other column of numbers by its name, such as ``temperature/kd``; NaN where a row has none.
+        losses: by name, the weighted value of each loss; NaN where the stage has no such loss.
+        columns: every column by its name, such as ``temperature/kd``; NaN where a row has none.
         stages: by stage, the step at which it began.
     """
 
@@ -45,65 +48,109 @@ class TrainingCurve:
     columns: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def columns_by_loss(self, prefix: str) -> dict[str, tuple[float, ...]]:
-        """By loss, the columns ``prefix/<loss>``; those of which no row has a number are left out.
+        """By loss, the columns ``prefix/<loss>`` that hold a number.
 
         >>> columns = {"temperature/kd": (4.0,), "temperature/dkd": (math.nan,), "lr": (0.1,)}
         >>> TrainingCurve("d", (1.0,), (0.5,), {}, {}, columns).columns_by_loss("temperature")
         {'kd': (4.0,)}
         """
-        column_prefix = f"{prefix}/"
-        matching = {
-            name.removeprefix(column_prefix): column
-            for name, column in self.columns.items()
-            if name.startswith(column_prefix)
-        }
-        return {name: values for name, values in matching.items() if any(map(math.isfinite, values))}
+        return {
+            name.removeprefix(f"{prefix}/"): column for name, column in self.columns.items()
+            if name.startswith(f"{prefix}/") and any(map(math.isfinite, column))
+        }  # fmt: skip
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TemperatureSeries:
+    """Temperatures of one loss: steps since its phase began, and at each the mean, the minimum and the maximum."""
+
+    steps: tuple[float, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
 
 def load_curves(path: Path) -> dict[str, TrainingCurve]:
-    """The curves by phase, in the order of the file; none where there is no file or no row.
+    """The curves by phase, in the order of the file; empty where there is no file or no row.
 
-    A file of schema 2 is read by today's names of columns, phases and stages.
+    Columns, phases and stages of schema 2 get today's names.
 
     Raises:
-        LimbeckError: the file is no text, or has no columns ``phase`` and ``step``.
+        LimbeckError: the file is not text, or has no columns ``phase`` and ``step``.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LimbeckError(f"{path} could not be read ({error}): delete it to make the report without curves") from None
+    rows = list(_read_rows(path))
     if rows and not {"phase", "step"} <= rows[0].keys():
         raise LimbeckError(
             f"{path} has the columns {', '.join(map(str, list(rows[0])[:6]))}, and a file of metrics has at least "
             "phase and step: delete it to make the report without curves"
         )
     phases: dict[str, list[dict[str, str]]] = {}
-    for row in map(migrate_row, rows):
+    for row in rows:
         if math.isfinite(_parse_float(row.get("step"))):
             phases.setdefault(row["phase"], []).append(row)
     return {phase: _build_curve(phase, phase_rows) for phase, phase_rows in phases.items()}
 
 
-def migrate_row(row: dict[str, str]) -> dict[str, str]:
-    """A row of ``metrics.csv`` or ``temperatures.csv`` by today's names; one that has no old column stays.
+def load_temperatures(path: Path, curve: TrainingCurve | None) -> dict[str, TemperatureSeries]:
+    """By loss, the temperatures of the curve's phase; empty where there is no file.
 
-    >>> migrate_row({"phase": "alone", "stage": "distill", "validation_top1": "0.5", "tau/kd": "4"})
+    Neighboring steps are merged, so that no series has more than 300 points.
+
+    Raises:
+        LimbeckError: the file is not text.
+    """
+    rows_by_loss: dict[str, list[_StepRow]] = {}
+    for row in _read_rows(path) if curve is not None else ():
+        step, *values = (_parse_float(row.get(name)) for name in ("step", "mean", "min", "max"))
+        # A line that was cut off when the process was killed lacks a number.
+        if curve is not None and row.get("phase") == curve.phase and all(map(math.isfinite, (step, *values))):
+            mean, low, high = values
+            rows_by_loss.setdefault(row["loss"], []).append(
+                (curve.stages.get(row["stage"], 0.0) + step, mean, low, high)
+            )
+    return {loss: _downsample(rows) for loss, rows in rows_by_loss.items()}
+
+
+def _downsample(rows: Sequence[_StepRow]) -> TemperatureSeries:
+    stride = -(-len(rows) // _MAX_POINTS)
+    chunks = [rows[start : start + stride] for start in range(0, len(rows), stride)]
+    return TemperatureSeries(
+        tuple(chunk[-1][0] for chunk in chunks),
+        tuple(math.fsum(row[1] for row in chunk) / len(chunk) for chunk in chunks),
+        tuple(min(row[2] for row in chunk) for chunk in chunks),
+        tuple(max(row[3] for row in chunk) for chunk in chunks),
+    )
+
+
+def _read_rows(path: Path) -> Iterator[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            yield from map(_migrate_row, csv.DictReader(file))
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LimbeckError(f"{path} could not be read ({error}): delete it to make the report without it") from None
+
+
+def _migrate_row(row: dict[str, str]) -> dict[str, str]:
+    """A row with today's names; one without a column of schema 2 is returned as it is.
+
+    >>> _migrate_row({"phase": "alone", "stage": "distill", "validation_top1": "0.5", "tau/kd": "4"})
     {'phase': 'baseline', 'stage': 'distill', 'val/accuracy': '0.5', 'temperature/kd': '4'}
     """
     if not _SCHEMA_2_COLUMNS.keys() & row.keys():
         return row
     migrated = {_migrate_column(name): value for name, value in row.items()}
-    phase, stage = migrated.get("phase", ""), migrated.get("stage", "")
     # A run has no phases "longer" and "smoothed"; "alone" of a trial of a study is read as that of a run.
     names = {**VARIANT_NAMES, **PHASE_NAMES}
-    return {**migrated, "phase": names.get(phase, phase), "stage": STAGE_NAMES.get(stage, stage)}
+    for key, new_names in (("phase", names), ("stage", STAGE_NAMES)):
+        migrated[key] = new_names.get(migrated.get(key, ""), migrated.get(key, ""))
+    return migrated
 
 
 def _migrate_column(name: str) -> str:
-    # The csv module files the cells beyond the header under None.
+    # csv.DictReader stores cells beyond the header under None.
     prefix, slash, loss = (name or "").partition("/")
     return f"{_SCHEMA_2_PREFIXES.get(prefix, prefix)}/{loss}" if slash else _SCHEMA_2_COLUMNS.get(name, name)
 
@@ -115,7 +162,7 @@ def _build_curve(phase: str, rows: list[dict[str, str]]) -> TrainingCurve:
     for row in rows:
         step, stage = _parse_float(row["step"]), row.get("stage") or ""
         if stage not in stages:
-            # A stage that counts its own steps from one goes on where the last one ended.
+            # Steps count from one in each stage: continue where the last stage ended.
             steps_before = steps_before + last_step if step <= last_step else steps_before
             stages[stage] = steps[-1] if steps else 0.0
         last_step = step

@@ -1,15 +1,15 @@
-"""Records of older schemas as this one's: explicit steps, one from each schema to the next."""
+"""Migrates records of older schemas: one explicit step from each schema to the next."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from limbeck.report.metric_info import METRIC_INFO, PRIMARY_METRIC
+from limbeck.report.record import METRIC_INFO, PRIMARY_METRIC
 from limbeck.report.verdict import classify_interval
 from limbeck.utils.renamed_keys import migrate_recipe
 
-__all__ = ["OLDER_SCHEMAS", "PHASE_NAMES", "STAGE_NAMES", "VARIANT_NAMES", "map_value", "migrate_record", "rename_keys"]
+__all__ = ["OLDER_SCHEMAS", "PHASE_NAMES", "STAGE_NAMES", "VARIANT_NAMES", "migrate_record"]
 
 PHASE_NAMES: Final = {"alone": "baseline", "direct": "no_assistants"}
 """Models of a run, which are also the phases of its ``metrics.csv``: names of schema 2 and today's."""
@@ -68,7 +68,7 @@ _CACHE: Final = {
 
 
 def migrate_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``record`` in this limbeck's schema, as far as its own can be read; what it never held stays unknown.
+    """``record`` in the current schema; what an older schema does not hold stays unknown.
 
     >>> migrate_record({"schema": 1, "name": "a", "models": {"alone": {"role": "alone", "seconds": 2.0}}})["models"]
     {'baseline': {'role': 'baseline', 'seconds': 2.0, 'resources': {'seconds': 2.0}}}
@@ -78,29 +78,15 @@ def migrate_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
     return record
 
 
-def rename_keys(section: Any, names: Mapping[str, str]) -> Any:
-    """``section`` with keys renamed; anything but a mapping stays as it is.
-
-    >>> rename_keys({"a": 1, "b": 2}, {"a": "x"}), rename_keys(None, {"a": "x"})
-    ({'x': 1, 'b': 2}, None)
-    """
-    return {names.get(key, key): value for key, value in section.items()} if isinstance(section, Mapping) else section
-
-
-def map_value(value: Any, words: Mapping[str, str]) -> Any:
-    """The current word for ``value``; anything that is not in ``words`` stays."""
-    return words.get(value, value) if isinstance(value, str) else value
-
-
 def _migrate_1_to_2(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Schema 1 had no hash, no weights and no fidelity, and of a training only the wall time."""
-    return {**record, "schema": 2, "minor": 0, "models": _map_items(record.get("models"), _add_spent)}
+    """Schema 1 has no hash, no weights and no fidelity, and of the cost of a training only the wall time."""
 
+    def add_spent(model: Any) -> Any:
+        if not isinstance(model, Mapping) or model.get("spent") is not None or model.get("seconds") is None:
+            return model
+        return {**model, "spent": {"seconds": model["seconds"]}}
 
-def _add_spent(model: Any) -> Any:
-    if not isinstance(model, Mapping) or model.get("spent") is not None or model.get("seconds") is None:
-        return model
-    return {**model, "spent": {"seconds": model["seconds"]}}
+    return {**record, "schema": 2, "minor": 0, "models": _migrate_each(add_spent)(record.get("models"))}
 
 
 def _migrate_2_to_3(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -108,41 +94,46 @@ def _migrate_2_to_3(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
     The hashes stay as they were written: they are those of the record of schema 2.
     """
-    migrated = dict(rename_keys(record, _HEAD))
+    migrated = dict(_rename_keys(record, _HEAD))
     for key, names in _SECTIONS.items():
         if key in migrated:
-            migrated[key] = rename_keys(migrated[key], names)
+            migrated[key] = _rename_keys(migrated[key], names)
     is_trial = migrated.get("kind") == "arm"
     model_names = VARIANT_NAMES if is_trial else PHASE_NAMES
     migrated |= {
         "schema": 3, "schema_minor": 0, "metric_info": dict(METRIC_INFO), "primary_metric": PRIMARY_METRIC,
-        "models": rename_keys(_map_items(migrated.get("models"), _migrate_model), model_names),
+        "models": _rename_keys(_migrate_each(_migrate_model)(migrated.get("models")), model_names),
     }  # fmt: skip
     if is_trial:
         migrated["kind"] = "trial"
+
+    def migrate_students(students: Any) -> Any:
+        return _rename_keys(_migrate_each(_migrate_student_fidelity)(students), model_names)
+
     migrations: dict[str, Callable[[Any], Any]] = {
-        "variant": lambda variant: _update(variant, name=lambda name: map_value(name, VARIANT_NAMES)),
-        "distributed": lambda section: _update(
-            section, strategy=lambda name: map_value(name, {"one device": "single_device"})
-        ),
-        "recipe": migrate_recipe, "verdict": _migrate_verdict,
-        "fidelity": lambda fidelity: _update(
-            fidelity,
-            students=lambda students: rename_keys(_map_items(students, _migrate_student_fidelity), model_names),
-        ),
-        "export": lambda files: _map_items(files, _migrate_export),
-        "peers": lambda models: _map_items(models, _migrate_extra_model),
-        "early_exits": lambda models: _map_items(models, _migrate_extra_model), "ensemble": _migrate_extra_model,
-        "cache": lambda caches: _map_items(caches, lambda cache: rename_keys(cache, _CACHE)),
+        "variant": _keys(name=_rename_word(VARIANT_NAMES)),
+        "distributed": _keys(strategy=_rename_word({"one device": "single_device"})),
+        "recipe": migrate_recipe, "verdict": _migrate_verdict, "fidelity": _keys(students=migrate_students),
+        "export": _migrate_each(_migrate_export), "peers": _migrate_each(_migrate_extra_model),
+        "early_exits": _migrate_each(_migrate_extra_model), "ensemble": _migrate_extra_model,
+        "cache": _migrate_each(_renamed(_CACHE)),
     }  # fmt: skip
-    return {key: migrations[key](value) if key in migrations else value for key, value in migrated.items()}
+    return dict(_migrate_keys(migrated, migrations))
+
+
+def _keys(**migrations: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda section: _migrate_keys(section, migrations)
+
+
+def _renamed(names: Mapping[str, str]) -> Callable[[Any], Any]:
+    return lambda section: _rename_keys(section, names)
 
 
 def _migrate_model(model: Any) -> Any:
-    return _update(
-        rename_keys(model, _MODEL), role=lambda role: map_value(role, _ROLES), title=_migrate_title,
-        backend=_migrate_backend, latency_ms=_migrate_latency, validation=_migrate_split, test=_migrate_split,
-    )  # fmt: skip
+    return _keys(
+        role=_rename_word(_ROLES), title=_migrate_title, backend=_migrate_backend, latency_ms=_renamed(_LATENCY),
+        validation=_migrate_split, test=_migrate_split,
+    )(_rename_keys(model, _MODEL))  # fmt: skip
 
 
 def _migrate_title(title: Any) -> Any:
@@ -154,76 +145,80 @@ def _migrate_title(title: Any) -> Any:
 
 
 def _migrate_backend(backend: Any) -> Any:
-    def rename_backends(values: Any) -> Any:
-        return rename_keys(values, _BACKEND_NAMES)
-
-    return _update(
-        rename_keys(backend, _BACKEND), backend=lambda name: map_value(name, _BACKEND_NAMES),
-        requested=lambda name: map_value(name, _BACKEND_NAMES), latency_ms=rename_backends,
-        max_difference=rename_backends, skipped=rename_backends, notes=rename_backends,
-    )  # fmt: skip
-
-
-def _migrate_latency(latency: Any) -> Any:
-    return rename_keys(latency, _LATENCY)
+    word, keys = _rename_word(_BACKEND_NAMES), _renamed(_BACKEND_NAMES)
+    return _keys(
+        backend=word, requested=word, latency_ms=keys, max_difference=keys, skipped=keys, notes=keys
+    )(_rename_keys(backend, _BACKEND))  # fmt: skip
 
 
 def _migrate_split(split: Any) -> Any:
-    """Quality on one split: its metrics become a mapping of their own."""
+    """Metrics of one split become a mapping of their own."""
     if not isinstance(split, Mapping):
         return split
     metrics = {_METRICS[key]: value for key, value in split.items() if key in _METRICS}
-    rest = rename_keys({key: value for key, value in split.items() if key not in _METRICS}, _NUM_SAMPLES)
-    return {**_update(rest, per_class=_count_samples, reliability=_count_samples), "metrics": metrics}
-
-
-def _count_samples(rows: Any) -> Any:
-    return _map_items(rows, lambda row: rename_keys(row, _NUM_SAMPLES))
+    rest = _rename_keys({key: value for key, value in split.items() if key not in _METRICS}, _NUM_SAMPLES)
+    rows = _migrate_each(_renamed(_NUM_SAMPLES))
+    return {**_migrate_keys(rest, {"per_class": rows, "reliability": rows}), "metrics": metrics}
 
 
 def _migrate_student_fidelity(fidelity: Any) -> Any:
-    return _update(
-        rename_keys(fidelity, _STUDENT_FIDELITY), cka=lambda cka: rename_keys(cka, _CKA),
-        per_class=lambda rows: _map_items(rows, lambda row: rename_keys(row, _CLASS_ERRORS)),
-    )  # fmt: skip
-
-
-def _migrate_verdict(verdict: Any) -> Any:
-    if not isinstance(verdict, Mapping):
-        return verdict
-    return _add_outcome(
-        _update(verdict, vs_no_assistants=lambda gain: _add_outcome(rename_keys(gain, {"sentence": "text"})))
+    return _keys(cka=_renamed(_CKA), per_class=_migrate_each(_renamed(_CLASS_ERRORS)))(
+        _rename_keys(fidelity, _STUDENT_FIDELITY)
     )
 
 
-def _add_outcome(gain: Any) -> Any:
-    if not isinstance(gain, Mapping):
-        return gain
-    interval = gain.get("interval_points")
-    is_interval = isinstance(interval, list | tuple) and all(isinstance(end, int | float | None) for end in interval)
-    return {**gain, "outcome": classify_interval(interval if is_interval else None)}
+def _migrate_verdict(verdict: Any) -> Any:
+    def add_outcome(gain: Any) -> Any:
+        if not isinstance(gain, Mapping):
+            return gain
+        interval = gain.get("interval_points")
+        is_interval = isinstance(interval, list | tuple) and all(
+            isinstance(end, int | float | None) for end in interval
+        )
+        return {**gain, "outcome": classify_interval(interval if is_interval else None)}
+
+    vs_no_assistants = _keys(vs_no_assistants=lambda gain: add_outcome(_rename_keys(gain, {"sentence": "text"})))
+    return add_outcome(vs_no_assistants(verdict))
 
 
 def _migrate_export(file: Any) -> Any:
-    return _update(rename_keys(file, _NUM_SAMPLES), latency_ms=_migrate_latency)
+    return _keys(latency_ms=_renamed(_LATENCY))(_rename_keys(file, _NUM_SAMPLES))
 
 
 def _migrate_extra_model(model: Any) -> Any:
-    return _update(model, latency_ms=_migrate_latency, validation=_migrate_split, onnx=_migrate_export)
+    return _keys(latency_ms=_renamed(_LATENCY), validation=_migrate_split, onnx=_migrate_export)(model)
 
 
-def _update(section: Any, **migrations: Callable[[Any], Any]) -> Any:
-    """``section`` with each named value migrated, where it is there."""
+def _rename_keys(section: Any, names: Mapping[str, str]) -> Any:
+    """``section`` with renamed keys; anything but a mapping stays as it is.
+
+    >>> _rename_keys({"a": 1, "b": 2}, {"a": "x"}), _rename_keys(None, {"a": "x"})
+    ({'x': 1, 'b': 2}, None)
+    """
+    return {names.get(key, key): value for key, value in section.items()} if isinstance(section, Mapping) else section
+
+
+def _rename_word(names: Mapping[str, str]) -> Callable[[Any], Any]:
+    """A migration of one value: the new name of a word; anything that is not in ``names`` stays."""
+    return lambda value: names.get(value, value) if isinstance(value, str) else value
+
+
+def _migrate_keys(section: Any, migrations: Mapping[str, Callable[[Any], Any]]) -> Any:
+    """``section`` with the value of each key migrated; anything but a mapping stays as it is."""
     if not isinstance(section, Mapping):
         return section
     return {key: migrations[key](value) if key in migrations else value for key, value in section.items()}
 
 
-def _map_items(section: Any, migrate: Callable[[Any], Any]) -> Any:
-    """``section``, a mapping or a list, with each item migrated."""
-    if isinstance(section, Mapping):
-        return {key: migrate(value) for key, value in section.items()}
-    return [migrate(item) for item in section] if isinstance(section, list) else section
+def _migrate_each(migrate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A migration of every value of a mapping, or every item of a list."""
+
+    def migrate_items(section: Any) -> Any:
+        if isinstance(section, Mapping):
+            return {key: migrate(value) for key, value in section.items()}
+        return [migrate(value) for value in section] if isinstance(section, list) else section
+
+    return migrate_items
 
 
 _MIGRATIONS: Final[Mapping[Any, Callable[[Mapping[str, Any]], Mapping[str, Any]]]] = {

@@ -1,7 +1,7 @@
-"""The model card: ``README.md`` of a run in the format of the Hugging Face Hub, from the record alone.
+"""The model card: ``README.md`` of a run in the format of the Hugging Face Hub, made from the record.
 
-https://huggingface.co/docs/hub/model-cards; Mitchell et al., *Model Cards for Model Reporting* (2019,
-https://arxiv.org/abs/1810.03993), from which come what it is for, what it is not, and how it was measured.
+https://huggingface.co/docs/hub/model-cards; the sections on intended use, limits and evaluation follow Mitchell et al.,
+*Model Cards for Model Reporting* (2019, https://arxiv.org/abs/1810.03993).
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
 from limbeck.evaluation.statistics import accuracy_interval
-from limbeck.report import formatting
+from limbeck.report.formatting import MISSING
+from limbeck.report.html.templates import add_formatters
+from limbeck.report.record_io import read_record
 from limbeck.utils.io import write_atomically
 
 if TYPE_CHECKING:
@@ -25,39 +27,35 @@ _TEMPLATE_DIR = Path(__file__).parent
 _HUB_DATASETS = {
     "FashionMNIST": "zalando-datasets/fashion_mnist", "CIFAR10": "uoft-cs/cifar10", "CIFAR100": "uoft-cs/cifar100",
 }  # fmt: skip
-"""Data sets by limbeck's name that the Hub has under another one."""
+"""Names of data sets on the Hub that differ from limbeck's."""
 _LICENSE_PATTERN = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
 def write_model_card(run_dir: Path, *, license: str = "other") -> Path:
-    """Write ``run_dir/README.md`` from ``run_dir/record.json``; gives its path.
+    """Write ``run_dir/README.md`` from ``run_dir/record.json``; returns its path. The same record gives the same bytes.
 
-    Arguments:
+    Args:
         run_dir: the folder of a finished run.
-        license: of the weights, as the Hub spells it (``apache-2.0``, ``cc-by-nc-4.0``). ``other``: whoever publishes
-            them has not said so yet, since neither limbeck's licence nor the data's decides it.
-
-    The same record gives the same bytes.
+        license: of the weights, as an identifier of the Hub (``apache-2.0``, ``cc-by-nc-4.0``); ``other`` where it is
+            not stated yet.
 
     Raises:
-        LimbeckError: there is no record, it is not one of a finished run, or the license is not spelt so.
+        LimbeckError: there is no record, it is not the record of a finished run, or the license is not an identifier.
     """
-    from limbeck.report.read import read_record
-
     if not _LICENSE_PATTERN.fullmatch(license):
-        raise LimbeckError(f"a license is spelt as the Hub does, such as apache-2.0 or other, not {license!r}")
+        raise LimbeckError(f"license must be an identifier of the Hub, such as apache-2.0 or other, got {license!r}")
     run_dir = Path(run_dir)
     record = read_record(run_dir / "record.json")
     if record.kind == "trial":
         raise LimbeckError(
-            f"{run_dir} holds one trial of a study, and a model card is of a whole run: give the folder of a run"
+            f"{run_dir} holds one trial of a study, and a model card describes a whole run: give the folder of a run"
         )
     text = _render_front_matter(record, license) + _render_body(record, license)
     return write_atomically(run_dir / "README.md", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def escape_markdown(text: object) -> str:
-    r"""``text`` as words of one line that Markdown and HTML leave as they are.
+    r"""``text`` in one line, with everything escaped that Markdown or HTML would interpret.
 
     >>> print(escape_markdown("<b>[x](y)</b>\n# 1"))
     &lt;b&gt;\[x\](y)&lt;/b&gt; \# 1
@@ -67,7 +65,7 @@ def escape_markdown(text: object) -> str:
 
 
 def _render_front_matter(record: Record, license: str) -> str:
-    """The YAML at the head, which the Hub reads."""
+    """The YAML front matter, which the Hub reads."""
     import yaml
 
     front_matter: dict[str, Any] = {"license": license}
@@ -89,44 +87,31 @@ def _render_front_matter(record: Record, license: str) -> str:
 
 
 def _model_index_result(record: Record, metrics: SplitMetrics) -> dict[str, Any]:
-    values = (
-        ("accuracy", "Accuracy", metrics.metrics.get("accuracy")), ("f1", "Macro F1", metrics.metrics.get("macro_f1")),
-        ("nll", "Negative log-likelihood, nats", metrics.metrics.get("nll")),
-        ("ece", "Expected calibration error", metrics.metrics.get("ece")),
+    labels = (
+        ("accuracy", "accuracy", "Accuracy"), ("f1", "macro_f1", "Macro F1"),
+        ("nll", "nll", "Negative log-likelihood, nats"), ("ece", "ece", "Expected calibration error"),
     )  # fmt: skip
+    name = _join_lines(record.data.name) or "data"
     return {
         "task": {"type": _pipeline_tag(record), "name": "Classification"},
-        "dataset": {
-            "type": _dataset_id(record),
-            "name": _join_lines(record.data.name) or "data",
-            "split": record.split,
-        },
+        "dataset": {"type": _dataset_id(record), "name": name, "split": record.split},
         "metrics": [
-            {"type": kind, "name": name, "value": round(value, 6)} for kind, name, value in values if value is not None
+            {"type": kind, "name": label, "value": round(value, 6)}
+            for kind, metric, label in labels if (value := metrics.metrics.get(metric)) is not None
         ],
-    }
+    }  # fmt: skip
 
 
 def _render_body(record: Record, license: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    # Markdown is no HTML: all text of the record goes through `escape_markdown` in the template.
+    # The output is Markdown: the template escapes all text of the record by `escape_markdown`.
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATE_DIR), autoescape=False, undefined=StrictUndefined, trim_blocks=True,  # noqa: S701
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters |= {
-        name: getattr(formatting, name)
-        for name in (
-            "format_bytes",
-            "format_count",
-            "format_fixed",
-            "format_percent",
-            "format_points",
-            "format_scientific",
-        )
-    }
-    environment.filters |= {"escape_markdown": escape_markdown}
+    add_formatters(environment)
+    environment.filters["escape_markdown"] = escape_markdown
     return environment.get_template("model_card.md.j2").render(
         record=record, license=license, **_template_context(record)
     )
@@ -150,21 +135,20 @@ def _template_context(record: Record) -> dict[str, Any]:
 
 
 def _model_row(record: Record, name: str, model: ModelRecord) -> dict[str, Any]:
-    """One line of the table of models."""
+    """One row of the table of models."""
     metrics = record.get_metrics(model)
     values, num_samples = (metrics.metrics, metrics.num_samples) if metrics else ({}, 0)
     accuracy = values.get("accuracy")
     latency = model.latency_ms.median if model.latency_ms else None
     return {
         "name": record.display_name(name), "accuracy": accuracy, "interval": accuracy_interval(accuracy, num_samples),
-        "ece": values.get("ece"),
-        "macro_f1": values.get("macro_f1"), "parameters": model.parameters,
-        "latency": f"{latency:.3g} ms" if latency else formatting.MISSING, "is_distilled": model.role == Role.DISTILLED,
+        "ece": values.get("ece"), "macro_f1": values.get("macro_f1"), "parameters": model.parameters,
+        "latency": f"{latency:.3g} ms" if latency else MISSING, "is_distilled": model.role == Role.DISTILLED,
     }  # fmt: skip
 
 
 def _describe_stages(record: Record) -> list[str]:
-    """Each stage in a line: how long, and towards what."""
+    """One line for each stage: its length and its losses."""
     lines = []
     for stage in record.recipe.get("stages") or []:
         length = f"{stage['epochs']} epochs" if stage.get("epochs") else f"{stage.get('steps')} steps"
@@ -174,17 +158,15 @@ def _describe_stages(record: Record) -> list[str]:
 
 
 def _describe_loss(loss: Any) -> str:
-    shown_settings = {
-        key: value
-        for key, value in loss.items()
-        if key in ("temperature", "layer", "layers", "weight") and not isinstance(value, dict)
-    }
-    settings = ", ".join(f"{key} {value}" for key, value in shown_settings.items() if value is not None)
+    values = {key: loss.get(key) for key in ("temperature", "layer", "layers", "weight")}
+    settings = ", ".join(
+        f"{key} {value}" for key, value in values.items() if value is not None and not isinstance(value, dict)
+    )
     return f"{loss.get('use')}{f' ({settings})' if settings else ''}"
 
 
 def _join_lines(text: str) -> str:
-    """In one line: a line of a name could end the YAML."""
+    """``text`` in one line, since a line break in a name could end the YAML."""
     return " ".join(text.split())
 
 
@@ -193,6 +175,6 @@ def _pipeline_tag(record: Record) -> str:
 
 
 def _dataset_id(record: Record) -> str:
-    """The data set as the Hub calls it, or a plain word of its name where the Hub may not have it."""
+    """The name of the data set on the Hub, or a slug of its name."""
     slug = re.sub(r"[^a-z0-9._-]+", "-", record.data.name.lower()).strip("-._")
     return _HUB_DATASETS.get(record.data.name, slug or "data")

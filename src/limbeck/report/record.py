@@ -1,53 +1,85 @@
-"""``record.json`` as typed objects, so that the page never meets a surprise; :mod:`limbeck.report.read` reads them.
-
-Imported by the functions that need it, since pydantic is not needed to look at this room.
-"""
-
-# ruff: noqa: RUF012 - pydantic gives each object a default of its own
+"""``record.json`` as typed objects; :mod:`limbeck.report.record_io` reads, writes and checks it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any, Literal, final
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, final
 
-from pydantic import Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
 
+from limbeck.core.errors import suggest_names
 from limbeck.core.roles import Role
-from limbeck.report.schema_base import CoercedStr, OptionalFloat, OptionalInt, RecordSection
-from limbeck.report.schema_fidelity import Fidelity
-from limbeck.report.schema_provenance import (
-    Command,
-    DistributedInfo,
-    NormalizationStats,
-    ReproducedRun,
-    SourceCode,
-    TorchFlags,
-    WeightsFile,
-)
 from limbeck.report.verdict import Outcome
 
 __all__ = [
+    "METRIC_INFO",
+    "PRIMARY_METRIC",
     "SCHEMA",
     "SCHEMA_MINOR",
+    "WRITE_CONTEXT",
+    "ClassErrors",
     "Disagreement",
-    "Latency",
+    "ExtraModel",
+    "LayerCKA",
     "MetricInfo",
     "ModelRecord",
     "Record",
-    "ReliabilityBin",
     "SplitMetrics",
+    "StudentFidelity",
     "get_metric",
 ]
 
-SCHEMA = 3
-SCHEMA_MINOR = 0
-"""Counted up with every key that joins; SCHEMA with every one that goes, or means something else."""
+SCHEMA: Final = 3
+SCHEMA_MINOR: Final = 0
+"""Incremented with every added key; SCHEMA with every key that is removed or changes its meaning."""
+WRITE_CONTEXT: Final = "writing"
+"""The validation context in which an unknown key is an error."""
+METRIC_INFO: Final = MappingProxyType[str, dict[str, Any]](
+    {
+        "accuracy": {"label": "Top-1 accuracy", "unit": "%", "higher_is_better": True},
+        "top5_accuracy": {"label": "Top-5 accuracy", "unit": "%", "higher_is_better": True},
+        "macro_f1": {"label": "Macro F1", "unit": "%", "higher_is_better": True},
+        "nll": {"label": "NLL", "unit": "nats", "higher_is_better": False},
+        "ece": {"label": "Calibration error, ECE", "unit": "", "higher_is_better": False},
+    }
+)
+"""``metric_info`` of a classification record. Metrics with the unit ``%`` are fractions, shown as per cent."""
+PRIMARY_METRIC: Final = "accuracy"
+"""The metric by which models are compared."""
+
+
+def _nan_to_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+OptionalFloat = Annotated[float | None, BeforeValidator(_nan_to_none)]
+OptionalInt = Annotated[int | None, BeforeValidator(_nan_to_none)]
+CoercedStr = Annotated[str, BeforeValidator(str)]
+
+
+class RecordSection(BaseModel):
+    """A mapping of the record. Reading ignores unknown keys, since a newer minor version may have more."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reject_unknown_keys(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.context == WRITE_CONTEXT and isinstance(value, Mapping):
+            names = [field.alias or name for name, field in cls.model_fields.items()]
+            for key in value:
+                if key not in names:
+                    text = f"it has no {key!r}; there are: {suggest_names(str(key), names)}"
+                    raise PydanticCustomError("unknown_key", "{text}", {"text": text})
+        return value
 
 
 @final
 class Latency(RecordSection):
-    """Milliseconds for one call."""
+    """Milliseconds per call."""
 
     median: OptionalFloat = None
     p95: OptionalFloat = None
@@ -78,7 +110,7 @@ class ReliabilityBin(RecordSection):
 
 @final
 class MetricInfo(RecordSection):
-    """What one metric means: its label, its unit (``%``: a fraction, shown as per cent), and which way is better."""
+    """Label, unit and direction of one metric; with the unit ``%`` it is a fraction."""
 
     label: CoercedStr
     unit: CoercedStr = ""
@@ -87,7 +119,7 @@ class MetricInfo(RecordSection):
 
 @final
 class SplitMetrics(RecordSection):
-    """Metrics of a model on one split, by name as in ``metric_info``; all accuracies are fractions."""
+    """Metrics of a model on one split, by their names in ``metric_info``; accuracies are fractions."""
 
     num_samples: int
     metrics: dict[str, OptionalFloat] = {}
@@ -97,7 +129,7 @@ class SplitMetrics(RecordSection):
 
 @final
 class Resources(RecordSection):
-    """What the training took: seconds on the clock, of processors and of accelerators, and joules where told."""
+    """Cost of a training: wall, CPU and GPU seconds, and joules where the machine reports them."""
 
     seconds: OptionalFloat = None
     cpu_seconds: OptionalFloat = None
@@ -107,7 +139,7 @@ class Resources(RecordSection):
 
 @final
 class ModelRecord(RecordSection):
-    """One model of the comparison."""
+    """One model of the run."""
 
     role: Role
     title: CoercedStr = ""
@@ -125,7 +157,7 @@ class ModelRecord(RecordSection):
 
 @final
 class TeacherAgreement(RecordSection):
-    """How often student and teacher say the same."""
+    """How often the predictions of student and teacher agree."""
 
     split: CoercedStr = "test"
     top1_agreement: OptionalFloat = None
@@ -135,9 +167,8 @@ class TeacherAgreement(RecordSection):
     teacher_only_wrong: OptionalFloat = None
 
 
-@final
 class RecordedGain(RecordSection):
-    """The distilled student's gain over another one."""
+    """The gain of the distilled student over another one, with its verdict."""
 
     text: str = ""
     outcome: Outcome = "unknown"
@@ -146,13 +177,9 @@ class RecordedGain(RecordSection):
 
 
 @final
-class Verdict(RecordSection):
-    """What the run found out."""
+class Verdict(RecordedGain):
+    """The gain over the baseline, and the fraction of the gap to the teacher that it recovers."""
 
-    text: str = ""
-    outcome: Outcome = "unknown"
-    gain_points: OptionalFloat = None
-    interval_points: tuple[OptionalFloat, OptionalFloat] | None = None
     gap_recovered: OptionalFloat = None
     statistical_test: CoercedStr = ""
     vs_no_assistants: RecordedGain | None = None
@@ -160,7 +187,7 @@ class Verdict(RecordSection):
 
 @final
 class ExportedFile(RecordSection):
-    """One exported file and its parity with the student it came from."""
+    """One exported file and its parity with the student."""
 
     file: CoercedStr
     bytes: OptionalInt = None
@@ -181,7 +208,7 @@ class BasicMetrics(RecordSection):
 
 @final
 class ExtraModel(RecordSection):
-    """What a run made beside its student, measured on the validation part: a peer, an early exit, an ensemble."""
+    """A peer, an early exit or an ensemble of the run, measured on the validation split."""
 
     parameters: OptionalInt = None
     flops: OptionalFloat = None
@@ -192,8 +219,119 @@ class ExtraModel(RecordSection):
 
 
 @final
+class ClassErrors(RecordSection):
+    """Numbers of wrong predictions in one class, by which of student and teacher is wrong."""
+
+    name: CoercedStr = Field(alias="class")
+    num_samples: int = 0
+    same_error: int = 0
+    different_error: int = 0
+    student_only_wrong: int = 0
+    teacher_only_wrong: int = 0
+
+
+@final
+class LayerCKA(RecordSection):
+    """Unbiased linear CKA: a row for each layer of the student, a column for each layer of the teacher."""
+
+    student_layers: list[CoercedStr] = []
+    teacher_layers: list[CoercedStr] = []
+    matrix: list[list[OptionalFloat]] = []
+    num_samples: OptionalInt = None
+
+
+@final
+class StudentFidelity(RecordSection):
+    """One student compared with the teacher, as fractions of the samples."""
+
+    num_samples: OptionalInt = None
+    top1_agreement: OptionalFloat = None
+    kl: OptionalFloat = None
+    both_wrong: OptionalFloat = None
+    same_error: OptionalFloat = None
+    student_only_wrong: OptionalFloat = None
+    teacher_only_wrong: OptionalFloat = None
+    per_class: list[ClassErrors] = []
+    cka: LayerCKA | None = None
+
+
+@final
+class Fidelity(RecordSection):
+    """Each student compared with one teacher."""
+
+    split: CoercedStr = "validation"
+    teacher: CoercedStr
+    students: dict[str, StudentFidelity] = {}
+
+
+@final
+class SourceCode(RecordSection):
+    """Git commit of limbeck, and whether files differed from it; null where unknown."""
+
+    commit: str | None = None
+    dirty: bool | None = None
+
+
+@final
+class TorchFlags(RecordSection):
+    """Flags of torch and environment variables that change results."""
+
+    deterministic_algorithms: bool | None = None
+    cudnn_deterministic: bool | None = None
+    cudnn_benchmark: bool | None = None
+    matmul_precision: CoercedStr = ""
+    default_dtype: CoercedStr = ""
+    num_interop_threads: OptionalInt = None
+    environment_variables: dict[str, CoercedStr] = {}
+
+
+@final
+class Command(RecordSection):
+    """The recipe's name or file, and the overrides of the command line."""
+
+    recipe: str | None = None
+    overrides: list[CoercedStr] = []
+
+
+@final
+class DistributedInfo(RecordSection):
+    """Number of processes and batch sizes."""
+
+    world_size: int = 1
+    strategy: CoercedStr = "single_device"
+    batch_size_per_process: OptionalInt = None
+    global_batch_size: OptionalInt = None
+
+
+@final
+class WeightsFile(RecordSection):
+    """A file of weights that the recipe names, by its key path in the recipe."""
+
+    sha256: str
+    bytes: OptionalInt = None
+
+
+@final
+class NormalizationStats(RecordSection):
+    """Mean and standard deviation of each channel, for inputs from 0 to 1."""
+
+    mean: list[OptionalFloat] = []
+    std: list[OptionalFloat] = []
+
+
+@final
+class ReproducedRun(RecordSection):
+    """The run that this one reproduces, and how often its test set had been read before."""
+
+    name: CoercedStr
+    record_hash: str | None = None
+    config_hash: str | None = None
+    num_reads: int = 0
+
+
+@final
 class Disagreement(RecordSection):
-    """One sample where student and teacher differ."""
+    """One sample on which student and teacher disagree."""
 
     index: int
     target: OptionalInt = None
@@ -206,7 +344,7 @@ class Disagreement(RecordSection):
 
 @final
 class DataInfo(RecordSection):
-    """What the models were trained and measured on."""
+    """The data set of the run."""
 
     name: CoercedStr = ""
     classes: list[CoercedStr] = []
@@ -221,7 +359,7 @@ class DataInfo(RecordSection):
 
 @final
 class HeldOutAccess(RecordSection):
-    """Whether the test part was opened."""
+    """Reads of the test set."""
 
     num_reads: int = 0
     opened_at: str | None = None
@@ -230,7 +368,7 @@ class HeldOutAccess(RecordSection):
 
 @final
 class CacheStats(RecordSection):
-    """The cache of one teacher's outputs: how many were computed (misses), and how many were read (hits)."""
+    """The cache of one teacher's outputs: computed (misses) and read (hits)."""
 
     key: str | None = None
     folder: str | None = None
@@ -254,7 +392,7 @@ class VariantInfo(RecordSection):
 
 @final
 class FileDigest(RecordSection):
-    """A file of the run."""
+    """Size and digest of a file of the run."""
 
     sha256: CoercedStr = ""
     bytes: OptionalInt = None
@@ -262,7 +400,7 @@ class FileDigest(RecordSection):
 
 @final
 class Record(RecordSection):
-    """Everything a run wrote down."""
+    """The content of ``record.json``."""
 
     schema_version: int = Field(alias="schema")
     schema_minor: int = 0
@@ -304,7 +442,7 @@ class Record(RecordSection):
 
     @property
     def split(self) -> Literal["test", "validation"]:
-        """The part of the data that the page speaks of: test, where any model was measured on it."""
+        """The split that reports show: test where any model was measured on it."""
         return "test" if any(model.test for model in self.models.values()) else "validation"
 
     @property
@@ -319,7 +457,7 @@ class Record(RecordSection):
 
     @property
     def teacher(self) -> ModelRecord | None:
-        """The teacher to compare with: the one with the best primary metric where there are several."""
+        """The teacher to compare with: of several, the one with the best primary metric."""
         info = self.metric_info.get(self.primary_metric)
         sign = 1 if info is None or info.higher_is_better else -1
 
@@ -340,7 +478,7 @@ class Record(RecordSection):
             yield from ((name, model) for name, model in self.models.items() if model.role == role)
 
     def display_name(self, name: str) -> str:
-        """What a column or a mark is called: an assistant by its own name, and a teacher where there are several."""
+        """The label of a model: its role, or its name for assistants and for one of several teachers."""
         role = self.models[name].role
         has_several_teachers = sum(model.role == Role.TEACHER for model in self.models.values()) > 1
         if role == Role.ASSISTANT or (role == Role.TEACHER and has_several_teachers):
@@ -356,5 +494,5 @@ class Record(RecordSection):
 
 
 def get_metric(metrics: SplitMetrics | None, name: str) -> float | None:
-    """One metric of a split that may be missing."""
+    """One metric of a split; ``None`` where either is missing."""
     return metrics.metrics.get(name) if metrics else None

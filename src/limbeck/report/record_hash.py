@@ -1,6 +1,6 @@
-"""Two hashes of a record: of what decided the result (``config_hash``), and of all of it (``record_hash``).
+"""Two hashes of a record: of its configuration (``config_hash``), and of its whole content (``record_hash``).
 
-Both are a SHA-256 over canonical JSON: keys in order, no spaces, UTF-8, and numbers as Python's ``json`` writes them
+Both are a SHA-256 over canonical JSON: sorted keys, no spaces, UTF-8, and numbers as Python's ``json`` writes them
 (the shortest text that reads back as the same number).
 """
 
@@ -16,27 +16,25 @@ from limbeck.core.errors import LimbeckError
 __all__ = ["add_hashes", "canonical_json", "compute_config_hash", "compute_record_hash", "integrity_error"]
 
 _IGNORED_KEYS = ("name", "loggers", "export", "study")
-"""Settings that change no metric of a network."""
+"""Settings that change no metric."""
 _CURRENT_KEYS = {
-    "config_hash": "config_hash", "record_hash": "record_hash", "distributed": "distributed",
-    "world_size": "world_size",
-    "variant": "variant", "name": "name",
+    name: name for name in ("config_hash", "record_hash", "distributed", "world_size", "variant", "name")
 }  # fmt: skip
 _SCHEMA_2_KEYS = {
     "config_hash": "identity", "record_hash": "hash", "distributed": "processes", "world_size": "number",
     "variant": "arm", "name": "arm",
 }  # fmt: skip
-"""A record of schema 2 is checked as it was written, by its own keys."""
+"""A record of schema 2 is checked with its own keys."""
 
 
 def canonical_json(value: Any) -> bytes:
-    """``value`` as JSON of which there is only one.
+    """``value`` as canonical JSON.
 
     >>> canonical_json({"b": [1, 0.5], "a": "x"})
     b'{"a":"x","b":[1,0.5]}'
 
     Raises:
-        LimbeckError: it holds what JSON cannot, such as NaN.
+        LimbeckError: JSON cannot hold it, such as NaN.
     """
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -46,10 +44,10 @@ def canonical_json(value: Any) -> bytes:
 
 
 def compute_config_hash(record: Mapping[str, Any]) -> str:
-    """A hash of what decides the metrics: two runs of one ``config_hash`` should agree.
+    """A hash of everything that determines the metrics: two runs with one ``config_hash`` should agree.
 
-    Of the recipe (without its name, loggers, exports, and paths), the seed, the data's fingerprint, the digests of
-    weights, limbeck's version and those of packages, the number of processes, and the variant of a study.
+    It covers the recipe (without name, loggers, exports and paths), the seed, the data's fingerprint, the digests of
+    weights, the versions of limbeck and of packages, the number of processes, and the variant of a study.
     """
     keys = _keys_of(record)
     config = {
@@ -64,7 +62,7 @@ def compute_config_hash(record: Mapping[str, Any]) -> str:
 
 
 def compute_record_hash(record: Mapping[str, Any]) -> str:
-    """A hash of the whole record, but for ``record_hash`` itself.
+    """A hash of the record without ``record_hash`` itself.
 
     >>> first, second = {"name": "a", "record_hash": "old"}, {"record_hash": "new", "name": "a"}
     >>> compute_record_hash(first) == compute_record_hash(second) != compute_record_hash({"name": "b"})
@@ -75,7 +73,7 @@ def compute_record_hash(record: Mapping[str, Any]) -> str:
 
 
 def add_hashes(record: Mapping[str, Any]) -> dict[str, Any]:
-    """``record`` with its ``config_hash`` and its ``record_hash``, which come last."""
+    """``record`` with ``config_hash`` and ``record_hash`` as its last keys."""
     keys = _keys_of(record)
     hash_keys = (keys["config_hash"], keys["record_hash"])
     full_record = {key: value for key, value in record.items() if key not in hash_keys}
@@ -84,14 +82,14 @@ def add_hashes(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def integrity_error(record: Mapping[str, Any]) -> str | None:
-    """Why ``record`` cannot be believed to be as it was written, in a sentence; ``None`` where its hashes fit."""
+    """Why the hashes of ``record`` do not match its content, in a sentence; ``None`` where they do."""
     if record.get("schema") == 1:
-        return "record.json has schema 1, which kept no hash, so nobody can tell whether it was changed"
+        return "record.json has schema 1, which has no hash, so changes cannot be detected"
     keys = _keys_of(record)
     if not record.get(keys["record_hash"]):
-        return "record.json has no hash, so nobody can tell whether it was changed since it was written"
+        return "record.json has no hash, so changes cannot be detected"
     if record[keys["record_hash"]] != compute_record_hash(record):
-        return "record.json was changed after it was written: its hash does not fit what it holds"
+        return "record.json was changed after it was written: its hash does not fit its content"
     if record.get(keys["config_hash"]) != compute_config_hash(record):
         return f"record.json has a {keys['config_hash']} that does not fit its settings: limbeck did not write it"
     return None
@@ -102,7 +100,7 @@ def _keys_of(record: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _strip_paths(recipe: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe without the paths in it: what lies there is known by its digest."""
+    """The recipe without paths: digests identify the files."""
     stripped = {key: value for key, value in json.loads(canonical_json(recipe)).items() if key not in _IGNORED_KEYS}
     for config_path in (*weights, "data.root", "cache.root"):
         *parents, leaf = config_path.split(".")

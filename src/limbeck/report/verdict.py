@@ -1,26 +1,58 @@
-"""The one sentence that says whether distillation improves accuracy, by a rule fixed before the metrics are known."""
+"""Verdicts in one sentence, by one rule that is fixed before the metrics are known.
+
+A 95 % interval of a gain decides: above zero it ``improves``, below zero it ``degrades``, and one that includes zero is
+``inconclusive`` (no significant difference). The interval is over test samples for a run, and over seeds, paired by
+seed, for a study and for a comparison of several seeds.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from limbeck.core.roles import Role
-from limbeck.report.formatting import format_percent, format_points
+from limbeck.report.formatting import format_interval, format_percent, format_points
 
-__all__ = ["RULE", "Outcome", "classify_interval", "format_verdict", "format_vs_no_assistants"]
+if TYPE_CHECKING:
+    from limbeck.report.compare.comparison import GapRecovered, PairedGain
 
-RULE = (
+__all__ = [
+    "RULE",
+    "RULE_OVER_SEEDS",
+    "VARIANT_RULE",
+    "Outcome",
+    "classify_gain",
+    "classify_gain_over_seeds",
+    "classify_interval",
+    "format_gain_verdict",
+    "format_verdict",
+    "format_verdict_over_seeds",
+    "format_vs_no_assistants",
+]
+
+RULE: Final = (
     "Rule: distillation improves accuracy if the whole 95 % interval of the gain over the baseline lies above zero, "
     "it degrades accuracy if the whole interval lies below, and otherwise there is no significant difference."
+)
+RULE_OVER_SEEDS: Final = (
+    "Rule: a variant improves if both 95 % intervals of its gain, paired by seed, lie above zero: the bootstrap over "
+    "seeds and Student's t; it degrades if both lie below, and otherwise there is no significant difference. One seed "
+    "shows nothing, nor do seeds whose differences are all exactly equal, since the spread between seeds is then "
+    "unknown."
+)
+VARIANT_RULE: Final = (
+    "Rule: a variant improves if the whole 95 % interval of its difference to the baseline lies above zero, it "
+    "degrades if the whole interval lies below, and otherwise there is no significant difference. With two seeds or "
+    "more the interval is over seeds, paired by seed: at each end the wider one of a bootstrap and Student's t. With "
+    "one seed it is a paired bootstrap over the test samples, which does not show what another seed would change."
 )
 Outcome = Literal["improves", "degrades", "inconclusive", "unknown"]
 """Of a run, of a study and of a comparison alike."""
 
 
 def classify_interval(interval: Sequence[float | None] | None) -> Outcome:
-    """What the rule says of an interval in points; an end that lies on zero counts as zero included.
+    """The outcome for an interval in points; an end at zero counts as zero included.
 
     >>> tuple(map(classify_interval, ((0.4, 5.8), (-1.0, 2.0), (-3.0, -0.2), None)))
     ('improves', 'inconclusive', 'degrades', 'unknown')
@@ -32,15 +64,46 @@ def classify_interval(interval: Sequence[float | None] | None) -> Outcome:
     return "improves" if low > 0 else "degrades" if high < 0 else "inconclusive"
 
 
+def classify_gain(gain: PairedGain | None) -> Outcome:
+    """The outcome for a gain over seeds or, with one seed, over test samples.
+
+    >>> from limbeck.report.compare import PairedGain
+    >>> classify_gain(PairedGain(mean=2.0, low=1.0, high=3.0, t_low=-0.4, t_high=4.4, num_seeds=3))
+    'inconclusive'
+    >>> classify_gain(PairedGain(mean=1.0, sample_interval=(0.2, 2)))
+    'improves'
+    """
+    return classify_interval(gain.interval if gain else None)
+
+
+def classify_gain_over_seeds(gain: Mapping[str, Any] | None) -> Outcome:
+    """The outcome for a gain over seeds: both intervals, that is the wider end of the two on each side, decide.
+
+    Args:
+        gain: as returned by ``limbeck.evaluation.paired_mean_ci``; ``None`` or fewer than two seeds is unknown.
+
+    >>> ends = {"low": 1.0, "high": 3.0, "t_low": 0.2, "t_high": 3.8, "num_seeds": 5}
+    >>> gains = (ends, {**ends, "t_low": -0.5}, {**ends, "num_seeds": 1})
+    >>> tuple(map(classify_gain_over_seeds, gains))
+    ('improves', 'inconclusive', 'unknown')
+    """
+    if not gain or gain["num_seeds"] < 2:
+        return "unknown"
+    ends = [gain[key] for key in ("low", "t_low", "high", "t_high")]
+    if not all(end is not None and math.isfinite(end) for end in ends):
+        return "unknown"
+    return "inconclusive" if _has_zero_spread(gain) else classify_interval((min(ends), max(ends)))
+
+
 def format_verdict(
     models: Mapping[str, Any],
     gain_points: float | None,
     interval: Sequence[float | None] | None,
     gap_recovered: float | None,
 ) -> str:
-    """Whether distillation improves accuracy, in one sentence (see :data:`RULE`).
+    """The verdict on a run (see :data:`RULE`).
 
-    Arguments:
+    Args:
         models: ``models`` of the record: by name, each with ``role`` and ``test`` (or null).
         gain_points: distilled minus baseline on the test set, in percentage points.
         interval: its 95 % interval in points, low and high.
@@ -59,13 +122,17 @@ def format_verdict(
     baseline, distilled = _test_metrics(models, Role.BASELINE), _test_metrics(models, Role.DISTILLED)
     outcome = classify_interval(interval)
     if outcome == "unknown" or interval is None or gain_points is None or not math.isfinite(gain_points):
-        return _explain_unknown(models, baseline, distilled)
-    accuracy_note = ""
-    if baseline and distilled:
-        accuracies = (format_percent(split["metrics"]["accuracy"]) for split in (distilled, baseline))
-        accuracy_note = f" ({' against '.join(accuracies)})"
+        if not any(model.get("role") == Role.BASELINE for model in models.values()):
+            reason = "the student was not trained without a teacher, so there is no baseline"
+        elif not baseline or not distilled:
+            reason = "the test set was not opened for both, so there is no accuracy to compare"
+        else:
+            reason = "the record holds no gain with its interval"
+        return f"Whether distillation improves accuracy is unknown: {reason}."
+    accuracies = [split["metrics"]["accuracy"] for split in (distilled, baseline)] if baseline and distilled else None
+    accuracy_note = _format_accuracies(accuracies)
     num_samples_note = f"n = {distilled['num_samples']}" if distilled else "n not recorded"
-    interval_text = f"{format_points(interval[0])} to {format_points(interval[1])}"
+    interval_text = format_interval(*interval)
     if outcome == "inconclusive":
         return (
             f"No significant difference between distilled and baseline ({num_samples_note}): the difference is "
@@ -77,26 +144,28 @@ def format_verdict(
             f"Distillation degrades accuracy: the student loses {abs(gain_points):.1f} points against the "
             f"baseline{accuracy_note}, 95 % interval {interval_text}, {num_samples_note}."
         )
+    gap_text = ""
+    if gap_recovered is not None and math.isfinite(gap_recovered):
+        percent = format_percent(gap_recovered, digits=0)
+        gap_text = f", and recovers {percent} of the gap to its teacher"
+        gap_text = f", and exceeds its teacher ({percent} of the gap)" if gap_recovered > 1 else gap_text
     return (
         f"Distillation improves accuracy: the student gains {gain_points:.1f} points over the baseline{accuracy_note}, "
-        f"95 % interval {interval_text}, {num_samples_note}{_format_gap_recovered(gap_recovered)}."
+        f"95 % interval {interval_text}, {num_samples_note}{gap_text}."
     )
 
 
 def format_vs_no_assistants(gain_points: float, interval: Sequence[float]) -> str:
-    """Whether assistants between teacher and student improve accuracy, in one sentence, by the same rule.
+    """The verdict on assistants between teacher and student, by the same rule.
 
-    Arguments:
-        gain_points: distilled minus the student that learned from the teachers without assistants, in points.
+    Args:
+        gain_points: distilled minus the student distilled from the teachers without assistants, in points.
         interval: its 95 % interval in points, low and high.
 
     >>> format_vs_no_assistants(1.25, (0.5, 2.0))
     'The assistants improve accuracy: +1.2 points against the same student without them, 95 % interval +0.5 to +2.0.'
     """
-    outcome, interval_text = (
-        classify_interval(interval),
-        f"{format_points(interval[0])} to {format_points(interval[1])}",
-    )
+    outcome, interval_text = classify_interval(interval), format_interval(*interval)
     if outcome == "inconclusive":
         return (
             "The assistants make no significant difference: the difference to the same student without them is "
@@ -108,23 +177,99 @@ def format_vs_no_assistants(gain_points: float, interval: Sequence[float]) -> st
     )
 
 
-def _explain_unknown(models: Mapping[str, Any], baseline: Any, distilled: Any) -> str:
-    """Why nothing can be said."""
-    if not any(model.get("role") == Role.BASELINE for model in models.values()):
-        reason = "the student was not trained without a teacher, so there is no baseline"
-    elif not baseline or not distilled:
-        reason = "the test set was not opened for both, so there is no accuracy to compare"
-    else:
-        reason = "the record holds no gain with its interval"
-    return f"Whether distillation improves accuracy is unknown: {reason}."
+def format_verdict_over_seeds(
+    name: str,
+    baseline: str,
+    gain: Mapping[str, Any] | None,
+    *,
+    gap_recovered: Mapping[str, Any] | None = None,
+    seeds_needed: int | None = None,
+    accuracies: Sequence[float] | None = None,
+) -> str:
+    """The verdict on one variant of a study (see :data:`RULE_OVER_SEEDS`).
+
+    Args:
+        name: the variant.
+        baseline: the variant it is compared with.
+        gain: ``name`` minus ``baseline`` in percentage points, as ``limbeck.evaluation.paired_mean_ci`` returns it.
+        gap_recovered: the fraction of the gap to the teacher, as ``limbeck.evaluation.gap_recovered_ci`` returns it.
+        seeds_needed: as ``limbeck.evaluation.required_num_seeds`` returns it, stated where there is no significant
+            difference; ``None`` means that no number up to 10,000 would show one.
+        accuracies: the mean accuracies of ``name`` and of ``baseline``, as fractions.
+
+    >>> gain = {"mean": 0.4, "std": 0.6, "low": -0.2, "high": 1.0, "t_low": -1.09, "t_high": 1.89, "num_seeds": 3}
+    >>> text = format_verdict_over_seeds("dkd", "student_only", gain, seeds_needed=20, accuracies=(0.934, 0.93))
+    >>> for clause in text.replace("; ", ", ").replace(": ", ", ").split(", "):
+    ...     print(clause)
+    no significant difference between dkd and student_only (n = 3 seeds)
+    the difference is +0.40 points (93.4 % against 93.0 %)
+    95 % interval −0.20 to +1.00 by bootstrap and −1.09 to +1.89 by Student's t
+    about 20 seeds would show a difference of this size at this spread.
+    """
+    outcome = classify_gain_over_seeds(gain)
+    if gain is None or outcome == "unknown":
+        if not gain or not gain["num_seeds"]:
+            reason = "no seed has metrics of both"
+        elif gain["num_seeds"] == 1:
+            points = format_points(gain["mean"], digits=2)
+            reason = f"one seed ({points} points) does not show what another would change; run at least two"
+        else:
+            reason = "the study holds no gain with its intervals"
+        return f"Whether {name} improves over {baseline} is unknown: {reason}."
+    n = f"n = {gain['num_seeds']} seeds"
+    gain_text = (
+        f"{format_points(gain['mean'], digits=2)} points{_format_accuracies(accuracies)}, 95 % interval "
+        f"{format_interval(gain['low'], gain['high'], digits=2)} by bootstrap and "
+        f"{format_interval(gain['t_low'], gain['t_high'], digits=2)} by Student's t"
+    )
+    if outcome == "inconclusive":
+        return (
+            f"no significant difference between {name} and {baseline} ({n}): the difference is {gain_text}; "
+            f"{_format_seeds_needed(gain, seeds_needed)}."
+        )
+    gap_text = _format_gap_with_interval(gap_recovered) if outcome == "improves" else ""
+    return f"{name} {outcome} {_PREPOSITIONS[outcome]} {baseline}: {gain_text}, {n}{gap_text}."
 
 
-def _format_gap_recovered(gap_recovered: float | None) -> str:
-    if gap_recovered is None or not math.isfinite(gap_recovered):
-        return ""
-    if gap_recovered > 1:
-        return f", and exceeds its teacher ({gap_recovered:.0%} of the gap)".replace("%", " %")
-    return f", and recovers {format_percent(gap_recovered, digits=0)} of the gap to its teacher"
+def format_gain_verdict(
+    variant: str,
+    baseline: str | None,
+    gain: PairedGain | None,
+    gap_recovered: GapRecovered | None,
+    *,
+    num_samples: int | None,
+) -> str:
+    """The verdict on one variant of a comparison (see :data:`VARIANT_RULE`); ``num_samples`` counts test samples.
+
+    >>> from limbeck.report.compare import GapRecovered, PairedGain
+    >>> gain = PairedGain(mean=2.04, low=1.5, high=2.5, num_seeds=5)
+    >>> text = format_gain_verdict("distilled", "baseline", gain, GapRecovered(0.66), num_samples=360)
+    >>> for clause in text.split("; "):
+    ...     print(clause)
+    distilled improves: +2.0 points over baseline, 95 % interval +1.5 to +2.5 over 5 seeds
+    66 % of the gap to the teacher.
+    """
+    outcome = classify_gain(gain)
+    if baseline is None or gain is None or gain.interval is None:
+        reason = (
+            "there is no baseline to compare it with" if baseline is None
+            else f"it has no finished seed in common with {baseline}" if gain is None
+            else "there is one seed, and its predictions were not saved"
+        )  # fmt: skip
+        return f"Whether {variant} improves is unknown: {reason}."
+    samples = "the test samples" if num_samples is None else f"the {num_samples:,} test samples"
+    resampled_unit = f"{gain.num_seeds} seeds" if gain.resampled_unit == "seeds" else f"{samples} of one seed"
+    interval_text = f"95 % interval {format_interval(*gain.interval)} over {resampled_unit}"
+    points = f"{format_points(gain.mean)} points"
+    if outcome == "inconclusive":
+        return f"no significant difference between {variant} and {baseline}: {points}, {interval_text}."
+    gap_note = ""
+    if gap_recovered and outcome == "improves":
+        gap_note = f"; {format_percent(gap_recovered.fraction, digits=0)} of the gap to the teacher"
+    return f"{variant} {outcome}: {points} {_PREPOSITIONS[outcome]} {baseline}, {interval_text}{gap_note}."
+
+
+_PREPOSITIONS: Final[Mapping[Outcome, str]] = {"improves": "over", "degrades": "against"}
 
 
 def _test_metrics(models: Mapping[str, Any], role: Role) -> Any:
@@ -134,3 +279,36 @@ def _test_metrics(models: Mapping[str, Any], role: Role) -> Any:
         if split and split["metrics"].get("accuracy") is not None:
             return split
     return None
+
+
+def _has_zero_spread(gain: Mapping[str, Any]) -> bool:
+    """Equal differences of accuracies, which are counts of samples, are a coincidence that is common with two seeds."""
+    return gain.get("std") == 0 or gain["t_low"] == gain["t_high"]
+
+
+def _format_accuracies(accuracies: Sequence[float] | None) -> str:
+    return f" ({' against '.join(map(format_percent, accuracies))})" if accuracies else ""
+
+
+def _format_seeds_needed(gain: Mapping[str, Any], seeds: int | None) -> str:
+    if _has_zero_spread(gain):
+        spread_note = "so the spread between seeds is unknown: run more"
+        return f"all {gain['num_seeds']} seeds differ by exactly the same, {spread_note}"
+    if seeds is None:
+        return "no number of seeds up to 10,000 would show a difference of this size at this spread"
+    # The required number is estimated from the observed spread: it can lie below the number that was run.
+    seed_count = f"about {seeds:,} seeds" if seeds > gain["num_seeds"] else f"more than {gain['num_seeds']} seeds"
+    return f"{seed_count} would show a difference of this size at this spread"
+
+
+def _format_gap_with_interval(gap_recovered: Mapping[str, Any] | None) -> str:
+    fraction = gap_recovered["fraction"] if gap_recovered else None
+    if gap_recovered is None or fraction is None or not math.isfinite(fraction):
+        return ""
+    low, high = (gap_recovered.get(key) for key in ("low", "high"))
+    ends = " to ".join(format_percent(end, digits=0) for end in (low, high))
+    interval = "" if low is None or high is None else f" (95 % interval {ends})"
+    percent = format_percent(fraction, digits=0)
+    if fraction > 1:
+        return f", and exceeds its teacher: {percent} of the gap{interval}"
+    return f", and recovers {percent} of the gap to its teacher{interval}"

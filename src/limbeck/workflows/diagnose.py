@@ -57,7 +57,7 @@ def diagnose(folder: Path) -> Diagnosis:
 
 def diagnose_run(folder: Path) -> Diagnosis:
     """What is likely wrong with the run in ``folder``; raises ``LimbeckError`` where it is no finished run."""
-    from limbeck.report.read import read_record
+    from limbeck.report.record_io import read_record
 
     record = read_record(folder / "record.json")
     name = next((name for name, model in record.models.items() if model.role == Role.DISTILLED), None)

@@ -1,4 +1,4 @@
-"""The results of a comparison as plain data, which the page and the tables show."""
+"""The results of a comparison as plain data for the page and the tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 @final
 @dataclass(frozen=True, slots=True)
 class SeedMean:
-    """A figure over seeds with its 95 % interval; of a single seed there is none."""
+    """A mean over seeds with its 95 % interval, if there are several seeds."""
 
     mean: float
     low: float | None = None
@@ -40,14 +40,14 @@ class PairedGain:
     """A variant minus its baseline in percentage points of top-1 accuracy, paired by seed.
 
     Attributes:
-        mean: over the seeds that both have.
-        low: 95 % bootstrap over seeds, its lower end; ``None`` for a single seed.
+        mean: over the shared seeds.
+        low: lower end of the 95 % bootstrap interval over seeds; ``None`` for a single seed.
         high: its upper end.
-        t_low: 95 % by Student's t, its lower end.
+        t_low: lower end of the 95 % interval by Student's t.
         t_high: its upper end.
-        sample_interval: 95 % of a paired bootstrap over test samples, low and high.
-        num_seeds: how many seeds.
-        p_value: of the paired test over seeds, where it was made.
+        sample_interval: 95 % interval of a paired bootstrap over test samples.
+        num_seeds: number of shared seeds.
+        p_value: of the paired test over seeds.
     """
 
     mean: float
@@ -61,15 +61,15 @@ class PairedGain:
 
     @property
     def resampled_unit(self) -> Literal["seeds", "samples"]:
-        """What was drawn again for :attr:`interval`."""
+        """What the bootstrap of :attr:`interval` resamples."""
         return "samples" if self.num_seeds < 2 or not self._seed_intervals() else "seeds"
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The interval that the rule looks at: over seeds the wider one at each end, else over test samples."""
-        ends = self._seed_intervals()
-        if self.resampled_unit == "samples" or not ends:
+        """The interval that decides the verdict: over seeds the wider one at each end, else over test samples."""
+        if self.resampled_unit == "samples":
             return self.sample_interval
+        ends = self._seed_intervals()
         return min(low for low, _ in ends), max(high for _, high in ends)
 
     def _seed_intervals(self) -> list[tuple[float, float]]:
@@ -90,7 +90,7 @@ class GapRecovered:
 @final
 @dataclass(frozen=True, slots=True)
 class ClassChange:
-    """One class: accuracy of a variant minus the baseline's in points, the mean over seeds, and its test samples."""
+    """Accuracy in one class minus that of the baseline, in points (mean over seeds), and its number of samples."""
 
     name: str
     points: float
@@ -100,7 +100,7 @@ class ClassChange:
 @final
 @dataclass(frozen=True, slots=True)
 class TrainingCost:
-    """What one training took, the mean over seeds."""
+    """Cost of one training, the mean over seeds."""
 
     seconds: float | None = None
     cpu_seconds: float | None = None
@@ -111,7 +111,7 @@ class TrainingCost:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantResult:
-    """One variant: a way to train, over its seeds. Accuracies are fractions, latency is in ms, size in bytes.
+    """One variant over its seeds. Accuracies are fractions, latency is in ms, size in bytes.
 
     ``baseline`` is the variant it is compared with; ``None`` where it is the baseline itself, or where there is none.
     """
@@ -141,19 +141,19 @@ class VariantResult:
 
     @property
     def is_student(self) -> bool:
-        """Whether a verdict on it makes sense: a teacher is not a way to train the student."""
+        """Whether the variant trains the student, so that it has a verdict."""
         return self.role not in (Role.TEACHER, Role.ASSISTANT)
 
     @property
     def verdict(self) -> str:
-        """Its verdict in a sentence; empty for a teacher and for the baseline."""
+        """The verdict in a sentence; empty for a teacher and for the baseline."""
         return self.verdict_text if self.is_student and self.baseline else ""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialStatus:
-    """One training of one variant with one seed: where it stands and how far it is."""
+    """State and progress of the training of one variant with one seed."""
 
     variant: str
     seed: int | None
@@ -168,9 +168,9 @@ class TrialStatus:
 @final
 @dataclass(frozen=True, slots=True)
 class AgreementMatrix:
-    """On what share of the samples two variants choose the same class, mean over seeds; ``None`` where nobody knows.
+    """Fraction of the samples on which two variants predict the same class, mean over seeds; ``None`` where unknown.
 
-    ``matrix[i][j]`` is of ``names[i]`` and ``names[j]``; on the diagonal two seeds of one variant.
+    ``matrix[i][j]`` compares ``names[i]`` with ``names[j]``; the diagonal compares two seeds of one variant.
     """
 
     names: tuple[str, ...]
@@ -184,9 +184,9 @@ class Comparison:
 
     Attributes:
         title: what was compared.
-        kind: ``study``, whose figures come from its ``study.json``, or ``runs``, computed here.
+        kind: ``study``, with results from its ``study.json``, or ``runs``.
         baselines: one, or one for each recipe; empty where there is none.
-        details: names and values for the foot of the page.
+        details: names and values of data and machine.
     """
 
     title: str
@@ -206,15 +206,19 @@ class Comparison:
 
     @property
     def num_reads(self) -> int:
-        """How often a test set was opened, over all runs: models of one folder share one read."""
+        """Reads of the test set over all runs; the models of one folder share one read."""
         return sum({trial.folder: trial.num_reads or 0 for trial in self.trials}.values())
 
     @property
     def is_finished(self) -> bool:
-        """Whether no trial is left to train."""
+        """Whether no trial is waiting or running."""
         return all(trial.state in ("done", "failed") for trial in self.trials)
 
     @property
     def num_seeds(self) -> int:
-        """How many different seeds have come to an end."""
+        """Number of different finished seeds."""
         return len({trial.seed for trial in self.trials if trial.state == "done"})
+
+    def count_seeds(self, variant: str) -> int:
+        """Number of finished trials of a variant."""
+        return sum(trial.variant == variant and trial.state == "done" for trial in self.trials)

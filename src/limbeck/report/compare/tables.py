@@ -1,7 +1,7 @@
-r"""The table to take away: CSV with every figure in full, Markdown and LaTeX (booktabs) as on the page.
+r"""The columns of a comparison, and its table as CSV, Markdown and LaTeX (booktabs).
 
-A spreadsheet runs a cell that begins with ``=``, ``+``, ``-`` or ``@`` (`OWASP, CSV injection
-<https://owasp.org/www-community/attacks/CSV_Injection>`_), so words that do get an apostrophe in front; numbers stay.
+Spreadsheets evaluate cells that begin with ``=``, ``+``, ``-`` or ``@`` (`OWASP, CSV injection
+<https://owasp.org/www-community/attacks/CSV_Injection>`_), so such text gets a leading apostrophe; numbers stay.
 """
 
 from __future__ import annotations
@@ -9,13 +9,42 @@ from __future__ import annotations
 import csv
 import io
 import re
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, final
 
-from limbeck.report.compare.columns import COST_COLUMNS, METRIC_COLUMNS, Column, non_empty_columns, verdict_label
 from limbeck.report.compare.comparison import Comparison, SeedMean, VariantResult
+from limbeck.report.formatting import (
+    MISSING,
+    format_bytes,
+    format_count,
+    format_duration,
+    format_fixed,
+    format_interval,
+    format_milliseconds,
+    format_percent,
+    format_percent_value,
+    format_points,
+)
+from limbeck.report.verdict import Outcome
 
-__all__ = ["to_csv", "to_latex", "to_markdown"]
+__all__ = [
+    "COST_COLUMNS",
+    "METRIC_COLUMNS",
+    "Column",
+    "TableCell",
+    "format_heading",
+    "non_empty_columns",
+    "to_csv",
+    "to_latex",
+    "to_markdown",
+    "verdict_label",
+]
 
+_Formatter = Callable[[float | None], str]
+_OUTCOME_LABELS: Final[dict[Outcome, str]] = {
+    "improves": "improves", "degrades": "degrades", "inconclusive": "no significant difference", "unknown": "unknown",
+}  # fmt: skip
 _LATEX_ESCAPES: Final = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "^": r"\textasciicircum{}",
     "_": r"\_", "~": r"\textasciitilde{}", "%": r"\%", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -24,8 +53,44 @@ _LATEX_ESCAPES: Final = {
 }  # fmt: skip
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class TableCell:
+    """A cell: its text, a second line such as an interval, and the number that it is sorted by."""
+
+    text: str
+    detail: str = ""
+    value: float | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: heading, unit, the better direction (``higher`` or ``lower``), and the cell of a variant."""
+
+    heading: str
+    unit: str
+    better: str
+    make_cell: Callable[[VariantResult], TableCell]
+
+
+def non_empty_columns(columns: Sequence[Column], variants: Sequence[VariantResult]) -> list[Column]:
+    """The columns in which any variant has a value."""
+    return [column for column in columns if any(column.make_cell(variant).value is not None for variant in variants)]
+
+
+def verdict_label(variant: VariantResult) -> str:
+    """The verdict in a few words; empty for a teacher and for the baseline."""
+    return _OUTCOME_LABELS[variant.outcome] if variant.is_student and variant.baseline else ""
+
+
+def format_heading(column: Column) -> str:
+    """The heading with its unit."""
+    return f"{column.heading}, {column.unit}" if column.unit else column.heading
+
+
 def to_csv(comparison: Comparison) -> str:
-    """A row for each variant, unrounded, accuracies as fractions, differences in points; lines end with CRLF."""
+    """A row for each variant: unrounded numbers, accuracies as fractions, differences in points; CRLF line ends."""
     buffer = io.StringIO()
     rows = [_csv_row(variant, comparison) for variant in comparison.variants]
     table = csv.DictWriter(buffer, list(dict.fromkeys(name for row in rows for name in row)))
@@ -35,92 +100,123 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """A table as GitHub shows it, and the verdicts under it."""
-    columns = non_empty_columns((*METRIC_COLUMNS, *COST_COLUMNS), comparison.variants)
-    headings = ["Variant", "Seeds", *map(_format_heading, columns), "Verdict"]
-    lines = [_markdown_row(headings), _markdown_row(["---", *["---:"] * (len(columns) + 1), "---"])]
-    lines += [
-        _markdown_row([_escape_markdown(text) for text in _table_cells(variant, columns, comparison)])
-        for variant in comparison.variants
-    ]
+    """A table in GitHub Markdown, followed by the verdicts and the rule."""
+    headings, *rows = _text_rows(comparison)
+    rule_row = ["---", *["---:"] * (len(headings) - 2), "---"]
+    cells = [headings, rule_row, *([_escape_markdown(text) for text in row] for row in rows)]
     verdicts = [f"- {_escape_markdown(variant.verdict)}" for variant in comparison.variants if variant.verdict]
-    return "\n".join([*lines, "", *verdicts, "", f"{_escape_markdown(comparison.rule)}", ""])
+    return "\n".join(
+        [*(f"| {' | '.join(row)} |" for row in cells), "", *verdicts, "", _escape_markdown(comparison.rule), ""]
+    )
 
 
 def to_latex(comparison: Comparison) -> str:
-    r"""A ``tabular`` for booktabs (``\usepackage{booktabs}``); verdicts and rule are in comments above it."""
-    columns = non_empty_columns((*METRIC_COLUMNS, *COST_COLUMNS), comparison.variants)
-    headings = ["Variant", "Seeds", *map(_format_heading, columns), "Verdict"]
-    rows = [" & ".join(_escape_latex(text) for text in row) + r" \\" for row in
-            (headings, *(_table_cells(variant, columns, comparison) for variant in comparison.variants))]  # fmt: skip
+    r"""A ``tabular`` for booktabs (``\usepackage{booktabs}``); verdicts and rule are comments above it."""
+    table = _text_rows(comparison)
+    heading, *rows = (" & ".join(_escape_latex(text) for text in row) + r" \\" for row in table)
     verdicts = [variant.verdict for variant in comparison.variants if variant.verdict]
-    notes = [
-        f"% {_collapse_whitespace(text)}"
-        for text in (f"{comparison.title}, {comparison.split} split", *verdicts, comparison.rule)
-    ]
+    notes = (f"{comparison.title}, {comparison.split} split", *verdicts, comparison.rule)
     return "\n".join(
-        [*notes, r"\begin{tabular}{l" + "r" * (len(columns) + 1) + "l}", r"\toprule", rows[0], r"\midrule", *rows[1:],
+        [*(f"% {_collapse_whitespace(text)}" for text in notes),
+         r"\begin{tabular}{l" + "r" * (len(table[0]) - 2) + "l}", r"\toprule", heading, r"\midrule", *rows,
          r"\bottomrule", r"\end{tabular}", ""]
     )  # fmt: skip
 
 
+def _text_rows(comparison: Comparison) -> list[list[str]]:
+    """The headings, and a row of text for each variant."""
+    columns = non_empty_columns((*METRIC_COLUMNS, *COST_COLUMNS), comparison.variants)
+    rows = [["Variant", "Seeds", *map(format_heading, columns), "Verdict"]]
+    for variant in comparison.variants:
+        cells = [column.make_cell(variant) for column in columns]
+        texts = [f"{cell.text} ({cell.detail})" if cell.detail else cell.text for cell in cells]
+        rows.append([variant.name, str(comparison.count_seeds(variant.name)), *texts, verdict_label(variant)])
+    return rows
+
+
 def _csv_row(variant: VariantResult, comparison: Comparison) -> dict[str, str | float | int | None]:
-    gain, gap_recovered = variant.gain, variant.gap_recovered
     row: dict[str, str | float | int | None] = {
         "variant": _escape_csv(variant.name), "role": variant.role, "title": _escape_csv(variant.title),
-        "note": _escape_csv(variant.note),
-        "baseline": _escape_csv(variant.baseline or ""), "split": comparison.split,
-        "num_seeds": _count_seeds(variant, comparison),
+        "note": _escape_csv(variant.note), "baseline": _escape_csv(variant.baseline or ""), "split": comparison.split,
+        "num_seeds": comparison.count_seeds(variant.name),
     }  # fmt: skip
-    for name, mean in (
-        ("accuracy", variant.accuracy),
-        ("macro_f1", variant.macro_f1),
-        ("nll", variant.nll),
-        ("ece", variant.ece),
-    ):
-        row |= _mean_columns(name, mean)
-    row |= {
-        "gain_points": gain.mean if gain else None, "gain_low": gain.low if gain else None,
-        "gain_high": gain.high if gain else None, "gain_t_low": gain.t_low if gain else None,
-        "gain_t_high": gain.t_high if gain else None,
-        "gain_sample_low": gain.sample_interval[0] if gain and gain.sample_interval else None,
-        "gain_sample_high": gain.sample_interval[1] if gain and gain.sample_interval else None,
-        "gain_p_value": gain.p_value if gain else None, "gain_num_seeds": gain.num_seeds if gain else None,
-        "gap_recovered": gap_recovered.fraction if gap_recovered else None,
-        "gap_low": gap_recovered.low if gap_recovered else None,
-        "gap_high": gap_recovered.high if gap_recovered else None,
-        "outcome": variant.outcome if variant.verdict else "", "verdict_text": _escape_csv(variant.verdict),
-        "parameters": variant.parameters, "flops": variant.flops, "bytes": variant.bytes,
-        "latency_ms": variant.latency_ms,
-        "steps": variant.steps, "seconds": variant.resources.seconds, "cpu_seconds": variant.resources.cpu_seconds,
-        "gpu_seconds": variant.resources.gpu_seconds, "joules": variant.resources.joules,
-    }  # fmt: skip
-    return row
-
-
-def _mean_columns(name: str, mean: SeedMean | None) -> dict[str, str | float | int | None]:
-    return {
-        name: mean.mean if mean else None, f"{name}_low": mean.low if mean else None,
-        f"{name}_high": mean.high if mean else None,
+    for name in ("accuracy", "macro_f1", "nll", "ece"):
+        mean: SeedMean | None = getattr(variant, name)
+        low, high = (mean.low, mean.high) if mean else (None, None)
+        row |= {name: mean.mean if mean else None, f"{name}_low": low, f"{name}_high": high}
+    gain, gap = variant.gain, variant.gap_recovered
+    sample_low, sample_high = (gain.sample_interval if gain else None) or (None, None)
+    return row | {
+        "gain_points": gain and gain.mean, "gain_low": gain and gain.low, "gain_high": gain and gain.high,
+        "gain_t_low": gain and gain.t_low, "gain_t_high": gain and gain.t_high, "gain_sample_low": sample_low,
+        "gain_sample_high": sample_high, "gain_p_value": gain and gain.p_value,
+        "gain_num_seeds": gain and gain.num_seeds, "gap_recovered": gap and gap.fraction, "gap_low": gap and gap.low,
+        "gap_high": gap and gap.high, "outcome": variant.outcome if variant.verdict else "",
+        "verdict_text": _escape_csv(variant.verdict), "parameters": variant.parameters, "flops": variant.flops,
+        "bytes": variant.bytes, "latency_ms": variant.latency_ms, "steps": variant.steps,
+        **{name: getattr(variant.resources, name) for name in ("seconds", "cpu_seconds", "gpu_seconds", "joules")},
     }  # fmt: skip
 
 
-def _table_cells(variant: VariantResult, columns: list[Column], comparison: Comparison) -> list[str]:
-    cells = [column.make_cell(variant) for column in columns]
-    texts = [f"{cell.text} ({cell.detail})" if cell.detail else cell.text for cell in cells]
-    return [variant.name, str(_count_seeds(variant, comparison)), *texts, verdict_label(variant)]
+def _mean_column(heading: str, unit: str, better: str, metric: str, formatter: _Formatter) -> Column:
+    """A mean over seeds with its interval."""
+
+    def make_cell(variant: VariantResult) -> TableCell:
+        mean: SeedMean | None = getattr(variant, metric)
+        if mean is None:
+            return TableCell(MISSING)
+        has_interval = mean.low is not None and mean.high is not None
+        detail = f"{formatter(mean.low)} to {formatter(mean.high)}" if has_interval else ""
+        return TableCell(formatter(mean.mean), detail, mean.mean)
+
+    return Column(heading, unit, better, make_cell)
 
 
-def _count_seeds(variant: VariantResult, comparison: Comparison) -> int:
-    return sum(trial.variant == variant.name and trial.state == "done" for trial in comparison.trials)
+def _cost_column(
+    heading: str, unit: str, getter: Callable[[VariantResult], float | None], formatter: _Formatter
+) -> Column:
+    return Column(heading, unit, "lower", lambda variant: TableCell(formatter(getter(variant)), "", getter(variant)))
 
 
-def _format_heading(column: Column) -> str:
-    return f"{column.heading}, {column.unit}" if column.unit else column.heading
+def _gain_cell(variant: VariantResult) -> TableCell:
+    gain = variant.gain
+    if gain is None:
+        return TableCell(MISSING)
+    return TableCell(format_points(gain.mean), format_interval(*gain.interval) if gain.interval else "", gain.mean)
 
 
-def _markdown_row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _gap_cell(variant: VariantResult) -> TableCell:
+    gap = variant.gap_recovered
+    if gap is None:
+        return TableCell(MISSING)
+    ends = " to ".join(format_percent(end, digits=0).removesuffix(" %") for end in (gap.low, gap.high))
+    detail = "" if gap.low is None or gap.high is None else ends
+    return TableCell(format_percent(gap.fraction, digits=0), detail, gap.fraction)
+
+
+def _format_integer(value: float | None) -> str:
+    return MISSING if value is None else f"{value:,.0f}"
+
+
+METRIC_COLUMNS: Final = (
+    _mean_column("Accuracy", "%", "higher", "accuracy", format_percent_value),
+    Column("Difference", "points", "higher", _gain_cell),
+    Column("Gap recovered", "", "higher", _gap_cell),
+    _mean_column("Macro F1", "%", "higher", "macro_f1", format_percent_value),
+    _mean_column("NLL", "nats", "lower", "nll", format_fixed),
+    _mean_column("ECE", "", "lower", "ece", format_fixed),
+    _cost_column("Parameters", "", lambda variant: variant.parameters, format_count),
+    _cost_column("Latency", "ms", lambda variant: variant.latency_ms, format_milliseconds),
+)
+COST_COLUMNS: Final = (
+    _cost_column("Steps", "", lambda variant: variant.steps, _format_integer),
+    _cost_column("Training time", "", lambda variant: variant.resources.seconds, format_duration),
+    _cost_column("CPU time", "", lambda variant: variant.resources.cpu_seconds, format_duration),
+    _cost_column("GPU time", "", lambda variant: variant.resources.gpu_seconds, format_duration),
+    _cost_column("Energy", "J", lambda variant: variant.resources.joules, _format_integer),
+    _cost_column("Size", "", lambda variant: variant.bytes, format_bytes),
+    _cost_column("FLOPs per sample", "", lambda variant: variant.flops, format_count),
+)
 
 
 def _collapse_whitespace(text: str) -> str:

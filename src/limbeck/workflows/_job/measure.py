@@ -25,7 +25,7 @@ from limbeck.evaluation import (
     prediction_agreement,
 )  # fmt: skip
 from limbeck.report import format_verdict, format_vs_no_assistants
-from limbeck.report.metric_info import METRIC_INFO
+from limbeck.report.record import METRIC_INFO
 from limbeck.report.verdict import classify_interval
 from limbeck.teachers import ExternalTeacher
 from limbeck.teachers.external.external_teacher import missing_rows

@@ -8,13 +8,11 @@ from typing import Any, Literal, cast
 
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.roles import Role
-from limbeck.report import integrity_warning
+from limbeck.report import VARIANT_RULE, integrity_warning, render_compare_table
 from limbeck.report.compare import (
-    VARIANT_RULE,
     Comparison,
     TrialStatus,
     render_compare_page,
-    render_compare_table,
     to_csv,
     to_latex,
     to_markdown,

@@ -8,14 +8,8 @@ from typing import Any, cast
 
 from limbeck.core.roles import Role
 from limbeck.evaluation import gap_recovered
-from limbeck.report.compare import (
-    GapRecovered,
-    SeedMean,
-    TrainingCost,
-    VariantResult,
-    classify_gain,
-    format_gain_verdict,
-)
+from limbeck.report import classify_gain, format_gain_verdict
+from limbeck.report.compare import GapRecovered, SeedMean, TrainingCost, VariantResult
 from limbeck.report.record import ModelRecord
 from limbeck.workflows.compare.differences import (
     TrialsBySeed,

@@ -1,13 +1,15 @@
-"""The tables of ``evaluation.json`` for the terminal: metrics by network with their difference, and what they cost."""
+"""An evaluation: metrics of each network with their differences, and cost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from limbeck.core.roles import Role
 from limbeck.report.formatting import MISSING, format_bytes, format_count, format_fixed, format_percent, format_points
+from limbeck.report.terminal.text_table import make_table, render_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,56 +24,36 @@ _MetricRow = tuple[str, str, tuple[str | int, ...], Callable[[float | None], str
 
 
 def render_evaluation_table(evaluation: Mapping[str, Any]) -> str:
-    """What ``evaluation.json`` holds, as text of up to 120 columns without colours."""
-    from rich.console import Console
-
-    console = Console(width=_WIDTH, no_color=True, highlight=False, force_terminal=False)
-    with console.capture() as capture:
-        for title, table in (_accuracy_table(evaluation), *_cost_tables(evaluation)):
-            # As a line of its own: a table breaks its title where the table ends.
-            console.print(title, markup=False)
-            console.print(table)
-    text = "\n".join(line.rstrip() for line in capture.get().strip("\n").splitlines())
-    notes = [
-        line for note in _format_notes(evaluation) for line in wrap(f"note: {note}", _WIDTH, subsequent_indent="  ")
-    ]
-    return "\n".join([text, *notes])
+    """The contents of ``evaluation.json`` as plain text of up to 120 columns."""
+    # Titles are lines of their own: a table wraps its title at its own width.
+    titles_and_tables = (_accuracy_table(evaluation), *_cost_tables(evaluation))
+    text = render_text(*(item for pair in titles_and_tables for item in pair), width=_WIDTH)
+    notes = (wrap(f"note: {note}", _WIDTH, subsequent_indent="  ") for note in _format_notes(evaluation))
+    return "\n".join([text, *chain.from_iterable(notes)])
 
 
 def _accuracy_table(evaluation: Mapping[str, Any]) -> tuple[str, Table]:
-    models = evaluation["models"]
+    models, differences = evaluation["models"], evaluation["differences"]
     num_samples = max(model["num_samples"] for model in models.values())
-    table = _make_table()
-    table.add_column("accuracy of", no_wrap=True)
-    for name, model in models.items():
-        table.add_column(_model_label(name, model), justify="right", no_wrap=True)
-    pairs = list(
-        dict.fromkeys((difference["model"], difference["reference"]) for difference in evaluation["differences"])
-    )
-    for name_a, name_b in pairs:
-        table.add_column(f"{name_a} − {name_b}, 95 %", justify="right", no_wrap=True)
-    difference_by_key = {
-        (difference["model"], difference["reference"], difference["metric"]): difference
-        for difference in evaluation["differences"]
+    pairs = list(dict.fromkeys((difference["model"], difference["reference"]) for difference in differences))
+    headings = [_model_label(name, model) for name, model in models.items()]
+    table = make_table(["accuracy of"], [*headings, *(f"{a} − {b}, 95 %" for a, b in pairs)])
+    by_key = {
+        (difference["model"], difference["reference"], difference["metric"]): difference for difference in differences
     }
     for title, metric, key_path, formatter in _metric_rows(evaluation):
-        values = [_get_metric(model, key_path) for model in models.values()]
-        differences = [_format_difference(difference_by_key.get((*pair, metric))) for pair in pairs]
-        table.add_row(title, *(formatter(value) for value in values), *differences)
+        values = [formatter(_get_metric(model, key_path)) for model in models.values()]
+        table.add_row(title, *values, *(_format_difference(by_key.get((*pair, metric))) for pair in pairs))
     return f"{evaluation['name']}, {evaluation['split']} split, n = {num_samples} unless stated otherwise", table
 
 
 def _metric_rows(evaluation: Mapping[str, Any]) -> Iterator[_MetricRow]:
-    """Title, name in the differences, path in a model's metrics, and how it is shown."""
+    """Title, name in the differences, key path in a model's metrics, and formatter."""
     first_model = next(iter(evaluation["models"].values()))
     yield "clean images", "clean_accuracy", ("clean_accuracy",), format_percent
     for name in (name for name in _ATTACK_LABELS if name in first_model.get("attacks", {})):
-        title = (
-            f"  {_ATTACK_LABELS[name]}"
-            if name == "worst_case"
-            else f"{_ATTACK_LABELS[name]}, ε = {_format_eps(first_model['attacks']['eps'])}"
-        )
-        yield title, name, ("attacks", name), format_percent
+        title = f"{_ATTACK_LABELS[name]}, ε = {_format_eps(first_model['attacks']['eps'])}"
+        yield "  worst of them" if name == "worst_case" else title, name, ("attacks", name), format_percent
     if "corruptions" in first_model:
         yield "15 corruptions × 5", "corruptions", ("corruptions", "mean"), format_percent
         for name in first_model["corruptions"]["by_corruption"]:
@@ -87,19 +69,11 @@ def _metric_rows(evaluation: Mapping[str, Any]) -> Iterator[_MetricRow]:
         if first_model["shift"]["is_paired"]:
             yield "  flip rate", "", ("shift", "flip_rate"), format_percent
     for name in (name for name in _OOD_SCORE_LABELS if name in first_model.get("ood", {})):
-        yield (
-            f"{_OOD_SCORE_LABELS[name]}, {first_model['ood']['dataset']}",
-            f"auroc {name}",
-            ("ood", name, "auroc"),
-            format_fixed,
-        )
+        title = f"{_OOD_SCORE_LABELS[name]}, {first_model['ood']['dataset']}"
+        yield title, f"auroc {name}", ("ood", name, "auroc"), format_fixed
     if "calibration" in first_model:
-        yield (
-            f"temperature, n = {first_model['calibration']['num_samples']}",
-            "",
-            ("calibration", "temperature"),
-            format_fixed,
-        )
+        title = f"temperature, n = {first_model['calibration']['num_samples']}"
+        yield title, "", ("calibration", "temperature"), format_fixed
         for stage, metric in ((stage, metric) for stage in ("before", "after") for metric in ("ece", "nll")):
             yield f"  {metric.upper()} {stage}", f"{metric} {stage}", ("calibration", stage, metric), format_fixed
 
@@ -108,33 +82,29 @@ def _cost_tables(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
     if not evaluation["efficiency"]:
         return
     rows = evaluation["efficiency"]["rows"]
+    labels = [_model_label(row["model"], evaluation["models"][row["model"]]) for row in rows]
     machine, threads = rows[0]["machine"], rows[0]["num_threads"]
-    title = (
-        f"ms for one call, median (95th percentile); {threads} thread{'s' if threads > 1 else ''} of "
-        f"{machine['num_cores']} cores, {machine['cpu']}"
-    )
-    table = _make_table()
-    table.add_column("network", no_wrap=True)
-    table.add_column("runtime", no_wrap=True)
     batches = list(rows[0]["latency_ms"])
-    for heading in (*(f"batch of {batch}" for batch in batches), "accuracy", "file"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
+    table = make_table(["network", "runtime"], [*(f"batch of {batch}" for batch in batches), "accuracy", "file"])
+    for label, row in zip(labels, rows, strict=True):
         latencies = (row["latency_ms"][batch] for batch in batches)
         table.add_row(
-            _model_label(row["model"], evaluation["models"][row["model"]]), f"{row['runtime']} {row['precision']}",
+            label, f"{row['runtime']} {row['precision']}",
             *(f"{latency['median']:.3g} ({latency['p95']:.3g})" for latency in latencies),
             format_percent(row["accuracy"]), format_bytes(row["bytes"]),
         )  # fmt: skip
-    yield title, table
-    table = _make_table()
-    for heading in ("network", "parameters", "FLOPs", "peak memory"):
-        table.add_column(heading, justify="left" if heading == "network" else "right", no_wrap=True)
-    for row in (row for row in rows if row["runtime"] == "torch"):
-        label = _model_label(row["model"], evaluation["models"][row["model"]])
-        table.add_row(
-            label, format_count(row["parameters"]), format_count(row["flops"]), format_bytes(row["peak_memory"])
-        )
+    yield (
+        (
+            f"ms per call, median (95th percentile); {threads} thread{'s' if threads > 1 else ''} of "
+            f"{machine['num_cores']} cores, {machine['cpu']}"
+        ),
+        table,
+    )
+    table = make_table(["network"], ["parameters", "FLOPs", "peak memory"])
+    for label, row in zip(labels, rows, strict=True):
+        if row["runtime"] == "torch":
+            numbers = (format_count(row["parameters"]), format_count(row["flops"]), format_bytes(row["peak_memory"]))
+            table.add_row(label, *numbers)
     yield "for one image in torch", table
 
 
@@ -145,13 +115,6 @@ def _format_notes(evaluation: Mapping[str, Any]) -> Iterator[str]:
     if "calibration" in first_model:
         yield f"temperatures are fitted on {first_model['calibration']['fit_split']}, and evaluated on other images"
     yield from evaluation["notes"]
-
-
-def _make_table() -> Table:
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False)
 
 
 def _model_label(name: str, model: Mapping[str, Any]) -> str:
@@ -170,7 +133,7 @@ def _format_signed(value: float | None) -> str:
 
 
 def _get_metric(model: Any, key_path: tuple[str | int, ...]) -> float | None:
-    """The value at ``key_path``, the mean where there are several, and ``None`` where there is none."""
+    """The value at ``key_path``: the mean of a list, ``None`` where it is missing."""
     for key in key_path:
         model = model.get(key) if isinstance(model, Mapping) else model[key]
         if model is None:

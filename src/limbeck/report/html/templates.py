@@ -1,0 +1,58 @@
+"""Templates of pages that open from disk and make no network request.
+
+Jinja escapes all text. A page forbids every connection by its Content-Security-Policy, which allows one inline script,
+identified by its hash: it sorts tables.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.report import formatting
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+__all__ = ["add_formatters", "content_security_policy", "load_template", "read_asset"]
+
+_TEMPLATE_DIR = Path(__file__).parent
+
+
+def content_security_policy() -> str:
+    """The Content-Security-Policy of a page with the script that sorts tables."""
+    digest = base64.b64encode(hashlib.sha256(read_asset("sort.js").encode()).digest()).decode()
+    return (
+        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def load_template(name: str, *, folder: Path = _TEMPLATE_DIR) -> Template:
+    """A template with escaped text, the formatters as filters, and style sheets, script and policy as globals."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader([folder, _TEMPLATE_DIR]), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    add_formatters(environment)
+    environment.globals |= {
+        "style": read_asset("report.css") + read_asset("compare.css"), "script": read_asset("sort.js"),
+        "policy": content_security_policy(),
+    }  # fmt: skip
+    return environment.get_template(name)
+
+
+def add_formatters(environment: Any) -> None:
+    """Make every function of :mod:`limbeck.report.formatting` a filter."""
+    environment.filters |= {name: getattr(formatting, name) for name in formatting.__all__ if name != "MISSING"}
+
+
+@cache
+def read_asset(name: str) -> str:
+    """The text of a style sheet or script."""
+    return (_TEMPLATE_DIR / name).read_text(encoding="utf-8")
