@@ -7,8 +7,7 @@ import numpy as np
 import torch
 
 from limbeck.evaluation import save_predictions
-from limbeck.report.record import METRIC_INFO, PRIMARY_METRIC
-from limbeck.report.record import SCHEMA
+from limbeck.report.record import METRIC_INFO, PRIMARY_METRIC, SCHEMA
 from limbeck.report.record_hash import add_hashes
 
 CLASSES = ["zero", "one", "two", "three"]

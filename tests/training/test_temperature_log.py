@@ -17,8 +17,7 @@ from limbeck.core.schedules import linear
 from limbeck.data import Digits
 from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.losses.temperature import PerSample
-from limbeck.report.metrics_csv import TrainingCurve
-from limbeck.report.metrics_csv import load_temperatures
+from limbeck.report.metrics_csv import TrainingCurve, load_temperatures
 from limbeck.training import TrainingConfig
 from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.training.temperature_log import TemperatureCSV

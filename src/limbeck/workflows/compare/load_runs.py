@@ -11,8 +11,8 @@ from typing import Any, final
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation import Predictions, load_predictions
 from limbeck.report.metrics_csv import TrainingCurve, load_curves
-from limbeck.report.record_io import read_record
 from limbeck.report.record import ModelRecord, Record
+from limbeck.report.record_io import read_record
 
 __all__ = ["TrialResult", "check_comparable", "load_runs", "load_study_trials", "read_study"]
 
