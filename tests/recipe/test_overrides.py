@@ -91,9 +91,9 @@ def test_values_shared_by_an_alias_are_changed_one_by_one():
             "stages.0.training.btch_size=3",
             "stages.0.training.btch_size is no setting of a recipe; stages.0.training has: batch_size",
         ),
-        ("stages.1.epochs=3", "stages is a list: '1' is not one of its places, which are 0 to 0"),
-        ("stages.-1.epochs=3", "stages is a list: '-1' is not one of its places"),
-        ("stages.distill.epochs=3", "stages is a list: 'distill' is not one of its places"),
+        ("stages.1.epochs=3", "stages is a list: '1' is not one of its indices, which are 0 to 0"),
+        ("stages.-1.epochs=3", "stages is a list: '-1' is not one of its indices"),
+        ("stages.distill.epochs=3", "stages is a list: 'distill' is not one of its indices"),
         ("export.to.1=onnx", "export.to is a list: '1'"),
         ("seed.x=5", "seed is 0, and has no 'x' below it"),
         ("stages.0.objective.truth.weight.end=5", "stages.0.objective.truth.weight is 0.1, and has no 'end' below it"),
@@ -109,7 +109,7 @@ def test_values_shared_by_an_alias_are_changed_one_by_one():
         ("seed=", "has no value: write null for none"),
         ("seed=[1", "is not valid YAML at line 1"),
         ("seed=!!python/name:os.system ''", "the tag !!python/name:os.system is refused"),
-        ("student={use: a, use: b}", "'use' stands twice"),
+        ("student={use: a, use: b}", "'use' is twice"),
     ],
 )
 def test_a_path_that_leads_nowhere_is_a_sentence(sentence, digits, override, said):

@@ -240,7 +240,7 @@ def test_a_mistake_in_the_schema_is_said_with_its_place(sentence, digits, path, 
         (["stages.0.feature_layers.bgi={a: b}"], "stages.0.feature_layers: no network is named 'bgi'; there are: big"),
         (["stages.0.objective.soft.teacher=bgi"], "soft.teacher: no teacher is named 'bgi'; there are: big"),
         (["teacher_training.objective.soft=KDLoss"], "teacher_training.objective.soft: KDLoss compares with a teacher"),
-        (["teacher_training.feature_layers.big={a: b}"], "while a teacher is taught, it is called student"),
+        (["teacher_training.feature_layers.big={a: b}"], "in teacher_training, the teacher is called student"),
         (["teachers={}", "stages.0.feature_layers={}"], "KDLoss compares with a teacher, and the recipe has none"),
         (["stages.0.objective.h={use: FitNetLoss, layer: mdi}"], "h.layer: no feature layer of student is named 'mdi'"),
         (
@@ -283,7 +283,9 @@ def test_a_teacher_that_is_taught_needs_no_weights(digits):
 
 def test_a_plugin_is_used_where_it_is_listed(sentence, digits, plugin):
     overrides = [f"student={{use: '{plugin}.nets:Net', width: 3}}"]
-    assert f"student: {plugin}.nets:Net is not limbeck's" in sentence(resolve_recipe, load_recipe(digits, overrides))
+    assert f"student: {plugin}.nets:Net is not part of limbeck" in sentence(
+        resolve_recipe, load_recipe(digits, overrides)
+    )
     plan = resolve_recipe(load_recipe(digits, [*overrides, f"plugins=[{plugin}]"]))
     assert plan.student.build(classes=4).classes == 4
     assert "has no setting 'widht'" in sentence(
@@ -300,7 +302,7 @@ def test_a_plugin_is_used_where_it_is_listed(sentence, digits, plugin):
         ("- a\n- b\n", "the recipe is ['a', 'b'], and a recipe is a mapping"),
         ("just words\nand more", "and a recipe is a mapping"),
         ("task: !!python/object/apply:os.system ['echo']", "is refused"),
-        ("seed: 1\nseed: 2", "'seed' stands twice"),
+        ("seed: 1\nseed: 2", "'seed' is twice"),
         ("seed: [1", "is not valid YAML at line 1"),
         ("{}", "recipe: 'task' is missing"),
     ],

@@ -113,7 +113,7 @@ def test_python_s_own_library_is_out_of_reach_even_when_listed(sentence, use):
 
 def test_what_a_package_only_imports_is_not_its_own(sentence, plugin):
     for name in ("system", "OrderedDict"):
-        assert "is at home in" in sentence(resolve_target, f"{plugin}.nets:{name}", ["model"], plugins=[plugin])
+        assert "is defined in" in sentence(resolve_target, f"{plugin}.nets:{name}", ["model"], plugins=[plugin])
 
 
 def test_a_plugin_s_faults_are_one_sentence(sentence, plugin):

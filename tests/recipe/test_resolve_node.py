@@ -247,7 +247,7 @@ def test_a_nested_node_must_give_what_stands_there(sentence):
         "rate", {"use": "linear", "start": 1, "end": 0}
     )
     assert "no schedule is named 'Frozen'" in ask("tau", {"use": "Frozen"})
-    assert "Other gives a Other, and what stands here is null" in ask("tensor", {"use": "Other"})
+    assert "Other gives a Other, and the value must be null" in ask("tensor", {"use": "Other"})
 
 
 def test_text_names_a_node_only_where_no_text_can_stand():

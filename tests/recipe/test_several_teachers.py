@@ -82,11 +82,11 @@ MISTAKES = [
     ({"ensemble": {"use": "MeanLogits", "weights": {"x": 1.0}}}, "ensemble.weights: no teacher is named 'x'"),
     (
         {"ensemble": "LearnedWeights", "teachers": {"a": {"use": "small_cnn", "weights": "a.pt"}}},
-        "ensemble: LearnedWeights says how several teachers speak together, and the recipe has 1: leave it away",
+        "ensemble: LearnedWeights combines several teachers, and the recipe has 1: remove it",
     ),
     (
         {"ensemble": "LearnedWeights", "assistants": {"mid": "small_cnn"}, "assistant_mode": "dense"},
-        "with assistant_mode: dense each loss listens to each of them by itself",
+        "with assistant_mode: dense each loss is computed for each of them",
     ),
     (
         {
@@ -97,7 +97,7 @@ MISTAKES = [
     ),
     (
         {"teachers": {"a": {"use": "small_cnn", "weights": "a.pt", "missing_classes": "mask"}}},
-        "teachers.a: missing_classes: mask leaves classes out",
+        "teachers.a: missing_classes: mask leaves out classes",
     ),
     (
         {"teachers": {"a": {"use": "mlp", "weights": "a.pt", "class_names": []}}},

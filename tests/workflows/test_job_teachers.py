@@ -156,7 +156,7 @@ def test_what_a_function_built_is_looked_at_before_training(teacher, sentence, r
     ("teacher", "sentence"),
     [
         ("{use: onnx, path: a.onnx, weights: b.pt}", "teachers.big.weights: onnx has no weights to read"),
-        ("{use: onnx, path: a.onnx, backend: auto}", "teachers.big.backend: onnx answers by itself"),
+        ("{use: onnx, path: a.onnx, backend: auto}", "teachers.big.backend: onnx has its own runtime"),
         ("{use: onnx}", "teachers.big: onnx needs 'path', a path"),
         ("{use: inference_server, url: 'http://host'}", "teachers.big: inference_server needs 'model', text"),
         ("{use: onnx, path: a.onnx, runtime: trt}", "'trt' is not one of 'onnxruntime', 'openvino'"),
@@ -176,7 +176,7 @@ def test_a_backend_is_a_teachers_setting_only(recipe):
 
 def test_features_of_a_file_cannot_be_tapped(recipe):
     settings = ["stages.1.feature_layers={student: {mid: block2}, big: {mid: block2}}"]
-    with pytest.raises(LimbeckError, match=r"stages\.1\.feature_layers\.big: onnx gives answers only"):
+    with pytest.raises(LimbeckError, match=r"stages\.1\.feature_layers\.big: onnx has outputs only"):
         resolve_recipe(load_recipe(recipe("{use: onnx, path: a.onnx}"), settings))
 
 

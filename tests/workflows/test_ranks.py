@@ -186,7 +186,7 @@ def test_a_killed_process_ends_the_others(recipe, ranks, tmp_path):
         ("training.devices=2", "training.devices is 2, and the number of processes is 1: start it with torchrun"),
         ("training.strategy=ddp", "spreads a training over processes, and there is one"),
         ("training.strategy=fspd", "is not one of 'auto', 'ddp', 'fsdp'"),
-        ("training={strategy: fsdp, ema_decay: 0.9}", "nobody has them"),
+        ("training={strategy: fsdp, ema_decay: 0.9}", "no process has under fsdp"),
         ("training={strategy: fsdp, precision: 16-mixed}", "under fsdp it is one of"),
         ("stages.0.objective.kd.gather_distributed=3", "3 is not true or false"),
     ],

@@ -113,7 +113,7 @@ def test_a_cache_without_teachers_is_refused():
     text = RECIPE.replace("teachers: {teacher: {use: small_cnn, width: 8}}\n", "").replace(
         "kd: {use: KDLoss, temperature: 4}", "target: CrossEntropyLoss"
     )
-    with pytest.raises(limbeck.LimbeckError, match="cache: it keeps what teachers answer"):
+    with pytest.raises(limbeck.LimbeckError, match="cache: it stores outputs of teachers"):
         limbeck.recipe.resolve_recipe(
             load_recipe(text.replace("teacher_training: {steps: 4, objective: {target: CrossEntropyLoss}}\n", ""))
         )

@@ -1,11 +1,6 @@
-"""YAML ⇄ live objects: the only room that reads settings.
+"""Recipes: YAML to validated settings (:func:`load_recipe`) to objects (:func:`resolve_recipe`), and back."""
 
-:func:`load_recipe` reads a recipe, :func:`resolve_recipe` compares every node with what it names and gives a
-:class:`ResolvedRecipe` whose parts have ``build()``, and :func:`to_yaml` writes the recipe out with every setting.
-"""
-
-from limbeck.recipe.builtin import find_recipe, list_recipes
-from limbeck.recipe.recipe import load_recipe, to_yaml
+from limbeck.recipe.load import find_recipe, list_recipes, load_recipe, to_yaml
 from limbeck.recipe.resolve import ResolvedRecipe, ResolvedStage, fill_defaults, resolve_recipe
 from limbeck.recipe.resolved_node import ResolvedNode
 from limbeck.recipe.schema import ExportNode, LossNode, Node, Recipe, SchedulerNode, Stage, TeacherNode, TrainingNode

@@ -1,73 +1,64 @@
-"""The nodes of a recipe: things to build, by the name under ``use``, with their settings beside it.
+"""The nodes of a recipe: objects to build, by the name under ``use``, with their settings.
 
-They are kept as they were written; :mod:`limbeck.recipe.resolve` compares them with what they name.
+:mod:`limbeck.recipe.resolve_node` compares the settings with the signature of what is built.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from limbeck.recipe.messages import format_value
-from limbeck.recipe.scalars import Number, StrictBool, StrictInt, StrictStr, raise_validation_error, validation_error
+from limbeck.core.errors import LimbeckError
+from limbeck.recipe.validation import Number, StrictBool, StrictInt, StrictStr, format_value, raise_validation_error
 
-__all__ = ["LossNode", "Node", "NormalizationNode", "SchedulerNode", "TeacherNode"]
+__all__ = ["LossNode", "Node", "NormalizationNode", "SchedulerNode", "TeacherNode", "load_class_names"]
 
 BackendName = Literal["auto", "eager", "fold_batchnorm", "compile", "onnxruntime", "openvino"]
 
-_STRICT_CONFIG: Final = ConfigDict(extra="forbid", frozen=True)
 _NODE_CONFIG: Final = ConfigDict(extra="allow", frozen=True)
+_NORMALIZATIONS: Final = ("data", "imagenet", "none")
 
 
 def _parse_weight(value: Any) -> Any:
     if isinstance(value, Mapping | Node):
         return Node.model_validate(value)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise validation_error(f"{format_value(value)} is not a number or a schedule")
+        raise_validation_error(f"{format_value(value)} is not a number or a schedule")
     try:
         number = float(value)
     except ValueError:
-        raise validation_error(
-            f"{format_value(value)} is not a number or a schedule, such as {{use: linear, …}}"
-        ) from None
-    if not math.isfinite(number):
-        raise validation_error(f"{format_value(value)} is not a finite number")
-    return number
+        raise_validation_error(f"{format_value(value)} is not a number or a schedule, such as {{use: linear, …}}")
+    return number if math.isfinite(number) else raise_validation_error(f"{format_value(value)} is not a finite number")
 
 
 def _parse_normalization(value: Any) -> Any:
     if isinstance(value, Mapping | NormalizationNode):
         return NormalizationNode.model_validate(value)
-    allowed = ("data", "imagenet", "none")
-    return value if value in allowed else raise_validation_error(
-        f"{format_value(value)} is not one of {', '.join(map(repr, allowed))}, nor {{mean: [...], std: [...]}}"
+    allowed = ", ".join(map(repr, _NORMALIZATIONS))
+    return value if value in _NORMALIZATIONS else raise_validation_error(
+        f"{format_value(value)} is not one of {allowed}, nor {{mean: [...], std: [...]}}"
     )  # fmt: skip
 
 
 def _parse_class_names(value: Any) -> Any:
-    """Names are a list of them, or a file."""
     if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
         return tuple(value)
-    if not isinstance(value, str):
-        raise_validation_error(
-            f"{format_value(value)} is no list of class names, such as [cat, dog], and no file that holds them"
-        )
-    return value
+    return value if isinstance(value, str) else raise_validation_error(
+        f"{format_value(value)} is no list of class names, such as [cat, dog], and no file that holds them"
+    )  # fmt: skip
 
 
 def _expand_shorthand(value: Any) -> Any:
-    """A mapping with ``use``; the name alone is short for it."""
+    """A mapping with ``use``, for which the name is short."""
     if isinstance(value, str):
         return {"use": value}
     if not isinstance(value, Mapping):
-        return (
-            value
-            if isinstance(value, BaseModel)
-            else raise_validation_error(f"{format_value(value)} is not a node: write {{use: NAME}}")
-        )
+        is_node = isinstance(value, BaseModel)
+        return value if is_node else raise_validation_error(f"{format_value(value)} is not a node: write {{use: NAME}}")
     if "use" not in value:
         raise_validation_error(f"{format_value(value)} lacks `use`, the name of what to build")
     for key in value:
@@ -78,7 +69,7 @@ def _expand_shorthand(value: Any) -> Any:
 
 @final
 class Node(BaseModel):
-    """Something to build: what it is, and its settings beside that."""
+    """An object to build, by its name, with its settings as further keys."""
 
     model_config = _NODE_CONFIG
     use: StrictStr
@@ -90,7 +81,7 @@ class Node(BaseModel):
 class LossNode(BaseModel):
     """A loss of an objective, with its weight: a number or a schedule.
 
-    With ``gather_distributed`` it gets what all processes said together, see :func:`limbeck.distiller.gather_context`.
+    With ``gather_distributed`` it gets the outputs of all processes, see :func:`limbeck.distiller.gather_context`.
     """
 
     model_config = _NODE_CONFIG
@@ -103,9 +94,9 @@ class LossNode(BaseModel):
 
 @final
 class NormalizationNode(BaseModel):
-    """Mean and spread of each channel, for pixels in 0..1."""
+    """Mean and standard deviation of each channel, for pixels in 0..1."""
 
-    model_config = _STRICT_CONFIG
+    model_config = ConfigDict(extra="forbid", frozen=True)
     mean: tuple[Number, ...]
     std: tuple[Annotated[Number, Field(gt=0)], ...]
 
@@ -120,17 +111,19 @@ class NormalizationNode(BaseModel):
 
 @final
 class TeacherNode(BaseModel):
-    """A teacher; ``weights`` is a file or a run folder, and without it the network is trained first.
+    """A teacher network, or an external teacher.
 
-    ``backend`` is what a network's answers are computed by, see :class:`limbeck.teachers.InferenceBackend`. ``train_fraction`` ends the
-    training early, after this fraction of its steps, since a teacher that was stopped early may teach a small student
-    better (Cho & Hariharan, ICCV 2019, https://arxiv.org/abs/1910.01348).
-
-    Where it sees and names things otherwise than the student: ``input_size`` is the shorter side of its pictures,
-    ``normalize`` what is taken off them, ``class_names`` the names of its classes in its order, and ``missing_classes: mask``
-    allows that some of the data's are not among them (:mod:`limbeck.teachers.adapter`). ``coverage`` says for which
-    samples it has an answer: ``finite``, where its row is not NaN, or a mask in a ``.npy`` file
-    (:mod:`limbeck.teachers.masked`).
+    Attributes:
+        weights: a file or a run folder; ``None``: the teacher is trained first, by ``teacher_training``.
+        backend: the runtime of its forward pass, see :class:`limbeck.teachers.InferenceBackend`.
+        train_fraction: stops its training after this fraction of the steps, as an early-stopped teacher may distill
+            better (Cho & Hariharan, ICCV 2019, https://arxiv.org/abs/1910.01348).
+        input_size: shorter side of its images, where it differs from the student's.
+        normalize: normalization of its inputs, where it differs from the student's.
+        class_names: its classes in the order of its outputs: a list, or a file with one name a line.
+        missing_classes: ``mask`` allows classes of the data that it lacks (:mod:`limbeck.teachers.adapter`).
+        coverage: the samples it has outputs for: ``finite``, where its row is not NaN, or a mask in a ``.npy`` file
+            (:mod:`limbeck.teachers.masked`).
     """
 
     model_config = _NODE_CONFIG
@@ -152,11 +145,12 @@ class TeacherNode(BaseModel):
     def _check_training(self) -> Self:
         if self.train_fraction is not None and self.weights is not None:
             raise_validation_error(
-                f"train_fraction: {self.train_fraction:g} ends a training early, and a teacher with weights is not trained: drop one"
+                f"train_fraction: {self.train_fraction:g} ends a training early, and a teacher with weights is not "
+                "trained: drop one"
             )
         if self.missing_classes == "mask" and self.class_names is None:
             raise_validation_error(
-                "missing_classes: mask leaves classes out that are missing among the teacher's, and it names none: give "
+                "missing_classes: mask leaves out classes that the teacher does not have, and it names none: give "
                 "class_names"
             )
         return self
@@ -171,3 +165,29 @@ class SchedulerNode(BaseModel):
     interval: Literal["step", "epoch"] = "step"
 
     expand_shorthand = model_validator(mode="before")(_expand_shorthand)
+
+
+def load_class_names(source: str | Sequence[str], *, config_path: str) -> tuple[str, ...]:
+    """The class names of a teacher; ``source`` is a list of them, or the path of a file with one name a line.
+
+    Raises:
+        LimbeckError: if the file cannot be read or holds no name.
+
+    >>> load_class_names(["cat", "dog"], config_path="teachers.big.class_names")
+    ('cat', 'dog')
+    """
+    if not isinstance(source, str):
+        return tuple(source)
+    try:
+        lines = Path(source).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LimbeckError(
+            f"{config_path}: {source} could not be read ({type(error).__name__}): give a text file with one name a "
+            "line, or a list of names"
+        ) from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise LimbeckError(
+            f"{config_path}: {source} holds no name: write one a line, in the order of the teacher's outputs"
+        )
+    return names

@@ -1,9 +1,9 @@
-"""The names that ``use:`` may take, by kind, and where each comes from. Nothing is imported before it is asked for.
+"""The names that ``use:`` takes, by kind, and the modules that they come from; modules are imported on first use.
 
-A name stands for a public class or function of one of limbeck's rooms, or of torch's optimizers and schedulers. What
-stands outside is ``package.module:Name``, and its package must be listed under the recipe's ``plugins:``, since to
-import a package is to run it. Python's own library cannot be listed, and what a package merely imports from elsewhere
-is not its own: so no recipe reaches ``os.system``.
+A name is a public class or function of limbeck, or one of torch's optimizers and schedulers. Anything else is
+``package.module:Name``, whose package must be listed under the recipe's ``plugins:``, since importing a package runs
+its code. The standard library cannot be listed, and what a package only imports from elsewhere is not looked up in it,
+so no recipe reaches ``os.system``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final, final
 
 from limbeck.core.errors import LimbeckError, suggest_names
 
-__all__ = ["NODE_KINDS", "NodeKind", "list_names", "plugin_error", "resolve_target"]
+__all__ = ["NODE_KINDS", "NodeKind", "kinds_by_type", "list_names", "plugin_error", "resolve_target"]
 
 _MODULE_PATTERN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _TARGET_PATTERN: Final = re.compile(_MODULE_PATTERN.pattern + r":[A-Za-z_][A-Za-z0-9_]*")
@@ -28,126 +28,117 @@ _TARGET_PATTERN: Final = re.compile(_MODULE_PATTERN.pattern + r":[A-Za-z_][A-Za-
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeKind:
-    """One kind of thing that a recipe names.
+    """One kind of node.
 
     Attributes:
-        noun: what one of them is called in an error.
-        module: the room whose ``__all__`` holds the names.
-        is_member: which of those names are of this kind.
-        positional_args: first parameters, which are handed over when it is built and are no settings.
-        injected_args: parameters that limbeck fills in where the recipe left them out, and by what.
+        noun: name of the kind in an error.
+        module: the module whose ``__all__`` holds the names.
+        is_member: selects the objects of this kind.
+        exclude: names of ``module`` that are of another kind, such as base classes.
+        parameter_type: the type in ``module`` of parameters that take a node of this kind.
+        positional_args: leading parameters that are passed to ``build()`` and are not settings.
+        injected_args: parameters that limbeck fills in, with the name of their value.
     """
 
     noun: str
     module: str
     is_member: Callable[[Any], bool]
+    exclude: tuple[str, ...] = ()
+    parameter_type: str | None = None
     positional_args: tuple[str, ...] = ()
     injected_args: Mapping[str, str] = field(default_factory=dict)
 
 
-def _map_to_self(*names: str) -> Mapping[str, str]:
-    return MappingProxyType({name: name for name in names})
+def _is_data_source(obj: Any) -> bool:
+    return inspect.isclass(obj) and hasattr(obj, "load")
 
 
 def _is_model_builder(obj: Any) -> bool:
-    # Beside the builders stand those who read and write weights; a builder is told how many classes there are.
     return inspect.isfunction(obj) and "classes" in inspect.signature(obj).parameters
+
+
+def _is_temperature(obj: Any) -> bool:
+    return inspect.isclass(obj) and hasattr(obj, "bounds")
+
+
+def _is_loss_weighting(obj: Any) -> bool:
+    return hasattr(obj, "register_losses")
+
+
+def _kind(noun: str, module: str, is_member: Callable[[Any], bool], *injected_args: str, **options: Any) -> NodeKind:
+    injected = MappingProxyType({name: name for name in injected_args})
+    return NodeKind(noun=noun, module=module, is_member=is_member, **{"injected_args": injected, **options})
 
 
 NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
     {
-        "task": NodeKind(
-            noun="task", module="limbeck.tasks", is_member=inspect.isclass, injected_args=_map_to_self("classes")
+        "task": _kind("task", "limbeck.tasks", inspect.isclass, "classes"),
+        "data": _kind("data source", "limbeck.data", _is_data_source, "seed"),
+        "augmentation": _kind(
+            "augmentation", "limbeck.data.augmentation", callable, parameter_type="Augmentation"
         ),
-        "data": NodeKind(
-            noun="data source",
-            module="limbeck.data",
-            is_member=lambda thing: inspect.isclass(thing) and hasattr(thing, "load"),
-            injected_args=_map_to_self("seed"),
+        "transform": _kind("transform", "limbeck.data.transforms", inspect.isfunction, parameter_type="Transform"),
+        "model": _kind("model", "limbeck.models", _is_model_builder, "classes", "channels", "seed"),
+        "teacher": _kind("teacher", "limbeck.teachers.external", inspect.isfunction, "classes"),
+        "self_teacher": _kind(
+            "teacher made of the student", "limbeck.teachers.self_teachers", inspect.isclass, "classes"
         ),
-        "augmentation": NodeKind(noun="augmentation", module="limbeck.data.augmentation", is_member=callable),
-        "transform": NodeKind(noun="transform", module="limbeck.data.transforms", is_member=inspect.isfunction),
-        "model": NodeKind(
-            noun="model",
-            module="limbeck.models",
-            is_member=_is_model_builder,
-            injected_args=_map_to_self("classes", "channels", "seed"),
+        "ensemble": _kind(
+            "ensemble of teachers", "limbeck.teachers.ensemble", inspect.isclass, "seed",
+            exclude=("EnsembleMethod",),
         ),
-        "teacher": NodeKind(
-            noun="teacher",
-            module="limbeck.teachers.external",
-            is_member=inspect.isfunction,
-            injected_args=_map_to_self("classes"),
+        "loss": _kind("loss", "limbeck.losses", inspect.isclass, "classes", "seed", "temperature"),
+        "schedule": _kind(
+            "schedule", "limbeck.core.schedules", inspect.isfunction, exclude=("resolve",), parameter_type="Schedule"
         ),
-        "self_teacher": NodeKind(
-            noun="teacher made of the student",
-            module="limbeck.teachers.self_teachers",
-            is_member=inspect.isclass,
-            injected_args=_map_to_self("classes"),
+        "temperature": _kind(
+            "temperature", "limbeck.losses.temperature", _is_temperature, exclude=("Temperature",),
+            parameter_type="Temperature",
         ),
-        "ensemble": NodeKind(
-            noun="ensemble of teachers",
-            module="limbeck.teachers.ensemble",
-            is_member=lambda thing: inspect.isclass(thing) and thing.__name__ != "EnsembleMethod",
-            injected_args=_map_to_self("seed"),
+        "loss_weighting": _kind("loss weighting", "limbeck.losses.weighting.loss_weighting", _is_loss_weighting),
+        "optimizer": _kind(
+            "optimizer", "torch.optim", inspect.isclass, exclude=("Optimizer",), positional_args=("params",)
         ),
-        "loss": NodeKind(
-            noun="loss",
-            module="limbeck.losses",
-            is_member=inspect.isclass,
-            injected_args=_map_to_self("classes", "seed", "temperature"),
-        ),
-        "schedule": NodeKind(
-            noun="schedule",
-            module="limbeck.core.schedules",
-            is_member=lambda thing: inspect.isfunction(thing) and thing.__name__ != "resolve",
-        ),
-        "temperature": NodeKind(
-            noun="temperature",
-            module="limbeck.losses.temperature",
-            is_member=lambda thing: (
-                inspect.isclass(thing) and hasattr(thing, "bounds") and thing.__name__ != "Temperature"
-            ),
-        ),
-        "loss_weighting": NodeKind(
-            noun="loss weighting",
-            module="limbeck.losses.weighting.loss_weighting",
-            is_member=lambda thing: hasattr(thing, "register_losses"),
-        ),
-        "optimizer": NodeKind(
-            noun="optimizer",
-            module="torch.optim",
-            is_member=lambda thing: inspect.isclass(thing) and thing.__name__ != "Optimizer",
-            positional_args=("params",),
-        ),
-        "scheduler": NodeKind(
-            noun="scheduler",
-            module="torch.optim.lr_scheduler",
-            is_member=lambda thing: inspect.isclass(thing) and thing.__name__ != "LRScheduler",
+        "scheduler": _kind(
+            "scheduler", "torch.optim.lr_scheduler", inspect.isclass, exclude=("LRScheduler",),
             positional_args=("optimizer",),
             injected_args=MappingProxyType({"T_max": "steps", "total_steps": "steps"}),
         ),
     }
-)
+)  # fmt: skip
+
+
+def kinds_by_type() -> dict[Any, str]:
+    """The kind of node that a parameter of each of these types takes."""
+    return {
+        getattr(import_module(kind.module), kind.parameter_type): name
+        for name, kind in NODE_KINDS.items()
+        if kind.parameter_type is not None
+    }
 
 
 def list_names(kind: str) -> list[str]:
-    """Every name of ``kind``, sorted; this imports its room.
+    """Every name of ``kind``, sorted; imports its module.
 
     >>> list_names("schedule")
     ['across_stages', 'cosine', 'linear', 'multistep', 'step_change', 'warmup']
     """
-    module = import_module(NODE_KINDS[kind].module)
-    public_names = [name for name in getattr(module, "__all__", ()) if not name.startswith("_")]
-    return sorted(name for name in public_names if NODE_KINDS[kind].is_member(getattr(module, name)))
+    info = NODE_KINDS[kind]
+    module = import_module(info.module)
+    return sorted(
+        name
+        for name in getattr(module, "__all__", ())
+        if not name.startswith("_") and name not in info.exclude and info.is_member(getattr(module, name))
+    )
 
 
 def resolve_target(
     use: str, kinds: Iterable[str], *, plugins: Iterable[str] = (), config_path: str = "recipe"
 ) -> tuple[str, Callable[..., Any]]:
-    """What ``use`` names, and of which of ``kinds`` it is; the first kind that has the name wins.
+    """The object that ``use`` names, and its kind: the first of ``kinds`` that has the name.
 
-    Raises ``LimbeckError``: for a name nobody has, and for a package that is not listed under ``plugins``.
+    Raises:
+        LimbeckError: for an unknown name, and for a package that is not listed under ``plugins``.
 
     >>> resolve_target("linear", ["schedule"])[1](1.0, 0.0)
     Linear(start=1.0, end=0.0)
@@ -165,7 +156,7 @@ def resolve_target(
     noun = " or ".join(NODE_KINDS[kind].noun for kind in order) if len(order) < 3 else "part"
     raise LimbeckError(
         f"{config_path}: no {noun} is named {use!r}; there are: {suggest_names(use, allowed)} "
-        "(a class of your own is written package.module:Name)"
+        "(write a class of your own as package.module:Name)"
     )
 
 
@@ -191,7 +182,7 @@ def _resolve_plugin(use: str, plugins: tuple[str, ...], config_path: str) -> Cal
     if not _is_inside(module, allowed_packages):
         top = module.partition(".")[0]
         raise LimbeckError(
-            f"{config_path}: {use} is not limbeck's, and its package is not listed: "
+            f"{config_path}: {use} is not part of limbeck, and its package is not listed: "
             + (plugin_error(module) or f"if you trust it, add `plugins: [{', '.join([*plugins, top])}]` to the recipe")
         )
     imported_module = _import_plugin_module(module, use, config_path)
@@ -204,8 +195,8 @@ def _resolve_plugin(use: str, plugins: tuple[str, ...], config_path: str) -> Cal
     defining_module = str(getattr(obj, "__module__", None))
     if not _is_inside(defining_module, allowed_packages):
         raise LimbeckError(
-            f"{config_path}: {use} is at home in {defining_module}, which is not listed: name it there, "
-            f"and list its package under `plugins:`"
+            f"{config_path}: {use} is defined in {defining_module}, which is not listed: name it there, and list its "
+            "package under `plugins:`"
         )
     target: Callable[..., Any] = obj
     return target
@@ -217,8 +208,8 @@ def _import_plugin_module(module: str, use: str, config_path: str) -> ModuleType
     except ModuleNotFoundError as error:
         if error.name is not None and _is_inside(module, [error.name]):
             raise LimbeckError(
-                f"{config_path}: there is no module {error.name!r} for {use}: install the package, or put its folder on "
-                "PYTHONPATH"
+                f"{config_path}: there is no module {error.name!r} for {use}: install the package, or put its folder "
+                "on PYTHONPATH"
             ) from error
         raise LimbeckError(f"{config_path}: {module} needs {error.name!r}, which is not installed") from error
     except (Exception, SystemExit) as error:

@@ -1,23 +1,21 @@
-"""One node of a recipe, ``{use: small_cnn, width: 8}``, checked against the signature of what it names.
+"""One node of a recipe, ``{use: small_cnn, width: 8}``, checked against the signature of what it builds.
 
-The callable is the only list of its settings: a parameter added to it is a key of the recipe from then on, with the
-type and the default it has there.
+The signature is the only list of a node's settings: a new parameter is a new key, with its type and its default.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
 from limbeck.core.errors import LimbeckError
 from limbeck.recipe import registry
-from limbeck.recipe.defaults import KIND_BY_HINT, collect_settings
-from limbeck.recipe.messages import format_value, join_path, unknown_setting_message
 from limbeck.recipe.resolved_node import DEFERRED, ResolvedNode
-from limbeck.recipe.scalars import describe_validation_error
 from limbeck.recipe.type_hints import (
     accepts_only_objects,
     child_hint,
@@ -26,6 +24,7 @@ from limbeck.recipe.type_hints import (
     make_type_adapter,
     object_types,
 )
+from limbeck.recipe.validation import describe_validation_error, format_value, join_path, unknown_setting_message
 
 __all__ = ["resolve_node"]
 
@@ -48,16 +47,16 @@ def resolve_node(
     provided: Mapping[str, Any] | None = None,
     config_path: str | None = None,
 ) -> ResolvedNode:
-    """Find what ``node`` names and compare its settings with the signature, without building anything.
+    """Look up what ``node`` names and check its settings, without building anything.
 
-    Arguments:
-        node: a mapping with ``use``, or the name alone.
-        kind: one of :data:`limbeck.recipe.registry.NODE_KINDS`, or several in the order to look in.
+    Args:
+        node: a mapping with ``use``, or the name only.
+        kind: one of :data:`limbeck.recipe.registry.NODE_KINDS`, or several in the order of lookup.
         plugins: packages that ``use`` may import from.
-        provided: what limbeck fills in where the recipe says nothing: ``classes``, ``channels``, ``seed``, ``steps``,
-            and of response losses ``temperature``, by the task.
-            :data:`~limbeck.recipe.resolved_node.DEFERRED` stands for what will be known when it is built.
-        config_path: where the node stands in the recipe, for errors; the kind where none is given.
+        provided: values for parameters that the recipe leaves out: ``classes``, ``channels``, ``seed``, ``steps``, and
+            ``temperature`` of losses that use the task's. :data:`~limbeck.recipe.resolved_node.DEFERRED` stands for a
+            value that is known when the node is built.
+        config_path: dotted path of the node, for errors; ``None``: its kind.
 
     >>> node = resolve_node({"use": "linear", "start": 1}, "schedule", config_path="stages.0.objective.kd.weight")
     Traceback (most recent call last):
@@ -69,27 +68,32 @@ def resolve_node(
     config_path = kinds[0] if config_path is None else config_path
     use, settings = _split_node(node, config_path)
     node_kind, target = registry.resolve_target(use, kinds, plugins=plugins, config_path=config_path)
-    signature = _Signature.from_callable(target, registry.NODE_KINDS[node_kind].positional_args, use, config_path)
+    kind_info = registry.NODE_KINDS[node_kind]
+    signature = _Signature.from_callable(target, kind_info.positional_args, use, config_path)
     context = _Context(node_kind, tuple(plugins), provided or {})
-    _reject_unknown_settings(settings, signature, use, config_path, node_kind)
+    for name in settings:
+        is_reserved = not isinstance(name, str) or name in kind_info.positional_args
+        if name not in signature.settings and (is_reserved or not signature.accepts_kwargs):
+            hint = f"; {_MISPLACED_KEYS[name]}" if name in _MISPLACED_KEYS else ""
+            raise LimbeckError(f"{config_path}: {unknown_setting_message(use, name, signature.settings)}{hint}")
     values = {
         name: _validate_value(item, signature.hints.get(name, Any), join_path(config_path, name), context)
         for name, item in settings.items()
     }
-    injected = _inject_settings(registry.NODE_KINDS[node_kind], target, signature, settings, context.provided)
-    deferred = {name: source for name, (source, value) in injected.items() if value is DEFERRED}
-    values |= {name: value for name, (_, value) in injected.items() if value is not DEFERRED}
+    injected = _injected_sources(kind_info, target, signature, settings, context.provided)
+    deferred = {name: source for name, source in injected.items() if context.provided[source] is DEFERRED}
+    values |= {name: context.provided[source] for name, source in injected.items() if name not in deferred}
     for name, parameter in signature.settings.items():
         if parameter.default is parameter.empty and name not in values and name not in deferred:
             raise LimbeckError(f"{config_path}: {use} needs {name!r}, {describe_hint(signature.hints.get(name, Any))}")
     return ResolvedNode(
         config_path=config_path, use=use, kind=node_kind, target=target, settings=values, deferred=deferred,
-        config={"use": use, **collect_settings(signature.settings, signature.hints, values, deferred)},
+        config={"use": use, **_plain_settings(signature, values, deferred)},
     )  # fmt: skip
 
 
 class _Context(NamedTuple):
-    """What a nested node shares with the node around it."""
+    """What a nested node shares with its parent."""
 
     kind: str
     plugins: tuple[str, ...]
@@ -110,9 +114,7 @@ class _Signature(NamedTuple):
         try:
             parameters = inspect.signature(target).parameters
         except (ValueError, TypeError) as error:
-            raise LimbeckError(
-                f"{config_path}: {use} has no signature that Python can read, so it cannot be used"
-            ) from error
+            raise LimbeckError(f"{config_path}: {use} has no signature that Python can read: wrap it in one") from error
         settings = {
             name: parameter
             for name, parameter in parameters.items()
@@ -131,103 +133,77 @@ def _split_node(node: Any, config_path: str) -> tuple[str, dict[str, Any]]:
     return node["use"], {name: value for name, value in node.items() if name != "use"}
 
 
-def _reject_unknown_settings(
-    settings: Mapping[str, Any], signature: _Signature, use: str, config_path: str, kind: str
-) -> None:
-    for name in settings:
-        is_reserved = not isinstance(name, str) or name in registry.NODE_KINDS[kind].positional_args
-        if name not in signature.settings and (is_reserved or not signature.accepts_kwargs):
-            hint = f"; {_MISPLACED_KEYS[name]}" if name in _MISPLACED_KEYS else ""
-            raise LimbeckError(f"{config_path}: {unknown_setting_message(use, name, signature.settings)}{hint}")
-
-
-def _inject_settings(
-    kind: registry.NodeKind,
-    target: Callable[..., Any],
-    signature: _Signature,
-    settings: Mapping[str, Any],
-    provided: Mapping[str, Any],
-) -> dict[str, tuple[str, Any]]:
-    """What limbeck fills in: by parameter, the name it has for it and the value."""
-    # OneCycleLR takes its length in one of two ways, and total_steps would silently win over the other. A length of
-    # null is none, as in its own signature.
+def _injected_sources(
+    kind: registry.NodeKind, target: Any, signature: _Signature, settings: Mapping[str, Any], provided: Container[str]
+) -> dict[str, str]:
+    """The parameters that limbeck fills in, each with the name of its value in ``provided``."""
+    # OneCycleLR takes its length in one of two ways, and total_steps would override the other; null is no length.
     has_alternative_length = any(settings.get(name) is not None for name in _ALTERNATIVE_LENGTH_SETTINGS)
     explicit = {name for name, value in settings.items() if value is not None or name not in _LENGTH_SETTINGS}
     return {
-        name: (source, provided[source])
+        name: source
         for name, source in kind.injected_args.items()
         if name in signature.settings
         and source in provided
         and name not in explicit
         and not (source == "steps" and has_alternative_length)
-        if source != "temperature" or getattr(target, "uses_task_temperature", False)
+        and (source != "temperature" or getattr(target, "uses_task_temperature", False))
     }
 
 
 def _validate_value(value: Any, hint: Any, config_path: str, context: _Context) -> Any:
-    """``value`` as the parameter wants it, with ``ResolvedNode`` where a node stood."""
-    resolved_value = _resolve_nodes(value, hint, config_path, context)
+    """``value`` converted to the type of the parameter, with nested nodes resolved."""
+    resolved_value = _resolve_nested(value, hint, config_path, context)
     try:
         return make_type_adapter(hint).validate_python(resolved_value)
     except ValidationError as error:
         raise LimbeckError(_validation_message(value, hint, config_path, error)) from None
 
 
-def _resolve_nodes(value: Any, hint: Any, config_path: str, context: _Context) -> Any:
-    expected = object_types(hint)
+def _resolve_nested(value: Any, hint: Any, config_path: str, context: _Context) -> Any:
     is_bare_name = isinstance(value, str) and accepts_only_objects(hint)
     if is_bare_name or (isinstance(value, Mapping) and isinstance(value.get("use"), str)):
-        return _resolve_nested_node(value, hint, expected, config_path, context)
+        return _resolve_nested_node(value, hint, config_path, context)
     if isinstance(value, list):
         return [
-            _resolve_nodes(item, child_hint(hint, i), join_path(config_path, i), context)
+            _resolve_nested(item, child_hint(hint, i), join_path(config_path, i), context)
             for i, item in enumerate(value)
         ]
     if isinstance(value, Mapping):
         return {
-            key: _resolve_nodes(item, child_hint(hint, str(key)), join_path(config_path, key), context)
+            key: _resolve_nested(item, child_hint(hint, str(key)), join_path(config_path, key), context)
             for key, item in value.items()
         }
     return value
 
 
-def _resolve_nested_node(
-    value: Any, hint: Any, expected: list[Any], config_path: str, context: _Context
-) -> ResolvedNode:
+def _resolve_nested_node(value: Any, hint: Any, config_path: str, context: _Context) -> ResolvedNode:
+    expected = object_types(hint)
     if not expected and hint is not Any:
         raise LimbeckError(
-            f"{config_path}: {format_value(value)} is a node, and what stands here is {describe_hint(hint)}"
+            f"{config_path}: {format_value(value)} is a node, and the value must be {describe_hint(hint)}"
         )
-    hinted_kinds = [
-        KIND_BY_HINT[hint_type.__name__] for hint_type in expected if getattr(hint_type, "__name__", "") in KIND_BY_HINT
-    ]
-    kinds = hinted_kinds or [context.kind, *(kind for kind in registry.NODE_KINDS if kind != context.kind)]
-    resolved_node = resolve_node(
-        value, kinds, plugins=context.plugins, provided=context.provided, config_path=config_path
-    )
-    built_type = (
-        resolved_node.target if inspect.isclass(resolved_node.target) else get_hints(resolved_node.target).get("return")
-    )
-    if (
-        expected
-        and inspect.isclass(built_type)
-        and not any(_is_subclass(built_type, hint_type) for hint_type in expected)
-    ):
+    kinds_by_type = registry.kinds_by_type()
+    kinds = [kinds_by_type[hint_type] for hint_type in expected if hint_type in kinds_by_type]
+    kinds = kinds or [context.kind, *(kind for kind in registry.NODE_KINDS if kind != context.kind)]
+    node = resolve_node(value, kinds, plugins=context.plugins, provided=context.provided, config_path=config_path)
+    built_type = node.target if inspect.isclass(node.target) else get_hints(node.target).get("return")
+    if expected and inspect.isclass(built_type) and not any(_is_subclass(built_type, item) for item in expected):
         raise LimbeckError(
-            f"{config_path}: {resolved_node.use} gives a {built_type.__name__}, and what stands here is {describe_hint(hint)}"
+            f"{config_path}: {node.use} gives a {built_type.__name__}, and the value must be {describe_hint(hint)}"
         )
-    return resolved_node
+    return node
 
 
 def _is_subclass(built_type: type, expected: Any) -> bool:
     try:
         return issubclass(built_type, expected)
-    except TypeError:  # a protocol with attributes, or no class at all: only the object itself could tell
+    except TypeError:  # a protocol with attributes, or not a class: only an instance can be checked
         return True
 
 
 def _validation_message(value: Any, hint: Any, config_path: str, error: ValidationError) -> str:
-    """The sentence for the innermost value that all of pydantic's records are about."""
+    """The message for the innermost value that contains all errors."""
     records = error.errors(include_url=False)
     depth = 0
     while all(len(record["loc"]) > depth for record in records):
@@ -240,3 +216,55 @@ def _validation_message(value: Any, hint: Any, config_path: str, error: Validati
     if len(records) == 1 and _CONSTRAINTS & (records[0].get("ctx") or {}).keys():
         return f"{config_path}: {describe_validation_error(records[0])}"
     return f"{config_path}: {format_value(value)} is not {describe_hint(hint)}"
+
+
+class _NotSerializableError(Exception):
+    """A value without a form in YAML."""
+
+
+def _plain_settings(signature: _Signature, values: Mapping[str, Any], deferred: Container[str]) -> dict[str, Any]:
+    """``values`` and the remaining defaults as plain data, in the order of the signature.
+
+    A default without a form in YAML, such as a function, is left out.
+    """
+    plain: dict[str, Any] = {}
+    for name, parameter in signature.settings.items():
+        if name in deferred or (name not in values and parameter.default is parameter.empty):
+            continue
+        try:
+            value = (
+                values[name]
+                if name in values
+                else _normalize_default(parameter.default, signature.hints.get(name, Any))
+            )
+            plain[name] = _serialize(value)
+        except _NotSerializableError:
+            continue
+    return plain | {name: _serialize(value) for name, value in values.items() if name not in signature.settings}
+
+
+def _normalize_default(default: Any, hint: Any) -> Any:
+    """A default as YAML reads it back: 0 for a float is 0.0."""
+    try:
+        return make_type_adapter(hint).validate_python(default)
+    except ValidationError:
+        return default
+
+
+def _serialize(value: Any) -> Any:
+    if isinstance(value, ResolvedNode):
+        return dict(value.config)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_serialize(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((_serialize(item) for item in value), key=repr)
+    if isinstance(value, Mapping):
+        return {key: _serialize(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and type(value) in registry.kinds_by_type():
+        settings = {field.name: _serialize(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"use": type(value).__name__, **settings}
+    raise _NotSerializableError

@@ -1,4 +1,4 @@
-"""A node of a recipe that was found good: it knows what to call, and with which settings."""
+"""A node of a recipe that was checked and can be built."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from limbeck.core.errors import LimbeckError
 __all__ = ["DEFERRED", "PROVIDED", "Deferred", "ResolvedNode"]
 
 PROVIDED: Final = frozenset({"channels", "classes", "seed", "steps"})
-"""What limbeck may know beside the recipe: from the data, the recipe's head, and the length of training."""
+"""Values that limbeck fills in: from the data, the seed of the recipe, and the length of training."""
 
 
 class Deferred(Enum):
-    """Stands for a value that will be known only when the node is built."""
+    """A value that is known only when the node is built."""
 
     DEFERRED = "later"
 
@@ -27,16 +27,16 @@ DEFERRED: Final = Deferred.DEFERRED
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedNode:
-    """What :func:`limbeck.recipe.resolve_node.resolve_node` gives.
+    """The result of :func:`limbeck.recipe.resolve_node.resolve_node`.
 
     Attributes:
-        config_path: where it stands in the recipe, dotted.
-        use: its name, as the recipe has it.
-        kind: which of the kinds it is.
+        config_path: dotted path in the recipe.
+        use: its name in the recipe.
+        kind: its kind, see :data:`limbeck.recipe.registry.NODE_KINDS`.
         target: the class or function that builds it.
-        settings: what it is called with: values of the recipe and of ``provided``; a nested node is a ``ResolvedNode`` too.
-        deferred: parameters that wait for a value that limbeck fills in, and by what name.
-        config: the node as plain data with every setting that has a plain form, defaults too.
+        settings: keyword arguments of ``target``; a nested node is a ``ResolvedNode`` too.
+        deferred: parameters that limbeck fills in when it is built, with the name of their value.
+        config: the node as plain data with every setting that has a plain form, defaults included.
     """
 
     config_path: str
@@ -48,11 +48,13 @@ class ResolvedNode:
     config: Mapping[str, Any]
 
     def build(self, *args: Any, **kwargs: Any) -> Any:
-        """The live object: ``target(*args, **settings, **kwargs)``, nested nodes first.
+        """``target(*args, **settings, **kwargs)``, nested nodes first.
 
-        What limbeck fills in (``classes``, ``channels``, ``seed``, ``steps``) may be given to any node: it
-        reaches those that wait for it, and never replaces what the recipe says. Raises ``LimbeckError`` with the place
-        for whatever the constructor does not like.
+        ``classes``, ``channels``, ``seed`` and ``steps`` may be passed to any node: they reach the deferred parameters,
+        and do not override the recipe.
+
+        Raises:
+            LimbeckError: with the path of the node, for any error of the constructor.
         """
         provided = {name: value for name, value in kwargs.items() if name in PROVIDED}
         settings = {name: _build_nested(value, provided) for name, value in self.settings.items()}

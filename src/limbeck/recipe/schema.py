@@ -1,7 +1,4 @@
-"""What a recipe is: its keys, their types and defaults. A key that is not here is an error that names the right one.
-
-What stands under ``use: …`` is a node (:mod:`limbeck.recipe.node_schema`).
-"""
+"""The keys of a recipe, their types and defaults; objects to build are nodes (:mod:`limbeck.recipe.node_schema`)."""
 
 from __future__ import annotations
 
@@ -11,20 +8,23 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar, final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from limbeck.core.errors import LimbeckError
-from limbeck.recipe.assistant_chain import AssistantMode, TrainingPair, training_order
-from limbeck.recipe.generations import expand_generations
-from limbeck.recipe.identifiers import FileName, Name, Plugin, TeacherName
-from limbeck.recipe.messages import format_value, join_path
 from limbeck.recipe.node_schema import LossNode, Node, SchedulerNode, TeacherNode
-from limbeck.recipe.scalars import (
+from limbeck.recipe.study_schema import Study
+from limbeck.recipe.training_order import AssistantMode, TrainingPair, expand_generations, training_order
+from limbeck.recipe.validation import (
+    FileName,
+    Name,
     Number,
+    Plugin,
     StrictInt,
     StrictStr,
+    TeacherName,
     describe_validation_error,
+    format_value,
+    join_path,
     raise_validation_error,
     reject_unknown_keys,
 )
-from limbeck.recipe.study_schema import Study
 from limbeck.utils.renamed_keys import reject_renamed
 
 __all__ = [
@@ -42,7 +42,7 @@ __all__ = [
     "validate",
 ]
 
-_ModelT = TypeVar("_ModelT", bound=BaseModel)
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 TrainingPrecision = Literal[
     "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "transformer-engine",
@@ -72,10 +72,12 @@ def _parse_baselines(value: Any) -> Any:
 
 @final
 class TrainingNode(BaseModel):
-    """How to train: see :class:`limbeck.training.TrainingConfig`; ``precision`` is one of Lightning Fabric's.
+    """How to train; see :class:`limbeck.training.TrainingConfig`.
 
-    ``strategy`` is how the processes that ``torchrun`` started share the work (:func:`limbeck.training.launched`);
-    ``devices`` is for how many of them the recipe was made, and any other number is refused.
+    Attributes:
+        precision: one of Lightning Fabric's.
+        strategy: how the processes that ``torchrun`` started share the work.
+        devices: the number of processes that the recipe is for; any other number is an error.
     """
 
     model_config = _STRICT_CONFIG
@@ -99,18 +101,16 @@ class TrainingNode(BaseModel):
         return reject_unknown_keys(value, cls, "training")
 
     @model_validator(mode="after")
-    def _check_even_batch(self) -> Self:
+    def _check_combinations(self) -> Self:
         if self.batch_pairing != "none" and self.batch_size % 2:
             raise_validation_error(
-                f"batch_pairing: with {self.batch_pairing} a batch has two halves, and batch_size {self.batch_size} is odd"
+                f"batch_pairing: with {self.batch_pairing} a batch has two halves, and batch_size "
+                f"{self.batch_size} is odd"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_fsdp(self) -> Self:
         if self.strategy == "fsdp" and self.ema_decay is not None:
             raise_validation_error(
-                f"ema_decay: {self.ema_decay:g} averages whole weights, and under fsdp nobody has them: drop it, or use ddp"
+                f"ema_decay: {self.ema_decay:g} averages full weights, which no process has under fsdp: drop it, or "
+                "use ddp"
             )
         if self.strategy == "fsdp" and self.precision not in _FSDP_PRECISIONS:
             raise_validation_error(
@@ -121,12 +121,17 @@ class TrainingNode(BaseModel):
 
 @final
 class Stage(BaseModel):
-    """One stretch of training: for so many ``epochs`` or optimizer ``steps``, towards one objective.
+    """One stage of training, with one objective.
 
-    ``training`` changes single settings of the recipe's for this stage; in ``optimizer`` and ``scheduler`` a node with
-    ``use`` takes the place of the recipe's, and one without changes its settings. ``freeze`` are paths of the student's
-    modules that keep their weights. ``loss_weighting`` moves the weights of the losses, see
-    :mod:`limbeck.losses.weighting.loss_weighting`.
+    Attributes:
+        epochs: length in epochs; or give ``steps``.
+        steps: length in optimizer steps.
+        objective: losses by name.
+        loss_weighting: adapts the weights of the losses (:mod:`limbeck.losses.weighting.loss_weighting`).
+        feature_layers: for each network, module paths by name.
+        training: changes to the recipe's training; an ``optimizer`` or ``scheduler`` without ``use`` changes settings
+            of the recipe's, and one with ``use`` replaces it.
+        freeze: paths of the student's modules whose weights do not change.
     """
 
     model_config = _STRICT_CONFIG
@@ -144,13 +149,11 @@ class Stage(BaseModel):
     def _reject_unknown_keys(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
             objective = value.get("objective")
-            if objective is not None and not isinstance(objective, Mapping):
-                raise_validation_error("objective is losses by name, such as {kd: {use: KDLoss, temperature: 4}}")
-            if isinstance(objective, Mapping) and not objective:
-                raise_validation_error("objective has no loss, such as {kd: {use: KDLoss, temperature: 4}}")
-            for key in ("weight", "weights"):
-                loss = objective.get(key) if isinstance(objective, Mapping) else None
-                if loss is not None and not (isinstance(loss, Mapping) and "use" in loss):
+            if objective is not None and not (objective and isinstance(objective, Mapping)):
+                problem = "has no loss" if isinstance(objective, Mapping) else "is losses by name"
+                raise_validation_error(f"objective {problem}, such as {{kd: {{use: KDLoss, temperature: 4}}}}")
+            for key in {"weight", "weights"} & set(objective or ()):
+                if not (isinstance(objective[key], Mapping) and "use" in objective[key]):
                     raise_validation_error(
                         f"objective has {key!r} beside its losses: write each weight inside its loss"
                     )
@@ -166,9 +169,10 @@ class Stage(BaseModel):
 
 @final
 class CacheNode(BaseModel):
-    """Teachers' answers on disk, each asked for once; the settings are those of :class:`limbeck.teachers.CacheConfig`.
+    """Teacher outputs cached on disk; the other settings are those of :class:`limbeck.teachers.CacheConfig`.
 
-    ``root`` is the folder of all caches; ``null``: ``$LIMBECK_CACHE``, or ``~/.cache/limbeck/teacher_outputs``.
+    Attributes:
+        root: the folder of all caches; ``None``: ``$LIMBECK_CACHE``, or ``~/.cache/limbeck/teacher_outputs``.
     """
 
     model_config = _STRICT_CONFIG
@@ -195,7 +199,7 @@ class CacheNode(BaseModel):
 
 @final
 class ExportNode(BaseModel):
-    """What to write the finished student as."""
+    """The formats that the trained student is exported to."""
 
     model_config = _STRICT_CONFIG
     to: tuple[ExportFormat, ...] = ()
@@ -211,15 +215,15 @@ _DEFAULT_ENSEMBLE: Final = Node.model_validate({"use": "MeanLogits"})
 
 @final
 class Recipe(BaseModel):
-    """Everything that decides a run; :func:`limbeck.recipe.load_recipe` makes one from YAML.
+    """All settings of a run; :func:`limbeck.recipe.load_recipe` reads one from YAML.
 
-    ``ensemble`` is how several teachers speak to losses that name none, one of
-    :mod:`limbeck.teachers.ensemble`. ``split_seed`` decides how the data are cut, which labels are kept, and the
-    views; ``None``: ``seed`` does. With it set, runs of different seeds share their parts, a teacher that was trained
-    elsewhere, and the cache of its answers. ``self_teachers`` are made of the student itself
-    (:mod:`limbeck.teachers.self_teachers`), anew in each stage; ``peers`` are students that learn together with it
-    (:class:`limbeck.distiller.PeerStudents`). ``generations`` makes the student the last of so many networks of its shape
-    (:mod:`limbeck.recipe.generations`).
+    Attributes:
+        split_seed: seed of the splits, of the labeled samples and of the augmentation; ``None``: ``seed``. With it,
+            runs of different seeds share their splits, pretrained teachers and cached outputs.
+        ensemble: combines several teachers for losses without ``teacher`` (:mod:`limbeck.teachers`).
+        self_teachers: teachers made of the student, new in each stage (:mod:`limbeck.teachers.self_teachers`).
+        peers: students that are trained together with it (:class:`limbeck.distiller.PeerStudents`).
+        generations: number of born-again generations, of which the student is the last.
     """
 
     model_config = _STRICT_CONFIG
@@ -250,14 +254,15 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _reject_unknown_keys(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            reject_renamed(value)
-        if isinstance(value, Mapping) and isinstance(value.get("teacher_training"), Mapping):
+        if not isinstance(value, Mapping):
+            return value
+        reject_renamed(value)
+        if isinstance(value.get("teacher_training"), Mapping):
             value = {**value, "teacher_training": {"name": "teacher_training", **value["teacher_training"]}}
-        return reject_unknown_keys(expand_generations(value) if isinstance(value, Mapping) else value, cls, "a recipe")
+        return reject_unknown_keys(expand_generations(value), cls, "a recipe")
 
     def training_order(self) -> list[TrainingPair]:
-        """Who learns from whom, in the order of training: each assistant, then the student."""
+        """Each assistant and then the student with its teachers, in the order of training."""
         return training_order(list(self.teachers), [*self.assistants, "student"], assistant_mode=self.assistant_mode)
 
     @model_validator(mode="after")
@@ -267,7 +272,7 @@ class Recipe(BaseModel):
         return self
 
     def all_stages(self) -> list[tuple[str, Stage]]:
-        """The training of the teacher, if there is any, and the stages, each with its path."""
+        """The training of the teacher, if there is one, and the stages, each with its path."""
         teacher_training = [("teacher_training", self.teacher_training)] if self.teacher_training is not None else []
         return [*teacher_training, *((f"stages.{i}", stage) for i, stage in enumerate(self.stages))]
 
@@ -278,18 +283,19 @@ class Recipe(BaseModel):
             is_partial = key in ("optimizer", "scheduler") and isinstance(change, Mapping) and "use" not in change
             if is_partial and settings[key] is None:
                 raise LimbeckError(
-                    f"{join_path(config_path, key)}: {format_value(change)} changes nothing, as the recipe has none: add use"
+                    f"{join_path(config_path, key)}: {format_value(change)} changes nothing, as the recipe has none: "
+                    "add use"
                 )
             settings[key] = {**settings[key], **change} if is_partial else change
         return validate(TrainingNode, settings, config_path)
 
 
 _OPTIONAL_TEACHER_KEYS: Final = ("input_size", "normalize", "class_names", "missing_classes", "coverage")
-"""What a teacher has only where it was said: most see and name things as the student does."""
+"""Settings of a teacher that are written out only where they differ from the default."""
 
 
-def validate(model: type[_ModelT], data: Any, config_path: str = "") -> _ModelT:
-    """``data`` as ``model``, or a ``LimbeckError`` of one sentence with the dotted place."""
+def validate(model: type[ModelT], data: Any, config_path: str = "") -> ModelT:
+    """``data`` as ``model``; a mistake is a ``LimbeckError`` with the dotted path of the setting."""
     if not isinstance(data, Mapping):
         raise LimbeckError(
             f"{config_path or 'a recipe'}: {format_value(data)} is not a mapping of settings, such as `seed: 0`"
@@ -305,7 +311,7 @@ def validate(model: type[_ModelT], data: Any, config_path: str = "") -> _ModelT:
 
 
 def to_plain(value: Any) -> Any:
-    """A recipe, or a part of one, as plain data in the order of the schema; the settings of a node follow its name.
+    """A recipe, or a section of one, as plain data in the order of the schema.
 
     >>> to_plain(LossNode.model_validate({"use": "KDLoss", "weight": 0.9, "temperature": 4}))
     {'use': 'KDLoss', 'temperature': 4, 'weight': 0.9}
@@ -320,13 +326,8 @@ def to_plain(value: Any) -> Any:
             for name in _OPTIONAL_TEACHER_KEYS:
                 if fields[name] == TeacherNode.model_fields[name].default:
                     del fields[name]
-        if value.model_extra is not None:
-            return {
-                "use": fields.pop("use"),
-                **{name: to_plain(item) for name, item in value.model_extra.items()},
-                **fields,
-            }
-        return fields
+        extra = {name: to_plain(item) for name, item in (value.model_extra or {}).items()}
+        return {"use": fields.pop("use"), **extra, **fields} if "use" in fields else fields
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What a study compares: its seeds, and its variants beside the baselines and the recipe itself."""
+"""The settings of a study: its seeds, variants and baselines."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from typing import Annotated, Any, Final, Self, final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from limbeck.recipe.identifiers import Name
-from limbeck.recipe.messages import format_value
-from limbeck.recipe.scalars import Number, StrictInt, StrictStr, raise_validation_error, reject_unknown_keys
+from limbeck.recipe.validation import (
+    Name,
+    Number,
+    StrictInt,
+    StrictStr,
+    format_value,
+    raise_validation_error,
+    reject_unknown_keys,
+)
 
 __all__ = ["BASELINES", "BUILTIN_VARIANTS", "Study"]
 
@@ -23,11 +29,9 @@ _VARIABLE_KEYS: Final = (
 def _parse_seeds(value: Any) -> Any:
     """A number of seeds, counted from 0, or the seeds themselves."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return (
-            tuple(range(value))
-            if value >= 1
-            else raise_validation_error(f"{value} is no number of seeds: give at least 1")
-        )
+        if value < 1:
+            raise_validation_error(f"{value} is no number of seeds: give at least 1")
+        return tuple(range(value))
     if not isinstance(value, list | tuple) or not value or len(set(map(str, value))) < len(value):
         raise_validation_error(
             f"{format_value(value)} is neither a number of seeds nor a list of different ones: write 5, or [0, 1, 2]"
@@ -37,20 +41,19 @@ def _parse_seeds(value: Any) -> Any:
 
 @final
 class Study(BaseModel):
-    """What ``limbeck study`` compares beside the baselines and the recipe itself.
+    """What ``limbeck study`` compares with the recipe itself.
 
-    ``variants`` are by name, each the settings it changes, as ``dotted.path: value``; ``teachers: [NAME, ...]`` in
-    one lets it listen to some of the recipe's teachers only. ``label_smoothing`` is the value of that baseline.
-    ``baselines`` leaves some of the costly baselines out, never ``student_only``: every gain is over it.
+    Attributes:
+        seeds: the seeds of each variant, or their number.
+        variants: by name, the settings that each changes, as ``dotted.path: value``; ``teachers: [NAME, ...]``
+            selects among the recipe's teachers.
+        label_smoothing: the value of that baseline.
+        baselines: baselines to train; always with ``student_only``, which gains are measured against.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    seeds: Annotated[tuple[Annotated[StrictInt, Field(ge=0, lt=2**32)], ...], BeforeValidator(_parse_seeds)] = (
-        0,
-        1,
-        2,
-        3,
-        4,
+    seeds: Annotated[tuple[Annotated[StrictInt, Field(ge=0, lt=2**32)], ...], BeforeValidator(_parse_seeds)] = tuple(
+        range(5)
     )
     variants: dict[Name, dict[StrictStr, Any]] = {}
     label_smoothing: Annotated[Number, Field(gt=0, lt=1)] = 0.1
@@ -62,7 +65,7 @@ class Study(BaseModel):
         return reject_unknown_keys(value, cls, "study")
 
     @model_validator(mode="after")
-    def _check_baselines(self) -> Self:
+    def _check_names(self) -> Self:
         for name in self.baselines:
             if name not in BASELINES:
                 raise_validation_error(f"baselines: {format_value(name)} is none of {', '.join(BASELINES)}")
@@ -70,10 +73,6 @@ class Study(BaseModel):
             raise_validation_error(
                 f"baselines: {BASELINES[0]} is always one of them, since every gain is over it: add it"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_variants(self) -> Self:
         for name, changes in self.variants.items():
             if name in BUILTIN_VARIANTS:
                 raise_validation_error(
@@ -81,12 +80,13 @@ class Study(BaseModel):
                 )
             if not changes:
                 raise_validation_error(
-                    f"variants.{name}: it changes nothing, and the recipe as it is is the variant `distilled`: change some"
+                    f"variants.{name}: it changes nothing, and the unchanged recipe is the variant `distilled`: change "
+                    "a setting"
                 )
             for path in changes:
                 if path.partition(".")[0] not in _VARIABLE_KEYS:
                     raise_validation_error(
-                        f"variants.{name}: {path} is for all variants alike, so that they can be compared: a variant changes "
-                        f"{', '.join(_VARIABLE_KEYS)}; make another study for anything else"
+                        f"variants.{name}: {path} is for all variants alike, so that they can be compared: a variant "
+                        f"changes {', '.join(_VARIABLE_KEYS)}; make another study for anything else"
                     )
         return self

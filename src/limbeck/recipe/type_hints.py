@@ -1,7 +1,7 @@
-"""A parameter's type hint, as pydantic is to read it: strict on plain values, and open where a node builds an object.
+"""Type hints of parameters as pydantic validates them: strict for plain values, ``isinstance`` for objects.
 
-pydantic would try to describe every class; a recipe cannot write a tensor or a schedule, so a class that has no form in
-YAML is asked for by ``isinstance``, and a nested node stands for the object it will build.
+A class without a form in YAML, such as a tensor or a schedule, is checked by ``isinstance``; a nested node passes for
+the object that it builds.
 """
 
 from __future__ import annotations
@@ -30,9 +30,16 @@ from typing import (
 from pydantic import BeforeValidator, Strict, TypeAdapter
 from pydantic.errors import PydanticUserError
 
-from limbeck.recipe.messages import format_value
 from limbeck.recipe.resolved_node import ResolvedNode
-from limbeck.recipe.scalars import Number, PathValue, StrictBool, StrictInt, StrictStr, validation_error
+from limbeck.recipe.validation import (
+    Number,
+    PathValue,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    format_value,
+    raise_validation_error,
+)
 
 __all__ = ["accepts_only_objects", "child_hint", "describe_hint", "get_hints", "make_type_adapter", "object_types"]
 
@@ -50,21 +57,21 @@ _SET_TYPES: Final = (set, frozenset, abc.Set)
 
 
 def get_hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """The type of each parameter of ``target``, and ``return`` where it says so; what cannot be known is absent."""
+    """The type hint of each parameter of ``target``, and of ``return``; a hint that cannot be evaluated is absent."""
     function: Any = target
     if inspect.isclass(target):
         function = target.__init__ if target.__init__ is not object.__init__ else target.__new__
     try:
         return get_type_hints(function, include_extras=True)
     except Exception:
-        # One name that only type checkers import must not cost the hints of the others.
+        # One name that only type checkers import must not drop the other hints.
         return {
             name: hint for name in getattr(function, "__annotations__", {}) for hint in _parameter_hint(function, name)
         }
 
 
 def make_type_adapter(hint: Any) -> TypeAdapter[Any]:
-    """What reads a value of this hint, strictly; anything goes where the hint says nothing that Python knows."""
+    """A strict validator of this hint; it accepts any value where pydantic does not support the hint."""
     try:
         return TypeAdapter(_adapter_hint(hint))
     except (PydanticUserError, TypeError):
@@ -80,7 +87,7 @@ def _adapter_hint(hint: Any) -> Any:
     if origin is Annotated:
         return Annotated[(_adapter_hint(args[0]), *args[1:])]
     if origin in (Union, types.UnionType):
-        # Where text may stand, '2024' in quotes is a folder's name and no number.
+        # Where text is allowed, '2024' in quotes is text.
         number = Annotated[float, Strict()] if str in args else Number
         return Union[tuple(number if arg is float else _adapter_hint(arg) for arg in args)]  # noqa: UP007
     if origin is Literal or hint is Any:
@@ -102,26 +109,26 @@ def _adapter_hint(hint: Any) -> Any:
 
 
 def object_types(hint: Any) -> list[Any]:
-    """The classes that only a node can give an object of: of ``float | Schedule`` the second."""
-    result = []
-    for member in _union_members(hint):
-        base = get_origin(member) or member
-        containers = (*_LIST_TYPES, *_MAPPING_TYPES, *_SET_TYPES, tuple, Literal)
-        if _is_scalar(member) or base in containers or member is Any or not (inspect.isclass(base) or callable(base)):
-            continue
-        if not (inspect.isclass(base) and issubclass(base, Enum)) and not is_typeddict(base):
-            result.append(base)
-    return result
+    """The classes in ``hint`` whose objects only a node can build: of ``float | Schedule`` the second."""
+    bases = [get_origin(member) or member for member in _union_members(hint)]
+    return [
+        base
+        for base in bases
+        if base not in (*_SCALARS, *_LIST_TYPES, *_MAPPING_TYPES, *_SET_TYPES, tuple, Literal, Any)
+        and callable(base)
+        and not (inspect.isclass(base) and issubclass(base, Enum))
+        and not is_typeddict(base)
+    ]
 
 
 def accepts_only_objects(hint: Any) -> bool:
-    """Whether nothing but an object may stand here (or null), so that text can only be a node's name."""
+    """Whether only objects (or null) are allowed, so that text can only be the name of a node."""
     members = [member for member in _union_members(hint) if member is not NoneType]
     return bool(members) and len(object_types(hint)) == len(members)
 
 
 def child_hint(hint: Any, key: int | str) -> Any:
-    """The hint of what stands at ``key`` in a list or mapping of this hint."""
+    """The hint of the item at ``key`` of a list or mapping of this hint."""
     for member in _union_members(hint):
         origin, args = get_origin(member), get_args(member)
         if isinstance(key, int) and origin is tuple and args:
@@ -134,13 +141,13 @@ def child_hint(hint: Any, key: int | str) -> Any:
 
 
 def describe_hint(hint: Any) -> str:
-    """What may stand here, for an error.
+    """The allowed values, for an error.
 
     >>> describe_hint(float | None), describe_hint(tuple[float, float]), describe_hint(Literal["cos", "linear"])
     ('a number or null', 'a list of 2 numbers', "one of 'cos', 'linear'")
     """
     members = _union_members(hint)
-    # A recipe cannot write a tensor: say so only where nothing else may stand.
+    # A recipe cannot write a tensor: name it only where nothing else is allowed.
     writable = [
         member
         for member in members
@@ -184,7 +191,7 @@ def _union_members(hint: Any) -> list[Any]:
 
 
 def _unwrap_hint(hint: Any) -> Any:
-    """``hint`` without the names that types are given; ``Any`` where it is only a name that was not found."""
+    """``hint`` without ``NewType`` and ``type`` names; ``Any`` where it is an unresolved name."""
     while (inner := getattr(hint, "__supertype__", getattr(hint, "__value__", None))) is not None:
         hint = inner
     return Any if isinstance(hint, TypeVar | ForwardRef | str) or hint is inspect.Parameter.empty else hint
@@ -198,7 +205,7 @@ def _instance_validator(expected: Any) -> Callable[[Any], Any]:
     def validate(value: Any) -> Any:
         if isinstance(value, ResolvedNode) or _is_instance(value, expected):
             return value
-        raise validation_error(f"{format_value(value)} is not {_describe_member(expected)}")
+        raise_validation_error(f"{format_value(value)} is not {_describe_member(expected)}")
 
     return validate
 
@@ -206,7 +213,7 @@ def _instance_validator(expected: Any) -> Callable[[Any], Any]:
 def _is_instance(value: Any, expected: Any) -> bool:
     try:
         return isinstance(value, expected)
-    except TypeError:  # a protocol that cannot be asked; what comes from YAML is none
+    except TypeError:  # a protocol that is not runtime-checkable; no YAML value is an instance
         return False
 
 

@@ -1,4 +1,4 @@
-"""YAML text ⇄ plain data, trusting nothing: no tags that build objects, no key twice, no bombs.
+"""YAML text to plain data and back, safely: no object tags, no duplicate keys, no alias bombs.
 
 YAML 1.1 (https://yaml.org/spec/1.1/) as PyYAML's safe loader reads it, with two of its traps closed as in YAML 1.2:
 ``1e-3`` is a number, and a date is text.
@@ -18,7 +18,7 @@ __all__ = ["dump_yaml", "parse_yaml", "read_source"]
 
 _MAX_BYTES: Final = 1_000_000
 _MAX_VALUES: Final = 100_000
-"""After every ``*alias`` is written out: a "billion laughs" is small on disk."""
+"""With every ``*alias`` expanded, against "billion laughs" files."""
 _MAX_DEPTH: Final = 40
 
 _TAG_PREFIX: Final = "tag:yaml.org,2002:"
@@ -29,9 +29,9 @@ _CONSTRUCTOR_ERRORS: Final = (ValueError, TypeError, KeyError, IndexError, Attri
 
 
 def read_source(source: str | Path) -> tuple[str, str]:
-    """The text of a recipe and where it came from; ``source`` is a path, or the text itself.
+    """The text of a recipe and the name of its source; ``source`` is a path, or YAML text.
 
-    A string is text where it has a line break or a ``key: value``; the name of a file has neither.
+    A string is text if it has a line break or a ``key: value``.
     """
     if isinstance(source, str) and (not source.strip() or re.search(r"\n|:\s|:$|^\s*[{\[&!|>%]", source)):
         return _decode_text(source.encode(), "the recipe"), "the recipe"
@@ -78,7 +78,7 @@ def parse_yaml(text: str, source: str = "the recipe") -> Any:
 
 
 def dump_yaml(data: Any) -> str:
-    """``data`` as YAML in the order it has, which :func:`parse` reads back as the same data.
+    """``data`` as YAML in its order; :func:`parse_yaml` reads the same data back.
 
     >>> print(dump_yaml({"student": {"use": "small_cnn", "width": 8}, "note": "1e-3"}), end="")
     student: {use: small_cnn, width: 8}
@@ -121,14 +121,14 @@ _Loader.yaml_implicit_resolvers = {
 
 @final
 class _TreeValidator:
-    """A look at the parsed tree before anything is made of it, where an alias is still one node and not its copies."""
+    """Checks the parsed tree before it is expanded, where an alias is still one node."""
 
     def __init__(self, source: str) -> None:
         self.source = source
         self.sizes: dict[int, tuple[int, int] | None] = {}
 
     def measure(self, node: yaml.Node, *, depth: int = 0) -> tuple[int, int]:
-        """How many values ``node`` stands for, and how deep they are nested."""
+        """The number of values in ``node`` with aliases expanded, and their depth."""
         if id(node) not in self.sizes:
             self._reject_tag(node)
             self.sizes[id(node)] = None
@@ -144,7 +144,7 @@ class _TreeValidator:
             raise LimbeckError(_too_deep_message(self.source))
         if size_and_depth[0] > _MAX_VALUES:
             raise LimbeckError(
-                f"{self.source} grows to over {_MAX_VALUES:,} values when its aliases are written out: use fewer"
+                f"{self.source} grows to over {_MAX_VALUES:,} values when its aliases are expanded: use fewer"
             )
         return size_and_depth
 
@@ -152,8 +152,8 @@ class _TreeValidator:
         if node.tag not in _ALLOWED_TAGS:
             tag = node.tag.replace(_TAG_PREFIX, "!!")
             raise LimbeckError(
-                f"{self.source}, {_format_mark(node.start_mark)}: the tag {tag} is refused, since a recipe holds plain values "
-                "only: name what is to be built under `use:`"
+                f"{self.source}, {_format_mark(node.start_mark)}: the tag {tag} is refused, since a recipe holds plain "
+                "values only: name what is to be built under `use:`"
             )
 
     def _children(self, node: yaml.Node) -> list[yaml.Node]:
@@ -169,7 +169,7 @@ class _TreeValidator:
                 )
             if key.value in seen_keys:
                 raise LimbeckError(
-                    f"{self.source}, {_format_mark(key.start_mark)}: {key.value!r} stands twice in one mapping: keep one"
+                    f"{self.source}, {_format_mark(key.start_mark)}: {key.value!r} is twice in one mapping: keep one"
                 )
             seen_keys.add(key.value)
         return [child for pair in node.value for child in pair]

@@ -7,7 +7,7 @@ from torch import nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Teacher
 from limbeck.data import DataModule, Normalization
-from limbeck.recipe.class_names import load_class_names
+from limbeck.recipe.node_schema import load_class_names
 from limbeck.recipe.node_schema import NormalizationNode, TeacherNode
 from limbeck.teachers import InputMapping, MaskedTeacher, adapt_teacher, load_sample_mask, match_classes
 

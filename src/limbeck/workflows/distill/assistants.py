@@ -21,7 +21,7 @@ from limbeck.core.protocols import Loss, Task
 from limbeck.core.schedules import Schedule
 from limbeck.distiller import Distiller, loss_per_teacher
 from limbeck.models import save_weights
-from limbeck.recipe.assistant_chain import AssistantMode, TrainingPair, training_order
+from limbeck.recipe.training_order import AssistantMode, TrainingPair, training_order
 from limbeck.training import FitResult, TrainingConfig, fit
 from limbeck.training.callbacks import Callback
 from limbeck.training.fit import TrainingData

@@ -25,7 +25,7 @@ from limbeck.distiller import Distiller
 from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.models import save_weights
 from limbeck.models.ensemble_model import EnsembleModel
-from limbeck.recipe.generations import generation_name
+from limbeck.recipe.training_order import generation_name
 from limbeck.training import FitResult, TrainingConfig, fit
 from limbeck.training.fit import TrainingData
 from limbeck.workflows.distill.assistants import distill_chain
