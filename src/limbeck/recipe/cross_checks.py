@@ -72,7 +72,9 @@ def _check_ensemble(
     if recipe.assistant_mode == "dense" and recipe.assistants:
         yield f"{prefix} with assistant_mode: dense each loss is computed for each of them: remove one of the two"
     all_losses = [loss for path, stage in losses.items() if path != "teacher_training" for loss in stage.values()]
-    if all(not _needs_teacher(loss) or loss.config.get("teacher") is not None for loss in all_losses):
+    if all(
+        not getattr(loss.target, "needs_teacher", True) or loss.config.get("teacher") is not None for loss in all_losses
+    ):
         yield f"{prefix} every loss names its own teacher: remove it, or a loss's `teacher`"
 
 
@@ -206,7 +208,7 @@ def _check_loss(
     loss: ResolvedNode, config_path: str, stage: Stage, pair: TrainingPair, *, is_dense: bool
 ) -> Iterator[str]:
     teacher, stage_path = loss.settings.get("teacher"), config_path.rpartition(".objective.")[0]
-    if _needs_teacher(loss) and not pair.teachers:
+    if getattr(loss.target, "needs_teacher", False) and not pair.teachers:
         subject = "teacher_training" if stage_path == "teacher_training" else "the recipe"
         yield (
             f"{config_path}: {loss.use} compares with a teacher, and {subject} has none: choose a loss on the target, "
@@ -221,10 +223,6 @@ def _check_loss(
                     f"{config_path}.{setting}: no feature layer of {network} is named {layer!r}: name the module to "
                     f"read, {stage_path}.feature_layers: {{{network}: {{{layer}: PATH}}}}"
                 )
-
-
-def _needs_teacher(loss: ResolvedNode) -> bool:
-    return bool(getattr(loss.target, "needs_teacher", True))
 
 
 def _used_layers(loss: ResolvedNode) -> Iterator[tuple[str, str]]:

@@ -31,7 +31,7 @@ def apply_overrides(document: Mapping[str, Any], overrides: Sequence[str]) -> di
     >>> apply_overrides({"student": "small_cnn", "seed": 0}, ["student.width=16", "seed=3"])
     {'student': {'use': 'small_cnn', 'width': 16}, 'seed': 3}
     """
-    new = to_plain(document)
+    new: dict[str, Any] = to_plain(document)
     for override in overrides:
         path, equals, text = override.partition("=")
         reject_renamed_path(path.strip())
@@ -50,7 +50,7 @@ def apply_changes(document: Mapping[str, Any], changes: Mapping[str, Any]) -> di
     >>> apply_changes({"student": "small_cnn", "seed": 0}, {"student.width": 16})
     {'student': {'use': 'small_cnn', 'width': 16}, 'seed': 0}
     """
-    new = to_plain(document)
+    new: dict[str, Any] = to_plain(document)
     for path, value in changes.items():
         reject_renamed_path(path.strip())
         keys = path.strip().split(".")

@@ -203,9 +203,10 @@ class _Resolver:
         for name, loss in stage.objective.items():
             path = join_path(config_path, "objective", name)
             losses[name] = self.resolve_node(loss, "loss", path, "weight", "gather_distributed")
-            is_schedule = isinstance(loss.weight, Node)
             weights[name] = (
-                self.resolve_node(loss.weight, "schedule", join_path(path, "weight")) if is_schedule else loss.weight
+                self.resolve_node(loss.weight, "schedule", join_path(path, "weight"))
+                if isinstance(loss.weight, Node)
+                else loss.weight
             )
         loss_weighting = stage.loss_weighting and self.resolve_node(
             stage.loss_weighting, "loss_weighting", join_path(config_path, "loss_weighting")

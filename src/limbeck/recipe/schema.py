@@ -148,7 +148,7 @@ class Stage(BaseModel):
     @classmethod
     def _reject_unknown_keys(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
-            objective = value.get("objective")
+            objective: Any = value.get("objective")
             if objective is not None and not (objective and isinstance(objective, Mapping)):
                 problem = "has no loss" if isinstance(objective, Mapping) else "is losses by name"
                 raise_validation_error(f"objective {problem}, such as {{kd: {{use: KDLoss, temperature: 4}}}}")

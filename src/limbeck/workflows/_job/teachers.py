@@ -7,8 +7,7 @@ from torch import nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Teacher
 from limbeck.data import DataModule, Normalization
-from limbeck.recipe.node_schema import load_class_names
-from limbeck.recipe.node_schema import NormalizationNode, TeacherNode
+from limbeck.recipe.node_schema import NormalizationNode, TeacherNode, load_class_names
 from limbeck.teachers import InputMapping, MaskedTeacher, adapt_teacher, load_sample_mask, match_classes
 
 __all__ = ["adapt_teacher_network", "mask_teacher"]
