@@ -148,12 +148,12 @@ class Stage(BaseModel):
     @classmethod
     def _reject_unknown_keys(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
-            objective: Any = value.get("objective")
+            objective = value.get("objective")
             if objective is not None and not (objective and isinstance(objective, Mapping)):
                 problem = "has no loss" if isinstance(objective, Mapping) else "is losses by name"
                 raise_validation_error(f"objective {problem}, such as {{kd: {{use: KDLoss, temperature: 4}}}}")
-            for key in {"weight", "weights"} & set(objective or ()):
-                if not (isinstance(objective[key], Mapping) and "use" in objective[key]):
+            for key, loss in (objective or {}).items():
+                if key in ("weight", "weights") and not (isinstance(loss, Mapping) and "use" in loss):
                     raise_validation_error(
                         f"objective has {key!r} beside its losses: write each weight inside its loss"
                     )
