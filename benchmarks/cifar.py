@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from limbeck.training.callbacks import Callback
+
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What the teacher was trained with."""
@@ -112,7 +114,7 @@ def fingerprint(network: torch.nn.Module) -> str:
     return text.hexdigest()
 
 
-class Lines:
+class Lines(Callback):
     """Prints a line at each epoch, so that whoever waits sees how far it is."""
 
     def __init__(self, name: str) -> None:
@@ -121,14 +123,10 @@ class Lines:
     def on_train_start(self, *, title: str, step: int, steps: int) -> None:
         self.begun, self.steps = time.perf_counter(), steps
 
-    def on_step_end(self, step, metrics) -> None: ...
-
     def on_epoch_end(self, rows) -> None:
         seconds = time.perf_counter() - self.begun
         last = rows[-1]
         print(f"{self.name}: step {last['step']}/{self.steps}, loss {last['loss']:.4f}, {seconds:.0f} s", flush=True)
-
-    def on_train_end(self) -> None: ...
 
 
 def _cosine(optimizer, steps):

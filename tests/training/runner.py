@@ -1,4 +1,4 @@
-"""A small training in a process of its own, so that tests can kill it: python runner.py OUT [resume] [KEY=VALUE…]."""
+"""A small training as a process that tests can kill: python runner.py OUT [resume] [KEY=VALUE…]."""
 
 import hashlib
 import sys
@@ -22,8 +22,8 @@ def network(width):
 
 
 def main():
-    out, *words = sys.argv[1:]
-    given = dict(word.split("=") for word in words if "=" in word)
+    out, *arguments = sys.argv[1:]
+    options = dict(argument.split("=") for argument in arguments if "=" in argument)
     torch.set_num_threads(1)
     data = Digits(num_labeled=100, augment=Augmentation((affine(), horizontal_flip()))).load(seed=0)
     torch.manual_seed(0)
@@ -39,13 +39,13 @@ def main():
     training = TrainingConfig(
         optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9),
         scheduler=lambda optimizer, steps: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=steps),
-        batch_size=32, max_grad_norm=5.0, ema_decay=0.99, grad_accum_steps=2, checkpoint_every_seconds=float(given.get("every", 0.0)),
-        num_workers=int(given.get("workers", 0)),
+        batch_size=32, max_grad_norm=5.0, ema_decay=0.99, grad_accum_steps=2,
+        checkpoint_every_seconds=float(options.get("every", 0.0)), num_workers=int(options.get("workers", 0)),
     )  # fmt: skip
-    if "slow" in given:
-        student.register_forward_hook(lambda *_: time.sleep(float(given["slow"])))
+    if "slow" in options:
+        student.register_forward_hook(lambda *_: time.sleep(float(options["slow"])))
     run = limbeck.fit(
-        distiller, data, steps=int(given.get("steps", 60)), training=training, run_dir=out, resume="resume" in words,
+        distiller, data, steps=int(options.get("steps", 60)), training=training, run_dir=out, resume="resume" in arguments,
         callbacks=[],
     )  # fmt: skip
     digest = hashlib.sha256()

@@ -80,7 +80,9 @@ def test_looking_changes_no_bit_of_the_training(data, monkeypatch):
     ends = []
     for look in (True, False):
         if not look:
-            monkeypatch.setattr(sys.modules["limbeck.training.fit"], "is_measurement_step", lambda *_, **__: False)
+            monkeypatch.setattr(
+                sys.modules["limbeck.training.gradient_norms"], "is_measurement_step", lambda *_, **__: False
+            )
         distiller = distilling()
         run = limbeck.fit(distiller, data, steps=20, training=SETTINGS, callbacks=[])
         ends.append(bits(distiller))

@@ -11,6 +11,7 @@ from torch import nn
 from limbeck.models import load_weights
 from limbeck.recipe import load_recipe
 from limbeck.teachers import FrozenTeacher
+from limbeck.training.callbacks import Callback
 from limbeck.workflows import distill
 from limbeck.workflows._job.job import Job
 
@@ -60,15 +61,9 @@ def trainings(tmp_path_factory):
         one["optimizer"] = (type(optimizer).__name__, optimizer.defaults["lr"])
         one["scheduler"] = training.scheduler and type(training.scheduler(optimizer, 9)).__name__
 
-        class Look:
+        class Look(Callback):
             def on_train_start(self, **_):
                 one["begin"] = copied(distiller)
-
-            def on_step_end(self, step, metrics): ...
-
-            def on_epoch_end(self, rows): ...
-
-            def on_train_end(self): ...
 
         before = asked[0]
         hook = distiller.student.block1.bn.register_forward_hook(

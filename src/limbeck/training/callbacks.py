@@ -1,71 +1,80 @@
-"""Who watches a training: the progress bar, the file of figures, and TensorBoard or MLflow where asked for."""
+"""Callbacks of a training (progress bar, ``metrics.csv``, ``temperatures.csv``) and loggers (TensorBoard, MLflow)."""
 
 from __future__ import annotations
 
 import csv
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, final
 
-from limbeck.core.errors import LimbeckError
+from torch import Tensor
+
+from limbeck.core.errors import LimbeckError, format_root_cause
+from limbeck.distiller.objective import LossOutput
+from limbeck.training.metric_accumulator import update_stats
 from limbeck.utils.io import write_atomically
 
-__all__ = ["Callback", "MetricsCSV", "ProgressBar", "make_logger", "read_metrics"]
+__all__ = ["Callback", "MetricsCSV", "MetricsRow", "ProgressBar", "TemperatureCSV", "make_logger", "read_metrics"]
 
 MetricsRow = dict[str, Any]
 _LEADING_COLUMNS = (
     "phase", "stage", "epoch", "step", "seconds", "samples_per_second", "lr", "loss", "train/accuracy",
     "val/accuracy", "val/nll",
 )  # fmt: skip
+_TEMPERATURE_COLUMNS = ("phase", "stage", "step", "loss", "mean", "min", "max")
+_MAX_BUFFERED_STEPS = 4096
+_MAX_LINE_LENGTH = 4096  # characters; a longer line is damaged
 
 
 class Callback(Protocol):
-    """Somebody who is told how training goes and cannot change it."""
+    """Hooks of a training. Subclass it and override some; the others do nothing."""
 
     def on_train_start(self, *, title: str, step: int, steps: int) -> None:
-        """A training begins (or goes on) at ``step`` of ``steps``."""
-        ...
+        """Called before the first step; ``step`` of ``steps`` are done already."""
+
+    def on_step_start(self, step: int) -> None:
+        """Called before the forward pass of ``step``, counted from 1."""
+
+    def on_loss(self, step: int, loss: LossOutput) -> None:
+        """Called for each micro-batch of ``step``, before its backward pass."""
 
     def on_step_end(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Now and then: what the newest figures are."""
-        ...
+        """Called several times a second, not after every step, with the means of the epoch so far."""
 
     def on_epoch_end(self, rows: Sequence[MetricsRow]) -> None:
-        """An epoch ended; all rows so far, the newest last."""
-        ...
+        """Called after validation with all rows so far, the newest last; may add metrics to the newest."""
+
+    def on_save_checkpoint(self) -> None:
+        """Called before a checkpoint is written."""
 
     def on_train_end(self) -> None:
-        """The training ended, well or not."""
-        ...
+        """Called after the last step, or after an error."""
 
 
 @final
-class MetricsCSV:
-    """Keeps ``metrics.csv``: a row for each epoch of each phase. Rows of other phases stay; the file appears whole."""
+class MetricsCSV(Callback):
+    """Writes ``metrics.csv``: a row per epoch, phase and stage. Rows of other phases stay; writes are atomic."""
 
     def __init__(self, path: Path, *, phase: str, stage: str) -> None:
         self._path, self._key = path, (phase, stage)
         self._other_rows = [row for row in read_metrics(path) if (row["phase"], row["stage"]) != self._key]
+        self._rows: Sequence[MetricsRow] = ()
         self._last_write = 0.0
-
-    def on_train_start(self, *, title: str, step: int, steps: int) -> None: ...
-
-    def on_step_end(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
     def on_epoch_end(self, rows: Sequence[MetricsRow]) -> None:
         self._rows = rows
-        # A small network has hundreds of epochs a minute; nobody reads the file that often.
+        # A small network has hundreds of epochs a minute.
         if time.monotonic() - self._last_write > 1.0:
-            self._write(rows)
+            self._write()
 
     def on_train_end(self) -> None:
-        if hasattr(self, "_rows"):
-            self._write(self._rows)
+        if self._rows:
+            self._write()
 
-    def _write(self, rows: Sequence[MetricsRow]) -> None:
-        all_rows = [*self._other_rows, *rows]
+    def _write(self) -> None:
+        all_rows = [*self._other_rows, *self._rows]
         columns = list(_LEADING_COLUMNS) + sorted({name for row in all_rows for name in row} - set(_LEADING_COLUMNS))
 
         def write_table(path: Path) -> None:
@@ -79,7 +88,7 @@ class MetricsCSV:
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows of a ``metrics.csv``; none where there is no file."""
+    """Read the rows of a ``metrics.csv``; returns an empty list if there is no file."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -87,8 +96,8 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 
 @final
-class ProgressBar:
-    """A progress bar with the losses, accuracy, samples per second and the time left."""
+class ProgressBar(Callback):
+    """Shows a progress bar with losses, accuracy, samples per second and remaining time."""
 
     def __init__(self) -> None:
         self._progress: Any = None
@@ -116,33 +125,104 @@ class ProgressBar:
         labels.append(f"{metrics['samples_per_second']:,.0f} samples/s")
         self._progress.update(self._task, completed=step, metrics=" · ".join(labels))
 
-    def on_epoch_end(self, rows: Sequence[MetricsRow]) -> None: ...
-
     def on_train_end(self) -> None:
         if self._progress is not None:
             self._progress.stop()
 
 
+@final
+class TemperatureCSV(Callback):
+    """Writes ``temperatures.csv``: mean, minimum and maximum temperature of each loss in each step.
+
+    Rows are buffered, so that no step waits for the device. Rows of other phases stay; a resumed training first removes
+    its rows after the checkpoint, and damaged lines.
+
+    Args:
+        path: path of the file, which is created with the first row.
+        phase: phase of this training.
+        stage: stage of this training.
+        step: number of steps done already.
+    """
+
+    def __init__(self, path: Path, *, phase: str, stage: str, step: int) -> None:
+        self._path, self._key = path, (phase, stage)
+        self._buffer: list[tuple[int, Mapping[str, Sequence[float | Tensor]]]] = []
+        if path.exists():
+            write_atomically(path, lambda partial: self._rewrite(partial, step))
+
+    def on_loss(self, step: int, loss: LossOutput) -> None:
+        if loss.temperatures:
+            self.add(step, loss.temperatures)
+
+    def on_epoch_end(self, rows: Sequence[MetricsRow]) -> None:
+        self.write()
+
+    def on_save_checkpoint(self) -> None:
+        self.write()
+
+    def add(self, step: int, temperatures: Mapping[str, Sequence[float | Tensor]]) -> None:
+        """Buffer the temperatures of one batch of ``step``, counted from 1."""
+        self._buffer.append((step, temperatures))
+        if len(self._buffer) >= _MAX_BUFFERED_STEPS:
+            self.write()
+
+    def write(self) -> None:
+        """Append the buffered rows to the file."""
+        if not self._buffer:
+            return
+        rows = list(self._format_rows())
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", newline="", encoding="utf-8") as file:
+                table = csv.writer(file)
+                if not file.tell():
+                    table.writerow(_TEMPERATURE_COLUMNS)
+                table.writerows(rows)
+        except OSError as error:
+            raise LimbeckError(
+                f"{self._path} could not be written ({format_root_cause(error)}): free some space, and go on with "
+                "--resume"
+            ) from error
+        self._buffer = []
+
+    def _format_rows(self) -> Iterator[tuple[str | int, ...]]:
+        batches: dict[int, list[Mapping[str, Sequence[float | Tensor]]]] = {}
+        for step, temperatures in self._buffer:
+            batches.setdefault(step, []).append(temperatures)
+        for step, step_batches in batches.items():
+            for loss, stats in update_stats({}, step_batches).items():
+                yield *self._key, step, loss, *(f"{value:.6g}" for value in (stats.mean, stats.minimum, stats.maximum))
+
+    def _rewrite(self, partial: Path, last_step: int) -> None:
+        with (
+            self._path.open(newline="", encoding="utf-8", errors="replace") as source,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
+            table = csv.writer(file)
+            table.writerow(_TEMPERATURE_COLUMNS)
+            for line in (text for text in source if text.endswith("\n") and len(text) < _MAX_LINE_LENGTH):
+                row = next(csv.reader([line]), [])
+                is_valid = len(row) == len(_TEMPERATURE_COLUMNS) and row[2].isdecimal()
+                if is_valid and ((row[0], row[1]) != self._key or int(row[2]) <= last_step):
+                    table.writerow(row)
+
+
 def make_logger(name: str, folder: Path, *, run: str) -> Any:
-    """A Fabric logger by name: ``tensorboard`` or ``mlflow``, writing below ``folder``."""
-    if name == "tensorboard":
-        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-
-        return _build_logger(name, lambda: TensorBoardLogger(root_dir=folder, name="tensorboard", version=""))
-    if name == "mlflow":
-        return _build_logger(name, lambda: _MLflowLogger(folder / "mlflow.db", run))
-    raise LimbeckError(f"metrics can be sent to tensorboard or mlflow, not {name!r}")
-
-
-def _build_logger(name: str, build: Any) -> Any:
+    """Build a Fabric logger, ``tensorboard`` or ``mlflow``, that writes below ``folder``."""
     try:
-        return build()
+        if name == "tensorboard":
+            from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
+            return TensorBoardLogger(root_dir=folder, name="tensorboard", version="")
+        if name == "mlflow":
+            return _MLflowLogger(folder / "mlflow.db", run)
+        raise LimbeckError(f"metrics can be sent to tensorboard or mlflow, not {name!r}")
     except ImportError as error:
         raise LimbeckError(f"{name} is not installed: pip install 'limbeck[{name}]'") from error
 
 
 class _MLflowLogger:
-    """The part of Fabric's logger interface that limbeck uses, over MLflow's client."""
+    """The methods of Fabric's logger that limbeck calls, on MLflow's client."""
 
     def __init__(self, database: Path, run: str) -> None:
         from mlflow.tracking import MlflowClient
@@ -153,14 +233,14 @@ class _MLflowLogger:
         self._run = self._client.create_run(experiment, run_name=run).info.run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Send the newest figures."""
+        """Log one value of each metric."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         self._client.log_batch(self._run, [Metric(name, float(v), now, step or 0) for name, v in metrics.items()])
 
     def finalize(self, status: str) -> None:
-        """Say how the run ended."""
+        """End the run."""
         self._client.set_terminated(self._run, "FINISHED" if status == "success" else "FAILED")
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that hold all there is to go on with the same bits, and appear whole."""
+"""Checkpoints, random states and signals, so that a resumed training ends with the same weights to the bit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TrainingDiverged(LimbeckError):
 
 
 class TrainingInterrupted(LimbeckError):
-    """A signal asked for an end; the work is saved. ``reported``: another process of the run says so already."""
+    """SIGINT or SIGTERM ended the training after a checkpoint. ``reported``: another process has printed it already."""
 
     def __init__(self, signum: int, path: Path | None, *, reported: bool = False) -> None:
         self.signal, self.reported = signum, reported
@@ -51,12 +51,12 @@ class TrainingInterrupted(LimbeckError):
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write ``state`` (tensors and plain values) whole, or leave the old file."""
+    """Write ``state`` (tensors and plain values) atomically."""
     write_atomically(path, lambda partial: torch.save({"format": _FORMAT, **state}, partial))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; nothing in it is executed."""
+    """Read a checkpoint with ``weights_only=True``."""
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
@@ -65,19 +65,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "to begin this stage again, or put a copy back"
         ) from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
-        raise LimbeckError(f"{path} is no limbeck checkpoint of format {_FORMAT}: begin again with a new folder")
+        raise LimbeckError(f"{path} is not a limbeck checkpoint of format {_FORMAT}: begin again with a new folder")
     return state
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch, numpy and Python, for whoever draws from them (dropout, a user's own transform)."""
+    """Seed torch, numpy and Python, for dropout and transforms of users."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
 
 def get_rng_states() -> dict[str, Any]:
-    """Every generator's state as tensors and plain values."""
+    """The states of all generators as tensors and plain values."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
     return {
@@ -89,7 +89,7 @@ def get_rng_states() -> dict[str, Any]:
 
 
 def set_rng_states(states: Mapping[str, Any]) -> None:
-    """Put the generators back where :func:`get_rng_states` found them."""
+    """Restore the states of :func:`get_rng_states`."""
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
@@ -101,7 +101,7 @@ def set_rng_states(states: Mapping[str, Any]) -> None:
 
 @contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM instead of dying, so that the loop can end a step and save; a second one kills."""
+    """Collect SIGINT and SIGTERM, so that the loop can end a step and save; a second signal ends the process."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received

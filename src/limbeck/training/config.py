@@ -1,4 +1,4 @@
-"""How to train: the settings of the loop, apart from what is trained and on what."""
+"""Settings of the training loop."""
 
 from __future__ import annotations
 
@@ -24,26 +24,25 @@ def _default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """Settings of one training.
+    """Settings of a training.
 
-    Arguments:
-        optimizer: called with the parameters, gives a torch optimizer: ``partial(torch.optim.SGD, lr=0.1)``.
-        scheduler: called with the optimizer and the number of times it will be stepped, gives a torch scheduler.
-        scheduler_interval: whether the scheduler is stepped after each optimizer ``step`` or each ``epoch``.
-            ``ReduceLROnPlateau`` goes with ``epoch`` and watches the validation loss.
-        batch_size: samples in a batch, for each process.
-        grad_accum_steps: batches whose gradients make one step.
-        max_grad_norm: the largest norm of the gradient; ``None`` leaves it.
-        ema_decay: decay of an exponential moving average of the weights (BatchNorm statistics too), which is then what is
+    Args:
+        optimizer: called with the parameters, returns a torch optimizer: ``partial(torch.optim.SGD, lr=0.1)``.
+        scheduler: called with the optimizer and the number of scheduler steps, returns a torch scheduler.
+        scheduler_interval: step the scheduler after each optimizer ``step`` or each ``epoch``; ``ReduceLROnPlateau``
+            needs ``epoch`` and gets the validation loss.
+        batch_size: batch size per process.
+        grad_accum_steps: number of batches whose gradients are accumulated for an optimizer step.
+        max_grad_norm: norm to clip the gradient to; ``None`` does not clip.
+        ema_decay: decay of an exponential moving average of the weights and BatchNorm statistics, which is then
             validated and kept; ``None`` keeps the weights themselves.
-        early_stopping_patience: epochs without a better validation accuracy after which to stop; ``None`` goes to the
-            end.
-        keep_weights: the weights to end with: of the ``last`` epoch, or of the ``best`` on validation.
-        checkpoint_every_seconds: seconds between checkpoints; one is always written at the end and on a signal.
-        num_workers: processes that read batches ahead; 0 reads in this one.
-        batch_pairing: how samples are dealt into batches: ``none``; ``same_class``, where the second half of each are
-            others of the same classes as the first; ``repeat_previous``, where the first half is the second half of the
-            batch before. An epoch has as many batches in each case. See :mod:`limbeck.data.pair_batches`.
+        early_stopping_patience: stop after this many epochs without a better validation accuracy; ``None``: never.
+        keep_weights: keep the weights of the ``last`` epoch, or of the ``best`` on the validation split.
+        checkpoint_every_seconds: seconds between checkpoints; there is also one at the end and on a signal.
+        num_workers: number of processes that load batches; 0 loads in this process.
+        batch_pairing: ``none``; ``same_class``: the second half of a batch has other samples of the classes of the
+            first; ``repeat_previous``: the first half repeats the second half of the previous batch. See
+            :mod:`limbeck.data.pair_batches`.
     """
 
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = _default_optimizer
@@ -60,22 +59,19 @@ class TrainingConfig:
     batch_pairing: BatchPairing = "none"
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "grad_accum_steps"):
-            if getattr(self, name) < 1:
-                raise LimbeckError(f"training.{name} is at least 1, not {getattr(self, name)}")
+        for name in ("batch_size", "grad_accum_steps", "early_stopping_patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise LimbeckError(f"training.{name} must be at least 1, got {value}")
         if self.batch_pairing not in get_args(BatchPairing):
             raise LimbeckError(
-                f"training.batch_pairing is one of {', '.join(get_args(BatchPairing))}, not {self.batch_pairing!r}"
+                f"training.batch_pairing must be one of {', '.join(get_args(BatchPairing))}, got {self.batch_pairing!r}"
             )
         if self.batch_pairing != "none" and self.batch_size % 2:
             raise LimbeckError(
-                f"with training.batch_pairing {self.batch_pairing} a batch has two halves, and {self.batch_size} is odd"
+                f"training.batch_size must be even with batch_pairing {self.batch_pairing}, got {self.batch_size}"
             )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise LimbeckError(f"training.ema_decay is a decay between 0 and 1, such as 0.999, not {self.ema_decay}")
+            raise LimbeckError(f"training.ema_decay must be between 0 and 1, such as 0.999, got {self.ema_decay}")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise LimbeckError(f"training.max_grad_norm is a norm above 0, not {self.max_grad_norm}")
-        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
-            raise LimbeckError(
-                f"training.early_stopping_patience is at least 1 epoch, not {self.early_stopping_patience}"
-            )
+            raise LimbeckError(f"training.max_grad_norm must be above 0, got {self.max_grad_norm}")

@@ -1,8 +1,7 @@
-"""The processes of one run: which of them writes, what all of them agree on, and how one that fails ends them all.
+"""The processes of a run: rank, collective calls, and failures that end all processes.
 
-``torchrun`` (or Ray, or a batch system) starts the processes and tells each its place by the environment variables
-RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. Without them there is one process, and nothing here costs
-anything.
+``torchrun`` (or Ray, or a batch system) starts the processes and sets the environment variables RANK, WORLD_SIZE,
+LOCAL_RANK, MASTER_ADDR and MASTER_PORT. Without them there is one process, and every call here is the identity.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ from __future__ import annotations
 import atexit
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, final
 
 import torch
 import torch.distributed as dist
@@ -28,35 +27,27 @@ __all__ = [
     "MaxReducer",
     "Processes",
     "RemoteProcessError",
-    "Strategy",
     "all_gather_object",
+    "get_launched_world_size",
+    "init_process_group",
     "init_processes",
-    "make_fabric",
     "raise_on_all_ranks",
 ]
 
-Strategy = Literal["auto", "ddp", "fsdp"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_STEP_TIMEOUT: Final = timedelta(minutes=30)  # the longest that one process may be behind the others in a training
-_RANK_ZERO_TIMEOUT: Final = timedelta(
-    days=2
-)  # the longest that the first may measure, export and report while the others wait
+_STEP_TIMEOUT: Final = timedelta(minutes=30)  # for collective calls of a training
+_RANK_ZERO_TIMEOUT: Final = timedelta(days=2)  # while rank 0 measures, exports and reports
 _RENDEZVOUS_VARIABLES: Final = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _CONNECTION_ERRORS: Final = (
-    "Connection closed by peer",
-    "Connection reset",
-    "Broken pipe",
-    "Timed out",
-    "gloo",
-    "NCCL",
-)
+    "Connection closed by peer", "Connection reset", "Broken pipe", "Timed out", "gloo", "NCCL",
+)  # fmt: skip
 
 
 @final
 class RemoteProcessError(LimbeckError):
-    """Another process of this run failed; it tells the user itself, and this one ends with the same status."""
+    """Another process of this run failed and reports it; this process ends with the same status."""
 
     reported = True
 
@@ -68,12 +59,12 @@ class RemoteProcessError(LimbeckError):
 @final
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """The place of a process in its run.
+    """Rank of a process among those of its run.
 
     Attributes:
-        rank: its number, from 0; the first writes the files and speaks to the user.
-        world_size: how many there are.
-        group: the group in which the others wait for the first, which may take long.
+        rank: index of the process; rank 0 writes files and messages.
+        world_size: number of processes.
+        group: process group with a long timeout, in which processes wait for rank 0.
     """
 
     rank: int = 0
@@ -116,7 +107,7 @@ class Processes:
         """Call ``fn``, which must not wait for other processes, in every process.
 
         Raises:
-            RemoteProcessError: if ``fn`` fails in another process only; the lowest failing rank raises the error itself.
+            RemoteProcessError: if ``fn`` fails in another process; the lowest failing rank raises the error itself.
         """
         if self.world_size == 1:
             return fn(*args, **kwargs)
@@ -136,7 +127,7 @@ class Processes:
         return value  # type: ignore[return-value]
 
     def all_gather_object(self, value: T) -> list[T]:
-        """``value`` (plain data) of every process, in their order; all have to call it."""
+        """Gather ``value`` (plain data) of every process, ordered by rank."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -145,96 +136,58 @@ class Processes:
 
     @contextmanager
     def distributed_errors(self) -> Iterator[None]:
-        """Within, what can go wrong between processes is one sentence: most of all that another one died."""
+        """Replace errors of ``torch.distributed``, such as a lost connection, by a :class:`LimbeckError`."""
         try:
             yield
         except RuntimeError as error:
             text = str(error)
             if "not used in producing loss" in text:
                 raise LimbeckError(
-                    "parts of the student have no share in the loss, and DDP waits for their gradients: hold them "
-                    "still (freeze: in a stage), or train in one process"
+                    "parts of the student have no share in the loss, and DDP waits for their gradients: freeze them "
+                    "(freeze: in a stage), or train in one process"
                 ) from error
             if self.world_size == 1 or not (
                 isinstance(error, dist.DistError) or any(word in text for word in _CONNECTION_ERRORS)
             ):
                 raise
             raise LimbeckError(
-                f"process {self.rank} of {self.world_size} lost the others: one of them ended or did not answer, and its "
-                "own message says why; go on with --resume when that is mended"
+                f"process {self.rank} of {self.world_size} lost the others: one of them ended or is unreachable; see "
+                "its message for the cause, and go on with --resume after fixing it"
             ) from error
 
 
 def init_processes() -> Processes:
-    """Meet the other processes of this run, where there are any."""
-    if _world_size() == 1:
+    """Connect this process to the others of the run, if there are any."""
+    if get_launched_world_size() == 1:
         return Processes()
-    _init_process_group()
+    init_process_group()
     return Processes(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=_RANK_ZERO_TIMEOUT))
-
-
-def make_fabric(*, strategy: Strategy = "auto", precision: Any = "32-true", loggers: Sequence[Any] = ()) -> Fabric:
-    """A Fabric for the processes that ``torchrun`` started; for the best single device where it started none.
-
-    Arguments:
-        strategy: ``ddp`` (a whole student in each process), ``fsdp`` (each holds a share of it), or ``auto``: ddp where
-            there are several processes.
-        precision: one of Fabric's, such as ``bf16-mixed``.
-        loggers: from :func:`~limbeck.training.callbacks.make_logger`, or Fabric's own.
-    """
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-
-    from limbeck.training.fsdp import make_fsdp_strategy
-    from limbeck.training.precision import make_precision_kwargs
-
-    precision_kwargs = make_precision_kwargs(precision)
-    world_size = _world_size()
-    if world_size == 1:
-        if strategy != "auto":
-            raise LimbeckError(
-                f"the strategy {strategy!r} spreads a training over processes, and there is one: start several with "
-                "torchrun --nproc-per-node N -m limbeck distill …, or set training.strategy to auto"
-            )
-        return Fabric(accelerator="auto", devices=1, loggers=list(loggers), **precision_kwargs)
-    _init_process_group()
-    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    fabric = Fabric(
-        accelerator="cuda" if torch.cuda.is_available() else "cpu",
-        devices=local_world_size, num_nodes=world_size // local_world_size, strategy="ddp" if strategy != "fsdp" else make_fsdp_strategy(world_size),
-        # SLURM is recognised by Fabric as well, which then looks for one task a device, and torchrun is one a machine.
-        plugins=[TorchElasticEnvironment(), *precision_kwargs["plugins"]], precision=precision_kwargs["precision"], loggers=list(loggers),
-    )  # fmt: skip
-    fabric.launch()
-    return fabric
 
 
 @final
 class MaxReducer:
-    """What one process wants, all do: the largest of each number over all processes.
+    """Maximum of each number over all processes, for flags that one process may set.
 
-    Asked in every step, by all alike. Waiting for each other's answer would cost as much as a small network's step, so
-    :meth:`reduce_async` gives that of the question before, which came in while the step was computed.
+    Every process calls it in every step. Waiting for the result would take as long as a step of a small network, so
+    :meth:`reduce_async` returns the result of the previous call, which arrived during the step.
     """
 
     def __init__(self, fabric: Fabric) -> None:
         self._is_distributed = fabric.world_size > 1
-        # On the CPU where it can be: asking a GPU each step would make the processor wait for it.
+        # On the CPU with gloo, since reading a result from the GPU would synchronize in every step.
         uses_gloo = self._is_distributed and "gloo" in str(dist.get_backend_config())
         self._device = torch.device("cpu") if uses_gloo else fabric.device
         self._pending: tuple[Any, torch.Tensor] | None = None
 
     def reduce(self, *numbers: int) -> list[int]:
-        """The answer, at least that of the question before."""
+        """The maximum over this call and the previous one."""
         previous = self.reduce_async(*numbers)
-        return (
-            [max(pair) for pair in zip(previous, self._wait(len(numbers)), strict=True)]
-            if self._is_distributed
-            else previous
-        )
+        if not self._is_distributed:
+            return previous
+        return [max(pair) for pair in zip(previous, self._wait(len(numbers)), strict=True)]
 
     def reduce_async(self, *numbers: int) -> list[int]:
-        """The answer to the question before, zeros at first; in a single process, that of now."""
+        """The maximum of the previous call, at first zeros; with a single process, ``numbers``."""
         if not self._is_distributed:
             return list(numbers)
         previous = self._wait(len(numbers))
@@ -251,7 +204,7 @@ class MaxReducer:
 
 
 def all_gather_object(fabric: Fabric, value: T) -> list[T]:
-    """``value`` (plain data or tensors) of every process, in their order."""
+    """Gather ``value`` (plain data or tensors) of every process, ordered by rank."""
     if fabric.world_size == 1:
         return [value]
     values: list[Any] = [None] * fabric.world_size
@@ -260,49 +213,48 @@ def all_gather_object(fabric: Fabric, value: T) -> list[T]:
 
 
 def raise_on_all_ranks(fabric: Fabric, error: LimbeckError | None) -> None:
-    """Raise ``error``, in all processes where one of them has any.
+    """Raise in all processes if any has an ``error``.
 
-    One of them says it: the first, of those whose error came about at the earliest ``step``, where errors have one.
+    The process with the earliest ``error.step``, among these of the lowest rank, raises its error; the others raise
+    :class:`RemoteProcessError`.
     """
     if fabric.world_size == 1:
         if error is not None:
             raise error
         return
-    reports = all_gather_object(
-        fabric, None if error is None else (getattr(error, "step", 0), _describe_failure(error))
-    )
-    failures = [(report[0], rank, report[1]) for rank, report in enumerate(reports) if report is not None]
-    if failures:
-        _, failed_rank, failure = min(failures)
-        raise (
-            error
-            if error is not None and failed_rank == fabric.global_rank
-            else RemoteProcessError(failed_rank, *failure)
-        )
+    report = None if error is None else (getattr(error, "step", 0), fabric.global_rank, _describe_failure(error))
+    reports = [report for report in all_gather_object(fabric, report) if report is not None]
+    if not reports:
+        return
+    _, failed_rank, failure = min(reports)
+    if error is not None and failed_rank == fabric.global_rank:
+        raise error
+    raise RemoteProcessError(failed_rank, *failure)
 
 
-def _world_size() -> int:
+def get_launched_world_size() -> int:
+    """Number of processes that ``torchrun`` has started, connected or not."""
     initialized = dist.is_available() and dist.is_initialized()
     return dist.get_world_size() if initialized else int(os.environ.get("WORLD_SIZE") or 1)
 
 
-def _init_process_group() -> None:
-    """Connect the processes, unless whoever started them has done so."""
+def init_process_group() -> None:
+    """Connect the processes, unless they are connected already."""
     if dist.is_initialized():
         return
     missing = [name for name in _RENDEZVOUS_VARIABLES if name not in os.environ]
     if missing:
         raise LimbeckError(
-            f"WORLD_SIZE is {_world_size()}, and {', '.join(missing)} is not set: start the processes with torchrun, which "
-            "sets them all, or unset WORLD_SIZE"
+            f"WORLD_SIZE is {get_launched_world_size()}, and {', '.join(missing)} is not set: start the processes with "
+            "torchrun, which sets them all, or unset WORLD_SIZE"
         )
-    with Processes(int(os.environ["RANK"]), _world_size()).distributed_errors():
+    with Processes(int(os.environ["RANK"]), get_launched_world_size()).distributed_errors():
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_STEP_TIMEOUT)
     atexit.register(_destroy_process_group)
 
 
 def _describe_failure(error: BaseException) -> tuple[str, int]:
-    """What a process says of its failure, and its exit status."""
+    """Message and exit status of a failed process."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped by SIGINT", 130
     if isinstance(error, LimbeckError):

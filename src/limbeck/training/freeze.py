@@ -1,4 +1,4 @@
-"""Parts of a network that stand still for a while, weights and statistics alike."""
+"""Freeze modules of a network, weights and BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ __all__ = ["freeze_modules"]
 
 @contextmanager
 def freeze_modules(network: nn.Module, paths: Sequence[str]) -> Iterator[None]:
-    """Hold the modules at ``paths`` still while it lasts: they get no gradient and run in eval mode.
+    """Freeze the modules at ``paths`` inside the context: no gradients, and eval mode.
 
-    So BatchNorm keeps its statistics as well as its weights, and dropout is off. Afterwards those parameters are free
-    again that were before, and the modules are in the mode of the network. A path that is nowhere is an error that
-    names the nearest.
+    BatchNorm keeps its statistics, and dropout is off. Afterwards ``requires_grad`` is restored, and the modules get
+    the mode of the network.
+
+    Raises:
+        LimbeckError: if the network has no module at a path.
 
     >>> network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
     >>> with freeze_modules(network, ["0", "1"]):
@@ -33,8 +35,8 @@ def freeze_modules(network: nn.Module, paths: Sequence[str]) -> Iterator[None]:
     trainable = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
 
     def set_eval(model: nn.Module, _: Any) -> None:
-        # Whoever calls train() on the whole network reaches its frozen parts as well: put them back before they run.
-        # A copy has this hook too (a student in shares is one), and its own parts.
+        # network.train() sets the frozen modules to train mode too. The hook also runs on a copy (FSDP), so it looks up
+        # the modules of the model it gets.
         for submodule in map(model.get_submodule, paths):
             if any(module.training for module in submodule.modules()):
                 submodule.eval()

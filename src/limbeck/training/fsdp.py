@@ -1,8 +1,7 @@
-"""A student in shares (FSDP2): every process holds a part of each weight, of its gradient and of its optimizer state.
+"""Fully sharded data parallelism (FSDP2, ``torch.distributed.fsdp.fully_shard``).
 
-Zhao et al., VLDB 2023, https://arxiv.org/abs/2304.11277, by ``torch.distributed.fsdp.fully_shard``. What is sharded is
-a copy: the student that the user gave stays a plain module, and gets the whole weights when the training ends. Teachers
-are frozen and stay whole in each process.
+Zhao et al., VLDB 2023, https://arxiv.org/abs/2304.11277. A copy of the distiller is sharded; the caller's student stays
+a plain module and gets the full weights at the end. Teachers are not sharded.
 """
 
 from __future__ import annotations
@@ -45,14 +44,14 @@ def is_fsdp(fabric: Fabric) -> bool:
 
 
 def shard_module(distiller: Distiller, fabric: Fabric) -> tuple[Distiller, Any]:
-    """A copy of ``distiller`` with the same teachers, its student and terms in shares, and Fabric's wrapper of it.
+    """Copy ``distiller`` (with the same teachers) and shard student and losses; returns the copy and Fabric's wrapper.
 
-    All processes start from the first one's weights. The given distiller's own student and terms go to the CPU.
+    All processes start from the weights of rank 0. The student and losses of ``distiller`` are moved to the CPU.
     """
     for name, parameter in distiller.named_parameters():
         if not parameter.ndim:
             raise LimbeckError(
-                f"training.strategy fsdp cannot share out {name!r}, which is one number: set the strategy to ddp"
+                f"training.strategy fsdp cannot shard {name!r}, which is a scalar: set the strategy to ddp"
             )
     for module in (distiller.student, distiller.objective):
         module.cpu()
@@ -64,34 +63,34 @@ def shard_module(distiller: Distiller, fabric: Fabric) -> tuple[Distiller, Any]:
 
 
 def gather_full_state(state: Any) -> Any:
-    """``state`` (of a module or an optimizer) with every share put together, on the CPU; all processes take part."""
+    """Gather the sharded tensors of a state dict on the CPU; a collective call."""
     from torch.distributed.tensor import DTensor
 
     if isinstance(state, DTensor):
         return state.full_tensor().cpu()
     if isinstance(state, Mapping):
         full_state = {name: gather_full_state(value) for name, value in state.items()}
-        # Itself where nothing was in shares: a module's state carries versions beside its tensors.
+        # A module's state dict has version metadata, so it is returned itself if nothing is sharded.
         return full_state if any(full_state[name] is not value for name, value in state.items()) else state
     return state
 
 
 def local_shard(tensor: Tensor) -> Tensor:
-    """What this process holds of ``tensor``: all of it, unless it is shared out."""
+    """The local shard of ``tensor``, or ``tensor`` itself if it is not sharded."""
     from torch.distributed.tensor import DTensor
 
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def load_full_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load whole ``weights`` into ``module``, whose own may be in shares."""
+    """Load full ``weights`` into ``module``, which may be sharded."""
     current = module.state_dict()
     sharded = {name: _distribute_like(tensor, current.get(name)) for name, tensor in weights.items()}
     module.load_state_dict(sharded if any(sharded[name] is not weights[name] for name in sharded) else weights)
 
 
 def load_full_optimizer_state(optimizer: Any, state: Mapping[str, Any]) -> None:
-    """Load an optimizer's state of whole tensors; those of a parameter's shape are shared out as it is."""
+    """Load a full optimizer state; tensors of a parameter's shape are sharded like it."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     sharded_state = {
         index: {
@@ -104,7 +103,7 @@ def load_full_optimizer_state(optimizer: Any, state: Mapping[str, Any]) -> None:
 
 
 def _apply_fully_shard(distiller: nn.Module, mesh: Any) -> nn.Module:
-    """Share out the blocks of the student one by one, so that few weights are whole at once, then what is left."""
+    """Shard the blocks of the student one by one, so that few weights are gathered at once, then the rest."""
     from torch.distributed.fsdp import fully_shard
 
     assert isinstance(distiller, Distiller)

@@ -1,20 +1,13 @@
-"""How hard each term pulls at the student: the norm of its gradient, and its ratio to that of the hard loss.
+"""Gradient norm of each loss, and its ratio to that of the supervised loss.
 
-A loss of 0.01 may move a network more than one of 10: what decides is the gradient. The figure that explains most
-"distillation does not help" is the ratio of each term's gradient to that of the loss with the truth.
-
-It is measured on a batch that is trained on anyway, before its backward pass: each term with its weight, over all the
-student's weights. That costs about one backward pass a term, so it is done at the end of an epoch only, and of these
-not oftener than every 200 steps, which is less than a hundredth of the time; the last epoch is always looked at.
-Nothing of the training depends on it. With several processes it is the first one's share of the batch. A student in
-shares (FSDP) has no whole gradient and is not looked at; neither is one whose graph can be gone through once only
-(``torch.compile``).
+The gradient decides how much a loss changes the network, not the value of the loss: a low ratio of a distillation loss
+is the most frequent reason why distillation does not help.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -22,14 +15,50 @@ from torch import Tensor
 from limbeck.core.protocols import Loss, loss_attribute
 from limbeck.distiller.distiller import Distiller
 from limbeck.distiller.objective import LossOutput
+from limbeck.training.callbacks import Callback, MetricsRow
 
-__all__ = ["compute_gradient_metrics", "compute_gradient_norms", "find_supervised_loss", "is_measurement_step"]
+__all__ = [
+    "GradientNorms",
+    "compute_gradient_metrics",
+    "compute_gradient_norms",
+    "find_supervised_loss",
+    "is_measurement_step",
+]
 
 _MIN_STEPS_BETWEEN = 200
 
 
+@final
+class GradientNorms(Callback):
+    """Adds :func:`compute_gradient_metrics` of one training batch to the row of an epoch.
+
+    It costs one backward pass per loss, so it runs at most every 200 steps, and in the last. It does not change the
+    training. With several processes the metrics are those of the local batch.
+    """
+
+    def __init__(self, distiller: Distiller, *, steps_per_epoch: int, last_step: int) -> None:
+        self._distiller, self._steps_per_epoch, self._last_step = distiller, steps_per_epoch, last_step
+        self._metrics: dict[str, float] = {}
+
+    def on_step_start(self, step: int) -> None:
+        if is_measurement_step(step, steps_per_epoch=self._steps_per_epoch, last_step=self._last_step):
+            self._distiller.objective.collect_diagnostics = True
+
+    def on_loss(self, step: int, loss: LossOutput) -> None:
+        if self._distiller.objective.collect_diagnostics:
+            self._distiller.objective.collect_diagnostics = False
+            self._metrics = compute_gradient_metrics(self._distiller, loss)
+
+    def on_epoch_end(self, rows: Sequence[MetricsRow]) -> None:
+        rows[-1].update(self._metrics)
+        self._metrics = {}
+
+    def on_train_end(self) -> None:
+        self._distiller.objective.collect_diagnostics = False
+
+
 def is_measurement_step(step: int, *, steps_per_epoch: int, last_step: int) -> bool:
-    """Whether the step number ``step``, counted from 1, is one to look at.
+    """Whether gradient norms are measured in ``step``, counted from 1: at the end of an epoch, at most every 200 steps.
 
     >>> [step for step in range(1, 301) if is_measurement_step(step, steps_per_epoch=50, last_step=270)]
     [50, 250, 270]
@@ -37,12 +66,11 @@ def is_measurement_step(step: int, *, steps_per_epoch: int, last_step: int) -> b
     if step == last_step:
         return True
     epoch, remainder = divmod(step, steps_per_epoch)
-    interval = -(-_MIN_STEPS_BETWEEN // steps_per_epoch)
-    return not remainder and (epoch - 1) % interval == 0
+    return not remainder and (epoch - 1) % -(-_MIN_STEPS_BETWEEN // steps_per_epoch) == 0
 
 
 def compute_gradient_norms(losses: Mapping[str, Tensor], weights: list[Tensor]) -> dict[str, float]:
-    """The Euclidean norm of each term's gradient over all ``weights``; the graph stays as it was.
+    """Compute the Euclidean norm of the gradient of each loss over all ``weights``, and keep the graph.
 
     >>> w = torch.tensor([3.0, 4.0], requires_grad=True)
     >>> compute_gradient_norms({"a": w.square().sum(), "b": w[0] * 0.5, "c": torch.tensor(1.0)}, [w])
@@ -50,21 +78,22 @@ def compute_gradient_norms(losses: Mapping[str, Tensor], weights: list[Tensor]) 
     """
     norms = {}
     for name, loss in losses.items():
-        norm = torch.zeros((), dtype=torch.float64)
+        squares = []
         if loss.requires_grad:
             gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
             squares = [gradient.detach().double().square().sum() for gradient in gradients if gradient is not None]
-            norm = torch.stack(squares).sum().sqrt() if squares else norm
-        norms[name] = float(norm)
+        norms[name] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
     return norms
 
 
 def compute_gradient_metrics(distiller: Distiller, loss: LossOutput) -> dict[str, float]:
-    """``grad_norm/<loss>``, ``grad_norm_ratio/<loss>`` to the supervised loss, ``teacher_entropy/<loss>``, as far as
-    there are any.
+    """Compute the gradient metrics of one batch before its backward pass.
 
-    ``teacher_entropy`` is the entropy of the teacher's outputs at the loss's temperature as a share of a guess's, from
-    0 to 1.
+    Returns:
+        ``grad_norm/<loss>`` of the weighted loss, ``grad_norm_ratio/<loss>`` to the supervised loss, and
+        ``teacher_entropy/<loss>``: the entropy of the teacher's softmax at the loss's temperature, divided by that of
+        the uniform distribution. There are no norms with a single loss, nor if the graph can be used only once
+        (``torch.compile``).
     """
     metrics = {
         f"teacher_entropy/{name}": float(torch.stack(list(entropies)).mean())
@@ -87,5 +116,8 @@ def compute_gradient_metrics(distiller: Distiller, loss: LossOutput) -> dict[str
 
 
 def find_supervised_loss(losses: Mapping[str, Loss]) -> str | None:
-    """The name of the first loss that compares the student with the target only; ``None`` where there is none."""
-    return next((name for name, loss in losses.items() if loss_attribute(loss, "supervised")), None)
+    """The name of the first loss whose class is ``supervised``, or ``None``."""
+    return next(
+        (name for name, loss in losses.items() if loss_attribute(loss, "supervised")),
+        None,
+    )

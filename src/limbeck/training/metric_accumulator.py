@@ -1,4 +1,4 @@
-"""Running means of what a training says of itself, kept on the device until somebody asks."""
+"""Running means of training metrics, and metrics on the validation split."""
 
 from __future__ import annotations
 
@@ -13,20 +13,72 @@ from torch import Tensor
 from limbeck.core.protocols import Task
 from limbeck.distiller.objective import LossOutput
 from limbeck.losses._ops import hard_labels
-from limbeck.training.running_stats import RunningStats, merge_stats, update_stats
 from limbeck.utils.eval_mode import eval_mode
 
-__all__ = ["MetricAccumulator", "equalize_batches", "run_validation"]
+__all__ = ["MetricAccumulator", "RunningStats", "equalize_batches", "merge_stats", "run_validation", "update_stats"]
 
 _MAX_BUFFERED = 2**18
+
+
+class RunningStats(NamedTuple):
+    """Sum, count, minimum and maximum of values."""
+
+    total: float
+    num_values: int
+    minimum: float
+    maximum: float
+
+    @property
+    def mean(self) -> float:
+        """Mean of the values."""
+        return self.total / self.num_values
+
+
+def update_stats(
+    stats: Mapping[str, RunningStats], batches: Sequence[Mapping[str, Sequence[float | Tensor]]]
+) -> dict[str, RunningStats]:
+    """Update ``stats`` by the values of ``batches``; synchronizes with the device once per name.
+
+    >>> update_stats({"soft": RunningStats(4.0, 1, 4.0, 4.0)}, [{"soft": [2.0]}, {"soft": [torch.tensor([1.0, 9.0])]}])
+    {'soft': RunningStats(total=16.0, num_values=4, minimum=1.0, maximum=9.0)}
+    """
+    numbers: dict[str, list[float]] = {}
+    tensors: dict[str, list[Tensor]] = {}
+    for batch in batches:
+        for name, values in batch.items():
+            for value in values:
+                if isinstance(value, Tensor):
+                    tensors.setdefault(name, []).append(value)
+                else:
+                    numbers.setdefault(name, []).append(value)
+    updated = dict(stats)
+    for name in dict.fromkeys([*numbers, *tensors]):
+        values = numbers.get(name, [])
+        new = [RunningStats(math.fsum(values), len(values), min(values), max(values))] if values else []
+        if name in tensors and len(combined := torch.cat(tensors[name]).double()):
+            total, minimum, maximum = torch.stack([combined.sum(), combined.min(), combined.max()]).tolist()
+            new.append(RunningStats(total, len(combined), minimum, maximum))
+        if new:
+            updated[name] = merge_stats([*([stats[name]] if name in stats else []), *new])
+    return updated
+
+
+def merge_stats(stats: Sequence[RunningStats]) -> RunningStats:
+    """Merge statistics of disjoint values.
+
+    >>> merge_stats([RunningStats(4.0, 1, 4.0, 4.0), RunningStats(4.0, 2, 1.0, 3.0)])
+    RunningStats(total=8.0, num_values=3, minimum=1.0, maximum=4.0)
+    """
+    totals, counts, minima, maxima = zip(*stats, strict=True)
+    return RunningStats(math.fsum(totals), sum(counts), min(minima), max(maxima))
 
 
 @final
 class MetricAccumulator:
     """Means over the batches since the last :meth:`reset`.
 
-    What a batch says is put by and counted for many at once: a handful of operations on a few numbers each step would
-    cost as much as a small network's loss. No more than a megabyte is put by.
+    Batches are buffered on the device (at most one megabyte) and reduced together, since operations on a few numbers in
+    each step would take as long as the loss of a small network.
     """
 
     def __init__(self) -> None:
@@ -35,7 +87,7 @@ class MetricAccumulator:
         self.reset()
 
     def reset(self) -> None:
-        """Begin again."""
+        """Clear all metrics."""
         self._num_batches, self.num_samples, self.start_time = 0, 0, time.monotonic()
         self._sums: dict[str, float] = {}
         self._weights: dict[str, float | Tensor] = {}
@@ -47,7 +99,7 @@ class MetricAccumulator:
         self._num_buffered = 0
 
     def update(self, loss: LossOutput) -> None:
-        """Take in one batch."""
+        """Add one batch."""
         self._num_batches += 1
         self._weights = loss.weights
         self._buffered_losses.append(loss.by_loss)
@@ -62,11 +114,12 @@ class MetricAccumulator:
             self._flush()
 
     def compute(self) -> dict[str, float]:
-        """``loss``, ``loss/<name>``, ``loss_weight/<name>`` (the newest), and ``train/accuracy`` where it is known.
+        """Compute the means.
 
-        Where there are several losses, ``loss_share/<name>`` too: its size as a share of the sizes of all. Where a loss
-        has a temperature, ``temperature/<name>``: the mean over its rows or batches, and ``temperature_min`` and
-        ``temperature_max`` of it.
+        Returns:
+            ``loss``, ``loss/<name>``, ``loss_weight/<name>`` (the newest), ``train/accuracy`` if there are labels,
+            ``loss_share/<name>`` (of the absolute values) if there are several losses, and ``temperature/<name>``,
+            ``temperature_min/<name>`` and ``temperature_max/<name>`` for losses with a temperature.
         """
         self._flush()
         losses = {name: value / self._num_batches for name, value in self._sums.items()}
@@ -86,42 +139,31 @@ class MetricAccumulator:
         return metrics | {f"loss_weight/{name}": float(value) for name, value in self._weights.items()}
 
     def first_nonfinite(self) -> tuple[int, list[str]] | None:
-        """The first batch ever taken in whose loss was not finite, counted from 0, with the terms that were not.
-
-        Looking at each loss as it comes would make the device wait at every step.
-        """
+        """Index of the first batch with a non-finite loss since construction, and the names of these losses."""
         self._flush()
         return self._first_nonfinite
 
     def reduce(self, all_gather: Callable[[Any], list[Any]]) -> Self:
-        """A meter that has seen the batches of all processes; ``all_gather`` gives what each of them has."""
+        """Merge the accumulators of all processes; ``all_gather`` returns the argument of each."""
         self._flush()
-        states = all_gather(
-            (
-                self._num_batches,
-                self.num_samples,
-                self._num_correct,
-                self._num_labeled,
-                self._sums,
-                self._temperature_stats,
-            )
-        )
+        counts = (self._num_batches, self.num_samples, self._num_correct, self._num_labeled)
+        states = all_gather((counts, self._sums, self._temperature_stats))
         if len(states) == 1:
             return self
         merged = type(self)()
         merged.start_time, merged._weights = self.start_time, self._weights
         merged._num_batches, merged.num_samples, merged._num_correct, merged._num_labeled = (
-            sum(state[i] for state in states) for i in range(4)
+            sum(values) for values in zip(*(counts for counts, _, _ in states), strict=True)
         )
-        merged._sums = {name: math.fsum(state[4][name] for state in states) for name in self._sums}
+        merged._sums = {name: math.fsum(sums[name] for _, sums, _ in states) for name in self._sums}
         merged._temperature_stats = {
-            name: merge_stats([state[5][name] for state in states if name in state[5]])
+            name: merge_stats([stats[name] for _, _, stats in states if name in stats])
             for name in self._temperature_stats
         }
         return merged
 
     def _flush(self) -> None:
-        """Count what was put by."""
+        """Reduce the buffered batches."""
         sums: dict[str, Tensor] = {}
         for name in self._buffered_losses[0] if self._buffered_losses else ():
             values = torch.stack([losses[name] for losses in self._buffered_losses]).double()
@@ -134,10 +176,8 @@ class MetricAccumulator:
             logits = torch.cat([logits for logits, _ in self._buffered_logits])
             target = torch.cat([hard_labels(target) for _, target in self._buffered_logits])
             num_correct, num_labeled = _count_correct(logits, target)
-            self._num_correct, self._num_labeled = (
-                self._num_correct + int(num_correct),
-                self._num_labeled + int(num_labeled),
-            )
+            self._num_correct += int(num_correct)
+            self._num_labeled += int(num_labeled)
         self._temperature_stats = update_stats(self._temperature_stats, self._buffered_temperatures)
         self._buffered_losses, self._buffered_logits, self._buffered_temperatures, self._num_buffered = [], [], [], 0
 
@@ -154,10 +194,10 @@ def run_validation(
     network: torch.nn.Module, batches: Iterable[Any], task: Task, to_device: Callable[[Any], Any],
     all_gather: Callable[[Any], list[Any]] = lambda share: [share],
 ) -> dict[str, float]:  # fmt: skip
-    """Accuracy and NLL of ``network`` on ``batches``; empty where no row has a label. The mode is put back.
+    """Compute accuracy and NLL of ``network`` in eval mode; empty if no row has a label.
 
-    Where several processes have each some of the batches, ``all_gather`` gives what each of them counted. A batch is
-    counted as a whole and in float64, and the sum is exact, so it is the same however the batches are dealt out.
+    The NLL is summed in float64 by batch and then exactly, so it does not depend on how batches are distributed over
+    processes, whose counts ``all_gather`` collects.
     """
     counts_per_batch: list[tuple[int, int, float]] = []
     with eval_mode(network):
@@ -177,19 +217,17 @@ def run_validation(
     total_labeled = sum(num_labeled for _, num_labeled, _ in all_counts)
     if not total_labeled:
         return {}
-    total_correct, nll = (
-        sum(num_correct for num_correct, _, _ in all_counts),
-        math.fsum(loss for _, _, loss in all_counts),
-    )
+    total_correct = sum(num_correct for num_correct, _, _ in all_counts)
+    nll = math.fsum(loss for _, _, loss in all_counts)
     return {"val/accuracy": total_correct / total_labeled, "val/nll": nll / total_labeled}
 
 
 def equalize_batches(
     batches: Iterable[Any], make_padding: Callable[[], Any], all_gather: Callable[[Any], list[Any]]
 ) -> Iterator[Any]:
-    """``batches``, and then some that :func:`run_validation` does not count, until no process has any left.
+    """Pad ``batches`` to the largest number in any process, with batches that :func:`run_validation` does not count.
 
-    A network in shares answers in all processes or in none. ``make_padding`` gives a batch where this process has none at all.
+    The forward pass of a sharded network is a collective call. ``make_padding`` returns a batch if a process has none.
     """
     local_batches, padding = iter(batches), None
     while any(all_gather((batch := next(local_batches, None)) is not None)):
@@ -198,11 +236,11 @@ def equalize_batches(
 
 
 class _PaddingBatch(NamedTuple):
-    """A batch that is shown for company only."""
+    """A batch for the forward pass only."""
 
     batch: Any
 
 
 def _count_correct(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """How many rows are right, and how many have a label, of class numbers ``labels``."""
+    """Number of correct rows and of labeled rows."""
     return (logits.argmax(dim=1) == labels).sum(), (labels >= 0).sum()

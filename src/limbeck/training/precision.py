@@ -1,8 +1,8 @@
-"""Mixed precision that leaves the batch as it is.
+"""Mixed precision that leaves the batch in float32.
 
-Lightning Fabric rounds every float of a batch to the 16 bits of the run before autocast begins. Here pictures, soft
-labels and whatever else the data gives stay float32: autocast rounds what a matrix product takes, teachers and caches
-see the pictures of every other run, and losses read the labels that were drawn.
+Lightning Fabric converts every float of a batch to the 16-bit type before autocast. Here images and soft labels stay
+float32 and autocast converts the operands of matrix products, so that teachers and caches get the images of every other
+run.
 """
 
 from __future__ import annotations
@@ -17,25 +17,22 @@ __all__ = ["make_precision_kwargs"]
 
 
 def make_precision_kwargs(precision: Any) -> dict[str, Any]:
-    """What Fabric is told of ``precision``: itself, or the plugin in its place where it is a mixed one.
+    """Arguments of Fabric for ``precision``: a plugin that leaves the batch in float32 for a mixed one.
 
     >>> make_precision_kwargs("32-true")
     {'precision': '32-true', 'plugins': []}
     """
+    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if precision == "bf16-mixed":
-        return {"precision": None, "plugins": [_BFloat16Mixed(_device_type())]}
+        return {"precision": None, "plugins": [_BFloat16Mixed(device)]}
     if precision == "16-mixed":
-        return {"precision": None, "plugins": [_Float16Mixed("16-mixed", _device_type())]}
+        return {"precision": None, "plugins": [_Float16Mixed("16-mixed", device)]}
     return {"precision": precision, "plugins": []}
-
-
-def _device_type() -> str:
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 @final
 class _BFloat16Mixed(Precision):
-    """bfloat16 has the range of float32: no scaler, and a gradient may be looked at before the backward pass."""
+    """Needs no gradient scaler, since bfloat16 has the range of float32, so gradients are valid at any time."""
 
     precision = "bf16-mixed"
 
@@ -43,12 +40,12 @@ class _BFloat16Mixed(Precision):
         self._device = device
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        """Autocast, around the forward pass."""
+        """Autocast around the forward pass."""
         return torch.autocast(self._device, dtype=torch.bfloat16)
 
 
 @final
 class _Float16Mixed(MixedPrecision):
     def convert_input(self, data: Any) -> Any:
-        """The batch as it is."""
+        """Return the batch unchanged."""
         return data
