@@ -19,8 +19,8 @@ from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.losses.temperature import PerSample
 from limbeck.report.metrics_csv import TrainingCurve, load_temperatures
 from limbeck.training import TrainingConfig
-from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.training.callbacks import TemperatureCSV
+from limbeck.training.checkpoint import TrainingInterrupted
 
 TASK = limbeck.tasks.Classification(classes=10)
 SETTINGS = TrainingConfig(optimizer=partial(torch.optim.SGD, lr=0.05), batch_size=32, checkpoint_every_seconds=1000.0)
