@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, final
 
 from torch import Tensor
 
@@ -28,7 +28,7 @@ _MAX_BUFFERED_STEPS = 4096
 _MAX_LINE_LENGTH = 4096  # characters; a longer line is damaged
 
 
-class Callback(Protocol):
+class Callback:
     """Hooks of a training. Subclass it and override some; the others do nothing."""
 
     def on_train_start(self, *, title: str, step: int, steps: int) -> None:
