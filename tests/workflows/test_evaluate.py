@@ -277,7 +277,7 @@ def test_data_that_are_no_pixels_are_refused():
     data = from_tensors(torch.randn(100, 1, 8, 8), torch.arange(100) % 4)
     network, task = small_cnn(classes=4, width=4).eval(), Classification(4)
     for what in ("attacks", "corruptions", "noise", "ood"):
-        with pytest.raises(LimbeckError, match="normali[sz]ation inside the network"):
+        with pytest.raises(LimbeckError, match="normalisation inside the network"):
             evaluate_robustness(network, data, task, data.validation, checks=[what])
     assert (
         evaluate_robustness(network, data, task, data.validation, checks=["calibration"])["calibration"]["num_samples"]

@@ -184,7 +184,7 @@ def test_the_command_prints_reasons_and_obeys_its_budget(here, capsys):
     assert main(["select-teachers", "tiny.yaml", "--out", "chosen", "--latency-budget", "1e-6"]) == 0
     said = capsys.readouterr().out
     assert said.count("too slow") >= 2
-    assert "Chosen: none of them" in said
+    assert "Selected: none of them" in said
     assert main(["select-teachers", "tiny.yaml", "--out", "chosen", "--margin", "100"]) == 0
     assert "too close to the baseline" in capsys.readouterr().out
 

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options) or 0
     except LimbeckError as error:
-        if not getattr(error, "told", False):
+        if not getattr(error, "reported", False):
             _print_error(f"limbeck{_process_suffix()}: {error}")
         return 128 + int(getattr(error, "signal", -126))
     except KeyboardInterrupt:
