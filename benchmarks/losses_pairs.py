@@ -82,8 +82,10 @@ def logit_standardization(*shape: int) -> Pair:
     student, teacher = logits(*shape)
     loss = mid_level.LogitStdKDLoss(**PATHS, temperature=2.0, alpha=0)
     return Pair(
-        lambda: losses.kd_loss(losses.temperature.standardize_logits(student), losses.temperature.standardize_logits(teacher), temperature=2.0),
-        both(loss, student, teacher), lambda: papers.logit_standardization(*arrays(student, teacher), temperature=2.0), (student,),
+        lambda: losses.kd_loss(losses.temperature.standardize_logits(student),
+        losses.temperature.standardize_logits(teacher), temperature=2.0),
+        both(loss, student, teacher), lambda: papers.logit_standardization(*arrays(student, teacher), temperature=2.0),
+        (student,),
         lambda: papers.logit_standardization(*arrays(student, teacher), temperature=2.0) / 4,
         "without its hard loss (alpha 0) LogitStdKDLoss forgets tau²; with one it keeps it",
     )  # fmt: skip

@@ -45,8 +45,10 @@ def test_the_full_scale_recipe_runs_its_first_twenty_steps(few_pictures, tmp_pat
 def test_the_chain_runs_its_first_steps(tmp_path):
     root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
     settings = [
-        f"data.root={root}", "teacher_training={steps: 2, objective: {target: CrossEntropyLoss}}", "stages.0.epochs=null",
-        "stages.0.steps=3", "training.batch_size=4", "training.precision=32-true", "training.num_workers=0", "export.to=[]",
+        f"data.root={root}", "teacher_training={steps: 2, objective: {target: "
+            "CrossEntropyLoss}}", "stages.0.epochs=null",
+        "stages.0.steps=3", "training.batch_size=4", "training.precision=32-true", "training.num_workers=0",
+        "export.to=[]",
         "num_threads=1",
     ]  # fmt: skip
     record = distill("cifar10_chain", settings, run_dir=tmp_path / "run", callbacks=[])
@@ -61,7 +63,8 @@ def test_the_cached_recipe_asks_its_teacher_once_about_each_view(tmp_path):
     settings = [
         f"data.root={root}", f"cache.root={tmp_path / 'answers'}", "teacher_training.epochs=1",
         "stages.0.epochs=6", "training.optimizer.lr=0.001",
-        "training.batch_size=4", "training.precision=32-true", "training.num_workers=0", "export.to=[]", "num_threads=1",
+        "training.batch_size=4", "training.precision=32-true", "training.num_workers=0", "export.to=[]",
+        "num_threads=1",
         "baselines=[]",
     ]  # fmt: skip
     cache = distill("cifar10_cached", settings, run_dir=tmp_path / "run", callbacks=[])["cache"]["teacher"]
@@ -79,7 +82,8 @@ def test_the_study_of_methods_trains_arms_of_each_form(tmp_path):
     root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
     settings = [
         f"data.root={root}", "data.num_samples=null", f"cache.root={tmp_path / 'answers'}", "data.val_split=0.2",
-        "teacher_training={steps: 1, objective: {target: CrossEntropyLoss}}", "stages.0.epochs=null", "stages.0.steps=3",
+        "teacher_training={steps: 1, objective: {target: "
+        "CrossEntropyLoss}}", "stages.0.epochs=null", "stages.0.steps=3",
         "training.batch_size=8", "teachers.resnet.backend=eager",
     ]  # fmt: skip
     whole = load_recipe(find_recipe("cifar10_methods"), settings)
@@ -136,7 +140,8 @@ def test_the_study_of_three_teachers_hears_them_alone_and_together(tmp_path):
     root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
     settings = [
         f"data.root={root}", "data.num_samples=null", f"cache.root={tmp_path / 'answers'}", "data.val_split=0.2",
-        "data.augment.num_views=1", "teacher_training={steps: 1, objective: {target: CrossEntropyLoss}}", "stages.0.epochs=null",
+        "data.augment.num_views=1", "teacher_training={steps: 1, objective: {target: "
+            "CrossEntropyLoss}}", "stages.0.epochs=null",
         "stages.0.steps=2", "training.scheduler=null", "training.batch_size=8", "teachers.cnn.backend=eager",
         "teachers.resnet.backend=eager", "teachers.vit.backend=eager", "teachers.cnn.width=4", "teachers.vit.depth=1",
     ]  # fmt: skip

@@ -36,7 +36,8 @@ def test_selecting_samples_keeps_the_rows_that_belong_to_them_and_renumbers():
 def test_what_is_by_sample_is_cut_by_sample():
     by_sample = torch.arange(3.0)
     said = Outputs(
-        logits=torch.zeros(6, 2), row_to_sample=torch.tensor([0, 0, 1, 1, 2, 2]), spatial_logits=by_sample[:, None, None, None],
+        logits=torch.zeros(6, 2), row_to_sample=torch.tensor([0, 0, 1, 1, 2, 2]), spatial_logits=by_sample[:, None,
+        None, None],
         embedding=by_sample[:, None], features={"mid": by_sample}, valid=torch.tensor([True, False, False]),
     ).masked_select(KEEP)  # fmt: skip
     assert (

@@ -26,7 +26,8 @@ TRAINING = TrainingConfig(optimizer=partial(torch.optim.SGD, lr=0.05), batch_siz
 
 def born(out=None, *, make=partial(small_cnn, width=4), resume=False, **settings):
     return train_born_again(
-        make, Digits(num_samples=60).load(), task=TASK, steps=4, training=TRAINING, run_dir=out, resume=resume, callbacks=[],
+        make, Digits(num_samples=60).load(), task=TASK, steps=4, training=TRAINING, run_dir=out, resume=resume,
+        callbacks=[],
         **settings,
     )  # fmt: skip
 

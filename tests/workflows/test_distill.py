@@ -192,7 +192,8 @@ def test_killed_and_resumed_the_whole_job_ends_with_the_same_bits(run, recipe, t
     slow = "import sys, time, limbeck.training; f = sys.modules['limbeck.training.train_state']; " \
         "step = f.TrainState.step_optimizer\n" \
         "def step_optimizer(self, training): time.sleep(0.05); step(self, training)\n" \
-        "f.TrainState.step_optimizer = step_optimizer\nfrom limbeck.cli import main; sys.exit(main(sys.argv[1:]))"  # fmt: skip
+        ("f.TrainState.step_optimizer = step_optimizer\nfrom limbeck.cli "
+            "import main; " "sys.exit(main(sys.argv[1:]))")  # fmt: skip
     for phase in ("big.teacher_training", "baseline.second", "distilled.second"):
         resume = ["--resume"] if (out / "recipe.yaml").exists() else []
         process = subprocess.Popen(

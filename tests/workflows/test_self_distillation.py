@@ -104,7 +104,8 @@ def test_each_is_a_variant_of_the_study_that_comes_along(tmp_path):
     whole = load_recipe(find_recipe("digits_self"), ["data.num_samples=60"])
     shared, found = StudyContext(tmp_path, [600], 1.0, 0), make_variants(whole)
     assert list(found) == [
-        "student_only", "equal_time", "label_smoothing", "distilled", "mean_teacher", "deep_to_shallow", "mutual", "class_wise",
+        "student_only", "equal_time", "label_smoothing", "distilled", "mean_teacher", "deep_to_shallow", "mutual",
+        "class_wise",
         "last_batch",
     ]  # fmt: skip
     for variant in found.values():
@@ -137,7 +138,8 @@ def test_a_trial_keeps_the_peers_and_exits_of_its_variant(tmp_path):
         (["self_teachers={}"], "stages.0.objective.kd"),
         (["peers={own: small_cnn}"], "a teacher made of the student has that name already"),
         (["peers={other: small_cnn}"], "self_teachers: it is for one student, and the recipe has peers"),
-        (["peers={other: small_cnn}", "training.batch_pairing=repeat_previous"], "training.batch_pairing: it is for one student"),
+        (["peers={other: small_cnn}", "training.batch_pairing=repeat_previous"], "training.batch_pairing: it is for "
+            "one student"),
         (["training.batch_pairing=repeat_previou"], "'repeat_previous'"),
         (["training.batch_pairing=repeat_previous", "training.batch_size=15"], "batch_size 15 is odd"),
         (

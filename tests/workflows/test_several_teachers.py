@@ -1,4 +1,6 @@
-"""A run has several teachers as its recipe says: each with its own input mapping, masked, cached, and in an ensemble."""
+"""A run has several teachers as its recipe says: each with its own input mapping, masked, cached, and in an
+ensemble.
+"""
 
 from __future__ import annotations
 

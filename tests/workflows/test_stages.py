@@ -32,7 +32,8 @@ stages:
       fitnet: {use: FitNetLoss, layer: here}
     feature_layers: &layers {student: {here: block2}, big: {here: block2}}
     freeze: [block1, pool]
-    training: {optimizer: {use: AdamW, lr: 0.003}, scheduler: {use: OneCycleLR, max_lr: 0.003}, batch_size: 24, ema_decay: 0.5}
+    training: {optimizer: {use: AdamW, lr: 0.003}, scheduler: {use: OneCycleLR, max_lr: 0.003}, batch_size: 24,
+    ema_decay: 0.5}
   - name: free
     steps: 5
     objective:

@@ -14,7 +14,8 @@ RECIPE = """
 name: tiny
 num_threads: 1
 task: Classification
-data: {use: Digits, num_samples: 96, augment: {use: Augmentation, transforms: [{use: affine, degrees: 10}], num_views: 2}}
+data: {use: Digits, num_samples: 96, augment: {use: Augmentation, transforms: [{use: affine, degrees: 10}],
+num_views: 2}}
 teachers: {teacher: {use: small_cnn, width: 8}}
 student: {use: small_cnn, width: 4}
 teacher_training: {steps: 4, objective: {target: CrossEntropyLoss}}

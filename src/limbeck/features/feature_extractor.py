@@ -86,7 +86,8 @@ class FeatureExtractor:
             if layer.path not in modules:
                 raise LimbeckError(
                     f"{type(self._network).__name__} has no module {layer.path!r}; near it: "
-                    f"{suggest_names(layer.path, [path for path in modules if path])} (limbeck layers MODEL lists them all)"
+                    f"{suggest_names(layer.path, [path for path in modules if path])} (limbeck layers MODEL lists "
+                    "them all)"
                 )
         self._untouched: set[tuple[str, bool, bool]] = set()
 

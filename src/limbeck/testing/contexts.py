@@ -17,7 +17,8 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 def make_context(
-    *, rows: int = 6, classes: int = 5, student_feature_shapes: Shapes | None = None, teacher_feature_shapes: Shapes | None = None,
+    *, rows: int = 6, classes: int = 5, student_feature_shapes: Shapes | None = None,
+    teacher_feature_shapes: Shapes | None = None,
     teacher_names: Sequence[str] = ("teacher",), scale: float = 1.0, dtype: torch.dtype = torch.float32, seed: int = 0,
     progress: Progress = Progress(step=1, steps=4),
 ) -> LossContext:  # fmt: skip

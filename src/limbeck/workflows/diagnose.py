@@ -113,7 +113,8 @@ def _check_teachers(record: Record, result: Diagnosis) -> None:
             )
         else:
             result.checks.append(
-                f"the teacher {name!r} against {reference_name}: {100 * teacher_accuracy:.1f} % and {100 * reference_accuracy:.1f} %"
+                f"the teacher {name!r} against {reference_name}: {100 * teacher_accuracy:.1f} % and "
+                f"{100 * reference_accuracy:.1f} %"
             )
             result.problems.extend(
                 _drop_none(

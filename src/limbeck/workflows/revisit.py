@@ -47,7 +47,8 @@ def export_run(folder: Path, *, output_path: Path | None = None, data_root: str 
     path = output_path or folder / "student.onnx"
     export_info = export_onnx(job, student, path)
     _print(
-        f"{path}: {export_info['bytes']:,} bytes, largest difference of a logit {export_info['max_abs_difference']:.2g}, "
+        f"{path}: {export_info['bytes']:,} bytes, largest difference of a logit "
+        f"{export_info['max_abs_difference']:.2g}, "
         f"labels agree on {export_info['label_agreement']:.1%} of {export_info['num_samples']}, "
         f"{export_info['latency_ms']['median']:.3f} ms per image (median, 1 thread)"
     )
@@ -79,7 +80,8 @@ def print_layers(model: str, shape: str, *, plugins: Sequence[str] = ()) -> None
             else "×".join(map(str, output_shape[1:]))
         )
         _print(
-            f"{path:<{width}}  {kind:<{kind_width}}  {shape_text}{f'   runs {num_calls} times: write {path}@0 …' if num_calls > 1 else ''}"
+            f"{path:<{width}}  {kind:<{kind_width}}  "
+            f"{shape_text}{f'   runs {num_calls} times: write {path}@0 …' if num_calls > 1 else ''}"
         )
 
 
@@ -106,7 +108,8 @@ def _compare_with_record(folder: Path, split: str, metrics: dict[str, Any]) -> N
     if recorded is not None:
         is_same = abs(recorded["metrics"]["accuracy"] - metrics["metrics"]["accuracy"]) < 1e-9
         _print(
-            f"the record has {recorded['metrics']['accuracy']:.4f}: {'the same' if is_same else 'NOT the same; did the data change?'}"
+            f"the record has {recorded['metrics']['accuracy']:.4f}: "
+            f"{'the same' if is_same else 'NOT the same; did the data change?'}"
         )
 
 

@@ -66,8 +66,10 @@ def print_caches(root: str | Path | None = None) -> list[CacheEntry]:
         top_k_text = "all logits" if config["top_k"] is None else f"top {config['top_k']}, {config['tail']}"
         feature_names = [field["name"] for field in entry.metadata["layout"]["fields"] if field["name"] != "logits"]
         _print(
-            f"{entry.folder.name}  {entry.metadata['teacher']}: {shape}, {', '.join([top_k_text, config['dtype'], *feature_names])}; "
-            f"{entry.num_bytes / 1e6:,.1f} MB, {'complete' if entry.complete else 'not complete'}, used {_format_age(entry.last_used)}"
+            f"{entry.folder.name}  {entry.metadata['teacher']}: {shape}, "
+            f"{', '.join([top_k_text, config['dtype'], *feature_names])}; "
+            f"{entry.num_bytes / 1e6:,.1f} MB, {'complete' if entry.complete else 'not complete'}, used "
+            f"{_format_age(entry.last_used)}"
         )
     return entries
 
@@ -89,11 +91,13 @@ def verify_caches(keys: Sequence[str] = (), root: str | Path | None = None) -> N
         damaged_keys += [entry.folder.name] if is_damaged else []
         state = f"{total_damaged} damaged, {total_missing} missing" if is_damaged else "sound"
         _print(
-            f"{entry.folder.name}: {state}{'' if entry.complete or is_damaged else f', {total_missing:,} still to be computed'}"
+            f"{entry.folder.name}: "
+            f"{state}{'' if entry.complete or is_damaged else f', {total_missing:,} still to be computed'}"
         )
     if damaged_keys:
         raise LimbeckError(
-            f"damaged: {', '.join(damaged_keys)}; the next run that reads one computes what was damaged again, and so does "
+            f"damaged: {', '.join(damaged_keys)}; the next run that reads one computes what was damaged again, and "
+            "so does "
             "`limbeck cache fill`"
         )
 

@@ -67,7 +67,8 @@ def make_training_config(stage: ResolvedStage) -> TrainingConfig:
         optimizer=stage.optimizer.build,
         scheduler=None if scheduler is None else lambda optimizer, steps: scheduler.build(optimizer, steps=steps),
         scheduler_interval="step" if config.scheduler is None else config.scheduler.interval,
-        batch_size=config.batch_size, grad_accum_steps=config.grad_accum_steps, max_grad_norm=config.max_grad_norm, ema_decay=config.ema_decay, early_stopping_patience=config.early_stopping_patience,
+        batch_size=config.batch_size, grad_accum_steps=config.grad_accum_steps, max_grad_norm=config.max_grad_norm,
+        ema_decay=config.ema_decay, early_stopping_patience=config.early_stopping_patience,
         keep_weights=config.keep_weights, num_workers=config.num_workers, batch_pairing=config.batch_pairing,
     )  # fmt: skip
 
@@ -78,11 +79,13 @@ def check_world_size(recipe: Recipe, world_size: int) -> None:
         config = recipe.stage_training(stage, config_path=config_path)
         if config.devices not in (None, world_size):
             raise LimbeckError(
-                f"{config_path}: training.devices is {config.devices}, and the number of processes is {world_size}: start it "
+                f"{config_path}: training.devices is {config.devices}, and the number of processes is {world_size}: "
+                "start it "
                 f"with torchrun --nproc-per-node {config.devices} -m limbeck distill …, or change devices"
             )
         if config.strategy != "auto" and world_size == 1:
             raise LimbeckError(
-                f"{config_path}: training.strategy {config.strategy} spreads a training over processes, and there is one: "
+                f"{config_path}: training.strategy {config.strategy} spreads a training over processes, and there "
+                "is one: "
                 "start it with torchrun --nproc-per-node N -m limbeck distill …, or set it to auto"
             )

@@ -87,7 +87,9 @@ class Job:
     def from_recipe(
         cls, recipe: Recipe, run_dir: Path, processes: Processes = Processes(), data_cache: DataCache | None = None
     ) -> Self:  # fmt: skip
-        """Check the whole recipe, then load its data, or take it from ``data_cache`` where another job has loaded it."""
+        """Check the whole recipe, then load its data, or take it from ``data_cache`` where another job has loaded
+        it.
+        """
         plan = resolve_recipe(recipe)
         if recipe.num_threads is not None:
             torch.set_num_threads(recipe.num_threads)
@@ -99,7 +101,8 @@ class Job:
         task = plan.task.build(classes=len(data.class_names))
         if (task_classes := getattr(task, "classes", len(data.class_names))) != len(data.class_names):
             raise LimbeckError(
-                f"task.classes is {task_classes}, and the data has {len(data.class_names)} classes ({', '.join(data.class_names[:5])}"
+                f"task.classes is {task_classes}, and the data has {len(data.class_names)} classes "
+                f"({', '.join(data.class_names[:5])}"
                 f"{' …' if len(data.class_names) > 5 else ''}): leave task.classes away, or give other data"
             )
         held_out_test = data.test.with_log(run_dir / "checkpoint" / "test_access.json")
@@ -118,7 +121,8 @@ class Job:
     def build_teacher(self, name: str) -> nn.Module:
         """The teacher ``name``, with its weights where the recipe has some, and by seed where not.
 
-        An ``ExternalTeacher`` has none: an ONNX file, an inference server, or the callable that a user's own function gave.
+        An ``ExternalTeacher`` has none: an ONNX file, an inference server, or the callable that a user's own function
+            gave.
         """
         config, node = self.recipe.teachers[name], self.plan.teachers[name]
         module = self._build_node(node, zlib.crc32(name.encode()))
@@ -151,7 +155,9 @@ class Job:
         return self._mask_teacher(name, teacher)
 
     def open_caches(self, network: nn.Module, teachers: Mapping[str, nn.Module]) -> list[tuple[str, CachedTeacher]]:
-        """The caches that the stages of the recipe read, each once: by teacher, and by the layers that are recorded in it."""
+        """The caches that the stages of the recipe read, each once: by teacher, and by the layers that are recorded
+        in it.
+        """
         for stage in self.plan.stages:
             self._make_distiller(network, teachers, stage, phase=Role.DISTILLED, make_teacher=self.teacher_for)
         return list({(name, cached.entry_fingerprint): (name, cached) for name, cached in self.caches}.values())
@@ -191,8 +197,8 @@ class Job:
     def validate(self) -> None:
         """Every stage once on two samples, with networks of its own that are thrown away.
 
-        A layer that does not exist, weights that do not fit, a head of other classes, a setting that a constructor refuses:
-        each is an error now, and not after the teachers were trained.
+        A layer that does not exist, weights that do not fit, a head of other classes, a setting that a constructor
+        refuses: each is an error now, and not after the teachers were trained.
         """
         check_world_size(self.recipe, self.processes.world_size)
         teachers = {name: self.build_teacher(name) for name in self.recipe.teachers}
@@ -225,7 +231,8 @@ class Job:
                 deployment_model(distiller)
             if phase in self.recipe.assistants and (simkd_names := classifier_source(distiller)):
                 raise LimbeckError(
-                    f"stages: {simkd_names[0]} (SimKD) ends a student in its teacher's classifier, and an assistant teaches "
+                    f"stages: {simkd_names[0]} (SimKD) ends a student in its teacher's classifier, and an assistant "
+                    "teaches "
                     "on as a network of its own: leave assistants away, or SimKD"
                 )
             optimizer = training.optimizer(distiller.parameters())
@@ -251,7 +258,9 @@ class Job:
     def dry_run_stage(
         self, stage_index: int, teachers: Mapping[str, nn.Module] | None
     ) -> tuple[Distiller, TrainingConfig]:
-        """A fresh student in a stage, distilled from ``teachers`` or (``None``) without one, to be looked at and thrown away."""
+        """A fresh student in a stage, distilled from ``teachers`` or (``None``) without one, to be looked at and
+        thrown away.
+        """
         stage = self.plan.stages[stage_index]
         phase = Role.BASELINE if teachers is None else Role.DISTILLED
         network = self._with_peers(self.build_student(), phase)
@@ -289,7 +298,8 @@ class Job:
     ) -> FitResult:  # fmt: skip
         """Take a network through every stage, as the recipe says; a baseline towards the labels only.
 
-        The baseline is the fair comparison: the same start, stages, number of steps, batch, optimizer, schedule and views; only
+        The baseline is the fair comparison: the same start, stages, number of steps, batch, optimizer, schedule and
+            views; only
         what teachers say is missing, and the pictures without a label, about which nobody tells it anything.
         """
         seconds, steps, history = 0.0, 0, list[dict[str, Any]]()
@@ -302,7 +312,8 @@ class Job:
             for objective in previous_objectives:
                 distiller.objective.load_previous(objective)
             run = self._fit(
-                distiller, stage, phase=phase, steps_before=sum(stage_steps[:stage_index]), total_steps=sum(stage_steps), resume=resume,
+                distiller, stage, phase=phase, steps_before=sum(stage_steps[:stage_index]),
+                total_steps=sum(stage_steps), resume=resume,
                 callbacks=callbacks,
             )  # fmt: skip
             previous_objectives.append(distiller.objective)
@@ -315,13 +326,15 @@ class Job:
         return FitResult(trained_student, history, steps, seconds, self.run_dir)
 
     def _fit(
-        self, distiller: Distiller, stage: ResolvedStage, *, phase: str, stop_after_steps: int | None = None, steps_before: int = 0,
+        self, distiller: Distiller, stage: ResolvedStage, *, phase: str, stop_after_steps: int | None = None,
+        steps_before: int = 0,
         total_steps: int, resume: bool, callbacks: Sequence[Callback] | None,
     ) -> FitResult:  # fmt: skip
         training = config_for_phase(make_training_config(stage), phase)
         with freeze_modules(distiller.student, stage.stage.freeze):
             return fit(
-                distiller, self.data, steps=self._num_steps(stage, training), stop_after_steps=stop_after_steps, steps_before=steps_before, total_steps=total_steps,
+                distiller, self.data, steps=self._num_steps(stage, training), stop_after_steps=stop_after_steps,
+                steps_before=steps_before, total_steps=total_steps,
                 steps_per_epoch=self._steps_per_epoch(training, "all"), training=training, run_dir=self.run_dir,
                 phase=phase, stage=stage.stage.name, subset="all" if distiller.teachers else "labeled",
                 seed=self.recipe.seed, resume=resume, callbacks=callbacks,

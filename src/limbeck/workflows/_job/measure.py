@@ -101,7 +101,8 @@ def compare_models(
             )
             gap = gap_recovered(*accuracies)
     comparison["verdict"] = {
-        "outcome": classify_interval(interval), "text": format_verdict(models, gain, interval, gap), "gain_points": gain, "interval_points": interval,
+        "outcome": classify_interval(interval), "text": format_verdict(models, gain, interval, gap),
+        "gain_points": gain, "interval_points": interval,
         "gap_recovered": gap, "statistical_test": "paired bootstrap over the test samples, 95 %",
     }  # fmt: skip
     if Role.NO_ASSISTANTS in logits:
@@ -111,7 +112,8 @@ def compare_models(
         )
         comparison["verdict"]["vs_no_assistants"] = {
             "outcome": classify_interval(interval_over_no_assistants),
-            "text": format_vs_no_assistants(gain_over_no_assistants, interval_over_no_assistants), "gain_points": gain_over_no_assistants, "interval_points": interval_over_no_assistants,
+            "text": format_vs_no_assistants(gain_over_no_assistants, interval_over_no_assistants),
+            "gain_points": gain_over_no_assistants, "interval_points": interval_over_no_assistants,
         }  # fmt: skip
     return comparison
 

@@ -40,10 +40,13 @@ def collect_provenance(job: Job, command_info: Mapping[str, Any] | None = None) 
     return {
         "limbeck": __version__, "name": recipe.name, "seed": recipe.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "recipe": recipe_dict,
-        "command": command_info, "versions": get_package_versions(), "environment": hash_environment(), "source": get_git_revision(), "torch_flags": get_torch_flags(),
-        "machine": get_hardware_info(), "distributed": _describe_processes(job), "weights": hash_weight_files(recipe_dict),
+        "command": command_info, "versions": get_package_versions(), "environment": hash_environment(),
+        "source": get_git_revision(), "torch_flags": get_torch_flags(),
+        "machine": get_hardware_info(), "distributed": _describe_processes(job),
+        "weights": hash_weight_files(recipe_dict),
         "data": {
-            "name": data.name, "classes": list(data.class_names), "shape": list(data.input_shape), "num_train": len(data.train),
+            "name": data.name, "classes": list(data.class_names), "shape": list(data.input_shape),
+            "num_train": len(data.train),
             "num_labeled": data.num_labeled, "num_val": len(data.validation), "num_test": len(data.test),
             "fingerprint": data.fingerprint(),
             "normalization": {"mean": list(normalization.mean), "std": list(normalization.std)},

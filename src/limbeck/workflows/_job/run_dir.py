@@ -17,8 +17,8 @@ RUNS_DIR = Path("runs")
 def choose_run_dir(name: str, run_dir: Path | None, *, resume: bool) -> Path:
     """The folder for a run called ``name``.
 
-    ``run_dir`` as given; else ``runs/NAME``, numbered where that is taken, or with ``resume`` the newest of them. A folder
-    that holds a run already is not written over.
+    ``run_dir`` as given; else ``runs/NAME``, numbered where that is taken, or with ``resume`` the newest of them. A
+    folder that holds a run already is not written over.
     """
     if run_dir is None:
         recipe_files = sorted(RUNS_DIR.glob(f"{name}*/recipe.yaml"), key=lambda path: path.stat().st_mtime_ns)

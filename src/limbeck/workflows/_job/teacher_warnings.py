@@ -45,7 +45,8 @@ def collect_teacher_warnings(job: Job, networks: Mapping[str, nn.Module], models
         else to_teacher_stats({**models[Role.DISTILLED], "validation": {"metrics": {}}})
     )
     return teacher_warnings(
-        {name: to_teacher_stats(models[name]) for name in teachers}, student, similarities=to_teacher_similarities(pairwise_similarity(outputs)),
+        {name: to_teacher_stats(models[name]) for name in teachers}, student,
+        similarities=to_teacher_similarities(pairwise_similarity(outputs)),
         with_assistants=exempt_from_gap_warning(job.recipe),
     )  # fmt: skip
 

@@ -43,7 +43,8 @@ def mask_teacher(teacher: Teacher, config: TeacherNode | None, data: DataModule,
         return teacher
     if covered_samples is not None and len(covered_samples) <= int(data.train.sample_ids.max()):
         raise LimbeckError(
-            f"{config_path}.coverage: {config.coverage} holds {len(covered_samples)} samples, and the sample ids of the training split go up to "
+            f"{config_path}.coverage: {config.coverage} holds {len(covered_samples)} samples, and the sample ids of "
+            "the training split go up to "
             f"{int(data.train.sample_ids.max())}: give one for each, in the order of the source"
         )
     return MaskedTeacher(teacher, sample_mask=covered_samples, unknown_classes=missing_classes)

@@ -3,7 +3,8 @@
 Sequential: Mirzadeh et al., AAAI 2020, https://arxiv.org/abs/1902.03393. Dense, each from all before
 it: Son et al., ICCV 2021, https://arxiv.org/abs/2009.08825; their stochastic dropping of teachers is not here.
 
-:func:`distill_chain` takes plain modules; :func:`train_assistants` is the part of the main job that a recipe's ``assistants`` ask for.
+:func:`distill_chain` takes plain modules; :func:`train_assistants` is the part of the main job that a recipe's
+``assistants`` ask for.
 """
 
 from __future__ import annotations
@@ -67,13 +68,15 @@ def distill_chain(
         epochs: how often each training shows every image; or give ``steps``.
         steps: how many optimizer steps each training makes.
         training: optimizer, batch and the like, for each training alike.
-        run_dir: the run folder; gets ``checkpoint/NAME.safetensors`` for each that was trained, and what ``fit`` writes.
+        run_dir: the run folder; gets ``checkpoint/NAME.safetensors`` for each that was trained, and what ``fit``
+            writes.
         seed: of whatever is drawn from torch's generators.
         resume: go on where the chain in ``run_dir`` was; what is finished is not done again.
         fabric: devices, precision, processes, as for :func:`limbeck.fit`.
         callbacks: of each training; ``None``: a progress bar.
 
-    The networks are trained in place: ``distill_chain(...)["student"].student`` is ``networks["student"]``, in eval mode.
+    The networks are trained in place: ``distill_chain(...)["student"].student`` is ``networks["student"]``, in eval
+        mode.
     """
     names = list(networks)
     if len(names) < 2:
@@ -100,7 +103,8 @@ def distill_chain(
             feature_layers=teacher_layers | {"student": (feature_layers or {}).get(student_name, {})}, task=task,
         )  # fmt: skip
         runs[student_name] = fit(
-            distiller, data, epochs=epochs, steps=steps, training=training, run_dir=run_dir, phase=student_name, seed=seed,
+            distiller, data, epochs=epochs, steps=steps, training=training, run_dir=run_dir, phase=student_name,
+            seed=seed,
             resume=resume, fabric=fabric, callbacks=callbacks,
         )  # fmt: skip
         if run_dir is not None:
@@ -130,7 +134,8 @@ def check_chain_order(job: Job, models: Mapping[str, Any]) -> list[str]:
     student_names = [name for name in (*job.recipe.assistants, "distilled") if job.recipe.assistants]
     model_sizes = [(name, models[name]["parameters"]) for name in student_names]
     return [
-        f"{name!r} has more parameters than the assistant {previous_name!r} that is its teacher ({num_parameters:,} against {previous_parameters:,}): "
+        f"{name!r} has more parameters than the assistant {previous_name!r} that is its teacher ({num_parameters:,} "
+        f"against {previous_parameters:,}): "
         "a chain goes from large to small"
         for (previous_name, previous_parameters), (name, num_parameters) in pairwise(model_sizes)
         if num_parameters > previous_parameters
@@ -142,6 +147,7 @@ def _check_loss_teachers(objective: Mapping[str, Loss], pair: TrainingPair) -> N
         teacher = getattr(loss, "teacher", None)
         if isinstance(teacher, str) and teacher not in pair.teachers:
             raise LimbeckError(
-                f"the loss {name!r} has the teacher {teacher!r}, and {pair.student!r} learns from {', '.join(pair.teachers)}: "
+                f"the loss {name!r} has the teacher {teacher!r}, and {pair.student!r} learns from "
+                f"{', '.join(pair.teachers)}: "
                 "leave its teacher away, and it takes the teacher of each training"
             )

@@ -2,8 +2,8 @@
 
 Furlanello et al., ICML 2018, https://arxiv.org/abs/1805.04770. The first generation learns from the labels, every other
 from labels and the one before it, each from a start of its own; the ensemble is the mean of their probabilities. A
-recipe does the same with ``generations``. It is a :func:`~limbeck.workflows.distill.assistants.distill_chain` whose networks are of
-one shape.
+recipe does the same with ``generations``. It is a :func:`~limbeck.workflows.distill.assistants.distill_chain` whose
+networks are of one shape.
 """
 
 from __future__ import annotations

@@ -28,9 +28,9 @@ def save_extra_models(
 ) -> dict[str, Any]:  # fmt: skip
     """Write what there is, measured on the validation split, and return it for the record; the test set stays closed.
 
-    ``peers.json`` and ``WEIGHTS/NAME.safetensors`` for each peer; ``early_exits.json`` for the early exits, which are in
-    the checkpoint of the training, and with ``export`` ``student.early_exit-NAME.onnx`` for each, checked like the student.
-    ``ensemble.json`` for all generations together, where ``networks`` holds them.
+    ``peers.json`` and ``WEIGHTS/NAME.safetensors`` for each peer; ``early_exits.json`` for the early exits, which are
+    in the checkpoint of the training, and with ``export`` ``student.early_exit-NAME.onnx`` for each, checked like the
+    student. ``ensemble.json`` for all generations together, where ``networks`` holds them.
     """
     peers = {}
     for name, network in job.peers.items():

@@ -54,8 +54,8 @@ def train_mutual(
         task: what a batch means to each of them.
         epochs: how often to show every image; or give ``steps``.
         steps: how many optimizer steps to make; each moves every student, and costs as many gradients as there are.
-        training: optimizer, batch and the like. ``max_grad_norm`` is the norm of all of their gradients together, and what is
-            validated, and ``keep_weights`` goes by, is the mean of their accuracies.
+        training: optimizer, batch and the like. ``max_grad_norm`` is the norm of all of their gradients together, and
+            what is validated, and ``keep_weights`` goes by, is the mean of their accuracies.
         run_dir: the run folder; gets ``checkpoint/NAME.safetensors`` for each, and what ``fit`` writes.
         seed: of whatever is drawn from torch's generators.
         resume: go on where the training in ``run_dir`` was.

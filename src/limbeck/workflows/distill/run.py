@@ -288,7 +288,8 @@ def _require_same_recipe(path: Path, text: str, *, resume: bool) -> None:
             next((old_line for old_line in old_lines if old_line not in new_lines), "?"),
         )
         raise LimbeckError(
-            f"{path.parent} was begun with another recipe (now {first_difference.strip()!r}): resume with the settings it was "
+            f"{path.parent} was begun with another recipe (now {first_difference.strip()!r}): resume with the "
+            "settings it was "
             "begun with, or choose another --out"
         )
 
@@ -303,7 +304,10 @@ def _model_title(job: Job, name: str) -> str:
         early_stop_text = (
             "" if train_fraction in (None, 1) else f", stopped early at {100 * train_fraction:g} % of its training"
         )
-        return f"Teacher {name}: {_format_node(to_plain(job.recipe.teachers[name]))}{early_stop_text}{_format_backend(job, name)}"
+        return (
+            f"Teacher {name}: "
+            f"{_format_node(to_plain(job.recipe.teachers[name]))}{early_stop_text}{_format_backend(job, name)}"
+        )
     if name in job.recipe.assistants:
         return f"Assistant {name}: {_format_node(to_plain(job.recipe.assistants[name]))}"
     return f"{_STUDENT_TITLES[name]}: {_format_node(to_plain(job.recipe.student))}"
@@ -326,7 +330,11 @@ def _format_node(node: Mapping[str, Any]) -> str:
 def _format_split_sizes(job: Job) -> str:
     data = job.data
     labeled_text = "" if data.num_labeled == len(data.train) else f" ({data.num_labeled} with a label)"
-    return f"{len(data.train)} to train on{labeled_text}, {len(data.validation)} to choose on, {len(data.test)} held out for the test"
+    return (
+        f"{len(data.train)} to train on{labeled_text}, {len(data.validation)} to choose on, "
+        f"{len(data.test)} held "
+        "out for the test"
+    )
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -38,7 +38,8 @@ _NUM_ACCURACY_SAMPLES = 1000
 
 
 def measure_efficiency(
-    networks: Mapping[str, nn.Module], data: DataModule, task: Task, split: Split, *, batch_sizes: Sequence[int] = BATCH_SIZES,
+    networks: Mapping[str, nn.Module], data: DataModule, task: Task, split: Split, *,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
     num_threads: int = 1, seconds: float = 1.0,
 ) -> dict[str, Any]:  # fmt: skip
     """Latency, size and accuracy of each network in each runtime that is installed.
@@ -53,10 +54,10 @@ def measure_efficiency(
         seconds: for each network, runtime and batch.
 
     Returns:
-        ``rows``, each with ``model``, ``runtime``, ``precision``, ``num_threads``, ``latency_ms`` (by batch size: ``median``,
-        ``p95``, ``num_repeats`` …), ``accuracy`` and ``num_samples``, ``bytes`` of its file, ``parameters``, ``flops`` of
-        one inference, ``peak_memory`` (of tensors alive in torch; ``None`` elsewhere, where nobody counts it) and ``machine``; and
-        ``notes``, on what is missing and why.
+        ``rows``, each with ``model``, ``runtime``, ``precision``, ``num_threads``, ``latency_ms`` (by batch size:
+        ``median``, ``p95``, ``num_repeats`` …), ``accuracy`` and ``num_samples``, ``bytes`` of its file,
+        ``parameters``, ``flops`` of one inference, ``peak_memory`` (of tensors alive in torch; ``None`` elsewhere,
+        where nobody counts it) and ``machine``; and ``notes``, on what is missing and why.
 
     Raises:
         LimbeckError: no labeled sample, no batch size, or no thread.
@@ -83,9 +84,12 @@ def measure_efficiency(
                 for runtime in runtimes:
                     rows.append(
                         {
-                            "model": name, "runtime": runtime.runtime, "precision": runtime.precision, "num_threads": num_threads,
-                            "accuracy": float((_predict_labels(runtime.call, pixels) == subset.target).double().mean()), "num_samples": len(subset),
-                            "bytes": runtime.bytes, **static_costs, "peak_memory": static_costs["peak_memory"] if runtime.runtime == "torch" else None,
+                            "model": name, "runtime": runtime.runtime, "precision": runtime.precision,
+                            "num_threads": num_threads,
+                            "accuracy": float((_predict_labels(runtime.call,
+                            pixels) == subset.target).double().mean()), "num_samples": len(subset),
+                            "bytes": runtime.bytes, **static_costs,
+                            "peak_memory": static_costs["peak_memory"] if runtime.runtime == "torch" else None,
                             "machine": get_hardware_info(),
                         }
                     )  # fmt: skip

@@ -1,4 +1,6 @@
-"""Folders of images that a data set does not have: a shifted version of it, two versions of each other, or something else."""
+"""Folders of images that a data set does not have: a shifted version of it, two versions of each other, or something
+else.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ def load_image_pairs(first_dir: Path, second_dir: Path, data: DataModule) -> tup
     shared_keys = [key for key in first_images if key in second_images]
     if not shared_keys:
         raise LimbeckError(
-            f"{first_dir} and {second_dir} have no image in common: two versions of an image have one class folder and name"
+            f"{first_dir} and {second_dir} have no image in common: two versions of an image have one class folder "
+            "and name"
         )
     target = torch.tensor([first_images[key][1] for key in shared_keys])
     return _make_split([first_images[key][0] for key in shared_keys], target, data), _make_split(

@@ -27,7 +27,8 @@ __all__ = ["CHECKS", "LogitsModel", "RobustnessConfig", "evaluate_robustness", "
 
 
 def evaluate_robustness(
-    network: nn.Module, data: DataModule, task: Task, split: Split, *, checks: Sequence[str] | None = None, config: RobustnessConfig = RobustnessConfig()
+    network: nn.Module, data: DataModule, task: Task, split: Split, *, checks: Sequence[str] | None = None,
+    config: RobustnessConfig = RobustnessConfig()
 ) -> dict[str, Any]:  # fmt: skip
     """Every metric of ``config`` for one network, which takes inputs as ``data`` normalizes them.
 
@@ -43,8 +44,8 @@ def evaluate_robustness(
         ``num_samples``, ``clean_accuracy`` and one entry for each of ``config.checks``, as in ``evaluation.json``.
 
     Raises:
-        LimbeckError: no sample of ``split`` has a label; or its inputs are not in 0..1, and attacks, corruptions, noise,
-            or uniform noise as OOD data are configured.
+        LimbeckError: no sample of ``split`` has a label; or its inputs are not in 0..1, and attacks, corruptions,
+            noise, or uniform noise as OOD data are configured.
     """
     config = config if checks is None else replace(config, checks=tuple(checks))
     metrics: dict[str, Any] = evaluate_side_by_side({"network": network}, data, task, split, config=config)["models"][
@@ -54,14 +55,16 @@ def evaluate_robustness(
 
 
 def evaluate_side_by_side(
-    networks: Mapping[str, nn.Module], data: DataModule, task: Task, split: Split, *, config: RobustnessConfig = RobustnessConfig(),
+    networks: Mapping[str, nn.Module], data: DataModule, task: Task, split: Split, *,
+    config: RobustnessConfig = RobustnessConfig(),
     pairs: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """:func:`evaluate_robustness` of several networks on the same images, and the differences of ``pairs`` of them.
 
     Returns:
-        ``models``, by name; and ``differences``, a list with ``model``, ``reference``, ``metric``, ``unit`` (``points`` of
-        accuracy, or ``1``), ``difference``, ``low``, ``high`` (95 %, over the samples) and ``num_samples``.
+        ``models``, by name; and ``differences``, a list with ``model``, ``reference``, ``metric``, ``unit``
+        (``points`` of accuracy, or ``1``), ``difference``, ``low``, ``high`` (95 %, over the samples) and
+        ``num_samples``.
     """
     labeled_split = split.select_labeled()
     if not len(labeled_split):

@@ -170,8 +170,10 @@ def _check_corruptions(targets: EvalTargets, config: RobustnessConfig, pairs: _M
     }
     metrics = {
         name: {
-            "mean": float(per_sample[name].mean()), "num_samples": len(targets.subset), "note": _corruption_note(targets.data.input_shape),
-            "by_corruption": {corruption: masks.double().mean(dim=1).tolist() for corruption, masks in by_corruption.items()},
+            "mean": float(per_sample[name].mean()), "num_samples": len(targets.subset),
+            "note": _corruption_note(targets.data.input_shape),
+            "by_corruption": {corruption: masks.double().mean(dim=1).tolist() for corruption,
+            masks in by_corruption.items()},
         }
         for name, by_corruption in correct.items()
     }  # fmt: skip
@@ -327,6 +329,7 @@ def _difference_row(
 
 
 CHECK_FUNCTIONS: Mapping[str, Callable[[EvalTargets, RobustnessConfig, _ModelPairs], _CheckResult]] = {
-    "attacks": _check_attacks, "corruptions": _check_corruptions, "noise": _check_noise, "shift": _check_shift, "ood": _check_ood,
+    "attacks": _check_attacks, "corruptions": _check_corruptions, "noise": _check_noise, "shift": _check_shift,
+    "ood": _check_ood,
     "calibration": _check_calibration,
 }  # fmt: skip

@@ -38,7 +38,8 @@ _STUDENTS_OF_SAME_COST = (Role.BASELINE.value, Role.NO_ASSISTANTS.value)
 
 def evaluate_networks(
     folder: Path, checks: Sequence[str], *, split: str = "validation", data_root: str | None = None,
-    attacks: str | None = None, eps: str | None = None, num_samples: int = DEFAULT_NUM_SAMPLES, shifted_dir: Path | None = None,
+    attacks: str | None = None, eps: str | None = None, num_samples: int = DEFAULT_NUM_SAMPLES,
+    shifted_dir: Path | None = None,
     reference_dir: Path | None = None, ood: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure the networks of the run in ``folder``, write ``evaluation.json`` there, and print a table.
@@ -58,8 +59,10 @@ def evaluate_networks(
     start_time, notes = time.monotonic(), list[str]()
     job = load_finished_run(folder, data_root)
     config = RobustnessConfig(
-        checks=tuple(name for name in checks if name != "efficiency"), attacks=_parse_attacks(attacks, notes, checks=checks),
-        eps=_parse_eps(eps), num_samples=num_samples, seed=job.recipe.seed, **_load_image_folders(job.data, shifted_dir, reference_dir, ood),
+        checks=tuple(name for name in checks if name != "efficiency"), attacks=_parse_attacks(attacks, notes,
+        checks=checks),
+        eps=_parse_eps(eps), num_samples=num_samples, seed=job.recipe.seed, **_load_image_folders(job.data,
+        shifted_dir, reference_dir, ood),
     )  # fmt: skip
     networks = _load_networks(job, folder, notes)
     eval_data = job.data.validation if split == "validation" else job.data.test.unlock(hash_networks(networks))
@@ -75,7 +78,8 @@ def evaluate_networks(
     if "efficiency" in checks:
         # A baseline is the same network with other weights, and costs the same.
         evaluation["efficiency"] = measure_efficiency(
-            {name: network for name, network in networks.items() if name not in _STUDENTS_OF_SAME_COST or len(networks) == 1},
+            {name: network for name,
+            network in networks.items() if name not in _STUDENTS_OF_SAME_COST or len(networks) == 1},
             job.data, job.task, eval_data,
         )  # fmt: skip
         notes += evaluation["efficiency"].pop("notes")
@@ -94,7 +98,8 @@ def _evaluation_header(job: Job, folder: Path, split: str, config: RobustnessCon
         "schema": 2, "kind": "evaluation", "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "split": split,
         "config": {
-            "checks": list(config.checks), "attacks": list(config.attacks), "eps": config.eps, "num_samples": config.num_samples,
+            "checks": list(config.checks), "attacks": list(config.attacks), "eps": config.eps,
+            "num_samples": config.num_samples,
         },
         "data": {"name": job.data.name, "fingerprint": job.data.fingerprint()}, "machine": get_hardware_info(),
         "versions": get_package_versions(),

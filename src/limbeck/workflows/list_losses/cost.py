@@ -102,7 +102,8 @@ def _make_example_context() -> LossContext:
     student, teacher = make_outputs(0), make_outputs(1)
     values: dict[str, Any] = {
         "student": student, "teachers": {"teacher": teacher}, "teacher": teacher,
-        "target": torch.arange(_BATCH_SIZE) % _NUM_CLASSES, "progress": Progress(step=1, steps=4), "sample_ids": torch.arange(_BATCH_SIZE),
+        "target": torch.arange(_BATCH_SIZE) % _NUM_CLASSES, "progress": Progress(step=1, steps=4),
+        "sample_ids": torch.arange(_BATCH_SIZE),
     }  # fmt: skip
     return LossContext(
         **{field.name: values[field.name] for field in dataclasses.fields(LossContext) if field.name in values}

@@ -79,7 +79,8 @@ def _describe_loss(name: str) -> LossInfo:
     first_paragraph = split_paragraphs(text)[0] if text else ""
     layer_args = _find_layer_args(loss_class)
     return LossInfo(
-        name=name, knowledge=_parse_knowledge(first_paragraph), summary=_parse_summary(first_paragraph), papers=tuple(dict.fromkeys(_LINK_PATTERN.findall(text))), layer_args=layer_args,
+        name=name, knowledge=_parse_knowledge(first_paragraph), summary=_parse_summary(first_paragraph),
+        papers=tuple(dict.fromkeys(_LINK_PATTERN.findall(text))), layer_args=layer_args,
         cost=measure_loss_cost(loss_class, layer_args), loss_class=loss_class, functions=functions, docstring=text,
     )  # fmt: skip
 

@@ -20,7 +20,8 @@ _KNOWLEDGE_TITLES: Final = {
 }  # fmt: skip
 _HEADER: Final = f"""# Methods
 
-Every loss of `limbeck.losses`: a pure function of tensors, and a class that takes its tensors out of a loss context and is
+Every loss of `limbeck.losses`: a pure function of tensors,
+and a class that takes its tensors out of a loss context and is
 named in a recipe by `use`. All follow one convention: the sum over classes, the mean over rows, times τ²; float32
 inside; no gradient to a teacher. [Add a loss](add-a-method.md) shows how to add another.
 
@@ -42,7 +43,8 @@ def losses_page(losses: Sequence[LossInfo]) -> str:
 def _format_table(losses: Sequence[LossInfo]) -> str:
     rows = [
         (
-            f"[{loss.name}](#{loss.name.lower()})", loss.summary, _format_paper_link(loss), _format_code(format_layer_args(loss)), format_parameters(loss.cost),
+            f"[{loss.name}](#{loss.name.lower()})", loss.summary, _format_paper_link(loss),
+            _format_code(format_layer_args(loss)), format_parameters(loss.cost),
             format_buffers(loss.cost),
         )
         for loss in losses

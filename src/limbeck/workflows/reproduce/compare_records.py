@@ -17,11 +17,12 @@ _COST_KEYS = ("parameters", "flops", "bytes", "steps")
 def compare_records(
     original: Mapping[str, Any], reproduced: Mapping[str, Any], *, tolerance: float
 ) -> list[dict[str, Any]]:
-    """Every metric of both records that training decides: ``model``, ``metric``, ``original``, ``reproduced``, ``match``.
+    """Every metric of both records that training decides: ``model``, ``metric``, ``original``, ``reproduced``,
+    ``match``.
 
-    Latency and seconds are left out, since they vary from run to run. A metric within ``tolerance`` differs by at most so
-    much, in proportion where both are above 1 (NLL, KL); points count as fractions; counts match exactly or not at all.
-    A metric that is missing in one of the records is different.
+    Latency and seconds are left out, since they vary from run to run. A metric within ``tolerance`` differs by at
+    most so much, in proportion where both are above 1 (NLL, KL); points count as fractions; counts match exactly or
+    not at all. A metric that is missing in one of the records is different.
 
     >>> old, new = ({"models": {"a": {"test": {"metrics": {"accuracy": value}}}}} for value in (0.90, 0.91))
     >>> [(row["metric"], row["match"]) for row in compare_records(old, new, tolerance=0.02)]
@@ -29,8 +30,10 @@ def compare_records(
     """
     original_metrics, reproduced_metrics = dict(_iter_metrics(original)), dict(_iter_metrics(reproduced))
     return [
-        {"model": metric_key[0], "metric": metric_key[1], "original": original_metrics.get(metric_key), "reproduced": reproduced_metrics.get(metric_key),
-         "match": _match_level(original_metrics.get(metric_key), reproduced_metrics.get(metric_key), metric_key[1], tolerance)}
+        {"model": metric_key[0], "metric": metric_key[1], "original": original_metrics.get(metric_key),
+        "reproduced": reproduced_metrics.get(metric_key),
+         "match": _match_level(original_metrics.get(metric_key), reproduced_metrics.get(metric_key), metric_key[1],
+         tolerance)}
         for metric_key in dict.fromkeys([*original_metrics, *reproduced_metrics])
     ]  # fmt: skip
 

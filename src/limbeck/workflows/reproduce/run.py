@@ -50,7 +50,8 @@ def reproduce(
     resume: bool = False,
     callbacks: Sequence[Callback] | None = None,
 ) -> dict[str, Any]:
-    """Repeat the run in ``run_dir`` from its ``record.json``, and return what ``reproduce.json`` in the new folder holds.
+    """Repeat the run in ``run_dir`` from its ``record.json``, and return what ``reproduce.json`` in the new folder
+    holds.
 
     Arguments:
         run_dir: the folder of a finished run; of it only the record is read.
@@ -90,13 +91,16 @@ def reproduce(
 
 
 def _write_comparison(
-    folder: Path, original: Mapping[str, Any], reproduced: Mapping[str, Any], reproduces: Mapping[str, Any], reasons: Sequence[str],
+    folder: Path, original: Mapping[str, Any], reproduced: Mapping[str, Any], reproduces: Mapping[str, Any],
+    reasons: Sequence[str],
     tolerance: float,
 ) -> dict[str, Any]:  # fmt: skip
     comparisons = compare_records(original, reproduced, tolerance=tolerance)
     result = {
-        "schema": 2, "kind": "reproduce", "reproduces": dict(reproduces), "tolerance": tolerance, "match": overall_match(comparisons),
-        "same_weights": _has_same_weights(original, reproduced), "same_config": original.get("config_hash") == reproduced.get("config_hash"),
+        "schema": 2, "kind": "reproduce", "reproduces": dict(reproduces), "tolerance": tolerance,
+        "match": overall_match(comparisons),
+        "same_weights": _has_same_weights(original, reproduced),
+        "same_config": original.get("config_hash") == reproduced.get("config_hash"),
         "reasons": list(reasons), "metrics": comparisons,
     }  # fmt: skip
     text = json.dumps(result, indent=1, allow_nan=False)
@@ -125,8 +129,10 @@ def _require_same_inputs(record: Record, recipe: Recipe, folder: Path) -> None:
             )
         if current_weights[config_path]["sha256"] != file.sha256:
             raise LimbeckError(
-                f"{config_path}: the file holds other weights than the run was made with (SHA-256 {file.sha256[:12]}… then, "
-                f"{current_weights[config_path]['sha256'][:12]}… now): put the old file back, or train anew with limbeck distill"
+                f"{config_path}: the file holds other weights than the run was made with (SHA-256 "
+                f"{file.sha256[:12]}… then, "
+                f"{current_weights[config_path]['sha256'][:12]}… now): put the old file back, or train anew with "
+                "limbeck distill"
             )
     fingerprint = Job.from_recipe(recipe, folder).data.fingerprint()
     if record.data.fingerprint and fingerprint != record.data.fingerprint:
@@ -148,7 +154,8 @@ def _environment_differences(raw_record: Mapping[str, Any], record: Record, *, w
     differences += packages + _changed_values("", record.machine, get_hardware_info() | threads)
     if record.distributed.world_size != world_size:
         differences.append(
-            f"processes: {record.distributed.world_size} then, {world_size} now, so a step uses another number of images"
+            f"processes: {record.distributed.world_size} then, {world_size} now, so a step uses another number "
+            "of images"
         )
     differences += _code_differences(record)
     recorded_flags, current_flags = record.torch_flags.model_dump(), get_torch_flags()

@@ -1,7 +1,8 @@
 """Networks for choosing teachers: each with the weights it has, or trained once and kept for every later call.
 
-What is trained here is kept in ``trained/NAME-KEY/``, where the key is a hash of all that decides it (network, training,
-data, seed). So a change in the recipe trains what it changes and nothing else, and a stale network is never taken.
+What is trained here is kept in ``trained/NAME-KEY/``, where the key is a hash of all that decides it (network,
+training, data, seed). So a change in the recipe trains what it changes and nothing else, and a stale network is never
+taken.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ class FinishedRuns:
 def load_or_train_candidate(
     job: Job, name: str, finished_runs: FinishedRuns, *, callbacks: Sequence[Callback] | None
 ) -> TrainedNetwork:
-    """The candidate ``name``: with its weights, those of a finished run, or trained by the recipe's ``teacher_training``."""
+    """The candidate ``name``: with its weights, those of a finished run, or trained by the recipe's
+    ``teacher_training``.
+    """
     if (weights := job.recipe.teachers[name].weights) is not None:
         return TrainedNetwork(job.build_teacher(name), None, str(weights))
     key = _training_key(job.recipe, job.data.fingerprint(), name)
@@ -133,14 +136,16 @@ def load_baseline(job: Job, folder: Path) -> MeasuredBaseline:
         ) from error
     if baseline is None:
         raise LimbeckError(
-            f"the run {folder} has no baseline (its baselines lack student_only): leave --baseline-run away to train one"
+            f"the run {folder} has no baseline (its baselines lack student_only): leave --baseline-run away to "
+            "train one"
         )
     run_student, recipe_student = (
         to_plain(fill_defaults(recipe))["student"] for recipe in (load_recipe(folder / "recipe.yaml"), job.recipe)
     )
     if run_student != recipe_student:
         raise LimbeckError(
-            f"the baseline of {folder} is {run_student}, and the recipe's is {recipe_student}: leave --baseline-run away to train it"
+            f"the baseline of {folder} is {run_student}, and the recipe's is {recipe_student}: leave --baseline-run "
+            "away to train it"
         )
     if fingerprint != job.data.fingerprint():
         raise LimbeckError(

@@ -129,18 +129,21 @@ def _measure_and_select(
     for name, model in models.items():
         model |= {"is_selected": name in selection.selected, "reason": selection.reasons[name]}
     messages = teacher_warnings(
-        {name: to_teacher_stats(model) for name, model in models.items()}, to_teacher_stats(student), similarities=to_teacher_similarities(similarities),
+        {name: to_teacher_stats(model) for name, model in models.items()}, to_teacher_stats(student),
+        similarities=to_teacher_similarities(similarities),
         rules=rules, with_assistants=exempt_from_gap_warning(job.recipe),
     )  # fmt: skip
     return {
-        "schema": 2, "kind": "teacher_selection", "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
+        "schema": 2, "kind": "teacher_selection", "limbeck": __version__, "name": job.recipe.name,
+        "seed": job.recipe.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "recipe": to_plain(job.recipe),
         "versions": get_package_versions(), "machine": get_hardware_info(),
         "data": {
             "name": data.name, "classes": list(data.class_names), "shape": list(data.input_shape),
             "num_val": len(data.validation), "fingerprint": data.fingerprint(),
         },
-        "rules": {**asdict(rules), "latency_budget": allowed_latency, "has_latency_budget": rules.latency_budget is not None},
+        "rules": {**asdict(rules), "latency_budget": allowed_latency,
+        "has_latency_budget": rules.latency_budget is not None},
         "baseline": student, "candidates": models, "pairs": similarities, "selection": _selection_entry(selection),
         "warnings": messages, "test_set": {"num_reads": data.test.num_reads},
     }  # fmt: skip
@@ -219,7 +222,8 @@ def _measure_network(job: Job, candidate: TrainedNetwork, outputs: ModelOutputs)
 def _measure_cost(job: Job, network: nn.Module) -> dict[str, Any]:
     sample = example_input(job.data)
     return {
-        "parameters": count_parameters(network), "flops": count_flops(network, sample)[0], "bytes": weights_file_size(network),
+        "parameters": count_parameters(network), "flops": count_flops(network, sample)[0],
+        "bytes": weights_file_size(network),
         "peak_memory": measure_peak_memory(network, sample),
     }  # fmt: skip
 
