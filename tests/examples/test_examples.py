@@ -55,7 +55,7 @@ assert distiller.progress.step == distiller.progress.steps - 1
 def python(*words, **environment):
     return subprocess.run(
         [sys.executable, *map(str, words)],
-        capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
 
 
