@@ -304,11 +304,11 @@ def test_the_command_serves_this_machine_alone_and_ctrl_c_ends_it_quietly(studie
 
 def test_mistakes_are_one_sentence(tmp_path, capsys, monkeypatch):
     assert main(["dashboard", str(tmp_path / "nowhere")]) == 2
-    assert "nowhere is no folder" in capsys.readouterr().err
+    assert "nowhere is not a folder" in capsys.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["dashboard", str(tmp_path), "--port", str(taken.getsockname()[1])]) == 2
     assert "give another --port" in capsys.readouterr().err
     assert main(["dashboard", str(tmp_path), "--port", "70000"]) == 2
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(LimbeckError, match=r"pip install 'limbeck\[board\]'"):
+    with pytest.raises(LimbeckError, match=r"pip install 'limbeck\[dashboard\]'"):
         serve(tmp_path)

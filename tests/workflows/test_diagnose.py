@@ -114,12 +114,12 @@ def test_each_fault_is_found_in_what_a_run_wrote(tmp_path):
     assert "the loss 'kd' is 1000 times too small" in text
     assert "the teacher 'big' is worse than the baseline" in text
     assert "the features of 'fitnet' never align: the loss went from 2 to 2" in text
-    assert "the projection of 'fitnet' is saturated: it passes on 1.0 of 32 directions" in text
+    assert "the projection of 'fitnet' is saturated: it transmits 1.0 of 32 directions" in text
     assert len(told.problems) == 4
 
 
 def test_a_gap_in_capacity_is_found_only_where_little_was_recovered(tmp_path):
-    assert "a gap in capacity is likely" in write(tmp_path, distilled=0.81, sizes=(5000, 100)).problems[0]
+    assert "a capacity gap is likely" in write(tmp_path, distilled=0.81, sizes=(5000, 100)).problems[0]
     assert write(tmp_path, distilled=0.88, sizes=(5000, 100)).problems == []
 
 

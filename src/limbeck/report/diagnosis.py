@@ -1,7 +1,7 @@
-"""What is likely wrong with a run, by rules with a number each: small pure functions on metrics of a run.
+"""Rules that detect likely problems of a run: pure functions of its metrics, each with a threshold.
 
-A rule gives a sentence where it is broken and ``None`` where it is not. The numbers are rules of thumb and are said
-with every finding, so that a reader can judge: they point at where to look, and prove nothing.
+A rule returns a sentence where it is violated, and ``None`` otherwise. The thresholds are rules of thumb, stated in
+every message: they show where to look, and prove nothing.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ __all__ = [
 ]  # fmt: skip
 
 MIN_LOSS_FRACTION = 0.01
-"""A loss whose gradient is below this share of the largest one hardly moves the student."""
+"""A loss whose gradient norm is below this fraction of the largest one hardly affects the student."""
 MAX_TEACHER_ENTROPY = 0.98
-"""A teacher's answer whose entropy is above this share of a guess's is flat: little is left of what it knows."""
+"""Teacher outputs whose entropy is above this fraction of that of a uniform distribution carry little information."""
 CAPACITY_RATIO = 20.0
-"""Parameters of the teacher over those of the student, above which …"""
+"""A ratio of teacher to student parameters above this …"""
 MIN_GAP_RECOVERED = 0.25
-"""… less than this share of the gap in accuracy recovered speaks of a gap in capacity."""
+"""… with less than this fraction of the accuracy gap recovered indicates a capacity gap."""
 MAX_FINAL_FRACTION = 0.9
-"""A loss on features that ends above this share of what it began with did not align."""
+"""A feature loss that ends above this fraction of its first value did not align the features."""
 MIN_RANK_FRACTION = 0.1
-"""A projection whose effective rank is below this share of its full one passes on a few directions only."""
+"""A projection whose effective rank is below this fraction of its full rank transmits few directions."""
 
 
 def check_loss_scale(name: str, magnitude: float, largest: float, *, measure: str = "gradient") -> str | None:
@@ -56,9 +56,7 @@ def check_loss_scale(name: str, magnitude: float, largest: float, *, measure: st
     if not magnitude >= 0 or not largest > 0 or magnitude >= MIN_LOSS_FRACTION * largest:
         return None
     if magnitude == 0:
-        return (
-            f"the loss {name!r} does nothing: its {measure} is 0, so raise its weight or see what it is computed from"
-        )
+        return f"the loss {name!r} does nothing: its {measure} is 0, so raise its weight or check its inputs"
     return (
         f"the loss {name!r} is {largest / magnitude:.0f} times too small: its {measure} is {magnitude:.2g} where "
         f"that of the largest loss is {largest:.2g} (the rule is {1 / MIN_LOSS_FRACTION:.0f} times), so raise its "
@@ -78,7 +76,7 @@ def check_teacher_accuracy(name: str, teacher: float, student: float, *, referen
         return None
     return (
         f"the teacher {name!r} is worse than {reference}: {format_points(100 * (teacher - student))} points on "
-        "validation, so it teaches its mistakes; train it longer, or choose another with limbeck select-teachers"
+        "validation, so the student learns its errors; train it longer, or choose another with limbeck select-teachers"
     )
 
 
@@ -95,13 +93,15 @@ def check_teacher_entropy(name: str, teacher_entropy: float, temperature: float 
     temperature_note = "" if temperature is None else f", {temperature:.4g},"
     return (
         f"the temperature of {name}{temperature_note} flattens everything: the teacher's outputs have "
-        f"{100 * teacher_entropy:.1f} % of the entropy of a guess (the rule is "
+        f"{100 * teacher_entropy:.1f} % of the entropy of a uniform distribution (the rule is "
         f"{100 * MAX_TEACHER_ENTROPY:.0f} %), so lower the temperature"
     )
 
 
 def check_capacity_gap(name: str, ratio: float, gap_recovered: float) -> str | None:
-    """Whether a much larger teacher was hardly followed: :data:`CAPACITY_RATIO`, :data:`MIN_GAP_RECOVERED`.
+    """Whether the student recovers little of the gap to a much larger teacher.
+
+    See :data:`CAPACITY_RATIO` and :data:`MIN_GAP_RECOVERED`.
 
     >>> check_capacity_gap("big", 50.0, 0.1)[:48]
     "the teacher 'big' has 50 times the parameters of"
@@ -113,13 +113,13 @@ def check_capacity_gap(name: str, ratio: float, gap_recovered: float) -> str | N
     return (
         f"the teacher {name!r} has {ratio:.0f} times the parameters of the student, which recovered "
         f"{100 * gap_recovered:.0f} % of the gap in accuracy (the rule is {CAPACITY_RATIO:g} times and "
-        f"{100 * MIN_GAP_RECOVERED:.0f} %): a gap in capacity is likely, so put assistants between them "
-        "(`assistants:`), stop the teacher early (`train_fraction:`), or take a nearer one"
+        f"{100 * MIN_GAP_RECOVERED:.0f} %): a capacity gap is likely, so put assistants between them "
+        "(`assistants:`), stop the teacher early (`train_fraction:`), or use a smaller teacher"
     )
 
 
 def check_feature_alignment(name: str, first: float, last: float) -> str | None:
-    """Whether a loss on features, without its weight, ends above :data:`MAX_FINAL_FRACTION` of its first value.
+    """Whether a feature loss, without its weight, ends above :data:`MAX_FINAL_FRACTION` of its first value.
 
     >>> check_feature_alignment("fitnet", 2.0, 1.9)[:42]
     "the features of 'fitnet' never align: the "
@@ -136,27 +136,27 @@ def check_feature_alignment(name: str, first: float, last: float) -> str | None:
 
 
 def check_projection_rank(name: str, rank: float, full_rank: int) -> str | None:
-    """Whether a learned projection passes on a few directions only: an effective rank below :data:`MIN_RANK_FRACTION`.
+    """Whether the effective rank of a learned projection is below :data:`MIN_RANK_FRACTION` of its full rank.
 
     >>> check_projection_rank("fitnet", 1.2, 64)[:43]
     "the projection of 'fitnet' is saturated: it"
     >>> check_projection_rank("fitnet", 40.0, 64) is None, check_projection_rank("fitnet", 1.0, 4) is None
     (True, True)
     """
-    # Of a rank of 10 and less, one direction is a tenth or more: there the rule can say nothing.
+    # With a full rank of 10 or less, a single direction is a tenth or more, so the rule never applies.
     if not rank < MIN_RANK_FRACTION * full_rank:
         return None
     return (
-        f"the projection of {name!r} is saturated: it passes on {rank:.1f} of {full_rank} directions (the rule is "
+        f"the projection of {name!r} is saturated: it transmits {rank:.1f} of {full_rank} directions (the rule is "
         f"{100 * MIN_RANK_FRACTION:.0f} %), so lower the weight of its loss or the learning rate, or use a wider "
         "feature layer"
     )
 
 
 def effective_rank(singular_values: Sequence[float]) -> float:
-    """The exponential of the entropy of the squared singular values as shares: how many directions carry a matrix.
+    """The effective rank: the exponential of the entropy of the normalized squared singular values.
 
-    Roy & Vetterli, EUSIPCO 2007, take the values themselves; squared, they are shares of the variance that passes.
+    Roy & Vetterli, EUSIPCO 2007, normalize the values themselves; squared, they are fractions of the variance.
 
     >>> round(effective_rank([1.0, 1.0, 0.0]), 6), round(effective_rank([3.0, 1.0]), 6)
     (2.0, 1.384145)
@@ -164,14 +164,16 @@ def effective_rank(singular_values: Sequence[float]) -> float:
     squares = [value**2 for value in singular_values]
     total = math.fsum(squares)
     if not math.isfinite(total):
-        raise LimbeckError("an effective rank is of finite singular values, and these are not: the projection diverged")
+        raise LimbeckError(
+            "an effective rank needs finite singular values: the projection diverged, so lower the learning rate"
+        )
     if total == 0:
         return 0.0
     return math.exp(-math.fsum(s / total * math.log(s / total) for s in squares if s > 0))
 
 
 def late_median(values: Sequence[float]) -> float | None:
-    """The median of the later half of the figures that are there; ``None`` where none is.
+    """The median of the second half of the finite values; ``None`` where there is none.
 
     >>> late_median([9.0, math.nan, 1.0, 3.0, 2.0]), late_median([math.nan])
     (2.5, None)
@@ -185,8 +187,8 @@ def compare_with_largest(
 ) -> list[tuple[str, float, float]]:
     """Each loss with its magnitude and the largest one, over the epochs in which its weight was not 0.
 
-    So a loss that a schedule turns off is judged by the time when it was on. Magnitudes and weights are by epoch, NaN
-    where there was none.
+    A loss that a schedule turns off is judged by the epochs in which it was on. Magnitudes and weights are by epoch,
+    NaN where there was none.
 
     >>> compare_with_largest({"a": [1.0, 8.0], "b": [4.0, 0.0]}, {"b": [1.0, 0.0]})
     [('a', 8.0, 8.0), ('b', 4.0, 4.0)]
