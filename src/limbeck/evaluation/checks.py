@@ -61,8 +61,8 @@ def require_pixels(pixels: Tensor, *, eps: float | None = None) -> None:
     low, high = (float(pixels.min()), float(pixels.max())) if pixels.numel() else (0.0, 0.0)
     if not (low >= 0.0 and high <= 1.0):  # also for NaN
         raise LimbeckError(
-            f"pixels must be in 0..1, got {low:.3g} to {high:.3g}; pass images without normalization and put the "
-            "normalization into the network"
+            f"pixels must be in 0..1, got {low:.3g} to {high:.3g}; pass images without normalization, with the "
+            "normalization inside the network"
         )
 
 

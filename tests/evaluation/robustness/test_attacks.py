@@ -117,7 +117,7 @@ def test_eps_outside_pixel_units_raises(network, batch, attack, eps):
 
 @pytest.mark.parametrize("attack", [fgsm, pgd, apgd])
 def test_normalized_inputs_raise(network, batch, attack):
-    with pytest.raises(LimbeckError, match="normalization into the network"):
+    with pytest.raises(LimbeckError, match="normalization inside the network"):
         attack(network, (batch[0] - 0.5) / 0.25, batch[1])
 
 
