@@ -1,4 +1,4 @@
-"""The commands. Nothing heavy is imported before a command is known, so that ``--help`` answers at once."""
+"""The command line. A command imports what it needs when it runs, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from limbeck._version import __version__
-from limbeck.cli import looking, parts, training
+from limbeck.cli import (
+    cache,
+    compare,
+    dashboard,
+    distill,
+    evaluate,
+    lists,
+    recipe,
+    reproduce,
+    run_files,
+    select_teachers,
+    study,
+)
 from limbeck.cli.renamed import renamed_message
 from limbeck.core.errors import LimbeckError
 
@@ -19,7 +31,7 @@ SubParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit status: 0 done, 2 a mistake in what was given, 128 + n stopped by signal n."""
+    """Run one command and return its exit status: 0 done, 2 a mistake in the arguments, 128 + n stopped by signal n."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = _make_parser()
     if message := renamed_message(arguments):
@@ -38,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + int(getattr(error, "signal", -126))
     except KeyboardInterrupt:
         if not _process_suffix():
-            _print_error("limbeck: stopped by SIGINT; whatever was finished is kept, and --resume goes on from there")
+            _print_error("limbeck: stopped by SIGINT; finished work is kept, and --resume continues from there")
         return 130
     except BrokenPipeError:
         return 141
@@ -46,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that takes options by their whole names only: the start of a name may mean another one tomorrow."""
+    """A parser that takes no abbreviated options, which could become ambiguous."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
@@ -59,13 +71,15 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"limbeck {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (training, looking, parts):
+    for module in (
+        distill, study, select_teachers, reproduce, evaluate, run_files, compare, dashboard, lists, cache, recipe,
+    ):  # fmt: skip
         module.add_commands(commands)
     return parser
 
 
 def _process_suffix() -> str:
-    """Which process speaks, where it is not the first of those that torchrun started."""
+    """Names the process where it is not the first of those that torchrun started."""
     rank = os.environ.get("RANK", "0") if int(os.environ.get("WORLD_SIZE") or 1) > 1 else "0"
     return "" if rank == "0" else f" (process {rank})"
 
