@@ -1,4 +1,4 @@
-"""A teacher that sees other pictures and knows other classes answers as if everything had been done to it by hand."""
+"""A teacher with other inputs and classes equals the steps of its adapter by hand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from limbeck.teachers import (
 from limbeck.teachers.adapter import reorder_classes, resize_images
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
-OURS, THEIRS = Normalization((0.3,), (0.25,)), Normalization((0.5,), (0.2,))
+DATA_NORMALIZATION, TEACHER_NORMALIZATION = Normalization((0.3,), (0.25,)), Normalization((0.5,), (0.2,))
 REVERSED = tuple(reversed(range(10)))
 
 
@@ -61,70 +61,95 @@ def test_resizing_is_torchvisions(height, width, size):
 
 
 @pytest.mark.parametrize("size", [5, 8, 12])
-def test_it_is_equal_to_doing_it_by_hand(network, pixels, size):
-    lens = InputMapping(data_normalization=OURS, teacher_normalization=THEIRS, input_size=size, class_indices=REVERSED)
+def test_an_adapter_equals_the_steps_by_hand(network, pixels, size):
+    mapping = InputMapping(
+        data_normalization=DATA_NORMALIZATION,
+        teacher_normalization=TEACHER_NORMALIZATION,
+        input_size=size,
+        class_indices=REVERSED,
+    )
     with torch.no_grad():
-        found = adapt_teacher(network, lens)(OURS.apply(pixels))
+        found = adapt_teacher(network, mapping)(DATA_NORMALIZATION.apply(pixels))
     torch.testing.assert_close(found, by_hand(network, pixels, size), rtol=1e-4, atol=1e-5)
 
 
-def test_resizing_normalised_pictures_where_they_are_padded_with_zeros_would_be_another_thing(network, pixels):
+def test_the_teachers_normalization_changes_its_logits(network, pixels):
     # What makes the order matter: a network's own padding is the mean of what it sees, so the normalisation has to be
     # the teacher's when it pads.
-    lens = InputMapping(data_normalization=OURS, teacher_normalization=THEIRS)
-    assert (adapt_teacher(network, lens)(OURS.apply(pixels)) - network(OURS.apply(pixels))).abs().max() > 1e-2
+    mapping = InputMapping(data_normalization=DATA_NORMALIZATION, teacher_normalization=TEACHER_NORMALIZATION)
+    assert (
+        adapt_teacher(network, mapping)(DATA_NORMALIZATION.apply(pixels)) - network(DATA_NORMALIZATION.apply(pixels))
+    ).abs().max() > 1e-2
 
 
-def test_without_anything_to_translate_the_network_stays_itself(network):
-    assert adapt_teacher(network, InputMapping(data_normalization=OURS)) is network
+def test_a_mapping_without_changes_returns_the_network(network):
+    assert adapt_teacher(network, InputMapping(data_normalization=DATA_NORMALIZATION)) is network
 
 
-def test_a_foreign_teacher_sees_and_speaks_through_it_whether_it_sees_pixels_or_not(network, pixels):
-    for sees, lens in (
+def test_an_external_teacher_is_adapted_for_normalized_inputs_and_pixels(network, pixels):
+    for sees, mapping in (
         (
             "normalized",
-            InputMapping(data_normalization=OURS, teacher_normalization=THEIRS, input_size=12, class_indices=REVERSED),
+            InputMapping(
+                data_normalization=DATA_NORMALIZATION,
+                teacher_normalization=TEACHER_NORMALIZATION,
+                input_size=12,
+                class_indices=REVERSED,
+            ),
         ),
-        ("pixels", InputMapping(data_normalization=OURS, input_size=12, class_indices=REVERSED)),
+        ("pixels", InputMapping(data_normalization=DATA_NORMALIZATION, input_size=12, class_indices=REVERSED)),
     ):
 
         def ask(seen, sees=sees):
             return network((seen - 0.5) / 0.2 if sees == "pixels" else seen)
 
-        teacher = adapt_teacher(from_callable(ask, input_type=sees, normalization=OURS, classes=10), lens)
-        torch.testing.assert_close(teacher(OURS.apply(pixels)), by_hand(network, pixels), rtol=1e-4, atol=1e-5)
+        teacher = adapt_teacher(
+            from_callable(ask, input_type=sees, normalization=DATA_NORMALIZATION, classes=10), mapping
+        )
+        torch.testing.assert_close(
+            teacher(DATA_NORMALIZATION.apply(pixels)), by_hand(network, pixels), rtol=1e-4, atol=1e-5
+        )
 
 
-def test_a_foreign_teacher_behind_another_lens_is_another_teacher(network):
+def test_another_mapping_of_an_external_teacher_changes_its_fingerprint(network):
     one, other = (
         adapt_teacher(
-            from_callable(network.forward, classes=10), InputMapping(data_normalization=OURS, input_size=size)
+            from_callable(network.forward, classes=10),
+            InputMapping(data_normalization=DATA_NORMALIZATION, input_size=size),
         ).state_dict()["fingerprint"]
         for size in (12, 16)
     )
     assert not torch.equal(one, other)
 
 
-def test_its_taps_go_by_the_networks_own_places(network, pixels):
-    adapter = adapt_teacher(network, InputMapping(data_normalization=OURS, teacher_normalization=THEIRS, input_size=12))
-    said = FrozenTeacher(adapter, {"mid": "block2"}).predict((OURS.apply(pixels),), Classification(10))
+def test_feature_layers_of_an_adapter_are_those_of_the_network(network, pixels):
+    adapter = adapt_teacher(
+        network,
+        InputMapping(data_normalization=DATA_NORMALIZATION, teacher_normalization=TEACHER_NORMALIZATION, input_size=12),
+    )
+    outputs = FrozenTeacher(adapter, {"mid": "block2"}).predict((DATA_NORMALIZATION.apply(pixels),), Classification(10))
     expected = network.block2(network.block1((resize_images(pixels, 12) - 0.5) / 0.2))
-    torch.testing.assert_close(said.feature("mid"), expected.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs.feature("mid"), expected.detach(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("engine", ["fold_batchnorm", "onnxruntime"])
-def test_its_engine_answers_like_it(network, pixels, engine):
+def test_a_backend_of_an_adapter_equals_it(network, pixels, engine):
     adapter = adapt_teacher(
         network,
-        InputMapping(data_normalization=OURS, teacher_normalization=THEIRS, input_size=12, class_indices=REVERSED),
+        InputMapping(
+            data_normalization=DATA_NORMALIZATION,
+            teacher_normalization=TEACHER_NORMALIZATION,
+            input_size=12,
+            class_indices=REVERSED,
+        ),
     )
     teacher = FrozenTeacher(adapter, {"mid": "block2.conv"} if engine == "fold_batchnorm" else None, backend=engine)
-    said = teacher.predict((OURS.apply(pixels),), Classification(10))
-    torch.testing.assert_close(said.require_logits(), by_hand(network, pixels), rtol=1e-3, atol=1e-4)
+    outputs = teacher.predict((DATA_NORMALIZATION.apply(pixels),), Classification(10))
+    torch.testing.assert_close(outputs.require_logits(), by_hand(network, pixels), rtol=1e-3, atol=1e-4)
     assert teacher.backend.report.backend == engine
 
 
-def test_cached_answers_are_kept_apart_by_what_the_teacher_sees(network, tmp_path):
+def test_caches_of_different_mappings_are_separate(network, tmp_path):
     data, task = (
         Digits(num_samples=32, augment=Augmentation((random_crop(padding=1),), num_views=2)).load(),
         Classification(10),
@@ -132,19 +157,22 @@ def test_cached_answers_are_kept_apart_by_what_the_teacher_sees(network, tmp_pat
     batch = data.batches(batch_size=16).batch(0)
     pictures = data.normalization.invert(batch["input"])
     for turn, size in enumerate((12, 16, 12)):
-        lens = InputMapping(
-            data_normalization=data.normalization, teacher_normalization=THEIRS, input_size=size, class_indices=REVERSED
+        mapping = InputMapping(
+            data_normalization=data.normalization,
+            teacher_normalization=TEACHER_NORMALIZATION,
+            input_size=size,
+            class_indices=REVERSED,
         )
-        cached = CachedTeacher(FrozenTeacher(adapt_teacher(network, lens)), data, root=tmp_path)
-        said = cached.predict(batch, task).require_logits()
-        torch.testing.assert_close(said, by_hand(network, pictures, size), rtol=5e-3, atol=5e-3)  # float16 on disk
+        cached = CachedTeacher(FrozenTeacher(adapt_teacher(network, mapping)), data, root=tmp_path)
+        outputs = cached.predict(batch, task).require_logits()
+        torch.testing.assert_close(outputs, by_hand(network, pictures, size), rtol=5e-3, atol=5e-3)  # float16 on disk
         assert (cached.misses, cached.hits) == ((0, 16) if turn == 2 else (16, 0))
 
 
 def test_its_weights_are_the_networks_in_both_directions(network, tmp_path):
     bare, behind = (
         small_cnn(width=4),
-        TeacherAdapter(small_cnn(width=4), InputMapping(data_normalization=OURS, input_size=12)),
+        TeacherAdapter(small_cnn(width=4), InputMapping(data_normalization=DATA_NORMALIZATION, input_size=12)),
     )
     load_weights(behind, save_weights(network, tmp_path / "bare.safetensors"))
     load_weights(bare, save_weights(behind, tmp_path / "behind.safetensors"))
@@ -158,7 +186,7 @@ def test_classes_are_matched_by_name_and_not_by_place():
     assert reorder_classes(torch.tensor([[1.0, 2.0, 3.0]]), (2, 1)).tolist() == [[3.0, 2.0]]
 
 
-def test_a_masked_class_has_no_probability_and_the_others_keep_their_shares():
+def test_a_missing_class_has_no_probability_and_the_others_are_unchanged():
     logits = torch.tensor([[1.0, 2.0], [1e4, -1e4]])
     places = match_classes(["cat", "dog"], ["dog", "owl", "cat"], missing_classes="mask")
     found = reorder_classes(logits, places)
@@ -186,17 +214,20 @@ def test_a_masked_class_has_no_probability_and_the_others_keep_their_shares():
         ),
         (lambda: resize_images(torch.zeros(1, 4), 3), r"images must be .* to be resized, got \[1, 4\]"),
         (
-            lambda: InputMapping(data_normalization=OURS, class_indices=(0,)).map_logits("text"),
+            lambda: InputMapping(data_normalization=DATA_NORMALIZATION, class_indices=(0,)).map_logits("text"),
             "must return logits to match classes, got a str",
         ),
         (
             lambda: adapt_teacher(
-                from_callable(print, input_type="pixels", normalization=OURS),
-                InputMapping(data_normalization=OURS, teacher_normalization=THEIRS),
+                from_callable(print, input_type="pixels", normalization=DATA_NORMALIZATION),
+                InputMapping(data_normalization=DATA_NORMALIZATION, teacher_normalization=TEACHER_NORMALIZATION),
             ),
             "takes pixels, which have no normalization: remove normalize",
         ),
-        (lambda: OURS.invert(torch.zeros(1, 3, 2, 2)), "is of 1 channels, and the pictures have the shape"),
+        (
+            lambda: DATA_NORMALIZATION.invert(torch.zeros(1, 3, 2, 2)),
+            "is of 1 channels, and the pictures have the shape",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(make, message):

@@ -1,4 +1,4 @@
-"""auto takes the fastest engine that says the same, within its time, and tells what it found."""
+"""``auto`` selects the fastest backend with equal outputs within its measuring time, and reports it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def choice(monkeypatch):
     """Frozen with engines that take given seconds and make given errors."""
 
     def made(seconds, errors=None, *, to_build=0.0, budget=3.0):
-        clock, told = Clock(), []
+        clock, messages = Clock(), []
 
         def candidate(name):
             def build(at):
@@ -56,20 +56,20 @@ def choice(monkeypatch):
         monkeypatch.setattr(choosing, "BUILDERS", {name: candidate(name) for name in seconds})
         monkeypatch.setattr(choosing, "_AUTO_CANDIDATES", tuple(seconds))
         frozen = FrozenTeacher(
-            nn.Linear(4, 3), backend=InferenceBackend("auto", measure_seconds=budget, clock=clock, log=told.append)
+            nn.Linear(4, 3), backend=InferenceBackend("auto", measure_seconds=budget, clock=clock, log=messages.append)
         )
         frozen.predict((X, None), TASK)
-        return frozen.backend.report, told, clock, frozen
+        return frozen.backend.report, messages, clock, frozen
 
     return made
 
 
-def test_the_fastest_is_taken_and_told_in_one_line(choice):
-    report, told, _, _ = choice({"eager": 0.2, "fold_batchnorm": 0.1, "openvino": 0.04, "onnxruntime": 0.05})
+def test_the_fastest_backend_is_selected_and_reported_in_one_line(choice):
+    report, messages, _, _ = choice({"eager": 0.2, "fold_batchnorm": 0.1, "openvino": 0.04, "onnxruntime": 0.05})
     assert report.backend == "openvino"
     assert report.latency_ms == pytest.approx({"eager": 200, "fold_batchnorm": 100, "openvino": 40, "onnxruntime": 50})
     assert report.speedup == pytest.approx(5.0)
-    assert told == [
+    assert messages == [
         "openvino, 5.0 times eager's speed (40 ms for 5×4, "
         f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}, difference 0e+00); "
         "fold_batchnorm 100 ms; onnxruntime 50 ms"
@@ -81,7 +81,7 @@ def test_eager_stays_where_nothing_is_faster(choice):
     assert (report.backend, report.speedup) == ("eager", 1.0)
 
 
-def test_a_faster_engine_that_says_something_else_is_left_out(choice):
+def test_a_faster_backend_with_different_outputs_is_skipped(choice):
     report, *_ = choice(
         {"eager": 0.2, "fold_batchnorm": 0.01, "openvino": 0.1}, {"fold_batchnorm": 2e-4, "openvino": 0.5e-4}
     )
@@ -98,7 +98,7 @@ def test_measuring_ends_when_its_time_is_spent(choice):
     assert report.backend == "fold_batchnorm"
 
 
-def test_no_engine_is_made_ready_once_five_times_the_time_is_spent(choice):
+def test_no_backend_is_built_after_five_times_the_measuring_time(choice):
     report, *_ = choice(
         {"eager": 1.0, "fold_batchnorm": 0.1, "openvino": 0.1, "onnxruntime": 0.1}, to_build=8.0, budget=3.0
     )
@@ -106,15 +106,15 @@ def test_no_engine_is_made_ready_once_five_times_the_time_is_spent(choice):
     assert report.skipped == {"onnxruntime": "the time for measuring is over"}
 
 
-def test_the_choice_is_made_once_and_kept(choice):
-    _, told, clock, frozen = choice({"eager": 0.2, "fold_batchnorm": 0.1})
+def test_the_backend_is_selected_once(choice):
+    _, messages, clock, frozen = choice({"eager": 0.2, "fold_batchnorm": 0.1})
     before = clock.now
     for _ in range(3):
         frozen.predict((X, None), TASK)
     assert clock.now - before == pytest.approx(0.3)
     other = FrozenTeacher(frozen.network, backend=frozen.backend)  # the next stage, with the same teacher
     other.predict((X, None), TASK)
-    assert len(told) == 1
+    assert len(messages) == 1
 
 
 def test_the_report_is_plain_data():

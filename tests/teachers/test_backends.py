@@ -1,4 +1,4 @@
-"""Each engine says what eager torch says, for any batch size, and never what a term could learn through."""
+"""Each backend has the outputs of eager for any batch size, and only those with layers read features."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Branching(nn.Module):
         return self.fc(x.flatten(1)) * (2 if x.sum() > 0 else 1)
 
 
-def lived(network):
+def with_random_statistics(network):
     """Statistics and weights as after training: no norm is the identity."""
     random = torch.Generator().manual_seed(0)
     for module in network.modules():
@@ -75,10 +75,10 @@ def lived(network):
 def tiny():
     torch.manual_seed(0)
     head = (nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
-    return lived(nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), *head))
+    return with_random_statistics(nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), *head))
 
 
-def pictures(count, size=32):
+def images(count, size=32):
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(count))
 
 
@@ -86,8 +86,8 @@ def pictures(count, size=32):
 def networks():
     torch.manual_seed(0)
     return {
-        "resnet20": lived(resnet20(classes=10)),
-        "mobilenet_v3_small": lived(torchvision("mobilenet_v3_small", classes=10)),
+        "resnet20": with_random_statistics(resnet20(classes=10)),
+        "mobilenet_v3_small": with_random_statistics(torchvision("mobilenet_v3_small", classes=10)),
     }
 
 
@@ -97,17 +97,17 @@ def situations(networks):
     found = {}
     for name, network in networks.items():
         FrozenTeacher(network)
-        _, calls = record_calls(network, FeatureExtractor(network, {}), (pictures(6), None), TASK)
+        _, calls = record_calls(network, FeatureExtractor(network, {}), (images(6), None), TASK)
         found[name] = BuildContext(network, {}, calls)
     return found
 
 
 @FAST
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet_v3_small"])
-def test_an_engine_equals_eager_for_the_last_smaller_batch_too(engine, name, situations):
+def test_a_backend_equals_eager_for_smaller_batches_too(engine, name, situations):
     ready = BUILDERS[engine](situations[name])
     for count in (6, 1, 5):
-        x = pictures(count)
+        x = images(count)
         with torch.no_grad():
             expected = situations[name].network(x).double().numpy()
             said = (
@@ -120,15 +120,15 @@ def test_an_engine_equals_eager_for_the_last_smaller_batch_too(engine, name, sit
 
 
 @pytest.mark.parametrize("count", [1, 7])
-def test_folding_leaves_alone_what_it_may_not_touch(count):
+def test_folding_skips_layers_with_other_uses(count):
     from limbeck.teachers.backends.fold_batchnorm import fold_batchnorm
 
-    network = lived(Odd()).eval()
+    network = with_random_statistics(Odd()).eval()
     folded, note = fold_batchnorm(network)
     assert note == ""
     gone = {name for name, module in folded.named_modules() if isinstance(module, nn.Identity)}
     assert gone == {"norm", "last"}
-    x = pictures(count, size=6).double()
+    x = images(count, size=6).double()
     with torch.no_grad():
         torch.testing.assert_close(folded.double()(x), network.double()(x), rtol=1e-5, atol=1e-6)
     assert isinstance(network.norm, nn.BatchNorm2d)
@@ -148,7 +148,7 @@ def test_a_fold_worked_by_hand():
     assert float(folded[0].bias) == pytest.approx(9.5)
 
 
-def test_a_network_that_cannot_be_traced_is_not_folded_and_the_report_says_so():
+def test_a_network_that_cannot_be_traced_is_not_folded_and_the_report_notes_it():
     frozen = FrozenTeacher(Branching(), backend="fold_batchnorm")
     x = torch.ones(2, 3, 2, 2)
     assert torch.allclose(frozen.predict((x, None), TASK).require_logits(), frozen.network(x))
@@ -159,18 +159,18 @@ def test_a_network_that_cannot_be_traced_is_not_folded_and_the_report_says_so():
 
 
 @RUNTIMES
-def test_a_runtime_that_cannot_take_the_network_is_refused_where_it_was_asked_for(engine):
+def test_a_requested_runtime_that_does_not_support_the_network_is_refused(engine):
     with pytest.raises(
         LimbeckError, match=rf"'{engine}' does not support this teacher: .* cannot be exported to ONNX .*; set auto"
     ):
         FrozenTeacher(Branching(), backend=engine).predict((torch.ones(2, 3, 2, 2), None), TASK)
 
 
-def test_taps_hear_the_same_through_a_folded_network(networks):
+def test_features_of_a_folded_network_are_the_same(networks):
     places = {"stem": "stem.0", "norm": "stem.1", "in": "layer1.0.bn1:input", "stage": "layer2", "deep": "layer3.0.bn2"}
     network = networks["resnet20"]
     plain, folded = FrozenTeacher(network, places), FrozenTeacher(network, places, backend="fold_batchnorm")
-    one, other = (frozen.predict((pictures(3), None), TASK) for frozen in (plain, folded))
+    one, other = (frozen.predict((images(3), None), TASK) for frozen in (plain, folded))
     assert folded.backend.report.backend == "fold_batchnorm"
     for name in places:
         scale = float(one.feature(name).abs().max())
@@ -178,88 +178,86 @@ def test_taps_hear_the_same_through_a_folded_network(networks):
 
 
 @pytest.mark.parametrize("engine", ["compile", "onnxruntime"])
-def test_an_engine_that_gives_answers_only_is_refused_at_once_where_features_are_tapped(engine, networks):
+def test_a_backend_without_features_is_refused_with_feature_layers(engine, networks):
     with pytest.raises(LimbeckError, match="backend must be eager, fold_batchnorm or auto to read features"):
         FrozenTeacher(networks["resnet20"], {"mid": "layer2"}, backend=engine)
 
 
 @FAST
-def test_the_student_learns_from_an_engines_answer_and_the_teacher_does_not(engine):
+def test_outputs_of_a_backend_train_the_student_and_not_the_teacher(engine):
     network = tiny()
     student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
     frozen = FrozenTeacher(network, backend=InferenceBackend(engine, measure_seconds=0.1))
     made = limbeck.Distiller(student, {"big": frozen}, objective={"soft": KDLoss(temperature=4.0)}, task=TASK)
-    made((pictures(4), torch.zeros(4, dtype=torch.long))).total.backward()
+    made((images(4), torch.zeros(4, dtype=torch.long))).total.backward()
     assert float(student[1].weight.grad.abs().sum()) > 0
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in network.parameters())
     # An inference tensor could not be kept for a backward pass through a product with the student's own.
-    rows = frozen.predict((pictures(4), None), TASK).require_logits()
+    rows = frozen.predict((images(4), None), TASK).require_logits()
     assert not rows.is_inference()
-    expected, report = network(pictures(4)), frozen.backend.report
+    expected, report = network(images(4)), frozen.backend.report
     apart = float((rows - expected).abs().max() / expected.abs().max())
     assert report.max_difference[engine] == pytest.approx(apart, abs=1e-6)
     assert set(report.latency_ms) == {"eager", engine}
-    (rows * student(pictures(4))).sum().backward()
+    (rows * student(images(4))).sum().backward()
 
 
-def test_a_student_learns_from_features_that_were_tapped_in_a_folded_network(networks):
+def test_features_of_a_folded_network_train_the_student(networks):
     student = resnet20(classes=10)
     frozen = FrozenTeacher(networks["resnet20"], {"mid": "layer2"}, backend="fold_batchnorm")
     made = limbeck.Distiller(
         student, {"big": frozen}, objective={"attention": AttentionTransferLoss(layer="mid")},
         feature_layers={"student": {"mid": "layer2"}}, task=TASK,
     )  # fmt: skip
-    made((pictures(2), torch.zeros(2, dtype=torch.long))).total.backward()
+    made((images(2), torch.zeros(2, dtype=torch.long))).total.backward()
     assert float(student.layer1[0].conv1.weight.grad.abs().sum()) > 0
 
 
-def test_inputs_of_another_shape_are_answered_by_torch_with_a_warning():
+def test_inputs_of_another_shape_run_in_torch_with_a_warning():
     network = tiny()
     frozen = FrozenTeacher(network, backend=InferenceBackend("onnxruntime", measure_seconds=0.1))
-    frozen.predict((pictures(2), None), TASK)
+    frozen.predict((images(2), None), TASK)
     with pytest.warns(UserWarning, match=r"inputs \[3, 40, 40\] run in eager torch"):
-        said = frozen.predict((pictures(2, size=40), None), TASK).require_logits()
-    assert torch.equal(said, network(pictures(2, size=40)))
+        said = frozen.predict((images(2, size=40), None), TASK).require_logits()
+    assert torch.equal(said, network(images(2, size=40)))
 
 
 def test_a_teacher_in_double_precision_stays_with_torch(networks):
     network = copy.deepcopy(networks["resnet20"])
     frozen = FrozenTeacher(network, backend=InferenceBackend("auto", measure_seconds=5))
     frozen.to(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
-    frozen.predict((pictures(2).double(), None), TASK)
+    frozen.predict((images(2).double(), None), TASK)
     assert frozen.backend.report.skipped["onnxruntime"] == "the teacher must be float32, got torch.float64"
     assert frozen.backend.report.backend in ("eager", "fold_batchnorm")
 
 
-def test_a_teacher_that_moved_is_made_ready_again(networks):
+def test_the_backend_is_built_again_after_a_move(networks):
     network = copy.deepcopy(networks["resnet20"])
     frozen = FrozenTeacher(network, backend="fold_batchnorm")
-    frozen.predict((pictures(2), None), TASK)
+    frozen.predict((images(2), None), TASK)
     frozen.to(lambda tensor: tensor)  # nowhere
     assert frozen.backend._prepared
     frozen.to(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
-    x = pictures(2).double()
+    x = images(2).double()
     torch.testing.assert_close(frozen.predict((x, None), TASK).require_logits(), network(x), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("engine", ["fold_batchnorm", "onnxruntime"])
-def test_an_engine_survives_copy_and_pickle(engine):
+def test_a_backend_survives_copy_and_pickle(engine):
     frozen = FrozenTeacher(tiny(), backend=InferenceBackend(engine, measure_seconds=0.05, log=print))
-    expected = frozen.predict((pictures(2), None), TASK).require_logits()
+    expected = frozen.predict((images(2), None), TASK).require_logits()
     other = pickle.loads(pickle.dumps(copy.deepcopy(frozen)))
-    torch.testing.assert_close(other.predict((pictures(2), None), TASK).require_logits(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(other.predict((images(2), None), TASK).require_logits(), expected, rtol=0, atol=1e-5)
     assert repr(frozen) == f"FrozenTeacher(Sequential, backend='{engine}')"
 
 
-def test_compile_answers_like_eager_where_it_was_asked_for(monkeypatch):
+def test_compile_equals_eager(monkeypatch):
     # Torch's own compiler without its code generator, which takes a minute.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     network = tiny()
     frozen = FrozenTeacher(network, backend=InferenceBackend("compile", measure_seconds=0.05))
     for count in (4, 3):
-        torch.testing.assert_close(
-            frozen.predict((pictures(count), None), TASK).require_logits(), network(pictures(count))
-        )
+        torch.testing.assert_close(frozen.predict((images(count), None), TASK).require_logits(), network(images(count)))
     assert frozen.backend.report.backend == "compile"
 
 
@@ -285,7 +283,7 @@ class Both(nn.Module):
         return self.fc(batch)
 
 
-def test_any_task_works_with_the_engines_that_fit_it():
+def test_any_task_works_with_the_backends_that_support_it():
     frozen = FrozenTeacher(Both(), backend=InferenceBackend("auto", measure_seconds=5))
     x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(frozen.predict(x, Words()).require_logits(), 2 * frozen.network(x, x))
@@ -310,18 +308,18 @@ def test_a_task_that_calls_a_method_stays_with_eager():
     assert frozen.backend.report.backend == "eager"
 
 
-def test_an_unknown_engine_names_the_nearest():
+def test_an_unknown_backend_is_refused_with_a_similar_name():
     with pytest.raises(LimbeckError, match="unknown backend 'onnxruntim'; there are: onnxruntime"):
         InferenceBackend("onnxruntim")
     assert BACKENDS == ("auto", "eager", "fold_batchnorm", "compile", "onnxruntime", "openvino")
 
 
-def test_a_runtime_that_is_absent_says_what_to_install(monkeypatch):
+def test_a_missing_runtime_is_refused_with_the_command_to_install_it(monkeypatch):
     from limbeck.teachers.backends import runtime_session as session
 
     monkeypatch.setattr(session, "find_spec", lambda name: None)
     with pytest.raises(LimbeckError, match=r"openvino is not installed: pip install limbeck\[openvino\]"):
         FrozenTeacher(tiny(), backend="openvino")
     frozen = FrozenTeacher(tiny(), backend=InferenceBackend("auto", measure_seconds=5))
-    frozen.predict((pictures(2), None), TASK)
+    frozen.predict((images(2), None), TASK)
     assert frozen.backend.report.skipped["openvino"].startswith("openvino is not installed")

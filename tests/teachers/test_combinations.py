@@ -1,4 +1,4 @@
-"""Ways to combine teachers, against NumPy written from their formulas: shares, confidence, draws, learned weights."""
+"""Ensemble methods against NumPy written from their formulas."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from limbeck.teachers import (
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 SIZES = given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.integers(1, 5), st.integers(2, 6))
 ALL = [
-    MeanLogits({"0": 2.0}), MeanProbabilities({"0": 2.0}, temperature=4.0), ConfidenceWeighted("entropy"), ConfidenceWeighted("cross_entropy"),
+    MeanLogits({"0": 2.0}), MeanProbabilities({"0": 2.0}, temperature=4.0), ConfidenceWeighted("entropy"),
+    ConfidenceWeighted("cross_entropy"),
     RandomTeacher(seed=3), LearnedWeights(),
 ]  # fmt: skip
 EACH = pytest.mark.parametrize("how", ALL, ids=lambda how: repr(how)[:30])
@@ -39,14 +40,14 @@ def softmax(z, axis=-1):
     return z / z.sum(axis=axis, keepdims=True)
 
 
-def said(logits, present=None):
+def make_outputs(logits, present=None):
     return {
         str(i): Outputs(logits=torch.tensor(one), valid=None if present is None else torch.tensor(present[i]))
         for i, one in enumerate(logits)
     }
 
 
-def drawn(seed, teachers, rows, classes):
+def draw_logits(seed, teachers, rows, classes):
     """Logits, who is present (at least one for each row), and labels, some of them missing."""
     random = np.random.default_rng(seed)
     present = random.random((teachers, rows)) < 0.7
@@ -55,7 +56,7 @@ def drawn(seed, teachers, rows, classes):
     return random.normal(size=(teachers, rows, classes)) * 4, present, np.where(target < 0, -100, target)
 
 
-def trusted(doubt, tau, rows):
+def camkd_probabilities(doubt, tau, rows):
     """CA-MKD from the paper, on the teachers of one row: ``doubt`` ``[K]``, logits ``[K, classes]``."""
     many = len(doubt)
     weight = np.ones(1) if many == 1 else (1 - np.exp(doubt) / np.exp(doubt).sum()) / (many - 1)
@@ -64,11 +65,11 @@ def trusted(doubt, tau, rows):
 
 @FEW
 @SIZES
-def test_confidence_is_the_papers_over_those_who_answered(seed, teachers, rows, classes):
-    logits, present, target = drawn(seed, teachers, rows, classes)
-    answers = said(np.where(present[..., None], logits, np.nan), present)
+def test_confidence_weights_are_those_of_the_paper_over_valid_teachers(seed, teachers, rows, classes):
+    logits, present, target = draw_logits(seed, teachers, rows, classes)
+    answers = make_outputs(np.where(present[..., None], logits, np.nan), present)
     for by in ("entropy", "cross_entropy"):
-        together = combine_teachers(
+        combined = combine_teachers(
             answers, ensemble=ConfidenceWeighted(by, temperature=2.0), target=torch.tensor(target)
         )
         for row in range(rows):
@@ -76,19 +77,19 @@ def test_confidence_is_the_papers_over_those_who_answered(seed, teachers, rows, 
             p = softmax(mine)
             likely = np.log(p[:, target[row]]) if target[row] >= 0 else np.zeros(len(p))
             doubt = -(p * np.log(p)).sum(axis=1) if by == "entropy" else -likely
-            found = (together.require_logits()[row] / 2.0).exp().numpy()
-            np.testing.assert_allclose(found, trusted(doubt, 2.0, mine), rtol=1e-6, atol=1e-12)
+            found = (combined.require_logits()[row] / 2.0).exp().numpy()
+            np.testing.assert_allclose(found, camkd_probabilities(doubt, 2.0, mine), rtol=1e-6, atol=1e-12)
 
 
 @FEW
 @SIZES
-def test_given_weights_are_shares_of_those_who_answered(seed, teachers, rows, classes):
-    logits, present, _ = drawn(seed, teachers, rows, classes)
+def test_weights_are_normalized_over_valid_teachers(seed, teachers, rows, classes):
+    logits, present, _ = draw_logits(seed, teachers, rows, classes)
     share = np.arange(teachers) + 0.5
     weights = {str(i): float(one) for i, one in enumerate(share)}
-    of_logits = combine_teachers(said(logits, present), ensemble=MeanLogits(weights)).require_logits().numpy()
+    of_logits = combine_teachers(make_outputs(logits, present), ensemble=MeanLogits(weights)).require_logits().numpy()
     of_probabilities = (
-        combine_teachers(said(logits, present), ensemble=MeanProbabilities(weights, temperature=3.0))
+        combine_teachers(make_outputs(logits, present), ensemble=MeanProbabilities(weights, temperature=3.0))
         .require_logits()
         .numpy()
     )
@@ -100,11 +101,11 @@ def test_given_weights_are_shares_of_those_who_answered(seed, teachers, rows, cl
         np.testing.assert_allclose(np.exp(of_probabilities[row] / 3.0), expected, rtol=1e-6, atol=1e-12)
 
 
-def test_confidence_by_the_truth_worked_by_hand():
+def test_cross_entropy_weights_worked_by_hand():
     # Two teachers give the truth 1/2 and 3/4: they weigh 2/5 and 3/5, so the mean is 0.2 + 0.45 = 0.65.
-    answers = said(np.array([[[0.0, 0.0]], [[np.log(3.0), 0.0]]]))
-    together = combine_teachers(answers, ensemble=ConfidenceWeighted("cross_entropy"), target=torch.tensor([0]))
-    assert float(together.require_logits().exp()[0, 0]) == pytest.approx(0.65)
+    answers = make_outputs(np.array([[[0.0, 0.0]], [[np.log(3.0), 0.0]]]))
+    combined = combine_teachers(answers, ensemble=ConfidenceWeighted("cross_entropy"), target=torch.tensor([0]))
+    assert float(combined.require_logits().exp()[0, 0]) == pytest.approx(0.65)
 
 
 def test_soft_targets_at_the_same_tau_are_camkd_up_to_a_constant():
@@ -114,11 +115,11 @@ def test_soft_targets_at_the_same_tau_are_camkd_up_to_a_constant():
     weight = (1 - (1 / p) / (1 / p).sum(axis=0)) / 2
     log_q = np.log(softmax(student / 4.0))
     paper = -(weight[..., None] * softmax(logits / 4.0)).sum(axis=0) * log_q
-    together = combine_teachers(
-        said(logits), ensemble=ConfidenceWeighted("cross_entropy", temperature=4.0), target=torch.tensor(target)
+    combined = combine_teachers(
+        make_outputs(logits), ensemble=ConfidenceWeighted("cross_entropy", temperature=4.0), target=torch.tensor(target)
     )
     ours = [
-        float(KDLoss(temperature=4.0)(LossContext(student=Outputs(logits=torch.tensor(one)), teacher=together)))
+        float(KDLoss(temperature=4.0)(LossContext(student=Outputs(logits=torch.tensor(one)), teacher=combined)))
         for one in student
     ]
     theirs = 16 * paper.sum(axis=2).mean(axis=1)
@@ -129,13 +130,13 @@ def test_confidence_takes_probabilities_as_targets_and_calls_all_zeros_no_label(
     logits = np.random.default_rng(1).normal(size=(3, 2, 3))
     target = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.0, 0.0]])
     found = (
-        combine_teachers(said(logits), ensemble=ConfidenceWeighted("cross_entropy"), target=target)
+        combine_teachers(make_outputs(logits), ensemble=ConfidenceWeighted("cross_entropy"), target=target)
         .require_logits()
         .exp()
         .numpy()
     )
     doubt = -(np.log(softmax(logits[:, 0])) @ np.array([0.25, 0.75, 0.0]))
-    np.testing.assert_allclose(found[0], trusted(doubt, 1.0, logits[:, 0]), rtol=1e-6)
+    np.testing.assert_allclose(found[0], camkd_probabilities(doubt, 1.0, logits[:, 0]), rtol=1e-6)
     np.testing.assert_allclose(found[1], softmax(logits[:, 1]).mean(axis=0), rtol=1e-6)
 
 
@@ -144,20 +145,20 @@ def test_confidence_takes_probabilities_as_targets_and_calls_all_zeros_no_label(
 def test_every_way_is_finite_float32_and_gives_what_all_agree_on(how, scale):
     rows = scale * torch.tensor([[0.5, -1.0, 0.25], [1.0, 1.0, 1.0]], dtype=torch.float16)
     answers = {str(i): Outputs(logits=rows) for i in range(3)}
-    together = combine_teachers(answers, ensemble=how, target=torch.tensor([1, -100])).require_logits()
-    assert together.dtype == torch.float32
-    assert together.isfinite().all()
-    torch.testing.assert_close(together.softmax(1), rows.float().softmax(1))
+    combined = combine_teachers(answers, ensemble=how, target=torch.tensor([1, -100])).require_logits()
+    assert combined.dtype == torch.float32
+    assert combined.isfinite().all()
+    torch.testing.assert_close(combined.softmax(1), rows.float().softmax(1))
 
 
 @EACH
-def test_a_row_that_nobody_answered_reaches_no_term(how):
+def test_a_row_without_a_valid_teacher_enters_no_loss(how):
     present = np.array([[True, False], [True, False]])
     logits = np.where(present[..., None], np.ones((2, 2, 3)), np.nan)
-    together = combine_teachers(said(logits, present), ensemble=how, target=torch.tensor([0, 1]))
-    exchange = LossContext(student=Outputs(logits=torch.zeros(2, 3)), teacher=together)
-    assert [len(one.require_logits()) for one in exchange.pair()] == [1, 1]
-    assert float(KDLoss()(exchange)) == pytest.approx(0.0, abs=1e-6)
+    combined = combine_teachers(make_outputs(logits, present), ensemble=how, target=torch.tensor([0, 1]))
+    context = LossContext(student=Outputs(logits=torch.zeros(2, 3)), teacher=combined)
+    assert [len(one.require_logits()) for one in context.pair()] == [1, 1]
+    assert float(KDLoss()(context)) == pytest.approx(0.0, abs=1e-6)
 
 
 @EACH
@@ -165,41 +166,41 @@ def test_an_impossible_class_poisons_no_way(how):
     logits = np.array([[[0.0, 1.0, -np.inf]], [[0.0, 1.0, 0.0]]])
     for truth in (1, 2):
         assert (
-            not combine_teachers(said(logits), ensemble=how, target=torch.tensor([truth]))
+            not combine_teachers(make_outputs(logits), ensemble=how, target=torch.tensor([truth]))
             .require_logits()
             .isnan()
             .any()
         )
 
 
-def test_random_hears_each_teacher_as_often_as_it_weighs_and_the_same_at_the_same_step():
-    answers, how = said(np.arange(3.0).reshape(3, 1, 1) * np.ones((1, 1, 2))), RandomTeacher({"0": 2.0}, seed=7)
-    heard = [
+def test_random_teacher_draws_by_weight_and_reproducibly_by_step():
+    answers, how = make_outputs(np.arange(3.0).reshape(3, 1, 1) * np.ones((1, 1, 2))), RandomTeacher({"0": 2.0}, seed=7)
+    drawn_teachers = [
         float(combine_teachers(answers, ensemble=how, progress=Progress(step)).require_logits()[0, 0])
         for step in range(800)
     ]
-    assert heard == [
+    assert drawn_teachers == [
         float(combine_teachers(answers, ensemble=how, progress=Progress(step)).require_logits()[0, 0])
         for step in range(800)
     ]
     # 800 draws: the share of 1/2 has a standard error of 0.018, that of 1/4 one of 0.015.
-    assert [heard.count(i) / 800 for i in range(3)] == pytest.approx([0.5, 0.25, 0.25], abs=0.06)
+    assert [drawn_teachers.count(i) / 800 for i in range(3)] == pytest.approx([0.5, 0.25, 0.25], abs=0.06)
     later = [
         float(combine_teachers(answers, ensemble=how, progress=Progress(s, steps_before=9)).require_logits()[0, 0])
         for s in range(100)
     ]
-    assert later == heard[9:109]
+    assert later == drawn_teachers[9:109]
 
 
-def test_random_gives_a_row_to_somebody_who_answered_it():
+def test_random_teacher_uses_a_valid_teacher_for_each_row():
     present = np.array([[True, False], [False, True]])
-    answers = said(np.stack([np.full((2, 2), 1.0), np.full((2, 2), 2.0)]), present)
+    answers = make_outputs(np.stack([np.full((2, 2), 1.0), np.full((2, 2), 2.0)]), present)
     for step in range(8):
         rows = combine_teachers(answers, ensemble=RandomTeacher(), progress=Progress(step)).require_logits()
         assert rows[:, 0].tolist() == [1.0, 2.0]
 
 
-class Says(nn.Module):
+class FixedLogits(nn.Module):
     """Gives the right answer with so many logits above the others."""
 
     def __init__(self, by):
@@ -210,83 +211,90 @@ class Says(nn.Module):
         return self.by * x
 
 
-def learning(**settings):
+def distiller_with_learned_weights(**settings):
     """A student, two teachers of which one knows the labels, and a batch whose input is the label."""
     labels = torch.arange(6) % 3
     student = nn.Linear(3, 3)
     return limbeck.Distiller(
-        student, {"right": Says(2.0), "wrong": Says(-2.0)}, objective={"soft": KDLoss()}, task=Classification(3),
+        student, {"right": FixedLogits(2.0), "wrong": FixedLogits(-2.0)}, objective={"soft": KDLoss()},
+        task=Classification(3),
         ensemble=LearnedWeights(), **settings,
     ), (nn.functional.one_hot(labels, 3).float(), labels)  # fmt: skip
 
 
-def test_learned_weights_go_to_the_teacher_that_knows_the_labels():
-    made, batch = learning()
-    made.prepare(batch)
-    assert made.ensemble.weights() == [0.5, 0.5]
-    optimizer = torch.optim.SGD(made.parameters(), lr=1.0)
+def test_learned_weights_favor_the_accurate_teacher():
+    distiller, batch = distiller_with_learned_weights()
+    distiller.prepare(batch)
+    assert distiller.ensemble.weights() == [0.5, 0.5]
+    optimizer = torch.optim.SGD(distiller.parameters(), lr=1.0)
     for _ in range(30):
         optimizer.zero_grad()
-        made(batch).total.backward()
+        distiller(batch).total.backward()
         optimizer.step()
-    assert made.ensemble.weights()[0] > 0.9
+    assert distiller.ensemble.weights()[0] > 0.9
 
 
-def test_learned_weights_are_trained_by_the_teachers_answers_and_not_by_the_students_loss():
-    made, batch = learning()
-    made.prepare(batch)
-    loss = made(batch)
+def test_learned_weights_get_no_gradient_of_the_students_loss():
+    distiller, batch = distiller_with_learned_weights()
+    distiller.prepare(batch)
+    loss = distiller(batch)
     loss.total.backward()
-    scores = made.ensemble.scores
+    scores = distiller.ensemble.scores
     # The score of a linear pool by hand: the mean of p_k − (1/2) over w·p, d/ds softmax at equal weights.
     p = np.array([np.exp(2) / (np.exp(2) + 2), np.exp(-2) / (np.exp(-2) + 2)])
     assert float(loss.by_loss["ensemble"]) == pytest.approx(-np.log(p.mean()), rel=1e-6)
     expected = -0.5 * (p / p.mean() - 1)
     np.testing.assert_allclose(scores.grad.numpy(), expected, rtol=1e-5)
     with torch.no_grad():
-        student = made.student.weight.grad.clone()
+        student = distiller.student.weight.grad.clone()
     other = limbeck.Distiller(
-        made.student, {"right": Says(2.0), "wrong": Says(-2.0)}, objective={"soft": KDLoss()},
+        distiller.student, {"right": FixedLogits(2.0), "wrong": FixedLogits(-2.0)}, objective={"soft": KDLoss()},
         task=Classification(3), ensemble="mean_probabilities",
     )  # fmt: skip
-    made.student.zero_grad()
+    distiller.student.zero_grad()
     other(batch).total.backward()
-    torch.testing.assert_close(made.student.weight.grad, student)
+    torch.testing.assert_close(distiller.student.weight.grad, student)
 
 
 def test_learned_weights_stand_once_among_the_parameters_and_in_the_state():
-    made, batch = learning()
-    made.prepare(batch)
-    assert [name for name, _ in made.named_parameters() if "student" not in name] == [
+    distiller, batch = distiller_with_learned_weights()
+    distiller.prepare(batch)
+    assert [name for name, _ in distiller.named_parameters() if "student" not in name] == [
         "objective.trainable.ensemble.scores"
     ]
-    assert [name for name in made.state_dict() if "student" not in name] == ["objective.trainable.ensemble.scores"]
+    assert [name for name in distiller.state_dict() if "student" not in name] == ["objective.trainable.ensemble.scores"]
 
 
 def test_one_teacher_leaves_nothing_to_learn():
-    made = limbeck.Distiller(
-        nn.Linear(3, 3), Says(1.0), objective={"soft": KDLoss()}, task=Classification(3), ensemble=LearnedWeights()
+    distiller = limbeck.Distiller(
+        nn.Linear(3, 3),
+        FixedLogits(1.0),
+        objective={"soft": KDLoss()},
+        task=Classification(3),
+        ensemble=LearnedWeights(),
     )
-    assert list(made.objective.losses) == ["soft"]
+    assert list(distiller.objective.losses) == ["soft"]
 
 
 def test_without_labels_learned_weights_stay_where_they_are():
-    made, (inputs, labels) = learning()
-    made.prepare((inputs, labels))
-    loss = made((inputs, torch.full_like(labels, -100)))
+    distiller, (inputs, labels) = distiller_with_learned_weights()
+    distiller.prepare((inputs, labels))
+    loss = distiller((inputs, torch.full_like(labels, -100)))
     loss.total.backward()
     assert float(loss.by_loss["ensemble"]) == 0.0
-    assert made.ensemble.scores.grad.tolist() == [0.0, 0.0]
+    assert distiller.ensemble.scores.grad.tolist() == [0.0, 0.0]
 
 
 def test_learned_weights_get_a_finite_gradient_where_teachers_are_absent():
     how, logits = LearnedWeights(), np.random.default_rng(0).normal(size=(2, 3, 3))
     present = np.array([[True, False, False], [True, True, False]])
-    exchange = LossContext(
-        student=Outputs(logits=torch.zeros(3, 3)), teachers=said(logits, present), target=torch.tensor([0, 1, 2])
+    context = LossContext(
+        student=Outputs(logits=torch.zeros(3, 3)),
+        teachers=make_outputs(logits, present),
+        target=torch.tensor([0, 1, 2]),
     )
-    how.prepare(exchange)
-    loss = how(exchange)
+    how.prepare(context)
+    loss = how(context)
     loss.backward()
     # The row that one answered and the row that nobody answered say nothing about the weights.
     p = softmax(logits)[:, 0, 0]
@@ -300,11 +308,13 @@ def test_learned_weights_get_a_finite_gradient_where_teachers_are_absent():
         (lambda: MeanLogits({"a": 0.0}), "the weight of teacher 'a' must be above 0, got 0.0; remove the teacher"),
         (lambda: MeanProbabilities(temperature=0.0), "temperature must be above 0, got 0.0"),
         (lambda: ConfidenceWeighted("luck"), "criterion must be entropy or cross_entropy, got 'luck'"),
-        (lambda: combine_teachers(said(np.zeros((2, 1, 2))), ensemble=MeanLogits({"x": 1.0})), "a weight for 'x', which is no teacher"),
-        (lambda: combine_teachers(said(np.zeros((2, 1, 2))), ensemble=ConfidenceWeighted("cross_entropy")), "the batch has none"),
+        (lambda: combine_teachers(make_outputs(np.zeros((2, 1, 2))), ensemble=MeanLogits({"x": 1.0})),
+         "a weight for 'x', which is no teacher"),
+        (lambda: combine_teachers(make_outputs(np.zeros((2, 1, 2))), ensemble=ConfidenceWeighted("cross_entropy")),
+         "the batch has none"),
         (lambda: combine_teachers({}, ensemble=MeanLogits), "an object such as MeanProbabilities\\(\\), got <class"),
-        (lambda: learning(weights={"soft": 1.0})[0] and limbeck.Distiller(
-            nn.Linear(3, 3), [Says(1.0), Says(2.0)], objective={"ensemble": CrossEntropyLoss()},
+        (lambda: distiller_with_learned_weights(weights={"soft": 1.0})[0] and limbeck.Distiller(
+            nn.Linear(3, 3), [FixedLogits(1.0), FixedLogits(2.0)], objective={"ensemble": CrossEntropyLoss()},
             task=Classification(3), ensemble=LearnedWeights()), "a term named 'ensemble': rename the other one"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Several teachers speak with one voice: the mean of logits or of probabilities, over those who answered."""
+"""Ensembles: the mean of logits or of probabilities over valid teachers."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ def softmax(z):
     return z / z.sum(axis=-1, keepdims=True)
 
 
-def voice(rows, how):
+def expected_probabilities(rows, how):
     """``rows`` ``[teachers, classes]``: the distribution that the teachers have together on one row."""
     return softmax(rows.mean(axis=0)) if how == "mean_logits" else softmax(rows).mean(axis=0)
 
 
-def said(**logits):
+def make_outputs(**logits):
     return {name: Outputs(logits=torch.tensor(rows)) for name, rows in logits.items()}
 
 
 @HOW
 @FEW
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.integers(1, 5), st.integers(2, 6))
-def test_it_agrees_with_numpy_where_all_answered(how, seed, teachers, rows, classes):
+def test_an_ensemble_agrees_with_numpy_where_all_teachers_are_valid(how, seed, teachers, rows, classes):
     logits = np.random.default_rng(seed).normal(size=(teachers, rows, classes)) * 5
-    together = combine_teachers(
+    combined = combine_teachers(
         {str(i): Outputs(logits=torch.tensor(one)) for i, one in enumerate(logits)}, ensemble=how
     ).require_logits()
-    expected = np.stack([voice(logits[:, row], how) for row in range(rows)])
-    np.testing.assert_allclose(together.softmax(1).numpy(), expected, rtol=1e-6)
+    expected = np.stack([expected_probabilities(logits[:, row], how) for row in range(rows)])
+    np.testing.assert_allclose(combined.softmax(1).numpy(), expected, rtol=1e-6)
     if how == "mean_logits":
-        np.testing.assert_allclose(together.numpy(), logits.mean(axis=0), rtol=1e-6, atol=1e-12)
+        np.testing.assert_allclose(combined.numpy(), logits.mean(axis=0), rtol=1e-6, atol=1e-12)
 
 
 @HOW
 @FEW
 @given(st.integers(0, 2**32 - 1))
-def test_it_agrees_with_numpy_over_those_who_answered(how, seed):
+def test_an_ensemble_agrees_with_numpy_over_the_valid_teachers(how, seed):
     random = np.random.default_rng(seed)
     logits, present = random.normal(size=(3, 6, 4)), random.random((3, 4)) < 0.6
     sample = np.array([0, 0, 1, 2, 3, 3])
@@ -60,48 +60,51 @@ def test_it_agrees_with_numpy_over_those_who_answered(how, seed):
         )
         for i in range(3)
     }
-    together = combine_teachers(teachers, ensemble=how)
-    assert together.valid.tolist() == present.any(axis=0).tolist()
-    answered = together.masked_select(together.valid).require_logits().softmax(1).numpy()
+    combined = combine_teachers(teachers, ensemble=how)
+    assert combined.valid.tolist() == present.any(axis=0).tolist()
+    answered = combined.masked_select(combined.valid).require_logits().softmax(1).numpy()
     here = [row for row in range(6) if present[:, sample[row]].any()]
-    expected = [voice(logits[present[:, sample[row]], row], how) for row in here]
+    expected = [expected_probabilities(logits[present[:, sample[row]], row], how) for row in here]
     np.testing.assert_allclose(answered, np.reshape(expected, (-1, 4)), rtol=1e-6)
 
 
 def test_the_two_means_worked_by_hand():
     # Probabilities (3/4, 1/4) and (1/2, 1/2): their mean is (5/8, 3/8), log-odds ln(5/3) = 0.510826; the mean of the
     # logits (ln 3, 0) and (0, 0) has the log-odds ln(3) / 2 = 0.549306.
-    teachers = said(a=[[np.log(3.0), 0.0]], b=[[0.0, 0.0]])
-    odds = {how: combine_teachers(teachers, ensemble=how).require_logits() @ torch.tensor([1.0, -1.0]).double() for how in
+    teachers = make_outputs(a=[[np.log(3.0), 0.0]], b=[[0.0, 0.0]])
+    odds = {how: combine_teachers(teachers, ensemble=how).require_logits() @ torch.tensor([1.0,
+        -1.0]).double() for how in
             ("mean_probabilities", "mean_logits")}  # fmt: skip
     assert float(odds["mean_probabilities"]) == pytest.approx(0.510826, abs=1e-6)
     assert float(odds["mean_logits"]) == pytest.approx(0.549306, abs=1e-6)
 
 
-def test_a_teacher_without_a_mask_answered_everything():
+def test_a_teacher_without_a_mask_is_valid_for_all_samples():
     teachers = {
         "all": Outputs(logits=torch.tensor([[2.0, 0.0], [2.0, 0.0]])),
         "first": Outputs(logits=torch.tensor([[4.0, 0.0], [9.0, 9.0]]), valid=torch.tensor([True, False])),
     }
-    together = combine_teachers(teachers)
-    assert together.require_logits().tolist() == [[3.0, 0.0], [2.0, 0.0]]
-    assert together.valid is None
+    combined = combine_teachers(teachers)
+    assert combined.require_logits().tolist() == [[3.0, 0.0], [2.0, 0.0]]
+    assert combined.valid is None
 
 
 @HOW
-def test_a_sample_that_nobody_answered_reaches_no_term(how):
+def test_a_sample_without_a_valid_teacher_enters_no_loss(how):
     teachers = {
         name: Outputs(logits=torch.full((2, 3), torch.nan), valid=torch.tensor([False, False])) for name in "ab"
     }
-    exchange = LossContext(student=Outputs(logits=torch.zeros(2, 3)), teacher=combine_teachers(teachers, ensemble=how))
-    assert [outputs.require_logits().shape for outputs in exchange.pair()] == [(0, 3), (0, 3)]
+    context = LossContext(student=Outputs(logits=torch.zeros(2, 3)), teacher=combine_teachers(teachers, ensemble=how))
+    assert [outputs.require_logits().shape for outputs in context.pair()] == [(0, 3), (0, 3)]
 
 
 @HOW
 def test_an_impossible_class_of_one_teacher_poisons_nothing(how):
-    together = combine_teachers(said(a=[[0.0, 0.0, -np.inf]], b=[[0.0, 0.0, 0.0]]), ensemble=how).require_logits()
+    combined = combine_teachers(
+        make_outputs(a=[[0.0, 0.0, -np.inf]], b=[[0.0, 0.0, 0.0]]), ensemble=how
+    ).require_logits()
     third = 0.0 if how == "mean_logits" else 1 / 6
-    assert float(together.softmax(1)[0, 2]) == pytest.approx(third)
+    assert float(combined.softmax(1)[0, 2]) == pytest.approx(third)
 
 
 @HOW
@@ -115,34 +118,34 @@ def test_half_precision_is_averaged_in_float32(how):
 
 def test_double_precision_is_averaged_to_its_last_digits():
     rows = torch.tensor([[1.0, 0.1]], dtype=torch.float64)
-    together = combine_teachers({name: Outputs(logits=rows) for name in "abc"}).require_logits()
-    torch.testing.assert_close(together, rows, rtol=1e-15, atol=0)
+    combined = combine_teachers({name: Outputs(logits=rows) for name in "abc"}).require_logits()
+    torch.testing.assert_close(combined, rows, rtol=1e-15, atol=0)
 
 
-def test_one_teacher_is_its_own_voice_and_none_is_none():
+def test_the_ensemble_of_one_teacher_is_its_outputs_and_of_none_is_none():
     alone = Outputs(logits=torch.zeros(1, 2), features={"mid": torch.zeros(1, 3)})
     assert combine_teachers({"alone": alone}) is alone
     assert combine_teachers({}) is None
 
 
-def test_teachers_without_logits_have_no_common_voice():
+def test_teachers_without_logits_have_no_ensemble():
     assert (
         combine_teachers({"a": Outputs(logits=torch.zeros(1, 2)), "b": Outputs(features={"mid": torch.zeros(1)})})
         is None
     )
 
 
-@pytest.mark.parametrize("teachers", [said(a=[[0.0]]), said(a=[[0.0]], b=[[0.0]])])
+@pytest.mark.parametrize("teachers", [make_outputs(a=[[0.0]]), make_outputs(a=[[0.0]], b=[[0.0]])])
 def test_an_unknown_way_to_combine_is_refused_whatever_the_number_of_teachers(teachers):
     with pytest.raises(
-        LimbeckError, match="ensemble must be mean_logits, mean_probabilities or an object .*, got 'vote'"
+        LimbeckError, match=r"ensemble must be mean_logits, mean_probabilities or an object .*, got 'vote'"
     ):
         combine_teachers(teachers, ensemble="vote")
 
 
 def test_teachers_of_different_classes_are_refused_with_their_shapes():
     with pytest.raises(LimbeckError, match=r"one shape, got \{'a': \[1, 2\], 'b': \[1, 3\]\}: set `teacher`"):
-        combine_teachers(said(a=[[0.0, 0.0]], b=[[0.0, 0.0, 0.0]]))
+        combine_teachers(make_outputs(a=[[0.0, 0.0]], b=[[0.0, 0.0, 0.0]]))
 
 
 @pytest.mark.parametrize("other", [torch.tensor([1, 2]), None])

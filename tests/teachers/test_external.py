@@ -1,4 +1,4 @@
-"""Any ONNX file and any callable can teach: what they say is read as the task reads a network, and checked."""
+"""Any ONNX file and any callable can be a teacher; their outputs are checked."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def graph(tmp_path):
 
 
 @RUNTIMES
-def test_an_onnx_file_teaches_like_the_network_it_was_made_from(runtime, file):
+def test_an_onnx_file_equals_the_exported_network(runtime, file):
     teacher = FrozenTeacher(onnx(file, runtime=runtime, classes=3))
     for count in (5, 1, 2):
         said = teacher.predict((X[:count], None), TASK).require_logits()
@@ -82,14 +82,14 @@ def test_a_student_learns_from_a_file_that_has_no_parameters(file):
 
 
 @RUNTIMES
-def test_a_file_of_one_fixed_batch_is_asked_as_often_as_it_takes(runtime, graph):
+def test_a_file_of_fixed_batch_size_is_called_several_times(runtime, graph):
     teacher = onnx(graph(batch=2), runtime=runtime)
     assert torch.equal(teacher(X[:, :3]), 2 * X[:, :3])
     assert torch.equal(teacher(X[:4, :3]), 2 * X[:4, :3])
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [(10, torch.float16), (11, torch.float64)])
-def test_a_file_is_asked_in_its_own_precision(kind, dtype, graph):
+def test_a_file_is_run_in_its_input_dtype(kind, dtype, graph):
     said = onnx(graph(kind=kind))(X[:, :3])
     assert torch.equal(said, (2 * X[:, :3].to(dtype)).float())
 
@@ -114,13 +114,13 @@ def test_the_output_to_read_is_named_where_there_are_several(runtime, graph):
         ({}, {"output_type": "odds"}, "output_type must be logits or probabilities, got 'odds'"),
     ],
 )
-def test_a_file_that_does_not_fit_is_told_in_a_sentence(changes, settings, sentence, graph):
+def test_an_unsupported_file_is_one_sentence(changes, settings, sentence, graph):
     with pytest.raises(LimbeckError, match=sentence):
         onnx(graph(**changes), **settings)
 
 
 @RUNTIMES
-def test_a_file_that_is_none_and_inputs_that_do_not_fit_are_told(runtime, file, tmp_path):
+def test_missing_files_and_wrong_inputs_are_refused(runtime, file, tmp_path):
     with pytest.raises(LimbeckError, match=r"no ONNX file .*teachr.onnx; in the same folder: teacher.onnx"):
         onnx(file.with_name("teachr.onnx"), runtime=runtime)
     (tmp_path / "bad.onnx").write_bytes(b"\x80\x04 no model")
@@ -140,7 +140,7 @@ def test_a_file_survives_copy_and_pickle(runtime, file):
 @pytest.mark.parametrize(
     "of", [doubled, lambda x: doubled(x).tolist(), lambda x: torch.tensor(doubled(x), dtype=torch.float64)]
 )
-def test_any_callable_teaches_whatever_kind_of_numbers_it_gives(of):
+def test_any_callable_and_numeric_output_is_a_teacher(of):
     said = FrozenTeacher(from_callable(of, array_type="numpy")).predict((X, None), TASK).require_logits()
     torch.testing.assert_close(said, torch.tensor(doubled(X.numpy())))
 
@@ -153,7 +153,7 @@ def test_probabilities_become_their_logarithm_with_a_floor():
     np.testing.assert_allclose(torch.tensor(said).softmax(1).numpy(), given.numpy(), atol=3e-7)
 
 
-def test_one_that_sees_pixels_is_given_pixels():
+def test_input_type_pixels_inverts_the_normalization():
     seen = []
     usual = Normalization((0.5, 0.25), (0.5, 0.125))
     pixels = torch.rand(2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
@@ -164,7 +164,7 @@ def test_one_that_sees_pixels_is_given_pixels():
         from_callable(lambda x: x, input_type="pixels")(pixels)
 
 
-def test_a_caller_that_writes_into_its_own_answer_again_changes_nothing():
+def test_reused_memory_of_a_callable_does_not_change_outputs():
     memory = np.zeros((5, 3), dtype=np.float32)
     said = from_callable(lambda x: memory)(X)
     memory += 1
@@ -186,19 +186,19 @@ def test_a_caller_that_writes_into_its_own_answer_again_changes_nothing():
         (doubled, {"input_type": "sounds"}, "input_type must be normalized or pixels, got 'sounds'"),
     ],
 )
-def test_what_a_callable_gets_wrong_is_told_in_a_sentence(of, settings, sentence):
+def test_an_invalid_callable_is_one_sentence(of, settings, sentence):
     with pytest.raises(LimbeckError, match=sentence):
         from_callable(of, **settings)(X)
 
 
-def test_nothing_in_a_foreign_teacher_can_be_tapped_or_made_faster():
+def test_an_external_teacher_has_no_layers_and_no_backends():
     with pytest.raises(LimbeckError, match="has no layers to read features from"):
         FrozenTeacher(from_callable(doubled), {"mid": "layer2"})
     with pytest.raises(LimbeckError, match="must be eager, got 'fold_batchnorm'"):
         FrozenTeacher(from_callable(doubled), backend="fold_batchnorm")
 
 
-def test_other_answers_have_another_identity(file, graph):
+def test_other_outputs_have_another_fingerprint(file, graph):
     states = [
         bytes(teacher.state_dict()["fingerprint"].tolist())
         for teacher in (

@@ -1,4 +1,4 @@
-"""Frozen puts a network in eval mode for good, asks it without gradients, and reads its taps."""
+"""FrozenTeacher sets a network to eval mode, computes outputs without gradients, and reads features."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_a_frozen_network_is_a_teacher_and_no_module():
     assert not isinstance(frozen, nn.Module)
 
 
-def test_its_answer_is_what_the_network_says_in_eval_mode_without_gradients():
+def test_outputs_are_those_of_the_network_in_eval_mode_without_gradients():
     network = net()
-    said = FrozenTeacher(network, {"mid": "1", "in": "3:input"}).predict((X, None), Classification(3))
-    assert torch.equal(said.require_logits(), network.eval()(X))
-    assert torch.equal(said.feature("mid"), network[1](network[0](X)))
-    assert torch.equal(said.feature("in"), said.feature("mid"))
-    assert not any(tensor.requires_grad for tensor in (said.require_logits(), *said.features.values()))
+    outputs = FrozenTeacher(network, {"mid": "1", "in": "3:input"}).predict((X, None), Classification(3))
+    assert torch.equal(outputs.require_logits(), network.eval()(X))
+    assert torch.equal(outputs.feature("mid"), network[1](network[0](X)))
+    assert torch.equal(outputs.feature("in"), outputs.feature("mid"))
+    assert not any(tensor.requires_grad for tensor in (outputs.require_logits(), *outputs.features.values()))
 
 
 def test_one_module_deep_inside_that_went_to_train_mode_comes_back():
@@ -42,7 +42,7 @@ def test_one_module_deep_inside_that_went_to_train_mode_comes_back():
     assert not frozen.network[2].training
 
 
-def test_its_weights_move_where_they_are_told():
+def test_to_converts_the_weights():
     network = net()
     FrozenTeacher(network).to(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
     assert {tensor.dtype for tensor in network.parameters()} == {torch.float64}
@@ -53,16 +53,16 @@ def test_a_frozen_network_survives_copy_and_pickle():
     frozen = FrozenTeacher(net(), {"mid": "0"})
     expected = frozen.predict((X, None), Classification(3))
     for other in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
-        said = other.predict((X, None), Classification(3))
-        assert torch.equal(said.require_logits(), expected.require_logits())
-        assert torch.equal(said.feature("mid"), expected.feature("mid"))
+        outputs = other.predict((X, None), Classification(3))
+        assert torch.equal(outputs.require_logits(), expected.require_logits())
+        assert torch.equal(outputs.feature("mid"), expected.feature("mid"))
     assert repr(frozen) == "FrozenTeacher(Sequential)"
 
 
-def test_it_remembers_nothing_for_a_backward_pass_also_where_the_input_asks_for_one():
+def test_no_graph_is_recorded_even_for_inputs_that_require_gradients():
     enabled = []
     network = net()
     network[0].register_forward_hook(lambda *_: enabled.append(torch.is_grad_enabled()))
-    said = FrozenTeacher(network).predict((X.clone().requires_grad_(), None), Classification(3))
+    outputs = FrozenTeacher(network).predict((X.clone().requires_grad_(), None), Classification(3))
     assert enabled == [False]
-    assert not said.require_logits().requires_grad
+    assert not outputs.require_logits().requires_grad

@@ -1,4 +1,4 @@
-"""An endpoint teaches over HTTP: it is asked again when it stumbles, and what is wrong is one sentence."""
+"""An inference server as teacher: failed requests are repeated, and each error is one sentence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def softmax(x):
     return np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
 
 
-def inferred(request):
+def infer_response(request):
     """What a server of the protocol says."""
     (given,) = request["inputs"]
     assert given["datatype"] == "FP32"
@@ -34,7 +34,7 @@ def inferred(request):
     return {"model_name": "cats", "outputs": [output]}
 
 
-def answer(handler, content, status=200, headers=()):
+def send_response(handler, content, status=200, headers=()):
     content = content if isinstance(content, bytes) else json.dumps(content).encode()
     handler.send_response(status)
     for name, value in (("Content-Length", str(len(content))), *headers):
@@ -75,7 +75,7 @@ def server():
 
 
 def good(handler, request, turn):
-    answer(handler, inferred(request))
+    send_response(handler, infer_response(request))
 
 
 def test_probabilities_from_a_server_are_log_probabilities_of_the_rows(server):
@@ -92,7 +92,7 @@ def test_probabilities_from_a_server_are_log_probabilities_of_the_rows(server):
     }  # fmt: skip
 
 
-def test_version_output_and_rows_are_asked_as_the_protocol_says(server):
+def test_version_output_and_rows_are_requested_by_the_protocol(server):
     url, seen = server(good)
     said = inference_server(url + "/", "a/b", version="3", output_name="probabilities", batch_size=2)(X)
     assert said.shape == (5, 3)
@@ -101,9 +101,9 @@ def test_version_output_and_rows_are_asked_as_the_protocol_says(server):
     assert seen[0][1]["outputs"] == [{"name": "probabilities"}]
 
 
-def test_a_server_that_fails_twice_is_asked_a_third_time(server):
+def test_a_failed_request_is_repeated(server):
     def behave(handler, request, turn):
-        answer(handler, b"busy", 503) if turn <= 2 else good(handler, request, turn)
+        send_response(handler, b"busy", 503) if turn <= 2 else good(handler, request, turn)
 
     url, seen = server(behave)
     assert inference_server(url, "cats")(X).shape == (5, 3)
@@ -111,14 +111,14 @@ def test_a_server_that_fails_twice_is_asked_a_third_time(server):
 
 
 def test_a_server_that_stays_broken_is_given_up_with_its_status(server):
-    url, seen = server(lambda handler, request, turn: answer(handler, b"out of\nmemory", 500))
+    url, seen = server(lambda handler, request, turn: send_response(handler, b"out of\nmemory", 500))
     with pytest.raises(LimbeckError, match=r"responded with status 500 \('out of memory'\)"):
         inference_server(url, "cats", retries=1)(X)
     assert len(seen) == 2
 
 
 def test_a_mistake_in_the_request_is_not_repeated(server):
-    url, seen = server(lambda handler, request, turn: answer(handler, {"error": "no model dogs"}, 404))
+    url, seen = server(lambda handler, request, turn: send_response(handler, {"error": "no model dogs"}, 404))
     with pytest.raises(LimbeckError, match=r"status 404 .*no model dogs"):
         inference_server(url, "dogs")(X)
     assert len(seen) == 1
@@ -132,7 +132,7 @@ def test_a_server_that_hangs_is_left_when_the_time_is_over(server):
     assert time.monotonic() - begun < 0.9
 
 
-def test_nobody_at_the_address_is_told():
+def test_a_missing_server_is_reported():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -142,7 +142,7 @@ def test_nobody_at_the_address_is_told():
 
 @pytest.mark.parametrize("where", ["file:///etc/passwd", "http://127.0.0.1:1/other"])
 def test_no_redirect_is_followed(server, where):
-    url, seen = server(lambda handler, request, turn: answer(handler, b"", 307, [("Location", where)]))
+    url, seen = server(lambda handler, request, turn: send_response(handler, b"", 307, [("Location", where)]))
     with pytest.raises(LimbeckError, match="redirects are not followed"):
         inference_server(url, "cats")(X)
     assert len(seen) == 1
@@ -167,14 +167,14 @@ PROBABLE = {"name": "p", "shape": [5, 3], "data": [1 / 3] * 15}
         ({"outputs": [PROBABLE | {"data": [7.0] * 15}]}, r"must return probabilities, got a row with sum 21"),
     ],
 )
-def test_garbage_is_told_in_a_sentence(server, content, sentence):
-    url, _ = server(lambda handler, request, turn: answer(handler, content))
+def test_an_invalid_response_is_one_sentence(server, content, sentence):
+    url, _ = server(lambda handler, request, turn: send_response(handler, content))
     with pytest.raises(LimbeckError, match=sentence) as caught:
         inference_server(url, "cats")(X)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_server_that_breaks_off_is_asked_again(server):
+def test_a_broken_connection_is_retried(server):
     def behave(handler, request, turn):
         if turn == 1:
             handler.close_connection = True
@@ -197,7 +197,7 @@ def test_a_server_that_breaks_off_is_asked_again(server):
         ("http://host", {"batch_size": 0}, "batch_size at least 1"),
     ],
 )
-def test_a_bad_setting_is_told_before_anything_is_asked(url, settings, sentence):
+def test_an_invalid_setting_is_refused_before_any_request(url, settings, sentence):
     with pytest.raises(LimbeckError, match=sentence) as caught:
         inference_server(url, "cats", **settings)
     assert "secret" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""A teacher without an answer for a sample drops out there: of the combination and of its own terms, and no more."""
+"""A sample that a teacher skips enters neither its losses nor its part of the ensemble."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from limbeck.teachers import CachedTeacher, FrozenTeacher, MaskedTeacher, from_c
 TASK = Classification(3)
 RANDOM = torch.Generator().manual_seed(0)
 BATCH = {
-    "input": torch.randn(4, 3, generator=RANDOM), "target": torch.tensor([0, 1, 2, -100]), "sample_id": torch.arange(4) + 5,
+    "input": torch.randn(4, 3, generator=RANDOM), "target": torch.tensor([0, 1, 2, -100]),
+    "sample_id": torch.arange(4) + 5,
 }  # fmt: skip
 
 
@@ -25,34 +26,34 @@ def net():
     return nn.Linear(3, 3)
 
 
-def silent(rows):
+def teacher_with_missing_rows(rows):
     """A foreign teacher that has no answer for these rows."""
 
-    def ask(inputs):
-        said = inputs.clone() * 2
-        said[list(rows)] = torch.nan
-        return said
+    def predict(inputs):
+        outputs = inputs.clone() * 2
+        outputs[list(rows)] = torch.nan
+        return outputs
 
-    return FrozenTeacher(from_callable(ask, allow_missing=True))
+    return FrozenTeacher(from_callable(predict, allow_missing=True))
 
 
-def listed(*numbers):
+def masked_teacher(*numbers):
     mask = torch.zeros(9, dtype=torch.bool)
     mask[list(numbers)] = True
     return MaskedTeacher(FrozenTeacher(net()), sample_mask=mask)
 
 
 def test_a_mask_goes_by_the_number_of_the_sample():
-    assert listed(5, 8).predict(BATCH, TASK).valid.tolist() == [True, False, False, True]
+    assert masked_teacher(5, 8).predict(BATCH, TASK).valid.tolist() == [True, False, False, True]
 
 
-def test_a_row_of_nan_is_no_answer():
-    said = silent([1, 3]).predict(BATCH, TASK)
-    assert said.valid.tolist() == [True, False, True, False]
-    assert said.require_logits().isfinite().all()
+def test_a_row_of_nan_is_not_valid():
+    outputs = teacher_with_missing_rows([1, 3]).predict(BATCH, TASK)
+    assert outputs.valid.tolist() == [True, False, True, False]
+    assert outputs.require_logits().isfinite().all()
 
 
-def test_a_teacher_has_no_answer_to_samples_of_a_class_that_it_does_not_know():
+def test_samples_of_unknown_classes_are_not_valid():
     teacher = MaskedTeacher(FrozenTeacher(net()), unknown_classes=[1])
     assert teacher.predict(BATCH, TASK).valid.tolist() == [True, False, True, True]
     mixed = {**BATCH, "target": torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])}
@@ -62,12 +63,14 @@ def test_a_teacher_has_no_answer_to_samples_of_a_class_that_it_does_not_know():
 def test_two_reasons_for_absence_add_up():
     samples = torch.ones(9, dtype=torch.bool)
     samples[5] = False
-    said = MaskedTeacher(silent([3]), sample_mask=samples, unknown_classes=[1]).predict(BATCH, TASK)
-    assert said.valid.tolist() == [False, False, True, False]
+    outputs = MaskedTeacher(teacher_with_missing_rows([3]), sample_mask=samples, unknown_classes=[1]).predict(
+        BATCH, TASK
+    )
+    assert outputs.valid.tolist() == [False, False, True, False]
 
 
 @pytest.mark.parametrize("combination", ["mean_logits", "mean_probabilities", limbeck.teachers.ConfidenceWeighted()])
-def test_the_combination_leaves_a_row_to_those_who_answered_and_drops_a_row_that_nobody_did(combination):
+def test_the_ensemble_uses_the_valid_teachers_of_a_row_and_skips_rows_without_one(combination):
     torch.manual_seed(0)
     one, two, student = net(), net(), net()
     first, second = (
@@ -76,7 +79,8 @@ def test_the_combination_leaves_a_row_to_those_who_answered_and_drops_a_row_that
     )
     made = limbeck.Distiller(
         student, {"one": first, "two": second}, task=TASK, ensemble=combination,
-        objective={"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=2.0), "own": KDLoss(temperature=2.0, teacher="one")},
+        objective={"truth": CrossEntropyLoss(), "soft": KDLoss(temperature=2.0), "own": KDLoss(temperature=2.0,
+        teacher="one")},
     )  # fmt: skip
     exchange = made.forward_context(BATCH)
     heard, x = exchange.pair()[1].require_logits(), BATCH["input"]
@@ -95,9 +99,9 @@ def test_the_combination_leaves_a_row_to_those_who_answered_and_drops_a_row_that
     torch.testing.assert_close(parts["truth"], truth.detach())
 
 
-def test_where_nobody_answers_a_batch_the_terms_on_teachers_cost_nothing_and_the_student_learns_the_truth():
+def test_a_batch_without_valid_teachers_trains_on_the_target_only():
     made = limbeck.Distiller(
-        net(), {"one": listed(), "two": listed()}, task=TASK,
+        net(), {"one": masked_teacher(), "two": masked_teacher()}, task=TASK,
         objective={"truth": CrossEntropyLoss(), "soft": KDLoss()},
     )  # fmt: skip
     loss = made(BATCH)
@@ -107,16 +111,16 @@ def test_where_nobody_answers_a_batch_the_terms_on_teachers_cost_nothing_and_the
     assert made.student.weight.grad.isfinite().all()
 
 
-def test_an_absence_is_kept_in_a_cache(tmp_path):
+def test_valid_is_cached(tmp_path):
     data, task = Digits(num_samples=32).load(), Classification(10)
     batch = data.batches(batch_size=16).batch(0)
 
-    def ask(inputs):
-        said = inputs.flatten(1)[:, :10].clone()
-        said[::2] = torch.nan
-        return said
+    def predict(inputs):
+        outputs = inputs.flatten(1)[:, :10].clone()
+        outputs[::2] = torch.nan
+        return outputs
 
-    teacher = CachedTeacher(FrozenTeacher(from_callable(ask, allow_missing=True)), data, root=tmp_path)
+    teacher = CachedTeacher(FrozenTeacher(from_callable(predict, allow_missing=True)), data, root=tmp_path)
     first, second = teacher.predict(batch, task), teacher.predict(batch, task)
     assert (teacher.misses, teacher.hits) == (16, 16)
     assert first.valid.tolist() == second.valid.tolist() == [False, True] * 8
@@ -124,7 +128,7 @@ def test_an_absence_is_kept_in_a_cache(tmp_path):
 
 
 def test_a_teacher_follows_with_its_taps_and_its_network_through_the_mask():
-    teacher = listed(5)
+    teacher = masked_teacher(5)
     assert isinstance(teacher.network, nn.Linear)
     assert teacher.with_features({"all": ""}).predict(BATCH, TASK).feature("all").shape == (4, 3)
     limbeck.Distiller(net(), teacher, objective={"soft": KDLoss()}, task=TASK).to(torch.float64)
@@ -140,10 +144,10 @@ def test_a_mask_is_read_from_a_file(tmp_path):
     ("make", "message"),
     [
         (
-            lambda: listed(5).predict({**BATCH, "sample_id": torch.arange(4) + 7}, TASK),
+            lambda: masked_teacher(5).predict({**BATCH, "sample_id": torch.arange(4) + 7}, TASK),
             "got 9 entries and sample_id 10",
         ),
-        (lambda: listed(5).predict(BATCH["input"], TASK), "needs batches with 'sample_id'"),
+        (lambda: masked_teacher(5).predict(BATCH["input"], TASK), "needs batches with 'sample_id'"),
         (lambda: load_sample_mask("nowhere.npy"), "nowhere.npy cannot be read as a mask"),
         (
             lambda: FrozenTeacher(from_callable(lambda x: x * torch.nan)).predict(BATCH, TASK),
@@ -166,12 +170,12 @@ def test_a_mask_of_numbers_is_refused(tmp_path):
 def _half():
     """A row that is NaN in part is a mistake, also of one that may leave samples out."""
 
-    def ask(inputs):
-        said = inputs.clone()
-        said[0, 0] = torch.nan
-        return said
+    def predict(inputs):
+        outputs = inputs.clone()
+        outputs[0, 0] = torch.nan
+        return outputs
 
-    return FrozenTeacher(from_callable(ask, allow_missing=True))
+    return FrozenTeacher(from_callable(predict, allow_missing=True))
 
 
 def _mask(*numbers):

@@ -1,4 +1,4 @@
-"""The rules for teachers: each sentence where it belongs, and none where it does not."""
+"""Warnings for teachers: each one where its rule is broken, and only there."""
 
 import math
 
@@ -14,18 +14,18 @@ def teacher(**changes):
     return TeacherStats(**{"accuracy": 0.90, "ece": 0.02, "latency_ms": 5.0, "num_parameters": 9000, **changes})
 
 
-def said(*, rules=SelectionRules(), student=STUDENT, similarities=(), with_assistants=(), **changes):
+def warnings_for(*, rules=SelectionRules(), student=STUDENT, similarities=(), with_assistants=(), **changes):
     return teacher_warnings(
         {"big": teacher(**changes)}, student, similarities=similarities, rules=rules, with_assistants=with_assistants
     )
 
 
 def test_a_good_teacher_gets_no_warning():
-    assert said() == []
+    assert warnings_for() == []
 
 
 def test_a_margin_of_just_five_points_is_enough():
-    assert said(accuracy=0.85) == []
+    assert warnings_for(accuracy=0.85) == []
 
 
 @pytest.mark.parametrize(
@@ -34,28 +34,29 @@ def test_a_margin_of_just_five_points_is_enough():
         ({"accuracy": 0.84}, "'big' is too close to the baseline on validation: +4.0 points, the rule is 5"),
         ({"accuracy": 0.78}, "'big' is 2.0 points below the baseline on validation"),
         ({"latency_ms": 31.0}, "'big' is too slow: 31 ms per image, and the budget is 30 ms (30 times the student)"),
-        ({"latency_ms": 9.0, "rules": SelectionRules(latency_budget=8.0)}, "too slow: 9 ms per image, and the budget is 8 ms;"),
+        ({"latency_ms": 9.0, "rules": SelectionRules(latency_budget=8.0)}, "too slow: 9 ms per image, and the budget "
+            "is 8 ms;"),
         ({"ece": 0.14}, "teacher 'big' is badly calibrated (ECE 0.14"),
         ({"num_parameters": 21_000}, "21 times the parameters of the student"),
     ],
 )  # fmt: skip
 def test_a_broken_rule_is_one_sentence(changes, says):
-    (found,) = said(**changes)
-    assert says in found
-    assert "\n" not in found
+    (messages,) = warnings_for(**changes)
+    assert says in messages
+    assert "\n" not in messages
 
 
-def test_a_large_gap_names_its_remedies_until_one_is_taken():
-    (found,) = said(num_parameters=21_000)
-    assert "`assistants:`" in found
-    assert "`train_fraction:`" in found
-    assert said(num_parameters=21_000, with_assistants=["big"]) == []
+def test_a_size_warning_names_remedies_until_one_is_used():
+    (messages,) = warnings_for(num_parameters=21_000)
+    assert "`assistants:`" in messages
+    assert "`train_fraction:`" in messages
+    assert warnings_for(num_parameters=21_000, with_assistants=["big"]) == []
 
 
 def test_teachers_within_the_budget_can_be_too_slow_together():
     both = {"one": teacher(latency_ms=20.0), "two": teacher(latency_ms=11.0)}
-    (found,) = teacher_warnings(both, STUDENT)
-    assert "too slow together: 31 ms" in found
+    (messages,) = teacher_warnings(both, STUDENT)
+    assert "too slow together: 31 ms" in messages
     assert teacher_warnings(both, STUDENT, rules=SelectionRules(latency_budget=31.0)) == []
 
 
@@ -63,17 +64,17 @@ def test_teachers_within_the_budget_can_be_too_slow_together():
     ("agreement", "cka", "warned"),
     [(0.987, 0.97, True), (0.987, 0.90, False), (0.97, 0.97, False), (0.99, None, False)],
 )
-def test_two_teachers_are_too_alike_by_answers_and_by_features(agreement, cka, warned):
+def test_two_teachers_are_too_similar_by_predictions_and_by_features(agreement, cka, warned):
     both = {"one": teacher(), "two": teacher()}
     pair = TeacherSimilarity(first="one", second="two", agreement=agreement, cka=cka)
-    found = teacher_warnings(both, STUDENT, similarities=[pair])
-    assert len(found) == warned
-    assert not warned or "agree on 98.7 % of the validation samples with CKA 0.97" in found[0]
+    messages = teacher_warnings(both, STUDENT, similarities=[pair])
+    assert len(messages) == warned
+    assert not warned or "agree on 98.7 % of the validation samples with CKA 0.97" in messages[0]
 
 
-def test_without_a_student_alone_nothing_is_said_of_the_margin():
+def test_without_a_baseline_there_is_no_warning_on_the_margin():
     unknown = TeacherStats(accuracy=None, ece=None, latency_ms=1.0, num_parameters=1000)
-    assert said(student=unknown, accuracy=0.1) == []
+    assert warnings_for(student=unknown, accuracy=0.1) == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Selection where greedy's answer is known; the budget and the rules are obeyed; each reason says what happened."""
+"""Selections with a known result; the budget and the rules are respected; each reason is correct."""
 
 import math
 
@@ -11,7 +11,7 @@ from limbeck.teachers import Candidate, SelectionRules, TeacherSimilarity, greed
 TRUTH = torch.arange(200) % 4
 
 
-def answers(wrong=(), *, sure=0.9, n=200, classes=4):
+def make_probabilities(wrong=(), *, sure=0.9, n=200, classes=4):
     """Probability ``sure`` for the truth, and for the next class instead on the samples in ``wrong``."""
     place = TRUTH[:n].clone()
     place[list(wrong)] = (place[list(wrong)] + 1) % classes
@@ -20,51 +20,54 @@ def answers(wrong=(), *, sure=0.9, n=200, classes=4):
 
 
 def candidate(*args, margin=9.0, latency=1.0, **options):
-    return Candidate(probabilities=answers(*args, **options), margin=margin, latency_ms=latency)
+    return Candidate(probabilities=make_probabilities(*args, **options), margin=margin, latency_ms=latency)
 
 
-def chosen(candidates, *, budget=math.inf, **options):
+def select(candidates, *, budget=math.inf, **options):
     return greedy_select(candidates, TRUTH, latency_budget=budget, **options)
 
 
-def test_a_single_candidate_is_kept():
-    found = chosen({"only": candidate(range(20))})
-    assert found.selected == ("only",)
-    assert found.reasons["only"].startswith("selected first: lowest NLL (0.")
-    assert found.steps[0].nll_gain is None
-    assert found.steps[0].accuracy == 0.9
+def test_a_single_candidate_is_selected():
+    selection = select({"only": candidate(range(20))})
+    assert selection.selected == ("only",)
+    assert selection.reasons["only"].startswith("selected first: lowest NLL (0.")
+    assert selection.steps[0].nll_gain is None
+    assert selection.steps[0].accuracy == 0.9
 
 
-def test_two_that_err_on_different_samples_are_taken_and_a_copy_is_not():
-    found = chosen({"a": candidate(range(20)), "copy": candidate(range(20)), "b": candidate(range(30, 52))})
-    assert found.selected == ("a", "b")
-    assert "not significant (n = 200)" in found.reasons["copy"]
+def test_two_candidates_with_different_errors_are_selected_and_a_copy_is_not():
+    selection = select({"a": candidate(range(20)), "copy": candidate(range(20)), "b": candidate(range(30, 52))})
+    assert selection.selected == ("a", "b")
+    assert "not significant (n = 200)" in selection.reasons["copy"]
 
 
 def test_the_gain_and_its_error_are_those_of_paired_samples():
-    found = chosen({"a": candidate(range(20)), "b": candidate(range(30, 52))})
+    selection = select({"a": candidate(range(20)), "b": candidate(range(30, 52))})
     first, both = (
         -torch.stack(each).double().mean(0).gather(1, TRUTH[:, None])[:, 0].log()
-        for each in ([answers(range(20))], [answers(range(20)), answers(range(30, 52))])
+        for each in (
+            [make_probabilities(range(20))],
+            [make_probabilities(range(20)), make_probabilities(range(30, 52))],
+        )
     )
-    step = found.steps[1]
+    step = selection.steps[1]
     assert step.nll_gain == pytest.approx(float((first - both).mean()))
     assert step.nll_gain_stderr == pytest.approx(float((first - both).std()) / 200**0.5)
     assert step.nll == pytest.approx(float(both.mean()))
     assert step.nll_gain > 1.96 * step.nll_gain_stderr
 
 
-def test_a_gain_within_the_noise_of_the_samples_is_not_taken():
+def test_a_candidate_without_a_significant_gain_is_not_selected():
     """One sample of 200 put right lowers the NLL, and could be chance."""
-    found = chosen({"a": candidate(range(20)), "b": candidate(range(1, 20))})
-    assert found.selected == ("b",)
-    assert found.reasons["a"].startswith("not selected: +0.0 points, NLL +0.003 ±")
+    selection = select({"a": candidate(range(20)), "b": candidate(range(1, 20))})
+    assert selection.selected == ("b",)
+    assert selection.reasons["a"].startswith("not selected: +0.0 points, NLL +0.003 ±")
 
 
-def test_one_that_makes_the_ensemble_worse_is_said_to():
-    found = chosen({"good": candidate(range(5)), "bad": candidate(range(150))})
-    assert found.selected == ("good",)
-    assert found.reasons["bad"].endswith("worse with it")
+def test_the_reason_states_that_a_candidate_makes_the_ensemble_worse():
+    selection = select({"good": candidate(range(5)), "bad": candidate(range(150))})
+    assert selection.selected == ("good",)
+    assert selection.reasons["bad"].endswith("worse with it")
 
 
 def test_the_budget_is_obeyed():
@@ -73,73 +76,73 @@ def test_the_budget_is_obeyed():
         "b": candidate(range(30, 52), latency=5.0),
         "slow": candidate((), latency=40.0),
     }
-    found = chosen(three, budget=20.0)
-    assert found.selected == ("a", "b")
-    assert found.steps[-1].latency_ms == 10.0
-    assert found.reasons["slow"] == "too slow: 40 ms of a budget of 20 ms"
-    tight = chosen(three, budget=9.0)
+    selection = select(three, budget=20.0)
+    assert selection.selected == ("a", "b")
+    assert selection.steps[-1].latency_ms == 10.0
+    assert selection.reasons["slow"] == "too slow: 40 ms of a budget of 20 ms"
+    tight = select(three, budget=9.0)
     assert tight.selected == ("a",)
     assert tight.reasons["b"] == "too slow with the selected ones: 5 ms, and 4 ms of 9 ms remain"
-    assert chosen(three, budget=1.0).selected == ()
+    assert select(three, budget=1.0).selected == ()
 
 
-def test_one_too_close_to_the_student_is_not_added():
-    found = chosen({"a": candidate(range(20)), "near": candidate(range(30, 40), margin=1.3)})
-    assert found.selected == ("a",)
-    assert found.reasons["near"] == "too close to the baseline: +1.3 points, the rule is 5"
+def test_a_candidate_too_close_to_the_baseline_is_not_added():
+    selection = select({"a": candidate(range(20)), "near": candidate(range(30, 40), margin=1.3)})
+    assert selection.selected == ("a",)
+    assert selection.reasons["near"] == "too close to the baseline: +1.3 points, the rule is 5"
 
 
-def test_the_best_that_is_too_close_teaches_where_nothing_else_is_left():
+def test_the_best_too_close_candidate_is_selected_where_no_other_is_left():
     near = {"worse": candidate(range(22), margin=1.3), "better": candidate(range(20, 40), margin=2.3)}
-    found = chosen({**near, "slow": candidate((), latency=9.0)}, budget=5.0)
-    assert found.selected == ("better",)
-    assert found.reasons["better"] == (
+    selection = select({**near, "slow": candidate((), latency=9.0)}, budget=5.0)
+    assert selection.selected == ("better",)
+    assert selection.reasons["better"] == (
         "selected although too close to the baseline: +2.3 points, the rule is 5; no other candidate is left"
     )
-    assert found.reasons["worse"].startswith("too close")
+    assert selection.reasons["worse"].startswith("too close")
 
 
-def test_one_below_the_student_never_teaches():
-    found = chosen({"below": candidate(range(20), margin=-1.0)})
-    assert found.selected == ()
-    assert found.reasons["below"] == "not above the baseline (-1.0 points)"
+def test_a_candidate_below_the_baseline_is_never_selected():
+    selection = select({"below": candidate(range(20), margin=-1.0)})
+    assert selection.selected == ()
+    assert selection.reasons["below"] == "not above the baseline (-1.0 points)"
 
 
 def test_the_margin_is_a_setting():
     assert (
-        chosen({"near": candidate(margin=1.3)}, rules=SelectionRules(min_margin=1.0))
+        select({"near": candidate(margin=1.3)}, rules=SelectionRules(min_margin=1.0))
         .reasons["near"]
         .startswith("selected first")
     )
 
 
-def test_one_that_is_too_alike_is_left_out_though_it_would_help():
+def test_a_too_similar_candidate_is_not_selected_even_with_a_gain():
     pair = TeacherSimilarity(first="b", second="a", agreement=0.987, cka=0.97)
     two = {"a": candidate(range(20)), "b": candidate(range(30, 52))}
-    assert chosen(two).selected == ("a", "b")
-    found = chosen(two, similarities=[pair])
-    assert found.selected == ("a",)
-    assert found.reasons["b"] == "too similar: agrees with a on 98.7 %, CKA 0.97"
+    assert select(two).selected == ("a", "b")
+    selection = select(two, similarities=[pair])
+    assert selection.selected == ("a",)
+    assert selection.reasons["b"] == "too similar: agrees with a on 98.7 %, CKA 0.97"
 
 
-def test_equals_are_decided_by_latency_then_by_order():
+def test_ties_are_resolved_by_latency_then_by_order():
     two = {"late": candidate(range(20), latency=2.0), "early": candidate(range(20), latency=1.0)}
-    assert chosen(two).selected == ("early",)
+    assert select(two).selected == ("early",)
     same = {"first": candidate(range(20)), "second": candidate(range(20))}
-    assert chosen(same).selected == ("first",)
+    assert select(same).selected == ("first",)
 
 
-def test_samples_without_a_label_do_not_vote():
+def test_samples_without_a_label_are_ignored():
     hidden = TRUTH.clone()
     hidden[:50] = -100
-    found = greedy_select({"a": candidate(range(50)), "b": candidate(range(60, 64))}, hidden, latency_budget=9.0)
-    assert found.selected[0] == "a"
-    assert found.steps[0].accuracy == 1.0
+    selection = greedy_select({"a": candidate(range(50)), "b": candidate(range(60, 64))}, hidden, latency_budget=9.0)
+    assert selection.selected[0] == "a"
+    assert selection.steps[0].accuracy == 1.0
 
 
-def test_an_impossible_truth_counts_heavily_and_not_for_ever():
-    found = chosen({"certain": candidate(range(1), sure=1.0)})
-    assert found.steps[0].nll == pytest.approx(-math.log(1e-12) / 200)
+def test_the_nll_of_a_target_with_probability_zero_is_bounded():
+    selection = select({"certain": candidate(range(1), sure=1.0)})
+    assert selection.steps[0].nll == pytest.approx(-math.log(1e-12) / 200)
 
 
 @pytest.mark.parametrize(
@@ -153,16 +156,16 @@ def test_an_impossible_truth_counts_heavily_and_not_for_ever():
         (lambda p: torch.cat([p, p], dim=1) / 2, "the same number of classes"),
     ],
 )
-def test_answers_that_are_no_probabilities_are_refused(change, says):
-    bad = Candidate(probabilities=change(answers()), margin=9.0, latency_ms=1.0)
+def test_rows_that_are_no_probabilities_are_refused(change, says):
+    bad = Candidate(probabilities=change(make_probabilities()), margin=9.0, latency_ms=1.0)
     with pytest.raises(LimbeckError, match=says):
-        chosen({"good": candidate(), "bad": bad})
+        select({"good": candidate(), "bad": bad})
 
 
-def test_nothing_to_choose_from_or_by_is_refused():
+def test_missing_candidates_and_labels_are_refused():
     with pytest.raises(LimbeckError, match="at least one candidate"):
-        chosen({})
+        select({})
     with pytest.raises(LimbeckError, match="needs labeled samples"):
         greedy_select({"a": candidate()}, torch.full((200,), -100), latency_budget=9.0)
     with pytest.raises(LimbeckError, match="latency nan"):
-        chosen({"a": candidate(latency=math.nan)})
+        select({"a": candidate(latency=math.nan)})

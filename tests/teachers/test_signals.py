@@ -1,4 +1,4 @@
-"""A signal after a runtime has come and gone is handled, and does not end the process."""
+"""A signal after a runtime session was freed is handled and does not end the process."""
 
 import subprocess
 import sys

@@ -30,7 +30,9 @@ __all__ = [
 
 MissingClasses = Literal["error", "mask"]
 UNKNOWN_CLASS_LOGIT: Final = -1e4
-"""Logit, below the largest, of a class that a teacher does not have: finite, and probability 0 at usual temperatures."""
+"""Logit, below the largest, of a class that a teacher does not have: finite, and probability 0 at usual
+temperatures.
+"""
 
 
 def resize_images(images: Tensor, size: int) -> Tensor:
@@ -74,8 +76,10 @@ def match_classes(
         )
     if missing and missing_classes == "error":
         raise LimbeckError(
-            f"the teacher does not have the class {missing[0]!r} ({len(missing)} of {len(class_names)} are missing); similar: "
-            f"{suggest_names(missing[0], teacher_classes)}: correct the name, or set missing_classes: mask to skip samples of "
+            f"the teacher does not have the class {missing[0]!r} ({len(missing)} of {len(class_names)} are missing); "
+            "similar: "
+            f"{suggest_names(missing[0], teacher_classes)}: correct the name, or set missing_classes: mask to skip "
+            "samples of "
             "missing classes"
         )
     return tuple(index_of.get(name, -1) for name in class_names)

@@ -1,7 +1,9 @@
-"""Ensembles of teachers: how the outputs of several teachers become one. A recipe names one: ``ensemble: ConfidenceWeighted``.
+"""Ensembles of teachers: how the outputs of several teachers become one. A recipe names one: ``ensemble:
+ConfidenceWeighted``.
 
 The mean of logits is a geometric mean of the teachers' distributions, the mean of probabilities an arithmetic one.
-Weights have the shape ``[teachers, rows]``: zero where a teacher has no output for the row, and 1 in sum over the others.
+Weights have the shape ``[teachers, rows]``: zero where a teacher has no output for the row, and 1 in sum over the
+others.
 """
 
 from __future__ import annotations
@@ -131,7 +133,8 @@ def entropy_weights(logits: Tensor, valid: Tensor) -> Tensor:
     """Like :func:`cross_entropy_weights`, with the entropy of each prediction in place of the cross-entropy.
 
     Kwon et al., *Adaptive Knowledge Distillation Based on Entropy* (ICASSP 2020,
-    https://doi.org/10.1109/ICASSP40776.2020.9054698). It needs no label; a confident wrong teacher gets the most weight.
+    https://doi.org/10.1109/ICASSP40776.2020.9054698). It needs no label.
+    A confident wrong teacher gets the most weight.
 
     >>> uniform, confident = torch.tensor([[0.0, 0.0]]), torch.tensor([[9.0, -9.0]])
     >>> entropy_weights(torch.stack([uniform, confident]), torch.ones(2, 1, dtype=torch.bool)).T
@@ -141,7 +144,8 @@ def entropy_weights(logits: Tensor, valid: Tensor) -> Tensor:
 
 
 def cross_entropy_weights(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """(1 − exp L_k / Σ_j exp L_j) / (K − 1) with the cross-entropy L_k of teacher k, over the K valid teachers of a row.
+    """(1 − exp L_k / Σ_j exp L_j) / (K − 1) with the cross-entropy L_k of teacher k, over the K valid teachers of a
+    row.
 
     CA-MKD: Zhang, Chen & Wang, *Confidence-Aware Multi-Teacher Knowledge Distillation* (ICASSP 2022,
     https://arxiv.org/abs/2201.00007). ``target`` is class indices ``[rows]`` (−100: no label) or probabilities
@@ -228,8 +232,8 @@ class ConfidenceWeighted:
 
     Args:
         criterion: ``entropy`` (:func:`entropy_weights`) or ``cross_entropy`` (CA-MKD, :func:`cross_entropy_weights`).
-        temperature: as in :class:`MeanProbabilities`. With the temperature of the loss, ``cross_entropy`` is the loss of
-            the paper up to the entropy of the teachers, which has no gradient.
+        temperature: as in :class:`MeanProbabilities`. With the temperature of the loss, ``cross_entropy`` is the loss
+            of the paper up to the entropy of the teachers, which has no gradient.
     """
 
     criterion: Literal["entropy", "cross_entropy"] = "entropy"
@@ -245,7 +249,8 @@ class ConfidenceWeighted:
             weight = entropy_weights(stacked.logits, stacked.valid)
         elif stacked.target is None:
             raise LimbeckError(
-                "ConfidenceWeighted(criterion='cross_entropy') needs a target, and the batch has none: add labels, or set "
+                "ConfidenceWeighted(criterion='cross_entropy') needs a target, and the batch has none: add "
+                "labels, or set "
                 "criterion to entropy"
             )
         else:
@@ -289,11 +294,11 @@ class RandomTeacher:
 class LearnedWeights(nn.Module):
     """Mean of probabilities with weights that minimize the cross-entropy of the ensemble with the target.
 
-    The distiller adds it to the objective as a loss named ``ensemble`` (the logarithmic score of a linear pool; Genest &
-    Zidek, 1986, https://doi.org/10.1214/ss/1177013825). Its gradient reaches the weights only: trained by the student's
-    loss, they would move to the teacher that is easiest to imitate. The weights start equal, and are the softmax of one
-    parameter for each teacher. On samples that a teacher was trained on, it is more confident than on others, which
-    favors a teacher that has memorized them.
+    The distiller adds it to the objective as a loss named ``ensemble`` (the logarithmic score of a linear pool;
+    Genest & Zidek, 1986, https://doi.org/10.1214/ss/1177013825). Its gradient reaches the weights only: trained by
+    the student's loss, they would move to the teacher that is easiest to imitate. The weights start equal, and are
+    the softmax of one parameter for each teacher. On samples that a teacher was trained on, it is more confident than
+    on others, which favors a teacher that has memorized them.
     """
 
     def __init__(self) -> None:

@@ -31,11 +31,13 @@ class FrozenTeacher(Teacher):
     Args:
         network: the module; it is set to eval mode and its parameters to ``requires_grad=False``.
         feature_layers: layers to read features from, by feature name.
-        backend: what computes the outputs, see :class:`~limbeck.teachers.InferenceBackend`: ``eager``, ``fold_batchnorm``,
-            ``compile``, ``onnxruntime``, ``openvino``, or ``auto``, the fastest with equal outputs. An object is shared.
+        backend: what computes the outputs, see :class:`~limbeck.teachers.InferenceBackend`: ``eager``,
+            ``fold_batchnorm``, ``compile``, ``onnxruntime``, ``openvino``, or ``auto``, the fastest with equal
+            outputs. An object is shared.
 
-    It is no ``nn.Module``, so that ``train()``, ``parameters()`` and ``state_dict()`` of the student do not reach it; its
-    device and precision change with :meth:`to`. ``backend.report`` holds the selected backend after the first batch.
+    It is no ``nn.Module``, so that ``train()``, ``parameters()`` and ``state_dict()`` of the student do not reach it;
+    its device and precision change with :meth:`to`. ``backend.report`` holds the selected backend after the first
+    batch.
     """
 
     def __init__(
@@ -105,8 +107,8 @@ def fingerprint_network(network: nn.Module, feature_layers: Mapping[str, str]) -
     """SHA-256 of weights, buffers, layers and their settings, source code, and ``feature_layers``.
 
     >>> a, b = nn.Linear(2, 2), nn.Linear(2, 2)
-    >>> fingerprint_network(a, {}) == fingerprint_network(a, {}), fingerprint_network(a, {}) == fingerprint_network(b, {})
-    (True, False)
+    >>> [fingerprint_network(a, {}) == fingerprint_network(network, {}) for network in (a, b)]
+    [True, False]
     """
     hasher = hashlib.sha256(f"{network!r}\n{sorted(feature_layers.items())}\n".encode())
     for module_type in dict.fromkeys(type(module) for module in network.modules()):

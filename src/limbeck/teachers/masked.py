@@ -42,8 +42,8 @@ class MaskedTeacher(Teacher):
         unknown_classes: classes that the teacher does not have; it skips samples with such a label. Samples without a
             label, and with mixed labels of known classes, are kept.
 
-    A sample that a teacher skips enters no loss on that teacher, and is the ensemble of the other teachers. A sample that
-    all teachers skip still enters the losses on the target.
+    A sample that a teacher skips enters no loss on that teacher, and is the ensemble of the other teachers. A sample
+    that all teachers skip still enters the losses on the target.
 
     >>> from limbeck.tasks import Classification
     >>> from limbeck.teachers import FrozenTeacher
@@ -90,7 +90,8 @@ class MaskedTeacher(Teacher):
             raise LimbeckError("the mask of a teacher needs batches with 'sample_id': use batches of limbeck.data")
         if len(sample_ids) and int(sample_ids.max()) >= len(self._sample_mask):
             raise LimbeckError(
-                f"the mask of a teacher must have one entry for each training sample, got {len(self._sample_mask)} entries and "
+                f"the mask of a teacher must have one entry for each training sample, got {len(self._sample_mask)} "
+                "entries and "
                 f"sample_id {int(sample_ids.max())}"
             )
         return self._sample_mask.to(sample_ids.device)[sample_ids]

@@ -1,4 +1,4 @@
-"""A cached teacher: asked once, never about another picture, and the same run whether it fills or reads."""
+"""Cached outputs are computed once, only used for their inputs, and equal while filling and reading."""
 
 import json
 import signal
@@ -62,24 +62,24 @@ def test_a_cached_run_is_the_online_run_bit_for_bit(tmp_path):
     data, teacher = digits(num_views=4), network(2)
     online, weights = train(teacher, data)
     for turn in ("filling", "reading"):
-        losses, ours = train(CachedTeacher(teacher, data, root=tmp_path, config=FULL), data)
+        losses, student_weights = train(CachedTeacher(teacher, data, root=tmp_path, config=FULL), data)
         assert losses == online, turn
-        assert torch.equal(ours, weights), turn
+        assert torch.equal(student_weights, weights), turn
 
 
-def test_mixed_and_shared_pictures_are_the_same_online_and_cached(tmp_path):
+def test_mixed_and_repeated_images_give_the_same_run_online_and_cached(tmp_path):
     views = default_augmentation(crop=1, jitter=0.4, mixup=0.5, num_views=4, repeats=2)
     data, teacher = Digits(num_samples=96, augment=views).load(seed=0), Counting(network(2))
     online, weights = train(teacher, data)
     for asked in (96 * 4, 0):
         teacher.pictures = 0
-        losses, ours = train(CachedTeacher(teacher, data, root=tmp_path, config=FULL), data)
+        losses, student_weights = train(CachedTeacher(teacher, data, root=tmp_path, config=FULL), data)
         assert losses == online
-        assert torch.equal(ours, weights)
+        assert torch.equal(student_weights, weights)
         assert teacher.pictures == asked
 
 
-def test_filled_by_other_batches_it_is_the_online_run_to_1e_5(tmp_path):
+def test_a_cache_filled_by_other_batches_gives_the_online_run_to_1e_5(tmp_path):
     data, teacher = digits(num_views=4), network(2)
     online, _ = train(teacher, data)
     cached = CachedTeacher(teacher, data, root=tmp_path, config=FULL)
@@ -91,7 +91,7 @@ def test_filled_by_other_batches_it_is_the_online_run_to_1e_5(tmp_path):
     assert np.allclose(losses, online, rtol=0, atol=1e-5)
 
 
-def test_a_teacher_is_asked_once(tmp_path):
+def test_teacher_outputs_are_computed_once(tmp_path):
     data, teacher = digits(num_views=2), Counting(network(2))
     train(CachedTeacher(teacher, data, root=tmp_path), data, epochs=6)
     assert teacher.pictures == 96 * 2
@@ -99,7 +99,7 @@ def test_a_teacher_is_asked_once(tmp_path):
     assert teacher.pictures == 96 * 2
 
 
-def test_a_function_that_gives_probabilities_is_asked_once_and_known_by_its_version(tmp_path):
+def test_probabilities_of_a_callable_are_computed_once_for_each_version(tmp_path):
     data, calls, inner = digits(num_views=1), [], network(2)
 
     def ask(pictures):
@@ -120,7 +120,7 @@ def test_views_are_used_in_turn(tmp_path):
     assert [stream.batch(step)["view"].unique().tolist() for step in range(5)] == [[0], [1], [2], [0], [1]]
 
 
-def test_without_views_one_answer_serves_every_epoch(tmp_path):
+def test_without_views_one_output_is_used_in_every_epoch(tmp_path):
     data = Digits(num_samples=96).load(seed=0)
     teacher = Counting(network(2))
     train(CachedTeacher(teacher, data, root=tmp_path), data, epochs=5)
@@ -138,7 +138,7 @@ def one_key(teacher, data, root, **more):
     return cached.stats()["key"]
 
 
-def test_anything_that_changes_an_answer_changes_the_key(tmp_path):
+def test_anything_that_changes_outputs_changes_the_key(tmp_path):
     data, teacher = digits(), network(2)
     first = one_key(teacher, data, tmp_path)
     assert one_key(network(2), digits(), tmp_path) == first
@@ -158,23 +158,23 @@ def test_anything_that_changes_an_answer_changes_the_key(tmp_path):
     assert len({first, *changed.values()}) == 1 + len(changed)
 
 
-def test_other_pictures_under_the_same_names_are_asked_again(tmp_path):
+def test_outputs_for_other_inputs_under_the_same_ids_are_computed_again(tmp_path):
     inputs = torch.rand(64, 1, 8, 8)
     data = from_tensors(inputs, torch.arange(64) % 10, normalize="none")
-    told, teacher = [], Counting(network(2))
-    cached = CachedTeacher(teacher, data, root=tmp_path, log=told.append, config=FULL)
+    messages, teacher = [], Counting(network(2))
+    cached = CachedTeacher(teacher, data, root=tmp_path, log=messages.append, config=FULL)
     batch = data.batches(batch_size=16).batch(0)
     cached.predict(batch, TASK)
     changed = {**batch, "input": batch["input"].flip(3)}
     said = cached.predict(changed, TASK)
     assert teacher.pictures == 32
     assert torch.equal(said.require_logits(), teacher.predict(changed, TASK).require_logits())
-    assert "for other inputs" in told[0]
+    assert "for other inputs" in messages[0]
 
 
-def test_a_flipped_byte_is_found_its_shard_mended_and_the_user_told(tmp_path):
-    data, teacher, told = digits(num_views=2), network(2), []
-    cached = CachedTeacher(teacher, data, root=tmp_path, log=told.append, config=FULL)
+def test_a_flipped_byte_is_detected_repaired_and_logged(tmp_path):
+    data, teacher, messages = digits(num_views=2), network(2), []
+    cached = CachedTeacher(teacher, data, root=tmp_path, log=messages.append, config=FULL)
     first, _ = train(cached, data, epochs=2)
     folder = Path(cached.stats()["folder"])
     assert cached.stats()["is_complete"]
@@ -185,31 +185,31 @@ def test_a_flipped_byte_is_found_its_shard_mended_and_the_user_told(tmp_path):
     raw[len(raw) // 2 + 7] ^= 0x10
     shard.write_bytes(raw)
 
-    again = CachedTeacher(teacher, data, root=tmp_path, log=told.append, config=FULL)
+    again = CachedTeacher(teacher, data, root=tmp_path, log=messages.append, config=FULL)
     losses, _ = train(again, data, epochs=2)
     assert losses == pytest.approx(first, abs=1e-5)
-    assert "shard-00000.bin is damaged: 1 outputs are computed again" in told[0]
+    assert "shard-00000.bin is damaged: 1 outputs are computed again" in messages[0]
     assert again.repaired == again.misses == 1
     assert json.loads((folder / "index.json").read_text())["shards"]
-    third = CachedTeacher(teacher, data, root=tmp_path, log=told.append, config=FULL)
+    third = CachedTeacher(teacher, data, root=tmp_path, log=messages.append, config=FULL)
     train(third, data, epochs=2)
-    assert (third.misses, len(told)) == (0, 1)
+    assert (third.misses, len(messages)) == (0, 1)
 
 
-def test_a_shard_cut_short_is_mended(tmp_path):
-    data, told = digits(num_views=2), []
-    cached = CachedTeacher(network(2), data, root=tmp_path, log=told.append)
+def test_a_truncated_shard_is_repaired(tmp_path):
+    data, messages = digits(num_views=2), []
+    cached = CachedTeacher(network(2), data, root=tmp_path, log=messages.append)
     for _ in cached.populate(TASK):
         pass
     shard = Path(cached.stats()["folder"]) / "shard-00000.bin"
     shard.write_bytes(shard.read_bytes()[:1000])
-    again = CachedTeacher(network(2), data, root=tmp_path, log=told.append)
+    again = CachedTeacher(network(2), data, root=tmp_path, log=messages.append)
     train(again, data, epochs=2)
     assert again.repaired == again.misses > 100
-    assert "damaged" in told[0]
+    assert "damaged" in messages[0]
 
 
-def test_answers_are_the_same_whatever_the_precision_of_the_run(tmp_path):
+def test_outputs_do_not_depend_on_the_precision_of_the_run(tmp_path):
     data, teacher = digits(num_views=1), network(2)
     batch, cached = data.batches(batch_size=16).batch(0), CachedTeacher(teacher, data, root=tmp_path, config=FULL)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -217,7 +217,7 @@ def test_answers_are_the_same_whatever_the_precision_of_the_run(tmp_path):
     assert torch.equal(said.require_logits(), FrozenTeacher(teacher).predict(batch, TASK).require_logits())
 
 
-def test_features_are_kept_with_the_logits(tmp_path):
+def test_features_are_cached_with_the_logits(tmp_path):
     data, teacher = digits(num_views=2), network(2)
     cached = CachedTeacher(teacher, data, root=tmp_path, config=CacheConfig(dtype="float32", feature_dtype="float32"))
     distiller = limbeck.Distiller(
@@ -261,13 +261,13 @@ def test_batches_that_do_not_say_what_they_hold_are_refused(tmp_path, wrong, say
         CachedTeacher(network(), data, root=tmp_path).predict(wrong(data.batches(batch_size=8).batch(0)), TASK)
 
 
-def test_loaders_whose_pictures_nobody_can_name_are_refused(tmp_path):
+def test_loaders_without_a_fingerprint_are_refused(tmp_path):
     loader = [(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))]
     with pytest.raises(limbeck.LimbeckError, match="numbered views, got a LoaderDataModule"):
         CachedTeacher(network(), from_loaders(loader), root=tmp_path)
 
 
-def test_a_teacher_that_cannot_say_what_it_is_is_refused(tmp_path):
+def test_a_teacher_without_a_fingerprint_is_refused(tmp_path):
     class Nameless(Teacher):
         def predict(self, batch, task):
             raise AssertionError

@@ -1,4 +1,4 @@
-"""What is written comes back: exactly, to half precision, or by the rule of the tail."""
+"""Stored outputs are decoded exactly, in half precision, or by the rule of the tail."""
 
 import numpy as np
 import pytest
@@ -14,18 +14,18 @@ from limbeck.teachers.cache.layout import RecordLayout, encode_top_k
 from limbeck.teachers.cache.store import CRC_BYTES, RecordStore
 
 
-def back(said, **format):
+def round_trip(outputs, **format):
     batch = 4
-    layout = RecordLayout.from_outputs(said, batch, CacheConfig(**format))
+    layout = RecordLayout.from_outputs(outputs, batch, CacheConfig(**format))
     assert RecordLayout.from_dict(layout.to_dict()) == layout
-    raw = layout.pack(said, batch)
+    raw = layout.pack(outputs, batch)
     assert raw.shape == (batch, layout.num_bytes)
     return layout.unpack(raw), layout
 
 
 def test_dense_float32_is_exact():
     logits = torch.randn(4, 7) * 100
-    assert torch.equal(back(Outputs(logits=logits), dtype="float32")[0].require_logits(), logits)
+    assert torch.equal(round_trip(Outputs(logits=logits), dtype="float32")[0].require_logits(), logits)
 
 
 @settings(max_examples=40, deadline=None)
@@ -34,79 +34,80 @@ def test_dense_float32_is_exact():
 )
 def test_a_spread_tail_keeps_every_probability_it_can(classes, top, seed, scale):
     logits = torch.randn(4, classes, generator=torch.Generator().manual_seed(seed)) * scale
-    said, _ = back(Outputs(logits=logits), top_k=top, dtype="float32")
-    wanted = logits.double().softmax(1).numpy()
-    got = said.require_logits().double().softmax(1).numpy()
-    for row, mine in zip(wanted, got, strict=True):
+    outputs, _ = round_trip(Outputs(logits=logits), top_k=top, dtype="float32")
+    expected = logits.double().softmax(1).numpy()
+    decoded = outputs.require_logits().double().softmax(1).numpy()
+    for row, actual in zip(expected, decoded, strict=True):
         order = np.argsort(-row, kind="stable")
         kept, rest = order[:top], order[top:]
-        assert np.allclose(mine[kept], row[kept], atol=1e-5)
+        assert np.allclose(actual[kept], row[kept], atol=1e-5)
         if len(rest):
-            assert np.allclose(mine[rest], row[rest].sum() / len(rest), atol=1e-5)
+            assert np.allclose(actual[rest], row[rest].sum() / len(rest), atol=1e-5)
 
 
 def test_a_renormalised_tail_has_nothing():
     logits = torch.tensor([[3.0, 1.0, 2.0, 0.0]]).repeat(4, 1)
-    said, _ = back(Outputs(logits=logits), top_k=2, tail="renormalized")
-    assert said.require_logits()[0].tolist() == [3.0, -np.inf, 2.0, -np.inf]
+    outputs, _ = round_trip(Outputs(logits=logits), top_k=2, tail="renormalized")
+    assert outputs.require_logits()[0].tolist() == [3.0, -np.inf, 2.0, -np.inf]
 
 
 def test_the_temperature_may_change_later():
     logits = torch.randn(4, 10)
-    said, _ = back(Outputs(logits=logits), top_k=10, dtype="float32")
-    assert torch.allclose((said.require_logits() / 7).softmax(1), (logits / 7).softmax(1), atol=1e-6)
+    outputs, _ = round_trip(Outputs(logits=logits), top_k=10, dtype="float32")
+    assert torch.allclose((outputs.require_logits() / 7).softmax(1), (logits / 7).softmax(1), atol=1e-6)
 
 
 def test_impossible_classes_stay_impossible():
     logits = torch.randn(4, 6)
     logits[:, 5] = -torch.inf
     for format in ({}, {"top_k": 6}, {"top_k": 3}):
-        assert (back(Outputs(logits=logits), **format)[0].require_logits().softmax(1)[:, 5] == 0).all() or format == {
-            "top_k": 3
-        }
+        assert (
+            round_trip(Outputs(logits=logits), **format)[0].require_logits().softmax(1)[:, 5] == 0
+        ).all() or format == {"top_k": 3}
 
 
 def test_eight_bits_are_half_a_step_off_at_most():
     features = torch.randn(4, 3, 5, 5)
-    said, layout = back(Outputs(features={"mid": features}), feature_dtype="int8")
+    outputs, layout = round_trip(Outputs(features={"mid": features}), feature_dtype="int8")
     step = features.flatten(1).abs().amax(1) / 127
-    assert ((said.feature("mid") - features).flatten(1).abs().amax(1) <= step / 2 + 1e-6).all()
+    assert ((outputs.feature("mid") - features).flatten(1).abs().amax(1) <= step / 2 + 1e-6).all()
     assert layout.num_bytes == 4 + 3 * 5 * 5
     assert torch.equal(
-        back(Outputs(features={"mid": torch.zeros(4, 2)}), feature_dtype="int8")[0].feature("mid"), torch.zeros(4, 2)
+        round_trip(Outputs(features={"mid": torch.zeros(4, 2)}), feature_dtype="int8")[0].feature("mid"),
+        torch.zeros(4, 2),
     )
 
 
 def test_maps_are_pooled_and_spatial_logits_come_back_at_their_size():
     maps, features = torch.rand(4, 3, 8, 6), torch.rand(4, 2, 8, 6)
-    said, layout = back(
+    outputs, layout = round_trip(
         Outputs(spatial_logits=maps, features={"mid": features}),
         pool_factor=2,
         dtype="float32",
         feature_dtype="float32",
     )
-    assert said.spatial_logits.shape == maps.shape
-    assert torch.allclose(said.feature("mid"), torch.nn.functional.avg_pool2d(features, 2))
+    assert outputs.spatial_logits.shape == maps.shape
+    assert torch.allclose(outputs.feature("mid"), torch.nn.functional.avg_pool2d(features, 2))
     assert layout.num_bytes == 4 * (3 + 2) * 4 * 3
-    assert torch.allclose(said.spatial_logits.mean((2, 3)), maps.mean((2, 3)), atol=0.05)
+    assert torch.allclose(outputs.spatial_logits.mean((2, 3)), maps.mean((2, 3)), atol=0.05)
 
 
 def test_several_rows_a_sample_and_absent_samples_come_back():
     sample = torch.arange(4).repeat_interleave(3)
     present = torch.tensor([True, False, True, True])
     logits, boxes, width = torch.randn(12, 5), torch.randn(12, 4), torch.randn(4, 2)
-    said, _ = back(
+    outputs, _ = round_trip(
         Outputs(
             logits=logits, row_to_sample=sample, valid=present, extra={"boxes": boxes, "width": width}, embedding=width
         ),
         dtype="float32",
     )
-    assert torch.equal(said.require_logits(), logits)
-    assert torch.equal(said.row_to_sample, sample)
-    assert torch.equal(said.valid, present)
-    assert torch.equal(said.extra["boxes"], boxes)
-    assert torch.equal(said.extra["width"], width)
-    assert torch.equal(said.embedding, width)
+    assert torch.equal(outputs.require_logits(), logits)
+    assert torch.equal(outputs.row_to_sample, sample)
+    assert torch.equal(outputs.valid, present)
+    assert torch.equal(outputs.extra["boxes"], boxes)
+    assert torch.equal(outputs.extra["width"], width)
+    assert torch.equal(outputs.embedding, width)
 
 
 def test_unequal_rows_are_refused():
@@ -116,7 +117,7 @@ def test_unequal_rows_are_refused():
         )
 
 
-def test_an_answer_of_another_shape_is_refused():
+def test_outputs_of_another_shape_are_refused():
     layout = RecordLayout.from_outputs(Outputs(features={"mid": torch.zeros(4, 2)}), 4, CacheConfig())
     with pytest.raises(limbeck.LimbeckError, match="inputs of one size"):
         layout.pack(Outputs(features={"mid": torch.zeros(4, 3)}), 4)
@@ -131,7 +132,7 @@ def test_an_answer_of_another_shape_is_refused():
 )
 def test_what_cannot_be_written_is_refused(logits, format, says):
     with pytest.raises(limbeck.LimbeckError, match=says):
-        back(Outputs(logits=logits), **format)
+        round_trip(Outputs(logits=logits), **format)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_what_cannot_be_written_is_refused(logits, format, says):
         ({"pool_factor": 0}, "at least 1"),
     ],
 )
-def test_formats_that_are_none_are_refused(wrong, says):
+def test_invalid_configs_are_refused(wrong, says):
     with pytest.raises(limbeck.LimbeckError, match=says):
         CacheConfig(**wrong)
 
@@ -154,7 +155,7 @@ def record_bytes(classes, **format):
     return layout.num_bytes + 4 + CRC_BYTES
 
 
-def test_the_bytes_of_an_answer_are_those_that_are_documented():
+def test_the_bytes_of_a_record_are_those_that_are_documented():
     for top in (1, 5, 10):
         assert record_bytes(1000, top_k=top) == 4 * top + 12
         assert record_bytes(1000, top_k=top, tail="renormalized") == 4 * top + 8
@@ -165,12 +166,12 @@ def test_the_bytes_of_an_answer_are_those_that_are_documented():
     assert record_bytes(1000, dtype="float32") == 4 * 1000 + 8
 
 
-def test_50000_pictures_in_16_views_take_less_than_45_megabytes(tmp_path):
+def test_50000_images_in_16_views_take_less_than_45_megabytes(tmp_path):
     size = record_bytes(1000, top_k=10) - CRC_BYTES
     assert RecordStore(tmp_path, record_bytes=size, num_records=50_000 * 16).num_bytes < 45e6
 
 
-def test_another_view_of_a_picture_has_another_stamp():
+def test_another_view_of_an_image_has_another_checksum():
     pictures = torch.rand(64, 3, 32, 32)
     assert checksums_match(input_checksum(pictures), input_checksum(pictures * (1 + 1e-6))).all()
     for changed in (

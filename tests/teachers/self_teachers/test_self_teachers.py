@@ -1,4 +1,4 @@
-"""Teachers that are made of the student: its average, what it said of a sample before, and in the batch before."""
+"""Teachers made of the student: its EMA, and its outputs of the previous epoch or batch."""
 
 import copy
 
@@ -109,13 +109,13 @@ def test_a_network_as_teacher_is_not_changed_by_training_steps():
     assert teacher.state_dict() == {}
 
 
-def test_the_memory_repeats_what_was_said_of_each_sample_last():
+def test_previous_epoch_returns_the_last_logits_of_each_sample():
     learner = distiller(PreviousEpochTeacher())
     memory = learner.teachers["teacher0"]
     first = memory.predict(batch(), TASK)
     assert not first.valid.any()
-    said = learner(batch()).logits
-    assert torch.equal(memory.predict(batch(), TASK).require_logits(), said)
+    outputs = learner(batch()).logits
+    assert torch.equal(memory.predict(batch(), TASK).require_logits(), outputs)
     again = learner(batch(1)).logits
     known = memory.predict({"sample_id": torch.tensor([105, 3, 100, 400])}, TASK)
     assert known.valid.tolist() == [True, False, True, False]
@@ -132,7 +132,7 @@ def test_the_target_is_read_before_it_is_written():
     assert loss.by_loss["soft"].item() == pytest.approx(float(wanted), rel=1e-5)
 
 
-def test_of_a_sample_shown_twice_in_a_batch_the_later_answer_is_kept():
+def test_of_a_repeated_sample_in_a_batch_the_last_logits_are_stored():
     for memory in (PreviousEpochTeacher(), PreviousBatchTeacher()):
         rows = torch.tensor([[1.0, 0, 0], [0, 2.0, 0], [0, 0, 3.0]])
         memory.on_step_end({"sample_id": torch.tensor([7, 3, 7])}, Outputs(logits=rows))
@@ -147,7 +147,7 @@ def test_half_precision_halves_the_memory():
     assert torch.equal(memory.predict(batch(), TASK).require_logits(), rows.half().float())
 
 
-def test_the_last_batch_forgets_the_one_before():
+def test_previous_batch_stores_one_batch_only():
     last = PreviousBatchTeacher()
     last.on_step_end(batch(rows=4), Outputs(logits=torch.randn(4, 3)))
     last.on_step_end({"sample_id": torch.tensor([1, 2])}, Outputs(logits=torch.randn(2, 3)))
@@ -155,7 +155,7 @@ def test_the_last_batch_forgets_the_one_before():
 
 
 @pytest.mark.parametrize("kind", [PreviousEpochTeacher, PreviousBatchTeacher])
-def test_what_they_remember_can_be_put_away_and_taken_out(kind):
+def test_stored_logits_are_restored_from_a_state_dict(kind):
     one, other = kind(), kind()
     other.load_state_dict(one.state_dict())
     assert not other.predict(batch(), TASK).valid.any()

@@ -108,7 +108,8 @@ def _load_graph(model: bytes | str, runtime: Runtime, name: str) -> _LoadedGraph
         return {"onnxruntime": _load_onnxruntime, "openvino": _load_openvino}[runtime](model)
     except Exception as error:
         raise LimbeckError(
-            f"{runtime} cannot load {name} ({format_root_cause(error)}): the file is damaged, or of an unsupported version"
+            f"{runtime} cannot load {name} ({format_root_cause(error)}): the file is damaged, or of an "
+            "unsupported version"
         ) from error
 
 

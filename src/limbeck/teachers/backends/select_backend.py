@@ -92,8 +92,8 @@ class InferenceBackend:
     """Computes the outputs of a frozen network with one of :data:`BACKENDS`.
 
     Args:
-        name: the backend. ``auto`` selects the fastest one that is supported, except ``compile``, which takes a minute to
-            compile.
+        name: the backend. ``auto`` selects the fastest one that is supported, except ``compile``, which takes a
+            minute to compile.
         measure_seconds: time for measuring; no backend is built after five times that.
         log: called with the report as text.
         clock: current time in seconds, for tests.
@@ -202,7 +202,8 @@ def _select_backend(
     latencies = _measure_latencies(supported, batch, task, backend)
     best = min(latencies, key=lambda name: latencies[name]) if backend.name == "auto" else list(supported)[-1]
     report = BackendReport(
-        requested=backend.name, backend=best, input_shape=_first_input_shape(calls), num_threads=torch.get_num_threads(),
+        requested=backend.name, backend=best, input_shape=_first_input_shape(calls),
+        num_threads=torch.get_num_threads(),
         latency_ms=latencies, max_difference=differences, skipped=skipped,
         notes={name: model.note for name, model in supported.items() if model.note},
     )  # fmt: skip

@@ -25,16 +25,16 @@ class CacheConfig:
 
     Args:
         top_k: number of largest logits of each row to store; ``None``: all (dense).
-        tail: logits of the other classes, with ``top_k``: ``spread`` (default) distributes their total probability evenly
-            (exact at temperature 1), ``renormalized`` gives them none.
+        tail: logits of the other classes, with ``top_k``: ``spread`` (default) distributes their total probability
+            evenly (exact at temperature 1), ``renormalized`` gives them none.
         dtype: of logits, spatial logits and embeddings.
         feature_dtype: of features; ``int8`` has one scale for each sample, its largest magnitude over 127.
-        pool_factor: average pooling of maps ``[channels, height, width]``. Features are returned pooled, spatial logits are
-            resized bilinearly to their size.
+        pool_factor: average pooling of maps ``[channels, height, width]``. Features are returned pooled, spatial
+            logits are resized bilinearly to their size.
 
-    One output takes ``4·k + 12`` bytes with ``top_k=k`` and up to 65,536 classes in float16 (``6·k`` for float32 or more
-    classes, ``8·k`` for both), and ``2·classes + 8`` (``4·classes + 8``) dense, plus features. Eight of these bytes are
-    checksums of the input and of the record.
+    One output takes ``4·k + 12`` bytes with ``top_k=k`` and up to 65,536 classes in float16 (``6·k`` for float32 or
+    more classes, ``8·k`` for both), and ``2·classes + 8`` (``4·classes + 8``) dense, plus features. Eight of these
+    bytes are checksums of the input and of the record.
 
     >>> CacheConfig(top_k=10)
     CacheConfig(top_k=10, tail='spread', dtype='float16', feature_dtype='float16', pool_factor=1)

@@ -1,8 +1,8 @@
 """A teacher with outputs cached on disk by sample and view.
 
-The first time a view is used, its outputs are computed and written; later they are read. So the first epochs of a run fill
-the cache, an interrupted run continues, several processes may fill one cache, and later runs need no forward pass of the
-teacher. Outputs are always decoded from what was written, so filling and reading runs are equal.
+The first time a view is used, its outputs are computed and written; later they are read. So the first epochs of a run
+fill the cache, an interrupted run continues, several processes may fill one cache, and later runs need no forward
+pass of the teacher. Outputs are always decoded from what was written, so filling and reading runs are equal.
 """
 
 from __future__ import annotations
@@ -176,7 +176,8 @@ class CachedTeacher(Teacher):
             "key": None if self._folder is None else self._folder.name,
             "folder": None if self._folder is None else str(self._folder),
             "num_outputs": self.num_entries, "num_views": self._record_index.num_views, "misses": self.misses,
-            "hits": self.hits, "repaired": self.repaired, "bytes": None if self._store is None else self._store.num_bytes,
+            "hits": self.hits, "repaired": self.repaired,
+            "bytes": None if self._store is None else self._store.num_bytes,
             "is_complete": self._store is not None and self._store.is_complete,
         }  # fmt: skip
 
@@ -288,7 +289,8 @@ def _require_cacheable(data: Any) -> CacheableData:
     stream = data.batches(batch_size=data.augmentation.repeats) if isinstance(data, DataModule) else data
     if not isinstance(stream, CacheableData):
         raise LimbeckError(
-            f"cached data must have a fingerprint and numbered views, got a {type(data).__name__}: use limbeck.data, such as "
+            f"cached data must have a fingerprint and numbered views, got a {type(data).__name__}: use limbeck.data, "
+            "such as "
             "limbeck.data.from_datasets"
         )
     return stream

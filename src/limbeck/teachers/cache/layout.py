@@ -1,4 +1,6 @@
-"""Teacher outputs as bytes: dense values, the largest k logits, or eight-bit integers, in one record for each sample."""
+"""Teacher outputs as bytes: dense values, the largest k logits, or eight-bit integers, in one record for each
+sample.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,8 @@ class RecordField:
     """A tensor in a record.
 
     Attributes:
-        name: ``logits``, ``spatial_logits``, ``embedding``, ``valid``, ``features.NAME``, ``extra.NAME``, or ``rows.NAME`` for
-            an extra tensor with one value for each row.
+        name: ``logits``, ``spatial_logits``, ``embedding``, ``valid``, ``features.NAME``, ``extra.NAME``, or
+            ``rows.NAME`` for an extra tensor with one value for each row.
         encoding: ``float16``, ``float32``, ``int8`` or ``top_k``.
         shape: stored shape of one sample; ``(rows, classes)`` for logits.
         full_size: height and width before pooling, for spatial logits.
@@ -265,7 +267,8 @@ def _named_tensors(outputs: Outputs, batch_size: int, config: CacheConfig) -> di
             tensors[f"extra.{name}"] = tensor
         else:
             raise LimbeckError(
-                f"{name!r} of a cached teacher must have one value for each sample or row, got the shape {list(tensor.shape)}"
+                f"{name!r} of a cached teacher must have one value for each sample or row, got the shape "
+                f"{list(tensor.shape)}"
             )
     if outputs.valid is not None:
         tensors["valid"] = outputs.valid.reshape(-1, 1)
@@ -280,7 +283,8 @@ def _group_by_sample(rows: Tensor, outputs: Outputs, batch_size: int) -> Tensor:
         outputs.row_to_sample is not None and not torch.equal(outputs.row_to_sample, expected)
     ):
         raise LimbeckError(
-            f"a cached teacher must have equally many rows for each sample, got {len(rows)} rows for {batch_size} samples: "
+            f"a cached teacher must have equally many rows for each sample, got {len(rows)} rows for {batch_size} "
+            "samples: "
             "cache spatial logits or features, or use no cache"
         )
     return rows.reshape(batch_size, rows_per_sample, *rows.shape[1:])

@@ -1,7 +1,8 @@
 """Records of fixed size in shard files: written in any order by several processes, and verified when read.
 
-A record ends with a CRC-32 of its bytes and its index, which detects torn writes, flipped bytes and misplaced records. A
-record of zeros was never written. The index file, with a SHA-256 of each shard, is written when all records are.
+A record ends with a CRC-32 of its bytes and its index, which detects torn writes, flipped bytes and misplaced
+records. A record of zeros was never written. The index file, with a SHA-256 of each shard, is written when all
+records are.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ class RecordStore:
                     _write_all(file, raw[i].tobytes(), int(rows[i]) * self._stride)
             except OSError as error:
                 raise LimbeckError(
-                    f"{path} could not be written ({error}): free some space or set another folder for the cache; records "
+                    f"{path} could not be written ({error}): free some space or set another folder for the cache; "
+                    "records "
                     "written before stay valid"
                 ) from error
             finally:

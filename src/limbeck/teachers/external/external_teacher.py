@@ -1,4 +1,6 @@
-"""Predictions from outside torch as an ``nn.Module``, with checks of their shape and values; any callable as a teacher."""
+"""Predictions from outside torch as an ``nn.Module``, with checks of their shape and values; any callable as a
+teacher.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,8 @@ class ExternalTeacher(nn.Module):
     Args:
         fn: maps a float32 CPU tensor ``[n, ...]`` to ``[n, classes]``, a tensor or anything that numpy reads.
         name: name in errors.
-        fingerprint: text that changes with the predictions, such as the hash of a file. Its hash is in ``state_dict()``.
+        fingerprint: text that changes with the predictions, such as the hash of a file. Its hash is in
+            ``state_dict()``.
         output_type: ``logits``, or ``probabilities``, see :func:`log_probabilities`.
         input_type: ``normalized`` inputs, or ``pixels`` in 0..1.
         normalization: normalization of the data, needed for ``pixels``; a recipe sets it.
@@ -138,7 +141,8 @@ class ExternalTeacher(nn.Module):
         rows = tensor[~missing_rows(tensor)] if self.allow_missing else tensor
         if not bool(rows.isfinite().all()):
             raise LimbeckError(
-                f"{self.name} returned NaN or infinity: check it on these inputs, or set coverage: finite if rows of NaN are "
+                f"{self.name} returned NaN or infinity: check it on these inputs, or set coverage: finite if rows of "
+                "NaN are "
                 "samples without a prediction"
             )
         return tensor

@@ -28,7 +28,8 @@ _MAX_BACKOFF_SECONDS = 20.0
 
 def inference_server(
     url: str, model: str, *, version: str | None = None, input_name: str = "input", output_name: str | None = None,
-    output_type: OutputType = "probabilities", input_type: InputType = "normalized", normalization: Normalization | None = None,
+    output_type: OutputType = "probabilities", input_type: InputType = "normalized",
+    normalization: Normalization | None = None,
     timeout: float = 10.0, retries: int = 4, batch_size: int = 256, classes: int | None = None,
 ) -> ExternalTeacher:  # fmt: skip
     """A teacher that predicts by ``POST url/v2/models/model/infer``.
@@ -43,14 +44,14 @@ def inference_server(
         input_type: ``normalized`` inputs, or ``pixels`` in 0..1.
         normalization: normalization of the data, needed for ``pixels``; a recipe sets it.
         timeout: seconds to wait for a connection, and for a response.
-        retries: number of retries, after 0.2 s, 0.4 s, 0.8 s … up to 20 s, when the server is unreachable or too slow, or
-            responds with status 408, 425, 429, 500, 502, 503 or 504.
+        retries: number of retries, after 0.2 s, 0.4 s, 0.8 s … up to 20 s, when the server is unreachable or too
+            slow, or responds with status 408, 425, 429, 500, 502, 503 or 504.
         batch_size: largest number of inputs in one request.
         classes: expected number of classes.
 
     Raises:
-        LimbeckError: a setting is invalid; when called, the server is unreachable or too slow, or its response has another
-            status than 200, is no JSON of the protocol, or has another shape.
+        LimbeckError: a setting is invalid; when called, the server is unreachable or too slow, or its response has
+            another status than 200, is no JSON of the protocol, or has another shape.
     """
     url_parts = urlsplit(url)
     if url_parts.scheme not in ("http", "https") or not url_parts.hostname or url_parts.query or url_parts.fragment:
@@ -68,7 +69,8 @@ def inference_server(
         address, input_name=input_name, output_name=output_name, timeout=timeout, retries=retries, batch_size=batch_size
     )
     return ExternalTeacher(
-        client, name=f"the server {address}", fingerprint=f"{address} {input_name} {output_name}", output_type=output_type,
+        client, name=f"the server {address}", fingerprint=f"{address} {input_name} "
+            f"{output_name}", output_type=output_type,
         input_type=input_type, normalization=normalization, classes=classes,
     )  # fmt: skip
 
@@ -126,13 +128,15 @@ class _InferenceClient:
                 raise LimbeckError(f"no server at {self.address} ({attempts}): check that it is running") from error
             if isinstance(cause, TimeoutError):
                 raise LimbeckError(
-                    f"{self.address} timed out after {self.timeout:g} s ({attempts}): set a longer timeout or a smaller "
+                    f"{self.address} timed out after {self.timeout:g} s ({attempts}): set a longer timeout or a "
+                    "smaller "
                     "batch_size"
                 ) from error
             raise LimbeckError(f"{self.address} failed ({attempts}; {format_root_cause(cause)})") from error
         if 300 <= response.status < 400:
             raise LimbeckError(
-                f"{self.address} redirects to {response.headers.get('Location')!r}, and redirects are not followed: set url "
+                f"{self.address} redirects to {response.headers.get('Location')!r}, and redirects are not followed: "
+                "set url "
                 "to that address if you trust it"
             )
         if response.status != 200:

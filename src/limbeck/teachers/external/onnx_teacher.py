@@ -25,7 +25,8 @@ _NUMPY_DTYPES = {
 
 def onnx(
     path: Path, *, runtime: Runtime = "onnxruntime", input_name: str | None = None, output_name: str | None = None,
-    output_type: OutputType = "logits", input_type: InputType = "normalized", normalization: Normalization | None = None,
+    output_type: OutputType = "logits", input_type: InputType = "normalized",
+    normalization: Normalization | None = None,
     classes: int | None = None,
 ) -> ExternalTeacher:  # fmt: skip
     """A teacher from an ONNX file, on the CPU in float32 with the threads of torch.
@@ -50,7 +51,8 @@ def onnx(
     session = RuntimeSession(str(file), runtime=runtime, name=str(file), input_name=input_name, output_name=output_name)
     fingerprint = " ".join([digest(file), *map(digest, _external_data_files(file)), session.output_name])
     return ExternalTeacher(
-        _ONNXPredictor(session), name=str(file), fingerprint=fingerprint, output_type=output_type, input_type=input_type,
+        _ONNXPredictor(session), name=str(file), fingerprint=fingerprint, output_type=output_type,
+        input_type=input_type,
         normalization=normalization, classes=classes,
     )  # fmt: skip
 

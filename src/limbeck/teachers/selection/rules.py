@@ -43,11 +43,11 @@ class SelectionRules:
     Args:
         min_margin: percentage points of accuracy by which a teacher must exceed the baseline.
         latency_budget: ms per image for all teachers; ``None``: ``max_latency_ratio`` times the latency of the student.
-        max_latency_ratio: see ``latency_budget``. A training step takes a student about three forward passes, so at 30 an
-            epoch without a cache takes about ten times as long as without teachers.
+        max_latency_ratio: see ``latency_budget``. A training step takes a student about three forward passes, so at
+            30 an epoch without a cache takes about ten times as long as without teachers.
         max_agreement: two teachers are too similar if their predictions agree on more than this fraction of samples …
-        max_cka: … and the CKA of their features is above this. Agreement is not enough: two different teachers with 99 %
-            accuracy agree on 98 %.
+        max_cka: … and the CKA of their features is above this. Agreement is not enough: two different teachers with
+            99 % accuracy agree on 98 %.
         max_ece: expected calibration error above which there is a warning.
         max_parameter_ratio: number of parameters, relative to the student, above which there is a warning.
     """
@@ -144,7 +144,8 @@ def teacher_warnings(
         if name not in with_assistants and sizes[0] and sizes[1] and sizes[0] > rules.max_parameter_ratio * sizes[1]:
             messages.append(
                 f"teacher {name!r} has {sizes[0] / sizes[1]:.0f} times the parameters of the student, above "
-                f"{rules.max_parameter_ratio:g}, where a smaller teacher may give a better student: add `assistants:` to the "
+                f"{rules.max_parameter_ratio:g}, where a smaller teacher may give a better student: add "
+                "`assistants:` to the "
                 "recipe, or set `train_fraction:` of the teacher"
             )
     total_latency = math.fsum(teacher.latency_ms for teacher in teachers.values())
@@ -155,7 +156,8 @@ def teacher_warnings(
         )
     for pair in filter(rules.is_too_similar, similarities):
         messages.append(
-            f"the teachers {pair.first!r} and {pair.second!r} are too similar: they agree on {100 * pair.agreement:.1f} % of "
+            f"the teachers {pair.first!r} and {pair.second!r} are too similar: they agree on "
+            f"{100 * pair.agreement:.1f} % of "
             f"the validation samples with CKA {pair.cka:.2f}; remove one"
         )
     return messages
@@ -189,6 +191,7 @@ def _accuracy_warnings(name: str, teacher: TeacherStats, student: TeacherStats, 
             yield f"teacher {name!r} is too close to the baseline on validation: {format_margin(margin, rules)}"
     if teacher.ece is not None and teacher.ece > rules.max_ece:
         yield (
-            f"teacher {name!r} is badly calibrated (ECE {teacher.ece:.2f} on validation): another temperature may improve "
+            f"teacher {name!r} is badly calibrated (ECE {teacher.ece:.2f} on validation): another temperature may "
+            "improve "
             "distillation"
         )

@@ -79,7 +79,8 @@ class TeacherSelection:
 
 
 def greedy_select(
-    candidates: Mapping[str, Candidate], target: Tensor, *, latency_budget: float, similarities: Sequence[TeacherSimilarity] = (),
+    candidates: Mapping[str, Candidate], target: Tensor, *, latency_budget: float,
+    similarities: Sequence[TeacherSimilarity] = (),
     rules: SelectionRules = SelectionRules(),
 ) -> TeacherSelection:  # fmt: skip
     """Select the candidate with the lowest NLL, then those that decrease it significantly, within the budget.
@@ -92,8 +93,8 @@ def greedy_select(
         rules: smallest margin, and thresholds of similarity.
 
     A candidate with too small a margin is selected only if no other fits the budget, and then only the best one.
-    Candidates that are not above the baseline are never selected. A further candidate must decrease the NLL by more than
-    1.96 paired standard errors. Ties are resolved by latency, then by order.
+    Candidates that are not above the baseline are never selected. A further candidate must decrease the NLL by more
+    than 1.96 paired standard errors. Ties are resolved by latency, then by order.
 
     Raises:
         LimbeckError: no candidate or label, different samples or classes, or rows that are no probabilities.
@@ -259,6 +260,7 @@ def _check_candidate(name: str, candidate: Candidate, num_samples: int) -> Tenso
         raise LimbeckError(f"probabilities of {name!r} must be at least 0 and sum to 1 in each row")
     if not (math.isfinite(candidate.margin) and 0 <= candidate.latency_ms < math.inf):
         raise LimbeckError(
-            f"margin and latency of {name!r} must be finite, got margin {candidate.margin} and latency {candidate.latency_ms}"
+            f"margin and latency of {name!r} must be finite, got margin {candidate.margin} and latency "
+            f"{candidate.latency_ms}"
         )
     return probabilities

@@ -1,8 +1,10 @@
 """Exponential moving average of the student's weights as its teacher.
 
-Mean Teacher: Tarvainen & Valpola, *Mean teachers are better role models* (NeurIPS 2017, https://arxiv.org/abs/1703.01780).
+Mean Teacher: Tarvainen & Valpola, *Mean teachers are better role models* (NeurIPS 2017,
+    https://arxiv.org/abs/1703.01780).
 Before each step, average ← decay · average + (1 − decay) · student for each parameter. Buffers are copied: BatchNorm
-statistics are moving averages already. The paper's code starts with min(decay, 1 − 1/(step + 1)); use a schedule for that.
+statistics are moving averages already. The paper's code starts with min(decay, 1 − 1/(step + 1)); use a schedule for
+that.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ class EMATeacher(Teacher):
             1/(1 − decay) steps.
 
     It predicts in eval mode without gradients, and features may be read where the student's may. It is updated once for
-    each step of ``distiller.progress``; in a custom loop without progress, with each training batch. Its weights are part
-    of checkpoints.
+    each step of ``distiller.progress``; in a custom loop without progress, with each training batch. Its weights are
+    part of checkpoints.
 
     >>> import limbeck
     >>> from limbeck.losses import KDLoss
@@ -65,7 +67,8 @@ class EMATeacher(Teacher):
         for name, parameter in student.named_parameters():
             if parameter.dtype in (torch.float16, torch.bfloat16):
                 raise LimbeckError(
-                    f"parameters must be float32 for EMATeacher, got {name!r} in {parameter.dtype}, where small updates are "
+                    f"parameters must be float32 for EMATeacher, got {name!r} in {parameter.dtype}, where small "
+                    "updates are "
                     "rounded away: keep float32 weights, as precision bf16-mixed does"
                 )
         teacher = type(self)(self.decay)

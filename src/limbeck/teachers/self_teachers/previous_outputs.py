@@ -110,8 +110,8 @@ class PreviousBatchTeacher(Teacher):
     Args:
         classes: number of classes; ``None``: that of the task.
 
-    Batches need ``sample_id``. ``valid`` is false for samples that were not in the previous batch. Each process stores its
-    own logits, since the repeated half of a batch stays in its process.
+    Batches need ``sample_id``. ``valid`` is false for samples that were not in the previous batch. Each process
+    stores its own logits, since the repeated half of a batch stays in its process.
 
     >>> import limbeck
     >>> teacher, task = PreviousBatchTeacher(), limbeck.tasks.Classification(classes=2)
@@ -167,7 +167,8 @@ def _get_sample_ids(batch: Any) -> Tensor:
     sample_ids = batch.get("sample_id") if isinstance(batch, Mapping) else None
     if not isinstance(sample_ids, Tensor) or sample_ids.ndim != 1:
         raise LimbeckError(
-            "a teacher of previous outputs needs batches with `sample_id` [batch], and this one has none: use limbeck.data, "
+            "a teacher of previous outputs needs batches with `sample_id` [batch], and this one has none: use "
+            "limbeck.data, "
             "or mappings with that key"
         )
     return sample_ids
