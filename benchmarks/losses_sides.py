@@ -15,8 +15,6 @@ import torch
 from losses_pairs import Pair, pairs
 from torch import Tensor
 
-from limbeck.core.memory import keep_freed_memory
-
 TURN = 4  # calls
 
 
@@ -74,7 +72,6 @@ def called(loss: Callable[[], Tensor], learned: tuple[Tensor, ...]) -> tuple[flo
 
 def main(methods: list[str], settings: dict) -> dict:
     torch.set_num_threads(1)
-    keep_freed_memory()  # as limbeck.fit does; here both sides gain
     found = {"torchdistill": metadata.version("torchdistill"), "methods": {}}
     for name, (make, shape) in pairs().items():
         if methods and name not in methods:

@@ -30,6 +30,8 @@ class Loss(Protocol):
             task apply to it.
         uses_task_temperature: whether ``temperature=None`` stands for the default temperature of the task.
         needs_teacher: whether it reads the outputs of a teacher.
+        needs_target: whether it reads the target.
+        paper: link to the paper.
     """
 
     knowledge: ClassVar[str] = "other"
@@ -37,6 +39,8 @@ class Loss(Protocol):
     uses_temperature: ClassVar[bool] = False
     uses_task_temperature: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = True
+    needs_target: ClassVar[bool] = False
+    paper: ClassVar[str] = ""
 
     def __call__(self, context: LossContext) -> Tensor:
         """The loss of this context, a float32 scalar."""

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.losses._autograd import adaptive_avg_pool, gram_matrix
 from limbeck.losses._ops import upcast
 
 __all__ = [
@@ -21,6 +20,7 @@ __all__ = [
     "IdentityProjection",
     "Projection",
     "apply_batch_norm",
+    "attention_map",
     "channels_first",
     "describe_shapes",
     "flatten_samples",
@@ -41,7 +41,17 @@ def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     if student.ndim != 4 or teacher.ndim != 4 or student.shape[2:] == teacher.shape[2:]:
         return student, teacher
     size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
-    return adaptive_avg_pool(student, size), adaptive_avg_pool(teacher, size)
+    return F.adaptive_avg_pool2d(student, size), F.adaptive_avg_pool2d(teacher, size)
+
+
+def attention_map(features: Tensor, *, power: float = 2.0) -> Tensor:
+    """Mean over channels (axis 1) of |f|^power, flattened to ``[batch, positions]`` and divided by its L2 norm.
+
+    >>> attention_map(torch.tensor([[[3.0, 4.0], [3.0, 0.0]]]))
+    tensor([[0.7474, 0.6644]])
+    """
+    powers = features.square() if power == 2 else features.abs().pow(power)
+    return F.normalize(powers.mean(dim=1).flatten(1), dim=1)
 
 
 def channels_first(features: Tensor) -> Tensor:
@@ -142,7 +152,7 @@ def pairwise_relations(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             [5., 0., 0.]])
     """
     rows = rows - rows.mean(dim=0)
-    gram = gram_matrix(rows)
+    gram = rows @ rows.mT
     squared_norms = gram.diagonal()
     norm_sums = squared_norms.unsqueeze(1) + squared_norms
     squared_distances = norm_sums - 2 * gram

@@ -1,4 +1,4 @@
-"""Knowledge of features: on which side of zero the teacher's neurons stand (activation boundaries, AB).
+"""Activation boundaries (AB): the sign of the teacher's pre-activations, by a squared hinge.
 
 Heo et al., AAAI 2019, https://arxiv.org/abs/1811.03233. Tap both networks before the activation (behind the BatchNorm).
 Where the teacher's neuron is active (t > 0) the student's has to be above a margin μ, elsewhere below −μ, by a squared
@@ -63,6 +63,7 @@ class ABLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "feature"
+    paper: ClassVar = "https://arxiv.org/abs/1811.03233"
 
     def __init__(self, layer: str, *, margin: float = 1.0, teacher: str | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Knowledge of features: where the network looks (attention transfer).
+"""Attention transfer (AT): distance of normalized attention maps.
 
 Zagoruyko & Komodakis, ICLR 2017, https://arxiv.org/abs/1612.03928. A map is the mean over channels of |f|^power,
 flattened and divided by its L2 norm. The published code takes the mean of the squared difference over batch and
@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._autograd import attention_map_distance
-from limbeck.losses._features import match_size, require_maps
+from limbeck.losses._features import attention_map, match_size, require_maps
 from limbeck.losses._ops import mean_squared_error, upcast
 
 __all__ = ["AttentionTransferLoss", "attention_transfer_loss"]
@@ -36,9 +34,7 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor, *, power: float = 
     """
     require_maps(student, teacher, method="attention transfer")
     student, teacher = match_size(upcast(student), upcast(teacher).detach())
-    if power == 2:
-        return attention_map_distance(student, teacher)
-    return mean_squared_error(_power_attention_map(student, power), _power_attention_map(teacher, power))
+    return mean_squared_error(attention_map(student, power=power), attention_map(teacher, power=power))
 
 
 @final
@@ -53,6 +49,7 @@ class AttentionTransferLoss(Loss):
     """
 
     knowledge: ClassVar = "feature"
+    paper: ClassVar = "https://arxiv.org/abs/1612.03928"
 
     layer: str
     power: float = 2.0
@@ -65,7 +62,3 @@ class AttentionTransferLoss(Loss):
     def __call__(self, context: LossContext) -> Tensor:
         student, teacher = context.pair(self.teacher)
         return attention_transfer_loss(student.feature(self.layer), teacher.feature(self.layer), power=self.power)
-
-
-def _power_attention_map(features: Tensor, power: float) -> Tensor:
-    return F.normalize(features.abs().pow(power).mean(dim=1).flatten(1), dim=1)

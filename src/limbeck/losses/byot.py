@@ -1,4 +1,4 @@
-"""Knowledge of the network's own depth: classifiers on its stages learn from the deepest one (BYOT).
+"""Be your own teacher (BYOT): classifiers on shallow layers distill from the deepest one.
 
 Zhang et al., ICCV 2019, https://arxiv.org/abs/1905.08094. Each shallow classifier pays (1 − α) · CE +
 α · τ² · KL(deepest ‖ itself) + β · ‖its feature − the deepest‖², with no gradient through what is the deepest's; α 0.1,
@@ -83,6 +83,8 @@ class BYOTLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "self"
+    paper: ClassVar = "https://arxiv.org/abs/1905.08094"
+    needs_target: ClassVar = True
     needs_teacher: ClassVar = False
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Knowledge of relations between samples: their kernel matrix (correlation congruence).
+"""Correlation congruence (CC): kernel matrices between the samples of a batch.
 
 Peng et al., ICCV 2019, https://arxiv.org/abs/1904.01802. With K a kernel between all pairs of a batch, the loss is the
 mean over batch² entries of the squared difference between the student's K and the teacher's. Features are flattened and
@@ -27,7 +27,6 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._autograd import gram_matrix
 from limbeck.losses._features import flatten_samples
 from limbeck.losses._ops import mean_squared_error
 
@@ -64,6 +63,7 @@ class CCLoss(Loss):
     """
 
     knowledge: ClassVar = "relation"
+    paper: ClassVar = "https://arxiv.org/abs/1904.01802"
 
     layer: str
     kernel: Kernel = "gaussian"
@@ -80,7 +80,7 @@ class CCLoss(Loss):
 
 def _kernel_matrix(rows: Tensor, kernel: Kernel, gamma: float) -> Tensor:
     unit = F.normalize(rows, dim=1)
-    cosines = gram_matrix(unit)
+    cosines = unit @ unit.mT
     return cosines if kernel == "bilinear" else (2 * gamma * (cosines - 1)).exp()
 
 

@@ -1,4 +1,4 @@
-"""Knowledge of relations: a sample's two features know each other among those of many others (CRD).
+"""Contrastive representation distillation (CRD): noise-contrastive estimation with memory banks.
 
 Tian, Krishnan & Isola, ICLR 2020, https://arxiv.org/abs/1910.10699. Student and teacher features go through a learned
 linear layer to an embedding of length 1; banks remember the embeddings of both for the samples seen. Let r be
@@ -94,6 +94,7 @@ class CRDLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "relation"
+    paper: ClassVar = "https://arxiv.org/abs/1910.10699"
 
     sample_ids: Tensor
     labels: Tensor

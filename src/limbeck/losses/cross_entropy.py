@@ -1,4 +1,4 @@
-"""The truth: cross-entropy with the labels (or with label probabilities, as Mixup makes them).
+"""Cross-entropy with class indices or class probabilities.
 
 Rows whose target is −100, or probabilities that are all zero, carry no label and are left out of the mean; a batch with
 no label at all costs zero. Label
@@ -62,6 +62,8 @@ class CrossEntropyLoss(Loss):
     """
 
     knowledge: ClassVar = "label"
+    paper: ClassVar = "https://arxiv.org/abs/1512.00567"
+    needs_target: ClassVar = True
     supervised: ClassVar = True
     needs_teacher: ClassVar = False
 

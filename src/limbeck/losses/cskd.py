@@ -1,4 +1,4 @@
-"""Knowledge among classmates: what the student says of one picture agrees with what it says of another of its class.
+"""Class-wise self-knowledge distillation (CS-KD): two samples of one class get the same prediction.
 
 CS-KD: Yun et al., CVPR 2020, https://arxiv.org/abs/2003.13964. λ · τ² · KL(p(x′) ‖ p(x)) for x′ of the class of x, with
 no gradient through x′; τ 4, λ (the weight) 1, or 3 for fine-grained classes. Batches of such pairs are dealt out by
@@ -58,6 +58,8 @@ class CSKDLoss(Loss):
     """
 
     knowledge: ClassVar = "self"
+    paper: ClassVar = "https://arxiv.org/abs/2003.13964"
+    needs_target: ClassVar = True
     needs_teacher: ClassVar = False
 
     temperature: float | Schedule = 4.0

@@ -1,4 +1,4 @@
-"""Knowledge of features: where each channel fires most (channel-wise distillation, CWD).
+"""Channel-wise distillation (CWD): KL divergence of each channel's softmax over positions.
 
 Shu et al., ICCV 2021, https://arxiv.org/abs/2011.13256. Each channel of a sample becomes a distribution over positions,
 p = softmax over positions of f / τ; the loss is τ² · mean over batch and channels of KL(teacher ‖ student). Made
@@ -77,6 +77,7 @@ class CWDLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "feature"
+    paper: ClassVar = "https://arxiv.org/abs/2011.13256"
 
     def __init__(
         self, layer: str | None = None, *, temperature: float | Schedule = 4.0, teacher: str | None = None

@@ -1,4 +1,4 @@
-"""Knowledge of responses: the order and spacing of answers rather than their size (DIST).
+"""DIST: Pearson correlation of predictions over classes and over the batch.
 
 Huang et al., NeurIPS 2022, https://arxiv.org/abs/2205.10536. With ρ Pearson's correlation between the student's and
 the teacher's softmax at temperature τ:
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Final, final
+from typing import ClassVar, Final, final
 
 import torch
 from torch import Tensor
@@ -37,8 +37,6 @@ from limbeck.losses._ops import row_mean
 from limbeck.losses.temperature import Temperature, apply_temperature
 
 __all__ = ["DISTLoss", "dist_loss"]
-
-Direction = tuple[Tensor, Tensor]
 
 _MAX_ROUNDINGS: Final = 8  # roundings by which equal probabilities may lie apart
 
@@ -61,9 +59,8 @@ def dist_loss(
     temperature = broadcast_temperature(temperature, student)
     q, p = (scale_logits(logits, temperature).softmax(dim=1) for logits in (student, teacher))
     squared_temperature = row_mean(temperature.reshape(-1) ** 2) if isinstance(temperature, Tensor) else temperature**2
-    by_row, by_class = _PearsonDistances.apply(q, p)
-    between_classes, between_samples = temperature_scaled_mean(by_row, temperature), row_mean(by_class)
-    return between_classes * (beta / 2) + between_samples * (squared_temperature * gamma / 2)
+    between_classes = temperature_scaled_mean(_pearson_distance(q, p, dim=1), temperature)
+    return beta * between_classes + gamma * squared_temperature * row_mean(_pearson_distance(q, p, dim=0))
 
 
 @final
@@ -80,6 +77,7 @@ class DISTLoss(Loss):
     """
 
     knowledge: ClassVar = "response"
+    paper: ClassVar = "https://arxiv.org/abs/2205.10536"
     uses_temperature: ClassVar = True
 
     beta: float = 1.0
@@ -97,65 +95,23 @@ class DISTLoss(Loss):
         return apply_temperature(loss, context, temperature=temperature, teacher=self.teacher)
 
 
-class _PearsonDistances(torch.autograd.Function):
-    """2 · (1 − Pearson's correlation) over the classes, ``[rows]``, and over the rows, ``[classes]``.
-
-    With u and v the two directions and ρ = u·v, the gradient of the first is −2 · (v − ρ · u) over its length; that
-    takes a third of autograd's operations, which small logits feel. For a second derivative the directions are made
-    again, from the probabilities that they depend on.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        (by_row, *over_classes), (by_class, *over_rows) = (_pearson_distance(student, teacher, dim) for dim in (1, 0))
-        ctx.save_for_backward(student, teacher, by_row, by_class)
-        ctx.transform = over_classes, over_rows
-        return by_row, by_class
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        student, teacher, *values = ctx.saved_tensors
-        directions = ctx.transform
-        if torch.is_grad_enabled():
-            directions = [_pearson_distance(student, teacher, dim)[1:] for dim in (1, 0)]
-        grad_student = grad_teacher = None
-        for dim, grad_value, value, ((u, u_length), (v, v_length)) in zip(
-            (1, 0), gradients, values, directions, strict=True
-        ):
-            grad_value, correlation = grad_value.unsqueeze(dim), (1 - value / 2).unsqueeze(dim)
-            if ctx.needs_input_grad[0]:
-                grad = (u * correlation - v) * (2 * grad_value / u_length)
-                grad_student = grad if grad_student is None else grad_student + grad
-            if ctx.needs_input_grad[1]:  # by a temperature that is learned
-                grad = (v * correlation - u) * (2 * grad_value / v_length)
-                grad_teacher = grad if grad_teacher is None else grad_teacher + grad
-        return grad_student, grad_teacher
+def _pearson_distance(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
+    """1 − Pearson's correlation along ``dim``; 1 where one of the two is constant, 0 where both are."""
+    (u, u_constant), (v, v_constant) = _center_and_normalize(student, dim), _center_and_normalize(teacher, dim)
+    # Half the squared distance of unit vectors is exactly 0 where they agree, as 1 − u·v is not.
+    return ((u - v).square().sum(dim=dim) + (u_constant ^ v_constant).squeeze(dim)) / 2
 
 
-def _pearson_distance(student: Tensor, teacher: Tensor, dim: int) -> tuple[Tensor, Direction, Direction]:
-    """2 · (1 − Pearson's correlation along ``dim``), and both directions with the lengths that they had."""
-    student_direction, teacher_direction = _center_and_normalize(student, dim), _center_and_normalize(teacher, dim)
-    # The squared distance between vectors of length 1: exactly 0 where they are the same, as 1 − a product is not.
-    squared_distance = (student_direction[0] - teacher_direction[0]).square().sum(dim=dim)
-    # Where one stands still, that is 1 already.
-    return (
-        squared_distance + (student_direction[1].isinf() ^ teacher_direction[1].isinf()).squeeze(dim),
-        student_direction,
-        teacher_direction,
-    )
-
-
-def _center_and_normalize(values: Tensor, dim: int) -> Direction:
-    """Probabilities around their mean, of length 1 along ``dim``, and their length; 0 and infinite where they stand."""
+def _center_and_normalize(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """``values`` minus their mean, of length 1 along ``dim``, and where they are constant; those become 0."""
     if not values.shape[dim]:
-        return values, values.sum(dim=dim, keepdim=True)
+        return values, values.sum(dim=dim, keepdim=True).bool()
     mean = values.mean(dim=dim, keepdim=True)
     centered = values - mean
     squared_norm = centered.square().sum(dim=dim, keepdim=True)
     finfo = torch.finfo(values.dtype)
-    # Rounding of equal values, and squares that are too small to have all their digits.
+    # Rounding of equal values, and squares too small to have all their digits.
     noise = (_MAX_ROUNDINGS * finfo.eps) ** 2 * values.shape[dim]
     is_constant = torch.addcmul(squared_norm, mean, mean, value=-noise) <= finfo.tiny / finfo.eps
-    # Masked before the root, whose gradient is infinite at 0.
-    length = squared_norm.masked_fill(is_constant, torch.inf).sqrt()
-    return centered / length, length
+    # Masked before the square root, whose gradient is infinite at 0.
+    return centered / squared_norm.masked_fill(is_constant, torch.inf).sqrt(), is_constant

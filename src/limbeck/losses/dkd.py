@@ -1,4 +1,4 @@
-"""Knowledge of responses: what is said of the true class, and of the others, each with its own weight (DKD).
+"""Decoupled knowledge distillation (DKD): target-class and non-target-class terms with separate weights.
 
 Zhao et al., CVPR 2022, https://arxiv.org/abs/2203.08679. With p and q the teacher's and the student's softmax at
 temperature τ and c the true class:
@@ -84,6 +84,8 @@ class DKDLoss(Loss):
     """
 
     knowledge: ClassVar = "response"
+    paper: ClassVar = "https://arxiv.org/abs/2203.08679"
+    needs_target: ClassVar = True
     uses_temperature: ClassVar = True
     uses_task_temperature: ClassVar = True
 

@@ -1,4 +1,4 @@
-"""Knowledge between students that learn together: each agrees with what the others say now (deep mutual learning, DML).
+"""Deep mutual learning (DML): students that train together distill from each other.
 
 Zhang et al., CVPR 2018, https://arxiv.org/abs/1706.00384. Student k pays 1/(K − 1) · Σ over the others j of
 τ² · KL(p_j ‖ p_k) beside its cross-entropy; the paper has no temperature, which is τ 1. No gradient goes from one to
@@ -75,6 +75,7 @@ class DMLLoss(Loss):
     """
 
     knowledge: ClassVar = "self"
+    paper: ClassVar = "https://arxiv.org/abs/1706.00384"
     needs_teacher: ClassVar = False
 
     num_peers: int = 2

@@ -1,4 +1,4 @@
-"""Knowledge of features: the student's hidden layer, projected, comes close to the teacher's (FitNets).
+"""FitNets: mean squared error of projected hidden features.
 
 Romero et al., ICLR 2015, https://arxiv.org/abs/1412.6550. The mean is over every element. The paper's regressor is a
 convolution; here it is the smallest that can do it, a learned 1×1 one (or a linear layer), and maps of different size
@@ -46,6 +46,7 @@ class FitNetLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "feature"
+    paper: ClassVar = "https://arxiv.org/abs/1412.6550"
 
     def __init__(self, layer: str, *, teacher: str | None = None) -> None:
         super().__init__()

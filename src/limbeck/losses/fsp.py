@@ -1,4 +1,4 @@
-"""Knowledge of relations: how a network goes from one layer to another (flow of solution procedure, FSP).
+"""Flow of solution procedure (FSP): Gram matrices between two layers.
 
 Yim et al., CVPR 2017, https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html. The
 flow of a sample between two layers is F·Gᵀ / positions, with F and G their features as [channels, positions]; where the
@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._autograd import adaptive_avg_pool
 from limbeck.losses._features import Projection, channels_first
 from limbeck.losses._ops import mean_squared_error, upcast
 
@@ -28,7 +27,7 @@ __all__ = ["FSPLoss", "fsp_loss"]
 
 _POOL: Final[Mapping[int, Callable[..., Tensor]]] = {
     3: F.adaptive_avg_pool1d,
-    4: adaptive_avg_pool,
+    4: F.adaptive_avg_pool2d,
     5: F.adaptive_avg_pool3d,
 }
 
@@ -67,6 +66,7 @@ class FSPLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "relation"
+    paper: ClassVar = "https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html"
 
     def __init__(self, first_layer: str, last_layer: str, *, teacher: str | None = None) -> None:
         super().__init__()

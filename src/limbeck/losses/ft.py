@@ -1,4 +1,4 @@
-"""Knowledge of features: the teacher's map in the teacher's own summary (factor transfer, FT).
+"""Factor transfer (FT): maps of the teacher's and the student's factors.
 
 Kim et al., NeurIPS 2018, https://arxiv.org/abs/1802.04977. A paraphraser, an autoencoder of the teacher's map with half
 as many channels inside, gives the teacher's factor; a translator makes the student's factor from its map. Both are
@@ -25,8 +25,14 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._autograd import attention_map
-from limbeck.losses._features import DescribedSequential, describe_shapes, match_size, require_maps, require_prepared
+from limbeck.losses._features import (
+    DescribedSequential,
+    attention_map,
+    describe_shapes,
+    match_size,
+    require_maps,
+    require_prepared,
+)
 from limbeck.losses._ops import mean_squared_error, upcast
 
 __all__ = ["FTLoss", "ft_loss"]
@@ -71,6 +77,7 @@ class FTLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "feature"
+    paper: ClassVar = "https://arxiv.org/abs/1802.04977"
 
     def __init__(
         self, layer: str, *, rate: float = 0.5, reconstruction_weight: float = 0.005, teacher: str | None = None

@@ -1,4 +1,4 @@
-"""Knowledge of relations: which channels fire together (Gram matrices).
+"""Gram matrices of channels.
 
 Gatys et al., CVPR 2016, https://arxiv.org/abs/1508.06576, and, between the layers of one network, Yim et al., CVPR
 2017. The Gram matrix of a sample is F·Fᵀ / positions, with F the features as [channels, positions]; the loss is the
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._autograd import gram_matrix
 from limbeck.losses._features import Projection, channels_first
 from limbeck.losses._ops import mean_squared_error, upcast
 
@@ -49,6 +48,7 @@ class GramLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "relation"
+    paper: ClassVar = "https://arxiv.org/abs/1508.06576"
 
     def __init__(self, layer: str, *, teacher: str | None = None) -> None:
         super().__init__()
@@ -78,4 +78,4 @@ class GramLoss(nn.Module, Loss):
 
 def _channel_gram(features: Tensor) -> Tensor:
     rows = features.flatten(2) if features.ndim > 2 else features.unsqueeze(2)
-    return gram_matrix(rows) / rows.shape[2]
+    return rows @ rows.mT / rows.shape[2]

@@ -1,4 +1,4 @@
-"""Knowledge of responses: the distance of both networks from their mixture (generalised Jensen–Shannon divergence).
+"""Generalized Jensen–Shannon divergence of softened predictions.
 
 Lin, IEEE Transactions on Information Theory 1991, https://doi.org/10.1109/18.61115; for distillation, Agarwal et al.,
 ICLR 2024, https://arxiv.org/abs/2306.13649. With p and q the teacher's and the student's softmax at temperature τ
@@ -71,6 +71,7 @@ class JSDLoss(Loss):
     """
 
     knowledge: ClassVar = "response"
+    paper: ClassVar = "https://doi.org/10.1109/18.61115"
     uses_temperature: ClassVar = True
     uses_task_temperature: ClassVar = True
 

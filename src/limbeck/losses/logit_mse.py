@@ -1,4 +1,4 @@
-"""Knowledge of responses: the logits themselves (Ba & Caruana, NeurIPS 2014, https://arxiv.org/abs/1312.6184).
+"""Mean squared error of logits.
 
 The mean over rows and classes of (student − teacher)². It is the one response loss that is a mean over classes: the
 paper's own form, and the gradient that a soft target has at a high temperature (Hinton et al., 2015, section 2.1).
@@ -42,6 +42,7 @@ class LogitMSELoss(Loss):
     """
 
     knowledge: ClassVar = "response"
+    paper: ClassVar = "https://arxiv.org/abs/1312.6184"
 
     teacher: str | None = None
 

@@ -1,4 +1,4 @@
-"""Knowledge of features: the teacher's map, made again from a part of the student's (masked generative distillation).
+"""Masked generative distillation (MGD): the teacher's map generated from a masked student map.
 
 Yang et al., MGD, ECCV 2022, https://arxiv.org/abs/2205.01529. At each step a share λ (0.65) of the positions of the
 student's map is hidden, all channels together; a learned generator (3×3 convolution, ReLU, 3×3 convolution) makes the
@@ -76,6 +76,7 @@ class MGDLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "feature"
+    paper: ClassVar = "https://arxiv.org/abs/2205.01529"
 
     def __init__(self, layer: str, *, mask_ratio: float = 0.65, teacher: str | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Knowledge of responses at three levels and several temperatures: samples, the batch, and the classes.
+"""Multi-level logit distillation (MLKD): predictions, batch and class similarities at several temperatures.
 
 Jin et al., CVPR 2023,
 https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html. With P and
@@ -101,6 +101,9 @@ class MLKDLoss(Loss):
     """
 
     knowledge: ClassVar = "response"
+    paper: ClassVar = (
+        "https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html"
+    )
     uses_temperature: ClassVar = True
 
     temperatures: tuple[float, ...] = _TEMPERATURES

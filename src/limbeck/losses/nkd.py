@@ -1,4 +1,4 @@
-"""Knowledge of responses: the true class's own share, and the others made to sum to one (NKD).
+"""Normalized knowledge distillation (NKD): target-class probability and normalized non-target probabilities.
 
 Yang et al., ICCV 2023, https://arxiv.org/abs/2303.13005. With p and q the teacher's and the student's softmax, c the
 true class, and p̂ and q̂ the softmax at temperature τ over the other classes only:
@@ -77,6 +77,8 @@ class NKDLoss(Loss):
     """
 
     knowledge: ClassVar = "response"
+    paper: ClassVar = "https://arxiv.org/abs/2303.13005"
+    needs_target: ClassVar = True
     uses_temperature: ClassVar = True
 
     gamma: float = 1.5

@@ -1,4 +1,4 @@
-"""Knowledge of features: which places a channel is selective for (neuron selectivity transfer, NST).
+"""Neuron selectivity transfer (NST): maximum mean discrepancy of channel maps.
 
 Huang & Wang, 2017, https://arxiv.org/abs/1707.01219. Each channel of a sample, L2-normalised over the positions, is one
 draw; the loss is the squared maximum mean discrepancy between the student's channels and the teacher's under the kernel
@@ -78,6 +78,7 @@ class NSTLoss(Loss):
     """
 
     knowledge: ClassVar = "feature"
+    paper: ClassVar = "https://arxiv.org/abs/1707.01219"
 
     layer: str
     teacher: str | None = None

@@ -1,4 +1,4 @@
-"""Knowledge of features: the teacher's pre-activations, as far as they say something (overhaul, OFD).
+"""Overhaul of feature distillation (OFD): partial L2 distance of pre-activations.
 
 Heo et al., ICCV 2019, https://arxiv.org/abs/1904.01866. Tap both networks before the activation (behind the BatchNorm).
 The teacher's features pass a margin ReLU, t = max(t, m), with m ≤ 0 by channel: the mean of its negative responses. The
@@ -86,6 +86,7 @@ class OFDLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "feature"
+    paper: ClassVar = "https://arxiv.org/abs/1904.01866"
 
     margin: Tensor | None
 

@@ -1,4 +1,4 @@
-"""Knowledge of features: the pattern of each channel, whatever its size (PKD, distillation by Pearson correlation).
+"""Pearson knowledge distillation (PKD): standardized feature channels.
 
 Cao et al., NeurIPS 2022, https://arxiv.org/abs/2207.02039. Each channel is standardised over batch and positions, with
 the unbiased standard deviation plus 1e−6 as in the published code; the loss is half the mean squared difference. That
@@ -69,6 +69,7 @@ class PKDLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "feature"
+    paper: ClassVar = "https://arxiv.org/abs/2207.02039"
 
     def __init__(self, layer: str, *, teacher: str | None = None) -> None:
         super().__init__()

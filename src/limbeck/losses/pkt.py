@@ -1,4 +1,4 @@
-"""Knowledge of relations between samples: who would be whose neighbour (probabilistic knowledge transfer, PKT).
+"""Probabilistic knowledge transfer (PKT): neighbor probabilities of the samples of a batch.
 
 Passalis & Tefas, ECCV 2018, https://arxiv.org/abs/1803.10837. The cosines of all pairs of a batch, moved to 0..1 by
 (cosine + 1) / 2, are divided by the sum of their row, which makes each row a distribution over the batch: p the
@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._autograd import gram_matrix
 from limbeck.losses._features import flatten_samples
 
 __all__ = ["PKTLoss", "pkt_loss"]
@@ -56,6 +55,7 @@ class PKTLoss(Loss):
     """
 
     knowledge: ClassVar = "relation"
+    paper: ClassVar = "https://arxiv.org/abs/1803.10837"
 
     layer: str
     teacher: str | None = None
@@ -67,5 +67,5 @@ class PKTLoss(Loss):
 
 def _neighbor_probabilities(rows: Tensor) -> Tensor:
     unit = F.normalize(rows, dim=1)
-    similarities = (gram_matrix(unit) + 1) / 2
+    similarities = (unit @ unit.mT + 1) / 2
     return similarities / similarities.sum(dim=1, keepdim=True)

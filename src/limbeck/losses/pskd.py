@@ -1,4 +1,4 @@
-"""Knowledge of the student's own past: labels softened by what it said of the sample before (PS-KD).
+"""Progressive self-knowledge distillation (PS-KD): labels softened by the student's previous predictions.
 
 Kim et al., ICCV 2021, https://arxiv.org/abs/2006.12000. In epoch t of T the target is
 (1 − α_t) · label + α_t · p_{t−1}(x), with α_t = α_T · t/T and α_T = 0.8, and the loss is the cross-entropy with it. Its
@@ -72,6 +72,8 @@ class PSKDLoss(Loss):
     """
 
     knowledge: ClassVar = "self"
+    paper: ClassVar = "https://arxiv.org/abs/2006.12000"
+    needs_target: ClassVar = True
 
     alpha: float | Schedule = 0.8
     teacher: str | None = None

@@ -1,4 +1,4 @@
-"""Knowledge of responses: the divergence the other way round, KL(student ‖ teacher).
+"""Reverse KL divergence of softened predictions, KL(student ‖ teacher).
 
 With p and q the teacher's and the student's softmax at temperature τ, the loss is τ² · mean over rows of sum over
 classes of q · (log q − log p). Where the forward divergence spreads the student over all that the teacher finds
@@ -59,6 +59,7 @@ class ReverseKLLoss(Loss):
     """
 
     knowledge: ClassVar = "response"
+    paper: ClassVar = "https://arxiv.org/abs/2306.08543"
     uses_temperature: ClassVar = True
     uses_task_temperature: ClassVar = True
 

@@ -1,4 +1,4 @@
-"""Knowledge of features: the teacher's early layers, learned from the student's later ones as well (knowledge review).
+"""Knowledge review (ReviewKD): fused student stages against each teacher stage.
 
 Chen et al., CVPR 2021, https://arxiv.org/abs/2104.09044. From the deepest stage to the shallowest, the student's map
 goes through a 1×1 convolution to a common width and is fused with what the deeper stage handed down, by two attention
@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._autograd import adaptive_avg_pool
 from limbeck.losses._features import apply_batch_norm, describe_shapes, match_size, require_maps, require_prepared
 from limbeck.losses._ops import require_same_shape, upcast
 
@@ -78,6 +77,7 @@ class ReviewKDLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "feature"
+    paper: ClassVar = "https://arxiv.org/abs/2104.09044"
 
     def __init__(self, layers: Sequence[str], *, mid_channels: int | None = None, teacher: str | None = None) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ def _hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
         if size < min(difference.shape[2:]):
             weight /= 2
             weights += weight
-            loss = loss + weight * adaptive_avg_pool(difference, (size, size)).square().mean()
+            loss = loss + weight * F.adaptive_avg_pool2d(difference, (size, size)).square().mean()
     return loss / weights
 
 

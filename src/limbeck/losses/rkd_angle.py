@@ -1,4 +1,4 @@
-"""Knowledge of relations between samples: the angles of their triangles (relational distillation, angles).
+"""Relational knowledge distillation (RKD), angles of triplets of samples.
 
 Park et al., CVPR 2019, https://arxiv.org/abs/1904.05068. For every triplet i, j, k of a batch, the cosine of the angle
 at j, (x_i − x_j)·(x_k − x_j) over both lengths, is compared by the smooth L1 distance (½x² below 1, |x| − ½ above); the
@@ -53,6 +53,7 @@ class RKDAngleLoss(Loss):
     """
 
     knowledge: ClassVar = "relation"
+    paper: ClassVar = "https://arxiv.org/abs/1904.05068"
 
     layer: str
     teacher: str | None = None

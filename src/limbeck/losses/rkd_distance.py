@@ -1,4 +1,4 @@
-"""Knowledge of relations between samples: how far apart they are (relational distillation, distances).
+"""Relational knowledge distillation (RKD), distances of pairs of samples.
 
 Park et al., CVPR 2019, https://arxiv.org/abs/1904.05068. With d the Euclidean distances of all pairs of a batch over
 the mean of those above zero, the loss is the mean over pairs of the smooth L1 distance (½x² below 1, |x| − ½ above)
@@ -51,6 +51,7 @@ class RKDDistanceLoss(Loss):
     """
 
     knowledge: ClassVar = "relation"
+    paper: ClassVar = "https://arxiv.org/abs/1904.05068"
 
     layer: str
     teacher: str | None = None

@@ -1,4 +1,4 @@
-"""Knowledge of features for a classifier that is the teacher's own (SimKD).
+"""SimKD: the student reuses the teacher's classifier.
 
 Chen et al., CVPR 2022, https://arxiv.org/abs/2203.14001. The student learns no classifier: its last features, through
 a projector, come close to the teacher's, in mean squared error, and at inference the teacher's classifier stands on
@@ -60,6 +60,7 @@ class SimKDLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "feature"
+    paper: ClassVar = "https://arxiv.org/abs/2203.14001"
 
     def __init__(self, layer: str, *, factor: int = 2, teacher: str | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Knowledge of relations between samples: which pictures of a batch look alike (similarity-preserving distillation).
+"""Similarity-preserving distillation (SP): row-normalized similarity matrices of a batch.
 
 Tung & Mori, ICCV 2019, https://arxiv.org/abs/1907.09682. The features of a batch, flattened to ``[batch, values]``,
 give F·Fᵀ, whose rows are made of length 1 (in the Euclidean norm: ``normalize(x, 1)`` would be another one); the loss
@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._autograd import gram_matrix
 from limbeck.losses._ops import upcast
 
 __all__ = ["SPLoss", "sp_loss"]
@@ -56,6 +55,7 @@ class SPLoss(Loss):
     """
 
     knowledge: ClassVar = "relation"
+    paper: ClassVar = "https://arxiv.org/abs/1907.09682"
 
     layer: str
     teacher: str | None = None
@@ -68,4 +68,4 @@ class SPLoss(Loss):
 def _similarity_matrix(features: Tensor) -> Tensor:
     """Row-normalised F·Fᵀ, ``[batch, batch]``."""
     rows = features.flatten(1) if features.ndim > 1 else features.unsqueeze(1)
-    return F.normalize(gram_matrix(rows), p=2.0, dim=1)
+    return F.normalize(rows @ rows.mT, p=2.0, dim=1)

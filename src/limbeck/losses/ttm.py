@@ -1,4 +1,4 @@
-"""Knowledge of responses: only the teacher is softened, and soft answers weigh more (TTM and WTTM).
+"""Transformed teacher matching (TTM, WTTM): temperature on the teacher only.
 
 Zheng & Yang, ICLR 2024, https://arxiv.org/abs/2402.11148. With p and q the teacher's and the student's softmax,
 untempered, and p_g proportional to p to the power g:
@@ -82,6 +82,7 @@ class TTMLoss(Loss):
     """
 
     knowledge: ClassVar = "response"
+    paper: ClassVar = "https://arxiv.org/abs/2402.11148"
     uses_temperature: ClassVar = True
 
     power: float = 0.2

@@ -1,4 +1,4 @@
-"""Knowledge of features: as much as the student's say of the teacher's (variational information distillation, VID).
+"""Variational information distillation (VID): Gaussian likelihood of the teacher's features.
 
 Ahn et al., CVPR 2019, https://arxiv.org/abs/1904.05835. The mutual information of the two is bounded from below by the
 likelihood of the teacher's features t under a Gaussian whose mean μ(s) is predicted from the student's and whose
@@ -81,6 +81,7 @@ class VIDLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "feature"
+    paper: ClassVar = "https://arxiv.org/abs/1904.05835"
 
     def __init__(self, layer: str, *, initial_variance: float = 5.0, teacher: str | None = None) -> None:
         super().__init__()

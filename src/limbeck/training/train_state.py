@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.memory import keep_freed_memory
 from limbeck.core.progress import Progress
 from limbeck.data.batch_sampler import BatchStream
 from limbeck.data.counter_rng import derive_seed
@@ -248,8 +247,6 @@ def initialize_state(
 ) -> TrainState:
     """Seed, move to the device, build projections, optimizer and scheduler."""
     seed_everything(seed)
-    if fabric.device.type == "cpu":
-        keep_freed_memory()
     distiller.to(fabric.device)
     distiller.prepare(fabric.to_device(stream.batch(0)))
     _require_deployable(distiller, training, fabric)

@@ -10,7 +10,7 @@ weight of 9 instead of 0.9: compare with the plain loss at the same weight.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, final
+from typing import Final, final
 
 import torch
 from torch import Tensor
@@ -38,8 +38,15 @@ def standardize_logits(logits: Tensor) -> Tensor:
     >>> standardize_logits(torch.tensor([[1.0, 2.0, 3.0]]))
     tensor([[-1.0000,  0.0000,  1.0000]])
     """
-    standardized: Tensor = _StandardizeLogits.apply(upcast(logits))
-    return standardized
+    logits = upcast(logits)
+    invalid = ~valid_class_mask(logits)
+    num_valid = (~invalid).sum(dim=1, keepdim=True).clamp(min=1)
+    # −inf is replaced before the arithmetic: masked afterwards only, its gradient would be 0 · inf.
+    finite_logits = logits.masked_fill(invalid, 0.0)
+    centered = (finite_logits - finite_logits.sum(dim=1, keepdim=True) / num_valid).masked_fill(invalid, 0.0)
+    variance = centered.square().sum(dim=1, keepdim=True) / (num_valid - 1).clamp(min=1)
+    deviation = variance.clamp(min=_MIN_VARIANCE).sqrt()
+    return (centered / (deviation + _EPSILON)).masked_fill(invalid, -torch.inf)
 
 
 @final
@@ -67,71 +74,3 @@ class LogitStandardization:
     def bounds(self) -> tuple[float, float]:
         """Those of the base temperature."""
         return temperature_range(self.temperature)
-
-
-class _StandardizeLogits(torch.autograd.Function):
-    """The gradient is written out, since small logits feel each of autograd's operations.
-
-    With z = away / (deviation + ε), it is g / (deviation + ε) around its mean, less what would change the deviation.
-    For a second derivative the parts are made again, from the logits that they depend on.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor) -> Tensor:
-        ctx.save_for_backward(logits)
-        ctx.transform = stats = _standardization_stats(logits)
-        return _fill_invalid(stats.centered / stats.scale, stats.invalid, -torch.inf)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (logits,) = ctx.saved_tensors
-        centered, scale, is_constant, num_valid, dof, invalid = (
-            _standardization_stats(logits) if torch.is_grad_enabled() else ctx.transform
-        )
-        grad_centered = _fill_invalid(gradients[0] / scale, invalid, 0.0)
-        scale_term = (grad_centered * centered).sum(dim=1, keepdim=True) / (scale * (scale - _EPSILON) * dof)
-        scale_term = scale_term.masked_fill(is_constant, 0.0)  # their deviation is the floor, which does not move
-        mean = grad_centered.sum(dim=1, keepdim=True) / num_valid
-        return _fill_invalid(grad_centered - mean - centered * scale_term, invalid, 0.0)
-
-
-class _StandardizationStats(NamedTuple):
-    """Logits around their mean; deviation + ε; which rows are flat; how many classes are possible; one less, but 1 at
-    least; and which classes are ruled out, ``None`` where none is.
-    """
-
-    centered: Tensor
-    scale: Tensor
-    is_constant: Tensor
-    num_valid: Tensor | int
-    dof: Tensor | int
-    invalid: Tensor | None
-
-
-def _standardization_stats(logits: Tensor) -> _StandardizationStats:
-    if logits.is_cpu and logits.numel() and logits.shape[1] > 1 and float(logits.detach().min()) > -torch.inf:
-        # A small batch feels each operation, and here looking at the numbers makes nobody wait.
-        variance, mean = torch.var_mean(logits, dim=1, keepdim=True)
-        is_constant = variance <= _MIN_VARIANCE
-        scale = variance.masked_fill(is_constant, _MIN_VARIANCE).sqrt() + _EPSILON
-        return _StandardizationStats(logits - mean, scale, is_constant, logits.shape[1], logits.shape[1] - 1, None)
-    invalid = ~valid_class_mask(logits)
-    num_valid = (logits.shape[1] - invalid.sum(dim=1, keepdim=True)).clamp(min=1)
-    # −inf is taken away before the arithmetic: its gradient would be 0 · inf even where it is masked afterwards.
-    finite_logits = logits.masked_fill(invalid, 0.0)
-    centered = (finite_logits - finite_logits.sum(dim=1, keepdim=True) / num_valid).masked_fill(invalid, 0.0)
-    dof = (num_valid - 1).clamp(min=1)
-    variance = centered.square().sum(dim=1, keepdim=True) / dof
-    is_constant = variance <= _MIN_VARIANCE
-    return _StandardizationStats(
-        centered,
-        variance.masked_fill(is_constant, _MIN_VARIANCE).sqrt() + _EPSILON,
-        is_constant,
-        num_valid,
-        dof,
-        invalid,
-    )
-
-
-def _fill_invalid(values: Tensor, invalid: Tensor | None, value: float) -> Tensor:
-    return values if invalid is None else values.masked_fill(invalid, value)

@@ -12,17 +12,18 @@ the first batch. A step goes back from every term to W, so it costs more the fur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from limbeck.core.errors import LimbeckError
 from limbeck.utils.all_gather import all_gather, get_world_size
 
 __all__ = ["GradNorm", "gradnorm_gradient"]
 
-_BETAS, _EPSILON, _MIN_WEIGHT = (0.9, 0.999), 1e-8, 1e-3
+_MIN_WEIGHT: Final = 1e-3
 
 
 def gradnorm_gradient(weights: Tensor, norms: Tensor, rates: Tensor, *, alpha: float = 1.5) -> Tensor:
@@ -109,14 +110,13 @@ class GradNorm(nn.Module):
         self.initial_loss.copy_(torch.where((self.initial_loss == 0) & (losses > 0), losses, self.initial_loss))
         rates = torch.where(self.initial_loss > 0, losses.clamp(min=0.0) / self.initial_loss, 1.0)
         gradient = gradnorm_gradient(self.weight, norms, rates, alpha=self.alpha)
-        self.step += 1
-        self.exp_avg.lerp_(gradient, 1 - _BETAS[0])
-        self.exp_avg_sq.lerp_(gradient.square(), 1 - _BETAS[1])
-        first_moment, second_moment = (
-            x / (1 - b**self.step) for x, b in zip((self.exp_avg, self.exp_avg_sq), _BETAS, strict=True)
-        )
-        updated = (self.weight - self.lr * first_moment / (second_moment.sqrt() + _EPSILON)).clamp(min=_MIN_WEIGHT)
-        self.weight.copy_(updated * (len(updated) / updated.sum()))
+        # The functional form, since the state of an optimizer object follows neither the device nor the checkpoint.
+        adam(
+            [self.weight], [gradient], [self.exp_avg], [self.exp_avg_sq], [], [self.step], foreach=False,
+            amsgrad=False, beta1=0.9, beta2=0.999, lr=self.lr, weight_decay=0.0, eps=1e-8, maximize=False,
+        )  # fmt: skip
+        self.weight.clamp_(min=_MIN_WEIGHT)
+        self.weight.mul_(len(self.weight) / self.weight.sum())
 
     def _find_last_shared_weight(self, values: Sequence[Tensor]) -> nn.Parameter:
         if not self._student:
