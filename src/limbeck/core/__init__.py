@@ -1,1 +1,1 @@
-"""Types and small policies that every room speaks: outputs, contexts, progress, schedules. Imports torch only."""
+"""Shared types: outputs, loss context, progress, schedules, protocols, errors. Imports torch only."""

@@ -1,4 +1,4 @@
-"""Errors a user can act on: each says what was given, what was allowed, and what to do."""
+"""The error class of limbeck, and helpers for its messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class LimbeckError(Exception):
 
 
 def suggest_names(name: str, allowed: Iterable[str], *, max_names: int = 3) -> str:
-    """The allowed names closest to ``name``, as words for an error; all of them where none is close.
+    """The allowed names closest to ``name``, comma-separated; the first twelve where none is close.
 
     >>> suggest_names("layre2", ["layer1", "layer2", "fc"])
     'layer2, layer1'
@@ -24,7 +24,7 @@ def suggest_names(name: str, allowed: Iterable[str], *, max_names: int = 3) -> s
 
 
 def format_root_cause(error: BaseException) -> str:
-    r"""The kind and first line of the error at the bottom: libraries wrap a network's own error in several of theirs.
+    r"""The type and the first line of the innermost cause of ``error``.
 
     >>> format_root_cause(ValueError("too wide\nand more"))
     'ValueError: too wide'

@@ -1,4 +1,4 @@
-"""One batch, as the terms see it: what the student said, what each teacher said, the truth, and how far training is."""
+"""The input of every loss: outputs of student and teachers for one batch, the target and the progress of training."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class TemperatureRecord:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossContext:
-    """What a term turns into one number.
+    """Everything a loss may read for one batch.
 
     Attributes:
-        student: what the student said.
-        teachers: what each teacher said, by name.
-        teacher: their combination: the teacher itself where there is one.
-        target: the truth by row: class numbers ``[rows]`` (-100 where a row has no label) or probabilities
-            ``[rows, classes]`` (all zero where a row has no label); ``None`` where the data has none.
-        sample_ids: ``[batch]``, the number by which the data knows each sample; ``None`` where a batch does not say.
-        progress: how far training is.
-        default_temperature: the temperature of a loss whose ``temperature`` is ``None``: the task's, else 4.
-        temperature_record: receives the temperatures of the loss that is computed; ``None`` records nothing.
+        student: outputs of the student.
+        teachers: outputs of each teacher, by name.
+        teacher: the ensemble of all teachers; the teacher itself where there is one.
+        target: by row: class indices ``[rows]`` (-100: no label) or class probabilities ``[rows, classes]`` (all zero:
+            no label); ``None`` where the data has none.
+        sample_ids: ``[batch]``, the index of each sample in the data; ``None`` where the batch carries none.
+        progress: progress of training.
+        default_temperature: temperature of a loss whose ``temperature`` is ``None``: the task's, else 4.
+        temperature_record: receives the temperatures of the loss; ``None`` records nothing.
     """
 
     student: Outputs
@@ -60,17 +60,14 @@ class LossContext:
     temperature_record: TemperatureRecord | None = None
 
     def pair(self, name: str | None = None) -> tuple[Outputs, Outputs]:
-        """The student's and one teacher's outputs, both cut to the samples which that teacher answered.
-
-        ``name`` chooses a teacher; ``None`` takes the combination of all.
-        """
+        """Outputs of the student and of one teacher (``None``: the ensemble), for the samples valid for that teacher."""
         teacher = self.teacher_outputs(name)
         if teacher.valid is None:
             return self.student, teacher
         return self.student.masked_select(teacher.valid), teacher.masked_select(teacher.valid)
 
     def pair_with_target(self, name: str | None = None) -> tuple[Outputs, Outputs, Tensor]:
-        """:meth:`pair` and the truth, all cut to the samples which that teacher answered."""
+        """:meth:`pair` and the target of the same samples."""
         valid, target = self.teacher_outputs(name).valid, self.require_target()
         if valid is not None:
             row_to_sample = self.student.row_to_sample
@@ -78,34 +75,43 @@ class LossContext:
         return *self.pair(name), target
 
     def require_sample_ids(self, name: str | None = None) -> Tensor:
-        """The ``sample_ids`` of the samples which that teacher answered, or an error where the batch has none."""
+        """``sample_ids`` of the samples valid for that teacher.
+
+        Raises:
+            LimbeckError: the batch carries none.
+        """
         if self.sample_ids is None:
             raise LimbeckError(
-                "this term knows samples by their numbers, and the batch carries none: give batches that are a mapping "
-                "with 'sample_id', the number of each sample in the data"
+                "this loss needs sample indices, and the batch carries none: give batches that are a mapping with "
+                "'sample_id', the index of each sample in the data"
             )
         valid = self.teacher_outputs(name).valid
         return self.sample_ids if valid is None else self.sample_ids[valid]
 
     def require_target(self) -> Tensor:
-        """The target, or an error where the data has none."""
+        """The target.
+
+        Raises:
+            LimbeckError: the data has none.
+        """
         if self.target is None:
-            raise LimbeckError("this term compares with the truth, and the batch carries none: drop it, or give labels")
+            raise LimbeckError("this loss needs a target, and the batch carries none: remove the loss, or give labels")
         return self.target
 
     def teacher_outputs(self, name: str | None = None) -> Outputs:
-        """What one teacher said, or the combination of all, also of samples that it did not answer."""
+        """Outputs of one teacher (``None``: the ensemble) for the whole batch, invalid samples included.
+
+        Raises:
+            LimbeckError: there is no such teacher, or nothing to ensemble.
+        """
         if name is None:
             if self.teacher is None and self.teachers:
                 raise LimbeckError(
-                    f"these teachers have no logits to combine, so the term names one: {', '.join(self.teachers)}"
+                    f"these teachers have no logits to combine: set `teacher` of the loss to one of {', '.join(self.teachers)}"
                 )
             if self.teacher is None:
-                raise LimbeckError("this term needs a teacher, and there is none: give Distiller(teachers=...)")
+                raise LimbeckError("this loss needs a teacher, and there is none: give Distiller(teachers=...)")
             return self.teacher
-        try:
-            return self.teachers[name]
-        except KeyError:
-            raise LimbeckError(
-                f"no teacher is named {name!r}; there are: {suggest_names(name, self.teachers)}"
-            ) from None
+        if name not in self.teachers:
+            raise LimbeckError(f"no teacher is named {name!r}; there are: {suggest_names(name, self.teachers)}")
+        return self.teachers[name]

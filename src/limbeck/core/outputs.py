@@ -1,7 +1,4 @@
-"""What one network said about one batch.
-
-Decision 001 tells how detection, token sequences, CTC frames and several teachers pass through this type.
-"""
+"""The outputs of one network for one batch."""
 
 from __future__ import annotations
 
@@ -20,18 +17,18 @@ __all__ = ["Outputs"]
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """One network's answer to one batch.
+    """Outputs of one network for one batch.
 
     Attributes:
-        logits: ``[rows, classes]``, the row mask already applied. A row is whatever the task classifies: an image, a
-            pixel, an anchor, a CTC frame, a token.
-        spatial_logits: spatial logits ``[batch, classes, height, width]``, for terms that compare places.
+        logits: ``[rows, classes]`` with the mask applied. A row is what the task classifies: an image, a pixel, an
+            anchor, a CTC frame, a token.
+        spatial_logits: ``[batch, classes, height, width]``, for losses that compare positions.
         embedding: ``[batch, width]``.
-        features: hidden features by the names the user gave them, ``[batch, ...]`` of any rank.
-        extra: further tensors a task wants to pass on, by name: box offsets by row, a network's own losses.
-        row_to_sample: ``[rows]``, the sample in the batch that each row belongs to; ``None`` says row i is sample i.
-        valid: ``[batch]`` booleans, false where this network has no answer for the sample (a teacher of another
-            language or modality); ``None`` says it answered every one.
+        features: hidden features by layer name, ``[batch, ...]`` of any rank.
+        extra: further tensors of a task, by name: box offsets by row, losses of the network.
+        row_to_sample: ``[rows]``, the index in the batch of the sample of each row; ``None``: row i is sample i.
+        valid: ``[batch]`` booleans, false where the network has no output for a sample (a teacher of another language
+            or modality); ``None``: all are valid.
     """
 
     logits: Tensor | None = None
@@ -45,40 +42,40 @@ class Outputs:
     def __post_init__(self) -> None:
         if self.logits is not None and self.logits.ndim != 2:
             raise LimbeckError(
-                f"logits are [rows, classes], and these have the shape {list(self.logits.shape)}: "
-                "the task flattens pixels, anchors or tokens into rows"
+                f"logits must be [rows, classes], got {list(self.logits.shape)}: let the task flatten pixels, anchors "
+                "or tokens into rows"
             )
 
     def require_logits(self) -> Tensor:
-        """The logits, ``[rows, classes]``, or an error where this task has none."""
+        """The logits, ``[rows, classes]``; an error where there are none."""
         if self.logits is None:
-            raise LimbeckError("this network gave no logits, and the term needs them: choose a term on features")
+            raise LimbeckError("this loss needs logits, and the network has none: use a loss on features")
         return self.logits
 
     def feature(self, name: str) -> Tensor:
-        """The hidden features named ``name``, or an error that tells the names there are."""
+        """The features of the layer ``name``; an error lists the names there are."""
         try:
             return self.features[name]
         except KeyError:
             raise LimbeckError(
                 f"no feature is named {name!r}; there are: {suggest_names(name, self.features)}. "
-                'Name layers when you build the distiller: feature_layers={"student": {"mid": "layer2"}}; '
-                'where there are several teachers, the term names one as well: teacher="big"'
+                'Name layers in the distiller: feature_layers={"student": {"mid": "layer2"}}; '
+                'with several teachers, set `teacher` of the loss as well: teacher="big"'
             ) from None
 
     def detach(self) -> Outputs:
-        """The same, cut off from the graph; itself where nothing hangs on one."""
+        """The same without gradients; itself where no tensor requires one."""
         for tensor in (self.logits, self.spatial_logits, self.embedding, *self.features.values(), *self.extra.values()):
             if tensor is not None and tensor.requires_grad:
                 return self._map_tensors(lambda t: t.detach())
         return self
 
     def to(self, device: torch.device) -> Outputs:
-        """The same on ``device``."""
+        """The same tensors on ``device``."""
         return self._map_tensors(lambda tensor: tensor.to(device))
 
     def masked_select(self, mask: Tensor) -> Outputs:
-        """Only the samples where ``mask`` (``[batch]`` booleans) is true, with the rows that belong to them.
+        """The samples where ``mask`` (``[batch]`` booleans) is true, with their rows.
 
         >>> outputs = Outputs(logits=torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         >>> outputs.masked_select(torch.tensor([False, True])).require_logits()

@@ -1,4 +1,4 @@
-"""How far training is: the one clock that schedules read."""
+"""The progress of training, which schedules read."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ __all__ = ["Progress"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where training stands: ``step`` of ``steps`` optimizer steps done, ``epoch`` of ``epochs`` begun, from zero.
+    """Progress of training: ``step`` of ``steps`` optimizer steps and ``epoch`` of ``epochs``, counted from 0.
 
-    Where training has several stages, these count within the stage; ``steps_before`` are the steps of the stages before
-    it, and ``total_steps`` those of all stages together.
+    With several stages these count within the stage; ``steps_before`` is the number of steps of earlier stages and
+    ``total_steps`` that of all stages. A length of 0 is unknown; reading a fraction of it is an error.
 
-    ``steps == 0`` says that the length of training is not known; then asking for the fraction is an error rather than
-    a silent zero, since a schedule would never move. ``total_steps == 0`` says the same of all stages together.
-
-    >>> now = Progress(step=25, steps=100, steps_before=300, total_steps=400)
-    >>> now.fraction, now.overall_fraction
+    >>> progress = Progress(step=25, steps=100, steps_before=300, total_steps=400)
+    >>> progress.fraction, progress.overall_fraction
     (0.25, 0.8125)
     """
 
@@ -33,28 +30,25 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """Share of this stage that is over, from 0 to 1; where training has one stage, of training."""
+        """The completed fraction of this stage, from 0 to 1."""
         if self.steps < 1:
             raise LimbeckError(
-                "a schedule needs to know how long training is, and it is not known: set "
+                "a schedule needs the number of steps, and it is not known: set "
                 "`distiller.progress = limbeck.Progress(step=..., steps=...)` in your loop, or train with limbeck.fit"
             )
         return min(self.step / self.steps, 1.0)
 
     @property
     def overall_fraction(self) -> float:
-        """Share of all stages together that is over, from 0 to 1."""
+        """The completed fraction of all stages, from 0 to 1."""
         return self.overall().fraction
 
     def overall(self) -> Progress:
-        """The clock of all stages together, as one long stage.
-
-        It counts steps only: a stage with a batch size of its own has epochs of its own.
-        """
+        """The progress of all stages as one, in steps only: epochs of stages may differ in length."""
         if self.total_steps < 1:
             raise LimbeckError(
-                "a schedule over all stages needs to know how long they are together, and it is not known: set "
-                "`distiller.progress = limbeck.Progress(step=..., steps=..., steps_before=..., total_steps=...)` in your loop, or "
-                "give steps_before= and total_steps= to limbeck.fit"
+                "a schedule over all stages needs their number of steps, and it is not known: set `distiller.progress = "
+                "limbeck.Progress(step=..., steps=..., steps_before=..., total_steps=...)` in your loop, or give "
+                "steps_before= and total_steps= to limbeck.fit"
             )
         return Progress(self.steps_before + self.step, self.total_steps, total_steps=self.total_steps)

@@ -1,4 +1,4 @@
-"""The interfaces between the rooms. A class keeps one by having its methods; nothing is inherited."""
+"""The protocols of losses, tasks and teachers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Loss(Protocol):
     paper: ClassVar[str] = ""
 
     def __call__(self, context: LossContext) -> Tensor:
-        """The loss of this context, a float32 scalar."""
+        """The loss, a float32 scalar."""
         ...
 
 
@@ -59,22 +59,22 @@ def loss_attribute(loss: object, name: str) -> Any:
 
 @runtime_checkable
 class Preparable(Protocol):
-    """A term that shapes its learned parts (a projection) by the first context, before the optimizer is built."""
+    """A loss that builds its learned modules (a projection) from the first context, before the optimizer is built."""
 
     def prepare(self, context: LossContext) -> None:
-        """Build what is to be learned, for features of the shapes in ``context``."""
+        """Build the learned modules for features of the shapes in ``context``."""
         ...
 
 
 class Task(Protocol):
-    """What a batch means: how a network is called on it, what its rows are, and what is true."""
+    """How a network is called on a batch, what its rows are, and what the target is."""
 
     def outputs(self, network: nn.Module, batch: Any) -> Outputs:
-        """Call ``network`` on ``batch`` and put its answer into rows (taps are added by the caller)."""
+        """Outputs of ``network`` for ``batch``, flattened into rows; the caller adds features."""
         ...
 
     def target(self, batch: Any) -> Tensor | None:
-        """The truth by row, or ``None`` where the batch has none."""
+        """The target by row, or ``None`` where the batch has none."""
         ...
 
 

@@ -1,8 +1,6 @@
-"""Numbers that move with training: a weight or a temperature is a plain number or one of these.
+"""Schedules of weights and temperatures: functions of the completed fraction of a stage, or of all stages.
 
-Each constructor gives a frozen function of :class:`~limbeck.core.progress.Progress`; all are functions of the fraction
-of training that is over, so changing the batch size or the number of epochs keeps their shape. In a training of several
-stages that is the fraction of the stage; :func:`across_stages` makes it the fraction of all stages together.
+Since they depend on the fraction, their shape does not change with the batch size or the number of epochs.
 """
 
 from __future__ import annotations
@@ -34,15 +32,15 @@ __all__ = [
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A number that depends on how far training is."""
+    """A number that depends on the progress of training."""
 
     def __call__(self, progress: Progress) -> float:
-        """The number at this moment."""
+        """The current number."""
         ...
 
 
 def resolve(value: float | Schedule, progress: Progress) -> float:
-    """The number that ``value`` stands for now.
+    """The current value of a number or a schedule.
 
     >>> resolve(0.5, Progress())
     0.5
@@ -55,7 +53,7 @@ def resolve(value: float | Schedule, progress: Progress) -> float:
 @final
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A straight line from ``start`` to ``end``; see :func:`linear`."""
+    """See :func:`linear`."""
 
     start: float
     end: float
@@ -70,7 +68,7 @@ class Linear:
 @final
 @dataclass(frozen=True, slots=True)
 class Cosine:
-    """Half a cosine wave from ``start`` to ``end``; see :func:`cosine`."""
+    """See :func:`cosine`."""
 
     start: float
     end: float
@@ -85,7 +83,7 @@ class Cosine:
 @final
 @dataclass(frozen=True, slots=True)
 class MultiStep:
-    """``start``, times ``gamma`` at each milestone passed; see :func:`multistep`."""
+    """See :func:`multistep`."""
 
     start: float
     gamma: float
@@ -106,7 +104,7 @@ class MultiStep:
 @final
 @dataclass(frozen=True, slots=True)
 class Warmup:
-    """A ramp from zero to ``value``; see :func:`warmup`."""
+    """See :func:`warmup`."""
 
     value: float
     fraction: float
@@ -125,7 +123,7 @@ class Warmup:
 @final
 @dataclass(frozen=True, slots=True)
 class StepChange:
-    """One number, then another; see :func:`step_change`."""
+    """See :func:`step_change`."""
 
     before: float
     after: float
@@ -147,7 +145,7 @@ class StepChange:
 @final
 @dataclass(frozen=True, slots=True)
 class AcrossStages:
-    """A schedule on the clock of all stages; see :func:`across_stages`."""
+    """See :func:`across_stages`."""
 
     schedule: Schedule
 
@@ -203,9 +201,8 @@ def warmup(value: float, *, fraction: float) -> Warmup:
 def step_change(before: float, after: float, *, milestone: float) -> StepChange:
     """``before``, and from the fraction ``milestone`` of training on ``after``.
 
-    Distillation first and then the task's own loss is ``{"kd": step_change(1, 0, milestone=0.5), "target":
-    step_change(0, 1, milestone=0.5)}``; a weight of 0 keeps a term's figures in the log, and a stage of its own would
-    save its cost.
+    Distillation followed by supervised training is ``{"kd": step_change(1, 0, milestone=0.5), "target":
+    step_change(0, 1, milestone=0.5)}``; a loss of weight 0 is still computed and logged.
 
     >>> [step_change(0.0, 1.0, milestone=0.5)(Progress(step=i, steps=4)) for i in range(5)]
     [0.0, 0.0, 1.0, 1.0, 1.0]
@@ -214,7 +211,7 @@ def step_change(before: float, after: float, *, milestone: float) -> StepChange:
 
 
 def across_stages(schedule: Schedule) -> AcrossStages:
-    """``schedule`` over all stages of training together, rather than over each from its start.
+    """``schedule`` over all stages of training instead of each stage.
 
     >>> across_stages(linear(1.0, 0.0))(Progress(step=0, steps=100, steps_before=300, total_steps=400))
     0.25

@@ -1,4 +1,4 @@
-"""Which temperatures are sane for a task, and what to say of one that is not; without torch, as recipes read it."""
+"""The usual temperatures of a task; imports no torch, since recipes read it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from limbeck.core.schedules import Schedule
 __all__ = ["CLASSIFICATION", "DEFAULT_TEMPERATURE", "DETECTION", "Range", "temperature_range", "temperature_warning"]
 
 DEFAULT_TEMPERATURE: Final = 4.0
-"""The temperature of a method that has none of its own; in a recipe that of the task takes its place."""
+"""The default temperature where the task declares none."""
 _NUM_STEPS: Final = 100
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The temperatures that a task is used to: a ``default`` one, and the range from ``low`` to ``high`` around it."""
+    """The usual temperatures of a task: ``default``, and the range from ``low`` to ``high``."""
 
     default: float
     low: float
@@ -33,13 +33,13 @@ class Range:
 
 
 CLASSIFICATION: Final = Range(default=DEFAULT_TEMPERATURE, low=3.0, high=6.0)
-"""Where classifiers are distilled."""
+"""Usual temperatures of classification."""
 DETECTION: Final = Range(default=2.0, low=1.0, high=3.0)
-"""Where detectors are: most boxes are background, in which a high temperature drowns everything else."""
+"""Usual temperatures of detection: lower, since most boxes are background."""
 
 
 def temperature_warning(low: float, high: float, *, expected: Range, loss_name: str, task: str) -> str | None:
-    """What to say of temperatures from ``low`` to ``high``, all of which lie outside of the usual range; else ``None``.
+    """A warning where temperatures from ``low`` to ``high`` all lie outside the usual range; else ``None``.
 
     >>> temperature_warning(12.0, 12.0, expected=Range(4.0, 3.0, 6.0), loss_name="kd", task="Classification")
     'the temperature of kd is 12, and Classification is used to 3 to 6: keep it only if you mean it'
@@ -56,7 +56,7 @@ def temperature_warning(low: float, high: float, *, expected: Range, loss_name: 
 
 
 def temperature_range(temperature: float | Schedule | Any) -> tuple[float, float]:
-    """The lowest and the highest temperature that a number, a schedule or a policy can give.
+    """The lowest and the highest value of a number, a schedule or a policy.
 
     >>> from limbeck import schedules
     >>> temperature_range(4.0), temperature_range(schedules.cosine(6.0, 3.0))

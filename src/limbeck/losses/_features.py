@@ -5,13 +5,14 @@ And what those on relations share: a batch as one row a sample, and how far its 
 
 from __future__ import annotations
 
-from typing import TypeVar, final
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.loss_context import LossContext
 from limbeck.losses._ops import upcast
 
 __all__ = [
@@ -23,17 +24,43 @@ __all__ = [
     "attention_map",
     "channels_first",
     "describe_shapes",
+    "feature_pair",
     "flatten_samples",
+    "format_settings",
     "make_projection",
     "match_size",
     "pairwise_relations",
     "pointwise_layer",
+    "project_pair",
     "require_comparable",
     "require_maps",
     "require_prepared",
 ]  # fmt: skip
 
 M = TypeVar("M", bound=nn.Module)
+
+
+def feature_pair(loss: Any, context: LossContext) -> tuple[Tensor, Tensor]:
+    """The student's and the teacher's features at ``loss.layer``."""
+    student, teacher = context.pair(loss.teacher)
+    return student.feature(loss.layer), teacher.feature(loss.layer)
+
+
+def project_pair(projection: nn.Module | None, student: Tensor, teacher: Tensor, *, name: str) -> tuple[Tensor, Tensor]:
+    """The projected student's and the teacher's features: upcast, pooled to one size, channels at axis 1."""
+    projection = require_prepared(projection, name)
+    student, teacher = match_size(upcast(projection(upcast(student))), upcast(teacher))
+    return channels_first(student), channels_first(teacher)
+
+
+def format_settings(loss: Any, *names: str) -> str:
+    """``name=value`` of each attribute for a repr, and the teacher where the loss names one."""
+    values = {name: getattr(loss, name) for name in names}
+    if loss.teacher:
+        values["teacher"] = loss.teacher
+    return ", ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value!r}" for name, value in values.items()
+    )
 
 
 def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,7 +246,8 @@ class Connector(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """The student's features in the teacher's width, each channel normalised."""
-        return apply_batch_norm(self.norm, channels_first(self.layer(features.to(self.norm.weight.dtype))))
+        projected = apply_batch_norm(self.norm, channels_first(self.layer(features.to(self.norm.weight.dtype))))
+        return channels_first(projected)  # of [batch, channels, tokens]: back to the layout of the input
 
     def extra_repr(self) -> str:
         return self.description

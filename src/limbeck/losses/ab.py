@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._features import Connector, channels_first, match_size, require_prepared
+from limbeck.losses._features import Connector, feature_pair, format_settings, project_pair
 from limbeck.losses._ops import require_same_shape, upcast
 
 __all__ = ["ABLoss", "ab_loss"]
@@ -72,21 +72,16 @@ class ABLoss(nn.Module, Loss):
         self.projection: Connector | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the projection by the features of ``context``."""
-        student, teacher = context.pair(self.teacher)
-        self.projection = Connector(student.feature(self.layer), teacher.feature(self.layer))
+        """Build the projection for the features of ``context``."""
+        self.projection = Connector(*feature_pair(self, context))
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context."""
-        student, teacher = context.pair(self.teacher)
-        student_features = upcast(require_prepared(self.projection, "ABLoss")(upcast(student.feature(self.layer))))
-        student_features, teacher_features = match_size(
-            student_features, upcast(channels_first(teacher.feature(self.layer)))
-        )
-        return ab_loss(student_features, teacher_features, margin=self.margin)
+        pair = project_pair(self.projection, *feature_pair(self, context), name="ABLoss")
+        return ab_loss(*pair, margin=self.margin)
 
     def extra_repr(self) -> str:
-        return f"layer={self.layer!r}, margin={self.margin:g}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return format_settings(self, "layer", "margin")
 
 
 def _require_margin(margin: float) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._features import attention_map, match_size, require_maps
+from limbeck.losses._features import attention_map, feature_pair, match_size, require_maps
 from limbeck.losses._ops import mean_squared_error, upcast
 
 __all__ = ["AttentionTransferLoss", "attention_transfer_loss"]
@@ -60,5 +60,4 @@ class AttentionTransferLoss(Loss):
             raise LimbeckError(f"the power of an attention map is at least 1, not {self.power}")
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher = context.pair(self.teacher)
-        return attention_transfer_loss(student.feature(self.layer), teacher.feature(self.layer), power=self.power)
+        return attention_transfer_loss(*feature_pair(self, context), power=self.power)

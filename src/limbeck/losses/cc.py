@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._features import flatten_samples
+from limbeck.losses._features import feature_pair, flatten_samples
 from limbeck.losses._ops import mean_squared_error
 
 __all__ = ["CCLoss", "cc_loss"]
@@ -74,8 +74,7 @@ class CCLoss(Loss):
         _require_kernel(self.kernel, self.gamma)
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher = context.pair(self.teacher)
-        return cc_loss(student.feature(self.layer), teacher.feature(self.layer), kernel=self.kernel, gamma=self.gamma)
+        return cc_loss(*feature_pair(self, context), kernel=self.kernel, gamma=self.gamma)
 
 
 def _kernel_matrix(rows: Tensor, kernel: Kernel, gamma: float) -> Tensor:

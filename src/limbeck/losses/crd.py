@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
+from limbeck.losses._features import format_settings
 from limbeck.losses._ops import hard_labels, require_same_shape, row_mean, upcast
 from limbeck.utils.all_gather import all_gather
 
@@ -163,11 +164,7 @@ class CRDLoss(nn.Module, Loss):
         )
 
     def extra_repr(self) -> str:
-        settings = (
-            f"layer={self.layer!r}, bank_size={self.bank_size}, embedding_dim={self.embedding_dim}, "
-            f"temperature={self.temperature}, momentum={self.momentum}"
-        )
-        return settings + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return format_settings(self, "layer", "bank_size", "embedding_dim", "temperature", "momentum")
 
     def _embed_features(self, name: str, features: Tensor) -> Tensor:
         assert self.embed is not None

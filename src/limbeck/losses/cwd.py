@@ -18,14 +18,7 @@ from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule, resolve
-from limbeck.losses._features import (
-    IdentityProjection,
-    Projection,
-    channels_first,
-    make_projection,
-    match_size,
-    require_prepared,
-)
+from limbeck.losses._features import IdentityProjection, Projection, format_settings, make_projection, project_pair
 from limbeck.losses._ops import require_same_shape, upcast
 
 __all__ = ["CWDLoss", "cwd_loss"]
@@ -89,24 +82,17 @@ class CWDLoss(nn.Module, Loss):
         self.projection: Projection | IdentityProjection | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the projection by the features of ``context``; none is needed between equal channels."""
+        """Build the projection for the maps of ``context``; none is learned between equal channels."""
         self.projection = make_projection(*map(self._get_maps, context.pair(self.teacher)))
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context."""
-        projection = require_prepared(self.projection, "CWDLoss")
-        student, teacher = (upcast(self._get_maps(outputs)) for outputs in context.pair(self.teacher))
-        student_maps, teacher_maps = match_size(projection(student), teacher)
-        return cwd_loss(
-            channels_first(student_maps),
-            channels_first(teacher_maps),
-            temperature=resolve(self.temperature, context.progress),
-        )
+        maps = map(self._get_maps, context.pair(self.teacher))
+        pair = project_pair(self.projection, *maps, name="CWDLoss")
+        return cwd_loss(*pair, temperature=resolve(self.temperature, context.progress))
 
     def extra_repr(self) -> str:
-        return f"layer={self.layer!r}, temperature={self.temperature}" + (
-            f", teacher={self.teacher!r}" if self.teacher else ""
-        )
+        return format_settings(self, "layer", "temperature")
 
     def _get_maps(self, outputs: Outputs) -> Tensor:
         if self.layer is not None:

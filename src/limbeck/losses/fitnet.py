@@ -12,10 +12,9 @@ from typing import ClassVar, final
 
 from torch import Tensor, nn
 
-from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._features import Projection, match_size
+from limbeck.losses._features import Projection, feature_pair, format_settings, project_pair
 from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
 __all__ = ["FitNetLoss", "fitnet_loss"]
@@ -54,20 +53,13 @@ class FitNetLoss(nn.Module, Loss):
         self.projection: Projection | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the projection by the features of ``context``."""
-        student, teacher = context.pair(self.teacher)
-        self.projection = Projection(student.feature(self.layer), teacher.feature(self.layer))
+        """Build the projection for the features of ``context``."""
+        self.projection = Projection(*feature_pair(self, context))
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context."""
-        if self.projection is None:
-            raise LimbeckError(
-                "FitNetLoss has no projection yet: call distiller.prepare(batch) before building the optimizer"
-            )
-        student, teacher = context.pair(self.teacher)
-        return fitnet_loss(
-            *match_size(self.projection(upcast(student.feature(self.layer))), upcast(teacher.feature(self.layer)))
-        )
+        pair = project_pair(self.projection, *feature_pair(self, context), name="FitNetLoss")
+        return fitnet_loss(*pair)
 
     def extra_repr(self) -> str:
-        return f"layer={self.layer!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return format_settings(self, "layer")

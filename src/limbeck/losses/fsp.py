@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._features import Projection, channels_first
+from limbeck.losses._features import channels_first, format_settings, make_projection, require_prepared
 from limbeck.losses._ops import mean_squared_error, upcast
 
 __all__ = ["FSPLoss", "fsp_loss"]
@@ -78,20 +78,15 @@ class FSPLoss(nn.Module, Loss):
         student, teacher = context.pair(self.teacher)
         self.projections = nn.ModuleList()
         for layer in (self.first_layer, self.last_layer):
-            student_features, teacher_features = student.feature(layer), teacher.feature(layer)
-            equal = channels_first(student_features).shape[1] == channels_first(teacher_features).shape[1]
-            self.projections.append(nn.Identity() if equal else Projection(student_features, teacher_features))
+            self.projections.append(make_projection(student.feature(layer), teacher.feature(layer)))
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context."""
-        if self.projections is None:
-            raise LimbeckError(
-                "FSPLoss has no projections yet: call distiller.prepare(batch) before building the optimizer"
-            )
+        projections = require_prepared(self.projections, "FSPLoss")
         student, teacher = context.pair(self.teacher)
         student_first, student_last = (
             channels_first(projection(upcast(student.feature(layer))))
-            for layer, projection in zip((self.first_layer, self.last_layer), self.projections, strict=True)
+            for layer, projection in zip((self.first_layer, self.last_layer), projections, strict=True)
         )
         teacher_first, teacher_last = (
             channels_first(teacher.feature(layer)) for layer in (self.first_layer, self.last_layer)
@@ -99,8 +94,7 @@ class FSPLoss(nn.Module, Loss):
         return fsp_loss((student_first, student_last), (teacher_first, teacher_last))
 
     def extra_repr(self) -> str:
-        settings = f"first_layer={self.first_layer!r}, last_layer={self.last_layer!r}"
-        return settings + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return format_settings(self, "first_layer", "last_layer")
 
 
 def _fsp_matrix(first: Tensor, last: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ from limbeck.losses._features import (
     DescribedSequential,
     attention_map,
     describe_shapes,
+    feature_pair,
+    format_settings,
     match_size,
     require_maps,
     require_prepared,
@@ -96,7 +98,7 @@ class FTLoss(nn.Module, Loss):
 
     def prepare(self, context: LossContext) -> None:
         """Shape paraphraser and translator by the features of ``context``."""
-        student, teacher = (upcast(outputs.feature(self.layer)) for outputs in context.pair(self.teacher))
+        student, teacher = map(upcast, feature_pair(self, context))
         require_maps(student, teacher, method="factor transfer")
         student_channels, teacher_channels = student.shape[1], teacher.shape[1]
         factor_channels = max(1, int(self.rate * teacher_channels))
@@ -129,14 +131,13 @@ class FTLoss(nn.Module, Loss):
         paraphraser, decoder, translator = (
             require_prepared(module, "FTLoss") for module in (self.paraphraser, self.decoder, self.translator)
         )  # fmt: skip
-        student, teacher = (upcast(outputs.feature(self.layer)) for outputs in context.pair(self.teacher))
+        student, teacher = map(upcast, feature_pair(self, context))
         teacher_factor = upcast(paraphraser(teacher.detach()))
         error = mean_squared_error(upcast(decoder(teacher_factor)), teacher.detach())
         return ft_loss(upcast(translator(student)), teacher_factor) + self.reconstruction_weight * error
 
     def extra_repr(self) -> str:
-        settings = f"layer={self.layer!r}, rate={self.rate:g}, reconstruction_weight={self.reconstruction_weight:g}"
-        return settings + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return format_settings(self, "layer", "rate", "reconstruction_weight")
 
 
 def _conv_stack(

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._features import Projection, channels_first
+from limbeck.losses._features import (
+    IdentityProjection,
+    Projection,
+    channels_first,
+    feature_pair,
+    format_settings,
+    make_projection,
+    require_prepared,
+)
 from limbeck.losses._ops import mean_squared_error, upcast
 
 __all__ = ["GramLoss", "gram_loss"]
@@ -53,27 +61,20 @@ class GramLoss(nn.Module, Loss):
     def __init__(self, layer: str, *, teacher: str | None = None) -> None:
         super().__init__()
         self.layer, self.teacher = layer, teacher
-        self.projection: Projection | nn.Identity | None = None
+        self.projection: Projection | IdentityProjection | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the projection by the features of ``context``; none is needed between equal channels."""
-        pair = context.pair(self.teacher)
-        student, teacher = (channels_first(outputs.feature(self.layer)) for outputs in pair)
-        equal = student.shape[1] == teacher.shape[1]
-        self.projection = nn.Identity() if equal else Projection(*(outputs.feature(self.layer) for outputs in pair))
+        """Build the projection for the features of ``context``; none is learned between equal channels."""
+        self.projection = make_projection(*feature_pair(self, context))
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context."""
-        if self.projection is None:
-            raise LimbeckError(
-                "GramLoss has no projection yet: call distiller.prepare(batch) before building the optimizer"
-            )
-        student, teacher = context.pair(self.teacher)
-        projected = self.projection(upcast(student.feature(self.layer)))
-        return gram_loss(channels_first(projected), channels_first(teacher.feature(self.layer)))
+        student, teacher = feature_pair(self, context)
+        projected = require_prepared(self.projection, "GramLoss")(upcast(student))
+        return gram_loss(channels_first(projected), channels_first(teacher))
 
     def extra_repr(self) -> str:
-        return f"layer={self.layer!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return format_settings(self, "layer")
 
 
 def _channel_gram(features: Tensor) -> Tensor:

@@ -25,8 +25,10 @@ from limbeck.losses._features import (
     IdentityProjection,
     Projection,
     describe_shapes,
+    feature_pair,
+    format_settings,
     make_projection,
-    match_size,
+    project_pair,
     require_maps,
     require_prepared,
 )
@@ -88,7 +90,7 @@ class MGDLoss(nn.Module, Loss):
 
     def prepare(self, context: LossContext) -> None:
         """Shape projection and generator by the features of ``context``."""
-        student, teacher = (outputs.feature(self.layer) for outputs in context.pair(self.teacher))
+        student, teacher = feature_pair(self, context)
         require_maps(student, teacher, method="masked generation")
         self.projection = make_projection(student, teacher)
         width = teacher.shape[1]
@@ -100,29 +102,11 @@ class MGDLoss(nn.Module, Loss):
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context."""
-        projection, generator = (
-            require_prepared(self.projection, "MGDLoss"),
-            require_prepared(self.generator, "MGDLoss"),
-        )
-        student, teacher = context.pair(self.teacher)
-        student_features, teacher_features = match_size(
-            upcast(projection(upcast(student.feature(self.layer)))), upcast(teacher.feature(self.layer))
-        )
-        noise = torch.rand(
-            len(student_features),
-            1,
-            *student_features.shape[2:],
-            device=student_features.device,
-            dtype=student_features.dtype,
-        )
-        return mgd_loss(
-            student_features,
-            teacher_features,
-            mask=(noise >= self.mask_ratio).to(student_features),
-            generator=generator,
-        )
+        generator = require_prepared(self.generator, "MGDLoss")
+        student, teacher = project_pair(self.projection, *feature_pair(self, context), name="MGDLoss")
+        noise = torch.rand(len(student), 1, *student.shape[2:], device=student.device, dtype=student.dtype)
+        mask = (noise >= self.mask_ratio).to(student)
+        return mgd_loss(student, teacher, mask=mask, generator=generator)
 
     def extra_repr(self) -> str:
-        return f"layer={self.layer!r}, mask_ratio={self.mask_ratio:g}" + (
-            f", teacher={self.teacher!r}" if self.teacher else ""
-        )
+        return format_settings(self, "layer", "mask_ratio")

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._features import channels_first, match_size
+from limbeck.losses._features import channels_first, feature_pair, match_size
 from limbeck.losses._ops import upcast
 
 __all__ = ["NSTLoss", "nst_loss"]
@@ -84,8 +84,7 @@ class NSTLoss(Loss):
     teacher: str | None = None
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher = context.pair(self.teacher)
-        return nst_loss(channels_first(student.feature(self.layer)), channels_first(teacher.feature(self.layer)))
+        return nst_loss(*map(channels_first, feature_pair(self, context)))
 
 
 def _second_moment(maps: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._features import Connector, channels_first, match_size, require_prepared
+from limbeck.losses._features import Connector, channels_first, feature_pair, project_pair
 from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
 __all__ = ["OFDLoss", "batch_norm_margin", "ofd_loss"]
@@ -100,7 +100,7 @@ class OFDLoss(nn.Module, Loss):
 
     def prepare(self, context: LossContext) -> None:
         """Shape the projection by the features of ``context``, and measure the margin where none was given."""
-        student, teacher = (upcast(outputs.feature(self.layer)) for outputs in context.pair(self.teacher))
+        student, teacher = map(upcast, feature_pair(self, context))
         self.projection = Connector(student, teacher)
         measured = _negative_mean(channels_first(teacher))
         if self.initial_margin is not None and len(self.initial_margin) != len(measured):
@@ -112,13 +112,9 @@ class OFDLoss(nn.Module, Loss):
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context."""
-        student, teacher = context.pair(self.teacher)
-        student_features = upcast(require_prepared(self.projection, "OFDLoss")(upcast(student.feature(self.layer))))
-        student_features, teacher_features = match_size(
-            student_features, upcast(channels_first(teacher.feature(self.layer)))
-        )
+        pair = project_pair(self.projection, *feature_pair(self, context), name="OFDLoss")
         assert self.margin is not None
-        return ofd_loss(student_features, teacher_features, margin=self.margin)
+        return ofd_loss(*pair, margin=self.margin)
 
     def extra_repr(self) -> str:
         margin = "" if self.initial_margin is None else f", margin={list(self.initial_margin)}"

@@ -21,10 +21,10 @@ from limbeck.core.protocols import Loss
 from limbeck.losses._features import (
     IdentityProjection,
     Projection,
-    channels_first,
+    feature_pair,
+    format_settings,
     make_projection,
-    match_size,
-    require_prepared,
+    project_pair,
 )
 from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
@@ -77,19 +77,16 @@ class PKDLoss(nn.Module, Loss):
         self.projection: Projection | IdentityProjection | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the projection by the features of ``context``; none is needed between equal channels."""
-        student, teacher = context.pair(self.teacher)
-        self.projection = make_projection(student.feature(self.layer), teacher.feature(self.layer))
+        """Build the projection for the features of ``context``; none is learned between equal channels."""
+        self.projection = make_projection(*feature_pair(self, context))
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context."""
-        student, teacher = context.pair(self.teacher)
-        student_features = require_prepared(self.projection, "PKDLoss")(upcast(student.feature(self.layer)))
-        student_features, teacher_features = match_size(student_features, upcast(teacher.feature(self.layer)))
-        return pkd_loss(channels_first(student_features), channels_first(teacher_features))
+        pair = project_pair(self.projection, *feature_pair(self, context), name="PKDLoss")
+        return pkd_loss(*pair)
 
     def extra_repr(self) -> str:
-        return f"layer={self.layer!r}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return format_settings(self, "layer")
 
 
 def _standardize(features: Tensor) -> Tensor:

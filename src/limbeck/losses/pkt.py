@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._features import flatten_samples
+from limbeck.losses._features import feature_pair, flatten_samples
 
 __all__ = ["PKTLoss", "pkt_loss"]
 
@@ -61,8 +61,7 @@ class PKTLoss(Loss):
     teacher: str | None = None
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher = context.pair(self.teacher)
-        return pkt_loss(student.feature(self.layer), teacher.feature(self.layer))
+        return pkt_loss(*feature_pair(self, context))
 
 
 def _neighbor_probabilities(rows: Tensor) -> Tensor:

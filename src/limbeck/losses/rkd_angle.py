@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._features import flatten_samples, pairwise_relations
+from limbeck.losses._features import feature_pair, flatten_samples, pairwise_relations
 
 __all__ = ["RKDAngleLoss", "rkd_angle_loss"]
 
@@ -59,8 +59,7 @@ class RKDAngleLoss(Loss):
     teacher: str | None = None
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher = context.pair(self.teacher)
-        return rkd_angle_loss(student.feature(self.layer), teacher.feature(self.layer))
+        return rkd_angle_loss(*feature_pair(self, context))
 
 
 def _angle_cosines(rows: Tensor) -> Tensor:

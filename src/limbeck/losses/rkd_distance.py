@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._features import flatten_samples, pairwise_relations
+from limbeck.losses._features import feature_pair, flatten_samples, pairwise_relations
 
 __all__ = ["RKDDistanceLoss", "rkd_distance_loss"]
 
@@ -57,8 +57,7 @@ class RKDDistanceLoss(Loss):
     teacher: str | None = None
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher = context.pair(self.teacher)
-        return rkd_distance_loss(student.feature(self.layer), teacher.feature(self.layer))
+        return rkd_distance_loss(*feature_pair(self, context))
 
 
 def _normalized_distances(rows: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._features import match_size
+from limbeck.losses._features import feature_pair, format_settings, match_size
 from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
 __all__ = ["SimKDLoss", "simkd_loss"]
@@ -71,7 +71,7 @@ class SimKDLoss(nn.Module, Loss):
 
     def prepare(self, context: LossContext) -> None:
         """Shape the projector by the features of ``context``."""
-        student, teacher = (outputs.feature(self.layer) for outputs in context.pair(self.teacher))
+        student, teacher = feature_pair(self, context)
         if student.ndim != teacher.ndim or student.ndim not in (2, 4):
             raise LimbeckError(
                 f"SimKDLoss compares maps [batch, channels, height, width] or vectors [batch, width], and these have the "
@@ -85,7 +85,7 @@ class SimKDLoss(nn.Module, Loss):
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context."""
         projector = self._require_projector()
-        student, teacher = (outputs.feature(self.layer) for outputs in context.pair(self.teacher))
+        student, teacher = feature_pair(self, context)
         if not len(student):  # BatchNorm takes no empty batch; each parameter still gets its gradient of zero
             return sum((parameter.sum() * 0 for parameter in projector.parameters()), upcast(student).sum())
         if self.training and student.numel() == student.shape[1]:
@@ -107,7 +107,7 @@ class SimKDLoss(nn.Module, Loss):
         return nn.Sequential(layers)
 
     def extra_repr(self) -> str:
-        return f"layer={self.layer!r}, factor={self.factor}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return format_settings(self, "layer", "factor")
 
     def _require_projector(self) -> _Projector:
         if self.projector is None:

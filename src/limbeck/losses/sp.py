@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
+from limbeck.losses._features import feature_pair
 from limbeck.losses._ops import upcast
 
 __all__ = ["SPLoss", "sp_loss"]
@@ -61,8 +62,7 @@ class SPLoss(Loss):
     teacher: str | None = None
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher = context.pair(self.teacher)
-        return sp_loss(student.feature(self.layer), teacher.feature(self.layer))
+        return sp_loss(*feature_pair(self, context))
 
 
 def _similarity_matrix(features: Tensor) -> Tensor:

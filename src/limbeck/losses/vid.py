@@ -26,10 +26,11 @@ from limbeck.losses._features import (
     DescribedSequential,
     channels_first,
     describe_shapes,
-    match_size,
+    feature_pair,
+    format_settings,
     pointwise_layer,
+    project_pair,
     require_comparable,
-    require_prepared,
 )
 from limbeck.losses._ops import require_same_shape, upcast
 
@@ -95,7 +96,7 @@ class VIDLoss(nn.Module, Loss):
 
     def prepare(self, context: LossContext) -> None:
         """Shape what predicts the teacher's features by those of ``context``."""
-        student, teacher = (outputs.feature(self.layer) for outputs in context.pair(self.teacher))
+        student, teacher = feature_pair(self, context)
         require_comparable(student, teacher)
         in_channels, out_channels = (channels_first(features).shape[1] for features in (student, teacher))
         self.mean_predictor = DescribedSequential(
@@ -114,14 +115,8 @@ class VIDLoss(nn.Module, Loss):
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context."""
-        mean_predictor = require_prepared(self.mean_predictor, "VIDLoss")
-        student, teacher = context.pair(self.teacher)
-        predicted_mean, teacher_features = match_size(
-            upcast(mean_predictor(upcast(student.feature(self.layer)))), upcast(teacher.feature(self.layer))
-        )
-        return vid_loss(channels_first(predicted_mean), channels_first(teacher_features), variance=self.variance)
+        pair = project_pair(self.mean_predictor, *feature_pair(self, context), name="VIDLoss")
+        return vid_loss(*pair, variance=self.variance)
 
     def extra_repr(self) -> str:
-        return f"layer={self.layer!r}, initial_variance={self.initial_variance:g}" + (
-            f", teacher={self.teacher!r}" if self.teacher else ""
-        )
+        return format_settings(self, "layer", "initial_variance")
