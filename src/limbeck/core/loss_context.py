@@ -60,7 +60,9 @@ class LossContext:
     temperature_record: TemperatureRecord | None = None
 
     def pair(self, name: str | None = None) -> tuple[Outputs, Outputs]:
-        """Outputs of the student and of one teacher (``None``: the ensemble), for the samples valid for that teacher."""
+        """Outputs of the student and of one teacher (``None``: the ensemble), for the samples valid for that
+        teacher.
+        """
         teacher = self.teacher_outputs(name)
         if teacher.valid is None:
             return self.student, teacher
@@ -107,7 +109,8 @@ class LossContext:
         if name is None:
             if self.teacher is None and self.teachers:
                 raise LimbeckError(
-                    f"these teachers have no logits to combine: set `teacher` of the loss to one of {', '.join(self.teachers)}"
+                    "these teachers have no logits to combine: set `teacher` of the loss to one of "
+                    f"{', '.join(self.teachers)}"
                 )
             if self.teacher is None:
                 raise LimbeckError("this loss needs a teacher, and there is none: give Distiller(teachers=...)")

@@ -47,7 +47,8 @@ class Progress:
         """The progress of all stages as one, in steps only: epochs of stages may differ in length."""
         if self.total_steps < 1:
             raise LimbeckError(
-                "a schedule over all stages needs their number of steps, and it is not known: set `distiller.progress = "
+                "a schedule over all stages needs their number of steps, and it is not known: set "
+                "`distiller.progress = "
                 "limbeck.Progress(step=..., steps=..., steps_before=..., total_steps=...)` in your loop, or give "
                 "steps_before= and total_steps= to limbeck.fit"
             )

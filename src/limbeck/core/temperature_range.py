@@ -28,7 +28,8 @@ class Range:
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.default <= self.high:
             raise LimbeckError(
-                f"a range of temperatures has 0 < low <= default <= high, not {self.low:g}, {self.default:g}, {self.high:g}"
+                f"a range of temperatures has 0 < low <= default <= high, not {self.low:g}, {self.default:g}, "
+                f"{self.high:g}"
             )
 
 
@@ -50,7 +51,8 @@ def temperature_warning(low: float, high: float, *, expected: Range, loss_name: 
         return None
     value_text = f"{low:.4g}" if f"{low:.4g}" == f"{high:.4g}" else f"{low:.4g} to {high:.4g}"
     return (
-        f"the temperature of {loss_name} is {value_text}, and {task} is used to {expected.low:g} to {expected.high:g}: keep it only if "
+        f"the temperature of {loss_name} is {value_text}, and {task} is used to {expected.low:g} to "
+        f"{expected.high:g}: keep it only if "
         "you mean it"
     )
 

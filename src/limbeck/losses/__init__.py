@@ -1,8 +1,8 @@
-"""The losses of distillation, one method per file: a pure function and, under it, a final class.
+"""Distillation losses, one method per file: a pure function and a class.
 
-A function takes tensors (student, teacher, then target; options keyword-only) and returns a scalar; its class takes the
-same tensors out of a context. One convention: sum over classes, mean over rows, times τ squared; float32 inside;
-gradients never reach a teacher.
+A function takes tensors (student, teacher, then target; options keyword-only) and returns a scalar; its class reads
+these tensors from a :class:`~limbeck.core.loss_context.LossContext`. All are the sum over classes and the mean over
+rows, times τ², computed in float32, without gradients to a teacher.
 """
 
 from limbeck.losses.ab import ABLoss, ab_loss

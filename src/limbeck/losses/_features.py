@@ -1,7 +1,4 @@
-"""What the terms on features share: the axes of a feature tensor, and the learned step between unequal widths.
-
-And what those on relations share: a batch as one row a sample, and how far its samples are from each other.
-"""
+"""Operations of losses on features and relations: layouts, projections, pooling and pairwise distances."""
 
 from __future__ import annotations
 
@@ -64,7 +61,7 @@ def format_settings(loss: Any, *names: str) -> str:
 
 
 def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Average-pool the larger of two ``[batch, channels, height, width]`` maps to the smaller; leave others alone."""
+    """Average-pool the larger of two ``[batch, channels, height, width]`` maps to the smaller; others are unchanged."""
     if student.ndim != 4 or teacher.ndim != 4 or student.shape[2:] == teacher.shape[2:]:
         return student, teacher
     size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
@@ -87,7 +84,7 @@ def channels_first(features: Tensor) -> Tensor:
 
 
 def require_maps(student: Tensor, teacher: Tensor, *, method: str) -> None:
-    """Refuse what is no ``[batch, channels, height, width]``, naming whose it is."""
+    """Raise an error where features are not ``[batch, channels, height, width]``."""
     for owner, features in (("student", student), ("teacher", teacher)):
         if features.ndim != 4:
             raise LimbeckError(
@@ -97,7 +94,7 @@ def require_maps(student: Tensor, teacher: Tensor, *, method: str) -> None:
 
 
 def require_comparable(student: Tensor, teacher: Tensor) -> None:
-    """Refuse two tapped tensors between which no learned linear step leads."""
+    """Raise an error where no linear projection can compare the features."""
     if student.ndim != teacher.ndim or student.ndim not in (2, 3, 4):
         raise LimbeckError(
             f"features of shapes {list(student.shape)} and {list(teacher.shape)} cannot be compared: tap layers "
@@ -106,7 +103,7 @@ def require_comparable(student: Tensor, teacher: Tensor) -> None:
 
 
 def require_prepared(module: M | None, loss_name: str) -> M:
-    """What a term learns, or an error where ``prepare`` has not shaped it."""
+    """``module``, or an error where ``prepare`` has not built it."""
     if module is None:
         raise LimbeckError(
             f"{loss_name} has no projection yet: call distiller.prepare(batch) before building the optimizer"
@@ -127,7 +124,7 @@ def pointwise_layer(
 
 
 def apply_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, features: Tensor) -> Tensor:
-    """``norm(features)``, by its running statistics where a channel has fewer than two values to take others from."""
+    """``norm(features)``, by its running statistics where a channel has fewer than two values."""
     if features.numel() < 2 * features.shape[1]:
         return F.batch_norm(features, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     out: Tensor = norm(features)
@@ -135,7 +132,7 @@ def apply_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, features: Tensor) ->
 
 
 def describe_shapes(student: Tensor, teacher: Tensor) -> str:
-    """The step between two features, for a repr: their widths, and how maps of unequal size come together.
+    """Widths and pooling between two features, for a repr.
 
     >>> import torch
     >>> describe_shapes(torch.zeros(1, 8, 4, 4), torch.zeros(1, 6, 2, 2))
@@ -150,14 +147,14 @@ def describe_shapes(student: Tensor, teacher: Tensor) -> str:
 
 
 def make_projection(student: Tensor, teacher: Tensor) -> Projection | IdentityProjection:
-    """A :class:`Projection` where the widths differ; nothing to learn where they are equal."""
+    """A :class:`Projection`, or an :class:`IdentityProjection` between equal widths."""
     require_comparable(student, teacher)
     equal = channels_first(student).shape[1] == channels_first(teacher).shape[1]
     return IdentityProjection(student, teacher) if equal else Projection(student, teacher)
 
 
 def flatten_samples(student: Tensor, teacher: Tensor, *, method: str) -> tuple[Tensor, Tensor]:
-    """Both as ``[batch, values]``, widened, the teacher without its gradient; an error where the batches differ."""
+    """Both as ``[batch, values]``, upcast, the teacher detached; an error where the batches differ."""
     if not student.ndim or not teacher.ndim or len(student) != len(teacher):
         raise LimbeckError(
             f"{method} relates the samples of one batch, and the student's features have the shape "
@@ -169,9 +166,8 @@ def flatten_samples(student: Tensor, teacher: Tensor, *, method: str) -> tuple[T
 def pairwise_relations(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Products, distances, and which samples are the same, each ``[batch, batch]``, of ``[batch, values]``.
 
-    The products are of the rows around their mean. Distances come of them, so no ``[batch, batch, values]`` is made;
-    two rows nearer than such a difference can tell are the same: at distance 0, without a gradient, whose root would
-    be infinite.
+    Products are of centered rows, and distances are computed from them without a ``[batch, batch, values]`` tensor.
+    Rows closer than rounding have distance 0 and no gradient.
 
     >>> pairwise_relations(torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 4.0]]))[1]
     tensor([[0., 5., 5.],
@@ -189,7 +185,7 @@ def pairwise_relations(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @final
 class Projection(nn.Module):
-    """A learned linear step from the student's width to the teacher's, at every position.
+    """A learned linear projection from the student's width to the teacher's, at every position.
 
     ``[batch, channels, height, width]`` goes through a 1×1 convolution (channels are axis 1), ``[batch, width]`` and
     ``[batch, tokens, width]`` through a linear layer on the last axis.
@@ -204,7 +200,7 @@ class Projection(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """The student's features in the teacher's width."""
-        # distiller.to(bfloat16) moves the layer as well; what comes out is widened again by the loss.
+        # distiller.to(bfloat16) converts the layer as well; the loss upcasts its output.
         projected: Tensor = self.layer(features.to(next(self.layer.parameters()).dtype))
         return projected
 
@@ -214,7 +210,7 @@ class Projection(nn.Module):
 
 @final
 class IdentityProjection(nn.Module):
-    """The step between equal widths, where none is needed: the features as they are."""
+    """The identity, between features of equal width."""
 
     def __init__(self, student: Tensor, teacher: Tensor) -> None:
         super().__init__()
@@ -230,10 +226,7 @@ class IdentityProjection(nn.Module):
 
 @final
 class Connector(nn.Module):
-    """A learned linear step without bias and a BatchNorm: from the student's features to the teacher's pre-activations.
-
-    As :class:`Projection`, but what it gives has its channels at axis 1.
-    """
+    """A :class:`Projection` without bias, followed by a BatchNorm, to the teacher's pre-activations."""
 
     def __init__(self, student: Tensor, teacher: Tensor) -> None:
         super().__init__()
@@ -245,7 +238,7 @@ class Connector(nn.Module):
         self.norm = norm_class(out_channels).to(upcast(student))
 
     def forward(self, features: Tensor) -> Tensor:
-        """The student's features in the teacher's width, each channel normalised."""
+        """The student's features in the teacher's width, each channel normalized."""
         projected = apply_batch_norm(self.norm, channels_first(self.layer(features.to(self.norm.weight.dtype))))
         return channels_first(projected)  # of [batch, channels, tokens]: back to the layout of the input
 
@@ -255,15 +248,15 @@ class Connector(nn.Module):
 
 @final
 class DescribedSequential(nn.Sequential):
-    """Layers one after the other, in their own precision, which tell in their repr between what they stand."""
+    """A sequential module, in its own precision, with a description in its repr."""
 
     def __init__(self, *layers: nn.Module, description: str) -> None:
         super().__init__(*layers)
         self.description = description
 
     def forward(self, features: Tensor) -> Tensor:
-        """What the last layer gives."""
-        # distiller.to(bfloat16) moves the layers as well; what comes out is widened again by the loss.
+        """The output of the last layer."""
+        # distiller.to(bfloat16) converts the layers as well; the loss upcasts their output.
         out: Tensor = super().forward(features.to(next(self.parameters()).dtype))  # type: ignore[no-untyped-call]
         return out
 

@@ -1,4 +1,4 @@
-"""Arithmetic that losses on responses share: logits softened by a temperature, and the rows whose class is known."""
+"""Operations of losses on logits: temperature scaling, and means over labeled rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TemperatureValue = float | Tensor
 
 
 def prepare_logits(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both widened, the teacher without its gradient; an error where they are not ``[rows, classes]`` of one shape."""
+    """Both upcast, the teacher detached; an error where they are not ``[rows, classes]`` of one shape."""
     require_same_shape(student, teacher, name="logits", hint="both must answer the same rows with the same classes")
     if student.ndim != 2:
         raise LimbeckError(
@@ -39,7 +39,7 @@ def prepare_logits(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def require_temperature(temperature: float | Callable[..., object]) -> None:
-    """Refuse a temperature that is not above zero; what a schedule or a policy says is seen when it says it."""
+    """Raise an error for a temperature that is not above zero; schedules and policies are checked when applied."""
     if isinstance(temperature, type):
         raise LimbeckError(
             f"a temperature is an object such as {temperature.__name__}(), and here it is the class itself"
@@ -57,7 +57,8 @@ def broadcast_temperature(temperature: TemperatureValue, logits: Tensor) -> Temp
     if isinstance(temperature, Tensor):
         if temperature.numel() not in (1, len(logits)):
             raise LimbeckError(
-                f"a temperature is one number, or one for each row, and here are {temperature.numel()} for {len(logits)} rows"
+                f"a temperature is one number, or one for each row, and here are {temperature.numel()} for "
+                f"{len(logits)} rows"
             )
         return temperature.to(logits).reshape(-1, 1)
     if not 0 < temperature < math.inf:
@@ -68,14 +69,14 @@ def broadcast_temperature(temperature: TemperatureValue, logits: Tensor) -> Temp
 
 
 def scale_logits(logits: Tensor, temperature: TemperatureValue) -> Tensor:
-    """``logits / temperature``; themselves at 1, the default of several losses, as a small network feels each operation."""
+    """``logits / temperature``; unchanged at 1."""
     return logits if isinstance(temperature, float | int) and temperature == 1 else logits / temperature
 
 
 def clamped_log_softmax(logits: Tensor, temperature: TemperatureValue = 1.0) -> Tensor:
-    """The logarithm of softmax(logits / τ), where a class ruled out (a logit of −inf) has the lowest finite number.
+    """The logarithm of softmax(logits / τ), where a class of logit −inf has the lowest finite number.
 
-    Its share p · log p is then 0, as it should be, and not 0 · inf; likewise every gradient.
+    So p · log p and its gradient are 0, not 0 · inf.
 
     >>> clamped_log_softmax(torch.tensor([[0.0, 0.0, -torch.inf]])).exp()
     tensor([[0.5000, 0.5000, 0.0000]])
@@ -100,7 +101,7 @@ def temperature_scaled_mean(by_row: Tensor, temperature: TemperatureValue) -> Te
 def valid_targets(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The class of each row as ``[rows, 1]``, and ``[rows]`` booleans, false where a row has no label.
 
-    ``target`` is ``[rows]`` class numbers or ``[rows, classes]`` probabilities, of which the likeliest counts.
+    ``target`` is ``[rows]`` class indices or ``[rows, classes]`` probabilities, whose argmax is taken.
 
     >>> valid_targets(torch.zeros(2, 3), torch.tensor([2, -100]))
     (tensor([[2],
@@ -123,7 +124,7 @@ def valid_targets(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def masked_mean(by_row: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``by_row`` over the rows where ``mask`` is true; zero, with a gradient of zero, where none is.
+    """Mean of ``by_row`` over the rows where ``mask`` is true; zero, with a gradient of zero, where there is none.
 
     >>> masked_mean(torch.tensor([1.0, 2.0]), torch.tensor([True, False]))
     tensor(1.)

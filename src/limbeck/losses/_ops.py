@@ -1,4 +1,4 @@
-"""Arithmetic every loss shares: float32 inside, means that survive an empty batch."""
+"""Operations of all losses: upcasting, and means that are defined for an empty batch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def upcast(tensor: Tensor) -> Tensor:
 
 
 def hard_labels(target: Tensor) -> Tensor:
-    """Class numbers ``[rows]`` of a target: itself, or the likeliest of its probabilities ``[rows, classes]``.
+    """Class indices ``[rows]`` of a target: itself, or the argmax of its probabilities ``[rows, classes]``.
 
-    −100 where a row has no label: it says so itself, or its probabilities are all zero.
+    −100 where a row has no label: the index is −100, or all probabilities are zero.
 
     >>> hard_labels(torch.tensor([[0.3, 0.7], [0.0, 0.0]])), hard_labels(torch.tensor([1, -100]))
     (tensor([   1, -100]), tensor([   1, -100]))
@@ -34,7 +34,7 @@ def hard_labels(target: Tensor) -> Tensor:
 
 
 def row_mean(values: Tensor) -> Tensor:
-    """Mean of ``[rows]`` values; zero, with a gradient of zero, where there is no row at all.
+    """Mean of ``[rows]`` values; zero, with a gradient of zero, without rows.
 
     >>> row_mean(torch.tensor([1.0, 3.0])), row_mean(torch.zeros(0))
     (tensor(2.), tensor(0.))
@@ -43,18 +43,19 @@ def row_mean(values: Tensor) -> Tensor:
 
 
 def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over all elements of (student − teacher)²; zero, with a gradient of zero, where there is none.
+    """Mean over all elements of (student − teacher)²; zero, with a gradient of zero, for an empty
+    batch, whose plain mean is NaN.
 
-    A teacher that answered no sample of a batch leaves such an empty tensor, whose plain mean is NaN.
-
-    >>> mean_squared_error(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2)), mean_squared_error(torch.zeros(0, 2), torch.zeros(0, 2))
-    (tensor(2.5000), tensor(0.))
+    >>> mean_squared_error(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2))
+    tensor(2.5000)
+    >>> mean_squared_error(torch.zeros(0, 2), torch.zeros(0, 2))
+    tensor(0.)
     """
     return F.mse_loss(student, teacher) if student.numel() else student.sum()
 
 
 def require_same_shape(student: Tensor, teacher: Tensor, *, name: str, hint: str) -> None:
-    """Refuse two tensors of different shapes, saying what they are and what to do."""
+    """Raise an error with ``hint`` where the shapes differ."""
     if student.shape != teacher.shape:
         raise LimbeckError(
             f"the student's {name} have the shape {list(student.shape)} and the teacher's {list(teacher.shape)}: {hint}"

@@ -1,11 +1,12 @@
 """Activation boundaries (AB): the sign of the teacher's pre-activations, by a squared hinge.
 
-Heo et al., AAAI 2019, https://arxiv.org/abs/1811.03233. Tap both networks before the activation (behind the BatchNorm).
-Where the teacher's neuron is active (t > 0) the student's has to be above a margin μ, elsewhere below −μ, by a squared
+Heo et al., AAAI 2019, https://arxiv.org/abs/1811.03233. Use layers before the activation (after the BatchNorm) in
+both networks. Where the teacher's neuron is active (t > 0) the student's must be above a margin μ, elsewhere below
+−μ, by a squared
 hinge: [μ − s]₊² or [μ + s]₊². The student's features pass a learned 1×1 convolution and a BatchNorm before.
 
-The paper and its code sum over neurons, so that their size depends on the map; here it is the mean over all elements.
-The paper uses it to begin with: a first stage with this term alone, then distillation by responses.
+The paper and its code sum over neurons, which depends on the map size; this is the mean over all elements.
+The paper uses it in a first stage only, followed by distillation of responses.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _SHAPE_HINT = "the class ABLoss projects unequal channels and pools unequal maps
 def ab_loss(student: Tensor, teacher: Tensor, *, margin: float = 1.0) -> Tensor:
     """Mean over all elements of [margin − student]₊² where the teacher is above zero, [margin + student]₊² elsewhere.
 
-    Shapes: both ``[batch, ...]`` of pre-activations. Zero where each neuron of the student stands on the side of the
-    teacher's, by the margin at least.
+    Shapes: both ``[batch, ...]`` of pre-activations. Zero where each neuron of the student has the sign of the
+    teacher's and at least the margin.
 
     >>> import torch
     >>> ab_loss(torch.tensor([[0.5, 0.5, 2.0]]), torch.tensor([[3.0, -3.0, 1.0]]))
@@ -48,12 +49,12 @@ def ab_loss(student: Tensor, teacher: Tensor, *, margin: float = 1.0) -> Tensor:
 
 @final
 class ABLoss(nn.Module, Loss):
-    """:func:`ab_loss` between two tapped layers, the student's through a learned projection with a BatchNorm.
+    """:func:`ab_loss` of one layer of student and teacher, the student's through a learned projection with a BatchNorm.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike.
-        margin: how far from zero the student's neurons have to stand, above zero.
-        teacher: which teacher; ``None`` takes the combination of all.
+        layer: name of the layer, the same for student and teacher.
+        margin: distance from zero that the student's neurons must have, above zero.
+        teacher: name of the teacher; ``None``: the ensemble of all.
 
     >>> from limbeck.testing import make_context
     >>> context, loss = make_context(teacher_feature_shapes={"mid": (3, 4, 4)}), ABLoss("mid")

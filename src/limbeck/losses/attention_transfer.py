@@ -2,8 +2,7 @@
 
 Zagoruyko & Komodakis, ICLR 2017, https://arxiv.org/abs/1612.03928. A map is the mean over channels of |f|^power,
 flattened and divided by its L2 norm. The published code takes the mean of the squared difference over batch and
-positions, the paper a sum of norms, some hundred times larger; this is the code's form, for which the usual weight of
-1000 was chosen.
+positions, the paper a sum of norms, some hundred times larger; this is the code's form, with a usual weight of 1000.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ __all__ = ["AttentionTransferLoss", "attention_transfer_loss"]
 
 
 def attention_transfer_loss(student: Tensor, teacher: Tensor, *, power: float = 2.0) -> Tensor:
-    """Mean over batch and positions of the squared difference of the two L2-normalised attention maps.
+    """Mean over batch and positions of the squared difference of the two L2-normalized attention maps.
 
     Shapes: ``[batch, channels, height, width]`` each; channels may differ, and the larger map is average-pooled to the
     smaller before its attention is taken. Zero where the maps are proportional.
@@ -40,12 +39,12 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor, *, power: float = 
 @final
 @dataclass(frozen=True, slots=True)
 class AttentionTransferLoss(Loss):
-    """:func:`attention_transfer_loss` between two tapped layers.
+    """:func:`attention_transfer_loss` of one layer of student and teacher.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike.
+        layer: name of the layer, the same for student and teacher.
         power: the exponent of the activations, at least 1 (below it, a zero after a ReLU has no finite gradient).
-        teacher: which teacher; ``None`` takes the combination of all.
+        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "feature"

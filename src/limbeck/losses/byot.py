@@ -1,11 +1,11 @@
 """Be your own teacher (BYOT): classifiers on shallow layers distill from the deepest one.
 
-Zhang et al., ICCV 2019, https://arxiv.org/abs/1905.08094. Each shallow classifier pays (1 − α) · CE +
-α · τ² · KL(deepest ‖ itself) + β · ‖its feature − the deepest‖², with no gradient through what is the deepest's; α 0.1,
-τ 3. Reference code sums the squared differences over the batch and weighs them by 1e−6; here it is the mean over all
-elements, and β 0.07 is what that comes to for a batch of 128 and 512 channels. The cross-entropy of the deepest
-classifier is ``CrossEntropyLoss``, beside this. A head is one separable 3×3 convolution with BatchNorm, the mean over
-places, and a linear layer: the paper's are deeper ones.
+Zhang et al., ICCV 2019, https://arxiv.org/abs/1905.08094. The loss of each shallow classifier is (1 − α) · CE +
+α · τ² · KL(deepest ‖ itself) + β · ‖its feature − the deepest‖², without a gradient to the deepest classifier; α 0.1,
+τ 3. Reference code sums the squared differences over the batch and weights them by 1e−6; this is the mean over all
+elements, and β = 0.07 corresponds to a batch of 128 and 512 channels. Add ``CrossEntropyLoss`` for the deepest
+classifier. A head is one separable 3×3 convolution with BatchNorm, the mean over positions, and a linear layer; the
+paper's heads are deeper.
 """
 
 from __future__ import annotations
@@ -69,17 +69,17 @@ def byot_loss(
 
 @final
 class BYOTLoss(nn.Module, Loss):
-    """:func:`byot_loss` of learned heads on tapped stages, and how far their features are from the deepest's.
+    """:func:`byot_loss` of learned heads on hidden layers, plus the distance of their features to the deepest layer.
 
     Args:
-        layers: the taps of the student to put a head on, from shallow to deep.
-        deepest_layer: the tap of the student whose feature theirs come close to; ``None`` compares no features.
-        alpha: the share of the deepest classifier beside the truth.
+        layers: the student's layers that get a head, from shallow to deep.
+        deepest_layer: the student's layer whose features are the target of theirs; ``None`` compares no features.
+        alpha: weight of the deepest classifier against the target.
         temperature: the temperature, above zero.
         beta: of the features: mean over all elements of the squared difference, maps average-pooled to one size.
 
-    Taps give ``[batch, channels, height, width]``, ``[batch, tokens, width]`` or ``[batch, width]``. Once trained, each
-    head is an early exit: :func:`limbeck.distiller.early_exits`.
+    Layers give ``[batch, channels, height, width]``, ``[batch, tokens, width]`` or ``[batch, width]``. Once trained,
+    each head is an early exit: :func:`limbeck.distiller.early_exits`.
     """
 
     knowledge: ClassVar = "self"
@@ -97,20 +97,21 @@ class BYOTLoss(nn.Module, Loss):
             raise LimbeckError(f"`layers` names the layers to put a head on, each once, and it is {layers!r}")
         if not 0 <= alpha <= 1 or not 0 < temperature < math.inf or not 0 <= beta < math.inf:
             raise LimbeckError(
-                f"alpha is a share from 0 to 1, temperature above zero and beta from zero, not {alpha}, {temperature} and {beta}"
+                f"alpha is a share from 0 to 1, temperature above zero and beta from zero, not {alpha}, "
+                f"{temperature} and {beta}"
             )
         self.deepest_layer, self.alpha, self.temperature, self.beta = deepest_layer, alpha, temperature, beta
         self.heads = nn.ModuleList()
 
     def prepare(self, context: LossContext) -> None:
-        """Shape a head for each tap."""
+        """Build a head for each layer."""
         student = context.student
         deepest_features = None if self.deepest_layer is None else student.feature(self.deepest_layer)
         classes = student.require_logits().shape[1]
         self.heads = nn.ModuleList(_ExitHead(student.feature(name), deepest_features, classes) for name in self.layers)
 
     def head(self, name: str) -> nn.Module:
-        """The classifier on the tap ``name``: from its features to logits and its own feature."""
+        """The head of the layer ``name``: maps its features to logits and the feature below them."""
         if not len(self.heads):
             raise LimbeckError("BYOTLoss has no heads yet: call distiller.prepare(batch) before building the optimizer")
         if name not in self.layers:
@@ -136,12 +137,18 @@ class BYOTLoss(nn.Module, Loss):
         )
 
     def extra_repr(self) -> str:
-        return f"layers={self.layers}, deepest_layer={self.deepest_layer!r}, alpha={self.alpha}, temperature={self.temperature}, beta={self.beta}"
+        return (
+            f"layers={self.layers}, deepest_layer={self.deepest_layer!r}, "
+            f"alpha={self.alpha}, "
+            f"temperature={self.temperature}, beta={self.beta}"
+        )
 
 
 @final
 class _ExitHead(nn.Module):
-    """A feature of the deepest one's width (its own where there is none), the mean over places, and a linear layer."""
+    """A feature of the deepest one's width (its own where there is none), the mean over positions, and a linear
+    layer.
+    """
 
     def __init__(self, features: Tensor, deepest_features: Tensor | None, classes: int) -> None:
         super().__init__()
@@ -158,7 +165,7 @@ class _ExitHead(nn.Module):
         )
         self.widths = (in_channels, out_channels, classes)
         body: list[nn.Module] = (
-            # Apart by channel and then across, since an exit is to cost less than what it leaves out.
+            # Depthwise separable: an exit must cost less than the layers it skips.
             [
                 nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
                 nn.Conv2d(in_channels, out_channels, 1, bias=False),
@@ -171,7 +178,7 @@ class _ExitHead(nn.Module):
         self.classifier = nn.Linear(out_channels, classes).to(upcast(features))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits ``[batch, classes]``, and the feature they were read from."""
+        """Logits ``[batch, classes]`` and the feature below them."""
         feature: Tensor = self.body(features.to(self.classifier.weight.dtype))
         mean = feature.mean(dim=(2, 3)) if feature.ndim == 4 else feature.mean(dim=1) if feature.ndim == 3 else feature
         return self.classifier(mean), feature
@@ -181,7 +188,7 @@ class _ExitHead(nn.Module):
 
 
 def _target_loss(student: Tensor, target: Tensor) -> Tensor:
-    """Mean over the labelled rows of −log q(target)."""
+    """Mean over the labeled rows of −log q(target)."""
     if target.ndim == 1:
         total = F.cross_entropy(student, target.long(), ignore_index=_IGNORE_INDEX, reduction="sum")
         return total / (target != _IGNORE_INDEX).sum().clamp(min=1)

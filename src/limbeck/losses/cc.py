@@ -8,10 +8,10 @@ made of length 1 first, for both kernels, so that networks of different widths a
     bilinear  x · y
 
 The paper expands the Gaussian kernel to second order, to save work; between unit vectors it is exp(2 gamma (x·y − 1)),
-so here it is exact. A well-known benchmark calls by this name the product of differences of neighbours in the batch,
-which is another loss.
+so here it is exact. A widely used benchmark gives this name to another loss, the product of differences of
+neighbors in the batch.
 
-On several processes, each sees only the pairs within its own share, unless the objective gathers this term
+On several processes, each has only the pairs of its local batch, unless the objective gathers the batch
 (``gather_distributed: true`` in a recipe).
 """
 
@@ -38,7 +38,7 @@ Kernel = Literal["gaussian", "bilinear"]
 def cc_loss(student: Tensor, teacher: Tensor, *, kernel: Kernel = "gaussian", gamma: float = 0.4) -> Tensor:
     """Mean over all pairs of the squared difference of the two kernel matrices of the batch.
 
-    Shapes: ``[batch, ...]`` of any rank; only the batch has to agree. ``gamma`` is the Gaussian kernel's alone. Zero
+    Shapes: ``[batch, ...]`` of any rank; only the batch has to agree. ``gamma`` applies to the Gaussian kernel. Zero
     where the angles between samples are the same.
 
     >>> import torch
@@ -53,13 +53,13 @@ def cc_loss(student: Tensor, teacher: Tensor, *, kernel: Kernel = "gaussian", ga
 @final
 @dataclass(frozen=True, slots=True)
 class CCLoss(Loss):
-    """:func:`cc_loss` between two tapped layers.
+    """:func:`cc_loss` of one layer of student and teacher.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike.
+        layer: name of the layer, the same for student and teacher.
         kernel: ``"gaussian"`` or ``"bilinear"``.
         gamma: of the Gaussian kernel, above zero; the bilinear one has none.
-        teacher: which teacher; ``None`` takes the combination of all.
+        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "relation"

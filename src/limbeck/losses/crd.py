@@ -1,23 +1,22 @@
 """Contrastive representation distillation (CRD): noise-contrastive estimation with memory banks.
 
 Tian, Krishnan & Isola, ICLR 2020, https://arxiv.org/abs/1910.10699. Student and teacher features go through a learned
-linear layer to an embedding of length 1; banks remember the embeddings of both for the samples seen. Let r be
-exp(a·b / τ) of an anchor a from one network and b from the other. Noise-contrastive estimation asks of each pair
-whether it is one sample or drawn among the K others:
+linear layer to an embedding of length 1; memory banks hold the embeddings of both networks for past samples. Let r be
+exp(a·b / τ) of an anchor a from one network and b from the other. Noise-contrastive estimation classifies
+each pair as one sample or as one of K negatives:
 
     h    = r / (r + K · E)
-    loss = mean over rows of −log h(own pair) − Σ over others of log(1 − h),   for student and teacher as anchors
+    loss = mean over rows of −log h(positive) − Σ over negatives of log(1 − h),   for student and teacher as anchors
 
-E is the mean of r over the others. The paper's text has K over the number of samples in place of K · E; its code has E,
-fixed for ever by the first batch, when nothing has been learned. Here E is taken in each batch from all its pairs with
-the bank, without a gradient, so it is never stale and no state of its own. Other choices:
+E is the mean of r over the negatives. The paper's text has K over the number of samples in place of K · E; its code
+has E, fixed by the first batch, before anything is learned. Here E is taken in each batch from all its pairs with
+the bank, without a gradient, so it is never stale and needs no state. Other choices:
 
-- The own pair is that of this batch, not the bank's older one, so both embeddings learn from it.
-- The others are all that is in the bank, the same for each row, by one matrix product: no [rows, K, width] is made, and
-  nothing is drawn at random. A row's own sample is never among them; nor, where labels are known, is its class.
-- The banks hold ``bank_size`` samples. More than the data has is the paper's bank of every sample; fewer makes a queue,
-from
-  which the oldest go. A sample that comes again moves its place by ``1 − momentum`` towards what it is now.
+- The positive pair is that of this batch, not of the bank, so both embeddings learn from it.
+- The negatives are the whole bank, by one matrix product, without a [rows, K, width] tensor and without random draws,
+  except the sample of the row and, where labels are known, its class.
+- The banks hold ``bank_size`` samples. At least as many as the data has is the paper's bank; fewer make a queue.
+  A stored sample is updated by an exponential moving average with ``momentum``.
 
 Weights as published: 0.8.
 """
@@ -49,22 +48,24 @@ def crd_loss(
     negative_mask: Tensor,
     temperature: float = 0.07,
 ) -> Tensor:
-    """Noise-contrastive loss of each network's embeddings among the other's of other samples, both ways added.
+    """Noise-contrastive loss of each network's embeddings against the other network's bank, summed over both.
 
     Shapes: ``student``, ``teacher`` ``[rows, width]`` embeddings of length 1; ``student_bank``, ``teacher_bank``
-    ``[kept, width]``, those remembered, without gradients; ``negative_mask`` ``[rows, kept]`` booleans, false where a
-    remembered one is the row's own sample (or of its class). A gradient reaches ``teacher``, whose embedding is learned
-    as well: cut the features before the embedding, not after. Zero where nobody is remembered.
+    ``[stored, width]``, without gradients; ``negative_mask`` ``[rows, stored]`` booleans, false where a
+    stored embedding is of the row's sample (or class). A gradient reaches ``teacher``, whose embedding is learned
+    as well: cut the features before the embedding, not after. Zero with empty banks.
 
     >>> east, north = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    >>> crd_loss(east, east, student_bank=north, teacher_bank=north, negative_mask=torch.tensor([[True]]), temperature=1.0)
+    >>> mask = torch.tensor([[True]])
+    >>> crd_loss(east, east, student_bank=north, teacher_bank=north, negative_mask=mask, temperature=1.0)
     tensor(2.0128)
     """
     require_same_shape(student, teacher, name="embeddings", hint="embed both in the same width")
     if negative_mask.shape != (len(student), len(student_bank)) or student_bank.shape != teacher_bank.shape:
         raise LimbeckError(
             f"{len(student)} rows are compared with remembered students {list(student_bank.shape)} and teachers "
-            f"{list(teacher_bank.shape)}, by negative_mask {list(negative_mask.shape)}: give both alike, and negative_mask as [rows, remembered]"
+            f"{list(teacher_bank.shape)}, by negative_mask {list(negative_mask.shape)}: give both alike, and "
+            "negative_mask as [rows, remembered]"
         )
     student, teacher = upcast(student), upcast(teacher)
     positive_logits = (student * teacher).sum(dim=1) / temperature
@@ -79,19 +80,18 @@ def crd_loss(
 
 @final
 class CRDLoss(nn.Module, Loss):
-    """:func:`crd_loss` between two tapped layers, each through a learned embedding, with banks of what was seen.
+    """:func:`crd_loss` of one layer of student and teacher, each through a learned embedding, with memory banks.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike; positions and tokens are averaged.
-        bank_size: how many samples the banks hold; a batch has at most as many.
-        embedding_dim: of the embedding.
+        layer: name of the layer, the same for student and teacher; positions and tokens are averaged.
+        bank_size: number of samples in the banks, at least that of a batch.
+        embedding_dim: width of the embedding.
         temperature: what the cosine is divided by, above zero.
-        momentum: how much of its old place a sample keeps when it comes again, from 0 to below 1.
-        teacher: which teacher; ``None`` takes the combination of all.
+        momentum: of the moving average of a stored embedding, from 0 to below 1.
+        teacher: name of the teacher; ``None``: the ensemble of all.
 
-    Samples are known by ``context.sample_ids``. The banks are buffers: they are saved, resumed and moved with the term,
-    and stand still in eval mode. With several processes each remembers the samples of all, so their banks stay the
-    same.
+    Samples are identified by ``context.sample_ids``. The banks are buffers, updated in training mode only. With several
+    processes each stores the samples of all, so their banks are equal.
     """
 
     knowledge: ClassVar = "relation"
@@ -104,7 +104,8 @@ class CRDLoss(nn.Module, Loss):
     write_index: Tensor
 
     def __init__(
-        self, layer: str, *, bank_size: int = 16384, embedding_dim: int = 128, temperature: float = 0.07, momentum: float = 0.5,
+        self, layer: str, *, bank_size: int = 16384, embedding_dim: int = 128, temperature: float = 0.07,
+        momentum: float = 0.5,
         teacher: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -114,14 +115,15 @@ class CRDLoss(nn.Module, Loss):
             )
         if not temperature > 0 or not 0 <= momentum < 1:
             raise LimbeckError(
-                f"the temperature is above zero and momentum from 0 to below 1, and here are temperature {temperature} and momentum {momentum}"
+                "the temperature is above zero and momentum from 0 to below 1, and here are temperature "
+                f"{temperature} and momentum {momentum}"
             )
         self.layer, self.bank_size, self.embedding_dim, self.temperature = layer, bank_size, embedding_dim, temperature
         self.momentum, self.teacher = momentum, teacher
         self.embed: nn.ModuleDict | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the embeddings and the banks by the features of ``context``."""
+        """Build the embeddings and the banks for the features of ``context``."""
         context.require_sample_ids(self.teacher)
         student, teacher = (_pool_features(outputs.feature(self.layer)) for outputs in context.pair(self.teacher))
         self.embed = nn.ModuleDict(
@@ -137,7 +139,7 @@ class CRDLoss(nn.Module, Loss):
         self.register_buffer("write_index", torch.zeros((), dtype=torch.long, device=student.device))
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this context; in training, the banks remember it."""
+        """The loss of this context; in training mode it updates the banks."""
         if self.embed is None:
             raise LimbeckError(
                 "CRDLoss has no embeddings yet: call distiller.prepare(batch) before building the optimizer"
@@ -187,7 +189,8 @@ class CRDLoss(nn.Module, Loss):
         unique_ids, inverse = torch.unique(sample_ids, return_inverse=True)
         if len(unique_ids) > self.bank_size:
             raise LimbeckError(
-                f"the bank of CRDLoss holds {self.bank_size} samples, and this batch has {len(unique_ids)}: set bank_size to at least "
+                f"the bank of CRDLoss holds {self.bank_size} samples, and this batch has {len(unique_ids)}: set "
+                "bank_size to at least "
                 "that, better many times more"
             )
         matches = unique_ids.unsqueeze(1) == self.sample_ids
@@ -215,7 +218,9 @@ class CRDLoss(nn.Module, Loss):
 
 
 def _nce_loss(positive_logits: Tensor, bank_logits: Tensor, negative_mask: Tensor) -> Tensor:
-    """Mean over rows, with logits ``positive_logits`` ``[rows]`` and ``bank_logits`` ``[rows, kept]``, of which ``negative_mask`` count."""
+    """Mean over rows, with logits ``positive_logits`` ``[rows]`` and ``bank_logits`` ``[rows, kept]``, of which
+    ``negative_mask`` count.
+    """
     num_negatives = negative_mask.sum(dim=1).to(positive_logits)
     if not negative_mask.any():
         return positive_logits.sum() * 0

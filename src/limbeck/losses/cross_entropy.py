@@ -1,8 +1,7 @@
 """Cross-entropy with class indices or class probabilities.
 
-Rows whose target is −100, or probabilities that are all zero, carry no label and are left out of the mean; a batch with
-no label at all costs zero. Label
-smoothing is Szegedy et al. (2016), https://arxiv.org/abs/1512.00567: the uniform distribution takes its share.
+Rows whose target is −100, or probabilities that are all zero, are excluded from the mean; without any label
+the loss is zero. Label smoothing: Szegedy et al. (2016), https://arxiv.org/abs/1512.00567.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ IGNORE_INDEX: Final = -100
 
 
 def cross_entropy_loss(student: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Mean over the labelled rows of −log q(target), in nats.
+    """Mean over the labeled rows of −log q(target), in nats.
 
     Shapes: ``student`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class numbers (−100: no label) or
     ``[rows, classes]`` probabilities (all zero: no label).
@@ -42,7 +41,7 @@ def cross_entropy_loss(student: Tensor, target: Tensor, *, label_smoothing: floa
         if target.shape[1] != classes:
             raise LimbeckError(f"the student knows {classes} classes and the target has {target.shape[1]}")
         probabilities = target.to(student) * (1 - label_smoothing) + label_smoothing / classes
-        # Nothing wanted of an impossible class (logit −inf) costs 0, not 0 · inf.
+        # A class of probability 0 and logit −inf contributes 0, not 0 · inf.
         log_q = F.log_softmax(student, dim=1).masked_fill(probabilities == 0, 0.0)
         is_labeled = (target != 0).any(dim=1)
         return -(probabilities * log_q).sum(dim=1).masked_fill(~is_labeled, 0.0).sum() / is_labeled.sum().clamp(min=1)
@@ -55,10 +54,10 @@ def cross_entropy_loss(student: Tensor, target: Tensor, *, label_smoothing: floa
 @final
 @dataclass(frozen=True, slots=True)
 class CrossEntropyLoss(Loss):
-    """:func:`cross_entropy` of the student's logits with the truth.
+    """:func:`cross_entropy_loss` of the student's logits with the target.
 
     Args:
-        label_smoothing: the share of the uniform distribution, from 0 to below 1.
+        label_smoothing: weight of the uniform distribution, from 0 to below 1.
     """
 
     knowledge: ClassVar = "label"

@@ -1,9 +1,10 @@
 """Class-wise self-knowledge distillation (CS-KD): two samples of one class get the same prediction.
 
 CS-KD: Yun et al., CVPR 2020, https://arxiv.org/abs/2003.13964. λ · τ² · KL(p(x′) ‖ p(x)) for x′ of the class of x, with
-no gradient through x′; τ 4, λ (the weight) 1, or 3 for fine-grained classes. Batches of such pairs are dealt out by
-``Training(sampling="classmates")``. Their code sends the two halves through the network one after the other and takes
-the cross-entropy of the first alone; here both go together, so BatchNorm sees both, and both halves have their labels.
+no gradient through x′; τ 4, λ (the weight) 1, or 3 for fine-grained classes.
+``TrainingConfig(batch_pairing="same_class")`` makes batches of such pairs. The published code runs the halves one
+after the other with cross-entropy on the first only; here both run together, so BatchNorm and cross-entropy use both
+halves.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _IGNORE_INDEX: Final = -100
 
 
 def cskd_loss(student: Tensor, partner: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """Mean over rows of KL(partner ‖ student) at ``temperature``, times ``temperature ** 2``; no gradient to ``partner``.
+    """Mean over rows of KL(partner ‖ student) at ``temperature``, times ``temperature ** 2``; no gradient to
+    ``partner``.
 
     Shapes: both ``[rows, classes]`` logits of one student, row by row of one class. Zero where they agree; in nats.
 

@@ -2,7 +2,7 @@
 
 Shu et al., ICCV 2021, https://arxiv.org/abs/2011.13256. Each channel of a sample becomes a distribution over positions,
 p = softmax over positions of f / τ; the loss is τ² · mean over batch and channels of KL(teacher ‖ student). Made
-for dense prediction: on spatial logits (τ 1) a channel is a class, on features (τ 4) a detector of something.
+for dense prediction: on spatial logits (τ 1) a channel is a class; on features the paper uses τ 4.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _SHAPE_HINT = "the class CWDLoss projects unequal channels and pools unequal map
 
 
 def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """Mean over batch and channels of KL(teacher ‖ student) over positions at ``temperature``, times ``temperature ** 2``.
+    """Mean over batch and channels of KL(teacher ‖ student) over positions at ``temperature``, times ``temperature **
+    2``.
 
     Shapes: both ``[batch, channels, ...]`` with one or more axes of positions. Zero where each channel differs by a
     constant only; in nats.
@@ -53,14 +54,14 @@ def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> T
 
 @final
 class CWDLoss(nn.Module, Loss):
-    """:func:`cwd_loss` between two tapped layers, through a learned projection where their channels differ.
+    """:func:`cwd_loss` of one layer of student and teacher, through a learned projection where their channels differ.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike; ``None`` compares the spatial logits
+        layer: name of the layer, the same for student and teacher; ``None`` compares the spatial logits
             of a task that has them.
         temperature: the temperature, above zero: a number, or a schedule. The paper takes 4 for features and 1 for
             logits.
-        teacher: which teacher; ``None`` takes the combination of all.
+        teacher: name of the teacher; ``None``: the ensemble of all.
 
     >>> from limbeck.testing import make_context
     >>> context, loss = make_context(), CWDLoss("mid")

@@ -5,12 +5,11 @@ the teacher's softmax at temperature τ:
 
     loss = τ² · (beta · mean over rows of (1 − ρ over classes) + gamma · mean over classes of (1 − ρ over the batch))
 
-The first part relates the classes of one sample, the second the samples of one class; for the second, a batch spread
-over processes is gathered (``gather_distributed: true`` in a recipe). A row or column that does not vary beyond
-rounding (or by less than 3e-16 in float32, where squares lose their digits), such as the columns of a batch of one, has
-no direction: two of them agree and cost 0, one of them beside one that varies is uncorrelated and costs 1, without a
-gradient. The published code adds 1e-8 to the denominator instead, which makes columns of small probabilities cost more
-than they are apart.
+The second part relates samples: gather the batch of all processes for it (``gather_distributed: true`` in a recipe).
+    The
+correlation with a constant row or column (constant up to rounding, as the columns of a batch of one are) is 0 without a
+gradient, and that of two constant ones is 1. The published code adds 1e-8 to the denominator instead, which biases
+columns of small probabilities.
 """
 
 from __future__ import annotations
@@ -44,7 +43,8 @@ _MAX_ROUNDINGS: Final = 8  # roundings by which equal probabilities may lie apar
 def dist_loss(
     student: Tensor, teacher: Tensor, *, beta: float = 1.0, gamma: float = 1.0, temperature: TemperatureValue = 1.0
 ) -> Tensor:
-    """Weighted: beta · (1 − correlation over classes) + gamma · (1 − correlation over the batch), times ``temperature ** 2``.
+    """Weighted: beta · (1 − correlation over classes) + gamma · (1 − correlation over the batch), times ``temperature
+    ** 2``.
 
     Shapes: both ``[rows, classes]`` logits; ``temperature`` a number or ``[rows]``: each row then has its own square,
         and the
@@ -73,7 +73,7 @@ class DISTLoss(Loss):
         gamma: weight of the correlation over the samples of a class.
         temperature: the temperature, above zero: a number, a schedule, or a policy of
             :mod:`limbeck.losses.temperature`; ``None``: 1.
-        teacher: which teacher; ``None`` takes the combination of all.
+        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "response"

@@ -1,16 +1,16 @@
 """Decoupled knowledge distillation (DKD): target-class and non-target-class terms with separate weights.
 
 Zhao et al., CVPR 2022, https://arxiv.org/abs/2203.08679. With p and q the teacher's and the student's softmax at
-temperature τ and c the true class:
+temperature τ and c the target class:
 
     TCKD = KL of (p_c, 1 − p_c) from (q_c, 1 − q_c)
-    NCKD = KL of p without c from q without c, each renormalised
+    NCKD = KL of p without c from q without c, each renormalized
     loss = τ² · mean over rows of alpha · TCKD + beta · NCKD
 
-A soft target is TCKD + (1 − p_c) · NCKD: it hears the less of the other classes, the surer the teacher is. Between two
-classes NCKD is 0, as one class is left. The published code subtracts 1000 from the true logit and takes the logarithm
-of summed probabilities, which is −inf in half precision; here both parts are log-sum-exps of logarithms. The paper lets
-the weight of the loss rise over 20 epochs: in a recipe, ``weight: {use: warmup, ...}``.
+The KD loss is TCKD + (1 − p_c) · NCKD, which suppresses NCKD where the teacher is confident. With two classes NCKD
+is 0. The published code subtracts 1000 from the true logit and takes the logarithm
+of summed probabilities, which is −inf in half precision; here both parts are log-sum-exps of logarithms. The paper
+warms the weight of the loss up over 20 epochs: in a recipe, ``weight: {use: warmup, ...}``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def dkd_loss(
     beta: float = 8.0,
     temperature: TemperatureValue = 4.0,
 ) -> Tensor:
-    """Mean over the labelled rows of alpha · TCKD + beta · NCKD at ``temperature``, times ``temperature ** 2``.
+    """Mean over the labeled rows of alpha · TCKD + beta · NCKD at ``temperature``, times ``temperature ** 2``.
 
     Shapes: both ``[rows, classes]`` logits of at least 2 classes; ``target`` ``[rows]`` class numbers (−100: no label,
     the row is left out) or ``[rows, classes]`` probabilities, of which the likeliest counts; ``temperature`` a number
@@ -73,14 +73,14 @@ def dkd_loss(
 @final
 @dataclass(frozen=True, slots=True)
 class DKDLoss(Loss):
-    """:func:`dkd_loss` of the student's and a teacher's logits and the truth.
+    """:func:`dkd_loss` of the student's and a teacher's logits and the target.
 
     Args:
-        alpha: weight of what is said of the true class.
-        beta: weight of what is said of the others.
+        alpha: weight of TCKD.
+        beta: weight of NCKD.
         temperature: the temperature, above zero: a number, a schedule, or a policy of
             :mod:`limbeck.losses.temperature`; ``None``: the default of the task, 4 without a task.
-        teacher: which teacher; ``None`` takes the combination of all.
+        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "response"

@@ -1,9 +1,8 @@
 """Deep mutual learning (DML): students that train together distill from each other.
 
-Zhang et al., CVPR 2018, https://arxiv.org/abs/1706.00384. Student k pays 1/(K − 1) · Σ over the others j of
-τ² · KL(p_j ‖ p_k) beside its cross-entropy; the paper has no temperature, which is τ 1. No gradient goes from one to
-the other. The paper moves one student after the other and computes the answers anew between; here all move in one
-step, which costs one forward pass each.
+Zhang et al., CVPR 2018, https://arxiv.org/abs/1706.00384. The loss of student k is 1/(K − 1) · Σ over the other
+students j of τ² · KL(p_j ‖ p_k), without a gradient to j, added to its cross-entropy; the paper has τ = 1. The paper
+updates one student after the other and recomputes the predictions in between; here all are updated in one step.
 """
 
 from __future__ import annotations
@@ -65,12 +64,12 @@ def dml_loss(students: Sequence[Tensor], *, temperature: float = 1.0) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True)
 class DMLLoss(Loss):
-    """:func:`dml_loss` of students that learn together, whose rows stand one student after the other.
+    """:func:`dml_loss` of students whose rows are concatenated.
 
-    ``limbeck.distiller.PeerStudents`` gives them so.
+    See ``limbeck.distiller.PeerStudents``.
 
     Args:
-        num_peers: how many students there are.
+        num_peers: number of students.
         temperature: the temperature, above zero: a number, or a schedule.
     """
 
@@ -95,7 +94,8 @@ class DMLLoss(Loss):
         )
         if rows_per_student * self.num_peers != len(rows) or not same_targets:
             raise LimbeckError(
-                f"DMLLoss compares {self.num_peers} students that answered one batch, and these {len(rows)} rows are not "
+                f"DMLLoss compares {self.num_peers} students that answered one batch, and these {len(rows)} rows "
+                "are not "
                 "theirs: give the students as peers (limbeck.workflows.distill.mutual_learning, or `peers` in a recipe)"
             )
         return (

@@ -1,9 +1,8 @@
 """FitNets: mean squared error of projected hidden features.
 
-Romero et al., ICLR 2015, https://arxiv.org/abs/1412.6550. The mean is over every element. The paper's regressor is a
-convolution; here it is the smallest that can do it, a learned 1×1 one (or a linear layer), and maps of different size
-are average-pooled to the smaller. It is there also between equal widths, since two networks order their channels as
-they like.
+Romero et al., ICLR 2015, https://arxiv.org/abs/1412.6550. The regressor is a learned 1×1 convolution or a linear
+layer, also between equal widths, since the order of channels is arbitrary. Maps of different size are average-pooled to
+the smaller.
 """
 
 from __future__ import annotations
@@ -19,7 +18,11 @@ from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
 __all__ = ["FitNetLoss", "fitnet_loss"]
 
-_SHAPE_HINT = "the class FitNetLoss projects unequal widths and pools unequal maps, and batch and tokens have to be equal in number"
+_SHAPE_HINT = (
+    "the class FitNetLoss projects unequal widths and pools unequal maps, and batch and tokens "
+    "have to be "
+    "equal in number"
+)
 
 
 def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -37,11 +40,11 @@ def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 class FitNetLoss(nn.Module, Loss):
-    """:func:`fitnet_loss` between two tapped layers, the student's through a learned projection.
+    """:func:`fitnet_loss` of one layer of student and teacher, the student's through a learned projection.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike.
-        teacher: which teacher; ``None`` takes the combination of all.
+        layer: name of the layer, the same for student and teacher.
+        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "feature"

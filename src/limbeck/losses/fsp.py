@@ -5,7 +5,7 @@ flow of a sample between two layers is F·Gᵀ / positions, with F and G their f
 two have maps of different size, both are average-pooled to the smaller (the paper's max-pools). The loss is the mean of
 the squared difference over batch and channel pairs; the paper's is the sum over pairs, larger by their number.
 Positions are summed away, so the teacher's maps may have any size; channels may not differ, so the class learns a
-projection where they do.
+projection otherwise.
 """
 
 from __future__ import annotations
@@ -45,24 +45,26 @@ def fsp_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> 
     for student_features, teacher_features in zip(student, teacher, strict=True):
         if student_features.shape[:2] != teacher_features.shape[:2]:
             raise LimbeckError(
-                f"flows of {list(student_features.shape)} and {list(teacher_features.shape)} have different sizes: batch and channels must "
+                f"flows of {list(student_features.shape)} and {list(teacher_features.shape)} have different sizes: "
+                "batch and channels must "
                 "agree (the class FSPLoss learns a projection)"
             )
     student_first, student_last = student
     teacher_first, teacher_last = teacher
     return mean_squared_error(
-        _fsp_matrix(upcast(student_first), upcast(student_last)), _fsp_matrix(upcast(teacher_first).detach(), upcast(teacher_last).detach())
+        _fsp_matrix(upcast(student_first), upcast(student_last)), _fsp_matrix(upcast(teacher_first).detach(),
+        upcast(teacher_last).detach())
     )  # fmt: skip
 
 
 @final
 class FSPLoss(nn.Module, Loss):
-    """:func:`fsp_loss` between two tapped layers of each network, through learned projections where channels differ.
+    """:func:`fsp_loss` between two layers of each network, through learned projections where channels differ.
 
     Args:
-        first_layer: the name of the earlier tap, given to the student and to the teacher alike.
-        last_layer: the name of the later one.
-        teacher: which teacher; ``None`` takes the combination of all.
+        first_layer: name of the earlier layer, the same for student and teacher.
+        last_layer: name of the later layer.
+        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "relation"
@@ -74,7 +76,7 @@ class FSPLoss(nn.Module, Loss):
         self.projections: nn.ModuleList | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the projections by the features of ``context``; none is needed between equal channels."""
+        """Build the projections for the features of ``context``; none is needed between equal channels."""
         student, teacher = context.pair(self.teacher)
         self.projections = nn.ModuleList()
         for layer in (self.first_layer, self.last_layer):

@@ -1,17 +1,17 @@
 """Factor transfer (FT): maps of the teacher's and the student's factors.
 
 Kim et al., NeurIPS 2018, https://arxiv.org/abs/1802.04977. A paraphraser, an autoencoder of the teacher's map with half
-as many channels inside, gives the teacher's factor; a translator makes the student's factor from its map. Both are
-three 3×3 convolutions with leaky ReLUs (0.1), the paraphraser's way back three transposed ones. The loss compares the
-factors.
+as many channels inside, extracts the teacher's factor; a translator extracts the student's. Both are
+three 3×3 convolutions with leaky ReLUs (0.1), the paraphraser's decoder has three transposed ones.
 
 Each factor becomes one map, the mean over channels of f², flattened and divided by its L2 norm; the loss is the mean
-absolute difference. So does well-known code, for which the usual weight of 200 was chosen; the paper divides the whole
-factor by its norm and keeps its channels.
+absolute difference. So does widely used code, with a usual weight of 200; the paper normalizes
+the factor and keeps its channels.
 
-The paper trains the paraphraser before the student, by the squared error of its reconstruction, and freezes it. Here it
-is trained beside the student, by the same error: that stands in the loss with a weight of its own and reaches the
-paraphraser only, as the difference of the factors reaches only translator and student.
+The paper trains the paraphraser first, by its reconstruction error, and freezes it. Here it is trained together with
+the
+student: the weighted reconstruction error has a gradient to the paraphraser only, the difference of the factors to
+translator and student only.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["FTLoss", "ft_loss"]
 
 
 def ft_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over batch and positions of the absolute difference of the two L2-normalised maps of mean f².
+    """Mean over batch and positions of the absolute difference of the two L2-normalized maps of mean f².
 
     Shapes: ``[batch, channels, height, width]`` each, the factors; channels may differ, and the larger map is
     average-pooled to the smaller. Zero where the maps are proportional.
@@ -62,14 +62,15 @@ def ft_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 class FTLoss(nn.Module, Loss):
-    """:func:`ft_loss` between two tapped layers, plus the reconstruction error by which the paraphraser learns.
+    """:func:`ft_loss` of one layer of student and teacher, plus the reconstruction error by which the paraphraser
+    learns.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike.
+        layer: name of the layer, the same for student and teacher.
         rate: channels of a factor over channels of the teacher, above 0 and up to 1.
         reconstruction_weight: the weight of the reconstruction within the term. At its default and the usual weight of
             200 for the term, the paraphraser learns at a weight of 1, as it does by itself in the paper.
-        teacher: which teacher; ``None`` takes the combination of all.
+        teacher: name of the teacher; ``None``: the ensemble of all.
 
     >>> from limbeck.testing import make_context
     >>> context, loss = make_context(teacher_feature_shapes={"mid": (6, 4, 4)}), FTLoss("mid")

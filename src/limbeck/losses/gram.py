@@ -48,11 +48,11 @@ def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 class GramLoss(nn.Module, Loss):
-    """:func:`gram_loss` between two tapped layers, through a learned projection where their channels differ.
+    """:func:`gram_loss` of one layer of student and teacher, through a learned projection where their channels differ.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike.
-        teacher: which teacher; ``None`` takes the combination of all.
+        layer: name of the layer, the same for student and teacher.
+        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "relation"

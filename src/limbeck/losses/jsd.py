@@ -3,7 +3,8 @@
 Lin, IEEE Transactions on Information Theory 1991, https://doi.org/10.1109/18.61115; for distillation, Agarwal et al.,
 ICLR 2024, https://arxiv.org/abs/2306.13649. With p and q the teacher's and the student's softmax at temperature τ
 and m = beta · p + (1 − beta) · q, the loss is τ² · mean over rows of beta · KL(p ‖ m) + (1 − beta) · KL(q ‖ m). It is
-bounded: each row costs at most τ² · the entropy of (beta, 1 − beta). Divided by beta it tends to KL(p ‖ q) as beta
+bounded: each row contributes at most τ² · the entropy of (beta, 1 − beta). Divided by beta it tends to KL(p ‖ q) as
+    beta
 goes to 0, and divided by 1 − beta to KL(q ‖ p) as beta goes to 1; other libraries swap beta and 1 − beta.
 """
 
@@ -67,7 +68,7 @@ class JSDLoss(Loss):
         temperature: the temperature, above zero: a number, a schedule, or a policy of
             :mod:`limbeck.losses.temperature`; ``None``: the default of the task, 4 without a task.
         beta: the teacher's share of the mixture, between 0 and 1.
-        teacher: which teacher; ``None`` takes the combination of all.
+        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "response"

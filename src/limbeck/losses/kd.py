@@ -1,8 +1,8 @@
 """Knowledge distillation (KD): KL divergence of softened predictions.
 
-https://arxiv.org/abs/1503.02531. With p and q the teacher's and the student's softmax at temperature τ, the loss is
-τ² · mean over rows of sum over classes of p · (log p − log q). The factor τ² keeps the size of the gradient when
-τ changes. ``kl_div(reduction="mean")`` would divide by the number of classes as well; this does not.
+Hinton, Vinyals & Dean, 2015, https://arxiv.org/abs/1503.02531. With p and q the teacher's and the student's softmax
+at temperature τ, the loss is τ² · mean over rows of sum over classes of p · (log p − log q). The factor τ² keeps
+the scale of the gradient. Unlike ``kl_div(reduction="mean")`` this does not divide by the number of classes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class KDLoss(Loss):
     Args:
         temperature: the temperature, above zero: a number, a schedule, or a policy of
             :mod:`limbeck.losses.temperature`; ``None``: the default of the task, 4 without a task.
-        teacher: which teacher; ``None`` takes the combination of all.
+        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "response"

@@ -1,7 +1,7 @@
 """Mean squared error of logits.
 
-The mean over rows and classes of (student − teacher)². It is the one response loss that is a mean over classes: the
-paper's own form, and the gradient that a soft target has at a high temperature (Hinton et al., 2015, section 2.1).
+Ba & Caruana, NeurIPS 2014, https://arxiv.org/abs/1312.6184. Unlike other response losses it is a mean over classes,
+as in the paper; the KD loss at a high temperature has the same gradient (Hinton et al., 2015, section 2.1).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class LogitMSELoss(Loss):
     """:func:`logit_mse_loss` of the student's and a teacher's logits.
 
     Args:
-        teacher: which teacher; ``None`` takes the combination of all.
+        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "response"

@@ -1,11 +1,10 @@
 """Masked generative distillation (MGD): the teacher's map generated from a masked student map.
 
-Yang et al., MGD, ECCV 2022, https://arxiv.org/abs/2205.01529. At each step a share λ (0.65) of the positions of the
-student's map is hidden, all channels together; a learned generator (3×3 convolution, ReLU, 3×3 convolution) makes the
-teacher's map from the rest, and the loss is the squared difference. A 1×1 convolution comes before where the channels
-differ.
+Yang et al., MGD, ECCV 2022, https://arxiv.org/abs/2205.01529. Each step masks a share λ (0.65) of the positions of
+the student's map in all channels; a learned generator (3×3 convolution, ReLU, 3×3 convolution) predicts the teacher's
+map, and the loss is the mean squared error. A 1×1 convolution comes first where channels differ.
 
-The published code sums and divides by the batch, so its size depends on the map (its weight is 2e−5); here it is the
+The published code sums and divides by the batch, which depends on the map size (its weight is 2e−5); this is the
 mean over all elements.
 """
 
@@ -43,7 +42,7 @@ def mgd_loss(student: Tensor, teacher: Tensor, *, mask: Tensor, generator: Calla
     """Mean over all elements of (teacher − generator(student · mask))².
 
     Shapes: maps ``[batch, channels, height, width]`` of one size; ``mask`` ``[batch, 1, height, width]``, 1 where a
-    position stays and 0 where it is hidden; ``generator`` turns the student's channels into the teacher's.
+    position is kept and 0 where it is masked; ``generator`` turns the student's channels into the teacher's.
 
     >>> import torch
     >>> student, teacher = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[1.0, 3.0]]]])
@@ -62,13 +61,12 @@ def mgd_loss(student: Tensor, teacher: Tensor, *, mask: Tensor, generator: Calla
 
 @final
 class MGDLoss(nn.Module, Loss):
-    """:func:`mgd_loss` between two tapped layers, by a generator the term learns.
+    """:func:`mgd_loss` of one layer of student and teacher, by a learned generator.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike.
-        mask_ratio: λ, the share of positions that is hidden, from 0 to below 1; drawn anew at each step from torch's
-            own random numbers, as dropout does.
-        teacher: which teacher; ``None`` takes the combination of all.
+        layer: name of the layer, the same for student and teacher.
+        mask_ratio: λ, the share of masked positions, from 0 to below 1; sampled at each step as in dropout.
+        teacher: name of the teacher; ``None``: the ensemble of all.
 
     >>> from limbeck.testing import make_context
     >>> context, loss = make_context(teacher_feature_shapes={"mid": (6, 4, 4)}), MGDLoss("mid")

@@ -5,14 +5,13 @@ https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distil
 Q the teacher's and the student's softmax at a temperature, as ``[rows, classes]``:
 
     instance   τ² · mean over rows of KL(P ‖ Q)
-    batch      ‖P·Pᵀ − Q·Qᵀ‖² / rows       which samples are answered alike
-    classes    ‖Pᵀ·P − Qᵀ·Q‖² / classes    which classes are confused
+    batch      ‖P·Pᵀ − Q·Qᵀ‖² / rows       similarity of samples
+    classes    ‖Pᵀ·P − Qᵀ·Q‖² / classes    similarity of classes
 
-all summed over the temperatures. The published code leaves out the surer half of the samples and of the classes, by a
-mask that for two of the three parts multiplies what has been summed already; the paper has no mask, and neither has
-this. The paper's weak and strong views are rows here: give each sample several views (``repeats``). The two matrices
-relate rows, so a batch spread over processes is gathered (``gather_distributed: true`` in a recipe). A temperature
-policy moves all the temperatures together: they are scaled so that their mean is what the policy says.
+summed over the temperatures. The published code masks the confident half of samples and classes; the paper does not,
+nor does this. The paper's weak and strong views are rows here: give each sample several views. Gather the batch of all
+processes (``gather_distributed: true`` in a recipe). A temperature policy scales all temperatures so that their mean is
+its value.
 """
 
 from __future__ import annotations
@@ -46,7 +45,8 @@ _TEMPERATURES = (2.0, 3.0, 4.0, 5.0, 6.0)
 
 def mlkd_loss(
     student: Tensor, teacher: Tensor, *,
-    temperatures: Sequence[float] = _TEMPERATURES, instance_weight: float = 1.0, batch_weight: float = 1.0, class_weight: float = 1.0,
+    temperatures: Sequence[float] = _TEMPERATURES, instance_weight: float = 1.0, batch_weight: float = 1.0,
+    class_weight: float = 1.0,
 ) -> Tensor:  # fmt: skip
     """Sum over ``temperatures`` of the three levels, each times its weight.
 
@@ -92,12 +92,11 @@ class MLKDLoss(Loss):
 
     Args:
         temperatures: the temperatures, each above zero; the loss is the sum over them.
-        instance_weight: weight of what is said of each sample.
-        batch_weight: weight of which samples are answered alike.
-        class_weight: weight of which classes are confused.
-        teacher: which teacher; ``None`` takes the combination of all.
-        temperature: what the mean of ``temperatures`` is scaled to, a number, a schedule or a policy; ``None`` leaves
-            them.
+        instance_weight: weight of the instance level.
+        batch_weight: weight of the batch level.
+        class_weight: weight of the class level.
+        teacher: name of the teacher; ``None``: the ensemble of all.
+        temperature: mean to which ``temperatures`` are scaled, a number, a schedule or a policy; ``None``: not scaled.
     """
 
     knowledge: ClassVar = "response"
@@ -126,7 +125,8 @@ class MLKDLoss(Loss):
         student, teacher = context.pair(self.teacher)
         return mlkd_loss(
             student.require_logits(), teacher.require_logits(),
-            temperatures=self.temperatures, instance_weight=self.instance_weight, batch_weight=self.batch_weight, class_weight=self.class_weight,
+            temperatures=self.temperatures, instance_weight=self.instance_weight, batch_weight=self.batch_weight,
+            class_weight=self.class_weight,
         )  # fmt: skip
 
     def _loss_at_mean_temperature(self, student: Tensor, teacher: Tensor, *, temperature: TemperatureValue) -> Tensor:

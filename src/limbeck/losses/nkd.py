@@ -1,12 +1,12 @@
 """Normalized knowledge distillation (NKD): target-class probability and normalized non-target probabilities.
 
 Yang et al., ICCV 2023, https://arxiv.org/abs/2303.13005. With p and q the teacher's and the student's softmax, c the
-true class, and p̂ and q̂ the softmax at temperature τ over the other classes only:
+target class, and p̂ and q̂ the softmax at temperature τ over the other classes only:
 
     loss = mean over rows of −p_c · log q_c + gamma · τ² · (−Σ p̂ · log q̂)
 
 The first part has no temperature, as in the paper. Both are cross-entropies, so the loss is not zero where student and
-teacher agree; it is least there in its second part.
+teacher agree.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["NKDLoss", "nkd_loss"]
 def nkd_loss(
     student: Tensor, teacher: Tensor, target: Tensor, *, gamma: float = 1.5, temperature: TemperatureValue = 1.0
 ) -> Tensor:  # fmt: skip
-    """Mean over the labelled rows of −p_c · log q_c + gamma · τ² · the cross-entropy of the others.
+    """Mean over the labeled rows of −p_c · log q_c + gamma · τ² · the cross-entropy of the others.
 
     Shapes: both ``[rows, classes]`` logits of at least 2 classes; ``target`` ``[rows]`` class numbers (−100: no label,
     the row is left out) or ``[rows, classes]`` probabilities, of which the likeliest counts; ``temperature`` a number
@@ -66,14 +66,14 @@ def nkd_loss(
 @final
 @dataclass(frozen=True, slots=True)
 class NKDLoss(Loss):
-    """:func:`nkd_loss` of the student's and a teacher's logits and the truth.
+    """:func:`nkd_loss` of the student's and a teacher's logits and the target.
 
     Args:
-        gamma: weight of what is said of the classes that are not the true one.
+        gamma: weight of the non-target classes.
         temperature: their temperature, above zero: a number, a schedule, or a policy of
             :mod:`limbeck.losses.temperature`; one that changes the logits (``LogitStandardization``, ``Dynamic``)
-            changes them for the true class as well; ``None``: 1.
-        teacher: which teacher; ``None`` takes the combination of all.
+            changes them for the target class as well; ``None``: 1.
+        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "response"

@@ -1,13 +1,14 @@
 """Neuron selectivity transfer (NST): maximum mean discrepancy of channel maps.
 
-Huang & Wang, 2017, https://arxiv.org/abs/1707.01219. Each channel of a sample, L2-normalised over the positions, is one
-draw; the loss is the squared maximum mean discrepancy between the student's channels and the teacher's under the kernel
-k(x, y) = (x · y)², the mean over pairs, then over the batch. Channels are a set: their number and order are free.
+Huang & Wang, 2017, https://arxiv.org/abs/1707.01219. Each channel of a sample, L2-normalized over the positions, is one
+observation; the loss is the squared maximum mean discrepancy between the student's channels and the teacher's under
+the kernel k(x, y) = (x · y)², the mean over pairs, then over the batch. Channels are a set: their number and order
+are free.
 
-Well-known code multiplies every pair of channels elementwise, [channels, channels, positions] for each sample. With F
-the normalised [channels, positions], the mean of (x · y)² over two sets is also the inner product of their FᵀF /
+Widely used code multiplies every pair of channels elementwise, [channels, channels, positions] for each sample. With F
+the normalized [channels, positions], the mean of (x · y)² over two sets is also the inner product of their FᵀF /
 channels, so the loss is ‖FₛᵀFₛ/Cₛ − FₜᵀFₜ/Cₜ‖², with nothing larger than [positions, positions]; where there are many
-more positions than channels, it is taken from the [channels, channels] products instead. Both are the same number.
+more positions than channels, it is taken from the [channels, channels] products instead. Both are equal.
 """
 
 from __future__ import annotations
@@ -64,11 +65,11 @@ def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True)
 class NSTLoss(Loss):
-    """:func:`nst_loss` between two tapped layers.
+    """:func:`nst_loss` of one layer of student and teacher.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike.
-        teacher: which teacher; ``None`` takes the combination of all.
+        layer: name of the layer, the same for student and teacher.
+        teacher: name of the teacher; ``None``: the ensemble of all.
 
     Nothing is learned: unequal channels are compared as they are.
 

@@ -1,12 +1,12 @@
 """Overhaul of feature distillation (OFD): partial L2 distance of pre-activations.
 
-Heo et al., ICCV 2019, https://arxiv.org/abs/1904.01866. Tap both networks before the activation (behind the BatchNorm).
-The teacher's features pass a margin ReLU, t = max(t, m), with m ≤ 0 by channel: the mean of its negative responses. The
-student's pass a learned 1×1 convolution and a BatchNorm. The distance is the squared difference, but nothing where the
-student is below a target that is not positive: both stay silent there, and by how much says nothing.
+Heo et al., ICCV 2019, https://arxiv.org/abs/1904.01866. Use layers before the activation (after the BatchNorm) in
+both networks. The teacher's features pass a margin ReLU, t = max(t, m), with m ≤ 0 by channel: the mean of its
+negative responses. The student's pass a learned 1×1 convolution and a BatchNorm. The distance is the squared
+difference, and 0 where the student is below a target that is not positive, since both are inactive there.
 
-The published code sums over channels and positions, so its size depends on the map; here it is the mean over all
-elements. The paper weights a layer by half of that of the next deeper one: give each its weight.
+The published code sums over channels and positions, which depends on the map size; this is the mean over all
+elements. The paper halves the weight from layer to layer towards the input.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SHAPE_HINT = "the class OFDLoss projects unequal channels and pools unequal map
 
 
 def ofd_loss(student: Tensor, teacher: Tensor, *, margin: Tensor) -> Tensor:
-    """Mean over all elements of (student − target)², counted where the target or the student above it says something.
+    """Mean over all elements of (student − target)², where the target is positive or the student above it.
 
     The target is max(teacher, margin); an element counts where target > 0 or student > target.
 
@@ -70,13 +70,14 @@ def batch_norm_margin(weight: Tensor, bias: Tensor) -> Tensor:
 
 @final
 class OFDLoss(nn.Module, Loss):
-    """:func:`ofd_loss` between two tapped layers, the student's through a learned projection with a BatchNorm.
+    """:func:`ofd_loss` of one layer of student and teacher, the student's through a learned projection with a
+    BatchNorm.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike.
+        layer: name of the layer, the same for student and teacher.
         margin: one number for each of the teacher's channels (:func:`batch_norm_margin`); ``None`` measures the mean of
             its negative responses, once, on the batch that shapes the projection.
-        teacher: which teacher; ``None`` takes the combination of all.
+        teacher: name of the teacher; ``None``: the ensemble of all.
 
     >>> from limbeck.testing import make_context
     >>> context, loss = make_context(teacher_feature_shapes={"mid": (3, 4, 4)}), OFDLoss("mid")
@@ -99,13 +100,14 @@ class OFDLoss(nn.Module, Loss):
         self.register_buffer("margin", None)
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the projection by the features of ``context``, and measure the margin where none was given."""
+        """Build the projection for the features of ``context``, and measure the margin where none was given."""
         student, teacher = map(upcast, feature_pair(self, context))
         self.projection = Connector(student, teacher)
         measured = _negative_mean(channels_first(teacher))
         if self.initial_margin is not None and len(self.initial_margin) != len(measured):
             raise LimbeckError(
-                f"OFDLoss was given {len(self.initial_margin)} margins, and the teacher has {len(measured)} channels at "
+                f"OFDLoss was given {len(self.initial_margin)} margins, and the teacher has {len(measured)} "
+                "channels at "
                 f"{self.layer!r}: give one for each"
             )
         self.margin = measured if self.initial_margin is None else measured.new_tensor(list(self.initial_margin))

@@ -1,10 +1,10 @@
 """Pearson knowledge distillation (PKD): standardized feature channels.
 
-Cao et al., NeurIPS 2022, https://arxiv.org/abs/2207.02039. Each channel is standardised over batch and positions, with
+Cao et al., NeurIPS 2022, https://arxiv.org/abs/2207.02039. Each channel is standardized over batch and positions, with
 the unbiased standard deviation plus 1e−6 as in the published code; the loss is half the mean squared difference. That
 is (n − 1)/n · (1 − r), with n the values of a channel and r their Pearson correlation, where no channel is constant.
 
-The statistics are those of the batch: on several processes each takes those of its own share, unless the objective
+The statistics are those of the batch: on several processes each takes those of its local batch, unless the objective
 gathers this term (``gather_distributed: true`` in a recipe).
 """
 
@@ -34,7 +34,7 @@ _SHAPE_HINT = "the class PKDLoss projects unequal channels and pools unequal map
 
 
 def pkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Half the mean squared difference of the two, each channel standardised over batch and positions.
+    """Half the mean squared difference of the two, each channel standardized over batch and positions.
 
     Shapes: both ``[batch, channels, ...]``. Zero where each channel is the teacher's, scaled and shifted; zero as well
     where a channel has fewer than two values, which have no deviation. A constant channel becomes zero and gets no
@@ -55,11 +55,11 @@ def pkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 class PKDLoss(nn.Module, Loss):
-    """:func:`pkd_loss` between two tapped layers, through a learned projection where their channels differ.
+    """:func:`pkd_loss` of one layer of student and teacher, through a learned projection where their channels differ.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike.
-        teacher: which teacher; ``None`` takes the combination of all.
+        layer: name of the layer, the same for student and teacher.
+        teacher: name of the teacher; ``None``: the ensemble of all.
 
     >>> from limbeck.testing import make_context
     >>> context, loss = make_context(), PKDLoss("mid")

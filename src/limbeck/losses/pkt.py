@@ -3,10 +3,10 @@
 Passalis & Tefas, ECCV 2018, https://arxiv.org/abs/1803.10837. The cosines of all pairs of a batch, moved to 0..1 by
 (cosine + 1) / 2, are divided by the sum of their row, which makes each row a distribution over the batch: p the
 teacher's, q the student's. The loss is the mean over batch² entries of p · log((p + ε) / (q + ε)), ε = 1e-7. The usual
-weight is 30000. A mean over entries rather than a sum over each row is the published code's, for which that weight was
-chosen; it makes the same samples twice over cost half.
+weight is 30000. The mean over entries follows the published code; it
+halves the loss of a repeated batch.
 
-On several processes, each sees only the pairs within its own share, unless the objective gathers this term
+On several processes, each has only the pairs of its local batch, unless the objective gathers the batch
 (``gather_distributed: true`` in a recipe).
 """
 
@@ -47,11 +47,11 @@ def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True)
 class PKTLoss(Loss):
-    """:func:`pkt_loss` between two tapped layers.
+    """:func:`pkt_loss` of one layer of student and teacher.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike.
-        teacher: which teacher; ``None`` takes the combination of all.
+        layer: name of the layer, the same for student and teacher.
+        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "relation"

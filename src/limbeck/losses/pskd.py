@@ -1,8 +1,8 @@
 """Progressive self-knowledge distillation (PS-KD): labels softened by the student's previous predictions.
 
 Kim et al., ICCV 2021, https://arxiv.org/abs/2006.12000. In epoch t of T the target is
-(1 − α_t) · label + α_t · p_{t−1}(x), with α_t = α_T · t/T and α_T = 0.8, and the loss is the cross-entropy with it. Its
-gain is in calibration far more than in accuracy: read ECE and NLL, beside label smoothing.
+(1 − α_t) · label + α_t · p_{t−1}(x), with α_t = α_T · t/T and α_T = 0.8, and the loss is the cross-entropy with it. It
+improves calibration (ECE, NLL) more than accuracy; compare with label smoothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _IGNORE_INDEX: Final = -100
 
 
 def pskd_loss(student: Tensor, previous_logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.8) -> Tensor:
-    """Mean over the labelled rows of the cross-entropy with (1 − ``alpha``) · label + ``alpha`` · softmax(``previous_logits``).
+    """Mean over the labeled rows of the cross-entropy with (1 − ``alpha``) · label + ``alpha`` ·
+    softmax(``previous_logits``).
 
     Shapes: ``student`` and ``previous_logits`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class numbers (−100:
         no label)
@@ -53,7 +54,7 @@ def pskd_loss(student: Tensor, previous_logits: Tensor, target: Tensor, *, alpha
     if isinstance(alpha, Tensor):
         alpha = alpha.to(student).unsqueeze(1)
     mixed_target = label + alpha * (previous_probabilities.to(student) - label)
-    # Nothing wanted of an impossible class (logit −inf) costs 0, not 0 · inf.
+    # A class of probability 0 and logit −inf contributes 0, not 0 · inf.
     log_q = F.log_softmax(student, dim=1).masked_fill(mixed_target == 0, 0.0)
     return -(mixed_target * log_q).sum(dim=1).masked_fill(~is_labeled, 0.0).sum() / is_labeled.sum().clamp(min=1)
 
@@ -61,14 +62,14 @@ def pskd_loss(student: Tensor, previous_logits: Tensor, target: Tensor, *, alpha
 @final
 @dataclass(frozen=True, slots=True)
 class PSKDLoss(Loss):
-    """:func:`pskd_loss` of the student's logits with the truth and what :class:`PreviousEpochTeacher` remembers.
+    """:func:`pskd_loss` of the student's logits, the target and the predictions stored by
+    :class:`PreviousEpochTeacher`.
 
-    It takes the place of the cross-entropy. A sample that was not seen before is compared with its label alone.
+    It replaces the cross-entropy. A sample without stored predictions uses its label only.
 
     Args:
-        alpha: α_T, the share in the last epoch, to which it grows with the epochs as α_T · t/T; a schedule is the share
-            itself, at every moment.
-        teacher: which teacher remembers; ``None`` takes the combination of all.
+        alpha: α_T, the weight in the last epoch, reached linearly; or a schedule of the weight.
+        teacher: name of the teacher that stores previous predictions; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "self"
@@ -93,13 +94,13 @@ class PSKDLoss(Loss):
         )
 
     def current_alpha(self, progress: Progress) -> float:
-        """α_t, the share of what was said before.
+        """α_t, the weight of the previous predictions.
 
         >>> PSKDLoss(alpha=0.8).current_alpha(Progress(step=30, steps=40, epoch=3, epochs=4))
         0.8
         """
         if callable(self.alpha):
             return float(self.alpha(progress))
-        if progress.epochs < 1:  # a clock that counts steps only
+        if progress.epochs < 1:  # progress in steps only
             return self.alpha * progress.fraction
         return self.alpha * min((progress.epoch + 1) / progress.epochs, 1.0)

@@ -1,9 +1,8 @@
 """Reverse KL divergence of softened predictions, KL(student ‖ teacher).
 
 With p and q the teacher's and the student's softmax at temperature τ, the loss is τ² · mean over rows of sum over
-classes of q · (log q − log p). Where the forward divergence spreads the student over all that the teacher finds
-possible, this one lets it settle on a part of it (for language models: Gu et al., ICLR 2024,
-https://arxiv.org/abs/2306.08543; of the divergence itself only, not their sampling).
+classes of q · (log q − log p). The reverse divergence is mode-seeking, the forward one mode-covering. For language
+models: Gu et al., ICLR 2024, https://arxiv.org/abs/2306.08543; this is the divergence without their sampling.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class ReverseKLLoss(Loss):
     Args:
         temperature: the temperature, above zero: a number, a schedule, or a policy of
             :mod:`limbeck.losses.temperature`; ``None``: the default of the task, 4 without a task.
-        teacher: which teacher; ``None`` takes the combination of all.
+        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "response"

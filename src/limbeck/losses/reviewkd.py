@@ -1,14 +1,14 @@
 """Knowledge review (ReviewKD): fused student stages against each teacher stage.
 
 Chen et al., CVPR 2021, https://arxiv.org/abs/2104.09044. From the deepest stage to the shallowest, the student's map
-goes through a 1×1 convolution to a common width and is fused with what the deeper stage handed down, by two attention
-maps that a 1×1 convolution and a sigmoid make of both; a 3×3 convolution turns the result into the teacher's width at
+goes through a 1×1 convolution to a common width and is fused with the output of the deeper stage by two attention
+maps, from a 1×1 convolution and a sigmoid; a 3×3 convolution turns the result into the teacher's width at
 that stage. The hierarchical context loss compares it with the teacher's map at full size and average-pooled to 4, 2 and
-1, with the weights 1, ½, ¼, ⅛ divided by their sum, the mean squared difference each; the stages add up. A pooled size
-that is not below the map's is left out, as in the published code.
+1, with the weights 1, ½, ¼, ⅛ divided by their sum, the mean squared difference each; the stages add up. Pooled sizes
+that are not smaller than the map are skipped, as in the published code.
 
 That code resizes the student to the teacher's size, by the nearest neighbour; here the larger is average-pooled to the
-smaller, as for every term on maps. The usual weight is 1 to 8, warmed up over 20 epochs.
+smaller, as in the other feature losses. The usual weight is 1 to 8, warmed up over 20 epochs.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def reviewkd_loss(student_features: Sequence[Tensor], teacher_features: Sequence
 
 @final
 class ReviewKDLoss(nn.Module, Loss):
-    """:func:`reviewkd_loss` between several tapped layers, the student's fused from deep to shallow by what the term learns.
+    """:func:`reviewkd_loss` between several layers, the student's fused from deep to shallow by learned modules.
 
     Args:
-        layers: the names of the taps from shallow to deep, given to the student and to the teacher alike; each reads a
+        layers: names of the layers from shallow to deep, the same for student and teacher; each gives a
             map, or an embedding ``[batch, width]``, which is a map of one position.
         mid_channels: channels in which stages are fused; ``None`` takes the student's at the deepest, up to 512.
-        teacher: which teacher; ``None`` takes the combination of all.
+        teacher: name of the teacher; ``None``: the ensemble of all.
 
     >>> from limbeck.testing import make_context
     >>> shapes = {"early": (4, 8, 8), "late": (8, 4, 4)}
@@ -89,7 +89,7 @@ class ReviewKDLoss(nn.Module, Loss):
         self.fusions: nn.ModuleList | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape the fusions by the features of ``context``."""
+        """Build the fusions for the features of ``context``."""
         student, teacher = context.pair(self.teacher)
         student_maps, teacher_maps = (
             [_as_map(outputs.feature(name)) for name in self.layers] for outputs in (student, teacher)
@@ -121,7 +121,7 @@ class ReviewKDLoss(nn.Module, Loss):
 
 @final
 class _AttentionFusion(nn.Module):
-    """One stage: the student's map and what the deeper stage hands down, to the teacher's width; hands down its own."""
+    """One stage: fuses the student's map with the output of the deeper stage and projects it to the teacher's width."""
 
     def __init__(self, student: Tensor, teacher: Tensor, mid_channels: int, *, has_deeper: bool) -> None:
         super().__init__()

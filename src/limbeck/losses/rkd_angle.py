@@ -2,12 +2,12 @@
 
 Park et al., CVPR 2019, https://arxiv.org/abs/1904.05068. For every triplet i, j, k of a batch, the cosine of the angle
 at j, (x_i − x_j)·(x_k − x_j) over both lengths, is compared by the smooth L1 distance (½x² below 1, |x| − ½ above); the
-loss is the mean over all batch³ entries. Where two of the three are one place there is no angle, and the cosine counts
-as 0, as in the published code. The usual weight is 50.
+loss is the mean over all batch³ entries. Where two of the three coincide, the cosine is 0, as in the published
+code. The usual weight is 50.
 
-The published code holds the differences of all pairs, [batch, batch, values]; here the cosines come of the batch's
-products, so beside the [batch, batch, batch] cosines themselves nothing grows with the width of the features. On
-several processes, each sees only the triplets within its own share, unless the objective gathers this term
+The published code holds the differences of all pairs, [batch, batch, values]; here the cosines come from the Gram
+matrix, so memory does not grow with the width of the features. On
+several processes, each has only the triplets of its local batch, unless the objective gathers the batch
 (``gather_distributed: true`` in a recipe).
 """
 
@@ -45,11 +45,11 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True)
 class RKDAngleLoss(Loss):
-    """:func:`rkd_angle_loss` between two tapped layers.
+    """:func:`rkd_angle_loss` of one layer of student and teacher.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike.
-        teacher: which teacher; ``None`` takes the combination of all.
+        layer: name of the layer, the same for student and teacher.
+        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "relation"

@@ -2,11 +2,11 @@
 
 Park et al., CVPR 2019, https://arxiv.org/abs/1904.05068. With d the Euclidean distances of all pairs of a batch over
 the mean of those above zero, the loss is the mean over pairs of the smooth L1 distance (½x² below 1, |x| − ½ above)
-between the student's and the teacher's. The mean is over all batch² entries, each sample with itself among them, as in
-the published code. That code clamps squared distances to 1e-12 and so counts duplicates as apart; here they are at 0.
+between the student's and the teacher's. The mean is over all batch² entries, including the diagonal, as in the
+published code. That code clamps squared distances to 1e-12; here duplicates have distance 0.
 The usual weight is 25.
 
-A batch of B samples has B² relations: on several processes, each sees only those within its own share, unless the
+A batch of B samples has B² relations: on several processes, each has only those of its local batch, unless the
 objective gathers this term (``gather_distributed: true`` in a recipe).
 """
 
@@ -43,11 +43,11 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True)
 class RKDDistanceLoss(Loss):
-    """:func:`rkd_distance_loss` between two tapped layers.
+    """:func:`rkd_distance_loss` of one layer of student and teacher.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike.
-        teacher: which teacher; ``None`` takes the combination of all.
+        layer: name of the layer, the same for student and teacher.
+        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "relation"

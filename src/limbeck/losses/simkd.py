@@ -1,12 +1,12 @@
 """SimKD: the student reuses the teacher's classifier.
 
-Chen et al., CVPR 2022, https://arxiv.org/abs/2203.14001. The student learns no classifier: its last features, through
-a projector, come close to the teacher's, in mean squared error, and at inference the teacher's classifier stands on
-them. The projector is the paper's: 1×1, 3×3 and 1×1 convolutions, each with BatchNorm and ReLU, whose inner width is
-the teacher's divided by ``factor``. It ends in a ReLU, so the teacher's features should as well.
+Chen et al., CVPR 2022, https://arxiv.org/abs/2203.14001. The student has no classifier of its own: a projector maps its
+last features to the teacher's, trained by mean squared error, and at inference the teacher's classifier follows. The
+projector is the paper's: 1×1, 3×3 and 1×1 convolutions, each with BatchNorm and ReLU, whose inner width is the
+teacher's divided by ``factor``. It ends in a ReLU, so the teacher's features should as well.
 
-What is deployed is student, projector and the teacher's classifier: the projector's parameters and time belong to the
-cost of the student. How many parameters it has is in the term's repr.
+The deployed model is student, projector and the teacher's classifier, so the projector is part of the student's cost;
+its parameter count is in the repr of the loss.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ def simkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 class SimKDLoss(nn.Module, Loss):
-    """:func:`simkd_loss` between two tapped layers, the student's through a projector that is kept for inference.
+    """:func:`simkd_loss` of one layer of student and teacher, the student's through a projector that is kept for
+    inference.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike: the last features before the
+        layer: name of the layer, the same for student and teacher: the last features before the
             teacher's classifier, ``[batch, channels, height, width]`` before its pooling, or ``[batch, width]``.
-        factor: how much narrower the projector is inside than the teacher's features.
-        teacher: which teacher; ``None`` takes the combination of all.
+        factor: the inner width is the teacher's width divided by this.
+        teacher: name of the teacher; ``None``: the ensemble of all.
 
-    The student's own classifier learns nothing from this term. :meth:`make_head` gives what stands in its place; what
-    ``limbeck.fit`` validates and gives back, and a run measures, keeps and exports, has it there already
-    (``limbeck.distiller.deployment``).
+    The student's classifier gets no gradient from this loss. :meth:`make_head` builds its replacement, which
+    ``limbeck.fit`` validates and returns and a run measures and exports (``limbeck.distiller.deployment``).
     """
 
     knowledge: ClassVar = "feature"
@@ -74,7 +74,8 @@ class SimKDLoss(nn.Module, Loss):
         student, teacher = feature_pair(self, context)
         if student.ndim != teacher.ndim or student.ndim not in (2, 4):
             raise LimbeckError(
-                f"SimKDLoss compares maps [batch, channels, height, width] or vectors [batch, width], and these have the "
+                "SimKDLoss compares maps [batch, channels, height, width] or vectors [batch, width], and these "
+                "have the "
                 f"shapes {list(student.shape)} and {list(teacher.shape)}: tap the last layer before the pooling"
             )
         inner = max(teacher.shape[1] // self.factor, 1)
@@ -90,16 +91,17 @@ class SimKDLoss(nn.Module, Loss):
             return sum((parameter.sum() * 0 for parameter in projector.parameters()), upcast(student).sum())
         if self.training and student.numel() == student.shape[1]:
             raise LimbeckError(
-                f"the projector of SimKDLoss normalizes over the batch, and features of shape {list(student.shape)} have "
+                "the projector of SimKDLoss normalizes over the batch, and features of shape "
+                f"{list(student.shape)} have "
                 "one value a channel: give batches of at least 2 samples"
             )
         return simkd_loss(projector(student.to(next(projector.parameters()).dtype)), teacher)
 
     def make_head(self, classifier: nn.Module) -> nn.Sequential:
-        """What follows the student's tapped layer at inference: this projector, pooling, and a copy of ``classifier``.
+        """The layers after the student's features at inference: this projector, pooling, and a copy of ``classifier``.
 
-        Give the teacher's last layer, which takes ``[batch, channels]``. The projector is this term's own, not a copy:
-        copy the head before training goes on. Count it when the student's cost is told.
+        Give the teacher's last layer, which takes ``[batch, channels]``. The projector is shared, not copied: copy the
+        head before training continues.
         """
         projector = self._require_projector()
         pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)] if isinstance(projector[0], nn.Conv2d) else []
@@ -119,7 +121,7 @@ class SimKDLoss(nn.Module, Loss):
 
 @final
 class _Projector(nn.Sequential):
-    """The layers between the student's features and the teacher's, which tell what they cost."""
+    """The projector; its repr has the parameter count."""
 
     def extra_repr(self) -> str:
         return f"{sum(p.numel() for p in self.parameters())} parameters, deployed with the student"

@@ -1,11 +1,11 @@
 """Similarity-preserving distillation (SP): row-normalized similarity matrices of a batch.
 
 Tung & Mori, ICCV 2019, https://arxiv.org/abs/1907.09682. The features of a batch, flattened to ``[batch, values]``,
-give F·Fᵀ, whose rows are made of length 1 (in the Euclidean norm: ``normalize(x, 1)`` would be another one); the loss
-is the squared Frobenius distance between the student's and the teacher's, over batch². Channels, positions and their
-order are multiplied away, so any two layers can be compared, without a projection.
+give F·Fᵀ, whose rows are L2-normalized; the loss
+is the squared Frobenius distance between the student's and the teacher's, over batch². Any two layers can be
+compared without a projection.
 
-A batch of B samples has B² relations: on several processes, each sees only those within its own share, unless the
+A batch of B samples has B² relations: on several processes, each has only those of its local batch, unless the
 objective gathers this term (``gather_distributed: true`` in a recipe).
 """
 
@@ -27,7 +27,7 @@ __all__ = ["SPLoss", "sp_loss"]
 
 
 def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """‖S − T‖² / batch², with S and T the row-normalised F·Fᵀ of student and teacher.
+    """‖S − T‖² / batch², with S and T the row-normalized F·Fᵀ of student and teacher.
 
     Shapes: ``[batch, ...]`` of any rank; only the batch has to agree. The same samples twice over cost half, as in the
     paper: an entry of a row of twice the length is smaller by √2.
@@ -48,11 +48,11 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True)
 class SPLoss(Loss):
-    """:func:`sp_loss` between two tapped layers.
+    """:func:`sp_loss` of one layer of student and teacher.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike.
-        teacher: which teacher; ``None`` takes the combination of all.
+        layer: name of the layer, the same for student and teacher.
+        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     knowledge: ClassVar = "relation"
@@ -66,6 +66,6 @@ class SPLoss(Loss):
 
 
 def _similarity_matrix(features: Tensor) -> Tensor:
-    """Row-normalised F·Fᵀ, ``[batch, batch]``."""
+    """Row-normalized F·Fᵀ, ``[batch, batch]``."""
     rows = features.flatten(1) if features.ndim > 1 else features.unsqueeze(1)
     return F.normalize(rows @ rows.mT, p=2.0, dim=1)

@@ -7,7 +7,7 @@ untempered, and p_g proportional to p to the power g:
     WTTM = the same, each row times Σ p^g over classes
 
 A power g is a temperature 1/g of the teacher only; as the student has none, no τ² belongs to it. Σ p^g is 1 where the
-teacher is sure, and classes to the power 1 − g where it knows nothing.
+teacher is certain, and classes^(1 − g) where its prediction is uniform.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RowWeighting = Literal["by_softness", "equal"]
 def ttm_loss(
     student: Tensor, teacher: Tensor, *, power: float = 0.2, row_weighting: RowWeighting = "by_softness"
 ) -> Tensor:  # fmt: skip
-    """Mean over rows of KL(p^power, renormalised ‖ q), each row times Σ p^power, or each the same.
+    """Mean over rows of KL(p^power, renormalized ‖ q), each row times Σ p^power, or each the same.
 
     Shapes: both ``[rows, classes]`` logits; ``power`` above 0 (published: 0.1 to 0.2); ``row_weighting`` is
         ``"by_softness"``
@@ -75,9 +75,9 @@ class TTMLoss(Loss):
 
     Args:
         power: of the teacher's probabilities, above 0; one over a temperature.
-        row_weighting: ``"by_softness"``: rows of which the teacher is unsure weigh more (WTTM); ``"equal"``: all the
-            same (TTM).
-        teacher: which teacher; ``None`` takes the combination of all.
+        row_weighting: ``"by_softness"``: rows with an uncertain teacher have a larger weight (WTTM); ``"equal"``: equal
+            weights (TTM).
+        teacher: name of the teacher; ``None``: the ensemble of all.
         temperature: of the teacher, a number, a schedule or a policy, in place of one over ``power``.
     """
 

@@ -3,11 +3,10 @@
 Ahn et al., CVPR 2019, https://arxiv.org/abs/1904.05835. The mutual information of the two is bounded from below by the
 likelihood of the teacher's features t under a Gaussian whose mean μ(s) is predicted from the student's and whose
 variance σ² is one number for each channel; the loss is the mean over all elements of ½ · ((t − μ)² / σ² + log σ²), the
-constant ½ log 2π left out. σ² = softplus(ρ) + 1e−5, with ρ learned, begins at 5. μ is three 1×1 convolutions without
-bias (linear layers where there are no positions), with a ReLU between and the teacher's width inside, as in the
-published code.
+constant ½ log 2π left out. σ² = softplus(ρ) + 1e−5, with ρ learned, begins at 5. μ is three 1×1 convolutions (or linear
+layers) without bias, with ReLUs and the teacher's width inside, as in the published code.
 
-Because of log σ² the loss can be below zero, and it is not zero where the two agree.
+Because of log σ² the loss can be negative, and it is not zero where the two agree.
 """
 
 from __future__ import annotations
@@ -67,12 +66,12 @@ def vid_loss(student: Tensor, teacher: Tensor, *, variance: Tensor) -> Tensor:
 
 @final
 class VIDLoss(nn.Module, Loss):
-    """:func:`vid_loss` between two tapped layers, whose mean and variance the term learns.
+    """:func:`vid_loss` of one layer of student and teacher, with a learned mean and variance.
 
     Args:
-        layer: the name of the tap, given to the student and to the teacher alike.
+        layer: name of the layer, the same for student and teacher.
         initial_variance: σ² of each channel at the beginning.
-        teacher: which teacher; ``None`` takes the combination of all.
+        teacher: name of the teacher; ``None``: the ensemble of all.
 
     >>> from limbeck.testing import make_context
     >>> context, loss = make_context(teacher_feature_shapes={"mid": (6, 4, 4)}), VIDLoss("mid")
@@ -95,7 +94,7 @@ class VIDLoss(nn.Module, Loss):
         self.register_parameter("rho", None)
 
     def prepare(self, context: LossContext) -> None:
-        """Shape what predicts the teacher's features by those of ``context``."""
+        """Build the predictor of the teacher's features for those of ``context``."""
         student, teacher = feature_pair(self, context)
         require_comparable(student, teacher)
         in_channels, out_channels = (channels_first(features).shape[1] for features in (student, teacher))

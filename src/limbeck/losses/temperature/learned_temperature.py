@@ -52,7 +52,8 @@ class Learned(nn.Module):
     """
 
     def __init__(
-        self, *, granularity: Literal["run", "sample"] = "run", start: float = 4.0, low: float = 1.0, high: float = 21.0,
+        self, *, granularity: Literal["run", "sample"] = "run", start: float = 4.0, low: float = 1.0,
+        high: float = 21.0,
         warmup_fraction: float = 10 / 240, strength: float = 1.0, hidden_dim: int = 64,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -63,7 +64,8 @@ class Learned(nn.Module):
             raise LimbeckError(f"Learned starts between low and high, and here {low:g}, {start:g}, {high:g} stand")
         if not 0 < warmup_fraction <= 1 or not strength > 0 or hidden_dim < 1:
             raise LimbeckError(
-                f"Learned takes a warmup_fraction above 0 and up to 1, a strength above 0 and a hidden_dim from 1, not {warmup_fraction}, "
+                "Learned takes a warmup_fraction above 0 and up to 1, a strength above 0 and a hidden_dim from 1, "
+                f"not {warmup_fraction}, "
                 f"{strength} and {hidden_dim}"
             )
         self.granularity, self.start, self.low, self.high = granularity, start, low, high
@@ -122,7 +124,8 @@ class Learned(nn.Module):
     def extra_repr(self) -> str:
         hidden_dim = f", hidden_dim={self.hidden_dim}" if self.granularity == "sample" else ""
         return (
-            f"granularity={self.granularity!r}, start={self.start}, low={self.low}, high={self.high}, warmup_fraction={self.warmup_fraction:.6g}, "
+            f"granularity={self.granularity!r}, start={self.start}, low={self.low}, high={self.high}, "
+            f"warmup_fraction={self.warmup_fraction:.6g}, "
             f"strength={self.strength}{hidden_dim}"
         )
 

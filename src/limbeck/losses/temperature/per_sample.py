@@ -77,13 +77,15 @@ class PerSample:
         if self.score not in student.extra:
             allowed = [*_TEACHER_SCORES, *student.extra]
             raise LimbeckError(
-                f"PerSample goes by {self.score!r}, and there are: {suggest_names(self.score, allowed)}; a quality of your own is "
+                f"PerSample goes by {self.score!r}, and there are: {suggest_names(self.score, allowed)}; a quality "
+                "of your own is "
                 "a tensor by row in the extra of your task's outputs"
             )
         quality = student.extra[self.score]
         if quality.shape != (len(student.require_logits()),):
             raise LimbeckError(
-                f"the quality {self.score!r} has the shape {list(quality.shape)}, and PerSample takes one number a row, "
+                f"the quality {self.score!r} has the shape {list(quality.shape)}, and PerSample takes one "
+                "number a row, "
                 f"[{len(student.require_logits())}]"
             )
         return 1.0 - quality.to(student.require_logits().device).float()

@@ -131,7 +131,8 @@ class GradNorm(nn.Module):
         if not reachable:
             raise LimbeckError(
                 "GradNorm needs a weight of the student that every term reaches, and there is none: leave out terms "
-                "that reach no weight or frozen ones only, or, under the strategy fsdp, take UncertaintyWeighting or LossRatioWeighting"
+                "that reach no weight or frozen ones only, or, under the strategy fsdp, take UncertaintyWeighting or "
+                "LossRatioWeighting"
             )
         return weights[max(reachable)]
 

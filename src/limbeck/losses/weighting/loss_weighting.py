@@ -134,7 +134,8 @@ class LossRatioWeighting(nn.Module):
         if self.reference is not None:
             if self.reference not in names:
                 raise LimbeckError(
-                    f"LossRatioWeighting measures by {self.reference!r}, and no term is; they are: {suggest_names(self.reference, names)}"
+                    f"LossRatioWeighting measures by {self.reference!r}, and no term is; they are: "
+                    f"{suggest_names(self.reference, names)}"
                 )
             self._reference_index = list(names).index(self.reference)
         self.register_buffer("mean", torch.zeros(len(names)))
@@ -163,6 +164,7 @@ class LossRatioWeighting(nn.Module):
 def _require_unused(weighting: nn.Module, attribute: str) -> None:
     if hasattr(weighting, attribute):
         raise LimbeckError(
-            f"this {type(weighting).__name__} balances another objective already, and keeps state for it: give each its "
+            f"this {type(weighting).__name__} balances another objective already, and keeps state for it: give "
+            "each its "
             "own"
         )

@@ -14,9 +14,11 @@ _KNOWLEDGE_TITLES: Final = dict(
 )
 _HEADER: Final = f"""# Methods
 
-Every loss of `limbeck.losses` is a pure function of tensors, and a class that takes these tensors from a loss context and
+Every loss of `limbeck.losses` is a pure function of tensors,
+and a class that takes these tensors from a loss context and
 is named in a recipe by `use`. All follow one convention: sum over classes, mean over rows, times τ²; float32 inside; no
-gradient to a teacher. `help(limbeck.losses.kd)` shows shapes, arguments and an example; [Add a loss](add-a-method.md) shows
+gradient to a teacher. `help(limbeck.losses.kd)` shows shapes,
+arguments and an example; [Add a loss](add-a-method.md) shows
 how to add another.
 
 This page is generated: `limbeck losses --markdown > docs/methods.md`. Layers in brackets are optional. Parameters and
@@ -28,7 +30,8 @@ def losses_page(losses: Sequence[LossInfo]) -> str:
     sections = [_HEADER]
     for kind, title in _KNOWLEDGE_TITLES.items():
         rows = [
-            (f"`{loss.name}`", loss.title, loss.formula.replace("``", "`"), f"[paper]({loss.paper})" if loss.paper else "–", *_sizes(loss))
+            (f"`{loss.name}`", loss.title, loss.formula.replace("``", "`"),
+            f"[paper]({loss.paper})" if loss.paper else "–", *_sizes(loss))
             for loss in losses
             if loss.knowledge == kind
         ]  # fmt: skip
