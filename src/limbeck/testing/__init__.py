@@ -1,4 +1,4 @@
-"""The contract suites, for limbeck's own terms and for yours: ``check_loss(MyLoss())`` in your tests."""
+"""Contract tests for losses: ``check_loss(MyLoss())``."""
 
 from limbeck.testing.check_loss import CHECKS, check_loss
 from limbeck.testing.contexts import make_context

@@ -1,4 +1,4 @@
-"""What every term promises, as one call: ``check_loss(KDLoss())``."""
+"""The contract of losses as one call: ``check_loss(KDLoss())``."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["CHECKS", "check_loss"]
 def check_loss(
     loss: Loss, *, context_factory: Callable[..., LossContext] = make_context, skip: Collection[str] = ()
 ) -> None:  # fmt: skip
-    """Check that ``loss`` keeps what terms promise; an ``AssertionError`` names the promise that is broken.
+    """Check the contract of losses; an ``AssertionError`` names the check that fails.
 
-    Arguments:
-        loss: the term; one that learns is prepared first.
-        context_factory: makes contexts like :func:`make_context`, with the features that the term needs
+    Args:
+        loss: the loss; one with ``prepare`` is prepared first.
+        context_factory: makes contexts like :func:`make_context`, with the features that the loss needs
             (``partial(make_context, student_feature_shapes={"mid": (8, 4, 4)})``); takes ``dtype``, ``scale`` and
             ``seed``.
-        skip: promises of :data:`CHECKS` that this term does not make.
+        skip: names in :data:`CHECKS` that do not apply.
 
     >>> from limbeck.losses import KDLoss
     >>> check_loss(KDLoss(temperature=4.0))
@@ -60,14 +60,14 @@ def _check_half_precision(loss: Loss, context_factory: Callable[..., LossContext
         context = context_factory(seed=1, dtype=dtype)
         value = loss(context)
         assert value.dtype == torch.float32, f"from {dtype} it gives {value.dtype}"
-        # A loss computed in half precision and widened at the end has the right type and the wrong digits.
+        # A loss computed in half precision and upcast at the end has the right type and the wrong value.
         _assert_close(
             value, loss(_map_context(context, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor))
         )
 
 
 def _check_finite(loss: Loss, context_factory: Callable[..., LossContext]) -> None:
-    # Attention maps and Gram matrices square their inputs, so 1e4 is as far as float32 has to go.
+    # Attention maps and Gram matrices square their inputs, so 1e4 is the limit for float32.
     for scale in (0.0, 1.0, 1e4):
         context = context_factory(seed=2, scale=scale)
         value = loss(context)

@@ -1,4 +1,4 @@
-"""Contexts made up for tests: random, seeded, of any shape."""
+"""Random loss contexts for tests."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ def make_context(
     teacher_names: Sequence[str] = ("teacher",), scale: float = 1.0, dtype: torch.dtype = torch.float32, seed: int = 0,
     progress: Progress = Progress(step=1, steps=4),
 ) -> LossContext:  # fmt: skip
-    """A student and its teachers on one batch of ``rows`` samples, all of whose tensors ask for gradients.
+    """Outputs of a student and teachers for ``rows`` samples; all tensors require gradients.
 
-    Arguments:
+    Args:
         rows: samples in the batch, each one row.
         classes: width of the logits.
-        student_feature_shapes: for each tap, its shape without the batch: ``{"mid": (8, 4, 4)}``; by default that one.
+        student_feature_shapes: for each layer, its shape without the batch: ``{"mid": (8, 4, 4)}``; by default that
+            one.
         teacher_feature_shapes: the same for every teacher; by default as the student's.
-        teacher_names: their names; the first one's outputs are the combination as well when it is alone, else the mean.
+        teacher_names: names; with one teacher its outputs are the ensemble, else the mean of logits is.
         scale: standard deviation of logits and features.
         dtype: of all floats.
         seed: of all numbers.
-        progress: how far training is.
+        progress: progress of training.
 
     >>> make_context(rows=2, classes=3).student.require_logits().shape
     torch.Size([2, 3])

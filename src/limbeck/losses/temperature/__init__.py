@@ -1,8 +1,7 @@
-"""Temperatures that are more than a number: policies that any term on responses takes as its ``temperature``.
+"""Temperature policies: any response loss takes one as its ``temperature``.
 
-A term calls :func:`apply_temperature` with its loss; a policy gives the logits and the temperature at which that loss
-is taken. So a policy knows no term, and a term no policy. Those that keep state are ``nn.Module``s: the objective
-registers them with the parts that terms learn, so they reach the optimizer, the device and the checkpoint.
+A loss calls :func:`apply_temperature` with its function; the policy returns logits and a temperature. Policies with
+state are ``nn.Module``s, which the objective registers with the parameters of the losses.
 """
 
 from limbeck.core.temperature_range import (

@@ -1,6 +1,6 @@
 """One temperature for all rows: a number (Hinton et al., 2015, https://arxiv.org/abs/1503.02531), or a schedule.
 
-A term takes both without these as well; they are here for code that asks every temperature alike.
+A loss accepts both directly as well.
 """
 
 from __future__ import annotations
@@ -64,5 +64,5 @@ class Scheduled:
         return ScaledLogits(student.require_logits(), teacher.require_logits(), float(self.schedule(progress)))
 
     def bounds(self) -> tuple[float, float]:
-        """The lowest and highest of a hundred looks over training."""
+        """The lowest and highest of a hundred values over training."""
         return temperature_range(self.schedule)

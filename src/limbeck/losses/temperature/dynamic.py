@@ -1,10 +1,9 @@
-"""A temperature for each network and sample, by how large its logits are (dynamic temperature, DTKD; Wei & Bai, 2024).
+"""Dynamic temperature (DTKD): a temperature for each network and sample, by the size of its logits (Wei & Bai, 2024).
 
 https://arxiv.org/abs/2404.12711. With m_s and m_t the largest logits of a row, τ_s = 2τ·m_s / (m_s + m_t) and
-τ_t = 2τ·m_t / (m_s + m_t): both networks come down to the same largest logit, and their temperatures to the mean τ. The
-loss is taken times τ_s·τ_t. The paper's largest logit changes when a constant is added to a row, and its softmax does
-not; here it is that of z − mean, so the temperatures are as free of the constant as the answer is. They are constants
-to the gradient. This is the paper's temperature; the non-target part that its loss adds is a term of its own.
+τ_t = 2τ·m_t / (m_s + m_t), whose mean is τ; the loss is multiplied by τ_s·τ_t. The paper's largest logit changes when a
+constant is added to a row; here it is that of z − mean, which does not. The temperatures have no gradient. The
+non-target term of the paper's loss is not included.
 """
 
 from __future__ import annotations
@@ -45,12 +44,12 @@ def dynamic_temperatures(student: Tensor, teacher: Tensor, *, temperature: float
 class Dynamic:
     """:func:`dynamic_temperatures` around ``temperature``, above zero.
 
-    What is logged as τ is √(τ_s·τ_t), whose square the loss is multiplied by.
+    The logged temperature is √(τ_s·τ_t).
 
     >>> import torch
     >>> student, teacher = Outputs(logits=torch.tensor([[1.0, -1.0]])), Outputs(logits=torch.tensor([[9.0, -9.0]]))
-    >>> found = Dynamic(temperature=5.0)(student, teacher, Progress())
-    >>> found.temperature, found.student / found.temperature[:, None], found.teacher / found.temperature[:, None]
+    >>> scaled = Dynamic(temperature=5.0)(student, teacher, Progress())
+    >>> scaled.temperature, scaled.student / scaled.temperature[:, None], scaled.teacher / scaled.temperature[:, None]
     (tensor([3.]), tensor([[ 1., -1.]]), tensor([[ 1., -1.]]))
     """
 
@@ -77,7 +76,7 @@ class Dynamic:
 
 
 def _peak_above_mean(logits: Tensor) -> Tensor:
-    """How far the largest logit of each row is above the mean of the possible ones."""
+    """The largest logit of each row minus the mean over its valid classes."""
     logits = upcast(logits)
     valid = valid_class_mask(logits)
     mean = logits.masked_fill(~valid, 0.0).sum(dim=1) / valid.sum(dim=1).clamp(min=1)

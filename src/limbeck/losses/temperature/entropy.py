@@ -1,4 +1,4 @@
-"""How unsure an answer is, from 0 (one class for certain) to 1 (a guess), by row."""
+"""Uncertainty of predictions by row, from 0 (one class has probability 1) to 1 (uniform)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["least_confidence", "normalized_entropy", "valid_class_mask"]
 
 
 def normalized_entropy(logits: Tensor) -> Tensor:
-    """The entropy of each row's softmax over that of a guess among its possible classes, ``[rows]``.
+    """The entropy of each row's softmax divided by that of the uniform distribution, ``[rows]``.
 
-    Shapes: ``[rows, classes]``; a class of logit −inf is no possible one.
+    Shapes: ``[rows, classes]``; a class of logit −inf is invalid.
 
     >>> normalized_entropy(torch.tensor([[0.0, 0.0, -torch.inf], [1.0986, 0.0, -torch.inf]]))  # odds of 1 and of 3
     tensor([1.0000, 0.8113])
@@ -25,7 +25,7 @@ def normalized_entropy(logits: Tensor) -> Tensor:
 
 
 def least_confidence(logits: Tensor) -> Tensor:
-    """How far each row's largest probability is from 1, as a share of how far that of a guess is, ``[rows]``.
+    """1 − the largest probability of each row, divided by its value for a uniform distribution, ``[rows]``.
 
     >>> least_confidence(torch.tensor([[0.0, 0.0], [1e4, 0.0]]))
     tensor([1., 0.])
@@ -36,7 +36,7 @@ def least_confidence(logits: Tensor) -> Tensor:
 
 
 def valid_class_mask(logits: Tensor) -> Tensor:
-    """Which classes can be: those of a logit above −inf, ``[rows, classes]`` booleans."""
+    """``[rows, classes]`` booleans, false for logits of −inf."""
     return logits != -torch.inf
 
 

@@ -1,12 +1,10 @@
-"""A temperature that is learned against the student (curriculum temperature, CTKD; Li et al., AAAI 2023).
+"""A temperature learned against the student (curriculum temperature, CTKD; Li et al., AAAI 2023).
 
-https://arxiv.org/abs/2211.16231. τ = low + (high − low)·sigmoid(θ), with the paper's 1 and 21. θ is trained by the same
-optimizer as the student, with its gradient turned around and times λ: where the student makes the loss smaller, θ makes
-it larger, so the task grows harder. λ goes from 0 to 1 by half a cosine wave over the paper's first 10 of 240 epochs;
-here, like every schedule, over that fraction of training, ``warmup_fraction`` = 10/240. One θ for the run, or a small
-network that gives θ for each sample from what student and teacher say; it sees probabilities where the paper's sees
-logits, which have no bounds. The paper does not say where θ starts; its code starts at τ = 15.6, and here ``start``
-says.
+https://arxiv.org/abs/2211.16231. τ = low + (high − low)·sigmoid(θ), in the paper from 1 to 21. θ is trained by the
+optimizer of the student with its gradient reversed and scaled by λ, so that θ increases the loss. λ rises from 0 to 1
+by a cosine over the paper's first 10 of 240 epochs; here over that fraction of training (``warmup_fraction``). θ is one
+number, or the output of a small network for each sample, whose inputs are probabilities (the paper's are logits). The
+paper does not give the initial θ; its code starts at τ = 15.6, here ``start``.
 """
 
 from __future__ import annotations
@@ -30,22 +28,22 @@ __all__ = ["Learned"]
 
 @final
 class Learned(nn.Module):
-    """A temperature with parameters of its own, which make the loss larger.
+    """A temperature with parameters that maximize the loss.
 
-    Arguments:
+    Args:
         granularity: one temperature for the ``run``, or one for each ``sample``.
-        start: the temperature to begin with.
-        low: it stays above.
-        high: it stays below.
-        warmup_fraction: the fraction of training over which the reversed gradient grows to its full size.
-        strength: its full size, as a share of the gradient.
-        hidden_dim: hidden units of the network, where there is one.
+        start: initial temperature.
+        low: lower bound.
+        high: upper bound.
+        warmup_fraction: fraction of training over which the reversed gradient is warmed up.
+        strength: factor of the reversed gradient after the warmup.
+        hidden_dim: hidden units of the network (``sample``).
 
-    An optimizer with weight decay pulls θ towards 0, which is the middle between low and high.
+    Weight decay moves θ towards 0, the middle between low and high.
 
     >>> policy = Learned(start=4.0)
-    >>> said = Outputs(logits=torch.tensor([[1.0, 0.0]])), Outputs(logits=torch.tensor([[0.0, 2.0]]))
-    >>> temperature = policy(*said, Progress(step=1, steps=4)).temperature
+    >>> outputs = Outputs(logits=torch.tensor([[1.0, 0.0]])), Outputs(logits=torch.tensor([[0.0, 2.0]]))
+    >>> temperature = policy(*outputs, Progress(step=1, steps=4)).temperature
     >>> (3.0 * temperature).sum().backward()
     >>> temperature.detach(), policy.theta.grad  # −λ · 3 · (high − low)·σ(1 − σ), with λ = 1
     (tensor([4.]), tensor([-7.6500]))
@@ -71,23 +69,23 @@ class Learned(nn.Module):
         self.granularity, self.start, self.low, self.high = granularity, start, low, high
         self.warmup_fraction, self.strength, self.hidden_dim = warmup_fraction, strength, hidden_dim
         fraction = (start - low) / (high - low)
-        # One number of shape [1]: FSDP shares out no parameter without an axis.
+        # Shape [1], since FSDP cannot shard a scalar.
         self.theta = nn.Parameter(torch.tensor([math.log(fraction / (1 - fraction))]))
         self.network: nn.Module | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Make the network, where there is one, for as many classes as the student knows."""
+        """Build the network for the number of classes of the student."""
         if self.granularity == "sample":
             logits = upcast(context.student.require_logits())
             output_layer = nn.Linear(self.hidden_dim, 1, bias=False)
-            # It begins with the same temperature for every sample.
+            # The same initial temperature for every sample.
             nn.init.zeros_(output_layer.weight)
             self.network = nn.Sequential(nn.Linear(2 * logits.shape[1], self.hidden_dim), nn.ReLU(), output_layer).to(
                 logits
             )
 
     def forward(self, student: Outputs, teacher: Outputs, progress: Progress) -> ScaledLogits:
-        """The temperature of this batch, ``[1]`` or ``[rows]``, its gradient turned around."""
+        """The temperature of this batch, ``[1]`` or ``[rows]``, its gradient reversed."""
         theta = self.theta.float()
         if self.granularity == "sample":
             if self.network is None:
@@ -100,7 +98,7 @@ class Learned(nn.Module):
         return ScaledLogits(student.require_logits(), teacher.require_logits(), reversed_temperature)
 
     def reversal_factor(self, progress: Progress) -> float:
-        """How much of the gradient, turned around, θ gets at this moment.
+        """λ, the factor of the reversed gradient of θ.
 
         >>> [round(Learned(warmup_fraction=0.5).reversal_factor(Progress(step=i, steps=8)), 3) for i in (0, 2, 4, 8)]
         [0.0, 0.5, 1.0, 1.0]
@@ -131,12 +129,14 @@ class Learned(nn.Module):
 
 
 class _GradientReversal(torch.autograd.Function):
-    """The same number, its gradient times −λ (Ganin & Lempitsky, ICML 2015, https://arxiv.org/abs/1409.7495)."""
+    """The identity, with its gradient multiplied by −λ (Ganin & Lempitsky, ICML 2015,
+    https://arxiv.org/abs/1409.7495).
+    """
 
     @staticmethod
     def forward(ctx: Any, temperature: Tensor, factor: float) -> Tensor:
         ctx.factor = factor
-        # A copy and not a view: FSDP2 warns of modules that give views.
+        # A copy, since FSDP2 warns of modules that return views.
         return temperature.clone()
 
     @staticmethod

@@ -1,10 +1,9 @@
-"""Logits of mean 0 and deviation 1 before the temperature (logit standardisation; Sun et al., CVPR 2024).
+"""Logit standardization: zero mean and unit deviation before the temperature (Sun et al., CVPR 2024).
 
-https://arxiv.org/abs/2403.01427. Each row becomes (z − mean) / (deviation + 1e−7), with the unbiased deviation, for
-student and teacher alike; then the loss is taken at a base temperature of 2. So the student is free to have logits of
-another size, and it gives up what the size tells: how sure the teacher is (look at its calibration). With two classes
-every standardised row is (±0.71, ∓0.71), so nothing but the sign is left. The published gain comes together with a
-weight of 9 instead of 0.9: compare with the plain loss at the same weight.
+https://arxiv.org/abs/2403.01427. Each row of student and teacher becomes (z − mean) / (deviation + 1e−7), with the
+unbiased deviation; the base temperature is 2. The student is free to have logits of another scale, and loses the
+confidence of the teacher, so check its calibration. With two classes only the sign remains. The published gain comes
+with a weight of 9 instead of 0.9: compare with KD at the same weight.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from limbeck.losses.temperature.policy import ScaledLogits
 __all__ = ["LogitStandardization", "standardize_logits"]
 
 _EPSILON: Final = 1e-7
-_MIN_VARIANCE: Final = 1e-20  # a variance below counts as this: the square root of zero has no gradient
+_MIN_VARIANCE: Final = 1e-20  # the square root of zero has no gradient
 
 
 def standardize_logits(logits: Tensor) -> Tensor:
-    """(z − mean) / (deviation + 1e−7) of each row over its possible classes; a row of equal logits becomes zero.
+    """(z − mean) / (deviation + 1e−7) of each row over its valid classes; a row of equal logits becomes zero.
 
-    Shapes: ``[rows, classes]`` in and out; a logit of −inf stays what it is and counts for nothing.
+    Shapes: ``[rows, classes]`` in and out; logits of −inf are unchanged and excluded.
 
     >>> standardize_logits(torch.tensor([[1.0, 2.0, 3.0]]))
     tensor([[-1.0000,  0.0000,  1.0000]])
@@ -54,8 +53,8 @@ def standardize_logits(logits: Tensor) -> Tensor:
 class LogitStandardization:
     """:func:`standardize_logits` of both, at the base ``temperature``: a number or a schedule.
 
-    >>> said = Outputs(logits=torch.tensor([[10.0, 20.0, 30.0]]))
-    >>> LogitStandardization()(said, said, Progress()).student, LogitStandardization().bounds()
+    >>> outputs = Outputs(logits=torch.tensor([[10.0, 20.0, 30.0]]))
+    >>> LogitStandardization()(outputs, outputs, Progress()).student, LogitStandardization().bounds()
     (tensor([[-1.,  0.,  1.]]), (2.0, 2.0))
     """
 

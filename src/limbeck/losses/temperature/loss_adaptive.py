@@ -1,10 +1,10 @@
 """A temperature that rises while the distillation loss stalls and falls as it converges.
 
-No paper's: the rule is stated here whole. What is watched is KL(teacher ‖ student) at one fixed temperature, ``start``,
-and not the loss that is minimised: that one changes with the temperature itself, and following it would chase its own
-tail. Two running means of it, of 10 and of 100 batches, tell how fast it falls: g = (slow − fast) / slow. Each batch
-then makes τ ← τ·exp(rate·(1 − g/margin)), the bracket cut to −1..1 and τ to low..high. A loss that stands still (g = 0)
-or grows raises τ by ``rate`` a batch; one that falls at twice the ``margin`` or faster lowers it by as much.
+Not from a paper. The monitored loss is KL(teacher ‖ student) at the fixed temperature ``start``, since the minimized
+loss changes with the temperature. With its exponential moving averages over 10 (fast) and 100 (slow) batches,
+g = (slow − fast) / slow, and each batch sets τ ← τ·exp(rate·(1 − g/margin)), with the bracket clamped to −1..1 and τ to
+low..high. A constant loss (g = 0) raises τ by ``rate`` per batch; one that falls at twice the ``margin`` lowers it as
+much.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def adapt_temperature(
     temperature: Tensor, fast: Tensor, slow: Tensor, *, rate: float = 0.01, margin: float = 0.02, low: float = 3.0,
     high: float = 6.0,
 ) -> Tensor:  # fmt: skip
-    """The next temperature: τ·exp(rate·(1 − g/margin)), with g = (slow − fast)/slow; the rule of this module.
+    """The next temperature: τ·exp(rate·(1 − g/margin)), with g = (slow − fast)/slow; see the module.
 
     Shapes: scalars.
 
@@ -50,19 +50,19 @@ def adapt_temperature(
 class LossAdaptive(nn.Module):
     """One temperature for all rows, moved by :func:`adapt_temperature` after each batch of training; bounded.
 
-    Arguments:
-        start: the temperature to begin with, and the one at which the loss is watched.
-        low: it goes no lower.
-        high: it goes no higher.
-        rate: the largest change by one batch, as a share.
-        margin: how much lower than the slow mean the fast one is when τ rests.
+    Args:
+        start: initial temperature, and that of the monitored loss.
+        low: lower bound.
+        high: upper bound.
+        rate: the largest relative change per batch.
+        margin: relative difference of the averages at which τ is constant.
 
-    Its state is of tensors on the device, nothing waits for them, and they are saved and restored with the terms. All
-    processes of a run watch the loss of their batches together. In eval mode it does not move.
+    Its state is in buffers, without synchronization of the device. Several processes monitor the loss of all batches.
+    It is constant in eval mode.
 
     >>> policy = LossAdaptive(start=4.0, high=8.0, rate=0.1)
-    >>> said = Outputs(logits=torch.tensor([[1.0, 0.0]])), Outputs(logits=torch.tensor([[0.0, 2.0]]))
-    >>> [round(float(policy(*said, Progress()).temperature), 3) for _ in range(3)]
+    >>> outputs = Outputs(logits=torch.tensor([[1.0, 0.0]])), Outputs(logits=torch.tensor([[0.0, 2.0]]))
+    >>> [round(float(policy(*outputs, Progress()).temperature), 3) for _ in range(3)]
     [4.0, 4.421, 4.886]
     """
 
@@ -85,8 +85,8 @@ class LossAdaptive(nn.Module):
             self.register_buffer(name, torch.tensor(float(value)))
 
     def forward(self, student: Outputs, teacher: Outputs, progress: Progress) -> ScaledLogits:
-        """The temperature before this batch moved it, so that no batch chooses its own."""
-        # A copy: what autograd has put by must not change when the temperature moves.
+        """The temperature before the update by this batch."""
+        # A copy, since autograd may save the tensor that is updated in place.
         scaled = ScaledLogits(student.require_logits(), teacher.require_logits(), self.temperature.clone())
         if self.training:
             self._update(scaled.student.detach(), scaled.teacher.detach())
@@ -123,7 +123,7 @@ class LossAdaptive(nn.Module):
 
 
 def _kl_sum_and_count(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """The sum over rows of KL(teacher ‖ student) at ``temperature``, and how many rows there are, ``[2]``."""
+    """The sum over rows of KL(teacher ‖ student) at ``temperature``, and the number of rows, ``[2]``."""
     student, teacher = upcast(student), upcast(teacher)
     min_value = torch.finfo(student.dtype).min
     log_q = F.log_softmax(student / temperature, dim=1).clamp(min=min_value)

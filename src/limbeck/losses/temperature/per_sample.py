@@ -1,10 +1,8 @@
-"""A temperature for each sample, by how unsure the teacher is of it, or by a quality that was measured.
+"""A temperature for each sample, by the uncertainty of the teacher or by a measured quality.
 
-A sample the teacher is sure of tells little about the other classes unless it is softened more; one it is unsure of is
-soft already. The policy is a straight line between two temperatures, and which end is the higher is yours to say: for
+The temperature is linear between two values: a confident prediction needs a higher one to reveal the other classes. For
 faces in the dark, τ = τ₀·(1 + k·(1 − quality)) is ``PerSample(score="quality", confident=τ₀, uncertain=τ₀·(1 + k))``.
-That the temperature should follow the sample is from Li et al., AAAI 2023, https://arxiv.org/abs/2211.16231, who learn
-it.
+Sample-wise temperatures: Li et al., AAAI 2023, https://arxiv.org/abs/2211.16231, who learn them.
 """
 
 from __future__ import annotations
@@ -39,14 +37,14 @@ def per_sample_temperature(uncertainty: Tensor, *, confident: float = 6.0, uncer
 @final
 @dataclass(frozen=True, slots=True)
 class PerSample:
-    """:func:`per_sample_temperature`, by what the teacher said of each row or by a measured quality.
+    """:func:`per_sample_temperature`, by the teacher's prediction for each row or by a measured quality.
 
-    Arguments:
-        score: ``entropy`` of the teacher's answer, as a share of that of a guess; ``confidence``, likewise by its
-            largest probability; or the name of a quality in 0..1 by row, among the ``extra`` tensors of the student's
-            outputs, where the task put it (brightness, say). A quality outside 0..1 counts as the nearer end.
-        confident: the temperature where the teacher is sure, or the quality is 1.
-        uncertain: the temperature where the teacher guesses, or the quality is 0.
+    Args:
+        score: ``entropy`` of the teacher's softmax, normalized; ``confidence``, by its largest probability; or the
+            name of a quality in 0..1 by row, such as brightness, in the ``extra`` tensors of the student's outputs.
+            It is clamped to 0..1.
+        confident: temperature at uncertainty 0, or quality 1.
+        uncertain: temperature at uncertainty 1, or quality 0.
 
     >>> import torch
     >>> teacher = Outputs(logits=torch.tensor([[1e3, 0.0], [0.0, 0.0]]))

@@ -1,12 +1,11 @@
-"""Weights that let all terms learn at one rate (GradNorm; Chen et al., ICML 2018).
+"""GradNorm: weights by which all losses train at similar rates (Chen et al., ICML 2018).
 
-https://arxiv.org/abs/1711.02257. With G_i = w_i·‖∇_W L_i‖ the gradient of a weighted term at a weight W that all terms
-share, and r_i = (L_i / L_i of the first batch) / their mean, the inverse rate of training, each G_i is to be
-mean(G)·r_i^α. The weights go down the gradient of Σ|G_i − mean(G)·r_i^α|, the target held constant, by Adam, and are
-then scaled so that they sum to the number of terms.
+https://arxiv.org/abs/1711.02257. With G_i = w_i·‖∇_W L_i‖ the gradient norm of a weighted loss at a shared weight W,
+and r_i = (L_i / L_i of the first batch) / their mean, the target of G_i is mean(G)·r_i^α. Adam minimizes
+Σ|G_i − mean(G)·r_i^α| with a constant target; then the weights are scaled to sum to the number of losses.
 
-W is the last weight of the student, in the order of its parameters, that every term reaches; it is looked for once, in
-the first batch. A step goes back from every term to W, so it costs more the further W is from the end.
+W is the last parameter of the student that every loss reaches, determined in the first batch. Each step has one
+backward pass per loss down to W.
 """
 
 from __future__ import annotations
@@ -29,9 +28,8 @@ _MIN_WEIGHT: Final = 1e-3
 def gradnorm_gradient(weights: Tensor, norms: Tensor, rates: Tensor, *, alpha: float = 1.5) -> Tensor:
     """The gradient of Σ|G_i − mean(G)·r_i^α| in the weights, the target held constant.
 
-    Shapes: all ``[terms]``: the weights w, the norms ‖∇_W L_i‖ of the terms without them, and the rates
-    L_i / L_i of the first batch, whose mean is taken out here. A term without any gradient (one whose weight is still
-    0, a batch without a label) stands aside.
+    Shapes: all ``[losses]``: the weights w, the norms ‖∇_W L_i‖ of the unweighted losses, and L_i / L_i of the first
+    batch. A loss without a gradient (a weight of 0, a batch without a label) is excluded.
 
     >>> gradnorm_gradient(torch.tensor([1.0, 1.0]), torch.tensor([4.0, 1.0]), torch.tensor([1.0, 1.0]))
     tensor([ 4., -1.])
@@ -46,14 +44,14 @@ def gradnorm_gradient(weights: Tensor, norms: Tensor, rates: Tensor, *, alpha: f
 
 @final
 class GradNorm(nn.Module):
-    """Weights by :func:`gradnorm_gradient`, moved after each batch of training.
+    """Weights by :func:`gradnorm_gradient`, updated after each training batch.
 
-    Arguments:
+    Args:
         alpha: how strongly terms that fell less are favoured; 0 makes all gradients equal.
-        lr: of the weights' own Adam.
+        lr: learning rate of Adam for the weights.
 
-    Weights given to the terms count as part of them. Several processes (DDP) take the norm of the mean gradient, and
-    the mean losses. A student in shares (FSDP) has no whole weight to look at, and is refused.
+    The weights of the objective are part of the losses. Several processes (DDP) use the mean gradient and the mean
+    losses. FSDP is not supported, since parameters are sharded.
     """
 
     weight: Tensor
@@ -67,12 +65,12 @@ class GradNorm(nn.Module):
         if alpha < 0 or not lr > 0:
             raise LimbeckError(f"GradNorm takes an alpha of 0 or more and an lr above 0, not {alpha} and {lr}")
         self.alpha, self.lr = alpha, lr
-        # In a tuple, which nn.Module does not register: the student is not a part of its own balance.
+        # In a tuple, so that nn.Module does not register the student.
         self._student: tuple[nn.Module, ...] = ()
         self._shared: tuple[nn.Parameter, ...] = ()
 
     def register_losses(self, names: Sequence[str]) -> None:
-        """Begin with weights of 1."""
+        """Initialize the weights to 1."""
         if hasattr(self, "weight"):
             raise LimbeckError(
                 "this GradNorm balances another objective already, and keeps state for it: give each its own"
@@ -82,11 +80,11 @@ class GradNorm(nn.Module):
         self.register_buffer("step", torch.zeros(()))
 
     def set_student(self, student: nn.Module) -> None:
-        """Be told whose weights the terms share."""
+        """Set the network whose parameters the losses share."""
         self._student, self._shared = (student,), ()
 
     def forward(self, values: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
-        """The shares and the factors, by the weights as they were before this batch."""
+        """The weighted losses and the factors, from the weights before this batch."""
         factors = self.weight.clone()
         weighted = {name: weights[name] * value for name, value in values.items()}
         if self.training and torch.is_grad_enabled():
@@ -99,14 +97,14 @@ class GradNorm(nn.Module):
         gradients = [torch.autograd.grad(value, self._shared[0], retain_graph=True)[0].float() for value in values]
         losses = torch.stack([value.detach() for value in values]).float()
         if get_world_size() > 1:
-            # The norm of the mean, not the mean of the norms: what one process has with all of the batch.
+            # The norm of the mean gradient, which one process has for the whole batch.
             gradients = [all_gather(gradient[None]).mean(dim=0) for gradient in gradients]
             losses = all_gather(losses[None]).mean(dim=0)
         self._adam_step(torch.stack([gradient.norm() for gradient in gradients]), losses)
 
     @torch.no_grad()
     def _adam_step(self, norms: Tensor, losses: Tensor) -> None:
-        # The first loss of a term is the first that is one: a weight may be 0 for a while.
+        # The first positive value, since the weight of a loss may start at 0.
         self.initial_loss.copy_(torch.where((self.initial_loss == 0) & (losses > 0), losses, self.initial_loss))
         rates = torch.where(self.initial_loss > 0, losses.clamp(min=0.0) / self.initial_loss, 1.0)
         gradient = gradnorm_gradient(self.weight, norms, rates, alpha=self.alpha)

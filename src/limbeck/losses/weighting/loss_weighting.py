@@ -1,8 +1,7 @@
-"""Weights that find themselves while training: uncertainty, equal rates of learning, fixed ratios of the losses.
+"""Loss weighting during training: uncertainty, GradNorm, fixed ratios of losses.
 
-A balance multiplies each term, with the weight it was given, by a factor of its own: Σ factor · weight · term. It is an
-``nn.Module`` of the objective, so what it learns reaches the optimizer, and its state the checkpoint. Several processes
-look at the losses of all, and so keep the same weights.
+A weighting multiplies each weighted loss by a factor: Σ factor · weight · loss. It is an ``nn.Module`` of the
+objective, so its parameters reach the optimizer and its state the checkpoint. Several processes use the losses of all.
 """
 
 from __future__ import annotations
@@ -31,21 +30,21 @@ _MAX_FACTOR = 1000.0
 
 @runtime_checkable
 class LossWeighting(Protocol):
-    """What moves the weights of an objective; an ``nn.Module`` as well."""
+    """Factors of the losses of an objective; an ``nn.Module`` as well."""
 
     def register_losses(self, names: Sequence[str]) -> None:
-        """Be told the terms' names, once, when the objective is built."""
+        """Initialize for these losses; called once, when the objective is built."""
         ...
 
     def __call__(self, values: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
-        """Each term's share of the loss, from its value and the weight it was given, and the factors ``[terms]``."""
+        """Each loss times its weight and factor, and the factors ``[losses]``."""
         ...
 
 
 def uncertainty_weighted(values: Tensor, log_variance: Tensor) -> Tensor:
     """exp(−s)·L + s for each loss, with s its learned log-variance (Kendall, Gal & Cipolla, CVPR 2018).
 
-    https://arxiv.org/abs/1705.07115. Shapes: both ``[terms]``. Least at s = log L, where the weight is 1/L.
+    https://arxiv.org/abs/1705.07115. Shapes: both ``[losses]``. Least at s = log L, where the weight is 1/L.
 
     >>> uncertainty_weighted(torch.tensor([2.0, 0.5]), torch.tensor([0.0, 0.6931]))
     tensor([2.0000, 0.9431])
@@ -54,10 +53,10 @@ def uncertainty_weighted(values: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def loss_ratio_weights(means: Tensor, *, reference: int = 0) -> Tensor:
-    """The factors by which losses of these means all become as large as the one at ``reference``, at most 1000 to one.
+    """Factors that scale losses of these means to the one at ``reference``, clamped to 1/1000..1000.
 
-    Shapes: ``[terms]``. A mean of 0 is one that is not known: its factor is 1, and so are all where that of
-        ``reference`` is.
+    Shapes: ``[losses]``. A mean of 0 is unknown and has the factor 1; all have where that of ``reference`` is
+        unknown.
 
     >>> loss_ratio_weights(torch.tensor([2.0, 0.5, 8.0, 0.0]))
     tensor([1.0000, 4.0000, 0.2500, 1.0000])
@@ -68,28 +67,27 @@ def loss_ratio_weights(means: Tensor, *, reference: int = 0) -> Tensor:
 
 @final
 class UncertaintyWeighting(nn.Module):
-    """:func:`uncertainty_weighted` of each term: the weight exp(−s) falls where the loss stays large.
+    """:func:`uncertainty_weighted` of each loss: the weight exp(−s) is small where the loss is large.
 
-    s is a parameter, trained with the student by the same optimizer, and begins at 0, a weight of 1. Weight decay pulls
-    it back there. A loss that goes to zero would take its weight to infinity: it stays below 1000. The shares of the
-    loss contain s, so they can be negative.
+    s is a parameter of the optimizer, initially 0 (a weight of 1), to which weight decay moves it. The weight is
+    clamped to 1000. The weighted losses include s and can be negative.
 
-    >>> balance = UncertaintyWeighting()
-    >>> balance.register_losses(["target", "kd"])
-    >>> parts, factors = balance({"target": torch.tensor(2.0), "kd": torch.tensor(0.5)}, {"target": 1.0, "kd": 1.0})
-    >>> float(sum(parts.values()).detach()), factors
+    >>> weighting = UncertaintyWeighting()
+    >>> weighting.register_losses(["target", "kd"])
+    >>> losses, factors = weighting({"target": torch.tensor(2.0), "kd": torch.tensor(0.5)}, {"target": 1.0, "kd": 1.0})
+    >>> float(sum(losses.values()).detach()), factors
     (2.5, tensor([1., 1.]))
     """
 
     log_variance: nn.Parameter
 
     def register_losses(self, names: Sequence[str]) -> None:
-        """Make an s for each term."""
+        """Create s for each loss."""
         _require_unused(self, "log_variance")
         self.log_variance = nn.Parameter(torch.zeros(len(names)))
 
     def forward(self, values: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
-        """The shares, which contain s, and exp(−s)."""
+        """The weighted losses plus s, and exp(−s)."""
         limit = float(torch.tensor(_MAX_FACTOR).log())
         s = self.log_variance.float().clamp(-limit, limit)
         weighted = {
@@ -103,20 +101,20 @@ class UncertaintyWeighting(nn.Module):
 
 @final
 class LossRatioWeighting(nn.Module):
-    """:func:`loss_ratio_weights`: weights become ratios of losses, whatever the size of the terms.
+    """:func:`loss_ratio_weights`: weights become ratios of losses.
 
-    With weights ``{"target": 1, "kd": 9}``, ``kd`` is kept at nine times the loss of ``target``. No paper's: it is
-    the plain answer to "which weight", where only the ratio was decided. Dynamic weight averaging (Liu et al., CVPR
-    2019, https://arxiv.org/abs/1803.10704), also called by loss ratios, follows how fast losses fall instead.
+    With weights ``{"target": 1, "kd": 9}``, ``kd`` is kept at nine times the loss of ``target``. Not from a
+    paper. Dynamic weight averaging (Liu et al., CVPR 2019, https://arxiv.org/abs/1803.10704) uses ratios over time
+    instead.
 
-    Arguments:
-        reference: the term whose loss is the measure; ``None``: the first.
-        decay: of the running mean over batches of each loss.
+    Args:
+        reference: the loss with the factor 1; ``None``: the first.
+        decay: of the moving average of each loss.
 
-    >>> balance = LossRatioWeighting()
-    >>> balance.register_losses(["target", "kd"])
-    >>> parts, factors = balance({"target": torch.tensor(2.0), "kd": torch.tensor(0.5)}, {"target": 1.0, "kd": 9.0})
-    >>> parts, factors
+    >>> weighting = LossRatioWeighting()
+    >>> weighting.register_losses(["target", "kd"])
+    >>> losses, factors = weighting({"target": torch.tensor(2.0), "kd": torch.tensor(0.5)}, {"target": 1.0, "kd": 9.0})
+    >>> losses, factors
     ({'target': tensor(2.), 'kd': tensor(18.)}, tensor([1., 4.]))
     """
 
@@ -129,7 +127,7 @@ class LossRatioWeighting(nn.Module):
         self.reference, self.decay, self._reference_index = reference, decay, 0
 
     def register_losses(self, names: Sequence[str]) -> None:
-        """Find the measure among the terms, and begin with no mean."""
+        """Find the reference loss, and initialize the means."""
         _require_unused(self, "mean")
         if self.reference is not None:
             if self.reference not in names:
@@ -141,7 +139,7 @@ class LossRatioWeighting(nn.Module):
         self.register_buffer("mean", torch.zeros(len(names)))
 
     def forward(self, values: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
-        """The shares and the factors, by the means with this batch in them."""
+        """The weighted losses and the factors, from the means including this batch."""
         if self.training:
             self._update_mean(torch.stack([value.detach() for value in values.values()]).float())
         factors = loss_ratio_weights(self.mean.clone(), reference=self._reference_index)
@@ -153,7 +151,7 @@ class LossRatioWeighting(nn.Module):
         if get_world_size() > 1:
             losses = all_gather(losses[None]).mean(dim=0)
         losses = losses.to(self.mean)
-        # A loss of 0 is that of a batch without a label, say, and tells nothing of the term's size.
+        # A loss of 0 is, for example, that of a batch without labels.
         updated = torch.where(self.mean == 0, losses, self.decay * self.mean + (1 - self.decay) * losses)
         self.mean.copy_(torch.where(losses > 0, updated, self.mean))
 
