@@ -58,7 +58,7 @@ def test_a_student_on_its_own_says_how_to_give_a_teacher():
 
 
 def test_teachers_that_cannot_be_combined_are_not_called_absent():
-    with pytest.raises(LimbeckError, match="no logits to combine, so the term names one: a, b"):
+    with pytest.raises(LimbeckError, match="no logits to combine: set `teacher` of the loss to one of a, b"):
         LossContext(student=Outputs(), teachers={"a": Outputs(), "b": Outputs()}).pair()
 
 

@@ -94,12 +94,12 @@ def test_two_answers_share_no_taps():
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3, 4, 4)])
 def test_logits_that_are_no_rows_are_refused_with_their_shape(shape):
-    with pytest.raises(LimbeckError, match="the task flattens pixels, anchors or tokens into rows"):
+    with pytest.raises(LimbeckError, match="let the task flatten pixels, anchors or tokens into rows"):
         Outputs(logits=torch.zeros(shape))
 
 
 def test_asking_for_what_is_not_there_says_what_to_do():
-    with pytest.raises(LimbeckError, match="choose a term on features"):
+    with pytest.raises(LimbeckError, match="use a loss on features"):
         Outputs().require_logits()
-    with pytest.raises(LimbeckError, match=r"'layre2'; there are: layer2, layer1\. Name layers when you build"):
+    with pytest.raises(LimbeckError, match=r"'layre2'; there are: layer2, layer1\. Name layers in the distiller"):
         Outputs(features={"layer1": KEEP, "layer2": KEEP}).feature("layre2")

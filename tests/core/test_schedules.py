@@ -88,7 +88,7 @@ def test_progress_is_the_share_of_steps_that_are_done():
 
 
 def test_progress_of_unknown_length_is_an_error_that_says_how_to_set_it():
-    with pytest.raises(LimbeckError, match=r"how long training is.*train with limbeck.fit"):
+    with pytest.raises(LimbeckError, match=r"number of steps.*train with limbeck.fit"):
         _ = Progress(step=3).fraction
 
 

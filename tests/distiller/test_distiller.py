@@ -102,7 +102,7 @@ def test_weights_move_with_progress():
     [(BOTH, {"kd": schedules.linear(1.0, 0.0)}), ({"kd": KDLoss(temperature=schedules.cosine(8.0, 1.0))}, None)],
 )
 def test_a_schedule_without_a_clock_is_an_error_that_says_how_to_set_it(objective, weights):
-    with pytest.raises(LimbeckError, match=r"a schedule needs to know how long training is.*distiller.progress = "):
+    with pytest.raises(LimbeckError, match=r"a schedule needs the number of steps.*distiller.progress = "):
         distiller(objective, weights=weights)((X, Y))
 
 
@@ -137,7 +137,7 @@ def test_a_misspelt_teacher_or_tap_of_a_term_meets_the_nearest():
 
 def test_a_term_on_features_of_several_teachers_is_told_to_name_one():
     taps = {name: {"mid": "0"} for name in ("student", "teacher0", "teacher1")}
-    with pytest.raises(LimbeckError, match="where there are several teachers, the term names one as well"):
+    with pytest.raises(LimbeckError, match="with several teachers, set `teacher` of the loss as well"):
         distiller({"fitnet": FitNetLoss("mid")}, [net(6), net(7)], feature_layers=taps).prepare((X, Y))
 
 

@@ -294,7 +294,7 @@ def test_what_does_not_fit_is_refused():
     said = drawn(0, [1, 2, 3])
     with pytest.raises(LimbeckError, match=r"call distiller.prepare\(batch\) before building the optimizer"):
         CRDLoss("mid")(said)
-    with pytest.raises(LimbeckError, match="knows samples by their numbers"):
+    with pytest.raises(LimbeckError, match="needs sample indices"):
         CRDLoss("mid").prepare(replace(said, sample_ids=None))
     with pytest.raises(LimbeckError, match="holds 2 samples, and this batch has 3: set bank_size"):
         prepared(said, bank_size=2)(said)

@@ -167,5 +167,5 @@ def test_smoothing_outside_its_range_is_refused(smoothing):
 
 
 def test_a_batch_without_truth_is_refused_by_the_class():
-    with pytest.raises(LimbeckError, match="the batch carries none: drop it, or give labels"):
+    with pytest.raises(LimbeckError, match="the batch carries none: remove the loss, or give labels"):
         CrossEntropyLoss()(LossContext(student=Outputs(logits=torch.zeros(1, 2))))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._features import Projection, feature_pair, format_settings, project_pair
+from limbeck.losses._features import Projection, feature_pair, format_settings, match_size, require_prepared
 from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
 
 __all__ = ["FitNetLoss", "fitnet_loss"]
@@ -61,8 +61,9 @@ class FitNetLoss(nn.Module, Loss):
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context."""
-        pair = project_pair(self.projection, *feature_pair(self, context), name="FitNetLoss")
-        return fitnet_loss(*pair)
+        student, teacher = feature_pair(self, context)
+        projected = require_prepared(self.projection, "FitNetLoss")(upcast(student))
+        return fitnet_loss(*match_size(upcast(projected), upcast(teacher)))
 
     def extra_repr(self) -> str:
         return format_settings(self, "layer")
