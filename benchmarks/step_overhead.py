@@ -1,9 +1,9 @@
-"""What `limbeck.fit` costs beside a bare PyTorch loop doing the same work: the ratio of their step times.
+"""Step time of `limbeck.fit` divided by that of a bare PyTorch loop doing the same work.
 
 Both train the same student with the same frozen teacher on the same batches (views included), with the same loss,
-optimizer and schedule, one thread, and both keep the running loss. The steps of the two alternate; each turn gives one
-ratio, of the medians of its steps. The networks are the main job's (digits), where a step is a few milliseconds and any
-overhead shows most.
+optimizer and schedule, one thread, and both keep the running loss. Their steps alternate; each turn gives the ratio of
+the medians. The networks are those of the digits recipe, where a step takes a few milliseconds, so that any overhead is
+visible.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ def schedule(optimizer, steps):
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.02, total_steps=steps)
 
 
-def bare(data) -> Iterator[None]:
-    """The bare loop, one step at each `next`."""
+def bare_loop(data) -> Iterator[None]:
+    """The bare loop; runs one step per `next`."""
     student, teacher = networks()
     student.train()
     teacher.eval().requires_grad_(False)
     stream = data.batches(batch_size=BATCH)
-    ours = optimizer(student.parameters())
-    theirs = schedule(ours, STEPS)
-    total, tau = torch.zeros(()), 4.0
+    student_optimizer = optimizer(student.parameters())
+    scheduler = schedule(student_optimizer, STEPS)
+    total, temperature = torch.zeros(()), 4.0
     for step in range(STEPS):
         batch = stream.batch(step)
         logits = student(batch["input"])
         with torch.no_grad():
-            soft = teacher(batch["input"])
-        log_q, log_p = F.log_softmax(logits / tau, 1), F.log_softmax(soft / tau, 1)
-        loss = F.kl_div(log_q, log_p, log_target=True, reduction="batchmean") * tau**2
-        ours.zero_grad(set_to_none=True)
+            teacher_logits = teacher(batch["input"])
+        log_q, log_p = F.log_softmax(logits / temperature, 1), F.log_softmax(teacher_logits / temperature, 1)
+        loss = F.kl_div(log_q, log_p, log_target=True, reduction="batchmean") * temperature**2
+        student_optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        ours.step()
-        theirs.step()
+        student_optimizer.step()
+        scheduler.step()
         total += loss.detach()
         yield
 
@@ -68,9 +68,9 @@ def turn(data) -> tuple[float, float]:
         student, teacher, objective={"kd": KDLoss(temperature=4.0)}, task=limbeck.tasks.Classification(classes=10)
     )
     training = TrainingConfig(optimizer=optimizer, scheduler=schedule, batch_size=BATCH)
-    both = Alternating(data.batches(batch_size=BATCH), bare(data))
-    limbeck.fit(distiller, both, steps=STEPS, steps_per_epoch=STEPS, training=training, callbacks=[])
-    return both.medians()
+    alternating = Alternating(data.batches(batch_size=BATCH), bare_loop(data))
+    limbeck.fit(distiller, alternating, steps=STEPS, steps_per_epoch=STEPS, training=training, callbacks=[])
+    return alternating.medians()
 
 
 def main() -> None:
@@ -78,10 +78,10 @@ def main() -> None:
     data = Digits(num_labeled=100, augment=Augmentation((affine(10, (0.9, 1.1), 0.06),))).load(seed=0)
     turn(data)
     turns = [turn(data) for _ in range(TURNS)]
-    ratios = [ours / theirs for ours, theirs in turns]
+    ratios = [fit / bare for fit, bare in turns]
     write(
         [row("fit_over_bare_loop", ratios, unit="ratio", aim="<= 1.03", data="digits")],
-        median_milliseconds_a_step={"fit": [t[0] for t in turns], "bare": [t[1] for t in turns]},
+        median_milliseconds_a_step={"fit": [fit for fit, _ in turns], "bare": [bare for _, bare in turns]},
     )
 
 

@@ -115,7 +115,7 @@ def test_a_batch_without_labels_serves_terms_that_need_none():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"weights": {"kdd": 1.0}}, "the weight 'kdd' belongs to no term; the terms are: kd"),
+        ({"weights": {"kdd": 1.0}}, "the weight 'kdd' belongs to no loss; the losses are: kd"),
         ({"feature_layers": {"studnet": {}}}, "feature_layers are given for 'studnet'; there are: student"),
         ({"feature_layers": {"techer": {}}}, "feature_layers are given for 'techer'; there are: teacher"),
         ({"feature_layers": {"student": {"mid": "O"}}}, "Sequential has no module 'O'; near it: 0, 1, 2"),

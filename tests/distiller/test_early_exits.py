@@ -54,10 +54,10 @@ def test_an_exit_is_exported_with_the_parity_check_and_without_what_is_behind_it
 
 
 def test_mistakes_are_one_sentence(distiller):
-    with pytest.raises(LimbeckError, match="tap a module that runs once"):
+    with pytest.raises(LimbeckError, match="use a module that runs once"):
         EarlyExit(distiller.student, "block1@0", torch.nn.Identity())
     behind = EarlyExit(distiller.student, "block1", torch.nn.Identity())
     behind.network = torch.nn.ModuleDict({"block1": torch.nn.Identity(), "rest": torch.nn.Identity()})
     behind.network.forward = lambda pictures: pictures
-    with pytest.raises(LimbeckError, match="never came to 'block1'"):
+    with pytest.raises(LimbeckError, match="did not reach 'block1'"):
         behind(torch.rand(1, 1, 8, 8))

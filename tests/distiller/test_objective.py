@@ -78,13 +78,13 @@ def test_a_term_of_ones_own_that_is_a_module_brings_its_parameters():
 
 
 def test_a_term_that_is_no_number_is_refused_by_name_and_shape():
-    with pytest.raises(LimbeckError, match=r"the term 'rows' gave a tensor of shape \[6\], and a loss is one number"):
+    with pytest.raises(LimbeckError, match=r"the loss 'rows' must return a scalar, got a tensor of shape \[6\]"):
         Objective({"rows": lambda exchange: exchange.student.require_logits().sum(1)})(make_context())
 
 
 @pytest.mark.parametrize("name", ["keys", "pop", "a.b", "", "training"])
 def test_a_name_that_pytorch_keeps_is_refused_for_a_term_that_learns(name):
-    with pytest.raises(LimbeckError, match="which PyTorch keeps: choose another"):
+    with pytest.raises(LimbeckError, match="which PyTorch reserves: choose another"):
         Objective({name: FitNetLoss("mid")})
     assert list(Objective({name: KDLoss()}).losses) == [name]
 
@@ -92,10 +92,10 @@ def test_a_name_that_pytorch_keeps_is_refused_for_a_term_that_learns(name):
 @pytest.mark.parametrize(
     ("terms", "weights", "sentence"),
     [
-        ({}, None, "needs at least one term"),
-        ({"kd": KDLoss}, None, r"the term 'kd' is <class .*KDLoss'>, and a term is an object such as"),
-        ({"kd": 3.0}, None, "the term 'kd' is 3.0, and a term is an object"),
-        ({"kd": KDLoss()}, {"kdd": 1.0}, "the weight 'kdd' belongs to no term; the terms are: kd"),
+        ({}, None, "needs at least one loss"),
+        ({"kd": KDLoss}, None, r"the loss 'kd' must be an object such as .*, got <class .*KDLoss'>"),
+        ({"kd": 3.0}, None, "the loss 'kd' must be an object such as KDLoss\\(\\), got 3.0"),
+        ({"kd": KDLoss()}, {"kdd": 1.0}, "the weight 'kdd' belongs to no loss; the losses are: kd"),
     ],
 )
 def test_what_makes_no_objective_is_refused(terms, weights, sentence):

@@ -134,7 +134,7 @@ def test_no_hook_is_left_behind_by_an_error(error):
 
 def test_no_hook_is_left_behind_where_a_tap_heard_nothing():
     network = Twice()
-    sentence = "the tap 'a' heard nothing: 'first' did not run"
+    sentence = "the feature 'a' was not captured: 'first' did not run"
     with pytest.raises(LimbeckError, match=sentence), FeatureExtractor(network, {"a": "first"}).capture():
         network.second(torch.zeros(1, 3))
     assert hooks(network) == 0
@@ -161,7 +161,7 @@ def test_the_first_tensor_of_a_tuple_or_a_mapping_is_read(gives):
 
 
 def test_an_output_without_a_tensor_is_refused_by_place_and_name():
-    with pytest.raises(LimbeckError, match="the output of '', tapped as 'mid', holds no tensor: tap another module"):
+    with pytest.raises(LimbeckError, match="the output of '', captured as 'mid', holds no tensor: use another layer"):
         heard(Wide("text"), {"mid": ""}, x=X)
 
 

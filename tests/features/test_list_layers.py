@@ -37,7 +37,7 @@ def test_a_place_is_read_as_it_is_written(written, place):
 
 @pytest.mark.parametrize("written", ["a:b", "relu@", "relu@x", "relu@-1", "relu:input@1", "a:input:input"])
 def test_what_is_no_place_is_refused_with_examples(written):
-    with pytest.raises(LimbeckError, match="is not a place in a network: write layer2, layer2:input, or relu@1"):
+    with pytest.raises(LimbeckError, match="is not a layer: write layer2, layer2:input, or relu@1"):
         parse_layer(written)
 
 
@@ -72,7 +72,7 @@ def test_a_network_compiled_before_it_was_tapped_says_how_to_go_on():
 
     compiled = _compiled(Net())
     compiled(X)
-    sentence = r"compiled before it was tapped \(then torch.compiler.reset\(\) helps\)"
+    sentence = r"compiled before \(then call torch.compiler.reset\(\)\)"
     with pytest.raises(LimbeckError, match=sentence), FeatureExtractor(compiled, {"mid": "layer"}).capture():
         compiled(X)
 

@@ -42,5 +42,5 @@ def test_gathered_losses_keep_their_parameters():
 def test_objective_lists_its_gathered_losses():
     losses = {"kd": KDLoss(), "target": CrossEntropyLoss()}
     assert str(Objective(losses, gather_distributed=["target"])).endswith("; gathered: target")
-    with pytest.raises(LimbeckError, match="gather_distributed names 'kd2', and no term is; the terms are: kd"):
+    with pytest.raises(LimbeckError, match="gather_distributed names 'kd2', which is no loss; the losses are: kd"):
         Objective(losses, gather_distributed=["kd2"])

@@ -1,7 +1,7 @@
-"""The network that a training is for: the student, or what stands in its place when a term has changed its end.
+"""The network to deploy: the student, or with SimKD the student's body with the teacher's classifier.
 
-SimKD (Chen et al., CVPR 2022, https://arxiv.org/abs/2203.14001) teaches no classifier: behind the student's features
-stand, at inference, its projector and the teacher's classifier.
+SimKD (Chen et al., CVPR 2022, https://arxiv.org/abs/2203.14001) trains no classifier: at inference, the student's
+features go through its projector and the teacher's classifier.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["classifier_source", "deployment_model"]
 
 
 def classifier_source(distiller: Distiller) -> tuple[str, SimKDLoss] | None:
-    """The name of the term whose teacher lends its classifier, and the term; ``None`` where there is none.
+    """Find the SimKD loss; returns its name and itself, or ``None``.
 
     Raises:
         LimbeckError: there are several.
@@ -33,13 +33,13 @@ def classifier_source(distiller: Distiller) -> tuple[str, SimKDLoss] | None:
 
 
 def deployment_model(distiller: Distiller) -> nn.Module:
-    """What is measured, kept and exported: the student, or with SimKD the student's body with the teacher's classifier.
+    """Build the network that is measured, saved and exported.
 
-    The latter shares its weights with the student and the term's projector; the classifier is a copy. The classifier is
-    the teacher's last ``nn.Linear`` that takes features as wide as the tapped ones.
+    With SimKD it shares its weights with the student and the loss's projector, followed by a copy of the teacher's last
+    ``nn.Linear``.
 
     Raises:
-        LimbeckError: the teacher is no module, has no such layer, or its classes are in another order.
+        LimbeckError: the teacher is not a module, its last layer has another width, or its classes another order.
     """
     if (source := classifier_source(distiller)) is None:
         return distiller.student
@@ -51,7 +51,7 @@ def deployment_model(distiller: Distiller) -> nn.Module:
 
 
 def _projector_width(loss: SimKDLoss) -> int:
-    """Of the teacher's features: what the projector's last normalisation gives."""
+    """Width of the teacher's features: that of the projector's last normalization."""
     assert loss.projector is not None
     return next(layer.num_features for layer in reversed(list(loss.projector)) if isinstance(layer, _BATCH_NORMS))
 
@@ -60,24 +60,27 @@ def _find_teacher_classifier(distiller: Distiller, name: str, loss: SimKDLoss, w
     requested, teacher_names = loss.teacher, list(distiller.teachers)
     if requested is None and len(teacher_names) > 1:
         raise LimbeckError(
-            f"SimKD puts one teacher's classifier behind the student, and {name!r} hears {', '.join(teacher_names)}: name one"
+            f"SimKD puts one teacher's classifier behind the student, and {name!r} has "
+            f"{', '.join(teacher_names)}: name one"
         )
     teacher_name = requested or teacher_names[0]
     network = distiller.teachers[teacher_name].network
     if network is None:
         raise LimbeckError(
-            f"SimKD puts the teacher's classifier behind the student, and {teacher_name!r} only answers: give its network"
+            f"SimKD puts the teacher's classifier behind the student, and {teacher_name!r} has no network: "
+            "give an nn.Module"
         )
     if isinstance(network, TeacherAdapter) and network.mapping.class_indices is not None:
         raise LimbeckError(
-            f"SimKD puts the classifier of {teacher_name!r} behind the student, and its classes are in another order than "
-            "the data's: give a teacher of the same classes"
+            f"SimKD puts the classifier of {teacher_name!r} behind the student, and its classes are in another order "
+            "than the data's: give a teacher of the same classes"
         )
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     if not layers or layers[-1].in_features != width:
         raise LimbeckError(
             f"SimKD puts the classifier of {teacher_name!r} behind features of width {width}, and its last nn.Linear "
-            f"{f'takes {layers[-1].in_features}' if layers else 'is missing'}: tap the last layer before the classifier"
+            f"{f'takes {layers[-1].in_features}' if layers else 'is missing'}: set its layer to "
+            "the last one before the classifier"
         )
     return layers[-1]
 

@@ -1,4 +1,4 @@
-"""The student, its teachers and what they are to agree on: a module that owns no training loop."""
+"""Student, teachers and objective as one module, without a training loop."""
 
 from __future__ import annotations
 
@@ -33,26 +33,24 @@ class Distiller(nn.Module):
     """A student with its teachers and an objective; calling it on a batch gives the loss.
 
     Arguments:
-        student: the network that learns.
-        teachers: one module, a list (named ``teacher0`` …) or names; none for a student on its own. Those of
-            :mod:`limbeck.teachers.self_teachers` are made of the student.
-        objective: terms by name, or an :class:`Objective`.
-        weights: a number or a schedule for each term; or a balance, such as ``GradNorm()``, see :class:`Objective`.
-        loss_weighting: moves the weights while training, on top of those given.
-        gather_distributed: names of terms that see the batches of all processes together, see :class:`Objective`.
-        feature_layers: hidden features to read: for ``"student"`` and for each teacher's name, places by the name to
-            give them.
+        student: the network to train.
+        teachers: a module, a list (named ``teacher0`` …) or a mapping by name; ``None`` trains without a teacher. Those
+            of :mod:`limbeck.teachers.self_teachers` are made of the student.
+        objective: losses by name, or an :class:`Objective`.
+        weights: a number or a schedule per loss, or a loss weighting such as ``GradNorm()``.
+        loss_weighting: adapts the weights during training, as factors of ``weights``.
+        gather_distributed: names of losses that get the batches of all processes, see :class:`Objective`.
+        feature_layers: for ``"student"`` and each teacher, the layers to read by feature name.
         task: what a batch means, such as ``limbeck.tasks.Classification(classes=10)``.
-        ensemble: how several teachers speak together to terms that name none: ``mean_logits``,
-            ``mean_probabilities``, or one of :mod:`limbeck.teachers.ensemble`. One that learns is a term of the
-            objective as well, named ``ensemble``.
+        ensemble: how the outputs of several teachers are combined for losses without ``teacher``: ``mean_logits``,
+            ``mean_probabilities``, or one of :mod:`limbeck.teachers.ensemble`. One with parameters becomes a
+            loss of the objective, named ``ensemble``.
 
-    ``parameters()`` are the student's and the terms' own (projections), never a teacher's; ``state_dict()`` likewise.
-    Teachers stay in eval mode, get no gradient, and follow ``.to(device)``. A term that learns is shaped by
-    :meth:`prepare`, before the optimizer is built; asking for the parameters before that is an error, since the
-    optimizer would miss the projection without a word. A temperature that the task is not used to is a warning.
+    ``parameters()`` and ``state_dict()`` hold the student and the losses (projections), not the teachers. Teachers stay
+    in eval mode without gradients and follow ``.to(device)``. Losses with projections need :meth:`prepare` before the
+    optimizer is built; ``parameters()`` raises an error before. A temperature outside the task's range is a warning.
 
-    The loop is yours (plain, Lightning, ``transformers.Trainer``, Accelerate) or :func:`limbeck.fit`'s:
+    Train it in any loop (plain, Lightning, ``transformers.Trainer``, Accelerate) or by :func:`limbeck.fit`:
 
     >>> import limbeck
     >>> from limbeck.losses import KDLoss
@@ -95,7 +93,8 @@ class Distiller(nn.Module):
         for name in feature_layers:
             if name != "student" and name not in named_teachers:
                 raise LimbeckError(
-                    f"feature_layers are given for {name!r}; there are: {suggest_names(name, ['student', *named_teachers])}"
+                    f"feature_layers are given for {name!r}; there are: "
+                    f"{suggest_names(name, ['student', *named_teachers])}"
                 )
         self.student = student
         if not isinstance(objective, Objective):
@@ -108,7 +107,7 @@ class Distiller(nn.Module):
         self.objective = objective
         if (set_student := getattr(objective.loss_weighting, "set_student", None)) is not None:
             set_student(student)
-        # In a list: what learns belongs to the objective, and must not be registered twice.
+        # In a list, since its parameters belong to the objective and must not be registered twice.
         self.task, self._ensemble = task, [ensemble_method]
         temperatures = getattr(task, "temperatures", None)
         self._default_temperature = temperatures.default if isinstance(temperatures, Range) else DEFAULT_TEMPERATURE
@@ -125,11 +124,11 @@ class Distiller(nn.Module):
 
     @property
     def ensemble(self) -> EnsembleMethod:
-        """How several teachers speak together to terms that name none."""
+        """How teacher outputs are combined for losses without ``teacher``."""
         return self._ensemble[0]
 
     def forward(self, batch: Any = None, /, **fields: Any) -> LossOutput:
-        """The loss of one batch, given whole or, as ``transformers.Trainer`` does, by keywords."""
+        """Compute the loss of a batch, given as one argument or, as by ``transformers.Trainer``, as keywords."""
         objective = self.objective
         if not objective.is_prepared:
             raise LimbeckError(f"{_NOT_PREPARED} before training: call distiller.prepare(batch)")
@@ -147,7 +146,7 @@ class Distiller(nn.Module):
         return loss
 
     def forward_context(self, batch: Any) -> LossContext:
-        """What student and teachers say about ``batch``."""
+        """Run student and teachers on ``batch``."""
         if not len(self._feature_extractor):
             student = self.task.outputs(self.student, batch)
         else:
@@ -167,17 +166,14 @@ class Distiller(nn.Module):
         )
 
     def prepare(self, batch: Any) -> Self:
-        """Shape what the terms learn by one dry pass over ``batch``, which moves no BatchNorm statistics.
-
-        Nothing happens where no term learns, or where it was done.
-        """
+        """Build the projections of the losses by a forward pass in eval mode, if there are any."""
         if not self.objective.is_prepared:
             with eval_mode(self.student):
                 self.objective.prepare(self.forward_context(batch))
         return self
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """The student's and the terms' own parameters; see the class."""
+        """The parameters of the student and the losses."""
         return (parameter for _, parameter in self.named_parameters(recurse=recurse))
 
     def named_parameters(
@@ -185,7 +181,7 @@ class Distiller(nn.Module):
     ) -> Iterator[tuple[str, nn.Parameter]]:
         """Like :meth:`parameters`, with names."""
         if not self.objective.is_prepared:
-            raise LimbeckError(f"{_NOT_PREPARED} before its parameters are asked for: call distiller.prepare(batch)")
+            raise LimbeckError(f"{_NOT_PREPARED} before its parameters are read: call distiller.prepare(batch)")
         return super().named_parameters(prefix, recurse, remove_duplicate)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -199,19 +195,19 @@ class Distiller(nn.Module):
 
 
 _ENSEMBLE = "ensemble"
-_NOT_PREPARED = "a term of this objective learns a projection, which has to be shaped"
+_NOT_PREPARED = "a loss of this objective learns a projection, which has to be shaped"
 
 
 def _sample_ids(batch: Any) -> Tensor | None:
-    """The number of each sample in the data, where the batch says it."""
+    """The ``sample_id`` of a batch, if it has one."""
     sample_ids = batch.get("sample_id") if isinstance(batch, Mapping) else None
     return sample_ids if isinstance(sample_ids, Tensor) and sample_ids.ndim == 1 else None
 
 
 def _add_ensemble_loss(objective: Objective, ensemble: Any) -> Objective:
-    """``objective`` with a combination that learns among its terms, where it is trained and kept like any other."""
+    """Add a trainable ensemble to the losses, where it is trained and saved like them."""
     if _ENSEMBLE in objective.losses:
-        raise LimbeckError(f"the teachers' weights are learned by a term named {_ENSEMBLE!r}: rename the other one")
+        raise LimbeckError(f"the teachers' weights are learned by a loss named {_ENSEMBLE!r}: rename the other one")
     losses = {**objective.losses, _ENSEMBLE: ensemble}
     return Objective(
         losses,

@@ -1,7 +1,7 @@
-"""Early exits: the student up to a stage, with the classifier that was learned on it (``losses.BYOTLoss``).
+"""Early exits: the student up to a layer, with the classifier trained there (``losses.BYOTLoss``).
 
-Zhang et al., ICCV 2019, https://arxiv.org/abs/1905.08094. An exit is a network like any other: it can be measured and
-exported, and computes nothing behind its stage.
+Zhang et al., ICCV 2019, https://arxiv.org/abs/1905.08094. An exit can be measured and exported like any network, and
+does not run the layers after it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ __all__ = ["EarlyExit", "early_exits"]
 
 
 def early_exits(distiller: Distiller) -> dict[str, nn.Module]:
-    """Every early exit of a distiller, by the name of its tap, from shallow to deep; none where no term has heads.
+    """Build the early exits of a distiller by feature name, from shallow to deep; empty without a ``BYOTLoss``.
 
-    They share their weights with the student and the heads. ``limbeck.export.to_onnx`` writes each to a file of its
-    own, with the parity check.
+    They share their weights with the student and the heads.
     """
     return {
         name: EarlyExit(distiller.student, distiller.student_feature_layers[name], loss.head(name)).eval()
@@ -35,19 +34,21 @@ def early_exits(distiller: Distiller) -> dict[str, nn.Module]:
 
 @final
 class EarlyExit(nn.Module):
-    """A network up to one of its places, and a head on what stands there; gives logits ``[batch, classes]``.
+    """A network up to a layer, followed by a head; returns logits ``[batch, classes]``.
 
-    Arguments:
-        network: the whole network; the modules behind the place do not run.
-        layer: as taps are written: ``layer2``, or ``layer2:input``.
-        head: from the features to logits, or to a tuple that begins with them.
+    Args:
+        network: the full network; modules after the layer do not run.
+        layer: ``layer2``, or ``layer2:input``.
+        head: maps the features to logits, or to a tuple that begins with them.
     """
 
     def __init__(self, network: nn.Module, layer: str, head: nn.Module) -> None:
         super().__init__()
         self.network, self.head, self.layer = network, head, parse_layer(layer)
         if self.layer.call_index is not None:
-            raise LimbeckError(f"an exit at {layer!r} would have to count runs: tap a module that runs once")
+            raise LimbeckError(
+                f"the layer of an early exit must not count calls, got {layer!r}: use a module that runs once"
+            )
 
     def forward(self, *inputs: Any) -> Tensor:
         """The logits at the exit."""
@@ -62,8 +63,8 @@ class EarlyExit(nn.Module):
         def stop_forward(_: nn.Module, *hook_args: Any) -> None:
             output = hook_args[-1]
             stop.features = output if isinstance(output, Tensor) else output[0]
-            # A hook that raises is the one way to stop any network in its middle. An exporter keeps account of the
-            # modules it is in and must not be thrown out of them; it drops by itself what no output needs.
+            # An exception from a hook stops any network. An exporter tracks the modules it is in and removes unused
+            # operations itself.
             if not torch.compiler.is_exporting():
                 raise stop
 
@@ -79,11 +80,11 @@ class EarlyExit(nn.Module):
         finally:
             hook.remove()
         if stop.features is None:
-            raise LimbeckError(f"the network never came to {self.layer.path!r}, where its exit is")
+            raise LimbeckError(f"the forward pass did not reach {self.layer.path!r}, the layer of the early exit")
         return stop.features
 
 
 class _StopForward(Exception):
-    """The place was reached, and this stood there."""
+    """The forward pass reached the layer; holds its features."""
 
     features: Tensor | None = None

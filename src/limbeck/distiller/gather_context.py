@@ -1,18 +1,18 @@
-"""The context of all processes together: for terms that relate samples of one batch to each other.
+"""The context of all processes, for losses that relate samples of a batch to each other.
 
-Why the gradient is right. Let process r of W hold the share x_r of a batch, and o_r = f(x_r; θ) be what the student
-says of it; L(o_1 … o_W; φ) is a term on the whole, φ its own parameters. One process with the whole batch has
+Why the gradient is right. Let process r of W hold the part x_r of a batch, and o_r = f(x_r; θ) be the student's output;
+L(o_1 … o_W; φ) is a loss on the full batch with parameters φ. One process with the full batch has
 
     dL/dθ = Σ_r (∂o_r/∂θ)ᵀ · ∂L/∂o_r     and     ∂L/∂φ.
 
 Here every process s computes the same L from the gathered outputs. The backward pass of the gathering gives process r
-the sum of what all ask of its share, Σ_s ∂L/∂o_r = W · ∂L/∂o_r, so its gradients are
+the sum over all processes, Σ_s ∂L/∂o_r = W · ∂L/∂o_r, so its gradients are
 
     g_r = (∂o_r/∂θ)ᵀ · W · ∂L/∂o_r       and     h_r = ∂L/∂φ,
 
 and the average over processes that DDP (and FSDP) takes is (1/W) Σ_r g_r = dL/dθ, and (1/W) Σ_r h_r = ∂L/∂φ: those of
-one process. Without gathering the same average is the gradient of the mean of W terms on the shares. For a mean over
-equally many rows that is the same; for a term on pairs of samples, or a mean over the labelled rows only, it is not.
+one process. Without gathering the same average is the gradient of the mean of W losses on the parts. For a mean over
+equally many rows that is the same; for a loss on pairs of samples, or a mean over the labeled rows only, it is not.
 """
 
 from __future__ import annotations
@@ -32,11 +32,10 @@ __all__ = ["gather_context"]
 
 
 def gather_context(context: LossContext) -> LossContext:
-    """``context`` with the batches of all processes one after the other; itself where there is one process.
+    """Concatenate the batches of all processes; returns ``context`` itself with one process.
 
-    Logits, maps, embeddings, targets and numbers are gathered at once, and ``row_to_sample`` is numbered through. Taps
-    and extra tensors, which may be large, are gathered when a term first reads them; since every process holds the same
-    whole by then, all read the same ones. A scalar among the extra tensors becomes the mean over processes.
+    Features and extra tensors, which may be large, are gathered when a loss first reads them; all processes then read
+    the same ones. A scalar among the extra tensors becomes the mean over processes.
     """
     if get_world_size() == 1:
         return context
@@ -70,7 +69,7 @@ def gather_context(context: LossContext) -> LossContext:
 
 
 def _gather_outputs(outputs: Outputs, row_counts: list[int], batch_sizes: list[int], *, has_mask: bool) -> Outputs:
-    """One network's outputs on all shares; ``has_mask`` where it left samples out in any of them."""
+    """Gather the outputs of one network; ``has_mask`` if any process has masked samples."""
     valid = outputs.valid
     if has_mask and valid is None:
         device = next((tensor.device for tensor in _batch_tensors(outputs)), None)
@@ -95,7 +94,7 @@ def _gather_outputs(outputs: Outputs, row_counts: list[int], batch_sizes: list[i
 
 @final
 class _LazyGather(Mapping[str, Tensor]):
-    """Tensors that are gathered when they are read for the first time."""
+    """Tensors that are gathered when first read."""
 
     def __init__(self, tensors: Mapping[str, Tensor], gather_fn: Callable[[Tensor], Tensor]) -> None:
         self._tensors, self._gather_fn, self._gathered = tensors, gather_fn, dict[str, Tensor]()
@@ -113,7 +112,7 @@ class _LazyGather(Mapping[str, Tensor]):
 
 
 def _batch_size(all_outputs: list[Outputs]) -> int:
-    """How many samples this process's batch has: what has a batch axis tells, else the rows do."""
+    """Local batch size, from a tensor with a batch axis, or from the rows."""
     for outputs in all_outputs:
         for tensor in (outputs.valid, outputs.spatial_logits, outputs.embedding, *outputs.features.values()):
             if tensor is not None:

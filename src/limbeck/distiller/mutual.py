@@ -1,4 +1,4 @@
-"""Several students that learn together in one training (Zhang et al., CVPR 2018, https://arxiv.org/abs/1706.00384)."""
+"""Several students trained together by mutual learning (Zhang et al., CVPR 2018, https://arxiv.org/abs/1706.00384)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ __all__ = ["MutualTask", "PeerStudents", "scale_weights_for_peers"]
 
 @final
 class PeerStudents(nn.Module):
-    """Students by name, as one module to train; each is a child of its name.
-
-    With :class:`MutualTask` as the task, its rows are those of the first student, then those of the second, and so on.
-    It is an error to call it.
-    """
+    """Students by name as one module to train, with :class:`MutualTask` as the task. It cannot be called itself."""
 
     def __init__(self, students: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -43,24 +39,24 @@ class PeerStudents(nn.Module):
         self.names = tuple(students)
 
     def students(self) -> dict[str, nn.Module]:
-        """Each student by its name."""
+        """The students by name."""
         return {name: self.get_submodule(name) for name in self.names}
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        """Nothing: what several students say is no one answer."""
+        """Raise an error: several students have no single output."""
         raise LimbeckError(f"peers are called one by one, by MutualTask: {', '.join(self.names)}")
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class MutualTask:
-    """A task for :class:`PeerStudents`: the rows of every student one after the other, and the truth as often.
+    """A task for :class:`PeerStudents`: concatenates the rows of all students and repeats the target.
 
-    Arguments:
-        task: what a batch means to each of them.
-        num_peers: how many they are.
+    The rows of a teacher are repeated as well, so every loss on logits works for all students.
 
-    A teacher's rows are repeated as often, so every term on responses works for all students at once.
+    Args:
+        task: task of each student.
+        num_peers: number of students.
     """
 
     task: Task
@@ -68,11 +64,11 @@ class MutualTask:
 
     @property
     def classes(self) -> Any:
-        """How many classes the task has, if it says so."""
+        """Number of classes of the task, if it has them."""
         return getattr(self.task, "classes", None)
 
     def outputs(self, network: nn.Module, batch: Any) -> Outputs:
-        """What each student says, or what a single network says as often as there are students."""
+        """The rows of each student, or the repeated rows of a single network."""
         if isinstance(network, PeerStudents):
             logits = [self.task.outputs(student, batch).require_logits() for student in network.students().values()]
             return Outputs(logits=torch.cat(logits))
@@ -80,13 +76,13 @@ class MutualTask:
         return replace(outputs, logits=None if outputs.logits is None else torch.cat([outputs.logits] * self.num_peers))
 
     def target(self, batch: Any) -> Tensor | None:
-        """The truth, as often as there are students."""
+        """The target, repeated for each student."""
         target = self.task.target(batch)
         return None if target is None else torch.cat([target] * self.num_peers)
 
 
 def scale_weights_for_peers(weights: Mapping[str, float | Schedule], num_peers: int) -> dict[str, float | Schedule]:
-    """Weights times ``num_peers``: a mean over the rows of all is for each a share, and each is to have its own loss whole.
+    """Multiply weights by ``num_peers``, since a mean over the rows of all students divides the loss of each by it.
 
     >>> scale_weights_for_peers({"target": 0.5}, 2)
     {'target': 1.0}

@@ -1,11 +1,11 @@
-"""An objective: a named, weighted sum of terms, which prints itself as a formula."""
+"""An objective: a named, weighted sum of losses, printed as a formula."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, Self, final
+from typing import Any, NamedTuple, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -15,29 +15,49 @@ from limbeck.core.loss_context import LossContext, TemperatureRecord
 from limbeck.core.protocols import Loss, Preparable
 from limbeck.core.schedules import Schedule, resolve
 from limbeck.distiller.gather_context import gather_context
-from limbeck.distiller.loss_output import LossOutput
 from limbeck.distiller.temperature_checks import trainable_modules
 from limbeck.losses.weighting.loss_weighting import LossWeighting
 
 __all__ = ["LossOutput", "Objective"]
 
 
+class LossOutput(NamedTuple):
+    """The loss of one batch.
+
+    Attributes:
+        total: the scalar to call ``backward`` on.
+        by_loss: weighted losses without gradients; they sum to ``total``.
+        weights: weight of each loss; a tensor if a loss weighting adapts it.
+        logits: detached logits of the student ``[rows, classes]``, or ``None``.
+        target: target of the rows, or ``None``.
+        by_loss_with_grad: ``by_loss`` with gradients.
+        temperatures: temperatures used, by loss.
+        teacher_entropy: normalized entropy of the teacher at these temperatures, if ``collect_diagnostics``.
+    """
+
+    total: Tensor
+    by_loss: dict[str, Tensor]
+    weights: dict[str, float | Tensor]
+    logits: Tensor | None = None
+    target: Tensor | None = None
+    by_loss_with_grad: Mapping[str, Tensor] = {}
+    temperatures: Mapping[str, Sequence[float | Tensor]] = {}
+    teacher_entropy: Mapping[str, Sequence[Tensor]] = {}
+
+
 @final
 class Objective(nn.Module):
-    """Σ weight · term.
+    """Σ weight · loss.
 
     Arguments:
-        losses: by name; a term is any callable from a context to a scalar, and one that learns is an ``nn.Module``.
-        weights: by the same names, a number or a schedule; 1 where none is given. A balance here is one with weights 1.
-        gather_distributed: names of terms that get the context of all processes together
-            (:func:`~limbeck.distiller.gather_context`):
-            for terms that relate samples, or whose mean is over a part of the rows. Nothing changes with one process.
-        loss_weighting: moves the weights while training, on top of those given, see
-            :mod:`limbeck.losses.weighting.loss_weighting`.
+        losses: by name; a callable from a context to a scalar, an ``nn.Module`` if it has parameters or buffers.
+        weights: a number or a schedule by loss, 1 by default; or a loss weighting.
+        gather_distributed: names of losses that get the context of all processes
+            (:func:`~limbeck.distiller.gather_context`): those that relate samples, or average over some rows only.
+        loss_weighting: adapts the weights during training, see :mod:`limbeck.losses.weighting.loss_weighting`.
 
-    A term whose ``temperature`` keeps state lends it to ``trainable``, where terms that learn are: both are trained,
-    moved and saved with the objective. ``collect_diagnostics`` asks for figures that are too dear for every step, see
-    :class:`LossOutput`.
+    ``trainable`` holds losses and temperatures with state, which are trained, moved and saved with the objective.
+    ``collect_diagnostics`` turns on ``LossOutput.teacher_entropy``, which is too expensive for every step.
 
     >>> from limbeck.losses import CrossEntropyLoss, KDLoss
     >>> print(Objective({"target": CrossEntropyLoss(), "kd": KDLoss(temperature=4.0)}, {"target": 0.1, "kd": 0.9}))
@@ -52,26 +72,30 @@ class Objective(nn.Module):
         if isinstance(weights, LossWeighting):
             if loss_weighting is not None:
                 raise LimbeckError(
-                    f"two loss weightings were given, as weights and as loss_weighting: {weights!r} and {loss_weighting!r}"
+                    f"two loss weightings were given, as weights and as loss_weighting: {weights!r} and "
+                    f"{loss_weighting!r}"
                 )
             weights, loss_weighting = None, weights
         if not losses:
-            raise LimbeckError("an objective needs at least one term, such as {'kd': KDLoss()}")
+            raise LimbeckError("an objective needs at least one loss, such as {'kd': KDLoss()}")
         for name in weights or {}:
             if name not in losses:
                 raise LimbeckError(
-                    f"the weight {name!r} belongs to no term; the terms are: {suggest_names(name, losses)}"
+                    f"the weight {name!r} belongs to no loss; the losses are: {suggest_names(name, losses)}"
                 )
         for name in gather_distributed:
             if name not in losses:
                 raise LimbeckError(
-                    f"gather_distributed names {name!r}, and no term is; the terms are: {suggest_names(name, losses)}"
+                    f"gather_distributed names {name!r}, which is no loss; the losses are: "
+                    f"{suggest_names(name, losses)}"
                 )
         for name, loss in losses.items():
             if isinstance(loss, type) or not callable(loss):
-                raise LimbeckError(f"the term {name!r} is {loss!r}, and a term is an object such as KDLoss()")
+                raise LimbeckError(f"the loss {name!r} must be an object such as KDLoss(), got {loss!r}")
             if trainable_modules(loss) and (not name or "." in name or hasattr(nn.ModuleDict(), name)):
-                raise LimbeckError(f"a term that learns cannot be called {name!r}, which PyTorch keeps: choose another")
+                raise LimbeckError(
+                    f"a loss with state cannot be called {name!r}, which PyTorch reserves: choose another"
+                )
         self.losses = dict(losses)
         self.gather_distributed = tuple(name for name in losses if name in gather_distributed)
         self.weights: dict[str, float | Schedule] = {name: (weights or {}).get(name, 1.0) for name in losses}
@@ -88,11 +112,11 @@ class Objective(nn.Module):
 
     @property
     def is_prepared(self) -> bool:
-        """Whether every term that learns has been shaped."""
+        """Whether the projections of all losses are built."""
         return self._is_prepared
 
     def prepare(self, context: LossContext) -> None:
-        """Let each term that learns shape its parts by ``context``; once."""
+        """Build the projections of the losses for the shapes in ``context``, once."""
         if not self._is_prepared:
             for module in self._unprepared():
                 module.prepare(context)
@@ -100,11 +124,10 @@ class Objective(nn.Module):
             self._restore_previous()
 
     def load_previous(self, previous: Objective) -> Self:
-        """Go on with what the terms of ``previous`` learned, the objective of a stage before this one.
+        """Load the state of losses, temperatures and loss weighting from the objective of the previous stage.
 
-        A term goes on where it has the name, the class and the settings (as ``extra_repr`` prints them) of an earlier
-        one, and what it learns has the same shapes; any other begins afresh. A temperature with state goes by its term,
-        and a balance goes on where it has the same settings and the same terms.
+        A loss is loaded if name, class, settings (``extra_repr``) and shapes are equal; a loss weighting if its
+        settings and all loss names are equal.
 
         >>> first, second = (Objective({"fit": nn.Linear(2, 1)}) for _ in range(2))
         >>> torch.equal(first.losses["fit"].weight, second.load_previous(first).losses["fit"].weight)
@@ -128,7 +151,7 @@ class Objective(nn.Module):
         return self
 
     def _unprepared(self) -> list[Preparable]:
-        """What is shaped by the first context: terms, and temperatures of terms."""
+        """Losses and temperatures that are built by the first context."""
         modules = {id(module): module for loss in self.losses.values() for module in (loss, *trainable_modules(loss))}
         return [module for module in modules.values() if isinstance(module, Preparable)]
 
@@ -140,7 +163,7 @@ class Objective(nn.Module):
         self._previous_state = {}
 
     def forward(self, context: LossContext) -> LossOutput:
-        """The weighted sum for one context, outside autocast: terms compute in float32."""
+        """Compute the weighted sum without autocast: losses are computed in float32."""
         device = _device_type(context)
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             values, temperatures, teacher_entropy = self._compute_losses(
@@ -149,7 +172,7 @@ class Objective(nn.Module):
             base_weights = {name: resolve(weight, context.progress) for name, weight in self.weights.items()}
             weights: dict[str, float | Tensor] = {**base_weights}
             if self.loss_weighting is None:
-                # A small network's step feels each operation, and most objectives have a weight of 1 in them.
+                # A multiplication by 1 is left out, since each operation counts in a step of a small network.
                 weighted = {
                     name: value if base_weights[name] == 1.0 else base_weights[name] * value
                     for name, value in values.items()
@@ -170,7 +193,7 @@ class Objective(nn.Module):
     def _compute_losses(
         self, context: LossContext, gathered: LossContext
     ) -> tuple[dict[str, Tensor], Mapping[str, Sequence[float | Tensor]], Mapping[str, Sequence[Tensor]]]:
-        """The value of each loss, its temperatures, and the entropy of the teacher there if diagnostics are collected."""
+        """The value of each loss, its temperatures, and the teacher entropy there with ``collect_diagnostics``."""
         values: dict[str, Tensor] = {}
         temperatures: dict[str, Sequence[float | Tensor]] = {}
         teacher_entropy: dict[str, Sequence[Tensor]] = {}
@@ -204,18 +227,18 @@ def _device_type(context: LossContext) -> str:
 
 
 def _refuse_shared_state(losses: Mapping[str, Loss]) -> None:
-    """Two terms that share one temperature would both move it."""
+    """Refuse losses that share a module, which both would update."""
     owners: dict[int, str] = {}
     for name, loss in losses.items():
         for module in trainable_modules(loss):
             if (owner_name := owners.setdefault(id(module), name)) != name:
                 raise LimbeckError(
-                    f"the terms {owner_name!r} and {name!r} share one {type(module).__name__}, which keeps state: give each "
-                    "its own"
+                    f"the losses {owner_name!r} and {name!r} share one {type(module).__name__}, which has state: give "
+                    "each its own"
                 )
 
 
 def _require_scalar(name: str, value: Tensor) -> Tensor:
     if value.ndim:
-        raise LimbeckError(f"the term {name!r} gave a tensor of shape {list(value.shape)}, and a loss is one number")
+        raise LimbeckError(f"the loss {name!r} must return a scalar, got a tensor of shape {list(value.shape)}")
     return value

@@ -1,6 +1,6 @@
-"""An objective that listens to each of several teachers by itself, rather than to their combination.
+"""One loss per teacher instead of a loss on the ensemble.
 
-The mean over teachers of a term to each: what densely guided distillation asks for (Son et al., ICCV 2021,
+This is the objective of densely guided distillation (Son et al., ICCV 2021,
 https://arxiv.org/abs/2009.08825, whose loss is the sum; the mean is the same direction at any number of teachers).
 """
 
@@ -24,11 +24,9 @@ Weight = float | Schedule
 def loss_per_teacher(
     losses: Mapping[str, Loss], weights: Mapping[str, Weight], teachers: Sequence[str]
 ) -> tuple[dict[str, Loss], dict[str, Weight]]:
-    """``losses`` and ``weights`` with one term for each of ``teachers`` where a term would take their combination.
+    """Replace each loss with ``teacher=None`` by a copy per teacher, named ``name-teacher``.
 
-    A term takes the combination where its ``teacher`` is ``None``. Each copy is called ``name-teacher`` and has its
-    share of the weight, so that the whole weighs what it did. Other terms stay as they are, and so do all where there
-    are fewer than two teachers.
+    The copies share the weight equally. Other losses stay, and so do all if there are fewer than two teachers.
 
     >>> from limbeck.losses import CrossEntropyLoss, KDLoss
     >>> terms, weights = loss_per_teacher({"target": CrossEntropyLoss(), "kd": KDLoss()}, {"kd": 0.8}, ["big", "mid"])
@@ -46,7 +44,7 @@ def loss_per_teacher(
             loss_name = f"{name}-{teacher}"
             if loss_name in losses:
                 raise LimbeckError(
-                    f"the term {name!r} to the teacher {teacher!r} is called {loss_name!r}: rename the other"
+                    f"the loss {name!r} for the teacher {teacher!r} is called {loss_name!r}: rename the other"
                 )
             expanded[loss_name], split_weights[loss_name] = (
                 _copy_for_teacher(loss, teacher),
@@ -56,7 +54,7 @@ def loss_per_teacher(
 
 
 def divide_weight(weight: Weight, count: float) -> Weight:
-    """One of ``count`` equal shares of a number or a schedule.
+    """Divide a number or a schedule by ``count``.
 
     >>> divide_weight(0.8, 2)
     0.4
@@ -67,7 +65,7 @@ def divide_weight(weight: Weight, count: float) -> Weight:
 @final
 @dataclasses.dataclass(frozen=True, slots=True)
 class _DividedSchedule:
-    """One of several equal shares of a schedule."""
+    """A schedule divided by a number."""
 
     schedule: Schedule
     divisor: float
@@ -80,9 +78,9 @@ class _DividedSchedule:
 
 
 def _copy_for_teacher(loss: Any, teacher: str) -> Any:
-    """A copy of ``loss`` that speaks to this teacher only."""
+    """Copy ``loss`` with another ``teacher``."""
     if dataclasses.is_dataclass(loss) and not isinstance(loss, type):
-        # A temperature that keeps state would be moved by every copy that shared it.
+        # Copies must not share a temperature with state.
         return dataclasses.replace(copy.deepcopy(loss), teacher=teacher)
     clone = copy.deepcopy(loss)
     clone.teacher = teacher

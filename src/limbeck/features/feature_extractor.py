@@ -1,6 +1,6 @@
-"""Hidden features by forward hooks: named places in a network, read while it runs, without editing it.
+"""Hidden features by forward hooks on named layers, without editing the network.
 
-A place is written ``layer2`` (the output of that module), ``layer2:input`` (its input), and ``relu@0`` or
+A layer is written ``layer2`` (the output of that module), ``layer2:input`` (its input), and ``relu@0`` or
 ``relu@1:input`` where the module runs several times in one forward pass.
 """
 
@@ -28,7 +28,7 @@ _LAYER_PATTERN = re.compile(r"^(?P<path>[^@:]*)(?:@(?P<run>\d+))?(?::(?P<side>in
 @final
 @dataclass(frozen=True, slots=True)
 class LayerRef:
-    """One place in a network: a module by path, which side of it, and which of its runs (``None``: its only one)."""
+    """A module path, its side (input or output), and the index of its call (``None``: the only one)."""
 
     path: str
     side: Literal["input", "output"] = "output"
@@ -36,20 +36,20 @@ class LayerRef:
 
 
 def parse_layer(layer: str) -> LayerRef:
-    """Read a place as users write it.
+    """Parse a layer.
 
     >>> parse_layer("layer1.0.relu@1:input")
     LayerRef(path='layer1.0.relu', side='input', call_index=1)
     """
     match = _LAYER_PATTERN.match(layer)
     if match is None:
-        raise LimbeckError(f"{layer!r} is not a place in a network: write layer2, layer2:input, or relu@1 (second run)")
+        raise LimbeckError(f"{layer!r} is not a layer: write layer2, layer2:input, or relu@1 (second run)")
     side: Literal["input", "output"] = "input" if match["side"] == "input" else "output"
     return LayerRef(match["path"], side, None if match["run"] is None else int(match["run"]))
 
 
 def unwrap_model(network: nn.Module) -> nn.Module:
-    """The user's own module, out of the wrappers that DDP, Fabric and ``torch.compile`` put around it."""
+    """Remove the wrappers of DDP, Fabric and ``torch.compile``."""
     for attribute in ("_orig_mod", "module"):
         inner = getattr(network, attribute, None)
         if isinstance(inner, nn.Module) and type(network).__name__ in _WRAPPER_CLASSES:
@@ -59,14 +59,14 @@ def unwrap_model(network: nn.Module) -> nn.Module:
 
 @final
 class FeatureExtractor:
-    """Reads the features at named places of one network while it runs.
+    """Captures features at layers of a network during its forward pass.
 
-    Arguments:
-        network: any module, wrapped or not; hooks go on the bare one.
-        layers: the names to give, and the places they stand for.
+    Args:
+        network: a module, wrapped or not.
+        layers: layers by feature name.
 
-    The hooks are there only inside :meth:`capture`. A later layer that overwrites a tapped tensor in place
-    (``ReLU(inplace=True)``) does not change what is read: such tensors are copied.
+    Hooks exist only inside :meth:`capture`. A tensor that a later layer overwrites in place (``ReLU(inplace=True)``) is
+    copied.
 
     >>> network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(inplace=True))
     >>> extractor = FeatureExtractor(network, {"hidden": "0"})
@@ -80,7 +80,7 @@ class FeatureExtractor:
         self._network = unwrap_model(network)
         self._compiled = type(network).__name__ == "OptimizedModule"
         self._layers = {name: parse_layer(layer) for name, layer in layers.items()}
-        # A module that stands in two places answers to both of its paths.
+        # A shared module has several paths.
         modules = dict(self._network.named_modules(remove_duplicate=False))
         for layer in self._layers.values():
             if layer.path not in modules:
@@ -96,7 +96,7 @@ class FeatureExtractor:
 
     @contextmanager
     def capture(self) -> Iterator[dict[str, Tensor]]:
-        """Hooks on, for one forward pass; the features stand in the yielded mapping when it ends without an error."""
+        """Capture one forward pass; the yielded mapping is filled when the context exits without an error."""
         features: dict[str, Tensor] = {}
         if not self._layers:
             yield features
@@ -113,7 +113,7 @@ class FeatureExtractor:
 
     def _register_hook(self, module: nn.Module, name: str, layer: LayerRef, captures: list[_Captured]) -> Any:
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *result: Any) -> None:
-            # An input has to be read before the module runs, since the module may overwrite it.
+            # An input is read before the module runs, since the module may overwrite it.
             tensor = _first_tensor(result if layer.side == "output" else (*args, *kwargs.values()), name, layer)
             state = (name, module.training, torch.is_grad_enabled())
             value = tensor if state in self._untouched and not tensor.is_inference() else tensor.clone()
@@ -125,18 +125,14 @@ class FeatureExtractor:
 
     def _select_capture(self, name: str, layer: LayerRef, captures: list[_Captured], grad_enabled: bool) -> Tensor:
         if not captures:
-            reason = (
-                ", or it was compiled before it was tapped (then torch.compiler.reset() helps)"
-                if self._compiled
-                else ""
-            )
+            reason = ", or it was compiled before (then call torch.compiler.reset())" if self._compiled else ""
             raise LimbeckError(
-                f"the tap {name!r} heard nothing: {layer.path!r} did not run in this forward pass{reason}"
+                f"the feature {name!r} was not captured: {layer.path!r} did not run in this forward pass{reason}"
             )
         if layer.call_index is None and len(captures) > 1:
             raise LimbeckError(
-                f"{layer.path!r} ran {len(captures)} times in one forward pass, so the tap {name!r} is not one tensor: "
-                f"write {layer.path}@0 … {layer.path}@{len(captures) - 1}"
+                f"{layer.path!r} ran {len(captures)} times in one forward pass, so the feature {name!r} is not one "
+                f"tensor: write {layer.path}@0 … {layer.path}@{len(captures) - 1}"
             )
         if layer.call_index is not None and layer.call_index >= len(captures):
             raise LimbeckError(
@@ -144,21 +140,21 @@ class FeatureExtractor:
             )
         if grad_enabled and not all(capture.state[2] for capture in captures):
             raise LimbeckError(
-                f"{layer.path!r} ran without gradients, so the tap {name!r} could teach it nothing: use "
-                "checkpoint(..., use_reentrant=False), or tap outside the no_grad block"
+                f"{layer.path!r} ran without gradients, so the feature {name!r} has no gradient: use "
+                "checkpoint(..., use_reentrant=False), or a layer outside the no_grad block"
             )
         self._update_untouched(captures, name)
         return captures[layer.call_index or 0].value
 
     def _update_untouched(self, captures: list[_Captured], name: str) -> None:
-        """Copy only where needed: a place whose tensor nobody overwrote needs no copy next time."""
+        """Remember layers whose tensor was not overwritten, which need no copy next time."""
         overwritten = [capture for capture in captures if _version(capture.tensor) != capture.version]
         if not overwritten:
             self._untouched.update(capture.state for capture in captures)
         elif any(capture.value is capture.tensor for capture in overwritten):
             raise LimbeckError(
-                f"the tensor at the tap {name!r} is overwritten in place in some passes and not in others, so what was "
-                "read is not what the layer gave: tap another module"
+                f"the tensor of the feature {name!r} is overwritten in place in some passes and not in others, so the "
+                "captured value is wrong: use another layer"
             )
 
 
@@ -229,18 +225,18 @@ class _Captured:
 
 
 def _version(tensor: Tensor) -> int:
-    """How often the tensor was written to; inference tensors do not count, and are not watched."""
+    """Number of in-place writes; inference tensors do not count them."""
     return 0 if tensor.is_inference() else tensor._version
 
 
 def _first_tensor(result: Any, name: str, layer: LayerRef) -> Tensor:
     for tensor in _iterate_tensors(result):
         return tensor
-    raise LimbeckError(f"the {layer.side} of {layer.path!r}, tapped as {name!r}, holds no tensor: tap another module")
+    raise LimbeckError(f"the {layer.side} of {layer.path!r}, captured as {name!r}, holds no tensor: use another layer")
 
 
 def _iterate_tensors(result: Any) -> Iterator[Tensor]:
-    """The tensors in what a module takes or gives: itself, or those in a tuple, list or mapping, in order."""
+    """The tensors of an input or output: itself, or those in a tuple, list or mapping, in order."""
     if isinstance(result, Tensor):
         yield result
     elif isinstance(result, Mapping):
