@@ -9,7 +9,7 @@
 - The rest, see cache_disk.py: resident memory, bytes and microseconds, with answers that are made up.
 
 Steps of two loops alternate in one process with one thread; a turn gives one ratio, of the medians of its steps. Both
-loops profit from fit's making that process keep what it frees (limbeck.core.memory); without it, each would pay by
+loops profit from fit's making that process keep what it frees (the C library); without it, each would pay by
 chance for what the other gave back. What the answers say costs nothing here, so the teachers are untrained.
 """
 

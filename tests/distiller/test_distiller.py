@@ -79,7 +79,8 @@ def test_the_loss_brings_logits_and_target_for_whoever_counts():
 
 def test_taps_of_student_and_teacher_meet_under_one_name():
     made = distiller(
-        {"fitnet": FitNetLoss("mid")}, {"big": net(7)}, feature_layers={"student": {"mid": "0"}, "big": {"mid": "1:input"}}
+        {"fitnet": FitNetLoss("mid")}, {"big": net(7)}, feature_layers={"student": {"mid": "0"},
+        "big": {"mid": "1:input"}}
     ).prepare((X, Y))  # fmt: skip
     projected = made.objective.losses["fitnet"].projection(made.student[0](X))
     expected = plain_hint(projected, made.teachers["big"].network[0](X))
@@ -155,7 +156,8 @@ def test_under_autocast_the_terms_compute_in_float32():
         return exchange.student.require_logits().float().mean()
 
     made = distiller(
-        {**BOTH, "spy": spy, "fitnet": FitNetLoss("mid")}, feature_layers={"student": {"mid": "0"}, "teacher": {"mid": "0"}}
+        {**BOTH, "spy": spy, "fitnet": FitNetLoss("mid")}, feature_layers={"student": {"mid": "0"},
+        "teacher": {"mid": "0"}}
     ).prepare((X, Y))  # fmt: skip
     with torch.autocast("cpu", torch.bfloat16):
         said, loss = made.forward_context((X, Y)), made((X, Y))

@@ -131,7 +131,7 @@ def test_several_teachers_speak_as_they_were_told(combination):
 @pytest.mark.parametrize("teachers", [net(7), [net(7), net(8)]])
 def test_a_misspelt_combination_is_refused_also_with_one_teacher(teachers):
     with pytest.raises(
-        LimbeckError, match="ensemble must be mean_logits, mean_probabilities or an object .*, got 'mean'"
+        LimbeckError, match=r"ensemble must be mean_logits, mean_probabilities or an object .*, got 'mean'"
     ):
         distiller(teachers, ensemble="mean")(BATCH)
 

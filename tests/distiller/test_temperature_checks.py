@@ -53,7 +53,8 @@ def test_a_learned_temperature_is_shaped_with_the_terms():
 def test_the_loss_tells_every_temperature():
     objective = Objective(
         {
-            "target": CrossEntropyLoss(), "plain": KDLoss(temperature=3.0), "moving": KDLoss(temperature=schedules.linear(6.0, 2.0)),
+            "target": CrossEntropyLoss(), "plain": KDLoss(temperature=3.0),
+            "moving": KDLoss(temperature=schedules.linear(6.0, 2.0)),
             "each": KDLoss(temperature=PerSample()), "own": KDLoss(temperature=LossAdaptive(start=5.0)),
         }
     )  # fmt: skip
@@ -99,7 +100,8 @@ def test_two_terms_cannot_share_a_temperature_that_moves():
     ("tau", "said"),
     [
         (4.0, None), (3.0, None), (6.0, None), (2.0, "is 2,"), (20.0, "is 20,"), (schedules.linear(6.0, 1.0), None),
-        (schedules.linear(2.0, 1.0), "is 1 to 2,"), (PerSample(), None), (PerSample(confident=9.0, uncertain=8.0), "is 8 to 9,"),
+        (schedules.linear(2.0, 1.0), "is 1 to 2,"), (PerSample(), None), (PerSample(confident=9.0, uncertain=8.0),
+        "is 8 to 9,"),
         (Learned(), None), (LogitStandardization(), None),
     ],
 )  # fmt: skip

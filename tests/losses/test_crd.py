@@ -179,7 +179,8 @@ def test_the_class_agrees_with_numpy_over_batches_that_repeat_duplicate_and_over
     batches = [[3, 4, 5], [4, 6, 6], [7, 8, 9], [3, 11, 4], [12, 13, 13]]
     said = [drawn(seed, index, target=[number % 3 for number in index]) for seed, index in enumerate(batches)]
     said = [
-        exchange(s.student.feature("mid").double(), s.teacher.feature("mid").double(), s.sample_ids, s.target) for s in said
+        exchange(s.student.feature("mid").double(), s.teacher.feature("mid").double(), s.sample_ids,
+        s.target) for s in said
     ]  # fmt: skip
     term, book = prepared(said[0], bank_size=7), Book(7)
     weights = {name: parameter.detach().numpy() for name, parameter in term.embed.named_parameters()}

@@ -26,7 +26,8 @@ def distiller(seed=0):
     learned = {
         name.lower(): getattr(terms, name)("late")
         for name in (
-            "AttentionTransferLoss", "ABLoss", "CWDLoss", "FTLoss", "FitNetLoss", "MGDLoss", "NSTLoss", "OFDLoss", "PKDLoss",
+            "AttentionTransferLoss", "ABLoss", "CWDLoss", "FTLoss", "FitNetLoss", "MGDLoss", "NSTLoss", "OFDLoss",
+            "PKDLoss",
             "VIDLoss",
         )
     }  # fmt: skip

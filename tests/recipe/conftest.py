@@ -15,7 +15,8 @@ name: digits
 seed: 0
 plugins: []                                    # packages which `use:` may import from, e.g. [mypackage]
 task: {use: Classification}
-data: {use: Digits, num_labeled: 200, augment: {use: Augmentation, transforms: [{use: affine, degrees: 15}], num_views: 0}}
+data: {use: Digits, num_labeled: 200, augment: {use: Augmentation, transforms: [{use: affine, degrees: 15}],
+num_views: 0}}
 teachers:
   big: {use: small_cnn, width: 64, weights: runs/teacher}
 student: {use: small_cnn, width: 8}

@@ -85,13 +85,16 @@ def test_dense_may_name_the_teacher_whom_all_have():
         (["baselines=[student_only,none]"], "baselines: 'none' is not one of 'student_only', 'no_assistants'"),
         (["baselines=3"], "baselines: 3 is not a list: write [student_only], or [] for none"),
         (["teachers={}", "teacher_training=null"], "an assistant learns from the teachers, and the recipe has none"),
-        (["assistants={}", "assistant_mode=dense"], "assistant_mode: dense is the mode of assistants, and the recipe has none"),
+        (["assistants={}", "assistant_mode=dense"], "assistant_mode: dense is the mode of assistants, and the recipe "
+            "has none"),
         (["assistants={}", "baselines=[no_assistants]"], "baselines: no_assistants is the student without assistants"),
         (["stages.0.objective.soft.teacher=big"], "small goes through the same stages and learns from mid, not"),
         (["stages.0.objective.soft.teacher=mid", "assistant_mode=dense"], "learns from big, not from mid: remove"),
         (["stages.0.objective.soft.teacher=bgi"], "no teacher is named 'bgi'; there are: big"),
-        ([HINT, "stages.0.feature_layers={student: {here: fc}, big: {here: fc}}"], "no feature layer of mid is named 'here'"),
-        ([HINT, "stages.0.feature_layers={mid: {here: fc}, big: {here: fc}, small: {here: fc}}"], "no feature layer of student is named"),
+        ([HINT, "stages.0.feature_layers={student: {here: fc}, big: "
+            "{here: fc}}"], "no feature layer of mid is named 'here'"),
+        ([HINT, "stages.0.feature_layers={mid: {here: fc}, big: {here: fc}, small: "
+            "{here: fc}}"], "no feature layer of student is named"),
         (["stages.0.feature_layers={mdi: {here: block1}}"], "no network is named 'mdi'; there are: mid"),
         (["stages.0.objective.soft.weight={use: across_stages, schedule: 0.5}"], "schedule: 0.5 is not a Schedule"),
         (["stages.0.objective.soft.weight={use: across_stages}"], "across_stages needs 'schedule'"),

@@ -16,7 +16,8 @@ from limbeck.recipe.yaml_io import dump_yaml, parse_yaml
 
 DESIGN = """
 task: {use: Classification, classes: 10}
-data: {use: ImageFolder, root: data/cifar10, augment: {use: Augmentation, transforms: [random_crop, horizontal_flip], num_views: 4}}
+data: {use: ImageFolder, root: data/cifar10, augment: {use: Augmentation, transforms: [random_crop, horizontal_flip],
+num_views: 4}}
 teachers: {big: {use: timm, name: resnet50, weights: runs/teacher}}
 student: {use: torchvision, name: mobilenet_v3_small}
 stages:

@@ -45,7 +45,8 @@ def main():
     if "slow" in options:
         student.register_forward_hook(lambda *_: time.sleep(float(options["slow"])))
     run = limbeck.fit(
-        distiller, data, steps=int(options.get("steps", 60)), training=training, run_dir=out, resume="resume" in arguments,
+        distiller, data, steps=int(options.get("steps", 60)), training=training, run_dir=out,
+        resume="resume" in arguments,
         callbacks=[],
     )  # fmt: skip
     digest = hashlib.sha256()

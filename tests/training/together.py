@@ -80,7 +80,8 @@ def gathered(fabric, *, gather_distributed=("alike", "truth", "hint")):
 def moving(fabric, balance):
     """Temperatures and weights that move by what all processes see."""
     terms = {
-        "soft": KDLoss(temperature=LossAdaptive(rate=0.1, high=9.0)), "hard": KDLoss(temperature=Learned(warmup_fraction=0.5)),
+        "soft": KDLoss(temperature=LossAdaptive(rate=0.1, high=9.0)),
+        "hard": KDLoss(temperature=Learned(warmup_fraction=0.5)),
         "hint": FitNetLoss("mid"),
     }  # fmt: skip
     return train(distiller(terms, weights=balance()), fabric, batch=32)
