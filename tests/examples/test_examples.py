@@ -77,7 +77,7 @@ def test_the_distiller_works_unchanged_in_any_loop(script, length):
     assert found["distilled"] > found.get("student alone", 0.5)
     held = re.search(r"beside the student's weights, .* holds: (.+)", text)[1].split(", ")
     assert {name.partition("objective.")[2] for name in held} == {
-        "learned.fitnet.projection.layer.weight", "learned.fitnet.projection.layer.bias",
+        "trainable.fitnet.projection.layer.weight", "trainable.fitnet.projection.layer.bias",
     }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def test_the_file_is_smaller_and_answers_nearly_alike(exported, tmp_path):
     [
         ("nowhere.onnx", "a.onnx", 4, "no ONNX file"),
         (None, "a.bin", 4, "ends in .onnx"),
-        (None, "a.onnx", 0, "not none"),
+        (None, "a.onnx", 0, "got none"),
     ],
 )
 def test_what_cannot_be_quantised_is_one_sentence(exported, tmp_path, source, name, many, says):

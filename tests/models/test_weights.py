@@ -219,7 +219,7 @@ def test_paths_that_hold_no_weights_are_told(tmp_path):
     save_weights(mlp(), tmp_path / "net.safetensors")
     (tmp_path / "notes.txt").write_text("nothing")
     for name, says in [
-        ("nat.safetensors", "beside it: net.safetensors"),
+        ("nat.safetensors", "in its folder: net.safetensors"),
         ("", "holds no student.safetensors"),
         ("notes.txt", "not from 'notes.txt'"),
         ("nowhere/net.pt", "there are no weights at"),

@@ -151,7 +151,7 @@ def test_without_a_flag_it_does_what_it_did(run, capsys):
 
 def test_the_test_set_stays_closed(run, capsys):
     assert main(["evaluate", str(run), "--split", "test", "--noise"]) == 2
-    assert "read already" in capsys.readouterr().err
+    assert "already read" in capsys.readouterr().err
 
 
 def test_twins_are_matched_by_name_and_flips_counted(run, job, tmp_path, capsys):
@@ -277,7 +277,7 @@ def test_data_that_are_no_pixels_are_refused():
     data = from_tensors(torch.randn(100, 1, 8, 8), torch.arange(100) % 4)
     network, task = small_cnn(classes=4, width=4).eval(), Classification(4)
     for what in ("attacks", "corruptions", "noise", "ood"):
-        with pytest.raises(LimbeckError, match="normalisation inside the network"):
+        with pytest.raises(LimbeckError, match="normalization inside the network"):
             evaluate_robustness(network, data, task, data.validation, checks=[what])
     assert (
         evaluate_robustness(network, data, task, data.validation, checks=["calibration"])["calibration"]["num_samples"]

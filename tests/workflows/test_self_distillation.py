@@ -136,7 +136,7 @@ def test_a_trial_keeps_the_peers_and_exits_of_its_variant(tmp_path):
         (["stages.0.objective.kd.teacher=ow"], "no teacher is named 'ow'; there are: own"),
         (["self_teachers={own: {use: EMATeache}}"], "no teacher made of the student is named 'EMATeache'"),
         (["self_teachers={}"], "stages.0.objective.kd"),
-        (["peers={own: small_cnn}"], "a teacher made of the student has that name already"),
+        (["peers={own: small_cnn}"], "has that name already"),
         (["peers={other: small_cnn}"], "self_teachers: it is for one student, and the recipe has peers"),
         (["peers={other: small_cnn}", "training.batch_pairing=repeat_previous"], "training.batch_pairing: it is for "
             "one student"),

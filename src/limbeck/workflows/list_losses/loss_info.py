@@ -63,7 +63,8 @@ def list_losses() -> list[LossInfo]:
     """
     losses = import_module(NODE_KINDS["loss"].module)
     functions = {f.__module__: f for f in map(losses.__dict__.get, losses.__all__) if inspect.isfunction(f)}
-    infos = [describe_loss(cls, functions.get(cls.__module__)) for cls in map(losses.__dict__.get, list_names("loss"))]
+    classes: list[type[Any]] = [getattr(losses, name) for name in list_names("loss")]
+    infos = [describe_loss(cls, functions.get(cls.__module__)) for cls in classes]
     return sorted(infos, key=lambda info: (KNOWLEDGE_KINDS.index(info.knowledge), info.name.lower()))
 
 
