@@ -52,7 +52,8 @@ class Distiller(nn.Module):
 
     Train it in any loop (plain, Lightning, ``transformers.Trainer``, Accelerate) or by :func:`limbeck.fit`:
 
-    >>> import limbeck
+    >>> import limbeck, torch
+    >>> from torch import nn
     >>> from limbeck.losses import KDLoss
     >>> student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
     >>> task = limbeck.tasks.Classification(classes=3)
