@@ -30,8 +30,8 @@ def answers(variant, seed, *, top, examples=EXAMPLES):
     random = np.random.default_rng(abs(hash_of(DRAWN_AS.get(variant, variant))) + seed)
     hard = np.linspace(0, 1, examples)[np.random.default_rng(7).permutation(examples)]
     right = torch.tensor(hard + random.normal(0, 0.08, examples) < top)
-    said = torch.where(right, target, (target + 1) % len(CLASSES))
-    return 3.0 * torch.nn.functional.one_hot(said, len(CLASSES)).float(), target
+    labels = torch.where(right, target, (target + 1) % len(CLASSES))
+    return 3.0 * torch.nn.functional.one_hot(labels, len(CLASSES)).float(), target
 
 
 def role(variant):
@@ -52,8 +52,8 @@ def model(part, logits, target, *, title, latency, parameters, steps, resources)
 
 
 def figures(logits, target):
-    said = logits.argmax(1)
-    right = (said == target).double()
+    predicted = logits.argmax(1)
+    right = (predicted == target).double()
     nll = torch.nn.functional.cross_entropy(logits.double(), target)
     return {
         "num_samples": len(target),
@@ -131,9 +131,9 @@ def fill(folder, variants, seed, *, kept="samples", named=None, **more):
             steps=600 if variant == "equal_time" else 300,
             resources={"seconds": 3.0 + seed, "cpu_seconds": 5.0 + seed, "gpu_seconds": None, "joules": None},
         )  # fmt: skip
-    told = record(models, seed=seed, **more)
-    (folder / "record.json").write_text(json.dumps(add_hashes(told)))
-    (folder / "recipe.yaml").write_text(f"name: {told['name']}\nseed: {seed}\nstages: [{{name: s, steps: 300}}]\n")
+    contents = record(models, seed=seed, **more)
+    (folder / "record.json").write_text(json.dumps(add_hashes(contents)))
+    (folder / "recipe.yaml").write_text(f"name: {contents['name']}\nseed: {seed}\nstages: [{{name: s, steps: 300}}]\n")
     curve(
         folder / "metrics.csv", {variant: models[variant]["validation"]["metrics"]["accuracy"] for variant in variants}
     )
@@ -163,8 +163,8 @@ def write_study(folder, *, seeds=(0, 1, 2, 3, 4), variants=VARIANTS, unfinished=
             if (variant, seed) in unfinished:
                 state = "running" if (variant, seed) == tuple(unfinished[0]) else "waiting"
             if state == "done":
-                told = {"kind": "trial", "variant": {"study": "digits-study", "name": variant, "seed": seed}}
-                fill(place, {variant: variants[variant]}, seed, **told)
+                settings = {"kind": "trial", "variant": {"study": "digits-study", "name": variant, "seed": seed}}
+                fill(place, {variant: variants[variant]}, seed, **settings)
             elif state == "running":
                 place.mkdir(parents=True, exist_ok=True)
                 curve(place / "metrics.csv", {variant: 0.7}, epochs=4, steps=120)
@@ -196,9 +196,11 @@ def write_study(folder, *, seeds=(0, 1, 2, 3, 4), variants=VARIANTS, unfinished=
     }
     if results:
         for variant in variants:
-            found = result(folder, variant, [seed for seed in seeds if (variant, seed) not in {*unfinished, *failed}])
-            if found:
-                study["results"]["variants"][variant] = found
+            variant_result = result(
+                folder, variant, [seed for seed in seeds if (variant, seed) not in {*unfinished, *failed}]
+            )
+            if variant_result:
+                study["results"]["variants"][variant] = variant_result
     (folder / "study.json").write_text(json.dumps(study))
     return folder
 

@@ -57,9 +57,9 @@ def test_layers_shows_modules_that_run_twice(capsys):
 def test_a_mistake_is_one_sentence_and_status_2(words, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
-    said = capsys.readouterr()
-    assert says in said.err
-    assert len(said.err.strip().splitlines()) == 1
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

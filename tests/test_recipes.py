@@ -1,4 +1,4 @@
-"""The recipes that come along: the full-scale ones run their first steps on a few pictures."""
+"""The packaged recipes; the full-scale ones run their first steps on a few images."""
 
 import json
 
@@ -12,9 +12,9 @@ from limbeck.workflows.study.variants import StudyContext, check_variants, make_
 
 
 @pytest.fixture
-def few_pictures(tmp_path):
-    """A folder of pictures in the layout of CIFAR-100 as a folder: 100 classes, a few 32×32 pictures each."""
-    # The teacher takes 7 GFLOPs a picture: 100 classes to train on, and a test part of ten pictures.
+def image_folder(tmp_path):
+    """An image folder in the layout of CIFAR-100: 100 classes with a few 32×32 images each."""
+    # The teacher takes 7 GFLOPs per image: 100 classes to train on, and a test split of ten images.
     return drawn(tmp_path / "cifar100", (("train", 100, 2), ("test", 10, 1)))
 
 
@@ -29,9 +29,9 @@ def drawn(root, parts):
     return root
 
 
-def test_the_full_scale_recipe_runs_its_first_twenty_steps(few_pictures, tmp_path):
+def test_the_full_scale_recipe_runs_its_first_twenty_steps(image_folder, tmp_path):
     settings = [
-        f"data.root={few_pictures}", "data.val_split=0.05", "training.optimizer.lr=0.001",
+        f"data.root={image_folder}", "data.val_split=0.05", "training.optimizer.lr=0.001",
         "teacher_training={steps: 1, objective: {target: CrossEntropyLoss}}",
         "stages.0.epochs=null", "stages.0.steps=20", "training.batch_size=2", "training.precision=32-true",
         "training.num_workers=0", "baselines=[]", "export.to=[]",
@@ -58,7 +58,7 @@ def test_the_chain_runs_its_first_steps(tmp_path):
     assert record["models"]["mid"]["parameters"] == pytest.approx(0.46e6, rel=0.02)
 
 
-def test_the_cached_recipe_asks_its_teacher_once_about_each_view(tmp_path):
+def test_the_cached_recipe_computes_each_view_once(tmp_path):
     root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
     settings = [
         f"data.root={root}", f"cache.root={tmp_path / 'answers'}", "teacher_training.epochs=1",
@@ -74,11 +74,11 @@ def test_the_cached_recipe_asks_its_teacher_once_about_each_view(tmp_path):
 @pytest.mark.parametrize(
     "name", ["cifar10_methods", "cifar100_methods", "tinyimagenet_fine", "tinyimagenet_full", "tinyimagenet_small"]
 )
-def test_every_arm_of_a_study_of_methods_is_sound(name):
+def test_every_variant_of_a_study_of_methods_is_valid(name):
     check_variants(load_recipe(find_recipe(name)))
 
 
-def test_the_study_of_methods_trains_arms_of_each_form(tmp_path):
+def test_the_study_of_methods_trains_variants_of_each_form(tmp_path):
     root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
     settings = [
         f"data.root={root}", "data.num_samples=null", f"cache.root={tmp_path / 'answers'}", "data.val_split=0.2",
@@ -92,8 +92,8 @@ def test_the_study_of_methods_trains_arms_of_each_form(tmp_path):
         for name in ("weight9_tau8", "learned_tau", "at", "hint", "rkd", "crd", "review")
     }
     some = whole.study.model_copy(update={"variants": few, "baselines": ("student_only",)})
-    found = study(whole.model_copy(update={"study": some}), seeds=1, output_dir=tmp_path / "study", callbacks=[])
-    assert list(found["results"]["variants"]) == ["teacher", "student_only", "distilled", *few]
+    result = study(whole.model_copy(update={"study": some}), seeds=1, output_dir=tmp_path / "study", callbacks=[])
+    assert list(result["results"]["variants"]) == ["teacher", "student_only", "distilled", *few]
 
 
 def test_two_stages_run_their_first_steps_with_a_frozen_block(tmp_path):
@@ -123,7 +123,7 @@ def test_fashion_mnist_runs_from_the_debian_package_or_a_data_root(tmp_path, set
     assert record["data"]["train"] == 600
 
 
-def test_the_study_of_tiny_imagenet_trains_every_arm(tmp_path):
+def test_the_study_of_tiny_imagenet_trains_every_variant(tmp_path):
     root = drawn(tmp_path / "tiny", (("train", 4, 10), ("val", 4, 1)))
     settings = [
         f"data.root={root}", "data.classes=null", f"cache.root={tmp_path / 'answers'}", "teacher_training.epochs=1",
@@ -131,12 +131,12 @@ def test_the_study_of_tiny_imagenet_trains_every_arm(tmp_path):
         "teacher_training.training={}", "teachers.teacher.backend=eager", "teachers.teacher.depth=10",
         "teachers.teacher.width=1", "data.val_split=0.2",
     ]  # fmt: skip
-    found = study("tinyimagenet_first", settings, seeds=1, output_dir=tmp_path / "study", callbacks=[])
+    result = study("tinyimagenet_first", settings, seeds=1, output_dir=tmp_path / "study", callbacks=[])
     variants = ["teacher", "student_only", "equal_time", "label_smoothing", "distilled"]
-    assert list(found["results"]["variants"]) == variants
+    assert list(result["results"]["variants"]) == variants
 
 
-def test_the_study_of_three_teachers_hears_them_alone_and_together(tmp_path):
+def test_the_study_of_three_teachers_uses_each_and_their_ensembles(tmp_path):
     root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
     settings = [
         f"data.root={root}", "data.num_samples=null", f"cache.root={tmp_path / 'answers'}", "data.val_split=0.2",
@@ -151,10 +151,10 @@ def test_the_study_of_three_teachers_hears_them_alone_and_together(tmp_path):
         resolve_recipe(make_trial_recipe(whole, arm, 0, shared))
     few = {name: whole.study.variants[name] for name in ("only_vit", "truest", "learned")}
     some = whole.model_copy(update={"study": whole.study.model_copy(update={"variants": few})})
-    found = study(some, seeds=1, output_dir=tmp_path / "study", callbacks=[])
-    assert list(found["results"]["variants"])[4:] == ["distilled", "only_vit", "truest", "learned"]
+    result = study(some, seeds=1, output_dir=tmp_path / "study", callbacks=[])
+    assert list(result["results"]["variants"])[4:] == ["distilled", "only_vit", "truest", "learned"]
     teachers = tmp_path / "study" / "trials" / "teacher" / "0"
     assert {file.stem for file in teachers.glob("*.safetensors")} == {"cnn", "resnet", "vit", "predictions"}
-    # One cache for all arms: each of three teachers was asked once about each picture that was shown.
+    # One cache for all variants: each of three teachers was run once on each training image.
     records = [json.loads(file.read_text()) for file in (tmp_path / "study" / "trials").glob("*/0/record.json")]
     assert sum(one["misses"] for record in records for one in record["cache"].values()) == 3 * 16

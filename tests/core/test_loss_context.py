@@ -35,21 +35,21 @@ def test_rows_that_are_no_samples_are_cut_by_the_sample_they_belong_to():
     assert mine.row_to_sample.tolist() == its.row_to_sample.tolist() == [0, 1, 1, 1]
 
 
-def test_a_teacher_that_answered_nobody_leaves_no_row():
+def test_a_teacher_without_valid_samples_leaves_no_row():
     teacher = Outputs(logits=torch.zeros(3, 2), valid=torch.zeros(3, dtype=torch.bool))
     mine, its = LossContext(student=Outputs(logits=torch.zeros(3, 2)), teacher=teacher).pair()
     assert mine.require_logits().shape == its.require_logits().shape == (0, 2)
 
 
-def test_the_truth_is_all_of_it_also_where_a_teacher_is_absent():
-    said = LossContext(student=Outputs(), teacher=Outputs(valid=PRESENT), target=torch.tensor([1, 2, 3]))
-    assert said.require_target().tolist() == [1, 2, 3]
+def test_require_target_returns_all_targets_also_where_a_teacher_is_invalid():
+    context = LossContext(student=Outputs(), teacher=Outputs(valid=PRESENT), target=torch.tensor([1, 2, 3]))
+    assert context.require_target().tolist() == [1, 2, 3]
 
 
 def test_a_misspelt_teacher_names_the_nearest():
-    said = LossContext(student=Outputs(), teachers={"resnet": Outputs(), "vit": Outputs()})
+    context = LossContext(student=Outputs(), teachers={"resnet": Outputs(), "vit": Outputs()})
     with pytest.raises(LimbeckError, match="no teacher is named 'resent'; there are: resnet"):
-        said.pair("resent")
+        context.pair("resent")
 
 
 def test_a_student_on_its_own_says_how_to_give_a_teacher():
@@ -62,23 +62,23 @@ def test_teachers_that_cannot_be_combined_are_not_called_absent():
         LossContext(student=Outputs(), teachers={"a": Outputs(), "b": Outputs()}).pair()
 
 
-def test_a_batch_without_truth_says_so():
+def test_a_batch_without_target_is_an_error():
     with pytest.raises(LimbeckError, match="the batch carries none"):
         LossContext(student=Outputs()).require_target()
 
 
-def test_the_truth_of_those_whom_a_teacher_answered_is_cut_like_the_pair():
+def test_targets_are_selected_like_the_pair():
     student, teacher = Outputs(logits=torch.zeros(3, 2)), Outputs(logits=torch.ones(3, 2), valid=PRESENT)
-    said = LossContext(
+    context = LossContext(
         student=student, teacher=teacher, target=torch.tensor([1, 2, 3]), sample_ids=torch.tensor([7, 8, 9])
     )
-    mine, its, target = said.pair_with_target()
+    mine, its, target = context.pair_with_target()
     assert mine.require_logits().shape == its.require_logits().shape == (2, 2)
     assert target.tolist() == [2, 3]
-    assert said.require_sample_ids().tolist() == [8, 9]
+    assert context.require_sample_ids().tolist() == [8, 9]
 
 
-def test_the_truth_of_rows_is_cut_by_the_sample_they_belong_to():
+def test_targets_of_rows_are_selected_by_their_sample():
     sample = torch.tensor([0, 0, 1, 2])
     student, teacher = Outputs(logits=torch.zeros(4, 2), row_to_sample=sample), Outputs(valid=PRESENT)
     assert LossContext(student=student, teacher=teacher, target=torch.arange(4)).pair_with_target()[2].tolist() == [

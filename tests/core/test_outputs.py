@@ -14,54 +14,54 @@ from limbeck.core.outputs import Outputs
 KEEP = torch.tensor([True, False, True])
 
 
-def test_a_row_is_a_sample_where_nothing_else_is_said():
-    said = Outputs(logits=torch.arange(6.0).reshape(3, 2)).masked_select(KEEP)
-    assert said.require_logits().tolist() == [[0.0, 1.0], [4.0, 5.0]]
-    assert said.row_to_sample is None
+def test_a_row_is_a_sample_by_default():
+    outputs = Outputs(logits=torch.arange(6.0).reshape(3, 2)).masked_select(KEEP)
+    assert outputs.require_logits().tolist() == [[0.0, 1.0], [4.0, 5.0]]
+    assert outputs.row_to_sample is None
 
 
 def test_selecting_samples_keeps_the_rows_that_belong_to_them_and_renumbers():
     # Seven rows (pixels, tokens) of three samples, not in order, one sample with a single row.
-    said = Outputs(
+    outputs = Outputs(
         logits=torch.arange(7.0).unsqueeze(1).expand(7, 2),
         row_to_sample=torch.tensor([2, 0, 1, 0, 2, 1, 2]),
         extra={"box": torch.arange(7.0)},
     ).masked_select(KEEP)
-    assert said.require_logits()[:, 0].tolist() == [0.0, 1.0, 3.0, 4.0, 6.0]
+    assert outputs.require_logits()[:, 0].tolist() == [0.0, 1.0, 3.0, 4.0, 6.0]
     # Sample 2 is now the second one.
-    assert said.row_to_sample.tolist() == [1, 0, 0, 1, 1]
-    assert said.extra["box"].tolist() == [0.0, 1.0, 3.0, 4.0, 6.0]
+    assert outputs.row_to_sample.tolist() == [1, 0, 0, 1, 1]
+    assert outputs.extra["box"].tolist() == [0.0, 1.0, 3.0, 4.0, 6.0]
 
 
 def test_what_is_by_sample_is_cut_by_sample():
     by_sample = torch.arange(3.0)
-    said = Outputs(
+    outputs = Outputs(
         logits=torch.zeros(6, 2), row_to_sample=torch.tensor([0, 0, 1, 1, 2, 2]), spatial_logits=by_sample[:, None,
         None, None],
         embedding=by_sample[:, None], features={"mid": by_sample}, valid=torch.tensor([True, False, False]),
     ).masked_select(KEEP)  # fmt: skip
     assert (
-        said.spatial_logits.flatten().tolist()
-        == said.embedding.flatten().tolist()
-        == said.features["mid"].tolist()
+        outputs.spatial_logits.flatten().tolist()
+        == outputs.embedding.flatten().tolist()
+        == outputs.features["mid"].tolist()
         == [0.0, 2.0]
     )
-    assert said.valid.tolist() == [True, False]
+    assert outputs.valid.tolist() == [True, False]
 
 
 def test_selecting_twice_is_selecting_once():
-    said = Outputs(logits=torch.randn(5, 2), row_to_sample=torch.tensor([0, 0, 1, 2, 2]))
-    twice = said.masked_select(torch.tensor([True, False, True])).masked_select(torch.tensor([False, True]))
-    once = said.masked_select(torch.tensor([False, False, True]))
+    outputs = Outputs(logits=torch.randn(5, 2), row_to_sample=torch.tensor([0, 0, 1, 2, 2]))
+    twice = outputs.masked_select(torch.tensor([True, False, True])).masked_select(torch.tensor([False, True]))
+    once = outputs.masked_select(torch.tensor([False, False, True]))
     assert torch.equal(twice.require_logits(), once.require_logits())
     assert twice.row_to_sample.tolist() == once.row_to_sample.tolist() == [0, 0]
 
 
 def test_selecting_no_sample_leaves_no_row():
-    said = Outputs(
+    outputs = Outputs(
         logits=torch.randn(4, 2), row_to_sample=torch.tensor([0, 0, 1, 1]), features={"mid": torch.randn(2, 3)}
     )
-    nobody = said.masked_select(torch.tensor([False, False]))
+    nobody = outputs.masked_select(torch.tensor([False, False]))
     assert nobody.require_logits().shape == (0, 2)
     assert nobody.feature("mid").shape == (0, 3)
 
@@ -74,21 +74,21 @@ def test_a_gradient_flows_through_a_selection():
 
 def test_detaching_cuts_every_tensor_off():
     live = {name: torch.randn(3, 2, requires_grad=True) for name in ("logits", "embedding")}
-    said = Outputs(**live, features={"mid": live["logits"] * 2}, extra={"own": live["embedding"].sum()}).detach()
-    tensors = [said.logits, said.embedding, said.features["mid"], said.extra["own"]]
+    outputs = Outputs(**live, features={"mid": live["logits"] * 2}, extra={"own": live["embedding"].sum()}).detach()
+    tensors = [outputs.logits, outputs.embedding, outputs.features["mid"], outputs.extra["own"]]
     assert not any(tensor.requires_grad for tensor in tensors)
-    assert torch.equal(said.logits, live["logits"])
+    assert torch.equal(outputs.logits, live["logits"])
 
 
-@pytest.mark.parametrize("through", [copy.deepcopy, lambda said: pickle.loads(pickle.dumps(said))])
-def test_an_answer_survives_copy_and_pickle(through):
-    said = through(Outputs(logits=torch.ones(1, 2), features={"mid": torch.zeros(1)}))
-    assert said.require_logits().tolist() == [[1.0, 1.0]]
-    assert list(said.features) == ["mid"]
+@pytest.mark.parametrize("through", [copy.deepcopy, lambda outputs: pickle.loads(pickle.dumps(outputs))])
+def test_outputs_survive_copy_and_pickle(through):
+    outputs = through(Outputs(logits=torch.ones(1, 2), features={"mid": torch.zeros(1)}))
+    assert outputs.require_logits().tolist() == [[1.0, 1.0]]
+    assert list(outputs.features) == ["mid"]
     assert through(Outputs()).extra == {}
 
 
-def test_two_answers_share_no_taps():
+def test_two_outputs_share_no_features():
     assert Outputs().features is not Outputs().features
 
 

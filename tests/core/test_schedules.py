@@ -38,7 +38,7 @@ def test_a_schedule_keeps_its_shape_when_training_has_more_steps(moves):
 
 
 @pytest.mark.parametrize("moves", [LINE, WAVE, STAIRS, RAMP])
-def test_a_schedule_stands_still_after_the_end(moves):
+def test_a_schedule_is_constant_after_the_end(moves):
     assert moves(Progress(step=99, steps=8)) == moves(Progress(step=8, steps=8))
 
 

@@ -43,9 +43,9 @@ def ask(app, path, *, method="GET", host="127.0.0.1:8642", headers=()):
         sent.append(message)
 
     asyncio.run(app(scope, receive, send))
-    told = {key.decode(): value.decode() for key, value in sent[0]["headers"]}
+    headers = {key.decode(): value.decode() for key, value in sent[0]["headers"]}
     body = b"".join(message.get("body", b"") for message in sent[1:])
-    return SimpleNamespace(status=sent[0]["status"], headers=told, text=body.decode())
+    return SimpleNamespace(status=sent[0]["status"], headers=headers, text=body.decode())
 
 
 def old(folder):
@@ -87,10 +87,10 @@ def app(root):
 
 
 def test_index_names_runs_and_studies_the_newest_first_and_nothing_else(app, root):
-    found = list_runs(root)
-    assert set(found) == {"done", "deep/er/still done", "live", "gone", "study"}
-    assert list(found)[-2:] in (["done", "gone"], ["gone", "done"])
-    states = {place: entry.state for place, entry in found.items()}
+    runs = list_runs(root)
+    assert set(runs) == {"done", "deep/er/still done", "live", "gone", "study"}
+    assert list(runs)[-2:] in (["done", "gone"], ["gone", "done"])
+    states = {place: entry.state for place, entry in runs.items()}
     assert states == {
         "done": "finished", "deep/er/still done": "finished", "live": "running", "gone": "stopped", "study": "running",
     }  # fmt: skip
@@ -118,7 +118,7 @@ def test_each_run_and_study_has_its_page(app, root):
     assert ask(app, "/at/deep/er/still%20done").status == 200
 
 
-def test_a_written_report_is_served_as_it_stands(app, root):
+def test_a_written_report_is_served_unchanged(app, root):
     (root / "done" / "report.html").write_text("<!doctype html><p>mine</p>")
     try:
         assert ask(app, "/at/done").text == "<!doctype html><p>mine</p>"
@@ -173,7 +173,7 @@ def test_another_name_for_this_machine_is_refused(app, host):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8642", "localhost:8642", "localhost"])
-def test_its_own_names_are_answered(app, host):
+def test_local_host_names_are_accepted(app, host):
     assert ask(app, "/", host=host).status == 200
 
 
@@ -272,13 +272,13 @@ def test_a_run_that_holds_its_lock_runs_however_long_an_epoch_takes(studies, tmp
 def test_failed_is_a_study_with_a_failed_trial_and_nothing_left(studies, tmp_path):
     folder = studies.write_study(tmp_path / "S", seeds=(0,), failed=[("label_smoothing", 0)])
     assert list_runs(tmp_path)["S"].state == "failed"
-    told = json.loads((folder / "study.json").read_text())
-    told["trials"][-1]["state"] = "running"
-    (folder / "study.json").write_text(json.dumps(told))
+    study = json.loads((folder / "study.json").read_text())
+    study["trials"][-1]["state"] = "running"
+    (folder / "study.json").write_text(json.dumps(study))
     assert list_runs(tmp_path)["S"].state == "running"
 
 
-def test_the_command_serves_this_machine_alone_and_ctrl_c_ends_it_quietly(studies, tmp_path):
+def test_the_command_binds_to_localhost_only_and_ctrl_c_ends_it_quietly(studies, tmp_path):
     studies.write_run(tmp_path / "r", 0)
     board = subprocess.Popen(
         [sys.executable, "-m", "limbeck", "dashboard", str(tmp_path), "--port", "0"], text=True, stdout=subprocess.PIPE,

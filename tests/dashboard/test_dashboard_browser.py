@@ -111,9 +111,9 @@ def test_comparison_fits_phone_and_desk_and_sorts(study, tmp_path, scheme):
     dom, _ = chromium(
         host.as_uri(), tmp_path / "profile", f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"
     )
-    found = {one["name"]: one for one in json.loads(html.unescape(re.search(r'data-out="([^"]*)"', dom)[1]))}
+    result = {one["name"]: one for one in json.loads(html.unescape(re.search(r'data-out="([^"]*)"', dom)[1]))}
     for width in (390, 1280):
-        one = found[str(width)]
+        one = result[str(width)]
         assert one["errors"] == one["asked"] == []
         assert one["scroll"] == one["client"] == width
         known = sorted(float(value) for value in one["before"] if value)
@@ -132,7 +132,7 @@ def test_console_is_silent_and_only_our_own_script_runs(study, tmp_path):
     dom, console = chromium(page.as_uri(), tmp_path / "profile")
     assert console == []
     assert '<th scope="col" data-text=""><button>Variant</button></th>' in dom
-    # The proof that silence means something: another script and a picture from afar are both stopped.
+    # Positive control: a foreign script and a remote image are both blocked.
     more = '<script>document.title = "taken"</script><img src="https://example.invalid/x.png"></body>'
     page.write_text(page.read_text().replace("</body>", more))
     dom, console = chromium(page.as_uri(), tmp_path / "profile")
@@ -206,9 +206,9 @@ def test_board_fits_phone_and_desk(studies, study, tmp_path):
     (root / LONG).mkdir()
     (root / LONG / "recipe.yaml").write_text("stages: [{steps: 300}]\n")
     studies.curve(root / LONG / "metrics.csv", {LONG: 0.8, "baseline": 0.7}, steps=120, epochs=4)
-    found = list_runs(root)
-    assert len(found) == 2
-    texts = [render_index(found.values(), root), render_page(found[LONG]), render_not_found()]
+    runs = list_runs(root)
+    assert len(runs) == 2
+    texts = [render_index(runs.values(), root), render_page(runs[LONG]), render_not_found()]
     # These have other tables, or none: only width, errors and requests are asked for.
     nothing = "before = [], down = [], up = [], head = document.body;\n  parent"
     small = re.sub(r"column = name =>.*?parent", nothing, PROBE, flags=re.DOTALL)

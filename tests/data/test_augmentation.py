@@ -31,7 +31,7 @@ class Given:
         return low + (high - low) * self.uniform(len(low))
 
 
-def pictures(many, channels=2, height=9, width=7):
+def make_images(many, channels=2, height=9, width=7):
     return torch.rand(many, channels, height, width, generator=torch.Generator().manual_seed(0))
 
 
@@ -51,18 +51,18 @@ def moved(images, *, degrees=0.0, scale=1.0, right=0.0, down=0.0, border="zeros"
 
 
 def test_a_view_is_the_same_in_any_batch_and_order():
-    images, sample, view = pictures(30), torch.arange(30) * 3, torch.arange(30) % 4
+    images, sample, view = make_images(30), torch.arange(30) * 3, torch.arange(30) % 4
     whole = EVERYTHING.apply(images, sample, view, seed=5)
     order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
     shuffled = EVERYTHING.apply(images[order], sample[order], view[order], seed=5)
     torch.testing.assert_close(shuffled, whole[order], rtol=0, atol=0)
     for i in (0, 11, 29):
-        alone = EVERYTHING.apply(images[i : i + 1], sample[i : i + 1], view[i : i + 1], seed=5)
-        torch.testing.assert_close(alone[0], whole[i], rtol=0, atol=1e-6)
+        single = EVERYTHING.apply(images[i : i + 1], sample[i : i + 1], view[i : i + 1], seed=5)
+        torch.testing.assert_close(single[0], whole[i], rtol=0, atol=1e-6)
 
 
 def test_a_view_is_the_same_whatever_was_drawn_before():
-    images, sample, view = pictures(4), torch.arange(4), torch.zeros(4, dtype=torch.long)
+    images, sample, view = make_images(4), torch.arange(4), torch.zeros(4, dtype=torch.long)
     torch.manual_seed(0)
     first = EVERYTHING.apply(images, sample, view, seed=0)
     torch.manual_seed(99)
@@ -79,7 +79,7 @@ class Viewed(Dataset):
         return 12
 
     def __getitem__(self, i):
-        return EVERYTHING.apply(pictures(12)[i : i + 1], torch.tensor([i]), torch.tensor([i % 3]), seed=2)[0]
+        return EVERYTHING.apply(make_images(12)[i : i + 1], torch.tensor([i]), torch.tensor([i % 3]), seed=2)[0]
 
 
 def test_a_view_is_the_same_in_a_worker():
@@ -89,8 +89,8 @@ def test_a_view_is_the_same_in_a_worker():
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"sample": 1}, {"view": 1}])
-def test_another_seed_sample_or_view_is_another_picture(change):
-    image = pictures(1)
+def test_another_seed_sample_or_view_gives_another_image(change):
+    image = make_images(1)
 
     def shown(seed=0, sample=0, view=0):
         return EVERYTHING.apply(image, torch.tensor([sample]), torch.tensor([view]), seed=seed)
@@ -115,8 +115,8 @@ def test_views_come_in_turn():
     assert Augmentation().view_index(showing).tolist() == list(range(7))
 
 
-def test_views_keep_pictures_in_0_to_1():
-    images = (pictures(200, height=8, width=8) > 0.5).float()
+def test_views_keep_images_in_0_to_1():
+    images = (make_images(200, height=8, width=8) > 0.5).float()
     for border in ("zeros", "border", "reflection"):
         views = Augmentation(
             (
@@ -133,18 +133,18 @@ def test_views_keep_pictures_in_0_to_1():
 
 def test_a_transform_of_your_own_is_clamped():
     shown = Augmentation((lambda images, draws: images * 4 - 2,)).apply(
-        pictures(3), torch.arange(3), torch.zeros(3, dtype=torch.long), seed=0
+        make_images(3), torch.arange(3), torch.zeros(3, dtype=torch.long), seed=0
     )
     assert (shown.min(), shown.max()) == (0, 1)
 
 
-def test_no_transform_shows_pictures_as_they_are():
+def test_no_transform_leaves_images_unchanged():
     features = torch.randn(5, 11)
     assert Augmentation().apply(features, torch.arange(5), torch.zeros(5, dtype=torch.long), seed=0) is features
 
 
 def test_views_change_nothing_in_place():
-    images = pictures(6)
+    images = make_images(6)
     before = images.clone()
     EVERYTHING.apply(images, torch.arange(6), torch.zeros(6, dtype=torch.long), seed=0)
     assert torch.equal(images, before)
@@ -186,7 +186,7 @@ def test_crop_cuts_at_exactly_every_place():
     }
     assert len(windows) == 25
     shown = random_crop(padding)(image.repeat(5000, 1, 1, 1), draws(5000))
-    places = [windows[picture.numpy().tobytes()] for picture in shown[:, 0]]
+    places = [windows[crop.numpy().tobytes()] for crop in shown[:, 0]]
     counts = np.array([places.count(place) for place in windows.values()])
     assert (counts > 0).all()
     assert ((counts - 200) ** 2 / 200).sum() < 24 + 5 * (2 * 24) ** 0.5
@@ -195,7 +195,7 @@ def test_crop_cuts_at_exactly_every_place():
 @pytest.mark.parametrize("padding", [1, 2, 3, 4, 7, 8, 16])
 def test_the_greatest_draw_cuts_at_the_last_place(padding):
     greatest = (2**24 - 1) / 2**24
-    image = pictures(1, 1, 20, 20)
+    image = make_images(1, 1, 20, 20)
     shown = random_crop(padding)(image, Given([[greatest, greatest]]))
     assert torch.equal(shown[0, 0, : 20 - padding, : 20 - padding], image[0, 0, padding:, padding:])
     assert (shown[0, 0, 20 - padding :] == 0).all()
@@ -209,14 +209,14 @@ def test_crop_draws_height_and_width_apart():
 
 
 def test_crop_reflects_like_numpy():
-    image = pictures(1, 1, 6, 5)
+    image = make_images(1, 1, 6, 5)
     shown = random_crop(3, "reflect")(image, Given([[0.0, 0.0]]))[0, 0].numpy()
     np.testing.assert_array_equal(shown, np.pad(image[0, 0].numpy(), 3, mode="reflect")[:6, :5])
 
 
-def test_crop_says_that_a_picture_is_too_small_to_reflect():
+def test_an_image_too_small_to_reflect_is_an_error():
     with pytest.raises(LimbeckError, match="cannot reflect 8 pixels of a 8×8 image: pad by at most 7"):
-        random_crop(8, "reflect")(pictures(1, 1, 8, 8), draws(1))
+        random_crop(8, "reflect")(make_images(1, 1, 8, 8), draws(1))
 
 
 # Flip
@@ -224,7 +224,7 @@ def test_crop_says_that_a_picture_is_too_small_to_reflect():
 
 @pytest.mark.parametrize("probability", [0.0, 0.2, 0.5, 1.0])
 def test_flip_mirrors_left_and_right_with_its_probability(probability):
-    image, many = pictures(1), 4000
+    image, many = make_images(1), 4000
     shown = horizontal_flip(probability)(image.repeat(many, 1, 1, 1), draws(many))
     mirrored = torch.from_numpy(image.numpy()[:, :, :, ::-1].copy())
     is_mirrored = (shown == mirrored).flatten(1).all(1)
@@ -238,14 +238,14 @@ def test_flip_mirrors_left_and_right_with_its_probability(probability):
 
 @pytest.mark.parametrize("shape", [(8, 8), (9, 7), (4, 12)])
 def test_affine_without_movement_is_the_identity(shape):
-    images = pictures(5, 2, *shape)
+    images = make_images(5, 2, *shape)
     still = affine(degrees=0.0, scale=(1.0, 1.0), translate=0.0)
     torch.testing.assert_close(still(images, draws(5)), images, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("side", [6, 7])
 def test_a_positive_angle_turns_clockwise(side):
-    images = pictures(3, 2, side, side)
+    images = make_images(3, 2, side, side)
     clockwise = torch.from_numpy(np.rot90(images.numpy(), k=-1, axes=(2, 3)).copy())
     torch.testing.assert_close(moved(images, degrees=90.0), clockwise, rtol=0, atol=1e-5)
     torch.testing.assert_close(moved(images, degrees=90.0), torch.rot90(images, -1, (2, 3)), rtol=0, atol=1e-5)
@@ -264,7 +264,7 @@ def test_angles_go_both_ways_equally_often():
 
 @pytest.mark.parametrize(("right", "down"), [(0.25, 0.0), (-0.25, 0.0), (0.0, 0.25), (0.0, -0.5), (0.25, -0.25)])
 def test_a_shift_moves_by_its_share_of_width_and_height(right, down):
-    images = pictures(2, 2, 8, 12)
+    images = make_images(2, 2, 8, 12)
     x, y = round(right * 12), round(down * 8)
     expected = torch.zeros_like(images)
     expected[:, :, max(y, 0) : 8 + min(y, 0), max(x, 0) : 12 + min(x, 0)] = images[
@@ -283,9 +283,9 @@ def test_a_shift_happens_after_the_turn():
     assert shown[0, 0].argmax().item() == 7 * 9 + 4
 
 
-def test_a_turn_keeps_the_proportions_of_a_picture_that_is_not_square():
+def test_a_turn_keeps_the_proportions_of_a_image_that_is_not_square():
     # A quarter turn of a wide image takes its middle square to its middle square; a stretched one would not.
-    image = pictures(1, 1, 6, 12)
+    image = make_images(1, 1, 6, 12)
     middle = image[:, :, :, 3:9]
     shown = moved(image, degrees=90.0)
     torch.testing.assert_close(shown[:, :, :, 3:9], torch.rot90(middle, -1, (2, 3)), rtol=0, atol=1e-5)
@@ -296,9 +296,9 @@ def test_a_turn_keeps_the_proportions_of_a_picture_that_is_not_square():
 @pytest.mark.parametrize("scale", [0.8, 1.3])
 def test_affine_equals_a_bilinear_warp_in_float64(degrees, scale):
     height, width, right, down = 9, 14, 0.1, -0.2
-    image = pictures(1, 1, height, width)
+    image = make_images(1, 1, height, width)
     shown = moved(image, degrees=degrees, scale=scale, right=right, down=down)[0, 0]
-    picture, angle = image[0, 0].double().numpy(), math.radians(degrees)
+    pixels, angle = image[0, 0].double().numpy(), math.radians(degrees)
     expected = np.zeros((height, width))
     for row in range(height):
         for column in range(width):
@@ -310,7 +310,7 @@ def test_affine_equals_a_bilinear_warp_in_float64(degrees, scale):
             left, top = math.floor(from_x), math.floor(from_y)
             for i, j in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
                 if 0 <= i < height and 0 <= j < width:
-                    expected[row, column] += picture[i, j] * (1 - abs(from_y - i)) * (1 - abs(from_x - j))
+                    expected[row, column] += pixels[i, j] * (1 - abs(from_y - i)) * (1 - abs(from_x - j))
     np.testing.assert_allclose(shown.numpy(), expected, atol=1e-4)
 
 

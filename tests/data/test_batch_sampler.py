@@ -74,7 +74,7 @@ def test_torchs_own_generator_does_not_move_a_batch():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_batch_holds_its_samples_pictures_labels_numbers_and_views():
+def test_a_batch_holds_its_samples_images_labels_numbers_and_views():
     views, whole = Augmentation((random_crop(1),), num_views=2), part(24)
     normalization = Normalization((0.25,), (0.5,))
     stream = BatchSampler(whole, views, normalization, batch_size=5, seed=7)
@@ -94,7 +94,7 @@ def test_each_epoch_shows_the_next_view(num_views, expected):
     assert views == [[view] for view in expected]
 
 
-def test_a_view_that_comes_again_is_the_same_picture():
+def test_a_view_that_comes_again_is_the_same_image():
     stream = shuffled(8, batch=8, views=Augmentation((random_crop(2), horizontal_flip()), num_views=2))
     first, second, third = (stream.batch(epoch) for epoch in range(3))
     one, two, three = (batch["input"][batch["sample_id"].argsort()] for batch in (first, second, third))
@@ -108,8 +108,8 @@ def test_the_view_of_a_sample_does_not_depend_on_the_batch_size_or_who_else_is_t
     some = whole.subset(torch.arange(0, 24, 2))
     one = BatchSampler(whole, views, Normalization.none(1), batch_size=24, seed=0).batch(0)
     other = BatchSampler(some, views, Normalization.none(1), batch_size=12, seed=0).batch(0)
-    for number, picture in zip(other["sample_id"].tolist(), other["input"], strict=True):
-        assert torch.equal(one["input"][one["sample_id"] == number][0], picture)
+    for number, image in zip(other["sample_id"].tolist(), other["input"], strict=True):
+        assert torch.equal(one["input"][one["sample_id"] == number][0], image)
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -177,11 +177,11 @@ def test_batches_are_the_same_from_workers():
 class Counted:
     """A loader of three batches that tells the epoch in which it was asked."""
 
-    def __init__(self, said=3, given=3):
-        self.said, self.given, self.epoch = said, given, -1
+    def __init__(self, length=3, given=3):
+        self.length, self.given, self.epoch = length, given, -1
 
     def __len__(self):
-        return self.said
+        return self.length
 
     def __iter__(self):
         self.epoch += 1
@@ -213,7 +213,7 @@ def test_a_seeded_loader_goes_on_where_it_was_within_an_epoch():
     assert [resumed.batch(step)[0].tolist() for step in (2, 3)] == straight[2:]
 
 
-def test_a_distributed_sampler_is_told_the_epoch():
+def test_a_distributed_sampler_gets_set_epoch():
     numbers = TensorDataset(torch.arange(16))
     sampler = DistributedSampler(numbers, num_replicas=2, rank=0, shuffle=True, seed=0)
     stream = LoaderAdapter(DataLoader(numbers, batch_size=4, sampler=sampler))
@@ -231,7 +231,7 @@ def test_a_loader_needs_a_length_and_a_batch():
 
 
 def test_a_loader_that_gives_fewer_batches_than_it_says_is_an_error():
-    stream = LoaderAdapter(Counted(said=4, given=3))
+    stream = LoaderAdapter(Counted(length=4, given=3))
     for step in range(3):
         stream.batch(step)
     with pytest.raises(LimbeckError, match="says that it has 4 batches and did not give number 4"):

@@ -19,7 +19,7 @@ from limbeck.data.transforms.random_resized_crop import RandomResizedCrop
 KERNELS = (v2.adjust_brightness, v2.adjust_contrast, v2.adjust_saturation, v2.adjust_hue)
 
 
-def pictures(many, channels=3, height=9, width=7):
+def make_images(many, channels=3, height=9, width=7):
     return torch.rand(many, channels, height, width, generator=torch.Generator().manual_seed(0))
 
 
@@ -41,20 +41,20 @@ def by_torchvision(jitter, images, drawn):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("settings", [{}, {"hue": 0.5, "contrast": 2.0}, {"saturation": (0.0, 5.0), "hue": 0.0}])
-def test_color_jitter_is_torchvisions_picture_by_picture(channels, settings):
-    jitter, images, drawn = color_jitter(**settings), pictures(200, channels), draws(200)
+def test_color_jitter_equals_torchvision_for_each_image(channels, settings):
+    jitter, images, drawn = color_jitter(**settings), make_images(200, channels), draws(200)
     torch.testing.assert_close(jitter(images, drawn), by_torchvision(jitter, images, drawn), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("what", "kernel"), list(enumerate(KERNELS[:3])))
-def test_each_change_alone_is_torchvisions(what, kernel):
-    images, factor = pictures(20), torch.linspace(0, 3, 20)
+def test_each_adjustment_equals_torchvision(what, kernel):
+    images, factor = make_images(20), torch.linspace(0, 3, 20)
     expected = torch.stack([kernel(image, float(f)) for image, f in zip(images, factor, strict=True)])
     torch.testing.assert_close(adjust_color(images, torch.full((20,), what), factor), expected, rtol=0, atol=1e-6)
 
 
 def test_hue_is_that_of_pythons_own_hsv():
-    images, turn = pictures(8, 3, 3, 3), torch.tensor([-0.5, -0.2, 0.0, 0.1, 0.25, 1 / 3, 0.49, 0.5])
+    images, turn = make_images(8, 3, 3, 3), torch.tensor([-0.5, -0.2, 0.0, 0.1, 0.25, 1 / 3, 0.49, 0.5])
     images[0, :, 0, 0] = 0.4  # gray has no hue
     images[1, :, 0, 0] = torch.tensor([1.0, 0.0, 0.0])
     images[2, :, 0, 0] = 0.0
@@ -81,14 +81,14 @@ def test_every_order_and_the_whole_of_each_range_are_drawn():
     assert 1.395 < shown.max() <= 1.4
 
 
-def test_grey_pictures_keep_what_they_have_of_colour():
-    grey = pictures(30, 1)
+def test_grey_images_keep_what_they_have_of_colour():
+    grey = make_images(30, 1)
     assert torch.equal(color_jitter(0.0, 0.0, 0.9, 0.5)(grey, draws(30)), grey)
     assert not torch.equal(color_jitter(0.3, 0.0, 0.9, 0.5)(grey, draws(30)), grey)
 
 
 def test_color_jitter_does_not_depend_on_the_batch_and_changes_nothing_in_place():
-    images, sample, view = pictures(30, 3, 32, 32), torch.arange(30) * 3, torch.arange(30) % 4
+    images, sample, view = make_images(30, 3, 32, 32), torch.arange(30) * 3, torch.arange(30) % 4
     before, jitter = images.clone(), color_jitter()
 
     def shown(rows):
@@ -130,7 +130,7 @@ def test_jitter_of_nothing_is_refused():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_resized_crop_is_torchvisions_of_the_same_box(channels):
-    images, crop, drawn = pictures(40, channels, 16, 20), random_resized_crop((0.1, 1.0)), draws(40)
+    images, crop, drawn = make_images(40, channels, 16, 20), random_resized_crop((0.1, 1.0)), draws(40)
     boxes = crop.sample_boxes((16, 20), drawn)
     expected = [
         v2.resized_crop(image, *box, [16, 20], antialias=True) for image, box in zip(images, boxes, strict=True)
@@ -138,7 +138,7 @@ def test_a_resized_crop_is_torchvisions_of_the_same_box(channels):
     torch.testing.assert_close(crop(images, drawn), torch.stack(expected), rtol=0, atol=1e-5)
 
 
-def test_boxes_have_the_area_and_the_shape_that_are_asked_for():
+def test_boxes_have_the_requested_area_and_aspect():
     boxes = np.array(RandomResizedCrop((0.2, 0.6), (0.5, 2.0)).sample_boxes((100, 100), draws(3000)), dtype=float)
     top, left, height, width = boxes.T
     assert (top >= 0).all()
@@ -154,7 +154,7 @@ def test_boxes_have_the_area_and_the_shape_that_are_asked_for():
     assert top[height < 60].max() > 40
 
 
-def test_a_picture_of_an_impossible_shape_is_cut_in_its_middle():
+def test_a_image_of_an_impossible_shape_is_cut_in_its_middle():
     # As torchvision falls back: the whole width of an image that is too narrow, as high as the ratio allows.
     assert RandomResizedCrop((1.0, 1.0), (0.75, 4 / 3)).sample_boxes((40, 10), draws(1)) == [[13, 0, 13, 10]]
     assert RandomResizedCrop((1.0, 1.0), (0.75, 4 / 3)).sample_boxes((10, 41), draws(1)) == [[0, 14, 10, 13]]

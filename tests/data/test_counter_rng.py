@@ -42,9 +42,9 @@ def test_splitmix_here_is_the_published_one():
 
 @pytest.mark.parametrize(("seed", "sample", "view", "place"), [(0, 0, 0, 0), (3, 17, 5, 1), (-1, 10**9, 299, 7)])
 def test_numbers_are_those_worked_out_in_plain_integers(seed, sample, view, place):
-    found = draws([sample], view, seed=seed, place=place).uniform(4)
-    assert found.dtype == torch.float32
-    assert found[0].tolist() == by_hand(seed, sample, view, place, 4)
+    numbers = draws([sample], view, seed=seed, place=place).uniform(4)
+    assert numbers.dtype == torch.float32
+    assert numbers[0].tolist() == by_hand(seed, sample, view, place, 4)
 
 
 def test_seeds_are_those_worked_out_in_plain_integers():
@@ -71,8 +71,10 @@ def test_numbers_are_the_same_in_another_process():
         "transform_index=2).uniform(3).flatten().tolist())"
     )
     env = {**os.environ, "PYTHONHASHSEED": "77"}
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
-    assert said.strip() == str(draws([0, 1, 2], torch.tensor([0, 1, 2]), seed=9, place=2).uniform(3).flatten().tolist())
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
+    assert output.strip() == str(
+        draws([0, 1, 2], torch.tensor([0, 1, 2]), seed=9, place=2).uniform(3).flatten().tolist()
+    )
 
 
 def test_numbers_are_uniform_from_zero_to_below_one():
@@ -145,8 +147,8 @@ def test_numbers_do_not_depend_on_the_batch_or_its_order():
         atol=0,
     )
     for i in (0, 13, 39):
-        alone = CounterRNG.for_samples(sample[i : i + 1], view[i : i + 1], seed=1, transform_index=0)
-        assert torch.equal(alone.uniform(3)[0], whole[i])
+        single = CounterRNG.for_samples(sample[i : i + 1], view[i : i + 1], seed=1, transform_index=0)
+        assert torch.equal(single.uniform(3)[0], whole[i])
 
 
 def test_the_first_numbers_do_not_depend_on_how_many_are_asked_for():
@@ -162,7 +164,7 @@ def test_between_stays_in_its_columns():
     assert (numbers[:, 2] == 1).all()
 
 
-def test_drawing_leaves_torchs_own_generator_alone():
+def test_drawing_leaves_the_generator_of_torch_unchanged():
     torch.manual_seed(0)
     before = torch.get_rng_state()
     draws([1, 2]).uniform(5)

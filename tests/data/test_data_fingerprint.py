@@ -56,10 +56,10 @@ def stream(whole=None, transforms=EVERYTHING, *, batch=6, seed=2, mean=0.0, **vi
     )
 
 
-def test_the_identity_changes_with_what_decides_the_pictures():
+def test_the_identity_changes_with_what_decides_the_images():
     whole, pixel = part(), PIXELS.clone()
     pixel[3, 1, 2, 2] += 0.001
-    found = [
+    result = [
         stream(whole),
         stream(part(24, InMemory(pixel))),
         stream(whole.subset(torch.arange(23))),
@@ -76,11 +76,11 @@ def test_the_identity_changes_with_what_decides_the_pictures():
         stream(transforms=(torchvision("RandomErasing", p=0.5),)),
         stream(transforms=(torchvision("RandomErasing", p=0.4),)),
     ]
-    assert len({each.fingerprint() for each in found}) == len(found)
-    assert all(len(each.fingerprint()) == 64 for each in found)
+    assert len({each.fingerprint() for each in result}) == len(result)
+    assert all(len(each.fingerprint()) == 64 for each in result)
 
 
-def test_the_identity_does_not_change_with_what_decides_no_picture():
+def test_the_identity_does_not_change_with_what_decides_no_image():
     plain = stream().fingerprint()
     unlabelled = replace(part(), target=torch.full((24,), -100))
     for other in (
@@ -100,10 +100,10 @@ def test_the_identity_does_not_change_with_the_process():
         "print(d.batches(batch_size=4).fingerprint())"
     )
     env = {**os.environ, "PYTHONHASHSEED": "123"}
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
     t = torch.arange(60)
     data = from_tensors(t.reshape(60, 1, 1, 1) / 60, t % 3, augment=default_augmentation(crop=1, num_views=8), seed=2)
-    assert said.strip() == data.batches(batch_size=9).fingerprint()
+    assert output.strip() == data.batches(batch_size=9).fingerprint()
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def test_a_steady_data_set_is_known_by_every_item():
     images = DatasetAdapter(Own())
     assert images.is_deterministic()
     assert images.fingerprint() == DatasetAdapter(Own(PIXELS.clone())).fingerprint()
-    found = {
+    result = {
         images.fingerprint(),
         DatasetAdapter(Own(PIXELS.double())).fingerprint(),
         DatasetAdapter(Own(PIXELS[:-1])).fingerprint(),
@@ -174,8 +174,8 @@ def test_a_steady_data_set_is_known_by_every_item():
     for i in range(24):
         changed = PIXELS.clone()
         changed[i, 0, 0, 0] += 0.001
-        found.add(DatasetAdapter(Own(changed)).fingerprint())
-    assert len(found) == 27
+        result.add(DatasetAdapter(Own(changed)).fingerprint())
+    assert len(result) == 27
     assert (
         DatasetAdapter([(torch.tensor(0.5), 1), (torch.tensor(1.5), 0)]).fingerprint()
         != DatasetAdapter([(torch.tensor(0.5), 1), (torch.tensor(1.25), 0)]).fingerprint()

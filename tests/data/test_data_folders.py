@@ -1,4 +1,4 @@
-"""Any folder of images: which part each folder is, how images are decoded, and what is said of a bad one."""
+"""Any folder of images: the split of each folder, image decoding, and the errors for bad files."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def sizes(data):
 
 def greys(piece):
     """The images of a part, as bytes that can be put in a set."""
-    return {picture.numpy().tobytes() for picture in everything(piece)}
+    return {image.numpy().tobytes() for image in everything(piece)}
 
 
 def disjoint(data):
     parts = [data.train, data.validation, data.test.unlock("weights")]
-    pictures, numbers = set().union(*map(greys, parts)), torch.cat([part.sample_ids for part in parts])
-    return len(pictures) == len(numbers.unique()) == sum(map(len, parts))
+    pixels, numbers = set().union(*map(greys, parts)), torch.cat([part.sample_ids for part in parts])
+    return len(pixels) == len(numbers.unique()) == sum(map(len, parts))
 
 
 # Which part is which
@@ -106,13 +106,13 @@ def test_a_folder_named_as_the_validation_part_is_not_the_test_part_as_well(tmp_
     assert disjoint(data)
 
 
-def test_a_share_given_leaves_the_folder_of_that_name_alone(tmp_path):
+def test_a_val_split_ignores_the_folder_of_that_name(tmp_path):
     data = ImageFolder(root=str(parted(tmp_path, train=10, val=4, test=3)), val_split=0.1).load()
     assert sizes(data) == (18, 2, 6)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"val_split": "val", "test_split": "val"}, "`test_split: val` names the validation folder"),
         ({"val_split": "val", "test_split": "val/"}, "names the validation folder"),
@@ -120,9 +120,9 @@ def test_a_share_given_leaves_the_folder_of_that_name_alone(tmp_path):
         ({"test_split": "train"}, "`test_split: train` names the train folder"),
     ],
 )
-def test_one_folder_cannot_be_two_parts(tmp_path, settings, said):
+def test_one_folder_cannot_be_two_parts(tmp_path, settings, message):
     parted(tmp_path, train=5, val=2)
-    with pytest.raises(LimbeckError, match=said):
+    with pytest.raises(LimbeckError, match=message):
         ImageFolder(root=str(tmp_path), **settings).load()
 
 
@@ -154,7 +154,7 @@ def test_val_and_test_without_train_are_not_two_classes(tmp_path):
 # What is in the folders
 
 
-def test_classes_are_in_the_order_of_their_names_and_pictures_may_stand_deeper(tmp_path):
+def test_classes_are_sorted_by_name_and_images_may_be_nested(tmp_path):
     for name in ("cat", "ant", "Bee"):
         write(tmp_path / name / "more", 6)
     write(tmp_path / "cat", 4, seed=50, kind="JPEG")
@@ -171,14 +171,14 @@ def test_an_empty_folder_is_one_sentence(tmp_path):
         ImageFolder(root=str(tmp_path)).load()
 
 
-def test_a_folder_without_pictures_is_one_sentence(tmp_path):
+def test_a_folder_without_images_is_one_sentence(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "notes.txt").write_text("no image")
     with pytest.raises(LimbeckError, match="there is no image in"):
         ImageFolder(root=str(tmp_path)).load()
 
 
-def test_a_class_without_pictures_is_named(tmp_path):
+def test_a_class_without_images_is_named(tmp_path):
     plain(tmp_path)
     (tmp_path / "c").mkdir()
     with pytest.raises(LimbeckError, match=r"the class folder .*c holds no image: fill it or remove it"):
@@ -231,15 +231,15 @@ def read_all(source):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("memory", [1024, 0])
-def test_a_corrupt_picture_is_one_sentence_that_names_the_file(tmp_path, kind, spoil, memory):
+def test_a_corrupt_image_is_one_sentence_that_names_the_file(tmp_path, kind, spoil, memory):
     plain(tmp_path, 10, kind=kind, height=24, width=24)
     spoil(tmp_path / "b" / f"004.{kind}")
-    with pytest.raises(LimbeckError, match=rf"image .*/b/004\.{kind} cannot be read \(.*mend or remove it") as found:
+    with pytest.raises(LimbeckError, match=rf"image .*/b/004\.{kind} cannot be read \(.*mend or remove it") as error:
         read_all(ImageFolder(root=str(tmp_path), cache_mb=memory))
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(error.value)
 
 
-def test_a_picture_of_16_bits_is_refused_and_not_clipped_to_white(tmp_path):
+def test_a_image_of_16_bits_is_refused_and_not_clipped_to_white(tmp_path):
     plain(tmp_path)
     deep = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     Image.fromarray(deep).save(tmp_path / "a" / "000.png")
@@ -248,7 +248,7 @@ def test_a_picture_of_16_bits_is_refused_and_not_clipped_to_white(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "LA"])
-def test_pictures_of_every_usual_mode_become_colour(tmp_path, mode):
+def test_images_of_every_usual_mode_become_colour(tmp_path, mode):
     plain(tmp_path)
     kind = "tif" if mode == "CMYK" else "png"
     Image.fromarray(pixels(7)).convert("RGBA" if mode == "LA" else "RGB").convert(mode).save(
@@ -286,15 +286,15 @@ def test_size_scales_the_shorter_side_and_cuts_the_centre_out(tmp_path):
 
 
 def from_pil(path, size):
-    picture = Image.open(path).resize(size, Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy()).float() / 255
+    image = Image.open(path).resize(size, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()).float() / 255
 
 
 def test_size_enlarges_as_well(tmp_path):
     assert ImageFolder(root=str(plain(tmp_path, height=3, width=31)), size=17).load().input_shape == (3, 17, 17)
 
 
-def test_grey_pictures_have_one_channel(tmp_path):
+def test_grey_images_have_one_channel(tmp_path):
     data = ImageFolder(root=str(plain(tmp_path)), channels=1).load()
     assert data.input_shape == (1, 8, 8)
     assert data.normalization == Normalization.imagenet(1)
@@ -313,7 +313,7 @@ def test_impossible_sizes_and_channels_are_refused(tmp_path, settings):
 # Memory
 
 
-def test_pictures_read_from_files_are_the_same_pixels(tmp_path):
+def test_images_read_from_files_are_the_same_pixels(tmp_path):
     from limbeck.data.split import ImageFiles, InMemory
 
     plain(tmp_path, kind="jpg", height=12, width=9)
@@ -336,16 +336,16 @@ def test_the_fingerprint_of_files_sees_other_files_names_sizes_and_settings(tmp_
     def mark(**settings):
         return ImageFolder(root=str(tmp_path), cache_mb=0, **settings).load().fingerprint()
 
-    found = [mark(), mark(size=4), mark(channels=1)]
-    assert mark() == found[0]
+    result = [mark(), mark(size=4), mark(channels=1)]
+    assert mark() == result[0]
     (tmp_path / "a" / "000.png").rename(tmp_path / "a" / "000b.png")
-    found.append(mark())
+    result.append(mark())
     Image.new("RGB", (8, 8)).save(tmp_path / "a" / "001.png")
-    found.append(mark())
-    assert len(set(found)) == 5
+    result.append(mark())
+    assert len(set(result)) == 5
 
 
-def test_a_picture_that_went_away_is_one_sentence(tmp_path):
+def test_a_missing_image_is_one_sentence(tmp_path):
     data = ImageFolder(root=str(plain(tmp_path)), cache_mb=0).load()
     for path in (tmp_path / "a").iterdir():
         path.unlink()

@@ -65,7 +65,7 @@ def test_arrays_takes_bytes_as_0_to_255():
     np.testing.assert_array_equal(everything(data.train).numpy(), expected)
 
 
-def test_arrays_takes_features_that_are_no_pictures():
+def test_arrays_takes_features_that_are_no_images():
     data = from_tensors(torch.randn(50, 7) * 30, torch.arange(50) % 2)
     batch = data.batches(batch_size=10).batch(0)
     assert batch["input"].shape == (10, 7)
@@ -214,7 +214,7 @@ def test_loaders_gives_what_they_give():
     assert list(from_loaders(train).validation_batches()) == []
 
 
-def test_loaders_cannot_tell_labelled_pictures():
+def test_loaders_do_not_know_which_images_are_labeled():
     with pytest.raises(LimbeckError, match="must be 'all' with your own loader, got 'labeled'"):
         from_loaders([1]).batches(batch_size=1, subset="labeled")
 
@@ -227,33 +227,34 @@ def test_normalisation_is_measured_by_channel():
         torch.rand(300, 3, 5, 4, generator=torch.Generator().manual_seed(0))
         * torch.tensor([1.0, 0.5, 0.1])[:, None, None]
     )
-    found = Normalization.from_split(Split.from_images(InMemory(inputs), torch.zeros(300)))
+    normalization = Normalization.from_split(Split.from_images(InMemory(inputs), torch.zeros(300)))
     pixels = inputs.double().numpy()
-    np.testing.assert_allclose(found.mean, pixels.mean(axis=(0, 2, 3)), atol=1e-6)
-    np.testing.assert_allclose(found.std, pixels.std(axis=(0, 2, 3), ddof=1), atol=1e-6)
+    np.testing.assert_allclose(normalization.mean, pixels.mean(axis=(0, 2, 3)), atol=1e-6)
+    np.testing.assert_allclose(normalization.std, pixels.std(axis=(0, 2, 3), ddof=1), atol=1e-6)
     np.testing.assert_allclose(
-        found.apply(inputs).numpy(), (pixels - np.reshape(found.mean, (3, 1, 1))) / np.reshape(found.std, (3, 1, 1)),
+        normalization.apply(inputs).numpy(),
+        (pixels - np.reshape(normalization.mean, (3, 1, 1))) / np.reshape(normalization.std, (3, 1, 1)),
         atol=1e-5,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("many", [99, 100, 101, 150, 199, 200, 1000])
 def test_normalisation_is_measured_over_samples_of_the_whole_part(many):
-    # Folders are read class by class, so the first samples alone would be the first classes alone.
+    # Folders are read class by class, so the first samples would be of the first classes only.
     part = Split.from_images(InMemory((torch.arange(many) * 2 >= many).float().reshape(-1, 1, 1, 1)), torch.zeros(many))
     assert Normalization.from_split(part, max_samples=100).mean[0] == pytest.approx(0.5, abs=0.011)
 
 
 def test_a_constant_channel_is_not_divided_by_zero():
     part = Split.from_images(InMemory(torch.full((10, 1, 2, 2), 0.25)), torch.zeros(10))
-    found = Normalization.from_split(part)
-    assert (found.mean, found.std) == ((0.25,), (0.001,))
-    assert torch.isfinite(found.apply(part.read(torch.arange(10)))).all()
+    normalization = Normalization.from_split(part)
+    assert (normalization.mean, normalization.std) == ((0.25,), (0.001,))
+    assert torch.isfinite(normalization.apply(part.read(torch.arange(10)))).all()
     one = Normalization.from_split(Split.from_images(InMemory(torch.ones(1, 3)), torch.zeros(1)))
     assert one.std == (0.001,) * 3
 
 
-def test_normalisation_of_imagenet_and_none_have_the_pictures_channels():
+def test_normalisation_of_imagenet_and_none_have_the_images_channels():
     assert Normalization.imagenet(3).mean == (0.485, 0.456, 0.406)
     assert Normalization.imagenet(1).std == (0.226,)
     grey = torch.rand(4, 1, 2, 2)
@@ -268,7 +269,7 @@ def test_the_fingerprint_changes_with_a_pixel_a_label_and_a_split():
     pixel, label, hidden = PIXELS.clone(), LABELS.clone(), from_tensors(PIXELS, LABELS, num_labeled=8)
     pixel[40, 1, 2, 2] += 0.001
     label[[40, 41]] = label[[41, 40]]
-    found = [
+    result = [
         from_tensors(PIXELS, LABELS),
         from_tensors(pixel, LABELS),
         from_tensors(PIXELS, label),
@@ -279,7 +280,7 @@ def test_the_fingerprint_changes_with_a_pixel_a_label_and_a_split():
         from_tensors(PIXELS.reshape(80, 2, 9, 1), LABELS),
         hidden,
     ]
-    assert len({data.fingerprint() for data in found}) == len(found)
+    assert len({data.fingerprint() for data in result}) == len(result)
 
 
 def test_the_fingerprint_does_not_change_with_what_does_not_change_the_data():
@@ -323,6 +324,6 @@ def test_the_fingerprint_does_not_change_with_the_process():
         "print(from_tensors(t.reshape(60, 1, 1, 1) / 60, t % 3, num_labeled=9, seed=2).fingerprint())"
     )
     env = {**os.environ, "PYTHONHASHSEED": "123"}
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
     t = torch.arange(60)
-    assert said.strip() == from_tensors(t.reshape(60, 1, 1, 1) / 60, t % 3, num_labeled=9, seed=2).fingerprint()
+    assert output.strip() == from_tensors(t.reshape(60, 1, 1, 1) / 60, t % 3, num_labeled=9, seed=2).fingerprint()

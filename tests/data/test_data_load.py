@@ -95,13 +95,13 @@ def test_a_batch_is_what_show_shows(settings):
 
 @pytest.mark.parametrize("settings", [{}, {"num_views": 4, "repeats": 2}])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_pictures_are_the_same_from_workers_and_after_a_resume(settings, workers):
+def test_images_are_the_same_from_workers_and_after_a_resume(settings, workers):
     loader = DataLoader(Steps(stream(**settings)), batch_size=None, sampler=range(5, 9), num_workers=workers)
     for step, batch in enumerate(loader, start=5):
         assert same(batch, stream(**settings).batch(step))
 
 
-def test_pictures_are_the_same_in_any_order_batch_size_and_rank():
+def test_images_are_the_same_in_any_order_batch_size_and_rank():
     seen = {}
     for settings in ({"batch": 24}, {"batch": 6}, {"batch": 4, "rank": 1, "world_size": 3}, {"batch": 8, "repeats": 4}):
         shown = stream(**settings)
@@ -113,7 +113,7 @@ def test_pictures_are_the_same_in_any_order_batch_size_and_rank():
     assert len(seen) == 96  # 24 samples in 4 views: all of them were met again
 
 
-def test_showing_leaves_every_global_generator_alone():
+def test_loading_leaves_every_global_generator_unchanged():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

@@ -46,7 +46,7 @@ def everything(piece):
 # Digits
 
 
-def test_digits_are_1797_pictures_of_8_by_8():
+def test_digits_are_1797_images_of_8_by_8():
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -191,13 +191,13 @@ def test_absent_everywhere_and_no_network_is_one_sentence(nowhere, tmp_path, sou
         )
 
 
-@pytest.mark.parametrize(("error", "said"), [(ConnectionError(), "ConnectionError"), (OSError("\n"), "OSError")])
-def test_a_failure_without_a_word_is_named(nowhere, error, said):
+@pytest.mark.parametrize(("error", "message"), [(ConnectionError(), "ConnectionError"), (OSError("\n"), "OSError")])
+def test_a_failure_without_a_word_is_named(nowhere, error, message):
     def refuse(*_, **__):
         raise error
 
     nowhere.setattr("torchvision.datasets.FashionMNIST", refuse)
-    with pytest.raises(LimbeckError, match=rf"could not be downloaded \({said}\)"):
+    with pytest.raises(LimbeckError, match=rf"could not be downloaded \({message}\)"):
         FashionMNIST().load()
 
 
@@ -235,7 +235,7 @@ def write_cifar_folder(base: Path, classes: int, *, parts=(("train", 4), ("test"
 
 @pytest.mark.parametrize(("source", "classes"), [(CIFAR10, 10), (CIFAR100, 100)])
 @pytest.mark.parametrize("below", [".", "named"])
-def test_cifar_is_read_from_a_folder_of_pictures(nowhere, tmp_path, source, classes, below):
+def test_cifar_is_read_from_a_folder_of_images(nowhere, tmp_path, source, classes, below):
     write_cifar_folder(tmp_path / (below if below == "." else f"cifar{classes}"), classes)
     data = source(root=str(tmp_path), val_split=0.25, num_labeled=classes).load()
     assert (len(data.train), len(data.validation), len(data.test)) == (3 * classes, classes, 2 * classes)
@@ -313,10 +313,10 @@ def real_cifar(many: int) -> dict[str, list[bytes]]:
     return {name: [pixels[starts[i] : starts[i + 1]].tobytes() for i in which] for name, which in chosen.items()}
 
 
-def test_real_cifar_pictures_are_read_in_their_public_layout(nowhere, tmp_path):
-    found = real_cifar(8)
-    for name, pictures in found.items():
-        for i, raw in enumerate(pictures):
+def test_real_cifar_images_are_read_in_their_public_layout(nowhere, tmp_path):
+    result = real_cifar(8)
+    for name, images in result.items():
+        for i, raw in enumerate(images):
             folder = tmp_path / "cifar10" / ("test" if i % 2 else "train") / name
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{i:06d}.jpg").write_bytes(raw)
@@ -327,7 +327,7 @@ def test_real_cifar_pictures_are_read_in_their_public_layout(nowhere, tmp_path):
     assert (len(data.train), len(data.validation), len(data.test), data.input_shape) == (30, 10, 40, (3, 32, 32))
     for place in (0, 17):
         number, label = int(data.train.sample_ids[place]), int(data.train.target[place])
-        raw = found[data.class_names[label]][2 * (number % 4)]
+        raw = result[data.class_names[label]][2 * (number % 4)]
         expected = np.asarray(Image.open(io.BytesIO(raw)).convert("RGB")).transpose(2, 0, 1) / np.float32(255)
         np.testing.assert_array_equal(data.train.read(torch.tensor([place]))[0].numpy(), expected)
     assert 0.3 < np.mean(data.normalization.mean) < 0.6  # the published means are 0.491, 0.482, 0.447

@@ -37,7 +37,7 @@ def test_a_cut_is_disjoint_exhaustive_and_in_proportion(share):
         assert abs(got - share * had) <= 1
 
 
-def test_samples_keep_their_picture_label_and_number():
+def test_samples_keep_their_image_label_and_number():
     whole = part(20, 10, first=500)
     for piece in stratified_split(stratified_subsample(hide_labels(whole, 12, seed=1), 20, seed=1), 0.4, seed=1):
         assert torch.equal(piece.read(torch.arange(len(piece))).squeeze(1), piece.sample_ids.float() - 500)

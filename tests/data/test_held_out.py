@@ -46,7 +46,7 @@ def test_it_opens_once():
     assert sealed.num_reads == 1
 
 
-def test_the_ledger_is_written_before_the_pictures_are_handed_out(tmp_path, monkeypatch):
+def test_the_log_is_written_before_the_images_are_returned(tmp_path, monkeypatch):
     ledger = tmp_path / "run" / "test.json"
     sealed = HeldOutTest(part(), ledger)
     monkeypatch.setattr(
@@ -157,15 +157,15 @@ def test_the_history_given_away_cannot_be_used_to_break_the_seal():
         sealed.unlock("weights")
 
 
-def test_the_test_pictures_reach_nothing_but_the_one_who_opens():
+def test_test_images_reach_only_the_caller_of_unlock():
     # Every sample is one gray of its own, so an image is known wherever it turns up.
     inputs = (torch.arange(200) / 200).reshape(200, 1, 1, 1).expand(200, 1, 4, 4)
     data = from_tensors(
         inputs, torch.arange(200) % 5, augment=Augmentation((horizontal_flip(),)), normalize="none", num_labeled=50
     )
     seen = set()
-    for pictures in ("all", "labeled"):
-        stream = data.batches(batch_size=8, subset=pictures)
+    for subset in ("all", "labeled"):
+        stream = data.batches(batch_size=8, subset=subset)
         for step in range(4 * stream.steps_per_epoch):
             batch = stream.batch(step)
             seen |= {round(grey * 200) for grey in batch["input"][:, 0, 0, 0].tolist()}

@@ -64,24 +64,24 @@ def test_the_beta_quantile_undoes_the_distribution():
 
     uniform = torch.linspace(0, 1 - 2**-24, 301, dtype=torch.float64)
     for alpha in (0.2, 1.0, 5.0):
-        found = beta_quantile(torch.full((301,), alpha), uniform)
+        result = beta_quantile(torch.full((301,), alpha), uniform)
         exact = float(torch.tensor(alpha))  # as float32 has it
-        np.testing.assert_allclose(betainc(exact, exact, found.numpy()), uniform.numpy(), atol=1e-9)
+        np.testing.assert_allclose(betainc(exact, exact, result.numpy()), uniform.numpy(), atol=1e-9)
     assert torch.equal(beta_quantile(torch.ones(301), uniform), uniform)
 
 
-def test_a_picture_is_mixed_with_its_probability():
+def test_a_image_is_mixed_with_its_probability():
     many = 20_000
     rows = mixture((mixup(p=0.3),), many).rows
     assert abs(len(rows) / many - 0.3) < 4 * (0.21 / many) ** 0.5
     assert len(mixture((mixup(),), many).rows) == many
 
 
-def test_of_two_mixings_each_picture_takes_one_evenly():
+def test_of_two_mixings_each_image_takes_one_evenly():
     many = 20_000
-    found = mixture((mixup(), cutmix(p=0.5)), many)
-    assert abs((found.transform_index == 0).sum().item() / many - 0.5) < 4 * (0.25 / many) ** 0.5
-    assert abs((found.transform_index == 1).sum().item() / many - 0.25) < 4 * (0.1875 / many) ** 0.5
+    result = mixture((mixup(), cutmix(p=0.5)), many)
+    assert abs((result.transform_index == 0).sum().item() / many - 0.5) < 4 * (0.25 / many) ** 0.5
+    assert abs((result.transform_index == 1).sum().item() / many - 0.25) < 4 * (0.1875 / many) ** 0.5
 
 
 def test_every_sample_is_a_partner_equally_often():
@@ -91,9 +91,9 @@ def test_every_sample_is_a_partner_equally_often():
 
 
 def test_partners_way_and_share_do_not_correlate():
-    found = mixture(BOTH, 20_000)
+    result = mixture(BOTH, 20_000)
     numbers = torch.stack(
-        [found.partners.float(), found.transform_index.float(), found.lam, *found.center.unbind(1)]
+        [result.partners.float(), result.transform_index.float(), result.lam, *result.center.unbind(1)]
     ).numpy()
     assert np.abs(np.corrcoef(numbers) - np.eye(5)).max() < 4.5 / 20_000**0.5
 
@@ -145,24 +145,24 @@ def test_a_batch_shows_each_sample_with_its_partner_in_the_same_view(mixings):
     stream, plain = shuffled(whole, (*changes, *mixings)), Augmentation(changes)
     which, view = torch.tensor([3, 20, 7, 3, 11]), torch.tensor([0, 4, 2, 9, 2])
     batch = stream.load(which, view)
-    found = MixParams.sample(
+    params = MixParams.sample(
         mixings, CounterRNG.for_samples(whole.sample_ids[which], view, seed=3, transform_index=2), population=24
     )
-    assert found.rows.tolist() == [0, 1, 2, 3, 4]
-    own, others = (plain.apply(whole.read(w), whole.sample_ids[w], view, seed=3) for w in (which, found.partners))
+    assert params.rows.tolist() == [0, 1, 2, 3, 4]
+    own, others = (plain.apply(whole.read(w), whole.sample_ids[w], view, seed=3) for w in (which, params.partners))
     wanted = torch.zeros(5, 3)
     for i in range(5):
-        share = float(found.lam[i])
-        if mixings[int(found.transform_index[i])] == BOTH[0]:
+        share = float(params.lam[i])
+        if mixings[int(params.transform_index[i])] == BOTH[0]:
             expected = share * own[i] + (1 - share) * others[i]
         else:
-            top, bottom, start, end = box(share, *found.center[i].tolist(), 6, 6)
+            top, bottom, start, end = box(share, *params.center[i].tolist(), 6, 6)
             expected = own[i].clone()
             expected[:, top:bottom, start:end] = others[i, :, top:bottom, start:end]
             share = 1 - (bottom - top) * (end - start) / 36
         torch.testing.assert_close(batch["input"][i], expected, rtol=0, atol=1e-6)
         wanted[i, whole.target[which[i]]] += share
-        wanted[i, whole.target[found.partners[i]]] += 1 - share
+        wanted[i, whole.target[params.partners[i]]] += 1 - share
     torch.testing.assert_close(batch["target"], wanted, rtol=0, atol=1e-6)
     assert batch["target"].dtype == torch.float32
     assert torch.equal(batch["sample_id"], whole.sample_ids[which])
@@ -176,13 +176,13 @@ def test_a_mixed_view_is_the_same_in_any_batch_size_and_step_and_rank():
         for step in range(2 * stream.steps_per_epoch):
             batch = stream.batch(step)
             keys = zip(batch["sample_id"].tolist(), batch["view"].tolist(), strict=True)
-            for key, picture, target in zip(keys, batch["input"], batch["target"], strict=True):
-                before = pairs.setdefault(key, (picture, target))
-                torch.testing.assert_close((picture, target), before, rtol=0, atol=1e-6)
+            for key, image, target in zip(keys, batch["input"], batch["target"], strict=True):
+                before = pairs.setdefault(key, (image, target))
+                torch.testing.assert_close((image, target), before, rtol=0, atol=1e-6)
     assert len(pairs) == 48
 
 
-def test_a_picture_that_is_not_mixed_is_itself_with_its_one_label():
+def test_a_image_that_is_not_mixed_is_itself_with_its_one_label():
     whole = part()
     stream = shuffled(whole, (mixup(p=0.5),))
     which, view = torch.arange(24), torch.zeros(24, dtype=torch.long)
@@ -190,10 +190,10 @@ def test_a_picture_that_is_not_mixed_is_itself_with_its_one_label():
     mixed = MixParams.sample(
         (mixup(p=0.5),), CounterRNG.for_samples(whole.sample_ids, view, seed=3, transform_index=0), population=24
     ).rows
-    alone = torch.tensor([i for i in range(24) if i not in mixed.tolist()])
-    assert 4 < len(alone) < 20
-    assert torch.equal(batch["input"][alone], whole.read(alone))
-    assert torch.equal(batch["target"][alone], torch.eye(3)[whole.target[alone]])
+    unmixed = torch.tensor([i for i in range(24) if i not in mixed.tolist()])
+    assert 4 < len(unmixed) < 20
+    assert torch.equal(batch["input"][unmixed], whole.read(unmixed))
+    assert torch.equal(batch["target"][unmixed], torch.eye(3)[whole.target[unmixed]])
 
 
 def test_a_row_without_a_label_or_mixed_with_one_is_all_zeros():
@@ -201,10 +201,10 @@ def test_a_row_without_a_label_or_mixed_with_one_is_all_zeros():
     stream = shuffled(whole, (mixup(p=0.7),))
     view = torch.zeros(24, dtype=torch.long)
     target = stream.load(torch.arange(24), view)["target"]
-    found = MixParams.sample(
+    params = MixParams.sample(
         (mixup(p=0.7),), CounterRNG.for_samples(whole.sample_ids, view, seed=3, transform_index=0), population=24
     )
-    partner = dict(zip(found.rows.tolist(), found.partners.tolist(), strict=True))
+    partner = dict(zip(params.rows.tolist(), params.partners.tolist(), strict=True))
     for i in range(24):
         missing = -100 in (int(whole.target[i]), int(whole.target[partner.get(i, i)]))
         assert float(target[i].sum()) == pytest.approx(0 if missing else 1, abs=1e-6)

@@ -43,7 +43,7 @@ def test_partners_are_drawn_evenly():
     assert abs(((counts - expected) ** 2 / expected).sum() - free) < 5 * np.sqrt(2 * free)
 
 
-def test_a_sample_alone_in_its_class_or_without_one_is_its_own_partner():
+def test_a_sample_without_classmates_or_label_is_paired_with_itself():
     part = Split.from_images(InMemory(torch.rand(5, 1, 4, 4)), torch.tensor([0, 0, 1, -100, -100]))
     data = Digits(num_samples=40).load()
     batch = SameClassPairs(BatchSampler(part, Augmentation(), data.normalization, batch_size=5, seed=0)).batch(0)

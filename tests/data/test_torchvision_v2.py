@@ -1,4 +1,4 @@
-"""Transforms of torchvision: seeded for each image by its own draws, and the global generators are left alone."""
+"""Transforms of torchvision: seeded for each image by its draws; global generators are unchanged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SHAPE_KEEPING = {
 }
 
 
-def pictures(many=12, channels=3):
+def make_images(many=12, channels=3):
     return torch.rand(many, channels, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
@@ -45,7 +45,7 @@ def draws(many=12, seed=0):
 @pytest.mark.parametrize("name", SHAPE_KEEPING)
 def test_every_transform_is_a_pure_function_of_the_draws(name):
     transform = torchvision(name, **SHAPE_KEEPING[name])
-    images, drawn = pictures(), draws()
+    images, drawn = make_images(), draws()
     before = images.clone()
     shown = transform(images, drawn)
     assert shown.shape == images.shape
@@ -58,23 +58,23 @@ def test_every_transform_is_a_pure_function_of_the_draws(name):
         assert torch.equal(transform(images[i : i + 1], one)[0], shown[i])
 
 
-def test_each_picture_is_what_v2_makes_of_it_under_its_seed():
-    images, drawn = pictures(), draws()
+def test_each_image_is_what_v2_makes_of_it_under_its_seed():
+    images, drawn = make_images(), draws()
     shown = rand_augment(num_ops=3, magnitude=12)(images, drawn)
     made = v2.RandAugment(num_ops=3, magnitude=12)
-    for image, seed, found in zip(images, drawn.seeds(), shown, strict=True):
+    for image, seed, output in zip(images, drawn.seeds(), shown, strict=True):
         torch.manual_seed(seed)
-        assert torch.equal(made(image), found)
+        assert torch.equal(made(image), output)
 
 
-def test_random_states_are_left_alone_also_by_an_error():
+def test_random_states_are_unchanged_also_after_an_error():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    rand_augment()(pictures(), draws())
+    rand_augment()(make_images(), draws())
     with pytest.raises(LimbeckError):
-        torchvision("RandomCrop", size=5)(pictures(), draws())
+        torchvision("RandomCrop", size=5)(make_images(), draws())
     assert torch.equal(torch.get_rng_state(), before)
     assert (random.random(), np.random.rand()) == (0.8444218515250481, 0.5488135039273248)
 
@@ -92,8 +92,8 @@ def test_seeds_tell_seed_sample_and_view():
     )
 
 
-def test_grey_pictures_are_augmented_too():
-    shown = rand_augment()(pictures(12, 1), draws())
+def test_grey_images_are_augmented_too():
+    shown = rand_augment()(make_images(12, 1), draws())
     assert shown.shape == (12, 1, 12, 12)
 
 
@@ -106,7 +106,7 @@ def test_a_transform_tells_its_settings_and_its_version_and_travels():
     assert one == torchvision("RandomErasing", scale=(0.02, 0.1), p=0.25)
     assert one != torchvision("RandomErasing", p=0.5, scale=(0.02, 0.1))
     again = pickle.loads(pickle.dumps(one))
-    assert torch.equal(again(pictures(), draws()), one(pictures(), draws()))
+    assert torch.equal(again(make_images(), draws()), one(make_images(), draws()))
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,9 @@ def test_what_cannot_be_made_is_one_sentence(name, options, message):
 
 def test_what_does_not_keep_the_shape_is_refused_when_it_is_seen():
     with pytest.raises(LimbeckError, match=r"Resize made \[3, 6, 6\] of an image \[3, 12, 12\], and a view keeps"):
-        torchvision("Resize", size=6)(pictures(), draws())
+        torchvision("Resize", size=6)(make_images(), draws())
     with pytest.raises(LimbeckError, match=r"ColorJitter cannot change an image \[2, 12, 12\]: Input"):
-        torchvision("ColorJitter", hue=0.1)(pictures(12, 2), draws())
+        torchvision("ColorJitter", hue=0.1)(make_images(12, 2), draws())
 
 
 @pytest.mark.parametrize(("ops", "magnitude"), [(0, 9), (2, 31), (2, -1)])
@@ -141,7 +141,7 @@ def test_impossible_rand_augment_is_refused(ops, magnitude):
         rand_augment(num_ops=ops, magnitude=magnitude)
 
 
-def test_a_transform_of_torchvision_given_bare_is_told_its_wrapper():
+def test_a_bare_torchvision_transform_is_refused_with_its_wrapper():
     with pytest.raises(LimbeckError, match=r"write torchvision\('RandomErasing', …\)"):
         Augmentation((v2.RandomErasing(),))
     with pytest.raises(LimbeckError, match="5 cannot be"):

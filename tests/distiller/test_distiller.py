@@ -89,13 +89,13 @@ def test_taps_of_student_and_teacher_meet_under_one_name():
 
 def test_weights_move_with_progress():
     made = distiller(weights={"target": 0.5, "kd": schedules.linear(2.0, 0.0)})
-    alone = distiller().objective(made.forward_context((X, Y))).by_loss
+    unweighted = distiller().objective(made.forward_context((X, Y))).by_loss
     for step, weight in ((0, 2.0), (1, 1.5), (4, 0.0), (9, 0.0)):
         made.progress = limbeck.Progress(step=step, steps=4)
         loss = made((X, Y))
         assert loss.weights == {"target": 0.5, "kd": weight}
-        torch.testing.assert_close(loss.by_loss["kd"], weight * alone["kd"])
-        torch.testing.assert_close(loss.by_loss["target"], 0.5 * alone["target"])
+        torch.testing.assert_close(loss.by_loss["kd"], weight * unweighted["kd"])
+        torch.testing.assert_close(loss.by_loss["target"], 0.5 * unweighted["target"])
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_misspelt_teacher_or_tap_of_a_term_meets_the_nearest():
         distiller({"look": AttentionTransferLoss("middle")}, feature_layers=taps)((X, Y))
 
 
-def test_a_term_on_features_of_several_teachers_is_told_to_name_one():
+def test_a_feature_loss_of_several_teachers_must_name_one():
     taps = {name: {"mid": "0"} for name in ("student", "teacher0", "teacher1")}
     with pytest.raises(LimbeckError, match="with several teachers, set `teacher` of the loss as well"):
         distiller({"fitnet": FitNetLoss("mid")}, [net(6), net(7)], feature_layers=taps).prepare((X, Y))
@@ -160,12 +160,12 @@ def test_under_autocast_the_terms_compute_in_float32():
         "teacher": {"mid": "0"}}
     ).prepare((X, Y))  # fmt: skip
     with torch.autocast("cpu", torch.bfloat16):
-        said, loss = made.forward_context((X, Y)), made((X, Y))
+        context, loss = made.forward_context((X, Y)), made((X, Y))
         assert torch.is_autocast_enabled("cpu")
     assert seen == {"logits": torch.bfloat16, "product": torch.float32}
     assert {value.dtype for value in (loss.total, *loss.by_loss.values())} == {torch.float32}
     # To the last bit what the same bfloat16 answers cost outside autocast.
-    outside = made.objective(said)
+    outside = made.objective(context)
     assert all(torch.equal(loss.by_loss[name], outside.by_loss[name]) for name in loss.by_loss)
     loss.total.backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in made.parameters())

@@ -63,7 +63,7 @@ def test_a_teacher_stays_in_eval_mode_and_the_student_does_not():
     assert all(module.training for module in made.student.modules())
 
 
-def test_a_teacher_put_in_train_mode_by_its_owner_answers_in_eval_mode():
+def test_a_teacher_in_train_mode_is_run_in_eval_mode():
     teacher = net(7)
     made = distiller(teacher)
     expected = teacher(BATCH[0]).detach()
@@ -107,10 +107,10 @@ def test_one_module_a_list_and_names_are_all_teachers():
         (nn.ModuleList([one, two]), ["teacher0", "teacher1"]),
         ({"big": one, "small": two}, ["big", "small"]),
     ):
-        said = distiller(teachers).forward_context(BATCH)
-        assert list(said.teachers) == names
+        context = distiller(teachers).forward_context(BATCH)
+        assert list(context.teachers) == names
         expected = torch.stack([net(BATCH[0]) for net in (one, two)[: len(names)]]).mean(0)
-        torch.testing.assert_close(said.teacher.require_logits(), expected.detach())
+        torch.testing.assert_close(context.teacher.require_logits(), expected.detach())
 
 
 def test_a_student_on_its_own_needs_no_teacher():
@@ -120,12 +120,12 @@ def test_a_student_on_its_own_needs_no_teacher():
 
 
 @pytest.mark.parametrize("combination", ["mean_logits", "mean_probabilities"])
-def test_several_teachers_speak_as_they_were_told(combination):
+def test_several_teachers_are_ensembled_as_configured(combination):
     one, two = net(6), net(7)
-    said = distiller([one, two], ensemble=combination).forward_context(BATCH).teacher.require_logits()
+    logits = distiller([one, two], ensemble=combination).forward_context(BATCH).teacher.require_logits()
     a, b = one(BATCH[0]).detach(), two(BATCH[0]).detach()
     expected = (a + b) / 2 if combination == "mean_logits" else ((a.softmax(1) + b.softmax(1)) / 2).log()
-    torch.testing.assert_close(said, expected)
+    torch.testing.assert_close(logits, expected)
 
 
 @pytest.mark.parametrize("teachers", [net(7), [net(7), net(8)]])
@@ -178,7 +178,7 @@ class StoredTeacher(Teacher):
         return Outputs(logits=self.logits)
 
 
-def test_whatever_answers_like_a_teacher_is_one():
+def test_any_object_with_the_teacher_protocol_is_accepted():
     source = StoredTeacher(torch.ones(8, 3))
     assert torch.equal(distiller({"stored": source}).forward_context(BATCH).teacher.require_logits(), torch.ones(8, 3))
     with pytest.raises(LimbeckError, match="has no layers to read features from"):

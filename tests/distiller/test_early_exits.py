@@ -15,22 +15,22 @@ from limbeck.models import small_cnn
 def distiller():
     torch.manual_seed(0)
     terms = {"target": CrossEntropyLoss(), "byot": BYOTLoss(("first", "second"))}
-    found = limbeck.Distiller(
+    made = limbeck.Distiller(
         small_cnn(width=4), objective=terms, task=limbeck.tasks.Classification(10),
         feature_layers={"student": {"first": "block1", "second": "block3:input"}},
     )  # fmt: skip
-    found.prepare((torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)))
+    made.prepare((torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)))
     for _ in range(3):
-        found((torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)))
-    return found.eval()
+        made((torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)))
+    return made.eval()
 
 
-def test_it_answers_as_the_head_on_the_tapped_features(distiller):
-    pictures = torch.rand(5, 1, 8, 8)
-    said = distiller.forward_context((pictures, torch.zeros(5, dtype=torch.long))).student
-    for name, found in early_exits(distiller).items():
+def test_it_equals_the_head_on_the_layer_features(distiller):
+    images = torch.rand(5, 1, 8, 8)
+    outputs = distiller.forward_context((images, torch.zeros(5, dtype=torch.long))).student
+    for name, early_exit in early_exits(distiller).items():
         head = distiller.objective.losses["byot"].head(name)
-        assert torch.equal(found(pictures), head(said.feature(name))[0])
+        assert torch.equal(early_exit(images), head(outputs.feature(name))[0])
 
 
 def test_nothing_behind_it_runs_and_no_hook_is_left(distiller):
@@ -44,9 +44,9 @@ def test_nothing_behind_it_runs_and_no_hook_is_left(distiller):
 
 
 def test_an_exit_is_exported_with_the_parity_check_and_without_what_is_behind_it(distiller, tmp_path):
-    pictures = torch.rand(6, 1, 8, 8)
-    found = early_exits(distiller)["first"]
-    report = to_onnx(found, pictures[:1], tmp_path / "first.onnx", check_inputs=pictures)
+    images = torch.rand(6, 1, 8, 8)
+    early_exit = early_exits(distiller)["first"]
+    report = to_onnx(early_exit, images[:1], tmp_path / "first.onnx", check_inputs=images)
     assert report["max_abs_difference"] < 1e-4
     weights = (tmp_path / "first.onnx").read_bytes()
     assert b"block3" not in weights
@@ -58,6 +58,6 @@ def test_mistakes_are_one_sentence(distiller):
         EarlyExit(distiller.student, "block1@0", torch.nn.Identity())
     behind = EarlyExit(distiller.student, "block1", torch.nn.Identity())
     behind.network = torch.nn.ModuleDict({"block1": torch.nn.Identity(), "rest": torch.nn.Identity()})
-    behind.network.forward = lambda pictures: pictures
+    behind.network.forward = lambda images: images
     with pytest.raises(LimbeckError, match="did not reach 'block1'"):
         behind(torch.rand(1, 1, 8, 8))

@@ -27,23 +27,23 @@ def test_the_total_is_the_sum_of_weight_times_term():
 
 
 def test_the_parts_add_up_to_the_total_and_carry_no_gradient():
-    said = make_context()
+    context = make_context()
     objective = Objective(
         {"target": CrossEntropyLoss(), "kd": KDLoss(), "gram": GramLoss("mid"), "fitnet": FitNetLoss("mid")},
         {"target": 0.1, "kd": schedules.cosine(0.9, 0.1), "fitnet": 100},
     )
-    objective.prepare(said)
-    loss = objective(said)
+    objective.prepare(context)
+    loss = objective(context)
     assert float(sum(loss.by_loss.values())) == pytest.approx(float(loss.total.detach()), rel=1e-6)
     assert loss.total.requires_grad
     assert not any(part.requires_grad for part in loss.by_loss.values())
 
 
 def test_the_gradient_is_the_weighted_sum_of_the_terms_gradients():
-    said, terms, weights = make_context(), {"target": CrossEntropyLoss(), "kd": KDLoss()}, {"target": 0.3, "kd": 2.0}
-    (total,) = torch.autograd.grad(Objective(terms, weights)(said).total, said.student.require_logits())
+    context, terms, weights = make_context(), {"target": CrossEntropyLoss(), "kd": KDLoss()}, {"target": 0.3, "kd": 2.0}
+    (total,) = torch.autograd.grad(Objective(terms, weights)(context).total, context.student.require_logits())
     one = [
-        torch.autograd.grad(term(said), said.student.require_logits())[0] * weights[name]
+        torch.autograd.grad(term(context), context.student.require_logits())[0] * weights[name]
         for name, term in terms.items()
     ]
     torch.testing.assert_close(total, one[0] + one[1])

@@ -22,14 +22,14 @@ def log_softmax(outputs, *, tau=1.0):
 
 
 def test_it_is_the_mean_over_the_teachers():
-    said = make_context(teacher_names=NAMES)
+    context = make_context(teacher_names=NAMES)
     terms, weights = loss_per_teacher({"target": CrossEntropyLoss(), "kd": KDLoss(temperature=2.0)}, {"kd": 0.9}, NAMES)
-    loss = Objective(terms, weights)(said)
-    student, soft = log_softmax(said.student, tau=2.0), 0.0
+    loss = Objective(terms, weights)(context)
+    student, soft = log_softmax(context.student, tau=2.0), 0.0
     for name in NAMES:
-        teacher = log_softmax(said.teachers[name], tau=2.0)
+        teacher = log_softmax(context.teachers[name], tau=2.0)
         soft += 0.9 * 4 * (np.exp(teacher) * (teacher - student)).sum(axis=1).mean() / 3
-    truth = -log_softmax(said.student)[np.arange(6), said.target.numpy()].mean()
+    truth = -log_softmax(context.student)[np.arange(6), context.target.numpy()].mean()
     assert float(loss.total.detach()) == pytest.approx(soft + truth, rel=1e-6)
     assert sum(loss.weights.values()) == pytest.approx(1.9)
 

@@ -97,7 +97,7 @@ def test_two_terms_cannot_share_a_temperature_that_moves():
 
 
 @pytest.mark.parametrize(
-    ("tau", "said"),
+    ("tau", "message"),
     [
         (4.0, None), (3.0, None), (6.0, None), (2.0, "is 2,"), (20.0, "is 20,"), (schedules.linear(6.0, 1.0), None),
         (schedules.linear(2.0, 1.0), "is 1 to 2,"), (PerSample(), None), (PerSample(confident=9.0, uncertain=8.0),
@@ -105,10 +105,10 @@ def test_two_terms_cannot_share_a_temperature_that_moves():
         (Learned(), None), (LogitStandardization(), None),
     ],
 )  # fmt: skip
-def test_a_temperature_is_doubted_only_where_all_of_it_is_out_of_range(tau, said):
-    found = temperature_warnings({"kd": KDLoss(temperature=tau)}, TASK)
-    assert (said is None) == (not found)
-    assert said is None or said in found[0]
+def test_a_temperature_is_doubted_only_where_all_of_it_is_out_of_range(tau, message):
+    warnings = temperature_warnings({"kd": KDLoss(temperature=tau)}, TASK)
+    assert (message is None) == (not warnings)
+    assert message is None or message in warnings[0]
 
 
 def test_a_doubt_is_a_warning_of_the_distiller():

@@ -29,8 +29,8 @@ class Block(NamedTuple):
 
 def blocks(page):
     text = page.read_text()
-    found = re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [Block(one[1], one[2], text.count("\n", 0, one.start(2)) + 1) for one in found]
+    matches = re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(one[1], one[2], text.count("\n", 0, one.start(2)) + 1) for one in matches]
 
 
 def run_commands(text, monkeypatch):

@@ -53,7 +53,7 @@ def test_agreement_matches_numpy(logits_and_target):
 
 def test_identical_predictions_agree(logits_and_target):
     student, _, target = logits_and_target
-    result = prediction_agreement(student, student + 3.0, target)  # logits are told up to a constant
+    result = prediction_agreement(student, student + 3.0, target)  # logits are defined up to a constant
     assert (result["top1_agreement"], result["student_only_wrong"], result["teacher_only_wrong"]) == (1.0, 0.0, 0.0)
     assert 0.0 <= result["kl"] < 1e-12
 

@@ -59,7 +59,7 @@ def python(*words, **environment):
     )  # fmt: skip
 
 
-def said(done):
+def check_output(done):
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -72,9 +72,9 @@ def accuracies(text):
 @pytest.mark.parametrize(("script", "length"), LOOPS)
 def test_the_distiller_works_unchanged_in_any_loop(script, length):
     """Its projection learns, its teacher stays as it was and out of the checkpoint, schedules run to the end."""
-    text = said(python("-c", PROBE, EXAMPLES / script, length))
-    found = accuracies(text)
-    assert found["distilled"] > found.get("student alone", 0.5)
+    text = check_output(python("-c", PROBE, EXAMPLES / script, length))
+    accuracy = accuracies(text)
+    assert accuracy["distilled"] > accuracy.get("student alone", 0.5)
     held = re.search(r"beside the student's weights, .* holds: (.+)", text)[1].split(", ")
     assert {name.partition("objective.")[2] for name in held} == {
         "trainable.fitnet.projection.layer.weight", "trainable.fitnet.projection.layer.bias",
@@ -82,30 +82,30 @@ def test_the_distiller_works_unchanged_in_any_loop(script, length):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def image_dir(tmp_path_factory):
     sys.path.insert(0, str(EXAMPLES))
     try:
         from own_model import write_digits
     finally:
         sys.path.remove(str(EXAMPLES))
-    return write_digits(tmp_path_factory.mktemp("pictures"))
+    return write_digits(tmp_path_factory.mktemp("images"))
 
 
-def test_own_networks_and_pictures_in_python(tmp_path):
-    text = said(python(EXAMPLES / "own_model.py", "--out", tmp_path / "run", "--steps", "240"))
-    found = accuracies(text)
-    assert found["distilled"] > found["baseline"]
+def test_own_networks_and_images_in_python(tmp_path):
+    text = check_output(python(EXAMPLES / "own_model.py", "--out", tmp_path / "run", "--steps", "240"))
+    accuracy = accuracies(text)
+    assert accuracy["distilled"] > accuracy["baseline"]
     session = onnxruntime.InferenceSession(tmp_path / "run" / "student.onnx")
     assert session.get_inputs()[0].shape[1:] == [1, 8, 8]
     assert {"metrics.csv", "checkpoint", "student.onnx"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 
-def test_own_networks_and_pictures_by_recipe(tmp_path, pictures):
+def test_own_networks_and_images_by_recipe(tmp_path, image_dir):
     done = python(
-        "-m", "limbeck.cli", "distill", EXAMPLES / "own_model.yaml", "--data-root", pictures, "--out", tmp_path / "run",
-        "teacher_training.steps=60", "stages.0.steps=60", PYTHONPATH=str(EXAMPLES),
+        "-m", "limbeck.cli", "distill", EXAMPLES / "own_model.yaml", "--data-root", image_dir,
+        "--out", tmp_path / "run", "teacher_training.steps=60", "stages.0.steps=60", PYTHONPATH=str(EXAMPLES),
     )  # fmt: skip
-    said(done)
+    check_output(done)
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert record["models"]["teacher"]["title"] == "Teacher teacher: own_networks:Teacher(width=32)"
     assert [model["steps"] for model in record["models"].values()] == [60, 60, 60]
@@ -113,8 +113,8 @@ def test_own_networks_and_pictures_by_recipe(tmp_path, pictures):
     assert record["export"]["onnx"]["label_agreement"] == 1.0
 
 
-def test_without_its_folder_on_the_path_the_recipe_says_what_to_do(tmp_path, pictures):
-    done = python("-m", "limbeck.cli", "distill", EXAMPLES / "own_model.yaml", "--data-root", pictures,
+def test_without_its_folder_on_the_path_the_recipe_says_what_to_do(tmp_path, image_dir):
+    done = python("-m", "limbeck.cli", "distill", EXAMPLES / "own_model.yaml", "--data-root", image_dir,
                   "--out", tmp_path / "run", PYTHONPATH="")  # fmt: skip
     assert done.returncode == 2
     assert "put its folder on PYTHONPATH" in done.stderr

@@ -41,7 +41,7 @@ def test_what_cannot_be_quantised_is_one_sentence(exported, tmp_path, source, na
         quantize_int8(source or file, tmp_path / name, calibration_inputs=inputs[:many])
 
 
-def test_a_damaged_file_is_told_and_nothing_appears(exported, tmp_path):
+def test_a_damaged_file_is_an_error_and_nothing_is_written(exported, tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no graph")
     with pytest.raises(LimbeckError, match="cannot be quantized"):

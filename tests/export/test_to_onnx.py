@@ -57,7 +57,7 @@ def test_the_record_is_that_of_the_file(exported):
     assert record["latency_ms"]["num_repeats"] == 200
 
 
-def test_the_file_stands_alone_with_its_weights_and_without_notes_of_this_machine(exported):
+def test_the_file_contains_its_weights_and_no_metadata_of_this_machine(exported):
     import onnx
 
     path, record = exported
@@ -98,7 +98,7 @@ class _Form(nn.Module):
     [lambda t: t, lambda t: (t, None), lambda t: {"logits": t, "loss": 0}, lambda t: SimpleNamespace(logits=t)],
     ids=["tensor", "tuple", "mapping", "attribute"],
 )
-def test_logits_are_found_in_each_form(form):
+def test_logits_are_read_from_each_output_form(form):
     network, x = _Form(form), torch.randn(2, 4)
     assert torch.equal(export._LogitsWrapper(network)(x), network.fc(x))
 
@@ -140,8 +140,8 @@ def test_what_stood_there_before_survives_a_failed_export(tmp_path):
     assert path.read_bytes() == b"old"
 
 
-class _Said:
-    """A session that gives prepared logits, in turn."""
+class _FakeSession:
+    """A session that returns prepared logits in turn."""
 
     def __init__(self, *logits):
         self.logits = list(logits)
@@ -150,8 +150,8 @@ class _Said:
         return [self.logits.pop(0).numpy()]
 
 
-def _compare(expected, found):
-    session = _Said(found[:1], found[1:])
+def _compare(expected, result):
+    session = _FakeSession(result[:1], result[1:])
     return export._check_parity(nn.Identity(), session, expected, tolerance=1e-2, name="a.onnx")
 
 
@@ -185,7 +185,7 @@ def test_nan_in_the_file_is_refused():
         ({"example_inputs": torch.zeros(1, 5), "check_inputs": torch.zeros(2, 5)}, "does not take the example.*[1, 5]"),
     ],
 )
-def test_what_cannot_be_exported_is_told_in_a_sentence(changed, sentence, tmp_path):
+def test_what_cannot_be_exported_is_one_sentence(changed, sentence, tmp_path):
     given = {"example_inputs": torch.zeros(1, 4), "path": "a.onnx", "check_inputs": torch.zeros(2, 4)} | changed
     given["path"] = tmp_path / given["path"]
     with pytest.raises(LimbeckError, match=sentence):

@@ -18,9 +18,9 @@ def context(student, teacher, valid=None):
     )
 
 
-def prepared(term, said):
+def prepared(term, context):
     torch.manual_seed(0)
-    term.prepare(said)
+    term.prepare(context)
     return term
 
 

@@ -55,10 +55,10 @@ def test_a_student_past_the_margin_on_every_side_costs_nothing():
 def test_the_class_agrees_with_numpy_through_its_own_projection_and_pooling():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(4, 3, 4, 4)), random.normal(size=(4, 5, 2, 2))
-    said = shared.context(torch.tensor(student), torch.tensor(teacher))
-    term = shared.prepared(ABLoss("mid", margin=0.5), said)
+    context = shared.context(torch.tensor(student), torch.tensor(teacher))
+    term = shared.prepared(ABLoss("mid", margin=0.5), context)
     projected = shared.batch_normed(shared.convolved(student, term.projection.layer), term.projection.norm)
-    shared.close(term(said), paper(shared.pooled(projected, 2, 2), teacher, 0.5))
+    shared.close(term(context), paper(shared.pooled(projected, 2, 2), teacher, 0.5))
 
 
 def test_half_precision_is_computed_in_float32():
@@ -73,13 +73,13 @@ def test_channels_last_memory_costs_the_same():
     shared.check_memory_order(ab_loss, (2, 3, 4, 4), (2, 3, 4, 4))
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     shared.check_nobody_answered(ABLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
 def test_one_sample_without_positions_is_normalised_by_what_was_seen_before():
-    said = shared.context(torch.randn(1, 4), torch.randn(1, 3))
-    assert torch.isfinite(shared.prepared(ABLoss("mid"), said)(said))
+    context = shared.context(torch.randn(1, 4), torch.randn(1, 3))
+    assert torch.isfinite(shared.prepared(ABLoss("mid"), context)(context))
 
 
 def test_what_it_learns_may_be_moved_to_another_precision():
@@ -91,8 +91,8 @@ def test_an_unprepared_term_says_what_to_call():
 
 
 def test_the_repr_tells_of_projection_and_pooling():
-    said = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
-    assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(ABLoss("mid"), said))
+    context = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
+    assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(ABLoss("mid"), context))
 
 
 @pytest.mark.parametrize("margin", [0.0, -1.0, float("nan"), float("inf")])

@@ -143,7 +143,7 @@ def test_maps_that_are_proportional_cost_nothing():
     assert float(attention_transfer_loss(student, 7.0 * student)) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     student = torch.randn(2, 3, 4, 4, requires_grad=True)
     teacher = Outputs(features={"mid": torch.randn(2, 3, 2, 2)}, valid=torch.tensor([False, False]))
     value = AttentionTransferLoss("mid")(LossContext(student=Outputs(features={"mid": student}), teacher=teacher))

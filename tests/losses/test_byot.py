@@ -79,26 +79,28 @@ def test_label_probabilities_cost_what_labels_do():
 
 def test_features_come_close_to_the_deepest_which_stays():
     torch.manual_seed(0)
-    said = MAPS()
+    context = MAPS()
     term, plain = BYOTLoss(("low",), deepest_layer="deep", beta=0.5), BYOTLoss(("low",), deepest_layer="deep", beta=0.0)
-    term.prepare(said)
+    term.prepare(context)
     plain.heads = term.heads
-    feature = term.head("low")(said.student.feature("low"))[1].detach().double().numpy()
+    feature = term.head("low")(context.student.feature("low"))[1].detach().double().numpy()
     pooled = feature.reshape(6, 8, 3, 2, 3, 2).mean(axis=(3, 5))  # 6×6 to 3×3
-    expected = 0.5 * np.mean((pooled - said.student.feature("deep").detach().double().numpy()) ** 2)
-    assert (term(said) - plain(said)).item() == pytest.approx(expected, rel=1e-4)
-    term(said).backward()
-    assert said.student.feature("deep").grad is None
+    expected = 0.5 * np.mean((pooled - context.student.feature("deep").detach().double().numpy()) ** 2)
+    assert (term(context) - plain(context)).item() == pytest.approx(expected, rel=1e-4)
+    term(context).backward()
+    assert context.student.feature("deep").grad is None
 
 
 def test_maps_in_channels_last_cost_the_same():
     torch.manual_seed(0)
-    said = MAPS()
+    context = MAPS()
     term = BYOTLoss(("low",))
-    term.prepare(said)
-    first = term(said)
-    said.student.features["low"] = said.student.feature("low").detach().contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(term(said), first)
+    term.prepare(context)
+    first = term(context)
+    context.student.features["low"] = (
+        context.student.feature("low").detach().contiguous(memory_format=torch.channels_last)
+    )
+    torch.testing.assert_close(term(context), first)
 
 
 def test_its_repr_describes_the_heads():

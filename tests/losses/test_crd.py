@@ -65,10 +65,10 @@ def drawn(seed, index, target=None):
     )
 
 
-def prepared(said, **options):
+def prepared(context, **options):
     torch.manual_seed(0)
     term = CRDLoss("mid", **{"bank_size": 8, "embedding_dim": 4, **options})
-    term.prepare(said)
+    term.prepare(context)
     return term
 
 
@@ -92,7 +92,7 @@ def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
     term = CRDLoss("mid", bank_size=16, embedding_dim=4)
     term.prepare(make())
     met = make(seed=9)
-    term(replace(met, sample_ids=met.sample_ids + 100))  # somebody to be told apart from
+    term(replace(met, sample_ids=met.sample_ids + 100))  # negatives
     term.prepare = lambda exchange: None  # the check would shape it again, and forget them
     check_loss(term.eval(), context_factory=make, skip=LEARNED)
 
@@ -177,14 +177,14 @@ class Book:
 
 def test_the_class_agrees_with_numpy_over_batches_that_repeat_duplicate_and_overflow():
     batches = [[3, 4, 5], [4, 6, 6], [7, 8, 9], [3, 11, 4], [12, 13, 13]]
-    said = [drawn(seed, index, target=[number % 3 for number in index]) for seed, index in enumerate(batches)]
-    said = [
+    contexts = [drawn(seed, index, target=[number % 3 for number in index]) for seed, index in enumerate(batches)]
+    contexts = [
         exchange(s.student.feature("mid").double(), s.teacher.feature("mid").double(), s.sample_ids,
-        s.target) for s in said
+        s.target) for s in contexts
     ]  # fmt: skip
-    term, book = prepared(said[0], bank_size=7), Book(7)
+    term, book = prepared(contexts[0], bank_size=7), Book(7)
     weights = {name: parameter.detach().numpy() for name, parameter in term.embed.named_parameters()}
-    for one in said:
+    for one in contexts:
         student, teacher = (
             unit(outputs.feature("mid").numpy() @ weights[f"{name}.weight"].T + weights[f"{name}.bias"])
             for name, outputs in (("student", one.student), ("teacher", one.teacher))
@@ -202,27 +202,27 @@ def test_the_class_agrees_with_numpy_over_batches_that_repeat_duplicate_and_over
         assert sorted(term.sample_ids[term.sample_ids >= 0].tolist()) == sorted(book.held)
 
 
-def test_a_row_is_never_told_apart_from_its_own_sample_or_its_class():
-    said = drawn(0, [1, 2, 3], target=[5, 5, 5])
-    assert float(prepared(said)(said).detach()) == 0.0
-    alone = drawn(0, [1, 1, 1])
-    assert float(prepared(alone)(alone).detach()) == 0.0
-    assert float(prepared(said)(replace(said, target=None)).detach()) > 0.0
+def test_negatives_exclude_the_same_sample_and_class():
+    context = drawn(0, [1, 2, 3], target=[5, 5, 5])
+    assert float(prepared(context)(context).detach()) == 0.0
+    same_sample = drawn(0, [1, 1, 1])
+    assert float(prepared(same_sample)(same_sample).detach()) == 0.0
+    assert float(prepared(context)(replace(context, target=None)).detach()) > 0.0
 
 
 def test_resuming_from_a_saved_state_ends_with_the_same_bits():
-    said = [drawn(seed, [seed, seed + 1, 2 * seed + 3]) for seed in range(4)]
-    term = prepared(said[0])
-    for one in said[:2]:
+    contexts = [drawn(seed, [seed, seed + 1, 2 * seed + 3]) for seed in range(4)]
+    term = prepared(contexts[0])
+    for one in contexts[:2]:
         term(one)
     file = io.BytesIO()
     torch.save(term.state_dict(), file)
     file.seek(0)
     torch.manual_seed(1)
     again = CRDLoss("mid", bank_size=8, embedding_dim=4)
-    again.prepare(said[0])
+    again.prepare(contexts[0])
     again.load_state_dict(torch.load(file, weights_only=True))
-    for one in said[2:]:
+    for one in contexts[2:]:
         assert torch.equal(term(one), again(one))
     assert all(torch.equal(mine, its) for mine, its in zip(term.buffers(), again.buffers(), strict=True))
 
@@ -234,12 +234,12 @@ def test_two_steps_forward_before_one_backward_are_allowed():
     assert all(bool(parameter.grad.any()) for parameter in term.parameters())
 
 
-def test_the_banks_stand_still_in_eval_mode():
-    said = drawn(0, [1, 2, 3])
-    term = prepared(said)
-    term(said)
+def test_the_banks_are_unchanged_in_eval_mode():
+    context = drawn(0, [1, 2, 3])
+    term = prepared(context)
+    term(context)
     before = [buffer.clone() for buffer in term.buffers()]
-    assert torch.equal(term.eval()(said), term(drawn(0, [1, 2, 3])))
+    assert torch.equal(term.eval()(context), term(drawn(0, [1, 2, 3])))
     term(drawn(1, [7, 8, 9]))
     assert all(torch.equal(old, new) for old, new in zip(before, term.buffers(), strict=True))
 
@@ -252,53 +252,53 @@ def test_several_processes_remember_the_samples_of_all(monkeypatch):
         teacher=Outputs(features={"mid": torch.cat([mine.teacher.feature("mid"), its.teacher.feature("mid")])}),
         sample_ids=torch.tensor([1, 2, 3, 4]),
     )
-    alone = prepared(mine)
-    alone(whole)
+    single = prepared(mine)
+    single(whole)
     shares = []  # what each of two processes hands in, in the order of the calls
-    for said in (mine, its):
+    for context in (mine, its):
         term, handed = prepared(mine), []
         with monkeypatch.context() as patch:
             patch.setattr(module, "all_gather", lambda tensor, kept=handed: kept.append(tensor) or tensor)
-            term(said)
+            term(context)
         shares.append(handed)
     together = prepared(mine)
     answers = iter([torch.cat(pair) for pair in zip(*shares, strict=True)])
     monkeypatch.setattr(module, "all_gather", lambda tensor: next(answers))
     together(mine)
-    for one, other in zip(alone.buffers(), together.buffers(), strict=True):
+    for one, other in zip(single.buffers(), together.buffers(), strict=True):
         torch.testing.assert_close(one, other)
 
 
-def test_samples_that_the_teacher_did_not_answer_are_left_out():
-    said = drawn(0, [1, 2, 3], target=[0, 1, 2])
-    partial = replace(said, teacher=replace(said.teacher, valid=torch.tensor([True, False, True])))
+def test_samples_without_teacher_outputs_are_left_out():
+    context = drawn(0, [1, 2, 3], target=[0, 1, 2])
+    partial = replace(context, teacher=replace(context.teacher, valid=torch.tensor([True, False, True])))
     kept = torch.tensor([0, 2])
-    few = exchange(said.student.feature("mid")[kept], said.teacher.feature("mid")[kept], [1, 3], [0, 2])
-    torch.testing.assert_close(prepared(said)(partial), prepared(said)(few))
-    nobody = replace(said, teacher=replace(said.teacher, valid=torch.zeros(3, dtype=torch.bool)))
-    term = prepared(said)
+    few = exchange(context.student.feature("mid")[kept], context.teacher.feature("mid")[kept], [1, 3], [0, 2])
+    torch.testing.assert_close(prepared(context)(partial), prepared(context)(few))
+    nobody = replace(context, teacher=replace(context.teacher, valid=torch.zeros(3, dtype=torch.bool)))
+    term = prepared(context)
     value = term(nobody)
     value.backward()
     assert value.item() == 0.0
 
 
 def test_no_gradient_reaches_the_teachers_features_and_both_embeddings_get_one():
-    said = make_context()
-    term = prepared(said)
-    term(said).backward()
-    assert said.teacher.feature("mid").grad is None
-    assert said.student.feature("mid").grad.any()
+    context = make_context()
+    term = prepared(context)
+    term(context).backward()
+    assert context.teacher.feature("mid").grad is None
+    assert context.student.feature("mid").grad.any()
     assert all(bool(parameter.grad.any()) for parameter in term.parameters())
 
 
 def test_what_does_not_fit_is_refused():
-    said = drawn(0, [1, 2, 3])
+    context = drawn(0, [1, 2, 3])
     with pytest.raises(LimbeckError, match=r"call distiller.prepare\(batch\) before building the optimizer"):
-        CRDLoss("mid")(said)
+        CRDLoss("mid")(context)
     with pytest.raises(LimbeckError, match="needs sample indices"):
-        CRDLoss("mid").prepare(replace(said, sample_ids=None))
+        CRDLoss("mid").prepare(replace(context, sample_ids=None))
     with pytest.raises(LimbeckError, match="holds 2 samples, and this batch has 3: set bank_size"):
-        prepared(said, bank_size=2)(said)
+        prepared(context, bank_size=2)(context)
     with pytest.raises(LimbeckError, match="at least 2 samples of width 1 or more, not 1 of 128"):
         CRDLoss("mid", bank_size=1)
     with pytest.raises(LimbeckError, match="momentum 1"):

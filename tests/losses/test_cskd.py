@@ -21,9 +21,9 @@ FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 
 def pairs(**settings):
     """An exchange whose second half has the labels of the first."""
-    said = make_context(**settings)
-    half = len(said.target) // 2
-    return replace(said, target=torch.cat([said.target[:half], said.target[:half]]))
+    context = make_context(**settings)
+    half = len(context.target) // 2
+    return replace(context, target=torch.cat([context.target[:half], context.target[:half]]))
 
 
 def test_it_keeps_every_promise_of_a_term():
@@ -69,18 +69,18 @@ def test_the_gradient_is_right_and_does_not_pass_through_the_partner():
 
 
 def test_the_class_compares_the_first_half_with_the_second_and_leaves_the_unlabelled_out():
-    said = pairs(rows=6)
-    rows = said.student.require_logits()
-    torch.testing.assert_close(CSKDLoss()(said), cskd_loss(rows[:3], rows[3:]))
-    unlabelled = said.target.clone()
+    context = pairs(rows=6)
+    rows = context.student.require_logits()
+    torch.testing.assert_close(CSKDLoss()(context), cskd_loss(rows[:3], rows[3:]))
+    unlabelled = context.target.clone()
     unlabelled[[0, 3]] = -100
-    torch.testing.assert_close(CSKDLoss()(replace(said, target=unlabelled)), cskd_loss(rows[1:3], rows[4:]))
+    torch.testing.assert_close(CSKDLoss()(replace(context, target=unlabelled)), cskd_loss(rows[1:3], rows[4:]))
 
 
 def test_a_batch_without_pairs_is_refused_with_what_to_set():
-    said = replace(make_context(rows=4), target=torch.tensor([0, 1, 0, 2]))
+    context = replace(make_context(rows=4), target=torch.tensor([0, 1, 0, 2]))
     with pytest.raises(LimbeckError, match='set sampling="classmates"'):
-        CSKDLoss()(said)
+        CSKDLoss()(context)
     with pytest.raises(LimbeckError, match="above zero"):
         CSKDLoss(temperature=0.0)
     with pytest.raises(LimbeckError, match="above zero"):

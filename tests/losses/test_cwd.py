@@ -61,16 +61,16 @@ def test_it_agrees_with_the_paper_in_numpy(pair, tau):
 def test_the_class_agrees_with_numpy_through_its_own_projection_and_pooling():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 5, 2, 2))
-    said = shared.context(torch.tensor(student), torch.tensor(teacher))
-    term = shared.prepared(CWDLoss("mid"), said)
-    shared.close(term(said), paper(shared.pooled(shared.convolved(student, term.projection.layer), 2, 2), teacher))
+    context = shared.context(torch.tensor(student), torch.tensor(teacher))
+    term = shared.prepared(CWDLoss("mid"), context)
+    shared.close(term(context), paper(shared.pooled(shared.convolved(student, term.projection.layer), 2, 2), teacher))
 
 
 def test_without_a_tap_it_compares_spatial_logits():
     student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    said = LossContext(student=Outputs(spatial_logits=student), teacher=Outputs(spatial_logits=teacher))
-    term = shared.prepared(CWDLoss(temperature=1.0), said)
-    assert term(said) == cwd_loss(student, teacher, temperature=1.0)
+    context = LossContext(student=Outputs(spatial_logits=student), teacher=Outputs(spatial_logits=teacher))
+    term = shared.prepared(CWDLoss(temperature=1.0), context)
+    assert term(context) == cwd_loss(student, teacher, temperature=1.0)
 
 
 def test_spatial_logits_that_are_not_there_are_asked_for():
@@ -79,14 +79,14 @@ def test_spatial_logits_that_are_not_there_are_asked_for():
 
 
 def test_a_temperature_on_a_schedule_is_read_at_each_step():
-    said = make_context()  # a quarter of training is over
-    now, fixed = (shared.prepared(CWDLoss("mid", temperature=tau), said) for tau in (linear(4.0, 2.0), 3.5))
-    assert now(said) == fixed(said)
+    context = make_context()  # a quarter of training is over
+    now, fixed = (shared.prepared(CWDLoss("mid", temperature=tau), context) for tau in (linear(4.0, 2.0), 3.5))
+    assert now(context) == fixed(context)
 
 
 def test_the_repr_tells_of_projection_and_pooling():
-    said = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
-    assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(CWDLoss("mid"), said))
+    context = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
+    assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(CWDLoss("mid"), context))
 
 
 def test_half_precision_is_computed_in_float32():
@@ -101,7 +101,7 @@ def test_channels_last_memory_costs_the_same():
     shared.check_memory_order(cwd_loss, (2, 3, 4, 4), (2, 3, 4, 4))
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     shared.check_nobody_answered(CWDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 

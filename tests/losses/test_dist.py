@@ -102,7 +102,7 @@ def test_a_temperature_by_row_scales_each_row_by_its_own_square():
     torch.testing.assert_close(dist_loss(student, teacher, beta=0.0, temperature=tau), columns * 2.5)
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     assert float(DISTLoss()(shared.unanswered())) == 0.0
     assert float(dist_loss(torch.zeros(0, 3), torch.zeros(0, 3), temperature=torch.ones(0))) == 0.0
 

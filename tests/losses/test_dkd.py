@@ -1,4 +1,4 @@
-"""decoupled parts a soft target into what is said of the true class and of the others, and weighs the two."""
+"""DKD: target-class and non-target-class knowledge distillation, weighted separately."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def paper(student, teacher, target, alpha, beta, tau):
         parts = []
         for z in (z_s, z_t):
             others = np.delete(z, true)
-            alone = np.array([z[true], shared.logsumexp(others)]) - shared.logsumexp(z)
-            parts.append((alone, others - shared.logsumexp(others)))
+            binary = np.array([z[true], shared.logsumexp(others)]) - shared.logsumexp(z)
+            parts.append((binary, others - shared.logsumexp(others)))
         (b_q, others_q), (b_p, others_p) = parts
         target_class, non_target = ((np.exp(p) * (p - q)).sum() for p, q in ((b_p, b_q), (others_p, others_q)))
         costs.append(alpha * target_class + beta * non_target)
@@ -57,15 +57,15 @@ def test_the_value_worked_by_hand():
 
 @shared.FEW
 @given(shared.pair_with_target(), st.floats(0.0, 2.0), st.floats(0.0, 8.0), st.floats(0.5, 20.0))
-def test_it_agrees_with_the_paper_in_numpy(said, alpha, beta, tau):
-    value = shared.value(dkd_loss, *said, alpha=alpha, beta=beta, temperature=tau)
-    assert value == pytest.approx(paper(*said, alpha, beta, tau), rel=1e-6, abs=1e-11)
+def test_it_agrees_with_the_paper_in_numpy(inputs, alpha, beta, tau):
+    value = shared.value(dkd_loss, *inputs, alpha=alpha, beta=beta, temperature=tau)
+    assert value == pytest.approx(paper(*inputs, alpha, beta, tau), rel=1e-6, abs=1e-11)
 
 
 @shared.FEW
 @given(shared.pair_with_target(scales=(1.0, 10.0)))
-def test_a_soft_target_is_tckd_and_what_the_teacher_leaves_to_the_others_of_nckd(said):
-    student, teacher, target = map(torch.tensor, said)
+def test_a_soft_target_is_tckd_and_what_the_teacher_leaves_to_the_others_of_nckd(inputs):
+    student, teacher, target = map(torch.tensor, inputs)
     by_row = [
         dkd_loss(*row, alpha=1.0, beta=float(1 - (row[1] / 4).softmax(1)[0, row[2][0]]))
         for row in zip(student.split(1), teacher.split(1), target.split(1), strict=True)
@@ -73,7 +73,7 @@ def test_a_soft_target_is_tckd_and_what_the_teacher_leaves_to_the_others_of_nckd
     torch.testing.assert_close(torch.stack(by_row).mean(), kd_loss(student, teacher), rtol=1e-6, atol=1e-12)
 
 
-def test_between_two_classes_only_the_true_one_speaks():
+def test_with_two_classes_only_the_target_class_term_is_left():
     student, teacher, target = torch.randn(4, 2).double(), torch.randn(4, 2).double(), torch.tensor([0, 1, 1, 0])
     assert float(dkd_loss(student, teacher, target, alpha=0.0)) == 0.0
     torch.testing.assert_close(dkd_loss(student, teacher, target), kd_loss(student, teacher))
@@ -96,26 +96,26 @@ def test_of_a_mixture_the_likeliest_class_is_the_true_one():
     torch.testing.assert_close(dkd_loss(student, teacher, mixed), dkd_loss(student, teacher, torch.tensor([1, -100])))
 
 
-def test_the_truth_is_cut_to_the_samples_that_the_teacher_answered():
-    said = make_context()
+def test_targets_are_selected_for_valid_teacher_samples():
+    context = make_context()
     present = torch.tensor([True, False, True, True, False, True])
-    partial = replace(said, teacher=replace(said.teacher, valid=present))
+    partial = replace(context, teacher=replace(context.teacher, valid=present))
     expected = dkd_loss(
-        said.student.require_logits()[present], said.teacher.require_logits()[present], said.target[present]
+        context.student.require_logits()[present], context.teacher.require_logits()[present], context.target[present]
     )  # fmt: skip
     torch.testing.assert_close(DKDLoss()(partial), expected)
 
 
-def test_the_truth_of_rows_goes_with_the_sample_they_belong_to():
+def test_targets_of_rows_follow_their_sample():
     draw = torch.Generator().manual_seed(0)
     sample, present = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([False, True])
     outputs = [Outputs(logits=torch.randn(5, 3, generator=draw), row_to_sample=sample) for _ in range(2)]
     target = torch.tensor([0, 1, 2, 0, 1])
-    said = replace(
+    context = replace(
         make_context(), student=outputs[0], teacher=replace(outputs[1], valid=present), teachers={}, target=target
     )
     expected = dkd_loss(outputs[0].require_logits()[2:], outputs[1].require_logits()[2:], target[2:])
-    torch.testing.assert_close(DKDLoss()(said), expected)
+    torch.testing.assert_close(DKDLoss()(context), expected)
 
 
 def test_half_precision_is_computed_in_float32():
@@ -142,7 +142,7 @@ def test_a_temperature_by_row_scales_each_row_by_its_own_square():
     torch.testing.assert_close(together, torch.stack(each).mean())
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     assert float(DKDLoss()(shared.unanswered())) == 0.0
 
 

@@ -29,9 +29,9 @@ def by_paper(students, tau):
 
 
 def peers(**settings):
-    said = make_context(**settings)
-    half = len(said.target) // 2
-    return replace(said, target=torch.cat([said.target[:half], said.target[:half]]))
+    context = make_context(**settings)
+    half = len(context.target) // 2
+    return replace(context, target=torch.cat([context.target[:half], context.target[:half]]))
 
 
 def test_it_keeps_every_promise_of_a_term():
@@ -74,15 +74,15 @@ def test_each_student_learns_from_the_other_as_from_a_frozen_teacher():
 
 
 def test_the_class_takes_the_rows_of_one_student_after_the_other():
-    said = peers(rows=6)
-    rows = said.student.require_logits()
-    torch.testing.assert_close(DMLLoss(temperature=2.0)(said), dml_loss([rows[:3], rows[3:]], temperature=2.0))
+    context = peers(rows=6)
+    rows = context.student.require_logits()
+    torch.testing.assert_close(DMLLoss(temperature=2.0)(context), dml_loss([rows[:3], rows[3:]], temperature=2.0))
 
 
 def test_rows_that_are_not_those_of_peers_are_refused():
-    said = replace(make_context(rows=4), target=torch.tensor([0, 1, 0, 2]))
+    context = replace(make_context(rows=4), target=torch.tensor([0, 1, 0, 2]))
     with pytest.raises(LimbeckError, match="these 4 rows are not theirs"):
-        DMLLoss()(said)
+        DMLLoss()(context)
     with pytest.raises(LimbeckError, match="at least two"):
         DMLLoss(num_peers=1)
     with pytest.raises(LimbeckError, match="at least two"):

@@ -25,10 +25,10 @@ def exchange(student, teacher, valid=None):
     )
 
 
-def prepared(said):
+def prepared(context):
     torch.manual_seed(0)
     term = FitNetLoss("mid")
-    term.prepare(said)
+    term.prepare(context)
     return term
 
 
@@ -59,12 +59,12 @@ def test_it_agrees_with_the_paper_in_numpy(seed, shape, scale):
 def test_the_class_agrees_with_numpy_through_its_own_projection_and_pooling():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 5, 2, 2))
-    said = exchange(torch.tensor(student), torch.tensor(teacher))
-    term = prepared(said)
+    context = exchange(torch.tensor(student), torch.tensor(teacher))
+    term = prepared(context)
     weight, bias = (p.detach().numpy() for p in term.parameters())
     projected = np.einsum("oi,bihw->bohw", weight[:, :, 0, 0], student) + bias[None, :, None, None]
     pooled = projected.reshape(2, 5, 2, 2, 2, 2).mean(axis=(3, 5))
-    assert term(said).item() == pytest.approx(np.square(pooled - teacher).mean(), rel=1e-6)
+    assert term(context).item() == pytest.approx(np.square(pooled - teacher).mean(), rel=1e-6)
 
 
 def test_channels_last_memory_costs_the_same():
@@ -105,24 +105,24 @@ def test_equal_widths_are_projected_too():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_projection_moved_to_another_precision_still_works(dtype):
-    said = make_context(student_feature_shapes={"mid": (3,)}, teacher_feature_shapes={"mid": (4,)}, dtype=dtype)
-    term = prepared(said).to(dtype)
-    assert torch.isfinite(term(replace_teacher(said)))
+    context = make_context(student_feature_shapes={"mid": (3,)}, teacher_feature_shapes={"mid": (4,)}, dtype=dtype)
+    term = prepared(context).to(dtype)
+    assert torch.isfinite(term(replace_teacher(context)))
 
 
-def replace_teacher(said):
-    return LossContext(student=said.student, teacher=said.teacher)
+def replace_teacher(context):
+    return LossContext(student=context.student, teacher=context.teacher)
 
 
 def test_a_projection_shaped_on_doubles_is_double():
     assert next(prepared(exchange(torch.zeros(2, 3).double(), torch.zeros(2, 4))).parameters()).dtype == torch.float64
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero_with_a_gradient_of_zero():
+def test_a_teacher_without_valid_samples_costs_zero_with_zero_gradient():
     student = torch.randn(2, 3, 4, 4, requires_grad=True)
-    said = exchange(student, torch.randn(2, 5, 2, 2), valid=torch.tensor([False, False]))
-    term = prepared(said)
-    value = term(said)
+    context = exchange(student, torch.randn(2, 5, 2, 2), valid=torch.tensor([False, False]))
+    term = prepared(context)
+    value = term(context)
     value.backward()
     assert value.item() == 0.0
     assert all(not p.grad.any() for p in (student, *term.parameters()))
@@ -140,9 +140,9 @@ def test_features_of_ranks_that_cannot_be_compared_are_refused(student, teacher)
 
 
 def test_different_numbers_of_tokens_are_refused_with_what_has_to_be_equal():
-    said = exchange(torch.zeros(2, 6, 3), torch.zeros(2, 7, 3))
+    context = exchange(torch.zeros(2, 6, 3), torch.zeros(2, 7, 3))
     with pytest.raises(LimbeckError, match=r"\[2, 6, 3\].*\[2, 7, 3\].*tokens have to be equal"):
-        prepared(said)(said)
+        prepared(context)(context)
 
 
 def test_a_hint_tells_where_it_listens():

@@ -70,10 +70,10 @@ def exchange(student, teacher, valid=None):
     )
 
 
-def prepared(said):
+def prepared(context):
     torch.manual_seed(0)
     term = FSPLoss("in", "out")
-    term.prepare(said)
+    term.prepare(context)
     return term
 
 
@@ -114,19 +114,19 @@ def test_the_class_agrees_with_numpy_through_its_projections():
     random = np.random.default_rng(0)
     student = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 4, 2, 2))
     teacher = random.normal(size=(2, 5, 4, 4)), random.normal(size=(2, 4, 4, 4))
-    said = exchange(torched(student), torched(teacher))
-    term = prepared(said)
+    context = exchange(torched(student), torched(teacher))
+    term = prepared(context)
     weight, bias = (p.detach().numpy() for p in term.parameters())
     projected = np.einsum("oi,bihw->bohw", weight[:, :, 0, 0], student[0]) + bias[None, :, None, None]
-    assert term(said).item() == pytest.approx(paper((projected, student[1]), teacher), rel=1e-6)
+    assert term(context).item() == pytest.approx(paper((projected, student[1]), teacher), rel=1e-6)
 
 
 def test_the_class_reads_tokens_with_their_channels_last():
     draws = np.random.default_rng(0).normal(size=(4, 2, 6, 3))
     student, teacher = tuple(draws[:2]), tuple(draws[2:])
-    said = exchange(torched(student), torched(teacher))
+    context = exchange(torched(student), torched(teacher))
     first = ([x.transpose(0, 2, 1) for x in network] for network in (student, teacher))
-    assert float(prepared(said)(said)) == pytest.approx(paper(*first), rel=1e-6)
+    assert float(prepared(context)(context)) == pytest.approx(paper(*first), rel=1e-6)
 
 
 def test_channels_last_memory_costs_the_same():
@@ -150,14 +150,14 @@ def test_the_gradient_is_that_of_finite_differences():
 
 
 def test_equal_channels_need_no_projection():
-    said = make_context(student_feature_shapes={"in": (3, 4, 4), "out": (5, 2, 2)})
-    assert list(prepared(said).parameters()) == []
+    context = make_context(student_feature_shapes={"in": (3, 4, 4), "out": (5, 2, 2)})
+    assert list(prepared(context).parameters()) == []
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     networks = [(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 2)) for _ in range(2)]
-    said = exchange(*networks, valid=torch.tensor([False, False]))
-    assert float(prepared(said)(said)) == 0.0
+    context = exchange(*networks, valid=torch.tensor([False, False]))
+    assert float(prepared(context)(context)) == 0.0
 
 
 def test_an_unprepared_flow_says_what_to_call():

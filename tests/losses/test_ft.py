@@ -68,37 +68,37 @@ def test_maps_that_are_proportional_cost_nothing():
 def test_the_class_agrees_with_numpy_through_what_it_learns():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 4, 4, 4))
-    said = shared.context(torch.tensor(student), torch.tensor(teacher))
-    term = shared.prepared(FTLoss("mid", reconstruction_weight=0.25), said)
+    context = shared.context(torch.tensor(student), torch.tensor(teacher))
+    term = shared.prepared(FTLoss("mid", reconstruction_weight=0.25), context)
     summary = through(teacher, term.paraphraser)
     with torch.no_grad():
         error = np.square(term.decoder(torch.tensor(summary)).numpy() - teacher).mean()
-    shared.close(term(said), paper(through(student, term.translator), summary) + 0.25 * error)
+    shared.close(term(context), paper(through(student, term.translator), summary) + 0.25 * error)
 
 
 def test_the_paraphraser_learns_from_the_reconstruction_only_and_the_translator_from_the_factors_only():
-    said = shared.context(torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 4, 4, 4))
-    term = shared.prepared(FTLoss("mid"), said)
-    term(said).backward()
+    context = shared.context(torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 4, 4, 4))
+    term = shared.prepared(FTLoss("mid"), context)
+    term(context).backward()
     by_default = {name: p.grad.clone() for name, p in term.named_parameters()}
     term.reconstruction_weight *= 2
     term.zero_grad()
-    term(said).backward()
+    term(context).backward()
     for name, parameter in term.named_parameters():
         times = 1.0 if name.startswith("translator") else 2.0
         torch.testing.assert_close(parameter.grad, times * by_default[name])
 
 
 def test_training_makes_the_paraphraser_reconstruct_and_the_student_follow():
-    said = shared.context(torch.randn(8, 3, 4, 4), torch.randn(8, 4, 1, 1).expand(-1, -1, 4, 4))
-    term = shared.prepared(FTLoss("mid", reconstruction_weight=1.0), said)
+    context = shared.context(torch.randn(8, 3, 4, 4), torch.randn(8, 4, 1, 1).expand(-1, -1, 4, 4))
+    term = shared.prepared(FTLoss("mid", reconstruction_weight=1.0), context)
     optimizer = torch.optim.Adam(term.parameters(), lr=0.01)
-    first = term(said).item()
+    first = term(context).item()
     for _ in range(60):
         optimizer.zero_grad()
-        term(said).backward()
+        term(context).backward()
         optimizer.step()
-    assert term(said).item() < 0.7 * first
+    assert term(context).item() < 0.7 * first
 
 
 def test_half_precision_is_computed_in_float32():
@@ -119,7 +119,7 @@ def test_a_dead_layer_has_a_finite_gradient():
     assert torch.isfinite(student.grad).all()
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     shared.check_nobody_answered(FTLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
@@ -132,10 +132,10 @@ def test_an_unprepared_term_says_what_to_call():
 
 
 def test_the_repr_tells_of_paraphraser_and_translator():
-    said = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 6, 2, 2))
-    told = str(shared.prepared(FTLoss("mid"), said))
-    assert "6 → 3" in told
-    assert "3 → 3, maps 4×4 and 2×2 pooled to 2×2" in told
+    context = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 6, 2, 2))
+    text = str(shared.prepared(FTLoss("mid"), context))
+    assert "6 → 3" in text
+    assert "3 → 3, maps 4×4 and 2×2 pooled to 2×2" in text
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.1, float("nan")])

@@ -34,10 +34,10 @@ def exchange(student, teacher, valid=None):
     )
 
 
-def prepared(said):
+def prepared(context):
     torch.manual_seed(0)
     term = GramLoss("mid")
-    term.prepare(said)
+    term.prepare(context)
     return term
 
 
@@ -94,17 +94,17 @@ def test_it_agrees_with_the_paper_in_numpy(pair):
 def test_the_class_agrees_with_numpy_through_its_projection():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 5, 2, 2))
-    said = exchange(torch.tensor(student), torch.tensor(teacher))
-    term = prepared(said)
+    context = exchange(torch.tensor(student), torch.tensor(teacher))
+    term = prepared(context)
     weight, bias = (p.detach().numpy() for p in term.parameters())
     projected = np.einsum("oi,bihw->bohw", weight[:, :, 0, 0], student) + bias[None, :, None, None]
-    assert term(said).item() == pytest.approx(paper(projected, teacher), rel=1e-6)
+    assert term(context).item() == pytest.approx(paper(projected, teacher), rel=1e-6)
 
 
 def test_the_class_reads_tokens_with_their_channels_last():
     student, teacher = np.random.default_rng(0).normal(size=(2, 2, 6, 3))
-    said = exchange(torch.tensor(student), torch.tensor(teacher))
-    assert float(prepared(said)(said)) == pytest.approx(
+    context = exchange(torch.tensor(student), torch.tensor(teacher))
+    assert float(prepared(context)(context)) == pytest.approx(
         paper(student.transpose(0, 2, 1), teacher.transpose(0, 2, 1)), rel=1e-6
     )
 
@@ -137,9 +137,9 @@ def test_the_order_of_the_positions_does_not_matter():
     torch.testing.assert_close(gram_loss(student[:, :, torch.randperm(5)], teacher), gram_loss(student, teacher))
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
-    said = exchange(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 2), valid=torch.tensor([False, False]))
-    assert float(prepared(said)(said).detach()) == 0.0
+def test_a_teacher_without_valid_samples_costs_zero():
+    context = exchange(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 2), valid=torch.tensor([False, False]))
+    assert float(prepared(context)(context).detach()) == 0.0
 
 
 def test_an_unprepared_gram_says_what_to_call():

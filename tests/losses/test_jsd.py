@@ -88,7 +88,7 @@ def test_the_gradient_is_that_of_finite_differences_and_zero_at_agreement():
     assert float(student.grad.abs().max()) < 1e-12
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     assert float(JSDLoss()(shared.unanswered())) == 0.0
 
 

@@ -128,17 +128,17 @@ def test_no_row_at_all_costs_zero_with_a_gradient_of_zero():
 
 
 def test_the_class_takes_its_temperature_from_the_schedule():
-    said = make_context(progress=Progress(step=1, steps=2))
-    moved = KDLoss(temperature=schedules.linear(6.0, 2.0))(said)
-    torch.testing.assert_close(moved, KDLoss(temperature=4.0)(said))
+    context = make_context(progress=Progress(step=1, steps=2))
+    moved = KDLoss(temperature=schedules.linear(6.0, 2.0))(context)
+    torch.testing.assert_close(moved, KDLoss(temperature=4.0)(context))
 
 
 def test_the_class_takes_the_teacher_it_names():
-    said = make_context(teacher_names=("a", "b"))
-    expected = kd_loss(said.student.require_logits(), said.teachers["b"].require_logits())
-    torch.testing.assert_close(KDLoss(teacher="b")(said), expected)
+    context = make_context(teacher_names=("a", "b"))
+    expected = kd_loss(context.student.require_logits(), context.teachers["b"].require_logits())
+    torch.testing.assert_close(KDLoss(teacher="b")(context), expected)
     with pytest.raises(LimbeckError, match="no teacher is named 'bb'; there are: b"):
-        KDLoss(teacher="bb")(said)
+        KDLoss(teacher="bb")(context)
 
 
 @pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
@@ -155,9 +155,9 @@ def test_a_schedule_that_reaches_temperature_zero_is_refused_when_it_gets_there(
 
 
 def test_networks_of_different_classes_are_refused_with_both_shapes():
-    said = LossContext(student=Outputs(logits=torch.zeros(2, 3)), teacher=Outputs(logits=torch.zeros(2, 4)))
+    context = LossContext(student=Outputs(logits=torch.zeros(2, 3)), teacher=Outputs(logits=torch.zeros(2, 4)))
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*same rows with the same classes"):
-        KDLoss()(said)
+        KDLoss()(context)
 
 
 @pytest.mark.parametrize("tau", [1.0, 4.0])

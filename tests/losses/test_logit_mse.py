@@ -58,7 +58,7 @@ def test_the_gradient_is_that_of_finite_differences():
     assert shared.right_gradient(logit_mse_loss, 3, 4)
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     assert float(LogitMSELoss()(shared.unanswered())) == 0.0
 
 

@@ -28,13 +28,13 @@ class Seeded(nn.Module):
         super().__init__()
         self.loss = term
 
-    def prepare(self, said):
-        self.loss.prepare(said)
+    def prepare(self, context):
+        self.loss.prepare(context)
 
-    def forward(self, said):
+    def forward(self, context):
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return self.loss(said)
+            return self.loss(context)
 
 
 def generated(student, mask, layers):
@@ -86,10 +86,10 @@ def test_it_agrees_with_the_paper_in_numpy(pair, seed):
 def test_the_class_agrees_with_numpy_through_its_own_projection_and_generator():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 5, 2, 2))
-    said = shared.context(torch.tensor(student), torch.tensor(teacher))
-    term = shared.prepared(MGDLoss("mid"), said)
+    context = shared.context(torch.tensor(student), torch.tensor(teacher))
+    term = shared.prepared(MGDLoss("mid"), context)
     torch.manual_seed(1)
-    value = term(said)
+    value = term(context)
     torch.manual_seed(1)
     mask = (torch.rand(2, 1, 2, 2, dtype=torch.float64) >= 0.65).double().numpy()
     shared.close(
@@ -100,22 +100,22 @@ def test_the_class_agrees_with_numpy_through_its_own_projection_and_generator():
 
 @pytest.mark.parametrize("hidden", [0.0, 0.25, 0.65])
 def test_the_share_that_is_hidden_is_the_one_that_was_asked_for(hidden):
-    said = shared.context(torch.ones(50, 1, 20, 20), torch.zeros(50, 1, 20, 20))
-    term = shared.prepared(MGDLoss("mid", mask_ratio=hidden), said)
+    context = shared.context(torch.ones(50, 1, 20, 20), torch.zeros(50, 1, 20, 20))
+    term = shared.prepared(MGDLoss("mid", mask_ratio=hidden), context)
     seen = []
     term.generator.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
-    term(said)
-    term(said)
+    term(context)
+    term(context)
     assert (seen[0] == 0).float().mean().item() == pytest.approx(hidden, abs=0.01)
     assert hidden == 0.0 or not torch.equal(*seen)
 
 
 def test_all_channels_of_a_position_are_hidden_together():
-    said = shared.context(torch.ones(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))
-    term = shared.prepared(MGDLoss("mid"), said)
+    context = shared.context(torch.ones(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))
+    term = shared.prepared(MGDLoss("mid"), context)
     term.generator.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
     seen = []
-    term(said)
+    term(context)
     assert torch.equal(seen[0], seen[0][:, :1].expand(-1, 3, -1, -1))
 
 
@@ -137,7 +137,7 @@ def test_channels_last_memory_costs_the_same():
     shared.check_memory_order(function, (2, 3, 4, 4), (2, 5, 4, 4))
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     shared.check_nobody_answered(MGDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
@@ -150,8 +150,8 @@ def test_an_unprepared_term_says_what_to_call():
 
 
 def test_equal_channels_need_no_projection_and_the_repr_says_so():
-    said = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2, 2))
-    term = shared.prepared(MGDLoss("mid"), said)
+    context = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2, 2))
+    term = shared.prepared(MGDLoss("mid"), context)
     assert not list(term.projection.parameters())
     assert "IdentityProjection(3 → 3, maps 4×4 and 2×2 pooled to 2×2)" in str(term)
 

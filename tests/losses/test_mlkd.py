@@ -1,4 +1,4 @@
-"""multi_level adds up, over temperatures, what is said of each sample, of the batch, and of the classes."""
+"""MLKD: instance, batch and class level distillation summed over temperatures."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_batch_twice_over_costs_twice_between_samples_and_four_times_between_c
         torch.testing.assert_close(mlkd_loss(*twice, **weights), times * mlkd_loss(student, teacher, **weights))
 
 
-def test_the_instances_alone_are_soft_targets_of_all_temperatures():
+def test_instance_level_only_is_kd_at_all_temperatures():
     student, teacher = torch.randn(3, 4).double(), torch.randn(3, 4).double()
     expected = kd_loss(student, teacher, temperature=2.0) + kd_loss(student, teacher, temperature=5.0)
     torch.testing.assert_close(
@@ -76,12 +76,12 @@ def test_the_instances_alone_are_soft_targets_of_all_temperatures():
 
 
 def test_a_policy_scales_all_temperatures_to_its_own():
-    said = make_context(rows=6)
-    torch.testing.assert_close(MLKDLoss(temperature=4.0)(said), MLKDLoss()(said))
-    half = MLKDLoss(temperatures=(1.0, 1.5, 2.0, 2.5, 3.0))(said)
-    torch.testing.assert_close(MLKDLoss(temperature=2.0)(said), half)
+    context = make_context(rows=6)
+    torch.testing.assert_close(MLKDLoss(temperature=4.0)(context), MLKDLoss()(context))
+    half = MLKDLoss(temperatures=(1.0, 1.5, 2.0, 2.5, 3.0))(context)
+    torch.testing.assert_close(MLKDLoss(temperature=2.0)(context), half)
     torch.testing.assert_close(
-        MLKDLoss(temperatures=(4.0, 6.0, 8.0, 10.0, 12.0), temperature=Constant(2.0))(said), half
+        MLKDLoss(temperatures=(4.0, 6.0, 8.0, 10.0, 12.0), temperature=Constant(2.0))(context), half
     )
     check_loss(MLKDLoss(temperature=Constant(2.0)), skip=SUMS)
 
@@ -101,7 +101,7 @@ def test_the_gradient_is_that_of_finite_differences():
     assert shared.right_gradient(mlkd_loss, 3, 4, temperatures=[1.0, 2.0])
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     assert float(MLKDLoss()(shared.unanswered())) == 0.0
 
 

@@ -47,9 +47,9 @@ def test_the_value_worked_by_hand():
 
 @shared.FEW
 @given(shared.pair_with_target(), st.floats(0.0, 2.0), st.floats(0.5, 20.0))
-def test_it_agrees_with_the_paper_in_numpy(said, gamma, tau):
-    value = shared.value(nkd_loss, *said, gamma=gamma, temperature=tau)
-    assert value == pytest.approx(paper(*said, gamma, tau), rel=1e-6, abs=1e-12)
+def test_it_agrees_with_the_paper_in_numpy(inputs, gamma, tau):
+    value = shared.value(nkd_loss, *inputs, gamma=gamma, temperature=tau)
+    assert value == pytest.approx(paper(*inputs, gamma, tau), rel=1e-6, abs=1e-12)
 
 
 def test_the_others_are_least_where_the_networks_agree():
@@ -63,7 +63,7 @@ def test_the_others_are_least_where_the_networks_agree():
     torch.testing.assert_close(student.grad, left)
 
 
-def test_between_two_classes_only_the_true_one_speaks():
+def test_with_two_classes_only_the_target_class_term_is_left():
     student, teacher, target = torch.randn(2, 2), torch.randn(2, 2), torch.tensor([0, 1])
     torch.testing.assert_close(
         nkd_loss(student, teacher, target, gamma=0.0), nkd_loss(student, teacher, target, gamma=9.0)
@@ -77,12 +77,12 @@ def test_rows_without_a_label_are_left_out():
     assert float(nkd_loss(student, teacher, torch.full((4,), -100))) == 0.0
 
 
-def test_the_truth_is_cut_to_the_samples_that_the_teacher_answered():
-    said = make_context()
+def test_targets_are_selected_for_valid_teacher_samples():
+    context = make_context()
     present = torch.tensor([True, False, True, True, False, True])
-    partial = replace(said, teacher=replace(said.teacher, valid=present))
+    partial = replace(context, teacher=replace(context.teacher, valid=present))
     expected = nkd_loss(
-        said.student.require_logits()[present], said.teacher.require_logits()[present], said.target[present]
+        context.student.require_logits()[present], context.teacher.require_logits()[present], context.target[present]
     )  # fmt: skip
     torch.testing.assert_close(NKDLoss()(partial), expected)
 
@@ -111,7 +111,7 @@ def test_a_temperature_by_row_scales_each_row_by_its_own_square():
     torch.testing.assert_close(together, torch.stack(each).mean())
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     assert float(NKDLoss()(shared.unanswered())) == 0.0
 
 

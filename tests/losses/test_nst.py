@@ -109,7 +109,7 @@ def test_nothing_as_large_as_every_pair_at_every_position_is_made():
     assert max(kept) <= student.numel()
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     student = torch.randn(2, 3, 4, 4, requires_grad=True)
     value = NSTLoss("mid")(shared.context(student, torch.randn(2, 5, 2, 2), valid=torch.tensor([False, False])))
     value.backward()

@@ -81,10 +81,10 @@ def test_the_margin_of_a_pruned_channel_is_its_constant():
 def test_the_class_agrees_with_numpy_through_its_own_projection_and_measured_margin():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(4, 3, 4, 4)), random.normal(size=(4, 5, 4, 4))
-    said = shared.context(torch.tensor(student), torch.tensor(teacher))
-    term = shared.prepared(OFDLoss("mid"), said)
+    context = shared.context(torch.tensor(student), torch.tensor(teacher))
+    term = shared.prepared(OFDLoss("mid"), context)
     projected = shared.batch_normed(shared.convolved(student, term.projection.layer), term.projection.norm)
-    shared.close(term(said), paper(projected, teacher, negative_mean(teacher)))
+    shared.close(term(context), paper(projected, teacher, negative_mean(teacher)))
 
 
 def test_a_measured_margin_stays_and_is_saved():
@@ -95,8 +95,8 @@ def test_a_measured_margin_stays_and_is_saved():
 
 
 def test_a_channel_that_is_never_negative_has_a_margin_of_zero():
-    said = shared.context(torch.randn(4, 2), torch.rand(4, 3))
-    assert not shared.prepared(OFDLoss("mid"), said).margin.any()
+    context = shared.context(torch.randn(4, 2), torch.rand(4, 3))
+    assert not shared.prepared(OFDLoss("mid"), context).margin.any()
 
 
 def test_a_recipe_gives_margins_as_a_list():
@@ -121,13 +121,13 @@ def test_channels_last_memory_costs_the_same():
     shared.check_memory_order(function, (2, 3, 4, 4), (2, 3, 4, 4))
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     shared.check_nobody_answered(OFDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
 def test_one_sample_without_positions_is_normalised_by_what_was_seen_before():
-    said = shared.context(torch.randn(1, 4), torch.randn(1, 3))
-    assert torch.isfinite(shared.prepared(OFDLoss("mid"), said)(said))
+    context = shared.context(torch.randn(1, 4), torch.randn(1, 3))
+    assert torch.isfinite(shared.prepared(OFDLoss("mid"), context)(context))
 
 
 def test_what_it_learns_may_be_moved_to_another_precision():
@@ -139,8 +139,8 @@ def test_an_unprepared_term_says_what_to_call():
 
 
 def test_the_repr_tells_of_projection_and_pooling():
-    said = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
-    assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(OFDLoss("mid"), said))
+    context = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
+    assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(OFDLoss("mid"), context))
 
 
 def test_margins_that_cannot_be_are_refused():

@@ -43,6 +43,6 @@ def test_the_nearest_name_comes_first():
     assert suggest_names("kdd", ["target", "kd"]) == "kd"
 
 
-def test_where_no_name_is_near_all_are_told_up_to_twelve():
+def test_without_a_near_name_up_to_twelve_are_listed():
     assert suggest_names("zzz", [f"layer{i}" for i in range(20)]) == ", ".join(f"layer{i}" for i in range(12))
     assert suggest_names("zzz", []) == "none"

@@ -101,7 +101,7 @@ def test_channels_last_memory_costs_the_same():
     shared.check_memory_order(pkd_loss, (2, 3, 4, 4), (2, 3, 4, 4))
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     shared.check_nobody_answered(PKDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 

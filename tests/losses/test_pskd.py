@@ -1,4 +1,4 @@
-"""prior_prediction is the cross-entropy with labels softened by what the student said before (PS-KD)."""
+"""PS-KD: cross-entropy with labels softened by the previous predictions of the student."""
 
 import runpy
 from dataclasses import replace
@@ -93,11 +93,11 @@ def test_the_share_grows_with_the_epochs_up_to_alpha():
     assert PSKDLoss(alpha=schedules.linear(0, 1)).current_alpha(Progress(step=1, steps=4)) == 0.25
 
 
-def test_a_sample_not_seen_before_is_compared_with_its_label_alone():
-    said = make_context(rows=4, progress=Progress(step=3, steps=4, epoch=3, epochs=4))
-    nothing = replace(said.teacher, valid=torch.zeros(4, dtype=torch.bool))
-    value = PSKDLoss()(replace(said, teacher=nothing))
-    torch.testing.assert_close(value, cross_entropy_loss(said.student.require_logits(), said.target))
+def test_an_unseen_sample_uses_its_label_only():
+    context = make_context(rows=4, progress=Progress(step=3, steps=4, epoch=3, epochs=4))
+    nothing = replace(context.teacher, valid=torch.zeros(4, dtype=torch.bool))
+    value = PSKDLoss()(replace(context, teacher=nothing))
+    torch.testing.assert_close(value, cross_entropy_loss(context.student.require_logits(), context.target))
 
 
 def test_no_label_at_all_costs_zero():

@@ -73,14 +73,14 @@ def test_the_gradient_is_that_of_finite_differences():
     assert shared.right_gradient(reverse_kl_loss, 3, 4, temperature=2.0)
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     assert float(ReverseKLLoss()(shared.unanswered())) == 0.0
 
 
 def test_the_class_takes_its_temperature_from_the_schedule():
-    said = make_context()
-    moved = ReverseKLLoss(temperature=schedules.linear(5.0, 1.0))(said)
-    torch.testing.assert_close(moved, ReverseKLLoss(temperature=4.0)(said))
+    context = make_context()
+    moved = ReverseKLLoss(temperature=schedules.linear(5.0, 1.0))(context)
+    torch.testing.assert_close(moved, ReverseKLLoss(temperature=4.0)(context))
 
 
 def test_what_does_not_fit_is_refused():

@@ -92,22 +92,22 @@ def test_the_class_agrees_with_numpy_through_what_it_fuses():
     student = [random.normal(size=(3, *shape)) for shape in ((4, 8, 8), (6, 4, 4), (10, 1, 1))]
     teacher = [random.normal(size=(3, *shape)) for shape in ((8, 8, 8), (12, 6, 6), (20, 1, 1))]
     names = ["early", "middle", "late"]
-    said = shared.context(torch.zeros(1), torch.zeros(1))
-    said.student.features.update(zip(names, map(torch.tensor, student), strict=True))
-    said.teacher.features.update(zip(names, map(torch.tensor, teacher), strict=True))
-    term = shared.prepared(ReviewKDLoss(names), said)
+    context = shared.context(torch.zeros(1), torch.zeros(1))
+    context.student.features.update(zip(names, map(torch.tensor, student), strict=True))
+    context.teacher.features.update(zip(names, map(torch.tensor, teacher), strict=True))
+    term = shared.prepared(ReviewKDLoss(names), context)
     pairs = [shared.matched(*pair) for pair in zip(fused(term, student), teacher, strict=True)]
-    shared.close(term(said), sum(hierarchical(*pair) for pair in pairs))
+    shared.close(term(context), sum(hierarchical(*pair) for pair in pairs))
 
 
 def test_the_shallowest_loss_reaches_the_students_deepest_stage():
-    said = both()
-    term = shared.prepared(ReviewKDLoss(["early", "middle", "late"]), said)
-    made, handed = term.fusions[2](said.student.feature("late")[:, :, None, None], None)
-    made, handed = term.fusions[1](said.student.feature("middle"), handed)
-    made, handed = term.fusions[0](said.student.feature("early"), handed)
+    context = both()
+    term = shared.prepared(ReviewKDLoss(["early", "middle", "late"]), context)
+    made, handed = term.fusions[2](context.student.feature("late")[:, :, None, None], None)
+    made, handed = term.fusions[1](context.student.feature("middle"), handed)
+    made, handed = term.fusions[0](context.student.feature("early"), handed)
     made.square().sum().backward()
-    assert said.student.feature("late").grad.any()
+    assert context.student.feature("late").grad.any()
 
 
 def test_the_common_width_is_the_students_deepest_up_to_512():
@@ -131,7 +131,7 @@ def test_channels_last_memory_costs_the_same():
     shared.check_memory_order(lambda student, teacher: reviewkd_loss([student], [teacher]), (2, 3, 6, 6), (2, 3, 6, 6))
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     shared.check_nobody_answered(ReviewKDLoss(["mid"]), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
@@ -149,9 +149,9 @@ def test_a_recipe_names_its_taps_in_a_list():
 
 
 def test_the_repr_tells_of_every_stage():
-    told = str(shared.prepared(ReviewKDLoss(["early", "middle", "late"]), both()))
-    assert "4 → 8" in told
-    assert "6 → 12, maps 4×4 and 6×6 pooled to 4×4" in told
+    text = str(shared.prepared(ReviewKDLoss(["early", "middle", "late"]), both()))
+    assert "4 → 8" in text
+    assert "6 → 12, maps 4×4 and 6×6 pooled to 4×4" in text
 
 
 @pytest.mark.parametrize("at", ["mid", []])

@@ -101,7 +101,7 @@ def test_the_gradient_is_that_of_finite_differences():
     assert shared.right_gradient(rkd_angle_loss, 4, 3, 2)
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     assert float(RKDAngleLoss("mid")(shared.unanswered())) == 0.0
 
 

@@ -30,10 +30,10 @@ def exchange(student, teacher, valid=None):
     )
 
 
-def prepared(said, **options):
+def prepared(context, **options):
     torch.manual_seed(0)
     term = SimKDLoss("mid", **options)
-    term.prepare(said)
+    term.prepare(context)
     return term
 
 
@@ -79,25 +79,25 @@ def test_it_agrees_with_numpy(seed, channels, size, equal, scale):
 def test_the_class_agrees_with_numpy_through_its_projector():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 6, 4, 4))
-    said = exchange(torch.tensor(student), torch.tensor(teacher))
-    term = prepared(said)
+    context = exchange(torch.tensor(student), torch.tensor(teacher))
+    term = prepared(context)
     weights = [layer.weight.detach().numpy() for layer in term.projector if isinstance(layer, nn.Conv2d)]
     assert [weight.shape for weight in weights] == [(3, 3, 1, 1), (3, 3, 3, 3), (6, 3, 1, 1)]
     projected = student
     for weight in weights:
         projected = normalized(convolved(projected, weight))
-    assert term(said).item() == pytest.approx(np.square(projected - teacher).mean(), rel=1e-6)
+    assert term(context).item() == pytest.approx(np.square(projected - teacher).mean(), rel=1e-6)
 
 
 def test_the_class_agrees_with_numpy_on_vectors():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(4, 3)), random.normal(size=(4, 6))
-    said = exchange(torch.tensor(student), torch.tensor(teacher))
-    term = prepared(said, factor=3)
+    context = exchange(torch.tensor(student), torch.tensor(teacher))
+    term = prepared(context, factor=3)
     first, second = (layer.weight.detach().numpy() for layer in term.projector if isinstance(layer, nn.Linear))
     projected = normalized(normalized(student @ first.T) @ second.T)
     assert first.shape == (2, 3)
-    assert term(said).item() == pytest.approx(np.square(projected - teacher).mean(), rel=1e-6)
+    assert term(context).item() == pytest.approx(np.square(projected - teacher).mean(), rel=1e-6)
 
 
 def test_the_head_is_the_projector_under_the_teachers_classifier():
@@ -142,11 +142,11 @@ def test_the_gradient_is_that_of_finite_differences():
     assert shared.right_gradient(simkd_loss, 2, 3, 2, 2)
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero_with_a_gradient_of_zero():
+def test_a_teacher_without_valid_samples_costs_zero_with_zero_gradient():
     student = torch.randn(2, 3, 4, 4, requires_grad=True)
-    said = exchange(student, torch.randn(2, 5, 2, 2), valid=torch.tensor([False, False]))
-    term = prepared(said)
-    value = term(said)
+    context = exchange(student, torch.randn(2, 5, 2, 2), valid=torch.tensor([False, False]))
+    term = prepared(context)
+    value = term(context)
     value.backward()
     assert value.item() == 0.0
     assert all(not p.grad.any() for p in (student, *term.parameters()))
@@ -161,6 +161,6 @@ def test_what_does_not_fit_is_refused():
         simkd_loss(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(LimbeckError, match="divided by at least 1, not 0"):
         SimKDLoss("mid", factor=0)
-    said = exchange(torch.zeros(1, 3), torch.zeros(1, 4))
+    context = exchange(torch.zeros(1, 3), torch.zeros(1, 4))
     with pytest.raises(LimbeckError, match="at least 2 samples"):
-        prepared(said)(said)
+        prepared(context)(context)

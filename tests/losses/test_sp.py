@@ -88,10 +88,10 @@ def test_the_gradient_is_that_of_finite_differences():
     assert torch.autograd.gradcheck(lambda s: sp_loss(s, teacher), student)
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     nobody = Outputs(features={"mid": torch.randn(2, 5)}, valid=torch.tensor([False, False]))
-    said = LossContext(student=Outputs(features={"mid": torch.randn(2, 3)}), teacher=nobody)
-    assert float(SPLoss("mid")(said)) == 0.0
+    context = LossContext(student=Outputs(features={"mid": torch.randn(2, 3)}), teacher=nobody)
+    assert float(SPLoss("mid")(context)) == 0.0
 
 
 def test_unequal_batches_are_refused_with_both_sizes():

@@ -72,9 +72,9 @@ def logits(draw, scales=(1e-2, 1.0, 10.0, 1e4)):
 
 
 def taken(pair, tau):
-    said = [Outputs(logits=torch.tensor(one)) for one in pair]
+    outputs = [Outputs(logits=torch.tensor(one)) for one in pair]
     return float(
-        apply_temperature(kd_loss, LossContext(student=said[0], teacher=said[1], progress=NOW), temperature=tau)
+        apply_temperature(kd_loss, LossContext(student=outputs[0], teacher=outputs[1], progress=NOW), temperature=tau)
     )
 
 
@@ -98,12 +98,12 @@ def test_a_response_term_keeps_its_promises_under_each_policy(tau):
 @pytest.mark.parametrize("term", [DKDLoss, DISTLoss, JSDLoss, MLKDLoss, NKDLoss, ReverseKLLoss, KDLoss, TTMLoss])
 @pytest.mark.parametrize("tau", POLICIES.values(), ids=POLICIES)
 def test_every_response_term_takes_every_policy(term, tau):
-    said = make_context(rows=8)
-    value = term(temperature=tau)(said)
+    context = make_context(rows=8)
+    value = term(temperature=tau)(context)
     value.backward()
     assert torch.isfinite(value)
-    assert torch.isfinite(said.student.require_logits().grad).all()
-    assert float(term(temperature=Constant(3.0))(said).detach()) == float(term(temperature=3.0)(said).detach())
+    assert torch.isfinite(context.student.require_logits().grad).all()
+    assert float(term(temperature=Constant(3.0))(context).detach()) == float(term(temperature=3.0)(context).detach())
 
 
 @FEW
@@ -129,9 +129,9 @@ def test_dynamic_temperatures_agree_with_numpy(pair):
     student, teacher = pair
     mine, its = ((one - one.mean(axis=1, keepdims=True)).max(axis=1) for one in pair)
     own, other = 8.0 * mine / (mine + its), 8.0 * its / (mine + its)
-    found = dynamic_temperatures(torch.tensor(student), torch.tensor(teacher), temperature=4.0)
-    np.testing.assert_allclose(found[0], own, rtol=1e-6)
-    np.testing.assert_allclose(found[1], other, rtol=1e-6)
+    temperatures = dynamic_temperatures(torch.tensor(student), torch.tensor(teacher), temperature=4.0)
+    np.testing.assert_allclose(temperatures[0], own, rtol=1e-6)
+    np.testing.assert_allclose(temperatures[1], other, rtol=1e-6)
     expected = np.mean(own * other * kl(student / own[:, None], teacher / other[:, None]))
     assert taken(pair, Dynamic()) == pytest.approx(expected, rel=1e-6, abs=1e-10)
 
@@ -158,17 +158,17 @@ def test_temperatures_by_sample_agree_with_numpy(pair):
 
 
 def test_a_measured_quality_gives_the_temperature_of_its_row():
-    # τ₀·(1 + k·(1 − q)) with τ₀ = 4 and k = 0.5: a dark picture of quality 0 is softened most.
+    # τ₀·(1 + k·(1 − q)) with τ₀ = 4 and k = 0.5: a dark image of quality 0 is softened most.
     quality = torch.tensor([1.0, 0.5, 0.0, 7.0])
-    said = Outputs(logits=torch.randn(4, 3), extra={"brightness": quality})
-    tau = PerSample(score="brightness", confident=4.0, uncertain=6.0)(said, said, NOW).temperature
+    outputs = Outputs(logits=torch.randn(4, 3), extra={"brightness": quality})
+    tau = PerSample(score="brightness", confident=4.0, uncertain=6.0)(outputs, outputs, NOW).temperature
     torch.testing.assert_close(tau, torch.tensor([4.0, 5.0, 6.0, 4.0]))
 
 
-def test_a_quality_that_nobody_measured_is_one_sentence():
-    said = Outputs(logits=torch.randn(4, 3), extra={"brightness": torch.ones(4)})
+def test_a_missing_score_is_one_sentence():
+    outputs = Outputs(logits=torch.randn(4, 3), extra={"brightness": torch.ones(4)})
     with pytest.raises(LimbeckError, match="goes by 'brigthness', and there are: brightness"):
-        PerSample(score="brigthness")(said, said, NOW)
+        PerSample(score="brigthness")(outputs, outputs, NOW)
     wide = Outputs(logits=torch.randn(4, 3), extra={"brightness": torch.ones(4, 2)})
     with pytest.raises(LimbeckError, match=r"shape \[4, 2\], and PerSample takes one number a row, \[4\]"):
         PerSample(score="brightness")(wide, wide, NOW)
@@ -187,31 +187,31 @@ def adapted_by_hand(policy, losses):
 
 def test_the_adaptive_temperature_follows_its_rule():
     policy = LossAdaptive(start=4.0, low=2.0, high=9.0, rate=0.05)
-    random, expected, found = np.random.default_rng(0), [], []
+    random, expected, temperatures = np.random.default_rng(0), [], []
     for step in range(60):
         student, teacher = random.normal(size=(5, 4)) * 0.97**step, random.normal(size=(5, 4)) * 0.97**step
         expected.append(float(np.mean(kl(student / 4.0, teacher / 4.0))))
-        said = [Outputs(logits=torch.tensor(one)) for one in (student, teacher)]
-        found.append(float(policy(*said, NOW).temperature))
-    assert found == pytest.approx(adapted_by_hand(policy, expected), rel=1e-5)
-    assert min(found) < 4.0, "it never fell while the loss did"
+        outputs = [Outputs(logits=torch.tensor(one)) for one in (student, teacher)]
+        temperatures.append(float(policy(*outputs, NOW).temperature))
+    assert temperatures == pytest.approx(adapted_by_hand(policy, expected), rel=1e-5)
+    assert min(temperatures) < 4.0, "it never fell while the loss did"
 
 
 def test_the_adaptive_temperature_rises_while_the_loss_stalls_and_stays_in_its_bounds():
     policy = LossAdaptive(start=4.0, high=5.0, rate=0.1)
-    said = Outputs(logits=torch.tensor([[1.0, 0.0]])), Outputs(logits=torch.tensor([[0.0, 3.0]]))
-    taus = [float(policy(*said, NOW).temperature) for _ in range(5)]
+    outputs = Outputs(logits=torch.tensor([[1.0, 0.0]])), Outputs(logits=torch.tensor([[0.0, 3.0]]))
+    taus = [float(policy(*outputs, NOW).temperature) for _ in range(5)]
     assert taus == sorted(taus)
     assert taus[0] == 4.0
     assert taus[-1] == 5.0
     still = policy.eval()
-    assert float(still(*said, NOW).temperature) == float(still(*said, NOW).temperature), "it moved in eval mode"
+    assert float(still(*outputs, NOW).temperature) == float(still(*outputs, NOW).temperature), "it moved in eval mode"
 
 
 def test_the_learned_temperature_makes_the_loss_larger():
     policy = Learned(start=4.0, low=1.0, high=21.0)
-    said = Outputs(logits=torch.tensor([[3.0, 0.0, 1.0]])), Outputs(logits=torch.tensor([[0.0, 2.0, 5.0]]))
-    context = LossContext(student=said[0], teacher=said[1], progress=NOW)
+    outputs = Outputs(logits=torch.tensor([[3.0, 0.0, 1.0]])), Outputs(logits=torch.tensor([[0.0, 2.0, 5.0]]))
+    context = LossContext(student=outputs[0], teacher=outputs[1], progress=NOW)
     take = partial(apply_temperature, kd_loss, context, temperature=policy)
     before = take()
     before.backward()
@@ -226,9 +226,9 @@ def test_the_learned_temperature_gets_the_gradient_that_the_formula_gives_turned
     pair = [random.normal(size=(3, 4)) for _ in range(2)]
     now = Progress(step=1, steps=4)
     share = 0.5 * (1 - math.cos(math.pi / 4))
-    said = [Outputs(logits=torch.tensor(one)) for one in pair]
+    outputs = [Outputs(logits=torch.tensor(one)) for one in pair]
     apply_temperature(
-        kd_loss, LossContext(student=said[0], teacher=said[1], progress=now), temperature=policy
+        kd_loss, LossContext(student=outputs[0], teacher=outputs[1], progress=now), temperature=policy
     ).backward()
 
     def loss(theta):
@@ -244,23 +244,23 @@ def test_the_learned_temperature_by_sample_begins_the_same_for_all_and_can_diffe
     policy = Learned(granularity="sample", start=4.0)
     with pytest.raises(LimbeckError, match=r"no network yet: call distiller\.prepare"):
         KDLoss(temperature=policy)(make_context())
-    said = make_context()
-    policy.prepare(said)
-    tau = policy(said.student, said.teachers["teacher"], NOW).temperature
+    context = make_context()
+    policy.prepare(context)
+    tau = policy(context.student, context.teachers["teacher"], NOW).temperature
     torch.testing.assert_close(tau.detach(), torch.full((6,), 4.0))
     torch.nn.init.normal_(policy.network[-1].weight)
-    moved = policy(said.student, said.teachers["teacher"], NOW).temperature
+    moved = policy(context.student, context.teachers["teacher"], NOW).temperature
     assert len(moved.unique()) == 6
     assert bool(((moved > 1.0) & (moved < 21.0)).all())
-    KDLoss(temperature=policy)(said).backward()
+    KDLoss(temperature=policy)(context).backward()
     assert all(parameter.grad is not None for parameter in policy.parameters())
 
 
 @pytest.mark.parametrize("tau", POLICIES.values(), ids=POLICIES)
-def test_what_is_heard_of_a_temperature_lies_within_its_bounds_and_has_no_gradient(tau):
-    said = make_context()
+def test_reported_temperatures_lie_within_their_bounds_and_have_no_gradient(tau):
+    context = make_context()
     record = TemperatureRecord(with_entropy=True)
-    KDLoss(temperature=tau)(replace(said, temperature_record=record))
+    KDLoss(temperature=tau)(replace(context, temperature_record=record))
     low, high = tau.bounds()
     assert len(record.temperatures) == len(record.teacher_entropy) == 1
     values = torch.as_tensor(record.temperatures[0])
@@ -276,8 +276,8 @@ def test_what_is_heard_of_a_temperature_lies_within_its_bounds_and_has_no_gradie
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(tau, dtype):
-    said = make_context(dtype=dtype)
-    value = KDLoss(temperature=tau)(said)
+    context = make_context(dtype=dtype)
+    value = KDLoss(temperature=tau)(context)
     assert value.dtype == torch.float32
     assert torch.isfinite(value)
 
@@ -290,18 +290,18 @@ def test_a_flat_row_has_finite_gradients_when_it_is_standardised():
 
 @pytest.mark.parametrize("ruled_out", [[], [1, 3]])
 def test_both_derivatives_of_standardised_logits_are_those_of_finite_differences(ruled_out):
-    def said(some):
+    def loss(some):
         logits = torch.full((3, 6), -torch.inf, dtype=torch.float64).index_copy(1, torch.tensor(classes), some)
         return standardize_logits(logits)[:, classes]
 
     classes = [number for number in range(6) if number not in ruled_out]
     some = torch.randn(3, len(classes)).double().requires_grad_()
-    assert torch.autograd.gradcheck(said, some)
-    assert torch.autograd.gradgradcheck(said, some)
+    assert torch.autograd.gradcheck(loss, some)
+    assert torch.autograd.gradgradcheck(loss, some)
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: Constant(0.0), "above zero"),
         (lambda: Scheduled(3.0), "takes a schedule"),
@@ -315,6 +315,6 @@ def test_both_derivatives_of_standardised_logits_are_those_of_finite_differences
         (lambda: KDLoss(temperature=PerSample), r"an object such as PerSample\(\)"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_one_sentence(make, said):
-    with pytest.raises(LimbeckError, match=said):
+def test_a_setting_that_makes_no_sense_is_one_sentence(make, message):
+    with pytest.raises(LimbeckError, match=message):
         make()

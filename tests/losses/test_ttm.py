@@ -61,12 +61,12 @@ def test_at_a_power_of_one_it_is_a_soft_target_without_temperature():
 
 
 def test_a_temperature_is_one_over_the_power_and_may_differ_by_row():
-    said = make_context(rows=6)
-    torch.testing.assert_close(TTMLoss(temperature=5.0)(said), TTMLoss(power=0.2)(said))
-    student, teacher = (one.require_logits().detach().double() for one in said.pair())
+    context = make_context(rows=6)
+    torch.testing.assert_close(TTMLoss(temperature=5.0)(context), TTMLoss(power=0.2)(context))
+    student, teacher = (one.require_logits().detach().double() for one in context.pair())
     taus = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     each = [paper(student[i : i + 1].numpy(), teacher[i : i + 1].numpy(), 1 / float(taus[i]), True) for i in range(6)]
-    assert float(TTMLoss(temperature=ByRow(taus))(said).detach()) == pytest.approx(np.mean(each), rel=1e-5)
+    assert float(TTMLoss(temperature=ByRow(taus))(context).detach()) == pytest.approx(np.mean(each), rel=1e-5)
 
 
 class ByRow:
@@ -98,7 +98,7 @@ def test_the_gradient_is_that_of_finite_differences():
     assert shared.right_gradient(ttm_loss, 3, 4)
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     assert float(TTMLoss()(shared.unanswered())) == 0.0
 
 

@@ -51,32 +51,32 @@ def test_it_agrees_with_the_paper_in_numpy(pair):
 def test_the_class_agrees_with_numpy_through_its_own_mean_and_pooling():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 5, 2, 2))
-    said = shared.context(torch.tensor(student), torch.tensor(teacher))
-    term = shared.prepared(VIDLoss("mid", initial_variance=2.0), said)
+    context = shared.context(torch.tensor(student), torch.tensor(teacher))
+    term = shared.prepared(VIDLoss("mid", initial_variance=2.0), context)
     mean = student
     for layer in (term.mean_predictor[0], term.mean_predictor[2], term.mean_predictor[4]):
         mean = shared.convolved(np.maximum(mean, 0.0) if layer is not term.mean_predictor[0] else mean, layer)
-    shared.close(term(said), paper(shared.pooled(mean, 2, 2), teacher, np.full(5, 2.0)))
+    shared.close(term(context), paper(shared.pooled(mean, 2, 2), teacher, np.full(5, 2.0)))
 
 
 def test_the_variance_is_trained():
-    said = shared.context(torch.randn(8, 4), 0.1 * torch.randn(8, 3))
-    term = shared.prepared(VIDLoss("mid"), said)
+    context = shared.context(torch.randn(8, 4), 0.1 * torch.randn(8, 3))
+    term = shared.prepared(VIDLoss("mid"), context)
     assert "rho" in dict(term.named_parameters())
     optimizer = torch.optim.Adam(term.parameters(), lr=0.1)
-    first = term(said)
+    first = term(context)
     for _ in range(100):
         optimizer.zero_grad()
-        term(said).backward()
+        term(context).backward()
         optimizer.step()
     assert (term.variance < 1.0).all()
-    assert term(said) < first
+    assert term(context) < first
 
 
 @pytest.mark.parametrize("start", [1e-3, 5.0, 40.0])
-def test_the_variance_begins_where_it_was_said_to(start):
-    said = shared.context(torch.randn(2, 4), torch.randn(2, 3))
-    variance = shared.prepared(VIDLoss("mid", initial_variance=start), said).variance
+def test_the_variance_starts_at_its_initial_value(start):
+    context = shared.context(torch.randn(2, 4), torch.randn(2, 3))
+    variance = shared.prepared(VIDLoss("mid", initial_variance=start), context).variance
     torch.testing.assert_close(variance, torch.full((3,), start), rtol=1e-3, atol=0.0)
 
 
@@ -97,7 +97,7 @@ def test_channels_last_memory_costs_the_same():
     shared.check_memory_order(function, (2, 3, 4, 4), (2, 3, 4, 4))
 
 
-def test_a_teacher_that_answered_no_sample_costs_zero():
+def test_a_teacher_without_valid_samples_costs_zero():
     shared.check_nobody_answered(VIDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
@@ -110,8 +110,8 @@ def test_an_unprepared_term_says_what_to_call():
 
 
 def test_the_repr_tells_between_which_widths_the_mean_stands():
-    said = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
-    assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(VIDLoss("mid"), said))
+    context = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
+    assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(VIDLoss("mid"), context))
 
 
 def test_shapes_that_cannot_be_compared_are_refused():

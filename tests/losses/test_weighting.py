@@ -44,9 +44,9 @@ def test_uncertainty_is_the_sum_of_weighted_losses_and_their_log_variances():
     objective = Objective({"target": CrossEntropyLoss(), "kd": KDLoss()}, balance)
     with torch.no_grad():
         balance.log_variance.copy_(torch.tensor([0.5, -1.0]))
-    said = make_context()
-    losses = [float(term(said).detach()) for term in objective.losses.values()]
-    loss = objective(said)
+    context = make_context()
+    losses = [float(term(context).detach()) for term in objective.losses.values()]
+    loss = objective(context)
     expected = math.exp(-0.5) * losses[0] + 0.5 + math.e * losses[1] - 1.0
     assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-6)
     assert float(sum(loss.by_loss.values())) == pytest.approx(expected, rel=1e-6)
@@ -102,8 +102,8 @@ def test_a_batch_without_a_label_does_not_spoil_the_ratios():
     balance = LossRatioWeighting()
     balance.register_losses(["target", "kd"])
     balance({"target": torch.tensor(0.0), "kd": torch.tensor(0.5)}, ONE)
-    found = balance({"target": torch.tensor(2.0), "kd": torch.tensor(0.5)}, ONE)[1]
-    assert found.tolist() == pytest.approx([1.0, 4.0])
+    weights = balance({"target": torch.tensor(2.0), "kd": torch.tensor(0.5)}, ONE)[1]
+    assert weights.tolist() == pytest.approx([1.0, 4.0])
 
 
 def test_gradnorm_follows_the_paper_step_for_step():
@@ -113,8 +113,8 @@ def test_gradnorm_follows_the_paper_step_for_step():
     moment, square, first = np.zeros(2), np.zeros(2), None
     last = distiller.student[2].weight
     for step in range(1, 6):
-        said = distiller.forward_context(batch(step))
-        values = [term(said) for term in distiller.objective.losses.values()]
+        context = distiller.forward_context(batch(step))
+        values = [term(context) for term in distiller.objective.losses.values()]
         norms = np.array([float(torch.autograd.grad(v, last, retain_graph=True)[0].norm()) for v in values])
         losses = np.array([float(v.detach()) for v in values])
         loss = distiller(batch(step))

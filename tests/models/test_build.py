@@ -91,9 +91,9 @@ def test_a_pretrained_network_sees_grey_as_three_equal_colours(monkeypatch):
     published(monkeypatch, "squeezenet1_1")
     colour = models.torchvision("squeezenet1_1", classes=1000, pretrained=True).eval()
     grey = models.torchvision("squeezenet1_1", classes=1000, channels=1, pretrained=True).eval()
-    picture = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(grey(picture), colour(picture.expand(-1, 3, -1, -1)))
+        torch.testing.assert_close(grey(image), colour(image.expand(-1, 3, -1, -1)))
 
 
 def test_a_network_that_rescales_colours_keeps_three(monkeypatch):
@@ -186,7 +186,7 @@ def test_the_catalogue_holds_every_builder_and_imports_no_zoo():
     assert all(getattr(models, name) is build for name, build in models.model_builders().items())
 
 
-def test_cifar_stem_keeps_small_pictures_large():
+def test_cifar_stem_keeps_small_images_large():
     net = models.torchvision("resnet18", classes=10, stem="cifar")
     sides = []
     net.layer1.register_forward_hook(lambda _, __, out: sides.append(out.shape[-1]))

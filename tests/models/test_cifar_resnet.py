@@ -79,7 +79,7 @@ def test_every_resnet_has_the_parameters_counted_by_hand(name, shortcut):
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "wrn_16_1", "wrn_16_2"])
 @pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32), (4, 33)])
-def test_any_picture_gives_one_row_of_logits(name, channels, size):
+def test_any_image_gives_one_row_of_logits(name, channels, size):
     net = models.model_builders()[name](classes=5, channels=channels)
     assert net(torch.zeros(2, channels, size, size)).shape == (2, 5)
 
@@ -151,17 +151,17 @@ def test_a_shape_that_does_not_exist_is_refused(build, says):
 
 def test_dropout_acts_in_training_only():
     net = models.wrn_16_1(dropout=0.5)
-    picture = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert not torch.equal(net(picture), net(picture))
+    image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(net(image), net(image))
     net.eval()
-    assert torch.equal(net(picture), net(picture))
+    assert torch.equal(net(image), net(image))
 
 
 def test_published_resnet20_reaches_its_accuracy():
     """91.5 % on 1,000 lossless CIFAR-10 test images, as the data's README states."""
     trained = DATA / "cifar10_resnets" / "akamaster_resnet20_cifar10.npz"
-    pictures = DATA / "cifar10_lossless5k" / "lossless5k.npz"
-    if not (trained.is_file() and pictures.is_file()):
+    data_file = DATA / "cifar10_lossless5k" / "lossless5k.npz"
+    if not (trained.is_file() and data_file.is_file()):
         pytest.skip(f"no published CIFAR-10 networks and images under {DATA}: set LIMBECK_DATA")
     renamed = {"conv1.": "stem.0.", "bn1.": "stem.1.", "linear.": "fc."}
     with np.load(trained) as file:
@@ -173,7 +173,7 @@ def test_published_resnet20_reaches_its_accuracy():
     lacking, unknown = net.load_state_dict(state, strict=False)
     assert not unknown
     assert all(name.endswith("num_batches_tracked") for name in lacking)
-    with np.load(pictures) as file:
+    with np.load(data_file) as file:
         x, y = file["x_test"].astype(np.float32) / 255, file["y_test"]
     x = (x - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
     with torch.no_grad():

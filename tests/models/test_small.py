@@ -40,7 +40,7 @@ def test_small_cnn_halves_a_map_that_has_room(size, places):
     assert sides == places
 
 
-def test_small_cnn_takes_pictures_that_are_not_square():
+def test_small_cnn_takes_images_that_are_not_square():
     assert models.small_cnn(channels=3)(torch.zeros(2, 3, 8, 40)).shape == (2, 10)
 
 
@@ -82,7 +82,7 @@ def test_mlp_without_hidden_layers_is_linear():
     assert parameters(models.mlp(hidden=(), classes=3, size=8)) == 64 * 3 + 3
 
 
-def test_mlp_names_the_picture_it_was_built_for():
+def test_mlp_names_the_image_it_was_built_for():
     with pytest.raises(LimbeckError, match=r"takes images of \[1, 8, 8\], and got \[1, 28, 28\]"):
         models.mlp()(torch.zeros(2, 1, 28, 28))
 

@@ -27,14 +27,14 @@ def test_it_has_the_parameters_of_its_formula(patch, width, depth, heads, classe
 
 
 def test_positions_are_sines_and_cosines_of_row_and_column():
-    found = _sincos_positions(3, 5, 8).reshape(3, 5, 8).numpy()
+    positions = _sincos_positions(3, 5, 8).reshape(3, 5, 8).numpy()
     for row in range(3):
         for column in range(5):
             # Two rates: 1 and 1/10,000.
             expected = [
                 f(place / rate) for place in (row, column) for f in (np.sin, np.cos) for rate in (1.0, 10_000.0)
             ]
-            np.testing.assert_allclose(found[row, column], expected, rtol=1e-5, atol=1e-7)
+            np.testing.assert_allclose(positions[row, column], expected, rtol=1e-5, atol=1e-7)
 
 
 def test_a_block_agrees_with_numpy():
@@ -65,11 +65,11 @@ def test_a_block_agrees_with_numpy():
     np.testing.assert_allclose(block(tokens).detach().numpy(), x, rtol=1e-9)
 
 
-def test_it_knows_where_a_patch_stands_and_not_only_which_there_are():
+def test_outputs_depend_on_the_positions_of_patches():
     torch.manual_seed(0)
-    net, picture = models.small_vit(width=16, num_heads=2, depth=2, channels=1).eval(), torch.rand(1, 1, 8, 8)
-    moved = torch.cat([picture[..., 4:], picture[..., :4]], dim=3)
-    assert (net(picture) - net(moved)).abs().max() > 1e-4
+    net, image = models.small_vit(width=16, num_heads=2, depth=2, channels=1).eval(), torch.rand(1, 1, 8, 8)
+    moved = torch.cat([image[..., 4:], image[..., :4]], dim=3)
+    assert (net(image) - net(moved)).abs().max() > 1e-4
 
 
 def test_it_learns_digits():
@@ -90,10 +90,10 @@ def test_it_learns_digits():
 
 def test_it_can_be_exported():
     onnxruntime = pytest.importorskip("onnxruntime")
-    net, pictures = models.small_vit(width=16, num_heads=2, depth=2).eval(), torch.rand(3, 3, 16, 16)
-    session = onnxruntime.InferenceSession(export_onnx_bytes(net, pictures, name="it"))
+    net, images = models.small_vit(width=16, num_heads=2, depth=2).eval(), torch.rand(3, 3, 16, 16)
+    session = onnxruntime.InferenceSession(export_onnx_bytes(net, images, name="it"))
     np.testing.assert_allclose(
-        session.run(None, {"input": pictures.numpy()})[0], net(pictures).detach().numpy(), rtol=1e-3, atol=1e-5
+        session.run(None, {"input": images.numpy()})[0], net(images).detach().numpy(), rtol=1e-3, atol=1e-5
     )
 
 

@@ -215,7 +215,7 @@ def test_a_file_without_a_state_dict_tells_what_it_holds(tmp_path, content, says
         load_weights(mlp(), tmp_path / "net.pt")
 
 
-def test_paths_that_hold_no_weights_are_told(tmp_path):
+def test_paths_without_weights_are_errors(tmp_path):
     save_weights(mlp(), tmp_path / "net.safetensors")
     (tmp_path / "notes.txt").write_text("nothing")
     for name, says in [

@@ -50,7 +50,7 @@ def test_a_path_is_set(digits, path, text, value):
     assert document == parse_yaml(digits)
 
 
-def test_a_name_alone_becomes_a_node_when_a_setting_is_given():
+def test_a_bare_name_becomes_a_node_when_a_setting_is_given():
     assert apply_overrides(SMALL, ["student.width=3"])["student"] == {"use": "small_cnn", "width": 3}
     terms = apply_overrides(SMALL, ["stages.0.objective.t.weight=2"])["stages"][0]["objective"]
     assert terms == {"t": {"use": "CrossEntropyLoss", "weight": 2}}
@@ -81,7 +81,7 @@ def test_values_shared_by_an_alias_are_changed_one_by_one():
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("traning.batch_size=3", "traning is no setting of a recipe; the recipe has: training"),
         ("sede=3", "sede is no setting of a recipe; the recipe has: seed"),
@@ -112,8 +112,8 @@ def test_values_shared_by_an_alias_are_changed_one_by_one():
         ("student={use: a, use: b}", "'use' is twice"),
     ],
 )
-def test_a_path_that_leads_nowhere_is_a_sentence(sentence, digits, override, said):
-    assert said in sentence(apply_overrides, parse_yaml(digits), [override])
+def test_a_path_that_leads_nowhere_is_a_sentence(sentence, digits, override, message):
+    assert message in sentence(apply_overrides, parse_yaml(digits), [override])
 
 
 def test_a_required_part_is_not_made_up(sentence):

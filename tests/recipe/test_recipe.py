@@ -139,7 +139,7 @@ def test_numbers_in_yaml_s_old_blind_spot_are_numbers(digits):
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "message"),
     [
         (
             ["sed"],
@@ -207,12 +207,12 @@ def test_numbers_in_yaml_s_old_blind_spot_are_numbers(digits):
         (["teacher_training", "objective"], ..., "teacher_training: 'objective' is missing"),
     ],
 )
-def test_a_mistake_in_the_schema_is_said_with_its_place(sentence, digits, path, value, said):
-    assert said in sentence(load_recipe, dump_yaml(changed(parse_yaml(digits), path, value)))
+def test_a_schema_error_names_its_config_path(sentence, digits, path, value, message):
+    assert message in sentence(load_recipe, dump_yaml(changed(parse_yaml(digits), path, value)))
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["student.widht=3"], "student: small_cnn has no setting 'widht'; did you mean 'width'?"),
         (["student.width=abc"], "student.width: 'abc' is not an integer"),
@@ -259,10 +259,10 @@ def test_a_mistake_in_the_schema_is_said_with_its_place(sentence, digits, path, 
         (["training.scheduler=ReduceLROnPlateau"], "set interval: epoch in training.scheduler"),
     ],
 )
-def test_a_mistake_in_what_is_named_is_said_with_its_place(sentence, digits, overrides, said):
+def test_an_error_in_a_named_node_names_its_config_path(sentence, digits, overrides, message):
     recipe = load_recipe(digits, overrides)
-    assert said in sentence(resolve_recipe, recipe)
-    assert said in sentence(to_yaml, recipe)
+    assert message in sentence(resolve_recipe, recipe)
+    assert message in sentence(to_yaml, recipe)
 
 
 def test_two_stages_of_one_name_are_refused(sentence, digits):
@@ -274,8 +274,8 @@ def test_two_stages_of_one_name_are_refused(sentence, digits):
 
 
 def test_a_change_of_a_scheduler_that_is_not_there_is_refused(sentence):
-    said = sentence(load_recipe, DESIGN, ["stages.0.training.scheduler.gamma=3"])
-    assert said.startswith("stages.0.training.scheduler: {gamma: 3} changes nothing, as the recipe has none")
+    message = sentence(load_recipe, DESIGN, ["stages.0.training.scheduler.gamma=3"])
+    assert message.startswith("stages.0.training.scheduler: {gamma: 3} changes nothing, as the recipe has none")
 
 
 def test_a_teacher_that_is_taught_needs_no_weights(digits):
@@ -295,7 +295,7 @@ def test_a_plugin_is_used_where_it_is_listed(sentence, digits, plugin):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "the recipe is empty"),
         ("\n# nothing\n", "the recipe is empty"),
@@ -308,8 +308,8 @@ def test_a_plugin_is_used_where_it_is_listed(sentence, digits, plugin):
         ("{}", "recipe: 'task' is missing"),
     ],
 )
-def test_a_text_that_is_no_recipe_is_a_sentence(sentence, text, said):
-    assert said in sentence(load_recipe, text)
+def test_a_text_that_is_no_recipe_is_a_sentence(sentence, text, message):
+    assert message in sentence(load_recipe, text)
 
 
 def test_an_empty_file_is_named(sentence, tmp_path):

@@ -13,12 +13,12 @@ from limbeck.recipe import registry as aliases
 from limbeck.recipe.registry import NODE_KINDS, NodeKind, list_names, plugin_error, resolve_target
 
 
-def test_every_kind_has_names_and_each_is_found():
+def test_every_kind_has_names_and_each_resolves():
     for kind in NODE_KINDS:
         assert list_names(kind)
         for name in list_names(kind):
-            found, target = resolve_target(name, [kind])
-            assert found == kind
+            resolved_kind, target = resolve_target(name, [kind])
+            assert resolved_kind == kind
             assert callable(target)
 
 
@@ -59,20 +59,20 @@ def test_the_first_kind_that_has_the_name_wins(monkeypatch):
     assert list_names("one") == ["same"]
 
 
-def test_a_misspelt_name_is_answered_with_the_nearest(sentence):
-    said = sentence(resolve_target, "smal_cnn", ["model"], config_path="student")
-    assert said.startswith("student: no model is named 'smal_cnn'; there are: small_cnn")
+def test_a_misspelt_name_suggests_the_nearest(sentence):
+    message = sentence(resolve_target, "smal_cnn", ["model"], config_path="student")
+    assert message.startswith("student: no model is named 'smal_cnn'; there are: small_cnn")
 
 
 @pytest.mark.parametrize("use", ["__doc__", "__builtins__", "functional", "lr_scheduler", "swa_utils", "load", "", "."])
-def test_what_is_no_public_part_is_not_found(sentence, use):
+def test_private_names_do_not_resolve(sentence, use):
     for kind in NODE_KINDS:
         assert "is named" in sentence(resolve_target, use, [kind])
 
 
 def test_a_plugin_is_not_imported_before_it_is_listed(sentence, plugin):
-    said = sentence(resolve_target, f"{plugin}.nets:Net", ["model"], config_path="student")
-    assert f"add `plugins: [{plugin}]` to the recipe" in said
+    message = sentence(resolve_target, f"{plugin}.nets:Net", ["model"], config_path="student")
+    assert f"add `plugins: [{plugin}]` to the recipe" in message
     assert plugin not in sys.modules
     assert f"`plugins: [mine, {plugin}]`" in sentence(resolve_target, f"{plugin}.nets:Net", ["model"], plugins=["mine"])
     assert plugin not in sys.modules
@@ -108,8 +108,8 @@ def test_a_path_of_another_form_is_refused(sentence, use):
     "use", ["os:system", "builtins:eval", "subprocess:Popen", "importlib:import_module", "shutil:rmtree"]
 )
 def test_python_s_own_library_is_out_of_reach_even_when_listed(sentence, use):
-    said = sentence(resolve_target, use, ["model"], plugins=[use.partition(":")[0]])
-    assert "part of Python itself" in said
+    message = sentence(resolve_target, use, ["model"], plugins=[use.partition(":")[0]])
+    assert "part of Python itself" in message
 
 
 def test_what_a_package_only_imports_is_not_its_own(sentence, plugin):

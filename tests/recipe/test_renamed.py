@@ -90,7 +90,7 @@ def test_an_old_value_is_refused_and_the_new_one_named(sentence, part, key, old,
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         (["training.batch=8"], "training.batch is now training.batch_size; rename it"),
         (["stages.0.training.batch=8"], "stages.0.training.batch is now stages.0.training.batch_size; rename it"),
@@ -127,14 +127,14 @@ def test_an_old_value_is_refused_and_the_new_one_named(sentence, part, key, old,
         (["baselines=alone"], "baselines: alone is now student_only; rename it"),
     ],
 )
-def test_an_old_name_is_found_wherever_it_stands(sentence, settings, said):
-    assert said in sentence(load_recipe, BASE, settings)
+def test_an_old_name_is_refused_at_every_level(sentence, settings, message):
+    assert message in sentence(load_recipe, BASE, settings)
 
 
 def test_an_override_and_a_change_with_an_old_path_are_refused(sentence):
-    said = "data.labels is now data.num_labeled; rename it"
-    assert sentence(apply_overrides, parse_yaml(BASE), ["data.labels=100"]) == said
-    assert sentence(apply_changes, parse_yaml(BASE), {"data.labels": 100}) == said
+    message = "data.labels is now data.num_labeled; rename it"
+    assert sentence(apply_overrides, parse_yaml(BASE), ["data.labels=100"]) == message
+    assert sentence(apply_changes, parse_yaml(BASE), {"data.labels": 100}) == message
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_an_override_and_a_change_with_an_old_path_are_refused(sentence):
         ["study.variants={alone: {training.batch_size: 8}, taps: {stages.0.epochs: 2}}"],
     ],
 )
-def test_names_of_one_s_own_and_settings_of_other_things_are_left_alone(settings):
+def test_user_names_and_settings_of_other_nodes_are_unchanged(settings):
     load_recipe(BASE, settings)
 
 

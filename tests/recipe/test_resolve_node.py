@@ -111,19 +111,19 @@ def check(node, kind="fake", **more):
 
 
 def test_a_misspelt_setting_names_the_right_one(sentence):
-    said = sentence(build.resolve_node, {"use": "small_cnn", "widht": 3}, "model", config_path="student")
-    assert said == (
+    message = sentence(build.resolve_node, {"use": "small_cnn", "widht": 3}, "model", config_path="student")
+    assert message == (
         "student: small_cnn has no setting 'widht'; did you mean 'width'? (it takes: width, depth, classes, channels)"
     )
 
 
-def test_a_wrong_value_is_said_with_its_place(sentence):
-    said = sentence(build.resolve_node, {"use": "small_cnn", "width": "abc"}, "model", config_path="student")
-    assert said == "student.width: 'abc' is not an integer"
+def test_a_wrong_value_names_its_config_path(sentence):
+    message = sentence(build.resolve_node, {"use": "small_cnn", "width": "abc"}, "model", config_path="student")
+    assert message == "student.width: 'abc' is not an integer"
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "said"),
+    ("setting", "value", "message"),
     [
         ("width", "abc", "here.width: 'abc' is not an integer"),
         ("width", True, "here.width: true is not an integer"),
@@ -157,8 +157,8 @@ def test_a_wrong_value_is_said_with_its_place(sentence):
         ("schedules", [3], "here.schedules.0: 3 is not a Schedule (a node with `use`)"),
     ],
 )
-def test_values_are_read_strictly(sentence, setting, value, said):
-    assert sentence(check, {"use": "thing", "width": 1, setting: value}) == said
+def test_values_are_read_strictly(sentence, setting, value, message):
+    assert sentence(check, {"use": "thing", "width": 1, setting: value}) == message
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_values_arrive_as_the_hint_says(setting, value, built):
     assert type(result) is type(built)
 
 
-def test_a_setting_that_is_needed_is_asked_for(sentence):
+def test_a_required_setting_is_demanded(sentence):
     assert sentence(check, "thing") == "here: thing needs 'width', an integer"
 
 
@@ -196,7 +196,7 @@ def test_what_is_no_node_is_a_sentence(sentence, node):
     assert "is not a node: write {use: NAME}" in sentence(check, node)
 
 
-def test_a_name_alone_is_a_node():
+def test_a_bare_name_is_a_node():
     assert check("Frozen").build() == Frozen()
 
 
@@ -377,7 +377,7 @@ def test_a_preset_of_views_stands_where_views_stand():
     assert checked.build().augment == default_augmentation(crop=1, num_views=8)
 
 
-def test_transforms_are_named_alone_or_with_their_settings():
+def test_transforms_are_bare_names_or_nodes():
     transforms = [
         "random_crop",
         {"use": "torchvision", "name": "RandomErasing", "p": 0.25, "scale": [0.02, 0.1]},
@@ -390,7 +390,7 @@ def test_transforms_are_named_alone_or_with_their_settings():
     assert checked.config["transforms"][1] == transforms[1]
 
 
-def test_views_that_cannot_be_are_told_by_their_place(sentence):
+def test_invalid_augmentations_name_their_config_path(sentence):
     node = {"use": "Augmentation", "transforms": ["mixup", "horizontal_flip"]}
     assert sentence(build.resolve_node(node, "augmentation").build).startswith(
         "augmentation: Augmentation: mixup and cutmix come last"
@@ -408,7 +408,7 @@ def test_a_response_term_without_a_temperature_gets_the_one_that_its_task_is_use
 
 
 @pytest.mark.parametrize(
-    ("temperature", "said"),
+    ("temperature", "message"),
     [
         ({"use": "PerSampel"}, "no schedule or temperature is named 'PerSampel'; there are: PerSample"),
         ({"use": "PerSample", "confidnt": 3}, "PerSample has no setting 'confidnt'; did you mean 'confident'"),
@@ -416,6 +416,6 @@ def test_a_response_term_without_a_temperature_gets_the_one_that_its_task_is_use
         ({"use": "GradNorm"}, "no schedule or temperature is named 'GradNorm'"),
     ],
 )
-def test_a_mistake_in_a_temperature_is_said_with_its_place(temperature, said):
-    with pytest.raises(LimbeckError, match=said):
+def test_an_error_in_a_temperature_names_its_config_path(temperature, message):
+    with pytest.raises(LimbeckError, match=message):
         check({"use": "KDLoss", "temperature": temperature}, "loss")

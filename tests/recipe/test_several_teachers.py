@@ -1,4 +1,4 @@
-"""What a recipe says about several teachers is checked before anything is loaded, and said by its place."""
+"""Recipe settings of several teachers are validated before anything is loaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def made(**changes):
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("ensemble", "shown"),
     [
         ("MeanLogits", {"use": "MeanLogits", "weights": None}),
         ({"use": "MeanProbabilities", "weights": {"a": 2}, "temperature": 4},
@@ -36,13 +36,13 @@ def made(**changes):
         ("LearnedWeights", {"use": "LearnedWeights"}),
     ],
 )  # fmt: skip
-def test_every_ensemble_is_a_setting_and_is_shown_whole(said, shown):
-    text = to_yaml(load_recipe(made(ensemble=said)))
+def test_every_ensemble_is_a_setting_and_is_shown_whole(ensemble, shown):
+    text = to_yaml(load_recipe(made(ensemble=ensemble)))
     assert yaml.safe_load(text)["ensemble"] == shown
     resolve_recipe(load_recipe(text))
 
 
-def test_what_a_teacher_sees_and_knows_is_shown_again_and_only_where_it_was_said(tmp_path):
+def test_input_mapping_and_class_names_are_shown_only_where_set(tmp_path):
     file = tmp_path / "names.txt"
     file.write_text("one\n\ntwo \n")
     teachers = {
@@ -149,11 +149,11 @@ def test_variants_of_a_study_choose_teachers_and_ensembles(tmp_path):
     }
     study["variants"]["two_sure"] = {"teachers": ["b", "c"], "ensemble": {"use": "ConfidenceWeighted"}}
     weighed = {"use": "MeanProbabilities", "weights": {"a": 2.0, "c": 3.0}}
-    found = cells(tmp_path, ensemble=weighed, study=study)
-    for recipe in found.values():
+    recipes = cells(tmp_path, ensemble=weighed, study=study)
+    for recipe in recipes.values():
         resolve_recipe(recipe)
-    said = {name: recipe.ensemble.model_dump() for name, recipe in found.items()}
-    assert said["student_only"] == said["equal_time"] == said["only_a"] == {"use": "MeanLogits"}
-    assert said["distilled"] == weighed
-    assert said["two"] == {"use": "MeanProbabilities", "weights": {"a": 2.0}}
-    assert (said["learned"], said["two_sure"]) == ({"use": "LearnedWeights"}, {"use": "ConfidenceWeighted"})
+    ensembles = {name: recipe.ensemble.model_dump() for name, recipe in recipes.items()}
+    assert ensembles["student_only"] == ensembles["equal_time"] == ensembles["only_a"] == {"use": "MeanLogits"}
+    assert ensembles["distilled"] == weighed
+    assert ensembles["two"] == {"use": "MeanProbabilities", "weights": {"a": 2.0}}
+    assert (ensembles["learned"], ensembles["two_sure"]) == ({"use": "LearnedWeights"}, {"use": "ConfidenceWeighted"})

@@ -61,13 +61,13 @@ def test_plain_safe_yaml_reads_what_is_dumped():
     ],
 )
 def test_a_tag_that_builds_something_is_refused(sentence, text):
-    said = sentence(parse_yaml, text)
-    assert "is refused" in said or "a key is one word" in said
+    message = sentence(parse_yaml, text)
+    assert "is refused" in message or "a key is one word" in message
 
 
 def test_the_tag_is_named_with_its_place(sentence):
-    said = sentence(parse_yaml, "a: 1\nb: !!python/name:os.system ''", "x.yaml")
-    assert said.startswith("x.yaml, line 2, column 4: the tag !!python/name:os.system is refused")
+    message = sentence(parse_yaml, "a: 1\nb: !!python/name:os.system ''", "x.yaml")
+    assert message.startswith("x.yaml, line 2, column 4: the tag !!python/name:os.system is refused")
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ def test_a_value_that_is_not_what_its_tag_says_is_refused(sentence, text):
     ],
 )
 def test_bad_syntax_says_where(sentence, text, place):
-    said = sentence(parse_yaml, text, "x.yaml")
-    assert said.startswith("x.yaml is not valid YAML at " + place)
+    message = sentence(parse_yaml, text, "x.yaml")
+    assert message.startswith("x.yaml is not valid YAML at " + place)
 
 
 def test_two_documents_are_refused(sentence):

@@ -27,7 +27,7 @@ def record():
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a record, and figures of training unless told otherwise, into a run folder."""
+    """Writes a record, and training metrics unless disabled, into a run folder."""
 
     def written(record, *, rows=None):
         with suppress(LimbeckError):  # what JSON cannot hold has no hash
@@ -83,14 +83,14 @@ def _record():
 
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))
-    pictures, target = digits.data[order] / 16, digits.target[order]
+    images, target = digits.data[order] / 16, digits.target[order]
     train, test = slice(0, 1078), slice(1437, 1797)
-    teacher = SVC(C=5.0).fit(pictures[train], target[train])
-    sure = {"teacher": _softmax(6.0 * teacher.decision_function(pictures[test]))}
-    taught = teacher.predict(pictures[train])
+    teacher = SVC(C=5.0).fit(images[train], target[train])
+    sure = {"teacher": _softmax(6.0 * teacher.decision_function(images[test]))}
+    taught = teacher.predict(images[train])
     few = slice(0, 150)
-    sure["baseline"] = LogisticRegression(C=3.0).fit(pictures[few], target[few]).predict_proba(pictures[test])
-    sure["distilled"] = LogisticRegression(C=0.8).fit(pictures[train], taught).predict_proba(pictures[test])
+    sure["baseline"] = LogisticRegression(C=3.0).fit(images[few], target[few]).predict_proba(images[test])
+    sure["distilled"] = LogisticRegression(C=0.8).fit(images[train], taught).predict_proba(images[test])
     truth, names = target[test], [str(name) for name in digits.target_names]
     models = {
         "teacher": _model("teacher", "Teacher: small_cnn(width=64)", (94_026, 2_410_000, 380_184), 0.31, 680, 21.4),
@@ -103,8 +103,8 @@ def _record():
     }
     for name, model in models.items():
         model["test"] = model["validation"] = quality(sure[name], truth, names)
-    said = {name: one.argmax(1) for name, one in sure.items()}
-    right = {name: one == truth for name, one in said.items()}
+    predictions = {name: one.argmax(1) for name, one in sure.items()}
+    right = {name: one == truth for name, one in predictions.items()}
     random = np.random.default_rng(0).integers(0, len(truth), (4000, len(truth)))
     gains = 100 * (right["distilled"].astype(float) - right["baseline"])[random].mean(1)
     means = {name: float(one.mean()) for name, one in right.items()}
@@ -120,7 +120,7 @@ def _record():
     verdict["text"] = format_verdict(
         models, verdict["gain_points"], verdict["interval_points"], verdict["gap_recovered"]
     )
-    differ = np.flatnonzero(said["teacher"] != said["distilled"])
+    differ = np.flatnonzero(predictions["teacher"] != predictions["distilled"])
     differ = differ[np.argsort(-sure["distilled"].max(1)[differ])][:12]
     return {
         "schema": 3, "schema_minor": 0, "limbeck": "0.1.0", "name": "digits", "seed": 0,
@@ -150,7 +150,7 @@ def _record():
         "metric_info": dict(METRIC_INFO), "primary_metric": PRIMARY_METRIC,
         "models": models,
         "agreement": {
-            "split": "test", "top1_agreement": float((said["teacher"] == said["distilled"]).mean()),
+            "split": "test", "top1_agreement": float((predictions["teacher"] == predictions["distilled"]).mean()),
             "kl": float((sure["teacher"] * np.log((sure["teacher"] + 1e-9) / sure["distilled"])).sum(1).mean()),
             "both_wrong": float((~right["teacher"] & ~right["distilled"]).mean()),
             "student_only_wrong": float((right["teacher"] & ~right["distilled"]).mean()),
@@ -165,10 +165,10 @@ def _record():
                                            "num_repeats": 200}}},
         "disagreements": [
             {"index": int(i), "target": int(truth[i]),
-             "teacher": int(said["teacher"][i]), "student": int(said["distilled"][i]),
+             "teacher": int(predictions["teacher"][i]), "student": int(predictions["distilled"][i]),
              "teacher_confidence": float(sure["teacher"][i].max()),
              "student_confidence": float(sure["distilled"][i].max()),
-             "png": png(pictures[test][i].reshape(8, 8))}
+             "png": png(images[test][i].reshape(8, 8))}
             for i in differ
         ],
         "warnings": [],
@@ -179,12 +179,12 @@ def _record():
 
 def quality(sure, truth, names):
     """The figures of one model, by NumPy."""
-    said, top = sure.argmax(1), sure.max(1)
-    right = said == truth
+    predicted, top = sure.argmax(1), sure.max(1)
+    right = predicted == truth
     f1 = []
     for label in range(len(names)):
         hit = np.sum(right & (truth == label))
-        f1.append(2 * hit / max(np.sum(said == label) + np.sum(truth == label), 1))
+        f1.append(2 * hit / max(np.sum(predicted == label) + np.sum(truth == label), 1))
     edges, bins, ece = np.linspace(0, 1, 16), [], 0.0
     for low, high in itertools.pairwise(edges):
         inside = (top > low) & (top <= high)
@@ -210,8 +210,8 @@ def quality(sure, truth, names):
 
 def _likeness(sure, taught, truth, names):
     """How like the teacher one student is, by NumPy; its two "layers" are its probabilities and their square roots."""
-    said, right = (sure.argmax(1), taught.argmax(1)), truth
-    wrong, astray, same = said[0] != right, said[1] != right, said[0] == said[1]
+    predicted, right = (sure.argmax(1), taught.argmax(1)), truth
+    wrong, astray, same = predicted[0] != right, predicted[1] != right, predicted[0] == predicted[1]
     kinds = {
         "same_error": wrong & astray & same, "different_error": wrong & astray & ~same,
         "student_only_wrong": wrong & ~astray, "teacher_only_wrong": astray & ~wrong,
@@ -238,12 +238,12 @@ def _cka(x, y):
     return float(((x.T @ y) ** 2).sum() / np.sqrt(((x.T @ x) ** 2).sum() * ((y.T @ y) ** 2).sum()))
 
 
-def png(picture):
-    """A grey picture with values from 0 to 1 as base64 of a PNG."""
+def png(image):
+    """A grey image with values from 0 to 1 as base64 of a PNG."""
     from PIL import Image
 
     out = io.BytesIO()
-    Image.fromarray((255 * picture).astype(np.uint8)).save(out, format="PNG")
+    Image.fromarray((255 * image).astype(np.uint8)).save(out, format="PNG")
     return base64.b64encode(out.getvalue()).decode()
 
 

@@ -30,7 +30,7 @@ addEventListener('error', e => errors.push(String(e.message || e.target.src || e
 addEventListener('load', () => { const root = document.documentElement; parent.postMessage({ name: window.name, errors,
   client: root.clientWidth, scroll: root.scrollWidth, asked: performance.getEntriesByType('resource').map(r => r.name)
     .filter(name => !name.startsWith('data:')),
-  pictures: [...document.images].filter(i => !i.naturalWidth).length }, '*'); });
+  broken: [...document.images].filter(i => !i.naturalWidth).length }, '*'); });
 </script>"""
 HOST = """<!doctype html><body><script>
 const out = [];
@@ -53,7 +53,7 @@ def test_console_is_silent_and_the_page_forbids_itself_the_network(record, write
     dom, console = chromium(page, tmp_path / "profile")
     assert record["name"] in dom
     assert console == []
-    # The proof that silence means something: the same page with a remote picture is stopped and complains.
+    # Positive control: the same page with a remote image is blocked and reports an error.
     page.write_text(page.read_text().replace("</body>", '<img src="https://example.invalid/x.png"></body>'))
     _, console = chromium(page, tmp_path / "profile")
     assert any("Content Security Policy" in line for line in console)
@@ -75,11 +75,11 @@ def test_page_asks_for_nothing_and_is_never_wider_than_its_window(record, write,
     host = tmp_path / "host.html"
     host.write_text(HOST.replace("PAGES", json.dumps(pages).replace("</", "<\\/")))
     dom, _ = chromium(host, tmp_path / "profile")
-    found = {one["name"]: one for one in json.loads(html.unescape(re.search(r'data-out="([^"]*)"', dom)[1]))}
+    result = {one["name"]: one for one in json.loads(html.unescape(re.search(r'data-out="([^"]*)"', dom)[1]))}
     for width in (390, 1280):
-        one = found[str(width)]
+        one = result[str(width)]
         assert one["errors"] == one["asked"] == []
-        assert one["pictures"] == 0
+        assert one["broken"] == 0
         assert one["scroll"] == one["client"] == width
-    assert found["broken"]["scroll"] > found["broken"]["client"]
-    assert found["broken"]["errors"]
+    assert result["broken"]["scroll"] > result["broken"]["client"]
+    assert result["broken"]["errors"]

@@ -163,7 +163,7 @@ def test_every_way_to_begin_a_formula_is_stopped(comparison, start):
     assert row["variant"].startswith("'")
 
 
-def test_markdown_has_the_same_number_of_cells_in_every_line(comparison):
+def test_markdown_has_the_same_number_of_columns_in_every_line(comparison):
     lines = [
         line for line in to_markdown(named(comparison, f"{EVIL}\nnew | line")).splitlines() if line.startswith("|")
     ]

@@ -28,14 +28,14 @@ from limbeck.report import diagnosis
     ],
     ids=["too small", "worse", "flat", "gap by size", "gap by share", "features", "projection"],
 )
-def test_a_rule_speaks_beyond_its_number_and_not_at_it(rule, broken, kept):
-    said = rule(*broken)
-    assert said is not None
-    assert "\n" not in said
+def test_a_rule_fires_above_its_threshold_and_not_at_it(rule, broken, kept):
+    message = rule(*broken)
+    assert message is not None
+    assert "\n" not in message
     assert rule(*kept) is None
 
 
-def test_a_loss_of_no_gradient_is_said_to_do_nothing():
+def test_a_loss_without_gradient_is_reported():
     assert diagnosis.check_loss_scale("kd", 0.0, 1.0).startswith("the loss 'kd' does nothing: its gradient is 0")
     assert diagnosis.check_loss_scale("kd", 0.0, 0.0) is None, "where no loss has a gradient, none is smaller"
 
@@ -65,6 +65,6 @@ def test_the_effective_rank_counts_equal_directions():
 
 def test_a_loss_that_is_turned_off_later_is_judged_by_the_time_it_was_on():
     magnitudes = {"kd": [4.0, 4.0, 0.0, 0.0], "target": [1.0, 1.0, 8.0, 8.0]}
-    found = diagnosis.compare_with_largest(magnitudes, {"kd": [1.0, 1.0, 0.0, 0.0], "target": [1.0] * 4})
-    assert found == [("kd", 4.0, 4.0), ("target", 8.0, 8.0)]
+    result = diagnosis.compare_with_largest(magnitudes, {"kd": [1.0, 1.0, 0.0, 0.0], "target": [1.0] * 4})
+    assert result == [("kd", 4.0, 4.0), ("target", 8.0, 8.0)]
     assert diagnosis.compare_with_largest({"kd": [math.nan]}, {}) == []

@@ -14,7 +14,7 @@ def line(metric, unit="points", difference=2.0):
     }  # fmt: skip
 
 
-def found(**more):
+def make_evaluation(**more):
     models = {
         "big": model("teacher", **more),
         "baseline": model("baseline", **more),
@@ -32,7 +32,7 @@ def found(**more):
 
 
 def test_networks_stand_in_columns_and_the_difference_last():
-    lines = render_evaluation_table(found()).splitlines()
+    lines = render_evaluation_table(make_evaluation()).splitlines()
     assert lines[0] == "digits, validation split, n = 50 unless stated otherwise"
     assert lines[2].split() == [
         "accuracy",
@@ -57,7 +57,7 @@ def test_each_metric_has_its_unit():
         "fit_split": "half of validation",
     }  # fmt: skip
     text = render_evaluation_table(
-        found(
+        make_evaluation(
             noise={"sigmas": [0.1], "accuracy": [0.8]},
             calibration=calibration,
             attacks={"eps": 0.1, "worst_case": 0.25},
@@ -78,7 +78,7 @@ def test_costs_say_where_they_were_measured():
         "accuracy": 0.9, "bytes": 1000, "parameters": 250, "flops": None, "peak_memory": 2000,
         "machine": {"cpu": "A processor", "num_cores": 4},
     }  # fmt: skip
-    text = render_evaluation_table(found() | {"efficiency": {"rows": [row]}})
+    text = render_evaluation_table(make_evaluation() | {"efficiency": {"rows": [row]}})
     assert "2 threads of 4 cores, A processor" in text
     assert text.count("1.25 (2)") == 2
     assert "–" in next(one for one in text.splitlines() if "2.0 kB" in one)

@@ -79,13 +79,13 @@ def test_parts_are_stacked_only_where_none_is_negative():
     assert "dotted line is their sum" in plot_loss_components(curve(a=[1, -2], b=[3, 4])).note
 
 
-def test_tall_first_epoch_is_cut_and_said():
+def test_a_tall_first_epoch_is_clipped_with_a_note():
     plot = plot_loss_components(curve(a=[500.0] + [1.0] * 39))
     assert "up to 500, are cut off" in plot.note
     ticks = [float(t) for t in re.findall(r"<text [^>]*text-anchor: end[^>]*>([\d.]+)</text>", plot.svg)]
     assert max(ticks) < 3
 
 
-def test_phase_without_losses_has_no_picture():
+def test_a_phase_without_losses_has_no_plot():
     assert plot_loss_components(None) is None
     assert plot_loss_components(TrainingCurve("d", (1,), (0.5,), {}, {})) is None

@@ -24,8 +24,8 @@ def front(text):
 def test_the_hub_reads_the_card_and_its_results(record, write):
     hub = pytest.importorskip("huggingface_hub")
     path = write_model_card(write(record))
-    told = hub.metadata_load(path)
-    assert (told["library_name"], told["pipeline_tag"]) == ("limbeck", "image-classification")
+    metadata = hub.metadata_load(path)
+    assert (metadata["library_name"], metadata["pipeline_tag"]) == ("limbeck", "image-classification")
     data = hub.ModelCard.load(path).data
     results = {one.metric_type: one.metric_value for one in data.eval_results}
     assert results["accuracy"] == pytest.approx(record["models"]["distilled"]["test"]["metrics"]["accuracy"], abs=1e-6)

@@ -77,20 +77,20 @@ def test_page_asks_the_network_for_nothing(record, write):
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)[^\"]*\"|url\((?!#)|@import|https?://", text)
 
 
-def test_ids_are_unique_over_all_pictures_and_each_reference_is_met(record, write):
+def test_ids_are_unique_over_all_plots_and_each_reference_resolves(record, write):
     text = page(write(record))
     ids = re.findall(r"\bid=\"([^\"]+)\"", text)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r"(?:href=\"|url\()#([^\")]+)", text)) <= set(ids)
 
 
-def test_pictures_take_their_colours_from_the_style_sheet(record, write):
-    pictures = re.findall(r"<svg.*?</svg>", page(write(record)), flags=re.DOTALL)
-    assert len(pictures) == 8
-    for picture in pictures:
-        assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r"href=\"#\S+\"|url\(#\S+\)", "", picture))
-        assert "var(--" in picture
-        assert "<text" in picture
+def test_plots_take_their_colors_from_the_style_sheet(record, write):
+    svgs = re.findall(r"<svg.*?</svg>", page(write(record)), flags=re.DOTALL)
+    assert len(svgs) == 8
+    for svg in svgs:
+        assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r"href=\"#\S+\"|url\(#\S+\)", "", svg))
+        assert "var(--" in svg
+        assert "<text" in svg
 
 
 def test_every_colour_in_use_is_defined_for_light_dark_and_print(record, write):

@@ -51,12 +51,12 @@ def altered(run, change):
 def test_a_record_of_schema_1_is_read_with_all_its_metrics():
     raw = json.loads(OLD.read_text())
     assert raw["schema"] == 1
-    found = read_record(OLD)
-    assert found.schema_version == 3
-    assert found.distilled.test.metrics["accuracy"] == raw["models"]["distilled"]["test"]["top1"]
-    assert found.distilled.resources.seconds == raw["models"]["distilled"]["seconds"]
-    assert found.distributed.world_size == 1
-    assert (found.record_hash, found.fidelity, found.weights) == (None, None, {})
+    record = read_record(OLD)
+    assert record.schema_version == 3
+    assert record.distilled.test.metrics["accuracy"] == raw["models"]["distilled"]["test"]["top1"]
+    assert record.distilled.resources.seconds == raw["models"]["distilled"]["seconds"]
+    assert record.distributed.world_size == 1
+    assert (record.record_hash, record.fidelity, record.weights) == (None, None, {})
 
 
 def test_a_record_of_schema_1_still_gives_a_page_and_a_card(tmp_path):
@@ -76,12 +76,12 @@ def old_run(tmp_path):
 
 def test_a_record_of_schema_2_is_read_with_all_its_values(old_run):
     raw = json.loads((old_run / "record.json").read_text())
-    found = read_record(old_run / "record.json")
-    assert (raw["schema"], found.schema_version, found.kind) == (2, 3, "run")
-    assert list(found.models) == ["teacher", "baseline", "distilled"]
-    assert (found.record_hash, found.config_hash) == (raw["hash"], raw["identity"])
+    record = read_record(old_run / "record.json")
+    assert (raw["schema"], record.schema_version, record.kind) == (2, 3, "run")
+    assert list(record.models) == ["teacher", "baseline", "distilled"]
+    assert (record.record_hash, record.config_hash) == (raw["hash"], raw["identity"])
     for name, old_name in (("teacher", "teacher"), ("baseline", "alone"), ("distilled", "distilled")):
-        model, old = found.models[name], raw["models"][old_name]
+        model, old = record.models[name], raw["models"][old_name]
         assert model.test.metrics == {
             "accuracy": old["test"]["top1"], "top5_accuracy": old["test"].get("top5"), "nll": old["test"]["nll"],
             "macro_f1": old["test"]["macro_f1"], "ece": old["test"]["ece"],
@@ -90,19 +90,19 @@ def test_a_record_of_schema_2_is_read_with_all_its_values(old_run):
             row["examples"] for row in old["test"]["per_class"]
         ]
         assert model.latency_ms.num_repeats == old["latency_ms"]["repeats"]
-    assert found.models["baseline"].title == "Student without a teacher: small_cnn(width=8)"
-    assert found.models["teacher"].backend["requested"] == raw["models"]["teacher"]["engine"]["asked"]
-    assert (found.test_set.num_reads, found.test_set.num_samples) == (1, raw["sealed_test"]["examples"])
-    assert (found.verdict.outcome, found.verdict.text) == ("inconclusive", raw["verdict"]["sentence"])
-    assert found.agreement.top1_agreement == raw["agreement"]["top1"]
-    student, old = found.fidelity.students["baseline"], raw["fidelity"]["students"]["alone"]
+    assert record.models["baseline"].title == "Student without a teacher: small_cnn(width=8)"
+    assert record.models["teacher"].backend["requested"] == raw["models"]["teacher"]["engine"]["asked"]
+    assert (record.test_set.num_reads, record.test_set.num_samples) == (1, raw["sealed_test"]["examples"])
+    assert (record.verdict.outcome, record.verdict.text) == ("inconclusive", raw["verdict"]["sentence"])
+    assert record.agreement.top1_agreement == raw["agreement"]["top1"]
+    student, old = record.fidelity.students["baseline"], raw["fidelity"]["students"]["alone"]
     assert (student.top1_agreement, student.same_error) == (old["top1"], old["same_wrong"])
     assert student.per_class[3].different_error == old["by_class"][3]["other_wrong"]
     assert student.cka.matrix == old["cka"]["values"]
-    assert found.export["onnx"].num_samples == raw["export"]["onnx"]["examples"]
-    assert found.distributed.strategy == "single_device"
-    assert found.torch_flags.num_interop_threads == raw["flags"]["interop_threads"]
-    assert list(found.files) == ["student.safetensors", "student.onnx", "predictions.safetensors"]
+    assert record.export["onnx"].num_samples == raw["export"]["onnx"]["examples"]
+    assert record.distributed.strategy == "single_device"
+    assert record.torch_flags.num_interop_threads == raw["flags"]["interop_threads"]
+    assert list(record.files) == ["student.safetensors", "student.onnx", "predictions.safetensors"]
 
 
 def test_a_migrated_record_has_every_key_of_this_schema_and_no_other(old_run):
@@ -153,10 +153,10 @@ def test_a_trial_of_schema_2_has_todays_names(old_run):
     raw = json.loads((old_run / "record.json").read_text())
     model = {**raw["models"]["alone"], "role": "smoothed", "title": "Student alone, label smoothing: x"}
     arm = {"study": "s", "arm": "smoothed", "seed": 3}
-    found = parse_record({**raw, "kind": "arm", "arm": arm, "models": {"smoothed": model}})
-    assert (found.kind, found.variant.name, list(found.models)) == ("trial", "label_smoothing", ["label_smoothing"])
-    assert found.models["label_smoothing"].role == "baseline_label_smoothing"
-    assert found.models["label_smoothing"].title == "Student without a teacher, label smoothing: x"
+    record = parse_record({**raw, "kind": "arm", "arm": arm, "models": {"smoothed": model}})
+    assert (record.kind, record.variant.name, list(record.models)) == ("trial", "label_smoothing", ["label_smoothing"])
+    assert record.models["label_smoothing"].role == "baseline_label_smoothing"
+    assert record.models["label_smoothing"].title == "Student without a teacher, label smoothing: x"
 
 
 def test_the_schema_in_the_package_is_what_the_models_give():
@@ -260,9 +260,9 @@ def test_one_changed_digit_is_reported_by_check_and_on_the_page(run, capsys):
     assert main(["record", "check", str(run)]) == 1
     assert "was changed after it was written" in capsys.readouterr().err
     assert main(["report", str(run)]) == 0
-    said = capsys.readouterr()
-    assert "warning: record.json was changed" in said.err
-    assert "record.json was changed after it was written" in Path(said.out.strip()).read_text()
+    captured = capsys.readouterr()
+    assert "warning: record.json was changed" in captured.err
+    assert "record.json was changed after it was written" in Path(captured.out.strip()).read_text()
 
 
 def test_a_record_without_a_hash_and_one_with_a_false_config_hash_are_reported(run):
@@ -277,7 +277,7 @@ def test_a_record_without_a_hash_and_one_with_a_false_config_hash_are_reported(r
     assert "config_hash that does not fit" in integrity_warning(run)
 
 
-def test_files_that_are_gone_or_others_are_told(run):
+def test_missing_and_changed_files_are_reported(run):
     (run / "student.onnx").unlink()
     (run / "student.safetensors").write_bytes(b"other")
     wrong = check_record(run)

@@ -53,7 +53,7 @@ def test_both_intervals_above_zero_improve_with_every_number_stated():
     )
 
 
-def test_both_intervals_below_zero_degrade_and_no_gap_is_spoken_of():
+def test_both_intervals_below_zero_degrade_without_a_gap_statement():
     sentence = format_verdict_over_seeds(
         "dkd", "student_only", DEGRADES, gap_recovered={"fraction": -0.7, "low": -0.9, "high": -0.5, "num_seeds": 5}
     )
@@ -126,7 +126,7 @@ def test_two_seeds_that_differ_by_the_same_prove_nothing(ours):
     )
 
 
-def test_above_the_teacher_is_said_and_an_unknown_end_is_left_out():
+def test_above_the_teacher_is_stated_and_an_unknown_bound_is_omitted():
     gap = {"fraction": 1.25, "low": 0.9, "high": None, "num_seeds": 5}
     assert format_verdict_over_seeds("dkd", "student_only", IMPROVES, gap_recovered=gap).endswith(
         ", n = 5 seeds, and exceeds its teacher: 125 % of the gap."
@@ -150,11 +150,13 @@ def test_results_of_a_study_become_a_sentence():
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_equal_variants_rarely_differ_significantly_also_where_accuracies_are_coarse(seeds):
-    rng, told = np.random.default_rng(0), 0
+    rng, significant = np.random.default_rng(0), 0
     for trial in range(600):
         ours, theirs = np.round(rng.normal(90.0, 0.5, (2, seeds)) * 3.6) / 3.6  # 360 test samples
-        told += classify_gain_over_seeds(paired_mean_ci(ours, theirs, n_resamples=200, seed=trial)) != "inconclusive"
-    assert told / 600 < 0.07
+        significant += (
+            classify_gain_over_seeds(paired_mean_ci(ours, theirs, n_resamples=200, seed=trial)) != "inconclusive"
+        )
+    assert significant / 600 < 0.07
 
 
 def test_rule_names_all_outcomes_and_both_intervals():

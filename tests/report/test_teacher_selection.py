@@ -1,4 +1,4 @@
-"""Candidates on the terminal and as a picture of its own."""
+"""Candidates in the terminal and as a standalone plot."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_names_with_brackets_are_no_markup(selection):
     assert render_candidates_table(selection).count("[red]big[/]") == 2
 
 
-def test_where_nobody_was_chosen_it_says_so(selection):
+def test_an_empty_selection_is_stated(selection):
     selection["selection"] = {"selected": [], "steps": []}
     assert render_candidates_table(selection).splitlines()[-1] == "Selected: none of them; the reasons are above."
 
@@ -79,10 +79,10 @@ def test_of_many_pairs_the_most_alike_are_shown_and_the_rest_is_counted(selectio
     assert "m10 – wide" not in text
 
 
-def test_the_picture_is_a_file_of_its_own_for_light_and_dark(selection, tmp_path):
+def test_the_plot_is_a_standalone_file_for_light_and_dark(selection, tmp_path):
     (tmp_path / "teacher_selection.json").write_text(json.dumps(selection))
-    picture = write_selection_plot(tmp_path)
-    text = picture.read_text()
+    plot = write_selection_plot(tmp_path)
+    text = plot.read_text()
     root = ElementTree.fromstring(text)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert "prefers-color-scheme: dark" in text
@@ -108,7 +108,7 @@ def test_a_single_candidate_has_no_matrix(selection, tmp_path):
     assert "similarity" not in render_candidates_table(selection)
 
 
-def test_names_are_no_markup_in_the_picture(selection, tmp_path):
+def test_names_are_escaped_in_the_plot(selection, tmp_path):
     selection["candidates"]["<b>&$x$"] = selection["candidates"].pop("big")
     for pair in selection["pairs"]:
         pair["first"] = pair["first"].replace("big", "<b>&$x$")

@@ -49,12 +49,12 @@ def test_interval_with_zero_is_inconclusive_however_large_the_gain(interval):
     assert "recovers" not in sentence
 
 
-def test_gain_beyond_the_teacher_is_said():
+def test_a_gain_beyond_the_teacher_is_stated():
     assert "exceeds its teacher (125 % of the gap)" in format_verdict(MODELS, 3.1, (0.4, 5.8), 1.25)
 
 
 @pytest.mark.parametrize("gap", [None, math.nan])
-def test_no_gap_is_not_spoken_of(gap):
+def test_without_a_gap_none_is_stated(gap):
     assert "gap" not in format_verdict(MODELS, 3.1, (0.4, 5.8), gap)
 
 

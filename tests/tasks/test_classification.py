@@ -38,13 +38,13 @@ class Answer(NamedTuple):
     [(X, Y), [X, Y], (X, Y, "more"), *({name: X, "target": Y} for name in ("input", "x", "image", "images")),
      UserDict(pixel_values=X, labels=Y), {"x": X, "y": Y}, {"x": X, "label": Y}],
 )  # fmt: skip
-def test_input_and_target_are_found_in_every_kind_of_batch(batch):
+def test_input_and_target_are_read_from_every_batch_form(batch):
     assert torch.equal(TASK.outputs(Says(lambda rows: rows), batch).require_logits(), X[:, :3])
     assert TASK.target(batch) is Y
 
 
 @pytest.mark.parametrize("batch", [X, (X,), [X], {"x": X}, {"x": X, "labels": None}, (X, None)])
-def test_a_batch_without_truth_has_none(batch):
+def test_a_batch_without_target_has_none(batch):
     assert TASK.target(batch) is None
     assert torch.equal(TASK.outputs(Says(lambda rows: rows), batch).require_logits(), X[:, :3])
 
@@ -60,7 +60,7 @@ def test_a_batch_without_truth_has_none(batch):
         lambda rows: Answer(loss=torch.zeros(()), logits=rows),
     ],
 )
-def test_logits_are_found_in_every_kind_of_answer(wrap):
+def test_logits_are_read_from_every_output_form(wrap):
     assert torch.equal(TASK.outputs(Says(wrap), (X, Y)).require_logits(), X[:, :3])
 
 
@@ -88,7 +88,7 @@ def test_logits_that_are_no_rows_are_refused():
 
 
 @pytest.mark.parametrize("wrap", [lambda rows: None, lambda rows: {"scores": rows}, lambda rows: ("text", rows)])
-def test_an_answer_without_logits_is_refused_by_its_type(wrap):
+def test_outputs_without_logits_are_refused_with_their_type(wrap):
     with pytest.raises(LimbeckError, match=r"the network gave a (NoneType|dict|tuple) without logits"):
         TASK.outputs(Says(wrap), (X, Y))
 

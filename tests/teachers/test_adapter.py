@@ -56,8 +56,8 @@ def by_hand(network, pixels, size=12):
 def test_resizing_is_torchvisions(height, width, size):
     from torchvision.transforms.v2 import functional as F
 
-    pictures = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(height * width))
-    torch.testing.assert_close(resize_images(pictures, size), F.resize(pictures, [size], antialias=True))
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(height * width))
+    torch.testing.assert_close(resize_images(images, size), F.resize(images, [size], antialias=True))
 
 
 @pytest.mark.parametrize("size", [5, 8, 12])
@@ -69,8 +69,8 @@ def test_an_adapter_equals_the_steps_by_hand(network, pixels, size):
         class_indices=REVERSED,
     )
     with torch.no_grad():
-        found = adapt_teacher(network, mapping)(DATA_NORMALIZATION.apply(pixels))
-    torch.testing.assert_close(found, by_hand(network, pixels, size), rtol=1e-4, atol=1e-5)
+        result = adapt_teacher(network, mapping)(DATA_NORMALIZATION.apply(pixels))
+    torch.testing.assert_close(result, by_hand(network, pixels, size), rtol=1e-4, atol=1e-5)
 
 
 def test_the_teachers_normalization_changes_its_logits(network, pixels):
@@ -155,7 +155,7 @@ def test_caches_of_different_mappings_are_separate(network, tmp_path):
         Classification(10),
     )
     batch = data.batches(batch_size=16).batch(0)
-    pictures = data.normalization.invert(batch["input"])
+    images = data.normalization.invert(batch["input"])
     for turn, size in enumerate((12, 16, 12)):
         mapping = InputMapping(
             data_normalization=data.normalization,
@@ -165,7 +165,7 @@ def test_caches_of_different_mappings_are_separate(network, tmp_path):
         )
         cached = CachedTeacher(FrozenTeacher(adapt_teacher(network, mapping)), data, root=tmp_path)
         outputs = cached.predict(batch, task).require_logits()
-        torch.testing.assert_close(outputs, by_hand(network, pictures, size), rtol=5e-3, atol=5e-3)  # float16 on disk
+        torch.testing.assert_close(outputs, by_hand(network, images, size), rtol=5e-3, atol=5e-3)  # float16 on disk
         assert (cached.misses, cached.hits) == ((0, 16) if turn == 2 else (16, 0))
 
 
@@ -189,11 +189,11 @@ def test_classes_are_matched_by_name_and_not_by_place():
 def test_a_missing_class_has_no_probability_and_the_others_are_unchanged():
     logits = torch.tensor([[1.0, 2.0], [1e4, -1e4]])
     places = match_classes(["cat", "dog"], ["dog", "owl", "cat"], missing_classes="mask")
-    found = reorder_classes(logits, places)
-    assert found.isfinite().all()
+    result = reorder_classes(logits, places)
+    assert result.isfinite().all()
     for tau in (1.0, 20.0):
-        assert found.div(tau).softmax(1)[:, 1].tolist() == [0.0, 0.0]
-        torch.testing.assert_close(found.div(tau).softmax(1)[:, [2, 0]], logits.div(tau).softmax(1))
+        assert result.div(tau).softmax(1)[:, 1].tolist() == [0.0, 0.0]
+        torch.testing.assert_close(result.div(tau).softmax(1)[:, [2, 0]], logits.div(tau).softmax(1))
 
 
 @pytest.mark.parametrize(

@@ -94,12 +94,12 @@ def networks():
 @pytest.fixture(scope="module")
 def situations(networks):
     """Each network as an engine meets it, so that it is exported once for all."""
-    found = {}
+    contexts = {}
     for name, network in networks.items():
         FrozenTeacher(network)
         _, calls = record_calls(network, FeatureExtractor(network, {}), (images(6), None), TASK)
-        found[name] = BuildContext(network, {}, calls)
-    return found
+        contexts[name] = BuildContext(network, {}, calls)
+    return contexts
 
 
 @FAST
@@ -110,13 +110,13 @@ def test_a_backend_equals_eager_for_smaller_batches_too(engine, name, situations
         x = images(count)
         with torch.no_grad():
             expected = situations[name].network(x).double().numpy()
-            said = (
+            logits = (
                 compute_outputs(ready.network, ready.feature_extractor, (x, None), TASK)
                 .require_logits()
                 .double()
                 .numpy()
             )
-        assert np.abs(said - expected).max() <= 1e-4 * np.abs(expected).max()
+        assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("count", [1, 7])
@@ -218,8 +218,8 @@ def test_inputs_of_another_shape_run_in_torch_with_a_warning():
     frozen = FrozenTeacher(network, backend=InferenceBackend("onnxruntime", measure_seconds=0.1))
     frozen.predict((images(2), None), TASK)
     with pytest.warns(UserWarning, match=r"inputs \[3, 40, 40\] run in eager torch"):
-        said = frozen.predict((images(2, size=40), None), TASK).require_logits()
-    assert torch.equal(said, network(images(2, size=40)))
+        logits = frozen.predict((images(2, size=40), None), TASK).require_logits()
+    assert torch.equal(logits, network(images(2, size=40)))
 
 
 def test_a_teacher_in_double_precision_stays_with_torch(networks):

@@ -77,8 +77,8 @@ def test_confidence_weights_are_those_of_the_paper_over_valid_teachers(seed, tea
             p = softmax(mine)
             likely = np.log(p[:, target[row]]) if target[row] >= 0 else np.zeros(len(p))
             doubt = -(p * np.log(p)).sum(axis=1) if by == "entropy" else -likely
-            found = (combined.require_logits()[row] / 2.0).exp().numpy()
-            np.testing.assert_allclose(found, camkd_probabilities(doubt, 2.0, mine), rtol=1e-6, atol=1e-12)
+            result = (combined.require_logits()[row] / 2.0).exp().numpy()
+            np.testing.assert_allclose(result, camkd_probabilities(doubt, 2.0, mine), rtol=1e-6, atol=1e-12)
 
 
 @FEW
@@ -129,15 +129,15 @@ def test_soft_targets_at_the_same_tau_are_camkd_up_to_a_constant():
 def test_confidence_takes_probabilities_as_targets_and_calls_all_zeros_no_label():
     logits = np.random.default_rng(1).normal(size=(3, 2, 3))
     target = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.0, 0.0]])
-    found = (
+    result = (
         combine_teachers(make_outputs(logits), ensemble=ConfidenceWeighted("cross_entropy"), target=target)
         .require_logits()
         .exp()
         .numpy()
     )
     doubt = -(np.log(softmax(logits[:, 0])) @ np.array([0.25, 0.75, 0.0]))
-    np.testing.assert_allclose(found[0], camkd_probabilities(doubt, 1.0, logits[:, 0]), rtol=1e-6)
-    np.testing.assert_allclose(found[1], softmax(logits[:, 1]).mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(result[0], camkd_probabilities(doubt, 1.0, logits[:, 0]), rtol=1e-6)
+    np.testing.assert_allclose(result[1], softmax(logits[:, 1]).mean(axis=0), rtol=1e-6)
 
 
 @EACH

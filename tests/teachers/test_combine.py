@@ -123,8 +123,8 @@ def test_double_precision_is_averaged_to_its_last_digits():
 
 
 def test_the_ensemble_of_one_teacher_is_its_outputs_and_of_none_is_none():
-    alone = Outputs(logits=torch.zeros(1, 2), features={"mid": torch.zeros(1, 3)})
-    assert combine_teachers({"alone": alone}) is alone
+    outputs = Outputs(logits=torch.zeros(1, 2), features={"mid": torch.zeros(1, 3)})
+    assert combine_teachers({"single": outputs}) is outputs
     assert combine_teachers({}) is None
 
 

@@ -65,10 +65,10 @@ def graph(tmp_path):
 def test_an_onnx_file_equals_the_exported_network(runtime, file):
     teacher = FrozenTeacher(onnx(file, runtime=runtime, classes=3))
     for count in (5, 1, 2):
-        said = teacher.predict((X[:count], None), TASK).require_logits()
-        torch.testing.assert_close(said, net()(X[:count]).detach(), rtol=1e-5, atol=1e-6)
-        assert said.dtype == torch.float32
-        assert not said.requires_grad
+        logits = teacher.predict((X[:count], None), TASK).require_logits()
+        torch.testing.assert_close(logits, net()(X[:count]).detach(), rtol=1e-5, atol=1e-6)
+        assert logits.dtype == torch.float32
+        assert not logits.requires_grad
 
 
 def test_a_student_learns_from_a_file_that_has_no_parameters(file):
@@ -90,8 +90,8 @@ def test_a_file_of_fixed_batch_size_is_called_several_times(runtime, graph):
 
 @pytest.mark.parametrize(("kind", "dtype"), [(10, torch.float16), (11, torch.float64)])
 def test_a_file_is_run_in_its_input_dtype(kind, dtype, graph):
-    said = onnx(graph(kind=kind))(X[:, :3])
-    assert torch.equal(said, (2 * X[:, :3].to(dtype)).float())
+    logits = onnx(graph(kind=kind))(X[:, :3])
+    assert torch.equal(logits, (2 * X[:, :3].to(dtype)).float())
 
 
 @RUNTIMES
@@ -141,16 +141,16 @@ def test_a_file_survives_copy_and_pickle(runtime, file):
     "of", [doubled, lambda x: doubled(x).tolist(), lambda x: torch.tensor(doubled(x), dtype=torch.float64)]
 )
 def test_any_callable_and_numeric_output_is_a_teacher(of):
-    said = FrozenTeacher(from_callable(of, array_type="numpy")).predict((X, None), TASK).require_logits()
-    torch.testing.assert_close(said, torch.tensor(doubled(X.numpy())))
+    logits = FrozenTeacher(from_callable(of, array_type="numpy")).predict((X, None), TASK).require_logits()
+    torch.testing.assert_close(logits, torch.tensor(doubled(X.numpy())))
 
 
 def test_probabilities_become_their_logarithm_with_a_floor():
     given = torch.tensor([[1.0, 0.0, 0.0], [0.25, 0.25, 0.5]])
-    said = from_callable(lambda x: given, output_type="probabilities")(torch.zeros(2, 4)).double().numpy()
+    logits = from_callable(lambda x: given, output_type="probabilities")(torch.zeros(2, 4)).double().numpy()
     expected = np.log(np.maximum(given.numpy().astype(np.float64), 1e-7))
-    np.testing.assert_allclose(said, expected, rtol=1e-6)
-    np.testing.assert_allclose(torch.tensor(said).softmax(1).numpy(), given.numpy(), atol=3e-7)
+    np.testing.assert_allclose(logits, expected, rtol=1e-6)
+    np.testing.assert_allclose(torch.tensor(logits).softmax(1).numpy(), given.numpy(), atol=3e-7)
 
 
 def test_input_type_pixels_inverts_the_normalization():
@@ -166,9 +166,9 @@ def test_input_type_pixels_inverts_the_normalization():
 
 def test_reused_memory_of_a_callable_does_not_change_outputs():
     memory = np.zeros((5, 3), dtype=np.float32)
-    said = from_callable(lambda x: memory)(X)
+    logits = from_callable(lambda x: memory)(X)
     memory += 1
-    assert float(said.abs().max()) == 0
+    assert float(logits.abs().max()) == 0
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def send_response(handler, content, status=200, headers=()):
 
 @pytest.fixture
 def server():
-    """Starts a server that does as it is told, and gives its address and the requests it got."""
+    """Starts a server with scripted responses; returns its address and the received requests."""
     running = []
 
     def start(behave):
@@ -80,12 +80,12 @@ def good(handler, request, turn):
 
 def test_probabilities_from_a_server_are_log_probabilities_of_the_rows(server):
     url, seen = server(good)
-    said = (
+    logits = (
         FrozenTeacher(inference_server(url, "cats", input_name="pictures"))
         .predict((X, None), Classification(3))
         .require_logits()
     )
-    np.testing.assert_allclose(said.numpy(), np.log(softmax(X.numpy())), rtol=1e-5)
+    np.testing.assert_allclose(logits.numpy(), np.log(softmax(X.numpy())), rtol=1e-5)
     assert seen[0][0] == "/v2/models/cats/infer"
     assert seen[0][1]["inputs"][0] | {"data": []} == {
         "name": "pictures", "shape": [5, 2], "datatype": "FP32", "data": [],
@@ -94,8 +94,8 @@ def test_probabilities_from_a_server_are_log_probabilities_of_the_rows(server):
 
 def test_version_output_and_rows_are_requested_by_the_protocol(server):
     url, seen = server(good)
-    said = inference_server(url + "/", "a/b", version="3", output_name="probabilities", batch_size=2)(X)
-    assert said.shape == (5, 3)
+    logits = inference_server(url + "/", "a/b", version="3", output_name="probabilities", batch_size=2)(X)
+    assert logits.shape == (5, 3)
     assert [path for path, _ in seen] == ["/v2/models/a%2Fb/versions/3/infer"] * 3
     assert [request["inputs"][0]["shape"][0] for _, request in seen] == [2, 2, 1]
     assert seen[0][1]["outputs"] == [{"name": "probabilities"}]

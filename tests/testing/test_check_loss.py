@@ -140,7 +140,7 @@ def test_a_term_breaks_only_the_promise_it_breaks(term, promise):
     check_loss(term, skip={promise})
 
 
-def test_every_promise_of_the_house_is_checked():
+def test_every_requirement_of_a_loss_is_checked():
     assert list(CHECKS) == [
         "scalar", "float32 from half", "finite", "gradient to the student", "no gradient to the teacher",
         "zero at agreement", "unchanged by repetition", "unchanged by an impossible class",
@@ -151,12 +151,12 @@ def test_embeddings_and_maps_are_watched_as_well():
     def make(**settings):
         from dataclasses import replace
 
-        said = make_context(**settings)
+        context = make_context(**settings)
         student, teacher = (
             replace(one, embedding=one.features["mid"].flatten(1) * 1, features={})
-            for one in (said.student, said.teacher)
+            for one in (context.student, context.teacher)
         )
-        return replace(said, student=student, teacher=teacher, teachers={"teacher": teacher})
+        return replace(context, student=student, teacher=teacher, teachers={"teacher": teacher})
 
     def leaking(exchange):
         student, teacher = exchange.pair()
@@ -171,7 +171,7 @@ def test_embeddings_and_maps_are_watched_as_well():
         check_loss(leaking, context_factory=make)
 
 
-def test_a_term_that_learns_is_prepared_and_the_random_state_is_left_alone():
+def test_a_trainable_loss_is_prepared_and_the_random_state_is_unchanged():
     before = torch.random.get_rng_state()
     check_loss(FitNetLoss("mid"), skip={"zero at agreement"})
     assert torch.equal(torch.random.get_rng_state(), before)

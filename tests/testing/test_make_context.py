@@ -9,8 +9,8 @@ from limbeck.core.progress import Progress
 from limbeck.testing import make_context
 
 
-def tensors(said):
-    outputs = (said.student, *said.teachers.values())
+def tensors(context):
+    outputs = (context.student, *context.teachers.values())
     return [tensor for one in outputs for tensor in (one.require_logits(), *one.features.values())]
 
 
@@ -26,7 +26,7 @@ def test_another_seed_makes_another_exchange():
     assert not torch.equal(make_context(seed=3).student.require_logits(), make_context(seed=4).student.require_logits())
 
 
-def test_making_one_leaves_the_random_state_alone():
+def test_making_a_context_leaves_the_random_state_unchanged():
     before = torch.random.get_rng_state()
     make_context()
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -34,7 +34,7 @@ def test_making_one_leaves_the_random_state_alone():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_its_shapes_and_types_are_those_asked_for_and_all_ask_for_gradients(dtype):
-    said = make_context(
+    context = make_context(
         rows=3,
         classes=7,
         student_feature_shapes={"a": (2, 4)},
@@ -42,15 +42,15 @@ def test_its_shapes_and_types_are_those_asked_for_and_all_ask_for_gradients(dtyp
         teacher_names=("x", "y"),
         dtype=dtype,
     )
-    assert [tuple(tensor.shape) for tensor in tensors(said)] == [(3, 7), (3, 2, 4)] + [(3, 7), (3, 5)] * 2
-    assert all(tensor.dtype == dtype and tensor.requires_grad for tensor in tensors(said))
-    assert said.require_target().shape == (3,)
-    assert int(said.require_target().max()) < 7
+    assert [tuple(tensor.shape) for tensor in tensors(context)] == [(3, 7), (3, 2, 4)] + [(3, 7), (3, 5)] * 2
+    assert all(tensor.dtype == dtype and tensor.requires_grad for tensor in tensors(context))
+    assert context.require_target().shape == (3,)
+    assert int(context.require_target().max()) < 7
 
 
 def test_one_teacher_is_the_combination_and_several_are_their_mean():
-    alone = make_context()
-    assert alone.teacher is alone.teachers["teacher"]
+    single = make_context()
+    assert single.teacher is single.teachers["teacher"]
     several = make_context(teacher_names=("a", "b"))
     mean = (several.teachers["a"].require_logits() + several.teachers["b"].require_logits()) / 2
     torch.testing.assert_close(several.teacher.require_logits(), mean)
@@ -66,5 +66,5 @@ def test_scale_is_the_standard_deviation():
     )
 
 
-def test_training_stands_where_it_was_put():
+def test_progress_is_the_requested_one():
     assert make_context(progress=Progress(step=3, steps=4)).progress.fraction == 0.75

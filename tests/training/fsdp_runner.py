@@ -97,14 +97,14 @@ def main():
     out, seen = Path(sys.argv[1]), {}
     torch.set_num_threads(1)
     fsdp, ddp = partial(make_fabric, strategy="fsdp"), partial(make_fabric, strategy="ddp")
-    found = {"fsdp": in_turn(out / "fsdp", fsdp, optimizer=partial(spy, seen=seen))}
-    found["best"] = train(distiller(), fsdp(), None, keep_weights="best")
-    found["ddp"] = in_turn(out / "ddp", ddp, noise, ema_decay=0.9)
-    mine = {name: found[name][0]["weights"] for name in ("fsdp", "ddp")}
+    results = {"fsdp": in_turn(out / "fsdp", fsdp, optimizer=partial(spy, seen=seen))}
+    results["best"] = train(distiller(), fsdp(), None, keep_weights="best")
+    results["ddp"] = in_turn(out / "ddp", ddp, noise, ema_decay=0.9)
+    mine = {name: results[name][0]["weights"] for name in ("fsdp", "ddp")}
     every = [None, None]
     torch.distributed.all_gather_object(every, mine)
     if ddp().global_rank == 0:
-        torch.save(found | {"seen": seen, "every": every}, out / "found.pt")
+        torch.save(results | {"seen": seen, "every": every}, out / "results.pt")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def network(seed=0):
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
 
 
-def alone(student):
+def make_baseline(student):
     return limbeck.Distiller(student, objective={"truth": CrossEntropyLoss()}, task=TASK)
 
 
@@ -41,7 +41,7 @@ def sgd(lr):
 def test_it_is_the_plain_loop(data):
     ours, theirs = network(), network()
     training = TrainingConfig(optimizer=sgd(0.1), batch_size=32)
-    limbeck.fit(alone(ours), data, steps=20, training=training, callbacks=[])
+    limbeck.fit(make_baseline(ours), data, steps=20, training=training, callbacks=[])
 
     stream, optimizer = data.batches(batch_size=32), torch.optim.SGD(theirs.parameters(), lr=0.1)
     theirs.train()
@@ -61,9 +61,11 @@ def test_accumulation_equals_the_larger_batch(data):
         return nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
 
     one, two = net(), net()
-    limbeck.fit(alone(one), data, steps=8, training=TrainingConfig(optimizer=sgd(0.1), batch_size=64), callbacks=[])
+    limbeck.fit(
+        make_baseline(one), data, steps=8, training=TrainingConfig(optimizer=sgd(0.1), batch_size=64), callbacks=[]
+    )
     halves = TrainingConfig(optimizer=sgd(0.1), batch_size=32, grad_accum_steps=2)
-    limbeck.fit(alone(two), data, steps=8, training=halves, callbacks=[])
+    limbeck.fit(make_baseline(two), data, steps=8, training=halves, callbacks=[])
     assert torch.allclose(one[1].weight, two[1].weight, atol=1e-6)
 
 
@@ -77,8 +79,8 @@ def test_the_teacher_does_not_change(data):
 
 def test_metrics_hold_every_epoch_of_every_phase(data, tmp_path):
     for phase in ("teacher", "distilled"):
-        limbeck.fit(alone(network()), data, epochs=3, run_dir=tmp_path, phase=phase, callbacks=[])
-    limbeck.fit(alone(network()), data, epochs=3, run_dir=tmp_path, phase="distilled", callbacks=[])
+        limbeck.fit(make_baseline(network()), data, epochs=3, run_dir=tmp_path, phase=phase, callbacks=[])
+    limbeck.fit(make_baseline(network()), data, epochs=3, run_dir=tmp_path, phase="distilled", callbacks=[])
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["phase"], row["epoch"]) for row in rows] == [
@@ -118,7 +120,7 @@ def test_weights_that_overflow_are_never_saved(data, tmp_path):
     student[1].weight.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(TrainingDiverged, match=r"weights 'student\.1\.weight' are not finite after step 1"):
         limbeck.fit(
-            alone(student),
+            make_baseline(student),
             data,
             steps=5,
             training=TrainingConfig(checkpoint_every_seconds=0),
@@ -131,7 +133,7 @@ def test_weights_that_overflow_are_never_saved(data, tmp_path):
 def test_keep_best_returns_the_best_epoch(data):
     student = network()
     training = TrainingConfig(optimizer=sgd(0.5), batch_size=32, keep_weights="best")
-    run = limbeck.fit(alone(student), data, epochs=6, training=training, callbacks=[])
+    run = limbeck.fit(make_baseline(student), data, epochs=6, training=training, callbacks=[])
     best = max(row["val/accuracy"] for row in run.history)
     right = total = 0
     for batch in data.validation_batches():
@@ -142,17 +144,21 @@ def test_keep_best_returns_the_best_epoch(data):
 
 def test_patience_stops_early(data):
     training = TrainingConfig(optimizer=sgd(0.0), batch_size=32, early_stopping_patience=2)
-    run = limbeck.fit(alone(network()), data, epochs=50, training=training, callbacks=[])
+    run = limbeck.fit(make_baseline(network()), data, epochs=50, training=training, callbacks=[])
     assert len(run.history) == 3
 
 
 def test_ema_averages_the_weights(data):
     student, plain = network(), network()
-    limbeck.fit(alone(plain), data, steps=2, training=TrainingConfig(optimizer=sgd(0.1), batch_size=32), callbacks=[])
+    limbeck.fit(
+        make_baseline(plain), data, steps=2, training=TrainingConfig(optimizer=sgd(0.1), batch_size=32), callbacks=[]
+    )
     training = TrainingConfig(optimizer=sgd(0.1), batch_size=32, ema_decay=0.5)
-    limbeck.fit(alone(student), data, steps=2, training=training, callbacks=[])
+    limbeck.fit(make_baseline(student), data, steps=2, training=training, callbacks=[])
     first = network()
-    limbeck.fit(alone(first), data, steps=1, training=TrainingConfig(optimizer=sgd(0.1), batch_size=32), callbacks=[])
+    limbeck.fit(
+        make_baseline(first), data, steps=1, training=TrainingConfig(optimizer=sgd(0.1), batch_size=32), callbacks=[]
+    )
     expected = 0.5 * first[1].weight + 0.5 * plain[1].weight
     assert torch.allclose(student[1].weight, expected, atol=1e-6)
 
@@ -166,7 +172,7 @@ def test_schedulers_step_by_step_or_by_epoch(data):
 
     for per in ("step", "epoch"):
         training = TrainingConfig(optimizer=sgd(0.1), scheduler=note, scheduler_interval=per, batch_size=64)
-        run = limbeck.fit(alone(network()), data, epochs=3, training=training, callbacks=[])
+        run = limbeck.fit(make_baseline(network()), data, epochs=3, training=training, callbacks=[])
         seen.append(run.history[-1]["lr"])
     assert seen == [12, pytest.approx(0.1 * 0.5**12), 3, pytest.approx(0.1 * 0.5**2)]
 
@@ -177,17 +183,17 @@ def test_plateau_watches_the_validation_loss(data):
         scheduler=lambda o, n: torch.optim.lr_scheduler.ReduceLROnPlateau(o, patience=0),
         scheduler_interval="epoch",
     )
-    run = limbeck.fit(alone(network()), data, epochs=3, training=training, callbacks=[])
+    run = limbeck.fit(make_baseline(network()), data, epochs=3, training=training, callbacks=[])
     assert len(run.history) == 3
     wrong = TrainingConfig(scheduler=lambda o, n: torch.optim.lr_scheduler.ReduceLROnPlateau(o))
     with pytest.raises(limbeck.LimbeckError, match="interval: epoch"):
-        limbeck.fit(alone(network()), data, epochs=1, training=wrong, callbacks=[])
+        limbeck.fit(make_baseline(network()), data, epochs=1, training=wrong, callbacks=[])
 
 
 def test_own_loaders_train(data):
     inputs = data.train.read(torch.arange(64))
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, data.train.target[:64]), batch_size=16)
-    run = limbeck.fit(alone(network()), from_loaders(loader, loader), epochs=2, callbacks=[])
+    run = limbeck.fit(make_baseline(network()), from_loaders(loader, loader), epochs=2, callbacks=[])
     assert run.steps == 8
     assert "val/accuracy" in run.history[-1]
 
@@ -196,7 +202,11 @@ def test_workers_are_refused_for_own_loaders(data):
     loader = [(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.long))]
     with pytest.raises(limbeck.LimbeckError, match="num_workers on your own loader"):
         limbeck.fit(
-            alone(network()), from_loaders(loader), epochs=1, training=TrainingConfig(num_workers=1), callbacks=[]
+            make_baseline(network()),
+            from_loaders(loader),
+            epochs=1,
+            training=TrainingConfig(num_workers=1),
+            callbacks=[],
         )
 
 
@@ -215,9 +225,9 @@ def test_labelled_only_is_all_that_is_shown():
         ({"steps": 0}, "at least one step"),
     ],
 )
-def test_a_length_is_asked_for(data, wrong, says):
+def test_a_length_is_required(data, wrong, says):
     with pytest.raises(limbeck.LimbeckError, match=says):
-        limbeck.fit(alone(network()), data, callbacks=[], **wrong)
+        limbeck.fit(make_baseline(network()), data, callbacks=[], **wrong)
 
 
 @pytest.mark.parametrize(
@@ -246,15 +256,15 @@ def test_tensorboard_and_mlflow_get_the_figures(data, tmp_path):
 
     loggers = [make_logger(name, tmp_path, run="test") for name in ("tensorboard", "mlflow")]
     fabric = Fabric(accelerator="cpu", devices=1, loggers=loggers)
-    run = limbeck.fit(alone(network()), data, epochs=2, fabric=fabric, callbacks=[])
+    run = limbeck.fit(make_baseline(network()), data, epochs=2, fabric=fabric, callbacks=[])
     for one in loggers:
         one.finalize("success")
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert events.Scalars("distilled/val/accuracy")[-1].value == pytest.approx(run.history[-1]["val/accuracy"])
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    (found,) = client.search_runs([client.get_experiment_by_name("limbeck").experiment_id])
-    assert found.data.metrics["distilled/val/accuracy"] == pytest.approx(run.history[-1]["val/accuracy"])
+    (run_info,) = client.search_runs([client.get_experiment_by_name("limbeck").experiment_id])
+    assert run_info.data.metrics["distilled/val/accuracy"] == pytest.approx(run.history[-1]["val/accuracy"])
 
 
 def test_an_unknown_logger_is_refused(tmp_path):
@@ -269,4 +279,4 @@ def test_a_checkpoint_without_its_parts_is_one_sentence(data, tmp_path, wrong):
     (tmp_path / "checkpoint").mkdir()
     torch.save(wrong, tmp_path / "checkpoint" / "distilled.distill.pt")
     with pytest.raises(limbeck.LimbeckError, match="lacks what a training needs"):
-        limbeck.fit(alone(network()), data, steps=2, run_dir=tmp_path, resume=True, callbacks=[])
+        limbeck.fit(make_baseline(network()), data, steps=2, run_dir=tmp_path, resume=True, callbacks=[])

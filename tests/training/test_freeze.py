@@ -42,8 +42,8 @@ def test_only_what_is_free_moves_weights_and_statistics(network):
 def test_frozen_dropout_is_off(network):
     with freeze_modules(network, ["0"]):
         network.train()
-        said = [network[0](torch.ones(2, 4)) for _ in range(2) if network(torch.ones(2, 4)) is not None]
-    assert torch.equal(*said)
+        outputs = [network[0](torch.ones(2, 4)) for _ in range(2) if network(torch.ones(2, 4)) is not None]
+    assert torch.equal(*outputs)
 
 
 def test_what_was_frozen_before_stays_so_and_the_mode_is_the_networks(network):

@@ -28,8 +28,8 @@ def out(ranks, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(out):
-    return torch.load(out / "found.pt", weights_only=True)
+def results(out):
+    return torch.load(out / "results.pt", weights_only=True)
 
 
 def farthest(ours, theirs):
@@ -37,42 +37,42 @@ def farthest(ours, theirs):
     return max(float((tensor.float() - theirs[name].float()).abs().max()) for name, tensor in ours.items())
 
 
-def test_each_process_holds_a_share_of_every_weight(found):
-    assert found["seen"]["all"] / 2 <= found["seen"]["own"] < 0.55 * found["seen"]["all"]
+def test_each_process_holds_a_share_of_every_weight(results):
+    assert results["seen"]["all"] / 2 <= results["seen"]["own"] < 0.55 * results["seen"]["all"]
 
 
-def test_a_student_in_shares_equals_a_whole_one_with_the_doubled_batch(found, trainings):
+def test_a_student_in_shares_equals_a_whole_one_with_the_doubled_batch(results, trainings):
     one = trainings.train(trainings.distiller(), make_single_device_fabric(), None)
     assert any("projection" in name for name in one["weights"])
-    assert farthest(one["weights"], found["fsdp"][0]["weights"]) < 1e-4
-    assert one["loss"] == pytest.approx(found["fsdp"][0]["loss"], rel=1e-5)
-    assert one["nll"] == pytest.approx(found["fsdp"][0]["nll"], rel=1e-5)
+    assert farthest(one["weights"], results["fsdp"][0]["weights"]) < 1e-4
+    assert one["loss"] == pytest.approx(results["fsdp"][0]["loss"], rel=1e-5)
+    assert one["nll"] == pytest.approx(results["fsdp"][0]["nll"], rel=1e-5)
 
 
-def test_the_best_epoch_of_a_student_in_shares_is_kept(found, trainings):
+def test_the_best_epoch_of_a_student_in_shares_is_kept(results, trainings):
     one = trainings.train(trainings.distiller(), make_single_device_fabric(), None, keep_weights="best")
-    assert farthest(one["weights"], found["best"]["weights"]) < 1e-4
+    assert farthest(one["weights"], results["best"]["weights"]) < 1e-4
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
-def test_stopped_and_gone_on_with_it_ends_with_the_same_bits(found, strategy):
+def test_stopped_and_gone_on_with_it_ends_with_the_same_bits(results, strategy):
     """Under ddp with dropout, BatchNorm and averaged weights: each process has random states of its own."""
-    whole, resumed = found[strategy]
+    whole, resumed = results[strategy]
     assert all(torch.equal(tensor, resumed["weights"][name]) for name, tensor in whole["weights"].items())
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
-def test_all_processes_end_with_the_same_student(found, strategy):
-    """BatchNorm's statistics too, which are of each process's own pictures while it trains."""
-    first, second = (weights[strategy] for weights in found["every"])
+def test_all_processes_end_with_the_same_student(results, strategy):
+    """Includes BatchNorm statistics, which each process computes from its images during training."""
+    first, second = (weights[strategy] for weights in results["every"])
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
-def test_a_checkpoint_of_shares_is_whole(out, found, trainings):
+def test_a_checkpoint_of_shares_is_whole(out, results, trainings):
     state = torch.load(out / "fsdp" / "whole" / "checkpoint" / "sharded.distill.pt", weights_only=True)
     student = trainings.distiller().student
     student.load_state_dict(state["student"])
-    weights = found["fsdp"][0]["weights"]
+    weights = results["fsdp"][0]["weights"]
     assert all(torch.equal(tensor, weights[f"student.{name}"]) for name, tensor in student.state_dict().items())
     moments = next(iter(state["optimizer"]["state"].values()))["exp_avg"]
     assert type(moments) is torch.Tensor
@@ -83,15 +83,15 @@ import runpy
 import torch
 import limbeck
 from limbeck.training import make_fabric
-found, fabric, seen = runpy.run_path({script!r}), make_fabric(), []
+runner, fabric, seen = runpy.run_path({script!r}), make_fabric(), []
 def poison(context):
     seen.append(1)
     bad = fabric.global_rank == 1 and len(seen) == 14
     return context.student.require_logits().sum() * (float("nan") if bad else 0.0)
-made = found["distiller"]()
+made = runner["distiller"]()
 made.objective = limbeck.Objective(dict(truth=limbeck.losses.CrossEntropyLoss(), bad=poison))
 try:
-    found["train"](made, fabric, None)
+    runner["train"](made, fabric, None)
 except limbeck.LimbeckError as error:
     print(type(error).__name__, error)
 """
@@ -116,14 +116,14 @@ import runpy
 import limbeck
 from torch import nn
 from limbeck.training import init_processes
-found = runpy.run_path({script!r})
-made, more = found["distiller"](), {more}
+runner = runpy.run_path({script!r})
+made, more = runner["distiller"](), {more}
 if not more:
     made.student.unused = nn.Linear(2, 2)
-    made.student.forward = lambda pictures: nn.Sequential(*list(made.student)[:4])(pictures)
+    made.student.forward = lambda images: nn.Sequential(*list(made.student)[:4])(images)
 try:
     with init_processes().distributed_errors():
-        found["train"](made, found["make_fabric"](strategy={strategy!r}), None, **more)
+        runner["train"](made, runner["make_fabric"](strategy={strategy!r}), None, **more)
 except limbeck.LimbeckError as error:
     print(error)
 """

@@ -90,19 +90,19 @@ def test_looking_changes_no_bit_of_the_training(data, monkeypatch):
     assert ends[0] == ends[1]
 
 
-def test_the_pull_is_the_norm_of_the_gradient_of_the_weighted_term(data):
+def test_the_gradient_norm_is_that_of_the_weighted_loss(data):
     distiller = distilling(weights={"soft": 3.0}).eval()
     batch = data.batches(batch_size=32).batch(0)
-    found = compute_gradient_metrics(distiller, distiller(batch))
+    result = compute_gradient_metrics(distiller, distiller(batch))
     norms = {}
     for name, weight in (("truth", 1.0), ("soft", 3.0)):
         distiller.zero_grad()
         (weight * distiller.objective.losses[name](distiller.forward_context(batch))).backward()
         flat = np.concatenate([p.grad.double().numpy().ravel() for p in distiller.student.parameters()])
         norms[name] = float(np.linalg.norm(flat))
-    assert found["grad_norm/truth"] == pytest.approx(norms["truth"], rel=1e-5)
-    assert found["grad_norm/soft"] == pytest.approx(norms["soft"], rel=1e-5)
-    assert found["grad_norm_ratio/soft"] == pytest.approx(norms["soft"] / norms["truth"], rel=1e-5)
+    assert result["grad_norm/truth"] == pytest.approx(norms["truth"], rel=1e-5)
+    assert result["grad_norm/soft"] == pytest.approx(norms["soft"], rel=1e-5)
+    assert result["grad_norm_ratio/soft"] == pytest.approx(norms["soft"] / norms["truth"], rel=1e-5)
 
 
 def test_looking_leaves_no_gradient_behind(data):
@@ -117,13 +117,13 @@ def test_one_term_is_compared_with_nothing(data):
 
 
 def test_looks_are_seldom():
-    found = [step for step in range(1, 2001) if is_measurement_step(step, steps_per_epoch=17, last_step=2000)]
-    assert found[0] == 17
-    assert found[-1] == 2000
-    assert min(np.diff(found[:-1])) >= 200
+    result = [step for step in range(1, 2001) if is_measurement_step(step, steps_per_epoch=17, last_step=2000)]
+    assert result[0] == 17
+    assert result[-1] == 2000
+    assert min(np.diff(result[:-1])) >= 200
 
 
-def test_the_hard_loss_is_found():
+def test_the_supervised_loss_is_identified():
     assert find_supervised_loss({"soft": KDLoss(), "labels": CrossEntropyLoss()}) == "labels"
     assert find_supervised_loss({"soft": KDLoss(), "target": KDLoss()}) is None
     assert find_supervised_loss({"soft": KDLoss()}) is None

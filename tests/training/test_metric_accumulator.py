@@ -16,7 +16,7 @@ from limbeck.training.metric_accumulator import MetricAccumulator, run_validatio
 
 TASK = limbeck.tasks.Classification(3)
 LOGITS = torch.tensor([[4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [4.0, 0.0, 0.0], [4.0, 0.0, 0.0]])
-# The first is right by a hair, the second wrong; the last two are no truth, though class 0 is said.
+# The first is right by a hair, the second wrong; the last two have no target, though class 0 is predicted.
 MIXED = torch.tensor([[0.6, 0.4, 0.0], [0.5, 0.2, 0.3], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
 
 
@@ -29,10 +29,10 @@ def test_rows_of_zeros_count_neither_as_right_nor_as_wrong():
 
 
 def test_measuring_leaves_rows_of_zeros_out():
-    found = run_validation(nn.Identity(), [(LOGITS, MIXED)], TASK, lambda batch: batch)
+    result = run_validation(nn.Identity(), [(LOGITS, MIXED)], TASK, lambda batch: batch)
     q = LOGITS.double().softmax(1)
-    assert found["val/accuracy"] == 0.5
-    assert found["val/nll"] == pytest.approx(-(math.log(q[0, 0]) + math.log(q[1, 0])) / 2, rel=1e-6)
+    assert result["val/accuracy"] == 0.5
+    assert result["val/nll"] == pytest.approx(-(math.log(q[0, 0]) + math.log(q[1, 0])) / 2, rel=1e-6)
     assert run_validation(nn.Identity(), [(LOGITS, torch.zeros(4, 3))], TASK, lambda batch: batch) == {}
     assert collect_logits(nn.Identity(), [(LOGITS, MIXED)], TASK)[1].tolist() == [0, 0, -100, -100]
 
@@ -42,7 +42,7 @@ def test_measuring_leaves_rows_of_zeros_out():
     [default_augmentation(crop=1, num_views=4, repeats=2), Augmentation((affine(), mixup(), cutmix(p=0.5)))],
     ids=["composite", "both"],
 )
-def test_a_student_learns_from_mixed_pictures_of_which_most_have_no_label(views):
+def test_a_student_learns_from_mixed_images_of_which_most_have_no_label(views):
     data = Digits(num_labeled=100, num_samples=400, augment=views).load(seed=0)
 
     def network(seed):

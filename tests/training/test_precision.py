@@ -1,4 +1,4 @@
-"""Mixed precision rounds what a matrix product takes, never the batch: teachers and caches see the same pictures."""
+"""Mixed precision rounds the inputs of matrix products, never the batch: teachers and caches get the same images."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Ear(nn.Module):
         super().__init__()
         self.layer, self.heard = nn.Linear(64, 10), []
 
-    def forward(self, picture):
-        said = self.layer(picture.flatten(1))
-        self.heard.append((picture.dtype, said.dtype))
-        return said
+    def forward(self, image):
+        logits = self.layer(image.flatten(1))
+        self.heard.append((image.dtype, logits.dtype))
+        return logits
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
@@ -47,7 +47,7 @@ def test_the_batch_stays_float32_and_products_are_rounded(data, precision):
     half = torch.bfloat16 if precision == "bf16-mixed" else torch.float16
     trained = [one for one in student.heard if one[1] == half]
     assert len(trained) >= 2, "nothing was trained in 16 bits"
-    assert {picture for picture, _ in student.heard + teacher.heard} == {torch.float32}
+    assert {dtype for dtype, _ in student.heard + teacher.heard} == {torch.float32}
 
 
 def test_gradients_are_looked_at_under_bfloat16_too(data):
@@ -59,7 +59,7 @@ def test_gradients_are_looked_at_under_bfloat16_too(data):
     assert run.history[-1]["grad_norm_ratio/soft"] > 0
 
 
-def test_a_cache_that_a_mixed_run_filled_answers_a_run_in_full_precision(data, tmp_path):
+def test_a_cache_filled_in_mixed_precision_serves_a_run_in_full_precision(data, tmp_path):
     torch.manual_seed(0)
     network, asked = small_cnn(width=8).eval(), []
     for precision in ("bf16-mixed", "32-true"):

@@ -64,9 +64,9 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(kind, tmp_path):
     whole = trained(kind, tmp_path / "whole")
     with pytest.raises(TrainingInterrupted):
         trained(kind, tmp_path / "cut", kill=12)
-    found = trained(kind, tmp_path / "cut", resume=True)
-    assert len(found) == len(whole)
-    assert all(torch.equal(one, other) for one, other in zip(found, whole, strict=True))
+    result = trained(kind, tmp_path / "cut", resume=True)
+    assert len(result) == len(whole)
+    assert all(torch.equal(one, other) for one, other in zip(result, whole, strict=True))
 
 
 def test_a_checkpoint_of_other_sampling_is_refused(tmp_path):

@@ -55,12 +55,12 @@ def rows(folder):
 
 def test_every_step_has_a_row_of_each_term_with_a_temperature(data, tmp_path):
     limbeck.fit(distilling(), data, steps=12, training=SETTINGS, run_dir=tmp_path, callbacks=[])
-    found = rows(tmp_path)
-    assert [int(row["step"]) for row in found if row["loss"] == "falls"] == list(range(1, 13))
-    falls = [float(row["mean"]) for row in found if row["loss"] == "falls"]
+    table = rows(tmp_path)
+    assert [int(row["step"]) for row in table if row["loss"] == "falls"] == list(range(1, 13))
+    falls = [float(row["mean"]) for row in table if row["loss"] == "falls"]
     assert falls[0] == 6.0
     assert all(one > two for one, two in pairwise(falls))
-    spread = [row for row in found if row["loss"] == "rows"]
+    spread = [row for row in table if row["loss"] == "rows"]
     assert len(spread) == 12
     assert all(3 <= float(row["min"]) < float(row["mean"]) < float(row["max"]) <= 6 for row in spread)
 

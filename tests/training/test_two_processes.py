@@ -27,8 +27,8 @@ def two(ranks, tmp_path_factory):
     return out
 
 
-def found(out, name):
-    return torch.load(out / "found.pt", weights_only=True)[name]
+def load_result(out, name):
+    return torch.load(out / "results.pt", weights_only=True)[name]
 
 
 def farthest(ours, theirs):
@@ -37,13 +37,13 @@ def farthest(ours, theirs):
 
 
 def test_two_processes_equal_one_with_the_doubled_batch(two, trainings):
-    ours, theirs = trainings.plain(make_single_device_fabric()), found(two, "plain")
+    ours, theirs = trainings.plain(make_single_device_fabric()), load_result(two, "plain")
     assert any("projection" in name for name in ours["weights"])
     assert farthest(ours["weights"], theirs["weights"]) < 1e-5
 
 
 def test_the_figures_are_of_all_processes(two, trainings):
-    ours, theirs = trainings.plain(make_single_device_fabric())["row"], found(two, "plain")["row"]
+    ours, theirs = trainings.plain(make_single_device_fabric())["row"], load_result(two, "plain")["row"]
     for name in ("loss", "loss/soft", "loss/hint", "train/accuracy", "val/accuracy", "val/nll"):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
 
@@ -55,14 +55,16 @@ def test_one_process_writes_one_checkpoint(two):
 def test_gathered_terms_equal_one_process_with_the_doubled_batch(two, trainings):
     """A term on pairs of samples, one on the labelled rows only, and one that learns."""
     ours = trainings.gathered(make_single_device_fabric())["weights"]
-    assert farthest(ours, found(two, "gathered")["weights"]) < 1e-5
-    assert farthest(ours, found(two, "apart")["weights"]) > 1e-3, "gathering changes nothing, so this proves nothing"
+    assert farthest(ours, load_result(two, "gathered")["weights"]) < 1e-5
+    assert farthest(ours, load_result(two, "apart")["weights"]) > 1e-3, (
+        "gathering changes nothing, so this proves nothing"
+    )
 
 
 @pytest.mark.parametrize("balance", ["GradNorm", "LossRatioWeighting", "UncertaintyWeighting"])
 def test_temperatures_and_weights_move_by_what_all_processes_see(two, trainings, balance):
     ours = trainings.moving(make_single_device_fabric(), getattr(trainings, balance))
-    theirs = found(two, balance)
+    theirs = load_result(two, balance)
     assert any("loss_weighting" in name for name in ours["weights"])
     assert abs(float(ours["weights"]["objective.trainable.soft.temperature"]) - 4.0) > 0.1, (
         "the temperature did not move"

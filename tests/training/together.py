@@ -102,12 +102,12 @@ def main():
     torch.set_num_threads(1)
     own = Fabric(accelerator="cpu", devices=2, strategy="ddp")
     own.launch()
-    found = {"plain": plain(own, out=out / "plain"), "gathered": gathered(make_fabric())}
-    found["apart"] = gathered(make_fabric(), gather_distributed=())
-    found |= {kind.__name__: moving(make_fabric(), kind) for kind in BALANCES}
+    results = {"plain": plain(own, out=out / "plain"), "gathered": gathered(make_fabric())}
+    results["apart"] = gathered(make_fabric(), gather_distributed=())
+    results |= {kind.__name__: moving(make_fabric(), kind) for kind in BALANCES}
     same_figures(own)
     if own.global_rank == 0:
-        torch.save(found, out / "found.pt")
+        torch.save(results, out / "results.pt")
 
 
 if __name__ == "__main__":

@@ -68,17 +68,17 @@ def same(one, other):
 
 def spied(monkeypatch):
     """The guides of each training by phase and stage, as their weights at that moment."""
-    found = {}
+    teachers = {}
     for room in ("limbeck.workflows._job.job", "limbeck.workflows.distill.assistants"):
         fit = sys.modules[room].fit
 
         def spy(distiller, data, fit=fit, **settings):
             guides = {name: weights(teacher.network) for name, teacher in distiller.teachers.items()}
-            found[settings["phase"], settings.get("stage", "distill")] = guides
+            teachers[settings["phase"], settings.get("stage", "distill")] = guides
             return fit(distiller, data, **settings)
 
         monkeypatch.setattr(sys.modules[room], "fit", spy)
-    return found
+    return teachers
 
 
 def kept(folder, name):
@@ -102,14 +102,14 @@ def run(recipe, tmp_path_factory):
     return out, guided
 
 
-def test_each_learns_from_the_one_before_it_and_the_controls_from_none_and_from_the_teacher(run):
+def test_each_assistant_learns_from_the_previous_and_baselines_from_none_or_the_teacher(run):
     out, guided = run
     assert {phase: list(guides) for (phase, _), guides in guided.items()} == {
         "big": [], "mid": ["big"], "small": ["mid"], "baseline": [], "no_assistants": ["big"], "distilled": ["small"],
     }  # fmt: skip
     for (_, stage), guides in guided.items():
         assert stage in ("teacher_training", "first", "second")
-        assert all(same(found, kept(out, name)) for name, found in guides.items()), "it was not trained to the end"
+        assert all(same(model, kept(out, name)) for name, model in guides.items()), "it was not trained to the end"
 
 
 def test_dense_learns_from_all_before_it(recipe, tmp_path, monkeypatch):
@@ -119,7 +119,7 @@ def test_dense_learns_from_all_before_it(recipe, tmp_path, monkeypatch):
     assert {phase: list(guides) for (phase, _), guides in guided.items() if guides} == {
         "mid": ["big"], "small": ["big", "mid"], "no_assistants": ["big"], "distilled": ["big", "mid", "small"],
     }  # fmt: skip
-    assert all(same(found, kept(tmp_path / "run", name)) for one in guided.values() for name, found in one.items())
+    assert all(same(model, kept(tmp_path / "run", name)) for one in guided.values() for name, model in one.items())
     assert record["recipe"]["assistant_mode"] == "dense"
     assert "loss/fitnet-small" in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
 
@@ -190,7 +190,7 @@ def test_an_order_that_grows_is_warned_of(recipe, tmp_path):
     assert any("'small' has more parameters than the assistant 'mid'" in text for text in record["warnings"])
 
 
-def test_a_tap_that_an_assistant_lacks_is_said_before_anything_is_trained(recipe, tmp_path):
+def test_a_layer_that_an_assistant_lacks_is_refused_before_training(recipe, tmp_path):
     with pytest.raises(limbeck.LimbeckError, match="no module 'blok2'"):
         distill(recipe, ["stages.1.feature_layers.mid.here=blok2"], run_dir=tmp_path / "run", callbacks=[])
     plain = [f"stages.{stage}.{key}" for stage in (0, 1) for key in ("objective={kd: KDLoss}", "feature_layers={}")]
@@ -231,13 +231,13 @@ def linked(nets, **settings):
     ],
 )
 def test_plain_modules_make_a_chain(monkeypatch, guided, expected):
-    found, nets = spied(monkeypatch), networks()
+    teachers, nets = spied(monkeypatch), networks()
     before = weights(nets["big"])
     runs = linked(nets, assistant_mode=guided)
-    assert {phase: list(guides) for (phase, _), guides in found.items()} == expected
+    assert {phase: list(guides) for (phase, _), guides in teachers.items()} == expected
     assert all(runs[name].student is nets[name] and not nets[name].training for name in runs)
     assert same(weights(nets["big"]), before)
-    for guides in found.values():
+    for guides in teachers.values():
         assert all(same(state, weights(nets[name])) for name, state in guides.items())
 
 

@@ -32,8 +32,8 @@ def born(out=None, *, make=partial(small_cnn, width=4), resume=False, **settings
     )  # fmt: skip
 
 
-def weights(found):
-    return [tensor for run in found.runs.values() for tensor in run.student.state_dict().values()]
+def weights(result):
+    return [tensor for run in result.runs.values() for tensor in run.student.state_dict().values()]
 
 
 def test_each_generation_has_a_start_of_its_own_whatever_comes_after():
@@ -51,21 +51,21 @@ def test_each_generation_has_a_start_of_its_own_whatever_comes_after():
 
 
 def test_the_second_generation_is_a_plain_distillation_from_the_first():
-    found = born(generations=2)
+    result = born(generations=2)
     torch.manual_seed(derive_seed(0, zlib.crc32(b"generation2")))
     student, terms = small_cnn(width=4), {"target": CrossEntropyLoss(), "kd": KDLoss(temperature=1.0)}
-    distiller = limbeck.Distiller(student, found.runs["generation1"].student, objective=terms, task=TASK)
+    distiller = limbeck.Distiller(student, result.runs["generation1"].student, objective=terms, task=TASK)
     limbeck.fit(distiller, Digits(num_samples=60).load(), steps=4, training=TRAINING, phase="generation2", callbacks=[])
-    for one, other in zip(student.parameters(), found.runs["generation2"].student.parameters(), strict=True):
+    for one, other in zip(student.parameters(), result.runs["generation2"].student.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
 def test_the_ensemble_is_the_mean_of_the_probabilities():
-    found, pictures = born(), torch.rand(5, 1, 8, 8)
+    result, images = born(), torch.rand(5, 1, 8, 8)
     with torch.no_grad():
-        said = [run.student(pictures).double().numpy() for run in found.runs.values()]
-        together = found.ensemble(pictures).double().numpy()
-    each = [np.exp(z) / np.exp(z).sum(axis=1, keepdims=True) for z in said]
+        logits = [run.student(images).double().numpy() for run in result.runs.values()]
+        together = result.ensemble(images).double().numpy()
+    each = [np.exp(z) / np.exp(z).sum(axis=1, keepdims=True) for z in logits]
     np.testing.assert_allclose(np.exp(together), np.mean(each, axis=0), rtol=1e-5)
 
 
@@ -86,8 +86,8 @@ def test_stopped_in_the_second_generation_it_ends_with_the_same_bits(tmp_path):
     with pytest.raises(TrainingInterrupted):
         born(tmp_path / "cut", make=make)
     assert not (tmp_path / "cut" / "checkpoint" / "generation3.safetensors").exists()
-    found = born(tmp_path / "cut", resume=True)
-    assert all(torch.equal(one, other) for one, other in zip(weights(found), weights(whole), strict=True))
+    result = born(tmp_path / "cut", resume=True)
+    assert all(torch.equal(one, other) for one, other in zip(weights(result), weights(whole), strict=True))
     load_weights(small_cnn(width=4), str(tmp_path / "cut" / "checkpoint" / "generation1.safetensors"))
 
 

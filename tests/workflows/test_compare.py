@@ -28,8 +28,8 @@ def runs(studies, tmp_path_factory):
     return [studies.write_run(folder / f"r{seed}", seed) for seed in (0, 1, 2)]
 
 
-def variant(found, name):
-    return next(one for one in found.variants if one.name == name)
+def variant(comparison, name):
+    return next(one for one in comparison.variants if one.name == name)
 
 
 def tops(runs, name):
@@ -46,24 +46,26 @@ def change(run, edit, *, by_hand=False):
 
 
 def test_seeds_of_one_recipe_are_paired_and_the_interval_is_the_wider_one(runs):
-    found = variant(build_comparison(runs), "distilled")
+    distilled = variant(build_comparison(runs), "distilled")
     gains = 100 * (tops(runs, "distilled") - tops(runs, "baseline"))
     half = T95[3] * gains.std(ddof=1) / math.sqrt(3)
-    assert found.gain.mean == pytest.approx(gains.mean())
-    assert (found.gain.t_low, found.gain.t_high) == pytest.approx((gains.mean() - half, gains.mean() + half), rel=1e-4)
+    assert distilled.gain.mean == pytest.approx(gains.mean())
+    assert (distilled.gain.t_low, distilled.gain.t_high) == pytest.approx(
+        (gains.mean() - half, gains.mean() + half), rel=1e-4
+    )
     # Of three seeds the bootstrap can reach no further than the worst seed three times.
-    assert (found.gain.low, found.gain.high) == pytest.approx((gains.min(), gains.max()))
-    assert found.gain.interval == (found.gain.t_low, found.gain.t_high)
-    assert found.outcome == ("improves" if gains.mean() - half > 0 else "inconclusive")
+    assert (distilled.gain.low, distilled.gain.high) == pytest.approx((gains.min(), gains.max()))
+    assert distilled.gain.interval == (distilled.gain.t_low, distilled.gain.t_high)
+    assert distilled.outcome == ("improves" if gains.mean() - half > 0 else "inconclusive")
     gap = (tops(runs, "teacher") - tops(runs, "baseline")).mean()
-    assert found.gap_recovered.fraction == pytest.approx(gains.mean() / 100 / gap)
-    assert found.verdict_text.startswith("distilled improves: +")
-    assert "over 3 seeds" in found.verdict_text
+    assert distilled.gap_recovered.fraction == pytest.approx(gains.mean() / 100 / gap)
+    assert distilled.verdict_text.startswith("distilled improves: +")
+    assert "over 3 seeds" in distilled.verdict_text
 
 
 def test_one_seed_has_an_interval_over_the_test_samples_and_says_so(runs):
-    found = build_comparison(runs[:1])
-    gain = variant(found, "distilled").gain
+    comparison = build_comparison(runs[:1])
+    gain = variant(comparison, "distilled").gain
     answers = load_predictions(runs[0] / "predictions.safetensors")
     differ = answers.correct("distilled").double().numpy() - answers.correct("baseline").double().numpy()
     drawn = np.random.default_rng(3).integers(0, len(differ), (4000, len(differ)))
@@ -72,11 +74,11 @@ def test_one_seed_has_an_interval_over_the_test_samples_and_says_so(runs):
     assert gain.interval == pytest.approx((low, high), abs=0.6)
     assert gain.resampled_unit == "samples"
     assert (gain.low, gain.t_low) == (None, None)
-    assert "the 200 test samples of one seed" in variant(found, "distilled").verdict_text
-    assert "it does not show what another seed would change" in render_compare_page(found)
+    assert "the 200 test samples of one seed" in variant(comparison, "distilled").verdict_text
+    assert "it does not show what another seed would change" in render_compare_page(comparison)
 
 
-def test_a_single_old_run_without_answers_takes_the_interval_that_it_wrote(studies, tmp_path):
+def test_a_single_old_run_without_predictions_uses_its_recorded_interval(studies, tmp_path):
     run = studies.write_run(tmp_path / "old", 0, kept=None)
     assert variant(build_comparison([run]), "distilled").outcome == "unknown"
     change(run, lambda record: record.update(verdict={"gain_points": 8.0, "interval_points": [3.0, 13.0]}))
@@ -85,47 +87,47 @@ def test_a_single_old_run_without_answers_takes_the_interval_that_it_wrote(studi
     assert "agreement is unknown" in render_compare_page(build_comparison([run]))
 
 
-def test_agreement_is_the_share_of_equal_answers_and_stands_beside_that_of_two_seeds(runs):
-    found = build_comparison(runs).agreement
-    said = [load_predictions(run / "predictions.safetensors").predicted for run in runs]
-    at = {name: place for place, name in enumerate(found.names)}
-    equal = [np.mean(one["distilled"].numpy() == one["teacher"].numpy()) for one in said]
-    assert found.matrix[at["distilled"]][at["teacher"]] == pytest.approx(np.mean(equal))
-    assert found.matrix[at["teacher"]][at["distilled"]] == found.matrix[at["distilled"]][at["teacher"]]
+def test_agreement_is_the_fraction_of_equal_predictions_also_between_seeds(runs):
+    agreement = build_comparison(runs).agreement
+    predictions = [load_predictions(run / "predictions.safetensors").predicted for run in runs]
+    at = {name: place for place, name in enumerate(agreement.names)}
+    equal = [np.mean(one["distilled"].numpy() == one["teacher"].numpy()) for one in predictions]
+    assert agreement.matrix[at["distilled"]][at["teacher"]] == pytest.approx(np.mean(equal))
+    assert agreement.matrix[at["teacher"]][at["distilled"]] == agreement.matrix[at["distilled"]][at["teacher"]]
     pairs = [(0, 1), (0, 2), (1, 2)]
-    seeds = [np.mean(said[i]["baseline"].numpy() == said[j]["baseline"].numpy()) for i, j in pairs]
-    assert found.matrix[at["baseline"]][at["baseline"]] == pytest.approx(np.mean(seeds))
+    seeds = [np.mean(predictions[i]["baseline"].numpy() == predictions[j]["baseline"].numpy()) for i, j in pairs]
+    assert agreement.matrix[at["baseline"]][at["baseline"]] == pytest.approx(np.mean(seeds))
 
 
-def test_seeds_that_were_tested_on_other_samples_agree_with_nobody_but_their_own_arms(studies, tmp_path):
+def test_seeds_with_different_test_samples_have_no_agreement_between_seeds(studies, tmp_path):
     runs = [studies.write_run(tmp_path / f"r{s}", s, kept=f"samples {s}", fingerprint=f"{s}" * 64) for s in (0, 1)]
-    found = build_comparison(runs)
-    assert found.agreement.matrix[0][0] is None
-    assert found.agreement.matrix[0][1] is not None
-    assert "Each seed cut the data anew" in " ".join(found.notes)
+    comparison = build_comparison(runs)
+    assert comparison.agreement.matrix[0][0] is None
+    assert comparison.agreement.matrix[0][1] is not None
+    assert "Each seed cut the data anew" in " ".join(comparison.notes)
 
 
-def test_changes_by_class_are_the_mean_over_seeds_of_arm_minus_control(runs):
+def test_changes_by_class_are_the_mean_over_seeds_of_variant_minus_baseline(runs):
     records = [json.loads((run / "record.json").read_text())["models"] for run in runs]
     wanted = np.mean(
         [100 * (one["distilled"]["test"]["per_class"][2]["accuracy"]
                 - one["baseline"]["test"]["per_class"][2]["accuracy"]) for one in records]
     )  # fmt: skip
-    found = variant(build_comparison(runs), "distilled").class_changes[2]
-    assert (found.name, found.num_samples) == ("two", 50)
-    assert found.points == pytest.approx(wanted)
+    change = variant(build_comparison(runs), "distilled").class_changes[2]
+    assert (change.name, change.num_samples) == ("two", 50)
+    assert change.points == pytest.approx(wanted)
 
 
-def test_costs_reads_and_warnings_are_told(runs):
-    found = build_comparison(runs)
-    assert variant(found, "distilled").resources.cpu_seconds == pytest.approx(6.0)  # 5, 6 and 7 s
-    assert found.num_reads == 3
+def test_costs_reads_and_warnings_are_listed(runs):
+    comparison = build_comparison(runs)
+    assert variant(comparison, "distilled").resources.cpu_seconds == pytest.approx(6.0)  # 5, 6 and 7 s
+    assert comparison.num_reads == 3
     change(runs[2], lambda record: record.update(warnings=["the teacher is large"]))
     assert build_comparison(runs).warnings == ("the teacher is large (1 of 3 runs)",)
     change(runs[2], lambda record: record.update(warnings=[]))
 
 
-def test_a_record_that_was_changed_by_hand_is_told(studies, tmp_path):
+def test_a_record_that_was_changed_by_hand_is_reported(studies, tmp_path):
     folder = studies.write_run(tmp_path / "r", 0)
     assert build_comparison([folder]).warnings == ()
     change(folder, lambda record: record["models"]["distilled"]["test"]["metrics"].update(accuracy=0.99), by_hand=True)
@@ -135,22 +137,22 @@ def test_a_record_that_was_changed_by_hand_is_told(studies, tmp_path):
 
 
 def test_a_study_is_shown_with_the_figures_and_sentences_that_it_worked_out(study):
-    found = build_comparison([study])
+    comparison = build_comparison([study])
     written = json.loads((study / "study.json").read_text())["results"]
-    assert found.kind == "study"
-    assert found.rule == "The rule of the study."
+    assert comparison.kind == "study"
+    assert comparison.rule == "The rule of the study."
     for name, one in written["variants"].items():
-        assert variant(found, name).accuracy.mean == one["accuracy"]["mean"]
-        assert variant(found, name).verdict_text == one["verdict"]["text"]
-    assert variant(found, "distilled").gap_recovered.low == 0.4
-    assert variant(found, "wide_tau").note == "stages.0.objective.kd.temperature=40"
-    assert variant(found, "teacher").verdict == ""
-    assert [one.name for one in found.variants][:4] == ["teacher", "student_only", "equal_time", "label_smoothing"]
-    assert found.num_reads == 18
+        assert variant(comparison, name).accuracy.mean == one["accuracy"]["mean"]
+        assert variant(comparison, name).verdict_text == one["verdict"]["text"]
+    assert variant(comparison, "distilled").gap_recovered.low == 0.4
+    assert variant(comparison, "wide_tau").note == "stages.0.objective.kd.temperature=40"
+    assert variant(comparison, "teacher").verdict == ""
+    assert [one.name for one in comparison.variants][:4] == ["teacher", "student_only", "equal_time", "label_smoothing"]
+    assert comparison.num_reads == 18
 
 
-def test_a_study_against_another_arm_is_worked_out_from_its_cells(study):
-    found = build_comparison([study], baseline="label_smoothing")
+def test_a_study_against_another_baseline_is_computed_from_its_trials(study):
+    comparison = build_comparison([study], baseline="label_smoothing")
     record = {
         name: np.array(
             [json.loads((study / "trials" / name / str(s) / "record.json").read_text())
@@ -159,31 +161,31 @@ def test_a_study_against_another_arm_is_worked_out_from_its_cells(study):
         for name in ("distilled", "label_smoothing")
     }  # fmt: skip
     gains = 100 * (record["distilled"] - record["label_smoothing"])
-    assert found.baselines == ("label_smoothing",)
-    assert variant(found, "distilled").gain.mean == pytest.approx(gains.mean())
-    assert "over label_smoothing" in variant(found, "distilled").verdict_text
-    assert found.rule.startswith("Rule: a variant improves")
+    assert comparison.baselines == ("label_smoothing",)
+    assert variant(comparison, "distilled").gain.mean == pytest.approx(gains.mean())
+    assert "over label_smoothing" in variant(comparison, "distilled").verdict_text
+    assert comparison.rule.startswith("Rule: a variant improves")
     with pytest.raises(LimbeckError, match=r"no variant 'label_smothing'.*label_smoothing"):
         build_comparison([study], baseline="label_smothing")
 
 
-def test_a_study_that_still_runs_shows_its_cells_as_they_are(studies, tmp_path):
+def test_an_unfinished_study_shows_the_state_of_its_trials(studies, tmp_path):
     folder = studies.write_study(
         tmp_path / "P", seeds=(0, 1), unfinished=[("distilled", 1), ("wide_tau", 0), ("wide_tau", 1)],
         failed=[("label_smoothing", 0)],
     )  # fmt: skip
-    found = build_comparison([folder])
-    states = {(trial.variant, trial.seed): trial.state for trial in found.trials}
+    comparison = build_comparison([folder])
+    states = {(trial.variant, trial.seed): trial.state for trial in comparison.trials}
     assert (states["distilled", 1], states["wide_tau", 0], states["label_smoothing", 0]) == (
         "running",
         "waiting",
         "failed",
     )
-    assert not found.is_finished
-    assert variant(found, "wide_tau").accuracy is None
-    assert variant(found, "distilled").gain.num_seeds == 1
-    assert next(trial.step for trial in found.trials if trial.state == "running") == 120
-    text = render_compare_page(found)
+    assert not comparison.is_finished
+    assert variant(comparison, "wide_tau").accuracy is None
+    assert variant(comparison, "distilled").gain.num_seeds == 1
+    assert next(trial.step for trial in comparison.trials if trial.state == "running") == 120
+    text = render_compare_page(comparison)
     assert "the loss of the term kd is nan at step 12" in text
     assert "Not finished" in text
 
@@ -192,12 +194,12 @@ def test_a_study_that_still_runs_shows_its_cells_as_they_are(studies, tmp_path):
 def test_a_study_is_shown_whatever_is_not_written_yet(studies, tmp_path, seen):
     every = [(name, 0) for name in studies.VARIANTS]
     folder = studies.write_study(tmp_path / "E", seeds=(0,), unfinished=every if seen == "nothing" else ())
-    told = json.loads((folder / "study.json").read_text())
+    study = json.loads((folder / "study.json").read_text())
     record = folder / "trials" / "distilled" / "0" / "record.json"
     if seen == "no results":
-        del told["results"]
+        del study["results"]
     if seen == "null results":
-        told["results"] = {
+        study["results"] = {
             "variants": {"student_only": None, "distilled": {"accuracy": None, "gain": 3, "verdict": []}},
             "rule": None,
         }
@@ -205,21 +207,21 @@ def test_a_study_is_shown_whatever_is_not_written_yet(studies, tmp_path, seen):
         record.write_text(record.read_text()[:300])
     if seen == "no record":
         record.unlink()
-    (folder / "study.json").write_text(json.dumps(told))
-    found = build_comparison([folder])
-    assert render_compare_page(found).endswith("</html>")
+    (folder / "study.json").write_text(json.dumps(study))
+    comparison = build_comparison([folder])
+    assert render_compare_page(comparison).endswith("</html>")
     if "record" in seen:
-        trial = next(trial for trial in found.trials if trial.variant == "distilled")
+        trial = next(trial for trial in comparison.trials if trial.variant == "distilled")
         assert trial.state == "failed"
         assert "record.json" in trial.error
 
 
 def test_two_recipes_are_each_compared_with_their_own_control_or_with_one_that_is_named(studies, tmp_path):
     runs = [studies.write_run(tmp_path / f"{name}{s}", s, name=name) for name in ("a", "b") for s in (0, 1)]
-    found = build_comparison(runs)
-    assert found.baselines == ("a/baseline", "b/baseline")
-    assert variant(found, "b/distilled").baseline == "b/baseline"
-    assert "baseline of its own recipe" in render_compare_page(found)
+    comparison = build_comparison(runs)
+    assert comparison.baselines == ("a/baseline", "b/baseline")
+    assert variant(comparison, "b/distilled").baseline == "b/baseline"
+    assert "baseline of its own recipe" in render_compare_page(comparison)
     named = build_comparison(runs, baseline="a/baseline")
     assert variant(named, "b/distilled").baseline == "a/baseline"
     assert variant(named, "b/baseline").gain.mean == 0.0
@@ -249,7 +251,7 @@ def test_figures_on_different_data_are_refused_in_one_sentence(studies, tmp_path
         build_comparison([one, classes])
 
 
-def test_the_same_test_samples_after_other_training_data_are_compared_and_told(studies, tmp_path):
+def test_equal_test_samples_after_other_training_data_are_compared_with_a_warning(studies, tmp_path):
     one = studies.write_run(tmp_path / "one", 0, name="a")
     other = studies.write_run(tmp_path / "other", 0, name="b", fingerprint="e" * 64)
     assert "trained on different data" in " ".join(build_comparison([one, other]).notes)
@@ -266,14 +268,14 @@ def test_the_same_test_samples_after_other_training_data_are_compared_and_told(s
 )
 def test_a_study_that_is_none_is_refused(studies, tmp_path, edit, says):
     folder = studies.write_study(tmp_path / "S", seeds=(0,), unfinished=[(name, 0) for name in studies.VARIANTS])
-    told = json.loads((folder / "study.json").read_text())
-    edit(told)
-    (folder / "study.json").write_text(json.dumps(told))
+    contents = json.loads((folder / "study.json").read_text())
+    edit(contents)
+    (folder / "study.json").write_text(json.dumps(contents))
     with pytest.raises(LimbeckError, match=says):
         build_comparison([folder])
 
 
-def test_a_cell_whose_file_is_a_link_out_of_the_study_is_refused(studies, tmp_path):
+def test_a_trial_whose_file_links_out_of_the_study_is_refused(studies, tmp_path):
     folder = studies.write_study(tmp_path / "S", seeds=(0,))
     record = folder / "trials" / "student_only" / "0" / "record.json"
     record.rename(tmp_path / "outside.json")

@@ -1,4 +1,4 @@
-"""`limbeck diagnose` says what is wrong with a run, what it looked at, and that it found nothing where nothing is."""
+"""`limbeck diagnose` reports problems of a run and the checks it made."""
 
 from __future__ import annotations
 
@@ -63,16 +63,16 @@ def test_a_recipe_names_policies_weightings_and_a_warning_is_recorded(run):
 
 def test_it_finds_the_temperature_that_flattens_everything(run, capsys):
     assert cli.main(["diagnose", str(run[0] / "run")]) == 0
-    said = capsys.readouterr().out
-    assert "- the temperature of wide, 1000, flattens everything" in said
-    assert "looked at:" in said
+    output = capsys.readouterr().out
+    assert "- the temperature of wide, 1000, flattens everything" in output
+    assert "looked at:" in output
     for what in (
         "the gradient norm of each loss",
         "the teacher 'big'",
         "the features of 'fitnet'",
         "the projection of 'fitnet'",
     ):
-        assert f"- {what}" in said
+        assert f"- {what}" in output
 
 
 def write(folder, *, teacher=0.9, baseline=0.8, distilled=0.85, sizes=(1000, 100), rows=(), stages=()):
@@ -91,15 +91,17 @@ def write(folder, *, teacher=0.9, baseline=0.8, distilled=0.85, sizes=(1000, 100
     return diagnose_run(folder)
 
 
-def test_nothing_found_is_said_with_what_was_looked_at(tmp_path):
+def test_no_problem_is_reported_with_the_list_of_checks(tmp_path):
     rows = [{"loss/target": 1.0, "loss/kd": 2.0, "teacher_entropy/kd": 0.5, "temperature/kd": 4.0}] * 3
-    told = write(tmp_path, rows=rows)
-    assert told.problems == []
-    assert str(told).startswith("nothing found\n\nlooked at:\n- the share of the total of each loss: target 1, kd 2")
-    assert "- whether a projection is saturated" in str(told)
+    diagnosis = write(tmp_path, rows=rows)
+    assert diagnosis.problems == []
+    assert str(diagnosis).startswith(
+        "nothing found\n\nlooked at:\n- the share of the total of each loss: target 1, kd 2"
+    )
+    assert "- whether a projection is saturated" in str(diagnosis)
 
 
-def test_each_fault_is_found_in_what_a_run_wrote(tmp_path):
+def test_each_fault_is_detected_from_a_run_folder(tmp_path):
     stages = [{"name": "d", "objective": {"fitnet": {"use": "FitNetLoss", "layer": "mid"}}}]
     rows = [{"grad_norm/target": 1.0, "grad_norm/kd": 0.001, "loss/fitnet": 2.0, "loss_weight/fitnet": 1.0}]
     rows += [{"grad_norm/target": 1.0, "grad_norm/kd": 0.001, "loss/fitnet": 1.0, "loss_weight/fitnet": 0.5}] * 3
@@ -109,16 +111,16 @@ def test_each_fault_is_found_in_what_a_run_wrote(tmp_path):
         {"format": 2, "losses": {"trainable.fitnet.projection.layer.weight": flat}},
         tmp_path / "checkpoint" / "distilled.d.pt",
     )
-    told = write(tmp_path, teacher=0.7, baseline=0.8, rows=rows, stages=stages)
-    text = "\n".join(told.problems)
+    diagnosis = write(tmp_path, teacher=0.7, baseline=0.8, rows=rows, stages=stages)
+    text = "\n".join(diagnosis.problems)
     assert "the loss 'kd' is 1000 times too small" in text
     assert "the teacher 'big' is worse than the baseline" in text
     assert "the features of 'fitnet' never align: the loss went from 2 to 2" in text
     assert "the projection of 'fitnet' is saturated: it transmits 1.0 of 32 directions" in text
-    assert len(told.problems) == 4
+    assert len(diagnosis.problems) == 4
 
 
-def test_a_gap_in_capacity_is_found_only_where_little_was_recovered(tmp_path):
+def test_a_capacity_gap_is_reported_only_where_little_was_recovered(tmp_path):
     assert "a capacity gap is likely" in write(tmp_path, distilled=0.81, sizes=(5000, 100)).problems[0]
     assert write(tmp_path, distilled=0.88, sizes=(5000, 100)).problems == []
 

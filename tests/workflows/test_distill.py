@@ -126,9 +126,9 @@ def test_teachers_and_terms_are_not_in_the_student_file(run):
 
 def test_the_test_part_cannot_be_read_twice(run, capsys):
     assert main(["evaluate", str(run), "--split", "test"]) == 2
-    said = capsys.readouterr().err
-    assert "already read" in said
-    assert "second read" in said
+    output = capsys.readouterr().err
+    assert "already read" in output
+    assert "second read" in output
 
 
 def test_evaluate_repeats_the_figures_of_the_record(run, capsys):
@@ -174,9 +174,9 @@ def test_bad_input_is_one_sentence(run, recipe, tmp_path, capsys, monkeypatch, w
     monkeypatch.chdir(tmp_path)
     words = [word.replace("{run}", str(run)).replace("{tmp}", str(tmp_path)) for word in words]
     assert main(["distill", str(recipe), *words]) == 2
-    said = capsys.readouterr().err
-    assert says in said
-    assert len(said.strip().splitlines()) == 1
+    output = capsys.readouterr().err
+    assert says in output
+    assert len(output.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("wrong", ["student.widht=3", "data.num_labeled=5", "stages.1.feature_layers.big.mid=nowhere"])

@@ -42,6 +42,6 @@ def test_a_stage_is_run_dry_with_its_augmentation(tmp_path, views):
     assert run.steps == 4
 
 
-def test_a_batch_that_the_augmentation_does_not_fit_is_found_before_anything_is_trained(tmp_path):
+def test_a_batch_that_the_augmentation_does_not_fit_is_refused_before_training(tmp_path):
     with pytest.raises(LimbeckError, match=r"a batch is a multiple of repeats, .* 4 views, and 18 is none"):
         job(tmp_path, "{use: default_augmentation, crop: 1, repeats: 4}", batch=18).validate()

@@ -74,14 +74,14 @@ def digits(folder, job, *, change=lambda pixels: pixels, ending="png", many=60):
 
 def test_the_weights_of_the_baselines_are_kept(run, job):
     baseline = load_weights(job.build_student(), run / "checkpoint" / "baseline.safetensors").eval()
-    found = classification_metrics(
+    result = classification_metrics(
         *collect_logits(baseline, job.data.validation_batches(), job.task), class_names=job.data.class_names
     )
     record = json.loads((run / "record.json").read_text())
-    assert found["accuracy"] == record["models"]["baseline"]["validation"]["metrics"]["accuracy"]
+    assert result["accuracy"] == record["models"]["baseline"]["validation"]["metrics"]["accuracy"]
 
 
-def test_all_networks_stand_side_by_side_with_intervals(run, capsys):
+def test_all_networks_are_listed_with_intervals(run, capsys):
     assert (
         main(
             [
@@ -99,16 +99,16 @@ def test_all_networks_stand_side_by_side_with_intervals(run, capsys):
         )
         == 0
     )
-    shown, found = capsys.readouterr().out, evaluation(run)
-    assert list(found["models"]) == ["big", "baseline", "distilled"]
-    assert (found["schema"], found["kind"], found["split"]) == (2, "evaluation", "validation")
-    assert {"machine", "versions", "config", "data", "seed"} <= found.keys()
-    for model in found["models"].values():
+    shown, result = capsys.readouterr().out, evaluation(run)
+    assert list(result["models"]) == ["big", "baseline", "distilled"]
+    assert (result["schema"], result["kind"], result["split"]) == (2, "evaluation", "validation")
+    assert {"machine", "versions", "config", "data", "seed"} <= result.keys()
+    for model in result["models"].values():
         assert model["num_samples"] == model["attacks"]["num_samples"] == 120
         assert model["attacks"]["eps"] == 4 / 255
         assert model["attacks"]["worst_case"] <= min(model["attacks"]["fgsm"], model["attacks"]["pgd"])
         assert model["attacks"]["pgd"] <= model["clean_accuracy"]
-    lines = {one["metric"]: one for one in found["differences"]}
+    lines = {one["metric"]: one for one in result["differences"]}
     assert {
         "clean_accuracy",
         "fgsm",
@@ -119,7 +119,7 @@ def test_all_networks_stand_side_by_side_with_intervals(run, capsys):
         "ece before",
         "nll after",
     } <= lines.keys()
-    gap = found["models"]["distilled"]["clean_accuracy"] - found["models"]["baseline"]["clean_accuracy"]
+    gap = result["models"]["distilled"]["clean_accuracy"] - result["models"]["baseline"]["clean_accuracy"]
     assert lines["clean_accuracy"]["difference"] == pytest.approx(100 * gap)
     assert all(one["low"] <= one["difference"] <= one["high"] for one in lines.values())
     assert "ε = 4/255" in shown
@@ -159,12 +159,12 @@ def test_twins_are_matched_by_name_and_flips_counted(run, job, tmp_path, capsys)
     after = digits(tmp_path / "jpg", job, change=lambda pixels: 1 - pixels, ending="jpg")
     (after / "0" / "9999.jpg").write_bytes(next((after / "0").iterdir()).read_bytes())  # without a twin
     assert main(["evaluate", str(run), "--shifted-dir", str(after), "--reference-dir", str(before)]) == 0
-    found = evaluation(run)["models"]["distilled"]["shift"]
-    assert found["num_samples"] == 60
-    assert found["is_paired"]
-    assert found["flip_rate"] > 0.3
-    assert found["shifted_accuracy"] < found["reference_accuracy"]
-    assert found["difference"] == pytest.approx(100 * (found["shifted_accuracy"] - found["reference_accuracy"]))
+    result = evaluation(run)["models"]["distilled"]["shift"]
+    assert result["num_samples"] == 60
+    assert result["is_paired"]
+    assert result["flip_rate"] > 0.3
+    assert result["shifted_accuracy"] < result["reference_accuracy"]
+    assert result["difference"] == pytest.approx(100 * (result["shifted_accuracy"] - result["reference_accuracy"]))
     assert main(["evaluate", str(run), "--shifted-dir", str(before), "--reference-dir", str(before)]) == 0
     assert evaluation(run)["models"]["distilled"]["shift"]["flip_rate"] == 0
 
@@ -172,26 +172,26 @@ def test_twins_are_matched_by_name_and_flips_counted(run, job, tmp_path, capsys)
 def test_a_shift_without_twins_is_held_against_the_part(run, job, tmp_path):
     folder = digits(tmp_path / "shifted", job)
     assert main(["evaluate", str(run), "--shifted-dir", str(folder)]) == 0
-    found = evaluation(run)["models"]["distilled"]["shift"]
-    assert not found["is_paired"]
-    assert found["flip_rate"] is None
-    assert found["low"] < 0 < found["high"]
+    result = evaluation(run)["models"]["distilled"]["shift"]
+    assert not result["is_paired"]
+    assert result["flip_rate"] is None
+    assert result["low"] < 0 < result["high"]
 
 
 def test_any_folder_can_be_what_is_outside(run, tmp_path, capsys):
     for i in range(20):
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (12, 9), dtype=np.uint8)).save(tmp_path / f"{i}.png")
     assert main(["evaluate", str(run), "--ood", str(tmp_path)]) == 0
-    found = evaluation(run)["models"]["distilled"]["ood"]
-    assert found["max_softmax"]["num_ood"] == 20
-    assert 0 <= found["energy"]["low"] <= found["energy"]["auroc"] <= found["energy"]["high"] <= 1
+    result = evaluation(run)["models"]["distilled"]["ood"]
+    assert result["max_softmax"]["num_ood"] == 20
+    assert 0 <= result["energy"]["low"] <= result["energy"]["auroc"] <= result["energy"]["high"] <= 1
 
 
 def test_each_runtime_has_its_accuracy_and_says_on_what_machine(job, student):
-    found = measure_efficiency(
+    result = measure_efficiency(
         {"student": student}, job.data, job.task, job.data.validation, batch_sizes=(1, 8), seconds=0.02
     )
-    rows = {(row["runtime"], row["precision"]): row for row in found["rows"]}
+    rows = {(row["runtime"], row["precision"]): row for row in result["rows"]}
     assert {("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8")} <= rows.keys()
     eager = rows["torch", "fp32"]
     for row in rows.values():
@@ -212,11 +212,11 @@ def test_an_absent_runtime_is_a_note(job, student, monkeypatch):
         "limbeck.workflows.evaluate.efficiency.find_missing_package",
         lambda engine: f"{engine} is not installed: pip install x",
     )
-    found = measure_efficiency(
+    result = measure_efficiency(
         {"student": student}, job.data, job.task, job.data.validation, batch_sizes=(1,), seconds=0.01
     )
-    assert [row["runtime"] for row in found["rows"]] == ["torch", "onnxruntime", "onnxruntime"]
-    assert found["notes"] == ["openvino is not installed: pip install x"]
+    assert [row["runtime"] for row in result["rows"]] == ["torch", "onnxruntime", "onnxruntime"]
+    assert result["notes"] == ["openvino is not installed: pip install x"]
 
 
 def test_a_network_that_cannot_be_exported_is_measured_in_torch(job, student):
@@ -228,11 +228,11 @@ def test_a_network_that_cannot_be_exported_is_measured_in_torch(job, student):
         def forward(self, inputs):
             return self.inner(inputs) if float(inputs.mean()) > -100 else self.inner(-inputs)
 
-    found = measure_efficiency(
+    result = measure_efficiency(
         {"student": Looking()}, job.data, job.task, job.data.validation, batch_sizes=(1,), seconds=0.01
     )
-    assert [row["runtime"] for row in found["rows"]] == ["torch"]
-    assert "cannot be exported" in found["notes"][0]
+    assert [row["runtime"] for row in result["rows"]] == ["torch"]
+    assert "cannot be exported" in result["notes"][0]
 
 
 def test_figures_of_one_network_are_those_of_many(job, student):
@@ -249,14 +249,14 @@ def test_figures_of_one_network_are_those_of_many(job, student):
 
 
 def test_on_another_part_the_temperature_is_fitted_on_the_whole_validation_part(job, student):
-    found = evaluate_robustness(student, job.data, job.task, job.data.train.select_labeled(), checks=["calibration"])[
+    result = evaluate_robustness(student, job.data, job.task, job.data.train.select_labeled(), checks=["calibration"])[
         "calibration"
     ]
-    assert (found["num_fit_samples"], found["num_samples"], found["fit_split"]) == (360, 200, "validation")
+    assert (result["num_fit_samples"], result["num_samples"], result["fit_split"]) == (360, 200, "validation")
 
 
 @pytest.mark.parametrize("many", [360, 100])
-def test_no_sample_is_fitted_on_and_told_on(job, student, many):
+def test_no_sample_is_both_fitted_and_evaluated(job, student, many):
     part = job.data.validation.subset(torch.arange(many))
     own = evaluate_robustness(student, job.data, job.task, part, checks=["calibration"])["calibration"]
     assert (own["num_fit_samples"], own["num_samples"], own["fit_split"]) == (
@@ -266,7 +266,7 @@ def test_no_sample_is_fitted_on_and_told_on(job, student, many):
     )
 
 
-def test_a_network_is_asked_with_pixels_and_normalises_them_itself(job, student):
+def test_a_network_that_normalizes_itself_gets_pixels(job, student):
     pixels = job.data.validation.read(torch.arange(8))
     assert torch.allclose(
         LogitsModel(student, job.data, job.task)(pixels), student(job.data.normalization.apply(pixels)), atol=1e-5
@@ -341,12 +341,12 @@ def test_without_torchattacks_the_other_attacks_are_made_and_a_note_says_why(run
 def test_a_mistake_is_one_sentence(run, words, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", str(run), *words]) == 2
-    said = capsys.readouterr().err
-    assert says in said
-    assert len(said.strip().splitlines()) == 1
+    output = capsys.readouterr().err
+    assert says in output
+    assert len(output.strip().splitlines()) == 1
 
 
-def test_a_folder_of_strange_classes_is_told(run, job, tmp_path, capsys):
+def test_a_folder_of_unknown_classes_is_an_error(run, job, tmp_path, capsys):
     folder = digits(tmp_path / "shifted", job)
     (folder / "ten").mkdir()
     assert main(["evaluate", str(run), "--shifted-dir", str(folder)]) == 2

@@ -40,10 +40,10 @@ class Network(torch.nn.Sequential):
         super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, classes))
 
 def asking(sharpness=1.0, classes=10):
-    return lambda pictures: sharpness * pictures.flatten(1)[:, :classes]
+    return lambda images: sharpness * images.flatten(1)[:, :classes]
 
 def odds(classes=10):
-    return lambda pictures: pictures.flatten(1)[:, :classes].softmax(1).numpy()
+    return lambda images: images.flatten(1)[:, :classes].softmax(1).numpy()
 
 def nothing():
     return 5
@@ -71,17 +71,17 @@ def file(tmp_path):
     return path
 
 
-def test_the_record_says_which_engine_answered_and_how_much_faster_it_was(recipe, tmp_path, capsys):
+def test_the_record_names_the_backend_and_its_speedup(recipe, tmp_path, capsys):
     path = recipe("{use: small_cnn, width: 12, backend: onnxruntime}", TEACHING)
     record = distill(path, ["baselines=[]"], run_dir=tmp_path / "run", callbacks=[])
-    found = record["models"]["big"]["backend"]
-    assert found["backend"] == found["requested"] == "onnxruntime"
-    assert found["input_shape"] == [32, 1, 8, 8]
-    assert found["max_difference"]["onnxruntime"] <= 1e-4
-    assert found["speedup"] == pytest.approx(
-        found["latency_ms"]["eager"] / found["latency_ms"]["onnxruntime"], rel=0.01
+    result = record["models"]["big"]["backend"]
+    assert result["backend"] == result["requested"] == "onnxruntime"
+    assert result["input_shape"] == [32, 1, 8, 8]
+    assert result["max_difference"]["onnxruntime"] <= 1e-4
+    assert result["speedup"] == pytest.approx(
+        result["latency_ms"]["eager"] / result["latency_ms"]["onnxruntime"], rel=0.01
     )
-    assert f"run by onnxruntime at {found['speedup']:.1f} times" in record["models"]["big"]["title"]
+    assert f"run by onnxruntime at {result['speedup']:.1f} times" in record["models"]["big"]["title"]
     assert capsys.readouterr().out.count("big: outputs computed by onnxruntime") == 1
     assert (tmp_path / "run" / "checkpoint" / "big.safetensors").exists()
 

@@ -31,10 +31,10 @@ def test_each_student_moves_by_the_gradient_of_its_own_loss():
     batch = data.batches(batch_size=16).batch(0)
     for name, student in expected.items():
         student.train()
-        said = {other: net(batch["input"]) for other, net in pair().items()}
+        outputs = {other: net(batch["input"]) for other, net in pair().items()}
         mine = student(batch["input"])
         loss = torch.nn.functional.cross_entropy(mine, batch["target"])
-        for other, logits in said.items():
+        for other, logits in outputs.items():
             if other != name:
                 log_p, log_q = logits.detach().log_softmax(1), mine.log_softmax(1)
                 loss = loss + (log_p.exp() * (log_p - log_q)).sum(1).mean()
@@ -44,8 +44,8 @@ def test_each_student_moves_by_the_gradient_of_its_own_loss():
         students, data, task=TASK, steps=1, training=TrainingConfig(optimizer=SGD, batch_size=16), callbacks=[]
     )
     for name, student in students.items():
-        for found, wanted in zip(student.parameters(), expected[name].parameters(), strict=True):
-            np.testing.assert_allclose(found.detach(), wanted.detach(), rtol=1e-5, atol=1e-7)
+        for parameter, wanted in zip(student.parameters(), expected[name].parameters(), strict=True):
+            np.testing.assert_allclose(parameter.detach(), wanted.detach(), rtol=1e-5, atol=1e-7)
 
 
 def test_both_are_saved_and_come_back_in_eval_mode(tmp_path):
@@ -60,7 +60,7 @@ def test_both_are_saved_and_come_back_in_eval_mode(tmp_path):
     assert torch.equal(fresh.fc.weight, students["other"].fc.weight)
 
 
-def test_a_teacher_may_speak_to_both():
+def test_a_teacher_may_distill_into_both():
     terms = {"target": CrossEntropyLoss(), "kd": KDLoss()}
     run = train_mutual(
         pair(), Digits(num_samples=60).load(), objective=terms, weights={"kd": schedules.linear(1.0, 0.0)},

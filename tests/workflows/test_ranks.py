@@ -109,7 +109,7 @@ def test_the_record_says_how_many_processes_there_were(two):
     assert record(two[0])["distributed"] == distributed
 
 
-def test_one_process_speaks_and_writes(two):
+def test_only_rank_zero_prints_and_writes(two):
     folder, printed = two
     for line in ("400 to train on", "measuring", "test split, n = 359", "report.html"):
         assert printed.count(line) == 1, line
@@ -136,7 +136,7 @@ def test_a_signal_stops_all_and_the_run_goes_on_to_the_same_bits(two, recipe, ra
 
 
 def test_both_fill_one_cache_and_the_next_run_asks_nothing(recipe, ranks, tmp_path):
-    """384 pictures in 2 views, in 6 steps of 2 × 32 each: four rounds show every view twice."""
+    """384 images in 2 views, in 6 steps of 2 × 32 each: four rounds show every view twice."""
     settings = [
         f"cache.root={tmp_path / 'outputs'}",
         "data.augment.num_views=2",
@@ -165,7 +165,7 @@ def test_a_failure_before_training_ends_all_and_leaves_nothing(recipe, ranks, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_a_mistake_that_all_make_is_said_once(recipe, ranks, tmp_path):
+def test_an_error_of_all_processes_is_printed_once(recipe, ranks, tmp_path):
     run = ranks("distill", recipe, "student.hiden=[3]", "--out", tmp_path / "run")
     assert run.wait() == [2, 2]
     assert len("".join(run.output()).splitlines()) == 1
@@ -193,9 +193,9 @@ def test_a_killed_process_ends_the_others(recipe, ranks, tmp_path):
 )
 def test_settings_of_processes_that_cannot_be_are_one_sentence(recipe, tmp_path, capsys, setting, says):
     assert main(["distill", str(recipe), setting, "--out", str(tmp_path / "run")]) == 2
-    said = capsys.readouterr().err
-    assert says in said
-    assert len(said.splitlines()) == 1
+    output = capsys.readouterr().err
+    assert says in output
+    assert len(output.splitlines()) == 1
 
 
 def test_a_place_without_the_others_is_one_sentence(recipe, tmp_path, capsys, monkeypatch):

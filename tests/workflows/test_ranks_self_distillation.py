@@ -23,7 +23,7 @@ num_threads: 1
 """
 
 
-def test_two_processes_share_what_was_said(ranks, tmp_path):
+def test_two_processes_share_stored_logits(ranks, tmp_path):
     path = tmp_path / "itself.yaml"
     path.write_text(RECIPE)
     both = ranks("distill", path, "--out", tmp_path / "two")

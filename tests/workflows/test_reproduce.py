@@ -72,12 +72,12 @@ def test_what_distill_writes_keeps_the_schema_and_its_hash(run):
     assert fidelity["students"]["distilled"]["num_samples"] == 360
 
 
-def test_a_run_repeats_itself_from_its_record_alone(record_only, capsys):
+def test_a_run_is_reproduced_from_its_record_only(record_only, capsys):
     before = (record_only / "record.json").read_bytes()
     assert main(["reproduce", str(record_only)]) == 0
-    said = capsys.readouterr().out
-    assert "The metrics match exactly" in said
-    assert "bit-identical" in said
+    output = capsys.readouterr().out
+    assert "The metrics match exactly" in output
+    assert "bit-identical" in output
     again = record_only.parent / "kept-reproduce"
     record, old = json.loads((again / "record.json").read_text()), json.loads(before)
     assert record["config_hash"] == old["config_hash"]
@@ -102,8 +102,8 @@ def test_figures_that_differ_end_with_status_1_and_the_likely_reasons(record_onl
     same = json.loads((record_only / "record.json").read_text())
     monkeypatch.setattr(program, "distill", lambda *args, **options: same)
     assert main(["reproduce", str(changed(record_only, tmp_path, other)), "--out", str(tmp_path / "new")]) == 1
-    said = capsys.readouterr().out
-    before, after = said.split(" model ")
+    output = capsys.readouterr().out
+    before, after = output.split(" model ")
     for reason in ("torch: 1.0 then", "cpu: Z80 then", "num_threads: 64 then, 1 now", "processes: 2 then, 1 now"):
         assert reason in before
         assert reason in after
@@ -178,28 +178,28 @@ def test_counts_agree_exactly_or_not_and_shares_within_the_tolerance():
         model = {"test": {"metrics": {"accuracy": accuracy, "nll": nll}}, "parameters": parameters}
         return {"models": {"distilled": model}, "verdict": {"gain_points": gain}}
 
-    def said(other):
+    def matches(other):
         return {row["metric"]: row["match"] for row in compare_records(record(), other, tolerance=0.01)}
 
-    assert set(said(record()).values()) == {"exact"}
-    assert said(record(accuracy=0.909))["test/accuracy"] == "within_tolerance"
-    assert said(record(accuracy=0.911))["test/accuracy"] == "different"
-    assert said(record(nll=2.019))["test/nll"] == "within_tolerance"
-    assert said(record(parameters=1001))["parameters"] == "different"
-    assert said(record(gain=4.9))["gain_points"] == "within_tolerance"
-    assert said(record(gain=5.1))["gain_points"] == "different"
-    assert said({"models": {}})["test/accuracy"] == "different"
+    assert set(matches(record()).values()) == {"exact"}
+    assert matches(record(accuracy=0.909))["test/accuracy"] == "within_tolerance"
+    assert matches(record(accuracy=0.911))["test/accuracy"] == "different"
+    assert matches(record(nll=2.019))["test/nll"] == "within_tolerance"
+    assert matches(record(parameters=1001))["parameters"] == "different"
+    assert matches(record(gain=4.9))["gain_points"] == "within_tolerance"
+    assert matches(record(gain=5.1))["gain_points"] == "different"
+    assert matches({"models": {}})["test/accuracy"] == "different"
 
 
 def test_the_table_says_within_tolerance_and_why():
     metrics = [
         {"model": "a [b]", "metric": "test/accuracy", "original": 0.9, "reproduced": 0.901, "match": "within_tolerance"}
     ]
-    found = {"metrics": metrics, "match": "within_tolerance", "tolerance": 0.005, "same_weights": False, "reasons": []}
-    told = render_reproduce_table(found)
-    assert "a [b]" in told
-    assert "within 0.005: 0 of 1 exactly, and the student's weights differ" in told
-    assert "No recorded condition has changed" in told
+    result = {"metrics": metrics, "match": "within_tolerance", "tolerance": 0.005, "same_weights": False, "reasons": []}
+    text = render_reproduce_table(result)
+    assert "a [b]" in text
+    assert "within 0.005: 0 of 1 exactly, and the student's weights differ" in text
+    assert "No recorded condition has changed" in text
 
 
 @pytest.mark.parametrize("tolerance", [-0.1, 1.0])

@@ -42,7 +42,7 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(home):
+def selection(home):
     return select_teachers(home / "tiny.yaml", output_dir=home / "chosen", callbacks=[])
 
 
@@ -54,7 +54,7 @@ def run(home):
 
 
 @pytest.fixture
-def here(home, found, tmp_path, monkeypatch):
+def here(home, selection, tmp_path, monkeypatch):
     """A copy of it all, with another call's networks in it."""
     shutil.copytree(home, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
@@ -69,9 +69,9 @@ def finite(value):
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def test_the_file_holds_what_was_found(home, found):
+def test_the_file_holds_the_selection(home, selection):
     written = json.loads((home / "chosen" / "teacher_selection.json").read_text())
-    assert written == json.loads(json.dumps(found))
+    assert written == json.loads(json.dumps(selection))
     assert finite(written)
     assert (written["kind"], written["schema"]) == ("teacher_selection", 2)
     assert list(written["candidates"]) == ["big", "flat"]
@@ -79,19 +79,19 @@ def test_the_file_holds_what_was_found(home, found):
     assert not list((home / "chosen").rglob("*.partial"))
 
 
-def test_the_test_part_stays_shut(home, found):
-    assert found["test_set"] == {"num_reads": 0}
+def test_the_test_part_stays_shut(home, selection):
+    assert selection["test_set"] == {"num_reads": 0}
     assert not list((home / "chosen").rglob("test_access.json"))
-    assert "test" not in found["candidates"]["big"]
+    assert "test" not in selection["candidates"]["big"]
 
 
-def test_figures_are_those_of_the_kept_networks_on_the_validation_part(home, found):
+def test_figures_are_those_of_the_kept_networks_on_the_validation_part(home, selection):
     data = limbeck.data.Digits(num_labeled=200, num_samples=200).load(seed=0)
-    network = load_weights(small_cnn(width=16), found["candidates"]["big"]["weights"]).eval()
+    network = load_weights(small_cnn(width=16), selection["candidates"]["big"]["weights"]).eval()
     pixels, target = data.validation.read(torch.arange(len(data.validation))), data.validation.target
     with torch.no_grad():
         logits = network(data.normalization.apply(pixels))
-    big, baseline = found["candidates"]["big"], found["baseline"]
+    big, baseline = selection["candidates"]["big"], selection["baseline"]
     assert big["validation"]["metrics"]["accuracy"] == pytest.approx(
         float((logits.argmax(1) == target).double().mean())
     )
@@ -100,30 +100,30 @@ def test_figures_are_those_of_the_kept_networks_on_the_validation_part(home, fou
     )
     assert big["margin_interval"][0] <= big["margin_points"] <= big["margin_interval"][1]
     assert (big["family"], big["feature_layer"]) == ("small_cnn", "fc:input")
-    assert found["candidates"]["flat"]["family"] == "mlp"
+    assert selection["candidates"]["flat"]["family"] == "mlp"
     assert big["peak_memory"] > 4 * big["parameters"]
 
 
-def test_the_choice_keeps_the_budget_and_gives_reasons(found):
-    chosen = found["selection"]["selected"]
+def test_the_choice_keeps_the_budget_and_gives_reasons(selection):
+    chosen = selection["selection"]["selected"]
     assert chosen
-    assert all(found["candidates"][name]["is_selected"] for name in chosen)
-    assert found["rules"]["latency_budget"] == pytest.approx(30 * found["baseline"]["latency_ms"]["median"])
-    assert found["selection"]["steps"][-1]["latency_ms"] <= found["rules"]["latency_budget"]
-    assert found["candidates"][chosen[0]]["reason"].startswith("selected first")
-    assert [pair["cka_input"] for pair in found["pairs"]] == ["features"]
+    assert all(selection["candidates"][name]["is_selected"] for name in chosen)
+    assert selection["rules"]["latency_budget"] == pytest.approx(30 * selection["baseline"]["latency_ms"]["median"])
+    assert selection["selection"]["steps"][-1]["latency_ms"] <= selection["rules"]["latency_budget"]
+    assert selection["candidates"][chosen[0]]["reason"].startswith("selected first")
+    assert [pair["cka_input"] for pair in selection["pairs"]] == ["features"]
 
 
-def test_the_baseline_is_that_of_distill(here, found, run):
+def test_the_baseline_is_that_of_distill(here, selection, run):
     record = json.loads((run / "record.json").read_text())
-    assert record["models"]["baseline"]["validation"] == found["baseline"]["validation"]
-    assert record["models"]["baseline"]["steps"] == found["baseline"]["steps"] == 12
-    assert record["models"]["big"]["validation"] == found["candidates"]["big"]["validation"]
+    assert record["models"]["baseline"]["validation"] == selection["baseline"]["validation"]
+    assert record["models"]["baseline"]["steps"] == selection["baseline"]["steps"] == 12
+    assert record["models"]["big"]["validation"] == selection["candidates"]["big"]["validation"]
     assert [text for text in record["warnings"] if "times the parameters" in text] == [
-        text for text in found["warnings"] if "times the parameters" in text
+        text for text in selection["warnings"] if "times the parameters" in text
     ]
     taken = select_teachers(here / "tiny.yaml", output_dir=here / "other", baseline_run=run, callbacks=[])
-    assert taken["baseline"]["validation"] == found["baseline"]["validation"]
+    assert taken["baseline"]["validation"] == selection["baseline"]["validation"]
     assert taken["baseline"]["source"] == str(run)
     assert taken["candidates"]["big"]["margin_interval"] is None
     assert {path.name.split("-")[0] for path in (here / "other" / "trained").iterdir()} == {"big", "flat"}
@@ -139,28 +139,28 @@ def test_distill_prints_what_its_record_holds(here, run, capsys):
 
 def test_what_a_finished_run_of_its_name_trained_is_not_trained_again(here, run):
     shutil.copytree(run, here / "runs" / "tiny")
-    found = select_teachers(here / "tiny.yaml", output_dir=here / "other", callbacks=[])
-    assert found["baseline"]["source"] == "runs/tiny"
-    assert found["candidates"]["big"]["weights"] == "runs/tiny/checkpoint/big.safetensors"
+    selection = select_teachers(here / "tiny.yaml", output_dir=here / "other", callbacks=[])
+    assert selection["baseline"]["source"] == "runs/tiny"
+    assert selection["candidates"]["big"]["weights"] == "runs/tiny/checkpoint/big.safetensors"
     assert not list((here / "other" / "trained").iterdir())
 
 
-def test_a_later_call_trains_only_what_is_new(here, found):
+def test_a_later_call_trains_only_what_is_new(here, selection):
     before = {path: path.stat().st_mtime_ns for path in (here / "chosen" / "trained").rglob("*.safetensors")}
     again = select_teachers(here / "tiny.yaml", ["teachers.flat.hidden=[32]"], output_dir=here / "chosen", callbacks=[])
     after = {path: path.stat().st_mtime_ns for path in (here / "chosen" / "trained").rglob("*.safetensors")}
     assert len(after) == len(before) + 1
     assert before.items() <= after.items()
-    assert again["candidates"]["big"]["validation"] == found["candidates"]["big"]["validation"]
-    assert again["baseline"]["validation"] == found["baseline"]["validation"]
+    assert again["candidates"]["big"]["validation"] == selection["candidates"]["big"]["validation"]
+    assert again["baseline"]["validation"] == selection["baseline"]["validation"]
 
 
-def test_stopped_it_says_that_the_same_command_goes_on_and_it_does(here, found, capsys):
+def test_stopped_it_says_that_the_same_command_goes_on_and_it_does(here, selection, capsys):
     class Stops(Callback):
         sent = False
 
         def on_step_end(self, step, metrics):
-            if not self.sent:  # a second one kills, and slow steps are told of more than once before they stop
+            if not self.sent:  # a second signal kills, and slow steps are reported several times before they stop
                 self.sent = True
                 signal.raise_signal(signal.SIGTERM)
 
@@ -168,23 +168,23 @@ def test_stopped_it_says_that_the_same_command_goes_on_and_it_does(here, found, 
         select_teachers(here / "tiny.yaml", output_dir=here / "stopped", callbacks=[Stops()])
     assert stopped.value.signal == signal.SIGTERM
     again = select_teachers(here / "tiny.yaml", output_dir=here / "stopped", callbacks=[])
-    assert again["candidates"]["big"]["validation"] == found["candidates"]["big"]["validation"]
+    assert again["candidates"]["big"]["validation"] == selection["candidates"]["big"]["validation"]
 
 
-def test_weights_that_a_recipe_names_are_taken_as_they_are(here, found):
-    weights = found["candidates"]["big"]["weights"]
+def test_weights_that_a_recipe_names_are_taken_as_they_are(here, selection):
+    weights = selection["candidates"]["big"]["weights"]
     again = select_teachers(
         here / "tiny.yaml", [f"teachers.big.weights={weights}"], output_dir=here / "chosen", callbacks=[]
     )
     assert again["candidates"]["big"]["steps"] is None
-    assert again["candidates"]["big"]["validation"] == found["candidates"]["big"]["validation"]
+    assert again["candidates"]["big"]["validation"] == selection["candidates"]["big"]["validation"]
 
 
 def test_the_command_prints_reasons_and_obeys_its_budget(here, capsys):
     assert main(["select-teachers", "tiny.yaml", "--out", "chosen", "--latency-budget", "1e-6"]) == 0
-    said = capsys.readouterr().out
-    assert said.count("too slow") >= 2
-    assert "Selected: none of them" in said
+    output = capsys.readouterr().out
+    assert output.count("too slow") >= 2
+    assert "Selected: none of them" in output
     assert main(["select-teachers", "tiny.yaml", "--out", "chosen", "--margin", "100"]) == 0
     assert "too close to the baseline" in capsys.readouterr().out
 
@@ -198,10 +198,10 @@ def test_a_class_that_validation_lacks_is_no_trouble(tmp_path):
                 pixels = (random.random((8, 8)) * 60 + 60 * "abc".index(name)).astype(np.uint8)
                 Image.fromarray(pixels).save(tmp_path / "data" / part / name / f"{i}.png")
     recipe = load_recipe(RECIPE, [f"data={{use: ImageFolder, root: '{tmp_path / 'data'}', channels: 1}}"])
-    found = select_teachers(recipe, output_dir=tmp_path / "out", callbacks=[])
-    assert found["candidates"]["big"]["validation"]["per_class"][2]["accuracy"] is None
-    assert found["candidates"]["big"]["validation"]["num_samples"] == 16
-    assert finite(found)
+    selection = select_teachers(recipe, output_dir=tmp_path / "out", callbacks=[])
+    assert selection["candidates"]["big"]["validation"]["per_class"][2]["accuracy"] is None
+    assert selection["candidates"]["big"]["validation"]["num_samples"] == 16
+    assert finite(selection)
 
 
 @pytest.mark.parametrize(
@@ -222,9 +222,9 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, monkeypa
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     assert main(["select-teachers", "tiny.yaml", *words]) == 2
-    said = capsys.readouterr().err
-    assert says in said
-    assert len([line for line in said.strip().splitlines() if line.startswith("limbeck:")]) == 1
+    output = capsys.readouterr().err
+    assert says in output
+    assert len([line for line in output.strip().splitlines() if line.startswith("limbeck:")]) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", "full"}
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 

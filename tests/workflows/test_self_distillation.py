@@ -77,13 +77,13 @@ def test_early_exits_are_measured_and_exported(recipe, tmp_path):
         "stages.0.objective={target: CrossEntropyLoss, byot: {use: BYOTLoss, layers: [low], deepest_layer: deep}}",
         "baselines=[]", "export.to=[onnx]",
     )  # fmt: skip
-    found = json.loads((tmp_path / "run" / "early_exits.json").read_text())["low"]
-    assert found["onnx"]["max_abs_difference"] < 1e-3
-    assert (tmp_path / "run" / found["onnx"]["file"]).exists()
-    assert 0 <= found["validation"]["metrics"]["accuracy"] <= 1
+    exits = json.loads((tmp_path / "run" / "early_exits.json").read_text())["low"]
+    assert exits["onnx"]["max_abs_difference"] < 1e-3
+    assert (tmp_path / "run" / exits["onnx"]["file"]).exists()
+    assert 0 <= exits["validation"]["metrics"]["accuracy"] <= 1
     record = json.loads((tmp_path / "run" / "record.json").read_text())
-    assert 0 < found["flops"] < record["models"]["distilled"]["flops"]
-    assert record["early_exits"]["low"] == found
+    assert 0 < exits["flops"] < record["models"]["distilled"]["flops"]
+    assert record["early_exits"]["low"] == exits
     assert "early exit low" in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -92,9 +92,9 @@ def test_peers_are_saved_and_measured(recipe, tmp_path):
         recipe, tmp_path / "run", "self_teachers={}", "peers={other: {use: small_cnn, width: 6}}",
         "stages.0.objective={target: CrossEntropyLoss, dml: DMLLoss}", "baselines=[]",
     )  # fmt: skip
-    found = json.loads((tmp_path / "run" / "peers.json").read_text())
-    assert list(found) == ["other"]
-    assert json.loads((tmp_path / "run" / "record.json").read_text())["peers"] == found
+    result = json.loads((tmp_path / "run" / "peers.json").read_text())
+    assert list(result) == ["other"]
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["peers"] == result
     assert "peer other" in (tmp_path / "run" / "report.html").read_text()
     load_weights(small_cnn(width=6), str(tmp_path / "run" / "checkpoint" / "other.safetensors"))
     load_weights(small_cnn(width=4), str(tmp_path / "run" / "student.safetensors"))
@@ -102,13 +102,13 @@ def test_peers_are_saved_and_measured(recipe, tmp_path):
 
 def test_each_is_a_variant_of_the_study_that_comes_along(tmp_path):
     whole = load_recipe(find_recipe("digits_self"), ["data.num_samples=60"])
-    shared, found = StudyContext(tmp_path, [600], 1.0, 0), make_variants(whole)
-    assert list(found) == [
+    shared, result = StudyContext(tmp_path, [600], 1.0, 0), make_variants(whole)
+    assert list(result) == [
         "student_only", "equal_time", "label_smoothing", "distilled", "mean_teacher", "deep_to_shallow", "mutual",
         "class_wise",
         "last_batch",
     ]  # fmt: skip
-    for variant in found.values():
+    for variant in result.values():
         recipe = make_trial_recipe(whole, variant, 0, shared)
         assert (recipe.training.batch_pairing == "none") == (variant.name not in ("class_wise", "last_batch"))
         assert variant.uses_teachers or not recipe.self_teachers

@@ -30,10 +30,10 @@ OWN = """
 import torch
 
 def unsure(classes=10):
-    def ask(pictures):
-        said = pictures.flatten(1)[:, :classes].clone()
-        said[said.mean(1) > 0] = torch.nan
-        return said
+    def ask(images):
+        logits = images.flatten(1)[:, :classes].clone()
+        logits[logits.mean(1) > 0] = torch.nan
+        return logits
     return ask
 """
 
@@ -73,42 +73,42 @@ def exchange(job):
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_teacher_with_its_own_size_normalisation_and_classes_answers_as_by_hand(job, network, tmp_path, cached):
+def test_a_teacher_with_another_input_mapping_equals_the_manual_computation(job, network, tmp_path, cached):
     names = ["3", "1", "0", "2", "9", "8", "7", "6", "5", "4"]
     big = {"use": "small_cnn", "input_size": 12, "normalize": {"mean": [0.4], "std": [0.3]}, "class_names": names}
     kept = {"cache": {"root": str(tmp_path / "outputs"), "dtype": "float32"}} if cached else {}
     made = job({"big": big}, **kept)
-    said, batch = exchange(made)
+    context, batch = exchange(made)
     pixels = made.data.normalization.invert(batch["input"])
     large = torch.nn.functional.interpolate(pixels, size=(12, 12), mode="bilinear")
     with torch.no_grad():
         theirs = network((large - 0.4) / 0.3)
     expected = theirs[:, [names.index(str(digit)) for digit in range(10)]]
-    torch.testing.assert_close(said.teacher.require_logits(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(context.teacher.require_logits(), expected, rtol=1e-4, atol=1e-4)
     if cached:
         again, _ = exchange(made)
         assert made.caches[-1][1].stats()["hits"] == 32
-        torch.testing.assert_close(again.teacher.require_logits(), said.teacher.require_logits(), rtol=0, atol=0)
+        torch.testing.assert_close(again.teacher.require_logits(), context.teacher.require_logits(), rtol=0, atol=0)
 
 
 def test_classes_that_a_teacher_lacks_are_left_to_the_others(job, network):
     few = {"use": "small_cnn", "class_names": [*"01234", *"abcde"], "missing_classes": "mask"}
-    said, batch = exchange(job({"few": few, "all": {"use": "small_cnn"}}, ensemble="MeanProbabilities"))
+    context, batch = exchange(job({"few": few, "all": {"use": "small_cnn"}}, ensemble="MeanProbabilities"))
     knows = batch["target"] < 5
-    assert said.teachers["few"].valid.tolist() == knows.tolist()
+    assert context.teachers["few"].valid.tolist() == knows.tolist()
     with torch.no_grad():
-        alone = network(batch["input"])
-    torch.testing.assert_close(said.teacher.require_logits()[~knows].softmax(1), alone[~knows].softmax(1))
-    half = torch.cat([alone[knows][:, :5].softmax(1), torch.zeros(int(knows.sum()), 5)], dim=1)
-    expected = (half + alone[knows].softmax(1)) / 2
-    torch.testing.assert_close(said.teacher.require_logits()[knows].exp(), expected, rtol=1e-5, atol=1e-7)
+        full = network(batch["input"])
+    torch.testing.assert_close(context.teacher.require_logits()[~knows].softmax(1), full[~knows].softmax(1))
+    half = torch.cat([full[knows][:, :5].softmax(1), torch.zeros(int(knows.sum()), 5)], dim=1)
+    expected = (half + full[knows].softmax(1)) / 2
+    torch.testing.assert_close(context.teacher.require_logits()[knows].exp(), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_a_mask_in_a_file_says_which_samples_a_teacher_answers(job, network, tmp_path):
+def test_a_mask_file_selects_the_samples_of_a_teacher(job, network, tmp_path):
     mask = np.arange(2000) % 3 == 0
     np.save(tmp_path / "mask.npy", mask)
-    said, batch = exchange(job({"big": {"use": "small_cnn", "coverage": str(tmp_path / "mask.npy")}}))
-    assert said.teacher.valid.tolist() == mask[batch["sample_id"].numpy()].tolist()
+    context, batch = exchange(job({"big": {"use": "small_cnn", "coverage": str(tmp_path / "mask.npy")}}))
+    assert context.teacher.valid.tolist() == mask[batch["sample_id"].numpy()].tolist()
 
 
 @pytest.mark.parametrize(

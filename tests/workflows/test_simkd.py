@@ -59,7 +59,7 @@ def distilling(**terms):
     )  # fmt: skip
 
 
-def test_the_student_answers_by_the_teachers_classifier(done):
+def test_the_student_uses_the_classifier_of_the_teacher(done):
     out, record = done
     models = record["models"]
     assert models["distilled"]["test"]["metrics"]["accuracy"] > 0.7, (
@@ -81,8 +81,8 @@ def test_the_run_is_measured_and_exported_again_from_its_folder(done, capsys):
 
 def test_a_study_keeps_it_too(file, tmp_path):
     change = ["study={seeds: 1, baselines: [student_only]}", "stages.0.steps=250", "export.to=[]"]
-    found = study(file, change, output_dir=tmp_path / "study", callbacks=[])
-    variants = found["results"]["variants"]
+    result = study(file, change, output_dir=tmp_path / "study", callbacks=[])
+    variants = result["results"]["variants"]
     assert variants["distilled"]["accuracy"]["mean"] > 0.5
     trial = json.loads((tmp_path / "study" / "trials" / "distilled" / "0" / "record.json").read_text())
     assert trial["models"]["distilled"]["parameters"] > 0

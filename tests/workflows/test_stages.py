@@ -92,12 +92,12 @@ def trainings(tmp_path_factory):
 
 
 def test_each_stage_has_its_own_optimizer_scheduler_rate_and_batch(trainings):
-    found = {
+    result = {
         name: (one["optimizer"], one["scheduler"], one["training"].batch_size, one["training"].ema_decay)
         for name, one in trainings.items()
         if name != "folder"
     }
-    assert found == {
+    assert result == {
         "warm": (("SGD", 0.05), "OneCycleLR", 32, None),
         "held": (("AdamW", 0.003), "OneCycleLR", 24, 0.5),
         "free": (("SGD", 0.01), None, 32, None),

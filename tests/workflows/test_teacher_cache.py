@@ -42,7 +42,7 @@ def shards():
     return sorted(Path("outputs").glob("*/shard-*.bin"))
 
 
-def test_a_second_run_asks_nothing_and_ends_with_the_same_student(place, capsys):
+def test_a_second_run_computes_no_teacher_output_and_ends_with_the_same_student(place, capsys):
     assert run("distill", "tiny.yaml", "--out", "one") == 0
     weights = "teachers.teacher.weights=one/checkpoint/teacher.safetensors"
     assert run("distill", "tiny.yaml", weights, "--out", "two") == 0
@@ -63,9 +63,9 @@ def test_a_second_run_asks_nothing_and_ends_with_the_same_student(place, capsys)
     raw[100] ^= 1
     shard.write_bytes(raw)
     assert run("cache", "verify") == 2
-    said = capsys.readouterr()
-    assert "shard-00000.bin: 1 damaged" in said.out
-    assert "cache fill" in said.err
+    captured = capsys.readouterr()
+    assert "shard-00000.bin: 1 damaged" in captured.out
+    assert "cache fill" in captured.err
     assert run("cache", "fill", "tiny.yaml", weights) == 0
     assert "1 outputs are computed again" in capsys.readouterr().err
     assert run("cache", "verify") == 0

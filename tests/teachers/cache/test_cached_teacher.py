@@ -45,16 +45,16 @@ def train(teacher, data, *, epochs=4, batch=32):
 
 
 class Counting(Teacher):
-    """A teacher that counts how many pictures it was asked about."""
+    """A teacher that counts the images it was run on."""
 
     def __init__(self, network):
-        self._inner, self.pictures = FrozenTeacher(network), 0
+        self._inner, self.num_images = FrozenTeacher(network), 0
 
     def fingerprint(self):
         return self._inner.fingerprint()
 
     def predict(self, batch, task):
-        self.pictures += len(batch["sample_id"])
+        self.num_images += len(batch["sample_id"])
         return self._inner.predict(batch, task)
 
 
@@ -72,11 +72,11 @@ def test_mixed_and_repeated_images_give_the_same_run_online_and_cached(tmp_path)
     data, teacher = Digits(num_samples=96, augment=views).load(seed=0), Counting(network(2))
     online, weights = train(teacher, data)
     for asked in (96 * 4, 0):
-        teacher.pictures = 0
+        teacher.num_images = 0
         losses, student_weights = train(CachedTeacher(teacher, data, root=tmp_path, config=FULL), data)
         assert losses == online
         assert torch.equal(student_weights, weights)
-        assert teacher.pictures == asked
+        assert teacher.num_images == asked
 
 
 def test_a_cache_filled_by_other_batches_gives_the_online_run_to_1e_5(tmp_path):
@@ -94,17 +94,17 @@ def test_a_cache_filled_by_other_batches_gives_the_online_run_to_1e_5(tmp_path):
 def test_teacher_outputs_are_computed_once(tmp_path):
     data, teacher = digits(num_views=2), Counting(network(2))
     train(CachedTeacher(teacher, data, root=tmp_path), data, epochs=6)
-    assert teacher.pictures == 96 * 2
+    assert teacher.num_images == 96 * 2
     train(CachedTeacher(teacher, data, root=tmp_path), data, epochs=3)
-    assert teacher.pictures == 96 * 2
+    assert teacher.num_images == 96 * 2
 
 
 def test_probabilities_of_a_callable_are_computed_once_for_each_version(tmp_path):
     data, calls, inner = digits(num_views=1), [], network(2)
 
-    def ask(pictures):
-        calls.append(len(pictures))
-        return inner.eval()(pictures).softmax(1)
+    def ask(images):
+        calls.append(len(images))
+        return inner.eval()(images).softmax(1)
 
     for version, asked in (("1", 96), ("1", 96), ("2", 192)):
         train(
@@ -124,7 +124,7 @@ def test_without_views_one_output_is_used_in_every_epoch(tmp_path):
     data = Digits(num_samples=96).load(seed=0)
     teacher = Counting(network(2))
     train(CachedTeacher(teacher, data, root=tmp_path), data, epochs=5)
-    assert teacher.pictures == 96
+    assert teacher.num_images == 96
 
 
 def test_fresh_views_are_refused(tmp_path):
@@ -166,9 +166,9 @@ def test_outputs_for_other_inputs_under_the_same_ids_are_computed_again(tmp_path
     batch = data.batches(batch_size=16).batch(0)
     cached.predict(batch, TASK)
     changed = {**batch, "input": batch["input"].flip(3)}
-    said = cached.predict(changed, TASK)
-    assert teacher.pictures == 32
-    assert torch.equal(said.require_logits(), teacher.predict(changed, TASK).require_logits())
+    outputs = cached.predict(changed, TASK)
+    assert teacher.num_images == 32
+    assert torch.equal(outputs.require_logits(), teacher.predict(changed, TASK).require_logits())
     assert "for other inputs" in messages[0]
 
 
@@ -213,8 +213,8 @@ def test_outputs_do_not_depend_on_the_precision_of_the_run(tmp_path):
     data, teacher = digits(num_views=1), network(2)
     batch, cached = data.batches(batch_size=16).batch(0), CachedTeacher(teacher, data, root=tmp_path, config=FULL)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        said = cached.predict(batch, TASK)
-    assert torch.equal(said.require_logits(), FrozenTeacher(teacher).predict(batch, TASK).require_logits())
+        outputs = cached.predict(batch, TASK)
+    assert torch.equal(outputs.require_logits(), FrozenTeacher(teacher).predict(batch, TASK).require_logits())
 
 
 def test_features_are_cached_with_the_logits(tmp_path):
@@ -229,10 +229,10 @@ def test_features_are_cached_with_the_logits(tmp_path):
     )
     batch = data.batches(batch_size=16).batch(0)
     for _ in range(2):
-        said = distiller.forward_context(batch).teachers["big"]
+        outputs = distiller.forward_context(batch).teachers["big"]
         expected = FrozenTeacher(teacher, {"mid": "2"}).predict(batch, TASK)
-        assert torch.equal(said.feature("mid"), expected.feature("mid"))
-        assert torch.equal(said.require_logits(), expected.require_logits())
+        assert torch.equal(outputs.feature("mid"), expected.feature("mid"))
+        assert torch.equal(outputs.require_logits(), expected.require_logits())
     distiller(batch).total.backward()
 
 
@@ -302,8 +302,8 @@ def test_filling_goes_on_after_a_kill(tmp_path):
         process.stdout.readline()
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    data, told = digits(num_views=4), []
-    cached = CachedTeacher(network(2), data, root=tmp_path, config=FULL, log=told.append)
+    data, messages = digits(num_views=4), []
+    cached = CachedTeacher(network(2), data, root=tmp_path, config=FULL, log=messages.append)
     for _ in cached.populate(TASK, batch_size=8):
         pass
     assert 0 < cached.misses <= 96 * 4 - 40, "what was written before the kill was asked for again"

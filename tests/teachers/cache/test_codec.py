@@ -172,15 +172,15 @@ def test_50000_images_in_16_views_take_less_than_45_megabytes(tmp_path):
 
 
 def test_another_view_of_an_image_has_another_checksum():
-    pictures = torch.rand(64, 3, 32, 32)
-    assert checksums_match(input_checksum(pictures), input_checksum(pictures * (1 + 1e-6))).all()
+    images = torch.rand(64, 3, 32, 32)
+    assert checksums_match(input_checksum(images), input_checksum(images * (1 + 1e-6))).all()
     for changed in (
-        pictures.flip(3),
-        pictures.roll(1, 2),
-        pictures.roll(1, 0),
-        pictures + 0.05 * (1 + torch.rand(64, 1, 1, 1)),
+        images.flip(3),
+        images.roll(1, 2),
+        images.roll(1, 0),
+        images + 0.05 * (1 + torch.rand(64, 1, 1, 1)),
     ):
-        assert not checksums_match(input_checksum(pictures), input_checksum(changed)).any()
+        assert not checksums_match(input_checksum(images), input_checksum(changed)).any()
 
 
 def test_a_store_survives_any_order_and_finds_every_flipped_byte(tmp_path):

@@ -45,8 +45,8 @@ def test_the_average_is_that_of_the_paper_with_batchnorm_statistics_copied():
         wanted = [0.8 * mean + 0.2 * now for mean, now in zip(wanted, own, strict=True)]
         statistics = [b.clone() for b in learner.student.buffers()]
         learner(batch(step)).total.backward()
-        for found, expected in zip(average.network.parameters(), wanted, strict=True):
-            np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-5, atol=1e-6)
+        for result, expected in zip(average.network.parameters(), wanted, strict=True):
+            np.testing.assert_allclose(result.detach().numpy(), expected, rtol=1e-5, atol=1e-6)
         assert all(torch.equal(b, s) for b, s in zip(average.network.buffers(), statistics, strict=True))
         optimizer.step()
         optimizer.zero_grad()
@@ -162,9 +162,9 @@ def test_stored_logits_are_restored_from_a_state_dict(kind):
     one.on_step_end(batch(), Outputs(logits=torch.randn(8, 3)))
     other.load_state_dict(one.state_dict())
     asked = {"sample_id": torch.tensor([103, 5, 107])}
-    found, wanted = other.predict(asked, TASK), one.predict(asked, TASK)
-    assert torch.equal(found.require_logits(), wanted.require_logits())
-    assert torch.equal(found.valid, wanted.valid)
+    result, wanted = other.predict(asked, TASK), one.predict(asked, TASK)
+    assert torch.equal(result.require_logits(), wanted.require_logits())
+    assert torch.equal(result.valid, wanted.valid)
 
 
 def test_mistakes_are_one_sentence():

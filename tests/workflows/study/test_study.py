@@ -60,22 +60,22 @@ def record(out, variant, seed=0):
 
 
 def test_every_variant_is_trained_with_every_seed(done):
-    out, found = done
-    assert list(found["variants"]) == VARIANTS
-    assert [trial["state"] for trial in found["trials"]] == ["done"] * 12
-    assert json.loads((out / "study.json").read_text()) == found
+    out, result = done
+    assert list(result["variants"]) == VARIANTS
+    assert [trial["state"] for trial in result["trials"]] == ["done"] * 12
+    assert json.loads((out / "study.json").read_text()) == result
     for variant in VARIANTS:
-        one = found["results"]["variants"][variant]
+        one = result["results"]["variants"][variant]
         assert one["accuracy"]["num_seeds"] == 2
         assert (one["verdict"] is None) == (variant == "student_only")
-    assert "95 %" in found["results"]["rule"]
+    assert "95 %" in result["results"]["rule"]
 
 
-def test_costly_controls_may_be_left_out_and_never_the_student_alone(file, tmp_path):
+def test_costly_baselines_may_be_left_out_but_never_student_only(file, tmp_path):
     change = ["study.baselines=[student_only]", "study.variants={}", "study.seeds=1"]
-    found = study(file, change, output_dir=tmp_path / "few", callbacks=[])
-    assert list(found["variants"]) == ["teacher", "student_only", "distilled"]
-    assert found["results"]["variants"]["distilled"]["vs_baselines"] == {}
+    result = study(file, change, output_dir=tmp_path / "few", callbacks=[])
+    assert list(result["variants"]) == ["teacher", "student_only", "distilled"]
+    assert result["results"]["variants"]["distilled"]["vs_baselines"] == {}
     with pytest.raises(LimbeckError, match="student_only is always one of them"):
         load_recipe(file, ["study.baselines=[equal_time]"])
     with pytest.raises(LimbeckError, match="'shorter' is none of student_only, equal_time, label_smoothing"):
@@ -104,7 +104,7 @@ def test_a_check_of_the_recipe_looks_at_every_variant(file, capsys):
     assert "study.variants.hot: stages.0.objective.kd.weight" in capsys.readouterr().err
 
 
-def test_the_sealed_part_is_opened_once_for_each_variant_and_seed(done):
+def test_the_test_split_is_opened_once_for_each_variant_and_seed(done):
     out, _ = done
     for variant in VARIANTS:
         for seed in (0, 1):
@@ -143,7 +143,7 @@ def test_the_variants_of_a_seed_share_one_cache(done):
 
 
 def test_controls_differ_in_nothing_but_what_they_are_named_for(done):
-    out, found = done
+    out, result = done
     recipes = {variant: record(out, variant)["recipe"] for variant in VARIANTS}
     student_only = recipes["student_only"]
     for variant in ("equal_time", "label_smoothing", "distilled"):
@@ -152,30 +152,30 @@ def test_controls_differ_in_nothing_but_what_they_are_named_for(done):
         assert recipes[variant]["seed"] == student_only["seed"] == 0
     assert student_only["teachers"] == {}
     assert recipes["label_smoothing"]["stages"][0]["objective"]["target"]["label_smoothing"] == 0.1
-    steps = round(found["time_ratio"] * 12)
+    steps = round(result["time_ratio"] * 12)
     assert record(out, "equal_time")["models"]["equal_time"]["steps"] == steps
     assert recipes["equal_time"]["stages"][0]["training"]["scheduler"]["step_size"] == max(
-        1, round(found["time_ratio"] * 4)
+        1, round(result["time_ratio"] * 4)
     )
     assert record(out, "student_only")["models"]["student_only"]["steps"] == 12
-    assert found["time_ratio"] > 1
+    assert result["time_ratio"] > 1
 
 
 def test_gains_are_paired_by_seed(done):
-    out, found = done
+    out, result = done
     gains = [
         100 * (record(out, "hot", s)["models"]["hot"]["test"]["metrics"]["accuracy"]
                - record(out, "student_only", s)["models"]["student_only"]["test"]["metrics"]["accuracy"])
         for s in (0, 1)
     ]  # fmt: skip
-    gain = found["results"]["variants"]["hot"]["gain"]
+    gain = result["results"]["variants"]["hot"]["gain"]
     assert gain["mean"] == pytest.approx(sum(gains) / 2)
     assert [one["seed"] for one in gain["mcnemar"]] == [0, 1]
 
 
-def test_a_gain_is_told_against_every_control(done):
-    out, found = done
-    over = found["results"]["variants"]["distilled"]["vs_baselines"]
+def test_a_gain_is_reported_against_every_baseline(done):
+    out, result = done
+    over = result["results"]["variants"]["distilled"]["vs_baselines"]
     tops = {
         variant: [record(out, variant, seed)["models"][variant]["test"]["metrics"]["accuracy"] for seed in (0, 1)]
         for variant in ("distilled", "equal_time", "label_smoothing")
@@ -183,7 +183,7 @@ def test_a_gain_is_told_against_every_control(done):
     for control in ("equal_time", "label_smoothing"):
         mean = sum(100 * (a - b) for a, b in zip(tops["distilled"], tops[control], strict=True)) / 2
         assert over[control]["gain"]["mean"] == pytest.approx(mean)
-    assert "Against the other baselines: equal_time" in found["results"]["variants"]["distilled"]["verdict"]["text"]
+    assert "Against the other baselines: equal_time" in result["results"]["variants"]["distilled"]["verdict"]["text"]
 
 
 def test_what_is_finished_is_not_done_again_and_variants_and_seeds_can_join(done, file, capsys):
@@ -216,8 +216,8 @@ def test_a_failed_trial_leaves_the_others_and_is_tried_again(file, tmp_path, mon
     ):
         study(file, output_dir=tmp_path / "s", seeds=1, callbacks=[])
     monkeypatch.setattr(work, "run_trial", real)
-    found = study(file, output_dir=tmp_path / "s", seeds=1, resume=True, callbacks=[])
-    assert {trial["state"] for trial in found["trials"]} == {"done"}
+    result = study(file, output_dir=tmp_path / "s", seeds=1, resume=True, callbacks=[])
+    assert {trial["state"] for trial in result["trials"]} == {"done"}
 
 
 KILLED = """
@@ -249,14 +249,14 @@ def test_two_jobs_find_the_same_as_one(done, file, tmp_path, capfd):
     assert main(["study", str(file), "--seeds", "1", "--jobs", "2", "--out", str(out)]) == 0
     for variant in ("student_only", "label_smoothing", "distilled", "hot"):
         assert record(out, variant)["models"][variant]["test"] == record(done[0], variant)["models"][variant]["test"]
-    said = capfd.readouterr().out
-    assert "teacher, seed 0:" in said
-    assert "Difference, points" in said
-    assert "hot, seed 0:" in said
+    output = capfd.readouterr().out
+    assert "teacher, seed 0:" in output
+    assert "Difference, points" in output
+    assert "hot, seed 0:" in output
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "message"),
     [
         ("study.variants.student_only={stages.0.steps: 3}", "every study has a variant of that name"),
         ("study.variants.wide={student.width: 9}", "student.width is for all variants alike"),
@@ -269,8 +269,8 @@ def test_two_jobs_find_the_same_as_one(done, file, tmp_path, capfd):
         ("study.sedes=2", "study.sedes is no setting of a recipe; study has: seeds"),
     ],
 )
-def test_a_mistake_in_a_study_is_one_sentence_before_anything_is_trained(file, tmp_path, setting, said):
-    with pytest.raises(LimbeckError, match=said):
+def test_a_mistake_in_a_study_is_one_sentence_before_anything_is_trained(file, tmp_path, setting, message):
+    with pytest.raises(LimbeckError, match=message):
         study(file, [setting], output_dir=tmp_path / "s")
     assert not list(tmp_path.glob("s/trials/**/record.json"))
 
@@ -282,12 +282,12 @@ def test_without_teachers_there_is_no_teacher_variant(tmp_path):
         "study={seeds: 1}",
         "teacher_training=null",
     ]
-    found = study(load_recipe(RECIPE, settings), output_dir=tmp_path / "s", callbacks=[])
-    assert list(found["results"]["variants"]) == ["student_only", "equal_time", "label_smoothing", "distilled"]
-    assert found["results"]["variants"]["distilled"]["gap_recovered"] is None
+    result = study(load_recipe(RECIPE, settings), output_dir=tmp_path / "s", callbacks=[])
+    assert list(result["results"]["variants"]) == ["student_only", "equal_time", "label_smoothing", "distilled"]
+    assert result["results"]["variants"]["distilled"]["gap_recovered"] is None
 
 
-def test_the_program_is_found_by_name():
+def test_the_command_is_resolved_by_name():
     assert limbeck.workflows.study is study
 
 
@@ -302,25 +302,25 @@ def test_two_workers_of_two_commands_share_one_queue(file, tmp_path):
     (out / "recipe.yaml").write_text(file.read_text())
     words = [sys.executable, "-c", code, str(file), str(out), url]
     both = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=600) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    worked = [out_.count(", seed ") for out_, _ in said]
+    outputs = [process.communicate(timeout=600) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    worked = [out_.count(", seed ") for out_, _ in outputs]
     assert sum(worked) == 12
     assert json.loads((out / "study.json").read_text())["results"]["variants"]["hot"]["accuracy"]["num_seeds"] == 2
 
 
 def test_the_best_epoch_by_validation_is_named_as_such(file, tmp_path):
-    found = study(
+    result = study(
         file, ["study.variants.kept={training.keep_weights: best}"], seeds=1, output_dir=tmp_path / "s", callbacks=[]
     )
-    assert found["results"]["variants"]["kept"]["weights"] == "best on validation"
-    assert found["results"]["variants"]["hot"]["weights"] == "last epoch"
-    assert found["variants"]["kept"]["note"] == "the best epoch by validation, not the last"
+    assert result["results"]["variants"]["kept"]["weights"] == "best on validation"
+    assert result["results"]["variants"]["hot"]["weights"] == "last epoch"
+    assert result["variants"]["kept"]["note"] == "the best epoch by validation, not the last"
     assert "the best epoch by validation" in (tmp_path / "s" / "compare.html").read_text()
 
 
 def test_the_choice_among_variants_is_made_on_validation(done):
-    out, found = done
+    out, result = done
     means = {
         variant: sum(
             record(out, variant, seed)["models"][variant]["validation"]["metrics"]["accuracy"] for seed in (0, 1)
@@ -328,8 +328,8 @@ def test_the_choice_among_variants_is_made_on_validation(done):
         / 2
         for variant in ("distilled", "hot")
     }
-    assert found["results"]["selected"]["variant"] == max(means, key=means.get)
-    assert {"p_value", "p_value_holm"} <= found["results"]["variants"]["hot"]["gain"].keys()
+    assert result["results"]["selected"]["variant"] == max(means, key=means.get)
+    assert {"p_value", "p_value_holm"} <= result["results"]["variants"]["hot"]["gain"].keys()
 
 
 def test_a_database_that_cannot_be_opened_is_one_sentence(file, tmp_path):
@@ -341,9 +341,9 @@ def test_a_variant_that_left_the_study_is_not_trained(file, tmp_path):
     out, recipe = tmp_path / "s", load_recipe(file)
     study(file, ["study.variants={}"], seeds=1, output_dir=out, callbacks=[])
     TrialQueue.from_recipe(recipe, out, None).enqueue([Trial("hot", 0)])
-    found = study(file, ["study.variants={}"], seeds=1, output_dir=out, resume=True, callbacks=[])
-    assert "hot" not in found["variants"]
-    assert {trial["state"] for trial in found["trials"]} == {"done"}
+    result = study(file, ["study.variants={}"], seeds=1, output_dir=out, resume=True, callbacks=[])
+    assert "hot" not in result["variants"]
+    assert {trial["state"] for trial in result["trials"]} == {"done"}
     assert not (out / "trials" / "hot").exists()
 
 
@@ -357,8 +357,8 @@ def test_a_damaged_record_is_one_sentence_that_says_what_to_do(file, tmp_path):
     ):
         study(file, ["study.variants={}"], seeds=1, output_dir=out, resume=True, callbacks=[])
     shutil.rmtree(path.parent)
-    found = study(file, ["study.variants={}"], seeds=1, output_dir=out, resume=True, callbacks=[])
-    assert {trial["state"] for trial in found["trials"]} == {"done"}
+    result = study(file, ["study.variants={}"], seeds=1, output_dir=out, resume=True, callbacks=[])
+    assert {trial["state"] for trial in result["trials"]} == {"done"}
 
 
 def test_any_error_of_one_trial_leaves_the_others(file, tmp_path, monkeypatch, capsys):
@@ -377,7 +377,7 @@ def test_any_error_of_one_trial_leaves_the_others(file, tmp_path, monkeypatch, c
     assert "a plugin's own error" in capsys.readouterr().err
 
 
-def test_nobody_waits_for_a_teacher_whose_worker_is_gone(file, tmp_path, monkeypatch):
+def test_trials_do_not_wait_for_a_teacher_whose_worker_is_gone(file, tmp_path, monkeypatch):
     monkeypatch.setattr(work, "_MAX_MISSED_CHECKS", 1)
     out = tmp_path / "s"
     out.mkdir()
@@ -409,7 +409,7 @@ def test_a_terminated_study_ends_its_workers_and_goes_on_later(file, tmp_path):
     assert not (checkpoint.parent / "record.json").exists()
 
 
-def test_a_password_is_not_told():
+def test_a_password_is_not_printed():
     from limbeck.workflows.study.queue import _mask_password
 
     assert _mask_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
