@@ -176,14 +176,14 @@ def test_timm_absent_says_what_to_install(monkeypatch):
         models.timm("resnet18", classes=10)
 
 
-def test_the_catalogue_holds_every_builder_and_imports_no_zoo():
+def test_registry_lists_every_builder_and_imports_no_zoo():
     script = (
-        "import sys, limbeck.models as m; c = m.model_builders(); "
-        "assert not {'torchvision', 'timm', 'safetensors'} & set(sys.modules); print(*c)"
+        "import sys; from limbeck.recipe.registry import list_names; names = list_names('model'); "
+        "assert not {'torchvision', 'timm', 'safetensors'} & set(sys.modules); print(*names)"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert set(run.stdout.split()) == set(models.__all__) - {"model_builders", "load_weights", "save_weights"}
-    assert all(getattr(models, name) is build for name, build in models.model_builders().items())
+    assert set(run.stdout.split()) == set(models.__all__) - {"load_weights", "save_weights"}
+    assert all(getattr(models, name).__name__ == name for name in run.stdout.split())
 
 
 def test_cifar_stem_keeps_small_images_large():

@@ -58,12 +58,12 @@ def counted_by_hand(depth: int, widths: list[int], classes: int, *, projection: 
     ],
 )
 def test_counts_at_100_classes_are_those_of_the_distillation_literature(name, millions):
-    assert round(parameters(models.model_builders()[name](classes=100)) / 1e6, 2) == millions
+    assert round(parameters(getattr(models, name)(classes=100)) / 1e6, 2) == millions
 
 
 @pytest.mark.parametrize(("depth", "millions"), [(20, "0.27"), (32, "0.46"), (44, "0.66"), (56, "0.85"), (110, "1.7")])
 def test_counts_with_padding_are_those_of_he(depth, millions):
-    count = parameters(models.model_builders()[f"resnet{depth}"](classes=10, shortcut="padding"))
+    count = parameters(getattr(models, f"resnet{depth}")(classes=10, shortcut="padding"))
     digits = len(millions.split(".")[1])
     assert f"{count / 1e6:.{digits}f}" == millions
 
@@ -73,14 +73,14 @@ def test_counts_with_padding_are_those_of_he(depth, millions):
 def test_every_resnet_has_the_parameters_counted_by_hand(name, shortcut):
     depth = int(re.match(r"resnet(\d+)", name)[1])
     widths = [32, 64, 128, 256] if name.endswith("x4") else [16, 16, 32, 64]
-    built = parameters(models.model_builders()[name](classes=7, shortcut=shortcut))
+    built = parameters(getattr(models, name)(classes=7, shortcut=shortcut))
     assert built == counted_by_hand(depth, widths, 7, projection=shortcut == "projection")
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "wrn_16_1", "wrn_16_2"])
 @pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32), (4, 33)])
 def test_any_image_gives_one_row_of_logits(name, channels, size):
-    net = models.model_builders()[name](classes=5, channels=channels)
+    net = getattr(models, name)(classes=5, channels=channels)
     assert net(torch.zeros(2, channels, size, size)).shape == (2, 5)
 
 
@@ -105,7 +105,7 @@ def test_stages_can_be_tapped_by_path(shortcut):
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1"])
 def test_no_later_layer_changes_a_tapped_map(name):
-    net = models.model_builders()[name]()
+    net = getattr(models, name)()
     seen = {}
     for path, module in net.named_modules():
         if not list(module.children()):
@@ -125,7 +125,7 @@ def test_padding_takes_every_second_pixel_between_channels_of_zeros():
 @pytest.mark.parametrize("name", ["resnet20", "wrn_16_2"])
 def test_convolutions_begin_with_the_spread_of_he(name):
     torch.manual_seed(0)
-    net = models.model_builders()[name]()
+    net = getattr(models, name)()
     for module in net.modules():
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 4000:
             fan_out = module.out_channels * module.kernel_size[0] ** 2

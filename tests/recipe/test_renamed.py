@@ -79,7 +79,12 @@ def test_an_old_name_is_refused_and_the_new_one_named(sentence, part, old, new):
 
 @pytest.mark.parametrize(
     ("part", "key", "old", "new"),
-    [(part, key, old, new) for (part, key), values in RENAMED_VALUES.items() for old, new in values.items()],
+    [
+        (part, key, old, new)
+        for part, keys in RENAMED_VALUES.items()
+        for key, values in keys.items()
+        for old, new in values.items()
+    ],
 )
 @pytest.mark.parametrize("many", [False, True])
 def test_an_old_value_is_refused_and_the_new_one_named(sentence, part, key, old, new, many):
@@ -156,7 +161,7 @@ def test_user_names_and_settings_of_other_nodes_are_unchanged(settings):
 
 def test_every_old_name_of_a_recipe_is_listed():
     old = {"threads": 1, "data": {"use": "Digits", "views": {"use": "Views", "per_sample": 2}}, "cache": {"top": 5}}
-    assert list(map(str, find_renamed(old))) == [
+    assert find_renamed(old) == [
         "threads is now num_threads; rename it",
         "data.views is now data.augment; rename it",
         "data.views.use: Views is now Augmentation; rename it",

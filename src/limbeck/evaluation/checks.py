@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.data.split import UNLABELED, Split
 from limbeck.utils.eval_mode import eval_mode
 
-__all__ = ["check_logits", "labeled_mask", "model_device", "predict_logits", "require_labeled", "require_pixels"]
+__all__ = ["predict_logits", "require_pixels"]
 
 
 def check_logits(logits: Tensor, *, owner: str = "the") -> Tensor:
@@ -24,6 +26,20 @@ def check_logits(logits: Tensor, *, owner: str = "the") -> Tensor:
             "look for NaN or infinity in the network's weights and inputs"
         )
     return logits
+
+
+def check_class_names(class_names: Sequence[str], logits: Tensor) -> None:
+    """Checks that every class of ``logits`` has a name."""
+    if len(class_names) != logits.shape[1]:
+        raise LimbeckError(f"the logits have {logits.shape[1]} classes, and {len(class_names)} names are given")
+
+
+def check_same_length(first: Tensor, second: Tensor) -> None:
+    """Checks that both are of the same number of samples, at least one."""
+    if len(first) != len(second) or not len(first):
+        raise LimbeckError(
+            f"networks must be compared on the same samples, at least one, got {len(first)} and {len(second)}"
+        )
 
 
 def labeled_mask(target: Tensor, *, num_rows: int, num_classes: int) -> Tensor:
@@ -52,10 +68,7 @@ def require_labeled(split: Split) -> Split:
 
 
 def require_pixels(pixels: Tensor, *, eps: float | None = None) -> None:
-    """Checks that pixels, and an ε, are in units of 0..1.
-
-    >>> require_pixels(torch.tensor([0.0, 1.0]), eps=8 / 255)
-    """
+    """Checks that pixels, and an ε, are in units of 0..1."""
     if eps is not None and not 0 < eps <= 1:
         raise LimbeckError(f"ε must be in pixel units between 0 and 1, got {eps:g}; write 8/255 (0.0314) for 8 levels")
     low, high = (float(pixels.min()), float(pixels.max())) if pixels.numel() else (0.0, 0.0)
@@ -80,3 +93,26 @@ def predict_logits(network: nn.Module, pixels: Tensor) -> Tensor:
     with eval_mode(network):
         logits: Tensor = network(pixels.to(model_device(network)))
     return logits.float().cpu()
+
+
+def correct_on_variants(
+    networks: Mapping[str, nn.Module], split: Split, make_variants: Callable[[Tensor, Tensor], Iterator[Tensor]],
+    *, batch_size: int,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Whether each network is correct on each labeled sample of ``split``, in each variant of its images.
+
+    ``make_variants`` maps ``pixels, sample_ids`` of a batch to its variants, which all networks share.
+
+    Returns:
+        By network, ``[variants, labeled]`` booleans.
+    """
+    split = require_labeled(split)
+    chunks: dict[str, list[Tensor]] = {name: [] for name in networks}
+    for indices in torch.split(torch.arange(len(split)), batch_size):
+        target, rows = split.target[indices], dict[str, list[Tensor]]()
+        for pixels in make_variants(split.read(indices), split.sample_ids[indices]):
+            for name, network in networks.items():
+                rows.setdefault(name, []).append(predict_logits(network, pixels).argmax(dim=1) == target)
+        for name, correct in rows.items():
+            chunks[name].append(torch.stack(correct))
+    return {name: torch.cat(masks, dim=1) for name, masks in chunks.items()}

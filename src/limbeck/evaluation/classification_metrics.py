@@ -13,7 +13,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Task
 from limbeck.data.split import UNLABELED
 from limbeck.evaluation.calibration import calibration_error, reliability_bins
-from limbeck.evaluation.checks import check_logits, labeled_mask, model_device
+from limbeck.evaluation.checks import check_class_names, check_logits, labeled_mask, model_device
 from limbeck.losses._ops import hard_labels
 from limbeck.utils.eval_mode import eval_mode
 
@@ -33,10 +33,9 @@ def classification_metrics(logits: Tensor, target: Tensor, *, class_names: Seque
 
     Returns:
         ``num_samples`` (labeled rows), ``accuracy``, ``top5_accuracy`` (``None`` for less than 6 classes),
-        ``macro_f1``, ``nll`` (nats per row), ``ece``, ``per_class`` (accuracy of the rows of each class, ``None``
-        without any) and ``reliability`` (15 bins, see :func:`reliability_bins`). Accuracies and errors are fractions.
-
-        Macro F1 is the mean over the classes in the labeled target or the predictions, as in scikit-learn.
+        ``macro_f1`` (the mean over the classes in the labeled target or the predictions, as in scikit-learn), ``nll``
+        (nats per row), ``ece``, ``per_class`` (accuracy of the rows of each class, ``None`` without any) and
+        ``reliability`` (15 bins, see :func:`reliability_bins`). Accuracies and errors are fractions.
 
     Raises:
         LimbeckError: no labeled row, logits that are not finite, or shapes and classes that do not match.
@@ -46,20 +45,23 @@ def classification_metrics(logits: Tensor, target: Tensor, *, class_names: Seque
     >>> round(metrics["accuracy"], 4), round(metrics["macro_f1"], 4), round(metrics["nll"], 4), metrics["top5_accuracy"]
     (0.6667, 0.6667, 0.7936, None)
     """
-    logits = check_logits(logits)
-    if len(class_names) != logits.shape[1]:
-        raise LimbeckError(f"the logits have {logits.shape[1]} classes, and {len(class_names)} names are given")
-    is_labeled = labeled_mask(target, num_rows=len(logits), num_classes=len(class_names))
+    from torchmetrics.functional.classification import multiclass_f1_score
+
+    logits, num_classes = check_logits(logits), len(class_names)
+    check_class_names(class_names, logits)
+    is_labeled = labeled_mask(target, num_rows=len(logits), num_classes=num_classes)
     logits, target = logits[is_labeled], target.detach().cpu()[is_labeled].long()
     if not len(target):
         raise LimbeckError(f"metrics need labels, and of {len(is_labeled)} rows none has a label; use a labeled split")
     confidence, predicted, nll = _score_rows(logits, target)
     correct = predicted == target
+    in_top5 = (logits.float().topk(min(5, num_classes), dim=1).indices == target[:, None]).any(dim=1)
+    macro_f1 = multiclass_f1_score(predicted, target, num_classes=num_classes, average="macro", validate_args=False)
     return {
         "num_samples": len(target),
         "accuracy": float(correct.double().mean()),
-        "top5_accuracy": _top5_accuracy(logits, target) if len(class_names) >= _MIN_CLASSES_FOR_TOP5 else None,
-        "macro_f1": _macro_f1(predicted, target, len(class_names)),
+        "top5_accuracy": float(in_top5.double().mean()) if num_classes >= _MIN_CLASSES_FOR_TOP5 else None,
+        "macro_f1": float(macro_f1),
         "nll": float(nll.mean()),
         "ece": calibration_error(confidence, correct),
         "per_class": _per_class_accuracy(correct, target, class_names),
@@ -89,10 +91,9 @@ def collect_logits(model: nn.Module, batches: Iterable[Any], task: Task) -> tupl
             batch = cpu_batch if device.type == "cpu" else _move_to_device(cpu_batch, device)
             logits = task.outputs(model, batch).require_logits()
             target = task.target(batch)
+            labels = torch.full((len(logits),), UNLABELED) if target is None else hard_labels(target).cpu().long()
             all_logits.append(logits.float().cpu())
-            targets.append(
-                torch.full((len(logits),), UNLABELED) if target is None else hard_labels(target).cpu().long()
-            )
+            targets.append(labels)
     if not all_logits:
         raise LimbeckError("the split must have at least one batch, got no batch")
     return torch.cat(all_logits), torch.cat(targets)
@@ -110,19 +111,10 @@ def _score_rows(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return confidence, predicted, nll
 
 
-def _top5_accuracy(logits: Tensor, target: Tensor) -> float:
-    return float((logits.float().topk(5, dim=1).indices == target[:, None]).any(dim=1).double().mean())
-
-
-def _macro_f1(predicted: Tensor, target: Tensor, num_classes: int) -> float:
-    from torchmetrics.functional.classification import multiclass_f1_score
-
-    return float(multiclass_f1_score(predicted, target, num_classes=num_classes, average="macro", validate_args=False))
-
-
 def _per_class_accuracy(correct: Tensor, target: Tensor, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    num_samples = torch.bincount(target, minlength=len(class_names)).tolist()
-    num_correct = torch.bincount(target[correct], minlength=len(class_names)).tolist()
+    num_samples, num_correct = (
+        torch.bincount(labels, minlength=len(class_names)).tolist() for labels in (target, target[correct])
+    )
     return [
         {"class": name, "accuracy": hits / n if n else None, "num_samples": n}
         for name, hits, n in zip(class_names, num_correct, num_samples, strict=True)
@@ -135,6 +127,4 @@ def _move_to_device(batch: Any, device: torch.device) -> Any:
         return batch.to(device)
     if isinstance(batch, Mapping):
         return {name: _move_to_device(value, device) for name, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        return [_move_to_device(value, device) for value in batch]
-    return batch
+    return [_move_to_device(value, device) for value in batch] if isinstance(batch, tuple | list) else batch

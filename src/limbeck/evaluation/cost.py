@@ -10,8 +10,6 @@ from __future__ import annotations
 import copy
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -24,34 +22,18 @@ from limbeck.core.errors import LimbeckError
 from limbeck.evaluation.checks import model_device
 from limbeck.features import unwrap_model
 from limbeck.utils.eval_mode import eval_mode
-from limbeck.utils.timing import time_call, time_interleaved
+from limbeck.utils.timing import measure_latency
 
-__all__ = [
-    "count_flops",
-    "count_parameters",
-    "measure_cost",
-    "measure_latencies",
-    "measure_latency",
-    "measure_peak_memory",
-    "weights_file_size",
-]
+__all__ = ["count_flops", "count_parameters", "measure_cost", "measure_peak_memory", "weights_file_size"]
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of parameters; a shared parameter counts once.
-
-    >>> count_parameters(nn.Linear(3, 2))
-    8
-    """
+    """Number of parameters; a shared parameter counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_flops(model: nn.Module, example: Tensor) -> tuple[int | None, str | None]:
-    """FLOPs of a forward pass of one sample in eval mode.
-
-    Args:
-        model: a module that takes ``example``; a copy of it runs.
-        example: inputs ``[n, ...]``, of which the shape of the first is used.
+    """FLOPs of a forward pass of the first sample of ``example`` (``[n, ...]``) in eval mode.
 
     Returns:
         The count and ``None``; or ``None`` and a warning where the model does not run on the meta device, since it
@@ -77,11 +59,7 @@ def count_flops(model: nn.Module, example: Tensor) -> tuple[int | None, str | No
 
 
 def weights_file_size(model: nn.Module) -> int:
-    """Bytes of the ``.safetensors`` file of the model's parameters and buffers, with its header.
-
-    >>> weights_file_size(nn.Linear(100, 10)) - 4 * 1010 < 200
-    True
-    """
+    """Bytes of the ``.safetensors`` file of the model's parameters and buffers, with its header."""
     from limbeck.models import save_weights
 
     with tempfile.TemporaryDirectory() as folder:
@@ -103,61 +81,6 @@ def measure_peak_memory(model: nn.Module, example: Tensor) -> int:
     with eval_mode(model), tracker:
         model(sample)
     return sum(storage.nbytes() for storage in storages) + tracker.peak_bytes
-
-
-def measure_latency(
-    fn: Callable[[], object], *, warmup: int = 20, repeats: int = 200, num_threads: int = 1, batch_size: int = 1,
-    max_seconds: float = 5.0,
-) -> dict[str, Any]:  # fmt: skip
-    """Latency of ``fn`` in milliseconds.
-
-    Args:
-        fn: the call to time; on an accelerator it must synchronize.
-        warmup: see :func:`limbeck.utils.timing.time_call`.
-        repeats: see :func:`limbeck.utils.timing.time_call`.
-        num_threads: torch threads during the measurement.
-        batch_size: samples in one call, only reported.
-        max_seconds: seconds after which no further call starts.
-
-    Returns:
-        ``median`` and ``p95`` (nearest rank) in ms, ``num_repeats``, ``batch_size`` and ``num_threads``.
-
-    >>> sorted(measure_latency(lambda: None, repeats=5))
-    ['batch_size', 'median', 'num_repeats', 'num_threads', 'p95']
-    """
-    if repeats < 1 or warmup < 0:
-        raise LimbeckError(f"repeats must be at least 1 and warmup at least 0, got {repeats} and {warmup}")
-    with _torch_threads(num_threads):
-        timing = time_call(fn, warmup=warmup, repeats=repeats, max_seconds=max_seconds)
-    return {**timing, "batch_size": batch_size, "num_threads": num_threads}
-
-
-def measure_latencies(
-    calls: Mapping[str, Callable[[], object]], *, rounds: int = 20, calls_per_round: int = 10, max_seconds: float = 3.0,
-    num_threads: int = 1, batch_size: int = 1,
-) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """Latencies of several calls that are compared, in milliseconds, timed in alternating blocks.
-
-    Args:
-        calls: the calls to time, by name.
-        rounds: see :func:`limbeck.utils.timing.time_interleaved`.
-        calls_per_round: see :func:`limbeck.utils.timing.time_interleaved`.
-        max_seconds: seconds for each of ``calls``.
-        num_threads: torch threads during the measurement.
-        batch_size: samples in one call, only reported.
-
-    Returns:
-        What :func:`measure_latency` returns, by name.
-
-    >>> results = measure_latencies({"a": lambda: None, "b": lambda: None}, rounds=2, calls_per_round=3)
-    >>> {name: result["num_repeats"] for name, result in results.items()}
-    {'a': 6, 'b': 6}
-    """
-    if rounds < 1 or calls_per_round < 1:
-        raise LimbeckError(f"rounds and calls_per_round must be at least 1, got {rounds} and {calls_per_round}")
-    with _torch_threads(num_threads):
-        timings = time_interleaved(calls, rounds=rounds, calls_per_round=calls_per_round, max_seconds=max_seconds)
-    return {name: {**timing, "batch_size": batch_size, "num_threads": num_threads} for name, timing in timings.items()}
 
 
 def measure_cost(model: nn.Module, example: Tensor) -> dict[str, Any]:
@@ -205,18 +128,6 @@ class _AllocationTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _release(self, num_bytes: int) -> None:
         self.current_bytes -= num_bytes
-
-
-@contextmanager
-def _torch_threads(num_threads: int) -> Iterator[None]:
-    if num_threads < 1:
-        raise LimbeckError(f"num_threads must be at least 1, got {num_threads}")
-    previous = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(previous)
 
 
 def _first_sample(example: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,18 +28,16 @@ _ENVIRONMENT_VARIABLES = (
 
 
 def get_hardware_info() -> dict[str, Any]:
-    """Processor, number of usable cores, torch threads, operating system and accelerator.
-
-    >>> sorted(get_hardware_info())
-    ['accelerator', 'cpu', 'num_cores', 'num_threads', 'system']
-    """
+    """Processor, number of usable cores, torch threads, operating system and accelerator."""
+    device = torch.accelerator.current_accelerator(check_available=True)
+    accelerator = "cpu" if device is None else device.type
     has_affinity = hasattr(os, "sched_getaffinity")  # missing on macOS and Windows
     return {
         "cpu": _cpu_name(),
         "num_cores": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1,
         "num_threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "accelerator": _accelerator_name(),
+        "accelerator": torch.cuda.get_device_name() if accelerator == "cuda" else accelerator,
     }
 
 
@@ -50,19 +49,13 @@ def get_package_versions() -> dict[str, str]:
     """
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
 
 
 def hash_environment() -> str:
-    """SHA-256 of Python's version and of every installed package with its version.
-
-    >>> len(hash_environment()), hash_environment() == hash_environment()
-    (64, True)
-    """
+    """SHA-256 of Python's version and of every installed package with its version."""
     packages = {
         f"{(distribution.metadata['Name'] or '').lower()}=={distribution.version}"
         for distribution in metadata.distributions()
@@ -87,11 +80,7 @@ def get_git_revision() -> dict[str, Any]:
 
 
 def get_torch_flags() -> dict[str, Any]:
-    """Settings of torch that change results in the last bits, and the environment variables that do so where set.
-
-    >>> get_torch_flags()["deterministic_algorithms"], get_torch_flags()["default_dtype"]
-    (False, 'float32')
-    """
+    """Settings of torch that change results in the last bits, and the environment variables that do so where set."""
     return {
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "cudnn_deterministic": bool(torch.backends.cudnn.deterministic),
@@ -104,28 +93,17 @@ def get_torch_flags() -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
-    try:
+    lines: list[str] = []
+    with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine() or "unknown"
 
 
-def _accelerator_name() -> str:
-    device = torch.accelerator.current_accelerator(check_available=True)
-    if device is None:
-        return "cpu"
-    return torch.cuda.get_device_name() if device.type == "cuda" else device.type
-
-
 def _run_git(*args: str) -> str:
     """Output of git in the package's folder; empty without git or a checkout."""
+    command = ["git", "--no-optional-locks", "-C", str(_PACKAGE_ROOT), *args]
     try:
-        result = subprocess.run(  # noqa: S603
-            ["git", "--no-optional-locks", "-C", str(_PACKAGE_ROOT), *args],  # noqa: S607
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return ""
-    return result.stdout.strip()

@@ -16,11 +16,12 @@ from limbeck.core.protocols import Task
 from limbeck.evaluation.classification_metrics import collect_logits
 from limbeck.features import FeatureExtractor, trace_calls, unwrap_model
 
-__all__ = ["LayerRecorder", "ModelOutputs", "collect_outputs", "find_stage_layers", "first_batch", "penultimate_layer"]
+__all__ = ["LayerRecorder", "ModelOutputs", "collect_outputs"]
 
 _LOGITS_LAYER = "logits"  # the only layer of a network without modules
 _MIN_STAGES = 4
 _MAX_STAGES = 8
+_NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 @final
@@ -98,13 +99,7 @@ class LayerRecorder:
 
 
 def collect_outputs(model: nn.Module, batches: Iterable[Any], task: Task, *, every: int = 1) -> ModelOutputs:
-    """Logits, targets and penultimate features of ``model`` on ``batches``, in one pass.
-
-    Args:
-        model: the network; it runs in eval mode.
-        batches: batches of one split, in order.
-        task: the task of the batches.
-        every: keep the features of every k-th sample.
+    """Logits, targets and penultimate features (of every k-th sample) of ``model`` in eval mode, in one pass.
 
     >>> from limbeck.tasks import Classification
     >>> batch = {"input": torch.ones(5, 2), "target": torch.zeros(5, dtype=torch.long)}
@@ -116,10 +111,8 @@ def collect_outputs(model: nn.Module, batches: Iterable[Any], task: Task, *, eve
         raise LimbeckError(f"every must be at least 1, got {every}")
     first, batches = first_batch(batches)
     layer = penultimate_layer(model, first, task)
-    recorder = LayerRecorder(
-        model, first, task, layers=[] if layer is None else [layer], every=every,
-        max_samples=0 if layer is None else float("inf"),
-    )  # fmt: skip
+    layers, max_samples = ([], 0.0) if layer is None else ([layer], float("inf"))
+    recorder = LayerRecorder(model, first, task, layers=layers, every=every, max_samples=max_samples)
     for batch in batches:
         recorder.record(batch)
     return ModelOutputs(recorder.logits, recorder.target, None if layer is None else recorder.features[layer], layer)
@@ -152,10 +145,8 @@ def penultimate_layer(model: nn.Module, batch: Any, task: Task) -> str | None:
     paths = [path for path, module in unwrap_model(model).named_modules() if isinstance(module, nn.Linear)]
     with trace_calls(model, paths) as calls:
         logits, _ = collect_logits(model, [batch], task)
-    if not calls:
-        return None
-    head = calls[-1]
-    if head.input_shape is None or len(head.input_shape) != 2 or head.output_shape != tuple(logits.shape):
+    head = calls[-1] if calls else None
+    if head is None or len(head.input_shape or ()) != 2 or head.output_shape != tuple(logits.shape):
         return None
     num_calls = sum(call.path == head.path for call in calls)
     return f"{head.path}:input" if num_calls == 1 else f"{head.path}@{num_calls - 1}:input"
@@ -165,54 +156,45 @@ def find_stage_layers(model: nn.Module, batch: Any, task: Task) -> list[str]:
     """The top-level modules of ``model`` with parameters that run once, in the order they run: its stages.
 
     With fewer than four, the longest ``Sequential`` is replaced by its children (``features`` of a VGG, ``blocks`` of a
-    ViT); with more than eight, eight are selected at even distances. Normalization layers are left out.
+    ViT); with more than eight, eight are selected at even distances. Normalization layers are left out. A single
+    top-level module, such as the network in an adapter, is replaced by its children.
     """
-    network = unwrap_model(model)
-    layers = _parametric_layers(network, _top_level_modules(network))
+    network, children = unwrap_model(model), _child_paths(unwrap_model(model), "")
+    while len(children) == 1 and (grandchildren := _child_paths(network, children[0])):
+        children = grandchildren
+    layers = _parametric_layers(network, children)
     while len(layers) < _MIN_STAGES and (largest := _largest_sequential(network, layers)):
-        children = [f"{largest}.{name}" for name, _ in network.get_submodule(largest).named_children()]
         index = layers.index(largest)
-        layers[index : index + 1] = _parametric_layers(network, children)
+        layers[index : index + 1] = _parametric_layers(network, _child_paths(network, largest))
     with trace_calls(model, layers) as calls:
         logits, _ = collect_logits(model, [batch], task)
-    num_calls = Counter(call.path for call in calls)
+    num_calls, shapes = Counter(call.path for call in calls), {call.path: call.output_shape or () for call in calls}
     stages = [
-        call.path
-        for call in calls
-        if num_calls[call.path] == 1
-        and call.output_shape
-        and len(call.output_shape) > 1
-        and call.output_shape[0] == len(logits)
+        path for path, shape in shapes.items() if num_calls[path] == 1 and len(shape) > 1 and shape[0] == len(logits)
     ]
     if len(stages) <= _MAX_STAGES:
         return stages
     return [stages[round(i * (len(stages) - 1) / (_MAX_STAGES - 1))] for i in range(_MAX_STAGES)]
 
 
-def _top_level_modules(network: nn.Module) -> list[str]:
-    """Paths of the children; a single child, such as the network in an adapter, is replaced by its own children."""
-    names = [name for name, _ in network.named_children()]
-    while len(names) == 1 and (children := [name for name, _ in network.get_submodule(names[0]).named_children()]):
-        names = [f"{names[0]}.{name}" for name in children]
-    return names
+def _child_paths(network: nn.Module, path: str) -> list[str]:
+    return [f"{path}.{name}".lstrip(".") for name, _ in network.get_submodule(path).named_children()]
 
 
 def _parametric_layers(network: nn.Module, layers: Sequence[str]) -> list[str]:
     """Those with parameters that are no normalization layers."""
-    norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
     modules = {layer: network.get_submodule(layer) for layer in layers}
     return [
         layer
         for layer, module in modules.items()
-        if not isinstance(module, norms) and any(True for _ in module.parameters())
+        if not isinstance(module, _NORM_LAYERS) and any(True for _ in module.parameters())
     ]
 
 
 def _largest_sequential(network: nn.Module, layers: Sequence[str]) -> str | None:
     """The ``Sequential`` with the most children, at least two."""
-    num_children = {
-        layer: len(module)
-        for layer in layers
-        if isinstance(module := network.get_submodule(layer), nn.Sequential) and len(module) > 1
+    modules = {layer: network.get_submodule(layer) for layer in layers}
+    lengths = {
+        layer: len(module) for layer, module in modules.items() if isinstance(module, nn.Sequential) and len(module) > 1
     }
-    return max(num_children, key=lambda layer: num_children[layer], default=None)
+    return max(lengths, key=lengths.__getitem__, default=None)

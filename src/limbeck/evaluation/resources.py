@@ -7,8 +7,10 @@ what other processes use.
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -30,11 +32,9 @@ class ResourceMeter:
     - ``cpu_seconds``: CPU time of all threads of the process, and of child processes that end within the block and are
       waited for.
     - ``gpu_seconds``: ``seconds`` times the number of CUDA devices on which the process holds memory at the end: how
-    long
-      they are reserved, not how busy they are. Devices are synchronized at both ends. 0 without CUDA.
+      long they are reserved, not how busy they are. Devices are synchronized at both ends. 0 without CUDA.
     - ``joules``: energy of the processor packages and of these devices; ``None`` where neither is available. Compare
-    only
-      measurements with the same ``energy_sources``.
+      only measurements with the same ``energy_sources``.
 
     Args:
         powercap: folder of the kernel's powercap zones.
@@ -78,11 +78,7 @@ class ResourceMeter:
         }
 
     def to_dict(self) -> dict[str, float | None]:
-        """``seconds``, ``cpu_seconds``, ``gpu_seconds`` and ``joules``.
-
-        Raises:
-            LimbeckError: the block has not ended.
-        """
+        """``seconds``, ``cpu_seconds``, ``gpu_seconds`` and ``joules``; an error before the block has ended."""
         if self._result is None:
             raise LimbeckError("resources are available at the end of the block; call to_dict() after it")
         return dict(self._result)
@@ -104,12 +100,10 @@ class _CPUEnergyMeter:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._microjoules, self._thread = 0, None
+        self._microjoules, self._previous, self._thread = 0, {}, None
         self._stop.clear()
-        try:
+        with suppress(OSError, ValueError):
             self._previous = {zone: _read_int(zone / "energy_uj") for zone in _package_zones(self._root)}
-        except (OSError, ValueError):
-            self._previous = {}
         if self._previous:
             self._thread = threading.Thread(target=self._poll, name="limbeck-joules", daemon=True)
             self._thread.start()
@@ -155,13 +149,9 @@ def _read_int(file: Path) -> int:
 
 
 def _cpu_seconds() -> float:
-    """User and system time of this process and of its children that were waited for."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows has no time of child processes
-        return time.process_time()
-    usages = (resource.getrusage(target) for target in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    """User and system time of this process and of its children that were waited for (zero on Windows)."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
 
 
 def _cuda_devices() -> list[int]:
@@ -178,9 +168,9 @@ def _synchronize(devices: list[int]) -> None:
 
 def _gpu_joules(start: dict[str, float], devices: list[int]) -> float | None:
     """Joules of ``devices`` since ``start``; ``None`` without a device, or where one has no counter."""
-    uuids = [str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-") for device in devices]
+    uuids = {str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-") for device in devices}
     current = _read_gpu_energy() if uuids else {}
-    if not uuids or any(uuid not in start or uuid not in current for uuid in uuids):
+    if not uuids or not uuids <= start.keys() & current.keys():
         return None
     return sum(current[uuid] - start[uuid] for uuid in uuids)
 
@@ -194,20 +184,15 @@ def _read_gpu_energy() -> dict[str, float]:
         nvml: Any = importlib.import_module("pynvml")
     except ImportError:
         return {}
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
-        return {}
     joules: dict[str, float] = {}
-    try:
-        for index in range(nvml.nvmlDeviceGetCount()):
-            try:
-                handle = nvml.nvmlDeviceGetHandleByIndex(index)
-                uuid = nvml.nvmlDeviceGetUUID(handle)
-                uuid = uuid.decode() if isinstance(uuid, bytes) else uuid  # bytes in older versions
-                joules[uuid.removeprefix("GPU-")] = nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
-            except nvml.NVMLError:
-                continue
-    finally:
-        nvml.nvmlShutdown()
+    with suppress(nvml.NVMLError):
+        nvml.nvmlInit()
+        try:
+            for index in range(nvml.nvmlDeviceGetCount()):
+                with suppress(nvml.NVMLError):
+                    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                    uuid = nvml.nvmlDeviceGetUUID(handle).removeprefix("GPU-")
+                    joules[uuid] = nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
+        finally:
+            nvml.nvmlShutdown()
     return joules

@@ -40,18 +40,13 @@ class Predictions:
 
     def correct(self, name: str) -> Tensor:
         """Whether network ``name`` is correct on each labeled sample, ``[labeled]`` booleans."""
-        is_labeled = self.target >= 0
-        return (self.predicted[name] == self.target)[is_labeled]
+        return (self.predicted[name] == self.target)[self.target >= 0]
 
 
 def save_predictions(
     path: Path, logits: Mapping[str, Tensor], target: Tensor, *, split: str = "test", fingerprint: str = ""
 ) -> Path:
-    """Saves the predictions of networks, by name, from their ``logits`` ``[n, classes]`` as one safetensors file.
-
-    Raises:
-        LimbeckError: logits that are not finite or do not match the target.
-    """
+    """Saves the predictions of networks, by name, from their ``logits`` ``[n, classes]`` as one safetensors file."""
     from safetensors.torch import save_file
 
     tensors = {"target": target.detach().cpu().long().contiguous()}
@@ -65,11 +60,7 @@ def save_predictions(
 
 
 def load_predictions(path: Path) -> Predictions:
-    """Loads a file of :func:`save_predictions`.
-
-    Raises:
-        LimbeckError: a missing file, or one of another format.
-    """
+    """Loads a file of :func:`save_predictions`."""
     from safetensors import SafetensorError, safe_open
 
     try:

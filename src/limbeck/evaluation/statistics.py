@@ -2,7 +2,11 @@
 
 An interval over samples is for another draw of test samples, one over seeds for another training run, which varies more
 (Bouthillier et al., 2021, https://arxiv.org/abs/2103.03098). Every interval is of 95 %. The bootstrap is Efron's (1979,
-https://doi.org/10.1214/aos/1176344552) with percentile intervals.
+https://doi.org/10.1214/aos/1176344552) with percentile intervals of ``n_resamples`` resamples drawn with ``seed``.
+
+In all functions ``correct_a`` and ``correct_b`` are booleans, whether networks ``a`` and ``b`` are correct on each
+sample; where they are paired, they are ``[n]`` for the same samples in the same order. Values over seeds are one per
+seed, paired ones for the same seeds in the same order. Invalid arguments raise :class:`LimbeckError`.
 """
 
 from __future__ import annotations
@@ -49,31 +53,17 @@ _ROUNDING_TOLERANCE = 1e-12  # relative
 def paired_bootstrap(
     correct_a: Tensor, correct_b: Tensor, *, n_resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Difference in accuracy of two networks on the same samples, with its interval over samples.
-
-    Args:
-        correct_a: ``[n]`` booleans, whether network ``a`` is correct on each sample.
-        correct_b: ``[n]`` booleans of network ``b`` for the same samples in the same order.
-        n_resamples: number of bootstrap resamples.
-        seed: seed of the resamples.
-
-    Returns:
-        The difference a − b in percentage points, and the low and high end of its interval.
-
-    Raises:
-        LimbeckError: no sample, different lengths, or values that are not booleans.
+    """Difference in accuracy a − b in percentage points, and the low and high end of its interval over samples.
 
     >>> a, b = torch.tensor([True] * 90 + [False] * 10), torch.tensor([True] * 80 + [False] * 20)
     >>> paired_bootstrap(a, b)
     (10.0, 5.0, 16.0)
     """
-    _check_num_resamples(n_resamples)
     n, (only_a, only_b) = len(correct_a), _count_discordant(correct_a, correct_b)
     # The numbers of +1, −1 and 0 among n resampled differences are multinomial.
-    probabilities = [only_a / n, only_b / n, (n - only_a - only_b) / n]
-    counts = np.random.default_rng(seed).multinomial(n, probabilities, size=n_resamples)
-    low, high = np.quantile((counts[:, 0] - counts[:, 1]) * (100.0 / n), _QUANTILES)
-    return 100.0 * (only_a - only_b) / n, float(low), float(high)
+    fractions = [only_a / n, only_b / n, (n - only_a - only_b) / n]
+    counts = _draw_counts(np.random.default_rng(seed), n, fractions, n_resamples)
+    return 100.0 * (only_a - only_b) / n, *_percentiles((counts[:, 0] - counts[:, 1]) * (100.0 / n))
 
 
 def paired_bootstrap_over_seeds(
@@ -81,62 +71,33 @@ def paired_bootstrap_over_seeds(
 ) -> dict[str, float]:
     """Difference in accuracy, mean over training seeds, with its interval over samples.
 
-    Args:
-        pairs: for each seed, whether ``a`` and ``b`` are correct, both ``[n]`` booleans in the same order.
-        shared_samples: whether all seeds have the same samples in the same order. These are resampled once for all
-            seeds, since a hard sample is hard for each of them; otherwise each seed's samples are resampled separately.
-        n_resamples: number of bootstrap resamples.
-        seed: seed of the resamples.
-
-    Returns:
-        ``mean``, ``low`` and ``high`` in percentage points.
-
-    Raises:
-        LimbeckError: no seed or no sample, different lengths, or values that are not booleans.
-
-    >>> a, b = torch.tensor([True] * 90 + [False] * 10), torch.tensor([True] * 80 + [False] * 20)
-    >>> paired_bootstrap_over_seeds([(a, b)] * 3, shared_samples=True)
-    {'mean': 10.0, 'low': 4.0, 'high': 16.0}
+    ``pairs`` holds ``(correct_a, correct_b)`` of each seed. If all seeds have the same samples in the same order
+    (``shared_samples``), these are resampled once for all seeds, since a hard sample is hard for each of them; else the
+    samples of each seed are resampled separately. Returns ``mean``, ``low`` and ``high`` in percentage points.
     """
-    _check_num_resamples(n_resamples)
     if not pairs:
         raise LimbeckError("pairs must hold at least one seed, got none")
     differences = [a.int() - b.int() for a, b in (_check_correctness(*pair) for pair in pairs)]
     lengths = {len(difference) for difference in differences}
     if shared_samples and len(lengths) > 1:
         raise LimbeckError(f"seeds with shared samples must have equally many, got {sorted(lengths)}")
-    groups = [torch.stack(differences).sum(dim=0)] if shared_samples else differences
     rng, resampled = np.random.default_rng(seed), np.zeros(n_resamples)
-    for group in groups:
+    for group in [torch.stack(differences).sum(dim=0)] if shared_samples else differences:
         values, counts = np.unique(group.numpy(), return_counts=True)
-        resampled += rng.multinomial(len(group), counts / len(group), size=n_resamples) @ values / len(group)
-    low, high = np.quantile(resampled * (100 / len(differences)), _QUANTILES)
+        resampled += _draw_counts(rng, len(group), counts / len(group), n_resamples) @ values / len(group)
+    low, high = _percentiles(resampled * (100 / len(differences)))
     mean = sum(100 * int(difference.sum()) / len(difference) for difference in differences) / len(differences)
-    return {"mean": mean, "low": float(low), "high": float(high)}
+    return {"mean": mean, "low": low, "high": high}
 
 
 def paired_bootstrap_statistic(
     statistic: Callable[[Tensor], float | Tensor], rows_a: Tensor, rows_b: Tensor, *, n_resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
-    """``statistic(rows_a) - statistic(rows_b)`` with its interval over samples.
-
-    Args:
-        statistic: maps rows to a number.
-        rows_a: ``[n, ...]``, one row per sample for ``a``.
-        rows_b: the same samples in the same order for ``b``.
-        n_resamples: number of bootstrap resamples.
-        seed: seed of the resamples.
+    """``statistic(rows_a) - statistic(rows_b)`` of ``[n, ...]`` rows of the same samples, with its interval.
 
     Returns:
         ``difference``, ``low``, ``high`` and ``num_samples``.
-
-    Raises:
-        LimbeckError: no row, or different lengths.
-
-    >>> result = paired_bootstrap_statistic(torch.sum, torch.tensor([1.0, 1.0]), torch.tensor([0.5, 0.5]))
-    >>> result["difference"], result["low"], result["high"]
-    (1.0, 1.0, 1.0)
     """
     n = _check_same_samples(rows_a, rows_b)
     generator, resampled = torch.Generator().manual_seed(seed), list[float]()
@@ -168,23 +129,15 @@ def paired_bootstrap_mean(
 def unpaired_bootstrap(
     correct_a: Tensor, correct_b: Tensor, *, n_resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Any]:
-    """Difference in accuracy of ``[n]`` and ``[m]`` booleans about different samples, in percentage points.
-
-    >>> a, b = torch.tensor([True] * 90 + [False] * 10), torch.tensor([True] * 400 + [False] * 100)
-    >>> result = unpaired_bootstrap(a, b)
-    >>> result["difference"], round(result["low"], 1), round(result["high"], 1)
-    (10.0, 3.0, 16.6)
-    """
+    """Difference in accuracy on different samples in percentage points, as :func:`paired_bootstrap_statistic`."""
     if not len(correct_a) or not len(correct_b):
         raise LimbeckError(f"both sides must have at least one sample, got {len(correct_a)} and {len(correct_b)}")
-    rng = np.random.default_rng(seed)
-    accuracies = [float(correct.double().mean()) for correct in (correct_a, correct_b)]
-    resampled_a, resampled_b = (
-        rng.binomial(len(correct), accuracy, n_resamples) / len(correct)
-        for correct, accuracy in zip((correct_a, correct_b), accuracies, strict=True)
-    )
+    rng, accuracies, resampled = np.random.default_rng(seed), list[float](), list[Any]()
+    for correct in (correct_a, correct_b):
+        accuracies.append(float(correct.double().mean()))
+        resampled.append(rng.binomial(len(correct), accuracies[-1], n_resamples) / len(correct))
     difference = round(100 * (accuracies[0] - accuracies[1]), 10)
-    return _difference_ci(difference, 100 * (resampled_a - resampled_b), len(correct_a))
+    return _difference_ci(difference, 100 * (resampled[0] - resampled[1]), len(correct_a))
 
 
 def accuracy_interval(accuracy: float | None, num_samples: int, *, seed: int = 0) -> tuple[float, float] | None:
@@ -201,26 +154,15 @@ def accuracy_interval(accuracy: float | None, num_samples: int, *, seed: int = 0
         return 0.05 ** (1 / num_samples), 1.0
     if accuracy <= 0:
         return 0.0, 1 - 0.05 ** (1 / num_samples)
-    resampled = np.random.default_rng(seed).binomial(num_samples, accuracy, size=10_000) / num_samples
-    low, high = np.quantile(resampled, _QUANTILES)
-    return float(low), float(high)
+    return _percentiles(np.random.default_rng(seed).binomial(num_samples, accuracy, size=10_000) / num_samples)
 
 
 def mcnemar_test(correct_a: Tensor, correct_b: Tensor) -> dict[str, Any]:
-    """McNemar's exact test of two networks on the same samples (1947, https://doi.org/10.1007/BF02295996).
-
-    The test for two trained networks (Dietterich, 1998, https://doi.org/10.1162/089976698300017197).
-
-    Args:
-        correct_a: ``[n]`` booleans, whether the variant is correct on each sample.
-        correct_b: ``[n]`` booleans of the baseline for the same samples in the same order.
+    """McNemar's exact test of two networks (1947, https://doi.org/10.1007/BF02295996), ``a`` is the variant.
 
     Returns:
         ``only_variant_correct`` and ``only_baseline_correct``, numbers of samples that only one classifies correctly,
         and the two-sided binomial ``p_value``, 1 without such samples.
-
-    Raises:
-        LimbeckError: no sample, different lengths, or values that are not booleans.
 
     >>> mcnemar_test(torch.tensor([True] * 7 + [False]), torch.tensor([True] + [False] * 6 + [True]))
     {'only_variant_correct': 6, 'only_baseline_correct': 1, 'p_value': 0.125}
@@ -233,36 +175,16 @@ def mcnemar_test(correct_a: Tensor, correct_b: Tensor) -> dict[str, Any]:
 
 
 def mean_ci(values: Sequence[float]) -> dict[str, Any]:
-    """Mean over seeds with Student's t interval.
-
-    Returns:
-        ``mean``, ``low``, ``high`` and ``num_seeds``; ``low`` and ``high`` are ``None`` for one seed.
-
-    Raises:
-        LimbeckError: no value, or a value that is not finite.
-
-    >>> {name: round(value, 3) for name, value in mean_ci([1.0, 2.0, 3.0]).items()}
-    {'mean': 2.0, 'low': -0.484, 'high': 4.484, 'num_seeds': 3}
-    """
+    """``mean`` over seeds, ``low`` and ``high`` of Student's t interval (``None`` for one seed), and ``num_seeds``."""
     values = _check_finite(values)
     low, high, _ = _t_test(values)
     return {"mean": fmean(values), "low": low, "high": high, "num_seeds": len(values)}
 
 
 def bootstrap_mean_ci(values: Sequence[float], *, n_resamples: int = 10_000, seed: int = 0) -> dict[str, Any]:
-    """Mean and standard deviation over seeds with the bootstrap interval of the mean.
+    """``mean`` and ``std`` (n − 1) over seeds, the bootstrap interval ``low`` to ``high``, and ``num_seeds``.
 
-    Args:
-        values: one value per seed.
-        n_resamples: number of bootstrap resamples.
-        seed: seed of the resamples.
-
-    Returns:
-        ``mean``, ``std`` (with n − 1), ``low``, ``high`` and ``num_seeds``; ``std``, ``low`` and ``high`` are ``None``
-        for one seed.
-
-    Raises:
-        LimbeckError: no value, or a value that is not finite.
+    ``std``, ``low`` and ``high`` are ``None`` for one seed.
 
     >>> {name: round(value, 2) for name, value in bootstrap_mean_ci([1.0, 2.0, 3.0]).items()}
     {'mean': 2.0, 'std': 1.0, 'low': 1.0, 'high': 3.0, 'num_seeds': 3}
@@ -282,24 +204,13 @@ def paired_mean_ci(
     equal up to rounding, both intervals are the mean itself and ``p_value`` is 1 for a difference of zero, else 0 (see
     :data:`limbeck.report.RULE_OVER_SEEDS`).
 
-    Args:
-        values_a: a metric of ``a``, one value per seed.
-        values_b: the metric of ``b`` for the same seeds in the same order.
-        n_resamples: number of bootstrap resamples.
-        seed: seed of the resamples.
-
     Returns:
         ``mean``, ``std`` (with n − 1), ``low`` and ``high`` (bootstrap), ``t_low`` and ``t_high`` (Student's t), the
         two-sided ``p_value``, and ``num_seeds``; for one seed all but ``mean`` and ``num_seeds`` are ``None``.
 
-    Raises:
-        LimbeckError: different numbers of seeds, none, or a value that is not finite.
-
     >>> gain = paired_mean_ci([92.0, 93.5, 94.0], [91.0, 91.5, 91.0])
     >>> {name: round(value, 3) for name, value in gain.items() if name not in ("low", "high")}
     {'mean': 2.0, 'std': 1.0, 't_low': -0.484, 't_high': 4.484, 'p_value': 0.074, 'num_seeds': 3}
-    >>> gain["low"], gain["high"]
-    (1.0, 3.0)
     """
     differences = _paired_differences(values_a, values_b)
     summary = bootstrap_mean_ci(differences, n_resamples=n_resamples, seed=seed)
@@ -322,36 +233,17 @@ def gap_recovered(baseline: float, distilled: float, teacher: float, *, min_gap:
 
 
 def gap_recovered_ci(
-    baseline: Sequence[float],
-    distilled: Sequence[float],
-    teacher: Sequence[float] | float,
-    *,
-    min_gap: float = MIN_GAP,
-    n_resamples: int = 10_000,
-    seed: int = 0,
-) -> dict[str, Any] | None:
+    baseline: Sequence[float], distilled: Sequence[float], teacher: Sequence[float] | float, *,
+    min_gap: float = MIN_GAP, n_resamples: int = 10_000, seed: int = 0,
+) -> dict[str, Any] | None:  # fmt: skip
     """:func:`gap_recovered` over seeds: mean gain over mean gap, with the bootstrap interval over seeds.
 
-    A ratio of means, since in a mean of ratios one seed with a small gap would dominate.
-
-    Args:
-        baseline: accuracy of the student without a teacher, a fraction per seed.
-        distilled: accuracy of the distilled student for the same seeds in the same order.
-        teacher: accuracy of the teacher, one per seed or one for all.
-        min_gap: smallest mean gap for which there is a result.
-        n_resamples: number of bootstrap resamples.
-        seed: seed of the resamples.
+    A ratio of means, since in a mean of ratios one seed with a small gap would dominate. ``teacher`` is one accuracy
+    per seed or one for all.
 
     Returns:
         ``fraction``, ``low``, ``high`` and ``num_seeds``, or ``None`` where the mean gap is below ``min_gap``. An end
         of the interval is ``None`` for one seed, and where it falls on a resample without a gap.
-
-    Raises:
-        LimbeckError: different numbers of seeds, none, or a value that is not finite.
-
-    >>> result = gap_recovered_ci([0.90, 0.92], [0.93, 0.94], 0.96)
-    >>> {name: round(value, 3) for name, value in result.items()}
-    {'fraction': 0.5, 'low': 0.5, 'high': 0.5, 'num_seeds': 2}
     """
     teacher_values = [float(value) for value in np.ravel(teacher)]
     teacher_per_seed = teacher_values if np.ndim(teacher) else teacher_values * len(baseline)
@@ -368,16 +260,7 @@ def required_num_seeds(differences: Sequence[float], *, power: float = 0.8) -> i
     """Number of seeds at which the paired t-test detects a difference of this size and spread (two-sided, 5 %).
 
     By the noncentral t distribution (Cohen, 1988, chapter 2), with the observed mean and spread taken as the true ones.
-
-    Args:
-        differences: a − b, one per seed.
-        power: probability that the test detects the difference.
-
-    Returns:
-        At least 2. ``None`` for fewer than two differences, a mean of zero, or more than 10,000 seeds.
-
-    Raises:
-        LimbeckError: a difference that is not finite, or a power outside (0, 1).
+    At least 2; ``None`` for fewer than two differences, a mean of zero, or more than 10,000 seeds.
 
     >>> required_num_seeds([1.0, 2.0, 3.0]), required_num_seeds([-1.0, 1.0, 0.9]), required_num_seeds([0.5])
     (5, 113, None)
@@ -392,15 +275,19 @@ def required_num_seeds(differences: Sequence[float], *, power: float = 0.8) -> i
         return None
     if std <= _ROUNDING_TOLERANCE * mean:
         return 2
-    num_seeds = bisect_left(range(_MAX_SEEDS + 1), power, lo=2, key=lambda n: _t_test_power(n, mean / std))
+    from scipy.stats import nct, t
+
+    # Above an effect size of 10,000 the noncentral t overflows, and the power is 1.
+    effect_size = min(mean / std, 1e4)
+    num_seeds = bisect_left(
+        range(_MAX_SEEDS + 1), power, lo=2,
+        key=lambda n: float(nct.sf(t.ppf(0.975, n - 1), n - 1, effect_size * math.sqrt(n))),
+    )  # fmt: skip
     return num_seeds if num_seeds <= _MAX_SEEDS else None
 
 
 def adjust_p_values_holm(p_values: Sequence[float]) -> list[float]:
     """P-values of several tests, adjusted by Holm's step-down method (1979, https://www.jstor.org/stable/4615733).
-
-    Raises:
-        LimbeckError: a value outside [0, 1].
 
     >>> adjust_p_values_holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -411,11 +298,6 @@ def adjust_p_values_holm(p_values: Sequence[float]) -> list[float]:
     order, adjusted = values.argsort(kind="stable"), np.empty(num_tests)
     adjusted[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(num_tests, 0, -1) * values[order]))
     return [float(value) for value in adjusted]
-
-
-def _check_num_resamples(n_resamples: int) -> None:
-    if n_resamples < 1:
-        raise LimbeckError(f"n_resamples must be at least 1, got {n_resamples}")
 
 
 def _check_correctness(correct_a: Tensor, correct_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -446,11 +328,6 @@ def _count_discordant(correct_a: Tensor, correct_b: Tensor) -> tuple[int, int]:
     return int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
 
 
-def _difference_ci(difference: float, resampled: Any, num_samples: int) -> dict[str, Any]:
-    low, high = np.quantile(resampled, _QUANTILES)
-    return {"difference": difference, "low": float(low), "high": float(high), "num_samples": num_samples}
-
-
 def _paired_differences(values_a: Sequence[float], values_b: Sequence[float]) -> list[float]:
     """Differences by seed, rounded to 12 digits so that equal gains are exactly equal."""
     if len(values_a) != len(values_b):
@@ -461,21 +338,23 @@ def _paired_differences(values_a: Sequence[float], values_b: Sequence[float]) ->
     return [round(a - b, digits) for a, b in zip(values_a, values_b, strict=True)]
 
 
-def _std(values: Sequence[float]) -> float | None:
-    """Standard deviation with n − 1; 0 where only rounding differs."""
-    if len(values) < 2:
-        return None
-    std = stdev(values)
-    return 0.0 if std <= _ROUNDING_TOLERANCE * abs(fmean(values)) else std
+def _draw_counts(rng: np.random.Generator, n: int, fractions: Any, n_resamples: int) -> Any:
+    """``[resamples, groups]`` numbers of draws out of each group, of ``n`` in all."""
+    if n_resamples < 1:
+        raise LimbeckError(f"n_resamples must be at least 1, got {n_resamples}")
+    return rng.multinomial(n, fractions, size=n_resamples)
 
 
 def _bootstrap_means(metrics: Sequence[Sequence[float]], n_resamples: int, seed: int) -> Any:
     """``[metrics, resamples]`` means of resampled seeds, with the same resamples for every metric."""
-    _check_num_resamples(n_resamples)
     values = np.asarray(metrics, dtype=float)
     n = values.shape[1]
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples)
-    return values @ counts.T / n
+    return values @ _draw_counts(np.random.default_rng(seed), n, np.full(n, 1 / n), n_resamples).T / n
+
+
+def _percentiles(resampled: Any, method: Any = "linear") -> tuple[float, float]:
+    low, high = np.quantile(resampled, _QUANTILES, method=method)
+    return float(low), float(high)
 
 
 def _percentile_interval(resampled: Any, num_seeds: int) -> tuple[float | None, float | None]:
@@ -483,8 +362,21 @@ def _percentile_interval(resampled: Any, num_seeds: int) -> tuple[float | None, 
     if num_seeds < 2:
         return None, None
     # "nearest", since a linear interpolation with an infinite value is NaN.
-    low, high = (float(end) for end in np.quantile(resampled, _QUANTILES, method="nearest"))
+    low, high = _percentiles(resampled, "nearest")
     return (low if math.isfinite(low) else None), (high if math.isfinite(high) else None)
+
+
+def _difference_ci(difference: float, resampled: Any, num_samples: int) -> dict[str, Any]:
+    low, high = _percentiles(resampled)
+    return {"difference": difference, "low": low, "high": high, "num_samples": num_samples}
+
+
+def _std(values: Sequence[float]) -> float | None:
+    """Standard deviation with n − 1; 0 where only rounding differs."""
+    if len(values) < 2:
+        return None
+    std = stdev(values)
+    return 0.0 if std <= _ROUNDING_TOLERANCE * abs(fmean(values)) else std
 
 
 def _t_test(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
@@ -499,10 +391,3 @@ def _t_test(values: Sequence[float]) -> tuple[float | None, float | None, float 
     result = ttest_1samp(values, 0.0)
     interval = result.confidence_interval(0.95)
     return float(interval.low), float(interval.high), float(result.pvalue)
-
-
-def _t_test_power(num_seeds: int, effect_size: float) -> float:
-    from scipy.stats import nct, t
-
-    # Above an effect size of 10,000 the noncentral t overflows, and the power is 1.
-    return float(nct.sf(t.ppf(0.975, num_seeds - 1), num_seeds - 1, min(effect_size, 1e4) * math.sqrt(num_seeds)))

@@ -1,7 +1,6 @@
-"""From a trained student to a file that a device runs, checked against the network it came from."""
+"""Export of a trained student to files that run without torch, each compared with the network."""
 
-from limbeck.export.onnx_runner import predict_onnx
 from limbeck.export.quantize import quantize_int8
-from limbeck.export.to_onnx import to_onnx
+from limbeck.export.to_onnx import predict_onnx, to_onnx
 
 __all__ = ["predict_onnx", "quantize_int8", "to_onnx"]

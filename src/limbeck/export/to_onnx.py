@@ -1,14 +1,14 @@
-"""ONNX export, and the check that the file says what the network says.
+"""ONNX export (https://onnx.ai) with a parity check in onnxruntime (https://onnxruntime.ai).
 
-A file is written only after onnxruntime (https://onnxruntime.ai) has answered like torch, at several batch sizes:
-tracing freezes data-dependent control flow, and only the check shows it before deployment.
+A file is written only if onnxruntime gives the logits of torch at several batch sizes: tracing freezes data-dependent
+control flow, which only the check detects before deployment.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
 
@@ -16,52 +16,54 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, format_root_cause
-from limbeck.export.onnx_runner import BATCH_SIZE, make_session, measure_session_latency, run_session
 from limbeck.features import unwrap_model
 from limbeck.models.onnx_graph import OPSET, export_onnx_bytes
+from limbeck.teachers.backends.runtime_session import RuntimeSession
 from limbeck.utils.io import write_atomically
+from limbeck.utils.logits import find_logits
+from limbeck.utils.timing import measure_latency, torch_threads
 
-__all__ = ["to_onnx"]
+__all__ = ["predict_onnx", "to_onnx"]
+
+_BATCH_SIZE = 64
 
 
 def to_onnx(
     model: nn.Module, example_inputs: Tensor, path: str | Path, *, check_inputs: Tensor, tolerance: float = 1e-4
 ) -> dict[str, Any]:
-    """Write ``model`` to one ONNX file of any batch size, once onnxruntime gives the same logits as torch.
+    """Writes ``model`` to one ONNX file of any batch size, if onnxruntime gives the same logits as torch.
 
-    The file has one ``input`` and one output ``logits``, and its weights inside. The model is copied (to the CPU, in
-    eval mode) and stays as it is.
+    The file has one ``input``, one output ``logits``, and the weights. A copy of the model is exported, on the CPU in
+    eval mode.
 
     Args:
-        model: takes a tensor and gives logits ``[n, classes]``: a tensor, the first of a tuple, ``.logits`` or
+        model: takes a tensor and returns logits ``[n, classes]``: a tensor, the first of a tuple, ``.logits`` or
             ``["logits"]``.
         example_inputs: inputs ``[n, ...]`` that define shape and dtype.
-        path: the ``.onnx`` file; one that stood there before stays as it was when the check fails.
+        path: the ``.onnx`` file; an existing file is unchanged if the check fails.
         check_inputs: validation inputs ``[n, ...]`` for the parity check, first one sample, then batches.
-        tolerance: the largest allowed difference of a logit, for logits up to 1; larger logits may differ in
-            proportion to the largest.
+        tolerance: largest allowed difference of a logit, relative to the largest logit where that is above 1.
 
     Returns:
-        What the record holds: ``file`` (its name), ``bytes``, ``opset``, ``max_abs_difference`` (of logits),
+        The entry of the record: ``file`` (its name), ``bytes``, ``opset``, ``max_abs_difference`` (of logits),
         ``label_agreement`` (a fraction), ``num_samples``, ``tolerance``, and ``latency_ms`` of onnxruntime on the
         CPU, for a batch of 1 with one thread.
 
     Raises:
-        LimbeckError: the network cannot be exported, the file would pass 2 GB, a logit differs by more than the
-            tolerance, or a label differs where torch is not torn between two classes. No file appears then.
+        LimbeckError: the network cannot be exported, the file would exceed 2 GB, a logit differs by more than the
+            tolerance, or a label differs where torch's two largest logits differ by more than the tolerance.
     """
-    output_path = Path(path)
-    _validate_arguments(output_path, example_inputs, check_inputs, tolerance)
+    path, example_inputs, check_inputs = Path(path), example_inputs.detach().cpu(), check_inputs.detach().cpu()
+    _validate_arguments(path, example_inputs, check_inputs, tolerance)
     network = _LogitsWrapper(copy.deepcopy(unwrap_model(model)).cpu()).eval()
-    content = _export_bytes(network, example_inputs.detach().cpu())
-    session = make_session(content, name=str(output_path))
-    difference, agreement = _check_parity(
-        network, session, check_inputs.detach().cpu(), tolerance=tolerance, name=output_path.name
-    )
-    latency = measure_session_latency(session, check_inputs[:1].detach().cpu())
-    write_atomically(output_path, lambda partial: partial.write_bytes(content))
+    _require_runs(network, example_inputs[:1])
+    content = export_onnx_bytes(network, example_inputs, name=type(network.network).__name__)
+    run = _load_onnx(content, name=str(path))
+    difference, agreement = _check_parity(network, run, check_inputs, tolerance=tolerance, name=path.name)
+    latency = measure_latency(lambda: run(check_inputs[:1]))
+    write_atomically(path, lambda partial: partial.write_bytes(content))
     return {
-        "file": output_path.name,
+        "file": path.name,
         "bytes": len(content),
         "opset": OPSET,
         "max_abs_difference": difference,
@@ -70,6 +72,27 @@ def to_onnx(
         "tolerance": tolerance,
         "latency_ms": latency,
     }
+
+
+def predict_onnx(path: str | Path, inputs: Tensor) -> Tensor:
+    """Logits ``[n, classes]`` of an exported file for ``inputs`` ``[n, ...]``, on the CPU in float32.
+
+    Raises:
+        LimbeckError: the file is missing, damaged or not of :func:`to_onnx`, or the inputs do not match it.
+    """
+    if not Path(path).is_file():
+        raise LimbeckError(f"there is no ONNX file at {path}; export the student first")
+    run = _load_onnx(str(path), name=str(path))
+    if not len(inputs):
+        raise LimbeckError("inputs must have at least one row, got no row")
+    return torch.cat([run(batch) for batch in torch.split(inputs.detach().cpu(), _BATCH_SIZE)])
+
+
+def _load_onnx(model: bytes | str, *, name: str) -> Callable[[Tensor], Tensor]:
+    """An exported model as a function of a batch, in onnxruntime with one thread."""
+    with torch_threads(1):
+        session = RuntimeSession(model, runtime="onnxruntime", name=name, input_name="input", output_name="logits")
+    return lambda inputs: torch.from_numpy(session(inputs.numpy())).float()
 
 
 @final
@@ -82,43 +105,29 @@ class _LogitsWrapper(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """The logits, ``[batch, classes]``; the name of the argument becomes that of the ONNX input."""
-        outputs = self.network(input)
-        if isinstance(outputs, Mapping):
-            outputs = outputs.get("logits")
-        elif isinstance(outputs, tuple | list) and not hasattr(outputs, "logits"):
-            outputs = outputs[0] if outputs else None
-        logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
+        logits = find_logits(self.network(input))
+        if logits is None or logits.ndim != 2:
             raise LimbeckError(
-                f"{type(self.network).__name__} gave no logits [batch, classes]: export takes a network that gives "
-                'them as a tensor, the first of a tuple, .logits or ["logits"]'
+                f"{type(self.network).__name__} gave no logits [batch, classes]; return them as a tensor, the first "
+                'of a tuple, .logits or ["logits"]'
             )
         return logits
 
 
 def _validate_arguments(path: Path, example_inputs: Tensor, check_inputs: Tensor, tolerance: float) -> None:
     if path.suffix != ".onnx":
-        raise LimbeckError(f"ONNX is written to a file that ends in .onnx, not to {path.name!r}")
+        raise LimbeckError(f"path must be a file that ends in .onnx, not to {path.name!r}")
     if not (math.isfinite(tolerance) and tolerance > 0):
         raise LimbeckError(f"tolerance is a number above 0, such as 1e-4, not {tolerance}")
     if not len(example_inputs) or not len(check_inputs):
-        raise LimbeckError("export takes at least one example, and at least one validation input to compare on")
-    if example_inputs.shape[1:] != check_inputs.shape[1:] or example_inputs.dtype != check_inputs.dtype:
-        raise LimbeckError(
-            f"the example is {example_inputs.dtype} of shape {list(example_inputs.shape[1:])}, and the inputs to "
-            "compare on are "
-            f"{check_inputs.dtype} of {list(check_inputs.shape[1:])}: give both from the same data"
-        )
-
-
-def _export_bytes(network: _LogitsWrapper, example_inputs: Tensor) -> bytes:
-    """The ONNX file's bytes."""
-    _require_runs(network, example_inputs[:1])
-    return export_onnx_bytes(network, example_inputs, name=type(network.network).__name__)
+        raise LimbeckError("export needs at least one example and at least one validation input to compare on")
+    example, check = (f"{inputs.dtype} {list(inputs.shape[1:])}" for inputs in (example_inputs, check_inputs))
+    if example != check:
+        raise LimbeckError(f"example_inputs must match check_inputs, got {example} and {check}; use the same data")
 
 
 def _require_runs(network: _LogitsWrapper, sample: Tensor) -> None:
-    """Report an error of the network itself instead of the exporter's."""
+    """Raises an error of the network itself instead of the exporter's."""
     try:
         with torch.no_grad():
             network(sample)
@@ -127,24 +136,22 @@ def _require_runs(network: _LogitsWrapper, sample: Tensor) -> None:
     except Exception as error:
         raise LimbeckError(
             f"{type(network.network).__name__} does not take the example, {sample.dtype} {list(sample.shape)} "
-            f"({format_root_cause(error)}): give an input as in training"
+            f"({format_root_cause(error)}); give an input as in training"
         ) from error
 
 
 def _check_parity(
-    network: nn.Module, session: Any, check_inputs: Tensor, *, tolerance: float, name: str
+    network: nn.Module, run: Callable[[Tensor], Tensor], check_inputs: Tensor, *, tolerance: float, name: str
 ) -> tuple[float, float]:
-    """The largest difference of a logit and the share of equal labels, both within what is allowed, or an error."""
+    """The largest difference of a logit and the fraction of equal labels, both within the tolerance, or an error."""
     # One sample, then batches: a file that works for one batch size only does not pass.
-    batches = [
-        check_inputs[:1],
-        *torch.split(check_inputs[1:] if len(check_inputs) > 1 else check_inputs[[0, 0]], BATCH_SIZE),
-    ]
+    remaining = check_inputs[1:] if len(check_inputs) > 1 else check_inputs[[0, 0]]
+    batches = [check_inputs[:1], *torch.split(remaining, _BATCH_SIZE)]
     with torch.no_grad():
         expected = torch.cat([network(batch).float() for batch in batches])
-    logits = torch.cat([run_session(session, batch) for batch in batches])
+    logits = torch.cat([run(batch) for batch in batches])
     if not bool(expected.isfinite().all()):
-        raise LimbeckError("the network's own logits are not finite, so there is nothing to export: train it again")
+        raise LimbeckError("the network's logits must be finite for an export; train it again")
     if logits.shape != expected.shape:
         raise LimbeckError(
             f"{name} is not written: onnxruntime gives {list(logits.shape)}, torch {list(expected.shape)}"
@@ -158,7 +165,7 @@ def _check_parity(
         raise LimbeckError(
             f"{name} is not written, since onnxruntime does not match torch: a logit differs by {difference:.3g} "
             f"({allowed:.3g} is allowed), and {int(label_differs.sum())} of {len(expected)} labels differ, "
-            f"{num_wrong} of them "
-            "where torch is sure: look for randomness, or for a decision on values, in the network's forward"
+            f"{num_wrong} of them where torch is sure; look for randomness or a branch on values in the network's "
+            "forward"
         )
     return difference, 1.0 - float(label_differs.double().mean())

@@ -1,12 +1,5 @@
 """Reference networks, builders for torchvision and timm, and reading and writing weights."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-
-from torch import nn
-
 from limbeck.models.build import timm, torchvision
 from limbeck.models.cifar_resnet import (
     resnet8,
@@ -28,7 +21,6 @@ from limbeck.models.wide_resnet import wide_resnet, wrn_16_1, wrn_16_2, wrn_40_1
 __all__ = [
     "load_weights",
     "mlp",
-    "model_builders",
     "resnet8",
     "resnet8x4",
     "resnet14",
@@ -49,24 +41,3 @@ __all__ = [
     "wrn_40_1",
     "wrn_40_2",
 ]
-
-_BUILDERS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
-    {
-        build.__name__: build
-        for build in (
-            *(small_cnn, small_vit, mlp),
-            *(resnet8, resnet14, resnet20, resnet32, resnet44, resnet56, resnet110, resnet8x4, resnet32x4),
-            *(wide_resnet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2),
-            *(torchvision, timm),
-        )
-    }
-)
-
-
-def model_builders() -> Mapping[str, Callable[..., nn.Module]]:
-    """Every builder by the name that a recipe gives it; looking imports neither torchvision nor timm.
-
-    >>> sum(p.numel() for p in model_builders()["resnet8x4"](classes=100).parameters())
-    1233540
-    """
-    return _BUILDERS

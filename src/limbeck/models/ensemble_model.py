@@ -1,4 +1,4 @@
-"""Several networks as one: the mean of their probabilities, as logits (what an ensemble's vote is)."""
+"""An ensemble of networks as one network: the mean of their probabilities, as logits."""
 
 from __future__ import annotations
 
@@ -17,19 +17,14 @@ __all__ = ["EnsembleModel"]
 
 @final
 class EnsembleModel(nn.Module):
-    """Gives the logarithm of the mean of the members' probabilities, ``[batch, classes]``.
+    """Returns the logarithm of the mean of the members' probabilities, ``[batch, classes]``.
 
-    Arguments:
-        members: networks of the same classes, which give logits as a tensor.
+    Args:
+        members: networks of the same classes, which return logits as a tensor.
 
-    >>> sure = nn.Linear(1, 2)
-    >>> with torch.no_grad():
-    ...     _ = (sure.weight.zero_(), sure.bias.copy_(torch.tensor([1.0986123, 0.0])))
-    >>> even = nn.Linear(1, 2)
-    >>> with torch.no_grad():
-    ...     _ = (even.weight.zero_(), even.bias.zero_())
-    >>> EnsembleModel([sure, even])(torch.zeros(1, 1)).exp()  # (3/4, 1/4) and (1/2, 1/2)
-    tensor([[0.6250, 0.3750]], grad_fn=<ExpBackward0>)
+    >>> ensemble = EnsembleModel([nn.Identity(), nn.Identity()])
+    >>> ensemble(torch.tensor([[0.0, 0.0]])).exp()
+    tensor([[0.5000, 0.5000]])
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
@@ -39,6 +34,6 @@ class EnsembleModel(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """What they say together."""
+        """The logits, ``[batch, classes]``."""
         log_probs = torch.stack([F.log_softmax(member(*inputs).float(), dim=1) for member in self.members])
         return log_probs.logsumexp(dim=0) - math.log(len(self.members))

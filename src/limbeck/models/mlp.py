@@ -1,4 +1,4 @@
-"""The plainest network: linear layers with ReLU between them, on the pixels as they come."""
+"""Multi-layer perceptron on the flattened image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.models.checks import require_at_least
+from limbeck.models.checks import require_positive
 
 __all__ = ["MLP", "mlp"]
 
@@ -19,21 +19,21 @@ def mlp(*, hidden: tuple[int, ...] = (64,), classes: int = 10, channels: int = 1
     >>> sum(p.numel() for p in mlp().parameters())
     4810
     """
-    return MLP(hidden=hidden, classes=classes, channels=channels, size=size)
+    return MLP(hidden, classes, channels, size)
 
 
 @final
 class MLP(nn.Module):
-    """See :func:`mlp`. Takes ``[batch, channels, size, size]``, gives ``[batch, classes]``.
+    """See :func:`mlp`. Maps ``[batch, channels, size, size]`` to ``[batch, classes]``.
 
-    Tap ``layer1``, ``layer2``, ...: what the linear layer gave, before ReLU.
+    Feature layers: ``layer1``, ``layer2``, ..., the outputs of the linear layers before ReLU.
     """
 
-    def __init__(self, *, hidden: tuple[int, ...] = (64,), classes: int = 10, channels: int = 1, size: int = 8) -> None:
+    def __init__(self, hidden: tuple[int, ...], classes: int, channels: int, size: int) -> None:
         super().__init__()
-        require_at_least(1, classes=classes, channels=channels, size=size)
+        require_positive(classes=classes, channels=channels, size=size)
         for width in hidden:
-            require_at_least(1, **{"each width in hidden": width})
+            require_positive(**{"each width in hidden": width})
         widths = [channels * size * size, *hidden]
         self.input_shape = (channels, size, size)
         self.layer_names = tuple(f"layer{i}" for i in range(1, len(hidden) + 1))
@@ -45,7 +45,7 @@ class MLP(nn.Module):
         """The logits, ``[batch, classes]``."""
         if tuple(image.shape[1:]) != self.input_shape:
             raise LimbeckError(
-                f"this mlp takes images of {list(self.input_shape)}, and got {list(image.shape[1:])}: "
+                f"this mlp takes images of {list(self.input_shape)}, and got {list(image.shape[1:])}; "
                 "build it with the size and channels of the data"
             )
         x = image.flatten(1)

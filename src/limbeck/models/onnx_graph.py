@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,74 +14,53 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, format_root_cause
 
-__all__ = ["OPSET", "export_onnx_bytes"]
+__all__ = ["OPSET", "export_onnx_bytes", "suppress_output"]
 
 OPSET = 18
 _MAX_WEIGHT_BYTES = 2**31 - 1
 
 
 def export_onnx_bytes(network: nn.Module, example_inputs: Tensor, *, name: str) -> bytes:
-    """The file's bytes: one ``input``, one output ``logits``, the weights inside, the first dimension free.
+    """Bytes of an ONNX file with one ``input``, one output ``logits``, the weights, and a dynamic first dimension.
 
     Args:
-        network: on the CPU and in eval mode; takes one tensor and gives one. It stays as it is.
+        network: on the CPU and in eval mode; maps one tensor to one tensor.
         example_inputs: inputs ``[n, ...]`` that define shape and dtype.
-        name: what the network is called in an error.
+        name: name of the network in errors.
 
     Raises:
-        LimbeckError: the network cannot be exported, or passes the 2 GB that one file holds.
+        LimbeckError: the network cannot be exported, or exceeds the 2 GB of one file.
     """
     num_bytes = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
     if num_bytes > _MAX_WEIGHT_BYTES:
         raise LimbeckError(f"one ONNX file holds up to 2 GB, and the weights are {num_bytes / 2**30:.1f} GB")
-    # The exporter takes an example batch of one as a promise that there will never be more.
+    # The exporter would specialize on an example batch of one.
     two_inputs = torch.cat([example_inputs[:1], example_inputs[-1:]])
     try:
-        with _suppress_output(), torch.no_grad():
+        with suppress_output(), torch.no_grad():
             program = torch.onnx.export(
                 network, (two_inputs,), dynamo=True, opset_version=OPSET, input_names=["input"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False,
+                output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False,
+                verbose=False,
             )  # fmt: skip
             assert program is not None
             proto = program.model_proto
-    except Exception as error:  # the exporter raises whatever the network's own code does
+    except Exception as error:  # the network's code can raise anything
         raise LimbeckError(
-            f"{name} cannot be exported to ONNX ({format_root_cause(error)}): its forward has to be tensor "
-            "operations for any batch "
-            "size, without a branch on values"
+            f"{name} cannot be exported to ONNX ({format_root_cause(error)}); its forward must be tensor operations "
+            "for any batch size, without a branch on values"
         ) from error
-    _strip_metadata(proto)
+    _strip_metadata([proto, *proto.functions])
+    _strip_graph(proto.graph)
+    for function in proto.functions:
+        _strip_nodes(function.node)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
 
 
-def _strip_metadata(proto: Any) -> None:
-    """Take off the exporter's notes: they hold this machine's paths, and are most of a small file."""
-    del proto.metadata_props[:]
-    _strip_graph(proto.graph)
-    for function in proto.functions:
-        del function.metadata_props[:]
-        _strip_nodes(function.node)
-
-
-def _strip_graph(graph: Any) -> None:
-    for item in (graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del item.metadata_props[:]
-    _strip_nodes(graph.node)
-
-
-def _strip_nodes(nodes: Any) -> None:
-    for node in nodes:
-        del node.metadata_props[:]
-        for attribute in node.attribute:  # the branches and bodies of If and Loop are graphs again
-            for subgraph in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-                _strip_graph(subgraph)
-
-
 @contextlib.contextmanager
-def _suppress_output() -> Iterator[None]:
-    """Suppresses prints, warnings and log lines of the exporter; the parity check reports what matters."""
+def suppress_output() -> Iterator[None]:
+    """Suppresses prints, warnings and log lines of an exporter, whose result is checked."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -94,3 +73,22 @@ def _suppress_output() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+def _strip_metadata(items: Iterable[Any]) -> None:
+    """Removes the exporter's notes, which hold paths of this machine and are most of a small file."""
+    for item in items:
+        del item.metadata_props[:]
+
+
+def _strip_graph(graph: Any) -> None:
+    _strip_metadata((graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer))
+    _strip_nodes(graph.node)
+
+
+def _strip_nodes(nodes: Any) -> None:
+    _strip_metadata(nodes)
+    for node in nodes:
+        for attribute in node.attribute:  # the branches and bodies of If and Loop are graphs
+            for subgraph in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                _strip_graph(subgraph)

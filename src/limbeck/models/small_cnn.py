@@ -1,7 +1,7 @@
-"""A convolutional network of a few thousand parameters, for images from 8×8 (digits) to 28×28 and beyond.
+"""A convolutional network of a few thousand parameters, for images from 8×8 (digits) to 28×28 and larger.
 
-Three plain convolution–BatchNorm–ReLU blocks (Ioffe and Szegedy, 2015, https://arxiv.org/abs/1502.03167), the mean
-over the last map (Lin et al., *Network in Network*, 2014, https://arxiv.org/abs/1312.4400), and one linear layer.
+Convolution–BatchNorm–ReLU blocks (Ioffe and Szegedy, 2015, https://arxiv.org/abs/1502.03167), global average pooling
+(Lin et al., *Network in Network*, 2014, https://arxiv.org/abs/1312.4400), and one linear layer.
 """
 
 from __future__ import annotations
@@ -11,38 +11,36 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.models.checks import require_at_least
+from limbeck.models.checks import require_positive
 
 __all__ = ["SmallCNN", "small_cnn"]
 
 _MIN_POOL_SIZE = 8
-"""Shortest side of a map that is still halved; the first block halves from twice as much, so that 8×8 digits are seen
-whole by two convolutions before they become 4×4. 28×28 images end at 7×7."""
+"""Shortest side that is pooled; twice that in the first block, so that 8×8 digits become 4×4 in the second."""
 
 
 def small_cnn(*, width: int = 8, depth: int = 3, classes: int = 10, channels: int = 1) -> SmallCNN:
     """``depth`` blocks of ``width`` channels, the last one half as wide again (``last = 3 * width // 2``).
 
     With ``depth >= 2`` the parameters are ``9·channels·width + 9·width²·(depth - 2) + 9·width·last`` in the
-    convolutions, ``2·(width·(depth - 1) + last)`` in the BatchNorms and ``(last + 1)·classes`` in ``fc``, whatever the
-    size of the image: 1.7 k for the default student, 94 k for a teacher of width 64.
+    convolutions, ``2·(width·(depth - 1) + last)`` in the BatchNorms and ``(last + 1)·classes`` in ``fc``.
 
     >>> [sum(p.numel() for p in small_cnn(width=width).parameters()) for width in (8, 64)]
     [1698, 94154]
     """
-    return SmallCNN(width=width, depth=depth, classes=classes, channels=channels)
+    return SmallCNN(width, depth, classes, channels)
 
 
 @final
 class SmallCNN(nn.Module):
-    """See :func:`small_cnn`. Takes ``[batch, channels, height, width]`` of any size, gives ``[batch, classes]``.
+    """See :func:`small_cnn`. Maps ``[batch, channels, height, width]`` of any size to ``[batch, classes]``.
 
-    Tap ``block1`` ... ``blockN`` (after the block's pooling) or ``pool`` (``[batch, last, 1, 1]``).
+    Feature layers: ``block1`` ... ``blockN`` (after the block's pooling) and ``pool`` (``[batch, last, 1, 1]``).
     """
 
-    def __init__(self, *, width: int = 8, depth: int = 3, classes: int = 10, channels: int = 1) -> None:
+    def __init__(self, width: int, depth: int, classes: int, channels: int) -> None:
         super().__init__()
-        require_at_least(1, width=width, depth=depth, classes=classes, channels=channels)
+        require_positive(width=width, depth=depth, classes=classes, channels=channels)
         last_width = max(1, 3 * width // 2)
         widths = [channels, *[width] * (depth - 1), last_width]
         self.block_names = tuple(f"block{i}" for i in range(1, depth + 1))
@@ -63,7 +61,7 @@ class SmallCNN(nn.Module):
 
 @final
 class _ConvBlock(nn.Module):
-    """Convolution, BatchNorm, ReLU, and 2×2 max-pooling where the map is large enough to spare it."""
+    """Convolution, BatchNorm, ReLU, and 2×2 max-pooling of maps of at least ``min_pool_size``."""
 
     def __init__(self, in_channels: int, out_channels: int, *, min_pool_size: int) -> None:
         super().__init__()

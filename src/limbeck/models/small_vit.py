@@ -1,9 +1,9 @@
 """A vision transformer of some hundred thousand parameters, for images from 8×8 to 64×64.
 
-Dosovitskiy et al., *An Image is Worth 16x16 Words* (ICLR 2021, https://arxiv.org/abs/2010.11929), with what Beyer,
-Zhai & Kolesnikov found to serve small ones, *Better plain ViT baselines for ImageNet-1k* (2022,
-https://arxiv.org/abs/2205.01580): fixed sine and cosine positions in two dimensions, and the mean over all patches in
-place of a class token. So it has no size of image of its own.
+Dosovitskiy et al., *An Image is Worth 16x16 Words* (ICLR 2021, https://arxiv.org/abs/2010.11929), with fixed sine and
+cosine positions in two dimensions and the mean over all patches in place of a class token as in Beyer, Zhai &
+Kolesnikov, *Better plain ViT baselines for ImageNet-1k* (2022, https://arxiv.org/abs/2205.01580). So the image size is
+not fixed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.models.checks import require_at_least
+from limbeck.models.checks import require_positive
 
 __all__ = ["SmallViT", "small_vit"]
 
@@ -25,46 +25,34 @@ _MAX_PERIOD = 10_000.0
 def small_vit(
     *, patch_size: int = 4, width: int = 96, depth: int = 6, num_heads: int = 3, classes: int = 10, channels: int = 3
 ) -> SmallViT:
-    """``depth`` blocks on patches of ``patch_size`` × ``patch_size`` pixels, ``width`` numbers each, read by
-    ``num_heads`` heads.
+    """``depth`` blocks of ``num_heads`` heads and ``width`` channels on square patches of ``patch_size`` pixels.
 
-    Its parameters are ``(channels·patch² + 1)·width`` in the patches, ``12·width² + 13·width`` in each block (linear
+    The parameters are ``(channels·patch² + 1)·width`` in the patches, ``12·width² + 13·width`` in each block (linear
     layers four times as wide inside), ``2·width`` in the last norm and ``(width + 1)·classes`` in ``fc``.
 
     >>> sum(parameter.numel() for parameter in small_vit().parameters())
     676906
     """
-    return SmallViT(
-        patch_size=patch_size, width=width, depth=depth, num_heads=num_heads, classes=classes, channels=channels
-    )
+    return SmallViT(patch_size, width, depth, num_heads, classes, channels)
 
 
 @final
 class SmallViT(nn.Module):
-    """See :func:`small_vit`. Takes ``[batch, channels, height, width]`` with sides that are multiples of
-    ``patch_size``.
+    """See :func:`small_vit`. Maps ``[batch, channels, height, width]`` to ``[batch, classes]``.
 
-    Tap ``block1`` ... ``blockN`` or ``norm``: ``[batch, patches, width]``.
+    Height and width are multiples of ``patch_size``. Feature layers: ``block1`` ... ``blockN`` and ``norm``, all
+    ``[batch, patches, width]``.
     """
 
-    def __init__(
-        self,
-        *,
-        patch_size: int = 4,
-        width: int = 96,
-        depth: int = 6,
-        num_heads: int = 3,
-        classes: int = 10,
-        channels: int = 3,
-    ) -> None:
+    def __init__(self, patch_size: int, width: int, depth: int, num_heads: int, classes: int, channels: int) -> None:
         super().__init__()
-        require_at_least(
-            1, patch_size=patch_size, width=width, depth=depth, num_heads=num_heads, classes=classes, channels=channels
+        require_positive(
+            patch_size=patch_size, width=width, depth=depth, num_heads=num_heads, classes=classes, channels=channels
         )
         if width % 4 or width % num_heads:
             raise LimbeckError(
                 f"the width of a ViT is a multiple of 4 and of its heads, and {width} is none for {num_heads} heads: "
-                f"choose {4 * num_heads * max(1, round(width / (4 * num_heads)))}, say"
+                f"choose {4 * num_heads * max(1, round(width / (4 * num_heads)))}"
             )
         self.patch_size, self.channels = patch_size, channels
         self.patch_embed = nn.Conv2d(channels, width, patch_size, stride=patch_size)
@@ -80,7 +68,7 @@ class SmallViT(nn.Module):
         if image.ndim != 4 or image.shape[1] != self.channels or height % self.patch_size or width % self.patch_size:
             raise LimbeckError(
                 f"this ViT takes images [batch, {self.channels}, height, width] with sides that are multiples of "
-                f"{self.patch_size}, and got {list(image.shape)}: choose another patch_size, or a size for its teacher"
+                f"{self.patch_size}, and got {list(image.shape)}; choose another patch_size or image size"
             )
         patches = self.patch_embed(image)
         positions = _sincos_positions(height // self.patch_size, width // self.patch_size, patches.shape[1])
@@ -103,15 +91,11 @@ class _EncoderBlock(nn.Module):
         self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self._attention(self.norm1(tokens))
-        output: Tensor = tokens + self.fc2(F.gelu(self.fc1(self.norm2(tokens))))
-        return output
-
-    def _attention(self, tokens: Tensor) -> Tensor:
         # [batch, patches, 3·width] → three of [batch, heads, patches, width / heads]
-        qkv = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        values = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
-        output: Tensor = self.proj(values.transpose(1, 2).flatten(2))
+        qkv = self.qkv(self.norm1(tokens)).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        attention = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2]).transpose(1, 2).flatten(2)
+        tokens = tokens + self.proj(attention)
+        output: Tensor = tokens + self.fc2(F.gelu(self.fc1(self.norm2(tokens))))
         return output
 
 
@@ -119,10 +103,8 @@ def _sincos_positions(rows: int, columns: int, width: int) -> Tensor:
     """``[rows · columns, width]``: sines and cosines of the row and of the column, each in a half of the width."""
     quarter = width // 4
     frequencies = _MAX_PERIOD ** (-torch.arange(quarter) / max(quarter - 1, 1))
-    row_encoding, column_encoding = (
-        torch.arange(rows)[:, None] * frequencies,
-        torch.arange(columns)[:, None] * frequencies,
-    )
-    row_encoding = torch.cat([row_encoding.sin(), row_encoding.cos()], dim=1)[:, None].expand(rows, columns, -1)
-    column_encoding = torch.cat([column_encoding.sin(), column_encoding.cos()], dim=1)[None].expand(rows, columns, -1)
-    return torch.cat([row_encoding, column_encoding], dim=2).flatten(0, 1)
+    angles = (torch.arange(size)[:, None] * frequencies for size in (rows, columns))
+    row_encoding, column_encoding = (torch.cat([angle.sin(), angle.cos()], dim=1) for angle in angles)
+    return torch.cat(
+        [row_encoding[:, None].expand(-1, columns, -1), column_encoding[None].expand(rows, -1, -1)], dim=2
+    ).flatten(0, 1)

@@ -5,68 +5,40 @@ Zagoruyko and Komodakis, *Wide Residual Networks*, BMVC 2016: https://arxiv.org/
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.models.checks import require_at_least
+from limbeck.models.checks import require_positive
 
 __all__ = ["WideResNet", "wide_resnet", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"]
-
-
-def wide_resnet(depth: int, width: int, *, classes: int = 10, channels: int = 3, dropout: float = 0.0) -> WideResNet:
-    """WRN-``depth``-``width``: ``depth`` is 6 n + 4, ``width`` multiplies the channels of the three stages.
-
-    >>> sum(p.numel() for p in wide_resnet(16, 2, classes=100).parameters())
-    703284
-    """
-    return WideResNet(depth, width, classes=classes, channels=channels, dropout=dropout)
-
-
-def wrn_16_1(*, classes: int = 10, channels: int = 3, dropout: float = 0.0) -> WideResNet:
-    """WRN-16-1, 0.18 M parameters."""
-    return WideResNet(16, 1, classes=classes, channels=channels, dropout=dropout)
-
-
-def wrn_16_2(*, classes: int = 10, channels: int = 3, dropout: float = 0.0) -> WideResNet:
-    """WRN-16-2, 0.70 M parameters at 100 classes."""
-    return WideResNet(16, 2, classes=classes, channels=channels, dropout=dropout)
-
-
-def wrn_40_1(*, classes: int = 10, channels: int = 3, dropout: float = 0.0) -> WideResNet:
-    """WRN-40-1, 0.57 M parameters at 100 classes."""
-    return WideResNet(40, 1, classes=classes, channels=channels, dropout=dropout)
-
-
-def wrn_40_2(*, classes: int = 10, channels: int = 3, dropout: float = 0.0) -> WideResNet:
-    """WRN-40-2, 2.26 M parameters at 100 classes."""
-    return WideResNet(40, 2, classes=classes, channels=channels, dropout=dropout)
 
 
 @final
 class WideResNet(nn.Module):
     """A 3×3 stem, three stages of ``(depth - 4) / 6`` blocks with 16, 32 and 64 times ``width`` channels, and a head.
 
+    Maps ``[batch, channels, height, width]`` of any size to ``[batch, classes]``. Feature layers: ``layer1``,
+    ``layer2`` and ``layer3`` (sums, before the next BatchNorm; 1, 1/2, 1/4 of the image), ``norm`` and ``pool``.
+
     Args:
         depth: 10, 16, 22, 28, 34, 40, ...
-        width: the factor on the channels.
+        width: factor on the channels.
         classes: number of classes.
-        channels: of the image.
-        dropout: share of the map between a block's two convolutions that is dropped in training, from 0 to below 1.
-
-    Takes ``[batch, channels, height, width]`` of any size, gives ``[batch, classes]``. Tap ``layer1``, ``layer2`` and
-    ``layer3`` (sums, before the next BatchNorm; 1, 1/2, 1/4 of the image), ``norm`` or ``pool``.
+        channels: channels of the image.
+        dropout: dropout probability between a block's two convolutions, from 0 to below 1.
     """
 
-    def __init__(self, depth: int, width: int, *, classes: int = 10, channels: int = 3, dropout: float = 0.0) -> None:
+    def __init__(self, depth: int, width: int, *, classes: int, channels: int, dropout: float) -> None:
         super().__init__()
-        require_at_least(1, width=width, classes=classes, channels=channels)
+        require_positive(width=width, classes=classes, channels=channels)
         if depth < 10 or (depth - 4) % 6:
             raise LimbeckError(f"the depth of a wide ResNet is 6 n + 4 (10, 16, 22, ...), not {depth}")
         if not 0 <= dropout < 1:
-            raise LimbeckError(f"dropout is a share from 0 to below 1, not {dropout}")
+            raise LimbeckError(f"dropout must be from 0 to below 1, got {dropout}")
         num_blocks = (depth - 4) // 6
         self.stem = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         self.layer1 = _make_stage(16, 16 * width, num_blocks, stride=1, dropout=dropout)
@@ -88,7 +60,7 @@ class WideResNet(nn.Module):
 
 @final
 class _PreActBlock(nn.Module):
-    """BatchNorm, ReLU, convolution, twice. Where the shape changes, the shortcut starts behind the first ReLU."""
+    """BatchNorm, ReLU, convolution, twice. Where the shape changes, the shortcut starts after the first ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, dropout: float) -> None:
         super().__init__()
@@ -103,8 +75,7 @@ class _PreActBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         preact = F.relu(self.bn1(x))
         out = self.dropout(F.relu(self.bn2(self.conv1(preact))))
-        shortcut = x if self.shortcut is None else self.shortcut(preact)
-        output: Tensor = self.conv2(out) + shortcut
+        output: Tensor = self.conv2(out) + (x if self.shortcut is None else self.shortcut(preact))
         return output
 
 
@@ -113,3 +84,27 @@ def _make_stage(in_channels: int, out_channels: int, num_blocks: int, *, stride:
     return nn.Sequential(
         first, *(_PreActBlock(out_channels, out_channels, stride=1, dropout=dropout) for _ in range(num_blocks - 1))
     )
+
+
+def wide_resnet(depth: int, width: int, *, classes: int = 10, channels: int = 3, dropout: float = 0.0) -> WideResNet:
+    """WRN-``depth``-``width``, see :class:`WideResNet`.
+
+    >>> sum(p.numel() for p in wide_resnet(16, 2, classes=100).parameters())
+    703284
+    """
+    return WideResNet(depth, width, classes=classes, channels=channels, dropout=dropout)
+
+
+def _make_builder(depth: int, width: int) -> Callable[..., WideResNet]:
+    def build(*, classes: int = 10, channels: int = 3, dropout: float = 0.0) -> WideResNet:
+        return WideResNet(depth, width, classes=classes, channels=channels, dropout=dropout)
+
+    build.__name__ = build.__qualname__ = f"wrn_{depth}_{width}"
+    build.__doc__ = f"WRN-{depth}-{width}, see :class:`WideResNet`."
+    return build
+
+
+wrn_16_1 = _make_builder(16, 1)
+wrn_16_2 = _make_builder(16, 2)
+wrn_40_1 = _make_builder(40, 1)
+wrn_40_2 = _make_builder(40, 2)

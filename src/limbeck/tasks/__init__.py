@@ -1,4 +1,4 @@
-"""What a batch means: how to call the network, what its rows are, what is true, how to measure."""
+"""Tasks define what a batch means: how to call the network, its rows, targets and metrics."""
 
 from limbeck.tasks.classification import Classification
 

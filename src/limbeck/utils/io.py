@@ -1,4 +1,4 @@
-"""Files that appear whole: written beside their place, flushed to disk, and renamed."""
+"""Atomic writes and digests of files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["digest", "write_atomically"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let ``write`` fill a file beside ``path``, then rename it to ``path``: readers see the old file or the new one.
+    """Calls ``write`` with a temporary file in the folder of ``path`` and renames it to ``path``.
 
-    A full disk or a fault while writing leaves the old file as it was, removes the partial one, and raises.
+    Readers see the old file or the new one. If writing fails, the old file is unchanged and the temporary one removed.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -24,18 +24,19 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
         write(partial)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
-        # Some writers make files that only their owner may read; this one is as any other of this process.
-        partial.chmod(0o666 & ~_umask())
+        # Some writers make files that only their owner can read; this has the usual permissions of the process.
+        os.umask(mask := os.umask(0))
+        partial.chmod(0o666 & ~mask)
         partial.replace(path)
     except BaseException as error:
-        # Where the folder itself is the trouble there is nothing to remove, and the first error is the one to tell.
-        with suppress(OSError):
+        with suppress(OSError):  # raise the first error
             partial.unlink()
-        # torch and safetensors wrap the system's error in their own; the sentence is the same for the user.
+        # torch and safetensors wrap the system's error in their own.
         if isinstance(error, (OSError, RuntimeError)) or type(error).__name__ == "SafetensorError":
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise LimbeckError(
-                f"{path} could not be written ({_first_line(error)}): free some space or choose another folder; "
-                "what stood there before is untouched"
+                f"{path} could not be written ({reason}); free some space or choose another folder; an existing file "
+                "is unchanged"
             ) from error
         raise
     return path
@@ -45,13 +46,3 @@ def digest(path: Path) -> str:
     """The SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

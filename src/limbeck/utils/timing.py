@@ -1,42 +1,55 @@
-"""Wall-clock time of calls, as median and 95th percentile."""
+"""Wall-clock time of calls, as median and 95th percentile in milliseconds."""
 
 from __future__ import annotations
 
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["time_call", "time_interleaved"]
+import torch
+
+from limbeck.core.errors import LimbeckError
+
+__all__ = ["measure_latencies", "measure_latency"]
 
 
-def time_call(
-    fn: Callable[[], object], *, warmup: int = 20, repeats: int = 200, max_seconds: float = 5.0
-) -> dict[str, Any]:
-    """Times calls of ``fn`` after a warm-up.
+def measure_latency(
+    fn: Callable[[], object], *, warmup: int = 20, repeats: int = 200, num_threads: int = 1, batch_size: int = 1,
+    max_seconds: float = 5.0,
+) -> dict[str, Any]:  # fmt: skip
+    """Latency of ``fn`` in milliseconds, after a warm-up.
 
     Args:
-        fn: the call to time.
+        fn: the call to time; on an accelerator it must synchronize.
         warmup: number of calls before timing starts; at least one, and no more than fit in a fifth of ``max_seconds``.
         repeats: number of timed calls; at least one, and no more than fit in ``max_seconds``.
+        num_threads: torch threads during the measurement.
+        batch_size: samples in one call, only reported.
         max_seconds: seconds after which no further call starts.
 
     Returns:
-        ``median`` and ``p95`` (nearest rank) in milliseconds, and ``num_repeats``.
+        ``median`` and ``p95`` (nearest rank) in ms, ``num_repeats``, ``batch_size`` and ``num_threads``.
 
-    >>> time_call(lambda: None, repeats=5)["num_repeats"]
-    5
+    >>> sorted(measure_latency(lambda: None, repeats=5))
+    ['batch_size', 'median', 'num_repeats', 'num_threads', 'p95']
     """
-    start = time.perf_counter()
-    _collect_durations(fn, max_calls=max(warmup, 1), deadline=start + max_seconds / 5)
-    return _summarize(_collect_durations(fn, max_calls=repeats, deadline=start + max_seconds))
+    if repeats < 1 or warmup < 0:
+        raise LimbeckError(f"repeats must be at least 1 and warmup at least 0, got {repeats} and {warmup}")
+    with torch_threads(num_threads):
+        start = time.perf_counter()
+        _collect_durations(fn, max_calls=max(warmup, 1), deadline=start + max_seconds / 5)
+        durations = _collect_durations(fn, max_calls=repeats, deadline=start + max_seconds)
+    return {**_summarize(durations), "batch_size": batch_size, "num_threads": num_threads}
 
 
-def time_interleaved(
-    calls: Mapping[str, Callable[[], object]], *, rounds: int = 20, calls_per_round: int = 10, max_seconds: float = 3.0
-) -> dict[str, dict[str, Any]]:
-    """Times several calls in alternating blocks, so that a busy moment affects all of them.
+def measure_latencies(
+    calls: Mapping[str, Callable[[], object]], *, rounds: int = 20, calls_per_round: int = 10, max_seconds: float = 3.0,
+    num_threads: int = 1, batch_size: int = 1,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Latencies of several calls, timed in alternating blocks, so that a busy moment affects all of them.
 
     The first call of a block is a warm-up, since the caches hold the data of another call.
 
@@ -45,24 +58,43 @@ def time_interleaved(
         rounds: maximum number of blocks of each call.
         calls_per_round: maximum number of timed calls of a block.
         max_seconds: seconds for each of ``calls``, after which no block starts and a block ends early.
+        num_threads: torch threads during the measurement.
+        batch_size: samples in one call, only reported.
 
     Returns:
-        What :func:`time_call` returns, by name.
+        What :func:`measure_latency` returns, by name.
 
-    >>> results = time_interleaved({"a": lambda: None, "b": lambda: None}, rounds=2, calls_per_round=3)
+    >>> results = measure_latencies({"a": lambda: None, "b": lambda: None}, rounds=2, calls_per_round=3)
     >>> {name: result["num_repeats"] for name, result in results.items()}
     {'a': 6, 'b': 6}
     """
+    if rounds < 1 or calls_per_round < 1:
+        raise LimbeckError(f"rounds and calls_per_round must be at least 1, got {rounds} and {calls_per_round}")
     durations: dict[str, list[float]] = {name: [] for name in calls}
-    end = time.perf_counter() + max_seconds * len(calls)
-    for round_index in range(rounds):
-        if round_index and time.perf_counter() > end:
-            break
-        for name, fn in calls.items():
-            fn()
-            deadline = time.perf_counter() + max_seconds / rounds
-            durations[name] += _collect_durations(fn, max_calls=calls_per_round, deadline=deadline)
-    return {name: _summarize(values) for name, values in durations.items()}
+    with torch_threads(num_threads):
+        end = time.perf_counter() + max_seconds * len(calls)
+        for round_index in range(rounds):
+            if round_index and time.perf_counter() > end:
+                break
+            for name, fn in calls.items():
+                fn()
+                deadline = time.perf_counter() + max_seconds / rounds
+                durations[name] += _collect_durations(fn, max_calls=calls_per_round, deadline=deadline)
+    settings = {"batch_size": batch_size, "num_threads": num_threads}
+    return {name: {**_summarize(values), **settings} for name, values in durations.items()}
+
+
+@contextmanager
+def torch_threads(num_threads: int) -> Iterator[None]:
+    """Runs a block with ``num_threads`` torch threads."""
+    if num_threads < 1:
+        raise LimbeckError(f"num_threads must be at least 1, got {num_threads}")
+    previous = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(previous)
 
 
 def _collect_durations(fn: Callable[[], object], *, max_calls: int, deadline: float) -> list[float]:

@@ -2,14 +2,16 @@
 
 FGSM is Goodfellow et al.'s (2015, https://arxiv.org/abs/1412.6572), PGD Madry et al.'s (2018,
 https://arxiv.org/abs/1706.06083), APGD Croce & Hein's (2020, https://arxiv.org/abs/2003.01690), from the package
-torchattacks. ε is in pixel units of 0..1, so the attacked network takes pixels and normalizes them itself.
+torchattacks. ε, the largest change of a pixel, is in pixel units of 0..1, so the attacked network maps pixels
+``[n, ...]`` in 0..1 to logits ``[n, classes]`` and normalizes itself. Its modes and gradients do not change. An attack
+takes ``pixels`` on the network's device and ``target`` (``[n]`` class indices), and raises a :class:`LimbeckError` for
+``eps`` or pixels outside 0..1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,15 +32,6 @@ DEFAULT_EPS = 8 / 255
 def fgsm(network: nn.Module, pixels: Tensor, target: Tensor, *, eps: float = DEFAULT_EPS) -> Tensor:
     """Fast gradient sign method: one step of ``eps`` that increases the loss.
 
-    Args:
-        network: maps pixels to logits ``[n, classes]``; its modes and gradients do not change.
-        pixels: ``[n, ...]`` in 0..1, on the network's device.
-        target: ``[n]`` class indices.
-        eps: largest change of a pixel.
-
-    Raises:
-        LimbeckError: ``eps`` or pixels outside 0..1.
-
     >>> network = nn.Linear(1, 2, bias=False)
     >>> with torch.no_grad(): _ = network.weight.copy_(torch.tensor([[1.0], [-1.0]]))
     >>> fgsm(network, torch.tensor([[0.5]]), torch.tensor([0]), eps=0.25)
@@ -53,21 +46,9 @@ def pgd(
     network: nn.Module, pixels: Tensor, target: Tensor, *, eps: float = DEFAULT_EPS, seed: int = 0, steps: int = 20,
     step_size: float | None = None,
 ) -> Tensor:  # fmt: skip
-    """Projected gradient descent: ``steps`` from a random start, each projected to within ``eps``.
+    """Projected gradient descent: ``steps`` from a uniformly random start, each projected to within ``eps``.
 
-    Args:
-        network: maps pixels to logits ``[n, classes]``; its modes and gradients do not change.
-        pixels: ``[n, ...]`` in 0..1, on the network's device.
-        target: ``[n]`` class indices.
-        eps: largest change of a pixel.
-        seed: seed of the start, which is uniform within ``eps``.
-        steps: number of steps.
-        step_size: change of a pixel per step; ``None``: a quarter of ``eps`` (2/255 for 8/255).
-
-    >>> network = nn.Linear(1, 2, bias=False)
-    >>> with torch.no_grad(): _ = network.weight.copy_(torch.tensor([[1.0], [-1.0]]))
-    >>> pgd(network, torch.tensor([[0.5]]), torch.tensor([0]), eps=0.25)
-    tensor([[0.2500]])
+    ``step_size`` is the change of a pixel per step; ``None``: a quarter of ``eps`` (2/255 for 8/255).
     """
     require_pixels(pixels, eps=eps)
     if steps < 1 or (step_size is not None and not 0 < step_size <= 1):
@@ -88,11 +69,7 @@ def pgd(
 def apgd(
     network: nn.Module, pixels: Tensor, target: Tensor, *, eps: float = DEFAULT_EPS, seed: int = 0, steps: int = 20
 ) -> Tensor:
-    """Auto-PGD on the cross-entropy, with an adaptive step size, by torchattacks.
-
-    Raises:
-        LimbeckError: torchattacks is not installed, or ``eps`` or pixels outside 0..1.
-    """
+    """Auto-PGD on the cross-entropy, with an adaptive step size, by torchattacks."""
     require_pixels(pixels, eps=eps)
     if pixels.ndim != 4:
         raise LimbeckError(f"apgd needs images [n, channels, height, width], got {list(pixels.shape)}; use pgd")
@@ -110,23 +87,10 @@ def apgd(
     return perturbed.detach()
 
 
-def _with_batch_seed(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``attack`` with the signature of :data:`ATTACKS`, with a seed that depends on the batch."""
-
-    def seeded_attack(*args: Any, eps: float, seed: int, batch_index: int) -> Tensor:
-        return attack(*args, eps=eps, seed=derive_seed(seed, batch_index) % 2**32)
-
-    return seeded_attack
-
-
-def _run_fgsm(*args: Any, eps: float, seed: int, batch_index: int) -> Tensor:
-    return fgsm(*args, eps=eps)
-
-
 ATTACKS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
-    {"fgsm": _run_fgsm, "pgd": _with_batch_seed(pgd), "apgd": _with_batch_seed(apgd)}
+    {"fgsm": lambda *args, seed, **options: fgsm(*args, **options), "pgd": pgd, "apgd": apgd}
 )
-"""The attacks of :func:`adversarial_accuracy` by name."""
+"""The attacks of :func:`adversarial_accuracy` by name, which take ``eps`` and ``seed``."""
 
 
 def adversarial_accuracy(
@@ -136,7 +100,7 @@ def adversarial_accuracy(
     """Whether ``network`` stays correct on each labeled sample of ``split``.
 
     Args:
-        network: maps pixels in 0..1 to logits ``[n, classes]``; attacked on its device.
+        network: the network, attacked on its device.
         split: the samples.
         attacks: names from :data:`ATTACKS`.
         eps: largest change of a pixel, in 0..1.
@@ -170,7 +134,7 @@ def adversarial_accuracy(
             still_correct = correct.clone()
             if bool(correct.any()):
                 perturbed = ATTACKS[name](
-                    network, pixels[correct], target[correct], eps=eps, seed=seed, batch_index=batch_index
+                    network, pixels[correct], target[correct], eps=eps, seed=derive_seed(seed, batch_index) % 2**32
                 )
                 still_correct[correct] = _is_correct(network, perturbed, target[correct])
             chunks[name].append(still_correct.cpu())

@@ -8,59 +8,36 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.evaluation.robustness.corruptions.image_ops import (
-    Generators,
-    directional_blur,
-    disk_kernel,
-    draw_per_image,
-    filter_images,
-    gaussian_blur,
-    grid_sample,
-    pixel_grid,
-    plasma_fractal,
-    random_affine_grid,
-    zoom_center,
-)
+from limbeck.evaluation.robustness.corruptions import image_ops as ops
+from limbeck.evaluation.robustness.corruptions.image_ops import Generators
 
-__all__ = ["CIFAR_MAX_SIDE", "CORRUPTION_FUNCTIONS", "Corruption"]
+__all__ = ["CIFAR_MAX_SIDE", "CORRUPTIONS"]
 
 CIFAR_MAX_SIDE = 64
 """Images with a shorter side of at most this many pixels have the parameters of CIFAR-C, larger ones of ImageNet-C."""
+CORRUPTIONS: dict[str, Callable[[Tensor, int, Generators], Tensor]] = {}
+"""By name, functions of images, severity and generators, whose result is not clamped."""
 
 _LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 _ICE_COLOR = (0.80, 0.88, 0.92)
 _Parameters = tuple[Any, ...]
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Corruption:
-    """A corruption with its parameters for severities 1 to 5."""
-
-    fn: Callable[..., Tensor]
-    cifar: _Parameters
-    imagenet: _Parameters
-
-    def __call__(self, images: Tensor, severity: int, rngs: Generators) -> Tensor:
-        """``images`` at ``severity``, before clamping."""
-        table = self.cifar if min(images.shape[-2:]) <= CIFAR_MAX_SIDE else self.imagenet
-        parameters = table[severity - 1]
-        return self.fn(images, rngs, *(parameters if isinstance(parameters, tuple) else (parameters,)))
-
-
-CORRUPTION_FUNCTIONS: dict[str, Corruption] = {}
-
-
 def _register(*, cifar: _Parameters, imagenet: _Parameters) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Adds a function to :data:`CORRUPTIONS` with its parameters for severities 1 to 5."""
+
     def register(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        CORRUPTION_FUNCTIONS[fn.__name__] = Corruption(fn, cifar, imagenet)
+        def apply(images: Tensor, severity: int, rngs: Generators) -> Tensor:
+            parameters = (cifar if min(images.shape[-2:]) <= CIFAR_MAX_SIDE else imagenet)[severity - 1]
+            return fn(images, rngs, *(parameters if isinstance(parameters, tuple) else (parameters,)))
+
+        CORRUPTIONS[fn.__name__] = apply
         return fn
 
     return register
@@ -69,7 +46,7 @@ def _register(*, cifar: _Parameters, imagenet: _Parameters) -> Callable[[Callabl
 @_register(cifar=(0.04, 0.06, 0.08, 0.09, 0.10), imagenet=(0.08, 0.12, 0.18, 0.26, 0.38))
 def gaussian_noise(images: Tensor, rngs: Generators, sigma: float) -> Tensor:
     """Additive Gaussian noise."""
-    return images + sigma * draw_per_image(rngs, lambda rng: rng.standard_normal(images.shape[1:]))
+    return images + sigma * ops.draw_per_image(rngs, lambda rng: rng.standard_normal(images.shape[1:]))
 
 
 @_register(cifar=(500, 250, 100, 75, 50), imagenet=(60, 25, 12, 5, 3))
@@ -82,7 +59,7 @@ def shot_noise(images: Tensor, rngs: Generators, photons: float) -> Tensor:
 @_register(cifar=(0.01, 0.02, 0.03, 0.05, 0.07), imagenet=(0.03, 0.06, 0.09, 0.17, 0.27))
 def impulse_noise(images: Tensor, rngs: Generators, fraction: float) -> Tensor:
     """A fraction of the values is black or white, with equal probability."""
-    uniform = draw_per_image(rngs, lambda rng: rng.random(images.shape[1:]))
+    uniform = ops.draw_per_image(rngs, lambda rng: rng.random(images.shape[1:]))
     return images.masked_fill(uniform < fraction / 2, 0.0).masked_fill(uniform > 1 - fraction / 2, 1.0)
 
 
@@ -92,7 +69,7 @@ def impulse_noise(images: Tensor, rngs: Generators, fraction: float) -> Tensor:
 )
 def defocus_blur(images: Tensor, rngs: Generators, radius: float, rim: float) -> Tensor:
     """Convolution with a disk with a soft rim."""
-    return filter_images(images, disk_kernel(radius, rim))
+    return ops.filter_images(images, ops.disk_kernel(radius, rim))
 
 
 @_register(
@@ -101,17 +78,17 @@ def defocus_blur(images: Tensor, rngs: Generators, radius: float, rim: float) ->
 )
 def glass_blur(images: Tensor, rngs: Generators, sigma: float, max_offset: int, iterations: int) -> Tensor:
     """Local permutation of the pixels, between two slight blurs."""
-    result = gaussian_blur(images, sigma)
+    result = ops.gaussian_blur(images, sigma)
     height, width = images.shape[-2:]
     # Pixels near the border stay, so that no source is outside.
     rows, columns = torch.arange(max_offset, height - max_offset + 1), torch.arange(max_offset, width - max_offset + 1)
     batch_index, size = torch.arange(len(images))[:, None, None], (2, len(rows), len(columns))
     for _ in range(iterations):
-        offsets = draw_per_image(rngs, lambda rng: rng.integers(-max_offset, max_offset, size)).long()
+        offsets = ops.draw_per_image(rngs, lambda rng: rng.integers(-max_offset, max_offset, size)).long()
         shuffled = result[batch_index, :, rows[:, None] + offsets[:, 0], columns + offsets[:, 1]].permute(0, 3, 1, 2)
         result = result.clone()
         result[:, :, max_offset : height - max_offset + 1, max_offset : width - max_offset + 1] = shuffled
-    return gaussian_blur(result, sigma)
+    return ops.gaussian_blur(result, sigma)
 
 
 @_register(
@@ -120,8 +97,8 @@ def glass_blur(images: Tensor, rngs: Generators, sigma: float, max_offset: int, 
 )
 def motion_blur(images: Tensor, rngs: Generators, radius: int, sigma: float) -> Tensor:
     """Blur along a random direction per image."""
-    angle = draw_per_image(rngs, lambda rng: np.asarray(rng.uniform(-45, 45)))
-    return directional_blur(images, angle, radius=radius, sigma=sigma)
+    angle = ops.draw_per_image(rngs, lambda rng: np.asarray(rng.uniform(-45, 45)))
+    return ops.directional_blur(images, angle, radius=radius, sigma=sigma)
 
 
 @_register(
@@ -131,7 +108,7 @@ def motion_blur(images: Tensor, rngs: Generators, radius: int, sigma: float) -> 
 def zoom_blur(images: Tensor, rngs: Generators, max_zoom: float, step: float) -> Tensor:
     """Mean of the image and of its center at increasing zoom."""
     factors = 1 + step * np.arange(round((max_zoom - 1) / step) + 1)
-    return (images + sum(zoom_center(images, float(factor)) for factor in factors)) / (len(factors) + 1)
+    return (images + sum(ops.zoom_center(images, float(factor)) for factor in factors)) / (len(factors) + 1)
 
 
 @_register(
@@ -150,10 +127,10 @@ def snow(
 ) -> Tensor:  # fmt: skip
     """Streaks of flakes over a whitened image."""
     size = (1, *images.shape[-2:])
-    flakes = zoom_center(draw_per_image(rngs, lambda rng: rng.normal(mean, std, size)), zoom)
+    flakes = ops.zoom_center(ops.draw_per_image(rngs, lambda rng: rng.normal(mean, std, size)), zoom)
     flakes = flakes.masked_fill(flakes < threshold, 0.0).clamp(0, 1)
-    angle = draw_per_image(rngs, lambda rng: np.asarray(rng.uniform(-135, -45)))
-    flakes = directional_blur(flakes, angle, radius=radius, sigma=sigma)
+    angle = ops.draw_per_image(rngs, lambda rng: np.asarray(rng.uniform(-135, -45)))
+    flakes = ops.directional_blur(flakes, angle, radius=radius, sigma=sigma)
     white = torch.maximum(images, 1.5 * _to_grayscale(images) + 0.5)
     return image_weight * images + (1 - image_weight) * white + flakes + flakes.rot90(2, (2, 3))
 
@@ -166,8 +143,8 @@ def frost(images: Tensor, rngs: Generators, image_weight: float, ice_weight: flo
     """Ice over the image: ridges of random landscapes, where the published set has photographs."""
     size = images.shape[-2:]
     # A ridge is where a landscape crosses half its height.
-    veins = (1 - (2 * plasma_fractal(rngs, *size, decay=1.5) - 1).abs()) ** 3
-    ground = plasma_fractal(rngs, *size, decay=2.5)
+    veins = (1 - (2 * ops.plasma_fractal(rngs, *size, decay=1.5) - 1).abs()) ** 3
+    ground = ops.plasma_fractal(rngs, *size, decay=2.5)
     tint = torch.tensor(_ICE_COLOR if images.shape[1] == 3 else (sum(_ICE_COLOR) / 3,)).view(1, -1, 1, 1)
     return image_weight * images + ice_weight * (0.6 * veins + 0.4 * ground) * tint
 
@@ -179,7 +156,7 @@ def frost(images: Tensor, rngs: Generators, image_weight: float, ice_weight: flo
 def fog(images: Tensor, rngs: Generators, density: float, decay: float) -> Tensor:
     """A bright random landscape over the image, rescaled to the original maximum."""
     max_value = images.amax((1, 2, 3), keepdim=True)
-    foggy = images + density * plasma_fractal(rngs, *images.shape[-2:], decay=decay)
+    foggy = images + density * ops.plasma_fractal(rngs, *images.shape[-2:], decay=decay)
     return foggy * max_value / (max_value + density)
 
 
@@ -205,12 +182,12 @@ def contrast(images: Tensor, rngs: Generators, factor: float) -> Tensor:
 def elastic_transform(images: Tensor, rngs: Generators, strength: float, sigma: float, max_offset: float) -> Tensor:
     """A random affine map, then a smooth random displacement; all lengths are fractions of the shorter side."""
     side = min(images.shape[-2:])
-    result = grid_sample(images, random_affine_grid(images, max_offset * side, rngs))
+    result = ops.grid_sample(images, ops.random_affine_grid(images, max_offset * side, rngs))
     if strength == 0:
         return result
-    noise = draw_per_image(rngs, lambda rng: rng.uniform(-1, 1, (2, *images.shape[-2:])))
-    displacement = gaussian_blur(noise, sigma * side, mode="reflect", truncate=3.0)
-    return grid_sample(result, pixel_grid(images) + strength * side * displacement.permute(0, 2, 3, 1))
+    noise = ops.draw_per_image(rngs, lambda rng: rng.uniform(-1, 1, (2, *images.shape[-2:])))
+    displacement = ops.gaussian_blur(noise, sigma * side, mode="reflect", truncate=3.0)
+    return ops.grid_sample(result, ops.pixel_grid(images) + strength * side * displacement.permute(0, 2, 3, 1))
 
 
 @_register(cifar=(0.95, 0.9, 0.85, 0.75, 0.65), imagenet=(0.6, 0.5, 0.4, 0.3, 0.25))

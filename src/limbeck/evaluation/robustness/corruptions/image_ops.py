@@ -16,20 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = [
-    "Generators",
-    "directional_blur",
-    "disk_kernel",
-    "draw_per_image",
-    "filter_images",
-    "gaussian_blur",
-    "grid_sample",
-    "pixel_grid",
-    "plasma_fractal",
-    "random_affine_grid",
-    "zoom_center",
-]
-
 Generators = Sequence[np.random.Generator]
 
 

@@ -1,0 +1,24 @@
+"""Logits in the output of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["find_logits"]
+
+
+def find_logits(output: Any) -> Tensor | None:
+    """The tensor ``output`` itself, ``output.logits``, ``output["logits"]`` or the first of a tuple or list.
+
+    >>> find_logits({"scores": 1}) is None
+    True
+    """
+    candidates = [output, getattr(output, "logits", None)]
+    if isinstance(output, Mapping):
+        candidates.append(output.get("logits"))
+    elif isinstance(output, tuple | list):
+        candidates += output[:1]
+    return next((logits for logits in candidates if isinstance(logits, Tensor)), None)
