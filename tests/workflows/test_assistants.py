@@ -44,15 +44,14 @@ WIDTHS = {"big": 8, "mid": 6, "small": 5, "student": 4}
 # Dies in the middle of the chain, in the second stage of the first assistant: teacher 6, first stage 4, then 3 steps.
 KILLED = """
 import os, signal, sys
-from dataclasses import replace
 from limbeck.workflows import distill
 job, state = sys.modules["limbeck.workflows._job.job"], sys.modules["limbeck.training.train_state"]
 make, advance, done = job.make_training_config, state.TrainState.step_optimizer, []
-job.make_training_config = lambda stage: replace(make(stage), checkpoint_every_seconds=0.0)
-def step(self, training):
+job.make_training_config = lambda stage: make(stage).model_copy(update={"checkpoint_every_seconds": 0.0})
+def step(self):
     if len(done) == 6 + 4 + 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    done.append(advance(self, training))
+    done.append(advance(self))
 state.TrainState.step_optimizer = step
 distill(sys.argv[1], run_dir=__import__("pathlib").Path(sys.argv[2]), callbacks=[])
 """
@@ -251,7 +250,7 @@ def test_a_chain_of_plain_modules_is_kept_and_goes_on(tmp_path, monkeypatch):
     (tmp_path / "checkpoint" / "student.distill.pt").unlink()
     steps, state = [], sys.modules["limbeck.training.train_state"].TrainState
     advance = state.step_optimizer
-    monkeypatch.setattr(state, "step_optimizer", lambda self, training: steps.append(1) or advance(self, training))
+    monkeypatch.setattr(state, "step_optimizer", lambda self: steps.append(1) or advance(self))
     resumed = networks()
     linked(resumed, run_dir=tmp_path, resume=True)
     assert len(steps) == 3

@@ -192,7 +192,7 @@ def test_killed_and_resumed_the_whole_job_ends_with_the_same_bits(run, recipe, t
     slow = (
         "import sys, time, limbeck.training; f = sys.modules['limbeck.training.train_state']\n"
         "step = f.TrainState.step_optimizer\n"
-        "def step_optimizer(self, training): time.sleep(0.05); step(self, training)\n"
+        "def step_optimizer(self): time.sleep(0.05); step(self)\n"
         "f.TrainState.step_optimizer = step_optimizer\n"
         "from limbeck.cli import main; sys.exit(main(sys.argv[1:]))"
     )

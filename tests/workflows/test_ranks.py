@@ -35,9 +35,9 @@ SLOW = """
 import time
 from limbeck.training.train_state import TrainState
 step = TrainState.step_optimizer
-def step_optimizer(self, training):
+def step_optimizer(self):
     time.sleep(0.05)
-    step(self, training)
+    step(self)
 TrainState.step_optimizer = step_optimizer
 """
 BROKEN = """

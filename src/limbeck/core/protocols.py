@@ -31,6 +31,7 @@ class Loss(Protocol):
         uses_task_temperature: whether ``temperature=None`` stands for the default temperature of the task.
         needs_teacher: whether it reads the outputs of a teacher.
         needs_target: whether it reads the target.
+        deployed: whether its modules are used after training, with the student's weights of the last step.
         paper: link to the paper.
     """
 
@@ -40,6 +41,7 @@ class Loss(Protocol):
     uses_task_temperature: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = True
     needs_target: ClassVar[bool] = False
+    deployed: ClassVar[bool] = False
     paper: ClassVar[str] = ""
 
     def __call__(self, context: LossContext) -> Tensor:

@@ -8,7 +8,7 @@ Like every stream they are a pure function of seed and step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, Literal, final
+from typing import Final, final
 
 import torch
 from torch import Tensor
@@ -17,10 +17,10 @@ from limbeck.core.errors import LimbeckError
 from limbeck.data.batch_sampler import Batch, BatchSampler, BatchStream
 from limbeck.data.counter_rng import make_generator
 from limbeck.data.split import UNLABELED, Split
+from limbeck.utils.settings import BatchPairing
 
-__all__ = ["BatchPairing", "RepeatPrevious", "SameClassPairs", "choose_partners", "pair_batches"]
+__all__ = ["RepeatPrevious", "SameClassPairs", "choose_partners", "pair_batches"]
 
-BatchPairing = Literal["none", "same_class", "repeat_previous"]
 _PARTNER: Final = 7
 
 

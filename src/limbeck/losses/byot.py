@@ -86,6 +86,7 @@ class BYOTLoss(nn.Module, Loss):
     paper: ClassVar = "https://arxiv.org/abs/1905.08094"
     needs_target: ClassVar = True
     needs_teacher: ClassVar = False
+    deployed: ClassVar = True
 
     def __init__(
         self, layers: Sequence[str], *, deepest_layer: str | None = None, alpha: float = 0.1, temperature: float = 3.0,

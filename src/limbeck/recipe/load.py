@@ -10,8 +10,8 @@ from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.recipe import yaml_io
 from limbeck.recipe.overrides import apply_overrides
 from limbeck.recipe.resolve import fill_defaults
-from limbeck.recipe.schema import Recipe, to_plain, validate
-from limbeck.recipe.validation import format_value
+from limbeck.recipe.schema import Recipe, to_plain
+from limbeck.utils.validation import format_value, validate
 
 __all__ = ["find_recipe", "list_recipes", "load_recipe", "to_yaml"]
 

@@ -8,29 +8,63 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, final
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from limbeck.core.errors import LimbeckError
-from limbeck.recipe.validation import Number, StrictBool, StrictInt, StrictStr, format_value, raise_validation_error
+from limbeck.utils.validation import (
+    Number,
+    Settings,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    format_value,
+    raise_validation_error,
+)
 
-__all__ = ["LossNode", "Node", "NormalizationNode", "SchedulerNode", "TeacherNode", "load_class_names"]
+__all__ = ["BaseNode", "LossNode", "Node", "NormalizationNode", "SchedulerNode", "TeacherNode", "load_class_names"]
 
-BackendName = Literal["auto", "eager", "fold_batchnorm", "compile", "onnxruntime", "openvino"]
-
-_NODE_CONFIG: Final = ConfigDict(extra="allow", frozen=True)
 _NORMALIZATIONS: Final = ("data", "imagenet", "none")
+
+
+class BaseNode(BaseModel):
+    """An object to build: its name, or a mapping with ``use`` and its settings as further keys."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    omit_if_default: ClassVar[tuple[str, ...]] = ()
+    use: StrictStr
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_shorthand(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"use": value}
+        if isinstance(value, BaseModel):
+            return value
+        if not isinstance(value, Mapping):
+            raise_validation_error(f"{format_value(value)} is not a node: write {{use: NAME}}")
+        if "use" not in value:
+            raise_validation_error(f"{format_value(value)} lacks `use`, the name of what to build")
+        for key in value:
+            if not isinstance(key, str):
+                raise_validation_error(f"the key {format_value(key)} is not text: put it in quotes")
+        return value
+
+
+@final
+class Node(BaseNode):
+    """A node without settings of the recipe."""
 
 
 def _parse_weight(value: Any) -> Any:
     if isinstance(value, Mapping | Node):
         return Node.model_validate(value)
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise_validation_error(f"{format_value(value)} is not a number or a schedule")
     try:
-        number = float(value)
-    except ValueError:
+        number = None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None:
         raise_validation_error(f"{format_value(value)} is not a number or a schedule, such as {{use: linear, …}}")
     return number if math.isfinite(number) else raise_validation_error(f"{format_value(value)} is not a finite number")
 
@@ -38,65 +72,39 @@ def _parse_weight(value: Any) -> Any:
 def _parse_normalization(value: Any) -> Any:
     if isinstance(value, Mapping | NormalizationNode):
         return NormalizationNode.model_validate(value)
-    allowed = ", ".join(map(repr, _NORMALIZATIONS))
-    return value if value in _NORMALIZATIONS else raise_validation_error(
-        f"{format_value(value)} is not one of {allowed}, nor {{mean: [...], std: [...]}}"
-    )  # fmt: skip
+    if value not in _NORMALIZATIONS:
+        names = ", ".join(map(repr, _NORMALIZATIONS))
+        raise_validation_error(f"{format_value(value)} is not one of {names}, nor {{mean: [...], std: [...]}}")
+    return value
 
 
 def _parse_class_names(value: Any) -> Any:
     if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
         return tuple(value)
-    return value if isinstance(value, str) else raise_validation_error(
-        f"{format_value(value)} is no list of class names, such as [cat, dog], and no file that holds them"
-    )  # fmt: skip
-
-
-def _expand_shorthand(value: Any) -> Any:
-    """A mapping with ``use``, for which the name is short."""
-    if isinstance(value, str):
-        return {"use": value}
-    if not isinstance(value, Mapping):
-        is_node = isinstance(value, BaseModel)
-        return value if is_node else raise_validation_error(f"{format_value(value)} is not a node: write {{use: NAME}}")
-    if "use" not in value:
-        raise_validation_error(f"{format_value(value)} lacks `use`, the name of what to build")
-    for key in value:
-        if not isinstance(key, str):
-            raise_validation_error(f"the key {format_value(key)} is not text: put it in quotes")
+    if not isinstance(value, str):
+        raise_validation_error(
+            f"{format_value(value)} is no list of class names, such as [cat, dog], and no file that holds them"
+        )
     return value
 
 
 @final
-class Node(BaseModel):
-    """An object to build, by its name, with its settings as further keys."""
-
-    model_config = _NODE_CONFIG
-    use: StrictStr
-
-    expand_shorthand = model_validator(mode="before")(_expand_shorthand)
-
-
-@final
-class LossNode(BaseModel):
+class LossNode(BaseNode):
     """A loss of an objective, with its weight: a number or a schedule.
 
     With ``gather_distributed`` it gets the outputs of all processes, see :func:`limbeck.distiller.gather_context`.
     """
 
-    model_config = _NODE_CONFIG
-    use: StrictStr
+    omit_if_default = ("gather_distributed",)
     weight: Annotated[float | Node, BeforeValidator(_parse_weight)] = 1.0
     gather_distributed: StrictBool = False
 
-    expand_shorthand = model_validator(mode="before")(_expand_shorthand)
-
 
 @final
-class NormalizationNode(BaseModel):
+class NormalizationNode(Settings):
     """Mean and standard deviation of each channel, for pixels in 0..1."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    noun = "normalize"
     mean: tuple[Number, ...]
     std: tuple[Annotated[Number, Field(gt=0)], ...]
 
@@ -110,7 +118,7 @@ class NormalizationNode(BaseModel):
 
 
 @final
-class TeacherNode(BaseModel):
+class TeacherNode(BaseNode):
     """A teacher network, or an external teacher.
 
     Attributes:
@@ -126,10 +134,9 @@ class TeacherNode(BaseModel):
             (:mod:`limbeck.teachers.masked`).
     """
 
-    model_config = _NODE_CONFIG
-    use: StrictStr
+    omit_if_default = ("input_size", "normalize", "class_names", "missing_classes", "coverage")
     weights: StrictStr | None = None
-    backend: BackendName = "eager"
+    backend: Literal["auto", "eager", "fold_batchnorm", "compile", "onnxruntime", "openvino"] = "eager"
     train_fraction: Annotated[Number, Field(gt=0, le=1)] | None = None
     input_size: Annotated[StrictInt, Field(ge=1)] | None = None
     normalize: Annotated[
@@ -138,8 +145,6 @@ class TeacherNode(BaseModel):
     class_names: Annotated[StrictStr | tuple[StrictStr, ...] | None, BeforeValidator(_parse_class_names)] = None
     missing_classes: Literal["error", "mask"] = "error"
     coverage: StrictStr | None = None
-
-    expand_shorthand = model_validator(mode="before")(_expand_shorthand)
 
     @model_validator(mode="after")
     def _check_training(self) -> Self:
@@ -157,14 +162,10 @@ class TeacherNode(BaseModel):
 
 
 @final
-class SchedulerNode(BaseModel):
+class SchedulerNode(BaseNode):
     """A learning-rate scheduler, stepped after each optimizer ``step`` or each ``epoch``."""
 
-    model_config = _NODE_CONFIG
-    use: StrictStr
     interval: Literal["step", "epoch"] = "step"
-
-    expand_shorthand = model_validator(mode="before")(_expand_shorthand)
 
 
 def load_class_names(source: str | Sequence[str], *, config_path: str) -> tuple[str, ...]:
@@ -172,9 +173,6 @@ def load_class_names(source: str | Sequence[str], *, config_path: str) -> tuple[
 
     Raises:
         LimbeckError: if the file cannot be read or holds no name.
-
-    >>> load_class_names(["cat", "dog"], config_path="teachers.big.class_names")
-    ('cat', 'dog')
     """
     if not isinstance(source, str):
         return tuple(source)
@@ -187,7 +185,5 @@ def load_class_names(source: str | Sequence[str], *, config_path: str) -> tuple[
         ) from error
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
-        raise LimbeckError(
-            f"{config_path}: {source} holds no name: write one a line, in the order of the teacher's outputs"
-        )
+        raise LimbeckError(f"{config_path}: {source} holds no name: write one a line, in the order of the outputs")
     return names

@@ -7,21 +7,19 @@ an error that suggests the closest name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import NoneType
 from typing import Any, Final, get_args, get_origin
 
-from pydantic import BaseModel
-
 from limbeck.core.errors import LimbeckError, suggest_names
-from limbeck.recipe.schema import LossNode, Node, Recipe, SchedulerNode, Stage, TeacherNode, TrainingNode, to_plain
-from limbeck.recipe.validation import format_value, join_path
+from limbeck.recipe.node_schema import BaseNode
+from limbeck.recipe.schema import Recipe, Stage, TrainingNode, to_plain
 from limbeck.recipe.yaml_io import parse_yaml
 from limbeck.utils.renamed_keys import reject_renamed_path
+from limbeck.utils.validation import Settings, format_value, join_path
 
 __all__ = ["apply_changes", "apply_overrides"]
 
-_NODE_TYPES: Final = (Node, LossNode, TeacherNode, SchedulerNode)
-_NODE_SETTINGS: Final = "the settings of a node"
 _STAGE_TRAINING: Final = "the changes of a stage"
 
 
@@ -34,13 +32,11 @@ def apply_overrides(document: Mapping[str, Any], overrides: Sequence[str]) -> di
     new: dict[str, Any] = to_plain(document)
     for override in overrides:
         path, equals, text = override.partition("=")
-        reject_renamed_path(path.strip())
-        keys = path.strip().split(".")
-        if not equals or not all(keys):
+        if not equals:
             raise LimbeckError(f"the override {override!r} is not of the form path.to.setting=value")
         if not text.strip():
             raise LimbeckError(f"the override {override!r} has no value: write null for none, '' for empty text")
-        _set_value(new, keys, parse_yaml(text, f"the override {override!r}"))
+        _set_value(new, path, parse_yaml(text, f"the override {override!r}"))
     return new
 
 
@@ -52,106 +48,92 @@ def apply_changes(document: Mapping[str, Any], changes: Mapping[str, Any]) -> di
     """
     new: dict[str, Any] = to_plain(document)
     for path, value in changes.items():
-        reject_renamed_path(path.strip())
-        keys = path.strip().split(".")
-        if not all(keys):
-            raise LimbeckError(f"{path!r} is not of the form path.to.setting")
-        _set_value(new, keys, to_plain(value))
+        _set_value(new, path, to_plain(value))
     return new
 
 
-def _set_value(document: dict[str, Any], keys: list[str], value: Any) -> None:
+def _set_value(document: dict[str, Any], path: str, value: Any) -> None:
+    reject_renamed_path(path.strip())
+    *parents, last = path.strip().split(".")
+    if not all((*parents, last)):
+        raise LimbeckError(f"{path!r} is not of the form path.to.setting")
     container: Any = document
     shape: Any = Recipe
     config_path = ""
-    for index, key in enumerate(keys):
-        is_last = index == len(keys) - 1
-        item = _resolve_key(container, shape, key, config_path, is_last)
+    for key, next_key in zip(parents, [*parents[1:], last], strict=True):
+        item = _find_key(container, shape, key, config_path)
+        if isinstance(container, dict) and item not in container:
+            container[item] = _make_default(container, shape, key, config_path)
         shape, config_path = _child_shape(shape, key), join_path(config_path, key)
-        if is_last:
-            container[item] = value
-            return
-        if isinstance(container[item], str) and (shape in _NODE_TYPES or isinstance(container, list)):
+        if isinstance(container[item], str) and (_is_a(shape, BaseNode) or isinstance(container, list)):
             container[item] = {"use": container[item]}
-        if container[item] is None and isinstance(shape, type) and issubclass(shape, BaseModel):
+        if container[item] is None and _is_a(shape, BaseNode | Settings):
             container[item] = {}
         container = container[item]
         if not isinstance(container, dict | list):
-            raise LimbeckError(f"{config_path} is {format_value(container)}, and has no {keys[index + 1]!r} below it")
+            raise LimbeckError(f"{config_path} is {format_value(container)}, and has no {next_key!r} below it")
+    container[_find_key(container, shape, last, config_path)] = value
 
 
-def _resolve_key(container: Any, shape: Any, key: str, config_path: str, is_last: bool) -> int | str:
-    """``key`` as a key or index of ``container``; a missing section is set to the default of the schema."""
+def _find_key(container: Any, shape: Any, key: str, config_path: str) -> int | str:
+    """``key`` as an index of a list, or as a key that ``shape`` allows."""
     if isinstance(container, list):
         if not (key.isascii() and key.isdigit() and int(key) < len(container)):
             count = f"0 to {len(container) - 1}" if container else "none, since it is empty"
             raise LimbeckError(f"{config_path} is a list: {key!r} is not one of its indices, which are {count}")
         return int(key)
-    if key in container:
-        return key
-    names = _allowed_keys(shape)
-    if names is not None and key not in names:
-        raise LimbeckError(
-            f"{join_path(config_path, key)} is no setting of a recipe; {_format_available(key, names, config_path)}"
-        )
-    if not is_last:
-        container[key] = _make_default(container, shape, key, config_path)
+    names = _field_names(shape)
+    if key not in container and names is not None and key not in names:
+        available = _format_available(key, names, config_path)
+        raise LimbeckError(f"{join_path(config_path, key)} is no setting of a recipe; {available}")
     return key
 
 
 def _make_default(container: Mapping[str, Any], shape: Any, key: str, config_path: str) -> Any:
-    """The default of ``key``, below which a value is set."""
-    if shape is _STAGE_TRAINING or get_origin(shape) is dict:
-        inner = _child_shape(shape, key)
-        if inner not in _NODE_TYPES or shape is _STAGE_TRAINING:
-            return {}
-        raise LimbeckError(
-            f"{join_path(config_path, key)} does not exist; {_format_available(key, container, config_path)}"
-        )
-    if _allowed_keys(shape) is None:
-        full_path, available = join_path(config_path, key), _format_available(key, container, config_path)
-        raise LimbeckError(
-            f"{full_path} is not in the recipe, so give it whole: {full_path}={{use: NAME, …}}; {available}"
-        )
+    """The default of a missing ``key``, below which a value is set."""
+    path, child = join_path(config_path, key), _child_shape(shape, key)
+    if shape is _STAGE_TRAINING:
+        return {}
+    if get_origin(shape) is dict:
+        if _is_a(child, BaseNode):
+            raise LimbeckError(f"{path} does not exist; {_format_available(key, container, config_path)}")
+        return {}
+    if _field_names(shape) is None:
+        available = _format_available(key, container, config_path)
+        raise LimbeckError(f"{path} is not in the recipe, so give it whole: {path}={{use: NAME, …}}; {available}")
     field = shape.model_fields[key]
-    if field.is_required() and _child_shape(shape, key) in _NODE_TYPES:
-        raise LimbeckError(f"{join_path(config_path, key)} is missing: set {join_path(config_path, key)}.use first")
-    default = None if field.is_required() else to_plain(field.get_default(call_default_factory=True))
+    if field.is_required() and _is_a(child, BaseNode):
+        raise LimbeckError(f"{path} is missing: set {path}.use first")
+    default = None if field.is_required() else to_plain(field.default)
     return {} if default is None else default
 
 
-def _format_available(key: str, names: Any, config_path: str) -> str:
+def _format_available(key: str, names: Iterable[str], config_path: str) -> str:
     return f"{config_path or 'the recipe'} has: {suggest_names(key, map(str, names))}"
 
 
-def _allowed_keys(shape: Any) -> list[str] | None:
+def _field_names(shape: Any) -> list[str] | None:
     """The keys that ``shape`` can have; ``None`` where any is possible."""
     if shape is _STAGE_TRAINING:
         return list(TrainingNode.model_fields)
-    if isinstance(shape, type) and issubclass(shape, BaseModel) and shape not in _NODE_TYPES:
-        return list(shape.model_fields)
-    return None
+    return list(shape.model_fields) if _is_a(shape, Settings) else None
 
 
 def _child_shape(shape: Any, key: str) -> Any:
-    if shape is _STAGE_TRAINING:
-        return dict[str, Any] if key in ("optimizer", "scheduler") else None
-    if shape in _NODE_TYPES or shape is _NODE_SETTINGS or shape is None:
-        return _NODE_SETTINGS
-    if get_origin(shape) is dict:
-        return _strip_optional(get_args(shape)[1])
-    if get_origin(shape) is tuple:
-        return _strip_optional(get_args(shape)[0])
+    """The type of the value at ``key``; ``None`` where it may be anything."""
     if shape is Stage and key == "training":
         return _STAGE_TRAINING
-    field = getattr(shape, "model_fields", {}).get(key)
-    return None if field is None else _strip_optional(field.annotation)
+    if shape is _STAGE_TRAINING:
+        return dict[str, Any] if key in ("optimizer", "scheduler") else None
+    if get_origin(shape) in (dict, tuple):
+        child = get_args(shape)[1 if get_origin(shape) is dict else 0]
+    else:
+        field = shape.model_fields.get(key) if _is_a(shape, Settings) else None
+        child = None if field is None else field.annotation
+    members = [member for member in get_args(child) if member is not NoneType]
+    is_optional = NoneType in get_args(child) and get_origin(child) not in (dict, tuple)
+    return members[0] if is_optional and len(members) == 1 else child
 
 
-def _strip_optional(annotation: Any) -> Any:
-    """``X`` of ``X | None``."""
-    members = [member for member in get_args(annotation) if member is not type(None)]
-    is_optional = (
-        len(members) < len(get_args(annotation)) and len(members) == 1 and get_origin(annotation) not in (dict, tuple)
-    )
-    return members[0] if is_optional else annotation
+def _is_a(shape: Any, base: Any) -> bool:
+    return isinstance(shape, type) and issubclass(shape, base)

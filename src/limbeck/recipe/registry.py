@@ -49,20 +49,12 @@ class NodeKind:
     injected_args: Mapping[str, str] = field(default_factory=dict)
 
 
-def _is_data_source(obj: Any) -> bool:
-    return inspect.isclass(obj) and hasattr(obj, "load")
+def _is_class_with(method: str) -> Callable[[Any], bool]:
+    return lambda obj: inspect.isclass(obj) and hasattr(obj, method)
 
 
 def _is_model_builder(obj: Any) -> bool:
     return inspect.isfunction(obj) and "classes" in inspect.signature(obj).parameters
-
-
-def _is_temperature(obj: Any) -> bool:
-    return inspect.isclass(obj) and hasattr(obj, "bounds")
-
-
-def _is_loss_weighting(obj: Any) -> bool:
-    return hasattr(obj, "register_losses")
 
 
 def _kind(noun: str, module: str, is_member: Callable[[Any], bool], *injected_args: str, **options: Any) -> NodeKind:
@@ -73,7 +65,7 @@ def _kind(noun: str, module: str, is_member: Callable[[Any], bool], *injected_ar
 NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
     {
         "task": _kind("task", "limbeck.tasks", inspect.isclass, "classes"),
-        "data": _kind("data source", "limbeck.data", _is_data_source, "seed"),
+        "data": _kind("data source", "limbeck.data", _is_class_with("load"), "seed"),
         "augmentation": _kind(
             "augmentation", "limbeck.data.augmentation", callable, parameter_type="Augmentation"
         ),
@@ -92,10 +84,12 @@ NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
             "schedule", "limbeck.core.schedules", inspect.isfunction, exclude=("resolve",), parameter_type="Schedule"
         ),
         "temperature": _kind(
-            "temperature", "limbeck.losses.temperature", _is_temperature, exclude=("Temperature",),
+            "temperature", "limbeck.losses.temperature", _is_class_with("bounds"), exclude=("Temperature",),
             parameter_type="Temperature",
         ),
-        "loss_weighting": _kind("loss weighting", "limbeck.losses.weighting.loss_weighting", _is_loss_weighting),
+        "loss_weighting": _kind(
+            "loss weighting", "limbeck.losses.weighting.loss_weighting", _is_class_with("register_losses")
+        ),
         "optimizer": _kind(
             "optimizer", "torch.optim", inspect.isclass, exclude=("Optimizer",), positional_args=("params",)
         ),
@@ -148,11 +142,9 @@ def resolve_target(
         return order[0], _resolve_plugin(use, tuple(plugins), config_path)
     allowed: list[str] = []
     for kind in order:
-        available = list_names(kind)
-        if use in available:
-            target: Callable[..., Any] = getattr(import_module(NODE_KINDS[kind].module), use)
-            return kind, target
-        allowed += available
+        if use in (names := list_names(kind)):
+            return kind, getattr(import_module(NODE_KINDS[kind].module), use)
+        allowed += names
     noun = " or ".join(NODE_KINDS[kind].noun for kind in order) if len(order) < 3 else "part"
     raise LimbeckError(
         f"{config_path}: no {noun} is named {use!r}; there are: {suggest_names(use, allowed)} "

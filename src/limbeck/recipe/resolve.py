@@ -13,11 +13,11 @@ from typing import Any, final
 from limbeck.core.temperature_range import Range
 from limbeck.recipe import registry
 from limbeck.recipe.cross_checks import check_consistency
-from limbeck.recipe.node_schema import load_class_names
+from limbeck.recipe.node_schema import Node, TeacherNode, load_class_names
 from limbeck.recipe.resolve_node import resolve_node
 from limbeck.recipe.resolved_node import DEFERRED, PROVIDED, ResolvedNode
-from limbeck.recipe.schema import LossNode, Node, Recipe, SchedulerNode, Stage, TeacherNode, TrainingNode, to_plain
-from limbeck.recipe.validation import join_path
+from limbeck.recipe.schema import Recipe, Stage, TrainingNode, to_plain
+from limbeck.utils.validation import join_path, validate
 
 __all__ = ["ResolvedRecipe", "ResolvedStage", "fill_defaults", "resolve_recipe"]
 
@@ -58,19 +58,11 @@ class ResolvedStage:
         }
         return {name: loss.build(**provided) for name, loss in self.losses.items()}, weights
 
-    def fill_defaults(self) -> Stage:
-        """The stage with all settings of its losses; its ``training`` stays a set of changes."""
-        losses = {
-            name: _to_schema(
-                LossNode, node,
-                weight=weight.config if isinstance(weight := self.weights[name], ResolvedNode) else weight,
-                gather_distributed=self.stage.objective[name].gather_distributed,
-            )
-            for name, node in self.losses.items()
-        }  # fmt: skip
-        return self.stage.model_copy(
-            update={"objective": losses, "loss_weighting": _to_schema(Node, self.loss_weighting)}
-        )
+    @property
+    def loss_nodes(self) -> list[ResolvedNode]:
+        """The losses, then the schedules of their weights, and the loss weighting."""
+        nodes = [*self.losses.values(), *self.weights.values(), self.loss_weighting]
+        return [node for node in nodes if isinstance(node, ResolvedNode)]
 
 
 @final
@@ -119,40 +111,32 @@ def resolve_recipe(recipe: Recipe, *, provided: Mapping[str, Any] | None = None)
         self_teachers=resolver.resolve_nodes(recipe.self_teachers, "self_teacher", "self_teachers"),
         peers=resolver.resolve_nodes(recipe.peers, "model", "peers"),
         training=resolver.resolve_training(recipe.training, "training"),
-        teacher_training=stages.get("teacher_training"),
-        stages=tuple(stage for path, stage in stages.items() if path != "teacher_training"),
+        teacher_training=stages.pop("teacher_training", None),
+        stages=tuple(stages.values()),
     )
-    check_consistency(recipe, {path: stage.losses for path, stage in stages.items()}, result.teachers, result.ensemble)
+    check_consistency(result)
     return result
 
 
 def fill_defaults(recipe: Recipe, *, provided: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe with every setting of every node, defaults included; settings that the data decides stay open."""
     resolved = resolve_recipe(recipe, provided=provided)
-    optimizer, scheduler = resolved.training
-    interval = {} if recipe.training.scheduler is None else {"interval": recipe.training.scheduler.interval}
-    training = {
-        "optimizer": _to_schema(Node, optimizer), "scheduler": _to_schema(SchedulerNode, scheduler, **interval),
-    }  # fmt: skip
-    nodes = {
-        key: {name: _to_schema(Node, node) for name, node in getattr(resolved, key).items()}
-        for key in ("assistants", "self_teachers", "peers")
-    }
-    teachers = {
-        name: _to_schema(TeacherNode, resolved.teachers[name], **_teacher_settings(teacher))
-        for name, teacher in recipe.teachers.items()
-    }
-    return recipe.model_copy(
-        update={
-            **{key: _to_schema(Node, getattr(resolved, key)) for key in ("task", "data", "student")},
-            **nodes,
-            "teachers": teachers,
-            "ensemble": _to_schema(Node, resolved.ensemble) if len(recipe.teachers) > 1 else recipe.ensemble,
-            "teacher_training": resolved.teacher_training and resolved.teacher_training.fill_defaults(),
-            "stages": tuple(stage.fill_defaults() for stage in resolved.stages),
-            "training": recipe.training.model_copy(update=training),
-        }
-    )
+    stages = [*([resolved.teacher_training] if resolved.teacher_training else []), *resolved.stages]
+    nodes = [
+        resolved.task, resolved.data, resolved.student, *resolved.teachers.values(), *resolved.assistants.values(),
+        *resolved.self_teachers.values(), *resolved.peers.values(), *resolved.training,
+        *([resolved.ensemble] if len(recipe.teachers) > 1 else []),
+        *(node for stage in stages for node in stage.loss_nodes),
+    ]  # fmt: skip
+    document = to_plain(recipe)
+    for node in nodes:
+        if node is not None:
+            *parents, key = node.config_path.split(".")
+            container = document
+            for parent in parents:
+                container = container[int(parent) if isinstance(container, list) else parent]
+            container[key] = {**node.config, **{k: v for k, v in container[key].items() if k not in node.config}}
+    return validate(Recipe, document)
 
 
 @final
@@ -219,9 +203,5 @@ class _Resolver:
 
 def _teacher_settings(teacher: TeacherNode) -> dict[str, Any]:
     """The settings of a teacher that are not settings of its network."""
-    settings = to_plain(teacher)
-    return {name: settings[name] for name in TeacherNode.model_fields if name != "use" and name in settings}
-
-
-def _to_schema(schema_class: type[Any], node: ResolvedNode | None, **extra: Any) -> Any:
-    return node and schema_class.model_validate({**node.config, **extra})
+    names = TeacherNode.model_fields.keys() - {"use"}
+    return {name: value for name, value in to_plain(teacher).items() if name in names}

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Final, final
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["DEFERRED", "PROVIDED", "Deferred", "ResolvedNode"]
+__all__ = ["DEFERRED", "PROVIDED", "ResolvedNode"]
 
 PROVIDED: Final = frozenset({"channels", "classes", "seed", "steps"})
 """Values that limbeck fills in: from the data, the seed of the recipe, and the length of training."""
-
-
-class Deferred(Enum):
-    """A value that is known only when the node is built."""
-
-    DEFERRED = "later"
-
-
-DEFERRED: Final = Deferred.DEFERRED
+DEFERRED: Final = object()
+"""Stands for a value that is known only when the node is built."""
 
 
 @final

@@ -3,58 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self, TypeVar, final
+from typing import Annotated, Any, Final, Literal, Self, final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from limbeck.core.errors import LimbeckError
-from limbeck.recipe.node_schema import LossNode, Node, SchedulerNode, TeacherNode
+from limbeck.recipe.names import FileName, Name, Plugin, TeacherName
+from limbeck.recipe.node_schema import BaseNode, LossNode, Node, SchedulerNode, TeacherNode
 from limbeck.recipe.study_schema import Study
 from limbeck.recipe.training_order import AssistantMode, TrainingPair, expand_generations, training_order
-from limbeck.recipe.validation import (
-    FileName,
-    Name,
-    Number,
-    Plugin,
+from limbeck.utils.renamed_keys import reject_renamed
+from limbeck.utils.settings import CacheSettings, Strategy, TrainingSettings
+from limbeck.utils.validation import (
+    Settings,
     StrictInt,
     StrictStr,
-    TeacherName,
-    describe_validation_error,
     format_value,
     join_path,
     raise_validation_error,
-    reject_unknown_keys,
+    validate,
 )
-from limbeck.utils.renamed_keys import reject_renamed
 
-__all__ = [
-    "CacheNode",
-    "ExportNode",
-    "LossNode",
-    "Node",
-    "Recipe",
-    "SchedulerNode",
-    "Stage",
-    "Study",
-    "TeacherNode",
-    "TrainingNode",
-    "to_plain",
-    "validate",
-]
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
-
-TrainingPrecision = Literal[
-    "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "transformer-engine",
-    "transformer-engine-float16",
-]  # fmt: skip
-ExportFormat = Literal["onnx"]
-_FSDP_PRECISIONS: Final = ("32-true", "bf16-mixed", "bf16-true", "16-true")
-BatchPairing = Literal["none", "same_class", "repeat_previous"]
+__all__ = ["CacheNode", "ExportNode", "Recipe", "Stage", "TrainingNode", "to_plain", "validate"]
 
 _BASELINES: Final = ("student_only", "no_assistants")
-
-_STRICT_CONFIG: Final = ConfigDict(extra="forbid", frozen=True)
+_FSDP_PRECISIONS: Final = ("32-true", "bf16-mixed", "bf16-true", "16-true")
 
 
 def _parse_baselines(value: Any) -> Any:
@@ -71,8 +44,8 @@ def _parse_baselines(value: Any) -> Any:
 
 
 @final
-class TrainingNode(BaseModel):
-    """How to train; see :class:`limbeck.training.TrainingConfig`.
+class TrainingNode(TrainingSettings):
+    """How to train; the other settings are those of :class:`limbeck.utils.settings.TrainingSettings`.
 
     Attributes:
         precision: one of Lightning Fabric's.
@@ -80,33 +53,17 @@ class TrainingNode(BaseModel):
         devices: the number of processes that the recipe is for; any other number is an error.
     """
 
-    model_config = _STRICT_CONFIG
     optimizer: Node = Node.model_validate({"use": "AdamW", "lr": 1e-3})
     scheduler: SchedulerNode | None = None
-    batch_size: Annotated[StrictInt, Field(ge=1)] = 64
-    grad_accum_steps: Annotated[StrictInt, Field(ge=1)] = 1
-    max_grad_norm: Annotated[Number, Field(gt=0)] | None = None
-    ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
-    early_stopping_patience: Annotated[StrictInt, Field(ge=1)] | None = None
-    precision: TrainingPrecision = "32-true"
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    precision: Literal[
+        "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "transformer-engine",
+        "transformer-engine-float16",
+    ] = "32-true"  # fmt: skip
+    strategy: Strategy = "auto"
     devices: Annotated[StrictInt, Field(ge=1)] | None = None
-    keep_weights: Literal["last", "best"] = "last"
-    num_workers: Annotated[StrictInt, Field(ge=0)] = 0
-    batch_pairing: BatchPairing = "none"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _reject_unknown_keys(cls, value: Any) -> Any:
-        return reject_unknown_keys(value, cls, "training")
 
     @model_validator(mode="after")
-    def _check_combinations(self) -> Self:
-        if self.batch_pairing != "none" and self.batch_size % 2:
-            raise_validation_error(
-                f"batch_pairing: with {self.batch_pairing} a batch has two halves, and batch_size "
-                f"{self.batch_size} is odd"
-            )
+    def _check_strategy(self) -> Self:
         if self.strategy == "fsdp" and self.ema_decay is not None:
             raise_validation_error(
                 f"ema_decay: {self.ema_decay:g} averages full weights, which no process has under fsdp: drop it, or "
@@ -120,7 +77,7 @@ class TrainingNode(BaseModel):
 
 
 @final
-class Stage(BaseModel):
+class Stage(Settings):
     """One stage of training, with one objective.
 
     Attributes:
@@ -134,11 +91,12 @@ class Stage(BaseModel):
         freeze: paths of the student's modules whose weights do not change.
     """
 
-    model_config = _STRICT_CONFIG
+    noun = "a stage"
+    omit_if_default = ("epochs", "steps", "loss_weighting")
     name: Name
     epochs: Annotated[StrictInt, Field(ge=1)] | None = None
     steps: Annotated[StrictInt, Field(ge=1)] | None = None
-    objective: Annotated[dict[Name, LossNode], Field(min_length=1)]
+    objective: dict[Name, LossNode]
     loss_weighting: Node | None = None
     feature_layers: dict[StrictStr, dict[Name, StrictStr]] = {}
     training: dict[StrictStr, Any] = {}
@@ -146,18 +104,17 @@ class Stage(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _reject_unknown_keys(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            objective = value.get("objective")
-            if objective is not None and not (objective and isinstance(objective, Mapping)):
-                problem = "has no loss" if isinstance(objective, Mapping) else "is losses by name"
-                raise_validation_error(f"objective {problem}, such as {{kd: {{use: KDLoss, temperature: 4}}}}")
-            for key, loss in (objective or {}).items():
-                if key in ("weight", "weights") and not (isinstance(loss, Mapping) and "use" in loss):
-                    raise_validation_error(
-                        f"objective has {key!r} beside its losses: write each weight inside its loss"
-                    )
-        return reject_unknown_keys(value, cls, "a stage")
+    def _check_objective(cls, value: Any) -> Any:
+        objective = value.get("objective") if isinstance(value, Mapping) else None
+        if objective is None:
+            return value
+        if not objective or not isinstance(objective, Mapping):
+            problem = "has no loss" if isinstance(objective, Mapping) else "is losses by name"
+            raise_validation_error(f"objective {problem}, such as {{kd: {{use: KDLoss, temperature: 4}}}}")
+        for key in {"weight", "weights"} & objective.keys():
+            if not (isinstance(objective[key], Mapping) and "use" in objective[key]):
+                raise_validation_error(f"objective has {key!r} beside its losses: write each weight inside its loss")
+        return value
 
     @model_validator(mode="after")
     def _check_length(self) -> Self:
@@ -168,53 +125,26 @@ class Stage(BaseModel):
 
 
 @final
-class CacheNode(BaseModel):
+class CacheNode(CacheSettings):
     """Teacher outputs cached on disk; the other settings are those of :class:`limbeck.teachers.CacheConfig`.
 
     Attributes:
         root: the folder of all caches; ``None``: ``$LIMBECK_CACHE``, or ``~/.cache/limbeck/teacher_outputs``.
     """
 
-    model_config = _STRICT_CONFIG
     root: StrictStr | None = None
-    top_k: Annotated[StrictInt, Field(ge=1)] | None = None
-    tail: Literal["spread", "renormalized"] | None = None
-    dtype: Literal["float16", "float32"] = "float16"
-    feature_dtype: Literal["float16", "float32", "int8"] = "float16"
-    pool_factor: Annotated[StrictInt, Field(ge=1)] = 1
-
-    @model_validator(mode="before")
-    @classmethod
-    def _reject_unknown_keys(cls, value: Any) -> Any:
-        return reject_unknown_keys(value, cls, "cache")
-
-    @model_validator(mode="after")
-    def _check_tail(self) -> Self:
-        if self.top_k is None and self.tail is not None:
-            raise_validation_error(
-                "tail says what happens to the classes beyond `top_k`, and without `top_k` every logit is kept"
-            )
-        return self
 
 
 @final
-class ExportNode(BaseModel):
+class ExportNode(Settings):
     """The formats that the trained student is exported to."""
 
-    model_config = _STRICT_CONFIG
-    to: tuple[ExportFormat, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _reject_unknown_keys(cls, value: Any) -> Any:
-        return reject_unknown_keys(value, cls, "export")
-
-
-_DEFAULT_ENSEMBLE: Final = Node.model_validate({"use": "MeanLogits"})
+    noun = "export"
+    to: tuple[Literal["onnx"], ...] = ()
 
 
 @final
-class Recipe(BaseModel):
+class Recipe(Settings):
     """All settings of a run; :func:`limbeck.recipe.load_recipe` reads one from YAML.
 
     Attributes:
@@ -226,7 +156,7 @@ class Recipe(BaseModel):
         generations: number of born-again generations, of which the student is the last.
     """
 
-    model_config = _STRICT_CONFIG
+    noun = "a recipe"
     name: FileName = "run"
     seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] = 0
     split_seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] | None = None
@@ -236,7 +166,7 @@ class Recipe(BaseModel):
     teachers: dict[TeacherName, TeacherNode] = {}
     assistants: dict[TeacherName, Node] = {}
     assistant_mode: AssistantMode = "sequential"
-    ensemble: Node = _DEFAULT_ENSEMBLE
+    ensemble: Node = Node(use="MeanLogits")
     student: Node
     self_teachers: dict[TeacherName, Node] = {}
     peers: dict[TeacherName, Node] = {}
@@ -253,23 +183,23 @@ class Recipe(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _reject_unknown_keys(cls, value: Any) -> Any:
+    def _expand(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
         reject_renamed(value)
         if isinstance(value.get("teacher_training"), Mapping):
             value = {**value, "teacher_training": {"name": "teacher_training", **value["teacher_training"]}}
-        return reject_unknown_keys(expand_generations(value), cls, "a recipe")
-
-    def training_order(self) -> list[TrainingPair]:
-        """Each assistant and then the student with its teachers, in the order of training."""
-        return training_order(list(self.teachers), [*self.assistants, "student"], assistant_mode=self.assistant_mode)
+        return expand_generations(value)
 
     @model_validator(mode="after")
     def _check_stage_training(self) -> Self:
         for config_path, stage in self.all_stages():
             self.stage_training(stage, config_path=config_path)
         return self
+
+    def training_order(self) -> list[TrainingPair]:
+        """Each assistant and then the student with its teachers, in the order of training."""
+        return training_order(list(self.teachers), [*self.assistants, "student"], assistant_mode=self.assistant_mode)
 
     def all_stages(self) -> list[tuple[str, Stage]]:
         """The training of the teacher, if there is one, and the stages, each with its path."""
@@ -290,42 +220,18 @@ class Recipe(BaseModel):
         return validate(TrainingNode, settings, config_path)
 
 
-_OPTIONAL_TEACHER_KEYS: Final = ("input_size", "normalize", "class_names", "missing_classes", "coverage")
-"""Settings of a teacher that are written out only where they differ from the default."""
-
-
-def validate(model: type[ModelT], data: Any, config_path: str = "") -> ModelT:
-    """``data`` as ``model``; a mistake is a ``LimbeckError`` with the dotted path of the setting."""
-    if not isinstance(data, Mapping):
-        raise LimbeckError(
-            f"{config_path or 'a recipe'}: {format_value(data)} is not a mapping of settings, such as `seed: 0`"
-        )
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        first_error = error.errors(include_url=False)[0]
-    keys = [step for step in first_error["loc"] if step != "[key]"]
-    if first_error["type"] == "missing":
-        raise LimbeckError(f"{join_path(config_path, *keys[:-1]) or 'recipe'}: {keys[-1]!r} is missing")
-    raise LimbeckError(f"{join_path(config_path, *keys) or 'recipe'}: {describe_validation_error(first_error)}")
-
-
 def to_plain(value: Any) -> Any:
     """A recipe, or a section of one, as plain data in the order of the schema.
 
     >>> to_plain(LossNode.model_validate({"use": "KDLoss", "weight": 0.9, "temperature": 4}))
     {'use': 'KDLoss', 'temperature': 4, 'weight': 0.9}
     """
-    if isinstance(value, BaseModel):
-        fields = {name: to_plain(getattr(value, name)) for name in type(value).model_fields}
-        if isinstance(value, Stage):
-            fields = {name: item for name, item in fields.items() if item is not None}
-        if isinstance(value, LossNode) and not value.gather_distributed:
-            del fields["gather_distributed"]
-        if isinstance(value, TeacherNode):
-            for name in _OPTIONAL_TEACHER_KEYS:
-                if fields[name] == TeacherNode.model_fields[name].default:
-                    del fields[name]
+    if isinstance(value, BaseNode | Settings):
+        fields = {
+            name: to_plain(getattr(value, name))
+            for name, field in type(value).model_fields.items()
+            if name not in value.omit_if_default or getattr(value, name) != field.default
+        }
         extra = {name: to_plain(item) for name, item in (value.model_extra or {}).items()}
         return {"use": fields.pop("use"), **extra, **fields} if "use" in fields else fields
     if isinstance(value, Mapping):

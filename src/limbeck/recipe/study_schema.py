@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Self, final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from limbeck.recipe.validation import (
-    Name,
-    Number,
-    StrictInt,
-    StrictStr,
-    format_value,
-    raise_validation_error,
-    reject_unknown_keys,
-)
+from limbeck.recipe.names import Name
+from limbeck.utils.validation import Number, Settings, StrictInt, StrictStr, format_value, raise_validation_error
 
 __all__ = ["BASELINES", "BUILTIN_VARIANTS", "Study"]
 
@@ -40,7 +33,7 @@ def _parse_seeds(value: Any) -> Any:
 
 
 @final
-class Study(BaseModel):
+class Study(Settings):
     """What ``limbeck study`` compares with the recipe itself.
 
     Attributes:
@@ -51,18 +44,13 @@ class Study(BaseModel):
         baselines: baselines to train; always with ``student_only``, which gains are measured against.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    noun = "study"
     seeds: Annotated[tuple[Annotated[StrictInt, Field(ge=0, lt=2**32)], ...], BeforeValidator(_parse_seeds)] = tuple(
         range(5)
     )
     variants: dict[Name, dict[StrictStr, Any]] = {}
     label_smoothing: Annotated[Number, Field(gt=0, lt=1)] = 0.1
     baselines: tuple[StrictStr, ...] = BASELINES
-
-    @model_validator(mode="before")
-    @classmethod
-    def _reject_unknown_keys(cls, value: Any) -> Any:
-        return reject_unknown_keys(value, cls, "study")
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:

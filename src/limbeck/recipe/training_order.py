@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from limbeck.recipe.validation import raise_validation_error
+from limbeck.utils.validation import raise_validation_error
 
 __all__ = ["AssistantMode", "TrainingPair", "expand_generations", "generation_name", "training_order"]
 
@@ -61,16 +61,14 @@ def expand_generations(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     count = recipe.get("generations")
     if not isinstance(count, int) or isinstance(count, bool) or count < 2 or "student" not in recipe:
         return recipe  # no generations, or a mistake that the schema reports
-    student = recipe["student"]
-    expanded = {
-        "teachers": {generation_name(1): student},
-        "assistants": {generation_name(index): student for index in range(2, count)},
-    }
-    for key, nodes in expanded.items():
+    first, *others = (generation_name(index) for index in range(1, count))
+    new = {**recipe}
+    for key, names in (("teachers", [first]), ("assistants", others)):
         # A resolved recipe holds them already, perhaps with weights for the first.
-        if (existing := recipe.get(key)) and list(existing) != list(nodes):
+        if (existing := recipe.get(key)) and list(existing) != names:
             raise_validation_error(
-                f"{key}: generations makes its own ({', '.join(nodes) or 'none'}), and {', '.join(existing)} is given: "
+                f"{key}: generations makes its own ({', '.join(names) or 'none'}), and {', '.join(existing)} is given: "
                 f"remove {key} or generations"
             )
-    return {**recipe, **{key: recipe.get(key) or nodes for key, nodes in expanded.items()}}
+        new[key] = existing or dict.fromkeys(names, recipe["student"])
+    return new

@@ -7,31 +7,19 @@ the object that it builds.
 from __future__ import annotations
 
 import inspect
-import types
 from collections import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from types import NoneType
-from typing import (
-    Annotated,
-    Any,
-    Final,
-    ForwardRef,
-    Literal,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-    is_typeddict,
-)
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Annotated, Any, Final, ForwardRef, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BeforeValidator, Strict, TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from limbeck.recipe.resolved_node import ResolvedNode
-from limbeck.recipe.validation import (
+from limbeck.utils.validation import (
     Number,
     PathValue,
     StrictBool,
@@ -51,9 +39,12 @@ _SCALARS: Final[dict[Any, tuple[Any, str, str]]] = {
     Path: (PathValue, "a path", "paths"),
     NoneType: (None, "null", "nulls"),
 }
-_LIST_TYPES: Final = (list, abc.Sequence, abc.MutableSequence, abc.Iterable, abc.Collection)
-_MAPPING_TYPES: Final = (dict, abc.Mapping, abc.MutableMapping)
-_SET_TYPES: Final = (set, frozenset, abc.Set)
+_CONTAINERS: Final[dict[Any, Any]] = {
+    **dict.fromkeys((list, abc.Sequence, abc.MutableSequence, abc.Iterable, abc.Collection), list),
+    **dict.fromkeys((dict, abc.Mapping, abc.MutableMapping), dict),
+    set: set, abc.Set: set, frozenset: frozenset, tuple: tuple,
+}  # fmt: skip
+"""The container that a value of each type is converted to."""
 
 
 def get_hints(target: Callable[..., Any]) -> dict[str, Any]:
@@ -65,60 +56,46 @@ def get_hints(target: Callable[..., Any]) -> dict[str, Any]:
         return get_type_hints(function, include_extras=True)
     except Exception:
         # One name that only type checkers import must not drop the other hints.
-        return {
-            name: hint for name in getattr(function, "__annotations__", {}) for hint in _parameter_hint(function, name)
-        }
+        hints: dict[str, Any] = {}
+        for name, annotation in getattr(function, "__annotations__", {}).items():
+            with suppress(Exception):
+                parameter = SimpleNamespace(__annotations__={name: annotation})
+                hints |= get_type_hints(parameter, getattr(function, "__globals__", {}), include_extras=True)
+        return hints
 
 
 def make_type_adapter(hint: Any) -> TypeAdapter[Any]:
     """A strict validator of this hint; it accepts any value where pydantic does not support the hint."""
     try:
-        return TypeAdapter(_adapter_hint(hint))
+        return TypeAdapter(_strict_hint(hint))
     except (PydanticUserError, TypeError):
         return TypeAdapter(Any)
 
 
-def _adapter_hint(hint: Any) -> Any:
+def _strict_hint(hint: Any) -> Any:
     """``hint`` for pydantic's ``TypeAdapter``."""
     hint = _unwrap_hint(hint)
+    origin, args = get_origin(hint), get_args(hint)
     if _is_scalar(hint):
         return _SCALARS[hint][0]
-    origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return Annotated[(_adapter_hint(args[0]), *args[1:])]
-    if origin in (Union, types.UnionType):
+        return Annotated[(_strict_hint(args[0]), *args[1:])]
+    if origin in (Union, UnionType):
         # Where text is allowed, '2024' in quotes is text.
         number = Annotated[float, Strict()] if str in args else Number
-        return Union[tuple(number if arg is float else _adapter_hint(arg) for arg in args)]  # noqa: UP007
-    if origin is Literal or hint is Any:
+        return Union[tuple(number if arg is float else _strict_hint(arg) for arg in args)]  # noqa: UP007
+    if origin is Literal or hint is Any or _is_enum(hint):
         return hint
-    base = origin or hint
-    if base in _LIST_TYPES:
-        return list[_adapter_hint(args[0]) if args else Any]  # type: ignore[misc]
-    if base is frozenset:
-        return frozenset[_adapter_hint(args[0]) if args else Any]  # type: ignore[misc]
-    if base in _SET_TYPES:
-        return set[_adapter_hint(args[0]) if args else Any]  # type: ignore[misc]
-    if base is tuple:
-        return tuple[tuple(arg if arg is ... else _adapter_hint(arg) for arg in args) or (Any, ...)]  # type: ignore[misc]
-    if base in _MAPPING_TYPES or is_typeddict(base):
-        return dict[tuple(map(_adapter_hint, args)) if len(args) == 2 else (Any, Any)]  # type: ignore[misc]
-    if inspect.isclass(base) and issubclass(base, Enum):
-        return base
-    return Annotated[Any, BeforeValidator(_instance_validator(base))]
+    if (container := _CONTAINERS.get(origin or hint)) is not None:
+        return container[tuple(arg if arg is ... else _strict_hint(arg) for arg in args)] if args else container
+    return Annotated[Any, BeforeValidator(_instance_validator(origin or hint))]
 
 
 def object_types(hint: Any) -> list[Any]:
     """The classes in ``hint`` whose objects only a node can build: of ``float | Schedule`` the second."""
     bases = [get_origin(member) or member for member in _union_members(hint)]
-    return [
-        base
-        for base in bases
-        if base not in (*_SCALARS, *_LIST_TYPES, *_MAPPING_TYPES, *_SET_TYPES, tuple, Literal, Any)
-        and callable(base)
-        and not (inspect.isclass(base) and issubclass(base, Enum))
-        and not is_typeddict(base)
-    ]
+    plain = (*_SCALARS, *_CONTAINERS, Literal, Any)
+    return [base for base in bases if base not in plain and callable(base) and not _is_enum(base)]
 
 
 def accepts_only_objects(hint: Any) -> bool:
@@ -130,13 +107,12 @@ def accepts_only_objects(hint: Any) -> bool:
 def child_hint(hint: Any, key: int | str) -> Any:
     """The hint of the item at ``key`` of a list or mapping of this hint."""
     for member in _union_members(hint):
-        origin, args = get_origin(member), get_args(member)
-        if isinstance(key, int) and origin is tuple and args:
-            return args[0] if args[-1] is ... else args[key] if key < len(args) else Any
-        if isinstance(key, int) and origin in (*_LIST_TYPES, *_SET_TYPES) and args:
-            return args[0]
-        if isinstance(key, str) and origin in _MAPPING_TYPES and len(args) == 2:
-            return args[1]
+        container, args = _CONTAINERS.get(get_origin(member)), get_args(member)
+        if container is None or isinstance(key, str) != (container is dict):
+            continue
+        if container is tuple and args[-1] is not ...:
+            return args[key] if isinstance(key, int) and key < len(args) else Any
+        return args[1] if container is dict else args[0]
     return Any
 
 
@@ -159,25 +135,17 @@ def describe_hint(hint: Any) -> str:
 def _describe_member(hint: Any) -> str:
     if _is_scalar(hint):
         return _SCALARS[hint][1]
-    origin, args = get_origin(hint), get_args(hint)
-    base = origin or hint
-    if base is Literal:
-        return f"one of {', '.join(map(format_value, args))}"
-    if base is tuple and args and args[-1] is not ...:
-        return f"a list of {len(args)}{_plural_noun(args[0])}"
-    if base is tuple or base in _LIST_TYPES or base in _SET_TYPES:
-        elements = _plural_noun(args[0]) if args else ""
-        return f"a list of{elements}" if elements else "a list"
-    if base in _MAPPING_TYPES or is_typeddict(base):
+    base, args = get_origin(hint) or hint, get_args(hint)
+    if base is Literal or _is_enum(base):
+        return f"one of {', '.join(map(format_value, args or [member.value for member in base]))}"
+    container = _CONTAINERS.get(base)
+    if container is None:
+        return f"a {getattr(base, '__name__', base)} (a node with `use`)"
+    if container is dict:
         return "a mapping"
-    if inspect.isclass(base) and issubclass(base, Enum):
-        return f"one of {', '.join(format_value(member.value) for member in base)}"
-    return f"a {getattr(base, '__name__', base)} (a node with `use`)"
-
-
-def _plural_noun(hint: Any) -> str:
-    scalars = [member for member in _union_members(hint) if _is_scalar(member)]
-    return f" {_SCALARS[scalars[0]][2]}" if scalars else ""
+    scalars = [_SCALARS[item][2] for item in _union_members(args[0]) if _is_scalar(item)] if args else []
+    count = [str(len(args))] if container is tuple and args and args[-1] is not ... else []
+    return " ".join(["a list", *(["of"] if count or scalars else []), *count, *scalars[:1]])
 
 
 def _union_members(hint: Any) -> list[Any]:
@@ -185,9 +153,7 @@ def _union_members(hint: Any) -> list[Any]:
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _union_members(args[0])
-    if origin in (Union, types.UnionType):
-        return [member for arg in args for member in _union_members(arg)]
-    return [hint]
+    return [member for arg in args for member in _union_members(arg)] if origin in (Union, UnionType) else [hint]
 
 
 def _unwrap_hint(hint: Any) -> Any:
@@ -201,28 +167,16 @@ def _is_scalar(hint: Any) -> bool:
     return isinstance(hint, type) and hint in _SCALARS
 
 
+def _is_enum(hint: Any) -> bool:
+    return inspect.isclass(hint) and issubclass(hint, Enum)
+
+
 def _instance_validator(expected: Any) -> Callable[[Any], Any]:
-    def validate(value: Any) -> Any:
-        if isinstance(value, ResolvedNode) or _is_instance(value, expected):
-            return value
+    def validate_instance(value: Any) -> Any:
+        # A protocol that is not runtime-checkable has no instances in YAML.
+        with suppress(TypeError):
+            if isinstance(value, (ResolvedNode, expected)):
+                return value
         raise_validation_error(f"{format_value(value)} is not {_describe_member(expected)}")
 
-    return validate
-
-
-def _is_instance(value: Any, expected: Any) -> bool:
-    try:
-        return isinstance(value, expected)
-    except TypeError:  # a protocol that is not runtime-checkable; no YAML value is an instance
-        return False
-
-
-def _parameter_hint(function: Any, name: str) -> Sequence[Any]:
-    placeholder = types.SimpleNamespace(__annotations__={name: function.__annotations__[name]})
-    try:
-        hints: dict[str, Any] = get_type_hints(
-            placeholder, globalns=getattr(function, "__globals__", {}), include_extras=True
-        )
-    except Exception:
-        return ()
-    return list(hints.values())
+    return validate_instance

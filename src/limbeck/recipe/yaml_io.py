@@ -54,13 +54,12 @@ def parse_yaml(text: str, source: str = "the recipe") -> Any:
     >>> parse_yaml("{lr: 1e-3, betas: [0.9, 0.99]}")
     {'lr': 0.001, 'betas': [0.9, 0.99]}
     """
-    loader = None
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
-        _TreeValidator(source).measure(node)
+        _measure(node, source, {})
         return loader.construct_document(node)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -72,9 +71,6 @@ def parse_yaml(text: str, source: str = "the recipe") -> Any:
         raise LimbeckError(_too_deep_message(source)) from None
     except _CONSTRUCTOR_ERRORS as error:
         raise LimbeckError(f"{source} has a value that is not what its tag says: {error}") from None
-    finally:
-        if loader is not None:
-            loader.dispose()
 
 
 def dump_yaml(data: Any) -> str:
@@ -119,60 +115,41 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-@final
-class _TreeValidator:
-    """Checks the parsed tree before it is expanded, where an alias is still one node."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.sizes: dict[int, tuple[int, int] | None] = {}
-
-    def measure(self, node: yaml.Node, *, depth: int = 0) -> tuple[int, int]:
-        """The number of values in ``node`` with aliases expanded, and their depth."""
-        if id(node) not in self.sizes:
-            self._reject_tag(node)
-            self.sizes[id(node)] = None
-            children = [self.measure(child, depth=depth + 1) for child in self._children(node)]
-            height = 1 + max((height for _, height in children), default=0)
-            self.sizes[id(node)] = 1 + sum(values for values, _ in children), height
-        size_and_depth = self.sizes[id(node)]
-        if size_and_depth is None:
-            raise LimbeckError(
-                f"{self.source}, {_format_mark(node.start_mark)}: a value contains itself (&anchor and *alias)"
-            )
-        if depth + size_and_depth[1] > _MAX_DEPTH:
-            raise LimbeckError(_too_deep_message(self.source))
-        if size_and_depth[0] > _MAX_VALUES:
-            raise LimbeckError(
-                f"{self.source} grows to over {_MAX_VALUES:,} values when its aliases are expanded: use fewer"
-            )
-        return size_and_depth
-
-    def _reject_tag(self, node: yaml.Node) -> None:
+def _measure(node: yaml.Node, source: str, sizes: dict[int, tuple[int, int] | None], depth: int = 0) -> tuple[int, int]:
+    """Check a parsed tree before it is expanded; returns its number of values with aliases expanded, and its depth."""
+    location = f"{source}, {_format_mark(node.start_mark)}"
+    if id(node) not in sizes:
         if node.tag not in _ALLOWED_TAGS:
-            tag = node.tag.replace(_TAG_PREFIX, "!!")
             raise LimbeckError(
-                f"{self.source}, {_format_mark(node.start_mark)}: the tag {tag} is refused, since a recipe holds plain "
+                f"{location}: the tag {node.tag.replace(_TAG_PREFIX, '!!')} is refused, since a recipe holds plain "
                 "values only: name what is to be built under `use:`"
             )
+        sizes[id(node)] = None
+        children = [_measure(child, source, sizes, depth + 1) for child in _children(node, source)]
+        height = 1 + max((height for _, height in children), default=0)
+        sizes[id(node)] = 1 + sum(count for count, _ in children), height
+    if (size := sizes[id(node)]) is None:
+        raise LimbeckError(f"{location}: a value contains itself (&anchor and *alias)")
+    count, height = size
+    if depth + height > _MAX_DEPTH:
+        raise LimbeckError(_too_deep_message(source))
+    if count > _MAX_VALUES:
+        raise LimbeckError(f"{source} grows to over {_MAX_VALUES:,} values when its aliases are expanded: use fewer")
+    return size
 
-    def _children(self, node: yaml.Node) -> list[yaml.Node]:
-        if isinstance(node, yaml.SequenceNode):
-            return list(node.value)
-        if not isinstance(node, yaml.MappingNode):
-            return []
-        seen_keys = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise LimbeckError(
-                    f"{self.source}, {_format_mark(key.start_mark)}: a key is one word, not a list or mapping"
-                )
-            if key.value in seen_keys:
-                raise LimbeckError(
-                    f"{self.source}, {_format_mark(key.start_mark)}: {key.value!r} is twice in one mapping: keep one"
-                )
-            seen_keys.add(key.value)
-        return [child for pair in node.value for child in pair]
+
+def _children(node: yaml.Node, source: str) -> list[yaml.Node]:
+    if not isinstance(node, yaml.MappingNode):
+        return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+    seen_keys = set()
+    for key, _ in node.value:
+        location = f"{source}, {_format_mark(key.start_mark)}"
+        if not isinstance(key, yaml.ScalarNode):
+            raise LimbeckError(f"{location}: a key is one word, not a list or mapping")
+        if key.value in seen_keys:
+            raise LimbeckError(f"{location}: {key.value!r} is twice in one mapping: keep one")
+        seen_keys.add(key.value)
+    return [child for pair in node.value for child in pair]
 
 
 def _decode_text(data: bytes, source: str) -> str:
@@ -198,7 +175,7 @@ def _list_yaml_files(folder: Path, name: str) -> str:
 
 
 def _format_mark(mark: Any) -> str:
-    return "an unknown place" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}"
+    return "an unknown position" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _too_deep_message(source: str) -> str:

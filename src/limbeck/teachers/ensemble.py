@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, Protocol, final, runtime_checkable
+from typing import ClassVar, Final, Literal, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,10 @@ class TeacherLogits(NamedTuple):
 
 @runtime_checkable
 class EnsembleMethod(Protocol):
-    """Combines the logits of several teachers."""
+    """Combines the logits of several teachers.
+
+    A class with ``allows_single_teacher = True`` may be the ensemble of a recipe that has one teacher.
+    """
 
     def combine(self, stacked: TeacherLogits) -> Tensor:
         """Combined logits ``[rows, classes]``; rows without a valid teacher hold any value."""
@@ -193,6 +196,7 @@ class MeanLogits:
         weights: positive weights by teacher name; 1 for teachers that are not named.
     """
 
+    allows_single_teacher: ClassVar = True
     weights: TeacherWeights = None
 
     def __post_init__(self) -> None:

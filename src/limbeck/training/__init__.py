@@ -8,14 +8,6 @@ from limbeck.training.fit import FitResult, fit
 from limbeck.training.freeze import freeze_modules
 
 __all__ = [
-    "FitResult",
-    "Processes",
-    "TrainingConfig",
-    "TrainingDiverged",
-    "TrainingInterrupted",
-    "fit",
-    "freeze_modules",
-    "init_processes",
-    "make_fabric",
-    "make_single_device_fabric",
+    "FitResult", "Processes", "TrainingConfig", "TrainingDiverged", "TrainingInterrupted", "fit", "freeze_modules",
+    "init_processes", "make_fabric", "make_single_device_fabric",
 ]  # fmt: skip

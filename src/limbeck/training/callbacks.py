@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -81,7 +81,8 @@ class MetricsCSV(Callback):
             with path.open("w", newline="") as file:
                 table = csv.DictWriter(file, columns)
                 table.writeheader()
-                table.writerows({name: _format_value(value) for name, value in row.items()} for row in all_rows)
+                for row in all_rows:
+                    table.writerow({n: f"{v:.6g}" if isinstance(v, float) else v for n, v in row.items()})
 
         write_atomically(self._path, write_table)
         self._last_write = time.monotonic()
@@ -170,7 +171,14 @@ class TemperatureCSV(Callback):
         """Append the buffered rows to the file."""
         if not self._buffer:
             return
-        rows = list(self._format_rows())
+        batches: dict[int, list[Mapping[str, Sequence[float | Tensor]]]] = {}
+        for step, temperatures in self._buffer:
+            batches.setdefault(step, []).append(temperatures)
+        rows = [
+            (*self._key, step, loss, *(f"{value:.6g}" for value in (stats.mean, stats.minimum, stats.maximum)))
+            for step, step_batches in batches.items()
+            for loss, stats in update_stats({}, step_batches).items()
+        ]
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", newline="", encoding="utf-8") as file:
@@ -184,14 +192,6 @@ class TemperatureCSV(Callback):
                 "--resume"
             ) from error
         self._buffer = []
-
-    def _format_rows(self) -> Iterator[tuple[str | int, ...]]:
-        batches: dict[int, list[Mapping[str, Sequence[float | Tensor]]]] = {}
-        for step, temperatures in self._buffer:
-            batches.setdefault(step, []).append(temperatures)
-        for step, step_batches in batches.items():
-            for loss, stats in update_stats({}, step_batches).items():
-                yield *self._key, step, loss, *(f"{value:.6g}" for value in (stats.mean, stats.minimum, stats.maximum))
 
     def _rewrite(self, partial: Path, last_step: int) -> None:
         with (
@@ -242,7 +242,3 @@ class _MLflowLogger:
     def finalize(self, status: str) -> None:
         """End the run."""
         self._client.set_terminated(self._run, "FINISHED" if status == "success" else "FAILED")
-
-
-def _format_value(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value

@@ -18,15 +18,9 @@ from limbeck.core.errors import LimbeckError
 from limbeck.utils.io import write_atomically
 
 __all__ = [
-    "TrainingDiverged",
-    "TrainingInterrupted",
-    "catch_signals",
-    "get_rng_states",
-    "load_checkpoint",
-    "save_checkpoint",
-    "seed_everything",
-    "set_rng_states",
-]
+    "TrainingDiverged", "TrainingInterrupted", "catch_signals", "get_rng_states", "load_checkpoint", "save_checkpoint",
+    "seed_everything", "set_rng_states",
+]  # fmt: skip
 
 _FORMAT = 2
 
@@ -103,11 +97,9 @@ def set_rng_states(states: Mapping[str, Any]) -> None:
 def catch_signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM, so that the loop can end a step and save; a second signal ends the process."""
     received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    previous_handlers = {int(signum): signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    signums = (signal.SIGINT, signal.SIGTERM) if is_main_thread else ()
+    previous_handlers = {int(signum): signal.getsignal(signum) for signum in signums}
 
     def handle(signum: int, frame: FrameType | None) -> None:
         received.append(signum)

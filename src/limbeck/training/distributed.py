@@ -24,18 +24,14 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 __all__ = [
-    "MaxReducer",
-    "Processes",
-    "RemoteProcessError",
-    "all_gather_object",
-    "get_launched_world_size",
-    "init_process_group",
-    "init_processes",
-    "raise_on_all_ranks",
-]
+    "MaxReducer", "Processes", "RemoteProcessError", "all_gather_object", "get_launched_world_size",
+    "init_process_group", "init_processes", "raise_on_all_ranks",
+]  # fmt: skip
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Failure = tuple[str, int]
+"""Message and exit status of a failed process."""
 
 _STEP_TIMEOUT: Final = timedelta(minutes=30)  # for collective calls of a training
 _RANK_ZERO_TIMEOUT: Final = timedelta(days=2)  # while rank 0 measures, exports and reports
@@ -87,18 +83,19 @@ class Processes:
         """
         if self.world_size == 1:
             return fn(*args, **kwargs)
-        payload: list[Any] = [None]
-        if self.rank:
-            dist.broadcast_object_list(payload, 0, group=self.group)
-        else:
+        payload: list[tuple[Any, Failure | None]] = [(None, None)]
+        error: BaseException | None = None
+        if self.rank == 0:
             try:
                 payload[0] = (fn(*args, **kwargs), None)
                 pickle.dumps(payload[0])
-            except BaseException as error:
-                dist.broadcast_object_list([(None, _describe_failure(error))], 0, group=self.group)
-                raise
-            dist.broadcast_object_list(payload, 0, group=self.group)
+            except BaseException as raised:
+                error = raised
+                payload[0] = (None, _describe_failure(raised))
+        dist.broadcast_object_list(payload, 0, group=self.group)
         value, failure = payload[0]
+        if error is not None:
+            raise error
         if failure is not None:
             raise RemoteProcessError(0, *failure)
         return value  # type: ignore[no-any-return]
@@ -112,27 +109,17 @@ class Processes:
         if self.world_size == 1:
             return fn(*args, **kwargs)
         value: T | None = None
-        failure: BaseException | None = None
+        error: BaseException | None = None
         try:
             value = fn(*args, **kwargs)
-        except BaseException as error:
-            failure = error
-        failures: list[Any] = [None] * self.world_size
-        dist.all_gather_object(failures, None if failure is None else _describe_failure(failure), group=self.group)
-        failed_rank = next((rank for rank, entry in enumerate(failures) if entry is not None), None)
-        if failure is not None and failed_rank == self.rank:
-            raise failure
-        if failed_rank is not None:
-            raise RemoteProcessError(failed_rank, *failures[failed_rank])
+        except BaseException as raised:
+            error = raised
+        _raise_first(error, self.rank, self.all_gather_object(None if error is None else _describe_failure(error)))
         return value  # type: ignore[return-value]
 
     def all_gather_object(self, value: T) -> list[T]:
         """Gather ``value`` (plain data) of every process, ordered by rank."""
-        if self.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value, group=self.group)
-        return values
+        return _all_gather(value, self.world_size, self.group)
 
     @contextmanager
     def distributed_errors(self) -> Iterator[None]:
@@ -162,6 +149,27 @@ def init_processes() -> Processes:
         return Processes()
     init_process_group()
     return Processes(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=_RANK_ZERO_TIMEOUT))
+
+
+def init_process_group() -> None:
+    """Connect the processes, unless they are connected already."""
+    if dist.is_initialized():
+        return
+    missing = [name for name in _RENDEZVOUS_VARIABLES if name not in os.environ]
+    if missing:
+        raise LimbeckError(
+            f"WORLD_SIZE is {get_launched_world_size()}, and {', '.join(missing)} is not set: start the processes with "
+            "torchrun, which sets them all, or unset WORLD_SIZE"
+        )
+    with Processes(int(os.environ["RANK"]), get_launched_world_size()).distributed_errors():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_STEP_TIMEOUT)
+    atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
+
+
+def get_launched_world_size() -> int:
+    """Number of processes that ``torchrun`` has started, connected or not."""
+    initialized = dist.is_available() and dist.is_initialized()
+    return dist.get_world_size() if initialized else int(os.environ.get("WORLD_SIZE") or 1)
 
 
 @final
@@ -205,11 +213,7 @@ class MaxReducer:
 
 def all_gather_object(fabric: Fabric, value: T) -> list[T]:
     """Gather ``value`` (plain data or tensors) of every process, ordered by rank."""
-    if fabric.world_size == 1:
-        return [value]
-    values: list[Any] = [None] * fabric.world_size
-    dist.all_gather_object(values, value)
-    return values
+    return _all_gather(value, fabric.world_size)
 
 
 def raise_on_all_ranks(fabric: Fabric, error: LimbeckError | None) -> None:
@@ -218,50 +222,36 @@ def raise_on_all_ranks(fabric: Fabric, error: LimbeckError | None) -> None:
     The process with the earliest ``error.step``, among these of the lowest rank, raises its error; the others raise
     :class:`RemoteProcessError`.
     """
-    if fabric.world_size == 1:
-        if error is not None:
-            raise error
+    step = None if error is None else getattr(error, "step", 0)
+    steps = [other for other in all_gather_object(fabric, step) if other is not None]
+    if not steps:
         return
-    report = None if error is None else (getattr(error, "step", 0), fabric.global_rank, _describe_failure(error))
-    reports = [report for report in all_gather_object(fabric, report) if report is not None]
-    if not reports:
+    is_first = error is not None and step == min(steps)
+    failures = all_gather_object(fabric, _describe_failure(error) if error is not None and is_first else None)
+    _raise_first(error, fabric.global_rank, failures)
+
+
+def _raise_first(error: BaseException | None, rank: int, failures: list[Failure | None]) -> None:
+    """Raise the failure of the lowest rank: ``error`` in that process, a report of it in the others."""
+    failed_rank = next((index for index, failure in enumerate(failures) if failure is not None), None)
+    if failed_rank is None:
         return
-    _, failed_rank, failure = min(reports)
-    if error is not None and failed_rank == fabric.global_rank:
+    if failed_rank == rank and error is not None:
         raise error
-    raise RemoteProcessError(failed_rank, *failure)
+    raise RemoteProcessError(failed_rank, *failures[failed_rank])
 
 
-def get_launched_world_size() -> int:
-    """Number of processes that ``torchrun`` has started, connected or not."""
-    initialized = dist.is_available() and dist.is_initialized()
-    return dist.get_world_size() if initialized else int(os.environ.get("WORLD_SIZE") or 1)
+def _all_gather(value: T, world_size: int, group: Any = None) -> list[T]:
+    if world_size == 1:
+        return [value]
+    values: list[Any] = [None] * world_size
+    dist.all_gather_object(values, value, group=group)
+    return values
 
 
-def init_process_group() -> None:
-    """Connect the processes, unless they are connected already."""
-    if dist.is_initialized():
-        return
-    missing = [name for name in _RENDEZVOUS_VARIABLES if name not in os.environ]
-    if missing:
-        raise LimbeckError(
-            f"WORLD_SIZE is {get_launched_world_size()}, and {', '.join(missing)} is not set: start the processes with "
-            "torchrun, which sets them all, or unset WORLD_SIZE"
-        )
-    with Processes(int(os.environ["RANK"]), get_launched_world_size()).distributed_errors():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_STEP_TIMEOUT)
-    atexit.register(_destroy_process_group)
-
-
-def _describe_failure(error: BaseException) -> tuple[str, int]:
-    """Message and exit status of a failed process."""
+def _describe_failure(error: BaseException) -> Failure:
     if isinstance(error, KeyboardInterrupt):
         return "stopped by SIGINT", 130
     if isinstance(error, LimbeckError):
         return str(error), 128 + int(getattr(error, "signal", -126))
     return f"{type(error).__name__}: {error}", 1
-
-
-def _destroy_process_group() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from limbeck.core.errors import LimbeckError
 from limbeck.training.distributed import get_launched_world_size, init_process_group
 from limbeck.training.fsdp import make_fsdp_strategy
+from limbeck.utils.settings import Strategy
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Strategy", "make_fabric", "make_single_device_fabric"]
-
-Strategy = Literal["auto", "ddp", "fsdp"]
+__all__ = ["make_fabric", "make_single_device_fabric"]
 
 
 def make_fabric(*, strategy: Strategy = "auto", precision: Any = "32-true", loggers: Sequence[Any] = ()) -> Fabric:

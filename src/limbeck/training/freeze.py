@@ -30,7 +30,7 @@ def freeze_modules(network: nn.Module, paths: Sequence[str]) -> Iterator[None]:
     >>> sum(p.numel() for p in network.parameters() if p.requires_grad)
     23
     """
-    FeatureExtractor(network, {path: path for path in paths})
+    FeatureExtractor(network, {path: path for path in paths})  # refuses an unknown path
     modules = [network.get_submodule(path) for path in paths]
     trainable = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
 

@@ -19,14 +19,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 __all__ = [
-    "gather_full_state",
-    "is_fsdp",
-    "load_full_optimizer_state",
-    "load_full_weights",
-    "local_shard",
-    "make_fsdp_strategy",
-    "shard_module",
-]
+    "gather_full_state", "is_fsdp", "load_full_optimizer_state", "load_full_weights", "local_shard",
+    "make_fsdp_strategy", "shard_module",
+]  # fmt: skip
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 

@@ -17,13 +17,7 @@ from limbeck.distiller.distiller import Distiller
 from limbeck.distiller.objective import LossOutput
 from limbeck.training.callbacks import Callback, MetricsRow
 
-__all__ = [
-    "GradientNorms",
-    "compute_gradient_metrics",
-    "compute_gradient_norms",
-    "find_supervised_loss",
-    "is_measurement_step",
-]
+__all__ = ["GradientNorms", "compute_gradient_metrics", "find_supervised_loss", "is_measurement_step"]
 
 _MIN_STEPS_BETWEEN = 200
 
@@ -38,15 +32,16 @@ class GradientNorms(Callback):
 
     def __init__(self, distiller: Distiller, *, steps_per_epoch: int, last_step: int) -> None:
         self._distiller, self._steps_per_epoch, self._last_step = distiller, steps_per_epoch, last_step
+        self._objective = distiller.objective
         self._metrics: dict[str, float] = {}
 
     def on_step_start(self, step: int) -> None:
         if is_measurement_step(step, steps_per_epoch=self._steps_per_epoch, last_step=self._last_step):
-            self._distiller.objective.collect_diagnostics = True
+            self._objective.collect_diagnostics = True
 
     def on_loss(self, step: int, loss: LossOutput) -> None:
-        if self._distiller.objective.collect_diagnostics:
-            self._distiller.objective.collect_diagnostics = False
+        if self._objective.collect_diagnostics:
+            self._objective.collect_diagnostics = False
             self._metrics = compute_gradient_metrics(self._distiller, loss)
 
     def on_epoch_end(self, rows: Sequence[MetricsRow]) -> None:
@@ -54,7 +49,7 @@ class GradientNorms(Callback):
         self._metrics = {}
 
     def on_train_end(self) -> None:
-        self._distiller.objective.collect_diagnostics = False
+        self._objective.collect_diagnostics = False
 
 
 def is_measurement_step(step: int, *, steps_per_epoch: int, last_step: int) -> bool:
@@ -67,23 +62,6 @@ def is_measurement_step(step: int, *, steps_per_epoch: int, last_step: int) -> b
         return True
     epoch, remainder = divmod(step, steps_per_epoch)
     return not remainder and (epoch - 1) % -(-_MIN_STEPS_BETWEEN // steps_per_epoch) == 0
-
-
-def compute_gradient_norms(losses: Mapping[str, Tensor], weights: list[Tensor]) -> dict[str, float]:
-    """Compute the Euclidean norm of the gradient of each loss over all ``weights``, and keep the graph.
-
-    >>> w = torch.tensor([3.0, 4.0], requires_grad=True)
-    >>> compute_gradient_norms({"a": w.square().sum(), "b": w[0] * 0.5, "c": torch.tensor(1.0)}, [w])
-    {'a': 10.0, 'b': 0.5, 'c': 0.0}
-    """
-    norms = {}
-    for name, loss in losses.items():
-        squares = []
-        if loss.requires_grad:
-            gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
-            squares = [gradient.detach().double().square().sum() for gradient in gradients if gradient is not None]
-        norms[name] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
-    return norms
 
 
 def compute_gradient_metrics(distiller: Distiller, loss: LossOutput) -> dict[str, float]:
@@ -103,7 +81,7 @@ def compute_gradient_metrics(distiller: Distiller, loss: LossOutput) -> dict[str
     if len(loss.by_loss_with_grad) < 2 or not weights:
         return metrics
     try:
-        norms = compute_gradient_norms(loss.by_loss_with_grad, weights)
+        norms = {name: _gradient_norm(value, weights) for name, value in loss.by_loss_with_grad.items()}
     except RuntimeError:
         return metrics
     metrics |= {f"grad_norm/{name}": norm for name, norm in norms.items()}
@@ -115,9 +93,15 @@ def compute_gradient_metrics(distiller: Distiller, loss: LossOutput) -> dict[str
     return metrics
 
 
+def _gradient_norm(loss: Tensor, weights: Sequence[Tensor]) -> float:
+    """The Euclidean norm of the gradient over all ``weights``; keeps the graph."""
+    if not loss.requires_grad:
+        return 0.0
+    gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+    squares = [gradient.detach().double().square().sum() for gradient in gradients if gradient is not None]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
 def find_supervised_loss(losses: Mapping[str, Loss]) -> str | None:
     """The name of the first loss whose class is ``supervised``, or ``None``."""
-    return next(
-        (name for name, loss in losses.items() if loss_attribute(loss, "supervised")),
-        None,
-    )
+    return next((name for name, loss in losses.items() if loss_attribute(loss, "supervised")), None)

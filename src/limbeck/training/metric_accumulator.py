@@ -42,24 +42,20 @@ def update_stats(
     >>> update_stats({"soft": RunningStats(4.0, 1, 4.0, 4.0)}, [{"soft": [2.0]}, {"soft": [torch.tensor([1.0, 9.0])]}])
     {'soft': RunningStats(total=16.0, num_values=4, minimum=1.0, maximum=9.0)}
     """
-    numbers: dict[str, list[float]] = {}
-    tensors: dict[str, list[Tensor]] = {}
+    by_name: dict[str, list[float | Tensor]] = {}
     for batch in batches:
         for name, values in batch.items():
-            for value in values:
-                if isinstance(value, Tensor):
-                    tensors.setdefault(name, []).append(value)
-                else:
-                    numbers.setdefault(name, []).append(value)
+            by_name.setdefault(name, []).extend(values)
     updated = dict(stats)
-    for name in dict.fromkeys([*numbers, *tensors]):
-        values = numbers.get(name, [])
-        new = [RunningStats(math.fsum(values), len(values), min(values), max(values))] if values else []
-        if name in tensors and len(combined := torch.cat(tensors[name]).double()):
+    for name, values in by_name.items():
+        numbers = [value for value in values if not isinstance(value, Tensor)]
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        new = [RunningStats(math.fsum(numbers), len(numbers), min(numbers), max(numbers))] if numbers else []
+        if tensors and len(combined := torch.cat(tensors).double()):
             total, minimum, maximum = torch.stack([combined.sum(), combined.min(), combined.max()]).tolist()
             new.append(RunningStats(total, len(combined), minimum, maximum))
         if new:
-            updated[name] = merge_stats([*([stats[name]] if name in stats else []), *new])
+            updated[name] = merge_stats([stats[name], *new] if name in stats else new)
     return updated
 
 
@@ -91,11 +87,14 @@ class MetricAccumulator:
         self._num_batches, self.num_samples, self.start_time = 0, 0, time.monotonic()
         self._sums: dict[str, float] = {}
         self._weights: dict[str, float | Tensor] = {}
-        self._buffered_temperatures: list[Mapping[str, Sequence[float | Tensor]]] = []
         self._temperature_stats: dict[str, RunningStats] = {}
         self._num_correct = self._num_labeled = 0
+        self._clear_buffers()
+
+    def _clear_buffers(self) -> None:
         self._buffered_losses: list[dict[str, Tensor]] = []
-        self._buffered_logits: list[tuple[Tensor, Tensor]] = []
+        self._buffered_temperatures: list[Mapping[str, Sequence[float | Tensor]]] = []
+        self._buffered_rows: list[tuple[Tensor, Tensor]] = []
         self._num_buffered = 0
 
     def update(self, loss: LossOutput) -> None:
@@ -108,7 +107,7 @@ class MetricAccumulator:
         if loss.logits is not None:
             self.num_samples += len(loss.logits)
             if loss.target is not None:
-                self._buffered_logits.append((loss.logits, loss.target))
+                self._buffered_rows.append((loss.logits, loss.target))
                 self._num_buffered += loss.logits.numel()
         if self._num_buffered > _MAX_BUFFERED or len(self._buffered_losses) > _MAX_BUFFERED // 1024:
             self._flush()
@@ -131,11 +130,9 @@ class MetricAccumulator:
         if len(losses) > 1 and total_size > 0:
             metrics |= {f"loss_share/{name}": abs(value) / total_size for name, value in losses.items()}
         for name, stats in self._temperature_stats.items():
-            metrics |= {
-                f"temperature/{name}": stats.mean,
-                f"temperature_min/{name}": stats.minimum,
-                f"temperature_max/{name}": stats.maximum,
-            }
+            metrics[f"temperature/{name}"] = stats.mean
+            metrics[f"temperature_min/{name}"] = stats.minimum
+            metrics[f"temperature_max/{name}"] = stats.maximum
         return metrics | {f"loss_weight/{name}": float(value) for name, value in self._weights.items()}
 
     def first_nonfinite(self) -> tuple[int, list[str]] | None:
@@ -164,62 +161,55 @@ class MetricAccumulator:
 
     def _flush(self) -> None:
         """Reduce the buffered batches."""
-        sums: dict[str, Tensor] = {}
-        for name in self._buffered_losses[0] if self._buffered_losses else ():
-            values = torch.stack([losses[name] for losses in self._buffered_losses]).double()
-            sums[name] = values
-            self._sums[name] = self._sums.get(name, 0.0) + float(values.sum())
-        if self._first_nonfinite is None and not all(math.isfinite(self._sums[name]) for name in sums):
-            self._first_nonfinite = self._find_first_nonfinite(sums)
+        values = {
+            name: torch.stack([losses[name] for losses in self._buffered_losses]).double()
+            for name in (self._buffered_losses[0] if self._buffered_losses else ())
+        }
+        for name, losses in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(losses.sum())
+        if self._first_nonfinite is None and not all(math.isfinite(self._sums[name]) for name in values):
+            nonfinite = {name: (~torch.isfinite(losses)).nonzero().flatten() for name, losses in values.items()}
+            indices = {name: int(positions[0]) for name, positions in nonfinite.items() if len(positions)}
+            if indices:
+                first = min(indices.values())
+                names = [name for name, index in indices.items() if index == first]
+                self._first_nonfinite = self._num_flushed + first, names
         self._num_flushed += len(self._buffered_losses)
-        if self._buffered_logits:
-            logits = torch.cat([logits for logits, _ in self._buffered_logits])
-            target = torch.cat([hard_labels(target) for _, target in self._buffered_logits])
-            num_correct, num_labeled = _count_correct(logits, target)
-            self._num_correct += int(num_correct)
-            self._num_labeled += int(num_labeled)
+        if self._buffered_rows:
+            logits, targets = zip(*self._buffered_rows, strict=True)
+            num_correct, num_labeled = _count_correct(torch.cat(logits), torch.cat(list(map(hard_labels, targets))))
+            self._num_correct += num_correct
+            self._num_labeled += num_labeled
         self._temperature_stats = update_stats(self._temperature_stats, self._buffered_temperatures)
-        self._buffered_losses, self._buffered_logits, self._buffered_temperatures, self._num_buffered = [], [], [], 0
-
-    def _find_first_nonfinite(self, values: dict[str, Tensor]) -> tuple[int, list[str]] | None:
-        nonfinite = {name: (~torch.isfinite(losses)).nonzero() for name, losses in values.items()}
-        batch_indices = {name: int(positions[0]) for name, positions in nonfinite.items() if len(positions)}
-        if not batch_indices:
-            return None
-        first = min(batch_indices.values())
-        return self._num_flushed + first, [name for name, batch_index in batch_indices.items() if batch_index == first]
+        self._clear_buffers()
 
 
 def run_validation(
     network: torch.nn.Module, batches: Iterable[Any], task: Task, to_device: Callable[[Any], Any],
-    all_gather: Callable[[Any], list[Any]] = lambda share: [share],
+    all_gather: Callable[[Any], list[Any]] = lambda counts: [counts],
 ) -> dict[str, float]:  # fmt: skip
     """Compute accuracy and NLL of ``network`` in eval mode; empty if no row has a label.
 
     The NLL is summed in float64 by batch and then exactly, so it does not depend on how batches are distributed over
     processes, whose counts ``all_gather`` collects.
     """
-    counts_per_batch: list[tuple[int, int, float]] = []
+    local_counts: list[tuple[int, int, float]] = []
     with eval_mode(network):
         for item in batches:
-            if isinstance(item, _PaddingBatch):
-                task.outputs(network, to_device(item.batch))
-                continue
-            batch = to_device(item)
-            logits, target = task.outputs(network, batch).logits, task.target(batch)
+            is_padding = isinstance(item, _PaddingBatch)
+            batch = to_device(item.batch if is_padding else item)
+            logits, target = task.outputs(network, batch).logits, None if is_padding else task.target(batch)
             if logits is None or target is None:
                 continue
             labels = hard_labels(target)
-            num_correct, num_labeled = _count_correct(logits, labels)
             losses = torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="none")
-            counts_per_batch.append((int(num_correct), int(num_labeled), float(losses.cpu().double().sum())))
-    all_counts = [count for counts in all_gather(counts_per_batch) for count in counts]
-    total_labeled = sum(num_labeled for _, num_labeled, _ in all_counts)
-    if not total_labeled:
+            local_counts.append((*_count_correct(logits, labels), float(losses.cpu().double().sum())))
+    counts = [count for process_counts in all_gather(local_counts) for count in process_counts]
+    num_labeled = sum(labeled for _, labeled, _ in counts)
+    if not num_labeled:
         return {}
-    total_correct = sum(num_correct for num_correct, _, _ in all_counts)
-    nll = math.fsum(loss for _, _, loss in all_counts)
-    return {"val/accuracy": total_correct / total_labeled, "val/nll": nll / total_labeled}
+    nll = math.fsum(loss for _, _, loss in counts)
+    return {"val/accuracy": sum(correct for correct, _, _ in counts) / num_labeled, "val/nll": nll / num_labeled}
 
 
 def equalize_batches(
@@ -241,6 +231,6 @@ class _PaddingBatch(NamedTuple):
     batch: Any
 
 
-def _count_correct(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _count_correct(logits: Tensor, labels: Tensor) -> tuple[int, int]:
     """Number of correct rows and of labeled rows."""
-    return (logits.argmax(dim=1) == labels).sum(), (labels >= 0).sum()
+    return int((logits.argmax(dim=1) == labels).sum()), int((labels >= 0).sum())

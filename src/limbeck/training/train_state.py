@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -22,7 +22,13 @@ from limbeck.data.counter_rng import derive_seed
 from limbeck.distiller.deployment import classifier_source, deployment_model
 from limbeck.distiller.distiller import Distiller
 from limbeck.training.callbacks import MetricsRow
-from limbeck.training.checkpoint import get_rng_states, save_checkpoint, seed_everything, set_rng_states
+from limbeck.training.checkpoint import (
+    get_rng_states,
+    load_checkpoint,
+    save_checkpoint,
+    seed_everything,
+    set_rng_states,
+)
 from limbeck.training.config import TrainingConfig
 from limbeck.training.distributed import all_gather_object
 from limbeck.training.fsdp import (
@@ -36,7 +42,24 @@ from limbeck.training.fsdp import (
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["TrainState", "TrainingLength", "compute_training_length", "initialize_state"]
+__all__ = ["TrainState", "TrainingLength", "compute_training_length", "initialize_state", "training_seed"]
+
+_SEED_NAMES: Final = {
+    "baseline": "alone", "student_only": "alone", "equal_time": "longer", "label_smoothing": "smoothed",
+    "no_assistants": "direct", "teacher_training": "teaching", "pretrain": "alone",
+}  # fmt: skip
+"""The names of phases and stages in records of schema 2, which seeds are derived from, so that weights and records of
+that schema are reproduced to the bit. Other names are used as they are."""
+
+
+def training_seed(seed: int, phase: str, stage: str) -> int:
+    """The seed of the ``stage`` of a ``phase`` in a run with ``seed``: a hash of their names, mixed with ``seed``.
+
+    >>> training_seed(0, "baseline", "distill") == derive_seed(0, zlib.crc32(b"alone/distill"))
+    True
+    """
+    names = (_SEED_NAMES.get(name, name) for name in (phase, stage))
+    return derive_seed(seed, zlib.crc32("/".join(names).encode()))
 
 
 @final
@@ -99,13 +122,23 @@ def compute_training_length(
 
 
 @final
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class TrainState:
     """The state that a checkpoint saves and restores.
 
-    ``original`` is the caller's distiller; ``distiller`` is the trained one, a sharded copy with FSDP.
+    Attributes:
+        original: the caller's distiller.
+        distiller: the trained one, a sharded copy with FSDP.
+        model: the distiller in Fabric's wrapper, where that has an effect.
+        settings: what a checkpoint must have in common with the training that resumes it.
+        path: the checkpoint, or ``None`` to save none.
+        best: accuracy, epoch and weights of the best epoch.
     """
 
+    training: TrainingConfig
+    length: TrainingLength
+    phase: str
+    stage: str
     original: Distiller
     distiller: Distiller
     model: Any
@@ -115,18 +148,23 @@ class TrainState:
     fabric: Any
     ema_model: Any
     settings: dict[str, Any]
+    path: Path | None = None
     step: int = 0
     seconds: float = 0.0
     history: list[MetricsRow] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
     should_stop: bool = False
 
-    def step_optimizer(self, training: TrainingConfig) -> None:
-        """Update the weights, the learning rate and the averaged weights."""
+    def step_optimizer(self) -> None:
+        """Clip the gradient, and update the weights, the learning rate and the averaged weights."""
+        if self.training.max_grad_norm is not None:
+            self.fabric.clip_gradients(
+                self.model, self.optimizer, max_norm=self.training.max_grad_norm, error_if_nonfinite=False
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        if self.scheduler is not None and training.scheduler_interval == "step":
+        if self.scheduler is not None and self.training.scheduler_interval == "step":
             self.scheduler.step()
         if self.ema_model is not None:
             self.ema_model.update_parameters(self.distiller.student)
@@ -136,29 +174,21 @@ class TrainState:
         network: nn.Module = deployment_model(self.distiller) if self.ema_model is None else self.ema_model.module
         return network
 
-    def end_epoch(self, row: MetricsRow, training: TrainingConfig) -> None:
+    def end_epoch(self, row: MetricsRow) -> None:
         """Append ``row``, step an epoch scheduler, keep the best weights, and decide on early stopping."""
         self.history.append(row)
-        if self.scheduler is not None and training.scheduler_interval == "epoch":
+        if self.scheduler is not None and self.training.scheduler_interval == "epoch":
             plateau = isinstance(self.scheduler, ReduceLROnPlateau)
             self.scheduler.step(row["val/nll"]) if plateau else self.scheduler.step()
         accuracy = row.get("val/accuracy")
         if accuracy is not None and accuracy > self.best.get("accuracy", -1.0):
             self.best = {"accuracy": accuracy, "epoch": row["epoch"]}
-            if training.keep_weights == "best":
+            if self.training.keep_weights == "best":
                 weights = gather_full_state(self.eval_model().state_dict())
                 self.best["student"] = {n: t.detach().cpu().clone() for n, t in weights.items()}
-        if training.early_stopping_patience is not None and self.best:
-            self.should_stop = row["epoch"] - self.best["epoch"] >= training.early_stopping_patience
-
-    def save(self, path: Path | None) -> None:
-        """Write a checkpoint in rank 0; a collective call, since a full state is gathered."""
-        if path is None:
-            return
-        state = self.full_state()
-        if not self.fabric.global_rank:
-            save_checkpoint(path, state)
-        self.sync_buffers()
+        patience = self.training.early_stopping_patience
+        if patience is not None and self.best:
+            self.should_stop = row["epoch"] - self.best["epoch"] >= patience
 
     def sync_buffers(self) -> None:
         """Copy the buffers of rank 0, such as BatchNorm statistics, to all processes."""
@@ -167,9 +197,11 @@ class TrainState:
                 dist.broadcast(buffer, 0)
             all_gather_object(self.fabric, None)
 
-    def full_state(self) -> dict[str, Any]:
-        """The state as tensors and plain values; a collective call."""
-        return {
+    def save(self) -> None:
+        """Write a checkpoint in rank 0; a collective call, since a full state is gathered."""
+        if self.path is None:
+            return
+        state = {
             "settings": self.settings,
             "step": self.step, "seconds": self.seconds, "history": self.history, "best": self.best,
             "should_stop": self.should_stop,
@@ -182,9 +214,35 @@ class TrainState:
             "precision": self.fabric.strategy.precision.state_dict(),
             "random": all_gather_object(self.fabric, get_rng_states()),
         }  # fmt: skip
+        if not self.fabric.global_rank:
+            save_checkpoint(self.path, state)
+        self.sync_buffers()
 
-    def restore(self, state: dict[str, Any], path: Path) -> None:
-        """Load a state of :meth:`full_state`; refuse one with other settings."""
+    def resume(self) -> None:
+        """Load the checkpoint, if there is one; refuse one with other settings."""
+        path = self.path
+        if path is None:
+            return
+        exists = all_gather_object(self.fabric, path.exists())
+        if len(set(exists)) > 1:
+            raise LimbeckError(
+                f"the checkpoint {path} must exist for all processes, and is missing for process "
+                f"{exists.index(False)}: put the run folder on a file system that all machines share"
+            )
+        if not exists[0]:
+            return
+        state = load_checkpoint(path)
+        try:
+            self._restore(state, path)
+        except LimbeckError:
+            raise
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise LimbeckError(
+                f"the checkpoint {path} lacks what a training needs ({type(error).__name__}: {str(error)[:80]!r}): "
+                "remove it to begin this stage again, or put a copy back"
+            ) from error
+
+    def _restore(self, state: dict[str, Any], path: Path) -> None:
         for name, value in self.settings.items():
             if _normalize_setting(state["settings"].get(name)) != _normalize_setting(value):
                 raise LimbeckError(
@@ -205,46 +263,24 @@ class TrainState:
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         set_rng_states(state["random"][self.fabric.global_rank])
 
-    def finalize(self, training: TrainingConfig) -> nn.Module:
+    def finalize(self) -> nn.Module:
         """Load the weights to keep into the caller's student and return the deployed network in eval mode."""
         self.sync_buffers()
-        student = self.original.student
-        if self.original is not self.distiller:
+        student, is_sharded = self.original.student, self.original is not self.distiller
+        if is_sharded:
             self.original.objective.load_state_dict(gather_full_state(self.distiller.objective.state_dict()))
-        if training.keep_weights == "best" and "student" in self.best:
+        if self.training.keep_weights == "best" and "student" in self.best:
             student.load_state_dict(self.best["student"])
-        elif self.original is not self.distiller or self.ema_model is not None:
+        elif is_sharded or self.ema_model is not None:
             trained = self.distiller.student if self.ema_model is None else self.ema_model.module
             student.load_state_dict(gather_full_state(trained.state_dict()))
         return deployment_model(self.original).eval()
 
 
-def _require_deployable(distiller: Distiller, training: TrainingConfig, fabric: Fabric) -> None:
-    """Refuse settings that keep the student's weights only, if more than the student is deployed."""
-    if classifier_source(distiller) is None:
-        return
-    deployment_model(distiller)
-    for setting, is_set in (
-        ("training.keep_weights best", training.keep_weights == "best"),
-        ("training.ema_decay", training.ema_decay is not None),
-        ("the strategy fsdp", is_fsdp(fabric)),
-    ):  # fmt: skip
-        if is_set:
-            raise LimbeckError(
-                f"{setting} keeps the student's own weights, and with SimKD the loss's projector is deployed too: "
-                "leave it away"
-            )
-
-
 def initialize_state(
-    distiller: Distiller,
-    stream: BatchStream,
-    length: TrainingLength,
-    training: TrainingConfig,
-    fabric: Fabric,
-    *,
-    seed: int,
-) -> TrainState:
+    distiller: Distiller, stream: BatchStream, length: TrainingLength, training: TrainingConfig, fabric: Fabric, *,
+    phase: str, stage: str, seed: int,
+) -> TrainState:  # fmt: skip
     """Seed, move to the device, build projections, optimizer and scheduler."""
     seed_everything(seed)
     distiller.to(fabric.device)
@@ -254,7 +290,7 @@ def initialize_state(
     if is_fsdp(fabric):
         if training.ema_decay is not None:
             raise LimbeckError(
-                "training.ema_decay averages whole weights, and under the strategy fsdp no process has them: leave "
+                "training.ema_decay averages full weights, and under the strategy fsdp no process has them: leave "
                 "ema_decay away, or set the strategy to ddp"
             )
         distiller, model = shard_module(original, fabric)
@@ -275,7 +311,28 @@ def initialize_state(
         "world_size": fabric.world_size, "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}", "seed": seed,
         "student": zlib.crc32(str([(n, tuple(p.shape)) for n, p in distiller.student.state_dict().items()]).encode()),
     }  # fmt: skip
-    return TrainState(original, distiller, model, backward, fabric_optimizer, scheduler, fabric, ema_model, settings)
+    return TrainState(
+        training=training, length=length, phase=phase, stage=stage, original=original, distiller=distiller,
+        model=model, backward=backward, optimizer=fabric_optimizer, scheduler=scheduler, fabric=fabric,
+        ema_model=ema_model, settings=settings,
+    )  # fmt: skip
+
+
+def _require_deployable(distiller: Distiller, training: TrainingConfig, fabric: Fabric) -> None:
+    """Refuse settings that keep the student's weights only, if more than the student is deployed."""
+    if classifier_source(distiller) is None:
+        return
+    deployment_model(distiller)
+    for setting, is_set in (
+        ("training.keep_weights best", training.keep_weights == "best"),
+        ("training.ema_decay", training.ema_decay is not None),
+        ("the strategy fsdp", is_fsdp(fabric)),
+    ):
+        if is_set:
+            raise LimbeckError(
+                f"{setting} keeps the student's own weights, and with SimKD the loss's projector is deployed too: "
+                "leave it away"
+            )
 
 
 def _make_scheduler(optimizer: Optimizer, length: TrainingLength, training: TrainingConfig) -> Any:

@@ -138,10 +138,10 @@ def test_what_cannot_be_written_is_refused(logits, format, says):
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"tail": "spread"}, "without top_k"),
+        ({"tail": "spread"}, "without `top_k`"),
         ({"top_k": 0}, "at least 1"),
-        ({"top_k": 3, "tail": "none"}, "spread, renormalized"),
-        ({"dtype": "float64"}, "float16, float32"),
+        ({"top_k": 3, "tail": "none"}, "'spread', 'renormalized'"),
+        ({"dtype": "float64"}, "'float16', 'float32'"),
         ({"pool_factor": 0}, "at least 1"),
     ],
 )

@@ -11,7 +11,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Protocol, final, runtime_checkable
 
@@ -266,7 +265,7 @@ class CachedTeacher(Teacher):
         """32 hex digits that depend on everything that changes the outputs."""
         components = {
             "version": CACHE_VERSION, "teacher": self._teacher.fingerprint(), "data": self._data.fingerprint(),
-            "num_views": self._record_index.num_views, "task": repr(task), "config": asdict(self._config),
+            "num_views": self._record_index.num_views, "task": repr(task), "config": self._config.model_dump(),
         }  # fmt: skip
         return hashlib.sha256(json.dumps(components, sort_keys=True).encode()).hexdigest()[:32]
 

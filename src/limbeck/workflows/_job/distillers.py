@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from limbeck.core.errors import LimbeckError
@@ -56,21 +55,18 @@ def baseline_weights(weights: Mapping[str, Any]) -> dict[str, Any]:
 
 def config_for_phase(training: TrainingConfig, phase: str) -> TrainingConfig:
     """A stage's settings; a baseline gets unpaired batches, as nothing of it needs pairs."""
-    return replace(training, batch_pairing="none") if phase in BASELINE_PHASES else training
+    return training.model_copy(update={"batch_pairing": "none"}) if phase in BASELINE_PHASES else training
 
 
 def make_training_config(stage: ResolvedStage) -> TrainingConfig:
-    """What the engine is told of a stage's settings."""
-    config = stage.training
-    scheduler = stage.scheduler
+    """The settings of a stage for :func:`limbeck.fit`."""
+    config, scheduler = stage.training, stage.scheduler
     return TrainingConfig(
         optimizer=stage.optimizer.build,
         scheduler=None if scheduler is None else lambda optimizer, steps: scheduler.build(optimizer, steps=steps),
         scheduler_interval="step" if config.scheduler is None else config.scheduler.interval,
-        batch_size=config.batch_size, grad_accum_steps=config.grad_accum_steps, max_grad_norm=config.max_grad_norm,
-        ema_decay=config.ema_decay, early_stopping_patience=config.early_stopping_patience,
-        keep_weights=config.keep_weights, num_workers=config.num_workers, batch_pairing=config.batch_pairing,
-    )  # fmt: skip
+        **config.model_dump(exclude={"optimizer", "scheduler", "precision", "strategy", "devices"}),
+    )
 
 
 def check_world_size(recipe: Recipe, world_size: int) -> None:

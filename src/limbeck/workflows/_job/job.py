@@ -436,13 +436,7 @@ class Job:
     def _open_cache(self, name: str, teacher: Teacher) -> CachedTeacher:
         config = self.recipe.cache
         assert config is not None
-        cache_config = CacheConfig(
-            top_k=config.top_k,
-            tail=config.tail,
-            dtype=config.dtype,
-            feature_dtype=config.feature_dtype,
-            pool_factor=config.pool_factor,
-        )
+        cache_config = CacheConfig(**config.model_dump(exclude={"root"}))
         return CachedTeacher(teacher, self.data, root=config.root, config=cache_config, name=name)
 
     def _make_loggers(self) -> list[Any]:

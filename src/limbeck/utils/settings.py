@@ -1,0 +1,80 @@
+"""Settings that a Python class and a section of a recipe share: names, types, ranges and defaults, without torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from limbeck.utils.validation import Number, Settings, StrictInt, raise_validation_error
+
+__all__ = ["BatchPairing", "CacheSettings", "Strategy", "TrainingSettings"]
+
+BatchPairing = Literal["none", "same_class", "repeat_previous"]
+Strategy = Literal["auto", "ddp", "fsdp"]
+
+
+class TrainingSettings(Settings):
+    """Settings of :class:`limbeck.training.TrainingConfig` and of ``training`` in a recipe.
+
+    Attributes:
+        batch_size: batch size per process.
+        grad_accum_steps: number of batches whose gradients are accumulated for an optimizer step.
+        max_grad_norm: norm to clip the gradient to; ``None`` does not clip.
+        ema_decay: decay of an exponential moving average of the weights and BatchNorm statistics, which is then
+            validated and kept; ``None`` keeps the weights themselves.
+        early_stopping_patience: stop after this many epochs without a better validation accuracy; ``None``: never.
+        keep_weights: keep the weights of the ``last`` epoch, or of the ``best`` on the validation split.
+        num_workers: number of processes that load batches; 0 loads in this process.
+        batch_pairing: ``none``; ``same_class``: the second half of a batch has other samples of the classes of the
+            first; ``repeat_previous``: the first half repeats the second half of the previous batch. See
+            :mod:`limbeck.data.pair_batches`.
+    """
+
+    noun: ClassVar[str] = "training"
+    optimizer: Any
+    scheduler: Any = None
+    batch_size: Annotated[StrictInt, Field(ge=1)] = 64
+    grad_accum_steps: Annotated[StrictInt, Field(ge=1)] = 1
+    max_grad_norm: Annotated[Number, Field(gt=0)] | None = None
+    ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    early_stopping_patience: Annotated[StrictInt, Field(ge=1)] | None = None
+    keep_weights: Literal["last", "best"] = "last"
+    num_workers: Annotated[StrictInt, Field(ge=0)] = 0
+    batch_pairing: BatchPairing = "none"
+
+    @model_validator(mode="after")
+    def _check_batch_size(self) -> Self:
+        if self.batch_pairing != "none" and self.batch_size % 2:
+            raise_validation_error(
+                f"batch_pairing: with {self.batch_pairing} a batch has two halves, and batch_size "
+                f"{self.batch_size} is odd"
+            )
+        return self
+
+
+class CacheSettings(Settings):
+    """Settings of :class:`limbeck.teachers.CacheConfig` and of ``cache`` in a recipe.
+
+    Attributes:
+        top_k: number of largest logits of each row to store; ``None``: all (dense).
+        tail: logits of the other classes, with ``top_k``: ``spread`` (default) distributes their total probability
+            evenly (exact at temperature 1), ``renormalized`` gives them none.
+        dtype: of logits, spatial logits and embeddings.
+        feature_dtype: of features; ``int8`` has one scale for each sample, its largest magnitude over 127.
+        pool_factor: average pooling of maps ``[channels, height, width]``. Features are returned pooled, spatial
+            logits are resized bilinearly to their size.
+    """
+
+    noun: ClassVar[str] = "cache"
+    top_k: Annotated[StrictInt, Field(ge=1)] | None = None
+    tail: Literal["spread", "renormalized"] | None = None
+    dtype: Literal["float16", "float32"] = "float16"
+    feature_dtype: Literal["float16", "float32", "int8"] = "float16"
+    pool_factor: Annotated[StrictInt, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _check_tail(self) -> Self:
+        if self.top_k is None and self.tail is not None:
+            raise_validation_error(f"tail must be null without `top_k`, since all logits are stored, got {self.tail!r}")
+        return self
