@@ -8,6 +8,7 @@ an error that suggests the closest name.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from types import NoneType
 from typing import Any, Final, get_args, get_origin
 
@@ -54,13 +55,13 @@ def apply_changes(document: Mapping[str, Any], changes: Mapping[str, Any]) -> di
 
 def _set_value(document: dict[str, Any], path: str, value: Any) -> None:
     reject_renamed_path(path.strip())
-    *parents, last = path.strip().split(".")
-    if not all((*parents, last)):
+    keys = path.strip().split(".")
+    if not all(keys):
         raise LimbeckError(f"{path!r} is not of the form path.to.setting")
     container: Any = document
     shape: Any = Recipe
     config_path = ""
-    for key, next_key in zip(parents, [*parents[1:], last], strict=True):
+    for key, next_key in pairwise(keys):
         item = _find_key(container, shape, key, config_path)
         if isinstance(container, dict) and item not in container:
             container[item] = _make_default(container, shape, key, config_path)
@@ -72,7 +73,7 @@ def _set_value(document: dict[str, Any], path: str, value: Any) -> None:
         container = container[item]
         if not isinstance(container, dict | list):
             raise LimbeckError(f"{config_path} is {format_value(container)}, and has no {next_key!r} below it")
-    container[_find_key(container, shape, last, config_path)] = value
+    container[_find_key(container, shape, keys[-1], config_path)] = value
 
 
 def _find_key(container: Any, shape: Any, key: str, config_path: str) -> int | str:

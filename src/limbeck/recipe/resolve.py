@@ -135,7 +135,8 @@ def fill_defaults(recipe: Recipe, *, provided: Mapping[str, Any] | None = None) 
             container = document
             for parent in parents:
                 container = container[int(parent) if isinstance(container, list) else parent]
-            container[key] = {**node.config, **{k: v for k, v in container[key].items() if k not in node.config}}
+            recipe_keys = container[key].keys() - node.settings.keys() - {"use"}
+            container[key] = {**node.config, **{name: container[key][name] for name in recipe_keys}}
     return validate(Recipe, document)
 
 

@@ -8,8 +8,17 @@ from typing import Annotated, Any, Final, Literal, Self, final
 from pydantic import BeforeValidator, Field, model_validator
 
 from limbeck.core.errors import LimbeckError
-from limbeck.recipe.names import FileName, Name, Plugin, TeacherName
-from limbeck.recipe.node_schema import BaseNode, LossNode, Node, SchedulerNode, TeacherNode
+from limbeck.recipe.node_schema import (
+    BaseNode,
+    FileName,
+    LossNode,
+    Name,
+    Node,
+    Plugin,
+    SchedulerNode,
+    TeacherName,
+    TeacherNode,
+)
 from limbeck.recipe.study_schema import Study
 from limbeck.recipe.training_order import AssistantMode, TrainingPair, expand_generations, training_order
 from limbeck.utils.renamed_keys import reject_renamed

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Self, final
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from limbeck.recipe.names import Name
+from limbeck.recipe.node_schema import Name
 from limbeck.utils.validation import Number, Settings, StrictInt, StrictStr, format_value, raise_validation_error
 
 __all__ = ["BASELINES", "BUILTIN_VARIANTS", "Study"]

@@ -123,7 +123,7 @@ class RecordLayout:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``layout.json``."""
-        return asdict(self)
+        return asdict(self) | {"config": self.config.model_dump()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
