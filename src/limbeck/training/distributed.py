@@ -67,11 +67,6 @@ class Processes:
     world_size: int = 1
     group: Any = None
 
-    @property
-    def is_rank_zero(self) -> bool:
-        """Whether this process writes the files and the messages of the run."""
-        return self.rank == 0
-
     def run_on_rank_zero(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``fn`` in rank 0 only, while the other processes wait.
 
