@@ -228,12 +228,9 @@ def raise_on_all_ranks(fabric: Fabric, error: LimbeckError | None) -> None:
 
 def _raise_first(error: BaseException | None, rank: int, failures: list[Failure | None]) -> None:
     """Raise the failure of the lowest rank: ``error`` in that process, a report of it in the others."""
-    failed_rank = next((index for index, failure in enumerate(failures) if failure is not None), None)
-    if failed_rank is None:
-        return
-    if failed_rank == rank and error is not None:
-        raise error
-    raise RemoteProcessError(failed_rank, *failures[failed_rank])
+    for failed_rank, failure in enumerate(failures):
+        if failure is not None:
+            raise error if error is not None and failed_rank == rank else RemoteProcessError(failed_rank, *failure)
 
 
 def _all_gather(value: T, world_size: int, group: Any = None) -> list[T]:
