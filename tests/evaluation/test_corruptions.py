@@ -11,7 +11,7 @@ from torch import nn
 from limbeck.core.errors import LimbeckError
 from limbeck.data.split import InMemory, Split
 from limbeck.evaluation.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corruption_accuracy
-from limbeck.evaluation.robustness.corruptions.image_ops import directional_blur, plasma_fractal, zoom_center
+from limbeck.evaluation.robustness.image_ops import directional_blur, plasma_fractal, zoom_center
 
 # The mean change of a pixel does not increase with severity: frost darkens the image as it whitens it,
 # glass alternates blur and turns, and the elastic map moves less as a batched while it tears more.

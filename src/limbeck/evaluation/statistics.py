@@ -110,12 +110,7 @@ def paired_bootstrap_statistic(
 def paired_bootstrap_mean(
     values_a: Tensor, values_b: Tensor, *, n_resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Any]:
-    """:func:`paired_bootstrap_statistic` of the mean of ``[n]`` values, vectorized.
-
-    >>> result = paired_bootstrap_mean(torch.tensor([1.0, 0.5, 1.0, 0.5]), torch.tensor([0.5, 0.5, 0.5, 0.5]))
-    >>> result["difference"], result["low"], result["high"]
-    (0.25, 0.0, 0.5)
-    """
+    """:func:`paired_bootstrap_statistic` of the mean of ``[n]`` values, vectorized."""
     n = _check_same_samples(values_a, values_b)
     generator, differences = torch.Generator().manual_seed(seed), values_a.double() - values_b.double()
     chunk_size = max(1, _MAX_CHUNK_ELEMENTS // n)
@@ -144,9 +139,6 @@ def accuracy_interval(accuracy: float | None, num_samples: int, *, seed: int = 0
     """Bootstrap interval of an accuracy over its samples; ``None`` without an accuracy or samples.
 
     At 0 and 1, where every resample is the same, it is the exact one-sided bound ``0.05 ** (1 / n)`` ("rule of three").
-
-    >>> [round(end, 3) for end in accuracy_interval(0.9, 360)], [round(end, 3) for end in accuracy_interval(1.0, 100)]
-    ([0.869, 0.931], [0.97, 1.0])
     """
     if accuracy is None or num_samples < 1 or not math.isfinite(accuracy):
         return None
@@ -185,9 +177,6 @@ def bootstrap_mean_ci(values: Sequence[float], *, n_resamples: int = 10_000, see
     """``mean`` and ``std`` (n − 1) over seeds, the bootstrap interval ``low`` to ``high``, and ``num_seeds``.
 
     ``std``, ``low`` and ``high`` are ``None`` for one seed.
-
-    >>> {name: round(value, 2) for name, value in bootstrap_mean_ci([1.0, 2.0, 3.0]).items()}
-    {'mean': 2.0, 'std': 1.0, 'low': 1.0, 'high': 3.0, 'num_seeds': 3}
     """
     values = _check_finite(values)
     low, high = _percentile_interval(_bootstrap_means([values], n_resamples, seed)[0], len(values))
@@ -197,7 +186,7 @@ def bootstrap_mean_ci(values: Sequence[float], *, n_resamples: int = 10_000, see
 def paired_mean_ci(
     values_a: Sequence[float], values_b: Sequence[float], *, n_resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Any]:
-    """Mean difference a − b over seeds, paired by seed, with two intervals and the paired t-test.
+    """Mean difference a − b over seeds, with two intervals and the paired t-test.
 
     For few seeds the bootstrap interval is too narrow (`benchmarks/coverage.py` measures by how much); Student's
     interval (1908, https://doi.org/10.1093/biomet/6.1.1) is exact for normal differences. Where all differences are

@@ -11,12 +11,16 @@ from limbeck.models.cifar_resnet import (
     resnet44,
     resnet56,
     resnet110,
+    wide_resnet,
+    wrn_16_1,
+    wrn_16_2,
+    wrn_40_1,
+    wrn_40_2,
 )
 from limbeck.models.mlp import mlp
 from limbeck.models.small_cnn import small_cnn
 from limbeck.models.small_vit import small_vit
 from limbeck.models.weights import load_weights, save_weights
-from limbeck.models.wide_resnet import wide_resnet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 
 __all__ = [
     "load_weights",
