@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,11 +10,9 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.export import predict_onnx, to_onnx
+from limbeck.export import onnx_export, predict_onnx, to_onnx
 from limbeck.models import onnx_graph as graph
 from limbeck.models import small_cnn
-
-export = sys.modules["limbeck.export.to_onnx"]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +97,7 @@ class _Form(nn.Module):
 )
 def test_logits_are_read_from_each_output_form(form):
     network, x = _Form(form), torch.randn(2, 4)
-    assert torch.equal(export._LogitsWrapper(network)(x), network.fc(x))
+    assert torch.equal(onnx_export._LogitsWrapper(network)(x), network.fc(x))
 
 
 def test_a_network_without_logits_is_refused(tmp_path):
@@ -142,7 +139,7 @@ def test_what_stood_there_before_survives_a_failed_export(tmp_path):
 
 def _compare(expected, logits):
     chunks = iter([logits[:1], logits[1:]])
-    return export._check_parity(nn.Identity(), lambda _: next(chunks), expected, tolerance=1e-2, name="a.onnx")
+    return onnx_export._check_parity(nn.Identity(), lambda _: next(chunks), expected, tolerance=1e-2, name="a.onnx")
 
 
 def test_the_tolerance_grows_with_the_largest_logit():

@@ -18,6 +18,23 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.models.checks import require_positive
 
+__all__ = [
+    "resnet8",
+    "resnet8x4",
+    "resnet14",
+    "resnet20",
+    "resnet32",
+    "resnet32x4",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+    "wide_resnet",
+    "wrn_16_1",
+    "wrn_16_2",
+    "wrn_40_1",
+    "wrn_40_2",
+]
+
 Shortcut = Literal["projection", "padding"]
 
 

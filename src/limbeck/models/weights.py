@@ -188,11 +188,10 @@ def _require_compatible(
     mismatched = [
         f"{name} ({loaded} in the file, {expected} in the model)" for name, (loaded, expected) in shapes.items()
     ]
-    problems = [
-        f"other shapes for {_join_names(mismatched)}" if mismatched else "",
-        f"nothing for {_join_names(missing)}" if missing else "",
-        f"names that the model does not have: {_join_names(unexpected)}" if unexpected else "",
-    ]
+    differences = {
+        "other shapes for": mismatched, "nothing for": missing, "names that the model does not have:": unexpected
+    }  # fmt: skip
+    problems = "; ".join(f"{label} {_join_names(names)}" for label, names in differences.items() if names)
     advice = "build the model with the options it was trained with"
     # Another number of classes: a single module differs, and only in its first dimension.
     modules = {name.rpartition(".")[0] for name in shapes}
@@ -203,7 +202,7 @@ def _require_compatible(
             f"wrong class count: build the model with classes: {classes}, or call load_weights(..., "
             f"ignore_modules={list(modules)}) for a new head"
         )
-    raise LimbeckError(f"{file} does not fit the model, for it holds {'; '.join(filter(None, problems))}: {advice}")
+    raise LimbeckError(f"{file} does not fit the model, for it holds {problems}: {advice}")
 
 
 def _join_names(names: Iterable[str], limit: int = 3) -> str:

@@ -53,16 +53,8 @@ def measure_latencies(
 
     The first call of a block is a warm-up, since the caches hold the data of another call.
 
-    Args:
-        calls: the calls to time, by name.
-        rounds: maximum number of blocks of each call.
-        calls_per_round: maximum number of timed calls of a block.
-        max_seconds: seconds for each of ``calls``, after which no block starts and a block ends early.
-        num_threads: torch threads during the measurement.
-        batch_size: samples in one call, only reported.
-
-    Returns:
-        What :func:`measure_latency` returns, by name.
+    Each call gets up to ``rounds`` blocks of ``calls_per_round`` timed calls; after ``max_seconds`` per call no block
+    starts and a block ends early. Returns what :func:`measure_latency` returns, by name.
 
     >>> results = measure_latencies({"a": lambda: None, "b": lambda: None}, rounds=2, calls_per_round=3)
     >>> {name: result["num_repeats"] for name, result in results.items()}

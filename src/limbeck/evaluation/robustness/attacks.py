@@ -51,17 +51,17 @@ def pgd(
     ``step_size`` is the change of a pixel per step; ``None``: a quarter of ``eps`` (2/255 for 8/255).
     """
     require_pixels(pixels, eps=eps)
-    if steps < 1 or (step_size is not None and not 0 < step_size <= 1):
+    step_size = eps / 4 if step_size is None else step_size
+    if steps < 1 or not 0 < step_size <= 1:
         raise LimbeckError(
             f"steps must be at least 1 and step_size in 0..1 (2/255 = 0.0078), got {steps} and {step_size}"
         )
-    update_size = eps / 4 if step_size is None else step_size
     # On the CPU, so that the start is the same on every device.
     start = torch.rand(pixels.shape, generator=make_generator(seed), dtype=pixels.dtype).to(pixels.device)
     perturbed = (pixels + eps * (2 * start - 1)).clamp(0, 1)
     with eval_mode(network):
         for _ in range(steps):
-            perturbed = perturbed + update_size * _gradient_sign(network, perturbed, target)
+            perturbed = perturbed + step_size * _gradient_sign(network, perturbed, target)
             perturbed = (pixels + (perturbed - pixels).clamp(-eps, eps)).clamp(0, 1)
     return perturbed
 
@@ -97,22 +97,11 @@ def adversarial_accuracy(
     network: nn.Module, split: Split, *, attacks: Sequence[str] = ("fgsm", "pgd"), eps: float = DEFAULT_EPS,
     seed: int = 0, batch_size: int = 256,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Whether ``network`` stays correct on each labeled sample of ``split``.
-
-    Args:
-        network: the network, attacked on its device.
-        split: the samples.
-        attacks: names from :data:`ATTACKS`.
-        eps: largest change of a pixel, in 0..1.
-        seed: seed of the random starts.
-        batch_size: samples per batch.
+    """Whether ``network`` stays correct on each labeled sample of ``split`` under ``attacks`` from :data:`ATTACKS`.
 
     Returns:
         ``[labeled]`` booleans by name: ``clean``, each attack, and ``worst_case``, correct under all of them. A sample
         that is wrong without an attack is wrong under every attack.
-
-    Raises:
-        LimbeckError: an unknown attack, no labeled sample, or ``eps`` or pixels outside 0..1.
 
     >>> from limbeck.data.split import InMemory
     >>> split = Split.from_images(InMemory(torch.tensor([[0.9, 0.1], [0.55, 0.45]])), torch.tensor([0, 0]))

@@ -87,13 +87,7 @@ def corruption_accuracy(
 ) -> dict[str, dict[str, Tensor]]:  # fmt: skip
     """Whether each network is correct on each labeled sample of ``split``, under each corruption.
 
-    Args:
-        networks: networks that map pixels in 0..1 to logits ``[n, classes]``; all get the same corrupted images.
-        split: the samples.
-        corruptions: names from :data:`CORRUPTIONS`.
-        severities: from 1 to 5.
-        seed: seed of the random draws.
-        batch_size: samples per batch.
+    Networks map pixels in 0..1 to logits ``[n, classes]``; all get the same corrupted images.
 
     Returns:
         By network and corruption, ``[severities, labeled]`` booleans.

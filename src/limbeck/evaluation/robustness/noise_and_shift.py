@@ -48,12 +48,7 @@ def noise_accuracy(
 ) -> dict[str, Tensor]:  # fmt: skip
     """Whether each network is correct on each labeled sample of ``split``, at each of ``sigmas``.
 
-    Args:
-        networks: networks that map pixels in 0..1 to logits ``[n, classes]``; all get the same noise.
-        split: the samples.
-        sigmas: standard deviations in pixel units.
-        seed: seed of the noise.
-        batch_size: samples per batch.
+    Networks map pixels in 0..1 to logits ``[n, classes]``; all get the same noise.
 
     Returns:
         By network, ``[sigmas, labeled]`` booleans.
@@ -73,20 +68,11 @@ def noise_accuracy(
 def shift_accuracy(network: nn.Module, reference: Split, shifted: Split, *, batch_size: int = 256) -> dict[str, Any]:
     """Accuracy of ``network`` on ``shifted`` and ``reference``, which hold the same samples in the same order.
 
-    Args:
-        network: maps pixels in 0..1 to logits ``[n, classes]``.
-        reference: the samples without shift.
-        shifted: the same samples with shift.
-        batch_size: samples per batch.
-
     Returns:
         ``reference_accuracy`` and ``shifted_accuracy`` over the labeled samples; ``difference``, shifted − reference in
         percentage points, with ``low`` and ``high`` of its 95 % interval (paired bootstrap over samples);
         ``flip_rate``, the fraction of all samples with another predicted class; and ``num_samples``, the number of
         labeled ones.
-
-    Raises:
-        LimbeckError: different samples, or none with a label.
     """
     if len(reference) != len(shifted) or not torch.equal(reference.target, shifted.target):
         raise LimbeckError(
