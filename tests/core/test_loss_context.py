@@ -53,7 +53,7 @@ def test_a_misspelt_teacher_names_the_nearest():
 
 
 def test_a_student_on_its_own_says_how_to_give_a_teacher():
-    with pytest.raises(LimbeckError, match=r"there is none: give Distiller\(teachers=...\)"):
+    with pytest.raises(LimbeckError, match=r"there is none: pass Distiller\(teachers=...\)"):
         LossContext(student=Outputs()).pair()
 
 
@@ -63,7 +63,7 @@ def test_teachers_that_cannot_be_combined_are_not_called_absent():
 
 
 def test_a_batch_without_target_is_an_error():
-    with pytest.raises(LimbeckError, match="the batch carries none"):
+    with pytest.raises(LimbeckError, match="the batch has none"):
         LossContext(student=Outputs()).require_target()
 
 

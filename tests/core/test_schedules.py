@@ -119,9 +119,9 @@ def test_an_overall_schedule_of_unknown_length_says_what_to_set():
         schedules.across_stages(LINE)(Progress(step=1, steps=8))
 
 
-@pytest.mark.parametrize("inner", [0.5, "linear", schedules.Linear])
+@pytest.mark.parametrize("inner", [0.5, "linear", schedules.linear])
 def test_overall_takes_a_schedule_and_nothing_else(inner):
-    with pytest.raises(LimbeckError, match="across_stages stretches a schedule"):
+    with pytest.raises(LimbeckError, match="across_stages needs a schedule"):
         schedules.across_stages(inner)
 
 

@@ -65,7 +65,7 @@ def test_a_batch_that_numbers_its_samples_tells_the_terms():
 
 
 def test_a_batch_given_twice_is_refused():
-    with pytest.raises(LimbeckError, match="given whole or by keywords, and here are both: labels"):
+    with pytest.raises(LimbeckError, match="a batch must be one argument or keywords, got both: labels"):
         distiller()((X, Y), labels=Y)
 
 
@@ -109,14 +109,14 @@ def test_a_schedule_without_a_clock_is_an_error_that_says_how_to_set_it(objectiv
 
 def test_a_batch_without_labels_serves_terms_that_need_none():
     assert distiller({"kd": KDLoss()})(X).target is None
-    with pytest.raises(LimbeckError, match="the batch carries none"):
+    with pytest.raises(LimbeckError, match="the batch has none"):
         distiller()(X)
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"weights": {"kdd": 1.0}}, "the weight 'kdd' belongs to no loss; the losses are: kd"),
+        ({"weights": {"kdd": 1.0}}, "weights names 'kdd', which is no loss; the losses are: kd"),
         ({"feature_layers": {"studnet": {}}}, "feature_layers are given for 'studnet'; there are: student"),
         ({"feature_layers": {"techer": {}}}, "feature_layers are given for 'techer'; there are: teacher"),
         ({"feature_layers": {"student": {"mid": "O"}}}, "Sequential has no module 'O'; near it: 0, 1, 2"),

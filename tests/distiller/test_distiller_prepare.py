@@ -42,7 +42,7 @@ def distiller(student=None, teacher=None, **settings):
     ],
 )
 def test_asking_before_preparing_is_an_error_that_says_what_to_do(ask):
-    with pytest.raises(LimbeckError, match=r"learns a projection, which has to be shaped.*distiller.prepare\(batch\)"):
+    with pytest.raises(LimbeckError, match=r"learns a projection, which needs the shapes.*distiller.prepare\(batch\)"):
         ask(distiller())
 
 

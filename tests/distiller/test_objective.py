@@ -84,7 +84,7 @@ def test_a_term_that_is_no_number_is_refused_by_name_and_shape():
 
 @pytest.mark.parametrize("name", ["keys", "pop", "a.b", "", "training"])
 def test_a_name_that_pytorch_keeps_is_refused_for_a_term_that_learns(name):
-    with pytest.raises(LimbeckError, match="which PyTorch reserves: choose another"):
+    with pytest.raises(LimbeckError, match="which PyTorch reserves: rename it"):
         Objective({name: FitNetLoss("mid")})
     assert list(Objective({name: KDLoss()}).losses) == [name]
 
@@ -95,7 +95,7 @@ def test_a_name_that_pytorch_keeps_is_refused_for_a_term_that_learns(name):
         ({}, None, "needs at least one loss"),
         ({"kd": KDLoss}, None, r"the loss 'kd' must be an object such as .*, got <class .*KDLoss'>"),
         ({"kd": 3.0}, None, "the loss 'kd' must be an object such as KDLoss\\(\\), got 3.0"),
-        ({"kd": KDLoss()}, {"kdd": 1.0}, "the weight 'kdd' belongs to no loss; the losses are: kd"),
+        ({"kd": KDLoss()}, {"kdd": 1.0}, "weights names 'kdd', which is no loss; the losses are: kd"),
     ],
 )
 def test_what_makes_no_objective_is_refused(terms, weights, sentence):

@@ -112,7 +112,7 @@ def test_a_temperature_is_doubted_only_where_all_of_it_is_out_of_range(tau, mess
 
 
 def test_a_doubt_is_a_warning_of_the_distiller():
-    with pytest.warns(UserWarning, match="Classification is used to 3 to 6"):
+    with pytest.warns(UserWarning, match="the usual range of Classification is 3 to 6"):
         limbeck.Distiller(nn.Linear(4, 5), nn.Linear(4, 5), objective={"kd": KDLoss(temperature=1.0)}, task=TASK)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -154,13 +154,13 @@ def test_a_teacher_without_valid_samples_costs_zero():
 
 @pytest.mark.parametrize("power", [0.0, 0.5, -2.0, float("nan")])
 def test_a_power_below_one_is_refused(power):
-    with pytest.raises(LimbeckError, match="at least 1, not"):
+    with pytest.raises(LimbeckError, match=r"power must be in \[1, inf\), got"):
         AttentionTransferLoss("mid", power=power)
 
 
 def test_features_that_are_no_map_are_refused_naming_whose_they_are():
     with pytest.raises(
-        LimbeckError, match=r"the teacher's features have the shape \[2, 3\]: tap a convolutional layer"
+        LimbeckError, match=r"the teacher's features have the shape \[2, 3\]: use a convolutional layer"
     ):
         attention_transfer_loss(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3))
 

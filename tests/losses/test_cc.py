@@ -96,9 +96,9 @@ def test_a_teacher_without_valid_samples_costs_zero():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(LimbeckError, match=r"correlation relates .*\[2, 4\].*\[3, 4\]: tap layers"):
+    with pytest.raises(LimbeckError, match=r"cc relates .*\[2, 4\].*\[3, 4\]: use layers"):
         cc_loss(torch.zeros(2, 4), torch.zeros(3, 4))
-    with pytest.raises(LimbeckError, match="'gaussian' or 'bilinear', not 'rbf'"):
+    with pytest.raises(LimbeckError, match="'gaussian' or 'bilinear', got 'rbf'"):
         CCLoss("mid", kernel="rbf")
-    with pytest.raises(LimbeckError, match="above zero, not 0"):
+    with pytest.raises(LimbeckError, match=r"gamma must be in \(0, inf\), got 0"):
         CCLoss("mid", gamma=0.0)

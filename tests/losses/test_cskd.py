@@ -79,11 +79,11 @@ def test_the_class_compares_the_first_half_with_the_second_and_leaves_the_unlabe
 
 def test_a_batch_without_pairs_is_refused_with_what_to_set():
     context = replace(make_context(rows=4), target=torch.tensor([0, 1, 0, 2]))
-    with pytest.raises(LimbeckError, match='set sampling="classmates"'):
+    with pytest.raises(LimbeckError, match='set batch_pairing="same_class"'):
         CSKDLoss()(context)
     with pytest.raises(LimbeckError, match="above zero"):
         CSKDLoss(temperature=0.0)
     with pytest.raises(LimbeckError, match="above zero"):
         cskd_loss(torch.zeros(1, 2), torch.zeros(1, 2), temperature=-1.0)
-    with pytest.raises(LimbeckError, match="each row has its partner"):
+    with pytest.raises(LimbeckError, match="each row needs its partner"):
         cskd_loss(torch.zeros(1, 2), torch.zeros(2, 2))

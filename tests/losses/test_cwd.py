@@ -115,14 +115,14 @@ def test_an_unprepared_term_says_what_to_call():
 
 @pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_temperature_that_is_not_above_zero_is_refused(tau):
-    with pytest.raises(LimbeckError, match="a temperature is a number above zero"):
+    with pytest.raises(LimbeckError, match="a temperature must be a number above zero"):
         CWDLoss("mid", temperature=tau)
-    with pytest.raises(LimbeckError, match="a temperature is a number above zero"):
+    with pytest.raises(LimbeckError, match="a temperature must be a number above zero"):
         cwd_loss(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), temperature=tau)
 
 
 def test_shapes_that_cannot_be_compared_are_refused():
     with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\].*\[2, 5, 4, 4\]: the class CWDLoss projects"):
         cwd_loss(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4))
-    with pytest.raises(LimbeckError, match="tap a layer that gives positions"):
+    with pytest.raises(LimbeckError, match="use a layer that returns positions"):
         cwd_loss(torch.zeros(2, 3), torch.zeros(2, 3))

@@ -135,13 +135,13 @@ def test_an_unprepared_hint_says_what_to_call():
 
 @pytest.mark.parametrize(("student", "teacher"), [((2, 3), (2, 3, 4)), ((2, 3, 4, 4, 4), (2, 3, 4, 4, 4))])
 def test_features_of_ranks_that_cannot_be_compared_are_refused(student, teacher):
-    with pytest.raises(LimbeckError, match="cannot be compared: tap layers that both give"):
+    with pytest.raises(LimbeckError, match="cannot be compared: use layers that both return"):
         prepared(exchange(torch.zeros(student), torch.zeros(teacher)))
 
 
 def test_different_numbers_of_tokens_are_refused_with_what_has_to_be_equal():
     context = exchange(torch.zeros(2, 6, 3), torch.zeros(2, 7, 3))
-    with pytest.raises(LimbeckError, match=r"\[2, 6, 3\].*\[2, 7, 3\].*tokens have to be equal"):
+    with pytest.raises(LimbeckError, match=r"\[2, 3, 6\].*\[2, 3, 7\].*tokens must be equal"):
         prepared(context)(context)
 
 

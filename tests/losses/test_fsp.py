@@ -169,7 +169,7 @@ def test_layers_that_do_not_fit_are_refused_with_their_shapes():
     maps, fewer = torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4)
     with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\] and \[2, 5, 4, 4\].*the class FSPLoss learns a projection"):
         fsp_loss((maps, maps), (fewer, maps))
-    with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\] and \[2, 3\]: tap layers that both give"):
+    with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\] and \[2, 3\]: use other layers"):
         fsp_loss((maps, maps[:, :, 0, 0]), (maps, maps))
 
 

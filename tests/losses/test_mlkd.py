@@ -108,7 +108,7 @@ def test_a_teacher_without_valid_samples_costs_zero():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*same rows with the same classes"):
         mlkd_loss(torch.zeros(2, 3), torch.zeros(2, 4))
-    with pytest.raises(LimbeckError, match="here is none: give temperatures"):
+    with pytest.raises(LimbeckError, match="must not be empty: give temperatures"):
         MLKDLoss(temperatures=())
-    with pytest.raises(LimbeckError, match="above zero, not 0"):
+    with pytest.raises(LimbeckError, match="above zero, got 0"):
         MLKDLoss(temperatures=(2.0, 0.0))

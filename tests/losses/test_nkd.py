@@ -118,7 +118,7 @@ def test_a_teacher_without_valid_samples_costs_zero():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*same rows with the same classes"):
         nkd_loss(torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2, dtype=torch.long))
-    with pytest.raises(LimbeckError, match=r"answered 2 rows, and the target has the shape \[3\]"):
+    with pytest.raises(LimbeckError, match=r"the target of logits \[2, \d\] must be .*got \[3\]"):
         nkd_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(3, dtype=torch.long))
     with pytest.raises(LimbeckError, match="above zero"):
         NKDLoss(temperature=0.0)

@@ -121,5 +121,5 @@ def test_a_teacher_without_valid_samples_costs_zero():
     ("student", "teacher"), [((2, 3), (2, 3)), ((2, 3, 4), (2, 3, 5)), ((2, 3, 4, 4), (1, 3, 4, 4))]
 )
 def test_features_over_other_positions_are_refused(student, teacher):
-    with pytest.raises(LimbeckError, match="tap layers whose batch and positions agree"):
+    with pytest.raises(LimbeckError, match="use layers whose batch and positions agree"):
         nst_loss(torch.zeros(student), torch.zeros(teacher))

@@ -144,11 +144,11 @@ def test_the_repr_tells_of_projection_and_pooling():
 
 
 def test_margins_that_cannot_be_are_refused():
-    with pytest.raises(LimbeckError, match="a margin is a number not above zero"):
+    with pytest.raises(LimbeckError, match="margin must be one number per channel, zero or below"):
         OFDLoss("mid", margin=[-1.0, 0.5])
-    with pytest.raises(LimbeckError, match=r"given 2 margins, and the teacher has 8 channels at 'mid'"):
+    with pytest.raises(LimbeckError, match=r"got 2 for the 8 channels of 'mid'"):
         OFDLoss("mid", margin=[-1.0, -1.0]).prepare(make_context())
-    with pytest.raises(LimbeckError, match=r"one number for each channel, \[channels\], and here its shape is \[1\]"):
+    with pytest.raises(LimbeckError, match=r"one number for each channel, \[channels\], got \[1\]"):
         ofd_loss(torch.zeros(2, 3), torch.zeros(2, 3), margin=torch.zeros(1))
 
 

@@ -116,5 +116,5 @@ def test_an_unprepared_term_says_what_to_call():
 def test_shapes_that_cannot_be_compared_are_refused():
     with pytest.raises(LimbeckError, match=r"\[2, 3, 4, 4\].*\[2, 5, 4, 4\]: the class PKDLoss projects"):
         pkd_loss(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4))
-    with pytest.raises(LimbeckError, match=r"features are \[batch, channels, ...\]"):
+    with pytest.raises(LimbeckError, match=r"features must be \[batch, channels, ...\]"):
         pkd_loss(torch.zeros(2), torch.zeros(2))

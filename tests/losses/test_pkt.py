@@ -87,5 +87,5 @@ def test_a_teacher_without_valid_samples_costs_zero():
 
 
 def test_unequal_batches_are_refused_with_both_shapes():
-    with pytest.raises(LimbeckError, match=r"probability relates .*\[2, 4\].*\[3, 4\]: tap layers"):
+    with pytest.raises(LimbeckError, match=r"pkt relates .*\[2, 4\].*\[3, 4\]: use layers"):
         pkt_loss(torch.zeros(2, 4), torch.zeros(3, 4))

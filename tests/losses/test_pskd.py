@@ -110,10 +110,10 @@ def test_no_label_at_all_costs_zero():
 def test_wrong_shapes_and_shares_are_one_sentence():
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\]"):
         pskd_loss(torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2))
-    with pytest.raises(LimbeckError, match="2 rows and the target has 3"):
+    with pytest.raises(LimbeckError, match=r"the target of logits \[2, \d\] must be .*got \[3"):
         pskd_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(3))
     for share in (-0.1, 1.5):
-        with pytest.raises(LimbeckError, match="from 0 to 1"):
+        with pytest.raises(LimbeckError, match=r"alpha must be in \[0, 1\]"):
             PSKDLoss(alpha=share)
-        with pytest.raises(LimbeckError, match="from 0 to 1"):
+        with pytest.raises(LimbeckError, match=r"alpha must be in \[0, 1\]"):
             pskd_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2), alpha=share)

@@ -86,9 +86,9 @@ def test_the_class_takes_its_temperature_from_the_schedule():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*same rows with the same classes"):
         reverse_kl_loss(torch.zeros(2, 3), torch.zeros(2, 4))
-    with pytest.raises(LimbeckError, match=r"logits are \[rows, classes\]"):
+    with pytest.raises(LimbeckError, match=r"logits must be \[rows, classes\]"):
         reverse_kl_loss(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))
-    with pytest.raises(LimbeckError, match="here are 3 for 2 rows"):
+    with pytest.raises(LimbeckError, match="got 3 for 2 rows"):
         reverse_kl_loss(torch.zeros(2, 3), torch.zeros(2, 3), temperature=torch.ones(3))
     with pytest.raises(LimbeckError, match="above zero"):
         ReverseKLLoss(temperature=0.0)

@@ -106,5 +106,5 @@ def test_a_teacher_without_valid_samples_costs_zero():
 
 
 def test_unequal_batches_are_refused_with_both_shapes():
-    with pytest.raises(LimbeckError, match=r"rkd_angle relates .*\[2, 4\].*\[3, 4\]: tap layers"):
+    with pytest.raises(LimbeckError, match=r"rkd_angle relates .*\[2, 4\].*\[3, 4\]: use layers"):
         rkd_angle_loss(torch.zeros(2, 4), torch.zeros(3, 4))

@@ -81,7 +81,7 @@ def test_the_class_agrees_with_numpy_through_its_projector():
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 6, 4, 4))
     context = exchange(torch.tensor(student), torch.tensor(teacher))
     term = prepared(context)
-    weights = [layer.weight.detach().numpy() for layer in term.projector if isinstance(layer, nn.Conv2d)]
+    weights = [layer.weight.detach().numpy() for layer in term.projection if isinstance(layer, nn.Conv2d)]
     assert [weight.shape for weight in weights] == [(3, 3, 1, 1), (3, 3, 3, 3), (6, 3, 1, 1)]
     projected = student
     for weight in weights:
@@ -94,7 +94,7 @@ def test_the_class_agrees_with_numpy_on_vectors():
     student, teacher = random.normal(size=(4, 3)), random.normal(size=(4, 6))
     context = exchange(torch.tensor(student), torch.tensor(teacher))
     term = prepared(context, factor=3)
-    first, second = (layer.weight.detach().numpy() for layer in term.projector if isinstance(layer, nn.Linear))
+    first, second = (layer.weight.detach().numpy() for layer in term.projection if isinstance(layer, nn.Linear))
     projected = normalized(normalized(student @ first.T) @ second.T)
     assert first.shape == (2, 3)
     assert term(context).item() == pytest.approx(np.square(projected - teacher).mean(), rel=1e-6)
@@ -105,7 +105,7 @@ def test_the_head_is_the_projector_under_the_teachers_classifier():
     term = prepared(exchange(student, teacher))
     head = term.make_head(classifier).eval()
     term.eval()
-    torch.testing.assert_close(head(student), classifier(term.projector(student).mean(dim=(2, 3))))
+    torch.testing.assert_close(head(student), classifier(term.projection(student).mean(dim=(2, 3))))
     assert head.classifier is not classifier
     assert sum(p.numel() for p in head.parameters()) == sum(p.numel() for p in term.parameters()) + 70
     vectors = prepared(exchange(torch.randn(2, 3), torch.randn(2, 6)))
@@ -121,7 +121,7 @@ def test_its_repr_tells_the_parameters_that_inference_pays_for():
 
 def test_preparing_moves_no_statistics():
     term = prepared(exchange(torch.randn(2, 3, 4, 4), torch.randn(2, 6, 4, 4)))
-    assert all(not layer.running_mean.any() for layer in term.projector if isinstance(layer, nn.BatchNorm2d))
+    assert all(not layer.running_mean.any() for layer in term.projection if isinstance(layer, nn.BatchNorm2d))
 
 
 def test_channels_last_memory_costs_the_same():
@@ -155,11 +155,11 @@ def test_a_teacher_without_valid_samples_costs_zero_with_zero_gradient():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(LimbeckError, match=r"call distiller.prepare\(batch\) before building the optimizer"):
         SimKDLoss("mid")(make_context())
-    with pytest.raises(LimbeckError, match=r"\[2, 3, 4\] and \[2, 3, 4\]: tap the last layer before the pooling"):
+    with pytest.raises(LimbeckError, match=r"\[2, 3, 4\] and \[2, 3, 4\]: use the last layer before the pooling"):
         prepared(exchange(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)))
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\].*the class SimKDLoss projects"):
         simkd_loss(torch.zeros(2, 3), torch.zeros(2, 4))
-    with pytest.raises(LimbeckError, match="divided by at least 1, not 0"):
+    with pytest.raises(LimbeckError, match=r"factor must be in \[1, inf\), got 0"):
         SimKDLoss("mid", factor=0)
     context = exchange(torch.zeros(1, 3), torch.zeros(1, 4))
     with pytest.raises(LimbeckError, match="at least 2 samples"):

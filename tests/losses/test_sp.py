@@ -95,5 +95,5 @@ def test_a_teacher_without_valid_samples_costs_zero():
 
 
 def test_unequal_batches_are_refused_with_both_sizes():
-    with pytest.raises(LimbeckError, match="of 2 samples and the teacher's of 3"):
+    with pytest.raises(LimbeckError, match=r"sp relates .*\[2, .*\[3, "):
         sp_loss(torch.zeros(2, 4), torch.zeros(3, 4))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from limbeck import schedules
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import LossContext, TemperatureRecord
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.losses import (
@@ -37,6 +37,7 @@ from limbeck.losses.temperature import (
     PerSample,
     Range,
     Scheduled,
+    TemperatureRecord,
     apply_temperature,
     dynamic_temperatures,
     standardize_logits,
@@ -167,10 +168,10 @@ def test_a_measured_quality_gives_the_temperature_of_its_row():
 
 def test_a_missing_score_is_one_sentence():
     outputs = Outputs(logits=torch.randn(4, 3), extra={"brightness": torch.ones(4)})
-    with pytest.raises(LimbeckError, match="goes by 'brigthness', and there are: brightness"):
+    with pytest.raises(LimbeckError, match="the score of PerSample is 'brigthness', and there are: brightness"):
         PerSample(score="brigthness")(outputs, outputs, NOW)
     wide = Outputs(logits=torch.randn(4, 3), extra={"brightness": torch.ones(4, 2)})
-    with pytest.raises(LimbeckError, match=r"shape \[4, 2\], and PerSample takes one number a row, \[4\]"):
+    with pytest.raises(LimbeckError, match=r"must be one number per row, \[4\], got \[4, 2\]"):
         PerSample(score="brightness")(wide, wide, NOW)
 
 
@@ -242,7 +243,7 @@ def test_the_learned_temperature_gets_the_gradient_that_the_formula_gives_turned
 
 def test_the_learned_temperature_by_sample_begins_the_same_for_all_and_can_differ():
     policy = Learned(granularity="sample", start=4.0)
-    with pytest.raises(LimbeckError, match=r"no network yet: call distiller\.prepare"):
+    with pytest.raises(LimbeckError, match=r"Learned is not prepared: call distiller\.prepare"):
         KDLoss(temperature=policy)(make_context())
     context = make_context()
     policy.prepare(context)
@@ -304,13 +305,13 @@ def test_both_derivatives_of_standardised_logits_are_those_of_finite_differences
     ("make", "message"),
     [
         (lambda: Constant(0.0), "above zero"),
-        (lambda: Scheduled(3.0), "takes a schedule"),
+        (lambda: Scheduled(3.0), "needs a schedule"),
         (lambda: PerSample(confident=-1.0), "above zero"),
-        (lambda: LossAdaptive(start=9.0), "starts between low and high"),
-        (lambda: LossAdaptive(rate=0.0), "shares above 0"),
-        (lambda: Learned(start=1.0), "starts between low and high"),
-        (lambda: Learned(warmup_fraction=0.0), "warmup_fraction above 0"),
-        (lambda: Learned(granularity="epoch"), "'run' or 'sample', not 'epoch'"),
+        (lambda: LossAdaptive(start=9.0), "must start between low and high"),
+        (lambda: LossAdaptive(rate=0.0), r"rate must be in \(0, 1\], got 0"),
+        (lambda: Learned(start=1.0), "must start between low and high"),
+        (lambda: Learned(warmup_fraction=0.0), r"warmup_fraction must be in \(0, 1\], got 0"),
+        (lambda: Learned(granularity="epoch"), "'run' or 'sample', got 'epoch'"),
         (lambda: Range(4.0, 5.0, 6.0), "low <= default <= high"),
         (lambda: KDLoss(temperature=PerSample), r"an object such as PerSample\(\)"),
     ],

@@ -54,8 +54,8 @@ def test_the_class_agrees_with_numpy_through_its_own_mean_and_pooling():
     context = shared.context(torch.tensor(student), torch.tensor(teacher))
     term = shared.prepared(VIDLoss("mid", initial_variance=2.0), context)
     mean = student
-    for layer in (term.mean_predictor[0], term.mean_predictor[2], term.mean_predictor[4]):
-        mean = shared.convolved(np.maximum(mean, 0.0) if layer is not term.mean_predictor[0] else mean, layer)
+    for layer in (term.projection[0], term.projection[2], term.projection[4]):
+        mean = shared.convolved(np.maximum(mean, 0.0) if layer is not term.projection[0] else mean, layer)
     shared.close(term(context), paper(shared.pooled(mean, 2, 2), teacher, np.full(5, 2.0)))
 
 
@@ -116,13 +116,13 @@ def test_the_repr_tells_between_which_widths_the_mean_stands():
 
 def test_shapes_that_cannot_be_compared_are_refused():
     ones = torch.ones(3)
-    with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 5\]: the class VIDLoss predicts"):
+    with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 5\]: the class VIDLoss projects"):
         vid_loss(torch.zeros(2, 3), torch.zeros(2, 5), variance=ones)
-    with pytest.raises(LimbeckError, match=r"one number for each channel, \[channels\], and here its shape is \[3\]"):
+    with pytest.raises(LimbeckError, match=r"one number for each channel, \[channels\], got \[3\]"):
         vid_loss(torch.zeros(2, 5), torch.zeros(2, 5), variance=ones)
 
 
 @pytest.mark.parametrize("variance", [0.0, 1e-5, float("nan"), float("inf")])
 def test_a_variance_that_cannot_be_is_refused(variance):
-    with pytest.raises(LimbeckError, match="the variance begins above 1e-05"):
+    with pytest.raises(LimbeckError, match=r"initial_variance must be in \(1e-05, inf\), got"):
         VIDLoss("mid", initial_variance=variance)

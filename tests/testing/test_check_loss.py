@@ -108,15 +108,15 @@ def test_an_honest_term_passes():
     [
         (by_row, "scalar", r"its shape is \[6\]"),
         (a_python_number, "scalar", "it is a float, not a tensor"),
-        (in_half, "float32 from half", "from torch.float16 it gives torch.float16"),
+        (in_half, "float32 from half", "from torch.float16 it returns torch.float16"),
         (half_inside, "float32 from half", "becomes"),
         (half_breaks, "float32 from half", "it raises RuntimeError"),
         (not_a_number, "finite", "at scale 0 it is nan"),
         (gradient_not_a_number, "finite", "at scale 0 a gradient is not"),
-        (cut_off, "gradient to the student", "no student tensor gets one"),
-        (Idle(), "gradient to the student", "a parameter of the term gets none"),
-        (to_the_teacher, "no gradient to the teacher", "a teacher's tensor gets one"),
-        (reads_a_tap, "no gradient to the teacher", "a teacher's tensor gets one"),
+        (cut_off, "gradient to the student", "no tensor of the student has one"),
+        (Idle(), "gradient to the student", "a parameter of the loss has none"),
+        (to_the_teacher, "no gradient to the teacher", "a tensor of a teacher has one"),
+        (reads_a_tap, "no gradient to the teacher", "a tensor of a teacher has one"),
         (costs_at_agreement, "zero at agreement", "it is 1"),
         (sum_over_rows, "unchanged by repetition", "becomes"),
         (mean_over_classes_too, "unchanged by an impossible class", "becomes"),
@@ -124,7 +124,7 @@ def test_an_honest_term_passes():
     ],
 )
 def test_a_term_that_breaks_its_word_is_named_with_the_promise(term, promise, why):
-    with pytest.raises(AssertionError, match=f"breaks the promise '{promise}': .*{why}"):
+    with pytest.raises(AssertionError, match=f"fails the check '{promise}': .*{why}"):
         check_loss(term)
 
 
@@ -178,7 +178,7 @@ def test_a_trainable_loss_is_prepared_and_the_random_state_is_unchanged():
 
 
 def test_a_promise_that_does_not_exist_cannot_be_left_out():
-    with pytest.raises(ValueError, match=r"no promise is named \['zero'\]; there are: \['finite'"):
+    with pytest.raises(ValueError, match=r"no check is named \['zero'\]; there are: \['finite'"):
         check_loss(CrossEntropyLoss(), skip={"zero"})
 
 

@@ -9,7 +9,7 @@ __all__ = ["LimbeckError", "format_root_cause", "suggest_names"]
 
 
 class LimbeckError(Exception):
-    """A mistake in what limbeck was given, in one sentence; the command line prints it and exits with 2."""
+    """An invalid argument, recipe or combination of settings; the command line prints the message and exits with 2."""
 
 
 def suggest_names(name: str, allowed: Iterable[str], *, max_names: int = 3) -> str:
@@ -24,11 +24,7 @@ def suggest_names(name: str, allowed: Iterable[str], *, max_names: int = 3) -> s
 
 
 def format_root_cause(error: BaseException) -> str:
-    r"""The type and the first line of the innermost cause of ``error``.
-
-    >>> format_root_cause(ValueError("too wide\nand more"))
-    'ValueError: too wide'
-    """
+    """The type and the first line of the innermost cause of ``error``."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Final, final
 
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
-from limbeck.core.temperature_range import DEFAULT_TEMPERATURE
 
-__all__ = ["LossContext", "TemperatureRecord"]
+__all__ = ["DEFAULT_TEMPERATURE", "LossContext"]
 
-
-@final
-@dataclass(slots=True, kw_only=True)
-class TemperatureRecord:
-    """Temperatures at which one loss was computed, on the device and without gradients.
-
-    Attributes:
-        with_entropy: whether ``teacher_entropy`` is recorded.
-        temperatures: each temperature, a number or a tensor of one number or of ``[rows]``.
-        teacher_entropy: mean over rows of the entropy of the teacher's softmax at that temperature, divided by the
-            entropy of the uniform distribution.
-    """
-
-    with_entropy: bool = False
-    temperatures: list[float | Tensor] = field(default_factory=list)
-    teacher_entropy: list[Tensor] = field(default_factory=list)
+DEFAULT_TEMPERATURE: Final = 4.0
+"""The default temperature where the task declares none."""
 
 
 @final
@@ -42,12 +27,12 @@ class LossContext:
         student: outputs of the student.
         teachers: outputs of each teacher, by name.
         teacher: the ensemble of all teachers; the teacher itself where there is one.
-        target: by row: class indices ``[rows]`` (-100: no label) or class probabilities ``[rows, classes]`` (all zero:
-            no label); ``None`` where the data has none.
-        sample_ids: ``[batch]``, the index of each sample in the data; ``None`` where the batch carries none.
+        target: class indices ``[rows]`` (-100: no label) or class probabilities ``[rows, classes]`` (all zero: no
+            label); ``None`` where the data has none.
+        sample_ids: ``[batch]``, the index of each sample in the data; ``None`` where the batch has none.
         progress: progress of training.
         default_temperature: temperature of a loss whose ``temperature`` is ``None``: the task's, else 4.
-        temperature_record: receives the temperatures of the loss; ``None`` records nothing.
+        temperature_record: called with each temperature of the loss and the teacher's logits there.
     """
 
     student: Outputs
@@ -57,12 +42,10 @@ class LossContext:
     sample_ids: Tensor | None = None
     progress: Progress = field(default_factory=Progress)
     default_temperature: float = DEFAULT_TEMPERATURE
-    temperature_record: TemperatureRecord | None = None
+    temperature_record: Callable[[float | Tensor, Tensor], None] | None = None
 
     def pair(self, name: str | None = None) -> tuple[Outputs, Outputs]:
-        """Outputs of the student and of one teacher (``None``: the ensemble), for the samples valid for that
-        teacher.
-        """
+        """Student and teacher outputs for the samples valid for that teacher (``None``: the ensemble)."""
         teacher = self.teacher_outputs(name)
         if teacher.valid is None:
             return self.student, teacher
@@ -77,44 +60,31 @@ class LossContext:
         return *self.pair(name), target
 
     def require_sample_ids(self, name: str | None = None) -> Tensor:
-        """``sample_ids`` of the samples valid for that teacher.
-
-        Raises:
-            LimbeckError: the batch carries none.
-        """
+        """``sample_ids`` of the samples valid for that teacher; an error where the batch has none."""
         if self.sample_ids is None:
             raise LimbeckError(
-                "this loss needs sample indices, and the batch carries none: give batches that are a mapping with "
+                "this loss needs sample indices, and the batch has none: use batches that are a mapping with "
                 "'sample_id', the index of each sample in the data"
             )
         valid = self.teacher_outputs(name).valid
         return self.sample_ids if valid is None else self.sample_ids[valid]
 
     def require_target(self) -> Tensor:
-        """The target.
-
-        Raises:
-            LimbeckError: the data has none.
-        """
+        """The target; an error where the batch has none."""
         if self.target is None:
-            raise LimbeckError("this loss needs a target, and the batch carries none: remove the loss, or give labels")
+            raise LimbeckError("this loss needs a target, and the batch has none: remove the loss, or add labels")
         return self.target
 
     def teacher_outputs(self, name: str | None = None) -> Outputs:
-        """Outputs of one teacher (``None``: the ensemble) for the whole batch, invalid samples included.
-
-        Raises:
-            LimbeckError: there is no such teacher, or nothing to ensemble.
-        """
-        if name is None:
-            if self.teacher is None and self.teachers:
-                raise LimbeckError(
-                    "these teachers have no logits to combine: set `teacher` of the loss to one of "
-                    f"{', '.join(self.teachers)}"
-                )
-            if self.teacher is None:
-                raise LimbeckError("this loss needs a teacher, and there is none: give Distiller(teachers=...)")
+        """Outputs of one teacher (``None``: the ensemble) for the whole batch, invalid samples included."""
+        if name is None and self.teacher is not None:
             return self.teacher
+        if name is None and self.teachers:
+            raise LimbeckError(
+                f"there are no logits to combine: set `teacher` of the loss to one of {', '.join(self.teachers)}"
+            )
+        if name is None:
+            raise LimbeckError("this loss needs a teacher, and there is none: pass Distiller(teachers=...)")
         if name not in self.teachers:
             raise LimbeckError(f"no teacher is named {name!r}; there are: {suggest_names(name, self.teachers)}")
         return self.teachers[name]

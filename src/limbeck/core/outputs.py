@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -53,26 +53,39 @@ class Outputs:
         return self.logits
 
     def feature(self, name: str) -> Tensor:
-        """The features of the layer ``name``; an error lists the names there are."""
-        try:
-            return self.features[name]
-        except KeyError:
+        """The features of the layer ``name``."""
+        if name not in self.features:
             raise LimbeckError(
                 f"no feature is named {name!r}; there are: {suggest_names(name, self.features)}. "
                 'Name layers in the distiller: feature_layers={"student": {"mid": "layer2"}}; '
                 'with several teachers, set `teacher` of the loss as well: teacher="big"'
-            ) from None
+            )
+        return self.features[name]
+
+    def tensors(self) -> list[Tensor]:
+        """Logits, spatial logits, embedding and features: those that are not ``None``."""
+        candidates = (self.logits, self.spatial_logits, self.embedding, *self.features.values())
+        return [tensor for tensor in candidates if tensor is not None]
 
     def detach(self) -> Outputs:
         """The same without gradients; itself where no tensor requires one."""
-        for tensor in (self.logits, self.spatial_logits, self.embedding, *self.features.values(), *self.extra.values()):
-            if tensor is not None and tensor.requires_grad:
-                return self._map_tensors(lambda t: t.detach())
+        if any(tensor.requires_grad for tensor in (*self.tensors(), *self.extra.values())):
+            return self.map(lambda tensor: tensor.detach())
         return self
 
     def to(self, device: torch.device) -> Outputs:
         """The same tensors on ``device``."""
-        return self._map_tensors(lambda tensor: tensor.to(device))
+        return self.map(lambda tensor: tensor.to(device))
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Outputs:
+        """``fn`` of every tensor."""
+
+        def apply(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: fn(tensor) for name, tensor in value.items()}
+            return None if value is None else fn(value)
+
+        return Outputs(**{item.name: apply(getattr(self, item.name)) for item in fields(self)})
 
     def masked_select(self, mask: Tensor) -> Outputs:
         """The samples where ``mask`` (``[batch]`` booleans) is true, with their rows.
@@ -82,27 +95,11 @@ class Outputs:
         tensor([[3., 4.]])
         """
         row_mask = mask if self.row_to_sample is None else mask[self.row_to_sample]
-        row_to_sample = None if self.row_to_sample is None else (mask.cumsum(0) - 1)[self.row_to_sample[row_mask]]
         num_rows = None if self.logits is None else len(self.logits)
+        selected = replace(self, logits=None, extra={}, row_to_sample=None).map(lambda tensor: tensor[mask])
         return replace(
-            self,
+            selected,
             logits=None if self.logits is None else self.logits[row_mask],
-            spatial_logits=None if self.spatial_logits is None else self.spatial_logits[mask],
-            embedding=None if self.embedding is None else self.embedding[mask],
-            features={name: tensor[mask] for name, tensor in self.features.items()},
             extra={name: t[row_mask] if t.ndim and len(t) == num_rows else t for name, t in self.extra.items()},
-            row_to_sample=row_to_sample,
-            valid=None if self.valid is None else self.valid[mask],
+            row_to_sample=None if self.row_to_sample is None else (mask.cumsum(0) - 1)[self.row_to_sample[row_mask]],
         )
-
-    def _map_tensors(self, fn: Callable[[Tensor], Tensor]) -> Outputs:
-        mapped: dict[str, Tensor | Mapping[str, Tensor] | None] = {}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, torch.Tensor):
-                mapped[item.name] = fn(value)
-            elif isinstance(value, Mapping):
-                mapped[item.name] = {name: fn(tensor) for name, tensor in value.items()}
-            else:
-                mapped[item.name] = value
-        return Outputs(**mapped)  # type: ignore[arg-type]

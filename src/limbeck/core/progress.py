@@ -17,7 +17,7 @@ class Progress:
     ``total_steps`` that of all stages. A length of 0 is unknown; reading a fraction of it is an error.
 
     >>> progress = Progress(step=25, steps=100, steps_before=300, total_steps=400)
-    >>> progress.fraction, progress.overall_fraction
+    >>> progress.fraction, progress.overall().fraction
     (0.25, 0.8125)
     """
 
@@ -33,22 +33,16 @@ class Progress:
         """The completed fraction of this stage, from 0 to 1."""
         if self.steps < 1:
             raise LimbeckError(
-                "a schedule needs the number of steps, and it is not known: set "
+                "a schedule needs the number of steps, which is unknown: set "
                 "`distiller.progress = limbeck.Progress(step=..., steps=...)` in your loop, or train with limbeck.fit"
             )
         return min(self.step / self.steps, 1.0)
-
-    @property
-    def overall_fraction(self) -> float:
-        """The completed fraction of all stages, from 0 to 1."""
-        return self.overall().fraction
 
     def overall(self) -> Progress:
         """The progress of all stages as one, in steps only: epochs of stages may differ in length."""
         if self.total_steps < 1:
             raise LimbeckError(
-                "a schedule over all stages needs their number of steps, and it is not known: set "
-                "`distiller.progress = "
+                "a schedule over all stages needs their number of steps, which is unknown: set `distiller.progress = "
                 "limbeck.Progress(step=..., steps=..., steps_before=..., total_steps=...)` in your loop, or give "
                 "steps_before= and total_steps= to limbeck.fit"
             )

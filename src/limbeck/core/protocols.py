@@ -13,7 +13,7 @@ from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 
-__all__ = ["Loss", "Preparable", "Task", "Teacher", "TeacherOutputs", "loss_attribute"]
+__all__ = ["Loss", "Preparable", "Task", "Teacher", "loss_attribute"]
 
 
 class Loss(Protocol):
@@ -26,12 +26,16 @@ class Loss(Protocol):
         knowledge: what the loss compares: ``"response"``, ``"feature"``, ``"relation"``, ``"self"`` (the student's own
             outputs), ``"label"`` or ``"other"``.
         supervised: whether it compares the student with the target only; a baseline keeps such losses.
-        uses_temperature: whether its ``temperature`` divides logits, so that temperature policies and the range of the
-            task apply to it.
-        uses_task_temperature: whether ``temperature=None`` stands for the default temperature of the task.
+        uses_temperature: whether its ``temperature`` divides logits, so that it can be a temperature policy.
+        uses_task_temperature: whether ``temperature=None`` is the default temperature of the task, and other values
+            are checked against the usual range of the task.
         needs_teacher: whether it reads the outputs of a teacher.
         needs_target: whether it reads the target.
-        deployed: whether its modules are used after training, with the student's weights of the last step.
+        replaces_classifier: whether the deployed model has a head of the loss in place of the student's classifier
+            (``make_head``, see :class:`~limbeck.losses.simkd.SimKDLoss`).
+        has_exits: whether it trains classifiers on hidden layers (``layers`` and ``head``, see
+            :class:`~limbeck.losses.byot.BYOTLoss`).
+        fn: the pure function of tensors; ``limbeck losses`` shows the first line of its docstring.
         paper: link to the paper.
     """
 
@@ -41,7 +45,9 @@ class Loss(Protocol):
     uses_task_temperature: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = True
     needs_target: ClassVar[bool] = False
-    deployed: ClassVar[bool] = False
+    replaces_classifier: ClassVar[bool] = False
+    has_exits: ClassVar[bool] = False
+    fn: ClassVar[Callable[..., Tensor] | None] = None
     paper: ClassVar[str] = ""
 
     def __call__(self, context: LossContext) -> Tensor:
@@ -50,12 +56,7 @@ class Loss(Protocol):
 
 
 def loss_attribute(loss: object, name: str) -> Any:
-    """The class attribute ``name`` of a loss or a loss class, by default that of :class:`Loss`.
-
-    >>> from limbeck.losses import KDLoss
-    >>> loss_attribute(KDLoss, "knowledge"), loss_attribute(len, "needs_teacher")
-    ('response', True)
-    """
+    """The class attribute ``name`` of a loss or a loss class, by default that of :class:`Loss`."""
     return getattr(loss, name, getattr(Loss, name))
 
 
@@ -65,7 +66,6 @@ class Preparable(Protocol):
 
     def prepare(self, context: LossContext) -> None:
         """Build the learned modules for features of the shapes in ``context``."""
-        ...
 
 
 class Task(Protocol):
@@ -73,11 +73,9 @@ class Task(Protocol):
 
     def outputs(self, network: nn.Module, batch: Any) -> Outputs:
         """Outputs of ``network`` for ``batch``, flattened into rows; the caller adds features."""
-        ...
 
     def target(self, batch: Any) -> Tensor | None:
         """The target by row, or ``None`` where the batch has none."""
-        ...
 
 
 @runtime_checkable
@@ -133,6 +131,3 @@ class Teacher(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a :meth:`state_dict`; nothing by default."""
         return
-
-
-TeacherOutputs = Mapping[str, Outputs]

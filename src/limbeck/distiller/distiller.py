@@ -10,15 +10,14 @@ from typing import Any, Self, final
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, suggest_names
-from limbeck.core.loss_context import LossContext
+from limbeck.core.loss_context import DEFAULT_TEMPERATURE, LossContext
 from limbeck.core.progress import Progress
 from limbeck.core.protocols import Loss, Task, Teacher
 from limbeck.core.schedules import Schedule
-from limbeck.core.temperature_range import DEFAULT_TEMPERATURE, Range
 from limbeck.distiller.objective import LossOutput, Objective
-from limbeck.distiller.temperature_checks import temperature_warnings
 from limbeck.features import FeatureExtractor
-from limbeck.losses.weighting.loss_weighting import LossWeighting
+from limbeck.losses.temperature import Range, temperature_warnings
+from limbeck.losses.weighting import LossWeighting
 from limbeck.teachers import EnsembleMethod, FrozenTeacher, combine_teachers
 from limbeck.teachers.ensemble import resolve_ensemble
 from limbeck.utils.eval_mode import eval_mode
@@ -32,7 +31,7 @@ Teachers = nn.Module | Teacher | Sequence[nn.Module | Teacher] | Mapping[str, nn
 class Distiller(nn.Module):
     """A student with its teachers and an objective; calling it on a batch gives the loss.
 
-    Arguments:
+    Args:
         student: the network to train.
         teachers: a module, a list (named ``teacher0`` …) or a mapping by name; ``None`` trains without a teacher. Those
             of :mod:`limbeck.teachers.self_teachers` are made of the student.
@@ -78,16 +77,8 @@ class Distiller(nn.Module):
         ensemble: EnsembleMethod | str = "mean_logits",
     ) -> None:
         super().__init__()
-        duplicates = [
-            name
-            for name, value in (
-                ("weights", weights),
-                ("gather_distributed", gather_distributed),
-                ("loss_weighting", loss_weighting),
-            )
-            if value
-        ]
-        if isinstance(objective, Objective) and duplicates:
+        options = {"weights": weights, "gather_distributed": gather_distributed, "loss_weighting": loss_weighting}
+        if isinstance(objective, Objective) and (duplicates := [name for name, value in options.items() if value]):
             raise LimbeckError(f"{duplicates[0]} were given twice: this Objective has its own")
         feature_layers = dict(feature_layers or {})
         named_teachers = _name_teachers(teachers)
@@ -106,8 +97,8 @@ class Distiller(nn.Module):
         is_learned = isinstance(ensemble_method, nn.Module) and len(named_teachers) > 1
         objective = _add_ensemble_loss(objective, ensemble_method) if is_learned else objective
         self.objective = objective
-        if (set_student := getattr(objective.loss_weighting, "set_student", None)) is not None:
-            set_student(student)
+        if objective.loss_weighting is not None:
+            objective.loss_weighting.set_student(student)
         # In a list, since its parameters belong to the objective and must not be registered twice.
         self.task, self._ensemble = task, [ensemble_method]
         temperatures = getattr(task, "temperatures", None)
@@ -132,9 +123,9 @@ class Distiller(nn.Module):
         """Compute the loss of a batch, given as one argument or, as by ``transformers.Trainer``, as keywords."""
         objective = self.objective
         if not objective.is_prepared:
-            raise LimbeckError(f"{_NOT_PREPARED} before training: call distiller.prepare(batch)")
+            raise LimbeckError(_NOT_PREPARED)
         if batch is not None and fields:
-            raise LimbeckError(f"a batch is given whole or by keywords, and here are both: {', '.join(fields)}")
+            raise LimbeckError(f"a batch must be one argument or keywords, got both: {', '.join(fields)}")
         batch = fields if batch is None else batch
         if self.training:
             for teacher in self.teachers.values():
@@ -182,7 +173,7 @@ class Distiller(nn.Module):
     ) -> Iterator[tuple[str, nn.Parameter]]:
         """Like :meth:`parameters`, with names."""
         if not self.objective.is_prepared:
-            raise LimbeckError(f"{_NOT_PREPARED} before its parameters are read: call distiller.prepare(batch)")
+            raise LimbeckError(_NOT_PREPARED)
         return super().named_parameters(prefix, recurse, remove_duplicate)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -196,7 +187,10 @@ class Distiller(nn.Module):
 
 
 _ENSEMBLE = "ensemble"
-_NOT_PREPARED = "a loss of this objective learns a projection, which has to be shaped"
+_NOT_PREPARED = (
+    "a loss of this objective learns a projection, which needs the shapes of features: call distiller.prepare(batch) "
+    "before training and before parameters() is read"
+)
 
 
 def _sample_ids(batch: Any) -> Tensor | None:
@@ -208,7 +202,7 @@ def _sample_ids(batch: Any) -> Tensor | None:
 def _add_ensemble_loss(objective: Objective, ensemble: Any) -> Objective:
     """Add a trainable ensemble to the losses, where it is trained and saved like them."""
     if _ENSEMBLE in objective.losses:
-        raise LimbeckError(f"the teachers' weights are learned by a loss named {_ENSEMBLE!r}: rename the other one")
+        raise LimbeckError(f"the ensemble of the teachers is a loss named {_ENSEMBLE!r}: rename the other loss")
     losses = {**objective.losses, _ENSEMBLE: ensemble}
     return Objective(
         losses,
@@ -223,7 +217,7 @@ def _name_teachers(teachers: Teachers | None) -> dict[str, nn.Module | Teacher]:
         return {}
     if isinstance(teachers, Mapping):
         if "student" in teachers:
-            raise LimbeckError("a teacher cannot be named 'student': features and reports would confuse the two")
+            raise LimbeckError("a teacher cannot be named 'student': rename it")
         return dict(teachers)
     # A ModuleList is one module to Python and several teachers to its user.
     if isinstance(teachers, Sequence | nn.ModuleList):
@@ -248,7 +242,7 @@ def _make_teacher(
 
 
 def _refuse_shared(name: str, teacher: nn.Module, student: nn.Module) -> None:
-    """A shared parameter would freeze with the teacher; a shared buffer or dropout would follow the wrong mode."""
+    """Raise an error for what the teacher shares with the student, which would freeze with the teacher."""
     for kind, student_items, teacher_items in (
         ("parameters", student.parameters(), teacher.parameters()),
         ("buffers", student.buffers(), teacher.buffers()),
@@ -256,6 +250,6 @@ def _refuse_shared(name: str, teacher: nn.Module, student: nn.Module) -> None:
     ):
         if {id(item) for item in student_items} & {id(item) for item in teacher_items}:
             raise LimbeckError(
-                f"the teacher {name!r} shares {kind} with the student, and freezing it would freeze the student: "
-                "give copy.deepcopy(teacher)"
+                f"the teacher {name!r} shares {kind} with the student, which would freeze with it: give "
+                "copy.deepcopy(teacher)"
             )

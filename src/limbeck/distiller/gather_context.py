@@ -1,18 +1,9 @@
 """The context of all processes, for losses that relate samples of a batch to each other.
 
-Why the gradient is right. Let process r of W hold the part x_r of a batch, and o_r = f(x_r; θ) be the student's output;
-L(o_1 … o_W; φ) is a loss on the full batch with parameters φ. One process with the full batch has
-
-    dL/dθ = Σ_r (∂o_r/∂θ)ᵀ · ∂L/∂o_r     and     ∂L/∂φ.
-
-Here every process s computes the same L from the gathered outputs. The backward pass of the gathering gives process r
-the sum over all processes, Σ_s ∂L/∂o_r = W · ∂L/∂o_r, so its gradients are
-
-    g_r = (∂o_r/∂θ)ᵀ · W · ∂L/∂o_r       and     h_r = ∂L/∂φ,
-
-and the average over processes that DDP (and FSDP) takes is (1/W) Σ_r g_r = dL/dθ, and (1/W) Σ_r h_r = ∂L/∂φ: those of
-one process. Without gathering the same average is the gradient of the mean of W losses on the parts. For a mean over
-equally many rows that is the same; for a loss on pairs of samples, or a mean over the labeled rows only, it is not.
+With W processes, every process computes the same loss L from the gathered outputs. The backward pass of the gathering
+sums over processes, so the gradient of process r is (∂o_r/∂θ)ᵀ · W · ∂L/∂o_r; the average over processes that DDP and
+FSDP take is Σ_r (∂o_r/∂θ)ᵀ · ∂L/∂o_r, the gradient of one process with the full batch. Without gathering it is that of
+the mean of W losses on the parts, which differs for a loss on pairs of samples, or a mean over labeled rows only.
 """
 
 from __future__ import annotations
@@ -39,19 +30,16 @@ def gather_context(context: LossContext) -> LossContext:
     """
     if get_world_size() == 1:
         return context
-    outputs_by_name = {
-        "": context.student,
-        **{f"teacher {name}": outputs for name, outputs in context.teachers.items()},
-    }
+    outputs_by_name = {"": context.student, **{f"teacher {name}": out for name, out in context.teachers.items()}}
     shared_teacher = next((name for name, outputs in context.teachers.items() if outputs is context.teacher), None)
     if context.teacher is not None and shared_teacher is None:
-        outputs_by_name["together"] = context.teacher
+        outputs_by_name["ensemble"] = context.teacher
     batch_size = _batch_size(list(outputs_by_name.values()))
     shapes = [
         [0 if outputs.logits is None else len(outputs.logits), outputs.valid is not None]
         for outputs in outputs_by_name.values()
     ]
-    device = next((t.device for outputs in outputs_by_name.values() for t in _batch_tensors(outputs)), None)
+    device = next((t.device for outputs in outputs_by_name.values() for t in outputs.tensors()), None)
     all_sizes = gather_sizes([batch_size, *(int(size) for shape in shapes for size in shape)], device=device)
     batch_sizes, gathered_outputs = [sizes[0] for sizes in all_sizes], dict[str, Outputs]()
     for i, (name, outputs) in enumerate(outputs_by_name.items()):
@@ -62,7 +50,7 @@ def gather_context(context: LossContext) -> LossContext:
         context,
         student=gathered_outputs[""],
         teachers=teachers,
-        teacher=gathered_outputs.get("together") if shared_teacher is None else teachers[shared_teacher],
+        teacher=gathered_outputs.get("ensemble") if shared_teacher is None else teachers[shared_teacher],
         target=None if context.target is None else all_gather(context.target),
         sample_ids=None if context.sample_ids is None else all_gather(context.sample_ids),
     )
@@ -72,23 +60,23 @@ def _gather_outputs(outputs: Outputs, row_counts: list[int], batch_sizes: list[i
     """Gather the outputs of one network; ``has_mask`` if any process has masked samples."""
     valid = outputs.valid
     if has_mask and valid is None:
-        device = next((tensor.device for tensor in _batch_tensors(outputs)), None)
+        device = next((tensor.device for tensor in outputs.tensors()), None)
         valid = torch.ones(batch_sizes[get_rank()], dtype=torch.bool, device=device)
     offset = sum(batch_sizes[: get_rank()])
+
+    def gather(tensor: Tensor | None, sizes: list[int]) -> Tensor | None:
+        return None if tensor is None else all_gather(tensor, sizes=sizes)
+
     return Outputs(
-        logits=None if outputs.logits is None else all_gather(outputs.logits, sizes=row_counts),
-        spatial_logits=None
-        if outputs.spatial_logits is None
-        else all_gather(outputs.spatial_logits, sizes=batch_sizes),
-        embedding=None if outputs.embedding is None else all_gather(outputs.embedding, sizes=batch_sizes),
+        logits=gather(outputs.logits, row_counts),
+        spatial_logits=gather(outputs.spatial_logits, batch_sizes),
+        embedding=gather(outputs.embedding, batch_sizes),
         features=_LazyGather(outputs.features, lambda tensor: all_gather(tensor, sizes=batch_sizes)),
         extra=_LazyGather(
             outputs.extra, lambda tensor: all_gather(tensor) if tensor.ndim else all_gather(tensor[None]).mean()
         ),
-        row_to_sample=None
-        if outputs.row_to_sample is None
-        else all_gather(outputs.row_to_sample + offset, sizes=row_counts),
-        valid=None if valid is None else all_gather(valid, sizes=batch_sizes),
+        row_to_sample=gather(None if outputs.row_to_sample is None else outputs.row_to_sample + offset, row_counts),
+        valid=gather(valid, batch_sizes),
     )
 
 
@@ -117,17 +105,10 @@ def _batch_size(all_outputs: list[Outputs]) -> int:
         for tensor in (outputs.valid, outputs.spatial_logits, outputs.embedding, *outputs.features.values()):
             if tensor is not None:
                 return len(tensor)
-    row_indices = [
-        outputs.row_to_sample
-        for outputs in all_outputs
-        if outputs.row_to_sample is not None and len(outputs.row_to_sample)
-    ]
-    row_counts = [
-        len(outputs.logits) for outputs in all_outputs if outputs.logits is not None and outputs.row_to_sample is None
-    ]
-    return max([*row_counts, *(int(indices.max()) + 1 for indices in row_indices)], default=0)
-
-
-def _batch_tensors(outputs: Outputs) -> list[Tensor]:
-    candidates = (outputs.logits, outputs.spatial_logits, outputs.embedding, *outputs.features.values())
-    return [tensor for tensor in candidates if tensor is not None]
+    sizes = [0]
+    for outputs in all_outputs:
+        if outputs.row_to_sample is not None and len(outputs.row_to_sample):
+            sizes.append(int(outputs.row_to_sample.max()) + 1)
+        elif outputs.row_to_sample is None and outputs.logits is not None:
+            sizes.append(len(outputs.logits))
+    return max(sizes)

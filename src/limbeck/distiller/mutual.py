@@ -25,7 +25,7 @@ class PeerStudents(nn.Module):
     def __init__(self, students: Mapping[str, nn.Module]) -> None:
         super().__init__()
         if len(students) < 2:
-            raise LimbeckError(f"peers are at least two students, and here is {', '.join(students) or 'none'}")
+            raise LimbeckError(f"peers must be at least two students, got {', '.join(students) or 'none'}")
         self.names: tuple[str, ...] = ()
         seen_ids: set[int] = set()
         for name, student in students.items():
@@ -34,7 +34,7 @@ class PeerStudents(nn.Module):
                 raise LimbeckError(f"the student {name!r} shares weights with another one: give copy.deepcopy(student)")
             seen_ids |= tensor_ids
             if not name or "." in name or hasattr(self, name):
-                raise LimbeckError(f"a student among peers cannot be called {name!r}: choose another name")
+                raise LimbeckError(f"a student among peers cannot be called {name!r}: use another name")
             self.add_module(name, student)
         self.names = tuple(students)
 
@@ -44,7 +44,7 @@ class PeerStudents(nn.Module):
 
     def forward(self, *_: Any, **__: Any) -> Any:
         """Raise an error: several students have no single output."""
-        raise LimbeckError(f"peers are called one by one, by MutualTask: {', '.join(self.names)}")
+        raise LimbeckError(f"PeerStudents has no forward pass: MutualTask calls {', '.join(self.names)}")
 
 
 @final

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, suggest_names
-from limbeck.core.loss_context import LossContext, TemperatureRecord
+from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss, Preparable
 from limbeck.core.schedules import Schedule, resolve
 from limbeck.distiller.gather_context import gather_context
-from limbeck.distiller.temperature_checks import trainable_modules
-from limbeck.losses.weighting.loss_weighting import LossWeighting
+from limbeck.losses.temperature import TemperatureRecord
+from limbeck.losses.weighting import LossWeighting
 
-__all__ = ["LossOutput", "Objective"]
+__all__ = ["LossOutput", "Objective", "trainable_modules"]
 
 
 class LossOutput(NamedTuple):
@@ -49,12 +51,12 @@ class LossOutput(NamedTuple):
 class Objective(nn.Module):
     """Σ weight · loss.
 
-    Arguments:
+    Args:
         losses: by name; a callable from a context to a scalar, an ``nn.Module`` if it has parameters or buffers.
         weights: a number or a schedule by loss, 1 by default; or a loss weighting.
         gather_distributed: names of losses that get the context of all processes
             (:func:`~limbeck.distiller.gather_context`): those that relate samples, or average over some rows only.
-        loss_weighting: adapts the weights during training, see :mod:`limbeck.losses.weighting.loss_weighting`.
+        loss_weighting: adapts the weights during training, see :mod:`limbeck.losses.weighting`.
 
     ``trainable`` holds losses and temperatures with state, which are trained, moved and saved with the objective.
     ``collect_diagnostics`` turns on ``LossOutput.teacher_entropy``, which is too expensive for every step.
@@ -69,33 +71,23 @@ class Objective(nn.Module):
         gather_distributed: Collection[str] = (), loss_weighting: LossWeighting | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        if isinstance(weights, LossWeighting):
+        if weights is not None and not isinstance(weights, Mapping):
             if loss_weighting is not None:
-                raise LimbeckError(
-                    f"two loss weightings were given, as weights and as loss_weighting: {weights!r} and "
-                    f"{loss_weighting!r}"
-                )
+                raise LimbeckError(f"two loss weightings were given: weights={weights!r} and {loss_weighting!r}")
             weights, loss_weighting = None, weights
         if not losses:
             raise LimbeckError("an objective needs at least one loss, such as {'kd': KDLoss()}")
-        for name in weights or {}:
-            if name not in losses:
-                raise LimbeckError(
-                    f"the weight {name!r} belongs to no loss; the losses are: {suggest_names(name, losses)}"
-                )
-        for name in gather_distributed:
-            if name not in losses:
-                raise LimbeckError(
-                    f"gather_distributed names {name!r}, which is no loss; the losses are: "
-                    f"{suggest_names(name, losses)}"
-                )
+        for argument, names in (("weights", weights or {}), ("gather_distributed", gather_distributed)):
+            for name in names:
+                if name not in losses:
+                    raise LimbeckError(
+                        f"{argument} names {name!r}, which is no loss; the losses are: {suggest_names(name, losses)}"
+                    )
         for name, loss in losses.items():
             if isinstance(loss, type) or not callable(loss):
                 raise LimbeckError(f"the loss {name!r} must be an object such as KDLoss(), got {loss!r}")
             if trainable_modules(loss) and (not name or "." in name or hasattr(nn.ModuleDict(), name)):
-                raise LimbeckError(
-                    f"a loss with state cannot be called {name!r}, which PyTorch reserves: choose another"
-                )
+                raise LimbeckError(f"a loss with state cannot be called {name!r}, which PyTorch reserves: rename it")
         self.losses = dict(losses)
         self.gather_distributed = tuple(name for name in losses if name in gather_distributed)
         self.weights: dict[str, float | Schedule] = {name: (weights or {}).get(name, 1.0) for name in losses}
@@ -107,7 +99,7 @@ class Objective(nn.Module):
             loss_weighting.register_losses(list(losses))
         self.collect_diagnostics = False
         self._is_prepared = not self._unprepared()
-        _refuse_shared_state(losses)
+        _require_separate_state(losses)
         self._previous_state: dict[str, dict[str, Tensor]] = {}
 
     @property
@@ -133,15 +125,12 @@ class Objective(nn.Module):
         >>> torch.equal(first.losses["fit"].weight, second.load_previous(first).losses["fit"].weight)
         True
         """
+        previous_modules = dict(previous.trainable.items())
         for name, module in self.trainable.items():
-            previous_module = dict(previous.trainable.items()).get(name)
-            if (
-                previous_module is not None
-                and type(previous_module) is type(module)
-                and previous_module.extra_repr() == module.extra_repr()
-            ):
+            previous_module = previous_modules.get(name)
+            if previous_module is not None and _settings(previous_module) == _settings(module):
                 self._previous_state[name] = {
-                    key: tensor.detach().clone() for key, tensor in previous_module.state_dict().items()
+                    key: t.detach().clone() for key, t in previous_module.state_dict().items()
                 }
         weightings: list[Any] = [self.loss_weighting, previous.loss_weighting]
         if list(self.losses) == list(previous.losses) and repr(weightings[0]) == repr(weightings[1]) != repr(None):
@@ -164,11 +153,9 @@ class Objective(nn.Module):
 
     def forward(self, context: LossContext) -> LossOutput:
         """Compute the weighted sum without autocast: losses are computed in float32."""
-        device = _device_type(context)
+        device = next((tensor.device.type for tensor in context.student.tensors()), "cpu")
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-            values, temperatures, teacher_entropy = self._compute_losses(
-                context, gather_context(context) if self.gather_distributed else context
-            )
+            values, temperatures, teacher_entropy = self._compute_losses(context)
             base_weights = {name: resolve(weight, context.progress) for name, weight in self.weights.items()}
             weights: dict[str, float | Tensor] = {**base_weights}
             if self.loss_weighting is None:
@@ -180,27 +167,27 @@ class Objective(nn.Module):
             else:
                 weighted, factors = self.loss_weighting(values, base_weights)
                 weights = {name: weight * factors[i] for i, (name, weight) in enumerate(base_weights.items())}
-        total = None
-        for weighted_loss in weighted.values():
-            total = weighted_loss if total is None else total + weighted_loss
-        assert total is not None
+            total = functools.reduce(operator.add, weighted.values())
         logits = context.student.logits
         return LossOutput(
-            total, {name: weighted_loss.detach() for name, weighted_loss in weighted.items()}, weights,
+            total, {name: value.detach() for name, value in weighted.items()}, weights,
             None if logits is None else logits.detach(), context.target, weighted, temperatures, teacher_entropy,
         )  # fmt: skip
 
     def _compute_losses(
-        self, context: LossContext, gathered: LossContext
-    ) -> tuple[dict[str, Tensor], Mapping[str, Sequence[float | Tensor]], Mapping[str, Sequence[Tensor]]]:
+        self, context: LossContext
+    ) -> tuple[dict[str, Tensor], dict[str, Sequence[float | Tensor]], dict[str, Sequence[Tensor]]]:
         """The value of each loss, its temperatures, and the teacher entropy there with ``collect_diagnostics``."""
+        gathered = gather_context(context) if self.gather_distributed else context
         values: dict[str, Tensor] = {}
         temperatures: dict[str, Sequence[float | Tensor]] = {}
         teacher_entropy: dict[str, Sequence[Tensor]] = {}
         for name, loss in self.losses.items():
             record = TemperatureRecord(with_entropy=self.collect_diagnostics)
             loss_context = gathered if name in self.gather_distributed else context
-            values[name] = _require_scalar(name, loss(replace(loss_context, temperature_record=record)))
+            values[name] = value = loss(replace(loss_context, temperature_record=record))
+            if value.ndim:
+                raise LimbeckError(f"the loss {name!r} must return a scalar, got a tensor of shape {list(value.shape)}")
             if record.temperatures:
                 temperatures[name] = tuple(record.temperatures)
             if record.teacher_entropy:
@@ -218,27 +205,28 @@ class Objective(nn.Module):
         return f"{formula}, with {losses_text}{gathered_text}{weighting_text}"
 
 
-def _device_type(context: LossContext) -> str:
-    outputs = context.student
-    if outputs.logits is not None:
-        return "cpu" if outputs.logits.is_cpu else outputs.logits.device.type
-    tensors = (outputs.spatial_logits, outputs.embedding, *outputs.features.values())
-    return next((tensor.device.type for tensor in tensors if tensor is not None), "cpu")
+def trainable_modules(loss: Loss) -> list[nn.Module]:
+    """The loss and its temperature, those that are an ``nn.Module``; the first holds the others.
+
+    >>> from limbeck.losses.temperature import LossAdaptive
+    >>> from limbeck.losses import KDLoss
+    >>> trainable_modules(KDLoss()), trainable_modules(KDLoss(temperature=LossAdaptive()))
+    ([], [LossAdaptive(start=4.0, low=3.0, high=6.0, rate=0.01, margin=0.02)])
+    """
+    return [module for module in (loss, getattr(loss, "temperature", None)) if isinstance(module, nn.Module)]
 
 
-def _refuse_shared_state(losses: Mapping[str, Loss]) -> None:
-    """Refuse losses that share a module, which both would update."""
+def _settings(module: nn.Module) -> tuple[type, str]:
+    return type(module), module.extra_repr()
+
+
+def _require_separate_state(losses: Mapping[str, Loss]) -> None:
+    """Raise an error for losses that share a module, which both would update."""
     owners: dict[int, str] = {}
     for name, loss in losses.items():
         for module in trainable_modules(loss):
             if (owner_name := owners.setdefault(id(module), name)) != name:
                 raise LimbeckError(
-                    f"the losses {owner_name!r} and {name!r} share one {type(module).__name__}, which has state: give "
-                    "each its own"
+                    f"the losses {owner_name!r} and {name!r} share one {type(module).__name__}, which has state: use "
+                    "one for each"
                 )
-
-
-def _require_scalar(name: str, value: Tensor) -> Tensor:
-    if value.ndim:
-        raise LimbeckError(f"the loss {name!r} must return a scalar, got a tensor of shape {list(value.shape)}")
-    return value

@@ -29,8 +29,9 @@ def loss_per_teacher(
     The copies share the weight equally. Other losses stay, and so do all if there are fewer than two teachers.
 
     >>> from limbeck.losses import CrossEntropyLoss, KDLoss
-    >>> terms, weights = loss_per_teacher({"target": CrossEntropyLoss(), "kd": KDLoss()}, {"kd": 0.8}, ["big", "mid"])
-    >>> weights, terms["kd-mid"].teacher
+    >>> losses = {"target": CrossEntropyLoss(), "kd": KDLoss()}
+    >>> losses, weights = loss_per_teacher(losses, {"kd": 0.8}, ["big", "mid"])
+    >>> weights, losses["kd-mid"].teacher
     ({'target': 1.0, 'kd-big': 0.4, 'kd-mid': 0.4}, 'mid')
     """
     expanded: dict[str, Loss] = {}
@@ -46,19 +47,13 @@ def loss_per_teacher(
                 raise LimbeckError(
                     f"the loss {name!r} for the teacher {teacher!r} is called {loss_name!r}: rename the other"
                 )
-            expanded[loss_name], split_weights[loss_name] = (
-                _copy_for_teacher(loss, teacher),
-                divide_weight(weight, len(teachers)),
-            )
+            expanded[loss_name] = _copy_for_teacher(loss, teacher)
+            split_weights[loss_name] = divide_weight(weight, len(teachers))
     return expanded, split_weights
 
 
 def divide_weight(weight: Weight, count: float) -> Weight:
-    """Divide a number or a schedule by ``count``.
-
-    >>> divide_weight(0.8, 2)
-    0.4
-    """
+    """Divide a number or a schedule by ``count``."""
     return _DividedSchedule(weight, count) if callable(weight) else weight / count
 
 
@@ -78,10 +73,9 @@ class _DividedSchedule:
 
 
 def _copy_for_teacher(loss: Any, teacher: str) -> Any:
-    """Copy ``loss`` with another ``teacher``."""
-    if dataclasses.is_dataclass(loss) and not isinstance(loss, type):
-        # Copies must not share a temperature with state.
-        return dataclasses.replace(copy.deepcopy(loss), teacher=teacher)
+    # Copies must not share a temperature with state.
     clone = copy.deepcopy(loss)
+    if dataclasses.is_dataclass(clone) and not isinstance(clone, type):
+        return dataclasses.replace(clone, teacher=teacher)
     clone.teacher = teacher
     return clone

@@ -10,18 +10,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.utils.eval_mode import eval_mode
 
 __all__ = ["FeatureExtractor", "LayerRef", "ModuleCall", "list_layers", "parse_layer", "trace_calls", "unwrap_model"]
 
-_WRAPPER_CLASSES = ("OptimizedModule", "DistributedDataParallel", "DataParallel", "_FabricModule")
 _LAYER_PATTERN = re.compile(r"^(?P<path>[^@:]*)(?:@(?P<run>\d+))?(?::(?P<side>input|output))?$")
 
 
@@ -44,15 +43,19 @@ def parse_layer(layer: str) -> LayerRef:
     match = _LAYER_PATTERN.match(layer)
     if match is None:
         raise LimbeckError(f"{layer!r} is not a layer: write layer2, layer2:input, or relu@1 (second run)")
-    side: Literal["input", "output"] = "input" if match["side"] == "input" else "output"
-    return LayerRef(match["path"], side, None if match["run"] is None else int(match["run"]))
+    call_index = None if match["run"] is None else int(match["run"])
+    return LayerRef(match["path"], "input" if match["side"] == "input" else "output", call_index)
 
 
 def unwrap_model(network: nn.Module) -> nn.Module:
-    """Remove the wrappers of DDP, Fabric and ``torch.compile``."""
-    for attribute in ("_orig_mod", "module"):
-        inner = getattr(network, attribute, None)
-        if isinstance(inner, nn.Module) and type(network).__name__ in _WRAPPER_CLASSES:
+    """Remove the wrappers of ``torch.compile``, Lightning Fabric and DDP around ``network``.
+
+    ``torch.compile`` holds the network as ``_orig_mod``, and Fabric as ``_original_module``.
+    """
+    if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrap_model(network.module)
+    for attribute in ("_orig_mod", "_original_module"):
+        if isinstance(inner := getattr(network, attribute, None), nn.Module):
             return unwrap_model(inner)
     return network
 
@@ -78,7 +81,7 @@ class FeatureExtractor:
 
     def __init__(self, network: nn.Module, layers: Mapping[str, str]) -> None:
         self._network = unwrap_model(network)
-        self._compiled = type(network).__name__ == "OptimizedModule"
+        self._compiled = hasattr(network, "_orig_mod")
         self._layers = {name: parse_layer(layer) for name, layer in layers.items()}
         # A shared module has several paths.
         modules = dict(self._network.named_modules(remove_duplicate=False))
@@ -86,8 +89,7 @@ class FeatureExtractor:
             if layer.path not in modules:
                 raise LimbeckError(
                     f"{type(self._network).__name__} has no module {layer.path!r}; near it: "
-                    f"{suggest_names(layer.path, [path for path in modules if path])} (limbeck layers MODEL lists "
-                    "them all)"
+                    f"{suggest_names(layer.path, filter(None, modules))} (limbeck layers MODEL lists them all)"
                 )
         self._untouched: set[tuple[str, bool, bool]] = set()
 
@@ -136,7 +138,7 @@ class FeatureExtractor:
             )
         if layer.call_index is not None and layer.call_index >= len(captures):
             raise LimbeckError(
-                f"{layer.path!r} ran {len(captures)} times, so there is no run @{layer.call_index} (they count from 0)"
+                f"{layer.path!r} ran {len(captures)} times, so there is no run @{layer.call_index} (counted from 0)"
             )
         if grad_enabled and not all(capture.state[2] for capture in captures):
             raise LimbeckError(
@@ -170,7 +172,7 @@ class ModuleCall:
 
 @contextmanager
 def trace_calls(network: nn.Module, paths: Iterable[str]) -> Iterator[list[ModuleCall]]:
-    """Records the calls of the submodules at ``paths`` while the block runs, in the order in which they end.
+    """Record the calls of the submodules at ``paths`` while the block runs, in the order in which they end.
 
     >>> network = nn.Sequential(nn.Linear(2, 3))
     >>> with trace_calls(network, ["0"]) as calls:
@@ -180,20 +182,18 @@ def trace_calls(network: nn.Module, paths: Iterable[str]) -> Iterator[list[Modul
     """
     network, calls = unwrap_model(network), list[ModuleCall]()
 
-    def add_hook(path: str) -> RemovableHandle:
-        def record_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-            calls.append(ModuleCall(path, _first_shape((args, kwargs)), _first_shape(result)))
-
-        return network.get_submodule(path).register_forward_hook(record_call, with_kwargs=True)
+    def record_call(path: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        calls.append(ModuleCall(path, _first_shape((args, kwargs)), _first_shape(result)))
 
     with ExitStack() as hooks:
         for path in paths:
-            hooks.callback(add_hook(path).remove)
+            module = network.get_submodule(path)
+            hooks.callback(module.register_forward_hook(partial(record_call, path), with_kwargs=True).remove)
         yield calls
 
 
 def list_layers(network: nn.Module, *inputs: Tensor) -> list[tuple[str, str, tuple[int, ...] | None, int]]:
-    """Lists every module of ``network``: path, class, output shape on ``inputs`` (batch first), number of calls.
+    """List every module of ``network``: path, class, output shape on ``inputs`` (batch first), number of calls.
 
     The network runs once in eval mode. The shape of a module that does not run is ``None``.
 

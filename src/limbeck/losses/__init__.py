@@ -33,8 +33,7 @@ from limbeck.losses.pkt import PKTLoss, pkt_loss
 from limbeck.losses.pskd import PSKDLoss, pskd_loss
 from limbeck.losses.reverse_kl import ReverseKLLoss, reverse_kl_loss
 from limbeck.losses.reviewkd import ReviewKDLoss, reviewkd_loss
-from limbeck.losses.rkd_angle import RKDAngleLoss, rkd_angle_loss
-from limbeck.losses.rkd_distance import RKDDistanceLoss, rkd_distance_loss
+from limbeck.losses.rkd import RKDAngleLoss, RKDDistanceLoss, rkd_angle_loss, rkd_distance_loss
 from limbeck.losses.simkd import SimKDLoss, simkd_loss
 from limbeck.losses.sp import SPLoss, sp_loss
 from limbeck.losses.ttm import TTMLoss, ttm_loss

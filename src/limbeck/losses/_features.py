@@ -2,62 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, final
+from collections import OrderedDict
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import LossContext
-from limbeck.losses._ops import upcast
-
-__all__ = [
-    "Connector",
-    "DescribedSequential",
-    "IdentityProjection",
-    "Projection",
-    "apply_batch_norm",
-    "attention_map",
-    "channels_first",
-    "describe_shapes",
-    "feature_pair",
-    "flatten_samples",
-    "format_settings",
-    "make_projection",
-    "match_size",
-    "pairwise_relations",
-    "pointwise_layer",
-    "project_pair",
-    "require_comparable",
-    "require_maps",
-    "require_prepared",
-]  # fmt: skip
+from limbeck.losses._ops import require_same_shape, upcast
 
 M = TypeVar("M", bound=nn.Module)
-
-
-def feature_pair(loss: Any, context: LossContext) -> tuple[Tensor, Tensor]:
-    """The student's and the teacher's features at ``loss.layer``."""
-    student, teacher = context.pair(loss.teacher)
-    return student.feature(loss.layer), teacher.feature(loss.layer)
-
-
-def project_pair(projection: nn.Module | None, student: Tensor, teacher: Tensor, *, name: str) -> tuple[Tensor, Tensor]:
-    """The projected student's and the teacher's features: upcast, pooled to one size, channels at axis 1."""
-    projection = require_prepared(projection, name)
-    student, teacher = match_size(upcast(projection(upcast(student))), upcast(teacher))
-    return channels_first(student), channels_first(teacher)
-
-
-def format_settings(loss: Any, *names: str) -> str:
-    """``name=value`` of each attribute for a repr, and the teacher where the loss names one."""
-    values = {name: getattr(loss, name) for name in names}
-    if loss.teacher:
-        values["teacher"] = loss.teacher
-    return ", ".join(
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value!r}" for name, value in values.items()
-    )
 
 
 def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,78 +34,8 @@ def attention_map(features: Tensor, *, power: float = 2.0) -> Tensor:
 
 
 def channels_first(features: Tensor) -> Tensor:
-    """``[batch, tokens, width]`` has its channels last; the others have them at axis 1 already."""
+    """Swap the last two axes of ``[batch, tokens, width]``; the others have their channels at axis 1 already."""
     return features.transpose(1, 2) if features.ndim == 3 else features
-
-
-def require_maps(student: Tensor, teacher: Tensor, *, method: str) -> None:
-    """Raise an error where features are not ``[batch, channels, height, width]``."""
-    for owner, features in (("student", student), ("teacher", teacher)):
-        if features.ndim != 4:
-            raise LimbeckError(
-                f"{method} compares [batch, channels, height, width]; the {owner}'s features have the shape "
-                f"{list(features.shape)}: tap a convolutional layer"
-            )
-
-
-def require_comparable(student: Tensor, teacher: Tensor) -> None:
-    """Raise an error where no linear projection can compare the features."""
-    if student.ndim != teacher.ndim or student.ndim not in (2, 3, 4):
-        raise LimbeckError(
-            f"features of shapes {list(student.shape)} and {list(teacher.shape)} cannot be compared: tap layers "
-            "that both give [batch, width], [batch, tokens, width] or [batch, channels, height, width]"
-        )
-
-
-def require_prepared(module: M | None, loss_name: str) -> M:
-    """``module``, or an error where ``prepare`` has not built it."""
-    if module is None:
-        raise LimbeckError(
-            f"{loss_name} has no projection yet: call distiller.prepare(batch) before building the optimizer"
-        )
-    return module
-
-
-def pointwise_layer(
-    reference: Tensor, in_channels: int, out_channels: int, *, bias: bool = True
-) -> nn.Conv2d | nn.Linear:
-    """A linear layer at every position of features of the rank, precision and device of ``reference``."""
-    layer = (
-        nn.Conv2d(in_channels, out_channels, 1, bias=bias)
-        if reference.ndim == 4
-        else nn.Linear(in_channels, out_channels, bias=bias)
-    )
-    return layer.to(upcast(reference))
-
-
-def apply_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, features: Tensor) -> Tensor:
-    """``norm(features)``, by its running statistics where a channel has fewer than two values."""
-    if features.numel() < 2 * features.shape[1]:
-        return F.batch_norm(features, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-    out: Tensor = norm(features)
-    return out
-
-
-def describe_shapes(student: Tensor, teacher: Tensor) -> str:
-    """Widths and pooling between two features, for a repr.
-
-    >>> import torch
-    >>> describe_shapes(torch.zeros(1, 8, 4, 4), torch.zeros(1, 6, 2, 2))
-    '8 → 6, maps 4×4 and 2×2 pooled to 2×2'
-    """
-    widths = "{} → {}".format(*(channels_first(features).shape[1] for features in (student, teacher)))
-    if student.ndim != 4 or student.shape[2:] == teacher.shape[2:]:
-        return widths
-    student_size, teacher_size = (tuple(features.shape[2:]) for features in (student, teacher))
-    pooled_size = (min(student_size[0], teacher_size[0]), min(student_size[1], teacher_size[1]))
-    return widths + ", maps {}×{} and {}×{} pooled to {}×{}".format(*student_size, *teacher_size, *pooled_size)
-
-
-def make_projection(student: Tensor, teacher: Tensor) -> Projection | IdentityProjection:
-    """A :class:`Projection`, or an :class:`IdentityProjection` between equal widths."""
-    require_comparable(student, teacher)
-    equal = channels_first(student).shape[1] == channels_first(teacher).shape[1]
-    return IdentityProjection(student, teacher) if equal else Projection(student, teacher)
 
 
 def flatten_samples(student: Tensor, teacher: Tensor, *, method: str) -> tuple[Tensor, Tensor]:
@@ -158,9 +43,15 @@ def flatten_samples(student: Tensor, teacher: Tensor, *, method: str) -> tuple[T
     if not student.ndim or not teacher.ndim or len(student) != len(teacher):
         raise LimbeckError(
             f"{method} relates the samples of one batch, and the student's features have the shape "
-            f"{list(student.shape)} and the teacher's {list(teacher.shape)}: tap layers that give [batch, ...]"
+            f"{list(student.shape)} and the teacher's {list(teacher.shape)}: use layers that return [batch, ...]"
         )
-    return _flatten_features(upcast(student)), _flatten_features(upcast(teacher).detach())
+    student, teacher = upcast(student), upcast(teacher).detach()
+    return flatten_features(student), flatten_features(teacher)
+
+
+def flatten_features(features: Tensor) -> Tensor:
+    """``[batch, values]``."""
+    return features.flatten(1) if features.ndim > 1 else features.unsqueeze(1)
 
 
 def pairwise_relations(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,85 +75,134 @@ def pairwise_relations(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @final
-class Projection(nn.Module):
-    """A learned linear projection from the student's width to the teacher's, at every position.
+class Projection(nn.Sequential):
+    """Learned layers from the student's features to the teacher's, computed in the precision of their parameters.
 
-    ``[batch, channels, height, width]`` goes through a 1×1 convolution (channels are axis 1), ``[batch, width]`` and
-    ``[batch, tokens, width]`` through a linear layer on the last axis.
+    Without layers it is the identity. Its repr has a description, such as the widths.
     """
 
-    def __init__(self, student: Tensor, teacher: Tensor) -> None:
-        super().__init__()
-        require_comparable(student, teacher)
-        axis = 1 if student.ndim == 4 else -1
-        self.widths, self.description = (student.shape[axis], teacher.shape[axis]), describe_shapes(student, teacher)
-        self.layer = pointwise_layer(student, *self.widths)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """The student's features in the teacher's width."""
-        # distiller.to(bfloat16) converts the layer as well; the loss upcasts its output.
-        projected: Tensor = self.layer(features.to(next(self.layer.parameters()).dtype))
-        return projected
-
-    def extra_repr(self) -> str:
-        return self.description
-
-
-@final
-class IdentityProjection(nn.Module):
-    """The identity, between features of equal width."""
-
-    def __init__(self, student: Tensor, teacher: Tensor) -> None:
-        super().__init__()
-        self.description = describe_shapes(student, teacher)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """``features``."""
-        return features
-
-    def extra_repr(self) -> str:
-        return self.description
-
-
-@final
-class Connector(nn.Module):
-    """A :class:`Projection` without bias, followed by a BatchNorm, to the teacher's pre-activations."""
-
-    def __init__(self, student: Tensor, teacher: Tensor) -> None:
-        super().__init__()
-        require_comparable(student, teacher)
-        in_channels, out_channels = channels_first(student).shape[1], channels_first(teacher).shape[1]
-        self.description = describe_shapes(student, teacher)
-        self.layer = pointwise_layer(student, in_channels, out_channels, bias=False)
-        norm_class = nn.BatchNorm2d if student.ndim == 4 else nn.BatchNorm1d
-        self.norm = norm_class(out_channels).to(upcast(student))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """The student's features in the teacher's width, each channel normalized."""
-        projected = apply_batch_norm(self.norm, channels_first(self.layer(features.to(self.norm.weight.dtype))))
-        return channels_first(projected)  # of [batch, channels, tokens]: back to the layout of the input
-
-    def extra_repr(self) -> str:
-        return self.description
-
-
-@final
-class DescribedSequential(nn.Sequential):
-    """A sequential module, in its own precision, with a description in its repr."""
-
-    def __init__(self, *layers: nn.Module, description: str) -> None:
-        super().__init__(*layers)
+    def __init__(self, *layers: nn.Module | OrderedDict[str, nn.Module], description: str) -> None:
+        super().__init__(*layers)  # type: ignore[arg-type]
         self.description = description
 
     def forward(self, features: Tensor) -> Tensor:
         """The output of the last layer."""
         # distiller.to(bfloat16) converts the layers as well; the loss upcasts their output.
-        out: Tensor = super().forward(features.to(next(self.parameters()).dtype))  # type: ignore[no-untyped-call]
+        out: Tensor = super().forward(features.to(next(self.parameters(), features).dtype))  # type: ignore[no-untyped-call]
         return out
 
     def extra_repr(self) -> str:
         return self.description
 
 
-def _flatten_features(features: Tensor) -> Tensor:
-    return features.flatten(1) if features.ndim > 1 else features.unsqueeze(1)
+def make_projection(student: Tensor, teacher: Tensor) -> Projection:
+    """:func:`linear_projection`, or the identity between equal channels."""
+    in_channels, out_channels = count_channels(student, teacher)
+    if in_channels != out_channels:
+        return linear_projection(student, teacher)
+    return Projection(description=describe_shapes(student, teacher))
+
+
+def linear_projection(student: Tensor, teacher: Tensor) -> Projection:
+    """A learned linear layer or 1×1 convolution from the student's channels to the teacher's, at every position.
+
+    ``[batch, channels, height, width]`` goes through a convolution, ``[batch, width]`` and ``[batch, tokens, width]``
+    through a linear layer on the last axis.
+    """
+    layer = pointwise_layer(student, *count_channels(student, teacher))
+    return Projection(OrderedDict(layer=layer), description=describe_shapes(student, teacher))
+
+
+def make_connector(student: Tensor, teacher: Tensor) -> Projection:
+    """A layer without bias to the teacher's channels, followed by a BatchNorm, for pre-activations."""
+    in_channels, out_channels = count_channels(student, teacher)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        layer=pointwise_layer(student, in_channels, out_channels, bias=False),
+        norm=ChannelNorm(out_channels).to(upcast(student)),
+    )
+    return Projection(layers, description=describe_shapes(student, teacher))
+
+
+def count_channels(student: Tensor, teacher: Tensor) -> tuple[int, int]:
+    """The channels of both; an error where no linear layer maps one to the other."""
+    if student.ndim != teacher.ndim or student.ndim not in (2, 3, 4):
+        raise LimbeckError(
+            f"features of shapes {list(student.shape)} and {list(teacher.shape)} cannot be compared: use layers "
+            "that both return [batch, width], [batch, tokens, width] or [batch, channels, height, width]"
+        )
+    return channels_first(student).shape[1], channels_first(teacher).shape[1]
+
+
+def pointwise_layer(
+    reference: Tensor, in_channels: int, out_channels: int, *, bias: bool = True
+) -> nn.Conv2d | nn.Linear:
+    """A linear layer at every position of features of the rank, precision and device of ``reference``."""
+    layer = (
+        nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+        if reference.ndim == 4
+        else nn.Linear(in_channels, out_channels, bias=bias)
+    )
+    return layer.to(upcast(reference))
+
+
+@final
+class ChannelNorm(nn.BatchNorm1d):
+    """BatchNorm over the channels of features of any layout.
+
+    It uses the running statistics where a channel has fewer than two values.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The normalized features."""
+        maps = channels_first(features)
+        out = F.batch_norm(
+            maps, self.running_mean, self.running_var, self.weight, self.bias,
+            training=self.training and maps.numel() >= 2 * maps.shape[1], momentum=0.1, eps=self.eps,
+        )  # fmt: skip
+        return channels_first(out)
+
+
+def describe_shapes(student: Tensor, teacher: Tensor) -> str:
+    """Widths and pooling between two features, for a repr.
+
+    >>> describe_shapes(torch.zeros(1, 8, 4, 4), torch.zeros(1, 6, 2, 2))
+    '8 → 6, maps 4×4 and 2×2 pooled to 2×2'
+    """
+    widths = f"{channels_first(student).shape[1]} → {channels_first(teacher).shape[1]}"
+    if student.ndim != 4 or student.shape[2:] == teacher.shape[2:]:
+        return widths
+    sizes = [tuple(features.shape[2:]) for features in (student, teacher)]
+    pooled = map(min, *sizes)
+    return widths + ", maps {}×{} and {}×{} pooled to {}×{}".format(*sizes[0], *sizes[1], *pooled)
+
+
+def require_maps(student: Tensor, teacher: Tensor, *, method: str) -> None:
+    """Raise an error where features are not ``[batch, channels, height, width]``."""
+    for owner, features in (("student", student), ("teacher", teacher)):
+        if features.ndim != 4:
+            raise LimbeckError(
+                f"{method} compares [batch, channels, height, width]; the {owner}'s features have the shape "
+                f"{list(features.shape)}: use a convolutional layer"
+            )
+
+
+def require_same_features(student: Tensor, teacher: Tensor, *, loss: str) -> None:
+    """Raise an error where the shapes differ."""
+    hint = f"the class {loss} projects unequal channels and pools unequal maps; batch and tokens must be equal"
+    require_same_shape(student, teacher, name="features", hint=hint)
+
+
+def require_channel_values(name: str, values: Tensor, features: Tensor) -> None:
+    """Raise an error where ``values`` are not ``[channels]`` of ``[batch, channels, ...]``."""
+    if features.ndim < 2 or values.shape != features.shape[1:2]:
+        raise LimbeckError(
+            f"the {name} of features {list(features.shape)} must be one number for each channel, [channels], got "
+            f"{list(values.shape)}"
+        )
+
+
+def require_prepared(module: M | None, loss_name: str) -> M:
+    """``module``, or an error where ``prepare`` has not built it."""
+    if module is None:
+        raise LimbeckError(f"{loss_name} is not prepared: call distiller.prepare(batch) before building the optimizer")
+    return module

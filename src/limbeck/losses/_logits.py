@@ -1,4 +1,4 @@
-"""Operations of losses on logits: temperature scaling, and means over labeled rows."""
+"""Operations of losses on logits: temperature scaling, divergences, and means over labeled rows."""
 
 from __future__ import annotations
 
@@ -10,46 +10,40 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.losses._ops import hard_labels, require_same_shape, row_mean, upcast
-
-__all__ = [
-    "TemperatureValue",
-    "broadcast_temperature",
-    "clamped_log_softmax",
-    "masked_mean",
-    "prepare_logits",
-    "require_temperature",
-    "scale_logits",
-    "temperature_scaled_mean",
-    "valid_targets",
-]  # fmt: skip
+from limbeck.losses._ops import IGNORE_INDEX, hard_labels, require_same_shape, row_mean, upcast
 
 TemperatureValue = float | Tensor
 
 
 def prepare_logits(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both upcast, the teacher detached; an error where they are not ``[rows, classes]`` of one shape."""
-    require_same_shape(student, teacher, name="logits", hint="both must answer the same rows with the same classes")
+    require_same_shape(student, teacher, name="logits", hint="both need the same rows with the same classes")
     if student.ndim != 2:
         raise LimbeckError(
-            f"logits are [rows, classes], and these have the shape {list(student.shape)}: flatten pixels or tokens "
-            "into rows"
+            f"logits must be [rows, classes], got {list(student.shape)}: flatten pixels or tokens into rows"
         )
     return upcast(student), upcast(teacher).detach()
+
+
+def log_softmax_pair(
+    student: Tensor, teacher: Tensor, temperature: TemperatureValue
+) -> tuple[Tensor, Tensor, TemperatureValue]:
+    """:func:`clamped_log_softmax` of both logits, log q and log p, and the temperature as it divides logits."""
+    student, teacher = prepare_logits(student, teacher)
+    temperature = broadcast_temperature(temperature, student)
+    return clamped_log_softmax(student, temperature), clamped_log_softmax(teacher, temperature), temperature
 
 
 def require_temperature(temperature: float | Callable[..., object]) -> None:
     """Raise an error for a temperature that is not above zero; schedules and policies are checked when applied."""
     if isinstance(temperature, type):
-        raise LimbeckError(
-            f"a temperature is an object such as {temperature.__name__}(), and here it is the class itself"
-        )
+        raise LimbeckError(f"a temperature must be an object such as {temperature.__name__}(), got the class")
     if not callable(temperature) and not 0 < temperature < math.inf:
-        raise LimbeckError(f"a temperature is a number above zero, not {temperature}")
+        raise LimbeckError(f"a temperature must be a number above zero, got {temperature}")
 
 
 def broadcast_temperature(temperature: TemperatureValue, logits: Tensor) -> TemperatureValue:
-    """``temperature`` as it divides ``logits``: a number above zero as it is, one for each row as ``[rows, 1]``.
+    """``temperature`` as it divides ``logits``: a number as it is, one for each row as ``[rows, 1]``.
 
     >>> broadcast_temperature(torch.tensor([1.0, 2.0]), torch.zeros(2, 3)).shape
     torch.Size([2, 1])
@@ -57,13 +51,12 @@ def broadcast_temperature(temperature: TemperatureValue, logits: Tensor) -> Temp
     if isinstance(temperature, Tensor):
         if temperature.numel() not in (1, len(logits)):
             raise LimbeckError(
-                f"a temperature is one number, or one for each row, and here are {temperature.numel()} for "
-                f"{len(logits)} rows"
+                f"a temperature must be one number or one per row, got {temperature.numel()} for {len(logits)} rows"
             )
         return temperature.to(logits).reshape(-1, 1)
     if not 0 < temperature < math.inf:
         raise LimbeckError(
-            f"a temperature is a number above zero, and here it is {temperature}: let its schedule end above zero"
+            f"a temperature must be a number above zero, got {temperature}; let its schedule end above zero"
         )
     return temperature
 
@@ -85,17 +78,47 @@ def clamped_log_softmax(logits: Tensor, temperature: TemperatureValue = 1.0) -> 
     return log_q.clamp(min=torch.finfo(log_q.dtype).min)
 
 
+def kl_by_row(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """KL(p ‖ q) of each row, ``[rows]``, from ``[rows, classes]`` logarithms."""
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
+
+
 def temperature_scaled_mean(by_row: Tensor, temperature: TemperatureValue) -> Tensor:
     """Mean over rows of ``by_row`` · τ², each row by its own.
 
     >>> temperature_scaled_mean(torch.tensor([1.0, 2.0]), torch.tensor([[1.0], [2.0]]))
     tensor(4.5000)
     """
-    return (
-        row_mean(by_row * temperature.reshape(-1) ** 2)
-        if isinstance(temperature, Tensor)
-        else row_mean(by_row) * temperature**2
+    if isinstance(temperature, Tensor):
+        return row_mean(by_row * temperature.reshape(-1) ** 2)
+    return row_mean(by_row) * temperature**2
+
+
+def masked_mean(by_row: Tensor, mask: Tensor) -> Tensor:
+    """Mean of ``by_row`` over the rows where ``mask`` is true; zero, with a gradient of zero, where there is none.
+
+    >>> masked_mean(torch.tensor([1.0, 2.0]), torch.tensor([True, False]))
+    tensor(1.)
+    """
+    return by_row.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def soft_cross_entropy(logits: Tensor, probabilities: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the rows where ``mask`` is true of −Σ p · log q, ``[rows, classes]`` both."""
+    # A class of probability 0 and logit −inf contributes 0, not 0 · inf.
+    log_q = F.log_softmax(logits, dim=1).masked_fill(probabilities == 0, 0.0)
+    return masked_mean(-(probabilities * log_q).sum(dim=1), mask)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Mean over the labeled rows of −log q(target), for class indices or probabilities."""
+    if target.ndim == 2:
+        probabilities = target.to(logits) * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+        return soft_cross_entropy(logits, probabilities, (target != 0).any(dim=1))
+    total = F.cross_entropy(
+        logits, target.long(), label_smoothing=label_smoothing, ignore_index=IGNORE_INDEX, reduction="sum"
     )
+    return total / (target != IGNORE_INDEX).sum().clamp(min=1)
 
 
 def valid_targets(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,26 +130,19 @@ def valid_targets(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     (tensor([[2],
             [0]]), tensor([ True, False]))
     """
-    if len(logits) != len(target) or target.ndim not in (1, 2):
-        raise LimbeckError(
-            f"the student answered {len(logits)} rows, and the target has the shape {list(target.shape)}: "
-            "give a class number for each row, or its probabilities"
-        )
-    if target.ndim == 1 and target.is_floating_point():
-        raise LimbeckError(f"class numbers are integers, and these targets are {target.dtype}: give target.long()")
+    require_target_rows(logits, target)
     if logits.shape[1] < 2:
-        raise LimbeckError(
-            f"to part a class from the others takes at least 2 classes, and the logits have the shape "
-            f"{list(logits.shape)}"
-        )
+        raise LimbeckError(f"logits must have at least 2 classes, got {list(logits.shape)}")
     labels = hard_labels(target).long()
     return labels.clamp(min=0).unsqueeze(1), labels >= 0
 
 
-def masked_mean(by_row: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``by_row`` over the rows where ``mask`` is true; zero, with a gradient of zero, where there is none.
-
-    >>> masked_mean(torch.tensor([1.0, 2.0]), torch.tensor([True, False]))
-    tensor(1.)
-    """
-    return by_row.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+def require_target_rows(logits: Tensor, target: Tensor) -> None:
+    """Raise an error where ``target`` is not class indices or probabilities of the rows of ``logits``."""
+    if target.ndim not in (1, 2) or len(logits) != len(target) or (target.ndim == 2 and target.shape != logits.shape):
+        raise LimbeckError(
+            f"the target of logits {list(logits.shape)} must be [rows] class indices or [rows, classes] probabilities, "
+            f"got {list(target.shape)}"
+        )
+    if target.ndim == 1 and target.is_floating_point():
+        raise LimbeckError(f"class indices must be integers, got {target.dtype}: give target.long()")

@@ -1,6 +1,8 @@
-"""Operations of all losses: upcasting, and means that are defined for an empty batch."""
+"""Operations of all losses: upcasting, means that are defined for an empty batch, and checks of arguments."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -8,11 +10,12 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["hard_labels", "mean_squared_error", "require_same_shape", "row_mean", "upcast"]
+IGNORE_INDEX: Final = -100
+"""The class index of a row without a label."""
 
 
 def upcast(tensor: Tensor) -> Tensor:
-    """Half precision becomes float32; float32 and float64 stay as they are.
+    """Half precision becomes float32; float32 and float64 are unchanged.
 
     >>> upcast(torch.ones(2, dtype=torch.bfloat16)).dtype
     torch.float32
@@ -25,32 +28,21 @@ def hard_labels(target: Tensor) -> Tensor:
 
     −100 where a row has no label: the index is −100, or all probabilities are zero.
 
-    >>> hard_labels(torch.tensor([[0.3, 0.7], [0.0, 0.0]])), hard_labels(torch.tensor([1, -100]))
-    (tensor([   1, -100]), tensor([   1, -100]))
+    >>> hard_labels(torch.tensor([[0.3, 0.7], [0.0, 0.0]]))
+    tensor([   1, -100])
     """
     if target.ndim == 1:
         return target
-    return target.argmax(dim=1).masked_fill((target == 0).all(dim=1), -100)
+    return target.argmax(dim=1).masked_fill((target == 0).all(dim=1), IGNORE_INDEX)
 
 
 def row_mean(values: Tensor) -> Tensor:
-    """Mean of ``[rows]`` values; zero, with a gradient of zero, without rows.
-
-    >>> row_mean(torch.tensor([1.0, 3.0])), row_mean(torch.zeros(0))
-    (tensor(2.), tensor(0.))
-    """
+    """Mean of ``[rows]`` values; zero, with a gradient of zero, without rows."""
     return values.sum() / max(len(values), 1)
 
 
 def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over all elements of (student − teacher)²; zero, with a gradient of zero, for an empty
-    batch, whose plain mean is NaN.
-
-    >>> mean_squared_error(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2))
-    tensor(2.5000)
-    >>> mean_squared_error(torch.zeros(0, 2), torch.zeros(0, 2))
-    tensor(0.)
-    """
+    """Mean over all elements of (student − teacher)²; zero, with a gradient of zero, for an empty batch."""
     return F.mse_loss(student, teacher) if student.numel() else student.sum()
 
 
@@ -60,3 +52,17 @@ def require_same_shape(student: Tensor, teacher: Tensor, *, name: str, hint: str
         raise LimbeckError(
             f"the student's {name} have the shape {list(student.shape)} and the teacher's {list(teacher.shape)}: {hint}"
         )
+
+
+def require_interval(name: str, value: float, interval: str) -> None:
+    """Raise an error where ``value`` is outside ``interval``, such as ``"(0, 1]"``.
+
+    >>> require_interval("alpha", 1.5, "[0, 1]")
+    Traceback (most recent call last):
+    limbeck.core.errors.LimbeckError: alpha must be in [0, 1], got 1.5
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    if not (above and below):
+        raise LimbeckError(f"{name} must be in {interval}, got {value}")

@@ -1,8 +1,8 @@
 """Attention transfer (AT): distance of normalized attention maps.
 
 Zagoruyko & Komodakis, ICLR 2017, https://arxiv.org/abs/1612.03928. A map is the mean over channels of |f|^power,
-flattened and divided by its L2 norm. The published code takes the mean of the squared difference over batch and
-positions, the paper a sum of norms, some hundred times larger; this is the code's form, with a usual weight of 1000.
+flattened and divided by its L2 norm; the loss is the mean of the squared difference over batch and positions, as in the
+published code (the paper has a sum of norms), with a usual weight of 1000.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import LossContext
-from limbeck.core.protocols import Loss
-from limbeck.losses._features import attention_map, feature_pair, match_size, require_maps
-from limbeck.losses._ops import mean_squared_error, upcast
+from limbeck.losses._bases import FeatureLoss
+from limbeck.losses._features import attention_map, match_size, require_maps
+from limbeck.losses._ops import mean_squared_error, require_interval, upcast
 
 __all__ = ["AttentionTransferLoss", "attention_transfer_loss"]
 
@@ -37,26 +35,18 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor, *, power: float = 
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class AttentionTransferLoss(Loss):
+@dataclass(frozen=True)
+class AttentionTransferLoss(FeatureLoss):
     """:func:`attention_transfer_loss` of one layer of student and teacher.
 
     Args:
-        layer: name of the layer, the same for student and teacher.
         power: the exponent of the activations, at least 1 (below it, a zero after a ReLU has no finite gradient).
-        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
-    knowledge: ClassVar = "feature"
     paper: ClassVar = "https://arxiv.org/abs/1612.03928"
+    fn: ClassVar = staticmethod(attention_transfer_loss)
 
-    layer: str
     power: float = 2.0
-    teacher: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.power >= 1:
-            raise LimbeckError(f"the power of an attention map is at least 1, not {self.power}")
-
-    def __call__(self, context: LossContext) -> Tensor:
-        return attention_transfer_loss(*feature_pair(self, context), power=self.power)
+        require_interval("power", self.power, "[1, inf)")

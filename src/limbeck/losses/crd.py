@@ -8,9 +8,8 @@ each pair as one sample or as one of K negatives:
     h    = r / (r + K · E)
     loss = mean over rows of −log h(positive) − Σ over negatives of log(1 − h),   for student and teacher as anchors
 
-E is the mean of r over the negatives. The paper's text has K over the number of samples in place of K · E; its code
-has E, fixed by the first batch, before anything is learned. Here E is taken in each batch from all its pairs with
-the bank, without a gradient, so it is never stale and needs no state. Other choices:
+E is the mean of r over the negatives, computed in each batch without a gradient (the published code fixes it by the
+first batch). Other choices:
 
 - The positive pair is that of this batch, not of the bank, so both embeddings learn from it.
 - The negatives are the whole bank, by one matrix product, without a [rows, K, width] tensor and without random draws,
@@ -32,8 +31,9 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._features import format_settings
-from limbeck.losses._ops import hard_labels, require_same_shape, row_mean, upcast
+from limbeck.losses._bases import format_settings
+from limbeck.losses._features import channels_first, require_prepared
+from limbeck.losses._ops import IGNORE_INDEX, hard_labels, require_interval, require_same_shape, row_mean, upcast
 from limbeck.utils.all_gather import all_gather
 
 __all__ = ["CRDLoss", "crd_loss"]
@@ -51,9 +51,9 @@ def crd_loss(
     """Noise-contrastive loss of each network's embeddings against the other network's bank, summed over both.
 
     Shapes: ``student``, ``teacher`` ``[rows, width]`` embeddings of length 1; ``student_bank``, ``teacher_bank``
-    ``[stored, width]``, without gradients; ``negative_mask`` ``[rows, stored]`` booleans, false where a
-    stored embedding is of the row's sample (or class). A gradient reaches ``teacher``, whose embedding is learned
-    as well: cut the features before the embedding, not after. Zero with empty banks.
+    ``[stored, width]``, without gradients; ``negative_mask`` ``[rows, stored]`` booleans, false where a stored
+    embedding is of the row's sample (or class). A gradient reaches ``teacher``, whose embedding is learned as well:
+    detach the features before the embedding. Zero with empty banks.
 
     >>> east, north = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     >>> mask = torch.tensor([[True]])
@@ -63,19 +63,17 @@ def crd_loss(
     require_same_shape(student, teacher, name="embeddings", hint="embed both in the same width")
     if negative_mask.shape != (len(student), len(student_bank)) or student_bank.shape != teacher_bank.shape:
         raise LimbeckError(
-            f"{len(student)} rows are compared with remembered students {list(student_bank.shape)} and teachers "
-            f"{list(teacher_bank.shape)}, by negative_mask {list(negative_mask.shape)}: give both alike, and "
-            "negative_mask as [rows, remembered]"
+            f"{len(student)} rows need banks of one shape and negative_mask [rows, stored], got the banks "
+            f"{list(student_bank.shape)} and {list(teacher_bank.shape)} and negative_mask {list(negative_mask.shape)}"
         )
     student, teacher = upcast(student), upcast(teacher)
     positive_logits = (student * teacher).sum(dim=1) / temperature
-    teacher_bank_logits, student_bank_logits = (
+    bank_logits = (
         student @ teacher_bank.to(student).T / temperature,
         teacher @ student_bank.to(teacher).T / temperature,
     )
-    return _nce_loss(positive_logits, teacher_bank_logits, negative_mask) + _nce_loss(
-        positive_logits, student_bank_logits, negative_mask
-    )
+    first, second = (_nce_loss(positive_logits, logits, negative_mask) for logits in bank_logits)
+    return first + second
 
 
 @final
@@ -96,6 +94,7 @@ class CRDLoss(nn.Module, Loss):
 
     knowledge: ClassVar = "relation"
     paper: ClassVar = "https://arxiv.org/abs/1910.10699"
+    fn: ClassVar = staticmethod(crd_loss)
 
     sample_ids: Tensor
     labels: Tensor
@@ -105,19 +104,13 @@ class CRDLoss(nn.Module, Loss):
 
     def __init__(
         self, layer: str, *, bank_size: int = 16384, embedding_dim: int = 128, temperature: float = 0.07,
-        momentum: float = 0.5,
-        teacher: str | None = None,
+        momentum: float = 0.5, teacher: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        if bank_size < 2 or embedding_dim < 1:
-            raise LimbeckError(
-                f"a bank holds at least 2 samples of width 1 or more, not {bank_size} of {embedding_dim}"
-            )
-        if not temperature > 0 or not 0 <= momentum < 1:
-            raise LimbeckError(
-                "the temperature is above zero and momentum from 0 to below 1, and here are temperature "
-                f"{temperature} and momentum {momentum}"
-            )
+        require_interval("bank_size", bank_size, "[2, inf)")
+        require_interval("embedding_dim", embedding_dim, "[1, inf)")
+        require_interval("temperature", temperature, "(0, inf)")
+        require_interval("momentum", momentum, "[0, 1)")
         self.layer, self.bank_size, self.embedding_dim, self.temperature = layer, bank_size, embedding_dim, temperature
         self.momentum, self.teacher = momentum, teacher
         self.embed: nn.ModuleDict | None = None
@@ -126,24 +119,16 @@ class CRDLoss(nn.Module, Loss):
         """Build the embeddings and the banks for the features of ``context``."""
         context.require_sample_ids(self.teacher)
         student, teacher = (_pool_features(outputs.feature(self.layer)) for outputs in context.pair(self.teacher))
-        self.embed = nn.ModuleDict(
-            {
-                name: nn.Linear(features.shape[1], self.embedding_dim).to(features)
-                for name, features in (("student", student), ("teacher", teacher))
-            }
-        )
+        embed = {"student": student, "teacher": teacher}
+        self.embed = nn.ModuleDict({name: nn.Linear(x.shape[1], self.embedding_dim).to(x) for name, x in embed.items()})
         for name in ("student_bank", "teacher_bank"):
             self.register_buffer(name, student.new_zeros(self.bank_size, self.embedding_dim))
-        for name, fill_value in (("sample_ids", -1), ("labels", -100)):
+        for name, fill_value in (("sample_ids", -1), ("labels", IGNORE_INDEX)):
             self.register_buffer(name, torch.full((self.bank_size,), fill_value, device=student.device))
         self.register_buffer("write_index", torch.zeros((), dtype=torch.long, device=student.device))
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context; in training mode it updates the banks."""
-        if self.embed is None:
-            raise LimbeckError(
-                "CRDLoss has no embeddings yet: call distiller.prepare(batch) before building the optimizer"
-            )
         student_outputs, teacher_outputs = context.pair(self.teacher)
         student = self._embed_features("student", student_outputs.feature(self.layer))
         teacher = self._embed_features("teacher", teacher_outputs.feature(self.layer).detach())
@@ -151,28 +136,23 @@ class CRDLoss(nn.Module, Loss):
         labels = self._labels(context, len(sample_ids)).to(self.labels)
         if self.training:
             self._update_banks(sample_ids, labels, student.detach(), teacher.detach())
-        # Places are filled in their order. A copy: the banks move on before a later backward pass.
+        # Slots are filled in their order. A copy: the banks change before a later backward pass.
         num_stored = int((self.sample_ids >= 0).sum())
         student_bank, teacher_bank = self.student_bank[:num_stored].clone(), self.teacher_bank[:num_stored].clone()
         same_class = (labels.unsqueeze(1) == self.labels[:num_stored]) & (labels >= 0).unsqueeze(1)
         negative_mask = (sample_ids.unsqueeze(1) != self.sample_ids[:num_stored]) & ~same_class
         return crd_loss(
-            student,
-            teacher,
-            student_bank=student_bank,
-            teacher_bank=teacher_bank,
-            negative_mask=negative_mask,
+            student, teacher, student_bank=student_bank, teacher_bank=teacher_bank, negative_mask=negative_mask,
             temperature=self.temperature,
-        )
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         return format_settings(self, "layer", "bank_size", "embedding_dim", "temperature", "momentum")
 
     def _embed_features(self, name: str, features: Tensor) -> Tensor:
-        assert self.embed is not None
-        layer = self.embed[name]
-        assert isinstance(layer, nn.Linear)
-        return F.normalize(upcast(layer(_pool_features(features).to(layer.weight.dtype))), dim=1)
+        layer = require_prepared(self.embed, "CRDLoss")[name]
+        weight = next(layer.parameters())
+        return F.normalize(upcast(layer(_pool_features(features).to(weight.dtype))), dim=1)
 
     def _labels(self, context: LossContext, count: int) -> Tensor:
         """The class of each sample, −100 where it is not known: without labels, or where rows are no samples."""
@@ -180,7 +160,7 @@ class CRDLoss(nn.Module, Loss):
             labels = hard_labels(context.pair_with_target(self.teacher)[2])
             if len(labels) == count:
                 return labels
-        return torch.full((count,), -100)
+        return torch.full((count,), IGNORE_INDEX)
 
     @torch.no_grad()
     def _update_banks(self, sample_ids: Tensor, labels: Tensor, student: Tensor, teacher: Tensor) -> None:
@@ -190,44 +170,32 @@ class CRDLoss(nn.Module, Loss):
         if len(unique_ids) > self.bank_size:
             raise LimbeckError(
                 f"the bank of CRDLoss holds {self.bank_size} samples, and this batch has {len(unique_ids)}: set "
-                "bank_size to at least "
-                "that, better many times more"
+                "bank_size to several times the batch"
             )
         matches = unique_ids.unsqueeze(1) == self.sample_ids
         is_stored, slots = matches.any(dim=1), matches.to(torch.uint8).argmax(dim=1)
-        new_slots = (
-            self.write_index + torch.arange(int((~is_stored).sum()), device=unique_ids.device)
-        ) % self.bank_size
-        for bank, batch_embeddings in ((self.student_bank, student), (self.teacher_bank, teacher)):
-            embeddings = F.normalize(
-                torch.zeros(len(unique_ids), self.embedding_dim)
-                .to(batch_embeddings)
-                .index_add(0, inverse, batch_embeddings),
-                dim=1,
-            )
-            # Known ones first: a new one may take the place of one that was moved just before.
-            updated = bank[slots[is_stored]].to(embeddings) * self.momentum + embeddings[is_stored] * (
-                1 - self.momentum
-            )
-            bank[slots[is_stored]] = F.normalize(updated, dim=1).to(bank)
+        num_new = int((~is_stored).sum())
+        new_slots = (self.write_index + torch.arange(num_new, device=unique_ids.device)) % self.bank_size
+        for bank, rows in ((self.student_bank, student), (self.teacher_bank, teacher)):
+            sums = rows.new_zeros(len(unique_ids), self.embedding_dim).index_add(0, inverse, rows)
+            embeddings = F.normalize(sums, dim=1)
+            # Stored ones first: a new one may take the slot of one that was moved just before.
+            moved = bank[slots[is_stored]].to(embeddings).lerp(embeddings[is_stored], 1 - self.momentum)
+            bank[slots[is_stored]] = F.normalize(moved, dim=1).to(bank)
             bank[new_slots] = embeddings[~is_stored].to(bank)
-        classes = torch.full_like(unique_ids, -100).scatter_reduce(0, inverse, labels, "amax")
+        classes = torch.full_like(unique_ids, IGNORE_INDEX).scatter_reduce(0, inverse, labels, "amax")
         self.labels[slots[is_stored]] = classes[is_stored]
         self.labels[new_slots], self.sample_ids[new_slots] = classes[~is_stored], unique_ids[~is_stored]
-        self.write_index.copy_((self.write_index + len(new_slots)) % self.bank_size)
+        self.write_index.copy_((self.write_index + num_new) % self.bank_size)
 
 
 def _nce_loss(positive_logits: Tensor, bank_logits: Tensor, negative_mask: Tensor) -> Tensor:
-    """Mean over rows, with logits ``positive_logits`` ``[rows]`` and ``bank_logits`` ``[rows, kept]``, of which
-    ``negative_mask`` count.
-    """
+    """Mean over rows; ``positive_logits`` ``[rows]``, ``bank_logits`` and ``negative_mask`` ``[rows, stored]``."""
     num_negatives = negative_mask.sum(dim=1).to(positive_logits)
     if not negative_mask.any():
         return positive_logits.sum() * 0
-    mean = (
-        bank_logits.detach().masked_fill(~negative_mask, -torch.inf).flatten().logsumexp(dim=0)
-        - num_negatives.sum().log()
-    )
+    negatives = bank_logits.detach().masked_fill(~negative_mask, -torch.inf)
+    mean = negatives.flatten().logsumexp(dim=0) - num_negatives.sum().log()
     # log(h / (1 − h)) = log r − log K − log E
     log_noise = mean + num_negatives.clamp(min=1).log()
     negative_loss = F.softplus(bank_logits - log_noise.unsqueeze(1)).masked_fill(~negative_mask, 0.0).sum(dim=1)
@@ -236,7 +204,7 @@ def _nce_loss(positive_logits: Tensor, bank_logits: Tensor, negative_mask: Tenso
 
 def _pool_features(features: Tensor) -> Tensor:
     """``[batch, channels]``: the mean over positions, or over the tokens of ``[batch, tokens, width]``."""
-    features = upcast(features)
-    if features.ndim < 3:
-        return features if features.ndim == 2 else features.unsqueeze(1)
-    return features.mean(dim=1) if features.ndim == 3 else features.flatten(2).mean(dim=2)
+    features = channels_first(upcast(features))
+    if features.ndim == 1:
+        return features.unsqueeze(1)
+    return features.flatten(2).mean(dim=2) if features.ndim > 2 else features

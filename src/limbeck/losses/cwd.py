@@ -7,28 +7,24 @@ for dense prediction: on spatial logits (τ 1) a channel is a class; on features
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, final
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
-from limbeck.core.outputs import Outputs
-from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule, resolve
-from limbeck.losses._features import IdentityProjection, Projection, format_settings, make_projection, project_pair
-from limbeck.losses._ops import require_same_shape, upcast
+from limbeck.losses._bases import ProjectedFeatureLoss
+from limbeck.losses._features import require_same_features
+from limbeck.losses._logits import require_temperature
+from limbeck.losses._ops import upcast
 
 __all__ = ["CWDLoss", "cwd_loss"]
 
-_SHAPE_HINT = "the class CWDLoss projects unequal channels and pools unequal maps, and the batch has to be equal"
-
 
 def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """Mean over batch and channels of KL(teacher ‖ student) over positions at ``temperature``, times ``temperature **
-    2``.
+    """Mean over batch and channels of KL(teacher ‖ student) over positions at ``temperature``, times its square.
 
     Shapes: both ``[batch, channels, ...]`` with one or more axes of positions. Zero where each channel differs by a
     constant only; in nats.
@@ -37,76 +33,54 @@ def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> T
     >>> cwd_loss(torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[0.0, 0.0]]]), temperature=1.0)
     tensor(0.4338)
     """
-    require_same_shape(student, teacher, name="maps", hint=_SHAPE_HINT)
+    require_same_features(student, teacher, loss="CWDLoss")
+    require_temperature(temperature)
     if student.ndim < 3:
         raise LimbeckError(
-            f"channel-wise distillation compares maps [batch, channels, ...], and these have the shape "
-            f"{list(student.shape)}: tap a layer that gives positions"
+            f"channel-wise distillation compares maps [batch, channels, ...], got {list(student.shape)}: use a layer "
+            "that returns positions"
         )
-    _require_temperature(temperature)
     log_q, log_p = (
-        F.log_softmax(features.flatten(2) / temperature, dim=2)
-        for features in (upcast(student), upcast(teacher).detach())
+        F.log_softmax(maps.flatten(2) / temperature, dim=2) for maps in (upcast(student), upcast(teacher).detach())
     )
     total = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
     return total * (temperature**2 / max(log_q.shape[0] * log_q.shape[1], 1))
 
 
 @final
-class CWDLoss(nn.Module, Loss):
-    """:func:`cwd_loss` of one layer of student and teacher, through a learned projection where their channels differ.
+class CWDLoss(ProjectedFeatureLoss):
+    """:func:`cwd_loss` of one layer, the student's through a learned projection where channels differ.
 
     Args:
-        layer: name of the layer, the same for student and teacher; ``None`` compares the spatial logits
-            of a task that has them.
-        temperature: the temperature, above zero: a number, or a schedule. The paper takes 4 for features and 1 for
-            logits.
+        layer: name of the layer, the same for student and teacher; ``None`` compares the spatial logits.
+        temperature: a number above zero, or a schedule. The paper has 4 for features and 1 for logits.
         teacher: name of the teacher; ``None``: the ensemble of all.
-
-    >>> from limbeck.testing import make_context
-    >>> context, loss = make_context(), CWDLoss("mid")
-    >>> loss.prepare(context)
-    >>> round(loss(context).item(), 4)
-    1.0376
     """
 
-    knowledge: ClassVar = "feature"
     paper: ClassVar = "https://arxiv.org/abs/2011.13256"
+    fn: ClassVar = staticmethod(cwd_loss)
+    settings: ClassVar = ("layer", "temperature")
+
+    layer: str | None  # type: ignore[assignment]
 
     def __init__(
         self, layer: str | None = None, *, temperature: float | Schedule = 4.0, teacher: str | None = None
     ) -> None:
-        super().__init__()
-        if not callable(temperature):
-            _require_temperature(temperature)
-        self.layer, self.temperature, self.teacher = layer, temperature, teacher
-        self.projection: Projection | IdentityProjection | None = None
+        super().__init__(layer or "", teacher=teacher)
+        require_temperature(temperature)
+        self.layer, self.temperature = layer, temperature
 
-    def prepare(self, context: LossContext) -> None:
-        """Build the projection for the maps of ``context``; none is learned between equal channels."""
-        self.projection = make_projection(*map(self._get_maps, context.pair(self.teacher)))
-
-    def forward(self, context: LossContext) -> Tensor:
-        """The loss of this context."""
-        maps = map(self._get_maps, context.pair(self.teacher))
-        pair = project_pair(self.projection, *maps, name="CWDLoss")
-        return cwd_loss(*pair, temperature=resolve(self.temperature, context.progress))
-
-    def extra_repr(self) -> str:
-        return format_settings(self, "layer", "temperature")
-
-    def _get_maps(self, outputs: Outputs) -> Tensor:
+    def features(self, context: LossContext) -> tuple[Tensor, Tensor]:
+        """The features of the layer, or the spatial logits."""
         if self.layer is not None:
-            return outputs.feature(self.layer)
-        if outputs.spatial_logits is None:
+            return super().features(context)
+        student, teacher = context.pair(self.teacher)
+        if student.spatial_logits is None or teacher.spatial_logits is None:
             raise LimbeckError(
                 "CWDLoss() compares spatial logits, and this task has none: name a layer, CWDLoss(layer='mid')"
             )
-        return outputs.spatial_logits
+        return student.spatial_logits, teacher.spatial_logits
 
-
-def _require_temperature(temperature: float) -> None:
-    if not 0 < temperature < math.inf:
-        raise LimbeckError(
-            f"a temperature is a number above zero, and here it is {temperature}: let its schedule end above zero"
-        )
+    def compare(self, student: Tensor, teacher: Tensor, context: LossContext) -> Tensor:
+        """The loss at the temperature."""
+        return cwd_loss(student, teacher, temperature=resolve(self.temperature, context.progress))

@@ -6,34 +6,27 @@ the teacher's softmax at temperature τ:
     loss = τ² · (beta · mean over rows of (1 − ρ over classes) + gamma · mean over classes of (1 − ρ over the batch))
 
 The second part relates samples: gather the batch of all processes for it (``gather_distributed: true`` in a recipe).
-    The
-correlation with a constant row or column (constant up to rounding, as the columns of a batch of one are) is 0 without a
-gradient, and that of two constant ones is 1. The published code adds 1e-8 to the denominator instead, which biases
-columns of small probabilities.
+The correlation with a constant row or column (as the columns of a batch of one are) is 0 without a gradient, and that
+of two constant ones is 1.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar, Final, final
 
 import torch
 from torch import Tensor
 
-from limbeck.core.loss_context import LossContext
-from limbeck.core.protocols import Loss
-from limbeck.core.schedules import Schedule
+from limbeck.losses._bases import LogitLoss
 from limbeck.losses._logits import (
     TemperatureValue,
     broadcast_temperature,
     prepare_logits,
-    require_temperature,
     scale_logits,
     temperature_scaled_mean,
 )
 from limbeck.losses._ops import row_mean
-from limbeck.losses.temperature import Temperature, apply_temperature
 
 __all__ = ["DISTLoss", "dist_loss"]
 
@@ -43,13 +36,11 @@ _MAX_ROUNDINGS: Final = 8  # roundings by which equal probabilities may lie apar
 def dist_loss(
     student: Tensor, teacher: Tensor, *, beta: float = 1.0, gamma: float = 1.0, temperature: TemperatureValue = 1.0
 ) -> Tensor:
-    """Weighted: beta · (1 − correlation over classes) + gamma · (1 − correlation over the batch), times ``temperature
-    ** 2``.
+    """``temperature ** 2`` times beta · (1 − correlation over classes) + gamma · (1 − correlation over the batch).
 
     Shapes: both ``[rows, classes]`` logits; ``temperature`` a number or ``[rows]``: each row then has its own square,
-        and the
-    part over the batch the mean of them. Zero where they agree, and where their probabilities are linear in each other.
-    The published setting for CIFAR is ``beta=2, gamma=2, temperature=4``.
+    and the part over the batch their mean. Zero where they agree, and where their probabilities are linear in each
+    other. The published setting for CIFAR is ``beta=2, gamma=2, temperature=4``.
 
     >>> student, teacher = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [3.0, 0.0]])
     >>> dist_loss(student, teacher)
@@ -64,35 +55,21 @@ def dist_loss(
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class DISTLoss(Loss):
-    """:func:`dist_loss` of the student's and a teacher's logits.
+@dataclass(frozen=True)
+class DISTLoss(LogitLoss):
+    """:func:`dist_loss` of the student's and a teacher's logits, at temperature 1 by default.
 
     Args:
         beta: weight of the correlation over the classes of a sample.
         gamma: weight of the correlation over the samples of a class.
-        temperature: the temperature, above zero: a number, a schedule, or a policy of
-            :mod:`limbeck.losses.temperature`; ``None``: 1.
-        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
-    knowledge: ClassVar = "response"
     paper: ClassVar = "https://arxiv.org/abs/2205.10536"
-    uses_temperature: ClassVar = True
+    paper_temperature: ClassVar = 1.0
+    fn: ClassVar = staticmethod(dist_loss)
 
     beta: float = 1.0
     gamma: float = 1.0
-    temperature: float | Schedule | Temperature | None = None
-    teacher: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.temperature is not None:
-            require_temperature(self.temperature)
-
-    def __call__(self, context: LossContext) -> Tensor:
-        loss = partial(dist_loss, beta=self.beta, gamma=self.gamma)
-        temperature = 1.0 if self.temperature is None else self.temperature
-        return apply_temperature(loss, context, temperature=temperature, teacher=self.teacher)
 
 
 def _pearson_distance(student: Tensor, teacher: Tensor, dim: int) -> Tensor:

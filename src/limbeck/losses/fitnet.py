@@ -9,20 +9,13 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from limbeck.core.loss_context import LossContext
-from limbeck.core.protocols import Loss
-from limbeck.losses._features import Projection, feature_pair, format_settings, match_size, require_prepared
-from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
+from limbeck.losses._bases import ProjectedFeatureLoss
+from limbeck.losses._features import Projection, linear_projection, require_same_features
+from limbeck.losses._ops import mean_squared_error, upcast
 
 __all__ = ["FitNetLoss", "fitnet_loss"]
-
-_SHAPE_HINT = (
-    "the class FitNetLoss projects unequal widths and pools unequal maps, and batch and tokens "
-    "have to be "
-    "equal in number"
-)
 
 
 def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -34,36 +27,17 @@ def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
     >>> fitnet_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]]))
     tensor(2.5000)
     """
-    require_same_shape(student, teacher, name="features", hint=_SHAPE_HINT)
+    require_same_features(student, teacher, loss="FitNetLoss")
     return mean_squared_error(upcast(student), upcast(teacher).detach())
 
 
 @final
-class FitNetLoss(nn.Module, Loss):
-    """:func:`fitnet_loss` of one layer of student and teacher, the student's through a learned projection.
+class FitNetLoss(ProjectedFeatureLoss):
+    """:func:`fitnet_loss` of one layer of student and teacher, the student's through a learned projection."""
 
-    Args:
-        layer: name of the layer, the same for student and teacher.
-        teacher: name of the teacher; ``None``: the ensemble of all.
-    """
-
-    knowledge: ClassVar = "feature"
     paper: ClassVar = "https://arxiv.org/abs/1412.6550"
+    fn: ClassVar = staticmethod(fitnet_loss)
 
-    def __init__(self, layer: str, *, teacher: str | None = None) -> None:
-        super().__init__()
-        self.layer, self.teacher = layer, teacher
-        self.projection: Projection | None = None
-
-    def prepare(self, context: LossContext) -> None:
-        """Build the projection for the features of ``context``."""
-        self.projection = Projection(*feature_pair(self, context))
-
-    def forward(self, context: LossContext) -> Tensor:
-        """The loss of this context."""
-        student, teacher = feature_pair(self, context)
-        projected = require_prepared(self.projection, "FitNetLoss")(upcast(student))
-        return fitnet_loss(*match_size(upcast(projected), upcast(teacher)))
-
-    def extra_repr(self) -> str:
-        return format_settings(self, "layer")
+    def make_projection(self, student: Tensor, teacher: Tensor) -> Projection:
+        """A linear layer, also between equal channels."""
+        return linear_projection(student, teacher)

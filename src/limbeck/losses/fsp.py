@@ -3,9 +3,8 @@
 Yim et al., CVPR 2017, https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html. The
 flow of a sample between two layers is F·Gᵀ / positions, with F and G their features as [channels, positions]; where the
 two have maps of different size, both are average-pooled to the smaller (the paper's max-pools). The loss is the mean of
-the squared difference over batch and channel pairs; the paper's is the sum over pairs, larger by their number.
-Positions are summed away, so the teacher's maps may have any size; channels may not differ, so the class learns a
-projection otherwise.
+the squared difference over batch and channel pairs; the paper's is the sum over pairs. Positions are summed over, so
+the teacher's maps may have any size.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Final, final
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._features import channels_first, format_settings, make_projection, require_prepared
+from limbeck.losses._bases import format_settings
+from limbeck.losses._features import channels_first, make_projection, require_prepared
 from limbeck.losses._ops import mean_squared_error, upcast
 
 __all__ = ["FSPLoss", "fsp_loss"]
@@ -35,9 +34,10 @@ _POOL: Final[Mapping[int, Callable[..., Tensor]]] = {
 def fsp_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
     """Mean over batch and channel pairs of the squared difference of the flows between an earlier and a later layer.
 
-    Shapes: four times ``[batch, channels, ...]`` of up to three more axes, two for each network, of which one pair has
-    equally many axes. Student and teacher have equal channels at the earlier layer, and at the later.
+    Shapes: four times ``[batch, channels, ...]`` of up to three more axes, equally many in the two of a network.
+    Student and teacher have equal channels at the earlier layer, and at the later.
 
+    >>> import torch
     >>> ones = torch.ones(1, 1, 2)
     >>> fsp_loss((ones, 2 * ones), (ones, ones))
     tensor(1.)
@@ -45,16 +45,12 @@ def fsp_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> 
     for student_features, teacher_features in zip(student, teacher, strict=True):
         if student_features.shape[:2] != teacher_features.shape[:2]:
             raise LimbeckError(
-                f"flows of {list(student_features.shape)} and {list(teacher_features.shape)} have different sizes: "
-                "batch and channels must "
-                "agree (the class FSPLoss learns a projection)"
+                f"flows need equal batch and channels, got {list(student_features.shape)} and "
+                f"{list(teacher_features.shape)}; the class FSPLoss learns a projection"
             )
-    student_first, student_last = student
-    teacher_first, teacher_last = teacher
-    return mean_squared_error(
-        _fsp_matrix(upcast(student_first), upcast(student_last)), _fsp_matrix(upcast(teacher_first).detach(),
-        upcast(teacher_last).detach())
-    )  # fmt: skip
+    student_flow = _fsp_matrix(*map(upcast, student))
+    teacher_flow = _fsp_matrix(*(upcast(features).detach() for features in teacher))
+    return mean_squared_error(student_flow, teacher_flow)
 
 
 @final
@@ -69,6 +65,7 @@ class FSPLoss(nn.Module, Loss):
 
     knowledge: ClassVar = "relation"
     paper: ClassVar = "https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html"
+    fn: ClassVar = staticmethod(fsp_loss)
 
     def __init__(self, first_layer: str, last_layer: str, *, teacher: str | None = None) -> None:
         super().__init__()
@@ -76,24 +73,21 @@ class FSPLoss(nn.Module, Loss):
         self.projections: nn.ModuleList | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Build the projections for the features of ``context``; none is needed between equal channels."""
+        """Build the projections for the features of ``context``; none is learned between equal channels."""
         student, teacher = context.pair(self.teacher)
-        self.projections = nn.ModuleList()
-        for layer in (self.first_layer, self.last_layer):
-            self.projections.append(make_projection(student.feature(layer), teacher.feature(layer)))
+        self.projections = nn.ModuleList(
+            make_projection(student.feature(layer), teacher.feature(layer))
+            for layer in (self.first_layer, self.last_layer)
+        )
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context."""
-        projections = require_prepared(self.projections, "FSPLoss")
+        first, last = require_prepared(self.projections, "FSPLoss")
         student, teacher = context.pair(self.teacher)
-        student_first, student_last = (
-            channels_first(projection(upcast(student.feature(layer))))
-            for layer, projection in zip((self.first_layer, self.last_layer), projections, strict=True)
-        )
-        teacher_first, teacher_last = (
-            channels_first(teacher.feature(layer)) for layer in (self.first_layer, self.last_layer)
-        )
-        return fsp_loss((student_first, student_last), (teacher_first, teacher_last))
+        student_first = channels_first(first(upcast(student.feature(self.first_layer))))
+        student_last = channels_first(last(upcast(student.feature(self.last_layer))))
+        teacher_first, teacher_last = map(teacher.feature, (self.first_layer, self.last_layer))
+        return fsp_loss((student_first, student_last), (channels_first(teacher_first), channels_first(teacher_last)))
 
     def extra_repr(self) -> str:
         return format_settings(self, "first_layer", "last_layer")
@@ -103,15 +97,15 @@ def _fsp_matrix(first: Tensor, last: Tensor) -> Tensor:
     """``[batch, channels, channels]``."""
     if first.ndim != last.ndim or len(first) != len(last) or not 2 <= first.ndim <= 5:
         raise LimbeckError(
-            f"a flow goes between two layers of one network, and these have the shapes {list(first.shape)} and "
-            f"{list(last.shape)}: tap layers that both give [batch, channels, ...] with equally many axes"
+            f"a flow connects two layers of one network with equally many axes [batch, channels, ...], got "
+            f"{list(first.shape)} and {list(last.shape)}: use other layers"
         )
     size = tuple(map(min, first.shape[2:], last.shape[2:]))
-    rows = [_pool_to_size(features, size).flatten(2) if size else features.unsqueeze(2) for features in (first, last)]
-    return torch.bmm(rows[0], rows[1].transpose(1, 2)) / rows[0].shape[2]
+    x, y = (_pool_to_size(features, size).flatten(2) if size else features.unsqueeze(2) for features in (first, last))
+    return (x @ y.mT) / x.shape[2]
 
 
 def _pool_to_size(features: Tensor, size: tuple[int, ...]) -> Tensor:
-    if tuple(features.shape[2:]) == size or not len(features):
-        return features if len(features) else features.new_zeros(0, features.shape[1], *size)
-    return _POOL[features.ndim](features, size)
+    if not len(features):
+        return features.new_zeros(0, features.shape[1], *size)
+    return features if tuple(features.shape[2:]) == size else _POOL[features.ndim](features, size)

@@ -1,22 +1,17 @@
 """Factor transfer (FT): maps of the teacher's and the student's factors.
 
 Kim et al., NeurIPS 2018, https://arxiv.org/abs/1802.04977. A paraphraser, an autoencoder of the teacher's map with half
-as many channels inside, extracts the teacher's factor; a translator extracts the student's. Both are
-three 3×3 convolutions with leaky ReLUs (0.1), the paraphraser's decoder has three transposed ones.
+as many channels inside, extracts the teacher's factor; a translator extracts the student's. Both are three 3×3
+convolutions with leaky ReLUs (0.1), the paraphraser's decoder has three transposed ones. Each factor becomes one map,
+the mean over channels of f², flattened and divided by its L2 norm; the loss is the mean absolute difference, with a
+usual weight of 200, as in published code (the paper normalizes the factor and keeps its channels).
 
-Each factor becomes one map, the mean over channels of f², flattened and divided by its L2 norm; the loss is the mean
-absolute difference. So does widely used code, with a usual weight of 200; the paper normalizes
-the factor and keeps its channels.
-
-The paper trains the paraphraser first, by its reconstruction error, and freezes it. Here it is trained together with
-the
-student: the weighted reconstruction error has a gradient to the paraphraser only, the difference of the factors to
-translator and student only.
+The paper trains the paraphraser first. Here it is trained together with the student: the weighted reconstruction error
+has a gradient to the paraphraser only, the difference of the factors to translator and student only.
 """
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import ClassVar, final
 
@@ -24,18 +19,16 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
-from limbeck.core.protocols import Loss
+from limbeck.losses._bases import ProjectedFeatureLoss
 from limbeck.losses._features import (
-    DescribedSequential,
+    Projection,
     attention_map,
     describe_shapes,
-    feature_pair,
-    format_settings,
     match_size,
     require_maps,
     require_prepared,
 )
-from limbeck.losses._ops import mean_squared_error, upcast
+from limbeck.losses._ops import mean_squared_error, require_interval, upcast
 
 __all__ = ["FTLoss", "ft_loss"]
 
@@ -53,98 +46,66 @@ def ft_loss(student: Tensor, teacher: Tensor) -> Tensor:
     require_maps(student, teacher, method="factor transfer")
     student, teacher = match_size(upcast(student), upcast(teacher).detach())
     if len(student) != len(teacher):
-        raise LimbeckError(
-            f"factors of {len(student)} and {len(teacher)} samples cannot be compared: the batch must be equal"
-        )
+        raise LimbeckError(f"factors must be of one batch, got {len(student)} and {len(teacher)} samples")
     difference = attention_map(student) - attention_map(teacher)
     return difference.abs().sum() / max(difference.numel(), 1)
 
 
 @final
-class FTLoss(nn.Module, Loss):
-    """:func:`ft_loss` of one layer of student and teacher, plus the reconstruction error by which the paraphraser
-    learns.
+class FTLoss(ProjectedFeatureLoss):
+    """:func:`ft_loss` of one layer, plus the reconstruction error that trains the paraphraser.
 
     Args:
         layer: name of the layer, the same for student and teacher.
         rate: channels of a factor over channels of the teacher, above 0 and up to 1.
-        reconstruction_weight: the weight of the reconstruction within the term. At its default and the usual weight of
-            200 for the term, the paraphraser learns at a weight of 1, as it does by itself in the paper.
+        reconstruction_weight: weight of the reconstruction error within the loss. Its default times the usual weight of
+            200 is 1.
         teacher: name of the teacher; ``None``: the ensemble of all.
-
-    >>> from limbeck.testing import make_context
-    >>> context, loss = make_context(teacher_feature_shapes={"mid": (6, 4, 4)}), FTLoss("mid")
-    >>> loss.prepare(context)
-    >>> print(loss.paraphraser.description, "and", loss.translator.description)
-    6 → 3 and 8 → 3
     """
 
-    knowledge: ClassVar = "feature"
     paper: ClassVar = "https://arxiv.org/abs/1802.04977"
+    fn: ClassVar = staticmethod(ft_loss)
+    settings: ClassVar = ("layer", "rate", "reconstruction_weight")
 
     def __init__(
         self, layer: str, *, rate: float = 0.5, reconstruction_weight: float = 0.005, teacher: str | None = None
     ) -> None:  # fmt: skip
-        super().__init__()
-        if not 0 < rate <= 1:
-            raise LimbeckError(f"a factor has above 0 and up to 1 times the teacher's channels, and here {rate}")
-        if not 0 < reconstruction_weight < math.inf:
-            raise LimbeckError(
-                f"the paraphraser learns by its weight, a number above zero, and here it is {reconstruction_weight}"
-            )
-        self.layer, self.rate, self.reconstruction_weight, self.teacher = layer, rate, reconstruction_weight, teacher
-        self.paraphraser: DescribedSequential | None = None
-        self.decoder: DescribedSequential | None = None
-        self.translator: DescribedSequential | None = None
+        super().__init__(layer, teacher=teacher)
+        require_interval("rate", rate, "(0, 1]")
+        require_interval("reconstruction_weight", reconstruction_weight, "(0, inf)")
+        self.rate, self.reconstruction_weight = rate, reconstruction_weight
+        self.paraphraser: Projection | None = None
+        self.decoder: Projection | None = None
+        self.translator: Projection | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Shape paraphraser and translator by the features of ``context``."""
-        student, teacher = map(upcast, feature_pair(self, context))
+        """Build paraphraser and translator for the features of ``context``."""
+        student, teacher = map(upcast, self.features(context))
         require_maps(student, teacher, method="factor transfer")
-        student_channels, teacher_channels = student.shape[1], teacher.shape[1]
-        factor_channels = max(1, int(self.rate * teacher_channels))
-        factor_like = teacher[:, :1].expand(-1, factor_channels, -1, -1)
-        self.paraphraser = _conv_stack(
-            teacher_channels,
-            teacher_channels,
-            factor_channels,
-            factor_channels,
-            conv_class=nn.Conv2d,
-            description=describe_shapes(teacher, factor_like),
-        )
-        self.decoder = _conv_stack(
-            factor_channels, factor_channels, teacher_channels, teacher_channels,
-            conv_class=nn.ConvTranspose2d, description=describe_shapes(factor_like, teacher),
-        )  # fmt: skip
-        self.translator = _conv_stack(
-            student_channels,
-            student_channels,
-            factor_channels,
-            factor_channels,
-            conv_class=nn.Conv2d,
-            description=describe_shapes(student, factor_like),
-        )
-        for module in (self.paraphraser, self.decoder, self.translator):
-            module.to(student)
+        channels = teacher.shape[1]
+        inner = max(1, int(self.rate * channels))
+        factor = teacher[:, :1].expand(-1, inner, -1, -1)
+        self.paraphraser = _conv_stack(nn.Conv2d, (channels, channels, inner, inner), teacher, factor)
+        self.decoder = _conv_stack(nn.ConvTranspose2d, (inner, inner, channels, channels), factor, teacher)
+        widths = (student.shape[1], student.shape[1], inner, inner)
+        self.translator = _conv_stack(nn.Conv2d, widths, student, factor)
+        self.to(student)
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context."""
         paraphraser, decoder, translator = (
             require_prepared(module, "FTLoss") for module in (self.paraphraser, self.decoder, self.translator)
-        )  # fmt: skip
-        student, teacher = map(upcast, feature_pair(self, context))
+        )
+        student, teacher = map(upcast, self.features(context))
         teacher_factor = upcast(paraphraser(teacher.detach()))
         error = mean_squared_error(upcast(decoder(teacher_factor)), teacher.detach())
         return ft_loss(upcast(translator(student)), teacher_factor) + self.reconstruction_weight * error
 
-    def extra_repr(self) -> str:
-        return format_settings(self, "layer", "rate", "reconstruction_weight")
-
 
 def _conv_stack(
-    *widths: int, conv_class: type[nn.Conv2d | nn.ConvTranspose2d], description: str
-) -> DescribedSequential:
+    conv_class: type[nn.Conv2d | nn.ConvTranspose2d], widths: tuple[int, ...], inputs: Tensor, outputs: Tensor
+) -> Projection:
     layers: list[nn.Module] = []
     for in_channels, out_channels in pairwise(widths):
         layers += [conv_class(in_channels, out_channels, 3, padding=1), nn.LeakyReLU(0.1)]
-    return DescribedSequential(*layers, description=description)
+    return Projection(*layers, description=describe_shapes(inputs, outputs))

@@ -1,8 +1,8 @@
 """Knowledge distillation (KD): KL divergence of softened predictions.
 
 Hinton, Vinyals & Dean, 2015, https://arxiv.org/abs/1503.02531. With p and q the teacher's and the student's softmax
-at temperature τ, the loss is τ² · mean over rows of sum over classes of p · (log p − log q). The factor τ² keeps
-the scale of the gradient. Unlike ``kl_div(reduction="mean")`` this does not divide by the number of classes.
+at temperature τ, the loss is τ² · mean over rows of Σ p · (log p − log q) over classes. The factor τ² keeps the scale
+of the gradient. Unlike ``kl_div(reduction="mean")`` it does not divide by the number of classes.
 """
 
 from __future__ import annotations
@@ -11,64 +11,32 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from limbeck.core.loss_context import LossContext
-from limbeck.core.protocols import Loss
-from limbeck.core.schedules import Schedule
-from limbeck.losses._logits import (
-    TemperatureValue,
-    broadcast_temperature,
-    clamped_log_softmax,
-    prepare_logits,
-    require_temperature,
-    temperature_scaled_mean,
-)
-from limbeck.losses.temperature import Temperature, apply_temperature
+from limbeck.losses._bases import LogitLoss
+from limbeck.losses._logits import TemperatureValue, kl_by_row, log_softmax_pair, temperature_scaled_mean
 
 __all__ = ["KDLoss", "kd_loss"]
 
 
 def kd_loss(student: Tensor, teacher: Tensor, *, temperature: TemperatureValue = 4.0) -> Tensor:
-    """Mean over rows of KL(teacher ‖ student) at ``temperature``, times ``temperature ** 2`` (Hinton et al., 2015).
+    """Mean over rows of KL(teacher ‖ student) at ``temperature``, times ``temperature ** 2``.
 
-    Shapes: both ``[rows, classes]`` logits; ``temperature`` a number, or a tensor of one number or of ``[rows]``, each
-        row then
-    scaled by its own square.
-    Zero where they agree; in nats. A class of logit −inf in both counts for nothing.
+    Shapes: both ``[rows, classes]`` logits; ``temperature`` a number or ``[rows]``, each row then scaled by its own
+    square. Zero where they agree; in nats. A class of logit −inf in both is ignored.
 
     >>> import torch
     >>> kd_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), temperature=1.0)
     tensor(0.4338)
     """
-    student, teacher = prepare_logits(student, teacher)
-    temperature = broadcast_temperature(temperature, student)
-    log_q, log_p = clamped_log_softmax(student, temperature), clamped_log_softmax(teacher, temperature)
-    return temperature_scaled_mean(F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1), temperature)
+    log_q, log_p, temperature = log_softmax_pair(student, teacher, temperature)
+    return temperature_scaled_mean(kl_by_row(log_q, log_p), temperature)
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class KDLoss(Loss):
-    """:func:`kd_loss` of the student's and a teacher's logits.
+@dataclass(frozen=True)
+class KDLoss(LogitLoss):
+    """:func:`kd_loss` of the student's and a teacher's logits."""
 
-    Args:
-        temperature: the temperature, above zero: a number, a schedule, or a policy of
-            :mod:`limbeck.losses.temperature`; ``None``: the default of the task, 4 without a task.
-        teacher: name of the teacher; ``None``: the ensemble of all.
-    """
-
-    knowledge: ClassVar = "response"
     paper: ClassVar = "https://arxiv.org/abs/1503.02531"
-    uses_temperature: ClassVar = True
     uses_task_temperature: ClassVar = True
-
-    temperature: float | Schedule | Temperature | None = None
-    teacher: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.temperature is not None:
-            require_temperature(self.temperature)
-
-    def __call__(self, context: LossContext) -> Tensor:
-        return apply_temperature(kd_loss, context, temperature=self.temperature, teacher=self.teacher)
+    fn: ClassVar = staticmethod(kd_loss)

@@ -22,8 +22,7 @@ __all__ = ["LogitMSELoss", "logit_mse_loss"]
 def logit_mse_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over rows and classes of (student − teacher)².
 
-    Shapes: both ``[rows, classes]`` logits, which have to be finite: a class ruled out by −inf has no distance. Adding
-    a number to all logits of a row changes the loss, as it does not change a soft target.
+    Shapes: both ``[rows, classes]`` logits, which must be finite.
 
     >>> import torch
     >>> logit_mse_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
@@ -33,7 +32,7 @@ def logit_mse_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LogitMSELoss(Loss):
     """:func:`logit_mse_loss` of the student's and a teacher's logits.
 
@@ -43,6 +42,7 @@ class LogitMSELoss(Loss):
 
     knowledge: ClassVar = "response"
     paper: ClassVar = "https://arxiv.org/abs/1312.6184"
+    fn: ClassVar = staticmethod(logit_mse_loss)
 
     teacher: str | None = None
 

@@ -17,20 +17,16 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from limbeck.core.loss_context import LossContext
-from limbeck.core.protocols import Loss
-from limbeck.core.schedules import Schedule
+from limbeck.losses._bases import LogitLoss
 from limbeck.losses._logits import (
     TemperatureValue,
     broadcast_temperature,
     clamped_log_softmax,
     masked_mean,
     prepare_logits,
-    require_temperature,
     scale_logits,
     valid_targets,
 )
-from limbeck.losses.temperature import Temperature, apply_temperature
 
 __all__ = ["NKDLoss", "nkd_loss"]
 
@@ -40,9 +36,9 @@ def nkd_loss(
 ) -> Tensor:  # fmt: skip
     """Mean over the labeled rows of −p_c · log q_c + gamma · τ² · the cross-entropy of the others.
 
-    Shapes: both ``[rows, classes]`` logits of at least 2 classes; ``target`` ``[rows]`` class numbers (−100: no label,
-    the row is left out) or ``[rows, classes]`` probabilities, of which the likeliest counts; ``temperature`` a number
-    or ``[rows]``. In nats. A class of logit −inf in both counts for nothing.
+    Shapes: both ``[rows, classes]`` logits of at least 2 classes; ``target`` ``[rows]`` class indices (−100: no label)
+    or ``[rows, classes]`` probabilities, whose argmax is taken; ``temperature`` a number or ``[rows]``. In nats. A
+    class of logit −inf in both is ignored.
 
     >>> student, teacher = torch.tensor([[2.0, 0.0, 1.0]]), torch.zeros(1, 3)
     >>> nkd_loss(student, teacher, torch.tensor([0]))
@@ -51,49 +47,31 @@ def nkd_loss(
     student, teacher = prepare_logits(student, teacher)
     target_index, is_labeled = valid_targets(student, target)
     temperature = broadcast_temperature(temperature, student)
-    student_target, teacher_target = (
-        clamped_log_softmax(logits).gather(1, target_index).squeeze(1) for logits in (student, teacher)
-    )
+    target_q, target_p = (clamped_log_softmax(x).gather(1, target_index).squeeze(1) for x in (student, teacher))
     others_q, others_p = (
         clamped_log_softmax(scale_logits(logits, temperature).scatter(1, target_index, -torch.inf))
         for logits in (student, teacher)
     )
     other_loss = -(others_p.exp() * others_q).sum(dim=1)
     squared_temperature = temperature.reshape(-1) ** 2 if isinstance(temperature, Tensor) else temperature**2
-    return masked_mean(gamma * squared_temperature * other_loss - teacher_target.exp() * student_target, is_labeled)
+    return masked_mean(gamma * squared_temperature * other_loss - target_p.exp() * target_q, is_labeled)
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class NKDLoss(Loss):
+@dataclass(frozen=True)
+class NKDLoss(LogitLoss):
     """:func:`nkd_loss` of the student's and a teacher's logits and the target.
+
+    The temperature is that of the non-target classes, 1 by default; a policy that changes the logits
+    (``LogitStandardization``, ``Dynamic``) changes them for the target class as well.
 
     Args:
         gamma: weight of the non-target classes.
-        temperature: their temperature, above zero: a number, a schedule, or a policy of
-            :mod:`limbeck.losses.temperature`; one that changes the logits (``LogitStandardization``, ``Dynamic``)
-            changes them for the target class as well; ``None``: 1.
-        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
-    knowledge: ClassVar = "response"
     paper: ClassVar = "https://arxiv.org/abs/2303.13005"
     needs_target: ClassVar = True
-    uses_temperature: ClassVar = True
+    paper_temperature: ClassVar = 1.0
+    fn: ClassVar = staticmethod(nkd_loss)
 
     gamma: float = 1.5
-    temperature: float | Schedule | Temperature | None = None
-    teacher: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.temperature is not None:
-            require_temperature(self.temperature)
-
-    def __call__(self, context: LossContext) -> Tensor:
-        target = context.pair_with_target(self.teacher)[2]
-
-        def loss(student: Tensor, teacher: Tensor, /, *, temperature: TemperatureValue) -> Tensor:
-            return nkd_loss(student, teacher, target, gamma=self.gamma, temperature=temperature)
-
-        temperature = 1.0 if self.temperature is None else self.temperature
-        return apply_temperature(loss, context, temperature=temperature, teacher=self.teacher)

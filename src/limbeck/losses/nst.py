@@ -2,13 +2,11 @@
 
 Huang & Wang, 2017, https://arxiv.org/abs/1707.01219. Each channel of a sample, L2-normalized over the positions, is one
 observation; the loss is the squared maximum mean discrepancy between the student's channels and the teacher's under
-the kernel k(x, y) = (x · y)², the mean over pairs, then over the batch. Channels are a set: their number and order
-are free.
+the kernel k(x, y) = (x · y)², the mean over pairs, then over the batch. The number and order of channels may differ.
 
-Widely used code multiplies every pair of channels elementwise, [channels, channels, positions] for each sample. With F
-the normalized [channels, positions], the mean of (x · y)² over two sets is also the inner product of their FᵀF /
-channels, so the loss is ‖FₛᵀFₛ/Cₛ − FₜᵀFₜ/Cₜ‖², with nothing larger than [positions, positions]; where there are many
-more positions than channels, it is taken from the [channels, channels] products instead. Both are equal.
+With F the normalized [channels, positions], the mean of (x · y)² over two sets is the inner product of their FᵀF /
+channels, so the loss is ‖FₛᵀFₛ/Cₛ − FₜᵀFₜ/Cₜ‖²; where there are many more positions than channels, it is computed from
+the [channels, channels] products instead.
 """
 
 from __future__ import annotations
@@ -22,8 +20,8 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
-from limbeck.core.protocols import Loss
-from limbeck.losses._features import channels_first, feature_pair, match_size
+from limbeck.losses._bases import FeatureLoss
+from limbeck.losses._features import channels_first, match_size
 from limbeck.losses._ops import upcast
 
 __all__ = ["NSTLoss", "nst_loss"]
@@ -43,49 +41,29 @@ def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher = match_size(upcast(student), upcast(teacher).detach())
     if student.ndim < 3 or student.shape[:1] + student.shape[2:] != teacher.shape[:1] + teacher.shape[2:]:
         raise LimbeckError(
-            f"neuron selectivity compares maps [batch, channels, ...] over the same positions, and here are "
-            f"{list(student.shape)} and {list(teacher.shape)}: tap layers whose batch and positions agree"
+            f"neuron selectivity compares maps [batch, channels, ...] over the same positions, got "
+            f"{list(student.shape)} and {list(teacher.shape)}: use layers whose batch and positions agree"
         )
-    student_maps, teacher_maps = (F.normalize(features.flatten(2), dim=2) for features in (student, teacher))
-    student_channels, teacher_channels, positions = student_maps.shape[1], teacher_maps.shape[1], student_maps.shape[2]
-    if (
-        positions * (student_channels + teacher_channels)
-        <= student_channels**2 + teacher_channels**2 + student_channels * teacher_channels
-    ):
-        total = (_second_moment(student_maps) - _second_moment(teacher_maps)).square().sum()
+    x, y = (F.normalize(features.flatten(2), dim=2) for features in (student, teacher))
+    x_channels, y_channels, positions = x.shape[1], y.shape[1], x.shape[2]
+    if positions * (x_channels + y_channels) <= x_channels**2 + y_channels**2 + x_channels * y_channels:
+        total = (_second_moment(x) - _second_moment(y)).square().sum()
     else:
-        total = (
-            _mean_kernel(student_maps, student_maps)
-            + _mean_kernel(teacher_maps, teacher_maps)
-            - 2 * _mean_kernel(student_maps, teacher_maps)
-        )
+        total = _mean_kernel(x, x) + _mean_kernel(y, y) - 2 * _mean_kernel(x, y)
     return total / max(len(student), 1)
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class NSTLoss(Loss):
-    """:func:`nst_loss` of one layer of student and teacher.
+@dataclass(frozen=True)
+class NSTLoss(FeatureLoss):
+    """:func:`nst_loss` of one layer of student and teacher, without a projection between unequal channels."""
 
-    Args:
-        layer: name of the layer, the same for student and teacher.
-        teacher: name of the teacher; ``None``: the ensemble of all.
-
-    Nothing is learned: unequal channels are compared as they are.
-
-    >>> from limbeck.testing import make_context
-    >>> round(NSTLoss("mid")(make_context(teacher_feature_shapes={"mid": (12, 4, 4)})).item(), 4)
-    0.2006
-    """
-
-    knowledge: ClassVar = "feature"
     paper: ClassVar = "https://arxiv.org/abs/1707.01219"
-
-    layer: str
-    teacher: str | None = None
+    fn: ClassVar = staticmethod(nst_loss)
 
     def __call__(self, context: LossContext) -> Tensor:
-        return nst_loss(*map(channels_first, feature_pair(self, context)))
+        student, teacher = context.pair(self.teacher)
+        return nst_loss(channels_first(student.feature(self.layer)), channels_first(teacher.feature(self.layer)))
 
 
 def _second_moment(maps: Tensor) -> Tensor:

@@ -3,10 +3,9 @@
 Heo et al., ICCV 2019, https://arxiv.org/abs/1904.01866. Use layers before the activation (after the BatchNorm) in
 both networks. The teacher's features pass a margin ReLU, t = max(t, m), with m ≤ 0 by channel: the mean of its
 negative responses. The student's pass a learned 1×1 convolution and a BatchNorm. The distance is the squared
-difference, and 0 where the student is below a target that is not positive, since both are inactive there.
-
-The published code sums over channels and positions, which depends on the map size; this is the mean over all
-elements. The paper halves the weight from layer to layer towards the input.
+difference, and 0 where the student is below a target that is not positive, since both are inactive there; the loss is
+the mean over all elements (the published code's is the sum over channels and positions). The paper halves the weight
+from layer to layer towards the input.
 """
 
 from __future__ import annotations
@@ -16,17 +15,21 @@ from collections.abc import Sequence
 from typing import ClassVar, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
-from limbeck.core.protocols import Loss
-from limbeck.losses._features import Connector, channels_first, feature_pair, project_pair
-from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
+from limbeck.losses._bases import ProjectedFeatureLoss
+from limbeck.losses._features import (
+    Projection,
+    channels_first,
+    make_connector,
+    require_channel_values,
+    require_same_features,
+)
+from limbeck.losses._ops import mean_squared_error, upcast
 
 __all__ = ["OFDLoss", "batch_norm_margin", "ofd_loss"]
-
-_SHAPE_HINT = "the class OFDLoss projects unequal channels and pools unequal maps; batch and tokens must be equal"
 
 
 def ofd_loss(student: Tensor, teacher: Tensor, *, margin: Tensor) -> Tensor:
@@ -40,12 +43,8 @@ def ofd_loss(student: Tensor, teacher: Tensor, *, margin: Tensor) -> Tensor:
     >>> ofd_loss(torch.tensor([[1.0, -3.0]]), torch.tensor([[2.0, -9.0]]), margin=torch.tensor([-0.5, -0.5]))
     tensor(0.5000)
     """
-    require_same_shape(student, teacher, name="features", hint=_SHAPE_HINT)
-    if student.ndim < 2 or margin.shape != student.shape[1:2]:
-        raise LimbeckError(
-            f"the margin of features {list(student.shape)} is one number for each channel, [channels], and here its "
-            f"shape is {list(margin.shape)}"
-        )
+    require_same_features(student, teacher, loss="OFDLoss")
+    require_channel_values("margin", margin, student)
     student, teacher = upcast(student), upcast(teacher).detach()
     target = torch.maximum(teacher, margin.detach().to(teacher).reshape(-1, *[1] * (teacher.ndim - 2)))
     return mean_squared_error(torch.where((target > 0) | (student > target), student, target), target)
@@ -69,58 +68,46 @@ def batch_norm_margin(weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @final
-class OFDLoss(nn.Module, Loss):
-    """:func:`ofd_loss` of one layer of student and teacher, the student's through a learned projection with a
-    BatchNorm.
+class OFDLoss(ProjectedFeatureLoss):
+    """:func:`ofd_loss` of one layer, the student's through a learned projection with a BatchNorm.
 
     Args:
         layer: name of the layer, the same for student and teacher.
         margin: one number for each of the teacher's channels (:func:`batch_norm_margin`); ``None`` measures the mean of
             its negative responses, once, on the batch that shapes the projection.
         teacher: name of the teacher; ``None``: the ensemble of all.
-
-    >>> from limbeck.testing import make_context
-    >>> context, loss = make_context(teacher_feature_shapes={"mid": (3, 4, 4)}), OFDLoss("mid")
-    >>> loss.prepare(context)
-    >>> loss.margin
-    tensor([-0.8604, -0.8250, -0.8943])
     """
 
-    knowledge: ClassVar = "feature"
     paper: ClassVar = "https://arxiv.org/abs/1904.01866"
+    fn: ClassVar = staticmethod(ofd_loss)
 
-    margin: Tensor | None
+    margin: Tensor
 
     def __init__(self, layer: str, *, margin: Sequence[float] | None = None, teacher: str | None = None) -> None:
-        super().__init__()
+        super().__init__(layer, teacher=teacher)
         if margin is not None and not all(-math.inf < value <= 0 for value in margin):
-            raise LimbeckError(f"a margin is a number not above zero for each channel, and here they are {margin}")
-        self.layer, self.teacher, self.initial_margin = layer, teacher, margin
-        self.projection: Connector | None = None
+            raise LimbeckError(f"margin must be one number per channel, zero or below, got {margin}")
+        self.initial_margin = margin
         self.register_buffer("margin", None)
 
-    def prepare(self, context: LossContext) -> None:
-        """Build the projection for the features of ``context``, and measure the margin where none was given."""
-        student, teacher = map(upcast, feature_pair(self, context))
-        self.projection = Connector(student, teacher)
-        measured = _negative_mean(channels_first(teacher))
+    def make_projection(self, student: Tensor, teacher: Tensor) -> Projection:
+        """A layer without bias and a BatchNorm; measures the margin where none was given."""
+        measured = _negative_mean(channels_first(upcast(teacher)))
         if self.initial_margin is not None and len(self.initial_margin) != len(measured):
             raise LimbeckError(
-                f"OFDLoss was given {len(self.initial_margin)} margins, and the teacher has {len(measured)} "
-                "channels at "
-                f"{self.layer!r}: give one for each"
+                f"margin must be one number per channel, got {len(self.initial_margin)} for the {len(measured)} "
+                f"channels of {self.layer!r}"
             )
         self.margin = measured if self.initial_margin is None else measured.new_tensor(list(self.initial_margin))
+        return make_connector(student, teacher)
 
-    def forward(self, context: LossContext) -> Tensor:
-        """The loss of this context."""
-        pair = project_pair(self.projection, *feature_pair(self, context), name="OFDLoss")
-        assert self.margin is not None
-        return ofd_loss(*pair, margin=self.margin)
+    def compare(self, student: Tensor, teacher: Tensor, context: LossContext) -> Tensor:
+        """The loss at the margin."""
+        return ofd_loss(student, teacher, margin=self.margin)
 
     def extra_repr(self) -> str:
         margin = "" if self.initial_margin is None else f", margin={list(self.initial_margin)}"
-        return f"layer={self.layer!r}{margin}" + (f", teacher={self.teacher!r}" if self.teacher else "")
+        return super().extra_repr() + margin
 
 
 def _negative_mean(features: Tensor) -> Tensor:

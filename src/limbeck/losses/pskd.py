@@ -8,64 +8,53 @@ improves calibration (ECE, NLL) more than accuracy; compare with label smoothing
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Final, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.progress import Progress
 from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule
-from limbeck.losses._ops import require_same_shape, upcast
+from limbeck.losses._logits import prepare_logits, require_target_rows, soft_cross_entropy
+from limbeck.losses._ops import IGNORE_INDEX, require_interval
 
 __all__ = ["PSKDLoss", "pskd_loss"]
 
-_IGNORE_INDEX: Final = -100
-
 
 def pskd_loss(student: Tensor, previous_logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.8) -> Tensor:
-    """Mean over the labeled rows of the cross-entropy with (1 − ``alpha``) · label + ``alpha`` ·
-    softmax(``previous_logits``).
+    """Mean over the labeled rows of the cross-entropy with (1 − alpha) · label + alpha · softmax(previous logits).
 
-    Shapes: ``student`` and ``previous_logits`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class numbers (−100:
-        no label)
-    or ``[rows, classes]`` probabilities (all zero: no label); ``alpha`` a number from 0 to 1, or ``[rows]``. In nats.
-    No temperature, and no gradient to ``previous_logits``. With ``alpha`` 0 it is the cross-entropy.
+    Shapes: ``student`` and ``previous_logits`` ``[rows, classes]`` logits; ``target`` ``[rows]`` class indices (−100:
+    no label) or ``[rows, classes]`` probabilities (all zero: no label); ``alpha`` a number from 0 to 1, or ``[rows]``.
+    In nats. No temperature, and no gradient to ``previous_logits``. With ``alpha`` 0 it is the cross-entropy.
 
     >>> pskd_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), torch.tensor([0]), alpha=0.5)
     tensor(0.6269)
     """
-    require_same_shape(
-        student, previous_logits, name="logits", hint="both must answer the same rows with the same classes"
-    )
-    if len(target) != len(student):
-        raise LimbeckError(f"the student answered {len(student)} rows and the target has {len(target)}")
-    if not isinstance(alpha, Tensor) and not 0 <= alpha <= 1:
-        raise LimbeckError(f"alpha is the share of what was said before, from 0 to 1, not {alpha}")
-    student, previous_probabilities = upcast(student), upcast(previous_logits).detach().softmax(dim=1)
+    if not isinstance(alpha, Tensor):
+        require_interval("alpha", alpha, "[0, 1]")
+    student, previous_logits = prepare_logits(student, previous_logits)
+    require_target_rows(student, target)
     if target.ndim == 2:
         is_labeled, label = (target != 0).any(dim=1), target.to(student)
     else:
-        is_labeled = target != _IGNORE_INDEX
+        is_labeled = target != IGNORE_INDEX
         label = F.one_hot(target.long().masked_fill(~is_labeled, 0), student.shape[1]).to(student)
     if isinstance(alpha, Tensor):
         alpha = alpha.to(student).unsqueeze(1)
-    mixed_target = label + alpha * (previous_probabilities.to(student) - label)
-    # A class of probability 0 and logit −inf contributes 0, not 0 · inf.
-    log_q = F.log_softmax(student, dim=1).masked_fill(mixed_target == 0, 0.0)
-    return -(mixed_target * log_q).sum(dim=1).masked_fill(~is_labeled, 0.0).sum() / is_labeled.sum().clamp(min=1)
+    mixed_target = label + alpha * (previous_logits.softmax(dim=1).to(student) - label)
+    return soft_cross_entropy(student, mixed_target, is_labeled)
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PSKDLoss(Loss):
-    """:func:`pskd_loss` of the student's logits, the target and the predictions stored by
-    :class:`PreviousEpochTeacher`.
+    """:func:`pskd_loss` with the predictions stored by :class:`PreviousEpochTeacher`; it replaces the cross-entropy.
 
-    It replaces the cross-entropy. A sample without stored predictions uses its label only.
+    A sample without stored predictions uses its label only.
 
     Args:
         alpha: α_T, the weight in the last epoch, reached linearly; or a schedule of the weight.
@@ -75,13 +64,14 @@ class PSKDLoss(Loss):
     knowledge: ClassVar = "self"
     paper: ClassVar = "https://arxiv.org/abs/2006.12000"
     needs_target: ClassVar = True
+    fn: ClassVar = staticmethod(pskd_loss)
 
     alpha: float | Schedule = 0.8
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        if not callable(self.alpha) and not 0 <= self.alpha <= 1:
-            raise LimbeckError(f"alpha is the share of what was said before, from 0 to 1, not {self.alpha}")
+        if not callable(self.alpha):
+            require_interval("alpha", self.alpha, "[0, 1]")
 
     def __call__(self, context: LossContext) -> Tensor:
         previous = context.teacher_outputs(self.teacher)

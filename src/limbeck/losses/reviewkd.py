@@ -5,10 +5,8 @@ goes through a 1×1 convolution to a common width and is fused with the output o
 maps, from a 1×1 convolution and a sigmoid; a 3×3 convolution turns the result into the teacher's width at
 that stage. The hierarchical context loss compares it with the teacher's map at full size and average-pooled to 4, 2 and
 1, with the weights 1, ½, ¼, ⅛ divided by their sum, the mean squared difference each; the stages add up. Pooled sizes
-that are not smaller than the map are skipped, as in the published code.
-
-That code resizes the student to the teacher's size, by the nearest neighbour; here the larger is average-pooled to the
-smaller, as in the other feature losses. The usual weight is 1 to 8, warmed up over 20 epochs.
+that are not smaller than the map are skipped, as in the published code. The larger of two maps is average-pooled to the
+smaller (that code resizes the student's). The usual weight is 1 to 8, warmed up over 20 epochs.
 """
 
 from __future__ import annotations
@@ -23,8 +21,8 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._features import apply_batch_norm, describe_shapes, match_size, require_maps, require_prepared
-from limbeck.losses._ops import require_same_shape, upcast
+from limbeck.losses._features import ChannelNorm, describe_shapes, match_size, require_maps, require_prepared
+from limbeck.losses._ops import require_interval, require_same_shape, upcast
 
 __all__ = ["ReviewKDLoss", "reviewkd_loss"]
 
@@ -44,15 +42,10 @@ def reviewkd_loss(student_features: Sequence[Tensor], teacher_features: Sequence
     """
     if len(student_features) != len(teacher_features) or not student_features:
         raise LimbeckError(
-            f"knowledge review compares stage with stage, and here are {len(student_features)} of the student and "
-            f"{len(teacher_features)} of the teacher: give as many of both"
+            f"knowledge review needs as many stages of the student as of the teacher, got {len(student_features)} and "
+            f"{len(teacher_features)}"
         )
-    return torch.stack(
-        [
-            _hierarchical_context_loss(student, teacher)
-            for student, teacher in zip(student_features, teacher_features, strict=True)
-        ]
-    ).sum()
+    return torch.stack(list(map(_hierarchical_context_loss, student_features, teacher_features))).sum()
 
 
 @final
@@ -60,59 +53,49 @@ class ReviewKDLoss(nn.Module, Loss):
     """:func:`reviewkd_loss` between several layers, the student's fused from deep to shallow by learned modules.
 
     Args:
-        layers: names of the layers from shallow to deep, the same for student and teacher; each gives a
-            map, or an embedding ``[batch, width]``, which is a map of one position.
-        mid_channels: channels in which stages are fused; ``None`` takes the student's at the deepest, up to 512.
+        layers: names of the layers from shallow to deep, the same for student and teacher; each returns a map, or an
+            embedding ``[batch, width]``, which is a map of one position.
+        mid_channels: channels in which stages are fused; ``None``: the student's at the deepest, up to 512.
         teacher: name of the teacher; ``None``: the ensemble of all.
-
-    >>> from limbeck.testing import make_context
-    >>> shapes = {"early": (4, 8, 8), "late": (8, 4, 4)}
-    >>> context, loss = (
-    ...     make_context(student_feature_shapes=shapes, teacher_feature_shapes=shapes),
-    ...     ReviewKDLoss(["early", "late"]),
-    ... )
-    >>> loss.prepare(context)
-    >>> [fusion.description for fusion in loss.fusions]
-    ['4 → 4', '8 → 8']
     """
 
     knowledge: ClassVar = "feature"
     paper: ClassVar = "https://arxiv.org/abs/2104.09044"
+    fn: ClassVar = staticmethod(reviewkd_loss)
 
     def __init__(self, layers: Sequence[str], *, mid_channels: int | None = None, teacher: str | None = None) -> None:
         super().__init__()
         if isinstance(layers, str) or not layers:
-            raise LimbeckError(f"knowledge review reads several layers, a list of taps, and here layers is {layers!r}")
-        if mid_channels is not None and mid_channels < 1:
-            raise LimbeckError(f"stages are fused in one channel at least, and here width is {mid_channels}")
+            raise LimbeckError(f"layers must be a list of layer names, got {layers!r}")
+        require_interval("mid_channels", 1 if mid_channels is None else mid_channels, "[1, inf)")
         self.layers, self.mid_channels, self.teacher = tuple(layers), mid_channels, teacher
         self.fusions: nn.ModuleList | None = None
 
     def prepare(self, context: LossContext) -> None:
         """Build the fusions for the features of ``context``."""
-        student, teacher = context.pair(self.teacher)
-        student_maps, teacher_maps = (
-            [_as_map(outputs.feature(name)) for name in self.layers] for outputs in (student, teacher)
-        )
-        for pair in zip(student_maps, teacher_maps, strict=True):
+        pairs = self._map_pairs(context)
+        for pair in pairs:
             require_maps(*pair, method="knowledge review")
-        mid_channels = min(512, student_maps[-1].shape[1]) if self.mid_channels is None else self.mid_channels
-        deepest = len(student_maps) - 1
+        mid_channels = min(512, pairs[-1][0].shape[1]) if self.mid_channels is None else self.mid_channels
+        deepest = len(pairs) - 1
         self.fusions = nn.ModuleList(
-            _AttentionFusion(*pair, mid_channels, has_deeper=stage < deepest)
-            for stage, pair in enumerate(zip(student_maps, teacher_maps, strict=True))
+            _AttentionFusion(*pair, mid_channels, has_deeper=stage < deepest) for stage, pair in enumerate(pairs)
         )
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context."""
         fusions = require_prepared(self.fusions, "ReviewKDLoss")
-        student, teacher = context.pair(self.teacher)
         pairs: list[tuple[Tensor, Tensor]] = []
-        previous_fused: Tensor | None = None
-        for name, fusion in reversed(list(zip(self.layers, fusions, strict=True))):
-            output, previous_fused = fusion(upcast(_as_map(student.feature(name))), previous_fused)
-            pairs.append(match_size(upcast(output), upcast(_as_map(teacher.feature(name)))))
-        return reviewkd_loss([student_map for student_map, _ in pairs], [teacher_map for _, teacher_map in pairs])
+        fused: Tensor | None = None
+        for (student, teacher), fusion in reversed(list(zip(self._map_pairs(context), fusions, strict=True))):
+            output, fused = fusion(upcast(student), fused)
+            pairs.append(match_size(upcast(output), upcast(teacher)))
+        student_maps, teacher_maps = zip(*pairs, strict=True)
+        return reviewkd_loss(student_maps, teacher_maps)
+
+    def _map_pairs(self, context: LossContext) -> list[tuple[Tensor, Tensor]]:
+        student, teacher = context.pair(self.teacher)
+        return [(_as_map(student.feature(name)), _as_map(teacher.feature(name))) for name in self.layers]
 
     def extra_repr(self) -> str:
         mid_channels = "" if self.mid_channels is None else f", mid_channels={self.mid_channels}"
@@ -127,19 +110,20 @@ class _AttentionFusion(nn.Module):
         super().__init__()
         self.description = describe_shapes(student, teacher)
         self.conv_in = nn.Conv2d(student.shape[1], mid_channels, 1, bias=False)
-        self.norm_in = nn.BatchNorm2d(mid_channels)
+        self.norm_in = ChannelNorm(mid_channels)
         self.attention = nn.Conv2d(2 * mid_channels, 2, 1) if has_deeper else None
         self.conv_out = nn.Conv2d(mid_channels, teacher.shape[1], 3, padding=1, bias=False)
-        self.norm_out = nn.BatchNorm2d(teacher.shape[1])
+        self.norm_out = ChannelNorm(teacher.shape[1])
         self.to(upcast(student))
 
-    def forward(self, features: Tensor, previous_fused: Tensor | None) -> tuple[Tensor, Tensor]:
-        fused = apply_batch_norm(self.norm_in, self.conv_in(features.to(self.conv_in.weight.dtype)))
-        if self.attention is not None and previous_fused is not None:
-            previous_fused = F.interpolate(previous_fused, fused.shape[2:], mode="nearest")
-            weights = self.attention(torch.cat([fused, previous_fused], dim=1)).sigmoid()
-            fused = fused * weights[:, :1] + previous_fused * weights[:, 1:]
-        return apply_batch_norm(self.norm_out, self.conv_out(fused)), fused
+    def forward(self, features: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The projected map, and the fused map for the next stage."""
+        fused = self.norm_in(self.conv_in(features.to(self.conv_in.weight.dtype)))
+        if self.attention is not None and deeper is not None:
+            deeper = F.interpolate(deeper, fused.shape[2:], mode="nearest")
+            weights = self.attention(torch.cat([fused, deeper], dim=1)).sigmoid()
+            fused = fused * weights[:, :1] + deeper * weights[:, 1:]
+        return self.norm_out(self.conv_out(fused)), fused
 
     def extra_repr(self) -> str:
         return self.description

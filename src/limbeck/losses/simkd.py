@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
-from limbeck.core.protocols import Loss
-from limbeck.losses._features import feature_pair, format_settings, match_size
-from limbeck.losses._ops import mean_squared_error, require_same_shape, upcast
+from limbeck.losses._bases import ProjectedFeatureLoss
+from limbeck.losses._features import Projection, match_size, require_prepared
+from limbeck.losses._ops import mean_squared_error, require_interval, require_same_shape, upcast
 
 __all__ = ["SimKDLoss", "simkd_loss"]
 
@@ -38,103 +38,82 @@ def simkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     tensor(4.)
     """
     student, teacher = match_size(upcast(student), upcast(teacher).detach())
-    require_same_shape(
-        student, teacher, name="features", hint="the class SimKDLoss projects them and pools unequal maps"
-    )
+    hint = "the class SimKDLoss projects them and pools unequal maps"
+    require_same_shape(student, teacher, name="features", hint=hint)
     return mean_squared_error(student, teacher)
 
 
 @final
-class SimKDLoss(nn.Module, Loss):
-    """:func:`simkd_loss` of one layer of student and teacher, the student's through a projector that is kept for
-    inference.
+class SimKDLoss(ProjectedFeatureLoss):
+    """:func:`simkd_loss` of one layer, the student's through a projector that is part of the deployed model.
 
     Args:
-        layer: name of the layer, the same for student and teacher: the last features before the
-            teacher's classifier, ``[batch, channels, height, width]`` before its pooling, or ``[batch, width]``.
+        layer: name of the layer, the same for student and teacher: the last features before the teacher's classifier,
+            ``[batch, channels, height, width]`` before its pooling, or ``[batch, width]``.
         factor: the inner width is the teacher's width divided by this.
         teacher: name of the teacher; ``None``: the ensemble of all.
 
     The student's classifier gets no gradient from this loss. :meth:`make_head` builds its replacement, which
-    ``limbeck.fit`` validates and returns and a run measures and exports (``limbeck.distiller.deployment``).
+    :func:`limbeck.distiller.deployment_model` puts behind the student.
     """
 
-    knowledge: ClassVar = "feature"
     paper: ClassVar = "https://arxiv.org/abs/2203.14001"
+    replaces_classifier: ClassVar = True
+    fn: ClassVar = staticmethod(simkd_loss)
+    settings: ClassVar = ("layer", "factor")
 
     def __init__(self, layer: str, *, factor: int = 2, teacher: str | None = None) -> None:
-        super().__init__()
-        if factor < 1:
-            raise LimbeckError(f"the inner width of a projector is the teacher's divided by at least 1, not {factor}")
-        self.layer, self.factor, self.teacher = layer, factor, teacher
-        self.projector: _Projector | None = None
+        super().__init__(layer, teacher=teacher)
+        require_interval("factor", factor, "[1, inf)")
+        self.factor = factor
+        self.out_channels = 0
 
-    def prepare(self, context: LossContext) -> None:
-        """Shape the projector by the features of ``context``."""
-        student, teacher = feature_pair(self, context)
+    def make_projection(self, student: Tensor, teacher: Tensor) -> Projection:
+        """The projector between these features."""
         if student.ndim != teacher.ndim or student.ndim not in (2, 4):
             raise LimbeckError(
-                "SimKDLoss compares maps [batch, channels, height, width] or vectors [batch, width], and these "
-                "have the "
-                f"shapes {list(student.shape)} and {list(teacher.shape)}: tap the last layer before the pooling"
+                "SimKDLoss compares maps [batch, channels, height, width] or vectors [batch, width], got "
+                f"{list(student.shape)} and {list(teacher.shape)}: use the last layer before the pooling"
             )
-        inner = max(teacher.shape[1] // self.factor, 1)
-        widths = (student.shape[1], inner, inner, teacher.shape[1])
+        self.out_channels = teacher.shape[1]
+        inner = max(self.out_channels // self.factor, 1)
+        widths = (student.shape[1], inner, inner, self.out_channels)
         layers = _conv_blocks(widths, (1, 3, 1)) if student.ndim == 4 else _linear_blocks(widths[:2] + widths[3:])
-        self.projector = _Projector(*layers).to(upcast(student))
+        num_parameters = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
+        description = f"{num_parameters} parameters, deployed with the student"
+        return Projection(*layers, description=description).to(upcast(student))
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context."""
-        projector = self._require_projector()
-        student, teacher = feature_pair(self, context)
+        projector = require_prepared(self.projection, "SimKDLoss")
+        student, teacher = self.features(context)
         if not len(student):  # BatchNorm takes no empty batch; each parameter still gets its gradient of zero
             return sum((parameter.sum() * 0 for parameter in projector.parameters()), upcast(student).sum())
         if self.training and student.numel() == student.shape[1]:
             raise LimbeckError(
                 "the projector of SimKDLoss normalizes over the batch, and features of shape "
-                f"{list(student.shape)} have "
-                "one value a channel: give batches of at least 2 samples"
+                f"{list(student.shape)} have one value per channel: use batches of at least 2 samples"
             )
-        return simkd_loss(projector(student.to(next(projector.parameters()).dtype)), teacher)
+        return simkd_loss(projector(student), teacher)
 
     def make_head(self, classifier: nn.Module) -> nn.Sequential:
         """The layers after the student's features at inference: this projector, pooling, and a copy of ``classifier``.
 
-        Give the teacher's last layer, which takes ``[batch, channels]``. The projector is shared, not copied: copy the
-        head before training continues.
+        ``classifier`` is the teacher's last layer, which takes ``[batch, channels]``. The projector is shared, not
+        copied: copy the head before training continues.
         """
-        projector = self._require_projector()
-        pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)] if isinstance(projector[0], nn.Conv2d) else []
+        projector = require_prepared(self.projection, "SimKDLoss")
+        is_conv = isinstance(next(projector.children()), nn.Conv2d)
+        pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)] if is_conv else []
         layers = OrderedDict(projector=projector, pool=nn.Sequential(*pool), classifier=deepcopy(classifier))
         return nn.Sequential(layers)
-
-    def extra_repr(self) -> str:
-        return format_settings(self, "layer", "factor")
-
-    def _require_projector(self) -> _Projector:
-        if self.projector is None:
-            raise LimbeckError(
-                "SimKDLoss has no projector yet: call distiller.prepare(batch) before building the optimizer"
-            )
-        return self.projector
-
-
-@final
-class _Projector(nn.Sequential):
-    """The projector; its repr has the parameter count."""
-
-    def extra_repr(self) -> str:
-        return f"{sum(p.numel() for p in self.parameters())} parameters, deployed with the student"
 
 
 def _conv_blocks(widths: tuple[int, ...], kernels: tuple[int, ...]) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for (in_channels, out_channels), kernel in zip(pairwise(widths), kernels, strict=True):
-        layers += [
-            nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
-        ]
+        conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+        layers += [conv, nn.BatchNorm2d(out_channels), nn.ReLU()]
     return layers
 
 

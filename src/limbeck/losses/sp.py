@@ -1,12 +1,9 @@
 """Similarity-preserving distillation (SP): row-normalized similarity matrices of a batch.
 
 Tung & Mori, ICCV 2019, https://arxiv.org/abs/1907.09682. The features of a batch, flattened to ``[batch, values]``,
-give F·Fᵀ, whose rows are L2-normalized; the loss
-is the squared Frobenius distance between the student's and the teacher's, over batch². Any two layers can be
-compared without a projection.
-
-A batch of B samples has B² relations: on several processes, each has only those of its local batch, unless the
-objective gathers this term (``gather_distributed: true`` in a recipe).
+give F·Fᵀ, whose rows are L2-normalized; the loss is the squared Frobenius distance between the student's and the
+teacher's, over batch². On several processes each has only the relations of its local batch, unless the objective
+gathers it (``gather_distributed: true`` in a recipe).
 """
 
 from __future__ import annotations
@@ -17,11 +14,8 @@ from typing import ClassVar, final
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.core.errors import LimbeckError
-from limbeck.core.loss_context import LossContext
-from limbeck.core.protocols import Loss
-from limbeck.losses._features import feature_pair
-from limbeck.losses._ops import upcast
+from limbeck.losses._bases import FeatureLoss
+from limbeck.losses._features import flatten_samples
 
 __all__ = ["SPLoss", "sp_loss"]
 
@@ -29,43 +23,27 @@ __all__ = ["SPLoss", "sp_loss"]
 def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """‖S − T‖² / batch², with S and T the row-normalized F·Fᵀ of student and teacher.
 
-    Shapes: ``[batch, ...]`` of any rank; only the batch has to agree. The same samples twice over cost half, as in the
-    paper: an entry of a row of twice the length is smaller by √2.
+    Shapes: ``[batch, ...]`` of any rank; only the batch must agree. Repeating a batch halves the loss, as in the paper.
 
     >>> import torch
     >>> sp_loss(torch.eye(2), torch.ones(2, 2))
     tensor(0.2929)
     """
-    if len(student) != len(teacher):
-        raise LimbeckError(
-            f"similarity compares one batch with itself, and the student's features are of {len(student)} samples and "
-            f"the teacher's of {len(teacher)}: tap layers that give [batch, ...]"
-        )
-    difference = _similarity_matrix(upcast(student)) - _similarity_matrix(upcast(teacher).detach())
+    student, teacher = flatten_samples(student, teacher, method="sp")
+    difference = _similarity_matrix(student) - _similarity_matrix(teacher)
     return difference.square().sum() / max(len(student), 1) ** 2
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class SPLoss(Loss):
-    """:func:`sp_loss` of one layer of student and teacher.
-
-    Args:
-        layer: name of the layer, the same for student and teacher.
-        teacher: name of the teacher; ``None``: the ensemble of all.
-    """
+@dataclass(frozen=True)
+class SPLoss(FeatureLoss):
+    """:func:`sp_loss` of one layer of student and teacher."""
 
     knowledge: ClassVar = "relation"
     paper: ClassVar = "https://arxiv.org/abs/1907.09682"
-
-    layer: str
-    teacher: str | None = None
-
-    def __call__(self, context: LossContext) -> Tensor:
-        return sp_loss(*feature_pair(self, context))
+    fn: ClassVar = staticmethod(sp_loss)
 
 
-def _similarity_matrix(features: Tensor) -> Tensor:
+def _similarity_matrix(rows: Tensor) -> Tensor:
     """Row-normalized F·Fᵀ, ``[batch, batch]``."""
-    rows = features.flatten(1) if features.ndim > 1 else features.unsqueeze(1)
-    return F.normalize(rows @ rows.mT, p=2.0, dim=1)
+    return F.normalize(rows @ rows.mT, dim=1)

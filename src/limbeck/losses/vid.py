@@ -18,25 +18,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
-from limbeck.core.protocols import Loss
+from limbeck.losses._bases import ProjectedFeatureLoss
 from limbeck.losses._features import (
-    DescribedSequential,
-    channels_first,
+    Projection,
+    count_channels,
     describe_shapes,
-    feature_pair,
-    format_settings,
     pointwise_layer,
-    project_pair,
-    require_comparable,
+    require_channel_values,
+    require_same_features,
 )
-from limbeck.losses._ops import require_same_shape, upcast
+from limbeck.losses._ops import require_interval, upcast
 
 __all__ = ["VIDLoss", "vid_loss"]
 
 _MIN_VARIANCE: Final = 1e-5
-_SHAPE_HINT = "the class VIDLoss predicts the teacher's channels and pools unequal maps; batch and tokens must be equal"
 
 
 def vid_loss(student: Tensor, teacher: Tensor, *, variance: Tensor) -> Tensor:
@@ -49,12 +45,8 @@ def vid_loss(student: Tensor, teacher: Tensor, *, variance: Tensor) -> Tensor:
     >>> vid_loss(torch.tensor([[1.0]]), torch.tensor([[3.0]]), variance=torch.tensor([2.0]))
     tensor(1.3466)
     """
-    require_same_shape(student, teacher, name="features", hint=_SHAPE_HINT)
-    if student.ndim < 2 or variance.shape != student.shape[1:2]:
-        raise LimbeckError(
-            f"the variance of features {list(student.shape)} is one number for each channel, [channels], and here its "
-            f"shape is {list(variance.shape)}"
-        )
+    require_same_features(student, teacher, loss="VIDLoss")
+    require_channel_values("variance", variance, student)
     error = (upcast(student) - upcast(teacher).detach()).square()
     # A variance is the same all over its channel, so the mean comes first and the division costs nothing.
     values = error.numel() // max(error.shape[1], 1)
@@ -65,57 +57,43 @@ def vid_loss(student: Tensor, teacher: Tensor, *, variance: Tensor) -> Tensor:
 
 
 @final
-class VIDLoss(nn.Module, Loss):
+class VIDLoss(ProjectedFeatureLoss):
     """:func:`vid_loss` of one layer of student and teacher, with a learned mean and variance.
 
     Args:
         layer: name of the layer, the same for student and teacher.
         initial_variance: σ² of each channel at the beginning.
         teacher: name of the teacher; ``None``: the ensemble of all.
-
-    >>> from limbeck.testing import make_context
-    >>> context, loss = make_context(teacher_feature_shapes={"mid": (6, 4, 4)}), VIDLoss("mid")
-    >>> loss.prepare(context)
-    >>> loss.variance.detach()
-    tensor([5.0000, 5.0000, 5.0000, 5.0000, 5.0000, 5.0000])
     """
 
-    knowledge: ClassVar = "feature"
     paper: ClassVar = "https://arxiv.org/abs/1904.05835"
+    fn: ClassVar = staticmethod(vid_loss)
+    settings: ClassVar = ("layer", "initial_variance")
 
     def __init__(self, layer: str, *, initial_variance: float = 5.0, teacher: str | None = None) -> None:
-        super().__init__()
-        if not _MIN_VARIANCE < initial_variance < math.inf:
-            raise LimbeckError(
-                f"the variance begins above {_MIN_VARIANCE:g}, its least, and here it is {initial_variance}"
-            )
-        self.layer, self.teacher, self.initial_variance = layer, teacher, initial_variance
-        self.mean_predictor: DescribedSequential | None = None
+        super().__init__(layer, teacher=teacher)
+        require_interval("initial_variance", initial_variance, f"({_MIN_VARIANCE:g}, inf)")
+        self.initial_variance = initial_variance
         self.register_parameter("rho", None)
 
-    def prepare(self, context: LossContext) -> None:
-        """Build the predictor of the teacher's features for those of ``context``."""
-        student, teacher = feature_pair(self, context)
-        require_comparable(student, teacher)
-        in_channels, out_channels = (channels_first(features).shape[1] for features in (student, teacher))
-        self.mean_predictor = DescribedSequential(
-            pointwise_layer(student, in_channels, out_channels, bias=False), nn.ReLU(),
-            pointwise_layer(student, out_channels, out_channels, bias=False), nn.ReLU(),
-            pointwise_layer(student, out_channels, out_channels, bias=False),
+    def make_projection(self, student: Tensor, teacher: Tensor) -> Projection:
+        """The predictor of the mean; sets the variances as well."""
+        in_channels, channels = count_channels(student, teacher)
+        projection = Projection(
+            pointwise_layer(student, in_channels, channels, bias=False), nn.ReLU(),
+            pointwise_layer(student, channels, channels, bias=False), nn.ReLU(),
+            pointwise_layer(student, channels, channels, bias=False),
             description=describe_shapes(student, teacher),
         )  # fmt: skip
         rho = math.log(math.expm1(self.initial_variance - _MIN_VARIANCE))
-        self.rho = nn.Parameter(torch.full((out_channels,), rho).to(upcast(student)))
+        self.rho = nn.Parameter(torch.full((channels,), rho).to(upcast(student)))
+        return projection
 
     @property
     def variance(self) -> Tensor:
         """σ² by channel, ``[channels]``."""
         return F.softplus(upcast(self.rho)) + _MIN_VARIANCE
 
-    def forward(self, context: LossContext) -> Tensor:
-        """The loss of this context."""
-        pair = project_pair(self.mean_predictor, *feature_pair(self, context), name="VIDLoss")
-        return vid_loss(*pair, variance=self.variance)
-
-    def extra_repr(self) -> str:
-        return format_settings(self, "layer", "initial_variance")
+    def compare(self, student: Tensor, teacher: Tensor, context: LossContext) -> Tensor:
+        """The loss at the learned variance."""
+        return vid_loss(student, teacher, variance=self.variance)

@@ -129,7 +129,7 @@ def _check_self_teachers_and_peers(recipe: Recipe, stages: Mapping[str, Resolved
     for config_path, stage in stages.items():
         training = stage.training
         for name, loss in stage.losses.items():
-            if getattr(loss.target, "deployed", False) and (
+            if getattr(loss.target, "has_exits", False) and (
                 training.ema_decay is not None or training.keep_weights == "best"
             ):
                 yield (

@@ -81,14 +81,14 @@ NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
         ),
         "loss": _kind("loss", "limbeck.losses", inspect.isclass, "classes", "seed", "temperature"),
         "schedule": _kind(
-            "schedule", "limbeck.core.schedules", inspect.isfunction, exclude=("resolve",), parameter_type="Schedule"
+            "schedule", "limbeck.core.schedules", inspect.isclass, exclude=("Schedule",), parameter_type="Schedule"
         ),
         "temperature": _kind(
             "temperature", "limbeck.losses.temperature", _is_class_with("bounds"), exclude=("Temperature",),
             parameter_type="Temperature",
         ),
         "loss_weighting": _kind(
-            "loss weighting", "limbeck.losses.weighting.loss_weighting", _is_class_with("register_losses")
+            "loss weighting", "limbeck.losses.weighting", _is_class_with("register_losses"), exclude=("LossWeighting",)
         ),
         "optimizer": _kind(
             "optimizer", "torch.optim", inspect.isclass, exclude=("Optimizer",), positional_args=("params",)
@@ -135,7 +135,7 @@ def resolve_target(
         LimbeckError: for an unknown name, and for a package that is not listed under ``plugins``.
 
     >>> resolve_target("linear", ["schedule"])[1](1.0, 0.0)
-    Linear(start=1.0, end=0.0)
+    linear(start=1.0, end=0.0)
     """
     order = list(kinds)
     if ":" in use:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from limbeck.core.temperature_range import Range
 from limbeck.recipe import registry
 from limbeck.recipe.cross_checks import check_consistency
 from limbeck.recipe.node_schema import Node, TeacherNode, load_class_names
@@ -94,6 +93,8 @@ def resolve_recipe(recipe: Recipe, *, provided: Mapping[str, Any] | None = None)
     Raises:
         LimbeckError: with the dotted path of the first mistake.
     """
+    from limbeck.losses.temperature import Range
+
     resolver = _Resolver(recipe.plugins, {**dict.fromkeys(PROVIDED, DEFERRED), **(provided or {})})
     task = resolver.resolve_node(recipe.task, "task", "task")
     temperature_range = getattr(task.target, "temperatures", None)

@@ -70,7 +70,7 @@ def resolve_node(
     Traceback (most recent call last):
     limbeck.core.errors.LimbeckError: stages.0.objective.kd.weight: linear needs 'end', a number
     >>> resolve_node({"use": "linear", "start": 1, "end": 0}, "schedule").build()
-    Linear(start=1.0, end=0.0)
+    linear(start=1.0, end=0.0)
     """
     kinds = (kind,) if isinstance(kind, str) else tuple(kind)
     config_path = kinds[0] if config_path is None else config_path

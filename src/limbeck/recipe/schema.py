@@ -93,7 +93,7 @@ class Stage(Settings):
         epochs: length in epochs; or give ``steps``.
         steps: length in optimizer steps.
         objective: losses by name.
-        loss_weighting: adapts the weights of the losses (:mod:`limbeck.losses.weighting.loss_weighting`).
+        loss_weighting: adapts the weights of the losses (:mod:`limbeck.losses.weighting`).
         feature_layers: for each network, module paths by name.
         training: changes to the recipe's training; an ``optimizer`` or ``scheduler`` without ``use`` changes settings
             of the recipe's, and one with ``use`` replaces it.

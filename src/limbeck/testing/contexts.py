@@ -18,17 +18,15 @@ Shapes = Mapping[str, Sequence[int]]
 
 def make_context(
     *, rows: int = 6, classes: int = 5, student_feature_shapes: Shapes | None = None,
-    teacher_feature_shapes: Shapes | None = None,
-    teacher_names: Sequence[str] = ("teacher",), scale: float = 1.0, dtype: torch.dtype = torch.float32, seed: int = 0,
-    progress: Progress = Progress(step=1, steps=4),
+    teacher_feature_shapes: Shapes | None = None, teacher_names: Sequence[str] = ("teacher",), scale: float = 1.0,
+    dtype: torch.dtype = torch.float32, seed: int = 0, progress: Progress = Progress(step=1, steps=4),
 ) -> LossContext:  # fmt: skip
     """Outputs of a student and teachers for ``rows`` samples; all tensors require gradients.
 
     Args:
         rows: samples in the batch, each one row.
         classes: width of the logits.
-        student_feature_shapes: for each layer, its shape without the batch: ``{"mid": (8, 4, 4)}``; by default that
-            one.
+        student_feature_shapes: shape by layer, without the batch; by default ``{"mid": (8, 4, 4)}``.
         teacher_feature_shapes: the same for every teacher; by default as the student's.
         teacher_names: names; with one teacher its outputs are the ensemble, else the mean of logits is.
         scale: standard deviation of logits and features.
@@ -48,22 +46,16 @@ def make_context(
         features = {name: random_tensor(rows, *shape) for name, shape in feature_shapes.items()}
         return Outputs(logits=random_tensor(rows, classes), features=features)
 
-    shapes = {"mid": (8, 4, 4)} if student_feature_shapes is None else student_feature_shapes
-    student = random_outputs(shapes)
-    teacher_outputs = {
-        name: random_outputs(shapes if teacher_feature_shapes is None else teacher_feature_shapes)
-        for name in teacher_names
-    }
-    outputs_list = list(teacher_outputs.values())
-    combined = outputs_list[0] if len(outputs_list) == 1 else None
-    if len(outputs_list) > 1:
-        combined = Outputs(logits=torch.stack([output.require_logits() for output in outputs_list]).mean(0))
+    student_shapes = {"mid": (8, 4, 4)} if student_feature_shapes is None else student_feature_shapes
+    teacher_shapes = student_shapes if teacher_feature_shapes is None else teacher_feature_shapes
+    student = random_outputs(student_shapes)
+    teachers = {name: random_outputs(teacher_shapes) for name in teacher_names}
+    outputs = list(teachers.values())
+    ensemble = outputs[0] if len(outputs) == 1 else None
+    if len(outputs) > 1:
+        ensemble = Outputs(logits=torch.stack([item.require_logits() for item in outputs]).mean(0))
     target = torch.randint(classes, (rows,), generator=generator)
     return LossContext(
-        student=student,
-        teachers=teacher_outputs,
-        teacher=combined,
-        target=target,
-        sample_ids=torch.arange(rows),
+        student=student, teachers=teachers, teacher=ensemble, target=target, sample_ids=torch.arange(rows),
         progress=progress,
-    )
+    )  # fmt: skip

@@ -12,9 +12,9 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.core.schedules import Schedule
-from limbeck.core.temperature_range import temperature_range
 from limbeck.losses._logits import require_temperature
 from limbeck.losses.temperature.policy import ScaledLogits
+from limbeck.losses.temperature.temperature_range import temperature_range
 
 __all__ = ["Constant", "Scheduled"]
 
@@ -22,11 +22,7 @@ __all__ = ["Constant", "Scheduled"]
 @final
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """The same ``temperature``, above zero, at all times.
-
-    >>> Constant(4.0).bounds()
-    (4.0, 4.0)
-    """
+    """The same ``temperature``, above zero, at all times."""
 
     temperature: float = 4.0
 
@@ -44,7 +40,7 @@ class Constant:
 @final
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """The temperature that a schedule gives, such as ``schedules.linear(6.0, 3.0)``.
+    """The temperature of a schedule, such as ``schedules.linear(6.0, 3.0)``.
 
     >>> from limbeck import schedules
     >>> Scheduled(schedules.linear(6.0, 3.0)).bounds()
@@ -56,8 +52,8 @@ class Scheduled:
     def __post_init__(self) -> None:
         if isinstance(self.schedule, type) or not callable(self.schedule):
             raise LimbeckError(
-                f"Scheduled takes a schedule, such as schedules.linear(6.0, 3.0), not {self.schedule!r}: for a number "
-                "there is Constant"
+                f"Scheduled needs a schedule such as schedules.linear(6.0, 3.0), got {self.schedule!r}: use Constant "
+                "for a number"
             )
 
     def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> ScaledLogits:

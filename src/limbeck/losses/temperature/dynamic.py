@@ -1,9 +1,9 @@
 """Dynamic temperature (DTKD): a temperature for each network and sample, by the size of its logits (Wei & Bai, 2024).
 
 https://arxiv.org/abs/2404.12711. With m_s and m_t the largest logits of a row, τ_s = 2τ·m_s / (m_s + m_t) and
-τ_t = 2τ·m_t / (m_s + m_t), whose mean is τ; the loss is multiplied by τ_s·τ_t. The paper's largest logit changes when a
-constant is added to a row; here it is that of z − mean, which does not. The temperatures have no gradient. The
-non-target term of the paper's loss is not included.
+τ_t = 2τ·m_t / (m_s + m_t), whose mean is τ; the loss is multiplied by τ_s·τ_t. Here m is the largest of z − mean, which
+does not change when a constant is added to a row. The temperatures have no gradient. The non-target term of the paper's
+loss is not included.
 """
 
 from __future__ import annotations
@@ -42,16 +42,7 @@ def dynamic_temperatures(student: Tensor, teacher: Tensor, *, temperature: float
 @final
 @dataclass(frozen=True, slots=True)
 class Dynamic:
-    """:func:`dynamic_temperatures` around ``temperature``, above zero.
-
-    The logged temperature is √(τ_s·τ_t).
-
-    >>> import torch
-    >>> student, teacher = Outputs(logits=torch.tensor([[1.0, -1.0]])), Outputs(logits=torch.tensor([[9.0, -9.0]]))
-    >>> scaled = Dynamic(temperature=5.0)(student, teacher, Progress())
-    >>> scaled.temperature, scaled.student / scaled.temperature[:, None], scaled.teacher / scaled.temperature[:, None]
-    (tensor([3.]), tensor([[ 1., -1.]]), tensor([[ 1., -1.]]))
-    """
+    """:func:`dynamic_temperatures` around ``temperature``, above zero; the recorded temperature is √(τ_s·τ_t)."""
 
     temperature: float = 4.0
 

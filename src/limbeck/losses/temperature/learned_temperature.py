@@ -1,10 +1,9 @@
 """A temperature learned against the student (curriculum temperature, CTKD; Li et al., AAAI 2023).
 
-https://arxiv.org/abs/2211.16231. τ = low + (high − low)·sigmoid(θ), in the paper from 1 to 21. θ is trained by the
-optimizer of the student with its gradient reversed and scaled by λ, so that θ increases the loss. λ rises from 0 to 1
-by a cosine over the paper's first 10 of 240 epochs; here over that fraction of training (``warmup_fraction``). θ is one
-number, or the output of a small network for each sample, whose inputs are probabilities (the paper's are logits). The
-paper does not give the initial θ; its code starts at τ = 15.6, here ``start``.
+https://arxiv.org/abs/2211.16231. τ = low + (high − low)·sigmoid(θ). θ is trained by the optimizer of the student with
+its gradient reversed and scaled by λ, so that θ increases the loss. λ rises from 0 to 1 by a cosine over
+``warmup_fraction`` of training (in the paper 10 of 240 epochs). θ is one number, or the output of a small network for
+each sample, whose inputs are probabilities (the paper's are logits).
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
+from limbeck.losses._features import require_prepared
 from limbeck.losses._logits import require_temperature
-from limbeck.losses._ops import upcast
+from limbeck.losses._ops import require_interval, upcast
 from limbeck.losses.temperature.policy import ScaledLogits
 
 __all__ = ["Learned"]
@@ -51,21 +51,19 @@ class Learned(nn.Module):
 
     def __init__(
         self, *, granularity: Literal["run", "sample"] = "run", start: float = 4.0, low: float = 1.0,
-        high: float = 21.0,
-        warmup_fraction: float = 10 / 240, strength: float = 1.0, hidden_dim: int = 64,
+        high: float = 21.0, warmup_fraction: float = 10 / 240, strength: float = 1.0, hidden_dim: int = 64,
     ) -> None:  # fmt: skip
         super().__init__()
         require_temperature(low)
         if granularity not in ("run", "sample"):
-            raise LimbeckError(f"the granularity of Learned is 'run' or 'sample', not {granularity!r}")
+            raise LimbeckError(f"the granularity of Learned must be 'run' or 'sample', got {granularity!r}")
         if not low < start < high:
-            raise LimbeckError(f"Learned starts between low and high, and here {low:g}, {start:g}, {high:g} stand")
-        if not 0 < warmup_fraction <= 1 or not strength > 0 or hidden_dim < 1:
             raise LimbeckError(
-                "Learned takes a warmup_fraction above 0 and up to 1, a strength above 0 and a hidden_dim from 1, "
-                f"not {warmup_fraction}, "
-                f"{strength} and {hidden_dim}"
+                f"Learned must start between low and high, got low {low:g}, start {start:g}, high {high:g}"
             )
+        require_interval("warmup_fraction", warmup_fraction, "(0, 1]")
+        require_interval("strength", strength, "(0, inf)")
+        require_interval("hidden_dim", hidden_dim, "[1, inf)")
         self.granularity, self.start, self.low, self.high = granularity, start, low, high
         self.warmup_fraction, self.strength, self.hidden_dim = warmup_fraction, strength, hidden_dim
         fraction = (start - low) / (high - low)
@@ -88,10 +86,6 @@ class Learned(nn.Module):
         """The temperature of this batch, ``[1]`` or ``[rows]``, its gradient reversed."""
         theta = self.theta.float()
         if self.granularity == "sample":
-            if self.network is None:
-                raise LimbeckError(
-                    "Learned has no network yet: call distiller.prepare(batch) before building the optimizer"
-                )
             theta = theta + self._predict_theta(student.require_logits(), teacher.require_logits())
         temperature = self.low + (self.high - self.low) * theta.sigmoid()
         reversed_temperature: Tensor = _GradientReversal.apply(temperature, self.reversal_factor(progress))
@@ -110,10 +104,10 @@ class Learned(nn.Module):
         return self.low, self.high
 
     def _predict_theta(self, student: Tensor, teacher: Tensor) -> Tensor:
-        assert self.network is not None
+        network = require_prepared(self.network, "Learned")
         inputs = torch.cat([upcast(logits.detach()).softmax(dim=1) for logits in (student, teacher)], dim=1)
-        weight = next(self.network.parameters())
-        theta: Tensor = self.network(inputs.to(weight.dtype)).squeeze(1).float()
+        weight = next(network.parameters())
+        theta: Tensor = network(inputs.to(weight.dtype)).squeeze(1).float()
         return theta
 
     def __repr__(self) -> str:
@@ -123,15 +117,12 @@ class Learned(nn.Module):
         hidden_dim = f", hidden_dim={self.hidden_dim}" if self.granularity == "sample" else ""
         return (
             f"granularity={self.granularity!r}, start={self.start}, low={self.low}, high={self.high}, "
-            f"warmup_fraction={self.warmup_fraction:.6g}, "
-            f"strength={self.strength}{hidden_dim}"
+            f"warmup_fraction={self.warmup_fraction:.6g}, strength={self.strength}{hidden_dim}"
         )
 
 
 class _GradientReversal(torch.autograd.Function):
-    """The identity, with its gradient multiplied by −λ (Ganin & Lempitsky, ICML 2015,
-    https://arxiv.org/abs/1409.7495).
-    """
+    """The identity, with its gradient multiplied by −λ (Ganin & Lempitsky, https://arxiv.org/abs/1409.7495)."""
 
     @staticmethod
     def forward(ctx: Any, temperature: Tensor, factor: float) -> Tensor:

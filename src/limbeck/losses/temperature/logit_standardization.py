@@ -1,13 +1,14 @@
 """Logit standardization: zero mean and unit deviation before the temperature (Sun et al., CVPR 2024).
 
 https://arxiv.org/abs/2403.01427. Each row of student and teacher becomes (z − mean) / (deviation + 1e−7), with the
-unbiased deviation; the base temperature is 2. The student is free to have logits of another scale, and loses the
-confidence of the teacher, so check its calibration. With two classes only the sign remains. The published gain comes
-with a weight of 9 instead of 0.9: compare with KD at the same weight.
+unbiased deviation; the base temperature is 2. The student may have logits of another scale and loses the teacher's
+confidence, so check its calibration. The published gain comes with a weight of 9 instead of 0.9: compare with KD at the
+same weight.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -17,7 +18,6 @@ from torch import Tensor
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.core.schedules import Schedule, resolve
-from limbeck.core.temperature_range import temperature_range
 from limbeck.losses._logits import require_temperature
 from limbeck.losses._ops import upcast
 from limbeck.losses.temperature.entropy import valid_class_mask
@@ -51,12 +51,7 @@ def standardize_logits(logits: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True)
 class LogitStandardization:
-    """:func:`standardize_logits` of both, at the base ``temperature``: a number or a schedule.
-
-    >>> outputs = Outputs(logits=torch.tensor([[10.0, 20.0, 30.0]]))
-    >>> LogitStandardization()(outputs, outputs, Progress()).student, LogitStandardization().bounds()
-    (tensor([[-1.,  0.,  1.]]), (2.0, 2.0))
-    """
+    """:func:`standardize_logits` of both, at the base ``temperature``: a number or a schedule."""
 
     temperature: float | Schedule = 2.0
 
@@ -71,5 +66,5 @@ class LogitStandardization:
         )
 
     def bounds(self) -> tuple[float, float]:
-        """Those of the base temperature."""
-        return temperature_range(self.temperature)
+        """Unbounded: the usual range of a task does not apply to the scale of standardized logits."""
+        return 0.0, math.inf

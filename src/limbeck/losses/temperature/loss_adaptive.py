@@ -13,13 +13,12 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
-from limbeck.losses._logits import require_temperature
-from limbeck.losses._ops import upcast
+from limbeck.losses._logits import kl_by_row, log_softmax_pair, require_temperature
+from limbeck.losses._ops import require_interval
 from limbeck.losses.temperature.policy import ScaledLogits
 from limbeck.utils.all_gather import all_gather, get_world_size
 
@@ -32,14 +31,10 @@ def adapt_temperature(
     temperature: Tensor, fast: Tensor, slow: Tensor, *, rate: float = 0.01, margin: float = 0.02, low: float = 3.0,
     high: float = 6.0,
 ) -> Tensor:  # fmt: skip
-    """The next temperature: τ·exp(rate·(1 − g/margin)), with g = (slow − fast)/slow; see the module.
-
-    Shapes: scalars.
+    """The next temperature, τ·exp(rate·(1 − g/margin)) with g = (slow − fast)/slow; all are scalars.
 
     >>> adapt_temperature(torch.tensor(4.0), torch.tensor(1.0), torch.tensor(1.0), rate=0.1)
     tensor(4.4207)
-    >>> adapt_temperature(torch.tensor(4.0), torch.tensor(0.5), torch.tensor(1.0), rate=0.1)
-    tensor(3.6193)
     """
     improvement = (slow - fast) / slow.clamp(min=torch.finfo(slow.dtype).tiny)
     direction = (1.0 - improvement / margin).clamp(-1.0, 1.0)
@@ -48,7 +43,7 @@ def adapt_temperature(
 
 @final
 class LossAdaptive(nn.Module):
-    """One temperature for all rows, moved by :func:`adapt_temperature` after each batch of training; bounded.
+    """One temperature for all rows, moved by :func:`adapt_temperature` after each batch of training.
 
     Args:
         start: initial temperature, and that of the monitored loss.
@@ -77,9 +72,11 @@ class LossAdaptive(nn.Module):
         super().__init__()
         require_temperature(low)
         if not low <= start <= high or not low < high:
-            raise LimbeckError(f"LossAdaptive starts between low and high, and here {low:g}, {start:g}, {high:g} stand")
-        if not 0 < rate <= 1 or not 0 < margin < 1:
-            raise LimbeckError(f"rate and margin of LossAdaptive are shares above 0 and up to 1, not {rate}, {margin}")
+            raise LimbeckError(
+                f"LossAdaptive must start between low and high, got low {low:g}, start {start:g}, high {high:g}"
+            )
+        require_interval("rate", rate, "(0, 1]")
+        require_interval("margin", margin, "(0, 1)")
         self.start, self.low, self.high, self.rate, self.margin = start, low, high, rate, margin
         for name, value in (("temperature", start), ("fast", 0.0), ("slow", 0.0), ("initialized", 0.0)):
             self.register_buffer(name, torch.tensor(float(value)))
@@ -101,32 +98,23 @@ class LossAdaptive(nn.Module):
         is_distributed = get_world_size() > 1
         if not len(student) and not is_distributed:
             return
-        kl_stats = _kl_sum_and_count(student, teacher, self.start)
+        log_q, log_p, _ = log_softmax_pair(student, teacher, self.start)
+        total = kl_by_row(log_q, log_p).sum()
+        sum_and_count = torch.stack([total, total.new_tensor(float(len(student)))])
         if is_distributed:
-            kl_stats = all_gather(kl_stats[None]).sum(dim=0)
-        loss = (kl_stats[0] / kl_stats[1].clamp(min=1.0)).to(self.fast)
+            sum_and_count = all_gather(sum_and_count[None]).sum(dim=0)
+        loss = (sum_and_count[0] / sum_and_count[1].clamp(min=1.0)).to(self.fast)
         is_first = self.initialized == 0
         self.fast.copy_(torch.where(is_first, loss, _FAST_DECAY * self.fast + (1 - _FAST_DECAY) * loss))
         self.slow.copy_(torch.where(is_first, loss, _SLOW_DECAY * self.slow + (1 - _SLOW_DECAY) * loss))
         self.initialized.fill_(1.0)
+        bounds = {"low": self.low, "high": self.high}
         self.temperature.copy_(
-            adapt_temperature(
-                self.temperature, self.fast, self.slow, rate=self.rate, margin=self.margin, low=self.low, high=self.high
-            )
-        )  # fmt: skip
+            adapt_temperature(self.temperature, self.fast, self.slow, rate=self.rate, margin=self.margin, **bounds)
+        )
 
     def __repr__(self) -> str:
         return f"LossAdaptive({self.extra_repr()})"
 
     def extra_repr(self) -> str:
         return f"start={self.start}, low={self.low}, high={self.high}, rate={self.rate}, margin={self.margin}"
-
-
-def _kl_sum_and_count(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """The sum over rows of KL(teacher ‖ student) at ``temperature``, and the number of rows, ``[2]``."""
-    student, teacher = upcast(student), upcast(teacher)
-    min_value = torch.finfo(student.dtype).min
-    log_q = F.log_softmax(student / temperature, dim=1).clamp(min=min_value)
-    log_p = F.log_softmax(teacher / temperature, dim=1).clamp(min=min_value)
-    total = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
-    return torch.stack([total, total.new_tensor(float(len(student)))])

@@ -42,14 +42,8 @@ class PerSample:
     Args:
         score: ``entropy`` of the teacher's softmax, normalized; ``confidence``, by its largest probability; or the
             name of a quality in 0..1 by row, such as brightness, in the ``extra`` tensors of the student's outputs.
-            It is clamped to 0..1.
         confident: temperature at uncertainty 0, or quality 1.
         uncertain: temperature at uncertainty 1, or quality 0.
-
-    >>> import torch
-    >>> teacher = Outputs(logits=torch.tensor([[1e3, 0.0], [0.0, 0.0]]))
-    >>> PerSample(score="entropy", confident=6.0, uncertain=3.0)(teacher, teacher, Progress()).temperature
-    tensor([6., 3.])
     """
 
     score: str = "entropy"
@@ -75,15 +69,12 @@ class PerSample:
         if self.score not in student.extra:
             allowed = [*_TEACHER_SCORES, *student.extra]
             raise LimbeckError(
-                f"PerSample goes by {self.score!r}, and there are: {suggest_names(self.score, allowed)}; a quality "
-                "of your own is "
-                "a tensor by row in the extra of your task's outputs"
+                f"the score of PerSample is {self.score!r}, and there are: {suggest_names(self.score, allowed)}; add "
+                "a quality of your own as a tensor by row to the extra of your task's outputs"
             )
-        quality = student.extra[self.score]
-        if quality.shape != (len(student.require_logits()),):
+        logits, quality = student.require_logits(), student.extra[self.score]
+        if quality.shape != logits.shape[:1]:
             raise LimbeckError(
-                f"the quality {self.score!r} has the shape {list(quality.shape)}, and PerSample takes one "
-                "number a row, "
-                f"[{len(student.require_logits())}]"
+                f"the quality {self.score!r} must be one number per row, [{len(logits)}], got {list(quality.shape)}"
             )
-        return 1.0 - quality.to(student.require_logits().device).float()
+        return 1.0 - quality.to(logits.device).float()

@@ -7,28 +7,24 @@ by τ is z_s/τ_s, and the factor τ² is τ_s·τ_t.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from limbeck.core.loss_context import LossContext, TemperatureRecord
+from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.core.schedules import Schedule, resolve
 from limbeck.losses.temperature.entropy import normalized_entropy
 
-__all__ = ["LogitLoss", "ScaledLogits", "Temperature", "apply_temperature"]
+__all__ = ["ScaledLogits", "Temperature", "TemperatureRecord", "apply_temperature"]
 
 
 class ScaledLogits(NamedTuple):
-    """The arguments of a loss on logits.
-
-    Attributes:
-        student: logits ``[rows, classes]``.
-        teacher: logits ``[rows, classes]``.
-        temperature: the temperature: a number, or a tensor of one number or of ``[rows]``.
-    """
+    """Logits ``[rows, classes]``, and the temperature: a number, or a tensor of one number or of ``[rows]``."""
 
     student: Tensor
     teacher: Tensor
@@ -37,7 +33,7 @@ class ScaledLogits(NamedTuple):
 
 @runtime_checkable
 class Temperature(Protocol):
-    """A temperature policy: maps the outputs of student and teacher and the progress to logits and a temperature."""
+    """A temperature policy."""
 
     def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> ScaledLogits:
         """The logits and the temperature of this batch."""
@@ -48,36 +44,25 @@ class Temperature(Protocol):
         ...
 
 
-class LogitLoss(Protocol):
-    """A function of two logits at a temperature, such as :func:`limbeck.losses.kd_loss`."""
-
-    def __call__(self, student: Tensor, teacher: Tensor, /, *, temperature: float | Tensor) -> Tensor:
-        """The loss, a scalar."""
-        ...
-
-
 def apply_temperature(
-    loss: LogitLoss,
+    loss: Callable[..., Tensor],
     context: LossContext,
     *,
     temperature: float | Schedule | Temperature | None = None,
     teacher: str | None = None,
 ) -> Tensor:
-    """``loss`` of the student's and a teacher's logits at ``temperature``, added to ``context.temperature_record``.
+    """``loss`` of the student's and a teacher's logits at ``temperature``.
 
     Args:
         loss: takes student and teacher logits and ``temperature=``.
         context: the context of the batch.
-        temperature: a number, a schedule or a policy; ``None`` takes ``context.default_temperature``.
-        teacher: which teacher; ``None`` takes the combination of all.
+        temperature: a number, a schedule or a policy; ``None``: ``context.default_temperature``.
+        teacher: name of the teacher; ``None``: the ensemble of all.
 
     >>> from limbeck.losses import kd_loss
-    >>> from limbeck.losses.temperature import Constant
     >>> student, teacher = Outputs(logits=torch.tensor([[2.0, 0.0]])), Outputs(logits=torch.tensor([[0.0, 0.0]]))
-    >>> record = TemperatureRecord(with_entropy=True)
-    >>> context = LossContext(student=student, teacher=teacher, temperature_record=record)
-    >>> apply_temperature(kd_loss, context, temperature=Constant(1.0)), record.temperatures, record.teacher_entropy
-    (tensor(0.4338), [1.0], [tensor(1.)])
+    >>> apply_temperature(kd_loss, LossContext(student=student, teacher=teacher), temperature=1.0)
+    tensor(0.4338)
     """
     student_outputs, teacher_outputs = context.pair(teacher)
     temperature = context.default_temperature if temperature is None else temperature
@@ -88,16 +73,30 @@ def apply_temperature(
     else:
         scaled = temperature(student_outputs, teacher_outputs, context.progress)
     if context.temperature_record is not None:
-        _record_temperature(context.temperature_record, scaled)
+        context.temperature_record(scaled.temperature, scaled.teacher)
     return loss(scaled.student, scaled.teacher, temperature=scaled.temperature)
 
 
-@torch.no_grad()
-def _record_temperature(record: TemperatureRecord, scaled: ScaledLogits) -> None:
-    temperature = scaled.temperature
-    if isinstance(temperature, Tensor):
-        temperature = temperature.detach().reshape(-1)
-    record.temperatures.append(temperature)
-    if record.with_entropy and len(scaled.teacher):
-        divisor = temperature.unsqueeze(1) if isinstance(temperature, Tensor) else temperature
-        record.teacher_entropy.append(normalized_entropy(scaled.teacher.detach() / divisor).mean())
+@final
+@dataclass(slots=True, kw_only=True)
+class TemperatureRecord:
+    """Temperatures at which one loss was computed, on the device and without gradients.
+
+    Attributes:
+        with_entropy: whether ``teacher_entropy`` is recorded.
+        temperatures: numbers, or tensors of one number or of ``[rows]``.
+        teacher_entropy: mean over rows of the normalized entropy of the teacher's softmax at that temperature.
+    """
+
+    with_entropy: bool = False
+    temperatures: list[float | Tensor] = field(default_factory=list)
+    teacher_entropy: list[Tensor] = field(default_factory=list)
+
+    @torch.no_grad()
+    def __call__(self, temperature: float | Tensor, teacher: Tensor) -> None:
+        if isinstance(temperature, Tensor):
+            temperature = temperature.detach().reshape(-1)
+        self.temperatures.append(temperature)
+        if self.with_entropy and len(teacher):
+            divisor = temperature.unsqueeze(1) if isinstance(temperature, Tensor) else temperature
+            self.teacher_entropy.append(normalized_entropy(teacher.detach() / divisor).mean())

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from limbeck.core.errors import LimbeckError
+from limbeck.losses._ops import require_interval
+from limbeck.losses.weighting.loss_weighting import LossWeighting, require_unused
 from limbeck.utils.all_gather import all_gather, get_world_size
 
 __all__ = ["GradNorm", "gradnorm_gradient"]
@@ -43,11 +45,11 @@ def gradnorm_gradient(weights: Tensor, norms: Tensor, rates: Tensor, *, alpha: f
 
 
 @final
-class GradNorm(nn.Module):
+class GradNorm(nn.Module, LossWeighting):
     """Weights by :func:`gradnorm_gradient`, updated after each training batch.
 
     Args:
-        alpha: how strongly terms that fell less are favoured; 0 makes all gradients equal.
+        alpha: how much larger the gradients of losses that decreased less are; 0 makes all gradients equal.
         lr: learning rate of Adam for the weights.
 
     The weights of the objective are part of the losses. Several processes (DDP) use the mean gradient and the mean
@@ -62,8 +64,8 @@ class GradNorm(nn.Module):
 
     def __init__(self, alpha: float = 1.5, *, lr: float = 0.025) -> None:
         super().__init__()
-        if alpha < 0 or not lr > 0:
-            raise LimbeckError(f"GradNorm takes an alpha of 0 or more and an lr above 0, not {alpha} and {lr}")
+        require_interval("alpha", alpha, "[0, inf)")
+        require_interval("lr", lr, "(0, inf)")
         self.alpha, self.lr = alpha, lr
         # In a tuple, so that nn.Module does not register the student.
         self._student: tuple[nn.Module, ...] = ()
@@ -71,10 +73,7 @@ class GradNorm(nn.Module):
 
     def register_losses(self, names: Sequence[str]) -> None:
         """Initialize the weights to 1."""
-        if hasattr(self, "weight"):
-            raise LimbeckError(
-                "this GradNorm balances another objective already, and keeps state for it: give each its own"
-            )
+        require_unused(self, "weight")
         for name, start in (("weight", 1.0), ("initial_loss", 0.0), ("exp_avg", 0.0), ("exp_avg_sq", 0.0)):
             self.register_buffer(name, torch.full((len(names),), start))
         self.register_buffer("step", torch.zeros(()))
@@ -118,7 +117,7 @@ class GradNorm(nn.Module):
 
     def _find_last_shared_weight(self, values: Sequence[Tensor]) -> nn.Parameter:
         if not self._student:
-            raise LimbeckError("GradNorm was not told of a student: use it in a limbeck.Distiller, which tells it")
+            raise LimbeckError("GradNorm has no student: use it in a limbeck.Distiller, which calls set_student")
         weights = [weight for weight in self._student[0].parameters() if weight.requires_grad and weight.ndim > 1]
         reachable = set(range(len(weights)))
         for value in values:
@@ -128,8 +127,8 @@ class GradNorm(nn.Module):
             reachable &= {i for i, gradient in enumerate(gradients) if gradient is not None}
         if not reachable:
             raise LimbeckError(
-                "GradNorm needs a weight of the student that every term reaches, and there is none: leave out terms "
-                "that reach no weight or frozen ones only, or, under the strategy fsdp, take UncertaintyWeighting or "
+                "GradNorm needs a weight of the student that every loss reaches, and there is none: leave out losses "
+                "that reach no trainable weight, or, under the strategy fsdp, use UncertaintyWeighting or "
                 "LossRatioWeighting"
             )
         return weights[max(reachable)]

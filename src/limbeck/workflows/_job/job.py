@@ -31,7 +31,6 @@ from limbeck.distiller import (
     scale_weights_for_peers,
     temperature_warnings,
 )
-from limbeck.losses import SimKDLoss
 from limbeck.models import load_weights
 from limbeck.recipe import Recipe, ResolvedRecipe, ResolvedStage, resolve_recipe
 from limbeck.recipe.resolved_node import ResolvedNode
@@ -178,7 +177,7 @@ class Job:
         """
         student, stage = self.build_student(), self.plan.stages[-1]
         objective, _ = stage.build_objective(classes=len(self.data.class_names), seed=self.recipe.seed)
-        if not any(isinstance(loss, SimKDLoss) for loss in objective.values()):
+        if not any(loss_attribute(loss, "replaces_classifier") for loss in objective.values()):
             return student
         teachers = {}
         for name in self.recipe.training_order()[-1].teachers:

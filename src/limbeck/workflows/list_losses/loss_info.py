@@ -38,7 +38,7 @@ class LossInfo:
         name: of the class, as recipes use it.
         knowledge: one of :data:`KNOWLEDGE_KINDS`.
         title: the first line of the docstring of its module.
-        formula: the first line of the docstring of its function.
+        formula: the first line of the docstring of its function ``fn``.
         paper: link; empty where there is none.
         needs: ``teacher``, ``target`` and the arguments that name layers, optional ones in brackets.
         num_parameters: for :data:`EXAMPLE_SIZES`; ``None`` where the loss cannot be built for these.
@@ -62,13 +62,11 @@ def list_losses() -> list[LossInfo]:
     ['CrossEntropyLoss']
     """
     losses = import_module(NODE_KINDS["loss"].module)
-    functions = {f.__module__: f for f in map(losses.__dict__.get, losses.__all__) if inspect.isfunction(f)}
-    classes: list[type[Any]] = [getattr(losses, name) for name in list_names("loss")]
-    infos = [describe_loss(cls, functions.get(cls.__module__)) for cls in classes]
+    infos = [describe_loss(getattr(losses, name)) for name in list_names("loss")]
     return sorted(infos, key=lambda info: (KNOWLEDGE_KINDS.index(info.knowledge), info.name.lower()))
 
 
-def describe_loss(loss_class: type[Any], function: Any = None) -> LossInfo:
+def describe_loss(loss_class: type[Any]) -> LossInfo:
     """The class attributes of ``loss_class``, the first lines of docstrings, and its size."""
     layers = {
         name: parameter.default is parameter.empty
@@ -81,7 +79,7 @@ def describe_loss(loss_class: type[Any], function: Any = None) -> LossInfo:
         name=loss_class.__name__,
         knowledge=loss_attribute(loss_class, "knowledge"),
         title=_first_line(inspect.getmodule(loss_class)),
-        formula=_first_line(function),
+        formula=_first_line(loss_attribute(loss_class, "fn")),
         paper=loss_attribute(loss_class, "paper"),
         needs=(*needs, *(name if required else f"[{name}]" for name, required in layers.items())),
         num_parameters=num_parameters,

@@ -1,0 +1,144 @@
+"""Base classes of losses: they read the inputs of a loss function from the context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
+from limbeck.core.schedules import Schedule
+from limbeck.losses._features import channels_first, make_projection, match_size, require_prepared
+from limbeck.losses._logits import require_temperature
+from limbeck.losses._ops import upcast
+from limbeck.losses.temperature import Temperature, apply_temperature
+
+
+@dataclass(frozen=True)
+class LogitLoss(Loss):
+    """``fn`` of the student's and a teacher's logits.
+
+    A subclass declares ``fn`` and its options as fields. ``fn`` receives the logits of student and teacher, the fields
+    and ``temperature`` as keywords, and ``target`` where ``needs_target``.
+
+    Args:
+        temperature: a number above zero, a schedule, or a policy of :mod:`limbeck.losses.temperature`; ``None``: the
+            default of the task (4 without a task) where ``uses_task_temperature``, else ``paper_temperature``.
+        teacher: name of the teacher; ``None``: the ensemble of all.
+    """
+
+    knowledge: ClassVar = "response"
+    uses_temperature: ClassVar = True
+    fn: ClassVar[Callable[..., Tensor]]
+    paper_temperature: ClassVar[float | None] = None
+
+    temperature: float | Schedule | Temperature | None = field(default=None, kw_only=True)
+    teacher: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None:
+            require_temperature(self.temperature)
+
+    def __call__(self, context: LossContext) -> Tensor:
+        options = _field_values(self)
+        if self.needs_target:
+            options["target"] = context.pair_with_target(self.teacher)[2]
+        fn = partial(self.fn, **options)
+        temperature = self.paper_temperature if self.temperature is None else self.temperature
+        if temperature is None and not self.uses_task_temperature:
+            student, teacher = context.pair(self.teacher)
+            return fn(student.require_logits(), teacher.require_logits())
+        return apply_temperature(fn, context, temperature=temperature, teacher=self.teacher)
+
+
+@dataclass(frozen=True)
+class FeatureLoss(Loss):
+    """``fn`` of the features of one layer of student and teacher.
+
+    A subclass declares ``fn`` and its options as fields, which ``fn`` receives as keywords.
+
+    Args:
+        layer: name of the layer, the same for student and teacher.
+        teacher: name of the teacher; ``None``: the ensemble of all.
+    """
+
+    knowledge: ClassVar = "feature"
+    fn: ClassVar[Callable[..., Tensor]]
+
+    layer: str
+    teacher: str | None = field(default=None, kw_only=True)
+
+    def __call__(self, context: LossContext) -> Tensor:
+        student, teacher = context.pair(self.teacher)
+        return self.fn(student.feature(self.layer), teacher.feature(self.layer), **_field_values(self))
+
+
+class ProjectedFeatureLoss(nn.Module, Loss):
+    """``fn`` of the features of one layer, the student's through a learned projection to the teacher's channels.
+
+    Both have their channels at axis 1, and the larger map is average-pooled to the smaller. A subclass declares ``fn``
+    and ``settings``, the names of its attributes in the repr, and may override ``make_projection`` and ``compare``.
+
+    Args:
+        layer: name of the layer, the same for student and teacher.
+        teacher: name of the teacher; ``None``: the ensemble of all.
+    """
+
+    knowledge: ClassVar = "feature"
+    fn: ClassVar[Callable[..., Tensor]]
+    settings: ClassVar[tuple[str, ...]] = ("layer",)
+
+    def __init__(self, layer: str, *, teacher: str | None = None) -> None:
+        super().__init__()
+        self.layer, self.teacher = layer, teacher
+        self.projection: nn.Module | None = None
+
+    def prepare(self, context: LossContext) -> None:
+        """Build the learned modules for the features of ``context``."""
+        self.projection = self.make_projection(*self.features(context))
+
+    def forward(self, context: LossContext) -> Tensor:
+        """The loss of this context."""
+        student, teacher = self.features(context)
+        student, teacher = match_size(self.project(student), upcast(teacher))
+        return self.compare(channels_first(student), channels_first(teacher), context)
+
+    def features(self, context: LossContext) -> tuple[Tensor, Tensor]:
+        """The features of student and teacher."""
+        student, teacher = context.pair(self.teacher)
+        return student.feature(self.layer), teacher.feature(self.layer)
+
+    def make_projection(self, student: Tensor, teacher: Tensor) -> nn.Module:
+        """The projection between these features; by default the identity between equal channels."""
+        return make_projection(student, teacher)
+
+    def project(self, student: Tensor) -> Tensor:
+        """The projected student's features."""
+        return upcast(require_prepared(self.projection, type(self).__name__)(upcast(student)))
+
+    def compare(self, student: Tensor, teacher: Tensor, context: LossContext) -> Tensor:
+        """The loss of the projected student's features and the teacher's."""
+        return self.fn(student, teacher)
+
+    def extra_repr(self) -> str:
+        return format_settings(self, *self.settings)
+
+
+def format_settings(loss: Any, *names: str) -> str:
+    """``name=value`` of each attribute for a repr, and the teacher where the loss names one."""
+    values = {name: getattr(loss, name) for name in names}
+    if loss.teacher:
+        values["teacher"] = loss.teacher
+    return ", ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value!r}" for name, value in values.items()
+    )
+
+
+def _field_values(loss: Any) -> dict[str, Any]:
+    """The options of a subclass: its fields other than those of the base class."""
+    names = (item.name for item in fields(loss))
+    return {name: getattr(loss, name) for name in names if name not in ("layer", "teacher", "temperature")}
