@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-__all__ = ["RENAMED_COMMANDS", "RENAMED_OPTIONS", "renamed_message"]
+__all__ = ["REMOVED_OPTIONS", "RENAMED_COMMANDS", "RENAMED_OPTIONS", "renamed_message"]
 
 RENAMED_COMMANDS: Final[Mapping[str, str]] = {
     "taps": "layers", "methods": "losses", "teachers": "select-teachers", "rerun": "reproduce", "board": "dashboard",
@@ -20,6 +20,10 @@ RENAMED_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     "cache": {"--older": "--older-than", "--batch": "--batch-size"},
 }  # fmt: skip
 """Old option to new option, by command."""
+REMOVED_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
+    "study": {"--storage": "a study needs no database; give the same --out, a shared folder, on every machine"},
+}
+"""Removed option to what to do instead, by command."""
 
 
 def renamed_message(arguments: Sequence[str]) -> str | None:
@@ -35,11 +39,13 @@ def renamed_message(arguments: Sequence[str]) -> str | None:
     command = arguments[0]
     if command in RENAMED_COMMANDS:
         return f"limbeck {command} is now limbeck {RENAMED_COMMANDS[command]}"
-    options = RENAMED_OPTIONS.get(command, {})
+    options, removed_options = RENAMED_OPTIONS.get(command, {}), REMOVED_OPTIONS.get(command, {})
     for argument in arguments[1:]:
         if argument == "--":
             return None
         option = argument.partition("=")[0]
         if option in options:
             return f"{option} of limbeck {command} is now {options[option]}"
+        if option in removed_options:
+            return f"{option} was removed: {removed_options[option]}"
     return None

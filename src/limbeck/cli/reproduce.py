@@ -35,7 +35,7 @@ def add_commands(commands: SubParsers) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from limbeck.workflows.reproduce.run import reproduce
+    from limbeck.workflows.reproduce import reproduce
 
     if options.resume and options.out is None:
         raise LimbeckError("--resume continues the reproduction in --out: give its folder")

@@ -31,9 +31,6 @@ def add_commands(commands: SubParsers) -> None:
     study.add_argument(
         "--resume", action="store_true", help="continue the study in --out; new variants and seeds are added"
     )
-    study.add_argument(
-        "--storage", metavar="URL", help="a database for the queue, which several machines name alike (default: a file)"
-    )
     study.add_argument("--data-root", metavar="DIR", help="root folder of the data; the same as data.root=DIR")
     study.set_defaults(run=_study)
 
@@ -44,5 +41,5 @@ def _study(options: argparse.Namespace) -> None:
     root = [] if options.data_root is None else [f"data.root={options.data_root}"]
     study(
         options.recipe, [*options.settings, *root], seeds=options.seeds, jobs=options.jobs, output_dir=options.out,
-        resume=options.resume, storage=options.storage,
+        resume=options.resume,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["digest", "write_atomically"]
+__all__ = ["digest", "write_atomically", "write_text"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
@@ -40,6 +40,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
             ) from error
         raise
     return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write ``text`` as UTF-8 by :func:`write_atomically`."""
+    return write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", newline=""))
 
 
 def digest(path: Path) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from limbeck.core.errors import LimbeckError
 
@@ -40,34 +41,29 @@ def choose_run_dir(name: str, run_dir: Path | None, *, resume: bool) -> Path:
 
 @contextmanager
 def lock_folder(folder: Path, *, timeout: float = 0.0) -> Iterator[None]:
-    """Keep other processes out of ``folder``; a killed process leaves no lock behind.
+    """Keep other processes out of ``folder``; the operating system releases the lock of a process that ends.
 
-    Where another is in there, it is waited for, so many seconds.
+    Args:
+        folder: is made if it does not exist.
+        timeout: seconds to wait for a process that holds the lock; negative: no limit.
+
+    Raises:
+        LimbeckError: another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=timeout)
     try:
-        import fcntl
-    except ImportError:  # Windows has no such lock; a second run there is the user's own care.
+        lock.acquire()
+    except Timeout:
+        raise LimbeckError(f"another process is working in {folder}: wait for it, or give another --out") from None
+    try:
         yield
-        return
-    deadline = time.monotonic() + timeout
-    with (folder / ".lock").open("w") as file:
-        try:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError:
-                    if time.monotonic() >= deadline:
-                        raise
-                    time.sleep(0.05)
-        except OSError:
-            raise LimbeckError(f"another process is working in {folder}: wait for it, or give another --out") from None
-        yield
+    finally:
+        lock.release()
 
 
 def is_unlocked(folder: Path) -> bool:
-    """Whether no process works in ``folder``; one that is not there is free."""
+    """Whether no process holds the lock of ``folder``."""
     if not folder.exists():
         return True
     try:

@@ -1,20 +1,23 @@
-"""Run folders and study folders as variants with seeds: what is to be compared, and that it may be compared."""
+"""Loads run folders and study folders as variants with seeds, and checks that they can be compared."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeAlias, final
+
+from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation import Predictions, load_predictions
 from limbeck.report.metrics_csv import TrainingCurve, load_curves
-from limbeck.report.record import ModelRecord, Record
+from limbeck.report.record import ModelRecord, Record, SplitMetrics
 from limbeck.report.record_io import read_record
 
-__all__ = ["TrialResult", "check_comparable", "load_runs", "load_study_trials", "read_study"]
+__all__ = ["TrialResult", "TrialsBySeed", "check_comparable", "load_runs", "load_study_trials", "read_study"]
 
 _FILES = ("record.json", "metrics.csv", "predictions.safetensors")
 _STATES = ("waiting", "running", "done", "failed")
@@ -23,18 +26,18 @@ _STATES = ("waiting", "running", "done", "failed")
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
-    """One variant with one seed: where it stands, and what is known of it.
+    """One variant with one seed.
 
     Attributes:
         variant: its name in the comparison.
-        group: the recipe or study it belongs to; a variant is compared with the baseline of its own group.
+        group: name and settings of the recipe, or the name of the study; a variant is compared within its group.
         model_name: its name in the record and the predictions.
-        record: ``None`` where it is not finished.
+        record: ``None`` if it is not finished.
         state: as in ``study.json``.
     """
 
     variant: str
-    group: str
+    group: tuple[str, str]
     model_name: str
     role: str
     seed: int | None
@@ -50,33 +53,49 @@ class TrialResult:
         """The model in the record."""
         return self.record.models[self.model_name] if self.record else None
 
+    @property
+    def predicted_labels(self) -> Tensor | None:
+        """``[samples]``; ``None`` without saved predictions."""
+        return self.predictions.predicted.get(self.model_name) if self.predictions else None
+
+    def metrics(self, split: str) -> SplitMetrics | None:
+        """All metrics on ``split``."""
+        entry = self.model_entry
+        return None if entry is None else entry.test if split == "test" else entry.validation
+
+    def metric(self, split: str, name: str = "accuracy") -> float | None:
+        """One metric on ``split``; ``None`` if it is unknown."""
+        metrics = self.metrics(split)
+        return metrics.metrics.get(name) if metrics else None
+
+
+TrialsBySeed: TypeAlias = Mapping[int | None, TrialResult]
+"""The finished trials of one variant by seed."""
+
 
 def load_runs(folders: Sequence[Path]) -> list[TrialResult]:
-    """All models of finished runs and of the trials of studies.
+    """All models of finished runs and of the finished trials of studies.
 
-    Runs of one recipe are seeds of the same variants. Where there are several recipes, the name of each stands before
-    its variants, or the folder of its first run where two recipes have one name.
+    Runs of one recipe are seeds of the same variants. With several recipes, variants are named ``RECIPE/VARIANT``, or
+    ``FOLDER/VARIANT`` with the folder of the first run where two recipes have one name.
 
     Raises:
-        LimbeckError: a folder holds no finished run, or the same recipe and seed is there twice.
+        LimbeckError: a folder has no finished run, or two runs have the same recipe and seed.
     """
-    trials = [trial for folder in folders for trial in _load_folder(Path(folder))]
-    seen_folders: dict[tuple[str, str, int | None], Path] = {}
+    trials = [trial for folder in folders for trial in _load_folder(folder)]
+    first_folders: dict[Any, Path] = {}
     for trial in trials:
-        earlier_folder = seen_folders.setdefault((trial.group, trial.variant, trial.seed), trial.folder)
-        if earlier_folder != trial.folder:
+        folder = first_folders.setdefault((trial.group, trial.variant, trial.seed), trial.folder)
+        if folder != trial.folder:
             raise LimbeckError(
-                f"{earlier_folder} and {trial.folder} are the same recipe with the same seed {trial.seed}: give one "
-                "of them, since "
-                "the same run twice is no second seed"
+                f"{folder} and {trial.folder} have the same recipe and the same seed {trial.seed}: give one of them, "
+                "since the same run twice is no second seed"
             )
-    groups = list(dict.fromkeys(trial.group for trial in trials))
+    groups = {trial.group: trial.folder for trial in reversed(trials)}
     if len(groups) == 1:
         return trials
-    names = {group: _group_name(group) for group in groups}
-    duplicate_names = [name for name in names.values() if list(names.values()).count(name) > 1]
-    first_folders = {group: next(trial.folder for trial in trials if trial.group == group) for group in groups}
-    prefixes = {group: str(first_folders[group]) if name in duplicate_names else name for group, name in names.items()}
+    counts = Counter(name for name, _ in groups)
+    prefixes = {group: group[0] if counts[group[0]] == 1 else str(folder) for group, folder in groups.items()}
     return [replace(trial, variant=f"{prefixes[trial.group]}/{trial.variant}") for trial in trials]
 
 
@@ -84,154 +103,136 @@ def read_study(folder: Path) -> dict[str, Any]:
     """The contents of ``study.json``.
 
     Raises:
-        LimbeckError: it is not what this limbeck writes.
+        LimbeckError: it cannot be read, or has another schema.
     """
     path = folder / "study.json"
     try:
-        study = json.loads(path.read_text(encoding="utf-8"))
-        is_supported = study["schema"] == 2 and study["kind"] == "study"
-        is_well_formed = isinstance(study["variants"], dict) and all(
+        study: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        is_valid = (study["schema"], study["kind"]) == (2, "study") and isinstance(study["variants"], dict)
+        is_valid &= all(
             isinstance(trial["variant"], str) and isinstance(trial["folder"], str) and trial["state"] in _STATES
             for trial in study["trials"]
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise LimbeckError(f"{path} cannot be read as a study: run limbeck study again to write it") from error
-    if not (is_supported and is_well_formed):
+    if not is_valid:
         raise LimbeckError(f"{path} is not what this limbeck writes (schema 2): run limbeck study again")
-    return dict(study)
+    return study
 
 
 def load_study_trials(folder: Path, study: Mapping[str, Any]) -> list[TrialResult]:
-    """Its trials, finished or not; a trial whose files cannot be read yet counts as running, and says so.
+    """The trials of a study, finished or not; one with unreadable files has the state ``failed`` and the error.
 
     Raises:
-        LimbeckError: a trial stands outside the folder.
+        LimbeckError: a trial is outside of the folder.
     """
-    return [_load_trial(folder, study, trial_entry) for trial_entry in study["trials"]]
+    return [_load_trial(folder, study, entry) for entry in study["trials"]]
 
 
 def check_comparable(trials: Sequence[TrialResult]) -> list[str]:
-    """What a reader must know about the data; refuses figures that were measured on different test samples.
+    """Notes on differences in the training data.
 
     Raises:
-        LimbeckError: classes differ, or two variants of one seed were tested on other samples.
+        LimbeckError: the classes differ, or two variants of one seed were tested on different samples.
     """
-    finished_trials = [trial for trial in trials if trial.record]
-    reference, notes = None, []
-    first_by_seed: dict[int | None, TrialResult] = {}
-    for trial in finished_trials:
-        assert trial.record
-        data_key = (trial.record.data.name, trial.record.data.classes)
-        reference = reference or (data_key, trial)
-        first_of_seed = first_by_seed.setdefault(trial.seed, trial)
-        if data_key != reference[0] or not _is_same_test_set(trial, first_of_seed):
-            conflicting = first_of_seed if data_key == reference[0] else reference[1]
+    finished = [(trial, trial.record.data) for trial in trials if trial.record]
+    first_by_seed = {trial.seed: (trial, data) for trial, data in reversed(finished)}
+    notes = []
+    for trial, data in finished:
+        reference, reference_data = finished[0]
+        first_of_seed, first_data = first_by_seed[trial.seed]
+        is_same_data = (data.name, data.classes) == (reference_data.name, reference_data.classes)
+        if not (is_same_data and _is_same_test_set(trial, first_of_seed)):
+            conflict = first_of_seed if is_same_data else reference
             raise LimbeckError(
-                f"{conflicting.folder} and {trial.folder} were tested on different data "
-                f"({_format_data(conflicting)}; {_format_data(trial)}), so a "
-                "difference between them says nothing: compare each with runs on the same data"
+                f"{conflict.folder} and {trial.folder} were tested on different data ({_format_data(conflict)}; "
+                f"{_format_data(trial)}), so their difference has no meaning: compare each with runs on the same data"
             )
-        assert first_of_seed.record
-        if trial.record.data.fingerprint != first_of_seed.record.data.fingerprint:
+        if data.fingerprint != first_data.fingerprint:
             notes.append(
-                f"{trial.variant} and {first_of_seed.variant} were tested on the same samples and trained on "
-                "different data."
+                f"{trial.variant} and {first_of_seed.variant} were tested on the same samples and trained on different "
+                "data."
             )
-    if len({trial.record.data.fingerprint for trial in first_by_seed.values() if trial.record}) > 1:
-        notes.append("Each seed cut the data anew, so the spread over seeds holds that of the data as well.")
+    if len({data.fingerprint for _, data in first_by_seed.values()}) > 1:
+        notes.append("Each seed splits the data anew, so the spread over seeds includes that of the data.")
     return list(dict.fromkeys(notes))
 
 
 def _load_folder(folder: Path) -> list[TrialResult]:
     if (folder / "study.json").exists():
-        study = read_study(folder)
-        return [trial for trial in load_study_trials(folder, study) if trial.record]
+        return [trial for trial in load_study_trials(folder, read_study(folder)) if trial.record]
     record = read_record(folder / "record.json")
-    run_predictions, learning_curves = _load_predictions(folder), load_curves(folder / "metrics.csv")
+    predictions, curves = _load_predictions(folder), load_curves(folder / "metrics.csv")
     if record.variant is not None:
-        model = _find_model_name(record, record.variant.name)
-        return [
-            TrialResult(
-                variant=record.variant.name,
-                group=f"{record.variant.study}\n",
-                model_name=model,
-                role=record.models[model].role,
-                seed=record.variant.seed,
-                folder=folder,
-                record=record,
-                predictions=run_predictions,
-                curve=learning_curves.get(model),
-            )
-        ]
-    recipe = {key: value for key, value in record.recipe.items() if key != "seed" and value is not None}
-    group = f"{record.name}\n{json.dumps(recipe, sort_keys=True, default=str)}"
+        group = (record.variant.study, "")
+        variants = {record.variant.name: _find_model_name(record, record.variant.name)}
+    else:
+        recipe = {key: value for key, value in record.recipe.items() if key != "seed" and value is not None}
+        group = (record.name, json.dumps(recipe, sort_keys=True, default=str))
+        variants = {name: name for name in record.models}
     return [
         TrialResult(
-            variant=name,
+            variant=variant,
             group=group,
             model_name=name,
-            role=model.role,
-            seed=record.seed,
+            role=record.models[name].role,
+            seed=record.variant.seed if record.variant else record.seed,
             folder=folder,
             record=record,
-            predictions=run_predictions,
-            curve=learning_curves.get(name),
+            predictions=predictions,
+            curve=curves.get(name),
         )
-        for name, model in record.models.items()
+        for variant, name in variants.items()
     ]
 
 
-def _load_trial(folder: Path, study: Mapping[str, Any], trial_entry: Mapping[str, Any]) -> TrialResult:
-    variant, trial_dir = trial_entry["variant"], folder / trial_entry["folder"]
-    # Also each file: a link could show a stranger's as this study's own.
-    if not all(
-        path.resolve().is_relative_to(folder.resolve()) for path in (trial_dir, *(trial_dir / name for name in _FILES))
-    ):
-        raise LimbeckError(f"{folder} has a trial outside of itself ({trial_entry['folder']}): move the trial into it")
-    role = str((study["variants"].get(variant) or {}).get("role", "distilled"))
+def _load_trial(folder: Path, study: Mapping[str, Any], entry: Mapping[str, Any]) -> TrialResult:
+    variant, trial_dir = entry["variant"], folder / entry["folder"]
+    # A link out of the study could show the files of another one.
+    paths = (trial_dir, *(trial_dir / name for name in _FILES))
+    if not all(path.resolve().is_relative_to(folder.resolve()) for path in paths):
+        raise LimbeckError(f"{folder} has a trial outside of itself ({entry['folder']}): move the trial into it")
     trial = TrialResult(
         variant=variant,
-        group=f"{study.get('name', folder.name)}\n",
+        group=(str(study.get("name", folder.name)), ""),
         model_name=variant,
-        role=role,
-        seed=trial_entry.get("seed"),
+        role=str((study["variants"].get(variant) or {}).get("role", "distilled")),
+        seed=entry.get("seed"),
         folder=trial_dir,
-        state=trial_entry["state"],
-        error=trial_entry.get("error") or "",
+        state=entry["state"],
+        error=entry.get("error") or "",
     )
+    is_done = trial.state == "done"
     try:
-        learning_curves = load_curves(trial_dir / "metrics.csv")
-        curve = learning_curves.get(variant) or next(iter(learning_curves.values()), None)
-        if trial_entry["state"] != "done":
-            return replace(trial, curve=curve)
+        curves = load_curves(trial_dir / "metrics.csv")
+        trial = replace(trial, curve=curves.get(variant) or next(iter(curves.values()), None))
+        if not is_done:
+            return trial
         record = read_record(trial_dir / "record.json")
-        model = _find_model_name(record, variant)
+        model_name = _find_model_name(record, variant)
         return replace(
             trial,
             record=record,
-            model_name=model,
+            model_name=model_name,
             predictions=_load_predictions(trial_dir),
-            curve=learning_curves.get(model, curve),
-            role=record.models[model].role,
+            curve=curves.get(model_name, trial.curve),
+            role=record.models[model_name].role,
         )
     except LimbeckError as error:
-        # The others are shown all the same; one that trains may be whole at the next look.
-        state = "failed" if trial_entry["state"] == "done" else trial_entry["state"]
-        return replace(trial, state=state, error=trial.error or str(error))
+        return replace(trial, state="failed" if is_done else trial.state, error=trial.error or str(error))
 
 
 def _find_model_name(record: Record, variant: str) -> str:
-    """The model of a variant: by its name, else the one that is best on validation."""
+    """The model with the name of the variant, else the most accurate one on validation."""
     if variant in record.models:
         return variant
+    if not record.models:
+        raise LimbeckError(f"the record of the variant {variant} holds no model: train it again")
 
     def validation_accuracy(name: str) -> float:
         metrics = record.models[name].validation
-        accuracy = metrics.metrics.get("accuracy") if metrics else None
-        return 0.0 if accuracy is None else accuracy
+        return (metrics.metrics.get("accuracy") if metrics else None) or 0.0
 
-    if not record.models:
-        raise LimbeckError(f"the record of the variant {variant} holds no model: train it again")
     return max(record.models, key=validation_accuracy)
 
 
@@ -241,11 +242,9 @@ def _load_predictions(folder: Path) -> Predictions | None:
 
 
 def _is_same_test_set(first: TrialResult, second: TrialResult) -> bool:
-    if first.predictions and second.predictions and first.predictions.fingerprint and second.predictions.fingerprint:
-        return (first.predictions.fingerprint, first.predictions.split) == (
-            second.predictions.fingerprint,
-            second.predictions.split,
-        )
+    a, b = first.predictions, second.predictions
+    if a and b and a.fingerprint and b.fingerprint:
+        return (a.fingerprint, a.split) == (b.fingerprint, b.split)
     assert first.record
     assert second.record
     return first.record.data.fingerprint == second.record.data.fingerprint
@@ -255,7 +254,3 @@ def _format_data(trial: TrialResult) -> str:
     assert trial.record
     data = trial.record.data
     return f"{data.name or 'unnamed'}, {len(data.classes)} classes, fingerprint {data.fingerprint[:8] or 'unknown'}"
-
-
-def _group_name(group: str) -> str:
-    return group.partition("\n")[0]

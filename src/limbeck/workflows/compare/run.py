@@ -1,7 +1,8 @@
-"""Several runs, or a study, beside each other: on one page, in the terminal, and as tables to take away."""
+"""Compares several runs, or the variants of a study: in the terminal, on one page, and in tables."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -9,207 +10,178 @@ from typing import Any, Literal, cast
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.roles import Role
 from limbeck.report import VARIANT_RULE, integrity_warning, render_compare_table
-from limbeck.report.compare import (
-    Comparison,
-    TrialStatus,
-    render_compare_page,
-    to_csv,
-    to_latex,
-    to_markdown,
+from limbeck.report.compare import Comparison, TrialStatus, render_compare_page, to_csv, to_latex, to_markdown
+from limbeck.utils.io import write_text
+from limbeck.workflows.compare.load_runs import (
+    TrialResult,
+    TrialsBySeed,
+    check_comparable,
+    load_runs,
+    load_study_trials,
+    read_study,
 )
-from limbeck.utils.io import write_atomically
-from limbeck.workflows.compare.differences import TrialsBySeed, agreement_matrix, metric_value, split_metrics
-from limbeck.workflows.compare.load_runs import TrialResult, check_comparable, load_runs, load_study_trials, read_study
-from limbeck.workflows.compare.summarize import summarize_variant
+from limbeck.workflows.compare.summarize import agreement_matrix, summarize_variant
 
 __all__ = ["build_comparison", "compare"]
 
-_PAGE_FILE = "compare.html"
-_ROLE_ORDER = tuple(Role)
+_ROLE_ORDER: dict[str, int] = {role: index for index, role in enumerate(Role)}
 
 
 def compare(
     folders: Sequence[Path], *, html: Path | None = None, csv: Path | None = None, markdown: Path | None = None,
     latex: Path | None = None, baseline: str | None = None,
 ) -> Comparison:  # fmt: skip
-    """Compare runs or a study, print the verdicts and the table, and write the page and what else is asked for.
+    """Compare runs or a study, print the verdicts and the table, and write the page and further tables.
 
-    Arguments:
+    Args:
         folders: of finished runs, or of one study, which may still be running.
-        html: the page; ``None``: ``compare.html`` in the folder, or in the current one where there are several.
-        csv: a file for the table with every figure in full; ``None``: none.
-        markdown: a file for the table as GitHub shows it.
-        latex: a file for the table as booktabs sets it.
-        baseline: the variant to compare with; ``None``: the study's own, or the student alone of each recipe.
+        html: the page; ``None``: ``compare.html`` in the folder, or in the current one with several folders.
+        csv: a file for the table with unrounded numbers.
+        markdown: a file for the table in GitHub's Markdown.
+        latex: a file for the table with booktabs.
+        baseline: the variant to compare with; ``None``: that of the study, or of each recipe.
 
     Raises:
-        LimbeckError: a folder holds neither, the data differ, or there is no such variant.
+        LimbeckError: a folder has neither run nor study, the data differ, or there is no such variant.
     """
-    result = build_comparison(folders, baseline=baseline)
-    page_path = html or (Path(folders[0]) / _PAGE_FILE if len(folders) == 1 else Path(_PAGE_FILE))
+    comparison = build_comparison(folders, baseline=baseline)
+    page_path = html or (Path(folders[0]) if len(folders) == 1 else Path()) / "compare.html"
     outputs: list[tuple[Path | None, Callable[[Comparison], str]]] = [
         (csv, to_csv), (markdown, to_markdown), (latex, to_latex), (page_path, render_compare_page),
     ]  # fmt: skip
-    print(render_compare_table(result))  # noqa: T201
-    for path, to_text in outputs:
+    print(render_compare_table(comparison))  # noqa: T201
+    for path, render in outputs:
         if path is not None:
-            _write_text(Path(path), to_text(result))
-            print(Path(path).resolve())  # noqa: T201
-    return result
+            print(write_text(Path(path), render(comparison)).resolve())  # noqa: T201
+    return comparison
 
 
 def build_comparison(folders: Sequence[Path], *, baseline: str | None = None) -> Comparison:
-    """What :func:`compare` shows; reads only."""
+    """What :func:`compare` shows; writes nothing."""
     folders = [Path(folder) for folder in folders]
     if not folders:
         raise LimbeckError("there is nothing to compare: give the folders of runs, or of one study")
     study = read_study(folders[0]) if len(folders) == 1 and (folders[0] / "study.json").exists() else {}
     trials = load_study_trials(folders[0], study) if study else load_runs(folders)
     notes = check_comparable(trials)
-    split, trials_by_variant = _choose_split(trials), _group_by_variant(trials)
+    trials_by_variant = _group_by_variant(trials)
+    entries = [trial.model_entry for trial in trials if trial.model_entry]
+    split: Literal["test", "validation"] = (
+        "test" if not entries or any(entry.test for entry in entries) else "validation"
+    )
     baselines = _choose_baselines(trials, baseline, study)
-    # What a study has worked out is against its own baseline.
+    # The results of a study are differences to its own baseline.
     study_results = _as_mapping(study.get("results")) if baseline in (None, study.get("baseline")) else {}
     variant_results, variant_entries = _as_mapping(study_results.get("variants")), _as_mapping(study.get("variants"))
-    variants = [
-        summarize_variant(
-            name,
-            trials_by_variant,
-            trials,
-            baseline=baselines[name],
-            split=split,
-            study_results=_as_mapping(variant_results.get(name)),
-            study_entry=_as_mapping(variant_entries.get(name)),
-        )
-        for name in trials_by_variant
-    ]
-    sample_counts = [metrics.num_samples for trial in trials if (metrics := split_metrics(trial, split))]
     records = [trial.record for trial in trials if trial.record]
+    title = " and ".join(dict.fromkeys(trial.group[0] for trial in trials))
     return Comparison(
-        title=str(study.get("name") or folders[0].name) if study else _comparison_title(trials),
+        title=str(study.get("name") or folders[0].name) if study else title,
         kind="study" if study else "runs",
-        variants=tuple(variants),
-        trials=tuple(_trial_row(trial, split, folders[0] if study else None) for trial in trials),
-        baselines=tuple(dict.fromkeys(trial for trial in baselines.values() if trial)),
+        variants=tuple(
+            summarize_variant(
+                name,
+                trials_by_variant,
+                trials,
+                baseline=baselines[name],
+                split=split,
+                study_results=_as_mapping(variant_results.get(name)),
+                study_entry=_as_mapping(variant_entries.get(name)),
+            )
+            for name in trials_by_variant
+        ),
+        trials=tuple(_trial_status(trial, split, folders[0] if study else None) for trial in trials),
+        baselines=tuple(dict.fromkeys(name for name in baselines.values() if name)),
         split=split,
-        num_samples=max(sample_counts, default=None),
+        num_samples=max((metrics.num_samples for trial in trials if (metrics := trial.metrics(split))), default=None),
         rule=str(study_results.get("rule") or VARIANT_RULE),
         agreement=agreement_matrix(trials_by_variant),
         notes=tuple(notes),
         warnings=_collect_warnings(trials),
         limbeck=records[0].limbeck if records else str(study.get("limbeck") or ""),
         created=str(study.get("created") or max((record.created for record in records), default="")),
-        details=_collect_facts(trials, study),
+        details=_collect_details(trials, study),
     )
 
 
 def _group_by_variant(trials: Sequence[TrialResult]) -> Mapping[str, TrialsBySeed]:
-    """Finished trainings by variant and seed; a variant that has none yet is there, and empty."""
-    trials_by_variant: dict[str, dict[int | None, TrialResult]] = {}
+    """Finished trials by variant and seed, ordered by recipe and role; a variant without any is there, and empty."""
     groups = list(dict.fromkeys(trial.group for trial in trials))
-    role_rank: dict[str, int] = {role: rank_index for rank_index, role in enumerate(_ROLE_ORDER)}
-    for trial in sorted(
-        trials, key=lambda trial: (groups.index(trial.group), role_rank.get(trial.role, len(role_rank)))
-    ):
-        trials_by_seed = trials_by_variant.setdefault(trial.variant, {})
+    ordered = sorted(trials, key=lambda trial: (groups.index(trial.group), _ROLE_ORDER.get(trial.role, len(Role))))
+    trials_by_variant: dict[str, dict[int | None, TrialResult]] = {trial.variant: {} for trial in ordered}
+    for trial in ordered:
         if trial.record:
-            trials_by_seed[trial.seed] = trial
+            trials_by_variant[trial.variant][trial.seed] = trial
     return trials_by_variant
 
 
 def _choose_baselines(
     trials: Sequence[TrialResult], baseline: str | None, study: Mapping[str, Any]
 ) -> dict[str, str | None]:
-    """For every variant the one it is compared with; none for the baseline itself."""
-    names = list(dict.fromkeys(trial.variant for trial in trials))
-    baseline_name = baseline or study.get("baseline")
-    baselines: dict[str, str | None] = {}
-    for trial in trials:
-        group_trials = [group_trial for group_trial in trials if group_trial.group == trial.group]
-        group_baseline = next(
-            (
-                group_trial.variant
-                for group_trial in group_trials
-                if (
-                    group_trial.role == Role.BASELINE
-                    if baseline_name is None
-                    else group_trial.variant == baseline_name or group_trial.variant.endswith(f"/{baseline_name}")
-                )
-            ),
-            None,
-        )
-        baselines[trial.variant] = baseline_name if baseline_name in names else group_baseline
+    """The variant that each one is compared with; ``None`` for the baseline itself."""
+    variants = {trial.variant: trial.group for trial in trials}
+    name = baseline or study.get("baseline")
+    is_baseline = {
+        trial.variant: trial.role == Role.BASELINE if name is None else f"/{trial.variant}".endswith(f"/{name}")
+        for trial in trials
+    }
+    baselines: dict[str, str | None] = {
+        variant: name if name in variants
+        else next((other for other in variants if variants[other] == group and is_baseline[other]), None)
+        for variant, group in variants.items()
+    }  # fmt: skip
     if baseline and not any(baselines.values()):
         raise LimbeckError(
             f"there is no variant {baseline!r} to compare with: the variants are "
-            f"{suggest_names(baseline, names, max_names=8)}"
+            f"{suggest_names(baseline, variants, max_names=8)}"
         )
-    return {
-        variant: None if variant_baseline == variant else variant_baseline
-        for variant, variant_baseline in baselines.items()
-    }
+    return {variant: None if variant == other else other for variant, other in baselines.items()}
 
 
-def _trial_row(trial: TrialResult, split: str, study_dir: Path | None) -> TrialStatus:
-    path = trial.folder.relative_to(study_dir) if study_dir else trial.folder
+def _trial_status(trial: TrialResult, split: str, study_dir: Path | None) -> TrialStatus:
     return TrialStatus(
         variant=trial.variant,
         seed=trial.seed,
-        folder=path.as_posix(),
+        folder=(trial.folder.relative_to(study_dir) if study_dir else trial.folder).as_posix(),
         state=cast(Any, trial.state),
         error=trial.error,
-        accuracy=metric_value(trial, split, "accuracy"),
+        accuracy=trial.metric(split),
         num_reads=trial.record.test_set.num_reads if trial.record else None,
         step=int(trial.curve.steps[-1]) if trial.curve and trial.curve.steps else None,
     )
 
 
 def _collect_warnings(trials: Sequence[TrialResult]) -> tuple[str, ...]:
-    """Each warning once, with the number of runs that gave it where it was not all; first records that were changed."""
+    """Records that were changed by hand, then each warning with the number of its runs, if not all."""
     runs = {trial.folder: trial.record for trial in trials if trial.record}
-    change_warnings = tuple(
-        f"{folder}: {change_warning}" for folder in runs if (change_warning := integrity_warning(folder))
-    )
-    counts: dict[str, int] = {}
-    for record in runs.values():
-        for text in dict.fromkeys(record.warnings):
-            counts[text] = counts.get(text, 0) + 1
-    return change_warnings + tuple(
-        text if count == len(runs) else f"{text} ({count} of {len(runs)} runs)" for text, count in counts.items()
+    changed = [f"{folder}: {warning}" for folder in runs if (warning := integrity_warning(folder))]
+    counts = Counter(text for record in runs.values() for text in dict.fromkeys(record.warnings))
+    return (
+        *changed,
+        *(text if n == len(runs) else f"{text} ({n} of {len(runs)} runs)" for text, n in counts.items()),
     )
 
 
-def _collect_facts(trials: Sequence[TrialResult], study: Mapping[str, Any]) -> dict[str, str]:
-    records = list({trial.folder: trial.record for trial in trials if trial.record}.values())
+def _collect_details(trials: Sequence[TrialResult], study: Mapping[str, Any]) -> dict[str, str]:
+    records = [trial.record for trial in trials if trial.record]
     if not records:
         return {}
     data = records[0].data
-    machines = {str(record.machine.get("cpu", "unknown")) for record in records}
     keep = study.get("keep_weights") or _as_mapping(records[0].recipe.get("training")).get("keep_weights")
-    weights = {"last": "of the last epoch", "best": "of the best epoch on validation"}.get(str(keep), "–")
-    return {
-        "data set": data.name or "unnamed", "classes": str(len(data.classes)),
-        "training examples": "–" if data.num_train is None else f"{data.num_train:,}",
-        "of which labelled": "–" if data.num_labeled is None else f"{data.num_labeled:,}",
-        "test examples": "–" if data.num_test is None else f"{data.num_test:,}",
-        "weights measured": weights,
-        "machines": ", ".join(sorted(machines)),
+    counts = {
+        "training examples": data.num_train, "of which labelled": data.num_labeled, "test examples": data.num_test,
     }  # fmt: skip
-
-
-def _choose_split(trials: Sequence[TrialResult]) -> Literal["test", "validation"]:
-    model_entries = [item.model_entry for item in trials if item.model_entry]
-    return "test" if not model_entries or any(item.test for item in model_entries) else "validation"
+    return {
+        "data set": data.name or "unnamed",
+        "classes": str(len(data.classes)),
+        **{name: "–" if count is None else f"{count:,}" for name, count in counts.items()},
+        "weights measured": {"last": "of the last epoch", "best": "of the best epoch on validation"}.get(
+            str(keep), "–"
+        ),
+        "machines": ", ".join(sorted({str(record.machine.get("cpu", "unknown")) for record in records})),
+    }
 
 
 def _as_mapping(value: Any) -> Mapping[str, Any]:
-    """What is no mapping, in a file that somebody edited, counts as not there."""
+    """``value`` of a file that may have been edited; empty if it is no mapping."""
     return value if isinstance(value, Mapping) else {}
-
-
-def _comparison_title(trials: Sequence[TrialResult]) -> str:
-    return " and ".join(dict.fromkeys(trial.group.partition("\n")[0] for trial in trials))
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", newline=""))

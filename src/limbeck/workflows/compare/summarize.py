@@ -1,28 +1,32 @@
-"""One variant with all its figures: those that a study has worked out are taken, others are worked out here."""
+"""Results of variants: those in ``study.json`` are taken, others are computed from the records of the trials."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from limbeck.core.roles import Role
-from limbeck.evaluation import gap_recovered
+from limbeck.evaluation import Predictions, bootstrap_mean_ci, gap_recovered, paired_bootstrap, paired_mean_ci
 from limbeck.report import classify_gain, format_gain_verdict
-from limbeck.report.compare import GapRecovered, SeedMean, TrainingCost, VariantResult
-from limbeck.report.record import ModelRecord
-from limbeck.workflows.compare.differences import (
-    TrialsBySeed,
-    accuracy_gain,
-    metric_value,
-    per_class_changes,
-    split_metrics,
-    summarize_seeds,
+from limbeck.report.compare import (
+    AgreementMatrix,
+    ClassChange,
+    GapRecovered,
+    PairedGain,
+    SeedMean,
+    TrainingCost,
+    VariantResult,
 )
-from limbeck.workflows.compare.load_runs import TrialResult
-from limbeck.workflows.compare.study_json import parse_gain, parse_gap, parse_mean
+from limbeck.report.record import ModelRecord
+from limbeck.workflows.compare.load_runs import TrialResult, TrialsBySeed
 
-__all__ = ["summarize_variant"]
+__all__ = ["agreement_matrix", "summarize_variant"]
+
+_Parsed = TypeVar("_Parsed")
 
 
 def summarize_variant(
@@ -35,63 +39,128 @@ def summarize_variant(
     study_results: Mapping[str, Any],
     study_entry: Mapping[str, Any],
 ) -> VariantResult:
-    """The variant ``name`` against ``baseline``.
+    """The variant ``name`` compared with ``baseline``.
 
-    Arguments:
+    Args:
         name: of the variant.
-        trials_by_variant: finished trainings of every variant by seed.
-        all_trials: all trainings, finished or not.
-        baseline: the variant it is compared with; ``None`` of the baseline itself.
-        split: of the data, ``test`` or ``validation``.
-        study_results: its results in ``study.json``; what is missing is worked out.
-        study_entry: what ``study.json`` says of it: ``title``, ``overrides``, ``note``.
+        trials_by_variant: finished trials of every variant by seed.
+        all_trials: all trials, finished or not.
+        baseline: ``None`` for the baseline itself.
+        split: ``test`` or ``validation``.
+        study_results: its results in ``study.json``; the rest is computed.
+        study_entry: its ``title``, ``overrides`` and ``note`` in ``study.json``.
     """
     trials_by_seed, variant_trials = trials_by_variant[name], [trial for trial in all_trials if trial.variant == name]
-    model_entries = [trial.model_entry for trial in trials_by_seed.values() if trial.model_entry]
-    model = model_entries[0] if model_entries else None
+    entries = [trial.model_entry for trial in trials_by_seed.values() if trial.model_entry]
+    model = entries[0] if entries else None
     baseline_trials = trials_by_variant[baseline] if baseline else {}
-    gain = parse_gain(study_results.get("gain")) or (
-        accuracy_gain(trials_by_seed, baseline_trials, split) if baseline else None
-    )
-    gap = parse_gap(study_results.get("gap_recovered")) or _gap_recovered(
+    gain = _parse_gain(study_results.get("gain")) or _accuracy_gain(trials_by_seed, baseline_trials, split)
+    gap = _parse(GapRecovered, study_results.get("gap_recovered")) or _gap_recovered(
         variant_trials[0], trials_by_variant, all_trials, baseline, split
     )
-    recorded_verdict = study_results["verdict"] if isinstance(study_results.get("verdict"), dict) else {}
 
     def seed_mean(key: str) -> SeedMean | None:
-        return parse_mean(study_results.get(key)) or summarize_seeds(
-            [metric_value(trial, split, key) for trial in trials_by_seed.values()]
+        values = [value for trial in trials_by_seed.values() if (value := trial.metric(split, key)) is not None]
+        return _parse(SeedMean, study_results.get(key)) or _parse(
+            SeedMean, bootstrap_mean_ci(values) if values else None
         )
 
-    num_samples = next(
-        (metrics.num_samples for trial in trials_by_seed.values() if (metrics := split_metrics(trial, split))), None
-    )
-    text = format_gain_verdict(name, baseline, gain, gap, num_samples=num_samples)
-    outcome = recorded_verdict.get("outcome")
+    split_metrics = [metrics for trial in trials_by_seed.values() if (metrics := trial.metrics(split))]
+    num_samples = split_metrics[0].num_samples if split_metrics else None
+    verdict = study_results["verdict"] if isinstance(study_results.get("verdict"), dict) else {}
+    outcome = verdict.get("outcome")
     return VariantResult(
         name=name,
         role=cast(Any, variant_trials[0].role),
-        title=str(study_entry.get("title") or _strip_role(model)),
+        # The name of the variant replaces the role in the title of a model.
+        title=str(study_entry.get("title") or (model and (model.title.partition(": ")[2] or model.title)) or ""),
         note=_format_note(study_entry),
         baseline=baseline,
-        accuracy=seed_mean("accuracy"),
-        macro_f1=seed_mean("macro_f1"),
-        nll=seed_mean("nll"),
-        ece=seed_mean("ece"),
         gain=gain,
         gap_recovered=gap,
         outcome=outcome if outcome in ("improves", "degrades", "inconclusive", "unknown") else classify_gain(gain),
-        verdict_text=str(recorded_verdict.get("text") or text),
-        seeds_needed=recorded_verdict.get("seeds_needed"),
-        parameters=model.parameters if model else None,
-        flops=model.flops if model else None,
-        bytes=model.bytes if model else None,
-        latency_ms=_mean_of_known(trial.latency_ms.median if trial.latency_ms else None for trial in model_entries),
-        steps=model.steps if model else None,
-        resources=_summarize_resources(model_entries),
-        class_changes=per_class_changes(trials_by_seed, baseline_trials, split),
+        verdict_text=str(
+            verdict.get("text") or format_gain_verdict(name, baseline, gain, gap, num_samples=num_samples)
+        ),
+        seeds_needed=verdict.get("seeds_needed"),
+        latency_ms=_mean_of_known(entry.latency_ms.median if entry.latency_ms else None for entry in entries),
+        resources=_summarize_resources(entries),
+        class_changes=_per_class_changes(trials_by_seed, baseline_trials, split),
         curves=tuple(trial.curve for trial in variant_trials if trial.curve),
+        **{key: seed_mean(key) for key in ("accuracy", "macro_f1", "nll", "ece")},
+        **{key: getattr(model, key) for key in ("parameters", "flops", "bytes", "steps") if model},
     )
+
+
+def agreement_matrix(trials_by_variant: Mapping[str, TrialsBySeed]) -> AgreementMatrix | None:
+    """The fraction of equal predictions of each two variants; ``None`` with fewer than two saved ones.
+
+    The diagonal is the agreement of two seeds of one variant.
+    """
+    variants = {
+        name: trials for name, trials in trials_by_variant.items() if any(t.predictions for t in trials.values())
+    }
+    if len(variants) < 2:
+        return None
+
+    def agreement(row: str, column: str) -> float | None:
+        first, second = variants[row], variants[column]
+        if row == column:
+            trials = list(first.values())
+            pairs = [(trial, earlier) for index, trial in enumerate(trials) for earlier in trials[:index]]
+        else:
+            pairs = [(first[seed], second[seed]) for seed in set(first) & set(second)]
+        return _mean_of_known(_agreement_fraction(*pair) for pair in pairs)
+
+    return AgreementMatrix(
+        tuple(variants), tuple(tuple(agreement(row, column) for column in variants) for row in variants)
+    )
+
+
+def _accuracy_gain(variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed, split: str) -> PairedGain | None:
+    """The difference in points of accuracy over the shared seeds; ``None`` if there is no such seed."""
+    accuracies, pairs = list[tuple[float, float]](), list[tuple[Tensor, Tensor]]()
+    for seed in sorted(set(variant_trials) & set(baseline_trials), key=str):
+        trial, baseline = variant_trials[seed], baseline_trials[seed]
+        variant_accuracy, baseline_accuracy = trial.metric(split), baseline.metric(split)
+        if variant_accuracy is None or baseline_accuracy is None:
+            continue
+        accuracies.append((100 * variant_accuracy, 100 * baseline_accuracy))
+        predictions = _same_sample_predictions(trial, baseline)
+        if predictions is not None and predictions[0].split == split:
+            pairs.append((predictions[0].correct(trial.model_name), predictions[1].correct(baseline.model_name)))
+    if not accuracies:
+        return None
+    stats = paired_mean_ci(*map(list, zip(*accuracies, strict=True)))
+    if len(accuracies) > 1:
+        return PairedGain(
+            **{name: stats[name] for name in ("mean", "low", "high", "t_low", "t_high", "num_seeds", "p_value")}
+        )
+    interval = (
+        paired_bootstrap(*pairs[0])[1:]
+        if pairs and len(pairs[0][0])
+        else _recorded_interval(next(iter(variant_trials.values())), next(iter(baseline_trials.values())))
+    )
+    return PairedGain(mean=stats["mean"], sample_interval=interval, num_seeds=1)
+
+
+def _per_class_changes(
+    variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed, split: str
+) -> tuple[ClassChange, ...]:
+    """Accuracy in each class minus that of the baseline in points, the mean over the shared seeds."""
+    points: dict[str, list[float]] = {}
+    sample_counts: dict[str, int] = {}
+    for seed in set(variant_trials) & set(baseline_trials):
+        metrics, baseline_metrics = variant_trials[seed].metrics(split), baseline_trials[seed].metrics(split)
+        if metrics is None or baseline_metrics is None:
+            continue
+        baseline_accuracies = {entry.name: entry.accuracy for entry in baseline_metrics.per_class}
+        for entry in metrics.per_class:
+            baseline_accuracy = baseline_accuracies.get(entry.name)
+            if entry.accuracy is not None and baseline_accuracy is not None:
+                points.setdefault(entry.name, []).append(100 * (entry.accuracy - baseline_accuracy))
+                sample_counts[entry.name] = entry.num_samples
+    return tuple(ClassChange(name, fmean(values), sample_counts[name]) for name, values in points.items())
 
 
 def _gap_recovered(
@@ -101,47 +170,33 @@ def _gap_recovered(
     baseline: str | None,
     split: str,
 ) -> GapRecovered | None:
-    """The share of the gap from the baseline to the teacher of the same recipe; the best on validation, of several."""
-    teacher_names = {
-        group_trial.variant
-        for group_trial in all_trials
-        if group_trial.role == Role.TEACHER and group_trial.group == trial.group
-    }
-    if not baseline or trial.role in (Role.TEACHER, Role.ASSISTANT) or not teacher_names:
+    """The fraction of the gap to the teacher of the same recipe; of several, the most accurate on validation."""
+    teachers = {other.variant for other in all_trials if other.role == Role.TEACHER and other.group == trial.group}
+    if not baseline or trial.role in (Role.TEACHER, Role.ASSISTANT) or not teachers:
         return None
 
-    def mean_accuracy(name: str, eval_split: str, seeds: set[int | None]) -> float:
-        accuracies = [metric_value(trials_by_variant[name][seed], eval_split, "accuracy") for seed in seeds]
-        known_accuracies = [accuracy for accuracy in accuracies if accuracy is not None]
-        return fmean(known_accuracies) if known_accuracies and len(known_accuracies) == len(seeds) else -1.0
+    def mean_accuracy(name: str, split: str, seeds: set[int | None]) -> float:
+        """−1 where a seed has no accuracy."""
+        accuracies = [trials_by_variant[name][seed].metric(split) for seed in seeds]
+        mean = None if None in accuracies else _mean_of_known(accuracies)
+        return -1.0 if mean is None else mean
 
-    best_teacher = max(
-        sorted(teacher_names), key=lambda name: mean_accuracy(name, "validation", set(trials_by_variant[name]))
-    )
-    shared_seeds = (
-        set(trials_by_variant[trial.variant]) & set(trials_by_variant[baseline]) & set(trials_by_variant[best_teacher])
-    )
-    accuracies = [mean_accuracy(name, split, shared_seeds) for name in (baseline, trial.variant, best_teacher)]
+    teacher = max(sorted(teachers), key=lambda name: mean_accuracy(name, "validation", set(trials_by_variant[name])))
+    names = (baseline, trial.variant, teacher)
+    seeds = set.intersection(*(set(trials_by_variant[name]) for name in names))
+    accuracies = [mean_accuracy(name, split, seeds) for name in names]
     gap = gap_recovered(*accuracies) if min(accuracies) >= 0 else None
     return None if gap is None else GapRecovered(gap)
 
 
-def _summarize_resources(model_entries: Sequence[ModelRecord]) -> TrainingCost:
-    def seed_mean(key: str) -> float | None:
-        return _mean_of_known(getattr(entry.resources, key, None) for entry in model_entries)
-
-    seconds = seed_mean("seconds")
-    return TrainingCost(
-        _mean_of_known(entry.seconds for entry in model_entries) if seconds is None else seconds,
-        seed_mean("cpu_seconds"),
-        seed_mean("gpu_seconds"),
-        seed_mean("joules"),
-    )
-
-
-def _strip_role(model: ModelRecord | None) -> str:
-    """A model's title without its role, which the name of the variant tells."""
-    return "" if model is None else model.title.partition(": ")[2] or model.title
+def _summarize_resources(entries: Sequence[ModelRecord]) -> TrainingCost:
+    cost = {
+        key: _mean_of_known(getattr(entry.resources, key) for entry in entries if entry.resources)
+        for key in ("seconds", "cpu_seconds", "gpu_seconds", "joules")
+    }
+    if cost["seconds"] is None:
+        cost["seconds"] = _mean_of_known(entry.seconds for entry in entries)
+    return TrainingCost(**cost)
 
 
 def _format_note(study_entry: Mapping[str, Any]) -> str:
@@ -150,6 +205,61 @@ def _format_note(study_entry: Mapping[str, Any]) -> str:
     return "; ".join(text for text in (change_text, str(study_entry.get("note") or "")) if text)
 
 
+def _parse_gain(value: Any) -> PairedGain | None:
+    """A difference to the baseline.
+
+    >>> _parse_gain({"mean": 2.0, "low": 1.0, "high": 3.0, "t_low": 0.5, "t_high": 3.5, "num_seeds": 5}).interval
+    (0.5, 3.5)
+    """
+    if isinstance(value, dict) and isinstance(interval := value.get("sample_interval"), dict):
+        value = value | {"sample_interval": (interval.get("low"), interval.get("high"))}
+    return _parse(PairedGain, value)
+
+
+def _parse(kind: type[_Parsed], value: Any) -> _Parsed | None:
+    """``value`` of ``study.json`` as a ``kind``; ``None`` if it has another form.
+
+    >>> _parse(SeedMean, {"mean": 0.9, "std": None, "low": None, "high": None, "num_seeds": 1}), _parse(SeedMean, 3)
+    (SeedMean(mean=0.9, low=None, high=None, num_seeds=1), None)
+    """
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError:
+        return None
+
+
 def _mean_of_known(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are not ``None``; ``None`` if there are none.
+
+    >>> _mean_of_known([1.0, None, 2.0]), _mean_of_known([None])
+    (1.5, None)
+    """
     known_values = [value for value in values if value is not None]
     return fmean(known_values) if known_values else None
+
+
+def _agreement_fraction(first: TrialResult, second: TrialResult) -> float | None:
+    predictions = _same_sample_predictions(first, second)
+    if predictions is None or not len(predictions[0].target):
+        return None
+    labels = [pair.predicted[trial.model_name] for pair, trial in zip(predictions, (first, second), strict=True)]
+    return float((labels[0] == labels[1]).double().mean())
+
+
+def _same_sample_predictions(first: TrialResult, second: TrialResult) -> tuple[Predictions, Predictions] | None:
+    """The predictions of both; ``None`` if one has none, or they are of different samples."""
+    predictions = first.predictions, second.predictions
+    a, b = predictions
+    if a is None or b is None or first.model_name not in a.predicted or second.model_name not in b.predicted:
+        return None
+    is_same_source = bool(a.fingerprint) and (a.split, a.fingerprint) == (b.split, b.fingerprint)
+    return (a, b) if a is b or (is_same_source and len(a.target) == len(b.target)) else None
+
+
+def _recorded_interval(trial: TrialResult, baseline: TrialResult) -> tuple[float, float] | None:
+    """The interval in the record of a run, where its predictions were not saved."""
+    if trial.record is None or trial.record is not baseline.record or trial.record.verdict is None:
+        return None
+    low, high = trial.record.verdict.interval_points or (None, None)
+    is_recorded = (trial.role, baseline.role) == (Role.DISTILLED, Role.BASELINE)
+    return (low, high) if is_recorded and low is not None and high is not None else None

@@ -71,7 +71,7 @@ def distill(
         run_dir: the run folder; ``None``: ``runs/NAME``, numbered where taken.
         resume: go on with the run in that folder.
         callbacks: of each training; ``None``: a progress bar.
-        reproduces: the run that this one reproduces, for the record; see :func:`limbeck.workflows.reproduce.run`.
+        reproduces: the run that this one reproduces, for the record; see :func:`limbeck.workflows.reproduce`.
 
     Where ``torchrun`` started several processes, each calls this alike. They train together; the first one alone
     writes the folder, opens the test part and prints, and all get the record.

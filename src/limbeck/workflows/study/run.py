@@ -1,11 +1,12 @@
-"""Variants × seeds from one recipe: matched baselines, the recipe, its variants; what is finished is never done again.
+"""``limbeck study``: variants and matched baselines of one recipe, each with several seeds.
 
-Every trial is a run folder of its own under ``trials/VARIANT/SEED``. Workers take trials from one queue, in this
-process, in others, and on other machines that share the folder and name the same database.
+Every trial is a run folder, ``trials/VARIANT/SEED``. Workers of this process, of other processes and of other machines
+with the same folder take trials by their locks; a finished trial is never trained again.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,21 +20,21 @@ from limbeck.report import render_compare_table
 from limbeck.report.compare import render_compare_page
 from limbeck.training.callbacks import Callback
 from limbeck.training.checkpoint import TrainingInterrupted
-from limbeck.utils.io import write_atomically
+from limbeck.utils.io import write_text
 from limbeck.workflows._job.data_cache import DataCache
 from limbeck.workflows._job.job import Job
-from limbeck.workflows._job.run_dir import RUNS_DIR
+from limbeck.workflows._job.run_dir import choose_run_dir, lock_folder
 from limbeck.workflows.compare.run import build_comparison
 from limbeck.workflows.study.equal_time import measure_time_ratio
-from limbeck.workflows.study.queue import TrialQueue
-from limbeck.workflows.study.study_state import is_done, list_trials, write_study
-from limbeck.workflows.study.variants import StudyContext, Variant, make_trial_recipe, make_variants
+from limbeck.workflows.study.results import write_study
+from limbeck.workflows.study.trials import list_trials, read_states, retry_failed
+from limbeck.workflows.study.variants import StudyContext, Variant, dry_run_recipe, make_variants
 from limbeck.workflows.study.worker import run_workers
 
 __all__ = ["study"]
 
 _MAX_CACHE_BYTES = 4 * 2**30
-"""Bytes up to which a cache that the recipe does not ask for is made, so that its variants share the answers."""
+"""Largest cache that is made for the variants to share where the recipe has none."""
 
 
 def study(
@@ -44,181 +45,147 @@ def study(
     jobs: int = 1,
     output_dir: Path | None = None,
     resume: bool = False,
-    storage: str | None = None,
     callbacks: Sequence[Callback] | None = None,
 ) -> dict[str, Any]:
-    """Run what is missing of a study, and give what ``study.json`` holds.
+    """Train every missing trial of a study, and return what ``study.json`` holds.
 
-    Arguments:
+    Args:
         recipe: a recipe, its file, or the name of one that comes with limbeck; its ``study`` names seeds and variants.
-        overrides: ``key=value`` settings laid over a file.
-        seeds: in place of the recipe's: how many, or which.
+        overrides: ``key=value`` settings that replace those of the file.
+        seeds: how many, or which, in place of the recipe's.
         jobs: processes on this machine.
-        output_dir: the folder; ``None``: ``runs/NAME-study``, numbered where that is taken.
-        resume: go on with the study in that folder; new seeds and new variants join it.
-        storage: a database URL that several machines name alike; ``None``: a file in the folder.
-        callbacks: who is told how training goes; ``None``: a progress bar where there is one job.
+        output_dir: the folder; ``None``: ``runs/NAME-study``, numbered if taken.
+        resume: continue the study in that folder; new seeds and variants are added, failed trials are trained again.
+        callbacks: of each training; ``None``: a progress bar with one job.
 
     Raises:
-        LimbeckError: a trial failed (all others are finished first), or anything that stops a run.
+        LimbeckError: a trial failed (the others are finished first), or an error of a run.
     """
     if jobs < 1:
-        raise LimbeckError(f"--jobs is a number of processes from 1, not {jobs}")
+        raise LimbeckError(f"--jobs must be at least 1, got {jobs}")
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        raise LimbeckError(
-            "a study spreads its trials over processes by itself: start it without torchrun, with --jobs"
-        )
-    recipe = _recipe_with_study(recipe, overrides, seeds)
-    variants = make_variants(recipe)
-    folder = _resolve_study_dir(recipe, output_dir, resume=resume)
-    data_cache = DataCache()
-    _validate_variants(recipe, variants, folder, data_cache)
-    _write_text(folder / "recipe.yaml", to_yaml(recipe))
-    queue = TrialQueue.from_recipe(recipe, folder, storage)
-    context = _make_context(recipe, variants, folder, queue, data_cache)
-    queue.enqueue([trial for trial in list_trials(recipe) if not is_done(folder, trial)])
-    _print(
-        f"{recipe.name}: {len(variants)} variants x {len((recipe.study or Study()).seeds)} seeds, "
-        f"{queue.num_waiting()} to run"
+        raise LimbeckError("a study starts its own processes: start it without torchrun, with --jobs")
+    recipe = _load_study_recipe(recipe, overrides, seeds)
+    folder, variants, trials = (
+        _resolve_study_dir(recipe, output_dir, resume=resume),
+        make_variants(recipe),
+        list_trials(recipe),
     )
-    write_study(recipe, queue, context)  # so that whoever looks sees a study before its first trial has ended
+    data_cache = DataCache()
+    for variant in variants.values():  # an error in any variant shows before the first one is trained
+        try:
+            _dry_run_job(dry_run_recipe(recipe, variant, folder), folder, data_cache).validate()
+        except LimbeckError as error:
+            raise LimbeckError(f"the variant {variant.name!r}: {error}") from error
+    write_text(folder / "recipe.yaml", to_yaml(recipe))
+    retry_failed(folder, trials)
+    context = _load_or_make_context(recipe, variants, folder, data_cache)
+    num_waiting = [state for state, _ in read_states(folder, trials).values()].count("waiting")
+    _print(f"{recipe.name}: {len(variants)} variants x {len(trials) // len(variants)} seeds, {num_waiting} to run")
     try:
-        run_workers(recipe, context, storage, jobs, callbacks, data_cache)
+        run_workers(recipe, context, jobs, callbacks, data_cache)
     except TrainingInterrupted as interruption:
-        interruption.args = (f"stopped: the work is saved; limbeck study … --resume --out {folder} goes on from there",)
+        interruption.args = (f"stopped: the work is saved; limbeck study … --resume --out {folder} continues",)
         raise
     finally:
-        summary = write_study(recipe, queue, context)
-    study_comparison = build_comparison([folder])
-    _write_text(folder / "compare.html", render_compare_page(study_comparison))
-    _print(
-        "\n".join(
-            [render_compare_table(study_comparison), study_comparison.rule, str((folder / "compare.html").resolve())]
-        )
-    )
-    failed_trials = [trial for trial in summary["trials"] if trial["state"] == "failed"]
-    if failed_trials:
-        first_failed = failed_trials[0]
+        summary = write_study(recipe, context)
+    comparison = build_comparison([folder])
+    page = write_text(folder / "compare.html", render_compare_page(comparison))
+    _print("\n".join([render_compare_table(comparison), comparison.rule, str(page.resolve())]))
+    failed = [trial for trial in summary["trials"] if trial["state"] == "failed"]
+    if failed:
         raise LimbeckError(
-            f"{len(failed_trials)} of {len(summary['trials'])} trials failed, the first {first_failed['variant']} "
-            f"with seed {first_failed['seed']}: "
-            f"{first_failed['error']}; --resume --out {folder} tries them again"
+            f"{len(failed)} of {len(trials)} trials failed, the first {failed[0]['variant']} with seed "
+            f"{failed[0]['seed']}: {failed[0]['error']}; --resume --out {folder} tries them again"
         )
     return summary
 
 
-def _recipe_with_study(
+def _load_study_recipe(
     recipe: Recipe | str | Path, overrides: Sequence[str], seeds: int | Sequence[int] | None
 ) -> Recipe:
-    """The recipe, with its study, and with other seeds where some are given."""
+    """The recipe with a ``study``, and with ``seeds`` in it."""
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(find_recipe(recipe), overrides)
-    recipe_dict = to_plain(recipe)
-    study_dict = recipe_dict["study"] or to_plain(Study())
+    study_dict = to_plain(recipe.study or Study())
     if seeds is not None:
-        study_dict = {**study_dict, "seeds": seeds if isinstance(seeds, int) else list(seeds)}
-    return validate(Recipe, recipe_dict | {"study": study_dict})
+        study_dict["seeds"] = seeds if isinstance(seeds, int) else list(seeds)
+    return validate(Recipe, to_plain(recipe) | {"study": study_dict})
 
 
 def _resolve_study_dir(recipe: Recipe, output_dir: Path | None, *, resume: bool) -> Path:
-    """Where the study lives; one that is there is gone on with only when asked to, and only if it is the same."""
-    default_dir = RUNS_DIR / f"{recipe.name}-study"
-    if output_dir is None and not resume:
-        suffix = 1
-        while (
-            output_dir := default_dir if suffix == 1 else default_dir.with_name(f"{default_dir.name}-{suffix}")
-        ).exists():
-            suffix += 1
-    folder = output_dir or default_dir
-    old_recipe_file = folder / "recipe.yaml"
-    if resume and not old_recipe_file.exists():
-        raise LimbeckError(f"{folder} holds no study to go on with: leave --resume away, or give its --out")
-    if not resume and folder.exists() and any(folder.iterdir()):
-        raise LimbeckError(f"{folder} is not empty: go on with --resume, or give another --out")
+    """The folder; one with a study is continued only with ``resume``, and only with the same recipe."""
+    folder = choose_run_dir(f"{recipe.name}-study", output_dir, resume=resume)
     if resume:
-        old, new = (
-            to_plain(fill_defaults(loaded_recipe)) | {"study": None}
-            for loaded_recipe in (load_recipe(old_recipe_file), recipe)
-        )
+        old_recipe = load_recipe(folder / "recipe.yaml")
+        old, new = (to_plain(fill_defaults(loaded)) | {"study": None} for loaded in (old_recipe, recipe))
         if changed_keys := [key for key in new if old.get(key) != new[key]]:
             raise LimbeckError(
-                f"{folder} was begun with another recipe ({', '.join(changed_keys)} changed): only variants and "
-                "seeds can "
-                "join a study, so resume with the settings it was begun with, or give another --out"
+                f"{folder} was begun with another recipe ({', '.join(changed_keys)} changed): only variants and seeds "
+                "can be added to a study, so resume with the settings it was begun with, or give another --out"
             )
-        _require_same_variants(load_recipe(old_recipe_file), recipe, folder)
+        _require_same_variants(old_recipe, recipe, folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def _require_same_variants(old: Recipe, new: Recipe, folder: Path) -> None:
-    """Refuse a variant that has finished trials and now means something else: its old figures would be misread."""
-    placeholder_context = StudyContext(folder, [1] * len(new.stages), 1.0, 0)
+    """Refuse a variant that has finished trials with other settings."""
     old_variants, new_variants = make_variants(old), make_variants(new)
     for name in old_variants.keys() & new_variants.keys():
         if any((folder / "trials" / name).glob("*/record.json")):
-            recipe_variants = ((old, old_variants[name]), (new, new_variants[name]))
-            old_trial_recipe, new_trial_recipe = (
-                to_plain(fill_defaults(make_trial_recipe(recipe, variant, 0, placeholder_context)))
-                for recipe, variant in recipe_variants
+            old_dict, new_dict = (
+                to_plain(fill_defaults(dry_run_recipe(recipe, variant, folder)))
+                for recipe, variant in ((old, old_variants[name]), (new, new_variants[name]))
             )
-            if old_trial_recipe != new_trial_recipe:
+            if old_dict != new_dict:
                 raise LimbeckError(
                     f"the variant {name!r} has finished trials and is another now: give it another name, or remove "
                     f"{folder / 'trials' / name} to train it anew"
                 )
 
 
-def _validate_variants(recipe: Recipe, variants: Mapping[str, Variant], folder: Path, data_cache: DataCache) -> None:
-    """What is wrong with any variant shows before an hour is spent on another one."""
-    placeholder_context = StudyContext(folder, [1] * len(recipe.stages), 1.0, 0)
-    for variant in variants.values():
-        try:
-            trial_recipe = make_trial_recipe(recipe, variant, recipe.seed, placeholder_context)
-            Job.from_recipe(trial_recipe, folder / "dry_run", data_cache=data_cache).validate()
-        except LimbeckError as error:
-            raise LimbeckError(f"the variant {variant.name!r}: {error}") from error
+def _dry_run_job(recipe: Recipe, folder: Path, data_cache: DataCache) -> Job:
+    return Job.from_recipe(recipe, folder / "dry_run", data_cache=data_cache)
 
 
-def _make_context(
-    recipe: Recipe, variants: Mapping[str, Variant], folder: Path, queue: TrialQueue, data_cache: DataCache
+def _load_or_make_context(
+    recipe: Recipe, variants: Mapping[str, Variant], folder: Path, data_cache: DataCache
 ) -> StudyContext:
-    """What all trials have alike; the first worker of all finds it out."""
-    job = Job.from_recipe(
-        validate(Recipe, to_plain(recipe) | {"study": None}), folder / "dry_run", data_cache=data_cache
-    )
-    time_ratio = queue.get_or_compute("time_ratio", lambda: measure_time_ratio(job) if recipe.teachers else 1.0)
-    num_views = queue.get_or_compute("num_shared_views", lambda: _num_shared_views(recipe, variants, job, data_cache))
-    return StudyContext(folder, job.stage_steps(), float(time_ratio), int(num_views))
+    """What the trials share: the first command measures it and writes ``study.json``, others wait and read it."""
+    job = _dry_run_job(validate(Recipe, to_plain(recipe) | {"study": None}), folder, data_cache)
+    path = folder / "study.json"
+    with lock_folder(folder, timeout=-1):
+        if path.exists():
+            summary = json.loads(path.read_text())
+            context = StudyContext(folder, job.stage_steps(), summary["time_ratio"], summary["num_shared_views"])
+        else:
+            time_ratio = measure_time_ratio(job) if recipe.teachers else 1.0
+            num_views = _num_shared_views(recipe, variants, job, data_cache)
+            context = StudyContext(folder, job.stage_steps(), time_ratio, num_views)
+        write_study(recipe, context)
+    return context
 
 
 def _num_shared_views(recipe: Recipe, variants: Mapping[str, Variant], job: Job, data_cache: DataCache) -> int:
-    """How many views of a picture the longest variant shows, if a cache of them all is no burden.
+    """Views of a sample in a cache for all variants; 0 without such a cache.
 
-    With as many views as showings, each is fresh, so the pictures are those that the recipe shows without a cache.
+    As many as the longest variant uses, so that each variant trains on the same views as without a cache.
     """
     augmentation, num_views = job.data.augmentation, 0
     if recipe.cache is not None or not recipe.teachers or augmentation.num_views or not augmentation.transforms:
         return 0
     for variant in variants.values():
         if variant.uses_teachers:
-            trial_recipe = make_trial_recipe(recipe, variant, recipe.seed, StudyContext(job.run_dir, [], 1.0, 0))
+            trial_recipe = dry_run_recipe(recipe, variant, job.run_dir)
             trial_job = Job.from_recipe(trial_recipe, job.run_dir, data_cache=data_cache)
-            num_samples_seen = sum(
+            num_samples = sum(
                 num_steps * trial_recipe.stage_training(stage).batch_size
                 for num_steps, stage in zip(trial_job.stage_steps(), trial_recipe.stages, strict=True)
             )
-            num_views = max(num_views, -(-num_samples_seen // len(job.data.train)) + len(trial_recipe.stages))
-    bytes_per_output = 4 * len(job.data.class_names) + 12
-    return (
-        num_views
-        if num_views * bytes_per_output * len(job.data.train) * len(recipe.teachers) <= _MAX_CACHE_BYTES
-        else 0
-    )
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda partial: partial.write_text(text))
+            num_views = max(num_views, -(-num_samples // len(job.data.train)) + len(trial_recipe.stages))
+    num_bytes = num_views * (4 * len(job.data.class_names) + 12) * len(job.data.train) * len(recipe.teachers)
+    return num_views if num_bytes <= _MAX_CACHE_BYTES else 0
 
 
 def _print(text: str) -> None:

@@ -1,10 +1,9 @@
-"""The variants of a study, each as a recipe of its own: teacher, matched baselines, the recipe itself, its variants.
+"""The variants of a study, each as a recipe of its own: teacher, matched baselines, the recipe, and its changes.
 
-The baselines differ from the recipe in nothing but what they are named for. ``student_only`` has the same start,
-views, batch, optimizer, schedule and number of steps, and the labels as its only teacher; ``equal_time`` is the same
-for as many steps as fit in the distilled student's wall time; ``label_smoothing`` is the same
-with label smoothing (Szegedy et al., CVPR 2016,
-https://arxiv.org/abs/1512.00567), since a part of what a teacher gives is that (Yuan et al., CVPR 2020,
+The baselines differ from the recipe in what they are named for: ``student_only`` trains the same student on the same
+views with the same batches, optimizer, schedule and number of steps, by the supervised losses; ``equal_time`` for as
+many steps as fit in the wall time of the distilled student; ``label_smoothing`` with label smoothing (Szegedy et al.,
+CVPR 2016, https://arxiv.org/abs/1512.00567), which explains a part of the gain from a teacher (Yuan et al., CVPR 2020,
 https://arxiv.org/abs/1909.11723).
 """
 
@@ -26,25 +25,23 @@ from limbeck.recipe.schema import to_plain, validate
 from limbeck.recipe.study_schema import BASELINES, BUILTIN_VARIANTS, Study
 from limbeck.workflows._job.distillers import baseline_weights
 
-__all__ = ["StudyContext", "Variant", "check_variants", "make_trial_recipe", "make_variants"]
+__all__ = ["StudyContext", "Variant", "check_variants", "dry_run_recipe", "make_trial_recipe", "make_variants"]
 
-_VARIANT_TITLES = {
-    "teacher": "Teacher", "student_only": "Student without a teacher",
-    "equal_time": "Student without a teacher, equal wall time",
-    "label_smoothing": "Student without a teacher, label smoothing", "distilled": "Distilled student",
-}  # fmt: skip
-_VARIANT_ROLES = {
-    "teacher": Role.TEACHER, "student_only": Role.BASELINE, "equal_time": Role.BASELINE_EQUAL_TIME,
-    "label_smoothing": Role.BASELINE_LABEL_SMOOTHING, "distilled": Role.DISTILLED,
-}  # fmt: skip
-# Lengths that a scheduler counts in steps or epochs: they are drawn out with the training.
+_BUILTIN = {
+    "teacher": (Role.TEACHER, "Teacher"),
+    "student_only": (Role.BASELINE, "Student without a teacher"),
+    "equal_time": (Role.BASELINE_EQUAL_TIME, "Student without a teacher, equal wall time"),
+    "label_smoothing": (Role.BASELINE_LABEL_SMOOTHING, "Student without a teacher, label smoothing"),
+    "distilled": (Role.DISTILLED, "Distilled student"),
+}
 _SCHEDULER_LENGTHS = ("milestones", "step_size", "T_max", "T_0", "total_iters")
+"""Settings of schedulers that count steps or epochs."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One variant: what it is called, its part in the comparison, and what it changes of the recipe."""
+    """One variant: its name, its role in the comparison, and its changes of the recipe."""
 
     name: str
     role: Role
@@ -53,71 +50,75 @@ class Variant:
 
     @property
     def uses_teachers(self) -> bool:
-        """Whether it learns from teachers."""
+        """Whether the student is distilled."""
         return self.role == Role.DISTILLED
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class StudyContext:
-    """What the study found once for all trials.
+    """What all trials of a study share.
 
     Attributes:
-        study_dir: of the study.
+        study_dir: the folder.
         stage_steps: optimizer steps of each stage of the recipe.
-        time_ratio: wall time of a distilled training divided by that of one alone.
-        num_views: how many views of a picture the shared cache holds; 0: the recipe says it, or there is no shared one.
+        time_ratio: wall time of a distilled training divided by that of the baseline.
+        num_views: views of a sample in the shared cache; 0: as in the recipe, without a shared cache.
     """
 
     study_dir: Path
     stage_steps: Sequence[int]
-    time_ratio: float
-    num_views: int
+    time_ratio: float = 1.0
+    num_views: int = 0
 
 
 def make_variants(recipe: Recipe) -> dict[str, Variant]:
-    """All variants of the recipe's study, in their order; without teachers there is none of that name.
+    """The variants of the recipe's study by name, in order; ``teacher`` only where the recipe has teachers.
 
     Raises:
-        LimbeckError: a variant changes what is not there, or has the name of a teacher or assistant.
+        LimbeckError: a variant has the name of a teacher or assistant.
     """
-    study_config = recipe.study or Study()
-    omitted = {name for name in BASELINES if name not in study_config.baselines} | (
-        set() if recipe.teachers else {"teacher"}
-    )
-    variants = [
-        Variant(name, _VARIANT_ROLES[name], _VARIANT_TITLES[name], {})
+    config = recipe.study or Study()
+    variants = {
+        name: Variant(name, *_BUILTIN[name], {})
         for name in BUILTIN_VARIANTS
-        if name not in omitted
-    ]
-    for name, changes in study_config.variants.items():
+        if (recipe.teachers if name == "teacher" else name in config.baselines or name not in BASELINES)
+    }
+    for name, changes in config.variants.items():
         if name in recipe.teachers or name in recipe.assistants:
             raise LimbeckError(f"study.variants.{name}: a teacher or assistant has that name already: choose another")
-        change_text = ", ".join(
-            f"{path.removeprefix('stages.0.')}={_shorten(value)}" for path, value in changes.items()
-        )
-        variants.append(Variant(name, Role.DISTILLED, change_text, dict(changes)))
-    return {variant.name: variant for variant in variants}
+        texts = [(path.removeprefix("stages.0."), str(value)) for path, value in changes.items()]
+        title = ", ".join(f"{path}={text if len(text) <= 40 else f'{text[:39]}…'}" for path, text in texts)
+        variants[name] = Variant(name, Role.DISTILLED, title, dict(changes))
+    return variants
 
 
 def make_trial_recipe(recipe: Recipe, variant: Variant, seed: int, context: StudyContext) -> Recipe:
-    """What one variant trains with one seed, as a recipe that stands by itself."""
+    """The recipe of one trial, complete in itself.
+
+    Raises:
+        LimbeckError: the variant changes a setting that does not exist or is shared by all variants.
+    """
     recipe_dict = to_plain(recipe) | {"seed": seed, "study": None, "baselines": [], "export": {"to": []}}
     try:
         if variant.role.is_baseline:
             recipe_dict = _baseline_recipe(recipe_dict, variant, recipe, context)
-        elif variant.role == Role.DISTILLED:
+        elif variant.uses_teachers:
             recipe_dict = _distilled_recipe(_apply_changes(recipe_dict, variant), recipe, seed, context)
         return validate(Recipe, recipe_dict)
     except LimbeckError as error:
         raise LimbeckError(f"study.variants.{variant.name}: {error}") from error
 
 
+def dry_run_recipe(recipe: Recipe, variant: Variant, folder: Path) -> Recipe:
+    """The recipe of a trial with stages of one step, to check or to compare it."""
+    return make_trial_recipe(recipe, variant, recipe.seed, StudyContext(folder, [1] * len(recipe.stages)))
+
+
 def check_variants(recipe: Recipe) -> None:
-    """Check the recipe of every variant, as far as that goes without its data; an error names the variant."""
-    placeholder_context = StudyContext(Path(), [1] * len(recipe.stages), 1.0, 0)
+    """Check the recipe of every variant without its data; an error names the variant."""
     for variant in make_variants(recipe).values():
-        trial_recipe = make_trial_recipe(recipe, variant, recipe.seed, placeholder_context)
+        trial_recipe = dry_run_recipe(recipe, variant, Path())
         try:
             resolve_recipe(trial_recipe)
         except LimbeckError as error:
@@ -125,53 +126,36 @@ def check_variants(recipe: Recipe) -> None:
 
 
 def _apply_changes(recipe_dict: dict[str, Any], variant: Variant) -> dict[str, Any]:
-    changes = dict(variant.overrides)
-    teacher_names = changes.get("teachers")
-    if isinstance(teacher_names, list | tuple):
-        del changes["teachers"]
-        for name in teacher_names:
-            if name not in recipe_dict["teachers"]:
-                raise LimbeckError(
-                    f"teachers: there is no teacher {name!r}: {suggest_names(str(name), recipe_dict['teachers'])}"
-                )
-        recipe_dict["teachers"] = {
-            name: node for name, node in recipe_dict["teachers"].items() if name in teacher_names
-        }
-        recipe_dict = _restrict_ensemble(recipe_dict, changes)
+    """The recipe with the changes of ``variant``; ``teachers: [NAME, ...]`` selects among the teachers."""
+    changes, teachers, ensemble = dict(variant.overrides), recipe_dict["teachers"], recipe_dict.get("ensemble")
+    if isinstance(changes.get("teachers"), list | tuple):
+        names = changes.pop("teachers")
+        for name in names:
+            if name not in teachers:
+                raise LimbeckError(f"teachers: there is no teacher {name!r}: {suggest_names(str(name), teachers)}")
+        recipe_dict["teachers"] = {name: node for name, node in teachers.items() if name in names}
+        if ensemble is not None and "ensemble" not in changes:
+            if len(recipe_dict["teachers"]) < 2:
+                del recipe_dict["ensemble"]
+            elif isinstance(ensemble, Mapping) and (weights := ensemble.get("weights")):
+                weights = {name: weight for name, weight in weights.items() if name in names}
+                recipe_dict["ensemble"] = {**ensemble, "weights": weights}
     if any(path.partition(".")[0] == "teachers" for path in changes):
-        raise LimbeckError("teachers is a list of those to listen to; each is trained once, for all variants alike")
+        raise LimbeckError("teachers must be a list of names; each teacher is trained once, for all variants alike")
     return apply_changes(recipe_dict, changes)
 
 
-def _restrict_ensemble(recipe_dict: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's combination is of all its teachers: one alone has none, and who is gone has no weight in it."""
-    ensemble = recipe_dict.get("ensemble")
-    if ensemble is None or "ensemble" in changes:
-        return recipe_dict
-    if len(recipe_dict["teachers"]) < 2:
-        return {name: value for name, value in recipe_dict.items() if name != "ensemble"}
-    if isinstance(ensemble, Mapping) and ensemble.get("weights"):
-        ensemble = {
-            **ensemble,
-            "weights": {
-                name: weight for name, weight in ensemble["weights"].items() if name in recipe_dict["teachers"]
-            },
-        }
-    return recipe_dict | {"ensemble": ensemble}
-
-
 def _distilled_recipe(recipe_dict: dict[str, Any], recipe: Recipe, seed: int, context: StudyContext) -> dict[str, Any]:
-    """With the teachers that the variant ``teacher`` trained, and the cache that the study shares."""
+    """With the weights of the trained teachers, and the cache that the variants share."""
     for name, node in recipe_dict["teachers"].items():
-        file = teacher_weights_path(context.study_dir, seed, name)
+        file = context.study_dir / "trials" / "teacher" / str(seed) / f"{name}.safetensors"
         if node["weights"] is None and recipe.teacher_training is not None and file.exists():
             node |= {"weights": str(file.resolve()), "train_fraction": None}
     has_feature_layers = any(set(stage.get("feature_layers") or {}) - {"student"} for stage in recipe_dict["stages"])
     if context.num_views and not has_feature_layers and recipe_dict["cache"] is None and recipe_dict["teachers"]:
-        recipe_dict["data"] = {
-            **recipe_dict["data"],
-            "augment": {**_as_node_dict(recipe_dict["data"]["augment"]), "num_views": context.num_views},
-        }
+        augment = recipe_dict["data"]["augment"]
+        augment = {"use": augment} if isinstance(augment, str) else augment
+        recipe_dict["data"] = {**recipe_dict["data"], "augment": {**augment, "num_views": context.num_views}}
         recipe_dict["cache"] = {"root": str((context.study_dir / "cache").resolve()), "dtype": "float32"}
     return recipe_dict
 
@@ -179,38 +163,30 @@ def _distilled_recipe(recipe_dict: dict[str, Any], recipe: Recipe, seed: int, co
 def _baseline_recipe(
     recipe_dict: dict[str, Any], variant: Variant, recipe: Recipe, context: StudyContext
 ) -> dict[str, Any]:
-    """The labels are all that is left of each stage's objective."""
-    recipe_dict |= {
-        "teachers": {},
-        "assistants": {},
-        "self_teachers": {},
-        "peers": {},
-        "generations": None,
-        "cache": None,
-        "teacher_training": None,
-    }
+    """Without teachers, with the supervised losses of each stage."""
+    recipe_dict |= {"teachers": {}, "assistants": {}, "self_teachers": {}, "peers": {}}
+    recipe_dict |= {"generations": None, "cache": None, "teacher_training": None}
     recipe_dict["training"]["batch_pairing"] = "none"
     recipe_dict.pop("ensemble", None)
-    time_ratio = context.time_ratio if variant.role == Role.BASELINE_EQUAL_TIME else 1.0
     for stage, num_steps in zip(recipe_dict["stages"], context.stage_steps, strict=True):
         objective = _supervised_losses(stage["objective"], recipe)
         if variant.role == Role.BASELINE_LABEL_SMOOTHING:
             for loss in objective.values():
                 if "label_smoothing" in signature(_loss_class(loss, recipe)).parameters:
                     loss["label_smoothing"] = (recipe.study or Study()).label_smoothing
-        stage |= {"objective": objective, "feature_layers": {}}
-        stage["training"] = {key: value for key, value in stage["training"].items() if key != "batch_pairing"}
+        training = {key: value for key, value in stage["training"].items() if key != "batch_pairing"}
+        stage |= {"objective": objective, "feature_layers": {}, "training": training}
         if variant.role == Role.BASELINE_EQUAL_TIME:
             stage.pop("epochs", None)
-            stage |= {
-                "steps": max(1, round(time_ratio * num_steps)),
-                "training": _stretch_scheduler(stage, recipe_dict, time_ratio),
-            }
+            stage["steps"] = max(1, round(context.time_ratio * num_steps))
+            base_scheduler, scheduler = recipe_dict["training"]["scheduler"] or {}, training.get("scheduler") or {}
+            if lengths := _scale_lengths({**base_scheduler, **scheduler}, context.time_ratio):
+                training["scheduler"] = {**scheduler, **lengths}
     return recipe_dict
 
 
 def _supervised_losses(objective: Mapping[str, Any], recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """The losses of ``objective`` that compare with the target only; a cross-entropy where there is none."""
+    """The losses of ``objective`` that use the target only; a cross-entropy where there is none."""
     losses = {
         name: loss for name, loss in objective.items() if loss_attribute(_loss_class(loss, recipe), "supervised")
     } or {"target": {"use": "CrossEntropyLoss"}}
@@ -222,29 +198,14 @@ def _loss_class(loss: Mapping[str, Any], recipe: Recipe) -> Callable[..., Any]:
     return resolve_target(loss["use"], ["loss"], plugins=recipe.plugins)[1]
 
 
-def _stretch_scheduler(stage: Mapping[str, Any], recipe_dict: Mapping[str, Any], time_ratio: float) -> dict[str, Any]:
-    """The changes of a stage's training, with the lengths that its scheduler counts in times ``time_ratio``."""
-    changes = dict(stage.get("training") or {})
-    scheduler = {**(recipe_dict["training"]["scheduler"] or {}), **(changes.get("scheduler") or {})}
-    stretched = {
-        key: [max(1, round(time_ratio * milestone)) for milestone in value]
-        if isinstance(value, list)
-        else max(1, round(time_ratio * value))
-        for key, value in scheduler.items()
-        if key in _SCHEDULER_LENGTHS and value is not None
-    }
-    return {**changes, "scheduler": {**(changes.get("scheduler") or {}), **stretched}} if stretched else changes
+def _scale_lengths(scheduler: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """The settings of ``scheduler`` that count steps or epochs, times ``factor``.
 
+    >>> _scale_lengths({"use": "MultiStepLR", "milestones": [4, 8]}, 1.5)
+    {'milestones': [6, 12]}
+    """
 
-def teacher_weights_path(folder: Path, seed: int, name: str) -> Path:
-    """Where the teacher ``name`` of that seed is kept."""
-    return folder / "trials" / "teacher" / str(seed) / f"{name}.safetensors"
+    def scale(length: Any) -> Any:
+        return [scale(item) for item in length] if isinstance(length, list) else max(1, round(factor * length))
 
-
-def _as_node_dict(value: Any) -> dict[str, Any]:
-    return {"use": value} if isinstance(value, str) else dict(value)
-
-
-def _shorten(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    return {key: scale(value) for key, value in scheduler.items() if key in _SCHEDULER_LENGTHS and value is not None}

@@ -1,1 +1,0 @@
-"""``limbeck reproduce``: repeat a run from its record and compare the metrics."""
