@@ -104,7 +104,7 @@ def test_seeds_with_different_test_samples_have_no_agreement_between_seeds(studi
     comparison = build_comparison(runs)
     assert comparison.agreement.matrix[0][0] is None
     assert comparison.agreement.matrix[0][1] is not None
-    assert "Each seed cut the data anew" in " ".join(comparison.notes)
+    assert "Each seed splits the data anew" in " ".join(comparison.notes)
 
 
 def test_changes_by_class_are_the_mean_over_seeds_of_variant_minus_baseline(runs):

@@ -13,8 +13,8 @@ from limbeck.cli import main
 from limbeck.report import check_record, render_reproduce_table
 from limbeck.report.record_hash import add_hashes
 from limbeck.workflows import distill
-from limbeck.workflows.reproduce import run as program
-from limbeck.workflows.reproduce.compare_records import compare_records, overall_match
+from limbeck.workflows import reproduce as program
+from limbeck.workflows.reproduce import compare_records, overall_match
 
 RECIPE = """
 task: Classification

@@ -19,7 +19,7 @@ from limbeck.recipe import load_recipe
 from limbeck.workflows import distill, study
 from limbeck.workflows._job.run_dir import is_unlocked
 from limbeck.workflows.study import worker as work
-from limbeck.workflows.study.queue import Trial, TrialQueue
+from limbeck.workflows.study.trials import Trial, claim_trial, list_trials, read_states
 
 RECIPE = """
 name: tiny
@@ -291,21 +291,20 @@ def test_the_command_is_resolved_by_name():
     assert limbeck.workflows.study is study
 
 
-def test_two_workers_of_two_commands_share_one_queue(file, tmp_path):
-    """As two machines would: one database, one folder."""
-    out, url = tmp_path / "both", f"sqlite:///{tmp_path / 'shared.db'}"
+def test_workers_of_two_commands_share_the_trials_of_one_folder(file, tmp_path):
+    """As on two machines with a shared folder."""
+    out = tmp_path / "both"
     code = (
         "import sys; from pathlib import Path; from limbeck.workflows import study;"
-        "study(sys.argv[1], seeds=2, output_dir=Path(sys.argv[2]), resume=True, storage=sys.argv[3], callbacks=[])"
+        "study(sys.argv[1], seeds=2, output_dir=Path(sys.argv[2]), resume=True, callbacks=[])"
     )
     out.mkdir()
     (out / "recipe.yaml").write_text(file.read_text())
-    words = [sys.executable, "-c", code, str(file), str(out), url]
-    both = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=600) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
-    worked = [out_.count(", seed ") for out_, _ in outputs]
-    assert sum(worked) == 12
+    command = [sys.executable, "-c", code, str(file), str(out)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=600) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert sum(stdout.count(", seed ") for stdout, _ in outputs) == 12
     assert json.loads((out / "study.json").read_text())["results"]["variants"]["hot"]["accuracy"]["num_seeds"] == 2
 
 
@@ -332,19 +331,21 @@ def test_the_choice_among_variants_is_made_on_validation(done):
     assert {"p_value", "p_value_holm"} <= result["results"]["variants"]["hot"]["gain"].keys()
 
 
-def test_a_database_that_cannot_be_opened_is_one_sentence(file, tmp_path):
-    with pytest.raises(LimbeckError, match=r"the queue nowhere://x could not be opened .* give another --storage"):
-        study(file, output_dir=tmp_path / "s", storage="nowhere://x")
+def test_a_database_is_refused_and_the_shared_folder_named(file, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["study", str(file), "--out", str(tmp_path / "s"), "--storage", "sqlite:///queue.db"])
+    assert "--storage was removed: a study needs no database; give the same --out" in capsys.readouterr().err
 
 
 def test_a_variant_that_left_the_study_is_not_trained(file, tmp_path):
-    out, recipe = tmp_path / "s", load_recipe(file)
+    out = tmp_path / "s"
     study(file, ["study.variants={}"], seeds=1, output_dir=out, callbacks=[])
-    TrialQueue.from_recipe(recipe, out, None).enqueue([Trial("hot", 0)])
+    with claim_trial(out, [Trial("hot", 0)]) as trial:
+        assert trial == Trial("hot", 0)
     result = study(file, ["study.variants={}"], seeds=1, output_dir=out, resume=True, callbacks=[])
     assert "hot" not in result["variants"]
     assert {trial["state"] for trial in result["trials"]} == {"done"}
-    assert not (out / "trials" / "hot").exists()
+    assert not (out / "trials" / "hot" / "0" / "record.json").exists()
 
 
 def test_a_damaged_record_is_one_sentence_that_says_what_to_do(file, tmp_path):
@@ -377,40 +378,64 @@ def test_any_error_of_one_trial_leaves_the_others(file, tmp_path, monkeypatch, c
     assert "a plugin's own error" in capsys.readouterr().err
 
 
-def test_trials_do_not_wait_for_a_teacher_whose_worker_is_gone(file, tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "_MAX_MISSED_CHECKS", 1)
-    out = tmp_path / "s"
-    out.mkdir()
-    queue = TrialQueue.from_recipe(load_recipe(file), out, None)
-    queue.enqueue([Trial("teacher", 0)])
-    with queue.claim() as trial:  # taken by this machine, and nobody works in its folder
-        assert queue.is_abandoned(trial)
-        with pytest.raises(LimbeckError, match="whoever trained the teacher of seed 0 is gone"):
-            work._wait_for_teacher(0, out, queue)
+CLAIMS = """
+import os, signal, sys
+from pathlib import Path
+from limbeck.workflows.study.trials import Trial, claim_trial
+with claim_trial(Path(sys.argv[1]), [Trial("teacher", 0)]):
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_claimed_trial_is_free_again_as_soon_as_its_worker_is_killed(tmp_path):
+    trials = [Trial("teacher", 0), Trial("student_only", 0)]
+    command = [sys.executable, "-c", CLAIMS, str(tmp_path)]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert worker.stdout.readline() == "claimed\n"
+    assert [state for state, _ in read_states(tmp_path, trials).values()] == ["running", "waiting"]
+    with claim_trial(tmp_path, trials) as trial:
+        assert trial == Trial("student_only", 0)
+    with claim_trial(tmp_path, trials[:1]) as trial:
+        assert trial is None
+    worker.kill()
+    worker.wait(600)
+    with claim_trial(tmp_path, trials) as trial:
+        assert trial == Trial("teacher", 0)
+        assert read_states(tmp_path, trials)[trial][0] == "running"
+
+
+def test_students_fail_with_the_reason_of_their_teacher(file, tmp_path, monkeypatch):
+    real = work.run_trial
+
+    def broken(recipe, variant, folder, **settings):
+        if variant.name == "teacher":
+            raise LimbeckError("the disk is full")
+        return real(recipe, variant, folder, **settings)
+
+    monkeypatch.setattr(work, "run_trial", broken)
+    with pytest.raises(LimbeckError, match="2 of 5 trials failed, the first teacher with seed 0: the disk is full"):
+        study(file, ["study.variants={}"], seeds=1, output_dir=tmp_path / "s", callbacks=[])
+    states = read_states(tmp_path / "s", list_trials(load_recipe(file, ["study.seeds=1", "study.variants={}"])))
+    assert states[Trial("distilled", 0)] == ("failed", "the teacher of seed 0 failed: the disk is full")
 
 
 def test_a_terminated_study_ends_its_workers_and_goes_on_later(file, tmp_path):
     out = tmp_path / "s"
-    words = [sys.executable, "-m", "limbeck", "study", str(file), "study.variants={}", "stages.0.steps=4000",
+    command = [sys.executable, "-m", "limbeck", "study", str(file), "study.variants={}", "stages.0.steps=4000",
              "--seeds", "1", "--jobs", "2", "--out", str(out)]  # fmt: skip
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    checkpoint = out / "trials" / "student_only" / "0" / "recipe.yaml"
-    for _ in range(400):
-        if checkpoint.exists():
-            break
-        time.sleep(0.1)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    folder = out / "trials" / "student_only" / "0"
+    wait_until(lambda: (folder / "recipe.yaml").exists())
     process.terminate()
-    assert process.wait(60) != 0
-    for _ in range(100):
-        if is_unlocked(checkpoint.parent):
-            break
+    assert process.wait(600) != 0
+    wait_until(lambda: is_unlocked(folder))
+    assert not (folder / "record.json").exists()
+
+
+def wait_until(condition):
+    for _ in range(6000):
+        if condition():
+            return
         time.sleep(0.1)
-    assert is_unlocked(checkpoint.parent)
-    assert not (checkpoint.parent / "record.json").exists()
-
-
-def test_a_password_is_not_printed():
-    from limbeck.workflows.study.queue import _mask_password
-
-    assert _mask_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
-    assert _mask_password("sqlite:////tmp/queue.db") == "sqlite:////tmp/queue.db"
+    raise AssertionError("the condition was not met in 600 s")

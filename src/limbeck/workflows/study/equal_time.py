@@ -7,8 +7,6 @@ the training of the teacher, do not count.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -19,18 +17,14 @@ from torch import Tensor, nn
 from limbeck.core.progress import Progress
 from limbeck.training import make_fabric
 from limbeck.training.fit import get_batches
+from limbeck.utils.timing import time_interleaved
 from limbeck.workflows._job.job import Job
 
 __all__ = ["measure_time_ratio"]
 
 
-def measure_time_ratio(job: Job, *, num_repeats: int = 12) -> float:
-    """Wall time of the recipe's stages with their teachers, divided by that of the same stages without.
-
-    Args:
-        job: the recipe.
-        num_repeats: timed calls of each step, after two for warm-up.
-    """
+def measure_time_ratio(job: Job) -> float:
+    """Wall time of the recipe's stages with their teachers, divided by that of the same stages without."""
     teachers: dict[str, nn.Module] = {
         name: (job.build_teacher(name) if name in job.recipe.teachers else job.build_assistant(name)).eval()
         for name in job.recipe.training_order()[-1].teachers
@@ -39,7 +33,9 @@ def measure_time_ratio(job: Job, *, num_repeats: int = 12) -> float:
     for stage_index, num_steps in enumerate(job.stage_steps()):
         step, query_teachers = _make_step(job, stage_index, teachers)
         step_without, _ = _make_step(job, stage_index, None)
-        seconds, query_seconds, seconds_without = _median_seconds([step, query_teachers, step_without], num_repeats)
+        calls = {"distilled": step, "query": query_teachers, "baseline": step_without}
+        timings = time_interleaved(calls, rounds=6, calls_per_round=2, max_seconds=60.0)
+        seconds, query_seconds, seconds_without = (timings[name]["median"] for name in calls)
         saved_by_cache = (1 - _query_fraction(job, num_steps)) * min(query_seconds, seconds - seconds_without)
         distilled_seconds += num_steps * (seconds - max(0.0, saved_by_cache))
         baseline_seconds += num_steps * seconds_without
@@ -86,15 +82,3 @@ def _make_step(
             teacher.predict(batch, distiller.task)
 
     return step, query_teachers
-
-
-def _median_seconds(calls: list[Callable[[], None]], num_repeats: int) -> list[float]:
-    """Median seconds of each call, timed in turns."""
-    durations: list[list[float]] = [[] for _ in calls]
-    for repeat in range(num_repeats + 2):
-        for call, seconds in zip(calls, durations, strict=True):
-            start_time = time.perf_counter()
-            call()
-            if repeat >= 2:
-                seconds.append(time.perf_counter() - start_time)
-    return [statistics.median(seconds) for seconds in durations]
