@@ -119,16 +119,12 @@ def compare_records(
     [('test/accuracy', 'within_tolerance')]
     """
     old, new = _collect_metrics(original), _collect_metrics(reproduced)
-    return [
-        {
-            "model": model,
-            "metric": metric,
-            "original": old.get((model, metric)),
-            "reproduced": new.get((model, metric)),
-            "match": _match_level(old.get((model, metric)), new.get((model, metric)), metric, tolerance),
-        }
-        for model, metric in old | new
-    ]
+    rows = []
+    for model, metric in old | new:
+        values = {"original": old.get((model, metric)), "reproduced": new.get((model, metric))}
+        match = _match_level(*values.values(), metric, tolerance)
+        rows.append({"model": model, "metric": metric, **values, "match": match})
+    return rows
 
 
 def overall_match(comparisons: Sequence[Mapping[str, Any]]) -> MatchLevel:

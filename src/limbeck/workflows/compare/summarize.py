@@ -60,14 +60,15 @@ def summarize_variant(
     )
 
     def seed_mean(key: str) -> SeedMean | None:
+        if (mean := _parse(SeedMean, study_results.get(key))) is not None:
+            return mean
         values = [value for trial in trials_by_seed.values() if (value := trial.metric(split, key)) is not None]
-        return _parse(SeedMean, study_results.get(key)) or _parse(
-            SeedMean, bootstrap_mean_ci(values) if values else None
-        )
+        return _parse(SeedMean, bootstrap_mean_ci(values)) if values else None
 
     split_metrics = [metrics for trial in trials_by_seed.values() if (metrics := trial.metrics(split))]
     num_samples = split_metrics[0].num_samples if split_metrics else None
     verdict = study_results["verdict"] if isinstance(study_results.get("verdict"), dict) else {}
+    text = format_gain_verdict(name, baseline, gain, gap, num_samples=num_samples)
     outcome = verdict.get("outcome")
     return VariantResult(
         name=name,
@@ -79,9 +80,7 @@ def summarize_variant(
         gain=gain,
         gap_recovered=gap,
         outcome=outcome if outcome in ("improves", "degrades", "inconclusive", "unknown") else classify_gain(gain),
-        verdict_text=str(
-            verdict.get("text") or format_gain_verdict(name, baseline, gain, gap, num_samples=num_samples)
-        ),
+        verdict_text=str(verdict.get("text") or text),
         seeds_needed=verdict.get("seeds_needed"),
         latency_ms=_mean_of_known(entry.latency_ms.median if entry.latency_ms else None for entry in entries),
         resources=_summarize_resources(entries),

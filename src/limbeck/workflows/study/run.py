@@ -66,17 +66,9 @@ def study(
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise LimbeckError("a study starts its own processes: start it without torchrun, with --jobs")
     recipe = _load_study_recipe(recipe, overrides, seeds)
-    folder, variants, trials = (
-        _resolve_study_dir(recipe, output_dir, resume=resume),
-        make_variants(recipe),
-        list_trials(recipe),
-    )
-    data_cache = DataCache()
-    for variant in variants.values():  # an error in any variant shows before the first one is trained
-        try:
-            _dry_run_job(dry_run_recipe(recipe, variant, folder), folder, data_cache).validate()
-        except LimbeckError as error:
-            raise LimbeckError(f"the variant {variant.name!r}: {error}") from error
+    folder, data_cache = _resolve_study_dir(recipe, output_dir, resume=resume), DataCache()
+    variants, trials = make_variants(recipe), list_trials(recipe)
+    _validate_variants(recipe, variants, folder, data_cache)
     write_text(folder / "recipe.yaml", to_yaml(recipe))
     retry_failed(folder, trials)
     context = _load_or_make_context(recipe, variants, folder, data_cache)
@@ -143,6 +135,15 @@ def _require_same_variants(old: Recipe, new: Recipe, folder: Path) -> None:
                     f"the variant {name!r} has finished trials and is another now: give it another name, or remove "
                     f"{folder / 'trials' / name} to train it anew"
                 )
+
+
+def _validate_variants(recipe: Recipe, variants: Mapping[str, Variant], folder: Path, data_cache: DataCache) -> None:
+    """Refuse an error in any variant before the first one is trained."""
+    for variant in variants.values():
+        try:
+            _dry_run_job(dry_run_recipe(recipe, variant, folder), folder, data_cache).validate()
+        except LimbeckError as error:
+            raise LimbeckError(f"the variant {variant.name!r}: {error}") from error
 
 
 def _dry_run_job(recipe: Recipe, folder: Path, data_cache: DataCache) -> Job:
