@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from limbeck.core.progress import Progress
 from limbeck.training import make_fabric
 from limbeck.training.fit import get_batches
-from limbeck.utils.timing import time_interleaved
+from limbeck.utils.timing import measure_latencies
 from limbeck.workflows._job.job import Job
 
 __all__ = ["measure_time_ratio"]
@@ -34,7 +34,8 @@ def measure_time_ratio(job: Job) -> float:
         step, query_teachers = _make_step(job, stage_index, teachers)
         step_without, _ = _make_step(job, stage_index, None)
         calls = {"distilled": step, "query": query_teachers, "baseline": step_without}
-        timings = time_interleaved(calls, rounds=6, calls_per_round=2, max_seconds=60.0)
+        num_threads = torch.get_num_threads()
+        timings = measure_latencies(calls, rounds=6, calls_per_round=2, max_seconds=60.0, num_threads=num_threads)
         seconds, query_seconds, seconds_without = (timings[name]["median"] for name in calls)
         saved_by_cache = (1 - _query_fraction(job, num_steps)) * min(query_seconds, seconds - seconds_without)
         distilled_seconds += num_steps * (seconds - max(0.0, saved_by_cache))
