@@ -127,7 +127,7 @@ def _choose_baselines(
     }
     baselines: dict[str, str | None] = {
         variant: name if name in variants
-        else next((other for other in variants if variants[other] == group and is_baseline[other]), None)
+        else next((peer for peer in variants if variants[peer] == group and is_baseline[peer]), None)
         for variant, group in variants.items()
     }  # fmt: skip
     if baseline and not any(baselines.values()):
@@ -135,7 +135,7 @@ def _choose_baselines(
             f"there is no variant {baseline!r} to compare with: the variants are "
             f"{suggest_names(baseline, variants, max_names=8)}"
         )
-    return {variant: None if variant == other else other for variant, other in baselines.items()}
+    return {variant: None if variant == chosen else chosen for variant, chosen in baselines.items()}
 
 
 def _trial_status(trial: TrialResult, split: str, study_dir: Path | None) -> TrialStatus:

@@ -170,7 +170,7 @@ def _gap_recovered(
     split: str,
 ) -> GapRecovered | None:
     """The fraction of the gap to the teacher of the same recipe; of several, the most accurate on validation."""
-    teachers = {other.variant for other in all_trials if other.role == Role.TEACHER and other.group == trial.group}
+    teachers = {t.variant for t in all_trials if t.role == Role.TEACHER and t.group == trial.group}
     if not baseline or trial.role in (Role.TEACHER, Role.ASSISTANT) or not teachers:
         return None
 

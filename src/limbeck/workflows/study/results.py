@@ -137,8 +137,8 @@ def _summarize_metrics(trials: TrialsBySeed) -> dict[str, Any]:
 
 def _mean_of_all(values: Sequence[float | None]) -> dict[str, Any] | None:
     """The mean with its interval; ``None`` if a value is missing."""
-    known = [value for value in values if value is not None]
-    return bootstrap_mean_ci(known) if known and len(known) == len(values) else None
+    numbers = [value for value in values if value is not None]
+    return bootstrap_mean_ci(numbers) if numbers and len(numbers) == len(values) else None
 
 
 def _keeps_best(record: Record) -> bool:
@@ -148,12 +148,14 @@ def _keeps_best(record: Record) -> bool:
 
 def _compare_to_baselines(variant: Variant, trials: Mapping[str, TrialsBySeed]) -> dict[str, Any]:
     """Gain over ``student_only`` on the shared seeds with its verdict, and gains over the other baselines."""
-    ours, baseline, teachers = trials[variant.name], trials.get(_BASELINE, {}), trials.get("teacher", {})
-    seeds = [seed for seed in ours if seed in baseline]
+    variant_trials, baseline, teachers = trials[variant.name], trials.get(_BASELINE, {}), trials.get("teacher", {})
+    seeds = [seed for seed in variant_trials if seed in baseline]
     if variant.name == _BASELINE or not seeds:
         return {"gain": None, "gap_recovered": None, "verdict": None}
-    accuracies, baseline_accuracies = _test_accuracies(ours, seeds), _test_accuracies(baseline, seeds)
-    gain = _paired_gain(ours, baseline) | _test_over_samples([(ours[seed], baseline[seed]) for seed in seeds])
+    accuracies, baseline_accuracies = _test_accuracies(variant_trials, seeds), _test_accuracies(baseline, seeds)
+    gain = _paired_gain(variant_trials, baseline) | _test_over_samples(
+        [(variant_trials[seed], baseline[seed]) for seed in seeds]
+    )
     gap = None
     if variant.role != Role.TEACHER and teachers and all(seed in teachers for seed in seeds):
         gap = gap_recovered_ci(baseline_accuracies, accuracies, _test_accuracies(teachers, seeds))
@@ -168,9 +170,9 @@ def _compare_to_baselines(variant: Variant, trials: Mapping[str, TrialsBySeed]) 
         return {"gain": gain, "gap_recovered": gap, "verdict": verdict}
     # More steps or smooth labels may give as much as a teacher.
     vs_baselines = {
-        name: {"gain": other_gain, "outcome": classify_gain_over_seeds(other_gain)}
+        name: {"gain": baseline_gain, "outcome": classify_gain_over_seeds(baseline_gain)}
         for name in BASELINES[1:]
-        if name in trials and (other_gain := _paired_gain(ours, trials[name]))
+        if name in trials and (baseline_gain := _paired_gain(variant_trials, trials[name]))
     }
     verdict["text"] += _format_gains(vs_baselines)
     return {"gain": gain, "gap_recovered": gap, "verdict": verdict, "vs_baselines": vs_baselines}
