@@ -121,9 +121,10 @@ def compare_records(
     old, new = _collect_metrics(original), _collect_metrics(reproduced)
     rows = []
     for model, metric in old | new:
-        values = {"original": old.get((model, metric)), "reproduced": new.get((model, metric))}
-        match = _match_level(*values.values(), metric, tolerance)
-        rows.append({"model": model, "metric": metric, **values, "match": match})
+        old_value, new_value = old.get((model, metric)), new.get((model, metric))
+        match = _match_level(old_value, new_value, metric, tolerance)
+        row = {"model": model, "metric": metric, "original": old_value, "reproduced": new_value, "match": match}
+        rows.append(row)
     return rows
 
 

@@ -70,6 +70,8 @@ def summarize_variant(
     verdict = study_results["verdict"] if isinstance(study_results.get("verdict"), dict) else {}
     text = format_gain_verdict(name, baseline, gain, gap, num_samples=num_samples)
     outcome = verdict.get("outcome")
+    fields: dict[str, Any] = {key: seed_mean(key) for key in ("accuracy", "macro_f1", "nll", "ece")}
+    fields |= {key: getattr(model, key) for key in ("parameters", "flops", "bytes", "steps") if model}
     return VariantResult(
         name=name,
         role=cast(Any, variant_trials[0].role),
@@ -86,8 +88,7 @@ def summarize_variant(
         resources=_summarize_resources(entries),
         class_changes=_per_class_changes(trials_by_seed, baseline_trials, split),
         curves=tuple(trial.curve for trial in variant_trials if trial.curve),
-        **{key: seed_mean(key) for key in ("accuracy", "macro_f1", "nll", "ece")},
-        **{key: getattr(model, key) for key in ("parameters", "flops", "bytes", "steps") if model},
+        **fields,
     )
 
 
