@@ -1,8 +1,8 @@
-"""Draws docs/images/views.png: what each transform makes of two real pictures of CIFAR-10, in four views each.
+"""Draws docs/images/views.png: each transform on two images of CIFAR-10, in four views each.
 
     python benchmarks/views.py [FOLDER WITH cifar10/train/<class>/*]
 
-Every cell is what `BatchSampler.load` gives for that sample and view, so the page shows what networks see.
+Each image is the input of a network: the output of `BatchSampler.load` for the sample and view.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ROWS = {
     "cutmix": Augmentation((cutmix(),)),
     "default_augmentation": default_augmentation(),
 }
-CLASSES, PLACE, VIEWS = ("horse", "ship"), 7, 4
+CLASSES, POSITION, VIEWS = ("horse", "ship"), 7, 4
 
 
 def main() -> None:
@@ -59,22 +59,21 @@ def main() -> None:
 
 
 def row(data: DataModule, views: Augmentation) -> list[tuple[Tensor, str]]:
-    """Each cell's picture ``[height, width, 3]`` and what is true of it."""
+    """Images ``[height, width, 3]`` and their labels as text."""
     stream = BatchSampler(data.train, views, data.normalization, batch_size=8, seed=0, classes=len(data.class_names))
-    first = [int((data.train.target == data.class_names.index(name)).nonzero()[PLACE]) for name in CLASSES]
-    which = torch.tensor(first).repeat_interleave(VIEWS)
-    batch = stream.load(which, torch.arange(VIEWS).repeat(len(first)))
+    first = [int((data.train.target == data.class_names.index(name)).nonzero()[POSITION]) for name in CLASSES]
+    indices = torch.tensor(first).repeat_interleave(VIEWS)
+    batch = stream.load(indices, torch.arange(VIEWS).repeat(len(first)))
     return [
-        (picture.permute(1, 2, 0), truth(target, data.class_names))
-        for picture, target in zip(batch["input"], batch["target"], strict=True)
+        (image.permute(1, 2, 0), label_text(target, data.class_names))
+        for image, target in zip(batch["input"], batch["target"], strict=True)
     ]
 
 
-def truth(target: Tensor, classes: tuple[str, ...]) -> str:
+def label_text(target: Tensor, classes: tuple[str, ...]) -> str:
     if target.ndim == 0:
         return ""
-    said = [f"{float(share):.2f} {classes[i]}" for i, share in enumerate(target) if share >= 0.005]
-    return "\n".join(said)
+    return "\n".join(f"{float(p):.2f} {classes[i]}" for i, p in enumerate(target) if p >= 0.005)
 
 
 def draw(rows: dict[str, list[tuple[Tensor, str]]]) -> None:
@@ -82,11 +81,11 @@ def draw(rows: dict[str, list[tuple[Tensor, str]]]) -> None:
 
     figure, axes = plt.subplots(
         len(rows), len(CLASSES) * VIEWS, figsize=(8.6, 12.2), gridspec_kw={"wspace": 0.06, "hspace": 0.06},
-        height_ratios=[1.32 if any(text for _, text in cells) else 1 for cells in rows.values()],
+        height_ratios=[1.32 if any(text for _, text in images) else 1 for images in rows.values()],
     )  # fmt: skip
-    for line, (name, cells) in zip(axes, rows.items(), strict=True):
-        for axis, (picture, text) in zip(line, cells, strict=True):
-            axis.imshow(picture, interpolation="nearest", vmin=0, vmax=1)
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for axis, (image, text) in zip(line, images, strict=True):
+            axis.imshow(image, interpolation="nearest", vmin=0, vmax=1)
             axis.set_xticks([])
             axis.set_yticks([])
             axis.set_anchor("N")

@@ -150,9 +150,9 @@ def test_ranks_of_a_small_part_show_different_views():
 
 
 def test_an_empty_part_and_an_empty_batch_are_refused():
-    with pytest.raises(LimbeckError, match="there is no sample to train on"):
+    with pytest.raises(LimbeckError, match="must have samples, got none"):
         shuffled(0)
-    with pytest.raises(LimbeckError, match="at least 1 sample, not 0"):
+    with pytest.raises(LimbeckError, match=r"at least 1 and .*got 0"):
         shuffled(batch=0)
 
 
@@ -224,9 +224,9 @@ def test_a_distributed_sampler_gets_set_epoch():
 
 
 def test_a_loader_needs_a_length_and_a_batch():
-    with pytest.raises(LimbeckError, match="has to have a length"):
+    with pytest.raises(LimbeckError, match="a loader must have a length"):
         LoaderAdapter(iter([1, 2]))
-    with pytest.raises(LimbeckError, match="gives no batch"):
+    with pytest.raises(LimbeckError, match="at least 1 batch, got 0"):
         LoaderAdapter([])
 
 
@@ -234,7 +234,7 @@ def test_a_loader_that_gives_fewer_batches_than_it_says_is_an_error():
     stream = LoaderAdapter(Counted(length=4, given=3))
     for step in range(3):
         stream.batch(step)
-    with pytest.raises(LimbeckError, match="says that it has 4 batches and did not give number 4"):
+    with pytest.raises(LimbeckError, match=r"as many batches as its length \(4\) each time, got only 3"):
         stream.batch(3)
 
 

@@ -80,7 +80,7 @@ def test_arrays_hides_labels_and_streams_the_labelled():
     assert set(data.batches(batch_size=51).batch(0)["target"].tolist()) == {-100, 0, 1, 2, 3}
     labelled = data.batches(batch_size=8, subset="labeled").batch(0)
     assert sorted(labelled["target"].tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
-    with pytest.raises(LimbeckError, match="`subset` is all or labeled, not 'labelled'"):
+    with pytest.raises(LimbeckError, match="`subset` must be all or labeled, got 'labelled'"):
         data.batches(batch_size=8, subset="labelled")
 
 
@@ -97,11 +97,11 @@ def test_validation_batches_are_in_order_whole_and_without_views():
 @pytest.mark.parametrize(
     ("target", "settings", "message"),
     [
-        (LABELS[:-1], {}, "there are 80 images and 79 labels"),
-        (LABELS.reshape(80, 1), {}, r"one class number for each sample, \[n\], not \[80, 1\]"),
-        (LABELS, {"class_names": ["a", "b"]}, "arrays has a label 2, and with 2 classes a label is from 0 to 1"),
-        (LABELS - 1, {}, "arrays has a label -1"),
-        (LABELS, {"normalize": "imagnet"}, "one of data, imagenet, none, not 'imagnet'"),
+        (LABELS[:-1], {}, r"labels must be \[80\], one class index per image, got \[79\]"),
+        (LABELS.reshape(80, 1), {}, r"one class index per image, got \[80, 1\]"),
+        (LABELS, {"class_names": ["a", "b"]}, "labels of arrays must be from 0 to 1, or -100 for none, got 2"),
+        (LABELS - 1, {}, "labels of arrays must be .*, got -1"),
+        (LABELS, {"normalize": "imagnet"}, "must be data, imagenet, none, got 'imagnet'"),
         (LABELS, {"test_split": 0.0}, "a split must be a fraction between 0 and 1, got 0"),
         (LABELS, {"val_split": 1}, "a split must be a fraction between 0 and 1, got 1"),
         (LABELS, {"num_labeled": 3}, "`num_labeled` .* from 4"),
@@ -113,12 +113,12 @@ def test_arrays_refuses_what_cannot_be(target, settings, message):
 
 
 def test_arrays_refuses_no_sample_at_all():
-    with pytest.raises(LimbeckError, match="the data set is empty"):
+    with pytest.raises(LimbeckError, match="a data set must have samples"):
         from_tensors(torch.rand(0, 1, 2, 2), torch.zeros(0))
 
 
 def test_arrays_refuses_views_of_pixels_they_would_clip():
-    with pytest.raises(LimbeckError, match=r"views change images in 0\.\.1, .* go from 0 to 254\.8"):
+    with pytest.raises(LimbeckError, match=r"inputs must be uint8 or in 0\.\.1 .* from 0 to 254\.8"):
         from_tensors(PIXELS * 255, LABELS, augment=Augmentation((horizontal_flip(),)))
     from_tensors(PIXELS, LABELS, augment=Augmentation((horizontal_flip(),)))
     from_tensors((PIXELS * 255).byte(), LABELS, augment=Augmentation((horizontal_flip(),)))
@@ -192,11 +192,11 @@ def test_datasets_says_what_it_cannot_read():
         def __getitem__(self, i):
             return torch.zeros(1, 2 + i % 2, 2), int(LABELS[i])
 
-    with pytest.raises(LimbeckError, match="give a map-style data set"):
+    with pytest.raises(LimbeckError, match="a data set must be map-style"):
         from_datasets(Stream())
-    with pytest.raises(LimbeckError, match=r"gives a Image as input, .* ToTensor"):
+    with pytest.raises(LimbeckError, match=r"must be tensors, got a Image: .* ToTensor"):
         from_datasets(Pictures())
-    with pytest.raises(LimbeckError, match="different shapes"):
+    with pytest.raises(LimbeckError, match="must have one shape"):
         from_datasets(Sizes()).batches(batch_size=40).batch(0)
 
 

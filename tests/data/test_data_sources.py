@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data import CIFAR10, CIFAR100, Digits, FashionMNIST, Normalization, sources
+from limbeck.data import CIFAR10, CIFAR100, Digits, FashionMNIST, Normalization
+from limbeck.data.sources import lookup
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 DATA = Path(os.environ.get("LIMBECK_DATA", "nowhere"))
@@ -33,7 +34,7 @@ def nowhere(tmp_path, monkeypatch):
 
     for name in ("FashionMNIST", "CIFAR10", "CIFAR100"):
         monkeypatch.setattr(published, name, refuse)
-    monkeypatch.setattr(sources, "_DEBIAN_ROOT", tmp_path / "no-debian")
+    monkeypatch.setattr(lookup, "_DEBIAN_ROOT", tmp_path / "no-debian")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("LIMBECK_DATA", raising=False)
     return monkeypatch
@@ -74,7 +75,7 @@ def test_digits_keep_their_settings():
 
 
 def test_a_misspelt_normalisation_is_refused():
-    with pytest.raises(LimbeckError, match="one of data, imagenet, none, not 'dta'"):
+    with pytest.raises(LimbeckError, match="must be data, imagenet, none, got 'dta'"):
         Digits(normalize="dta").load()
 
 
@@ -95,7 +96,7 @@ def write_fashion(folder: Path, *, zipped: bool, many=(40, 10), seed=0):
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
 def test_fashion_is_read_from_debians_folder(nowhere):
-    nowhere.setattr(sources, "_DEBIAN_ROOT", DEBIAN.parent)
+    nowhere.setattr(lookup, "_DEBIAN_ROOT", DEBIAN.parent)
     data = FashionMNIST(num_samples=500, num_labeled=50).load()
     assert (len(data.train), len(data.validation), len(data.test)) == (500, 6000, 10_000)
     assert (data.name, data.input_shape, len(data.class_names), data.num_labeled) == (
@@ -148,7 +149,7 @@ def test_a_truncated_idx_file_is_one_sentence(nowhere, tmp_path, zipped, keep):
     write_fashion(tmp_path, zipped=zipped)
     path = tmp_path / (FILES[0] + (".gz" if zipped else ""))
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(LimbeckError, match=rf"{path.name} is no whole IDX file .*: fetch it again") as raised:
+    with pytest.raises(LimbeckError, match=rf"{path.name} is not a complete IDX file .*: download it again") as raised:
         FashionMNIST(root=str(tmp_path)).load()
     assert "\n" not in str(raised.value)
 
@@ -159,7 +160,7 @@ def test_a_damaged_gzip_is_one_sentence(nowhere, tmp_path):
     raw = bytearray(path.read_bytes())
     raw[12:20] = b"\xff" * 8
     path.write_bytes(raw)
-    with pytest.raises(LimbeckError, match="no whole IDX file"):
+    with pytest.raises(LimbeckError, match="not a complete IDX file"):
         FashionMNIST(root=str(tmp_path)).load()
 
 
@@ -186,8 +187,8 @@ def test_absent_everywhere_and_no_network_is_one_sentence(nowhere, tmp_path, sou
         with pytest.raises(LimbeckError) as raised:
             source(root=root).load()
         assert str(raised.value) == (
-            f"{name} was found nowhere and could not be downloaded (network is unreachable): {otherwise}, or give "
-            "--data-root, the folder it stands in"
+            f"{name} was not found and could not be downloaded (network is unreachable): {otherwise}, or set data.root "
+            "or --data-root to its parent folder"
         )
 
 
@@ -203,7 +204,7 @@ def test_a_failure_without_a_word_is_named(nowhere, error, message):
 
 @pytest.mark.parametrize("source", [FashionMNIST, CIFAR10, CIFAR100])
 def test_a_folder_given_that_is_not_there_is_an_error(nowhere, tmp_path, source):
-    with pytest.raises(LimbeckError, match=r"there is no folder .*typo: give --data-root"):
+    with pytest.raises(LimbeckError, match=r"there is no folder .*typo: correct data.root or --data-root"):
         source(root=str(tmp_path / "typo")).load()
 
 
@@ -251,7 +252,7 @@ def test_cifar_is_looked_for_in_the_folder_of_the_environment(nowhere, tmp_path)
 
 def test_cifar_refuses_a_folder_of_other_classes(nowhere, tmp_path):
     write_cifar_folder(tmp_path, 7)
-    with pytest.raises(LimbeckError, match="holds 7 classes, and CIFAR10 has 10"):
+    with pytest.raises(LimbeckError, match="must have 10 classes for CIFAR10, got 7"):
         CIFAR10(root=str(tmp_path)).load()
 
 

@@ -7,8 +7,7 @@ import torch
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data import Digits, Split, from_tensors
-from limbeck.data.split import UNLABELED, InMemory
-from limbeck.data.splits import hide_labels, stratified_split, stratified_subsample
+from limbeck.data.split import UNLABELED, InMemory, hide_labels, stratified_split, stratified_subsample
 
 
 def part(*counts, seed=0, first=0):
@@ -84,7 +83,7 @@ def test_take_takes_exactly_so_many_in_proportion(many):
 
 @pytest.mark.parametrize("many", [0, -3, 138])
 def test_take_refuses_what_there_is_not(many):
-    with pytest.raises(LimbeckError, match=f"from 1 to 137, not {many}"):
+    with pytest.raises(LimbeckError, match=f"from 1 to 137, got {many}"):
         stratified_subsample(part(80, 40, 17), many, seed=0)
 
 
@@ -115,20 +114,20 @@ def test_labels_that_are_missing_already_count_for_nothing():
     hidden = hide_labels(some, 12, seed=0)
     assert len(hidden.select_labeled()) == 12
     assert counts(hidden, 2) == [6, 6]
-    with pytest.raises(LimbeckError, match=r"from 2 \(one a class\) to 50, not 51"):
+    with pytest.raises(LimbeckError, match=r"from 2 \(one per class\) to 50 training samples, got 51"):
         hide_labels(some, 51, seed=0)
 
 
 @pytest.mark.parametrize("many", [0, 2, 138, -1])
 def test_labels_refuses_fewer_than_one_a_class_and_more_than_there_are(many):
-    with pytest.raises(LimbeckError, match=rf"from 3 \(one a class\) to 137, not {many}"):
+    with pytest.raises(LimbeckError, match=rf"from 3 \(one per class\) to 137 training samples, got {many}"):
         hide_labels(part(80, 40, 17), many, seed=0)
 
 
 def test_a_part_without_any_label_cannot_keep_one():
     whole = part(5)
     bare = Split(whole.images, whole.indices, torch.full((5,), UNLABELED), whole.sample_ids)
-    with pytest.raises(LimbeckError, match="keep their label"):
+    with pytest.raises(LimbeckError, match="`num_labeled` must be"):
         hide_labels(bare, 0, seed=0)
 
 
@@ -192,11 +191,11 @@ def test_the_parts_of_digits_never_change():
 
 
 def test_a_part_that_would_be_empty_is_refused():
-    with pytest.raises(LimbeckError, match="the validation split of arrays is empty"):
+    with pytest.raises(LimbeckError, match="the validation split of arrays must have samples"):
         from_tensors(torch.rand(20, 1, 2, 2), torch.arange(20) % 2, val_split=0.01)
-    with pytest.raises(LimbeckError, match="the test split of arrays is empty"):
+    with pytest.raises(LimbeckError, match="the test split of arrays must have samples"):
         from_tensors(torch.rand(20, 1, 2, 2), torch.arange(20) % 2, test_split=0.001)
-    with pytest.raises(LimbeckError, match="`num_samples` is a number of training samples from 1 to 1078, not 5000"):
+    with pytest.raises(LimbeckError, match="`num_samples` must be from 1 to 1078, got 5000"):
         Digits(num_samples=5000).load()
-    with pytest.raises(LimbeckError, match=r"`num_labeled`.* to 40, not 50"):
+    with pytest.raises(LimbeckError, match=r"`num_labeled`.* to 40 training samples, got 50"):
         Digits(num_samples=40, num_labeled=50).load()

@@ -10,9 +10,8 @@ from limbeck.core.errors import LimbeckError
 from limbeck.data import Augmentation, Normalization, Split, cutmix, from_tensors, horizontal_flip, mixup, random_crop
 from limbeck.data.batch_sampler import BatchSampler
 from limbeck.data.counter_rng import CounterRNG
-from limbeck.data.mixing import MixParams
 from limbeck.data.split import InMemory
-from limbeck.data.transforms.mix_images import beta_quantile
+from limbeck.data.transforms.mix_images import MixParams, beta_quantile
 
 BOTH = (mixup(0.4), cutmix())
 
@@ -214,7 +213,7 @@ def test_a_row_without_a_label_or_mixed_with_one_is_all_zeros():
 def test_mixup_mixes_features_and_cutmix_says_that_it_cannot():
     features = from_tensors(torch.rand(60, 7), torch.arange(60) % 3, augment=Augmentation((mixup(),)), normalize="none")
     assert features.batches(batch_size=8).batch(0)["input"].shape == (8, 7)
-    with pytest.raises(LimbeckError, match=r"these inputs are \[7\]: take mixup"):
+    with pytest.raises(LimbeckError, match=r"for cutmix, got \[7\]: use mixup"):
         from_tensors(torch.rand(60, 7), torch.arange(60) % 3, augment=Augmentation((cutmix(),))).batches(
             batch_size=8
         ).batch(0)
@@ -234,14 +233,14 @@ def test_data_mixes_over_all_its_classes():
 
 
 def test_mixings_come_last_and_need_the_classes():
-    with pytest.raises(LimbeckError, match="mixup and cutmix come last among the transforms"):
+    with pytest.raises(LimbeckError, match="mixup and cutmix must come last among the transforms"):
         Augmentation((mixup(), horizontal_flip()))
-    with pytest.raises(LimbeckError, match="say how many classes there are"):
+    with pytest.raises(LimbeckError, match="need the number of classes"):
         BatchSampler(part(), Augmentation((mixup(),)), Normalization.none(2), batch_size=4, seed=0)
 
 
 @pytest.mark.parametrize("settings", [{"alpha": 0.0}, {"alpha": -1.0}, {"p": 0.0}, {"p": 1.5}])
 @pytest.mark.parametrize("kind", [mixup, cutmix])
 def test_impossible_mixing_is_refused(kind, settings):
-    with pytest.raises(LimbeckError, match=f"{kind.__name__}'s .* leave {kind.__name__} out to mix nothing"):
+    with pytest.raises(LimbeckError, match=f"{kind.__name__}'s .* remove {kind.__name__} to mix nothing"):
         kind(**settings)

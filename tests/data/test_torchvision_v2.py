@@ -114,13 +114,13 @@ def test_a_transform_tells_its_settings_and_its_version_and_travels():
     [
         ("RandAugmnt", {}, "has no transform 'RandAugmnt'; there are: RandAugment"),
         ("functional", {}, "has no transform 'functional'"),
-        ("MixUp", {"num_classes": 3}, "mixes within the batch: take mixup"),
-        ("CutMix", {"num_classes": 3}, "mixes within the batch: take cutmix"),
-        ("TenCrop", {"size": 3}, "makes several images of one"),
-        ("RandomApply", {"transforms": []}, "is made of other transforms or functions"),
-        ("RandomErasing", {"q": 1}, "RandomErasing cannot be made with {'q': 1}: .*'q'"),
-        ("RandomErasing", {"p": 2.0}, "RandomErasing cannot be made with"),
-        ("AutoAugment", {"policy": "cifar"}, "AutoAugment cannot be made with .* 'cifar' is not a valid"),
+        ("MixUp", {"num_classes": 3}, "mixes images of a batch: use mixup"),
+        ("CutMix", {"num_classes": 3}, "mixes images of a batch: use cutmix"),
+        ("TenCrop", {"size": 3}, "returns several images"),
+        ("RandomApply", {"transforms": []}, "takes other transforms or functions"),
+        ("RandomErasing", {"q": 1}, "RandomErasing does not take {'q': 1}: .*'q'"),
+        ("RandomErasing", {"p": 2.0}, "RandomErasing does not take"),
+        ("AutoAugment", {"policy": "cifar"}, "AutoAugment does not take .* 'cifar' is not a valid"),
     ],
 )
 def test_what_cannot_be_made_is_one_sentence(name, options, message):
@@ -129,20 +129,20 @@ def test_what_cannot_be_made_is_one_sentence(name, options, message):
 
 
 def test_what_does_not_keep_the_shape_is_refused_when_it_is_seen():
-    with pytest.raises(LimbeckError, match=r"Resize made \[3, 6, 6\] of an image \[3, 12, 12\], and a view keeps"):
+    with pytest.raises(LimbeckError, match=r"Resize must keep the shape \[3, 12, 12\], got \[3, 6, 6\]"):
         torchvision("Resize", size=6)(make_images(), draws())
-    with pytest.raises(LimbeckError, match=r"ColorJitter cannot change an image \[2, 12, 12\]: Input"):
+    with pytest.raises(LimbeckError, match=r"ColorJitter failed for an image \[2, 12, 12\]: Input"):
         torchvision("ColorJitter", hue=0.1)(make_images(12, 2), draws())
 
 
 @pytest.mark.parametrize(("ops", "magnitude"), [(0, 9), (2, 31), (2, -1)])
 def test_impossible_rand_augment_is_refused(ops, magnitude):
-    with pytest.raises(LimbeckError, match="at least 1 change at a magnitude from 0 to below 31"):
+    with pytest.raises(LimbeckError, match="at least 1 and magnitude from 0 to below 31"):
         rand_augment(num_ops=ops, magnitude=magnitude)
 
 
 def test_a_bare_torchvision_transform_is_refused_with_its_wrapper():
-    with pytest.raises(LimbeckError, match=r"write torchvision\('RandomErasing', …\)"):
+    with pytest.raises(LimbeckError, match=r"use torchvision\('RandomErasing', …\)"):
         Augmentation((v2.RandomErasing(),))
-    with pytest.raises(LimbeckError, match="5 cannot be"):
+    with pytest.raises(LimbeckError, match=r"callable .*, got 5"):
         Augmentation((5,))

@@ -226,7 +226,7 @@ def test_a_missing_class_has_no_probability_and_the_others_are_unchanged():
         ),
         (
             lambda: DATA_NORMALIZATION.invert(torch.zeros(1, 3, 2, 2)),
-            "is of 1 channels, and the images have the shape",
+            "images must have 1 channels, got the shape",
         ),
     ],
 )

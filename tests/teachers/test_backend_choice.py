@@ -9,7 +9,7 @@ from torch import nn
 from limbeck.features import FeatureExtractor
 from limbeck.tasks import Classification
 from limbeck.teachers import FrozenTeacher, InferenceBackend
-from limbeck.teachers.backends import select_backend as choosing
+from limbeck.teachers.backends import select_backend
 from limbeck.teachers.backends.builders import PreparedModel
 
 TASK = Classification(3)
@@ -53,10 +53,11 @@ def choice(monkeypatch):
 
             return build
 
-        monkeypatch.setattr(choosing, "BUILDERS", {name: candidate(name) for name in seconds})
-        monkeypatch.setattr(choosing, "_AUTO_CANDIDATES", tuple(seconds))
+        monkeypatch.setattr("time.perf_counter", clock)
+        monkeypatch.setattr(select_backend, "BUILDERS", {name: candidate(name) for name in seconds})
+        monkeypatch.setattr(select_backend, "_AUTO_CANDIDATES", tuple(seconds))
         frozen = FrozenTeacher(
-            nn.Linear(4, 3), backend=InferenceBackend("auto", measure_seconds=budget, clock=clock, log=messages.append)
+            nn.Linear(4, 3), backend=InferenceBackend("auto", measure_seconds=budget, log=messages.append)
         )
         frozen.predict((X, None), TASK)
         return frozen.backend.report, messages, clock, frozen

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from safetensors import SafetensorError
 
 from limbeck.core.errors import LimbeckError
 from limbeck.utils.io import digest, write_atomically
@@ -71,7 +72,7 @@ def test_failed_write_leaves_the_old_file_and_no_partial_one(tmp_path, error):
     [
         OSError(errno.ENOSPC, "No space left on device"),
         RuntimeError("No space left on device\n  frame #0: c10::Error"),
-        type("SafetensorError", (Exception,), {})("No space left on device"),
+        SafetensorError("No space left on device"),
     ],
 )
 def test_full_disk_raises_and_leaves_the_old_file(tmp_path, error):

@@ -43,4 +43,4 @@ __all__ = [
     "random_crop",
     "random_resized_crop",
     "torchvision",
-]  # fmt: skip
+]

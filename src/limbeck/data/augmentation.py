@@ -1,36 +1,38 @@
-"""Views: an augmentation is a pure function of (seed, sample, view), so teacher and student see the same image.
+"""Augmentation as a pure function of (seed, sample, view), so that teacher and student see the same image.
 
-Nothing is drawn from a shared generator: the fifth view of sample 17 is the same in any order, in any worker, after a
-resume, so teacher outputs can be cached.
+No shared generator is used: a view is the same in any order, worker or resumed run, so teacher outputs can be cached.
 """
 
 from __future__ import annotations
 
+import inspect
+import re
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data import transforms
 from limbeck.data.counter_rng import CounterRNG
-from limbeck.data.mixing import MixParams
+from limbeck.data.transforms.mix_images import MixParams
 from limbeck.data.transforms.transform import MixTransform, Transform
 
 __all__ = ["Augmentation", "default_augmentation"]
+
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """How images are changed each time they are shown.
+    """Transforms of training images.
 
-    Arguments:
-        transforms: in the order in which they are done, those that mix two images last; none shows the images as
-            they are.
-        num_views: how many views each sample has, shown in turn; 0 makes a fresh one each time.
-        repeats: in how many views a sample that was read is shown in the same batch (Hoffer et al., CVPR 2020,
-            https://arxiv.org/abs/1901.09335): reading costs that much less, and a batch holds that many fewer samples.
+    Args:
+        transforms: applied in order; those that mix two images last.
+        num_views: number of views of each sample, shown in turn; 0: a new view each time.
+        repeats: number of views of each sample in one batch (Hoffer et al., CVPR 2020,
+            https://arxiv.org/abs/1901.09335), which then holds fewer samples, each read once.
 
     >>> import torch
     >>> from limbeck.data import horizontal_flip
@@ -46,93 +48,100 @@ class Augmentation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "transforms", tuple(self.transforms))
         if self.num_views < 0:
-            raise LimbeckError(f"num_views is a number of views, 0 for fresh ones each time, not {self.num_views}")
+            raise LimbeckError(f"num_views must be at least 0, got {self.num_views}")
         if self.repeats < 1:
-            raise LimbeckError(f"repeats is a number of views for each read, at least 1, not {self.repeats}")
+            raise LimbeckError(f"repeats must be at least 1, got {self.repeats}")
         if self.repeats > 1 and not self.transforms:
-            raise LimbeckError(f"repeats {self.repeats} would show each image unchanged as often: add transforms")
+            raise LimbeckError(f"repeats must be 1 without transforms, got {self.repeats}: add transforms")
         if self.num_views % self.repeats:
-            raise LimbeckError(
-                f"num_views is a multiple of repeats, so that views come in turn, and {self.num_views} is none of "
-                f"{self.repeats}"
-            )
+            raise LimbeckError(f"num_views must be a multiple of repeats ({self.repeats}), got {self.num_views}")
         for transform in self.transforms:
-            _require_transform(transform)
+            name = type(transform).__name__
+            if type(transform).__module__.startswith("torchvision."):
+                raise LimbeckError(
+                    f"{name} of torchvision draws from the global generator: use torchvision({name!r}, …) of limbeck"
+                )
+            if not callable(transform) and not isinstance(transform, MixTransform):
+                raise LimbeckError(f"a transform must be callable with images and rng, got {transform!r}")
         if any(isinstance(transform, MixTransform) for transform in self.transforms[: len(self.image_transforms)]):
-            raise LimbeckError(
-                "mixup and cutmix come last among the transforms, since they mix images that were changed already"
-            )
+            raise LimbeckError("mixup and cutmix must come last among the transforms: move them to the end")
 
     @property
     def image_transforms(self) -> tuple[Transform, ...]:
-        """The transforms that change one image."""
+        """The transforms of one image."""
         return tuple(transform for transform in self.transforms if not isinstance(transform, MixTransform))
 
     @property
     def mix_transforms(self) -> tuple[MixTransform, ...]:
-        """Those that mix two."""
+        """The transforms that mix two images."""
         return tuple(transform for transform in self.transforms if isinstance(transform, MixTransform))
 
     def view_index(self, showings: Tensor) -> Tensor:
-        """Which view is shown at each of ``showings``, counted from 0."""
+        """The view at each of ``showings``, counted from 0."""
         return showings % self.num_views if self.num_views else showings
 
     def apply(self, images: Tensor, sample_ids: Tensor, views: Tensor, *, seed: int) -> Tensor:
-        """``views`` of the samples ``sample_ids`` (``[batch]`` each) whose images are ``images`` in 0..1.
-
-        Nothing is mixed here; that takes a second image, which :meth:`sample_mix` chooses.
-        """
+        """``images`` in 0..1 of ``sample_ids`` in ``views`` (``[batch]`` each), without mixing."""
         for i, transform in enumerate(self.image_transforms):
             images = transform(images, CounterRNG.for_samples(sample_ids, views, seed=seed, transform_index=i))
         return images.clamp(0, 1) if self.transforms else images
 
     def sample_mix(self, sample_ids: Tensor, views: Tensor, *, seed: int, population: int) -> MixParams | None:
-        """Which of these views are mixed, and with which of ``population`` samples; ``None`` where views mix
-        nothing.
-        """
+        """The mixed rows and their partners out of ``population`` samples; ``None`` without mixing transforms."""
         if not self.mix_transforms:
             return None
-        return MixParams.sample(
-            self.mix_transforms,
-            CounterRNG.for_samples(sample_ids, views, seed=seed, transform_index=len(self.image_transforms)),
-            population=population,
-        )
+        index = len(self.image_transforms)
+        rng = CounterRNG.for_samples(sample_ids, views, seed=seed, transform_index=index)
+        return MixParams.sample(self.mix_transforms, rng, population=population)
+
+    def describe(self) -> list[str]:
+        """The number of views and the settings of each transform, with the code of a user's transform.
+
+        Raises:
+            LimbeckError: the ``repr`` of a transform does not contain its settings.
+        """
+        return [str(self.num_views), *map(_describe_transform, self.transforms)] if self.transforms else []
 
 
 def default_augmentation(
     crop: int = 4, jitter: float = 0.4, mixup: float = 0.2, flip: float = 0.0, num_views: int = 0, repeats: int = 1
 ) -> Augmentation:
-    """Random crop, color jitter, Mixup and optionally a horizontal flip.
+    """Random crop, color jitter, Mixup and optionally a horizontal flip; 0 omits a transform.
 
-    Arguments:
-        crop: pixels to pad by before cutting the old size out; 0 leaves it out.
-        jitter: of brightness, contrast and saturation, and a quarter of it of hue; 0 leaves it out.
-        mixup: alpha of Mixup; 0 leaves it out.
-        flip: how often images are mirrored; 0 leaves it out.
+    Args:
+        crop: padding of the random crop in pixels.
+        jitter: range of brightness, contrast and saturation, and four times that of the hue.
+        mixup: alpha of Mixup.
+        flip: probability of the flip.
         num_views: see :class:`Augmentation`.
         repeats: see :class:`Augmentation`.
 
     >>> default_augmentation(jitter=0.0).transforms
     (RandomCrop(padding=4, padding_mode='constant'), Mixup(alpha=0.2, p=1.0))
     """
-    chosen_transforms: list[Transform | MixTransform] = []
+    selected: list[Transform | MixTransform] = []
     if crop:
-        chosen_transforms.append(transforms.random_crop(crop))
+        selected.append(transforms.random_crop(crop))
     if flip:
-        chosen_transforms.append(transforms.horizontal_flip(flip))
+        selected.append(transforms.horizontal_flip(flip))
     if jitter:
-        chosen_transforms.append(transforms.color_jitter(jitter, jitter, jitter, jitter / 4))
+        selected.append(transforms.color_jitter(jitter, jitter, jitter, jitter / 4))
     if mixup:
-        chosen_transforms.append(transforms.mixup(mixup))
-    return Augmentation(tuple(chosen_transforms), num_views, repeats)
+        selected.append(transforms.mixup(mixup))
+    return Augmentation(tuple(selected), num_views, repeats)
 
 
-def _require_transform(transform: object) -> None:
-    if type(transform).__module__.startswith("torchvision."):
-        name = type(transform).__name__
+def _describe_transform(transform: object) -> str:
+    description = repr(transform)
+    kind = transform if inspect.isroutine(transform) else type(transform)
+    if _ADDRESS.search(description):
         raise LimbeckError(
-            f"{name} is torchvision's own and draws from the global generator: write torchvision({name!r}, …), with "
-            "its settings"
+            f"the repr of a transform must contain its settings to cache outputs, got {description}: make it a frozen "
+            "dataclass"
         )
-    if not callable(transform) and not isinstance(transform, MixTransform):
-        raise LimbeckError(f"a transform is called with images and draws, and {transform!r} cannot be")
+    if (kind.__module__ or "").startswith("limbeck."):
+        return f"{kind.__qualname__} {description}"
+    try:
+        return f"{kind.__qualname__} {description} {inspect.getsource(kind)}"
+    except (OSError, TypeError):  # defined in a console: there are only its settings
+        return f"{kind.__module__}.{kind.__qualname__} {description}"

@@ -1,9 +1,10 @@
-"""Batches by number: batch 412 is a pure function of the seed, so resuming is asking for the next number."""
+"""Training batches by step: a batch is a pure function of the seed and the step, so a run resumes at any step."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol, final
+from typing import Any, Final, Protocol, final
 
 import torch
 from torch import Tensor
@@ -11,26 +12,27 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.data.augmentation import Augmentation
 from limbeck.data.counter_rng import make_generator
-from limbeck.data.fingerprint import compute_fingerprint
 from limbeck.data.normalization import Normalization
 from limbeck.data.split import Split
 
 __all__ = ["Batch", "BatchSampler", "BatchStream", "LoaderAdapter"]
 
 Batch = dict[str, Tensor]
-_ORDER_STREAM = 4
+_ORDER_STREAM: Final = 4
+# Increase it when the same settings produce other images.
+_FINGERPRINT_VERSION: Final = "limbeck images 1"
 
 
 class BatchStream(Protocol):
-    """Training batches, each known by its step."""
+    """Training batches by step."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many batches show every sample once."""
+        """Number of batches of an epoch."""
         ...
 
     def batch(self, step: int) -> Any:
-        """Batch number ``step``, counted from 0 over all epochs."""
+        """The batch of ``step``, counted from 0 over all epochs."""
         ...
 
 
@@ -38,21 +40,20 @@ class BatchStream(Protocol):
 class BatchSampler:
     """Batches of a split in a new order each epoch, each sample in its next view.
 
-    Arguments:
+    Args:
         split: the samples.
-        augmentation: how they are changed.
-        normalization: taken off after the views.
-        batch_size: samples in a batch, for each process.
-        seed: of the views, and of the order where ``order_seed`` is ``None``.
+        augmentation: transforms of the images.
+        normalization: applied after the augmentation.
+        batch_size: number of images in a batch, for each process.
+        seed: seed of the views, and of the order where ``order_seed`` is ``None``.
         order_seed: seed of the order.
-        classes: how many there are; needed where views mix images, and with them their labels.
-        rank: this process among ``world_size``: all of them together show every sample once an epoch.
-        world_size: how many processes there are.
+        classes: number of classes; needed for transforms that mix labels.
+        rank: index of this process.
+        world_size: number of processes; together they show every sample once per epoch.
 
-    A batch has ``input``, ``target``, ``sample_id`` and ``view``. The last, smaller batch of an epoch
-    is left out (the order is new each epoch, so no sample is left out for long); a split smaller than one batch
-    repeats, each time in its next view. With ``augmentation.repeats`` M, a batch shows each of its samples in M
-    views, and M epochs, of as many steps as ever, make one round in which all samples are shown M times.
+    A batch has ``input``, ``target``, ``sample_id`` and ``view``. The last, smaller batch of an epoch is dropped; a
+    split smaller than a batch repeats in its next views. With ``augmentation.repeats`` M, a batch shows each of its
+    samples in M views, and in M epochs each sample is shown M times.
     """
 
     def __init__(
@@ -60,111 +61,105 @@ class BatchSampler:
         order_seed: int | None = None, classes: int | None = None, rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
         if not len(split):
-            raise LimbeckError("there is no sample to train on: the training split, or its labeled subset, is empty")
-        if batch_size < 1:
-            raise LimbeckError(f"a batch has at least 1 sample, not {batch_size}")
-        if batch_size % augmentation.repeats:
-            raise LimbeckError(
-                f"a batch is a multiple of repeats, since each sample is shown in {augmentation.repeats} views, and "
-                f"{batch_size} is none: set training.batch_size or augment.repeats"
-            )
+            raise LimbeckError("the training split, or its labeled subset, must have samples, got none")
+        if batch_size < 1 or batch_size % augmentation.repeats:
+            rule = f"at least 1 and a multiple of repeats ({augmentation.repeats})"
+            raise LimbeckError(f"batch_size must be {rule}, got {batch_size}: set training.batch_size")
         if augmentation.mix_transforms and classes is None:
-            raise LimbeckError("views that mix images mix their labels too: say how many classes there are")
-        self._split, self._augmentation, self._normalization = split, augmentation, normalization
-        self._batch_size, self._seed, self._classes = batch_size, seed, classes
-        self.rank, self._global_batch_size, self.order_seed = (
-            rank,
-            batch_size * world_size,
-            seed if order_seed is None else order_seed,
-        )
+            raise LimbeckError("mixup and cutmix need the number of classes: set classes")
+        self.split, self._augmentation, self._normalization = split, augmentation, normalization
+        self._batch_size, self._global_batch_size = batch_size, batch_size * world_size
+        self._seed, self.order_seed = seed, seed if order_seed is None else order_seed
+        self._classes, self.rank = classes, rank
         self._epoch_order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, len(self._split) // self._global_batch_size)
-
-    @property
-    def split(self) -> Split:
-        """The samples; the numbers that :meth:`load` takes are places among them."""
-        return self._split
+        return max(1, len(self.split) // self._global_batch_size)
 
     @property
     def num_views(self) -> int:
-        """How many different views a sample has: 1 where nothing changes it, 0 where each time is a fresh one."""
+        """Number of different views of a sample: 1 without augmentation, 0 where each view is new."""
         return self._augmentation.num_views if self._augmentation.transforms else 1
 
     def fingerprint(self) -> str:
-        """A hash that changes when anything does that decides the images; see :func:`limbeck.data.fingerprint`."""
-        return compute_fingerprint(self._split, self._augmentation, self._normalization, seed=self._seed)
+        """A SHA-256 of everything that determines the image of a (sample, view): data, augmentation, normalization.
+
+        Labels, the batch size, the process and ``repeats`` do not change it.
+
+        Raises:
+            LimbeckError: images are not reproducible: the data set changes its items, or the ``repr`` of a transform
+                does not contain its settings.
+        """
+        if not self.split.images.is_deterministic():
+            raise LimbeckError(
+                "items of the data set must be the same each time to cache teacher outputs: move its random transforms "
+                "into the augmentation"
+            )
+        text = [_FINGERPRINT_VERSION, self.split.images.fingerprint(), repr(self._normalization)]
+        text += [hashlib.sha256(t.numpy().tobytes()).hexdigest() for t in (self.split.sample_ids, self.split.indices)]
+        if description := self._augmentation.describe():
+            text += [str(self._seed), *description]
+        return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
     def batch(self, step: int) -> Batch:
         return self.load(*self.batch_indices(step))
 
     def batch_indices(self, step: int, *, num_showings: int = 1, showing_index: int = 0) -> tuple[Tensor, Tensor]:
-        """Indices into the split and view numbers of batch number ``step``, both ``[batch]``.
+        """Indices into the split and views of the batch of ``step``, both ``[batch]``.
 
-        Where each batch is shown ``num_showings`` times, these are the views of the one numbered ``showing_index``.
+        Where each batch is shown ``num_showings`` times, the views are those of showing ``showing_index``.
         """
         repeats = self._augmentation.repeats
-        round_, step_in_round = divmod(step, self.steps_per_epoch * repeats)
-        start = (step_in_round * self._global_batch_size + self.rank * self._batch_size) // repeats
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch * repeats)
+        start = (step_in_epoch * self._global_batch_size + self.rank * self._batch_size) // repeats
         position = torch.arange(start, start + self._batch_size // repeats)
-        # 1, or how often a small split is repeated in one batch
-        rounds = -(-self._global_batch_size // len(self._split))
-        showings = ((round_ * rounds + position // len(self._split)) * num_showings + showing_index) * repeats
-        indices = self._permutation(round_)[position % len(self._split)].repeat_interleave(repeats)
+        # More than 1 where a small split repeats within a batch.
+        passes = -(-self._global_batch_size // len(self.split))
+        showings = ((epoch * passes + position // len(self.split)) * num_showings + showing_index) * repeats
+        indices = self._permutation(epoch)[position % len(self.split)].repeat_interleave(repeats)
         showings = (showings[:, None] + torch.arange(repeats)).flatten()
-        # Without views there is one image, and its number is 0 however often it is shown.
-        return indices, self._augmentation.view_index(showings) if self._augmentation.transforms else torch.zeros_like(
-            showings
-        )
+        if not self._augmentation.transforms:
+            return indices, torch.zeros_like(showings)
+        return indices, self._augmentation.view_index(showings)
 
     def load(self, sample_indices: Tensor, views: Tensor) -> Batch:
-        """The samples at ``sample_indices`` of the split in ``views``, both ``[batch]``.
-
-        The same image as in any other batch that shows this view of this sample. Where views change images, a
-        sample that occurs several times is read once.
-        """
-        sample_ids, target = self._split.sample_ids[sample_indices], self._split.target[sample_indices]
+        """The samples at ``sample_indices`` of the split in ``views``, both ``[batch]``; each sample is read once."""
+        sample_ids, target = self.split.sample_ids[sample_indices], self.split.target[sample_indices]
         images = self._augment(sample_indices, views)
-        mix = self._augmentation.sample_mix(sample_ids, views, seed=self._seed, population=len(self._split))
+        mix = self._augmentation.sample_mix(sample_ids, views, seed=self._seed, population=len(self.split))
         if mix is not None:
             assert self._classes is not None
             partner_images = self._augment(mix.partners, views[mix.rows])
             images, fraction = mix.mix_images(images, partner_images)
-            target = mix.mix_target(target, self._split.target[mix.partners], fraction, classes=self._classes)
+            target = mix.mix_target(target, self.split.target[mix.partners], fraction, classes=self._classes)
         return {"input": self._normalization.apply(images), "target": target, "sample_id": sample_ids, "view": views}
 
     def _augment(self, indices: Tensor, views: Tensor) -> Tensor:
         if not self._augmentation.transforms:
-            return self._split.read(indices)
+            return self.split.read(indices)
         unique, inverse = torch.unique(indices, return_inverse=True)
-        images = self._split.read(indices) if len(unique) == len(indices) else self._split.read(unique)[inverse]
-        return self._augmentation.apply(images, self._split.sample_ids[indices], views, seed=self._seed)
+        images = self.split.read(indices) if len(unique) == len(indices) else self.split.read(unique)[inverse]
+        return self._augmentation.apply(images, self.split.sample_ids[indices], views, seed=self._seed)
 
-    def _permutation(self, round_: int) -> Tensor:
-        if self._epoch_order[0] != round_:
-            self._epoch_order = (
-                round_,
-                torch.randperm(len(self._split), generator=make_generator(self.order_seed, _ORDER_STREAM, round_)),
-            )
+    def _permutation(self, epoch: int) -> Tensor:
+        if self._epoch_order[0] != epoch:
+            rng = make_generator(self.order_seed, _ORDER_STREAM, epoch)
+            self._epoch_order = epoch, torch.randperm(len(self.split), generator=rng)
         return self._epoch_order[1]
 
 
 @final
 class LoaderAdapter:
-    """Any iterable of batches (a ``DataLoader``), begun again each epoch.
-
-    Its order is its own, so a resumed run goes on at the right place of another order, unless the loader is seeded.
-    """
+    """Batches of a user's loader, restarted each epoch. A resumed run repeats its order only if it is seeded."""
 
     def __init__(self, loader: Iterable[Any]) -> None:
         try:
             self.steps_per_epoch = len(loader)  # type: ignore[arg-type]
         except TypeError:
-            raise LimbeckError("a loader has to have a length; give a DataLoader over a map-style data set") from None
+            raise LimbeckError("a loader must have a length: use a DataLoader of a map-style data set") from None
         if not self.steps_per_epoch:
-            raise LimbeckError("the loader gives no batch")
+            raise LimbeckError("a loader must have at least 1 batch, got 0")
         self._loader, self._next_step = loader, -1
         self._batches: Iterator[Any] = iter(())
 
@@ -184,7 +179,6 @@ class LoaderAdapter:
             return next(self._batches)
         except StopIteration:
             raise LimbeckError(
-                f"the loader says that it has {self.steps_per_epoch} batches and did not give number "
-                f"{position + 1}: give "
-                "one that can be begun again and has the length it says"
+                f"a loader must return as many batches as its length ({self.steps_per_epoch}) each time, got only "
+                f"{position}"
             ) from None

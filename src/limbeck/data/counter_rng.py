@@ -1,4 +1,4 @@
-"""Random numbers without a state: a function of (seed, sample, view, place), the same in any order, worker or resume.
+"""Counter-based random numbers: a pure function of (seed, sample, view), in any order, worker or resumed run.
 
 The mixing function is SplitMix64 (Steele, Lea & Flood, OOPSLA 2014, https://doi.org/10.1145/2660193.2660195).
 """
@@ -20,7 +20,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def derive_seed(*words: int) -> int:
-    """One 63-bit number out of several, each bit depending on all of them.
+    """A 63-bit seed, of which each bit depends on all ``words``.
 
     >>> derive_seed(0, 1) != derive_seed(1, 0)
     True
@@ -41,33 +41,31 @@ def make_generator(*words: int) -> torch.Generator:
 class CounterRNG:
     """Uniform numbers for one transform of one batch.
 
-    Arguments:
-        keys: ``[batch]``, one word for each (seed, sample, view, transform).
+    Args:
+        keys: ``[batch]``, a word for each (seed, sample, view, transform).
     """
 
     keys: _UInt64Array
 
     @classmethod
     def for_samples(cls, sample_ids: Tensor, views: Tensor, *, seed: int, transform_index: int) -> CounterRNG:
-        """Random numbers for the transform number ``transform_index`` of ``views`` of ``sample_ids``, both
-        ``[batch]``.
-        """
+        """Numbers of the transform ``transform_index`` for ``views`` of ``sample_ids``, both ``[batch]``."""
         start = np.uint64(derive_seed(seed, transform_index))
         sample_words = _splitmix64(sample_ids.numpy().astype(np.uint64) ^ start)
         return cls(_splitmix64(sample_words ^ views.numpy().astype(np.uint64)))
 
     def uniform(self, count: int) -> Tensor:
-        """``[batch, count]`` float32 numbers from 0 to below 1."""
+        """``[batch, count]`` float32 numbers in [0, 1)."""
         counters = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
         words = _splitmix64(self.keys[:, None] + counters[None, :])
         return torch.from_numpy(((words >> np.uint64(40)).astype(np.float32)) * np.float32(2.0**-24))
 
     def seeds(self) -> list[int]:
-        """A 63-bit seed for each row, for transforms that draw from a generator; independent of :meth:`uniform`."""
+        """A 63-bit seed for each row, independent of :meth:`uniform`, for transforms that draw from a generator."""
         return [int(word) for word in _splitmix64(~self.keys) >> np.uint64(1)]
 
     def uniform_between(self, low: Tensor, high: Tensor) -> Tensor:
-        """``[batch, k]`` numbers, column by column from ``low`` to below ``high`` (``[k]`` each)."""
+        """``[batch, k]`` numbers, in column i from ``low[i]`` to below ``high[i]``."""
         return low + (high - low) * self.uniform(len(low))
 
 

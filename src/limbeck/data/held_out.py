@@ -1,7 +1,6 @@
-"""The held-out test split: it is read once, at the end, and every read is counted.
+"""The held-out test split: it is opened once, after training, and the access is logged.
 
-Choosing anything on the test split (an epoch, a temperature, a method) biases its metrics. So
-limbeck opens it in one place, after training, and logs the access before returning the samples.
+Model selection on the test split (of an epoch, a temperature, a method) would bias its metrics.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ _FIRST_LOG_KEYS = {"reads": "num_reads", "opened": "opened_at", "by": "reason", 
 class HeldOutTest:
     """A split that opens once.
 
-    Arguments:
+    Args:
         split: the test samples.
-        log_path: file that logs the access across processes; ``None`` keeps the log in this object only.
+        log_path: file of the access log; ``None``: the log is in this object only.
     """
 
     def __init__(self, split: Split, log_path: Path | None = None) -> None:
@@ -46,27 +45,24 @@ class HeldOutTest:
     def read_log(self) -> dict[str, Any]:
         """The access log: ``num_reads``, ``opened_at``, ``reason`` (what was measured), ``is_closed``.
 
-        Falls back to the log of a run with a record of schema 2, where there is one.
+        It may be that of a run with a record of schema 2, which has another file name and other keys.
         """
-        if (path := self._existing_log()) is not None:
-            try:
-                log = json.loads(path.read_text())
-                if path.name == _FIRST_LOG_NAME and isinstance(log, dict):
-                    log = {_FIRST_LOG_KEYS.get(key, key): value for key, value in log.items()}
-                if not isinstance(log, dict) or not log.keys() >= _LOG_KEYS:
-                    raise ValueError(f"it needs {', '.join(sorted(_LOG_KEYS))}")
-            except (OSError, ValueError) as error:
-                raise LimbeckError(
-                    f"{path} is damaged, so it is unknown whether the test split was read: start a new run"
-                ) from error
-            return log
-        return dict(self._in_memory_log)
-
-    def _existing_log(self) -> Path | None:
         if self._log_path is None:
-            return None
-        paths = (self._log_path, self._log_path.with_name(_FIRST_LOG_NAME))
-        return next((path for path in paths if path.exists()), None)
+            return dict(self._in_memory_log)
+        path = next((p for p in (self._log_path, self._log_path.with_name(_FIRST_LOG_NAME)) if p.exists()), None)
+        if path is None:
+            return dict(self._in_memory_log)
+        try:
+            log = json.loads(path.read_text())
+            if path.name == _FIRST_LOG_NAME and isinstance(log, dict):
+                log = {_FIRST_LOG_KEYS.get(key, key): value for key, value in log.items()}
+            if not isinstance(log, dict) or not log.keys() >= _LOG_KEYS:
+                raise ValueError(f"it needs {', '.join(sorted(_LOG_KEYS))}")
+        except (OSError, ValueError) as error:
+            raise LimbeckError(
+                f"{path} is damaged, so it is unknown whether the test split was read: start a new run"
+            ) from error
+        return log
 
     def fingerprint(self) -> str:
         """A hash that changes when the test samples do; computing it is not a read."""
@@ -79,10 +75,13 @@ class HeldOutTest:
         return HeldOutTest(self._split, path)
 
     def unlock(self, reason: str) -> Split:
-        """The test samples; ``reason`` says what is measured (a digest of the weights), for the log.
+        """The test samples; ``reason`` is logged, such as a digest of the weights.
 
-        A second read is an error. One that was cut off by a crash before :meth:`close` may be made again by the same
-        weights, since no metric was written.
+        A read that a crash ended before :meth:`close` may be repeated with the same reason, since no metric was
+        written.
+
+        Raises:
+            LimbeckError: the split was read already.
         """
         log = self.read_log()
         if log and (log["is_closed"] or log["reason"] != reason):
@@ -90,22 +89,14 @@ class HeldOutTest:
                 f"the test split was already read, on {log['opened_at']}: a second read would allow choosing between "
                 "models on it and bias its metrics. Compare on the validation split, or start a new run"
             )
-        self._write_log(
-            {
-                "num_reads": 1,
-                "opened_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "reason": reason,
-                "is_closed": False,
-            }
-        )
+        opened_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._write_log({"num_reads": 1, "opened_at": opened_at, "reason": reason, "is_closed": False})
         return self._split
 
     def close(self) -> None:
         """Mark the metrics as written; the split cannot be opened again."""
         if not (log := self.read_log()):
-            raise LimbeckError(
-                "the test split was not opened, so there are no metrics to close: call unlock(reason) first"
-            )
+            raise LimbeckError("the test split was not opened: call unlock(reason) before close()")
         self._write_log({**log, "is_closed": True})
 
     def _write_log(self, log: dict[str, Any]) -> None:

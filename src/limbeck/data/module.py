@@ -1,4 +1,4 @@
-"""A data set ready for training: three splits, augmentation, normalization; and constructors for user data."""
+"""A data set with splits, augmentation and normalization, and constructors for a user's data."""
 
 from __future__ import annotations
 
@@ -16,8 +16,15 @@ from limbeck.data.augmentation import Augmentation
 from limbeck.data.batch_sampler import Batch, BatchSampler, BatchStream, LoaderAdapter
 from limbeck.data.held_out import HeldOutTest
 from limbeck.data.normalization import Normalization
-from limbeck.data.split import UNLABELED, DatasetAdapter, InMemory, Split
-from limbeck.data.splits import hide_labels, stratified_split, stratified_subsample
+from limbeck.data.split import (
+    UNLABELED,
+    DatasetAdapter,
+    InMemory,
+    Split,
+    hide_labels,
+    stratified_split,
+    stratified_subsample,
+)
 
 __all__ = ["DataModule", "from_datasets", "from_loaders", "from_tensors", "iterate_batches", "make_splits"]
 
@@ -39,7 +46,7 @@ class DataModule:
         test: the held-out test split.
         augmentation: applied to training images.
         normalization: applied to every image.
-        seed: of the views, and of the order where ``order_seed`` is ``None``.
+        seed: seed of the views, and of the order where ``order_seed`` is ``None``.
         order_seed: seed of the order; runs that differ only in it use the same views of the same samples.
     """
 
@@ -55,7 +62,7 @@ class DataModule:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one input, such as (3, 32, 32)."""
+        """The shape of an input, such as (3, 32, 32)."""
         return tuple(self.train.read(torch.tensor([0])).shape[1:])
 
     @property
@@ -66,20 +73,17 @@ class DataModule:
     def batches(
         self, *, batch_size: int, subset: LabelSubset = "all", rank: int = 0, world_size: int = 1
     ) -> BatchSampler:
-        """Training batches by number: of all images, or of the labeled ones only."""
+        """Training batches of all samples, or of the labeled ones."""
         if subset not in ("all", "labeled"):
-            raise LimbeckError(f"`subset` is all or labeled, not {subset!r}")
+            raise LimbeckError(f"`subset` must be all or labeled, got {subset!r}")
         split = self.train if subset == "all" else self.train.select_labeled()
         return BatchSampler(
             split, self.augmentation, self.normalization, batch_size=batch_size, seed=self.seed,
-            order_seed=self.order_seed,
-            classes=len(self.class_names), rank=rank, world_size=world_size,
+            order_seed=self.order_seed, classes=len(self.class_names), rank=rank, world_size=world_size,
         )  # fmt: skip
 
     def validation_batches(self, *, batch_size: int = 512, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """The validation split in order, without augmentation; with several processes, every ``world_size``-th
-        batch.
-        """
+        """See :func:`iterate_batches`."""
         return iterate_batches(
             self.validation, self.normalization, batch_size=batch_size, rank=rank, world_size=world_size
         )
@@ -97,9 +101,7 @@ class DataModule:
 def iterate_batches(
     split: Split, normalization: Normalization, *, batch_size: int = 512, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
-    """``split`` in order, without views: all of its batches, or every ``world_size``-th beginning with number
-    ``rank``.
-    """
+    """Batches of ``split`` in order, without augmentation: every ``world_size``-th, from ``rank`` on."""
     for indices in torch.split(torch.arange(len(split)), batch_size)[rank::world_size]:
         yield {
             "input": normalization.apply(split.read(indices)),
@@ -109,30 +111,30 @@ def iterate_batches(
 
 
 def make_splits(
-    name: str, class_names: Sequence[str], train: Split, *, seed: int,
-    validation: Split | float, test: Split | float, num_labeled: int | None, num_samples: int | None,
-    augment: Augmentation, normalize: NormalizeMode,
+    name: str, class_names: Sequence[str], train: Split, *, seed: int, validation: Split | float, test: Split | float,
+    num_labeled: int | None = None, num_samples: int | None = None, augment: Augmentation = Augmentation(),
+    normalize: NormalizeMode = "data",
 ) -> DataModule:  # fmt: skip
-    """Split off what a source does not provide, hide labels, and compute the normalization.
+    """A data module: missing splits are split off ``train``, labels hidden, the normalization computed.
 
-    The test split is made first, so that it does not depend on the validation split.
+    The test split is split off first, so that it does not depend on the validation split.
     """
     if normalize not in _NORMALIZE:
-        raise LimbeckError(f"`normalize` is one of {', '.join(_NORMALIZE)}, not {normalize!r}")
-    for dataset in (train, validation, test):
-        if isinstance(dataset, Split):
-            _require_valid_labels(dataset.target, class_names, name)
-    if isinstance(test, float | int):
+        raise LimbeckError(f"`normalize` must be {', '.join(_NORMALIZE)}, got {normalize!r}")
+    for split in (train, validation, test):
+        if isinstance(split, Split):
+            _check_labels(split.target, len(class_names), name)
+    if not isinstance(test, Split):
         train, test = stratified_split(train, test, seed=seed, purpose=_TEST)
-    if isinstance(validation, float | int):
+    if not isinstance(validation, Split):
         train, validation = stratified_split(train, validation, seed=seed, purpose=_VALIDATION)
     if num_samples is not None:
         train = stratified_subsample(train, num_samples, seed=seed)
     if num_labeled is not None:
         train = hide_labels(train, num_labeled, seed=seed)
-    for split, split_name in ((train, "training"), (validation, "validation"), (test, "test")):
+    for split_name, split in (("training", train), ("validation", validation), ("test", test)):
         if not len(split):
-            raise LimbeckError(f"the {split_name} split of {name} is empty: {len(train)} samples are left for training")
+            raise LimbeckError(f"the {split_name} split of {name} must have samples, got none: change the fractions")
     return DataModule(
         name, tuple(class_names), train, validation, HeldOutTest(test), augment, _NORMALIZE[normalize](train), seed
     )
@@ -141,10 +143,9 @@ def make_splits(
 def from_tensors(
     inputs: Tensor, target: Tensor, *, class_names: Sequence[str] | None = None, name: str = "arrays", seed: int = 0,
     val_split: float = 0.2, test_split: float = 0.2, num_labeled: int | None = None,
-    augment: Augmentation = Augmentation(),
-    normalize: NormalizeMode = "data",
+    augment: Augmentation = Augmentation(), normalize: NormalizeMode = "data",
 ) -> DataModule:  # fmt: skip
-    """Your own tensors as data: ``inputs`` ``[n, channels, height, width]`` (uint8, or float 0..1), ``target`` ``[n]``.
+    """Data from tensors: ``inputs`` ``[n, channels, height, width]`` (uint8, or float 0..1), ``target`` ``[n]``.
 
     >>> data = from_tensors(torch.rand(100, 1, 8, 8), torch.arange(100) % 4)
     >>> len(data.train), len(data.validation), len(data.test), data.class_names
@@ -154,14 +155,11 @@ def from_tensors(
         low, high = float(inputs.min()), float(inputs.max())
         if not 0 <= low <= high <= 1:
             raise LimbeckError(
-                f"views change images in 0..1, and these inputs ({inputs.dtype}) go from {low:g} to {high:g}: give "
-                "uint8, or divide them first"
+                f"inputs must be uint8 or in 0..1 for augmentation, got {inputs.dtype} from {low:g} to {high:g}"
             )
-    split = Split.from_images(InMemory(inputs), target)
     return make_splits(
-        name, class_names or _default_class_names(target), split, seed=seed, validation=val_split, test=test_split,
-        num_labeled=num_labeled, num_samples=None,
-        augment=augment, normalize=normalize,
+        name, class_names or _default_class_names(target), Split.from_images(InMemory(inputs), target), seed=seed,
+        validation=val_split, test=test_split, num_labeled=num_labeled, augment=augment, normalize=normalize,
     )  # fmt: skip
 
 
@@ -169,27 +167,26 @@ def from_datasets(
     train: Any, validation: Any = None, test: Any = None, *, class_names: Sequence[str] | None = None,
     name: str = "datasets", seed: int = 0,
 ) -> DataModule:  # fmt: skip
-    """Your own map-style torch data sets of ``(input, class)``; splits that are not given are taken from ``train``
-    (20 % each).
+    """Data from map-style torch data sets of ``(input, class index)``, with their own transforms.
 
-    Their own transforms are kept as they are: teacher and student still see one image, since both get one batch.
+    A split that is not given is 20 % of ``train``.
     """
     train_split, splits = Split.from_images(DatasetAdapter(train), _read_targets(train)), dict[str, Split]()
+    first_id = len(train_split)  # ids continue across splits, since an id identifies one sample
     for split_name, dataset in (("validation", validation), ("test", test)):
-        if dataset is not None:  # ids continue across splits, since an id identifies one sample
-            first_id = len(train_split) + sum(map(len, splits.values()))
-            splits[split_name] = Split.from_images(DatasetAdapter(dataset), _read_targets(dataset), first_id=first_id)
+        if dataset is not None:
+            split = Split.from_images(DatasetAdapter(dataset), _read_targets(dataset), first_id=first_id)
+            splits[split_name], first_id = split, first_id + len(split)
     return make_splits(
         name, class_names or _default_class_names(train_split.target), train_split, seed=seed,
-        validation=splits.get("validation", 0.2),
-        test=splits.get("test", 0.2), num_labeled=None, num_samples=None, augment=Augmentation(), normalize="none",
+        validation=splits.get("validation", 0.2), test=splits.get("test", 0.2), normalize="none",
     )  # fmt: skip
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class LoaderDataModule:
-    """A user's own loaders, see :func:`from_loaders`."""
+    """A user's loaders, see :func:`from_loaders`."""
 
     train: Iterable[Any]
     validation: Iterable[Any]
@@ -197,10 +194,10 @@ class LoaderDataModule:
     def batches(
         self, *, batch_size: int, subset: LabelSubset = "all", rank: int = 0, world_size: int = 1
     ) -> BatchStream:
-        """The training loader, begun again each epoch; its batches are what they are."""
+        """The batches of the training loader, whatever the arguments."""
         if subset != "all":
             raise LimbeckError(
-                f"`subset` must be 'all' with your own loader, got {subset!r}: pass a loader with those samples only"
+                f"`subset` must be 'all' with your own loader, got {subset!r}: pass a loader of these samples"
             )
         return LoaderAdapter(self.train)
 
@@ -211,9 +208,9 @@ class LoaderDataModule:
 
 
 def from_loaders(train: Iterable[Any], validation: Iterable[Any] = ()) -> LoaderDataModule:
-    """Your own ``DataLoader`` s for :func:`limbeck.fit`, when their batches are what the task can read.
+    """Data from ``DataLoader`` s, for :func:`limbeck.fit`, with batches that the task can read.
 
-    Their batch size and order are theirs. With Fabric on several processes, give them a ``DistributedSampler``.
+    With several processes, they need a ``DistributedSampler``.
     """
     return LoaderDataModule(train, validation)
 
@@ -221,8 +218,8 @@ def from_loaders(train: Iterable[Any], validation: Iterable[Any] = ()) -> Loader
 def _read_targets(dataset: Any) -> Tensor:
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise LimbeckError(
-            f"a {type(dataset).__name__} has no length or no items by number: give a map-style data set, or your own "
-            "loaders to limbeck.data.from_loaders"
+            f"a data set must be map-style (__len__ and __getitem__), got a {type(dataset).__name__}: use "
+            "limbeck.data.from_loaders"
         )
     targets, target_transform = getattr(dataset, "targets", None), getattr(dataset, "target_transform", None)
     if targets is None:
@@ -234,16 +231,15 @@ def _read_targets(dataset: Any) -> Tensor:
 
 def _default_class_names(target: Tensor) -> tuple[str, ...]:
     if not len(target):
-        raise LimbeckError("the data set is empty: give at least one sample for each split")
+        raise LimbeckError("a data set must have samples, got none")
     return tuple(str(i) for i in range(int(target.max()) + 1))
 
 
-def _require_valid_labels(target: Tensor, class_names: Sequence[str], name: str) -> None:
-    invalid = target[(target != UNLABELED) & ((target < 0) | (target >= len(class_names)))]
+def _check_labels(target: Tensor, classes: int, name: str) -> None:
+    invalid = target[(target != UNLABELED) & ((target < 0) | (target >= classes))]
     if len(invalid):
         raise LimbeckError(
-            f"{name} has a label {int(invalid[0])}, and with {len(class_names)} classes a label is from 0 to "
-            f"{len(class_names) - 1}, or {UNLABELED} where there is none"
+            f"labels of {name} must be from 0 to {classes - 1}, or {UNLABELED} for none, got {int(invalid[0])}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Mean and spread of the pixels, which the data takes off and the exported file takes off again."""
+"""Normalization of images by channel mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class Normalization:
 
     @classmethod
     def imagenet(cls, channels: int) -> Normalization:
-        """The usual numbers of ImageNet; their average for gray images."""
+        """The statistics of ImageNet; their average over channels for gray images."""
         if channels == 3:
             return cls((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         return cls((0.449,) * channels, (0.226,) * channels)
 
     @classmethod
     def none(cls, channels: int) -> Normalization:
-        """Pixels as they are."""
+        """The identity."""
         return cls((0.0,) * channels, (1.0,) * channels)
 
     @classmethod
     def from_split(cls, split: Split, *, max_samples: int = 5000) -> Normalization:
-        """Mean and standard deviation of ``split``, over at most ``max_samples`` samples evenly chosen."""
+        """Mean and standard deviation of at most ``max_samples`` evenly spaced samples of ``split``."""
         num_samples = min(len(split), max_samples)
         indices = torch.arange(num_samples) * len(split) // num_samples
-        # In slices: 5,000 photographs in float64 would be gigabytes.
+        # In chunks: 5,000 photographs in float64 would be gigabytes.
         count, total, square = 0, torch.zeros(1), torch.zeros(1)
         for chunk in torch.split(indices, 256):
             images = split.read(chunk).double().transpose(0, 1).flatten(1)
@@ -58,20 +58,12 @@ class Normalization:
         return (images - mean) / std
 
     def invert(self, images: Tensor) -> Tensor:
-        """The pixels of normalized ``[batch, channels, ...]`` images.
-
-        >>> Normalization((0.5,), (0.25,)).invert(torch.full((1, 1, 1, 1), 2.0)).item()
-        1.0
-        """
+        """The pixels of normalized ``[batch, channels, ...]`` images."""
         mean, std = self._mean_std_like(images)
         return images * std + mean
 
     def _mean_std_like(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if images.ndim < 2 or images.shape[1] != len(self.mean):
-            raise LimbeckError(
-                f"this normalization is of {len(self.mean)} channels, and the images have the shape "
-                f"{list(images.shape)}: give one mean and one std for each channel"
-            )
+            raise LimbeckError(f"images must have {len(self.mean)} channels, got the shape {list(images.shape)}")
         shape = (1, -1) + (1,) * (images.ndim - 2)
-        mean, std = (images.new_tensor(numbers).reshape(shape) for numbers in (self.mean, self.std))
-        return mean, std
+        return images.new_tensor(self.mean).reshape(shape), images.new_tensor(self.std).reshape(shape)

@@ -1,19 +1,31 @@
-"""One split of a data set: images, targets and sample ids."""
+"""Splits of a data set: images, targets and sample ids, and stratified splitting by seed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
+from limbeck.data.counter_rng import make_generator
 from limbeck.data.image_store import DatasetAdapter, ImageFiles, ImageStore, InMemory
 
-__all__ = ["UNLABELED", "DatasetAdapter", "ImageFiles", "ImageStore", "InMemory", "Split"]
+__all__ = [
+    "UNLABELED",
+    "DatasetAdapter",
+    "ImageFiles",
+    "ImageStore",
+    "InMemory",
+    "Split",
+    "hide_labels",
+    "stratified_split",
+    "stratified_subsample",
+]
 
 UNLABELED = -100
+_SPLIT, _SUBSAMPLE, _LABELS = 1, 2, 3
 
 
 @final
@@ -24,7 +36,7 @@ class Split:
     Attributes:
         images: the image store, possibly shared with other splits.
         indices: ``[n]``, indices of this split's images in ``images``.
-        target: ``[n]`` class numbers, −100 where there is no label.
+        target: ``[n]`` class indices, −100 where there is no label.
         sample_ids: ``[n]``, id of each sample in its source, used for augmentation and caches.
     """
 
@@ -35,12 +47,10 @@ class Split:
 
     @classmethod
     def from_images(cls, images: ImageStore, target: Tensor, *, first_id: int = 0) -> Split:
-        """All of ``images``, numbered from ``first_id``."""
+        """All of ``images``, with sample ids from ``first_id``."""
+        if target.shape != (len(images),):
+            raise LimbeckError(f"labels must be [{len(images)}], one class index per image, got {list(target.shape)}")
         indices = torch.arange(len(images))
-        if target.ndim != 1:
-            raise LimbeckError(f"labels are one class number for each sample, [n], not {list(target.shape)}")
-        if len(images) != len(target):
-            raise LimbeckError(f"there are {len(images)} images and {len(target)} labels")
         return cls(images, indices, target.long(), indices + first_id)
 
     def __len__(self) -> int:
@@ -57,3 +67,57 @@ class Split:
     def read(self, indices: Tensor) -> Tensor:
         """The images at ``indices`` of this split, float32 in 0..1."""
         return self.images.read(self.indices[indices])
+
+
+def stratified_split(split: Split, fraction: float, *, seed: int, purpose: int = _SPLIT) -> tuple[Split, Split]:
+    """Split off ``fraction`` of ``split``, in proportion by class: (remainder, fraction).
+
+    >>> split = Split.from_images(InMemory(torch.zeros(10, 1)), torch.tensor([0, 1] * 5))
+    >>> remainder, validation = stratified_split(split, 0.2, seed=0)
+    >>> len(remainder), sorted(validation.target.tolist())
+    (8, [0, 1])
+    """
+    if not 0 < fraction < 1:
+        raise LimbeckError(f"a split must be a fraction between 0 and 1, got {fraction}")
+    selected = _select_stratified(split.target, round(fraction * len(split)), seed=seed, purpose=purpose)
+    return split.subset(~selected), split.subset(selected)
+
+
+def stratified_subsample(split: Split, num_samples: int, *, seed: int) -> Split:
+    """``num_samples`` samples of ``split``, in proportion by class."""
+    if not 0 < num_samples <= len(split):
+        raise LimbeckError(f"`num_samples` must be from 1 to {len(split)}, got {num_samples}")
+    return split.subset(_select_stratified(split.target, num_samples, seed=seed, purpose=_SUBSAMPLE))
+
+
+def hide_labels(split: Split, num_labeled: int, *, seed: int) -> Split:
+    """The same samples, of which ``num_labeled`` have a label, evenly by class; −100 for the others."""
+    is_labeled = split.target != UNLABELED
+    classes, maximum = len(torch.unique(split.target[is_labeled])), int(is_labeled.sum())
+    if not max(classes, 1) <= num_labeled <= maximum:
+        raise LimbeckError(
+            f"`num_labeled` must be from {classes} (one per class) to {maximum} training samples, got {num_labeled}"
+        )
+    keep = torch.zeros_like(is_labeled)
+    labels = split.target[is_labeled]
+    keep[is_labeled] = _select_stratified(labels, num_labeled, seed=seed, purpose=_LABELS, evenly=True)
+    return replace(split, target=torch.where(keep, split.target, UNLABELED))
+
+
+def _select_stratified(target: Tensor, count: int, *, seed: int, purpose: int, evenly: bool = False) -> Tensor:
+    """``[n]`` booleans, ``count`` of them true.
+
+    Samples are taken in the order of a key: the j-th of a class with n members has the key (j + u) / n in proportion,
+    or j + u evenly; u and the order within a class depend on the seed.
+    """
+    rng = make_generator(seed, purpose)
+    jitter = torch.rand(len(target), generator=rng, dtype=torch.float64)
+    sort_key = torch.empty(len(target), dtype=torch.float64)
+    for label in torch.unique(target).tolist():
+        members = (target == label).nonzero().squeeze(1)
+        members = members[torch.randperm(len(members), generator=rng)]
+        rank = torch.arange(len(members), dtype=torch.float64)
+        sort_key[members] = rank + jitter[members] if evenly else (rank + jitter[members]) / len(members)
+    selected = torch.zeros(len(target), dtype=torch.bool)
+    selected[sort_key.argsort(stable=True)[:count]] = True
+    return selected

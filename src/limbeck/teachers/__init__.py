@@ -55,4 +55,4 @@ __all__ = [
     "match_classes",
     "onnx",
     "teacher_warnings",
-]  # fmt: skip
+]

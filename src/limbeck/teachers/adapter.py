@@ -75,12 +75,10 @@ def match_classes(
             f"{suggest_names(class_names[0], teacher_classes)}: use the class names of the data"
         )
     if missing and missing_classes == "error":
+        similar = suggest_names(missing[0], teacher_classes)
         raise LimbeckError(
             f"the teacher does not have the class {missing[0]!r} ({len(missing)} of {len(class_names)} are missing); "
-            "similar: "
-            f"{suggest_names(missing[0], teacher_classes)}: correct the name, or set missing_classes: mask to skip "
-            "samples of "
-            "missing classes"
+            f"similar: {similar}: correct the name, or set missing_classes: mask to skip samples of missing classes"
         )
     return tuple(index_of.get(name, -1) for name in class_names)
 

@@ -1,7 +1,5 @@
-"""Ensembles of teachers: how the outputs of several teachers become one. A recipe names one: ``ensemble:
-ConfidenceWeighted``.
+"""Ensembles of teachers: the outputs of several teachers combined into one.
 
-The mean of logits is a geometric mean of the teachers' distributions, the mean of probabilities an arithmetic one.
 Weights have the shape ``[teachers, rows]``: zero where a teacher has no output for the row, and 1 in sum over the
 others.
 """
@@ -9,7 +7,7 @@ others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, NamedTuple, Protocol, final, runtime_checkable
 
@@ -133,11 +131,10 @@ def normalize_weights(weights: Tensor, valid: Tensor) -> Tensor:
 
 
 def entropy_weights(logits: Tensor, valid: Tensor) -> Tensor:
-    """Like :func:`cross_entropy_weights`, with the entropy of each prediction in place of the cross-entropy.
+    """(1 − exp H_k / Σ_j exp H_j) / (K − 1) with the entropy H_k of teacher k, over the K valid teachers of a row.
 
     Kwon et al., *Adaptive Knowledge Distillation Based on Entropy* (ICASSP 2020,
-    https://doi.org/10.1109/ICASSP40776.2020.9054698). It needs no label.
-    A confident wrong teacher gets the most weight.
+    https://doi.org/10.1109/ICASSP40776.2020.9054698). A confident wrong teacher gets the most weight.
 
     >>> uniform, confident = torch.tensor([[0.0, 0.0]]), torch.tensor([[9.0, -9.0]])
     >>> entropy_weights(torch.stack([uniform, confident]), torch.ones(2, 1, dtype=torch.bool)).T
@@ -147,8 +144,7 @@ def entropy_weights(logits: Tensor, valid: Tensor) -> Tensor:
 
 
 def cross_entropy_weights(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """(1 − exp L_k / Σ_j exp L_j) / (K − 1) with the cross-entropy L_k of teacher k, over the K valid teachers of a
-    row.
+    """Like :func:`entropy_weights`, with the cross-entropy of each prediction with the target.
 
     CA-MKD: Zhang, Chen & Wang, *Confidence-Aware Multi-Teacher Knowledge Distillation* (ICASSP 2022,
     https://arxiv.org/abs/2201.00007). ``target`` is class indices ``[rows]`` (−100: no label) or probabilities
@@ -190,7 +186,7 @@ def average_probabilities(logits: Tensor, weight: Tensor, *, temperature: float 
 @final
 @dataclass(frozen=True, slots=True)
 class MeanLogits:
-    """Weighted mean of logits.
+    """Weighted mean of logits, a geometric mean of the distributions.
 
     Args:
         weights: positive weights by teacher name; 1 for teachers that are not named.
@@ -253,9 +249,8 @@ class ConfidenceWeighted:
             weight = entropy_weights(stacked.logits, stacked.valid)
         elif stacked.target is None:
             raise LimbeckError(
-                "ConfidenceWeighted(criterion='cross_entropy') needs a target, and the batch has none: add "
-                "labels, or set "
-                "criterion to entropy"
+                "ConfidenceWeighted(criterion='cross_entropy') needs a target, and the batch has none: set "
+                "criterion='entropy'"
             )
         else:
             weight = cross_entropy_weights(stacked.logits, stacked.target, stacked.valid)
@@ -265,10 +260,9 @@ class ConfidenceWeighted:
 @final
 @dataclass(frozen=True, slots=True)
 class RandomTeacher:
-    """One teacher drawn at random in each step; a row that it skips goes to the next one drawn.
+    """One teacher drawn at random in each step, equal in all processes; a row that it skips goes to the next one drawn.
 
-    The draw depends on the seed and the step only, so it is equal in all processes and after a resume. Fukuda et al.,
-    *Efficient Knowledge Distillation from an Ensemble of Teachers* (Interspeech 2017,
+    Fukuda et al., *Efficient Knowledge Distillation from an Ensemble of Teachers* (Interspeech 2017,
     https://doi.org/10.21437/Interspeech.2017-614).
 
     Args:
@@ -299,10 +293,9 @@ class LearnedWeights(nn.Module):
     """Mean of probabilities with weights that minimize the cross-entropy of the ensemble with the target.
 
     The distiller adds it to the objective as a loss named ``ensemble`` (the logarithmic score of a linear pool;
-    Genest & Zidek, 1986, https://doi.org/10.1214/ss/1177013825). Its gradient reaches the weights only: trained by
-    the student's loss, they would move to the teacher that is easiest to imitate. The weights start equal, and are
-    the softmax of one parameter for each teacher. On samples that a teacher was trained on, it is more confident than
-    on others, which favors a teacher that has memorized them.
+    Genest & Zidek, 1986, https://doi.org/10.1214/ss/1177013825), whose gradient reaches the weights only. The weights
+    are the softmax of one parameter for each teacher, and start equal. On samples that a teacher was trained on, it is
+    more confident, which favors a teacher that has memorized them.
     """
 
     def __init__(self) -> None:
@@ -334,7 +327,7 @@ class LearnedWeights(nn.Module):
         return average_probabilities(stacked.logits, normalize_weights(F.softmax(scores, dim=0), stacked.valid))
 
 
-_METHODS: Final[Mapping[str, Callable[[], EnsembleMethod]]] = {
+_METHODS: Final[Mapping[str, type[MeanLogits | MeanProbabilities]]] = {
     "mean_logits": MeanLogits, "mean_probabilities": MeanProbabilities,
 }  # fmt: skip
 
@@ -365,15 +358,12 @@ def _teacher_weights(weights: TeacherWeights, stacked: TeacherLogits) -> Tensor:
     """``[teachers]`` weights, 1 for teachers that are not named."""
     for name in weights or {}:
         if name not in stacked.names:
-            raise LimbeckError(
-                f"the ensemble has a weight for {name!r}, which is no teacher; there are: "
-                f"{suggest_names(name, stacked.names)}"
-            )
+            names = suggest_names(name, stacked.names)
+            raise LimbeckError(f"the ensemble has a weight for {name!r}, which is no teacher; there are: {names}")
     return stacked.logits.new_tensor([float((weights or {}).get(name, 1.0)) for name in stacked.names])
 
 
 def _inverse_softmax_weights(loss: Tensor, valid: Tensor) -> Tensor:
-    """(1 − softmax of ``loss`` over teachers) / (K − 1), over the K valid teachers."""
     num_valid = valid.sum(dim=0)
     fraction = F.softmax(loss.masked_fill(~valid, -torch.inf), dim=0)
     weight = ((1 - fraction) / (num_valid - 1).clamp(min=1)).where(num_valid > 1, 1.0)

@@ -21,8 +21,6 @@ from limbeck.teachers.external.external_teacher import ExternalTeacher, missing_
 
 __all__ = ["FrozenTeacher", "fingerprint_network"]
 
-_WRAPPED_ATTRIBUTE = "module"
-
 
 @final
 class FrozenTeacher(Teacher):
@@ -49,7 +47,7 @@ class FrozenTeacher(Teacher):
     ) -> None:
         self._network = network.eval().requires_grad_(False)
         # Layer names are those of the network, without the adapter around it.
-        prefix = f"{_WRAPPED_ATTRIBUTE}." if isinstance(network, TeacherAdapter) else ""
+        prefix = "module." if isinstance(network, TeacherAdapter) else ""
         self.feature_layers = {name: prefix + layer for name, layer in (feature_layers or {}).items()}
         self.backend = InferenceBackend(backend) if isinstance(backend, str) else backend
         self.backend.require_feature_support(self.feature_layers)

@@ -54,7 +54,7 @@ class MaskedTeacher(Teacher):
 
     def __init__(
         self, teacher: Teacher, *, sample_mask: Tensor | None = None, unknown_classes: Sequence[int] = ()
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._teacher, self._sample_mask, self._unknown_classes = teacher, sample_mask, tuple(unknown_classes)
 
     @property
@@ -90,9 +90,8 @@ class MaskedTeacher(Teacher):
             raise LimbeckError("the mask of a teacher needs batches with 'sample_id': use batches of limbeck.data")
         if len(sample_ids) and int(sample_ids.max()) >= len(self._sample_mask):
             raise LimbeckError(
-                f"the mask of a teacher must have one entry for each training sample, got {len(self._sample_mask)} "
-                "entries and "
-                f"sample_id {int(sample_ids.max())}"
+                "the mask of a teacher must have one entry for each training sample, got "
+                f"{len(self._sample_mask)} entries and sample_id {int(sample_ids.max())}"
             )
         return self._sample_mask.to(sample_ids.device)[sample_ids]
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from limbeck.core.errors import LimbeckError
 
 __all__ = ["digest", "write_atomically", "write_text"]
@@ -28,17 +30,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
         os.umask(mask := os.umask(0))
         partial.chmod(0o666 & ~mask)
         partial.replace(path)
-    except BaseException as error:
-        with suppress(OSError):  # raise the first error
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap the error of the system
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise LimbeckError(
+            f"{path} could not be written ({reason}); free some space or choose another folder; an existing file is "
+            "unchanged"
+        ) from error
+    finally:
+        with suppress(OSError):  # renamed, or never created
             partial.unlink()
-        # torch and safetensors wrap the system's error in their own.
-        if isinstance(error, (OSError, RuntimeError)) or type(error).__name__ == "SafetensorError":
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise LimbeckError(
-                f"{path} could not be written ({reason}); free some space or choose another folder; an existing file "
-                "is unchanged"
-            ) from error
-        raise
     return path
 
 

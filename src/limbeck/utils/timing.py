@@ -46,14 +46,13 @@ def measure_latency(
 
 
 def measure_latencies(
-    calls: Mapping[str, Callable[[], object]], *, rounds: int = 20, calls_per_round: int = 10, max_seconds: float = 3.0,
-    num_threads: int = 1, batch_size: int = 1,
+    calls: Mapping[str, Callable[[], object]], *, rounds: int = 20, calls_per_round: int = 10, warmup: int = 1,
+    max_seconds: float = 3.0, num_threads: int = 1, batch_size: int = 1,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Latencies of several calls, timed in alternating blocks, so that a busy moment affects all of them.
 
-    The first call of a block is a warm-up, since the caches hold the data of another call.
-
-    Each call gets up to ``rounds`` blocks of ``calls_per_round`` timed calls; after ``max_seconds`` per call no block
+    Each call gets up to ``rounds`` blocks of ``warmup`` calls, since the caches hold the data of another call, and
+    ``calls_per_round`` timed calls; after ``max_seconds`` per call no block
     starts and a block ends early. Returns what :func:`measure_latency` returns, by name.
 
     >>> results = measure_latencies({"a": lambda: None, "b": lambda: None}, rounds=2, calls_per_round=3)
@@ -69,7 +68,8 @@ def measure_latencies(
             if round_index and time.perf_counter() > end:
                 break
             for name, fn in calls.items():
-                fn()
+                for _ in range(warmup):
+                    fn()
                 deadline = time.perf_counter() + max_seconds / rounds
                 durations[name] += _collect_durations(fn, max_calls=calls_per_round, deadline=deadline)
     settings = {"batch_size": batch_size, "num_threads": num_threads}

@@ -10,7 +10,7 @@ import limbeck
 from limbeck.core.outputs import Outputs
 from limbeck.teachers import CacheConfig
 from limbeck.teachers.cache.indexing import checksums_match, input_checksum
-from limbeck.teachers.cache.layout import RecordLayout, encode_top_k
+from limbeck.teachers.cache.layout import RecordLayout
 from limbeck.teachers.cache.store import CRC_BYTES, RecordStore
 
 
@@ -227,7 +227,8 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_numbers_are_written_as_documented():
-    raw = encode_top_k(torch.tensor([[[3.0, 1.0, 2.0]]]), CacheConfig(top_k=1))
+    outputs = Outputs(logits=torch.tensor([[3.0, 1.0, 2.0]]))
+    raw = RecordLayout.from_outputs(outputs, 1, CacheConfig(top_k=1)).pack(outputs, 1)
     assert raw[0, :2].view(np.float16)[0] == 3.0
     assert raw[0, 2:4].view(np.uint16)[0] == 0
     assert raw[0, 4:].copy().view(np.float32)[0] == pytest.approx(np.log(np.e + np.e**2), rel=1e-6)

@@ -1,4 +1,4 @@
-"""Moving an image about: cut out, mirrored, turned, zoomed and shifted, each for a whole batch at once."""
+"""Geometric transforms of a whole batch: crop, flip, resized crop, and affine maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.data.counter_rng import CounterRNG
 
-__all__ = ["Affine", "HorizontalFlip", "RandomCrop", "affine", "horizontal_flip", "random_crop"]
+__all__ = [
+    "Affine",
+    "HorizontalFlip",
+    "RandomCrop",
+    "RandomResizedCrop",
+    "affine",
+    "horizontal_flip",
+    "random_crop",
+    "random_resized_crop",
+]
+
+_NUM_TRIES = 10
 
 
 @final
@@ -28,8 +39,8 @@ class RandomCrop:
         height, width = images.shape[2:]
         if self.padding_mode == "reflect" and self.padding >= min(height, width):
             raise LimbeckError(
-                f"random_crop cannot reflect {self.padding} pixels of a {height}×{width} image: pad by at most "
-                f"{min(height, width) - 1}, or take the padding_mode constant"
+                f"random_crop's padding must be at most {min(height, width) - 1} to reflect a {height}×{width} image, "
+                f"got {self.padding}: decrease it, or use padding_mode constant"
             )
         padded = F.pad(images, (self.padding,) * 4, mode=self.padding_mode)
         offsets = (rng.uniform(2) * (2 * self.padding + 1)).long().tolist()
@@ -44,8 +55,7 @@ class HorizontalFlip:
     p: float
 
     def __call__(self, images: Tensor, rng: CounterRNG) -> Tensor:
-        flipped = rng.uniform(1).reshape(-1, 1, 1, 1) < self.p
-        return torch.where(flipped, images.flip(3), images)
+        return torch.where(rng.uniform(1).reshape(-1, 1, 1, 1) < self.p, images.flip(3), images)
 
 
 @final
@@ -63,7 +73,7 @@ class Affine:
         low = torch.tensor([-max_angle, self.scale[0], -self.translate, -self.translate])
         high = torch.tensor([max_angle, self.scale[1], self.translate, self.translate])
         angle, scale, shift_x, shift_y = rng.uniform_between(low, high).unbind(1)
-        # affine_grid asks where each output pixel comes from, in units of half the width and height: the inverse map.
+        # affine_grid takes the inverse map, in units of half the width and height.
         cos, sin, aspect = angle.cos() / scale, angle.sin() / scale, images.shape[2] / images.shape[3]
         matrix = torch.stack([torch.stack([cos, sin * aspect], 1), torch.stack([-sin / aspect, cos], 1)], 1)
         offset = -(matrix @ torch.stack([2 * shift_x, 2 * shift_y], 1).unsqueeze(2))
@@ -71,18 +81,59 @@ class Affine:
         return F.grid_sample(images, grid, mode="bilinear", padding_mode=self.padding_mode, align_corners=False)
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class RandomResizedCrop:
+    """See :func:`random_resized_crop`."""
+
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+
+    def __call__(self, images: Tensor, rng: CounterRNG) -> Tensor:
+        size = (images.shape[2], images.shape[3])
+        outputs = [
+            F.interpolate(images[i : i + 1, :, y : y + h, x : x + w], size, mode="bilinear", antialias=True)
+            for i, (y, x, h, w) in enumerate(self.sample_boxes(size, rng))
+        ]
+        return torch.cat(outputs) if outputs else images
+
+    def sample_boxes(self, size: tuple[int, int], rng: CounterRNG) -> list[list[int]]:
+        """Top, left, height and width of each crop of images of ``size`` (height, width)."""
+        height, width = size
+        uniform = rng.uniform(2 * _NUM_TRIES + 2).double()
+        area_draws, ratio_draws = uniform[:, :_NUM_TRIES], uniform[:, _NUM_TRIES : 2 * _NUM_TRIES]
+        area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * area_draws)
+        log_low, log_high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        ratio = (log_low + (log_high - log_low) * ratio_draws).exp()
+        widths, heights = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+        fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+        first_fit, any_fits = fits.int().argmax(dim=1, keepdim=True), fits.any(dim=1)
+        # Without a fit: the center of the image, of the nearest allowed shape.
+        shape = min(max(width / height, self.ratio[0]), self.ratio[1])
+        fallback = (min(height, round(width / shape)), min(width, round(height * shape)))
+        h, w = (
+            torch.where(any_fits, candidates.gather(1, first_fit).squeeze(1), float(default))
+            for candidates, default in zip((heights, widths), fallback, strict=True)
+        )
+        y, x = (
+            torch.where(any_fits, (uniform[:, column] * (slack + 1)).floor(), (slack / 2).floor())
+            for column, slack in ((-2, height - h), (-1, width - w))
+        )
+        return torch.stack([y, x, h, w], 1).long().tolist()
+
+
 def random_crop(padding: int = 4, padding_mode: Literal["constant", "reflect"] = "constant") -> RandomCrop:
-    """Pad by ``padding`` pixels on each side and cut the old size out at a random place."""
+    """Pad by ``padding`` pixels on each side, and crop the original size at a random position."""
     if padding < 1:
-        raise LimbeckError(f"random_crop pads by at least 1 pixel, not {padding}")
-    _require_choice(padding_mode, ("constant", "reflect"), name="random_crop's padding_mode")
+        raise LimbeckError(f"random_crop's padding must be at least 1, got {padding}")
+    _check_choice("random_crop's padding_mode", padding_mode, ("constant", "reflect"))
     return RandomCrop(padding, padding_mode)
 
 
 def horizontal_flip(p: float = 0.5) -> HorizontalFlip:
-    """Mirror left and right with this probability."""
+    """Mirror left and right with probability ``p``."""
     if not 0 <= p <= 1:
-        raise LimbeckError(f"horizontal_flip's p is a probability from 0 to 1, not {p}")
+        raise LimbeckError(f"horizontal_flip's p must be from 0 to 1, got {p}")
     return HorizontalFlip(p)
 
 
@@ -92,20 +143,41 @@ def affine(
     translate: float = 0.1,
     padding_mode: Literal["zeros", "border", "reflection"] = "zeros",
 ) -> Affine:
-    """Turn by up to ``degrees`` either way, zoom by ``scale``, shift by up to ``translate`` of the size; bilinear.
+    """Rotate by up to ±``degrees``, zoom by ``scale``, shift by up to ±``translate`` of the size; bilinear.
 
     >>> affine(degrees=0.0, scale=(1.0, 1.0), translate=0.0)(torch.ones(1, 1, 4, 4), CounterRNG.for_samples(
     ...     torch.tensor([0]), torch.tensor([0]), seed=0, transform_index=0)).sum()
     tensor(16.)
     """
     if not 0 < scale[0] <= scale[1]:
-        raise LimbeckError(f"a zoom goes from a number above zero to one at least as large, not {scale}")
+        raise LimbeckError(f"affine's scale must be (low, high) with 0 < low <= high, got {scale}")
     if degrees < 0 or not 0 <= translate <= 1:
-        raise LimbeckError(f"degrees are 0 or more and translate a share from 0 to 1, not {degrees} and {translate}")
-    _require_choice(padding_mode, ("zeros", "border", "reflection"), name="affine's padding_mode")
+        raise LimbeckError(
+            f"affine's degrees must be at least 0 and translate from 0 to 1, got {degrees} and {translate}"
+        )
+    _check_choice("affine's padding_mode", padding_mode, ("zeros", "border", "reflection"))
     return Affine(degrees, (scale[0], scale[1]), translate, padding_mode)
 
 
-def _require_choice(value: str, allowed: tuple[str, ...], *, name: str) -> None:
+def random_resized_crop(
+    scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)
+) -> RandomResizedCrop:
+    """Crop a fraction ``scale`` of the area with width over height in ``ratio``, and resize it to the original size.
+
+    The distribution is that of torchvision (Szegedy et al., CVPR 2015, https://arxiv.org/abs/1409.4842); bilinear with
+    antialiasing. For images of 32 pixels, a scale from at least 0.25 is usual.
+
+    >>> random_resized_crop((1.0, 1.0), (1.0, 1.0))(torch.ones(1, 1, 4, 4), CounterRNG.for_samples(
+    ...     torch.tensor([0]), torch.tensor([0]), seed=0, transform_index=0)).sum()
+    tensor(16.)
+    """
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise LimbeckError(f"random_resized_crop's scale must be (low, high) with 0 < low <= high <= 1, got {scale}")
+    if not 0 < ratio[0] <= ratio[1] < float("inf"):
+        raise LimbeckError(f"random_resized_crop's ratio must be (low, high) with 0 < low <= high, got {ratio}")
+    return RandomResizedCrop((scale[0], scale[1]), (ratio[0], ratio[1]))
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise LimbeckError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
+        raise LimbeckError(f"{name} must be {' or '.join(allowed)}, got {value!r}")

@@ -1,7 +1,7 @@
-"""Any transform of ``torchvision.transforms.v2`` that keeps an image's shape, under a generator of its own.
+"""Transforms of ``torchvision.transforms.v2`` that keep the shape of an image.
 
-torchvision draws from torch's global generator. Here it is seeded for each image by that image's own draws and put
-back afterwards, so that a view is still a pure function of (seed, sample, view).
+torchvision draws from torch's global generator. It is seeded for each image and restored afterwards, so that a view is
+a pure function of (seed, sample, view).
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ from limbeck.data.counter_rng import CounterRNG
 
 __all__ = ["TorchvisionTransform", "rand_augment", "torchvision"]
 
-_ALTERNATIVES = {
-    "MixUp": "take mixup, whose partners come from all samples",
-    "CutMix": "take cutmix, whose partners do too",
+_UNSUPPORTED = {
+    "MixUp": "mixes images of a batch: use mixup, which draws partners from all samples",
+    "CutMix": "mixes images of a batch: use cutmix, which draws partners from all samples",
+    **dict.fromkeys(("FiveCrop", "TenCrop"), "returns several images, and a view is one"),
+    **dict.fromkeys(
+        ("Compose", "Lambda", "RandomApply", "RandomChoice", "RandomOrder", "Transform"),
+        "takes other transforms or functions: list transforms one by one",
+    ),
 }
-_CONTAINERS = {"Compose", "Lambda", "RandomApply", "RandomChoice", "RandomOrder", "Transform"}
-_MULTI_OUTPUT = {"FiveCrop", "TenCrop"}
 _UINT8_ONLY = {"JPEG"}
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class TorchvisionTransform:
-    """See :func:`torchvision`; ``version`` is torchvision's, since another may draw otherwise."""
+    """See :func:`torchvision`; ``version`` is torchvision's, since versions may draw differently."""
 
     name: str
     options: tuple[tuple[str, Any], ...]
@@ -38,39 +41,33 @@ class TorchvisionTransform:
     transform: Any = field(repr=False, compare=False)
 
     def __call__(self, images: Tensor, rng: CounterRNG) -> Tensor:
-        generator = torch.default_generator
-        state = generator.get_state()
-        try:
+        with torch.random.fork_rng(devices=[]):
             outputs = [self._apply(image, seed) for image, seed in zip(images, rng.seeds(), strict=True)]
-        finally:
-            generator.set_state(state)
         return torch.stack(outputs) if outputs else images
 
     def _apply(self, image: Tensor, seed: int) -> Tensor:
-        # Only the CPU's generator: torch.manual_seed would seed every GPU too, and nothing is drawn there.
+        # The CPU's generator only: torch.manual_seed would seed every GPU too.
         torch.default_generator.manual_seed(seed)
         input_image = image.mul(255).round().byte() if self.name in _UINT8_ONLY else image
         try:
             output = self.transform(input_image)
         except (TypeError, ValueError, RuntimeError) as error:
-            text = next(iter(str(error).splitlines()), type(error).__name__)
             raise LimbeckError(
-                f"torchvision's {self.name} cannot change an image {list(image.shape)}: {text}"
+                f"torchvision's {self.name} failed for an image {list(image.shape)}: {_first_line(error)}"
             ) from error
         if not isinstance(output, Tensor) or output.shape != image.shape:
-            got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            actual = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise LimbeckError(
-                f"torchvision's {self.name} made {got} of an image {list(image.shape)}, and a view keeps its shape: "
-                "set its size to the image's, or leave it out"
+                f"torchvision's {self.name} must keep the shape {list(image.shape)}, got {actual}: set its size"
             )
         return output.float() / 255 if output.dtype == torch.uint8 else output.float()
 
 
 def torchvision(name: str, **options: Any) -> TorchvisionTransform:
-    """The class ``name`` of ``torchvision.transforms.v2``, made with ``options``.
+    """The class ``name`` of ``torchvision.transforms.v2`` with ``options``, applied image by image.
 
-    In a recipe: ``{use: torchvision, name: RandomErasing, p: 0.25}``. Lists stand for tuples, and an interpolation or a
-    policy is its name in text. It works image by image, in tens or hundreds of microseconds each.
+    In a recipe: ``{use: torchvision, name: RandomErasing, p: 0.25}``, with lists for tuples and names for an
+    interpolation or a policy.
 
     >>> torchvision("GaussianBlur", kernel_size=3)(torch.ones(1, 1, 5, 5), CounterRNG.for_samples(
     ...     torch.tensor([0]), torch.tensor([0]), seed=0, transform_index=0)).sum().round()
@@ -79,59 +76,41 @@ def torchvision(name: str, **options: Any) -> TorchvisionTransform:
     import torchvision as package
     from torchvision.transforms import v2
 
-    transform_classes = {
-        key: cls
-        for key, cls in vars(v2).items()
-        if inspect.isclass(cls)
-        and issubclass(cls, v2.Transform)
-        and key not in _CONTAINERS | _MULTI_OUTPUT | _ALTERNATIVES.keys()
-    }
-    if name in _ALTERNATIVES:
-        raise LimbeckError(f"torchvision's {name} mixes within the batch: {_ALTERNATIVES[name]}")
-    if name in _MULTI_OUTPUT or name in _CONTAINERS:
-        reason = "makes several images of one" if name in _MULTI_OUTPUT else "is made of other transforms or functions"
-        raise LimbeckError(f"torchvision's {name} {reason}, and a view is one image: list transforms one by one")
-    if name not in transform_classes:
-        raise LimbeckError(
-            f"torchvision.transforms.v2 has no transform {name!r}; there are: {suggest_names(name, transform_classes)}"
-        )
+    if name in _UNSUPPORTED:
+        raise LimbeckError(f"torchvision's {name} {_UNSUPPORTED[name]}")
+    cls = getattr(v2, name, None)
+    if not (inspect.isclass(cls) and issubclass(cls, v2.Transform)):
+        names = [key for key, c in vars(v2).items() if inspect.isclass(c) and issubclass(c, v2.Transform)]
+        similar = suggest_names(name, set(names) - _UNSUPPORTED.keys())
+        raise LimbeckError(f"torchvision.transforms.v2 has no transform {name!r}; there are: {similar}")
+    convert = {"interpolation": v2.InterpolationMode, "policy": v2.AutoAugmentPolicy}
+    options = {key: _lists_to_tuples(value) for key, value in sorted(options.items())}
     try:
-        transform = transform_classes[name](**{key: _to_v2_option(key, value, v2) for key, value in options.items()})
+        transform = cls(**{k: convert[k](v) if isinstance(v, str) and k in convert else v for k, v in options.items()})
     except (TypeError, ValueError) as error:
-        text = next(iter(str(error).splitlines()), type(error).__name__)
-        raise LimbeckError(f"torchvision's {name} cannot be made with {options}: {text}") from error
-    return TorchvisionTransform(
-        name,
-        tuple(sorted((key, _lists_to_tuples(value)) for key, value in options.items())),
-        package.__version__,
-        transform,
-    )
+        raise LimbeckError(f"torchvision's {name} does not take {options}: {_first_line(error)}") from error
+    return TorchvisionTransform(name, tuple(options.items()), package.__version__, transform)
 
 
 def rand_augment(num_ops: int = 2, magnitude: int = 9, num_magnitude_bins: int = 31) -> TorchvisionTransform:
-    """RandAugment (Cubuk et al., 2020, https://arxiv.org/abs/1909.13719): so many random changes of one strength.
+    """RandAugment (Cubuk et al., 2020, https://arxiv.org/abs/1909.13719).
 
-    Arguments:
-        num_ops: changes of each image.
+    Args:
+        num_ops: number of random operations on each image.
         magnitude: their strength, from 0 to below ``num_magnitude_bins``.
-        num_magnitude_bins: how many strengths there are.
+        num_magnitude_bins: number of strengths.
     """
     if num_ops < 1 or not 0 <= magnitude < num_magnitude_bins:
         raise LimbeckError(
-            f"rand_augment makes at least 1 change at a magnitude from 0 to below {num_magnitude_bins} (its "
-            f"num_magnitude_bins), not {num_ops} at {magnitude}"
+            f"rand_augment's num_ops must be at least 1 and magnitude from 0 to below {num_magnitude_bins}, got "
+            f"{num_ops} and {magnitude}"
         )
     return torchvision("RandAugment", num_ops=num_ops, magnitude=magnitude, num_magnitude_bins=num_magnitude_bins)
 
 
-def _to_v2_option(key: str, value: Any, v2: Any) -> Any:
-    """An option as torchvision takes it, where a recipe can only write text or a list."""
-    if isinstance(value, str) and key == "interpolation":
-        return v2.InterpolationMode(value)
-    if isinstance(value, str) and key == "policy":
-        return v2.AutoAugmentPolicy(value)
-    return _lists_to_tuples(value)
-
-
 def _lists_to_tuples(value: Any) -> Any:
     return tuple(map(_lists_to_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

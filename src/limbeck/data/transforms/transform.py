@@ -1,4 +1,4 @@
-"""The two kinds of transforms: those that change one image, and those that mix two."""
+"""The protocols of transforms that change one image, and of those that mix two."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ __all__ = ["MixTransform", "Transform"]
 
 @runtime_checkable
 class Transform(Protocol):
-    """A change of images that depends on nothing but the draws."""
+    """A change of images that draws from ``rng`` only."""
 
     def __call__(self, images: Tensor, rng: CounterRNG) -> Tensor:
-        """The changed images, of the same shape."""
+        """The changed images ``[batch, channels, height, width]``, of the same shape."""
         ...
 
 
 @runtime_checkable
 class MixTransform(Protocol):
-    """A blend of two images, each with its share of the label.
+    """A blend of two images and their labels.
 
     Attributes:
-        alpha: the share is drawn from Beta(alpha, alpha).
-        p: how often an image is mixed at all.
+        alpha: the fraction λ of the first image is drawn from Beta(alpha, alpha).
+        p: probability that an image is mixed.
     """
 
     @property
@@ -36,15 +36,15 @@ class MixTransform(Protocol):
     def p(self) -> float: ...
 
     def blend(self, images: Tensor, partners: Tensor, lam: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
-        """Each of ``images`` blended with the one of ``partners`` in its place.
+        """Blend ``images`` ``[batch, channels, height, width]`` with ``partners``, row by row.
 
-        Arguments:
-            images: ``[batch, channels, height, width]``.
-            partners: of the same shape.
-            lam: ``[batch]``, how much of ``images`` is to be left.
-            center: ``[batch, 2]`` numbers from 0 to below 1, for what has a place: from top and from left.
+        Args:
+            images: the first images.
+            partners: the second images, of the same shape.
+            lam: ``[batch]``, fraction of ``images`` to keep.
+            center: ``[batch, 2]`` numbers in [0, 1): relative position from top and left.
 
         Returns:
-            The blend, and how much of ``images`` is left in it, ``[batch]``.
+            The blend, and the fraction of ``images`` in it, ``[batch]``.
         """
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, final
 
 import torch
@@ -35,9 +35,7 @@ class BackendUnsupported(LimbeckError):
     """Why a backend does not support a network; the message completes "not fold_batchnorm: …"."""
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class RecordedCall:
+class RecordedCall(NamedTuple):
     """Arguments and output of one call of a network."""
 
     args: tuple[Any, ...]
@@ -70,11 +68,16 @@ def record_calls(
     network: nn.Module, feature_extractor: FeatureExtractor, batch: Any, task: Task
 ) -> tuple[Outputs, list[RecordedCall]]:
     """Outputs for ``batch``, and the calls of the network; no calls where the task uses another method than forward."""
-    recorder = _CallRecorder(network)
+    calls: list[RecordedCall] = []
+
+    def record(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        calls.append(RecordedCall(args, kwargs, output))
+
+    handle = network.register_forward_hook(record, with_kwargs=True)
     try:
-        return compute_outputs(recorder, feature_extractor, batch, task), recorder.calls
-    except AttributeError:
-        return compute_outputs(network, feature_extractor, batch, task), []
+        return compute_outputs(network, feature_extractor, batch, task), calls
+    finally:
+        handle.remove()
 
 
 @final
@@ -118,9 +121,9 @@ class BuildContext:
     @cached_property
     def onnx_graph(self) -> bytes:
         """The network as an ONNX file, exported once for all runtimes."""
-        network, example = unwrap_model(self.network), self.example_input
+        network = unwrap_model(self.network)
         try:
-            return export_onnx_bytes(network, example, name=type(network).__name__)
+            return export_onnx_bytes(network, self.example_input, name=type(network).__name__)
         except LimbeckError as error:
             raise BackendUnsupported(str(error)) from error
 
@@ -143,7 +146,7 @@ def _build_compile(context: BuildContext) -> PreparedModel:
     return PreparedModel(torch.compile(context.network), feature_extractor)  # type: ignore[arg-type]
 
 
-def _build_runtime(context: BuildContext, runtime: Runtime) -> PreparedModel:
+def _build_runtime(context: BuildContext, *, runtime: Runtime) -> PreparedModel:
     feature_extractor = context.empty_feature_extractor()
     if (missing_package := find_missing_package(runtime)) is not None:
         raise BackendUnsupported(missing_package)
@@ -156,23 +159,9 @@ BUILDERS: Mapping[str, Callable[[BuildContext], PreparedModel]] = {
     "eager": _build_eager,
     "fold_batchnorm": _build_fold_batchnorm,
     "compile": _build_compile,
-    "onnxruntime": lambda context: _build_runtime(context, "onnxruntime"),
-    "openvino": lambda context: _build_runtime(context, "openvino"),
+    "onnxruntime": partial(_build_runtime, runtime="onnxruntime"),
+    "openvino": partial(_build_runtime, runtime="openvino"),
 }
-
-
-@final
-class _CallRecorder(nn.Module):
-    """Records the calls of a network."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network, self.calls = network, list[RecordedCall]()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        output = self.network(*args, **kwargs)
-        self.calls.append(RecordedCall(args, kwargs, output))
-        return output
 
 
 @final

@@ -1,18 +1,18 @@
-"""ONNX models in ONNX Runtime (https://onnxruntime.ai) or OpenVINO (https://docs.openvino.ai), float32 on the CPU.
+"""ONNX models in ONNX Runtime (https://onnxruntime.ai) or OpenVINO (https://docs.openvino.ai) on the CPU.
 
 They get as many threads as torch has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from limbeck.core.errors import LimbeckError, format_root_cause, suggest_names
 
@@ -20,6 +20,11 @@ __all__ = ["RUNTIMES", "Runtime", "RuntimeSession", "find_missing_package"]
 
 Runtime = Literal["onnxruntime", "openvino"]
 RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
+# Names of onnxruntime and of OpenVINO.
+_NUMPY_DTYPES = {
+    "tensor(float)": np.float32, "f32": np.float32, "tensor(float16)": np.float16, "f16": np.float16,
+    "tensor(double)": np.float64, "f64": np.float64,
+}  # fmt: skip
 
 
 class _LoadedGraph(NamedTuple):
@@ -33,7 +38,7 @@ class _LoadedGraph(NamedTuple):
 
 @final
 class RuntimeSession:
-    """Runs an ONNX model with one input. It can be copied and pickled.
+    """Runs an ONNX model with one floating-point input. It can be copied and pickled.
 
     Args:
         model: the bytes of the file, or its path.
@@ -43,18 +48,13 @@ class RuntimeSession:
         output_name: name of the output to read; ``None``: the only one.
 
     Raises:
-        LimbeckError: the runtime is not installed or cannot load the model, or the model has other names.
+        LimbeckError: the runtime is not installed or cannot load the model, or the model has other inputs or outputs.
     """
 
     def __init__(
-        self,
-        model: bytes | str,
-        *,
-        runtime: Runtime,
-        name: str,
-        input_name: str | None = None,
+        self, model: bytes | str, *, runtime: Runtime, name: str, input_name: str | None = None,
         output_name: str | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if runtime not in RUNTIMES:
             raise LimbeckError(f"{name}: unknown runtime {runtime!r}; there are: {suggest_names(runtime, RUNTIMES)}")
         self.model, self.runtime, self.name = model, runtime, name
@@ -63,25 +63,28 @@ class RuntimeSession:
             raise LimbeckError(f"{name} must have one input, got {len(graph.inputs)} ({', '.join(graph.inputs)})")
         self.input_name = _resolve_port_name(name, "input", input_name, list(graph.inputs))
         self.output_name = _resolve_port_name(name, "output", output_name, list(graph.outputs))
+        dtype = graph.inputs[self.input_name].partition(" ")[0]
+        if dtype not in _NUMPY_DTYPES:
+            raise LimbeckError(f"{name}: the input {self.input_name} must be floating point, got {dtype}")
+        self._dtype = _NUMPY_DTYPES[dtype]
 
-    @property
-    def input_dtype(self) -> str:
-        """The dtype of the input, as the runtime names it."""
-        return self._graph.inputs[self.input_name].partition(" ")[0]
-
-    def __call__(self, inputs: NDArray[Any]) -> NDArray[Any]:
-        """Output for a batch ``[n, ...]``; a model of fixed batch size is called several times."""
+    def __call__(self, inputs: ArrayLike) -> NDArray[Any]:
+        """Output for a batch ``[n, ...]`` (an array or a CPU tensor), in chunks where the batch size is fixed."""
+        array = np.asarray(inputs)
+        size = self._graph.batch_size or len(array)
+        chunks = [array] if size == len(array) else [array[i : i + size] for i in range(0, len(array), size)]
         try:
-            outputs = [
-                self._graph.run(self.input_name, self.output_name, chunk)[:num_rows]
-                for chunk, num_rows in _split_batches(inputs, self._graph.batch_size)
-            ]
-            return np.concatenate(outputs)
+            return np.concatenate([self._run(chunk, size) for chunk in chunks])
         except Exception as error:  # each runtime has its own error types
             raise LimbeckError(
                 f"{self.name}: the input {self.input_name} must be {self._graph.inputs[self.input_name]}, got "
-                f"{inputs.dtype} {list(inputs.shape)} ({self.runtime}: {format_root_cause(error)})"
+                f"{array.dtype} {list(array.shape)} ({self.runtime}: {format_root_cause(error)})"
             ) from error
+
+    def _run(self, chunk: NDArray[Any], size: int) -> NDArray[Any]:
+        """The output for a chunk, padded with its last row to ``size`` rows."""
+        padded = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
+        return self._graph.run(self.input_name, self.output_name, padded.astype(self._dtype))[: len(chunk)]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_graph"}
@@ -105,11 +108,10 @@ def _load_graph(model: bytes | str, runtime: Runtime, name: str) -> _LoadedGraph
     if (missing_package := find_missing_package(runtime)) is not None:
         raise LimbeckError(f"{name}: {missing_package}")
     try:
-        return {"onnxruntime": _load_onnxruntime, "openvino": _load_openvino}[runtime](model)
+        return _load_onnxruntime(model) if runtime == "onnxruntime" else _load_openvino(model)
     except Exception as error:
         raise LimbeckError(
-            f"{runtime} cannot load {name} ({format_root_cause(error)}): the file is damaged, or of an "
-            "unsupported version"
+            f"{runtime} cannot load {name} ({format_root_cause(error)}): export it again, with a supported opset"
         ) from error
 
 
@@ -125,13 +127,12 @@ def _load_onnxruntime(model: bytes | str) -> _LoadedGraph:
         result: NDArray[Any] = session.run([output_name], {input_name: array})[0]
         return result
 
-    def describe_ports(ports: Any) -> dict[str, str]:
-        return {port.name: f"{port.type} {port.shape}" for port in ports}
-
-    inputs = session.get_inputs()
-    batch_dim = inputs[0].shape[0] if inputs and inputs[0].shape else None
-    batch_size = batch_dim if isinstance(batch_dim, int) else None
-    return _LoadedGraph(describe_ports(inputs), describe_ports(session.get_outputs()), batch_size, run)
+    inputs, outputs = (
+        {port.name: f"{port.type} {port.shape}" for port in ports}
+        for ports in (session.get_inputs(), session.get_outputs())
+    )
+    shape = session.get_inputs()[0].shape if inputs else []
+    return _LoadedGraph(inputs, outputs, shape[0] if shape and isinstance(shape[0], int) else None, run)
 
 
 @cache
@@ -159,25 +160,12 @@ def _load_openvino(model: bytes | str) -> _LoadedGraph:
         request.infer({input_name: array}, share_inputs=True)
         return np.array(request.get_tensor(output_name).data)
 
-    def describe_port(port: Any) -> str:
-        return f"{port.get_element_type().get_type_name()} {port.get_partial_shape()}"
-
     inputs, outputs = (
-        {p.get_any_name(): describe_port(p) for p in ports} for ports in (compiled.inputs, compiled.outputs)
+        {port.get_any_name(): f"{port.get_element_type().get_type_name()} {port.get_partial_shape()}" for port in ports}
+        for ports in (compiled.inputs, compiled.outputs)
     )
     shape = compiled.inputs[0].get_partial_shape() if compiled.inputs else []
-    batch_size = shape[0].get_length() if len(shape) and shape[0].is_static else None
-    return _LoadedGraph(inputs, outputs, batch_size, run)
-
-
-def _split_batches(inputs: NDArray[Any], batch_size: int | None) -> Iterator[tuple[NDArray[Any], int]]:
-    """Chunks of the fixed batch size, the last one padded, and how many rows of each count."""
-    if batch_size is None or batch_size == len(inputs):
-        yield np.ascontiguousarray(inputs), len(inputs)
-        return
-    for start in range(0, len(inputs), batch_size):
-        chunk = inputs[start : start + batch_size]
-        yield np.concatenate([chunk, np.repeat(chunk[-1:], batch_size - len(chunk), axis=0)]), len(chunk)
+    return _LoadedGraph(inputs, outputs, shape[0].get_length() if len(shape) and shape[0].is_static else None, run)
 
 
 def _resolve_port_name(model_name: str, side: str, name: str | None, names: list[str]) -> str:

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from limbeck.core.errors import LimbeckError, format_root_cause, suggest_names
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task
-from limbeck.teachers.backends.builders import (
-    BUILDERS,
-    BackendUnsupported,
-    BuildContext,
-    PreparedModel,
-    RecordedCall,
-    record_calls,
-)
+from limbeck.teachers.backends.builders import BUILDERS, BackendUnsupported, BuildContext, PreparedModel, record_calls
 from limbeck.teachers.backends.runtime_session import find_missing_package
+from limbeck.utils.timing import measure_latencies
 
 __all__ = ["BACKENDS", "BackendReport", "InferenceBackend", "max_relative_difference"]
 
 BACKENDS = ("auto", *BUILDERS)
 TOLERANCE = 1e-4
 _AUTO_CANDIDATES = ("eager", "fold_batchnorm", "openvino", "onnxruntime")
-_MIN_ROUNDS, _MAX_ROUNDS, _ENOUGH_SECONDS = 7, 60, 0.5
+_ROUNDS = 20
 
 
 @final
@@ -82,9 +77,9 @@ class BackendReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``record.json``."""
-        rounded = {name: round(milliseconds, 3) for name, milliseconds in self.latency_ms.items()}
+        latencies = {name: round(milliseconds, 3) for name, milliseconds in self.latency_ms.items()}
         speedup = None if self.speedup is None else round(self.speedup, 3)
-        return asdict(self) | {"input_shape": list(self.input_shape), "latency_ms": rounded, "speedup": speedup}
+        return asdict(self) | {"input_shape": list(self.input_shape), "latency_ms": latencies, "speedup": speedup}
 
 
 @final
@@ -96,7 +91,6 @@ class InferenceBackend:
             minute to compile.
         measure_seconds: time for measuring; no backend is built after five times that.
         log: called with the report as text.
-        clock: current time in seconds, for tests.
 
     A backend is supported if its outputs and features on a real batch differ from eager's by at most 1e-4 of eager's
     largest value. All backends get the threads of torch. The selection is made on the first batch and repeated when the
@@ -104,14 +98,13 @@ class InferenceBackend:
     """
 
     def __init__(
-        self, name: str = "eager", *, measure_seconds: float = 3.0, log: Callable[[str], None] | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:  # fmt: skip
+        self, name: str = "eager", *, measure_seconds: float = 3.0, log: Callable[[str], None] | None = None
+    ) -> None:
         if name not in BACKENDS:
             raise LimbeckError(f"unknown backend {name!r}; there are: {suggest_names(name, BACKENDS)}")
         if (missing_package := find_missing_package(name)) is not None:
             raise LimbeckError(f"backend {name!r}: {missing_package}")
-        self.name, self.measure_seconds, self.log, self.clock = name, measure_seconds, log, clock
+        self.name, self.measure_seconds, self.log = name, measure_seconds, log
         self.report = BackendReport(requested=name, backend=name)
         # The network is stored with its prepared model, so that its id stays unique.
         self._prepared: dict[tuple[int, tuple[tuple[str, str], ...]], tuple[nn.Module, PreparedModel]] = {}
@@ -128,8 +121,7 @@ class InferenceBackend:
         """Outputs of ``network`` for ``batch``."""
         key = (id(network), tuple(sorted(feature_layers.items())))
         if key not in self._prepared:
-            prepared, self.report = _select_backend(self, network, feature_layers, batch, task)
-            self._prepared[key] = network, prepared
+            self._prepared[key] = network, self._select(network, feature_layers, batch, task)
             if self.log is not None:
                 self.log(str(self.report))
         return self._prepared[key][1].predict(batch, task)
@@ -137,6 +129,41 @@ class InferenceBackend:
     def reset(self) -> None:
         """Repeat the selection on the next batch."""
         self._prepared.clear()
+
+    def _select(self, network: nn.Module, feature_layers: Mapping[str, str], batch: Any, task: Task) -> PreparedModel:
+        deadline = time.perf_counter() + 5 * self.measure_seconds
+        eager = BUILDERS["eager"](BuildContext(network, feature_layers, ()))
+        expected, calls = record_calls(network, eager.feature_extractor, batch, task)
+        context = BuildContext(network, feature_layers, calls)
+        supported, differences, skipped = {"eager": eager}, dict[str, float](), dict[str, str]()
+        for name in _AUTO_CANDIDATES if self.name == "auto" else (self.name,):
+            if name == "eager":
+                continue
+            try:
+                if self.name == "auto" and time.perf_counter() > deadline:
+                    raise BackendUnsupported("the time for measuring is over")
+                prepared = BUILDERS[name](context)
+                differences[name] = _check_outputs(prepared.predict(batch, task), expected)
+                supported[name] = prepared
+            except Exception as error:  # torch.compile and the runtimes raise errors of any type
+                skipped[name] = str(error) if isinstance(error, LimbeckError) else format_root_cause(error)
+        if skipped and self.name not in ("auto", "fold_batchnorm"):
+            reason = skipped[self.name]
+            raise LimbeckError(f"backend {self.name!r} does not support this teacher: {reason}; set auto")
+        timings = measure_latencies(
+            {name: partial(prepared.predict, batch, task) for name, prepared in supported.items()},
+            rounds=_ROUNDS, calls_per_round=1, warmup=0, max_seconds=self.measure_seconds / len(supported),
+            num_threads=torch.get_num_threads(),
+        )  # fmt: skip
+        latencies = {name: float(timing["median"]) for name, timing in timings.items()}
+        best = min(latencies, key=latencies.__getitem__) if self.name == "auto" else list(supported)[-1]
+        inputs = [value for call in calls for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
+        self.report = BackendReport(
+            requested=self.name, backend=best, input_shape=tuple(inputs[0].shape) if inputs else (),
+            num_threads=torch.get_num_threads(), latency_ms=latencies, max_difference=differences, skipped=skipped,
+            notes={name: model.note for name, model in supported.items() if model.note},
+        )  # fmt: skip
+        return supported[best]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_prepared": {}, "log": None}  # prepared models belong to this process
@@ -151,11 +178,13 @@ def max_relative_difference(outputs: Outputs, expected: Outputs) -> float:
     >>> max_relative_difference(Outputs(logits=torch.tensor([[3.0, 1.0]])), Outputs(logits=torch.tensor([[4.0, 1.0]])))
     0.25
     """
-    actual_tensors, expected_tensors = _named_tensors(outputs), _named_tensors(expected)
-    if {n: t.shape for n, t in actual_tensors.items()} != {n: t.shape for n, t in expected_tensors.items()}:
+    actual_tensors, expected_tensors = (
+        [t.float() for t in tree_leaves([getattr(value, item.name) for item in fields(value)]) if t is not None]
+        for value in (outputs, expected)
+    )
+    if [t.shape for t in actual_tensors] != [t.shape for t in expected_tensors]:
         return float("inf")
-    differences = [_relative_difference(actual_tensors[n].float(), t.float()) for n, t in expected_tensors.items()]
-    return max(differences, default=0.0)
+    return max(map(_relative_difference, actual_tensors, expected_tensors), default=0.0)
 
 
 def _relative_difference(actual: Tensor, expected: Tensor) -> float:
@@ -166,74 +195,8 @@ def _relative_difference(actual: Tensor, expected: Tensor) -> float:
     return float((difference.max() / scale).nan_to_num(nan=torch.inf, posinf=torch.inf))
 
 
-def _named_tensors(outputs: Outputs) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for item in fields(outputs):
-        value = getattr(outputs, item.name)
-        if isinstance(value, Tensor):
-            tensors[item.name] = value
-        elif isinstance(value, Mapping):
-            tensors |= {f"{item.name}.{name}": tensor for name, tensor in value.items()}
-    return tensors
-
-
-def _select_backend(
-    backend: InferenceBackend, network: nn.Module, feature_layers: Mapping[str, str], batch: Any, task: Task
-) -> tuple[PreparedModel, BackendReport]:
-    start = backend.clock()
-    eager = BUILDERS["eager"](BuildContext(network, feature_layers, ()))
-    expected, calls = record_calls(network, eager.feature_extractor, batch, task)
-    context = BuildContext(network, feature_layers, calls)
-    supported, differences, skipped = {"eager": eager}, dict[str, float](), dict[str, str]()
-    candidates = _AUTO_CANDIDATES if backend.name == "auto" else (backend.name,)
-    for name in candidates:
-        if name == "eager":
-            continue
-        try:
-            if backend.name == "auto" and backend.clock() - start > 5 * backend.measure_seconds:
-                raise BackendUnsupported("the time for measuring is over")
-            prepared = BUILDERS[name](context)
-            differences[name] = _check_outputs(prepared.predict(batch, task), expected)
-            supported[name] = prepared
-        except Exception as error:  # torch.compile and the runtimes raise errors of any type
-            skipped[name] = str(error) if isinstance(error, LimbeckError) else format_root_cause(error)
-    if skipped and backend.name not in ("auto", "fold_batchnorm"):
-        raise LimbeckError(f"backend {backend.name!r} does not support this teacher: {skipped[backend.name]}; set auto")
-    latencies = _measure_latencies(supported, batch, task, backend)
-    best = min(latencies, key=lambda name: latencies[name]) if backend.name == "auto" else list(supported)[-1]
-    report = BackendReport(
-        requested=backend.name, backend=best, input_shape=_first_input_shape(calls),
-        num_threads=torch.get_num_threads(),
-        latency_ms=latencies, max_difference=differences, skipped=skipped,
-        notes={name: model.note for name, model in supported.items() if model.note},
-    )  # fmt: skip
-    return supported[best], report
-
-
 def _check_outputs(outputs: Outputs, expected: Outputs) -> float:
     difference = max_relative_difference(outputs, expected)
     if difference > TOLERANCE:
         raise BackendUnsupported(f"its outputs differ from eager's by {difference:.1e}, more than {TOLERANCE:.0e}")
     return difference
-
-
-def _measure_latencies(
-    supported: Mapping[str, PreparedModel], batch: Any, task: Task, backend: InferenceBackend
-) -> dict[str, float]:
-    """Median latencies in ms, measured alternately so that other load of the machine affects all backends alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in supported}
-    measure_start = backend.clock()
-    for round_index in range(_MAX_ROUNDS):
-        for name, prepared in supported.items():
-            start = backend.clock()
-            prepared.predict(batch, task)
-            seconds[name].append(backend.clock() - start)
-        elapsed = backend.clock() - measure_start
-        if elapsed > backend.measure_seconds or (round_index + 1 >= _MIN_ROUNDS and elapsed > _ENOUGH_SECONDS):
-            break
-    return {name: 1e3 * statistics.median(times) for name, times in seconds.items()}
-
-
-def _first_input_shape(calls: list[RecordedCall]) -> tuple[int, ...]:
-    inputs = [value for call in calls for value in (*call.args, *call.kwargs.values())]
-    return next((tuple(value.shape) for value in inputs if isinstance(value, Tensor)), ())

@@ -1,8 +1,8 @@
 """A teacher with outputs cached on disk by sample and view.
 
-The first time a view is used, its outputs are computed and written; later they are read. So the first epochs of a run
-fill the cache, an interrupted run continues, several processes may fill one cache, and later runs need no forward
-pass of the teacher. Outputs are always decoded from what was written, so filling and reading runs are equal.
+Outputs are computed and written when a view is first used, and read later. So the first epochs of a run fill the cache,
+an interrupted run continues, and several processes may fill one cache. Outputs are always decoded from the written
+bytes, so filling and reading runs are equal.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol, final, runtime_checkable
+from typing import Any, Final, final
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task, Teacher
 from limbeck.data import DataModule
+from limbeck.data.batch_sampler import BatchSampler
 from limbeck.teachers.cache.cache_config import CacheConfig
 from limbeck.teachers.cache.cache_registry import cache_dir, lock_cache
 from limbeck.teachers.cache.indexing import CHECKSUM_BYTES, RecordIndex, checksums_match, get_inputs, input_checksum
@@ -30,32 +31,9 @@ from limbeck.teachers.cache.store import ByteArray, Indices, RecordStore
 from limbeck.teachers.frozen import FrozenTeacher
 from limbeck.utils.io import write_atomically
 
-__all__ = ["CACHE_VERSION", "CacheableData", "CachedTeacher"]
+__all__ = ["CACHE_VERSION", "CachedTeacher"]
 
 CACHE_VERSION: Final = 2
-
-
-@runtime_checkable
-class CacheableData(Protocol):
-    """Data with reproducible views, such as the batch streams of :mod:`limbeck.data`."""
-
-    @property
-    def split(self) -> Any:
-        """The samples, with their ``sample_ids``."""
-        ...
-
-    @property
-    def num_views(self) -> int:
-        """Number of views of each sample; 0 where they are drawn anew."""
-        ...
-
-    def load(self, sample_indices: Tensor, views: Tensor) -> Any:
-        """The batch of the samples at positions ``sample_indices`` of the split in ``views``."""
-        ...
-
-    def fingerprint(self) -> str:
-        """A hash of everything that determines the inputs."""
-        ...
 
 
 @final
@@ -64,7 +42,7 @@ class CachedTeacher(Teacher):
 
     Args:
         teacher: a network, or a teacher with :meth:`~limbeck.core.protocols.Teacher.fingerprint`.
-        data: a data module, or one of its streams, with numbered views (``Augmentation(num_views=8)``).
+        data: a data module, or one of its batch samplers, with numbered views (``Augmentation(num_views=8)``).
         root: folder of all caches; ``None``: ``$LIMBECK_CACHE``, or ``~/.cache/limbeck/teacher_outputs``.
         config: how outputs are stored.
         name: name of the teacher in lists of caches.
@@ -90,21 +68,21 @@ class CachedTeacher(Teacher):
     """
 
     def __init__(
-        self,
-        teacher: nn.Module | Teacher,
-        data: Any,
-        *,
-        root: str | Path | None = None,
-        config: CacheConfig = CacheConfig(),
-        name: str = "teacher",
-        log: Callable[[str], None] | None = None,
-    ) -> None:
+        self, teacher: nn.Module | Teacher, data: Any, *, root: str | Path | None = None,
+        config: CacheConfig = CacheConfig(), name: str = "teacher", log: Callable[[str], None] | None = None,
+    ) -> None:  # fmt: skip
         self._teacher: Teacher = FrozenTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
         if type(self._teacher).fingerprint is Teacher.fingerprint:
             raise LimbeckError(f"a cached teacher needs a fingerprint, and {name!r} has none: define fingerprint()")
-        self._data = _require_cacheable(data)
+        stream = data.batches(batch_size=data.augmentation.repeats) if isinstance(data, DataModule) else data
+        if not isinstance(stream, BatchSampler):
+            raise LimbeckError(
+                f"cached data must have a fingerprint and numbered views, got a {type(data).__name__}: use "
+                "limbeck.data, such as limbeck.data.from_datasets"
+            )
+        self._data = stream
         self._root, self._config, self._name, self._log = root, config, name, log or _print_to_stderr
-        self._record_index = RecordIndex(self._data.split.sample_ids, num_views=self._data.num_views)
+        self._record_index = RecordIndex(stream.split.sample_ids, num_views=stream.num_views)
         self._folder: Path | None = None
         self._store: RecordStore | None = None
         self._layout: RecordLayout | None = None
@@ -282,17 +260,6 @@ class CachedTeacher(Teacher):
 
     def __repr__(self) -> str:
         return f"CachedTeacher({self._teacher!r}, num_views={self._record_index.num_views}, config={self._config})"
-
-
-def _require_cacheable(data: Any) -> CacheableData:
-    stream = data.batches(batch_size=data.augmentation.repeats) if isinstance(data, DataModule) else data
-    if not isinstance(stream, CacheableData):
-        raise LimbeckError(
-            f"cached data must have a fingerprint and numbered views, got a {type(data).__name__}: use limbeck.data, "
-            "such as "
-            "limbeck.data.from_datasets"
-        )
-    return stream
 
 
 def _index_batch(batch: dict[str, Any], mask: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The record of each sample and view, and checksums of the inputs that records were computed for.
 
 A user's data set may return other inputs under the same sample ids. Each record holds two sums of its input in float16,
-plain and with fixed random signs, which are compared with those of the current input, within a tolerance, since the
-last bits of interpolated pixels differ between machines.
+plain and with fixed random signs. They are compared within a tolerance, since the last bits of interpolated pixels
+differ between machines.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ class RecordIndex:
         if num_views < 1:
             raise LimbeckError(
                 "num_views must be at least 1 for a cache, got 0, which draws new views in each epoch: set, for "
-                "example, "
-                "augment.num_views: 8 (the number of epochs gives a new view in each)"
+                "example, augment.num_views: 8 (the number of epochs gives a new view in each)"
             )
         self.num_views = num_views
         self._sample_ids, order = np.unique(sample_ids.numpy(), return_index=True)
@@ -56,7 +55,7 @@ class RecordIndex:
         """The record of each sample of ``batch``, by its ``sample_id`` and ``view``."""
         if not isinstance(batch, dict) or "sample_id" not in batch:
             raise LimbeckError(
-                "a cached teacher needs batches with 'sample_id' (and 'view' where there are several): use those of "
+                "a cached teacher needs batches with 'sample_id' (and 'view' where there are several): use batches of "
                 "limbeck.data"
             )
         sample_ids = batch["sample_id"].cpu().numpy()
@@ -65,10 +64,9 @@ class RecordIndex:
         position = np.searchsorted(self._sample_ids, sample_ids).clip(max=self.num_samples - 1)
         unknown = self._sample_ids[position] != sample_ids
         if unknown.any() or (view >= self.num_views).any():
-            unknown_name = f"sample {sample_ids[unknown][0]}" if unknown.any() else f"view {view.max()}"
+            name = f"sample {sample_ids[unknown][0]}" if unknown.any() else f"view {view.max()}"
             raise LimbeckError(
-                f"{unknown_name} is not in the cache of {self.num_samples} samples in {self.num_views} views: create "
-                "the cache "
+                f"{name} is not in the cache of {self.num_samples} samples in {self.num_views} views: create the cache "
                 "with the training data"
             )
         indices: Indices = (position * self.num_views + view).astype(np.int64)

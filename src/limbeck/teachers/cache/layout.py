@@ -1,6 +1,4 @@
-"""Teacher outputs as bytes: dense values, the largest k logits, or eight-bit integers, in one record for each
-sample.
-"""
+"""Teacher outputs as bytes: a record of one numpy structured dtype for each sample and view."""
 
 from __future__ import annotations
 
@@ -19,16 +17,7 @@ from limbeck.core.outputs import Outputs
 from limbeck.teachers.cache.cache_config import CacheConfig
 from limbeck.teachers.cache.store import ByteArray
 
-__all__ = [
-    "RecordField",
-    "RecordLayout",
-    "decode_dense",
-    "decode_int8",
-    "decode_top_k",
-    "encode_dense",
-    "encode_int8",
-    "encode_top_k",
-]
+__all__ = ["RecordField", "RecordLayout"]
 
 
 @final
@@ -39,17 +28,16 @@ class RecordField:
     Attributes:
         name: ``logits``, ``spatial_logits``, ``embedding``, ``valid``, ``features.NAME``, ``extra.NAME``, or
             ``rows.NAME`` for an extra tensor with one value for each row.
-        encoding: ``float16``, ``float32``, ``int8`` or ``top_k``.
+        encoding: ``float16``, ``float32``, ``int8`` (with a float32 scale) or ``top_k`` (the largest logits, their
+            classes and, with ``tail="spread"``, the float32 logsumexp of the others).
         shape: stored shape of one sample; ``(rows, classes)`` for logits.
         full_size: height and width before pooling, for spatial logits.
-        num_bytes: size in the record.
     """
 
     name: str
     encoding: str
     shape: tuple[int, ...]
     full_size: tuple[int, ...]
-    num_bytes: int
 
 
 @final
@@ -61,6 +49,11 @@ class RecordLayout:
         config: settings of the cache.
         fields: the fields in order.
         multi_row: whether outputs have ``row_to_sample`` (several rows for each sample).
+
+    >>> outputs = Outputs(logits=torch.tensor([[3.0, 1.0, 2.0, 1.0]]))
+    >>> layout = RecordLayout.from_outputs(outputs, 1, CacheConfig(top_k=2))
+    >>> layout.num_bytes, layout.unpack(layout.pack(outputs, 1)).require_logits()
+    (12, tensor([[3., 1., 2., 1.]]))
     """
 
     config: CacheConfig
@@ -68,46 +61,55 @@ class RecordLayout:
     multi_row: bool
 
     @property
+    def dtype(self) -> np.dtype[np.void]:
+        """The dtype of a record."""
+        return np.dtype([(field.name, _field_dtype(field, self.config)) for field in self.fields])
+
+    @property
     def num_bytes(self) -> int:
         """Size of a record without checksums."""
-        return sum(field.num_bytes for field in self.fields)
+        return self.dtype.itemsize
 
     @classmethod
     def from_outputs(cls, outputs: Outputs, batch_size: int, config: CacheConfig) -> Self:
         """The layout of ``outputs`` for ``batch_size`` samples."""
         fields = []
         for name, tensor in _named_tensors(outputs, batch_size, config).items():
-            encoding, shape = _field_encoding(name, config), tuple(tensor.shape[1:])
             full_size: tuple[int, ...] = ()
             if name == "spatial_logits" and outputs.spatial_logits is not None and config.pool_factor > 1:
                 full_size = tuple(outputs.spatial_logits.shape[2:])
-            fields.append(RecordField(name, encoding, shape, full_size, _field_num_bytes(encoding, shape, config)))
+            fields.append(RecordField(name, _field_encoding(name, config), tuple(tensor.shape[1:]), full_size))
         if not fields:
             raise LimbeckError("outputs must have logits or features to be cached, got neither")
         return cls(config, tuple(fields), outputs.row_to_sample is not None)
 
     def pack(self, outputs: Outputs, batch_size: int) -> ByteArray:
-        """Records ``[batch, bytes]`` of ``outputs`` for ``batch_size`` samples."""
+        """Records ``[batch, bytes]`` of ``outputs`` for ``batch_size`` samples.
+
+        Raises:
+            LimbeckError: other tensors or shapes than those of the layout, or values that cannot be stored.
+        """
         tensors = _named_tensors(outputs, batch_size, self.config)
-        field_names = [field.name for field in self.fields]
-        if set(field_names) != tensors.keys():
+        names = [field.name for field in self.fields]
+        if set(names) != tensors.keys():
             raise LimbeckError(
-                f"all outputs of a cached teacher must have the same tensors ({', '.join(field_names)}), got "
-                f"{', '.join(tensors)}"
+                f"all outputs of a cached teacher must have the tensors {', '.join(names)}, got {', '.join(tensors)}"
             )
+        records = np.zeros(batch_size, self.dtype)
         for field in self.fields:
-            if (shape := tuple(tensors[field.name].shape[1:])) != field.shape:
+            tensor = tensors[field.name].detach().float().cpu()
+            if (shape := tuple(tensor.shape[1:])) != field.shape:
                 raise LimbeckError(
                     f"{field.name} of a cached teacher must have the shape {list(field.shape)} for each sample, got "
                     f"{list(shape)}: use inputs of one size"
                 )
-        return np.concatenate([self._encode(field, tensors[field.name]) for field in self.fields], axis=1)
+            _encode(records[field.name], tensor, field, self.config)
+        return records.view(np.uint8).reshape(batch_size, self.num_bytes)
 
     def unpack(self, raw: ByteArray) -> Outputs:
         """The outputs in records ``[batch, bytes]``, on the CPU in float32."""
-        ends = np.cumsum([field.num_bytes for field in self.fields])[:-1]
-        parts = np.split(raw, ends, axis=1)
-        tensors = {field.name: self._decode(field, part) for field, part in zip(self.fields, parts, strict=True)}
+        records = np.ascontiguousarray(raw).view(self.dtype)[:, 0]
+        tensors = {field.name: _decode(records[field.name], field, self.config) for field in self.fields}
         logits = tensors.get("logits")
         rows_per_sample = 0 if logits is None else logits.shape[1]
         extra_by_row = {name: tensor.flatten(0, 1) for name, tensor in _with_prefix("rows.", tensors).items()}
@@ -123,130 +125,97 @@ class RecordLayout:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``layout.json``."""
-        return asdict(self) | {"config": self.config.model_dump()}
+        fields = [asdict(f) | {"num_bytes": _field_dtype(f, self.config).itemsize} for f in self.fields]
+        return {"config": self.config.model_dump(), "fields": fields, "multi_row": self.multi_row}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The layout of :meth:`to_dict`."""
+        """The layout of :meth:`to_dict`.
+
+        Raises:
+            ValueError: the sizes of the fields do not match their shapes.
+        """
+        config = CacheConfig(**data["config"])
         fields = tuple(
-            RecordField(**{**field, "shape": tuple(field["shape"]), "full_size": tuple(field["full_size"])})
-            for field in data["fields"]
+            RecordField(str(f["name"]), str(f["encoding"]), tuple(f["shape"]), tuple(f["full_size"]))
+            for f in data["fields"]
         )
-        layout = cls(CacheConfig(**data["config"]), fields, bool(data["multi_row"]))
-        if any(field.num_bytes != _field_num_bytes(field.encoding, field.shape, layout.config) for field in fields):
+        if [_field_dtype(f, config).itemsize for f in fields] != [f["num_bytes"] for f in data["fields"]]:
             raise ValueError("num_bytes of the fields do not match their shapes")
-        return layout
-
-    def _encode(self, field: RecordField, tensor: Tensor) -> ByteArray:
-        if field.encoding == "int8":
-            return encode_int8(tensor)
-        return encode_top_k(tensor, self.config) if field.encoding == "top_k" else encode_dense(tensor, field.encoding)
-
-    def _decode(self, field: RecordField, raw: ByteArray) -> Tensor:
-        if field.encoding == "int8":
-            return decode_int8(raw, field.shape)
-        if field.encoding == "top_k":
-            return decode_top_k(raw, field.shape, self.config)
-        values = decode_dense(raw, field.shape, field.encoding)
-        if field.full_size:
-            values = F.interpolate(values, size=field.full_size, mode="bilinear", align_corners=False)
-        return values
+        return cls(config, fields, bool(data["multi_row"]))
 
 
-def encode_dense(values: Tensor, dtype: str) -> ByteArray:
-    """``[batch, ...]`` values as bytes ``[batch, bytes]``.
+def _field_encoding(name: str, config: CacheConfig) -> str:
+    if name == "valid":
+        return "float16"
+    if name.startswith("features."):
+        return config.feature_dtype
+    return "top_k" if name == "logits" and config.top_k is not None else config.dtype
 
-    Raises:
-        LimbeckError: NaN, or a value out of the range of ``dtype``.
-    """
-    flat = values.detach().float().cpu().reshape(len(values), -1).numpy()
-    if np.isnan(flat).any():
+
+def _field_dtype(field: RecordField, config: CacheConfig) -> np.dtype[Any]:
+    if field.encoding == "int8":
+        return np.dtype([("scale", "f4"), ("steps", "i1", field.shape)])
+    if field.encoding != "top_k":
+        return np.dtype((field.encoding, field.shape))
+    rows, classes = field.shape
+    shape = (rows, min(config.top_k or classes, classes))
+    members: list[Any] = [("values", config.dtype, shape), ("classes", "u2" if classes <= 2**16 else "u4", shape)]
+    return np.dtype([*members, ("tail", "f4", (rows,))] if config.tail == "spread" else members)
+
+
+def _encode(record: NDArray[Any], tensor: Tensor, field: RecordField, config: CacheConfig) -> None:
+    """Write ``[batch, ...]`` values to a field of records."""
+    if field.encoding == "int8":
+        flat = tensor.flatten(1).numpy()
+        if not np.isfinite(flat).all():
+            raise LimbeckError("teacher outputs must be finite to be cached as int8, got NaN or infinity")
+        scale = (np.abs(flat).max(axis=1) / 127).astype(np.float32)
+        record["scale"] = scale
+        steps = np.rint(flat / np.where(scale > 0, scale, 1)[:, None])
+        record["steps"] = steps.astype(np.int8).reshape(record["steps"].shape)
+    elif field.encoding == "top_k":
+        values, top_classes = tensor.topk(record["values"].shape[2], dim=2)
+        _store_floats(record["values"], values)
+        record["classes"] = top_classes.numpy()
+        if config.tail == "spread":
+            record["tail"] = tensor.scatter(2, top_classes, -torch.inf).logsumexp(dim=2).numpy()
+    else:
+        _store_floats(record, tensor)
+
+
+def _store_floats(record: NDArray[Any], tensor: Tensor) -> None:
+    values = tensor.numpy()
+    if np.isnan(values).any():
         raise LimbeckError("teacher outputs must be finite to be cached, got NaN")
     with np.errstate(over="ignore"):
-        encoded = flat.astype(dtype)
-    overflowed = np.isinf(encoded) & ~np.isinf(flat)
+        record[...] = values
+    overflowed = np.isinf(record) & ~np.isinf(values)
     if overflowed.any():
         raise LimbeckError(
-            f"teacher outputs must be at most {float(np.finfo(dtype).max):g} for {dtype}, got "
-            f"{float(np.abs(flat[overflowed]).max()):g}: store them as float32"
+            f"teacher outputs must be at most {float(np.finfo(record.dtype).max):g} for {record.dtype}, got "
+            f"{float(np.abs(values[overflowed]).max()):g}: store them as float32"
         )
-    return _to_bytes(encoded)
 
 
-def decode_dense(raw: ByteArray, shape: tuple[int, ...], dtype: str) -> Tensor:
-    """Inverse of :func:`encode_dense`, as float32 ``[batch, *shape]``.
-
-    >>> decode_dense(encode_dense(torch.tensor([[1.0, 2.5]]), "float16"), (2,), "float16")
-    tensor([[1.0000, 2.5000]])
-    """
-    values = np.ascontiguousarray(raw).view(dtype).astype(np.float32)
-    return torch.from_numpy(values).reshape(len(raw), *shape)
-
-
-def encode_top_k(logits: Tensor, config: CacheConfig) -> ByteArray:
-    """``[batch, rows, classes]`` logits as the largest ``top_k`` and their classes.
-
-    With ``tail="spread"`` follows the float32 logsumexp of the other logits.
-    """
-    assert config.top_k is not None
-    logits = logits.detach().float().cpu()
-    classes = logits.shape[2]
-    values, top_classes = logits.topk(min(config.top_k, classes), dim=2)
-    parts = [encode_dense(values, config.dtype), _to_bytes(top_classes.numpy().astype(_index_dtype(classes)))]
-    if config.tail == "spread":
-        parts.append(_to_bytes(logits.scatter(2, top_classes, -torch.inf).logsumexp(dim=2).numpy()))
-    return np.concatenate(parts, axis=1)
-
-
-def decode_top_k(raw: ByteArray, shape: tuple[int, ...], config: CacheConfig) -> Tensor:
-    """Inverse of :func:`encode_top_k`, ``[batch, rows, classes]``: stored logits, and the tail.
-
-    >>> config = CacheConfig(top_k=2)
-    >>> decode_top_k(encode_top_k(torch.tensor([[[3.0, 1.0, 2.0, 1.0]]]), config), (1, 4), config)
-    tensor([[[3., 1., 2., 1.]]])
-    """
-    assert config.top_k is not None
-    rows, classes = shape
-    batch, k = len(raw), min(config.top_k, classes)
-    index_dtype = np.dtype(_index_dtype(classes))
-    index_start = np.dtype(config.dtype).itemsize * rows * k
-    tail_start = index_start + index_dtype.itemsize * rows * k
-    values = decode_dense(raw[:, :index_start], (rows, k), config.dtype)
-    top_classes = np.ascontiguousarray(raw[:, index_start:tail_start]).view(index_dtype).astype(np.int64)
-    tail_logit = torch.full((batch, rows, 1), -torch.inf)
-    if config.tail == "spread" and k < classes:
-        tail_logit = decode_dense(raw[:, tail_start:], (rows, 1), "float32") - float(np.log(classes - k))
-    logits = tail_logit.expand(batch, rows, classes).clone()
-    return logits.scatter_(2, torch.from_numpy(top_classes).reshape(batch, rows, k), values)
-
-
-def encode_int8(values: Tensor) -> ByteArray:
-    """``[batch, ...]`` values as integers from −127 to 127 and a float32 scale for each sample."""
-    flat = values.detach().float().cpu().reshape(len(values), -1).numpy()
-    if not np.isfinite(flat).all():
-        raise LimbeckError("teacher outputs must be finite to be cached, got NaN or infinity")
-    scale = (np.abs(flat).max(axis=1, keepdims=True) / 127).astype(np.float32)
-    steps = np.rint(flat / np.where(scale > 0, scale, 1)).astype(np.int8)
-    return np.concatenate([_to_bytes(scale), _to_bytes(steps)], axis=1)
-
-
-def decode_int8(raw: ByteArray, shape: tuple[int, ...]) -> Tensor:
-    """Inverse of :func:`encode_int8`, with an error of at most 1/254 of the sample's largest magnitude.
-
-    >>> decode_int8(encode_int8(torch.tensor([[127.0, -63.9]])), (2,))
-    tensor([[127., -64.]])
-    """
-    scale = decode_dense(raw[:, :4], (1,), "float32")
-    steps = torch.from_numpy(np.ascontiguousarray(raw[:, 4:]).view(np.int8).astype(np.float32))
-    return (steps * scale).reshape(len(raw), *shape)
-
-
-def _to_bytes(array: NDArray[np.generic]) -> ByteArray:
-    return np.ascontiguousarray(array.reshape(len(array), -1)).view(np.uint8)
-
-
-def _index_dtype(classes: int) -> str:
-    return "uint16" if classes <= 2**16 else "uint32"
+def _decode(record: NDArray[Any], field: RecordField, config: CacheConfig) -> Tensor:
+    """The float32 values ``[batch, ...]`` of a field of records."""
+    if field.encoding == "int8":
+        scale = record["scale"].reshape(-1, *[1] * len(field.shape))
+        return torch.from_numpy(record["steps"].astype(np.float32) * scale)
+    if field.encoding == "top_k":
+        classes = field.shape[1]
+        values, top_classes = (
+            torch.from_numpy(record[name].astype(t)) for name, t in (("values", "f4"), ("classes", "i8"))
+        )
+        tail_logit = torch.full((*values.shape[:2], 1), -torch.inf)
+        if config.tail == "spread" and values.shape[2] < classes:
+            tail_logit = torch.from_numpy(record["tail"].copy())[:, :, None] - float(np.log(classes - values.shape[2]))
+        return tail_logit.expand(*values.shape[:2], classes).clone().scatter_(2, top_classes, values)
+    values = torch.from_numpy(record.astype(np.float32))
+    if field.full_size:
+        values = F.interpolate(values, size=field.full_size, mode="bilinear", align_corners=False)
+    return values
 
 
 def _named_tensors(outputs: Outputs, batch_size: int, config: CacheConfig) -> dict[str, Tensor]:
@@ -284,8 +253,7 @@ def _group_by_sample(rows: Tensor, outputs: Outputs, batch_size: int) -> Tensor:
     ):
         raise LimbeckError(
             f"a cached teacher must have equally many rows for each sample, got {len(rows)} rows for {batch_size} "
-            "samples: "
-            "cache spatial logits or features, or use no cache"
+            "samples: cache spatial logits or features, or use no cache"
         )
     return rows.reshape(batch_size, rows_per_sample, *rows.shape[1:])
 
@@ -299,20 +267,3 @@ def _pool(tensor: Tensor, config: CacheConfig) -> Tensor:
 
 def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _field_encoding(name: str, config: CacheConfig) -> str:
-    if name == "valid":
-        return "float16"
-    if name.startswith("features."):
-        return config.feature_dtype
-    return "top_k" if name == "logits" and config.top_k is not None else config.dtype
-
-
-def _field_num_bytes(encoding: str, shape: tuple[int, ...], config: CacheConfig) -> int:
-    num_values = int(np.prod(shape, dtype=np.int64))
-    if encoding == "top_k":
-        rows, classes = shape
-        value_bytes = np.dtype(config.dtype).itemsize + np.dtype(_index_dtype(classes)).itemsize
-        return rows * (min(config.top_k or classes, classes) * value_bytes + (4 if config.tail == "spread" else 0))
-    return num_values + 4 if encoding == "int8" else num_values * np.dtype(encoding).itemsize

@@ -83,12 +83,14 @@ class RecordStore:
             file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
             try:
                 for i in np.flatnonzero(shards == shard).tolist():
-                    _write_all(file, raw[i].tobytes(), int(rows[i]) * self._stride)
+                    record, offset = raw[i].tobytes(), int(rows[i]) * self._stride
+                    while record:
+                        num_written = os.pwrite(file, record, offset)
+                        record, offset = record[num_written:], offset + num_written
             except OSError as error:
                 raise LimbeckError(
                     f"{path} could not be written ({error}): free some space or set another folder for the cache; "
-                    "records "
-                    "written before stay valid"
+                    "records written before stay valid"
                 ) from error
             finally:
                 os.close(file)
@@ -143,16 +145,6 @@ class RecordStore:
 
     def _checksums(self, raw: ByteArray, indices: Indices) -> NDArray[np.uint32]:
         """The CRC-32 of each record, started with its index; never 0, which means an empty record."""
-        flat, size = memoryview(raw[:, : self.record_bytes].tobytes()), self.record_bytes
-        starts = range(0, len(indices) * size, size)
-        checksums = [
-            zlib.crc32(flat[start : start + size], index & _UINT32_MAX) or 1
-            for start, index in zip(starts, indices.tolist(), strict=True)
-        ]
+        records = (row.tobytes() for row in raw[:, : self.record_bytes])
+        checksums = [zlib.crc32(r, i & _UINT32_MAX) or 1 for r, i in zip(records, indices.tolist(), strict=True)]
         return np.array(checksums, np.uint32)
-
-
-def _write_all(file: int, record: bytes, offset: int) -> None:
-    while record:
-        written = os.pwrite(file, record, offset)
-        record, offset = record[written:], offset + written

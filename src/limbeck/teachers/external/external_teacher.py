@@ -1,12 +1,11 @@
-"""Predictions from outside torch as an ``nn.Module``, with checks of their shape and values; any callable as a
-teacher.
-"""
+"""Predictions from outside torch as an ``nn.Module``, with checks of their shape and values; callables as teachers."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, Self, final, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Self, final, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,24 +13,16 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.data import Normalization
 
-__all__ = ["ExternalTeacher", "InputType", "OutputType", "from_callable", "log_probabilities", "missing_rows"]
+if TYPE_CHECKING:
+    from limbeck.teachers.adapter import InputMapping
+
+__all__ = ["ExternalTeacher", "InputType", "OutputType", "from_callable", "missing_rows"]
 
 OutputType = Literal["logits", "probabilities"]
 InputType = Literal["normalized", "pixels"]
 
 _PROBABILITY_FLOOR = 1e-7
 _SUM_TOLERANCE = 1e-2
-
-
-def log_probabilities(probabilities: Tensor, *, floor: float = _PROBABILITY_FLOOR) -> Tensor:
-    """Logarithm of ``probabilities`` ``[rows, classes]`` clamped to at least ``floor``.
-
-    At temperature τ the floor is ``floor ** (1 / τ)`` relative to the largest probability.
-
-    >>> log_probabilities(torch.tensor([[1.0, 0.0]]))
-    tensor([[  0.0000, -16.1181]])
-    """
-    return probabilities.clamp(min=floor).log()
 
 
 def missing_rows(logits: Tensor) -> Tensor:
@@ -43,14 +34,6 @@ def missing_rows(logits: Tensor) -> Tensor:
     return logits.isnan().all(dim=1)
 
 
-class InputMappingLike(Protocol):
-    """Maps inputs and logits between a batch and a teacher."""
-
-    def map_inputs(self, input: Tensor, *, pixels: bool = False) -> Tensor: ...
-
-    def map_logits(self, output: Any) -> Any: ...
-
-
 @final
 class ExternalTeacher(nn.Module):
     """Predictions of a callable as a module without parameters and layers, which tasks call like any network.
@@ -60,7 +43,7 @@ class ExternalTeacher(nn.Module):
         name: name in errors.
         fingerprint: text that changes with the predictions, such as the hash of a file. Its hash is in
             ``state_dict()``.
-        output_type: ``logits``, or ``probabilities``, see :func:`log_probabilities`.
+        output_type: ``logits``, or ``probabilities``, whose logarithm is that of at least 1e-7.
         input_type: ``normalized`` inputs, or ``pixels`` in 0..1.
         normalization: normalization of the data, needed for ``pixels``; a recipe sets it.
         classes: expected number of classes; ``None``: any.
@@ -81,7 +64,7 @@ class ExternalTeacher(nn.Module):
                 raise LimbeckError(f"{option} must be {' or '.join(get_args(allowed))}, got {value!r}")
         self.fn, self.name, self.output_type, self.input_type = fn, name, output_type, input_type
         self.normalization, self.classes, self.allow_missing = normalization, classes, allow_missing
-        self._mapping: InputMappingLike | None = None
+        self._mapping: InputMapping | None = None
         self._set_fingerprint(f"{fingerprint}\n{output_type}\n{input_type}")
 
     @torch.no_grad()
@@ -91,9 +74,7 @@ class ExternalTeacher(nn.Module):
         is_pixels = self.input_type == "pixels"
         if is_pixels:
             if self.normalization is None:
-                raise LimbeckError(
-                    f"{self.name} takes pixels: set normalization to that of the data, which is inverted"
-                )
+                raise LimbeckError(f"{self.name} takes pixels: set normalization to that of the data, to invert it")
             inputs = self.normalization.invert(inputs)
         if self._mapping is not None:
             inputs = self._mapping.map_inputs(inputs, pixels=is_pixels)
@@ -102,18 +83,17 @@ class ExternalTeacher(nn.Module):
         except LimbeckError:
             raise
         except Exception as error:  # user code
-            raise LimbeckError(
-                f"{self.name} failed on inputs {list(inputs.shape)} ({format_root_cause(error)})"
-            ) from error
+            cause = format_root_cause(error)
+            raise LimbeckError(f"{self.name} failed on inputs {list(inputs.shape)} ({cause})") from error
         logits = self._check_output(output, len(inputs))
         if self.output_type == "probabilities":
-            logits = log_probabilities(self._check_probabilities(logits))
+            logits = self._check_probabilities(logits).clamp(min=_PROBABILITY_FLOOR).log()
         if self._mapping is not None:
             logits = self._mapping.map_logits(logits)
         return logits.to(input.device)
 
-    def with_input_mapping(self, mapping: InputMappingLike) -> Self:
-        """Use ``mapping`` for inputs and logits, see :class:`limbeck.teachers.adapter.InputMapping`."""
+    def with_input_mapping(self, mapping: InputMapping) -> Self:
+        """Use ``mapping`` for inputs and logits."""
         self._mapping = mapping
         self._set_fingerprint(f"{self.get_buffer('fingerprint').tolist()}\n{mapping!r}")
         return self
@@ -131,19 +111,15 @@ class ExternalTeacher(nn.Module):
             # A copy, since the callable may reuse its memory.
             tensor = torch.as_tensor(output).detach().to("cpu", torch.float32, copy=True)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise LimbeckError(
-                f"{self.name} must return numbers [n, classes], got a {type(output).__name__}"
-            ) from error
-        num_classes = self.classes or tensor.shape[-1:].numel()
-        if tensor.shape != (num_rows, num_classes):
-            expected_shape = f"[{num_rows}, {self.classes or 'classes'}]"
-            raise LimbeckError(f"{self.name} must return the shape {expected_shape}, got {list(tensor.shape)}")
+            type_name = type(output).__name__
+            raise LimbeckError(f"{self.name} must return numbers [n, classes], got a {type_name}") from error
+        if tensor.shape != (num_rows, self.classes or tensor.shape[-1:].numel()):
+            expected = f"[{num_rows}, {self.classes or 'classes'}]"
+            raise LimbeckError(f"{self.name} must return the shape {expected}, got {list(tensor.shape)}")
         rows = tensor[~missing_rows(tensor)] if self.allow_missing else tensor
         if not bool(rows.isfinite().all()):
             raise LimbeckError(
-                f"{self.name} returned NaN or infinity: check it on these inputs, or set coverage: finite if rows of "
-                "NaN are "
-                "samples without a prediction"
+                f"{self.name} returned NaN or infinity: correct it, or set coverage: finite to skip samples of NaN"
             )
         return tensor
 
@@ -188,18 +164,11 @@ def from_callable(
     name = getattr(fn, "__qualname__", type(fn).__qualname__)
     module_name = getattr(fn, "__module__", type(fn).__module__)
     return ExternalTeacher(
-        fn if array_type == "torch" else _NumpyCallable(fn), name=f"the callable {name}",
+        fn if array_type == "torch" else partial(_call_with_numpy, fn), name=f"the callable {name}",
         fingerprint=f"{module_name}:{name} {version}", output_type=output_type, input_type=input_type,
         normalization=normalization, classes=classes, allow_missing=allow_missing,
     )  # fmt: skip
 
 
-@final
-class _NumpyCallable:
-    """Calls a function with a numpy array; a class, so that it can be pickled."""
-
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        self.fn = fn
-
-    def __call__(self, input: Tensor) -> Any:
-        return self.fn(input.numpy())
+def _call_with_numpy(fn: Callable[..., Any], input: Tensor) -> Any:
+    return fn(input.numpy())

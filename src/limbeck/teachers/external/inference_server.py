@@ -1,12 +1,12 @@
 """Inference servers as teachers, by the Open Inference Protocol version 2, JSON over HTTP.
 
 Triton, OpenVINO Model Server, KServe and MLServer implement it: https://github.com/kserve/open-inference-protocol.
-Requests are made and retried by urllib3 (https://urllib3.readthedocs.io).
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any, final
 from urllib.parse import quote, urlsplit
 
@@ -29,8 +29,8 @@ _MAX_BACKOFF_SECONDS = 20.0
 def inference_server(
     url: str, model: str, *, version: str | None = None, input_name: str = "input", output_name: str | None = None,
     output_type: OutputType = "probabilities", input_type: InputType = "normalized",
-    normalization: Normalization | None = None,
-    timeout: float = 10.0, retries: int = 4, batch_size: int = 256, classes: int | None = None,
+    normalization: Normalization | None = None, timeout: float = 10.0, retries: int = 4, batch_size: int = 256,
+    classes: int | None = None,
 ) -> ExternalTeacher:  # fmt: skip
     """A teacher that predicts by ``POST url/v2/models/model/infer``.
 
@@ -59,45 +59,30 @@ def inference_server(
     if url_parts.username or url_parts.password:
         raise LimbeckError("url must not hold a password, since it is written to the record: remove it")
     if timeout <= 0 or retries < 0 or batch_size < 1:
-        raise LimbeckError(
-            "timeout must be above 0, retries at least 0 and batch_size at least 1, got "
-            f"{timeout}, {retries}, {batch_size}"
-        )
+        values = f"{timeout}, {retries}, {batch_size}"
+        raise LimbeckError(f"timeout must be above 0, retries at least 0 and batch_size at least 1, got {values}")
     version_path = f"/versions/{quote(version, safe='')}" if version else ""
     address = f"{url.rstrip('/')}/v2/models/{quote(model, safe='')}{version_path}/infer"
-    client = _InferenceClient(
-        address, input_name=input_name, output_name=output_name, timeout=timeout, retries=retries, batch_size=batch_size
-    )
     return ExternalTeacher(
-        client, name=f"the server {address}", fingerprint=f"{address} {input_name} "
-            f"{output_name}", output_type=output_type,
-        input_type=input_type, normalization=normalization, classes=classes,
+        _InferenceClient(address, input_name, output_name, timeout, retries, batch_size), name=f"the server {address}",
+        fingerprint=f"{address} {input_name} {output_name}", output_type=output_type, input_type=input_type,
+        normalization=normalization, classes=classes,
     )  # fmt: skip
 
 
 @final
+@dataclass
 class _InferenceClient:
     """Sends requests to one model of a server."""
 
-    def __init__(
-        self, address: str, *, input_name: str, output_name: str | None, timeout: float, retries: int, batch_size: int
-    ) -> None:
-        self.address, self.input_name, self.output_name = address, input_name, output_name
-        self.timeout, self.retries, self.batch_size = timeout, retries, batch_size
-        self._pool = self._create_pool()
+    address: str
+    input_name: str
+    output_name: str | None
+    timeout: float
+    retries: int
+    batch_size: int
 
-    def __call__(self, input: Tensor) -> NDArray[np.float32]:
-        """Outputs ``[n, classes]`` for inputs ``[n, ...]``."""
-        return np.concatenate([self._infer(chunk.numpy()) for chunk in torch.split(input, self.batch_size)])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_pool"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._pool = self._create_pool()
-
-    def _create_pool(self) -> Any:
+    def __post_init__(self) -> None:
         try:
             from urllib3 import PoolManager, Retry, Timeout
         except ImportError as error:
@@ -106,7 +91,15 @@ class _InferenceClient:
             total=self.retries, status_forcelist=_RETRY_STATUSES, allowed_methods=None, backoff_factor=_BACKOFF_SECONDS,
             backoff_max=_MAX_BACKOFF_SECONDS, raise_on_status=False, respect_retry_after_header=False,
         )  # fmt: skip
-        return PoolManager(retries=retry, timeout=Timeout(connect=self.timeout, read=self.timeout))
+        self._pool = PoolManager(retries=retry, timeout=Timeout(connect=self.timeout, read=self.timeout))
+
+    def __call__(self, input: Tensor) -> NDArray[np.float32]:
+        """Outputs ``[n, classes]`` for inputs ``[n, ...]``."""
+        return np.concatenate([self._infer(chunk.numpy()) for chunk in torch.split(input, self.batch_size)])
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a connection pool cannot be pickled
+        arguments = (self.address, self.input_name, self.output_name, self.timeout, self.retries, self.batch_size)
+        return _InferenceClient, arguments
 
     def _infer(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         tensor = {"name": self.input_name, "shape": inputs.shape, "datatype": "FP32", "data": inputs.ravel().tolist()}
@@ -125,19 +118,17 @@ class _InferenceClient:
             cause = error.reason if isinstance(error, MaxRetryError) and error.reason is not None else error
             attempts = f"{self.retries + 1} attempt{'s' if self.retries else ''}"
             if isinstance(cause, NewConnectionError):
-                raise LimbeckError(f"no server at {self.address} ({attempts}): check that it is running") from error
-            if isinstance(cause, TimeoutError):
-                raise LimbeckError(
-                    f"{self.address} timed out after {self.timeout:g} s ({attempts}): set a longer timeout or a "
-                    "smaller "
-                    "batch_size"
-                ) from error
-            raise LimbeckError(f"{self.address} failed ({attempts}; {format_root_cause(cause)})") from error
+                reason = f"no server at {self.address} ({attempts}): check that it is running"
+            elif isinstance(cause, TimeoutError):
+                remedy = "set a longer timeout or a smaller batch_size"
+                reason = f"{self.address} timed out after {self.timeout:g} s ({attempts}): {remedy}"
+            else:
+                reason = f"{self.address} failed ({attempts}; {format_root_cause(cause)})"
+            raise LimbeckError(reason) from error
         if 300 <= response.status < 400:
             raise LimbeckError(
                 f"{self.address} redirects to {response.headers.get('Location')!r}, and redirects are not followed: "
-                "set url "
-                "to that address if you trust it"
+                "set url to that address if you trust it"
             )
         if response.status != 200:
             response_text = " ".join(response.data[:300].decode("utf-8", "replace").split())
@@ -151,20 +142,16 @@ class _InferenceClient:
         except (ValueError, KeyError, TypeError) as error:
             prefix = response[:60].decode("utf-8", "replace")
             raise LimbeckError(f"{self.address} must respond by the Open Inference Protocol, got {prefix!r}") from error
-        if self.output_name is None and len(outputs) == 1:
-            output = next(iter(outputs.values()))
-        elif self.output_name in outputs:
-            output = outputs[self.output_name]
-        else:
-            raise LimbeckError(
-                f"{self.address} returned the outputs {', '.join(outputs) or 'none'}: set output_name to one of them"
-            )
+        name = next(iter(outputs)) if self.output_name is None and len(outputs) == 1 else self.output_name
+        if name not in outputs:
+            names = ", ".join(outputs) or "none"
+            raise LimbeckError(f"{self.address} returned the outputs {names}: set output_name to one of them")
+        output = outputs[name]
         try:
             array = np.asarray(output["data"], dtype=np.float32).reshape([int(size) for size in output["shape"]])
         except (ValueError, KeyError, TypeError) as error:
-            raise LimbeckError(
-                f"{self.address} returned data that do not match their shape {output.get('shape')}"
-            ) from error
+            shape = output.get("shape")
+            raise LimbeckError(f"{self.address} returned data that do not match their shape {shape}") from error
         if array.ndim != 2 or len(array) != num_rows:
             raise LimbeckError(f"{self.address} must return the shape [{num_rows}, classes], got {list(array.shape)}")
         return array

@@ -62,9 +62,7 @@ class SelectionRules:
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_margin < math.inf:
-            raise LimbeckError(
-                f"min_margin must be at least 0 percentage points, got {self.min_margin:g}; omit it to use 5"
-            )
+            raise LimbeckError(f"min_margin must be at least 0 points, got {self.min_margin:g}; omit it to use 5")
         if self.latency_budget is not None and not 0 < self.latency_budget < math.inf:
             raise LimbeckError(
                 f"latency_budget must be above 0 ms per image, got {self.latency_budget:g}; omit it to use "
@@ -144,9 +142,8 @@ def teacher_warnings(
         if name not in with_assistants and sizes[0] and sizes[1] and sizes[0] > rules.max_parameter_ratio * sizes[1]:
             messages.append(
                 f"teacher {name!r} has {sizes[0] / sizes[1]:.0f} times the parameters of the student, above "
-                f"{rules.max_parameter_ratio:g}, where a smaller teacher may give a better student: add "
-                "`assistants:` to the "
-                "recipe, or set `train_fraction:` of the teacher"
+                f"{rules.max_parameter_ratio:g}, where a smaller teacher may give a better student: add `assistants:` "
+                "to the recipe, or set `train_fraction:` of the teacher"
             )
     total_latency = math.fsum(teacher.latency_ms for teacher in teachers.values())
     if total_latency > budget and all(teacher.latency_ms <= budget for teacher in teachers.values()):
@@ -157,8 +154,7 @@ def teacher_warnings(
     for pair in filter(rules.is_too_similar, similarities):
         messages.append(
             f"the teachers {pair.first!r} and {pair.second!r} are too similar: they agree on "
-            f"{100 * pair.agreement:.1f} % of "
-            f"the validation samples with CKA {pair.cka:.2f}; remove one"
+            f"{100 * pair.agreement:.1f} % of the validation samples with CKA {pair.cka:.2f}; remove one"
         )
     return messages
 
@@ -192,6 +188,5 @@ def _accuracy_warnings(name: str, teacher: TeacherStats, student: TeacherStats, 
     if teacher.ece is not None and teacher.ece > rules.max_ece:
         yield (
             f"teacher {name!r} is badly calibrated (ECE {teacher.ece:.2f} on validation): another temperature may "
-            "improve "
-            "distillation"
+            "improve distillation"
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -112,7 +112,16 @@ def greedy_select(
     eligible = [name for name in affordable if not rules.is_margin_too_small(candidates[name].margin)]
     names = search.select_forward(eligible) if eligible else search.select_forward(affordable)[:1]
     reasons = {name: search.explain(name, names) for name in candidates}
-    return TeacherSelection(steps=search.build_steps(names), reasons=reasons)
+    steps = tuple(search.build_step(names[:i], name) for i, name in enumerate(names))
+    return TeacherSelection(steps=steps, reasons=reasons)
+
+
+class _Ensemble(NamedTuple):
+    """NLL of each sample, accuracy, and latency of an ensemble."""
+
+    nll: Tensor
+    accuracy: float
+    latency_ms: float
 
 
 @final
@@ -127,90 +136,70 @@ class _GreedySearch:
     similarities: Sequence[TeacherSimilarity]
     rules: SelectionRules
 
+    def evaluate(self, names: Sequence[str]) -> _Ensemble:
+        probabilities = torch.stack([self.probabilities[name] for name in names]).mean(dim=0)
+        nll = -probabilities.gather(1, self.target[:, None])[:, 0].clamp(min=_MIN_PROBABILITY).log()
+        accuracy = float((probabilities.argmax(dim=1) == self.target).double().mean())
+        return _Ensemble(nll, accuracy, math.fsum(self.candidates[name].latency_ms for name in names))
+
     def select_forward(self, names: Sequence[str]) -> list[str]:
         """Greedy forward selection from ``names``."""
         selected: list[str] = []
-        ranked = sorted(names, key=lambda name: (self.mean_nll([name]), self.candidates[name].latency_ms))
+        nll = {name: float(self.evaluate([name]).nll.mean()) for name in names}
+        ranked = sorted(names, key=lambda name: (nll[name], self.candidates[name].latency_ms))
         while ranked:
             selected.append(ranked[0])
             gains = {}
             for name in names:
-                if name in selected or self.find_similar(name, selected) or self.remaining_latency(selected, name) < 0:
+                if name in selected or self.find_similar(name, selected):
                     continue
                 gain, stderr = self.nll_gain(selected, name)
-                if gain > _Z_95 * stderr:
+                if gain > _Z_95 * stderr and self.evaluate([*selected, name]).latency_ms <= self.latency_budget:
                     gains[name] = gain
             ranked = sorted(gains, key=lambda name: (-gains[name], self.candidates[name].latency_ms))
         return selected
 
-    def build_steps(self, names: Sequence[str]) -> tuple[SelectionStep, ...]:
-        steps = []
-        for i, name in enumerate(names):
-            ensemble = names[: i + 1]
-            gain, stderr = self.nll_gain(names[:i], name) if i else (None, None)
-            steps.append(
-                SelectionStep(
-                    name=name, nll=self.mean_nll(ensemble), accuracy=self.accuracy(ensemble),
-                    latency_ms=self.total_latency(ensemble), nll_gain=gain, nll_gain_stderr=stderr,
-                )
-            )  # fmt: skip
-        return tuple(steps)
+    def build_step(self, previous: Sequence[str], name: str) -> SelectionStep:
+        ensemble = self.evaluate([*previous, name])
+        gain, stderr = self.nll_gain(previous, name) if previous else (None, None)
+        return SelectionStep(
+            name=name, nll=float(ensemble.nll.mean()), accuracy=ensemble.accuracy, latency_ms=ensemble.latency_ms,
+            nll_gain=gain, nll_gain_stderr=stderr,
+        )  # fmt: skip
 
     def explain(self, name: str, selected: Sequence[str]) -> str:
         """Why a candidate was selected or not."""
         margin, latency = self.candidates[name].margin, self.candidates[name].latency_ms
         is_close = self.rules.is_margin_too_small(margin)
         closeness = f"too close to the baseline: {format_margin(margin, self.rules)}"
-        budget = format_milliseconds(self.latency_budget)
         if name in selected:
-            previous = selected[: selected.index(name)]
             if is_close:
                 return f"selected although {closeness}; no other candidate is left"
-            if previous:
+            if previous := selected[: selected.index(name)]:
                 return f"selected: {self._format_gain(previous, name)}"
-            return f"selected first: lowest NLL ({self.mean_nll([name]):.3f})"
+            return f"selected first: lowest NLL ({float(self.evaluate([name]).nll.mean()):.3f})"
         if margin <= 0:
             return f"not above the baseline ({margin:+.1f} points)"
         if is_close:
             return closeness
+        slowness, budget = format_milliseconds(latency), format_milliseconds(self.latency_budget)
         if latency > self.latency_budget:
-            return f"too slow: {format_milliseconds(latency)} of a budget of {budget}"
+            return f"too slow: {slowness} of a budget of {budget}"
         if pair := self.find_similar(name, selected):
             similar_name = pair.first if pair.second == name else pair.second
             return f"too similar: agrees with {similar_name} on {100 * pair.agreement:.1f} %, CKA {pair.cka:.2f}"
-        if self.remaining_latency(selected, name) < 0:
-            remaining = format_milliseconds(self.latency_budget - self.total_latency(selected))
-            return (
-                f"too slow with the selected ones: {format_milliseconds(latency)}, and {remaining} of {budget} remain"
-            )
+        if self.evaluate([*selected, name]).latency_ms > self.latency_budget:
+            remaining = format_milliseconds(self.latency_budget - self.evaluate(selected).latency_ms)
+            return f"too slow with the selected ones: {slowness}, and {remaining} of {budget} remain"
         gain, stderr = self.nll_gain(selected, name)
         significance = f"not significant (n = {len(self.target)})" if gain > -_Z_95 * stderr else "worse with it"
         return f"not selected: {self._format_gain(selected, name)}; {significance}"
 
-    def nll(self, names: Sequence[str]) -> Tensor:
-        """NLL of each sample, ``[n]``."""
-        target_probability = self._mean_probabilities(names).gather(1, self.target[:, None])[:, 0]
-        return -target_probability.clamp(min=_MIN_PROBABILITY).log()
-
-    def mean_nll(self, names: Sequence[str]) -> float:
-        return float(self.nll(names).mean())
-
-    def accuracy(self, names: Sequence[str]) -> float:
-        return float((self._mean_probabilities(names).argmax(dim=1) == self.target).double().mean())
-
-    def total_latency(self, names: Sequence[str]) -> float:
-        return math.fsum(self.candidates[name].latency_ms for name in names)
-
-    def remaining_latency(self, selected: Sequence[str], name: str) -> float:
-        """What is left of the budget with ``name``."""
-        return self.latency_budget - self.total_latency([*selected, name])
-
     def nll_gain(self, selected: Sequence[str], name: str) -> tuple[float, float]:
         """Decrease of the NLL of ``selected`` by adding ``name``, and its standard error."""
-        difference = self.nll(selected) - self.nll([*selected, name])
-        if len(difference) < 2:
-            return float(difference.mean()), math.inf
-        return float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))
+        difference = self.evaluate(selected).nll - self.evaluate([*selected, name]).nll
+        stderr = float(difference.std()) / math.sqrt(len(difference)) if len(difference) > 1 else math.inf
+        return float(difference.mean()), stderr
 
     def find_similar(self, name: str, selected: Sequence[str]) -> TeacherSimilarity | None:
         """The first pair of ``name`` and a selected teacher that is too similar."""
@@ -219,12 +208,9 @@ class _GreedySearch:
                 return pair
         return None
 
-    def _mean_probabilities(self, names: Sequence[str]) -> Tensor:
-        return torch.stack([self.probabilities[name] for name in names]).mean(dim=0)
-
     def _format_gain(self, selected: Sequence[str], name: str) -> str:
         gain, stderr = self.nll_gain(selected, name)
-        points = 100 * (self.accuracy([*selected, name]) - self.accuracy(selected))
+        points = 100 * (self.evaluate([*selected, name]).accuracy - self.evaluate(selected).accuracy)
         interval = f" ± {_Z_95 * stderr:.3f}" if math.isfinite(stderr) else ""
         latency = format_milliseconds(self.candidates[name].latency_ms)
         return f"{points:+.1f} points, NLL {-gain:+.3f}{interval}, for {latency} more"
@@ -259,8 +245,6 @@ def _check_candidate(name: str, candidate: Candidate, num_samples: int) -> Tenso
     if bool((probabilities < 0).any()) or not bool(((probabilities.sum(dim=1) - 1).abs() < 1e-3).all()):
         raise LimbeckError(f"probabilities of {name!r} must be at least 0 and sum to 1 in each row")
     if not (math.isfinite(candidate.margin) and 0 <= candidate.latency_ms < math.inf):
-        raise LimbeckError(
-            f"margin and latency of {name!r} must be finite, got margin {candidate.margin} and latency "
-            f"{candidate.latency_ms}"
-        )
+        values = f"margin {candidate.margin} and latency {candidate.latency_ms}"
+        raise LimbeckError(f"margin and latency of {name!r} must be finite, got {values}")
     return probabilities

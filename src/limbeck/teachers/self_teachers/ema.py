@@ -1,10 +1,9 @@
 """Exponential moving average of the student's weights as its teacher.
 
 Mean Teacher: Tarvainen & Valpola, *Mean teachers are better role models* (NeurIPS 2017,
-    https://arxiv.org/abs/1703.01780).
-Before each step, average ← decay · average + (1 − decay) · student for each parameter. Buffers are copied: BatchNorm
-statistics are moving averages already. The paper's code starts with min(decay, 1 − 1/(step + 1)); use a schedule for
-that.
+https://arxiv.org/abs/1703.01780). Before each step, average ← decay · average + (1 − decay) · student for each
+parameter. Buffers are copied: BatchNorm statistics are moving averages already. The paper's code starts with
+min(decay, 1 − 1/(step + 1)); use a schedule for that.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class EMATeacher(Teacher):
     """A teacher whose weights are the exponential moving average (EMA) of the student's.
 
     Args:
-        decay: the share of the average that is kept, in [0, 1), or a schedule of it. The average covers about
+        decay: weight of the average in each update, in [0, 1), or a schedule of it. The average covers about
             1/(1 − decay) steps.
 
     It predicts in eval mode without gradients, and features may be read where the student's may. It is updated once for
@@ -67,9 +66,8 @@ class EMATeacher(Teacher):
         for name, parameter in student.named_parameters():
             if parameter.dtype in (torch.float16, torch.bfloat16):
                 raise LimbeckError(
-                    f"parameters must be float32 for EMATeacher, got {name!r} in {parameter.dtype}, where small "
-                    "updates are "
-                    "rounded away: keep float32 weights, as precision bf16-mixed does"
+                    f"parameters must be float32 for EMATeacher, got {name!r} in {parameter.dtype}, which rounds small "
+                    "updates away: use precision bf16-mixed"
                 )
         teacher = type(self)(self.decay)
         teacher._teacher = FrozenTeacher(copy.deepcopy(student))

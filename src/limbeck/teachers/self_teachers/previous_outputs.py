@@ -168,8 +168,7 @@ def _get_sample_ids(batch: Any) -> Tensor:
     if not isinstance(sample_ids, Tensor) or sample_ids.ndim != 1:
         raise LimbeckError(
             "a teacher of previous outputs needs batches with `sample_id` [batch], and this one has none: use "
-            "limbeck.data, "
-            "or mappings with that key"
+            "limbeck.data, or mappings with that key"
         )
     return sample_ids
 

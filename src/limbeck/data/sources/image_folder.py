@@ -1,0 +1,135 @@
+"""Folders of images, one folder per class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+
+from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.data.augmentation import Augmentation
+from limbeck.data.module import DataModule, NormalizeMode, make_splits
+from limbeck.data.split import ImageFiles, InMemory, Split
+
+__all__ = ["IMG_EXTENSIONS", "ImageFolder", "list_class_folders"]
+
+IMG_EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff"}
+_VALIDATION_FOLDERS, _TEST_FOLDERS = ("val", "validation", "valid"), ("test",)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFolder:
+    """A folder of images: ``root/<class>/…``, or ``root/{train,val,test}/<class>/…``.
+
+    Args:
+        root: the folder.
+        size: shorter side after resizing, before a center crop; ``None``: images are unchanged and have one size.
+        channels: 3 for color, 1 for gray.
+        classes: the class folders to use; ``None``: all.
+        val_split: a fraction of the training split, or a folder in ``root``; ``None``: the folder ``val`` or
+            ``validation`` if it exists, else 0.2.
+        test_split: a fraction, or a folder in ``root``, such as ``val`` for ImageNet; ``None``: the folder ``test`` if
+            it exists, else 0.2.
+        cache_mb: size in megabytes up to which the decoded images of a split are held in memory.
+
+    Other settings as :class:`~limbeck.data.Digits`.
+    """
+
+    root: str
+    size: int | None = None
+    channels: int = 3
+    classes: tuple[str, ...] | None = None
+    num_labeled: int | None = None
+    num_samples: int | None = None
+    val_split: float | str | None = None
+    test_split: float | str | None = None
+    cache_mb: int = 1024
+    augment: Augmentation = Augmentation()
+    normalize: NormalizeMode = "imagenet"
+
+    def load(self, *, seed: int = 0) -> DataModule:
+        """The data, with the classes in alphabetical order."""
+        root = Path(self.root)
+        if not root.is_dir():
+            raise LimbeckError(f"there is no folder {root.resolve()}: set data.root to a folder of class folders")
+        if (self.size is not None and self.size < 1) or self.channels not in (1, 3):
+            raise LimbeckError(f"size must be at least 1 and channels 1 or 3, got {self.size} and {self.channels}")
+        train = root / "train" if (root / "train").is_dir() else root
+        classes = self._select_classes(list_class_folders(train))
+        if train == root and set(classes) <= {*_VALIDATION_FOLDERS, *_TEST_FOLDERS}:
+            raise LimbeckError(f"{root.resolve()} must have a train folder, got only {', '.join(classes)}")
+        train_split = self._read_split(train, classes, first_id=0)
+        if empty := [name for label, name in enumerate(classes) if not (train_split.target == label).any()]:
+            raise LimbeckError(f"the class folder {train / empty[0]} has no image: add images, or remove it")
+        splits = self._load_splits(root, train, classes, len(train_split))
+        return make_splits(
+            root.resolve().name, classes, train_split, seed=seed, validation=splits["validation"],
+            test=splits["test"], num_labeled=self.num_labeled, num_samples=self.num_samples, augment=self.augment,
+            normalize=self.normalize,
+        )  # fmt: skip
+
+    def _load_splits(self, root: Path, train: Path, classes: list[str], first_id: int) -> dict[str, Split | float]:
+        """The validation and test split, each read from its folder, or as a fraction."""
+        splits: dict[str, Split | float] = {}
+        split_by_folder = {train.resolve(): "train"}
+        for split_name, key, setting, other_setting, default_folders in (
+            ("validation", "val_split", self.val_split, self.test_split, _VALIDATION_FOLDERS),
+            ("test", "test_split", self.test_split, self.val_split, _TEST_FOLDERS),
+        ):
+            if isinstance(setting, str):
+                if train == root:
+                    raise LimbeckError(f"`{key}: {setting}` needs a train folder, and {root} has none: set a fraction")
+                if not (root / setting).is_dir():
+                    names = suggest_names(setting, list_class_folders(root))
+                    raise LimbeckError(f"{root} has no folder {setting!r}; it has: {names}")
+            # A folder that was set for the other split is not this split's default.
+            names_of_other = Path(other_setting) if isinstance(other_setting, str) else None
+            defaults = [root / n for n in default_folders if Path(n) != names_of_other and (root / n).is_dir()]
+            if isinstance(setting, float | int) or (setting is None and (train == root or not defaults)):
+                splits[split_name] = 0.2 if setting is None else float(setting)
+                continue
+            folder = defaults[0] if setting is None else root / setting
+            if (user := split_by_folder.setdefault(folder.resolve(), split_name)) != split_name:
+                raise LimbeckError(f"`{key}: {folder.name}` is the {user} folder: a sample belongs to one split only")
+            splits[split_name] = split = self._read_split(folder, classes, first_id=first_id)
+            first_id += len(split)
+        return splits
+
+    def _select_classes(self, folders: list[str]) -> list[str]:
+        if self.classes is None:
+            return folders
+        for name in self.classes:
+            if name not in folders:
+                raise LimbeckError(
+                    f"classes: {self.root} has no class folder {name!r}; it has: {suggest_names(name, folders)}"
+                )
+        if len(set(self.classes)) < max(2, len(self.classes)):
+            raise LimbeckError(f"classes must be at least two different folders, got {', '.join(self.classes)}")
+        return [name for name in folders if name in self.classes]
+
+    def _read_split(self, folder: Path, classes: list[str], *, first_id: int) -> Split:
+        if self.classes is None and (unknown := sorted(set(list_class_folders(folder)) - set(classes))):
+            raise LimbeckError(f"{folder} has classes that the training split does not have: {', '.join(unknown[:5])}")
+        paths, target = list[Path](), list[int]()
+        for label, name in enumerate(classes):
+            if (folder / name).is_dir():
+                files = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+                paths += files
+                target += [label] * len(files)
+        if not paths:
+            raise LimbeckError(f"there is no image in {folder.resolve()}: add <class>/*.jpg (or png, bmp, webp …)")
+        images = ImageFiles(tuple(paths), self.size, self.channels)
+        fits_memory = images.read_uint8([0]).numel() * len(images) <= self.cache_mb * 2**20
+        store = InMemory(images.read_uint8(range(len(images)))) if fits_memory else images
+        return Split.from_images(store, torch.tensor(target), first_id=first_id)
+
+
+def list_class_folders(folder: Path) -> list[str]:
+    """The sorted names of the folders in ``folder``."""
+    names = sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
+    if not names:
+        raise LimbeckError(f"{folder.resolve()} must have one folder per class, got none")
+    return names
