@@ -92,9 +92,9 @@ def combine_teachers(
     >>> combine_teachers({"a": a, "b": b}, ensemble=MeanLogits({"a": 3.0})).require_logits()
     tensor([[0.0000, 2.5000]])
     """
+    method = resolve_ensemble(ensemble)
     if len(teachers) < 2:
         return next(iter(teachers.values()), None)
-    method = resolve_ensemble(ensemble)
     stacked = _stack_teacher_logits(teachers, target=target, progress=progress)
     if stacked is None:
         return None
