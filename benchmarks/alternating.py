@@ -8,18 +8,20 @@ from collections.abc import Iterator
 
 
 class Alternating:
-    """Data for `limbeck.fit` that runs one step of another loop before each batch, and times both.
+    """Data for `limbeck.fit` that runs one step of a second loop before each batch, and times both.
 
     Args:
         stream: batches for `fit` by index.
-        other: runs one step of the other loop per `next`.
+        loop: runs one step of the second loop per `next`.
         first: index of the first batch.
     """
 
-    def __init__(self, stream, other: Iterator[None], *, first: int = 0) -> None:
-        self.stream, self.other, self.first = stream, other, first
-        self.seconds: tuple[list[float], list[float]] = ([], [])
-        self.steps_per_epoch, self.start, self.is_prepared = stream.steps_per_epoch, None, False
+    def __init__(self, stream, loop: Iterator[None], *, first: int = 0) -> None:
+        self.stream, self.loop, self.first = stream, loop, first
+        self.fit_seconds: list[float] = []
+        self.loop_seconds: list[float] = []
+        self.steps_per_epoch, self.is_prepared = stream.steps_per_epoch, False
+        self.start: float | None = None
 
     def batches(self, **settings):
         return self
@@ -27,19 +29,19 @@ class Alternating:
     def batch(self, step: int):
         now = time.perf_counter()
         if self.start is not None:
-            self.seconds[0].append(now - self.start)
+            self.fit_seconds.append(now - self.start)
         elif not self.is_prepared:
             self.is_prepared = True  # fit reads one batch to prepare the losses
             return self.stream.batch(self.first)
         start = time.perf_counter()
-        next(self.other)
+        next(self.loop)
         self.start = time.perf_counter()
-        self.seconds[1].append(self.start - start)
+        self.loop_seconds.append(self.start - start)
         return self.stream.batch(self.first + step)
 
     def validation_batches(self):
         return iter(())
 
     def medians(self) -> tuple[float, float]:
-        """Milliseconds of a step, of fit and of the other loop."""
-        return 1e3 * statistics.median(self.seconds[0]), 1e3 * statistics.median(self.seconds[1])
+        """Milliseconds of a step, of fit and of the second loop."""
+        return 1e3 * statistics.median(self.fit_seconds), 1e3 * statistics.median(self.loop_seconds)

@@ -1,9 +1,8 @@
-"""What benchmarks on CIFAR-10 share: 4,000 + 1,000 pictures as published, and a trained ResNet-56 that teaches."""
+"""Shared by the benchmarks on CIFAR-10: 4,000 + 1,000 images without JPEG, published ResNets, one training setup."""
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
 import sys
 import tempfile
@@ -14,120 +13,106 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import limbeck
+from limbeck.data.split import InMemory
+from limbeck.losses import CrossEntropyLoss, KDLoss
+from limbeck.models import cifar_resnet
+from limbeck.training import TrainingConfig
 from limbeck.training.callbacks import Callback
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""What the teacher was trained with."""
+"""Normalization of the published networks."""
 
 TEMPERATURE, WEIGHTS = 4.0, {"target": 0.1, "kd": 0.9}
 SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 BATCH = 64
 
 
-def found(root: str | None, *names: str) -> Path:
-    """The first of these files there is: in ``root``, ``$LIMBECK_DATA``, ../shared/data, or ``data`` in /tmp."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    given = [Path(place) for place in (root, os.environ.get("LIMBECK_DATA")) if place]
-    roots = [*given, beside, Path(tempfile.gettempdir()) / "data"]
-    for path in (top / name for top in roots for name in names):
+def find_file(root: str | None, *names: str) -> Path:
+    """The first of these files in ``root``, ``$LIMBECK_DATA``, ../shared/data, or ``data`` in /tmp."""
+    shared = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folders = [Path(folder) for folder in (root, os.environ.get("LIMBECK_DATA")) if folder]
+    folders += [shared, Path(tempfile.gettempdir()) / "data"]
+    for path in (folder / name for folder in folders for name in names):
         if path.is_file():
             return path
-    sys.exit(
-        f"{' or '.join(names)} is in none of {', '.join(map(str, roots))}: say where by --data-root or LIMBECK_DATA"
-    )
+    sys.exit(f"{' or '.join(names)} is in none of {', '.join(map(str, folders))}; give --data-root or LIMBECK_DATA")
 
 
-def pictures(root: str | None) -> dict[str, tuple[np.ndarray, torch.Tensor]]:
-    """``train`` and ``test``: pictures uint8 ``[n, 32, 32, 3]``, and their classes ``[n]``."""
-    parts = {}
-    for part in ("train", "test"):
-        path = found(root, f"cifar10_lossless5k/{part}.npz", "cifar10_lossless5k/lossless5k.npz")
+def load_images(root: str | None) -> dict[str, tuple[np.ndarray, torch.Tensor]]:
+    """``train`` and ``test``: images uint8 ``[n, 32, 32, 3]`` and their classes ``[n]``."""
+    splits = {}
+    for split in ("train", "test"):
+        path = find_file(root, f"cifar10_lossless5k/{split}.npz", "cifar10_lossless5k/lossless5k.npz")
         with np.load(path) as file:
-            ending = "" if "x" in file.files else f"_{part}"
-            parts[part] = (file[f"x{ending}"], torch.from_numpy(file[f"y{ending}"]).long())
-    return parts
+            suffix = "" if "x" in file.files else f"_{split}"
+            splits[split] = (file[f"x{suffix}"], torch.from_numpy(file[f"y{suffix}"]).long())
+    return splits
 
 
-def stored(images: np.ndarray):
-    """The pictures as limbeck holds them in memory."""
-    from limbeck.data.split import InMemory
-
+def to_store(images: np.ndarray) -> InMemory:
+    """The images as a limbeck image store."""
     return InMemory(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
 
 
-def published(name: str, root: str | None) -> dict[str, torch.Tensor]:
-    """The weights of the published ``resnet20``, 32, 44 or 56, by the names that limbeck's has for them."""
-    renamed = {"conv1.": "stem.0.", "bn1.": "stem.1.", "linear.": "fc."}
-    with np.load(found(root, f"cifar10_resnets/akamaster_{name}_cifar10.npz")) as file:
-        state = {}
+def load_published(network: torch.nn.Module, name: str, root: str | None) -> torch.nn.Module:
+    """Load the published weights of ``resnet20``, 32, 44 or 56 into ``network``.
+
+    They are the state dicts of https://github.com/akamaster/pytorch_resnet_cifar10, trained on all 50,000 images.
+    """
+    prefixes = {"conv1.": "stem.0.", "bn1.": "stem.1.", "linear.": "fc."}
+    state = {}
+    with np.load(find_file(root, f"cifar10_resnets/akamaster_{name}_cifar10.npz")) as file:
         for key in file.files:
-            ours = next((b + key.removeprefix(a) for a, b in renamed.items() if key.startswith(a)), key)
-            state[ours] = torch.from_numpy(file[key])
-    return state
+            new_key = next((new + key.removeprefix(old) for old, new in prefixes.items() if key.startswith(old)), key)
+            state[new_key] = torch.from_numpy(np.asarray(file[key]))
+    missing, unexpected = network.load_state_dict(state, strict=False)
+    assert not unexpected, unexpected
+    assert all(key.endswith("num_batches_tracked") for key in missing), missing
+    return network
 
 
-def teacher(root: str | None) -> torch.nn.Module:
-    """The published ResNet-56."""
-    from limbeck.models import resnet56
-
-    network = resnet56(classes=10, shortcut="padding")
-    lacking, unknown = network.load_state_dict(published("resnet56", root), strict=False)
-    assert not unknown, unknown
-    assert all(name.endswith("num_batches_tracked") for name in lacking), lacking
-    return network.eval()
+def load_resnet(name: str, root: str | None) -> torch.nn.Module:
+    """A published ResNet in eval mode."""
+    network = getattr(cifar_resnet, name)(classes=10, shortcut="padding")
+    return load_published(network, name, root).eval()
 
 
-def freeze(network: torch.nn.Module, backend: str):
-    """``network`` as limbeck's teacher, answering by ``backend`` (``eager``, ``auto``, …)."""
-    from limbeck.teachers import FrozenTeacher
-
-    if "backend" in inspect.signature(FrozenTeacher).parameters:
-        return FrozenTeacher(network, backend=backend)
-    if backend != "eager":
-        sys.exit(f"this limbeck has no backends for teachers, and --backend {backend} was asked for: leave it away")
-    return FrozenTeacher(network)
-
-
-def distiller(student: torch.nn.Module, source):
-    """0.1 cross-entropy + 0.9 soft target at temperature 4."""
-    import limbeck
-    from limbeck.losses import CrossEntropyLoss, KDLoss
-
+def make_distiller(student: torch.nn.Module, teacher) -> limbeck.Distiller:
+    """0.1 · cross-entropy + 0.9 · KD at temperature 4."""
     objective = {"target": CrossEntropyLoss(), "kd": KDLoss(temperature=TEMPERATURE)}
     task = limbeck.tasks.Classification(classes=len(CLASSES))
-    return limbeck.Distiller(student, source, objective=objective, weights=WEIGHTS, task=task)
+    return limbeck.Distiller(student, teacher, objective=objective, weights=WEIGHTS, task=task)
 
 
-def training():
-    """SGD, its rate falling to zero by a cosine, step by step."""
-    from limbeck.training import TrainingConfig
+def make_training_config() -> TrainingConfig:
+    """SGD with a cosine schedule to zero, by step."""
 
-    return TrainingConfig(optimizer=partial(torch.optim.SGD, **SGD), scheduler=_cosine, batch_size=BATCH)
+    def scheduler(optimizer, steps):
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+
+    return TrainingConfig(optimizer=partial(torch.optim.SGD, **SGD), scheduler=scheduler, batch_size=BATCH)
 
 
-def fingerprint(network: torch.nn.Module) -> str:
-    """The same for two networks only if they have the same bits."""
-    text = hashlib.sha256()
+def hash_weights(network: torch.nn.Module) -> str:
+    """Equal for two networks only if they have the same bits."""
+    digest = hashlib.sha256()
     for value in network.state_dict().values():
-        text.update(value.numpy().tobytes())
-    return text.hexdigest()
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
 
 
-class Lines(Callback):
-    """Prints a line at each epoch, so that whoever waits sees how far it is."""
+class EpochLogger(Callback):
+    """Prints a line at each epoch."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def on_train_start(self, *, title: str, step: int, steps: int) -> None:
-        self.begun, self.steps = time.perf_counter(), steps
+        self.start, self.steps = time.perf_counter(), steps
 
     def on_epoch_end(self, rows) -> None:
-        seconds = time.perf_counter() - self.begun
-        last = rows[-1]
-        print(f"{self.name}: step {last['step']}/{self.steps}, loss {last['loss']:.4f}, {seconds:.0f} s", flush=True)
-
-
-def _cosine(optimizer, steps):
-    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        seconds = time.perf_counter() - self.start
+        step, loss = rows[-1]["step"], rows[-1]["loss"]
+        print(f"{self.name}: step {step}/{self.steps}, loss {loss:.4f}, {seconds:.0f} s", flush=True)

@@ -1,41 +1,35 @@
-"""Measurements that take minutes, put by as each ends: a benchmark that was killed goes on with what is lacking."""
+"""Long measurements, stored as each ends: a killed benchmark continues with what is missing."""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import limbeck
+from limbeck.utils.io import write_atomically
 
 
-def kept(folder: Path, name: str, settings: dict, run: Callable[[], dict]) -> dict:
-    """What ``run()`` found with these settings: read where this very code wrote it down already, else run now."""
-    path = folder / f"{name}-{known_by(settings)}.json"
+def load_or_run(folder: Path, name: str, settings: dict, measure: Callable[[], dict]) -> dict:
+    """The result of ``measure()`` with these settings, read from ``folder`` if the same code stored it."""
+    path = folder / f"{name}-{hash_settings(settings)}.json"
     if path.exists():
-        before = json.loads(path.read_text())
-        print(f"{name}: measured already, {before['measured']}", flush=True)
-        return before
-    print(f"{name}: begins", flush=True)
-    found = run()
-    found["measured"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        result = json.loads(path.read_text())
+        print(f"{name}: measured before, {result['measured']}", flush=True)
+        return result
+    print(f"{name}: starts", flush=True)
+    result = measure() | {"measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(found))
-    partial.replace(path)
-    return found
+    write_atomically(path, lambda partial: partial.write_text(json.dumps(result)))
+    return result
 
 
-def known_by(settings: dict) -> str:
-    """A short hash of the settings and of the code of limbeck and of the benchmarks.
-
-    A figure of another limbeck must not be taken for one of this.
-    """
-    here, package = Path(__file__).parent, Path(limbeck.__file__).parent
-    text = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for file in (*sorted(here.glob("*.py")), *sorted(package.rglob("*.py"))):
-        text.update(file.read_bytes())
-    return text.hexdigest()[:12]
+def hash_settings(settings: dict) -> str:
+    """A short hash of the settings and of the code of limbeck and of the benchmarks, so that no result is outdated."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    package = Path(limbeck.__file__).parent
+    for file in (*sorted(Path(__file__).parent.glob("*.py")), *sorted(package.rglob("*.py"))):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,10 +1,10 @@
-"""Every loss that limbeck.losses and torchdistill 1.1.5 both have: the same number or not, and the time of both.
+"""Every loss that limbeck.losses and torchdistill 1.1.5 both have: equal values or not, and the time of both.
 
-Both sides get the same tensors, in one process on one thread, and take turns of a few calls, each a forward and a
-backward pass. A figure is our time over theirs: each repeat gives one ratio, of the medians of its calls.
+Both libraries get the same tensors, in one process on one thread, and alternate after a few calls, each a forward and a
+backward pass. A row is limbeck's time over torchdistill's: each repeat gives one ratio, of the medians of its calls.
 
-Nothing is believed of either side: ours has to be what NumPy makes of the paper in float64, and theirs what NumPy makes
-of their form, where that is another number. Where torchdistill's loss is the same, its gradient has to be as well.
+Both values are checked: limbeck's must equal the paper's formula in float64 NumPy, and torchdistill's its own form in
+NumPy where that gives another value. Where the values are equal, the gradients must be equal too.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ import sys
 from pathlib import Path
 
 import torch
-from results import parsed, row, write
-from torchdistill_run import ROOT, VERSION, environment
+from results import make_row, parse_options, write_rows
+from torchdistill_run import ROOT, VERSION, make_environment
 
 import limbeck
 
 CLOSE = {"ours": 5e-5, "theirs": 2e-4, "gradients": 1e-4}  # float32; PKT takes logarithms of ratios close to 1
 HALF = ("attention_transfer", "attention_transfer_last", "fsp", "crd")
-# Beside these, torchdistill has the same squared error for hints, logits and SimKD, measured once, as `fitnet`.
 # torchdistill has the same squared error for hints, logits and SimKD, measured once as `fitnet`.
-ONLY = {
+ONE_SIDED = {
     "in_torchdistill_only": (
         "AuxSSKDLoss", "SSKDLoss", "PADL2Loss", "RegularizationLoss", "KTALoss", "AffinityLoss", "ChSimLoss",
         "SRDLoss", "DISTPlusLoss", "SKDInstanceLoss", "SKDDirectionLoss",
@@ -37,8 +36,8 @@ ONLY = {
 }  # fmt: skip
 
 
-def measured(python: str, options: argparse.Namespace) -> dict:
-    """What losses_sides.py found, a process of its own in torchdistill's environment."""
+def run_sides(python: str, options: argparse.Namespace) -> dict:
+    """The results of losses_sides.py, run as a process in the environment of torchdistill."""
     out = options.work / "losses.json"
     out.unlink(missing_ok=True)
     script = Path(__file__).with_name("losses_sides.py")
@@ -49,38 +48,42 @@ def measured(python: str, options: argparse.Namespace) -> dict:
         [python, str(script), json.dumps(options.only), json.dumps(settings), str(out)], check=True,
         env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(paths)},
     )  # fmt: skip
-    found = json.loads(out.read_text())
-    if found["torchdistill"] != VERSION:
-        sys.exit(f"torchdistill {found['torchdistill']} was measured, and {VERSION} is what is claimed")
-    return found["methods"]
+    result = json.loads(out.read_text())
+    if result["torchdistill"] != VERSION:
+        sys.exit(f"torchdistill {result['torchdistill']} is installed; the rows are of {VERSION}")
+    return result["methods"]
 
 
-def wrong(name: str, found: dict) -> list[str]:
-    """What is not as it is said to be."""
-    apart = {side: abs(found[side] / found[f"{side}_in_float64"] - 1) for side in ("ours", "theirs")}
-    apart["gradients"] = found.get("gradients_apart", 0.0)
-    return [f"{name}: {what} are {much:.1e} apart" for what, much in apart.items() if not much < CLOSE[what]]
+def find_differences(name: str, result: dict) -> list[str]:
+    """Values and gradients that differ from their reference."""
+    differences = {side: abs(result[side] / result[f"{side}_in_float64"] - 1) for side in ("ours", "theirs")}
+    differences["gradients"] = result.get("gradients_apart", 0.0)
+    return [
+        f"{name}: {key} differ from the reference by {difference:.1e}"
+        for key, difference in differences.items()
+        if not difference < CLOSE[key]
+    ]
 
 
-def told(name: str, found: dict) -> dict:
-    """The values, whether they are one number, and why not; printed as well."""
-    same = not found["why"]
-    says = "the same" if same else f"{found['ours'] / found['theirs']:.6g} of theirs: {found['why']}"
-    print(f"{name}: ours {found['ours']:.7g}, theirs {found['theirs']:.7g}; {says}")
+def describe_values(name: str, result: dict) -> dict:
+    """The values, whether they are equal, and why not; printed as well."""
+    same = not result["why"]
+    text = "the same" if same else f"{result['ours'] / result['theirs']:.6g} of theirs: {result['why']}"
+    print(f"{name}: ours {result['ours']:.7g}, theirs {result['theirs']:.7g}; {text}")
     microseconds = {
-        side: [round(1e6 * pair[which], 1) for pair in found["seconds"]]
+        side: [round(1e6 * pair[which], 1) for pair in result["seconds"]]
         for which, side in enumerate(("ours_microseconds", "theirs_microseconds"))
     }
-    return {key: value for key, value in found.items() if key != "seconds"} | {"same": same} | microseconds
+    return {key: value for key, value in result.items() if key != "seconds"} | {"same": same} | microseconds
 
 
-def rows(methods: dict[str, dict]) -> list[dict]:
+def make_rows(methods: dict[str, dict]) -> list[dict]:
     return [
-        row(
-            f"loss_time_over_torchdistill_{name}", [ours / theirs for ours, theirs in found["seconds"]],
-            unit="ratio", aim="<= 0.5" if name in HALF else "<= 1.0", data=f"random, {found['shape']}",
+        make_row(
+            f"loss_time_over_torchdistill_{name}", [ours / theirs for ours, theirs in result["seconds"]],
+            unit="ratio", aim="<= 0.5" if name in HALF else "<= 1.0", data=f"random, {result['shape']}",
         )
-        for name, found in methods.items()
+        for name, result in methods.items()
     ]  # fmt: skip
 
 
@@ -89,24 +92,24 @@ def main() -> None:
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     load = os.getloadavg()[0]
-    methods = measured(options.python or environment(options.work / "torchdistill"), options)
-    values = {name: told(name, found) for name, found in methods.items()}
-    if mistakes := [line for name, found in methods.items() for line in wrong(name, found)]:
-        sys.exit("; ".join(mistakes))
+    methods = run_sides(options.python or make_environment(options.work / "torchdistill"), options)
+    values = {name: describe_values(name, result) for name, result in methods.items()}
+    if errors := [error for name, result in methods.items() for error in find_differences(name, result)]:
+        sys.exit("; ".join(errors))
     if options.only:
-        print({one["name"]: [one["low"], one["value"], one["high"]] for one in rows(methods)})
-        return  # a part of the figures is not written over all of them
-    write(rows(methods), load_before=load, methods=values, **ONLY)
+        print({row["name"]: [row["low"], row["value"], row["high"]] for row in make_rows(methods)})
+        return  # some of the rows do not replace all of them
+    write_rows(make_rows(methods), load_before=load, methods=values, **ONE_SIDED)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=12, help="of each method")
-    parser.add_argument("--budget", type=float, default=0.1, help="seconds of a repeat; each side has a turn at least")
-    parser.add_argument("--only", nargs="*", default=[], help="methods to look at; no file is written")
+    parser.add_argument("--budget", type=float, default=0.1, help="seconds of a repeat (at least one turn each)")
+    parser.add_argument("--only", nargs="*", default=[], help="methods to measure; no file is written")
     parser.add_argument("--python", help=f"an interpreter with torchdistill {VERSION}, torch and torchvision")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "torchdistill_run")
-    return parsed(parser, places=("python", "work", "only"))
+    return parse_options(parser, local=("python", "work", "only"))
 
 
 if __name__ == "__main__":

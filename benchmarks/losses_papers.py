@@ -1,7 +1,7 @@
-"""What losses.py checks both sides by: the formulas in NumPy, float64, the paper's and torchdistill's own forms.
+"""Reference formulas for losses.py in float64 NumPy: those of the papers, and torchdistill's where they differ.
 
-The functions called `their_…` are torchdistill 1.1.5's forms of a method, where the number is another one; that they
-give its number is the proof of what losses.py says of the difference.
+The functions named `their_…` are the forms of torchdistill 1.1.5 where the value differs; reproducing its values
+confirms the differences that losses.py states.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ def kd(student: Array, teacher: Array, *, temperature: float) -> float:
 
 
 def logit_standardization(student: Array, teacher: Array, *, temperature: float) -> float:
-    own, its = ((x - x.mean(1, keepdims=True)) / x.std(1, ddof=1, keepdims=True) for x in (student, teacher))
-    return kd(own, its, temperature=temperature)
+    student_x, teacher_x = (
+        (x - x.mean(1, keepdims=True)) / x.std(1, ddof=1, keepdims=True) for x in (student, teacher)
+    )
+    return kd(student_x, teacher_x, temperature=temperature)
 
 
 def dist(student: Array, teacher: Array, *, beta: float, gamma: float, temperature: float) -> float:
@@ -55,8 +57,8 @@ def vid(student: Array, teacher: Array, variance: Array) -> float:
 
 def reviewkd(student: Array, teacher: Array) -> float:
     difference = student - teacher
-    parts = [(1.0, difference)] + [(1 / 2**n, _mean_pool(difference, k)) for n, k in ((1, 4), (2, 2), (3, 1))]
-    return float(sum(w * (part**2).mean() for w, part in parts) / sum(w for w, _ in parts))
+    terms = [(1.0, difference)] + [(1 / 2**n, _mean_pool(difference, k)) for n, k in ((1, 4), (2, 2), (3, 1))]
+    return float(sum(w * (part**2).mean() for w, part in terms) / sum(w for w, _ in terms))
 
 
 def fsp(student: tuple[Array, Array], teacher: tuple[Array, Array]) -> float:
@@ -73,31 +75,31 @@ def sp(student: Array, teacher: Array) -> float:
 
 
 def their_sp(student: Array, teacher: Array) -> float:
-    own, its = (rows / np.abs(rows).sum(1, keepdims=True) for rows in map(_products, (student, teacher)))
-    return float(((own - its) ** 2).sum() / len(student) ** 2)
+    student_x, teacher_x = (rows / np.abs(rows).sum(1, keepdims=True) for rows in map(_products, (student, teacher)))
+    return float(((student_x - teacher_x) ** 2).sum() / len(student) ** 2)
 
 
 def rkd_distance(student: Array, teacher: Array) -> float:
-    own, its = (np.linalg.norm(x[:, None] - x, axis=2) for x in (student, teacher))
-    return _smooth_l1(own / own[own > 0].mean() - its / its[its > 0].mean())
+    student_x, teacher_x = (np.linalg.norm(x[:, None] - x, axis=2) for x in (student, teacher))
+    return _smooth_l1(student_x / student_x[student_x > 0].mean() - teacher_x / teacher_x[teacher_x > 0].mean())
 
 
 def rkd_angle(student: Array, teacher: Array) -> float:
-    own, its = (np.einsum("jid,jkd->jik", unit, unit) for unit in map(_directions, (student, teacher)))
-    return _smooth_l1(own - its)
+    student_x, teacher_x = (np.einsum("jid,jkd->jik", unit, unit) for unit in map(_directions, (student, teacher)))
+    return _smooth_l1(student_x - teacher_x)
 
 
 def cc(student: Array, teacher: Array, *, gamma: float) -> float:
-    own, its = (np.exp(2 * gamma * (_products(_unit(x)) - 1)) for x in (student, teacher))
-    return mean_squared(own, its)
+    student_x, teacher_x = (np.exp(2 * gamma * (_products(_unit(x)) - 1)) for x in (student, teacher))
+    return mean_squared(student_x, teacher_x)
 
 
 def their_cc(student: Array, teacher: Array, *, gamma: float, order: int) -> float:
-    own, its = (
+    student_x, teacher_x = (
         sum((2 * gamma * _products(x)) ** p / math.factorial(p) for p in range(order + 1)) / math.exp(2 * gamma)
         for x in (student, teacher)
     )
-    return float(np.sqrt(((own - its) ** 2).sum()) / len(student) ** 2)
+    return float(np.sqrt(((student_x - teacher_x) ** 2).sum()) / len(student) ** 2)
 
 
 def pkt(student: Array, teacher: Array) -> float:
@@ -108,27 +110,27 @@ def pkt(student: Array, teacher: Array) -> float:
 
 def crd(student: Array, teacher: Array, students: Array, teachers: Array, *, momentum: float) -> float:
     """The first rows of the banks are this batch, which moves there before it is compared."""
-    many = len(student)
+    rows = len(student)
     students, teachers = students.copy(), teachers.copy()
     for bank, now in ((students, student), (teachers, teacher)):
-        bank[:many] = _unit(momentum * bank[:many] + (1 - momentum) * now)
-    own = np.exp((student * teacher).sum(1) / 0.07)
-    return _estimated(own, student @ teachers.T) + _estimated(own, teacher @ students.T)
+        bank[:rows] = _unit(momentum * bank[:rows] + (1 - momentum) * now)
+    positive = np.exp((student * teacher).sum(1) / 0.07)
+    return _nce(positive, student @ teachers.T) + _nce(positive, teacher @ students.T)
 
 
 def their_crd(student: Array, teacher: Array, students: Array, teachers: Array) -> float:
     """The own pair is with the bank's older embedding, and counts where the mean of the others is taken."""
     rows = np.arange(len(student))
     pairs = [student @ teachers.T, teacher @ students.T]
-    return sum(_estimated(np.exp(each[rows, rows] / 0.07), each, also=True) for each in pairs)
+    return sum(_nce(np.exp(cosines[rows, rows] / 0.07), cosines, include_positive=True) for cosines in pairs)
 
 
-def _estimated(own: Array, cosines: Array, *, also: bool = False) -> float:
+def _nce(positive: Array, cosines: Array, *, include_positive: bool = False) -> float:
     """Noise-contrastive estimation of ``own`` [rows] among the rest of ``cosines`` [rows, bank]."""
-    others = np.arange(cosines.shape[1]) != np.arange(len(own))[:, None]
+    others = np.arange(cosines.shape[1]) != np.arange(len(positive))[:, None]
     r = np.exp(cosines / 0.07)
-    noise = (cosines.shape[1] - 1) * (r.mean() if also else r[others].mean())
-    return float((-np.log(own / (own + noise)) - (np.log(noise / (r + noise)) * others).sum(1)).mean())
+    noise = (cosines.shape[1] - 1) * (r.mean() if include_positive else r[others].mean())
+    return float((-np.log(positive / (positive + noise)) - (np.log(noise / (r + noise)) * others).sum(1)).mean())
 
 
 def _log_softmax(logits: Array) -> Array:
@@ -137,8 +139,8 @@ def _log_softmax(logits: Array) -> Array:
 
 
 def _pearson(q: Array, p: Array) -> Array:
-    own, its = (_unit(x - x.mean(1, keepdims=True)) for x in (q, p))
-    return (own * its).sum(1)
+    student_x, teacher_x = (_unit(x - x.mean(1, keepdims=True)) for x in (q, p))
+    return (student_x * teacher_x).sum(1)
 
 
 def _flat(x: Array) -> Array:
@@ -166,8 +168,8 @@ def _flow(first: Array, last: Array, pool) -> Array:
     """The earlier map is twice as high and wide."""
     size = last.shape[2]
     first = pool(first.reshape(*first.shape[:2], size, 2, size, 2), axis=(3, 5))
-    own, its = (x.reshape(*x.shape[:2], -1) for x in (first, last))
-    return own @ its.transpose(0, 2, 1) / own.shape[2]
+    student_x, teacher_x = (x.reshape(*x.shape[:2], -1) for x in (first, last))
+    return student_x @ teacher_x.transpose(0, 2, 1) / student_x.shape[2]
 
 
 def _directions(rows: Array) -> Array:

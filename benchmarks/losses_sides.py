@@ -1,4 +1,4 @@
-"""Both sides of losses.py in one process: METHODS SETTINGS OUT; values first, then forward and backward in turns."""
+"""Both libraries of losses.py in one process: METHODS SETTINGS OUT; values first, then alternating timed calls."""
 
 from __future__ import annotations
 
@@ -18,53 +18,53 @@ from torch import Tensor
 TURN = 4  # calls
 
 
-def values(pair: Pair) -> dict:
-    """Both losses of the same tensors, beside what NumPy makes of their formulas."""
-    ours, own = called(pair.ours, pair.learned)
-    theirs, its = called(pair.theirs, pair.learned)
-    found = {"ours": ours, "theirs": theirs, "ours_in_float64": pair.paper()}
-    found["theirs_in_float64"] = found["ours_in_float64"] if pair.other is None else pair.other()
-    if pair.other is None:
-        found["gradients_apart"] = max(
-            float((a - b).abs().max() / b.abs().max()) for a, b in zip(own, its, strict=True)
+def compute_values(pair: Pair) -> dict:
+    """Both losses of the same tensors, and their formulas in NumPy."""
+    ours, gradients = compute_value(pair.ours, pair.learned)
+    theirs, their_gradients = compute_value(pair.theirs, pair.learned)
+    results = {"ours": ours, "theirs": theirs, "ours_in_float64": pair.paper()}
+    results["theirs_in_float64"] = results["ours_in_float64"] if pair.their_paper is None else pair.their_paper()
+    if pair.their_paper is None:
+        results["gradients_apart"] = max(
+            float((a - b).abs().max() / b.abs().max()) for a, b in zip(gradients, their_gradients, strict=True)
         )
-    return found | {"why": pair.why}
+    return results | {"why": pair.why}
 
 
-def seconds(pair: Pair, repeats: int, budget: float) -> list[tuple[float, float]]:
-    """For each repeat, the median seconds of a call of ours and of theirs.
+def measure_seconds(pair: Pair, repeats: int, budget: float) -> list[tuple[float, float]]:
+    """For each repeat, the median seconds of a call of limbeck and of torchdistill.
 
-    Both take turns of four calls, of which the first is not counted: it finds the other side's memory in the caches.
+    They alternate after four calls, of which the first is not counted, since the caches hold the memory of the other.
 
-    Arguments:
+    Args:
         pair: a method.
-        repeats: how many.
-        budget: seconds that a repeat may take, though each side has a turn at least.
+        repeats: number of repeats.
+        budget: seconds of a repeat, with one turn of each library at least.
     """
     sides = (pair.ours, pair.theirs)
-    once = max(sum(timed(side, pair.learned) for side in sides) for _ in range(3))
-    once = min(once, sum(timed(side, pair.learned) for side in sides))
-    turns = max(1, int(budget / once / TURN))
-    found = []
+    pair_seconds = max(sum(time_call(side, pair.learned) for side in sides) for _ in range(3))
+    pair_seconds = min(pair_seconds, sum(time_call(side, pair.learned) for side in sides))
+    turns = max(1, int(budget / pair_seconds / TURN))
+    results = []
     for _ in range(repeats):
-        took: tuple[list[float], list[float]] = ([], [])
+        durations: tuple[list[float], list[float]] = ([], [])
         for turn in range(turns):
             for side in (0, 1) if turn % 2 else (1, 0):
-                took[side].extend([timed(sides[side], pair.learned) for _ in range(TURN)][1:])
-        found.append((statistics.median(took[0]), statistics.median(took[1])))
-    return found
+                durations[side].extend([time_call(sides[side], pair.learned) for _ in range(TURN)][1:])
+        results.append((statistics.median(durations[0]), statistics.median(durations[1])))
+    return results
 
 
-def timed(loss: Callable[[], Tensor], learned: tuple[Tensor, ...]) -> float:
+def time_call(loss: Callable[[], Tensor], learned: tuple[Tensor, ...]) -> float:
     """Seconds of a forward and a backward pass."""
     for tensor in learned:
         tensor.grad = None
-    begun = time.perf_counter()
+    start = time.perf_counter()
     loss().backward()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
-def called(loss: Callable[[], Tensor], learned: tuple[Tensor, ...]) -> tuple[float, list[Tensor]]:
+def compute_value(loss: Callable[[], Tensor], learned: tuple[Tensor, ...]) -> tuple[float, list[Tensor]]:
     """The value and the gradients."""
     value = loss()
     return value.item(), list(torch.autograd.grad(value, learned))
@@ -72,19 +72,19 @@ def called(loss: Callable[[], Tensor], learned: tuple[Tensor, ...]) -> tuple[flo
 
 def main(methods: list[str], settings: dict) -> dict:
     torch.set_num_threads(1)
-    found = {"torchdistill": metadata.version("torchdistill"), "methods": {}}
-    for name, (make, shape) in pairs().items():
+    results = {"torchdistill": metadata.version("torchdistill"), "methods": {}}
+    for name, (make_pair, shape) in pairs().items():
         if methods and name not in methods:
             continue
         torch.manual_seed(0)
-        pair = make(*shape)
-        said = values(pair) | {"shape": "×".join(map(str, shape))}
+        pair = make_pair(*shape)
+        result = compute_values(pair) | {"shape": "×".join(map(str, shape))}
         gc.collect()
         gc.disable()
-        said["seconds"] = seconds(pair, settings["repeats"], settings["budget"])
+        result["seconds"] = measure_seconds(pair, settings["repeats"], settings["budget"])
         gc.enable()
-        found["methods"][name] = said
-    return found
+        results["methods"][name] = result
+    return results
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import torch
 from alternating import Alternating
-from results import row, write
+from results import make_row, write_rows
 from torch.nn import functional as F
 
 import limbeck
@@ -79,9 +79,9 @@ def main() -> None:
     turn(data)
     turns = [turn(data) for _ in range(TURNS)]
     ratios = [fit / bare for fit, bare in turns]
-    write(
-        [row("fit_over_bare_loop", ratios, unit="ratio", aim="<= 1.03", data="digits")],
-        median_milliseconds_a_step={"fit": [fit for fit, _ in turns], "bare": [bare for _, bare in turns]},
+    write_rows(
+        [make_row("fit_over_bare_loop", ratios, unit="ratio", aim="<= 1.03", data="digits")],
+        median_milliseconds_per_step={"fit": [fit for fit, _ in turns], "bare": [bare for _, bare in turns]},
     )
 
 

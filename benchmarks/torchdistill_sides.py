@@ -1,7 +1,7 @@
-"""The sides that torchdistill_run.py compares, each a process of its own: SIDE SETTINGS OUT.
+"""The runs that torchdistill_run.py compares, each in its own process: SIDE SETTINGS OUT.
 
-Both train the same student, from the same start, with the same teacher, pictures, augmentation, loss, optimizer,
-schedule and number of steps, on one thread, and look at the test pictures once, at the end.
+Both train the same student, from the same initial weights, with the same teacher, images, augmentation, loss,
+optimizer, schedule and number of steps, on one thread, and evaluate on the test images once at the end.
 """
 
 from __future__ import annotations
@@ -21,65 +21,71 @@ import numpy as np
 import torch
 
 
-def with_torchdistill(settings: dict) -> dict:
-    """A distillation box and the loop around it, as torchdistill's own image_classification example has them."""
-    parts, student = _beginning(settings)
-    box = _box(settings, parts, student)
-    begun = time.perf_counter()
+def run_torchdistill(settings: dict) -> dict:
+    """A distillation box and its loop, as in the image_classification example of torchdistill."""
+    splits, student = _prepare(settings)
+    box = _make_box(settings, splits, student)
+    start = time.perf_counter()
     for epoch in range(box.num_epochs):
         total = torch.zeros(())
         box.pre_epoch_process(epoch=epoch)
-        for batch, target, more in box.train_data_loader:
-            loss = box.forward_process(batch, targets=target, supp_dict=more)
+        for batch, target, extra in box.train_data_loader:
+            loss = box.forward_process(batch, targets=target, supp_dict=extra)
             box.post_forward_process(loss=loss)
             total += loss.detach()
         box.post_epoch_process()
-        mean, seconds = float(total) / len(box.train_data_loader), time.perf_counter() - begun
+        mean, seconds = float(total) / len(box.train_data_loader), time.perf_counter() - start
         print(f"torchdistill: epoch {epoch + 1}/{box.num_epochs}, loss {mean:.4f}, {seconds:.0f} s", flush=True)
-    return _ending(student, parts) | {"torchdistill": metadata.version("torchdistill")}
+    return _evaluate(student, splits) | {"torchdistill": metadata.version("torchdistill")}
 
 
-def with_limbeck(settings: dict) -> dict:
-    """`limbeck.fit` with a cached teacher; the cache is filled by the run that first shows a view."""
+def run_limbeck(settings: dict) -> dict:
+    """`limbeck.fit` with a cached teacher; the run that first uses a view fills the cache."""
     import limbeck
     from limbeck.data import Augmentation, Normalization, Split, horizontal_flip, random_crop
-    from limbeck.teachers import CachedTeacher
+    from limbeck.teachers import CachedTeacher, FrozenTeacher
 
-    parts, student = _beginning(settings)
-    images, target = parts["train"]
-    views = Augmentation((random_crop(4), horizontal_flip()), num_views=settings["views"])
-    shown = Shown(
-        Split.from_images(cifar.stored(images), target), views, Normalization(cifar.MEAN, cifar.STD), settings["seed"]
+    splits, student = _prepare(settings)
+    images, target = splits["train"]
+    augment = Augmentation((random_crop(4), horizontal_flip()), num_views=settings["views"])
+    data = TrainingData(
+        Split.from_images(cifar.to_store(images), target),
+        augment,
+        Normalization(cifar.MEAN, cifar.STD),
+        settings["seed"],
     )
-    source = cifar.freeze(cifar.teacher(settings["data_root"]), settings["backend"])
-    cached = CachedTeacher(source, shown.batches(batch_size=cifar.BATCH), root=settings["cache"])
+    frozen = FrozenTeacher(cifar.load_resnet("resnet56", settings["data_root"]), backend=settings["backend"])
+    teacher = CachedTeacher(frozen, data.batches(batch_size=cifar.BATCH), root=settings["cache"])
     limbeck.fit(
-        cifar.distiller(student, cached), shown, epochs=settings["epochs"], training=cifar.training(),
-        seed=settings["seed"], callbacks=[cifar.Lines("limbeck")],
+        cifar.make_distiller(student, teacher), data, epochs=settings["epochs"], training=cifar.make_training_config(),
+        seed=settings["seed"], callbacks=[cifar.EpochLogger("limbeck")],
     )  # fmt: skip
-    figures = {name: value for name, value in cached.stats().items() if name != "folder"}
-    backend = getattr(source, "backend", None)
-    return _ending(student, parts) | {"cache": figures, "backend": str(getattr(backend, "report", settings["backend"]))}
+    figures = {name: value for name, value in teacher.stats().items() if name != "folder"}
+    backend = getattr(frozen, "backend", None)
+    return _evaluate(student, splits) | {
+        "cache": figures,
+        "backend": str(getattr(backend, "report", settings["backend"])),
+    }
 
 
-def losses(settings: dict) -> dict:
-    """What both say about one batch, before any step: the same number, or the comparison would be of two methods."""
-    parts, student = _beginning(settings)
-    network = cifar.teacher(settings["data_root"])
-    box = _box(settings, parts, student)
-    batch, target, more = next(iter(box.train_data_loader))
+def compare_losses(settings: dict) -> dict:
+    """The loss of both on one batch before any step: it must be equal, or the runs would compare two methods."""
+    splits, student = _prepare(settings)
+    network = cifar.load_resnet("resnet56", settings["data_root"])
+    box = _make_box(settings, splits, student)
+    batch, target, extra = next(iter(box.train_data_loader))
     box.pre_epoch_process(epoch=0)
-    theirs = box.forward_process(batch, targets=target, supp_dict=more)
-    ours = cifar.distiller(student.train(), network)({"input": batch, "target": target}).total
+    theirs = box.forward_process(batch, targets=target, supp_dict=extra)
+    ours = cifar.make_distiller(student.train(), network)({"input": batch, "target": target}).total
     return {"torchdistill": theirs.item(), "limbeck": ours.item()}
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Training pictures without a validation part: neither side looks at anything on the way."""
+class TrainingData:
+    """Training images without a validation split: neither run evaluates during training."""
 
     split: Any
-    views: Any
+    augment: Any
     normalization: Any
     seed: int
 
@@ -88,7 +94,7 @@ class Shown:
 
         return BatchSampler(
             self.split,
-            self.views,
+            self.augment,
             self.normalization,
             batch_size=batch_size,
             seed=self.seed,
@@ -100,8 +106,8 @@ class Shown:
         return iter(())
 
 
-class Pictures(torch.utils.data.Dataset):
-    """What torchvision's CIFAR10 gives: a PIL picture through the transforms, and its class."""
+class PILDataset(torch.utils.data.Dataset):
+    """As torchvision's CIFAR10: a transformed PIL image and its class."""
 
     def __init__(self, images: np.ndarray, target: torch.Tensor, transform) -> None:
         self.images, self.targets, self.transform = images, target.tolist(), transform
@@ -115,11 +121,11 @@ class Pictures(torch.utils.data.Dataset):
         return self.transform(Image.fromarray(self.images[index])), self.targets[index]
 
 
-def _box(settings: dict, parts: dict, student: torch.nn.Module):
+def _make_box(settings: dict, splits: dict, student: torch.nn.Module):
     from torchdistill.core.distillation import get_distillation_box
     from torchvision import transforms
 
-    change = transforms.Compose(
+    transform = transforms.Compose(
         [
             transforms.RandomCrop(32, padding=4),
             transforms.RandomHorizontalFlip(),
@@ -127,16 +133,17 @@ def _box(settings: dict, parts: dict, student: torch.nn.Module):
             transforms.Normalize(cifar.MEAN, cifar.STD),
         ]
     )
-    # Since version 1, torchdistill leaves the teacher's mode to its user; cifar.teacher gives it in eval mode.
-    network = cifar.teacher(settings["data_root"])
+    # Since version 1, torchdistill leaves the mode of the teacher to the user; load_resnet returns it in eval mode.
+    network = cifar.load_resnet("resnet56", settings["data_root"])
     return get_distillation_box(
-        network, student, {"train": Pictures(*parts["train"], change)}, _config(settings, len(parts["train"][0])),
+        network, student, {"train": PILDataset(*splits["train"], transform)},
+        _config(settings, len(splits["train"][0])),
         torch.device("cpu"), None, False, 1,
     )  # fmt: skip
 
 
-def _config(settings: dict, many: int) -> dict:
-    """What its YAML files say, in Python."""
+def _config(settings: dict, num_images: int) -> dict:
+    """The configuration of its YAML files, in Python."""
     # KDLoss is alpha · CE + (1 − alpha) · tau² · KL. With batchmean, KL is the sum over classes and the mean over rows,
     # and CE the mean over rows: limbeck's convention, so the two losses are the same number (see `losses`). With any
     # other reduction KL would be smaller by the number of classes, or CE larger by that of rows.
@@ -158,7 +165,7 @@ def _config(settings: dict, many: int) -> dict:
         "optimizer": {"key": "SGD", "kwargs": dict(cifar.SGD)},
         "scheduler": {
             "key": "CosineAnnealingLR",
-            "kwargs": {"T_max": settings["epochs"] * (many // cifar.BATCH)},
+            "kwargs": {"T_max": settings["epochs"] * (num_images // cifar.BATCH)},
             "scheduling_step": 1,
         },
         "criterion": {
@@ -168,32 +175,32 @@ def _config(settings: dict, many: int) -> dict:
     }
 
 
-def _beginning(settings: dict) -> tuple[dict, torch.nn.Module]:
-    """The pictures, and the student as it starts on both sides."""
+def _prepare(settings: dict) -> tuple[dict, torch.nn.Module]:
+    """The images, and the student with its initial weights."""
     from limbeck.models import resnet20
 
     torch.set_num_threads(1)
-    parts = cifar.pictures(settings["data_root"])
-    images, target = parts["train"]
-    parts["train"] = images[: settings["take"]], target[: settings["take"]]
+    splits = cifar.load_images(settings["data_root"])
+    images, target = splits["train"]
+    splits["train"] = images[: settings["num_images"]], target[: settings["num_images"]]
     random.seed(settings["seed"])
     np.random.seed(settings["seed"])
     torch.manual_seed(settings["seed"])
-    return parts, resnet20(classes=10)
+    return splits, resnet20(classes=10)
 
 
-def _ending(student: torch.nn.Module, parts: dict) -> dict:
-    """Which test pictures the student gets right, and which student it is."""
-    images, target = parts["test"]
+def _evaluate(student: torch.nn.Module, splits: dict) -> dict:
+    """Which test images the student classifies correctly, and a hash of its weights."""
+    images, target = splits["test"]
     mean, std = (torch.tensor(numbers).reshape(1, 3, 1, 1) for numbers in (cifar.MEAN, cifar.STD))
     inputs = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
     student.eval()
     with torch.inference_mode():
-        said = torch.cat([student(batch).argmax(1) for batch in inputs.split(250)])
-    return {"right": (said == target).tolist(), "student": cifar.fingerprint(student)}
+        predicted = torch.cat([student(batch).argmax(1) for batch in inputs.split(250)])
+    return {"correct": (predicted == target).tolist(), "student": cifar.hash_weights(student)}
 
 
-SIDES = {"torchdistill": with_torchdistill, "limbeck": with_limbeck, "losses": losses}
+SIDES = {"torchdistill": run_torchdistill, "limbeck": run_limbeck, "losses": compare_losses}
 
 if __name__ == "__main__":
     Path(sys.argv[3]).write_text(json.dumps(SIDES[sys.argv[1]](json.loads(sys.argv[2]))))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from results import row, write
+from results import make_row, write_rows
 
 from limbeck.data import color_jitter, random_resized_crop, torchvision
 from limbeck.data.counter_rng import CounterRNG
@@ -46,12 +46,12 @@ def main() -> None:
         for size in (32, 96):
             ratios = [measure_ratio(name, size) for _ in range(REPEATS)]
             rows.append(
-                row(
+                make_row(
                     f"transform_time_torchvision_over_limbeck_{name}_{size}", ratios, unit="ratio",
                     aim="at least 1.2 to keep limbeck's", data=f"{BATCH} random images of 3×{size}×{size}",
                 )
             )  # fmt: skip
-    write(rows)
+    write_rows(rows)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Your own networks and your own pictures, in Python: train, choose on validation, export to ONNX.
+"""Distill custom networks on custom images in Python: train, evaluate on validation, export to ONNX.
 
-    python examples/own_model.py [--pictures FOLDER] [--out DIR] [--steps N]
+    python examples/own_model.py [--images FOLDER] [--out DIR] [--steps N]
 
-FOLDER holds one folder a class, ``FOLDER/<class>/*.png``, or ``FOLDER/{train,val,test}/<class>/*.png``. Without it,
-scikit-learn's digits are written into a temporary one, as PNG. The same by recipe: ``own_model.yaml``.
+FOLDER has one folder per class, ``FOLDER/<class>/*.png``, or ``FOLDER/{train,val,test}/<class>/*.png``; the default is
+a temporary folder with scikit-learn's digits as PNG. The same by recipe: ``own_model.yaml``.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from own_networks import Student, Teacher
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -24,37 +25,8 @@ from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
 from limbeck.training import TrainingConfig
 
 
-class Teacher(nn.Module):
-    """Two convolutions and the mean over the picture."""
-
-    def __init__(self, classes, channels=1, width=32):
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
-        self.body = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
-        self.head = nn.Linear(width, classes)
-
-    def forward(self, pictures):
-        maps = nn.functional.max_pool2d(self.stem(pictures), 2)
-        return self.head(self.body(maps).mean(dim=(2, 3)))
-
-
-class Student(nn.Module):
-    """The same idea, narrower and at half the size."""
-
-    def __init__(self, classes, channels=1, width=12):
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
-        )  # fmt: skip
-        self.classify = nn.Linear(width, classes)
-
-    def forward(self, pictures):
-        return self.classify(self.features(pictures).mean(dim=(2, 3)))
-
-
 class Deployed(nn.Module):
-    """The student as it is handed over: takes pixels in 0..1 and normalises them itself."""
+    """The deployed student: takes pixels in 0..1 and normalizes them."""
 
     def __init__(self, network, normalization):
         super().__init__()
@@ -69,20 +41,20 @@ def write_digits(root):
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    for number, (picture, label) in enumerate(zip(bunch.images, bunch.target, strict=True)):
+    for index, (pixels, label) in enumerate(zip(bunch.images, bunch.target, strict=True)):
         folder = root / str(label)
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((picture * 255 / 16).round().astype("uint8")).save(folder / f"{number}.png")
+        Image.fromarray((pixels * 255 / 16).round().astype("uint8")).save(folder / f"{index}.png")
     return root
 
 
-def main(pictures, out, steps):
-    torch.set_num_threads(1)  # networks this small lose more time to handing work over than they win
-    views = Augmentation((affine(degrees=10, translate=0.06),))
-    # With num_labeled=200, only so many keep their label, and the teacher speaks about all. Leave it out for your own.
-    data = ImageFolder(root=str(pictures), size=8, channels=1, num_labeled=200, normalize="data", augment=views).load(
-        seed=0
-    )
+def main(image_dir, out, steps):
+    torch.set_num_threads(1)  # more threads are slower for networks this small
+    augment = Augmentation((affine(degrees=10, translate=0.06),))
+    # num_labeled=200 hides the other labels; KD uses all images. Omit it for your data.
+    data = ImageFolder(
+        root=str(image_dir), size=8, channels=1, num_labeled=200, normalize="data", augment=augment
+    ).load(seed=0)
     classes = len(data.class_names)
     task = limbeck.tasks.Classification(classes=classes)
     target = {"target": CrossEntropyLoss()}
@@ -92,19 +64,19 @@ def main(pictures, out, steps):
         batch_size=64,
     )
 
-    def fit(distiller, phase, **how):
-        run = limbeck.fit(distiller, data, training=training, run_dir=out, phase=phase, steps_per_epoch=50, **how)
+    def fit(distiller, phase, **settings):
+        run = limbeck.fit(distiller, data, training=training, run_dir=out, phase=phase, steps_per_epoch=50, **settings)
         return run.student
 
     torch.manual_seed(0)
-    teaching = limbeck.Distiller(Teacher(classes), objective=target, task=task)
-    teacher = fit(teaching, "teacher", steps=steps // 2, subset="labeled")
-    # A teacher that is trained already: limbeck.models.load_weights(Teacher(classes), "teacher.safetensors")
+    teacher_distiller = limbeck.Distiller(Teacher(classes), objective=target, task=task)
+    teacher = fit(teacher_distiller, "teacher", steps=steps // 2, subset="labeled")
+    # For a trained teacher: limbeck.models.load_weights(Teacher(classes), "teacher.safetensors")
 
-    start = Student(classes)
-    baseline = limbeck.Distiller(copy.deepcopy(start), objective=target, task=task)
+    student = Student(classes)
+    baseline = limbeck.Distiller(copy.deepcopy(student), objective=target, task=task)
     distiller = limbeck.Distiller(
-        start,
+        student,
         teacher,
         objective={**target, "kd": KDLoss(temperature=4.0), "fitnet": FitNetLoss(layer="late")},
         weights={"target": 0.1, "kd": 0.9, "fitnet": limbeck.schedules.linear(1.0, 0.0)},
@@ -117,22 +89,22 @@ def main(pictures, out, steps):
         "distilled": fit(distiller, "distilled", steps=steps),
     }
     for name, network in networks.items():
-        found = classification_metrics(
+        metrics = classification_metrics(
             *collect_logits(network, data.validation_batches(), task), class_names=data.class_names
         )
-        print(f"validation, {name}: accuracy {found['accuracy']:.4f}, calibration error {found['ece']:.4f}")
+        print(f"validation, {name}: accuracy {metrics['accuracy']:.4f}, calibration error {metrics['ece']:.4f}")
 
     pixels = data.validation.read(torch.arange(len(data.validation)))
     student = Deployed(networks["distilled"], data.normalization)
-    written = to_onnx(student, pixels[:1], out / "student.onnx", check_inputs=pixels)
-    print(f"{out / written['file']}: the same labels as torch on {written['label_agreement']:.0%} of the pictures")
+    report = to_onnx(student, pixels[:1], out / "student.onnx", check_inputs=pixels)
+    print(f"{out / report['file']}: same labels as torch on {report['label_agreement']:.0%} of the images")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Distil your own networks on your own pictures.")
-    parser.add_argument("--pictures", type=Path, help="a folder with one folder a class; without it: digits")
-    parser.add_argument("--out", type=Path, default=Path("runs/own_model"), help="the run folder")
+    parser = argparse.ArgumentParser(description="Distill custom networks on custom images.")
+    parser.add_argument("--images", type=Path, help="a folder with one folder per class; default: digits")
+    parser.add_argument("--out", type=Path, default=Path("runs/own_model"), help="run folder")
     parser.add_argument("--steps", type=int, default=800, help="optimizer steps of the student")
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        main(given.pictures or write_digits(Path(folder) / "digits"), given.out, given.steps)
+        main(options.images or write_digits(Path(folder) / "digits"), options.out, options.steps)

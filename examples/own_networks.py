@@ -1,14 +1,14 @@
-"""Two networks that know nothing of limbeck, as a package of your own might hold them.
+"""Two plain PyTorch networks of a user package.
 
 ``own_model.yaml`` names them ``own_networks:Teacher`` and ``own_networks:Student`` and lists ``own_networks`` under
-``plugins``. A builder that has ``classes`` or ``channels`` among its arguments gets them from the data.
+``plugins``. The arguments ``classes`` and ``channels`` of a model, where it has them, are set from the data.
 """
 
 from torch import nn
 
 
 class Teacher(nn.Module):
-    """Two convolutions and the mean over the picture."""
+    """Two convolutions and global average pooling."""
 
     def __init__(self, classes: int, channels: int = 1, width: int = 32):
         super().__init__()
@@ -16,13 +16,13 @@ class Teacher(nn.Module):
         self.body = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
         self.head = nn.Linear(width, classes)
 
-    def forward(self, pictures):
-        maps = nn.functional.max_pool2d(self.stem(pictures), 2)
+    def forward(self, images):
+        maps = nn.functional.max_pool2d(self.stem(images), 2)
         return self.head(self.body(maps).mean(dim=(2, 3)))
 
 
 class Student(nn.Module):
-    """The same idea, narrower and at half the size."""
+    """As the teacher, narrower and at half the resolution."""
 
     def __init__(self, classes: int, channels: int = 1, width: int = 12):
         super().__init__()
@@ -32,5 +32,5 @@ class Student(nn.Module):
         )  # fmt: skip
         self.classify = nn.Linear(width, classes)
 
-    def forward(self, pictures):
-        return self.classify(self.features(pictures).mean(dim=(2, 3)))
+    def forward(self, images):
+        return self.classify(self.features(images).mean(dim=(2, 3)))

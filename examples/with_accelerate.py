@@ -1,4 +1,4 @@
-"""The same Distiller in a loop of Hugging Face Accelerate, which brings devices, processes and precision.
+"""The same Distiller in a loop of Hugging Face Accelerate, which handles devices, processes and precision.
 
     pip install accelerate
     python examples/with_accelerate.py [EPOCHS]        # or: accelerate launch examples/with_accelerate.py
@@ -21,12 +21,12 @@ from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
 from limbeck.models import small_cnn
 
 EPOCHS = int(sys.argv[1]) if len(sys.argv) > 1 else 8
-torch.set_num_threads(1)  # networks this small lose more time to handing work over than they win
+torch.set_num_threads(1)  # more threads are slower for networks this small
 torch.manual_seed(0)
 
 bunch = load_digits()
-pictures = TensorDataset(torch.tensor(bunch.images).float().unsqueeze(1) / 16, torch.tensor(bunch.target))
-train, validation = torch.utils.data.random_split(pictures, [1400, len(pictures) - 1400])
+images = TensorDataset(torch.tensor(bunch.images).float().unsqueeze(1) / 16, torch.tensor(bunch.target))
+train, validation = torch.utils.data.random_split(images, [1400, len(images) - 1400])
 accelerator = Accelerator()
 task = limbeck.tasks.Classification(classes=10)
 
@@ -39,8 +39,8 @@ def fit(distiller):
     model.train()
     steps = EPOCHS * len(loader)
     for epoch in range(EPOCHS):
-        for place, batch in enumerate(loader):
-            distiller.progress = limbeck.Progress(epoch * len(loader) + place, steps, epoch, EPOCHS)
+        for index, batch in enumerate(loader):
+            distiller.progress = limbeck.Progress(epoch * len(loader) + index, steps, epoch, EPOCHS)
             loss = model(batch)
             accelerator.backward(loss.total)
             optimizer.step()
@@ -55,7 +55,7 @@ def accuracy(network):
 
 
 teacher = fit(limbeck.Distiller(small_cnn(width=32), objective={"target": CrossEntropyLoss()}, task=task))
-accelerator.free_memory()  # forgets the teacher's training, so that the checkpoint below is the student's
+accelerator.free_memory()  # drops the training of the teacher, so that the checkpoint below contains only the student's
 distiller = limbeck.Distiller(
     small_cnn(width=8),
     teacher,
@@ -67,9 +67,9 @@ distiller = limbeck.Distiller(
 student = fit(distiller)
 
 with tempfile.TemporaryDirectory() as folder:
-    accelerator.save_state(folder)  # weights, optimizer, random states; accelerator.load_state(folder) goes on from it
-    held = load_file(Path(folder) / "model.safetensors")
+    accelerator.save_state(folder)  # weights, optimizer, random states; resume with accelerator.load_state(folder)
+    state = load_file(Path(folder) / "model.safetensors")
 accelerator.print(f"validation accuracy, teacher: {accuracy(teacher):.4f}")
 accelerator.print(f"validation accuracy, distilled: {accuracy(student):.4f}")
-learned = sorted(name for name in held if not name.startswith("student."))
-accelerator.print("beside the student's weights, the checkpoint holds:", ", ".join(learned))
+extra_keys = sorted(name for name in state if not name.startswith("student."))
+accelerator.print("in addition to the student, the checkpoint contains:", ", ".join(extra_keys))

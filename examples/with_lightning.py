@@ -20,17 +20,17 @@ from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
 from limbeck.models import small_cnn
 
 EPOCHS = int(sys.argv[1]) if len(sys.argv) > 1 else 8
-torch.set_num_threads(1)  # networks this small lose more time to handing work over than they win
+torch.set_num_threads(1)  # more threads are slower for networks this small
 L.seed_everything(0, verbose=False)
 
 bunch = load_digits()
-pictures = TensorDataset(torch.tensor(bunch.images).float().unsqueeze(1) / 16, torch.tensor(bunch.target))
-train, validation = torch.utils.data.random_split(pictures, [1400, len(pictures) - 1400])
+images = TensorDataset(torch.tensor(bunch.images).float().unsqueeze(1) / 16, torch.tensor(bunch.target))
+train, validation = torch.utils.data.random_split(images, [1400, len(images) - 1400])
 task = limbeck.tasks.Classification(classes=10)
 
 
 class Distillation(L.LightningModule):
-    """The distiller, and what Lightning asks of it."""
+    """The distiller as a LightningModule."""
 
     def __init__(self, distiller):
         super().__init__()
@@ -40,13 +40,13 @@ class Distillation(L.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         self.distiller.progress = limbeck.Progress(self.global_step, steps, self.current_epoch, EPOCHS)
         loss = self.distiller(batch)
-        self.log_dict({f"loss/{name}": part for name, part in loss.by_loss.items()})
+        self.log_dict({f"loss/{name}": loss_value for name, loss_value in loss.by_loss.items()})
         return loss.total
 
     def validation_step(self, batch):
         inputs, target = batch
-        right = self.distiller.student(inputs).argmax(dim=1) == target
-        self.log("accuracy", right.float().mean())
+        correct = self.distiller.student(inputs).argmax(dim=1) == target
+        self.log("accuracy", correct.float().mean())
 
     def configure_optimizers(self):
         return torch.optim.AdamW(self.distiller.parameters(), lr=0.01)
@@ -63,11 +63,11 @@ def fit(distiller):
     return trainer
 
 
-teaching = limbeck.Distiller(small_cnn(width=32), objective={"target": CrossEntropyLoss()}, task=task)
-taught = fit(teaching).callback_metrics["accuracy"].item()
+teacher_distiller = limbeck.Distiller(small_cnn(width=32), objective={"target": CrossEntropyLoss()}, task=task)
+teacher_accuracy = fit(teacher_distiller).callback_metrics["accuracy"].item()
 distiller = limbeck.Distiller(
     small_cnn(width=8),
-    teaching.student,
+    teacher_distiller.student,
     objective={"target": CrossEntropyLoss(), "kd": KDLoss(temperature=4.0), "fitnet": FitNetLoss(layer="mid")},
     weights={"target": 0.1, "kd": 0.9, "fitnet": limbeck.schedules.linear(1.0, 0.0)},
     feature_layers={"student": {"mid": "block2"}, "teacher": {"mid": "block2"}},
@@ -77,9 +77,9 @@ trainer = fit(distiller)
 
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "last.ckpt"
-    trainer.save_checkpoint(path)  # weights, optimizer, loop; trainer.fit(..., ckpt_path=path) goes on from it
-    held = torch.load(path, weights_only=True)["state_dict"]
-print(f"validation accuracy, teacher: {taught:.4f}")
+    trainer.save_checkpoint(path)  # weights, optimizer, loop; resume with trainer.fit(..., ckpt_path=path)
+    state = torch.load(path, weights_only=True)["state_dict"]
+print(f"validation accuracy, teacher: {teacher_accuracy:.4f}")
 print(f"validation accuracy, distilled: {trainer.callback_metrics['accuracy'].item():.4f}")
-learned = [name for name in held if not name.startswith("distiller.student.")]
-print("beside the student's weights, the checkpoint holds:", ", ".join(learned))
+extra_keys = [name for name in state if not name.startswith("distiller.student.")]
+print("in addition to the student, the checkpoint contains:", ", ".join(extra_keys))

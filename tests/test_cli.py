@@ -21,9 +21,9 @@ def test_help_imports_nothing_heavy():
 
 
 def test_version(capsys):
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main(["--version"])
-    assert ended.value.code == 0
+    assert exit_info.value.code == 0
     assert capsys.readouterr().out.strip() == f"limbeck {limbeck.__version__}"
 
 
@@ -54,7 +54,7 @@ def test_layers_shows_modules_that_run_twice(capsys):
         (["report", "nowhere"], "nowhere"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_status_2(words, says, capsys, tmp_path, monkeypatch):
+def test_an_error_is_one_sentence_and_status_2(words, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     captured = capsys.readouterr()
@@ -68,17 +68,17 @@ def test_a_mistake_is_one_sentence_and_status_2(words, says, capsys, tmp_path, m
 )
 def test_a_hostile_recipe_runs_nothing(text, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    whole = "task: Classification\ndata: Digits\nstudent: small_cnn\n"
-    whole += "stages: [{name: a, steps: 1, objective: {t: CrossEntropyLoss}}]\n"
-    kept = "".join(f"{line}\n" for line in whole.splitlines() if line.split(":")[0] != text.split(":")[0])
-    (tmp_path / "bad.yaml").write_text(kept + text + "\n")
+    recipe = "task: Classification\ndata: Digits\nstudent: small_cnn\n"
+    recipe += "stages: [{name: a, steps: 1, objective: {t: CrossEntropyLoss}}]\n"
+    lines = "".join(f"{line}\n" for line in recipe.splitlines() if line.split(":")[0] != text.split(":")[0])
+    (tmp_path / "bad.yaml").write_text(lines + text + "\n")
     assert main(["distill", "bad.yaml"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert not (tmp_path / "hacked").exists()
     assert not (tmp_path / "runs").exists()
 
 
-def test_recipes_that_come_along_are_sound(capsys):
+def test_bundled_recipes_are_valid(capsys):
     assert main(["recipe", "list"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert names == sorted(names)
@@ -99,13 +99,13 @@ def test_recipes_that_come_along_are_sound(capsys):
     ],
 )
 def test_an_old_command_or_option_is_refused_with_the_new_one(words, says, capsys):
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main(words)
-    assert ended.value.code == 2
+    assert exit_info.value.code == 2
     assert capsys.readouterr().err.strip().endswith(says)
 
 
-def test_an_option_is_not_taken_by_its_start(capsys):
+def test_options_cannot_be_abbreviated(capsys):
     with pytest.raises(SystemExit):
         main(["cache", "prune", "--older-tha", "3"])
     assert "--older-tha" in capsys.readouterr().err

@@ -15,17 +15,17 @@ from limbeck.workflows.study.variants import StudyContext, check_variants, make_
 def image_folder(tmp_path):
     """An image folder in the layout of CIFAR-100: 100 classes with a few 32×32 images each."""
     # The teacher takes 7 GFLOPs per image: 100 classes to train on, and a test split of ten images.
-    return drawn(tmp_path / "cifar100", (("train", 100, 2), ("test", 10, 1)))
+    return write_images(tmp_path / "cifar100", (("train", 100, 2), ("test", 10, 1)))
 
 
-def drawn(root, parts):
-    draw = np.random.default_rng(0)
-    for part, labels, many in parts:
-        for label in range(labels):
-            folder = root / part / f"class{label:02d}"
+def write_images(root, splits):
+    generator = np.random.default_rng(0)
+    for split, num_classes, num_images in splits:
+        for label in range(num_classes):
+            folder = root / split / f"class{label:02d}"
             folder.mkdir(parents=True)
-            for number in range(many):
-                Image.fromarray(draw.integers(0, 255, (32, 32, 3), np.uint8)).save(folder / f"{number}.png")
+            for index in range(num_images):
+                Image.fromarray(generator.integers(0, 255, (32, 32, 3), np.uint8)).save(folder / f"{index}.png")
     return root
 
 
@@ -43,7 +43,7 @@ def test_the_full_scale_recipe_runs_its_first_twenty_steps(image_folder, tmp_pat
 
 
 def test_the_chain_runs_its_first_steps(tmp_path):
-    root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
+    root = write_images(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
     settings = [
         f"data.root={root}", "teacher_training={steps: 2, objective: {target: "
             "CrossEntropyLoss}}", "stages.0.epochs=null",
@@ -59,9 +59,9 @@ def test_the_chain_runs_its_first_steps(tmp_path):
 
 
 def test_the_cached_recipe_computes_each_view_once(tmp_path):
-    root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
+    root = write_images(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
     settings = [
-        f"data.root={root}", f"cache.root={tmp_path / 'answers'}", "teacher_training.epochs=1",
+        f"data.root={root}", f"cache.root={tmp_path / 'cache'}", "teacher_training.epochs=1",
         "stages.0.epochs=6", "training.optimizer.lr=0.001",
         "training.batch_size=4", "training.precision=32-true", "training.num_workers=0", "export.to=[]",
         "num_threads=1",
@@ -79,32 +79,34 @@ def test_every_variant_of_a_study_of_methods_is_valid(name):
 
 
 def test_the_study_of_methods_trains_variants_of_each_form(tmp_path):
-    root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
+    root = write_images(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
     settings = [
-        f"data.root={root}", "data.num_samples=null", f"cache.root={tmp_path / 'answers'}", "data.val_split=0.2",
+        f"data.root={root}", "data.num_samples=null", f"cache.root={tmp_path / 'cache'}", "data.val_split=0.2",
         "teacher_training={steps: 1, objective: {target: "
         "CrossEntropyLoss}}", "stages.0.epochs=null", "stages.0.steps=3",
         "training.batch_size=8", "teachers.resnet.backend=eager",
     ]  # fmt: skip
-    whole = load_recipe(find_recipe("cifar10_methods"), settings)
-    few = {
-        name: whole.study.variants[name]
+    recipe = load_recipe(find_recipe("cifar10_methods"), settings)
+    variants = {
+        name: recipe.study.variants[name]
         for name in ("weight9_tau8", "learned_tau", "at", "hint", "rkd", "crd", "review")
     }
-    some = whole.study.model_copy(update={"variants": few, "baselines": ("student_only",)})
-    result = study(whole.model_copy(update={"study": some}), seeds=1, output_dir=tmp_path / "study", callbacks=[])
-    assert list(result["results"]["variants"]) == ["teacher", "student_only", "distilled", *few]
+    small_study = recipe.study.model_copy(update={"variants": variants, "baselines": ("student_only",)})
+    result = study(
+        recipe.model_copy(update={"study": small_study}), seeds=1, output_dir=tmp_path / "study", callbacks=[]
+    )
+    assert list(result["results"]["variants"]) == ["teacher", "student_only", "distilled", *variants]
 
 
 def test_two_stages_run_their_first_steps_with_a_frozen_block(tmp_path):
-    short = [
+    short_settings = [
         "teacher_training.steps=3",
         "stages.0.steps=3",
         "stages.1.steps=4",
         "stages.1.freeze=[block1]",
         "export.to=[]",
     ]
-    record = distill("digits_two_stages", [*short, "baselines=[]"], run_dir=tmp_path / "run", callbacks=[])
+    record = distill("digits_two_stages", [*short_settings, "baselines=[]"], run_dir=tmp_path / "run", callbacks=[])
     assert record["models"]["distilled"]["steps"] == 7
 
 
@@ -117,16 +119,16 @@ def test_fashion_mnist_runs_from_the_debian_package_or_a_data_root(tmp_path, set
         FashionMNIST(root="/usr/share/datasets").load()
     except LimbeckError:
         pytest.skip("Fashion-MNIST is not here: apt install dataset-fashion-mnist")
-    short = ["teacher_training.steps=3", "stages.0.steps=3", "export.to=[]", "baselines=[]", "num_threads=1"]
-    short += ["teachers.teacher.width=8", "student.hidden=[8]"]
-    record = distill("fashion_mnist", [*settings, *short], run_dir=tmp_path / "run", callbacks=[])
+    short_settings = ["teacher_training.steps=3", "stages.0.steps=3", "export.to=[]", "baselines=[]", "num_threads=1"]
+    short_settings += ["teachers.teacher.width=8", "student.hidden=[8]"]
+    record = distill("fashion_mnist", [*settings, *short_settings], run_dir=tmp_path / "run", callbacks=[])
     assert record["data"]["train"] == 600
 
 
 def test_the_study_of_tiny_imagenet_trains_every_variant(tmp_path):
-    root = drawn(tmp_path / "tiny", (("train", 4, 10), ("val", 4, 1)))
+    root = write_images(tmp_path / "tiny", (("train", 4, 10), ("val", 4, 1)))
     settings = [
-        f"data.root={root}", "data.classes=null", f"cache.root={tmp_path / 'answers'}", "teacher_training.epochs=1",
+        f"data.root={root}", "data.classes=null", f"cache.root={tmp_path / 'cache'}", "teacher_training.epochs=1",
         "stages.0.epochs=2", "training.optimizer.lr=0.001", "training.batch_size=8", "training.scheduler=null",
         "teacher_training.training={}", "teachers.teacher.backend=eager", "teachers.teacher.depth=10",
         "teachers.teacher.width=1", "data.val_split=0.2",
@@ -137,24 +139,24 @@ def test_the_study_of_tiny_imagenet_trains_every_variant(tmp_path):
 
 
 def test_the_study_of_three_teachers_uses_each_and_their_ensembles(tmp_path):
-    root = drawn(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
+    root = write_images(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
     settings = [
-        f"data.root={root}", "data.num_samples=null", f"cache.root={tmp_path / 'answers'}", "data.val_split=0.2",
+        f"data.root={root}", "data.num_samples=null", f"cache.root={tmp_path / 'cache'}", "data.val_split=0.2",
         "data.augment.num_views=1", "teacher_training={steps: 1, objective: {target: "
             "CrossEntropyLoss}}", "stages.0.epochs=null",
         "stages.0.steps=2", "training.scheduler=null", "training.batch_size=8", "teachers.cnn.backend=eager",
         "teachers.resnet.backend=eager", "teachers.vit.backend=eager", "teachers.cnn.width=4", "teachers.vit.depth=1",
     ]  # fmt: skip
-    whole = load_recipe(find_recipe("cifar10_three_teachers"), settings)
-    shared = StudyContext(tmp_path, [2], 1.0, 0)
-    for arm in make_variants(whole).values():
-        resolve_recipe(make_trial_recipe(whole, arm, 0, shared))
-    few = {name: whole.study.variants[name] for name in ("only_vit", "truest", "learned")}
-    some = whole.model_copy(update={"study": whole.study.model_copy(update={"variants": few})})
-    result = study(some, seeds=1, output_dir=tmp_path / "study", callbacks=[])
+    recipe = load_recipe(find_recipe("cifar10_three_teachers"), settings)
+    context = StudyContext(tmp_path, [2], 1.0, 0)
+    for variant in make_variants(recipe).values():
+        resolve_recipe(make_trial_recipe(recipe, variant, 0, context))
+    variants = {name: recipe.study.variants[name] for name in ("only_vit", "truest", "learned")}
+    small_recipe = recipe.model_copy(update={"study": recipe.study.model_copy(update={"variants": variants})})
+    result = study(small_recipe, seeds=1, output_dir=tmp_path / "study", callbacks=[])
     assert list(result["results"]["variants"])[4:] == ["distilled", "only_vit", "truest", "learned"]
     teachers = tmp_path / "study" / "trials" / "teacher" / "0"
     assert {file.stem for file in teachers.glob("*.safetensors")} == {"cnn", "resnet", "vit", "predictions"}
     # One cache for all variants: each of three teachers was run once on each training image.
     records = [json.loads(file.read_text()) for file in (tmp_path / "study" / "trials").glob("*/0/record.json")]
-    assert sum(one["misses"] for record in records for one in record["cache"].values()) == 3 * 16
+    assert sum(cache["misses"] for record in records for cache in record["cache"].values()) == 3 * 16

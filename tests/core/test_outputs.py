@@ -1,4 +1,4 @@
-"""Outputs: rows belong to samples, selecting keeps the two in step, and an answer travels through copy and pickle."""
+"""Outputs: selection of samples and their rows, detaching, copy and pickle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_row_is_a_sample_by_default():
     assert outputs.row_to_sample is None
 
 
-def test_selecting_samples_keeps_the_rows_that_belong_to_them_and_renumbers():
+def test_selecting_samples_selects_and_renumbers_their_rows():
     # Seven rows (pixels, tokens) of three samples, not in order, one sample with a single row.
     outputs = Outputs(
         logits=torch.arange(7.0).unsqueeze(1).expand(7, 2),
@@ -33,7 +33,7 @@ def test_selecting_samples_keeps_the_rows_that_belong_to_them_and_renumbers():
     assert outputs.extra["box"].tolist() == [0.0, 1.0, 3.0, 4.0, 6.0]
 
 
-def test_what_is_by_sample_is_cut_by_sample():
+def test_fields_by_sample_are_selected_by_sample():
     by_sample = torch.arange(3.0)
     outputs = Outputs(
         logits=torch.zeros(6, 2), row_to_sample=torch.tensor([0, 0, 1, 1, 2, 2]), spatial_logits=by_sample[:, None,
@@ -61,9 +61,9 @@ def test_selecting_no_sample_leaves_no_row():
     outputs = Outputs(
         logits=torch.randn(4, 2), row_to_sample=torch.tensor([0, 0, 1, 1]), features={"mid": torch.randn(2, 3)}
     )
-    nobody = outputs.masked_select(torch.tensor([False, False]))
-    assert nobody.require_logits().shape == (0, 2)
-    assert nobody.feature("mid").shape == (0, 3)
+    empty = outputs.masked_select(torch.tensor([False, False]))
+    assert empty.require_logits().shape == (0, 2)
+    assert empty.feature("mid").shape == (0, 3)
 
 
 def test_a_gradient_flows_through_a_selection():
@@ -73,19 +73,21 @@ def test_a_gradient_flows_through_a_selection():
 
 
 def test_detaching_cuts_every_tensor_off():
-    live = {name: torch.randn(3, 2, requires_grad=True) for name in ("logits", "embedding")}
-    outputs = Outputs(**live, features={"mid": live["logits"] * 2}, extra={"own": live["embedding"].sum()}).detach()
-    tensors = [outputs.logits, outputs.embedding, outputs.features["mid"], outputs.extra["own"]]
+    attached = {name: torch.randn(3, 2, requires_grad=True) for name in ("logits", "embedding")}
+    outputs = Outputs(
+        **attached, features={"mid": attached["logits"] * 2}, extra={"total": attached["embedding"].sum()}
+    ).detach()
+    tensors = [outputs.logits, outputs.embedding, outputs.features["mid"], outputs.extra["total"]]
     assert not any(tensor.requires_grad for tensor in tensors)
-    assert torch.equal(outputs.logits, live["logits"])
+    assert torch.equal(outputs.logits, attached["logits"])
 
 
-@pytest.mark.parametrize("through", [copy.deepcopy, lambda outputs: pickle.loads(pickle.dumps(outputs))])
-def test_outputs_survive_copy_and_pickle(through):
-    outputs = through(Outputs(logits=torch.ones(1, 2), features={"mid": torch.zeros(1)}))
+@pytest.mark.parametrize("transfer", [copy.deepcopy, lambda outputs: pickle.loads(pickle.dumps(outputs))])
+def test_outputs_survive_copy_and_pickle(transfer):
+    outputs = transfer(Outputs(logits=torch.ones(1, 2), features={"mid": torch.zeros(1)}))
     assert outputs.require_logits().tolist() == [[1.0, 1.0]]
     assert list(outputs.features) == ["mid"]
-    assert through(Outputs()).extra == {}
+    assert transfer(Outputs()).extra == {}
 
 
 def test_two_outputs_share_no_features():
@@ -93,12 +95,12 @@ def test_two_outputs_share_no_features():
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3, 4, 4)])
-def test_logits_that_are_no_rows_are_refused_with_their_shape(shape):
+def test_logits_that_are_not_rows_are_refused(shape):
     with pytest.raises(LimbeckError, match="let the task flatten pixels, anchors or tokens into rows"):
         Outputs(logits=torch.zeros(shape))
 
 
-def test_asking_for_what_is_not_there_says_what_to_do():
+def test_missing_fields_are_errors_with_a_remedy():
     with pytest.raises(LimbeckError, match="use a loss on features"):
         Outputs().require_logits()
     with pytest.raises(LimbeckError, match=r"'layre2'; there are: layer2, layer1\. Name layers in the distiller"):

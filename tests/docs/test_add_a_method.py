@@ -1,4 +1,4 @@
-"""The steps of docs/add-a-method.md, followed: a term in a package of its own, its test, and a recipe that uses it."""
+"""The steps of docs/add-a-method.md: a loss in a user package, its test, and a recipe that uses it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def blocks(tmp_path, monkeypatch):
-    """The page's files in a folder of their own, its commands, and the folder on Python's path."""
+    """The files of the page in a folder on the Python path, and its commands."""
     files, commands = {}, []
     for language, text in BLOCK.findall(PAGE.read_text()):
         if name := re.match(r"# ([\w./]+\.(?:py|yaml))\n", text):
@@ -29,7 +29,7 @@ def blocks(tmp_path, monkeypatch):
             (tmp_path / name[1]).parent.mkdir(exist_ok=True)
             (tmp_path / name[1]).write_text(text)
         else:
-            assert language == "sh", f"{text!r} is followed by nobody"
+            assert language == "sh", f"{text!r} is not tested"
             commands += text.splitlines()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -43,17 +43,17 @@ def blocks(tmp_path, monkeypatch):
 
 def run_tests(module):
     """Every test of ``module``, with each of its parameters."""
-    ran = 0
+    num_runs = 0
     for name, test in vars(module).items():
         if name.startswith("test_"):
             marks = getattr(test, "pytestmark", [])
             for values in [{marks[0].args[0]: value} for value in marks[0].args[1]] if marks else [{}]:
                 test(**values)
-                ran += 1
-    return ran
+                num_runs += 1
+    return num_runs
 
 
-def test_its_two_files_and_its_line_add_a_method_that_a_recipe_trains_with(blocks, tmp_path):
+def test_a_recipe_trains_with_the_loss_of_the_page(blocks, tmp_path):
     files, commands = blocks
     assert list(files) == ["my_methods/hellinger.py", "test_hellinger.py", "recipe.yaml"]
     done = []
@@ -75,14 +75,14 @@ def test_its_two_files_and_its_line_add_a_method_that_a_recipe_trains_with(block
     assert float(row["loss/overlap"]) > 0
 
 
-def test_without_its_line_the_recipe_is_refused(blocks, tmp_path, capsys):
+def test_without_plugins_the_recipe_is_refused(blocks, tmp_path, capsys):
     text = (tmp_path / "recipe.yaml").read_text().replace("plugins: [my_methods]\n", "")
     (tmp_path / "recipe.yaml").write_text(text)
     assert main(["recipe", "check", "recipe.yaml"]) == 2
     assert "add `plugins: [my_methods]` to the recipe" in capsys.readouterr().err
 
 
-def test_its_examples_are_true(blocks):
+def test_its_docstring_examples_pass(blocks):
     import doctest
 
     assert doctest.testmod(import_module("my_methods.hellinger")) == (0, 1)

@@ -1,4 +1,4 @@
-"""The pages do what they say: their blocks run, in their order, and their links lead somewhere."""
+"""The code blocks of the pages run in order, and their links exist."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ import torch
 from limbeck.cli import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = (
     "bring-your-own", "cache", "objectives", "record", "robustness", "self-distillation", "several-teachers",
     "stages", "study", "views",
@@ -30,7 +30,7 @@ class Block(NamedTuple):
 def blocks(page):
     text = page.read_text()
     matches = re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [Block(one[1], one[2], text.count("\n", 0, one.start(2)) + 1) for one in matches]
+    return [Block(match[1], match[2], text.count("\n", 0, match.start(2)) + 1) for match in matches]
 
 
 def run_commands(text, monkeypatch):
@@ -55,18 +55,30 @@ def test_every_block_runs_in_order(page, tmp_path, monkeypatch):
             if name := re.match(r"# ([\w.]+\.(?:py|yaml))\n", block.text):
                 (tmp_path / name[1]).write_text(block.text)
             if block.language == "python":
-                # Empty lines first, so that an error tells the line of the page.
+                # Empty lines first, so that a traceback has the line numbers of the page.
                 exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), space)
             elif block.language == "sh":
                 run_commands(block.text, monkeypatch)
             else:
-                assert (block.language, bool(name)) == ("yaml", True), f"{page.name}:{block.line} is tested by nobody"
+                assert (block.language, bool(name)) == ("yaml", True), f"{page.name}:{block.line} is not tested"
     finally:
         torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
+def test_links_exist(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_recipe_of_the_readme_is_valid(tmp_path):
+    (recipe,) = [block.text for block in blocks(ROOT / "README.md") if block.language == "yaml"]
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    assert main(["recipe", "check", str(tmp_path / "recipe.yaml")]) == 0
+
+
+def test_the_index_lists_every_page():
+    docs = ROOT / "docs"
+    links = set(re.findall(r"\]\(([^)#\s]+)\)", (docs / "README.md").read_text()))
+    assert {str(page.relative_to(docs)) for page in docs.rglob("*.md")} - {"README.md"} <= links
