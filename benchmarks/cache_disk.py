@@ -69,13 +69,13 @@ def measure_microseconds(root: Path, *, batches: int) -> dict[str, float]:
     for name, config in (("top 10 of 1,000", TOP), ("dense 1,000, float16", DENSE)):
         teacher, stream = make_cache(root, config, samples=BATCH * batches)
         batches_read = [stream.batch(number) for number in range(batches)]
-        for what in ("written", "read"):
+        for action in ("written", "read"):
             durations = []
             for batch in batches_read:
                 start = time.perf_counter()
                 teacher.predict(batch, TASK)
                 durations.append(1e6 * (time.perf_counter() - start))
-            medians[f"{what}, {name}"] = round(statistics.median(durations), 1)
+            medians[f"{action}, {name}"] = round(statistics.median(durations), 1)
         assert teacher.misses == teacher.hits == BATCH * batches
     return medians
 
@@ -100,8 +100,8 @@ def main(kind: str, root: str, folder: str, samples: str) -> None:
         teacher, stream = make_cache(Path(root), DENSE, samples=int(samples))
 
         def read() -> None:
-            which, view = (torch.randint(0, high, (BATCH,), generator=generator) for high in (int(samples), VIEWS))
-            teacher.predict(stream.load(which, view), TASK)
+            indices, view = (torch.randint(0, high, (BATCH,), generator=generator) for high in (int(samples), VIEWS))
+            teacher.predict(stream.load(indices, view), TASK)
     else:
         size = 2 * CLASSES + 8
         maps = [np.memmap(path, np.uint8, "r") for path in sorted(Path(folder).glob("shard-*.bin"))]

@@ -71,8 +71,8 @@ def describe_values(name: str, result: dict) -> dict:
     text = "the same" if same else f"{result['ours'] / result['theirs']:.6g} of theirs: {result['why']}"
     print(f"{name}: ours {result['ours']:.7g}, theirs {result['theirs']:.7g}; {text}")
     microseconds = {
-        side: [round(1e6 * pair[which], 1) for pair in result["seconds"]]
-        for which, side in enumerate(("ours_microseconds", "theirs_microseconds"))
+        side: [round(1e6 * pair[index], 1) for pair in result["seconds"]]
+        for index, side in enumerate(("ours_microseconds", "theirs_microseconds"))
     }
     return {key: value for key, value in result.items() if key != "seconds"} | {"same": same} | microseconds
 

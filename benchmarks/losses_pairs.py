@@ -174,8 +174,8 @@ def fsp(batch: int, channels: int, height: int, width: int) -> Pair:
     student_first, teacher_first = maps(batch, channels, height, width)
     student_last, teacher_last = maps(batch, 2 * channels, height // 2, width // 2)
     named = {
-        f"{side}_{which}": {"path": which, "io": "output"}
-        for side in ("student", "teacher") for which in ("first", "second")
+        f"{side}_{position}": {"path": position, "io": "output"}
+        for side in ("student", "teacher") for position in ("first", "second")
     }  # fmt: skip
     loss = mid_level.FSPLoss({"one": named})
     student_io, teacher_io = (
@@ -262,9 +262,9 @@ def crd(rows: int, width: int) -> Pair:
     ours.sample_ids.copy_(torch.arange(bank_size))
     embeddings = {name: Normalizer4CRD(ours.embed[name]) for name in ("student", "teacher")}
     # Sampling of negatives raises AttributeError in 1.1.5 (`self.prob`), so all of the bank is passed.
-    others = torch.arange(bank_size).expand(rows, -1)
-    others = torch.cat([index[:, None], others[others != index[:, None]].view(rows, -1)], dim=1)
-    empty = {"input": {"pos_idx": index, "contrast_idx": others}}
+    negatives = torch.arange(bank_size).expand(rows, -1)
+    negatives = torch.cat([index[:, None], negatives[negatives != index[:, None]].view(rows, -1)], dim=1)
+    empty = {"input": {"pos_idx": index, "contrast_idx": negatives}}
 
     def theirs() -> Tensor:
         student_io = {"student": {"output": embeddings["student"](student)}, "empty": empty}

@@ -58,7 +58,7 @@ def vid(student: Array, teacher: Array, variance: Array) -> float:
 def reviewkd(student: Array, teacher: Array) -> float:
     difference = student - teacher
     terms = [(1.0, difference)] + [(1 / 2**n, _mean_pool(difference, k)) for n, k in ((1, 4), (2, 2), (3, 1))]
-    return float(sum(w * (part**2).mean() for w, part in terms) / sum(w for w, _ in terms))
+    return float(sum(w * (term**2).mean() for w, term in terms) / sum(w for w, _ in terms))
 
 
 def fsp(student: tuple[Array, Array], teacher: tuple[Array, Array]) -> float:
@@ -109,28 +109,28 @@ def pkt(student: Array, teacher: Array) -> float:
 
 
 def crd(student: Array, teacher: Array, students: Array, teachers: Array, *, momentum: float) -> float:
-    """The first rows of the banks are this batch, which moves there before it is compared."""
+    """The first rows of the banks are those of this batch, which updates them before the comparison."""
     rows = len(student)
     students, teachers = students.copy(), teachers.copy()
-    for bank, now in ((students, student), (teachers, teacher)):
-        bank[:rows] = _unit(momentum * bank[:rows] + (1 - momentum) * now)
+    for bank, batch in ((students, student), (teachers, teacher)):
+        bank[:rows] = _unit(momentum * bank[:rows] + (1 - momentum) * batch)
     positive = np.exp((student * teacher).sum(1) / 0.07)
     return _nce(positive, student @ teachers.T) + _nce(positive, teacher @ students.T)
 
 
 def their_crd(student: Array, teacher: Array, students: Array, teachers: Array) -> float:
-    """The own pair is with the bank's older embedding, and counts where the mean of the others is taken."""
+    """The positive is the older embedding in the bank, and is included in the mean of the negatives."""
     rows = np.arange(len(student))
     pairs = [student @ teachers.T, teacher @ students.T]
     return sum(_nce(np.exp(cosines[rows, rows] / 0.07), cosines, include_positive=True) for cosines in pairs)
 
 
 def _nce(positive: Array, cosines: Array, *, include_positive: bool = False) -> float:
-    """Noise-contrastive estimation of ``own`` [rows] among the rest of ``cosines`` [rows, bank]."""
-    others = np.arange(cosines.shape[1]) != np.arange(len(positive))[:, None]
+    """Noise-contrastive estimation of ``positive`` [rows] among the other ``cosines`` [rows, bank]."""
+    negatives = np.arange(cosines.shape[1]) != np.arange(len(positive))[:, None]
     r = np.exp(cosines / 0.07)
-    noise = (cosines.shape[1] - 1) * (r.mean() if include_positive else r[others].mean())
-    return float((-np.log(positive / (positive + noise)) - (np.log(noise / (r + noise)) * others).sum(1)).mean())
+    noise = (cosines.shape[1] - 1) * (r.mean() if include_positive else r[negatives].mean())
+    return float((-np.log(positive / (positive + noise)) - (np.log(noise / (r + noise)) * negatives).sum(1)).mean())
 
 
 def _log_softmax(logits: Array) -> Array:

@@ -43,22 +43,20 @@ def run_worker(turns: int, steps: int) -> None:
     torch.set_num_threads(1)
     processes = init_processes()
     data = from_tensors(torch.rand(2000, 3, 32, 32), torch.arange(2000) % 10)
-    one_process, two_processes = [], []
+    single, double = [], []
     for _ in range(turns):
-        two_processes.append(measure_throughput(data, make_fabric(), steps))
-        one_process.append(
-            processes.run_on_rank_zero(lambda: measure_throughput(data, make_single_device_fabric(), steps))
-        )
+        double.append(measure_throughput(data, make_fabric(), steps))
+        single.append(processes.run_on_rank_zero(lambda: measure_throughput(data, make_single_device_fabric(), steps)))
     if processes.rank == 0:
         data_text = f"random images of 32 px, resnet56 to resnet20, batch {BATCH} per process"
-        ratios = [two / one for two, one in zip(two_processes, one_process, strict=True)]
+        ratios = [double_rate / single_rate for double_rate, single_rate in zip(double, single, strict=True)]
         write_rows(
             [
                 make_row(
                     "two_processes_over_one", ratios, unit="ratio of images per second", aim="report", data=data_text
                 )
             ],
-            images_per_second={"one": one_process, "two": two_processes},
+            images_per_second={"one": single, "two": double},
         )
 
 
