@@ -29,7 +29,7 @@ def distiller(objective=BOTH, teachers=None, **settings):
 
 
 class Hugging(nn.Module):
-    """A network of the transformers kind: its answer has ``.logits``."""
+    """A network like those of transformers: its output has ``.logits``."""
 
     def __init__(self):
         super().__init__()
@@ -57,7 +57,7 @@ def test_a_student_and_a_teacher_of_the_transformers_kind_work_by_keywords():
     assert torch.equal(loss.logits, student(X).logits)
 
 
-def test_a_batch_that_numbers_its_samples_tells_the_terms():
+def test_a_batch_that_numbers_its_samples_names_the_losses():
     made, numbers = distiller(), torch.arange(8) + 100
     assert made.forward_context({"input": X, "target": Y, "sample_id": numbers}).sample_ids is numbers
     for other in ((X, Y), {"input": X, "target": Y}, {"input": X, "target": Y, "sample_id": "first"}):
@@ -69,7 +69,7 @@ def test_a_batch_given_twice_is_refused():
         distiller()((X, Y), labels=Y)
 
 
-def test_the_loss_brings_logits_and_target_for_whoever_counts():
+def test_the_loss_brings_logits_and_target_for_metrics():
     made = distiller()
     loss = made((X, Y))
     assert torch.equal(loss.logits, made.student(X))
@@ -77,7 +77,7 @@ def test_the_loss_brings_logits_and_target_for_whoever_counts():
     assert loss.target is Y
 
 
-def test_taps_of_student_and_teacher_meet_under_one_name():
+def test_layers_of_student_and_teacher_share_one_name():
     made = distiller(
         {"fitnet": FitNetLoss("mid")}, {"big": net(7)}, feature_layers={"student": {"mid": "0"},
         "big": {"mid": "1:input"}}
@@ -102,12 +102,12 @@ def test_weights_move_with_progress():
     ("objective", "weights"),
     [(BOTH, {"kd": schedules.linear(1.0, 0.0)}), ({"kd": KDLoss(temperature=schedules.cosine(8.0, 1.0))}, None)],
 )
-def test_a_schedule_without_a_clock_is_an_error_that_says_how_to_set_it(objective, weights):
+def test_a_schedule_without_progress_is_an_error_that_names_how_to_set_it(objective, weights):
     with pytest.raises(LimbeckError, match=r"a schedule needs the number of steps.*distiller.progress = "):
         distiller(objective, weights=weights)((X, Y))
 
 
-def test_a_batch_without_labels_serves_terms_that_need_none():
+def test_a_batch_without_labels_serves_losses_that_need_none():
     assert distiller({"kd": KDLoss()})(X).target is None
     with pytest.raises(LimbeckError, match="the batch has none"):
         distiller()(X)
@@ -123,23 +123,23 @@ def test_a_batch_without_labels_serves_terms_that_need_none():
         ({"feature_layers": {"teacher": {"mid": "3"}}}, "Sequential has no module '3'; near it: 0, 1, 2"),
     ],
 )
-def test_a_misspelt_name_meets_the_nearest_when_the_distiller_is_built(settings, sentence):
+def test_a_misspelt_name_error_names_the_nearest_when_the_distiller_is_built(settings, sentence):
     with pytest.raises(LimbeckError, match=sentence):
         distiller(**settings)
 
 
-def test_a_misspelt_teacher_or_tap_of_a_term_meets_the_nearest():
+def test_a_misspelt_teacher_or_layer_of_a_loss_error_names_the_nearest():
     with pytest.raises(LimbeckError, match="no teacher is named 'bgi'; there are: big"):
         distiller({"kd": KDLoss(teacher="bgi")}, {"big": net(7), "small": net(6)})((X, Y))
-    taps = {"student": {"mid": "0"}, "teacher": {"mid": "0"}}
+    extractor = {"student": {"mid": "0"}, "teacher": {"mid": "0"}}
     with pytest.raises(LimbeckError, match="no feature is named 'middle'; there are: mid"):
-        distiller({"look": AttentionTransferLoss("middle")}, feature_layers=taps)((X, Y))
+        distiller({"look": AttentionTransferLoss("middle")}, feature_layers=extractor)((X, Y))
 
 
 def test_a_feature_loss_of_several_teachers_must_name_one():
-    taps = {name: {"mid": "0"} for name in ("student", "teacher0", "teacher1")}
+    extractor = {name: {"mid": "0"} for name in ("student", "teacher0", "teacher1")}
     with pytest.raises(LimbeckError, match="with several teachers, set `teacher` of the loss as well"):
-        distiller({"fitnet": FitNetLoss("mid")}, [net(6), net(7)], feature_layers=taps).prepare((X, Y))
+        distiller({"fitnet": FitNetLoss("mid")}, [net(6), net(7)], feature_layers=extractor).prepare((X, Y))
 
 
 def test_weights_given_beside_a_whole_objective_are_refused():
@@ -147,13 +147,13 @@ def test_weights_given_beside_a_whole_objective_are_refused():
         distiller(limbeck.Objective(BOTH), weights={"kd": 0.5})
 
 
-def test_under_autocast_the_terms_compute_in_float32():
+def test_under_autocast_the_losses_compute_in_float32():
     seen = {}
 
-    def spy(exchange):
-        seen["logits"] = exchange.student.require_logits().dtype
+    def spy(context):
+        seen["logits"] = context.student.require_logits().dtype
         seen["product"] = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
-        return exchange.student.require_logits().float().mean()
+        return context.student.require_logits().float().mean()
 
     made = distiller(
         {**BOTH, "spy": spy, "fitnet": FitNetLoss("mid")}, feature_layers={"student": {"mid": "0"},
@@ -164,14 +164,14 @@ def test_under_autocast_the_terms_compute_in_float32():
         assert torch.is_autocast_enabled("cpu")
     assert seen == {"logits": torch.bfloat16, "product": torch.float32}
     assert {value.dtype for value in (loss.total, *loss.by_loss.values())} == {torch.float32}
-    # To the last bit what the same bfloat16 answers cost outside autocast.
+    # Bit-identical to the loss of the same bfloat16 logits outside autocast.
     outside = made.objective(context)
     assert all(torch.equal(loss.by_loss[name], outside.by_loss[name]) for name in loss.by_loss)
     loss.total.backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in made.parameters())
 
 
-def test_a_wrapped_student_is_tapped_too():
+def test_a_wrapped_student_is_read_too():
     student = nn.DataParallel(net())
     made = limbeck.Distiller(
         student, net(7), objective={"fitnet": FitNetLoss("mid")}, task=TASK,
@@ -186,7 +186,7 @@ def test_a_distiller_prints_its_teachers_and_its_formula():
     assert "teachers=['big'], loss = 0.1·target + (1→0)·kd, with target = CrossEntropyLoss(" in repr(made)
 
 
-def test_an_overall_weight_and_temperature_read_the_clock_of_a_loop_of_your_own():
+def test_an_overall_weight_and_temperature_read_the_progress_of_a_loop_of_your_own():
     made = distiller(
         {"kd": KDLoss(temperature=schedules.across_stages(schedules.linear(8, 4)))},
         weights={"kd": schedules.across_stages(schedules.linear(1, 0))},

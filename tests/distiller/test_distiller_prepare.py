@@ -1,4 +1,4 @@
-"""What a term learns is shaped before the optimizer is built, or the Distiller says so; shaping moves nothing else."""
+"""Projections are built before the optimizer, or the Distiller raises an error; prepare changes nothing else."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def distiller(student=None, teacher=None, **settings):
         lambda made: made(BATCH),
     ],
 )
-def test_asking_before_preparing_is_an_error_that_says_what_to_do(ask):
+def test_parameters_before_preparing_is_an_error_that_names_what_to_do(ask):
     with pytest.raises(LimbeckError, match=r"learns a projection, which needs the shapes.*distiller.prepare\(batch\)"):
         ask(distiller())
 
@@ -49,8 +49,8 @@ def test_asking_before_preparing_is_an_error_that_says_what_to_do(ask):
 def test_projections_are_parameters_and_state_after_preparing():
     made = distiller().prepare(BATCH)
     own = [
-        f"objective.trainable.{term}.projection.layer.{kind}"
-        for term in ("fitnet", "gram")
+        f"objective.trainable.{loss_fn}.projection.layer.{kind}"
+        for loss_fn in ("fitnet", "gram")
         for kind in ("weight", "bias")
     ]
     names = [name for name, _ in made.named_parameters()]
@@ -122,7 +122,7 @@ def test_a_distiller_survives_copy_and_pickle(through):
     assert torch.equal(made(BATCH).total, other(BATCH).total)
     shared = {id(part) for part in (*made.modules(), *made.parameters(), *made.teachers.values())}
     assert not shared & {id(part) for part in (*other.modules(), *other.parameters(), *other.teachers.values())}
-    # The copy listens to its own networks and learns its own projections.
+    # The copy reads its own networks and learns its own projections.
     for parameter in (*other.parameters(), *other.teachers["teacher"].network.parameters()):
         nn.init.zeros_(parameter.detach())
     assert float(other(BATCH).by_loss["fitnet"]) == 0.0

@@ -1,4 +1,4 @@
-"""An early exit answers as its head does in training, computes nothing behind its stage, and can be exported."""
+"""An early exit equals its head in training, runs nothing after its layer, and can be exported."""
 
 import pytest
 import torch
@@ -14,9 +14,9 @@ from limbeck.models import small_cnn
 @pytest.fixture
 def distiller():
     torch.manual_seed(0)
-    terms = {"target": CrossEntropyLoss(), "byot": BYOTLoss(("first", "second"))}
+    loss_fns = {"target": CrossEntropyLoss(), "byot": BYOTLoss(("first", "second"))}
     made = limbeck.Distiller(
-        small_cnn(width=4), objective=terms, task=limbeck.tasks.Classification(10),
+        small_cnn(width=4), objective=loss_fns, task=limbeck.tasks.Classification(10),
         feature_layers={"student": {"first": "block1", "second": "block3:input"}},
     )  # fmt: skip
     made.prepare((torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)))
@@ -53,7 +53,7 @@ def test_an_exit_is_exported_with_the_parity_check_and_without_what_is_behind_it
     assert b"block1" in weights
 
 
-def test_mistakes_are_one_sentence(distiller):
+def test_mistakes_raise_errors(distiller):
     with pytest.raises(LimbeckError, match="use a module that runs once"):
         EarlyExit(distiller.student, "block1@0", torch.nn.Identity())
     behind = EarlyExit(distiller.student, "block1", torch.nn.Identity())

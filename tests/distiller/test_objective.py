@@ -1,4 +1,4 @@
-"""An objective is the weighted sum of its terms, whose parts add up to the total."""
+"""An objective is the weighted sum of its losses."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from limbeck.testing import make_context
 
 
 def number(value):
-    return lambda exchange: torch.tensor(value)
+    return lambda context: torch.tensor(value)
 
 
-def test_the_total_is_the_sum_of_weight_times_term():
+def test_the_total_is_the_sum_of_weight_times_loss():
     loss = Objective({"a": number(2.0), "b": number(3.0), "c": number(5.0)}, {"a": 0.5, "b": 10.0})(make_context())
     # 0.5 · 2 + 10 · 3 + 1 · 5 = 36.
     assert float(loss.total) == 36.0
@@ -39,12 +39,16 @@ def test_the_parts_add_up_to_the_total_and_carry_no_gradient():
     assert not any(part.requires_grad for part in loss.by_loss.values())
 
 
-def test_the_gradient_is_the_weighted_sum_of_the_terms_gradients():
-    context, terms, weights = make_context(), {"target": CrossEntropyLoss(), "kd": KDLoss()}, {"target": 0.3, "kd": 2.0}
-    (total,) = torch.autograd.grad(Objective(terms, weights)(context).total, context.student.require_logits())
+def test_the_gradient_is_the_weighted_sum_of_the_losses_gradients():
+    context, loss_fns, weights = (
+        make_context(),
+        {"target": CrossEntropyLoss(), "kd": KDLoss()},
+        {"target": 0.3, "kd": 2.0},
+    )
+    (total,) = torch.autograd.grad(Objective(loss_fns, weights)(context).total, context.student.require_logits())
     one = [
-        torch.autograd.grad(term(context), context.student.require_logits())[0] * weights[name]
-        for name, term in terms.items()
+        torch.autograd.grad(loss_fn(context), context.student.require_logits())[0] * weights[name]
+        for name, loss_fn in loss_fns.items()
     ]
     torch.testing.assert_close(total, one[0] + one[1])
 
@@ -55,7 +59,7 @@ def test_a_weight_is_read_at_this_moment():
     assert values == [0.0, 4.0, 8.0, 8.0, 8.0]
 
 
-def test_only_terms_that_learn_need_preparing():
+def test_only_losses_that_learn_need_preparing():
     assert Objective({"kd": KDLoss()}).is_prepared
     learning = Objective({"kd": KDLoss(), "fitnet": FitNetLoss("mid")})
     assert not learning.is_prepared
@@ -63,34 +67,34 @@ def test_only_terms_that_learn_need_preparing():
     assert learning.is_prepared
 
 
-def test_a_term_of_ones_own_that_is_a_module_brings_its_parameters():
+def test_a_loss_of_ones_own_that_is_a_module_brings_its_parameters():
     class Scaled(nn.Module):
         def __init__(self):
             super().__init__()
             self.scale = nn.Parameter(torch.ones(()))
 
-        def forward(self, exchange):
-            return self.scale * exchange.student.require_logits().square().mean()
+        def forward(self, context):
+            return self.scale * context.student.require_logits().square().mean()
 
     objective = Objective({"own": Scaled(), "kd": KDLoss()})
     assert [name for name, _ in objective.named_parameters()] == ["trainable.own.scale"]
     assert objective.is_prepared
 
 
-def test_a_term_that_is_no_number_is_refused_by_name_and_shape():
+def test_a_loss_that_is_no_number_is_refused_by_name_and_shape():
     with pytest.raises(LimbeckError, match=r"the loss 'rows' must return a scalar, got a tensor of shape \[6\]"):
-        Objective({"rows": lambda exchange: exchange.student.require_logits().sum(1)})(make_context())
+        Objective({"rows": lambda context: context.student.require_logits().sum(1)})(make_context())
 
 
 @pytest.mark.parametrize("name", ["keys", "pop", "a.b", "", "training"])
-def test_a_name_that_pytorch_keeps_is_refused_for_a_term_that_learns(name):
+def test_a_name_that_pytorch_keeps_is_refused_for_a_loss_that_learns(name):
     with pytest.raises(LimbeckError, match="which PyTorch reserves: rename it"):
         Objective({name: FitNetLoss("mid")})
     assert list(Objective({name: KDLoss()}).losses) == [name]
 
 
 @pytest.mark.parametrize(
-    ("terms", "weights", "sentence"),
+    ("loss_fns", "weights", "sentence"),
     [
         ({}, None, "needs at least one loss"),
         ({"kd": KDLoss}, None, r"the loss 'kd' must be an object such as .*, got <class .*KDLoss'>"),
@@ -98,9 +102,9 @@ def test_a_name_that_pytorch_keeps_is_refused_for_a_term_that_learns(name):
         ({"kd": KDLoss()}, {"kdd": 1.0}, "weights names 'kdd', which is no loss; the losses are: kd"),
     ],
 )
-def test_what_makes_no_objective_is_refused(terms, weights, sentence):
+def test_what_makes_no_objective_is_refused(loss_fns, weights, sentence):
     with pytest.raises(LimbeckError, match=sentence):
-        Objective(terms, weights)
+        Objective(loss_fns, weights)
 
 
 def test_an_objective_prints_its_formula():
@@ -122,7 +126,7 @@ def shaped(objective, teacher_taps=NARROW):
 
 
 @pytest.mark.parametrize("when", ["before it is shaped", "after"])
-def test_what_a_term_learned_goes_on_in_the_next_objective(when):
+def test_what_a_loss_learned_continues_in_the_next_objective(when):
     torch.manual_seed(0)
     first = shaped(Objective({"fitnet": FitNetLoss("mid"), "gram": GramLoss("mid")}))
     second = Objective({"fitnet": FitNetLoss("mid"), "gram": GramLoss("late"), "other": FitNetLoss("mid")})
@@ -130,11 +134,11 @@ def test_what_a_term_learned_goes_on_in_the_next_objective(when):
         shaped(second.load_previous(first)) if when == "before it is shaped" else shaped(second).load_previous(first)
     )
     ours, theirs = (
-        {name: term.projection.layer.weight for name, term in made.losses.items()} for made in (second, first)
+        {name: loss_fn.projection.layer.weight for name, loss_fn in made.losses.items()} for made in (second, first)
     )
     assert torch.equal(ours["fitnet"], theirs["fitnet"])
     assert not torch.equal(ours["other"], theirs["fitnet"])
-    # Another setting (the tap) is another term, whatever its name.
+    # A loss with another layer is another loss, whatever its name.
     assert not torch.equal(ours["gram"], theirs["gram"])
 
 

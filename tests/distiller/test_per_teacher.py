@@ -23,14 +23,16 @@ def log_softmax(outputs, *, tau=1.0):
 
 def test_it_is_the_mean_over_the_teachers():
     context = make_context(teacher_names=NAMES)
-    terms, weights = loss_per_teacher({"target": CrossEntropyLoss(), "kd": KDLoss(temperature=2.0)}, {"kd": 0.9}, NAMES)
-    loss = Objective(terms, weights)(context)
+    loss_fns, weights = loss_per_teacher(
+        {"target": CrossEntropyLoss(), "kd": KDLoss(temperature=2.0)}, {"kd": 0.9}, NAMES
+    )
+    loss = Objective(loss_fns, weights)(context)
     student, soft = log_softmax(context.student, tau=2.0), 0.0
     for name in NAMES:
         teacher = log_softmax(context.teachers[name], tau=2.0)
         soft += 0.9 * 4 * (np.exp(teacher) * (teacher - student)).sum(axis=1).mean() / 3
-    truth = -log_softmax(context.student)[np.arange(6), context.target.numpy()].mean()
-    assert float(loss.total.detach()) == pytest.approx(soft + truth, rel=1e-6)
+    target_loss = -log_softmax(context.student)[np.arange(6), context.target.numpy()].mean()
+    assert float(loss.total.detach()) == pytest.approx(soft + target_loss, rel=1e-6)
     assert sum(loss.weights.values()) == pytest.approx(1.9)
 
 
@@ -40,18 +42,18 @@ def test_a_schedule_is_shared_at_every_moment():
     assert str(weights["kd-big"]) == "(3→0)/3"
 
 
-def test_a_term_that_learns_learns_for_each_teacher():
-    terms, weights = loss_per_teacher({"fitnet": FitNetLoss("mid")}, {}, NAMES)
-    objective = Objective(terms, weights)
+def test_a_loss_that_learns_learns_for_each_teacher():
+    loss_fns, weights = loss_per_teacher({"fitnet": FitNetLoss("mid")}, {}, NAMES)
+    objective = Objective(loss_fns, weights)
     objective.prepare(make_context(teacher_names=NAMES, teacher_feature_shapes={"mid": (4, 4, 4)}))
-    assert len({id(terms[f"fitnet-{name}"].projection) for name in NAMES}) == 3
+    assert len({id(loss_fns[f"fitnet-{name}"].projection) for name in NAMES}) == 3
     assert len(list(objective.parameters())) == 6
 
 
-def test_terms_that_name_a_teacher_or_know_none_stay_as_they_are():
-    given = {"target": CrossEntropyLoss(), "named": KDLoss(teacher="mid"), "own": lambda exchange: torch.tensor(1.0)}
-    terms, weights = loss_per_teacher(given, {}, NAMES)
-    assert terms == given
+def test_losses_that_name_a_teacher_or_know_none_stay_as_they_are():
+    given = {"target": CrossEntropyLoss(), "named": KDLoss(teacher="mid"), "own": lambda context: torch.tensor(1.0)}
+    loss_fns, weights = loss_per_teacher(given, {}, NAMES)
+    assert loss_fns == given
     assert set(weights.values()) == {1.0}
 
 

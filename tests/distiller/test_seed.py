@@ -49,8 +49,8 @@ def test_the_distiller_gives_the_loss_and_the_gradient_of_six_plain_lines(dtype,
     loss.backward()
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=rtol, atol=0)
-    for mine, plain in zip(student.parameters(), bare.student.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, plain.grad, rtol=rtol, atol=1e-8)
+    for student_parameter, plain in zip(student.parameters(), bare.student.parameters(), strict=True):
+        torch.testing.assert_close(student_parameter.grad, plain.grad, rtol=rtol, atol=1e-8)
 
 
 def test_the_hard_and_the_soft_loss_train_to_the_same_weights_as_plain_lines():
@@ -70,8 +70,8 @@ def test_the_hard_and_the_soft_loss_train_to_the_same_weights_as_plain_lines():
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    for mine, plain in zip(student.parameters(), bare.student.parameters(), strict=True):
-        torch.testing.assert_close(mine, plain, rtol=1e-5, atol=1e-7)
+    for student_parameter, plain in zip(student.parameters(), bare.student.parameters(), strict=True):
+        torch.testing.assert_close(student_parameter, plain, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("tau", [1.0, 4.0])

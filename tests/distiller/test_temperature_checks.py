@@ -1,4 +1,4 @@
-"""An objective keeps the state of its temperatures, tells what they were, and doubts those a task is not used to."""
+"""An objective keeps the state of temperatures, records them, and warns of those outside the range of the task."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_temperature_with_state_is_part_of_the_objective():
     assert [name for name, _ in learned.named_parameters()] == ["trainable.kd.theta"]
 
 
-def test_a_learned_temperature_is_shaped_with_the_terms():
+def test_a_learned_temperature_is_shaped_with_the_losses():
     distiller = limbeck.Distiller(
         nn.Linear(4, 5),
         nn.Linear(4, 5),
@@ -50,7 +50,7 @@ def test_a_learned_temperature_is_shaped_with_the_terms():
     assert any("network" in name for name, _ in distiller.named_parameters())
 
 
-def test_the_loss_tells_every_temperature():
+def test_the_loss_records_every_temperature():
     objective = Objective(
         {
             "target": CrossEntropyLoss(), "plain": KDLoss(temperature=3.0),
@@ -69,14 +69,14 @@ def test_the_loss_tells_every_temperature():
     assert set(objective(make_context()).teacher_entropy) == {"plain", "moving", "each", "own"}
 
 
-def test_terms_with_their_gradients_sum_to_the_loss():
+def test_losses_with_their_gradients_sum_to_the_loss():
     loss = Objective({"target": CrossEntropyLoss(), "kd": KDLoss()}, {"kd": 0.5})(make_context())
     torch.testing.assert_close(sum(loss.by_loss_with_grad.values()), loss.total)
-    assert all(term.requires_grad for term in loss.by_loss_with_grad.values())
+    assert all(loss_fn.requires_grad for loss_fn in loss.by_loss_with_grad.values())
     assert not any(part.requires_grad for part in loss.by_loss.values())
 
 
-def test_a_temperature_goes_on_in_the_next_stage():
+def test_a_temperature_continues_in_the_next_stage():
     first, second = (Objective({"kd": KDLoss(temperature=LossAdaptive(rate=0.1, high=9.0))}) for _ in range(2))
     for _ in range(3):
         first(make_context())
@@ -85,19 +85,19 @@ def test_a_temperature_goes_on_in_the_next_stage():
 
 
 def test_each_teacher_gets_a_temperature_of_its_own():
-    terms, _ = loss_per_teacher({"kd": KDLoss(temperature=LossAdaptive())}, {}, ["a", "b"])
-    assert terms["kd-a"].temperature is not terms["kd-b"].temperature
-    Objective(terms)
+    loss_fns, _ = loss_per_teacher({"kd": KDLoss(temperature=LossAdaptive())}, {}, ["a", "b"])
+    assert loss_fns["kd-a"].temperature is not loss_fns["kd-b"].temperature
+    Objective(loss_fns)
 
 
-def test_two_terms_cannot_share_a_temperature_that_moves():
+def test_two_losses_cannot_share_a_temperature_that_moves():
     shared = LossAdaptive()
     with pytest.raises(LimbeckError, match="'a' and 'b' share one LossAdaptive"):
         Objective({"a": KDLoss(temperature=shared), "b": KDLoss(temperature=shared)})
 
 
 @pytest.mark.parametrize(
-    ("tau", "message"),
+    ("temperature", "message"),
     [
         (4.0, None), (3.0, None), (6.0, None), (2.0, "is 2,"), (20.0, "is 20,"), (schedules.linear(6.0, 1.0), None),
         (schedules.linear(2.0, 1.0), "is 1 to 2,"), (PerSample(), None), (PerSample(confident=9.0, uncertain=8.0),
@@ -105,13 +105,13 @@ def test_two_terms_cannot_share_a_temperature_that_moves():
         (Learned(), None), (LogitStandardization(), None),
     ],
 )  # fmt: skip
-def test_a_temperature_is_doubted_only_where_all_of_it_is_out_of_range(tau, message):
-    warnings = temperature_warnings({"kd": KDLoss(temperature=tau)}, TASK)
+def test_a_temperature_gives_a_warning_only_where_all_of_it_is_out_of_range(temperature, message):
+    warnings = temperature_warnings({"kd": KDLoss(temperature=temperature)}, TASK)
     assert (message is None) == (not warnings)
     assert message is None or message in warnings[0]
 
 
-def test_a_doubt_is_a_warning_of_the_distiller():
+def test_an_unusual_temperature_is_a_warning_of_the_distiller():
     with pytest.warns(UserWarning, match="the usual range of Classification is 3 to 6"):
         limbeck.Distiller(nn.Linear(4, 5), nn.Linear(4, 5), objective={"kd": KDLoss(temperature=1.0)}, task=TASK)
     with warnings.catch_warnings():
@@ -119,12 +119,12 @@ def test_a_doubt_is_a_warning_of_the_distiller():
         limbeck.Distiller(nn.Linear(4, 5), nn.Linear(4, 5), objective={"kd": KDLoss()}, task=TASK)
 
 
-def test_the_task_says_what_it_is_used_to_and_the_default_of_soft_target_is_its_usual():
+def test_the_task_declares_its_usual_range_and_the_default_of_kd_is_its_usual():
     assert TASK.temperatures == Range(default=4.0, low=3.0, high=6.0)
     assert KDLoss().temperature is None
     assert make_context().default_temperature == TASK.temperatures.default
     assert temperature_warnings({"kd": KDLoss(temperature=1.0)}, object()) == [], (
-        "a task that says nothing doubts nothing"
+        "a task without a range gives no warning"
     )
 
 

@@ -1,4 +1,4 @@
-"""A tap reads what a layer gave or took, whatever runs after it, and leaves nothing behind."""
+"""FeatureExtractor captures inputs and outputs of layers, whatever runs after them, and removes its hooks."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Twice(nn.Module):
         return self.relu(self.second(self.relu(self.first(x))))
 
 
-def heard(network, places, *inputs, **named):
-    with FeatureExtractor(network, places).capture() as features:
+def capture_features(network, layers, *inputs, **named):
+    with FeatureExtractor(network, layers).capture() as features:
         network(*inputs, **named)
     return features
 
@@ -39,19 +39,19 @@ def hooks(network):
 
 def test_an_output_and_an_input_are_what_the_layer_gave_and_took():
     network = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
-    features = heard(network, {"out": "1", "in": "2:input", "raw": "0:input", "explicit": "1:output"}, X)
+    features = capture_features(network, {"out": "1", "in": "2:input", "raw": "0:input", "explicit": "1:output"}, X)
     expected = network[0](X).tanh()
     assert all(torch.equal(features[name], expected) for name in ("out", "in", "explicit"))
     assert torch.equal(features["raw"], X)
 
 
 @pytest.mark.parametrize("passes", [1, 2, 3])
-def test_a_relu_in_place_does_not_change_what_is_read(passes):
+def test_a_relu_in_layer_does_not_change_what_is_read(passes):
     network = Twice()
-    taps = FeatureExtractor(network, {"out": "first", "in": "relu@0:input", "after": "relu@0"})
+    extractor = FeatureExtractor(network, {"out": "first", "in": "relu@0:input", "after": "relu@0"})
     # The first pass copies, and later ones may have learned that they need not: all read the same.
     for _ in range(passes):
-        with taps.capture() as features:
+        with extractor.capture() as features:
             network(X)
     expected = network.first(X)
     assert torch.equal(features["out"], expected)
@@ -59,13 +59,13 @@ def test_a_relu_in_place_does_not_change_what_is_read(passes):
     assert torch.equal(features["after"], expected.relu())
 
 
-def test_a_tensor_that_nobody_overwrites_is_copied_only_once():
+def test_a_tensor_that_is_not_overwritten_is_copied_only_once():
     network = nn.Sequential(nn.Linear(2, 3), nn.Tanh())
     seen = []
     network[0].register_forward_hook(lambda _, __, out: seen.append(out))
-    taps = FeatureExtractor(network, {"mid": "0"})
+    extractor = FeatureExtractor(network, {"mid": "0"})
     for _ in range(2):
-        with taps.capture() as features:
+        with extractor.capture() as features:
             network(X)
     assert features["mid"] is seen[1]
 
@@ -81,40 +81,40 @@ def test_a_tensor_overwritten_in_some_passes_only_is_an_error_and_not_a_wrong_nu
             return x.relu_() if self.overwrite else x
 
     network = Sometimes()
-    taps = FeatureExtractor(network, {"mid": "layer"})
-    with taps.capture():
+    extractor = FeatureExtractor(network, {"mid": "layer"})
+    with extractor.capture():
         network(X)
     network.overwrite = True
-    with pytest.raises(LimbeckError, match="overwritten in place in some passes"), taps.capture():
+    with pytest.raises(LimbeckError, match="overwritten in place in some passes"), extractor.capture():
         network(X)
 
 
 def test_a_module_that_runs_twice_is_read_by_its_run():
     network = Twice()
-    features = heard(network, {"a": "relu@0", "b": "relu@1", "c": "relu@1:input"}, X)
+    features = capture_features(network, {"a": "relu@0", "b": "relu@1", "c": "relu@1:input"}, X)
     first = network.first(X).relu()
     assert torch.equal(features["a"], first)
     assert torch.equal(features["b"], network.second(first).relu())
     assert torch.equal(features["c"], network.second(first))
 
 
-def test_a_module_that_runs_twice_asks_which_run_and_refuses_a_third():
+def test_a_module_that_runs_twice_must_name_its_run_and_refuses_a_third():
     with pytest.raises(LimbeckError, match=r"ran 2 times.*write relu@0 … relu@1"):
-        heard(Twice(), {"a": "relu"}, X)
+        capture_features(Twice(), {"a": "relu"}, X)
     with pytest.raises(LimbeckError, match="ran 2 times, so there is no run @2"):
-        heard(Twice(), {"a": "relu@2"}, X)
+        capture_features(Twice(), {"a": "relu@2"}, X)
 
 
-def test_a_module_in_two_places_answers_to_both_paths():
+def test_a_module_in_two_places_is_found_by_both_paths():
     shared = nn.Tanh()
     network = nn.Sequential(nn.Sequential(nn.Linear(2, 3), shared), nn.Sequential(nn.Linear(3, 2), shared))
-    features = heard(network, {"a": "0.1@1", "b": "1.1@1"}, X)
+    features = capture_features(network, {"a": "0.1@1", "b": "1.1@1"}, X)
     assert torch.equal(features["a"], features["b"])
 
 
 def test_no_hook_is_left_behind():
     network = Twice()
-    heard(network, {"a": "first", "b": "second:input"}, X)
+    capture_features(network, {"a": "first", "b": "second:input"}, X)
     assert hooks(network) == 0
 
 
@@ -128,11 +128,11 @@ def test_no_hook_is_left_behind_by_an_error(error):
 
     network.forward = fail
     with pytest.raises(type(error)):
-        heard(network, {"a": "first", "b": "second:input"}, X)
+        capture_features(network, {"a": "first", "b": "second:input"}, X)
     assert [*during, hooks(network)] == [2, 0]
 
 
-def test_no_hook_is_left_behind_where_a_tap_heard_nothing():
+def test_no_hook_is_left_behind_where_a_layer_did_not_run():
     network = Twice()
     sentence = "the feature 'a' was not captured: 'first' did not run"
     with pytest.raises(LimbeckError, match=sentence), FeatureExtractor(network, {"a": "first"}).capture():
@@ -141,7 +141,7 @@ def test_no_hook_is_left_behind_where_a_tap_heard_nothing():
 
 
 class Wide(nn.Module):
-    """Takes its input by keyword, gives a tuple, a mapping, or nothing that could be tapped."""
+    """Takes its input by keyword; returns a tuple, a mapping, or no tensor."""
 
     def __init__(self, gives):
         super().__init__()
@@ -155,23 +155,23 @@ class Wide(nn.Module):
 
 @pytest.mark.parametrize("gives", ["tuple", "mapping"])
 def test_the_first_tensor_of_a_tuple_or_a_mapping_is_read(gives):
-    features = heard(Wide(gives), {"out": "", "in": ":input"}, words="no tensor", x=X)
+    features = capture_features(Wide(gives), {"out": "", "in": ":input"}, words="no tensor", x=X)
     assert torch.equal(features["out"], X + 1)
     assert torch.equal(features["in"], X)
 
 
-def test_an_output_without_a_tensor_is_refused_by_place_and_name():
+def test_an_output_without_a_tensor_is_refused_by_layer_and_name():
     with pytest.raises(LimbeckError, match="the output of '', captured as 'mid', holds no tensor: use another layer"):
-        heard(Wide("text"), {"mid": ""}, x=X)
+        capture_features(Wide("text"), {"mid": ""}, x=X)
 
 
 @pytest.mark.parametrize("place", ["first", "relu@0:input", "relu@0"])
-def test_a_gradient_flows_through_a_tap(place):
+def test_a_gradient_flows_through_a_layer(place):
     network = Twice()
     # Two passes: the second reads without a copy where it may.
     for _ in range(2):
         network.zero_grad()
-        heard(network, {"mid": place}, X)["mid"].square().sum().backward()
+        capture_features(network, {"mid": place}, X)["mid"].square().sum().backward()
     hidden = network.first.weight.detach() @ X.T + network.first.bias.detach()[:, None]
     if place == "relu@0":
         hidden = hidden.relu()
@@ -191,7 +191,7 @@ class Saving(nn.Module):
 
 
 @pytest.mark.parametrize("place", ["layer", "head:input"])
-def test_gradient_checkpointing_does_not_disturb_a_tap(place):
+def test_gradient_checkpointing_does_not_disturb_a_layer(place):
     network = Saving(reentrant=False)
     gradients = []
     for layer in (network, nn.Sequential(copy.deepcopy(network.layer), nn.ReLU(), copy.deepcopy(network.head))):
@@ -204,27 +204,27 @@ def test_gradient_checkpointing_does_not_disturb_a_tap(place):
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_a_place_that_runs_without_gradients_is_refused_since_it_would_teach_nothing():
+def test_a_layer_that_runs_without_gradients_is_refused_since_it_has_no_gradient():
     network, x = Saving(reentrant=True), X.clone().requires_grad_()
     with pytest.raises(LimbeckError, match=r"'layer' ran without gradients.*use_reentrant=False"):
-        heard(network, {"mid": "layer"}, x)
-    assert torch.equal(heard(network, {"mid": "head:input"}, x)["mid"], network.layer(X).relu())
+        capture_features(network, {"mid": "layer"}, x)
+    assert torch.equal(capture_features(network, {"mid": "head:input"}, x)["mid"], network.layer(X).relu())
 
 
 def test_a_pass_without_gradients_is_read_as_well():
     for quiet in (torch.no_grad, torch.inference_mode):
         network = Twice()
-        taps = FeatureExtractor(network, {"mid": "first"})
+        extractor = FeatureExtractor(network, {"mid": "first"})
         for _ in range(2):
-            with quiet(), taps.capture() as features:
+            with quiet(), extractor.capture() as features:
                 network(X)
             assert torch.equal(features["mid"], network.first(X))
 
 
-def test_taps_travel_with_a_copy_of_their_network():
+def test_layers_follow_a_copy_of_their_network():
     network = Twice()
-    other, taps = copy.deepcopy((network, FeatureExtractor(network, {"mid": "first"})))
+    other, extractor = copy.deepcopy((network, FeatureExtractor(network, {"mid": "first"})))
     nn.init.zeros_(other.first.weight)
-    with taps.capture() as features:
+    with extractor.capture() as features:
         other(X)
     assert torch.equal(features["mid"], other.first(X))

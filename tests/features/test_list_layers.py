@@ -31,12 +31,12 @@ def net():
         ("", LayerRef("")),
     ],
 )
-def test_a_place_is_read_as_it_is_written(written, place):
+def test_a_layer_is_read_as_it_is_written(written, place):
     assert parse_layer(written) == place
 
 
 @pytest.mark.parametrize("written", ["a:b", "relu@", "relu@x", "relu@-1", "relu:input@1", "a:input:input"])
-def test_what_is_no_place_is_refused_with_examples(written):
+def test_what_is_no_layer_is_refused_with_examples(written):
     with pytest.raises(LimbeckError, match="is not a layer: write layer2, layer2:input, or relu@1"):
         parse_layer(written)
 
@@ -49,19 +49,19 @@ def test_an_unknown_path_names_the_nearest_and_how_to_list_them():
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, _compiled, lambda n: _compiled(nn.DataParallel(n))])
-def test_a_wrapped_network_is_tapped_by_its_own_paths(wrap):
+def test_a_wrapped_network_is_read_by_its_own_paths(wrap):
     network = net()
     wrapped = wrap(network)
     assert unwrap_model(wrapped) is network
-    taps = FeatureExtractor(wrapped, {"mid": "0"})
+    extractor = FeatureExtractor(wrapped, {"mid": "0"})
     for scale in (1.0, 2.0, 3.0):
-        with taps.capture() as features:
+        with extractor.capture() as features:
             wrapped(scale * X)
         torch.testing.assert_close(features["mid"], network[0](scale * X))
         assert features["mid"].requires_grad
 
 
-def test_a_network_compiled_before_it_was_tapped_says_how_to_go_on():
+def test_a_network_compiled_before_it_was_read_error_names_the_remedy():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -83,7 +83,7 @@ def test_a_module_of_the_users_own_called_module_is_no_wrapper():
     assert unwrap_model(network) is network
 
 
-def test_the_listing_tells_path_class_shape_and_runs():
+def test_the_listing_shows_path_class_shape_and_runs():
     shared = nn.ReLU()
     network = nn.Sequential(nn.Linear(4, 3), shared, nn.Sequential(nn.Linear(3, 2), shared))
     assert list_layers(network, X) == [
@@ -94,7 +94,7 @@ def test_the_listing_tells_path_class_shape_and_runs():
     ]
 
 
-def test_the_listing_tells_what_did_not_run():
+def test_the_listing_shows_what_did_not_run():
     class Half(nn.Module):
         def __init__(self):
             super().__init__()

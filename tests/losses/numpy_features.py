@@ -1,4 +1,4 @@
-"""What the tests of terms on features share: features to draw, layers in NumPy, and the checks that each makes."""
+"""Shared by tests of losses on features: random features, layers in NumPy, and common checks."""
 
 import numpy as np
 import pytest
@@ -18,10 +18,10 @@ def context(student, teacher, valid=None):
     )
 
 
-def prepared(term, context):
+def prepared(loss_fn, context):
     torch.manual_seed(0)
-    term.prepare(context)
-    return term
+    loss_fn.prepare(context)
+    return loss_fn
 
 
 @st.composite
@@ -30,12 +30,12 @@ def features(draw, *, rank=4, same_channels=True, same_size=True):
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     small = st.integers(1, 5)
     batch = draw(st.integers(1, 3))
-    places = draw(st.lists(small, min_size=rank - 2, max_size=rank - 2))
-    others = places if same_size else draw(st.lists(small, min_size=rank - 2, max_size=rank - 2))
+    layers = draw(st.lists(small, min_size=rank - 2, max_size=rank - 2))
+    others = layers if same_size else draw(st.lists(small, min_size=rank - 2, max_size=rank - 2))
     channels = draw(small)
     widths = channels, channels if same_channels else draw(small)
     scales = [draw(st.sampled_from([0.0, 1.0, 1e4])) for _ in range(2)]
-    student = random.normal(size=(batch, widths[0], *places)) * scales[0]
+    student = random.normal(size=(batch, widths[0], *layers)) * scales[0]
     teacher = random.normal(size=(batch, widths[1], *others)) * scales[1]
     match draw(st.sampled_from(["free", "equal", "duplicates"])):
         case "equal":
@@ -109,26 +109,26 @@ def check_memory_order(function, *shapes):
     torch.testing.assert_close(function(*last), function(student, teacher))
 
 
-def check_nobody_answered(term, student, teacher):
-    """A teacher that answered no sample costs zero, with a gradient of zero to the student and all that is learned."""
+def check_no_valid_samples(loss_fn, student, teacher):
+    """A teacher without valid samples gives zero, with zero gradients to the student and all parameters."""
     own = torch.randn(student, requires_grad=True)
-    prepared(term, context(own, torch.randn(teacher)))
-    value = term(context(own, torch.randn(teacher), valid=torch.zeros(len(own), dtype=torch.bool)))
+    prepared(loss_fn, context(own, torch.randn(teacher)))
+    value = loss_fn(context(own, torch.randn(teacher), valid=torch.zeros(len(own), dtype=torch.bool)))
     value.backward()
     assert value.item() == 0.0
-    assert all(p.grad is not None and not p.grad.any() for p in (own, *term.parameters()))
+    assert all(p.grad is not None and not p.grad.any() for p in (own, *loss_fn.parameters()))
 
 
-def check_unprepared(term):
-    """An unprepared term says what to call."""
+def check_unprepared(loss_fn):
+    """The error of an unprepared loss names the call."""
     with pytest.raises(Exception, match=r"call distiller.prepare\(batch\) before building the optimizer"):
-        term(context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)))
+        loss_fn(context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)))
 
 
-def check_precisions(term, student, teacher):
-    """What a term learns may be moved to another precision; the loss stays float32 or wider."""
-    prepared(term, context(torch.randn(student), torch.randn(teacher)))
+def check_precisions(loss_fn, student, teacher):
+    """A loss works in another precision; its value stays float32 or wider."""
+    prepared(loss_fn, context(torch.randn(student), torch.randn(teacher)))
     for dtype in (torch.bfloat16, torch.float64):
-        value = term.to(dtype)(context(torch.randn(student), torch.randn(teacher)))
+        value = loss_fn.to(dtype)(context(torch.randn(student), torch.randn(teacher)))
         assert torch.isfinite(value)
         assert value.dtype != torch.bfloat16

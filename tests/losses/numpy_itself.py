@@ -1,4 +1,4 @@
-"""Float64 arithmetic of the self-distillation papers, for the tests of their terms: no torch, no limbeck."""
+"""Float64 arithmetic of the self-distillation papers, without torch or limbeck."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def kl(p_logits, q_logits, tau=1.0):
     return float(tau**2 * np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=1)))
 
 
-def truth(logits, target):
+def cross_entropy(logits, target):
     """Mean over the labelled rows of −log q(target); 0 where none has a label."""
     rows = [-log_softmax(logits)[i, label] for i, label in enumerate(target) if label >= 0]
     return float(np.mean(rows)) if rows else 0.0

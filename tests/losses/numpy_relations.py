@@ -1,4 +1,4 @@
-"""What the tests of response and relation terms share: float64 arithmetic and inputs drawn at random.
+"""Shared by tests of losses on logits and relations: float64 arithmetic and random inputs.
 
 A test file takes it by ``runpy``, as this folder is no package.
 """
@@ -81,8 +81,8 @@ def halves(*shape, scale=1.0):
         yield pair, [tensor.double().numpy() for tensor in pair]
 
 
-def unanswered(rows=2, classes=3, shape=(4,)):
-    """An exchange whose only teacher answered no sample of the batch."""
+def context_without_valid_samples(rows=2, classes=3, shape=(4,)):
+    """A context whose only teacher has no valid sample."""
     draw = torch.Generator().manual_seed(0)
     student, teacher = (
         Outputs(

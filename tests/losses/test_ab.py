@@ -1,4 +1,4 @@
-"""boundary is a squared hinge that puts each of the student's neurons on the teacher's side of zero, by a margin."""
+"""ab_loss is a squared hinge on the sign of the teacher's pre-activations, with a margin."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def paper(student, teacher, margin=1.0):
 @pytest.mark.parametrize(
     ("student", "teacher"), [((8, 4, 4), (6, 4, 4)), ((8, 6, 6), (8, 3, 3)), ((5,), (7,)), ((3, 5), (3, 7))]
 )
-def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
-    # A student that says what the teacher says may still stand within the margin.
+def test_it_passes_every_check_but_zero_at_agreement(student, teacher):
+    # A student equal to the teacher may still be within the margin.
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
     check_loss(ABLoss("mid"), context_factory=make, skip={"zero at agreement"})
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Active: 3 is past the margin, 0; 0.5 lacks 0.5, 0.25. Silent: −0.5 lacks 0.5, 0.25; 1 lacks 2, 4. 4.5 over 4.
     student, teacher = torch.tensor([[3.0, 0.5, -0.5, 1.0]]), torch.tensor([[1.0, 9.0, 0.0, -7.0]])
     assert ab_loss(student, teacher).item() == 1.125
@@ -47,7 +47,7 @@ def test_it_agrees_with_the_paper_in_numpy(pair, margin):
     shared.close(ab_loss(*map(torch.tensor, pair), margin=margin), paper(*pair, margin))
 
 
-def test_a_student_past_the_margin_on_every_side_costs_nothing():
+def test_a_student_past_the_margin_on_every_side_gives_zero():
     teacher = torch.randn(3, 4, 5, 5)
     assert ab_loss(teacher.sign() * 1.5, teacher).item() == 0.0
 
@@ -56,9 +56,9 @@ def test_the_class_agrees_with_numpy_through_its_own_projection_and_pooling():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(4, 3, 4, 4)), random.normal(size=(4, 5, 2, 2))
     context = shared.context(torch.tensor(student), torch.tensor(teacher))
-    term = shared.prepared(ABLoss("mid", margin=0.5), context)
-    projected = shared.batch_normed(shared.convolved(student, term.projection.layer), term.projection.norm)
-    shared.close(term(context), paper(shared.pooled(projected, 2, 2), teacher, 0.5))
+    loss_fn = shared.prepared(ABLoss("mid", margin=0.5), context)
+    projected = shared.batch_normed(shared.convolved(student, loss_fn.projection.layer), loss_fn.projection.norm)
+    shared.close(loss_fn(context), paper(shared.pooled(projected, 2, 2), teacher, 0.5))
 
 
 def test_half_precision_is_computed_in_float32():
@@ -69,15 +69,15 @@ def test_the_gradient_is_that_of_finite_differences():
     shared.check_gradient(ab_loss, (2, 3, 2, 2), (2, 3, 2, 2))
 
 
-def test_channels_last_memory_costs_the_same():
+def test_channels_last_memory_gives_the_same():
     shared.check_memory_order(ab_loss, (2, 3, 4, 4), (2, 3, 4, 4))
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    shared.check_nobody_answered(ABLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
+def test_a_teacher_without_valid_samples_gives_zero():
+    shared.check_no_valid_samples(ABLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
-def test_one_sample_without_positions_is_normalised_by_what_was_seen_before():
+def test_one_sample_without_positions_is_normalized_by_what_was_seen_before():
     context = shared.context(torch.randn(1, 4), torch.randn(1, 3))
     assert torch.isfinite(shared.prepared(ABLoss("mid"), context)(context))
 
@@ -86,11 +86,11 @@ def test_what_it_learns_may_be_moved_to_another_precision():
     shared.check_precisions(ABLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
-def test_an_unprepared_term_says_what_to_call():
+def test_an_unprepared_loss_names_the_call():
     shared.check_unprepared(ABLoss("mid"))
 
 
-def test_the_repr_tells_of_projection_and_pooling():
+def test_the_repr_describes_projection_and_pooling():
     context = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
     assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(ABLoss("mid"), context))
 

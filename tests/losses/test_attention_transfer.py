@@ -1,4 +1,4 @@
-"""attention is the mean squared difference of two L2-normalised maps of mean |f|^power, in the published form."""
+"""attention_transfer_loss is the mean squared difference of L2-normalized maps of mean |f|^power."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def maps(draw):
     return student, teacher
 
 
-def test_it_keeps_every_promise_of_a_term():
+def test_it_passes_every_check():
     check_loss(AttentionTransferLoss("mid"))
     check_loss(AttentionTransferLoss("mid", power=1.0, teacher="teacher"))
 
 
 @pytest.mark.parametrize("teacher", [(8, 2, 2), (3, 4, 4), (3, 5, 7)])
-def test_it_keeps_every_promise_between_unequal_maps(teacher):
+def test_it_passes_every_check_between_unequal_maps(teacher):
     check_loss(
         AttentionTransferLoss("mid"),
         context_factory=partial(
@@ -73,7 +73,7 @@ def test_it_keeps_every_promise_between_unequal_maps(teacher):
     )
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Student, one channel (3, 4): squares (9, 16), norm √337, map (0.490261, 0.871576). Teacher, two channels (1, 0)
     # and (1, 0): mean square (1, 0), map (1, 0). Mean of (0.490261 − 1)² = 0.259834 and 0.871576² = 0.759644: 0.509739.
     student, teacher = torch.tensor([[[[3.0, 4.0]]]]), torch.tensor([[[[1.0, 0.0]], [[1.0, 0.0]]]])
@@ -88,7 +88,7 @@ def test_it_agrees_with_the_published_form_in_numpy(pair, power):
     assert float(value) == pytest.approx(paper(student, teacher, power), rel=1e-6, abs=1e-12)
 
 
-def test_channels_last_memory_costs_the_same():
+def test_channels_last_memory_gives_the_same():
     student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 2)
     last = (tensor.to(memory_format=torch.channels_last) for tensor in (student, teacher))
     torch.testing.assert_close(attention_transfer_loss(*last), attention_transfer_loss(student, teacher))
@@ -120,7 +120,7 @@ def test_a_map_that_is_squared_in_pieces_agrees_with_the_published_form_and_with
     torch.testing.assert_close(*(torch.autograd.grad(each, student)[0] for each in (value, plain)))
 
 
-def test_the_second_derivative_is_right_for_balances_that_need_it():
+def test_the_second_derivative_is_right_for_loss_weightings_that_need_it():
     student, teacher = torch.randn(1, 2, 2, 2).double().requires_grad_(), torch.randn(1, 2, 2, 2).double()
     assert torch.autograd.gradgradcheck(lambda s: attention_transfer_loss(s, teacher), student)
 
@@ -138,12 +138,12 @@ def test_a_dead_layer_has_a_finite_gradient():
     assert torch.isfinite(student.grad).all()
 
 
-def test_maps_that_are_proportional_cost_nothing():
+def test_maps_that_are_proportional_give_zero():
     student = torch.randn(2, 3, 4, 4)
     assert float(attention_transfer_loss(student, 7.0 * student)) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
+def test_a_teacher_without_valid_samples_gives_zero():
     student = torch.randn(2, 3, 4, 4, requires_grad=True)
     teacher = Outputs(features={"mid": torch.randn(2, 3, 2, 2)}, valid=torch.tensor([False, False]))
     value = AttentionTransferLoss("mid")(LossContext(student=Outputs(features={"mid": student}), teacher=teacher))
@@ -165,6 +165,6 @@ def test_features_that_are_no_map_are_refused_naming_whose_they_are():
         attention_transfer_loss(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3))
 
 
-def test_an_unknown_tap_names_the_nearest():
+def test_an_unknown_layer_names_the_nearest():
     with pytest.raises(LimbeckError, match="no feature is named 'mdi'; there are: mid"):
         AttentionTransferLoss("mdi")(make_context())

@@ -1,4 +1,4 @@
-"""deep_to_shallow is the sum over heads of (1 − α) · CE + α · τ² · KL to the deepest classifier (BYOT)."""
+"""byot_loss is the sum over heads of (1 − α) · CE + α · τ² · KL to the deepest classifier."""
 
 import runpy
 from functools import partial
@@ -21,10 +21,10 @@ MAPS = partial(make_context, student_feature_shapes={"low": (4, 6, 6), "mid": (6
 
 
 def by_paper(heads, deepest, target, alpha, tau):
-    return sum((1 - alpha) * paper.truth(z, target) + alpha * paper.kl(deepest, z, tau) for z in heads)
+    return sum((1 - alpha) * paper.cross_entropy(z, target) + alpha * paper.kl(deepest, z, tau) for z in heads)
 
 
-def test_it_keeps_every_promise_of_a_term():
+def test_it_passes_every_check():
     # Heads of its own do not agree with any teacher, and learn a row for each class there was.
     apart = {"zero at agreement", "unchanged by an impossible class"}
     check_loss(BYOTLoss(("low", "mid")), context_factory=MAPS, skip=apart)
@@ -34,7 +34,7 @@ def test_it_keeps_every_promise_of_a_term():
     check_loss(BYOTLoss(("a",)), context_factory=partial(make_context, student_feature_shapes={"a": (7,)}), skip=apart)
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Head (ln 3, 0): q = (3/4, 1/4), label 1: CE = ln 4 = 1.386294. Deepest (0, 0), tau 1:
     # KL = 1/2 ln(2/3) + 1/2 ln 2 = 0.143841. With alpha 0.1: 0.9 · 1.386294 + 0.1 · 0.143841 = 1.262049.
     head, deepest = torch.tensor([[np.log(3.0), 0.0]]), torch.zeros(1, 2)
@@ -77,40 +77,43 @@ def test_label_probabilities_cost_what_labels_do():
     torch.testing.assert_close(byot_loss([head], deepest, one_hot), byot_loss([head], deepest, label))
 
 
-def test_features_come_close_to_the_deepest_which_stays():
+def test_features_approach_the_deepest_which_stays():
     torch.manual_seed(0)
     context = MAPS()
-    term, plain = BYOTLoss(("low",), deepest_layer="deep", beta=0.5), BYOTLoss(("low",), deepest_layer="deep", beta=0.0)
-    term.prepare(context)
-    plain.heads = term.heads
-    feature = term.head("low")(context.student.feature("low"))[1].detach().double().numpy()
+    loss_fn, plain = (
+        BYOTLoss(("low",), deepest_layer="deep", beta=0.5),
+        BYOTLoss(("low",), deepest_layer="deep", beta=0.0),
+    )
+    loss_fn.prepare(context)
+    plain.heads = loss_fn.heads
+    feature = loss_fn.head("low")(context.student.feature("low"))[1].detach().double().numpy()
     pooled = feature.reshape(6, 8, 3, 2, 3, 2).mean(axis=(3, 5))  # 6×6 to 3×3
     expected = 0.5 * np.mean((pooled - context.student.feature("deep").detach().double().numpy()) ** 2)
-    assert (term(context) - plain(context)).item() == pytest.approx(expected, rel=1e-4)
-    term(context).backward()
+    assert (loss_fn(context) - plain(context)).item() == pytest.approx(expected, rel=1e-4)
+    loss_fn(context).backward()
     assert context.student.feature("deep").grad is None
 
 
-def test_maps_in_channels_last_cost_the_same():
+def test_maps_in_channels_last_give_the_same():
     torch.manual_seed(0)
     context = MAPS()
-    term = BYOTLoss(("low",))
-    term.prepare(context)
-    first = term(context)
+    loss_fn = BYOTLoss(("low",))
+    loss_fn.prepare(context)
+    first = loss_fn(context)
     context.student.features["low"] = (
         context.student.feature("low").detach().contiguous(memory_format=torch.channels_last)
     )
-    torch.testing.assert_close(term(context), first)
+    torch.testing.assert_close(loss_fn(context), first)
 
 
 def test_its_repr_describes_the_heads():
-    term = BYOTLoss(("low",), deepest_layer="deep")
-    term.prepare(MAPS())
-    assert "layers=('low',), deepest_layer='deep', alpha=0.1, temperature=3.0, beta=0.07" in repr(term)
-    assert "4 → 8 → 5" in repr(term)
+    loss_fn = BYOTLoss(("low",), deepest_layer="deep")
+    loss_fn.prepare(MAPS())
+    assert "layers=('low',), deepest_layer='deep', alpha=0.1, temperature=3.0, beta=0.07" in repr(loss_fn)
+    assert "4 → 8 → 5" in repr(loss_fn)
 
 
-def test_mistakes_are_one_sentence():
+def test_mistakes_raise_errors():
     with pytest.raises(LimbeckError, match=r"is not prepared: call distiller\.prepare"):
         BYOTLoss(("low",))(MAPS())
     for wrong in ((), ("low", "low"), "low"):

@@ -1,4 +1,4 @@
-"""correlation compares the kernel matrices of a batch: Gaussian or bilinear, between features of length 1."""
+"""cc_loss compares kernel matrices of a batch, Gaussian or bilinear, between features of length 1."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def paper(student, teacher, gamma=0.4):
 
 @pytest.mark.parametrize("kernel", ["gaussian", "bilinear"])
 @pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (3, 2, 2)), ((4,), (6, 5))])
-def test_it_keeps_every_promise_of_a_term(student, teacher, kernel):
+def test_it_passes_every_check(student, teacher, kernel):
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
     check_loss(CCLoss("mid", kernel=kernel, teacher="teacher"), context_factory=make)
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Student at right angles, teacher the same twice: off the diagonal 0 and 1, or exp(−2 gamma) and 1.
     student, teacher = torch.tensor([[3.0, 0.0], [0.0, 5.0]]), torch.tensor([[1.0], [2.0]])
     assert float(cc_loss(student, teacher, kernel="bilinear")) == pytest.approx(0.5, rel=1e-6)
@@ -73,7 +73,7 @@ def test_the_papers_expansion_to_second_order_is_near():
     assert shared.value(cc_loss, student, teacher) == pytest.approx(expected, rel=0.05)
 
 
-def test_channels_last_memory_costs_the_same():
+def test_channels_last_memory_gives_the_same():
     student, teacher = torch.randn(4, 3, 4, 4), torch.randn(4, 5, 2, 2)
     last = (tensor.to(memory_format=torch.channels_last) for tensor in (student, teacher))
     torch.testing.assert_close(cc_loss(*last), cc_loss(student, teacher))
@@ -91,8 +91,8 @@ def test_the_gradient_is_that_of_finite_differences():
     assert shared.right_gradient(cc_loss, 4, 3, 2, kernel="bilinear")
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    assert float(CCLoss("mid")(shared.unanswered())) == 0.0
+def test_a_teacher_without_valid_samples_gives_zero():
+    assert float(CCLoss("mid")(shared.context_without_valid_samples())) == 0.0
 
 
 def test_what_does_not_fit_is_refused():

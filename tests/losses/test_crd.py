@@ -1,4 +1,4 @@
-"""contrast asks whether two embeddings are of one sample; Contrast remembers what it saw, by the samples' numbers."""
+"""crd_loss is noise-contrastive estimation; CRDLoss keeps memory banks by sample index."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def paper(student, teacher, students, teachers, others, tau):
     return float(total)
 
 
-def exchange(student, teacher, index, target=None, valid=None):
+def build_context(student, teacher, index, target=None, valid=None):
     return LossContext(
         student=Outputs(features={"mid": student}), teacher=Outputs(features={"mid": teacher}, valid=valid),
         sample_ids=torch.as_tensor(index), target=None if target is None else torch.as_tensor(target),
@@ -60,16 +60,16 @@ def exchange(student, teacher, index, target=None, valid=None):
 
 def drawn(seed, index, target=None):
     draw = torch.Generator().manual_seed(seed)
-    return exchange(
+    return build_context(
         torch.randn(len(index), 5, generator=draw), torch.randn(len(index), 7, generator=draw), index, target
     )
 
 
 def prepared(context, **options):
     torch.manual_seed(0)
-    term = CRDLoss("mid", **{"bank_size": 8, "embedding_dim": 4, **options})
-    term.prepare(context)
-    return term
+    loss_fn = CRDLoss("mid", **{"bank_size": 8, "embedding_dim": 4, **options})
+    loss_fn.prepare(context)
+    return loss_fn
 
 
 @st.composite
@@ -83,21 +83,21 @@ def remembered(draw):
 
 
 @pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (6, 2, 2)), ((5,), (7,)), ((3, 5), (4, 7))])
-def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
+def test_it_passes_every_check_but_zero_at_agreement(student, teacher):
     shapes = {"student_feature_shapes": {"mid": student}, "teacher_feature_shapes": {"mid": teacher}}
 
     def make(**options):
         return make_context(**shapes, **options)
 
-    term = CRDLoss("mid", bank_size=16, embedding_dim=4)
-    term.prepare(make())
+    loss_fn = CRDLoss("mid", bank_size=16, embedding_dim=4)
+    loss_fn.prepare(make())
     met = make(seed=9)
-    term(replace(met, sample_ids=met.sample_ids + 100))  # negatives
-    term.prepare = lambda exchange: None  # the check would shape it again, and forget them
-    check_loss(term.eval(), context_factory=make, skip=LEARNED)
+    loss_fn(replace(met, sample_ids=met.sample_ids + 100))  # negatives
+    loss_fn.prepare = lambda build_context: None  # the check would shape it again, and forget them
+    check_loss(loss_fn.eval(), context_factory=make, skip=LEARNED)
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # One row, east in both; one other, north in both: own logit 1, other 0, tau 1. E = 1, K = 1.
     # −log(e / (e + 1)) − log(1 / 2), both ways.
     east, north = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
@@ -160,9 +160,9 @@ class Book:
     def remember(self, numbers, labels, students, teachers):
         fresh = {}
         for number in sorted(set(numbers)):
-            mine = [i for i, each in enumerate(numbers) if each == number]
-            now = [unit(rows[mine].sum(0, keepdims=True)) for rows in (students, teachers)]
-            label = max(labels[i] for i in mine)
+            indices = [i for i, each in enumerate(numbers) if each == number]
+            now = [unit(rows[indices].sum(0, keepdims=True)) for rows in (students, teachers)]
+            label = max(labels[i] for i in indices)
             if number in self.held:
                 past = self.held[number][1:]
                 moved = [unit(0.5 * old + 0.5 * new) for old, new in zip(past, now, strict=True)]
@@ -179,11 +179,11 @@ def test_the_class_agrees_with_numpy_over_batches_that_repeat_duplicate_and_over
     batches = [[3, 4, 5], [4, 6, 6], [7, 8, 9], [3, 11, 4], [12, 13, 13]]
     contexts = [drawn(seed, index, target=[number % 3 for number in index]) for seed, index in enumerate(batches)]
     contexts = [
-        exchange(s.student.feature("mid").double(), s.teacher.feature("mid").double(), s.sample_ids,
+        build_context(s.student.feature("mid").double(), s.teacher.feature("mid").double(), s.sample_ids,
         s.target) for s in contexts
     ]  # fmt: skip
-    term, book = prepared(contexts[0], bank_size=7), Book(7)
-    weights = {name: parameter.detach().numpy() for name, parameter in term.embed.named_parameters()}
+    loss_fn, book = prepared(contexts[0], bank_size=7), Book(7)
+    weights = {name: parameter.detach().numpy() for name, parameter in loss_fn.embed.named_parameters()}
     for one in contexts:
         student, teacher = (
             unit(outputs.feature("mid").numpy() @ weights[f"{name}.weight"].T + weights[f"{name}.bias"])
@@ -198,8 +198,8 @@ def test_the_class_agrees_with_numpy_over_batches_that_repeat_duplicate_and_over
         )
         students, teachers = (np.concatenate([held[i] for held in book.held.values()]) for i in (1, 2))
         expected = paper(student, teacher, students, teachers, others, 0.07)
-        assert float(term(one).detach()) == pytest.approx(expected, rel=1e-6)
-        assert sorted(term.sample_ids[term.sample_ids >= 0].tolist()) == sorted(book.held)
+        assert float(loss_fn(one).detach()) == pytest.approx(expected, rel=1e-6)
+        assert sorted(loss_fn.sample_ids[loss_fn.sample_ids >= 0].tolist()) == sorted(book.held)
 
 
 def test_negatives_exclude_the_same_sample_and_class():
@@ -212,59 +212,66 @@ def test_negatives_exclude_the_same_sample_and_class():
 
 def test_resuming_from_a_saved_state_ends_with_the_same_bits():
     contexts = [drawn(seed, [seed, seed + 1, 2 * seed + 3]) for seed in range(4)]
-    term = prepared(contexts[0])
+    loss_fn = prepared(contexts[0])
     for one in contexts[:2]:
-        term(one)
+        loss_fn(one)
     file = io.BytesIO()
-    torch.save(term.state_dict(), file)
+    torch.save(loss_fn.state_dict(), file)
     file.seek(0)
     torch.manual_seed(1)
     again = CRDLoss("mid", bank_size=8, embedding_dim=4)
     again.prepare(contexts[0])
     again.load_state_dict(torch.load(file, weights_only=True))
     for one in contexts[2:]:
-        assert torch.equal(term(one), again(one))
-    assert all(torch.equal(mine, its) for mine, its in zip(term.buffers(), again.buffers(), strict=True))
+        assert torch.equal(loss_fn(one), again(one))
+    assert all(
+        torch.equal(first_part, second_part)
+        for first_part, second_part in zip(loss_fn.buffers(), again.buffers(), strict=True)
+    )
 
 
 def test_two_steps_forward_before_one_backward_are_allowed():
     first, second = drawn(0, [1, 2, 3]), drawn(1, [1, 4, 5])
-    term = prepared(first)
-    (term(first) + term(second)).backward()
-    assert all(bool(parameter.grad.any()) for parameter in term.parameters())
+    loss_fn = prepared(first)
+    (loss_fn(first) + loss_fn(second)).backward()
+    assert all(bool(parameter.grad.any()) for parameter in loss_fn.parameters())
 
 
 def test_the_banks_are_unchanged_in_eval_mode():
     context = drawn(0, [1, 2, 3])
-    term = prepared(context)
-    term(context)
-    before = [buffer.clone() for buffer in term.buffers()]
-    assert torch.equal(term.eval()(context), term(drawn(0, [1, 2, 3])))
-    term(drawn(1, [7, 8, 9]))
-    assert all(torch.equal(old, new) for old, new in zip(before, term.buffers(), strict=True))
+    loss_fn = prepared(context)
+    loss_fn(context)
+    before = [buffer.clone() for buffer in loss_fn.buffers()]
+    assert torch.equal(loss_fn.eval()(context), loss_fn(drawn(0, [1, 2, 3])))
+    loss_fn(drawn(1, [7, 8, 9]))
+    assert all(torch.equal(old, new) for old, new in zip(before, loss_fn.buffers(), strict=True))
 
 
 def test_several_processes_remember_the_samples_of_all(monkeypatch):
     module = sys.modules[CRDLoss.__module__]
-    mine, its = drawn(0, [1, 2]), drawn(1, [3, 4])
+    first_part, second_part = drawn(0, [1, 2]), drawn(1, [3, 4])
     whole = LossContext(
-        student=Outputs(features={"mid": torch.cat([mine.student.feature("mid"), its.student.feature("mid")])}),
-        teacher=Outputs(features={"mid": torch.cat([mine.teacher.feature("mid"), its.teacher.feature("mid")])}),
+        student=Outputs(
+            features={"mid": torch.cat([first_part.student.feature("mid"), second_part.student.feature("mid")])}
+        ),
+        teacher=Outputs(
+            features={"mid": torch.cat([first_part.teacher.feature("mid"), second_part.teacher.feature("mid")])}
+        ),
         sample_ids=torch.tensor([1, 2, 3, 4]),
     )
-    single = prepared(mine)
+    single = prepared(first_part)
     single(whole)
     shares = []  # what each of two processes hands in, in the order of the calls
-    for context in (mine, its):
-        term, handed = prepared(mine), []
+    for context in (first_part, second_part):
+        loss_fn, handed = prepared(first_part), []
         with monkeypatch.context() as patch:
             patch.setattr(module, "all_gather", lambda tensor, kept=handed: kept.append(tensor) or tensor)
-            term(context)
+            loss_fn(context)
         shares.append(handed)
-    together = prepared(mine)
-    answers = iter([torch.cat(pair) for pair in zip(*shares, strict=True)])
-    monkeypatch.setattr(module, "all_gather", lambda tensor: next(answers))
-    together(mine)
+    together = prepared(first_part)
+    gathered = iter([torch.cat(pair) for pair in zip(*shares, strict=True)])
+    monkeypatch.setattr(module, "all_gather", lambda tensor: next(gathered))
+    together(first_part)
     for one, other in zip(single.buffers(), together.buffers(), strict=True):
         torch.testing.assert_close(one, other)
 
@@ -273,22 +280,22 @@ def test_samples_without_teacher_outputs_are_left_out():
     context = drawn(0, [1, 2, 3], target=[0, 1, 2])
     partial = replace(context, teacher=replace(context.teacher, valid=torch.tensor([True, False, True])))
     kept = torch.tensor([0, 2])
-    few = exchange(context.student.feature("mid")[kept], context.teacher.feature("mid")[kept], [1, 3], [0, 2])
+    few = build_context(context.student.feature("mid")[kept], context.teacher.feature("mid")[kept], [1, 3], [0, 2])
     torch.testing.assert_close(prepared(context)(partial), prepared(context)(few))
-    nobody = replace(context, teacher=replace(context.teacher, valid=torch.zeros(3, dtype=torch.bool)))
-    term = prepared(context)
-    value = term(nobody)
+    no_samples = replace(context, teacher=replace(context.teacher, valid=torch.zeros(3, dtype=torch.bool)))
+    loss_fn = prepared(context)
+    value = loss_fn(no_samples)
     value.backward()
     assert value.item() == 0.0
 
 
 def test_no_gradient_reaches_the_teachers_features_and_both_embeddings_get_one():
     context = make_context()
-    term = prepared(context)
-    term(context).backward()
+    loss_fn = prepared(context)
+    loss_fn(context).backward()
     assert context.teacher.feature("mid").grad is None
     assert context.student.feature("mid").grad.any()
-    assert all(bool(parameter.grad.any()) for parameter in term.parameters())
+    assert all(bool(parameter.grad.any()) for parameter in loss_fn.parameters())
 
 
 def test_what_does_not_fit_is_refused():

@@ -1,4 +1,4 @@
-"""cross_entropy is the mean over labelled rows of −log q(target), from class numbers or from probabilities."""
+"""cross_entropy_loss is the mean over labeled rows of −log q(target), for class indices and probabilities."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from limbeck.testing import check_loss
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 
 
-def paper(student, wanted, smoothing):
+def paper(student, expected, smoothing):
     """Szegedy et al., section 7: −Σ ((1 − ε)·wanted + ε / classes) · log q; rows without a label are NaN."""
     z = student - student.max(axis=1, keepdims=True)
     log_q = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
-    wanted = (1 - smoothing) * wanted + smoothing / student.shape[1]
-    labelled = ~np.isnan(wanted).any(axis=1)
-    return float(-(wanted * log_q).sum(axis=1)[labelled].mean()) if labelled.any() else 0.0
+    expected = (1 - smoothing) * expected + smoothing / student.shape[1]
+    labelled = ~np.isnan(expected).any(axis=1)
+    return float(-(expected * log_q).sum(axis=1)[labelled].mean()) if labelled.any() else 0.0
 
 
 @st.composite
@@ -36,24 +36,24 @@ def cases(draw):
     return student, random, draw(st.sampled_from([0.0, 0.1, 0.9]))
 
 
-def test_it_keeps_every_promise_but_zero_at_agreement():
+def test_it_passes_every_check_but_zero_at_agreement():
     # To say what the teacher says is not to say what is true.
     check_loss(CrossEntropyLoss(), skip={"zero at agreement"})
 
 
-def test_smoothing_gives_up_the_promise_of_the_impossible_class():
+def test_smoothing_fails_the_check_of_the_impossible_class():
     # The uniform share falls on every class, so a class of probability zero costs without bound.
     check_loss(CrossEntropyLoss(label_smoothing=0.1), skip={"zero at agreement", "unchanged by an impossible class"})
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Logits (ln 3, 0): q = (3/4, 1/4). Row 1 wants class 0: −ln 3/4 = 0.287682; row 2 wants class 1: −ln 1/4 =
     # 1.386294; row 3 has no label. Mean of two: 0.836988.
     value = cross_entropy_loss(torch.tensor([[np.log(3.0), 0.0]]).repeat(3, 1), torch.tensor([0, 1, -100]))
     assert float(value) == pytest.approx(0.836988, abs=1e-6)
 
 
-def test_smoothing_worked_by_hand():
+def test_smoothing_computed_by_hand():
     # q = (3/4, 1/4), wanted (0.9, 0.1) after smoothing 0.2 of class 0: 0.9·0.287682 + 0.1·1.386294 = 0.397543.
     value = cross_entropy_loss(torch.tensor([[np.log(3.0), 0.0]]), torch.tensor([0]), label_smoothing=0.2)
     assert float(value) == pytest.approx(0.397543, abs=1e-6)
@@ -64,20 +64,20 @@ def test_smoothing_worked_by_hand():
 def test_class_numbers_agree_with_numpy(case):
     student, random, smoothing = case
     target = random.integers(-1, student.shape[1], size=len(student))
-    wanted = np.eye(student.shape[1])[target] * np.where(target < 0, np.nan, 1.0)[:, None]
+    expected = np.eye(student.shape[1])[target] * np.where(target < 0, np.nan, 1.0)[:, None]
     value = cross_entropy_loss(
         torch.tensor(student), torch.tensor(np.where(target < 0, -100, target)), label_smoothing=smoothing
     )
-    assert float(value) == pytest.approx(paper(student, wanted, smoothing), rel=1e-6, abs=1e-12)
+    assert float(value) == pytest.approx(paper(student, expected, smoothing), rel=1e-6, abs=1e-12)
 
 
 @FEW
 @given(cases())
 def test_probabilities_agree_with_numpy(case):
     student, random, smoothing = case
-    wanted = random.dirichlet(np.ones(student.shape[1]), size=len(student))
-    value = cross_entropy_loss(torch.tensor(student), torch.tensor(wanted), label_smoothing=smoothing)
-    assert float(value) == pytest.approx(paper(student, wanted, smoothing), rel=1e-6, abs=1e-12)
+    expected = random.dirichlet(np.ones(student.shape[1]), size=len(student))
+    value = cross_entropy_loss(torch.tensor(student), torch.tensor(expected), label_smoothing=smoothing)
+    assert float(value) == pytest.approx(paper(student, expected, smoothing), rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -91,7 +91,7 @@ def test_one_hot_probabilities_cost_what_class_numbers_cost(smoothing):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_a_batch_without_any_label_costs_zero_with_a_gradient_of_zero(smoothing):
+def test_a_batch_without_any_label_gives_zero_with_a_gradient_of_zero(smoothing):
     student = torch.randn(3, 4, requires_grad=True)
     value = cross_entropy_loss(student, torch.full((3,), -100), label_smoothing=smoothing)
     value.backward()
@@ -105,13 +105,13 @@ def test_a_row_of_zero_probabilities_has_no_label(smoothing):
     student = torch.randn(4, 3, requires_grad=True)
     target = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
     value = cross_entropy_loss(student, target, label_smoothing=smoothing)
-    wanted = np.where(target.numpy().any(1, keepdims=True), target.numpy(), np.nan)
-    assert value.item() == pytest.approx(paper(student.detach().double().numpy(), wanted, smoothing), rel=1e-6)
+    expected = np.where(target.numpy().any(1, keepdims=True), target.numpy(), np.nan)
+    assert value.item() == pytest.approx(paper(student.detach().double().numpy(), expected, smoothing), rel=1e-6)
     value.backward()
     assert (student.grad[[1, 3]] == 0).all()
     assert (student.grad[[0, 2]] != 0).all()
-    nobody = cross_entropy_loss(student, torch.zeros(4, 3), label_smoothing=smoothing)
-    assert nobody.item() == 0.0
+    no_samples = cross_entropy_loss(student, torch.zeros(4, 3), label_smoothing=smoothing)
+    assert no_samples.item() == 0.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -120,8 +120,8 @@ def test_half_precision_is_computed_in_float32(dtype, target):
     student = torch.tensor([[0.3, -1.7], [2.1, 0.4]]).to(dtype)
     value = cross_entropy_loss(student, target)
     assert value.dtype == torch.float32
-    wanted = target.numpy() if target.ndim == 2 else np.eye(2)[target.numpy()]
-    assert float(value) == pytest.approx(paper(student.double().numpy(), wanted, 0.0), rel=1e-5)
+    expected = target.numpy() if target.ndim == 2 else np.eye(2)[target.numpy()]
+    assert float(value) == pytest.approx(paper(student.double().numpy(), expected, 0.0), rel=1e-5)
 
 
 @pytest.mark.parametrize("target", [torch.tensor([0, 2, -100]), torch.tensor([[0.2, 0.3, 0.5]] * 3)])
@@ -130,7 +130,7 @@ def test_the_gradient_is_that_of_finite_differences(target):
     assert torch.autograd.gradcheck(lambda s: cross_entropy_loss(s, target, label_smoothing=0.1), student)
 
 
-def test_an_impossible_class_that_nobody_wants_costs_nothing():
+def test_an_impossible_class_that_is_excluded_adds_nothing():
     student = torch.tensor([[0.0, 1.0, -torch.inf]], requires_grad=True)
     value = cross_entropy_loss(student, torch.tensor([[0.5, 0.5, 0.0]]))
     torch.testing.assert_close(value, cross_entropy_loss(student[:, :2], torch.tensor([[0.5, 0.5]])))
@@ -166,6 +166,6 @@ def test_smoothing_outside_its_range_is_refused(smoothing):
         CrossEntropyLoss(label_smoothing=smoothing)
 
 
-def test_a_batch_without_truth_is_refused_by_the_class():
+def test_a_batch_without_a_target_is_refused_by_the_class():
     with pytest.raises(LimbeckError, match="the batch has none: remove the loss, or add labels"):
         CrossEntropyLoss()(LossContext(student=Outputs(logits=torch.zeros(1, 2))))

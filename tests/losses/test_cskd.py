@@ -1,4 +1,4 @@
-"""class_wise is tau² · mean KL of a partner of the same class to the student (CS-KD)."""
+"""cskd_loss is τ² · mean KL of a partner of the same class to the student."""
 
 import runpy
 from dataclasses import replace
@@ -20,18 +20,18 @@ FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 
 
 def pairs(**settings):
-    """An exchange whose second half has the labels of the first."""
+    """A context whose second half has the labels of the first."""
     context = make_context(**settings)
     half = len(context.target) // 2
     return replace(context, target=torch.cat([context.target[:half], context.target[:half]]))
 
 
-def test_it_keeps_every_promise_of_a_term():
+def test_it_passes_every_check():
     # Repeating the batch row after row is no batch of pairs any more, and there is no teacher to agree with.
     check_loss(CSKDLoss(), context_factory=pairs, skip={"zero at agreement", "unchanged by repetition"})
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # tau 2. Partner (2 ln 3, 0): softened p = (3/4, 1/4). Student (0, 0): q = (1/2, 1/2).
     # KL = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812; times tau² = 4: 0.523248.
     value = cskd_loss(torch.zeros(1, 2), torch.tensor([[2 * np.log(3.0), 0.0]]), temperature=2.0)
@@ -68,7 +68,7 @@ def test_the_gradient_is_right_and_does_not_pass_through_the_partner():
     assert partner.grad is None
 
 
-def test_the_class_compares_the_first_half_with_the_second_and_leaves_the_unlabelled_out():
+def test_the_class_compares_the_first_half_with_the_second_and_leaves_the_unlabeled_out():
     context = pairs(rows=6)
     rows = context.student.require_logits()
     torch.testing.assert_close(CSKDLoss()(context), cskd_loss(rows[:3], rows[3:]))

@@ -1,4 +1,4 @@
-"""channel is tau² · KL between each channel's softmax over positions, mean over batch and channels."""
+"""cwd_loss is τ² · KL between each channel's softmax over positions, mean over batch and channels."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def paper(student, teacher, tau=4.0):
 
 
 @pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (8, 2, 3)), ((6, 5), (6, 5))])
-def test_it_keeps_every_promise_between_equal_channels(student, teacher):
+def test_it_passes_every_check_between_equal_channels(student, teacher):
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
     check_loss(CWDLoss("mid", temperature=2.0), context_factory=make)
 
 
-def test_it_keeps_every_promise_but_zero_at_agreement_through_a_projection():
+def test_it_passes_every_check_but_zero_at_agreement_through_a_projection():
     make = partial(make_context, student_feature_shapes={"mid": (8, 4, 4)}, teacher_feature_shapes={"mid": (6, 2, 2)})
     check_loss(CWDLoss("mid", teacher="teacher"), context_factory=make, skip={"zero at agreement"})
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Teacher (ln 3, 0): p = (3/4, 1/4). Student equal: q = (1/2, 1/2). KL = ¾ ln 1.5 + ¼ ln 0.5 = 0.130812; a second
     # channel that agrees halves it.
     student = torch.tensor([[[1.0, 1.0], [5.0, 2.0]]])
@@ -62,18 +62,20 @@ def test_the_class_agrees_with_numpy_through_its_own_projection_and_pooling():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 5, 2, 2))
     context = shared.context(torch.tensor(student), torch.tensor(teacher))
-    term = shared.prepared(CWDLoss("mid"), context)
-    shared.close(term(context), paper(shared.pooled(shared.convolved(student, term.projection.layer), 2, 2), teacher))
+    loss_fn = shared.prepared(CWDLoss("mid"), context)
+    shared.close(
+        loss_fn(context), paper(shared.pooled(shared.convolved(student, loss_fn.projection.layer), 2, 2), teacher)
+    )
 
 
-def test_without_a_tap_it_compares_spatial_logits():
+def test_without_a_layer_it_compares_spatial_logits():
     student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     context = LossContext(student=Outputs(spatial_logits=student), teacher=Outputs(spatial_logits=teacher))
-    term = shared.prepared(CWDLoss(temperature=1.0), context)
-    assert term(context) == cwd_loss(student, teacher, temperature=1.0)
+    loss_fn = shared.prepared(CWDLoss(temperature=1.0), context)
+    assert loss_fn(context) == cwd_loss(student, teacher, temperature=1.0)
 
 
-def test_spatial_logits_that_are_not_there_are_asked_for():
+def test_spatial_logits_that_are_not_there_are_an_error():
     with pytest.raises(LimbeckError, match="compares spatial logits, and this task has none: name a layer"):
         CWDLoss().prepare(make_context())
 
@@ -84,7 +86,7 @@ def test_a_temperature_on_a_schedule_is_read_at_each_step():
     assert now(context) == fixed(context)
 
 
-def test_the_repr_tells_of_projection_and_pooling():
+def test_the_repr_describes_projection_and_pooling():
     context = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
     assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(CWDLoss("mid"), context))
 
@@ -97,19 +99,19 @@ def test_the_gradient_is_that_of_finite_differences():
     shared.check_gradient(cwd_loss, (2, 3, 2, 2), (2, 3, 2, 2))
 
 
-def test_channels_last_memory_costs_the_same():
+def test_channels_last_memory_gives_the_same():
     shared.check_memory_order(cwd_loss, (2, 3, 4, 4), (2, 3, 4, 4))
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    shared.check_nobody_answered(CWDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
+def test_a_teacher_without_valid_samples_gives_zero():
+    shared.check_no_valid_samples(CWDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
 def test_a_projection_may_be_moved_to_another_precision():
     shared.check_precisions(CWDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
-def test_an_unprepared_term_says_what_to_call():
+def test_an_unprepared_loss_names_the_call():
     shared.check_unprepared(CWDLoss("mid"))
 
 

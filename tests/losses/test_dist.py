@@ -1,4 +1,4 @@
-"""dist is one minus Pearson's correlation, over the classes of a row and over the rows of a class."""
+"""dist_loss is one minus Pearson's correlation, over the classes of a row and over the rows of a class."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def paper(student, teacher, beta, gamma, tau):
     return tau**2 * (beta * rows + gamma * columns)
 
 
-def test_it_keeps_every_promise_but_that_on_an_impossible_class():
+def test_it_passes_every_check_but_that_on_an_impossible_class():
     check_loss(DISTLoss(), skip=AROUND)
     check_loss(DISTLoss(beta=2.0, gamma=2.0, temperature=schedules.linear(6.0, 4.0), teacher="teacher"), skip=AROUND)
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Rows: (1, 0) and (1, 0) are correlated, (0, 1) and (1, 0) opposite: mean of 0 and 2. Columns, as good as: the
     # student's (1, 0) and the teacher's (1, 1), which does not vary: uncorrelated, 1.
     student, teacher = torch.tensor([[99.0, 0.0], [0.0, 99.0]]), torch.tensor([[99.0, 0.0], [99.0, 0.0]])
@@ -60,7 +60,7 @@ def test_it_agrees_with_the_paper_in_numpy(pair, beta, gamma, tau):
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 1e4])
-def test_identical_answers_cost_exactly_nothing_in_float32(scale):
+def test_identical_logits_give_exactly_zero_in_float32(scale):
     logits = scale * torch.randn(8, 100)
     assert float(dist_loss(logits, logits, temperature=4.0)) == 0.0
     assert float(dist_loss(logits[:1], logits[:1])) == 0.0
@@ -79,7 +79,7 @@ def test_half_precision_is_computed_in_float32():
         assert float(value) == pytest.approx(paper(*arrays, 1.0, 1.0, 1.0), rel=1e-5)
 
 
-def test_a_student_that_says_the_same_of_everything_has_a_finite_gradient():
+def test_a_student_with_equal_predictions_has_a_finite_gradient():
     student = torch.zeros(4, 5, requires_grad=True)
     dist_loss(student, torch.randn(4, 5)).backward()
     assert torch.isfinite(student.grad).all()
@@ -102,8 +102,8 @@ def test_a_temperature_by_row_scales_each_row_by_its_own_square():
     torch.testing.assert_close(dist_loss(student, teacher, beta=0.0, temperature=tau), columns * 2.5)
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    assert float(DISTLoss()(shared.unanswered())) == 0.0
+def test_a_teacher_without_valid_samples_gives_zero():
+    assert float(DISTLoss()(shared.context_without_valid_samples())) == 0.0
     assert float(dist_loss(torch.zeros(0, 3), torch.zeros(0, 3), temperature=torch.ones(0))) == 0.0
 
 
@@ -114,12 +114,12 @@ def test_what_does_not_fit_is_refused():
         DISTLoss(temperature=0.0)
 
 
-def test_the_second_derivative_is_right_for_balances_that_need_it():
+def test_the_second_derivative_is_right_for_loss_weightings_that_need_it():
     student, teacher = torch.randn(3, 4).double().requires_grad_(), torch.randn(3, 4).double()
     assert torch.autograd.gradgradcheck(lambda s: dist_loss(s, teacher, beta=2.0, gamma=0.5, temperature=2.0), student)
 
 
-def test_a_temperature_that_is_learned_gets_its_gradient_through_both_answers():
+def test_a_temperature_that_is_learned_gets_its_gradient_through_both_logits():
     student, teacher = torch.randn(3, 4).double(), torch.randn(3, 4).double()
     tau = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda t: dist_loss(student, teacher, temperature=t), tau)

@@ -37,12 +37,12 @@ def paper(student, teacher, target, alpha, beta, tau):
     return tau**2 * float(np.mean(costs))
 
 
-def test_it_keeps_every_promise_of_a_term():
+def test_it_passes_every_check():
     check_loss(DKDLoss())
     check_loss(DKDLoss(alpha=2.0, beta=1.0, temperature=schedules.linear(8.0, 1.0), teacher="teacher"))
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # tau 1, true class 0. Teacher p = (1/2, 1/4, 1/4); student q = (1/4, 1/4, 1/2).
     # TCKD: 1/2 ln 2 + 1/2 ln 2/3 = 1/2 ln 4/3. NCKD: p̂ = (1/2, 1/2), q̂ = (1/3, 2/3): 1/2 ln 3/2 + 1/2 ln 3/4.
     student, teacher = torch.tensor([[0.25, 0.25, 0.5]]).log(), torch.tensor([[0.5, 0.25, 0.25]]).log()
@@ -64,7 +64,7 @@ def test_it_agrees_with_the_paper_in_numpy(inputs, alpha, beta, tau):
 
 @shared.FEW
 @given(shared.pair_with_target(scales=(1.0, 10.0)))
-def test_a_soft_target_is_tckd_and_what_the_teacher_leaves_to_the_others_of_nckd(inputs):
+def test_a_kd_is_tckd_and_what_the_teacher_leaves_to_the_others_of_nckd(inputs):
     student, teacher, target = map(torch.tensor, inputs)
     by_row = [
         dkd_loss(*row, alpha=1.0, beta=float(1 - (row[1] / 4).softmax(1)[0, row[2][0]]))
@@ -73,7 +73,7 @@ def test_a_soft_target_is_tckd_and_what_the_teacher_leaves_to_the_others_of_nckd
     torch.testing.assert_close(torch.stack(by_row).mean(), kd_loss(student, teacher), rtol=1e-6, atol=1e-12)
 
 
-def test_with_two_classes_only_the_target_class_term_is_left():
+def test_with_two_classes_only_the_target_class_loss_is_left():
     student, teacher, target = torch.randn(4, 2).double(), torch.randn(4, 2).double(), torch.tensor([0, 1, 1, 0])
     assert float(dkd_loss(student, teacher, target, alpha=0.0)) == 0.0
     torch.testing.assert_close(dkd_loss(student, teacher, target), kd_loss(student, teacher))
@@ -142,8 +142,8 @@ def test_a_temperature_by_row_scales_each_row_by_its_own_square():
     torch.testing.assert_close(together, torch.stack(each).mean())
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    assert float(DKDLoss()(shared.unanswered())) == 0.0
+def test_a_teacher_without_valid_samples_gives_zero():
+    assert float(DKDLoss()(shared.context_without_valid_samples())) == 0.0
 
 
 def test_what_does_not_fit_is_refused():

@@ -1,4 +1,4 @@
-"""mutual is the mean over students of what each pays for differing from the others (DML)."""
+"""dml_loss is the mean over students of the KL divergences from the others."""
 
 import runpy
 from dataclasses import replace
@@ -34,11 +34,11 @@ def peers(**settings):
     return replace(context, target=torch.cat([context.target[:half], context.target[:half]]))
 
 
-def test_it_keeps_every_promise_of_a_term():
+def test_it_passes_every_check():
     check_loss(DMLLoss(), context_factory=peers, skip={"zero at agreement", "unchanged by repetition"})
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # p = (3/4, 1/4), q = (1/2, 1/2): KL(p‖q) = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812,
     # KL(q‖p) = 1/2 ln(2/3) + 1/2 ln 2 = 0.143841; their mean 0.137327.
     value = dml_loss([torch.tensor([[np.log(3.0), 0.0]]), torch.zeros(1, 2)])

@@ -1,4 +1,4 @@
-"""All terms on features in one distiller: what they learn is trained, saved and loaded; the teacher stays as it is."""
+"""All losses on features in one distiller: their parameters are trained, saved and loaded; the teacher is unchanged."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import limbeck
-from limbeck import losses as terms
+from limbeck import losses as loss_fns
 
-TAPS = {"early": "0", "late": "3"}
+LAYERS = {"early": "0", "late": "3"}
 BATCH = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
 
 
@@ -24,7 +24,7 @@ def network(width, seed):
 
 def distiller(seed=0):
     learned = {
-        name.lower(): getattr(terms, name)("late")
+        name.lower(): getattr(loss_fns, name)("late")
         for name in (
             "AttentionTransferLoss", "ABLoss", "CWDLoss", "FTLoss", "FitNetLoss", "MGDLoss", "NSTLoss", "OFDLoss",
             "PKDLoss",
@@ -32,8 +32,8 @@ def distiller(seed=0):
         )
     }  # fmt: skip
     made = limbeck.Distiller(
-        network(4, seed), network(6, 9), objective=learned | {"review": terms.ReviewKDLoss(["early", "late"])},
-        feature_layers={"student": TAPS, "teacher": TAPS}, task=limbeck.tasks.Classification(classes=3),
+        network(4, seed), network(6, 9), objective=learned | {"review": loss_fns.ReviewKDLoss(["early", "late"])},
+        feature_layers={"student": LAYERS, "teacher": LAYERS}, task=limbeck.tasks.Classification(classes=3),
     )  # fmt: skip
     return made.prepare(BATCH)
 
@@ -47,14 +47,14 @@ def test_a_step_moves_everything_that_is_learned_and_nothing_of_the_teacher():
     loss.total.backward()
     optimizer.step()
     assert torch.isfinite(loss.total)
-    # The last layer of the student feeds no tap.
+    # The last layer of the student has no loss on features.
     still = {name for name, p in together.named_parameters() if torch.equal(p, before[name])}
     assert {name for name in still if not name.startswith("student.6.")} == set()
     for name, tensor in together.teachers["teacher"].network.state_dict().items():
         assert torch.equal(tensor, teacher[name])
 
 
-def test_what_was_learned_is_saved_and_loaded():
+def test_learned_state_is_saved_and_loaded():
     one, other = distiller(seed=0), distiller(seed=1)
     other.load_state_dict(one.state_dict())
     torch.manual_seed(0)

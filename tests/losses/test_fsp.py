@@ -1,4 +1,4 @@
-"""flow compares how networks go from one layer to another: the products of the two layers' channels, over positions."""
+"""fsp_loss compares products of the channels of two layers, over positions."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def matrix(first, last):
 
 
 def pooled(features, size):
-    for axis, wanted in enumerate(size, start=2):
-        parts = np.split(features, wanted, axis=axis)
+    for axis, expected in enumerate(size, start=2):
+        parts = np.split(features, expected, axis=axis)
         features = np.concatenate([part.mean(axis=axis, keepdims=True) for part in parts], axis=axis)
     return features
 
@@ -63,7 +63,7 @@ def torched(network):
     return tuple(torch.tensor(features) for features in network)
 
 
-def exchange(student, teacher, valid=None):
+def build_context(student, teacher, valid=None):
     return LossContext(
         student=Outputs(features=dict(zip(("in", "out"), student, strict=True))),
         teacher=Outputs(features=dict(zip(("in", "out"), teacher, strict=True)), valid=valid),
@@ -72,19 +72,19 @@ def exchange(student, teacher, valid=None):
 
 def prepared(context):
     torch.manual_seed(0)
-    term = FSPLoss("in", "out")
-    term.prepare(context)
-    return term
+    loss_fn = FSPLoss("in", "out")
+    loss_fn.prepare(context)
+    return loss_fn
 
 
 @pytest.mark.parametrize(("first", "last"), [((4, 8, 8), (6, 4, 4)), ((4,), (6,)), ((5, 4), (5, 6))])
-def test_it_keeps_every_promise_between_equal_channels(first, last):
+def test_it_passes_every_check_between_equal_channels(first, last):
     check_loss(
         FSPLoss("in", "out"), context_factory=partial(make_context, student_feature_shapes={"in": first, "out": last})
     )
 
 
-def test_it_keeps_every_promise_but_zero_at_agreement_through_projections():
+def test_it_passes_every_check_but_zero_at_agreement_through_projections():
     # The projections take the student's widths, so a student that says what the teacher says does not fit them.
     make = partial(
         make_context,
@@ -94,7 +94,7 @@ def test_it_keeps_every_promise_but_zero_at_agreement_through_projections():
     check_loss(FSPLoss("in", "out", teacher="teacher"), context_factory=make, skip={"zero at agreement"})
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Student: one channel (1, 2, 3, 6), pooled to (1.5, 4.5), and two, (2, 0) and (0, 2): 3/2 and 9/2.
     # Teacher, vectors: 1 and (2, 4): 2 and 4. Differences −1/2 and 1/2: 1/4.
     student = torch.tensor([[[1.0, 2.0, 3.0, 6.0]]]), torch.tensor([[[2.0, 0.0], [0.0, 2.0]]])
@@ -114,22 +114,22 @@ def test_the_class_agrees_with_numpy_through_its_projections():
     random = np.random.default_rng(0)
     student = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 4, 2, 2))
     teacher = random.normal(size=(2, 5, 4, 4)), random.normal(size=(2, 4, 4, 4))
-    context = exchange(torched(student), torched(teacher))
-    term = prepared(context)
-    weight, bias = (p.detach().numpy() for p in term.parameters())
+    context = build_context(torched(student), torched(teacher))
+    loss_fn = prepared(context)
+    weight, bias = (p.detach().numpy() for p in loss_fn.parameters())
     projected = np.einsum("oi,bihw->bohw", weight[:, :, 0, 0], student[0]) + bias[None, :, None, None]
-    assert term(context).item() == pytest.approx(paper((projected, student[1]), teacher), rel=1e-6)
+    assert loss_fn(context).item() == pytest.approx(paper((projected, student[1]), teacher), rel=1e-6)
 
 
 def test_the_class_reads_tokens_with_their_channels_last():
     draws = np.random.default_rng(0).normal(size=(4, 2, 6, 3))
     student, teacher = tuple(draws[:2]), tuple(draws[2:])
-    context = exchange(torched(student), torched(teacher))
+    context = build_context(torched(student), torched(teacher))
     first = ([x.transpose(0, 2, 1) for x in network] for network in (student, teacher))
     assert float(prepared(context)(context)) == pytest.approx(paper(*first), rel=1e-6)
 
 
-def test_channels_last_memory_costs_the_same():
+def test_channels_last_memory_gives_the_same():
     student = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 2)
     teacher = torch.randn(2, 3, 8, 8), torch.randn(2, 5, 4, 4)
     last = [tuple(t.to(memory_format=torch.channels_last) for t in network) for network in (student, teacher)]
@@ -154,13 +154,13 @@ def test_equal_channels_need_no_projection():
     assert list(prepared(context).parameters()) == []
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
+def test_a_teacher_without_valid_samples_gives_zero():
     networks = [(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 2)) for _ in range(2)]
-    context = exchange(*networks, valid=torch.tensor([False, False]))
+    context = build_context(*networks, valid=torch.tensor([False, False]))
     assert float(prepared(context)(context)) == 0.0
 
 
-def test_an_unprepared_flow_says_what_to_call():
+def test_an_unprepared_loss_names_the_call():
     with pytest.raises(LimbeckError, match=r"call distiller.prepare\(batch\) before building the optimizer"):
         FSPLoss("in", "out")(make_context())
 
@@ -173,5 +173,5 @@ def test_layers_that_do_not_fit_are_refused_with_their_shapes():
         fsp_loss((maps, maps[:, :, 0, 0]), (maps, maps))
 
 
-def test_a_flow_tells_where_it_listens():
+def test_a_flow_repr_names_its_layer():
     assert str(FSPLoss("in", "out", teacher="big")) == "FSPLoss(first_layer='in', last_layer='out', teacher='big')"

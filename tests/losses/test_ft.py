@@ -1,4 +1,4 @@
-"""factor is the mean absolute difference of two L2-normalised maps; Factor learns whose they are."""
+"""ft_loss is the mean absolute difference of two L2-normalized maps; FTLoss learns the factors."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def through(maps, layers):
 @pytest.mark.parametrize(
     ("student", "teacher"), [((8, 4, 4), (6, 4, 4)), ((8, 6, 6), (8, 3, 3)), ((3, 2, 2), (1, 5, 2))]
 )
-def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
+def test_it_passes_every_check_but_zero_at_agreement(student, teacher):
     # Paraphraser and translator have to learn before they agree.
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
     check_loss(FTLoss("mid"), context_factory=make, skip={"zero at agreement"})
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Student (3, 4): squares (9, 16), norm √337, map (0.490261, 0.871576). Teacher (1, 0): itself. |−0.509739| and
     # 0.871576, mean 0.690658.
     student, teacher = torch.tensor([[[[3.0, 4.0]]]]), torch.tensor([[[[1.0, 0.0]]]])
@@ -60,7 +60,7 @@ def test_it_agrees_with_the_published_form_in_numpy(pair):
     shared.close(ft_loss(*map(torch.tensor, pair)), paper(*pair))
 
 
-def test_maps_that_are_proportional_cost_nothing():
+def test_maps_that_are_proportional_give_zero():
     student = torch.randn(2, 3, 4, 4)
     assert ft_loss(student, 7.0 * student).item() == pytest.approx(0.0, abs=1e-7)
 
@@ -69,36 +69,36 @@ def test_the_class_agrees_with_numpy_through_what_it_learns():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 4, 4, 4))
     context = shared.context(torch.tensor(student), torch.tensor(teacher))
-    term = shared.prepared(FTLoss("mid", reconstruction_weight=0.25), context)
-    summary = through(teacher, term.paraphraser)
+    loss_fn = shared.prepared(FTLoss("mid", reconstruction_weight=0.25), context)
+    summary = through(teacher, loss_fn.paraphraser)
     with torch.no_grad():
-        error = np.square(term.decoder(torch.tensor(summary)).numpy() - teacher).mean()
-    shared.close(term(context), paper(through(student, term.translator), summary) + 0.25 * error)
+        error = np.square(loss_fn.decoder(torch.tensor(summary)).numpy() - teacher).mean()
+    shared.close(loss_fn(context), paper(through(student, loss_fn.translator), summary) + 0.25 * error)
 
 
 def test_the_paraphraser_learns_from_the_reconstruction_only_and_the_translator_from_the_factors_only():
     context = shared.context(torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 4, 4, 4))
-    term = shared.prepared(FTLoss("mid"), context)
-    term(context).backward()
-    by_default = {name: p.grad.clone() for name, p in term.named_parameters()}
-    term.reconstruction_weight *= 2
-    term.zero_grad()
-    term(context).backward()
-    for name, parameter in term.named_parameters():
+    loss_fn = shared.prepared(FTLoss("mid"), context)
+    loss_fn(context).backward()
+    by_default = {name: p.grad.clone() for name, p in loss_fn.named_parameters()}
+    loss_fn.reconstruction_weight *= 2
+    loss_fn.zero_grad()
+    loss_fn(context).backward()
+    for name, parameter in loss_fn.named_parameters():
         times = 1.0 if name.startswith("translator") else 2.0
         torch.testing.assert_close(parameter.grad, times * by_default[name])
 
 
 def test_training_makes_the_paraphraser_reconstruct_and_the_student_follow():
     context = shared.context(torch.randn(8, 3, 4, 4), torch.randn(8, 4, 1, 1).expand(-1, -1, 4, 4))
-    term = shared.prepared(FTLoss("mid", reconstruction_weight=1.0), context)
-    optimizer = torch.optim.Adam(term.parameters(), lr=0.01)
-    first = term(context).item()
+    loss_fn = shared.prepared(FTLoss("mid", reconstruction_weight=1.0), context)
+    optimizer = torch.optim.Adam(loss_fn.parameters(), lr=0.01)
+    first = loss_fn(context).item()
     for _ in range(60):
         optimizer.zero_grad()
-        term(context).backward()
+        loss_fn(context).backward()
         optimizer.step()
-    assert term(context).item() < 0.7 * first
+    assert loss_fn(context).item() < 0.7 * first
 
 
 def test_half_precision_is_computed_in_float32():
@@ -109,7 +109,7 @@ def test_the_gradient_is_that_of_finite_differences():
     shared.check_gradient(ft_loss, (1, 2, 2, 3), (1, 2, 2, 2))
 
 
-def test_channels_last_memory_costs_the_same():
+def test_channels_last_memory_gives_the_same():
     shared.check_memory_order(ft_loss, (2, 3, 4, 4), (2, 5, 2, 2))
 
 
@@ -119,19 +119,19 @@ def test_a_dead_layer_has_a_finite_gradient():
     assert torch.isfinite(student.grad).all()
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    shared.check_nobody_answered(FTLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
+def test_a_teacher_without_valid_samples_gives_zero():
+    shared.check_no_valid_samples(FTLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
 def test_what_it_learns_may_be_moved_to_another_precision():
     shared.check_precisions(FTLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
-def test_an_unprepared_term_says_what_to_call():
+def test_an_unprepared_loss_names_the_call():
     shared.check_unprepared(FTLoss("mid"))
 
 
-def test_the_repr_tells_of_paraphraser_and_translator():
+def test_the_repr_describes_paraphraser_and_translator():
     context = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 6, 2, 2))
     text = str(shared.prepared(FTLoss("mid"), context))
     assert "6 → 3" in text

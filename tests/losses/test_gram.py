@@ -1,4 +1,4 @@
-"""gram compares which channels fire together: the mean squared difference of F·Fᵀ / positions."""
+"""gram_loss is the mean squared difference of F·Fᵀ / positions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def paper(student, teacher):
     return float(np.square(matrix(student) - matrix(teacher)).mean())
 
 
-def exchange(student, teacher, valid=None):
+def build_context(student, teacher, valid=None):
     return LossContext(
         student=Outputs(features={"mid": student}), teacher=Outputs(features={"mid": teacher}, valid=valid)
     )
@@ -36,9 +36,9 @@ def exchange(student, teacher, valid=None):
 
 def prepared(context):
     torch.manual_seed(0)
-    term = GramLoss("mid")
-    term.prepare(context)
-    return term
+    loss_fn = GramLoss("mid")
+    loss_fn.prepare(context)
+    return loss_fn
 
 
 @st.composite
@@ -61,7 +61,7 @@ def features(draw):
 @pytest.mark.parametrize(
     ("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (8, 2, 3)), ((4,), (4,)), ((6, 5), (9, 5))]
 )
-def test_it_keeps_every_promise_between_equal_channels(student, teacher):
+def test_it_passes_every_check_between_equal_channels(student, teacher):
     check_loss(
         GramLoss("mid"),
         context_factory=partial(
@@ -70,13 +70,13 @@ def test_it_keeps_every_promise_between_equal_channels(student, teacher):
     )
 
 
-def test_it_keeps_every_promise_but_zero_at_agreement_through_a_projection():
+def test_it_passes_every_check_but_zero_at_agreement_through_a_projection():
     # The projection takes the student's width, so a student that says what the teacher says does not fit it.
     make = partial(make_context, student_feature_shapes={"mid": (8, 4, 4)}, teacher_feature_shapes={"mid": (6, 2, 2)})
     check_loss(GramLoss("mid", teacher="teacher"), context_factory=make, skip={"zero at agreement"})
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Student, two channels at two positions: (1, 2) and (0, 1): products 5, 2, 2, 1, by two positions 2.5, 1, 1, 0.5.
     # Teacher, one position: (1) and (1): all products 1. Differences 1.5, 0, 0, −0.5: (2.25 + 0.25) / 4 = 0.625.
     student, teacher = torch.tensor([[[1.0, 2.0], [0.0, 1.0]]]), torch.tensor([[[1.0], [1.0]]])
@@ -94,22 +94,22 @@ def test_it_agrees_with_the_paper_in_numpy(pair):
 def test_the_class_agrees_with_numpy_through_its_projection():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 5, 2, 2))
-    context = exchange(torch.tensor(student), torch.tensor(teacher))
-    term = prepared(context)
-    weight, bias = (p.detach().numpy() for p in term.parameters())
+    context = build_context(torch.tensor(student), torch.tensor(teacher))
+    loss_fn = prepared(context)
+    weight, bias = (p.detach().numpy() for p in loss_fn.parameters())
     projected = np.einsum("oi,bihw->bohw", weight[:, :, 0, 0], student) + bias[None, :, None, None]
-    assert term(context).item() == pytest.approx(paper(projected, teacher), rel=1e-6)
+    assert loss_fn(context).item() == pytest.approx(paper(projected, teacher), rel=1e-6)
 
 
 def test_the_class_reads_tokens_with_their_channels_last():
     student, teacher = np.random.default_rng(0).normal(size=(2, 2, 6, 3))
-    context = exchange(torch.tensor(student), torch.tensor(teacher))
+    context = build_context(torch.tensor(student), torch.tensor(teacher))
     assert float(prepared(context)(context)) == pytest.approx(
         paper(student.transpose(0, 2, 1), teacher.transpose(0, 2, 1)), rel=1e-6
     )
 
 
-def test_channels_last_memory_costs_the_same():
+def test_channels_last_memory_gives_the_same():
     student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 2, 2)
     last = (tensor.to(memory_format=torch.channels_last) for tensor in (student, teacher))
     torch.testing.assert_close(gram_loss(*last), gram_loss(student, teacher))
@@ -137,12 +137,12 @@ def test_the_order_of_the_positions_does_not_matter():
     torch.testing.assert_close(gram_loss(student[:, :, torch.randperm(5)], teacher), gram_loss(student, teacher))
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    context = exchange(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 2), valid=torch.tensor([False, False]))
+def test_a_teacher_without_valid_samples_gives_zero():
+    context = build_context(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 2), valid=torch.tensor([False, False]))
     assert float(prepared(context)(context).detach()) == 0.0
 
 
-def test_an_unprepared_gram_says_what_to_call():
+def test_an_unprepared_loss_names_the_call():
     with pytest.raises(LimbeckError, match=r"call distiller.prepare\(batch\) before building the optimizer"):
         GramLoss("mid")(make_context())
 
@@ -152,5 +152,5 @@ def test_the_function_refuses_unequal_channels_with_both_shapes():
         gram_loss(torch.zeros(2, 3, 4), torch.zeros(2, 5, 4))
 
 
-def test_a_gram_tells_where_it_listens():
+def test_a_gram_repr_names_its_layer():
     assert str(GramLoss("mid", teacher="big")) == "GramLoss(layer='mid', teacher='big')"

@@ -1,4 +1,4 @@
-"""jensen_shannon is tau² · mean over rows of the distance of both from their mixture, bounded and exact near 0."""
+"""jsd_loss is τ² · mean over rows of the divergence of both from their mixture, bounded and exact near 0."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def paper(student, teacher, tau, beta):
     return float(np.mean(tau**2 * by_row))
 
 
-def test_it_keeps_every_promise_of_a_term():
+def test_it_passes_every_check():
     check_loss(JSDLoss())
     check_loss(JSDLoss(temperature=schedules.linear(8.0, 1.0), beta=0.1, teacher="teacher"))
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # q = (1, 0) as good as, p = (0, 1): m = (1/2, 1/2), both at ln 2 from it. At tau 2, times 4.
     value = jsd_loss(torch.tensor([[1e3, 0.0]]), torch.tensor([[0.0, 1e3]]), temperature=2.0)
     assert float(value) == pytest.approx(4 * np.log(2), rel=1e-6)
@@ -88,8 +88,8 @@ def test_the_gradient_is_that_of_finite_differences_and_zero_at_agreement():
     assert float(student.grad.abs().max()) < 1e-12
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    assert float(JSDLoss()(shared.unanswered())) == 0.0
+def test_a_teacher_without_valid_samples_gives_zero():
+    assert float(JSDLoss()(shared.context_without_valid_samples())) == 0.0
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, -0.5])

@@ -1,4 +1,4 @@
-"""soft_target is tau² · mean over rows of KL(teacher ‖ student), for any shape, scale, precision and temperature."""
+"""kd_loss is τ² · mean over rows of KL(teacher ‖ student), for any shape, scale, precision and temperature."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def logits(draw, scales=(1e-2, 1.0, 10.0, 1e4)):
     return student, teacher
 
 
-def test_it_keeps_every_promise_of_a_term():
+def test_it_passes_every_check():
     check_loss(KDLoss(temperature=4.0))
     check_loss(KDLoss(temperature=schedules.linear(8.0, 1.0), teacher="teacher"))
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # tau 2, two classes. Teacher (2 ln 3, 0): softened (ln 3, 0), p = (3/4, 1/4). Student (0, 0): q = (1/2, 1/2).
     # KL = 3/4 ln(3/2) + 1/4 ln(1/2) = 3/4 ln 3 − ln 2 = 0.823959 − 0.693147 = 0.130812; times tau² = 4: 0.523248.
     value = kd_loss(torch.zeros(1, 2), torch.tensor([[2 * np.log(3.0), 0.0]]), temperature=2.0)
@@ -82,7 +82,7 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert float(value) == pytest.approx(paper(student.double().numpy(), teacher.double().numpy(), 4.0), rel=1e-5)
 
 
-def test_logits_that_do_not_lie_row_by_row_in_memory_cost_the_same():
+def test_logits_that_do_not_lie_row_by_row_in_memory_give_the_same():
     student, teacher = torch.randn(4, 6).t(), torch.randn(4, 6).t()
     assert not student.is_contiguous()
     torch.testing.assert_close(kd_loss(student, teacher), kd_loss(student.contiguous(), teacher.contiguous()))
@@ -112,7 +112,7 @@ def test_the_temperature_itself_can_be_learned():
     assert torch.autograd.gradcheck(lambda t: kd_loss(student, teacher, temperature=t), tau)
 
 
-def test_an_impossible_class_costs_nothing_and_poisons_no_gradient():
+def test_an_impossible_class_gives_zero_and_poisons_no_gradient():
     student = torch.tensor([[1.0, 0.0, -torch.inf]], requires_grad=True)
     value = kd_loss(student, torch.tensor([[0.0, 2.0, -torch.inf]]))
     torch.testing.assert_close(value, kd_loss(student[:, :2], torch.tensor([[0.0, 2.0]])))
@@ -120,7 +120,7 @@ def test_an_impossible_class_costs_nothing_and_poisons_no_gradient():
     assert torch.isfinite(student.grad).all()
 
 
-def test_no_row_at_all_costs_zero_with_a_gradient_of_zero():
+def test_no_row_at_all_gives_zero_with_a_gradient_of_zero():
     student = torch.zeros(0, 3, requires_grad=True)
     value = kd_loss(student, torch.zeros(0, 3))
     value.backward()

@@ -1,4 +1,4 @@
-"""masked compares the teacher's map with what a generator makes of the student's, part of whose positions is hidden."""
+"""mgd_loss compares the teacher's map with one generated from the student's masked map."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_fe
 
 
 class Seeded(nn.Module):
-    """A term that hides the same positions at each call: promises speak of one draw."""
+    """A loss with the same mask at each call, since the checks compare calls."""
 
-    def __init__(self, term):
+    def __init__(self, loss_fn):
         super().__init__()
-        self.loss = term
+        self.loss = loss_fn
 
     def prepare(self, context):
         self.loss.prepare(context)
@@ -55,7 +55,7 @@ def layers_of(channels, others):
 @pytest.mark.parametrize(
     ("student", "teacher"), [((8, 4, 4), (6, 4, 4)), ((8, 6, 6), (8, 3, 3)), ((3, 2, 2), (4, 5, 2))]
 )
-def test_it_keeps_every_promise_but_zero_at_agreement_and_repetition(student, teacher):
+def test_it_passes_every_check_but_zero_at_agreement_and_repetition(student, teacher):
     # Another mask is drawn for each repeated sample; and a generator has to learn before it agrees.
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
     check_loss(Seeded(MGDLoss("mid")), context_factory=make, skip={"zero at agreement", "unchanged by repetition"})
@@ -66,7 +66,7 @@ def test_it_is_unchanged_by_repetition_where_nothing_is_hidden():
     check_loss(MGDLoss("mid", mask_ratio=0.0), context_factory=make, skip={"zero at agreement"})
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Of (1, 2) the second is hidden, so doubling makes (2, 0); the teacher says (3, 4): 1 and 16, mean 8.5.
     student, teacher = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[3.0, 4.0]]]])
     value = mgd_loss(student, teacher, mask=torch.tensor([[[[1.0, 0.0]]]]), generator=lambda maps: 2 * maps)
@@ -87,35 +87,37 @@ def test_the_class_agrees_with_numpy_through_its_own_projection_and_generator():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 5, 2, 2))
     context = shared.context(torch.tensor(student), torch.tensor(teacher))
-    term = shared.prepared(MGDLoss("mid"), context)
+    loss_fn = shared.prepared(MGDLoss("mid"), context)
     torch.manual_seed(1)
-    value = term(context)
+    value = loss_fn(context)
     torch.manual_seed(1)
     mask = (torch.rand(2, 1, 2, 2, dtype=torch.float64) >= 0.65).double().numpy()
     shared.close(
         value,
-        paper(shared.pooled(shared.convolved(student, term.projection.layer), 2, 2), teacher, mask, term.generator),
+        paper(
+            shared.pooled(shared.convolved(student, loss_fn.projection.layer), 2, 2), teacher, mask, loss_fn.generator
+        ),
     )
 
 
 @pytest.mark.parametrize("hidden", [0.0, 0.25, 0.65])
-def test_the_share_that_is_hidden_is_the_one_that_was_asked_for(hidden):
+def test_the_share_that_is_hidden_is_the_one_that_was_set(hidden):
     context = shared.context(torch.ones(50, 1, 20, 20), torch.zeros(50, 1, 20, 20))
-    term = shared.prepared(MGDLoss("mid", mask_ratio=hidden), context)
+    loss_fn = shared.prepared(MGDLoss("mid", mask_ratio=hidden), context)
     seen = []
-    term.generator.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
-    term(context)
-    term(context)
+    loss_fn.generator.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
+    loss_fn(context)
+    loss_fn(context)
     assert (seen[0] == 0).float().mean().item() == pytest.approx(hidden, abs=0.01)
     assert hidden == 0.0 or not torch.equal(*seen)
 
 
 def test_all_channels_of_a_position_are_hidden_together():
     context = shared.context(torch.ones(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))
-    term = shared.prepared(MGDLoss("mid"), context)
-    term.generator.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
+    loss_fn = shared.prepared(MGDLoss("mid"), context)
+    loss_fn.generator.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
     seen = []
-    term(context)
+    loss_fn(context)
     assert torch.equal(seen[0], seen[0][:, :1].expand(-1, 3, -1, -1))
 
 
@@ -132,28 +134,28 @@ def test_the_gradient_is_that_of_finite_differences():
     shared.check_gradient(partial(mgd_loss, mask=mask, generator=layers_of(2, 3)), (1, 2, 1, 3), (1, 3, 1, 3))
 
 
-def test_channels_last_memory_costs_the_same():
+def test_channels_last_memory_gives_the_same():
     function = partial(mgd_loss, mask=torch.randint(2, (2, 1, 4, 4)).float(), generator=layers_of(3, 5).float())
     shared.check_memory_order(function, (2, 3, 4, 4), (2, 5, 4, 4))
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    shared.check_nobody_answered(MGDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
+def test_a_teacher_without_valid_samples_gives_zero():
+    shared.check_no_valid_samples(MGDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
 def test_what_it_learns_may_be_moved_to_another_precision():
     shared.check_precisions(MGDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
-def test_an_unprepared_term_says_what_to_call():
+def test_an_unprepared_loss_names_the_call():
     shared.check_unprepared(MGDLoss("mid"))
 
 
-def test_equal_channels_need_no_projection_and_the_repr_says_so():
+def test_equal_channels_need_no_projection_and_the_repr_is_named():
     context = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2, 2))
-    term = shared.prepared(MGDLoss("mid"), context)
-    assert not list(term.projection.parameters())
-    assert "Projection(3 → 3, maps 4×4 and 2×2 pooled to 2×2)" in str(term)
+    loss_fn = shared.prepared(MGDLoss("mid"), context)
+    assert not list(loss_fn.projection.parameters())
+    assert "Projection(3 → 3, maps 4×4 and 2×2 pooled to 2×2)" in str(loss_fn)
 
 
 @pytest.mark.parametrize("hidden", [-0.1, 1.0, float("nan")])

@@ -33,12 +33,12 @@ def levels(student, teacher, tau):
     return np.array([instances, batch, confused / classes])
 
 
-def test_it_keeps_every_promise_but_those_on_repetition_and_on_an_impossible_class():
+def test_it_passes_every_check_but_those_on_repetition_and_on_an_impossible_class():
     check_loss(MLKDLoss(), skip=SUMS)
     check_loss(MLKDLoss(temperatures=(1.0,), batch_weight=0.0, class_weight=0.0, teacher="teacher"))
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # tau 1, one row: p = (1/2, 1/2), q = (3/4, 1/4). KL = 1/2 ln 4/3. Batch: (1/2 − 5/8)² = 1/64.
     # Classes: p·p all 1/4; q·q 9/16, 3/16, 3/16, 1/16: (25 + 1 + 1 + 9) / 256, by 2 classes 9/128.
     student, teacher = torch.tensor([[np.log(3.0), 0.0]]), torch.zeros(1, 2)
@@ -101,8 +101,8 @@ def test_the_gradient_is_that_of_finite_differences():
     assert shared.right_gradient(mlkd_loss, 3, 4, temperatures=[1.0, 2.0])
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    assert float(MLKDLoss()(shared.unanswered())) == 0.0
+def test_a_teacher_without_valid_samples_gives_zero():
+    assert float(MLKDLoss()(shared.context_without_valid_samples())) == 0.0
 
 
 def test_what_does_not_fit_is_refused():

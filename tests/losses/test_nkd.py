@@ -1,4 +1,4 @@
-"""normalized is the teacher's share of the true class, and a cross-entropy of the others made to sum to one."""
+"""nkd_loss is the cross-entropy of the target class and of the renormalized other classes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def paper(student, teacher, target, gamma, tau):
     return float(np.mean(costs))
 
 
-def test_it_keeps_every_promise_but_zero_at_agreement():
+def test_it_passes_every_check_but_zero_at_agreement():
     check_loss(NKDLoss(), skip=CROSS)
     check_loss(NKDLoss(gamma=1.0, temperature=schedules.linear(4.0, 1.0), teacher="teacher"), skip=CROSS)
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # True class 0. Teacher p = (1/2, 1/4, 1/4); student q = (1/4, 1/4, 1/2), without the true class (1/3, 2/3).
     # Own: 1/2 ln 4. Others: −1/2 ln 1/3 − 1/2 ln 2/3 = 1/2 ln 9/2, times gamma 1.5.
     student, teacher = torch.tensor([[0.25, 0.25, 0.5]]).log(), torch.tensor([[0.5, 0.25, 0.25]]).log()
@@ -63,7 +63,7 @@ def test_the_others_are_least_where_the_networks_agree():
     torch.testing.assert_close(student.grad, left)
 
 
-def test_with_two_classes_only_the_target_class_term_is_left():
+def test_with_two_classes_only_the_target_class_loss_is_left():
     student, teacher, target = torch.randn(2, 2), torch.randn(2, 2), torch.tensor([0, 1])
     torch.testing.assert_close(
         nkd_loss(student, teacher, target, gamma=0.0), nkd_loss(student, teacher, target, gamma=9.0)
@@ -111,8 +111,8 @@ def test_a_temperature_by_row_scales_each_row_by_its_own_square():
     torch.testing.assert_close(together, torch.stack(each).mean())
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    assert float(NKDLoss()(shared.unanswered())) == 0.0
+def test_a_teacher_without_valid_samples_gives_zero():
+    assert float(NKDLoss()(shared.context_without_valid_samples())) == 0.0
 
 
 def test_what_does_not_fit_is_refused():

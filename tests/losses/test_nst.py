@@ -1,4 +1,4 @@
-"""neuron is the squared MMD of two sets of channel maps under (x · y)², whichever way its products are taken."""
+"""nst_loss is the squared MMD of two sets of channel maps under (x · y)², for both ways to compute it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def paper(student, teacher):
     def kernel(one, other):
         return np.mean([[[(x @ y) ** 2 for y in many] for x in few] for few, many in zip(one, other, strict=True)])
 
-    own, its = unit(student), unit(teacher)
-    return kernel(its, its) + kernel(own, own) - 2 * kernel(own, its)
+    own, teacher_x = unit(student), unit(teacher)
+    return kernel(teacher_x, teacher_x) + kernel(own, own) - 2 * kernel(own, teacher_x)
 
 
 @pytest.mark.parametrize("teacher", [(8, 4, 4), (3, 4, 4), (40, 4, 4), (12, 2, 5)])
-def test_it_keeps_every_promise_of_a_term(teacher):
+def test_it_passes_every_check(teacher):
     check_loss(
         NSTLoss("mid"),
         context_factory=partial(
@@ -45,12 +45,12 @@ def test_it_keeps_every_promise_of_a_term(teacher):
     )
 
 
-def test_it_keeps_every_promise_between_tokens():
+def test_it_passes_every_check_between_tokens():
     make = partial(make_context, student_feature_shapes={"mid": (6, 5)}, teacher_feature_shapes={"mid": (6, 9)})
     check_loss(NSTLoss("mid", teacher="teacher"), context_factory=make)
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Student (1, 0) and (0, 1): pairs (1, 0, 0, 1), mean 1/2. Teacher (1, 1)/√2: 1. Across: 1/2 twice, mean 1/2.
     # 1/2 + 1 − 2 · 1/2 = 1/2; scales do not count.
     student, teacher = torch.tensor([[[2.0, 0.0], [0.0, 5.0]]]), torch.tensor([[[3.0, 3.0]]])
@@ -76,7 +76,7 @@ def test_many_channels_and_many_positions_agree_with_the_paper(channels, size):
     shared.close(nst_loss(*map(torch.tensor, pair)), paper(*pair))
 
 
-def test_channels_in_another_order_and_size_cost_nothing():
+def test_channels_in_another_order_and_size_give_zero():
     student = torch.randn(2, 5, 3, 3)
     assert float(nst_loss(student, 7 * student[:, torch.randperm(5)])) == pytest.approx(0.0, abs=1e-6)
 
@@ -90,7 +90,7 @@ def test_the_gradient_is_that_of_finite_differences(channels):
     shared.check_gradient(nst_loss, (2, channels, 2, 3), (2, channels, 2, 2))
 
 
-def test_channels_last_memory_costs_the_same():
+def test_channels_last_memory_gives_the_same():
     shared.check_memory_order(nst_loss, (2, 3, 4, 4), (2, 5, 4, 4))
 
 
@@ -109,7 +109,7 @@ def test_nothing_as_large_as_every_pair_at_every_position_is_made():
     assert max(kept) <= student.numel()
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
+def test_a_teacher_without_valid_samples_gives_zero():
     student = torch.randn(2, 3, 4, 4, requires_grad=True)
     value = NSTLoss("mid")(shared.context(student, torch.randn(2, 5, 2, 2), valid=torch.tensor([False, False])))
     value.backward()

@@ -1,4 +1,4 @@
-"""overhaul is the partial squared difference to a teacher behind a margin ReLU, whose margin is a mean of negatives."""
+"""ofd_loss is the partial squared difference to a teacher behind a margin ReLU."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def negative_mean(features):
 @pytest.mark.parametrize(
     ("student", "teacher"), [((8, 4, 4), (6, 4, 4)), ((8, 6, 6), (8, 3, 3)), ((5,), (7,)), ((3, 5), (3, 7))]
 )
-def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
-    # Between the two stands a learned projection.
+def test_it_passes_every_check_but_zero_at_agreement(student, teacher):
+    # A learned projection is between the two.
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
     check_loss(OFDLoss("mid"), context_factory=make, skip={"zero at agreement"})
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Margin −1. Teacher 2, student 0: 4. Teacher −9, so target −1: student −5 is silent, 0; student 1 is not, 4.
     # Teacher −0.5, student −0.25: 0.0625. Sum 8.0625 over 4.
     student, teacher = torch.tensor([[0.0], [-5.0], [1.0], [-0.25]]), torch.tensor([[2.0], [-9.0], [-9.0], [-0.5]])
@@ -58,7 +58,7 @@ def test_it_agrees_with_the_paper_in_numpy(pair):
     shared.close(ofd_loss(*map(torch.tensor, pair), margin=torch.tensor(margin)), paper(*pair, margin))
 
 
-def test_a_student_that_says_what_the_margin_relu_says_costs_nothing():
+def test_a_student_equal_to_the_margin_relu_has_loss_zero():
     teacher, margin = torch.randn(4, 3, 5, 5), torch.tensor([-0.5, -1.0, 0.0])
     assert ofd_loss(torch.maximum(teacher, margin.view(3, 1, 1)), teacher, margin=margin).item() == 0.0
 
@@ -82,16 +82,16 @@ def test_the_class_agrees_with_numpy_through_its_own_projection_and_measured_mar
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(4, 3, 4, 4)), random.normal(size=(4, 5, 4, 4))
     context = shared.context(torch.tensor(student), torch.tensor(teacher))
-    term = shared.prepared(OFDLoss("mid"), context)
-    projected = shared.batch_normed(shared.convolved(student, term.projection.layer), term.projection.norm)
-    shared.close(term(context), paper(projected, teacher, negative_mean(teacher)))
+    loss_fn = shared.prepared(OFDLoss("mid"), context)
+    projected = shared.batch_normed(shared.convolved(student, loss_fn.projection.layer), loss_fn.projection.norm)
+    shared.close(loss_fn(context), paper(projected, teacher, negative_mean(teacher)))
 
 
 def test_a_measured_margin_stays_and_is_saved():
-    term = shared.prepared(OFDLoss("mid"), make_context())
-    before = term.state_dict()["margin"].clone()
-    term(make_context(seed=9))
-    torch.testing.assert_close(term.margin, before)
+    loss_fn = shared.prepared(OFDLoss("mid"), make_context())
+    before = loss_fn.state_dict()["margin"].clone()
+    loss_fn(make_context(seed=9))
+    torch.testing.assert_close(loss_fn.margin, before)
 
 
 def test_a_channel_that_is_never_negative_has_a_margin_of_zero():
@@ -100,9 +100,9 @@ def test_a_channel_that_is_never_negative_has_a_margin_of_zero():
 
 
 def test_a_recipe_gives_margins_as_a_list():
-    term = resolve_node({"use": "OFDLoss", "layer": "mid", "margin": [-1.0, -2, 0]}, "loss").build()
-    shared.prepared(term, shared.context(torch.randn(4, 2), torch.rand(4, 3)))
-    assert term.margin.tolist() == [-1.0, -2.0, 0.0]
+    loss_fn = resolve_node({"use": "OFDLoss", "layer": "mid", "margin": [-1.0, -2, 0]}, "loss").build()
+    shared.prepared(loss_fn, shared.context(torch.randn(4, 2), torch.rand(4, 3)))
+    assert loss_fn.margin.tolist() == [-1.0, -2.0, 0.0]
 
 
 def test_half_precision_is_computed_in_float32():
@@ -116,16 +116,16 @@ def test_the_gradient_is_that_of_finite_differences():
     shared.check_gradient(function, (2, 3, 2, 2), (2, 3, 2, 2))
 
 
-def test_channels_last_memory_costs_the_same():
+def test_channels_last_memory_gives_the_same():
     function = partial(ofd_loss, margin=torch.tensor([-1.0, -0.5, -0.25]))
     shared.check_memory_order(function, (2, 3, 4, 4), (2, 3, 4, 4))
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    shared.check_nobody_answered(OFDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
+def test_a_teacher_without_valid_samples_gives_zero():
+    shared.check_no_valid_samples(OFDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
-def test_one_sample_without_positions_is_normalised_by_what_was_seen_before():
+def test_one_sample_without_positions_is_normalized_by_what_was_seen_before():
     context = shared.context(torch.randn(1, 4), torch.randn(1, 3))
     assert torch.isfinite(shared.prepared(OFDLoss("mid"), context)(context))
 
@@ -134,11 +134,11 @@ def test_what_it_learns_may_be_moved_to_another_precision():
     shared.check_precisions(OFDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
-def test_an_unprepared_term_says_what_to_call():
+def test_an_unprepared_loss_names_the_call():
     shared.check_unprepared(OFDLoss("mid"))
 
 
-def test_the_repr_tells_of_projection_and_pooling():
+def test_the_repr_describes_projection_and_pooling():
     context = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
     assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(OFDLoss("mid"), context))
 

@@ -1,4 +1,4 @@
-"""Means survive an empty batch, half precision is widened, and a misspelt name meets the nearest ones."""
+"""Means are defined for an empty batch, half precision is upcast, and errors list the nearest names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pearson_map is half the mean squared difference of features whose channels are standardised over the batch."""
+"""pkd_loss is half the mean squared difference of features whose channels are standardized over the batch."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def paper(student, teacher):
 @pytest.mark.parametrize(
     ("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (8, 2, 3)), ((6, 5), (6, 5)), ((5,), (5,))]
 )
-def test_it_keeps_every_promise_between_equal_channels_but_repetition(student, teacher):
+def test_it_passes_every_check_between_equal_channels_but_repetition(student, teacher):
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
     check_loss(PKDLoss("mid"), context_factory=make, skip={REPEATED})
 
 
-def test_it_keeps_every_promise_but_zero_at_agreement_and_repetition_through_a_projection():
+def test_it_passes_every_check_but_zero_at_agreement_and_repetition_through_a_projection():
     make = partial(make_context, student_feature_shapes={"mid": (8, 4, 4)}, teacher_feature_shapes={"mid": (6, 2, 2)})
     check_loss(PKDLoss("mid", teacher="teacher"), context_factory=make, skip={"zero at agreement", REPEATED})
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # (0, 1, 2) becomes (−1, 0, 1), and so does (5, 7, 9); the teacher (1, −1, 0) stays. Against it, squares 4, 1, 1.
     student, teacher = torch.tensor([[0.0, 5.0], [1.0, 7.0], [2.0, 9.0]]), torch.tensor([[1.0, 0], [-1.0, 1], [0.0, 2]])
     assert float(pkd_loss(student, teacher)) == pytest.approx(6 / 6 / 2, abs=1e-5)
@@ -72,7 +72,7 @@ def test_it_is_one_minus_the_correlation_of_each_channel():
     assert float(pkd_loss(torch.tensor(student), torch.tensor(teacher))) == pytest.approx(expected, rel=1e-5)
 
 
-def test_scale_and_shift_of_a_channel_cost_nothing():
+def test_scale_and_shift_of_a_channel_give_zero():
     student = torch.randn(3, 4, 5, 5)
     scale, shift = (torch.rand(4) + 0.5).view(1, 4, 1, 1), torch.randn(1, 4, 1, 1)
     assert float(pkd_loss(student, student * scale + shift)) == pytest.approx(0.0, abs=1e-8)
@@ -97,19 +97,19 @@ def test_the_gradient_is_that_of_finite_differences():
     shared.check_gradient(pkd_loss, (2, 3, 2, 2), (2, 3, 2, 2))
 
 
-def test_channels_last_memory_costs_the_same():
+def test_channels_last_memory_gives_the_same():
     shared.check_memory_order(pkd_loss, (2, 3, 4, 4), (2, 3, 4, 4))
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    shared.check_nobody_answered(PKDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
+def test_a_teacher_without_valid_samples_gives_zero():
+    shared.check_no_valid_samples(PKDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
 def test_a_projection_may_be_moved_to_another_precision():
     shared.check_precisions(PKDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
-def test_an_unprepared_term_says_what_to_call():
+def test_an_unprepared_loss_names_the_call():
     shared.check_unprepared(PKDLoss("mid"))
 
 

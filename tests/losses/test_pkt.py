@@ -1,4 +1,4 @@
-"""probability compares who would be whose neighbour in a batch: cosines in 0..1, each row a distribution."""
+"""pkt_loss compares neighbor probabilities of a batch: cosines in 0..1, each row a distribution."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def paper(student, teacher):
 
 
 @pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (3, 2, 2)), ((4,), (6, 5))])
-def test_it_keeps_every_promise_but_that_on_repetition(student, teacher):
+def test_it_passes_every_check_but_that_on_repetition(student, teacher):
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
     check_loss(PKTLoss("mid", teacher="teacher"), context_factory=make, skip=HALVED)
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Student at right angles: (1, 1/2) over 3/2: (2/3, 1/3). Teacher the same twice: (1/2, 1/2).
     # Each row 1/2 ln 3/4 + 1/2 ln 3/2 = 1/2 ln 9/8, two rows over four entries: 1/4 ln 9/8.
     value = pkt_loss(torch.tensor([[3.0, 0.0], [0.0, 5.0]]), torch.tensor([[1.0], [2.0]]))
@@ -65,7 +65,7 @@ def test_opposite_samples_have_a_finite_value_and_gradient():
     assert torch.isfinite(student.grad).all()
 
 
-def test_channels_last_memory_costs_the_same():
+def test_channels_last_memory_gives_the_same():
     student, teacher = torch.randn(4, 3, 4, 4), torch.randn(4, 5, 2, 2)
     last = (tensor.to(memory_format=torch.channels_last) for tensor in (student, teacher))
     torch.testing.assert_close(pkt_loss(*last), pkt_loss(student, teacher))
@@ -82,8 +82,8 @@ def test_the_gradient_is_that_of_finite_differences():
     assert shared.right_gradient(pkt_loss, 4, 3, 2)
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    assert float(PKTLoss("mid")(shared.unanswered())) == 0.0
+def test_a_teacher_without_valid_samples_gives_zero():
+    assert float(PKTLoss("mid")(shared.context_without_valid_samples())) == 0.0
 
 
 def test_unequal_batches_are_refused_with_both_shapes():

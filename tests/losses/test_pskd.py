@@ -26,17 +26,17 @@ def by_paper(student, prior, target, alpha):
     rows = []
     for z, past, label, share in zip(student, prior, target, np.broadcast_to(alpha, len(target)), strict=True):
         if label >= 0:
-            wanted = (1 - share) * np.eye(len(z))[label] + share * paper.softmax(past[None])[0]
-            rows.append(-np.sum(wanted * paper.log_softmax(z[None])[0]))
+            expected_loss = (1 - share) * np.eye(len(z))[label] + share * paper.softmax(past[None])[0]
+            rows.append(-np.sum(expected_loss * paper.log_softmax(z[None])[0]))
     return float(np.mean(rows)) if rows else 0.0
 
 
-def test_it_keeps_every_promise_of_a_term():
+def test_it_passes_every_check():
     check_loss(PSKDLoss(), skip={"zero at agreement"})
     check_loss(PSKDLoss(alpha=schedules.linear(0.0, 0.5), teacher="teacher"), skip={"zero at agreement"})
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Student (ln 3, 0): q = (3/4, 1/4). Prior (0, 0): p = (1/2, 1/2). Label 0, alpha 1/2: wanted (3/4, 1/4).
     # −3/4 ln(3/4) − 1/4 ln(1/4) = 0.562335.
     value = pskd_loss(torch.tensor([[np.log(3.0), 0.0]]), torch.zeros(1, 2), torch.tensor([0]), alpha=0.5)
@@ -100,14 +100,14 @@ def test_an_unseen_sample_uses_its_label_only():
     torch.testing.assert_close(value, cross_entropy_loss(context.student.require_logits(), context.target))
 
 
-def test_no_label_at_all_costs_zero():
+def test_no_label_at_all_gives_zero():
     student = torch.randn(2, 3, requires_grad=True)
     value = pskd_loss(student, torch.randn(2, 3), torch.tensor([-100, -100]))
     value.backward()
     assert value.item() == 0.0
 
 
-def test_wrong_shapes_and_shares_are_one_sentence():
+def test_wrong_shapes_and_shares_raise_errors():
     with pytest.raises(LimbeckError, match=r"\[2, 3\].*\[2, 4\]"):
         pskd_loss(torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2))
     with pytest.raises(LimbeckError, match=r"the target of logits \[2, \d\] must be .*got \[3"):

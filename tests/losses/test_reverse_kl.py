@@ -1,4 +1,4 @@
-"""reverse_kl is tau² · mean over rows of KL(student ‖ teacher), for any shape, scale, precision and temperature."""
+"""reverse_kl_loss is τ² · mean over rows of KL(student ‖ teacher), for any shape, scale and temperature."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def paper(student, teacher, tau):
     return float(np.mean(tau**2 * np.sum(np.exp(log_q) * (log_q - log_p), axis=1)))
 
 
-def test_it_keeps_every_promise_of_a_term():
+def test_it_passes_every_check():
     check_loss(ReverseKLLoss(temperature=4.0))
     check_loss(ReverseKLLoss(temperature=schedules.linear(8.0, 1.0), teacher="teacher"))
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # tau 2. Student (2 ln 3, 0): q = (3/4, 1/4). Teacher (0, 0): p = (1/2, 1/2). KL(q ‖ p) = 3/4 ln 3 − ln 2, times 4.
     value = reverse_kl_loss(torch.tensor([[2 * np.log(3.0), 0.0]]), torch.zeros(1, 2), temperature=2.0)
     assert float(value) == pytest.approx(3 * np.log(3) - 4 * np.log(2), rel=1e-6)
@@ -45,7 +45,7 @@ def test_it_agrees_with_numpy(pair, tau):
     )
 
 
-def test_it_is_the_soft_target_with_the_networks_changed_over():
+def test_it_is_the_kd_with_the_networks_changed_over():
     student, teacher = torch.randn(3, 5).double(), torch.randn(3, 5).double()
     torch.testing.assert_close(reverse_kl_loss(student, teacher), kd_loss(teacher, student))
 
@@ -73,8 +73,8 @@ def test_the_gradient_is_that_of_finite_differences():
     assert shared.right_gradient(reverse_kl_loss, 3, 4, temperature=2.0)
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    assert float(ReverseKLLoss()(shared.unanswered())) == 0.0
+def test_a_teacher_without_valid_samples_gives_zero():
+    assert float(ReverseKLLoss()(shared.context_without_valid_samples())) == 0.0
 
 
 def test_the_class_takes_its_temperature_from_the_schedule():

@@ -1,4 +1,4 @@
-"""review is the hierarchical context loss over stages; Review fuses the student's stages from deep to shallow."""
+"""reviewkd_loss is the hierarchical context loss over stages; ReviewKDLoss fuses stages from deep to shallow."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def hierarchical(student, teacher):
     for size in (None, 4, 2, 1):
         if size is not None and size >= min(student.shape[2:]):
             continue
-        own, its = (maps if size is None else shared.pooled(maps, size, size) for maps in (student, teacher))
-        losses += weight * np.square(own - its).mean()
+        own, teacher_x = (maps if size is None else shared.pooled(maps, size, size) for maps in (student, teacher))
+        losses += weight * np.square(own - teacher_x).mean()
         weights += weight
         weight /= 2
     return losses / weights
@@ -42,10 +42,10 @@ def nearest(maps, height, width):
     return maps[:, :, rows][:, :, :, columns]
 
 
-def fused(term, student):
+def fused(loss_fn, student):
     """What ReviewKDLoss compares with the teacher, from the layers it learned, in NumPy."""
     made, handed = [], None
-    for maps, stage in reversed(list(zip(student, term.fusions, strict=True))):
+    for maps, stage in reversed(list(zip(student, loss_fn.fusions, strict=True))):
         own = shared.batch_normed(shared.convolved(maps, stage.conv_in), stage.norm_in)
         if handed is not None:
             handed = nearest(handed, *own.shape[2:])
@@ -60,7 +60,7 @@ def both(student=STAGES, teacher=OTHERS, **options):
     return make_context(student_feature_shapes=student, teacher_feature_shapes=teacher, **options)
 
 
-def test_it_keeps_every_promise_but_zero_at_agreement():
+def test_it_passes_every_check_but_zero_at_agreement():
     # What fuses has to learn before it agrees.
     check_loss(ReviewKDLoss(["early", "middle", "late"]), context_factory=both, skip={"zero at agreement"})
     check_loss(
@@ -68,7 +68,7 @@ def test_it_keeps_every_promise_but_zero_at_agreement():
     )
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Differences (1, 3; 0, 0): full 10/4; pooled to 1, their mean 1 squared: 1. (2.5 + ½ · 1) / 1.5 = 2. The second
     # stage is one position with a difference of 2: 4. Together 6.
     early = torch.tensor([[[[1.0, 3.0], [0.0, 0.0]]]]), torch.zeros(1, 1, 2, 2)
@@ -95,17 +95,17 @@ def test_the_class_agrees_with_numpy_through_what_it_fuses():
     context = shared.context(torch.zeros(1), torch.zeros(1))
     context.student.features.update(zip(names, map(torch.tensor, student), strict=True))
     context.teacher.features.update(zip(names, map(torch.tensor, teacher), strict=True))
-    term = shared.prepared(ReviewKDLoss(names), context)
-    pairs = [shared.matched(*pair) for pair in zip(fused(term, student), teacher, strict=True)]
-    shared.close(term(context), sum(hierarchical(*pair) for pair in pairs))
+    loss_fn = shared.prepared(ReviewKDLoss(names), context)
+    pairs = [shared.matched(*pair) for pair in zip(fused(loss_fn, student), teacher, strict=True)]
+    shared.close(loss_fn(context), sum(hierarchical(*pair) for pair in pairs))
 
 
 def test_the_shallowest_loss_reaches_the_students_deepest_stage():
     context = both()
-    term = shared.prepared(ReviewKDLoss(["early", "middle", "late"]), context)
-    made, handed = term.fusions[2](context.student.feature("late")[:, :, None, None], None)
-    made, handed = term.fusions[1](context.student.feature("middle"), handed)
-    made, handed = term.fusions[0](context.student.feature("early"), handed)
+    loss_fn = shared.prepared(ReviewKDLoss(["early", "middle", "late"]), context)
+    made, handed = loss_fn.fusions[2](context.student.feature("late")[:, :, None, None], None)
+    made, handed = loss_fn.fusions[1](context.student.feature("middle"), handed)
+    made, handed = loss_fn.fusions[0](context.student.feature("early"), handed)
     made.square().sum().backward()
     assert context.student.feature("late").grad.any()
 
@@ -127,35 +127,35 @@ def test_the_gradient_is_that_of_finite_differences():
     shared.check_gradient(lambda student, teacher: reviewkd_loss([student], [teacher]), (1, 2, 3, 3), (1, 2, 3, 3))
 
 
-def test_channels_last_memory_costs_the_same():
+def test_channels_last_memory_gives_the_same():
     shared.check_memory_order(lambda student, teacher: reviewkd_loss([student], [teacher]), (2, 3, 6, 6), (2, 3, 6, 6))
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    shared.check_nobody_answered(ReviewKDLoss(["mid"]), (2, 3, 4, 4), (2, 5, 2, 2))
+def test_a_teacher_without_valid_samples_gives_zero():
+    shared.check_no_valid_samples(ReviewKDLoss(["mid"]), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
 def test_what_it_learns_may_be_moved_to_another_precision():
     shared.check_precisions(ReviewKDLoss(["mid"]), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
-def test_an_unprepared_term_says_what_to_call():
+def test_an_unprepared_loss_names_the_call():
     shared.check_unprepared(ReviewKDLoss(["mid"]))
 
 
-def test_a_recipe_names_its_taps_in_a_list():
-    term = resolve_node({"use": "ReviewKDLoss", "layers": ["early", "late"]}, "loss").build()
-    assert repr(term) == "ReviewKDLoss(layers=['early', 'late'])"
+def test_a_recipe_names_its_layers_in_a_list():
+    loss_fn = resolve_node({"use": "ReviewKDLoss", "layers": ["early", "late"]}, "loss").build()
+    assert repr(loss_fn) == "ReviewKDLoss(layers=['early', 'late'])"
 
 
-def test_the_repr_tells_of_every_stage():
+def test_the_repr_describes_every_stage():
     text = str(shared.prepared(ReviewKDLoss(["early", "middle", "late"]), both()))
     assert "4 → 8" in text
     assert "6 → 12, maps 4×4 and 6×6 pooled to 4×4" in text
 
 
 @pytest.mark.parametrize("at", ["mid", []])
-def test_taps_that_are_no_list_are_refused(at):
+def test_layers_that_are_no_list_are_refused(at):
     with pytest.raises(LimbeckError, match="layers must be a list of layer names, got"):
         ReviewKDLoss(at)
 

@@ -1,4 +1,4 @@
-"""rkd_angle compares the cosines of the angles of all triplets of a batch."""
+"""rkd_angle_loss compares the cosines of the angles of all triplets of a batch."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def paper(student, teacher):
 
 
 @pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (3, 2, 2)), ((4,), (6, 5))])
-def test_it_keeps_every_promise_of_a_term(student, teacher):
+def test_it_passes_every_check(student, teacher):
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
     check_loss(RKDAngleLoss("mid", teacher="teacher"), context_factory=make)
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Student, a right angle of equal sides: cosines 0, 1/√2, 1/√2. Teacher, an equilateral triangle: all 1/2.
     # ½ · (1/4 + 2 (1/√2 − 1/2)²), each corner twice, over 27 entries.
     student = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
@@ -84,7 +84,7 @@ def test_nothing_as_large_as_all_pairs_times_the_width_is_made():
     assert max(sizes) <= 8 * 10_000
 
 
-def test_channels_last_memory_costs_the_same():
+def test_channels_last_memory_gives_the_same():
     student, teacher = torch.randn(4, 3, 4, 4), torch.randn(4, 5, 2, 2)
     last = (tensor.to(memory_format=torch.channels_last) for tensor in (student, teacher))
     torch.testing.assert_close(rkd_angle_loss(*last), rkd_angle_loss(student, teacher))
@@ -101,8 +101,8 @@ def test_the_gradient_is_that_of_finite_differences():
     assert shared.right_gradient(rkd_angle_loss, 4, 3, 2)
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    assert float(RKDAngleLoss("mid")(shared.unanswered())) == 0.0
+def test_a_teacher_without_valid_samples_gives_zero():
+    assert float(RKDAngleLoss("mid")(shared.context_without_valid_samples())) == 0.0
 
 
 def test_unequal_batches_are_refused_with_both_shapes():

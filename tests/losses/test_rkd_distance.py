@@ -1,4 +1,4 @@
-"""rkd_distance compares distances between the samples of a batch, each over the mean of its network's positive ones."""
+"""rkd_distance_loss compares distances between the samples of a batch, each over the mean of its network."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def paper(student, teacher):
 
 
 @pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (3, 2, 2)), ((4,), (6, 5))])
-def test_it_keeps_every_promise_of_a_term(student, teacher):
+def test_it_passes_every_check(student, teacher):
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
-    # A student of other width than its teacher cannot be made to agree by the check, but this term takes it.
+    # The check cannot make a student of another width agree, but this loss accepts it.
     check_loss(RKDDistanceLoss("mid", teacher="teacher"), context_factory=make)
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Student 0, 1, 2: distances 1, 2, 1 over their mean 4/3: 3/4, 3/2, 3/4. Teacher 0, 1, 5: 1, 5, 4 over 10/3: 3/10,
     # 3/2, 6/5. Differences 9/20, 0, 9/20, each ½x², each pair twice, over 9 entries: 2 · 81/400 / 9.
     student, teacher = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [1.0], [5.0]])
@@ -80,7 +80,7 @@ def test_a_batch_without_any_distance_has_a_finite_gradient(batch):
     assert torch.isfinite(student.grad).all()
 
 
-def test_channels_last_memory_costs_the_same():
+def test_channels_last_memory_gives_the_same():
     student, teacher = torch.randn(4, 3, 4, 4), torch.randn(4, 5, 2, 2)
     last = (tensor.to(memory_format=torch.channels_last) for tensor in (student, teacher))
     torch.testing.assert_close(rkd_distance_loss(*last), rkd_distance_loss(student, teacher))
@@ -97,8 +97,8 @@ def test_the_gradient_is_that_of_finite_differences():
     assert shared.right_gradient(rkd_distance_loss, 4, 3, 2)
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    assert float(RKDDistanceLoss("mid")(shared.unanswered())) == 0.0
+def test_a_teacher_without_valid_samples_gives_zero():
+    assert float(RKDDistanceLoss("mid")(shared.context_without_valid_samples())) == 0.0
 
 
 def test_unequal_batches_are_refused_with_both_shapes():

@@ -1,4 +1,4 @@
-"""similarity compares which samples of a batch look alike: ‖S − T‖² / batch², S and T the row-normalised F·Fᵀ."""
+"""sp_loss is ‖S − T‖² / batch², S and T the row-normalized F·Fᵀ."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def features(draw):
 
 
 @pytest.mark.parametrize(("student", "teacher"), [((8, 4, 4), (8, 4, 4)), ((8, 4, 4), (3, 2, 2)), ((4,), (6, 5))])
-def test_it_keeps_every_promise_but_that_on_repetition(student, teacher):
+def test_it_passes_every_check_but_that_on_repetition(student, teacher):
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
     check_loss(SPLoss("mid"), context_factory=make, skip=HALVED)
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # Student rows (3, 0) and (0, 1): products [[9, 0], [0, 1]], rows of length 1: [[1, 0], [0, 1]].
     # Teacher rows (1, 0) and (1, 0): products all 1, rows of length 1: all 1/√2.
     # (1 − 1/√2)² · 2 + (1/√2)² · 2 = 4 − 2√2, by 2²: 1 − 1/√2.
@@ -62,7 +62,7 @@ def test_it_agrees_with_the_paper_in_numpy(pair):
     assert float(sp_loss(*map(torch.tensor, pair))) == pytest.approx(paper(student, teacher), rel=1e-6, abs=1e-12)
 
 
-def test_rows_are_normalised_not_the_first_norm():
+def test_rows_are_normalized_not_the_first_norm():
     """``normalize(x, 1)`` is the norm of order 1: a slip that gives another number."""
     student, teacher = np.random.default_rng(0).normal(size=(2, 4, 6))
     wrong = [torch.nn.functional.normalize(torch.tensor(x @ x.T), 1) for x in (student, teacher)]
@@ -88,9 +88,9 @@ def test_the_gradient_is_that_of_finite_differences():
     assert torch.autograd.gradcheck(lambda s: sp_loss(s, teacher), student)
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    nobody = Outputs(features={"mid": torch.randn(2, 5)}, valid=torch.tensor([False, False]))
-    context = LossContext(student=Outputs(features={"mid": torch.randn(2, 3)}), teacher=nobody)
+def test_a_teacher_without_valid_samples_gives_zero():
+    no_samples = Outputs(features={"mid": torch.randn(2, 5)}, valid=torch.tensor([False, False]))
+    context = LossContext(student=Outputs(features={"mid": torch.randn(2, 3)}), teacher=no_samples)
     assert float(SPLoss("mid")(context)) == 0.0
 
 

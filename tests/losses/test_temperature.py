@@ -1,4 +1,4 @@
-"""Each temperature policy gives what its formula says, in NumPy, and any response loss can be taken at it."""
+"""Each temperature policy agrees with its formula in NumPy, and any response loss accepts it."""
 
 from __future__ import annotations
 
@@ -92,19 +92,21 @@ POLICIES = {
 
 
 @pytest.mark.parametrize("tau", POLICIES.values(), ids=POLICIES)
-def test_a_response_term_keeps_its_promises_under_each_policy(tau):
+def test_a_response_loss_passes_its_checks_under_each_policy(tau):
     check_loss(KDLoss(temperature=tau))
 
 
-@pytest.mark.parametrize("term", [DKDLoss, DISTLoss, JSDLoss, MLKDLoss, NKDLoss, ReverseKLLoss, KDLoss, TTMLoss])
+@pytest.mark.parametrize("loss_fn", [DKDLoss, DISTLoss, JSDLoss, MLKDLoss, NKDLoss, ReverseKLLoss, KDLoss, TTMLoss])
 @pytest.mark.parametrize("tau", POLICIES.values(), ids=POLICIES)
-def test_every_response_term_takes_every_policy(term, tau):
+def test_every_response_loss_takes_every_policy(loss_fn, tau):
     context = make_context(rows=8)
-    value = term(temperature=tau)(context)
+    value = loss_fn(temperature=tau)(context)
     value.backward()
     assert torch.isfinite(value)
     assert torch.isfinite(context.student.require_logits().grad).all()
-    assert float(term(temperature=Constant(3.0))(context).detach()) == float(term(temperature=3.0)(context).detach())
+    assert float(loss_fn(temperature=Constant(3.0))(context).detach()) == float(
+        loss_fn(temperature=3.0)(context).detach()
+    )
 
 
 @FEW
@@ -116,7 +118,7 @@ def test_fixed_and_scheduled_are_the_plain_loss(pair):
 
 @FEW
 @given(logits())
-def test_standardised_logits_agree_with_numpy(pair):
+def test_standardized_logits_agree_with_numpy(pair):
     def z(one):
         return (one - one.mean(axis=1, keepdims=True)) / (one.std(axis=1, ddof=1, keepdims=True) + 1e-7)
 
@@ -128,8 +130,8 @@ def test_standardised_logits_agree_with_numpy(pair):
 @given(logits())
 def test_dynamic_temperatures_agree_with_numpy(pair):
     student, teacher = pair
-    mine, its = ((one - one.mean(axis=1, keepdims=True)).max(axis=1) for one in pair)
-    own, other = 8.0 * mine / (mine + its), 8.0 * its / (mine + its)
+    student_x, teacher_x = ((one - one.mean(axis=1, keepdims=True)).max(axis=1) for one in pair)
+    own, other = 8.0 * student_x / (student_x + teacher_x), 8.0 * teacher_x / (student_x + teacher_x)
     temperatures = dynamic_temperatures(torch.tensor(student), torch.tensor(teacher), temperature=4.0)
     np.testing.assert_allclose(temperatures[0], own, rtol=1e-6)
     np.testing.assert_allclose(temperatures[1], other, rtol=1e-6)
@@ -166,7 +168,7 @@ def test_a_measured_quality_gives_the_temperature_of_its_row():
     torch.testing.assert_close(tau, torch.tensor([4.0, 5.0, 6.0, 4.0]))
 
 
-def test_a_missing_score_is_one_sentence():
+def test_a_missing_score_raises_an_error():
     outputs = Outputs(logits=torch.randn(4, 3), extra={"brightness": torch.ones(4)})
     with pytest.raises(LimbeckError, match="the score of PerSample is 'brigthness', and there are: brightness"):
         PerSample(score="brigthness")(outputs, outputs, NOW)
@@ -283,14 +285,14 @@ def test_half_precision_is_computed_in_float32(tau, dtype):
     assert torch.isfinite(value)
 
 
-def test_a_flat_row_has_finite_gradients_when_it_is_standardised():
+def test_a_flat_row_has_finite_gradients_when_it_is_standardized():
     flat = torch.zeros(2, 4, requires_grad=True)
     kd_loss(standardize_logits(flat), torch.randn(2, 4)).backward()
     assert torch.isfinite(flat.grad).all()
 
 
 @pytest.mark.parametrize("ruled_out", [[], [1, 3]])
-def test_both_derivatives_of_standardised_logits_are_those_of_finite_differences(ruled_out):
+def test_both_derivatives_of_standardized_logits_are_those_of_finite_differences(ruled_out):
     def loss(some):
         logits = torch.full((3, 6), -torch.inf, dtype=torch.float64).index_copy(1, torch.tensor(classes), some)
         return standardize_logits(logits)[:, classes]
@@ -316,6 +318,6 @@ def test_both_derivatives_of_standardised_logits_are_those_of_finite_differences
         (lambda: KDLoss(temperature=PerSample), r"an object such as PerSample\(\)"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_one_sentence(make, message):
+def test_a_setting_that_makes_no_sense_raises_an_error(make, message):
     with pytest.raises(LimbeckError, match=message):
         make()

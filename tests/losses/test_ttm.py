@@ -1,4 +1,4 @@
-"""transformed compares the student's untempered answer with a power of the teacher's, weighed by how soft that is."""
+"""ttm_loss compares the student's probabilities with a power of the teacher's, weighted by its softness."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def paper(student, teacher, power, by_softness):
     return float(np.mean(by_row * weight if by_softness else by_row))
 
 
-def test_it_keeps_every_promise_but_zero_at_agreement():
+def test_it_passes_every_check_but_zero_at_agreement():
     check_loss(TTMLoss(), skip=SOFTENED)
     check_loss(TTMLoss(power=0.1, row_weighting="equal", teacher="teacher"), skip=SOFTENED)
     check_loss(TTMLoss(power=1.0))
     check_loss(TTMLoss(temperature=2.0), skip=SOFTENED)
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # p = (4/5, 1/5), power 1/2: (2, 1)/√5, renormalised (2/3, 1/3), summing to 3/√5. q = (1/2, 1/2).
     # KL = 2/3 ln 4/3 + 1/3 ln 2/3 = 5/3 ln 2 − ln 3.
     student, teacher = torch.zeros(1, 2), torch.tensor([[np.log(4.0), 0.0]])
@@ -53,7 +53,7 @@ def test_it_agrees_with_the_paper_in_numpy(pair, power, by_softness):
     assert value == pytest.approx(paper(*pair, power, by_softness), rel=1e-6, abs=1e-12)
 
 
-def test_at_a_power_of_one_it_is_a_soft_target_without_temperature():
+def test_at_a_power_of_one_it_is_a_kd_without_temperature():
     student, teacher = torch.randn(3, 5).double(), torch.randn(3, 5).double()
     expected = kd_loss(student, teacher, temperature=1.0)
     torch.testing.assert_close(ttm_loss(student, teacher, power=1.0, row_weighting="equal"), expected)
@@ -98,8 +98,8 @@ def test_the_gradient_is_that_of_finite_differences():
     assert shared.right_gradient(ttm_loss, 3, 4)
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    assert float(TTMLoss()(shared.unanswered())) == 0.0
+def test_a_teacher_without_valid_samples_gives_zero():
+    assert float(TTMLoss()(shared.context_without_valid_samples())) == 0.0
 
 
 def test_what_does_not_fit_is_refused():

@@ -1,4 +1,4 @@
-"""variational is the Gaussian's negative log-likelihood without its constant; Variational learns mean and variance."""
+"""vid_loss is a Gaussian negative log-likelihood without its constant; VIDLoss learns mean and variance."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def paper(student, teacher, variance):
 @pytest.mark.parametrize(
     ("student", "teacher"), [((8, 4, 4), (6, 4, 4)), ((8, 6, 6), (8, 3, 3)), ((5,), (7,)), ((3, 5), (3, 7))]
 )
-def test_it_keeps_every_promise_but_zero_at_agreement(student, teacher):
+def test_it_passes_every_check_but_zero_at_agreement(student, teacher):
     # log σ² stays where nothing else is left, and μ is learned.
     make = partial(make_context, student_feature_shapes={"mid": student}, teacher_feature_shapes={"mid": teacher})
     check_loss(VIDLoss("mid"), context_factory=make, skip={"zero at agreement"})
 
 
-def test_the_value_worked_by_hand():
+def test_the_value_computed_by_hand():
     # ½ · (1/2 + ln 2) and ½ · (9/3 + ln 3), mean of the two: ½ · ½ · (0.5 + 0.693147 + 3 + 1.098612) = 1.322940.
     student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 3.0]])
     value = vid_loss(student, teacher, variance=torch.tensor([2.0, 3.0]))
@@ -52,25 +52,25 @@ def test_the_class_agrees_with_numpy_through_its_own_mean_and_pooling():
     random = np.random.default_rng(0)
     student, teacher = random.normal(size=(2, 3, 4, 4)), random.normal(size=(2, 5, 2, 2))
     context = shared.context(torch.tensor(student), torch.tensor(teacher))
-    term = shared.prepared(VIDLoss("mid", initial_variance=2.0), context)
+    loss_fn = shared.prepared(VIDLoss("mid", initial_variance=2.0), context)
     mean = student
-    for layer in (term.projection[0], term.projection[2], term.projection[4]):
-        mean = shared.convolved(np.maximum(mean, 0.0) if layer is not term.projection[0] else mean, layer)
-    shared.close(term(context), paper(shared.pooled(mean, 2, 2), teacher, np.full(5, 2.0)))
+    for layer in (loss_fn.projection[0], loss_fn.projection[2], loss_fn.projection[4]):
+        mean = shared.convolved(np.maximum(mean, 0.0) if layer is not loss_fn.projection[0] else mean, layer)
+    shared.close(loss_fn(context), paper(shared.pooled(mean, 2, 2), teacher, np.full(5, 2.0)))
 
 
 def test_the_variance_is_trained():
     context = shared.context(torch.randn(8, 4), 0.1 * torch.randn(8, 3))
-    term = shared.prepared(VIDLoss("mid"), context)
-    assert "rho" in dict(term.named_parameters())
-    optimizer = torch.optim.Adam(term.parameters(), lr=0.1)
-    first = term(context)
+    loss_fn = shared.prepared(VIDLoss("mid"), context)
+    assert "rho" in dict(loss_fn.named_parameters())
+    optimizer = torch.optim.Adam(loss_fn.parameters(), lr=0.1)
+    first = loss_fn(context)
     for _ in range(100):
         optimizer.zero_grad()
-        term(context).backward()
+        loss_fn(context).backward()
         optimizer.step()
-    assert (term.variance < 1.0).all()
-    assert term(context) < first
+    assert (loss_fn.variance < 1.0).all()
+    assert loss_fn(context) < first
 
 
 @pytest.mark.parametrize("start", [1e-3, 5.0, 40.0])
@@ -81,9 +81,13 @@ def test_the_variance_starts_at_its_initial_value(start):
 
 
 def test_gradients_are_those_of_finite_differences():
-    own, its, variance = torch.randn(2, 3, 2, 2).double(), torch.randn(2, 3, 2, 2).double(), torch.rand(3).double() + 1
+    own, teacher_x, variance = (
+        torch.randn(2, 3, 2, 2).double(),
+        torch.randn(2, 3, 2, 2).double(),
+        torch.rand(3).double() + 1,
+    )
     own.requires_grad_(), variance.requires_grad_()
-    assert torch.autograd.gradcheck(lambda s, v: vid_loss(s, its, variance=v), (own, variance))
+    assert torch.autograd.gradcheck(lambda s, v: vid_loss(s, teacher_x, variance=v), (own, variance))
 
 
 def test_half_precision_is_computed_in_float32():
@@ -92,24 +96,24 @@ def test_half_precision_is_computed_in_float32():
     shared.check_half(function, reference, (2, 3, 4, 4), (2, 3, 4, 4))
 
 
-def test_channels_last_memory_costs_the_same():
+def test_channels_last_memory_gives_the_same():
     function = partial(vid_loss, variance=torch.tensor([1.0, 2.0, 3.0]))
     shared.check_memory_order(function, (2, 3, 4, 4), (2, 3, 4, 4))
 
 
-def test_a_teacher_without_valid_samples_costs_zero():
-    shared.check_nobody_answered(VIDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
+def test_a_teacher_without_valid_samples_gives_zero():
+    shared.check_no_valid_samples(VIDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
 def test_what_it_learns_may_be_moved_to_another_precision():
     shared.check_precisions(VIDLoss("mid"), (2, 3, 4, 4), (2, 5, 2, 2))
 
 
-def test_an_unprepared_term_says_what_to_call():
+def test_an_unprepared_loss_names_the_call():
     shared.check_unprepared(VIDLoss("mid"))
 
 
-def test_the_repr_tells_between_which_widths_the_mean_stands():
+def test_the_repr_names_between_which_widths_the_mean_maps():
     context = shared.context(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 2, 2))
     assert "3 → 5, maps 4×4 and 2×2 pooled to 2×2" in str(shared.prepared(VIDLoss("mid"), context))
 

@@ -1,4 +1,4 @@
-"""Weights that move: uncertainty, GradNorm and loss ratios agree with their papers in NumPy, step for step."""
+"""Uncertainty, GradNorm and loss ratios agree with their papers in NumPy, step for step."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def networks():
     return student, nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
-def distilling(balance, *, terms=None, **more):
+def distilling(balance, *, loss_fns=None, **more):
     student, teacher = networks()
-    terms = {"target": CrossEntropyLoss(), "kd": KDLoss()} if terms is None else terms
-    return limbeck.Distiller(student, {"big": teacher}, objective=terms, weights=balance, task=TASK, **more)
+    loss_fns = {"target": CrossEntropyLoss(), "kd": KDLoss()} if loss_fns is None else loss_fns
+    return limbeck.Distiller(student, {"big": teacher}, objective=loss_fns, weights=balance, task=TASK, **more)
 
 
 def batch(seed):
@@ -45,7 +45,7 @@ def test_uncertainty_is_the_sum_of_weighted_losses_and_their_log_variances():
     with torch.no_grad():
         balance.log_variance.copy_(torch.tensor([0.5, -1.0]))
     context = make_context()
-    losses = [float(term(context).detach()) for term in objective.losses.values()]
+    losses = [float(loss_fn(context).detach()) for loss_fn in objective.losses.values()]
     loss = objective(context)
     expected = math.exp(-0.5) * losses[0] + 0.5 + math.e * losses[1] - 1.0
     assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-6)
@@ -114,7 +114,7 @@ def test_gradnorm_follows_the_paper_step_for_step():
     last = distiller.student[2].weight
     for step in range(1, 6):
         context = distiller.forward_context(batch(step))
-        values = [term(context) for term in distiller.objective.losses.values()]
+        values = [loss_fn(context) for loss_fn in distiller.objective.losses.values()]
         norms = np.array([float(torch.autograd.grad(v, last, retain_graph=True)[0].norm()) for v in values])
         losses = np.array([float(v.detach()) for v in values])
         loss = distiller(batch(step))
@@ -132,7 +132,7 @@ def test_gradnorm_follows_the_paper_step_for_step():
 
 def test_gradnorm_comes_to_equal_gradients_where_alpha_is_zero():
     balance = GradNorm(alpha=0.0, lr=0.02)
-    distiller = distilling(balance, terms={"target": CrossEntropyLoss(), "kd": KDLoss()})
+    distiller = distilling(balance, loss_fns={"target": CrossEntropyLoss(), "kd": KDLoss()})
     for _ in range(400):
         distiller(batch(0))
     last, loss = distiller.student[2].weight, distiller(batch(0))
@@ -141,17 +141,17 @@ def test_gradnorm_comes_to_equal_gradients_where_alpha_is_zero():
     assert float(balance.weight.sum()) == pytest.approx(2.0)
 
 
-def test_gradnorm_looks_at_the_last_weight_that_every_term_reaches():
+def test_gradnorm_looks_at_the_last_weight_that_every_loss_reaches():
     balance = GradNorm()
     distiller = distilling(
-        balance, terms={"target": CrossEntropyLoss(), "fitnet": FitNetLoss("mid")},
+        balance, loss_fns={"target": CrossEntropyLoss(), "fitnet": FitNetLoss("mid")},
         feature_layers={"student": {"mid": "0"}, "big": {"mid": "0"}},
     ).prepare(batch(0))  # fmt: skip
     distiller(batch(0))
     assert balance._shared[0] is distiller.student[0].weight
 
 
-def test_a_term_without_a_gradient_stands_aside_until_it_has_one():
+def test_a_loss_without_a_gradient_is_left_out_until_it_has_one():
     torch.testing.assert_close(
         gradnorm_gradient(torch.ones(3), torch.tensor([4.0, 0.0, 1.0]), torch.ones(3)), torch.tensor([4.0, 0.0, -1.0])
     )
@@ -165,10 +165,10 @@ def test_a_term_without_a_gradient_stands_aside_until_it_has_one():
     for step in range(10):
         distiller.progress = Progress(step=step, steps=10)
         distiller(batch(step))
-    assert bool((balance.weight > 0.5).all()), "the weight of a late term ran away"
+    assert bool((balance.weight > 0.5).all()), "the weight of a late loss diverged"
 
 
-def test_balances_do_not_move_in_eval_mode():
+def test_loss_weightings_do_not_move_in_eval_mode():
     for balance in (GradNorm(), LossRatioWeighting()):
         distiller = distilling(balance)
         distiller(batch(0))
@@ -178,7 +178,7 @@ def test_balances_do_not_move_in_eval_mode():
             torch.testing.assert_close(tensor, before[name])
 
 
-def test_a_balance_goes_on_in_the_next_stage_and_is_part_of_the_formula():
+def test_a_loss_weighting_continues_in_the_next_stage_and_is_part_of_the_formula():
     first, second = (distilling(GradNorm()) for _ in range(2))
     first(batch(0))
     second.objective.load_previous(first.objective)
@@ -189,7 +189,7 @@ def test_a_balance_goes_on_in_the_next_stage_and_is_part_of_the_formula():
     assert other.objective.loss_weighting.weight.tolist() == [1.0, 1.0]
 
 
-def test_what_a_balance_cannot_do_is_one_sentence():
+def test_what_a_loss_weighting_cannot_do_raises_an_error():
     with pytest.raises(LimbeckError, match="must be a loss, got 'targte'; there are: target"):
         Objective({"target": CrossEntropyLoss()}, loss_weighting=LossRatioWeighting("targte"))
     balance = GradNorm()

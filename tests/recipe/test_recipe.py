@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.schedules import Linear
+from limbeck.core.schedules import linear
 from limbeck.recipe import Recipe, fill_defaults, find_recipe, list_recipes, load_recipe, resolve_recipe, to_yaml
 from limbeck.recipe.schema import to_plain, validate
 from limbeck.recipe.yaml_io import dump_yaml, parse_yaml
@@ -99,7 +99,7 @@ def test_a_plan_builds_live_objects(digits):
     assert isinstance(plan.teachers["big"].build(classes=10, channels=1), nn.Module)
     terms, weights = plan.stages[0].build_objective()
     assert list(terms) == ["truth", "soft"]
-    assert weights == {"truth": 0.1, "soft": Linear(1.0, 0.5)}
+    assert weights == {"truth": 0.1, "soft": linear(1.0, 0.5)}
     optimizer = plan.stages[0].optimizer.build(student.parameters())
     assert plan.stages[0].scheduler.build(optimizer, steps=30).total_steps == 30
     assert plan.data.settings["num_labeled"] == 200

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.schedules import Linear, Schedule
+from limbeck.core.schedules import Schedule, linear
 from limbeck.data import Augmentation, default_augmentation, mixup, random_crop, torchvision
 from limbeck.recipe import registry as aliases
 from limbeck.recipe import resolve_node as build
@@ -230,7 +230,7 @@ def test_resolved_is_stable_and_builds_the_same():
 def test_nested_nodes_are_built_at_any_depth():
     node = {"use": "thing", "width": 1, "schedules": [{"use": "linear", "start": 1, "end": 0}], "anything": {"a": [{"use": "Frozen", "width": 7}]}}  # fmt: skip # noqa: E501
     built = check(node).build()
-    assert built["schedules"] == [Linear(1.0, 0.0)]
+    assert built["schedules"] == [linear(1.0, 0.0)]
     assert built["anything"] == {"a": [Frozen(7)]}
 
 

@@ -1,4 +1,4 @@
-"""check_term catches a term that breaks its word, and names the promise that is broken."""
+"""check_loss finds a loss that breaks the contract, and names the check."""
 
 from __future__ import annotations
 
@@ -11,76 +11,74 @@ from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
 from limbeck.testing import CHECKS, check_loss, make_context
 
 
-def divergence(exchange, reduction="batchmean"):
-    student, teacher = exchange.student.require_logits().float(), exchange.pair()[1].require_logits().detach().float()
+def divergence(context, reduction="batchmean"):
+    student, teacher = context.student.require_logits().float(), context.pair()[1].require_logits().detach().float()
     log_p = teacher.log_softmax(1)
     gap = log_p.exp() * (log_p - student.log_softmax(1)).masked_fill(log_p == -torch.inf, 0.0)
     return gap.sum(1).mean() if reduction == "batchmean" else gap.mean()
 
 
-def to_the_teacher(exchange):
-    student, teacher = exchange.student.require_logits().float(), exchange.pair()[1].require_logits().float()
+def to_the_teacher(context):
+    student, teacher = context.student.require_logits().float(), context.pair()[1].require_logits().float()
     return (student.softmax(1) - teacher.softmax(1)).square().sum(1).mean()
 
 
-def mean_over_classes_too(exchange):
-    return divergence(exchange, reduction="mean")
+def mean_over_classes_too(context):
+    return divergence(context, reduction="mean")
 
 
-def by_row(exchange):
-    return divergence(exchange) * torch.ones(6)
+def by_row(context):
+    return divergence(context) * torch.ones(6)
 
 
-def a_python_number(exchange):
-    return divergence(exchange).item()
+def a_python_number(context):
+    return divergence(context).item()
 
 
-def not_a_number(exchange):
-    return divergence(exchange) / exchange.student.require_logits().float().std()
+def not_a_number(context):
+    return divergence(context) / context.student.require_logits().float().std()
 
 
-def gradient_not_a_number(exchange):
+def gradient_not_a_number(context):
     distance = (
-        (exchange.student.require_logits().float() - exchange.pair()[1].require_logits().detach().float())
-        .square()
-        .sum(1)
+        (context.student.require_logits().float() - context.pair()[1].require_logits().detach().float()).square().sum(1)
     )
     return distance.sqrt().mean()
 
 
-def cut_off(exchange):
+def cut_off(context):
     return (
-        (exchange.student.require_logits().detach().float() - exchange.pair()[1].require_logits().detach().float())
+        (context.student.require_logits().detach().float() - context.pair()[1].require_logits().detach().float())
         .square()
         .mean()
     )
 
 
-def in_half(exchange):
-    dtype = exchange.student.require_logits().dtype
-    return (exchange.student.require_logits() - exchange.pair()[1].require_logits().detach()).square().mean().to(dtype)
+def in_half(context):
+    dtype = context.student.require_logits().dtype
+    return (context.student.require_logits() - context.pair()[1].require_logits().detach()).square().mean().to(dtype)
 
 
-def half_inside(exchange):
-    return in_half(exchange).float()
+def half_inside(context):
+    return in_half(context).float()
 
 
-def half_breaks(exchange):
-    return (exchange.student.require_logits() @ torch.ones(exchange.student.require_logits().shape[1])).mean()
+def half_breaks(context):
+    return (context.student.require_logits() @ torch.ones(context.student.require_logits().shape[1])).mean()
 
 
-def costs_at_agreement(exchange):
-    return divergence(exchange) + 1.0
+def costs_at_agreement(context):
+    return divergence(context) + 1.0
 
 
-def swapped(exchange):
+def swapped(context):
     """The arguments of ``kl_div`` in the wrong places, and nothing done about a class which both rule out."""
-    student, teacher = exchange.student.require_logits().float(), exchange.pair()[1].require_logits().detach().float()
+    student, teacher = context.student.require_logits().float(), context.pair()[1].require_logits().detach().float()
     return F.kl_div(teacher.log_softmax(1), student.log_softmax(1), reduction="batchmean", log_target=True)
 
 
-def sum_over_rows(exchange):
-    return divergence(exchange) * len(exchange.student.require_logits())
+def sum_over_rows(context):
+    return divergence(context) * len(context.student.require_logits())
 
 
 class Idle(nn.Module):
@@ -90,21 +88,21 @@ class Idle(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
 
-    def forward(self, exchange):
-        return divergence(exchange)
+    def forward(self, context):
+        return divergence(context)
 
 
-def reads_a_tap(exchange):
-    student, teacher = exchange.pair()
-    return divergence(exchange) + (student.feature("mid").float() - teacher.feature("mid").float()).square().mean()
+def reads_a_tap(context):
+    student, teacher = context.pair()
+    return divergence(context) + (student.feature("mid").float() - teacher.feature("mid").float()).square().mean()
 
 
-def test_an_honest_term_passes():
+def test_a_correct_loss_passes():
     check_loss(divergence)
 
 
 @pytest.mark.parametrize(
-    ("term", "promise", "why"),
+    ("loss_fn", "check", "why"),
     [
         (by_row, "scalar", r"its shape is \[6\]"),
         (a_python_number, "scalar", "it is a float, not a tensor"),
@@ -123,21 +121,21 @@ def test_an_honest_term_passes():
         (swapped, "unchanged by an impossible class", "nan"),
     ],
 )
-def test_a_term_that_breaks_its_word_is_named_with_the_promise(term, promise, why):
-    with pytest.raises(AssertionError, match=f"fails the check '{promise}': .*{why}"):
-        check_loss(term)
+def test_a_loss_that_fails_a_check_is_named_with_the_check(loss_fn, check, why):
+    with pytest.raises(AssertionError, match=f"fails the check '{check}': .*{why}"):
+        check_loss(loss_fn)
 
 
 @pytest.mark.parametrize(
-    ("term", "promise"),
+    ("loss_fn", "check"),
     [
         (sum_over_rows, "unchanged by repetition"),
         (mean_over_classes_too, "unchanged by an impossible class"),
         (costs_at_agreement, "zero at agreement"),
     ],
 )
-def test_a_term_breaks_only_the_promise_it_breaks(term, promise):
-    check_loss(term, skip={promise})
+def test_a_loss_fails_only_its_own_check(loss_fn, check):
+    check_loss(loss_fn, skip={check})
 
 
 def test_every_requirement_of_a_loss_is_checked():
@@ -147,7 +145,7 @@ def test_every_requirement_of_a_loss_is_checked():
     ]  # fmt: skip
 
 
-def test_embeddings_and_maps_are_watched_as_well():
+def test_embeddings_and_maps_are_checked_as_well():
     def make(**settings):
         from dataclasses import replace
 
@@ -158,12 +156,12 @@ def test_embeddings_and_maps_are_watched_as_well():
         )
         return replace(context, student=student, teacher=teacher, teachers={"teacher": teacher})
 
-    def leaking(exchange):
-        student, teacher = exchange.pair()
+    def leaking(context):
+        student, teacher = context.pair()
         return (student.embedding.float() - teacher.embedding.float()).square().sum(1).mean()
 
-    def honest(exchange):
-        student, teacher = exchange.pair()
+    def honest(context):
+        student, teacher = context.pair()
         return (student.embedding.float() - teacher.embedding.detach().float()).square().sum(1).mean()
 
     check_loss(honest, context_factory=make)
@@ -177,10 +175,10 @@ def test_a_trainable_loss_is_prepared_and_the_random_state_is_unchanged():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_promise_that_does_not_exist_cannot_be_left_out():
+def test_a_check_that_does_not_exist_cannot_be_left_out():
     with pytest.raises(ValueError, match=r"no check is named \['zero'\]; there are: \['finite'"):
         check_loss(CrossEntropyLoss(), skip={"zero"})
 
 
-def test_terms_are_checked_with_several_teachers_too():
+def test_losses_are_checked_with_several_teachers_too():
     check_loss(KDLoss(), context_factory=lambda **settings: make_context(teacher_names=("a", "b"), **settings))

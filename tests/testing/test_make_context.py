@@ -1,4 +1,4 @@
-"""make_exchange makes the same exchange from the same seed, of the shapes that were asked for."""
+"""make_context makes the same context from the same seed, of the given shapes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def tensors(context):
     return [tensor for one in outputs for tensor in (one.require_logits(), *one.features.values())]
 
 
-def test_the_same_seed_makes_the_same_exchange_whatever_happened_before():
+def test_the_same_seed_makes_the_same_context_whatever_happened_before():
     one = make_context(seed=3)
     torch.manual_seed(99)
     other = make_context(seed=3)
@@ -22,7 +22,7 @@ def test_the_same_seed_makes_the_same_exchange_whatever_happened_before():
     assert torch.equal(one.require_target(), other.require_target())
 
 
-def test_another_seed_makes_another_exchange():
+def test_another_seed_makes_another_context():
     assert not torch.equal(make_context(seed=3).student.require_logits(), make_context(seed=4).student.require_logits())
 
 
@@ -33,7 +33,7 @@ def test_making_a_context_leaves_the_random_state_unchanged():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_its_shapes_and_types_are_those_asked_for_and_all_ask_for_gradients(dtype):
+def test_its_shapes_and_types_are_the_arguments_and_all_require_gradients(dtype):
     context = make_context(
         rows=3,
         classes=7,

@@ -48,7 +48,9 @@ def run(tmp_path_factory):
 
 def test_a_recipe_names_policies_weightings_and_a_warning_is_recorded(run):
     folder, record = run
-    assert "the temperature of wide is 1000, and Classification is used to 3 to 6" in "\n".join(record["warnings"])
+    assert "the temperature of wide is 1000, and the usual range of Classification is 3 to 6" in "\n".join(
+        record["warnings"]
+    )
     curve = load_curves(folder / "run" / "metrics.csv")["distilled"]
     assert set(curve.columns_by_loss("temperature")) == {"kd", "each", "hard", "wide"}
     # The shares are kept at the ratios of the weights.

@@ -139,11 +139,9 @@ class Distiller(nn.Module):
 
     def forward_context(self, batch: Any) -> LossContext:
         """Run student and teachers on ``batch``."""
-        if not len(self._feature_extractor):
+        with self._feature_extractor.capture() as features:
             student = self.task.outputs(self.student, batch)
-        else:
-            with self._feature_extractor.capture() as features:
-                student = self.task.outputs(self.student, batch)
+        if features:
             student = replace(student, features=features)
         teachers = {name: teacher.predict(batch, self.task) for name, teacher in self.teachers.items()}
         target = self.task.target(batch)
