@@ -21,7 +21,7 @@ from results import fraction_row, gain_row, make_row, parse_options, write_rows
 
 from limbeck.evaluation import paired_mean_ci
 from limbeck.recipe import load_recipe
-from limbeck.report import classify_gain_over_seeds
+from limbeck.report.verdict import classify_gain_over_seeds
 from limbeck.workflows import study as run_study
 from limbeck.workflows._job.job import Job
 

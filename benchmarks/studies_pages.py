@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from limbeck.report.compare import to_markdown
+from limbeck.report.compare.tables import to_markdown
 from limbeck.workflows.compare.run import build_comparison
 
 PAGES = Path(__file__).parent.parent / "docs" / "results"

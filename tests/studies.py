@@ -8,7 +8,7 @@ import torch
 
 from limbeck.evaluation import save_predictions
 from limbeck.report.record import METRIC_INFO, PRIMARY_METRIC, SCHEMA
-from limbeck.report.record_hash import add_hashes
+from limbeck.report.record_io import add_hashes
 
 CLASSES = ["zero", "one", "two", "three"]
 VARIANTS = {

@@ -20,7 +20,7 @@ from limbeck.dashboard.app import create_app
 from limbeck.dashboard.pages import render_index, render_not_found, render_page
 from limbeck.dashboard.run_index import list_runs
 from limbeck.dashboard.serve import open_socket
-from limbeck.report.compare import render_compare_page
+from limbeck.report.compare.compare_page import render_compare_page
 from limbeck.workflows.compare.run import build_comparison
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

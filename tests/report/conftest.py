@@ -16,7 +16,7 @@ import pytest
 
 from limbeck.core.errors import LimbeckError
 from limbeck.report.record import METRIC_INFO, PRIMARY_METRIC
-from limbeck.report.record_hash import add_hashes
+from limbeck.report.record_io import add_hashes
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def _record():
         "gap_recovered": (means["distilled"] - means["baseline"]) / (means["teacher"] - means["baseline"]),
         "statistical_test": "paired bootstrap over the test samples, 10,000 resamples, 95 %",
     }
-    from limbeck.report import classify_interval, format_verdict
+    from limbeck.report.verdict import classify_interval, format_verdict
 
     verdict["outcome"] = classify_interval(verdict["interval_points"])
     verdict["text"] = format_verdict(

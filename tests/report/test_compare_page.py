@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from limbeck.report import VARIANT_RULE, classify_gain
-from limbeck.report.compare import (
+from limbeck.report.compare.compare_page import class_difference_rows, forest_rows, render_compare_page
+from limbeck.report.compare.comparison import (
     AgreementMatrix,
     ClassChange,
     Comparison,
@@ -19,15 +19,12 @@ from limbeck.report.compare import (
     TrainingCost,
     TrialStatus,
     VariantResult,
-    render_compare_page,
-    to_csv,
-    to_latex,
-    to_markdown,
 )
-from limbeck.report.compare.compare_page import class_difference_rows, forest_rows
+from limbeck.report.compare.tables import to_csv, to_latex, to_markdown
 from limbeck.report.html.templates import content_security_policy
 from limbeck.report.metrics_csv import TrainingCurve
 from limbeck.report.plots.style import assign_styles
+from limbeck.report.verdict import VARIANT_RULE, classify_gain
 
 EVIL = '=HYPERLINK("http://x.invalid"), <script>alert(1)</script> | a_b & 50% #1 {x} ~ ^ \\end{tabular} `q` *b*'
 VOID = {"meta", "link", "img", "br", "hr", "input"}

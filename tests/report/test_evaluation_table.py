@@ -1,6 +1,6 @@
 """The table of an evaluation: what was asked for stands in it, and no more."""
 
-from limbeck.report import render_evaluation_table
+from limbeck.report.terminal import render_evaluation_table
 
 
 def model(role, **more):

@@ -9,7 +9,7 @@ import pytest
 
 from limbeck.core.errors import LimbeckError
 from limbeck.report.metrics_csv import TrainingCurve, load_curves
-from limbeck.report.plots.loss_curves import plot_loss_components
+from limbeck.report.plots.curves import plot_loss_components
 
 
 def table(tmp_path, text):

@@ -1,4 +1,4 @@
-"""The model card: what the Hub reads in it, what it says of the record, and that a name cannot break out."""
+"""The model card: its front matter for the Hub, its statements, and its escaping."""
 
 import re
 
@@ -10,7 +10,7 @@ from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation.statistics import accuracy_interval
 from limbeck.report import write_model_card
-from limbeck.report.model_card import escape_markdown
+from limbeck.report.formatting import escape_markdown
 
 
 def card(run, **options):
@@ -27,14 +27,14 @@ def test_the_hub_reads_the_card_and_its_results(record, write):
     metadata = hub.metadata_load(path)
     assert (metadata["library_name"], metadata["pipeline_tag"]) == ("limbeck", "image-classification")
     data = hub.ModelCard.load(path).data
-    results = {one.metric_type: one.metric_value for one in data.eval_results}
+    results = {result.metric_type: result.metric_value for result in data.eval_results}
     assert results["accuracy"] == pytest.approx(record["models"]["distilled"]["test"]["metrics"]["accuracy"], abs=1e-6)
-    assert {one.dataset_name for one in data.eval_results} == {"Digits"}
+    assert {result.dataset_name for result in data.eval_results} == {"Digits"}
     assert data.model_name == "digits"
     assert hub.ModelCardData(**data.to_dict()).to_yaml()
 
 
-def test_figures_stand_with_their_intervals(record, write):
+def test_metrics_have_their_intervals(record, write):
     text = card(write(record))
     for name in ("teacher", "baseline", "distilled"):
         split = record["models"][name]["test"]
@@ -49,9 +49,9 @@ def test_figures_stand_with_their_intervals(record, write):
 
 
 def test_the_interval_is_that_of_a_bootstrap_over_samples():
-    right = np.arange(360) < 324
-    drawn = np.random.default_rng(1).integers(0, 360, (20_000, 360))
-    low, high = np.quantile(right[drawn].mean(1), [0.025, 0.975])
+    correct = np.arange(360) < 324
+    resamples = np.random.default_rng(1).integers(0, 360, (20_000, 360))
+    low, high = np.quantile(correct[resamples].mean(1), [0.025, 0.975])
     assert accuracy_interval(0.9, 360) == pytest.approx((low, high), abs=0.004)
     assert accuracy_interval(0.0, 10) == (0.0, pytest.approx(1 - 0.05**0.1))
     assert accuracy_interval(None, 10) is accuracy_interval(0.5, 0) is None
@@ -62,7 +62,7 @@ def test_the_same_record_gives_the_same_card(record, write):
     assert card(run) == card(run)
 
 
-def test_the_license_is_the_users_to_state(record, write, capsys):
+def test_the_license_is_an_option(record, write, capsys):
     run = write(record)
     assert front(card(run)) | {"license": "other", "license_name": "not-stated"} == front(card(run))
     assert main(["model-card", str(run), "--license", "apache-2.0"]) == 0
@@ -74,18 +74,18 @@ def test_the_license_is_the_users_to_state(record, write, capsys):
         write_model_card(run, license="my: own")
 
 
-def test_words_of_the_record_break_out_of_nothing(record, write):
-    evil = "x\n---\nlicense: mit\n# <script>alert(1)</script> [a](javascript:b) `c` | d *e* {{ 7*7 }}"
-    record["name"] = record["data"]["name"] = record["machine"]["cpu"] = evil
-    record["warnings"], record["verdict"]["text"] = [evil], evil
-    record["models"] = {evil: record["models"].pop("teacher"), **record["models"]}
-    record["models"]["distilled"]["title"] = record["models"][evil]["title"] = evil
-    record["fidelity"]["teacher"] = evil
-    record["recipe"]["stages"][0]["name"] = evil
+def test_text_of_the_record_is_escaped(record, write):
+    markup = "x\n---\nlicense: mit\n# <script>alert(1)</script> [a](javascript:b) `c` | d *e* {{ 7*7 }}"
+    record["name"] = record["data"]["name"] = record["machine"]["cpu"] = markup
+    record["warnings"], record["verdict"]["text"] = [markup], markup
+    record["models"] = {markup: record["models"].pop("teacher"), **record["models"]}
+    record["models"]["distilled"]["title"] = record["models"][markup]["title"] = markup
+    record["fidelity"]["teacher"] = markup
+    record["recipe"]["stages"][0]["name"] = markup
     text = card(write(record))
     head, body = text.split("---\n", 2)[1:]
     assert yaml.safe_load(head)["license"] == "other"
-    assert yaml.safe_load(head)["model-index"][0]["name"] == " ".join(evil.split())
+    assert yaml.safe_load(head)["model-index"][0]["name"] == " ".join(markup.split())
     assert "<script" not in body
     assert not re.search(r"(?<!\\)\]\(", body)
     assert "\nlicense: mit" not in body
@@ -103,11 +103,11 @@ def test_one_trial_of_a_study_has_no_card(record, write):
         write_model_card(write(record | {"kind": "trial", "variant": variant}))
 
 
-def test_words_without_marks_stay_as_they_are():
+def test_plain_text_is_not_escaped():
     assert escape_markdown("Digits, 8×8 (UCI) – n = 360.") == "Digits, 8×8 (UCI) – n = 360."
 
 
-def test_a_card_of_little_says_what_is_missing(record, write):
+def test_a_card_of_a_minimal_record_states_what_is_missing(record, write):
     for key in ("verdict", "fidelity", "agreement", "disagreements"):
         record.pop(key)
     record["export"] = {}
@@ -125,6 +125,6 @@ def test_a_card_of_little_says_what_is_missing(record, write):
 @pytest.mark.parametrize(
     ("name", "hub"), [("CIFAR10", "uoft-cs/cifar10"), ("my Pictures!", "my-pictures"), ("日本", "data")]
 )
-def test_data_go_by_the_name_the_hub_knows_or_by_a_plain_word(record, write, name, hub):
+def test_data_set_has_its_name_on_the_hub_or_a_slug(record, write, name, hub):
     record["data"]["name"] = name
     assert front(card(write(record)))["datasets"] == [hub]

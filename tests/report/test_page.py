@@ -11,7 +11,8 @@ from html.parser import HTMLParser
 import pytest
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report import RULE, format_verdict, format_vs_no_assistants, write_report
+from limbeck.report import write_report
+from limbeck.report.verdict import RULE, format_verdict, format_vs_no_assistants
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 

@@ -17,15 +17,21 @@ from limbeck.report import (
     check_record,
     integrity_warning,
     render_json_schema,
-    render_summary_table,
     write_model_card,
     write_record,
     write_report,
 )
 from limbeck.report.metrics_csv import load_curves, load_temperatures
 from limbeck.report.migrate import migrate_record
-from limbeck.report.record_hash import add_hashes, compute_config_hash, compute_record_hash
-from limbeck.report.record_io import parse_record, read_record, validate_strict
+from limbeck.report.record_io import (
+    add_hashes,
+    compute_config_hash,
+    compute_record_hash,
+    parse_record,
+    read_record,
+    validate_strict,
+)
+from limbeck.report.terminal import render_summary_table
 from limbeck.workflows.compare.run import build_comparison
 
 OLD = Path(__file__).with_name("record_schema_1.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from limbeck.report import render_report
 from limbeck.report.metrics_csv import TrainingCurve
-from limbeck.report.plots.loss_curves import plot_gradient_ratios, plot_loss_shares, plot_temperatures
+from limbeck.report.plots.curves import plot_gradient_ratios, plot_loss_shares, plot_temperatures
 from limbeck.training.callbacks import read_metrics
 
 MISSING = float("nan")
@@ -17,18 +17,18 @@ def curve(**columns):
 
 
 def test_a_temperature_that_differs_within_an_epoch_has_a_band():
-    drawn = plot_temperatures(curve(temperature__kd=[4, 5], temperature_min__kd=[3, 3], temperature_max__kd=[6, 6]))
-    assert "The band goes" in drawn.note
-    assert drawn.alt_text == "Temperature by step: kd, last 5."
+    plot = plot_temperatures(curve(temperature__kd=[4, 5], temperature_min__kd=[3, 3], temperature_max__kd=[6, 6]))
+    assert "The band goes" in plot.note
+    assert plot.alt_text == "Temperature by step: kd, last 5."
     assert not plot_temperatures(
         curve(temperature__kd=[4, 4], temperature_min__kd=[4, 4], temperature_max__kd=[4, 4])
     ).note
 
 
-def test_gradient_norms_are_drawn_over_the_epochs_in_which_they_were_measured():
-    drawn = plot_gradient_ratios(curve(grad_norm_ratio__kd=[30.0, MISSING, 0.5], grad_norm_ratio__off=[0.0, 0.0, 0.0]))
-    assert "kd, last 0.5" in drawn.alt_text
-    assert "off" not in drawn.alt_text, "a logarithm of 0 is drawn nowhere"
+def test_gradient_norms_are_drawn_at_the_epochs_in_which_they_were_measured():
+    plot = plot_gradient_ratios(curve(grad_norm_ratio__kd=[30.0, MISSING, 0.5], grad_norm_ratio__off=[0.0, 0.0, 0.0]))
+    assert "kd, last 0.5" in plot.alt_text
+    assert "off" not in plot.alt_text, "a logarithm of 0 is drawn nowhere"
 
 
 def test_the_share_of_a_single_loss_is_not_drawn():
@@ -36,7 +36,7 @@ def test_the_share_of_a_single_loss_is_not_drawn():
     assert "target, last 0.75" in plot_loss_shares(curve(loss_share__kd=[0.25], loss_share__target=[0.75])).alt_text
 
 
-def test_nothing_is_drawn_of_a_run_that_wrote_nothing_of_it():
+def test_missing_columns_give_no_plot():
     bare = curve(loss__kd=[1.0, 2.0])
     assert (
         plot_temperatures(bare)
@@ -47,7 +47,7 @@ def test_nothing_is_drawn_of_a_run_that_wrote_nothing_of_it():
     )
 
 
-def test_the_page_shows_what_moved(record, write):
+def test_the_page_shows_temperatures_shares_and_gradients(record, write):
     folder = write(record)
     rows = read_metrics(folder / "metrics.csv")
     page = render_report(folder)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from limbeck.evaluation import gap_recovered_ci, paired_mean_ci, required_num_seeds
-from limbeck.report import RULE_OVER_SEEDS, classify_gain_over_seeds, format_verdict_over_seeds
+from limbeck.report.verdict import RULE_OVER_SEEDS, classify_gain_over_seeds, format_verdict_over_seeds
 
 IMPROVES = {
     "mean": 3.1,

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report import render_candidates_table, write_selection_plot
+from limbeck.report import write_selection_plot
+from limbeck.report.terminal import render_candidates_table
 
 
 def validation(accuracy, nll=0.3):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report import render_summary_table
+from limbeck.report.terminal import render_summary_table
 
 
 def test_table_has_a_line_for_each_model_and_fits_a_terminal(record):
@@ -21,7 +21,7 @@ def test_table_has_a_line_for_each_model_and_fits_a_terminal(record):
     assert not any(line.endswith(" ") or "\x1b" in line for line in lines)
 
 
-def test_assistants_have_their_names_and_the_student_without_them_its_own(record):
+def test_assistants_and_the_student_without_them_have_names(record):
     models = record["models"]
     record["models"] = {
         **models, "no_assistants": {**models["baseline"], "role": "no_assistants"},
@@ -37,13 +37,13 @@ def test_names_with_brackets_are_no_markup(record):
     assert "[red]big[/]" in render_summary_table(record)
 
 
-def test_missing_figures_are_dashes(record):
+def test_missing_metrics_are_dashes(record):
     record["models"]["baseline"]["test"] = None
     record["models"]["baseline"]["latency_ms"] = None
     line = next(line for line in render_summary_table(record).splitlines() if "baseline" in line)
     assert line.split() == ["baseline", "–", "–", "–", "1.9", "k", "–"]
 
 
-def test_what_is_no_record_is_an_error():
+def test_an_invalid_record_is_an_error():
     with pytest.raises(LimbeckError, match="has the schema None"):
         render_summary_table({"name": "x"})

@@ -6,8 +6,7 @@ import math
 
 import pytest
 
-from limbeck.report import RULE, format_verdict, format_vs_no_assistants
-from limbeck.report.verdict import classify_interval
+from limbeck.report.verdict import RULE, classify_interval, format_verdict, format_vs_no_assistants
 
 MODELS = {
     "teacher": {"role": "teacher", "test": {"metrics": {"accuracy": 0.99}, "num_samples": 360}},

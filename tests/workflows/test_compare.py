@@ -10,8 +10,8 @@ import pytest
 from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation import load_predictions
-from limbeck.report.compare import render_compare_page
-from limbeck.report.record_hash import add_hashes
+from limbeck.report.compare.compare_page import render_compare_page
+from limbeck.report.record_io import add_hashes
 from limbeck.workflows.compare.run import build_comparison
 
 T95 = {2: 12.7062, 3: 4.30265, 5: 2.77645}

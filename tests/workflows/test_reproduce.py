@@ -10,8 +10,9 @@ import pytest
 
 import limbeck
 from limbeck.cli import main
-from limbeck.report import check_record, render_reproduce_table
-from limbeck.report.record_hash import add_hashes
+from limbeck.report import check_record
+from limbeck.report.record_io import add_hashes
+from limbeck.report.terminal import render_reproduce_table
 from limbeck.workflows import distill
 from limbeck.workflows import reproduce as program
 from limbeck.workflows.reproduce import compare_records, overall_match

@@ -17,27 +17,32 @@ from limbeck.report.html.templates import content_security_policy
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+    from starlette.middleware.base import RequestResponseEndpoint
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-__all__ = ["REFRESH", "create_app"]
 
 REFRESH = 5
 """Seconds after which a browser reloads the page of a running entry."""
-_HOSTS = ["127.0.0.1", "localhost"]
 
 
 def create_app(root: Path, *, refresh: int = REFRESH) -> Starlette:
     """The dashboard of the runs and studies under ``root``."""
     from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
+    from starlette.middleware.base import BaseHTTPMiddleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
-    from starlette.responses import HTMLResponse
+    from starlette.responses import HTMLResponse, PlainTextResponse
     from starlette.routing import Route
 
     # Matplotlib is not thread-safe; unchanged pages are cached.
     draw_lock = threading.Lock()
+    headers = {
+        "Content-Security-Policy": f"{content_security_policy()}; frame-ancestors 'none'",
+        "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
+        "Cache-Control": "no-store",
+    }  # fmt: skip
 
     @lru_cache(maxsize=64)
     def cached_page(entry: RunEntry, file_signature: Any) -> str:
@@ -49,7 +54,7 @@ def create_app(root: Path, *, refresh: int = REFRESH) -> Starlette:
     def show_entry(request: Request) -> Response:
         entry = list_runs(root).get(request.path_params["path"] or ".")
         if entry is None:
-            return HTMLResponse(render_not_found(), status_code=404)
+            raise HTTPException(404)
         with draw_lock:
             text = cached_page(entry, entry_signature(entry))
         return HTMLResponse(text, headers={"Refresh": str(refresh)} if entry.is_live else None)
@@ -57,42 +62,21 @@ def create_app(root: Path, *, refresh: int = REFRESH) -> Starlette:
     def show_not_found(request: Request, error: Exception) -> Response:
         return HTMLResponse(render_not_found(), status_code=404)
 
+    async def secure(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        response: Response = PlainTextResponse(
+            "the dashboard is read-only: use GET or HEAD", status_code=405, headers={"Allow": "GET, HEAD"}
+        )
+        if request.method in ("GET", "HEAD"):
+            response = await call_next(request)
+        response.headers.update(headers)
+        return response
+
+    hosts = ["127.0.0.1", "localhost"]
     return Starlette(
         routes=[Route("/", show_index), Route("/at/{path:path}", show_entry)],
         middleware=[
-            Middleware(_SecurityHeaders), Middleware(TrustedHostMiddleware, allowed_hosts=_HOSTS, www_redirect=False),
+            Middleware(BaseHTTPMiddleware, dispatch=secure),
+            Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
         ],
         exception_handlers={404: show_not_found},
-    )  # fmt: skip
-
-
-class _SecurityHeaders:
-    """Rejects every method but GET and HEAD, and adds security headers to all responses."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-        self.headers = [
-            (b"content-security-policy", f"{content_security_policy()}; frame-ancestors 'none'".encode()),
-            (b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"),
-            (b"referrer-policy", b"no-referrer"), (b"cross-origin-opener-policy", b"same-origin"),
-            (b"cross-origin-resource-policy", b"same-origin"), (b"cache-control", b"no-store"),
-        ]  # fmt: skip
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), *self.headers]}
-            await send(message)
-
-        if scope["method"] in ("GET", "HEAD"):
-            await self.app(scope, receive, send_with_headers)
-            return
-        from starlette.responses import PlainTextResponse
-
-        response = PlainTextResponse(
-            "the dashboard is read-only: use GET or HEAD", status_code=405, headers={"Allow": "GET, HEAD"}
-        )
-        await response(scope, receive, send_with_headers)
+    )

@@ -12,17 +12,15 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
 from limbeck.dashboard.run_index import RunEntry, read_phases
 from limbeck.report import read_record, render_report
-from limbeck.report.compare import VariantResult, render_compare_page
+from limbeck.report.compare.compare_page import render_compare_page
+from limbeck.report.compare.comparison import VariantResult
 from limbeck.report.formatting import format_duration
 from limbeck.report.html.templates import load_template
 from limbeck.report.metrics_csv import load_curves
-from limbeck.report.plots.accuracy_curves import plot_learning_curves
+from limbeck.report.plots.curves import plot_learning_curves
 from limbeck.report.plots.style import assign_styles
 from limbeck.workflows.compare.run import build_comparison
 
-__all__ = ["render_index", "render_not_found", "render_page"]
-
-_TEMPLATE_DIR = Path(__file__).parent
 _PHASE_ROLES = {
     "student_only": Role.BASELINE, "equal_time": Role.BASELINE_EQUAL_TIME,
     "label_smoothing": Role.BASELINE_LABEL_SMOOTHING, **{role.value: role for role in Role},
@@ -32,8 +30,7 @@ _PHASE_ROLES = {
 
 def render_index(entries: Iterable[RunEntry], root: Path) -> str:
     """The index of all runs and studies; of ``root`` it shows only the name."""
-    rows = [_make_index_row(entry) for entry in entries]
-    return load_template("index.html.j2", folder=_TEMPLATE_DIR).render(rows=rows, name=root.name or "runs")
+    return _render("index.html.j2", rows=list(map(_make_index_row, entries)), name=root.name or "runs")
 
 
 def render_page(entry: RunEntry) -> str:
@@ -41,26 +38,22 @@ def render_page(entry: RunEntry) -> str:
     try:
         if entry.kind == "study":
             return render_compare_page(build_comparison([entry.folder]), home_url="/")
-        if entry.state == "finished":
-            return _render_report(entry.folder)
-        return _render_training(entry)
+        return _render_report(entry.folder) if entry.state == "finished" else _render_training(entry)
     except LimbeckError as error:
-        return _render_message(entry.relative_path, str(error))
+        text = str(error)
     except Exception as error:  # an edited record must not stop the dashboard
-        return _render_message(
-            entry.relative_path, f"The files of this {entry.kind} cannot be read at present ({type(error).__name__})."
-        )
+        text = f"The files of this {entry.kind} cannot be read at present ({type(error).__name__})."
+    return _render("message.html.j2", title=entry.relative_path, text=text)
 
 
 def render_not_found() -> str:
     """The page of an unknown address."""
-    return _render_message(
-        "Not found", "There is no run or study of this name on the dashboard: it may have been moved or removed."
-    )
+    text = "There is no run or study of this name on the dashboard: it may have been moved or removed."
+    return _render("message.html.j2", title="Not found", text=text)
 
 
-def _render_message(title: str, text: str) -> str:
-    return load_template("message.html.j2", folder=_TEMPLATE_DIR).render(title=title, text=text)
+def _render(template: str, **context: Any) -> str:
+    return load_template(template, folder=Path(__file__).parent).render(context)
 
 
 def _render_report(folder: Path) -> str:
@@ -79,8 +72,8 @@ def _render_training(entry: RunEntry) -> str:
         for name, curve in load_curves(entry.folder / "metrics.csv").items()
     ]
     styles = assign_styles(variants)
-    return load_template("training.html.j2", folder=_TEMPLATE_DIR).render(
-        entry=entry, phases=read_phases(entry.folder), styles=styles,
+    return _render(
+        "training.html.j2", entry=entry, phases=read_phases(entry.folder), styles=styles,
         curve_plot=plot_learning_curves(variants, styles), age=_format_age(entry.modified),
     )  # fmt: skip
 
@@ -98,8 +91,8 @@ def _make_index_row(entry: RunEntry) -> dict[str, Any]:
                 progress, fraction = f"{phase.name}, step {phase.step:,}{suffix}", phase.fraction
     return {
         "entry": entry, "title": entry.relative_path if entry.relative_path != "." else "this folder",
-        "progress": progress,
-        "percent": None if fraction is None else round(100 * fraction), "age": _format_age(entry.modified),
+        "progress": progress, "percent": None if fraction is None else round(100 * fraction),
+        "age": _format_age(entry.modified),
         "timestamp": time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.modified)),
     }  # fmt: skip
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, NamedTuple
 
 from limbeck.core.errors import LimbeckError
 from limbeck.report.metrics_csv import load_curves
-
-__all__ = ["PhaseProgress", "RunEntry", "entry_signature", "list_runs", "read_phases"]
 
 RunState = Literal["running", "finished", "failed", "stopped"]
 
@@ -27,9 +25,7 @@ _FILE_NAMES: Final = (
 )  # fmt: skip
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class RunEntry:
+class RunEntry(NamedTuple):
     """One run or study.
 
     Attributes:
@@ -57,9 +53,7 @@ class RunEntry:
         return self.state == "running"
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class PhaseProgress:
+class PhaseProgress(NamedTuple):
     """Step, number of steps (``None`` where the recipe does not set it) and accuracy of one training."""
 
     name: str
@@ -76,25 +70,23 @@ class PhaseProgress:
 def list_runs(root: Path) -> dict[str, RunEntry]:
     """Every run and study under ``root``, newest first; links that lead out of it are skipped."""
     root = root.resolve()
-    runs = [
-        entry
-        for folder in _find_run_folders(root, root, _MAX_FOLDER_DEPTH)
-        if (entry := _read_run_entry(folder, root)) is not None
-    ]
-    runs.sort(key=lambda entry: -entry.modified)
+    entries = (_read_run_entry(folder, root) for folder in _find_run_folders(root, root, _MAX_FOLDER_DEPTH))
+    runs = sorted((entry for entry in entries if entry), key=lambda entry: -entry.modified)
     return {entry.relative_path: entry for entry in runs[:_MAX_ENTRIES]}
 
 
 def read_phases(folder: Path) -> list[PhaseProgress]:
     """The progress of each training of a run; raises ``LimbeckError`` where its files cannot be read."""
-    planned = _read_planned_lengths(folder / "recipe.yaml")
+    recipe = _read_recipe(folder / "recipe.yaml")
+    teachers, stages = recipe.get("teachers"), recipe.get("stages")
     progress = []
     for name, curve in load_curves(folder / "metrics.csv").items():
-        accuracies = [value for value in curve.accuracy if value == value]
-        steps, epochs = planned.get("teacher_training" if name in planned["teachers"] else "stages", (None, None))
+        is_teacher = isinstance(teachers, Mapping) and name in teachers
+        steps, epochs = _sum_lengths([recipe.get("teacher_training")] if is_teacher else stages)
         per_epoch = curve.steps[-1] / len(curve.steps)
         total_steps = steps or (round(epochs * per_epoch) if epochs else None)
-        progress.append(PhaseProgress(name, int(curve.steps[-1]), total_steps, accuracies[-1] if accuracies else None))
+        accuracy = next(filter(math.isfinite, reversed(curve.accuracy)), None)
+        progress.append(PhaseProgress(name, int(curve.steps[-1]), total_steps, accuracy))
     return progress
 
 
@@ -176,28 +168,23 @@ def _is_locked(path: Path) -> bool:
     return any(inode in line.split() for line in lines)
 
 
-def _read_planned_lengths(path: Path) -> dict[str, Any]:
-    """Steps or epochs of the stages and of teacher training, and the names of the teachers, from the recipe."""
+def _read_recipe(path: Path) -> Mapping[str, Any]:
+    """The content of a recipe; empty where it cannot be read."""
     import yaml
 
     recipe: Any = {}
     with suppress(OSError, ValueError, yaml.YAMLError):
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    recipe = recipe if isinstance(recipe, Mapping) else {}
-    teachers, stages = recipe.get("teachers"), recipe.get("stages")
-    return {
-        "teachers": set(teachers) if isinstance(teachers, Mapping) else set(),
-        "teacher_training": _sum_lengths([recipe.get("teacher_training")]),
-        "stages": _sum_lengths(stages if isinstance(stages, list) else []),
-    }  # fmt: skip
+    return recipe if isinstance(recipe, Mapping) else {}
 
 
-def _sum_lengths(stages: list[Any]) -> tuple[int | None, float | None]:
+def _sum_lengths(stages: Any) -> tuple[int | None, float | None]:
     """Total steps, or else total epochs, where every stage is measured in the same unit."""
-    for kind in ("steps", "epochs"):
-        values = [stage.get(kind) if isinstance(stage, Mapping) else None for stage in stages]
-        numbers = [value for value in values if isinstance(value, int | float)]
-        if numbers and len(numbers) == len(values):
-            total = sum(numbers)
-            return (int(total), None) if kind == "steps" else (None, float(total))
-    return None, None
+    stages = stages if isinstance(stages, list) else []
+    totals: list[float | None] = []
+    for unit in ("steps", "epochs"):
+        lengths = [stage.get(unit) if isinstance(stage, Mapping) else None for stage in stages]
+        numbers = [length for length in lengths if isinstance(length, int | float)]
+        totals.append(sum(numbers) if numbers and len(numbers) == len(lengths) else None)
+    steps, epochs = totals
+    return None if steps is None else int(steps), None if steps is not None else epochs

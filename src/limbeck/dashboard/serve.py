@@ -8,8 +8,6 @@ from pathlib import Path
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["open_socket", "serve"]
-
 
 def serve(folder: Path, *, port: int = 8642) -> None:
     """Serve the runs and studies in ``folder`` at ``http://127.0.0.1:port/`` until interrupted.

@@ -191,7 +191,7 @@ def paired_mean_ci(
     For few seeds the bootstrap interval is too narrow (`benchmarks/coverage.py` measures by how much); Student's
     interval (1908, https://doi.org/10.1093/biomet/6.1.1) is exact for normal differences. Where all differences are
     equal up to rounding, both intervals are the mean itself and ``p_value`` is 1 for a difference of zero, else 0 (see
-    :data:`limbeck.report.RULE_OVER_SEEDS`).
+    :data:`limbeck.report.verdict.RULE_OVER_SEEDS`).
 
     Returns:
         ``mean``, ``std`` (with n − 1), ``low`` and ``high`` (bootstrap), ``t_low`` and ``t_high`` (Student's t), the

@@ -1,4 +1,4 @@
-"""Numbers as short text with a unit; a dash where there is none."""
+"""Numbers as short text with a unit; a dash where there is none. Each function is also a filter of the templates."""
 
 from __future__ import annotations
 
@@ -7,25 +7,17 @@ import re
 from datetime import datetime
 from typing import TypeGuard
 
-__all__ = [
-    "MISSING",
-    "format_bytes",
-    "format_count",
-    "format_date",
-    "format_duration",
-    "format_fixed",
-    "format_interval",
-    "format_milliseconds",
-    "format_percent",
-    "format_percent_value",
-    "format_points",
-    "format_ratio",
-    "format_scientific",
-    "join_number_and_unit",
-]
-
 MISSING = "–"
 _UNIT_PATTERN = r"%|k|M|G|T|B|kB|MB|GB|TB|ms|s|min|h|points?|examples|times?|steps"
+
+
+def format_fixed(value: float | None, *, digits: int = 3) -> str:
+    """A number with ``digits`` digits after the point.
+
+    >>> format_fixed(0.01234), format_fixed(-2.5, digits=1), format_fixed(None)
+    ('0.012', '−2.5', '–')
+    """
+    return f"{value:.{digits}f}".replace("-", "−") if _is_finite(value) else MISSING
 
 
 def format_percent(value: float | None, *, digits: int = 1) -> str:
@@ -34,12 +26,12 @@ def format_percent(value: float | None, *, digits: int = 1) -> str:
     >>> format_percent(0.9634), format_percent(1.0), format_percent(None)
     ('96.3 %', '100.0 %', '–')
     """
-    return f"{100 * value:.{digits}f} %".replace("-", "−") if _is_finite(value) else MISSING
+    return f"{format_fixed(100 * value, digits=digits)} %" if _is_finite(value) else MISSING
 
 
-def format_percent_value(value: float | None) -> str:
+def format_percent_value(value: float | None, *, digits: int = 1) -> str:
     """A fraction as per cent without the sign, for columns whose heading holds it."""
-    return format_percent(value).removesuffix(" %")
+    return format_percent(value, digits=digits).removesuffix(" %")
 
 
 def format_points(value: float | None, *, digits: int = 1) -> str:
@@ -63,13 +55,14 @@ def format_interval(low: float | None, high: float | None, *, digits: int = 1) -
     return f"{format_points(low, digits=digits)} to {format_points(high, digits=digits)}"
 
 
-def format_fixed(value: float | None, *, digits: int = 3) -> str:
-    """A number with ``digits`` digits after the point.
+def format_difference(value: float | None, reference: float | None, *, digits: int = 3) -> str:
+    """``value`` minus ``reference`` with its sign."""
+    return MISSING if value is None or reference is None else format_points(value - reference, digits=digits)
 
-    >>> format_fixed(0.01234), format_fixed(-2.5, digits=1), format_fixed(None)
-    ('0.012', '−2.5', '–')
-    """
-    return f"{value:.{digits}f}".replace("-", "−") if _is_finite(value) else MISSING
+
+def format_percent_difference(value: float | None, reference: float | None) -> str:
+    """The difference of two fractions in percentage points."""
+    return MISSING if value is None or reference is None else format_points(100 * (value - reference))
 
 
 def format_scientific(value: float | None) -> str:
@@ -84,13 +77,18 @@ def format_scientific(value: float | None) -> str:
     return f"{head.removesuffix('.0')}e{int(exponent)}" if value else "0"
 
 
-def format_count(value: float | None, *, significant: int = 2) -> str:
+def format_integer(value: float | None) -> str:
+    """A whole number with commas between thousands."""
+    return f"{value:,.0f}" if _is_finite(value) else MISSING
+
+
+def format_count(value: float | None) -> str:
     """A count with k, M, G or T; counts below 1000 are written in full.
 
     >>> format_count(512), format_count(1_898), format_count(94_026), format_count(1_210_000), format_count(999_960)
     ('512', '1.9 k', '94 k', '1.2 M', '1.0 M')
     """
-    return _format_scaled(value, ("", "k", "M", "G", "T"), significant) if _is_finite(value) else MISSING
+    return _format_scaled(value, ("", "k", "M", "G", "T"))
 
 
 def format_bytes(value: float | None) -> str:
@@ -99,7 +97,7 @@ def format_bytes(value: float | None) -> str:
     >>> format_bytes(9_876), format_bytes(380_000), format_bytes(45)
     ('9.9 kB', '380 kB', '45 B')
     """
-    return _format_scaled(value, ("B", "kB", "MB", "GB", "TB"), 2) if _is_finite(value) else MISSING
+    return _format_scaled(value, ("B", "kB", "MB", "GB", "TB"))
 
 
 def format_milliseconds(value: float | None) -> str:
@@ -111,6 +109,11 @@ def format_milliseconds(value: float | None) -> str:
     if value is None:
         return MISSING
     return f"{value:.3f}" if value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:,.0f}"
+
+
+def format_latency(value: float | None) -> str:
+    """A latency in milliseconds with three significant digits."""
+    return f"{value:.3g} ms" if value else MISSING
 
 
 def format_date(iso: str) -> str:
@@ -134,10 +137,8 @@ def format_duration(seconds: float | None) -> str:
     """
     if not _is_finite(seconds):
         return MISSING
-    if seconds < 10:
-        return f"{seconds:.1f} s"
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
@@ -155,6 +156,20 @@ def format_ratio(numerator: float | None, denominator: float | None) -> str:
     return f"{ratio:.0f}×" if ratio >= 9.95 else f"{ratio:.1f}×" if ratio >= 0.95 else f"{ratio:.2g}×"
 
 
+def format_factor(value: float | None, reference: float | None) -> str:
+    """How many times smaller or larger a cost is than ``reference``.
+
+    >>> format_factor(1, 50), format_factor(50, 1), format_factor(100, 98), format_factor(3, 3)
+    ('÷50', '×50', '≈', '=')
+    """
+    if not value or not reference:
+        return MISSING
+    if abs(value / reference - 1) < 0.05:
+        return "=" if value == reference else "≈"
+    low, high = sorted((value, reference))
+    return f"{'÷' if value < reference else '×'}{format_ratio(high, low).removesuffix('×')}"
+
+
 def join_number_and_unit(text: str) -> str:
     r"""``text`` with a no-break space between each number and its unit.
 
@@ -164,13 +179,26 @@ def join_number_and_unit(text: str) -> str:
     return re.sub(rf"(?<=\d) (?=(?:{_UNIT_PATTERN})(?!\w))", "\u00a0", text).replace("n = ", "n\u00a0=\u00a0")
 
 
+def escape_markdown(text: object) -> str:
+    r"""``text`` in one line, with everything escaped that Markdown or HTML would interpret.
+
+    >>> print(escape_markdown("<b>[x](y)</b>\n# 1"))
+    &lt;b&gt;\[x\](y)&lt;/b&gt; \# 1
+    """
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]{}#|~$!])", r"\\\1", line)
+
+
 def _is_finite(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
-def _format_scaled(value: float, units: tuple[str, ...], significant: int) -> str:
-    scaled, unit_index = value, 0
-    while unit_index < len(units) - 1 and float(f"{scaled:.{significant}g}") >= 1000:
-        scaled, unit_index = scaled / 1000, unit_index + 1
-    shown = f"{scaled:.0f}" if unit_index == 0 or scaled >= 9.95 else f"{scaled:.{significant - 1}f}"
-    return f"{shown} {units[unit_index]}".rstrip()
+def _format_scaled(value: float | None, units: tuple[str, ...]) -> str:
+    """Two significant digits and a unit."""
+    if not _is_finite(value):
+        return MISSING
+    unit_index = 0
+    while unit_index < len(units) - 1 and float(f"{value:.2g}") >= 1000:
+        value, unit_index = value / 1000, unit_index + 1
+    number = f"{value:.0f}" if unit_index == 0 or value >= 9.95 else f"{value:.1f}"
+    return f"{number} {units[unit_index]}".rstrip()

@@ -7,12 +7,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, final
+from statistics import fmean
+from typing import Final, NamedTuple
 
 from limbeck.core.errors import LimbeckError
 from limbeck.report.migrate import PHASE_NAMES, STAGE_NAMES, VARIANT_NAMES
-
-__all__ = ["TemperatureSeries", "TrainingCurve", "load_curves", "load_temperatures"]
 
 _SCHEMA_2_COLUMNS: Final = {
     "images_per_second": "samples_per_second", "validation_top1": "val/accuracy", "validation_nll": "val/nll",
@@ -22,12 +21,12 @@ _SCHEMA_2_PREFIXES: Final = {
     "weight": "loss_weight", "share": "loss_share", "gradient": "grad_norm", "gradient_ratio": "grad_norm_ratio",
     "flatness": "teacher_entropy", "tau": "temperature", "tau_min": "temperature_min", "tau_max": "temperature_max",
 }  # fmt: skip
+# A run has no phases "longer" and "smoothed"; "alone" of a trial of a study is read as that of a run.
+_SCHEMA_2_PHASES: Final = {**VARIANT_NAMES, **PHASE_NAMES}
 _MAX_POINTS: Final = 300
-_StepRow = tuple[float, float, float, float]
 
 
-@final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TrainingCurve:
     """The log of one phase (the training of one model), one row per epoch.
 
@@ -54,21 +53,16 @@ class TrainingCurve:
         >>> TrainingCurve("d", (1.0,), (0.5,), {}, {}, columns).columns_by_loss("temperature")
         {'kd': (4.0,)}
         """
-        return {
-            name.removeprefix(f"{prefix}/"): column for name, column in self.columns.items()
-            if name.startswith(f"{prefix}/") and any(map(math.isfinite, column))
-        }  # fmt: skip
+        return _select_losses(self.columns, prefix)
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class TemperatureSeries:
+class TemperatureSeries(NamedTuple):
     """Temperatures of one loss: steps since its phase began, and at each the mean, the minimum and the maximum."""
 
-    steps: tuple[float, ...]
-    mean: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    steps: Sequence[float]
+    mean: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
 
 
 def load_curves(path: Path) -> dict[str, TrainingCurve]:
@@ -100,27 +94,23 @@ def load_temperatures(path: Path, curve: TrainingCurve | None) -> dict[str, Temp
     Raises:
         LimbeckError: the file is not text.
     """
-    rows_by_loss: dict[str, list[_StepRow]] = {}
-    for row in _read_rows(path) if curve is not None else ():
+    if curve is None:
+        return {}
+    rows_by_loss: dict[str, list[tuple[float, ...]]] = {}
+    for row in _read_rows(path):
         step, *values = (_parse_float(row.get(name)) for name in ("step", "mean", "min", "max"))
         # A line that was cut off when the process was killed lacks a number.
-        if curve is not None and row.get("phase") == curve.phase and all(map(math.isfinite, (step, *values))):
-            mean, low, high = values
-            rows_by_loss.setdefault(row["loss"], []).append(
-                (curve.stages.get(row["stage"], 0.0) + step, mean, low, high)
-            )
+        if row.get("phase") == curve.phase and all(map(math.isfinite, (step, *values))):
+            start = curve.stages.get(row["stage"], 0.0)
+            rows_by_loss.setdefault(row["loss"], []).append((start + step, *values))
     return {loss: _downsample(rows) for loss, rows in rows_by_loss.items()}
 
 
-def _downsample(rows: Sequence[_StepRow]) -> TemperatureSeries:
+def _downsample(rows: Sequence[tuple[float, ...]]) -> TemperatureSeries:
     stride = -(-len(rows) // _MAX_POINTS)
-    chunks = [rows[start : start + stride] for start in range(0, len(rows), stride)]
-    return TemperatureSeries(
-        tuple(chunk[-1][0] for chunk in chunks),
-        tuple(math.fsum(row[1] for row in chunk) / len(chunk) for chunk in chunks),
-        tuple(min(row[2] for row in chunk) for chunk in chunks),
-        tuple(max(row[3] for row in chunk) for chunk in chunks),
-    )
+    chunks = [list(zip(*rows[start : start + stride], strict=True)) for start in range(0, len(rows), stride)]
+    points = [(steps[-1], fmean(means), min(lows), max(highs)) for steps, means, lows, highs in chunks]
+    return TemperatureSeries(*zip(*points, strict=True))
 
 
 def _read_rows(path: Path) -> Iterator[dict[str, str]]:
@@ -141,43 +131,40 @@ def _migrate_row(row: dict[str, str]) -> dict[str, str]:
     """
     if not _SCHEMA_2_COLUMNS.keys() & row.keys():
         return row
-    migrated = {_migrate_column(name): value for name, value in row.items()}
-    # A run has no phases "longer" and "smoothed"; "alone" of a trial of a study is read as that of a run.
-    names = {**VARIANT_NAMES, **PHASE_NAMES}
-    for key, new_names in (("phase", names), ("stage", STAGE_NAMES)):
-        migrated[key] = new_names.get(migrated.get(key, ""), migrated.get(key, ""))
+    migrated = {}
+    for name, value in row.items():
+        # csv.DictReader stores cells beyond the header under None.
+        prefix, slash, loss = (name or "").partition("/")
+        new_prefix = _SCHEMA_2_PREFIXES.get(prefix, prefix)
+        migrated[f"{new_prefix}/{loss}" if slash else _SCHEMA_2_COLUMNS.get(name, name)] = value
+    for key, names in (("phase", _SCHEMA_2_PHASES), ("stage", STAGE_NAMES)):
+        migrated[key] = names.get(migrated.get(key, ""), migrated.get(key, ""))
     return migrated
-
-
-def _migrate_column(name: str) -> str:
-    # csv.DictReader stores cells beyond the header under None.
-    prefix, slash, loss = (name or "").partition("/")
-    return f"{_SCHEMA_2_PREFIXES.get(prefix, prefix)}/{loss}" if slash else _SCHEMA_2_COLUMNS.get(name, name)
 
 
 def _build_curve(phase: str, rows: list[dict[str, str]]) -> TrainingCurve:
     steps: list[float] = []
     stages: dict[str, float] = {}
-    steps_before = last_step = 0.0
+    offset = last_step = 0.0
     for row in rows:
         step, stage = _parse_float(row["step"]), row.get("stage") or ""
         if stage not in stages:
             # Steps count from one in each stage: continue where the last stage ended.
-            steps_before = steps_before + last_step if step <= last_step else steps_before
+            offset += last_step if step <= last_step else 0.0
             stages[stage] = steps[-1] if steps else 0.0
         last_step = step
-        steps.append(steps_before + step)
+        steps.append(offset + step)
     names = [name for name in rows[0] if name and name not in ("phase", "stage")]
     columns = {name: tuple(_parse_float(row.get(name)) for row in rows) for name in names}
-    losses = {name.removeprefix("loss/"): column for name, column in columns.items() if name.startswith("loss/")}
-    return TrainingCurve(
-        phase=phase,
-        steps=tuple(steps),
-        accuracy=tuple(_parse_float(row.get("val/accuracy")) for row in rows),
-        losses={name: values for name, values in losses.items() if any(map(math.isfinite, values))},
-        stages=stages,
-        columns=columns,
-    )
+    accuracy = columns.get("val/accuracy", (math.nan,) * len(rows))
+    return TrainingCurve(phase, tuple(steps), accuracy, _select_losses(columns, "loss"), stages, columns)
+
+
+def _select_losses(columns: dict[str, tuple[float, ...]], prefix: str) -> dict[str, tuple[float, ...]]:
+    return {
+        name.removeprefix(f"{prefix}/"): column for name, column in columns.items()
+        if name.startswith(f"{prefix}/") and any(map(math.isfinite, column))
+    }  # fmt: skip
 
 
 def _parse_float(text: str | None) -> float:

@@ -1,83 +1,40 @@
-"""``record.json`` as typed objects; :mod:`limbeck.report.record_io` reads, writes and checks it."""
+"""The schema of ``record.json`` as pydantic models; :mod:`limbeck.report.record_io` reads, writes and checks it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal, final
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from limbeck.core.errors import suggest_names
 from limbeck.core.roles import Role
 from limbeck.report.verdict import Outcome
-
-__all__ = [
-    "METRIC_INFO",
-    "PRIMARY_METRIC",
-    "SCHEMA",
-    "SCHEMA_MINOR",
-    "WRITE_CONTEXT",
-    "ClassErrors",
-    "Disagreement",
-    "ExtraModel",
-    "LayerCKA",
-    "MetricInfo",
-    "ModelRecord",
-    "Record",
-    "SplitMetrics",
-    "StudentFidelity",
-    "get_metric",
-]
 
 SCHEMA: Final = 3
 SCHEMA_MINOR: Final = 0
 """Incremented with every added key; SCHEMA with every key that is removed or changes its meaning."""
-WRITE_CONTEXT: Final = "writing"
-"""The validation context in which an unknown key is an error."""
-METRIC_INFO: Final = MappingProxyType[str, dict[str, Any]](
-    {
-        "accuracy": {"label": "Top-1 accuracy", "unit": "%", "higher_is_better": True},
-        "top5_accuracy": {"label": "Top-5 accuracy", "unit": "%", "higher_is_better": True},
-        "macro_f1": {"label": "Macro F1", "unit": "%", "higher_is_better": True},
-        "nll": {"label": "NLL", "unit": "nats", "higher_is_better": False},
-        "ece": {"label": "Calibration error, ECE", "unit": "", "higher_is_better": False},
-    }
-)
+METRIC_INFO: Final[dict[str, dict[str, Any]]] = {
+    "accuracy": {"label": "Top-1 accuracy", "unit": "%", "higher_is_better": True},
+    "top5_accuracy": {"label": "Top-5 accuracy", "unit": "%", "higher_is_better": True},
+    "macro_f1": {"label": "Macro F1", "unit": "%", "higher_is_better": True},
+    "nll": {"label": "NLL", "unit": "nats", "higher_is_better": False},
+    "ece": {"label": "Calibration error, ECE", "unit": "", "higher_is_better": False},
+}
 """``metric_info`` of a classification record. Metrics with the unit ``%`` are fractions, shown as per cent."""
 PRIMARY_METRIC: Final = "accuracy"
-"""The metric by which models are compared."""
 
-
-def _nan_to_none(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-OptionalFloat = Annotated[float | None, BeforeValidator(_nan_to_none)]
-OptionalInt = Annotated[int | None, BeforeValidator(_nan_to_none)]
+_NAN_TO_NONE = BeforeValidator(lambda value: value if not isinstance(value, float) or math.isfinite(value) else None)
+OptionalFloat = Annotated[float | None, _NAN_TO_NONE]
+OptionalInt = Annotated[int | None, _NAN_TO_NONE]
 CoercedStr = Annotated[str, BeforeValidator(str)]
 
 
 class RecordSection(BaseModel):
     """A mapping of the record. Reading ignores unknown keys, since a newer minor version may have more."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _reject_unknown_keys(cls, value: Any, info: ValidationInfo) -> Any:
-        if info.context == WRITE_CONTEXT and isinstance(value, Mapping):
-            names = [field.alias or name for name, field in cls.model_fields.items()]
-            for key in value:
-                if key not in names:
-                    text = f"it has no {key!r}; there are: {suggest_names(str(key), names)}"
-                    raise PydanticCustomError("unknown_key", "{text}", {"text": text})
-        return value
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-@final
 class Latency(RecordSection):
     """Milliseconds per call."""
 
@@ -88,7 +45,6 @@ class Latency(RecordSection):
     num_repeats: OptionalInt = None
 
 
-@final
 class ClassAccuracy(RecordSection):
     """Accuracy within one class."""
 
@@ -97,7 +53,6 @@ class ClassAccuracy(RecordSection):
     num_samples: int = 0
 
 
-@final
 class ReliabilityBin(RecordSection):
     """One bin of the reliability diagram."""
 
@@ -108,7 +63,6 @@ class ReliabilityBin(RecordSection):
     num_samples: int = 0
 
 
-@final
 class MetricInfo(RecordSection):
     """Label, unit and direction of one metric; with the unit ``%`` it is a fraction."""
 
@@ -117,17 +71,15 @@ class MetricInfo(RecordSection):
     higher_is_better: bool
 
 
-@final
 class SplitMetrics(RecordSection):
     """Metrics of a model on one split, by their names in ``metric_info``; accuracies are fractions."""
 
-    num_samples: int
+    num_samples: int = 0
     metrics: dict[str, OptionalFloat] = {}
     per_class: list[ClassAccuracy] = []
     reliability: list[ReliabilityBin] = []
 
 
-@final
 class Resources(RecordSection):
     """Cost of a training: wall, CPU and GPU seconds, and joules where the machine reports them."""
 
@@ -137,7 +89,6 @@ class Resources(RecordSection):
     joules: OptionalFloat = None
 
 
-@final
 class ModelRecord(RecordSection):
     """One model of the run."""
 
@@ -155,9 +106,8 @@ class ModelRecord(RecordSection):
     test: SplitMetrics | None = None
 
 
-@final
-class TeacherAgreement(RecordSection):
-    """How often the predictions of student and teacher agree."""
+class Agreement(RecordSection):
+    """Predictions of a student compared with the teacher's, as fractions of the samples of a split."""
 
     split: CoercedStr = "test"
     top1_agreement: OptionalFloat = None
@@ -176,7 +126,6 @@ class RecordedGain(RecordSection):
     interval_points: tuple[OptionalFloat, OptionalFloat] | None = None
 
 
-@final
 class Verdict(RecordedGain):
     """The gain over the baseline, and the fraction of the gap to the teacher that it recovers."""
 
@@ -185,7 +134,6 @@ class Verdict(RecordedGain):
     vs_no_assistants: RecordedGain | None = None
 
 
-@final
 class ExportedFile(RecordSection):
     """One exported file and its parity with the student."""
 
@@ -199,14 +147,6 @@ class ExportedFile(RecordSection):
     latency_ms: Latency | None = None
 
 
-@final
-class BasicMetrics(RecordSection):
-    """Accuracy, NLL and calibration error on the validation split, by name as in ``metric_info``."""
-
-    metrics: dict[str, OptionalFloat] = {}
-
-
-@final
 class ExtraModel(RecordSection):
     """A peer, an early exit or an ensemble of the run, measured on the validation split."""
 
@@ -214,11 +154,10 @@ class ExtraModel(RecordSection):
     flops: OptionalFloat = None
     bytes: OptionalInt = None
     latency_ms: Latency | None = None
-    validation: BasicMetrics = BasicMetrics()
+    validation: SplitMetrics = SplitMetrics()
     onnx: ExportedFile | None = None
 
 
-@final
 class ClassErrors(RecordSection):
     """Numbers of wrong predictions in one class, by which of student and teacher is wrong."""
 
@@ -230,7 +169,6 @@ class ClassErrors(RecordSection):
     teacher_only_wrong: int = 0
 
 
-@final
 class LayerCKA(RecordSection):
     """Unbiased linear CKA: a row for each layer of the student, a column for each layer of the teacher."""
 
@@ -240,22 +178,20 @@ class LayerCKA(RecordSection):
     num_samples: OptionalInt = None
 
 
-@final
-class StudentFidelity(RecordSection):
-    """One student compared with the teacher, as fractions of the samples."""
+class StudentFidelity(Agreement):
+    """One student compared with the teacher."""
 
     num_samples: OptionalInt = None
-    top1_agreement: OptionalFloat = None
-    kl: OptionalFloat = None
-    both_wrong: OptionalFloat = None
     same_error: OptionalFloat = None
-    student_only_wrong: OptionalFloat = None
-    teacher_only_wrong: OptionalFloat = None
     per_class: list[ClassErrors] = []
     cka: LayerCKA | None = None
 
+    @property
+    def different_error(self) -> float | None:
+        """The fraction on which both are wrong with different predictions."""
+        return None if self.both_wrong is None or self.same_error is None else self.both_wrong - self.same_error
 
-@final
+
 class Fidelity(RecordSection):
     """Each student compared with one teacher."""
 
@@ -264,7 +200,6 @@ class Fidelity(RecordSection):
     students: dict[str, StudentFidelity] = {}
 
 
-@final
 class SourceCode(RecordSection):
     """Git commit of limbeck, and whether files differed from it; null where unknown."""
 
@@ -272,7 +207,6 @@ class SourceCode(RecordSection):
     dirty: bool | None = None
 
 
-@final
 class TorchFlags(RecordSection):
     """Flags of torch and environment variables that change results."""
 
@@ -285,7 +219,6 @@ class TorchFlags(RecordSection):
     environment_variables: dict[str, CoercedStr] = {}
 
 
-@final
 class Command(RecordSection):
     """The recipe's name or file, and the overrides of the command line."""
 
@@ -293,7 +226,6 @@ class Command(RecordSection):
     overrides: list[CoercedStr] = []
 
 
-@final
 class DistributedInfo(RecordSection):
     """Number of processes and batch sizes."""
 
@@ -303,15 +235,6 @@ class DistributedInfo(RecordSection):
     global_batch_size: OptionalInt = None
 
 
-@final
-class WeightsFile(RecordSection):
-    """A file of weights that the recipe names, by its key path in the recipe."""
-
-    sha256: str
-    bytes: OptionalInt = None
-
-
-@final
 class NormalizationStats(RecordSection):
     """Mean and standard deviation of each channel, for inputs from 0 to 1."""
 
@@ -319,7 +242,6 @@ class NormalizationStats(RecordSection):
     std: list[OptionalFloat] = []
 
 
-@final
 class ReproducedRun(RecordSection):
     """The run that this one reproduces, and how often its test set had been read before."""
 
@@ -329,7 +251,6 @@ class ReproducedRun(RecordSection):
     num_reads: int = 0
 
 
-@final
 class Disagreement(RecordSection):
     """One sample on which student and teacher disagree."""
 
@@ -342,7 +263,6 @@ class Disagreement(RecordSection):
     png: str | None = None
 
 
-@final
 class DataInfo(RecordSection):
     """The data set of the run."""
 
@@ -357,7 +277,6 @@ class DataInfo(RecordSection):
     normalization: NormalizationStats | None = None
 
 
-@final
 class HeldOutAccess(RecordSection):
     """Reads of the test set."""
 
@@ -366,7 +285,6 @@ class HeldOutAccess(RecordSection):
     num_samples: OptionalInt = None
 
 
-@final
 class CacheStats(RecordSection):
     """The cache of one teacher's outputs: computed (misses) and read (hits)."""
 
@@ -381,7 +299,6 @@ class CacheStats(RecordSection):
     is_complete: bool = False
 
 
-@final
 class VariantInfo(RecordSection):
     """The variant and the seed of one trial of a study."""
 
@@ -390,15 +307,13 @@ class VariantInfo(RecordSection):
     seed: int
 
 
-@final
 class FileDigest(RecordSection):
-    """Size and digest of a file of the run."""
+    """Size and digest of a file."""
 
     sha256: CoercedStr = ""
     bytes: OptionalInt = None
 
 
-@final
 class Record(RecordSection):
     """The content of ``record.json``."""
 
@@ -419,14 +334,14 @@ class Record(RecordSection):
     torch_flags: TorchFlags = TorchFlags()
     command: Command | None = None
     distributed: DistributedInfo = DistributedInfo()
-    weights: dict[str, WeightsFile] = {}
+    weights: dict[str, FileDigest] = {}
     reproduces: ReproducedRun | None = None
     data: DataInfo = DataInfo()
     test_set: HeldOutAccess = HeldOutAccess()
     metric_info: dict[str, MetricInfo] = {}
     primary_metric: CoercedStr = ""
     models: dict[str, ModelRecord]
-    agreement: TeacherAgreement | None = None
+    agreement: Agreement | None = None
     fidelity: Fidelity | None = None
     verdict: Verdict | None = None
     export: dict[str, ExportedFile] = {}
@@ -459,40 +374,29 @@ class Record(RecordSection):
     def teacher(self) -> ModelRecord | None:
         """The teacher to compare with: of several, the one with the best primary metric."""
         info = self.metric_info.get(self.primary_metric)
-        sign = 1 if info is None or info.higher_is_better else -1
-
-        def score(model: ModelRecord) -> float:
-            value = get_metric(self.get_metrics(model), self.primary_metric)
-            return -math.inf if value is None else sign * value
-
+        sign = -1 if info and not info.higher_is_better else 1
         teachers = [model for model in self.models.values() if model.role == Role.TEACHER]
-        return max(teachers, key=score, default=None)
+        scores = [self.get_metric(model, self.primary_metric) for model in teachers]
+        ranks = [-math.inf if score is None else sign * score for score in scores]
+        return teachers[ranks.index(max(ranks))] if teachers else None
 
     def get_metrics(self, model: ModelRecord | None) -> SplitMetrics | None:
         """The metrics of ``model`` on :attr:`split`."""
         return None if model is None else model.test if self.split == "test" else model.validation
 
-    def ordered_models(self) -> Iterator[tuple[str, ModelRecord]]:
+    def get_metric(self, model: ModelRecord | None, name: str) -> float | None:
+        """One metric of ``model`` on :attr:`split`; ``None`` where it is missing."""
+        metrics = self.get_metrics(model)
+        return metrics.metrics.get(name) if metrics else None
+
+    def ordered_models(self) -> list[tuple[str, ModelRecord]]:
         """Names and models: teachers, assistants, the baselines, the distilled student."""
-        for role in (Role.TEACHER, Role.ASSISTANT, Role.BASELINE, Role.NO_ASSISTANTS, Role.DISTILLED):
-            yield from ((name, model) for name, model in self.models.items() if model.role == role)
+        return sorted(self.models.items(), key=lambda item: list(Role).index(item[1].role))
 
     def display_name(self, name: str) -> str:
         """The label of a model: its role, or its name for assistants and for one of several teachers."""
-        role = self.models[name].role
-        has_several_teachers = sum(model.role == Role.TEACHER for model in self.models.values()) > 1
-        if role == Role.ASSISTANT or (role == Role.TEACHER and has_several_teachers):
+        role, roles = self.models[name].role, [model.role for model in self.models.values()]
+        if role == Role.ASSISTANT or (role == Role.TEACHER and roles.count(role) > 1):
             return name
         labels = {Role.TEACHER: "Teacher", Role.BASELINE: "Baseline", Role.NO_ASSISTANTS: "No assistants"}
         return labels.get(role, "Distilled")
-
-    def class_name(self, target: int | None) -> str:
-        """The name of a class."""
-        if target is None or target < 0:
-            return "unlabeled"
-        return self.data.classes[target] if target < len(self.data.classes) else str(target)
-
-
-def get_metric(metrics: SplitMetrics | None, name: str) -> float | None:
-    """One metric of a split; ``None`` where either is missing."""
-    return metrics.metrics.get(name) if metrics else None

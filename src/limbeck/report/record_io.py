@@ -1,7 +1,12 @@
-"""Reads, writes and checks ``record.json``: reading is lenient, writing strict and atomic."""
+"""Reads, writes and checks ``record.json``, and computes its two hashes; reading is lenient, writing strict.
+
+``config_hash`` covers the configuration, ``record_hash`` the whole record. Both are a SHA-256 over canonical JSON:
+sorted keys, no spaces, UTF-8, and numbers as Python's ``json`` writes them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,21 +16,15 @@ from pydantic import ValidationError
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
-from limbeck.report.migrate import OLDER_SCHEMAS, migrate_record
-from limbeck.report.record import METRIC_INFO, PRIMARY_METRIC, SCHEMA, SCHEMA_MINOR, WRITE_CONTEXT, Record
-from limbeck.report.record_hash import add_hashes, integrity_error
+from limbeck.report.migrate import MIGRATIONS, migrate_record
+from limbeck.report.record import METRIC_INFO, PRIMARY_METRIC, SCHEMA, SCHEMA_MINOR, Record
 from limbeck.utils.io import digest, write_atomically
 
-__all__ = [
-    "check_record",
-    "integrity_warning",
-    "load_json",
-    "parse_record",
-    "read_record",
-    "render_json_schema",
-    "validate_strict",
-    "write_record",
-]
+_CONFIG_UNRELATED = ("name", "loggers", "export", "study")
+"""Keys of the recipe that change no metric."""
+_CURRENT_KEYS = ("config_hash", "record_hash", "distributed", "world_size", "variant", "name")
+_SCHEMA_2_KEYS = ("identity", "hash", "processes", "number", "arm", "arm")
+"""The same keys in schema 2: such a record is checked as it was written."""
 
 
 def read_record(path: Path) -> Record:
@@ -44,7 +43,7 @@ def load_json(path: Path) -> Any:
         LimbeckError: the file is missing, cannot be read, or is not JSON.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LimbeckError(
             f"{path.parent} holds no {path.name}: a report needs a finished run, so give the folder of one, "
@@ -52,8 +51,6 @@ def load_json(path: Path) -> Any:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise LimbeckError(f"{path} could not be read ({error}): give the folder of a finished run") from None
-    try:
-        return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise LimbeckError(
             f"{path} is not JSON ({error}): it was truncated or edited, so run `limbeck distill` again"
@@ -68,10 +65,10 @@ def parse_record(record: object, *, source: str = "the record") -> Record:
     """
     if not isinstance(record, Mapping):
         raise LimbeckError(f"{source} holds {type(record).__name__}, and a record of a run is a mapping")
-    if record.get("schema") not in (*OLDER_SCHEMAS, SCHEMA):
-        schemas = ", ".join(map(str, (*OLDER_SCHEMAS, SCHEMA)))
+    schemas = (*MIGRATIONS, SCHEMA)
+    if record.get("schema") not in schemas:
         raise LimbeckError(
-            f"{source} has the schema {record.get('schema')!r}, and this limbeck reads {schemas}: "
+            f"{source} has the schema {record.get('schema')!r}, and this limbeck reads {', '.join(map(str, schemas))}: "
             "make the report with the version of limbeck that wrote the run"
         )
     try:
@@ -112,7 +109,7 @@ def validate_strict(record: Mapping[str, Any]) -> None:
         LimbeckError: it has an unknown key, or lacks what reproducing the run needs.
     """
     try:
-        parsed = Record.model_validate(record, context=WRITE_CONTEXT)
+        parsed = Record.model_validate(record, extra="forbid")
     except ValidationError as error:
         raise LimbeckError(f"the record violates schema {SCHEMA}: {_format_validation_error(error)}") from None
     missing = [
@@ -165,11 +162,89 @@ def integrity_warning(run_dir: Path) -> str | None:
     return integrity_error(raw) if isinstance(raw, dict) and raw.get("schema") != 1 else None
 
 
+def integrity_error(record: Mapping[str, Any]) -> str | None:
+    """Why the hashes of ``record`` do not match its content, in a sentence; ``None`` where they do."""
+    if record.get("schema") == 1:
+        return "record.json has schema 1, which has no hash, so changes cannot be detected"
+    config_key, record_key, *_ = _hash_keys(record)
+    if not record.get(record_key):
+        return "record.json has no hash, so changes cannot be detected"
+    if record[record_key] != compute_record_hash(record):
+        return "record.json was changed after it was written: its hash does not fit its content"
+    if record.get(config_key) != compute_config_hash(record):
+        return f"record.json has a {config_key} that does not fit its settings: limbeck did not write it"
+    return None
+
+
+def add_hashes(record: Mapping[str, Any]) -> dict[str, Any]:
+    """``record`` with ``config_hash`` and ``record_hash`` as its last keys."""
+    config_key, record_key, *_ = _hash_keys(record)
+    full_record = {key: value for key, value in record.items() if key not in (config_key, record_key)}
+    full_record[config_key] = compute_config_hash(full_record)
+    return {**full_record, record_key: compute_record_hash(full_record)}
+
+
+def compute_record_hash(record: Mapping[str, Any]) -> str:
+    """A hash of the record without ``record_hash`` itself.
+
+    >>> first, second = {"name": "a", "record_hash": "old"}, {"record_hash": "new", "name": "a"}
+    >>> compute_record_hash(first) == compute_record_hash(second) != compute_record_hash({"name": "b"})
+    True
+    """
+    record_key = _hash_keys(record)[1]
+    return _hash_json({key: value for key, value in record.items() if key != record_key})
+
+
+def compute_config_hash(record: Mapping[str, Any]) -> str:
+    """A hash of everything that determines the metrics: two runs with one ``config_hash`` should agree.
+
+    It covers the recipe (without name, loggers, exports and paths), the seed, the data's fingerprint, the digests of
+    weights, the versions of limbeck and of packages, the number of processes, and the variant of a study.
+    """
+    *_, distributed_key, world_size_key, variant_key, name_key = _hash_keys(record)
+    weights = record.get("weights") or {}
+    recipe = {key: value for key, value in (record.get("recipe") or {}).items() if key not in _CONFIG_UNRELATED}
+    recipe = json.loads(_canonical_json(recipe))
+    # Digests identify the files, so their paths do not count.
+    for config_path in (*weights, "data.root", "cache.root"):
+        *parents, leaf = config_path.split(".")
+        container: Any = recipe
+        for segment in parents:
+            container = container.get(segment) if isinstance(container, dict) else None
+        if isinstance(container, dict):
+            container.pop(leaf, None)
+    config = {
+        "recipe": recipe, "seed": record.get("seed"), "data": (record.get("data") or {}).get("fingerprint"),
+        "weights": {config_path: file.get("sha256") for config_path, file in weights.items()},
+        "versions": {**(record.get("versions") or {}), "limbeck": record.get("limbeck")},
+        distributed_key: (record.get(distributed_key) or {}).get(world_size_key, 1),
+        variant_key: (record.get(variant_key) or {}).get(name_key),
+    }  # fmt: skip
+    return _hash_json(config)
+
+
+def _hash_keys(record: Mapping[str, Any]) -> tuple[str, ...]:
+    return _SCHEMA_2_KEYS if record.get("schema") == 2 else _CURRENT_KEYS
+
+
+def _hash_json(value: Any) -> str:
+    return hashlib.sha256(_canonical_json(value)).hexdigest()
+
+
+def _canonical_json(value: Any) -> bytes:
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise LimbeckError(f"the record holds what JSON cannot ({error}): give null for an unknown metric") from error
+    return text.encode()
+
+
 def _format_validation_error(error: ValidationError) -> str:
     """The first problem, with its key path."""
     first = error.errors(include_url=False)[0]
-    key_path = ".".join(str(step) for step in first["loc"]) or "the record"
-    if first["type"] == "unknown_key":
-        return f"{key_path}: {first['msg']}"
+    *parents, key = map(str, first["loc"] or ("the record",))
+    if first["type"] == "extra_forbidden":
+        return f"{'.'.join(parents) or 'the record'}: it has no {key!r}; `limbeck record schema` prints its keys"
     value = repr(first["input"])
-    return f"{key_path} ({first['msg'].lower()}, found {value if len(value) <= 60 else f'{value[:57]}...'})"
+    text = value if len(value) <= 60 else f"{value[:57]}..."
+    return f"{'.'.join([*parents, key])} ({first['msg'].lower()}, found {text})"

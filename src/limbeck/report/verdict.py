@@ -17,20 +17,6 @@ from limbeck.report.formatting import format_interval, format_percent, format_po
 if TYPE_CHECKING:
     from limbeck.report.compare.comparison import GapRecovered, PairedGain
 
-__all__ = [
-    "RULE",
-    "RULE_OVER_SEEDS",
-    "VARIANT_RULE",
-    "Outcome",
-    "classify_gain",
-    "classify_gain_over_seeds",
-    "classify_interval",
-    "format_gain_verdict",
-    "format_verdict",
-    "format_verdict_over_seeds",
-    "format_vs_no_assistants",
-]
-
 RULE: Final = (
     "Rule: distillation improves accuracy if the whole 95 % interval of the gain over the baseline lies above zero, "
     "it degrades accuracy if the whole interval lies below, and otherwise there is no significant difference."
@@ -49,6 +35,7 @@ VARIANT_RULE: Final = (
 )
 Outcome = Literal["improves", "degrades", "inconclusive", "unknown"]
 """Of a run, of a study and of a comparison alike."""
+_PREPOSITIONS: Final[Mapping[Outcome, str]] = {"improves": "over", "degrades": "against"}
 
 
 def classify_interval(interval: Sequence[float | None] | None) -> Outcome:
@@ -65,14 +52,7 @@ def classify_interval(interval: Sequence[float | None] | None) -> Outcome:
 
 
 def classify_gain(gain: PairedGain | None) -> Outcome:
-    """The outcome for a gain over seeds or, with one seed, over test samples.
-
-    >>> from limbeck.report.compare import PairedGain
-    >>> classify_gain(PairedGain(mean=2.0, low=1.0, high=3.0, t_low=-0.4, t_high=4.4, num_seeds=3))
-    'inconclusive'
-    >>> classify_gain(PairedGain(mean=1.0, sample_interval=(0.2, 2)))
-    'improves'
-    """
+    """The outcome for a gain over seeds or, with one seed, over test samples."""
     return classify_interval(gain.interval if gain else None)
 
 
@@ -83,8 +63,7 @@ def classify_gain_over_seeds(gain: Mapping[str, Any] | None) -> Outcome:
         gain: as returned by ``limbeck.evaluation.paired_mean_ci``; ``None`` or fewer than two seeds is unknown.
 
     >>> ends = {"low": 1.0, "high": 3.0, "t_low": 0.2, "t_high": 3.8, "num_seeds": 5}
-    >>> gains = (ends, {**ends, "t_low": -0.5}, {**ends, "num_seeds": 1})
-    >>> tuple(map(classify_gain_over_seeds, gains))
+    >>> tuple(map(classify_gain_over_seeds, (ends, {**ends, "t_low": -0.5}, {**ends, "num_seeds": 1})))
     ('improves', 'inconclusive', 'unknown')
     """
     if not gain or gain["num_seeds"] < 2:
@@ -108,41 +87,33 @@ def format_verdict(
         gain_points: distilled minus baseline on the test set, in percentage points.
         interval: its 95 % interval in points, low and high.
         gap_recovered: (distilled - baseline) / (teacher - baseline); ``None`` where there is no gap.
-
-    >>> models = {"baseline": {"role": "baseline", "test": {"metrics": {"accuracy": 0.932}, "num_samples": 360}},
-    ...           "distilled": {"role": "distilled", "test": {"metrics": {"accuracy": 0.929}, "num_samples": 360}}}
-    >>> for clause in format_verdict(models, -0.3, (-2.2, 1.7), None).replace(": ", ", ").split(", "):
-    ...     print(clause)
-    No significant difference between distilled and baseline (n = 360)
-    the difference is −0.3 points (92.9 % against 93.2 %)
-    and its 95 % interval
-    −2.2 to +1.7
-    includes zero.
     """
-    baseline, distilled = _test_metrics(models, Role.BASELINE), _test_metrics(models, Role.DISTILLED)
+    splits = {model.get("role"): model.get("test") for model in models.values()}
+    baseline, distilled = (
+        split if split and split["metrics"].get("accuracy") is not None else None
+        for split in (splits.get(Role.BASELINE), splits.get(Role.DISTILLED))
+    )
     outcome = classify_interval(interval)
     if outcome == "unknown" or interval is None or gain_points is None or not math.isfinite(gain_points):
-        if not any(model.get("role") == Role.BASELINE for model in models.values()):
+        reason = "the record holds no gain with its interval"
+        if Role.BASELINE not in splits:
             reason = "the student was not trained without a teacher, so there is no baseline"
         elif not baseline or not distilled:
             reason = "the test set was not opened for both, so there is no accuracy to compare"
-        else:
-            reason = "the record holds no gain with its interval"
         return f"Whether distillation improves accuracy is unknown: {reason}."
     accuracies = [split["metrics"]["accuracy"] for split in (distilled, baseline)] if baseline and distilled else None
-    accuracy_note = _format_accuracies(accuracies)
-    num_samples_note = f"n = {distilled['num_samples']}" if distilled else "n not recorded"
-    interval_text = format_interval(*interval)
+    accuracy_note, interval_text = _format_accuracies(accuracies), format_interval(*interval)
+    n = f"n = {distilled['num_samples']}" if distilled else "n not recorded"
     if outcome == "inconclusive":
         return (
-            f"No significant difference between distilled and baseline ({num_samples_note}): the difference is "
-            f"{format_points(gain_points)} points{accuracy_note}, "
-            f"and its 95 % interval, {interval_text}, includes zero."
+            f"No significant difference between distilled and baseline ({n}): the difference is "
+            f"{format_points(gain_points)} points{accuracy_note}, and its 95 % interval, {interval_text}, includes "
+            "zero."
         )
     if outcome == "degrades":
         return (
             f"Distillation degrades accuracy: the student loses {abs(gain_points):.1f} points against the "
-            f"baseline{accuracy_note}, 95 % interval {interval_text}, {num_samples_note}."
+            f"baseline{accuracy_note}, 95 % interval {interval_text}, {n}."
         )
     gap_text = ""
     if gap_recovered is not None and math.isfinite(gap_recovered):
@@ -151,7 +122,7 @@ def format_verdict(
         gap_text = f", and exceeds its teacher ({percent} of the gap)" if gap_recovered > 1 else gap_text
     return (
         f"Distillation improves accuracy: the student gains {gain_points:.1f} points over the baseline{accuracy_note}, "
-        f"95 % interval {interval_text}, {num_samples_note}{gap_text}."
+        f"95 % interval {interval_text}, {n}{gap_text}."
     )
 
 
@@ -161,9 +132,6 @@ def format_vs_no_assistants(gain_points: float, interval: Sequence[float]) -> st
     Args:
         gain_points: distilled minus the student distilled from the teachers without assistants, in points.
         interval: its 95 % interval in points, low and high.
-
-    >>> format_vs_no_assistants(1.25, (0.5, 2.0))
-    'The assistants improve accuracy: +1.2 points against the same student without them, 95 % interval +0.5 to +2.0.'
     """
     outcome, interval_text = classify_interval(interval), format_interval(*interval)
     if outcome == "inconclusive":
@@ -196,25 +164,15 @@ def format_verdict_over_seeds(
         seeds_needed: as ``limbeck.evaluation.required_num_seeds`` returns it, stated where there is no significant
             difference; ``None`` means that no number up to 10,000 would show one.
         accuracies: the mean accuracies of ``name`` and of ``baseline``, as fractions.
-
-    >>> gain = {"mean": 0.4, "std": 0.6, "low": -0.2, "high": 1.0, "t_low": -1.09, "t_high": 1.89, "num_seeds": 3}
-    >>> text = format_verdict_over_seeds("dkd", "student_only", gain, seeds_needed=20, accuracies=(0.934, 0.93))
-    >>> for clause in text.replace("; ", ", ").replace(": ", ", ").split(", "):
-    ...     print(clause)
-    no significant difference between dkd and student_only (n = 3 seeds)
-    the difference is +0.40 points (93.4 % against 93.0 %)
-    95 % interval −0.20 to +1.00 by bootstrap and −1.09 to +1.89 by Student's t
-    about 20 seeds would show a difference of this size at this spread.
     """
     outcome = classify_gain_over_seeds(gain)
     if gain is None or outcome == "unknown":
+        reason = "the study holds no gain with its intervals"
         if not gain or not gain["num_seeds"]:
             reason = "no seed has metrics of both"
         elif gain["num_seeds"] == 1:
             points = format_points(gain["mean"], digits=2)
             reason = f"one seed ({points} points) does not show what another would change; run at least two"
-        else:
-            reason = "the study holds no gain with its intervals"
         return f"Whether {name} improves over {baseline} is unknown: {reason}."
     n = f"n = {gain['num_seeds']} seeds"
     gain_text = (
@@ -241,21 +199,18 @@ def format_gain_verdict(
 ) -> str:
     """The verdict on one variant of a comparison (see :data:`VARIANT_RULE`); ``num_samples`` counts test samples.
 
-    >>> from limbeck.report.compare import GapRecovered, PairedGain
+    >>> from limbeck.report.compare.comparison import GapRecovered, PairedGain
     >>> gain = PairedGain(mean=2.04, low=1.5, high=2.5, num_seeds=5)
-    >>> text = format_gain_verdict("distilled", "baseline", gain, GapRecovered(0.66), num_samples=360)
-    >>> for clause in text.split("; "):
-    ...     print(clause)
-    distilled improves: +2.0 points over baseline, 95 % interval +1.5 to +2.5 over 5 seeds
-    66 % of the gap to the teacher.
+    >>> format_gain_verdict("kd", "baseline", gain, None, num_samples=360)
+    'kd improves: +2.0 points over baseline, 95 % interval +1.5 to +2.5 over 5 seeds.'
     """
     outcome = classify_gain(gain)
     if baseline is None or gain is None or gain.interval is None:
-        reason = (
-            "there is no baseline to compare it with" if baseline is None
-            else f"it has no finished seed in common with {baseline}" if gain is None
-            else "there is one seed, and its predictions were not saved"
-        )  # fmt: skip
+        reason = "there is one seed, and its predictions were not saved"
+        if baseline is None:
+            reason = "there is no baseline to compare it with"
+        elif gain is None:
+            reason = f"it has no finished seed in common with {baseline}"
         return f"Whether {variant} improves is unknown: {reason}."
     samples = "the test samples" if num_samples is None else f"the {num_samples:,} test samples"
     resampled_unit = f"{gain.num_seeds} seeds" if gain.resampled_unit == "seeds" else f"{samples} of one seed"
@@ -269,18 +224,6 @@ def format_gain_verdict(
     return f"{variant} {outcome}: {points} {_PREPOSITIONS[outcome]} {baseline}, {interval_text}{gap_note}."
 
 
-_PREPOSITIONS: Final[Mapping[Outcome, str]] = {"improves": "over", "degrades": "against"}
-
-
-def _test_metrics(models: Mapping[str, Any], role: Role) -> Any:
-    """The test split of the model with this role, where it has an accuracy."""
-    for model in models.values():
-        split = model.get("test") if model.get("role") == role else None
-        if split and split["metrics"].get("accuracy") is not None:
-            return split
-    return None
-
-
 def _has_zero_spread(gain: Mapping[str, Any]) -> bool:
     """Equal differences of accuracies, which are counts of samples, are a coincidence that is common with two seeds."""
     return gain.get("std") == 0 or gain["t_low"] == gain["t_high"]
@@ -291,13 +234,13 @@ def _format_accuracies(accuracies: Sequence[float] | None) -> str:
 
 
 def _format_seeds_needed(gain: Mapping[str, Any], seeds: int | None) -> str:
+    num_seeds = gain["num_seeds"]
     if _has_zero_spread(gain):
-        spread_note = "so the spread between seeds is unknown: run more"
-        return f"all {gain['num_seeds']} seeds differ by exactly the same, {spread_note}"
-    if seeds is None:
-        return "no number of seeds up to 10,000 would show a difference of this size at this spread"
-    # The required number is estimated from the observed spread: it can lie below the number that was run.
-    seed_count = f"about {seeds:,} seeds" if seeds > gain["num_seeds"] else f"more than {gain['num_seeds']} seeds"
+        return f"all {num_seeds} seeds differ by exactly the same, so the spread between seeds is unknown: run more"
+    seed_count = "no number of seeds up to 10,000"
+    if seeds is not None:
+        # The required number is estimated from the observed spread: it can lie below the number that was run.
+        seed_count = f"about {seeds:,} seeds" if seeds > num_seeds else f"more than {num_seeds} seeds"
     return f"{seed_count} would show a difference of this size at this spread"
 
 
@@ -305,10 +248,11 @@ def _format_gap_with_interval(gap_recovered: Mapping[str, Any] | None) -> str:
     fraction = gap_recovered["fraction"] if gap_recovered else None
     if gap_recovered is None or fraction is None or not math.isfinite(fraction):
         return ""
-    low, high = (gap_recovered.get(key) for key in ("low", "high"))
-    ends = " to ".join(format_percent(end, digits=0) for end in (low, high))
-    interval = "" if low is None or high is None else f" (95 % interval {ends})"
-    percent = format_percent(fraction, digits=0)
+    percent, low, high = (
+        format_percent(end, digits=0) for end in (fraction, gap_recovered.get("low"), gap_recovered.get("high"))
+    )
+    has_interval = gap_recovered.get("low") is not None and gap_recovered.get("high") is not None
+    interval = f" (95 % interval {low} to {high})" if has_interval else ""
     if fraction > 1:
         return f", and exceeds its teacher: {percent} of the gap{interval}"
     return f", and recovers {percent} of the gap to its teacher{interval}"

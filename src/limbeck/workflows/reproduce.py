@@ -22,11 +22,10 @@ from limbeck.evaluation import (
 )
 from limbeck.recipe import Recipe
 from limbeck.recipe.schema import to_plain, validate
-from limbeck.report import render_reproduce_table
 from limbeck.report.migrate import migrate_record
 from limbeck.report.record import Record
-from limbeck.report.record_hash import integrity_error
-from limbeck.report.record_io import load_json, parse_record
+from limbeck.report.record_io import integrity_error, load_json, parse_record
+from limbeck.report.terminal import render_reproduce_table
 from limbeck.training import init_processes
 from limbeck.training.callbacks import Callback
 from limbeck.utils.io import write_text

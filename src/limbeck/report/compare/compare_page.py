@@ -3,58 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import NamedTuple
 
 from limbeck.core.roles import Role
-from limbeck.report.compare.comparison import Comparison, VariantResult
+from limbeck.report.compare.comparison import ClassChange, Comparison, VariantResult
 from limbeck.report.compare.tables import COST_COLUMNS, METRIC_COLUMNS, non_empty_columns, verdict_label
-from limbeck.report.formatting import MISSING, format_date, format_interval, format_points
+from limbeck.report.formatting import MISSING, format_points
 from limbeck.report.html.templates import load_template
-from limbeck.report.plots.accuracy_curves import plot_learning_curves
+from limbeck.report.plots.curves import plot_learning_curves
 from limbeck.report.plots.latency_scatter import plot_variant_latencies
 from limbeck.report.plots.style import assign_styles
 
-__all__ = ["class_difference_rows", "forest_rows", "render_compare_page"]
-
 _MAX_CLASSES = 12
 _NUM_TICKS = 5
+_Interval = tuple[float, float]
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class ForestRow:
-    """The difference of one variant: positions in per cent of the axis, and the same as text.
+class ForestRow(NamedTuple):
+    """The difference of one variant, with positions in per cent of the axis.
 
     ``t_interval`` is Student's interval where it extends beyond the bootstrap interval; ``outcome`` is empty for a
     teacher.
     """
 
-    name: str
+    variant: VariantResult
     outcome: str
     mean: float
-    interval: tuple[float, float] | None
-    t_interval: tuple[float, float] | None
-    label: str
-    interval_text: str
+    interval: _Interval | None
+    t_interval: _Interval | None
     resampled_unit: str
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class ForestAxis:
+class ForestAxis(NamedTuple):
     """Zero and the labeled ticks, in per cent of the axis."""
 
     zero: float
     ticks: tuple[tuple[float, str], ...]
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class ClassDifferenceRow:
+class ClassDifferenceRow(NamedTuple):
     """One class: for each variant text, number, and shade from −100 to 100."""
 
     name: str
@@ -64,31 +53,23 @@ class ClassDifferenceRow:
 
 def render_compare_page(comparison: Comparison, *, home_url: str = "") -> str:
     """The page as HTML; the same comparison gives the same bytes. ``home_url`` is an optional link to an index."""
-    variants, trials = comparison.variants, comparison.trials
+    variants = comparison.variants
     styles = assign_styles(variants)
-    names, rows, num_classes = class_difference_rows(variants)
-    states = Counter(trial.state for trial in trials)
+    names, class_rows, num_classes = class_difference_rows(variants)
     students = [variant for variant in variants if variant.is_student and variant.name not in comparison.baselines]
     agreements = [value for row in (comparison.agreement.matrix if comparison.agreement else ()) for value in row]
-    context: dict[str, Any] = {
-        "styles": styles, "created": format_date(comparison.created), "verdict_label": verdict_label,
-        "verdicts": [variant for variant in students if variant.baseline or variant.role != Role.BASELINE],
-        "metric_columns": non_empty_columns(METRIC_COLUMNS, variants),
-        "cost_columns": non_empty_columns(COST_COLUMNS, variants), "forest": forest_rows(variants),
-        "curve_plot": plot_learning_curves(variants, styles),
-        "latency_plot": plot_variant_latencies(variants, styles),
-        "class_variants": names, "class_rows": rows, "num_classes": num_classes,
-        "states": {state: states[state] for state in ("done", "running", "waiting", "failed") if states[state]},
-        "seed_counts": {variant.name: _format_seed_count(comparison, variant.name) for variant in variants},
-        "has_means": any(variant.accuracy and variant.accuracy.num_seeds > 1 for variant in variants),
-        "num_runs": len({trial.folder for trial in trials if trial.state == "done"}),
-        "titled_variants": [variant for variant in variants if variant.title or variant.note],
+    return load_template("compare.html.j2", folder=Path(__file__).parent).render(
+        comparison=comparison, home_url=home_url, styles=styles, verdict_label=verdict_label,
+        verdicts=[variant for variant in students if variant.baseline or variant.role != Role.BASELINE],
+        metric_columns=non_empty_columns(METRIC_COLUMNS, variants),
+        cost_columns=non_empty_columns(COST_COLUMNS, variants), forest=forest_rows(variants),
+        curve_plot=plot_learning_curves(variants, styles), latency_plot=plot_variant_latencies(variants, styles),
+        class_variants=names, class_rows=class_rows, num_classes=num_classes,
+        has_means=any(variant.accuracy and variant.accuracy.num_seeds > 1 for variant in variants),
+        num_runs=len({trial.folder for trial in comparison.trials if trial.state == "done"}),
         # The shading of the agreement matrix begins here.
-        "min_agreement": min((value for value in agreements if value is not None), default=0.0) - 0.02,
-        "has_single_seed": any(variant.gain and variant.gain.resampled_unit == "samples" for variant in variants),
-    }  # fmt: skip
-    template = load_template("compare.html.j2", folder=Path(__file__).parent)
-    return template.render(comparison=comparison, home_url=home_url, **context)
+        min_agreement=min((value for value in agreements if value is not None), default=0.0) - 0.02,
+    )  # fmt: skip
 
 
 def forest_rows(variants: Sequence[VariantResult]) -> tuple[list[ForestRow], ForestAxis] | None:
@@ -103,7 +84,7 @@ def forest_rows(variants: Sequence[VariantResult]) -> tuple[list[ForestRow], For
     def to_percent(value: float) -> float:
         return float(round(100 * (value - low) / (high - low), 2))
 
-    def to_positions(interval: Sequence[float | None] | None) -> tuple[float, float] | None:
+    def to_positions(interval: Sequence[float | None] | None) -> _Interval | None:
         start, end = interval or (None, None)
         return None if start is None or end is None else (to_percent(start), to_percent(end))
 
@@ -114,16 +95,16 @@ def forest_rows(variants: Sequence[VariantResult]) -> tuple[list[ForestRow], For
         t_interval = to_positions((gain.t_low, gain.t_high)) if is_over_seeds else None
         is_wider = t_interval and (interval is None or t_interval[0] < interval[0] or t_interval[1] > interval[1])
         unit = f"{gain.num_seeds} seeds" if is_over_seeds else "test samples, one seed" if gain.interval else "one seed"
+        outcome = variant.outcome if variant.is_student else ""
         rows.append(
-            ForestRow(
-                variant.name, variant.outcome if variant.is_student else "", to_percent(gain.mean), interval,
-                t_interval if is_wider else None, format_points(gain.mean),
-                format_interval(*gain.interval) if gain.interval else "no interval", unit,
-            )
-        )  # fmt: skip
+            ForestRow(variant, outcome, to_percent(gain.mean), interval, t_interval if is_wider else None, unit)
+        )
+    step = 10.0 ** math.floor(math.log10((high - low) / _NUM_TICKS))
+    step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= _NUM_TICKS)
+    ticks = [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
     digits = 0 if high - low >= _NUM_TICKS else 1 if high - low >= 0.5 else 2
-    ticks = tuple((to_percent(tick), format_points(tick, digits=digits)) for tick in _round_ticks(low, high))
-    return rows, ForestAxis(to_percent(0.0), ticks)
+    labels = tuple((to_percent(tick), format_points(tick, digits=digits)) for tick in ticks)
+    return rows, ForestAxis(to_percent(0.0), labels)
 
 
 def class_difference_rows(
@@ -134,31 +115,24 @@ def class_difference_rows(
     The rows are the ``max_classes`` classes with the largest change in any variant.
     """
     students = [variant for variant in variants if variant.class_changes and variant.is_student]
-    changes = [{change.name: change for change in variant.class_changes} for variant in students]
-    names = list(dict.fromkeys(name for by_class in changes for name in by_class))
-    largest = {name: max(abs(by_class[name].points) for by_class in changes if name in by_class) for name in names}
-    shown = set(sorted(names, key=lambda name: -largest[name])[:max_classes])
-    maximum = max((largest[name] for name in shown), default=0.0) or 1.0
-    rows = []
-    for name in (name for name in names if name in shown):
-        class_changes = [by_class.get(name) for by_class in changes]
-        cells = tuple(
-            (format_points(change.points), change.points, round(100 * change.points / maximum))
-            if change else (MISSING, None, 0)
-            for change in class_changes
-        )  # fmt: skip
-        rows.append(ClassDifferenceRow(name, next(change.num_samples for change in class_changes if change), cells))
-    return [variant.name for variant in students], rows, len(names)
+    changes_by_class: dict[str, dict[str, ClassChange]] = {}
+    for variant in students:
+        for change in variant.class_changes:
+            changes_by_class.setdefault(change.name, {})[variant.name] = change
+    largest = {name: max(abs(c.points) for c in changes.values()) for name, changes in changes_by_class.items()}
+    largest = dict(sorted(largest.items(), key=lambda item: -item[1])[:max_classes])
+    maximum = max(largest.values(), default=0.0) or 1.0
 
+    def make_cell(change: ClassChange | None) -> tuple[str, float | None, int]:
+        if change is None:
+            return MISSING, None, 0
+        return format_points(change.points), change.points, round(100 * change.points / maximum)
 
-def _round_ticks(low: float, high: float) -> list[float]:
-    """At most about five round numbers between ``low`` and ``high``."""
-    step = 10.0 ** math.floor(math.log10((high - low) / _NUM_TICKS))
-    step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= _NUM_TICKS)
-    return [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _format_seed_count(comparison: Comparison, variant: str) -> str:
-    """The number of finished seeds of a variant, and of all where they differ."""
-    num_done, num_trials = comparison.count_seeds(variant), sum(trial.variant == variant for trial in comparison.trials)
-    return str(num_done) if num_done == num_trials else f"{num_done} of {num_trials}"
+    rows = [
+        ClassDifferenceRow(
+            name, next(iter(changes.values())).num_samples,
+            tuple(make_cell(changes.get(variant.name)) for variant in students),
+        )
+        for name, changes in changes_by_class.items() if name in largest
+    ]  # fmt: skip
+    return [variant.name for variant in students], rows, len(changes_by_class)

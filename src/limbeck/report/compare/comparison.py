@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import Literal
 
 from limbeck.core.roles import Role
 from limbeck.report.metrics_csv import TrainingCurve
 from limbeck.report.verdict import Outcome
 
-__all__ = [
-    "AgreementMatrix",
-    "ClassChange",
-    "Comparison",
-    "GapRecovered",
-    "PairedGain",
-    "SeedMean",
-    "TrainingCost",
-    "TrialStatus",
-    "VariantResult",
-]
 
-
-@final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SeedMean:
     """A mean over seeds with its 95 % interval, if there are several seeds."""
 
@@ -34,8 +22,7 @@ class SeedMean:
     num_seeds: int = 1
 
 
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PairedGain:
     """A variant minus its baseline in percentage points of top-1 accuracy, paired by seed.
 
@@ -77,8 +64,7 @@ class PairedGain:
         return [(low, high) for low, high in intervals if low is not None and high is not None]
 
 
-@final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GapRecovered:
     """The fraction of the gap between baseline and teacher that is recovered, with its interval where there is one."""
 
@@ -87,8 +73,7 @@ class GapRecovered:
     high: float | None = None
 
 
-@final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ClassChange:
     """Accuracy in one class minus that of the baseline, in points (mean over seeds), and its number of samples."""
 
@@ -97,8 +82,7 @@ class ClassChange:
     num_samples: int
 
 
-@final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TrainingCost:
     """Cost of one training, the mean over seeds."""
 
@@ -108,8 +92,7 @@ class TrainingCost:
     joules: float | None = None
 
 
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class VariantResult:
     """One variant over its seeds. Accuracies are fractions, latency is in ms, size in bytes.
 
@@ -142,7 +125,7 @@ class VariantResult:
     @property
     def is_student(self) -> bool:
         """Whether the variant trains the student, so that it has a verdict."""
-        return self.role not in (Role.TEACHER, Role.ASSISTANT)
+        return Role(self.role).is_student
 
     @property
     def verdict(self) -> str:
@@ -150,8 +133,7 @@ class VariantResult:
         return self.verdict_text if self.is_student and self.baseline else ""
 
 
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TrialStatus:
     """State and progress of the training of one variant with one seed."""
 
@@ -165,8 +147,7 @@ class TrialStatus:
     step: int | None = None
 
 
-@final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AgreementMatrix:
     """Fraction of the samples on which two variants predict the same class, mean over seeds; ``None`` where unknown.
 
@@ -177,8 +158,7 @@ class AgreementMatrix:
     matrix: tuple[tuple[float | None, ...], ...]
 
 
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Variants compared on the same data.
 
@@ -210,9 +190,9 @@ class Comparison:
         return sum({trial.folder: trial.num_reads or 0 for trial in self.trials}.values())
 
     @property
-    def is_finished(self) -> bool:
-        """Whether no trial is waiting or running."""
-        return all(trial.state in ("done", "failed") for trial in self.trials)
+    def states(self) -> Counter[str]:
+        """Number of trials by state."""
+        return Counter(trial.state for trial in self.trials)
 
     @property
     def num_seeds(self) -> int:

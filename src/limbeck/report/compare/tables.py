@@ -10,16 +10,19 @@ import csv
 import io
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, final
+from dataclasses import asdict
+from operator import attrgetter
+from typing import Final, Literal, NamedTuple
 
 from limbeck.report.compare.comparison import Comparison, SeedMean, VariantResult
 from limbeck.report.formatting import (
     MISSING,
+    escape_markdown,
     format_bytes,
     format_count,
     format_duration,
     format_fixed,
+    format_integer,
     format_interval,
     format_milliseconds,
     format_percent,
@@ -28,34 +31,19 @@ from limbeck.report.formatting import (
 )
 from limbeck.report.verdict import Outcome
 
-__all__ = [
-    "COST_COLUMNS",
-    "METRIC_COLUMNS",
-    "Column",
-    "TableCell",
-    "format_heading",
-    "non_empty_columns",
-    "to_csv",
-    "to_latex",
-    "to_markdown",
-    "verdict_label",
-]
-
 _Formatter = Callable[[float | None], str]
 _OUTCOME_LABELS: Final[dict[Outcome, str]] = {
     "improves": "improves", "degrades": "degrades", "inconclusive": "no significant difference", "unknown": "unknown",
 }  # fmt: skip
-_LATEX_ESCAPES: Final = {
+_LATEX_ESCAPES: Final = str.maketrans({
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "^": r"\textasciicircum{}",
     "_": r"\_", "~": r"\textasciitilde{}", "%": r"\%", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "−": "$-$", "–": "--", "×": r"$\times$",
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "\u00a0": "~",
-}  # fmt: skip
+})  # fmt: skip
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class TableCell:
+class TableCell(NamedTuple):
     """A cell: its text, a second line such as an interval, and the number that it is sorted by."""
 
     text: str
@@ -63,14 +51,12 @@ class TableCell:
     value: float | None = None
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column: heading, unit, the better direction (``higher`` or ``lower``), and the cell of a variant."""
+class Column(NamedTuple):
+    """A column: heading, unit, the better direction, and the cell of a variant."""
 
     heading: str
     unit: str
-    better: str
+    better: Literal["higher", "lower"]
     make_cell: Callable[[VariantResult], TableCell]
 
 
@@ -103,21 +89,23 @@ def to_markdown(comparison: Comparison) -> str:
     """A table in GitHub Markdown, followed by the verdicts and the rule."""
     headings, *rows = _text_rows(comparison)
     rule_row = ["---", *["---:"] * (len(headings) - 2), "---"]
-    cells = [headings, rule_row, *([_escape_markdown(text) for text in row] for row in rows)]
-    verdicts = [f"- {_escape_markdown(variant.verdict)}" for variant in comparison.variants if variant.verdict]
+    lines = [headings, rule_row, *([escape_markdown(text) for text in row] for row in rows)]
+    verdicts = [f"- {escape_markdown(variant.verdict)}" for variant in comparison.variants if variant.verdict]
     return "\n".join(
-        [*(f"| {' | '.join(row)} |" for row in cells), "", *verdicts, "", _escape_markdown(comparison.rule), ""]
+        [*(f"| {' | '.join(row)} |" for row in lines), "", *verdicts, "", escape_markdown(comparison.rule), ""]
     )
 
 
 def to_latex(comparison: Comparison) -> str:
     r"""A ``tabular`` for booktabs (``\usepackage{booktabs}``); verdicts and rule are comments above it."""
     table = _text_rows(comparison)
-    heading, *rows = (" & ".join(_escape_latex(text) for text in row) + r" \\" for row in table)
+    heading, *rows = (
+        " & ".join(" ".join(text.split()).translate(_LATEX_ESCAPES) for text in row) + r" \\" for row in table
+    )
     verdicts = [variant.verdict for variant in comparison.variants if variant.verdict]
     notes = (f"{comparison.title}, {comparison.split} split", *verdicts, comparison.rule)
     return "\n".join(
-        [*(f"% {_collapse_whitespace(text)}" for text in notes),
+        [*(f"% {' '.join(text.split())}" for text in notes),
          r"\begin{tabular}{l" + "r" * (len(table[0]) - 2) + "l}", r"\toprule", heading, r"\midrule", *rows,
          r"\bottomrule", r"\end{tabular}", ""]
     )  # fmt: skip
@@ -145,7 +133,7 @@ def _csv_row(variant: VariantResult, comparison: Comparison) -> dict[str, str | 
         low, high = (mean.low, mean.high) if mean else (None, None)
         row |= {name: mean.mean if mean else None, f"{name}_low": low, f"{name}_high": high}
     gain, gap = variant.gain, variant.gap_recovered
-    sample_low, sample_high = (gain.sample_interval if gain else None) or (None, None)
+    sample_low, sample_high = (gain and gain.sample_interval) or (None, None)
     return row | {
         "gain_points": gain and gain.mean, "gain_low": gain and gain.low, "gain_high": gain and gain.high,
         "gain_t_low": gain and gain.t_low, "gain_t_high": gain and gain.t_high, "gain_sample_low": sample_low,
@@ -153,12 +141,18 @@ def _csv_row(variant: VariantResult, comparison: Comparison) -> dict[str, str | 
         "gain_num_seeds": gain and gain.num_seeds, "gap_recovered": gap and gap.fraction, "gap_low": gap and gap.low,
         "gap_high": gap and gap.high, "outcome": variant.outcome if variant.verdict else "",
         "verdict_text": _escape_csv(variant.verdict), "parameters": variant.parameters, "flops": variant.flops,
-        "bytes": variant.bytes, "latency_ms": variant.latency_ms, "steps": variant.steps,
-        **{name: getattr(variant.resources, name) for name in ("seconds", "cpu_seconds", "gpu_seconds", "joules")},
+        "bytes": variant.bytes, "latency_ms": variant.latency_ms, "steps": variant.steps, **asdict(variant.resources),
     }  # fmt: skip
 
 
-def _mean_column(heading: str, unit: str, better: str, metric: str, formatter: _Formatter) -> Column:
+def _escape_csv(text: str) -> str:
+    text = "".join(letter for letter in text if letter >= " " or letter in "\t\r\n")
+    return f"'{text}" if re.match(r"[=+\-@\t\r\n＝＋－＠]", text) else text
+
+
+def _mean_column(
+    heading: str, unit: str, better: Literal["higher", "lower"], metric: str, formatter: _Formatter
+) -> Column:
     """A mean over seeds with its interval."""
 
     def make_cell(variant: VariantResult) -> TableCell:
@@ -172,10 +166,11 @@ def _mean_column(heading: str, unit: str, better: str, metric: str, formatter: _
     return Column(heading, unit, better, make_cell)
 
 
-def _cost_column(
-    heading: str, unit: str, getter: Callable[[VariantResult], float | None], formatter: _Formatter
-) -> Column:
-    return Column(heading, unit, "lower", lambda variant: TableCell(formatter(getter(variant)), "", getter(variant)))
+def _cost_column(heading: str, unit: str, attribute: str, formatter: _Formatter) -> Column:
+    get_value = attrgetter(attribute)
+    return Column(
+        heading, unit, "lower", lambda variant: TableCell(formatter(get_value(variant)), "", get_value(variant))
+    )
 
 
 def _gain_cell(variant: VariantResult) -> TableCell:
@@ -189,13 +184,9 @@ def _gap_cell(variant: VariantResult) -> TableCell:
     gap = variant.gap_recovered
     if gap is None:
         return TableCell(MISSING)
-    ends = " to ".join(format_percent(end, digits=0).removesuffix(" %") for end in (gap.low, gap.high))
+    ends = " to ".join(format_percent_value(end, digits=0) for end in (gap.low, gap.high))
     detail = "" if gap.low is None or gap.high is None else ends
     return TableCell(format_percent(gap.fraction, digits=0), detail, gap.fraction)
-
-
-def _format_integer(value: float | None) -> str:
-    return MISSING if value is None else f"{value:,.0f}"
 
 
 METRIC_COLUMNS: Final = (
@@ -205,33 +196,15 @@ METRIC_COLUMNS: Final = (
     _mean_column("Macro F1", "%", "higher", "macro_f1", format_percent_value),
     _mean_column("NLL", "nats", "lower", "nll", format_fixed),
     _mean_column("ECE", "", "lower", "ece", format_fixed),
-    _cost_column("Parameters", "", lambda variant: variant.parameters, format_count),
-    _cost_column("Latency", "ms", lambda variant: variant.latency_ms, format_milliseconds),
+    _cost_column("Parameters", "", "parameters", format_count),
+    _cost_column("Latency", "ms", "latency_ms", format_milliseconds),
 )
 COST_COLUMNS: Final = (
-    _cost_column("Steps", "", lambda variant: variant.steps, _format_integer),
-    _cost_column("Training time", "", lambda variant: variant.resources.seconds, format_duration),
-    _cost_column("CPU time", "", lambda variant: variant.resources.cpu_seconds, format_duration),
-    _cost_column("GPU time", "", lambda variant: variant.resources.gpu_seconds, format_duration),
-    _cost_column("Energy", "J", lambda variant: variant.resources.joules, _format_integer),
-    _cost_column("Size", "", lambda variant: variant.bytes, format_bytes),
-    _cost_column("FLOPs per sample", "", lambda variant: variant.flops, format_count),
+    _cost_column("Steps", "", "steps", format_integer),
+    _cost_column("Training time", "", "resources.seconds", format_duration),
+    _cost_column("CPU time", "", "resources.cpu_seconds", format_duration),
+    _cost_column("GPU time", "", "resources.gpu_seconds", format_duration),
+    _cost_column("Energy", "J", "resources.joules", format_integer),
+    _cost_column("Size", "", "bytes", format_bytes),
+    _cost_column("FLOPs per sample", "", "flops", format_count),
 )
-
-
-def _collapse_whitespace(text: str) -> str:
-    return re.sub(r"\s+", " ", text.replace("\u00a0", " ")).strip()
-
-
-def _escape_csv(text: str) -> str:
-    text = "".join(letter for letter in text if letter >= " " or letter in "\t\r\n")
-    return f"'{text}" if re.match(r"[=+\-@\t\r\n＝＋－＠]", text) else text
-
-
-def _escape_markdown(text: str) -> str:
-    text = _collapse_whitespace(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", text)
-
-
-def _escape_latex(text: str) -> str:
-    return "".join(_LATEX_ESCAPES.get(letter, letter) for letter in _collapse_whitespace(text))

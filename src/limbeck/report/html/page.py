@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import struct
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
-from limbeck.report.formatting import format_date
-from limbeck.report.html import fidelity_rows, metric_rows
+from limbeck.report.formatting import (
+    format_bytes,
+    format_count,
+    format_difference,
+    format_factor,
+    format_fixed,
+    format_milliseconds,
+    format_percent_difference,
+    format_percent_value,
+)
 from limbeck.report.html.templates import load_template, read_asset
 from limbeck.report.metrics_csv import load_curves, load_temperatures
-from limbeck.report.plots.accuracy_curves import plot_accuracy
-from limbeck.report.plots.heatmap import plot_cka
-from limbeck.report.plots.latency_scatter import plot_accuracy_vs_latency
-from limbeck.report.plots.loss_curves import (
+from limbeck.report.plots.curves import (
+    plot_accuracy,
     plot_gradient_ratios,
     plot_loss_components,
     plot_loss_shares,
     plot_temperatures,
 )
+from limbeck.report.plots.heatmap import plot_cka
+from limbeck.report.plots.latency_scatter import plot_accuracy_vs_latency
 from limbeck.report.plots.reliability import plot_reliability
+from limbeck.report.record import ClassAccuracy, ClassErrors, ModelRecord, Record, StudentFidelity
 from limbeck.report.record_io import integrity_warning, read_record
 from limbeck.report.verdict import RULE, classify_interval, format_verdict
 from limbeck.utils.io import write_atomically
 
-if TYPE_CHECKING:
-    from limbeck.report.record import Record
-
-__all__ = ["render_report", "write_report"]
-
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_MAX_WORST_CLASSES = 6
+_MAX_ERROR_CLASSES = 8
+_Students = list[tuple[str, Role, StudentFidelity]]
+_Getter = Callable[[ModelRecord], float | None]
+_Formatter = Callable[[float | None], str]
+_COST_ROWS: tuple[tuple[str, str, _Getter, _Formatter], ...] = (
+    ("Parameters", "", lambda model: model.parameters, format_count),
+    ("FLOPs", "", lambda model: model.flops, format_count),
+    ("Latency, median", "ms", lambda model: model.latency_ms.median if model.latency_ms else None, format_milliseconds),
+    ("Latency, p95", "ms", lambda model: model.latency_ms.p95 if model.latency_ms else None, format_milliseconds),
+    ("Size of the weights", "", lambda model: model.bytes, format_bytes),
+)
 
 
 def write_report(run_dir: Path) -> Path:
@@ -56,11 +77,34 @@ def render_report(run_dir: Path) -> str:
             "give the folder of the study to `limbeck compare`"
         )
     warning = integrity_warning(run_dir)
+    students = _list_students(record)
+    models = [(name, record.display_name(name), model) for name, model in record.ordered_models()]
     return load_template("report.html.j2").render(
-        record=record, policy=_POLICY, style=read_asset("report.css"),
-        warnings=[*([warning] if warning else []), *record.warnings],
-        **_header_context(record), **_section_context(record), **_draw_plots(record, run_dir),
+        record=record, models=models, policy=_POLICY, style=read_asset("report.css"), rule=RULE, students=students,
+        warnings=[*([warning] if warning else []), *record.warnings], png_side=png_side,
+        class_rows=_worst_classes(record), class_errors=_errors_by_class(students), to_yaml=_dump_yaml,
+        **_header_context(record), **_comparison_rows(record), **_draw_plots(record, run_dir, students),
     )  # fmt: skip
+
+
+def png_side(png: str | None) -> int:
+    """The longer side in pixels of a PNG as base64; 0 if it is not a PNG."""
+    try:
+        header = base64.b64decode(png or "", validate=True)[:24]
+    except (binascii.Error, ValueError):
+        return 0
+    is_png = len(header) == 24 and header.startswith(b"\x89PNG\r\n\x1a\n")
+    return max(struct.unpack(">II", header[16:24])) if is_png else 0
+
+
+def _list_students(record: Record) -> _Students:
+    """Label, role and fidelity of each student, the distilled one first."""
+    fidelities = record.fidelity.students if record.fidelity else {}
+    students = [
+        (record.display_name(name), record.models[name].role, fidelity)
+        for name, fidelity in fidelities.items() if name in record.models
+    ]  # fmt: skip
+    return sorted(students, key=lambda student: student[1] != Role.DISTILLED)
 
 
 def _header_context(record: Record) -> dict[str, Any]:
@@ -72,36 +116,75 @@ def _header_context(record: Record) -> dict[str, Any]:
     if not text:
         models = {name: model.model_dump() for name, model in record.models.items()}
         text = format_verdict(models, gain, interval, gap)
+    positions = None
+    low, high = interval or (None, None)
+    if gain is not None and low is not None and high is not None:
+        extent = max(abs(low), abs(high), 1e-9) * 1.15
+        axis_min, axis_max = min(low, -0.25 * extent), max(high, 0.25 * extent)
+        pad = 0.06 * (axis_max - axis_min)
+        values = {"low": low, "high": high, "gain": gain, "zero": 0.0}
+        positions = {key: round(100 * (x - axis_min + pad) / (axis_max - axis_min + 2 * pad), 1)
+                     for key, x in values.items()}  # fmt: skip
     return {
-        "outcome": classify_interval(interval), "verdict": text.partition(":"), "rule": RULE,
-        "created": format_date(record.created), "baseline_note": _baseline_note(record),
-        "key_metrics": metric_rows.key_metrics(record), "interval": metric_rows.interval_positions(record),
+        "outcome": classify_interval(interval), "verdict": text.partition(":"), "gain": gain, "gap": gap,
+        "interval": interval, "interval_positions": positions,
     }  # fmt: skip
 
 
-def _section_context(record: Record) -> dict[str, Any]:
-    models = [(name, record.display_name(name), model) for name, model in record.ordered_models()]
-    metrics, all_metrics = record.get_metrics(record.distilled), [record.get_metrics(model) for *_, model in models]
-    students = fidelity_rows.list_students(record)
-    fidelities = [fidelity for *_, fidelity in students]
-    rows, cost_rows = metric_rows.comparison_rows(record)
-    extra_models = [(f"peer {name}", model) for name, model in record.peers.items()]
-    extra_models += [(f"early exit {name}", model) for name, model in record.early_exits.items()]
-    extra_models += [("ensemble of all generations", record.ensemble)] if record.ensemble else []
-    return {
-        "models": models, "metric_rows": rows, "cost_rows": cost_rows, "extra_models": extra_models,
-        "num_samples": metrics.num_samples if metrics else None,
-        "num_teachers": sum(model.role == Role.TEACHER for *_, model in models),
-        "teacher_name": next((label for _, label, model in models if model is record.teacher), "Teacher"),
-        "classes": metric_rows.worst_classes(record), "samples": metric_rows.disagreement_samples(record),
-        "latency": next((model.latency_ms for *_, model in models if model.latency_ms), None),
-        "num_bins": next((len(item.reliability) for item in all_metrics if item and item.reliability), 15),
-        "students": students, "fidelity_rows": fidelity_rows.fidelity_rows(fidelities),
-        "class_errors": fidelity_rows.classes_by_errors(fidelities), "recipe": _dump_recipe(record.recipe),
-    }  # fmt: skip
+def _comparison_rows(record: Record) -> dict[str, list[dict[str, Any]]]:
+    """The rows of metrics and of cost as text; a row without any value is left out."""
+    models = [model for _, model in record.ordered_models()]
+
+    def make_rows(
+        label: str, unit: str, better: str, get_value: _Getter, formatter: _Formatter,
+        compare: Callable[[float | None, float | None], str],
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        values = [get_value(model) for model in models]
+        student, baseline, teacher = (
+            get_value(model) if model else None for model in (record.distilled, record.baseline, record.teacher)
+        )
+        row = {
+            "label": label, "unit": unit, "better": better, "cells": list(map(formatter, values)),
+            "vs_baseline": compare(student, baseline), "vs_teacher": compare(student, teacher),
+        }  # fmt: skip
+        return [row] if any(value is not None for value in values) else []
+
+    metric_rows, cost_rows = [], []
+    for name, info in record.metric_info.items():
+        is_percent, better = info.unit == "%", "higher" if info.higher_is_better else "lower"
+        metric_rows += make_rows(
+            info.label, info.unit, better, partial(record.get_metric, name=name),
+            format_percent_value if is_percent else format_fixed,
+            format_percent_difference if is_percent else format_difference,
+        )  # fmt: skip
+    for label, unit, get_value, formatter in _COST_ROWS:
+        cost_rows += make_rows(label, unit, "lower", get_value, formatter, format_factor)
+    return {"metric_rows": metric_rows, "cost_rows": cost_rows}
 
 
-def _draw_plots(record: Record, run_dir: Path) -> dict[str, Any]:
+def _worst_classes(record: Record) -> list[tuple[ClassAccuracy, ClassAccuracy | None, ClassAccuracy | None]]:
+    """The classes with the lowest accuracy of the distilled student, with those of baseline and teacher."""
+    student, baseline, teacher = (
+        {row.name: row for row in metrics.per_class if row.accuracy is not None} if metrics else {}
+        for metrics in map(record.get_metrics, (record.distilled, record.baseline, record.teacher))
+    )
+    rows = sorted(student.values(), key=lambda row: (row.accuracy or 0.0, -row.num_samples))
+    return [(row, baseline.get(row.name), teacher.get(row.name)) for row in rows[:_MAX_WORST_CLASSES]]
+
+
+def _errors_by_class(students: _Students) -> list[tuple[ClassErrors, ClassErrors | None]]:
+    """The classes with most errors of the first student, with the errors of the second one."""
+    by_class = [{row.name: row for row in fidelity.per_class} for *_, fidelity in students]
+    second = by_class[1] if len(by_class) > 1 else {}
+
+    def count(row: ClassErrors) -> int:
+        return row.same_error + row.different_error + row.student_only_wrong + row.teacher_only_wrong
+
+    rows = sorted(filter(count, by_class[0].values() if by_class else ()), key=count, reverse=True)
+    return [(row, second.get(row.name)) for row in rows[:_MAX_ERROR_CLASSES]]
+
+
+def _draw_plots(record: Record, run_dir: Path, students: _Students) -> dict[str, Any]:
     curves = load_curves(run_dir / "metrics.csv")
     curve = curves.get(next(name for name, model in record.models.items() if model is record.distilled))
     temperatures = load_temperatures(run_dir / "temperatures.csv", curve)
@@ -110,37 +193,24 @@ def _draw_plots(record: Record, run_dir: Path) -> dict[str, Any]:
         label, metrics = record.display_name(name), record.get_metrics(model)
         plot = plot_reliability(metrics, role=model.role, title=label, name=f"reliability{index}")
         reliability_plots += [(label, model.role, metrics, plot)] if plot else []
+    training_plots = {
+        "Validation accuracy": plot_accuracy(record, curves),
+        "Training loss of the distilled student": plot_loss_components(curve),
+        "Share of each loss": plot_loss_shares(curve),
+        "Gradient norm relative to the supervised loss": plot_gradient_ratios(curve),
+        "Temperature": plot_temperatures(curve, temperatures),
+    }
     return {
-        "accuracy_plot": plot_accuracy(record, curves), "loss_plot": plot_loss_components(curve),
-        "temperature_plot": plot_temperatures(curve, temperatures), "gradient_plot": plot_gradient_ratios(curve),
-        "loss_share_plot": plot_loss_shares(curve), "reliability_plots": reliability_plots,
+        "training_plots": training_plots, "reliability_plots": reliability_plots,
         "latency_plot": plot_accuracy_vs_latency(record),
-        "cka": [
+        "cka_plots": [
             (label, role, plot_cka(fidelity.cka, title=label, name=f"cka{index}"))
-            for index, (label, role, fidelity) in enumerate(fidelity_rows.list_students(record))
-            if fidelity.cka is not None and fidelity.cka.matrix
+            for index, (label, role, fidelity) in enumerate(students) if fidelity.cka and fidelity.cka.matrix
         ],
     }  # fmt: skip
 
 
-def _baseline_note(record: Record) -> str:
-    """How the baseline was trained, in a sentence."""
-    baseline, distilled = record.baseline, record.distilled
-    if baseline is None:
-        return "No baseline: the student was not trained without a teacher in this run."
-    num_labeled, num_train = record.data.num_labeled, record.data.num_train
-    num_unlabeled = num_train - num_labeled if num_train is not None and num_labeled is not None else 0
-    training_data = f"the {num_labeled:,} labeled samples" if num_unlabeled else "the same data"
-    text = f"Baseline: the same student, trained without a teacher on {training_data}"
-    if baseline.steps is None or distilled.steps is None:
-        return f"{text}; its steps were not recorded."
-    if baseline.steps == distilled.steps:
-        unlabeled_note = f" (distilled also used {num_unlabeled:,} without a label)" if num_unlabeled else ""
-        return f"{text} for the same number of steps ({distilled.steps:,}){unlabeled_note}."
-    return f"{text}, but for {baseline.steps:,} steps against {distilled.steps:,}: the budgets were not equal."
-
-
-def _dump_recipe(recipe: dict[str, Any]) -> str:
+def _dump_yaml(value: Any) -> str:
     import yaml
 
-    return str(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100)) if recipe else ""
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100))

@@ -1,23 +1,22 @@
 """Templates of pages that open from disk and make no network request.
 
-Jinja escapes all text. A page forbids every connection by its Content-Security-Policy, which allows one inline script,
-identified by its hash: it sorts tables.
+Jinja escapes all text of an HTML page. Its Content-Security-Policy forbids every connection, and allows one inline
+script, identified by its hash: it sorts tables.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import inspect
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from limbeck.report import formatting
 
 if TYPE_CHECKING:
     from jinja2 import Template
-
-__all__ = ["add_formatters", "content_security_policy", "load_template", "read_asset"]
 
 _TEMPLATE_DIR = Path(__file__).parent
 
@@ -32,24 +31,24 @@ def content_security_policy() -> str:
 
 
 def load_template(name: str, *, folder: Path = _TEMPLATE_DIR) -> Template:
-    """A template with escaped text, the formatters as filters, and style sheets, script and policy as globals."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    """A template with the formatters as filters, and style sheets, script and policy as globals.
+
+    Args:
+        name: its file name; text is escaped where it ends with ``.html.j2``.
+        folder: searched first, then the folder of the shared macros.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
-        loader=FileSystemLoader([folder, _TEMPLATE_DIR]), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        loader=FileSystemLoader([folder, _TEMPLATE_DIR]), autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    add_formatters(environment)
+    environment.filters |= dict(inspect.getmembers(formatting, inspect.isfunction))
     environment.globals |= {
         "style": read_asset("report.css") + read_asset("compare.css"), "script": read_asset("sort.js"),
         "policy": content_security_policy(),
     }  # fmt: skip
     return environment.get_template(name)
-
-
-def add_formatters(environment: Any) -> None:
-    """Make every function of :mod:`limbeck.report.formatting` a filter."""
-    environment.filters |= {name: getattr(formatting, name) for name in formatting.__all__ if name != "MISSING"}
 
 
 @cache

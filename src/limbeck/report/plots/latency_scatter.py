@@ -4,40 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, NamedTuple
 
+from limbeck.report.compare.comparison import VariantResult
 from limbeck.report.formatting import format_count, format_milliseconds, format_percent
 from limbeck.report.plots import style as ink
-
-if TYPE_CHECKING:
-    from limbeck.report.compare.comparison import VariantResult
-    from limbeck.report.record import Record
-
-__all__ = [
-    "ScatterPoint",
-    "draw_point",
-    "label_points",
-    "plot_accuracy_vs_latency",
-    "plot_variant_latencies",
-    "set_axis_limits",
-]
+from limbeck.report.record import Record
 
 _Box = tuple[float, float, float, float]
 _LATENCY_TOLERANCE = 1.05
 """Latencies whose ratio is below this count as equal: two measurements of one network differ as much."""
+_NOTE = "Up and to the left is better. The marker grows with the logarithm of the parameters."
 
 
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScatterPoint:
-    """A model: two lines of text, latency in ms, accuracy as a fraction, and the parameters, which set the size."""
+class ScatterPoint(NamedTuple):
+    """A model: two lines of text, latency in ms, accuracy as a fraction, parameters, marker and its colors."""
 
     title: str
     subtitle: str
     latency: float
     accuracy: float
     parameters: int | None
+    marker: str
+    color: str
+    edge: str = ink.COLORS["paper"]
 
     @property
     def marker_size(self) -> float:
@@ -47,86 +37,72 @@ class ScatterPoint:
 
 def plot_accuracy_vs_latency(record: Record) -> ink.Plot | None:
     """The models of a run with their names; ``None`` where none has both an accuracy and a latency."""
-    roles, points = [], []
+    points = []
     for name, model in record.ordered_models():
-        metrics = record.get_metrics(model)
-        accuracy = metrics.metrics.get("accuracy") if metrics else None
-        if accuracy is not None and model.latency_ms and model.latency_ms.median:
-            roles.append(model.role)
+        accuracy = record.get_metric(model, "accuracy")
+        latency = model.latency_ms.median if model.latency_ms else None
+        if accuracy is not None and latency:
+            subtitle, style = (
+                f"{format_count(model.parameters)} parameters",
+                (ink.MARKERS[model.role], ink.COLORS[model.role]),
+            )
             points.append(
-                ScatterPoint(
-                    title=record.display_name(name), subtitle=f"{format_count(model.parameters)} parameters",
-                    latency=model.latency_ms.median, accuracy=accuracy, parameters=model.parameters,
-                )
-            )  # fmt: skip
+                ScatterPoint(record.display_name(name), subtitle, latency, accuracy, model.parameters, *style)
+            )
     if not points:
         return None
-    figure, ax = _make_axes(points)
-    for role, point in zip(roles, points, strict=True):
-        draw_point(ax, point, ink.role_marker(role), ink.role_color(role))
+    ax = _make_axes(points)
+    for point in points:
+        draw_point(ax, point)
     label_points(ax, points)
-    description = "; ".join(
-        f"{point.title} {format_percent(point.accuracy)} at {point.latency:.2g} ms" for point in points
-    )
-    note = "Up and to the left is better. The marker grows with the logarithm of the parameters."
-    return ink.Plot(ink.render_svg(figure, name="tradeoff"), f"Accuracy against latency: {description}.", note)
+    texts = [f"{point.title} {format_percent(point.accuracy)} at {point.latency:.2g} ms" for point in points]
+    return ink.render_plot(ax, "tradeoff", f"Accuracy against latency: {'; '.join(texts)}.", _NOTE)
 
 
 def plot_variant_latencies(
     variants: Sequence[VariantResult], styles: Mapping[str, ink.VariantStyle]
 ) -> ink.Plot | None:
     """The variants of a comparison with their intervals, and a line that joins the Pareto-optimal ones."""
-    results, points = [], []
+    means, points, legend = [], [], []
     for variant in variants:
         if variant.accuracy and variant.latency_ms:
+            style, mean = styles[variant.name], variant.accuracy
             cost = f"{format_milliseconds(variant.latency_ms)} ms, {format_count(variant.parameters)} parameters"
-            results.append((variant.name, variant.accuracy))
+            text = f"{variant.name}, {format_percent(mean.mean)}, {cost}"
+            means.append(mean)
             points.append(
                 ScatterPoint(
-                    title=variant.name, subtitle=cost, latency=variant.latency_ms, accuracy=variant.accuracy.mean,
-                    parameters=variant.parameters,
+                    variant.name, cost, variant.latency_ms, mean.mean, variant.parameters, style.marker, style.color
                 )
-            )  # fmt: skip
+            )
+            legend.append(ink.LegendEntry(style.color_name, style.marker_class, text))
     if not points:
         return None
-    bounds = [bound for _, mean in results for bound in (mean.low, mean.high) if bound is not None]
-    figure, ax = _make_axes(points, bounds)
+    ax = _make_axes(points, [end for mean in means for end in (mean.low, mean.high) if end is not None])
     front = _pareto_front([(point.latency, point.accuracy) for point in points])
     ax.step(
-        *zip(*front, strict=True), where="post", color=ink.COLORS["muted"], linewidth=1, linestyle=ink.line_style(1),
+        *zip(*front, strict=True), where="post", color=ink.COLORS["muted"], linewidth=1, linestyle=ink.LINE_STYLES[1],
         zorder=1,
     )  # fmt: skip
-    for (name, mean), point in zip(results, points, strict=True):
-        style = styles[name]
+    for mean, point in zip(means, points, strict=True):
         if mean.low is not None and mean.high is not None:
-            ax.vlines([point.latency], mean.low, mean.high, color=style.color, linewidth=1.2, alpha=0.6)
+            ax.vlines([point.latency], mean.low, mean.high, color=point.color, linewidth=1.2, alpha=0.6)
         # Small markers in front of large ones.
-        draw_point(ax, point, style.marker, style.color, scale=0.8, zorder=3 - point.marker_size / 100)
-    legend = tuple(
-        ink.LegendEntry(
-            styles[point.title].color_name, styles[point.title].marker_class,
-            f"{point.title}, {format_percent(point.accuracy)}, {point.subtitle}",
-        )
-        for point in points
-    )  # fmt: skip
+        draw_point(ax, point, scale=0.8, zorder=3 - point.marker_size / 100)
     names = ", ".join(point.title for point in points if (point.latency, point.accuracy) in front)
     note = (
-        "Up and to the left is better; the marker grows with the logarithm of the parameters. The dashed line joins "
-        f"the Pareto-optimal variants, which no other exceeds in accuracy at the same latency: {names}. Latencies "
-        "within 5 % count as equal."
+        f"{_NOTE} The dashed line joins the Pareto-optimal variants, which no other exceeds in accuracy at the same "
+        f"latency: {names}. Latencies within 5 % count as equal."
     )
-    description = "; ".join(entry.label for entry in legend)
-    return ink.Plot(ink.render_svg(figure, name="plane"), f"Accuracy against latency: {description}.", note, legend)
+    alt_text = f"Accuracy against latency: {'; '.join(entry.label for entry in legend)}."
+    return ink.render_plot(ax, "plane", alt_text, note, legend)
 
 
-def draw_point(
-    ax: Any, point: ScatterPoint, marker: str, color: str, *, edge: str = ink.COLORS["paper"], scale: float = 1.0,
-    zorder: float = 3,
-) -> None:  # fmt: skip
+def draw_point(ax: Any, point: ScatterPoint, *, scale: float = 1.0, zorder: float = 3) -> None:
     """Draw the marker of a model."""
     ax.plot(
-        [point.latency], [point.accuracy], linestyle="none", marker=marker, markersize=scale * point.marker_size,
-        markerfacecolor=color, markeredgecolor=edge, markeredgewidth=1.5, alpha=0.95, zorder=zorder,
+        [point.latency], [point.accuracy], linestyle="none", marker=point.marker, markersize=scale * point.marker_size,
+        markerfacecolor=point.color, markeredgecolor=point.edge, markeredgewidth=1.5, alpha=0.95, zorder=zorder,
     )  # fmt: skip
 
 
@@ -157,6 +133,7 @@ def label_points(ax: Any, points: Sequence[ScatterPoint], *, occupied: Sequence[
     Boxes are left, bottom, right and top in pixels of the figure.
     """
     axes_box = ax.get_window_extent()
+    limits = (axes_box.x0 - 4, axes_box.y0, axes_box.x1 + 12, axes_box.y1 + 8)
     markers = [
         (*ax.transData.transform((point.latency, point.accuracy)), point.marker_size / 2 + 2) for point in points
     ]
@@ -169,28 +146,23 @@ def label_points(ax: Any, points: Sequence[ScatterPoint], *, occupied: Sequence[
             for on_left in (is_right_half, not is_right_half):
                 edge = x - r - 4 - width if on_left else x + r + 4
                 placements.append((on_left, offset_y, (edge, y + offset_y - 14, edge + width, y + offset_y + 14)))
-        free_placements = [
-            placement for placement in placements
-            if _is_inside(placement[2], axes_box) and not any(_overlaps(placement[2], box) for box in boxes)
-        ]  # fmt: skip
-        on_left, offset_y, label_box = (free_placements or placements)[0]
+        free_placements = (placement for placement in placements if _is_free(placement[2], limits, boxes))
+        on_left, offset_y, label_box = next(free_placements, placements[0])
         boxes.append(label_box)
-        for text, weight, line_offset in ((point.title, "bold", 7), (point.subtitle, "normal", -7)):
+        for text, is_title in ((point.title, True), (point.subtitle, False)):
             ax.annotate(
-                text, (point.latency, point.accuracy),
-                xytext=((r + 4) * (-1 if on_left else 1), offset_y + line_offset),
-                textcoords="offset points", ha="right" if on_left else "left", va="center", weight=weight,
-                fontsize=12 if line_offset > 0 else 11, color=ink.COLORS["ink" if line_offset > 0 else "muted"],
-                parse_math=False,
+                text, (point.latency, point.accuracy), textcoords="offset points",
+                xytext=((r + 4) * (-1 if on_left else 1), offset_y + (7 if is_title else -7)),
+                ha="right" if on_left else "left", va="center", weight="bold" if is_title else "normal",
+                fontsize=12 if is_title else 11, color=ink.COLORS["ink" if is_title else "muted"], parse_math=False,
             )  # fmt: skip
 
 
-def _make_axes(points: Sequence[ScatterPoint], accuracy_bounds: Sequence[float] = ()) -> tuple[Any, Any]:
-    figure = ink.make_figure(420, 280)
-    ax = ink.make_axes(figure, left=52, bottom=44, right=16, top=14, grid="both")
+def _make_axes(points: Sequence[ScatterPoint], accuracy_bounds: Sequence[float] = ()) -> Any:
+    ax = ink.make_plot(280, left=52, right=16, top=14, grid="both")
     set_axis_limits(ax, [point.latency for point in points], [*(p.accuracy for p in points), *accuracy_bounds])
-    ax.set_xlabel("latency, median, ms (log scale)", color=ink.COLORS["muted"], fontsize=12, labelpad=6)
-    return figure, ax
+    ink.set_label(ax.xaxis, "latency, median, ms (log scale)")
+    return ax
 
 
 def _pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -205,12 +177,8 @@ def _pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, fl
     )  # fmt: skip
 
 
-def _is_inside(label_box: _Box, axes_box: Any) -> bool:
-    left, bottom, right, top = label_box
-    return bool(
-        left >= axes_box.x0 - 4 and right <= axes_box.x1 + 12 and bottom >= axes_box.y0 and top <= axes_box.y1 + 8
-    )
-
-
-def _overlaps(a: _Box, b: _Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _is_free(box: _Box, limits: _Box, boxes: Sequence[_Box]) -> bool:
+    """Whether ``box`` lies within ``limits`` and overlaps none of ``boxes``."""
+    left, bottom, right, top = box
+    is_inside = left >= limits[0] and bottom >= limits[1] and right <= limits[2] and top <= limits[3]
+    return is_inside and not any(left < b[2] and b[0] < right and bottom < b[3] and b[1] < top for b in boxes)

@@ -2,56 +2,53 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from limbeck.core.roles import Role
 from limbeck.report.formatting import format_fixed, format_percent
 from limbeck.report.plots import style as ink
-
-if TYPE_CHECKING:
-    from limbeck.report.record import SplitMetrics
-
-__all__ = ["plot_reliability"]
+from limbeck.report.record import SplitMetrics
 
 
-def plot_reliability(metrics: SplitMetrics | None, *, role: str, title: str, name: str) -> ink.Plot | None:
+def plot_reliability(metrics: SplitMetrics | None, *, role: Role, title: str, name: str) -> ink.Plot | None:
     """Accuracy against confidence in bins of equal width, above a histogram of the confidences.
 
     The area of a marker is its share of the samples. ``None`` where no bin holds a sample.
     """
-    bins = [
-        (item.confidence, item.accuracy, item.num_samples)
-        for item in (metrics.reliability if metrics else [])
+    bins = metrics.reliability if metrics else []
+    points = [
+        (item.confidence, item.accuracy, item.num_samples) for item in bins
         if item.num_samples and item.confidence is not None and item.accuracy is not None
-    ]
-    if metrics is None or not bins:
+    ]  # fmt: skip
+    if metrics is None or not points:
         return None
-    confidence, accuracy, counts = zip(*bins, strict=True)
-    total = sum(counts)
+    confidence, accuracy, counts = zip(*points, strict=True)
+    total, color = sum(counts), ink.COLORS[role]
     figure = ink.make_figure(330, 340)
-    ax = ink.make_axes(figure, left=62, bottom=108, right=14, top=12, grid="both")
-    ax.plot([0, 1], [0, 1], color=ink.COLORS["muted"], linewidth=1, linestyle=ink.line_style(1))
-    ax.vlines(confidence, confidence, accuracy, color=ink.role_color(role), linewidth=1.5)
+    ax = ink.make_axes(figure, left=62, bottom=108, grid="both")
+    ax.plot([0, 1], [0, 1], color=ink.COLORS["muted"], linewidth=1, linestyle=ink.LINE_STYLES[1])
+    ax.vlines(confidence, confidence, accuracy, color=color, linewidth=1.5)
     ax.scatter(
-        confidence, accuracy, s=[24 + 300 * n / total for n in counts], c=ink.role_color(role),
-        marker=ink.role_marker(role), edgecolors=ink.COLORS["paper"], linewidths=1, zorder=3, clip_on=False,
+        confidence, accuracy, s=[24 + 300 * n / total for n in counts], c=color, marker=ink.MARKERS[role],
+        edgecolors=ink.COLORS["paper"], linewidths=1, zorder=3, clip_on=False,
     )  # fmt: skip
     _set_unit_axes(ax)
     ax.set_ylim(0, 1.02)
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    ax.set_ylabel("accuracy", color=ink.COLORS["muted"], fontsize=12, labelpad=4)
+    ink.set_label(ax.yaxis, "accuracy", pad=4)
     ax.tick_params(labelbottom=False)
-    histogram_ax = ink.make_axes(figure, left=62, bottom=44, right=14, top=252, grid="x")
+    histogram_ax = ink.make_axes(figure, left=62, top=252, grid="x")
     histogram_ax.bar(
-        [item.low for item in metrics.reliability], [item.num_samples / total for item in metrics.reliability],
-        width=[0.92 * (item.high - item.low) for item in metrics.reliability], align="edge", color=ink.role_color(role),
+        [item.low for item in bins], [item.num_samples / total for item in bins],
+        width=[0.92 * (item.high - item.low) for item in bins], align="edge", color=color,
     )  # fmt: skip
     _set_unit_axes(histogram_ax)
-    histogram_ax.set_ylim(0, max(counts) / total * 1.05)
-    histogram_ax.set_yticks([0, max(counts) / total], ["0", format_percent(max(counts) / total, digits=0)])
-    histogram_ax.set_xlabel("confidence", color=ink.COLORS["muted"], fontsize=12, labelpad=6)
+    highest = max(counts) / total
+    histogram_ax.set_ylim(0, highest * 1.05)
+    histogram_ax.set_yticks([0, highest], ["0", format_percent(highest, digits=0)])
+    ink.set_label(histogram_ax.xaxis, "confidence")
     ece = format_fixed(metrics.metrics.get("ece"))
-    alt_text = f"{title}: expected calibration error {ece} over {len(metrics.reliability)} bins, n = {total}."
-    return ink.Plot(ink.render_svg(figure, name=name), alt_text)
+    return ink.render_plot(ax, name, f"{title}: expected calibration error {ece} over {len(bins)} bins, n = {total}.")
 
 
 def _set_unit_axes(ax: Any) -> None:

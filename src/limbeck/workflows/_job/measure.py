@@ -24,9 +24,8 @@ from limbeck.evaluation import (
     paired_bootstrap,
     prediction_agreement,
 )  # fmt: skip
-from limbeck.report import format_verdict, format_vs_no_assistants
 from limbeck.report.record import METRIC_INFO
-from limbeck.report.verdict import classify_interval
+from limbeck.report.verdict import classify_interval, format_verdict, format_vs_no_assistants
 from limbeck.teachers import ExternalTeacher
 from limbeck.teachers.external.external_teacher import missing_rows
 

@@ -9,8 +9,12 @@ from typing import Any, Literal, cast
 
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.roles import Role
-from limbeck.report import VARIANT_RULE, integrity_warning, render_compare_table
-from limbeck.report.compare import Comparison, TrialStatus, render_compare_page, to_csv, to_latex, to_markdown
+from limbeck.report import integrity_warning
+from limbeck.report.compare.compare_page import render_compare_page
+from limbeck.report.compare.comparison import Comparison, TrialStatus
+from limbeck.report.compare.tables import to_csv, to_latex, to_markdown
+from limbeck.report.terminal import render_compare_table
+from limbeck.report.verdict import VARIANT_RULE
 from limbeck.utils.io import write_text
 from limbeck.workflows.compare.load_runs import (
     TrialResult,

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from limbeck.core.roles import Role
 from limbeck.evaluation import Predictions, bootstrap_mean_ci, gap_recovered, paired_bootstrap, paired_mean_ci
-from limbeck.report import classify_gain, format_gain_verdict
-from limbeck.report.compare import (
+from limbeck.report.compare.comparison import (
     AgreementMatrix,
     ClassChange,
     GapRecovered,
@@ -22,6 +21,7 @@ from limbeck.report.compare import (
     VariantResult,
 )
 from limbeck.report.record import ModelRecord
+from limbeck.report.verdict import classify_gain, format_gain_verdict
 from limbeck.workflows.compare.load_runs import TrialResult, TrialsBySeed
 
 __all__ = ["agreement_matrix", "summarize_variant"]

@@ -24,7 +24,8 @@ from limbeck.export import to_onnx
 from limbeck.models import save_weights
 from limbeck.recipe import Recipe, find_recipe, load_recipe, to_yaml
 from limbeck.recipe.schema import to_plain
-from limbeck.report import render_summary_table, write_model_card, write_record, write_report
+from limbeck.report import write_model_card, write_record, write_report
+from limbeck.report.terminal import render_summary_table
 from limbeck.teachers import ExternalTeacher
 from limbeck.training import FitResult, Processes, init_processes
 from limbeck.training.callbacks import Callback

@@ -18,7 +18,7 @@ from limbeck.core.roles import Role
 from limbeck.data import DataModule
 from limbeck.evaluation import ATTACKS, DEFAULT_EPS, get_hardware_info, get_package_versions
 from limbeck.models import load_weights
-from limbeck.report import render_evaluation_table
+from limbeck.report.terminal import render_evaluation_table
 from limbeck.teachers import ExternalTeacher
 from limbeck.utils.io import write_atomically
 from limbeck.workflows._job.distillers import BASELINE_PHASES

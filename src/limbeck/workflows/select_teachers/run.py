@@ -36,7 +36,8 @@ from limbeck.evaluation import (
 )
 from limbeck.recipe import Recipe, find_recipe, load_recipe
 from limbeck.recipe.schema import to_plain
-from limbeck.report import render_candidates_table, write_selection_plot
+from limbeck.report import write_selection_plot
+from limbeck.report.terminal import render_candidates_table
 from limbeck.teachers import Candidate, SelectionRules, greedy_select, teacher_warnings
 from limbeck.training.callbacks import Callback
 from limbeck.training.checkpoint import TrainingInterrupted

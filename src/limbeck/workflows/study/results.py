@@ -22,9 +22,9 @@ from limbeck.evaluation import (
 from limbeck.recipe import Recipe
 from limbeck.recipe.schema import to_plain
 from limbeck.recipe.study_schema import BASELINES, Study
-from limbeck.report import RULE_OVER_SEEDS, classify_gain_over_seeds, format_verdict_over_seeds
 from limbeck.report.formatting import format_points
 from limbeck.report.record import Record
+from limbeck.report.verdict import RULE_OVER_SEEDS, classify_gain_over_seeds, format_verdict_over_seeds
 from limbeck.utils.io import write_text
 from limbeck.workflows.compare.load_runs import TrialResult, TrialsBySeed, load_study_trials
 from limbeck.workflows.study.trials import list_trials, read_states

@@ -16,8 +16,8 @@ from limbeck.core.errors import LimbeckError
 from limbeck.recipe import Recipe, fill_defaults, find_recipe, load_recipe, to_yaml
 from limbeck.recipe.schema import to_plain, validate
 from limbeck.recipe.study_schema import Study
-from limbeck.report import render_compare_table
-from limbeck.report.compare import render_compare_page
+from limbeck.report.compare.compare_page import render_compare_page
+from limbeck.report.terminal import render_compare_table
 from limbeck.training.callbacks import Callback
 from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.utils.io import write_text

@@ -1,0 +1,233 @@
+"""Curves by optimizer step: validation accuracy, and the losses, gradient norms and temperatures of the student."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any, Literal
+
+from limbeck.report.compare.comparison import VariantResult
+from limbeck.report.formatting import format_count, format_percent
+from limbeck.report.metrics_csv import TemperatureSeries, TrainingCurve
+from limbeck.report.plots import style as ink
+from limbeck.report.plots.style import Plot, VariantStyle
+from limbeck.report.record import Record
+
+_MARKER_LIMIT = 12
+"""Lines with fewer points have markers."""
+_Points = tuple[list[float], list[float]]
+_Series = Mapping[str, Sequence[float]]
+
+
+def plot_accuracy(record: Record, curves: Mapping[str, TrainingCurve]) -> Plot | None:
+    """Validation accuracy of each model of a run; ``None`` where no model has a curve."""
+    series, num_by_role = [], Counter[str]()
+    for name, model in record.ordered_models():
+        if name in curves:
+            style = VariantStyle(model.role, ink.MARKERS[model.role], "", num_by_role[model.role])
+            num_by_role[model.role] += 1
+            series.append((record.display_name(name), style, [curves[name]]))
+    return _plot_accuracies(series, name="curves")
+
+
+def plot_learning_curves(variants: Sequence[VariantResult], styles: Mapping[str, VariantStyle]) -> Plot | None:
+    """Validation accuracy of variants: a thin line for each seed, and a thick one for the mean."""
+    series = [(variant.name, styles[variant.name], variant.curves) for variant in variants]
+    return _plot_accuracies(series, name="learning")
+
+
+def plot_loss_components(curve: TrainingCurve | None) -> Plot | None:
+    """Each loss of the objective with its weight, stacked to the training loss; as lines where a loss is negative."""
+    if curve is None or not curve.losses:
+        return None
+    ax = ink.make_plot(260)
+    components = {name: [0.0 if math.isnan(v) else v for v in values] for name, values in curve.losses.items()}
+    total = [sum(values) for values in zip(*components.values(), strict=True)]
+    all_values = [value for values in components.values() for value in values]
+    is_stacked = min(all_values) >= 0 and len(curve.steps) > 1
+    note = "Each loss with its weight."
+    if is_stacked:
+        note = "Each loss with its weight; stacked, they are the training loss."
+        lower = [0.0] * len(total)
+        for color, values in zip(_series_colors(components), components.values(), strict=True):
+            upper = [base + component for base, component in zip(lower, values, strict=True)]
+            ax.fill_between(curve.steps, lower, upper, color=ink.COLORS[color], alpha=0.28, linewidth=0)
+            ax.plot(curve.steps, upper, color=ink.COLORS[color], linewidth=2)
+            lower = upper
+    else:
+        _draw_lines(ax, curve.steps, curve.losses)
+        ax.plot(curve.steps, total, color=ink.COLORS["ink"], linewidth=1.2, linestyle=ink.LINE_STYLES[2])
+        note += " The dotted line is their sum." if len(components) > 1 else ""
+    drawn = total if is_stacked else [*total, *all_values]
+    # A large value of the first steps is cut off.
+    late_maximum = max(drawn[len(drawn) // 20 :])
+    axis_max = 1.04 * max(max(drawn) if max(drawn) < 3 * late_maximum else 1.15 * late_maximum, 1e-12)
+    ax.set_ylim(0 if is_stacked or min(total) >= 0 else min(total) * 1.05, axis_max)
+    if max(total) > axis_max:
+        note += f" Higher values of the first steps, up to {max(total):.3g}, are cut off."
+    marker: Literal["area", "line"] = "area" if is_stacked else "line"
+    return _finish_plot(ax, curve, curve.losses, "losses", "Components of the training loss", note, marker)
+
+
+def plot_temperatures(
+    curve: TrainingCurve | None, series_by_loss: Mapping[str, TemperatureSeries] | None = None
+) -> Plot | None:
+    """The mean temperature of each loss, with a band from the minimum to the maximum where they differ.
+
+    By step for the losses in ``series_by_loss``, and by epoch for others.
+    """
+    if curve is None:
+        return None
+    series = dict(series_by_loss or {})
+    minima, maxima = (curve.columns_by_loss(f"temperature_{bound}") for bound in ("min", "max"))
+    for loss, means in curve.columns_by_loss("temperature").items():
+        bounds = (minima.get(loss, means), maxima.get(loss, means))
+        series.setdefault(loss, TemperatureSeries(curve.steps, means, *bounds))
+    if not series:
+        return None
+    ax, note = ink.make_plot(220), ""
+    for (steps, mean, low, high), color in zip(series.values(), _series_colors(series), strict=True):
+        if any(upper - lower > 1e-9 for lower, upper in zip(low, high, strict=True)):
+            ax.fill_between(steps, low, high, color=ink.COLORS[color], alpha=0.2, linewidth=0)
+            note = "The band goes from the minimum to the maximum."
+        _draw_line(ax, steps, mean, color)
+    values = [value for item in series.values() for column in item[1:] for value in column if math.isfinite(value)]
+    ax.set_ylim(max(0.0, 0.9 * min(values)), 1.1 * max(values))
+    means_by_loss = {loss: loss_series.mean for loss, loss_series in series.items()}
+    return _finish_plot(ax, curve, means_by_loss, "temperatures", "Temperature by step", note)
+
+
+def plot_loss_shares(curve: TrainingCurve | None) -> Plot | None:
+    """The magnitude of each loss as a share of their sum; ``None`` where there is only one loss."""
+    shares = curve.columns_by_loss("loss_share") if curve else {}
+    if curve is None or len(shares) < 2:
+        return None
+    ax = ink.make_plot(220)
+    _draw_lines(ax, curve.steps, shares)
+    ax.set_ylim(0, 1.02)
+    ax.yaxis.set_major_formatter(lambda value, _: format_percent(value, digits=0))
+    return _finish_plot(ax, curve, shares, "shares", "Share of each loss by step")
+
+
+def plot_gradient_ratios(curve: TrainingCurve | None) -> Plot | None:
+    """The gradient norm of each weighted loss relative to that of the supervised loss, on a log axis."""
+    columns = curve.columns_by_loss("grad_norm_ratio") if curve else {}
+    columns = {loss: values for loss, values in columns.items() if any(v > 0 for v in values)}
+    ratios = {loss: [v if v > 0 else math.nan for v in values] for loss, values in columns.items()}
+    if curve is None or not ratios:
+        return None
+    ax = ink.make_plot(220)
+    ax.set_yscale("log")
+    ax.tick_params(which="minor", length=0, labelleft=False)
+    for values, color in zip(ratios.values(), _series_colors(ratios), strict=True):
+        _draw_line(ax, *_finite_points(curve.steps, values), color)
+    finite = [v for values in ratios.values() for v in values if math.isfinite(v)]
+    ax.set_ylim(0.7 * min(*finite, 0.5), 1.4 * max(*finite, 2.0))
+    ax.axhline(1.0, color=ink.COLORS["muted"], linewidth=1, linestyle=ink.LINE_STYLES[2])
+    note = (
+        "Norm of the gradient of each weighted loss in the student's parameters, relative to that of the supervised "
+        "loss; measured on one batch at intervals. The dotted line marks equal norms."
+    )
+    return _finish_plot(ax, curve, ratios, "ratios", "Gradient norm relative to the supervised loss", note)
+
+
+def _plot_accuracies(series: Sequence[tuple[str, VariantStyle, Sequence[TrainingCurve]]], *, name: str) -> Plot | None:
+    lines: list[tuple[str, VariantStyle, list[_Points]]] = []
+    for label, style, curves in series:
+        all_points = (_finite_points(curve.steps, curve.accuracy) for curve in curves)
+        if seed_points := [points for points in all_points if points[0]]:
+            lines.append((label, style, seed_points))
+    if not lines:
+        return None
+    ax, legend = ink.make_plot(270), []
+    for label, style, seed_points in lines:
+        steps, means = _mean_curve(seed_points)
+        for points in seed_points if len(seed_points) > 1 else []:
+            ax.plot(*points, color=style.color, linewidth=0.8, alpha=0.35)
+        marker = style.marker if len(steps) < _MARKER_LIMIT else None
+        ax.plot(steps, means, color=style.color, linewidth=2, linestyle=style.line_style, marker=marker, markersize=5)
+        text = f"{label}, last {format_percent(means[-1])}"
+        legend.append(ink.LegendEntry(style.color_name, f"line dash{style.dash_index % 4}", text))
+    seed_curves = [points for _, _, seed_points in lines for points in seed_points]
+    values = [value for _, accuracies in seed_curves for value in accuracies]
+    # The axis begins at the lowest accuracy after the first tenth of a training, rounded down to 5 %.
+    lowest = min(min(accuracies[len(accuracies) // 10 :]) for _, accuracies in seed_curves)
+    axis_min, best = max(0.0, math.floor(20 * (lowest - 0.01)) / 20), max(values)
+    axis_range = best - axis_min
+    ax.set_ylim(axis_min, min(1.0, best + 0.05 * axis_range) + 0.002 if axis_range > 0 else best + 0.01)
+    ax.set_xlim(0, max(steps[-1] for steps, _ in seed_curves) * 1.01)
+    _format_step_axis(ax)
+    ax.yaxis.set_major_formatter(lambda value, _: format_percent(value, digits=0 if axis_range > 0.04 else 1))
+    notes = []
+    if len(seed_curves) > len(lines):
+        notes.append("Thin lines are seeds; a thick line is the mean of the seeds that are furthest.")
+    if min(values) < axis_min:
+        start = format_percent(axis_min, digits=0)
+        notes.append(f"The axis starts at {start}; lower values of the first steps are cut off.")
+    alt_text = f"Validation accuracy by step: {'; '.join(entry.label for entry in legend)}."
+    return ink.render_plot(ax, name, alt_text, " ".join(notes), legend)
+
+
+def _finite_points(steps: Sequence[float], values: Sequence[float]) -> _Points:
+    """Steps and values where the value is finite."""
+    pairs = [(step, value) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def _mean_curve(seed_points: Sequence[_Points]) -> _Points:
+    """Mean accuracy of the seeds that are furthest, at the steps that they share."""
+    accuracies_by_step = [dict(zip(*points, strict=True)) for points in seed_points]
+    last_step = max(max(by_step) for by_step in accuracies_by_step)
+    accuracies_by_step = [by_step for by_step in accuracies_by_step if max(by_step) == last_step]
+    steps = sorted(set.intersection(*map(set, accuracies_by_step)))
+    return steps, [fmean(by_step[step] for by_step in accuracies_by_step) for step in steps]
+
+
+def _series_colors(series: Mapping[str, object]) -> list[str]:
+    return [f"t{index % ink.NUM_SERIES + 1}" for index in range(len(series))]
+
+
+def _draw_line(ax: Any, steps: Sequence[float], values: Sequence[float], color: str) -> None:
+    marker = "o" if sum(map(math.isfinite, values)) < _MARKER_LIMIT else None
+    ax.plot(steps, values, color=ink.COLORS[color], linewidth=2, marker=marker, markersize=4)
+
+
+def _draw_lines(ax: Any, steps: Sequence[float], series: _Series) -> None:
+    for values, color in zip(series.values(), _series_colors(series), strict=True):
+        _draw_line(ax, steps, values, color)
+
+
+def _finish_plot(
+    ax: Any, curve: TrainingCurve, series: _Series, name: str, title: str, note: str = "",
+    marker: Literal["area", "line"] = "line",
+) -> Plot:  # fmt: skip
+    """Axis limits, a line where each stage but the first begins, and the legend with the last values."""
+    ax.set_xlim(curve.steps[0] if marker == "area" else 0, curve.steps[-1] * (1 if marker == "area" else 1.01))
+    for stage, step in list(curve.stages.items())[1:]:
+        ax.axvline(step, color=ink.COLORS["muted"], linewidth=1, linestyle=ink.LINE_STYLES[2])
+        ax.text(
+            step, 0.98, f" {stage}", transform=ax.get_xaxis_transform(), va="top", color=ink.COLORS["muted"],
+            fontsize=11, parse_math=False, clip_on=True,
+        )  # fmt: skip
+    _format_step_axis(ax)
+    last_values = [next((v for v in reversed(values) if math.isfinite(v)), math.nan) for values in series.values()]
+    labels = [f"{loss}, last {value:.3g}" for loss, value in zip(series, last_values, strict=True)]
+    legend = [
+        ink.LegendEntry(color, marker, label) for color, label in zip(_series_colors(series), labels, strict=True)
+    ]
+    return ink.render_plot(ax, name, f"{title}: {'; '.join(labels)}.", note, legend)
+
+
+def _format_step_axis(ax: Any) -> None:
+    """Optimizer steps as the x-axis, and a few round numbers on a linear y-axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    ink.set_label(ax.xaxis, "optimizer steps")
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    ax.xaxis.set_major_formatter(lambda value, _: format_count(value) if value else "0")
+    if ax.get_yscale() == "log":
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    else:
+        ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
