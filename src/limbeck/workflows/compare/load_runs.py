@@ -14,7 +14,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation import Predictions, load_predictions
 from limbeck.report.metrics_csv import TrainingCurve, load_curves
-from limbeck.report.record import ModelRecord, Record, SplitMetrics
+from limbeck.report.record import DataInfo, ModelRecord, Record, SplitMetrics
 from limbeck.report.record_io import read_record
 
 __all__ = ["TrialResult", "TrialsBySeed", "check_comparable", "load_runs", "load_study_trials", "read_study"]
@@ -139,14 +139,19 @@ def check_comparable(trials: Sequence[TrialResult]) -> list[str]:
     first_by_seed = {trial.seed: (trial, data) for trial, data in reversed(finished)}
     notes = []
     for trial, data in finished:
-        reference, reference_data = finished[0]
         first_of_seed, first_data = first_by_seed[trial.seed]
+        reference_data = finished[0][1]
         is_same_data = (data.name, data.classes) == (reference_data.name, reference_data.classes)
-        if not (is_same_data and _is_same_test_set(trial, first_of_seed)):
-            conflict = first_of_seed if is_same_data else reference
+        a, b = trial.predictions, first_of_seed.predictions
+        if a and b and a.fingerprint and b.fingerprint:
+            is_same_test_set = (a.fingerprint, a.split) == (b.fingerprint, b.split)
+        else:
+            is_same_test_set = data.fingerprint == first_data.fingerprint
+        if not (is_same_data and is_same_test_set):
+            conflict, conflict_data = first_by_seed[trial.seed] if is_same_data else finished[0]
             raise LimbeckError(
-                f"{conflict.folder} and {trial.folder} were tested on different data ({_format_data(conflict)}; "
-                f"{_format_data(trial)}), so their difference has no meaning: compare each with runs on the same data"
+                f"{conflict.folder} and {trial.folder} were tested on different data ({_format_data(conflict_data)}; "
+                f"{_format_data(data)}), so their difference has no meaning: compare each with runs on the same data"
             )
         if data.fingerprint != first_data.fingerprint:
             notes.append(
@@ -241,16 +246,5 @@ def _load_predictions(folder: Path) -> Predictions | None:
     return load_predictions(path) if path.exists() else None
 
 
-def _is_same_test_set(first: TrialResult, second: TrialResult) -> bool:
-    a, b = first.predictions, second.predictions
-    if a and b and a.fingerprint and b.fingerprint:
-        return (a.fingerprint, a.split) == (b.fingerprint, b.split)
-    assert first.record
-    assert second.record
-    return first.record.data.fingerprint == second.record.data.fingerprint
-
-
-def _format_data(trial: TrialResult) -> str:
-    assert trial.record
-    data = trial.record.data
+def _format_data(data: DataInfo) -> str:
     return f"{data.name or 'unnamed'}, {len(data.classes)} classes, fingerprint {data.fingerprint[:8] or 'unknown'}"

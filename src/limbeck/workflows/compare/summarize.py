@@ -39,16 +39,9 @@ def summarize_variant(
     study_results: Mapping[str, Any],
     study_entry: Mapping[str, Any],
 ) -> VariantResult:
-    """The variant ``name`` compared with ``baseline``.
+    """The variant ``name`` compared with ``baseline`` (``None`` for the baseline itself) on ``split``.
 
-    Args:
-        name: of the variant.
-        trials_by_variant: finished trials of every variant by seed.
-        all_trials: all trials, finished or not.
-        baseline: ``None`` for the baseline itself.
-        split: ``test`` or ``validation``.
-        study_results: its results in ``study.json``; the rest is computed.
-        study_entry: its ``title``, ``overrides`` and ``note`` in ``study.json``.
+    ``study_results`` and ``study_entry`` are its results and its settings in ``study.json``; missing ones are computed.
     """
     trials_by_seed, variant_trials = trials_by_variant[name], [trial for trial in all_trials if trial.variant == name]
     entries = [trial.model_entry for trial in trials_by_seed.values() if trial.model_entry]

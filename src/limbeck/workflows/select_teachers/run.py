@@ -6,20 +6,22 @@ call trains only what is new.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck._version import __version__
 from limbeck.core.errors import LimbeckError
+from limbeck.core.roles import Role
 from limbeck.evaluation import (
     ModelOutputs,
     architecture_family,
@@ -34,7 +36,8 @@ from limbeck.evaluation import (
     pairwise_similarity,
     weights_file_size,
 )
-from limbeck.recipe import Recipe, find_recipe, load_recipe
+from limbeck.models import load_weights, save_weights
+from limbeck.recipe import Recipe, fill_defaults, find_recipe, load_recipe
 from limbeck.recipe.schema import to_plain
 from limbeck.report import write_selection_plot
 from limbeck.report.terminal import render_candidates_table
@@ -51,15 +54,31 @@ from limbeck.workflows._job.teacher_warnings import (
     to_teacher_similarities,
     to_teacher_stats,
 )
-from limbeck.workflows.select_teachers.candidates import (
-    TRAINED_DIR,
-    TrainedNetwork,
-    load_baseline,
-    load_or_train_baseline,
-    load_or_train_candidate,
-)
 
 __all__ = ["select_teachers"]
+
+_TRAINED_DIR = "trained"
+"""Folder of what was trained here, as ``NAME-KEY``; the key is a hash of all that decides the weights."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _TrainedNetwork:
+    """A network to measure.
+
+    Attributes:
+        network: of a baseline that a finished run measured, the untrained student.
+        source: the file of its weights; of a baseline the run, or ``trained``.
+        steps: optimizer steps, if it was trained here.
+        seconds: of that training.
+        validation: validation metrics in the record of the run, in place of measured ones.
+    """
+
+    network: nn.Module
+    source: str
+    steps: int | None = None
+    seconds: float | None = None
+    validation: dict[str, Any] | None = None
 
 
 def select_teachers(
@@ -97,9 +116,9 @@ def select_teachers(
     job = Job.from_recipe(recipe, folder)
     _check_candidate_outputs(job)
     job.validate()
-    baseline = None if baseline_run is None else load_baseline(job, baseline_run)
+    baseline = None if baseline_run is None else _load_baseline(job, baseline_run)
     with lock_folder(folder):
-        (folder / TRAINED_DIR).mkdir(exist_ok=True)
+        (folder / _TRAINED_DIR).mkdir(exist_ok=True)
         try:
             result = _measure_and_select(job, rules, baseline, callbacks)
         except TrainingInterrupted as interruption:
@@ -114,7 +133,7 @@ def select_teachers(
 
 def _resolve_output_dir(name: str, output_dir: Path | None) -> Path:
     folder = RUNS_DIR / f"{name}-teachers" if output_dir is None else output_dir
-    is_selection = (folder / TRAINED_DIR).is_dir() or (folder / "teacher_selection.json").exists()
+    is_selection = (folder / _TRAINED_DIR).is_dir() or (folder / "teacher_selection.json").exists()
     if folder.exists() and not is_selection and any(path.name != ".lock" for path in folder.iterdir()):
         raise LimbeckError(f"{folder} holds something else than candidates of an earlier call: give another --out")
     return folder
@@ -132,7 +151,7 @@ def _check_candidate_outputs(job: Job) -> None:
 
 
 def _measure_and_select(
-    job: Job, rules: SelectionRules, baseline: TrainedNetwork | None, callbacks: Sequence[Callback] | None
+    job: Job, rules: SelectionRules, baseline: _TrainedNetwork | None, callbacks: Sequence[Callback] | None
 ) -> dict[str, Any]:
     data = job.data
     _print(f"{job.recipe.name}: {len(job.recipe.teachers)} candidate(s), {len(data.validation)} samples to select on")
@@ -181,11 +200,11 @@ def _measure_and_select(
 
 
 def _measure_models(
-    job: Job, baseline: TrainedNetwork | None, callbacks: Sequence[Callback] | None
+    job: Job, baseline: _TrainedNetwork | None, callbacks: Sequence[Callback] | None
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, ModelOutputs]]:
     """Metrics of the baseline, and metrics and outputs of each candidate."""
-    candidates = {name: load_or_train_candidate(job, name, callbacks=callbacks) for name in job.recipe.teachers}
-    baseline = baseline or load_or_train_baseline(job, callbacks=callbacks)
+    candidates = {name: _load_or_train_candidate(job, name, callbacks=callbacks) for name in job.recipe.teachers}
+    baseline = baseline or _load_or_train_baseline(job, callbacks=callbacks)
     _print("measuring …")
     sample = example_input(job.data)
     networks = {name: candidate.network for name, candidate in candidates.items()} | {"": baseline.network}
@@ -217,7 +236,7 @@ def _measure_models(
 
 
 def _measure_model(
-    job: Job, model: TrainedNetwork, outputs: ModelOutputs | None, latency: Mapping[str, Any]
+    job: Job, model: _TrainedNetwork, outputs: ModelOutputs | None, latency: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Cost and validation metrics; these are those of the record without ``outputs``."""
     sample, validation = example_input(job.data), model.validation
@@ -229,6 +248,100 @@ def _measure_model(
         "bytes": weights_file_size(model.network), "peak_memory": measure_peak_memory(model.network, sample),
         "latency_ms": latency, "steps": model.steps, "seconds": model.seconds, "validation": validation,
     }  # fmt: skip
+
+
+def _load_or_train_candidate(job: Job, name: str, *, callbacks: Sequence[Callback] | None) -> _TrainedNetwork:
+    """The candidate ``name``: with its weights, those of a finished run, or trained by ``teacher_training``."""
+    network, weights = job.build_teacher(name), job.recipe.teachers[name].weights
+    if weights is not None:
+        return _TrainedNetwork(network, str(weights))
+    key = _training_key(job.recipe, job.data.fingerprint(), name)
+    for folder, recipe, record in _iter_finished_runs(job.recipe.name):
+        file = folder / "checkpoint" / f"{name}.safetensors"
+        is_trained = name in recipe.teachers and recipe.teachers[name].weights is None and file.exists()
+        if is_trained and _training_key(recipe, record["data"]["fingerprint"], name) == key:
+            return _TrainedNetwork(load_weights(network, file), str(file))
+    training_dir = job.run_dir / _TRAINED_DIR / f"{name}-{key[:10]}"
+    run = replace(job, run_dir=training_dir).train_teacher(name, network, resume=True, callbacks=callbacks)
+    file = training_dir / f"{name}.safetensors"
+    if not file.exists():
+        save_weights(run.student, file)
+    return _TrainedNetwork(run.student, str(file), run.steps, round(run.seconds, 2))
+
+
+def _load_or_train_baseline(job: Job, *, callbacks: Sequence[Callback] | None) -> _TrainedNetwork:
+    """The baseline: as a finished run measured it, or trained as the recipe's baseline."""
+    name: str = Role.BASELINE.value
+    key = _training_key(job.recipe, job.data.fingerprint(), None)
+    for folder, recipe, record in _iter_finished_runs(job.recipe.name):
+        if name in record["models"] and _training_key(recipe, record["data"]["fingerprint"], None) == key:
+            return _recorded_baseline(job, record["models"][name], folder)
+    training_dir = job.run_dir / _TRAINED_DIR / f"{name}-{key[:10]}"
+    run = replace(job, run_dir=training_dir).train_stages(
+        name, job.build_student(), {}, resume=True, callbacks=callbacks
+    )
+    return _TrainedNetwork(run.student, "trained", run.steps, round(run.seconds, 2))
+
+
+def _load_baseline(job: Job, folder: Path) -> _TrainedNetwork:
+    """The baseline of the finished run in ``folder``, with any name and stages.
+
+    Raises:
+        LimbeckError: it is no finished run, or has another student or other data.
+    """
+    try:
+        record = json.loads((folder / "record.json").read_text())
+        baseline, fingerprint = record["models"].get(Role.BASELINE), record["data"]["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LimbeckError(f"--baseline-run {folder} is no finished run: it has no readable record.json") from error
+    remedy = "leave --baseline-run away to train one"
+    if baseline is None:
+        raise LimbeckError(f"the run {folder} has no baseline (its baselines lack student_only): {remedy}")
+    run_student, recipe_student = (
+        to_plain(fill_defaults(recipe))["student"] for recipe in (load_recipe(folder / "recipe.yaml"), job.recipe)
+    )
+    if run_student != recipe_student:
+        raise LimbeckError(f"the baseline of {folder} is {run_student}, and the recipe's is {recipe_student}: {remedy}")
+    if fingerprint != job.data.fingerprint():
+        raise LimbeckError(
+            f"the run {folder} has other data or another split, so its baseline cannot be compared with: {remedy}"
+        )
+    return _recorded_baseline(job, baseline, folder)
+
+
+def _recorded_baseline(job: Job, model: Mapping[str, Any], folder: Path) -> _TrainedNetwork:
+    return _TrainedNetwork(
+        job.build_student(), str(folder), model.get("steps"), model.get("seconds"), model["validation"]
+    )
+
+
+def _training_key(recipe: Recipe, fingerprint: str, name: str | None) -> str:
+    """A hash of all that decides the weights of the teacher ``name``, or of the baseline (``None``)."""
+    recipe_dict = to_plain(fill_defaults(recipe))
+    hash_inputs: dict[str, Any] = {
+        "data": {key: value for key, value in recipe_dict["data"].items() if key != "root"},
+        "fingerprint": fingerprint,
+        **{key: recipe_dict[key] for key in ("seed", "task", "training")},
+    }
+    if name is not None:
+        node = {key: value for key, value in recipe_dict["teachers"][name].items() if key != "weights"}
+        hash_inputs |= {"name": name, "network": node, "teacher_training": recipe_dict["teacher_training"]}
+    else:
+        hash_inputs |= {"network": recipe_dict["student"], "stages": recipe_dict["stages"]}
+    return hashlib.sha256(json.dumps(hash_inputs, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _iter_finished_runs(name: str) -> Iterator[tuple[Path, Recipe, Mapping[str, Any]]]:
+    """Finished runs of recipes with that name in ``runs/NAME*``, the newest first; unreadable ones are left out."""
+    files = sorted(RUNS_DIR.glob(f"{name}*/record.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in files:
+        try:
+            recipe, record = load_recipe(path.parent / "recipe.yaml"), json.loads(path.read_text())
+            fill_defaults(recipe)
+        except (LimbeckError, OSError, ValueError):
+            continue
+        if recipe.name == name and {"data", "models"} <= record.keys() and "fingerprint" in record["data"]:
+            yield path.parent, recipe, record
 
 
 def _is_correct(outputs: ModelOutputs) -> Tensor:

@@ -85,12 +85,8 @@ def _variant_entry(variant: Variant, recipe: Recipe, context: StudyContext) -> d
     keep_weights = variant.overrides.get("training.keep_weights", recipe.training.keep_weights)
     if keep_weights == "best" and variant.role != Role.TEACHER:
         notes.append("the best epoch by validation, not the last")
-    return {
-        "role": variant.role,
-        "title": variant.title,
-        "overrides": dict(variant.overrides),
-        "note": "; ".join(notes) or None,
-    }
+    note = "; ".join(notes) or None
+    return {"role": variant.role, "title": variant.title, "overrides": dict(variant.overrides), "note": note}
 
 
 def _compute_results(results: Sequence[TrialResult], variants: Mapping[str, Variant]) -> dict[str, Any]:
@@ -121,15 +117,12 @@ def _compute_results(results: Sequence[TrialResult], variants: Mapping[str, Vari
 
 def _summarize_metrics(trials: TrialsBySeed) -> dict[str, Any]:
     entries = [entry for trial in trials.values() if (entry := trial.model_entry)]
-    resources = {
-        name: _mean_of_all([getattr(entry.resources, name) for entry in entries if entry.resources])
-        for name in _RESOURCES
-    }
+    costs = [entry.resources for entry in entries if entry.resources]
     records = [trial.record for trial in trials.values() if trial.record]
     return {
         **{name: _mean_of_all([trial.metric("test", name) for trial in trials.values()]) for name in _METRICS},
         "val_accuracy": _mean_of_all([trial.metric("validation") for trial in trials.values()]),
-        "resources": resources,
+        "resources": {name: _mean_of_all([getattr(cost, name) for cost in costs]) for name in _RESOURCES},
         "steps": entries[0].steps,
         "weights": "best on validation" if _keeps_best(records[0]) else "last epoch",
     }

@@ -48,17 +48,8 @@ def run_trial(
 ) -> dict[str, Any]:
     """Train, measure and record one trial; one that was stopped continues from its checkpoint.
 
-    Args:
-        recipe: what to train, from :func:`~limbeck.workflows.study.variants.make_trial_recipe`.
-        variant: the variant of the study.
-        folder: the run folder of the trial, locked by the caller.
-        study_name: the name of the study, for the record.
-        num_other_workers: on this machine; with any, energy is not recorded, since the meter counts theirs too.
-        callbacks: of each training.
-        data_cache: data that trials of this process share.
-
-    Returns:
-        The record.
+    The caller holds the lock of ``folder``. With other workers on this machine energy is not recorded, since the meter
+    counts theirs too.
 
     Raises:
         LimbeckError: the folder has a trial with other settings, or an error of a run.
