@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,3 +83,16 @@ def test_the_index_lists_every_page():
     docs = ROOT / "docs"
     links = set(re.findall(r"\]\(([^)#\s]+)\)", (docs / "README.md").read_text()))
     assert {str(page.relative_to(docs)) for page in docs.rglob("*.md")} - {"README.md"} <= links
+
+
+def test_the_import_direction_is_that_of_import_linter():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    (block,) = re.findall(r"^```\n(cli\n.*?)\n```$", (ROOT / "docs" / "architecture.md").read_text(), re.M | re.S)
+    assert block.splitlines() == [layer.replace("limbeck.", "") for layer in layers]
+
+
+def test_the_packages_of_the_architecture_exist():
+    packages = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    folders = {path.parent.name for path in (ROOT / "src" / "limbeck").glob("*/__init__.py")}
+    assert set(packages) >= folders
