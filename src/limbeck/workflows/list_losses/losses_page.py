@@ -14,12 +14,10 @@ _KNOWLEDGE_TITLES: Final = dict(
 )
 _HEADER: Final = f"""# Methods
 
-Every loss of `limbeck.losses` is a pure function of tensors,
-and a class that takes these tensors from a loss context and
-is named in a recipe by `use`. All follow one convention: sum over classes, mean over rows, times τ²; float32 inside; no
-gradient to a teacher. `help(limbeck.losses.kd)` shows shapes,
-arguments and an example; [Add a loss](add-a-method.md) shows
-how to add another.
+Every loss of `limbeck.losses` is a pure function of tensors, and a class that reads these tensors from a loss context
+and is named in a recipe by `use`. All follow one convention: sum over classes, mean over rows, times τ²; float32
+inside; no gradient to a teacher. `help(limbeck.losses.kd_loss)` shows shapes, arguments and an example;
+[Add a loss](add-a-method.md) shows how to add another.
 
 This page is generated: `limbeck losses --markdown > docs/methods.md`. Layers in brackets are optional. Parameters and
 buffers are those of the loss itself, for {EXAMPLE_SIZES}."""
