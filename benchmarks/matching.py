@@ -16,8 +16,7 @@ from statistics import geometric_mean
 from limbeck.recipe import Recipe, find_recipe, load_recipe
 from limbeck.recipe.overrides import apply_changes
 from limbeck.recipe.schema import to_plain, validate
-from limbeck.workflows._job.data_cache import DataCache
-from limbeck.workflows._job.job import Job
+from limbeck.workflows._job.job import DataCache, Job
 from limbeck.workflows.study.variants import StudyContext, make_trial_recipe, make_variants
 
 SEED, EPOCHS = 90, 2

@@ -17,7 +17,7 @@ from results import make_row, parse_options, write_rows
 from limbeck.models import load_weights
 from limbeck.recipe import load_recipe
 from limbeck.workflows._job.job import Job
-from limbeck.workflows.evaluate.robustness_api import RobustnessConfig, evaluate_side_by_side
+from limbeck.workflows.evaluate.robustness import RobustnessConfig, evaluate_side_by_side
 from studies import PLANS
 
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "robustness.md"

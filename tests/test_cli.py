@@ -1,12 +1,15 @@
 """The command line: quick help, versions, layers, recipes, one clear sentence for a mistake."""
 
+import argparse
+import importlib
+import inspect
 import subprocess
 import sys
 
 import pytest
 
 import limbeck
-from limbeck.cli import main
+from limbeck.cli import main, make_parser
 from limbeck.cli.renamed import RENAMED_COMMANDS, RENAMED_OPTIONS
 
 
@@ -103,6 +106,28 @@ def test_an_old_command_or_option_is_refused_with_the_new_one(words, says, capsy
         main(words)
     assert exit_info.value.code == 2
     assert capsys.readouterr().err.strip().endswith(says)
+
+
+def commands(parser, words=()):
+    """Every command with its parser."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, child in action.choices.items():
+                yield from commands(child, (*words, name))
+    if parser.get_default("run") is not None:
+        yield " ".join(words), parser
+
+
+@pytest.mark.parametrize(("name", "parser"), [pytest.param(*item, id=item[0]) for item in commands(make_parser())])
+def test_the_options_of_a_command_are_arguments_of_its_function(name, parser):
+    run = parser.get_default("run")
+    if isinstance(run, str):
+        module, _, function = run.partition(":")
+        run = getattr(importlib.import_module(module), function)
+    options = {action.dest for action in parser._actions} - {"help"}
+    if "overrides" in options:
+        options -= {"data_root", "seed"}
+    inspect.signature(run).bind(**dict.fromkeys(options))
 
 
 def test_options_cannot_be_abbreviated(capsys):

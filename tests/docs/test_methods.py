@@ -11,8 +11,7 @@ from torch import nn
 
 from limbeck.cli import main
 from limbeck.recipe.registry import list_names
-from limbeck.workflows.list_losses import list_losses, losses_page, losses_table
-from limbeck.workflows.list_losses.loss_info import describe_loss, measure_loss_size
+from limbeck.workflows.list_losses import describe_loss, list_losses, losses_page, losses_table, measure_loss_size
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 

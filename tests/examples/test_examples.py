@@ -102,7 +102,7 @@ def test_own_networks_and_images_in_python(tmp_path):
 
 def test_own_networks_and_images_by_recipe(tmp_path, image_dir):
     done = python(
-        "-m", "limbeck.cli", "distill", EXAMPLES / "own_model.yaml", "--data-root", image_dir,
+        "-m", "limbeck", "distill", EXAMPLES / "own_model.yaml", "--data-root", image_dir,
         "--out", tmp_path / "run", "teacher_training.steps=60", "stages.0.steps=60", PYTHONPATH=str(EXAMPLES),
     )  # fmt: skip
     check_output(done)
@@ -114,7 +114,7 @@ def test_own_networks_and_images_by_recipe(tmp_path, image_dir):
 
 
 def test_without_its_folder_on_the_path_the_recipe_says_what_to_do(tmp_path, image_dir):
-    done = python("-m", "limbeck.cli", "distill", EXAMPLES / "own_model.yaml", "--data-root", image_dir,
+    done = python("-m", "limbeck", "distill", EXAMPLES / "own_model.yaml", "--data-root", image_dir,
                   "--out", tmp_path / "run", PYTHONPATH="")  # fmt: skip
     assert done.returncode == 2
     assert "put its folder on PYTHONPATH" in done.stderr

@@ -47,7 +47,7 @@ import os, signal, sys
 from limbeck.workflows import distill
 job, state = sys.modules["limbeck.workflows._job.job"], sys.modules["limbeck.training.train_state"]
 make, advance, done = job.make_training_config, state.TrainState.step_optimizer, []
-job.make_training_config = lambda stage: make(stage).model_copy(update={"checkpoint_every_seconds": 0.0})
+job.make_training_config = lambda *stage: make(*stage).model_copy(update={"checkpoint_every_seconds": 0.0})
 def step(self):
     if len(done) == 6 + 4 + 3:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -68,7 +68,7 @@ def same(one, other):
 def spied(monkeypatch):
     """The guides of each training by phase and stage, as their weights at that moment."""
     teachers = {}
-    for room in ("limbeck.workflows._job.job", "limbeck.workflows.distill.assistants"):
+    for room in ("limbeck.workflows._job.job", "limbeck.workflows.distill.train_networks"):
         fit = sys.modules[room].fit
 
         def spy(distiller, data, fit=fit, **settings):

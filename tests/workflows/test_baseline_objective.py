@@ -8,7 +8,7 @@ from limbeck import schedules
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import loss_attribute
 from limbeck.losses import CrossEntropyLoss, DKDLoss, KDLoss
-from limbeck.workflows._job.distillers import baseline_objective
+from limbeck.workflows._job.stages import baseline_objective
 
 
 @dataclass(frozen=True)

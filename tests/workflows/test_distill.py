@@ -55,7 +55,7 @@ def run(recipe, tmp_path_factory):
 
 def command(*words, **options):
     return subprocess.run(
-        [sys.executable, "-m", "limbeck.cli", *map(str, words)], capture_output=True, text=True, **options
+        [sys.executable, "-m", "limbeck", *map(str, words)], capture_output=True, text=True, **options
     )
 
 
@@ -162,7 +162,7 @@ def test_a_finished_run_is_not_done_again(run, recipe, capsys):
         (["data.num_labeled=5"], "from 10"),
         (["student={use: 'os:system'}"], "part of Python itself"),
         (["training.batch_size=0"], "batch"),
-        (["stages.1.objective.kd.temperature=-1"], "above zero, not -1"),
+        (["stages.1.objective.kd.temperature=-1"], "above zero, got -1"),
         (["stages.1.feature_layers.big.mid=blok2"], "block2"),
         (["stages.1.freeze=[blok1]"], "block1"),
         (["training.optimizer.lr=-1"], "Invalid learning rate"),

@@ -19,7 +19,7 @@ from limbeck.tasks import Classification
 from limbeck.workflows import distill
 from limbeck.workflows._job.job import Job
 from limbeck.workflows.evaluate.efficiency import measure_efficiency
-from limbeck.workflows.evaluate.robustness_api import (
+from limbeck.workflows.evaluate.robustness import (
     LogitsModel,
     RobustnessConfig,
     evaluate_robustness,

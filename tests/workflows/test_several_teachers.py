@@ -14,6 +14,7 @@ from limbeck.models import save_weights, small_cnn
 from limbeck.recipe import load_recipe
 from limbeck.workflows import distill
 from limbeck.workflows._job.job import Job
+from limbeck.workflows._job.stages import make_distiller
 
 RECIPE = """
 plugins: [teachers_of_my_own]
@@ -65,9 +66,7 @@ def job(tmp_path, monkeypatch):
 def exchange(job):
     """What the first batch of the first stage makes of everybody."""
     teachers = {name: job.build_teacher(name) for name in job.recipe.teachers}
-    distiller = job._make_distiller(
-        job.build_student(), teachers, job.plan.stages[0], phase="distilled", make_teacher=job.teacher_for
-    )
+    distiller = make_distiller(job, job.build_student(), teachers, job.plan.stages[0], phase="distilled")
     batch = job.data.batches(batch_size=32).batch(0)
     return distiller.prepare(batch).forward_context(batch), batch
 

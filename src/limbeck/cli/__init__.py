@@ -6,44 +6,30 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from limbeck._version import __version__
-from limbeck.cli import (
-    cache,
-    compare,
-    dashboard,
-    distill,
-    evaluate,
-    lists,
-    recipe,
-    reproduce,
-    run_files,
-    select_teachers,
-    study,
-)
+from limbeck.cli.commands import add_commands
 from limbeck.cli.renamed import renamed_message
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["SubParsers", "main"]
-
-SubParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+__all__ = ["main", "make_parser"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 2 a mistake in the arguments, 128 + n stopped by signal n."""
+    """Run one command and return its exit status: 0 success, 2 a wrong argument, 128 + n stopped by signal n."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = _make_parser()
-    if message := renamed_message(arguments):
-        parser.error(message)
-    options, extra = parser.parse_known_args(arguments)
-    # argparse takes no positional words after an option; settings may stand anywhere.
-    if extra and not (hasattr(options, "settings") and all("=" in word and word[0] != "-" for word in extra)):
-        parser.error(f"unrecognized arguments: {' '.join(extra)}")
-    if extra:
-        options.settings = [*options.settings, *extra]
+    options = _parse(arguments)
     try:
-        status: int = options.run(options) or 0
+        run = options.pop("run")
+        if isinstance(run, str):
+            module, _, function = run.partition(":")
+            run = getattr(import_module(module), function)
+        result = run(**options)
+        if isinstance(result, str | Path):
+            print(result, end="" if str(result).endswith("\n") else "\n")  # noqa: T201
     except LimbeckError as error:
         if not getattr(error, "reported", False):
             _print_error(f"limbeck{_process_suffix()}: {error}")
@@ -54,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
-    return status
+    return result if isinstance(result, int) else 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,22 +50,35 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="limbeck",
-        description="Knowledge distillation from theory to deployment. Start with: limbeck distill",
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser: argparse.ArgumentParser = _Parser(
+        prog="limbeck", description="Knowledge distillation from theory to deployment. Start with: limbeck distill"
     )
     parser.add_argument("--version", action="version", version=f"limbeck {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (
-        distill, study, select_teachers, reproduce, evaluate, run_files, compare, dashboard, lists, cache, recipe,
-    ):  # fmt: skip
-        module.add_commands(commands)
+    add_commands(parser.add_subparsers(required=True, metavar="COMMAND"))
     return parser
 
 
+def _parse(arguments: Sequence[str]) -> dict[str, Any]:
+    """The options of one command; recipe settings may follow an option, which argparse does not allow by itself."""
+    parser = make_parser()
+    if message := renamed_message(arguments):
+        parser.error(message)
+    namespace, extra = parser.parse_known_args(arguments)
+    options = vars(namespace)
+    if extra and not ("overrides" in options and all("=" in word and word[0] != "-" for word in extra)):
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    if "overrides" in options:
+        options["overrides"] += extra
+        for name, key in (("data_root", "data.root"), ("seed", "seed")):
+            if (value := options.pop(name, None)) is not None:
+                options["overrides"].append(f"{key}={value}")
+    return options
+
+
 def _process_suffix() -> str:
-    """Names the process where it is not the first of those that torchrun started."""
+    """The rank of a process that torchrun started; empty for the first."""
     rank = os.environ.get("RANK", "0") if int(os.environ.get("WORLD_SIZE") or 1) > 1 else "0"
     return "" if rank == "0" else f" (process {rank})"
 

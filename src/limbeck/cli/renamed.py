@@ -27,7 +27,7 @@ REMOVED_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 def renamed_message(arguments: Sequence[str]) -> str | None:
-    """What to say of an old command or option in ``arguments``; ``None`` where there is none.
+    """The error for an old command or option in ``arguments``; ``None`` where there is none.
 
     >>> renamed_message(["taps", "resnet20"])
     'limbeck taps is now limbeck layers'

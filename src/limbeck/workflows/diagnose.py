@@ -1,13 +1,12 @@
-"""``limbeck diagnose RUN``: reads what a run wrote down, and says in plain words what is likely wrong.
+"""``limbeck diagnose RUN``: likely problems of a finished run, from its record, ``metrics.csv`` and checkpoint.
 
-It trains nothing, asks no network and reads no data: the record, ``metrics.csv``, and of a projection its weights in
-the checkpoint. It says what it looked at as well, and what it could not look at and why.
+It trains nothing and reads no data. It also lists what was checked, and what could not be checked and why.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -20,43 +19,39 @@ from limbeck.report.metrics_csv import TrainingCurve, load_curves
 if TYPE_CHECKING:
     from limbeck.report.record import Record
 
-__all__ = ["Diagnosis", "diagnose", "diagnose_run"]
-
-_LAYER_KEYS = {"layer", "layers"}
+__all__ = ["Diagnosis", "diagnose_run"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What was found.
+    """The result of :func:`diagnose_run`, a sentence each.
 
     Attributes:
-        problems: what is likely wrong, a sentence each.
-        checks: what was looked at, a sentence each.
-        unavailable: what could not be looked at, and why.
+        problems: what is likely wrong.
+        checks: what was checked, with its values.
+        unavailable: what could not be checked, and why.
     """
 
     problems: list[str] = field(default_factory=list)
     checks: list[str] = field(default_factory=list)
     unavailable: list[str] = field(default_factory=list)
 
+    def add(self, check: str, *problems: str | None) -> None:
+        """Add what was checked, and its problems where there are some."""
+        self.checks.append(check)
+        self.problems.extend(problem for problem in problems if problem is not None)
+
     def __str__(self) -> str:
-        problem_lines = [f"- {sentence}" for sentence in self.problems] or ["nothing found"]
-        lines = [*problem_lines, "", "looked at:", *(f"- {sentence}" for sentence in self.checks)]
-        if self.unavailable:
-            lines += ["", "could not look at:", *(f"- {sentence}" for sentence in self.unavailable)]
+        lines = [f"- {problem}" for problem in self.problems] or ["nothing found"]
+        for title, sentences in (("looked at:", self.checks), ("could not look at:", self.unavailable)):
+            if sentences:
+                lines += ["", title, *(f"- {sentence}" for sentence in sentences)]
         return "\n".join(lines)
 
 
-def diagnose(folder: Path) -> Diagnosis:
-    """Diagnose the run in ``folder`` and print what was found."""
-    result = diagnose_run(folder)
-    print(result)  # noqa: T201
-    return result
-
-
 def diagnose_run(folder: Path) -> Diagnosis:
-    """What is likely wrong with the run in ``folder``; raises ``LimbeckError`` where it is no finished run."""
+    """Likely problems of the run in ``folder``; raises ``LimbeckError`` where it is no finished run."""
     from limbeck.report.record_io import read_record
 
     record = read_record(folder / "record.json")
@@ -66,7 +61,7 @@ def diagnose_run(folder: Path) -> Diagnosis:
             f"{folder} holds no distilled student: give a run of `limbeck distill`, or a trial that has one"
         )
     result = Diagnosis()
-    curve = load_curves(folder / "metrics.csv").get(name)
+    curve = load_curves(folder / "metrics.csv").get(name) or TrainingCurve("", (), (), {}, {})
     _check_loss_scales(curve, result)
     _check_teachers(record, result)
     _check_temperatures(curve, result)
@@ -75,169 +70,126 @@ def diagnose_run(folder: Path) -> Diagnosis:
     return result
 
 
-def _check_loss_scales(curve: TrainingCurve | None, result: Diagnosis) -> None:
-    """A loss too small, by gradients where they were measured and by losses where not."""
+def _check_loss_scales(curve: TrainingCurve, result: Diagnosis) -> None:
+    """A loss that is too small, by gradients where they were measured and by losses where not."""
+    weights = curve.columns_by_loss("loss_weight")
     for kind, quantity in (("grad_norm", "gradient norm"), ("loss", "share of the total")):
-        columns = {} if curve is None else curve.columns_by_loss(kind)
-        relative_scales = diagnosis.compare_with_largest(
-            columns, {} if curve is None else curve.columns_by_loss("loss_weight")
-        )
-        if len(relative_scales) > 1:
-            result.checks.append(
-                f"the {quantity} of each loss: "
-                + ", ".join(f"{name} {scale:.2g}" for name, scale, _ in relative_scales)
-            )
-            result.problems.extend(
-                _drop_none(diagnosis.check_loss_scale(*reason, measure=quantity) for reason in relative_scales)
-            )
+        scales = diagnosis.compare_with_largest(curve.columns_by_loss(kind), weights)
+        if len(scales) > 1:
+            values = ", ".join(f"{name} {scale:.2g}" for name, scale, _ in scales)
+            problems = (diagnosis.check_loss_scale(*scale, measure=quantity) for scale in scales)
+            result.add(f"the {quantity} of each loss: {values}", *problems)
             return
-    reason = (
-        "the objective has one loss"
-        if curve is not None and curve.columns_by_loss("loss")
-        else "metrics.csv has no column of a loss"
-    )
+    has_losses = curve.columns_by_loss("loss")
+    reason = "the objective has one loss" if has_losses else "metrics.csv has no column of a loss"
     result.unavailable.append(f"whether a loss is too small: {reason}")
 
 
 def _check_teachers(record: Record, result: Diagnosis) -> None:
     """Teachers below the student, and teachers too large for it."""
     teachers = {name: model for name, model in record.models.items() if model.role == Role.TEACHER}
-    reference = record.baseline if record.baseline is not None else record.distilled
-    reference_name = "the baseline" if record.baseline is not None else "the distilled student"
-    reference_accuracy = None if reference.validation is None else reference.validation.metrics.get("accuracy")
+    baseline, distilled = _accuracy(record.baseline), _accuracy(record.distilled)
+    student = "the distilled student" if record.baseline is None else "the baseline"
+    student_accuracy = distilled if record.baseline is None else baseline
     for name, teacher in teachers.items():
-        teacher_accuracy = None if teacher.validation is None else teacher.validation.metrics.get("accuracy")
-        if teacher_accuracy is None or reference_accuracy is None:
-            result.unavailable.append(
-                f"whether the teacher {name!r} is better than its student: an accuracy is not recorded"
+        accuracy, size = _accuracy(teacher), record.distilled.parameters
+        if accuracy is None or student_accuracy is None:
+            text = f"whether the teacher {name!r} is better than its student: an accuracy is not recorded"
+            result.unavailable.append(text)
+        else:
+            result.add(
+                f"the teacher {name!r} against {student}: {100 * accuracy:.1f} % and {100 * student_accuracy:.1f} %",
+                diagnosis.check_teacher_accuracy(name, accuracy, student_accuracy, reference=student),
+            )
+        has_gap = None not in (accuracy, baseline, distilled) and accuracy > baseline
+        if teacher.parameters and size and has_gap:
+            ratio, recovered = teacher.parameters / size, (distilled - baseline) / (accuracy - baseline)
+            result.add(
+                f"the gap to {name!r}: {ratio:.1f} times the parameters, {100 * recovered:.0f} % recovered",
+                diagnosis.check_capacity_gap(name, ratio, recovered),
             )
         else:
-            result.checks.append(
-                f"the teacher {name!r} against {reference_name}: {100 * teacher_accuracy:.1f} % and "
-                f"{100 * reference_accuracy:.1f} %"
-            )
-            result.problems.extend(
-                _drop_none(
-                    [
-                        diagnosis.check_teacher_accuracy(
-                            name, teacher_accuracy, reference_accuracy, reference=reference_name
-                        )
-                    ]
-                )
-            )
-        sizes, recovered = (teacher.parameters, record.distilled.parameters), _gap_recovered(record, teacher_accuracy)
-        if sizes[0] and sizes[1] and recovered is not None:
-            ratio = sizes[0] / sizes[1]
-            result.checks.append(
-                f"the gap to {name!r}: {ratio:.1f} times the parameters, {100 * recovered:.0f} % recovered"
-            )
-            result.problems.extend(_drop_none([diagnosis.check_capacity_gap(name, ratio, recovered)]))
-        else:
-            result.unavailable.append(
-                f"a gap in capacity to the teacher {name!r}: sizes, or the baseline, are not known"
-            )
+            text = f"a gap in capacity to the teacher {name!r}: sizes, or the baseline, are not recorded"
+            result.unavailable.append(text)
     if not teachers:
         result.unavailable.append("whether the teacher is good enough: the run has none")
 
 
-def _gap_recovered(record: Record, teacher_accuracy: float | None) -> float | None:
-    """The share of the gap in accuracy on validation that the distilled student recovered, where there is a gap."""
-    baseline, distilled = record.baseline, record.distilled
-    accuracies = [
-        None if model is None or model.validation is None else model.validation.metrics.get("accuracy")
-        for model in (baseline, distilled)
-    ]
-    if (
-        teacher_accuracy is None
-        or accuracies[0] is None
-        or accuracies[1] is None
-        or not teacher_accuracy > accuracies[0]
-    ):
-        return None
-    return (accuracies[1] - accuracies[0]) / (teacher_accuracy - accuracies[0])
+def _accuracy(model: Any) -> Any:
+    return None if model is None or model.validation is None else model.validation.metrics.get("accuracy")
 
 
-def _check_temperatures(curve: TrainingCurve | None, result: Diagnosis) -> None:
-    entropies, temperatures = (
-        ({}, {}) if curve is None else (curve.columns_by_loss("teacher_entropy"), curve.columns_by_loss("temperature"))
-    )
+def _check_temperatures(curve: TrainingCurve, result: Diagnosis) -> None:
+    entropies, temperatures = curve.columns_by_loss("teacher_entropy"), curve.columns_by_loss("temperature")
     for name, values in entropies.items():
-        value, temperature = diagnosis.late_median(values), diagnosis.late_median(temperatures.get(name, ()))
-        if value is not None:
+        entropy, temperature = diagnosis.late_median(values), diagnosis.late_median(temperatures.get(name, ()))
+        if entropy is not None:
             temperature_text = "" if temperature is None else f" at τ = {temperature:.4g}"
-            result.checks.append(
-                f"the entropy of the teacher in {name}{temperature_text}: {value:.0%} of the maximum".replace("%", " %")
+            result.add(
+                f"the entropy of the teacher in {name}{temperature_text}: {100 * entropy:.0f} % of the maximum",
+                diagnosis.check_teacher_entropy(name, entropy, temperature),
             )
-            result.problems.extend(_drop_none([diagnosis.check_teacher_entropy(name, value, temperature)]))
     if not entropies:
-        result.unavailable.append(
-            "whether a temperature flattens everything: metrics.csv has no teacher entropy of any loss"
-        )
+        text = "whether a temperature flattens everything: metrics.csv has no teacher entropy of any loss"
+        result.unavailable.append(text)
 
 
-def _check_features(record: Record, curve: TrainingCurve | None, result: Diagnosis) -> None:
-    """Losses on features, by what they were at the beginning and at the end, without their weights."""
-    losses, weights = (
-        ({}, {}) if curve is None else (curve.columns_by_loss("loss"), curve.columns_by_loss("loss_weight"))
-    )
+def _check_features(record: Record, curve: TrainingCurve, result: Diagnosis) -> None:
+    """Losses on features, without their weights, at the beginning and at the end."""
+    losses, weights = curve.columns_by_loss("loss"), curve.columns_by_loss("loss_weight")
     names = [name for name in _feature_loss_names(record.recipe) if name in losses]
     for name in names:
         pairs = zip(losses[name], weights.get(name, (1.0,) * len(losses[name])), strict=True)
-        unweighted = [
+        values = [
             loss / weight for loss, weight in pairs if math.isfinite(loss) and math.isfinite(weight) and weight > 0
         ]
-        if len(unweighted) < 2:
+        last = diagnosis.late_median(values)
+        if len(values) < 2 or last is None:
             result.unavailable.append(f"whether the features of {name!r} align: there are fewer than two epochs of it")
             continue
-        settled_loss = diagnosis.late_median(unweighted)
-        assert settled_loss is not None
-        result.checks.append(
-            f"the features of {name!r}: {unweighted[0]:.3g} after an epoch, {settled_loss:.3g} in the later half"
+        result.add(
+            f"the features of {name!r}: {values[0]:.3g} after an epoch, {last:.3g} in the later half",
+            diagnosis.check_feature_alignment(name, values[0], last),
         )
-        result.problems.extend(_drop_none([diagnosis.check_feature_alignment(name, unweighted[0], settled_loss)]))
     if not names:
         result.unavailable.append("whether features align: no loss compares any")
 
 
 def _feature_loss_names(recipe: Mapping[str, Any]) -> list[str]:
     """The names of losses that have a layer, in the order of the recipe."""
-    stages = recipe.get("stages") or ()
-    losses = [item for stage in stages for item in (stage.get("objective") or {}).items()]
-    return list(dict.fromkeys(name for name, loss in losses if isinstance(loss, Mapping) and _LAYER_KEYS & loss.keys()))
+    objectives = [stage.get("objective") or {} for stage in recipe.get("stages") or ()]
+    losses = [item for objective in objectives for item in objective.items()]
+    names = (name for name, loss in losses if isinstance(loss, Mapping) and {"layer", "layers"} & loss.keys())
+    return list(dict.fromkeys(names))
 
 
 def _check_projections(folder: Path, record: Record, phase: str, result: Diagnosis) -> None:
-    """Learned matrices of losses, out of the last stage's checkpoint."""
+    """Learned projections of losses, from the checkpoint of the last stage."""
     stages = record.recipe.get("stages") or ()
     path = folder / "checkpoint" / f"{phase}.{stages[-1]['name']}.pt" if stages else None
-    matrices = {} if path is None or not path.exists() else _load_projections(path)
-    for name, matrix in matrices.items():
+    projections = _load_projections(path) if path is not None and path.exists() else {}
+    for name, projection in projections.items():
         import torch
 
-        singular = torch.linalg.svdvals(matrix.flatten(1).double())
+        values = torch.linalg.svdvals(projection.flatten(1).double()).tolist()
         try:
-            rank = diagnosis.effective_rank(singular.tolist())
+            rank = diagnosis.effective_rank(values)
         except LimbeckError:
             result.problems.append(
                 f"the projection of {name!r} is not finite: lower the learning rate, or set training.max_grad_norm"
             )
             continue
-        result.checks.append(f"the projection of {name!r}: {rank:.1f} of {len(singular)} directions")
-        result.problems.extend(_drop_none([diagnosis.check_projection_rank(name, rank, len(singular))]))
-    if not matrices:
+        problem = diagnosis.check_projection_rank(name, rank, len(values))
+        result.add(f"the projection of {name!r}: {rank:.1f} of {len(values)} directions", problem)
+    if not projections:
         result.unavailable.append("whether a projection is saturated: the checkpoint of the last stage holds none")
 
 
 def _load_projections(path: Path) -> dict[str, Any]:
     from limbeck.training.checkpoint import load_checkpoint
 
-    loss_state = load_checkpoint(path)["losses"]
     return {
         key.removeprefix("trainable.").partition(".")[0]: tensor
-        for key, tensor in loss_state.items()
+        for key, tensor in load_checkpoint(path)["losses"].items()
         if key.startswith("trainable.") and "projection" in key and key.endswith("weight") and tensor.ndim > 1
     }
-
-
-def _drop_none(sentences: Any) -> Iterator[str]:
-    return (sentence for sentence in sentences if sentence is not None)

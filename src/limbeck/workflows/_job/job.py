@@ -1,75 +1,88 @@
-"""A recipe come alive: its data, networks and trainings, each made by seed."""
+"""A recipe with its data: builds its networks and distillers by seed, and trains them."""
 
 from __future__ import annotations
 
-import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, final
+from typing import Any, Final, Self, TypedDict, Unpack, final
 
 import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
-from limbeck.core.protocols import Task, Teacher, loss_attribute
+from limbeck.core.protocols import Task, loss_attribute
 from limbeck.core.roles import Role
 from limbeck.data import DataModule
 from limbeck.data.counter_rng import derive_seed
 from limbeck.distiller import (
     Distiller,
-    MutualTask,
     Objective,
     PeerStudents,
     classifier_source,
     deployment_model,
     early_exits,
-    loss_per_teacher,
-    scale_weights_for_peers,
     temperature_warnings,
 )
 from limbeck.models import load_weights
-from limbeck.recipe import Recipe, ResolvedRecipe, ResolvedStage, resolve_recipe
+from limbeck.recipe import Recipe, ResolvedRecipe, ResolvedStage, load_recipe, resolve_recipe
 from limbeck.recipe.resolved_node import ResolvedNode
-from limbeck.teachers import CacheConfig, CachedTeacher, ExternalTeacher, FrozenTeacher, InferenceBackend, from_callable
+from limbeck.teachers import CachedTeacher, ExternalTeacher, InferenceBackend, from_callable
 from limbeck.training import FitResult, Processes, TrainingConfig, fit, freeze_modules, make_fabric
 from limbeck.training.callbacks import Callback, make_logger
 from limbeck.utils.all_gather import single_process
-from limbeck.workflows._job.data_cache import DataCache
-from limbeck.workflows._job.distillers import (
-    BASELINE_PHASES,
-    baseline_objective,
-    check_world_size,
-    config_for_phase,
-    make_training_config,
-)
-from limbeck.workflows._job.teachers import adapt_teacher_network, mask_teacher
+from limbeck.workflows._job.stages import BASELINE_PHASES, check_world_size, make_distiller, make_training_config
+from limbeck.workflows._job.teachers import adapt_teacher_network, make_dry_run_teacher, make_uncached_teacher
 
-__all__ = ["Job"]
-
-_TeacherFactory = Callable[[str, nn.Module, Mapping[str, str] | None], Teacher]
-_STUDENT_SEED = zlib.crc32(b"student")
 _BASELINE_PHASE_NAMES = {"student_only": Role.BASELINE.value}
+
+
+@final
+class DataCache:
+    """What jobs of one process have loaded, so that those with the same data and seed read it once; the newest few."""
+
+    _MAX_ENTRIES: Final = 2
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Any] = {}
+
+    def load(self, plan: ResolvedRecipe) -> Any:
+        """The data of ``plan``."""
+        recipe = plan.recipe
+        seed = recipe.seed if recipe.split_seed is None else recipe.split_seed
+        key = f"{plan.data} {seed}"
+        self._entries[key] = data = (
+            self._entries.pop(key) if key in self._entries else plan.data.build().load(seed=seed)
+        )
+        while len(self._entries) > self._MAX_ENTRIES:
+            del self._entries[next(iter(self._entries))]
+        return data
+
+
+class TrainOptions(TypedDict):
+    """Options of :func:`limbeck.fit` for every training of a run."""
+
+    resume: bool
+    callbacks: Sequence[Callback] | None
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a recipe asks for, with its data loaded.
+    """A recipe with its data.
 
     Attributes:
         plan: the checked recipe.
         data: split by the recipe's seed, its held-out test set bound to the run folder.
         task: what a batch means.
         run_dir: the run folder.
-        backends: what the teachers' outputs are computed by, once they were needed.
-        caches: where their answers are kept, if they are, as they were opened: for each stage anew.
-        processes: those that work on it, of which this is one.
-        peers: the students that learned together with the distilled one, once it is trained.
-        early_exits: its early exits, once it is trained.
+        backends: by teacher, what computes its outputs; added at the first use.
+        caches: teachers with their caches, added for every stage.
+        processes: the processes of the run.
+        peers: the students that were trained together with the distilled one.
+        early_exits: of the distilled student, after training.
     """
 
     plan: ResolvedRecipe
@@ -85,31 +98,39 @@ class Job:
     @classmethod
     def from_recipe(
         cls, recipe: Recipe, run_dir: Path, processes: Processes = Processes(), data_cache: DataCache | None = None
-    ) -> Self:  # fmt: skip
-        """Check the whole recipe, then load its data, or take it from ``data_cache`` where another job has loaded
-        it.
-        """
+    ) -> Self:
+        """Check the recipe, then load its data, or take it from ``data_cache``."""
         plan = resolve_recipe(recipe)
         if recipe.num_threads is not None:
             torch.set_num_threads(recipe.num_threads)
         data = (data_cache or DataCache()).load(plan)
         if not isinstance(data, DataModule):
             raise LimbeckError(
-                f"data: {plan.data.use}.load gave a {type(data).__name__}, not a limbeck.data.DataModule"
+                f"data: {plan.data.use}.load must return a limbeck.data.DataModule, got a {type(data).__name__}"
             )
-        task = plan.task.build(classes=len(data.class_names))
-        if (task_classes := getattr(task, "classes", len(data.class_names))) != len(data.class_names):
+        names = data.class_names
+        task = plan.task.build(classes=len(names))
+        if (task_classes := getattr(task, "classes", len(names))) != len(names):
             raise LimbeckError(
-                f"task.classes is {task_classes}, and the data has {len(data.class_names)} classes "
-                f"({', '.join(data.class_names[:5])}"
-                f"{' …' if len(data.class_names) > 5 else ''}): leave task.classes away, or give other data"
+                f"task.classes is {task_classes}, and the data has {len(names)} classes ({', '.join(names[:5])}"
+                f"{' …' if len(names) > 5 else ''}): remove task.classes, or give other data"
             )
         held_out_test = data.test.with_log(run_dir / "checkpoint" / "test_access.json")
         return cls(plan, replace(data, test=held_out_test, order_seed=recipe.seed), task, run_dir, processes=processes)
 
+    @classmethod
+    def from_run(cls, folder: Path, data_root: str | None = None) -> Self:
+        """The finished run in ``folder``, with its data loaded from ``data_root`` where the data has moved."""
+        path = folder / "recipe.yaml"
+        if not path.exists():
+            raise LimbeckError(f"{folder} is no run folder: it has no recipe.yaml")
+        if not (folder / "record.json").exists():
+            raise LimbeckError(f"{folder} is not finished: go on with limbeck distill --resume --out {folder}")
+        return cls.from_recipe(load_recipe(path, [] if data_root is None else [f"data.root={data_root}"]), folder)
+
     @property
     def recipe(self) -> Recipe:
-        """The recipe as it was given."""
+        """The recipe without defaults filled in."""
         return self.plan.recipe
 
     @property
@@ -120,11 +141,10 @@ class Job:
     def build_teacher(self, name: str) -> nn.Module:
         """The teacher ``name``, with its weights where the recipe has some, and by seed where not.
 
-        An ``ExternalTeacher`` has none: an ONNX file, an inference server, or the callable that a user's own function
-            gave.
+        An ``ExternalTeacher`` has none: an ONNX file, an inference server, or a callable.
         """
         config, node = self.recipe.teachers[name], self.plan.teachers[name]
-        module = self._build_node(node, zlib.crc32(name.encode()))
+        module = self._build(node, name)
         network = module if isinstance(module, nn.Module) or not callable(module) else from_callable(module)
         if isinstance(network, ExternalTeacher):
             if config.weights is not None or config.backend != "eager":
@@ -139,39 +159,20 @@ class Job:
             )
         return adapt_teacher_network(_require_module(network, node), config, self.data, config_path=node.config_path)
 
-    def teacher_for(self, name: str, network: nn.Module, feature_layers: Mapping[str, str] | None = None) -> Teacher:
-        """What answers for the teacher ``name`` while a student learns.
-
-        It is ``network``, by the recipe's backend, and read from a cache where the recipe keeps its outputs in one.
-        """
-        if name not in self.backends:
-            print_backend = _print_backend if self.processes.rank == 0 else _ignore_backend
-            self.backends[name] = InferenceBackend(self._backend_name(name), log=partial(print_backend, name))
-        teacher: Teacher = FrozenTeacher(network, feature_layers, backend=self.backends[name])
-        if self.recipe.cache is not None:
-            self.caches.append((name, self._open_cache(name, teacher)))
-            teacher = self.caches[-1][1]
-        return self._mask_teacher(name, teacher)
-
-    def open_caches(self, network: nn.Module, teachers: Mapping[str, nn.Module]) -> list[tuple[str, CachedTeacher]]:
-        """The caches that the stages of the recipe read, each once: by teacher, and by the layers that are recorded
-        in it.
-        """
-        for stage in self.plan.stages:
-            self._make_distiller(network, teachers, stage, phase=Role.DISTILLED, make_teacher=self.teacher_for)
-        return list({(name, cached.entry_fingerprint): (name, cached) for name, cached in self.caches}.values())
-
-    def build_assistant(self, name: str) -> nn.Module:
-        """The assistant ``name`` at its start, by seed."""
-        node = self.plan.assistants[name]
-        return _require_module(self._build_node(node, zlib.crc32(name.encode())), node)
-
     def build_student(self) -> nn.Module:
         """The student at its start: the same weights each time."""
-        return _require_module(self._build_node(self.plan.student, _STUDENT_SEED), self.plan.student)
+        return self._build_network(self.plan.student, "student")
+
+    def build_network(self, name: str) -> nn.Module:
+        """The network of the model ``name`` of the record, without its trained weights."""
+        if name in self.recipe.teachers:
+            return self.build_teacher(name)
+        if name in self.recipe.assistants:
+            return self._build_network(self.plan.assistants[name], name)
+        return self.build_student() if name in BASELINE_PHASES else self.build_deployed()
 
     def build_deployed(self) -> nn.Module:
-        """The distilled student in the shape in which a finished run keeps it, with weights that mean nothing yet.
+        """The distilled student in the shape that a finished run saves, for weights to be loaded into.
 
         It is the student's own shape, unless the last stage deploys more (:func:`limbeck.distiller.deployment_model`).
         """
@@ -182,286 +183,176 @@ class Job:
         teachers = {}
         for name in self.recipe.training_order()[-1].teachers:
             node, config = self.plan.teachers[name], self.recipe.teachers[name]
-            teachers[name] = adapt_teacher_network(
-                _require_module(self._build_node(node, 0), node), config, self.data, config_path=node.config_path
-            )
-        distiller = self._make_distiller(
-            student, teachers, stage, phase=Role.DISTILLED, make_teacher=self._uncached_teacher
-        )
-        batch = self.data.batches(batch_size=2).batch(0)
+            network = self._build_network(node, name)
+            teachers[name] = adapt_teacher_network(network, config, self.data, config_path=node.config_path)
+        distiller, _ = self.dry_run_stage(-1, teachers)
         with torch.no_grad():
-            distiller.prepare(batch)
+            distiller.prepare(self.data.batches(batch_size=2).batch(0))
         return deployment_model(distiller)
 
+    def open_caches(self, network: nn.Module, teachers: Mapping[str, nn.Module]) -> list[tuple[str, CachedTeacher]]:
+        """The caches that the stages of the recipe read, each once."""
+        for stage in self.plan.stages:
+            make_distiller(self, network, teachers, stage, phase=Role.DISTILLED)
+        return list({(name, cached.entry_fingerprint): (name, cached) for name, cached in self.caches}.values())
+
     def validate(self) -> None:
-        """Every stage once on two samples, with networks of its own that are thrown away.
+        """Run every stage once on two samples, with new networks.
 
         A layer that does not exist, weights that do not fit, a head of other classes, a setting that a constructor
-        refuses: each is an error now, and not after the teachers were trained.
+        refuses: each is an error before anything is trained.
         """
         check_world_size(self.recipe, self.processes.world_size)
         teachers = {name: self.build_teacher(name) for name in self.recipe.teachers}
-        all_networks = teachers | {name: self.build_assistant(name) for name in self.recipe.assistants}
-        stage_runs: list[tuple[ResolvedStage, nn.Module, Mapping[str, nn.Module], str]] = []
+        networks = teachers | {name: self.build_network(name) for name in self.recipe.assistants}
         for student_name, teacher_names in self.recipe.training_order():
-            network = all_networks[student_name] if student_name in all_networks else self.build_student()
-            pair_teachers = {name: all_networks[name] for name in teacher_names}
-            network = self._with_peers(network, student_name)
-            stage_runs += [(stage, network, pair_teachers, student_name) for stage in self.plan.stages]
+            student = networks[student_name] if student_name in networks else self.build_student()
+            student_teachers = {name: networks[name] for name in teacher_names}
+            student = self._with_peers(student, student_name)
+            for stage in self.plan.stages:
+                self._validate_stage(stage, student, student_teachers, student_name)
         if Role.NO_ASSISTANTS in self.recipe.baselines:
-            stage_runs += [(stage, self.build_student(), teachers, Role.NO_ASSISTANTS) for stage in self.plan.stages]
+            for stage in self.plan.stages:
+                self._validate_stage(stage, self.build_student(), teachers, Role.NO_ASSISTANTS)
         if self.plan.teacher_training is not None:
-            trainable = {
-                name: network for name, network in teachers.items() if not isinstance(network, ExternalTeacher)
-            }
-            stage_runs += [(self.plan.teacher_training, network, {}, name) for name, network in trainable.items()]
-        for stage, network, stage_teachers, phase in stage_runs:
-            training = make_training_config(stage)
-            distiller = self._make_distiller(
-                network, stage_teachers, stage, phase=phase, make_teacher=self._dry_run_teacher
+            for name, network in teachers.items():
+                if not isinstance(network, ExternalTeacher):
+                    self._validate_stage(self.plan.teacher_training, network, {}, name)
+
+    def _validate_stage(
+        self, stage: ResolvedStage, network: nn.Module, teachers: Mapping[str, nn.Module], phase: str
+    ) -> None:
+        training = make_training_config(stage, phase)
+        distiller = make_distiller(self, network, teachers, stage, phase=phase, make_teacher=make_dry_run_teacher)
+        distiller.progress = Progress(step=0, steps=1, total_steps=1)
+        stream = self.data.batches(batch_size=training.batch_size)
+        # The same sample twice is a pair of one class.
+        indices = torch.arange(2) % (1 if training.batch_pairing == "same_class" else len(stream.split))
+        batch = stream.load(indices, torch.zeros_like(indices))
+        with torch.no_grad(), single_process():
+            distiller.prepare(batch).eval()(batch)
+            deployment_model(distiller)
+        if phase in self.recipe.assistants and (simkd_names := classifier_source(distiller)):
+            raise LimbeckError(
+                f"stages: {simkd_names[0]} (SimKD) ends a student in its teacher's classifier, and an assistant must "
+                "be a network of its own: remove assistants, or SimKD"
             )
-            distiller.progress = Progress(step=0, steps=1, total_steps=1)
-            stream = self.data.batches(batch_size=training.batch_size)
-            # Of one sample twice it is certain that both are of one class.
-            indices = torch.arange(2) % (1 if training.batch_pairing == "same_class" else len(stream.split))
-            batch = stream.load(indices, torch.zeros_like(indices))
-            with torch.no_grad(), single_process():
-                distiller.prepare(batch).eval()(batch)
-                deployment_model(distiller)
-            if phase in self.recipe.assistants and (simkd_names := classifier_source(distiller)):
-                raise LimbeckError(
-                    f"stages: {simkd_names[0]} (SimKD) ends a student in its teacher's classifier, and an assistant "
-                    "teaches "
-                    "on as a network of its own: leave assistants away, or SimKD"
-                )
-            optimizer = training.optimizer(distiller.parameters())
-            if training.scheduler is not None:
-                training.scheduler(optimizer, 2)
-            with freeze_modules(network, stage.stage.freeze):
-                pass
+        optimizer = training.optimizer(distiller.parameters())
+        if training.scheduler is not None:
+            training.scheduler(optimizer, 2)
+        with freeze_modules(network, stage.stage.freeze):
+            pass
 
     def temperature_warnings(self) -> list[str]:
-        """What is to be said of the temperatures of the stages, each once."""
+        """Warnings of the temperatures of the stages, each once."""
         settings = {"classes": len(self.data.class_names), "seed": self.recipe.seed}
-        messages = [
-            text
-            for stage in self.plan.stages
-            for text in temperature_warnings(stage.build_objective(**settings)[0], self.task)
-        ]
-        return list(dict.fromkeys(messages))
+        objectives = [stage.build_objective(**settings)[0] for stage in self.plan.stages]
+        return list(dict.fromkeys(text for losses in objectives for text in temperature_warnings(losses, self.task)))
 
     def stage_steps(self) -> list[int]:
         """The optimizer steps of each stage."""
-        return [self._num_steps(stage, make_training_config(stage)) for stage in self.plan.stages]
+        return [self._num_steps(stage) for stage in self.plan.stages]
 
     def dry_run_stage(
         self, stage_index: int, teachers: Mapping[str, nn.Module] | None
     ) -> tuple[Distiller, TrainingConfig]:
-        """A fresh student in a stage, distilled from ``teachers`` or (``None``) without one, to be looked at and
-        thrown away.
-        """
-        stage = self.plan.stages[stage_index]
-        phase = Role.BASELINE if teachers is None else Role.DISTILLED
+        """A new student in a stage, distilled from ``teachers`` or (``None``) without one, for measurements."""
+        stage, phase = self.plan.stages[stage_index], Role.BASELINE if teachers is None else Role.DISTILLED
         network = self._with_peers(self.build_student(), phase)
-        distiller = self._make_distiller(
-            network, teachers or {}, stage, phase=phase, make_teacher=self._uncached_teacher
+        distiller = make_distiller(
+            self, network, teachers or {}, stage, phase=phase, make_teacher=make_uncached_teacher
         )
-        return distiller, config_for_phase(make_training_config(stage), phase)
+        return distiller, make_training_config(stage, phase)
 
-    def train_teacher(
-        self, name: str, network: nn.Module, *, resume: bool, callbacks: Sequence[Callback] | None
-    ) -> FitResult:
-        """Train a teacher by the recipe's ``teacher_training``, on the labeled images."""
-        assert self.plan.teacher_training is not None
-        steps, fraction = (
-            self._num_steps(self.plan.teacher_training, make_training_config(self.plan.teacher_training)),
-            self.recipe.teachers[name].train_fraction,
-        )
-        stop_after_steps = None if fraction is None else max(1, round(fraction * steps))
-        distiller = self._make_distiller(
-            network, {}, self.plan.teacher_training, phase=name, make_teacher=self.teacher_for
-        )
-        return self._fit(
-            distiller,
-            self.plan.teacher_training,
-            phase=name,
-            stop_after_steps=stop_after_steps,
-            total_steps=steps,
-            resume=resume,
-            callbacks=callbacks,
-        )
+    def train_teacher(self, name: str, network: nn.Module, **options: Unpack[TrainOptions]) -> FitResult:
+        """Train a teacher by the recipe's ``teacher_training``, on the labeled samples."""
+        stage, fraction = self.plan.teacher_training, self.recipe.teachers[name].train_fraction
+        assert stage is not None
+        steps, distiller = self._num_steps(stage), make_distiller(self, network, {}, stage, phase=name)
+        last_step = None if fraction is None else max(1, round(fraction * steps))
+        return self._fit(distiller, stage, phase=name, stop_after_steps=last_step, total_steps=steps, **options)
 
     def train_stages(
-        self, phase: str, network: nn.Module, teachers: Mapping[str, nn.Module], *, resume: bool,
-        callbacks: Sequence[Callback] | None,
-    ) -> FitResult:  # fmt: skip
-        """Take a network through every stage, as the recipe says; a baseline towards the labels only.
+        self, phase: str, network: nn.Module, teachers: Mapping[str, nn.Module], **options: Unpack[TrainOptions]
+    ) -> FitResult:
+        """Train a network through every stage; a baseline by its supervised losses only.
 
-        The baseline is the fair comparison: the same start, stages, number of steps, batch, optimizer, schedule and
-            views; only
-        what teachers say is missing, and the pictures without a label, about which nobody tells it anything.
+        The baseline has the same start, stages, number of steps, batch size, optimizer, schedule and views; it has no
+        teacher, and no samples without a label.
         """
-        seconds, steps, history = 0.0, 0, list[dict[str, Any]]()
-        stage_steps, trained_module = self.stage_steps(), self._with_peers(network, phase)
-        previous_objectives: list[Objective] = []
+        runs, objectives = list[FitResult](), list[Objective]()
+        stage_steps, module = self.stage_steps(), self._with_peers(network, phase)
         for stage_index, stage in enumerate(self.plan.stages):
-            distiller = self._make_distiller(
-                trained_module, teachers, stage, phase=phase, make_teacher=self.teacher_for
-            )
-            for objective in previous_objectives:
+            distiller = make_distiller(self, module, teachers, stage, phase=phase)
+            for objective in objectives:
                 distiller.objective.load_previous(objective)
+            steps_before, total_steps = sum(stage_steps[:stage_index]), sum(stage_steps)
             run = self._fit(
-                distiller, stage, phase=phase, steps_before=sum(stage_steps[:stage_index]),
-                total_steps=sum(stage_steps), resume=resume,
-                callbacks=callbacks,
-            )  # fmt: skip
-            previous_objectives.append(distiller.objective)
-            seconds, steps, history = seconds + run.seconds, steps + run.steps, history + run.history
-        if isinstance(trained_module, PeerStudents):
-            self.peers.update({name: peer for name, peer in trained_module.students().items() if peer is not network})
+                distiller, stage, phase=phase, steps_before=steps_before, total_steps=total_steps, **options
+            )
+            runs.append(run)
+            objectives.append(distiller.objective)
+        student = run.student
+        if isinstance(module, PeerStudents):
+            student = network.eval()
+            self.peers.update({name: peer for name, peer in module.students().items() if peer is not network})
         if phase not in self.recipe.assistants:
             self.early_exits.update(early_exits(distiller))
-        trained_student = network.eval() if isinstance(trained_module, PeerStudents) else run.student
-        return FitResult(trained_student, history, steps, seconds, self.run_dir)
+        history, steps = [row for run in runs for row in run.history], sum(run.steps for run in runs)
+        return FitResult(student, history, steps, sum(run.seconds for run in runs), self.run_dir)
+
+    def train_assistants(
+        self, teachers: Mapping[str, nn.Module], **options: Unpack[TrainOptions]
+    ) -> dict[str, FitResult]:
+        """Train the recipe's assistants through its stages, each from its teachers; none where it has none."""
+        networks, runs = dict(teachers), dict[str, FitResult]()
+        for name, teacher_names in self.recipe.training_order()[:-1]:
+            assistant_teachers = {name: networks[name] for name in teacher_names}
+            runs[name] = self.train_stages(name, self.build_network(name), assistant_teachers, **options)
+            networks[name] = runs[name].student
+        return runs
 
     def _fit(
-        self, distiller: Distiller, stage: ResolvedStage, *, phase: str, stop_after_steps: int | None = None,
-        steps_before: int = 0,
-        total_steps: int, resume: bool, callbacks: Sequence[Callback] | None,
-    ) -> FitResult:  # fmt: skip
-        training = config_for_phase(make_training_config(stage), phase)
+        self, distiller: Distiller, stage: ResolvedStage, *, phase: str, total_steps: int, **settings: Any
+    ) -> FitResult:
+        training = make_training_config(stage, phase)
+        loggers = []
+        if self.processes.rank == 0:
+            loggers = [make_logger(name, self.run_dir, run=self.recipe.name) for name in self.recipe.loggers]
+        fabric = make_fabric(strategy=stage.training.strategy, precision=stage.training.precision, loggers=loggers)
         with freeze_modules(distiller.student, stage.stage.freeze):
             return fit(
-                distiller, self.data, steps=self._num_steps(stage, training), stop_after_steps=stop_after_steps,
-                steps_before=steps_before, total_steps=total_steps,
-                steps_per_epoch=self._steps_per_epoch(training, "all"), training=training, run_dir=self.run_dir,
+                distiller, self.data, steps=self._num_steps(stage), total_steps=total_steps,
+                steps_per_epoch=self._steps_per_epoch(stage, "all"), training=training, run_dir=self.run_dir,
                 phase=phase, stage=stage.stage.name, subset="all" if distiller.teachers else "labeled",
-                seed=self.recipe.seed, resume=resume, callbacks=callbacks,
-                fabric=make_fabric(
-                    strategy=stage.training.strategy, precision=stage.training.precision, loggers=self._make_loggers()
-                ),
+                seed=self.recipe.seed, fabric=fabric, **settings,
             )  # fmt: skip
-
-    def _make_distiller(
-        self,
-        network: nn.Module,
-        teachers: Mapping[str, nn.Module],
-        stage: ResolvedStage,
-        *,
-        phase: str,
-        make_teacher: _TeacherFactory,
-    ) -> Distiller:
-        """Learner, teachers and objective of one stage; of a baseline, the labels are all that is left of it."""
-        objective, weights = stage.build_objective(classes=len(self.data.class_names), seed=self.recipe.seed)
-        gather_losses = stage.gathered_losses
-        if self.recipe.assistant_mode == "dense" and phase not in BASELINE_PHASES:
-            objective, weights = loss_per_teacher(objective, weights, list(teachers))
-            gather_losses += tuple(f"{name}-{teacher}" for name in gather_losses for teacher in teachers)
-        has_distillation_loss = any(not loss_attribute(loss, "supervised") for loss in objective.values())
-        uses_teachers = bool(teachers) and has_distillation_loss
-        self_teachers = (
-            self.plan.self_teachers if has_distillation_loss and stage is not self.plan.teacher_training else {}
-        )
-        if phase in BASELINE_PHASES:
-            objective, weights = baseline_objective(objective, weights)
-            has_distillation_loss, self_teachers = False, {}
-        layers_by_network = stage.stage.feature_layers if has_distillation_loss else {}
-        loss_teachers = {
-            name: make_teacher(name, teacher, layers_by_network.get(name))
-            for name, teacher in teachers.items()
-            if uses_teachers
-        }
-        # An assistant that learns is the student of its own training, and its layers go by its own name.
-        student_layers = layers_by_network.get(phase if phase in self.plan.assistants else "student", {})
-        # Those that are made of the student are bound to it by the distiller, which records their layers as well.
-        loss_teachers |= {name: node.build(classes=len(self.data.class_names)) for name, node in self_teachers.items()}
-        feature_layers = {
-            "student": student_layers,
-            **{name: layers_by_network[name] for name in self_teachers if name in layers_by_network},
-        }
-        task = self.task
-        if isinstance(network, PeerStudents):
-            task, weights = MutualTask(task, len(network.names)), scale_weights_for_peers(weights, len(network.names))
-        loss_weighting = (
-            None if stage.loss_weighting is None or phase in BASELINE_PHASES else stage.loss_weighting.build()
-        )
-        with warnings.catch_warnings():
-            # The run gives its warnings once, together, and not for each stage and dry run.
-            warnings.filterwarnings("ignore", message="the temperature of", category=UserWarning)
-            return Distiller(
-                network, loss_teachers, objective=objective, weights=weights,
-                feature_layers={name: layers for name, layers in feature_layers.items() if layers}, task=task,
-                gather_distributed=[name for name in objective if name in gather_losses], loss_weighting=loss_weighting,
-                ensemble=self.plan.ensemble.build(seed=self.recipe.seed) if len(teachers) > 1 else "mean_logits",
-            )  # fmt: skip
-
-    def _uncached_teacher(
-        self, name: str, network: nn.Module, feature_layers: Mapping[str, str] | None = None
-    ) -> Teacher:
-        """Like :meth:`teacher_for`, and never from a cache."""
-        return FrozenTeacher(
-            network,
-            feature_layers,
-            backend=InferenceBackend(self._backend_name(name), log=partial(_ignore_backend, name)),
-        )
 
     def _with_peers(self, network: nn.Module, phase: str) -> nn.Module:
-        """``network``, or together with its peers where it has some: those of the distilled student, at their start."""
+        """``network`` together with its new peers, where the recipe has some; a baseline has none."""
         if not self.recipe.peers or phase in BASELINE_PHASES:
             return network
-        peers = {
-            name: _require_module(self._build_node(node, zlib.crc32(name.encode())), node)
-            for name, node in self.plan.peers.items()
-        }
+        peers = {name: self._build_network(node, name) for name, node in self.plan.peers.items()}
         return PeerStudents({"student": network, **peers})
 
-    def _dry_run_teacher(
-        self, name: str, network: nn.Module, feature_layers: Mapping[str, str] | None = None
-    ) -> Teacher:
-        """Like :meth:`teacher_for`, with a backend that is thrown away; two samples are no batch to choose one on."""
-        if self.recipe.cache is not None:
-            self._open_cache(name, FrozenTeacher(network))  # which looks at the views
-        backend = InferenceBackend(self._backend_name(name))
-        backend.require_feature_support(feature_layers or {})
-        # To compile takes a minute, and what auto cannot use it leaves out.
-        teacher = FrozenTeacher(
-            network, feature_layers, backend="eager" if backend.name in ("auto", "compile") else backend
-        )
-        return self._mask_teacher(name, teacher)
-
-    def _mask_teacher(self, name: str, teacher: Teacher) -> Teacher:
-        return mask_teacher(teacher, self.recipe.teachers.get(name), self.data, config_path=f"teachers.{name}")
-
-    def _open_cache(self, name: str, teacher: Teacher) -> CachedTeacher:
-        config = self.recipe.cache
-        assert config is not None
-        cache_config = CacheConfig(**config.model_dump(exclude={"root"}))
-        return CachedTeacher(teacher, self.data, root=config.root, config=cache_config, name=name)
-
-    def _make_loggers(self) -> list[Any]:
-        if self.processes.rank:
-            return []
-        return [make_logger(name, self.run_dir, run=self.recipe.name) for name in self.recipe.loggers]
-
-    def _backend_name(self, name: str) -> str:
-        """By what ``name`` answers; an assistant as it is."""
-        return self.recipe.teachers[name].backend if name in self.recipe.teachers else "eager"
-
-    def _num_steps(self, stage: ResolvedStage, training: TrainingConfig) -> int:
-        """The optimizer steps of a stage; epochs count the pictures that the distilled student sees, for all alike."""
+    def _num_steps(self, stage: ResolvedStage) -> int:
+        """The optimizer steps of a stage; an epoch is one pass of the distilled student, for all models alike."""
         if stage.stage.steps is not None:
             return stage.stage.steps
-        return self._steps_per_epoch(training, "labeled" if stage is self.plan.teacher_training else "all") * (
-            stage.stage.epochs or 1
+        subset = "labeled" if stage is self.plan.teacher_training else "all"
+        return self._steps_per_epoch(stage, subset) * (stage.stage.epochs or 1)
+
+    def _steps_per_epoch(self, stage: ResolvedStage, subset: Any) -> int:
+        stream = self.data.batches(
+            batch_size=stage.training.batch_size, subset=subset, world_size=self.processes.world_size
         )
+        return max(1, stream.steps_per_epoch // stage.training.grad_accum_steps)
 
-    def _steps_per_epoch(self, training: TrainingConfig, subset: Literal["all", "labeled"]) -> int:
-        """The optimizer steps that show all those pictures once."""
-        stream = self.data.batches(batch_size=training.batch_size, subset=subset, world_size=self.processes.world_size)
-        return max(1, stream.steps_per_epoch // training.grad_accum_steps)
+    def _build_network(self, node: ResolvedNode, name: str) -> nn.Module:
+        return _require_module(self._build(node, name), node)
 
-    def _build_node(self, node: ResolvedNode, seed_offset: int) -> Any:
-        torch.manual_seed(derive_seed(self.recipe.seed, seed_offset))
+    def _build(self, node: ResolvedNode, name: str) -> Any:
+        torch.manual_seed(derive_seed(self.recipe.seed, zlib.crc32(name.encode())))
         return node.build(classes=len(self.data.class_names), channels=self.data.input_shape[0])
 
 
@@ -469,11 +360,3 @@ def _require_module(module: Any, node: ResolvedNode) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise LimbeckError(f"{node.config_path}: {node.use} gave a {type(module).__name__}, not a torch.nn.Module")
     return module
-
-
-def _print_backend(name: str, backend: str) -> None:
-    print(f"{name}: outputs computed by {backend}", flush=True)  # noqa: T201
-
-
-def _ignore_backend(name: str, backend: str) -> None:
-    """The first process has told it."""

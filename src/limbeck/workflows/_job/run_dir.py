@@ -1,16 +1,16 @@
-"""Run folders: where a run lives, and that only one process works in it."""
+"""Run folders: which folder a run gets, and a lock so that one process works in it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from limbeck.core.errors import LimbeckError
-
-__all__ = ["RUNS_DIR", "choose_run_dir", "is_unlocked", "lock_folder"]
 
 RUNS_DIR = Path("runs")
 
@@ -19,21 +19,20 @@ def choose_run_dir(name: str, run_dir: Path | None, *, resume: bool) -> Path:
     """The folder for a run called ``name``.
 
     ``run_dir`` as given; else ``runs/NAME``, numbered where that is taken, or with ``resume`` the newest of them. A
-    folder that holds a run already is not written over.
+    folder that holds a run is not overwritten.
     """
     if run_dir is None:
         recipe_files = sorted(RUNS_DIR.glob(f"{name}*/recipe.yaml"), key=lambda path: path.stat().st_mtime_ns)
-        run_dirs = [path.parent for path in recipe_files if _is_numbered_name(path.parent.name, name)]
+        pattern = re.compile(re.escape(name) + r"(-\d+)?")
+        run_dirs = [path.parent for path in recipe_files if pattern.fullmatch(path.parent.name)]
         if resume:
             if not run_dirs:
-                raise LimbeckError(
-                    f"there is no run {name!r} in {RUNS_DIR.resolve()} to go on with: leave --resume away"
-                )
+                raise LimbeckError(f"there is no run {name!r} in {RUNS_DIR.resolve()} to go on with: remove --resume")
             return run_dirs[-1]
-        names = {path.name for path in run_dirs}
-        return next(RUNS_DIR / candidate for candidate in _numbered_names(name) if candidate not in names)
+        candidates = (RUNS_DIR / (name if number == 1 else f"{name}-{number}") for number in count(1))
+        return next(folder for folder in candidates if folder not in run_dirs)
     if resume and not (run_dir / "recipe.yaml").exists():
-        raise LimbeckError(f"{run_dir} holds no run to go on with: leave --resume away, or give another --out")
+        raise LimbeckError(f"{run_dir} holds no run to go on with: remove --resume, or give another --out")
     if not resume and run_dir.exists() and any(run_dir.iterdir()):
         raise LimbeckError(f"{run_dir} is not empty: go on with --resume, or give another --out")
     return run_dir
@@ -71,15 +70,3 @@ def is_unlocked(folder: Path) -> bool:
             return True
     except LimbeckError:
         return False
-
-
-def _is_numbered_name(folder: str, name: str) -> bool:
-    return folder == name or (folder.startswith(f"{name}-") and folder.removeprefix(f"{name}-").isdigit())
-
-
-def _numbered_names(name: str) -> Iterator[str]:
-    yield name
-    suffix = 1
-    while True:
-        suffix += 1
-        yield f"{name}-{suffix}"

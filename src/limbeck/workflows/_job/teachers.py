@@ -1,6 +1,10 @@
-"""A recipe's teachers as the run meets them: behind what translates their pictures and classes, and masked."""
+"""The teachers of a recipe: with their input size, normalization, classes, coverage, backend and cache."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 from torch import nn
 
@@ -8,13 +12,72 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Teacher
 from limbeck.data import DataModule, Normalization
 from limbeck.recipe.node_schema import NormalizationNode, TeacherNode, load_class_names
-from limbeck.teachers import InputMapping, MaskedTeacher, adapt_teacher, load_sample_mask, match_classes
+from limbeck.teachers import (
+    CacheConfig,
+    CachedTeacher,
+    FrozenTeacher,
+    InferenceBackend,
+    InputMapping,
+    MaskedTeacher,
+    adapt_teacher,
+    load_sample_mask,
+    match_classes,
+)
 
-__all__ = ["adapt_teacher_network", "mask_teacher"]
+if TYPE_CHECKING:
+    from limbeck.workflows._job.job import Job
+
+FeatureLayers: TypeAlias = Mapping[str, str] | None
+TeacherFactory: TypeAlias = "Callable[[Job, str, nn.Module, FeatureLayers], Teacher]"
+"""Makes a teacher of a network, by its name, for the layers to read features from."""
+
+
+def make_recipe_teacher(job: Job, name: str, network: nn.Module, feature_layers: FeatureLayers) -> Teacher:
+    """``network`` as the teacher ``name`` of the recipe: with its backend, cache and coverage."""
+    if name not in job.backends:
+        log = partial(_print_backend, name) if job.processes.rank == 0 else None
+        job.backends[name] = InferenceBackend(_backend_name(job, name), log=log)
+    teacher: Teacher = FrozenTeacher(network, feature_layers, backend=job.backends[name])
+    if job.recipe.cache is not None:
+        cached = _open_cache(job, name, teacher)
+        job.caches.append((name, cached))
+        teacher = cached
+    return _mask_teacher(job, name, teacher)
+
+
+def make_uncached_teacher(job: Job, name: str, network: nn.Module, feature_layers: FeatureLayers) -> Teacher:
+    """``network`` with the backend of the teacher ``name``."""
+    return FrozenTeacher(network, feature_layers, backend=_backend_name(job, name))
+
+
+def make_dry_run_teacher(job: Job, name: str, network: nn.Module, feature_layers: FeatureLayers) -> Teacher:
+    """Like :func:`make_recipe_teacher`, without reading or writing; two samples are too few to select a backend."""
+    if job.recipe.cache is not None:
+        _open_cache(job, name, FrozenTeacher(network))  # which checks the views
+    backend = InferenceBackend(_backend_name(job, name))
+    backend.require_feature_support(feature_layers or {})
+    # Compilation takes a minute, and auto drops a backend that fails.
+    use_eager = backend.name in ("auto", "compile")
+    return _mask_teacher(job, name, FrozenTeacher(network, feature_layers, backend="eager" if use_eager else backend))
+
+
+def _open_cache(job: Job, name: str, teacher: Teacher) -> CachedTeacher:
+    node = job.recipe.cache
+    assert node is not None
+    config = CacheConfig(**node.model_dump(exclude={"root"}))
+    return CachedTeacher(teacher, job.data, root=node.root, config=config, name=name)
+
+
+def _backend_name(job: Job, name: str) -> str:
+    return job.recipe.teachers[name].backend if name in job.recipe.teachers else "eager"  # an assistant
+
+
+def _print_backend(name: str, backend: str) -> None:
+    print(f"{name}: outputs computed by {backend}", flush=True)  # noqa: T201
 
 
 def adapt_teacher_network(network: nn.Module, config: TeacherNode, data: DataModule, *, config_path: str) -> nn.Module:
-    """``network`` as the run calls it: with its own size, normalization and classes, where the recipe says some."""
+    """``network`` for inputs and classes of ``data``, with the input size, normalization and classes of ``config``."""
     if config.coverage == "finite":
         network.allow_missing = True  # type: ignore[assignment]  # nn.Module is typed to hold tensors and modules only
     try:
@@ -29,8 +92,9 @@ def adapt_teacher_network(network: nn.Module, config: TeacherNode, data: DataMod
         raise LimbeckError(f"{config_path}: {error}") from error
 
 
-def mask_teacher(teacher: Teacher, config: TeacherNode | None, data: DataModule, *, config_path: str) -> Teacher:
-    """``teacher``, absent for the samples that the recipe says it has no output for."""
+def _mask_teacher(job: Job, name: str, teacher: Teacher) -> Teacher:
+    """``teacher`` without outputs for the samples and classes that the recipe excludes."""
+    config, data, config_path = job.recipe.teachers.get(name), job.data, f"teachers.{name}"
     if config is None:  # an assistant
         return teacher
     class_indices = _class_indices(config, data) or ()
@@ -41,11 +105,11 @@ def mask_teacher(teacher: Teacher, config: TeacherNode | None, data: DataModule,
         raise LimbeckError(f"{config_path}.coverage: {error}") from error
     if covered_samples is None and not missing_classes:
         return teacher
-    if covered_samples is not None and len(covered_samples) <= int(data.train.sample_ids.max()):
+    num_ids = int(data.train.sample_ids.max()) + 1
+    if covered_samples is not None and len(covered_samples) < num_ids:
         raise LimbeckError(
             f"{config_path}.coverage: {config.coverage} holds {len(covered_samples)} samples, and the sample ids of "
-            "the training split go up to "
-            f"{int(data.train.sample_ids.max())}: give one for each, in the order of the source"
+            f"the training split go up to {num_ids - 1}: give one for each, in the order of the source"
         )
     return MaskedTeacher(teacher, sample_mask=covered_samples, unknown_classes=missing_classes)
 

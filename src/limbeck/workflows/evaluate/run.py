@@ -1,91 +1,122 @@
-"""``limbeck evaluate`` with checks: every network of a run, side by side, into ``evaluation.json``."""
+"""``limbeck evaluate``: the metrics of a run's student, or checks of all networks of a run."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from fractions import Fraction
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from limbeck._version import __version__
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.roles import Role
-from limbeck.data import DataModule
+from limbeck.data import DataModule, Split
+from limbeck.data.sources import IMG_EXTENSIONS
+from limbeck.data.split import UNLABELED, ImageFiles
 from limbeck.evaluation import ATTACKS, DEFAULT_EPS, get_hardware_info, get_package_versions
 from limbeck.models import load_weights
+from limbeck.report.record import ModelRecord
+from limbeck.report.record_io import read_record
 from limbeck.report.terminal import render_evaluation_table
 from limbeck.teachers import ExternalTeacher
-from limbeck.utils.io import write_atomically
-from limbeck.workflows._job.distillers import BASELINE_PHASES
+from limbeck.utils.io import write_text
 from limbeck.workflows._job.job import Job
-from limbeck.workflows.distill.run import hash_networks
+from limbeck.workflows._job.measure import evaluate_split
+from limbeck.workflows._job.provenance import hash_networks
 from limbeck.workflows.evaluate.efficiency import measure_efficiency
-from limbeck.workflows.evaluate.image_folders import load_image_pairs, load_images_by_class, load_unlabeled_images
-from limbeck.workflows.evaluate.robustness_api import RobustnessConfig, evaluate_side_by_side
-from limbeck.workflows.revisit import load_finished_run
+from limbeck.workflows.evaluate.robustness import CHECKS, RobustnessConfig, evaluate_side_by_side
 
-__all__ = ["DEFAULT_NUM_SAMPLES", "EVALUATION_FILE", "evaluate_networks"]
+__all__ = ["evaluate_networks", "evaluate_student"]
 
-DEFAULT_NUM_SAMPLES = 1000
-EVALUATION_FILE = "evaluation.json"
+_print = partial(print, flush=True)
 _STUDENTS_OF_SAME_COST = (Role.BASELINE.value, Role.NO_ASSISTANTS.value)
 
 
+def evaluate_student(folder: Path, *, split: str = "validation", data_root: str | None = None) -> dict[str, Any]:
+    """Print the metrics of the student of the run in ``folder``, compare them with its record, and return them.
+
+    ``split="test"`` is an error where the test set was read already, as it is at the end of every finished run.
+    """
+    job = Job.from_run(folder, data_root)
+    student = load_weights(job.build_deployed(), folder).eval()
+    metrics, _, _ = evaluate_split(student, job.data, job.task, _open_split(job, split, {"distilled": student}))
+    _print(f"{folder}, {split} split:")
+    for name, value in {"num_samples": metrics["num_samples"], **metrics["metrics"]}.items():
+        _print(f"  {name:<10} {value if isinstance(value, int | None) else f'{value:.4f}'}")
+    model = read_record(folder / "record.json").models.get("distilled")
+    recorded = None if model is None else model.validation if split == "validation" else model.test
+    if recorded is not None:
+        accuracy = recorded.metrics["accuracy"]
+        is_same = abs(accuracy - metrics["metrics"]["accuracy"]) < 1e-9
+        _print(f"the record has {accuracy:.4f}: {'the same' if is_same else 'NOT the same; did the data change?'}")
+    if split == "test":
+        job.data.test.close()
+    return metrics
+
+
 def evaluate_networks(
-    folder: Path, checks: Sequence[str], *, split: str = "validation", data_root: str | None = None,
-    attacks: str | None = None, eps: str | None = None, num_samples: int = DEFAULT_NUM_SAMPLES,
+    folder: Path,
+    checks: Collection[str],
+    *,
+    split: str = "validation",
+    data_root: str | None = None,
+    attacks: str | None = None,
+    eps: str | None = None,
+    num_samples: int | None = None,
     shifted_dir: Path | None = None,
-    reference_dir: Path | None = None, ood: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    reference_dir: Path | None = None,
+    ood: str | None = None,
+) -> dict[str, Any]:
     """Measure the networks of the run in ``folder``, write ``evaluation.json`` there, and print a table.
 
-    Arguments:
+    Args:
         folder: the run.
         checks: out of ``attacks``, ``corruptions``, ``noise``, ``shift``, ``ood``, ``calibration`` and ``efficiency``.
         split: ``validation``; or ``test``, which opens once in a run.
-        data_root: where the data stands now, if it has moved.
+        data_root: root folder of the data, if it has moved.
         attacks: names with commas between; ``None``: all that are installed.
         eps: the largest change of a pixel, 0..1, as a number or a fraction (``8/255``).
-        num_samples: how many images are attacked, corrupted and made noisy.
+        num_samples: how many images are attacked, corrupted and made noisy; ``None``: 1000.
         shifted_dir: a folder of images of the same classes.
         reference_dir: a folder with the same images before they were shifted.
         ood: a folder of other images, or ``noise``.
     """
     start_time, notes = time.monotonic(), list[str]()
-    job = load_finished_run(folder, data_root)
+    job, models = Job.from_run(folder, data_root), read_record(folder / "record.json").models
     config = RobustnessConfig(
-        checks=tuple(name for name in checks if name != "efficiency"), attacks=_parse_attacks(attacks, notes,
-        checks=checks),
-        eps=_parse_eps(eps), num_samples=num_samples, seed=job.recipe.seed, **_load_image_folders(job.data,
-        shifted_dir, reference_dir, ood),
-    )  # fmt: skip
-    networks = _load_networks(job, folder, notes)
-    eval_data = job.data.validation if split == "validation" else job.data.test.unlock(hash_networks(networks))
+        checks=tuple(name for name in CHECKS if name in checks),
+        attacks=_parse_attacks(attacks, notes, checks),
+        eps=_parse_eps(eps),
+        num_samples=1000 if num_samples is None else num_samples,
+        seed=job.recipe.seed,
+        **_load_image_folders(job.data, shifted_dir, reference_dir, ood),
+    )
+    networks = _load_networks(job, folder, models, notes)
+    eval_data = _open_split(job, split, networks)
     pairs = [("distilled", name) for name in _STUDENTS_OF_SAME_COST if {"distilled", name} <= networks.keys()]
-    evaluation = {
-        **_evaluation_header(job, folder, split, config),
-        **evaluate_side_by_side(networks, job.data, job.task, eval_data, config=config, pairs=pairs),
-        "efficiency": None,
-    }
-    for name, header in _read_titles(folder).items():
-        if name in evaluation["models"]:
-            evaluation["models"][name] = {**header, **evaluation["models"][name]}
+    robustness = evaluate_side_by_side(networks, job.data, job.task, eval_data, config=config, pairs=pairs)
+    for name, metrics in robustness["models"].items():
+        robustness["models"][name] = {"role": models[name].role, "title": models[name].title, **metrics}
+    efficiency = None
     if "efficiency" in checks:
         # A baseline is the same network with other weights, and costs the same.
-        evaluation["efficiency"] = measure_efficiency(
-            {name: network for name,
-            network in networks.items() if name not in _STUDENTS_OF_SAME_COST or len(networks) == 1},
-            job.data, job.task, eval_data,
-        )  # fmt: skip
-        notes += evaluation["efficiency"].pop("notes")
-    evaluation |= {"notes": notes, "seconds": round(time.monotonic() - start_time, 2)}
+        measured = {n: net for n, net in networks.items() if n not in _STUDENTS_OF_SAME_COST or len(networks) == 1}
+        efficiency = measure_efficiency(measured, job.data, job.task, eval_data)
+        notes += efficiency.pop("notes")
+    evaluation = {
+        **_evaluation_header(job, split, config), **robustness, "efficiency": efficiency, "notes": notes,
+        "seconds": round(time.monotonic() - start_time, 2),
+    }  # fmt: skip
     text = json.dumps(evaluation, indent=1, allow_nan=False)
-    path = write_atomically(folder / EVALUATION_FILE, lambda partial: partial.write_text(text))
+    path = write_text(folder / "evaluation.json", text)
     if split == "test":
         job.data.test.close()
     _print(render_evaluation_table(evaluation))
@@ -93,7 +124,11 @@ def evaluate_networks(
     return evaluation
 
 
-def _evaluation_header(job: Job, folder: Path, split: str, config: RobustnessConfig) -> dict[str, Any]:
+def _open_split(job: Job, split: str, networks: Mapping[str, nn.Module]) -> Split:
+    return job.data.validation if split == "validation" else job.data.test.unlock(hash_networks(networks))
+
+
+def _evaluation_header(job: Job, split: str, config: RobustnessConfig) -> dict[str, Any]:
     return {
         "schema": 2, "kind": "evaluation", "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "split": split,
@@ -106,60 +141,35 @@ def _evaluation_header(job: Job, folder: Path, split: str, config: RobustnessCon
     }  # fmt: skip
 
 
-def _load_networks(job: Job, folder: Path, notes: list[str]) -> dict[str, nn.Module]:
-    """Every network of the run whose weights are kept, in the order of the record: teachers, baselines, the student."""
-    loaded_networks: dict[str, nn.Module] = {}
-    models = _read_titles(folder)
+def _load_networks(job: Job, folder: Path, models: Mapping[str, ModelRecord], notes: list[str]) -> dict[str, nn.Module]:
+    """Every network of the run that has a file of weights, in the order of the record."""
+    networks: dict[str, nn.Module] = {}
     for name, model in models.items():
-        paths = _weight_paths(folder, name, model["role"], single=len(models) == 1)
-        file = next((file for file in paths if file.exists()), None)
+        role, checkpoint = model.role, folder / "checkpoint" / f"{name}.safetensors"
+        if role in (Role.TEACHER, Role.ASSISTANT):
+            # A trial of a study has its teachers in its own folder.
+            paths = [checkpoint, folder / f"{name}.safetensors"]
+        else:
+            paths = [folder / "student.safetensors" if role == Role.DISTILLED or len(models) == 1 else checkpoint]
+        file = next((path for path in paths if path.exists()), None)
         if file is None:
-            reason = (
-                "it has no weights of its own"
-                if model["role"] == Role.TEACHER
-                else "this run was made by a limbeck that kept none"
-            )
+            reason = "it has no weights of its own" if role == Role.TEACHER else "this run was made by an older limbeck"
             notes.append(f"{name} is left out, for its weights are not in {folder}: {reason}")
-        elif not isinstance(network := _build_network(job, name), ExternalTeacher):
-            loaded_networks[name] = load_weights(network, file).eval()
-    if not loaded_networks:
+        elif not isinstance(network := job.build_network(name), ExternalTeacher):
+            networks[name] = load_weights(network, file).eval()
+    if not networks:
         raise LimbeckError(f"{folder} keeps the weights of no network, so there is nothing to evaluate: run it again")
-    return loaded_networks
+    return networks
 
 
-def _weight_paths(folder: Path, name: str, role: str, *, single: bool) -> tuple[Path, ...]:
-    """Where the weights may stand: in a run, or in a trial of a study, which holds one student or the teachers."""
-    checkpoint_path = folder / "checkpoint" / f"{name}.safetensors"
-    if role in (Role.TEACHER, Role.ASSISTANT):
-        return checkpoint_path, folder / f"{name}.safetensors"
-    return (folder / "student.safetensors" if role == Role.DISTILLED or single else checkpoint_path,)
-
-
-def _build_network(job: Job, name: str) -> nn.Module:
-    if name in job.recipe.teachers:
-        return job.build_teacher(name)
-    if name in job.recipe.assistants:
-        return job.build_assistant(name)
-    return job.build_student() if name in BASELINE_PHASES else job.build_deployed()
-
-
-def _read_titles(folder: Path) -> dict[str, dict[str, str]]:
-    """Role and title of each model in the record."""
-    try:
-        models = json.loads((folder / "record.json").read_text())["models"]
-        return {name: {"role": model["role"], "title": model["title"]} for name, model in models.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LimbeckError(f"{folder / 'record.json'} cannot be read: it is not the record of a run") from error
-
-
-def _parse_attacks(text: str | None, notes: list[str], *, checks: Sequence[str]) -> tuple[str, ...]:
-    if text is not None:
+def _parse_attacks(text: str | None, notes: list[str], checks: Collection[str]) -> tuple[str, ...]:
+    if text:
         names = tuple(name.strip() for name in text.split(",") if name.strip())
         for name in names:
             if name not in ATTACKS:
                 raise LimbeckError(f"no attack is named {name!r}; there are: {suggest_names(name, ATTACKS)}")
         if not names:
-            raise LimbeckError(f"--attacks names attacks with commas between, out of {', '.join(ATTACKS)}")
+            raise LimbeckError(f"--attacks takes names with commas between, out of {', '.join(ATTACKS)}")
         return names
     if find_spec("torchattacks") is not None:
         return tuple(ATTACKS)
@@ -172,36 +182,111 @@ def _parse_eps(text: str | None) -> float:
     """A number or a fraction."""
     if text is None:
         return DEFAULT_EPS
-    numerator, _, denominator = text.partition("/")
     try:
-        eps = float(numerator) / (float(denominator) if denominator else 1.0)
+        eps = float(Fraction(text))
     except (ValueError, ZeroDivisionError):
-        raise LimbeckError(f"--eps is a number or a fraction in 0..1, such as 8/255, not {text!r}") from None
+        eps = 0.0
     if not 0 < eps <= 1:
         raise LimbeckError(
-            f"an unnormalized ε is refused: --eps is in pixel units of 0..1, and {text} is not between 0 and 1; give "
-            f"{text}/255 for {text} levels of 255"
+            f"an unnormalized ε is refused: --eps must be in pixel units of 0..1, got {text}; give {text}/255 for "
+            f"{text} levels of 255"
             if eps > 1
-            else f"--eps is a number or a fraction in 0..1, such as 8/255, not {text!r}"
+            else f"--eps must be a number or a fraction in 0..1, such as 8/255, got {text!r}"
         )
     return eps
 
 
 def _load_image_folders(
     data: DataModule, shifted_dir: Path | None, reference_dir: Path | None, ood: str | None
-) -> Mapping[str, Any]:
-    splits: dict[str, Any] = {"shifted": None, "reference": None}
-    if reference_dir is not None and shifted_dir is None:
-        raise LimbeckError(
-            "--reference-dir is the other version of the images of --shifted-dir: give --shifted-dir as well"
-        )
+) -> dict[str, Any]:
+    """``shifted``, ``reference`` and ``ood`` of a :class:`RobustnessConfig`."""
+    reference, shifted = None, None
     if shifted_dir is not None and reference_dir is not None:
-        splits["reference"], splits["shifted"] = load_image_pairs(reference_dir, shifted_dir, data)
+        reference, shifted = _load_image_pairs(reference_dir, shifted_dir, data)
     elif shifted_dir is not None:
-        splits["shifted"] = load_images_by_class(shifted_dir, data)
+        shifted = _load_images_by_class(shifted_dir, data)
+    elif reference_dir is not None:
+        raise LimbeckError("--reference-dir needs the same images after the shift: give --shifted-dir as well")
     use_noise = ood is None or (ood == "noise" and not Path(ood).is_dir())
-    return {**splits, "ood": None if use_noise else load_unlabeled_images(Path(ood or ""), data)}
+    return {
+        "reference": reference,
+        "shifted": shifted,
+        "ood": None if use_noise else _load_unlabeled_images(Path(ood or ""), data),
+    }
 
 
-def _print(text: str) -> None:
-    print(text)  # noqa: T201
+def _load_images_by_class(folder: Path, data: DataModule) -> Split:
+    """The images of ``folder``, which has one folder for each class of ``data``.
+
+    Raises:
+        LimbeckError: no such folder, no image in it, a class that the data lacks, or images of another shape.
+    """
+    paths, labels = zip(*_index_images(folder, data).values(), strict=True)
+    return _make_split(list(paths), torch.tensor(labels), data)
+
+
+def _load_image_pairs(first_dir: Path, second_dir: Path, data: DataModule) -> tuple[Split, Split]:
+    """Two versions of the same images: those with one class and name (without the extension) in both folders.
+
+    Raises:
+        LimbeckError: a folder is absent, or they have no image in common.
+    """
+    first_images, second_images = _index_images(first_dir, data), _index_images(second_dir, data)
+    keys = [key for key in first_images if key in second_images]
+    if not keys:
+        raise LimbeckError(
+            f"{first_dir} and {second_dir} have no image in common: two versions of an image have one class folder "
+            "and name"
+        )
+    target = torch.tensor([first_images[key][1] for key in keys])
+    first, second = (
+        _make_split([images[key][0] for key in keys], target, data) for images in (first_images, second_images)
+    )
+    return first, second
+
+
+def _load_unlabeled_images(folder: Path, data: DataModule) -> Split:
+    """All images under ``folder``, without labels."""
+    paths = _list_images(folder)
+    if not paths:
+        raise LimbeckError(f"there is no image in {folder}: it needs *.png (or jpg, bmp, webp …) at any depth")
+    return _make_split(paths, torch.full((len(paths),), UNLABELED), data)
+
+
+def _index_images(folder: Path, data: DataModule) -> dict[str, tuple[Path, int]]:
+    """Path and class of each image by ``class/name`` without the extension."""
+    paths, classes = _list_images(folder), {name: index for index, name in enumerate(data.class_names)}
+    for path in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
+        if path.name not in classes:
+            raise LimbeckError(
+                f"{folder} has a folder {path.name!r}, which is no class of {data.name}; there are: "
+                f"{suggest_names(path.name, classes)}"
+            )
+    images: dict[str, tuple[Path, int]] = {}
+    for path in (path for path in paths if path.relative_to(folder).parts[0] in classes):
+        key = path.relative_to(folder).with_suffix("").as_posix()
+        if key in images:
+            raise LimbeckError(f"{images[key][0]} and {path} have one name: keep one of them in {folder}")
+        images[key] = path, classes[path.relative_to(folder).parts[0]]
+    if not images:
+        raise LimbeckError(f"there is no image in {folder}: it needs <class>/*.png (or jpg, bmp, webp …)")
+    return images
+
+
+def _list_images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise LimbeckError(f"there is no folder {folder}: name one with images")
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+
+
+def _make_split(paths: list[Path], target: Tensor, data: DataModule) -> Split:
+    shape = data.input_shape
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise LimbeckError(f"a folder holds images, and the inputs of {data.name} are {list(shape)}")
+    channels, height, width = shape
+    files = ImageFiles(tuple(paths), height if height == width else None, channels)
+    if (actual_shape := tuple(files.read(torch.tensor([0])).shape[1:])) != shape:
+        raise LimbeckError(
+            f"{paths[0]} is {list(actual_shape)}, and {data.name} has {list(shape)}: bring it to that size"
+        )
+    return Split.from_images(files, target)

@@ -46,14 +46,15 @@ from limbeck.training.callbacks import Callback
 from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.utils.io import write_text
 from limbeck.workflows._job.job import Job
-from limbeck.workflows._job.measure import example_input, group_metrics
-from limbeck.workflows._job.run_dir import RUNS_DIR, lock_folder
-from limbeck.workflows._job.teacher_warnings import (
+from limbeck.workflows._job.measure import (
     collect_validation_outputs,
+    example_input,
     exempt_from_gap_warning,
+    group_metrics,
     to_teacher_similarities,
     to_teacher_stats,
 )
+from limbeck.workflows._job.run_dir import RUNS_DIR, lock_folder
 
 __all__ = ["select_teachers"]
 

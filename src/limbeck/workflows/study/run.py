@@ -29,8 +29,7 @@ from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.training.fit import get_batches
 from limbeck.utils.io import write_text
 from limbeck.utils.timing import measure_latencies
-from limbeck.workflows._job.data_cache import DataCache
-from limbeck.workflows._job.job import Job
+from limbeck.workflows._job.job import DataCache, Job
 from limbeck.workflows._job.run_dir import choose_run_dir, lock_folder
 from limbeck.workflows.compare.run import build_comparison
 from limbeck.workflows.study.results import write_study
@@ -183,8 +182,7 @@ def _measure_time_ratio(job: Job) -> float:
     the teacher do not count.
     """
     teachers: dict[str, nn.Module] = {
-        name: (job.build_teacher(name) if name in job.recipe.teachers else job.build_assistant(name)).eval()
-        for name in job.recipe.training_order()[-1].teachers
+        name: job.build_network(name).eval() for name in job.recipe.training_order()[-1].teachers
     }
     distilled_seconds = baseline_seconds = 0.0
     for stage_index, num_steps in enumerate(job.stage_steps()):

@@ -19,14 +19,10 @@ from limbeck.teachers import ExternalTeacher
 from limbeck.training import FitResult
 from limbeck.training.callbacks import Callback
 from limbeck.utils.io import write_text
-from limbeck.workflows._job.data_cache import DataCache
-from limbeck.workflows._job.job import Job
-from limbeck.workflows._job.measure import evaluate_split, measure_inference_cost
-from limbeck.workflows._job.measure_fidelity import measure_student_fidelity
-from limbeck.workflows._job.provenance import collect_provenance
-from limbeck.workflows.distill.assistants import train_assistants
-from limbeck.workflows.distill.extra_models import save_extra_models
-from limbeck.workflows.distill.run import hash_networks
+from limbeck.workflows._job.job import DataCache, Job
+from limbeck.workflows._job.measure import evaluate_split, measure_inference_cost, measure_student_fidelity
+from limbeck.workflows._job.provenance import collect_provenance, hash_networks
+from limbeck.workflows.distill.run import save_extra_models
 from limbeck.workflows.study.variants import Variant
 
 __all__ = ["run_trial"]
@@ -105,7 +101,7 @@ def _train_student(job: Job, variant: Variant, callbacks: Sequence[Callback] | N
     """The student of the variant and its assistants, whose training is part of the cost."""
     teachers = {name: job.build_teacher(name).eval() for name in job.recipe.teachers}
     with ResourceMeter() as meter:
-        runs = train_assistants(job, teachers, resume=True, callbacks=callbacks) if job.recipe.assistants else {}
+        runs = job.train_assistants(teachers, resume=True, callbacks=callbacks) if job.recipe.assistants else {}
         teachers |= {name: run.student for name, run in runs.items()}
         last_teachers = {name: teachers[name] for name in job.recipe.training_order()[-1].teachers}
         runs[variant.name] = job.train_stages(

@@ -23,7 +23,7 @@ from limbeck.recipe.overrides import apply_changes
 from limbeck.recipe.registry import resolve_target
 from limbeck.recipe.schema import to_plain, validate
 from limbeck.recipe.study_schema import BASELINES, BUILTIN_VARIANTS, Study
-from limbeck.workflows._job.distillers import baseline_weights
+from limbeck.workflows._job.stages import baseline_weights
 
 __all__ = ["StudyContext", "Variant", "check_variants", "dry_run_recipe", "make_trial_recipe", "make_variants"]
 

@@ -17,7 +17,7 @@ from limbeck.recipe import Recipe
 from limbeck.recipe.schema import to_plain, validate
 from limbeck.training.callbacks import Callback
 from limbeck.training.checkpoint import TrainingInterrupted
-from limbeck.workflows._job.data_cache import DataCache
+from limbeck.workflows._job.job import DataCache
 from limbeck.workflows.study.results import write_study
 from limbeck.workflows.study.trial import run_trial
 from limbeck.workflows.study.trials import Trial, claim_trial, list_trials, read_states

@@ -1,4 +1,4 @@
-"""What each loss compares and needs, and the parameters and buffers it has for features of a usual size."""
+"""``limbeck losses``: the losses of ``limbeck.losses`` as a table, and as ``docs/methods.md``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,34 @@ from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Preparable, loss_attribute
 from limbeck.recipe.registry import NODE_KINDS, list_names
+from limbeck.report.formatting import format_bytes
+from limbeck.report.terminal import make_table, render_text
 
-__all__ = ["EXAMPLE_SIZES", "KNOWLEDGE_KINDS", "LossInfo", "describe_loss", "list_losses", "measure_loss_size"]
+__all__ = [
+    "LossInfo",
+    "describe_loss",
+    "list_losses",
+    "losses_page",
+    "losses_table",
+    "measure_loss_size",
+    "render_losses",
+]
 
-KNOWLEDGE_KINDS: Final = ("response", "feature", "relation", "self", "label", "other")
-EXAMPLE_SIZES: Final = "16 → 32 channels of 8×8, and of a second layer 32 → 64 of 4×4; 10 classes"
+_KNOWLEDGE_TITLES: Final = {
+    "response": "Responses", "feature": "Features", "relation": "Relations", "self": "Without a teacher",
+    "label": "Labels", "other": "Others",
+}  # fmt: skip
+_EXAMPLE_SIZES: Final = "16 → 32 channels of 8×8, and of a second layer 32 → 64 of 4×4; 10 classes"
 """The features of student and teacher for which parameters and buffers are counted."""
+_HEADER: Final = f"""# Methods
+
+Every loss of `limbeck.losses` is a pure function of tensors, and a class that reads these tensors from a loss context
+and is named in a recipe by `use`. All follow one convention: sum over classes, mean over rows, times τ²; float32
+inside; no gradient to a teacher. `help(limbeck.losses.kd_loss)` shows shapes, arguments and an example;
+[Add a loss](add-a-method.md) shows how to add another.
+
+This page is generated: `limbeck losses --markdown > docs/methods.md`. Layers in brackets are optional. Parameters and
+buffers are those of the loss itself, for {_EXAMPLE_SIZES}."""
 _BATCH_SIZE: Final = 8
 _NUM_CLASSES: Final = 10
 _FEATURE_SHAPES: Final = {
@@ -36,12 +58,12 @@ class LossInfo:
 
     Attributes:
         name: of the class, as recipes use it.
-        knowledge: one of :data:`KNOWLEDGE_KINDS`.
+        knowledge: ``response``, ``feature``, ``relation``, ``self``, ``label`` or ``other``.
         title: the first line of the docstring of its module.
         formula: the first line of the docstring of its function ``fn``.
         paper: link; empty where there is none.
         needs: ``teacher``, ``target`` and the arguments that name layers, optional ones in brackets.
-        num_parameters: for :data:`EXAMPLE_SIZES`; ``None`` where the loss cannot be built for these.
+        num_parameters: for example features; ``None`` where the loss cannot be built for these.
         buffer_bytes: likewise, without the running statistics of BatchNorm.
     """
 
@@ -55,6 +77,11 @@ class LossInfo:
     buffer_bytes: int | None
 
 
+def render_losses(*, markdown: bool = False) -> str:
+    """:func:`losses_table`, or with ``markdown`` :func:`losses_page`."""
+    return losses_page(list_losses()) if markdown else losses_table(list_losses())
+
+
 def list_losses() -> list[LossInfo]:
     """Every loss that recipes can name, by kind of knowledge and then by name.
 
@@ -63,7 +90,33 @@ def list_losses() -> list[LossInfo]:
     """
     losses = import_module(NODE_KINDS["loss"].module)
     infos = [describe_loss(getattr(losses, name)) for name in list_names("loss")]
-    return sorted(infos, key=lambda info: (KNOWLEDGE_KINDS.index(info.knowledge), info.name.lower()))
+    kinds = list(_KNOWLEDGE_TITLES)
+    return sorted(infos, key=lambda info: (kinds.index(info.knowledge), info.name.lower()))
+
+
+def losses_page(losses: Sequence[LossInfo]) -> str:
+    """The page: one table for each kind of knowledge."""
+    head = ("loss", "compares", "formula", "paper", "needs", "parameters", "buffers")
+    sections = [_HEADER]
+    for kind, title in _KNOWLEDGE_TITLES.items():
+        rows = [
+            (f"`{loss.name}`", loss.title, loss.formula.replace("``", "`"),
+            f"[paper]({loss.paper})" if loss.paper else "–", *_sizes(loss))
+            for loss in losses
+            if loss.knowledge == kind
+        ]  # fmt: skip
+        if rows:
+            lines = [head, ("---",) * len(head), *rows]
+            table = "\n".join("| " + " | ".join(value.replace("|", "\\|") for value in row) + " |" for row in lines)
+            sections += [f"## {title}", table]
+    return "\n\n".join(sections) + "\n"
+
+
+def losses_table(losses: Sequence[LossInfo]) -> str:
+    """One line for each loss, and a line on the sizes below."""
+    rows = [(loss.name, loss.knowledge, *_sizes(loss), loss.paper or "–") for loss in losses]
+    table = make_table(("loss", "knowledge", "needs", "parameters", "buffers", "paper"), (), rows)
+    return render_text(table, f"parameters, buffers: for {_EXAMPLE_SIZES}; formulas: docs/methods.md", width=260)
 
 
 def describe_loss(loss_class: type[Any]) -> LossInfo:
@@ -88,11 +141,11 @@ def describe_loss(loss_class: type[Any]) -> LossInfo:
 
 
 def measure_loss_size(loss_class: type[Any], layers: dict[str, bool]) -> tuple[int | None, int | None]:
-    """Parameters and bytes of buffers of a loss for :data:`EXAMPLE_SIZES`; ``None`` where it cannot be built.
+    """Parameters and bytes of buffers of a loss for example features; ``None`` where it cannot be built.
 
     Args:
         loss_class: the class.
-        layers: its arguments that name layers, and whether they are required; optional ones are given only where the
+        layers: its arguments that name layers, and whether they are required; optional ones are used only where the
             loss cannot be built without.
 
     >>> from limbeck.losses import FitNetLoss, KDLoss
@@ -105,7 +158,10 @@ def measure_loss_size(loss_class: type[Any], layers: dict[str, bool]) -> tuple[i
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                loss = loss_class(**_layer_arguments(names))
+                layer_names = iter(("first", "second", "first", "second"))
+                loss = loss_class(
+                    **{name: ("first", "second") if name.endswith("layers") else next(layer_names) for name in names}
+                )
                 if isinstance(loss, Preparable):
                     loss.prepare(_example_context())
         except Exception:  # noqa: S112  # a loss may need settings or features of another kind
@@ -130,10 +186,11 @@ def _example_context() -> LossContext:
     return LossContext(student=student, teachers={"teacher": teacher}, teacher=teacher, target=ids, sample_ids=ids)
 
 
-def _layer_arguments(names: Sequence[str]) -> dict[str, Any]:
-    layers = iter(("first", "second", "first", "second"))
-    return {name: ("first", "second") if name.endswith("layers") else next(layers) for name in names}
-
-
 def _first_line(documented: object) -> str:
     return (inspect.getdoc(documented) or "").partition("\n")[0]
+
+
+def _sizes(loss: LossInfo) -> tuple[str, str, str]:
+    parameters = "yes" if loss.num_parameters is None else f"{loss.num_parameters:,}" if loss.num_parameters else "–"
+    buffers = "?" if loss.buffer_bytes is None else format_bytes(loss.buffer_bytes) if loss.buffer_bytes else "–"
+    return ", ".join(loss.needs) or "–", parameters, buffers

@@ -1,8 +1,0 @@
-"""``python -m limbeck.cli``."""
-
-import sys
-
-from limbeck.cli import main
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,301 @@
+"""The commands and their options.
+
+``run`` of a command is a function of this file, or ``module:function``, which is imported when the command runs. The
+options are its keyword arguments. A string or path that it returns is printed, and an integer is the exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from limbeck.core.errors import LimbeckError
+
+__all__ = ["add_commands"]
+
+_SubParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_FOLDER: Any = {"type": Path, "metavar": "DIR"}
+
+
+def add_commands(commands: _SubParsers) -> None:
+    """Add every command to the parser."""
+    _add_trainings(commands)
+    _add_evaluate(commands)
+    _add_run_files(commands)
+    _add_overviews(commands)
+    _add_cache(commands)
+    _add_recipe(commands)
+
+
+def _command(
+    commands: _SubParsers, name: str, run: str | Callable[..., Any], *, help: str, description: str | None = None
+) -> Callable[..., Any]:
+    """Add a command; returns the ``add_argument`` of its parser."""
+    parser = commands.add_parser(name, help=help, description=description)
+    parser.set_defaults(run=run)
+    return parser.add_argument
+
+
+def _add_recipe_arguments(add: Callable[..., Any], *, nargs: str | None = None, data_root: bool = True) -> None:
+    add("recipe", nargs=nargs, metavar="RECIPE", help="a YAML file, or a name of `limbeck recipe list`")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the recipe")
+    if data_root:
+        add("--data-root", metavar="DIR", help="root folder of the data; the same as data.root=DIR")
+
+
+def _add_run_arguments(add: Callable[..., Any], *, data_root: bool = True) -> None:
+    add("folder", type=Path, metavar="RUN")
+    if data_root:
+        add("--data-root", metavar="DIR", help="root folder of the data, if it has moved")
+
+
+def _add_trainings(commands: _SubParsers) -> None:
+    """Add the commands that train."""
+    add = _command(
+        commands,
+        "distill",
+        _distill,
+        help="train a student with its teachers, compare it with its baseline, export, report",
+        description="Without a recipe: digits, on the data that comes with scikit-learn. "
+        "KEY=VALUE changes a setting: student.width=16",
+    )
+    _add_recipe_arguments(add, nargs="?")
+    add("--out", dest="run_dir", **_FOLDER, help="the run folder (default: runs/NAME, numbered if taken)")
+    add("--seed", type=int, metavar="N", help="replaces the recipe's seed")
+    add("--resume", action="store_true", help="continue the run in --out (or the newest of its name)")
+    add = _command(
+        commands,
+        "study",
+        "limbeck.workflows.study.run:study",
+        help="compare a recipe's variants with matched baselines over several seeds, with intervals and a verdict",
+        description="Trains the teacher, the student without a teacher (for equal steps, for equal wall time, with "
+        "label smoothing), the recipe and its `study: {variants: ...}`, each with every seed. "
+        "Each training reads the test split once.",
+    )
+    _add_recipe_arguments(add)
+    add("--seeds", type=int, metavar="N", help="how many seeds, from 0 (default: the recipe's, or 5)")
+    add("--jobs", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
+    add("--out", dest="output_dir", **_FOLDER, help="its folder (default: runs/NAME-study, numbered if taken)")
+    add("--resume", action="store_true", help="continue the study in --out; new variants and seeds are added")
+    add = _command(
+        commands,
+        "select-teachers",
+        "limbeck.workflows.select_teachers.run:select_teachers",
+        help="measure a recipe's teachers on the validation split and choose among them",
+        description="Candidates are the recipe's teachers; the test split is not read. Writes teacher_selection.json "
+        "and teacher_selection.svg.",
+    )
+    _add_recipe_arguments(add, data_root=False)
+    add("--latency-budget", type=float, metavar="MS", help="all teachers, per image (default: 30 times the student's)")
+    add("--margin", type=float, default=5.0, metavar="POINTS", help="minimum gain over the baseline (default: 5)")
+    add("--out", dest="output_dir", **_FOLDER, help="default: runs/NAME-teachers; models trained there are reused")
+    add("--baseline-run", type=Path, metavar="RUN", help="a finished run to take the baseline from")
+    add = _command(
+        commands,
+        "reproduce",
+        _reproduce,
+        help="repeat a run from its record and compare the metrics",
+        description="Trains everything again in a new folder. Exit status 0: the metrics agree; 1: they differ.",
+    )
+    add("--out", dest="output_dir", **_FOLDER, help="the new folder (default: RUN-reproduce, numbered if taken)")
+    add("--tolerance", type=float, default=0.005, metavar="X", help="largest difference that agrees (default: 0.005)")
+    _add_run_arguments(add)
+    add("--resume", action="store_true", help="continue a reproduction in --out that was stopped")
+
+
+def _distill(*, recipe: str | None, overrides: list[str], **options: Any) -> None:
+    from limbeck.workflows.distill.run import distill
+
+    if recipe is not None and "=" in recipe and not Path(recipe).exists():
+        overrides, recipe = [recipe, *overrides], None
+    distill(recipe, overrides, **options)
+
+
+def _reproduce(*, folder: Path, **options: Any) -> int:
+    from limbeck.workflows.reproduce import reproduce
+
+    if options["resume"] and options["output_dir"] is None:
+        raise LimbeckError("--resume continues the reproduction in --out: give its folder")
+    return int(reproduce(folder, **options)["match"] == "different")
+
+
+def _add_evaluate(commands: _SubParsers) -> None:
+    add = _command(
+        commands,
+        "evaluate",
+        _evaluate,
+        help="measure a run's models: under attack, corruption and shift, calibration, other runtimes",
+        description="Without a flag of what to measure: the student's metrics on the validation split. With "
+        "one or more: every model of the run, into RUN/evaluation.json.",
+    )
+    add("--split", choices=("validation", "test"), default="validation", help="the test split is read once in a run")
+    _add_run_arguments(add)
+    add("--all", action="store_true", dest="all_checks", help="every check that needs no folder")
+    add("--attacks", nargs="?", const="", metavar="NAMES", help="under attack: fgsm,pgd,apgd (default: all installed)")
+    add("--eps", metavar="E", help="the largest change of a pixel in 0..1 under attack (default: 8/255)")
+    for check, text in (
+        ("corruptions", "accuracy under 15 common corruptions in 5 severities"),
+        ("noise", "accuracy under Gaussian noise of increasing strength"),
+        ("calibration", "ECE and NLL before and after temperature scaling"),
+        ("efficiency", "latency, size and accuracy in torch, onnxruntime and OpenVINO"),
+    ):
+        add(f"--{check}", action="append_const", const=check, dest="checks", default=[], help=text)
+    add("--shifted-dir", **_FOLDER, help="accuracy on other images of the same classes, one folder per class")
+    add("--reference-dir", **_FOLDER, help="the original images of --shifted-dir, by the same names")
+    add("--ood", nargs="?", const="noise", metavar="DIR", help="out-of-distribution detection: images of DIR, or noise")
+    add("--num-samples", type=int, metavar="N", help="images for attacks, corruptions and noise (default: 1000)")
+
+
+def _evaluate(
+    *, folder: Path, split: str, data_root: str | None, checks: list[str], all_checks: bool, **options: Any
+) -> None:
+    from limbeck.workflows.evaluate.run import evaluate_networks, evaluate_student
+
+    names = {*checks}
+    names |= {"attacks", "corruptions", "noise", "ood", "calibration", "efficiency"} if all_checks else set()
+    for check, option in (("attacks", "attacks"), ("shift", "shifted_dir"), ("ood", "ood")):
+        names |= {check} if options[option] is not None else set()
+    if names:
+        evaluate_networks(folder, names, split=split, data_root=data_root, **options)
+        return
+    for option in ("eps", "num_samples", "reference_dir"):
+        if options[option] is not None:
+            raise LimbeckError(f"--{option.replace('_', '-')} needs something to measure: add --all")
+    evaluate_student(folder, split=split, data_root=data_root)
+
+
+def _add_run_files(commands: _SubParsers) -> None:
+    """Add the commands on the files of one run."""
+    add = _command(
+        commands,
+        "diagnose",
+        _diagnose,
+        help="list likely problems of a run",
+        description="Reads the files of the run; trains nothing, and reads no data.",
+    )
+    _add_run_arguments(add, data_root=False)
+    text = "write a run's student as ONNX and check it against torch"
+    add = _command(commands, "export", "limbeck.workflows.export_run:export_run", help=text)
+    _add_run_arguments(add)
+    add("--to", type=Path, dest="output_path", metavar="FILE", help="default: RUN/student.onnx")
+    add = _command(commands, "report", _report, help="write a run's report.html again from its record")
+    _add_run_arguments(add, data_root=False)
+    text = "write a run's model card (README.md) again from its record"
+    add = _command(commands, "model-card", "limbeck.report:write_model_card", help=text)
+    _add_run_arguments(add, data_root=False)
+    add("--license", default="other", metavar="ID", help="of the weights, by its name on the Hugging Face Hub")
+    record = commands.add_parser("record", help="check a run's record and its hash, or print the schema of records")
+    actions = record.add_subparsers(required=True, metavar="ACTION")
+    text = "check that a record is valid and intact; exit status 1: it is not"
+    _add_run_arguments(_command(actions, "check", _record_check, help=text), data_root=False)
+    _command(actions, "schema", "limbeck.report:render_json_schema", help="print the JSON Schema of record.json")
+
+
+def _diagnose(*, folder: Path) -> str:
+    from limbeck.workflows.diagnose import diagnose_run
+
+    return str(diagnose_run(folder))
+
+
+def _report(*, folder: Path) -> None:
+    from limbeck.report import integrity_warning, write_report
+
+    print(write_report(folder))  # noqa: T201
+    if warning := integrity_warning(folder):
+        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+
+
+def _record_check(*, folder: Path) -> int:
+    from limbeck.report import check_record
+
+    problems = check_record(folder)
+    for problem in problems:
+        print(problem, file=sys.stderr)  # noqa: T201
+    if not problems:
+        print(f"{folder}: record is intact (hash matches)")  # noqa: T201
+    return int(bool(problems))
+
+
+def _add_overviews(commands: _SubParsers) -> None:
+    """Add the commands that compare runs and list what there is."""
+    add = _command(
+        commands,
+        "compare",
+        "limbeck.workflows.compare.run:compare",
+        help="compare runs, or the variants of a study, on one page",
+        description="Runs of one recipe with other seeds are seeds of the same variants. A study may still be running.",
+    )
+    add("folders", nargs="+", type=Path, metavar="RUN", help="folders of runs, or that of a study")
+    add("--out", type=Path, dest="html", metavar="FILE.html", help="the page (default: compare.html)")
+    add("--csv", type=Path, metavar="FILE", help="write the table in full precision as well")
+    add("--markdown", type=Path, metavar="FILE", help="write the table for GitHub as well")
+    add("--latex", type=Path, metavar="FILE", help="write the table for a paper (booktabs) as well")
+    add("--baseline", metavar="NAME", help="model to compare with (default: the baseline, or the study's)")
+    text = "show the runs and studies under a folder in a browser, live"
+    add = _command(commands, "dashboard", "limbeck.dashboard:serve", help=text)
+    add("folder", **_FOLDER)
+    add("--port", type=int, default=8642, metavar="N", help="port on 127.0.0.1 (default: 8642)")
+    text = "list the layers of a model whose features can be read"
+    add = _command(commands, "layers", "limbeck.workflows.print_layers:print_layers", help=text)
+    add("model", metavar="MODEL", help="resnet20, torchvision:resnet18, timm:NAME, or package.module:function")
+    add("--input", default="3x32x32", dest="shape", metavar="CxHxW", help="shape of one input (default: 3x32x32)")
+    add("--plugin", action="append", default=[], dest="plugins", metavar="PACKAGE", help="a package of MODEL")
+    text = "list every loss: what it compares, its paper, parameters, buffers and layers"
+    add = _command(commands, "losses", "limbeck.workflows.list_losses:render_losses", help=text)
+    add("--markdown", action="store_true", help="print docs/methods.md, with formulas and settings")
+
+
+def _add_cache(commands: _SubParsers) -> None:
+    cache = commands.add_parser("cache", help="fill, list, check or remove caches of teacher outputs")
+    actions, module = cache.add_subparsers(required=True, metavar="ACTION"), "limbeck.workflows.teacher_cache"
+    text = "compute the outputs of a recipe's teachers for every view of every image"
+    add = _command(actions, "fill", f"{module}:populate_cache", help=text)
+    _add_recipe_arguments(add)
+    add("--batch-size", type=int, default=256, metavar="N", help="batch size (default: 256)")
+    info = _command(actions, "info", f"{module}:print_caches", help="list all caches")
+    verify = _command(actions, "verify", f"{module}:verify_caches", help="read and check every output")
+    verify("keys", nargs="*", metavar="KEY", help="caches to check, by the start of their keys (default: all)")
+    text = "remove caches: those named, those not used for long, or all"
+    prune = _command(actions, "prune", f"{module}:prune_caches", help=text)
+    prune("keys", nargs="*", metavar="KEY", help="the caches to remove, by the start of their keys")
+    prune("--older-than", type=float, metavar="DAYS", help="caches that were not used for so many days")
+    prune("--all", action="store_true", dest="all_caches", help="all of them")
+    for add in (info, verify, prune):
+        add("--root", metavar="DIR", help="default: $LIMBECK_CACHE, or ~/.cache/limbeck/teacher_outputs")
+
+
+def _add_recipe(commands: _SubParsers) -> None:
+    recipe = commands.add_parser("recipe", help="check or show a recipe, or list those that come with limbeck")
+    actions = recipe.add_subparsers(required=True, metavar="ACTION")
+    add = _command(actions, "check", _recipe_check, help="check that a recipe is valid")
+    _add_recipe_arguments(add, data_root=False)
+    add = _command(actions, "show", _recipe_show, help="print it with every setting, defaults included")
+    _add_recipe_arguments(add, data_root=False)
+    _command(actions, "list", _recipe_list, help="the recipes that come with limbeck")
+
+
+def _recipe_check(*, recipe: str, overrides: list[str]) -> str:
+    from limbeck.recipe import find_recipe, load_recipe, resolve_recipe
+
+    loaded_recipe = load_recipe(find_recipe(recipe), overrides)
+    resolve_recipe(loaded_recipe)
+    if loaded_recipe.study is not None:
+        from limbeck.workflows.study.variants import check_variants
+
+        check_variants(loaded_recipe)
+    return f"{recipe}: recipe is valid"
+
+
+def _recipe_show(*, recipe: str, overrides: list[str]) -> str:
+    from limbeck.recipe import find_recipe, load_recipe, to_yaml
+
+    return to_yaml(load_recipe(find_recipe(recipe), overrides))
+
+
+def _recipe_list() -> str:
+    from limbeck.recipe import list_recipes
+
+    return "\n".join(f"{name:<36} {summary}" for name, summary in list_recipes())

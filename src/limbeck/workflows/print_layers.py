@@ -1,0 +1,47 @@
+"""``limbeck layers``: the layers of a model whose features can be recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from limbeck.core.errors import LimbeckError
+from limbeck.features import list_layers
+from limbeck.recipe.resolve_node import resolve_node
+
+__all__ = ["print_layers"]
+
+
+def print_layers(model: str, shape: str, *, plugins: Sequence[str] = ()) -> None:
+    """Print every layer of ``model`` with the shape of its features for one input of ``shape`` (``3x32x32``)."""
+    input_shape = _parse_shape(shape)
+    library, _, name = model.partition(":")
+    is_library = library in ("torchvision", "timm") and name
+    node: dict[str, Any] = {"use": library, "name": name} if is_library else {"use": model}
+    settings = {"classes": 10, "channels": input_shape[0]}
+    network = resolve_node(node, "model", plugins=plugins, provided=settings, config_path="MODEL").build()
+    try:
+        rows = list_layers(network, torch.zeros(1, *input_shape))
+    except Exception as error:  # a network may raise any error for an input of another shape
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise LimbeckError(f"{model} does not take an input of {shape} ({line[:160]}): give --input another") from error
+    width, kind_width = max(len(path) for path, *_ in rows), max(len(kind) for _, kind, *_ in rows)
+    for path, kind, output_shape, num_calls in rows:
+        text = "did not run" if not num_calls else "no tensor"
+        if num_calls and output_shape is not None:
+            text = "×".join(map(str, output_shape[1:]))
+        if num_calls > 1:
+            text += f"   runs {num_calls} times: write {path}@0 …"
+        print(f"{path:<{width}}  {kind:<{kind_width}}  {text}")  # noqa: T201
+
+
+def _parse_shape(text: str) -> list[int]:
+    try:
+        shape = [int(size) for size in text.lower().replace("×", "x").split("x")]
+    except ValueError:
+        shape = []
+    if not shape or min(shape) < 1:
+        raise LimbeckError(f"--input must be the shape of one input, such as 3x32x32, got {text!r}")
+    return shape
