@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.data import Normalization
 from limbeck.teachers.external.external_teacher import ExternalTeacher
+from limbeck.utils.logits import find_logits
 
 __all__ = [
     "UNKNOWN_CLASS_LOGIT",
@@ -132,13 +133,7 @@ class InputMapping:
         """``output`` of the teacher, or its logits in the class order of the task."""
         if self.class_indices is None:
             return output
-        # The forms that tasks read: .logits, ["logits"], the first of a tuple, or the tensor itself.
-        logits = getattr(output, "logits", output)
-        if isinstance(logits, dict):
-            logits = logits.get("logits")
-        if isinstance(logits, tuple | list) and logits:
-            logits = logits[0]
-        if not isinstance(logits, Tensor):
+        if (logits := find_logits(output)) is None:
             raise LimbeckError(f"the teacher must return logits to match classes, got a {type(output).__name__}")
         return reorder_classes(logits, self.class_indices)
 
