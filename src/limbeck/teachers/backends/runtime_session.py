@@ -84,7 +84,7 @@ class RuntimeSession:
     def _run(self, chunk: NDArray[Any], size: int) -> NDArray[Any]:
         """The output for a chunk, padded with its last row to ``size`` rows."""
         padded = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
-        return self._graph.run(self.input_name, self.output_name, padded.astype(self._dtype))[: len(chunk)]
+        return self._graph.run(self.input_name, self.output_name, padded.astype(self._dtype, copy=False))[: len(chunk)]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_graph"}
