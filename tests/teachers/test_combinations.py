@@ -315,7 +315,7 @@ def test_learned_weights_get_a_finite_gradient_where_teachers_are_absent():
         (lambda: combine_teachers({}, ensemble=MeanLogits), "an object such as MeanProbabilities\\(\\), got <class"),
         (lambda: distiller_with_learned_weights(weights={"soft": 1.0})[0] and limbeck.Distiller(
             nn.Linear(3, 3), [FixedLogits(1.0), FixedLogits(2.0)], objective={"ensemble": CrossEntropyLoss()},
-            task=Classification(3), ensemble=LearnedWeights()), "a loss named 'ensemble': rename the other one"),
+            task=Classification(3), ensemble=LearnedWeights()), "a loss named 'ensemble': rename the other loss"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence(make, message):
