@@ -1,6 +1,6 @@
 """limbeck: knowledge distillation as one Python system, from theory to deployment.
 
-The names below load on first use, so ``import limbeck`` costs nothing beside torch.
+The names below load on first use, so ``import limbeck`` costs little more than torch.
 """
 
 from __future__ import annotations

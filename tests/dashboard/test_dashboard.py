@@ -1,4 +1,4 @@
-"""The dashboard shows what is under its folder, to this machine only, and nothing else whatever it is asked."""
+"""The dashboard serves the runs of its folder, on localhost only, and nothing else for any request."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ LONG_AGO = time.time() - 10_000
 
 
 def ask(app, path, *, method="GET", host="127.0.0.1:8642", headers=()):
-    """One request, the path sent as it stands: no client tidies it up."""
+    """One request; the path is sent unchanged, without normalization by a client."""
     sent, raw = [], path.encode()
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
@@ -253,7 +253,7 @@ def test_progress_in_epochs_and_of_a_teacher_is_shown(studies, tmp_path):
         "big",
         120,
         240,
-    )  # 4 epochs are 120 steps, and 8 are asked for
+    )  # 4 epochs are 120 steps, and 8 are requested
     assert phase.fraction == 0.5
 
 

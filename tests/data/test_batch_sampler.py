@@ -57,11 +57,11 @@ def test_every_sample_stands_at_every_place_equally_often():
 def test_a_batch_is_a_pure_function_of_its_number():
     views = Augmentation((random_crop(1), horizontal_flip()))
     stream = shuffled(views=views)
-    asked = [stream.batch(step) for step in range(18)]
+    batches = [stream.batch(step) for step in range(18)]
     for step in (17, 0, 3, 12, 12, 5):
         for again in (stream.batch(step), shuffled(views=views).batch(step)):
-            assert again.keys() == asked[step].keys()
-            assert all(torch.equal(again[key], asked[step][key]) for key in again)
+            assert again.keys() == batches[step].keys()
+            assert all(torch.equal(again[key], batches[step][key]) for key in again)
 
 
 def test_torchs_own_generator_does_not_move_a_batch():
@@ -175,7 +175,7 @@ def test_batches_are_the_same_from_workers():
 
 
 class Counted:
-    """A loader of three batches that tells the epoch in which it was asked."""
+    """A loader of three batches that yields the epoch of its iteration."""
 
     def __init__(self, length=3, given=3):
         self.length, self.given, self.epoch = length, given, -1

@@ -53,7 +53,7 @@ def test_seeds_are_those_worked_out_in_plain_integers():
 
 
 def test_numbers_never_change():
-    # Caches of teachers' answers rest on these: a change here makes every one of them wrong without a word.
+    # Cached teacher outputs depend on these numbers: a change makes them all silently wrong.
     assert (draws([17], 5, seed=3, place=1).uniform(3)[0] * 2**24).int().tolist() == [15299038, 13498487, 14811189]
     assert [derive_seed(0), derive_seed(0, 1), derive_seed(1, 0), derive_seed(-1)] == [
         8147104208329303767,

@@ -140,11 +140,11 @@ def test_datasets_takes_the_parts_that_are_given():
     test, validation = Own(PIXELS[:10], LABELS[:10]), Own(PIXELS[10:30], LABELS[10:30])
     data = from_datasets(Own(PIXELS[30:], LABELS[30:]), validation, test)
     assert (len(data.train), len(data.validation), len(data.test)) == (50, 20, 10)
-    sealed = data.test.unlock("weights")
+    test_split = data.test.unlock("weights")
     assert torch.equal(everything(data.validation), PIXELS[10:30])
-    assert torch.equal(everything(sealed), PIXELS[:10])
+    assert torch.equal(everything(test_split), PIXELS[:10])
     # A number names one sample for ever, so no two samples of any parts share one.
-    numbers = torch.cat([part.sample_ids for part in (data.train, data.validation, sealed)])
+    numbers = torch.cat([part.sample_ids for part in (data.train, data.validation, test_split)])
     assert len(numbers.unique()) == 80
 
 
@@ -152,15 +152,15 @@ def test_datasets_takes_tensor_datasets_and_known_targets():
     class Known(Own):
         def __init__(self):
             super().__init__()
-            self.targets, self.asked = LABELS.tolist(), 0
+            self.targets, self.num_calls = LABELS.tolist(), 0
 
         def __getitem__(self, i):
-            self.asked += 1
+            self.num_calls += 1
             return super().__getitem__(i)
 
     known = Known()
     assert torch.equal(from_datasets(known).train.target, from_datasets(TensorDataset(PIXELS, LABELS)).train.target)
-    assert known.asked <= 1  # labels that are known are not looked for image by image
+    assert known.num_calls <= 1  # labels that are known are not looked for image by image
 
 
 def test_datasets_asks_a_target_transform_too():
@@ -184,7 +184,7 @@ def test_datasets_says_what_it_cannot_read():
         def __iter__(self):
             return iter([])
 
-    class Pictures(Own):
+    class ImageDataset(Own):
         def __getitem__(self, i):
             return Image.new("RGB", (4, 4)), int(LABELS[i])
 
@@ -195,7 +195,7 @@ def test_datasets_says_what_it_cannot_read():
     with pytest.raises(LimbeckError, match="a data set must be map-style"):
         from_datasets(Stream())
     with pytest.raises(LimbeckError, match=r"must be tensors, got a Image: .* ToTensor"):
-        from_datasets(Pictures())
+        from_datasets(ImageDataset())
     with pytest.raises(LimbeckError, match="must have one shape"):
         from_datasets(Sizes()).batches(batch_size=40).batch(0)
 

@@ -295,9 +295,9 @@ def test_cifar_is_read_from_torchvisions_layout(tmp_path, monkeypatch, source):
     pixels = np.concatenate([batch["data"] for batch in train]).reshape(-1, 3, 32, 32)
     np.testing.assert_array_equal((everything(data.train) * 255).round().byte(), pixels[data.train.sample_ids])
     np.testing.assert_array_equal(data.train.target, data.train.sample_ids % (2 * classes) % classes)
-    sealed = data.test.unlock("weights")
-    np.testing.assert_array_equal((everything(sealed) * 255).round().byte(), test["data"].reshape(-1, 3, 32, 32))
-    assert sealed.sample_ids.tolist() == list(range(len(pixels), len(pixels) + 2 * classes))
+    test_split = data.test.unlock("weights")
+    np.testing.assert_array_equal((everything(test_split) * 255).round().byte(), test["data"].reshape(-1, 3, 32, 32))
+    assert test_split.sample_ids.tolist() == list(range(len(pixels), len(pixels) + 2 * classes))
 
 
 def real_cifar(many: int) -> dict[str, list[bytes]]:

@@ -40,8 +40,8 @@ def test_samples_keep_their_image_label_and_number():
     whole = part(20, 10, first=500)
     for piece in stratified_split(stratified_subsample(hide_labels(whole, 12, seed=1), 20, seed=1), 0.4, seed=1):
         assert torch.equal(piece.read(torch.arange(len(piece))).squeeze(1), piece.sample_ids.float() - 500)
-        truth = whole.target[piece.sample_ids - 500]
-        assert ((piece.target == truth) | (piece.target == UNLABELED)).all()
+        expected = whole.target[piece.sample_ids - 500]
+        assert ((piece.target == expected) | (piece.target == UNLABELED)).all()
 
 
 def test_a_cut_is_by_seed_and_purpose():

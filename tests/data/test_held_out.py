@@ -1,4 +1,4 @@
-"""The sealed test part: opens once, remembers it on disk, and its images reach nothing before."""
+"""The held-out test split is opened once, logs it on disk, and no image of it is read before."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def part(many=6):
 
 
 class Untouchable:
-    """Images that nobody may read."""
+    """Images whose read fails."""
 
     def __init__(self, many):
         self.many = many
@@ -26,7 +26,7 @@ class Untouchable:
         return self.many
 
     def read(self, indices):
-        raise AssertionError("the sealed images were read")
+        raise AssertionError("the test images were read")
 
     def fingerprint(self):
         return "untouchable"
@@ -34,26 +34,26 @@ class Untouchable:
 
 def test_it_opens_once():
     whole = part()
-    sealed = HeldOutTest(whole)
-    assert sealed.num_reads == 0
-    assert sealed.unlock("weights a") is whole
-    assert sealed.num_reads == 1
-    sealed.close()
+    held_out = HeldOutTest(whole)
+    assert held_out.num_reads == 0
+    assert held_out.unlock("weights a") is whole
+    assert held_out.num_reads == 1
+    held_out.close()
     with pytest.raises(LimbeckError, match=r"was already read, on 20\d\d-.* choosing between models"):
-        sealed.unlock("weights b")
+        held_out.unlock("weights b")
     with pytest.raises(LimbeckError, match="was already read"):
-        sealed.unlock("weights a")
-    assert sealed.num_reads == 1
+        held_out.unlock("weights a")
+    assert held_out.num_reads == 1
 
 
 def test_the_log_is_written_before_the_images_are_returned(tmp_path, monkeypatch):
     ledger = tmp_path / "run" / "test.json"
-    sealed = HeldOutTest(part(), ledger)
+    held_out = HeldOutTest(part(), ledger)
     monkeypatch.setattr(
         "limbeck.data.held_out.write_atomically", lambda *_: (_ for _ in ()).throw(LimbeckError("full"))
     )
     with pytest.raises(LimbeckError, match="full"):
-        sealed.unlock("weights")
+        held_out.unlock("weights")
     monkeypatch.undo()
     HeldOutTest(part(), ledger).unlock("weights")
     written = json.loads(ledger.read_text())
@@ -65,12 +65,12 @@ def test_a_log_of_the_first_form_beside_it_counts(tmp_path):
     (tmp_path / "sealed.json").write_text(
         json.dumps({"reads": 1, "opened": "2026-01-01T00:00:00+00:00", "by": "weights a", "finished": False})
     )
-    sealed = HeldOutTest(part(), tmp_path / "test_access.json")
-    assert sealed.num_reads == 1
+    held_out = HeldOutTest(part(), tmp_path / "test_access.json")
+    assert held_out.num_reads == 1
     with pytest.raises(LimbeckError, match="was already read, on 2026-01-01"):
-        sealed.unlock("weights b")
-    sealed.unlock("weights a")
-    sealed.close()
+        held_out.unlock("weights b")
+    held_out.unlock("weights a")
+    held_out.close()
     assert json.loads((tmp_path / "test_access.json").read_text())["is_closed"] is True
     with pytest.raises(LimbeckError, match="was already read"):
         HeldOutTest(part(), tmp_path / "test_access.json").unlock("weights a")
@@ -106,10 +106,10 @@ def test_a_read_that_was_cut_off_opens_again_for_the_same_weights_only(tmp_path)
 def test_a_damaged_ledger_opens_nothing_and_says_so_in_one_sentence(tmp_path, text):
     ledger = tmp_path / "test.json"
     ledger.write_text(text)
-    sealed = HeldOutTest(Split(Untouchable(3), torch.arange(3), torch.zeros(3), torch.arange(3)), ledger)
-    for ask in (lambda: sealed.unlock("weights"), lambda: sealed.num_reads, sealed.close):
+    held_out = HeldOutTest(Split(Untouchable(3), torch.arange(3), torch.zeros(3), torch.arange(3)), ledger)
+    for call in (lambda: held_out.unlock("weights"), lambda: held_out.num_reads, held_out.close):
         with pytest.raises(LimbeckError, match=r"test\.json is damaged, so it is unknown whether") as raised:
-            ask()
+            call()
         assert "\n" not in str(raised.value)
     assert ledger.read_text() == text
 
@@ -121,40 +121,40 @@ def test_a_ledger_that_is_a_folder_is_damaged(tmp_path):
 
 
 def test_nothing_is_finished_that_was_not_opened(tmp_path):
-    sealed = HeldOutTest(part(), tmp_path / "test.json")
+    held_out = HeldOutTest(part(), tmp_path / "test.json")
     with pytest.raises(LimbeckError, match="was not opened"):
-        sealed.close()
+        held_out.close()
     assert not (tmp_path / "test.json").exists()
-    sealed.unlock("weights")
+    held_out.unlock("weights")
 
 
 def test_asking_for_length_history_or_fingerprint_opens_nothing(tmp_path):
     ledger = tmp_path / "test.json"
     untouchable = Split(Untouchable(3), torch.arange(3), torch.zeros(3, dtype=torch.long), torch.arange(3))
-    sealed = HeldOutTest(untouchable, ledger)
-    assert (len(sealed), sealed.num_reads, sealed.read_log()) == (3, 0, {})
-    assert len(sealed.fingerprint()) == 64
+    held_out = HeldOutTest(untouchable, ledger)
+    assert (len(held_out), held_out.num_reads, held_out.read_log()) == (3, 0, {})
+    assert len(held_out.fingerprint()) == 64
     assert not ledger.exists()
-    assert sealed.unlock("weights") is untouchable
+    assert held_out.unlock("weights") is untouchable
 
 
 def test_bound_remembers_in_the_file_it_is_bound_to(tmp_path):
-    sealed = HeldOutTest(part())
-    bound = sealed.with_log(tmp_path / "test.json")
+    held_out = HeldOutTest(part())
+    bound = held_out.with_log(tmp_path / "test.json")
     bound.unlock("weights")
     bound.close()
-    assert (bound.num_reads, sealed.num_reads) == (1, 0)
+    assert (bound.num_reads, held_out.num_reads) == (1, 0)
     with pytest.raises(LimbeckError, match="was already read"):
-        sealed.with_log(tmp_path / "test.json").unlock("weights")
+        held_out.with_log(tmp_path / "test.json").unlock("weights")
 
 
 def test_the_history_given_away_cannot_be_used_to_break_the_seal():
-    sealed = HeldOutTest(part())
-    sealed.unlock("weights")
-    sealed.close()
-    sealed.read_log().clear()
+    held_out = HeldOutTest(part())
+    held_out.unlock("weights")
+    held_out.close()
+    held_out.read_log().clear()
     with pytest.raises(LimbeckError, match="was already read"):
-        sealed.unlock("weights")
+        held_out.unlock("weights")
 
 
 def test_test_images_reach_only_the_caller_of_unlock():

@@ -44,7 +44,7 @@ def pixels():
 
 
 def by_hand(network, pixels, size=12):
-    """Resized as pixels, then normalised, then asked, then put in order."""
+    """Resized as pixels, normalized, run, and reordered."""
     from torchvision.transforms.v2 import functional as F
 
     with torch.no_grad():

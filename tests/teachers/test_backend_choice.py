@@ -94,7 +94,7 @@ def test_a_faster_backend_with_different_outputs_is_skipped(choice):
 
 def test_measuring_ends_when_its_time_is_spent(choice):
     report, _, clock, _ = choice({"eager": 2.0, "fold_batchnorm": 1.5}, budget=3.0)
-    # Folded is checked once, both are timed once, and the choice answers the batch.
+    # Folded is checked once, both are timed once, and the selected one computes the batch.
     assert clock.now == pytest.approx(1.5 + 3.5 + 1.5)
     assert report.backend == "fold_batchnorm"
 

@@ -32,7 +32,7 @@ ALL = [
     ConfidenceWeighted("cross_entropy"),
     RandomTeacher(seed=3), LearnedWeights(),
 ]  # fmt: skip
-EACH = pytest.mark.parametrize("how", ALL, ids=lambda how: repr(how)[:30])
+EACH = pytest.mark.parametrize("ensemble", ALL, ids=lambda ensemble: repr(ensemble)[:30])
 
 
 def softmax(z, axis=-1):
@@ -56,10 +56,12 @@ def draw_logits(seed, teachers, rows, classes):
     return random.normal(size=(teachers, rows, classes)) * 4, present, np.where(target < 0, -100, target)
 
 
-def camkd_probabilities(doubt, tau, rows):
+def camkd_probabilities(uncertainty, tau, rows):
     """CA-MKD from the paper, on the teachers of one row: ``doubt`` ``[K]``, logits ``[K, classes]``."""
-    many = len(doubt)
-    weight = np.ones(1) if many == 1 else (1 - np.exp(doubt) / np.exp(doubt).sum()) / (many - 1)
+    num_teachers = len(uncertainty)
+    weight = (
+        np.ones(1) if num_teachers == 1 else (1 - np.exp(uncertainty) / np.exp(uncertainty).sum()) / (num_teachers - 1)
+    )
     return (weight[:, None] * softmax(rows / tau)).sum(axis=0)
 
 
@@ -67,18 +69,20 @@ def camkd_probabilities(doubt, tau, rows):
 @SIZES
 def test_confidence_weights_are_those_of_the_paper_over_valid_teachers(seed, teachers, rows, classes):
     logits, present, target = draw_logits(seed, teachers, rows, classes)
-    answers = make_outputs(np.where(present[..., None], logits, np.nan), present)
+    outputs = make_outputs(np.where(present[..., None], logits, np.nan), present)
     for by in ("entropy", "cross_entropy"):
         combined = combine_teachers(
-            answers, ensemble=ConfidenceWeighted(by, temperature=2.0), target=torch.tensor(target)
+            outputs, ensemble=ConfidenceWeighted(by, temperature=2.0), target=torch.tensor(target)
         )
         for row in range(rows):
-            mine = logits[present[:, row], row]
-            p = softmax(mine)
+            valid_logits = logits[present[:, row], row]
+            p = softmax(valid_logits)
             likely = np.log(p[:, target[row]]) if target[row] >= 0 else np.zeros(len(p))
-            doubt = -(p * np.log(p)).sum(axis=1) if by == "entropy" else -likely
+            uncertainty = -(p * np.log(p)).sum(axis=1) if by == "entropy" else -likely
             result = (combined.require_logits()[row] / 2.0).exp().numpy()
-            np.testing.assert_allclose(result, camkd_probabilities(doubt, 2.0, mine), rtol=1e-6, atol=1e-12)
+            np.testing.assert_allclose(
+                result, camkd_probabilities(uncertainty, 2.0, valid_logits), rtol=1e-6, atol=1e-12
+            )
 
 
 @FEW
@@ -102,9 +106,9 @@ def test_weights_are_normalized_over_valid_teachers(seed, teachers, rows, classe
 
 
 def test_cross_entropy_weights_worked_by_hand():
-    # Two teachers give the truth 1/2 and 3/4: they weigh 2/5 and 3/5, so the mean is 0.2 + 0.45 = 0.65.
-    answers = make_outputs(np.array([[[0.0, 0.0]], [[np.log(3.0), 0.0]]]))
-    combined = combine_teachers(answers, ensemble=ConfidenceWeighted("cross_entropy"), target=torch.tensor([0]))
+    # Two teachers give the target 1/2 and 3/4: they weigh 2/5 and 3/5, so the mean is 0.2 + 0.45 = 0.65.
+    outputs = make_outputs(np.array([[[0.0, 0.0]], [[np.log(3.0), 0.0]]]))
+    combined = combine_teachers(outputs, ensemble=ConfidenceWeighted("cross_entropy"), target=torch.tensor([0]))
     assert float(combined.require_logits().exp()[0, 0]) == pytest.approx(0.65)
 
 
@@ -135,38 +139,38 @@ def test_confidence_takes_probabilities_as_targets_and_calls_all_zeros_no_label(
         .exp()
         .numpy()
     )
-    doubt = -(np.log(softmax(logits[:, 0])) @ np.array([0.25, 0.75, 0.0]))
-    np.testing.assert_allclose(result[0], camkd_probabilities(doubt, 1.0, logits[:, 0]), rtol=1e-6)
+    uncertainty = -(np.log(softmax(logits[:, 0])) @ np.array([0.25, 0.75, 0.0]))
+    np.testing.assert_allclose(result[0], camkd_probabilities(uncertainty, 1.0, logits[:, 0]), rtol=1e-6)
     np.testing.assert_allclose(result[1], softmax(logits[:, 1]).mean(axis=0), rtol=1e-6)
 
 
 @EACH
 @pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_every_way_is_finite_float32_and_gives_what_all_agree_on(how, scale):
+def test_every_way_is_finite_float32_and_gives_what_all_agree_on(ensemble, scale):
     rows = scale * torch.tensor([[0.5, -1.0, 0.25], [1.0, 1.0, 1.0]], dtype=torch.float16)
-    answers = {str(i): Outputs(logits=rows) for i in range(3)}
-    combined = combine_teachers(answers, ensemble=how, target=torch.tensor([1, -100])).require_logits()
+    outputs = {str(i): Outputs(logits=rows) for i in range(3)}
+    combined = combine_teachers(outputs, ensemble=ensemble, target=torch.tensor([1, -100])).require_logits()
     assert combined.dtype == torch.float32
     assert combined.isfinite().all()
     torch.testing.assert_close(combined.softmax(1), rows.float().softmax(1))
 
 
 @EACH
-def test_a_row_without_a_valid_teacher_enters_no_loss(how):
+def test_a_row_without_a_valid_teacher_enters_no_loss(ensemble):
     present = np.array([[True, False], [True, False]])
     logits = np.where(present[..., None], np.ones((2, 2, 3)), np.nan)
-    combined = combine_teachers(make_outputs(logits, present), ensemble=how, target=torch.tensor([0, 1]))
+    combined = combine_teachers(make_outputs(logits, present), ensemble=ensemble, target=torch.tensor([0, 1]))
     context = LossContext(student=Outputs(logits=torch.zeros(2, 3)), teacher=combined)
     assert [len(one.require_logits()) for one in context.pair()] == [1, 1]
     assert float(KDLoss()(context)) == pytest.approx(0.0, abs=1e-6)
 
 
 @EACH
-def test_an_impossible_class_poisons_no_way(how):
+def test_an_impossible_class_poisons_no_way(ensemble):
     logits = np.array([[[0.0, 1.0, -np.inf]], [[0.0, 1.0, 0.0]]])
-    for truth in (1, 2):
+    for label in (1, 2):
         assert (
-            not combine_teachers(make_outputs(logits), ensemble=how, target=torch.tensor([truth]))
+            not combine_teachers(make_outputs(logits), ensemble=ensemble, target=torch.tensor([label]))
             .require_logits()
             .isnan()
             .any()
@@ -174,19 +178,22 @@ def test_an_impossible_class_poisons_no_way(how):
 
 
 def test_random_teacher_draws_by_weight_and_reproducibly_by_step():
-    answers, how = make_outputs(np.arange(3.0).reshape(3, 1, 1) * np.ones((1, 1, 2))), RandomTeacher({"0": 2.0}, seed=7)
+    outputs, ensemble = (
+        make_outputs(np.arange(3.0).reshape(3, 1, 1) * np.ones((1, 1, 2))),
+        RandomTeacher({"0": 2.0}, seed=7),
+    )
     drawn_teachers = [
-        float(combine_teachers(answers, ensemble=how, progress=Progress(step)).require_logits()[0, 0])
+        float(combine_teachers(outputs, ensemble=ensemble, progress=Progress(step)).require_logits()[0, 0])
         for step in range(800)
     ]
     assert drawn_teachers == [
-        float(combine_teachers(answers, ensemble=how, progress=Progress(step)).require_logits()[0, 0])
+        float(combine_teachers(outputs, ensemble=ensemble, progress=Progress(step)).require_logits()[0, 0])
         for step in range(800)
     ]
     # 800 draws: the share of 1/2 has a standard error of 0.018, that of 1/4 one of 0.015.
     assert [drawn_teachers.count(i) / 800 for i in range(3)] == pytest.approx([0.5, 0.25, 0.25], abs=0.06)
     later = [
-        float(combine_teachers(answers, ensemble=how, progress=Progress(s, steps_before=9)).require_logits()[0, 0])
+        float(combine_teachers(outputs, ensemble=ensemble, progress=Progress(s, steps_before=9)).require_logits()[0, 0])
         for s in range(100)
     ]
     assert later == drawn_teachers[9:109]
@@ -194,14 +201,14 @@ def test_random_teacher_draws_by_weight_and_reproducibly_by_step():
 
 def test_random_teacher_uses_a_valid_teacher_for_each_row():
     present = np.array([[True, False], [False, True]])
-    answers = make_outputs(np.stack([np.full((2, 2), 1.0), np.full((2, 2), 2.0)]), present)
+    outputs = make_outputs(np.stack([np.full((2, 2), 1.0), np.full((2, 2), 2.0)]), present)
     for step in range(8):
-        rows = combine_teachers(answers, ensemble=RandomTeacher(), progress=Progress(step)).require_logits()
+        rows = combine_teachers(outputs, ensemble=RandomTeacher(), progress=Progress(step)).require_logits()
         assert rows[:, 0].tolist() == [1.0, 2.0]
 
 
 class FixedLogits(nn.Module):
-    """Gives the right answer with so many logits above the others."""
+    """Predicts the target with the given margin of its logit."""
 
     def __init__(self, by):
         super().__init__()
@@ -286,20 +293,20 @@ def test_without_labels_learned_weights_stay_where_they_are():
 
 
 def test_learned_weights_get_a_finite_gradient_where_teachers_are_absent():
-    how, logits = LearnedWeights(), np.random.default_rng(0).normal(size=(2, 3, 3))
+    ensemble, logits = LearnedWeights(), np.random.default_rng(0).normal(size=(2, 3, 3))
     present = np.array([[True, False, False], [True, True, False]])
     context = LossContext(
         student=Outputs(logits=torch.zeros(3, 3)),
         teachers=make_outputs(logits, present),
         target=torch.tensor([0, 1, 2]),
     )
-    how.prepare(context)
-    loss = how(context)
+    ensemble.prepare(context)
+    loss = ensemble(context)
     loss.backward()
-    # The row that one answered and the row that nobody answered say nothing about the weights.
+    # Rows of one teacher and rows of none do not change the weights.
     p = softmax(logits)[:, 0, 0]
     assert loss.item() == pytest.approx(-(np.log(p.mean()) + np.log(softmax(logits)[1, 1, 1])) / 2, rel=1e-6)
-    np.testing.assert_allclose(how.scores.grad.numpy(), -0.25 * (p / p.mean() - 1), rtol=1e-5)
+    np.testing.assert_allclose(ensemble.scores.grad.numpy(), -0.25 * (p / p.mean() - 1), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

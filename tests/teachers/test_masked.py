@@ -27,7 +27,7 @@ def net():
 
 
 def teacher_with_missing_rows(rows):
-    """A foreign teacher that has no answer for these rows."""
+    """An external teacher without outputs for these rows."""
 
     def predict(inputs):
         outputs = inputs.clone() * 2
@@ -83,20 +83,20 @@ def test_the_ensemble_uses_the_valid_teachers_of_a_row_and_skips_rows_without_on
         teacher="one")},
     )  # fmt: skip
     exchange = made.forward_context(BATCH)
-    heard, x = exchange.pair()[1].require_logits(), BATCH["input"]
+    ensemble_logits, x = exchange.pair()[1].require_logits(), BATCH["input"]
     assert exchange.teacher.valid.tolist() == [True, True, True, False]
-    torch.testing.assert_close(heard[0].softmax(0), one(x[0]).softmax(0))
-    torch.testing.assert_close(heard[2].softmax(0), two(x[2]).softmax(0))
-    # By hand: the mean over the three rows that somebody answered, and for the term's own teacher over its two.
+    torch.testing.assert_close(ensemble_logits[0].softmax(0), one(x[0]).softmax(0))
+    torch.testing.assert_close(ensemble_logits[2].softmax(0), two(x[2]).softmax(0))
+    # By hand: the mean over the three rows with an output, and over two for the loss of one teacher.
     log_q = (student(x) / 2).log_softmax(1)
-    kl = [_kl(heard[row] / 2, log_q[row]) for row in range(3)]
+    kl = [_kl(ensemble_logits[row] / 2, log_q[row]) for row in range(3)]
     parts = made(BATCH).by_loss
     torch.testing.assert_close(parts["soft"], 4 * torch.stack(kl).mean().detach())
     own = torch.stack([_kl(one(x[row]) / 2, log_q[row]) for row in (0, 1)])
     torch.testing.assert_close(parts["own"], 4 * own.mean().detach())
-    # The truth counts its three labelled rows, whoever answered.
-    truth = nn.functional.cross_entropy(student(x)[:3], BATCH["target"][:3])
-    torch.testing.assert_close(parts["truth"], truth.detach())
+    # The cross-entropy counts its three labeled rows, whichever teacher is valid.
+    expected_target_loss = nn.functional.cross_entropy(student(x)[:3], BATCH["target"][:3])
+    torch.testing.assert_close(parts["truth"], expected_target_loss.detach())
 
 
 def test_a_batch_without_valid_teachers_trains_on_the_target_only():

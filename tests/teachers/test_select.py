@@ -8,12 +8,12 @@ import torch
 from limbeck.core.errors import LimbeckError
 from limbeck.teachers import Candidate, SelectionRules, TeacherSimilarity, greedy_select
 
-TRUTH = torch.arange(200) % 4
+TARGET = torch.arange(200) % 4
 
 
 def make_probabilities(wrong=(), *, sure=0.9, n=200, classes=4):
-    """Probability ``sure`` for the truth, and for the next class instead on the samples in ``wrong``."""
-    place = TRUTH[:n].clone()
+    """Probability ``sure`` for the target, and for the next class instead on the samples in ``wrong``."""
+    place = TARGET[:n].clone()
     place[list(wrong)] = (place[list(wrong)] + 1) % classes
     rest = (1 - sure) / (classes - 1)
     return torch.full((n, classes), rest).scatter(1, place[:, None], sure)
@@ -24,7 +24,7 @@ def candidate(*args, margin=9.0, latency=1.0, **options):
 
 
 def select(candidates, *, budget=math.inf, **options):
-    return greedy_select(candidates, TRUTH, latency_budget=budget, **options)
+    return greedy_select(candidates, TARGET, latency_budget=budget, **options)
 
 
 def test_a_single_candidate_is_selected():
@@ -44,7 +44,7 @@ def test_two_candidates_with_different_errors_are_selected_and_a_copy_is_not():
 def test_the_gain_and_its_error_are_those_of_paired_samples():
     selection = select({"a": candidate(range(20)), "b": candidate(range(30, 52))})
     first, both = (
-        -torch.stack(each).double().mean(0).gather(1, TRUTH[:, None])[:, 0].log()
+        -torch.stack(each).double().mean(0).gather(1, TARGET[:, None])[:, 0].log()
         for each in (
             [make_probabilities(range(20))],
             [make_probabilities(range(20)), make_probabilities(range(30, 52))],
@@ -133,7 +133,7 @@ def test_ties_are_resolved_by_latency_then_by_order():
 
 
 def test_samples_without_a_label_are_ignored():
-    hidden = TRUTH.clone()
+    hidden = TARGET.clone()
     hidden[:50] = -100
     selection = greedy_select({"a": candidate(range(50)), "b": candidate(range(60, 64))}, hidden, latency_budget=9.0)
     assert selection.selected[0] == "a"

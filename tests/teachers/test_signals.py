@@ -11,8 +11,8 @@ import torch
 from torch import nn
 import limbeck
 from limbeck.teachers import FrozenTeacher
-heard = []
-signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+received = []
+signal.signal(signal.SIGTERM, lambda *_: received.append(1))
 task, batch = limbeck.tasks.Classification(2), {"input": torch.zeros(2, 3)}
 teachers = [FrozenTeacher(nn.Linear(3, 2), backend=sys.argv[1]) for _ in range(3)]
 for teacher in teachers:
@@ -23,7 +23,7 @@ while teachers:
     gc.collect()
     signal.raise_signal(signal.SIGTERM)
     teacher = None
-print(len(heard))
+print(len(received))
 """
 
 

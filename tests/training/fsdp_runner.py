@@ -31,7 +31,7 @@ def noise():
 
 
 class StopsAt:
-    """Digits; when batch ``step`` is asked for, the second process gets a signal."""
+    """Digits; when batch ``step`` is read, the second process gets a signal."""
 
     def __init__(self, step=None):
         self.data, self.at = Digits(num_labeled=200, augment=Augmentation((affine(),))).load(seed=0), step

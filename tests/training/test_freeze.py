@@ -1,4 +1,4 @@
-"""Frozen parts stand still while it lasts, whatever loop runs, and are as free afterwards as they were before."""
+"""Frozen modules do not change in any loop, and are restored afterwards."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""How hard terms pull is measured right, seldom, and changes nothing; what moves goes on after a stop with its bits."""
+"""Gradient norms are correct, measured rarely and without side effects, and moving values resume to the same bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accuracies count labelled rows only, also where the truth is probabilities; and a training on mixed views runs."""
+"""Accuracies count labelled rows only, also with targets as probabilities; and a training on mixed views runs."""
 
 import math
 

@@ -25,15 +25,15 @@ def data():
 
 
 class Ear(nn.Module):
-    """Writes down how it is asked, and whether its product was rounded."""
+    """Records the dtypes of its inputs and products."""
 
     def __init__(self):
         super().__init__()
-        self.layer, self.heard = nn.Linear(64, 10), []
+        self.layer, self.dtypes = nn.Linear(64, 10), []
 
     def forward(self, image):
         logits = self.layer(image.flatten(1))
-        self.heard.append((image.dtype, logits.dtype))
+        self.dtypes.append((image.dtype, logits.dtype))
         return logits
 
 
@@ -45,9 +45,9 @@ def test_the_batch_stays_float32_and_products_are_rounded(data, precision):
         distiller, data, steps=2, training=SETTINGS, fabric=make_single_device_fabric(precision=precision), callbacks=[]
     )
     half = torch.bfloat16 if precision == "bf16-mixed" else torch.float16
-    trained = [one for one in student.heard if one[1] == half]
+    trained = [one for one in student.dtypes if one[1] == half]
     assert len(trained) >= 2, "nothing was trained in 16 bits"
-    assert {dtype for dtype, _ in student.heard + teacher.heard} == {torch.float32}
+    assert {dtype for dtype, _ in student.dtypes + teacher.dtypes} == {torch.float32}
 
 
 def test_gradients_are_looked_at_under_bfloat16_too(data):
@@ -61,11 +61,11 @@ def test_gradients_are_looked_at_under_bfloat16_too(data):
 
 def test_a_cache_filled_in_mixed_precision_serves_a_run_in_full_precision(data, tmp_path):
     torch.manual_seed(0)
-    network, asked = small_cnn(width=8).eval(), []
+    network, misses = small_cnn(width=8).eval(), []
     for precision in ("bf16-mixed", "32-true"):
         teacher = CachedTeacher(network, data, root=tmp_path)
         distiller = limbeck.Distiller(small_cnn(width=4), {"big": teacher}, objective={"soft": KDLoss()}, task=TASK)
         fabric = make_single_device_fabric(precision=precision)
         limbeck.fit(distiller, data, epochs=2, training=SETTINGS, fabric=fabric, callbacks=[])
-        asked.append(teacher.misses)
-    assert asked == [96 * 2, 0]
+        misses.append(teacher.misses)
+    assert misses == [96 * 2, 0]

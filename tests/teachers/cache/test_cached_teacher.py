@@ -71,12 +71,12 @@ def test_mixed_and_repeated_images_give_the_same_run_online_and_cached(tmp_path)
     views = default_augmentation(crop=1, jitter=0.4, mixup=0.5, num_views=4, repeats=2)
     data, teacher = Digits(num_samples=96, augment=views).load(seed=0), Counting(network(2))
     online, weights = train(teacher, data)
-    for asked in (96 * 4, 0):
+    for num_computed in (96 * 4, 0):
         teacher.num_images = 0
         losses, student_weights = train(CachedTeacher(teacher, data, root=tmp_path, config=FULL), data)
         assert losses == online
         assert torch.equal(student_weights, weights)
-        assert teacher.num_images == asked
+        assert teacher.num_images == num_computed
 
 
 def test_a_cache_filled_by_other_batches_gives_the_online_run_to_1e_5(tmp_path):
@@ -85,9 +85,9 @@ def test_a_cache_filled_by_other_batches_gives_the_online_run_to_1e_5(tmp_path):
     cached = CachedTeacher(teacher, data, root=tmp_path, config=FULL)
     for _ in cached.populate(TASK, batch_size=17):
         pass
-    asked = cached.misses
+    num_computed = cached.misses
     losses, _ = train(cached, data)
-    assert cached.misses == asked == 96 * 4
+    assert cached.misses == num_computed == 96 * 4
     assert np.allclose(losses, online, rtol=0, atol=1e-5)
 
 
@@ -106,13 +106,13 @@ def test_probabilities_of_a_callable_are_computed_once_for_each_version(tmp_path
         calls.append(len(images))
         return inner.eval()(images).softmax(1)
 
-    for version, asked in (("1", 96), ("1", 96), ("2", 192)):
+    for version, num_computed in (("1", 96), ("1", 96), ("2", 192)):
         train(
             CachedTeacher(from_callable(ask, output_type="probabilities", version=version), data, root=tmp_path),
             data,
             epochs=2,
         )
-        assert sum(calls) == asked
+        assert sum(calls) == num_computed
 
 
 def test_views_are_used_in_turn(tmp_path):
@@ -287,7 +287,7 @@ teacher.register_forward_hook(lambda *_: time.sleep(float(sys.argv[3])))
 cached = CachedTeacher(teacher, digits(num_views=4), root=sys.argv[1], config=FULL)
 for done, _ in cached.populate(TASK, batch_size=8, rank=int(sys.argv[4]), world_size=int(sys.argv[5])):
     print(done, flush=True)
-print("asked", cached.misses)
+print("misses", cached.misses)
 """
 
 
@@ -306,7 +306,7 @@ def test_filling_goes_on_after_a_kill(tmp_path):
     cached = CachedTeacher(network(2), data, root=tmp_path, config=FULL, log=messages.append)
     for _ in cached.populate(TASK, batch_size=8):
         pass
-    assert 0 < cached.misses <= 96 * 4 - 40, "what was written before the kill was asked for again"
+    assert 0 < cached.misses <= 96 * 4 - 40, "outputs written before the kill were computed again"
     assert cached.stats()["is_complete"]
     online, _ = train(network(2), data)
     assert np.allclose(train(cached, data)[0], online, rtol=0, atol=1e-5)
@@ -316,8 +316,8 @@ def test_two_processes_fill_one_cache_together(tmp_path):
     processes = [filler(tmp_path, pause=0.005, rank=rank, world=2) for rank in (0, 1)]
     printed = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], printed
-    asked = [int(out.split("asked")[1]) for out, _ in printed]
-    assert sum(asked) == 96 * 4
+    num_computed = [int(out.split("misses")[1]) for out, _ in printed]
+    assert sum(num_computed) == 96 * 4
     cached = CachedTeacher(network(2), digits(num_views=4), root=tmp_path, config=FULL)
     for _ in cached.populate(TASK):
         pass

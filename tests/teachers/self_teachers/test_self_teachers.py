@@ -161,8 +161,8 @@ def test_stored_logits_are_restored_from_a_state_dict(kind):
     assert not other.predict(batch(), TASK).valid.any()
     one.on_step_end(batch(), Outputs(logits=torch.randn(8, 3)))
     other.load_state_dict(one.state_dict())
-    asked = {"sample_id": torch.tensor([103, 5, 107])}
-    result, wanted = other.predict(asked, TASK), one.predict(asked, TASK)
+    samples = {"sample_id": torch.tensor([103, 5, 107])}
+    result, wanted = other.predict(samples, TASK), one.predict(samples, TASK)
     assert torch.equal(result.require_logits(), wanted.require_logits())
     assert torch.equal(result.valid, wanted.valid)
 
