@@ -1,4 +1,4 @@
-"""Runs and studies beside each other: figures against NumPy, what is refused, and what is written."""
+"""Comparison of runs and studies: statistics against NumPy, refused input, and written files."""
 
 import csv
 import json
@@ -63,14 +63,14 @@ def test_seeds_of_one_recipe_are_paired_and_the_interval_is_the_wider_one(runs):
     assert "over 3 seeds" in distilled.verdict_text
 
 
-def test_one_seed_has_an_interval_over_the_test_samples_and_says_so(runs):
+def test_one_seed_has_an_interval_over_the_test_samples(runs):
     comparison = build_comparison(runs[:1])
     gain = variant(comparison, "distilled").gain
-    answers = load_predictions(runs[0] / "predictions.safetensors")
-    differ = answers.correct("distilled").double().numpy() - answers.correct("baseline").double().numpy()
-    drawn = np.random.default_rng(3).integers(0, len(differ), (4000, len(differ)))
-    low, high = np.quantile(100 * differ[drawn].mean(1), [0.025, 0.975])
-    assert gain.mean == pytest.approx(100 * differ.mean())
+    predictions = load_predictions(runs[0] / "predictions.safetensors")
+    differences = predictions.correct("distilled").double().numpy() - predictions.correct("baseline").double().numpy()
+    resamples = np.random.default_rng(3).integers(0, len(differences), (4000, len(differences)))
+    low, high = np.quantile(100 * differences[resamples].mean(1), [0.025, 0.975])
+    assert gain.mean == pytest.approx(100 * differences.mean())
     assert gain.interval == pytest.approx((low, high), abs=0.6)
     assert gain.resampled_unit == "samples"
     assert (gain.low, gain.t_low) == (None, None)
@@ -136,7 +136,7 @@ def test_a_record_that_was_changed_by_hand_is_reported(studies, tmp_path):
     )
 
 
-def test_a_study_is_shown_with_the_figures_and_sentences_that_it_worked_out(study):
+def test_a_study_is_shown_with_its_own_results_and_verdicts(study):
     comparison = build_comparison([study])
     written = json.loads((study / "study.json").read_text())["results"]
     assert comparison.kind == "study"
@@ -190,33 +190,33 @@ def test_an_unfinished_study_shows_the_state_of_its_trials(studies, tmp_path):
     assert "Not finished" in text
 
 
-@pytest.mark.parametrize("seen", ["nothing", "no results", "null results", "half a record", "no record"])
-def test_a_study_is_shown_whatever_is_not_written_yet(studies, tmp_path, seen):
+@pytest.mark.parametrize("content", ["nothing", "no results", "null results", "half a record", "no record"])
+def test_an_incomplete_study_is_shown(studies, tmp_path, content):
     every = [(name, 0) for name in studies.VARIANTS]
-    folder = studies.write_study(tmp_path / "E", seeds=(0,), unfinished=every if seen == "nothing" else ())
+    folder = studies.write_study(tmp_path / "E", seeds=(0,), unfinished=every if content == "nothing" else ())
     study = json.loads((folder / "study.json").read_text())
     record = folder / "trials" / "distilled" / "0" / "record.json"
-    if seen == "no results":
+    if content == "no results":
         del study["results"]
-    if seen == "null results":
+    if content == "null results":
         study["results"] = {
             "variants": {"student_only": None, "distilled": {"accuracy": None, "gain": 3, "verdict": []}},
             "rule": None,
         }
-    if seen == "half a record":
+    if content == "half a record":
         record.write_text(record.read_text()[:300])
-    if seen == "no record":
+    if content == "no record":
         record.unlink()
     (folder / "study.json").write_text(json.dumps(study))
     comparison = build_comparison([folder])
     assert render_compare_page(comparison).endswith("</html>")
-    if "record" in seen:
+    if "record" in content:
         trial = next(trial for trial in comparison.trials if trial.variant == "distilled")
         assert trial.state == "failed"
         assert "record.json" in trial.error
 
 
-def test_two_recipes_are_each_compared_with_their_own_control_or_with_one_that_is_named(studies, tmp_path):
+def test_two_recipes_are_compared_with_their_own_baselines_or_with_a_named_one(studies, tmp_path):
     runs = [studies.write_run(tmp_path / f"{name}{s}", s, name=name) for name in ("a", "b") for s in (0, 1)]
     comparison = build_comparison(runs)
     assert comparison.baselines == ("a/baseline", "b/baseline")
@@ -227,20 +227,20 @@ def test_two_recipes_are_each_compared_with_their_own_control_or_with_one_that_i
     assert variant(named, "b/baseline").gain.mean == 0.0
 
 
-def test_recipes_of_one_name_with_other_settings_are_no_seeds_of_each_other(studies, tmp_path):
+def test_recipes_with_one_name_and_other_settings_are_different_variants(studies, tmp_path):
     runs = [studies.write_run(tmp_path / f"r{s}", s) for s in (0, 1)]
     change(runs[1], lambda record: record["recipe"].update(stages=[{"steps": 9}]))
     names = {one.name for one in build_comparison(runs).variants}
     assert names == {f"{run}/{name}" for run in runs for name in ("teacher", "baseline", "distilled")}
 
 
-def test_a_run_that_is_there_twice_is_no_second_seed(studies, tmp_path):
+def test_the_same_run_twice_is_refused(studies, tmp_path):
     runs = [studies.write_run(tmp_path / name, 0) for name in ("r", "again")]
     with pytest.raises(LimbeckError, match="no second seed"):
         build_comparison(runs)
 
 
-def test_figures_on_different_data_are_refused_in_one_sentence(studies, tmp_path):
+def test_metrics_on_different_data_are_refused(studies, tmp_path):
     one = studies.write_run(tmp_path / "one", 0, name="a")
     other = studies.write_run(tmp_path / "other", 0, name="b", kept="other samples")
     with pytest.raises(LimbeckError, match=r"one and .*other were tested on different data"):
@@ -258,7 +258,7 @@ def test_equal_test_samples_after_other_training_data_are_compared_with_a_warnin
 
 
 @pytest.mark.parametrize(
-    ("edit", "says"),
+    ("edit", "message"),
     [
         (lambda study: study.update(schema=1), "schema 2"),
         (lambda study: study.update(trials=[{"variant": "student_only"}]), "cannot be read as a study"),
@@ -266,12 +266,12 @@ def test_equal_test_samples_after_other_training_data_are_compared_with_a_warnin
         (lambda study: study["trials"][0].update(state="asleep"), "schema 2"),
     ],
 )
-def test_a_study_that_is_none_is_refused(studies, tmp_path, edit, says):
+def test_an_invalid_study_is_refused(studies, tmp_path, edit, message):
     folder = studies.write_study(tmp_path / "S", seeds=(0,), unfinished=[(name, 0) for name in studies.VARIANTS])
     contents = json.loads((folder / "study.json").read_text())
     edit(contents)
     (folder / "study.json").write_text(json.dumps(contents))
-    with pytest.raises(LimbeckError, match=says):
+    with pytest.raises(LimbeckError, match=message):
         build_comparison([folder])
 
 
@@ -288,8 +288,8 @@ def test_the_command_writes_the_page_and_each_table_whole(studies, tmp_path, cap
     runs = [studies.write_run(tmp_path / f"r{s}", s) for s in (0, 1)]
     monkeypatch.chdir(tmp_path)
     names = {"csv": "t/a.csv", "markdown": "t/a.md", "latex": "t/a.tex"}
-    words = [word for kind, name in names.items() for word in (f"--{kind}", name)]
-    assert main(["compare", *map(str, runs), *words]) == 0
+    arguments = [word for kind, name in names.items() for word in (f"--{kind}", name)]
+    assert main(["compare", *map(str, runs), *arguments]) == 0
     assert "distilled" in capsys.readouterr().out
     assert (tmp_path / "compare.html").read_text().startswith("<!doctype html>")
     assert sorted(path.name for path in (tmp_path / "t").iterdir()) == ["a.csv", "a.md", "a.tex"]
@@ -300,7 +300,7 @@ def test_the_command_writes_the_page_and_each_table_whole(studies, tmp_path, cap
     assert "nowhere" in capsys.readouterr().err
 
 
-def test_the_page_of_one_folder_stands_in_it(studies, tmp_path, capsys):
+def test_the_page_of_one_folder_is_written_into_it(studies, tmp_path, capsys):
     folder = studies.write_study(tmp_path / "S", seeds=(0,))
     assert main(["compare", str(folder)]) == 0
     assert (folder / "compare.html").exists()

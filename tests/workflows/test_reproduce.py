@@ -93,7 +93,7 @@ def test_a_run_is_reproduced_from_its_record_only(record_only, capsys):
     assert [path.name for path in record_only.iterdir()] == ["record.json"]
 
 
-def test_figures_that_differ_end_with_status_1_and_the_likely_reasons(record_only, tmp_path, monkeypatch, capsys):
+def test_different_metrics_give_status_1_and_likely_reasons(record_only, tmp_path, monkeypatch, capsys):
     def other(record):
         record["models"]["distilled"]["test"]["metrics"]["accuracy"] += 0.1
         record["versions"]["torch"] = "1.0"
@@ -111,7 +111,7 @@ def test_figures_that_differ_end_with_status_1_and_the_likely_reasons(record_onl
     assert "The metrics do NOT match: 1 of" in after
 
 
-def test_a_record_that_was_edited_says_so_before_it_is_repeated(record_only, tmp_path, monkeypatch, capsys):
+def test_an_edited_record_gives_a_warning_before_it_is_reproduced(record_only, tmp_path, monkeypatch, capsys):
     text = (record_only / "record.json").read_text()
     (tmp_path / "record.json").write_text(text.replace('"seconds": 0.', '"seconds": 1.', 1))
     monkeypatch.setattr(program, "distill", lambda *args, **options: json.loads(text))
@@ -120,7 +120,7 @@ def test_a_record_that_was_edited_says_so_before_it_is_repeated(record_only, tmp
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (lambda r: r["data"].update(fingerprint="0" * 64), "the data is not what the run was made with"),
         (lambda r: r["recipe"].update(data={"use": "ImageFolder", "root": "nowhere"}), "nowhere"),
@@ -129,13 +129,13 @@ def test_a_record_that_was_edited_says_so_before_it_is_repeated(record_only, tmp
         (lambda r: r.update(weights={"teachers.big.weights": {"sha256": "ab" * 32}}), "weights .* is gone"),
     ],
 )
-def test_a_run_that_cannot_be_repeated_is_refused_before_anything_is_made(record_only, tmp_path, change, says):
-    with pytest.raises(limbeck.LimbeckError, match=says):
+def test_a_run_that_cannot_be_reproduced_is_refused_before_anything_is_written(record_only, tmp_path, change, message):
+    with pytest.raises(limbeck.LimbeckError, match=message):
         program.reproduce(changed(record_only, tmp_path, change), callbacks=[])
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
-def test_weights_are_known_by_their_digest_and_other_ones_are_refused(run, tmp_path):
+def test_weights_with_another_digest_are_refused(run, tmp_path):
     weights = tmp_path / "big.safetensors"
     shutil.copy(run / "checkpoint" / "big.safetensors", weights)
     settings = [f"teachers.big.weights={weights}", "baselines=[]", "export.to=[]", "student.depth=2"]
@@ -150,7 +150,7 @@ def test_weights_are_known_by_their_digest_and_other_ones_are_refused(run, tmp_p
         program.reproduce(tmp_path / "run", callbacks=[])
 
 
-def test_a_run_goes_on_from_its_own_recipe(run, tmp_path):
+def test_a_run_resumes_from_its_own_recipe(run, tmp_path):
     """Written out, a weight decay of 0 is 0.0, and betas are a list: still the training that was begun."""
     shutil.copytree(run, tmp_path / "run")
     for name in ("record.json", "checkpoint/test_access.json"):
@@ -162,7 +162,7 @@ def test_a_run_goes_on_from_its_own_recipe(run, tmp_path):
     assert overall_match(compare_records(old, record, tolerance=0.0)) == "exact"
 
 
-def test_the_code_of_the_card_runs_where_the_card_lies(run):
+def test_the_code_of_the_model_card_runs_in_its_folder(run):
     text = (run / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert len(blocks) == 2
@@ -174,7 +174,7 @@ def test_the_code_of_the_card_runs_where_the_card_lies(run):
     assert done.stdout.splitlines()[-1] in list("0123456789")
 
 
-def test_counts_agree_exactly_or_not_and_shares_within_the_tolerance():
+def test_counts_match_exactly_and_fractions_within_the_tolerance():
     def record(accuracy=0.9, nll=2.0, parameters=1000, gain=4.0):
         model = {"test": {"metrics": {"accuracy": accuracy, "nll": nll}}, "parameters": parameters}
         return {"models": {"distilled": model}, "verdict": {"gain_points": gain}}
@@ -192,7 +192,7 @@ def test_counts_agree_exactly_or_not_and_shares_within_the_tolerance():
     assert matches({"models": {}})["test/accuracy"] == "different"
 
 
-def test_the_table_says_within_tolerance_and_why():
+def test_the_table_shows_a_match_within_tolerance_and_reasons():
     metrics = [
         {"model": "a [b]", "metric": "test/accuracy", "original": 0.9, "reproduced": 0.901, "match": "within_tolerance"}
     ]
@@ -204,6 +204,6 @@ def test_the_table_says_within_tolerance_and_why():
 
 
 @pytest.mark.parametrize("tolerance", [-0.1, 1.0])
-def test_a_tolerance_that_says_nothing_is_refused(record_only, tolerance):
+def test_a_tolerance_out_of_range_is_refused(record_only, tolerance):
     with pytest.raises(limbeck.LimbeckError, match="tolerance is a fraction"):
         program.reproduce(record_only, tolerance=tolerance)

@@ -79,13 +79,13 @@ def test_the_file_holds_the_selection(home, selection):
     assert not list((home / "chosen").rglob("*.partial"))
 
 
-def test_the_test_part_stays_shut(home, selection):
+def test_the_test_split_is_not_read(home, selection):
     assert selection["test_set"] == {"num_reads": 0}
     assert not list((home / "chosen").rglob("test_access.json"))
     assert "test" not in selection["candidates"]["big"]
 
 
-def test_figures_are_those_of_the_kept_networks_on_the_validation_part(home, selection):
+def test_metrics_are_those_of_the_saved_networks_on_the_validation_split(home, selection):
     data = limbeck.data.Digits(num_labeled=200, num_samples=200).load(seed=0)
     network = load_weights(small_cnn(width=16), selection["candidates"]["big"]["weights"]).eval()
     pixels, target = data.validation.read(torch.arange(len(data.validation))), data.validation.target
@@ -104,7 +104,7 @@ def test_figures_are_those_of_the_kept_networks_on_the_validation_part(home, sel
     assert big["peak_memory"] > 4 * big["parameters"]
 
 
-def test_the_choice_keeps_the_budget_and_gives_reasons(selection):
+def test_the_selection_keeps_the_budget_and_gives_reasons(selection):
     chosen = selection["selection"]["selected"]
     assert chosen
     assert all(selection["candidates"][name]["is_selected"] for name in chosen)
@@ -137,7 +137,7 @@ def test_distill_prints_what_its_record_holds(here, run, capsys):
     assert all(f"warning: {text}\n" in printed for text in record["warnings"])
 
 
-def test_what_a_finished_run_of_its_name_trained_is_not_trained_again(here, run):
+def test_networks_of_a_finished_run_are_reused(here, run):
     shutil.copytree(run, here / "runs" / "tiny")
     selection = select_teachers(here / "tiny.yaml", output_dir=here / "other", callbacks=[])
     assert selection["baseline"]["source"] == "runs/tiny"
@@ -155,7 +155,7 @@ def test_a_later_call_trains_only_what_is_new(here, selection):
     assert again["baseline"]["validation"] == selection["baseline"]["validation"]
 
 
-def test_stopped_it_says_that_the_same_command_goes_on_and_it_does(here, selection, capsys):
+def test_a_stopped_selection_is_continued_by_the_same_command(here, selection, capsys):
     class Stops(Callback):
         sent = False
 
@@ -171,7 +171,7 @@ def test_stopped_it_says_that_the_same_command_goes_on_and_it_does(here, selecti
     assert again["candidates"]["big"]["validation"] == selection["candidates"]["big"]["validation"]
 
 
-def test_weights_that_a_recipe_names_are_taken_as_they_are(here, selection):
+def test_weights_of_a_recipe_are_not_trained(here, selection):
     weights = selection["candidates"]["big"]["weights"]
     again = select_teachers(
         here / "tiny.yaml", [f"teachers.big.weights={weights}"], output_dir=here / "chosen", callbacks=[]
@@ -180,7 +180,7 @@ def test_weights_that_a_recipe_names_are_taken_as_they_are(here, selection):
     assert again["candidates"]["big"]["validation"] == selection["candidates"]["big"]["validation"]
 
 
-def test_the_command_prints_reasons_and_obeys_its_budget(here, capsys):
+def test_the_command_prints_reasons_and_keeps_the_budget(here, capsys):
     assert main(["select-teachers", "tiny.yaml", "--out", "chosen", "--latency-budget", "1e-6"]) == 0
     output = capsys.readouterr().out
     assert output.count("too slow") >= 2
@@ -189,7 +189,7 @@ def test_the_command_prints_reasons_and_obeys_its_budget(here, capsys):
     assert "too close to the baseline" in capsys.readouterr().out
 
 
-def test_a_class_that_validation_lacks_is_no_trouble(tmp_path):
+def test_a_class_may_be_missing_in_the_validation_split(tmp_path):
     random = np.random.default_rng(0)
     for part, classes in (("train", "abc"), ("val", "ab"), ("test", "abc")):
         for name in classes:
@@ -205,7 +205,7 @@ def test_a_class_that_validation_lacks_is_no_trouble(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("arguments", "message"),
     [
         (["teachers={}"], "no teachers to choose among"),
         (["teachers.flat.classes=7"], "teachers.flat: MLP gave logits"),
@@ -216,14 +216,14 @@ def test_a_class_that_validation_lacks_is_no_trouble(tmp_path):
         (["--baseline-run", "full"], "no finished run"),
     ],
 )
-def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, monkeypatch, words, says):
+def test_invalid_input_is_one_error_and_writes_nothing(tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    assert main(["select-teachers", "tiny.yaml", *words]) == 2
+    assert main(["select-teachers", "tiny.yaml", *arguments]) == 2
     output = capsys.readouterr().err
-    assert says in output
+    assert message in output
     assert len([line for line in output.strip().splitlines() if line.startswith("limbeck:")]) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", "full"}
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
@@ -232,8 +232,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, monkeypa
 def test_a_run_of_another_student_or_of_other_data_is_no_baseline(here, run):
     record = json.loads((run / "record.json").read_text())
     del record["models"]["baseline"]
-    for change, says in (("student.width=3", "the recipe's is"), ("seed=1", "another split")):
-        with pytest.raises(limbeck.LimbeckError, match=says):
+    for change, message in (("student.width=3", "the recipe's is"), ("seed=1", "another split")):
+        with pytest.raises(limbeck.LimbeckError, match=message):
             select_teachers(here / "tiny.yaml", [change], output_dir=here / "chosen", baseline_run=run, callbacks=[])
     shutil.copytree(run, here / "without")
     (here / "without" / "record.json").write_text(json.dumps(record))

@@ -71,7 +71,7 @@ def test_every_variant_is_trained_with_every_seed(done):
     assert "95 %" in result["results"]["rule"]
 
 
-def test_costly_baselines_may_be_left_out_but_never_student_only(file, tmp_path):
+def test_baselines_are_optional_except_student_only(file, tmp_path):
     change = ["study.baselines=[student_only]", "study.variants={}", "study.seeds=1"]
     result = study(file, change, output_dir=tmp_path / "few", callbacks=[])
     assert list(result["variants"]) == ["teacher", "student_only", "distilled"]
@@ -97,14 +97,14 @@ def test_a_variant_with_finished_trials_cannot_become_another(file, tmp_path):
     assert record(tmp_path / "s", "hot")["recipe"]["stages"][0]["objective"]["kd"]["temperature"] == 9
 
 
-def test_a_check_of_the_recipe_looks_at_every_variant(file, capsys):
+def test_recipe_check_checks_every_variant(file, capsys):
     assert main(["recipe", "check", str(file)]) == 0
     wrong = "study.variants.hot={stages.0.objective.kd: {use: KDLoss, weight: {use: warmup, share: 0.1}}}"
     assert main(["recipe", "check", str(file), wrong]) == 2
     assert "study.variants.hot: stages.0.objective.kd.weight" in capsys.readouterr().err
 
 
-def test_the_test_split_is_opened_once_for_each_variant_and_seed(done):
+def test_the_test_split_is_read_once_for_each_variant_and_seed(done):
     out, _ = done
     for variant in VARIANTS:
         for seed in (0, 1):
@@ -142,7 +142,7 @@ def test_the_variants_of_a_seed_share_one_cache(done):
     assert caches[1]["misses"] == 0
 
 
-def test_controls_differ_in_nothing_but_what_they_are_named_for(done):
+def test_baselines_differ_only_in_what_they_are_named_for(done):
     out, result = done
     recipes = {variant: record(out, variant)["recipe"] for variant in VARIANTS}
     student_only = recipes["student_only"]
@@ -186,7 +186,7 @@ def test_a_gain_is_reported_against_every_baseline(done):
     assert "Against the other baselines: equal_time" in result["results"]["variants"]["distilled"]["verdict"]["text"]
 
 
-def test_what_is_finished_is_not_done_again_and_variants_and_seeds_can_join(done, file, capsys):
+def test_finished_trials_are_not_trained_again_and_variants_and_seeds_can_be_added(done, file, capsys):
     out, _ = done
     before = {path: path.stat().st_mtime_ns for path in out.rglob("record.json")}
     more = load_recipe(file, ["study.variants.cold={stages.0.objective.kd.temperature: 1}"])
@@ -201,14 +201,14 @@ def test_what_is_finished_is_not_done_again_and_variants_and_seeds_can_join(done
         study(file, output_dir=out)
 
 
-def test_a_failed_trial_leaves_the_others_and_is_tried_again(file, tmp_path, monkeypatch):
+def test_a_failed_trial_does_not_stop_the_others_and_is_retried(file, tmp_path, monkeypatch):
 
     real = work.run_trial
 
-    def broken(recipe, variant, folder, **how):
+    def broken(recipe, variant, folder, **settings):
         if variant.name == "label_smoothing":
             raise LimbeckError("the disk is full")
-        return real(recipe, variant, folder, **how)
+        return real(recipe, variant, folder, **settings)
 
     monkeypatch.setattr(work, "run_trial", broken)
     with pytest.raises(
@@ -224,17 +224,17 @@ KILLED = """
 import os, signal, sys
 from limbeck.workflows.study import worker
 real = worker.run_trial
-def dies(recipe, variant, folder, **how):
+def dies(recipe, variant, folder, **settings):
     if variant.name == "distilled":
         os.kill(os.getpid(), signal.SIGKILL)
-    return real(recipe, variant, folder, **how)
+    return real(recipe, variant, folder, **settings)
 worker.run_trial = dies
 from limbeck.workflows import study
 study(sys.argv[1], seeds=1, output_dir=__import__("pathlib").Path(sys.argv[2]), callbacks=[])
 """
 
 
-def test_a_killed_study_goes_on_at_once_with_the_same_figures(done, file, tmp_path):
+def test_a_killed_study_resumes_at_once_with_the_same_metrics(done, file, tmp_path):
     out = tmp_path / "killed"
     ended = subprocess.run([sys.executable, "-c", KILLED, str(file), str(out)], capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
@@ -244,7 +244,7 @@ def test_a_killed_study_goes_on_at_once_with_the_same_figures(done, file, tmp_pa
         assert record(out, variant)["models"][variant]["test"] == record(done[0], variant)["models"][variant]["test"]
 
 
-def test_two_jobs_find_the_same_as_one(done, file, tmp_path, capfd):
+def test_two_jobs_give_the_same_metrics_as_one(done, file, tmp_path, capfd):
     out = tmp_path / "jobs"
     assert main(["study", str(file), "--seeds", "1", "--jobs", "2", "--out", str(out)]) == 0
     for variant in ("student_only", "label_smoothing", "distilled", "hot"):
@@ -308,7 +308,7 @@ def test_workers_of_two_commands_share_the_trials_of_one_folder(file, tmp_path):
     assert json.loads((out / "study.json").read_text())["results"]["variants"]["hot"]["accuracy"]["num_seeds"] == 2
 
 
-def test_the_best_epoch_by_validation_is_named_as_such(file, tmp_path):
+def test_the_best_epoch_by_validation_is_noted(file, tmp_path):
     result = study(
         file, ["study.variants.kept={training.keep_weights: best}"], seeds=1, output_dir=tmp_path / "s", callbacks=[]
     )
@@ -318,7 +318,7 @@ def test_the_best_epoch_by_validation_is_named_as_such(file, tmp_path):
     assert "the best epoch by validation" in (tmp_path / "s" / "compare.html").read_text()
 
 
-def test_the_choice_among_variants_is_made_on_validation(done):
+def test_a_variant_is_selected_on_validation(done):
     out, result = done
     means = {
         variant: sum(
@@ -348,7 +348,7 @@ def test_a_variant_that_left_the_study_is_not_trained(file, tmp_path):
     assert not (out / "trials" / "hot" / "0" / "record.json").exists()
 
 
-def test_a_damaged_record_is_one_sentence_that_says_what_to_do(file, tmp_path):
+def test_a_damaged_record_is_an_error_with_a_remedy(file, tmp_path):
     out = tmp_path / "s"
     study(file, ["study.variants={}"], seeds=1, output_dir=out, callbacks=[])
     path = out / "trials" / "student_only" / "0" / "record.json"
@@ -362,13 +362,13 @@ def test_a_damaged_record_is_one_sentence_that_says_what_to_do(file, tmp_path):
     assert {trial["state"] for trial in result["trials"]} == {"done"}
 
 
-def test_any_error_of_one_trial_leaves_the_others(file, tmp_path, monkeypatch, capsys):
+def test_any_error_of_a_trial_does_not_stop_the_others(file, tmp_path, monkeypatch, capsys):
     real = work.run_trial
 
-    def broken(recipe, variant, folder, **how):
+    def broken(recipe, variant, folder, **settings):
         if variant.name == "student_only":
             raise RuntimeError("a plugin's own error")
-        return real(recipe, variant, folder, **how)
+        return real(recipe, variant, folder, **settings)
 
     monkeypatch.setattr(work, "run_trial", broken)
     with pytest.raises(
@@ -420,7 +420,7 @@ def test_students_fail_with_the_reason_of_their_teacher(file, tmp_path, monkeypa
     assert states[Trial("distilled", 0)] == ("failed", "the teacher of seed 0 failed: the disk is full")
 
 
-def test_a_terminated_study_ends_its_workers_and_goes_on_later(file, tmp_path):
+def test_a_terminated_study_ends_its_workers_and_leaves_no_lock(file, tmp_path):
     out = tmp_path / "s"
     command = [sys.executable, "-m", "limbeck", "study", str(file), "study.variants={}", "stages.0.steps=4000",
              "--seeds", "1", "--jobs", "2", "--out", str(out)]  # fmt: skip
