@@ -181,7 +181,7 @@ def test_an_unfinished_study_shows_the_state_of_its_trials(studies, tmp_path):
         "waiting",
         "failed",
     )
-    assert not comparison.is_finished
+    assert {trial.state for trial in comparison.trials} & {"waiting", "running"}
     assert variant(comparison, "wide_tau").accuracy is None
     assert variant(comparison, "distilled").gain.num_seeds == 1
     assert next(trial.step for trial in comparison.trials if trial.state == "running") == 120

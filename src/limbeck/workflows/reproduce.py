@@ -77,7 +77,8 @@ def reproduce(
     processes.run_on_all_ranks(lambda: _require_same_inputs(record, recipe, folder))
     reasons = _environment_differences(raw_record, record, processes.world_size)
     header = f"{record.name}: repeating the run of {record.created or 'an unknown day'} from its record"
-    processes.run_on_rank_zero(lambda: _print("\n".join([header, *(f" - changed: {text}" for text in reasons)])))
+    text = "\n".join([header, *(f" - changed: {reason}" for reason in reasons)])
+    processes.run_on_rank_zero(lambda: print(text, flush=True))  # noqa: T201
     reproduces = {
         "name": record.name, "record_hash": record.record_hash, "config_hash": record.config_hash,
         "num_reads": record.test_set.num_reads + (record.reproduces.num_reads if record.reproduces else 0),
@@ -92,9 +93,9 @@ def reproduce(
         "same_config": original.get("config_hash") == reproduced.get("config_hash"),
         "reasons": reasons, "metrics": comparisons,
     }  # fmt: skip
-    text = json.dumps(result, indent=1, allow_nan=False)
-    processes.run_on_rank_zero(lambda: write_text(folder / "reproduce.json", text))
-    processes.run_on_rank_zero(lambda: _print(render_reproduce_table(result)))
+    result_json = json.dumps(result, indent=1, allow_nan=False)
+    processes.run_on_rank_zero(lambda: write_text(folder / "reproduce.json", result_json))
+    processes.run_on_rank_zero(lambda: print(render_reproduce_table(result), flush=True))  # noqa: T201
     return result
 
 
@@ -248,7 +249,3 @@ def _match_level(original: float | None, reproduced: float | None, metric: str, 
         return "different"
     scale = 100.0 if metric == "gain_points" else max(1.0, min(abs(original), abs(reproduced)))
     return "within_tolerance" if abs(original - reproduced) <= tolerance * scale else "different"
-
-
-def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201

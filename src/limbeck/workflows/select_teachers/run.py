@@ -128,7 +128,7 @@ def select_teachers(
         result["seconds"] = round(time.monotonic() - start_time, 2)
         write_text(folder / "teacher_selection.json", json.dumps(result, indent=1, allow_nan=False))
         figure_path = write_selection_plot(folder)
-    _print(f"{render_candidates_table(result)}\n{figure_path.resolve()}")
+    print(f"{render_candidates_table(result)}\n{figure_path.resolve()}", flush=True)  # noqa: T201
     return result
 
 
@@ -155,7 +155,10 @@ def _measure_and_select(
     job: Job, rules: SelectionRules, baseline: _TrainedNetwork | None, callbacks: Sequence[Callback] | None
 ) -> dict[str, Any]:
     data = job.data
-    _print(f"{job.recipe.name}: {len(job.recipe.teachers)} candidate(s), {len(data.validation)} samples to select on")
+    print(
+        f"{job.recipe.name}: {len(job.recipe.teachers)} candidate(s), {len(data.validation)} samples to select on",
+        flush=True,
+    )  # noqa: T201
     student, models, outputs = _measure_models(job, baseline, callbacks)
     pairs = pairwise_similarity(outputs)
     latency_budget = rules.resolve_latency_budget(student["latency_ms"]["median"])
@@ -206,7 +209,7 @@ def _measure_models(
     """Metrics of the baseline, and metrics and outputs of each candidate."""
     candidates = {name: _load_or_train_candidate(job, name, callbacks=callbacks) for name in job.recipe.teachers}
     baseline = baseline or _load_or_train_baseline(job, callbacks=callbacks)
-    _print("measuring …")
+    print("measuring …", flush=True)  # noqa: T201
     sample = example_input(job.data)
     networks = {name: candidate.network for name, candidate in candidates.items()} | {"": baseline.network}
     with torch.no_grad():  # measured now and in turns, since latencies of another day cannot be compared
@@ -348,7 +351,3 @@ def _iter_finished_runs(name: str) -> Iterator[tuple[Path, Recipe, Mapping[str, 
 def _is_correct(outputs: ModelOutputs) -> Tensor:
     """``[samples]``; false for a sample without a label."""
     return outputs.logits.argmax(dim=1) == outputs.target
-
-
-def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201

@@ -79,7 +79,10 @@ def study(
     retry_failed(folder, trials)
     context = _load_or_make_context(recipe, variants, folder, data_cache)
     num_waiting = [state for state, _ in read_states(folder, trials).values()].count("waiting")
-    _print(f"{recipe.name}: {len(variants)} variants x {len(trials) // len(variants)} seeds, {num_waiting} to run")
+    print(
+        f"{recipe.name}: {len(variants)} variants x {len(trials) // len(variants)} seeds, {num_waiting} to run",
+        flush=True,
+    )  # noqa: T201
     try:
         run_workers(recipe, context, jobs, callbacks, data_cache)
     except TrainingInterrupted as interruption:
@@ -89,7 +92,7 @@ def study(
         summary = write_study(recipe, context)
     comparison = build_comparison([folder])
     page = write_text(folder / "compare.html", render_compare_page(comparison))
-    _print("\n".join([render_compare_table(comparison), comparison.rule, str(page.resolve())]))
+    print("\n".join([render_compare_table(comparison), comparison.rule, str(page.resolve())]), flush=True)  # noqa: T201
     failed = [trial for trial in summary["trials"] if trial["state"] == "failed"]
     if failed:
         raise LimbeckError(
@@ -259,7 +262,3 @@ def _num_shared_views(recipe: Recipe, variants: Mapping[str, Variant], job: Job,
             num_views = max(num_views, -(-num_samples // len(job.data.train)) + len(trial_recipe.stages))
     num_bytes = num_views * (4 * len(job.data.class_names) + 12) * len(job.data.train) * len(recipe.teachers)
     return num_views if num_bytes <= _MAX_CACHE_BYTES else 0
-
-
-def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201
