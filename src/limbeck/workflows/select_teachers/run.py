@@ -155,10 +155,8 @@ def _measure_and_select(
     job: Job, rules: SelectionRules, baseline: _TrainedNetwork | None, callbacks: Sequence[Callback] | None
 ) -> dict[str, Any]:
     data = job.data
-    print(
-        f"{job.recipe.name}: {len(job.recipe.teachers)} candidate(s), {len(data.validation)} samples to select on",
-        flush=True,
-    )  # noqa: T201
+    num_candidates = len(job.recipe.teachers)
+    print(f"{job.recipe.name}: {num_candidates} candidate(s), {len(data.validation)} samples", flush=True)  # noqa: T201
     student, models, outputs = _measure_models(job, baseline, callbacks)
     pairs = pairwise_similarity(outputs)
     latency_budget = rules.resolve_latency_budget(student["latency_ms"]["median"])

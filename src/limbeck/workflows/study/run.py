@@ -79,10 +79,8 @@ def study(
     retry_failed(folder, trials)
     context = _load_or_make_context(recipe, variants, folder, data_cache)
     num_waiting = [state for state, _ in read_states(folder, trials).values()].count("waiting")
-    print(
-        f"{recipe.name}: {len(variants)} variants x {len(trials) // len(variants)} seeds, {num_waiting} to run",
-        flush=True,
-    )  # noqa: T201
+    num_seeds = len(trials) // len(variants)
+    print(f"{recipe.name}: {len(variants)} variants x {num_seeds} seeds, {num_waiting} to run", flush=True)  # noqa: T201
     try:
         run_workers(recipe, context, jobs, callbacks, data_cache)
     except TrainingInterrupted as interruption:
