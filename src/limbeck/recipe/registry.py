@@ -49,10 +49,6 @@ class NodeKind:
     injected_args: Mapping[str, str] = field(default_factory=dict)
 
 
-def _is_class_with(method: str) -> Callable[[Any], bool]:
-    return lambda obj: inspect.isclass(obj) and hasattr(obj, method)
-
-
 def _is_model_builder(obj: Any) -> bool:
     return inspect.isfunction(obj) and "classes" in inspect.signature(obj).parameters
 
@@ -65,7 +61,7 @@ def _kind(noun: str, module: str, is_member: Callable[[Any], bool], *injected_ar
 NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
     {
         "task": _kind("task", "limbeck.tasks", inspect.isclass, "classes"),
-        "data": _kind("data source", "limbeck.data", _is_class_with("load"), "seed"),
+        "data": _kind("data source", "limbeck.data.sources", inspect.isclass, "seed"),
         "augmentation": _kind(
             "augmentation", "limbeck.data.augmentation", callable, parameter_type="Augmentation"
         ),
@@ -84,11 +80,11 @@ NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
             "schedule", "limbeck.core.schedules", inspect.isclass, exclude=("Schedule",), parameter_type="Schedule"
         ),
         "temperature": _kind(
-            "temperature", "limbeck.losses.temperature", _is_class_with("bounds"), exclude=("Temperature",),
-            parameter_type="Temperature",
+            "temperature", "limbeck.losses.temperature", inspect.isclass,
+            exclude=("Range", "ScaledLogits", "Temperature"), parameter_type="Temperature",
         ),
         "loss_weighting": _kind(
-            "loss weighting", "limbeck.losses.weighting", _is_class_with("register_losses"), exclude=("LossWeighting",)
+            "loss weighting", "limbeck.losses.weighting", inspect.isclass, exclude=("LossWeighting",)
         ),
         "optimizer": _kind(
             "optimizer", "torch.optim", inspect.isclass, exclude=("Optimizer",), positional_args=("params",)

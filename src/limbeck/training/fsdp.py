@@ -35,7 +35,9 @@ def make_fsdp_strategy(world_size: int) -> Any:
 
 def is_fsdp(fabric: Fabric) -> bool:
     """Whether this Fabric's strategy is that of :func:`make_fsdp_strategy`."""
-    return type(fabric.strategy).__name__ == "ModelParallelStrategy"
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+
+    return isinstance(fabric.strategy, ModelParallelStrategy)
 
 
 def shard_module(distiller: Distiller, fabric: Fabric) -> tuple[Distiller, Any]:

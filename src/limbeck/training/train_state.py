@@ -357,12 +357,13 @@ def _set_up(
     distiller: Distiller, model: Any, optimizer: Optimizer, fabric: Fabric
 ) -> tuple[Any, Callable[[Tensor], Any], Any]:
     """Wrap distiller, backward and optimizer by Fabric, where its wrappers have an effect."""
+    from lightning_fabric.strategies import SingleDeviceStrategy
+
     if model is None:
         model, fabric_optimizer = fabric.setup(distiller, optimizer)
     else:
         fabric_optimizer = fabric.setup_optimizers(optimizer)
-    is_single_device = type(fabric.strategy).__name__ == "SingleDeviceStrategy"
-    if not is_single_device or fabric.strategy.precision.precision != "32-true":
+    if type(fabric.strategy) is not SingleDeviceStrategy or fabric.strategy.precision.precision != "32-true":
         return model, fabric.backward, fabric_optimizer
     # Here the wrappers have no effect, but walk through every batch and loss.
     return distiller, Tensor.backward, fabric_optimizer if getattr(fabric_optimizer, "_callbacks", True) else optimizer
