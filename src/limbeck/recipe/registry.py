@@ -81,7 +81,7 @@ NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
         ),
         "temperature": _kind(
             "temperature", "limbeck.losses.temperature", inspect.isclass,
-            exclude=("Range", "ScaledLogits", "Temperature"), parameter_type="Temperature",
+            exclude=("Range", "ScaledLogits", "Temperature", "TemperatureRecord"), parameter_type="Temperature",
         ),
         "loss_weighting": _kind(
             "loss weighting", "limbeck.losses.weighting", inspect.isclass, exclude=("LossWeighting",)
