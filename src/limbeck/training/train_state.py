@@ -357,7 +357,7 @@ def _set_up(
     distiller: Distiller, model: Any, optimizer: Optimizer, fabric: Fabric
 ) -> tuple[Any, Callable[[Tensor], Any], Any]:
     """Wrap distiller, backward and optimizer by Fabric, where its wrappers have an effect."""
-    from lightning_fabric.strategies import SingleDeviceStrategy
+    from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 
     if model is None:
         model, fabric_optimizer = fabric.setup(distiller, optimizer)
