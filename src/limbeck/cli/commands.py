@@ -184,7 +184,7 @@ def _add_run_files(commands: _SubParsers) -> None:
     add = _command(commands, "report", _report, help="write a run's report.html again from its record")
     _add_run_arguments(add, data_root=False)
     text = "write a run's model card (README.md) again from its record"
-    add = _command(commands, "model-card", "limbeck.report:write_model_card", help=text)
+    add = _command(commands, "model-card", _model_card, help=text)
     _add_run_arguments(add, data_root=False)
     add("--license", default="other", metavar="ID", help="of the weights, by its name on the Hugging Face Hub")
     record = commands.add_parser("record", help="check a run's record and its hash, or print the schema of records")
@@ -206,6 +206,12 @@ def _report(*, folder: Path) -> None:
     print(write_report(folder))  # noqa: T201
     if warning := integrity_warning(folder):
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+
+
+def _model_card(*, folder: Path, license: str) -> Path:
+    from limbeck.report import write_model_card
+
+    return write_model_card(folder, license=license)
 
 
 def _record_check(*, folder: Path) -> int:
