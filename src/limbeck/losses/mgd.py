@@ -17,13 +17,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.losses._bases import ProjectedFeatureLoss
-from limbeck.losses._features import (
-    Projection,
-    describe_shapes,
-    require_maps,
-    require_prepared,
-    require_same_features,
-)
+from limbeck.losses._features import Projection, describe_shapes, require_maps, require_prepared, require_same_features
 from limbeck.losses._ops import mean_squared_error, require_interval, upcast
 
 __all__ = ["MGDLoss", "mgd_loss"]
