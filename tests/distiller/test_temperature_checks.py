@@ -12,7 +12,7 @@ import limbeck
 from limbeck import schedules
 from limbeck.core.errors import LimbeckError
 from limbeck.distiller import Objective, loss_per_teacher, temperature_warnings
-from limbeck.losses import CrossEntropyLoss, KDLoss
+from limbeck.losses import CrossEntropyLoss, DISTLoss, KDLoss, NKDLoss
 from limbeck.losses.temperature import (
     CLASSIFICATION,
     DETECTION,
@@ -132,3 +132,8 @@ def test_each_kind_of_task_has_a_range():
     assert limbeck.tasks.Classification(classes=2).temperatures == CLASSIFICATION == Range(default=4, low=3, high=6)
     assert Range(default=2, low=1, high=3) == DETECTION
     assert temperature_warning(4.0, 4.0, expected=DETECTION, loss_name="kd", task="Detection") is not None
+
+
+def test_losses_with_the_temperature_of_their_paper_give_no_warning():
+    assert temperature_warnings({"dist": DISTLoss(temperature=1.0), "nkd": NKDLoss(temperature=1.0)}, TASK) == []
+    assert len(temperature_warnings({"kd": KDLoss(temperature=1.0)}, TASK)) == 1

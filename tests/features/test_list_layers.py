@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
@@ -48,7 +49,11 @@ def test_an_unknown_path_names_the_nearest_and_how_to_list_them():
         FeatureExtractor(network, {"mid": "layre2"})
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, _compiled, lambda n: _compiled(nn.DataParallel(n))])
+def _fabric(network):
+    return Fabric(accelerator="cpu", devices=1).setup_module(network)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, _compiled, _fabric, lambda n: _compiled(nn.DataParallel(n))])
 def test_a_wrapped_network_is_read_by_its_own_paths(wrap):
     network = net()
     wrapped = wrap(network)
