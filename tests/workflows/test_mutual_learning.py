@@ -73,7 +73,7 @@ def test_a_teacher_may_distill_into_both():
 
 def test_mistakes_are_one_sentence():
     data, one = Digits(num_samples=60).load(), small_cnn(width=4)
-    with pytest.raises(LimbeckError, match="at least two students, and here is one"):
+    with pytest.raises(LimbeckError, match="at least two students, got one"):
         train_mutual({"one": one}, data, task=TASK, steps=1)
     with pytest.raises(LimbeckError, match="'other' shares weights with another one"):
         train_mutual({"one": one, "other": one}, data, task=TASK, steps=1)
