@@ -7,10 +7,11 @@ run.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, final
 
 import torch
-from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.plugins import MixedPrecision, Precision
 
 __all__ = ["make_precision_kwargs"]
 
@@ -21,18 +22,33 @@ def make_precision_kwargs(precision: Any) -> dict[str, Any]:
     >>> make_precision_kwargs("32-true")
     {'precision': '32-true', 'plugins': []}
     """
-    if precision not in ("bf16-mixed", "16-mixed"):
-        return {"precision": precision, "plugins": []}
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return {"precision": None, "plugins": [_AutocastOnly(precision, device)]}
+    if precision == "bf16-mixed":
+        return {"precision": None, "plugins": [_BFloat16Mixed(device)]}
+    if precision == "16-mixed":
+        return {"precision": None, "plugins": [_Float16Mixed("16-mixed", device)]}
+    return {"precision": precision, "plugins": []}
 
 
 @final
-class _AutocastOnly(MixedPrecision):
+class _BFloat16Mixed(Precision):
+    """Autocast without a gradient scaler: bfloat16 has the range of float32.
+
+    Not a ``MixedPrecision``, whose ``backward`` makes Fabric refuse ``torch.autograd.grad``.
+    """
+
+    precision = "bf16-mixed"
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        """Autocast around the forward pass."""
+        return torch.autocast(self._device, dtype=torch.bfloat16)
+
+
+@final
+class _Float16Mixed(MixedPrecision):
     def convert_input(self, data: Any) -> Any:
         """Return the batch unchanged."""
-        return data
-
-    def convert_output(self, data: Any) -> Any:
-        """Return the loss unchanged: it is computed in float32."""
         return data
