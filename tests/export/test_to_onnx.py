@@ -165,8 +165,8 @@ def test_nan_in_the_file_is_refused():
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"path": "a.pb"}, r"ends in .onnx, not to 'a.pb'"),
-        ({"tolerance": 0.0}, "tolerance is a number above 0"),
+        ({"path": "a.pb"}, r"ends in .onnx, got 'a.pb'"),
+        ({"tolerance": 0.0}, "tolerance must be a number above 0"),
         ({"check_inputs": torch.zeros(0, 4)}, "at least one validation input"),
         ({"check_inputs": torch.zeros(2, 5)}, r"\[4\].*\[5\]"),
         ({"example_inputs": torch.zeros(1, 5), "check_inputs": torch.zeros(2, 5)}, "does not take the example.*[1, 5]"),

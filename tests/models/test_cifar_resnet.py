@@ -135,11 +135,11 @@ def test_convolutions_begin_with_the_spread_of_he(name):
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: models.resnet20(shortcut="conv"), "shortcut is 'projection' or 'padding', not 'conv'"),
-        (lambda: models.resnet20(classes=0), "classes is an integer of 1 or more, not 0"),
-        (lambda: models.resnet20(channels=True), "channels is an integer"),
+        (lambda: models.resnet20(shortcut="conv"), "shortcut must be 'projection' or 'padding', got 'conv'"),
+        (lambda: models.resnet20(classes=0), "classes must be an integer of at least 1, got 0"),
+        (lambda: models.resnet20(channels=True), "channels must be an integer"),
         (lambda: models.wide_resnet(18, 2), "6 n + 4"),
-        (lambda: models.wide_resnet(16, 0), "width is an integer of 1 or more"),
+        (lambda: models.wide_resnet(16, 0), "width must be an integer of at least 1"),
         (lambda: models.wrn_16_1(dropout=1.0), "from 0 to below 1"),
         (lambda: type(models.resnet8())(21, (16, 16, 32, 64)), "6 n + 2"),
     ],

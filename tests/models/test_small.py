@@ -83,16 +83,16 @@ def test_mlp_without_hidden_layers_is_linear():
 
 
 def test_mlp_names_the_image_it_was_built_for():
-    with pytest.raises(LimbeckError, match=r"takes images of \[1, 8, 8\], and got \[1, 28, 28\]"):
+    with pytest.raises(LimbeckError, match=r"images must be \[1, 8, 8\], got \[1, 28, 28\]"):
         models.mlp()(torch.zeros(2, 1, 28, 28))
 
 
 @pytest.mark.parametrize("options", [{"width": 0}, {"depth": 0}, {"width": 2.5}, {"classes": -1}, {"channels": "3"}])
 def test_small_cnn_refuses_what_is_no_count(options):
-    with pytest.raises(LimbeckError, match=f"{next(iter(options))} is an integer of 1 or more"):
+    with pytest.raises(LimbeckError, match=f"{next(iter(options))} must be an integer of at least 1"):
         models.small_cnn(**options)
 
 
 def test_mlp_refuses_a_width_of_zero():
-    with pytest.raises(LimbeckError, match="each width in hidden is an integer of 1 or more, not 0"):
+    with pytest.raises(LimbeckError, match="each width in hidden must be an integer of at least 1, got 0"):
         models.mlp(hidden=(8, 0))

@@ -100,10 +100,10 @@ def test_it_can_be_exported():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: models.small_vit(width=97), "multiple of 4 and of its heads, and 97 is none for 3 heads: choose 96"),
-        (lambda: models.small_vit(depth=0), "depth is an integer of 1 or more, not 0"),
-        (lambda: models.small_vit()(torch.zeros(1, 3, 30, 32)), r"multiples of 4, and got \[1, 3, 30, 32\]"),
-        (lambda: models.small_vit()(torch.zeros(1, 1, 32, 32)), r"images \[batch, 3, height, width\]"),
+        (lambda: models.small_vit(width=97), "multiple of 4 and of the 3 heads, got 97; use 96"),
+        (lambda: models.small_vit(depth=0), "depth must be an integer of at least 1, got 0"),
+        (lambda: models.small_vit()(torch.zeros(1, 3, 30, 32)), r"multiples of 4, got \[1, 3, 30, 32\]"),
+        (lambda: models.small_vit()(torch.zeros(1, 1, 32, 32)), r"images must be \[batch, 3, height, width\]"),
     ],
 )
 def test_a_mistake_is_one_sentence(make, message):

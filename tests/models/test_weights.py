@@ -229,7 +229,7 @@ def test_paths_without_weights_are_errors(tmp_path):
 
 
 def test_weights_are_saved_as_safetensors_only(tmp_path):
-    with pytest.raises(LimbeckError, match=re.escape("not as 'net.pt': net.safetensors")):
+    with pytest.raises(LimbeckError, match=re.escape("got 'net.pt'; use net.safetensors")):
         save_weights(mlp(), tmp_path / "net.pt")
 
 

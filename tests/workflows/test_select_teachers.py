@@ -208,7 +208,7 @@ def test_a_class_may_be_missing_in_the_validation_split(tmp_path):
     ("arguments", "message"),
     [
         (["teachers={}"], "no teachers to choose among"),
-        (["teachers.flat.classes=7"], "teachers.flat: MLP gave logits"),
+        (["teachers.flat.classes=7"], "teachers.flat: logits of MLP must be"),
         (["teachers.flat.weights=nowhere"], "nowhere"),
         (["--latency-budget", "0"], "latency_budget must be above 0"),
         (["--margin", "-1"], "min_margin must be at least 0"),

@@ -11,7 +11,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.data.split import UNLABELED, Split
 from limbeck.utils.eval_mode import eval_mode
 
-__all__ = ["predict_logits", "require_pixels"]
+__all__ = ["predict_logits", "predict_split", "require_pixels"]
 
 
 def check_logits(logits: Tensor, *, owner: str = "the") -> Tensor:
@@ -93,6 +93,12 @@ def predict_logits(network: nn.Module, pixels: Tensor) -> Tensor:
     with eval_mode(network):
         logits: Tensor = network(pixels.to(model_device(network)))
     return logits.float().cpu()
+
+
+def predict_split(network: nn.Module, split: Split, *, batch_size: int = 256) -> Tensor:
+    """Logits of ``network`` for all samples of ``split``, ``[n, classes]`` float32 on the CPU."""
+    batches = torch.split(torch.arange(len(split)), batch_size)
+    return torch.cat([predict_logits(network, split.read(indices)) for indices in batches])
 
 
 def correct_on_variants(

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Task
+from limbeck.data.split import UNLABELED
 from limbeck.evaluation.checks import check_class_names, check_logits, check_same_length, labeled_mask
 from limbeck.evaluation.cka import MIN_CKA_SAMPLES, layerwise_cka, unbiased_cka
 from limbeck.evaluation.model_outputs import LayerRecorder, ModelOutputs, first_batch
@@ -99,28 +100,18 @@ def prediction_similarity(
     """
     metrics = prediction_agreement(student_logits, teacher_logits, target)
     check_class_names(class_names, student_logits)
-    labels, student_class, teacher_class = target.detach().cpu(), *_predict(student_logits, teacher_logits)
-    is_labeled = labeled_mask(labels, num_rows=len(labels), num_classes=len(class_names))
-    student_wrong, teacher_wrong = student_class != labels, teacher_class != labels
-    masks = {
-        "num_samples": is_labeled,
-        "same_error": student_wrong & (student_class == teacher_class),
-        "different_error": student_wrong & teacher_wrong & (student_class != teacher_class),
-        "student_only_wrong": student_wrong & ~teacher_wrong,
-        "teacher_only_wrong": teacher_wrong & ~student_wrong,
-    }
+    labels, masks = _error_masks(student_logits, teacher_logits, target)
     counts = {
-        name: torch.bincount(labels[mask & is_labeled], minlength=len(class_names)).tolist()
-        for name, mask in masks.items()
+        name: torch.bincount(labels[mask], minlength=len(class_names)).tolist()
+        for name, mask in {"num_samples": torch.ones_like(labels, dtype=torch.bool), **masks}.items()
     }
     per_class = [
-        {"class": class_name, **{name: counts[name][i] for name in masks}}
+        {"class": class_name, **{name: counts[name][i] for name in counts}}
         for i, class_name in enumerate(class_names)
         if counts["num_samples"][i]
     ]
-    num_labeled = sum(counts["num_samples"])
-    same_error = sum(counts["same_error"]) / num_labeled if num_labeled else None
-    return {"num_samples": len(labels), **metrics, "same_error": same_error, "per_class": per_class}
+    same_error = _mean_or_none(masks["same_error"])
+    return {"num_samples": len(target), **metrics, "same_error": same_error, "per_class": per_class}
 
 
 def prediction_agreement(student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> dict[str, float | None]:
@@ -136,16 +127,14 @@ def prediction_agreement(student_logits: Tensor, teacher_logits: Tensor, target:
     >>> agreement["top1_agreement"], agreement["student_only_wrong"], round(agreement["kl"], 4)
     (0.5, 0.5, 0.7616)
     """
-    student, teacher, is_labeled = _check_pair(student_logits, teacher_logits, target)
-    student_class, teacher_class = _predict(student, teacher)
-    labels = target.detach().cpu()
-    student_wrong, teacher_wrong = (student_class != labels)[is_labeled], (teacher_class != labels)[is_labeled]
+    student, teacher, _ = _check_pair(student_logits, teacher_logits, target)
+    _, masks = _error_masks(student, teacher, target)
     return {
-        "top1_agreement": _mean_or_none(student_class == teacher_class),
+        "top1_agreement": _mean_or_none(torch.eq(*_predict(student, teacher))),
         "kl": _mean_kl(student, teacher),
-        "both_wrong": _mean_or_none(student_wrong & teacher_wrong),
-        "student_only_wrong": _mean_or_none(student_wrong & ~teacher_wrong),
-        "teacher_only_wrong": _mean_or_none(~student_wrong & teacher_wrong),
+        "both_wrong": _mean_or_none(masks["same_error"] | masks["different_error"]),
+        "student_only_wrong": _mean_or_none(masks["student_only_wrong"]),
+        "teacher_only_wrong": _mean_or_none(masks["teacher_only_wrong"]),
     }
 
 
@@ -271,6 +260,21 @@ def _check_errors(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
             raise LimbeckError(f"errors must be [n] booleans, got {errors.dtype} {list(errors.shape)}")
     check_same_length(first, second)
     return first.detach().cpu().double(), second.detach().cpu().double()
+
+
+def _error_masks(student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Labels of the labeled rows, and by kind of error whether each of these rows has it."""
+    is_labeled = target.detach().cpu() != UNLABELED
+    labels, student_class, teacher_class = (
+        rows[is_labeled] for rows in (target.detach().cpu(), *_predict(student_logits, teacher_logits))
+    )
+    student_wrong, teacher_wrong = student_class != labels, teacher_class != labels
+    return labels, {
+        "same_error": student_wrong & (student_class == teacher_class),
+        "different_error": student_wrong & teacher_wrong & (student_class != teacher_class),
+        "student_only_wrong": student_wrong & ~teacher_wrong,
+        "teacher_only_wrong": teacher_wrong & ~student_wrong,
+    }
 
 
 def _predict(*logits: Tensor) -> list[Tensor]:

@@ -146,9 +146,9 @@ class _LogitsWrapper(nn.Module):
 
 def _validate_arguments(path: Path, example_inputs: Tensor, check_inputs: Tensor, tolerance: float) -> None:
     if path.suffix != ".onnx":
-        raise LimbeckError(f"path must be a file that ends in .onnx, not to {path.name!r}")
+        raise LimbeckError(f"path must be a file that ends in .onnx, got {path.name!r}")
     if not (math.isfinite(tolerance) and tolerance > 0):
-        raise LimbeckError(f"tolerance is a number above 0, such as 1e-4, not {tolerance}")
+        raise LimbeckError(f"tolerance must be a number above 0, such as 1e-4, got {tolerance}")
     if not len(example_inputs) or not len(check_inputs):
         raise LimbeckError("export needs at least one example and at least one validation input to compare on")
     example, check = (f"{inputs.dtype} {list(inputs.shape[1:])}" for inputs in (example_inputs, check_inputs))

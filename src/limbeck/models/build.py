@@ -109,7 +109,7 @@ def timm(
 
 def _validate_options(name: str, options: Mapping[str, Any], *, pretrained: bool, weights: str | Path | None) -> None:
     for option in options.keys() & _RENAMED_OPTIONS.keys():
-        raise LimbeckError(f"{name}: say {_RENAMED_OPTIONS[option]!r} instead of {option!r}")
+        raise LimbeckError(f"{name}: use {_RENAMED_OPTIONS[option]!r} instead of {option!r}")
     if "aux_logits" in options:
         raise LimbeckError(f"{name}: aux_logits cannot be set, since no loss would train auxiliary heads; leave it out")
     if options.get("features_only"):

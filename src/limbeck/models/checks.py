@@ -12,8 +12,8 @@ def require_positive(**values: int) -> None:
 
     >>> require_positive(classes=10, channels=0)
     Traceback (most recent call last):
-    limbeck.core.errors.LimbeckError: channels is an integer of 1 or more, not 0
+    limbeck.core.errors.LimbeckError: channels must be an integer of at least 1, got 0
     """
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise LimbeckError(f"{name} is an integer of 1 or more, not {value!r}")
+            raise LimbeckError(f"{name} must be an integer of at least 1, got {value!r}")

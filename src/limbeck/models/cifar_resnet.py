@@ -62,9 +62,9 @@ class CifarResNet(nn.Module):
         super().__init__()
         require_positive(classes=classes, channels=channels)
         if depth < 8 or (depth - 2) % 6:
-            raise LimbeckError(f"the depth of a CIFAR ResNet is 6 n + 2 (8, 14, 20, ...), not {depth}")
+            raise LimbeckError(f"depth must be 6 n + 2 (8, 14, 20, ...), got {depth}")
         if shortcut not in ("projection", "padding"):
-            raise LimbeckError(f"shortcut is 'projection' or 'padding', not {shortcut!r}")
+            raise LimbeckError(f"shortcut must be 'projection' or 'padding', got {shortcut!r}")
         num_blocks = (depth - 2) // 6
         self.stem = nn.Sequential(
             nn.Conv2d(channels, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
@@ -141,7 +141,7 @@ class WideResNet(nn.Module):
         super().__init__()
         require_positive(width=width, classes=classes, channels=channels)
         if depth < 10 or (depth - 4) % 6:
-            raise LimbeckError(f"the depth of a wide ResNet is 6 n + 4 (10, 16, 22, ...), not {depth}")
+            raise LimbeckError(f"depth must be 6 n + 4 (10, 16, 22, ...), got {depth}")
         if not 0 <= dropout < 1:
             raise LimbeckError(f"dropout must be from 0 to below 1, got {dropout}")
         num_blocks, block = (depth - 4) // 6, partial(_PreActBlock, dropout=dropout)

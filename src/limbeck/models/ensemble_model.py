@@ -30,7 +30,7 @@ class EnsembleModel(nn.Module):
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         if len(members) < 2:
-            raise LimbeckError(f"an ensemble has at least two members, not {len(members)}")
+            raise LimbeckError(f"an ensemble must have at least two members, got {len(members)}")
         self.members = nn.ModuleList(members)
 
     def forward(self, *inputs: Tensor) -> Tensor:

@@ -45,8 +45,8 @@ class MLP(nn.Module):
         """The logits, ``[batch, classes]``."""
         if tuple(image.shape[1:]) != self.input_shape:
             raise LimbeckError(
-                f"this mlp takes images of {list(self.input_shape)}, and got {list(image.shape[1:])}; "
-                "build it with the size and channels of the data"
+                f"images must be {list(self.input_shape)}, got {list(image.shape[1:])}; build the mlp with the data's "
+                "size and channels"
             )
         x = image.flatten(1)
         for name in self.layer_names:

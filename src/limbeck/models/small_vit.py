@@ -51,8 +51,8 @@ class SmallViT(nn.Module):
         )
         if width % 4 or width % num_heads:
             raise LimbeckError(
-                f"the width of a ViT is a multiple of 4 and of its heads, and {width} is none for {num_heads} heads: "
-                f"choose {4 * num_heads * max(1, round(width / (4 * num_heads)))}"
+                f"width must be a multiple of 4 and of the {num_heads} heads, got {width}; "
+                f"use {4 * num_heads * max(1, round(width / (4 * num_heads)))}"
             )
         self.patch_size, self.channels = patch_size, channels
         self.patch_embed = nn.Conv2d(channels, width, patch_size, stride=patch_size)
@@ -67,8 +67,8 @@ class SmallViT(nn.Module):
         height, width = image.shape[-2:]
         if image.ndim != 4 or image.shape[1] != self.channels or height % self.patch_size or width % self.patch_size:
             raise LimbeckError(
-                f"this ViT takes images [batch, {self.channels}, height, width] with sides that are multiples of "
-                f"{self.patch_size}, and got {list(image.shape)}; choose another patch_size or image size"
+                f"images must be [batch, {self.channels}, height, width] with sides that are multiples of "
+                f"{self.patch_size}, got {list(image.shape)}; use another patch_size or image size"
             )
         patches = self.patch_embed(image)
         positions = _sincos_positions(height // self.patch_size, width // self.patch_size, patches.shape[1])

@@ -85,9 +85,7 @@ def save_weights(model: nn.Module, path: str | Path, *, metadata: Mapping[str, s
 
     path, header = Path(path), dict(metadata or {})
     if path.suffix != ".safetensors":
-        raise LimbeckError(
-            f"weights are saved as .safetensors, not as {path.name!r}: {path.with_suffix('.safetensors').name}"
-        )
+        raise LimbeckError(f"weights must be saved as .safetensors, got {path.name!r}; use {path.stem}.safetensors")
     for name, value in header.items():
         if not (isinstance(name, str) and isinstance(value, str)):
             raise LimbeckError(f"metadata must be text by name, and {name!r} is {value!r}; convert it to text")

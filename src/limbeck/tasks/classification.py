@@ -40,18 +40,18 @@ class Classification:
 
     def __post_init__(self) -> None:
         if self.classes < 2:
-            raise LimbeckError(f"classification takes at least 2 classes, not {self.classes}")
+            raise LimbeckError(f"classes must be at least 2, got {self.classes}")
 
     def outputs(self, network: nn.Module, batch: Any) -> Outputs:
         """Outputs of ``network`` for ``batch``, one row per sample."""
         output = network(_get_input(batch))
         logits = find_logits(output)
         if logits is None:
-            raise LimbeckError(f"the network gave a {type(output).__name__} without logits")
+            raise LimbeckError(f"{type(network).__name__} must return logits, got a {type(output).__name__}")
         if logits.ndim != 2 or logits.shape[1] != self.classes:
             raise LimbeckError(
-                f"{type(network).__name__} gave logits of shape {list(logits.shape)}, and this task takes "
-                f"[batch, {self.classes}]; give the network a head of {self.classes} classes, or set the task's classes"
+                f"logits of {type(network).__name__} must be [batch, {self.classes}], got {list(logits.shape)}; give "
+                f"the network a head of {self.classes} classes, or set the task's classes"
             )
         return Outputs(logits=logits)
 
@@ -68,8 +68,8 @@ class Classification:
             if not allowed.issuperset(labels):
                 wrong = next(label for label in labels if label not in allowed)
                 raise LimbeckError(
-                    f"the data has a label {wrong}, and this task has {self.classes} classes, "
-                    "counted from 0 (-100 is no label)"
+                    f"labels must be in 0..{self.classes - 1} for {self.classes} classes, or {IGNORE_INDEX} for no "
+                    f"label, got {wrong}"
                 )
         return target
 
@@ -85,10 +85,10 @@ def _get_input(batch: Any) -> Any:
             if key in batch:
                 return batch[key]
         raise LimbeckError(
-            f"the batch has {sorted(map(str, batch))}, and its input is looked for under {list(_INPUT_KEYS)}"
+            f"a batch must have its input under one of {list(_INPUT_KEYS)}, got {sorted(map(str, batch))}"
         )
     if isinstance(batch, Tensor):
         return batch
     if isinstance(batch, tuple | list) and batch:
         return batch[0]
-    raise LimbeckError(f"a batch is (input, target) or a mapping, and no input is in this {type(batch).__name__}")
+    raise LimbeckError(f"a batch must be (input, target) or a mapping, got no input in this {type(batch).__name__}")

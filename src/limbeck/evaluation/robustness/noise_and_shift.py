@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.data.counter_rng import derive_seed
 from limbeck.data.split import Split
-from limbeck.evaluation.checks import correct_on_variants, predict_logits, require_labeled, require_pixels
+from limbeck.evaluation.checks import correct_on_variants, predict_split, require_labeled, require_pixels
 from limbeck.evaluation.statistics import paired_bootstrap
 
 __all__ = ["NOISE_SIGMAS", "add_gaussian_noise", "noise_accuracy", "shift_accuracy"]
@@ -80,15 +80,7 @@ def shift_accuracy(network: nn.Module, reference: Split, shifted: Split, *, batc
             "two folders with the same names in the same classes"
         )
     num_labeled, is_labeled = len(require_labeled(reference)), reference.target >= 0
-    predicted = [
-        torch.cat(
-            [
-                predict_logits(network, split.read(indices)).argmax(dim=1)
-                for indices in torch.split(torch.arange(len(split)), batch_size)
-            ]
-        )
-        for split in (reference, shifted)
-    ]
+    predicted = [predict_split(network, split, batch_size=batch_size).argmax(dim=1) for split in (reference, shifted)]
     reference_correct, shifted_correct = ((labels == reference.target)[is_labeled] for labels in predicted)
     difference, low, high = paired_bootstrap(shifted_correct, reference_correct)
     return {
