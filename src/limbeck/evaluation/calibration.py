@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _NUM_BINS = 15
+_BIN_EDGES = torch.linspace(0, 1, _NUM_BINS + 1, dtype=torch.float64)
 _TEMPERATURE_RANGE = (0.02, 50.0)
 
 
@@ -52,7 +53,7 @@ def reliability_bins(confidence: Tensor, correct: Tensor) -> list[dict[str, Any]
     >>> [(row["confidence"], row["accuracy"]) for row in bins if row["num_samples"]]
     [(0.8, 0.5)]
     """
-    edges, sums = _bin_edges().tolist(), (column.tolist() for column in _bin_sums(confidence, correct))
+    edges, sums = _BIN_EDGES.tolist(), (column.tolist() for column in _bin_sums(confidence, correct))
     return [
         {
             "low": low,
@@ -116,13 +117,9 @@ def split_halves(n: int, *, seed: int) -> tuple[Tensor, Tensor]:
     return order[: n // 2], order[n // 2 :]
 
 
-def _bin_edges() -> Tensor:
-    return torch.linspace(0, 1, _NUM_BINS + 1, dtype=torch.float64)
-
-
 def _bin_sums(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Number of samples, sum of confidences and number of correct predictions of each bin."""
-    bin_index = torch.bucketize(confidence.contiguous(), _bin_edges()[1:-1])
+    bin_index = torch.bucketize(confidence.contiguous(), _BIN_EDGES[1:-1])
     num_samples = torch.bincount(bin_index, minlength=_NUM_BINS)
     confidence_sum = torch.bincount(bin_index, weights=confidence, minlength=_NUM_BINS)
     return num_samples, confidence_sum, torch.bincount(bin_index, weights=correct.double(), minlength=_NUM_BINS)

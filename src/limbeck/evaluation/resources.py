@@ -50,16 +50,14 @@ class ResourceMeter:
 
     def __init__(self, *, powercap: Path = _POWERCAP_ROOT) -> None:
         self.energy_sources: tuple[str, ...] = ()
-        self._cpu_energy = _CPUEnergyMeter(powercap)
-        self._gpu_energy: dict[str, float] = {}
-        self._start = (0.0, 0.0)
+        self._powercap = powercap
         self._result: dict[str, float | None] | None = None
 
     def __enter__(self) -> Self:
         self._result, self.energy_sources = None, ()
         _synchronize(_cuda_devices())
         self._gpu_energy = _read_gpu_energy()
-        self._cpu_energy.start()
+        self._cpu_energy = _CPUEnergyMeter(self._powercap)
         self._start = time.perf_counter(), _cpu_seconds()
         return self
 
@@ -86,31 +84,24 @@ class ResourceMeter:
 
 @final
 class _CPUEnergyMeter:
-    """Adds up the energy of the processor packages between :meth:`start` and :meth:`stop`.
+    """Adds up the energy of the processor packages until :meth:`stop`.
 
     RAPL's counters (https://docs.kernel.org/power/powercap/powercap.html) wrap around within minutes of full load, so a
     thread reads them every 30 seconds.
     """
 
     def __init__(self, root: Path) -> None:
-        self._root = root
         self._previous: dict[Path, int] = {}
-        self._microjoules = 0
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        self._microjoules, self._previous, self._thread = 0, {}, None
-        self._stop.clear()
+        self._microjoules, self._stop = 0, threading.Event()
         with suppress(OSError, ValueError):
-            self._previous = {zone: _read_int(zone / "energy_uj") for zone in _package_zones(self._root)}
+            self._previous = {zone: _read_int(zone / "energy_uj") for zone in _package_zones(root)}
+        self._thread = threading.Thread(target=self._poll, name="limbeck-joules", daemon=True)
         if self._previous:
-            self._thread = threading.Thread(target=self._poll, name="limbeck-joules", daemon=True)
             self._thread.start()
 
     def stop(self) -> float | None:
-        """Joules since :meth:`start`; ``None`` without a package, or where one is not readable (often only by root)."""
-        if self._thread is None:
+        """Joules so far; ``None`` without a package, or where one is not readable (often only by root)."""
+        if not self._thread.is_alive():
             return None
         self._stop.set()
         self._thread.join()
