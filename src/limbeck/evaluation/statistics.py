@@ -44,7 +44,6 @@ __all__ = [
 MIN_GAP = 0.005
 """Half a point of accuracy: the fraction of a smaller gap between teacher and baseline is mostly noise."""
 
-_QUANTILES = (0.025, 0.975)
 _MAX_CHUNK_ELEMENTS = 2_000_000
 _MAX_SEEDS = 10_000
 _ROUNDING_TOLERANCE = 1e-12  # relative
@@ -78,8 +77,7 @@ def paired_bootstrap_over_seeds(
     if not pairs:
         raise LimbeckError("pairs must hold at least one seed, got none")
     differences = [a.int() - b.int() for a, b in (_check_correctness(*pair) for pair in pairs)]
-    lengths = {len(difference) for difference in differences}
-    if shared_samples and len(lengths) > 1:
+    if shared_samples and len(lengths := {len(difference) for difference in differences}) > 1:
         raise LimbeckError(f"seeds with shared samples must have equally many, got {sorted(lengths)}")
     rng, resampled = np.random.default_rng(seed), np.zeros(n_resamples)
     for group in [torch.stack(differences).sum(dim=0)] if shared_samples else differences:
@@ -94,11 +92,7 @@ def paired_bootstrap_statistic(
     statistic: Callable[[Tensor], float | Tensor], rows_a: Tensor, rows_b: Tensor, *, n_resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
-    """``statistic(rows_a) - statistic(rows_b)`` of ``[n, ...]`` rows of the same samples, with its interval.
-
-    Returns:
-        ``difference``, ``low``, ``high`` and ``num_samples``.
-    """
+    """``difference`` a − b of ``statistic`` of ``[n, ...]`` rows, its ``low`` and ``high`` end, and ``num_samples``."""
     n = _check_same_samples(rows_a, rows_b)
     generator, resampled = torch.Generator().manual_seed(seed), list[float]()
     for _ in range(n_resamples):
@@ -152,9 +146,8 @@ def accuracy_interval(accuracy: float | None, num_samples: int, *, seed: int = 0
 def mcnemar_test(correct_a: Tensor, correct_b: Tensor) -> dict[str, Any]:
     """McNemar's exact test of two networks (1947, https://doi.org/10.1007/BF02295996), ``a`` is the variant.
 
-    Returns:
-        ``only_variant_correct`` and ``only_baseline_correct``, numbers of samples that only one classifies correctly,
-        and the two-sided binomial ``p_value``, 1 without such samples.
+    Returns the numbers of samples that only one classifies correctly, and the two-sided binomial ``p_value``, 1 without
+    such samples.
 
     >>> mcnemar_test(torch.tensor([True] * 7 + [False]), torch.tensor([True] + [False] * 6 + [True]))
     {'only_variant_correct': 6, 'only_baseline_correct': 1, 'p_value': 0.125}
@@ -190,8 +183,7 @@ def paired_mean_ci(
 
     For few seeds the bootstrap interval is too narrow (`benchmarks/coverage.py` measures by how much); Student's
     interval (1908, https://doi.org/10.1093/biomet/6.1.1) is exact for normal differences. Where all differences are
-    equal up to rounding, both intervals are the mean itself and ``p_value`` is 1 for a difference of zero, else 0 (see
-    :data:`limbeck.report.verdict.RULE_OVER_SEEDS`).
+    equal up to rounding, both intervals are the mean itself and ``p_value`` is 1 for a difference of zero, else 0.
 
     Returns:
         ``mean``, ``std`` (with n − 1), ``low`` and ``high`` (bootstrap), ``t_low`` and ``t_high`` (Student's t), the
@@ -342,8 +334,13 @@ def _bootstrap_means(metrics: Sequence[Sequence[float]], n_resamples: int, seed:
 
 
 def _percentiles(resampled: Any, method: Any = "linear") -> tuple[float, float]:
-    low, high = np.quantile(resampled, _QUANTILES, method=method)
+    low, high = np.quantile(resampled, (0.025, 0.975), method=method)
     return float(low), float(high)
+
+
+def _difference_ci(difference: float, resampled: Any, num_samples: int) -> dict[str, Any]:
+    low, high = _percentiles(resampled)
+    return {"difference": difference, "low": low, "high": high, "num_samples": num_samples}
 
 
 def _percentile_interval(resampled: Any, num_seeds: int) -> tuple[float | None, float | None]:
@@ -353,11 +350,6 @@ def _percentile_interval(resampled: Any, num_seeds: int) -> tuple[float | None, 
     # "nearest", since a linear interpolation with an infinite value is NaN.
     low, high = _percentiles(resampled, "nearest")
     return (low if math.isfinite(low) else None), (high if math.isfinite(high) else None)
-
-
-def _difference_ci(difference: float, resampled: Any, num_samples: int) -> dict[str, Any]:
-    low, high = _percentiles(resampled)
-    return {"difference": difference, "low": low, "high": high, "num_samples": num_samples}
 
 
 def _std(values: Sequence[float]) -> float | None:
