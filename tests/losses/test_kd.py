@@ -14,6 +14,7 @@ from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.losses import KDLoss, kd_loss
+from limbeck.recipe.resolve_node import resolve_node
 from limbeck.testing import check_loss, make_context
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
@@ -165,3 +166,9 @@ def test_both_derivatives_are_those_of_finite_differences(tau):
     student, teacher = torch.randn(3, 4).double().requires_grad_(), torch.randn(3, 4).double()
     assert torch.autograd.gradcheck(lambda s: kd_loss(s, teacher, temperature=tau), student)
     assert torch.autograd.gradgradcheck(lambda s: kd_loss(s, teacher, temperature=tau), student)
+
+
+def test_a_recipe_checks_the_temperature_against_its_annotation():
+    assert resolve_node({"use": "KDLoss", "temperature": 2}, "loss").build() == KDLoss(temperature=2.0)
+    with pytest.raises(LimbeckError, match="temperature"):
+        resolve_node({"use": "KDLoss", "temperature": "hot"}, "loss")

@@ -18,8 +18,6 @@ from limbeck.distiller.distiller import Distiller
 from limbeck.features import parse_layer
 from limbeck.teachers.adapter import TeacherAdapter
 
-__all__ = ["EarlyExit", "classifier_source", "deployment_model", "early_exits"]
-
 
 def classifier_source(distiller: Distiller) -> tuple[str, Any] | None:
     """The loss that replaces the student's classifier, and its name; ``None`` where there is none.

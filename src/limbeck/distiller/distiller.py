@@ -22,8 +22,6 @@ from limbeck.teachers import EnsembleMethod, FrozenTeacher, combine_teachers
 from limbeck.teachers.ensemble import resolve_ensemble
 from limbeck.utils.eval_mode import eval_mode
 
-__all__ = ["Distiller"]
-
 Teachers = nn.Module | Teacher | Sequence[nn.Module | Teacher] | Mapping[str, nn.Module | Teacher]
 
 

@@ -19,8 +19,6 @@ from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.utils.all_gather import all_gather, gather_sizes, get_rank, get_world_size
 
-__all__ = ["gather_context"]
-
 
 def gather_context(context: LossContext) -> LossContext:
     """Concatenate the batches of all processes; returns ``context`` itself with one process.

@@ -15,8 +15,6 @@ from limbeck.core.protocols import Task
 from limbeck.core.schedules import Schedule
 from limbeck.distiller.per_teacher import divide_weight
 
-__all__ = ["MutualTask", "PeerStudents", "scale_weights_for_peers"]
-
 
 @final
 class PeerStudents(nn.Module):

@@ -20,8 +20,6 @@ from limbeck.distiller.gather_context import gather_context
 from limbeck.losses.temperature import TemperatureRecord
 from limbeck.losses.weighting import LossWeighting
 
-__all__ = ["LossOutput", "Objective", "trainable_modules"]
-
 
 class LossOutput(NamedTuple):
     """The loss of one batch.

@@ -16,8 +16,6 @@ from limbeck.core.progress import Progress
 from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule
 
-__all__ = ["divide_weight", "loss_per_teacher"]
-
 Weight = float | Schedule
 
 

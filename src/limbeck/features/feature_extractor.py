@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.utils.eval_mode import eval_mode
 
-__all__ = ["FeatureExtractor", "LayerRef", "ModuleCall", "list_layers", "parse_layer", "trace_calls", "unwrap_model"]
-
 _LAYER_PATTERN = re.compile(r"^(?P<path>[^@:]*)(?:@(?P<run>\d+))?(?::(?P<side>input|output))?$")
 
 

@@ -86,7 +86,6 @@ class Projection(nn.Sequential):
         self.description = description
 
     def forward(self, features: Tensor) -> Tensor:
-        """The output of the last layer."""
         # distiller.to(bfloat16) converts the layers as well; the loss upcasts their output.
         out: Tensor = super().forward(features.to(next(self.parameters(), features).dtype))  # type: ignore[no-untyped-call]
         return out
@@ -153,7 +152,6 @@ class ChannelNorm(nn.BatchNorm1d):
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """The normalized features."""
         maps = channels_first(features)
         out = F.batch_norm(
             maps, self.running_mean, self.running_var, self.weight, self.bias,

@@ -17,8 +17,6 @@ from limbeck.losses._bases import ProjectedFeatureLoss
 from limbeck.losses._features import Projection, make_connector, require_same_features
 from limbeck.losses._ops import require_interval, upcast
 
-__all__ = ["ABLoss", "ab_loss"]
-
 
 def ab_loss(student: Tensor, teacher: Tensor, *, margin: float = 1.0) -> Tensor:
     """Mean over all elements of [margin − student]₊² where the teacher is above zero, [margin + student]₊² elsewhere.
@@ -44,9 +42,7 @@ class ABLoss(ProjectedFeatureLoss):
     """:func:`ab_loss` of one layer of student and teacher, the student's through a learned projection with a BatchNorm.
 
     Args:
-        layer: name of the layer, the same for student and teacher.
         margin: distance from zero that the student's neurons must have, above zero.
-        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     paper: ClassVar = "https://arxiv.org/abs/1811.03233"
@@ -59,9 +55,7 @@ class ABLoss(ProjectedFeatureLoss):
         self.margin = margin
 
     def make_projection(self, student: Tensor, teacher: Tensor) -> Projection:
-        """A layer without bias and a BatchNorm."""
         return make_connector(student, teacher)
 
     def compare(self, student: Tensor, teacher: Tensor, context: LossContext) -> Tensor:
-        """The loss at the margin."""
         return ab_loss(student, teacher, margin=self.margin)

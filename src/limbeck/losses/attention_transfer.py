@@ -16,8 +16,6 @@ from limbeck.losses._bases import FeatureLoss
 from limbeck.losses._features import attention_map, match_size, require_maps
 from limbeck.losses._ops import mean_squared_error, require_interval, upcast
 
-__all__ = ["AttentionTransferLoss", "attention_transfer_loss"]
-
 
 def attention_transfer_loss(student: Tensor, teacher: Tensor, *, power: float = 2.0) -> Tensor:
     """Mean over batch and positions of the squared difference of the two L2-normalized attention maps.

@@ -21,8 +21,6 @@ from limbeck.losses._features import channels_first, match_size, require_prepare
 from limbeck.losses._logits import cross_entropy, kl_by_row, log_softmax_pair, require_temperature
 from limbeck.losses._ops import mean_squared_error, require_interval, row_mean, upcast
 
-__all__ = ["BYOTLoss", "byot_loss"]
-
 
 def byot_loss(
     head_logits: Sequence[Tensor],
@@ -90,7 +88,6 @@ class BYOTLoss(nn.Module, Loss):
         self.heads: nn.ModuleList | None = None
 
     def prepare(self, context: LossContext) -> None:
-        """Build a head for each layer."""
         student = context.student
         deepest_features = None if self.deepest_layer is None else student.feature(self.deepest_layer)
         classes = student.require_logits().shape[1]
@@ -104,7 +101,6 @@ class BYOTLoss(nn.Module, Loss):
         return heads[self.layers.index(name)]
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this context."""
         student, target = context.student, context.require_target()
         head_logits, head_features = zip(*(self.head(name)(student.feature(name)) for name in self.layers), strict=True)
         logits = student.require_logits()

@@ -24,8 +24,6 @@ from limbeck.losses._bases import FeatureLoss
 from limbeck.losses._features import flatten_samples
 from limbeck.losses._ops import mean_squared_error, require_interval
 
-__all__ = ["CCLoss", "cc_loss"]
-
 Kernel = Literal["gaussian", "bilinear"]
 
 

@@ -36,8 +36,6 @@ from limbeck.losses._features import channels_first, require_prepared
 from limbeck.losses._ops import IGNORE_INDEX, hard_labels, require_interval, require_same_shape, row_mean, upcast
 from limbeck.utils.all_gather import all_gather
 
-__all__ = ["CRDLoss", "crd_loss"]
-
 
 def crd_loss(
     student: Tensor,

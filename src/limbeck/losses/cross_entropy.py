@@ -14,9 +14,7 @@ from torch import Tensor
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
 from limbeck.losses._logits import cross_entropy, require_target_rows
-from limbeck.losses._ops import IGNORE_INDEX, require_interval, upcast
-
-__all__ = ["IGNORE_INDEX", "CrossEntropyLoss", "cross_entropy_loss"]
+from limbeck.losses._ops import require_interval, upcast
 
 
 def cross_entropy_loss(student: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:

@@ -21,8 +21,6 @@ from limbeck.core.schedules import Schedule, resolve
 from limbeck.losses._logits import kl_by_row, log_softmax_pair, require_temperature
 from limbeck.losses._ops import IGNORE_INDEX, hard_labels, require_same_shape, row_mean
 
-__all__ = ["CSKDLoss", "cskd_loss"]
-
 
 def cskd_loss(student: Tensor, partner: Tensor, *, temperature: float = 4.0) -> Tensor:
     """Mean over rows of KL(partner ‖ student) at ``temperature``, times its square; no gradient to ``partner``.

@@ -20,8 +20,6 @@ from limbeck.losses._features import require_same_features
 from limbeck.losses._logits import require_temperature
 from limbeck.losses._ops import upcast
 
-__all__ = ["CWDLoss", "cwd_loss"]
-
 
 def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
     """Mean over batch and channels of KL(teacher ‖ student) over positions at ``temperature``, times its square.
@@ -54,7 +52,6 @@ class CWDLoss(ProjectedFeatureLoss):
     Args:
         layer: name of the layer, the same for student and teacher; ``None`` compares the spatial logits.
         temperature: a number above zero, or a schedule. The paper has 4 for features and 1 for logits.
-        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     paper: ClassVar = "https://arxiv.org/abs/2011.13256"
@@ -71,7 +68,6 @@ class CWDLoss(ProjectedFeatureLoss):
         self.layer, self.temperature = layer, temperature
 
     def features(self, context: LossContext) -> tuple[Tensor, Tensor]:
-        """The features of the layer, or the spatial logits."""
         if self.layer is not None:
             return super().features(context)
         student, teacher = context.pair(self.teacher)
@@ -82,5 +78,4 @@ class CWDLoss(ProjectedFeatureLoss):
         return student.spatial_logits, teacher.spatial_logits
 
     def compare(self, student: Tensor, teacher: Tensor, context: LossContext) -> Tensor:
-        """The loss at the temperature."""
         return cwd_loss(student, teacher, temperature=resolve(self.temperature, context.progress))

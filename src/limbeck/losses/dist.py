@@ -28,8 +28,6 @@ from limbeck.losses._logits import (
 )
 from limbeck.losses._ops import row_mean
 
-__all__ = ["DISTLoss", "dist_loss"]
-
 _MAX_ROUNDINGS: Final = 8  # roundings by which equal probabilities may lie apart
 
 

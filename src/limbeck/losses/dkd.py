@@ -23,8 +23,6 @@ from torch import Tensor
 from limbeck.losses._bases import LogitLoss
 from limbeck.losses._logits import TemperatureValue, kl_by_row, log_softmax_pair, masked_mean, valid_targets
 
-__all__ = ["DKDLoss", "dkd_loss"]
-
 
 def dkd_loss(
     student: Tensor,

@@ -22,8 +22,6 @@ from limbeck.core.schedules import Schedule, resolve
 from limbeck.losses._logits import clamped_log_softmax, kl_by_row, require_temperature
 from limbeck.losses._ops import require_interval, require_same_shape, row_mean, upcast
 
-__all__ = ["DMLLoss", "dml_loss"]
-
 
 def dml_loss(students: Sequence[Tensor], *, temperature: float = 1.0) -> Tensor:
     """Mean over students, their rows and the others j of KL(j ‖ student), times ``temperature ** 2``; no gradient to j.

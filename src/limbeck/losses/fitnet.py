@@ -15,8 +15,6 @@ from limbeck.losses._bases import ProjectedFeatureLoss
 from limbeck.losses._features import Projection, linear_projection, require_same_features
 from limbeck.losses._ops import mean_squared_error, upcast
 
-__all__ = ["FitNetLoss", "fitnet_loss"]
-
 
 def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over all elements of (student − teacher)², for features of one shape.
@@ -39,5 +37,4 @@ class FitNetLoss(ProjectedFeatureLoss):
     fn: ClassVar = staticmethod(fitnet_loss)
 
     def make_projection(self, student: Tensor, teacher: Tensor) -> Projection:
-        """A linear layer, also between equal channels."""
         return linear_projection(student, teacher)

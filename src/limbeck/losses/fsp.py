@@ -22,8 +22,6 @@ from limbeck.losses._bases import format_settings
 from limbeck.losses._features import channels_first, make_projection, require_prepared
 from limbeck.losses._ops import mean_squared_error, upcast
 
-__all__ = ["FSPLoss", "fsp_loss"]
-
 _POOL: Final[Mapping[int, Callable[..., Tensor]]] = {
     3: F.adaptive_avg_pool1d,
     4: F.adaptive_avg_pool2d,
@@ -81,7 +79,6 @@ class FSPLoss(nn.Module, Loss):
         )
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this context."""
         first, last = require_prepared(self.projections, "FSPLoss")
         student, teacher = context.pair(self.teacher)
         student_first = channels_first(first(upcast(student.feature(self.first_layer))))

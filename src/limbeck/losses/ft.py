@@ -30,8 +30,6 @@ from limbeck.losses._features import (
 )
 from limbeck.losses._ops import mean_squared_error, require_interval, upcast
 
-__all__ = ["FTLoss", "ft_loss"]
-
 
 def ft_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over batch and positions of the absolute difference of the two L2-normalized maps of mean f².
@@ -56,11 +54,9 @@ class FTLoss(ProjectedFeatureLoss):
     """:func:`ft_loss` of one layer, plus the reconstruction error that trains the paraphraser.
 
     Args:
-        layer: name of the layer, the same for student and teacher.
         rate: channels of a factor over channels of the teacher, above 0 and up to 1.
         reconstruction_weight: weight of the reconstruction error within the loss. Its default times the usual weight of
             200 is 1.
-        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     paper: ClassVar = "https://arxiv.org/abs/1802.04977"
@@ -92,7 +88,6 @@ class FTLoss(ProjectedFeatureLoss):
         self.to(student)
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this context."""
         paraphraser, decoder, translator = (
             require_prepared(module, "FTLoss") for module in (self.paraphraser, self.decoder, self.translator)
         )

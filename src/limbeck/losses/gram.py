@@ -17,8 +17,6 @@ from limbeck.losses._bases import ProjectedFeatureLoss
 from limbeck.losses._features import channels_first
 from limbeck.losses._ops import mean_squared_error, upcast
 
-__all__ = ["GramLoss", "gram_loss"]
-
 
 def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over batch and channel pairs of the squared difference of F·Fᵀ / positions.

@@ -20,8 +20,6 @@ from limbeck.losses._bases import LogitLoss
 from limbeck.losses._logits import TemperatureValue, log_softmax_pair, temperature_scaled_mean
 from limbeck.losses._ops import require_interval
 
-__all__ = ["JSDLoss", "jsd_loss"]
-
 
 def jsd_loss(student: Tensor, teacher: Tensor, *, temperature: TemperatureValue = 4.0, beta: float = 0.5) -> Tensor:
     """Mean over rows of beta · KL(p ‖ m) + (1 − beta) · KL(q ‖ m) at ``temperature``, times ``temperature ** 2``.

@@ -15,8 +15,6 @@ from torch import Tensor
 from limbeck.losses._bases import LogitLoss
 from limbeck.losses._logits import TemperatureValue, kl_by_row, log_softmax_pair, temperature_scaled_mean
 
-__all__ = ["KDLoss", "kd_loss"]
-
 
 def kd_loss(student: Tensor, teacher: Tensor, *, temperature: TemperatureValue = 4.0) -> Tensor:
     """Mean over rows of KL(teacher ‖ student) at ``temperature``, times ``temperature ** 2``.

@@ -16,8 +16,6 @@ from limbeck.core.protocols import Loss
 from limbeck.losses._logits import prepare_logits
 from limbeck.losses._ops import mean_squared_error
 
-__all__ = ["LogitMSELoss", "logit_mse_loss"]
-
 
 def logit_mse_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over rows and classes of (student − teacher)².

@@ -20,8 +20,6 @@ from limbeck.losses._bases import ProjectedFeatureLoss
 from limbeck.losses._features import Projection, describe_shapes, require_maps, require_prepared, require_same_features
 from limbeck.losses._ops import mean_squared_error, require_interval, upcast
 
-__all__ = ["MGDLoss", "mgd_loss"]
-
 
 def mgd_loss(student: Tensor, teacher: Tensor, *, mask: Tensor, generator: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean over all elements of (teacher − generator(student · mask))².
@@ -49,9 +47,7 @@ class MGDLoss(ProjectedFeatureLoss):
     """:func:`mgd_loss` of one layer of student and teacher, by a learned generator.
 
     Args:
-        layer: name of the layer, the same for student and teacher.
         mask_ratio: λ, the fraction of masked positions, from 0 to below 1; sampled at each step as in dropout.
-        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     paper: ClassVar = "https://arxiv.org/abs/2205.01529"
@@ -76,7 +72,6 @@ class MGDLoss(ProjectedFeatureLoss):
         ).to(upcast(student))  # fmt: skip
 
     def compare(self, student: Tensor, teacher: Tensor, context: LossContext) -> Tensor:
-        """The loss under a random mask."""
         noise = torch.rand(len(student), 1, *student.shape[2:], device=student.device, dtype=student.dtype)
         mask = (noise >= self.mask_ratio).to(student)
         return mgd_loss(student, teacher, mask=mask, generator=require_prepared(self.generator, "MGDLoss"))

@@ -34,8 +34,6 @@ from limbeck.losses._logits import (
 )
 from limbeck.losses._ops import upcast
 
-__all__ = ["MLKDLoss", "mlkd_loss"]
-
 _TEMPERATURES = (2.0, 3.0, 4.0, 5.0, 6.0)
 
 

@@ -28,8 +28,6 @@ from limbeck.losses._logits import (
     valid_targets,
 )
 
-__all__ = ["NKDLoss", "nkd_loss"]
-
 
 def nkd_loss(
     student: Tensor, teacher: Tensor, target: Tensor, *, gamma: float = 1.5, temperature: TemperatureValue = 1.0

@@ -24,8 +24,6 @@ from limbeck.losses._bases import FeatureLoss
 from limbeck.losses._features import channels_first, match_size
 from limbeck.losses._ops import upcast
 
-__all__ = ["NSTLoss", "nst_loss"]
-
 
 def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared MMD of the two sets of channel maps under the squared dot product, mean over the batch.

@@ -29,8 +29,6 @@ from limbeck.losses._features import (
 )
 from limbeck.losses._ops import mean_squared_error, upcast
 
-__all__ = ["OFDLoss", "batch_norm_margin", "ofd_loss"]
-
 
 def ofd_loss(student: Tensor, teacher: Tensor, *, margin: Tensor) -> Tensor:
     """Mean over all elements of (student − target)², where the target is positive or the student above it.
@@ -72,10 +70,8 @@ class OFDLoss(ProjectedFeatureLoss):
     """:func:`ofd_loss` of one layer, the student's through a learned projection with a BatchNorm.
 
     Args:
-        layer: name of the layer, the same for student and teacher.
         margin: one number for each of the teacher's channels (:func:`batch_norm_margin`); ``None`` measures the mean of
             its negative responses, once, on the batch that shapes the projection.
-        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     paper: ClassVar = "https://arxiv.org/abs/1904.01866"
@@ -102,7 +98,6 @@ class OFDLoss(ProjectedFeatureLoss):
         return make_connector(student, teacher)
 
     def compare(self, student: Tensor, teacher: Tensor, context: LossContext) -> Tensor:
-        """The loss at the margin."""
         return ofd_loss(student, teacher, margin=self.margin)
 
     def extra_repr(self) -> str:

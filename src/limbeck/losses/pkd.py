@@ -18,8 +18,6 @@ from limbeck.losses._bases import ProjectedFeatureLoss
 from limbeck.losses._features import require_same_features
 from limbeck.losses._ops import mean_squared_error, upcast
 
-__all__ = ["PKDLoss", "pkd_loss"]
-
 
 def pkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Half the mean squared difference of the two, each channel standardized over batch and positions.

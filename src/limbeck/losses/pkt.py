@@ -18,8 +18,6 @@ from torch.nn import functional as F
 from limbeck.losses._bases import FeatureLoss
 from limbeck.losses._features import flatten_samples
 
-__all__ = ["PKTLoss", "pkt_loss"]
-
 _EPSILON: Final = 1e-7
 
 

@@ -21,8 +21,6 @@ from limbeck.core.schedules import Schedule
 from limbeck.losses._logits import prepare_logits, require_target_rows, soft_cross_entropy
 from limbeck.losses._ops import IGNORE_INDEX, require_interval
 
-__all__ = ["PSKDLoss", "pskd_loss"]
-
 
 def pskd_loss(student: Tensor, previous_logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.8) -> Tensor:
     """Mean over the labeled rows of the cross-entropy with (1 − alpha) · label + alpha · softmax(previous logits).

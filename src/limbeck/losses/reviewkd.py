@@ -24,8 +24,6 @@ from limbeck.core.protocols import Loss
 from limbeck.losses._features import ChannelNorm, describe_shapes, match_size, require_maps, require_prepared
 from limbeck.losses._ops import require_interval, require_same_shape, upcast
 
-__all__ = ["ReviewKDLoss", "reviewkd_loss"]
-
 _POOL_SIZES: Final = (4, 2, 1)
 
 
@@ -83,7 +81,6 @@ class ReviewKDLoss(nn.Module, Loss):
         )
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this context."""
         fusions = require_prepared(self.fusions, "ReviewKDLoss")
         pairs: list[tuple[Tensor, Tensor]] = []
         fused: Tensor | None = None

@@ -22,8 +22,6 @@ from torch.nn import functional as F
 from limbeck.losses._bases import FeatureLoss
 from limbeck.losses._features import flatten_samples, pairwise_relations
 
-__all__ = ["RKDAngleLoss", "RKDDistanceLoss", "rkd_angle_loss", "rkd_distance_loss"]
-
 
 def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over all pairs of the smooth L1 distance between normalized distances.

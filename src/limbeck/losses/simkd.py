@@ -24,8 +24,6 @@ from limbeck.losses._bases import ProjectedFeatureLoss
 from limbeck.losses._features import Projection, match_size, require_prepared
 from limbeck.losses._ops import mean_squared_error, require_interval, require_same_shape, upcast
 
-__all__ = ["SimKDLoss", "simkd_loss"]
-
 
 def simkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over all elements of (student − teacher)², the larger map average-pooled to the smaller.
@@ -51,7 +49,6 @@ class SimKDLoss(ProjectedFeatureLoss):
         layer: name of the layer, the same for student and teacher: the last features before the teacher's classifier,
             ``[batch, channels, height, width]`` before its pooling, or ``[batch, width]``.
         factor: the inner width is the teacher's width divided by this.
-        teacher: name of the teacher; ``None``: the ensemble of all.
 
     The student's classifier gets no gradient from this loss. :meth:`make_head` builds its replacement, which
     :func:`limbeck.distiller.deployment_model` puts behind the student.
@@ -69,7 +66,6 @@ class SimKDLoss(ProjectedFeatureLoss):
         self.out_channels = 0
 
     def make_projection(self, student: Tensor, teacher: Tensor) -> Projection:
-        """The projector between these features."""
         if student.ndim != teacher.ndim or student.ndim not in (2, 4):
             raise LimbeckError(
                 "SimKDLoss compares maps [batch, channels, height, width] or vectors [batch, width], got "
@@ -84,7 +80,6 @@ class SimKDLoss(ProjectedFeatureLoss):
         return Projection(*layers, description=description).to(upcast(student))
 
     def forward(self, context: LossContext) -> Tensor:
-        """The loss of this context."""
         projector = require_prepared(self.projection, "SimKDLoss")
         student, teacher = self.features(context)
         if not len(student):  # BatchNorm takes no empty batch; each parameter still gets its gradient of zero

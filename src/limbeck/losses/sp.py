@@ -17,8 +17,6 @@ from torch.nn import functional as F
 from limbeck.losses._bases import FeatureLoss
 from limbeck.losses._features import flatten_samples
 
-__all__ = ["SPLoss", "sp_loss"]
-
 
 def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """‖S − T‖² / batch², with S and T the row-normalized F·Fᵀ of student and teacher.

@@ -28,8 +28,6 @@ from limbeck.losses._logits import (
 )
 from limbeck.losses._ops import require_interval, row_mean
 
-__all__ = ["TTMLoss", "ttm_loss"]
-
 RowWeighting = Literal["by_softness", "equal"]
 
 

@@ -30,8 +30,6 @@ from limbeck.losses._features import (
 )
 from limbeck.losses._ops import require_interval, upcast
 
-__all__ = ["VIDLoss", "vid_loss"]
-
 _MIN_VARIANCE: Final = 1e-5
 
 
@@ -61,9 +59,7 @@ class VIDLoss(ProjectedFeatureLoss):
     """:func:`vid_loss` of one layer of student and teacher, with a learned mean and variance.
 
     Args:
-        layer: name of the layer, the same for student and teacher.
         initial_variance: σ² of each channel at the beginning.
-        teacher: name of the teacher; ``None``: the ensemble of all.
     """
 
     paper: ClassVar = "https://arxiv.org/abs/1904.05835"
@@ -95,5 +91,4 @@ class VIDLoss(ProjectedFeatureLoss):
         return F.softplus(upcast(self.rho)) + _MIN_VARIANCE
 
     def compare(self, student: Tensor, teacher: Tensor, context: LossContext) -> Tensor:
-        """The loss at the learned variance."""
         return vid_loss(student, teacher, variance=self.variance)

@@ -10,6 +10,7 @@ import inspect
 from collections import abc
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
@@ -53,10 +54,13 @@ def get_hints(target: Callable[..., Any]) -> dict[str, Any]:
     if inspect.isclass(target):
         function = target.__init__ if target.__init__ is not object.__init__ else target.__new__
     try:
+        if inspect.isclass(target) and is_dataclass(target):  # a field is evaluated in the module of its class
+            hints = get_type_hints(target, include_extras=True)
+            return {name: hints[name] for name in inspect.signature(target).parameters if name in hints}
         return get_type_hints(function, include_extras=True)
     except Exception:
         # One name that only type checkers import must not drop the other hints.
-        hints: dict[str, Any] = {}
+        hints = {}
         for name, annotation in getattr(function, "__annotations__", {}).items():
             with suppress(Exception):
                 parameter = SimpleNamespace(__annotations__={name: annotation})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
-from limbeck.losses.cross_entropy import IGNORE_INDEX
+from limbeck.losses._ops import IGNORE_INDEX
 from limbeck.losses.temperature import CLASSIFICATION, Range
 from limbeck.utils.logits import find_logits
 

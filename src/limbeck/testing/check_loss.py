@@ -14,8 +14,6 @@ from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Loss, Preparable
 from limbeck.testing.contexts import make_context
 
-__all__ = ["CHECKS", "check_loss"]
-
 ContextFactory = Callable[..., LossContext]
 
 

@@ -11,8 +11,6 @@ from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 
-__all__ = ["make_context"]
-
 Shapes = Mapping[str, Sequence[int]]
 
 

@@ -16,8 +16,6 @@ from limbeck.losses._logits import require_temperature
 from limbeck.losses.temperature.policy import ScaledLogits
 from limbeck.losses.temperature.temperature_range import temperature_range
 
-__all__ = ["Constant", "Scheduled"]
-
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,6 @@ class Constant:
         return ScaledLogits(student.require_logits(), teacher.require_logits(), self.temperature)
 
     def bounds(self) -> tuple[float, float]:
-        """The temperature, twice."""
         return self.temperature, self.temperature
 
 

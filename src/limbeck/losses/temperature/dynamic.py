@@ -20,8 +20,6 @@ from limbeck.losses._ops import upcast
 from limbeck.losses.temperature.entropy import valid_class_mask
 from limbeck.losses.temperature.policy import ScaledLogits
 
-__all__ = ["Dynamic", "dynamic_temperatures"]
-
 _MIN_PEAK = 1e-6
 
 

@@ -7,8 +7,6 @@ from torch import Tensor
 from limbeck.losses._logits import clamped_log_softmax
 from limbeck.losses._ops import upcast
 
-__all__ = ["least_confidence", "normalized_entropy", "valid_class_mask"]
-
 
 def normalized_entropy(logits: Tensor) -> Tensor:
     """The entropy of each row's softmax divided by that of the uniform distribution, ``[rows]``.

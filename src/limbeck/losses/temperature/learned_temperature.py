@@ -23,8 +23,6 @@ from limbeck.losses._logits import require_temperature
 from limbeck.losses._ops import require_interval, upcast
 from limbeck.losses.temperature.policy import ScaledLogits
 
-__all__ = ["Learned"]
-
 
 @final
 class Learned(nn.Module):
@@ -100,7 +98,6 @@ class Learned(nn.Module):
         return self.strength * 0.5 * (1.0 - math.cos(math.pi * min(progress.fraction / self.warmup_fraction, 1.0)))
 
     def bounds(self) -> tuple[float, float]:
-        """Lowest and highest."""
         return self.low, self.high
 
     def _predict_theta(self, student: Tensor, teacher: Tensor) -> Tensor:

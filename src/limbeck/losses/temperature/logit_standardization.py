@@ -23,8 +23,6 @@ from limbeck.losses._ops import upcast
 from limbeck.losses.temperature.entropy import valid_class_mask
 from limbeck.losses.temperature.policy import ScaledLogits
 
-__all__ = ["LogitStandardization", "standardize_logits"]
-
 _EPSILON: Final = 1e-7
 _MIN_VARIANCE: Final = 1e-20  # the square root of zero has no gradient
 

@@ -22,8 +22,6 @@ from limbeck.losses._ops import require_interval
 from limbeck.losses.temperature.policy import ScaledLogits
 from limbeck.utils.all_gather import all_gather, get_world_size
 
-__all__ = ["LossAdaptive", "adapt_temperature"]
-
 _FAST_DECAY, _SLOW_DECAY = 0.9, 0.99
 
 
@@ -90,7 +88,6 @@ class LossAdaptive(nn.Module):
         return scaled
 
     def bounds(self) -> tuple[float, float]:
-        """Lowest and highest."""
         return self.low, self.high
 
     @torch.no_grad()

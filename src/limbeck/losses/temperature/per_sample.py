@@ -19,8 +19,6 @@ from limbeck.losses._logits import require_temperature
 from limbeck.losses.temperature.entropy import least_confidence, normalized_entropy
 from limbeck.losses.temperature.policy import ScaledLogits
 
-__all__ = ["PerSample", "per_sample_temperature"]
-
 _TEACHER_SCORES = {"entropy": normalized_entropy, "confidence": least_confidence}
 
 
@@ -60,7 +58,6 @@ class PerSample:
         return ScaledLogits(student.require_logits(), teacher.require_logits(), temperature)
 
     def bounds(self) -> tuple[float, float]:
-        """Its two temperatures in order."""
         return min(self.confident, self.uncertain), max(self.confident, self.uncertain)
 
     def _uncertainty(self, student: Outputs, teacher: Outputs) -> Tensor:

@@ -20,8 +20,6 @@ from limbeck.core.progress import Progress
 from limbeck.core.schedules import Schedule, resolve
 from limbeck.losses.temperature.entropy import normalized_entropy
 
-__all__ = ["ScaledLogits", "Temperature", "TemperatureRecord", "apply_temperature"]
-
 
 class ScaledLogits(NamedTuple):
     """Logits ``[rows, classes]``, and the temperature: a number, or a tensor of one number or of ``[rows]``."""

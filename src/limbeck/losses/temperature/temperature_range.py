@@ -13,15 +13,6 @@ from limbeck.core.protocols import Loss, loss_attribute
 from limbeck.core.schedules import Schedule
 from limbeck.losses.temperature.policy import Temperature
 
-__all__ = [
-    "CLASSIFICATION",
-    "DETECTION",
-    "Range",
-    "temperature_range",
-    "temperature_warning",
-    "temperature_warnings",
-]
-
 _NUM_STEPS: Final = 100
 
 

@@ -22,8 +22,6 @@ from limbeck.losses._ops import require_interval
 from limbeck.losses.weighting.loss_weighting import LossWeighting, require_unused
 from limbeck.utils.all_gather import all_gather, get_world_size
 
-__all__ = ["GradNorm", "gradnorm_gradient"]
-
 _MIN_WEIGHT: Final = 1e-3
 
 
@@ -72,7 +70,6 @@ class GradNorm(nn.Module, LossWeighting):
         self._shared: tuple[nn.Parameter, ...] = ()
 
     def register_losses(self, names: Sequence[str]) -> None:
-        """Initialize the weights to 1."""
         require_unused(self, "weight")
         for name, start in (("weight", 1.0), ("initial_loss", 0.0), ("exp_avg", 0.0), ("exp_avg_sq", 0.0)):
             self.register_buffer(name, torch.full((len(names),), start))

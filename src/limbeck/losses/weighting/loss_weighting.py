@@ -16,8 +16,6 @@ from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.losses._ops import require_interval
 from limbeck.utils.all_gather import all_gather, get_world_size
 
-__all__ = ["LossRatioWeighting", "LossWeighting", "UncertaintyWeighting", "require_unused"]
-
 _MAX_FACTOR = 1000.0
 
 
@@ -55,7 +53,6 @@ class UncertaintyWeighting(nn.Module, LossWeighting):
     log_variance: nn.Parameter
 
     def register_losses(self, names: Sequence[str]) -> None:
-        """Create s for each loss."""
         require_unused(self, "log_variance")
         self.log_variance = nn.Parameter(torch.zeros(len(names)))
 
