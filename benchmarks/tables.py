@@ -42,7 +42,7 @@ def read_rows(path: Path) -> list[dict]:
 
 
 def make_table(names: list[str], rows: dict[str, dict], page: Path) -> str:
-    lines = ["| figure | measured | 95 % interval | n | aim | measured by |", "|---|---|---|---|---|---|"]
+    lines = ["| metric | measured | 95 % interval | n | aim | measured by |", "|---|---|---|---|---|---|"]
     for name in names:
         if name not in rows:
             sys.exit(f"{page}: no file in benchmarks/results has a row {name!r}")

@@ -1,4 +1,4 @@
-"""Study folders and run folders as limbeck writes them, for tests: figures come from answers that are drawn here."""
+"""Writes study and run folders for tests, with metrics of random predictions."""
 
 import csv
 import json
@@ -19,76 +19,77 @@ ROLES = {
     "teacher": "teacher", "baseline": "baseline", "student_only": "baseline", "equal_time": "baseline_equal_time",
     "label_smoothing": "baseline_label_smoothing",
 }  # fmt: skip
-# The random answers of a variant are drawn by these, so that figures of tests stay as they were.
-DRAWN_AS = {"baseline": "alone", "student_only": "alone", "equal_time": "longer", "label_smoothing": "smoothed"}
-EXAMPLES = 200
+# Seeds of the random predictions are made from these names.
+RANDOM_NAMES = {"baseline": "alone", "student_only": "alone", "equal_time": "longer", "label_smoothing": "smoothed"}
+NUM_SAMPLES = 200
 
 
-def answers(variant, seed, *, top, examples=EXAMPLES):
-    """Logits and truth: a variant is right on its own share of the samples, the same ones for neighbouring shares."""
-    target = torch.arange(examples) % len(CLASSES)
-    random = np.random.default_rng(abs(hash_of(DRAWN_AS.get(variant, variant))) + seed)
-    hard = np.linspace(0, 1, examples)[np.random.default_rng(7).permutation(examples)]
-    right = torch.tensor(hard + random.normal(0, 0.08, examples) < top)
-    labels = torch.where(right, target, (target + 1) % len(CLASSES))
+def draw_predictions(variant, seed, *, accuracy, num_samples=NUM_SAMPLES):
+    """Logits and targets: about ``accuracy`` of the samples are correct, the same ones for similar accuracies."""
+    target = torch.arange(num_samples) % len(CLASSES)
+    random = np.random.default_rng(abs(hash_text(RANDOM_NAMES.get(variant, variant))) + seed)
+    difficulty = np.linspace(0, 1, num_samples)[np.random.default_rng(7).permutation(num_samples)]
+    correct = torch.tensor(difficulty + random.normal(0, 0.08, num_samples) < accuracy)
+    labels = torch.where(correct, target, (target + 1) % len(CLASSES))
     return 3.0 * torch.nn.functional.one_hot(labels, len(CLASSES)).float(), target
 
 
-def role(variant):
+def get_role(variant):
     return ROLES.get(variant, "distilled")
 
 
-def hash_of(text):
-    return sum(ord(letter) * 31**place for place, letter in enumerate(text)) % 100_000
+def hash_text(text):
+    return sum(ord(letter) * 31**index for index, letter in enumerate(text)) % 100_000
 
 
-def model(part, logits, target, *, title, latency, parameters, steps, resources):
+def make_model(role_name, logits, target, *, title, latency, parameters, steps, resources):
     return {
-        "role": part, "title": title, "parameters": parameters, "flops": 60 * parameters, "bytes": 4 * parameters + 800,
+        "role": role_name, "title": title, "parameters": parameters, "flops": 60 * parameters,
+        "bytes": 4 * parameters + 800,
         "latency_ms": {"median": latency, "p95": 1.2 * latency, "batch_size": 1, "num_threads": 1, "num_repeats": 200},
-        "steps": steps, "seconds": resources["seconds"], "resources": resources, "validation": figures(logits, target),
-        "test": figures(logits, target),
+        "steps": steps, "seconds": resources["seconds"], "resources": resources,
+        "validation": compute_metrics(logits, target), "test": compute_metrics(logits, target),
     }  # fmt: skip
 
 
-def figures(logits, target):
+def compute_metrics(logits, target):
     predicted = logits.argmax(1)
-    right = (predicted == target).double()
+    correct = (predicted == target).double()
     nll = torch.nn.functional.cross_entropy(logits.double(), target)
     return {
         "num_samples": len(target),
         "metrics": {
-            "accuracy": float(right.mean()),
-            "macro_f1": float(right.mean()),
+            "accuracy": float(correct.mean()),
+            "macro_f1": float(correct.mean()),
             "nll": float(nll),
             "ece": 0.03,
         },
         "per_class": [
             {
                 "class": name,
-                "accuracy": float(right[target == place].mean()),
-                "num_samples": int((target == place).sum()),
+                "accuracy": float(correct[target == index].mean()),
+                "num_samples": int((target == index).sum()),
             }
-            for place, name in enumerate(CLASSES)
+            for index, name in enumerate(CLASSES)
         ],
     }
 
 
-def curve(path, phases, *, steps=300, epochs=10):
+def write_metrics_csv(path, phases, *, steps=300, epochs=10):
     """metrics.csv of trainings that end at the given accuracies."""
     with path.open("w", newline="") as file:
         table = csv.DictWriter(file, ["phase", "stage", "epoch", "step", "loss", "val/accuracy"])
         table.writeheader()
-        for phase, top in phases.items():
+        for phase, last_accuracy in phases.items():
             for epoch in range(1, epochs + 1):
-                grown = top - (top - 0.2) * float(np.exp(-epoch / 3))
+                accuracy = last_accuracy - (last_accuracy - 0.2) * float(np.exp(-epoch / 3))
                 table.writerow(
                     {"phase": phase, "stage": "s", "epoch": epoch, "step": steps * epoch // epochs, "loss": 1.0,
-                     "val/accuracy": grown}
+                     "val/accuracy": accuracy}
                 )  # fmt: skip
 
 
-def record(models, *, seed, name="digits", fingerprint="f" * 64, **more):
+def make_record(models, *, seed, name="digits", fingerprint="f" * 64, **more):
     return {
         "schema": SCHEMA,
         "limbeck": "0.2.0",
@@ -105,11 +106,11 @@ def record(models, *, seed, name="digits", fingerprint="f" * 64, **more):
             "shape": [1, 8, 8],
             "num_train": 1000,
             "num_labeled": 100,
-            "num_val": EXAMPLES,
-            "num_test": EXAMPLES,
+            "num_val": NUM_SAMPLES,
+            "num_test": NUM_SAMPLES,
             "fingerprint": fingerprint,
         },
-        "test_set": {"num_reads": 1, "opened_at": "2026-11-25T10:00:00+00:00", "num_samples": EXAMPLES},
+        "test_set": {"num_reads": 1, "opened_at": "2026-11-25T10:00:00+00:00", "num_samples": NUM_SAMPLES},
         "metric_info": dict(METRIC_INFO),
         "primary_metric": PRIMARY_METRIC,
         "models": models,
@@ -118,27 +119,27 @@ def record(models, *, seed, name="digits", fingerprint="f" * 64, **more):
     }
 
 
-def fill(folder, variants, seed, *, kept="samples", named=None, **more):
-    """Write one run of several variants: its record, its curves, and its answers unless ``kept`` is ``None``."""
+def write_folder(folder, variants, seed, *, sample_fingerprint="samples", **more):
+    """Write one run of several variants: record, metrics.csv, and predictions where ``sample_fingerprint`` is set."""
     folder.mkdir(parents=True, exist_ok=True)
     models, logits = {}, {}
-    for variant, top in variants.items():
-        logits[variant], target = answers(variant, seed, top=top)
-        big = variant == "teacher"
-        models[variant] = model(
-            role(variant), logits[variant], target, title=f"Student {variant}: small_cnn(width=8)",
-            latency=0.21 if big else 0.07 + 0.001 * seed, parameters=94_154 if big else 1_698,
+    for variant, accuracy in variants.items():
+        logits[variant], target = draw_predictions(variant, seed, accuracy=accuracy)
+        is_teacher = variant == "teacher"
+        models[variant] = make_model(
+            get_role(variant), logits[variant], target, title=f"Student {variant}: small_cnn(width=8)",
+            latency=0.21 if is_teacher else 0.07 + 0.001 * seed, parameters=94_154 if is_teacher else 1_698,
             steps=600 if variant == "equal_time" else 300,
             resources={"seconds": 3.0 + seed, "cpu_seconds": 5.0 + seed, "gpu_seconds": None, "joules": None},
         )  # fmt: skip
-    contents = record(models, seed=seed, **more)
+    contents = make_record(models, seed=seed, **more)
     (folder / "record.json").write_text(json.dumps(add_hashes(contents)))
     (folder / "recipe.yaml").write_text(f"name: {contents['name']}\nseed: {seed}\nstages: [{{name: s, steps: 300}}]\n")
-    curve(
+    write_metrics_csv(
         folder / "metrics.csv", {variant: models[variant]["validation"]["metrics"]["accuracy"] for variant in variants}
     )
-    if kept:
-        save_predictions(folder / "predictions.safetensors", logits, target, fingerprint=kept)
+    if sample_fingerprint:
+        save_predictions(folder / "predictions.safetensors", logits, target, fingerprint=sample_fingerprint)
     return folder
 
 
@@ -149,25 +150,25 @@ def write_run(folder, seed, **more):
         "baseline": VARIANTS["student_only"],
         "distilled": VARIANTS["distilled"],
     }
-    return fill(folder, accuracies, seed, **more)
+    return write_folder(folder, accuracies, seed, **more)
 
 
 def write_study(folder, *, seeds=(0, 1, 2, 3, 4), variants=VARIANTS, unfinished=(), failed=(), results=True):
-    """A study by the contract; ``unfinished`` and ``failed`` are pairs of variant and seed."""
+    """A study folder; ``unfinished`` and ``failed`` are pairs of variant and seed."""
     folder.mkdir(parents=True, exist_ok=True)
     trials = []
     for variant in variants:
         for seed in seeds:
-            place = folder / "trials" / variant / str(seed)
+            trial_dir = folder / "trials" / variant / str(seed)
             state = "failed" if (variant, seed) in failed else "done"
             if (variant, seed) in unfinished:
                 state = "running" if (variant, seed) == tuple(unfinished[0]) else "waiting"
             if state == "done":
                 settings = {"kind": "trial", "variant": {"study": "digits-study", "name": variant, "seed": seed}}
-                fill(place, {variant: variants[variant]}, seed, **settings)
+                write_folder(trial_dir, {variant: variants[variant]}, seed, **settings)
             elif state == "running":
-                place.mkdir(parents=True, exist_ok=True)
-                curve(place / "metrics.csv", {variant: 0.7}, epochs=4, steps=120)
+                trial_dir.mkdir(parents=True, exist_ok=True)
+                write_metrics_csv(trial_dir / "metrics.csv", {variant: 0.7}, epochs=4, steps=120)
             error = "the loss of the term kd is nan at step 12: lower the learning rate" if state == "failed" else None
             trials.append(
                 {"variant": variant, "seed": seed, "folder": f"trials/{variant}/{seed}", "state": state, "error": error}
@@ -184,7 +185,7 @@ def write_study(folder, *, seeds=(0, 1, 2, 3, 4), variants=VARIANTS, unfinished=
         "keep_weights": "last",
         "variants": {
             variant: {
-                "role": role(variant),
+                "role": get_role(variant),
                 "title": f"Student {variant}: small_cnn(width=8)",
                 "overrides": {"stages.0.objective.kd.temperature": 40} if variant == "wide_tau" else {},
                 "note": None,
@@ -196,7 +197,7 @@ def write_study(folder, *, seeds=(0, 1, 2, 3, 4), variants=VARIANTS, unfinished=
     }
     if results:
         for variant in variants:
-            variant_result = result(
+            variant_result = make_result(
                 folder, variant, [seed for seed in seeds if (variant, seed) not in {*unfinished, *failed}]
             )
             if variant_result:
@@ -205,12 +206,12 @@ def write_study(folder, *, seeds=(0, 1, 2, 3, 4), variants=VARIANTS, unfinished=
     return folder
 
 
-def result(folder, variant, seeds):
-    """What a study works out for one variant, in NumPy."""
-    tops = {seed: _top(folder, variant, seed) for seed in seeds}
-    if not tops:
+def make_result(folder, variant, seeds):
+    """The result of one variant, in NumPy."""
+    accuracies = {seed: _read_accuracy(folder, variant, seed) for seed in seeds}
+    if not accuracies:
         return None
-    paired = [100 * (top - _top(folder, "student_only", seed)) for seed, top in tops.items()]
+    paired = [100 * (accuracy - _read_accuracy(folder, "student_only", seed)) for seed, accuracy in accuracies.items()]
     gain = None
     if variant != "student_only":
         spread = float(np.std(paired, ddof=1)) if len(paired) > 1 else 0.0
@@ -224,19 +225,19 @@ def result(folder, variant, seeds):
     if gain:
         outcome = "improves" if gain["t_low"] > 0 else "degrades" if gain["t_high"] < 0 else "inconclusive"
     return {
-        "accuracy": mean(list(tops.values())),
-        "nll": mean([0.4] * len(tops)),
-        "ece": mean([0.03] * len(tops)),
-        "macro_f1": mean(list(tops.values())),
+        "accuracy": make_mean(list(accuracies.values())),
+        "nll": make_mean([0.4] * len(accuracies)),
+        "ece": make_mean([0.03] * len(accuracies)),
+        "macro_f1": make_mean(list(accuracies.values())),
         "steps": 300,
         "gain": gain,
         "resources": {
-            "seconds": mean([3.0] * len(tops)),
-            "cpu_seconds": mean([5.0] * len(tops)),
+            "seconds": make_mean([3.0] * len(accuracies)),
+            "cpu_seconds": make_mean([5.0] * len(accuracies)),
             "gpu_seconds": None,
             "joules": None,
         },
-        "gap_recovered": {"fraction": 0.52, "low": 0.4, "high": 0.66, "num_seeds": len(tops)}
+        "gap_recovered": {"fraction": 0.52, "low": 0.4, "high": 0.66, "num_seeds": len(accuracies)}
         if variant == "distilled"
         else None,
         "verdict": {
@@ -247,12 +248,12 @@ def result(folder, variant, seeds):
     }
 
 
-def mean(values):
+def make_mean(values):
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return {"mean": float(np.mean(values)), "std": spread, "low": float(np.mean(values)) - 1.5 * spread,
             "high": float(np.mean(values)) + 1.5 * spread, "num_seeds": len(values)}  # fmt: skip
 
 
-def _top(folder, variant, seed):
+def _read_accuracy(folder, variant, seed):
     path = folder / "trials" / variant / str(seed) / "record.json"
     return json.loads(path.read_text())["models"][variant]["test"]["metrics"]["accuracy"]

@@ -58,7 +58,7 @@ def started(studies, folder, *, phase="baseline", recipe="name: r\nstages: [{nam
     """A run on its way."""
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(recipe)
-    studies.curve(folder / "metrics.csv", {phase: 0.8}, steps=120, epochs=4)
+    studies.write_metrics_csv(folder / "metrics.csv", {phase: 0.8}, steps=120, epochs=4)
     return folder
 
 
@@ -241,7 +241,7 @@ def test_a_page_is_drawn_again_once_its_files_change(studies, tmp_path):
     folder = started(studies, tmp_path / "r")
     app = create_app(tmp_path)
     assert "120 of 300" in ask(app, "/at/r").text
-    studies.curve(folder / "metrics.csv", {"baseline": 0.8}, steps=240, epochs=8)
+    studies.write_metrics_csv(folder / "metrics.csv", {"baseline": 0.8}, steps=240, epochs=8)
     assert "240 of 300" in ask(app, "/at/r").text
 
 

@@ -146,7 +146,7 @@ def root(studies, study, tmp_path):
     folder = tmp_path / "runs" / "live"
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text("stages: [{steps: 300}]\n")
-    studies.curve(folder / "metrics.csv", {"baseline": 0.8}, steps=120, epochs=4)
+    studies.write_metrics_csv(folder / "metrics.csv", {"baseline": 0.8}, steps=120, epochs=4)
     shutil.copytree(study, tmp_path / "runs" / "S")
     return tmp_path / "runs"
 
@@ -205,7 +205,7 @@ def test_board_fits_phone_and_desk(studies, study, tmp_path):
     shutil.copytree(study, root / "a" / ("folder_" * 8) / "S")
     (root / LONG).mkdir()
     (root / LONG / "recipe.yaml").write_text("stages: [{steps: 300}]\n")
-    studies.curve(root / LONG / "metrics.csv", {LONG: 0.8, "baseline": 0.7}, steps=120, epochs=4)
+    studies.write_metrics_csv(root / LONG / "metrics.csv", {LONG: 0.8, "baseline": 0.7}, steps=120, epochs=4)
     runs = list_runs(root)
     assert len(runs) == 2
     texts = [render_index(runs.values(), root), render_page(runs[LONG]), render_not_found()]

@@ -79,7 +79,7 @@ def test_one_seed_has_an_interval_over_the_test_samples(runs):
 
 
 def test_a_single_old_run_without_predictions_uses_its_recorded_interval(studies, tmp_path):
-    run = studies.write_run(tmp_path / "old", 0, kept=None)
+    run = studies.write_run(tmp_path / "old", 0, sample_fingerprint=None)
     assert variant(build_comparison([run]), "distilled").outcome == "unknown"
     change(run, lambda record: record.update(verdict={"gain_points": 8.0, "interval_points": [3.0, 13.0]}))
     assert variant(build_comparison([run]), "distilled").gain.interval == (3.0, 13.0)
@@ -100,7 +100,10 @@ def test_agreement_is_the_fraction_of_equal_predictions_also_between_seeds(runs)
 
 
 def test_seeds_with_different_test_samples_have_no_agreement_between_seeds(studies, tmp_path):
-    runs = [studies.write_run(tmp_path / f"r{s}", s, kept=f"samples {s}", fingerprint=f"{s}" * 64) for s in (0, 1)]
+    runs = [
+        studies.write_run(tmp_path / f"r{s}", s, sample_fingerprint=f"samples {s}", fingerprint=f"{s}" * 64)
+        for s in (0, 1)
+    ]
     comparison = build_comparison(runs)
     assert comparison.agreement.matrix[0][0] is None
     assert comparison.agreement.matrix[0][1] is not None
@@ -242,7 +245,7 @@ def test_the_same_run_twice_is_refused(studies, tmp_path):
 
 def test_metrics_on_different_data_are_refused(studies, tmp_path):
     one = studies.write_run(tmp_path / "one", 0, name="a")
-    other = studies.write_run(tmp_path / "other", 0, name="b", kept="other samples")
+    other = studies.write_run(tmp_path / "other", 0, name="b", sample_fingerprint="other samples")
     with pytest.raises(LimbeckError, match=r"one and .*other were tested on different data"):
         build_comparison([one, other])
     classes = studies.write_run(tmp_path / "classes", 1, name="c")
