@@ -393,7 +393,7 @@ def test_transforms_are_bare_names_or_nodes():
 def test_invalid_augmentations_name_their_config_path(sentence):
     node = {"use": "Augmentation", "transforms": ["mixup", "horizontal_flip"]}
     assert sentence(build.resolve_node(node, "augmentation").build).startswith(
-        "augmentation: Augmentation: mixup and cutmix come last"
+        "augmentation: Augmentation: mixup and cutmix must come last"
     )
     assert sentence(build.resolve_node, {"use": "Augmentation", "transforms": [5]}, "augmentation").startswith(
         "augmentation.transforms.0: 5 is not"
