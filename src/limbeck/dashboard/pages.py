@@ -10,7 +10,7 @@ from typing import Any
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
-from limbeck.dashboard.run_index import RunEntry, read_phases
+from limbeck.dashboard.run_index import PhaseProgress, RunEntry, read_phases
 from limbeck.report import read_record, render_report
 from limbeck.report.compare.compare_page import render_compare_page
 from limbeck.report.compare.comparison import VariantResult
@@ -30,7 +30,8 @@ _PHASE_ROLES = {
 
 def render_index(entries: Iterable[RunEntry], root: Path) -> str:
     """The index of all runs and studies; of ``root`` it shows only the name."""
-    return _render("index.html.j2", rows=list(map(_make_index_row, entries)), name=root.name or "runs")
+    rows = [(entry, _read_last_phase(entry)) for entry in entries]
+    return _render("index.html.j2", rows=rows, name=root.name or "runs")
 
 
 def render_page(entry: RunEntry) -> str:
@@ -53,7 +54,9 @@ def render_not_found() -> str:
 
 
 def _render(template: str, **context: Any) -> str:
-    return load_template(template, folder=Path(__file__).parent).render(context)
+    return load_template(template, folder=Path(__file__).parent).render(
+        age=_format_age, local_time=_format_time, **context
+    )
 
 
 def _render_report(folder: Path) -> str:
@@ -74,28 +77,21 @@ def _render_training(entry: RunEntry) -> str:
     styles = assign_styles(variants)
     return _render(
         "training.html.j2", entry=entry, phases=read_phases(entry.folder), styles=styles,
-        curve_plot=plot_learning_curves(variants, styles), age=_format_age(entry.modified),
+        curve_plot=plot_learning_curves(variants, styles),
     )  # fmt: skip
 
 
-def _make_index_row(entry: RunEntry) -> dict[str, Any]:
-    progress, fraction = "", None
-    if entry.kind == "study":
-        progress = f"{entry.num_done} of {entry.num_total} trials"
-        fraction = entry.num_done / entry.num_total if entry.num_total else None
-    elif entry.state != "finished":
-        progress = "no step finished yet"
-        with suppress(LimbeckError):
-            for phase in read_phases(entry.folder)[-1:]:
-                suffix = "" if phase.total_steps is None else f" of {phase.total_steps:,}"
-                progress, fraction = f"{phase.name}, step {phase.step:,}{suffix}", phase.fraction
-    return {
-        "entry": entry, "title": entry.relative_path if entry.relative_path != "." else "this folder",
-        "progress": progress, "percent": None if fraction is None else round(100 * fraction),
-        "age": _format_age(entry.modified),
-        "timestamp": time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.modified)),
-    }  # fmt: skip
+def _read_last_phase(entry: RunEntry) -> PhaseProgress | None:
+    """The last phase of a run that is not finished."""
+    if entry.kind == "run" and entry.state != "finished":
+        with suppress(LimbeckError, IndexError):
+            return read_phases(entry.folder)[-1]
+    return None
 
 
 def _format_age(modified: float) -> str:
     return f"{format_duration(max(0.0, time.time() - modified))} ago"
+
+
+def _format_time(modified: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(modified))

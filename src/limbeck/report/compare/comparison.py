@@ -21,6 +21,11 @@ class SeedMean:
     high: float | None = None
     num_seeds: int = 1
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends of the interval."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairedGain:
@@ -64,13 +69,8 @@ class PairedGain:
         return [(low, high) for low, high in intervals if low is not None and high is not None]
 
 
-@dataclass(frozen=True)
-class GapRecovered:
+class GapRecovered(SeedMean):
     """The fraction of the gap between baseline and teacher that is recovered, with its interval where there is one."""
-
-    fraction: float
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,27 +11,24 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from operator import attrgetter
 from typing import Final, Literal, NamedTuple
 
-from limbeck.report.compare.comparison import Comparison, SeedMean, VariantResult
+from limbeck.report.compare.comparison import Comparison, PairedGain, SeedMean, VariantResult
 from limbeck.report.formatting import (
-    MISSING,
     escape_markdown,
     format_bytes,
     format_count,
     format_duration,
     format_fixed,
     format_integer,
-    format_interval,
     format_milliseconds,
-    format_percent,
     format_percent_value,
     format_points,
 )
 from limbeck.report.verdict import Outcome
 
-_Formatter = Callable[[float | None], str]
 _OUTCOME_LABELS: Final[dict[Outcome, str]] = {
     "improves": "improves", "degrades": "degrades", "inconclusive": "no significant difference", "unknown": "unknown",
 }  # fmt: skip
@@ -52,12 +49,21 @@ class TableCell(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column: heading, unit, the better direction, and the cell of a variant."""
+    """A column: heading, unit, the better direction, the attribute of a variant, and the format of a number."""
 
     heading: str
     unit: str
     better: Literal["higher", "lower"]
-    make_cell: Callable[[VariantResult], TableCell]
+    attribute: str
+    formatter: Callable[[float | None], str]
+
+    def make_cell(self, variant: VariantResult) -> TableCell:
+        """The cell of a variant: a number, or an estimate with its interval."""
+        value = attrgetter(self.attribute)(variant)
+        if not isinstance(value, SeedMean | PairedGain):
+            return TableCell(self.formatter(value), "", value)
+        detail = " to ".join(map(self.formatter, value.interval)) if value.interval else ""
+        return TableCell(self.formatter(value.mean), detail, value.mean)
 
 
 def non_empty_columns(columns: Sequence[Column], variants: Sequence[VariantResult]) -> list[Column]:
@@ -138,7 +144,7 @@ def _csv_row(variant: VariantResult, comparison: Comparison) -> dict[str, str | 
         "gain_points": gain and gain.mean, "gain_low": gain and gain.low, "gain_high": gain and gain.high,
         "gain_t_low": gain and gain.t_low, "gain_t_high": gain and gain.t_high, "gain_sample_low": sample_low,
         "gain_sample_high": sample_high, "gain_p_value": gain and gain.p_value,
-        "gain_num_seeds": gain and gain.num_seeds, "gap_recovered": gap and gap.fraction, "gap_low": gap and gap.low,
+        "gain_num_seeds": gain and gain.num_seeds, "gap_recovered": gap and gap.mean, "gap_low": gap and gap.low,
         "gap_high": gap and gap.high, "outcome": variant.outcome if variant.verdict else "",
         "verdict_text": _escape_csv(variant.verdict), "parameters": variant.parameters, "flops": variant.flops,
         "bytes": variant.bytes, "latency_ms": variant.latency_ms, "steps": variant.steps, **asdict(variant.resources),
@@ -150,61 +156,22 @@ def _escape_csv(text: str) -> str:
     return f"'{text}" if re.match(r"[=+\-@\t\r\n＝＋－＠]", text) else text
 
 
-def _mean_column(
-    heading: str, unit: str, better: Literal["higher", "lower"], metric: str, formatter: _Formatter
-) -> Column:
-    """A mean over seeds with its interval."""
-
-    def make_cell(variant: VariantResult) -> TableCell:
-        mean: SeedMean | None = getattr(variant, metric)
-        if mean is None:
-            return TableCell(MISSING)
-        has_interval = mean.low is not None and mean.high is not None
-        detail = f"{formatter(mean.low)} to {formatter(mean.high)}" if has_interval else ""
-        return TableCell(formatter(mean.mean), detail, mean.mean)
-
-    return Column(heading, unit, better, make_cell)
-
-
-def _cost_column(heading: str, unit: str, attribute: str, formatter: _Formatter) -> Column:
-    get_value = attrgetter(attribute)
-    return Column(
-        heading, unit, "lower", lambda variant: TableCell(formatter(get_value(variant)), "", get_value(variant))
-    )
-
-
-def _gain_cell(variant: VariantResult) -> TableCell:
-    gain = variant.gain
-    if gain is None:
-        return TableCell(MISSING)
-    return TableCell(format_points(gain.mean), format_interval(*gain.interval) if gain.interval else "", gain.mean)
-
-
-def _gap_cell(variant: VariantResult) -> TableCell:
-    gap = variant.gap_recovered
-    if gap is None:
-        return TableCell(MISSING)
-    ends = " to ".join(format_percent_value(end, digits=0) for end in (gap.low, gap.high))
-    detail = "" if gap.low is None or gap.high is None else ends
-    return TableCell(format_percent(gap.fraction, digits=0), detail, gap.fraction)
-
-
 METRIC_COLUMNS: Final = (
-    _mean_column("Accuracy", "%", "higher", "accuracy", format_percent_value),
-    Column("Difference", "points", "higher", _gain_cell),
-    Column("Gap recovered", "", "higher", _gap_cell),
-    _mean_column("Macro F1", "%", "higher", "macro_f1", format_percent_value),
-    _mean_column("NLL", "nats", "lower", "nll", format_fixed),
-    _mean_column("ECE", "", "lower", "ece", format_fixed),
-    _cost_column("Parameters", "", "parameters", format_count),
-    _cost_column("Latency", "ms", "latency_ms", format_milliseconds),
+    Column("Accuracy", "%", "higher", "accuracy", format_percent_value),
+    Column("Difference", "points", "higher", "gain", format_points),
+    Column("Gap recovered", "%", "higher", "gap_recovered", partial(format_percent_value, digits=0)),
+    Column("Macro F1", "%", "higher", "macro_f1", format_percent_value),
+    Column("NLL", "nats", "lower", "nll", format_fixed),
+    Column("ECE", "", "lower", "ece", format_fixed),
+    Column("Parameters", "", "lower", "parameters", format_count),
+    Column("Latency", "ms", "lower", "latency_ms", format_milliseconds),
 )
 COST_COLUMNS: Final = (
-    _cost_column("Steps", "", "steps", format_integer),
-    _cost_column("Training time", "", "resources.seconds", format_duration),
-    _cost_column("CPU time", "", "resources.cpu_seconds", format_duration),
-    _cost_column("GPU time", "", "resources.gpu_seconds", format_duration),
-    _cost_column("Energy", "J", "resources.joules", format_integer),
-    _cost_column("Size", "", "bytes", format_bytes),
-    _cost_column("FLOPs per sample", "", "flops", format_count),
+    Column("Steps", "", "lower", "steps", format_integer),
+    Column("Training time", "", "lower", "resources.seconds", format_duration),
+    Column("CPU time", "", "lower", "resources.cpu_seconds", format_duration),
+    Column("GPU time", "", "lower", "resources.gpu_seconds", format_duration),
+    Column("Energy", "J", "lower", "resources.joules", format_integer),
+    Column("Size", "", "lower", "bytes", format_bytes),
+    Column("FLOPs per sample", "", "lower", "flops", format_count),
 )

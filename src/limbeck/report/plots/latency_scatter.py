@@ -42,21 +42,17 @@ def plot_accuracy_vs_latency(record: Record) -> ink.Plot | None:
         accuracy = record.get_metric(model, "accuracy")
         latency = model.latency_ms.median if model.latency_ms else None
         if accuracy is not None and latency:
-            subtitle, style = (
-                f"{format_count(model.parameters)} parameters",
-                (ink.MARKERS[model.role], ink.COLORS[model.role]),
-            )
-            points.append(
-                ScatterPoint(record.display_name(name), subtitle, latency, accuracy, model.parameters, *style)
-            )
+            texts = record.display_name(name), f"{format_count(model.parameters)} parameters"
+            style = ink.MARKERS[model.role], ink.COLORS[model.role]
+            points.append(ScatterPoint(*texts, latency, accuracy, model.parameters, *style))
     if not points:
         return None
     ax = _make_axes(points)
     for point in points:
         draw_point(ax, point)
     label_points(ax, points)
-    texts = [f"{point.title} {format_percent(point.accuracy)} at {point.latency:.2g} ms" for point in points]
-    return ink.render_plot(ax, "tradeoff", f"Accuracy against latency: {'; '.join(texts)}.", _NOTE)
+    labels = (f"{point.title} {format_percent(point.accuracy)} at {point.latency:.2g} ms" for point in points)
+    return ink.render_plot(ax, "tradeoff", f"Accuracy against latency: {'; '.join(labels)}.", _NOTE)
 
 
 def plot_variant_latencies(
@@ -78,15 +74,15 @@ def plot_variant_latencies(
             legend.append(ink.LegendEntry(style.color_name, style.marker_class, text))
     if not points:
         return None
-    ax = _make_axes(points, [end for mean in means for end in (mean.low, mean.high) if end is not None])
+    ax = _make_axes(points, [end for mean in means for end in mean.interval or ()])
     front = _pareto_front([(point.latency, point.accuracy) for point in points])
     ax.step(
         *zip(*front, strict=True), where="post", color=ink.COLORS["muted"], linewidth=1, linestyle=ink.LINE_STYLES[1],
         zorder=1,
     )  # fmt: skip
     for mean, point in zip(means, points, strict=True):
-        if mean.low is not None and mean.high is not None:
-            ax.vlines([point.latency], mean.low, mean.high, color=point.color, linewidth=1.2, alpha=0.6)
+        if mean.interval:
+            ax.vlines([point.latency], *mean.interval, color=point.color, linewidth=1.2, alpha=0.6)
         # Small markers in front of large ones.
         draw_point(ax, point, scale=0.8, zorder=3 - point.marker_size / 100)
     names = ", ".join(point.title for point in points if (point.latency, point.accuracy) in front)
