@@ -83,7 +83,8 @@ def render_report(run_dir: Path) -> str:
         record=record, models=models, policy=_POLICY, style=read_asset("report.css"), rule=RULE, students=students,
         warnings=[*([warning] if warning else []), *record.warnings], png_side=png_side,
         class_rows=_worst_classes(record), class_errors=_errors_by_class(students), to_yaml=_dump_yaml,
-        **_header_context(record), **_comparison_rows(record), **_draw_plots(record, run_dir, students),
+        outcome=classify_interval(record.verdict.interval_points if record.verdict else None),
+        verdict_text=_verdict_text(record), **_comparison_rows(record), **_draw_plots(record, run_dir, students),
     )  # fmt: skip
 
 
@@ -107,28 +108,13 @@ def _list_students(record: Record) -> _Students:
     return sorted(students, key=lambda student: student[1] != Role.DISTILLED)
 
 
-def _header_context(record: Record) -> dict[str, Any]:
+def _verdict_text(record: Record) -> str:
     verdict = record.verdict
-    gain, interval, gap = (
-        (verdict.gain_points, verdict.interval_points, verdict.gap_recovered) if verdict else (None, None, None)
-    )
-    text = verdict.text if verdict else ""
-    if not text:
-        models = {name: model.model_dump() for name, model in record.models.items()}
-        text = format_verdict(models, gain, interval, gap)
-    positions = None
-    low, high = interval or (None, None)
-    if gain is not None and low is not None and high is not None:
-        extent = max(abs(low), abs(high), 1e-9) * 1.15
-        axis_min, axis_max = min(low, -0.25 * extent), max(high, 0.25 * extent)
-        pad = 0.06 * (axis_max - axis_min)
-        values = {"low": low, "high": high, "gain": gain, "zero": 0.0}
-        positions = {key: round(100 * (x - axis_min + pad) / (axis_max - axis_min + 2 * pad), 1)
-                     for key, x in values.items()}  # fmt: skip
-    return {
-        "outcome": classify_interval(interval), "verdict": text.partition(":"), "gain": gain, "gap": gap,
-        "interval": interval, "interval_positions": positions,
-    }  # fmt: skip
+    if verdict and verdict.text:
+        return verdict.text
+    models = {name: model.model_dump() for name, model in record.models.items()}
+    values = (verdict.gain_points, verdict.interval_points, verdict.gap_recovered) if verdict else (None, None, None)
+    return format_verdict(models, *values)
 
 
 def _comparison_rows(record: Record) -> dict[str, list[dict[str, Any]]]:

@@ -51,13 +51,14 @@ def plot_loss_components(curve: TrainingCurve | None) -> Plot | None:
     if is_stacked:
         note = "Each loss with its weight; stacked, they are the training loss."
         lower = [0.0] * len(total)
-        for color, values in zip(_series_colors(components), components.values(), strict=True):
+        for values in components.values():
             upper = [base + component for base, component in zip(lower, values, strict=True)]
-            ax.fill_between(curve.steps, lower, upper, color=ink.COLORS[color], alpha=0.28, linewidth=0)
-            ax.plot(curve.steps, upper, color=ink.COLORS[color], linewidth=2)
+            (line,) = ax.plot(curve.steps, upper, linewidth=2)
+            ax.fill_between(curve.steps, lower, upper, color=line.get_color(), alpha=0.28, linewidth=0)
             lower = upper
     else:
-        _draw_lines(ax, curve.steps, curve.losses)
+        for values in curve.losses.values():
+            _draw_line(ax, curve.steps, values)
         ax.plot(curve.steps, total, color=ink.COLORS["ink"], linewidth=1.2, linestyle=ink.LINE_STYLES[2])
         note += " The dotted line is their sum." if len(components) > 1 else ""
     drawn = total if is_stacked else [*total, *all_values]
@@ -88,11 +89,11 @@ def plot_temperatures(
     if not series:
         return None
     ax, note = ink.make_plot(220), ""
-    for (steps, mean, low, high), color in zip(series.values(), _series_colors(series), strict=True):
+    for steps, mean, low, high in series.values():
+        color = _draw_line(ax, steps, mean)
         if any(upper - lower > 1e-9 for lower, upper in zip(low, high, strict=True)):
-            ax.fill_between(steps, low, high, color=ink.COLORS[color], alpha=0.2, linewidth=0)
+            ax.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
             note = "The band goes from the minimum to the maximum."
-        _draw_line(ax, steps, mean, color)
     values = [value for item in series.values() for column in item[1:] for value in column if math.isfinite(value)]
     ax.set_ylim(max(0.0, 0.9 * min(values)), 1.1 * max(values))
     means_by_loss = {loss: loss_series.mean for loss, loss_series in series.items()}
@@ -105,7 +106,8 @@ def plot_loss_shares(curve: TrainingCurve | None) -> Plot | None:
     if curve is None or len(shares) < 2:
         return None
     ax = ink.make_plot(220)
-    _draw_lines(ax, curve.steps, shares)
+    for values in shares.values():
+        _draw_line(ax, curve.steps, values)
     ax.set_ylim(0, 1.02)
     ax.yaxis.set_major_formatter(lambda value, _: format_percent(value, digits=0))
     return _finish_plot(ax, curve, shares, "shares", "Share of each loss by step")
@@ -121,8 +123,8 @@ def plot_gradient_ratios(curve: TrainingCurve | None) -> Plot | None:
     ax = ink.make_plot(220)
     ax.set_yscale("log")
     ax.tick_params(which="minor", length=0, labelleft=False)
-    for values, color in zip(ratios.values(), _series_colors(ratios), strict=True):
-        _draw_line(ax, *_finite_points(curve.steps, values), color)
+    for values in ratios.values():
+        _draw_line(ax, *_finite_points(curve.steps, values))
     finite = [v for values in ratios.values() for v in values if math.isfinite(v)]
     ax.set_ylim(0.7 * min(*finite, 0.5), 1.4 * max(*finite, 2.0))
     ax.axhline(1.0, color=ink.COLORS["muted"], linewidth=1, linestyle=ink.LINE_STYLES[2])
@@ -185,18 +187,11 @@ def _mean_curve(seed_points: Sequence[_Points]) -> _Points:
     return steps, [fmean(by_step[step] for by_step in accuracies_by_step) for step in steps]
 
 
-def _series_colors(series: Mapping[str, object]) -> list[str]:
-    return [f"t{index % ink.NUM_SERIES + 1}" for index in range(len(series))]
-
-
-def _draw_line(ax: Any, steps: Sequence[float], values: Sequence[float], color: str) -> None:
+def _draw_line(ax: Any, steps: Sequence[float], values: Sequence[float]) -> str:
+    """Draw a line in the next color, and return the color."""
     marker = "o" if sum(map(math.isfinite, values)) < _MARKER_LIMIT else None
-    ax.plot(steps, values, color=ink.COLORS[color], linewidth=2, marker=marker, markersize=4)
-
-
-def _draw_lines(ax: Any, steps: Sequence[float], series: _Series) -> None:
-    for values, color in zip(series.values(), _series_colors(series), strict=True):
-        _draw_line(ax, steps, values, color)
+    (line,) = ax.plot(steps, values, linewidth=2, marker=marker, markersize=4)
+    return str(line.get_color())
 
 
 def _finish_plot(
@@ -212,12 +207,12 @@ def _finish_plot(
             fontsize=11, parse_math=False, clip_on=True,
         )  # fmt: skip
     _format_step_axis(ax)
-    last_values = [next((v for v in reversed(values) if math.isfinite(v)), math.nan) for values in series.values()]
-    labels = [f"{loss}, last {value:.3g}" for loss, value in zip(series, last_values, strict=True)]
-    legend = [
-        ink.LegendEntry(color, marker, label) for color, label in zip(_series_colors(series), labels, strict=True)
-    ]
-    return ink.render_plot(ax, name, f"{title}: {'; '.join(labels)}.", note, legend)
+    legend = []
+    for index, (loss, values) in enumerate(series.items()):
+        last_value = next(filter(math.isfinite, reversed(values)), math.nan)
+        legend.append(ink.LegendEntry(f"t{index % ink.NUM_SERIES + 1}", marker, f"{loss}, last {last_value:.3g}"))
+    labels = "; ".join(entry.label for entry in legend)
+    return ink.render_plot(ax, name, f"{title}: {labels}.", note, legend)
 
 
 def _format_step_axis(ax: Any) -> None:

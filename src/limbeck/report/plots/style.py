@@ -119,6 +119,7 @@ def make_axes(
     ax.tick_params(length=0, pad=6, labelcolor=COLORS["muted"], labelsize=_FONT_SIZE)
     ax.grid(axis=grid, color=COLORS["line"], linewidth=1)
     ax.set_axisbelow(True)
+    ax.set_prop_cycle(color=[COLORS[f"t{i}"] for i in range(1, NUM_SERIES + 1)])
     return ax
 
 
