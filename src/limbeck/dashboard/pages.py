@@ -56,8 +56,6 @@ def render_not_found() -> str:
 def _render(template: str, **context: Any) -> str:
     page = load_template(template, folder=Path(__file__).parent)
     return page.render(age=_format_age, local_time=_format_time, **context)
-        age=_format_age, local_time=_format_time, **context
-    )
 
 
 def _render_report(folder: Path) -> str:
