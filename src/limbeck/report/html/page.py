@@ -5,23 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
-from limbeck.report.formatting import (
-    format_bytes,
-    format_count,
-    format_difference,
-    format_factor,
-    format_fixed,
-    format_milliseconds,
-    format_percent_difference,
-    format_percent_value,
-)
 from limbeck.report.html.templates import load_template, read_asset
 from limbeck.report.metrics_csv import load_curves, load_temperatures
 from limbeck.report.plots.curves import (
@@ -34,24 +22,14 @@ from limbeck.report.plots.curves import (
 from limbeck.report.plots.heatmap import plot_cka
 from limbeck.report.plots.latency_scatter import plot_accuracy_vs_latency
 from limbeck.report.plots.reliability import plot_reliability
-from limbeck.report.record import ClassAccuracy, ClassErrors, ModelRecord, Record, StudentFidelity
+from limbeck.report.record import ClassErrors, Record, StudentFidelity
 from limbeck.report.record_io import integrity_warning, read_record
 from limbeck.report.verdict import RULE, classify_interval, format_verdict
 from limbeck.utils.io import write_atomically
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-_MAX_WORST_CLASSES = 6
 _MAX_ERROR_CLASSES = 8
 _Students = list[tuple[str, Role, StudentFidelity]]
-_Getter = Callable[[ModelRecord], float | None]
-_Formatter = Callable[[float | None], str]
-_COST_ROWS: tuple[tuple[str, str, _Getter, _Formatter], ...] = (
-    ("Parameters", "", lambda model: model.parameters, format_count),
-    ("FLOPs", "", lambda model: model.flops, format_count),
-    ("Latency, median", "ms", lambda model: model.latency_ms.median if model.latency_ms else None, format_milliseconds),
-    ("Latency, p95", "ms", lambda model: model.latency_ms.p95 if model.latency_ms else None, format_milliseconds),
-    ("Size of the weights", "", lambda model: model.bytes, format_bytes),
-)
 
 
 def write_report(run_dir: Path) -> Path:
@@ -82,9 +60,9 @@ def render_report(run_dir: Path) -> str:
     return load_template("report.html.j2").render(
         record=record, models=models, policy=_POLICY, style=read_asset("report.css"), rule=RULE, students=students,
         warnings=[*([warning] if warning else []), *record.warnings], png_side=png_side,
-        class_rows=_worst_classes(record), class_errors=_errors_by_class(students), to_yaml=_dump_yaml,
+        class_errors=_errors_by_class(students), to_yaml=_dump_yaml,
         outcome=classify_interval(record.verdict.interval_points if record.verdict else None),
-        verdict_text=_verdict_text(record), **_comparison_rows(record), **_draw_plots(record, run_dir, students),
+        verdict_text=_verdict_text(record), **_draw_plots(record, run_dir, students),
     )  # fmt: skip
 
 
@@ -115,47 +93,6 @@ def _verdict_text(record: Record) -> str:
     models = {name: model.model_dump() for name, model in record.models.items()}
     values = (verdict.gain_points, verdict.interval_points, verdict.gap_recovered) if verdict else (None, None, None)
     return format_verdict(models, *values)
-
-
-def _comparison_rows(record: Record) -> dict[str, list[dict[str, Any]]]:
-    """The rows of metrics and of cost as text; a row without any value is left out."""
-    models = [model for _, model in record.ordered_models()]
-
-    def make_rows(
-        label: str, unit: str, better: str, get_value: _Getter, formatter: _Formatter,
-        compare: Callable[[float | None, float | None], str],
-    ) -> list[dict[str, Any]]:  # fmt: skip
-        values = [get_value(model) for model in models]
-        student, baseline, teacher = (
-            get_value(model) if model else None for model in (record.distilled, record.baseline, record.teacher)
-        )
-        row = {
-            "label": label, "unit": unit, "better": better, "cells": list(map(formatter, values)),
-            "vs_baseline": compare(student, baseline), "vs_teacher": compare(student, teacher),
-        }  # fmt: skip
-        return [row] if any(value is not None for value in values) else []
-
-    metric_rows, cost_rows = [], []
-    for name, info in record.metric_info.items():
-        is_percent, better = info.unit == "%", "higher" if info.higher_is_better else "lower"
-        metric_rows += make_rows(
-            info.label, info.unit, better, partial(record.get_metric, name=name),
-            format_percent_value if is_percent else format_fixed,
-            format_percent_difference if is_percent else format_difference,
-        )  # fmt: skip
-    for label, unit, get_value, formatter in _COST_ROWS:
-        cost_rows += make_rows(label, unit, "lower", get_value, formatter, format_factor)
-    return {"metric_rows": metric_rows, "cost_rows": cost_rows}
-
-
-def _worst_classes(record: Record) -> list[tuple[ClassAccuracy, ClassAccuracy | None, ClassAccuracy | None]]:
-    """The classes with the lowest accuracy of the distilled student, with those of baseline and teacher."""
-    student, baseline, teacher = (
-        {row.name: row for row in metrics.per_class if row.accuracy is not None} if metrics else {}
-        for metrics in map(record.get_metrics, (record.distilled, record.baseline, record.teacher))
-    )
-    rows = sorted(student.values(), key=lambda row: (row.accuracy or 0.0, -row.num_samples))
-    return [(row, baseline.get(row.name), teacher.get(row.name)) for row in rows[:_MAX_WORST_CLASSES]]
 
 
 def _errors_by_class(students: _Students) -> list[tuple[ClassErrors, ClassErrors | None]]:

@@ -11,7 +11,7 @@ import hashlib
 import inspect
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from limbeck.report import formatting
 
@@ -43,7 +43,7 @@ def load_template(name: str, *, folder: Path = _TEMPLATE_DIR) -> Template:
         loader=FileSystemLoader([folder, _TEMPLATE_DIR]), autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= dict(inspect.getmembers(formatting, inspect.isfunction))
+    environment.filters |= {**dict(inspect.getmembers(formatting, inspect.isfunction)), "get_path": _get_path}
     environment.globals |= {
         "style": read_asset("report.css") + read_asset("compare.css"), "script": read_asset("sort.js"),
         "policy": content_security_policy(),
@@ -55,3 +55,10 @@ def load_template(name: str, *, folder: Path = _TEMPLATE_DIR) -> Template:
 def read_asset(name: str) -> str:
     """The text of a style sheet or script."""
     return (_TEMPLATE_DIR / name).read_text(encoding="utf-8")
+
+
+def _get_path(value: Any, *path: str) -> Any:
+    """The value at a path of attributes and keys; ``None`` where a part of it is missing."""
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
+    return value
