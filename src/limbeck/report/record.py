@@ -10,8 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from limbeck.core.roles import Role
 from limbeck.report.verdict import Outcome
 
-SCHEMA: Final = 3
-SCHEMA_MINOR: Final = 0
+SCHEMA, SCHEMA_MINOR = 3, 0
 """Incremented with every added key; SCHEMA with every key that is removed or changes its meaning."""
 METRIC_INFO: Final[dict[str, dict[str, Any]]] = {
     "accuracy": {"label": "Top-1 accuracy", "unit": "%", "higher_is_better": True},
@@ -22,7 +21,6 @@ METRIC_INFO: Final[dict[str, dict[str, Any]]] = {
 }
 """``metric_info`` of a classification record. Metrics with the unit ``%`` are fractions, shown as per cent."""
 PRIMARY_METRIC: Final = "accuracy"
-
 _NAN_TO_NONE = BeforeValidator(lambda value: value if not isinstance(value, float) or math.isfinite(value) else None)
 OptionalFloat = Annotated[float | None, _NAN_TO_NONE]
 OptionalInt = Annotated[int | None, _NAN_TO_NONE]

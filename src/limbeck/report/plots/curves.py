@@ -61,10 +61,10 @@ def plot_loss_components(curve: TrainingCurve | None) -> Plot | None:
             _draw_line(ax, curve.steps, values)
         ax.plot(curve.steps, total, color=ink.COLORS["ink"], linewidth=1.2, linestyle=ink.LINE_STYLES[2])
         note += " The dotted line is their sum." if len(components) > 1 else ""
-    drawn = total if is_stacked else [*total, *all_values]
+    heights = total if is_stacked else [*total, *all_values]
     # A large value of the first steps is cut off.
-    late_maximum = max(drawn[len(drawn) // 20 :])
-    axis_max = 1.04 * max(max(drawn) if max(drawn) < 3 * late_maximum else 1.15 * late_maximum, 1e-12)
+    late_maximum = max(heights[len(heights) // 20 :])
+    axis_max = 1.04 * max(max(heights) if max(heights) < 3 * late_maximum else 1.15 * late_maximum, 1e-12)
     ax.set_ylim(0 if is_stacked or min(total) >= 0 else min(total) * 1.05, axis_max)
     if max(total) > axis_max:
         note += f" Higher values of the first steps, up to {max(total):.3g}, are cut off."
