@@ -16,10 +16,8 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from limbeck.dashboard.app import create_app
-from limbeck.dashboard.pages import render_index, render_not_found, render_page
+from limbeck.dashboard.app import create_app, open_socket, render_index, render_not_found, render_page
 from limbeck.dashboard.run_index import list_runs
-from limbeck.dashboard.serve import open_socket
 from limbeck.report.compare.compare_page import render_compare_page
 from limbeck.workflows.compare.run import build_comparison
 

@@ -47,11 +47,6 @@ class RunEntry(NamedTuple):
     num_done: int = 0
     num_total: int = 0
 
-    @property
-    def is_live(self) -> bool:
-        """Whether the entry may still change."""
-        return self.state == "running"
-
 
 class PhaseProgress(NamedTuple):
     """Step, number of steps (``None`` where the recipe does not set it) and accuracy of one training."""
