@@ -54,19 +54,18 @@ class PairedGain:
     @property
     def resampled_unit(self) -> Literal["seeds", "samples"]:
         """What the bootstrap of :attr:`interval` resamples."""
-        return "samples" if self.num_seeds < 2 or not self._seed_intervals() else "seeds"
+        return "seeds" if self._seed_interval() else "samples"
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The interval that decides the verdict: over seeds the wider one at each end, else over test samples."""
-        if self.resampled_unit == "samples":
-            return self.sample_interval
-        ends = self._seed_intervals()
-        return min(low for low, _ in ends), max(high for _, high in ends)
+        return self._seed_interval() or self.sample_interval
 
-    def _seed_intervals(self) -> list[tuple[float, float]]:
-        intervals = ((self.low, self.high), (self.t_low, self.t_high))
-        return [(low, high) for low, high in intervals if low is not None and high is not None]
+    def _seed_interval(self) -> tuple[float, float] | None:
+        lows, highs = (
+            [end for end in ends if end is not None] for ends in ((self.low, self.t_low), (self.high, self.t_high))
+        )
+        return (min(lows), max(highs)) if self.num_seeds > 1 and lows and highs else None
 
 
 class GapRecovered(SeedMean):
@@ -193,11 +192,6 @@ class Comparison:
     def states(self) -> Counter[str]:
         """Number of trials by state."""
         return Counter(trial.state for trial in self.trials)
-
-    @property
-    def num_seeds(self) -> int:
-        """Number of different finished seeds."""
-        return len({trial.seed for trial in self.trials if trial.state == "done"})
 
     def count_seeds(self, variant: str) -> int:
         """Number of finished trials of a variant."""
