@@ -57,8 +57,8 @@ def plot_loss_components(curve: TrainingCurve | None) -> Plot | None:
             ax.fill_between(curve.steps, lower, upper, color=line.get_color(), alpha=0.28, linewidth=0)
             lower = upper
     else:
-        for values in curve.losses.values():
-            _draw_line(ax, curve.steps, values)
+        for loss_values in curve.losses.values():
+            _draw_line(ax, curve.steps, loss_values)
         ax.plot(curve.steps, total, color=ink.COLORS["ink"], linewidth=1.2, linestyle=ink.LINE_STYLES[2])
         note += " The dotted line is their sum." if len(components) > 1 else ""
     heights = total if is_stacked else [*total, *all_values]
