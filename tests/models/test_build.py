@@ -178,8 +178,8 @@ def test_timm_absent_says_what_to_install(monkeypatch):
 
 def test_registry_lists_every_builder_and_imports_no_zoo():
     script = (
-        "import sys; from limbeck.recipe.registry import list_names; names = list_names('model'); "
-        "assert not {'torchvision', 'timm', 'safetensors'} & set(sys.modules); print(*names)"
+        "import sys, limbeck.models; assert not {'torchvision', 'timm', 'safetensors'} & set(sys.modules); "
+        "from limbeck.recipe.registry import list_names; print(*list_names('model'))"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert set(run.stdout.split()) == set(models.__all__) - {"load_weights", "save_weights"}
