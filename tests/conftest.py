@@ -7,7 +7,9 @@ import importlib.util
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
+import subprocess
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for this process, as torch is imported later, and for those it starts
@@ -15,7 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for this process, as torch is imported la
 import pytest
 import torch
 
-RANK = Path(__file__).with_name("rank.py")
+FORKED = Path(__file__).with_name("forked.py")
 TIMEOUT = 600
 
 
@@ -35,50 +37,126 @@ def studies():
     return module
 
 
-class Ranks:
-    """The processes of one run and their output."""
+class ForkedPython:
+    """A process like that of ``subprocess.Popen``, forked from one that has imported torch already.
 
-    def __init__(self, processes, logs):
-        self.processes, self._logs = processes, logs
+    Output goes to files, which :meth:`communicate` reads. ``returncode`` is −n for signal n.
+    """
 
-    def wait(self):
-        """Exit statuses, -n for signal n; a process that exceeds the timeout is killed, with the status -9."""
-        for process in self.processes:
-            process.join(TIMEOUT)
-            process.kill()
-            process.join()
-        return [process.exitcode for process in self.processes]
+    def __init__(self, context, folder, argv, *, environment=None, cwd=None, first="", new_session=False):
+        self._logs = [folder / "stdout", folder / "stderr"]
+        init_globals = {
+            "ENVIRONMENT": {**os.environ, **(environment or {})}, "CWD": str(cwd or Path.cwd()),
+            "LOGS": [str(log) for log in self._logs], "ARGV": [str(argument) for argument in argv], "SETUP": first,
+            "NEW_SESSION": new_session,
+        }  # fmt: skip
+        self._process = context.Process(
+            target=runpy.run_path, args=(str(FORKED), init_globals), kwargs={"run_name": "__main__"}
+        )
+        self._process.start()
 
-    def output(self):
+    @property
+    def pid(self):
+        return self._process.pid
+
+    @property
+    def returncode(self):
+        return self._process.exitcode
+
+    def poll(self):
+        return self.returncode
+
+    def wait(self, timeout=TIMEOUT):
+        """The exit status; a process that exceeds the timeout is killed, with the status −9."""
+        self._process.join(timeout)
+        if self._process.is_alive():
+            self.kill()
+            self._process.join()
+        return self.returncode
+
+    def communicate(self, timeout=TIMEOUT):
+        self.wait(timeout)
+        return tuple(self.read_output())
+
+    def read_output(self):
+        """What the process has written to stdout and stderr so far."""
         return [log.read_text() if log.exists() else "" for log in self._logs]
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
 
 
 @pytest.fixture(scope="session")
-def ranks(tmp_path_factory):
-    """``ranks(*argv)`` starts two processes with the environment of torchrun.
+def fork_python(tmp_path_factory):
+    """``fork_python(*argv)`` starts a script, ``"-c", code``, or a command of ``limbeck`` with its arguments.
 
-    ``argv`` are arguments of the command ``limbeck``, or a script and its arguments; ``first`` is code to execute
-    before. The processes are forked from one that has imported torch already, which saves several seconds.
+    ``first`` is code to execute before. Saves the seconds that a new interpreter needs to import torch.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["limbeck.workflows", "lightning_fabric", "torch.distributed.tensor", "onnxscript"])
 
+    def start(*argv, **options):
+        return ForkedPython(context, tmp_path_factory.mktemp("process"), argv, **options)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_python(fork_python):
+    """Like ``fork_python``, until the process has ended: exit status, stdout and stderr."""
+
+    def run(*argv, **options):
+        process = fork_python(*argv, **options)
+        stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(argv, process.returncode, stdout, stderr)
+
+    return run
+
+
+class Ranks:
+    """The processes of one run and their output."""
+
+    def __init__(self, processes):
+        self.processes = processes
+
+    def wait(self):
+        """Exit statuses, −n for signal n."""
+        return [process.wait() for process in self.processes]
+
+    def output(self):
+        return ["".join(process.read_output()) for process in self.processes]
+
+
+@pytest.fixture(scope="session")
+def ranks(fork_python):
+    """``ranks(*argv)`` starts two processes with the environment of torchrun; arguments as of ``fork_python``."""
+
     def start(*argv, world_size=2, first=""):
-        folder = tmp_path_factory.mktemp("ranks")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        logs = [folder / f"{rank}.log" for rank in range(world_size)]
-        processes = []
-        for rank, log in enumerate(logs):
-            environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
-            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            environment = {name: str(value) for name, value in environment.items()}
-            init_globals = {"ENVIRONMENT": environment, "LOG": str(log), "ARGV": argv, "SETUP": first}
-            processes.append(
-                context.Process(target=runpy.run_path, args=(str(RANK), init_globals), kwargs={"run_name": "__main__"})
-            )
-            processes[-1].start()
-        return Ranks(processes, logs)
+        world = {
+            "WORLD_SIZE": world_size,
+            "LOCAL_WORLD_SIZE": world_size,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        return Ranks(
+            [
+                fork_python(
+                    *argv,
+                    environment={name: str(value) for name, value in {**world, "RANK": r, "LOCAL_RANK": r}.items()},
+                    first=first,
+                )
+                for r in range(world_size)
+            ]
+        )
 
     return start

@@ -2,8 +2,6 @@
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,20 +11,22 @@ RUNNER = Path(__file__).with_name("runner.py")
 TIMEOUT = 600
 
 
-def start(out, *arguments):
-    return subprocess.Popen(
-        [sys.executable, str(RUNNER), str(out), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def finish(out, *arguments):
-    process = start(out, *arguments)
-    output, errors = process.communicate(timeout=TIMEOUT)
-    return process.returncode, output.strip(), errors.strip()
+@pytest.fixture(scope="module")
+def start(fork_python):
+    return lambda out, *arguments: fork_python(RUNNER, out, *arguments)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def finish(run_python):
+    def run(out, *arguments):
+        process = run_python(RUNNER, out, *arguments)
+        return process.returncode, process.stdout.strip(), process.stderr.strip()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, finish):
     status, output, errors = finish(tmp_path_factory.mktemp("uninterrupted"), "every=1000")
     assert status == 0, errors
     return output
@@ -45,7 +45,7 @@ def wait_for_checkpoints(out, process, *, count):
         time.sleep(0.002)
 
 
-def test_killed_five_times_ends_with_the_same_weights(tmp_path, uninterrupted):
+def test_killed_five_times_ends_with_the_same_weights(tmp_path, uninterrupted, start, finish):
     rng = random.Random(0)
     for _ in range(5):
         process = start(tmp_path, "resume", "slow=0.02")
@@ -60,30 +60,30 @@ def test_killed_five_times_ends_with_the_same_weights(tmp_path, uninterrupted):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_a_checkpoint_and_names_the_resume_option(tmp_path, signum, uninterrupted):
+def test_a_signal_saves_a_checkpoint_and_names_the_resume_option(tmp_path, signum, uninterrupted, start, finish):
     process = start(tmp_path, "every=1000", "slow=0.02")
     while not (tmp_path / "metrics.csv").exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signum)
-    _, errors = process.communicate(timeout=TIMEOUT)
+    _, errors = process.communicate()
     assert process.returncode == 128 + signum
     assert "--resume" in errors
     assert checkpoint(tmp_path).exists()
     assert finish(tmp_path, "resume")[1] == uninterrupted
 
 
-def test_workers_do_not_change_the_result(tmp_path, uninterrupted):
+def test_workers_do_not_change_the_result(tmp_path, uninterrupted, finish):
     assert finish(tmp_path, "workers=2")[1] == uninterrupted
 
 
-def test_a_finished_training_is_not_repeated(tmp_path, uninterrupted):
+def test_a_finished_training_is_not_repeated(tmp_path, uninterrupted, finish):
     finish(tmp_path)
     before = (tmp_path / "metrics.csv").read_bytes(), checkpoint(tmp_path).stat().st_mtime_ns
     assert finish(tmp_path, "resume")[1] == uninterrupted
     assert ((tmp_path / "metrics.csv").read_bytes(), checkpoint(tmp_path).stat().st_mtime_ns) == before
 
 
-def test_a_truncated_checkpoint_is_one_sentence(tmp_path):
+def test_a_truncated_checkpoint_is_one_sentence(tmp_path, finish):
     finish(tmp_path, "steps=4")
     content = checkpoint(tmp_path).read_bytes()
     checkpoint(tmp_path).write_bytes(content[: len(content) // 2])
@@ -94,7 +94,7 @@ def test_a_truncated_checkpoint_is_one_sentence(tmp_path):
     assert len(checkpoint(tmp_path).read_bytes()) == len(content) // 2, "the damaged file was changed"
 
 
-def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, finish):
     finish(tmp_path, "steps=4")
     status, _, errors = finish(tmp_path, "resume", "steps=6")
     assert status == 2

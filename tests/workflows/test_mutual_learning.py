@@ -83,5 +83,5 @@ def test_mistakes_are_one_sentence():
         train_mutual(pair(), data, task=TASK, steps=1, training=TrainingConfig(batch_pairing="repeat_previous"))
     with pytest.raises(LimbeckError, match="PeerStudents has no forward pass"):
         PeerStudents(pair())(torch.rand(1, 1, 8, 8))
-    with pytest.raises(LimbeckError, match="the weight 'sof' belongs to no loss"):
+    with pytest.raises(LimbeckError, match="weights names 'sof', which is no loss"):
         train_mutual(pair(), data, weights={"sof": 1.0}, task=TASK, steps=1)

@@ -220,7 +220,7 @@ def format_gain_verdict(
         return f"no significant difference between {variant} and {baseline}: {points}, {interval_text}."
     gap_note = ""
     if gap_recovered and outcome == "improves":
-        gap_note = f"; {format_percent(gap_recovered.mean, digits=0)} of the gap to the teacher"
+        gap_note = f"; {format_percent(gap_recovered.fraction, digits=0)} of the gap to the teacher"
     return f"{variant} {outcome}: {points} {_PREPOSITIONS[outcome]} {baseline}, {interval_text}{gap_note}."
 
 

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from limbeck.core.errors import LimbeckError
 
 __all__ = ["digest", "write_atomically", "write_text"]
@@ -20,6 +18,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
 
     Readers see the old file or the new one. If writing fails, the old file is unchanged and the temporary one removed.
     """
+    from safetensors import SafetensorError  # imported here: models and recipes are imported without it
+
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

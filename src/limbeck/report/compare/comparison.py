@@ -68,8 +68,24 @@ class PairedGain:
         return (min(lows), max(highs)) if self.num_seeds > 1 and lows and highs else None
 
 
-class GapRecovered(SeedMean):
+@dataclass(frozen=True)
+class GapRecovered:
     """The fraction of the gap between baseline and teacher that is recovered, with its interval where there is one."""
+
+    fraction: float
+    low: float | None = None
+    high: float | None = None
+    num_seeds: int = 1
+
+    @property
+    def mean(self) -> float:
+        """The value of its cell in a table."""
+        return self.fraction
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends of the interval."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 @dataclass(frozen=True)

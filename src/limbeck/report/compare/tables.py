@@ -15,7 +15,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Final, Literal, NamedTuple
 
-from limbeck.report.compare.comparison import Comparison, PairedGain, SeedMean, VariantResult
+from limbeck.report.compare.comparison import Comparison, GapRecovered, PairedGain, SeedMean, VariantResult
 from limbeck.report.formatting import (
     escape_markdown,
     format_bytes,
@@ -60,7 +60,7 @@ class Column(NamedTuple):
     def make_cell(self, variant: VariantResult) -> TableCell:
         """The cell of a variant: a number, or an estimate with its interval."""
         value = attrgetter(self.attribute)(variant)
-        if not isinstance(value, SeedMean | PairedGain):
+        if not isinstance(value, SeedMean | PairedGain | GapRecovered):
             return TableCell(self.formatter(value), "", value)
         detail = " to ".join(map(self.formatter, value.interval)) if value.interval else ""
         return TableCell(self.formatter(value.mean), detail, value.mean)
@@ -144,7 +144,7 @@ def _csv_row(variant: VariantResult, comparison: Comparison) -> dict[str, str | 
         "gain_points": gain and gain.mean, "gain_low": gain and gain.low, "gain_high": gain and gain.high,
         "gain_t_low": gain and gain.t_low, "gain_t_high": gain and gain.t_high, "gain_sample_low": sample_low,
         "gain_sample_high": sample_high, "gain_p_value": gain and gain.p_value,
-        "gain_num_seeds": gain and gain.num_seeds, "gap_recovered": gap and gap.mean, "gap_low": gap and gap.low,
+        "gain_num_seeds": gain and gain.num_seeds, "gap_recovered": gap and gap.fraction, "gap_low": gap and gap.low,
         "gap_high": gap and gap.high, "outcome": variant.outcome if variant.verdict else "",
         "verdict_text": _escape_csv(variant.verdict), "parameters": variant.parameters, "flops": variant.flops,
         "bytes": variant.bytes, "latency_ms": variant.latency_ms, "steps": variant.steps, **asdict(variant.resources),
