@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError, format_root_cause, suggest_names
-from limbeck.models.checks import require_positive
+from limbeck.models.options import require_positive
 from limbeck.models.weights import load_weights
 
 __all__ = ["timm", "torchvision"]

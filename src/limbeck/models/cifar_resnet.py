@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.models.checks import require_positive
+from limbeck.models.options import require_positive
 
 __all__ = [
     "resnet8",

@@ -11,7 +11,7 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.models.checks import require_positive
+from limbeck.models.options import require_positive
 
 __all__ = ["SmallCNN", "small_cnn"]
 

@@ -93,7 +93,7 @@ def measure_efficiency(
     return {"rows": rows, "notes": list(dict.fromkeys(notes))}
 
 
-class _RuntimeModel(NamedTuple):
+class _MeasuredRuntime(NamedTuple):
     name: str
     precision: str
     num_bytes: int
@@ -102,7 +102,7 @@ class _RuntimeModel(NamedTuple):
 
 def _build_runtimes(
     name: str, model: LogitsModel, data: DataModule, pixels: Tensor, notes: list[str]
-) -> Iterator[_RuntimeModel]:
+) -> Iterator[_MeasuredRuntime]:
     """The network in every installed runtime; adds to ``notes`` why one is missing."""
 
     def eager(batch: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def _build_runtimes(
             logits: Tensor = model(batch)
         return logits
 
-    yield _RuntimeModel("torch", "fp32", evaluation.weights_file_size(model.model.network), eager)
+    yield _MeasuredRuntime("torch", "fp32", evaluation.weights_file_size(model.model.network), eager)
     with tempfile.TemporaryDirectory() as folder:
         fp32_file, int8_file = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         try:
@@ -128,8 +128,8 @@ def _build_runtimes(
             yield _open_session(fp32_file, "openvino", "fp32")
 
 
-def _open_session(file: Path, runtime: Runtime, precision: str) -> _RuntimeModel:
+def _open_session(file: Path, runtime: Runtime, precision: str) -> _MeasuredRuntime:
     session = RuntimeSession(file.read_bytes(), runtime=runtime, name=file.name)
-    return _RuntimeModel(
+    return _MeasuredRuntime(
         runtime, precision, file.stat().st_size, lambda batch: torch.from_numpy(session(batch.numpy()))
     )
