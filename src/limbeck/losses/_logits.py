@@ -83,6 +83,18 @@ def kl_by_row(log_q: Tensor, log_p: Tensor) -> Tensor:
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
 
+def kl_mean(log_q: Tensor, log_p: Tensor, temperature: TemperatureValue) -> Tensor:
+    """Mean over rows of KL(p ‖ q) · τ², from ``[rows, classes]`` logarithms; zero without rows.
+
+    >>> kl_mean(torch.zeros(2, 1), torch.zeros(2, 1), 4.0)
+    tensor(0.)
+    """
+    if isinstance(temperature, Tensor):
+        return temperature_scaled_mean(kl_by_row(log_q, log_p), temperature)
+    # One sum and one factor: each operation counts in a step of a small network.
+    return F.kl_div(log_q, log_p, reduction="sum", log_target=True) * (temperature**2 / max(len(log_q), 1))
+
+
 def temperature_scaled_mean(by_row: Tensor, temperature: TemperatureValue) -> Tensor:
     """Mean over rows of ``by_row`` · τ², each row by its own.
 

@@ -18,8 +18,8 @@ from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
 from limbeck.losses._features import channels_first, match_size, require_prepared
-from limbeck.losses._logits import cross_entropy, kl_by_row, log_softmax_pair, require_temperature
-from limbeck.losses._ops import mean_squared_error, require_interval, row_mean, upcast
+from limbeck.losses._logits import cross_entropy, kl_mean, log_softmax_pair, require_temperature
+from limbeck.losses._ops import mean_squared_error, require_interval, upcast
 
 
 def byot_loss(
@@ -46,7 +46,7 @@ def byot_loss(
     total = upcast(deepest_logits).new_zeros(())
     for head in head_logits:
         log_q, log_p, _ = log_softmax_pair(head, deepest_logits, temperature)
-        kd = row_mean(kl_by_row(log_q, log_p)) * temperature**2
+        kd = kl_mean(log_q, log_p, temperature)
         total = total + (1 - alpha) * cross_entropy(upcast(head), target) + alpha * kd
     return total
 

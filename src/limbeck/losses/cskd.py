@@ -18,8 +18,8 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule, resolve
-from limbeck.losses._logits import kl_by_row, log_softmax_pair, require_temperature
-from limbeck.losses._ops import IGNORE_INDEX, hard_labels, require_same_shape, row_mean
+from limbeck.losses._logits import kl_mean, log_softmax_pair, require_temperature
+from limbeck.losses._ops import IGNORE_INDEX, hard_labels, require_same_shape
 
 
 def cskd_loss(student: Tensor, partner: Tensor, *, temperature: float = 4.0) -> Tensor:
@@ -32,7 +32,7 @@ def cskd_loss(student: Tensor, partner: Tensor, *, temperature: float = 4.0) -> 
     """
     require_same_shape(student, partner, name="logits", hint="each row needs its partner in the same row")
     log_q, log_p, _ = log_softmax_pair(student, partner, temperature)
-    return row_mean(kl_by_row(log_q, log_p)) * temperature**2
+    return kl_mean(log_q, log_p, temperature)
 
 
 @final

@@ -13,7 +13,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from limbeck.losses._bases import LogitLoss
-from limbeck.losses._logits import TemperatureValue, kl_by_row, log_softmax_pair, temperature_scaled_mean
+from limbeck.losses._logits import TemperatureValue, kl_mean, log_softmax_pair
 
 
 def kd_loss(student: Tensor, teacher: Tensor, *, temperature: TemperatureValue = 4.0) -> Tensor:
@@ -27,7 +27,7 @@ def kd_loss(student: Tensor, teacher: Tensor, *, temperature: TemperatureValue =
     tensor(0.4338)
     """
     log_q, log_p, temperature = log_softmax_pair(student, teacher, temperature)
-    return temperature_scaled_mean(kl_by_row(log_q, log_p), temperature)
+    return kl_mean(log_q, log_p, temperature)
 
 
 @final

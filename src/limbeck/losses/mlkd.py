@@ -27,10 +27,9 @@ from limbeck.losses._bases import LogitLoss
 from limbeck.losses._logits import (
     TemperatureValue,
     broadcast_temperature,
-    kl_by_row,
+    kl_mean,
     log_softmax_pair,
     require_temperature,
-    temperature_scaled_mean,
 )
 from limbeck.losses._ops import upcast
 
@@ -63,7 +62,7 @@ def mlkd_loss(
         batch_difference, class_difference = torch.mm(p, p.T) - torch.mm(q, q.T), torch.mm(p.T, p) - torch.mm(q.T, q)
         total = (
             total
-            + instance_weight * temperature_scaled_mean(kl_by_row(log_q, log_p), divisor)
+            + instance_weight * kl_mean(log_q, log_p, divisor)
             + batch_weight * batch_difference.square().sum() / max(len(batch_difference), 1)
             + class_weight * class_difference.square().sum() / max(len(class_difference), 1)
         )

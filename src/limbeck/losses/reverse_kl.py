@@ -13,7 +13,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from limbeck.losses._bases import LogitLoss
-from limbeck.losses._logits import TemperatureValue, kl_by_row, log_softmax_pair, temperature_scaled_mean
+from limbeck.losses._logits import TemperatureValue, kl_mean, log_softmax_pair
 
 
 def reverse_kl_loss(student: Tensor, teacher: Tensor, *, temperature: TemperatureValue = 4.0) -> Tensor:
@@ -26,7 +26,7 @@ def reverse_kl_loss(student: Tensor, teacher: Tensor, *, temperature: Temperatur
     tensor(0.3278)
     """
     log_q, log_p, temperature = log_softmax_pair(student, teacher, temperature)
-    return temperature_scaled_mean(kl_by_row(log_p, log_q), temperature)
+    return kl_mean(log_p, log_q, temperature)
 
 
 @final
