@@ -52,7 +52,7 @@ def test_require_target_returns_all_targets_also_where_a_teacher_is_invalid():
 
 def test_a_misspelt_teacher_names_the_nearest():
     context = LossContext(student=Outputs(), teachers={"resnet": Outputs(), "vit": Outputs()})
-    with pytest.raises(LimbeckError, match="no teacher is named 'resent'; there are: resnet"):
+    with pytest.raises(LimbeckError, match="no teacher is named 'resent'; available: resnet"):
         context.pair("resent")
 
 

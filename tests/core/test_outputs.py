@@ -103,5 +103,5 @@ def test_logits_that_are_not_rows_are_refused(shape):
 def test_missing_fields_are_errors_with_a_remedy():
     with pytest.raises(LimbeckError, match="use a loss on features"):
         Outputs().require_logits()
-    with pytest.raises(LimbeckError, match=r"'layre2'; there are: layer2, layer1\. Name layers in the distiller"):
+    with pytest.raises(LimbeckError, match=r"'layre2'; available: layer2, layer1\. Name layers in the distiller"):
         Outputs(features={"layer1": KEEP, "layer2": KEEP}).feature("layre2")

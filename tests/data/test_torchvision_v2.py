@@ -112,7 +112,7 @@ def test_a_transform_tells_its_settings_and_its_version_and_travels():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("RandAugmnt", {}, "has no transform 'RandAugmnt'; there are: RandAugment"),
+        ("RandAugmnt", {}, "has no transform 'RandAugmnt'; available: RandAugment"),
         ("functional", {}, "has no transform 'functional'"),
         ("MixUp", {"num_classes": 3}, "mixes images of a batch: use mixup"),
         ("CutMix", {"num_classes": 3}, "mixes images of a batch: use cutmix"),

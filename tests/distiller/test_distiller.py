@@ -117,8 +117,8 @@ def test_a_batch_without_labels_serves_losses_that_need_none():
     ("settings", "sentence"),
     [
         ({"weights": {"kdd": 1.0}}, "weights names 'kdd', which is no loss; the losses are: kd"),
-        ({"feature_layers": {"studnet": {}}}, "feature_layers are given for 'studnet'; there are: student"),
-        ({"feature_layers": {"techer": {}}}, "feature_layers are given for 'techer'; there are: teacher"),
+        ({"feature_layers": {"studnet": {}}}, "feature_layers are given for 'studnet'; available: student"),
+        ({"feature_layers": {"techer": {}}}, "feature_layers are given for 'techer'; available: teacher"),
         ({"feature_layers": {"student": {"mid": "O"}}}, "Sequential has no module 'O'; near it: 0, 1, 2"),
         ({"feature_layers": {"teacher": {"mid": "3"}}}, "Sequential has no module '3'; near it: 0, 1, 2"),
     ],
@@ -129,10 +129,10 @@ def test_a_misspelt_name_error_names_the_nearest_when_the_distiller_is_built(set
 
 
 def test_a_misspelt_teacher_or_layer_of_a_loss_error_names_the_nearest():
-    with pytest.raises(LimbeckError, match="no teacher is named 'bgi'; there are: big"):
+    with pytest.raises(LimbeckError, match="no teacher is named 'bgi'; available: big"):
         distiller({"kd": KDLoss(teacher="bgi")}, {"big": net(7), "small": net(6)})((X, Y))
     extractor = {"student": {"mid": "0"}, "teacher": {"mid": "0"}}
-    with pytest.raises(LimbeckError, match="no feature is named 'middle'; there are: mid"):
+    with pytest.raises(LimbeckError, match="no feature is named 'middle'; available: mid"):
         distiller({"look": AttentionTransferLoss("middle")}, feature_layers=extractor)((X, Y))
 
 

@@ -166,5 +166,5 @@ def test_features_that_are_no_map_are_refused_naming_whose_they_are():
 
 
 def test_an_unknown_layer_names_the_nearest():
-    with pytest.raises(LimbeckError, match="no feature is named 'mdi'; there are: mid"):
+    with pytest.raises(LimbeckError, match="no feature is named 'mdi'; available: mid"):
         AttentionTransferLoss("mdi")(make_context())

@@ -121,7 +121,7 @@ def test_mistakes_raise_errors():
             BYOTLoss(wrong)
     with pytest.raises(LimbeckError, match=r"alpha must be in \[0, 1\], got"):
         BYOTLoss(("low",), alpha=2.0)
-    with pytest.raises(LimbeckError, match="no feature is named 'lo'; there are: low"):
+    with pytest.raises(LimbeckError, match="no feature is named 'lo'; available: low"):
         BYOTLoss(("lo",)).prepare(MAPS())
     with pytest.raises(LimbeckError, match=r"\[6, 4, 6, 6\], and \[6, 5\] at the deepest"):
         BYOTLoss(("a",), deepest_layer="b").prepare(make_context(student_feature_shapes={"a": (4, 6, 6), "b": (5,)}))

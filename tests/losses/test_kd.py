@@ -138,7 +138,7 @@ def test_the_class_takes_the_teacher_it_names():
     context = make_context(teacher_names=("a", "b"))
     expected = kd_loss(context.student.require_logits(), context.teachers["b"].require_logits())
     torch.testing.assert_close(KDLoss(teacher="b")(context), expected)
-    with pytest.raises(LimbeckError, match="no teacher is named 'bb'; there are: b"):
+    with pytest.raises(LimbeckError, match="no teacher is named 'bb'; available: b"):
         KDLoss(teacher="bb")(context)
 
 

@@ -170,7 +170,7 @@ def test_a_measured_quality_gives_the_temperature_of_its_row():
 
 def test_a_missing_score_raises_an_error():
     outputs = Outputs(logits=torch.randn(4, 3), extra={"brightness": torch.ones(4)})
-    with pytest.raises(LimbeckError, match="the score of PerSample is 'brigthness', and there are: brightness"):
+    with pytest.raises(LimbeckError, match="the score of PerSample is 'brigthness'; available: brightness"):
         PerSample(score="brigthness")(outputs, outputs, NOW)
     wide = Outputs(logits=torch.randn(4, 3), extra={"brightness": torch.ones(4, 2)})
     with pytest.raises(LimbeckError, match=r"must be one number per row, \[4\], got \[4, 2\]"):

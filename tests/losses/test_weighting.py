@@ -190,7 +190,7 @@ def test_a_loss_weighting_continues_in_the_next_stage_and_is_part_of_the_formula
 
 
 def test_what_a_loss_weighting_cannot_do_raises_an_error():
-    with pytest.raises(LimbeckError, match="must be a loss, got 'targte'; there are: target"):
+    with pytest.raises(LimbeckError, match="must be a loss, got 'targte'; available: target"):
         Objective({"target": CrossEntropyLoss()}, loss_weighting=LossRatioWeighting("targte"))
     balance = GradNorm()
     Objective({"target": CrossEntropyLoss()}, balance)

@@ -49,7 +49,7 @@ def test_the_first_kind_that_has_the_name_wins(monkeypatch):
         for key, thing in things.items():
             setattr(room, key, thing)
         monkeypatch.setitem(sys.modules, name, room)
-        return NodeKind(noun=name, module=name, is_member=callable)
+        return NodeKind(display_name=name, module=name, is_member=callable)
 
     one, two = (lambda: 1), (lambda: 2)
     kinds = {"one": _room("fake_one", same=one, _private=one), "two": _room("fake_two", same=two, other=two)}
@@ -61,7 +61,7 @@ def test_the_first_kind_that_has_the_name_wins(monkeypatch):
 
 def test_a_misspelt_name_suggests_the_nearest(sentence):
     message = sentence(resolve_target, "smal_cnn", ["model"], config_path="student")
-    assert message.startswith("student: no model is named 'smal_cnn'; there are: small_cnn")
+    assert message.startswith("student: no model is named 'smal_cnn'; available: small_cnn")
 
 
 @pytest.mark.parametrize("use", ["__doc__", "__builtins__", "functional", "lr_scheduler", "swa_utils", "load", "", "."])
@@ -125,7 +125,7 @@ def test_a_plugin_s_faults_are_one_sentence(sentence, plugin):
     assert "failed when imported (SystemExit: 3)" in ask("leaves:Net")
     assert "needs 'a_package_that_is_not_there', which is not installed" in ask("needs:Net")
     assert "there is no module 'limbeck_test_plugin.gone'" in ask("gone:Net")
-    assert "has no 'Nett'; there are: Net" in ask("nets:Nett")
+    assert "has no 'Nett'; available: Net" in ask("nets:Nett")
     assert "is a int, and `use` takes a class or a function" in ask("nets:number")
 
 

@@ -98,7 +98,7 @@ def _room(monkeypatch):
         setattr(room, each.__name__, each)
     monkeypatch.setitem(sys.modules, "fake_room", room)
     fake = NodeKind(
-        noun="fake",
+        display_name="fake",
         module="fake_room",
         is_member=callable,
         injected_args={"classes": "classes", "channels": "channels"},
@@ -113,7 +113,7 @@ def check(node, kind="fake", **more):
 def test_a_misspelt_setting_names_the_right_one(sentence):
     message = sentence(build.resolve_node, {"use": "small_cnn", "widht": 3}, "model", config_path="student")
     assert message == (
-        "student: small_cnn has no setting 'widht'; did you mean 'width'? (it takes: width, depth, classes, channels)"
+        "student: small_cnn has no setting 'widht'; did you mean 'width'? (settings: width, depth, classes, channels)"
     )
 
 
@@ -217,7 +217,7 @@ def test_resolved_has_every_setting_that_yaml_can_say():
     assert resolved["pair"] == [0.5, 1.0]
     assert resolved["rate"] == 1.0 and isinstance(resolved["rate"], float)  # noqa: PT018
     assert list(resolved)[:4] == ["use", "width", "rate", "flag"]
-    assert "act" not in resolved  # a function has no form in YAML
+    assert "act" not in resolved  # a function cannot be written as YAML
 
 
 def test_resolved_is_stable_and_builds_the_same():
@@ -247,7 +247,7 @@ def test_a_nested_node_must_give_what_stands_there(sentence):
         "rate", {"use": "linear", "start": 1, "end": 0}
     )
     assert "no schedule is named 'Frozen'" in ask("tau", {"use": "Frozen"})
-    assert "Other gives a Other, and the value must be null" in ask("tensor", {"use": "Other"})
+    assert "Other builds a Other, but the value must be null" in ask("tensor", {"use": "Other"})
 
 
 def test_text_names_a_node_only_where_no_text_can_stand():
@@ -410,7 +410,7 @@ def test_a_response_term_without_a_temperature_gets_the_one_that_its_task_is_use
 @pytest.mark.parametrize(
     ("temperature", "message"),
     [
-        ({"use": "PerSampel"}, "no schedule or temperature is named 'PerSampel'; there are: PerSample"),
+        ({"use": "PerSampel"}, "no schedule or temperature is named 'PerSampel'; available: PerSample"),
         ({"use": "PerSample", "confidnt": 3}, "PerSample has no setting 'confidnt'; did you mean 'confident'"),
         ({"use": "LossAdaptive", "start": "warm"}, "'warm' is not a number"),
         ({"use": "GradNorm"}, "no schedule or temperature is named 'GradNorm'"),

@@ -97,11 +97,11 @@ MISTAKES = [
     ),
     (
         {"teachers": {"a": {"use": "small_cnn", "weights": "a.pt", "missing_classes": "mask"}}},
-        "teachers.a: missing_classes: mask leaves out classes",
+        "teachers.a: missing_classes: mask needs the classes",
     ),
     (
         {"teachers": {"a": {"use": "mlp", "weights": "a.pt", "class_names": []}}},
-        "teachers.a.class_names: \\[\\] is no list of",
+        "teachers.a.class_names: \\[\\] is neither a list of",
     ),
     (
         {"teachers": {"a": {"use": "mlp", "weights": "a.pt", "class_names": "nowhere.txt"}}},

@@ -139,7 +139,7 @@ def test_a_control_character_is_refused_with_its_line(sentence):
 def test_an_absent_file_names_the_nearest(sentence, tmp_path):
     (tmp_path / "digits.yaml").write_text("seed: 0")
     (tmp_path / "other.txt").write_text("")
-    assert "there are: digits.yaml" in sentence(read_source, tmp_path / "digit.yaml")
+    assert f"available in {tmp_path}: digits.yaml" in sentence(read_source, tmp_path / "digit.yaml")
     assert "the folder" in sentence(read_source, tmp_path / "gone" / "x.yaml")
     assert "is a folder" in sentence(read_source, tmp_path)
     assert "there is no recipe digtis" in sentence(read_source, "digtis")

@@ -49,7 +49,7 @@ def test_every_sentence_tells_its_figures_and_the_rule():
         "big", 50.0, 0.1
     )
     assert "from 2 to 1.9" in diagnosis.check_feature_alignment("fitnet", 2.0, 1.9)
-    assert "1.2 of 64 directions" in diagnosis.check_projection_rank("fitnet", 1.2, 64)
+    assert "effective rank is 1.2 of 64" in diagnosis.check_projection_rank("fitnet", 1.2, 64)
 
 
 def test_the_effective_rank_counts_equal_directions():

@@ -288,12 +288,12 @@ def test_what_is_no_png_is_left_out(record, write):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, r"holds no record\.json.*limbeck distill"),
+        (None, r"has no record\.json.*limbeck distill"),
         ("{", "is not JSON"),
-        ("[1]", "holds list"),
-        ('{"schema": 4}', r"has the schema 4, and this limbeck reads 1, 2, 3"),
+        ("[1]", "must be a mapping, got list"),
+        ('{"schema": 4}', r"has schema 4, and this version reads 1, 2, 3"),
         ('{"schema": 1, "name": "x", "models": {}}', "no model with the role 'distilled'"),
-        ('{"schema": 1, "name": "x", "models": {"a": {"role": "pupil"}}}', r"models\.a\.role .*found 'pupil'"),
+        ('{"schema": 1, "name": "x", "models": {"a": {"role": "pupil"}}}', r"models\.a\.role .*got 'pupil'"),
         (
             '{"schema": 1, "name": "x", "models": {"a": {"role": "distilled", "parameters": "many"}}}',
             "models.a.parameters",

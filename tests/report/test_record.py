@@ -146,13 +146,13 @@ def test_a_record_of_schema_2_is_checked_as_it_was_written(old_run):
         "student.safetensors", "student.onnx", "answers.safetensors",
     ]  # fmt: skip  # this copy has none of its files
     altered(old_run, lambda r: r.update(seed=7))
-    assert "its hash does not fit" in integrity_warning(old_run)
+    assert "its hash does not match" in integrity_warning(old_run)
 
     def forged(record):
         record["hash"] = compute_record_hash(record)
 
     altered(old_run, forged)
-    assert "identity that does not fit" in integrity_warning(old_run)
+    assert "identity that does not match" in integrity_warning(old_run)
 
 
 def test_a_trial_of_schema_2_has_todays_names(old_run):
@@ -189,11 +189,11 @@ def test_what_is_written_is_what_is_read(record, tmp_path):
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        ((), r"the record: it has no 'colour'"),
-        (("models", "distilled"), r"models\.distilled: it has no 'colour'"),
-        (("models", "baseline", "test", "per_class", 0), r"per_class\.0: it has no 'colour'"),
-        (("data", "normalization"), r"data\.normalization: it has no 'colour'"),
-        (("fidelity", "students", "baseline", "cka"), r"cka: it has no 'colour'"),
+        ((), r"the record: unknown key 'colour'"),
+        (("models", "distilled"), r"models\.distilled: unknown key 'colour'"),
+        (("models", "baseline", "test", "per_class", 0), r"per_class\.0: unknown key 'colour'"),
+        (("data", "normalization"), r"data\.normalization: unknown key 'colour'"),
+        (("fidelity", "students", "baseline", "cka"), r"cka: unknown key 'colour'"),
     ],
 )
 def test_a_key_that_nobody_knows_is_not_written_and_is_passed_over_when_read(record, tmp_path, place, says):
@@ -280,7 +280,7 @@ def test_a_record_without_a_hash_and_one_with_a_false_config_hash_are_reported(r
         record["record_hash"] = compute_record_hash(record)
 
     altered(run, forged)
-    assert "config_hash that does not fit" in integrity_warning(run)
+    assert "config_hash that does not match" in integrity_warning(run)
 
 
 def test_missing_and_changed_files_are_reported(run):

@@ -309,7 +309,7 @@ def test_a_task_that_calls_a_method_stays_with_eager():
 
 
 def test_an_unknown_backend_is_refused_with_a_similar_name():
-    with pytest.raises(LimbeckError, match="unknown backend 'onnxruntim'; there are: onnxruntime"):
+    with pytest.raises(LimbeckError, match="unknown backend 'onnxruntim'; available: onnxruntime"):
         InferenceBackend("onnxruntim")
     assert BACKENDS == ("auto", "eager", "fold_batchnorm", "compile", "onnxruntime", "openvino")
 

@@ -100,7 +100,7 @@ def test_the_output_to_read_is_named_where_there_are_several(runtime, graph):
     with pytest.raises(LimbeckError, match=r"has 2 outputs \(features, logits\): set output_name"):
         onnx(path, runtime=runtime)
     assert torch.equal(onnx(path, runtime=runtime, input_name="x", output_name="logits")(X[:, :3]), 2 * X[:, :3])
-    with pytest.raises(LimbeckError, match="no output named 'logit'; there are: logits"):
+    with pytest.raises(LimbeckError, match="no output named 'logit'; available: logits"):
         onnx(path, runtime=runtime, output_name="logit")
 
 
@@ -108,7 +108,7 @@ def test_the_output_to_read_is_named_where_there_are_several(runtime, graph):
     ("changes", "settings", "sentence"),
     [
         ({"inputs": ("x", "mask")}, {}, r"must have one input, got 2 \(x, mask\)"),
-        ({}, {"input_name": "picture"}, "has no input named 'picture'; there are: x"),
+        ({}, {"input_name": "picture"}, "has no input named 'picture'; available: x"),
         ({"kind": 7}, {}, r"the input x must be floating point, got tensor\(int64\)"),
         ({}, {"runtime": "tensorrt"}, "unknown runtime 'tensorrt'"),
         ({}, {"output_type": "odds"}, "output_type must be logits or probabilities, got 'odds'"),

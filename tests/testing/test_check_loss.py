@@ -176,7 +176,7 @@ def test_a_trainable_loss_is_prepared_and_the_random_state_is_unchanged():
 
 
 def test_a_check_that_does_not_exist_cannot_be_left_out():
-    with pytest.raises(ValueError, match=r"no check is named \['zero'\]; there are: \['finite'"):
+    with pytest.raises(ValueError, match=r"no check is named \['zero'\]; available: \['finite'"):
         check_loss(CrossEntropyLoss(), skip={"zero"})
 
 

@@ -267,7 +267,7 @@ def test_terms_are_fresh_for_each_link():
     ("settings", "says"),
     [
         ({"objective": {"kd": KDLoss(teacher="big")}}, "'kd' has the teacher 'big', and 'small' learns from mid"),
-        ({"feature_layers": {"bgi": {"here": "block2"}}}, "feature_layers are given for 'bgi'; there are: big"),
+        ({"feature_layers": {"bgi": {"here": "block2"}}}, "feature_layers are given for 'bgi'; available: big"),
         ({"assistant_mode": "densely"}, "assistant_mode is sequential or dense, not 'densely'"),
     ],
 )

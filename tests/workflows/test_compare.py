@@ -135,7 +135,7 @@ def test_a_record_that_was_changed_by_hand_is_reported(studies, tmp_path):
     assert build_comparison([folder]).warnings == ()
     change(folder, lambda record: record["models"]["distilled"]["test"]["metrics"].update(accuracy=0.99), by_hand=True)
     assert build_comparison([folder]).warnings == (
-        f"{folder}: record.json was changed after it was written: its hash does not fit its content",
+        f"{folder}: record.json was changed after it was written: its hash does not match its content",
     )
 
 

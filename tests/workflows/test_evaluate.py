@@ -209,7 +209,7 @@ def test_each_runtime_has_its_accuracy_and_says_on_what_machine(job, student):
 
 def test_an_absent_runtime_is_a_note(job, student, monkeypatch):
     monkeypatch.setattr(
-        "limbeck.workflows.evaluate.efficiency.find_missing_package",
+        "limbeck.workflows.evaluate.efficiency.missing_package_message",
         lambda engine: f"{engine} is not installed: pip install x",
     )
     result = measure_efficiency(

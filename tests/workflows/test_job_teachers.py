@@ -161,7 +161,7 @@ def test_what_a_function_built_is_looked_at_before_training(teacher, sentence, r
         ("{use: inference_server, url: 'http://host'}", "teachers.big: inference_server needs 'model', text"),
         ("{use: onnx, path: a.onnx, runtime: trt}", "'trt' is not one of 'onnxruntime', 'openvino'"),
         ("{use: small_cnn, backend: fast}", "teachers.big.backend: 'fast' is not one of 'auto', 'eager'"),
-        ("{use: onyx, path: a.onnx}", "no model or teacher is named 'onyx'; there are: onnx"),
+        ("{use: onyx, path: a.onnx}", "no model or teacher is named 'onyx'; available: onnx"),
     ],
 )
 def test_a_mistake_in_a_teacher_is_one_sentence(teacher, sentence, recipe):
@@ -170,7 +170,7 @@ def test_a_mistake_in_a_teacher_is_one_sentence(teacher, sentence, recipe):
 
 
 def test_a_backend_is_a_teachers_setting_only(recipe):
-    with pytest.raises(LimbeckError, match="a backend is a teacher's"):
+    with pytest.raises(LimbeckError, match="`backend` is a setting of teachers only"):
         resolve_recipe(load_recipe(recipe("{use: small_cnn}", TEACHING), ["student.backend=auto"]))
 
 

@@ -133,7 +133,7 @@ def test_a_trial_keeps_the_peers_and_exits_of_its_variant(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (["stages.0.objective.kd.teacher=ow"], "no teacher is named 'ow'; there are: own"),
+        (["stages.0.objective.kd.teacher=ow"], "no teacher is named 'ow'; available: own"),
         (["self_teachers={own: {use: EMATeache}}"], "no teacher made of the student is named 'EMATeache'"),
         (["self_teachers={}"], "stages.0.objective.kd"),
         (["peers={own: small_cnn}"], "has that name already"),

@@ -86,5 +86,5 @@ class LossContext:
         if name is None:
             raise LimbeckError("this loss needs a teacher, and there is none: pass Distiller(teachers=...)")
         if name not in self.teachers:
-            raise LimbeckError(f"no teacher is named {name!r}; there are: {suggest_names(name, self.teachers)}")
+            raise LimbeckError(f"no teacher is named {name!r}; available: {suggest_names(name, self.teachers)}")
         return self.teachers[name]

@@ -56,7 +56,7 @@ class Outputs:
         """The features of the layer ``name``."""
         if name not in self.features:
             raise LimbeckError(
-                f"no feature is named {name!r}; there are: {suggest_names(name, self.features)}. "
+                f"no feature is named {name!r}; available: {suggest_names(name, self.features)}. "
                 'Name layers in the distiller: feature_layers={"student": {"mid": "layer2"}}; '
                 'with several teachers, set `teacher` of the loss as well: teacher="big"'
             )

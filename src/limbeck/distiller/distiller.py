@@ -83,7 +83,7 @@ class Distiller(nn.Module):
         for name in feature_layers:
             if name != "student" and name not in named_teachers:
                 raise LimbeckError(
-                    f"feature_layers are given for {name!r}; there are: "
+                    f"feature_layers are given for {name!r}; available: "
                     f"{suggest_names(name, ['student', *named_teachers])}"
                 )
         self.student = student

@@ -101,24 +101,24 @@ def predict_split(network: nn.Module, split: Split, *, batch_size: int = 256) ->
     return torch.cat([predict_logits(network, split.read(indices)) for indices in batches])
 
 
-def correct_on_variants(
-    networks: Mapping[str, nn.Module], split: Split, make_variants: Callable[[Tensor, Tensor], Iterator[Tensor]],
+def correct_under_perturbations(
+    networks: Mapping[str, nn.Module], split: Split, perturb: Callable[[Tensor, Tensor], Iterator[Tensor]],
     *, batch_size: int,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Whether each network is correct on each labeled sample of ``split``, in each variant of its images.
+    """Whether each network is correct on each labeled sample of ``split``, under each perturbation of its images.
 
-    ``make_variants`` maps ``pixels, sample_ids`` of a batch to its variants, which all networks share.
+    ``perturb`` yields the perturbed pixels of a batch from ``pixels, sample_ids``; all networks get the same ones.
 
     Returns:
-        By network, ``[variants, labeled]`` booleans.
+        By network, ``[perturbations, labeled]`` booleans.
     """
     split = require_labeled(split)
     chunks: dict[str, list[Tensor]] = {name: [] for name in networks}
     for indices in torch.split(torch.arange(len(split)), batch_size):
-        target, rows = split.target[indices], dict[str, list[Tensor]]()
-        for pixels in make_variants(split.read(indices), split.sample_ids[indices]):
+        target, correct = split.target[indices], dict[str, list[Tensor]]()
+        for pixels in perturb(split.read(indices), split.sample_ids[indices]):
             for name, network in networks.items():
-                rows.setdefault(name, []).append(predict_logits(network, pixels).argmax(dim=1) == target)
-        for name, correct in rows.items():
-            chunks[name].append(torch.stack(correct))
+                correct.setdefault(name, []).append(predict_logits(network, pixels).argmax(dim=1) == target)
+        for name, masks in correct.items():
+            chunks[name].append(torch.stack(masks))
     return {name: torch.cat(masks, dim=1) for name, masks in chunks.items()}

@@ -97,7 +97,7 @@ class BYOTLoss(nn.Module, Loss):
         """The head of the layer ``name``: maps its features to logits and the feature below them."""
         heads = require_prepared(self.heads, "BYOTLoss")
         if name not in self.layers:
-            raise LimbeckError(f"no head is on the layer {name!r}; there are: {suggest_names(name, self.layers)}")
+            raise LimbeckError(f"no head is on the layer {name!r}; available: {suggest_names(name, self.layers)}")
         return heads[self.layers.index(name)]
 
     def forward(self, context: LossContext) -> Tensor:

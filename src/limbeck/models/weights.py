@@ -50,7 +50,7 @@ def load_weights(model: nn.Module, path: str | Path, *, ignore_modules: Sequence
     for module, prefix in zip(ignore_modules, ignored, strict=True):
         if not any(f"{name}.".startswith(prefix) for name in model_state):
             raise LimbeckError(
-                f"ignore_modules: the model has no weights under {module!r}; there are: "
+                f"ignore_modules: the model has no weights under {module!r}; available: "
                 f"{suggest_names(module, model_state)}"
             )
     file_state = {

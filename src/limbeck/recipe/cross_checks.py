@@ -56,7 +56,7 @@ def _check_ensemble(resolved: ResolvedRecipe) -> Iterator[str]:
     weights = ensemble.settings.get("weights")
     for name in weights if isinstance(weights, Mapping) else ():
         if name not in recipe.teachers:
-            yield f"ensemble.weights: no teacher is named {name!r}; there are: {suggest_names(name, recipe.teachers)}"
+            yield f"ensemble.weights: no teacher is named {name!r}; available: {suggest_names(name, recipe.teachers)}"
     if getattr(ensemble.target, "allows_single_teacher", False) and not weights:
         return
     prefix = f"ensemble: {ensemble.use} combines several teachers, and"
@@ -157,7 +157,7 @@ def _check_stage(recipe: Recipe, resolved: ResolvedStage, config_path: str) -> I
             hint = " (in teacher_training, the teacher is called student)" if is_teacher_training else ""
             yield (
                 f"{config_path}.feature_layers: no network is named {network!r}; "
-                f"there are: {suggest_names(network, networks)}{hint}"
+                f"available: {suggest_names(network, networks)}{hint}"
             )
     for name, loss in resolved.losses.items():
         loss_path = join_path(config_path, "objective", name)
@@ -189,7 +189,7 @@ def _check_teacher(loss: ResolvedNode, config_path: str, pairs: Sequence[Trainin
     if teacher not in known_teachers:
         yield (
             f"{config_path}.teacher: no teacher is named {teacher!r}; "
-            f"there are: {suggest_names(teacher, known_teachers)}"
+            f"available: {suggest_names(teacher, known_teachers)}"
         )
     yield (
         f"{config_path}.teacher: {incomplete_pair.student} goes through the same stages and learns from "

@@ -1,6 +1,6 @@
-"""The nodes of a recipe: objects to build, by the name under ``use``, with their settings.
+"""Schema of the nodes of a recipe. A node is an object to build: its name under ``use``, and its settings.
 
-:mod:`limbeck.recipe.resolve_node` compares the settings with the signature of what is built.
+:mod:`limbeck.recipe.resolve_node` checks the settings against the signature of the object.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _RESERVED_NAMES: Final = (
 )  # fmt: skip
 
 
-def _match_name(pattern: str, rule: str) -> Callable[[str], str]:
+def _name_validator(pattern: str, rule: str) -> Callable[[str], str]:
     def validate_name(value: str) -> str:
         return value if re.fullmatch(pattern, value) else raise_validation_error(f"{format_value(value)} is not {rule}")
 
@@ -58,10 +58,10 @@ def _validate_plugin(value: str) -> str:
     return raise_validation_error(error) if (error := plugin_error(value)) else value
 
 
-Name = Annotated[StrictStr, AfterValidator(_match_name(r"\w[\w-]{0,99}", "a name: it takes letters, digits, _ and -"))]
+Name = Annotated[StrictStr, AfterValidator(_name_validator(r"\w[\w-]{0,99}", "a name: use letters, digits, _ and -"))]
 FileName = Annotated[
     StrictStr,
-    AfterValidator(_match_name(r"\w[\w.-]{0,99}", "a name that can be a folder: it takes letters, digits, _, - and .")),
+    AfterValidator(_name_validator(r"\w[\w.-]{0,99}", "a name that can be a folder: use letters, digits, _, - and .")),
 ]
 TeacherName = Annotated[Name, AfterValidator(_validate_teacher_name)]
 Plugin = Annotated[StrictStr, AfterValidator(_validate_plugin)]
@@ -84,7 +84,7 @@ class BaseNode(BaseModel):
         if not isinstance(value, Mapping):
             raise_validation_error(f"{format_value(value)} is not a node: write {{use: NAME}}")
         if "use" not in value:
-            raise_validation_error(f"{format_value(value)} lacks `use`, the name of what to build")
+            raise_validation_error(f"{format_value(value)} lacks `use`, the name of the object to build")
         for key in value:
             if not isinstance(key, str):
                 raise_validation_error(f"the key {format_value(key)} is not text: put it in quotes")
@@ -93,7 +93,7 @@ class BaseNode(BaseModel):
 
 @final
 class Node(BaseNode):
-    """A node without settings of the recipe."""
+    """A node whose keys, besides ``use``, are all arguments of the object."""
 
 
 def _parse_weight(value: Any) -> Any:
@@ -122,7 +122,7 @@ def _parse_class_names(value: Any) -> Any:
         return tuple(value)
     if not isinstance(value, str):
         raise_validation_error(
-            f"{format_value(value)} is no list of class names, such as [cat, dog], and no file that holds them"
+            f"{format_value(value)} is neither a list of class names, such as [cat, dog], nor the path of a file"
         )
     return value
 
@@ -131,7 +131,7 @@ def _parse_class_names(value: Any) -> Any:
 class LossNode(BaseNode):
     """A loss of an objective, with its weight: a number or a schedule.
 
-    With ``gather_distributed`` it gets the outputs of all processes, see :func:`limbeck.distiller.gather_context`.
+    With ``gather_distributed`` it receives the outputs of all processes, see :func:`limbeck.distiller.gather_context`.
     """
 
     omit_if_default = ("gather_distributed",)
@@ -143,7 +143,7 @@ class LossNode(BaseNode):
 class NormalizationNode(Settings):
     """Mean and standard deviation of each channel, for pixels in 0..1."""
 
-    noun = "normalize"
+    display_name = "normalize"
     mean: tuple[Number, ...]
     std: tuple[Annotated[Number, Field(gt=0)], ...]
 
@@ -161,16 +161,16 @@ class TeacherNode(BaseNode):
     """A teacher network, or an external teacher.
 
     Attributes:
-        weights: a file or a run folder; ``None``: the teacher is trained first, by ``teacher_training``.
+        weights: a file or a run folder; ``None``: the teacher is trained first, see ``teacher_training``.
         backend: the runtime of its forward pass, see :class:`limbeck.teachers.InferenceBackend`.
-        train_fraction: stops its training after this fraction of the steps, as an early-stopped teacher may distill
-            better (Cho & Hariharan, ICCV 2019, https://arxiv.org/abs/1910.01348).
+        train_fraction: fraction of the steps after which its training stops; early-stopped teachers may distill better
+            (Cho & Hariharan, ICCV 2019, https://arxiv.org/abs/1910.01348).
         input_size: shorter side of its images, where it differs from the student's.
         normalize: normalization of its inputs, where it differs from the student's.
-        class_names: its classes in the order of its outputs: a list, or a file with one name a line.
-        missing_classes: ``mask`` allows classes of the data that it lacks (:mod:`limbeck.teachers.adapter`).
-        coverage: the samples it has outputs for: ``finite``, where its row is not NaN, or a mask in a ``.npy`` file
-            (:mod:`limbeck.teachers.masked`).
+        class_names: its classes in the order of its logits: a list, or a text file with one name per line.
+        missing_classes: ``mask`` accepts a teacher that lacks classes of the data (:mod:`limbeck.teachers.adapter`).
+        coverage: which samples it has outputs for: ``finite`` (those without NaN) or the path of a boolean mask, a
+            ``.npy`` file (:mod:`limbeck.teachers.masked`).
     """
 
     omit_if_default = ("input_size", "normalize", "class_names", "missing_classes", "coverage")
@@ -189,14 +189,11 @@ class TeacherNode(BaseNode):
     def _check_training(self) -> Self:
         if self.train_fraction is not None and self.weights is not None:
             raise_validation_error(
-                f"train_fraction: {self.train_fraction:g} ends a training early, and a teacher with weights is not "
-                "trained: drop one"
+                f"train_fraction: {self.train_fraction:g} stops the training early, but a teacher with weights is not "
+                "trained: remove one"
             )
         if self.missing_classes == "mask" and self.class_names is None:
-            raise_validation_error(
-                "missing_classes: mask leaves out classes that the teacher does not have, and it names none: give "
-                "class_names"
-            )
+            raise_validation_error("missing_classes: mask needs the classes of the teacher: set class_names")
         return self
 
 
@@ -208,10 +205,10 @@ class SchedulerNode(BaseNode):
 
 
 def load_class_names(source: str | Sequence[str], *, config_path: str) -> tuple[str, ...]:
-    """The class names of a teacher; ``source`` is a list of them, or the path of a file with one name a line.
+    """The class names of a teacher; ``source`` is a list of them, or the path of a text file with one name per line.
 
     Raises:
-        LimbeckError: if the file cannot be read or holds no name.
+        LimbeckError: if the file cannot be read or contains no name.
     """
     if not isinstance(source, str):
         return tuple(source)
@@ -219,10 +216,10 @@ def load_class_names(source: str | Sequence[str], *, config_path: str) -> tuple[
         lines = Path(source).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise LimbeckError(
-            f"{config_path}: {source} could not be read ({type(error).__name__}): give a text file with one name a "
-            "line, or a list of names"
+            f"{config_path}: {source} could not be read ({type(error).__name__}): give a text file with one name "
+            "per line, or a list of names"
         ) from error
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
-        raise LimbeckError(f"{config_path}: {source} holds no name: write one a line, in the order of the outputs")
+        raise LimbeckError(f"{config_path}: {source} contains no name: write one per line, in the order of the logits")
     return names

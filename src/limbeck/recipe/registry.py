@@ -31,7 +31,7 @@ class NodeKind:
     """One kind of node.
 
     Attributes:
-        noun: name of the kind in an error.
+        display_name: name of the kind in an error.
         module: the module whose ``__all__`` holds the names.
         is_member: selects the objects of this kind.
         exclude: names of ``module`` that are of another kind, such as base classes.
@@ -40,7 +40,7 @@ class NodeKind:
         injected_args: parameters that limbeck fills in, with the name of their value.
     """
 
-    noun: str
+    display_name: str
     module: str
     is_member: Callable[[Any], bool]
     exclude: tuple[str, ...] = ()
@@ -53,9 +53,13 @@ def _is_model_builder(obj: Any) -> bool:
     return inspect.isfunction(obj) and "classes" in inspect.signature(obj).parameters
 
 
-def _kind(noun: str, module: str, is_member: Callable[[Any], bool], *injected_args: str, **options: Any) -> NodeKind:
+def _kind(
+    display_name: str, module: str, is_member: Callable[[Any], bool], *injected_args: str, **options: Any
+) -> NodeKind:
     injected = MappingProxyType({name: name for name in injected_args})
-    return NodeKind(noun=noun, module=module, is_member=is_member, **{"injected_args": injected, **options})
+    return NodeKind(
+        display_name=display_name, module=module, is_member=is_member, **{"injected_args": injected, **options}
+    )
 
 
 NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
@@ -141,9 +145,9 @@ def resolve_target(
         if use in (names := list_names(kind)):
             return kind, getattr(import_module(NODE_KINDS[kind].module), use)
         allowed += names
-    noun = " or ".join(NODE_KINDS[kind].noun for kind in order) if len(order) < 3 else "part"
+    display_name = " or ".join(NODE_KINDS[kind].display_name for kind in order) if len(order) < 3 else "part"
     raise LimbeckError(
-        f"{config_path}: no {noun} is named {use!r}; there are: {suggest_names(use, allowed)} "
+        f"{config_path}: no {display_name} is named {use!r}; available: {suggest_names(use, allowed)} "
         "(write a class of your own as package.module:Name)"
     )
 
@@ -177,7 +181,7 @@ def _resolve_plugin(use: str, plugins: tuple[str, ...], config_path: str) -> Cal
     public_names = [attribute for attribute in dir(imported_module) if not attribute.startswith("_")]
     obj = getattr(imported_module, name, None)
     if obj is None:
-        raise LimbeckError(f"{config_path}: {module} has no {name!r}; there are: {suggest_names(name, public_names)}")
+        raise LimbeckError(f"{config_path}: {module} has no {name!r}; available: {suggest_names(name, public_names)}")
     if not (inspect.isclass(obj) or inspect.isroutine(obj)):
         raise LimbeckError(f"{config_path}: {use} is a {type(obj).__name__}, and `use` takes a class or a function")
     defining_module = str(getattr(obj, "__module__", None))

@@ -1,6 +1,6 @@
-"""One node of a recipe, ``{use: small_cnn, width: 8}``, checked against the signature of what it builds.
+"""Checks one node of a recipe, ``{use: small_cnn, width: 8}``, against the signature of the object it builds.
 
-The signature is the only list of a node's settings: a new parameter is a new key, with its type and its default.
+The signature defines the settings: each parameter is a key, with its type hint and its default.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ __all__ = ["resolve_node"]
 
 _CONSTRAINTS: Final = {"gt", "ge", "lt", "le", "min_length", "max_length", "multiple_of"}
 _MISPLACED_KEYS: Final = {
-    "weight": "a weight belongs to a loss of an objective",
-    "weights": "weights are read for teachers only",
-    "backend": "a backend is a teacher's",
-    "interval": "`interval` belongs to the training's scheduler",
+    "weight": "`weight` is a setting of the losses of an objective",
+    "weights": "`weights` is a setting of teachers only",
+    "backend": "`backend` is a setting of teachers only",
+    "interval": "`interval` is a setting of the training's scheduler",
 }
-_LENGTH_SETTINGS: Final = ("T_max", "total_steps")
-_ALTERNATIVE_LENGTH_SETTINGS: Final = ("epochs", "steps_per_epoch")
+_STEP_LENGTH_SETTINGS: Final = ("T_max", "total_steps")
+_EPOCH_LENGTH_SETTINGS: Final = ("epochs", "steps_per_epoch")
 
 
 class _Context(NamedTuple):
@@ -55,15 +55,15 @@ def resolve_node(
     provided: Mapping[str, Any] | None = None,
     config_path: str | None = None,
 ) -> ResolvedNode:
-    """Look up what ``node`` names and check its settings, without building anything.
+    """Look up the object that ``node`` names and check its settings, without building it.
 
     Args:
         node: a mapping with ``use``, or the name only.
         kind: one of :data:`limbeck.recipe.registry.NODE_KINDS`, or several in the order of lookup.
-        plugins: packages that ``use`` may import from.
-        provided: values for parameters that the recipe leaves out: ``classes``, ``channels``, ``seed``, ``steps``, and
-            ``temperature`` of losses that use the task's. :data:`~limbeck.recipe.resolved_node.DEFERRED` stands for a
-            value that is known when the node is built.
+        plugins: packages from which ``use`` may import.
+        provided: values injected into parameters that the recipe does not set: ``classes``, ``channels``, ``seed``,
+            ``steps``, and ``temperature`` of losses that use the task's default.
+            :data:`~limbeck.recipe.resolved_node.DEFERRED` marks a value that is known only when the node is built.
         config_path: dotted path of the node, for errors; ``None``: its kind.
 
     >>> node = resolve_node({"use": "linear", "start": 1}, "schedule", config_path="stages.0.objective.kd.weight")
@@ -117,11 +117,11 @@ def resolve_node(
 def _read_signature(
     target: Any, positional_args: Sequence[str], use: str, config_path: str
 ) -> tuple[dict[str, inspect.Parameter], bool]:
-    """The parameters that are settings, and whether any other keyword is accepted."""
+    """The parameters that are settings, and whether ``**kwargs`` are accepted."""
     try:
         parameters = inspect.signature(target).parameters
     except (ValueError, TypeError) as error:
-        raise LimbeckError(f"{config_path}: {use} has no signature that Python can read: wrap it in one") from error
+        raise LimbeckError(f"{config_path}: {use} has no readable signature: wrap it in a Python function") from error
     settings = {
         name: parameter
         for name, parameter in parameters.items()
@@ -134,23 +134,23 @@ def _injected_sources(
     kind: registry.NodeKind, target: Any, parameters: Container[str], settings: Mapping[str, Any],
     provided: Container[str],
 ) -> dict[str, str]:  # fmt: skip
-    """The parameters that limbeck fills in, each with the name of its value in ``provided``."""
-    # OneCycleLR takes its length in one of two ways, and total_steps would override the other; null is no length.
-    has_alternative_length = any(settings.get(name) is not None for name in _ALTERNATIVE_LENGTH_SETTINGS)
-    explicit = {name for name, value in settings.items() if value is not None or name not in _LENGTH_SETTINGS}
+    """The parameters that limbeck injects, each with the key of its value in ``provided``."""
+    # The length of OneCycleLR is total_steps, or epochs and steps_per_epoch; total_steps overrides the others.
+    has_length_in_epochs = any(settings.get(name) is not None for name in _EPOCH_LENGTH_SETTINGS)
+    explicit = {name for name, value in settings.items() if value is not None or name not in _STEP_LENGTH_SETTINGS}
     return {
         name: source
         for name, source in kind.injected_args.items()
         if name in parameters
         and source in provided
         and name not in explicit
-        and not (source == "steps" and has_alternative_length)
+        and not (source == "steps" and has_length_in_epochs)
         and (source != "temperature" or getattr(target, "uses_task_temperature", False))
     }
 
 
 def _parse_value(value: Any, hint: Any, config_path: str, context: _Context) -> Any:
-    """``value`` converted to the type of the parameter, items first, with nested nodes resolved."""
+    """``value`` with nested nodes resolved, converted to the type of the parameter."""
     is_bare_name = isinstance(value, str) and accepts_only_objects(hint)
     parsed = value
     if is_bare_name or (isinstance(value, Mapping) and isinstance(value.get("use"), str)):
@@ -167,9 +167,9 @@ def _parse_value(value: Any, hint: Any, config_path: str, context: _Context) -> 
     try:
         return make_type_adapter(hint).validate_python(parsed)
     except ValidationError as error:
-        records = error.errors(include_url=False)
-        if len(records) == 1 and _CONSTRAINTS & (records[0].get("ctx") or {}).keys():
-            raise LimbeckError(f"{config_path}: {describe_validation_error(records[0])}") from None
+        details = error.errors(include_url=False)
+        if len(details) == 1 and _CONSTRAINTS & (details[0].get("ctx") or {}).keys():
+            raise LimbeckError(f"{config_path}: {describe_validation_error(details[0])}") from None
         raise LimbeckError(f"{config_path}: {format_value(value)} is not {describe_hint(hint)}") from None
 
 
@@ -177,7 +177,7 @@ def _resolve_nested(value: Any, hint: Any, config_path: str, context: _Context) 
     expected = object_types(hint)
     if not expected and hint is not Any:
         raise LimbeckError(
-            f"{config_path}: {format_value(value)} is a node, and the value must be {describe_hint(hint)}"
+            f"{config_path}: {format_value(value)} is a node, but the value must be {describe_hint(hint)}"
         )
     kinds_by_type = registry.kinds_by_type()
     kinds = [kinds_by_type[hint_type] for hint_type in expected if hint_type in kinds_by_type]
@@ -186,7 +186,7 @@ def _resolve_nested(value: Any, hint: Any, config_path: str, context: _Context) 
     built_type = node.target if inspect.isclass(node.target) else get_hints(node.target).get("return")
     if expected and inspect.isclass(built_type) and not any(_is_subclass(built_type, item) for item in expected):
         raise LimbeckError(
-            f"{config_path}: {node.use} gives a {built_type.__name__}, and the value must be {describe_hint(hint)}"
+            f"{config_path}: {node.use} builds a {built_type.__name__}, but the value must be {describe_hint(hint)}"
         )
     return node
 
@@ -199,7 +199,7 @@ def _is_subclass(built_type: type, expected: Any) -> bool:
 
 
 def _normalize_default(default: Any, hint: Any) -> Any:
-    """A default as YAML reads it back: 0 for a float is 0.0."""
+    """The default converted to the type of the parameter: 0 becomes 0.0 for a float."""
     try:
         return make_type_adapter(hint).validate_python(default)
     except ValidationError:
@@ -207,7 +207,7 @@ def _normalize_default(default: Any, hint: Any) -> Any:
 
 
 def _serialize_setting(name: str, value: Any) -> dict[str, Any]:
-    """The setting as plain data; nothing where the value has no form in YAML, such as a function."""
+    """The setting as plain data; empty if the value cannot be written as YAML, such as a function."""
     try:
         return {name: _serialize(value)}
     except TypeError:
@@ -230,4 +230,4 @@ def _serialize(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and type(value) in registry.kinds_by_type():
         settings = {field.name: _serialize(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"use": type(value).__name__, **settings}
-    raise TypeError(f"{value!r} has no form in YAML")
+    raise TypeError(f"{value!r} cannot be written as YAML")

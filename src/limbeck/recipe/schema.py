@@ -100,7 +100,7 @@ class Stage(Settings):
         freeze: paths of the student's modules whose weights do not change.
     """
 
-    noun = "a stage"
+    display_name = "a stage"
     omit_if_default = ("epochs", "steps", "loss_weighting")
     name: Name
     epochs: Annotated[StrictInt, Field(ge=1)] | None = None
@@ -148,7 +148,7 @@ class CacheNode(CacheSettings):
 class ExportNode(Settings):
     """The formats that the trained student is exported to."""
 
-    noun = "export"
+    display_name = "export"
     to: tuple[Literal["onnx"], ...] = ()
 
 
@@ -165,7 +165,7 @@ class Recipe(Settings):
         generations: number of born-again generations, of which the student is the last.
     """
 
-    noun = "a recipe"
+    display_name = "a recipe"
     name: FileName = "run"
     seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] = 0
     split_seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] | None = None

@@ -44,7 +44,7 @@ class Study(Settings):
         baselines: baselines to train; always with ``student_only``, which gains are measured against.
     """
 
-    noun = "study"
+    display_name = "study"
     seeds: Annotated[tuple[Annotated[StrictInt, Field(ge=0, lt=2**32)], ...], BeforeValidator(_parse_seeds)] = tuple(
         range(5)
     )

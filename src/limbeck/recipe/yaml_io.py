@@ -171,7 +171,7 @@ def _missing_file_message(path: Path) -> str:
 
 def _list_yaml_files(folder: Path, name: str) -> str:
     files = sorted(file.name for file in folder.iterdir() if file.suffix in (".yaml", ".yml"))
-    return f"; in {folder} there are: {suggest_names(name, files)}" if files else f"; {folder} has no YAML file"
+    return f"; available in {folder}: {suggest_names(name, files)}" if files else f"; {folder} has no YAML file"
 
 
 def _format_mark(mark: Any) -> str:

@@ -24,7 +24,7 @@ MIN_GAP_RECOVERED = 0.25
 MAX_FINAL_FRACTION = 0.9
 """A feature loss that ends above this fraction of its first value did not align the features."""
 MIN_RANK_FRACTION = 0.1
-"""A projection whose effective rank is below this fraction of its full rank transmits few directions."""
+"""A projection whose effective rank is below this fraction of its full rank has collapsed to few dimensions."""
 
 
 def check_loss_scale(name: str, magnitude: float, largest: float, *, measure: str = "gradient") -> str | None:
@@ -57,12 +57,12 @@ def check_teacher_accuracy(name: str, teacher: float, student: float, *, referen
 
 
 def check_teacher_entropy(name: str, teacher_entropy: float, temperature: float | None) -> str | None:
-    """Whether a temperature flattens the teacher: its relative entropy is above :data:`MAX_TEACHER_ENTROPY`."""
+    """Whether a temperature is too high: the relative entropy of the teacher is above :data:`MAX_TEACHER_ENTROPY`."""
     if not teacher_entropy > MAX_TEACHER_ENTROPY:
         return None
     temperature_note = "" if temperature is None else f", {temperature:.4g},"
     return (
-        f"the temperature of {name}{temperature_note} flattens everything: the teacher's outputs have "
+        f"the temperature of {name}{temperature_note} is too high: the teacher's outputs have "
         f"{100 * teacher_entropy:.1f} % of the entropy of a uniform distribution (the rule is "
         f"{100 * MAX_TEACHER_ENTROPY:.0f} %), so lower the temperature"
     )
@@ -97,12 +97,12 @@ def check_feature_alignment(name: str, first: float, last: float) -> str | None:
 def check_projection_rank(name: str, rank: float, full_rank: int) -> str | None:
     """Whether the effective rank of a learned projection is below :data:`MIN_RANK_FRACTION` of its full rank.
 
-    With a full rank of 10 or less, a single direction is a tenth or more, so the rule never applies.
+    With a full rank of 10 or less, rank 1 is a tenth or more, so the rule never applies.
     """
     if not rank < MIN_RANK_FRACTION * full_rank:
         return None
     return (
-        f"the projection of {name!r} is saturated: it transmits {rank:.1f} of {full_rank} directions (the rule is "
+        f"the projection of {name!r} has collapsed: its effective rank is {rank:.1f} of {full_rank} (the rule is "
         f"{100 * MIN_RANK_FRACTION:.0f} %), so lower the weight of its loss or the learning rate, or use a wider "
         "feature layer"
     )
@@ -127,10 +127,10 @@ def effective_rank(singular_values: Sequence[float]) -> float:
     return math.exp(-math.fsum(s / total * math.log(s / total) for s in squares if s > 0))
 
 
-def late_median(values: Sequence[float]) -> float | None:
+def median_of_second_half(values: Sequence[float]) -> float | None:
     """The median of the second half of the finite values; ``None`` where there is none.
 
-    >>> late_median([9.0, math.nan, 1.0, 3.0, 2.0]), late_median([math.nan])
+    >>> median_of_second_half([9.0, math.nan, 1.0, 3.0, 2.0]), median_of_second_half([math.nan])
     (2.5, None)
     """
     finite = [value for value in values if math.isfinite(value)]
@@ -157,7 +157,7 @@ def compare_with_largest(
             (abs(value), maximum) for value, maximum, active in zip(values, maxima, is_active, strict=True)
             if active and math.isfinite(value)
         ]  # fmt: skip
-        magnitude, largest = (late_median([pair[index] for pair in pairs]) for index in (0, 1))
+        magnitude, largest = (median_of_second_half([pair[index] for pair in pairs]) for index in (0, 1))
         if magnitude is not None and largest is not None:
             result.append((name, magnitude, largest))
     return result

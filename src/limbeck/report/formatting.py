@@ -1,4 +1,4 @@
-"""Numbers as short text with a unit; a dash where there is none. Each function is also a filter of the templates."""
+"""Formats numbers as short text with a unit; ``None`` and NaN are a dash. The templates use them as Jinja filters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def format_fixed(value: float | None, *, digits: int = 3) -> str:
 
 
 def format_percent(value: float | None, *, digits: int = 1) -> str:
-    """A fraction as per cent.
+    """A fraction as a percentage.
 
     >>> format_percent(0.9634), format_percent(1.0), format_percent(None)
     ('96.3 %', '100.0 %', '–')
@@ -30,12 +30,12 @@ def format_percent(value: float | None, *, digits: int = 1) -> str:
 
 
 def format_percent_value(value: float | None, *, digits: int = 1) -> str:
-    """A fraction as per cent without the sign, for columns whose heading holds it."""
+    """A fraction as a percentage without the % sign, for columns with % in the heading."""
     return format_percent(value, digits=digits).removesuffix(" %")
 
 
 def format_points(value: float | None, *, digits: int = 1) -> str:
-    """A difference in percentage points, always with its sign; what rounds to zero has none.
+    """A difference in percentage points, always with a sign; a value that rounds to zero has none.
 
     >>> format_points(3.14), format_points(-0.5), format_points(-0.001), format_points(None)
     ('+3.1', '−0.5', '0.0', '–')
@@ -73,12 +73,12 @@ def format_scientific(value: float | None) -> str:
     """
     if not _is_finite(value):
         return MISSING
-    head, _, exponent = f"{value:.1e}".partition("e")
-    return f"{head.removesuffix('.0')}e{int(exponent)}" if value else "0"
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}" if value else "0"
 
 
 def format_integer(value: float | None) -> str:
-    """A whole number with commas between thousands."""
+    """An integer with thousands separators."""
     return f"{value:,.0f}" if _is_finite(value) else MISSING
 
 
@@ -92,7 +92,7 @@ def format_count(value: float | None) -> str:
 
 
 def format_bytes(value: float | None) -> str:
-    """Bytes, in powers of 1000.
+    """A size in bytes, with decimal prefixes.
 
     >>> format_bytes(9_876), format_bytes(380_000), format_bytes(45)
     ('9.9 kB', '380 kB', '45 B')
@@ -143,7 +143,7 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_ratio(numerator: float | None, denominator: float | None) -> str:
-    """A ratio as a factor.
+    """``numerator / denominator`` with a multiplication sign.
 
     >>> format_ratio(94_026, 1_898), format_ratio(3.1, 1.0), format_ratio(25_557_032, 1_898), format_ratio(1.0, 0.0)
     ('50×', '3.1×', '13,000×', '–')
@@ -156,11 +156,11 @@ def format_ratio(numerator: float | None, denominator: float | None) -> str:
     return f"{ratio:.0f}×" if ratio >= 9.95 else f"{ratio:.1f}×" if ratio >= 0.95 else f"{ratio:.2g}×"
 
 
-def format_factor(value: float | None, reference: float | None) -> str:
-    """How many times smaller or larger a cost is than ``reference``.
+def format_relative_cost(value: float | None, reference: float | None) -> str:
+    """A cost relative to ``reference``: how many times smaller (÷) or larger (×).
 
-    >>> format_factor(1, 50), format_factor(50, 1), format_factor(100, 98), format_factor(3, 3)
-    ('÷50', '×50', '≈', '=')
+    >>> [format_relative_cost(value, reference) for value, reference in ((1, 50), (50, 1), (100, 98), (3, 3))]
+    ['÷50', '×50', '≈', '=']
     """
     if not value or not reference:
         return MISSING
@@ -171,7 +171,7 @@ def format_factor(value: float | None, reference: float | None) -> str:
 
 
 def join_number_and_unit(text: str) -> str:
-    r"""``text`` with a no-break space between each number and its unit.
+    r"""``text`` with a non-breaking space between each number and its unit.
 
     >>> join_number_and_unit("+3.1 points, 96 %") == "+3.1\u00a0points, 96\u00a0%"
     True
@@ -180,7 +180,7 @@ def join_number_and_unit(text: str) -> str:
 
 
 def escape_markdown(text: object) -> str:
-    r"""``text`` in one line, with everything escaped that Markdown or HTML would interpret.
+    r"""``text`` on one line, with Markdown and HTML escaped.
 
     >>> print(escape_markdown("<b>[x](y)</b>\n# 1"))
     &lt;b&gt;\[x\](y)&lt;/b&gt; \# 1

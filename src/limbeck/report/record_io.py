@@ -1,4 +1,6 @@
-"""Reads, writes and checks ``record.json``, and computes its two hashes; reading is lenient, writing strict.
+"""Reads, writes and checks ``record.json`` and computes its two hashes.
+
+Reading accepts older schemas and unknown keys; writing does not.
 
 ``config_hash`` covers the configuration, ``record_hash`` the whole record. Both are a SHA-256 over canonical JSON:
 sorted keys, no spaces, UTF-8, and numbers as Python's ``json`` writes them.
@@ -20,15 +22,15 @@ from limbeck.report.migrate import MIGRATIONS, migrate_record
 from limbeck.report.record import METRIC_INFO, PRIMARY_METRIC, SCHEMA, SCHEMA_MINOR, Record
 from limbeck.utils.io import digest, write_atomically
 
-_CONFIG_UNRELATED = ("name", "loggers", "export", "study")
-"""Keys of the recipe that change no metric."""
-_CURRENT_KEYS = ("config_hash", "record_hash", "distributed", "world_size", "variant", "name")
-_SCHEMA_2_KEYS = ("identity", "hash", "processes", "number", "arm", "arm")
-"""The same keys in schema 2: such a record is checked as it was written."""
+_UNHASHED_RECIPE_KEYS = ("name", "loggers", "export", "study")
+"""Keys of the recipe that do not affect metrics; ``config_hash`` does not cover them."""
+_CURRENT_HASH_KEYS = ("config_hash", "record_hash", "distributed", "world_size", "variant", "name")
+_SCHEMA_2_HASH_KEYS = ("identity", "hash", "processes", "number", "arm", "arm")
+"""The names of the same keys in schema 2."""
 
 
 def read_record(path: Path) -> Record:
-    """The record at ``path``, also one of an older schema.
+    """Read the record at ``path``; older schemas are migrated.
 
     Raises:
         LimbeckError: the file is missing, is not JSON, or is not the record of a finished run.
@@ -46,30 +48,30 @@ def load_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LimbeckError(
-            f"{path.parent} holds no {path.name}: a report needs a finished run, so give the folder of one, "
+            f"{path.parent} has no {path.name}: a report needs a finished run; give the folder of one, "
             "or run `limbeck distill` first"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise LimbeckError(f"{path} could not be read ({error}): give the folder of a finished run") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise LimbeckError(
-            f"{path} is not JSON ({error}): it was truncated or edited, so run `limbeck distill` again"
+            f"{path} is not JSON ({error}): it was truncated or edited; run `limbeck distill` again"
         ) from None
 
 
 def parse_record(record: object, *, source: str = "the record") -> Record:
-    """``record`` as typed objects, also one of an older schema.
+    """Parse ``record`` into typed objects; older schemas are migrated.
 
     Raises:
         LimbeckError: it is not the record of a finished run.
     """
     if not isinstance(record, Mapping):
-        raise LimbeckError(f"{source} holds {type(record).__name__}, and a record of a run is a mapping")
+        raise LimbeckError(f"{source} must be a mapping, got {type(record).__name__}")
     schemas = (*MIGRATIONS, SCHEMA)
     if record.get("schema") not in schemas:
         raise LimbeckError(
-            f"{source} has the schema {record.get('schema')!r}, and this limbeck reads {', '.join(map(str, schemas))}: "
-            "make the report with the version of limbeck that wrote the run"
+            f"{source} has schema {record.get('schema')!r}, and this version reads {', '.join(map(str, schemas))}: "
+            "use the version of limbeck that wrote the run"
         )
     try:
         result = Record.model_validate(migrate_record(record))
@@ -79,7 +81,7 @@ def parse_record(record: object, *, source: str = "the record") -> Record:
         ) from None
     # A trial of a study holds one variant, which may be a baseline.
     if result.kind == "run" and not any(model.role == Role.DISTILLED for model in result.models.values()):
-        raise LimbeckError(f"{source} has no model with the role 'distilled': the run did not finish, so resume it")
+        raise LimbeckError(f"{source} has no model with the role 'distilled': the run did not finish; resume it")
     return result
 
 
@@ -91,11 +93,11 @@ def write_record(run_dir: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         LimbeckError: the record violates the schema, has an unknown key, or holds NaN.
     """
-    head = {
+    header = {
         "schema": SCHEMA, "schema_minor": SCHEMA_MINOR, "metric_info": dict(METRIC_INFO),
         "primary_metric": PRIMARY_METRIC,
     }  # fmt: skip
-    full_record = add_hashes({**head, **record})
+    full_record = add_hashes({**header, **record})
     validate_strict(full_record)
     text = json.dumps(full_record, indent=1, allow_nan=False)
     write_atomically(run_dir / "record.json", lambda path: path.write_text(text, encoding="utf-8"))
@@ -106,7 +108,7 @@ def validate_strict(record: Mapping[str, Any]) -> None:
     """Check that a record may be written.
 
     Raises:
-        LimbeckError: it has an unknown key, or lacks what reproducing the run needs.
+        LimbeckError: it has an unknown key, or lacks a key that reproducing the run needs.
     """
     try:
         parsed = Record.model_validate(record, extra="forbid")
@@ -119,20 +121,20 @@ def validate_strict(record: Mapping[str, Any]) -> None:
     missing += [] if parsed.primary_metric in parsed.metric_info else ["metric_info of the primary_metric"]
     if parsed.schema_version != SCHEMA or missing:
         problem = f"no {', '.join(missing)}" if missing else f"the schema {parsed.schema_version}"
-        raise LimbeckError(f"the record has {problem}, and a record of schema {SCHEMA} must allow to reproduce its run")
+        raise LimbeckError(f"the record has {problem}, and schema {SCHEMA} needs it to reproduce the run")
 
 
 def render_json_schema() -> str:
     """The JSON Schema (draft 2020-12) of a record; ``record.schema.json`` in the package holds this text."""
-    header = {
+    schema_header = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"limbeck-record-{SCHEMA}.{SCHEMA_MINOR}",
     }
-    return json.dumps({**header, **Record.model_json_schema(by_alias=True)}, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps({**schema_header, **Record.model_json_schema(by_alias=True)}, indent=1, ensure_ascii=False) + "\n"
 
 
 def check_record(run_dir: Path) -> list[str]:
-    """The problems of ``run_dir/record.json`` and the files it names, each in a sentence; empty where it is intact.
+    """The problems of ``run_dir/record.json`` and the files it lists, one sentence each; empty if there are none.
 
     Raises:
         LimbeckError: there is no record, or it cannot be parsed.
@@ -146,13 +148,13 @@ def check_record(run_dir: Path) -> list[str]:
             validate_strict(raw)
         except LimbeckError as error:
             problems.append(str(error))
-    # The raw keys: a record of an older schema names its files by their older names.
+    # The raw keys: a record of an older schema lists its files by their older names.
     for name, file in zip(raw["files"] if record.files else {}, record.files.values(), strict=True):
         file_path = path.parent / Path(name).name
         if not file_path.exists():
-            problems.append(f"{name} is missing, and the record names it")
+            problems.append(f"{name} is missing, but the record lists it")
         elif digest(file_path) != file.sha256:
-            problems.append(f"{name} is not the file that the record names: its SHA-256 differs")
+            problems.append(f"{name} is not the file that the record lists: its SHA-256 differs")
     return problems
 
 
@@ -163,16 +165,16 @@ def integrity_warning(run_dir: Path) -> str | None:
 
 
 def integrity_error(record: Mapping[str, Any]) -> str | None:
-    """Why the hashes of ``record`` do not match its content, in a sentence; ``None`` where they do."""
+    """Why the hashes of ``record`` do not match its content; ``None`` if they do."""
     if record.get("schema") == 1:
         return "record.json has schema 1, which has no hash, so changes cannot be detected"
     config_key, record_key, *_ = _hash_keys(record)
     if not record.get(record_key):
         return "record.json has no hash, so changes cannot be detected"
     if record[record_key] != compute_record_hash(record):
-        return "record.json was changed after it was written: its hash does not fit its content"
+        return "record.json was changed after it was written: its hash does not match its content"
     if record.get(config_key) != compute_config_hash(record):
-        return f"record.json has a {config_key} that does not fit its settings: limbeck did not write it"
+        return f"record.json has a {config_key} that does not match its settings: it was not written by limbeck"
     return None
 
 
@@ -196,14 +198,14 @@ def compute_record_hash(record: Mapping[str, Any]) -> str:
 
 
 def compute_config_hash(record: Mapping[str, Any]) -> str:
-    """A hash of everything that determines the metrics: two runs with one ``config_hash`` should agree.
+    """A hash of everything that determines the metrics: runs with equal ``config_hash`` should have equal metrics.
 
     It covers the recipe (without name, loggers, exports and paths), the seed, the data's fingerprint, the digests of
     weights, the versions of limbeck and of packages, the number of processes, and the variant of a study.
     """
     *_, distributed_key, world_size_key, variant_key, name_key = _hash_keys(record)
     weights = record.get("weights") or {}
-    recipe = {key: value for key, value in (record.get("recipe") or {}).items() if key not in _CONFIG_UNRELATED}
+    recipe = {key: value for key, value in (record.get("recipe") or {}).items() if key not in _UNHASHED_RECIPE_KEYS}
     recipe = json.loads(_canonical_json(recipe))
     # Digests identify the files, so their paths do not count.
     for config_path in (*weights, "data.root", "cache.root"):
@@ -224,7 +226,7 @@ def compute_config_hash(record: Mapping[str, Any]) -> str:
 
 
 def _hash_keys(record: Mapping[str, Any]) -> tuple[str, ...]:
-    return _SCHEMA_2_KEYS if record.get("schema") == 2 else _CURRENT_KEYS
+    return _SCHEMA_2_HASH_KEYS if record.get("schema") == 2 else _CURRENT_HASH_KEYS
 
 
 def _hash_json(value: Any) -> str:
@@ -235,16 +237,18 @@ def _canonical_json(value: Any) -> bytes:
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise LimbeckError(f"the record holds what JSON cannot ({error}): give null for an unknown metric") from error
+        raise LimbeckError(
+            f"the record has a value that JSON cannot represent ({error}): use null for an unknown metric"
+        ) from error
     return text.encode()
 
 
 def _format_validation_error(error: ValidationError) -> str:
-    """The first problem, with its key path."""
+    """The first problem, with the path of its key."""
     first = error.errors(include_url=False)[0]
     *parents, key = map(str, first["loc"] or ("the record",))
     if first["type"] == "extra_forbidden":
-        return f"{'.'.join(parents) or 'the record'}: it has no {key!r}; `limbeck record schema` prints its keys"
+        return f"{'.'.join(parents) or 'the record'}: unknown key {key!r}; `limbeck record schema` prints the keys"
     value = repr(first["input"])
     text = value if len(value) <= 60 else f"{value[:57]}..."
-    return f"{'.'.join([*parents, key])} ({first['msg'].lower()}, found {text})"
+    return f"{'.'.join([*parents, key])} ({first['msg'].lower()}, got {text})"

@@ -359,7 +359,7 @@ def _teacher_weights(weights: TeacherWeights, stacked: TeacherLogits) -> Tensor:
     for name in weights or {}:
         if name not in stacked.names:
             names = suggest_names(name, stacked.names)
-            raise LimbeckError(f"the ensemble has a weight for {name!r}, which is no teacher; there are: {names}")
+            raise LimbeckError(f"the ensemble has a weight for {name!r}, which is no teacher; available: {names}")
     return stacked.logits.new_tensor([float((weights or {}).get(name, 1.0)) for name in stacked.names])
 
 

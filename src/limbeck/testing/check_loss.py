@@ -33,7 +33,7 @@ def check_loss(
     >>> check_loss(KDLoss(temperature=4.0))
     """
     if unknown := set(skip) - set(CHECKS):
-        raise ValueError(f"no check is named {sorted(unknown)}; there are: {sorted(CHECKS)}")
+        raise ValueError(f"no check is named {sorted(unknown)}; available: {sorted(CHECKS)}")
     if isinstance(loss, Preparable):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

@@ -31,7 +31,7 @@ class TrainingSettings(Settings):
             :mod:`limbeck.data.pair_batches`.
     """
 
-    noun: ClassVar[str] = "training"
+    display_name: ClassVar[str] = "training"
     optimizer: Any
     scheduler: Any = None
     batch_size: Annotated[StrictInt, Field(ge=1)] = 64
@@ -66,7 +66,7 @@ class CacheSettings(Settings):
             logits are resized bilinearly to their size.
     """
 
-    noun: ClassVar[str] = "cache"
+    display_name: ClassVar[str] = "cache"
     top_k: Annotated[StrictInt, Field(ge=1)] | None = None
     tail: Literal["spread", "renormalized"] | None = None
     dtype: Literal["float16", "float32"] = "float16"

@@ -39,7 +39,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _MAX_LENGTH: Final = 60
 _NUMBER_PATTERN: Final = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
-_TYPE_NOUNS: Final = {
+_TYPE_NAMES: Final = {
     "int": "an integer", "float": "a number", "finite": "a finite number", "bool": "true or false", "list": "a list",
     "tuple": "a list", "dict": "a mapping", "mapping": "a mapping", "model": "a mapping", "none": "null",
 }  # fmt: skip
@@ -50,12 +50,12 @@ class Settings(BaseModel):
     """A section of settings; frozen, and an unknown key is an error that names the closest one.
 
     Attributes:
-        noun: name of the section in an error.
+        display_name: name of the section in an error.
         omit_if_default: fields that are written only where they differ from their default.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    noun: ClassVar[str]
+    display_name: ClassVar[str]
     omit_if_default: ClassVar[tuple[str, ...]] = ()
 
     @model_validator(mode="before")
@@ -63,7 +63,7 @@ class Settings(BaseModel):
     def _reject_unknown_keys(cls, value: Any) -> Any:
         for key in value if isinstance(value, Mapping) else ():
             if key not in cls.model_fields:
-                raise_validation_error(unknown_setting_message(cls.noun, key, cls.model_fields))
+                raise_validation_error(unknown_setting_message(cls.display_name, key, cls.model_fields))
         return value
 
 
@@ -105,8 +105,8 @@ def describe_validation_error(error: Mapping[str, Any]) -> str:
         return f"{format_value(value)} is not one of {context['expected'].replace(' or ', ', ')}"
     if kind == "string_type":
         return f"{format_value(value)} is not text{'' if isinstance(value, dict | list) else ': put it in quotes'}"
-    if noun := _TYPE_NOUNS.get(kind.partition("_")[0]):
-        return f"{format_value(value)} is not {noun}"
+    if type_name := _TYPE_NAMES.get(kind.partition("_")[0]):
+        return f"{format_value(value)} is not {type_name}"
     bounds = [f"{words} {context[name]:g}" for name, words in _BOUND_WORDS.items() if name in context]
     return f"{format_value(value)}{f' is not {bounds[0]}' if bounds else ': ' + error['msg']}"
 
@@ -116,16 +116,16 @@ def raise_validation_error(text: str) -> NoReturn:
     raise PydanticCustomError("sentence", "{text}", {"text": text})
 
 
-def unknown_setting_message(noun: str, key: object, allowed: Iterable[str]) -> str:
+def unknown_setting_message(display_name: str, key: object, allowed: Iterable[str]) -> str:
     """The error for a key that does not exist, with the closest one that does.
 
     >>> unknown_setting_message("small_cnn", "widht", ["width", "depth"])
-    "small_cnn has no setting 'widht'; did you mean 'width'? (it takes: width, depth)"
+    "small_cnn has no setting 'widht'; did you mean 'width'? (settings: width, depth)"
     """
     names = list(allowed)
     close = get_close_matches(str(key), names, n=1)
     suggestion = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{noun} has no setting {format_value(key)}{suggestion} (it takes: {', '.join(names) or 'none'})"
+    return f"{display_name} has no setting {format_value(key)}{suggestion} (settings: {', '.join(names) or 'none'})"
 
 
 def join_path(config_path: str, *keys: object) -> str:

@@ -25,10 +25,10 @@ __all__ = ["Diagnosis", "diagnose_run"]
 @final
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The result of :func:`diagnose_run`, a sentence each.
+    """The result of :func:`diagnose_run`, as lists of sentences.
 
     Attributes:
-        problems: what is likely wrong.
+        problems: likely problems.
         checks: what was checked, with its values.
         unavailable: what could not be checked, and why.
     """
@@ -38,27 +38,27 @@ class Diagnosis:
     unavailable: list[str] = field(default_factory=list)
 
     def add(self, check: str, *problems: str | None) -> None:
-        """Add what was checked, and its problems where there are some."""
+        """Add a check and its problems; ``None`` is no problem."""
         self.checks.append(check)
         self.problems.extend(problem for problem in problems if problem is not None)
 
     def __str__(self) -> str:
-        lines = [f"- {problem}" for problem in self.problems] or ["nothing found"]
-        for title, sentences in (("looked at:", self.checks), ("could not look at:", self.unavailable)):
+        lines = [f"- {problem}" for problem in self.problems] or ["no problem found"]
+        for title, sentences in (("checked:", self.checks), ("could not be checked:", self.unavailable)):
             if sentences:
                 lines += ["", title, *(f"- {sentence}" for sentence in sentences)]
         return "\n".join(lines)
 
 
 def diagnose_run(folder: Path) -> Diagnosis:
-    """Likely problems of the run in ``folder``; raises ``LimbeckError`` where it is no finished run."""
+    """Likely problems of the run in ``folder``; raises ``LimbeckError`` if it is not a finished run."""
     from limbeck.report.record_io import read_record
 
     record = read_record(folder / "record.json")
     name = next((name for name, model in record.models.items() if model.role == Role.DISTILLED), None)
     if name is None:
         raise LimbeckError(
-            f"{folder} holds no distilled student: give a run of `limbeck distill`, or a trial that has one"
+            f"{folder} has no distilled student: give a run of `limbeck distill`, or a trial that has one"
         )
     result = Diagnosis()
     curve = load_curves(folder / "metrics.csv").get(name) or TrainingCurve("", (), (), {}, {})
@@ -71,7 +71,7 @@ def diagnose_run(folder: Path) -> Diagnosis:
 
 
 def _check_loss_scales(curve: TrainingCurve, result: Diagnosis) -> None:
-    """A loss that is too small, by gradients where they were measured and by losses where not."""
+    """Losses that are too small, by gradient norm, or by value if no gradient was measured."""
     weights = curve.columns_by_loss("loss_weight")
     for kind, quantity in (("grad_norm", "gradient norm"), ("loss", "share of the total")):
         scales = diagnosis.compare_with_largest(curve.columns_by_loss(kind), weights)
@@ -81,12 +81,12 @@ def _check_loss_scales(curve: TrainingCurve, result: Diagnosis) -> None:
             result.add(f"the {quantity} of each loss: {values}", *problems)
             return
     has_losses = curve.columns_by_loss("loss")
-    reason = "the objective has one loss" if has_losses else "metrics.csv has no column of a loss"
+    reason = "the objective has one loss" if has_losses else "metrics.csv has no loss column"
     result.unavailable.append(f"whether a loss is too small: {reason}")
 
 
 def _check_teachers(record: Record, result: Diagnosis) -> None:
-    """Teachers below the student, and teachers too large for it."""
+    """Teachers that are less accurate than the student, or too large for it."""
     teachers = {name: model for name, model in record.models.items() if model.role == Role.TEACHER}
     baseline, distilled = _accuracy(record.baseline), _accuracy(record.distilled)
     student = "the distilled student" if record.baseline is None else "the baseline"
@@ -94,25 +94,28 @@ def _check_teachers(record: Record, result: Diagnosis) -> None:
     for name, teacher in teachers.items():
         accuracy, size = _accuracy(teacher), record.distilled.parameters
         if accuracy is None or student_accuracy is None:
-            text = f"whether the teacher {name!r} is better than its student: an accuracy is not recorded"
+            text = f"whether the teacher {name!r} is better than the student: an accuracy is not recorded"
             result.unavailable.append(text)
         else:
             result.add(
-                f"the teacher {name!r} against {student}: {100 * accuracy:.1f} % and {100 * student_accuracy:.1f} %",
+                f"the teacher {name!r} has {100 * accuracy:.1f} % accuracy, {student} {100 * student_accuracy:.1f} %",
                 diagnosis.check_teacher_accuracy(name, accuracy, student_accuracy, reference=student),
             )
         has_gap = None not in (accuracy, baseline, distilled) and accuracy > baseline
         if teacher.parameters and size and has_gap:
             ratio, recovered = teacher.parameters / size, (distilled - baseline) / (accuracy - baseline)
             result.add(
-                f"the gap to {name!r}: {ratio:.1f} times the parameters, {100 * recovered:.0f} % recovered",
+                f"the capacity gap to {name!r}: {ratio:.1f} times the parameters, "
+                f"{100 * recovered:.0f} % of the accuracy gap recovered",
                 diagnosis.check_capacity_gap(name, ratio, recovered),
             )
         else:
-            text = f"a gap in capacity to the teacher {name!r}: sizes, or the baseline, are not recorded"
+            text = (
+                f"whether there is a capacity gap to the teacher {name!r}: model sizes, or a baseline, are not recorded"
+            )
             result.unavailable.append(text)
     if not teachers:
-        result.unavailable.append("whether the teacher is good enough: the run has none")
+        result.unavailable.append("whether the teacher is good enough: the run has no teacher")
 
 
 def _accuracy(model: Any) -> Any:
@@ -122,7 +125,10 @@ def _accuracy(model: Any) -> Any:
 def _check_temperatures(curve: TrainingCurve, result: Diagnosis) -> None:
     entropies, temperatures = curve.columns_by_loss("teacher_entropy"), curve.columns_by_loss("temperature")
     for name, values in entropies.items():
-        entropy, temperature = diagnosis.late_median(values), diagnosis.late_median(temperatures.get(name, ()))
+        entropy, temperature = (
+            diagnosis.median_of_second_half(values),
+            diagnosis.median_of_second_half(temperatures.get(name, ())),
+        )
         if entropy is not None:
             temperature_text = "" if temperature is None else f" at τ = {temperature:.4g}"
             result.add(
@@ -130,12 +136,12 @@ def _check_temperatures(curve: TrainingCurve, result: Diagnosis) -> None:
                 diagnosis.check_teacher_entropy(name, entropy, temperature),
             )
     if not entropies:
-        text = "whether a temperature flattens everything: metrics.csv has no teacher entropy of any loss"
+        text = "whether a temperature is too high: metrics.csv has no teacher entropy"
         result.unavailable.append(text)
 
 
 def _check_features(record: Record, curve: TrainingCurve, result: Diagnosis) -> None:
-    """Losses on features, without their weights, at the beginning and at the end."""
+    """Losses on features, divided by their weights, at the beginning and at the end."""
     losses, weights = curve.columns_by_loss("loss"), curve.columns_by_loss("loss_weight")
     names = [name for name in _feature_loss_names(record.recipe) if name in losses]
     for name in names:
@@ -143,20 +149,21 @@ def _check_features(record: Record, curve: TrainingCurve, result: Diagnosis) -> 
         values = [
             loss / weight for loss, weight in pairs if math.isfinite(loss) and math.isfinite(weight) and weight > 0
         ]
-        last = diagnosis.late_median(values)
+        last = diagnosis.median_of_second_half(values)
         if len(values) < 2 or last is None:
-            result.unavailable.append(f"whether the features of {name!r} align: there are fewer than two epochs of it")
+            result.unavailable.append(f"whether the features of {name!r} align: it has fewer than two epochs")
             continue
         result.add(
-            f"the features of {name!r}: {values[0]:.3g} after an epoch, {last:.3g} in the later half",
+            f"the features of {name!r}: unweighted loss {values[0]:.3g} after the first epoch, {last:.3g} in the "
+            "second half",
             diagnosis.check_feature_alignment(name, values[0], last),
         )
     if not names:
-        result.unavailable.append("whether features align: no loss compares any")
+        result.unavailable.append("whether features align: no loss compares features")
 
 
 def _feature_loss_names(recipe: Mapping[str, Any]) -> list[str]:
-    """The names of losses that have a layer, in the order of the recipe."""
+    """The names of losses with a ``layer`` or ``layers``, in the order of the recipe."""
     objectives = [stage.get("objective") or {} for stage in recipe.get("stages") or ()]
     losses = [item for objective in objectives for item in objective.items()]
     names = (name for name, loss in losses if isinstance(loss, Mapping) and {"layer", "layers"} & loss.keys())
@@ -180,9 +187,11 @@ def _check_projections(folder: Path, record: Record, phase: str, result: Diagnos
             )
             continue
         problem = diagnosis.check_projection_rank(name, rank, len(values))
-        result.add(f"the projection of {name!r}: {rank:.1f} of {len(values)} directions", problem)
+        result.add(f"the projection of {name!r}: effective rank {rank:.1f} of {len(values)}", problem)
     if not projections:
-        result.unavailable.append("whether a projection is saturated: the checkpoint of the last stage holds none")
+        result.unavailable.append(
+            "whether a projection has collapsed: the checkpoint of the last stage has no projection"
+        )
 
 
 def _load_projections(path: Path) -> dict[str, Any]:

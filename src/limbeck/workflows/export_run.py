@@ -1,4 +1,4 @@
-"""``limbeck export``: the student of a run as ONNX, checked against torch."""
+"""``limbeck export``: exports the student of a run to ONNX and compares it with PyTorch."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ __all__ = ["export_onnx", "export_run"]
 
 
 def export_run(folder: Path, *, output_path: Path | None = None, data_root: str | None = None) -> dict[str, Any]:
-    """Write the student of the run in ``folder`` as ONNX, compare it with torch, and print the differences."""
+    """Export the student of the run in ``folder`` to ONNX, compare it with PyTorch, and print the differences."""
     job = Job.from_run(folder, data_root)
     path = output_path or folder / "student.onnx"
-    info = export_onnx(job, load_weights(job.build_deployed(), folder).eval(), path)
+    info = export_onnx(job, load_weights(job.build_deployed_student(), folder).eval(), path)
     print(  # noqa: T201
-        f"{path}: {info['bytes']:,} bytes, largest difference of a logit {info['max_abs_difference']:.2g}, "
-        f"labels agree on {info['label_agreement']:.1%} of {info['num_samples']}, "
+        f"{path}: {info['bytes']:,} bytes, largest difference of the logits {info['max_abs_difference']:.2g}, "
+        f"same predicted class for {info['label_agreement']:.1%} of {info['num_samples']} samples, "
         f"{info['latency_ms']['median']:.3f} ms per image (median, 1 thread)"
     )
     return info
 
 
 def export_onnx(job: Job, network: nn.Module, path: Path) -> dict[str, Any]:
-    """Write ``network`` for pixels in 0..1, and compare it with torch on at most 2000 validation samples."""
+    """Export ``network`` with the input normalization, so that it takes pixels in 0..1.
+
+    It is compared with PyTorch on at most 2000 validation samples.
+    """
     pixels = job.data.validation.read(torch.arange(min(len(job.data.validation), 2000)))
     model = NormalizedModel(network, job.data.normalization, num_dims=pixels.ndim - 1)
     return to_onnx(model, pixels[:1], path, check_inputs=pixels)

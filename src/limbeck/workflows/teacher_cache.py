@@ -132,6 +132,6 @@ def _select_entries(keys: Sequence[str], root: str | Path | None) -> list[CacheE
     for key in keys:
         if not any(name.startswith(key) for name in names):
             raise LimbeckError(
-                f"there is no cache {key!r} in {cache_dir(root)}; there are: {suggest_names(key, names)}"
+                f"there is no cache {key!r} in {cache_dir(root)}; available: {suggest_names(key, names)}"
             )
     return [entry for entry in entries if not keys or entry.folder.name.startswith(tuple(keys))]

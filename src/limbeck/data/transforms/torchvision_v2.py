@@ -82,7 +82,7 @@ def torchvision(name: str, **options: Any) -> TorchvisionTransform:
     if not (inspect.isclass(cls) and issubclass(cls, v2.Transform)):
         names = [key for key, c in vars(v2).items() if inspect.isclass(c) and issubclass(c, v2.Transform)]
         similar = suggest_names(name, set(names) - _UNSUPPORTED.keys())
-        raise LimbeckError(f"torchvision.transforms.v2 has no transform {name!r}; there are: {similar}")
+        raise LimbeckError(f"torchvision.transforms.v2 has no transform {name!r}; available: {similar}")
     convert = {"interpolation": v2.InterpolationMode, "policy": v2.AutoAugmentPolicy}
     options = {key: _lists_to_tuples(value) for key, value in sorted(options.items())}
     try:

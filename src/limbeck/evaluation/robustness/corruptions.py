@@ -1,13 +1,13 @@
 """The 15 common corruptions in 5 severities (Hendrycks & Dietterich, 2019, https://arxiv.org/abs/1903.12261).
 
-Severities are the published ones: of CIFAR-C for images with a shorter side of up to 64 pixels, of ImageNet-C above.
-Lengths are in pixels, so blurs weigh more on images below 32×32. Differences from the published sets:
+Severities are those of CIFAR-C for images with a shorter side of up to 64 pixels, and of ImageNet-C for larger images.
+Lengths are in pixels, so blurs affect images below 32×32 more. Differences from the published sets:
 
 - frost is procedural, since the published photographs cannot be redistributed;
-- random draws depend on seed, corruption and image, and are the same for all severities;
-- images are rounded to 8 bits and not compressed again as in ImageNet-C.
+- random numbers depend on seed, corruption and image, and are the same for all severities;
+- images are rounded to 8 bits, and not saved as JPEG as in ImageNet-C.
 
-So compare results of limbeck with each other only.
+Results are therefore comparable between limbeck runs only, not with published numbers.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.data.counter_rng import derive_seed
 from limbeck.data.split import Split
-from limbeck.evaluation.checks import correct_on_variants, require_pixels
+from limbeck.evaluation.checks import correct_under_perturbations, require_pixels
 from limbeck.evaluation.robustness import image_ops as ops
 
 __all__ = ["CORRUPTIONS", "CORRUPTION_NOTE", "SEVERITIES", "corrupt", "corruption_accuracy"]
 
 CORRUPTIONS: dict[str, Callable[..., Tensor]] = {}
-"""Functions by name, of images ``[n, channels, height, width]``, one generator per image, and parameters."""
+"""By name, a function of images ``[n, channels, height, width]``, one generator per image, and its parameters."""
 SEVERITIES = (1, 2, 3, 4, 5)
 CORRUPTION_NOTE = (
     "frost is procedural, not photographed; the other 14 follow the published severities with random draws of limbeck"
@@ -51,15 +51,15 @@ def corrupt(images: Tensor, name: str, severity: int, *, seed: int = 0, sample_i
         images: ``[n, 1 or 3, height, width]`` in 0..1.
         name: one of :data:`CORRUPTIONS`.
         severity: from 1 to 5.
-        seed: seed of the random draws.
-        sample_ids: ``[n]`` ids that select the random draws, so that an image is corrupted alike in any batch;
+        seed: seed of the random numbers.
+        sample_ids: ``[n]`` ids that seed the random numbers, so that a sample is corrupted equally in any batch;
             ``None``: the index in the batch.
 
     Returns:
         The same shape, float32 in 0..1, rounded to 8 bits.
 
     Raises:
-        LimbeckError: an unknown corruption or severity, or no images in 0..1.
+        LimbeckError: the corruption or severity is unknown, or the images are not in 0..1.
 
     >>> round(float(corrupt(torch.full((1, 1, 8, 8), 0.4), "brightness", 5).mean()), 2)
     0.7
@@ -93,11 +93,11 @@ def corruption_accuracy(
         By network and corruption, ``[severities, labeled]`` booleans.
     """
 
-    def make_variants(pixels: Tensor, sample_ids: Tensor) -> Iterator[Tensor]:
+    def perturb(pixels: Tensor, sample_ids: Tensor) -> Iterator[Tensor]:
         for name, severity in product(corruptions, severities):
             yield corrupt(pixels, name, severity, seed=seed, sample_ids=sample_ids)
 
-    correct = correct_on_variants(networks, split, make_variants, batch_size=batch_size)
+    correct = correct_under_perturbations(networks, split, perturb, batch_size=batch_size)
     return {
         name: dict(zip(corruptions, torch.split(masks, len(severities)), strict=True))
         for name, masks in correct.items()
@@ -117,9 +117,9 @@ def gaussian_noise(images: Tensor, rngs: ops.Generators, sigma: float) -> Tensor
 
 @_register
 def shot_noise(images: Tensor, rngs: ops.Generators, photons: float) -> Tensor:
-    """Poisson noise, with ``photons`` on average at the value 1."""
-    exposed = [rng.poisson(image * photons) / photons for rng, image in zip(rngs, images.double().numpy(), strict=True)]
-    return torch.from_numpy(np.stack(exposed)).float()
+    """Poisson noise, with a mean of ``photons`` for a pixel value of 1."""
+    noisy = [rng.poisson(image * photons) / photons for rng, image in zip(rngs, images.double().numpy(), strict=True)]
+    return torch.from_numpy(np.stack(noisy)).float()
 
 
 @_register
@@ -130,9 +130,9 @@ def impulse_noise(images: Tensor, rngs: ops.Generators, fraction: float) -> Tens
 
 
 @_register
-def defocus_blur(images: Tensor, rngs: ops.Generators, radius: float, rim: float) -> Tensor:
-    """Convolution with a disk with a soft rim."""
-    return ops.filter_images(images, ops.disk_kernel(radius, rim))
+def defocus_blur(images: Tensor, rngs: ops.Generators, radius: float, alias_blur: float) -> Tensor:
+    """Convolution with an anti-aliased disk."""
+    return ops.filter2d(images, ops.disk_kernel(radius, alias_blur))
 
 
 @_register
@@ -140,7 +140,7 @@ def glass_blur(images: Tensor, rngs: ops.Generators, sigma: float, max_offset: i
     """Local permutation of the pixels, between two slight blurs."""
     result = ops.gaussian_blur(images, sigma)
     height, width = images.shape[-2:]
-    # Pixels near the border stay, so that no source is outside.
+    # Pixels near the border are not moved, so that no source pixel is outside the image.
     rows, columns = torch.arange(max_offset, height - max_offset + 1), torch.arange(max_offset, width - max_offset + 1)
     batch_index, size = torch.arange(len(images))[:, None, None], (2, len(rows), len(columns))
     for _ in range(iterations):
@@ -153,7 +153,7 @@ def glass_blur(images: Tensor, rngs: ops.Generators, sigma: float, max_offset: i
 
 @_register
 def motion_blur(images: Tensor, rngs: ops.Generators, radius: int, sigma: float) -> Tensor:
-    """Blur along a random direction per image."""
+    """Motion blur in a random direction per image."""
     angle = ops.draw_per_image(rngs, lambda rng: np.asarray(rng.uniform(-45, 45)))
     return ops.directional_blur(images, angle, radius=radius, sigma=sigma)
 
@@ -170,7 +170,7 @@ def snow(
     images: Tensor, rngs: ops.Generators, mean: float, std: float, zoom: float, threshold: float, radius: int,
     sigma: float, image_weight: float,
 ) -> Tensor:  # fmt: skip
-    """Streaks of flakes over a whitened image."""
+    """Adds motion-blurred flakes to a whitened image."""
     size = (1, *images.shape[-2:])
     flakes = ops.zoom_center(ops.draw_per_image(rngs, lambda rng: rng.normal(mean, std, size)), zoom)
     flakes = flakes.masked_fill(flakes < threshold, 0.0).clamp(0, 1)
@@ -182,9 +182,9 @@ def snow(
 
 @_register
 def frost(images: Tensor, rngs: ops.Generators, image_weight: float, ice_weight: float) -> Tensor:
-    """Ice over the image: ridges of random landscapes, where the published set has photographs."""
+    """Adds ice, computed from the ridges of random height maps; the published set has photographs."""
     size = images.shape[-2:]
-    # A ridge is where a landscape crosses half its height.
+    # A ridge is where a height map crosses 0.5.
     veins = (1 - (2 * ops.plasma_fractal(rngs, *size, decay=1.5) - 1).abs()) ** 3
     ground = ops.plasma_fractal(rngs, *size, decay=2.5)
     tint = torch.tensor(_ICE_COLOR if images.shape[1] == 3 else (sum(_ICE_COLOR) / 3,)).view(1, -1, 1, 1)
@@ -193,7 +193,7 @@ def frost(images: Tensor, rngs: ops.Generators, image_weight: float, ice_weight:
 
 @_register
 def fog(images: Tensor, rngs: ops.Generators, density: float, decay: float) -> Tensor:
-    """A bright random landscape over the image, rescaled to the original maximum."""
+    """Adds a plasma fractal and rescales to the original maximum."""
     max_value = images.amax((1, 2, 3), keepdim=True)
     foggy = images + density * ops.plasma_fractal(rngs, *images.shape[-2:], decay=decay)
     return foggy * max_value / (max_value + density)
@@ -201,7 +201,7 @@ def fog(images: Tensor, rngs: ops.Generators, density: float, decay: float) -> T
 
 @_register
 def brightness(images: Tensor, rngs: ops.Generators, offset: float) -> Tensor:
-    """Increases the value of HSV (the largest channel) and keeps hue and saturation."""
+    """Increases the V of HSV (the largest channel); hue and saturation do not change."""
     value = images.amax(1, keepdim=True)
     brightened = (value + offset).clamp(max=1)
     return torch.where(value > 0, images * brightened / value.clamp(min=1e-12), brightened)
@@ -218,12 +218,12 @@ def contrast(images: Tensor, rngs: ops.Generators, factor: float) -> Tensor:
 def elastic_transform(images: Tensor, rngs: ops.Generators, strength: float, sigma: float, max_offset: float) -> Tensor:
     """A random affine map, then a smooth random displacement; all lengths are fractions of the shorter side."""
     side = min(images.shape[-2:])
-    result = ops.grid_sample(images, ops.random_affine_grid(images, max_offset * side, rngs))
+    result = ops.remap(images, ops.random_affine_grid(images, max_offset * side, rngs))
     if strength == 0:
         return result
     noise = ops.draw_per_image(rngs, lambda rng: rng.uniform(-1, 1, (2, *images.shape[-2:])))
     displacement = ops.gaussian_blur(noise, sigma * side, mode="reflect", truncate=3.0)
-    return ops.grid_sample(result, ops.pixel_grid(images) + strength * side * displacement.permute(0, 2, 3, 1))
+    return ops.remap(result, ops.pixel_grid(images) + strength * side * displacement.permute(0, 2, 3, 1))
 
 
 @_register
@@ -259,8 +259,8 @@ def _apply_per_image(images: Tensor, fn: Callable[[Any], Any]) -> Tensor:
     """Applies ``fn`` to each image as an 8-bit PIL image."""
     from PIL import Image
 
-    levels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    is_grayscale = levels.shape[-1] == 1
-    transformed = [np.asarray(fn(Image.fromarray(image[..., 0] if is_grayscale else image))) for image in levels]
+    uint8_images = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    is_grayscale = uint8_images.shape[-1] == 1
+    transformed = [np.asarray(fn(Image.fromarray(image[..., 0] if is_grayscale else image))) for image in uint8_images]
     stacked = torch.from_numpy(np.stack(transformed)).float() / 255
     return stacked.unsqueeze(1) if is_grayscale else stacked.permute(0, 3, 1, 2).contiguous()

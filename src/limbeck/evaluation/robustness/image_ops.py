@@ -1,7 +1,7 @@
-"""Random draws, filters, crops and sampling grids for the corruptions.
+"""Image operations of the corruptions: filters, crops, sampling grids and random numbers.
 
-Images are ``[n, channels, height, width]`` float32 in 0..1. Each image has its own generator, so that its draws do not
-depend on the batch.
+Images are ``[n, channels, height, width]`` float32 in 0..1. Each image has its own generator, so that its random
+numbers do not depend on the batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Generators = Sequence[np.random.Generator]
 
 
 def draw_per_image(rngs: Generators, draw: Callable[[np.random.Generator], NDArray[Any]]) -> Tensor:
-    """Draws once per image, ``[n, ...]`` float32."""
+    """Calls ``draw`` with the generator of each image and stacks the results, ``[n, ...]`` float32."""
     return torch.from_numpy(np.stack([draw(rng) for rng in rngs])).float()
 
 
@@ -32,8 +32,8 @@ def gaussian_blur(images: Tensor, sigma: float, *, mode: str = "nearest", trunca
     return torch.from_numpy(blurred)
 
 
-def filter_images(images: Tensor, kernel: NDArray[np.float64]) -> Tensor:
-    """Convolves each channel with ``kernel`` (odd sides), with a reflected border, repeatedly for small images."""
+def filter2d(images: Tensor, kernel: NDArray[np.float64]) -> Tensor:
+    """Convolves each channel with ``kernel`` (odd sides), with reflect padding also where it exceeds the image."""
     channels, (pad_height, pad_width) = images.shape[1], (side // 2 for side in kernel.shape)
     padding = ((0, 0), (0, 0), (pad_height, pad_height), (pad_width, pad_width))
     padded = torch.from_numpy(np.pad(images.numpy(), padding, mode="reflect"))
@@ -41,15 +41,15 @@ def filter_images(images: Tensor, kernel: NDArray[np.float64]) -> Tensor:
     return F.conv2d(padded, weight.contiguous(), groups=channels)
 
 
-def disk_kernel(radius: float, rim: float) -> NDArray[np.float64]:
-    """A disk of ``radius`` pixels, blurred by a Gaussian of ``rim`` over 3 pixels (5 for a large disk)."""
+def disk_kernel(radius: float, alias_blur: float) -> NDArray[np.float64]:
+    """A disk of ``radius`` pixels, anti-aliased by a Gaussian of σ ``alias_blur`` over 3 pixels (5 if radius > 8)."""
     from scipy.ndimage import correlate1d
 
     extent = int(np.ceil(radius)) + 2
     offsets = np.arange(-extent, extent + 1)
     disk = (np.square(offsets)[:, None] + np.square(offsets)[None, :] <= radius**2).astype(np.float64)
     blur_offsets = np.arange(-1, 2) if radius <= 8 else np.arange(-2, 3)
-    blur_kernel = np.exp(-np.square(blur_offsets) / (2 * rim**2))
+    blur_kernel = np.exp(-np.square(blur_offsets) / (2 * alias_blur**2))
     for axis in (0, 1):
         disk = correlate1d(disk, blur_kernel / blur_kernel.sum(), axis=axis, mode="constant")
     result: NDArray[np.float64] = disk / disk.sum()
@@ -61,7 +61,9 @@ def zoom_center(images: Tensor, factor: float) -> Tensor:
     height, width = images.shape[-2:]
     crop_size = [math.ceil(side / factor) for side in (height, width)]
     cropped = _center_crop(images, *crop_size)
-    zoomed_size = [max(side, round(cut * factor)) for side, cut in zip((height, width), crop_size, strict=True)]
+    zoomed_size = [
+        max(side, round(crop_side * factor)) for side, crop_side in zip((height, width), crop_size, strict=True)
+    ]
     return _center_crop(F.interpolate(cropped, size=zoomed_size, mode="bilinear", align_corners=True), height, width)
 
 
@@ -77,44 +79,44 @@ def directional_blur(images: Tensor, angle: Tensor, *, radius: int, sigma: float
     for i, weight in enumerate((weights / weights.sum()).tolist()):
         rows = (torch.arange(height) + (i * row_step - 0.5).ceil().long()[:, None]).clamp(0, height - 1)
         columns = (torch.arange(width) + (i * column_step - 0.5).ceil().long()[:, None]).clamp(0, width - 1)
-        # Index tensors separated by a slice put the channels last.
+        # Advanced indexing with a slice between the index tensors puts the channels last.
         result += weight * images[batch_index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     return result
 
 
 def plasma_fractal(rngs: Generators, height: int, width: int, *, decay: float) -> Tensor:
-    """Random landscapes ``[n, 1, height, width]`` from 0 to 1, by the diamond-square algorithm (Fournier et al., 1982).
+    """Random height maps ``[n, 1, height, width]`` in 0..1, by the diamond-square algorithm (Fournier et al., 1982).
 
-    Roughness is divided by ``decay²`` each time the step is halved.
+    The noise amplitude is divided by ``decay²`` each time the step is halved.
     """
     size = 2 ** math.ceil(math.log2(max(height, width, 2)))
     heights = torch.zeros(len(rngs), size, size)
-    roughness, step = 1.0, size
+    amplitude, step = 1.0, size
     while step >= 2:
         half = step // 2
         corners = heights[:, ::step, ::step]
         middle = (corners + corners.roll(-1, 1) + corners.roll(-1, 2) + corners.roll((-1, -1), (1, 2))) / 4
-        heights[:, half::step, half::step] = middle + _uniform_noise(rngs, middle.shape[1:], roughness)
+        heights[:, half::step, half::step] = middle + _uniform_noise(rngs, middle.shape[1:], amplitude)
         center = heights[:, half::step, half::step]
-        across = (corners + corners.roll(-1, 2) + center + center.roll(1, 1)) / 4
-        downward = (corners + corners.roll(-1, 1) + center + center.roll(1, 2)) / 4
-        heights[:, ::step, half::step] = across + _uniform_noise(rngs, across.shape[1:], roughness)
-        heights[:, half::step, ::step] = downward + _uniform_noise(rngs, downward.shape[1:], roughness)
-        step, roughness = half, roughness / decay**2
+        horizontal = (corners + corners.roll(-1, 2) + center + center.roll(1, 1)) / 4
+        vertical = (corners + corners.roll(-1, 1) + center + center.roll(1, 2)) / 4
+        heights[:, ::step, half::step] = horizontal + _uniform_noise(rngs, horizontal.shape[1:], amplitude)
+        heights[:, half::step, ::step] = vertical + _uniform_noise(rngs, vertical.shape[1:], amplitude)
+        step, amplitude = half, amplitude / decay**2
     heights = heights - heights.amin((1, 2), keepdim=True)
     heights = heights / heights.amax((1, 2), keepdim=True).clamp(min=1e-12)
     return heights[:, None, :height, :width]
 
 
 def pixel_grid(images: Tensor) -> Tensor:
-    """Coordinates of the pixels, ``[1, height, width, (x, y)]``."""
+    """The identity grid: pixel coordinates, ``[1, height, width, (x, y)]``."""
     height, width = images.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([x, y], dim=2)[None].float()
 
 
 def random_affine_grid(images: Tensor, max_offset: float, rngs: Generators) -> Tensor:
-    """Source of each pixel, ``[n, height, width, (x, y)]``, under the affine map that moves three points at random."""
+    """Grid ``[n, height, width, (x, y)]`` of source pixels under an affine map that moves three points at random."""
     height, width = images.shape[-2:]
     center, third = np.array([width // 2, height // 2]), min(height, width) // 3
     points = center + third * np.array([[1, 1], [1, -1], [-1, -1]])
@@ -126,15 +128,15 @@ def random_affine_grid(images: Tensor, max_offset: float, rngs: Generators) -> T
     return torch.einsum("nhwk,nkc->nhwc", grid.expand(len(moved_points), -1, -1, -1), torch.from_numpy(inverse).float())
 
 
-def grid_sample(images: Tensor, coordinates: Tensor) -> Tensor:
-    """Bilinear samples of the images at ``coordinates`` in pixels, reflected at the border."""
+def remap(images: Tensor, coordinates: Tensor) -> Tensor:
+    """``F.grid_sample`` at ``coordinates`` in pixels, bilinear, with reflection at the border."""
     height, width = images.shape[-2:]
     grid = 2 * coordinates / torch.tensor([max(width - 1, 1), max(height - 1, 1)]) - 1
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=True)
 
 
-def _uniform_noise(rngs: Generators, shape: Sequence[int], roughness: float) -> Tensor:
-    return draw_per_image(rngs, lambda rng: rng.uniform(-roughness, roughness, tuple(shape)))
+def _uniform_noise(rngs: Generators, shape: Sequence[int], amplitude: float) -> Tensor:
+    return draw_per_image(rngs, lambda rng: rng.uniform(-amplitude, amplitude, tuple(shape)))
 
 
 def _center_crop(images: Tensor, height: int, width: int) -> Tensor:

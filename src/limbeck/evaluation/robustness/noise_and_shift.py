@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.data.counter_rng import derive_seed
 from limbeck.data.split import Split
-from limbeck.evaluation.checks import correct_on_variants, predict_split, require_labeled, require_pixels
+from limbeck.evaluation.checks import correct_under_perturbations, predict_split, require_labeled, require_pixels
 from limbeck.evaluation.statistics import paired_bootstrap
 
 __all__ = ["NOISE_SIGMAS", "add_gaussian_noise", "noise_accuracy", "shift_accuracy"]
@@ -59,10 +59,10 @@ def noise_accuracy(
     [[True, True], [True, False]]
     """
 
-    def make_variants(pixels: Tensor, sample_ids: Tensor) -> Iterator[Tensor]:
+    def perturb(pixels: Tensor, sample_ids: Tensor) -> Iterator[Tensor]:
         return (add_gaussian_noise(pixels, sigma, seed=seed, sample_ids=sample_ids) for sigma in sigmas)
 
-    return correct_on_variants(networks, split, make_variants, batch_size=batch_size)
+    return correct_under_perturbations(networks, split, perturb, batch_size=batch_size)
 
 
 def shift_accuracy(network: nn.Module, reference: Split, shifted: Split, *, batch_size: int = 256) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class PerSample:
         if self.score not in student.extra:
             allowed = [*_TEACHER_SCORES, *student.extra]
             raise LimbeckError(
-                f"the score of PerSample is {self.score!r}, and there are: {suggest_names(self.score, allowed)}; add "
+                f"the score of PerSample is {self.score!r}; available: {suggest_names(self.score, allowed)}; add "
                 "a quality of your own as a tensor by row to the extra of your task's outputs"
             )
         logits, quality = student.require_logits(), student.extra[self.score]

@@ -100,7 +100,7 @@ class LossRatioWeighting(nn.Module, LossWeighting):
         if self.reference is not None:
             if self.reference not in names:
                 raise LimbeckError(
-                    f"the reference of LossRatioWeighting must be a loss, got {self.reference!r}; there are: "
+                    f"the reference of LossRatioWeighting must be a loss, got {self.reference!r}; available: "
                     f"{suggest_names(self.reference, names)}"
                 )
             self._reference_index = list(names).index(self.reference)

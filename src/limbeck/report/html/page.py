@@ -1,4 +1,4 @@
-"""The report of a run as one page that opens from disk, makes no network request and needs no script."""
+"""Renders the report of a run as one HTML file without JavaScript and network requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from limbeck.report.record_io import integrity_warning, read_record
 from limbeck.report.verdict import RULE, classify_interval, format_verdict
 from limbeck.utils.io import write_atomically
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _MAX_ERROR_CLASSES = 8
 _Students = list[tuple[str, Role, StudentFidelity]]
 
@@ -35,7 +35,7 @@ _Students = list[tuple[str, Role, StudentFidelity]]
 def write_report(run_dir: Path) -> Path:
     """Write ``run_dir/report.html`` from ``record.json``, ``metrics.csv`` and ``temperatures.csv``; returns its path.
 
-    The same record gives the same bytes. Without ``metrics.csv`` the page has no curves.
+    The output is deterministic. Without ``metrics.csv`` the page has no curves.
 
     Raises:
         LimbeckError: there is no record, or it is not the record of a finished run.
@@ -51,14 +51,15 @@ def render_report(run_dir: Path) -> str:
     if record.kind == "trial":
         study = record.variant.study if record.variant else ""
         raise LimbeckError(
-            f"{run_dir} holds one trial of the study {study}, and a report describes a whole run: "
+            f"{run_dir} is a trial of the study {study}, and a report needs a complete run: "
             "give the folder of the study to `limbeck compare`"
         )
     warning = integrity_warning(run_dir)
     students = _list_students(record)
     models = [(name, record.display_name(name), model) for name, model in record.ordered_models()]
     return load_template("report.html.j2").render(
-        record=record, models=models, policy=_POLICY, style=read_asset("report.css"), rule=RULE, students=students,
+        record=record, models=models, csp=_CONTENT_SECURITY_POLICY, style=read_asset("report.css"), rule=RULE,
+        students=students,
         warnings=[*([warning] if warning else []), *record.warnings], png_side=png_side,
         class_errors=_errors_by_class(students), to_yaml=_dump_yaml,
         outcome=classify_interval(record.verdict.interval_points if record.verdict else None),
@@ -96,14 +97,14 @@ def _verdict_text(record: Record) -> str:
 
 
 def _errors_by_class(students: _Students) -> list[tuple[ClassErrors, ClassErrors | None]]:
-    """The classes with most errors of the first student, with the errors of the second one."""
+    """The classes with the most errors of the first student, with the errors of the second student if there is one."""
     by_class = [{row.name: row for row in fidelity.per_class} for *_, fidelity in students]
     second = by_class[1] if len(by_class) > 1 else {}
 
-    def count(row: ClassErrors) -> int:
+    def num_errors(row: ClassErrors) -> int:
         return row.same_error + row.different_error + row.student_only_wrong + row.teacher_only_wrong
 
-    rows = sorted(filter(count, by_class[0].values() if by_class else ()), key=count, reverse=True)
+    rows = sorted(filter(num_errors, by_class[0].values() if by_class else ()), key=num_errors, reverse=True)
     return [(row, second.get(row.name)) for row in rows[:_MAX_ERROR_CLASSES]]
 
 

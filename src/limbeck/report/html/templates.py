@@ -31,7 +31,7 @@ def content_security_policy() -> str:
 
 
 def load_template(name: str, *, folder: Path = _TEMPLATE_DIR) -> Template:
-    """A template with the formatters as filters, and style sheets, script and policy as globals.
+    """A template with the formatters as filters, and style sheets, script and Content-Security-Policy as globals.
 
     Args:
         name: its file name; text is escaped where it ends with ``.html.j2``.
@@ -46,7 +46,7 @@ def load_template(name: str, *, folder: Path = _TEMPLATE_DIR) -> Template:
     environment.filters |= {**dict(inspect.getmembers(formatting, inspect.isfunction)), "get_path": _get_path}
     environment.globals |= {
         "style": read_asset("report.css") + read_asset("compare.css"), "script": read_asset("sort.js"),
-        "policy": content_security_policy(),
+        "csp": content_security_policy(),
     }  # fmt: skip
     return environment.get_template(name)
 

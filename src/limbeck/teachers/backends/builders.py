@@ -17,7 +17,7 @@ from limbeck.core.protocols import Task
 from limbeck.features import FeatureExtractor, parse_layer, unwrap_model
 from limbeck.models.onnx_graph import export_onnx_bytes
 from limbeck.teachers.backends.fold_batchnorm import FoldedModel, fold_batchnorm
-from limbeck.teachers.backends.runtime_session import Runtime, RuntimeSession, find_missing_package
+from limbeck.teachers.backends.runtime_session import Runtime, RuntimeSession, missing_package_message
 
 __all__ = [
     "BUILDERS",
@@ -148,7 +148,7 @@ def _build_compile(context: BuildContext) -> PreparedModel:
 
 def _build_runtime(context: BuildContext, *, runtime: Runtime) -> PreparedModel:
     feature_extractor = context.empty_feature_extractor()
-    if (missing_package := find_missing_package(runtime)) is not None:
+    if (missing_package := missing_package_message(runtime)) is not None:
         raise BackendUnsupported(missing_package)
     name = type(unwrap_model(context.network)).__name__
     session = RuntimeSession(context.onnx_graph, runtime=runtime, name=name)

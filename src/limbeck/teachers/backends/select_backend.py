@@ -16,7 +16,7 @@ from limbeck.core.errors import LimbeckError, format_root_cause, suggest_names
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task
 from limbeck.teachers.backends.builders import BUILDERS, BackendUnsupported, BuildContext, PreparedModel, record_calls
-from limbeck.teachers.backends.runtime_session import find_missing_package
+from limbeck.teachers.backends.runtime_session import missing_package_message
 from limbeck.utils.timing import measure_latencies
 
 __all__ = ["BACKENDS", "BackendReport", "InferenceBackend", "max_relative_difference"]
@@ -101,8 +101,8 @@ class InferenceBackend:
         self, name: str = "eager", *, measure_seconds: float = 3.0, log: Callable[[str], None] | None = None
     ) -> None:
         if name not in BACKENDS:
-            raise LimbeckError(f"unknown backend {name!r}; there are: {suggest_names(name, BACKENDS)}")
-        if (missing_package := find_missing_package(name)) is not None:
+            raise LimbeckError(f"unknown backend {name!r}; available: {suggest_names(name, BACKENDS)}")
+        if (missing_package := missing_package_message(name)) is not None:
             raise LimbeckError(f"backend {name!r}: {missing_package}")
         self.name, self.measure_seconds, self.log = name, measure_seconds, log
         self.report = BackendReport(requested=name, backend=name)

@@ -169,9 +169,9 @@ class Job:
             return self.build_teacher(name)
         if name in self.recipe.assistants:
             return self._build_network(self.plan.assistants[name], name)
-        return self.build_student() if name in BASELINE_PHASES else self.build_deployed()
+        return self.build_student() if name in BASELINE_PHASES else self.build_deployed_student()
 
-    def build_deployed(self) -> nn.Module:
+    def build_deployed_student(self) -> nn.Module:
         """The distilled student in the shape that a finished run saves, for weights to be loaded into.
 
         It is the student's own shape, unless the last stage deploys more (:func:`limbeck.distiller.deployment_model`).

@@ -88,7 +88,7 @@ def distill_chain(
         raise LimbeckError(f"assistant_mode is {' or '.join(get_args(AssistantMode))}, not {assistant_mode!r}")
     for name in layers:
         if name not in names:
-            raise LimbeckError(f"feature_layers are given for {name!r}; there are: {suggest_names(name, names)}")
+            raise LimbeckError(f"feature_layers are given for {name!r}; available: {suggest_names(name, names)}")
     runs: dict[str, FitResult] = {}
     for student, teachers in training_order(names[:1], names[1:], assistant_mode=assistant_mode):
         _check_loss_teachers(objective, student, teachers)

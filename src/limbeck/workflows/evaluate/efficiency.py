@@ -21,7 +21,7 @@ from limbeck.core.protocols import Task
 from limbeck.data import DataModule, Split
 from limbeck.evaluation.checks import require_labeled
 from limbeck.export import quantize_int8, to_onnx
-from limbeck.teachers.backends.runtime_session import Runtime, RuntimeSession, find_missing_package
+from limbeck.teachers.backends.runtime_session import Runtime, RuntimeSession, missing_package_message
 from limbeck.utils.eval_mode import eval_mode
 from limbeck.workflows.evaluate.robustness import LogitsModel
 
@@ -122,7 +122,7 @@ def _build_runtimes(
             yield _open_session(int8_file, "onnxruntime", "int8")
         except LimbeckError as error:
             notes.append(f"{name}: {error}")
-        if (missing := find_missing_package("openvino")) is not None:
+        if (missing := missing_package_message("openvino")) is not None:
             notes.append(missing)
         elif fp32_file.exists():
             yield _open_session(fp32_file, "openvino", "fp32")

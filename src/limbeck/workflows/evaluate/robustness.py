@@ -56,7 +56,7 @@ class RobustnessConfig:
     def __post_init__(self) -> None:
         for name in self.checks:
             if name not in CHECKS:
-                raise LimbeckError(f"{name!r} is not a check; there are: {suggest_names(name, CHECKS)}")
+                raise LimbeckError(f"{name!r} is not a check; available: {suggest_names(name, CHECKS)}")
         if "shift" in self.checks and self.shifted is None:
             raise LimbeckError("the check shift needs images; give shifted")
         if self.num_samples is not None and self.num_samples < 2:

@@ -46,7 +46,7 @@ def evaluate_student(folder: Path, *, split: str = "validation", data_root: str 
     ``split="test"`` is an error where the test set was read already, as it is at the end of every finished run.
     """
     job = Job.from_run(folder, data_root)
-    student = load_weights(job.build_deployed(), folder).eval()
+    student = load_weights(job.build_deployed_student(), folder).eval()
     metrics, _, _ = evaluate_split(student, job.data, job.task, _open_split(job, split, {"distilled": student}))
     _print(f"{folder}, {split} split:")
     for name, value in {"num_samples": metrics["num_samples"], **metrics["metrics"]}.items():
@@ -167,7 +167,7 @@ def _parse_attacks(text: str | None, notes: list[str], checks: Collection[str]) 
         names = tuple(name.strip() for name in text.split(",") if name.strip())
         for name in names:
             if name not in ATTACKS:
-                raise LimbeckError(f"no attack is named {name!r}; there are: {suggest_names(name, ATTACKS)}")
+                raise LimbeckError(f"no attack is named {name!r}; available: {suggest_names(name, ATTACKS)}")
         if not names:
             raise LimbeckError(f"--attacks takes names with commas between, out of {', '.join(ATTACKS)}")
         return names
@@ -259,7 +259,7 @@ def _index_images(folder: Path, data: DataModule) -> dict[str, tuple[Path, int]]
     for path in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
         if path.name not in classes:
             raise LimbeckError(
-                f"{folder} has a folder {path.name!r}, which is no class of {data.name}; there are: "
+                f"{folder} has a folder {path.name!r}, which is no class of {data.name}; available: "
                 f"{suggest_names(path.name, classes)}"
             )
     images: dict[str, tuple[Path, int]] = {}
